@@ -1,0 +1,284 @@
+"""Number formats: fixed point and small floats, and the integer arithmetic on their codes.
+
+A *code* is the integer behind a number. Everything works on NumPy arrays and torch tensors alike, through the array
+API; codes are int64. Rounding is to nearest, ties to even, unless floor or ceil is asked for; what is out of range
+saturates, nothing wraps.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias, get_args
+
+from array_api_compat import array_namespace, device
+
+Array: TypeAlias = Any
+"""A NumPy array or a torch tensor (the array API has no common type to name)."""
+
+Rounding = Literal["nearest", "floor", "ceil"]
+ROUNDINGS: tuple[str, ...] = get_args(Rounding)
+
+MAX_WIDTH = 32
+"""Widest format, in bits: the product of two codes then fits the int64 that carries it."""
+
+
+def integers(values: Any, like: Array) -> Array:
+    """Return `values` (an int or nested tuples of ints) as an int64 array of the kind and device of `like`."""
+    xp = array_namespace(like)
+    return xp.asarray(values, dtype=xp.int64, device=device(like))
+
+
+def shift_right(codes: Array, shift: int | Array, rounding: Rounding = "nearest") -> Array:
+    """Divide integers by `2**shift` and round once; a negative shift multiplies.
+
+    Args:
+        codes: int64, any shape, below 2**61 in size.
+        shift: an int, or int64 that broadcasts with `codes`.
+        rounding: "nearest" (ties to even), "floor" or "ceil".
+    """
+    xp = array_namespace(codes)
+    shift = integers(shift, codes) if isinstance(shift, int) else shift
+    codes = codes << xp.clip(-shift, 0, 61)
+    shift = xp.clip(shift, 0, 61)
+    quotient = codes >> shift
+    if rounding == "floor":
+        return quotient
+    remainder = codes - (quotient << shift)
+    if rounding == "ceil":
+        return quotient + xp.astype(remainder > 0, xp.int64)
+    one = xp.ones_like(shift) << shift
+    up = (2 * remainder > one) | ((2 * remainder == one) & (quotient % 2 == 1))
+    return quotient + xp.astype(up, xp.int64)
+
+
+def leading_one(codes: Array) -> Array:
+    """Return the position of the highest set bit of non-negative int64 codes; 0 for the code 0."""
+    xp = array_namespace(codes)
+    position = xp.zeros_like(codes)
+    for step in (32, 16, 8, 4, 2, 1):
+        high = codes >> step
+        found = high > 0
+        codes = xp.where(found, high, codes)
+        position = position + step * xp.astype(found, xp.int64)
+    return position
+
+
+def round_significand(significand: Array, exponent: Array, bits: int) -> tuple[Array, Array]:
+    """Round the positive numbers `significand * 2**exponent` to `bits` significant bits, to nearest, ties to even.
+
+    The significand may come back as exactly `2**bits`, which is a number of one significant bit.
+    """
+    xp = array_namespace(significand)
+    excess = xp.clip(leading_one(significand) - (bits - 1), 0, 63)
+    return shift_right(significand, excess), exponent + excess
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """Fixed point: the code `c` stands for `c * 2**-fraction_bits`. Write `Q(i, f)` or `UQ(i, f)` for short.
+
+    Args:
+        integer_bits: bits before the point, the sign among them where `signed`; may be negative.
+        fraction_bits: bits after the point; may be negative.
+        signed: two's complement where true.
+
+    Raises:
+        ValueError: the width `integer_bits + fraction_bits` is not between 1 and 32.
+    """
+
+    integer_bits: int
+    fraction_bits: int
+    signed: bool = True
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.bits <= MAX_WIDTH:
+            raise ValueError(f"{self} is {self.bits} bits wide; a fixed-point format takes 1 to {MAX_WIDTH} bits")
+
+    def __str__(self) -> str:
+        return f"{'Q' if self.signed else 'UQ'}({self.integer_bits},{self.fraction_bits})"
+
+    @property
+    def bits(self) -> int:
+        """Width in bits."""
+        return self.integer_bits + self.fraction_bits
+
+    @property
+    def min_code(self) -> int:
+        """Smallest code."""
+        return -(1 << (self.bits - 1)) if self.signed else 0
+
+    @property
+    def max_code(self) -> int:
+        """Largest code."""
+        return (1 << (self.bits - self.signed)) - 1
+
+    @property
+    def resolution(self) -> float:
+        """The step between two neighbouring values."""
+        return math.ldexp(1.0, -self.fraction_bits)
+
+    def saturate(self, codes: Array) -> Array:
+        """Clip integers into the range of this format."""
+        return array_namespace(codes).clip(codes, self.min_code, self.max_code)
+
+    def encode(self, values: Array, rounding: Rounding = "nearest") -> Array:
+        """Turn real numbers into codes (int64, same shape), rounding and saturating; NaN, which has no code, gives 0."""
+        xp = array_namespace(values)
+        scaled = xp.astype(values, xp.float64) * math.ldexp(1.0, self.fraction_bits)
+        rounded = {"nearest": xp.round, "floor": xp.floor, "ceil": xp.ceil}[rounding](scaled)
+        clipped = xp.clip(rounded, float(self.min_code), float(self.max_code))
+        return xp.astype(xp.where(xp.isnan(clipped), xp.zeros_like(clipped), clipped), xp.int64)
+
+    def decode(self, codes: Array) -> Array:
+        """Turn codes into float64 values, exactly."""
+        xp = array_namespace(codes)
+        return xp.astype(codes, xp.float64) * self.resolution
+
+
+def Q(integer_bits: int, fraction_bits: int) -> Fixed:
+    """Signed fixed point; `integer_bits` counts the sign: `Q(6, 2)` is 8 bits, -32 to 31.75 in steps of 0.25."""
+    return Fixed(integer_bits, fraction_bits, signed=True)
+
+
+def UQ(integer_bits: int, fraction_bits: int) -> Fixed:
+    """Unsigned fixed point: `UQ(1, 15)` is 16 bits, 0 to 2 - 2**-15."""
+    return Fixed(integer_bits, fraction_bits, signed=False)
+
+
+@dataclass(frozen=True)
+class Float:
+    """A small float: sign, exponent and mantissa fields, the exponent biased by `2**(exponent_bits - 1) - 1`.
+
+    Codes are those of IEEE 754 where both have the number. The exponent field 0 is the number 0 (no subnormals), and
+    every other one, the highest too, is an ordinary number (no infinities, no NaN). What rounds below the smallest
+    normal is 0, what is above the largest is the largest.
+
+    Raises:
+        ValueError: exponent not of 2 to 8 bits, or mantissa not of 1 to 23 bits.
+    """
+
+    exponent_bits: int
+    mantissa_bits: int
+
+    def __post_init__(self) -> None:
+        if not (2 <= self.exponent_bits <= 8 and 1 <= self.mantissa_bits <= 23):
+            raise ValueError(f"{self}: a small float takes 2 to 8 exponent bits and 1 to 23 mantissa bits")
+
+    def __str__(self) -> str:
+        return f"Float({self.exponent_bits},{self.mantissa_bits})"
+
+    @property
+    def bits(self) -> int:
+        """Width in bits, the sign included."""
+        return 1 + self.exponent_bits + self.mantissa_bits
+
+    @property
+    def bias(self) -> int:
+        """What is taken off the exponent field."""
+        return (1 << (self.exponent_bits - 1)) - 1
+
+    @property
+    def min_exponent(self) -> int:
+        """Binary exponent of the smallest normal."""
+        return 1 - self.bias
+
+    @property
+    def max_exponent(self) -> int:
+        """Binary exponent of the largest numbers."""
+        return (1 << self.exponent_bits) - 1 - self.bias
+
+    @property
+    def smallest(self) -> float:
+        """The smallest positive number."""
+        return math.ldexp(1.0, self.min_exponent)
+
+    @property
+    def largest(self) -> float:
+        """The largest number."""
+        return math.ldexp(2.0 - math.ldexp(1.0, -self.mantissa_bits), self.max_exponent)
+
+    def split(self, codes: Array) -> tuple[Array, Array, Array]:
+        """Take codes apart into `(negative, significand, exponent)`: the size is `significand * 2**exponent`.
+
+        `significand` has `mantissa_bits + 1` bits, the hidden one included, and is 0 for the number 0.
+        """
+        xp = array_namespace(codes)
+        field = (codes >> self.mantissa_bits) & ((1 << self.exponent_bits) - 1)
+        mantissa = codes & ((1 << self.mantissa_bits) - 1)
+        significand = xp.where(field == 0, xp.zeros_like(codes), mantissa | (1 << self.mantissa_bits))
+        return (codes >> (self.bits - 1)) == 1, significand, field - self.bias - self.mantissa_bits
+
+    def join(self, negative: Array, significand: Array, exponent: Array) -> Array:
+        """Round the numbers `+-significand * 2**exponent` to this format, to nearest, ties to even; return codes."""
+        xp = array_namespace(significand)
+        # Widen first, so that the significand has at least the format's bits.
+        room = xp.clip(self.mantissa_bits - leading_one(significand), 0, 63)
+        rounded, scale = round_significand(significand << room, exponent - room, self.mantissa_bits + 1)
+        carried = rounded >> (self.mantissa_bits + 1)
+        rounded, scale = rounded >> carried, scale + carried
+        field = scale + self.mantissa_bits + self.bias
+        code = (field << self.mantissa_bits) | (rounded & ((1 << self.mantissa_bits) - 1))
+        code = xp.where(field > (1 << self.exponent_bits) - 1, xp.full_like(code, (1 << (self.bits - 1)) - 1), code)
+        code = xp.where((field < 1) | (significand == 0), xp.zeros_like(code), code)
+        return code | (xp.astype(negative & (code > 0), xp.int64) << (self.bits - 1))
+
+    def encode(self, values: Array) -> Array:
+        """Turn real numbers into codes (int64, same shape), rounding and saturating; NaN, which has no code, gives 0."""
+        xp = array_namespace(values)
+        values = xp.astype(values, xp.float64)
+        values = xp.where(xp.isnan(values), xp.zeros_like(values), xp.clip(values, -self.largest, self.largest))
+        # 53 significant bits are exact in both steps; below 2**-1000 nothing is left of any small float.
+        fraction, exponent = xp.frexp(xp.abs(values))
+        significand = xp.astype(fraction * 2.0**53, xp.int64)
+        return self.join(values < 0, significand, xp.astype(exponent, xp.int64) - 53)
+
+    def decode(self, codes: Array) -> Array:
+        """Turn codes into float64 values, exactly."""
+        xp = array_namespace(codes)
+        negative, significand, exponent = self.split(codes)
+        lowest = -self.bias - self.mantissa_bits
+        # From a table, since torch does not promise exact powers.
+        powers = [math.ldexp(1.0, lowest + field) for field in range(1 << self.exponent_bits)]
+        scale = xp.asarray(powers, dtype=xp.float64, device=device(codes))
+        size = xp.astype(significand, xp.float64) * scale[exponent - lowest]
+        return xp.where(negative, -size, size)
+
+
+FP16 = Float(5, 10)
+BF16 = Float(8, 7)
+
+Format: TypeAlias = Fixed | Float
+
+
+def parse_format(text: str) -> Format:
+    """Read a format as it prints itself: "Q(6,2)", "UQ(1,15)", "Float(5,10)", or the names "FP16" and "BF16".
+
+    Raises:
+        ValueError: the text is none of these, or the format cannot be.
+    """
+    named: dict[str, Format] = {"FP16": FP16, "BF16": BF16}
+    if text.strip().upper() in named:
+        return named[text.strip().upper()]
+    match = re.fullmatch(r"\s*(UQ|Q|Float)\s*\(\s*(-?\d+)\s*,\s*(-?\d+)\s*\)\s*", text)
+    if not match:
+        raise ValueError(f"{text!r} is not a number format; write Q(6,2), UQ(1,15), Float(5,10), FP16 or BF16")
+    kind, first, second = match[1], int(match[2]), int(match[3])
+    return Float(first, second) if kind == "Float" else Fixed(first, second, signed=kind == "Q")
+
+
+def encode_scale(scale: float) -> tuple[int, int]:
+    """Round a positive real scale to `(mantissa, exponent)` of integers, `mantissa * 2**exponent`, 16 bits of mantissa.
+
+    Powers of two and all numbers of up to 16 significant bits are kept exactly.
+
+    Raises:
+        ValueError: the scale is not positive and finite.
+    """
+    if not (math.isfinite(scale) and scale > 0):
+        raise ValueError(f"a score scale must be positive and finite, not {scale}")
+    fraction, exponent = math.frexp(scale)
+    mantissa = round(fraction * 2**16)
+    shift = (mantissa & -mantissa).bit_length() - 1
+    return mantissa >> shift, exponent - 16 + shift

@@ -1,0 +1,5 @@
+"""ConSmax: learned constants in place of maximum and sum (Liu et al., ICCAD 2024, arXiv 2402.10930)."""
+
+from softmaxkit.methods.consmax.spec import ConSmax, ConSmaxConstants
+
+__all__ = ["ConSmax", "ConSmaxConstants"]

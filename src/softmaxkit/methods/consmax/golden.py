@@ -1,0 +1,61 @@
+"""The integers of ConSmax: nibbles to table entries, products of small floats, one conversion to fixed point."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from array_api_compat import array_namespace
+
+from softmaxkit.formats import Array, round_significand, shift_right
+from softmaxkit.spec import broadcast_mask
+from softmaxkit.tables import lookup, per_head
+
+if TYPE_CHECKING:
+    from softmaxkit.methods.consmax.spec import ConSmax, ConSmaxConstants
+
+
+def golden(spec: ConSmax, codes: Array, mask: Array | None, constants: ConSmaxConstants) -> Array:
+    """Map score codes to output codes (int64, any shape; (..., heads, q, k) for stacked constants).
+
+    Products are rounded to `significant_bits`; their exponents are wide enough never to overflow. The bytes of an
+    INT16 score are worked out apart, as the two 8-bit units do, before the reduction multiplier joins them.
+    """
+    xp = array_namespace(codes)
+    attended = broadcast_mask(codes, mask)
+    high, low, *rest = factors(spec, codes, constants)
+    product = _multiply(high, low, spec.significant_bits)
+    if spec.bits == 16:
+        product = _multiply(product, _multiply(rest[0], rest[1], spec.significant_bits), spec.significant_bits)
+    if spec.constant == "multiplied":
+        product = _multiply(product, rest[-1], spec.significant_bits)
+    significand, exponent = product
+    shift = -(exponent + per_head(constants.exponent, codes) + per_head(constants.output_fraction_bits, codes))
+    # A left shift by more than the output's width saturates all the same.
+    output = shift_right(significand, xp.clip(shift, -(spec.output_bits + 1), None))
+    output = xp.clip(output, None, per_head(constants.limit, codes))
+    return xp.where(attended, output, xp.zeros_like(output))
+
+
+def factors(spec: ConSmax, codes: Array, constants: ConSmaxConstants) -> list[tuple[Array, Array]]:
+    """Return the `(significand, exponent)` of each table entry that a score code selects, and last of C."""
+    tables = [constants.high, constants.low]
+    if spec.bits == 16:
+        tables += [constants.lower_high, constants.lower_low]
+    shifts = range(spec.bits - 4, -4, -4)
+    floats = [lookup(table, (codes >> shift) & 15) for table, shift in zip(tables, shifts, strict=True)]
+    if spec.constant == "multiplied":
+        xp = array_namespace(codes)
+        floats.append(xp.zeros_like(codes) + per_head(constants.multiplier, codes))
+    return [spec.table_format.split(code)[1:] for code in floats]
+
+
+def decode(codes: Array, constants: ConSmaxConstants) -> Array:
+    """Turn output codes into float64 probabilities."""
+    xp = array_namespace(codes)
+    bits = constants.output_fraction_bits
+    step = tuple(2.0**-each for each in bits) if isinstance(bits, tuple) else 2.0**-bits
+    return xp.astype(codes, xp.float64) * per_head(step, codes)
+
+
+def _multiply(first: tuple[Array, Array], second: tuple[Array, Array], bits: int) -> tuple[Array, Array]:
+    return round_significand(first[0] * second[0], first[1] + second[1], bits)

@@ -1,0 +1,118 @@
+"""ConSmax as a torch module, with its learned beta and gamma."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from softmaxkit.methods.consmax.calibrate import ConSmaxCalibrator
+from softmaxkit.methods.consmax.spec import DEFAULT_KEYS, ConSmaxConstants
+from softmaxkit.methods.module import SoftmaxModule
+from softmaxkit.spec import Constants
+
+if TYPE_CHECKING:
+    from softmaxkit.methods.consmax.spec import ConSmax
+
+RealPerHead = float | Sequence[float] | Tensor
+
+
+class ConSmaxModule(SoftmaxModule):
+    """`exp(s - beta) / gamma`, clamped at the ceiling; in integer mode the split tables.
+
+    Where the clamp holds no gradient passes, to scores, beta or gamma. Gradients of the integer mode are those of the
+    float form at scores clamped to their codes, none where the output saturates.
+
+    Args:
+        spec: the method.
+        heads: size of the axis -3 of the scores, or None.
+        mode: "float" or "integer".
+        beta: start value, one or one a head; left out, that for 256 keys.
+        gamma: likewise, positive.
+        scale: real value of one step of the score code, from calibration.
+        largest: the largest probability given, from calibration.
+
+    Attributes:
+        beta: learned; shape (heads,), or () where shared.
+        log_gamma: learned, so that gamma stays positive; same shape. Keep both out of weight decay.
+    """
+
+    spec: ConSmax
+
+    def __init__(
+        self,
+        spec: ConSmax,
+        heads: int | None = None,
+        mode: str = "float",
+        beta: RealPerHead | None = None,
+        gamma: RealPerHead | None = None,
+        scale: float | Sequence[float] | None = None,
+        largest: float | Sequence[float] | None = None,
+    ) -> None:
+        super().__init__(spec, heads, mode)
+        start = spec.start(DEFAULT_KEYS)
+        beta, gamma = start["beta"] if beta is None else beta, start["gamma"] if gamma is None else gamma
+        shape = (heads,) if heads is not None and spec.share == "head" else ()
+        values = _real(beta, shape), _real(gamma, shape)
+        if not (values[0].isfinite().all() and values[1].isfinite().all() and (values[1] > 0).all()):
+            raise ValueError(f"ConSmax takes a finite beta and a positive gamma, not {beta} and {gamma}")
+        self.beta = nn.Parameter(values[0])
+        self.log_gamma = nn.Parameter(values[1].log())
+        given = {"scale": scale, "largest": largest}
+        self.set_calibration({key: value for key, value in given.items() if value is not None})
+
+    @property
+    def per_head(self) -> bool:
+        """Is there a beta and gamma for each head?"""
+        return self.beta.ndim == 1
+
+    @property
+    def gamma(self) -> Tensor:
+        """Gamma, positive; the shape of beta."""
+        return self.log_gamma.exp()
+
+    def float_forward(self, scores: Tensor, attended: Tensor) -> Tensor:
+        """Compute the clamped exponential."""
+        return self._clamped(scores, attended, self.spec.ceiling)
+
+    def _clamped(self, scores: Tensor, attended: Tensor, ceiling: float | Tensor) -> Tensor:
+        offset = (self.beta + self.log_gamma).to(scores.dtype)
+        exponent = scores - (offset[:, None, None] if self.per_head else offset)
+        limit = torch.as_tensor(ceiling, dtype=scores.dtype, device=scores.device).log()
+        return torch.where(attended, torch.exp(torch.clamp(exponent, max=limit)), 0.0)
+
+    def surrogate(self, scores: Tensor, attended: Tensor) -> Tensor:
+        """Compute the float form, clamped where codes and outputs saturate."""
+        constants = self.constants
+        assert isinstance(constants, ConSmaxConstants)
+        largest = self.spec.decode(torch.tensor(constants.limit).reshape(-1, 1, 1), constants)
+        ceiling = largest.clamp(max=self.spec.ceiling)
+        return self._clamped(self.clamp_to_codes(scores), attended, ceiling if self.per_head else ceiling.item())
+
+    def nan_reach(self, nan: Tensor) -> Tensor:
+        """Return what becomes NaN: the element alone."""
+        return nan
+
+    def build_constants(self) -> Constants:
+        """Build the constants of each head, or of the layer."""
+        beta, gamma = self.beta.detach().double(), self.log_gamma.detach().double().exp()
+        if not self.per_head:
+            return self.spec.constants(beta=beta.item(), gamma=gamma.item(), **self.calibration)
+        heads = []
+        for head in range(len(beta)):
+            found = {key: value[head] if isinstance(value, Sequence) else value for key, value in self.calibration.items()}
+            heads.append(self.spec.constants(beta=beta[head].item(), gamma=gamma[head].item(), **found))
+        return ConSmaxConstants.stack(heads)
+
+    def calibrator(self) -> ConSmaxCalibrator:
+        """Return a calibrator of the score scale and the output range."""
+        return ConSmaxCalibrator(self)
+
+
+def _real(value: RealPerHead, shape: tuple[int, ...]) -> Tensor:
+    given = torch.as_tensor(value, dtype=torch.float32).detach()
+    if given.ndim and given.shape != shape:
+        raise ValueError(f"beta and gamma are numbers, or of shape {shape}, not {tuple(given.shape)}")
+    return given.expand(shape).clone()

@@ -1,0 +1,5 @@
+"""Exact softmax: online in software (Milakov & Gimelshein, arXiv 1805.02867), a fair FP16 unit in hardware."""
+
+from softmaxkit.methods.exact.spec import Exact
+
+__all__ = ["Exact"]

@@ -1,0 +1,158 @@
+"""The spec of exact softmax: the honest FP16 baseline."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+
+from softmaxkit.formats import FP16, Array, Float
+from softmaxkit.spec import Constants, Spec, exact_softmax
+from softmaxkit.tables import GUARD_BITS, PiecewiseLinear, Reciprocal, fit
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+    from softmaxkit.methods.exact.module import ExactModule
+
+ROOM_BITS = 4
+"""Bits that the fixed-point argument of exp has beyond the format's mantissa."""
+
+
+@dataclass(frozen=True)
+class Exact(Spec):
+    """Softmax in a small float: maximum, subtract, exp within 1 ulp, an exact sum, reciprocal and product.
+
+    Args:
+        format: of scores, exponentials and results. Its exponentials are multiples of `smallest * 2**-mantissa_bits`,
+            in which the sum is exact and so free of order.
+        schedule: "three-pass" finds the maximum of the row first; "online" runs with the maximum so far and rescales
+            the sum, slice by slice. Their integers differ.
+        slice_width: consecutive positions that share one step of the online schedule, whatever a unit's lanes.
+        exponential_segments: lines of the fraction of 2**-x, a power of two.
+        reciprocal_segments: lines of 1/x, a power of two.
+
+    Raises:
+        ValueError: a format whose exact sum does not fit 64-bit integers, or sizes that cannot be.
+    """
+
+    method: ClassVar[str] = "exact"
+    summary: ClassVar[str] = "softmax itself: online in software, FP16 with an exact sum in hardware"
+    source: ClassVar[str] = "Milakov & Gimelshein 2018, arXiv 1805.02867"
+    training: ClassVar[Literal["scratch", "finetune", "calibrate"]] = "scratch"
+
+    format: Float = FP16
+    schedule: Literal["three-pass", "online"] = "three-pass"
+    slice_width: int = 16
+    exponential_segments: int = 64
+    reciprocal_segments: int = 64
+
+    def __post_init__(self) -> None:
+        self._check_choices()
+        if self.format.exponent_bits > 5 or self.format.mantissa_bits > 12:
+            raise ValueError(f"Exact.format takes at most 5 exponent and 12 mantissa bits, so that its sum is exact in "
+                             f"64-bit integers, not {self.format}; FP16 is Float(5,10)")
+        if self.slice_width < 1:
+            raise ValueError(f"Exact.slice_width is 1 or more, not {self.slice_width}")
+        _ = self.exponential, self.reciprocal.table  # refuses impossible segment counts
+
+    @property
+    def sum_fraction_bits(self) -> int:
+        """Fraction bits in which every exponential, and so the sum, is a whole number: 24 for FP16."""
+        return self.format.mantissa_bits - self.format.min_exponent
+
+    @property
+    def argument_bits(self) -> int:
+        """Fraction bits of the fixed-point argument of exp: 14 for FP16."""
+        return self.format.mantissa_bits + ROOM_BITS
+
+    @property
+    def log2e(self) -> tuple[int, int]:
+        """log2(e) as `(code, fraction bits)`."""
+        bits = self.argument_bits + ROOM_BITS
+        return round(np.log2(np.e) * 2**bits), bits
+
+    @cached_property
+    def exponential(self) -> PiecewiseLinear:
+        """2**-x for x in [0, 1), as a significand of the format."""
+        return fit(lambda x: 2.0**-x, self.exponential_segments, self.argument_bits, self.format.mantissa_bits + 1)
+
+    @property
+    def reciprocal(self) -> Reciprocal:
+        """The reciprocal of the sum, as a significand of the format."""
+        return Reciprocal(self.reciprocal_segments, self.format.mantissa_bits + 1)
+
+    def reference(self, scores: ArrayLike, mask: ArrayLike | None = None, **parameters: Any) -> NDArray[np.float64]:
+        """Return softmax in float64: `exp(s - max) / sum(exp(s - max))` over the attended keys."""
+        self.refuse(parameters)
+        return exact_softmax(scores, mask)
+
+    def constants(self, **parameters: Any) -> Constants:
+        """Return the constants: none but a score scale of 1, since scores are floats."""
+        self.refuse(parameters)
+        return Constants(scale=(1, 0))
+
+    @property
+    def score_bits(self) -> int:
+        """Width of a score code."""
+        return self.format.bits
+
+    def encode(self, scores: Array, constants: Constants) -> Array:
+        """Turn real scores into codes of the float format."""
+        return self.format.encode(scores)
+
+    def score_values(self, codes: Array, constants: Constants) -> NDArray[np.float64]:
+        """Return the real scores that codes stand for."""
+        return np.asarray(self.format.decode(codes), np.float64)
+
+    def score_range(self) -> tuple[int, int]:
+        """Return the codes of the most negative and of the largest number."""
+        sign = 1 << (self.format.bits - 1)
+        return sign | (sign - 1), sign - 1
+
+    def golden(self, codes: Array, mask: Array | None, constants: Constants) -> Array:
+        """Float codes in, float codes out; see `softmaxkit.methods.exact.golden`."""
+        from softmaxkit.methods.exact.golden import golden
+
+        return golden(self, codes, mask)
+
+    def decode(self, codes: Array, constants: Constants) -> Array:
+        """Turn float codes into probabilities."""
+        return self.format.decode(codes)
+
+    def error_bound(
+        self, codes: Array, mask: Array | None, constants: Constants, **parameters: Any
+    ) -> NDArray[np.float64]:
+        """Bound golden against `reference`.
+
+        With u = 2**-mantissa_bits: the subtraction rounds x by u/2 of its size or flushes it below the smallest
+        normal; the fixed-point argument of exp is off by its two roundings and by that of log2(e); its lines by their
+        chord; the result by half an ulp, or it flushes. An online sum takes one exponential's error a rescaling more.
+        """
+        scores = self.score_values(codes, constants)
+        truth = exact_softmax(scores, mask)
+        unit, smallest = 2.0**-self.format.mantissa_bits, self.format.smallest
+        highest = np.max(scores, axis=-1, keepdims=True, initial=-np.inf, where=True if mask is None else mask)
+        distance = np.where(np.isfinite(highest), np.maximum(highest - scores, 0.0), 0.0)
+        argument = 2.0**-self.argument_bits
+        near = np.minimum(distance, -np.log(smallest) + 1)  # beyond, results flush, which the absolute term covers
+        exponent_error = near * unit / 2 + smallest + near * 2.0 ** -self.log2e[1] + argument
+        chord = (np.log(2) / self.exponential_segments) ** 2 / 8 + unit * 2.0**-GUARD_BITS
+        relative = np.expm1(exponent_error) + 2 * (chord + unit / 2)
+        steps = -(-scores.shape[-1] // self.slice_width) if self.schedule == "online" else 0
+        worst = float(np.max(relative, initial=0.0))
+        # The sum: its terms' errors, weighted by truth, and what flushed; it is at least about 1.
+        flushed = scores.shape[-1] * 2 * smallest
+        total = np.sum(relative * truth, axis=-1, keepdims=True) + flushed + steps * (worst + 2 * smallest)
+        factor = (1 + relative) * (1 + self.reciprocal.relative_error()) * (1 + unit / 2) / np.maximum(1 - total, 1e-9)
+        return np.asarray(truth * (factor - 1) + 2 * smallest * factor, np.float64)
+
+    def module(self, heads: int | None = None, mode: str = "float", **parameters: Any) -> ExactModule:
+        """Return the torch module; it learns nothing."""
+        from softmaxkit.methods.exact.module import ExactModule
+
+        self.refuse(parameters)
+        return ExactModule(self, heads, mode)
+

@@ -1,0 +1,91 @@
+"""The integers of EXAQ: compare, look up, sum by one of three equal ways, one product a level and row."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from array_api_compat import array_namespace
+
+from softmaxkit.formats import Array, integers, shift_right
+from softmaxkit.spec import broadcast_mask
+from softmaxkit.tables import lookup
+
+if TYPE_CHECKING:
+    from softmaxkit.methods.exaq.spec import Exaq, ExaqConstants
+
+CODES_PER_LOOKUP = {2: 4, 3: 2, 4: 2}
+"""How many codes of so many bits are packed to address the table of sums: 256, 64 and 256 entries."""
+
+
+def golden(spec: Exaq, codes: Array, mask: Array | None, constants: ExaqConstants) -> Array:
+    """Normalise rows of score codes (int64, rows along the last axis); masked and all-masked give 0."""
+    xp = array_namespace(codes)
+    attended = broadcast_mask(codes, mask)
+    if codes.shape[-1] == 0:
+        return codes
+    level = quantise(codes, attended, constants.thresholds)
+    total = ACCUMULATORS[spec.accumulator](level, attended, spec.bits, constants.exponentials)
+    mantissa, exponent = spec.reciprocal_table(total)
+    # One product for each level: nothing else can come out of a row.
+    products = integers(constants.exponentials, codes) * mantissa
+    shift = spec.reciprocal.fraction_bits + exponent - spec.output.fraction_bits
+    outputs = spec.output.saturate(shift_right(products, shift))
+    result = xp.take_along_axis(outputs, level, axis=-1)
+    return xp.where(attended, result, xp.zeros_like(result))
+
+
+def quantise(codes: Array, attended: Array, thresholds: tuple[int, ...]) -> Array:
+    """Return the level of each score, 0 to 2**bits - 1, by comparing its distance to the row's maximum."""
+    xp = array_namespace(codes)
+    highest = xp.max(xp.where(attended, codes, xp.full_like(codes, -(1 << 32))), axis=-1, keepdims=True)
+    distance = codes - highest
+    level = xp.zeros_like(codes)
+    for threshold in thresholds:
+        level = level + xp.astype(distance >= threshold, xp.int64)
+    return xp.where(attended, level, xp.zeros_like(level))
+
+
+def plain_sum(level: Array, attended: Array, bits: int, exponentials: tuple[int, ...]) -> Array:
+    """Sum the exponentials one by one; shape (..., 1)."""
+    xp = array_namespace(level)
+    power = lookup(exponentials, level)
+    return xp.sum(xp.where(attended, power, xp.zeros_like(power)), axis=-1, keepdims=True)
+
+
+def histogram_sum(level: Array, attended: Array, bits: int, exponentials: tuple[int, ...]) -> Array:
+    """Count the codes of each level, then multiply; shape (..., 1)."""
+    xp = array_namespace(level)
+    total = integers(0, level)
+    for index, exponential in enumerate(exponentials):
+        count = xp.sum(xp.astype((level == index) & attended, xp.int64), axis=-1, keepdims=True)
+        total = total + count * exponential
+    return total
+
+
+def packed_sum(level: Array, attended: Array, bits: int, exponentials: tuple[int, ...]) -> Array:
+    """Add several exponentials a look-up; masked positions and padding count as level 0 and are taken off again."""
+    xp = array_namespace(level)
+    group = CODES_PER_LOOKUP[bits]
+    keys = level.shape[-1]
+    padded = -(-keys // group) * group
+    packed = xp.zeros_like(level[..., ::group])
+    for place in range(group):
+        part = level[..., place::group]
+        if part.shape[-1] < packed.shape[-1]:
+            part = xp.concat((part, xp.zeros_like(level[..., :1])), axis=-1)
+        packed = packed | (part << (place * bits))
+    sums = xp.sum(lookup(sum_table(bits, exponentials), packed), axis=-1, keepdims=True)
+    counted = xp.sum(xp.astype(attended, xp.int64), axis=-1, keepdims=True)
+    return sums - (padded - counted) * exponentials[0]
+
+
+def sum_table(bits: int, exponentials: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the sum of the exponentials of every packed group of codes, the first code in the low bits."""
+    group, last = CODES_PER_LOOKUP[bits], (1 << bits) - 1
+    return tuple(
+        sum(exponentials[(packed >> (place * bits)) & last] for place in range(group))
+        for packed in range(1 << (group * bits))
+    )
+
+
+ACCUMULATORS = {"plain": plain_sum, "histogram": histogram_sum, "packed": packed_sum}

@@ -1,0 +1,227 @@
+"""The spec of EXAQ and its constants: the coder's thresholds and the exponent table."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+import numpy as np
+
+from softmaxkit.formats import UQ, Array, Fixed, Q, encode_scale
+from softmaxkit.spec import Constants, Spec, check_row
+from softmaxkit.tables import Reciprocal
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+    from softmaxkit.methods.exaq.module import ExaqModule
+
+
+@dataclass(frozen=True)
+class ExaqConstants(Constants):
+    """The integers of one layer.
+
+    Attributes:
+        scale: see `Constants`.
+        thresholds: 2**bits - 1 of them; a score takes the level k + 1 or above where its code less the row's maximum
+            reaches `thresholds[k]`.
+        exponentials: 2**bits codes of exp of the levels, ascending; the last is 1.
+    """
+
+    thresholds: Any
+    exponentials: Any
+
+
+@dataclass(frozen=True)
+class Exaq(Spec):
+    """Softmax whose exp sees only 2**bits levels between a clip and the row's maximum.
+
+    Args:
+        bits: of the input of exp: 2, 3 or 4.
+        clip: how calibration sets the clip. "gaussian" and "laplace" (2 and 4 bits) are the paper's, from the spread
+            of `score - maximum`; "naive" takes the smallest seen; "searched" the best of a grid on the data.
+        scores: fixed-point format of scores as they arrive; signed.
+        scale: "format" reads scores in that format; "calibrated" keeps its width and sets the step from the data.
+        exponential: format of the exponent table; unsigned, holds 1.
+        reciprocal: format of the reciprocal's mantissa; `UQ(1, f)`.
+        reciprocal_segments: lines of 1/x over [1, 2), a power of two.
+        output: format of the probabilities; unsigned.
+        accumulator: how the levels are summed: "packed" look-ups of several codes at once, a "histogram" of them, or
+            a "plain" sum. The sums are equal.
+
+    Raises:
+        ValueError: a format or size that cannot be.
+    """
+
+    method: ClassVar[str] = "exaq"
+    summary: ClassVar[str] = "2 to 4-bit input of exp, clip from calibration, table sums; no training"
+    source: ClassVar[str] = "Shkolnik et al. 2024, arXiv 2410.03185"
+    training: ClassVar[Literal["scratch", "finetune", "calibrate"]] = "calibrate"
+    constants_class: ClassVar[type[Constants]] = ExaqConstants
+
+    bits: Literal[2, 3, 4] = 2
+    clip: Literal["gaussian", "laplace", "naive", "searched"] = "gaussian"
+    scores: Fixed = Q(6, 2)
+    scale: Literal["format", "calibrated"] = "format"
+    exponential: Fixed = UQ(1, 15)
+    reciprocal: Fixed = UQ(1, 15)
+    reciprocal_segments: int = 8
+    output: Fixed = UQ(1, 15)
+    accumulator: Literal["packed", "histogram", "plain"] = "packed"
+
+    def __post_init__(self) -> None:
+        self._check_choices()
+        if self.clip == "laplace" and self.bits == 3:
+            raise ValueError("Exaq.clip is 'laplace' for 2 and 4 bits only; the paper's code has no fit for 3 bits")
+        if not self.scores.signed or not 2 <= self.scores.bits <= 16:
+            raise ValueError(f"Exaq.scores is signed, 2 to 16 bits wide, such as Q(6,2), not {self.scores}")
+        for name in ("exponential", "reciprocal", "output"):
+            number: Fixed = getattr(self, name)
+            if number.signed or not 1 <= number.fraction_bits <= 20 or number.integer_bits < 0:
+                raise ValueError(f"Exaq.{name} is unsigned with 1 to 20 fraction bits, such as UQ(1,15), not {number}")
+        if self.exponential.integer_bits < 1 or self.reciprocal.integer_bits != 1:
+            raise ValueError("Exaq.exponential holds 1.0, as UQ(1,15) does, and Exaq.reciprocal is UQ(1,f), not "
+                             f"{self.exponential} and {self.reciprocal}")
+        _ = self.reciprocal_table.table  # refuses impossible segment counts
+
+    @property
+    def score_bits(self) -> int:
+        """Width of a score code."""
+        return self.scores.bits
+
+    @property
+    def levels(self) -> int:
+        """How many different inputs exp has."""
+        return 1 << self.bits
+
+    @property
+    def reciprocal_table(self) -> Reciprocal:
+        """The reciprocal of the sum."""
+        return Reciprocal(self.reciprocal_segments, self.reciprocal.fraction_bits)
+
+    def thresholds(self, clip: float) -> list[tuple[Fraction, bool]]:
+        """Return where each level ends, as `(value, does the value itself round up)`: midpoints, ties to even.
+
+        Exact fractions of the clip, so that real and integer coding agree to the last tie.
+
+        Raises:
+            ValueError: the clip is not negative and finite.
+        """
+        if not (math.isfinite(clip) and clip < 0):
+            raise ValueError(f"the clip of Exaq is negative and finite, such as -6.0, not {clip}")
+        low, top = Fraction(clip), self.levels - 1
+        return [(low - low * Fraction(2 * k + 1, 2 * top), k % 2 == 1) for k in range(top)]
+
+    def least_values(self, clip: float) -> list[float]:
+        """Return, for each level but the lowest, the smallest float64 `score - maximum` that takes it."""
+        floats = []
+        for value, inclusive in self.thresholds(clip):
+            least = float(value)
+            if least < value or (least == value and not inclusive):
+                least = math.nextafter(least, math.inf)
+            floats.append(least)
+        return floats
+
+    def reference(self, scores: ArrayLike, mask: ArrayLike | None = None, **parameters: Any) -> NDArray[np.float64]:
+        """Return softmax of the quantised `score - maximum`, with a true exp, in float64.
+
+        Args:
+            scores: real scores, (..., keys).
+            mask: boolean, True where attended.
+            parameters: `clip`, the lowest level, negative.
+
+        Raises:
+            ValueError: no clip is given.
+        """
+        clip = self._clip(parameters)
+        values, attended = check_row(scores, mask)
+        highest = np.max(values, axis=-1, where=attended, initial=-np.inf, keepdims=True)
+        distance = np.where(attended, values - np.where(np.isfinite(highest), highest, 0.0), 0.0)
+        level = sum((distance >= least for least in self.least_values(clip)), np.zeros(values.shape))
+        power = np.where(attended, np.exp(clip - clip * level / (self.levels - 1)), 0.0)
+        total = power.sum(axis=-1, keepdims=True)
+        return np.asarray(power / np.where(total > 0, total, 1.0))
+
+    def constants(self, **parameters: Any) -> ExaqConstants:
+        """Build thresholds and exponent table of one layer.
+
+        Args:
+            parameters: `clip`, the lowest level, negative, from calibration; `scale`, the real value of one step of
+                the score code (default: of the score format).
+
+        Raises:
+            ValueError: no clip is given, or one that is not negative; a scale that is not positive.
+        """
+        parameters = dict(parameters)
+        mantissa, exponent = encode_scale(float(parameters.pop("scale", self.scores.resolution)))
+        clip = self._clip(parameters)
+        step = mantissa * Fraction(2) ** exponent
+        lowest = -(1 << self.score_bits)  # below every difference of two codes
+        thresholds = []
+        for value, inclusive in self.thresholds(clip):
+            code = math.ceil(value / step) if inclusive else math.floor(value / step) + 1
+            thresholds.append(max(code, lowest))
+        exponents = [clip - clip * level / (self.levels - 1) for level in range(self.levels)]
+        codes = self.exponential.encode(np.exp(np.asarray(exponents)))
+        return ExaqConstants((mantissa, exponent), tuple(thresholds), tuple(int(code) for code in codes))
+
+    def _clip(self, parameters: dict[str, Any]) -> float:
+        rest = {key: value for key, value in parameters.items() if key != "clip"}
+        self.refuse(rest)
+        if parameters.get("clip") is None:
+            raise ValueError("Exaq needs its clip: run softmaxkit.calibrate(model, batches) first, or give one, as in "
+                             "clip=-6.0")
+        return float(parameters["clip"])
+
+    def golden(self, codes: Array, mask: Array | None, constants: Constants) -> Array:
+        """Score codes in, output codes out; see `softmaxkit.methods.exaq.golden`."""
+        from softmaxkit.methods.exaq.golden import golden
+
+        assert isinstance(constants, ExaqConstants)
+        return golden(self, codes, mask, constants)
+
+    def decode(self, codes: Array, constants: Constants) -> Array:
+        """Turn output codes into probabilities."""
+        return self.output.decode(codes)
+
+    def error_bound(
+        self, codes: Array, mask: Array | None, constants: Constants, **parameters: Any
+    ) -> NDArray[np.float64]:
+        """Bound golden against `reference` with the same clip.
+
+        The levels are equal; a table entry is off by half its step, the sum by that for each key, the reciprocal by
+        its relative bound, the output by half its step.
+        """
+        truth = self.reference(self.score_values(codes, constants), mask, **parameters)
+        keys = (truth > 0).sum(axis=-1, keepdims=True)
+        off = self.exponential.resolution / 2
+        # The largest power is 1, so the true sum is the inverse of the row's largest probability.
+        total = 1 / np.maximum(truth.max(axis=-1, keepdims=True, initial=0.0), 1e-300)
+        power = truth * total
+        relative, step = self.reciprocal_table.relative_error(), self.output.resolution / 2
+        high = (power + off) / np.maximum(total - keys * off, 0.5) * (1 + relative) + step
+        low = np.maximum(power - off, 0) / (total + keys * off) * (1 - relative) - step
+        limit = float(self.output.decode(np.asarray(self.output.max_code)))
+        bound = np.maximum(np.minimum(high, limit) - truth, truth - np.clip(low, 0, limit))
+        return np.asarray(np.where(truth > 0, bound, 0.0))
+
+    def module(self, heads: int | None = None, mode: str = "float", **parameters: Any) -> ExaqModule:
+        """Return the torch module.
+
+        Args:
+            heads: size of the axis -3 of the scores; all heads of a layer share one clip.
+            mode: "float" or "integer".
+            parameters: `clip`, negative, and `scale`; without a clip the module must be calibrated before use.
+        """
+        from softmaxkit.methods.exaq.module import ExaqModule
+
+        return ExaqModule(self, heads, mode, **parameters)
+
+    @classmethod
+    def variants(cls) -> list[Self]:
+        """Return 2, 3 and 4 bits, each with the paper's clip, the searched one, and NAIVE."""
+        clips: tuple[Literal["gaussian", "searched", "naive"], ...] = ("gaussian", "searched", "naive")
+        sizes: tuple[Literal[2, 3, 4], ...] = (2, 3, 4)
+        return [cls(bits=bits, clip=clip) for bits in sizes for clip in clips]

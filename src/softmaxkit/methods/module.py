@@ -1,0 +1,222 @@
+"""The torch module that all methods share: masks, precision, the two modes, and calibration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, Protocol, get_args
+
+import torch
+from torch import Tensor, nn
+
+from softmaxkit.spec import Constants, Spec, broadcast_mask
+
+Mode = Literal["float", "integer"]
+
+
+class Calibrator(Protocol):
+    """Gathers what a method needs to know of real scores."""
+
+    def observe(self, scores: Tensor, attended: Tensor) -> None:
+        """Take in the scores and the full boolean mask of one batch, both (..., queries, keys)."""
+
+    def finish(self) -> dict[str, Any]:
+        """Return the real numbers that `Spec.constants` takes.
+
+        Raises:
+            ValueError: nothing was observed.
+        """
+
+
+class SoftmaxModule(nn.Module):
+    """Normalises attention scores along one dimension.
+
+    In "float" mode it computes the differentiable form of the method; in "integer" mode exactly the integers of
+    `Spec.golden`, with the gradient of the float form, taken where neither scores nor results saturate
+    (straight-through). Computes in float32, or float64 for float64 scores; returns the dtype of the scores.
+
+    Args:
+        spec: the method.
+        heads: size of the axis -3 of the scores where the method has something for each head, or None.
+        mode: "float" or "integer".
+
+    Attributes:
+        calibration: the real numbers that calibration found, by name, as `Spec.constants` takes them.
+    """
+
+    def __init__(self, spec: Spec, heads: int | None, mode: str) -> None:
+        super().__init__()
+        if heads is not None and heads < 1:
+            raise ValueError(f"heads is 1 or more, or None, not {heads}")
+        self.spec = spec
+        self.heads = heads
+        self.mode = mode
+        self.calibration: dict[str, Any] = {}
+        self._calibrator: Calibrator | None = None
+        self._frozen: Constants | None = None
+        self._built: tuple[Any, Constants] | None = None
+
+    @property
+    def mode(self) -> str:
+        """The mode, "float" or "integer"; may be set."""
+        return self._mode
+
+    @mode.setter
+    def mode(self, mode: str) -> None:
+        if mode not in get_args(Mode):
+            raise ValueError(f"mode is 'float' or 'integer', not {mode!r}")
+        self._mode = mode
+
+    def extra_repr(self) -> str:
+        """Say what the module is when a model is printed."""
+        return f"{self.spec!r}, heads={self.heads}, mode={self.mode!r}"
+
+    def forward(self, scores: Tensor, mask: Tensor | None = None, dim: int = -1) -> Tensor:
+        """Normalise scores.
+
+        A row with an attended NaN becomes NaN as in `torch.softmax` (in ConSmax, which has no rows, only the element);
+        a score of -inf is masked; a row with no attended key is all zeros.
+
+        Args:
+            scores: floating, any shape; (..., heads, queries, keys) where the method has something for each head.
+            mask: boolean, True where attended, broadcasts to the scores.
+            dim: the dimension of the keys.
+
+        Returns:
+            Probabilities, shape and dtype of the scores.
+
+        Raises:
+            TypeError: scores are not floating.
+            ValueError: the mask is not boolean or does not fit; the scores do not have the module's heads; a method
+                that needs calibration has had none.
+        """
+        if not scores.is_floating_point():
+            raise TypeError(f"scores are floating, not {scores.dtype}; integer codes go to spec.golden")
+        attended = broadcast_mask(scores, mask) & (scores != -torch.inf)
+        if dim not in (-1, scores.ndim - 1):
+            return self.forward(scores.movedim(dim, -1), attended.movedim(dim, -1)).movedim(-1, dim)
+        if self.per_head and (scores.ndim < 3 or scores.shape[-3] != self.heads):
+            raise ValueError(f"this module has {self.heads} heads: scores are (..., {self.heads}, queries, keys), "
+                             f"not {tuple(scores.shape)}")
+        wide = scores if scores.dtype == torch.float64 else scores.float()
+        wide = torch.where(attended, wide, 0.0)
+        if self._calibrator is not None:
+            with torch.no_grad():
+                self._calibrator.observe(wide, attended)
+            return self.calibration_forward(wide, attended).to(scores.dtype)
+        if self.mode == "float":
+            return self.float_forward(wide, attended).to(scores.dtype)
+        return self._integer_forward(wide, attended).to(scores.dtype)
+
+    @property
+    def per_head(self) -> bool:
+        """Does the module hold something for each head?"""
+        return False
+
+    def float_forward(self, scores: Tensor, attended: Tensor) -> Tensor:
+        """Compute the differentiable form; scores are finite or NaN, and 0 where not attended."""
+        raise TypeError(f"{type(self).__name__} has no float form")
+
+    def surrogate(self, scores: Tensor, attended: Tensor) -> Tensor:
+        """Compute the float form whose gradient stands for that of the integers."""
+        return self.float_forward(self.clamp_to_codes(scores), attended)
+
+    def calibration_forward(self, scores: Tensor, attended: Tensor) -> Tensor:
+        """Compute what the model sees while calibration runs."""
+        return self.float_forward(scores, attended)
+
+    def clamp_to_codes(self, scores: Tensor) -> Tensor:
+        """Clamp scores where their codes saturate, so that no gradient passes there."""
+        constants = self.constants
+        low, high = (
+            torch.from_numpy(self.spec.score_values(torch.tensor(code).reshape(1, 1, 1), constants))
+            .to(scores.dtype).to(scores.device)
+            for code in self.spec.score_range()
+        )
+        return torch.clamp(scores, low, high) if self.per_head else torch.clamp(scores, low.item(), high.item())
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _integer_forward(self, scores: Tensor, attended: Tensor) -> Tensor:
+        with torch.no_grad():
+            values = self.decoded_golden(scores, attended)
+        if not torch.is_grad_enabled():
+            return values
+        return _StraightThrough.apply(self.surrogate(scores, attended), values)  # type: ignore[no-untyped-call, no-any-return]
+
+    def decoded_golden(self, scores: Tensor, attended: Tensor) -> Tensor:
+        """Encode, run golden, decode; NaN where NaN was attended in the row."""
+        constants = self.constants
+        codes = self.spec.golden(self.spec.encode(scores, constants), attended, constants)
+        values = self.spec.decode(codes, constants).to(scores.dtype)
+        return torch.where(self.nan_reach(scores.isnan() & attended), torch.nan, values)
+
+    def nan_reach(self, nan: Tensor) -> Tensor:
+        """Return what becomes NaN: the whole row."""
+        return nan.any(dim=-1, keepdim=True)
+
+    @property
+    def constants(self) -> Constants:
+        """The integers of this layer: frozen ones where a checkpoint brought them, else built from the real numbers.
+
+        Raises:
+            ValueError: the method needs calibration and has had none.
+        """
+        if self._frozen is not None:
+            return self._frozen
+        key = tuple((parameter.data_ptr(), parameter._version) for parameter in self.parameters())
+        if self._built is None or self._built[0] != key:
+            self._built = (key, self.build_constants())
+        return self._built[1]
+
+    def build_constants(self) -> Constants:
+        """Build the constants from calibrated and learned numbers."""
+        return self.spec.constants(**self.calibration)
+
+    def freeze(self, constants: Constants) -> None:
+        """Hold to these constants until the module trains or is calibrated again."""
+        self._frozen = constants
+
+    def set_calibration(self, calibration: Mapping[str, Any]) -> None:
+        """Take the real numbers of a calibration; the constants are built from them anew."""
+        self.calibration = dict(calibration)
+        self._frozen = self._built = None
+
+    def train(self, mode: bool = True) -> SoftmaxModule:
+        """Switch to training, after which frozen constants no longer hold, or to evaluation."""
+        if mode:
+            self._frozen = None
+        return super().train(mode)
+
+    def calibrator(self) -> Calibrator | None:
+        """Return a fresh calibrator, or None where the method has nothing to calibrate."""
+        return None
+
+    def start_calibration(self) -> bool:
+        """Observe every forward from here on; return whether there is anything to calibrate."""
+        self._calibrator = self.calibrator()
+        return self._calibrator is not None
+
+    def finish_calibration(self, keep: bool = True) -> None:
+        """Stop observing; take over what was found, unless told not to."""
+        calibrator, self._calibrator = self._calibrator, None
+        if calibrator is not None and keep:
+            self.set_calibration({**self.calibration, **calibrator.finish()})
+
+
+class _StraightThrough(torch.autograd.Function):
+    """The value of one tensor with the gradient of another."""
+
+    @staticmethod
+    def forward(ctx: Any, surrogate: Tensor, value: Tensor) -> Tensor:
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0], None
+
+
+def masked_softmax(scores: Tensor, attended: Tensor) -> Tensor:
+    """Softmax along the last axis over attended keys; an all-masked row gives zeros, and zero gradients."""
+    anything = attended.any(dim=-1, keepdim=True)
+    # An empty row is filled with zeros instead of -inf: its softmax is finite, and so is its gradient.
+    filled = torch.where(attended, scores, torch.where(anything, -torch.inf, 0.0).to(scores.dtype))
+    return torch.where(attended, torch.softmax(filled, dim=-1), 0.0)

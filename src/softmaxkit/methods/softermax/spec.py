@@ -1,0 +1,172 @@
+"""The spec of Softermax: every format, table size and rounding of it, the paper's as defaults."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+import numpy as np
+
+from softmaxkit.formats import UQ, Array, Fixed, Q, encode_scale
+from softmaxkit.spec import Constants, Spec, broadcast_mask, exact_softmax
+from softmaxkit.tables import GUARD_BITS, PiecewiseLinear, Reciprocal, power_of_two, power_of_two_error
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+    from softmaxkit.methods.softermax.module import SoftermaxModule
+
+
+@dataclass(frozen=True)
+class Softermax(Spec):
+    """Base-2 softmax in fixed point, slice by slice.
+
+    Args:
+        input: format of scores and of the local maximum; signed.
+        unnormalised: format of the powers of two; unsigned, with an integer bit.
+        power_sum: format of the running sum; unsigned, with a fraction bit.
+        reciprocal: format of the reciprocal's mantissa; `UQ(1, f)`.
+        output: format of the probabilities; unsigned.
+        slice_width: consecutive positions, masked ones included, that are summed before the running sum is touched.
+            Independent of a unit's lanes: it is part of the result.
+        maximum: "online", running over the slices; "global", the row's maximum first and then one exact sum, which is
+            free of order.
+        integer_maximum: "ceil" puts the powers into (0, 1], "floor" into (0, 2).
+        power_segments: lines of 2**fraction, a power of two, at most 2**fraction bits of the input.
+        reciprocal_segments: lines of 1/x over [1, 2), a power of two.
+        rounding: of every shift and product, "nearest" or "floor".
+        log2e: fold log2(e) into the score scale, for use without training to base 2.
+
+    Raises:
+        ValueError: a format or size that cannot be.
+    """
+
+    method: ClassVar[str] = "softermax"
+    summary: ClassVar[str] = "base 2, integer running maximum, low-precision fixed point; fine-tuned"
+    source: ClassVar[str] = "Stevens et al. 2021, arXiv 2103.09301"
+    training: ClassVar[Literal["scratch", "finetune", "calibrate"]] = "finetune"
+
+    input: Fixed = Q(6, 2)
+    unnormalised: Fixed = UQ(1, 15)
+    power_sum: Fixed = UQ(10, 6)
+    reciprocal: Fixed = UQ(1, 7)
+    output: Fixed = UQ(1, 7)
+    slice_width: int = 16
+    maximum: Literal["online", "global"] = "online"
+    integer_maximum: Literal["ceil", "floor"] = "ceil"
+    power_segments: int = 4
+    reciprocal_segments: int = 8
+    rounding: Literal["nearest", "floor"] = "nearest"
+    log2e: bool = False
+
+    def __post_init__(self) -> None:
+        self._check_choices()
+        if not self.input.signed or not 2 <= self.input.bits <= 16 or self.input.fraction_bits < 0:
+            raise ValueError(f"Softermax.input is signed, 2 to 16 bits wide, such as Q(6,2), not {self.input}")
+        for name in ("unnormalised", "power_sum", "reciprocal", "output"):
+            number: Fixed = getattr(self, name)
+            if number.signed or number.fraction_bits < 1 or number.integer_bits < 0:
+                raise ValueError(f"Softermax.{name} is unsigned with 1 or more fraction bits, such as UQ(1,7), "
+                                 f"not {number}")
+        if self.unnormalised.integer_bits < 1 or self.unnormalised.bits > 24:
+            raise ValueError(f"Softermax.unnormalised holds 1.0 in at most 24 bits, such as UQ(1,15), "
+                             f"not {self.unnormalised}")
+        if self.reciprocal.integer_bits != 1:
+            raise ValueError(f"Softermax.reciprocal is a mantissa in (1/2, 1], such as UQ(1,7), not {self.reciprocal}")
+        if self.slice_width < 1:
+            raise ValueError(f"Softermax.slice_width is 1 or more, not {self.slice_width}")
+        _ = self.power_table, self.reciprocal_table.table  # refuses impossible segment counts
+
+    @property
+    def power_table(self) -> PiecewiseLinear:
+        """2**x for a fraction x of the input format."""
+        return power_of_two(self.power_segments, self.input.fraction_bits, self.unnormalised.fraction_bits)
+
+    @property
+    def reciprocal_table(self) -> Reciprocal:
+        """The reciprocal of the sum."""
+        return Reciprocal(self.reciprocal_segments, self.reciprocal.fraction_bits)
+
+    @property
+    def base(self) -> float:
+        """The base of the powers, on real scores: 2, or e where log2(e) is folded into the scale."""
+        return math.e if self.log2e else 2.0
+
+    def reference(self, scores: ArrayLike, mask: ArrayLike | None = None, **parameters: Any) -> NDArray[np.float64]:
+        """Return softmax to base 2 (e with `log2e`) in float64."""
+        self.refuse(parameters)
+        return exact_softmax(scores, mask, self.base)
+
+    def constants(self, **parameters: Any) -> Constants:
+        """Return the constants: the score scale, one step of the input format, times ln 2 where `log2e` is folded."""
+        self.refuse(parameters)
+        return Constants(scale=encode_scale(self.input.resolution * (math.log(2) if self.log2e else 1.0)))
+
+    @property
+    def score_bits(self) -> int:
+        """Width of a score code."""
+        return self.input.bits
+
+    def golden(self, codes: Array, mask: Array | None, constants: Constants) -> Array:
+        """Input codes in, output codes out; see `softmaxkit.methods.softermax.golden`."""
+        from softmaxkit.methods.softermax.golden import golden
+
+        return golden(self, codes, mask)
+
+    def decode(self, codes: Array, constants: Constants) -> Array:
+        """Turn output codes into probabilities."""
+        return self.output.decode(codes)
+
+    def error_bound(
+        self, codes: Array, mask: Array | None, constants: Constants, **parameters: Any
+    ) -> NDArray[np.float64]:
+        """Bound golden against `reference`.
+
+        Interval arithmetic in units of the final integer maximum. A power is off by its chord (relative), its table
+        entry and two shifts (r, the rounding of its format, each). The sum adds these and, a slice, two roundings of
+        its own format; it saturates. The reciprocal has its relative bound, the product one rounding.
+        """
+        share = 0.5 if self.rounding == "nearest" else 1.0
+        scores = np.asarray(codes, np.float64) * self.input.resolution
+        attended = broadcast_mask(scores, None if mask is None else np.asarray(mask))
+        highest = np.max(np.where(attended, scores, -np.inf), axis=-1, keepdims=True, initial=self.input.min_code)
+        top = np.ceil(highest) if self.integer_maximum == "ceil" else np.floor(highest)
+        top = np.minimum(top, self.input.max_code >> self.input.fraction_bits)
+        power = np.where(attended, 2.0 ** (scores - top), 0.0)
+        chord = 0.0 if self.power_table.rest_bits == 0 else power_of_two_error(self.power_segments)
+        off = self.unnormalised.resolution * (3 * share + 2.0**-GUARD_BITS)
+        slices = -(-scores.shape[-1] // self.slice_width) if self.maximum == "online" else 1
+        sum_off = attended.sum(axis=-1, keepdims=True) * off + slices * 2 * share * self.power_sum.resolution
+        total = power.sum(axis=-1, keepdims=True)
+        least, most = self.power_sum.resolution, self.power_sum.decode(np.asarray(self.power_sum.max_code))
+        low = np.clip(total * (1 - chord) - sum_off, least, most)
+        high = np.clip(total * (1 + chord) + sum_off, least, most)
+        reciprocal = self.reciprocal_table.relative_error(self.rounding)
+        rounding = share * self.output.resolution
+        below = np.maximum(power * (1 - chord) - off, 0) / high * max(1 - reciprocal, 0) - rounding
+        above = (power * (1 + chord) + off) / low * (1 + reciprocal) + rounding
+        limit = self.output.decode(np.asarray(self.output.max_code))
+        truth = power / np.where(total > 0, total, 1.0)
+        scale_error = 0.0 if not self.log2e else _scale_error(scores, constants, self.input.resolution)
+        bound = np.maximum(np.minimum(above, limit) - truth, truth - np.clip(below, 0, limit)) + scale_error
+        return np.where(attended, bound, 0.0)
+
+    def module(self, heads: int | None = None, mode: str = "float", **parameters: Any) -> SoftermaxModule:
+        """Return the torch module; it learns nothing itself, the model around it is fine-tuned to it."""
+        from softmaxkit.methods.softermax.module import SoftermaxModule
+
+        self.refuse(parameters)
+        return SoftermaxModule(self, heads, mode)
+
+    @classmethod
+    def variants(cls) -> list[Self]:
+        """Return the paper's formats, and log2(e) folded into the scale."""
+        return [cls(), cls(log2e=True)]
+
+
+def _scale_error(scores: NDArray[np.float64], constants: Constants, resolution: float) -> float:
+    """Bound what the rounding of a folded scale to 16 bits moves any probability by: dp <= p * 2 * max|ds|."""
+    relative = abs(constants.score_scale(scores) / (resolution * math.log(2)) - 1)
+    return float(np.expm1(2 * relative * float(np.max(np.abs(scores), initial=0.0)) * math.log(2)))
+

@@ -1,0 +1,161 @@
+"""Charts over all methods at once: the change in loss, and training."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import plotly.graph_objects as go  # type: ignore[import-untyped, unused-ignore]
+
+from softmaxkit.report.columns import change
+from softmaxkit.report.record import MODES, Variant
+from softmaxkit.report.style import REFERENCE_COLOUR, Colours, axis, base_layout, label
+
+_LINEAR_PERCENT = 0.1
+_MARKERS = {"float": "circle-open", "integer": "circle"}
+_MODE_NAMES = {"float": "floating point", "integer": "integer"}
+_DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+_POINTS_OF_A_CURVE = 400
+
+
+def loss_change(variants: Sequence[Variant], colours: Colours) -> go.Figure | None:
+    """Draw each variant's change in loss as dots on an axis that is linear near zero and logarithmic far from it."""
+    key = "loss_change_percent"
+    shown = [variant for variant in variants if any(variant.figure(key, mode) is not None for mode in MODES)]
+    if not shown:
+        return None
+    heights = _spaced(shown)
+    figure = go.Figure()
+    for variant, height in zip(shown, heights, strict=True):
+        changes = {mode: value for mode in MODES if (value := variant.figure(key, mode)) is not None}
+        colour = colours[variant.method]
+        places = [_squeezed(value) for value in changes.values()]
+        figure.add_scatter(x=places, y=[height] * len(places), mode="lines", line_color=colour, hoverinfo="skip")
+        for mode, value in changes.items():
+            figure.add_scatter(
+                x=[_squeezed(value)],
+                y=[height],
+                mode="markers",
+                marker={"symbol": _MARKERS[mode], "size": 11, "color": colour, "line": {"width": 2, "color": colour}},
+                name=f"{label(variant)}, {_MODE_NAMES[mode]}",
+                text=change(value),
+                hovertemplate="%{fullData.name}: %{text}<extra></extra>",
+            )
+        figure.add_annotation(**_value_beside(changes, height))
+
+    values = [value for variant in shown for mode in MODES if (value := variant.figure(key, mode)) is not None]
+    ticks = _percent_ticks(min(values), max(values))
+    span = _squeezed(ticks[-1]) - _squeezed(ticks[0])
+    figure.add_vline(x=0, line={"color": REFERENCE_COLOUR, "width": 1.5}, layer="below")
+    figure.update_layout(
+        base_layout(
+            height=70 + round(26 * (heights[0] - heights[-1] + 1)),
+            hovermode="closest",
+            xaxis=axis(
+                title="change in loss against exact softmax in floating point",
+                tickvals=[_squeezed(tick) for tick in ticks],
+                ticktext=["0" if tick == 0 else f"{tick:+g}%".replace("-", "−") for tick in ticks],
+                range=[_squeezed(ticks[0]) - 0.08 * span, _squeezed(ticks[-1]) + 0.08 * span],
+            ),
+            yaxis=axis(
+                tickvals=heights,
+                ticktext=[label(variant) for variant in shown],
+                range=[heights[-1] - 0.7, heights[0] + 0.7],
+                showgrid=False,
+            ),
+        )
+    )
+    return figure
+
+
+def training(variants: Sequence[Variant], colours: Colours) -> go.Figure | None:
+    """Draw each training's smoothed loss as a line and its held-out losses as dots."""
+    figure = go.Figure()
+    curves_of_method: dict[str, int] = {}
+    for variant in variants:
+        for points in (variant.series("training", mode) for mode in MODES):
+            if not points:
+                continue
+            curve = curves_of_method.setdefault(variant.method, 0)
+            curves_of_method[variant.method] += 1
+            line = {"color": colours[variant.method], "width": 1.8, "dash": _DASHES[curve % len(_DASHES)]}
+            shared = {"name": label(variant), "legendgroup": label(variant), "hovertemplate": _TRAINING_HOVER}
+            steps, losses = smoothed(points.get("step", ()), points.get("loss_nats", ()))
+            figure.add_scatter(x=steps, y=losses, mode="lines", line=line, **shared)
+            figure.add_scatter(
+                x=points.get("held_out_step", []),
+                y=points.get("held_out_loss_nats", []),
+                mode="markers",
+                marker={"color": colours[variant.method], "size": 7},
+                showlegend=not losses,
+                **shared,
+            )
+    if not figure.data:
+        return None
+    figure.update_layout(
+        base_layout(
+            height=420,
+            hovermode="closest",
+            showlegend=True,
+            legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
+            margin={"l": 64, "r": 16, "t": 40, "b": 48},
+            xaxis=axis(title="training step", rangemode="tozero"),
+            yaxis=axis(title="loss, nats"),
+        )
+    )
+    return figure
+
+
+_TRAINING_HOVER = "%{fullData.name}, step %{x}: %{y:.4f} nats<extra></extra>"
+
+
+def smoothed(
+    steps: Sequence[float | None], values: Sequence[float | None]
+) -> tuple[list[float | None], list[float | None]]:
+    """Return a curve's running mean over about a hundredth of it, thinned to what a chart can show."""
+    length = min(len(steps), len(values))
+    reach = length // 200
+    kept = range(0, length, max(1, length // _POINTS_OF_A_CURVE))
+    means: list[float | None] = []
+    for position in kept:
+        near = [value for value in values[max(0, position - reach) : position + reach + 1] if value is not None]
+        means.append(sum(near) / len(near) if near else None)
+    return [steps[position] for position in kept], means
+
+
+def _spaced(variants: Sequence[Variant]) -> list[float]:
+    """Return a height for each variant, the first on top, with a wider gap between methods."""
+    heights = [0.0]
+    for above, below in zip(variants, variants[1:], strict=False):
+        heights.append(heights[-1] - (1.0 if above.method == below.method else 1.4))
+    return heights
+
+
+def _squeezed(percent: float) -> float:
+    return math.asinh(percent / _LINEAR_PERCENT)
+
+
+def _percent_ticks(least: float, greatest: float) -> list[float]:
+    """Return ticks at 0 and at plus and minus 0.1, 0.3, 1, 3, … percent, just enough to enclose the values."""
+
+    def up_to(limit: float) -> list[float]:
+        ticks: list[float] = []
+        while limit > 0 and (not ticks or ticks[-1] < limit):
+            ticks.append((1, 3)[len(ticks) % 2] * 10.0 ** (len(ticks) // 2 - 1))
+        return ticks
+
+    return [-tick for tick in reversed(up_to(-least))] + [0.0] + up_to(max(greatest, 0.1))
+
+
+def _value_beside(changes: Mapping[str, float], height: float) -> dict[str, Any]:
+    """Return the label of the integer dot, or of the only dot, on the side away from the other dot."""
+    labelled = changes.get("integer", next(iter(changes.values())))
+    right = labelled >= max(changes.values())
+    return {
+        "x": _squeezed(labelled),
+        "y": height,
+        "text": change(labelled),
+        "showarrow": False,
+        "xanchor": "left" if right else "right",
+        "xshift": 9 if right else -9,
+        "font": {"size": 11},
+    }

@@ -1,0 +1,128 @@
+"""The columns of the table: one list says which figures are shown, and how."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from softmaxkit.report.record import MODES, Result, Variant
+
+ABSENT = "–"
+
+
+class Cell(NamedTuple):
+    """What one cell of the table says: a figure, and a smaller remark beneath it."""
+
+    text: str
+    remark: str = ""
+
+
+class Column(NamedTuple):
+    """A figure of a result and how the table shows it.
+
+    A column in `both_modes` has its floating-point and integer figures side by side; any other shows the integer
+    figure where there is one, and the floating-point figure elsewhere.
+    """
+
+    key: str
+    heading: str
+    format: Callable[[Any], str]
+    explanation: str
+    both_modes: bool = False
+    remark: Callable[[Result], str] = lambda result: ""
+
+
+def number(specification: str, unit: str = "") -> Callable[[Any], str]:
+    """Return a function that writes a figure by a format specification, with a true minus sign."""
+
+    def write(value: Any) -> str:
+        if value is None:
+            return ABSENT
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return str(value)
+        if math.isnan(value):
+            return "NaN"
+        if math.isinf(value):
+            return "∞" if value > 0 else "−∞"
+        text = format(value, specification)
+        return (text.lstrip("+") if value == 0 else text).replace("-", "−") + unit
+
+    return write
+
+
+change = number("+,.2f", "%")
+_sum = number(".3f")
+
+
+def _row_sum_range(result: Result) -> str:
+    least, greatest = result.get("row_sum_min"), result.get("row_sum_max")
+    return "" if least is None or greatest is None else f"{_sum(least)} to {_sum(greatest)}"
+
+
+COLUMNS = (
+    Column(
+        "loss_nats",
+        "Loss, nats",
+        number(",.4f"),
+        "mean cross-entropy of the next token on held-out text; lower is better",
+        both_modes=True,
+    ),
+    Column(
+        "loss_change_percent",
+        "Change in loss",
+        change,
+        "loss against exact softmax in floating point",
+        both_modes=True,
+    ),
+    Column("perplexity", "Perplexity", number(",.3f"), "the exponential of the loss", both_modes=True),
+    Column(
+        "row_sum_mean",
+        "Row sum",
+        _sum,
+        "sum of a row of attention probabilities, mean and range; 1 for real softmax",
+        remark=_row_sum_range,
+    ),
+    Column(
+        "saturated_scores_percent",
+        "Saturated",
+        number(".3f", "%"),
+        "scores outside the range that the method represents",
+    ),
+    Column("verified_outputs", "Verified", number(",.0f"), "outputs of the hardware that equal the integer model's"),
+    Column("area_um2", "Area, µm²", number(",.0f"), "cell area after synthesis"),
+    Column("fmax_mhz", "Clock, MHz", number(",.0f"), "highest clock frequency"),
+    Column("energy_pj_per_element", "Energy, pJ", number(",.3f"), "energy for one score"),
+    Column("speedup_over_torch", "Speed-up", number(",.2f", "×"), "throughput of the kernel against PyTorch's softmax"),
+    Column(
+        "trained_steps",
+        "Trained, steps",
+        number(",.0f"),
+        "optimizer steps with this method in place",
+        remark=lambda result: str(result.get("training_description") or ""),
+    ),
+)
+
+
+def shown(variants: Sequence[Variant]) -> list[Column]:
+    """Return the columns for which some result has a figure."""
+    results = [result for variant in variants for result in variant.results.values()]
+    return [column for column in COLUMNS if any(result.get(column.key) is not None for result in results)]
+
+
+def cells(variant: Variant, columns: Sequence[Column]) -> list[Cell]:
+    """Return a variant's row of the table."""
+    row = []
+    for column in columns:
+        if column.both_modes:
+            row += [_cell(column, variant.results.get(mode, {})) for mode in MODES]
+        else:
+            row.append(_cell(column, _preferred(variant, column.key)))
+    return row
+
+
+def _preferred(variant: Variant, key: str) -> Result:
+    candidates = [variant.results[mode] for mode in reversed(MODES) if mode in variant.results]
+    return next((result for result in candidates if result.get(key) is not None), candidates[0])
+
+
+def _cell(column: Column, result: Result) -> Cell:
+    return Cell(column.format(result.get(column.key)), column.remark(result))

@@ -1,0 +1,64 @@
+"""The page itself: what the template is given."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import plotly.graph_objects as go  # type: ignore[import-untyped, unused-ignore]
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs  # type: ignore[import-untyped, unused-ignore]
+
+from softmaxkit.report import charts, panels, provenance
+from softmaxkit.report.columns import cells, shown
+from softmaxkit.report.finding import best, finding
+from softmaxkit.report.record import MODES, read_variants
+from softmaxkit.report.style import method_colours
+
+
+def render(record: Mapping[str, Any]) -> str:
+    """Return a record of a comparison as one self-contained HTML page.
+
+    Args:
+        record: the JSON object that `softmaxkit compare` writes.
+
+    Returns:
+        The page, with its charts and the library that draws them; it loads nothing else.
+
+    Raises:
+        ValueError: the record has another schema or no results, or a result has no method or mode.
+    """
+    variants = read_variants(record)
+    colours = method_colours(variants)
+    columns = shown(variants)
+    figures = {
+        "loss_change": charts.loss_change(variants, colours),
+        "training": charts.training(variants, colours),
+        "function": panels.function(variants, colours),
+        "error": panels.error(variants, colours),
+    }
+    templates = Environment(
+        loader=PackageLoader("softmaxkit.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return templates.get_template("page.html.j2").render(
+        subject=provenance.subject(record),
+        finding=finding(variants),
+        columns=columns,
+        modes=MODES,
+        rows=[(variant, cells(variant, columns)) for variant in variants],
+        best=best(variants),
+        colours=colours,
+        figures={name: _script_json(figure) for name, figure in figures.items() if figure is not None},
+        command=provenance.command(record),
+        sections=provenance.sections(record),
+        recorded=[(variant, provenance.recorded(variant)) for variant in variants],
+        plotly_js=Markup(get_plotlyjs()),
+    )
+
+
+def _script_json(figure: go.Figure) -> Markup:
+    """Return a figure as JSON in which no text can end the surrounding script element."""
+    return Markup(figure.to_json().translate({ord(character): f"\\u{ord(character):04x}" for character in "<>&"}))

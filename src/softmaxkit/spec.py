@@ -1,0 +1,295 @@
+"""What every method answers: its design-time choices, its constants, and the faces derived from the two.
+
+A `Spec` is what is chosen at design time. `Constants` are what one trained or calibrated layer or head adds: integers
+only, made from real numbers by `Spec.constants` and by nothing else. Both go to JSON and back.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import types
+import typing
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+import numpy as np
+from array_api_compat import array_namespace
+
+from softmaxkit.formats import Array, Fixed, Float, parse_format
+from softmaxkit.tables import per_head
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+    from softmaxkit.methods.module import SoftmaxModule
+
+SCHEMA = 1
+"""Version of the JSON of specs, constants and records."""
+
+METHODS = {
+    "exact": "Exact",
+    "consmax": "ConSmax",
+    "softermax": "Softermax",
+    "exaq": "Exaq",
+}
+"""The registry: a method's folder under `softmaxkit.methods`, and its spec class there."""
+
+
+def method_class(name: str) -> type[Spec]:
+    """Return the spec class of a method by its name, e.g. "softermax".
+
+    Raises:
+        ValueError: there is no such method.
+    """
+    if name not in METHODS:
+        raise ValueError(f"no method is called {name!r}; the methods are {', '.join(METHODS)}")
+    found: type[Spec] = getattr(import_module(f"softmaxkit.methods.{name}"), METHODS[name])
+    return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Constants:
+    """The integers of one layer or head. Scalars and tables become tuples of them where heads are stacked.
+
+    Attributes:
+        scale: the score scale as `(mantissa, exponent)`: a score code `c` stands for `c * mantissa * 2**exponent`.
+    """
+
+    scale: Any
+
+    @classmethod
+    def stack(cls, heads: Sequence[Self]) -> Self:
+        """Join the constants of several heads into those of a layer, to meet codes of shape (..., heads, q, k)."""
+        fields = dataclasses.fields(cls)
+        return cls(**{field.name: tuple(getattr(head, field.name) for head in heads) for field in fields})
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-ready dict."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """Read what `to_json` wrote.
+
+        Raises:
+            ValueError: keys are missing or unknown.
+        """
+        names = {field.name for field in dataclasses.fields(cls)}
+        if set(data) != names:
+            raise ValueError(f"constants of {cls.__name__} have the keys {sorted(names)}, not {sorted(data)}")
+        return cls(**{name: _tuples(value) for name, value in data.items()})
+
+    def score_scale(self, codes: Array) -> Any:
+        """Return the real score scale: a float, or float64 of shape (heads, 1, 1) like `codes` where stacked."""
+        stacked = isinstance(self.scale[0], tuple)
+        scales = tuple(_ldexp(*scale) for scale in (self.scale if stacked else (self.scale,)))
+        return per_head(scales, codes) if stacked else scales[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec(ABC):
+    """A way of normalising attention scores, frozen. Subclasses are `Exact`, `ConSmax`, `Softermax`, `Exaq`.
+
+    Scores, codes and results have the shape (..., keys), a row along the last axis; a mask is boolean, True where a
+    key is attended, and broadcasts to it. A row with no attended key gives all zeros, in every form.
+    """
+
+    method: ClassVar[str]
+    """Its name, as in the registry and on the command line."""
+    summary: ClassVar[str]
+    """One line for listings."""
+    source: ClassVar[str]
+    """The paper."""
+    training: ClassVar[Literal["scratch", "finetune", "calibrate"]]
+    """How `compare` prepares a model for it: trained from scratch, fine-tuned from exact, or only calibrated."""
+    constants_class: ClassVar[type[Constants]] = Constants
+
+    @abstractmethod
+    def reference(self, scores: ArrayLike, mask: ArrayLike | None = None, **parameters: Any) -> NDArray[np.float64]:
+        """Return the method's own mathematics on real scores, in float64 NumPy.
+
+        Raises:
+            ValueError: a score is NaN, or the mask does not fit.
+        """
+
+    @abstractmethod
+    def constants(self, **parameters: Any) -> Constants:
+        """Turn the real numbers of one layer or head into its integers."""
+
+    @property
+    @abstractmethod
+    def score_bits(self) -> int:
+        """Width of a score code."""
+
+    def encode(self, scores: Array, constants: Constants) -> Array:
+        """Turn real scores into the int64 codes that the hardware takes: divided by the scale, rounded, saturated."""
+        xp = array_namespace(scores)
+        return Fixed(self.score_bits, 0).encode(xp.astype(scores, xp.float64) / constants.score_scale(scores))
+
+    @abstractmethod
+    def golden(self, codes: Array, mask: Array | None, constants: Constants) -> Array:
+        """Integers in, integers out: exactly what the gates compute. NumPy or torch int64."""
+
+    @abstractmethod
+    def decode(self, codes: Array, constants: Constants) -> Array:
+        """Turn the codes that `golden` gives into float64 probabilities, exactly."""
+
+    @abstractmethod
+    def error_bound(
+        self, codes: Array, mask: Array | None, constants: Constants, **parameters: Any
+    ) -> NDArray[np.float64]:
+        """Bound `|decode(golden(codes)) - reference(decoded codes)|`, per element, derived from the formats."""
+
+    def score_range(self) -> tuple[int, int]:
+        """Return the codes of the lowest and of the highest score, to which out-of-range scores saturate."""
+        codes = Fixed(self.score_bits, 0)
+        return codes.min_code, codes.max_code
+
+    @abstractmethod
+    def module(self, heads: int | None = None, mode: str = "float", **parameters: Any) -> SoftmaxModule:
+        """Return the `torch.nn.Module` of this method; `heads` counts the axis -3 of its scores."""
+
+    def start(self, keys: int) -> dict[str, Any]:
+        """Return the parameters that a module trains from, for rows of up to `keys` keys; most methods have none."""
+        return {}
+
+    @classmethod
+    def variants(cls) -> list[Self]:
+        """Return the specs that `compare` shows by default."""
+        return [cls()]
+
+    def score_values(self, codes: Array, constants: Constants) -> NDArray[np.float64]:
+        """Return the real scores that codes stand for, as float64 NumPy."""
+        return np.asarray(codes, np.float64) * np.asarray(constants.score_scale(np.asarray(codes)))
+
+    @property
+    def variant(self) -> str:
+        """What differs from the paper's defaults, as "bits=3, clip=searched"; empty for the defaults."""
+        changed = [f for f in dataclasses.fields(self) if getattr(self, f.name) != f.default]
+        return ", ".join(f"{field.name}={getattr(self, field.name)}" for field in changed)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-ready dict: schema, method, and every field; formats as text."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        plain = {key: str(value) if isinstance(value, Fixed | Float) else value for key, value in values.items()}
+        return {"schema": SCHEMA, "method": self.method, **plain}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any] | str) -> Self:
+        """Read a spec from a dict or JSON text. `Spec.from_json` takes any method; left-out fields have their default.
+
+        Raises:
+            ValueError: no JSON object, an unknown schema, method or key, or a value of the wrong kind.
+        """
+        if isinstance(data, str):
+            try:
+                data = json.loads(data)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"a spec is a JSON object, but this is no JSON: {error}") from None
+        if not isinstance(data, Mapping):
+            raise ValueError(f'a spec is a JSON object such as {{"schema": {SCHEMA}, "method": "softermax"}}')
+        fields = dict(data)
+        schema, method = fields.pop("schema", None), fields.pop("method", None)
+        if schema != SCHEMA:
+            raise ValueError(f'this version reads specs of "schema": {SCHEMA}, not {schema!r}')
+        found = method_class(str(method))
+        if not issubclass(found, cls):
+            raise ValueError(f"this is a spec of {method!r}, not of {cls.method!r}; read it with Spec.from_json")
+        hints = _field_types(found)
+        for key in fields:
+            if key not in hints:
+                near = difflib.get_close_matches(key, hints, n=1)
+                hint = f"did you mean {near[0]!r}?" if near else f"its keys are {', '.join(hints)}"
+                raise ValueError(f"a spec of {method!r} has no key {key!r}; {hint}")
+        spec: Self = found(**{key: _read(key, value, hints[key]) for key, value in fields.items()})  # type: ignore[assignment]
+        return spec
+
+    @classmethod
+    def refuse(cls, parameters: Mapping[str, Any]) -> None:
+        """Raise TypeError where parameters are given that this method does not have."""
+        if parameters:
+            raise TypeError(f"{cls.__name__} has no parameter {' and no '.join(map(repr, parameters))}")
+
+    def _check_choices(self) -> None:
+        """Refuse a field of `Literal` type that holds none of its choices."""
+        for name, kind in _field_types(type(self)).items():
+            choices = typing.get_args(kind)
+            if typing.get_origin(kind) is Literal and getattr(self, name) not in choices:
+                allowed = " or ".join(repr(choice) for choice in choices)
+                raise ValueError(f"{type(self).__name__}.{name} is {allowed}, not {getattr(self, name)!r}")
+
+
+@lru_cache
+def _field_types(spec: type[Spec]) -> dict[str, Any]:
+    hints = typing.get_type_hints(spec)
+    return {field.name: hints[field.name] for field in dataclasses.fields(spec)}
+
+
+def _read(key: str, value: Any, kind: Any) -> Any:
+    """Turn one JSON value into a field of the given type."""
+    kinds = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    if isinstance(value, str) and (Fixed in kinds or Float in kinds):
+        value = parse_format(value)
+    if typing.get_origin(kind) is Literal:
+        return value  # checked by the spec itself
+    allowed = (*kinds, int) if float in kinds else kinds
+    if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in kinds):
+        wanted = " or ".join(getattr(each, "__name__", str(each)) for each in kinds)
+        raise ValueError(f"the key {key!r} of a spec takes {wanted}, not {value!r}")
+    return value
+
+
+def check_row(scores: ArrayLike, mask: ArrayLike | None) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Return scores as float64 and the full mask, in which a score of -inf is masked.
+
+    Raises:
+        ValueError: a score that is attended is NaN; the mask is not boolean or does not broadcast to the scores.
+    """
+    values = np.asarray(scores, np.float64)
+    attended = broadcast_mask(values, None if mask is None else np.asarray(mask)) & (values != -np.inf)
+    if np.isnan(values[attended]).any():
+        raise ValueError("scores contain NaN; mask these positions, or mend what produced them")
+    return np.where(attended, values, 0.0), attended
+
+
+def broadcast_mask(scores: Array, mask: Array | None) -> Array:
+    """Return a boolean mask of the shape of `scores`; all True for None.
+
+    Raises:
+        ValueError: the mask is not boolean or does not broadcast to the scores.
+    """
+    xp = array_namespace(scores)
+    if mask is None:
+        return xp.ones_like(scores, dtype=xp.bool)
+    if mask.dtype != xp.bool:
+        raise ValueError(f"a mask is boolean, True where a key is attended, not {mask.dtype}; compare it first, "
+                         "as in `mask != 0` (an additive mask belongs into the scores)")
+    try:
+        return xp.broadcast_to(mask, scores.shape)
+    except (ValueError, RuntimeError):
+        raise ValueError(f"a mask of shape {tuple(mask.shape)} does not broadcast to scores of shape "
+                         f"{tuple(scores.shape)}") from None
+
+
+def exact_softmax(scores: ArrayLike, mask: ArrayLike | None = None, base: float = np.e) -> NDArray[np.float64]:
+    """Softmax in float64 to a base, masked; the truth that every method is measured against."""
+    values, attended = check_row(scores, mask)
+    highest = np.max(values, axis=-1, where=attended, initial=-np.inf, keepdims=True)
+    shifted = np.where(attended, values - np.where(np.isfinite(highest), highest, 0.0), -np.inf)
+    power = np.exp(shifted * np.log(base))
+    total = power.sum(axis=-1, keepdims=True)
+    result: NDArray[np.float64] = power / np.where(total > 0, total, 1.0)
+    return result
+
+
+def _ldexp(mantissa: int, exponent: int) -> float:
+    return float(mantissa * 2.0**exponent)
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(each) for each in value) if isinstance(value, list | tuple) else value
