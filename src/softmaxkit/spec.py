@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import math
 import types
 import typing
 from abc import ABC, abstractmethod
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from softmaxkit.methods.module import SoftmaxModule
+
+Training = Literal["from scratch", "fine-tuned", "calibrated"]
 
 SCHEMA = 1
 """Version of the JSON of specs, constants and records."""
@@ -105,8 +108,8 @@ class Spec(ABC):
     """One line for listings."""
     source: ClassVar[str]
     """The paper."""
-    training: ClassVar[Literal["scratch", "finetune", "calibrate"]]
-    """How `compare` prepares a model for it: trained from scratch, fine-tuned from exact, or only calibrated."""
+    trained: ClassVar[Training]
+    """How a model is brought to it: trained "from scratch", "fine-tuned" from exact, or only "calibrated"."""
     constants_class: ClassVar[type[Constants]] = Constants
 
     @abstractmethod
@@ -120,6 +123,16 @@ class Spec(ABC):
     @abstractmethod
     def constants(self, **parameters: Any) -> Constants:
         """Turn the real numbers of one layer or head into its integers."""
+
+    @property
+    def training(self) -> Training:
+        """How a model is brought to this spec; by default as to every spec of its method."""
+        return self.trained
+
+    @property
+    def base(self) -> float:
+        """The base to which real softmax is what the method stands for."""
+        return math.e
 
     @property
     @abstractmethod

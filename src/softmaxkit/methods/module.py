@@ -16,8 +16,11 @@ Mode = Literal["float", "integer"]
 class Calibrator(Protocol):
     """Gathers what a method needs to know of real scores."""
 
-    def observe(self, scores: Tensor, attended: Tensor) -> None:
-        """Take in the scores and the full boolean mask of one batch, both (..., queries, keys)."""
+    def observe(self, scores: Tensor, attended: Tensor) -> Tensor:
+        """Take in the scores and the full boolean mask of one batch, both (..., queries, keys).
+
+        Returns the probabilities that the model is to go on with.
+        """
 
     def finish(self) -> dict[str, Any]:
         """Return the real numbers that `Spec.constants` takes.
@@ -101,8 +104,7 @@ class SoftmaxModule(nn.Module):
         wide = torch.where(attended, wide, 0.0)
         if self._calibrator is not None:
             with torch.no_grad():
-                self._calibrator.observe(wide, attended)
-            return self.calibration_forward(wide, attended).to(scores.dtype)
+                return self._calibrator.observe(wide, attended).to(scores.dtype)
         if self.mode == "float":
             return self.float_forward(wide, attended).to(scores.dtype)
         return self._integer_forward(wide, attended).to(scores.dtype)
@@ -119,10 +121,6 @@ class SoftmaxModule(nn.Module):
     def surrogate(self, scores: Tensor, attended: Tensor) -> Tensor:
         """Compute the float form whose gradient stands for that of the integers."""
         return self.float_forward(self.clamp_to_codes(scores), attended)
-
-    def calibration_forward(self, scores: Tensor, attended: Tensor) -> Tensor:
-        """Compute what the model sees while calibration runs."""
-        return self.float_forward(scores, attended)
 
     def clamp_to_codes(self, scores: Tensor) -> Tensor:
         """Clamp scores where their codes saturate, so that no gradient passes there."""
@@ -190,10 +188,14 @@ class SoftmaxModule(nn.Module):
         """Return a fresh calibrator, or None where the method has nothing to calibrate."""
         return None
 
-    def start_calibration(self) -> bool:
-        """Observe every forward from here on; return whether there is anything to calibrate."""
-        self._calibrator = self.calibrator()
-        return self._calibrator is not None
+    def converter(self) -> Calibrator | None:
+        """Return what sets learned parameters to stand for exact softmax, or None where there are none."""
+        return None
+
+    def start_calibration(self, calibrator: Calibrator | None) -> bool:
+        """Let a calibrator observe every forward from here on; return whether there is one."""
+        self._calibrator = calibrator
+        return calibrator is not None
 
     def finish_calibration(self, keep: bool = True) -> None:
         """Stop observing; take over what was found, unless told not to."""

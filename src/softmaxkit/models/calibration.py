@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from softmaxkit.methods.module import SoftmaxModule
 from softmaxkit.models.attention import layers
 
 BATCHES = 25
@@ -31,10 +32,35 @@ def calibrate(model: PreTrainedModel, batches: Iterable[Tensor | Mapping[str, An
     Raises:
         ValueError: no method is in the model, or there are no batches.
     """
+    observing = [module for module in _modules(model) if module.start_calibration(module.calibrator())]
+    _observe(model, observing, batches)
+    return model
+
+
+def convert(model: PreTrainedModel, batches: Iterable[Tensor | Mapping[str, Any]]) -> PreTrainedModel:
+    """Set a method's learned parameters so that it stands for the exact softmax of a pretrained model, in place.
+
+    A start for fine-tuning, no more. Only ConSmax has such parameters; other methods are left alone.
+
+    Raises:
+        ValueError: no method is in the model, or there are no batches.
+    """
+    observing = [module for module in _modules(model) if module.start_calibration(module.converter())]
+    _observe(model, observing, batches)
+    return model
+
+
+def _modules(model: PreTrainedModel) -> list[SoftmaxModule]:
     found = layers(model)
     if not found:
         raise ValueError("no method is in this model; put one in with softmaxkit.apply(model, spec)")
-    observing = [module for module in found.values() if module.start_calibration()]
+    return list(found.values())
+
+
+def _observe(
+    model: PreTrainedModel, observing: list[SoftmaxModule], batches: Iterable[Tensor | Mapping[str, Any]]
+) -> None:
+    """Run batches while modules observe; they keep what they found only if all went well."""
     training = model.training
     seen = 0
     try:
@@ -54,4 +80,3 @@ def calibrate(model: PreTrainedModel, batches: Iterable[Tensor | Mapping[str, An
         model.train(training)
     for module in observing:
         module.finish_calibration()
-    return model

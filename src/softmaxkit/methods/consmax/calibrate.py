@@ -1,4 +1,4 @@
-"""Calibration of ConSmax: the score scale and the output range of each head."""
+"""Calibration of ConSmax: score scale and output range of each head, and start values from an exact model."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+
+from softmaxkit.methods.module import masked_softmax
 
 if TYPE_CHECKING:
     from softmaxkit.methods.consmax.module import ConSmaxModule
@@ -26,8 +28,8 @@ class ConSmaxCalibrator:
         self.errors: list[Tensor] = []
         self.largest: Tensor | None = None
 
-    def observe(self, scores: Tensor, attended: Tensor) -> None:
-        """Add the error of each scale on these scores."""
+    def observe(self, scores: Tensor, attended: Tensor) -> Tensor:
+        """Add the error of each scale on these scores; the model goes on with ConSmax in float."""
         truth = self.module.float_forward(scores, attended)
         low, high = self.module.spec.score_range()
         errors = []
@@ -37,11 +39,10 @@ class ConSmaxCalibrator:
         self.errors.append(torch.stack(errors))
         largest = self._reduce(truth, torch.amax)
         self.largest = largest if self.largest is None else torch.maximum(self.largest, largest)
+        return truth
 
     def _reduce(self, values: Tensor, reduction: Any) -> Tensor:
-        """Reduce all but the heads, to shape (heads,) or (1,)."""
-        rows = values.movedim(-3, 0).flatten(1) if self.module.per_head else values.reshape(1, -1)
-        reduced: Tensor = reduction(rows.double(), dim=1)
+        reduced: Tensor = reduction(by_head(self.module, values).double(), dim=1)
         return reduced
 
     def finish(self) -> dict[str, Any]:
@@ -51,3 +52,38 @@ class ConSmaxCalibrator:
         best = torch.stack(self.errors).sum(dim=0).argmin(dim=0)
         found = {"scale": [self.scales[index] for index in best.tolist()], "largest": self.largest.tolist()}
         return found if self.module.per_head else {key: values[0] for key, values in found.items()}
+
+
+class DenominatorCalibrator:
+    """Sets gamma so that ConSmax stands for exact softmax on average: the geometric mean of the rows' denominators.
+
+    The arithmetic mean would be ruled by a few outlier rows. The model still has to be fine-tuned: denominators differ
+    from row to row by orders of magnitude.
+    """
+
+    def __init__(self, module: ConSmaxModule) -> None:
+        self.module = module
+        self.total: Tensor | float = 0.0
+        self.rows: Tensor | float = 0.0
+
+    def observe(self, scores: Tensor, attended: Tensor) -> Tensor:
+        """Add the log-denominators of these rows; the model goes on with exact softmax."""
+        row = attended.any(dim=-1, keepdim=True)
+        denominator = torch.where(attended, scores, -torch.inf).logsumexp(dim=-1, keepdim=True)
+        self.total = self.total + by_head(self.module, torch.where(row, denominator, 0.0)).double().sum(dim=1)
+        self.rows = self.rows + by_head(self.module, row).double().sum(dim=1)
+        return masked_softmax(scores, attended)
+
+    def finish(self) -> dict[str, Any]:
+        """Set log gamma, beta being kept; there is nothing else to remember."""
+        if not isinstance(self.total, Tensor):
+            raise ValueError("conversion saw no scores; give it at least one batch")
+        beta = self.module.beta.detach()
+        mean = (self.total / self.rows).reshape(beta.shape)
+        self.module.log_gamma.data.copy_(mean - beta)
+        return {}
+
+
+def by_head(module: ConSmaxModule, values: Tensor) -> Tensor:
+    """Flatten (..., heads, queries, keys) to (heads, rest), or to (1, rest) where all heads share."""
+    return values.movedim(-3, 0).flatten(1) if module.per_head else values.reshape(1, -1)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from softmaxkit.methods.consmax.calibrate import ConSmaxCalibrator
+from softmaxkit.methods.consmax.calibrate import ConSmaxCalibrator, DenominatorCalibrator
 from softmaxkit.methods.consmax.spec import DEFAULT_KEYS, ConSmaxConstants
 from softmaxkit.methods.module import SoftmaxModule
 from softmaxkit.spec import Constants
@@ -109,6 +109,10 @@ class ConSmaxModule(SoftmaxModule):
     def calibrator(self) -> ConSmaxCalibrator:
         """Return a calibrator of the score scale and the output range."""
         return ConSmaxCalibrator(self)
+
+    def converter(self) -> DenominatorCalibrator:
+        """Return what sets gamma to the geometric mean of exact softmax's denominators."""
+        return DenominatorCalibrator(self)
 
 
 def _real(value: RealPerHead, shape: tuple[int, ...]) -> Tensor:

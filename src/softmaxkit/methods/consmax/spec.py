@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from softmaxkit.formats import BF16, Array, Float, encode_scale
-from softmaxkit.spec import Constants, Spec, check_row
+from softmaxkit.spec import Constants, Spec, Training, check_row
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -69,7 +69,7 @@ class ConSmax(Spec):
     method: ClassVar[str] = "consmax"
     summary: ClassVar[str] = "learned constants for maximum and sum; split tables; trained from scratch"
     source: ClassVar[str] = "Liu et al. 2024, arXiv 2402.10930"
-    training: ClassVar[Literal["scratch", "finetune", "calibrate"]] = "scratch"
+    trained: ClassVar[Training] = "from scratch"
     constants_class: ClassVar[type[Constants]] = ConSmaxConstants
 
     bits: Literal[8, 16] = 8

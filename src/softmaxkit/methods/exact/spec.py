@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from softmaxkit.formats import FP16, Array, Float
-from softmaxkit.spec import Constants, Spec, exact_softmax
+from softmaxkit.spec import Constants, Spec, Training, exact_softmax
 from softmaxkit.tables import GUARD_BITS, PiecewiseLinear, Reciprocal, fit
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Exact(Spec):
     method: ClassVar[str] = "exact"
     summary: ClassVar[str] = "softmax itself: online in software, FP16 with an exact sum in hardware"
     source: ClassVar[str] = "Milakov & Gimelshein 2018, arXiv 1805.02867"
-    training: ClassVar[Literal["scratch", "finetune", "calibrate"]] = "scratch"
+    trained: ClassVar[Training] = "from scratch"
 
     format: Float = FP16
     schedule: Literal["three-pass", "online"] = "three-pass"

@@ -31,12 +31,13 @@ class ExaqCalibrator:
         self.largest_score = 0.0
         self.errors = torch.zeros(len(CANDIDATES), dtype=torch.float64)
 
-    def observe(self, scores: Tensor, attended: Tensor) -> None:
-        """Take in one batch."""
+    def observe(self, scores: Tensor, attended: Tensor) -> Tensor:
+        """Take in one batch; the model goes on with exact softmax."""
         from softmaxkit.methods.exaq.module import distance_to_maximum
 
+        exact = masked_softmax(scores, attended)
         if not attended.any():
-            return
+            return exact
         distance = distance_to_maximum(scores, attended)
         seen = distance[attended].double()
         self.smallest = min(self.smallest, seen.min().item())
@@ -49,11 +50,11 @@ class ExaqCalibrator:
             spread = seen.std(correction=0)
         self.clips.append(slope * spread.item() + offset)
         if self.spec.clip == "searched":
-            self._search(distance, attended)
+            self._search(distance, attended, exact)
+        return exact
 
-    def _search(self, distance: Tensor, attended: Tensor) -> None:
+    def _search(self, distance: Tensor, attended: Tensor, truth: Tensor) -> None:
         """Add each candidate's summed absolute error of the probabilities."""
-        truth = masked_softmax(distance, attended)
         for index, clip in enumerate(CANDIDATES):
             step = -clip / (self.spec.levels - 1)
             coded = torch.round((distance.clamp(min=clip) - clip) / step) * step

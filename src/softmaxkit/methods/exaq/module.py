@@ -62,10 +62,6 @@ class ExaqModule(SoftmaxModule):
         # NaN has no level; it is added back so that it reaches the result.
         return masked_softmax(clipped + (quantised - clipped).detach(), attended)
 
-    def calibration_forward(self, scores: Tensor, attended: Tensor) -> Tensor:
-        """Compute exact softmax: calibration looks at the scores of the unquantised model."""
-        return masked_softmax(scores, attended)
-
     def calibrator(self) -> ExaqCalibrator:
         """Return a calibrator of the clip, and of the score scale where the spec asks for it."""
         return ExaqCalibrator(self.spec)

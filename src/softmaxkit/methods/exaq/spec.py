@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 import numpy as np
 
 from softmaxkit.formats import UQ, Array, Fixed, Q, encode_scale
-from softmaxkit.spec import Constants, Spec, check_row
+from softmaxkit.spec import Constants, Spec, Training, check_row
 from softmaxkit.tables import Reciprocal
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class Exaq(Spec):
     method: ClassVar[str] = "exaq"
     summary: ClassVar[str] = "2 to 4-bit input of exp, clip from calibration, table sums; no training"
     source: ClassVar[str] = "Shkolnik et al. 2024, arXiv 2410.03185"
-    training: ClassVar[Literal["scratch", "finetune", "calibrate"]] = "calibrate"
+    trained: ClassVar[Training] = "calibrated"
     constants_class: ClassVar[type[Constants]] = ExaqConstants
 
     bits: Literal[2, 3, 4] = 2

@@ -18,4 +18,4 @@ class SoftermaxModule(SoftmaxModule):
 
     def float_forward(self, scores: Tensor, attended: Tensor) -> Tensor:
         """Compute masked softmax to base 2, or e where log2(e) is folded."""
-        return masked_softmax(scores * math.log(self.spec.base), attended)  # type: ignore[attr-defined]
+        return masked_softmax(scores * math.log(self.spec.base), attended)

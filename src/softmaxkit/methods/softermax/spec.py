@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 import numpy as np
 
 from softmaxkit.formats import UQ, Array, Fixed, Q, encode_scale
-from softmaxkit.spec import Constants, Spec, broadcast_mask, exact_softmax
+from softmaxkit.spec import Constants, Spec, Training, broadcast_mask, exact_softmax
 from softmaxkit.tables import GUARD_BITS, PiecewiseLinear, Reciprocal, power_of_two, power_of_two_error
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Softermax(Spec):
     method: ClassVar[str] = "softermax"
     summary: ClassVar[str] = "base 2, integer running maximum, low-precision fixed point; fine-tuned"
     source: ClassVar[str] = "Stevens et al. 2021, arXiv 2103.09301"
-    training: ClassVar[Literal["scratch", "finetune", "calibrate"]] = "finetune"
+    trained: ClassVar[Training] = "fine-tuned"
 
     input: Fixed = Q(6, 2)
     unnormalised: Fixed = UQ(1, 15)
@@ -87,6 +87,11 @@ class Softermax(Spec):
     def reciprocal_table(self) -> Reciprocal:
         """The reciprocal of the sum."""
         return Reciprocal(self.reciprocal_segments, self.reciprocal.fraction_bits)
+
+    @property
+    def training(self) -> Training:
+        """Fine-tuned to base 2; with log2(e) folded it stands for softmax itself and is used as it is."""
+        return "calibrated" if self.log2e else self.trained
 
     @property
     def base(self) -> float:

@@ -1,0 +1,65 @@
+"""The command `softmaxkit`: one thin file a verb, and one place where errors become one line."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import typer
+
+import softmaxkit
+from softmaxkit.cli.calibrate import calibrate
+from softmaxkit.cli.compare import compare
+from softmaxkit.cli.evaluate import evaluate
+from softmaxkit.cli.methods import methods
+from softmaxkit.cli.train import train
+
+app = typer.Typer(
+    help="From a softmax in a PyTorch model to verified gates, and back with the numbers.",
+    invoke_without_command=True, add_completion=False, context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"softmaxkit {softmaxkit.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    context: typer.Context,
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+) -> None:
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+        raise typer.Exit(2)
+
+
+for verb in (compare, methods, train, calibrate, evaluate):
+    app.command()(verb)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line; return its exit code: 0 well, 1 failed, 2 wrong arguments, 130 stopped by Ctrl-C."""
+    try:
+        code = app(args=None if arguments is None else list(arguments), standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except (KeyboardInterrupt, typer.Abort):
+        return _fail("stopped; what is finished is kept, and the same command goes on from there", 130)
+    except typer.TyperException as error:
+        context = getattr(error, "ctx", None)
+        message = error.format_message() if hasattr(error, "format_message") else str(error)
+        return _fail(f"{message} See '{context.command_path if context else 'softmaxkit'} --help'.", 2)
+    except (ValueError, TypeError) as error:
+        return _fail(str(error), 2)
+    except FloatingPointError as error:
+        return _fail(str(error), 1)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return _fail(f"{where}{error.strerror or error}; what was there before is untouched", 1)
+
+
+def _fail(message: str, code: int) -> int:
+    print("error:", " ".join(message.split()), file=sys.stderr)
+    return code

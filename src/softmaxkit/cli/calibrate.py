@@ -1,0 +1,59 @@
+"""`softmaxkit calibrate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from softmaxkit.cli.console import (
+    JsonOption,
+    SpecOption,
+    TextOption,
+    chosen_spec,
+    command_line,
+    console,
+    write_record,
+)
+
+
+def calibrate(
+    model: Annotated[str, typer.Argument(help="A model's folder or hub name.", show_default=False)],
+    method: Annotated[
+        str | None, typer.Argument(help="Method to put in; left out, those that are in it.", show_default=False)
+    ] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the calibrated model.")] = Path(
+        "softmaxkit-model"
+    ),
+    spec: SpecOption = None,
+    text: TextOption = None,
+    batches: Annotated[int, typer.Option(min=1, help="Batches of 16 windows to look at.")] = 25,
+    context: Annotated[int, typer.Option(min=2, help="Tokens in a window.")] = 64,
+    json: JsonOption = None,
+) -> None:
+    """Set a method's score scale, clip and ranges on a model's own scores, and save the model with it."""
+    from softmaxkit.models.attention import apply, layers
+    from softmaxkit.models.calibration import calibrate as calibrate_model
+    from softmaxkit.models.checkpoint import save
+    from softmaxkit.models.pretrained import read_pretrained
+    from softmaxkit.models.text import read_corpus
+    from softmaxkit.record import make_record, make_result
+
+    loaded, tokenizer = read_pretrained(model)
+    if method is not None or spec is not None:
+        apply(loaded, chosen_spec(method, spec), mode="integer")
+    corpus = read_corpus(text, tokenizer)
+    windows = corpus.calibration_windows(context, 16 * batches)[:, :-1]
+    calibrate_model(loaded, windows.split(16))
+    save(loaded, output)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(output)
+    results = []
+    for name, module in layers(loaded).items():
+        console.print(f"{name}: {module.spec.method} {module.calibration or 'has nothing to calibrate'}")
+        results.append(make_result(module.spec, module.mode, layer=name, calibration=module.calibration,
+                                   constants=module.constants.to_json()))
+    console.print(f"model: {output}")
+    inputs = {"text": corpus.describe(), "model": {"name": model}, "windows": len(windows)}
+    write_record(make_record(command_line(), 0, inputs, results), json)

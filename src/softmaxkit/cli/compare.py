@@ -1,0 +1,105 @@
+"""`softmaxkit compare`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from softmaxkit.cli.console import (
+    JsonOption,
+    SeedOption,
+    TextOption,
+    command_line,
+    console,
+    results_console,
+    stages,
+    write_record,
+)
+from softmaxkit.spec import METHODS, Spec, method_class
+
+
+def compare(
+    text: TextOption = None,
+    model: Annotated[
+        str | None, typer.Option(metavar="NAME_OR_PATH", help="A pretrained causal language model.",
+                                 show_default="train a small byte-level GPT")
+    ] = None,
+    method: Annotated[
+        list[str] | None, typer.Option(help="Compare this method; may be given again.", show_default="all")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=0, help="Training steps for all that train.", show_default="2000; 0 with --model")
+    ] = None,
+    windows: Annotated[int, typer.Option(min=1, help="Held-out windows to measure on, at most.")] = 1024,
+    context: Annotated[int, typer.Option(min=2, help="Tokens in a window.")] = 64,
+    seed: SeedOption = 0,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for models and results.")] = Path(
+        "softmaxkit-compare"
+    ),
+    json: JsonOption = None,
+    html: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="Write the page there.", show_default="compare.html in DIR")
+    ] = None,
+) -> None:
+    """Put every method into one language model and show what each does to it, in float and in exact integers.
+
+    By default trains a small GPT on the Python standard library's source: exact and ConSmax from scratch, Softermax
+    fine-tuned, EXAQ calibrated, all with the same budget. Writes a record (compare.json) and a page (compare.html).
+    Ctrl-C, then the same command, goes on where it stopped.
+    """
+    from softmaxkit.files import write_text
+    from softmaxkit.models.training import Interrupted, Recipe
+    from softmaxkit.report import render
+    from softmaxkit.studies.compare import Options
+    from softmaxkit.studies.compare import compare as run
+
+    specs: list[Spec] = [spec for name in method or METHODS for spec in method_class(name).variants()]
+    if steps is None:
+        steps = 2000 if model is None else 0
+    if steps == 0 and model is None:
+        raise ValueError("--steps 0 trains nothing; give 1 or more, or a pretrained --model")
+    recipe = Recipe(steps=steps, context=context, learning_rate=4e-3 if model is None else 5e-5)
+    options = Options(specs, text, model, recipe, seed, windows, output)
+    console.print(_plan(options, html or output / "compare.html"))
+    try:
+        with stages() as stage:
+            record = run(options, command_line(), stage)
+    except Interrupted as error:
+        console.print(str(error))
+        raise KeyboardInterrupt from None
+    results_console(json).print(_table(record))
+    write_record(record, json or output / "compare.json")
+    page = html or output / "compare.html"
+    write_text(page, render(record))
+    console.print(f"page:   {page}")
+
+
+def _plan(options: Any, page: Path) -> str:
+    names = ", ".join(dict.fromkeys(spec.method for spec in options.specs))
+    what = options.model or "a small byte-level GPT"
+    work = f"Train {what} for {options.recipe.steps} steps" if options.recipe.steps else f"Take {what}"
+    source = options.text or "the Python standard library's source"
+    return (f"{work} on {source}, put in {names} ({len(options.specs)} forms), measure each in float and in the\n"
+            f"exact integers of the hardware on up to {options.windows} held-out windows, and write {page}.")
+
+
+def _table(record: dict[str, Any]) -> Table:
+    table = Table(title="Held-out loss, and its change against exact softmax in float")
+    for heading in ("method", "mode", "loss, nats", "perplexity", "change", "row sum", "saturated", "training"):
+        table.add_column(heading, justify="left" if heading in ("method", "mode", "training") else "right")
+    previous = None
+    for result in record["results"]:
+        name = f"{result['method']} {result['variant']}".strip()
+        if previous is not None and name != previous:
+            table.add_section()
+        saturated = result.get("saturated_scores_percent")
+        table.add_row(
+            name if name != previous else "", result["mode"], f"{result['loss_nats']:.4f}", f"{result['perplexity']:.3f}",
+            f"{result['loss_change_percent']:+.2f}%", f"{result['row_sum_mean']:.3f}",
+            "" if saturated is None else f"{saturated:.2f}%", result["training_description"] if name != previous else "",
+        )
+        previous = name
+    return table

@@ -1,0 +1,86 @@
+"""What the verbs share on the screen: progress, tables, records."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from softmaxkit.files import write_json
+from softmaxkit.spec import Spec, method_class
+
+console = Console(stderr=True, highlight=False)
+"""Progress and notes go to standard error, so that standard output holds results alone."""
+
+JsonOption = Annotated[
+    Path | None, typer.Option("--json", metavar="PATH", help="Write the record there; - for standard output.")
+]
+TextOption = Annotated[
+    Path | None, typer.Option("--text", metavar="FILE", help="Text to train and measure on.",
+                              show_default="the Python standard library's source")
+]
+SeedOption = Annotated[int, typer.Option(help="Of everything random.", min=0)]
+SpecOption = Annotated[Path | None, typer.Option("--spec", metavar="FILE", help="A spec as JSON, instead of a method.")]
+
+
+@contextmanager
+def stages() -> Iterator[Callable[[str], Callable[[int, int], None]]]:
+    """Show pieces of work with a bar each; one line each where standard error is no terminal."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+               TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
+
+        def stage(title: str) -> Callable[[int, int], None]:
+            if not console.is_terminal:
+                console.print(title)
+            task = bars.add_task(title, total=None)
+
+            def advance(done: int, total: int) -> None:
+                bars.update(task, completed=done, total=total)
+
+            return advance
+
+        yield stage
+
+
+def write_record(record: dict[str, Any], path: Path | None) -> None:
+    """Write a record to a file, or to standard output for "-"."""
+    if path == Path("-"):
+        print(json.dumps(record, indent=1))
+    elif path is not None:
+        write_json(path, record)
+        console.print(f"record: {path}")
+
+
+def command_line() -> list[str]:
+    """Return the command as it was given, for the record."""
+    return ["softmaxkit", *sys.argv[1:]]
+
+
+def results_console(json_path: Path | None) -> Console:
+    """Return where tables go: standard output, or standard error where that holds the record."""
+    return console if json_path == Path("-") else Console(highlight=False)
+
+
+def chosen_spec(method: str | None, spec_file: Path | None) -> Spec:
+    """Return a spec by a method's name or from a JSON file.
+
+    Raises:
+        ValueError: neither or both are given, the method is unknown, or the file cannot be read.
+    """
+    if (method is None) == (spec_file is None):
+        raise ValueError("give either a METHOD or --spec FILE; 'softmaxkit methods' lists the methods")
+    if spec_file is None:
+        return method_class(str(method))()
+    try:
+        text = spec_file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"cannot read the spec {spec_file}: {getattr(error, 'strerror', None) or error}") from None
+    return Spec.from_json(text)

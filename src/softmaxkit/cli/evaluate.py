@@ -1,0 +1,51 @@
+"""`softmaxkit evaluate`."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from softmaxkit.cli.console import JsonOption, TextOption, command_line, results_console, stages, write_record
+
+
+def evaluate(
+    model: Annotated[str, typer.Argument(help="A model's folder or hub name.", show_default=False)],
+    text: TextOption = None,
+    mode: Annotated[str, typer.Option(help="float, integer, or both.")] = "both",
+    windows: Annotated[int, typer.Option(min=1, help="Held-out windows to measure on, at most.")] = 1024,
+    context: Annotated[int, typer.Option(min=2, help="Tokens in a window.")] = 64,
+    json: JsonOption = None,
+) -> None:
+    """Measure a model's loss on held-out text with the methods that are in it; a plain model counts as exact."""
+    from softmaxkit.methods.exact import Exact
+    from softmaxkit.models.attention import apply, layers, set_mode
+    from softmaxkit.models.evaluation import figures, loss_on, real_scores
+    from softmaxkit.models.pretrained import read_pretrained
+    from softmaxkit.models.text import read_corpus
+    from softmaxkit.record import make_record, make_result
+
+    if mode not in ("float", "integer", "both"):
+        raise ValueError(f"--mode is float, integer or both, not {mode!r}")
+    loaded, tokenizer = read_pretrained(model)
+    if not layers(loaded):
+        apply(loaded, Exact())
+    corpus = read_corpus(text, tokenizer)
+    held_out = corpus.held_out_windows(context, windows)
+    spec = next(iter(layers(loaded).values())).spec
+    results = []
+    with stages() as stage:
+        for each in ("float", "integer") if mode == "both" else (mode,):
+            set_mode(loaded, each)
+            loss = loss_on(loaded, held_out, stage(f"measure {spec.method}, {each}"))
+            results.append(make_result(spec, each, loss_nats=loss, perplexity=math.exp(loss),
+                                       **figures(real_scores(loaded, held_out[:32]))))
+    table = Table("mode", "loss, nats", "perplexity", "row sum", title=f"{spec.method} {spec.variant}".strip())
+    for result in results:
+        table.add_row(result["mode"], f"{result['loss_nats']:.4f}", f"{result['perplexity']:.3f}",
+                      f"{result['row_sum_mean']:.3f}")
+    results_console(json).print(table)
+    inputs = {"text": corpus.describe(), "model": {"name": model}, "windows": len(held_out), "context": context}
+    write_record(make_record(command_line(), 0, inputs, results), json)

@@ -1,0 +1,161 @@
+"""What a method does to a model: its loss on held-out text, its row sums, saturation and error on real scores."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from softmaxkit.methods.module import SoftmaxModule, masked_softmax
+from softmaxkit.models.attention import layers
+from softmaxkit.spec import broadcast_mask
+
+BATCH = 64
+ERROR_BINS = 48
+LOWEST_BIN = -24.0
+"""Errors are shown over `score - row maximum` from here to 0, in `ERROR_BINS` bins; what is lower is in the first."""
+
+
+@dataclass(frozen=True)
+class RealScores:
+    """Scores that one layer produced, with what its method made of them.
+
+    Attributes:
+        module: the layer's softmax module.
+        scores: (batch, heads, queries, keys).
+        attended: boolean, same shape.
+        probabilities: same shape.
+    """
+
+    module: SoftmaxModule
+    scores: Tensor
+    attended: Tensor
+    probabilities: Tensor
+
+    @property
+    def ideal(self) -> Tensor:
+        """Real softmax of the same scores, to the method's own base."""
+        return masked_softmax(self.scores * math.log(self.module.spec.base), self.attended)
+
+
+def loss_on(model: PreTrainedModel, windows: Tensor, progress: Callable[[int, int], None] | None = None) -> float:
+    """Return the mean loss in nats per token.
+
+    Args:
+        model: a causal language model, in whatever mode its softmax modules are.
+        windows: tokens, (windows, context + 1); each is read on its own.
+        progress: called with the windows done and all windows.
+    """
+    total, count = 0.0, 0
+    with _evaluating(model):
+        for batch in windows.split(BATCH):
+            batch = batch.to(model.device)
+            logits = model(input_ids=batch[:, :-1]).logits.float()
+            total += torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten(), reduction="sum").item()
+            count += batch[:, 1:].numel()
+            if progress:
+                progress(min(count // (windows.shape[1] - 1), len(windows)), len(windows))
+    return total / count
+
+
+def real_scores(model: PreTrainedModel, windows: Tensor) -> list[RealScores]:
+    """Run windows through a model and return, layer by layer, what its softmax modules saw and gave."""
+    found: list[RealScores] = []
+
+    def watch(module: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        scores, mask = inputs
+        attended = broadcast_mask(scores, mask) & (scores != -torch.inf)
+        found.append(RealScores(module, torch.where(attended, scores.float(), 0.0), attended, output.float()))
+
+    hooks = [module.register_forward_hook(watch) for module in layers(model).values()]
+    try:
+        with _evaluating(model):
+            model(input_ids=windows[:, :-1].to(model.device))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
+
+
+def figures(seen: list[RealScores]) -> dict[str, Any]:
+    """Return row sums over all layers, and in integer mode the share of scores beyond the codes' range."""
+    sums = torch.cat([each.probabilities.sum(-1)[each.attended.any(-1)] for each in seen])
+    result: dict[str, Any] = {
+        "row_sum_mean": sums.mean().item(),
+        "row_sum_min": sums.min().item(),
+        "row_sum_max": sums.max().item(),
+    }
+    if all(each.module.mode == "integer" for each in seen):
+        outside = sum(int((clamped(each) != each.scores).sum()) for each in seen)
+        result["saturated_scores_percent"] = 100 * outside / sum(int(each.attended.sum()) for each in seen)
+    return result
+
+
+def clamped(seen: RealScores) -> Tensor:
+    """Return the scores clamped to what their codes can say."""
+    return seen.module.clamp_to_codes(seen.scores)
+
+
+def error_series(seen: list[RealScores]) -> dict[str, list[float]]:
+    """Return the mean absolute error against real softmax, and the share of scores, by distance to the row maximum."""
+    total, error = torch.zeros(ERROR_BINS), torch.zeros(ERROR_BINS)
+    width = -LOWEST_BIN / ERROR_BINS
+    for each in seen:
+        highest = torch.where(each.attended, each.scores, -torch.inf).amax(-1, keepdim=True)
+        distance = (each.scores - highest)[each.attended]
+        index = ((distance - LOWEST_BIN) / width).long().clamp(0, ERROR_BINS - 1).cpu()
+        difference = (each.probabilities - each.ideal).abs()[each.attended].cpu()
+        total += torch.bincount(index, minlength=ERROR_BINS)
+        error += torch.bincount(index, weights=difference, minlength=ERROR_BINS)
+    used = total > 0
+    centres = LOWEST_BIN + width * (torch.arange(ERROR_BINS) + 0.5)
+    return {
+        "score_below_maximum": centres[used].tolist(),
+        "mean_absolute_error": (error / total)[used].tolist(),
+        "share_of_scores": (total / total.sum())[used].tolist(),
+    }
+
+
+def function_series(seen: list[RealScores], points: int = 241) -> dict[str, list[float]]:
+    """Sweep one score of a real row, the others kept, and return its probability under the method and real softmax.
+
+    The row is the last query of the first window, in the first head of the middle layer; the score swept is its
+    highest, from 10 below the highest of the others to 4 above.
+    """
+    each = seen[len(seen) // 2]
+    row, attended = each.scores[0, 0, -1], each.attended[0, 0, -1]
+    best = int(torch.where(attended, row, -torch.inf).argmax())
+    others = attended.clone()
+    others[best] = False
+    centre = row[others].max().item() if others.any() else 0.0
+    sweep = torch.linspace(centre - 10, centre + 4, points, device=row.device)
+    rows = row.repeat(points, 1)
+    rows[:, best] = sweep
+    # Every head gets the rows, since the module expects all of them; the first one's answer is taken.
+    scores = rows.expand(1, each.scores.shape[1], -1, -1).contiguous()
+    mask = attended.expand_as(scores)
+    with torch.no_grad():
+        given = each.module(scores, mask)
+    ideal = masked_softmax(scores * math.log(each.module.spec.base), mask)
+    return {
+        "score": sweep.tolist(),
+        "probability": given[0, 0, :, best].tolist(),
+        "exact_probability": ideal[0, 0, :, best].tolist(),
+    }
+
+
+@contextmanager
+def _evaluating(model: PreTrainedModel) -> Iterator[None]:
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(training)

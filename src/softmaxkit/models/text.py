@@ -1,0 +1,129 @@
+"""Text as tokens: bytes for models of our own, the model's tokenizer for pretrained ones."""
+
+from __future__ import annotations
+
+import hashlib
+import sysconfig
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+HELD_OUT_SHARE = 10
+"""One part in so many, at the end of the text, is never trained on."""
+
+STANDARD_LIBRARY_BYTES = 1_200_000
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A text, split into a part to train on and a held-out part.
+
+    Attributes:
+        name: where it is from.
+        size: bytes.
+        sha256: of the bytes.
+        train: tokens, 1-D.
+        held_out: tokens, 1-D, the last tenth.
+    """
+
+    name: str
+    size: int
+    sha256: str
+    train: Tensor
+    held_out: Tensor
+
+    def describe(self) -> dict[str, Any]:
+        """Return what a record says of it."""
+        return {"name": self.name, "bytes": self.size, "sha256": self.sha256,
+                "train_tokens": len(self.train), "held_out_tokens": len(self.held_out)}
+
+    def held_out_windows(self, context: int, count: int) -> Tensor:
+        """Return up to `count` evenly spread, non-overlapping windows of `context + 1` held-out tokens.
+
+        Raises:
+            ValueError: the held-out part is shorter than one window.
+        """
+        return _windows(self.held_out, context, count, f"the held-out tenth of {self.name}")
+
+    def calibration_windows(self, context: int, count: int) -> Tensor:
+        """Return the same of the part to train on, to calibrate with."""
+        return _windows(self.train, context, count, f"the training part of {self.name}")
+
+
+def read_corpus(path: Path | None, tokenizer: PreTrainedTokenizerBase | None = None) -> Corpus:
+    """Read a text file, or, for None, the Python standard library's own source.
+
+    Args:
+        path: the file, UTF-8 or any other text; read as bytes.
+        tokenizer: how to make tokens; bytes if None.
+
+    Raises:
+        ValueError: the file is missing, a folder, empty, or not text.
+    """
+    if path is None:
+        name, data = "Python standard library source", standard_library_source(STANDARD_LIBRARY_BYTES)
+    else:
+        name, data = path.name, _read(path)
+    if tokenizer is None:
+        tokens = torch.frombuffer(bytearray(data), dtype=torch.uint8).long()
+    else:
+        text = data.decode("utf-8", errors="replace")
+        tokens = torch.tensor(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+    cut = len(tokens) - len(tokens) // HELD_OUT_SHARE
+    return Corpus(name, len(data), hashlib.sha256(data).hexdigest(), tokens[:cut], tokens[cut:])
+
+
+def standard_library_source(limit: int) -> bytes:
+    """Return source files of the Python standard library, in the order of their names, up to `limit` bytes."""
+    parts, size = [], 0
+    for path in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py")):
+        parts.append(path.read_bytes())
+        size += len(parts[-1])
+        if size >= limit:
+            break
+    return b"".join(parts)[:limit]
+
+
+class NextToken(Dataset[dict[str, Tensor]]):
+    """Every window of `context` tokens, with the token after each as its label."""
+
+    def __init__(self, tokens: Tensor, context: int) -> None:
+        if len(tokens) <= context:
+            raise ValueError(f"the text to train on has {len(tokens)} tokens; a context of {context} needs more than "
+                             "that; give a longer text")
+        self.tokens, self.context = tokens, context
+
+    def __len__(self) -> int:
+        return len(self.tokens) - self.context
+
+    def __getitem__(self, start: int) -> dict[str, Tensor]:
+        window = self.tokens[start : start + self.context + 1]
+        return {"input_ids": window[:-1], "labels": window[1:]}
+
+
+def _windows(tokens: Tensor, context: int, count: int, what: str) -> Tensor:
+    available = (len(tokens) - 1) // context
+    if available < 1:
+        raise ValueError(f"{what} has {len(tokens)} tokens; a context of {context} needs {context + 1}; give a longer "
+                         "text")
+    chosen = torch.linspace(0, available - 1, min(count, available)).round().long()
+    return torch.stack([tokens[i * context : i * context + context + 1] for i in chosen.tolist()])
+
+
+def _read(path: Path) -> bytes:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"cannot read the text {path}: {error.strerror}") from None
+    if not data.strip():
+        raise ValueError(f"the text {path} is empty")
+    if b"\0" in data:
+        raise ValueError(f"{path} is not text: it contains zero bytes; give a plain text file")
+    return data

@@ -1,0 +1,44 @@
+"""The record that every measuring verb writes: what was run, on what, with which versions, and the figures."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import softmaxkit
+from softmaxkit.spec import SCHEMA, Spec
+
+PACKAGES = ("torch", "transformers", "numpy")
+
+
+def make_record(
+    command: Sequence[str], seed: int, inputs: Mapping[str, Any], results: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Return a record; figures in `results` have names that carry their unit."""
+    return {
+        "schema": SCHEMA,
+        "softmaxkit": softmaxkit.__version__,
+        "command": list(command),
+        "seed": seed,
+        "inputs": dict(inputs),
+        "versions": versions(),
+        "results": [dict(result) for result in results],
+    }
+
+
+def make_result(spec: Spec, mode: str, **figures: Any) -> dict[str, Any]:
+    """Return one result: which method, in which form, in which mode, and its figures."""
+    return {"method": spec.method, "variant": spec.variant, "spec": spec.to_json(), "mode": mode, **figures}
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that figures depend on."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,202 @@
+"""The main job: every method in one language model, in floating point and in integers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
+
+import softmaxkit
+from softmaxkit.files import write_json
+from softmaxkit.methods.exact import Exact
+from softmaxkit.models.attention import apply, restore, set_mode
+from softmaxkit.models.calibration import BATCHES, calibrate, convert
+from softmaxkit.models.checkpoint import load, save
+from softmaxkit.models.evaluation import error_series, figures, function_series, loss_on, real_scores
+from softmaxkit.models.pretrained import read_pretrained
+from softmaxkit.models.text import Corpus, read_corpus
+from softmaxkit.models.training import Progress, Recipe, checkpoint_at, small_gpt, train
+from softmaxkit.record import make_record, make_result
+from softmaxkit.spec import Spec
+
+Stage = Callable[[str], Progress]
+"""Called with the title of a piece of work; returns what is called as it goes on."""
+
+SAMPLE = 32
+"""Windows whose scores are looked at for row sums, saturation and error."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to compare.
+
+    Attributes:
+        specs: the methods' specs; exact is always measured, first.
+        text: a text file; None for the Python standard library's source.
+        model: a pretrained causal language model, by folder or hub name; None trains the small GPT.
+        recipe: how models are trained. For a pretrained model, zero steps leave it as it is.
+        seed: of everything random.
+        windows: held-out windows to measure the loss on, at most.
+        folder: for checkpoints and finished results, from which a stopped comparison goes on.
+    """
+
+    specs: list[Spec]
+    text: Path | None = None
+    model: str | None = None
+    recipe: Recipe = field(default_factory=Recipe)
+    seed: int = 0
+    windows: int = 1024
+    folder: Path = Path("softmaxkit-compare")
+
+
+def compare(options: Options, command: list[str], stage: Stage) -> dict[str, Any]:
+    """Train or load a model, put every method in, measure, and return the record.
+
+    Equal training for all: what trains from scratch gets all steps, what is fine-tuned leaves the exact model's
+    training at the branch step and goes on with the same data, optimiser and schedule, and what is calibrated takes
+    the exact model at the end.
+
+    Raises:
+        ValueError: a text or model that cannot be used.
+        Interrupted: training was stopped; the same call goes on.
+    """
+    study = _Study(options, stage)
+    results: list[dict[str, Any]] = []
+    for spec in [Exact(), *(spec for spec in options.specs if spec != Exact())]:
+        results += study.results(spec)
+    baseline = results[0]["loss_nats"]
+    for result in results:
+        change = result["loss_nats"] - baseline
+        result["loss_change_percent"] = 100 * change / baseline
+        result["perplexity_change_percent"] = 100 * float(torch.tensor(change, dtype=torch.float64).expm1())
+    return make_record(command, options.seed, study.inputs(), results)
+
+
+class _Study:
+    """One comparison: its text, its model, and the folder that remembers what is done."""
+
+    def __init__(self, options: Options, stage: Stage) -> None:
+        self.options, self.stage = options, stage
+        self.pretrained: PreTrainedModel | None = None
+        tokenizer: PreTrainedTokenizerBase | None = None
+        if options.model is not None:
+            self.pretrained, tokenizer = read_pretrained(options.model)
+        self.corpus: Corpus = read_corpus(options.text, tokenizer)
+        context, batch = options.recipe.context, options.recipe.batch
+        self.held_out = self.corpus.held_out_windows(context, options.windows)
+        self.sample = self.corpus.held_out_windows(context, SAMPLE)
+        self.calibration = self.corpus.calibration_windows(context, BATCHES * batch)[:, :-1].split(batch)
+
+    def inputs(self) -> dict[str, Any]:
+        model = self._fresh()
+        config = model.config
+        described = {
+            "name": self.options.model or "byte-level GPT-2", "kind": config.model_type,
+            "layers": config.num_hidden_layers, "heads": config.num_attention_heads, "width": config.hidden_size,
+            "context": self.options.recipe.context, "parameters": model.num_parameters(),
+        }
+        return {"text": self.corpus.describe(), "model": described, "recipe": self.options.recipe.describe(),
+                "windows": len(self.held_out)}
+
+    def results(self, spec: Spec) -> list[dict[str, Any]]:
+        """Return the results of one spec, float and integer; from the folder where they are finished."""
+        if spec.training == "from scratch" and spec != Exact() and self._steps == 0:
+            return []  # nothing to be learned in no steps
+        finished = self._folder(spec, self.options.windows) / "results.json"
+        if finished.is_file():
+            found: list[dict[str, Any]] = json.loads(finished.read_text(encoding="utf-8"))
+            return found
+        model, curve = self.prepared(spec)
+        title = f"{spec.method} {spec.variant}".strip()
+        results = []
+        for mode in ("float", "integer"):
+            set_mode(model, mode)
+            loss = loss_on(model, self.held_out, self.stage(f"measure {title}, {mode}"))
+            seen = real_scores(model, self.sample)
+            series: dict[str, Any] = {"function": function_series(seen), "error": error_series(seen)}
+            if curve and mode == "float":
+                series["training"] = _training_series(curve)
+            results.append(make_result(
+                spec, mode, loss_nats=loss, perplexity=float(torch.tensor(loss, dtype=torch.float64).exp()),
+                **figures(seen), trained_steps=self._steps, training_description=self._description(spec), series=series,
+            ))
+        write_json(finished, results)
+        return results
+
+    def prepared(self, spec: Spec) -> tuple[PreTrainedModel, list[dict[str, float]]]:
+        """Return the model, ready to be measured with a spec, and its training curve."""
+        curve: list[dict[str, float]] = []
+        if spec.training == "calibrated":
+            model = restore(self.prepared(Exact())[0])
+            apply(model, spec)
+        else:
+            model, curve = self._trained(spec)
+        calibrate(model, self.calibration)
+        return model, curve
+
+    def _trained(self, spec: Spec) -> tuple[PreTrainedModel, list[dict[str, float]]]:
+        """Train, or load what was trained before."""
+        folder = self._folder(spec)
+        done, curve_file = folder / "model", folder / "curve.json"
+        if done.is_dir():
+            return load(done), json.loads(curve_file.read_text(encoding="utf-8"))
+        branch = None
+        branches = spec.training == "fine-tuned" and self.pretrained is None
+        if branches:
+            self._trained(Exact())
+            branch = checkpoint_at(self._folder(Exact()), self.options.recipe.branch_step)
+        model = self._fresh()
+        apply(model, spec, mode="integer" if spec.training == "fine-tuned" else "float")
+        if self.pretrained is not None:
+            convert(model, self.calibration)
+        curve: list[dict[str, float]] = []
+        if self._steps:
+            title = f"train {spec.method} {spec.variant}".strip()
+            progress = self.stage(f"{title}, {self._description(spec)}")
+            curve = train(model, self.corpus, self.options.recipe, folder, self.options.seed, branch, progress)
+        write_json(curve_file, curve)
+        save(model, done)
+        return model, curve
+
+    @property
+    def _steps(self) -> int:
+        return self.options.recipe.steps
+
+    def _fresh(self) -> PreTrainedModel:
+        if self.options.model is not None:
+            return restore(read_pretrained(self.options.model)[0])
+        set_seed(self.options.seed)
+        return small_gpt(self.options.seed, self.options.recipe.context)
+
+    def _description(self, spec: Spec) -> str:
+        if spec.training == "calibrated":
+            return "exact model, calibrated"
+        if self.pretrained is not None:
+            return f"pretrained, then {self._steps} steps" if self._steps else "pretrained"
+        if spec.training == "fine-tuned":
+            return f"exact to step {self.options.recipe.branch_step}, then fine-tuned"
+        return "from scratch"
+
+    def _folder(self, spec: Spec, *further: Any) -> Path:
+        """Return the folder of all that depends on the same things, by their hash."""
+        depends = [softmaxkit.__version__, self.corpus.sha256, self.options.model, self.options.recipe.describe(),
+                   self.options.seed, spec.to_json(), *further]
+        key = hashlib.sha256(json.dumps(depends).encode()).hexdigest()[:12]
+        return self.options.folder / "runs" / f"{spec.method}-{key}"
+
+
+def _training_series(curve: list[dict[str, float]]) -> dict[str, list[float]]:
+    trained = [entry for entry in curve if "loss" in entry]
+    held_out = [entry for entry in curve if "eval_loss" in entry]
+    return {
+        "step": [entry["step"] for entry in trained],
+        "loss_nats": [entry["loss"] for entry in trained],
+        "held_out_step": [entry["step"] for entry in held_out],
+        "held_out_loss_nats": [entry["eval_loss"] for entry in held_out],
+    }
