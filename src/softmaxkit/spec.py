@@ -270,6 +270,17 @@ def check_row(scores: ArrayLike, mask: ArrayLike | None) -> tuple[NDArray[np.flo
     return np.where(attended, values, 0.0), attended
 
 
+def check_mask(scores: Array, mask: Array) -> None:
+    """Refuse a mask that is not boolean or does not broadcast to the scores, with a ValueError."""
+    if str(mask.dtype) not in ("bool", "torch.bool"):
+        raise ValueError(f"a mask is boolean, True where a key is attended, not {mask.dtype}; compare it first, "
+                         "as in `mask != 0` (an additive mask belongs into the scores)")
+    aligned = zip(reversed(mask.shape), reversed(scores.shape), strict=False)
+    if len(mask.shape) > len(scores.shape) or any(size not in (1, wanted) for size, wanted in aligned):
+        raise ValueError(f"a mask of shape {tuple(mask.shape)} does not broadcast to scores of shape "
+                         f"{tuple(scores.shape)}")
+
+
 def broadcast_mask(scores: Array, mask: Array | None) -> Array:
     """Return a boolean mask of the shape of `scores`; all True for None.
 
@@ -279,14 +290,8 @@ def broadcast_mask(scores: Array, mask: Array | None) -> Array:
     xp = array_namespace(scores)
     if mask is None:
         return xp.ones_like(scores, dtype=xp.bool)
-    if mask.dtype != xp.bool:
-        raise ValueError(f"a mask is boolean, True where a key is attended, not {mask.dtype}; compare it first, "
-                         "as in `mask != 0` (an additive mask belongs into the scores)")
-    try:
-        return xp.broadcast_to(mask, scores.shape)
-    except (ValueError, RuntimeError):
-        raise ValueError(f"a mask of shape {tuple(mask.shape)} does not broadcast to scores of shape "
-                         f"{tuple(scores.shape)}") from None
+    check_mask(scores, mask)
+    return xp.broadcast_to(mask, scores.shape)
 
 
 def exact_softmax(scores: ArrayLike, mask: ArrayLike | None = None, base: float = np.e) -> NDArray[np.float64]:

@@ -96,13 +96,17 @@ def fit(function: Callable[[float], float], segments: int, input_bits: int, frac
 
 @lru_cache
 def power_of_two(segments: int, input_bits: int, fraction_bits: int) -> PiecewiseLinear:
-    """Return 2**x for x in [0, 1): results in [1, 2). Relative chord error at most (ln 2 / segments)**2 / 8."""
+    """Return 2**x for x in [0, 1): results in [1, 2)."""
     return fit(lambda x: 2.0**x, segments, input_bits, fraction_bits)
 
 
 def power_of_two_error(segments: int) -> float:
-    """Bound of the relative error of chords of 2**x, before any rounding."""
-    return (math.log(2) / segments) ** 2 / 8
+    """Bound of the relative error of chords of 2**x, before any rounding.
+
+    A chord over a length h is off by at most h**2/8 of the largest second derivative there, ln(2)**2 * 2**x, and 2**x
+    grows by 2**h over it.
+    """
+    return (math.log(2) / segments) ** 2 / 8 * 2 ** (1 / segments)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import sdpa_mask
 
-from softmaxkit.methods.module import SoftmaxModule, masked_softmax
+from softmaxkit.methods.module import SoftmaxModule, attended_keys, masked_softmax
 from softmaxkit.spec import Spec
 
 NAME = "softmaxkit"
@@ -185,8 +185,7 @@ def attention_forward(
     if softmax is not None:
         probabilities = softmax(scores, mask)
     else:
-        attended = torch.ones_like(scores, dtype=torch.bool) if mask is None else mask.expand_as(scores)
-        probabilities = masked_softmax(scores.float(), attended)
+        probabilities = masked_softmax(scores.float(), attended_keys(scores, mask))
     probabilities = nn.functional.dropout(probabilities.to(value.dtype), dropout, training=module.training)
     return torch.matmul(probabilities, value).transpose(1, 2).contiguous(), probabilities
 

@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from softmaxkit.methods.module import SoftmaxModule, masked_softmax
+from softmaxkit.methods.module import SoftmaxModule, attended_keys, masked_softmax
 from softmaxkit.models.attention import layers
-from softmaxkit.spec import broadcast_mask
 
 BATCH = 64
 ERROR_BINS = 48
@@ -70,7 +69,7 @@ def real_scores(model: PreTrainedModel, windows: Tensor) -> list[RealScores]:
 
     def watch(module: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         scores, mask = inputs
-        attended = broadcast_mask(scores, mask) & (scores != -torch.inf)
+        attended = attended_keys(scores, mask)
         found.append(RealScores(module, torch.where(attended, scores.float(), 0.0), attended, output.float()))
 
     hooks = [module.register_forward_hook(watch) for module in layers(model).values()]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from softmaxkit.methods.module import masked_softmax
+from softmaxkit.methods.module import masked_softmax, some_rows
 
 if TYPE_CHECKING:
     from softmaxkit.methods.consmax.module import ConSmaxModule
@@ -30,20 +30,18 @@ class ConSmaxCalibrator:
 
     def observe(self, scores: Tensor, attended: Tensor) -> Tensor:
         """Add the error of each scale on these scores; the model goes on with ConSmax in float."""
-        truth = self.module.float_forward(scores, attended)
+        given = self.module.float_forward(scores, attended)
+        largest = by_head(self.module, given).double().amax(dim=1)
+        self.largest = largest if self.largest is None else torch.maximum(self.largest, largest)
+        scores, attended, truth = some_rows(scores), some_rows(attended), some_rows(given)
         low, high = self.module.spec.score_range()
         errors = []
         for scale in self.scales:
             coded = torch.clamp(torch.round(scores / scale), low, high) * scale
-            errors.append(self._reduce((self.module.float_forward(coded, attended) - truth).square(), torch.sum))
+            error = (self.module.float_forward(coded, attended) - truth).square()
+            errors.append(by_head(self.module, error).double().sum(dim=1))
         self.errors.append(torch.stack(errors))
-        largest = self._reduce(truth, torch.amax)
-        self.largest = largest if self.largest is None else torch.maximum(self.largest, largest)
-        return truth
-
-    def _reduce(self, values: Tensor, reduction: Any) -> Tensor:
-        reduced: Tensor = reduction(by_head(self.module, values).double(), dim=1)
-        return reduced
+        return given
 
     def finish(self) -> dict[str, Any]:
         """Return `scale` and `largest`, one a head."""

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from softmaxkit.formats import FP16, Array, Float
-from softmaxkit.spec import Constants, Spec, Training, exact_softmax
-from softmaxkit.tables import GUARD_BITS, PiecewiseLinear, Reciprocal, fit
+from softmaxkit.spec import Constants, Spec, Training, broadcast_mask, exact_softmax
+from softmaxkit.tables import GUARD_BITS, PiecewiseLinear, Reciprocal, fit, power_of_two_error
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -134,12 +134,13 @@ class Exact(Spec):
         scores = self.score_values(codes, constants)
         truth = exact_softmax(scores, mask)
         unit, smallest = 2.0**-self.format.mantissa_bits, self.format.smallest
-        highest = np.max(scores, axis=-1, keepdims=True, initial=-np.inf, where=True if mask is None else mask)
+        attended = broadcast_mask(scores, None if mask is None else np.asarray(mask))
+        highest = np.max(scores, axis=-1, keepdims=True, initial=-np.inf, where=attended)
         distance = np.where(np.isfinite(highest), np.maximum(highest - scores, 0.0), 0.0)
         argument = 2.0**-self.argument_bits
         near = np.minimum(distance, -np.log(smallest) + 1)  # beyond, results flush, which the absolute term covers
         exponent_error = near * unit / 2 + smallest + near * 2.0 ** -self.log2e[1] + argument
-        chord = (np.log(2) / self.exponential_segments) ** 2 / 8 + unit * 2.0**-GUARD_BITS
+        chord = power_of_two_error(self.exponential_segments) + unit * 2.0**-GUARD_BITS
         relative = np.expm1(exponent_error) + 2 * (chord + unit / 2)
         steps = -(-scores.shape[-1] // self.slice_width) if self.schedule == "online" else 0
         worst = float(np.max(relative, initial=0.0))
@@ -147,7 +148,7 @@ class Exact(Spec):
         flushed = scores.shape[-1] * 2 * smallest
         total = np.sum(relative * truth, axis=-1, keepdims=True) + flushed + steps * (worst + 2 * smallest)
         factor = (1 + relative) * (1 + self.reciprocal.relative_error()) * (1 + unit / 2) / np.maximum(1 - total, 1e-9)
-        return np.asarray(truth * (factor - 1) + 2 * smallest * factor, np.float64)
+        return np.where(attended, truth * (factor - 1) + 2 * smallest * factor, 0.0)
 
     def module(self, heads: int | None = None, mode: str = "float", **parameters: Any) -> ExactModule:
         """Return the torch module; it learns nothing."""

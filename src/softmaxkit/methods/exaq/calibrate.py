@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from softmaxkit.methods.module import masked_softmax
+from softmaxkit.methods.module import masked_softmax, some_rows
 
 if TYPE_CHECKING:
     from softmaxkit.methods.exaq.spec import Exaq
@@ -17,8 +17,8 @@ GAUSSIAN_FIT = {2: (-1.66, -1.85), 3: (-1.75, -2.06), 4: (-1.83, -2.27)}
 LAPLACE_FIT = {2: (-4.01, -1.77), 4: (-6.82, -0.15)}
 """Clip = slope * mean absolute deviation + offset, by bits (likewise)."""
 
-CANDIDATES = [-0.25 * step for step in range(2, 65)]
-"""Clips that the search tries: -0.5 to -16."""
+CANDIDATES = [-0.5 * step for step in range(2, 33)]
+"""Clips that the search tries: -1 to -16."""
 
 
 class ExaqCalibrator:
@@ -50,7 +50,7 @@ class ExaqCalibrator:
             spread = seen.std(correction=0)
         self.clips.append(slope * spread.item() + offset)
         if self.spec.clip == "searched":
-            self._search(distance, attended, exact)
+            self._search(some_rows(distance), some_rows(attended), some_rows(exact))
         return exact
 
     def _search(self, distance: Tensor, attended: Tensor, truth: Tensor) -> None:

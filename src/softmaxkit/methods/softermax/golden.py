@@ -40,7 +40,8 @@ def golden(spec: Softermax, codes: Array, mask: Array | None) -> Array:
     power = xp.where(attended, power_of_two(spec, codes, local), xp.zeros_like(codes))
     highest, total = running_sum(spec, local[..., 0], xp.sum(power, axis=-1))
     shifted = shift_right(power, highest[..., None, None] - local, spec.rounding)
-    return xp.reshape(normalise(spec, shifted, total[..., None, None]), (*rows, -1))[..., :keys]
+    outputs = normalise(spec, shifted, total[..., None, None])
+    return xp.reshape(outputs, (*rows, slices * spec.slice_width))[..., :keys]
 
 
 def integer_maximum_candidates(spec: Softermax, codes: Array) -> Array:

@@ -1,0 +1,52 @@
+"""What the tests share: shared data where it exists, small models, and quiet libraries."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+)
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture
+def shakespeare() -> Path:
+    path = DATA / "tinyshakespeare.txt"
+    if not path.is_file():
+        pytest.skip(f"no shared data beside the project: {path.name} is missing")
+    return path
+
+
+def tiny_model(kind: str) -> PreTrainedModel:
+    """Return a random model of 2 layers and 4 heads over 100 tokens, in evaluation mode, with eager attention."""
+    torch.manual_seed(0)
+    common = {"vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
+              "intermediate_size": 64, "max_position_embeddings": 64}
+    model: PreTrainedModel
+    if kind == "gpt2":
+        model = GPT2LMHeadModel(GPT2Config(vocab_size=100, n_positions=64, n_embd=32, n_layer=2, n_head=4,
+                                           bos_token_id=1, eos_token_id=1))
+    elif kind == "bert":
+        model = BertForMaskedLM(BertConfig(**common))
+    else:
+        model = LlamaForCausalLM(LlamaConfig(**common, num_key_value_heads=2))
+    # Wider than usual, so that attention is not flat and a wrong softmax shows.
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(8)
+    model.set_attn_implementation("eager")
+    return model.eval()

@@ -1,0 +1,138 @@
+"""Specs: JSON there and back, validation, and what reference refuses."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+from specs import CASES, IDS
+
+from softmaxkit import UQ, ConSmax, Exact, Exaq, Float, Q, Softermax, Spec
+from softmaxkit.spec import METHODS, exact_softmax, method_class
+
+
+@pytest.mark.parametrize(("spec", "numbers"), CASES, ids=IDS)
+def test_json_round_trip(spec: Spec, numbers: dict[str, Any]) -> None:
+    assert Spec.from_json(json.dumps(spec.to_json())) == spec
+    assert type(spec).from_json(spec.to_json()) == spec
+    constants = spec.constants(**numbers)
+    assert type(constants).from_json(json.loads(json.dumps(constants.to_json()))) == constants
+
+
+def test_left_out_keys_have_their_defaults() -> None:
+    assert Spec.from_json('{"schema": 1, "method": "exaq", "bits": 4}') == Exaq(bits=4)
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("{", "no JSON"),
+    ("[]", "JSON object"),
+    ('{"schema": 2, "method": "exact"}', '"schema": 1, not 2'),
+    ('{"method": "exact"}', "not None"),
+    ('{"schema": 1, "method": "exakt"}', "no method is called 'exakt'"),
+    ('{"schema": 1, "method": "exaq", "bit": 3}', "no key 'bit'; did you mean 'bits'"),
+    ('{"schema": 1, "method": "exaq", "bits": 5}', "Exaq.bits is 2 or 3 or 4, not 5"),
+    ('{"schema": 1, "method": "exaq", "scores": "Q(0,0)"}', "0 bits wide"),
+    ('{"schema": 1, "method": "exaq", "scores": 8}', "takes Fixed, not 8"),
+    ('{"schema": 1, "method": "softermax", "slice_width": 1.5}', "takes int, not 1.5"),
+    ('{"schema": 1, "method": "softermax", "slice_width": true}', "takes int, not True"),
+    ('{"schema": 1, "method": "softermax", "maximum": "local"}', "'online' or 'global'"),
+])
+def test_bad_json_is_refused_with_the_remedy(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as raised:
+        Spec.from_json(text)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_spec_of_another_method_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"read it with Spec\.from_json"):
+        Exaq.from_json(Exact().to_json())
+
+
+@pytest.mark.parametrize(("build", "message"), [
+    (lambda: Exact(format=Float(8, 7)), "at most 5 exponent"),
+    (lambda: Exact(schedule="two-pass"), "'three-pass' or 'online'"),
+    (lambda: Exact(exponential_segments=3), "power of two"),
+    (lambda: Exact(slice_width=0), "1 or more"),
+    (lambda: ConSmax(bits=4), "8 or 16"),
+    (lambda: ConSmax(product_bits=1), "2 to 24"),
+    (lambda: ConSmax(table_format=Float(8, 23)), "mantissa"),
+    (lambda: ConSmax(ceiling=0.0), "positive"),
+    (lambda: ConSmax(gamma0=-1.0), "gamma0"),
+    (lambda: ConSmax(output_bits=0), "1 to 24"),
+    (lambda: Softermax(input=UQ(6, 2)), "signed"),
+    (lambda: Softermax(power_segments=8), "at most 4 segments"),
+    (lambda: Softermax(output=Q(1, 7)), "unsigned"),
+    (lambda: Softermax(unnormalised=UQ(0, 8)), "holds 1.0"),
+    (lambda: Softermax(reciprocal=UQ(2, 7)), "mantissa"),
+    (lambda: Softermax(slice_width=0), "1 or more"),
+    (lambda: Exaq(bits=3, clip="laplace"), "2 and 4 bits"),
+    (lambda: Exaq(exponential=UQ(0, 15)), "holds 1.0"),
+    (lambda: Exaq(scores=UQ(6, 2)), "signed"),
+])
+def test_what_cannot_be_is_refused_at_once(build: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build()
+
+
+def test_specs_are_frozen_and_say_what_differs() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Exact().slice_width = 3  # type: ignore[misc]
+    assert Softermax().variant == ""
+    assert Exaq(bits=3, clip="searched").variant == "bits=3, clip=searched"
+
+
+def test_the_registry_is_complete() -> None:
+    for name in METHODS:
+        found = method_class(name)
+        assert found.method == name
+        assert all(isinstance(spec, found) for spec in found.variants())
+    with pytest.raises(ValueError, match="the methods are exact, consmax, softermax, exaq"):
+        method_class("softmax")
+
+
+@pytest.mark.parametrize(("spec", "numbers"), CASES, ids=IDS)
+def test_reference_refuses_nan_but_not_where_it_is_masked(spec: Spec, numbers: dict[str, Any]) -> None:
+    real = {key: value for key, value in numbers.items() if key != "scale"}
+    scores, mask = np.array([0.0, np.nan, 1.0]), np.array([True, False, True])
+    assert np.isfinite(spec.reference(scores, mask, **real)).all()
+    with pytest.raises(ValueError, match="NaN"):
+        spec.reference(scores, **real)
+    with pytest.raises(ValueError, match="does not broadcast"):
+        spec.reference(scores, np.ones(4, bool), **real)
+
+
+def test_reference_of_exact_and_softermax_is_softmax() -> None:
+    scores = np.random.default_rng(0).normal(size=(5, 9)) * 5
+    power = np.exp(scores)
+    assert np.allclose(Exact().reference(scores), power / power.sum(-1, keepdims=True), rtol=1e-13)
+    assert np.allclose(Softermax().reference(scores), 2**scores / (2**scores).sum(-1, keepdims=True), rtol=1e-13)
+    assert np.allclose(Softermax(log2e=True).reference(scores), exact_softmax(scores), rtol=1e-13)
+    assert (exact_softmax(np.full((2, 3), -np.inf)) == 0).all()
+
+
+def test_consmax_merges_its_constants() -> None:
+    """C = exp(-beta)/gamma, which the paper's Eq. 3 misprints."""
+    scores = np.linspace(-3, 0, 7)
+    given = ConSmax().reference(scores, beta=1.2, gamma=7.0)
+    assert np.allclose(given, np.exp(-1.2) / 7.0 * np.exp(scores), rtol=1e-13)
+
+
+def test_exaq_levels_are_rounded_to_nearest_ties_to_even() -> None:
+    spec = Exaq(bits=2)
+    distance = np.array([0.0, -0.5, -1.0, -1.5, -2.0, -2.5, -3.0, -7.0])  # clip -3: levels at -3, -2, -1, 0
+    given = spec.reference(distance, clip=-3.0)
+    levels = np.round(np.log(given / given[0]) + 3)
+    assert levels.tolist() == np.round(np.clip(distance, -3, 0) + 3).tolist()
+
+
+def test_importing_softmaxkit_is_quick_and_loads_neither_torch_nor_amaranth() -> None:
+    code = ("import time, sys; start = time.perf_counter(); import softmaxkit; took = time.perf_counter() - start; "
+            "softmaxkit.Softermax; print(took, 'torch' in sys.modules, 'amaranth' in sys.modules)")
+    took, *loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert loaded == ["False", "False"]
+    assert float(took) < 0.3

@@ -1,0 +1,201 @@
+"""Methods in Hugging Face models: the same logits with exact softmax, in every way that models are used."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from conftest import tiny_model
+from torch import nn
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
+
+import softmaxkit
+from softmaxkit import ConSmax, Exact, Exaq, Softermax
+from softmaxkit.models.attention import NAME, layers
+
+KINDS = ["gpt2", "bert", "llama"]
+
+
+def batch(padding: str) -> dict[str, torch.Tensor]:
+    tokens = torch.randint(0, 100, (3, 12), generator=torch.Generator().manual_seed(0))
+    mask = torch.ones_like(tokens)
+    if padding == "left":
+        mask[0, :5] = 0
+    elif padding == "right":
+        mask[0, -5:] = 0
+    return {"input_ids": tokens, "attention_mask": mask}
+
+
+@pytest.mark.parametrize("padding", ["none", "left", "right"])
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_exact_gives_the_logits_of_eager_attention(kind: str, padding: str) -> None:
+    model, inputs = tiny_model(kind), batch(padding)
+    before = model(**inputs).logits
+    softmaxkit.apply(model, Exact())
+    after = model(**inputs).logits
+    attended = inputs["attention_mask"].bool()
+    assert (after - before)[attended].abs().max() <= 1e-5 * before.abs().max()
+    softmaxkit.restore(model)
+    assert torch.equal(model(**inputs).logits, before)
+    assert model.config._attn_implementation == "eager"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_a_dropped_mask_would_be_seen(kind: str) -> None:
+    model, inputs = tiny_model(kind), batch("right")
+    masked = model(**inputs).logits
+    unmasked = model(inputs["input_ids"]).logits
+    attended = inputs["attention_mask"].bool() if kind == "bert" else ~inputs["attention_mask"].bool()
+    assert (masked - unmasked)[attended].abs().max() > 1e-3 * masked.abs().max()
+
+
+@pytest.mark.parametrize("side", ["none", "left"])
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+@pytest.mark.parametrize("cache", [True, False])
+@torch.no_grad()
+def test_generate_gives_the_same_tokens(kind: str, side: str, cache: bool) -> None:
+    model, inputs = tiny_model(kind), batch(side)
+    options: dict[str, Any] = {"max_new_tokens": 16, "do_sample": False, "use_cache": cache, "pad_token_id": 0}
+    before = model.generate(**inputs, **options)
+    after = softmaxkit.apply(model, Exact()).generate(**inputs, **options)
+    assert torch.equal(before, after)
+
+
+@torch.no_grad()
+def test_the_cache_changes_nothing_for_methods_in_integers() -> None:
+    model = softmaxkit.apply(tiny_model("llama"), Exaq(bits=3), mode="integer", clip=-6.0)
+    options: dict[str, Any] = {"max_new_tokens": 8, "do_sample": False, "pad_token_id": 0}
+    inputs = batch("left")
+    assert torch.equal(model.generate(**inputs, **options), model.generate(**inputs, **options, use_cache=False))
+
+
+@torch.no_grad()
+def test_output_attentions_are_the_methods_probabilities() -> None:
+    model, inputs = tiny_model("gpt2"), batch("left")
+    eager = model(**inputs, output_attentions=True).attentions
+    softmaxkit.apply(model, Exact())
+    ours = model(**inputs, output_attentions=True).attentions
+    assert ours[0].shape == (3, 4, 12, 12)
+    rows = inputs["attention_mask"].bool()
+    for one, other in zip(eager, ours, strict=True):
+        assert torch.allclose(one.transpose(1, 2)[rows], other.transpose(1, 2)[rows], atol=1e-6)
+    softmaxkit.apply(model, Softermax(), mode="integer")
+    codes = model(**inputs, output_attentions=True).attentions[0] * 128
+    assert torch.equal(codes, codes.round())
+
+
+@torch.no_grad()
+def test_layers_are_chosen_and_others_stay_exact() -> None:
+    model, inputs = tiny_model("gpt2"), batch("none")
+    before = model(**inputs).logits
+    softmaxkit.apply(model, Softermax(), layers=[1])
+    assert list(layers(model)) == ["transformer.h.1.attn"]
+    one = model(**inputs).logits
+    softmaxkit.apply(model, Exaq(bits=4), layers=[0], clip=-8.0)
+    assert [module.spec.method for module in layers(model).values()] == ["exaq", "softermax"]
+    assert not torch.allclose(one, before)
+    with pytest.raises(ValueError, match="no layer 2: the model has 2 attention layers, 0 to 1"):
+        softmaxkit.apply(model, Softermax(), layers=[2])
+    assert len(layers(softmaxkit.restore(model))) == 0
+    assert torch.equal(model(**inputs).logits, before)
+
+
+def test_a_failed_apply_leaves_the_model_unchanged() -> None:
+    model = tiny_model("gpt2")
+    for wrong in ({"layers": [7]}, {"mode": "int"}, {"gamma": 3.0}):
+        with pytest.raises((ValueError, TypeError)):
+            softmaxkit.apply(model, Softermax(), **wrong)  # type: ignore[arg-type]
+        assert model.config._attn_implementation == "eager"
+        assert not layers(model)
+
+
+def test_models_that_cannot_take_it_are_refused() -> None:
+    with pytest.raises(TypeError, match=r"use spec\.module\(heads=\.\.\.\) in place of softmax"):
+        softmaxkit.apply(nn.Linear(2, 2), Exact())  # type: ignore[arg-type]
+
+
+class Stubborn(PreTrainedModel):
+    """A model that says it does not, or silently does not, call the attention interface."""
+
+    config_class = GPT2Config
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        return input_ids
+
+
+@pytest.mark.parametrize(("claims", "message"), [
+    (False, "does not run its attention through transformers' AttentionInterface"),
+    (True, "ran without calling transformers' AttentionInterface"),
+])
+def test_a_model_off_the_interface_is_refused(claims: bool, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Stubborn, "_can_set_attn_implementation", classmethod(lambda cls: claims))
+    model = Stubborn(GPT2Config())
+    with pytest.raises(ValueError, match=message):
+        softmaxkit.apply(model, Exact())
+    assert model.config._attn_implementation != NAME
+
+
+def test_a_model_that_does_not_run_on_token_ids_alone_names_the_remedy() -> None:
+    model = tiny_model("gpt2")
+    with pytest.raises(ValueError, match=r"apply\(\.\.\., example="):
+        softmaxkit.apply(model, Exact(), example={"pixels": torch.zeros(1)})
+    softmaxkit.apply(model, Exact(), example={"input_ids": torch.zeros((1, 2), dtype=torch.long)})
+
+
+def test_dropout_works_on_the_probabilities() -> None:
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=100, n_positions=64, n_embd=32, n_layer=1, n_head=4, attn_pdrop=0.5,
+                                       resid_pdrop=0.0, embd_pdrop=0.0)).train()
+    tokens = batch("none")["input_ids"]
+    results = []
+    for name in ("eager", NAME):
+        model.set_attn_implementation(name)
+        torch.manual_seed(1)
+        results.append(model(tokens).logits)
+    assert torch.allclose(*results, atol=1e-5)
+    assert not torch.allclose(results[0], model(tokens).logits, atol=1e-3)
+
+
+def test_learned_parameters_train_with_the_model() -> None:
+    model = softmaxkit.apply(tiny_model("gpt2"), ConSmax())
+    module = layers(model)["transformer.h.0.attn"]
+    names = [name for name, _ in model.named_parameters() if NAME in name]
+    assert names == [f"transformer.h.{i}.attn.{NAME}.{key}" for i in (0, 1) for key in ("beta", "log_gamma")]
+    start = ConSmax().start(64)["gamma"]  # from the model's 64 positions
+    assert torch.allclose(module.gamma, torch.full((4,), start))  # type: ignore[arg-type]
+    tokens = batch("none")["input_ids"]
+    model(tokens, labels=tokens).loss.backward()
+    assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0
+               for name, parameter in model.named_parameters() if NAME in name)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_compiled_models_give_the_same_logits(kind: str) -> None:
+    model = softmaxkit.apply(tiny_model(kind), Softermax())
+    inputs = batch("left")
+    plain = model(**inputs).logits
+    compiled = torch.compile(model, backend="eager")(**inputs).logits
+    attended = inputs["attention_mask"].bool()
+    assert torch.allclose(plain[attended], compiled[attended], atol=1e-4)
+
+
+@torch.no_grad()
+def test_half_precision_models() -> None:
+    model, inputs = tiny_model("llama").bfloat16(), batch("none")
+    before = model(**inputs).logits
+    after = softmaxkit.apply(model, Exact())(**inputs).logits
+    assert after.dtype == torch.bfloat16
+    assert torch.allclose(before.float(), after.float(), rtol=0.05, atol=0.05 * before.abs().max().item())
+
+
+def test_set_mode_needs_a_method() -> None:
+    model = tiny_model("gpt2")
+    with pytest.raises(ValueError, match=r"softmaxkit\.apply\(model, spec\)"):
+        softmaxkit.models.set_mode(model, "integer")
+    softmaxkit.apply(model, Exact())
+    softmaxkit.models.set_mode(model, "integer")
+    assert {module.mode for module in layers(model).values()} == {"integer"}

@@ -1,0 +1,193 @@
+"""Calibration, saving and loading: equal logits, equal integers, and nothing half written."""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import tiny_model
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+import softmaxkit
+from softmaxkit import ConSmax, Exact, Exaq, Softermax, Spec
+from softmaxkit.models.attention import layers
+from softmaxkit.models.calibration import convert
+from softmaxkit.models.checkpoint import SETTINGS_FILE
+from softmaxkit.models.checkpoint import trainable
+
+TOKENS = torch.randint(0, 100, (8, 4, 20), generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "bert", "llama"])
+@pytest.mark.parametrize("spec", [Exact(), ConSmax(), ConSmax(share="layer"), Softermax(), Exaq(bits=3, clip="searched")],
+                         ids=lambda spec: f"{spec.method} {spec.variant}")
+@torch.no_grad()
+def test_loaded_models_give_equal_logits(kind: str, spec: Spec, tmp_path: Path) -> None:
+    model = softmaxkit.calibrate(softmaxkit.apply(tiny_model(kind), spec), TOKENS)
+    for name, parameter in model.named_parameters():
+        if name.endswith("beta"):
+            parameter += torch.linspace(-0.3, 0.3, parameter.numel()).reshape(parameter.shape)
+    for mode in ("float", "integer"):
+        softmaxkit.models.set_mode(model, mode)
+        expected = model(TOKENS[0]).logits
+        again = softmaxkit.load(softmaxkit.save(model, tmp_path / "model"))
+        assert torch.equal(again(TOKENS[0]).logits, expected)
+        for name, module in layers(model).items():
+            assert layers(again)[name].constants == module.constants
+            assert layers(again)[name].calibration == module.calibration
+
+
+@torch.no_grad()
+def test_a_checkpoint_without_softmaxkit_is_the_exact_model(tmp_path: Path) -> None:
+    model = tiny_model("gpt2")
+    expected = model(TOKENS[0]).logits
+    softmaxkit.save(softmaxkit.apply(model, ConSmax()), tmp_path / "model")
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "model", attn_implementation="eager").eval()
+    assert torch.equal(plain(TOKENS[0]).logits, expected)
+
+
+def test_weight_decay_leaves_learned_constants_alone() -> None:
+    names = trainable(softmaxkit.apply(tiny_model("gpt2"), ConSmax()))
+    assert names == [f"transformer.h.{i}.attn.softmaxkit.{key}" for i in (0, 1) for key in ("beta", "log_gamma")]
+
+
+def test_exaq_clips_follow_the_papers_fits() -> None:
+    """On Gaussian scores the clip is slope * sigma + offset, of the spread of `score - maximum`."""
+    scores = torch.randn(64, 512, generator=torch.Generator().manual_seed(0)) * 2
+    distance = scores - scores.amax(-1, keepdim=True)
+    sigma, deviation = distance.std(correction=0).item(), (distance - distance.mean()).abs().mean().item()
+    cases: list[tuple[Any, float]] = [
+        (Exaq(bits=2), -1.66 * sigma - 1.85), (Exaq(bits=3), -1.75 * sigma - 2.06), (Exaq(bits=4), -1.83 * sigma - 2.27),
+        (Exaq(bits=2, clip="laplace"), -4.01 * deviation - 1.77), (Exaq(clip="naive"), distance.min().item()),
+    ]
+    for spec, expected in cases:
+        module = spec.module()
+        module.start_calibration(module.calibrator())
+        module(scores)
+        module.finish_calibration()
+        assert module.calibration["clip"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_clip_is_the_mean_over_batches_and_not_below_what_was_seen() -> None:
+    module = Exaq(bits=2).module()
+    module.start_calibration(module.calibrator())
+    parts = torch.randn(3, 16, 64, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 2.0, 3.0])[:, None, None]
+    clips = []
+    for part in parts:
+        exact = module(part)
+        assert torch.allclose(exact, torch.softmax(part, -1))  # the model goes on with exact softmax
+        clips.append(-1.66 * (part - part.amax(-1, keepdim=True)).std(correction=0).item() - 1.85)
+    module.finish_calibration()
+    assert module.calibration["clip"] == pytest.approx(sum(clips) / 3, rel=1e-5)
+    module.start_calibration(module.calibrator())
+    module(torch.tensor([[0.0, -0.1]]))
+    module.finish_calibration()
+    assert module.calibration["clip"] == pytest.approx(-0.1)
+
+
+def test_the_searched_clip_is_better_than_the_others_on_its_data() -> None:
+    scores = torch.randn(400, 128, generator=torch.Generator().manual_seed(0)) * 5
+    errors = {}
+    for clip in ("searched", "gaussian", "naive"):
+        module = Exaq(bits=3, clip=clip).module()  # type: ignore[arg-type]
+        module.start_calibration(module.calibrator())
+        module(scores)
+        module.finish_calibration()
+        errors[clip] = (module(scores) - torch.softmax(scores, -1)).abs().sum().item()
+    assert errors["searched"] < min(errors["gaussian"], errors["naive"])
+
+
+def test_a_calibrated_scale_covers_the_scores() -> None:
+    module = Exaq(bits=4, scale="calibrated").module(mode="integer")
+    module.start_calibration(module.calibrator())
+    scores = torch.randn(100, 64, generator=torch.Generator().manual_seed(0)) * 20
+    module(scores)
+    module.finish_calibration()
+    assert module.calibration["scale"] * 127 == pytest.approx(scores.abs().max().item())
+    assert torch.equal(module.clamp_to_codes(scores * 0.999), scores * 0.999)
+
+
+def test_consmax_calibration_beats_the_default_scale() -> None:
+    module = ConSmax().module(heads=2, beta=[0.5, 3.0], gamma=[4.0, 1.0])
+    scores = torch.randn(8, 2, 40, 40, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 6.0])[:, None, None]
+    truth = module(scores)
+
+    def error() -> float:
+        module.mode = "integer"
+        result = (module(scores) - truth).square().mean().item()
+        module.mode = "float"
+        return result
+
+    before = error()
+    module.start_calibration(module.calibrator())
+    assert torch.equal(module(scores), truth)
+    module.finish_calibration()
+    assert len(module.calibration["scale"]) == 2
+    assert module.calibration["scale"][0] != module.calibration["scale"][1]
+    assert error() < before / 2
+
+
+@torch.no_grad()
+def test_conversion_takes_the_geometric_mean_of_the_denominators() -> None:
+    module = ConSmax().module(heads=2)
+    scores = torch.randn(4, 2, 10, 10, generator=torch.Generator().manual_seed(0)) * 3
+    mask = torch.ones(10, 10, dtype=torch.bool).tril()
+    module.start_calibration(module.converter())
+    module(scores, mask)
+    module.finish_calibration()
+    rows = scores.masked_fill(~mask, -math.inf).logsumexp(-1).mean(dim=(0, 2))
+    assert torch.allclose(module.beta + module.log_gamma, rows, atol=1e-5)
+    model = softmaxkit.apply(tiny_model("gpt2"), ConSmax())
+    before = [p.clone() for n, p in model.named_parameters() if "log_gamma" in n]
+    after = [p for n, p in convert(model, TOKENS).named_parameters() if "log_gamma" in n]
+    assert not torch.equal(torch.stack(before), torch.stack(after))
+
+
+def test_calibration_without_a_method_or_batches() -> None:
+    model = tiny_model("gpt2")
+    with pytest.raises(ValueError, match="no method is in this model"):
+        softmaxkit.calibrate(model, TOKENS)
+    softmaxkit.apply(model, Exaq())
+    with pytest.raises(ValueError, match="no batches"):
+        softmaxkit.calibrate(model, [])
+    with pytest.raises(ValueError, match=r"softmaxkit\.calibrate\(model, batches\) first"):
+        model(TOKENS[0])
+
+
+def test_a_full_disk_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = softmaxkit.apply(tiny_model("gpt2"), ConSmax())
+    path = softmaxkit.save(model, tmp_path / "model")
+    before = {file.name: file.read_bytes() for file in path.iterdir()}
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(PreTrainedModel, "save_pretrained", full)
+    with pytest.raises(OSError, match="No space left"):
+        softmaxkit.save(model, path)
+    assert {file.name: file.read_bytes() for file in path.iterdir()} == before
+    assert [entry.name for entry in tmp_path.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize(("damage", "message"), [
+    (lambda text: text[:40], "is damaged"),
+    (lambda text: text.replace('"schema": 1', '"schema": 9', 1), "reads 1"),
+    (lambda text: text.replace("transformer.h.0.attn", "transformer.h.9.attn"), "does not fit the model"),
+    (lambda text: text.replace('"bits"', '"bitz"', 1), "no key 'bitz'"),
+])
+def test_damaged_settings_are_refused(damage: Any, message: str, tmp_path: Path) -> None:
+    path = softmaxkit.save(softmaxkit.apply(tiny_model("gpt2"), ConSmax()), tmp_path / "model")
+    settings = path / SETTINGS_FILE
+    settings.write_text(damage(json.dumps(json.loads(settings.read_text()))))
+    with pytest.raises(ValueError, match=message):
+        softmaxkit.load(path)
+
+
+def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no checkpoint that transformers can read"):
+        softmaxkit.load(tmp_path)
