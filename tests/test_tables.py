@@ -48,8 +48,9 @@ def test_a_flipped_table_bit_breaks_the_bound() -> None:
     assert (broken(np.arange(256)) != table(np.arange(256))).any()
 
 
-@pytest.mark.parametrize(("segments", "bits", "message"), [(3, 8, "power of two"), (0, 8, "power of two"),
-                                                           (16, 2, "at most 4 segments")])
+@pytest.mark.parametrize(
+    ("segments", "bits", "message"), [(3, 8, "power of two"), (0, 8, "power of two"), (16, 2, "at most 4 segments")]
+)
 def test_impossible_tables_are_refused(segments: int, bits: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         fit(math.exp, segments, bits, 8)

@@ -31,15 +31,25 @@ _NAMES = {
 __all__ = sorted(_NAMES)
 
 if TYPE_CHECKING:
-    from softmaxkit.formats import BF16, FP16, UQ, Float, Q
-    from softmaxkit.functional import softmax
-    from softmaxkit.methods.consmax import ConSmax
-    from softmaxkit.methods.exact import Exact
-    from softmaxkit.methods.exact.partial import OnlineSoftmax, softmax_topk
-    from softmaxkit.methods.exaq import Exaq
-    from softmaxkit.methods.softermax import Softermax
-    from softmaxkit.models import apply, calibrate, load, restore, save
-    from softmaxkit.spec import Constants, Spec
+    from softmaxkit.formats import BF16 as BF16
+    from softmaxkit.formats import FP16 as FP16
+    from softmaxkit.formats import UQ as UQ
+    from softmaxkit.formats import Float as Float
+    from softmaxkit.formats import Q as Q
+    from softmaxkit.functional import softmax as softmax
+    from softmaxkit.methods.consmax import ConSmax as ConSmax
+    from softmaxkit.methods.exact import Exact as Exact
+    from softmaxkit.methods.exact.partial import OnlineSoftmax as OnlineSoftmax
+    from softmaxkit.methods.exact.partial import softmax_topk as softmax_topk
+    from softmaxkit.methods.exaq import Exaq as Exaq
+    from softmaxkit.methods.softermax import Softermax as Softermax
+    from softmaxkit.models import apply as apply
+    from softmaxkit.models import calibrate as calibrate
+    from softmaxkit.models import load as load
+    from softmaxkit.models import restore as restore
+    from softmaxkit.models import save as save
+    from softmaxkit.spec import Constants as Constants
+    from softmaxkit.spec import Spec as Spec
 
 
 def __getattr__(name: str) -> Any:

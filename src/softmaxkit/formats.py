@@ -124,7 +124,7 @@ class Fixed:
         return array_namespace(codes).clip(codes, self.min_code, self.max_code)
 
     def encode(self, values: Array, rounding: Rounding = "nearest") -> Array:
-        """Turn real numbers into codes (int64, same shape), rounding and saturating; NaN, which has no code, gives 0."""
+        """Turn real numbers into int64 codes, rounding and saturating; NaN, which has no code, gives 0."""
         xp = array_namespace(values)
         scaled = xp.astype(values, xp.float64) * math.ldexp(1.0, self.fraction_bits)
         rounded = {"nearest": xp.round, "floor": xp.floor, "ceil": xp.ceil}[rounding](scaled)
@@ -225,7 +225,7 @@ class Float:
         return code | (xp.astype(negative & (code > 0), xp.int64) << (self.bits - 1))
 
     def encode(self, values: Array) -> Array:
-        """Turn real numbers into codes (int64, same shape), rounding and saturating; NaN, which has no code, gives 0."""
+        """Turn real numbers into int64 codes, rounding and saturating; NaN, which has no code, gives 0."""
         xp = array_namespace(values)
         values = xp.astype(values, xp.float64)
         values = xp.where(xp.isnan(values), xp.zeros_like(values), xp.clip(values, -self.largest, self.largest))

@@ -178,7 +178,8 @@ class Spec(ABC):
 
     def score_values(self, codes: Array, constants: Constants) -> NDArray[np.float64]:
         """Return the real scores that codes stand for, as float64 NumPy."""
-        return np.asarray(codes, np.float64) * np.asarray(constants.score_scale(np.asarray(codes)))
+        values: NDArray[np.float64] = np.asarray(codes, np.float64) * constants.score_scale(np.asarray(codes))
+        return values
 
     @property
     def variant(self) -> str:
@@ -219,7 +220,7 @@ class Spec(ABC):
                 near = difflib.get_close_matches(key, hints, n=1)
                 hint = f"did you mean {near[0]!r}?" if near else f"its keys are {', '.join(hints)}"
                 raise ValueError(f"a spec of {method!r} has no key {key!r}; {hint}")
-        spec: Self = found(**{key: _read(key, value, hints[key]) for key, value in fields.items()})  # type: ignore[assignment]
+        spec: Self = found(**{key: _read(key, value, hints[key]) for key, value in fields.items()})
         return spec
 
     @classmethod
@@ -273,12 +274,15 @@ def check_row(scores: ArrayLike, mask: ArrayLike | None) -> tuple[NDArray[np.flo
 def check_mask(scores: Array, mask: Array) -> None:
     """Refuse a mask that is not boolean or does not broadcast to the scores, with a ValueError."""
     if str(mask.dtype) not in ("bool", "torch.bool"):
-        raise ValueError(f"a mask is boolean, True where a key is attended, not {mask.dtype}; compare it first, "
-                         "as in `mask != 0` (an additive mask belongs into the scores)")
+        raise ValueError(
+            f"a mask is boolean, True where a key is attended, not {mask.dtype}; compare it first, "
+            "as in `mask != 0` (an additive mask belongs into the scores)"
+        )
     aligned = zip(reversed(mask.shape), reversed(scores.shape), strict=False)
     if len(mask.shape) > len(scores.shape) or any(size not in (1, wanted) for size, wanted in aligned):
-        raise ValueError(f"a mask of shape {tuple(mask.shape)} does not broadcast to scores of shape "
-                         f"{tuple(scores.shape)}")
+        raise ValueError(
+            f"a mask of shape {tuple(mask.shape)} does not broadcast to scores of shape {tuple(scores.shape)}"
+        )
 
 
 def broadcast_mask(scores: Array, mask: Array | None) -> Array:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 from array_api_compat import array_namespace, device
@@ -84,11 +85,13 @@ def fit(function: Callable[[float], float], segments: int, input_bits: int, frac
     if segments < 1 or segments & (segments - 1):
         raise ValueError(f"{segments} segments: the number of segments must be a power of two (1, 2, 4, ...)")
     if segments > 1 << input_bits:
-        raise ValueError(f"{segments} segments need an argument of {segments.bit_length() - 1} or more fraction bits, "
-                         f"not {input_bits}; take at most {1 << input_bits} segments")
+        raise ValueError(
+            f"{segments} segments need an argument of {segments.bit_length() - 1} or more fraction bits, "
+            f"not {input_bits}; take at most {1 << input_bits} segments"
+        )
     scale = 2 ** (fraction_bits + GUARD_BITS)
     points = [round(function(i / segments) * scale) for i in range(segments + 1)]
-    slopes = [after - before for before, after in zip(points, points[1:], strict=False)]
+    slopes = [after - before for before, after in pairwise(points)]
     if segments == 1 << input_bits:
         slopes = [0] * segments  # nothing runs along the segments: a plain table
     return PiecewiseLinear(input_bits, fraction_bits, tuple(points[:-1]), tuple(slopes))

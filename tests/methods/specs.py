@@ -23,5 +23,7 @@ CASES: list[tuple[Spec, dict[str, Any]]] = [
     (Exaq(bits=4, accumulator="plain", scores=Q(5, 5)), {"clip": -8.0}),
 ]
 IDS = [f"{spec.method} {spec.variant}".strip() for spec, _ in CASES]
-DEFAULTS = [next((spec, numbers) for spec, numbers in CASES if spec.method == name)
-            for name in ("exact", "consmax", "softermax", "exaq")]
+DEFAULTS = [
+    next((spec, numbers) for spec, numbers in CASES if spec.method == name)
+    for name in ("exact", "consmax", "softermax", "exaq")
+]

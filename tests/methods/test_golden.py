@@ -79,7 +79,9 @@ def test_layout_never_changes_an_integer(spec: Spec, numbers: dict[str, Any]) ->
     scores, mask = rows(3.0, 40)
     codes = spec.encode(scores, constants)
     whole = spec.golden(codes, mask, constants)
-    assert (spec.golden(codes.reshape(4, 5, 10, 40), mask.reshape(4, 5, 10, 40), constants).reshape(200, 40) == whole).all()
+    assert (
+        spec.golden(codes.reshape(4, 5, 10, 40), mask.reshape(4, 5, 10, 40), constants).reshape(200, 40) == whole
+    ).all()
     for row in (0, 12, 100):
         assert (spec.golden(codes[row], mask[row], constants) == whole[row]).all()
     # Masked keys at the end are as if they were not there.
@@ -115,7 +117,9 @@ def test_three_pass_and_global_sums_do_not_depend_on_order() -> None:
     for spec, numbers in [(Exact(), {}), (Softermax(maximum="global"), {}), (Exaq(), {"clip": -5.0})]:
         constants = spec.constants(**numbers)
         codes = spec.encode(scores, constants)
-        assert (spec.golden(codes[:, order], mask[:, order], constants) == spec.golden(codes, mask, constants)[:, order]).all()
+        assert (
+            spec.golden(codes[:, order], mask[:, order], constants) == spec.golden(codes, mask, constants)[:, order]
+        ).all()
 
 
 def test_the_order_of_softermax_slices_is_part_of_the_result() -> None:
@@ -126,10 +130,20 @@ def test_the_order_of_softermax_slices_is_part_of_the_result() -> None:
     assert (np.concatenate([second[:, 128:], second[:, :128]], axis=1) != first).any()
 
 
-@pytest.mark.parametrize(("table", "product_bits", "expected"), [("BF16", 0, 7.9e-3), ("FP16", 0, 9.7e-4), ("FP16", 24, 7.1e-4)])
+@pytest.mark.parametrize(
+    ("table", "product_bits", "expected"), [("BF16", 0, 7.9e-3), ("FP16", 0, 9.7e-4), ("FP16", 24, 7.1e-4)]
+)
 def test_consmax_split_tables_have_the_stated_error(table: str, product_bits: int, expected: float) -> None:
-    spec = ConSmax.from_json({"schema": 1, "method": "consmax", "table_format": table, "product_bits": product_bits,
-                              "output_bits": 24, "ceiling": 2.0**16})
+    spec = ConSmax.from_json(
+        {
+            "schema": 1,
+            "method": "consmax",
+            "table_format": table,
+            "product_bits": product_bits,
+            "output_bits": 24,
+            "ceiling": 2.0**16,
+        }
+    )
     codes = np.arange(-128, 128)
     # Each code with an output range of its own, so that only the tables' error is left.
     errors = []
@@ -155,7 +169,9 @@ def test_the_three_accumulators_of_exaq_are_equal() -> None:
 
 def test_stacked_heads_equal_heads_one_by_one() -> None:
     spec = ConSmax(constant="multiplied")
-    heads = [spec.constants(beta=b, gamma=g, scale=s) for b, g, s in [(1.5, 5.0, 0.1), (-2.0, 100.0, 0.03), (0.0, 0.5, 0.2)]]
+    heads = [
+        spec.constants(beta=b, gamma=g, scale=s) for b, g, s in [(1.5, 5.0, 0.1), (-2.0, 100.0, 0.03), (0.0, 0.5, 0.2)]
+    ]
     stacked = type(heads[0]).stack(heads)
     codes = np.random.default_rng(0).integers(-128, 128, (2, 3, 4, 9))
     together = spec.golden(codes, None, stacked)

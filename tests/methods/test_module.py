@@ -40,7 +40,9 @@ def hard_rows(draw: st.DrawFn) -> tuple[torch.Tensor, torch.Tensor]:
     seed = draw(st.integers(0, 2**32))
     generator = torch.Generator().manual_seed(seed)
     scores = torch.randn(2, keys, generator=generator) * draw(st.sampled_from([0.0, 0.1, 3.0, 30.0, 1e4, 1e30]))
-    special = draw(st.lists(st.sampled_from([0.0, -0.0, 31.75, -32.0, 65504.0, 3e38, -3e38, float("-inf"), 1e-40]), max_size=6))
+    special = draw(
+        st.lists(st.sampled_from([0.0, -0.0, 31.75, -32.0, 65504.0, 3e38, -3e38, float("-inf"), 1e-40]), max_size=6)
+    )
     for index, value in enumerate(special[:keys]):
         scores[0, index] = value
     mask = torch.rand(2, keys, generator=generator) < draw(st.sampled_from([0.0, 0.05, 0.5, 1.0]))
@@ -78,8 +80,11 @@ def test_float_mode_equals_reference(spec: Spec, numbers: dict[str, Any]) -> Non
     assert np.abs(result - truth).max() <= tolerance
 
 
-@pytest.mark.parametrize(("spec", "numbers"), [case for case in CASES if case[0].method != "exaq"],
-                         ids=[name for name in IDS if not name.startswith("exaq")])
+@pytest.mark.parametrize(
+    ("spec", "numbers"),
+    [case for case in CASES if case[0].method != "exaq"],
+    ids=[name for name in IDS if not name.startswith("exaq")],
+)
 def test_gradcheck_in_float_mode(spec: Spec, numbers: dict[str, Any]) -> None:
     module = module_of(spec, numbers, "float").double()
     scores = torch.randn(3, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0), requires_grad=True)
@@ -107,7 +112,9 @@ def test_integer_gradients_are_those_of_the_float_form_where_nothing_saturates(
     spec: Spec, numbers: dict[str, Any]
 ) -> None:
     scores = torch.randn(20, 16, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(straight_through(spec, numbers, scores, "integer"), straight_through(spec, numbers, scores, "float"))
+    assert torch.equal(
+        straight_through(spec, numbers, scores, "integer"), straight_through(spec, numbers, scores, "float")
+    )
 
 
 @pytest.mark.parametrize(("spec", "numbers"), DEFAULTS[1:], ids=lambda x: getattr(x, "method", ""))

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from oracle import oracle
 
-from softmaxkit import BF16, FP16, Q, UQ, ConSmax, Exact, Exaq, Float, Softermax
+from oracle import oracle
+from softmaxkit import FP16, UQ, ConSmax, Exact, Exaq, Float, Q, Softermax
 from softmaxkit.spec import Constants, Spec
 
 Codes = NDArray[np.int64]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ def test_any_cut_in_any_order_merges_to_the_whole_row(keys: int, cuts: list[int]
     edges = [0, *sorted(min(cut, keys) for cut in cuts), keys]
     states = [
         OnlineSoftmax().update(make(scores[..., a:b]), make(mask[..., a:b]), make(values[:, a:b]))
-        for a, b in zip(edges, edges[1:], strict=False)
+        for a, b in pairwise(edges)
     ]
     random.Random(seed).shuffle(states)
     while len(states) > 1:
@@ -79,7 +80,9 @@ def test_mistakes_are_named() -> None:
         OnlineSoftmax().update(scores).update(scores, values=np.zeros((2, 3, 1)))
 
 
-@pytest.mark.parametrize(("size", "k", "chunk"), [(10, 1, 3), (1000, 50, 64), (5000, 5000, 999), (20000, 7, 16384), (3, 3, 1)])
+@pytest.mark.parametrize(
+    ("size", "k", "chunk"), [(10, 1, 3), (1000, 50, 64), (5000, 5000, 999), (20000, 7, 16384), (3, 3, 1)]
+)
 def test_topk_equals_softmax_then_topk(size: int, k: int, chunk: int) -> None:
     logits = torch.randn(4, size, generator=torch.Generator().manual_seed(0)) * 4
     found = softmax_topk(logits, k, chunk)

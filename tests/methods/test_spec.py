@@ -28,20 +28,23 @@ def test_left_out_keys_have_their_defaults() -> None:
     assert Spec.from_json('{"schema": 1, "method": "exaq", "bits": 4}') == Exaq(bits=4)
 
 
-@pytest.mark.parametrize(("text", "message"), [
-    ("{", "no JSON"),
-    ("[]", "JSON object"),
-    ('{"schema": 2, "method": "exact"}', '"schema": 1, not 2'),
-    ('{"method": "exact"}', "not None"),
-    ('{"schema": 1, "method": "exakt"}', "no method is called 'exakt'"),
-    ('{"schema": 1, "method": "exaq", "bit": 3}', "no key 'bit'; did you mean 'bits'"),
-    ('{"schema": 1, "method": "exaq", "bits": 5}', "Exaq.bits is 2 or 3 or 4, not 5"),
-    ('{"schema": 1, "method": "exaq", "scores": "Q(0,0)"}', "0 bits wide"),
-    ('{"schema": 1, "method": "exaq", "scores": 8}', "takes Fixed, not 8"),
-    ('{"schema": 1, "method": "softermax", "slice_width": 1.5}', "takes int, not 1.5"),
-    ('{"schema": 1, "method": "softermax", "slice_width": true}', "takes int, not True"),
-    ('{"schema": 1, "method": "softermax", "maximum": "local"}', "'online' or 'global'"),
-])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "no JSON"),
+        ("[]", "JSON object"),
+        ('{"schema": 2, "method": "exact"}', '"schema": 1, not 2'),
+        ('{"method": "exact"}', "not None"),
+        ('{"schema": 1, "method": "exakt"}', "no method is called 'exakt'"),
+        ('{"schema": 1, "method": "exaq", "bit": 3}', "no key 'bit'; did you mean 'bits'"),
+        ('{"schema": 1, "method": "exaq", "bits": 5}', "Exaq.bits is 2 or 3 or 4, not 5"),
+        ('{"schema": 1, "method": "exaq", "scores": "Q(0,0)"}', "0 bits wide"),
+        ('{"schema": 1, "method": "exaq", "scores": 8}', "takes Fixed, not 8"),
+        ('{"schema": 1, "method": "softermax", "slice_width": 1.5}', "takes int, not 1.5"),
+        ('{"schema": 1, "method": "softermax", "slice_width": true}', "takes int, not True"),
+        ('{"schema": 1, "method": "softermax", "maximum": "local"}', "'online' or 'global'"),
+    ],
+)
 def test_bad_json_is_refused_with_the_remedy(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message) as raised:
         Spec.from_json(text)
@@ -53,27 +56,30 @@ def test_a_spec_of_another_method_is_refused() -> None:
         Exaq.from_json(Exact().to_json())
 
 
-@pytest.mark.parametrize(("build", "message"), [
-    (lambda: Exact(format=Float(8, 7)), "at most 5 exponent"),
-    (lambda: Exact(schedule="two-pass"), "'three-pass' or 'online'"),
-    (lambda: Exact(exponential_segments=3), "power of two"),
-    (lambda: Exact(slice_width=0), "1 or more"),
-    (lambda: ConSmax(bits=4), "8 or 16"),
-    (lambda: ConSmax(product_bits=1), "2 to 24"),
-    (lambda: ConSmax(table_format=Float(8, 23)), "mantissa"),
-    (lambda: ConSmax(ceiling=0.0), "positive"),
-    (lambda: ConSmax(gamma0=-1.0), "gamma0"),
-    (lambda: ConSmax(output_bits=0), "1 to 24"),
-    (lambda: Softermax(input=UQ(6, 2)), "signed"),
-    (lambda: Softermax(power_segments=8), "at most 4 segments"),
-    (lambda: Softermax(output=Q(1, 7)), "unsigned"),
-    (lambda: Softermax(unnormalised=UQ(0, 8)), "holds 1.0"),
-    (lambda: Softermax(reciprocal=UQ(2, 7)), "mantissa"),
-    (lambda: Softermax(slice_width=0), "1 or more"),
-    (lambda: Exaq(bits=3, clip="laplace"), "2 and 4 bits"),
-    (lambda: Exaq(exponential=UQ(0, 15)), "holds 1.0"),
-    (lambda: Exaq(scores=UQ(6, 2)), "signed"),
-])
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: Exact(format=Float(8, 7)), "at most 5 exponent"),
+        (lambda: Exact(schedule="two-pass"), "'three-pass' or 'online'"),
+        (lambda: Exact(exponential_segments=3), "power of two"),
+        (lambda: Exact(slice_width=0), "1 or more"),
+        (lambda: ConSmax(bits=4), "8 or 16"),
+        (lambda: ConSmax(product_bits=1), "2 to 24"),
+        (lambda: ConSmax(table_format=Float(8, 23)), "mantissa"),
+        (lambda: ConSmax(ceiling=0.0), "positive"),
+        (lambda: ConSmax(gamma0=-1.0), "gamma0"),
+        (lambda: ConSmax(output_bits=0), "1 to 24"),
+        (lambda: Softermax(input=UQ(6, 2)), "signed"),
+        (lambda: Softermax(power_segments=8), "at most 4 segments"),
+        (lambda: Softermax(output=Q(1, 7)), "unsigned"),
+        (lambda: Softermax(unnormalised=UQ(0, 8)), "holds 1.0"),
+        (lambda: Softermax(reciprocal=UQ(2, 7)), "mantissa"),
+        (lambda: Softermax(slice_width=0), "1 or more"),
+        (lambda: Exaq(bits=3, clip="laplace"), "2 and 4 bits"),
+        (lambda: Exaq(exponential=UQ(0, 15)), "holds 1.0"),
+        (lambda: Exaq(scores=UQ(6, 2)), "signed"),
+    ],
+)
 def test_what_cannot_be_is_refused_at_once(build: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build()
@@ -131,8 +137,12 @@ def test_exaq_levels_are_rounded_to_nearest_ties_to_even() -> None:
 
 
 def test_importing_softmaxkit_is_quick_and_loads_neither_torch_nor_amaranth() -> None:
-    code = ("import time, sys; start = time.perf_counter(); import softmaxkit; took = time.perf_counter() - start; "
-            "softmaxkit.Softermax; print(took, 'torch' in sys.modules, 'amaranth' in sys.modules)")
-    took, *loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    code = (
+        "import time, sys; start = time.perf_counter(); import softmaxkit; took = time.perf_counter() - start; "
+        "softmaxkit.Softermax; print(took, 'torch' in sys.modules, 'amaranth' in sys.modules)"
+    )
+    took, *loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
     assert loaded == ["False", "False"]
     assert float(took) < 0.3

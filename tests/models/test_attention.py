@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import tiny_model
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 import softmaxkit
+from conftest import tiny_model
 from softmaxkit import ConSmax, Exact, Exaq, Softermax
 from softmaxkit.models.attention import NAME, layers
 
@@ -122,14 +122,21 @@ class Stubborn(PreTrainedModel):
 
     config_class = GPT2Config
 
+    def __init__(self, config: GPT2Config) -> None:
+        super().__init__(config)
+        self.weight = nn.Parameter(torch.zeros(1))
+
     def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
         return input_ids
 
 
-@pytest.mark.parametrize(("claims", "message"), [
-    (False, "does not run its attention through transformers' AttentionInterface"),
-    (True, "ran without calling transformers' AttentionInterface"),
-])
+@pytest.mark.parametrize(
+    ("claims", "message"),
+    [
+        (False, "does not run its attention through transformers' AttentionInterface"),
+        (True, "ran without calling transformers' AttentionInterface"),
+    ],
+)
 def test_a_model_off_the_interface_is_refused(claims: bool, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Stubborn, "_can_set_attn_implementation", classmethod(lambda cls: claims))
     model = Stubborn(GPT2Config())
@@ -147,8 +154,18 @@ def test_a_model_that_does_not_run_on_token_ids_alone_names_the_remedy() -> None
 
 def test_dropout_works_on_the_probabilities() -> None:
     torch.manual_seed(0)
-    model = GPT2LMHeadModel(GPT2Config(vocab_size=100, n_positions=64, n_embd=32, n_layer=1, n_head=4, attn_pdrop=0.5,
-                                       resid_pdrop=0.0, embd_pdrop=0.0)).train()
+    model = GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=100,
+            n_positions=64,
+            n_embd=32,
+            n_layer=1,
+            n_head=4,
+            attn_pdrop=0.5,
+            resid_pdrop=0.0,
+            embd_pdrop=0.0,
+        )
+    ).train()
     tokens = batch("none")["input_ids"]
     results = []
     for name in ("eager", NAME):
@@ -168,8 +185,11 @@ def test_learned_parameters_train_with_the_model() -> None:
     assert torch.allclose(module.gamma, torch.full((4,), start))  # type: ignore[arg-type]
     tokens = batch("none")["input_ids"]
     model(tokens, labels=tokens).loss.backward()
-    assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0
-               for name, parameter in model.named_parameters() if NAME in name)
+    assert all(
+        parameter.grad is not None and parameter.grad.abs().sum() > 0
+        for name, parameter in model.named_parameters()
+        if NAME in name
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)

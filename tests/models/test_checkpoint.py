@@ -10,22 +10,24 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import tiny_model
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 import softmaxkit
+from conftest import tiny_model
 from softmaxkit import ConSmax, Exact, Exaq, Softermax, Spec
 from softmaxkit.models.attention import layers
 from softmaxkit.models.calibration import convert
-from softmaxkit.models.checkpoint import SETTINGS_FILE
-from softmaxkit.models.checkpoint import trainable
+from softmaxkit.models.checkpoint import SETTINGS_FILE, trainable
 
 TOKENS = torch.randint(0, 100, (8, 4, 20), generator=torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "bert", "llama"])
-@pytest.mark.parametrize("spec", [Exact(), ConSmax(), ConSmax(share="layer"), Softermax(), Exaq(bits=3, clip="searched")],
-                         ids=lambda spec: f"{spec.method} {spec.variant}")
+@pytest.mark.parametrize(
+    "spec",
+    [Exact(), ConSmax(), ConSmax(share="layer"), Softermax(), Exaq(bits=3, clip="searched")],
+    ids=lambda spec: f"{spec.method} {spec.variant}",
+)
 @torch.no_grad()
 def test_loaded_models_give_equal_logits(kind: str, spec: Spec, tmp_path: Path) -> None:
     model = softmaxkit.calibrate(softmaxkit.apply(tiny_model(kind), spec), TOKENS)
@@ -62,8 +64,11 @@ def test_exaq_clips_follow_the_papers_fits() -> None:
     distance = scores - scores.amax(-1, keepdim=True)
     sigma, deviation = distance.std(correction=0).item(), (distance - distance.mean()).abs().mean().item()
     cases: list[tuple[Any, float]] = [
-        (Exaq(bits=2), -1.66 * sigma - 1.85), (Exaq(bits=3), -1.75 * sigma - 2.06), (Exaq(bits=4), -1.83 * sigma - 2.27),
-        (Exaq(bits=2, clip="laplace"), -4.01 * deviation - 1.77), (Exaq(clip="naive"), distance.min().item()),
+        (Exaq(bits=2), -1.66 * sigma - 1.85),
+        (Exaq(bits=3), -1.75 * sigma - 2.06),
+        (Exaq(bits=4), -1.83 * sigma - 2.27),
+        (Exaq(bits=2, clip="laplace"), -4.01 * deviation - 1.77),
+        (Exaq(clip="naive"), distance.min().item()),
     ]
     for spec, expected in cases:
         module = spec.module()
@@ -76,7 +81,10 @@ def test_exaq_clips_follow_the_papers_fits() -> None:
 def test_the_clip_is_the_mean_over_batches_and_not_below_what_was_seen() -> None:
     module = Exaq(bits=2).module()
     module.start_calibration(module.calibrator())
-    parts = torch.randn(3, 16, 64, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 2.0, 3.0])[:, None, None]
+    parts = (
+        torch.randn(3, 16, 64, generator=torch.Generator().manual_seed(0))
+        * torch.tensor([1.0, 2.0, 3.0])[:, None, None]
+    )
     clips = []
     for part in parts:
         exact = module(part)
@@ -114,7 +122,9 @@ def test_a_calibrated_scale_covers_the_scores() -> None:
 
 def test_consmax_calibration_beats_the_default_scale() -> None:
     module = ConSmax().module(heads=2, beta=[0.5, 3.0], gamma=[4.0, 1.0])
-    scores = torch.randn(8, 2, 40, 40, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 6.0])[:, None, None]
+    scores = (
+        torch.randn(8, 2, 40, 40, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 6.0])[:, None, None]
+    )
     truth = module(scores)
 
     def error() -> float:
@@ -174,12 +184,15 @@ def test_a_full_disk_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert [entry.name for entry in tmp_path.iterdir()] == ["model"]
 
 
-@pytest.mark.parametrize(("damage", "message"), [
-    (lambda text: text[:40], "is damaged"),
-    (lambda text: text.replace('"schema": 1', '"schema": 9', 1), "reads 1"),
-    (lambda text: text.replace("transformer.h.0.attn", "transformer.h.9.attn"), "does not fit the model"),
-    (lambda text: text.replace('"bits"', '"bitz"', 1), "no key 'bitz'"),
-])
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda text: text[:40], "is damaged"),
+        (lambda text: text.replace('"schema": 1', '"schema": 9', 1), "reads 1"),
+        (lambda text: text.replace("transformer.h.0.attn", "transformer.h.9.attn"), "does not fit the model"),
+        (lambda text: text.replace('"bits"', '"bitz"', 1), "no key 'bitz'"),
+    ],
+)
 def test_damaged_settings_are_refused(damage: Any, message: str, tmp_path: Path) -> None:
     path = softmaxkit.save(softmaxkit.apply(tiny_model("gpt2"), ConSmax()), tmp_path / "model")
     settings = path / SETTINGS_FILE

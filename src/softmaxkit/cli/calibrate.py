@@ -23,9 +23,9 @@ def calibrate(
     method: Annotated[
         str | None, typer.Argument(help="Method to put in; left out, those that are in it.", show_default=False)
     ] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the calibrated model.")] = Path(
-        "softmaxkit-model"
-    ),
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the calibrated model.")
+    ] = Path("softmaxkit-model"),
     spec: SpecOption = None,
     text: TextOption = None,
     batches: Annotated[int, typer.Option(min=1, help="Batches of 16 windows to look at.")] = 25,
@@ -44,16 +44,23 @@ def calibrate(
     if method is not None or spec is not None:
         apply(loaded, chosen_spec(method, spec), mode="integer")
     corpus = read_corpus(text, tokenizer)
-    windows = corpus.calibration_windows(context, 16 * batches)[:, :-1]
-    calibrate_model(loaded, windows.split(16))
+    windows = corpus.calibration_batches(context, count=batches)
+    calibrate_model(loaded, windows)
     save(loaded, output)
     if tokenizer is not None:
         tokenizer.save_pretrained(output)
     results = []
     for name, module in layers(loaded).items():
         console.print(f"{name}: {module.spec.method} {module.calibration or 'has nothing to calibrate'}")
-        results.append(make_result(module.spec, module.mode, layer=name, calibration=module.calibration,
-                                   constants=module.constants.to_json()))
+        results.append(
+            make_result(
+                module.spec,
+                module.mode,
+                layer=name,
+                calibration=module.calibration,
+                constants=module.constants.to_json(),
+            )
+        )
     console.print(f"model: {output}")
-    inputs = {"text": corpus.describe(), "model": {"name": model}, "windows": len(windows)}
+    inputs = {"text": corpus.describe(), "model": {"name": model}, "batches": len(windows)}
     write_record(make_record(command_line(), 0, inputs, results), json)

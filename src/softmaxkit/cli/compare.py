@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from softmaxkit.cli.console import (
@@ -24,8 +25,12 @@ from softmaxkit.spec import METHODS, Spec, method_class
 def compare(
     text: TextOption = None,
     model: Annotated[
-        str | None, typer.Option(metavar="NAME_OR_PATH", help="A pretrained causal language model.",
-                                 show_default="train a small byte-level GPT")
+        str | None,
+        typer.Option(
+            metavar="NAME_OR_PATH",
+            help="A pretrained causal language model.",
+            show_default="train a small byte-level GPT",
+        ),
     ] = None,
     method: Annotated[
         list[str] | None, typer.Option(help="Compare this method; may be given again.", show_default="all")
@@ -36,9 +41,9 @@ def compare(
     windows: Annotated[int, typer.Option(min=1, help="Held-out windows to measure on, at most.")] = 1024,
     context: Annotated[int, typer.Option(min=2, help="Tokens in a window.")] = 64,
     seed: SeedOption = 0,
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for models and results.")] = Path(
-        "softmaxkit-compare"
-    ),
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for models and results.")
+    ] = Path("softmaxkit-compare"),
     json: JsonOption = None,
     html: Annotated[
         Path | None, typer.Option(metavar="PATH", help="Write the page there.", show_default="compare.html in DIR")
@@ -82,24 +87,42 @@ def _plan(options: Any, page: Path) -> str:
     what = options.model or "a small byte-level GPT"
     work = f"Train {what} for {options.recipe.steps} steps" if options.recipe.steps else f"Take {what}"
     source = options.text or "the Python standard library's source"
-    return (f"{work} on {source}, put in {names} ({len(options.specs)} forms), measure each in float and in the\n"
-            f"exact integers of the hardware on up to {options.windows} held-out windows, and write {page}.")
+    return (
+        f"{work} on {source}, put in {names} ({len(options.specs)} forms), measure each in float and in the\n"
+        f"exact integers of the hardware on up to {options.windows} held-out windows, and write {page}."
+    )
 
 
 def _table(record: dict[str, Any]) -> Table:
-    table = Table(title="Held-out loss, and its change against exact softmax in float")
-    for heading in ("method", "mode", "loss, nats", "perplexity", "change", "row sum", "saturated", "training"):
-        table.add_column(heading, justify="left" if heading in ("method", "mode", "training") else "right")
-    previous = None
-    for result in record["results"]:
-        name = f"{result['method']} {result['variant']}".strip()
-        if previous is not None and name != previous:
-            table.add_section()
-        saturated = result.get("saturated_scores_percent")
+    """One row a form of a method, float and integer beside each other."""
+    by_mode = [
+        {(r["method"], r["variant"]): r for r in record["results"] if r["mode"] == mode}
+        for mode in ("float", "integer")
+    ]
+    table = Table(title="Held-out loss in nats, and its change against exact softmax in float", box=SIMPLE_HEAD)
+    table.add_column("method", no_wrap=True)
+    for heading in (
+        "loss\nfloat",
+        "\ninteger",
+        "change\nfloat",
+        "\ninteger",
+        "perplexity\ninteger",
+        "row sum\ninteger",
+        "scores\nsaturated",
+    ):
+        table.add_column(heading, justify="right")
+    table.add_column("training")
+    for key, float_result in by_mode[0].items():
+        integer = by_mode[1][key]
         table.add_row(
-            name if name != previous else "", result["mode"], f"{result['loss_nats']:.4f}", f"{result['perplexity']:.3f}",
-            f"{result['loss_change_percent']:+.2f}%", f"{result['row_sum_mean']:.3f}",
-            "" if saturated is None else f"{saturated:.2f}%", result["training_description"] if name != previous else "",
+            " ".join(key).strip(),
+            f"{float_result['loss_nats']:.4f}",
+            f"{integer['loss_nats']:.4f}",
+            f"{float_result['loss_change_percent']:+.2f}%",
+            f"{integer['loss_change_percent']:+.2f}%",
+            f"{integer['perplexity']:.3f}",
+            f"{integer['row_sum_mean']:.3f}",
+            f"{integer['saturated_scores_percent']:.2f}%",
+            integer["training_description"],
         )
-        previous = name
     return table

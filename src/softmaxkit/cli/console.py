@@ -19,12 +19,20 @@ from softmaxkit.spec import Spec, method_class
 console = Console(stderr=True, highlight=False)
 """Progress and notes go to standard error, so that standard output holds results alone."""
 
+LOG_WIDTH = 140
+"""Columns of tables where there is no terminal to fit them to."""
+
 JsonOption = Annotated[
     Path | None, typer.Option("--json", metavar="PATH", help="Write the record there; - for standard output.")
 ]
 TextOption = Annotated[
-    Path | None, typer.Option("--text", metavar="FILE", help="Text to train and measure on.",
-                              show_default="the Python standard library's source")
+    Path | None,
+    typer.Option(
+        "--text",
+        metavar="FILE",
+        help="Text to train and measure on.",
+        show_default="the Python standard library's source",
+    ),
 ]
 SeedOption = Annotated[int, typer.Option(help="Of everything random.", min=0)]
 SpecOption = Annotated[Path | None, typer.Option("--spec", metavar="FILE", help="A spec as JSON, instead of a method.")]
@@ -33,8 +41,13 @@ SpecOption = Annotated[Path | None, typer.Option("--spec", metavar="FILE", help=
 @contextmanager
 def stages() -> Iterator[Callable[[str], Callable[[int, int], None]]]:
     """Show pieces of work with a bar each; one line each where standard error is no terminal."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-               TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
 
         def stage(title: str) -> Callable[[int, int], None]:
@@ -66,7 +79,10 @@ def command_line() -> list[str]:
 
 def results_console(json_path: Path | None) -> Console:
     """Return where tables go: standard output, or standard error where that holds the record."""
-    return console if json_path == Path("-") else Console(highlight=False)
+    if json_path == Path("-"):
+        return console
+    screen = Console(highlight=False)
+    return screen if screen.is_terminal else Console(highlight=False, width=LOG_WIDTH)
 
 
 def chosen_spec(method: str | None, spec_file: Path | None) -> Spec:

@@ -40,12 +40,16 @@ def evaluate(
         for each in ("float", "integer") if mode == "both" else (mode,):
             set_mode(loaded, each)
             loss = loss_on(loaded, held_out, stage(f"measure {spec.method}, {each}"))
-            results.append(make_result(spec, each, loss_nats=loss, perplexity=math.exp(loss),
-                                       **figures(real_scores(loaded, held_out[:32]))))
+            results.append(
+                make_result(
+                    spec, each, loss_nats=loss, perplexity=math.exp(loss), **figures(real_scores(loaded, held_out[:32]))
+                )
+            )
     table = Table("mode", "loss, nats", "perplexity", "row sum", title=f"{spec.method} {spec.variant}".strip())
     for result in results:
-        table.add_row(result["mode"], f"{result['loss_nats']:.4f}", f"{result['perplexity']:.3f}",
-                      f"{result['row_sum_mean']:.3f}")
+        table.add_row(
+            result["mode"], f"{result['loss_nats']:.4f}", f"{result['perplexity']:.3f}", f"{result['row_sum_mean']:.3f}"
+        )
     results_console(json).print(table)
     inputs = {"text": corpus.describe(), "model": {"name": model}, "windows": len(held_out), "context": context}
     write_record(make_record(command_line(), 0, inputs, results), json)

@@ -16,11 +16,25 @@ def methods(json: JsonOption = None) -> None:
     specs = [method_class(name)() for name in METHODS]
     screen = results_console(json)
     for spec in specs:
-        table = Table(title=f"[bold]{spec.method}[/bold]  {spec.summary}  [dim]({spec.source})[/dim]",
-                      title_justify="left", show_header=False, box=None, pad_edge=False)
+        table = Table(
+            title=f"[bold]{spec.method}[/bold]  {spec.summary}  [dim]({spec.source})[/dim]",
+            title_justify="left",
+            show_header=False,
+            box=None,
+            pad_edge=False,
+        )
         for field in dataclasses.fields(spec):
             table.add_row(f"  {field.name}", str(getattr(spec, field.name)))
         screen.print(table, "")
-    results = [{"method": spec.method, "variant": "", "spec": spec.to_json(), "summary": spec.summary,
-                "source": spec.source, "training": spec.training} for spec in specs]
+    results = [
+        {
+            "method": spec.method,
+            "variant": "",
+            "spec": spec.to_json(),
+            "summary": spec.summary,
+            "source": spec.source,
+            "training": spec.training,
+        }
+        for spec in specs
+    ]
     write_record(make_record(command_line(), 0, {}, results), json)

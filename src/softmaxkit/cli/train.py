@@ -27,8 +27,13 @@ def train(
     ),
     spec: SpecOption = None,
     start: Annotated[
-        str | None, typer.Option("--from", metavar="MODEL", help="Fine-tune this model: a folder or a hub name.",
-                                 show_default="a new small byte-level GPT")
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="MODEL",
+            help="Fine-tune this model: a folder or a hub name.",
+            show_default="a new small byte-level GPT",
+        ),
     ] = None,
     text: TextOption = None,
     steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 2000,
@@ -48,7 +53,7 @@ def train(
 
     from softmaxkit.models import training
     from softmaxkit.models.attention import apply, restore
-    from softmaxkit.models.calibration import BATCHES, calibrate, convert
+    from softmaxkit.models.calibration import calibrate, convert
     from softmaxkit.models.checkpoint import save
     from softmaxkit.models.evaluation import loss_on
     from softmaxkit.models.pretrained import read_pretrained
@@ -61,7 +66,7 @@ def train(
     set_seed(seed)
     pretrained, tokenizer = (None, None) if start is None else read_pretrained(start)
     corpus = read_corpus(text, tokenizer)
-    windows = corpus.calibration_windows(context, BATCHES * recipe.batch)[:, :-1].split(recipe.batch)
+    windows = corpus.calibration_batches(context)
     model = training.small_gpt(seed, context) if pretrained is None else restore(pretrained)
     apply(model, chosen, mode=mode)
     if pretrained is not None:

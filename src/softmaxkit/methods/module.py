@@ -98,8 +98,10 @@ class SoftmaxModule(nn.Module):
         if dim not in (-1, scores.ndim - 1):
             return self.forward(scores.movedim(dim, -1), attended.movedim(dim, -1)).movedim(-1, dim)
         if self.per_head and (scores.ndim < 3 or scores.shape[-3] != self.heads):
-            raise ValueError(f"this module has {self.heads} heads: scores are (..., {self.heads}, queries, keys), "
-                             f"not {tuple(scores.shape)}")
+            raise ValueError(
+                f"this module has {self.heads} heads: scores are (..., {self.heads}, queries, keys), "
+                f"not {tuple(scores.shape)}"
+            )
         wide = scores if scores.dtype == torch.float64 else scores.float()
         wide = torch.where(attended, wide, 0.0)
         if self._calibrator is not None:
@@ -107,7 +109,8 @@ class SoftmaxModule(nn.Module):
                 return self._calibrator.observe(wide, attended).to(scores.dtype)
         if self.mode == "float":
             return self.float_forward(wide, attended).to(scores.dtype)
-        return self._integer_forward(wide, attended).to(scores.dtype)
+        result: Tensor = self._integer_forward(wide, attended)
+        return result.to(scores.dtype)
 
     @property
     def per_head(self) -> bool:
@@ -127,7 +130,8 @@ class SoftmaxModule(nn.Module):
         constants = self.constants
         low, high = (
             torch.from_numpy(self.spec.score_values(torch.tensor(code).reshape(1, 1, 1), constants))
-            .to(scores.dtype).to(scores.device)
+            .to(scores.dtype)
+            .to(scores.device)
             for code in self.spec.score_range()
         )
         return torch.clamp(scores, low, high) if self.per_head else torch.clamp(scores, low.item(), high.item())

@@ -50,8 +50,10 @@ def apply(
         ValueError: the model does not run its attention through the interface, or there is no such layer.
     """
     if not isinstance(model, PreTrainedModel):
-        raise TypeError(f"apply takes a transformers model, not {type(model).__name__}; for your own attention use "
-                        "spec.module(heads=...) in place of softmax")
+        raise TypeError(
+            f"apply takes a transformers model, not {type(model).__name__}; for your own attention use "
+            "spec.module(heads=...) in place of softmax"
+        )
     original = _implementations(model)
     try:
         found = _attention_layers(model, example)
@@ -92,8 +94,10 @@ def switch_on(model: PreTrainedModel) -> None:
         raise ValueError(f"{type(model).__name__} refuses another attention function: {error}") from None
     if model.config._attn_implementation != NAME:
         _set_implementations(original)
-        raise ValueError(f"{type(model).__name__} does not run its attention through transformers' AttentionInterface, "
-                         "so no method can be put into it; use a model that does, such as GPT-2, BERT or LLaMA")
+        raise ValueError(
+            f"{type(model).__name__} does not run its attention through transformers' AttentionInterface, "
+            "so no method can be put into it; use a model that does, such as GPT-2, BERT or LLaMA"
+        )
     _remember(model, original)
 
 
@@ -206,14 +210,20 @@ def _attention_layers(model: PreTrainedModel, example: Mapping[str, Any] | None)
     switch_on(model)
     with _probing() as found, _evaluating(model), torch.no_grad():
         try:
-            model(**{name: each.to(model.device) if isinstance(each, Tensor) else each for name, each in inputs.items()})
+            model(
+                **{name: each.to(model.device) if isinstance(each, Tensor) else each for name, each in inputs.items()}
+            )
         except Exception as error:
-            raise ValueError(f"{type(model).__name__} did not run on a tiny input ({type(error).__name__}: {error}); "
-                             "give it inputs that it runs on, with apply(..., example={'input_ids': ...})") from error
+            raise ValueError(
+                f"{type(model).__name__} did not run on a tiny input ({type(error).__name__}: {error}); "
+                "give it inputs that it runs on, with apply(..., example={'input_ids': ...})"
+            ) from error
     unique = list({id(module): (module, heads) for module, heads in found}.values())
     if not unique:
-        raise ValueError(f"{type(model).__name__} ran without calling transformers' AttentionInterface, so no method "
-                         "can be put into it")
+        raise ValueError(
+            f"{type(model).__name__} ran without calling transformers' AttentionInterface, so no method "
+            "can be put into it"
+        )
     return unique
 
 
@@ -232,7 +242,8 @@ def _tiny_inputs(model: PreTrainedModel) -> dict[str, Any]:
 @contextmanager
 def _probing() -> Iterator[list[tuple[nn.Module, int]]]:
     global _probed
-    _probed = found = []
+    found: list[tuple[nn.Module, int]] = []
+    _probed = found
     try:
         yield found
     finally:

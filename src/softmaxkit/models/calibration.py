@@ -12,9 +12,6 @@ from transformers import PreTrainedModel
 from softmaxkit.methods.module import SoftmaxModule
 from softmaxkit.models.attention import layers
 
-BATCHES = 25
-"""How many batches EXAQ's paper calibrates on."""
-
 
 def calibrate(model: PreTrainedModel, batches: Iterable[Tensor | Mapping[str, Any]]) -> PreTrainedModel:
     """Run batches through a model and let every method in it set its score scale, clip or range.

@@ -46,8 +46,11 @@ def save(model: PreTrainedModel, path: str | Path) -> Path:
     with whole_folder(path) as folder:
         model.save_pretrained(folder, state_dict={key: value for key, value in state.items() if key not in own})
         if found:
-            settings = {"schema": SCHEMA, "softmaxkit": softmaxkit.__version__,
-                        "layers": {name: _settings(module) for name, module in found.items()}}
+            settings = {
+                "schema": SCHEMA,
+                "softmaxkit": softmaxkit.__version__,
+                "layers": {name: _settings(module) for name, module in found.items()},
+            }
             write_json(folder / SETTINGS_FILE, settings)
         if own:
             save_file({key: state[key].contiguous() for key in sorted(own)}, folder / PARAMETERS_FILE)
@@ -100,7 +103,8 @@ def load(path: str | Path, **kwargs: Any) -> PreTrainedModel:
         constants = saved["layers"][name]["constants"]
         if constants is not None:
             module.freeze(module.spec.constants_class.from_json(constants))
-    return model.eval()
+    model.eval()
+    return model
 
 
 def _settings(module: SoftmaxModule) -> dict[str, Any]:
@@ -108,8 +112,13 @@ def _settings(module: SoftmaxModule) -> dict[str, Any]:
         constants: dict[str, Any] | None = module.constants.to_json()
     except ValueError:  # not calibrated yet
         constants = None
-    return {"spec": module.spec.to_json(), "heads": module.heads, "mode": module.mode,
-            "calibration": module.calibration, "constants": constants}
+    return {
+        "spec": module.spec.to_json(),
+        "heads": module.heads,
+        "mode": module.mode,
+        "calibration": module.calibration,
+        "constants": constants,
+    }
 
 
 def _module(settings: dict[str, Any]) -> SoftmaxModule:

@@ -53,10 +53,12 @@ def loss_on(model: PreTrainedModel, windows: Tensor, progress: Callable[[int, in
     """
     total, count = 0.0, 0
     with _evaluating(model):
-        for batch in windows.split(BATCH):
-            batch = batch.to(model.device)
+        for start in range(0, len(windows), BATCH):
+            batch = windows[start : start + BATCH].to(model.device)
             logits = model(input_ids=batch[:, :-1]).logits.float()
-            total += torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten(), reduction="sum").item()
+            total += torch.nn.functional.cross_entropy(
+                logits.flatten(0, 1), batch[:, 1:].flatten(), reduction="sum"
+            ).item()
             count += batch[:, 1:].numel()
             if progress:
                 progress(min(count // (windows.shape[1] - 1), len(windows)), len(windows))

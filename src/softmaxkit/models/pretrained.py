@@ -24,8 +24,10 @@ def read_pretrained(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase
     except (OSError, ValueError, RuntimeError) as error:
         raise ValueError(f"cannot load the model {name}: {str(error).strip().splitlines()[0]}") from None
     if not model.can_generate():
-        raise ValueError(f"{name} is a {type(model).__name__}, not a causal language model; this command measures the "
-                         "loss of the next token and needs one, such as a GPT-2 or LLaMA")
+        raise ValueError(
+            f"{name} is a {type(model).__name__}, not a causal language model; this command measures the "
+            "loss of the next token and needs one, such as a GPT-2 or LLaMA"
+        )
     try:
         return model, AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError, KeyError) as error:

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 HELD_OUT_SHARE = 10
 """One part in so many, at the end of the text, is never trained on."""
 
+CALIBRATION_BATCHES = 25
+"""How many batches EXAQ's paper calibrates on."""
+
 STANDARD_LIBRARY_BYTES = 1_200_000
 
 
@@ -41,8 +44,13 @@ class Corpus:
 
     def describe(self) -> dict[str, Any]:
         """Return what a record says of it."""
-        return {"name": self.name, "bytes": self.size, "sha256": self.sha256,
-                "train_tokens": len(self.train), "held_out_tokens": len(self.held_out)}
+        return {
+            "name": self.name,
+            "bytes": self.size,
+            "sha256": self.sha256,
+            "train_tokens": len(self.train),
+            "held_out_tokens": len(self.held_out),
+        }
 
     def held_out_windows(self, context: int, count: int) -> Tensor:
         """Return up to `count` evenly spread, non-overlapping windows of `context + 1` held-out tokens.
@@ -52,9 +60,14 @@ class Corpus:
         """
         return _windows(self.held_out, context, count, f"the held-out tenth of {self.name}")
 
-    def calibration_windows(self, context: int, count: int) -> Tensor:
-        """Return the same of the part to train on, to calibrate with."""
-        return _windows(self.train, context, count, f"the training part of {self.name}")
+    def calibration_batches(self, context: int, batch: int = 16, count: int = CALIBRATION_BATCHES) -> list[Tensor]:
+        """Return `count` batches of windows of `context` tokens from the part to train on, evenly spread.
+
+        Raises:
+            ValueError: that part is shorter than one window.
+        """
+        windows = _windows(self.train, context, count * batch, f"the training part of {self.name}")[:, :-1]
+        return [windows[start : start + batch] for start in range(0, len(windows), batch)]
 
 
 def read_corpus(path: Path | None, tokenizer: PreTrainedTokenizerBase | None = None) -> Corpus:
@@ -96,8 +109,10 @@ class NextToken(Dataset[dict[str, Tensor]]):
 
     def __init__(self, tokens: Tensor, context: int) -> None:
         if len(tokens) <= context:
-            raise ValueError(f"the text to train on has {len(tokens)} tokens; a context of {context} needs more than "
-                             "that; give a longer text")
+            raise ValueError(
+                f"the text to train on has {len(tokens)} tokens; a context of {context} needs more than "
+                "that; give a longer text"
+            )
         self.tokens, self.context = tokens, context
 
     def __len__(self) -> int:
@@ -111,8 +126,9 @@ class NextToken(Dataset[dict[str, Tensor]]):
 def _windows(tokens: Tensor, context: int, count: int, what: str) -> Tensor:
     available = (len(tokens) - 1) // context
     if available < 1:
-        raise ValueError(f"{what} has {len(tokens)} tokens; a context of {context} needs {context + 1}; give a longer "
-                         "text")
+        raise ValueError(
+            f"{what} has {len(tokens)} tokens; a context of {context} needs {context + 1}; give a longer text"
+        )
     chosen = torch.linspace(0, available - 1, min(count, available)).round().long()
     return torch.stack([tokens[i * context : i * context + context + 1] for i in chosen.tolist()])
 

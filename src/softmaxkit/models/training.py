@@ -75,8 +75,18 @@ def small_gpt(seed: int, context: int) -> GPT2LMHeadModel:
     """
     set_seed(seed)
     config = GPT2Config(
-        vocab_size=256, n_positions=context, n_embd=128, n_layer=4, n_head=4, activation_function="relu2",
-        initializer_range=0.06, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=0, eos_token_id=0,
+        vocab_size=256,
+        n_positions=context,
+        n_embd=128,
+        n_layer=4,
+        n_head=4,
+        activation_function="relu2",
+        initializer_range=0.06,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        bos_token_id=0,
+        eos_token_id=0,
         use_cache=False,
     )
     return GPT2LMHeadModel(config)
@@ -113,12 +123,27 @@ def train(
     quarter = max(1, recipe.steps // 4)
     every = max(1, recipe.steps // EVALUATION_POINTS)
     arguments = TrainingArguments(
-        output_dir=str(folder), max_steps=recipe.steps, per_device_train_batch_size=recipe.batch,
-        per_device_eval_batch_size=64, learning_rate=recipe.learning_rate, lr_scheduler_type="linear",
-        warmup_steps=round(recipe.steps * recipe.warmup_share), weight_decay=recipe.weight_decay,
-        adam_beta2=recipe.adam_beta2, max_grad_norm=1.0, logging_steps=max(1, recipe.steps // 100),
-        eval_strategy="steps", eval_steps=every, save_strategy="no", report_to="none", disable_tqdm=True, seed=seed,
-        data_seed=seed, remove_unused_columns=False, dataloader_pin_memory=False, log_level="error",
+        output_dir=str(folder),
+        max_steps=recipe.steps,
+        per_device_train_batch_size=recipe.batch,
+        per_device_eval_batch_size=64,
+        learning_rate=recipe.learning_rate,
+        lr_scheduler_type="linear",
+        warmup_steps=round(recipe.steps * recipe.warmup_share),
+        weight_decay=recipe.weight_decay,
+        adam_beta2=recipe.adam_beta2,
+        max_grad_norm=1.0,
+        logging_steps=max(1, recipe.steps // 100),
+        eval_strategy="steps",
+        eval_steps=every,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        seed=seed,
+        data_seed=seed,
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+        log_level="error",
         logging_nan_inf_filter=False,
     )
     held_out = NextToken(corpus.held_out, recipe.context)
@@ -126,8 +151,12 @@ def train(
     stops = {recipe.branch_step, *range(quarter, recipe.steps + 1, quarter)}
     watch = _Watch(stops, progress)
     trainer = _Trainer(
-        model=model, args=arguments, train_dataset=NextToken(corpus.train, recipe.context), eval_dataset=sample,
-        compute_loss_func=_next_token_loss, callbacks=[watch],
+        model=model,
+        args=arguments,
+        train_dataset=NextToken(corpus.train, recipe.context),
+        eval_dataset=sample,
+        compute_loss_func=_next_token_loss,
+        callbacks=[watch],
     )
     trainer.remove_callback(PrinterCallback)
     last = get_last_checkpoint(str(folder)) if folder.is_dir() else None
@@ -186,8 +215,9 @@ class _Watch(TrainerCallback):
 
     def on_log(self, args: Any, state: TrainerState, control: TrainerControl, logs: Any = None, **kwargs: Any) -> None:
         if logs and not math.isfinite(logs.get("loss", 0.0)):
-            raise FloatingPointError(f"training diverged: the loss is {logs['loss']} at step {state.global_step}; try a "
-                                     "lower learning rate")
+            raise FloatingPointError(
+                f"training diverged: the loss is {logs['loss']} at step {state.global_step}; try a lower learning rate"
+            )
 
 
 def _next_token_loss(outputs: Any, labels: Tensor, num_items_in_batch: Any = None) -> Tensor:

@@ -16,7 +16,7 @@ import softmaxkit
 from softmaxkit.files import write_json
 from softmaxkit.methods.exact import Exact
 from softmaxkit.models.attention import apply, restore, set_mode
-from softmaxkit.models.calibration import BATCHES, calibrate, convert
+from softmaxkit.models.calibration import calibrate, convert
 from softmaxkit.models.checkpoint import load, save
 from softmaxkit.models.evaluation import error_series, figures, function_series, loss_on, real_scores
 from softmaxkit.models.pretrained import read_pretrained
@@ -88,21 +88,29 @@ class _Study:
         if options.model is not None:
             self.pretrained, tokenizer = read_pretrained(options.model)
         self.corpus: Corpus = read_corpus(options.text, tokenizer)
-        context, batch = options.recipe.context, options.recipe.batch
+        context = options.recipe.context
         self.held_out = self.corpus.held_out_windows(context, options.windows)
         self.sample = self.corpus.held_out_windows(context, SAMPLE)
-        self.calibration = self.corpus.calibration_windows(context, BATCHES * batch)[:, :-1].split(batch)
+        self.calibration = self.corpus.calibration_batches(context)
 
     def inputs(self) -> dict[str, Any]:
         model = self._fresh()
         config = model.config
         described = {
-            "name": self.options.model or "byte-level GPT-2", "kind": config.model_type,
-            "layers": config.num_hidden_layers, "heads": config.num_attention_heads, "width": config.hidden_size,
-            "context": self.options.recipe.context, "parameters": model.num_parameters(),
+            "name": self.options.model or "byte-level GPT-2",
+            "kind": config.model_type,
+            "layers": config.num_hidden_layers,
+            "heads": config.num_attention_heads,
+            "width": config.hidden_size,
+            "context": self.options.recipe.context,
+            "parameters": model.num_parameters(),
         }
-        return {"text": self.corpus.describe(), "model": described, "recipe": self.options.recipe.describe(),
-                "windows": len(self.held_out)}
+        return {
+            "text": self.corpus.describe(),
+            "model": described,
+            "recipe": self.options.recipe.describe(),
+            "windows": len(self.held_out),
+        }
 
     def results(self, spec: Spec) -> list[dict[str, Any]]:
         """Return the results of one spec, float and integer; from the folder where they are finished."""
@@ -122,10 +130,18 @@ class _Study:
             series: dict[str, Any] = {"function": function_series(seen), "error": error_series(seen)}
             if curve and mode == "float":
                 series["training"] = _training_series(curve)
-            results.append(make_result(
-                spec, mode, loss_nats=loss, perplexity=float(torch.tensor(loss, dtype=torch.float64).exp()),
-                **figures(seen), trained_steps=self._steps, training_description=self._description(spec), series=series,
-            ))
+            results.append(
+                make_result(
+                    spec,
+                    mode,
+                    loss_nats=loss,
+                    perplexity=float(torch.tensor(loss, dtype=torch.float64).exp()),
+                    **figures(seen),
+                    trained_steps=self._steps,
+                    training_description=self._description(spec),
+                    series=series,
+                )
+            )
         write_json(finished, results)
         return results
 
@@ -185,8 +201,15 @@ class _Study:
 
     def _folder(self, spec: Spec, *further: Any) -> Path:
         """Return the folder of all that depends on the same things, by their hash."""
-        depends = [softmaxkit.__version__, self.corpus.sha256, self.options.model, self.options.recipe.describe(),
-                   self.options.seed, spec.to_json(), *further]
+        depends = [
+            softmaxkit.__version__,
+            self.corpus.sha256,
+            self.options.model,
+            self.options.recipe.describe(),
+            self.options.seed,
+            spec.to_json(),
+            *further,
+        ]
         key = hashlib.sha256(json.dumps(depends).encode()).hexdigest()[:12]
         return self.options.folder / "runs" / f"{spec.method}-{key}"
 

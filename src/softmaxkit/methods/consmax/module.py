@@ -102,7 +102,9 @@ class ConSmaxModule(SoftmaxModule):
             return self.spec.constants(beta=beta.item(), gamma=gamma.item(), **self.calibration)
         heads = []
         for head in range(len(beta)):
-            found = {key: value[head] if isinstance(value, Sequence) else value for key, value in self.calibration.items()}
+            found = {
+                key: value[head] if isinstance(value, Sequence) else value for key, value in self.calibration.items()
+            }
             heads.append(self.spec.constants(beta=beta[head].item(), gamma=gamma[head].item(), **found))
         return ConSmaxConstants.stack(heads)
 

@@ -93,8 +93,10 @@ class ConSmax(Spec):
         if not (math.isfinite(self.ceiling) and self.ceiling > 0):
             raise ValueError(f"ConSmax.ceiling is a positive number, not {self.ceiling}")
         if not (math.isfinite(self.beta0) and math.isfinite(self.gamma0) and self.gamma0 >= 0):
-            raise ValueError("ConSmax.beta0 is finite and gamma0 positive, or 0 to set it from the context, not "
-                             f"{self.beta0} and {self.gamma0}")
+            raise ValueError(
+                "ConSmax.beta0 is finite and gamma0 positive, or 0 to set it from the context, not "
+                f"{self.beta0} and {self.gamma0}"
+            )
 
     @property
     def score_bits(self) -> int:
@@ -132,8 +134,9 @@ class ConSmax(Spec):
         """Build the tables of one head.
 
         Args:
-            parameters: `beta` and `gamma` (left out: those to start from with 256 keys); `scale`, the real value of one step of the score code (default 1/16); `largest`, the largest
-                probability that the head gives, from calibration (default: the ceiling), which sets the output scale.
+            parameters: `beta` and `gamma` (left out: those to start from with 256 keys); `scale`, the real value of
+                one step of the score code (default 1/16); `largest`, the largest probability that the head gives,
+                from calibration (default: the ceiling), which sets the output scale.
 
         Raises:
             ValueError: gamma or the scale is not positive and finite.
@@ -147,8 +150,12 @@ class ConSmax(Spec):
         signed = [i - 16 if i >= 8 else i for i in range(16)]
         nibbles: list[list[int]] = [[16 * h for h in signed], list(range(16))]
         if self.bits == 16:
-            nibbles = [[4096 * h for h in signed], [256 * i for i in range(16)], [16 * i for i in range(16)],
-                       list(range(16))]
+            nibbles = [
+                [4096 * h for h in signed],
+                [256 * i for i in range(16)],
+                [16 * i for i in range(16)],
+                list(range(16)),
+            ]
         exponents = [[step * weight for weight in table] for table in nibbles]
         folded = self.constant == "folded"
         if folded:
@@ -158,8 +165,13 @@ class ConSmax(Spec):
         limit = min(largest, self.ceiling)
         fraction_bits = self.output_bits - math.ceil(math.log2(max(limit, 2.0**-32)))
         return ConSmaxConstants(
-            scale=scale, high=tables[0], low=tables[1], lower_high=tables[2] if self.bits == 16 else (),
-            lower_low=tables[3] if self.bits == 16 else (), multiplier=multiplier, exponent=sum(biases) + bias,
+            scale=scale,
+            high=tables[0],
+            low=tables[1],
+            lower_high=tables[2] if self.bits == 16 else (),
+            lower_low=tables[3] if self.bits == 16 else (),
+            multiplier=multiplier,
+            exponent=sum(biases) + bias,
             output_fraction_bits=fraction_bits,
             limit=min((1 << self.output_bits) - 1, round(math.ldexp(self.ceiling, fraction_bits))),
         )

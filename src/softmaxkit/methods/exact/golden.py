@@ -27,8 +27,11 @@ def golden(spec: Exact, codes: Array, mask: Array | None) -> Array:
     candidates = xp.where(attended, values, xp.full_like(values, lowest))
     highest = xp.max(candidates, axis=-1, keepdims=True)
     power = xp.where(attended, exponential(spec, values - highest), xp.zeros_like(values))
-    total = xp.sum(power, axis=-1, keepdims=True) if spec.schedule == "three-pass" else online_sum(
-        spec, values, attended, candidates)
+    total = (
+        xp.sum(power, axis=-1, keepdims=True)
+        if spec.schedule == "three-pass"
+        else online_sum(spec, values, attended, candidates)
+    )
     mantissa, exponent = spec.reciprocal(total)
     fraction = -(spec.reciprocal.mantissa_bits + exponent)
     product = spec.format.join(xp.zeros_like(attended), power * mantissa, xp.broadcast_to(fraction, power.shape))

@@ -90,8 +90,10 @@ class OnlineSoftmax:
         total = xp.where(self.total == 0, xp.ones_like(self.total), self.total)
         if scores is None:
             if self.weighted is None:
-                raise ValueError("no values were given to update; ask for probabilities with result(scores), or "
-                                 "update(scores, values=values)")
+                raise ValueError(
+                    "no values were given to update; ask for probabilities with result(scores), or "
+                    "update(scores, values=values)"
+                )
             return self.weighted / total
         power = xp.exp(_at_least_float32(scores) - _finite(self.maximum)) / total
         return xp.where(broadcast_mask(scores, mask), power, xp.zeros_like(power))

@@ -52,8 +52,10 @@ class Exact(Spec):
     def __post_init__(self) -> None:
         self._check_choices()
         if self.format.exponent_bits > 5 or self.format.mantissa_bits > 12:
-            raise ValueError(f"Exact.format takes at most 5 exponent and 12 mantissa bits, so that its sum is exact in "
-                             f"64-bit integers, not {self.format}; FP16 is Float(5,10)")
+            raise ValueError(
+                f"Exact.format takes at most 5 exponent and 12 mantissa bits, so that its sum is exact in "
+                f"64-bit integers, not {self.format}; FP16 is Float(5,10)"
+            )
         if self.slice_width < 1:
             raise ValueError(f"Exact.slice_width is 1 or more, not {self.slice_width}")
         _ = self.exponential, self.reciprocal.table  # refuses impossible segment counts
@@ -156,4 +158,3 @@ class Exact(Spec):
 
         self.refuse(parameters)
         return ExactModule(self, heads, mode)
-

@@ -64,7 +64,7 @@ class ExaqCalibrator:
         """Return `clip`, and `scale` where it is calibrated."""
         if not self.clips:
             raise ValueError("calibration saw no scores; give it at least one batch")
-        smallest = min(self.smallest, -2.0**-8)  # rows of equal scores only: any clip serves
+        smallest = min(self.smallest, -(2.0**-8))  # rows of equal scores only: any clip serves
         fitted = sum(self.clips) / len(self.clips)
         clip = {
             "naive": smallest,

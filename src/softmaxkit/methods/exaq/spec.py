@@ -82,8 +82,10 @@ class Exaq(Spec):
             if number.signed or not 1 <= number.fraction_bits <= 20 or number.integer_bits < 0:
                 raise ValueError(f"Exaq.{name} is unsigned with 1 to 20 fraction bits, such as UQ(1,15), not {number}")
         if self.exponential.integer_bits < 1 or self.reciprocal.integer_bits != 1:
-            raise ValueError("Exaq.exponential holds 1.0, as UQ(1,15) does, and Exaq.reciprocal is UQ(1,f), not "
-                             f"{self.exponential} and {self.reciprocal}")
+            raise ValueError(
+                "Exaq.exponential holds 1.0, as UQ(1,15) does, and Exaq.reciprocal is UQ(1,f), not "
+                f"{self.exponential} and {self.reciprocal}"
+            )
         _ = self.reciprocal_table.table  # refuses impossible segment counts
 
     @property
@@ -171,8 +173,9 @@ class Exaq(Spec):
         rest = {key: value for key, value in parameters.items() if key != "clip"}
         self.refuse(rest)
         if parameters.get("clip") is None:
-            raise ValueError("Exaq needs its clip: run softmaxkit.calibrate(model, batches) first, or give one, as in "
-                             "clip=-6.0")
+            raise ValueError(
+                "Exaq needs its clip: run softmaxkit.calibrate(model, batches) first, or give one, as in clip=-6.0"
+            )
         return float(parameters["clip"])
 
     def golden(self, codes: Array, mask: Array | None, constants: Constants) -> Array:

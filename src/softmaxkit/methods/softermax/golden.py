@@ -85,8 +85,13 @@ def running_sum(spec: Softermax, local: Array, sums: Array) -> tuple[Array, Arra
 def normalise(spec: Softermax, power: Array, total: Array) -> Array:
     """Multiply powers by the reciprocal of their sum and shift into the output format."""
     mantissa, exponent = spec.reciprocal_table(total, spec.rounding)
-    shift = (spec.unnormalised.fraction_bits + spec.reciprocal.fraction_bits + exponent
-             - spec.power_sum.fraction_bits - spec.output.fraction_bits)
+    shift = (
+        spec.unnormalised.fraction_bits
+        + spec.reciprocal.fraction_bits
+        + exponent
+        - spec.power_sum.fraction_bits
+        - spec.output.fraction_bits
+    )
     return spec.output.saturate(shift_right(power * mantissa, shift, spec.rounding))
 
 

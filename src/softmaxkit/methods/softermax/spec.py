@@ -67,11 +67,13 @@ class Softermax(Spec):
         for name in ("unnormalised", "power_sum", "reciprocal", "output"):
             number: Fixed = getattr(self, name)
             if number.signed or number.fraction_bits < 1 or number.integer_bits < 0:
-                raise ValueError(f"Softermax.{name} is unsigned with 1 or more fraction bits, such as UQ(1,7), "
-                                 f"not {number}")
+                raise ValueError(
+                    f"Softermax.{name} is unsigned with 1 or more fraction bits, such as UQ(1,7), not {number}"
+                )
         if self.unnormalised.integer_bits < 1 or self.unnormalised.bits > 24:
-            raise ValueError(f"Softermax.unnormalised holds 1.0 in at most 24 bits, such as UQ(1,15), "
-                             f"not {self.unnormalised}")
+            raise ValueError(
+                f"Softermax.unnormalised holds 1.0 in at most 24 bits, such as UQ(1,15), not {self.unnormalised}"
+            )
         if self.reciprocal.integer_bits != 1:
             raise ValueError(f"Softermax.reciprocal is a mantissa in (1/2, 1], such as UQ(1,7), not {self.reciprocal}")
         if self.slice_width < 1:
@@ -174,4 +176,3 @@ def _scale_error(scores: NDArray[np.float64], constants: Constants, resolution: 
     """Bound what the rounding of a folded scale to 16 bits moves any probability by: dp <= p * 2 * max|ds|."""
     relative = abs(constants.score_scale(scores) / (resolution * math.log(2)) - 1)
     return float(np.expm1(2 * relative * float(np.max(np.abs(scores), initial=0.0)) * math.log(2)))
-

@@ -1,0 +1,31 @@
+# Every target makes the virtual environment that it needs; nothing has to be installed by hand but Python 3.11.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/installed
+
+.PHONY: demo test test-all lint bench clean
+
+demo: $(INSTALLED)  ## train a small language model, put every method in, write results/demo/compare.html
+	$(BIN)/softmaxkit compare --output results/demo
+
+test: $(INSTALLED) lint  ## the fast tests
+	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+test-all: $(INSTALLED) lint  ## the slow ones too
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+bench: $(INSTALLED)  ## speed, as ratios taken side by side
+	$(BIN)/python benchmarks/softmax.py
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
+	touch $@
+
+clean:
+	rm -rf .venv results softmaxkit-compare
