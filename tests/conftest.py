@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import (
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers reads it: no test asks the network
+
+from transformers import (  # noqa: E402
     BertConfig,
     BertForMaskedLM,
     GPT2Config,
@@ -17,7 +20,8 @@ from transformers import (
     PreTrainedModel,
 )
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Tests run side by side: more threads than cores make each other wait many times over.
+torch.set_num_threads(1)
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,7 +27,7 @@ SPREADS = (0.3, 2.0, 8.0, 40.0)
 class Case(NamedTuple):
     thousands: int
     spec: Spec
-    parameters: dict[str, float] = {}
+    parameters: Mapping[str, float] = MappingProxyType({})
 
 
 class Design(NamedTuple):
@@ -60,20 +61,23 @@ CONSMAX = [
     Case(5, ConSmax(product_bits=24), {"beta": 4.0, "gamma": 50.0, "scale": 0.1}),
     Case(5, ConSmax(table_format=FP16), {"beta": 1.0, "gamma": 30.0}),
     Case(5, ConSmax(table_format=FP16, constant="multiplied", product_bits=24), {"beta": 1.5, "gamma": 8.0}),
-    Case(5, ConSmax(table_format=FP16), {"beta": 0.0, "gamma": 1.0, "scale": 0.5}),
-    Case(3, ConSmax(table_format=FP16, constant="multiplied"), {"beta": 20.0, "gamma": 900.0, "scale": 1.0}),
+    # Here and below, FP16 with a large scale: some or most table entries vanish.
+    Case(5, ConSmax(table_format=FP16), {"beta": 0.0, "gamma": 1.0, "scale": 0.15}),
+    Case(2, ConSmax(table_format=FP16, constant="multiplied"), {"beta": 5.0, "gamma": 9.0, "scale": 0.17}),
+    Case(2, ConSmax(table_format=FP16, constant="multiplied"), {"beta": 20.0, "gamma": 900.0, "scale": 1.0}),
     Case(3, ConSmax(product_bits=2, output_bits=16)),
     Case(4, ConSmax(output_bits=16, ceiling=0.25), {"beta": 0.5, "gamma": 6.0, "scale": 0.05}),
     Case(2, ConSmax(output_bits=1), {"beta": 0.0, "gamma": 1.0}),
-    Case(8, ConSmax(bits=16)),
+    Case(2, ConSmax(bits=16)),
+    Case(6, ConSmax(bits=16), {"beta": 1.5, "gamma": 250.0, "scale": 2.0**-12}),
     Case(5, ConSmax(bits=16, output_bits=16), {"beta": 2.5, "gamma": 100.0, "scale": 2.0**-12}),
     Case(5, ConSmax(bits=16, constant="multiplied"), {"beta": -2.0, "gamma": 1.5, "scale": 2.0**-12}),
     Case(5, ConSmax(bits=16, product_bits=24), {"beta": 1.0, "gamma": 20.0, "scale": 0.0003}),
     Case(5, ConSmax(bits=16, table_format=FP16), {"beta": 1.0, "gamma": 20.0, "scale": 0.0003}),
     Case(
-        3, ConSmax(bits=16, table_format=FP16, constant="multiplied", product_bits=24), {"gamma": 7.0, "scale": 0.001}
+        3, ConSmax(bits=16, table_format=FP16, constant="multiplied", product_bits=24), {"gamma": 7.0, "scale": 0.0006}
     ),
-    Case(3, ConSmax(bits=16, table_format=FP16, output_bits=12), {"beta": 3.0, "gamma": 2.0, "scale": 0.05}),
+    Case(3, ConSmax(bits=16, table_format=FP16, output_bits=12), {"beta": 3.0, "gamma": 2.0, "scale": 0.0005}),
 ]
 
 SOFTERMAX = [
@@ -93,6 +97,7 @@ SOFTERMAX = [
     Case(3, Softermax(input=Q(4, 0), power_segments=1, integer_maximum="floor", maximum="global", rounding="floor")),
     Case(3, Softermax(output=UQ(4, 2), power_sum=UQ(4, 2), slice_width=4)),
     Case(3, Softermax(output=UQ(1, 15), power_sum=UQ(1, 15), integer_maximum="floor")),
+    Case(3, Softermax(maximum="global", power_sum=UQ(2, 6))),
     Case(3, Softermax(unnormalised=UQ(1, 7), rounding="floor")),
     Case(3, Softermax(unnormalised=UQ(2, 10), power_sum=UQ(3, 1), slice_width=2)),
     # The largest power rounds up to 2, which the format of the powers does not hold.
@@ -126,6 +131,10 @@ CASES = [case for cases in METHODS.values() for case in cases]
 def case_name(case: Case) -> str:
     parameters = [f"{name}={value:g}" for name, value in case.parameters.items()]
     return "; ".join([f"{case.spec.method}: {case.spec.variant or 'defaults'}", *parameters])
+
+
+def label(value: Any) -> str:
+    return case_name(Case(0, value)) if isinstance(value, Spec) else str(value)
 
 
 def raw_codes(rng: np.random.Generator, spec: Spec, shape: tuple[int, ...]) -> Codes:
@@ -226,7 +235,7 @@ def test_golden_equals_oracle(case: Case) -> None:
         (Exact(), {"reciprocal_segments": 32}),
         (Exact(schedule="online"), {"slice_width": 8}),
         (ConSmax(), {"product_bits": 9}),
-        (ConSmax(bits=16), {"product_bits": 24}),
+        (ConSmax(table_format=FP16, output_bits=16), {"product_bits": 24}),
         (Softermax(), {"input": Q(6, 3)}),
         (Softermax(), {"unnormalised": UQ(1, 14)}),
         (Softermax(), {"power_sum": UQ(10, 5)}),
@@ -243,7 +252,7 @@ def test_golden_equals_oracle(case: Case) -> None:
         (Exaq(bits=4), {"output": UQ(1, 14)}),
         (Exaq(bits=4), {"output": UQ(0, 15)}),
     ],
-    ids=str,
+    ids=label,
 )
 def test_another_spec_is_noticed(spec: Spec, change: dict[str, Any]) -> None:
     constants = spec.constants(clip=-6.0) if isinstance(spec, Exaq) else spec.constants()
@@ -269,15 +278,13 @@ def test_another_spec_is_noticed(spec: Spec, change: dict[str, Any]) -> None:
         *((Exaq(), "thresholds", entry) for entry in range(3)),
         *((Exaq(), "exponentials", entry) for entry in range(4)),
     ],
-    ids=str,
+    ids=label,
 )
 def test_one_changed_constant_is_noticed(spec: Spec, field: str, entry: int | None) -> None:
-    parameters = {"clip": -6.0} if isinstance(spec, Exaq) else {"scale": 2.0**-4 if spec.score_bits == 8 else 2.0**-12}
+    scale = 2.0**-4 if spec.score_bits == 8 else 2.0**-12
+    parameters = {"clip": -6.0} if isinstance(spec, Exaq) else {"scale": scale}
     constants = spec.constants(**parameters)
     value = getattr(constants, field)
-    if entry is None:
-        changed = value - 1
-    else:
-        changed = (*value[:entry], value[entry] - 1, *value[entry + 1 :])
+    changed = value - 1 if entry is None else (*value[:entry], value[entry] - 1, *value[entry + 1 :])
     other = dataclasses.replace(constants, **{field: changed})
     assert first_difference(Design(spec, other), Design(spec, constants), thousands=1, seed=0) is not None

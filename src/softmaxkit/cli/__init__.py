@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -44,6 +45,7 @@ for verb in (compare, methods, train, calibrate, evaluate):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line; return its exit code: 0 well, 1 failed, 2 wrong arguments, 130 stopped by Ctrl-C."""
+    _quieten_libraries()
     try:
         code = app(args=None if arguments is None else list(arguments), standalone_mode=False)
         return code if isinstance(code, int) else 0
@@ -60,6 +62,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return _fail(f"{where}{error.strerror or error}; what was there before is untouched", 1)
+
+
+def _quieten_libraries() -> None:
+    """Keep transformers from drawing bars and giving advice among our own lines. Read when it is first imported."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TQDM_DISABLE", "1")
 
 
 def _fail(message: str, code: int) -> int:

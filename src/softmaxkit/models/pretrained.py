@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from softmaxkit.models.checkpoint import load
 
 BYTES = 256
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
 
 def read_pretrained(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None]:
@@ -28,9 +29,11 @@ def read_pretrained(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase
             f"{name} is a {type(model).__name__}, not a causal language model; this command measures the "
             "loss of the next token and needs one, such as a GPT-2 or LLaMA"
         )
+    if Path(name).is_dir() and not any((Path(name) / file).is_file() for file in TOKENIZER_FILES):
+        if model.config.vocab_size == BYTES:
+            return model, None
+        raise ValueError(f"{name} has no tokenizer; save the model's own there with tokenizer.save_pretrained")
     try:
         return model, AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError, KeyError) as error:
-        if model.config.vocab_size == BYTES:
-            return model, None
-        raise ValueError(f"{name} has no tokenizer: {str(error).strip().splitlines()[0]}") from None
+        raise ValueError(f"cannot load the tokenizer of {name}: {str(error).strip().splitlines()[0]}") from None

@@ -16,9 +16,6 @@ if TYPE_CHECKING:
 
     from softmaxkit.methods.consmax.module import ConSmaxModule
 
-DEFAULT_SCALE = 1 / 16
-"""Score scale of an uncalibrated layer: INT8 codes then reach from -8 to 7.94."""
-
 DEFAULT_KEYS = 256
 """Row length that start values are for where none is known: the context of the paper's model."""
 
@@ -104,6 +101,11 @@ class ConSmax(Spec):
         return self.bits
 
     @property
+    def default_scale(self) -> float:
+        """Score scale of an uncalibrated layer, with which codes reach from -8 to nearly 8: 1/16 at 8 bits."""
+        return 2.0 ** (4 - self.bits)
+
+    @property
     def significant_bits(self) -> int:
         """Significant bits of every product."""
         return self.product_bits or self.table_format.mantissa_bits + 1
@@ -135,14 +137,14 @@ class ConSmax(Spec):
 
         Args:
             parameters: `beta` and `gamma` (left out: those to start from with 256 keys); `scale`, the real value of
-                one step of the score code (default 1/16); `largest`, the largest probability that the head gives,
+                one step of the score code (default: `default_scale`); `largest`, the largest probability that the head gives,
                 from calibration (default: the ceiling), which sets the output scale.
 
         Raises:
             ValueError: gamma or the scale is not positive and finite.
         """
         parameters = dict(parameters)
-        scale = encode_scale(float(parameters.pop("scale", DEFAULT_SCALE)))
+        scale = encode_scale(float(parameters.pop("scale", self.default_scale)))
         largest = float(parameters.pop("largest", self.ceiling))
         beta, gamma = self._beta_gamma(parameters, keys=DEFAULT_KEYS)
         log2_c = -(float(beta) + math.log(float(gamma))) / math.log(2)
@@ -160,6 +162,10 @@ class ConSmax(Spec):
         folded = self.constant == "folded"
         if folded:
             exponents[0] = [each + log2_c for each in exponents[0]]
+        # From twice the ceiling on the result saturates whatever the other factors, which are all 1 or more. Cutting
+        # the entries there leaves the format's range to those that matter.
+        useful = math.log2(self.ceiling) + 1 - (0.0 if folded else log2_c)
+        exponents[0] = [min(each, useful) for each in exponents[0]]
         tables, biases = zip(*(self._float_table(table) for table in exponents), strict=True)
         (multiplier,), bias = ((0,), 0) if folded else self._float_table([log2_c])
         limit = min(largest, self.ceiling)

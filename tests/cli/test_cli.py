@@ -1,0 +1,225 @@
+"""The command as a user runs it: results, records, errors of one line, and exit codes."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import softmaxkit
+from softmaxkit.cli import main
+from softmaxkit.models.text import standard_library_source
+from softmaxkit.spec import METHODS
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> str:
+    path = tmp_path / "text.txt"
+    path.write_bytes(standard_library_source(20_000))
+    return str(path)
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    code = main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_methods_lists_all_and_writes_a_record(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    code, out, _ = run(capsys, "methods", "--json", tmp_path / "record.json")
+    assert code == 0
+    assert all(name in out for name in METHODS)
+    record = json.loads((tmp_path / "record.json").read_text())
+    assert record["schema"] == 1
+    assert record["softmaxkit"] == softmaxkit.__version__
+    assert [result["method"] for result in record["results"]] == list(METHODS)
+    assert all(softmaxkit.Spec.from_json(result["spec"]).method == result["method"] for result in record["results"])
+    code, out, _ = run(capsys, "methods", "--json", "-")
+    assert json.loads(out)["results"] == record["results"]
+
+
+@pytest.mark.parametrize("verb", ["compare", "methods", "train", "calibrate", "evaluate"])
+def test_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, verb, "--help")
+    assert code == 0
+    assert "--json" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["compare", "--stepz", "3"], "--steps"),
+        (["compare", "--steps", "many"], "--steps"),
+        (["compare", "--steps", "0"], "give 1 or more"),
+        (["compare", "--method", "softmax"], "the methods are exact, consmax, softermax, exaq"),
+        (["compare", "--text", "missing.txt"], "cannot read the text missing.txt"),
+        (["compare", "--model", "missing/folder"], "cannot load the model missing/folder"),
+        (["compere"], "compare"),
+        (["train"], "give either a METHOD or --spec FILE"),
+        (["train", "exact", "--mode", "int"], "'float' or 'integer'"),
+        (["train", "--spec", "missing.json"], "cannot read the spec missing.json"),
+        (["evaluate"], "Missing argument"),
+        (["evaluate", ".", "--mode", "int"], "float, integer or both"),
+        (["evaluate", "missing"], "cannot load the model missing"),
+        (["calibrate", "missing", "exaq"], "cannot load the model missing"),
+    ],
+)
+def test_wrong_arguments_get_one_line_and_exit_code_2(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run(capsys, *arguments)
+    assert code == 2
+    last = err.strip().splitlines()[-1]
+    assert last.startswith("error: ")
+    assert message in last
+    assert "Traceback" not in err
+
+
+def test_no_verb_shows_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys)
+    assert code == 2
+    assert "compare" in out
+    assert run(capsys, "--version")[:2] == (0, f"softmaxkit {softmaxkit.__version__}\n")
+
+
+def test_a_spec_with_an_unknown_key_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    spec = tmp_path / "spec.json"
+    spec.write_text('{"schema": 1, "method": "exaq", "bitz": 3}')
+    code, _, err = run(capsys, "train", "--spec", spec)
+    assert code == 2
+    assert "did you mean 'bits'" in err
+
+
+def test_train_calibrate_evaluate_stand_alone(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    common = ["--text", text, "--context", 16]
+    code, _, err = run(capsys, "train", "exact", *common, "--steps", 4, "-o", "exact", "--json", "train.json")
+    assert code == 0, err
+    trained = json.loads(Path("train.json").read_text())["results"][0]
+    assert trained["trained_steps"] == 4
+    code, _, err = run(
+        capsys, "calibrate", "exact", "exaq", *common, "--batches", 2, "-o", "exaq", "--json", "exaq.json"
+    )
+    assert code == 0, err
+    calibrated = json.loads(Path("exaq.json").read_text())["results"]
+    assert len(calibrated) == 4
+    assert all(result["calibration"]["clip"] < 0 for result in calibrated)
+    code, out, err = run(capsys, "evaluate", "exaq", *common, "--windows", 8, "--json", "evaluate.json")
+    assert code == 0, err
+    assert "integer" in out
+    results = json.loads(Path("evaluate.json").read_text())["results"]
+    assert [result["mode"] for result in results] == ["float", "integer"]
+    assert all(0 < result["loss_nats"] < 6 for result in results)
+    code, _, err = run(capsys, "train", "consmax", "--from", "exact", *common, "--steps", 2, "-o", "consmax")
+    assert code == 0, err
+    model = softmaxkit.load("consmax")
+    assert {module.spec.method for module in softmaxkit.models.layers(model).values()} == {"consmax"}
+    assert model(torch.zeros((1, 4), dtype=torch.long)).logits.isfinite().all()
+
+
+def compare(capsys: pytest.CaptureFixture[str], folder: Path, text: str, *more: object) -> tuple[int, str, str]:
+    return run(capsys, "compare", "--text", text, "--steps", 8, "--context", 16, "--windows", 16, "-o", folder, *more)
+
+
+def test_compare_does_the_main_job(capsys: pytest.CaptureFixture[str], tmp_path: Path, text: str) -> None:
+    code, out, err = compare(capsys, tmp_path / "out", text)
+    assert code == 0, err
+    assert err.startswith("Train a small byte-level GPT for 8 steps")
+    record = json.loads((tmp_path / "out" / "compare.json").read_text())
+    methods = [(result["method"], result["variant"], result["mode"]) for result in record["results"]]
+    assert methods[:2] == [("exact", "", "float"), ("exact", "", "integer")]
+    assert len(methods) == 2 * (1 + 1 + 2 + 9)
+    assert len(set(methods)) == len(methods)
+    for result in record["results"]:
+        assert result["loss_nats"] > 0
+        assert result["series"]["error"]["mean_absolute_error"]
+        assert result["series"]["function"]["probability"]
+        assert (result["mode"] == "integer") == ("saturated_scores_percent" in result)
+    assert record["results"][0]["loss_change_percent"] == 0
+    page = (tmp_path / "out" / "compare.html").read_text()
+    assert page.lstrip().lower().startswith("<!doctype html>")
+    assert "consmax" in out
+    # A second run finds everything finished and gives the same figures.
+    before = (tmp_path / "out" / "compare.json").read_text()
+    code, _, err = compare(capsys, tmp_path / "out", text)
+    assert code == 0
+    assert "train" not in err.split("write")[1]
+    after = json.loads((tmp_path / "out" / "compare.json").read_text())
+    assert after["results"] == json.loads(before)["results"]
+
+
+def test_compare_takes_a_pretrained_model(capsys: pytest.CaptureFixture[str], tmp_path: Path, text: str) -> None:
+    code, _, err = run(
+        capsys, "train", "exact", "--text", text, "--context", 16, "--steps", 4, "-o", tmp_path / "model"
+    )
+    assert code == 0, err
+    code, _, err = compare(capsys, tmp_path / "out", text, "--model", tmp_path / "model", "--steps", 0)
+    assert code == 0, err
+    results = json.loads((tmp_path / "out" / "compare.json").read_text())["results"]
+    assert {result["method"] for result in results} == {"exact", "softermax", "exaq"}  # ConSmax has to train
+    code, _, err = compare(
+        capsys, tmp_path / "out", text, "--model", tmp_path / "model", "--steps", 2, "--method", "consmax"
+    )
+    assert code == 0, err
+    results = json.loads((tmp_path / "out" / "compare.json").read_text())["results"]
+    assert [result["training_description"] for result in results] == ["pretrained, then 2 steps"] * 4
+
+
+def test_ctrl_c_then_the_same_command_goes_on(tmp_path: Path, text: str) -> None:
+    script = (
+        "import os, signal, sys\n"
+        "import softmaxkit.models.training as training\n"
+        "from softmaxkit.cli import main\n"
+        "step_end = training._Watch.on_step_end\n"
+        "def stop(self, args, state, control, **kwargs):\n"
+        "    if state.global_step == 5: os.kill(os.getpid(), signal.SIGINT)\n"
+        "    return step_end(self, args, state, control, **kwargs)\n"
+        "training._Watch.on_step_end = stop\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    arguments = ["compare", "--text", text, "--steps", "8", "--context", "16", "--windows", "4", "--method", "exact"]
+    command = [sys.executable, "-c", script, *arguments, "-o", str(tmp_path / "out")]
+    stopped = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert stopped.returncode == 130, stopped.stderr
+    assert "step 5 of 8" in stopped.stderr
+    assert "Traceback" not in stopped.stderr
+    command[2] = "import sys; from softmaxkit.cli import main; sys.exit(main(sys.argv[1:]))"
+    again = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert again.returncode == 0, again.stderr
+    assert (tmp_path / "out" / "compare.html").is_file()
+
+
+def test_a_full_disk_is_one_line_and_keeps_the_old_record(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "record.json"
+    path.write_text("old")
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(os, "replace", full)
+    code, _, err = run(capsys, "methods", "--json", path)
+    assert code == 1
+    assert err.strip().splitlines()[-1] == f"error: {path}: No space left on device; what was there before is untouched"
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_device_is_written_to_and_not_replaced(capsys: pytest.CaptureFixture[str]) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full on this system")
+    code, _, err = run(capsys, "methods", "--json", "/dev/full")
+    assert code == 1
+    assert "No space left on device" in err
+    assert Path("/dev/full").is_char_device()

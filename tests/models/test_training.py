@@ -1,0 +1,172 @@
+"""Texts, training that stops and goes on, and what evaluation measures."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+import softmaxkit
+from softmaxkit import ConSmax, Exact, Exaq, Softermax
+from softmaxkit.models.evaluation import error_series, figures, function_series, loss_on, real_scores
+from softmaxkit.models.text import NextToken, read_corpus, standard_library_source
+from softmaxkit.models.training import Interrupted, Recipe, _Trainer, checkpoint_at, small_gpt, train
+
+QUICK = Recipe(steps=8, context=16)
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    path = tmp_path / "text.txt"
+    path.write_bytes(standard_library_source(30_000))
+    return path
+
+
+def test_a_corpus_is_bytes_split_at_nine_tenths(text: Path) -> None:
+    corpus = read_corpus(text)
+    assert corpus.size == 30_000
+    assert len(corpus.train) == 27_000
+    assert bytes(torch.cat([corpus.train, corpus.held_out]).tolist()) == text.read_bytes()
+    windows = corpus.held_out_windows(context=64, count=10)
+    assert windows.shape == (10, 65)
+    assert torch.equal(windows[0], corpus.held_out[:65])
+    batches = corpus.calibration_batches(64, batch=4, count=3)
+    assert [batch.shape for batch in batches] == [(4, 64)] * 3
+
+
+def test_the_default_text_is_the_standard_library() -> None:
+    corpus = read_corpus(None)
+    assert corpus.size == 1_200_000
+    assert b"import" in bytes(corpus.train.tolist())
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [(b"", "is empty"), (b"\n \n", "is empty"), (b"\x7fELF\0\0", "is not text")]
+)
+def test_texts_that_cannot_be_used_are_refused(content: bytes, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "text"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        read_corpus(path)
+
+
+def test_missing_and_short_texts_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="No such file"):
+        read_corpus(tmp_path / "missing.txt")
+    with pytest.raises(ValueError, match="Is a directory"):
+        read_corpus(tmp_path)
+    (tmp_path / "short.txt").write_text("too short")
+    corpus = read_corpus(tmp_path / "short.txt")
+    with pytest.raises(ValueError, match="give a longer text"):
+        corpus.held_out_windows(64, 1)
+    with pytest.raises(ValueError, match="give a longer text"):
+        NextToken(corpus.train, 64)
+
+
+def test_next_token_pairs() -> None:
+    item = NextToken(torch.arange(20), 4)[3]
+    assert item["input_ids"].tolist() == [3, 4, 5, 6]
+    assert item["labels"].tolist() == [4, 5, 6, 7]
+
+
+def test_stopped_training_goes_on_to_the_same_model(text: Path, tmp_path: Path) -> None:
+    corpus = read_corpus(text)
+
+    def run(folder: Path, stop_at: int | None = None) -> torch.Tensor:
+        model = softmaxkit.apply(small_gpt(0, 16), ConSmax())
+
+        def progress(step: int, steps: int) -> None:
+            if step == stop_at:
+                os.kill(os.getpid(), signal.SIGINT)
+
+        train(model, corpus, QUICK, folder, seed=0, progress=progress)
+        return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+
+    whole = run(tmp_path / "whole")
+    with pytest.raises(Interrupted, match="step 5 of 8"):
+        run(tmp_path / "parts", stop_at=5)
+    assert checkpoint_at(tmp_path / "parts", 5).is_dir()
+    steps: list[int] = []
+    model = softmaxkit.apply(small_gpt(0, 16), ConSmax())
+    train(model, corpus, QUICK, tmp_path / "parts", seed=0, progress=lambda step, _: steps.append(step))
+    resumed = torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+    assert steps == [6, 7, 8]
+    assert torch.equal(resumed, whole)
+
+
+def test_fine_tuning_branches_off_with_optimiser_and_schedule(text: Path, tmp_path: Path) -> None:
+    corpus = read_corpus(text)
+    curve = train(softmaxkit.apply(small_gpt(0, 16), Exact()), corpus, QUICK, tmp_path / "exact", seed=0)
+    branch = checkpoint_at(tmp_path / "exact", QUICK.branch_step)
+    steps: list[int] = []
+    model = softmaxkit.apply(small_gpt(1, 16), Softermax(), mode="integer")
+    fine = train(model, corpus, QUICK, tmp_path / "fine", 0, branch, lambda step, _: steps.append(step))
+    assert steps == [7, 8]
+    assert [entry for entry in fine if entry["step"] <= 6] == [entry for entry in curve if entry["step"] <= 6]
+    assert all(math.isfinite(entry.get("loss", 0.0)) for entry in fine)
+
+
+def test_learned_constants_are_kept_out_of_weight_decay() -> None:
+    model = softmaxkit.apply(small_gpt(0, 16), ConSmax())
+    trainer = _Trainer.__new__(_Trainer)
+    decayed = trainer.get_decay_parameter_names(model)
+    assert not [name for name in decayed if "softmaxkit" in name]
+    assert "transformer.h.0.attn.c_attn.weight" in decayed
+
+
+def test_a_training_that_goes_astray_stops(text: Path, tmp_path: Path) -> None:
+    model = small_gpt(0, 16)
+    with torch.no_grad():
+        model.transformer.wte.weight[0, 0] = math.nan
+    with pytest.raises(FloatingPointError, match="training diverged: the loss is nan at step 1"):
+        train(model, read_corpus(text), QUICK, tmp_path / "run", seed=0)
+
+
+@pytest.mark.parametrize("spec", [Softermax(), ConSmax(), Exaq(bits=3), Exact()], ids=lambda spec: spec.method)
+def test_integer_training_does_not_diverge(spec: softmaxkit.Spec, text: Path, tmp_path: Path) -> None:
+    corpus = read_corpus(text)
+    model = softmaxkit.apply(
+        small_gpt(0, 16), spec, mode="integer", **({"clip": -6.0} if spec.method == "exaq" else {})
+    )
+    recipe = Recipe(steps=40, context=16, warmup_share=0.1)
+    curve = [entry["loss"] for entry in train(model, corpus, recipe, tmp_path / "run", seed=0) if "loss" in entry]
+    assert curve[-1] < curve[0] - 1
+
+
+def test_what_evaluation_measures(text: Path) -> None:
+    model = softmaxkit.apply(small_gpt(0, 16), Exact())
+    windows = read_corpus(text).held_out_windows(16, 40)
+    loss = loss_on(model, windows)
+    with torch.no_grad():
+        logits = model(windows[:, :-1]).logits
+    expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten()).item()
+    assert loss == pytest.approx(expected, rel=1e-6)
+    seen = real_scores(model, windows[:8])
+    assert [each.scores.shape for each in seen] == [(8, 4, 16, 16)] * 4
+    assert figures(seen)["row_sum_mean"] == pytest.approx(1, abs=1e-6)
+    assert "saturated_scores_percent" not in figures(seen)
+    errors = error_series(seen)
+    assert max(errors["mean_absolute_error"]) == 0
+    assert sum(errors["share_of_scores"]) == pytest.approx(1)
+    series = function_series(seen)
+    assert len(series["score"]) == len(series["probability"]) == len(series["exact_probability"]) == 241
+    assert series["probability"] == series["exact_probability"] == sorted(series["probability"])
+    assert series["probability"][0] < 0.01 < 0.3 < series["probability"][-1]
+
+
+def test_saturation_and_errors_are_seen() -> None:
+    model = softmaxkit.apply(small_gpt(0, 16), Softermax(), mode="integer")
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("c_attn.weight"):
+                parameter *= 30
+    seen = real_scores(model, torch.randint(0, 256, (4, 17), generator=torch.Generator().manual_seed(0)))
+    found = figures(seen)
+    outside = sum(((each.scores < -32) | (each.scores > 31.75)).sum().item() for each in seen)
+    assert found["saturated_scores_percent"] == pytest.approx(100 * outside / (4 * 4 * 4 * 17 * 8))
+    assert found["saturated_scores_percent"] > 1
+    assert max(error_series(seen)["mean_absolute_error"]) > 1e-3
