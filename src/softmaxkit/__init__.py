@@ -27,6 +27,8 @@ _NAMES = {
     "calibrate": "softmaxkit.models",
     "save": "softmaxkit.models",
     "load": "softmaxkit.models",
+    "layers": "softmaxkit.models",
+    "set_mode": "softmaxkit.models",
 }
 __all__ = sorted(_NAMES)
 
@@ -45,9 +47,11 @@ if TYPE_CHECKING:
     from softmaxkit.methods.softermax import Softermax as Softermax
     from softmaxkit.models import apply as apply
     from softmaxkit.models import calibrate as calibrate
+    from softmaxkit.models import layers as layers
     from softmaxkit.models import load as load
     from softmaxkit.models import restore as restore
     from softmaxkit.models import save as save
+    from softmaxkit.models import set_mode as set_mode
     from softmaxkit.spec import Constants as Constants
     from softmaxkit.spec import Spec as Spec
 

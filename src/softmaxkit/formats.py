@@ -30,39 +30,41 @@ def integers(values: Any, like: Array) -> Array:
     return xp.asarray(values, dtype=xp.int64, device=device(like))
 
 
-def shift_right(codes: Array, shift: int | Array, rounding: Rounding = "nearest") -> Array:
+def shift_right(codes: Array, shift: int | Array, rounding: Rounding = "nearest", least: int = 0) -> Array:
     """Divide integers by `2**shift` and round once; a negative shift multiplies.
 
     Args:
         codes: int64, any shape, below 2**61 in size.
         shift: an int, or int64 that broadcasts with `codes`.
         rounding: "nearest" (ties to even), "floor" or "ceil".
+        least: the smallest that an array of shifts can hold, where that is below 0.
     """
     xp = array_namespace(codes)
-    shift = integers(shift, codes) if isinstance(shift, int) else shift
-    codes = codes << xp.clip(-shift, 0, 61)
-    shift = xp.clip(shift, 0, 61)
-    quotient = codes >> shift
+    if isinstance(shift, int):
+        codes, shift = (codes << -shift, 0) if shift < 0 else (codes, min(shift, 61))
+        if shift == 0:
+            return codes
+        half = 1 << (shift - 1)
+    else:
+        codes, shift = (codes << -least, shift - least) if least < 0 else (codes, shift)
+        shift = xp.clip(shift, None, 61)
+        half = (xp.ones_like(shift) << shift) >> 1
     if rounding == "floor":
-        return quotient
-    remainder = codes - (quotient << shift)
+        return codes >> shift
     if rounding == "ceil":
-        return quotient + xp.astype(remainder > 0, xp.int64)
-    one = xp.ones_like(shift) << shift
-    up = (2 * remainder > one) | ((2 * remainder == one) & (quotient % 2 == 1))
-    return quotient + xp.astype(up, xp.int64)
+        return -(-codes >> shift)
+    # One less than half, and the one back if the quotient is odd, carries just when rounding goes up.
+    return (codes + xp.clip(half - 1 + ((codes >> shift) & 1), 0, None)) >> shift
 
 
 def leading_one(codes: Array) -> Array:
     """Return the position of the highest set bit of non-negative int64 codes; 0 for the code 0."""
     xp = array_namespace(codes)
-    position = xp.zeros_like(codes)
-    for step in (32, 16, 8, 4, 2, 1):
-        high = codes >> step
-        found = high > 0
-        codes = xp.where(found, high, codes)
-        position = position + step * xp.astype(found, xp.int64)
-    return position
+    high = codes >> 31
+    upper = high > 0
+    # Halves of 32 bits are exact as float64, whose exponent is what is asked for.
+    _, exponent = xp.frexp(xp.astype(xp.where(upper, high, codes), xp.float64))
+    return xp.clip(xp.astype(exponent, xp.int64) - 1, 0, None) + 31 * xp.astype(upper, xp.int64)
 
 
 def round_significand(significand: Array, exponent: Array, bits: int) -> tuple[Array, Array]:

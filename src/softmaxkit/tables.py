@@ -9,6 +9,7 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 from array_api_compat import array_namespace, device
 
 from softmaxkit.formats import Array, Rounding, integers, leading_one, shift_right
@@ -64,10 +65,17 @@ class PiecewiseLinear:
 
     def __call__(self, codes: Array, rounding: Rounding = "nearest") -> Array:
         """Evaluate on int64 codes in [0, 2**input_bits); the result has `fraction_bits` and is rounded once."""
+        if self.rest_bits == 0:
+            return lookup(self._rounded(rounding), codes)
         segment = codes >> self.rest_bits
         rest = codes & ((1 << self.rest_bits) - 1)
         line = (lookup(self.offsets, segment) << self.rest_bits) + lookup(self.slopes, segment) * rest
         return shift_right(line, self.rest_bits + GUARD_BITS, rounding)
+
+    @lru_cache  # noqa: B019  specs hold few tables, for good
+    def _rounded(self, rounding: Rounding) -> tuple[int, ...]:
+        """Return the results themselves, where nothing runs along the segments."""
+        return tuple(int(x) for x in shift_right(np.asarray(self.offsets, np.int64), GUARD_BITS, rounding))
 
 
 def fit(function: Callable[[float], float], segments: int, input_bits: int, fraction_bits: int) -> PiecewiseLinear:
@@ -135,7 +143,9 @@ class Reciprocal:
         xp = array_namespace(codes)
         codes = xp.clip(codes, 1, None)
         exponent = leading_one(codes)
-        fraction = shift_right(codes, exponent - self.table.input_bits, "floor") - (1 << self.table.input_bits)
+        surplus = exponent - self.table.input_bits
+        normalised = (codes << xp.clip(-surplus, 0, None)) >> xp.clip(surplus, 0, None)
+        fraction = normalised - (1 << self.table.input_bits)
         return self.table(fraction, rounding), exponent
 
     def relative_error(self, rounding: Rounding = "nearest") -> float:

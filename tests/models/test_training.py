@@ -14,7 +14,8 @@ import softmaxkit
 from softmaxkit import ConSmax, Exact, Exaq, Softermax
 from softmaxkit.models.evaluation import error_series, figures, function_series, loss_on, real_scores
 from softmaxkit.models.text import NextToken, read_corpus, standard_library_source
-from softmaxkit.models.training import Interrupted, Recipe, _Trainer, checkpoint_at, small_gpt, train
+from softmaxkit.models.training import Interrupted, _Trainer, checkpoint_at, small_gpt, train
+from softmaxkit.recipe import Recipe
 
 QUICK = Recipe(steps=8, context=16)
 

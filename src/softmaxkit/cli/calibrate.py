@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from softmaxkit.cli.console import (
+    ContextOption,
     JsonOption,
     SpecOption,
     TextOption,
@@ -16,6 +17,7 @@ from softmaxkit.cli.console import (
     console,
     write_record,
 )
+from softmaxkit.recipe import Recipe
 
 
 def calibrate(
@@ -29,7 +31,7 @@ def calibrate(
     spec: SpecOption = None,
     text: TextOption = None,
     batches: Annotated[int, typer.Option(min=1, help="Batches of 16 windows to look at.")] = 25,
-    context: Annotated[int, typer.Option(min=2, help="Tokens in a window.")] = 64,
+    context: ContextOption = Recipe().context,
     json: JsonOption = None,
 ) -> None:
     """Set a method's score scale, clip and ranges on a model's own scores, and save the model with it."""

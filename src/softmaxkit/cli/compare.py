@@ -10,15 +10,18 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from softmaxkit.cli.console import (
+    ContextOption,
     JsonOption,
     SeedOption,
     TextOption,
+    WindowsOption,
     command_line,
     console,
     results_console,
     stages,
     write_record,
 )
+from softmaxkit.recipe import FINE_TUNING_RATE, WINDOWS, Recipe
 from softmaxkit.spec import METHODS, Spec, method_class
 
 
@@ -36,10 +39,13 @@ def compare(
         list[str] | None, typer.Option(help="Compare this method; may be given again.", show_default="all")
     ] = None,
     steps: Annotated[
-        int | None, typer.Option(min=0, help="Training steps for all that train.", show_default="2000; 0 with --model")
+        int | None,
+        typer.Option(
+            min=0, help="Training steps for all that train.", show_default=f"{Recipe().steps}; 0 with --model"
+        ),
     ] = None,
-    windows: Annotated[int, typer.Option(min=1, help="Held-out windows to measure on, at most.")] = 1024,
-    context: Annotated[int, typer.Option(min=2, help="Tokens in a window.")] = 64,
+    windows: WindowsOption = WINDOWS,
+    context: ContextOption = Recipe().context,
     seed: SeedOption = 0,
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for models and results.")
@@ -56,19 +62,20 @@ def compare(
     Ctrl-C, then the same command, goes on where it stopped.
     """
     from softmaxkit.files import write_text
-    from softmaxkit.models.training import Interrupted, Recipe
+    from softmaxkit.models.training import Interrupted
     from softmaxkit.report import render
     from softmaxkit.studies.compare import Options
     from softmaxkit.studies.compare import compare as run
 
     specs: list[Spec] = [spec for name in method or METHODS for spec in method_class(name).variants()]
     if steps is None:
-        steps = 2000 if model is None else 0
+        steps = Recipe().steps if model is None else 0
     if steps == 0 and model is None:
         raise ValueError("--steps 0 trains nothing; give 1 or more, or a pretrained --model")
-    recipe = Recipe(steps=steps, context=context, learning_rate=4e-3 if model is None else 5e-5)
+    rate = Recipe().learning_rate if model is None else FINE_TUNING_RATE
+    recipe = Recipe(steps=steps, context=context, learning_rate=rate)
     options = Options(specs, text, model, recipe, seed, windows, output)
-    console.print(_plan(options, html or output / "compare.html"))
+    console.print(_plan(options, html or output / "compare.html"), soft_wrap=True)
     try:
         with stages() as stage:
             record = run(options, command_line(), stage)
@@ -88,8 +95,8 @@ def _plan(options: Any, page: Path) -> str:
     work = f"Train {what} for {options.recipe.steps} steps" if options.recipe.steps else f"Take {what}"
     source = options.text or "the Python standard library's source"
     return (
-        f"{work} on {source}, put in {names} ({len(options.specs)} forms), measure each in float and in the\n"
-        f"exact integers of the hardware on up to {options.windows} held-out windows, and write {page}."
+        f"{work} on {source}, put in {names} ({len(options.specs)} forms), measure each in float and in "
+        f"the exact integers of the hardware on up to {options.windows} held-out windows, and write {page}."
     )
 
 

@@ -34,6 +34,8 @@ TextOption = Annotated[
         show_default="the Python standard library's source",
     ),
 ]
+ContextOption = Annotated[int, typer.Option(min=2, help="Tokens in a window.")]
+WindowsOption = Annotated[int, typer.Option(min=1, help="Held-out windows to measure on, at most.")]
 SeedOption = Annotated[int, typer.Option(help="Of everything random.", min=0)]
 SpecOption = Annotated[Path | None, typer.Option("--spec", metavar="FILE", help="A spec as JSON, instead of a method.")]
 

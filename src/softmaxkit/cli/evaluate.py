@@ -8,15 +8,25 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from softmaxkit.cli.console import JsonOption, TextOption, command_line, results_console, stages, write_record
+from softmaxkit.cli.console import (
+    ContextOption,
+    JsonOption,
+    TextOption,
+    WindowsOption,
+    command_line,
+    results_console,
+    stages,
+    write_record,
+)
+from softmaxkit.recipe import WINDOWS, Recipe
 
 
 def evaluate(
     model: Annotated[str, typer.Argument(help="A model's folder or hub name.", show_default=False)],
     text: TextOption = None,
     mode: Annotated[str, typer.Option(help="float, integer, or both.")] = "both",
-    windows: Annotated[int, typer.Option(min=1, help="Held-out windows to measure on, at most.")] = 1024,
-    context: Annotated[int, typer.Option(min=2, help="Tokens in a window.")] = 64,
+    windows: WindowsOption = WINDOWS,
+    context: ContextOption = Recipe().context,
     json: JsonOption = None,
 ) -> None:
     """Measure a model's loss on held-out text with the methods that are in it; a plain model counts as exact."""

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from softmaxkit.cli.console import (
+    ContextOption,
     JsonOption,
     SeedOption,
     SpecOption,
@@ -18,6 +19,7 @@ from softmaxkit.cli.console import (
     stages,
     write_record,
 )
+from softmaxkit.recipe import FINE_TUNING_RATE, WINDOWS, Recipe
 
 
 def train(
@@ -36,11 +38,14 @@ def train(
         ),
     ] = None,
     text: TextOption = None,
-    steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 2000,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = Recipe().steps,
     learning_rate: Annotated[
-        float | None, typer.Option(help="Highest learning rate.", show_default="4e-3 from scratch, 5e-5 with --from")
+        float | None,
+        typer.Option(
+            help="Highest learning rate.", show_default=f"{Recipe().learning_rate}, or {FINE_TUNING_RATE} with --from"
+        ),
     ] = None,
-    context: Annotated[int, typer.Option(min=2, help="Tokens in a window.")] = 64,
+    context: ContextOption = Recipe().context,
     mode: Annotated[str, typer.Option(help="float, or integer: the hardware's integers, straight-through.")] = "float",
     seed: SeedOption = 0,
     json: JsonOption = None,
@@ -61,8 +66,8 @@ def train(
     from softmaxkit.record import make_record, make_result
 
     chosen = chosen_spec(method, spec)
-    rate = learning_rate or (4e-3 if start is None else 5e-5)
-    recipe = training.Recipe(steps=steps, context=context, learning_rate=rate)
+    rate = learning_rate or (Recipe().learning_rate if start is None else FINE_TUNING_RATE)
+    recipe = Recipe(steps=steps, context=context, learning_rate=rate)
     set_seed(seed)
     pretrained, tokenizer = (None, None) if start is None else read_pretrained(start)
     corpus = read_corpus(text, tokenizer)
@@ -77,7 +82,7 @@ def train(
         progress = stage(f"train {chosen.method} on {corpus.name}")
         curve = training.train(model, corpus, recipe, output.with_name(output.name + ".run"), seed, None, progress)
         calibrate(model, windows)
-        loss = loss_on(model, corpus.held_out_windows(context, 1024), stage("measure"))
+        loss = loss_on(model, corpus.held_out_windows(context, WINDOWS), stage("measure"))
     save(model, output)
     if tokenizer is not None:
         tokenizer.save_pretrained(output)

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from softmaxkit.methods.module import SoftmaxModule, attended_keys, masked_softmax
 from softmaxkit.models.attention import layers
 
-BATCH = 64
+BATCH = 16
 ERROR_BINS = 48
 LOWEST_BIN = -24.0
 """Errors are shown over `score - row maximum` from here to 0, in `ERROR_BINS` bins; what is lower is in the first."""

@@ -7,7 +7,6 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,38 +29,13 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from softmaxkit.models.checkpoint import trainable
 from softmaxkit.models.text import Corpus, NextToken
+from softmaxkit.recipe import Recipe
 
 Progress = Callable[[int, int], None]
 """Called with the step reached and the last step."""
 
 EVALUATION_POINTS = 20
 """How often a training curve looks at held-out text."""
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a model is trained; everything that its result depends on besides text, model and seed.
-
-    The defaults train the byte-level model of `small_gpt` from scratch.
-    """
-
-    steps: int = 2000
-    batch: int = 16
-    context: int = 64
-    learning_rate: float = 4e-3
-    warmup_share: float = 0.05
-    weight_decay: float = 0.1
-    adam_beta2: float = 0.99
-    branch_share: float = 0.75
-
-    @property
-    def branch_step(self) -> int:
-        """The step at which a fine-tuned method leaves the training of the exact model."""
-        return max(1, round(self.steps * self.branch_share))
-
-    def describe(self) -> dict[str, Any]:
-        """Return what a record says of it."""
-        return asdict(self)
 
 
 class Interrupted(Exception):

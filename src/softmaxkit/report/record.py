@@ -59,7 +59,9 @@ def read_variants(record: Mapping[str, Any]) -> list[Variant]:
         method, name, mode = _identity(result, position)
         modes = gathered.setdefault(method, {}).setdefault(name, {})
         if mode in modes:
-            raise ValueError(f"result {position} is a second {method!r} {name!r} in mode {mode!r}: each may appear once")
+            raise ValueError(
+                f"result {position} is a second {method!r} {name!r} in mode {mode!r}: each may appear once"
+            )
         modes[mode] = result
     return [Variant(method, name, modes) for method, names in gathered.items() for name, modes in names.items()]
 

@@ -21,7 +21,8 @@ from softmaxkit.models.checkpoint import load, save
 from softmaxkit.models.evaluation import error_series, figures, function_series, loss_on, real_scores
 from softmaxkit.models.pretrained import read_pretrained
 from softmaxkit.models.text import Corpus, read_corpus
-from softmaxkit.models.training import Progress, Recipe, checkpoint_at, small_gpt, train
+from softmaxkit.models.training import Progress, checkpoint_at, small_gpt, train
+from softmaxkit.recipe import WINDOWS, Recipe
 from softmaxkit.record import make_record, make_result
 from softmaxkit.spec import Spec
 
@@ -51,7 +52,7 @@ class Options:
     model: str | None = None
     recipe: Recipe = field(default_factory=Recipe)
     seed: int = 0
-    windows: int = 1024
+    windows: int = WINDOWS
     folder: Path = Path("softmaxkit-compare")
 
 

@@ -31,7 +31,8 @@ def golden(spec: ConSmax, codes: Array, mask: Array | None, constants: ConSmaxCo
     significand, exponent = product
     shift = -(exponent + per_head(constants.exponent, codes) + per_head(constants.output_fraction_bits, codes))
     # A left shift by more than the output's width saturates all the same.
-    output = shift_right(significand, xp.clip(shift, -(spec.output_bits + 1), None))
+    least = -(spec.output_bits + 1)
+    output = shift_right(significand, xp.clip(shift, least, None), least=least)
     output = xp.clip(output, None, per_head(constants.limit, codes))
     return xp.where(attended, output, xp.zeros_like(output))
 

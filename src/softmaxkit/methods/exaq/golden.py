@@ -28,8 +28,8 @@ def golden(spec: Exaq, codes: Array, mask: Array | None, constants: ExaqConstant
     mantissa, exponent = spec.reciprocal_table(total)
     # One product for each level: nothing else can come out of a row.
     products = integers(constants.exponentials, codes) * mantissa
-    shift = spec.reciprocal.fraction_bits + exponent - spec.output.fraction_bits
-    outputs = spec.output.saturate(shift_right(products, shift))
+    places = spec.reciprocal.fraction_bits - spec.output.fraction_bits
+    outputs = spec.output.saturate(shift_right(products, exponent + places, least=places))
     result = xp.take_along_axis(outputs, level, axis=-1)
     return xp.where(attended, result, xp.zeros_like(result))
 

@@ -77,7 +77,7 @@ def running_sum(spec: Softermax, local: Array, sums: Array) -> tuple[Array, Arra
     for index in range(local.shape[-1]):
         risen = xp.maximum(highest, local[..., index])
         kept = shift_right(total, risen - highest, spec.rounding)
-        added = shift_right(sums[..., index], risen - local[..., index] + change, spec.rounding)
+        added = shift_right(sums[..., index], risen - local[..., index] + change, spec.rounding, least=change)
         highest, total = risen, spec.power_sum.saturate(kept + added)
     return highest, total
 
@@ -85,14 +85,13 @@ def running_sum(spec: Softermax, local: Array, sums: Array) -> tuple[Array, Arra
 def normalise(spec: Softermax, power: Array, total: Array) -> Array:
     """Multiply powers by the reciprocal of their sum and shift into the output format."""
     mantissa, exponent = spec.reciprocal_table(total, spec.rounding)
-    shift = (
+    places = (
         spec.unnormalised.fraction_bits
         + spec.reciprocal.fraction_bits
-        + exponent
         - spec.power_sum.fraction_bits
         - spec.output.fraction_bits
     )
-    return spec.output.saturate(shift_right(power * mantissa, shift, spec.rounding))
+    return spec.output.saturate(shift_right(power * mantissa, exponent + places, spec.rounding, least=places))
 
 
 def _pad(values: Array, count: int, fill: int) -> Array:
