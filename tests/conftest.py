@@ -10,7 +10,7 @@ import torch
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers reads it: no test asks the network
 
-from transformers import (  # noqa: E402
+from transformers import (
     BertConfig,
     BertForMaskedLM,
     GPT2Config,

@@ -25,9 +25,14 @@ def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     target = tmp_path / "folder"
     with whole_folder(target) as folder:
         (folder / "a").write_text("1")
-    with pytest.raises(RuntimeError, match="broken"), whole_folder(target) as folder:
-        (folder / "b").write_text("2")
-        raise RuntimeError("broken")
+
+    def fail() -> None:
+        with whole_folder(target) as folder:
+            (folder / "b").write_text("2")
+            raise RuntimeError("broken")
+
+    with pytest.raises(RuntimeError, match="broken"):
+        fail()
     assert [entry.name for entry in target.iterdir()] == ["a"]
     with whole_folder(target) as folder:
         (folder / "c").write_text("3")

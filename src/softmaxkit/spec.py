@@ -183,8 +183,12 @@ class Spec(ABC):
 
     @property
     def variant(self) -> str:
-        """What differs from the paper's defaults, as "bits=3, clip=searched"; empty for the defaults."""
-        changed = [f for f in dataclasses.fields(self) if getattr(self, f.name) != f.default]
+        """Which form of the method this is, in a few words; empty for the defaults."""
+        return self.differences()
+
+    def differences(self, but: Sequence[str] = ()) -> str:
+        """Return the fields that differ from their defaults, as "bits=16, constant=multiplied"."""
+        changed = [f for f in dataclasses.fields(self) if getattr(self, f.name) != f.default and f.name not in but]
         return ", ".join(f"{field.name}={getattr(self, field.name)}" for field in changed)
 
     def to_json(self) -> dict[str, Any]:

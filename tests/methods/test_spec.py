@@ -89,7 +89,8 @@ def test_specs_are_frozen_and_say_what_differs() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         Exact().slice_width = 3  # type: ignore[misc]
     assert Softermax().variant == ""
-    assert Exaq(bits=3, clip="searched").variant == "bits=3, clip=searched"
+    assert ConSmax(bits=16, constant="multiplied").variant == "bits=16, constant=multiplied"
+    assert Exaq(bits=3, clip="searched", scores=Q(5, 3)).variant == "3 bits, searched clip, scores=Q(5,3)"
 
 
 def test_the_registry_is_complete() -> None:

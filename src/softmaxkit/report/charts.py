@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import plotly.graph_objects as go  # type: ignore[import-untyped, unused-ignore]
@@ -125,7 +126,7 @@ def smoothed(
 def _spaced(variants: Sequence[Variant]) -> list[float]:
     """Return a height for each variant, the first on top, with a wider gap between methods."""
     heights = [0.0]
-    for above, below in zip(variants, variants[1:], strict=False):
+    for above, below in pairwise(variants):
         heights.append(heights[-1] - (1.0 if above.method == below.method else 1.4))
     return heights
 

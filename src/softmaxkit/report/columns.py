@@ -85,7 +85,7 @@ COLUMNS = (
         "saturated_scores_percent",
         "Saturated",
         number(".3f", "%"),
-        "scores outside the range that the method represents",
+        "scores beyond the range of their codes, which is no loss where their probability is nil",
     ),
     Column("verified_outputs", "Verified", number(",.0f"), "outputs of the hardware that equal the integer model's"),
     Column("area_um2", "Area, µm²", number(",.0f"), "cell area after synthesis"),
@@ -96,7 +96,7 @@ COLUMNS = (
         "trained_steps",
         "Trained, steps",
         number(",.0f"),
-        "optimizer steps with this method in place",
+        "optimiser steps of the model, and how the method came into it",
         remark=lambda result: str(result.get("training_description") or ""),
     ),
 )

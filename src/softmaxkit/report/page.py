@@ -30,6 +30,7 @@ def render(record: Mapping[str, Any]) -> str:
     variants = read_variants(record)
     colours = method_colours(variants)
     columns = shown(variants)
+    chosen = best(variants)
     figures = {
         "loss_change": charts.loss_change(variants, colours),
         "training": charts.training(variants, colours),
@@ -49,7 +50,7 @@ def render(record: Mapping[str, Any]) -> str:
         columns=columns,
         modes=MODES,
         rows=[(variant, cells(variant, columns)) for variant in variants],
-        best=best(variants),
+        best=chosen[0] if chosen else None,
         colours=colours,
         figures={name: _script_json(figure) for name, figure in figures.items() if figure is not None},
         command=provenance.command(record),

@@ -137,8 +137,8 @@ class ConSmax(Spec):
 
         Args:
             parameters: `beta` and `gamma` (left out: those to start from with 256 keys); `scale`, the real value of
-                one step of the score code (default: `default_scale`); `largest`, the largest probability that the head gives,
-                from calibration (default: the ceiling), which sets the output scale.
+                one step of the score code (default: `default_scale`); `largest`, the largest probability that the
+                head gives, from calibration (default: the ceiling), which sets the output scale.
 
         Raises:
             ValueError: gamma or the scale is not positive and finite.

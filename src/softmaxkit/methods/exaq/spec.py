@@ -89,6 +89,11 @@ class Exaq(Spec):
         _ = self.reciprocal_table.table  # refuses impossible segment counts
 
     @property
+    def variant(self) -> str:
+        """Bits and clip, which every comparison turns on, and what else differs from the defaults."""
+        return ", ".join(filter(None, [f"{self.bits} bits", f"{self.clip} clip", self.differences(("bits", "clip"))]))
+
+    @property
     def score_bits(self) -> int:
         """Width of a score code."""
         return self.scores.bits

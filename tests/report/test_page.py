@@ -1,0 +1,156 @@
+"""The page: self-contained, escaped, and steady against records with less or more than it knows."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from typing import Any
+
+import pytest
+
+from softmaxkit.report import render
+
+
+def result(method: str, variant: str, mode: str, loss: float, **more: Any) -> dict[str, Any]:
+    return {
+        "method": method,
+        "variant": variant,
+        "spec": {"schema": 1, "method": method},
+        "mode": mode,
+        "loss_nats": loss,
+        "perplexity": 2.718281828**loss,
+        "loss_change_percent": 100 * (loss / 1.72 - 1),
+        "row_sum_mean": 1.0,
+        "row_sum_min": 0.9,
+        "row_sum_max": 1.1,
+        "trained_steps": 1600,
+        "training_description": "from scratch",
+        "series": {
+            "training": {
+                "step": [1, 2, 3],
+                "loss_nats": [5.0, 3.0, 2.0],
+                "held_out_step": [3],
+                "held_out_loss_nats": [2.1],
+            },
+            "function": {
+                "score": [-1.0, 0.0, 1.0],
+                "probability": [0.1, 0.3, 0.7],
+                "exact_probability": [0.1, 0.3, 0.6],
+            },
+            "error": {
+                "score_below_maximum": [-2.0, -1.0, 0.0],
+                "mean_absolute_error": [1e-5, 1e-3, 1e-2],
+                "share_of_scores": [0.2, 0.3, 0.5],
+            },
+        },
+        **more,
+    }
+
+
+@pytest.fixture
+def record() -> dict[str, Any]:
+    results = [
+        result(method, variant, mode, loss)
+        for method, variant, loss in [
+            ("exact", "", 1.72),
+            ("consmax", "", 1.757),
+            ("softermax", "", 1.7209),
+            ("exaq", "2 bits, naive clip", 2.33),
+            ("exaq", "3 bits, searched clip", 1.7232),
+        ]
+        for mode in ("float", "integer")
+    ]
+    return {
+        "schema": 1,
+        "softmaxkit": "0.1.0",
+        "command": ["softmaxkit", "compare", "--text", "a b.txt"],
+        "seed": 0,
+        "inputs": {"text": {"name": "a b.txt", "bytes": 12345, "sha256": "0" * 64}, "windows": 512},
+        "versions": {"python": "3.11.7", "torch": "2.13.0"},
+        "results": results,
+    }
+
+
+def figures(page: str) -> dict[str, Any]:
+    found = re.findall(r'<script type="application/json" id="([^"]+)">(.*?)</script>', page, re.DOTALL)
+    return {name: json.loads(text) for name, text in found}
+
+
+def test_the_page_is_whole_and_loads_nothing(record: dict[str, Any]) -> None:
+    page = render(record)
+    assert page.lstrip().lower().startswith("<!doctype html>")
+    assert page.rstrip().endswith("</html>")
+    assert not re.search(r'<(?:script|img|link|iframe)[^>]+(?:src|href)\s*=\s*["\']?(?:https?:)?//', page)
+    assert page.count("Plotly.newPlot(") >= 1
+
+
+def test_the_finding_and_the_table_say_the_figures(record: dict[str, Any]) -> None:
+    page = render(record)
+    assert "Softermax has the lowest loss: 1.7209 nats" in page
+    for text in ("1.7570", "+2.15%", "3 bits, searched clip", "from scratch", "EXAQ"):
+        assert text in page
+    assert len(re.findall(r'<tr class="[^"]*best', page)) == 1
+    assert re.search(r'<tr class="[^"]*best[^"]*">.{0,400}Softermax', page, re.DOTALL)
+
+
+def test_each_chart_is_there_and_vanishes_with_its_data(record: dict[str, Any]) -> None:
+    assert len(figures(render(record))) == 4
+    for part, left in (("training", 3), ("function", 3), ("error", 3)):
+        less = copy.deepcopy(record)
+        for each in less["results"]:
+            del each["series"][part]
+        assert len(figures(render(less))) == left
+    for each in record["results"]:
+        del each["series"]
+    assert len(figures(render(record))) == 1
+
+
+def test_text_of_the_record_is_escaped(record: dict[str, Any]) -> None:
+    evil = '</script><script>alert("x")</script><img src=x onerror=alert(1)>'
+    record["results"].append(result("exaq", evil, "integer", 2.0))
+    record["inputs"]["text"]["name"] = evil
+    record["command"].append(evil)
+    page = render(record)
+    assert "<script>alert" not in page
+    assert "<img src=x" not in page
+    assert len(figures(page)) == 4
+
+
+def test_missing_and_odd_figures_do_not_break_it(record: dict[str, Any]) -> None:
+    record["results"][2]["loss_nats"] = None
+    del record["results"][3]["perplexity"]
+    record["results"][4]["row_sum_mean"] = float("nan")
+    record["results"][5]["series"]["error"]["mean_absolute_error"] = [float("inf"), None, 0.0]
+    record["results"][6]["novelty"] = {"deep": 1}
+    page = render(record)
+    assert "–" in page
+    assert figures(page)
+    for name, figure in figures(page).items():
+        assert "NaN" not in json.dumps(figure), name
+
+
+def test_an_unknown_method_and_later_columns_appear(record: dict[str, Any]) -> None:
+    assert "Area, µm²" not in render(record)
+    record["results"].append(
+        result("powermax", "one table", "integer", 1.8, area_um2=4846.4, energy_pj_per_element=9.0)
+    )
+    page = render(record)
+    for text in ("powermax", "one table", "Area, µm²", "4,846", "Energy, pJ"):
+        assert text in page
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"schema": 2}, "schema 2, but this report reads schema 1"),
+        ({"schema": None}, "no schema"),
+        ({"results": []}, "at least one result"),
+        ({"results": [{"mode": "float"}]}, "has method None"),
+        ({"results": [{"method": "exact", "mode": "int"}]}, "'float' or 'integer'"),
+    ],
+)
+def test_what_is_no_record_is_refused(record: dict[str, Any], change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message) as raised:
+        render({**record, **change})
+    assert "\n" not in str(raised.value)
