@@ -175,6 +175,16 @@ def test_compare_takes_a_pretrained_model(capsys: pytest.CaptureFixture[str], tm
     assert [result["training_description"] for result in results] == ["pretrained, then 2 steps"] * 4
 
 
+def test_compare_takes_specs_from_files(capsys: pytest.CaptureFixture[str], tmp_path: Path, text: str) -> None:
+    spec = tmp_path / "spec.json"
+    spec.write_text('{"schema": 1, "method": "exaq", "bits": 4, "scale": "calibrated"}')
+    code, _, err = compare(capsys, tmp_path / "out", text, "--spec", spec, "--json", tmp_path / "record.json")
+    assert code == 0, err
+    results = json.loads((tmp_path / "record.json").read_text())["results"]
+    assert [result["method"] for result in results] == ["exact", "exact", "exaq", "exaq"]
+    assert results[2]["variant"] == "4 bits, gaussian clip, scale=calibrated"
+
+
 def test_ctrl_c_then_the_same_command_goes_on(tmp_path: Path, text: str) -> None:
     script = (
         "import os, signal, sys\n"

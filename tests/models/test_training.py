@@ -159,6 +159,14 @@ def test_what_evaluation_measures(text: Path) -> None:
     assert series["probability"][0] < 0.01 < 0.3 < series["probability"][-1]
 
 
+def test_a_loss_that_is_nan_is_refused() -> None:
+    model = small_gpt(0, 16)
+    with torch.no_grad():
+        model.transformer.wte.weight[0] = math.nan
+    with pytest.raises(FloatingPointError, match="the model's loss on held-out text is nan"):
+        loss_on(model, torch.zeros((2, 17), dtype=torch.long))
+
+
 def test_saturation_and_errors_are_seen() -> None:
     model = softmaxkit.apply(small_gpt(0, 16), Softermax(), mode="integer")
     with torch.no_grad():

@@ -15,6 +15,7 @@ from softmaxkit.cli.console import (
     SeedOption,
     TextOption,
     WindowsOption,
+    chosen_spec,
     command_line,
     console,
     results_console,
@@ -37,6 +38,10 @@ def compare(
     ] = None,
     method: Annotated[
         list[str] | None, typer.Option(help="Compare this method; may be given again.", show_default="all")
+    ] = None,
+    spec: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="Compare this form, a spec as JSON; may be given again.", show_default=False),
     ] = None,
     steps: Annotated[
         int | None,
@@ -67,14 +72,15 @@ def compare(
     from softmaxkit.studies.compare import Options
     from softmaxkit.studies.compare import compare as run
 
-    specs: list[Spec] = [spec for name in method or METHODS for spec in method_class(name).variants()]
+    specs: list[Spec] = [chosen_spec(None, file) for file in spec or []]
+    specs += [each for name in method or ([] if spec else METHODS) for each in method_class(name).variants()]
     if steps is None:
         steps = Recipe().steps if model is None else 0
     if steps == 0 and model is None:
         raise ValueError("--steps 0 trains nothing; give 1 or more, or a pretrained --model")
     rate = Recipe().learning_rate if model is None else FINE_TUNING_RATE
     recipe = Recipe(steps=steps, context=context, learning_rate=rate)
-    options = Options(specs, text, model, recipe, seed, windows, output)
+    options = Options(list(dict.fromkeys(specs)), text, model, recipe, seed, windows, output)
     console.print(_plan(options, html or output / "compare.html"), soft_wrap=True)
     try:
         with stages() as stage:

@@ -50,6 +50,9 @@ def loss_on(model: PreTrainedModel, windows: Tensor, progress: Callable[[int, in
         model: a causal language model, in whatever mode its softmax modules are.
         windows: tokens, (windows, context + 1); each is read on its own.
         progress: called with the windows done and all windows.
+
+    Raises:
+        FloatingPointError: the loss is NaN or infinite.
     """
     total, count = 0.0, 0
     with _evaluating(model):
@@ -62,6 +65,10 @@ def loss_on(model: PreTrainedModel, windows: Tensor, progress: Callable[[int, in
             count += batch[:, 1:].numel()
             if progress:
                 progress(min(count // (windows.shape[1] - 1), len(windows)), len(windows))
+    if not math.isfinite(total):
+        raise FloatingPointError(
+            f"the model's loss on held-out text is {total / count}: its weights or a method in it give NaN or infinity"
+        )
     return total / count
 
 
