@@ -262,57 +262,6 @@ def _read(key: str, value: Any, kind: Any) -> Any:
     return value
 
 
-def check_row(scores: ArrayLike, mask: ArrayLike | None) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Return scores as float64 and the full mask, in which a score of -inf is masked.
-
-    Raises:
-        ValueError: a score that is attended is NaN; the mask is not boolean or does not broadcast to the scores.
-    """
-    values = np.asarray(scores, np.float64)
-    attended = broadcast_mask(values, None if mask is None else np.asarray(mask)) & (values != -np.inf)
-    if np.isnan(values[attended]).any():
-        raise ValueError("scores contain NaN; mask these positions, or mend what produced them")
-    return np.where(attended, values, 0.0), attended
-
-
-def check_mask(scores: Array, mask: Array) -> None:
-    """Refuse a mask that is not boolean or does not broadcast to the scores, with a ValueError."""
-    if str(mask.dtype) not in ("bool", "torch.bool"):
-        raise ValueError(
-            f"a mask is boolean, True where a key is attended, not {mask.dtype}; compare it first, "
-            "as in `mask != 0` (an additive mask belongs into the scores)"
-        )
-    aligned = zip(reversed(mask.shape), reversed(scores.shape), strict=False)
-    if len(mask.shape) > len(scores.shape) or any(size not in (1, wanted) for size, wanted in aligned):
-        raise ValueError(
-            f"a mask of shape {tuple(mask.shape)} does not broadcast to scores of shape {tuple(scores.shape)}"
-        )
-
-
-def broadcast_mask(scores: Array, mask: Array | None) -> Array:
-    """Return a boolean mask of the shape of `scores`; all True for None.
-
-    Raises:
-        ValueError: the mask is not boolean or does not broadcast to the scores.
-    """
-    xp = array_namespace(scores)
-    if mask is None:
-        return xp.ones_like(scores, dtype=xp.bool)
-    check_mask(scores, mask)
-    return xp.broadcast_to(mask, scores.shape)
-
-
-def exact_softmax(scores: ArrayLike, mask: ArrayLike | None = None, base: float = np.e) -> NDArray[np.float64]:
-    """Softmax in float64 to a base, masked; the truth that every method is measured against."""
-    values, attended = check_row(scores, mask)
-    highest = np.max(values, axis=-1, where=attended, initial=-np.inf, keepdims=True)
-    shifted = np.where(attended, values - np.where(np.isfinite(highest), highest, 0.0), -np.inf)
-    power = np.exp(shifted * np.log(base))
-    total = power.sum(axis=-1, keepdims=True)
-    result: NDArray[np.float64] = power / np.where(total > 0, total, 1.0)
-    return result
-
-
 def _ldexp(mantissa: int, exponent: int) -> float:
     return float(mantissa * 2.0**exponent)
 

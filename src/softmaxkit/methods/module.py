@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, Literal, Protocol, get_args
 
 import torch
 from torch import Tensor, nn
 
-from softmaxkit.spec import Constants, Spec, check_mask
+from softmaxkit.rows import check_mask
+from softmaxkit.spec import Constants, Spec
 
 Mode = Literal["float", "integer"]
 
@@ -30,7 +32,7 @@ class Calibrator(Protocol):
         """
 
 
-class SoftmaxModule(nn.Module):
+class SoftmaxModule(nn.Module, ABC):
     """Normalises attention scores along one dimension.
 
     In "float" mode it computes the differentiable form of the method; in "integer" mode exactly the integers of
@@ -117,9 +119,9 @@ class SoftmaxModule(nn.Module):
         """Does the module hold something for each head?"""
         return False
 
+    @abstractmethod
     def float_forward(self, scores: Tensor, attended: Tensor) -> Tensor:
         """Compute the differentiable form; scores are finite or NaN, and 0 where not attended."""
-        raise TypeError(f"{type(self).__name__} has no float form")
 
     def surrogate(self, scores: Tensor, attended: Tensor) -> Tensor:
         """Compute the float form whose gradient stands for that of the integers."""

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from softmaxkit.formats import BF16, Array, Float, encode_scale
-from softmaxkit.spec import Constants, Spec, Training, check_row
+from softmaxkit.rows import check_row
+from softmaxkit.spec import Constants, Spec, Training
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray

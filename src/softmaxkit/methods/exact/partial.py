@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 from array_api_compat import array_namespace
 
 from softmaxkit.formats import Array
-from softmaxkit.spec import broadcast_mask
+from softmaxkit.rows import broadcast_mask
 
 if TYPE_CHECKING:
     import torch

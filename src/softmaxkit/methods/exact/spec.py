@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from softmaxkit.formats import FP16, Array, Float
-from softmaxkit.spec import Constants, Spec, Training, broadcast_mask, exact_softmax
+from softmaxkit.rows import broadcast_mask, exact_softmax
+from softmaxkit.spec import Constants, Spec, Training
 from softmaxkit.tables import GUARD_BITS, PiecewiseLinear, Reciprocal, fit, power_of_two_error
 
 if TYPE_CHECKING:

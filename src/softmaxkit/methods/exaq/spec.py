@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 import numpy as np
 
 from softmaxkit.formats import UQ, Array, Fixed, Q, encode_scale
-from softmaxkit.spec import Constants, Spec, Training, check_row
+from softmaxkit.rows import check_row
+from softmaxkit.spec import Constants, Spec, Training
 from softmaxkit.tables import Reciprocal
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 import numpy as np
 
 from softmaxkit.formats import UQ, Array, Fixed, Q, encode_scale
-from softmaxkit.spec import Constants, Spec, Training, broadcast_mask, exact_softmax
+from softmaxkit.rows import broadcast_mask, exact_softmax
+from softmaxkit.spec import Constants, Spec, Training
 from softmaxkit.tables import GUARD_BITS, PiecewiseLinear, Reciprocal, power_of_two, power_of_two_error
 
 if TYPE_CHECKING:
