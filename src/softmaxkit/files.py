@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -45,21 +46,27 @@ def whole_folder(path: Path) -> Iterator[Path]:
     Raises:
         OSError: as writing does; what stood at `path` is then still there.
     """
+    path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    old = temporary.with_name(temporary.name + ".old")
     try:
         os.chmod(temporary, 0o755)
         yield temporary
         if path.exists():
-            old = temporary.with_name(temporary.name + ".old")
             os.replace(path, old)
-            os.replace(temporary, path)
-            shutil.rmtree(old)
-        else:
-            os.replace(temporary, path)
+        os.replace(temporary, path)
     except BaseException:
+        if old.exists() and not path.exists():
+            os.replace(old, path)
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def content_key(*parts: Any) -> str:
+    """Return a short name for what depends on JSON-ready parts: equal parts, equal name."""
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
 
 
 def _finite(data: Any) -> Any:

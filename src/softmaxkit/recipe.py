@@ -8,6 +8,9 @@ from typing import Any
 FINE_TUNING_RATE = 5e-5
 """Learning rate for models that come trained."""
 
+SMALL_GPT = "small byte-level GPT"
+"""What records call the model that is trained where none is given."""
+
 WINDOWS = 512
 """Held-out windows that a loss is measured on."""
 

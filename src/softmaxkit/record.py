@@ -34,8 +34,8 @@ def make_result(spec: Spec, mode: str, **figures: Any) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that figures depend on."""
-    found = {"python": platform.python_version()}
+    """Return the versions of softmaxkit, of Python and of the packages that figures depend on."""
+    found = {"softmaxkit": softmaxkit.__version__, "python": platform.python_version()}
     for package in PACKAGES:
         try:
             found[package] = version(package)

@@ -87,6 +87,10 @@ class Constants:
             raise ValueError(f"constants of {cls.__name__} have the keys {sorted(names)}, not {sorted(data)}")
         return cls(**{name: _tuples(value) for name, value in data.items()})
 
+    def fits(self, other: Constants) -> bool:
+        """Are these of the same form, field by field: integers where it has them, tables of the same lengths?"""
+        return type(self) is type(other) and _form(dataclasses.astuple(self)) == _form(dataclasses.astuple(other))
+
     def score_scale(self, codes: Array) -> Any:
         """Return the real score scale: a float, or float64 of shape (heads, 1, 1) like `codes` where stacked."""
         stacked = isinstance(self.scale[0], tuple)
@@ -264,6 +268,10 @@ def _read(key: str, value: Any, kind: Any) -> Any:
 
 def _ldexp(mantissa: int, exponent: int) -> float:
     return float(mantissa * 2.0**exponent)
+
+
+def _form(value: Any) -> Any:
+    return tuple(_form(each) for each in value) if isinstance(value, tuple) else type(value)
 
 
 def _tuples(value: Any) -> Any:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
+from transformers import AttentionInterface, AttentionMaskInterface, GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 import softmaxkit
 from conftest import tiny_model
 from softmaxkit import ConSmax, Exact, Exaq, Softermax
-from softmaxkit.models.attention import NAME, layers
+from softmaxkit.models.attention import NAME, UnsupportedError, attention_forward, boolean_mask
+from softmaxkit.models.patch import layers
 
 KINDS = ["gpt2", "bert", "llama"]
 
@@ -110,6 +112,77 @@ def test_a_failed_apply_leaves_the_model_unchanged() -> None:
             softmaxkit.apply(model, Softermax(), **wrong)  # type: ignore[arg-type]
         assert model.config._attn_implementation == "eager"
         assert not layers(model)
+
+
+def test_restore_gives_back_what_was_there_whatever_went_before() -> None:
+    model = tiny_model("gpt2")
+    softmaxkit.apply(model.transformer, Softermax())  # the part alone
+    softmaxkit.apply(model, Exact(), layers=[0])
+    softmaxkit.restore(model)
+    assert model.config._attn_implementation == "eager"
+    with pytest.raises(ValueError, match="no layer 9"):
+        softmaxkit.apply(model, Exact(), layers=[9])
+    model.set_attn_implementation("sdpa")
+    assert softmaxkit.restore(model).config._attn_implementation == "sdpa"
+
+
+def test_another_attention_function_set_since_is_noticed() -> None:
+    model = softmaxkit.apply(tiny_model("gpt2"), Exact())
+    model.set_attn_implementation("sdpa")
+    with pytest.raises(ValueError, match="so its methods do not run"):
+        softmaxkit.set_mode(model, "integer")
+
+
+@pytest.mark.parametrize("name", ["s_aux", "sinks", "indices", "cache"])
+def test_what_no_method_has_is_refused(name: str) -> None:
+    query = torch.zeros(1, 2, 3, 4)
+    with pytest.raises(UnsupportedError, match="which no method of softmaxkit has"):
+        attention_forward(nn.Linear(1, 1), query, query, query, None, **{name: torch.zeros(2)})
+
+
+def test_a_model_whose_attention_does_more_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exact softmax through the interface has to give what the model gave before."""
+    model = tiny_model("llama")
+
+    def doubled(module: Any, query: Any, key: Any, value: Any, mask: Any, **kwargs: Any) -> Any:
+        output, weights = attention_forward(module, query, key, value, mask, **kwargs)
+        return 2 * output, weights
+
+    monkeypatch.setitem(AttentionInterface._global_mapping, "doubled", doubled)
+    monkeypatch.setitem(AttentionMaskInterface._global_mapping, "doubled", boolean_mask)
+    model.set_attn_implementation("doubled")
+    with pytest.raises(UnsupportedError, match="gives other outputs through transformers' AttentionInterface"):
+        softmaxkit.apply(model, Exact())
+    assert model.config._attn_implementation == "doubled"
+
+
+def test_attention_that_did_not_call_is_named() -> None:
+    class SideAttention(nn.Module):
+        pass
+
+    model = tiny_model("gpt2")
+    model.transformer.side = SideAttention()
+    with pytest.raises(UnsupportedError, match=r"transformer\.side of GPT2LMHeadModel did not call"):
+        softmaxkit.apply(model, Softermax())
+    assert not layers(model)
+    assert len(layers(softmaxkit.apply(model, Softermax(), layers=range(2)))) == 2
+
+
+def test_additive_masks_of_any_size_mask() -> None:
+    query = torch.randn(1, 2, 3, 4, generator=torch.Generator().manual_seed(0))
+    expected = attention_forward(nn.Linear(1, 1), query, query, query, torch.ones(3, 3, dtype=torch.bool).tril())[1]
+    for low in (torch.finfo(torch.float32).min, -1e4, -math.inf):
+        mask = torch.full((3, 3), low).triu(1)
+        assert torch.allclose(attention_forward(nn.Linear(1, 1), query, query, query, mask)[1], expected)
+
+
+@torch.no_grad()
+def test_half_precision_models_get_the_gates_integers() -> None:
+    model = softmaxkit.apply(tiny_model("llama").bfloat16(), Exaq(bits=3), mode="integer", clip=-6.0)
+    weights = model(**batch("none"), output_attentions=True).attentions[0]
+    codes = weights * 2**15
+    assert torch.equal(codes, codes.round())
+    assert (codes > 2**8).any()
 
 
 def test_models_that_cannot_take_it_are_refused() -> None:

@@ -10,14 +10,15 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 import softmaxkit
 from conftest import tiny_model
 from softmaxkit import ConSmax, Exact, Exaq, Softermax, Spec
-from softmaxkit.models.attention import layers
 from softmaxkit.models.calibration import convert
 from softmaxkit.models.checkpoint import SETTINGS_FILE, trainable
+from softmaxkit.models.patch import layers
 
 TOKENS = torch.randint(0, 100, (8, 4, 20), generator=torch.Generator().manual_seed(0))
 
@@ -72,15 +73,18 @@ def test_exaq_clips_follow_the_papers_fits() -> None:
     ]
     for spec, expected in cases:
         module = spec.module()
-        module.start_calibration(module.calibrator())
+        calibrator = module.calibrator()
+        module.observe_with(calibrator)
         module(scores)
-        module.finish_calibration()
+        module.observe_with(None)
+        module.take(calibrator.finish())
         assert module.calibration["clip"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_clip_is_the_mean_over_batches_and_not_below_what_was_seen() -> None:
     module = Exaq(bits=2).module()
-    module.start_calibration(module.calibrator())
+    calibrator = module.calibrator()
+    module.observe_with(calibrator)
     parts = (
         torch.randn(3, 16, 64, generator=torch.Generator().manual_seed(0))
         * torch.tensor([1.0, 2.0, 3.0])[:, None, None]
@@ -90,11 +94,14 @@ def test_the_clip_is_the_mean_over_batches_and_not_below_what_was_seen() -> None
         exact = module(part)
         assert torch.allclose(exact, torch.softmax(part, -1))  # the model goes on with exact softmax
         clips.append(-1.66 * (part - part.amax(-1, keepdim=True)).std(correction=0).item() - 1.85)
-    module.finish_calibration()
+    module.observe_with(None)
+    module.take(calibrator.finish())
     assert module.calibration["clip"] == pytest.approx(sum(clips) / 3, rel=1e-5)
-    module.start_calibration(module.calibrator())
+    calibrator = module.calibrator()
+    module.observe_with(calibrator)
     module(torch.tensor([[0.0, -0.1]]))
-    module.finish_calibration()
+    module.observe_with(None)
+    module.take(calibrator.finish())
     assert module.calibration["clip"] == pytest.approx(-0.1)
 
 
@@ -103,19 +110,23 @@ def test_the_searched_clip_is_better_than_the_others_on_its_data() -> None:
     errors = {}
     for clip in ("searched", "gaussian", "naive"):
         module = Exaq(bits=3, clip=clip).module()  # type: ignore[arg-type]
-        module.start_calibration(module.calibrator())
+        calibrator = module.calibrator()
+        module.observe_with(calibrator)
         module(scores)
-        module.finish_calibration()
+        module.observe_with(None)
+        module.take(calibrator.finish())
         errors[clip] = (module(scores) - torch.softmax(scores, -1)).abs().sum().item()
     assert errors["searched"] < min(errors["gaussian"], errors["naive"])
 
 
 def test_a_calibrated_scale_covers_the_scores() -> None:
     module = Exaq(bits=4, scale="calibrated").module(mode="integer")
-    module.start_calibration(module.calibrator())
+    calibrator = module.calibrator()
+    module.observe_with(calibrator)
     scores = torch.randn(100, 64, generator=torch.Generator().manual_seed(0)) * 20
     module(scores)
-    module.finish_calibration()
+    module.observe_with(None)
+    module.take(calibrator.finish())
     assert module.calibration["scale"] * 127 == pytest.approx(scores.abs().max().item())
     assert torch.equal(module.clamp_to_codes(scores * 0.999), scores * 0.999)
 
@@ -134,9 +145,11 @@ def test_consmax_calibration_beats_the_default_scale() -> None:
         return result
 
     before = error()
-    module.start_calibration(module.calibrator())
+    calibrator = module.calibrator()
+    module.observe_with(calibrator)
     assert torch.equal(module(scores), truth)
-    module.finish_calibration()
+    module.observe_with(None)
+    module.take(calibrator.finish())
     assert len(module.calibration["scale"]) == 2
     assert module.calibration["scale"][0] != module.calibration["scale"][1]
     assert error() < before / 2
@@ -147,9 +160,11 @@ def test_conversion_takes_the_geometric_mean_of_the_denominators() -> None:
     module = ConSmax().module(heads=2)
     scores = torch.randn(4, 2, 10, 10, generator=torch.Generator().manual_seed(0)) * 3
     mask = torch.ones(10, 10, dtype=torch.bool).tril()
-    module.start_calibration(module.converter())
+    calibrator = module.converter()
+    module.observe_with(calibrator)
     module(scores, mask)
-    module.finish_calibration()
+    module.observe_with(None)
+    module.take(calibrator.finish())
     rows = scores.masked_fill(~mask, -math.inf).logsumexp(-1).mean(dim=(0, 2))
     assert torch.allclose(module.beta + module.log_gamma, rows, atol=1e-5)
     model = softmaxkit.apply(tiny_model("gpt2"), ConSmax())
@@ -163,10 +178,85 @@ def test_calibration_without_a_method_or_batches() -> None:
     with pytest.raises(ValueError, match="no method is in this model"):
         softmaxkit.calibrate(model, TOKENS)
     softmaxkit.apply(model, Exaq())
-    with pytest.raises(ValueError, match="no batches"):
+    with pytest.raises(ValueError, match=r"layer transformer\.h\.0\.attn: calibration saw no scores"):
         softmaxkit.calibrate(model, [])
+    with pytest.raises(TypeError, match=r"batches are token ids \(batch, length\)"):
+        softmaxkit.calibrate(model, TOKENS[0])
     with pytest.raises(ValueError, match=r"softmaxkit\.calibrate\(model, batches\) first"):
         model(TOKENS[0])
+
+
+def test_a_failed_calibration_changes_nothing() -> None:
+    model = softmaxkit.apply(tiny_model("gpt2"), Exaq(bits=3), clip=-5.0)
+    before = {name: module.calibration for name, module in layers(model).items()}
+    expected = model(TOKENS[0]).logits
+
+    def batches() -> Any:
+        yield TOKENS[0]
+        raise OSError("the data went away")
+
+    with pytest.raises(OSError, match="went away"):
+        softmaxkit.calibrate(model, batches())
+    assert {name: module.calibration for name, module in layers(model).items()} == before
+    assert torch.equal(model(TOKENS[0]).logits, expected)
+
+
+def test_calibration_takes_what_data_loaders_give_and_keeps_training_flags() -> None:
+    model = softmaxkit.apply(tiny_model("gpt2"), Exaq()).train()
+    model.transformer.h[0].eval()
+    softmaxkit.calibrate(model, [[TOKENS[0]], {"input_ids": TOKENS[1]}, TOKENS[2]])
+    assert model.training
+    assert not model.transformer.h[0].training
+
+
+def test_integers_follow_fused_optimisers_and_inference_mode() -> None:
+    module = ConSmax().module(heads=2, mode="integer")
+    scores = torch.randn(1, 2, 8, 8, generator=torch.Generator().manual_seed(0))
+    optimiser = torch.optim.AdamW(module.parameters(), lr=0.1, fused=True)
+    module(scores).sum().backward()
+    optimiser.step()
+    assert module.constants == module.build_constants()
+    with torch.inference_mode():
+        assert ConSmax().module(heads=2, mode="integer")(scores).isfinite().all()
+
+
+def test_save_keeps_other_files_and_refuses_other_folders(tmp_path: Path) -> None:
+    model = softmaxkit.apply(tiny_model("gpt2"), ConSmax())
+    path = softmaxkit.save(model, tmp_path / "model")
+    (path / "tokenizer.json").write_text("{}")
+    (path / "README.md").write_text("mine")
+    softmaxkit.restore(model)
+    softmaxkit.save(model, path)
+    assert (path / "README.md").read_text() == "mine"
+    assert (path / "tokenizer.json").is_file()
+    assert not (path / SETTINGS_FILE).exists()
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "thesis.txt").write_text("years")
+    with pytest.raises(ValueError, match="is not empty and holds no model"):
+        softmaxkit.save(model, tmp_path / "precious")
+    with pytest.raises(ValueError, match="is a file"):
+        softmaxkit.save(model, path / "README.md")
+    (tmp_path / "link").symlink_to(path)
+    softmaxkit.save(model, tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert (path / "README.md").is_file()
+
+
+@pytest.mark.parametrize("file", ["softmaxkit.safetensors", "model.safetensors"])
+def test_truncated_weights_are_refused(file: str, tmp_path: Path) -> None:
+    path = softmaxkit.save(softmaxkit.apply(tiny_model("gpt2"), ConSmax()), tmp_path / "model")
+    (path / file).write_bytes((path / file).read_bytes()[:100])
+    with pytest.raises(ValueError, match=r"does not fit its model|cannot read the weights"):
+        softmaxkit.load(path)
+
+
+def test_missing_weights_are_refused(tmp_path: Path) -> None:
+    path = softmaxkit.save(tiny_model("gpt2"), tmp_path / "model")
+    weights = load_file(path / "model.safetensors")
+    del weights["transformer.h.1.mlp.c_fc.weight"]
+    save_file(weights, path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"incomplete: transformer\.h\.1\.mlp\.c_fc\.weight is missing"):
+        softmaxkit.load(path)
 
 
 def test_a_full_disk_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,12 +274,26 @@ def test_a_full_disk_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert [entry.name for entry in tmp_path.iterdir()] == ["model"]
 
 
+def _cut(settings: Any) -> Any:
+    constants = settings["layers"]["transformer.h.0.attn"]["constants"]
+    constants["high"] = [table[:3] for table in constants["high"]]
+    return settings
+
+
+def _without_layer(settings: Any) -> Any:
+    del settings["layers"]["transformer.h.0.attn"]
+    return settings
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
         (lambda text: text[:40], "is damaged"),
         (lambda text: text.replace('"schema": 1', '"schema": 9', 1), "reads 1"),
-        (lambda text: text.replace("transformer.h.0.attn", "transformer.h.9.attn"), "does not fit the model"),
+        (lambda text: text.replace("transformer.h.0.attn", "transformer.h.9.attn"), "does not fit its model"),
+        (lambda text: text.replace('"constants"', '"constant"'), "does not fit its model: 'constants'"),
+        (lambda text: json.dumps(_cut(json.loads(text))), "does not fit its model"),
+        (lambda text: json.dumps(_without_layer(json.loads(text))), "belongs to no layer"),
         (lambda text: text.replace('"bits"', '"bitz"', 1), "no key 'bitz'"),
     ],
 )

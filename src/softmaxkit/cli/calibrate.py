@@ -35,22 +35,21 @@ def calibrate(
     json: JsonOption = None,
 ) -> None:
     """Set a method's score scale, clip and ranges on a model's own scores, and save the model with it."""
-    from softmaxkit.models.attention import apply, layers
     from softmaxkit.models.calibration import calibrate as calibrate_model
-    from softmaxkit.models.checkpoint import save
+    from softmaxkit.models.checkpoint import check_folder, save
+    from softmaxkit.models.patch import apply, layers
     from softmaxkit.models.pretrained import read_pretrained
     from softmaxkit.models.text import read_corpus
     from softmaxkit.record import make_record, make_result
 
-    loaded, tokenizer = read_pretrained(model)
+    check_folder(output)
+    loaded, tokenizer = read_pretrained(model, context)
     if method is not None or spec is not None:
         apply(loaded, chosen_spec(method, spec), mode="integer")
     corpus = read_corpus(text, tokenizer)
     windows = corpus.calibration_batches(context, count=batches)
     calibrate_model(loaded, windows)
-    save(loaded, output)
-    if tokenizer is not None:
-        tokenizer.save_pretrained(output)
+    save(loaded, output, tokenizer)
     results = []
     for name, module in layers(loaded).items():
         console.print(f"{name}: {module.spec.method} {module.calibration or 'has nothing to calibrate'}")

@@ -22,7 +22,7 @@ from softmaxkit.cli.console import (
     stages,
     write_record,
 )
-from softmaxkit.recipe import FINE_TUNING_RATE, WINDOWS, Recipe
+from softmaxkit.recipe import FINE_TUNING_RATE, SMALL_GPT, WINDOWS, Recipe
 from softmaxkit.spec import METHODS, Spec, method_class
 
 
@@ -97,7 +97,7 @@ def compare(
 
 def _plan(options: Any, page: Path) -> str:
     names = ", ".join(dict.fromkeys(spec.method for spec in options.specs))
-    what = options.model or "a small byte-level GPT"
+    what = options.model or f"a {SMALL_GPT}"
     work = f"Train {what} for {options.recipe.steps} steps" if options.recipe.steps else f"Take {what}"
     source = options.text or "the Python standard library's source"
     return (

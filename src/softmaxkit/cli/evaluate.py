@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Annotated
 
 import typer
@@ -31,34 +30,44 @@ def evaluate(
 ) -> None:
     """Measure a model's loss on held-out text with the methods that are in it; a plain model counts as exact."""
     from softmaxkit.methods.exact import Exact
-    from softmaxkit.models.attention import apply, layers, set_mode
-    from softmaxkit.models.evaluation import figures, loss_on, real_scores
+    from softmaxkit.models.evaluation import figures, loss_on, perplexity, real_scores
+    from softmaxkit.models.patch import apply, layers, set_mode
     from softmaxkit.models.pretrained import read_pretrained
     from softmaxkit.models.text import read_corpus
     from softmaxkit.record import make_record, make_result
 
     if mode not in ("float", "integer", "both"):
         raise ValueError(f"--mode is float, integer or both, not {mode!r}")
-    loaded, tokenizer = read_pretrained(model)
+    loaded, tokenizer = read_pretrained(model, context)
     if not layers(loaded):
         apply(loaded, Exact())
     corpus = read_corpus(text, tokenizer)
     held_out = corpus.held_out_windows(context, windows)
-    spec = next(iter(layers(loaded).values())).spec
+    specs = {name: module.spec for name, module in layers(loaded).items()}
+    title = " and ".join(dict.fromkeys(f"{spec.method} {spec.variant}".strip() for spec in specs.values()))
+    by_layer = {name: spec.to_json() for name, spec in specs.items()}
     results = []
     with stages() as stage:
         for each in ("float", "integer") if mode == "both" else (mode,):
             set_mode(loaded, each)
-            loss = loss_on(loaded, held_out, stage(f"measure {spec.method}, {each}"))
-            results.append(
-                make_result(
-                    spec, each, loss_nats=loss, perplexity=math.exp(loss), **figures(real_scores(loaded, held_out[:32]))
-                )
+            loss = loss_on(loaded, held_out, stage(f"measure {title}, {each}"))
+            result = make_result(
+                next(iter(specs.values())),
+                each,
+                loss_nats=loss,
+                perplexity=perplexity(loss),
+                layers=by_layer,
+                **figures(real_scores(loaded, held_out[:32])),
             )
-    table = Table("mode", "loss, nats", "perplexity", "row sum", title=f"{spec.method} {spec.variant}".strip())
+            mixed = len(set(specs.values())) > 1
+            results.append(result | ({"method": "mixed", "variant": title, "spec": None} if mixed else {}))
+    table = Table("mode", "loss, nats", "perplexity", "row sum", title=title)
     for result in results:
         table.add_row(
-            result["mode"], f"{result['loss_nats']:.4f}", f"{result['perplexity']:.3f}", f"{result['row_sum_mean']:.3f}"
+            result["mode"],
+            f"{result['loss_nats']:.4f}",
+            f"{result['perplexity']:.3f}",
+            f"{result['row_sum_mean']:.3f}",
         )
     results_console(json).print(table)
     inputs = {"text": corpus.describe(), "model": {"name": model}, "windows": len(held_out), "context": context}

@@ -19,7 +19,7 @@ from softmaxkit.cli.console import (
     stages,
     write_record,
 )
-from softmaxkit.recipe import FINE_TUNING_RATE, WINDOWS, Recipe
+from softmaxkit.recipe import FINE_TUNING_RATE, SMALL_GPT, WINDOWS, Recipe
 
 
 def train(
@@ -54,39 +54,52 @@ def train(
 
     Ctrl-C saves; the same command then goes on from there.
     """
+    import shutil
+
     from transformers import set_seed
 
+    from softmaxkit.files import content_key
     from softmaxkit.models import training
-    from softmaxkit.models.attention import apply, restore
     from softmaxkit.models.calibration import calibrate, convert
-    from softmaxkit.models.checkpoint import save
+    from softmaxkit.models.checkpoint import check_folder, save
     from softmaxkit.models.evaluation import loss_on
-    from softmaxkit.models.pretrained import read_pretrained
+    from softmaxkit.models.patch import apply, restore
+    from softmaxkit.models.pretrained import fingerprint, read_pretrained
     from softmaxkit.models.text import read_corpus
-    from softmaxkit.record import make_record, make_result
+    from softmaxkit.record import make_record, make_result, versions
 
     chosen = chosen_spec(method, spec)
-    rate = learning_rate or (Recipe().learning_rate if start is None else FINE_TUNING_RATE)
-    recipe = Recipe(steps=steps, context=context, learning_rate=rate)
+    if learning_rate is None:
+        learning_rate = Recipe().learning_rate if start is None else FINE_TUNING_RATE
+    if learning_rate <= 0:
+        raise ValueError(f"--learning-rate is positive, not {learning_rate}")
+    recipe = Recipe(steps=steps, context=context, learning_rate=learning_rate)
+    check_folder(output)
     set_seed(seed)
-    pretrained, tokenizer = (None, None) if start is None else read_pretrained(start)
+    pretrained, tokenizer = (None, None) if start is None else read_pretrained(start, context)
     corpus = read_corpus(text, tokenizer)
-    windows = corpus.calibration_batches(context)
+    batches = corpus.calibration_batches(context)
+    held_out = corpus.held_out_windows(context, WINDOWS)
     model = training.small_gpt(seed, context) if pretrained is None else restore(pretrained)
     apply(model, chosen, mode=mode)
     if pretrained is not None:
-        convert(model, windows)
+        convert(model, batches)
     if chosen.training == "calibrated":
-        calibrate(model, windows)
+        calibrate(model, batches)
+    depends = (versions(), chosen.to_json(), mode, recipe.describe(), seed, corpus.sha256, fingerprint(start))
+    run = output.with_name(f"{output.name}.run-{content_key(*depends)}")
     with stages() as stage:
         progress = stage(f"train {chosen.method} on {corpus.name}")
-        curve = training.train(model, corpus, recipe, output.with_name(output.name + ".run"), seed, None, progress)
-        calibrate(model, windows)
-        loss = loss_on(model, corpus.held_out_windows(context, WINDOWS), stage("measure"))
-    save(model, output)
-    if tokenizer is not None:
-        tokenizer.save_pretrained(output)
+        try:
+            curve = training.train(model, corpus, recipe, run, seed, None, progress)
+        except training.Interrupted as error:
+            console.print(str(error))
+            raise KeyboardInterrupt from None
+        calibrate(model, batches)
+        loss = loss_on(model, held_out, stage("measure"))
+    save(model, output, tokenizer)
+    shutil.rmtree(run, ignore_errors=True)
     console.print(f"held-out loss {loss:.4f} nats per token; model: {output}")
     result = make_result(chosen, mode, loss_nats=loss, trained_steps=steps, series={"training": curve})
-    inputs = {"text": corpus.describe(), "model": {"name": start or "byte-level GPT-2"}, "recipe": recipe.describe()}
+    inputs = {"text": corpus.describe(), "model": {"name": start or SMALL_GPT}, "recipe": recipe.describe()}
     write_record(make_record(command_line(), seed, inputs, [result]), json)

@@ -166,7 +166,8 @@ class SoftmaxModule(nn.Module, ABC):
         """
         if self._frozen is not None:
             return self._frozen
-        key = tuple((parameter.data_ptr(), parameter._version) for parameter in self.parameters())
+        # By value: fused optimisers change parameters without a trace.
+        key = tuple(parameter.detach().float().cpu().numpy().tobytes() for parameter in self.parameters())
         if self._built is None or self._built[0] != key:
             self._built = (key, self.build_constants())
         return self._built[1]
@@ -198,16 +199,13 @@ class SoftmaxModule(nn.Module, ABC):
         """Return what sets learned parameters to stand for exact softmax, or None where there are none."""
         return None
 
-    def start_calibration(self, calibrator: Calibrator | None) -> bool:
-        """Let a calibrator observe every forward from here on; return whether there is one."""
+    def observe_with(self, calibrator: Calibrator | None) -> None:
+        """Let a calibrator observe every forward from here on; None ends it."""
         self._calibrator = calibrator
-        return calibrator is not None
 
-    def finish_calibration(self, keep: bool = True) -> None:
-        """Stop observing; take over what was found, unless told not to."""
-        calibrator, self._calibrator = self._calibrator, None
-        if calibrator is not None and keep:
-            self.set_calibration({**self.calibration, **calibrator.finish()})
+    def take(self, found: Mapping[str, Any]) -> None:
+        """Take over what a calibrator found."""
+        self.set_calibration({**self.calibration, **found})
 
 
 class _StraightThrough(torch.autograd.Function):

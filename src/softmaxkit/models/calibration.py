@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from softmaxkit.methods.module import SoftmaxModule
-from softmaxkit.models.attention import layers
+from softmaxkit.methods.module import Calibrator
+from softmaxkit.models.patch import active_layers
+from softmaxkit.models.running import evaluating, run
+
+Batch = Tensor | Mapping[str, Any] | Sequence[Tensor]
 
 
-def calibrate(model: PreTrainedModel, batches: Iterable[Tensor | Mapping[str, Any]]) -> PreTrainedModel:
+def calibrate(model: PreTrainedModel, batches: Iterable[Batch]) -> PreTrainedModel:
     """Run batches through a model and let every method in it set its score scale, clip or range.
 
     Methods see the scores of the float model; EXAQ those of exact softmax. A method with nothing to calibrate is left
@@ -27,53 +29,56 @@ def calibrate(model: PreTrainedModel, batches: Iterable[Tensor | Mapping[str, An
         The same model.
 
     Raises:
-        ValueError: no method is in the model, or there are no batches.
+        TypeError: a batch is of another kind.
+        ValueError: no method is in the model, or there are no batches. The model is then unchanged.
     """
-    observing = [module for module in _modules(model) if module.start_calibration(module.calibrator())]
-    _observe(model, observing, batches)
+    _observe(model, {name: module.calibrator() for name, module in active_layers(model).items()}, batches)
     return model
 
 
-def convert(model: PreTrainedModel, batches: Iterable[Tensor | Mapping[str, Any]]) -> PreTrainedModel:
+def convert(model: PreTrainedModel, batches: Iterable[Batch]) -> PreTrainedModel:
     """Set a method's learned parameters so that it stands for the exact softmax of a pretrained model, in place.
 
     A start for fine-tuning, no more. Only ConSmax has such parameters; other methods are left alone.
 
     Raises:
-        ValueError: no method is in the model, or there are no batches.
+        TypeError, ValueError: as `calibrate`.
     """
-    observing = [module for module in _modules(model) if module.start_calibration(module.converter())]
-    _observe(model, observing, batches)
+    _observe(model, {name: module.converter() for name, module in active_layers(model).items()}, batches)
     return model
 
 
-def _modules(model: PreTrainedModel) -> list[SoftmaxModule]:
-    found = layers(model)
-    if not found:
-        raise ValueError("no method is in this model; put one in with softmaxkit.apply(model, spec)")
-    return list(found.values())
-
-
-def _observe(
-    model: PreTrainedModel, observing: list[SoftmaxModule], batches: Iterable[Tensor | Mapping[str, Any]]
-) -> None:
-    """Run batches while modules observe; they keep what they found only if all went well."""
-    training = model.training
-    seen = 0
+def _observe(model: PreTrainedModel, calibrators: dict[str, Calibrator | None], batches: Iterable[Batch]) -> None:
+    """Run batches while modules observe; they keep what they found only if all went well for all of them."""
+    modules = active_layers(model)
+    observing = {name: calibrator for name, calibrator in calibrators.items() if calibrator is not None}
+    if not observing:
+        return
     try:
-        model.eval()
-        with torch.no_grad():
-            for batch in batches if observing else ():
-                inputs = {"input_ids": batch} if isinstance(batch, Tensor) else batch
-                model(**{k: v.to(model.device) if isinstance(v, Tensor) else v for k, v in inputs.items()})
-                seen += 1
-        if observing and not seen:
-            raise ValueError("calibration saw no batches; give it at least one")
-    except BaseException:
-        for module in observing:
-            module.finish_calibration(keep=False)
-        raise
+        for name, calibrator in observing.items():
+            modules[name].observe_with(calibrator)
+        with evaluating(model):
+            for batch in batches:
+                run(model, _inputs(batch))
     finally:
-        model.train(training)
-    for module in observing:
-        module.finish_calibration()
+        for name in observing:
+            modules[name].observe_with(None)
+    found = {}
+    for name, calibrator in observing.items():
+        try:
+            found[name] = calibrator.finish()
+        except ValueError as error:
+            raise ValueError(f"layer {name}: {error}") from None
+    for name, values in found.items():
+        modules[name].take(values)
+
+
+def _inputs(batch: Batch) -> Mapping[str, Any]:
+    if isinstance(batch, list | tuple) and len(batch) == 1:  # as a TensorDataset gives them
+        batch = batch[0]
+    if isinstance(batch, Tensor) and batch.ndim == 2:
+        return {"input_ids": batch}
+    if isinstance(batch, Mapping):
+        return batch
+    what = f"a tensor of shape {tuple(batch.shape)}" if isinstance(batch, Tensor) else type(batch).__name__
+    raise TypeError(f"batches are token ids (batch, length), or dicts of what the model takes, not {what}")

@@ -8,41 +8,52 @@ A checkpoint is a plain transformers one, which loads without softmaxkit as the 
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils.hub import cached_file
 
 import softmaxkit
 from softmaxkit.files import whole_folder, write_json
 from softmaxkit.methods.module import SoftmaxModule
-from softmaxkit.models.attention import NAME, hang, layers, switch_on
+from softmaxkit.models.attention import NAME
+from softmaxkit.models.patch import hang, layers, remember, switch_on
 from softmaxkit.spec import SCHEMA, Spec
 
 SETTINGS_FILE = "softmaxkit.json"
 PARAMETERS_FILE = "softmaxkit.safetensors"
+HUB_OPTIONS = ("revision", "token", "cache_dir", "subfolder")
+REPLACED = ("softmaxkit.", "model", "pytorch_model", "generation_config")
+"""How the names of files begin that a new checkpoint replaces; others beside it are kept."""
 
 
-def save(model: PreTrainedModel, path: str | Path) -> Path:
-    """Write a model and its methods into a folder, whole or not at all; a folder that is there is replaced.
+def save(model: PreTrainedModel, path: str | Path, tokenizer: PreTrainedTokenizerBase | None = None) -> Path:
+    """Write a model and its methods into a folder, whole or not at all.
+
+    A checkpoint that is there is replaced; other files beside it, such as a tokenizer or a README, are kept.
 
     Args:
         model: a transformers model; with no method in it, this writes a plain checkpoint.
         path: the folder.
+        tokenizer: written with it where given.
 
     Returns:
         The folder.
 
     Raises:
+        ValueError: the path is a file, or a folder of something else.
         OSError: it cannot be written; an older checkpoint there is then untouched.
     """
+    path = check_folder(path)
     found = layers(model)
     own = {f"{name}.{NAME}.{key}" for name, module in found.items() for key in module.state_dict()}
     state = model.state_dict()
-    path = Path(path)
     with whole_folder(path) as folder:
         model.save_pretrained(folder, state_dict={key: value for key, value in state.items() if key not in own})
         if found:
@@ -54,57 +65,101 @@ def save(model: PreTrainedModel, path: str | Path) -> Path:
             write_json(folder / SETTINGS_FILE, settings)
         if own:
             save_file({key: state[key].contiguous() for key in sorted(own)}, folder / PARAMETERS_FILE)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(folder)
+        for file in path.iterdir() if path.is_dir() else ():
+            if file.is_file() and not file.name.startswith(REPLACED) and not (folder / file.name).exists():
+                shutil.copy2(file, folder)
+    return path
+
+
+def check_folder(path: str | Path) -> Path:
+    """Return a path that a checkpoint may be written to.
+
+    Raises:
+        ValueError: it is a file, or a folder with something in it that is no checkpoint.
+    """
+    path = Path(path).resolve()
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"{path} is a file; give a folder to write the model to")
+    if path.is_dir() and any(path.iterdir()) and not (path / "config.json").is_file():
+        raise ValueError(f"{path} is not empty and holds no model; give another folder")
     return path
 
 
 def load(path: str | Path, **kwargs: Any) -> PreTrainedModel:
-    """Read a model with its methods, as `save` wrote it; a checkpoint without methods is read as it is.
+    """Read a model with its methods, as `save` wrote it; one without methods is read as it is.
 
     Args:
-        path: the folder, or for a model without methods a hub name.
-        kwargs: for transformers' `from_pretrained`, e.g. `dtype`.
+        path: the folder, or a hub name.
+        kwargs: for transformers' `from_pretrained`, e.g. `dtype` or `revision`.
 
     Raises:
-        ValueError: the folder is no checkpoint, its `softmaxkit.json` is damaged or newer than this version, or it
-            does not fit the model.
+        ValueError: it is no checkpoint, parts of it are missing, damaged, or newer than this version, or its
+            `softmaxkit.json` does not fit the model.
     """
+    where: dict[str, Any] = {
+        key: kwargs[key] for key in ("revision", "token", "cache_dir", "subfolder") if key in kwargs
+    }
     try:
-        config = AutoConfig.from_pretrained(path)
+        config = AutoConfig.from_pretrained(path, **where)
     except (OSError, ValueError) as error:
-        first_line = str(error).strip().splitlines()[0]
-        raise ValueError(f"{path} is no checkpoint that transformers can read: {first_line}") from None
+        raise ValueError(f"{path} is no checkpoint that transformers can read: {_first_line(error)}") from None
     architecture = getattr(transformers, (config.architectures or ["?"])[0], None)
     if architecture is None:
         raise ValueError(f"{path}: config.json names no model class of transformers, but {config.architectures}")
     try:
-        model: PreTrainedModel = architecture.from_pretrained(path, **kwargs)
-    except (OSError, RuntimeError) as error:
-        raise ValueError(f"{path}: {str(error).strip().splitlines()[0]}") from None
-    settings_path = Path(path) / SETTINGS_FILE
-    if not settings_path.is_file():
-        return model
-    saved = _read_settings(settings_path)
-    try:
-        modules = {name: _module(settings) for name, settings in saved["layers"].items()}
-        for name, module in modules.items():
-            hang(model.get_submodule(name), module)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{settings_path} does not fit the model: {error}") from None
-    switch_on(model)
-    parameters_path = Path(path) / PARAMETERS_FILE
-    parameters = load_file(parameters_path) if parameters_path.is_file() else {}
-    for name, module in layers(model).items():
-        prefix = f"{name}.{NAME}."
-        own = {key.removeprefix(prefix): value for key, value in parameters.items() if key.startswith(prefix)}
-        try:
-            module.load_state_dict(own)
-        except RuntimeError as error:
-            raise ValueError(f"{parameters_path} does not fit layer {name}: {error}") from None
-        constants = saved["layers"][name]["constants"]
-        if constants is not None:
-            module.freeze(module.spec.constants_class.from_json(constants))
+        model, report = architecture.from_pretrained(path, output_loading_info=True, **kwargs)
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+        raise ValueError(f"cannot read the weights of {path}: {_first_line(error)}") from None
+    if report["missing_keys"]:
+        raise ValueError(f"the weights of {path} are incomplete: {sorted(report['missing_keys'])[0]} is missing")
     model.eval()
-    return model
+    settings, parameters = (_companion(path, name, where) for name in (SETTINGS_FILE, PARAMETERS_FILE))
+    if settings is not None:
+        _put_back(model, settings, parameters)
+    loaded: PreTrainedModel = model
+    return loaded
+
+
+def _put_back(model: PreTrainedModel, settings: Path, parameters: Path | None) -> None:
+    """Put the methods of a checkpoint into its model, and check that nothing is missing or left over."""
+    saved = _read_settings(settings)["layers"]
+    try:
+        modules = {name: _module(each) for name, each in saved.items()}
+        tensors = load_file(parameters) if parameters is not None else {}
+        for name, module in modules.items():
+            prefix = f"{name}.{NAME}."
+            own = [key for key in tensors if key.startswith(prefix)]
+            module.load_state_dict({key.removeprefix(prefix): tensors.pop(key) for key in own})
+            hang(model.get_submodule(name), module)
+            if (constants := saved[name]["constants"]) is not None:
+                frozen = module.spec.constants_class.from_json(constants)
+                if not frozen.fits(module.build_constants()):
+                    raise ValueError(f"the constants of {name} are not of the form that its spec has")
+                module.freeze(frozen)
+        if tensors:
+            raise ValueError(f"{sorted(tensors)[0]} belongs to no layer")
+    except (AttributeError, IndexError, KeyError, RuntimeError, SafetensorError, TypeError, ValueError) as error:
+        raise ValueError(f"{settings} does not fit its model: {_first_line(error)}") from None
+    remember(model, switch_on(model))
+
+
+def _companion(path: str | Path, name: str, where: dict[str, Any]) -> Path | None:
+    """Return a file of our own beside a model, in its folder or on the hub; None where it has none."""
+    found = cached_file(
+        str(path),
+        name,
+        _raise_exceptions_for_gated_repo=False,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+        **where,
+    )
+    return None if found is None else Path(found)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _settings(module: SoftmaxModule) -> dict[str, Any]:

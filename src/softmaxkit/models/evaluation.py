@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +12,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from softmaxkit.methods.module import SoftmaxModule, attended_keys, masked_softmax
-from softmaxkit.models.attention import layers
+from softmaxkit.models.patch import layers
+from softmaxkit.models.running import device_of, evaluating
 
 BATCH = 16
 ERROR_BINS = 48
@@ -55,9 +55,9 @@ def loss_on(model: PreTrainedModel, windows: Tensor, progress: Callable[[int, in
         FloatingPointError: the loss is NaN or infinite.
     """
     total, count = 0.0, 0
-    with _evaluating(model):
+    with evaluating(model):
         for start in range(0, len(windows), BATCH):
-            batch = windows[start : start + BATCH].to(model.device)
+            batch = windows[start : start + BATCH].to(device_of(model))
             logits = model(input_ids=batch[:, :-1]).logits.float()
             total += torch.nn.functional.cross_entropy(
                 logits.flatten(0, 1), batch[:, 1:].flatten(), reduction="sum"
@@ -72,6 +72,11 @@ def loss_on(model: PreTrainedModel, windows: Tensor, progress: Callable[[int, in
     return total / count
 
 
+def perplexity(loss: float) -> float:
+    """Return exp of a loss in nats; infinite where that is beyond floats."""
+    return math.exp(loss) if loss < 700 else math.inf
+
+
 def real_scores(model: PreTrainedModel, windows: Tensor) -> list[RealScores]:
     """Run windows through a model and return, layer by layer, what its softmax modules saw and gave."""
     found: list[RealScores] = []
@@ -83,8 +88,8 @@ def real_scores(model: PreTrainedModel, windows: Tensor) -> list[RealScores]:
 
     hooks = [module.register_forward_hook(watch) for module in layers(model).values()]
     try:
-        with _evaluating(model):
-            model(input_ids=windows[:, :-1].to(model.device))
+        with evaluating(model):
+            model(input_ids=windows[:, :-1].to(device_of(model)))
     finally:
         for hook in hooks:
             hook.remove()
@@ -156,14 +161,3 @@ def function_series(seen: list[RealScores], points: int = 241) -> dict[str, list
         "probability": given[0, 0, :, best].tolist(),
         "exact_probability": ideal[0, 0, :, best].tolist(),
     }
-
-
-@contextmanager
-def _evaluating(model: PreTrainedModel) -> Iterator[None]:
-    training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        model.train(training)

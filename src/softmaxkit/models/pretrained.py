@@ -2,38 +2,77 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+import torch
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from softmaxkit.models.checkpoint import load
+from softmaxkit.models.running import evaluating, run
 
 BYTES = 256
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
 
-def read_pretrained(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None]:
+def read_pretrained(name: str, context: int) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None]:
     """Load a causal language model and its tokenizer, by folder or hub name.
 
     A model of 256 tokens without a tokenizer reads bytes, as those that `softmaxkit train` writes.
 
+    Args:
+        name: folder or hub name.
+        context: how many tokens it is going to read at once.
+
     Raises:
-        ValueError: it is not found, is no causal language model, or has no tokenizer.
+        ValueError: it is not found, is no causal language model, reads fewer tokens, or has no tokenizer.
     """
     try:
-        model = load(name) if Path(name).is_dir() else AutoModelForCausalLM.from_pretrained(name)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ValueError(f"cannot load the model {name}: {str(error).strip().splitlines()[0]}") from None
-    if not model.can_generate():
+        model = load(name)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"cannot load the model {name}: {error}") from None
+    longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if longest and context > longest:
+        raise ValueError(f"{name} reads at most {longest} tokens; give --context {longest} or less, not {context}")
+    if not _is_causal(model):
         raise ValueError(
             f"{name} is a {type(model).__name__}, not a causal language model; this command measures the "
             "loss of the next token and needs one, such as a GPT-2 or LLaMA"
         )
     if Path(name).is_dir() and not any((Path(name) / file).is_file() for file in TOKENIZER_FILES):
-        if model.config.vocab_size == BYTES:
+        if model.config.get_text_config().vocab_size == BYTES:
             return model, None
         raise ValueError(f"{name} has no tokenizer; save the model's own there with tokenizer.save_pretrained")
     try:
         return model, AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"cannot load the tokenizer of {name}: {str(error).strip().splitlines()[0]}") from None
+
+
+def fingerprint(name: str | None) -> str | None:
+    """Return what tells a model from an earlier one of the same name: a hash of its files, or the hub name."""
+    if name is None or not Path(name).is_dir():
+        return name
+    digest = hashlib.sha256()
+    for file in sorted(path for path in Path(name).iterdir() if path.is_file()):
+        with file.open("rb") as stream:
+            digest.update(file.name.encode() + hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _is_causal(model: PreTrainedModel) -> bool:
+    """Does the model give logits in which no token sees a later one?"""
+    if model.config.is_encoder_decoder or model.main_input_name != "input_ids":
+        return False
+    first = torch.zeros((1, 4), dtype=torch.long)
+    second = torch.tensor([[0, 0, 0, 1]])
+    with evaluating(model):
+        try:
+            logits = [run(model, {"input_ids": tokens}).logits for tokens in (first, second)]
+        except AttributeError:
+            return False
+        except ValueError:  # a method in it awaits calibration
+            return True
+    if logits[0].shape[:2] != (1, 4):
+        return False
+    return torch.allclose(logits[0][:, :3], logits[1][:, :3], rtol=1e-3, atol=1e-3 * logits[0].abs().max().item())

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
-import softmaxkit
-from softmaxkit.files import write_json
+from softmaxkit.files import content_key, write_json
 from softmaxkit.methods.exact import Exact
-from softmaxkit.models.attention import apply, restore, set_mode
 from softmaxkit.models.calibration import calibrate, convert
 from softmaxkit.models.checkpoint import load, save
-from softmaxkit.models.evaluation import error_series, figures, function_series, loss_on, real_scores
-from softmaxkit.models.pretrained import read_pretrained
+from softmaxkit.models.evaluation import error_series, figures, function_series, loss_on, perplexity, real_scores
+from softmaxkit.models.patch import apply, restore, set_mode
+from softmaxkit.models.pretrained import fingerprint, read_pretrained
 from softmaxkit.models.text import Corpus, read_corpus
 from softmaxkit.models.training import Progress, checkpoint_at, small_gpt, train
-from softmaxkit.recipe import WINDOWS, Recipe
-from softmaxkit.record import make_record, make_result
+from softmaxkit.recipe import SMALL_GPT, WINDOWS, Recipe
+from softmaxkit.record import make_record, make_result, versions
 from softmaxkit.spec import Spec
 
 Stage = Callable[[str], Progress]
@@ -75,7 +72,7 @@ def compare(options: Options, command: list[str], stage: Stage) -> dict[str, Any
     for result in results:
         change = result["loss_nats"] - baseline
         result["loss_change_percent"] = 100 * change / baseline
-        result["perplexity_change_percent"] = 100 * float(torch.tensor(change, dtype=torch.float64).expm1())
+        result["perplexity_change_percent"] = 100 * (perplexity(change) - 1)
     return make_record(command, options.seed, study.inputs(), results)
 
 
@@ -87,7 +84,8 @@ class _Study:
         self.pretrained: PreTrainedModel | None = None
         tokenizer: PreTrainedTokenizerBase | None = None
         if options.model is not None:
-            self.pretrained, tokenizer = read_pretrained(options.model)
+            self.pretrained, tokenizer = read_pretrained(options.model, options.recipe.context)
+        self.fingerprint = fingerprint(options.model)
         self.corpus: Corpus = read_corpus(options.text, tokenizer)
         context = options.recipe.context
         self.held_out = self.corpus.held_out_windows(context, options.windows)
@@ -96,9 +94,9 @@ class _Study:
 
     def inputs(self) -> dict[str, Any]:
         model = self._fresh()
-        config = model.config
+        config = model.config.get_text_config()
         described = {
-            "name": self.options.model or "byte-level GPT-2",
+            "name": self.options.model or SMALL_GPT,
             "kind": config.model_type,
             "layers": config.num_hidden_layers,
             "heads": config.num_attention_heads,
@@ -136,7 +134,7 @@ class _Study:
                     spec,
                     mode,
                     loss_nats=loss,
-                    perplexity=float(torch.tensor(loss, dtype=torch.float64).exp()),
+                    perplexity=perplexity(loss),
                     **figures(seen),
                     trained_steps=self._steps,
                     training_description=self._description(spec),
@@ -187,7 +185,7 @@ class _Study:
 
     def _fresh(self) -> PreTrainedModel:
         if self.options.model is not None:
-            return restore(read_pretrained(self.options.model)[0])
+            return restore(read_pretrained(self.options.model, self.options.recipe.context)[0])
         set_seed(self.options.seed)
         return small_gpt(self.options.seed, self.options.recipe.context)
 
@@ -202,16 +200,15 @@ class _Study:
 
     def _folder(self, spec: Spec, *further: Any) -> Path:
         """Return the folder of all that depends on the same things, by their hash."""
-        depends = [
-            softmaxkit.__version__,
+        key = content_key(
+            versions(),
             self.corpus.sha256,
-            self.options.model,
+            self.fingerprint,
             self.options.recipe.describe(),
             self.options.seed,
             spec.to_json(),
             *further,
-        ]
-        key = hashlib.sha256(json.dumps(depends).encode()).hexdigest()[:12]
+        )
         return self.options.folder / "runs" / f"{spec.method}-{key}"
 
 

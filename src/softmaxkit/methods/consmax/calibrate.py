@@ -62,7 +62,7 @@ class DenominatorCalibrator:
     def __init__(self, module: ConSmaxModule) -> None:
         self.module = module
         self.total: Tensor | float = 0.0
-        self.rows: Tensor | float = 0.0
+        self.rows: Any = 0.0
 
     def observe(self, scores: Tensor, attended: Tensor) -> Tensor:
         """Add the log-denominators of these rows; the model goes on with exact softmax."""
@@ -73,13 +73,11 @@ class DenominatorCalibrator:
         return masked_softmax(scores, attended)
 
     def finish(self) -> dict[str, Any]:
-        """Set log gamma, beta being kept; there is nothing else to remember."""
-        if not isinstance(self.total, Tensor):
+        """Return `log_gamma` of each head, beta being kept."""
+        if not isinstance(self.total, Tensor) or not self.rows.all():
             raise ValueError("conversion saw no scores; give it at least one batch")
         beta = self.module.beta.detach()
-        mean = (self.total / self.rows).reshape(beta.shape)
-        self.module.log_gamma.data.copy_(mean - beta)
-        return {}
+        return {"log_gamma": (self.total / self.rows).reshape(beta.shape) - beta}
 
 
 def by_head(module: ConSmaxModule, values: Tensor) -> Tensor:

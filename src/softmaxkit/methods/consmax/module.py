@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -111,6 +111,14 @@ class ConSmaxModule(SoftmaxModule):
     def calibrator(self) -> ConSmaxCalibrator:
         """Return a calibrator of the score scale and the output range."""
         return ConSmaxCalibrator(self)
+
+    def take(self, found: Mapping[str, Any]) -> None:
+        """Take over what a calibrator found; `log_gamma` becomes the parameter."""
+        found = dict(found)
+        if "log_gamma" in found:
+            with torch.no_grad():
+                self.log_gamma.copy_(found.pop("log_gamma"))
+        super().take(found)
 
     def converter(self) -> DenominatorCalibrator:
         """Return what sets gamma to the geometric mean of exact softmax's denominators."""

@@ -1,0 +1,37 @@
+"""Running a model for a look, without leaving a trace on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Switch to evaluation, without gradients; every module's training flag comes back as it was."""
+    training = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, state in training.items():
+            module.training = state
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Return the device that takes a model's inputs, also where its weights are offloaded."""
+    hook = getattr(model, "_hf_hook", None)
+    device = getattr(hook, "execution_device", None) or next(model.parameters()).device
+    return torch.device("cpu") if torch.device(device).type == "meta" else torch.device(device)
+
+
+def run(model: PreTrainedModel, inputs: Mapping[str, Any]) -> Any:
+    """Call a model with inputs moved to its device."""
+    device = device_of(model)
+    return model(**{name: each.to(device) if isinstance(each, Tensor) else each for name, each in inputs.items()})
