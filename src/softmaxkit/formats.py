@@ -276,10 +276,10 @@ def encode_scale(scale: float) -> tuple[int, int]:
     Powers of two and all numbers of up to 16 significant bits are kept exactly.
 
     Raises:
-        ValueError: the scale is not positive and finite.
+        ValueError: the scale is not between 2**-64 and 2**64.
     """
-    if not (math.isfinite(scale) and scale > 0):
-        raise ValueError(f"a score scale must be positive and finite, not {scale}")
+    if not 2.0**-64 <= scale <= 2.0**64:
+        raise ValueError(f"a score scale is positive, finite and of a size to be of use, not {scale}")
     fraction, exponent = math.frexp(scale)
     mantissa = round(fraction * 2**16)
     shift = (mantissa & -mantissa).bit_length() - 1

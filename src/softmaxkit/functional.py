@@ -39,7 +39,7 @@ def softmax(
     if isinstance(scores, np.ndarray):
         if not np.issubdtype(scores.dtype, np.floating):
             raise TypeError(f"scores are floating, not {scores.dtype}; integer codes go to spec.golden")
-        tensors = torch.from_numpy(np.ascontiguousarray(scores)), None if mask is None else torch.from_numpy(mask)
+        tensors = [None if x is None else torch.from_numpy(np.ascontiguousarray(x)) for x in (scores, mask)]
         with torch.no_grad():
             return softmax(tensors[0], spec, tensors[1], dim, mode, **parameters).numpy()
     module = spec.module(mode=mode, **{**spec.start(scores.shape[dim]), **parameters})

@@ -10,7 +10,6 @@ import dataclasses
 import difflib
 import json
 import math
-import types
 import typing
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -65,12 +64,6 @@ class Constants:
 
     scale: Any
 
-    @classmethod
-    def stack(cls, heads: Sequence[Self]) -> Self:
-        """Join the constants of several heads into those of a layer, to meet codes of shape (..., heads, q, k)."""
-        fields = dataclasses.fields(cls)
-        return cls(**{field.name: tuple(getattr(head, field.name) for head in heads) for field in fields})
-
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready dict."""
         return dataclasses.asdict(self)
@@ -91,11 +84,16 @@ class Constants:
         """Are these of the same form, field by field: integers where it has them, tables of the same lengths?"""
         return type(self) is type(other) and _form(dataclasses.astuple(self)) == _form(dataclasses.astuple(other))
 
+    @property
+    def real_scale(self) -> float | tuple[float, ...]:
+        """The real score scale; one a head where heads are stacked."""
+        if isinstance(self.scale[0], tuple):
+            return tuple(_ldexp(*scale) for scale in self.scale)
+        return _ldexp(*self.scale)
+
     def score_scale(self, codes: Array) -> Any:
         """Return the real score scale: a float, or float64 of shape (heads, 1, 1) like `codes` where stacked."""
-        stacked = isinstance(self.scale[0], tuple)
-        scales = tuple(_ldexp(*scale) for scale in (self.scale if stacked else (self.scale,)))
-        return per_head(scales, codes) if stacked else scales[0]
+        return per_head(self.real_scale, codes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,9 +146,36 @@ class Spec(ABC):
         xp = array_namespace(scores)
         return Fixed(self.score_bits, 0).encode(xp.astype(scores, xp.float64) / constants.score_scale(scores))
 
-    @abstractmethod
     def golden(self, codes: Array, mask: Array | None, constants: Constants) -> Array:
-        """Integers in, integers out: exactly what the gates compute. NumPy or torch int64."""
+        """Integers in, integers out: exactly what the gates compute.
+
+        Args:
+            codes: integers of any width, NumPy or torch, (..., keys).
+            mask: boolean, True where attended, broadcasts to the codes; None attends to all.
+            constants: of this spec.
+
+        Returns:
+            int64, the shape of the codes; 0 where masked.
+
+        Raises:
+            TypeError: codes are not integers, or the constants are another method's.
+            ValueError: there is no axis of keys, or the mask does not fit.
+        """
+        xp = array_namespace(codes)
+        if not xp.isdtype(codes.dtype, "integral"):
+            raise TypeError(f"golden takes integer codes, not {codes.dtype}; spec.encode makes them of scores")
+        if type(constants) is not self.constants_class:
+            raise TypeError(
+                f"{type(self).__name__} takes {self.constants_class.__name__}, not {type(constants).__name__}; "
+                "spec.constants makes them"
+            )
+        if codes.ndim < 1:
+            raise ValueError("codes are (..., keys), not a single number")
+        return self._golden(xp.astype(codes, xp.int64), mask, constants)
+
+    @abstractmethod
+    def _golden(self, codes: Array, mask: Array | None, constants: Any) -> Array:
+        """Compute golden of int64 codes."""
 
     @abstractmethod
     def decode(self, codes: Array, constants: Constants) -> Array:
@@ -166,6 +191,15 @@ class Spec(ABC):
         """Return the codes of the lowest and of the highest score, to which out-of-range scores saturate."""
         codes = Fixed(self.score_bits, 0)
         return codes.min_code, codes.max_code
+
+    def score_limits(self, constants: Constants) -> tuple[Any, Any]:
+        """Return the lowest and the highest real score that codes can say; tuples of one a head where stacked."""
+        scale = constants.real_scale
+        low, high = (
+            tuple(code * each for each in scale) if isinstance(scale, tuple) else code * scale
+            for code in self.score_range()
+        )
+        return low, high
 
     @abstractmethod
     def module(self, heads: int | None = None, mode: str = "float", **parameters: Any) -> SoftmaxModule:
@@ -228,7 +262,7 @@ class Spec(ABC):
                 near = difflib.get_close_matches(key, hints, n=1)
                 hint = f"did you mean {near[0]!r}?" if near else f"its keys are {', '.join(hints)}"
                 raise ValueError(f"a spec of {method!r} has no key {key!r}; {hint}")
-        spec: Self = found(**{key: _read(key, value, hints[key]) for key, value in fields.items()})
+        spec: Self = found(**{key: _read(value, hints[key]) for key, value in fields.items()})
         return spec
 
     @classmethod
@@ -237,13 +271,18 @@ class Spec(ABC):
         if parameters:
             raise TypeError(f"{cls.__name__} has no parameter {' and no '.join(map(repr, parameters))}")
 
-    def _check_choices(self) -> None:
-        """Refuse a field of `Literal` type that holds none of its choices."""
+    def _check_fields(self) -> None:
+        """Refuse fields that hold another type than theirs, or none of their choices."""
         for name, kind in _field_types(type(self)).items():
-            choices = typing.get_args(kind)
-            if typing.get_origin(kind) is Literal and getattr(self, name) not in choices:
-                allowed = " or ".join(repr(choice) for choice in choices)
-                raise ValueError(f"{type(self).__name__}.{name} is {allowed}, not {getattr(self, name)!r}")
+            value, field = getattr(self, name), f"{type(self).__name__}.{name}"
+            if typing.get_origin(kind) is Literal:
+                choices = typing.get_args(kind)
+                if not any(type(value) is type(choice) and value == choice for choice in choices):
+                    allowed = " or ".join(repr(choice) for choice in choices)
+                    raise ValueError(f"{field} is {allowed}, not {value!r}")
+            elif not (type(value) is kind or (kind is float and type(value) is int)):
+                hint = " as the format itself, e.g. softmaxkit.Q(6, 2)" if kind in (Fixed, Float) else ""
+                raise ValueError(f"{field} is of type {kind.__name__}{hint}, not {value!r}")
 
 
 @lru_cache
@@ -252,18 +291,9 @@ def _field_types(spec: type[Spec]) -> dict[str, Any]:
     return {field.name: hints[field.name] for field in dataclasses.fields(spec)}
 
 
-def _read(key: str, value: Any, kind: Any) -> Any:
-    """Turn one JSON value into a field of the given type."""
-    kinds = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
-    if isinstance(value, str) and (Fixed in kinds or Float in kinds):
-        value = parse_format(value)
-    if typing.get_origin(kind) is Literal:
-        return value  # checked by the spec itself
-    allowed = (*kinds, int) if float in kinds else kinds
-    if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in kinds):
-        wanted = " or ".join(getattr(each, "__name__", str(each)) for each in kinds)
-        raise ValueError(f"the key {key!r} of a spec takes {wanted}, not {value!r}")
-    return value
+def _read(value: Any, kind: Any) -> Any:
+    """Turn one JSON value into a field; the spec itself then checks its type."""
+    return parse_format(value) if kind in (Fixed, Float) and isinstance(value, str) else value
 
 
 def _ldexp(mantissa: int, exponent: int) -> float:

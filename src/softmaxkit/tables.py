@@ -99,6 +99,12 @@ def fit(function: Callable[[float], float], segments: int, input_bits: int, frac
         )
     scale = 2 ** (fraction_bits + GUARD_BITS)
     points = [round(function(i / segments) * scale) for i in range(segments + 1)]
+    rest_bits = input_bits - (segments.bit_length() - 1)
+    if max(map(abs, points)).bit_length() + rest_bits > 62:
+        raise ValueError(
+            f"a table of {segments} segments with {fraction_bits} fraction bits needs more than 64-bit integers; take "
+            "fewer fraction bits or more segments"
+        )
     slopes = [after - before for before, after in pairwise(points)]
     if segments == 1 << input_bits:
         slopes = [0] * segments  # nothing runs along the segments: a plain table

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from specs import CASES, DEFAULTS, IDS
 
-from softmaxkit import ConSmax, Exaq, Softermax, Spec
+from softmaxkit import FP16, UQ, ConSmax, Exaq, Float, Softermax, Spec
 from softmaxkit.methods.exact.golden import exponential, fixed_point
 from softmaxkit.methods.exact.spec import Exact
 from softmaxkit.methods.exaq.golden import ACCUMULATORS
@@ -97,6 +97,43 @@ def test_no_keys_and_no_rows(spec: Spec, numbers: dict[str, Any]) -> None:
         codes = np.zeros(shape, np.int64)
         assert spec.golden(codes, None, constants).shape == shape
         assert spec.reference(codes.astype(float), **{k: v for k, v in numbers.items() if k != "scale"}).shape == shape
+
+
+@pytest.mark.parametrize(("spec", "numbers"), CASES, ids=IDS)
+def test_narrow_integers_are_widened(spec: Spec, numbers: dict[str, Any]) -> None:
+    constants = spec.constants(**numbers)
+    codes = spec.encode(rows(5.0, 40)[0], constants)
+    expected = spec.golden(codes, None, constants)
+    assert (spec.golden(codes.astype(np.int32), None, constants) == expected).all()
+    assert (spec.golden(torch.tensor(codes.astype(np.int32)), None, constants).numpy() == expected).all()
+
+
+def within_bound(spec: Spec, codes: list[int]) -> bool:
+    row, constants = np.array([codes]), spec.constants()
+    given = spec.decode(spec.golden(row, None, constants), constants)
+    truth = spec.reference(spec.score_values(row, constants))
+    return bool((np.abs(given - truth) <= spec.error_bound(row, None, constants) * (1 + 1e-9)).all())
+
+
+def test_the_bound_of_softermax_holds_where_the_sum_saturates_before_the_maximum_rises() -> None:
+    assert within_bound(Softermax(), [0] * 2048 + [24] * 16)
+    assert within_bound(Softermax(power_sum=UQ(2, 6)), [0] * 16 + [8] + [-100] * 15)
+
+
+def test_the_bound_of_exact_is_close_for_long_rows() -> None:
+    spec = Exact()
+    codes = spec.encode(np.zeros((1, 8192)), spec.constants())
+    assert spec.error_bound(codes, None, spec.constants()).max() < 2 / 8192
+
+
+def test_consmax_keeps_its_resolution_for_small_probabilities() -> None:
+    for table in (FP16, Float(4, 10)):
+        spec = ConSmax(table_format=table)
+        for largest, scale in ((2.0**-20, 0.5), (2.0**-8, 0.5), (2.0**-8, 1 / 16)):
+            constants = spec.constants(beta=0.0, gamma=1 / largest, scale=scale, largest=largest)
+            codes = np.arange(-128, 1)
+            given = spec.decode(spec.golden(codes, None, constants), constants)
+            assert np.abs(given - np.exp(codes * scale) * largest).max() <= 1.01 * largest / 256
 
 
 def test_exponential_of_exact_is_within_one_ulp_for_every_code() -> None:

@@ -173,6 +173,51 @@ def test_dtypes_come_back(spec: Spec, numbers: dict[str, Any], dtype: torch.dtyp
         assert torch.allclose(result.double(), module(scores.double()).double(), rtol=0.01)
 
 
+def test_exaq_in_float32_rounds_ties_as_the_reference_does() -> None:
+    """Scores on the grid of Q(6,2) fall on midpoints of clips that are multiples of 0.5."""
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randint(-24, 25, (500, 32), generator=generator) / 4
+    for bits in (2, 3, 4):
+        for clip in (-3.0, -6.0, -9.0):
+            given = Exaq(bits=bits).module(clip=clip)(scores)  # type: ignore[arg-type]
+            truth = Exaq(bits=bits).reference(scores.numpy(), clip=clip)  # type: ignore[arg-type]
+            assert np.abs(given.numpy() - truth).max() < 1e-6
+
+
+@pytest.mark.parametrize("mode", ["float", "integer"])
+@pytest.mark.parametrize(("spec", "numbers"), DEFAULTS, ids=lambda x: getattr(x, "method", ""))
+def test_infinity_is_as_in_torch_softmax(spec: Spec, numbers: dict[str, Any], mode: str) -> None:
+    result = module_of(spec, numbers, mode)(torch.tensor([[0.0, torch.inf, 1.0], [0.0, 0.5, 1.0]]))
+    assert result[0].isnan().all() or spec.method == "consmax"
+    assert result[1].isfinite().all()
+
+
+def test_frozen_constants_alone_run_integers_and_ask_for_the_clip_in_float() -> None:
+    module = Exaq().module(mode="integer").eval()
+    module.freeze(Exaq().constants(clip=-5.0))
+    with torch.no_grad():
+        assert torch.equal(module(torch.zeros(1, 2)), torch.full((1, 2), 0.5))
+    module.mode = "float"
+    with pytest.raises(ValueError, match="needs its clip"):
+        module(torch.zeros(3))
+
+
+def test_bfloat16_models_keep_consmax_consistent() -> None:
+    module = ConSmax().module(heads=2, beta=[1.7, 1.9], gamma=[5.3, 6.1]).bfloat16()
+    scores = torch.randn(1, 2, 8, 8, generator=torch.Generator().manual_seed(0))
+    offset = (module.beta.double() + module.log_gamma.double())[:, None, None]
+    expected = torch.exp(scores.double() - offset).clamp(max=1.0)
+    assert torch.allclose(module(scores).double(), expected, rtol=1e-6)
+
+
+def test_numpy_masks_of_any_layout() -> None:
+    mask = np.array([True, False, True, True])[::-1]
+    given = softmaxkit.softmax(np.zeros(4), Exact(), mask=mask)
+    assert np.allclose(given, mask / 3)
+    with pytest.raises(TypeError, match="a mask is a boolean tensor"):
+        Exact().module()(torch.zeros(4), mask)
+
+
 @pytest.mark.parametrize(("spec", "numbers"), DEFAULTS, ids=lambda x: getattr(x, "method", ""))
 def test_any_dimension(spec: Spec, numbers: dict[str, Any]) -> None:
     scores = torch.randn(3, 6, 5, generator=torch.Generator().manual_seed(0))

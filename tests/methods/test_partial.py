@@ -63,6 +63,22 @@ def test_the_blog_posts_update_is_wrong() -> None:
     assert abs(results[1] - 1.5032) > 1
 
 
+def test_rows_without_an_attended_key_give_zeros() -> None:
+    scores = np.array([[1.0, 800.0], [1.0, 2.0]])
+    state = OnlineSoftmax().update(scores, np.array([[False, False], [True, True]]))
+    assert (state.result(scores)[0] == 0).all()
+    assert np.allclose(state.result(scores)[1], exact_softmax(scores[1]))
+
+
+def test_integers_are_refused() -> None:
+    with pytest.raises(TypeError, match="scores are floating"):
+        OnlineSoftmax().update(np.array([1, 2]))
+    with pytest.raises(TypeError, match="logits are floating"):
+        softmax_topk(torch.tensor([1, 2]), 1)
+    with pytest.raises(ValueError, match="chunk is 1 or more"):
+        softmax_topk(torch.zeros(3), 1, chunk=0)
+
+
 def test_halves_are_carried_as_float32() -> None:
     scores = torch.randn(4, 3000, generator=torch.Generator().manual_seed(0)).half()
     state = OnlineSoftmax().update(scores)

@@ -40,9 +40,9 @@ def test_left_out_keys_have_their_defaults() -> None:
         ('{"schema": 1, "method": "exaq", "bit": 3}', "no key 'bit'; did you mean 'bits'"),
         ('{"schema": 1, "method": "exaq", "bits": 5}', "Exaq.bits is 2 or 3 or 4, not 5"),
         ('{"schema": 1, "method": "exaq", "scores": "Q(0,0)"}', "0 bits wide"),
-        ('{"schema": 1, "method": "exaq", "scores": 8}', "takes Fixed, not 8"),
-        ('{"schema": 1, "method": "softermax", "slice_width": 1.5}', "takes int, not 1.5"),
-        ('{"schema": 1, "method": "softermax", "slice_width": true}', "takes int, not True"),
+        ('{"schema": 1, "method": "exaq", "scores": 8}', "Exaq.scores is of type Fixed as the format itself"),
+        ('{"schema": 1, "method": "softermax", "slice_width": 1.5}', "slice_width is of type int, not 1.5"),
+        ('{"schema": 1, "method": "softermax", "slice_width": true}', "slice_width is of type int, not True"),
         ('{"schema": 1, "method": "softermax", "maximum": "local"}', "'online' or 'global'"),
     ],
 )
@@ -60,7 +60,17 @@ def test_a_spec_of_another_method_is_refused() -> None:
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: Exact(format=Float(8, 7)), "at most 5 exponent"),
+        (lambda: Exact(format=Float(8, 7)), "4 or 5 exponent bits"),
+        (lambda: Exact(format=Float(3, 7)), "4 or 5 exponent bits"),
+        (lambda: Exact(format="FP16"), "of type Float"),
+        (lambda: Exaq(bits=2.0), "2 or 3 or 4, not 2.0"),
+        (lambda: ConSmax(table_format=Float(3, 7)), "4 or more exponent"),
+        (lambda: ConSmax(beta0=1000.0), "between -64 and 64"),
+        (lambda: ConSmax().constants(largest=float("nan")), "finite and not negative"),
+        (lambda: ConSmax().constants(scale=1e300), "of a size to be of use"),
+        (lambda: Softermax(power_sum=UQ(0, 8)), "holds 1.0"),
+        (lambda: Softermax(reciprocal=UQ(1, 30)), "more than 64-bit integers"),
+        (lambda: Softermax(log2e="no"), "of type bool"),
         (lambda: Exact(schedule="two-pass"), "'three-pass' or 'online'"),
         (lambda: Exact(exponential_segments=3), "power of two"),
         (lambda: Exact(slice_width=0), "1 or more"),
@@ -148,3 +158,13 @@ def test_importing_softmaxkit_is_quick_and_loads_neither_torch_nor_amaranth() ->
     ).stdout.split()
     assert loaded == ["False", "False"]
     assert float(took) < 0.3
+
+
+def test_constants_of_another_kind_and_codes_that_are_none_are_refused() -> None:
+    codes = np.zeros(4, np.int64)
+    with pytest.raises(TypeError, match="Softermax takes Constants, not ExaqConstants"):
+        Softermax().golden(codes, None, Exaq().constants(clip=-3.0))
+    with pytest.raises(TypeError, match="golden takes integer codes, not float64"):
+        Softermax().golden(codes.astype(float), None, Softermax().constants())
+    with pytest.raises(ValueError, match="not a single number"):
+        Softermax().golden(codes[0], None, Softermax().constants())

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from softmaxkit.rows import check_mask
 from softmaxkit.spec import Constants, Spec
+from softmaxkit.tables import per_head
 
 Mode = Literal["float", "integer"]
 
@@ -78,8 +79,8 @@ class SoftmaxModule(nn.Module, ABC):
     def forward(self, scores: Tensor, mask: Tensor | None = None, dim: int = -1) -> Tensor:
         """Normalise scores.
 
-        A row with an attended NaN becomes NaN as in `torch.softmax` (in ConSmax, which has no rows, only the element);
-        a score of -inf is masked; a row with no attended key is all zeros.
+        A row with an attended NaN or +inf becomes NaN as in `torch.softmax` (in ConSmax, which has no rows, only the
+        NaN itself); a score of -inf is masked; a row with no attended key is all zeros.
 
         Args:
             scores: floating, any shape; (..., heads, queries, keys) where the method has something for each head.
@@ -96,6 +97,8 @@ class SoftmaxModule(nn.Module, ABC):
         """
         if not scores.is_floating_point():
             raise TypeError(f"scores are floating, not {scores.dtype}; integer codes go to spec.golden")
+        if scores.ndim < 1:
+            raise ValueError("scores are (..., keys), not a single number")
         attended = attended_keys(scores, mask)
         if dim not in (-1, scores.ndim - 1):
             return self.forward(scores.movedim(dim, -1), attended.movedim(dim, -1)).movedim(-1, dim)
@@ -129,14 +132,10 @@ class SoftmaxModule(nn.Module, ABC):
 
     def clamp_to_codes(self, scores: Tensor) -> Tensor:
         """Clamp scores where their codes saturate, so that no gradient passes there."""
-        constants = self.constants
-        low, high = (
-            torch.from_numpy(self.spec.score_values(torch.tensor(code).reshape(1, 1, 1), constants))
-            .to(scores.dtype)
-            .to(scores.device)
-            for code in self.spec.score_range()
-        )
-        return torch.clamp(scores, low, high) if self.per_head else torch.clamp(scores, low.item(), high.item())
+        low, high = self.spec.score_limits(self.constants)
+        if not self.per_head:
+            return torch.clamp(scores, low, high)
+        return torch.clamp(scores, per_head(low, scores).to(scores.dtype), per_head(high, scores).to(scores.dtype))
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _integer_forward(self, scores: Tensor, attended: Tensor) -> Tensor:
@@ -151,11 +150,11 @@ class SoftmaxModule(nn.Module, ABC):
         constants = self.constants
         codes = self.spec.golden(self.spec.encode(scores, constants), attended, constants)
         values = self.spec.decode(codes, constants).to(scores.dtype)
-        return torch.where(self.nan_reach(scores.isnan() & attended), torch.nan, values)
+        return torch.where(self.nan_reach(scores, attended), torch.nan, values)
 
-    def nan_reach(self, nan: Tensor) -> Tensor:
-        """Return what becomes NaN: the whole row."""
-        return nan.any(dim=-1, keepdim=True)
+    def nan_reach(self, scores: Tensor, attended: Tensor) -> Tensor:
+        """Return what becomes NaN: rows in which NaN or +inf is attended, as in `torch.softmax`."""
+        return ((scores.isnan() | (scores == torch.inf)) & attended).any(dim=-1, keepdim=True)
 
     @property
     def constants(self) -> Constants:
@@ -167,7 +166,7 @@ class SoftmaxModule(nn.Module, ABC):
         if self._frozen is not None:
             return self._frozen
         # By value: fused optimisers change parameters without a trace.
-        key = tuple(parameter.detach().float().cpu().numpy().tobytes() for parameter in self.parameters())
+        key = tuple(parameter.detach().double().cpu().numpy().tobytes() for parameter in self.parameters())
         if self._built is None or self._built[0] != key:
             self._built = (key, self.build_constants())
         return self._built[1]
@@ -229,6 +228,8 @@ def attended_keys(scores: Tensor, mask: Tensor | None) -> Tensor:
     attended = scores != -torch.inf
     if mask is None:
         return attended
+    if not isinstance(mask, Tensor):
+        raise TypeError(f"a mask is a boolean tensor as the scores are, not {type(mask).__name__}")
     check_mask(scores, mask)
     return attended & mask
 

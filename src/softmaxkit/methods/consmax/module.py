@@ -78,7 +78,7 @@ class ConSmaxModule(SoftmaxModule):
         return self._clamped(scores, attended, self.spec.ceiling)
 
     def _clamped(self, scores: Tensor, attended: Tensor, ceiling: float | Tensor) -> Tensor:
-        offset = (self.beta + self.log_gamma).to(scores.dtype)
+        offset = self.beta.to(scores.dtype) + self.log_gamma.to(scores.dtype)
         exponent = scores - (offset[:, None, None] if self.per_head else offset)
         limit = torch.as_tensor(ceiling, dtype=scores.dtype, device=scores.device).log()
         return torch.where(attended, torch.exp(torch.clamp(exponent, max=limit)), 0.0)
@@ -91,9 +91,9 @@ class ConSmaxModule(SoftmaxModule):
         ceiling = largest.clamp(max=self.spec.ceiling)
         return self._clamped(self.clamp_to_codes(scores), attended, ceiling if self.per_head else ceiling.item())
 
-    def nan_reach(self, nan: Tensor) -> Tensor:
-        """Return what becomes NaN: the element alone."""
-        return nan
+    def nan_reach(self, scores: Tensor, attended: Tensor) -> Tensor:
+        """Return what becomes NaN: NaN itself, since no element knows of another."""
+        return scores.isnan() & attended
 
     def build_constants(self) -> Constants:
         """Build the constants of each head, or of the layer."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 
@@ -34,6 +36,12 @@ class ConSmaxConstants(Constants):
         output_fraction_bits: the output code `c` stands for `c * 2**-output_fraction_bits`.
         limit: largest output code, the clamp.
     """
+
+    @classmethod
+    def stack(cls, heads: Sequence[Self]) -> Self:
+        """Join the constants of several heads into those of a layer, to meet codes of shape (..., heads, q, k)."""
+        names = [field.name for field in dataclasses.fields(cls)]
+        return cls(**{name: tuple(getattr(head, name) for head in heads) for name in names})
 
     high: Any
     low: Any
@@ -81,18 +89,20 @@ class ConSmax(Spec):
     gamma0: float = 0.0
 
     def __post_init__(self) -> None:
-        self._check_choices()
-        if self.table_format.mantissa_bits > 10:
-            raise ValueError(f"ConSmax.table_format takes at most 10 mantissa bits, not {self.table_format}")
+        self._check_fields()
+        if self.table_format.mantissa_bits > 10 or self.table_format.exponent_bits < 4:
+            raise ValueError(
+                f"ConSmax.table_format takes 4 or more exponent and at most 10 mantissa bits, not {self.table_format}"
+            )
         if self.product_bits and not 2 <= self.product_bits <= 24:
             raise ValueError(f"ConSmax.product_bits is 2 to 24, or 0 for the table format's, not {self.product_bits}")
         if not 1 <= self.output_bits <= 24:
             raise ValueError(f"ConSmax.output_bits is 1 to 24, not {self.output_bits}")
         if not (math.isfinite(self.ceiling) and self.ceiling > 0):
             raise ValueError(f"ConSmax.ceiling is a positive number, not {self.ceiling}")
-        if not (math.isfinite(self.beta0) and math.isfinite(self.gamma0) and self.gamma0 >= 0):
+        if not (abs(self.beta0) <= 64 and math.isfinite(self.gamma0) and self.gamma0 >= 0):
             raise ValueError(
-                "ConSmax.beta0 is finite and gamma0 positive, or 0 to set it from the context, not "
+                "ConSmax.beta0 is between -64 and 64 and gamma0 positive, or 0 to set it from the context, not "
                 f"{self.beta0} and {self.gamma0}"
             )
 
@@ -147,6 +157,8 @@ class ConSmax(Spec):
         parameters = dict(parameters)
         scale = encode_scale(float(parameters.pop("scale", self.default_scale)))
         largest = float(parameters.pop("largest", self.ceiling))
+        if not (math.isfinite(largest) and largest >= 0):
+            raise ValueError(f"the largest probability of a ConSmax head is finite and not negative, not {largest}")
         beta, gamma = self._beta_gamma(parameters, keys=DEFAULT_KEYS)
         log2_c = -(float(beta) + math.log(float(gamma))) / math.log(2)
         step = scale[0] * 2.0 ** scale[1] / math.log(2)  # of a score code, as an exponent of two
@@ -163,14 +175,14 @@ class ConSmax(Spec):
         folded = self.constant == "folded"
         if folded:
             exponents[0] = [each + log2_c for each in exponents[0]]
-        # From twice the ceiling on the result saturates whatever the other factors, which are all 1 or more. Cutting
+        fraction_bits = self.output_bits - math.ceil(math.log2(max(min(largest, self.ceiling), 2.0**-32)))
+        limit = min((1 << self.output_bits) - 1, max(1, round(math.ldexp(self.ceiling, fraction_bits))))
+        # From four times the limit on the result saturates whatever the other factors, which are all 1 or more. Cutting
         # the entries there leaves the format's range to those that matter.
-        useful = math.log2(self.ceiling) + 1 - (0.0 if folded else log2_c)
+        useful = math.log2(math.ldexp(limit, -fraction_bits)) + 2 - (0.0 if folded else log2_c)
         exponents[0] = [min(each, useful) for each in exponents[0]]
         tables, biases = zip(*(self._float_table(table) for table in exponents), strict=True)
         (multiplier,), bias = ((0,), 0) if folded else self._float_table([log2_c])
-        limit = min(largest, self.ceiling)
-        fraction_bits = self.output_bits - math.ceil(math.log2(max(limit, 2.0**-32)))
         return ConSmaxConstants(
             scale=scale,
             high=tables[0],
@@ -180,7 +192,7 @@ class ConSmax(Spec):
             multiplier=multiplier,
             exponent=sum(biases) + bias,
             output_fraction_bits=fraction_bits,
-            limit=min((1 << self.output_bits) - 1, round(math.ldexp(self.ceiling, fraction_bits))),
+            limit=limit,
         )
 
     def _beta_gamma(self, parameters: dict[str, Any], keys: int) -> tuple[Any, Any]:
@@ -200,11 +212,10 @@ class ConSmax(Spec):
         values = np.asarray([2.0 ** max(each - bias, -1000.0) for each in exponents])
         return tuple(int(code) for code in number.encode(values)), bias
 
-    def golden(self, codes: Array, mask: Array | None, constants: Constants) -> Array:
+    def _golden(self, codes: Array, mask: Array | None, constants: ConSmaxConstants) -> Array:
         """Score codes in, output codes out; see `softmaxkit.methods.consmax.golden`."""
         from softmaxkit.methods.consmax.golden import golden
 
-        assert isinstance(constants, ConSmaxConstants)
         return golden(self, codes, mask, constants)
 
     def decode(self, codes: Array, constants: Constants) -> Array:

@@ -40,9 +40,12 @@ class OnlineSoftmax:
             values: shape (..., keys, channels), meets the scores as in `scores @ values`; in every update or in none.
 
         Raises:
+            TypeError: scores are not floating.
             ValueError: a mask that does not fit, or values that are there in one update and not in another.
         """
         xp = array_namespace(scores)
+        if not xp.isdtype(scores.dtype, "real floating"):
+            raise TypeError(f"scores are floating, not {scores.dtype}")
         scores = _at_least_float32(scores)
         scores = xp.where(broadcast_mask(scores, mask), scores, xp.full_like(scores, -xp.inf))
         if scores.shape[-1] == 0:
@@ -95,8 +98,9 @@ class OnlineSoftmax:
                     "update(scores, values=values)"
                 )
             return self.weighted / total
-        power = xp.exp(_at_least_float32(scores) - _finite(self.maximum)) / total
-        return xp.where(broadcast_mask(scores, mask), power, xp.zeros_like(power))
+        attended = broadcast_mask(scores, mask) & (self.maximum != -xp.inf)
+        shifted = _at_least_float32(scores) - _finite(self.maximum)
+        return xp.exp(xp.where(attended, shifted, xp.full_like(shifted, -xp.inf))) / total
 
 
 class TopK(NamedTuple):
@@ -121,11 +125,16 @@ def softmax_topk(logits: torch.Tensor, k: int, chunk: int = 16384) -> TopK:
         Probabilities in the dtype of the logits and int64 indices, equal to `torch.softmax` followed by `torch.topk`.
 
     Raises:
-        ValueError: k is out of range.
+        TypeError: logits are not floating.
+        ValueError: k or chunk is out of range.
     """
     import torch
 
     size = logits.shape[-1]
+    if not logits.is_floating_point():
+        raise TypeError(f"logits are floating, not {logits.dtype}")
+    if chunk < 1:
+        raise ValueError(f"chunk is 1 or more, not {chunk}")
     if not 1 <= k <= size:
         raise ValueError(f"k is 1 to the {size} logits of a row, not {k}")
     state, best, indices = OnlineSoftmax(), logits[..., :0], logits[..., :0].long()

@@ -51,11 +51,11 @@ class Exact(Spec):
     reciprocal_segments: int = 64
 
     def __post_init__(self) -> None:
-        self._check_choices()
-        if self.format.exponent_bits > 5 or self.format.mantissa_bits > 12:
+        self._check_fields()
+        if self.format.exponent_bits not in (4, 5) or self.format.mantissa_bits > 12:
             raise ValueError(
-                f"Exact.format takes at most 5 exponent and 12 mantissa bits, so that its sum is exact in "
-                f"64-bit integers, not {self.format}; FP16 is Float(5,10)"
+                f"Exact.format takes 4 or 5 exponent bits, for the range of exp, and at most 12 mantissa bits, so that "
+                f"its sum is exact in 64-bit integers, not {self.format}; FP16 is Float(5,10)"
             )
         if self.slice_width < 1:
             raise ValueError(f"Exact.slice_width is 1 or more, not {self.slice_width}")
@@ -110,12 +110,11 @@ class Exact(Spec):
         """Return the real scores that codes stand for."""
         return np.asarray(self.format.decode(codes), np.float64)
 
-    def score_range(self) -> tuple[int, int]:
-        """Return the codes of the most negative and of the largest number."""
-        sign = 1 << (self.format.bits - 1)
-        return sign | (sign - 1), sign - 1
+    def score_limits(self, constants: Constants) -> tuple[float, float]:
+        """Return the most negative and the largest number."""
+        return -self.format.largest, self.format.largest
 
-    def golden(self, codes: Array, mask: Array | None, constants: Constants) -> Array:
+    def _golden(self, codes: Array, mask: Array | None, constants: Constants) -> Array:
         """Float codes in, float codes out; see `softmaxkit.methods.exact.golden`."""
         from softmaxkit.methods.exact.golden import golden
 
@@ -148,7 +147,9 @@ class Exact(Spec):
         steps = -(-scores.shape[-1] // self.slice_width) if self.schedule == "online" else 0
         worst = float(np.max(relative, initial=0.0))
         # The sum: its terms' errors, weighted by truth, and what flushed; it is at least about 1.
-        flushed = scores.shape[-1] * 2 * smallest
+        power = np.where(attended, np.exp(-distance), 0.0)
+        vanishing = power * (1 - np.minimum(relative, 1.0)) < smallest
+        flushed = np.sum(np.where(vanishing, power, 0.0), axis=-1, keepdims=True)
         total = np.sum(relative * truth, axis=-1, keepdims=True) + flushed + steps * (worst + 2 * smallest)
         factor = (1 + relative) * (1 + self.reciprocal.relative_error()) * (1 + unit / 2) / np.maximum(1 - total, 1e-9)
         return np.where(attended, truth * (factor - 1) + 2 * smallest * factor, 0.0)

@@ -50,14 +50,14 @@ class ExaqModule(SoftmaxModule):
         Raises:
             ValueError: there is no clip yet.
         """
-        if "clip" not in self.calibration:
-            _ = self.constants  # says what to do
-        clip, step = self.calibration["clip"], -self.calibration["clip"] / (self.spec.levels - 1)
+        clip = self.spec.required_clip(self.calibration)
+        step = -clip / (self.spec.levels - 1)
         distance = distance_to_maximum(scores, attended)
         clipped = torch.clamp(distance, min=clip)
+        exact = distance.detach().double()  # where ties are what they are
         level = torch.zeros_like(distance)
         for least in self.spec.least_values(clip):
-            level = level + (distance.detach() >= least)
+            level = level + (exact >= least)
         quantised = clip + step * level
         # NaN has no level; it is added back so that it reaches the result.
         return masked_softmax(clipped + (quantised - clipped).detach(), attended)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
@@ -73,7 +74,7 @@ class Exaq(Spec):
     accumulator: Literal["packed", "histogram", "plain"] = "packed"
 
     def __post_init__(self) -> None:
-        self._check_choices()
+        self._check_fields()
         if self.clip == "laplace" and self.bits == 3:
             raise ValueError("Exaq.clip is 'laplace' for 2 and 4 bits only; the paper's code has no fit for 3 bits")
         if not self.scores.signed or not 2 <= self.scores.bits <= 16:
@@ -176,19 +177,25 @@ class Exaq(Spec):
         return ExaqConstants((mantissa, exponent), tuple(thresholds), tuple(int(code) for code in codes))
 
     def _clip(self, parameters: dict[str, Any]) -> float:
-        rest = {key: value for key, value in parameters.items() if key != "clip"}
-        self.refuse(rest)
+        self.refuse({key: value for key, value in parameters.items() if key != "clip"})
+        return self.required_clip(parameters)
+
+    def required_clip(self, parameters: Mapping[str, Any]) -> float:
+        """Return the clip among parameters.
+
+        Raises:
+            ValueError: there is none.
+        """
         if parameters.get("clip") is None:
             raise ValueError(
                 "Exaq needs its clip: run softmaxkit.calibrate(model, batches) first, or give one, as in clip=-6.0"
             )
         return float(parameters["clip"])
 
-    def golden(self, codes: Array, mask: Array | None, constants: Constants) -> Array:
+    def _golden(self, codes: Array, mask: Array | None, constants: ExaqConstants) -> Array:
         """Score codes in, output codes out; see `softmaxkit.methods.exaq.golden`."""
         from softmaxkit.methods.exaq.golden import golden
 
-        assert isinstance(constants, ExaqConstants)
         return golden(self, codes, mask, constants)
 
     def decode(self, codes: Array, constants: Constants) -> Array:

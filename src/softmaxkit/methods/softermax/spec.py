@@ -62,7 +62,7 @@ class Softermax(Spec):
     log2e: bool = False
 
     def __post_init__(self) -> None:
-        self._check_choices()
+        self._check_fields()
         if not self.input.signed or not 2 <= self.input.bits <= 16 or self.input.fraction_bits < 0:
             raise ValueError(f"Softermax.input is signed, 2 to 16 bits wide, such as Q(6,2), not {self.input}")
         for name in ("unnormalised", "power_sum", "reciprocal", "output"):
@@ -71,6 +71,8 @@ class Softermax(Spec):
                 raise ValueError(
                     f"Softermax.{name} is unsigned with 1 or more fraction bits, such as UQ(1,7), not {number}"
                 )
+        if self.power_sum.integer_bits < 1:
+            raise ValueError(f"Softermax.power_sum holds 1.0, as UQ(10,6) does, not {self.power_sum}")
         if self.unnormalised.integer_bits < 1 or self.unnormalised.bits > 24:
             raise ValueError(
                 f"Softermax.unnormalised holds 1.0 in at most 24 bits, such as UQ(1,15), not {self.unnormalised}"
@@ -116,7 +118,7 @@ class Softermax(Spec):
         """Width of a score code."""
         return self.input.bits
 
-    def golden(self, codes: Array, mask: Array | None, constants: Constants) -> Array:
+    def _golden(self, codes: Array, mask: Array | None, constants: Constants) -> Array:
         """Input codes in, output codes out; see `softmaxkit.methods.softermax.golden`."""
         from softmaxkit.methods.softermax.golden import golden
 
@@ -131,25 +133,33 @@ class Softermax(Spec):
     ) -> NDArray[np.float64]:
         """Bound golden against `reference`.
 
-        Interval arithmetic in units of the final integer maximum. A power is off by its chord (relative), its table
-        entry and two shifts (r, the rounding of its format, each). The sum adds these and, a slice, two roundings of
-        its own format; it saturates. The reciprocal has its relative bound, the product one rounding.
+        Interval arithmetic. A power is off by its chord (relative), its table entry and two shifts (the rounding of its
+        format, each). The sum adds these and two roundings of its own format a slice, saturates at any slice, and is
+        shifted after. The reciprocal has its relative bound, the product one rounding.
         """
         share = 0.5 if self.rounding == "nearest" else 1.0
         scores = np.asarray(codes, np.float64) * self.input.resolution
         attended = broadcast_mask(scores, None if mask is None else np.asarray(mask))
-        highest = np.max(np.where(attended, scores, -np.inf), axis=-1, keepdims=True, initial=self.input.min_code)
-        top = np.ceil(highest) if self.integer_maximum == "ceil" else np.floor(highest)
-        top = np.minimum(top, self.input.max_code >> self.input.fraction_bits)
-        power = np.where(attended, 2.0 ** (scores - top), 0.0)
         chord = 0.0 if self.power_table.rest_bits == 0 else power_of_two_error(self.power_segments)
         off = self.unnormalised.resolution * (3 * share + 2.0**-GUARD_BITS)
-        slices = -(-scores.shape[-1] // self.slice_width) if self.maximum == "online" else 1
-        sum_off = attended.sum(axis=-1, keepdims=True) * off + slices * 2 * share * self.power_sum.resolution
+        unmasked = np.where(attended, scores, -np.inf)
+        rounded = np.ceil(unmasked) if self.integer_maximum == "ceil" else np.floor(unmasked)
+        whole = np.minimum(rounded, self.input.max_code >> self.input.fraction_bits)
+        least, most = self.power_sum.resolution, float(self.power_sum.decode(np.asarray(self.power_sum.max_code)))
+        width = self.slice_width if self.maximum == "online" else max(scores.shape[-1], 1)
+        top = np.full((*scores.shape[:-1], 1), float(self.input.min_code >> self.input.fraction_bits))
+        low = high = np.zeros_like(top)
+        for start in range(0, scores.shape[-1], width):
+            part = slice(start, start + width)
+            risen = np.maximum(top, whole[..., part].max(axis=-1, keepdims=True))
+            kept, added = 2.0 ** (top - risen), (2.0 ** (unmasked[..., part] - risen)).sum(axis=-1, keepdims=True)
+            loss = attended[..., part].sum(axis=-1, keepdims=True) * off + 2 * share * self.power_sum.resolution
+            low = np.clip(low * kept + added * (1 - chord) - loss, 0.0, most)
+            high = np.clip(high * kept + added * (1 + chord) + loss, 0.0, most)
+            top = risen
+        low, high = np.maximum(low, least), np.maximum(high, least)
+        power = 2.0 ** (unmasked - top)
         total = power.sum(axis=-1, keepdims=True)
-        least, most = self.power_sum.resolution, self.power_sum.decode(np.asarray(self.power_sum.max_code))
-        low = np.clip(total * (1 - chord) - sum_off, least, most)
-        high = np.clip(total * (1 + chord) + sum_off, least, most)
         reciprocal = self.reciprocal_table.relative_error(self.rounding)
         rounding = share * self.output.resolution
         below = np.maximum(power * (1 - chord) - off, 0) / high * max(1 - reciprocal, 0) - rounding
