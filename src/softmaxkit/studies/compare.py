@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from softmaxkit.files import content_key, write_json
 from softmaxkit.methods.exact import Exact
@@ -81,10 +82,10 @@ class _Study:
 
     def __init__(self, options: Options, stage: Stage) -> None:
         self.options, self.stage = options, stage
-        self.pretrained: PreTrainedModel | None = None
+        self.pretrained = options.model is not None
         tokenizer: PreTrainedTokenizerBase | None = None
         if options.model is not None:
-            self.pretrained, tokenizer = read_pretrained(options.model, options.recipe.context)
+            _, tokenizer = read_pretrained(options.model, options.recipe.context)
         self.fingerprint = fingerprint(options.model)
         self.corpus: Corpus = read_corpus(options.text, tokenizer)
         context = options.recipe.context
@@ -162,13 +163,12 @@ class _Study:
         if done.is_dir():
             return load(done), json.loads(curve_file.read_text(encoding="utf-8"))
         branch = None
-        branches = spec.training == "fine-tuned" and self.pretrained is None
-        if branches:
+        if spec.training == "fine-tuned" and not self.pretrained:
             self._trained(Exact())
-            branch = checkpoint_at(self._folder(Exact()), self.options.recipe.branch_step)
+            branch = self._branch
         model = self._fresh()
         apply(model, spec, mode="integer" if spec.training == "fine-tuned" else "float")
-        if self.pretrained is not None:
+        if self.pretrained:
             convert(model, self.calibration)
         curve: list[dict[str, float]] = []
         if self._steps:
@@ -177,7 +177,15 @@ class _Study:
             curve = train(model, self.corpus, self.options.recipe, folder, self.options.seed, branch, progress)
         write_json(curve_file, curve)
         save(model, done)
+        for checkpoint in folder.glob("checkpoint-*"):
+            if checkpoint != self._branch:
+                shutil.rmtree(checkpoint)
         return model, curve
+
+    @property
+    def _branch(self) -> Path:
+        """The checkpoint of the exact model from which fine-tuned methods go on."""
+        return checkpoint_at(self._folder(Exact()), self.options.recipe.branch_step)
 
     @property
     def _steps(self) -> int:
@@ -186,13 +194,12 @@ class _Study:
     def _fresh(self) -> PreTrainedModel:
         if self.options.model is not None:
             return restore(read_pretrained(self.options.model, self.options.recipe.context)[0])
-        set_seed(self.options.seed)
         return small_gpt(self.options.seed, self.options.recipe.context)
 
     def _description(self, spec: Spec) -> str:
         if spec.training == "calibrated":
             return "exact model, calibrated"
-        if self.pretrained is not None:
+        if self.pretrained:
             return f"pretrained, then {self._steps} steps" if self._steps else "pretrained"
         if spec.training == "fine-tuned":
             return f"exact to step {self.options.recipe.branch_step}, then fine-tuned"
