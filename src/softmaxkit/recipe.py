@@ -30,7 +30,7 @@ class Recipe:
         branch_share: share of the exact model's training after which a fine-tuned method leaves it.
     """
 
-    steps: int = 1600
+    steps: int = 1400
     batch: int = 16
     context: int = 64
     learning_rate: float = 4e-3
