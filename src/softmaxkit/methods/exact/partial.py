@@ -47,7 +47,8 @@ class OnlineSoftmax:
         if not xp.isdtype(scores.dtype, "real floating"):
             raise TypeError(f"scores are floating, not {scores.dtype}")
         scores = _at_least_float32(scores)
-        scores = xp.where(broadcast_mask(scores, mask), scores, xp.full_like(scores, -xp.inf))
+        if mask is not None:
+            scores = xp.where(broadcast_mask(scores, mask), scores, xp.full_like(scores, -xp.inf))
         if scores.shape[-1] == 0:
             maximum = xp.full_like(xp.sum(scores, axis=-1, keepdims=True), -xp.inf)
         else:
@@ -110,7 +111,7 @@ class TopK(NamedTuple):
     indices: torch.Tensor
 
 
-def softmax_topk(logits: torch.Tensor, k: int, chunk: int = 16384) -> TopK:
+def softmax_topk(logits: torch.Tensor, k: int, chunk: int = 65536) -> TopK:
     """Return the k largest probabilities of a softmax over the last axis, in one pass over the logits.
 
     The pass carries the online state and the k best logits; only those are exponentiated at the end (section 4 of the
