@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias
 
 from array_api_compat import array_namespace, device
 
@@ -18,7 +18,6 @@ Array: TypeAlias = Any
 """A NumPy array or a torch tensor (the array API has no common type to name)."""
 
 Rounding = Literal["nearest", "floor", "ceil"]
-ROUNDINGS: tuple[str, ...] = get_args(Rounding)
 
 MAX_WIDTH = 32
 """Widest format, in bits: the product of two codes then fits the int64 that carries it."""

@@ -98,9 +98,7 @@ def load(path: str | Path, **kwargs: Any) -> PreTrainedModel:
         ValueError: it is no checkpoint, parts of it are missing, damaged, or newer than this version, or its
             `softmaxkit.json` does not fit the model.
     """
-    where: dict[str, Any] = {
-        key: kwargs[key] for key in ("revision", "token", "cache_dir", "subfolder") if key in kwargs
-    }
+    where: dict[str, Any] = {key: kwargs[key] for key in HUB_OPTIONS if key in kwargs}
     try:
         config = AutoConfig.from_pretrained(path, **where)
     except (OSError, ValueError) as error:
