@@ -11,8 +11,8 @@ demo: $(INSTALLED)  ## train a small language model, put every method in, write 
 test: $(INSTALLED) lint  ## the fast tests
 	$(BIN)/python -m pytest -n 2 -m "not slow"
 
-test-all: $(INSTALLED) lint  ## the slow ones too
-	$(BIN)/python -m pytest
+test-all: test  ## the slow ones too, one at a time
+	$(BIN)/python -m pytest -m slow
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check
