@@ -1,4 +1,4 @@
-"""softmaxkit: from a softmax in a PyTorch model to verified gates, and back with the numbers."""
+"""softmaxkit: from a softmax in a PyTorch model to exact integers, and back with the numbers."""
 
 from __future__ import annotations
 
@@ -59,7 +59,9 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     # Each face loads what it needs when it is asked for: `import softmaxkit` brings neither torch nor amaranth.
     if name not in _NAMES:
-        raise AttributeError(f"module 'softmaxkit' has no attribute {name!r}")
+        near = [known for known in _NAMES if known.lower() == name.lower()]
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise AttributeError(f"module 'softmaxkit' has no attribute {name!r}{hint}")
     return getattr(import_module(_NAMES[name]), name)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from softmaxkit.formats import Array
-from softmaxkit.spec import Spec
+from softmaxkit.spec import Spec, check_spec
 
 
 def softmax(
@@ -16,7 +16,7 @@ def softmax(
     """Normalise scores by a method, along one dimension.
 
     Args:
-        scores: floating torch tensor or NumPy array, any shape.
+        scores: floating torch tensor, NumPy array or what makes one, any shape.
         spec: the method, e.g. `softmaxkit.Softermax()`.
         mask: boolean, True where a key is attended; broadcasts to the scores.
         dim: the dimension of the keys.
@@ -36,7 +36,9 @@ def softmax(
     """
     import torch
 
-    if isinstance(scores, np.ndarray):
+    check_spec(spec)
+    if not isinstance(scores, torch.Tensor):
+        scores = np.asarray(scores)
         if not np.issubdtype(scores.dtype, np.floating):
             raise TypeError(f"scores are floating, not {scores.dtype}; integer codes go to spec.golden")
         tensors = [None if x is None else torch.from_numpy(np.ascontiguousarray(x)) for x in (scores, mask)]

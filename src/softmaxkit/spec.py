@@ -229,6 +229,12 @@ class Spec(ABC):
         changed = [f for f in dataclasses.fields(self) if getattr(self, f.name) != f.default and f.name not in but]
         return ", ".join(f"{field.name}={getattr(self, field.name)}" for field in changed)
 
+    @classmethod
+    def choices(cls) -> dict[str, tuple[Any, ...]]:
+        """Return the choices of the fields that have few."""
+        kinds = _field_types(cls).items()
+        return {name: typing.get_args(kind) for name, kind in kinds if typing.get_origin(kind) is Literal}
+
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready dict: schema, method, and every field; formats as text."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
@@ -252,7 +258,8 @@ class Spec(ABC):
         fields = dict(data)
         schema, method = fields.pop("schema", None), fields.pop("method", None)
         if schema != SCHEMA:
-            raise ValueError(f'this version reads specs of "schema": {SCHEMA}, not {schema!r}')
+            hint = f'; add "schema": {SCHEMA}' if schema is None else ""
+            raise ValueError(f'this version reads specs of "schema": {SCHEMA}, not {schema!r}{hint}')
         found = method_class(str(method))
         if not issubclass(found, cls):
             raise ValueError(f"this is a spec of {method!r}, not of {cls.method!r}; read it with Spec.from_json")
@@ -276,13 +283,21 @@ class Spec(ABC):
         for name, kind in _field_types(type(self)).items():
             value, field = getattr(self, name), f"{type(self).__name__}.{name}"
             if typing.get_origin(kind) is Literal:
-                choices = typing.get_args(kind)
+                choices = self.choices()[name]
                 if not any(type(value) is type(choice) and value == choice for choice in choices):
                     allowed = " or ".join(repr(choice) for choice in choices)
                     raise ValueError(f"{field} is {allowed}, not {value!r}")
             elif not (type(value) is kind or (kind is float and type(value) is int)):
                 hint = " as the format itself, e.g. softmaxkit.Q(6, 2)" if kind in (Fixed, Float) else ""
                 raise ValueError(f"{field} is of type {kind.__name__}{hint}, not {value!r}")
+
+
+def check_spec(spec: object) -> None:
+    """Refuse what is no spec, with a TypeError that says how to get one."""
+    if isinstance(spec, type) and issubclass(spec, Spec):
+        raise TypeError(f"give a spec, {spec.__name__}(), not the class {spec.__name__}")
+    if not isinstance(spec, Spec):
+        raise TypeError(f"a spec is made as softmaxkit.Softermax() or softmaxkit.Exaq(bits=3), not {spec!r}")
 
 
 @lru_cache

@@ -61,6 +61,7 @@ def test_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
         (["compare", "--method", "softmax"], "the methods are exact, consmax, softermax, exaq"),
         (["compare", "--text", "missing.txt"], "cannot read the text missing.txt"),
         (["compare", "--model", "missing/folder"], "cannot load the model missing/folder"),
+        (["compare", "--output", __file__], "is a file; give a folder"),
         (["compere"], "compare"),
         (["train"], "give either a METHOD or --spec FILE"),
         (["train", "exact", "--mode", "int"], "'float' or 'integer'"),
@@ -96,6 +97,9 @@ def test_a_spec_with_an_unknown_key_is_refused(capsys: pytest.CaptureFixture[str
     code, _, err = run(capsys, "train", "--spec", spec)
     assert code == 2
     assert "did you mean 'bits'" in err
+    assert str(spec) in err
+    spec.write_text('{"method": "exaq"}')
+    assert 'add "schema": 1' in run(capsys, "train", "--spec", spec)[2]
 
 
 def test_train_calibrate_evaluate_stand_alone(
@@ -173,6 +177,36 @@ def test_compare_takes_a_pretrained_model(capsys: pytest.CaptureFixture[str], tm
     assert code == 0, err
     results = json.loads((tmp_path / "out" / "compare.json").read_text())["results"]
     assert [result["training_description"] for result in results] == ["pretrained, then 2 steps"] * 4
+
+
+def test_a_method_that_has_to_train_is_not_left_out_in_silence(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, text: str
+) -> None:
+    run(capsys, "train", "exact", "--text", text, "--context", 16, "--steps", 2, "-o", tmp_path / "model")
+    given = ("--model", tmp_path / "model", "--steps", 0)
+    code, _, err = compare(capsys, tmp_path / "out", text, *given, "--method", "ConSmax")
+    assert code == 2
+    assert "consmax has to be trained; give --steps" in err
+    code, _, err = compare(capsys, tmp_path / "out", text, *given)
+    assert code == 0
+    assert "consmax is left out" in err
+
+
+def test_models_are_not_overwritten_unasked(capsys: pytest.CaptureFixture[str], tmp_path: Path, text: str) -> None:
+    arguments = ("train", "exact", "--text", text, "--context", 16, "--steps", 2, "-o", tmp_path / "model")
+    assert run(capsys, *arguments)[0] == 0
+    code, _, err = run(capsys, *arguments)
+    assert code == 2
+    assert "holds a model already; give another --output, or --overwrite" in err
+    assert run(capsys, *arguments, "--overwrite")[0] == 0
+    assert not list(tmp_path.glob("model.run-*"))
+
+
+def test_methods_takes_one_and_shows_choices(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "methods", "EXAQ")
+    assert code == 0
+    assert "gaussian, laplace, naive, searched" in out
+    assert "softermax" not in out
 
 
 def test_compare_takes_specs_from_files(capsys: pytest.CaptureFixture[str], tmp_path: Path, text: str) -> None:

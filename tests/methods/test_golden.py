@@ -143,7 +143,7 @@ def test_exponential_of_exact_is_within_one_ulp_for_every_code() -> None:
     truth = np.exp(spec.format.decode(codes))
     normal = truth >= spec.format.smallest
     ulp = 2.0 ** (np.floor(np.log2(truth[normal])) - spec.format.mantissa_bits)
-    assert (np.abs(power[normal] - truth[normal]) / ulp).max() < 1
+    assert (np.abs(power[normal] - truth[normal]) / ulp).max() == pytest.approx(0.634, abs=0.001)
     assert (power[truth < spec.format.smallest * (1 - 2**-11)] == 0).all()
 
 
@@ -168,7 +168,7 @@ def test_the_order_of_softermax_slices_is_part_of_the_result() -> None:
 
 
 @pytest.mark.parametrize(
-    ("table", "product_bits", "expected"), [("BF16", 0, 7.9e-3), ("FP16", 0, 9.7e-4), ("FP16", 24, 7.1e-4)]
+    ("table", "product_bits", "expected"), [("BF16", 0, 7.9e-3), ("FP16", 0, 9.7e-4), ("FP16", 24, 7.04e-4)]
 )
 def test_consmax_split_tables_have_the_stated_error(table: str, product_bits: int, expected: float) -> None:
     spec = ConSmax.from_json(
@@ -188,7 +188,7 @@ def test_consmax_split_tables_have_the_stated_error(table: str, product_bits: in
         value = np.exp(code / 16)
         constants = spec.constants(beta=0.0, gamma=1.0, scale=1 / 16, largest=value * 1.01)
         errors.append(abs(spec.decode(spec.golden(np.array([code]), None, constants), constants)[0] / value - 1))
-    assert max(errors) == pytest.approx(expected, rel=0.02)
+    assert max(errors) == pytest.approx(expected, rel=0.01)
 
 
 def test_the_three_accumulators_of_exaq_are_equal() -> None:

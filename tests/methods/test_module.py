@@ -249,6 +249,13 @@ def test_bad_input_is_refused_with_the_remedy() -> None:
         softmaxkit.softmax(torch.zeros(2, 3, dtype=torch.long), Exact())
     with pytest.raises(TypeError, match="scores are floating"):
         softmaxkit.softmax(np.zeros(3, np.int64), Exact())
+    with pytest.raises(TypeError, match=r"give a spec, Exaq\(\), not the class"):
+        softmaxkit.softmax(scores, Exaq)
+    with pytest.raises(TypeError, match=r"a spec is made as softmaxkit.Softermax\(\)"):
+        softmaxkit.softmax(scores, "exact")  # type: ignore[arg-type]
+    with pytest.raises(AttributeError, match="did you mean 'Exaq'"):
+        _ = softmaxkit.EXAQ
+    assert np.allclose(softmaxkit.softmax([0.0, 0.0], Exact()), 0.5)
     with pytest.raises(ValueError, match=r"run softmaxkit.calibrate\(model, batches\) first"):
         softmaxkit.softmax(scores, Exaq())
     with pytest.raises(ValueError, match="negative and finite"):

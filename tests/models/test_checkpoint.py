@@ -305,6 +305,12 @@ def test_damaged_settings_are_refused(damage: Any, message: str, tmp_path: Path)
         softmaxkit.load(path)
 
 
+def test_a_method_whose_settings_are_missing_is_not_dropped_in_silence(tmp_path: Path) -> None:
+    softmaxkit.apply(tiny_model("gpt2"), ConSmax()).save_pretrained(tmp_path / "model")
+    with pytest.raises(ValueError, match=r"holds parameters of a method but no softmaxkit\.json"):
+        softmaxkit.load(tmp_path / "model")
+
+
 def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no checkpoint that transformers can read"):
         softmaxkit.load(tmp_path)

@@ -16,7 +16,7 @@ from softmaxkit.cli.methods import methods
 from softmaxkit.cli.train import train
 
 app = typer.Typer(
-    help="From a softmax in a PyTorch model to verified gates, and back with the numbers.",
+    help="From a softmax in a PyTorch model to exact integers, and back with the numbers.",
     invoke_without_command=True,
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},

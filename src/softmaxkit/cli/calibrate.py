@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from softmaxkit.cli.console import (
     ContextOption,
     JsonOption,
+    OverwriteOption,
     SpecOption,
     TextOption,
     chosen_spec,
     command_line,
     console,
+    output_folder,
     write_record,
 )
 from softmaxkit.recipe import Recipe
@@ -32,17 +34,18 @@ def calibrate(
     text: TextOption = None,
     batches: Annotated[int, typer.Option(min=1, help="Batches of 16 windows to look at.")] = 25,
     context: ContextOption = Recipe().context,
+    overwrite: OverwriteOption = False,
     json: JsonOption = None,
 ) -> None:
     """Set a method's score scale, clip and ranges on a model's own scores, and save the model with it."""
     from softmaxkit.models.calibration import calibrate as calibrate_model
-    from softmaxkit.models.checkpoint import check_folder, save
+    from softmaxkit.models.checkpoint import save
     from softmaxkit.models.patch import apply, layers
     from softmaxkit.models.pretrained import read_pretrained
     from softmaxkit.models.text import read_corpus
     from softmaxkit.record import make_record, make_result
 
-    check_folder(output)
+    output_folder(output, overwrite)
     loaded, tokenizer = read_pretrained(model, context)
     if method is not None or spec is not None:
         apply(loaded, chosen_spec(method, spec), mode="integer")
@@ -52,7 +55,7 @@ def calibrate(
     save(loaded, output, tokenizer)
     results = []
     for name, module in layers(loaded).items():
-        console.print(f"{name}: {module.spec.method} {module.calibration or 'has nothing to calibrate'}")
+        console.print(f"{name}: {module.spec.method} {_shown(module.calibration) or 'has nothing to calibrate'}")
         results.append(
             make_result(
                 module.spec,
@@ -65,3 +68,9 @@ def calibrate(
     console.print(f"model: {output}")
     inputs = {"text": corpus.describe(), "model": {"name": model}, "batches": len(windows)}
     write_record(make_record(command_line(), 0, inputs, results), json)
+
+
+def _shown(calibration: dict[str, Any]) -> str:
+    """Write the numbers of a calibration to four digits."""
+    lists = {key: value if isinstance(value, list) else [value] for key, value in calibration.items()}
+    return ", ".join(f"{key} {' '.join(f'{each:.4g}' for each in values)}" for key, values in lists.items())

@@ -67,19 +67,30 @@ def compare(
     Ctrl-C, then the same command, goes on where it stopped.
     """
     from softmaxkit.files import write_text
+    from softmaxkit.methods.exact import Exact
+    from softmaxkit.models.text import read_bytes
     from softmaxkit.models.training import Interrupted
     from softmaxkit.report import render
     from softmaxkit.studies.compare import Options
     from softmaxkit.studies.compare import compare as run
 
     specs: list[Spec] = [chosen_spec(None, file) for file in spec or []]
-    specs += [each for name in method or ([] if spec else METHODS) for each in method_class(name).variants()]
+    specs += [each for name in method or ([] if spec else METHODS) for each in method_class(name.lower()).variants()]
     if steps is None:
         steps = Recipe().steps if model is None else 0
     if steps == 0 and model is None:
         raise ValueError("--steps 0 trains nothing; give 1 or more, or a pretrained --model")
     rate = Recipe().learning_rate if model is None else FINE_TUNING_RATE
     recipe = Recipe(steps=steps, context=context, learning_rate=rate)
+    if steps == 0 and (untrained := [each for each in specs if each.training == "from scratch" and each != Exact()]):
+        if method or spec:
+            raise ValueError(f"{untrained[0].method} has to be trained; give --steps, for fine-tuning the model to it")
+        specs = [each for each in specs if each not in untrained]
+        console.print(f"{untrained[0].method} is left out: it has to be trained, and --steps is 0")
+    if text is not None:
+        read_bytes(text)
+    if output.exists() and not output.is_dir():
+        raise ValueError(f"{output} is a file; give a folder to --output")
     options = Options(list(dict.fromkeys(specs)), text, model, recipe, seed, windows, output)
     console.print(_plan(options, html or output / "compare.html"), soft_wrap=True)
     try:
@@ -99,9 +110,10 @@ def _plan(options: Any, page: Path) -> str:
     names = ", ".join(dict.fromkeys(spec.method for spec in options.specs))
     what = options.model or f"a {SMALL_GPT}"
     work = f"Train {what} for {options.recipe.steps} steps" if options.recipe.steps else f"Take {what}"
+    forms = f"{len(options.specs)} form{'s' if len(options.specs) > 1 else ''}"
     source = options.text or "the Python standard library's source"
     return (
-        f"{work} on {source}, put in {names} ({len(options.specs)} forms), measure each in float and in "
+        f"{work} on {source}, put in {names} ({forms}), measure each in float and in "
         f"the exact integers of the hardware on up to {options.windows} held-out windows, and write {page}."
     )
 
@@ -131,11 +143,16 @@ def _table(record: dict[str, Any]) -> Table:
             " ".join(key).strip(),
             f"{float_result['loss_nats']:.4f}",
             f"{integer['loss_nats']:.4f}",
-            f"{float_result['loss_change_percent']:+.2f}%",
-            f"{integer['loss_change_percent']:+.2f}%",
+            _change(float_result),
+            _change(integer),
             f"{integer['perplexity']:.3f}",
             f"{integer['row_sum_mean']:.3f}",
             f"{integer['saturated_scores_percent']:.2f}%",
             integer["training_description"],
         )
     return table
+
+
+def _change(result: dict[str, Any]) -> str:
+    percent = round(result["loss_change_percent"], 2)
+    return f"{percent:+.2f}%" if percent else "0.00%"

@@ -36,6 +36,7 @@ TextOption = Annotated[
 ]
 ContextOption = Annotated[int, typer.Option(min=2, help="Tokens in a window.")]
 WindowsOption = Annotated[int, typer.Option(min=1, help="Held-out windows to measure on, at most.")]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace a model that is in the output folder.")]
 SeedOption = Annotated[int, typer.Option(help="Of everything random.", min=0)]
 SpecOption = Annotated[Path | None, typer.Option("--spec", metavar="FILE", help="A spec as JSON, instead of a method.")]
 
@@ -87,6 +88,19 @@ def results_console(json_path: Path | None) -> Console:
     return screen if screen.is_terminal else Console(highlight=False, width=LOG_WIDTH)
 
 
+def output_folder(path: Path, overwrite: bool) -> None:
+    """Refuse, before any work, a folder that a model cannot be written to or that holds one already.
+
+    Raises:
+        ValueError: it is a file, holds something else, or a model and `overwrite` is not set.
+    """
+    from softmaxkit.models.checkpoint import check_folder
+
+    check_folder(path)
+    if not overwrite and path.is_dir() and any(path.iterdir()):
+        raise ValueError(f"{path} holds a model already; give another --output, or --overwrite")
+
+
 def chosen_spec(method: str | None, spec_file: Path | None) -> Spec:
     """Return a spec by a method's name or from a JSON file.
 
@@ -96,9 +110,12 @@ def chosen_spec(method: str | None, spec_file: Path | None) -> Spec:
     if (method is None) == (spec_file is None):
         raise ValueError("give either a METHOD or --spec FILE; 'softmaxkit methods' lists the methods")
     if spec_file is None:
-        return method_class(str(method))()
+        return method_class(str(method).lower())()
     try:
         text = spec_file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"cannot read the spec {spec_file}: {getattr(error, 'strerror', None) or error}") from None
-    return Spec.from_json(text)
+    try:
+        return Spec.from_json(text)
+    except ValueError as error:
+        raise ValueError(f"{spec_file}: {error}") from None

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Annotated
 
+import typer
 from rich.table import Table
 
 from softmaxkit.cli.console import JsonOption, command_line, results_console, write_record
@@ -11,20 +13,20 @@ from softmaxkit.record import make_record
 from softmaxkit.spec import METHODS, method_class
 
 
-def methods(json: JsonOption = None) -> None:
-    """List the methods, with the fields of their specs and the default of each."""
-    specs = [method_class(name)() for name in METHODS]
+def methods(
+    method: Annotated[str | None, typer.Argument(help="This one alone.", show_default=False)] = None,
+    json: JsonOption = None,
+) -> None:
+    """List the methods, with the fields of their specs, the default of each, and the choices where they are few."""
+    specs = [method_class(name)() for name in ([method.lower()] if method else METHODS)]
     screen = results_console(json)
     for spec in specs:
-        table = Table(
-            title=f"[bold]{spec.method}[/bold]  {spec.summary}  [dim]({spec.source})[/dim]",
-            title_justify="left",
-            show_header=False,
-            box=None,
-            pad_edge=False,
-        )
+        screen.print(f"[bold]{spec.method}[/bold]  {spec.summary}  [dim]({spec.source})[/dim]")
+        table = Table(show_header=False, box=None, pad_edge=False)
+        choices = spec.choices()
         for field in dataclasses.fields(spec):
-            table.add_row(f"  {field.name}", str(getattr(spec, field.name)))
+            allowed = ", ".join(str(each) for each in choices.get(field.name, ()))
+            table.add_row(f"  {field.name}", str(getattr(spec, field.name)), f"[dim]{allowed}[/dim]")
         screen.print(table, "")
     results = [
         {

@@ -10,12 +10,14 @@ import typer
 from softmaxkit.cli.console import (
     ContextOption,
     JsonOption,
+    OverwriteOption,
     SeedOption,
     SpecOption,
     TextOption,
     chosen_spec,
     command_line,
     console,
+    output_folder,
     stages,
     write_record,
 )
@@ -48,6 +50,7 @@ def train(
     context: ContextOption = Recipe().context,
     mode: Annotated[str, typer.Option(help="float, or integer: the hardware's integers, straight-through.")] = "float",
     seed: SeedOption = 0,
+    overwrite: OverwriteOption = False,
     json: JsonOption = None,
 ) -> None:
     """Train a language model with a method in it, from scratch or from another model.
@@ -61,7 +64,7 @@ def train(
     from softmaxkit.files import content_key
     from softmaxkit.models import training
     from softmaxkit.models.calibration import calibrate, convert
-    from softmaxkit.models.checkpoint import check_folder, save
+    from softmaxkit.models.checkpoint import save
     from softmaxkit.models.evaluation import loss_on
     from softmaxkit.models.patch import apply, restore
     from softmaxkit.models.pretrained import fingerprint, read_pretrained
@@ -74,7 +77,7 @@ def train(
     if learning_rate <= 0:
         raise ValueError(f"--learning-rate is positive, not {learning_rate}")
     recipe = Recipe(steps=steps, context=context, learning_rate=learning_rate)
-    check_folder(output)
+    output_folder(output, overwrite)
     set_seed(seed)
     pretrained, tokenizer = (None, None) if start is None else read_pretrained(start, context)
     corpus = read_corpus(text, tokenizer)

@@ -114,6 +114,11 @@ def load(path: str | Path, **kwargs: Any) -> PreTrainedModel:
         raise ValueError(f"the weights of {path} are incomplete: {sorted(report['missing_keys'])[0]} is missing")
     model.eval()
     settings, parameters = (_companion(path, name, where) for name in (SETTINGS_FILE, PARAMETERS_FILE))
+    if settings is None and any(f".{NAME}." in key for key in report["unexpected_keys"]):
+        raise ValueError(
+            f"{path} holds parameters of a method but no {SETTINGS_FILE}: it was written by transformers' "
+            "save_pretrained; load it into a model that has had softmaxkit.apply, or write it with softmaxkit.save"
+        )
     if settings is not None:
         _put_back(model, settings, parameters)
     loaded: PreTrainedModel = model

@@ -12,7 +12,7 @@ from softmaxkit.methods.module import SoftmaxModule
 from softmaxkit.models.attention import NAME, UnsupportedError
 from softmaxkit.models.probe import attention_layers, left_out
 from softmaxkit.models.running import device_of
-from softmaxkit.spec import Spec
+from softmaxkit.spec import Spec, check_spec
 
 _ORIGINAL = "_softmaxkit_original"
 
@@ -22,7 +22,7 @@ Implementations = list[tuple[Any, str | None]]
 def apply(
     model: PreTrainedModel,
     spec: Spec,
-    layers: Iterable[int] | None = None,
+    layers: int | Iterable[int] | None = None,
     mode: str = "float",
     example: Mapping[str, Any] | None = None,
     **parameters: Any,
@@ -55,6 +55,8 @@ def apply(
             f"apply takes a transformers model, not {type(model).__name__}; of a wrapped one, apply to the model "
             "inside, and for your own attention use spec.module(heads=...) in place of softmax"
         )
+    check_spec(spec)
+    layers = [layers] if isinstance(layers, int) else layers
     original = _implementations(model)
     already = bool(_layers(model))
     try:

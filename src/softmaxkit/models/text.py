@@ -83,7 +83,7 @@ def read_corpus(path: Path | None, tokenizer: PreTrainedTokenizerBase | None = N
     if path is None:
         name, data = "Python standard library source", standard_library_source(STANDARD_LIBRARY_BYTES)
     else:
-        name, data = path.name, _read(path)
+        name, data = path.name, read_bytes(path)
     if tokenizer is None:
         tokens = torch.frombuffer(bytearray(data), dtype=torch.uint8).long()
     else:
@@ -133,7 +133,8 @@ def _windows(tokens: Tensor, context: int, count: int, what: str) -> Tensor:
     return torch.stack([tokens[i * context : i * context + context + 1] for i in chosen.tolist()])
 
 
-def _read(path: Path) -> bytes:
+def read_bytes(path: Path) -> bytes:
+    """Return a text file's bytes; a ValueError says what is wrong with it."""
     try:
         data = path.read_bytes()
     except OSError as error:

@@ -44,7 +44,8 @@ def number(specification: str, unit: str = "") -> Callable[[Any], str]:
         if math.isinf(value):
             return "∞" if value > 0 else "−∞"
         text = format(value, specification)
-        return (text.lstrip("+") if value == 0 else text).replace("-", "−") + unit
+        nothing = not any(digit in text for digit in "123456789")
+        return (text.lstrip("+-") if nothing else text).replace("-", "−") + unit
 
     return write
 

@@ -114,8 +114,6 @@ class _Study:
 
     def results(self, spec: Spec) -> list[dict[str, Any]]:
         """Return the results of one spec, float and integer; from the folder where they are finished."""
-        if spec.training == "from scratch" and spec != Exact() and self._steps == 0:
-            return []  # nothing to be learned in no steps
         finished = self._folder(spec, self.options.windows) / "results.json"
         if finished.is_file():
             found: list[dict[str, Any]] = json.loads(finished.read_text(encoding="utf-8"))

@@ -89,7 +89,9 @@ class OnlineSoftmax:
             ValueError: nothing was seen yet, or no values were given and no scores are.
         """
         if self.maximum is None:
-            raise ValueError("this OnlineSoftmax has seen no scores; call update(scores) first")
+            raise ValueError(
+                "this OnlineSoftmax has seen no scores; update returns a new state: state = state.update(scores)"
+            )
         xp = array_namespace(self.maximum)
         total = xp.where(self.total == 0, xp.ones_like(self.total), self.total)
         if scores is None:
