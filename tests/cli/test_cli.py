@@ -217,6 +217,13 @@ def test_compare_takes_specs_from_files(capsys: pytest.CaptureFixture[str], tmp_
     results = json.loads((tmp_path / "record.json").read_text())["results"]
     assert [result["method"] for result in results] == ["exact", "exact", "exaq", "exaq"]
     assert results[2]["variant"] == "4 bits, gaussian clip, scale=calibrated"
+    spec.write_text('{"schema": 1, "method": "exact", "schedule": "online"}')
+    code, _, err = compare(capsys, tmp_path / "out", text, "--spec", spec, "--json", tmp_path / "record.json")
+    assert code == 0, err
+    assert "train" not in err.split("write")[1]  # the exact model serves
+    results = json.loads((tmp_path / "record.json").read_text())["results"]
+    assert [result["variant"] for result in results] == ["", "", "schedule=online", "schedule=online"]
+    assert results[2]["loss_nats"] == results[0]["loss_nats"]
 
 
 def test_ctrl_c_then_the_same_command_goes_on(tmp_path: Path, text: str) -> None:

@@ -98,6 +98,11 @@ class Exact(Spec):
         return Constants(scale=(1, 0))
 
     @property
+    def training(self) -> Training:
+        """Trained from scratch; other formats and schedules are the same function and take that model as it is."""
+        return self.trained if self == Exact() else "calibrated"
+
+    @property
     def score_bits(self) -> int:
         """Width of a score code."""
         return self.format.bits
