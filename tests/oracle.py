@@ -77,6 +77,14 @@ def float_fields(code: int, form: Float) -> tuple[int, int, int]:
     return code >> (form.mantissa_bits + form.exponent_bits), field, mantissa
 
 
+def float_number(code: int, form: Float) -> Number:
+    """Return the pair that a float code stands for, without its sign."""
+    _, field, mantissa = float_fields(code, form)
+    if field == 0:
+        return 0, 0
+    return (1 << form.mantissa_bits) + mantissa, field - bias(form) - form.mantissa_bits
+
+
 def float_code(significand: int, exponent: int, form: Float) -> int:
     """Round a number that is not negative to a float format."""
     if significand == 0:
@@ -219,23 +227,26 @@ def consmax(spec: ConSmax, codes: Sequence[int], mask: Sequence[bool], constants
 @cache
 def consmax_function(spec: ConSmax, constants: ConSmaxConstants) -> Callable[[int], int]:
     """Return the function from a score code to its result."""
-    bits = spec.product_bits or spec.table_format.mantissa_bits + 1
+    form = spec.table_format
+    fixed = str(form).startswith("UQ")
 
     def number(code: int) -> Number:
-        _, field, mantissa = float_fields(code, spec.table_format)
-        mantissa_bits = spec.table_format.mantissa_bits
-        if field == 0:
-            return 0, 0
-        return (1 << mantissa_bits) + mantissa, field - bias(spec.table_format) - mantissa_bits
+        return (code, -form.fraction_bits) if fixed else float_number(code, form)
 
     def times(a: Number, b: Number) -> Number:
         if a[0] == 0 or b[0] == 0:
             return 0, 0
-        return round_significand(a[0] * b[0], a[1] + b[1], bits)
+        exact = a[0] * b[0], a[1] + b[1]
+        return exact if fixed else round_significand(*exact, spec.product_bits or form.mantissa_bits + 1)
 
     @cache
     def result(code: int) -> int:
-        if spec.bits == 8:
+        if spec.tables == "whole":
+            return int(constants.high[code & 255])
+        if spec.tables == "shift":
+            significand, exponent = number(constants.low[code & 15])
+            x = significand, exponent + (code >> 4)
+        elif spec.bits == 8:
             x = times(number(constants.high[(code >> 4) & 15]), number(constants.low[code & 15]))
         else:
             upper = times(number(constants.high[(code >> 12) & 15]), number(constants.low[(code >> 8) & 15]))

@@ -287,9 +287,10 @@ class Spec(ABC):
                 if not any(type(value) is type(choice) and value == choice for choice in choices):
                     allowed = " or ".join(repr(choice) for choice in choices)
                     raise ValueError(f"{field} is {allowed}, not {value!r}")
-            elif not (type(value) is kind or (kind is float and type(value) is int)):
-                hint = " as the format itself, e.g. softmaxkit.Q(6, 2)" if kind in (Fixed, Float) else ""
-                raise ValueError(f"{field} is of type {kind.__name__}{hint}, not {value!r}")
+            elif not (type(value) in _members(kind) or (kind is float and type(value) is int)):
+                hint = " as the format itself, e.g. softmaxkit.Q(6, 2)" if _is_format(kind) else ""
+                names = " or ".join(each.__name__ for each in _members(kind))
+                raise ValueError(f"{field} is of type {names}{hint}, not {value!r}")
 
 
 def check_spec(spec: object) -> None:
@@ -308,7 +309,16 @@ def _field_types(spec: type[Spec]) -> dict[str, Any]:
 
 def _read(value: Any, kind: Any) -> Any:
     """Turn one JSON value into a field; the spec itself then checks its type."""
-    return parse_format(value) if kind in (Fixed, Float) and isinstance(value, str) else value
+    return parse_format(value) if _is_format(kind) and isinstance(value, str) else value
+
+
+def _members(kind: Any) -> tuple[Any, ...]:
+    """Return the types of a union, or the one type."""
+    return typing.get_args(kind) or (kind,)
+
+
+def _is_format(kind: Any) -> bool:
+    return set(_members(kind)) <= {Fixed, Float}
 
 
 def _ldexp(mantissa: int, exponent: int) -> float:

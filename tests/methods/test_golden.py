@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 from specs import CASES, DEFAULTS, IDS
 
-from softmaxkit import FP16, UQ, ConSmax, Exaq, Float, Softermax, Spec
+from softmaxkit import BF16, FP16, UQ, ConSmax, Exaq, Float, Softermax, Spec
+from softmaxkit.formats import Fixed
 from softmaxkit.methods.exact.golden import exponential, fixed_point
 from softmaxkit.methods.exact.spec import Exact
 from softmaxkit.methods.exaq.golden import ACCUMULATORS
@@ -191,6 +193,87 @@ def test_consmax_split_tables_have_the_stated_error(table: str, product_bits: in
     assert max(errors) == pytest.approx(expected, rel=0.01)
 
 
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        (
+            {},
+            {BF16: (1, 16), FP16: (1, 2), UQ(0, 6): (11, 98), UQ(0, 7): (3, 84), UQ(0, 8): (2, 44), UQ(0, 9): (1, 19)},
+        ),
+        (
+            {"constant": "multiplied"},
+            {BF16: (1, 9), FP16: (1, 1), UQ(0, 6): (9, 101), UQ(0, 7): (4, 73), UQ(0, 8): (2, 60), UQ(0, 9): (1, 42)},
+        ),
+        (
+            {"tables": "shift"},
+            {BF16: (1, 8), FP16: (1, 1), UQ(0, 6): (4, 33), UQ(0, 7): (2, 21), UQ(0, 8): (1, 8), UQ(0, 9): (1, 6)},
+        ),
+    ],
+    ids=["folded", "multiplied", "shift"],
+)
+def test_consmax_tables_are_as_far_from_the_exactly_rounded_value_as_stated(
+    changes: dict[str, Any], expected: dict[Fixed | Float, tuple[int, int]]
+) -> None:
+    """The largest distance in output LSBs, and how many of all codes are off; `docs/methods.md` has these figures."""
+    codes, whole = np.arange(-128, 128), ConSmax(tables="whole")
+    for entry, figures in expected.items():
+        spec = ConSmax(table_format=entry, **changes)
+        constants = spec.constants()
+        nearest = whole.golden(codes, None, whole.constants(scale=constants.real_scale))
+        off = np.abs(spec.golden(codes, None, constants) - nearest)
+        assert (off.max(), (off > 0).sum()) == figures
+
+
+def test_a_whole_table_of_consmax_is_the_reference_rounded_once() -> None:
+    spec = ConSmax(tables="whole", output_bits=12, ceiling=3.0)
+    constants = spec.constants(beta=0.0, gamma=2.0)
+    codes = np.arange(-128, 128)
+    value = np.minimum(np.exp(codes / 16) / 2.0, 3.0) * 2.0**constants.output_fraction_bits
+    given = spec.golden(codes, None, constants)
+    assert (given == np.minimum(np.round(value), constants.limit)).all()
+    assert (constants.low, constants.exponent, len(constants.high)) == ((), 0, 256)
+
+
+@pytest.mark.parametrize("bits", range(4, 13))
+@pytest.mark.parametrize("constant", ["folded", "multiplied"])
+def test_fixed_tables_of_consmax_are_scaled_to_fit_and_cut_where_the_result_saturates(bits: int, constant: str) -> None:
+    spec = ConSmax.from_json(
+        {"schema": 1, "method": "consmax", "table_format": f"UQ(0,{bits})", "constant": constant, "beta0": 0.0}
+    )
+    constants = spec.constants(gamma=24.0)
+    top = (1 << bits) - 1
+    assert max(constants.low) >= 1 << (bits - 1)
+    high = np.array(constants.high)[[*range(8, 16), *range(8)]]  # from the lowest score up
+    assert high.max() == top
+    assert (np.diff(high) >= 0).all()
+    # Codes 64 and up have high entries of exp(4) / 24 = 2.3 and more; exp(3) / 24 = 0.84 does not saturate.
+    assert [code == top for code in constants.high[:8]] == [False] * 4 + [True] * 4
+    given = spec.golden(np.arange(64, 128), None, constants)
+    assert (given >= constants.limit - 1 - (constant == "multiplied") * (256 >> bits)).all()
+
+
+@pytest.mark.parametrize("tables", ["folded", "multiplied", "16 bits", "shift"])
+def test_the_exact_product_of_consmax_never_overflows(tables: str) -> None:
+    """The widest entries in all places, at every shift, against Python's integers."""
+    changes: dict[str, dict[str, Any]] = {
+        "folded": {"table_format": UQ(0, 12), "output_bits": 24},
+        "multiplied": {"table_format": UQ(0, 11), "output_bits": 24, "constant": "multiplied"},
+        "16 bits": {"table_format": UQ(0, 10), "output_bits": 9, "constant": "multiplied", "bits": 16},
+        "shift": {"table_format": UQ(0, 12), "output_bits": 24, "tables": "shift"},
+    }
+    spec = ConSmax(**changes[tables])
+    top = spec.table_format.max_code  # type: ignore[union-attr]
+    constants = spec.constants()
+    full = {name: (top,) * len(getattr(constants, name)) for name in ("high", "low", "lower_high", "lower_low")} | {
+        "multiplier": top
+    }
+    for exponent in range(-100, 100):
+        changed = dataclasses.replace(constants, **full, exponent=exponent)
+        places = spec.factor_count * spec.table_format.bits - exponent - constants.output_fraction_bits
+        value = Fraction(top**spec.factor_count) / Fraction(2) ** places
+        assert spec.golden(np.array([0]), None, changed).tolist() == [min(round(value), constants.limit)]
+
+
 def test_the_three_accumulators_of_exaq_are_equal() -> None:
     rng = np.random.default_rng(0)
     for bits in (2, 3, 4):
@@ -204,14 +287,27 @@ def test_the_three_accumulators_of_exaq_are_equal() -> None:
             assert (sums[0] == sums[2]).all()
 
 
-def test_stacked_heads_equal_heads_one_by_one() -> None:
-    spec = ConSmax(constant="multiplied")
+@pytest.mark.parametrize(
+    "spec",
+    [
+        ConSmax(constant="multiplied"),
+        ConSmax(constant="multiplied", table_format=UQ(0, 9)),
+        ConSmax(tables="shift"),
+        ConSmax(tables="shift", table_format=UQ(0, 9)),
+        ConSmax(tables="whole"),
+    ],
+    ids=lambda spec: spec.variant,
+)
+def test_stacked_heads_equal_heads_one_by_one(spec: ConSmax) -> None:
+    scales = [spec.default_scale] * 3 if spec.tables == "shift" else [0.1, 0.03, 0.2]
     heads = [
-        spec.constants(beta=b, gamma=g, scale=s) for b, g, s in [(1.5, 5.0, 0.1), (-2.0, 100.0, 0.03), (0.0, 0.5, 0.2)]
+        spec.constants(beta=b, gamma=g, scale=s, largest=m)
+        for b, g, s, m in zip([1.5, -2.0, 0.0], [5.0, 100.0, 0.5], scales, [1.0, 0.1, 0.4], strict=True)
     ]
     stacked = type(heads[0]).stack(heads)
     codes = np.random.default_rng(0).integers(-128, 128, (2, 3, 4, 9))
     together = spec.golden(codes, None, stacked)
+    assert (spec.golden(torch.tensor(codes), None, stacked).numpy() == together).all()
     for index, constants in enumerate(heads):
         assert (together[:, index] == spec.golden(codes[:, index], None, constants)).all()
         assert (spec.decode(together, stacked)[:, index] == spec.decode(together[:, index], constants)).all()

@@ -124,6 +124,22 @@ def test_no_gradient_where_scores_saturate(spec: Spec, numbers: dict[str, Any]) 
     assert (gradient[0, 2:] == 0).all()
 
 
+@pytest.mark.parametrize("tables", ["split", "shift", "whole"])
+def test_consmax_is_calibrated_head_by_head_with_the_scales_that_its_tables_take(tables: str) -> None:
+    spec = ConSmax.from_json({"schema": 1, "method": "consmax", "tables": tables})
+    module = spec.module(heads=2, mode="integer").eval()
+    scores = torch.randn(3, 2, 8, 8, generator=torch.Generator().manual_seed(0))
+    scores[:, 1] *= 5
+    calibrator = module.calibrator()
+    calibrator.observe(scores, torch.ones_like(scores, dtype=torch.bool))
+    found = calibrator.finish()
+    assert (len(set(found["scale"])) == 1) == (tables == "shift")
+    module.take(found)
+    constants = module.constants
+    codes = spec.encode(scores.double(), constants)
+    assert torch.equal(module(scores), spec.decode(spec.golden(codes, None, constants), constants).float())
+
+
 def test_consmax_has_no_gradient_at_its_ceiling() -> None:
     module = ConSmax().module(beta=0.0, gamma=1.0)
     scores = torch.tensor([[-2.0, 3.0]], requires_grad=True)

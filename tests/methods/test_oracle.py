@@ -78,6 +78,27 @@ CONSMAX = [
         3, ConSmax(bits=16, table_format=FP16, constant="multiplied", product_bits=24), {"gamma": 7.0, "scale": 0.0006}
     ),
     Case(3, ConSmax(bits=16, table_format=FP16, output_bits=12), {"beta": 3.0, "gamma": 2.0, "scale": 0.0005}),
+    Case(5, ConSmax(table_format=UQ(0, 9))),
+    Case(4, ConSmax(table_format=UQ(0, 9), constant="multiplied"), {"beta": 0.7, "gamma": 12.5}),
+    Case(2, ConSmax(table_format=UQ(0, 12), output_bits=24), {"beta": -1.0, "gamma": 3.0, "scale": 0.37}),
+    # Every high entry saturates; and most entries vanish.
+    Case(2, ConSmax(table_format=UQ(0, 6)), {"beta": -60.0, "gamma": 1.0}),
+    Case(2, ConSmax(table_format=UQ(0, 4), constant="multiplied"), {"beta": 20.0, "gamma": 900.0, "scale": 1.0}),
+    Case(2, ConSmax(table_format=UQ(0, 7), output_bits=1), {"beta": 0.0, "gamma": 1.0}),
+    Case(4, ConSmax(bits=16, table_format=UQ(0, 12)), {"beta": 1.5, "gamma": 250.0, "scale": 2.0**-12}),
+    # As wide as products can be.
+    Case(
+        3,
+        ConSmax(bits=16, table_format=UQ(0, 10), constant="multiplied", output_bits=9),
+        {"beta": -5.0, "gamma": 1.0, "scale": 0.0003},
+    ),
+    Case(4, ConSmax(tables="shift")),
+    Case(2, ConSmax(tables="shift", table_format=FP16, output_bits=16), {"beta": 2.5, "gamma": 100.0}),
+    Case(4, ConSmax(tables="shift", table_format=UQ(0, 9)), {"beta": -1.0, "gamma": 3.0}),
+    Case(2, ConSmax(tables="shift", table_format=UQ(0, 12), output_bits=24, ceiling=5.0), {"beta": 9.0, "gamma": 7.0}),
+    Case(2, ConSmax(tables="shift", table_format=UQ(0, 4)), {"beta": -60.0, "gamma": 1.0}),
+    Case(3, ConSmax(tables="whole")),
+    Case(3, ConSmax(tables="whole", output_bits=24, ceiling=0.3), {"beta": 1.0, "gamma": 20.0, "scale": 0.03}),
 ]
 
 SOFTERMAX = [
@@ -236,6 +257,8 @@ def test_golden_equals_oracle(case: Case) -> None:
         (Exact(schedule="online"), {"slice_width": 8}),
         (ConSmax(), {"product_bits": 9}),
         (ConSmax(table_format=FP16, output_bits=16), {"product_bits": 24}),
+        (ConSmax(table_format=UQ(0, 9)), {"table_format": UQ(0, 8)}),
+        (ConSmax(tables="shift", table_format=UQ(0, 9)), {"table_format": UQ(0, 8)}),
         (Softermax(), {"input": Q(6, 3)}),
         (Softermax(), {"unnormalised": UQ(1, 14)}),
         (Softermax(), {"power_sum": UQ(10, 5)}),
@@ -275,15 +298,23 @@ def test_another_spec_is_noticed(spec: Spec, change: dict[str, Any]) -> None:
         (ConSmax(bits=16, output_bits=16), "low", 1),
         (ConSmax(bits=16, output_bits=16), "lower_high", 2),
         (ConSmax(bits=16, output_bits=16), "lower_low", 3),
+        *((ConSmax(table_format=UQ(0, 9), output_bits=16), "high", entry) for entry in (1, 8, 15)),
+        *((ConSmax(table_format=UQ(0, 9), output_bits=16), "low", entry) for entry in (0, 15)),
+        (ConSmax(table_format=UQ(0, 9)), "exponent", None),
+        (ConSmax(table_format=UQ(0, 9), constant="multiplied"), "multiplier", None),
+        (ConSmax(bits=16, table_format=UQ(0, 9), output_bits=16), "lower_high", 2),
+        (ConSmax(bits=16, table_format=UQ(0, 9), output_bits=16), "lower_low", 3),
+        *((ConSmax(tables="shift", output_bits=16), "low", entry) for entry in (0, 7, 15)),
+        *((ConSmax(tables="shift"), field, None) for field in ("exponent", "output_fraction_bits", "limit")),
+        (ConSmax(tables="shift", table_format=UQ(0, 9), output_bits=16), "low", 15),
+        *((ConSmax(tables="whole"), "high", entry) for entry in (0, 15, 127, 128, 255)),
         *((Exaq(), "thresholds", entry) for entry in range(3)),
         *((Exaq(), "exponentials", entry) for entry in range(4)),
     ],
     ids=label,
 )
 def test_one_changed_constant_is_noticed(spec: Spec, field: str, entry: int | None) -> None:
-    scale = 2.0**-4 if spec.score_bits == 8 else 2.0**-12
-    parameters = {"clip": -6.0} if isinstance(spec, Exaq) else {"scale": scale}
-    constants = spec.constants(**parameters)
+    constants = spec.constants(clip=-6.0) if isinstance(spec, Exaq) else spec.constants()
     value = getattr(constants, field)
     changed = value - 1 if entry is None else (*value[:entry], value[entry] - 1, *value[entry + 1 :])
     other = dataclasses.replace(constants, **{field: changed})

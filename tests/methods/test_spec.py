@@ -41,6 +41,11 @@ def test_left_out_keys_have_their_defaults() -> None:
         ('{"schema": 1, "method": "exaq", "bits": 5}', "Exaq.bits is 2 or 3 or 4, not 5"),
         ('{"schema": 1, "method": "exaq", "scores": "Q(0,0)"}', "0 bits wide"),
         ('{"schema": 1, "method": "exaq", "scores": 8}', "Exaq.scores is of type Fixed as the format itself"),
+        (
+            '{"schema": 1, "method": "consmax", "table_format": 9}',
+            "is of type Float or Fixed as the format itself",
+        ),
+        ('{"schema": 1, "method": "consmax", "table_format": "UQ(0,13)"}', "n from 4 to 12, not UQ"),
         ('{"schema": 1, "method": "softermax", "slice_width": 1.5}', "slice_width is of type int, not 1.5"),
         ('{"schema": 1, "method": "softermax", "slice_width": true}', "slice_width is of type int, not True"),
         ('{"schema": 1, "method": "softermax", "maximum": "local"}', "'online' or 'global'"),
@@ -78,6 +83,34 @@ def test_a_spec_of_another_method_is_refused() -> None:
         (lambda: ConSmax(product_bits=1), "2 to 24"),
         (lambda: ConSmax(table_format=Float(8, 23)), "mantissa"),
         (lambda: ConSmax(ceiling=0.0), "positive"),
+        (lambda: ConSmax(table_format="BF16"), "of type Float or Fixed as the format itself"),
+        (lambda: ConSmax(table_format=Q(0, 9)), r"UQ\(0, n\) with n from 4 to 12, not Q\(0,9\)"),
+        (lambda: ConSmax(table_format=UQ(1, 8)), r"n from 4 to 12, not UQ\(1,8\)"),
+        (lambda: ConSmax(table_format=UQ(0, 3)), "n from 4 to 12"),
+        (lambda: ConSmax(table_format=UQ(0, 13)), "n from 4 to 12"),
+        (lambda: ConSmax(table_format=UQ(0, 9), product_bits=9), "exact: ConSmax.product_bits is 0 with them, not 9"),
+        (
+            lambda: ConSmax(bits=16, constant="multiplied", table_format=UQ(0, 11)),
+            r"UQ\(0, 10\) or narrower here, not UQ\(0,11\).* it has 5 factors and output_bits=8",
+        ),
+        (lambda: ConSmax(constant="multiplied", table_format=UQ(0, 12), output_bits=24), r"UQ\(0, 11\) or narrower"),
+        (lambda: ConSmax(tables="shifted"), "'split' or 'shift' or 'whole'"),
+        (
+            lambda: ConSmax(tables="shift", bits=16),
+            "takes the defaults bits=8, .*, not bits=16; leave it out",
+        ),
+        (lambda: ConSmax(tables="shift", constant="multiplied"), "not constant=multiplied"),
+        (lambda: ConSmax(tables="shift", product_bits=9), "not product_bits=9"),
+        (lambda: ConSmax(tables="shift").constants(scale=1 / 16), r"scale ln2/16 = 0.0433217 alone, not 0.0625; leave"),
+        (
+            lambda: ConSmax(tables="whole", bits=16, constant="multiplied"),
+            "not bits=16, constant=multiplied; leave them",
+        ),
+        (lambda: ConSmax(tables="whole", product_bits=9), "not product_bits=9"),
+        (
+            lambda: ConSmax(tables="whole", table_format=UQ(0, 9)),
+            r"table_format is not used\); leave it out",
+        ),
         (lambda: ConSmax(gamma0=-1.0), "gamma0"),
         (lambda: ConSmax(output_bits=0), "1 to 24"),
         (lambda: Softermax(input=UQ(6, 2)), "signed"),
@@ -101,6 +134,7 @@ def test_specs_are_frozen_and_say_what_differs() -> None:
         Exact().slice_width = 3  # type: ignore[misc]
     assert Softermax().variant == ""
     assert ConSmax(bits=16, constant="multiplied").variant == "bits=16, constant=multiplied"
+    assert ConSmax(tables="shift", table_format=UQ(0, 9)).variant == "tables=shift, table_format=UQ(0,9)"
     assert Exaq(bits=3, clip="searched", scores=Q(5, 3)).variant == "3 bits, searched clip, scores=Q(5,3)"
 
 

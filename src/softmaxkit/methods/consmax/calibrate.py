@@ -11,6 +11,7 @@ from softmaxkit.methods.module import masked_softmax, some_rows
 
 if TYPE_CHECKING:
     from softmaxkit.methods.consmax.module import ConSmaxModule
+    from softmaxkit.methods.consmax.spec import ConSmax
 
 STEPS_PER_OCTAVE = 4
 SCALE_OCTAVES = (-9, 1)
@@ -22,9 +23,7 @@ class ConSmaxCalibrator:
 
     def __init__(self, module: ConSmaxModule) -> None:
         self.module = module
-        low, high = SCALE_OCTAVES
-        octaves = torch.arange(low * STEPS_PER_OCTAVE, high * STEPS_PER_OCTAVE + 1) / STEPS_PER_OCTAVE
-        self.scales = [2.0 ** (octave - (module.spec.bits - 8)) for octave in octaves.tolist()]
+        self.scales = scale_grid(module.spec)
         self.errors: list[Tensor] = []
         self.largest: Tensor | None = None
 
@@ -78,6 +77,15 @@ class DenominatorCalibrator:
             raise ValueError("conversion saw no scores; give it at least one batch")
         beta = self.module.beta.detach()
         return {"log_gamma": (self.total / self.rows).reshape(beta.shape) - beta}
+
+
+def scale_grid(spec: ConSmax) -> list[float]:
+    """Return the score scales to try; tables="shift" has one alone."""
+    if spec.tables == "shift":
+        return [spec.default_scale]
+    low, high = SCALE_OCTAVES
+    octaves = torch.arange(low * STEPS_PER_OCTAVE, high * STEPS_PER_OCTAVE + 1) / STEPS_PER_OCTAVE
+    return [2.0 ** (octave - (spec.bits - 8)) for octave in octaves.tolist()]
 
 
 def by_head(module: ConSmaxModule, values: Tensor) -> Tensor:

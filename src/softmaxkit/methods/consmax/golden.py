@@ -1,4 +1,4 @@
-"""The integers of ConSmax: nibbles to table entries, products of small floats, one conversion to fixed point."""
+"""The integers of ConSmax: nibbles to table entries, their product, one conversion to fixed point."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from array_api_compat import array_namespace
 
-from softmaxkit.formats import Array, round_significand, shift_right
+from softmaxkit.formats import Array, Fixed, Float, round_significand, shift_right
 from softmaxkit.rows import broadcast_mask
 from softmaxkit.tables import lookup, per_head
 
@@ -22,32 +22,29 @@ def golden(spec: ConSmax, codes: Array, mask: Array | None, constants: ConSmaxCo
     """
     xp = array_namespace(codes)
     attended = broadcast_mask(codes, mask)
-    high, low, *rest = factors(spec, codes, constants)
-    product = _multiply(high, low, spec.significant_bits)
-    if spec.bits == 16:
-        product = _multiply(product, _multiply(rest[0], rest[1], spec.significant_bits), spec.significant_bits)
-    if spec.constant == "multiplied":
-        product = _multiply(product, rest[-1], spec.significant_bits)
-    significand, exponent = product
-    shift = -(exponent + per_head(constants.exponent, codes) + per_head(constants.output_fraction_bits, codes))
-    # A left shift by more than the output's width saturates all the same.
-    least = -(spec.output_bits + 1)
-    output = shift_right(significand, xp.clip(shift, least, None), least=least)
-    output = xp.clip(output, None, per_head(constants.limit, codes))
+    if spec.tables == "whole":
+        output = lookup(constants.high, codes & 255)
+    else:
+        output = _fixed_point(spec, _product(spec, factors(spec, codes, constants)), constants)
     return xp.where(attended, output, xp.zeros_like(output))
 
 
 def factors(spec: ConSmax, codes: Array, constants: ConSmaxConstants) -> list[tuple[Array, Array]]:
-    """Return the `(significand, exponent)` of each table entry that a score code selects, and last of C."""
+    """Return the `(significand, exponent)` of each table entry that a score code selects, and last of C.
+
+    With tables="shift" the first is the power of two that the high nibble is; a whole table has no factors.
+    """
+    xp = array_namespace(codes)
+    if spec.tables == "shift":
+        return [(xp.ones_like(codes), codes >> 4), _split(spec.table_format, lookup(constants.low, codes & 15))]
     tables = [constants.high, constants.low]
     if spec.bits == 16:
         tables += [constants.lower_high, constants.lower_low]
     shifts = range(spec.bits - 4, -4, -4)
-    floats = [lookup(table, (codes >> shift) & 15) for table, shift in zip(tables, shifts, strict=True)]
+    entries = [lookup(table, (codes >> shift) & 15) for table, shift in zip(tables, shifts, strict=True)]
     if spec.constant == "multiplied":
-        xp = array_namespace(codes)
-        floats.append(xp.zeros_like(codes) + per_head(constants.multiplier, codes))
-    return [spec.table_format.split(code)[1:] for code in floats]
+        entries.append(xp.zeros_like(codes) + per_head(constants.multiplier, codes))
+    return [_split(spec.table_format, entry) for entry in entries]
 
 
 def decode(codes: Array, constants: ConSmaxConstants) -> Array:
@@ -58,5 +55,31 @@ def decode(codes: Array, constants: ConSmaxConstants) -> Array:
     return xp.astype(codes, xp.float64) * per_head(step, codes)
 
 
+def _split(form: Float | Fixed, codes: Array) -> tuple[Array, Array]:
+    if isinstance(form, Fixed):
+        return codes, array_namespace(codes).full_like(codes, -form.fraction_bits)
+    return form.split(codes)[1:]
+
+
+def _product(spec: ConSmax, parts: list[tuple[Array, Array]]) -> tuple[Array, Array]:
+    high, low, *rest = parts
+    product = _multiply(high, low, spec.significant_bits)
+    if spec.bits == 16:
+        product = _multiply(product, _multiply(rest[0], rest[1], spec.significant_bits), spec.significant_bits)
+    if spec.constant == "multiplied":
+        product = _multiply(product, rest[-1], spec.significant_bits)
+    return product
+
+
 def _multiply(first: tuple[Array, Array], second: tuple[Array, Array], bits: int) -> tuple[Array, Array]:
     return round_significand(first[0] * second[0], first[1] + second[1], bits)
+
+
+def _fixed_point(spec: ConSmax, number: tuple[Array, Array], constants: ConSmaxConstants) -> Array:
+    significand, exponent = number
+    xp = array_namespace(significand)
+    shift = -(exponent + per_head(constants.exponent, exponent) + per_head(constants.output_fraction_bits, exponent))
+    # A left shift by more than the output's width saturates all the same.
+    least = -(spec.output_bits + 1)
+    output = shift_right(significand, xp.clip(shift, least, None), least=least)
+    return xp.clip(output, None, per_head(constants.limit, output))

@@ -20,7 +20,7 @@ RealPerHead = float | Sequence[float] | Tensor
 
 
 class ConSmaxModule(SoftmaxModule):
-    """`exp(s - beta) / gamma`, clamped at the ceiling; in integer mode the split tables.
+    """`exp(s - beta) / gamma`, clamped at the ceiling; in integer mode the tables.
 
     Where the clamp holds no gradient passes, to scores, beta or gamma. Gradients of the integer mode are those of the
     float form at scores clamped to their codes, none where the output saturates.
@@ -31,7 +31,7 @@ class ConSmaxModule(SoftmaxModule):
         mode: "float" or "integer".
         beta: start value, one or one a head; left out, that for 256 keys.
         gamma: likewise, positive.
-        scale: real value of one step of the score code, from calibration.
+        scale: real value of one step of the score code, from calibration; with tables="shift" only ln2/16.
         largest: the largest probability given, from calibration.
 
     Attributes:

@@ -1,4 +1,4 @@
-"""The spec of ConSmax, its constants and split tables."""
+"""The spec of ConSmax, its constants and tables."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 
-from softmaxkit.formats import BF16, Array, Float, encode_scale
+from softmaxkit.formats import BF16, Array, Fixed, Float, encode_scale
 from softmaxkit.rows import check_row
 from softmaxkit.spec import Constants, Spec, Training
 
@@ -29,9 +29,11 @@ class ConSmaxConstants(Constants):
 
     Attributes:
         scale: see `Constants`.
-        high, low: tables of float codes, indexed by the raw nibbles of the (upper) byte; the high nibble is signed.
+        high, low: tables of codes of the table format, indexed by the raw nibbles of the (upper) byte; the high nibble
+            is signed. With tables="shift" `high` is empty. With tables="whole" `low` is empty, and `high` holds the
+            256 output codes themselves, indexed by the raw byte.
         lower_high, lower_low: the same for the lower, unsigned byte of INT16; empty for INT8.
-        multiplier: float code of C where the spec multiplies by it; 0 where C is folded into `high`.
+        multiplier: code of C in the table format where the spec multiplies by it; 0 where C is folded into a table.
         exponent: power of two by which the product of all table entries (and C) is to be multiplied.
         output_fraction_bits: the output code `c` stands for `c * 2**-output_fraction_bits`.
         limit: largest output code, the clamp.
@@ -59,9 +61,11 @@ class ConSmax(Spec):
 
     Args:
         bits: width of a score code, 8 or 16. 16 takes two 8-bit units and a reduction multiplier.
-        table_format: float format of the table entries.
+        tables: "split", the paper's, one a nibble and their product; "shift", at a score scale of ln2/16, where the
+            high nibble is a power of two and takes no table and no multiplier; "whole", one of 256 output codes.
+        table_format: format of the table entries: a float; or UQ(0, n) of 4 to 12 bits, whose products are exact.
         product_bits: significant bits that every product is rounded to; 0 for those of the table format.
-        constant: C = exp(-beta)/gamma "folded" into the high table, or "multiplied" after it.
+        constant: C = exp(-beta)/gamma "folded" into a table, or "multiplied" after it.
         output_bits: width of the unsigned output; its power-of-two scale is among the constants.
         ceiling: largest probability. Training clamps the exponent there, the integers saturate there.
         share: beta and gamma per "head" or per "layer".
@@ -69,7 +73,7 @@ class ConSmax(Spec):
         gamma0: start value of gamma; 0 sets it from the context, so that a row sums to about 1.
 
     Raises:
-        ValueError: a size that cannot be.
+        ValueError: a size that cannot be, or tables that do not go with the other fields.
     """
 
     method: ClassVar[str] = "consmax"
@@ -79,7 +83,8 @@ class ConSmax(Spec):
     constants_class: ClassVar[type[Constants]] = ConSmaxConstants
 
     bits: Literal[8, 16] = 8
-    table_format: Float = BF16
+    tables: Literal["split", "shift", "whole"] = "split"
+    table_format: Float | Fixed = BF16
     product_bits: int = 0
     constant: Literal["folded", "multiplied"] = "folded"
     output_bits: int = 8
@@ -90,10 +95,6 @@ class ConSmax(Spec):
 
     def __post_init__(self) -> None:
         self._check_fields()
-        if self.table_format.mantissa_bits > 10 or self.table_format.exponent_bits < 4:
-            raise ValueError(
-                f"ConSmax.table_format takes 4 or more exponent and at most 10 mantissa bits, not {self.table_format}"
-            )
         if self.product_bits and not 2 <= self.product_bits <= 24:
             raise ValueError(f"ConSmax.product_bits is 2 to 24, or 0 for the table format's, not {self.product_bits}")
         if not 1 <= self.output_bits <= 24:
@@ -105,6 +106,44 @@ class ConSmax(Spec):
                 "ConSmax.beta0 is between -64 and 64 and gamma0 positive, or 0 to set it from the context, not "
                 f"{self.beta0} and {self.gamma0}"
             )
+        self._check_tables()
+        if isinstance(self.table_format, Fixed):
+            self._check_fixed(self.table_format)
+        elif self.table_format.mantissa_bits > 10 or self.table_format.exponent_bits < 4:
+            raise ValueError(
+                f"ConSmax.table_format takes 4 or more exponent and at most 10 mantissa bits, not {self.table_format}"
+            )
+
+    def _check_tables(self) -> None:
+        rules: dict[str, Any] = {"bits": 8, "constant": "folded", "product_bits": 0}
+        if self.tables == "whole":
+            rules["table_format"] = BF16
+        wrong = [name for name, only in rules.items() if getattr(self, name) != only]
+        if self.tables == "split" or not wrong:
+            return
+        allowed = ", ".join(f"{name}={only}" for name, only in rules.items())
+        given = ", ".join(f"{name}={getattr(self, name)}" for name in wrong)
+        unused = " (its entries are output codes: table_format is not used)" if "table_format" in wrong else ""
+        raise ValueError(
+            f"ConSmax.tables={self.tables!r} takes the defaults {allowed}, not {given}{unused}; "
+            f"leave {'it' if len(wrong) == 1 else 'them'} out, or take tables='split'"
+        )
+
+    def _check_fixed(self, entry: Fixed) -> None:
+        if entry.signed or entry.integer_bits or not 4 <= entry.fraction_bits <= 12:
+            raise ValueError(f"ConSmax.table_format is a float or UQ(0, n) with n from 4 to 12, not {entry}")
+        if self.product_bits:
+            raise ValueError(
+                f"products of {entry} tables are exact: ConSmax.product_bits is 0 with them, not {self.product_bits}"
+            )
+        # What golden shifts right is up to output_bits + 1 bits wider than the product, and half of 2**61 at most.
+        widest = (59 - self.output_bits) // self.factor_count
+        if entry.bits > widest:
+            raise ValueError(
+                f"ConSmax.table_format is UQ(0, {widest}) or narrower here, not {entry}: the exact product needs "
+                f"bits * factors + output_bits + 2 <= 61, and it has {self.factor_count} factors and "
+                f"output_bits={self.output_bits}"
+            )
 
     @property
     def score_bits(self) -> int:
@@ -113,12 +152,23 @@ class ConSmax(Spec):
 
     @property
     def default_scale(self) -> float:
-        """Score scale of an uncalibrated layer, with which codes reach from -8 to nearly 8: 1/16 at 8 bits."""
-        return 2.0 ** (4 - self.bits)
+        """Score scale of an uncalibrated layer, with which codes reach from -8 to nearly 8: 1/16 at 8 bits.
+
+        With tables="shift" the only one, ln2/16.
+        """
+        return math.log(2) / 16 if self.tables == "shift" else 2.0 ** (4 - self.bits)
+
+    @property
+    def factor_count(self) -> int:
+        """How many numbers of the table format make up one result: table entries, and C where it is multiplied."""
+        entries = self.bits // 4 + (self.constant == "multiplied")
+        return {"split": entries, "shift": 1, "whole": 0}[self.tables]
 
     @property
     def significant_bits(self) -> int:
-        """Significant bits of every product."""
+        """Significant bits of every product; those of the whole product for fixed tables, which are never rounded."""
+        if isinstance(self.table_format, Fixed):
+            return self.table_format.bits * self.factor_count
         return self.product_bits or self.table_format.mantissa_bits + 1
 
     def start(self, keys: int) -> dict[str, Any]:
@@ -152,48 +202,87 @@ class ConSmax(Spec):
                 head gives, from calibration (default: the ceiling), which sets the output scale.
 
         Raises:
-            ValueError: gamma or the scale is not positive and finite.
+            ValueError: gamma or the scale is not positive and finite, or tables="shift" is given another scale.
         """
         parameters = dict(parameters)
-        scale = encode_scale(float(parameters.pop("scale", self.default_scale)))
+        scale = self._encode_scale(float(parameters.pop("scale", self.default_scale)))
         largest = float(parameters.pop("largest", self.ceiling))
         if not (math.isfinite(largest) and largest >= 0):
             raise ValueError(f"the largest probability of a ConSmax head is finite and not negative, not {largest}")
         beta, gamma = self._beta_gamma(parameters, keys=DEFAULT_KEYS)
-        log2_c = -(float(beta) + math.log(float(gamma))) / math.log(2)
-        step = scale[0] * 2.0 ** scale[1] / math.log(2)  # of a score code, as an exponent of two
-        signed = [i - 16 if i >= 8 else i for i in range(16)]
-        nibbles: list[list[int]] = [[16 * h for h in signed], list(range(16))]
-        if self.bits == 16:
-            nibbles = [
-                [4096 * h for h in signed],
-                [256 * i for i in range(16)],
-                [16 * i for i in range(16)],
-                list(range(16)),
-            ]
-        exponents = [[step * weight for weight in table] for table in nibbles]
-        folded = self.constant == "folded"
-        if folded:
-            exponents[0] = [each + log2_c for each in exponents[0]]
         fraction_bits = self.output_bits - math.ceil(math.log2(max(min(largest, self.ceiling), 2.0**-32)))
-        limit = min((1 << self.output_bits) - 1, max(1, round(math.ldexp(self.ceiling, fraction_bits))))
-        # From four times the limit on the result saturates whatever the other factors, which are all 1 or more. Cutting
-        # the entries there leaves the format's range to those that matter.
-        useful = math.log2(math.ldexp(limit, -fraction_bits)) + 2 - (0.0 if folded else log2_c)
-        exponents[0] = [min(each, useful) for each in exponents[0]]
-        tables, biases = zip(*(self._float_table(table) for table in exponents), strict=True)
-        (multiplier,), bias = ((0,), 0) if folded else self._float_table([log2_c])
-        return ConSmaxConstants(
+        empty = ConSmaxConstants(
             scale=scale,
-            high=tables[0],
-            low=tables[1],
-            lower_high=tables[2] if self.bits == 16 else (),
-            lower_low=tables[3] if self.bits == 16 else (),
-            multiplier=multiplier,
-            exponent=sum(biases) + bias,
+            high=(),
+            low=(),
+            lower_high=(),
+            lower_low=(),
+            multiplier=0,
+            exponent=0,
             output_fraction_bits=fraction_bits,
-            limit=limit,
+            limit=min((1 << self.output_bits) - 1, max(1, round(math.ldexp(self.ceiling, fraction_bits)))),
         )
+        if self.tables == "whole":
+            return self._with_whole_table(empty, beta, gamma)
+        log2_c = -(float(beta) + math.log(float(gamma))) / math.log(2)
+        return (self._with_shift_table if self.tables == "shift" else self._with_split_tables)(empty, log2_c)
+
+    def _encode_scale(self, scale: float) -> tuple[int, int]:
+        code = encode_scale(scale)
+        if self.tables == "shift" and code != encode_scale(self.default_scale):
+            raise ValueError(
+                f"ConSmax.tables='shift' works at the score scale ln2/16 = {self.default_scale:.7f} alone, not "
+                f"{scale}; leave the scale out, or take tables='split' or 'whole'"
+            )
+        return code
+
+    def _with_whole_table(self, empty: ConSmaxConstants, beta: Any, gamma: Any) -> ConSmaxConstants:
+        codes = np.arange(256)
+        scores = self.score_values(np.where(codes < 128, codes, codes - 256), empty)
+        steps = np.round(np.ldexp(self.reference(scores, beta=beta, gamma=gamma), empty.output_fraction_bits))
+        return dataclasses.replace(empty, high=tuple(int(each) for each in np.minimum(steps, empty.limit)))
+
+    def _with_shift_table(self, empty: ConSmaxConstants, log2_c: float) -> ConSmaxConstants:
+        power = math.floor(log2_c)
+        low, bias = _encode_table(self.table_format, [log2_c - power + i / 16 for i in range(16)])
+        return dataclasses.replace(empty, low=low, exponent=power + bias)
+
+    def _with_split_tables(self, empty: ConSmaxConstants, log2_c: float) -> ConSmaxConstants:
+        mantissa, power = empty.scale
+        step = mantissa * 2.0**power / math.log(2)  # of a score code, as an exponent of two
+        folded = self.constant == "folded"
+        signed = [i - 16 if i >= 8 else i for i in range(16)]
+        weights = [1 << shift for shift in range(self.bits - 4, -4, -4)]
+        high = [step * (weights[0] * i) + (log2_c if folded else 0.0) for i in signed]
+        encoded = [self._high_table(high, empty, 0.0 if folded else log2_c)]
+        encoded += [_encode_table(self.table_format, [step * (w * i) for i in range(16)]) for w in weights[1:]]
+        if not folded:
+            encoded.append(_encode_table(self.table_format, [log2_c]))
+        tables, powers = zip(*encoded, strict=True)
+        names = ("high", "low", "lower_high", "lower_low")[: self.bits // 4]
+        return dataclasses.replace(
+            empty,
+            **dict(zip(names, tables, strict=False)),
+            multiplier=0 if folded else tables[-1][0],
+            exponent=sum(powers),
+        )
+
+    def _high_table(
+        self, exponents: list[float], empty: ConSmaxConstants, log2_rest: float
+    ) -> tuple[tuple[int, ...], int]:
+        """Encode the high table, cut where an entry saturates the result alone, the low factors being 1 or more.
+
+        That leaves the format's range to the entries that matter. `log2_rest` is what it is still multiplied by.
+        """
+
+        def output(steps: float) -> float:
+            return math.log2(math.ldexp(steps, -empty.output_fraction_bits))
+
+        if isinstance(self.table_format, Float):
+            most = output(empty.limit) + 2 - log2_rest
+            return _float_table(self.table_format, [min(each, most) for each in exponents])
+        saturated, enough = output(empty.limit + 0.5), output(max(empty.limit - 1, 1))
+        return _fixed_table(self.table_format, exponents, saturated - log2_rest, enough - log2_rest)
 
     def _beta_gamma(self, parameters: dict[str, Any], keys: int) -> tuple[Any, Any]:
         self.refuse({key: value for key, value in parameters.items() if key not in ("beta", "gamma")})
@@ -202,15 +291,6 @@ class ConSmax(Spec):
         if not (np.all(np.isfinite(beta)) and np.all(np.isfinite(gamma)) and np.all(np.asarray(gamma) > 0)):
             raise ValueError(f"ConSmax takes a finite beta and a positive gamma, not {beta} and {gamma}")
         return beta, gamma
-
-    def _float_table(self, exponents: list[float]) -> tuple[tuple[int, ...], int]:
-        """Encode 2**exponents as floats, times a common power of two where not all of them are normal numbers."""
-        number = self.table_format
-        bias = 0
-        if min(exponents) < number.min_exponent or max(exponents) >= number.max_exponent:
-            bias = math.floor(max(exponents)) - (number.max_exponent - 1)
-        values = np.asarray([2.0 ** max(each - bias, -1000.0) for each in exponents])
-        return tuple(int(code) for code in number.encode(values)), bias
 
     def _golden(self, codes: Array, mask: Array | None, constants: ConSmaxConstants) -> Array:
         """Score codes in, output codes out; see `softmaxkit.methods.consmax.golden`."""
@@ -230,26 +310,48 @@ class ConSmax(Spec):
     ) -> NDArray[np.float64]:
         """Bound golden against `reference` with the same beta and gamma, for the constants of one head.
 
-        Each table entry (and C) is off by half an ulp of its format, each product by half an ulp of its width, the
-        output by half a step; entries below the smallest normal are 0; the output saturates at its limit.
+        Each float table entry (and C) is off by half an ulp of its format, each product by half an ulp of its width; a
+        fixed one of code k stands for k - 1/2 to k + 1/2, and products are exact; entries that round to 0 give 0. A
+        high entry that was cut to the largest fixed code still makes all but one step of the limit. With
+        tables="shift" the score scale that the tables stand for is ln2/16 before its rounding. The output is off by
+        half a step, and saturates at its limit; a whole table is off by no more than that.
         """
-        from softmaxkit.methods.consmax.golden import factors
-
         assert isinstance(constants, ConSmaxConstants)
-        truth = self.reference(self.score_values(codes, constants), mask, **parameters)
-        parts = factors(self, np.asarray(codes), constants)
-        entry, product = 2.0 ** -(self.table_format.mantissa_bits + 1), 2.0**-self.significant_bits
-        growth = (1 + entry) ** len(parts) * (1 + product) ** (len(parts) - 1)
-        shrink = (1 - entry) ** len(parts) * (1 - product) ** (len(parts) - 1)
+        scores = self.score_values(codes, constants)
+        truth = self.reference(scores, mask, **parameters)
+        parts = self._entries(codes, constants)
+        shrink, growth = self._ratios(parts)
         vanished = np.any([significand == 0 for significand, _ in parts], axis=0)
         step = 2.0**-constants.output_fraction_bits
         # Unclamped, so that a value rounded to just below the clamp is bounded too.
         beta, gamma = self._beta_gamma(parameters, keys=truth.shape[-1])
-        free = np.exp(np.minimum(self.score_values(codes, constants) - beta - np.log(gamma), 700.0))
-        low = np.minimum(np.where(vanished, 0.0, free * shrink - step / 2), constants.limit * step)
+        meant = np.asarray(codes) * self.default_scale if self.tables == "shift" else scores
+        free = np.exp(np.minimum(meant - beta - np.log(gamma), 700.0))
+        least = free
+        if isinstance(self.table_format, Fixed) and self.tables == "split":
+            cut = parts[0][0] == self.table_format.max_code
+            least = np.where(cut, np.minimum(free, max(constants.limit - 1, 1) * step), free)
+        low = np.minimum(np.where(vanished, 0.0, least * shrink - step / 2), constants.limit * step)
         high = np.minimum(np.where(vanished, 0.0, free * growth + step / 2), constants.limit * step)
         bound = np.maximum(np.abs(high - truth), np.abs(truth - low))
         return np.where(truth > 0, bound, 0.0) if mask is None else np.where(mask, bound, 0.0)
+
+    def _entries(self, codes: Array, constants: ConSmaxConstants) -> list[tuple[Array, Array]]:
+        """Return the factors that were rounded to the table format."""
+        from softmaxkit.methods.consmax.golden import factors
+
+        if self.tables == "whole":
+            return []
+        return factors(self, np.asarray(codes), constants)[-self.factor_count :]
+
+    def _ratios(self, entries: list[tuple[Array, Array]]) -> tuple[Any, Any]:
+        """Bound from below and above what products of these entries, none of them 0, are to the true ones."""
+        if isinstance(self.table_format, Fixed):
+            codes = [significand for significand, _ in entries]
+            return math.prod(k / (k + 0.5) for k in codes), math.prod(k / (k - 0.5) for k in codes)
+        entry, product = 2.0 ** -(self.table_format.mantissa_bits + 1), 2.0**-self.significant_bits
+        count, products = len(entries), max(len(entries) - 1, 0)
+        return (1 - entry) ** count * (1 - product) ** products, (1 + entry) ** count * (1 + product) ** products
 
     def module(self, heads: int | None = None, mode: str = "float", **parameters: Any) -> ConSmaxModule:
         """Return the torch module, which learns beta and log gamma.
@@ -263,3 +365,37 @@ class ConSmax(Spec):
         from softmaxkit.methods.consmax.module import ConSmaxModule
 
         return ConSmaxModule(self, heads, mode, **parameters)
+
+
+def _encode_table(form: Float | Fixed, exponents: list[float]) -> tuple[tuple[int, ...], int]:
+    """Encode 2**exponents over a common power of two; return codes and that power."""
+    return _fixed_table(form, exponents) if isinstance(form, Fixed) else _float_table(form, exponents)
+
+
+def _float_table(form: Float, exponents: list[float]) -> tuple[tuple[int, ...], int]:
+    """Encode 2**exponents as floats, over a power of two where not all of them are normal numbers."""
+    bias = 0
+    if min(exponents) < form.min_exponent or max(exponents) >= form.max_exponent:
+        bias = math.floor(max(exponents)) - (form.max_exponent - 1)
+    values = np.asarray([2.0 ** max(each - bias, -1000.0) for each in exponents])
+    return tuple(int(code) for code in form.encode(values)), bias
+
+
+def _fixed_table(
+    form: Fixed, exponents: list[float], saturated: float = math.inf, enough: float = -math.inf
+) -> tuple[tuple[int, ...], int]:
+    """Encode 2**exponents as fractions of the smallest power of two with which they fit.
+
+    Entries from 2**saturated on become the largest code; if there are any, that code is 2**enough or more.
+    """
+    kept = [each for each in exponents if each < saturated]
+    powers = []
+    if len(kept) < len(exponents):
+        powers.append(math.ceil(enough - math.log2(form.max_code * form.resolution)))
+    if kept:
+        power = math.floor(max(kept)) + 1
+        powers.append(power + (round(2.0 ** (max(kept) - power + form.bits)) > form.max_code))
+    power = max(powers)
+    values = np.asarray([2.0 ** max(min(each - power, 1000.0), -1000.0) for each in exponents])
+    codes = np.where(np.asarray(exponents) < saturated, form.encode(values), form.max_code)
+    return tuple(int(code) for code in codes), power
