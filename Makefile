@@ -24,7 +24,7 @@ bench: $(INSTALLED)  ## speed, as ratios taken side by side
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[hardware,test]'
 	touch $@
 
 clean:

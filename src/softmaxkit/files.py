@@ -69,6 +69,12 @@ def content_key(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
 
 
+def cache_folder() -> Path:
+    """Return the folder for what can be made again: $SOFTMAXKIT_CACHE, or `softmaxkit` in the user's cache folder."""
+    user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(os.environ.get("SOFTMAXKIT_CACHE") or user / "softmaxkit")
+
+
 def _finite(data: Any) -> Any:
     if isinstance(data, dict):
         return {key: _finite(value) for key, value in data.items()}

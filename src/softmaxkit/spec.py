@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from softmaxkit.methods.module import SoftmaxModule
+    from softmaxkit.methods.unit import SoftmaxUnit
 
 Training = Literal["from scratch", "fine-tuned", "calibrated"]
 
@@ -204,6 +205,28 @@ class Spec(ABC):
     @abstractmethod
     def module(self, heads: int | None = None, mode: str = "float", **parameters: Any) -> SoftmaxModule:
         """Return the `torch.nn.Module` of this method; `heads` counts the axis -3 of its scores."""
+
+    def unit(self, lanes: int = 16, constants: Constants | None = None, **sizes: Any) -> SoftmaxUnit:
+        """Return the hardware of this method, a streaming Amaranth component.
+
+        Args:
+            lanes: scores a cycle.
+            constants: of one head, baked in; None makes them loadable, where the method has any.
+            sizes: `max_row`, the longest row (default 256); `depth`, pipeline registers; `storage`, "flip-flops",
+                "latches" or "memory"; and what the method's `Unit` has besides.
+
+        Raises:
+            ValueError: sizes that cannot be built, with the rule.
+            RuntimeError: Amaranth is not installed.
+        """
+        try:
+            found = import_module(f"softmaxkit.methods.{self.method}.unit")
+        except ModuleNotFoundError as error:
+            if not (error.name or "").startswith("amaranth"):
+                raise
+            raise RuntimeError("units need the package amaranth: pip install 'softmaxkit[hardware]'") from None
+        unit: SoftmaxUnit = found.Unit(self, lanes, constants, **sizes)
+        return unit
 
     def start(self, keys: int) -> dict[str, Any]:
         """Return the parameters that a module trains from, for rows of up to `keys` keys; most methods have none."""

@@ -66,15 +66,15 @@ class PiecewiseLinear:
     def __call__(self, codes: Array, rounding: Rounding = "nearest") -> Array:
         """Evaluate on int64 codes in [0, 2**input_bits); the result has `fraction_bits` and is rounded once."""
         if self.rest_bits == 0:
-            return lookup(self._rounded(rounding), codes)
+            return lookup(self.results(rounding), codes)
         segment = codes >> self.rest_bits
         rest = codes & ((1 << self.rest_bits) - 1)
         line = (lookup(self.offsets, segment) << self.rest_bits) + lookup(self.slopes, segment) * rest
         return shift_right(line, self.rest_bits + GUARD_BITS, rounding)
 
     @lru_cache  # noqa: B019  specs hold few tables, for good
-    def _rounded(self, rounding: Rounding) -> tuple[int, ...]:
-        """Return the results themselves, where nothing runs along the segments."""
+    def results(self, rounding: Rounding) -> tuple[int, ...]:
+        """Return the results themselves, where nothing runs along the segments (`rest_bits` is 0)."""
         return tuple(int(x) for x in shift_right(np.asarray(self.offsets, np.int64), GUARD_BITS, rounding))
 
 

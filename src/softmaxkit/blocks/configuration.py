@@ -1,0 +1,114 @@
+"""The configuration port: registers that are written between rows only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from amaranth.hdl import Module, Shape, Signal, Value
+from amaranth.lib import data
+
+from softmaxkit.blocks.storage import Words
+
+
+class Register(NamedTuple):
+    """One register, or table of them, of a configuration port.
+
+    Attributes:
+        name: what it holds.
+        shape: of each word.
+        depth: how many words.
+    """
+
+    name: str
+    shape: Shape
+    depth: int = 1
+
+
+class RegisterMap:
+    """Registers at consecutive addresses from 0, in the order given."""
+
+    def __init__(self, registers: Sequence[Register]) -> None:
+        self.registers = tuple(registers)
+        self.words = sum(register.depth for register in registers)
+        self.address_bits = max((self.words - 1).bit_length(), 1)
+        self.data_bits = max(register.shape.width for register in registers)
+
+    @property
+    def layout(self) -> data.StructLayout:
+        """Payload of the port: a write of `data` to `address`; `last` ends a group that takes effect at once."""
+        return data.StructLayout({"address": self.address_bits, "data": self.data_bits, "last": 1})
+
+    def address(self, name: str) -> int:
+        """Return the address of a register, or of the first word of a table."""
+        at = 0
+        for register in self.registers:
+            if register.name == name:
+                return at
+            at += register.depth
+        raise KeyError(name)
+
+    def writes(self, values: dict[str, int | Sequence[int]]) -> list[tuple[int, int]]:
+        """Return the `(address, data)` that give the registers these values.
+
+        Raises:
+            ValueError: a value does not fit its register.
+        """
+        found = []
+        for register in self.registers:
+            given = values[register.name]
+            words = [given] if isinstance(given, int) else list(given)
+            low = -(1 << (register.shape.width - 1)) if register.shape.signed else 0
+            high = low + (1 << register.shape.width) - 1
+            for place, word in enumerate(words):
+                if not low <= word <= high:
+                    raise ValueError(f"{register.name} of the unit holds {low} to {high}, but {word} is to be loaded")
+                found.append((self.address(register.name) + place, word & ((1 << self.data_bits) - 1)))
+        return found
+
+
+def hold_between_rows(m: Module, scores: Any, port: Any, busy: Value) -> tuple[Value, Value]:
+    """Let writes through between rows, once the unit is empty, and rows when no group of writes is under way.
+
+    Args:
+        m: the module to build it in.
+        scores: the unit's stream of scores.
+        port: the configuration port.
+        busy: a row is inside the unit.
+
+    Returns:
+        `(hold, write)`: scores are to wait; a write takes place.
+    """
+    inside, grouped, settling = Signal(name="row_inside"), Signal(name="group_open"), Signal(name="settling")
+    with m.If(scores.valid & scores.ready):
+        m.d.sync += inside.eq(~scores.p.last)
+    m.d.comb += port.ready.eq(~inside & ~busy)
+    write = port.valid & port.ready
+    with m.If(write):
+        m.d.sync += grouped.eq(~port.p.last)
+    m.d.sync += settling.eq(write)  # latches take a word in half a cycle late
+    return ~inside & (port.valid | grouped | settling), write
+
+
+def build_registers(
+    m: Module, registers: RegisterMap, port: Any, write: Value, storage: str
+) -> dict[str, Sequence[Value]]:
+    """Build the registers; return their words by name."""
+    found: dict[str, Sequence[Value]] = {}
+    for register in registers.registers:
+        first = registers.address(register.name)
+        address = port.p.address
+        if register.depth == 1:
+            word = Signal(register.shape, name=register.name, reset_less=True)
+            with m.If(write & (address == first)):
+                m.d.sync += word.eq(port.p.data[: register.shape.width])
+            found[register.name] = [word]
+            continue
+        m.submodules[f"{register.name}_table"] = table = Words(register.shape.width, register.depth, storage)
+        m.d.comb += [
+            table.enable.eq(write & (address >= first) & (address < first + register.depth)),
+            table.address.eq(address - first),
+            table.data.eq(port.p.data),
+        ]
+        found[register.name] = table.words
+    return found

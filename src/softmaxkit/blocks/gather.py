@@ -1,0 +1,82 @@
+"""Beats that wait until the maximum of their group is known, a group being a slice or a whole row."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, Module, Mux, Shape, Signal, Value
+from amaranth.lib import data, fifo, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from softmaxkit.blocks.row_buffer import RowBuffer
+
+QUEUE = 4
+"""Groups that can wait at once: enough for groups of one beat to follow each other without a gap."""
+
+
+class Gather(wiring.Component):
+    """Gives every beat together with the maximum of its group.
+
+    A group's first beat leaves two cycles after its last has come (three with latches), and groups follow each other
+    without a gap.
+
+    Args:
+        width: bits of what waits of a beat.
+        key: shape of what the maximum is taken of.
+        beats: of the longest group.
+        whole_rows: a group is a row; else it is `beats` consecutive beats, or what the end of the row leaves of them.
+        storage: of the beats that wait; with "memory" there is a port `memory`.
+
+    Attributes:
+        source: stream in, of `beat`, `key` (the beat's own maximum), `present` (whether it has one) and `last`.
+        sink: stream out, of `beat`, `maximum`, `present`, `group_last` and `last`.
+        empty: nothing waits.
+    """
+
+    def __init__(self, width: int, key: Shape, beats: int, whole_rows: bool, storage: str = "flip-flops") -> None:
+        self.width, self.key, self.beats, self.whole_rows = width, key, beats, whole_rows
+        self.buffer = RowBuffer(width + 2, max(beats, 3), storage)
+        beat = {"beat": width, "key": key, "present": 1, "last": 1}
+        gathered = {"beat": width, "maximum": key, "present": 1, "group_last": 1, "last": 1}
+        ports = {
+            "source": In(stream.Signature(data.StructLayout(beat))),
+            "sink": Out(stream.Signature(data.StructLayout(gathered))),
+            "empty": Out(1),
+        }
+        if storage == "memory":
+            ports["memory"] = Out(self.buffer.memory.signature)
+        super().__init__(ports)
+
+    def elaborate(self, platform: object) -> Module:
+        """Build it."""
+        m = Module()
+        source, sink = self.source, self.sink
+        m.submodules.buffer = buffer = self.buffer
+        m.submodules.maxima = maxima = fifo.SyncFIFO(width=self.key.width + 1, depth=QUEUE)
+        if buffer.storage == "memory":
+            wiring.connect(m, wiring.flipped(self.memory), buffer.memory)
+
+        best, present = Signal(self.key, reset_less=True), Signal()
+        group_last: Value = source.p.last
+        if not self.whole_rows:
+            count = Signal(range(self.beats))
+            group_last = source.p.last | (count == self.beats - 1)
+        highest = Mux(present & (~source.p.present | (best > source.p.key)), best, source.p.key)
+        taken = Signal()
+        m.d.comb += [
+            source.ready.eq(buffer.source.ready & maxima.w_rdy),
+            taken.eq(source.valid & source.ready),
+            buffer.source.valid.eq(taken),
+            buffer.source.payload.eq(Cat(source.p.beat, group_last, source.p.last)),
+            maxima.w_en.eq(taken & group_last),
+            maxima.w_data.eq(Cat(highest, present | source.p.present)),
+            sink.valid.eq(buffer.sink.valid & maxima.r_rdy),
+            Cat(sink.p.beat, sink.p.group_last, sink.p.last).eq(buffer.sink.payload),
+            Cat(sink.p.maximum, sink.p.present).eq(maxima.r_data),
+            buffer.sink.ready.eq(sink.ready & maxima.r_rdy),
+            maxima.r_en.eq(sink.valid & sink.ready & sink.p.group_last),
+            self.empty.eq(buffer.empty & ~maxima.r_rdy),
+        ]
+        with m.If(taken):
+            m.d.sync += [best.eq(highest), present.eq((present | source.p.present) & ~group_last)]
+            if not self.whole_rows:
+                m.d.sync += count.eq(Mux(group_last, 0, count + 1))
+        return m

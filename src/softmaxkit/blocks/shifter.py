@@ -1,0 +1,52 @@
+"""Shifts to the right with one rounding: the hardware of `softmaxkit.formats.shift_right`."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, Const, Module, Mux, Value
+
+from softmaxkit.blocks.pipeline import named
+from softmaxkit.formats import Rounding
+
+
+def shift_right(
+    m: Module, name: str, value: Value, amount: Value | int, rounding: Rounding = "nearest", fraction_bits: int = 0
+) -> Value:
+    """Return `value * 2**-(amount + fraction_bits)`, rounded once.
+
+    Args:
+        m: the module to build it in.
+        name: prefix of its signals.
+        value: unsigned.
+        amount: unsigned, or an int of 0 or more.
+        rounding: "nearest" (ties to even), "floor" or "ceil".
+        fraction_bits: bits of `value` below the result's point before the shift; may be negative.
+
+    Returns:
+        Unsigned, wide enough for any result: one bit more than the whole bits of `value` where rounding can go up.
+    """
+    if isinstance(amount, int):
+        amount, fraction_bits = Const(0, 0), fraction_bits + amount
+    # At least one bit below the point, for the half.
+    padding = max(1 - fraction_bits, 0)
+    current = Cat(Const(0, padding), value)
+    point = fraction_bits + padding
+    sticky: Value = Const(0, 1)
+    for place in range(len(amount)):
+        step = min(1 << place, len(current))
+        lost = current[:step].any()
+        sticky = named(m, f"{name}_sticky_{place}", sticky | (amount[place] & lost))
+        current = named(m, f"{name}_by_{1 << place}", Mux(amount[place], current >> step, current))
+    if point > len(current):
+        current = Cat(current, Const(0, point - len(current)))
+    whole, half, rest = current[point:], current[point - 1], current[: point - 1].any() | sticky
+    if rounding == "floor":
+        return named(m, name, whole)
+    up = half & (rest | whole[:1].any()) if rounding == "nearest" else half | rest
+    return named(m, name, whole + up)
+
+
+def saturate(m: Module, name: str, value: Value, bits: int) -> Value:
+    """Return an unsigned value in `bits` bits, the largest code where it does not fit."""
+    if len(value) <= bits:
+        return named(m, name, Cat(value, Const(0, bits - len(value))))
+    return named(m, name, Mux(value[bits:].any(), (1 << bits) - 1, value[:bits]))

@@ -1,0 +1,44 @@
+"""The streams of rows that every unit takes and gives.
+
+A row goes in as one or more *beats* of `lanes` positions each, the last of them marked. A position that is masked, or
+that lies beyond the end of the row in its last beat, has its mask bit at 0. Results come out in the same shape, one
+for each position, 0 where masked. Valid and ready are those of `amaranth.lib.stream`: a beat passes where both are
+high, and an offered beat stays as it is until it has passed.
+"""
+
+from __future__ import annotations
+
+from amaranth.hdl import Shape
+from amaranth.lib import data
+
+
+def score_layout(code: Shape, lanes: int, masks: int = 1) -> data.StructLayout:
+    """Return the payload of a beat of scores: `codes` from lane 0 up, `mask` (True: attend), `last`.
+
+    Args:
+        code: shape of a score code.
+        lanes: positions a beat.
+        masks: mask bits a lane, more than one where a lane can carry several narrow scores.
+    """
+    return data.StructLayout({"codes": data.ArrayLayout(code, lanes), "mask": lanes * masks, "last": 1})
+
+
+def result_layout(bits: int, lanes: int) -> data.StructLayout:
+    """Return the payload of a beat of results: `codes` of `bits` each from lane 0 up, and `last`."""
+    return data.StructLayout({"codes": data.ArrayLayout(bits, lanes), "last": 1})
+
+
+def check_sizes(lanes: int, max_row: int) -> None:
+    """Refuse a number of lanes or a longest row that cannot be built.
+
+    Raises:
+        ValueError: lanes are not 1 to 256, or the longest row is not 1 to 65536 scores.
+    """
+    for name, value, most in (("lanes", lanes, 256), ("max_row", max_row, 1 << 16)):
+        if type(value) is not int or not 1 <= value <= most:
+            raise ValueError(f"{name} is a whole number from 1 to {most}, not {value!r}")
+
+
+def beats(length: int, lanes: int) -> int:
+    """Return how many beats a row of `length` scores takes."""
+    return -(-length // lanes)

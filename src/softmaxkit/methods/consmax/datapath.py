@@ -1,0 +1,171 @@
+"""The arithmetic of the ConSmax unit: table entries as numbers, what the registers hold, and the conversion at the end.
+
+Every number is `fraction * 2**-shift`, with all powers of two that are common to a head (of table entries, of C, of the
+output's scale) in one *offset*, so that the shift of the last product is that of the output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from amaranth.hdl import Cat, Const, Module, Mux, Value, signed, unsigned
+
+from softmaxkit.blocks.configuration import Register, RegisterMap
+from softmaxkit.blocks.float_multiplier import Number
+from softmaxkit.blocks.piecewise_linear import lookup
+from softmaxkit.blocks.pipeline import named
+from softmaxkit.blocks.shifter import shift_right
+from softmaxkit.formats import Float
+from softmaxkit.methods.consmax.spec import ConSmax, ConSmaxConstants
+
+Words = Mapping[str, Sequence[int] | Sequence[Value]]
+"""Tables and registers by name: integers where they are baked in."""
+
+FLOAT_OFFSET = signed(12)
+"""Shape of the offset's register, with float tables."""
+
+
+def table_names(spec: ConSmax) -> list[str]:
+    """Return the tables of a spec, the ones of the upper byte first."""
+    if spec.tables != "split":
+        return ["high" if spec.tables == "whole" else "low"]
+    return ["high", "low"] + (["lower_high", "lower_low"] if spec.bits == 16 else [])
+
+
+def entry_bits(spec: ConSmax) -> int:
+    """Return the width of a table entry; the sign of a float, always 0, is not held."""
+    if spec.tables == "whole":
+        return spec.output_bits
+    return spec.table_format.bits - isinstance(spec.table_format, Float)
+
+
+def register_map(spec: ConSmax, apart: bool) -> RegisterMap:
+    """Return the registers of a loadable unit."""
+    words = unsigned(entry_bits(spec))
+    entries = 256 if spec.tables == "whole" else 16
+    registers = [Register(name, words, entries) for name in table_names(spec)]
+    if spec.tables == "whole":
+        return RegisterMap(registers)
+    offset = FLOAT_OFFSET if isinstance(spec.table_format, Float) else unsigned(_largest_offset(spec).bit_length())
+    for prefix in ["", "lower_"] if apart else [""]:
+        if spec.constant == "multiplied":
+            registers.append(Register(f"{prefix}multiplier", words))
+        registers += [Register(f"{prefix}offset", offset), Register(f"{prefix}limit", unsigned(spec.output_bits))]
+    return RegisterMap([*registers, Register("apart", unsigned(1))] if apart else registers)
+
+
+def loaded(spec: ConSmax, constants: ConSmaxConstants) -> dict[str, int | Sequence[int]]:
+    """Return what the registers hold for the constants of one head."""
+    words: dict[str, int | Sequence[int]] = {name: getattr(constants, name) for name in table_names(spec)}
+    if spec.tables == "whole":
+        return words
+    offset, number = _offset(spec, constants), spec.table_format
+    if isinstance(number, Float):
+        # The unit takes a field F for a shift of ~F, which is bias - 1 - F but for a constant.
+        factors = len(words) + (spec.constant == "multiplied")
+        offset += factors * (number.bias - (1 << number.exponent_bits))
+    else:
+        offset = min(offset + _headroom(spec), _largest_offset(spec))
+        offset = max(offset, 0) if spec.tables == "shift" else offset
+    if spec.constant == "multiplied":
+        words["multiplier"] = constants.multiplier
+    return words | {"offset": offset, "limit": constants.limit}
+
+
+def baked(spec: ConSmax, constants: ConSmaxConstants) -> Words:
+    """Return the tables and registers of one head as integers."""
+    found: dict[str, Sequence[int]] = {name: getattr(constants, name) for name in table_names(spec)}
+    return found | {
+        "multiplier": [constants.multiplier],
+        "offset": [_offset(spec, constants)],
+        "limit": [constants.limit],
+    }
+
+
+def number(
+    m: Module, name: str, spec: ConSmax, entries: Sequence[int] | Sequence[Value], index: Value, offset: int | Value = 0
+) -> Number:
+    """Return a table entry as a number, an offset added to its shift (where tables are fixed and baked, see `base`)."""
+    form = spec.table_format
+    if not isinstance(form, Float):
+        shift = Const(0) if isinstance(offset, int) else offset
+        return Number(_wide(lookup(m, name, entries, index), form.bits), shift, Const(0))
+    if isinstance(entries[0], Value):
+        word = lookup(m, name, entries, index)
+        field = word[form.mantissa_bits :]
+        shift = named(m, f"{name}_shift", ~field + offset)
+        return Number(Cat(word[: form.mantissa_bits], Const(1)), shift, ~field.any())
+    fields = [int(entry) >> form.mantissa_bits for entry in entries]
+    mantissas = [int(entry) & ((1 << form.mantissa_bits) - 1) for entry in entries]
+    zeros = [int(field == 0) for field in fields]
+    # The shift of a zero is of no consequence; that of a neighbour keeps the table narrow.
+    least = max(fields)
+    shifts = [form.bias - 1 - (field or least) + int(offset) for field in fields]
+    mantissa = _wide(lookup(m, f"{name}_mantissa", mantissas, index), form.mantissa_bits)
+    zero = lookup(m, f"{name}_zero", zeros, index) if any(zeros) else Const(0)
+    return Number(Cat(mantissa, Const(1)), lookup(m, f"{name}_shift", shifts, index), zero)
+
+
+def base(spec: ConSmax, words: Words) -> int:
+    """Return what is to be added to the shift of the last product, known when the unit is built."""
+    if isinstance(spec.table_format, Float):
+        return 0
+    offset = words["offset"][0]
+    if isinstance(offset, int):
+        return offset
+    return -_headroom(spec)
+
+
+def to_output(m: Module, name: str, spec: ConSmax, value: Number, limit: int | Value, base: int) -> Value:
+    """Round a number to the output's fixed point and saturate it at the limit."""
+    bits = spec.output_bits
+    if not isinstance(spec.table_format, Float):
+        rounded = shift_right(
+            m, f"{name}_whole", value.fraction, value.shift, fraction_bits=len(value.fraction) - bits + base
+        )
+        return named(m, name, Mux(value.zero, 0, Mux(rounded > limit, limit, rounded)[:bits]))
+    large, small = value.shift < 0, value.shift > bits
+    amount = named(m, f"{name}_amount", value.shift.as_unsigned()[: bits.bit_length()])
+    rounded = shift_right(m, f"{name}_whole", value.fraction, amount, fraction_bits=len(value.fraction) - bits)
+    within = Mux(large | (rounded > limit), limit, rounded)[:bits]
+    return named(m, name, Mux(value.zero | small, 0, within))
+
+
+def widen(value: Number, bits: int) -> Number:
+    """Return the number with a fraction of `bits` bits, which are no fewer than it has."""
+    fraction = Cat(Const(0, bits - len(value.fraction)), value.fraction)
+    return value._replace(fraction=fraction)
+
+
+def either(m: Module, name: str, condition: Value, first: Number, second: Number) -> Number:
+    """Return the first number where the condition holds, else the second."""
+    bits = max(len(first.fraction), len(second.fraction))
+    pair = zip(widen(first, bits), widen(second, bits), strict=True)
+    return Number(
+        *(named(m, f"{name}_{key}", Mux(condition, *both)) for key, both in zip(Number._fields, pair, strict=True))
+    )
+
+
+def _offset(spec: ConSmax, constants: ConSmaxConstants) -> int:
+    """Return by how many places the last product, as a fraction, is below the largest output."""
+    # With "shift", 7 - h is added for the high nibble h.
+    return spec.output_bits - constants.exponent - constants.output_fraction_bits - 7 * (spec.tables == "shift")
+
+
+def _headroom(spec: ConSmax) -> int:
+    """Return how far below 0 the offset of fixed tables can be loaded, by adding this much.
+
+    With "shift", all saturates from there on. With "split", the entries next to 1 would be 0 from there on.
+    """
+    return 17 if spec.tables == "shift" else spec.table_format.bits + spec.bits - 8
+
+
+def _largest_offset(spec: ConSmax) -> int:
+    """Return the loaded offset of fixed tables from which on nothing but 0 comes out."""
+    return spec.output_bits + 2 + _headroom(spec)
+
+
+def _wide(value: Value, bits: int) -> Value:
+    """Return an unsigned value, zero bits added up to `bits`."""
+    value = Value.cast(value)
+    return Cat(value, Const(0, bits - len(value)))

@@ -1,0 +1,221 @@
+"""The ConSmax unit: each score on its own, through tables, multipliers and one conversion to fixed point."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import cast
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
+
+from softmaxkit.blocks.configuration import build_registers, hold_between_rows
+from softmaxkit.blocks.float_multiplier import Number, multiply, round_product
+from softmaxkit.blocks.piecewise_linear import lookup
+from softmaxkit.blocks.pipeline import Pipeline, choose_cuts, named
+from softmaxkit.blocks.storage import check_storage
+from softmaxkit.blocks.stream import beats
+from softmaxkit.formats import Float
+from softmaxkit.methods.consmax import datapath
+from softmaxkit.methods.consmax.spec import ConSmax, ConSmaxConstants
+from softmaxkit.methods.unit import SoftmaxUnit
+from softmaxkit.spec import Constants
+
+Step = Callable[[str, list[Number]], list[Number]]
+
+
+class Unit(SoftmaxUnit):
+    """ConSmax, element-wise: every result leaves `depth` cycles after its score, whatever the row.
+
+    With 16 bits it is two INT8 units and the reduction multiplier. Used `apart`, which a register switches, each lane
+    takes two INT8 scores and gives two results, with constants of their own; the reduction multiplier then multiplies
+    by the lower unit's C, if anything does.
+
+    Args:
+        spec: the method.
+        lanes: scores a beat.
+        constants: of one head, baked in; None for loadable tables.
+        max_row: of no consequence here: rows may have any length.
+        depth: registers from score to result. Left out: one behind each multiplier, and the output's.
+        storage: of loadable tables, "flip-flops" or "latches".
+        apart: can the two halves of an INT16 unit be used apart?
+
+    Raises:
+        ValueError: sizes that cannot be built, or `apart` of anything but a loadable unit of 16 bits.
+    """
+
+    spec: ConSmax
+
+    def __init__(
+        self,
+        spec: ConSmax,
+        lanes: int = 16,
+        constants: Constants | None = None,
+        max_row: int = 256,
+        depth: int | None = None,
+        storage: str = "flip-flops",
+        apart: bool = False,
+    ) -> None:
+        check_storage(storage, but="memory")
+        if apart and (spec.bits != 16 or constants is not None):
+            raise ValueError("apart=True takes a spec of bits=16 and loadable constants, constants=None")
+        multipliers = ["product"] if spec.tables == "split" else []
+        multipliers += ["reduction"] if spec.bits == 16 else []
+        multipliers += ["constant"] if spec.constant == "multiplied" else []
+        cuts = [] if spec.tables == "whole" else [*multipliers, "rounded", "tables"]
+        self.cuts = choose_cuts(cuts, depth, default=1 + len(multipliers))
+        self.depth, self.apart = 1 + len(self.cuts), apart
+        registers = datapath.register_map(spec, apart) if constants is None else None
+        super().__init__(spec, lanes, constants, max_row, storage, registers, masks=2 if apart else 1)
+
+    @property
+    def result_bits(self) -> int:
+        """Width of a result code."""
+        return self.spec.output_bits
+
+    def latency(self, length: int) -> int:
+        """Return the cycles from the first beat of a row to its last result."""
+        return beats(length, self.lanes) - 1 + self.depth
+
+    def interval(self, length: int) -> int:
+        """Return the cycles between rows in a stream: a beat a cycle, always."""
+        return beats(length, self.lanes)
+
+    def loaded(self, constants: ConSmaxConstants) -> dict[str, int | Sequence[int]]:
+        """Return what the registers hold, the two halves of 16 bits working together."""
+        lower = {"apart": 0, "lower_multiplier": 0, "lower_offset": 0, "lower_limit": 0}
+        return lower | datapath.loaded(self.spec, constants)
+
+    def writes_apart(self, upper: ConSmaxConstants, lower: ConSmaxConstants) -> list[tuple[int, int]]:
+        """Return the writes that set the halves apart, each with constants of the same spec at 8 bits.
+
+        Raises:
+            ValueError: the unit has no halves to be used apart.
+        """
+        if self.registers is None or not self.apart:
+            raise ValueError("this unit's halves cannot be used apart; build it with apart=True")
+        half = dataclasses.replace(self.spec, bits=8)
+        first, second = datapath.loaded(half, upper), datapath.loaded(half, lower)
+        return self.registers.writes({**first, **{f"lower_{name}": word for name, word in second.items()}, "apart": 1})
+
+    def elaborate(self, platform: object) -> Module:
+        """Build it."""
+        m = Module()
+        hold: Value = Const(0)
+        words: datapath.Words
+        busy = Signal()
+        if self.registers is None:
+            words = datapath.baked(self.spec, cast(ConSmaxConstants, self.constants))
+        else:
+            hold, write = hold_between_rows(m, self.scores, self.configuration, busy)
+            words = build_registers(m, self.registers, self.configuration, write, self.storage)
+        pipe = Pipeline(m, "stage", self.scores.valid & ~hold, self.results, self.cuts)
+        m.d.comb += self.scores.ready.eq(pipe.advance & ~hold)
+        pipe.finish(Cat(*self._results(m, pipe, words)))
+        m.d.comb += busy.eq(pipe.busy)
+        return m
+
+    def _results(self, m: Module, pipe: Pipeline, words: datapath.Words) -> list[Value]:
+        """Build what lies between scores and results; return the results and `last`."""
+        scores, last = self.scores.p, self.scores.p.last
+        names = [f"lane{lane}" for lane in range(self.lanes)]
+        if self.spec.tables == "whole":
+            entries = [
+                lookup(m, f"{name}_entry", words["high"], scores.codes[lane].as_unsigned())
+                for lane, name in enumerate(names)
+            ]
+            return [*(Mux(scores.mask[lane], entry, 0) for lane, entry in enumerate(entries)), last]
+        lanes = [self._entries(m, name, words, lane) for lane, name in enumerate(names)]
+        lanes, last = pipe.cut("tables", (lanes, last))
+        for cut, before, after in self._steps(m, words):
+            lanes = [before(f"{name}_{cut}", numbers) for name, numbers in zip(names, lanes, strict=True)]
+            lanes, last = pipe.cut(cut, (lanes, last))
+            lanes = [after(f"{name}_{cut}", numbers) for name, numbers in zip(names, lanes, strict=True)]
+        lanes, last = pipe.cut("rounded", (lanes, last))
+        outputs = [
+            output
+            for name, numbers in zip(names, lanes, strict=True)
+            for output in self._outputs(m, name, words, numbers)
+        ]
+        return [*outputs, last]
+
+    def _entries(self, m: Module, name: str, words: datapath.Words, lane: int) -> list[Number]:
+        """Look a score up in every table; masked scores become 0."""
+        code = self.scores.p.codes[lane].as_unsigned()
+        mask = self.scores.p.mask[self.masks * lane : self.masks * (lane + 1)]
+        tables = datapath.table_names(self.spec)
+        nibbles = [code[4 * place : 4 * place + 4] for place in reversed(range(self.spec.bits // 4))]
+        numbers = []
+        for table, nibble in zip(tables, nibbles[-len(tables) :], strict=True):
+            first = table == tables[0] or (self.apart and table == "lower_high")
+            offset = words["lower_offset" if table == "lower_high" else "offset"][0] if first else 0
+            numbers.append(datapath.number(m, f"{name}_{table}", self.spec, words[table], nibble, offset))
+        if self.spec.tables == "shift":
+            # 7 - h of the signed high nibble h.
+            upward = Cat(~code[4:7], code[7])
+            numbers[0] = numbers[0]._replace(shift=named(m, f"{name}_shift", numbers[0].shift + upward))
+        masked = [~mask[0], ~mask[0]]
+        if self.apart:
+            masked[0] = Mux(words["apart"][0], ~mask[1], ~mask[0])
+        for index, each in zip((0, 2), masked, strict=True):
+            if index < len(numbers):
+                numbers[index] = numbers[index]._replace(zero=numbers[index].zero | each)
+        return numbers
+
+    def _steps(self, m: Module, words: datapath.Words) -> list[tuple[str, Step, Step]]:
+        """Return each multiplication, as what lies before and what behind its register."""
+        spec = self.spec
+        apart = words["apart"][0] if self.apart else None
+        multiplied = spec.constant == "multiplied"
+
+        def finished(name: str, product: Number) -> Number:
+            if not isinstance(spec.table_format, Float):
+                return product
+            return round_product(m, f"{name}_rounded", product, spec.significant_bits)
+
+        def constant(which: str) -> Number:
+            return datapath.number(m, which, spec, words[which], Const(0))
+
+        def multiply_pairs(name: str, n: list[Number]) -> list[Number]:
+            return [multiply(m, f"{name}{i}", n[i], n[i + 1]) for i in range(0, len(n), 2)]
+
+        def round_all(name: str, n: list[Number]) -> list[Number]:
+            return [finished(f"{name}{i}", each) for i, each in enumerate(n)]
+
+        def reduce(name: str, n: list[Number]) -> list[Number]:
+            upper, lower = n
+            if apart is None:
+                return [multiply(m, name, upper, lower)]
+            if not multiplied:
+                return [multiply(m, name, upper, lower), upper, lower]
+            factor = datapath.either(m, f"{name}_factor", apart, constant("lower_multiplier"), upper)
+            return [multiply(m, name, factor, lower), upper]
+
+        def reduced(name: str, n: list[Number]) -> list[Number]:
+            joined = finished(name, n[0])
+            if apart is None:
+                return [joined]
+            if multiplied:
+                return [joined, n[1]]
+            main = datapath.either(m, f"{name}_upper", apart, n[1], joined)
+            return [main, n[2]]
+
+        def scale(name: str, n: list[Number]) -> list[Number]:
+            main = n[0] if apart is None else datapath.either(m, f"{name}_main", apart, n[1], n[0])
+            return [multiply(m, name, main, constant("multiplier")), *n[: len(n) - 1]]
+
+        def scaled(name: str, n: list[Number]) -> list[Number]:
+            return [finished(name, n[0]), *n[1:]]
+
+        steps = [("product", multiply_pairs, round_all)] if spec.tables == "split" else []
+        steps += [("reduction", reduce, reduced)] if spec.bits == 16 else []
+        return steps + ([("constant", scale, scaled)] if multiplied else [])
+
+    def _outputs(self, m: Module, name: str, words: datapath.Words, numbers: list[Number]) -> list[Value]:
+        """Convert the numbers of a lane to its results."""
+        base = datapath.base(self.spec, words)
+        main = datapath.to_output(m, f"{name}_output", self.spec, numbers[0], words["limit"][0], base)
+        if not self.apart:
+            return [main]
+        apart, limit = words["apart"][0], words["lower_limit"][0]
+        lower = datapath.to_output(m, f"{name}_lower_output", self.spec, numbers[1], limit, base)
+        return [Mux(apart, lower, main), Mux(apart, main, 0)]

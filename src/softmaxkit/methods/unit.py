@@ -1,0 +1,126 @@
+"""What every method's hardware unit answers: one interface, stated cycles, and how constants are loaded."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+from amaranth.hdl import Shape
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from softmaxkit.blocks.configuration import RegisterMap
+from softmaxkit.blocks.storage import check_storage
+from softmaxkit.blocks.stream import check_sizes, result_layout, score_layout
+from softmaxkit.formats import Array
+from softmaxkit.spec import Constants, Spec
+
+
+class SoftmaxUnit(wiring.Component):
+    """A streaming unit: rows of score codes in, rows of results out, equal to `spec.golden` bit for bit.
+
+    Subclasses are called `Unit`, one in the file `unit.py` of each method, and take `(spec, lanes, constants, max_row,
+    depth, storage)`.
+
+    Args:
+        spec: the method.
+        lanes: positions a beat.
+        constants: baked in; None where they are loaded through the port `configuration`, or the method has none.
+        max_row: scores of the longest row.
+        storage: of rows that wait and of loadable tables, see `softmaxkit.blocks.storage`.
+        registers: the map of the port `configuration`, where there is one.
+        memories: signatures of the ports to memories, by name, where `storage` is "memory".
+        masks: mask bits and results a lane.
+
+    Attributes:
+        scores: stream in, of `score_layout`.
+        results: stream out, of `result_layout`.
+        configuration: stream in, of `registers.layout`.
+
+    Raises:
+        ValueError: sizes that cannot be built, or constants of more than one head.
+        TypeError: constants of another method.
+    """
+
+    def __init__(
+        self,
+        spec: Spec,
+        lanes: int,
+        constants: Constants | None,
+        max_row: int,
+        storage: str,
+        registers: RegisterMap | None = None,
+        memories: dict[str, wiring.Signature] | None = None,
+        masks: int = 1,
+    ) -> None:
+        check_sizes(lanes, max_row)
+        check_storage(storage)
+        if constants is not None:
+            check_constants(spec, constants)
+        self.spec, self.lanes, self.constants, self.max_row, self.storage = spec, lanes, constants, max_row, storage
+        self.registers, self.memories, self.masks = registers, tuple(memories or ()), masks
+        ports: dict[str, Any] = {
+            "scores": In(stream.Signature(score_layout(self.code_shape, lanes, masks))),
+            "results": Out(stream.Signature(result_layout(self.result_bits, lanes * masks))),
+        }
+        if registers is not None:
+            ports["configuration"] = In(stream.Signature(registers.layout))
+        ports |= {name: Out(signature) for name, signature in (memories or {}).items()}
+        super().__init__(ports)
+
+    @property
+    def code_shape(self) -> Shape:
+        """Shape of a score code: signed, as wide as the spec says."""
+        return Shape(self.spec.score_bits, signed=True)
+
+    @property
+    @abstractmethod
+    def result_bits(self) -> int:
+        """Width of a result code."""
+
+    @abstractmethod
+    def latency(self, length: int) -> int:
+        """Return the cycles from the first beat of a row of `length` scores to its last result.
+
+        The unit is empty before, scores come in every cycle, and results are taken at once. A result that is offered
+        in the cycle after its beat was taken counts 1.
+        """
+
+    @abstractmethod
+    def interval(self, length: int) -> int:
+        """Return the cycles from a row's first beat to that of the next, in a stream of rows of `length` scores."""
+
+    def writes(self, constants: Constants) -> list[tuple[int, int]]:
+        """Return the writes, `(address, data)`, that load constants through the port `configuration`.
+
+        Raises:
+            ValueError: the unit's constants are baked in, or a value does not fit its register.
+        """
+        if self.registers is None:
+            raise ValueError("this unit has no port to load constants through; build it without constants for that")
+        check_constants(self.spec, constants)
+        return self.registers.writes(self.loaded(constants))
+
+    def loaded(self, constants: Any) -> dict[str, int | Sequence[int]]:
+        """Return what the registers hold for some constants, by the names of `registers`."""
+        raise NotImplementedError(f"{type(self).__name__} has a map of registers, and so has to say what they hold")
+
+    def golden(self, codes: Array, mask: Array | None, constants: Constants) -> Array:
+        """Return what the unit gives, from the spec."""
+        return self.spec.golden(codes, mask, constants)
+
+
+def check_constants(spec: Spec, constants: Constants) -> None:
+    """Refuse what are no constants of one head of a spec.
+
+    Raises:
+        TypeError: they are another method's.
+        ValueError: they are those of several heads.
+    """
+    if type(constants) is not spec.constants_class:
+        raise TypeError(
+            f"a unit of {type(spec).__name__} takes {spec.constants_class.__name__}, not {type(constants).__name__}"
+        )
+    if isinstance(constants.scale[0], tuple):
+        raise ValueError(f"a unit takes the constants of one head, not those of {len(constants.scale)} heads together")
