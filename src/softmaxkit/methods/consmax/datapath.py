@@ -149,7 +149,8 @@ def either(m: Module, name: str, condition: Value, first: Number, second: Number
 def _offset(spec: ConSmax, constants: ConSmaxConstants) -> int:
     """Return by how many places the last product, as a fraction, is below the largest output."""
     # With "shift", 7 - h is added for the high nibble h.
-    return spec.output_bits - constants.exponent - constants.output_fraction_bits - 7 * (spec.tables == "shift")
+    places: int = constants.exponent + constants.output_fraction_bits + 7 * (spec.tables == "shift")
+    return spec.output_bits - places
 
 
 def _headroom(spec: ConSmax) -> int:
