@@ -15,8 +15,8 @@ QUEUE = 4
 class Gather(wiring.Component):
     """Gives every beat together with the maximum of its group.
 
-    A group's first beat leaves two cycles after its last has come (three with latches), and groups follow each other
-    without a gap.
+    A group's first beat leaves a cycle after its last has come, but no sooner than the buffer can give it; groups follow
+    each other without a gap.
 
     Args:
         width: bits of what waits of a beat.
@@ -44,6 +44,10 @@ class Gather(wiring.Component):
         if storage == "memory":
             ports["memory"] = Out(self.buffer.memory.signature)
         super().__init__(ports)
+
+    def waiting(self, beats: int) -> int:
+        """Return the cycles between the coming of the last beat of so long a row and its leaving."""
+        return max(min(beats, self.beats), 3 if self.buffer.storage == "latches" else 2)
 
     def elaborate(self, platform: object) -> Module:
         """Build it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any, TypeVar, cast
 
-from amaranth.hdl import Const, Module, Signal, Value
+from amaranth.hdl import Cat, Const, Module, Signal, Value
 
 State = TypeVar("State")
 
@@ -61,31 +61,38 @@ class Pipeline:
         self.valid, self.busy = valid, self.busy | valid
         return cast(State, held)
 
-    def finish(self, payload: Value) -> None:
-        """Put the last register in front of the sink."""
+    def finish(self, payload: Value, state: Value | None = None) -> None:
+        """Put the last register in front of the sink.
+
+        Args:
+            payload: what it holds.
+            state: the payload's highest bits, where they are registers already that this stage writes when it fires.
+        """
         with self.m.If(self.advance):
             self.m.d.sync += self.sink.valid.eq(self.valid)
         held = Signal(len(payload), name=f"{self.name}_payload", reset_less=True)
         with self.m.If(self.fire):
             self.m.d.sync += held.eq(payload)
-        self.m.d.comb += Value.cast(self.sink.payload).eq(held)
+        self.m.d.comb += Value.cast(self.sink.payload).eq(held if state is None else Cat(held, state))
 
 
-def choose_cuts(cuts: Sequence[str], depth: int | None, default: int) -> frozenset[str]:
+def choose_cuts(cuts: Sequence[str], depth: int | None, default: int, fixed: int = 1) -> frozenset[str]:
     """Return the cuts that hold a register where a unit has `depth` of them from input to output.
 
     Args:
-        cuts: all of them, the most useful first; one register more always stands at the output.
+        cuts: all of them, the most useful first.
         depth: how many registers; None for the default.
         default: of the unit.
+        fixed: registers that are always there, as that at the output.
 
     Raises:
         ValueError: a depth that the unit cannot have.
     """
     depth = default if depth is None else depth
-    if type(depth) is not int or not 1 <= depth <= len(cuts) + 1:
-        raise ValueError(f"depth is a whole number from 1 to {len(cuts) + 1} for this unit, not {depth!r}")
-    return frozenset(cuts[: depth - 1])
+    most = fixed + len(cuts)
+    if type(depth) is not int or not fixed <= depth <= most:
+        raise ValueError(f"depth is a whole number from {fixed} to {most} for this unit, not {depth!r}")
+    return frozenset(cuts[: depth - fixed])
 
 
 def named(m: Module, name: str, value: Any) -> Signal:
@@ -94,6 +101,11 @@ def named(m: Module, name: str, value: Any) -> Signal:
     signal = Signal(value.shape(), name=name)
     m.d.comb += signal.eq(value)
     return signal
+
+
+def resized(value: Value, bits: int) -> Value:
+    """Return an unsigned value in `bits` bits, cut or with zero bits added."""
+    return Cat(value, Const(0, bits - len(value))) if len(value) < bits else value[:bits]
 
 
 def _registers(state: Any, name: str, pairs: list[tuple[Signal, Value]]) -> Any:

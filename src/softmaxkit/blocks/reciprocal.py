@@ -1,14 +1,17 @@
-"""The reciprocal of a positive integer: the hardware of `softmaxkit.tables.Reciprocal`, in three steps.
-
-`normalise`, `line` and `round_line` may have registers between them.
-"""
+"""The reciprocal of positive integers: the hardware of `softmaxkit.tables.Reciprocal`."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from amaranth.hdl import Cat, Const, Module, Value
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
 
 from softmaxkit.blocks.leading_one import leading_one
-from softmaxkit.blocks.pipeline import named
+from softmaxkit.blocks.piecewise_linear import line, round_line
+from softmaxkit.blocks.pipeline import Pipeline, named, resized
+from softmaxkit.formats import Rounding
 from softmaxkit.tables import Reciprocal
 
 
@@ -26,3 +29,53 @@ def normalise(m: Module, name: str, reciprocal: Reciprocal, divisor: Value) -> t
     bits = reciprocal.table.input_bits
     argument = below[-bits:] if len(below) >= bits else Cat(Const(0, bits - len(below)), below)
     return named(m, f"{name}_argument", argument), position
+
+
+class ReciprocalUnit(wiring.Component):
+    """Takes the reciprocal of one integer after the other, and passes a tag along with each.
+
+    Args:
+        reciprocal: which.
+        divisor_bits: width of the integers.
+        tag_bits: width of what goes along.
+        rounding: of the table.
+        registers: cuts that hold a register, of `CUTS`; one more always stands at the output.
+
+    Attributes:
+        source: stream in, of `divisor` and `tag`.
+        sink: stream out, of `mantissa`, `exponent` (see `softmaxkit.tables.Reciprocal`) and `tag`.
+    """
+
+    CUTS = ("argument", "line")
+
+    def __init__(
+        self, reciprocal: Reciprocal, divisor_bits: int, tag_bits: int, rounding: Rounding, registers: Collection[str]
+    ) -> None:
+        self.reciprocal, self.rounding, self.registers = reciprocal, rounding, registers
+        self.latency = 1 + sum(cut in registers for cut in self.CUTS)
+        exponent_bits = max((divisor_bits - 1).bit_length(), 1)
+        taken = {"divisor": divisor_bits, "tag": tag_bits}
+        given = {"mantissa": reciprocal.mantissa_bits + 1, "exponent": exponent_bits, "tag": tag_bits}
+        super().__init__(
+            {
+                "source": In(stream.Signature(data.StructLayout(taken))),
+                "sink": Out(stream.Signature(data.StructLayout(given))),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        """Build it."""
+        m = Module()
+        source = self.source.p
+        pipe = Pipeline(m, "reciprocal", self.source.valid, self.sink, self.registers)
+        m.d.comb += self.source.ready.eq(pipe.advance)
+        found = normalise(m, "divisor", self.reciprocal, source.divisor)
+        argument, exponent, tag = pipe.cut("argument", (*found, source.tag))
+        table = self.reciprocal.table
+        rising = line(m, "mantissa_line", table, argument, self.rounding)
+        rising, exponent, tag = pipe.cut("line", (rising, exponent, tag))
+        mantissa = round_line(m, "mantissa", table, rising, self.rounding)
+        fields = self.sink.p
+        widths = (len(fields.mantissa), len(fields.exponent))
+        pipe.finish(Cat(resized(mantissa, widths[0]), resized(exponent, widths[1]), tag))
+        return m

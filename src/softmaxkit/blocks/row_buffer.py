@@ -6,7 +6,7 @@ from amaranth.hdl import Module, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from softmaxkit.blocks.storage import WordMemory, check_storage, memory_port
+from softmaxkit.blocks.storage import MemoryPort, WordMemory, check_storage
 
 
 class RowBuffer(wiring.Component):
@@ -31,7 +31,7 @@ class RowBuffer(wiring.Component):
         self.width, self.depth, self.storage = width, depth, storage
         ports = {"source": In(stream.Signature(width)), "sink": Out(stream.Signature(width)), "empty": Out(1)}
         if storage == "memory":
-            ports["memory"] = Out(memory_port(width, depth))
+            ports["memory"] = Out(MemoryPort(width, depth))
         super().__init__(ports)
 
     def elaborate(self, platform: object) -> Module:

@@ -27,22 +27,25 @@ def check_storage(storage: str, but: str = "") -> None:
         raise ValueError(f"storage is {' or '.join(map(repr, choices))} for this unit, not {storage!r}")
 
 
-def memory_port(width: int, depth: int) -> wiring.Signature:
-    """Return the port to a memory of `depth` words, as its user sees it.
+class MemoryPort(wiring.Signature):
+    """The port to a memory of `depth` words of `width` bits, as its user sees it.
 
     A read that is enabled at a clock edge gives its data after it, and keeps them until the next.
     """
-    address = max((depth - 1).bit_length(), 1)
-    return wiring.Signature(
-        {
-            "write_enable": Out(1),
-            "write_address": Out(address),
-            "write_data": Out(width),
-            "read_enable": Out(1),
-            "read_address": Out(address),
-            "read_data": In(width),
-        }
-    )
+
+    def __init__(self, width: int, depth: int) -> None:
+        self.width, self.depth = width, depth
+        address = max((depth - 1).bit_length(), 1)
+        super().__init__(
+            {
+                "write_enable": Out(1),
+                "write_address": Out(address),
+                "write_data": Out(width),
+                "read_enable": Out(1),
+                "read_address": Out(address),
+                "read_data": In(width),
+            }
+        )
 
 
 class Words(wiring.Component):
@@ -87,7 +90,7 @@ def latch(enable: object, data: Signal, output: Signal) -> Instance:
 
 
 class WordMemory(wiring.Component):
-    """A memory of one write and one read port, behind `memory_port`.
+    """A memory of one write and one read port, behind a `MemoryPort`.
 
     Args:
         width: bits of a word.
@@ -98,7 +101,7 @@ class WordMemory(wiring.Component):
     def __init__(self, width: int, depth: int, storage: str = "flip-flops") -> None:
         check_storage(storage, but="memory")
         self.width, self.depth, self.storage = width, depth, storage
-        super().__init__({"port": In(memory_port(width, depth))})
+        super().__init__({"port": In(MemoryPort(width, depth))})
 
     def elaborate(self, platform: object) -> Module:
         """Build it."""

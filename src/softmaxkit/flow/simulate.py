@@ -116,8 +116,8 @@ class WithMemories(wiring.Component):
             wiring.connect(m, wiring.flipped(getattr(self, name)), getattr(self.unit, name))
         for name in self.memories:
             port = getattr(self.unit, name)
-            memory = WordMemory(len(port.write_data), port.depth)
-            m.submodules[name] = memory
+            signature = self.unit.signature.members[name].signature
+            m.submodules[name] = memory = WordMemory(signature.width, signature.depth)
             wiring.connect(m, port, memory.port)
         return m
 

@@ -13,7 +13,7 @@ from amaranth.hdl import Cat, Const, Module, Mux, Value, signed, unsigned
 from softmaxkit.blocks.configuration import Register, RegisterMap
 from softmaxkit.blocks.float_multiplier import Number
 from softmaxkit.blocks.piecewise_linear import lookup
-from softmaxkit.blocks.pipeline import named
+from softmaxkit.blocks.pipeline import named, resized
 from softmaxkit.blocks.shifter import shift_right
 from softmaxkit.formats import Float
 from softmaxkit.methods.consmax.spec import ConSmax, ConSmaxConstants
@@ -89,7 +89,7 @@ def number(
     form = spec.table_format
     if not isinstance(form, Float):
         shift = Const(0) if isinstance(offset, int) else offset
-        return Number(_wide(lookup(m, name, entries, index), form.bits), shift, Const(0))
+        return Number(resized(lookup(m, name, entries, index), form.bits), shift, Const(0))
     if isinstance(entries[0], Value):
         word = lookup(m, name, entries, index)
         field = word[form.mantissa_bits :]
@@ -101,7 +101,7 @@ def number(
     # The shift of a zero is of no consequence; that of a neighbour keeps the table narrow.
     least = max(fields)
     shifts = [form.bias - 1 - (field or least) + int(offset) for field in fields]
-    mantissa = _wide(lookup(m, f"{name}_mantissa", mantissas, index), form.mantissa_bits)
+    mantissa = resized(lookup(m, f"{name}_mantissa", mantissas, index), form.mantissa_bits)
     zero = lookup(m, f"{name}_zero", zeros, index) if any(zeros) else Const(0)
     return Number(Cat(mantissa, Const(1)), lookup(m, f"{name}_shift", shifts, index), zero)
 
@@ -166,7 +166,3 @@ def _largest_offset(spec: ConSmax) -> int:
     return spec.output_bits + 2 + _headroom(spec)
 
 
-def _wide(value: Value, bits: int) -> Value:
-    """Return an unsigned value, zero bits added up to `bits`."""
-    value = Value.cast(value)
-    return Cat(value, Const(0, bits - len(value)))

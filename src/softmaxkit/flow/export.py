@@ -1,0 +1,182 @@
+"""A unit as a folder to put into a chip project: Verilog, an AXI-Stream wrapper, a test bench with vectors, a note."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from softmaxkit.files import whole_folder, write_json, write_text
+from softmaxkit.flow.interface import describe, tables, whole_bytes
+from softmaxkit.flow.vectors import Rows, Stream, stream
+from softmaxkit.flow.verilog import to_verilog
+
+if TYPE_CHECKING:
+    from softmaxkit.flow.vectors import Packed
+    from softmaxkit.methods.unit import SoftmaxUnit
+    from softmaxkit.spec import Constants
+
+PARAMETERS_FILE = "parameters.json"
+"""What an export is known by."""
+
+TEMPLATES = {
+    "axis.sv": "{name}_axis.sv",
+    "memory.sv": "{name}_memory.sv",
+    "tb.sv": "{name}_tb.sv",
+    "unit.sdc": "{name}.sdc",
+    "lint.vlt": "lint.vlt",
+    "README.md": "README.md",
+    "Makefile": "Makefile",
+}
+
+
+def export(
+    unit: SoftmaxUnit,
+    name: str,
+    folder: Path,
+    segments: Sequence[tuple[Constants, Rows]],
+    period: float = 5.0,
+    overwrite: bool = False,
+) -> None:
+    """Write the folder of a unit, whole or not at all.
+
+    Args:
+        unit: baked or loadable.
+        name: of its top module, and first part of the names of files and other modules.
+        folder: to write; missing, empty, or an older export.
+        segments: constants, and rows that the test bench runs with them; see `softmaxkit.flow.vectors.stream`.
+        period: of the clock, in ns, in the timing constraints and the test bench.
+        overwrite: replace an older export.
+
+    Raises:
+        ValueError: a name that is no Verilog identifier, a folder that holds something else, or rows or constants that
+            the unit does not take.
+        ToolError: Yosys is missing or failed.
+        OSError: the folder cannot be written.
+    """
+    folder = check_export_folder(folder, overwrite)
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
+        raise ValueError(f"a module's name is letters, digits and underscores, a letter first, not {name!r}")
+    if not (period > 0 and np.isfinite(period)):
+        raise ValueError(f"the clock's period is a positive number of ns, not {period}")
+    _check_segments(unit, segments)
+    vectors = stream(unit, segments)
+    verilog = to_verilog(unit, name)
+    if not re.search(rf"^module {name}\(", verilog, re.MULTILINE):  # Yosys escapes what is a keyword
+        raise ValueError(f"{name!r} is a keyword of Verilog; give the module another name")
+    facts = describe(unit, name)
+    with whole_folder(folder) as work:
+        write_text(work / f"{name}.sv", verilog)
+        _write_templates(work, unit, facts, segments, period)
+        _write_vectors(work, unit, vectors)
+        write_json(work / "tables.json", tables(unit, [constants for constants, _ in segments]))
+        write_json(work / PARAMETERS_FILE, facts)
+
+
+def check_export_folder(folder: Path, overwrite: bool) -> Path:
+    """Return a path that an export may be written to.
+
+    Raises:
+        ValueError: it is a file, holds something else, or an export and `overwrite` is not set.
+    """
+    folder = folder.resolve()
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; give a folder to write the unit to")
+    if folder.is_dir() and any(folder.iterdir()):
+        if not _is_export(folder):
+            raise ValueError(f"{folder} is not empty and holds no exported unit; give another folder")
+        if not overwrite:
+            raise ValueError(f"{folder} holds a unit already; give another folder, or --overwrite")
+    return folder
+
+
+def example_rows(unit: SoftmaxUnit, results: int = 4096, seed: int = 1) -> Rows:
+    """Return random rows for a test bench: all codes, rows of all lengths, masks of all densities."""
+    random = np.random.default_rng(seed)
+    count = max(8, results // ((unit.max_row + 1) // 2))
+    lengths = random.integers(1, unit.max_row, count, endpoint=True)
+    lengths[:3] = 1, min(unit.lanes, unit.max_row), unit.max_row
+    shape = (count, unit.max_row)
+    half = 1 << (unit.code_shape.width - 1)
+    # Some rows are spread over all codes, others lie close together.
+    middle, spread = random.integers(-half, half, (count, 1)), half >> random.integers(0, 6, (count, 1))
+    codes = np.clip(middle + random.integers(-half, half, shape) * spread // half, -half, half - 1)
+    mask = random.random(shape) < random.choice([0.0, 0.5, 0.9, 1.0], (count, 1), p=[0.05, 0.25, 0.3, 0.4])
+    return Rows(codes, mask & (np.arange(unit.max_row) < lengths[:, None]), lengths)
+
+
+def _is_export(folder: Path) -> bool:
+    try:
+        return "softmaxkit" in json.loads((folder / PARAMETERS_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        return False
+
+
+def _check_segments(unit: SoftmaxUnit, segments: Sequence[tuple[Constants, Rows]]) -> None:
+    if not segments or any(len(rows.lengths) == 0 for _, rows in segments):
+        raise ValueError("a test bench needs rows; give at least one with each set of constants")
+    longest = max(int(rows.lengths.max()) for _, rows in segments)
+    if longest > unit.max_row:
+        raise ValueError(f"the unit takes rows of up to {unit.max_row} scores, but one has {longest}")
+    if unit.constants is not None and any(constants != unit.constants for constants, _ in segments):
+        raise ValueError("the unit's constants are baked in; give rows with those alone")
+
+
+def _write_templates(
+    work: Path, unit: SoftmaxUnit, facts: dict[str, Any], segments: Sequence[tuple[Constants, Rows]], period: float
+) -> None:
+    templates = Environment(
+        loader=PackageLoader("softmaxkit.flow"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    constants = segments[0][0]
+    context = {
+        **facts,
+        "about": about(type(unit)),
+        "rules": [about(getattr(type(unit), rule)) for rule in ("latency", "interval")],
+        "summary": unit.spec.summary,
+        "source": unit.spec.source,
+        "registers": tables(unit, [constants for constants, _ in segments])["registers"],
+        "score_step": constants.real_scale,
+        "result_step": float(unit.spec.decode(np.ones(1, np.int64), constants)[0]),
+        "masks": unit.lanes * unit.masks,
+        "code_bits": unit.code_shape.width,
+        "result_bits": unit.result_bits,
+        "cfg": unit.registers,
+        "whole_bytes": whole_bytes,
+        "period": period,
+        "patience": max(20_000, 4 * unit.latency(unit.max_row)),
+    }
+    for template, name in TEMPLATES.items():
+        if unit.memories or template != "memory.sv":
+            text = templates.get_template(f"{template}.j2").render(context)
+            write_text(work / name.format(name=facts["name"]), text)
+
+
+def about(documented: object) -> str:
+    """Return the first paragraphs of a docstring, without its sections."""
+    return re.split(r"\n\n?(?:Args|Returns|Raises|Attributes):", inspect.getdoc(documented) or "")[0]
+
+
+def _write_vectors(work: Path, unit: SoftmaxUnit, vectors: Stream) -> None:
+    write_text(work / "scores.hex", _hex(vectors.scores, len(unit.scores.payload.as_value())))
+    write_text(work / "results.hex", _hex(vectors.results, len(unit.results.payload.as_value())))
+    if unit.registers is not None:
+        after = [f"{int(each):x} " for each in vectors.writes[:, 0]]
+        lines = _hex(vectors.writes[:, 1:], unit.registers.layout.size).splitlines(keepends=True)
+        write_text(work / "writes.hex", "".join(map("".join, zip(after, lines, strict=True))))
+
+
+def _hex(words: Packed, bits: int) -> str:
+    """Return packed payloads as lines of hexadecimal digits."""
+    digits = -(-bits // 4)
+    return "".join(each[::-1].astype(">u4").tobytes().hex()[-digits:] + "\n" for each in words)

@@ -1,0 +1,147 @@
+"""What a unit looks like from outside: ports, payloads, memories, registers, cycles."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from amaranth.hdl import Shape
+from amaranth.lib import data
+from amaranth.lib.wiring import In
+
+import softmaxkit
+from softmaxkit.spec import SCHEMA
+
+if TYPE_CHECKING:
+    from softmaxkit.methods.unit import SoftmaxUnit
+    from softmaxkit.spec import Constants
+
+
+class Port(NamedTuple):
+    """A port of a module.
+
+    Attributes:
+        name: its name.
+        direction: "input" or "output".
+        bits: its width.
+        meaning: one line.
+    """
+
+    name: str
+    direction: str
+    bits: int
+    meaning: str = ""
+
+
+def describe(unit: SoftmaxUnit, name: str) -> dict[str, Any]:
+    """Return what `parameters.json` says of a unit, JSON-ready."""
+    layouts = {"scores": unit.scores.payload.shape(), "results": unit.results.payload.shape()}
+    if unit.registers is not None:
+        layouts["configuration"] = unit.registers.layout
+    loading = "baked in" if unit.constants is not None else "not needed" if unit.registers is None else "loadable"
+    lengths = sorted({1, min(unit.lanes, unit.max_row), unit.max_row})
+    return {
+        "schema": SCHEMA,
+        "softmaxkit": softmaxkit.__version__,
+        "name": name,
+        "method": unit.spec.method,
+        "variant": unit.spec.variant,
+        "spec": unit.spec.to_json(),
+        "lanes": unit.lanes,
+        "max_row": unit.max_row,
+        "depth": getattr(unit, "depth", None),
+        "storage": unit.storage,
+        "constants": loading,
+        "cycles": [{"row": n, "latency": unit.latency(n), "interval": unit.interval(n)} for n in lengths],
+        "ports": [port._asdict() for port in unit_ports(unit)],
+        "axis_ports": [port._asdict() for port in axis_ports(unit)],
+        "payloads": {port: _fields(layout) for port, layout in layouts.items()},
+        "memories": [_memory(unit, each) for each in unit.memories],
+    }
+
+
+def tables(unit: SoftmaxUnit, sets: Sequence[Constants]) -> dict[str, Any]:
+    """Return what `tables.json` says: the registers, and each set of constants with the writes that load it."""
+    registers = unit.registers.registers if unit.registers is not None else ()
+    different = {json.dumps(constants.to_json()): constants for constants in sets}
+    return {
+        "schema": SCHEMA,
+        "registers": [
+            {
+                "name": each.name,
+                "address": unit.registers.address(each.name) if unit.registers else 0,
+                "words": each.depth,
+                "bits": each.shape.width,
+                "signed": each.shape.signed,
+            }
+            for each in registers
+        ],
+        "sets": [
+            {"constants": each.to_json(), "writes": unit.writes(each) if unit.registers is not None else []}
+            for each in different.values()
+        ],
+    }
+
+
+def unit_ports(unit: SoftmaxUnit) -> list[Port]:
+    """Return the ports of the unit's module."""
+    clock = [Port("clk", "input", 1, "clock, rising edge"), Port("rst", "input", 1, "reset, synchronous, active high")]
+    return clock + [
+        Port("_".join(map(str, path)), "input" if member.flow == In else "output", Shape.cast(member.shape).width)
+        for path, member, _ in unit.signature.flatten(unit)
+    ]
+
+
+def axis_ports(unit: SoftmaxUnit) -> list[Port]:
+    """Return the ports of the wrapper with AXI-Stream names."""
+    code, result, masks = unit.code_shape.width, unit.result_bits, unit.lanes * unit.masks
+    ports = [
+        Port("aclk", "input", 1, "clock, rising edge"),
+        Port("aresetn", "input", 1, "reset, synchronous, active low"),
+        Port("s_axis_tdata", "input", unit.lanes * whole_bytes(code), f"a score a lane, in {whole_bytes(code)} bits"),
+        Port("s_axis_tuser", "input", masks, "the mask, from lane 0 up: 1 attends"),
+        *_handshake("s_axis", "input", "the beat is the last of its row"),
+    ]
+    if unit.registers is not None:
+        registers = unit.registers
+        bits = whole_bytes(registers.data_bits) + whole_bytes(registers.address_bits)
+        ports.append(Port("s_axis_cfg_tdata", "input", bits, "a word, and above it its address"))
+        ports += _handshake("s_axis_cfg", "input", "the write is the last of its group")
+    bits = masks * whole_bytes(result)
+    ports.append(Port("m_axis_tdata", "output", bits, f"a result a lane, in {whole_bytes(result)} bits"))
+    ports += _handshake("m_axis", "output", "the beat is the last of its row")
+    return ports + [port for port in unit_ports(unit) if port.name.startswith(tuple(f"{n}_" for n in unit.memories))]
+
+
+def whole_bytes(bits: int) -> int:
+    """Return a number of bits, rounded up to whole bytes."""
+    return -(-bits // 8) * 8
+
+
+def _handshake(stream: str, direction: str, last: str) -> list[Port]:
+    other = "output" if direction == "input" else "input"
+    return [
+        Port(f"{stream}_tlast", direction, 1, last),
+        Port(f"{stream}_tvalid", direction, 1),
+        Port(f"{stream}_tready", other, 1),
+    ]
+
+
+def _fields(layout: data.StructLayout) -> list[dict[str, Any]]:
+    """Return the fields of a payload: `lanes` of `bits` each, from `first_bit` up."""
+    found = []
+    for name, field in layout:
+        shape, lanes = field.shape, 1
+        if isinstance(shape, data.ArrayLayout):
+            shape, lanes = shape.elem_shape, shape.length
+        shape = Shape.cast(shape)
+        found.append(
+            {"name": name, "first_bit": field.offset, "lanes": lanes, "bits": shape.width, "signed": shape.signed}
+        )
+    return found
+
+
+def _memory(unit: SoftmaxUnit, name: str) -> dict[str, Any]:
+    port = unit.signature.members[name].signature
+    return {"name": name, "words": port.depth, "bits": port.width, "address_bits": max((port.depth - 1).bit_length(), 1)}
