@@ -25,7 +25,7 @@ def lookup(m: Module, name: str, entries: Sequence[int] | Sequence[Value], index
 def shape_of(values: Sequence[int]) -> Shape:
     """Return the narrowest shape that holds all of some integers."""
     low, high = min(values), max(values)
-    bits = max(high.bit_length(), (~low if low < 0 else low).bit_length())
+    bits = max((~each if each < 0 else each).bit_length() for each in (low, high))
     return signed(bits + 1) if low < 0 else unsigned(max(bits, 1))
 
 

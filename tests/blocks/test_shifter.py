@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+from itertools import product
+from typing import get_args
+
+import numpy as np
+from amaranth.hdl import Module, Value
+from bench import Field, check, verilator
+
+from softmaxkit import formats
+from softmaxkit.blocks.shifter import saturate, shift_right
+
+CASES = list(product(range(-3, 9), get_args(formats.Rounding)))
+"""Places of the point, and roundings."""
+SATURATED = (1, 5, 8, 9)
+
+
+def right(value: np.ndarray, amount: np.ndarray | int, bits: int, point: int, rounding: formats.Rounding) -> Field:
+    """Return what golden's shift gives, in one bit more than the whole bits where rounding can go up."""
+    width = max(bits - point, 1) + (rounding != "floor")
+    return formats.shift_right(value, amount + np.full_like(value, point), rounding, least=-3), width
+
+
+@verilator
+def test_every_shift_of_every_value() -> None:
+    """By a variable amount (8 bits), by a constant one (6 bits), and saturated."""
+    value, amount = (each.ravel() for each in np.meshgrid(np.arange(256), np.arange(16), indexing="ij"))
+    outputs = [right(value, amount, 8, *case) for case in CASES]
+    outputs += [right(value % 64, 0, 6, point + 2, rounding) for point, rounding in CASES]
+    outputs += [(np.minimum(value, (1 << bits) - 1), bits) for bits in SATURATED]
+
+    def build(m: Module, inputs: list[Value]) -> list[Value]:
+        value, amount = inputs
+        found = [
+            shift_right(m, f"variable_{at}", value, amount, rounding, point)
+            for at, (point, rounding) in enumerate(CASES)
+        ]
+        found += [
+            shift_right(m, f"constant_{at}", value[:6], 2, rounding, point)
+            for at, (point, rounding) in enumerate(CASES)
+        ]
+        return found + [saturate(m, f"saturated_{bits}", value, bits) for bits in SATURATED]
+
+    check([(value, 8), (amount, 4)], outputs, build, [str(each) for each in [*CASES, *CASES, *SATURATED]])
