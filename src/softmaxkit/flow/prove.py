@@ -20,7 +20,7 @@ from operator import or_
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from amaranth.hdl import Cat, Const, Module, Mux, ResetSignal, Signal, Value
+from amaranth.hdl import ClockDomain, ClockSignal, Const, Module, Mux, ResetSignal, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -146,7 +146,7 @@ delete t:$print t:$check t:$meminit*
 flatten
 memory
 opt -full
-setattr -unset init w:* w:lawful %d
+setattr -unset init w:* w:running %d
 opt
 techmap
 opt
@@ -191,11 +191,15 @@ class Watched(wiring.Component):
         self.inner = WithMemories(unit)
         # The outputs to be raised come first and in this order, which is how ABC knows them.
         ports: dict[str, Any] = {name: Out(1) for name in (*PROPERTIES, *WITNESSES)}
-        super().__init__({**ports, **self.inner.signature.members, "choose": In(1)})
+        super().__init__({**ports, **self.inner.signature.members, "clk": In(1), "choose": In(1)})
 
     def elaborate(self, platform: object) -> Module:
         """Build it."""
         m = Module()
+        m.domains.sync = ClockDomain()
+        running = Signal(reset_less=True)
+        m.d.sync += running.eq(1)
+        m.d.comb += [ClockSignal().eq(self.clk), ResetSignal().eq(~running)]
         m.submodules.inner = self.inner
         for name in self.inner.signature.members:
             wiring.connect(m, wiring.flipped(getattr(self, name)), getattr(self.inner, name))
@@ -217,10 +221,8 @@ class Watched(wiring.Component):
             unlawful = unlawful | _unsteady(m, "configuration", port)
             between = port.valid & (position == 0)
             stuck = (stuck & ~between & ~grouped) | (between & ~port.ready)
-        lawful = Signal(reset_less=True)  # the environment since the last reset; low before the first
-        with m.If(ResetSignal()):
-            m.d.sync += lawful.eq(1)
-        with m.Elif(unlawful):
+        lawful = Signal(init=1)
+        with m.If(unlawful):
             m.d.sync += lawful.eq(0)
 
         inside = Signal(INSIDE_BITS)
@@ -254,7 +256,7 @@ class Watched(wiring.Component):
             "rows": ended & given & results.p.last,
             "rest": began & rested,
         }
-        watching = lawful & ~unlawful & ~ResetSignal()
+        watching = running & lawful & ~unlawful
         m.d.comb += [getattr(self, name).eq(watching & value) for name, value in raised.items()]
         return m
 
@@ -339,7 +341,7 @@ def _trace(graph: Graph, inputs: str, name: str) -> Iterator[str]:
             if f"{stream}_valid" in ports
         ]
         broken = f"  <- {name}" * ports[name]
-        yield f"  cycle {cycle}: rst={ports['rst']}  {'  '.join(streams)}{broken}"
+        yield f"  cycle {cycle}: {'  '.join(streams)}{broken}"
 
 
 def _read_status(path: Path) -> tuple[bool, int, str]:
