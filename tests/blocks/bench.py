@@ -57,7 +57,7 @@ class Bank(wiring.Component):
     """Parts with the streams `source` and `sink`, of which the first field of every beat chooses one.
 
     What a part calls `empty` is compared with the beats that have gone in and out; a difference sets the highest bit
-    of all results from then on.
+    of its results from then on.
     """
 
     def __init__(self, parts: Sequence[Any]) -> None:
@@ -76,12 +76,11 @@ class Bank(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         select, beat = self.scores.payload[: self.select_bits], self.scores.payload[self.select_bits :]
-        wrong = Signal()
         for at, part in enumerate(self.parts):
             m.submodules[f"part_{at}"] = part
             if f"memory_{at}" in self.memories:
                 wiring.connect(m, wiring.flipped(getattr(self, f"memory_{at}")), part.memory)
-            sink = Value.cast(part.sink.payload)
+            sink, wrong = Value.cast(part.sink.payload), Signal(name=f"wrong_{at}")
             m.d.comb += [Value.cast(part.source.payload).eq(beat), part.sink.ready.eq(self.results.ready)]
             with m.If(select == at):
                 m.d.comb += [part.source.valid.eq(self.scores.valid), self.scores.ready.eq(part.source.ready)]
