@@ -195,3 +195,25 @@ def simulate(
     simulator.run()
     assert got == expected
     assert len(got) > 1
+
+
+def clocked(component: Any, cycle: Callable[[int, Any], bool], most: int = 5000) -> None:
+    """Run a component in Amaranth's simulator: call `cycle` before each clock edge, until it says no.
+
+    Args:
+        component: which.
+        cycle: takes the number of the cycle and the simulator's context.
+        most: cycles.
+    """
+
+    async def testbench(context: SimulatorContext) -> None:
+        for at in range(most):
+            if not cycle(at, context):
+                return
+            await context.tick()
+        raise AssertionError(f"no end after {most} cycles")
+
+    simulator = Simulator(component)
+    simulator.add_clock(1e-6)
+    simulator.add_testbench(testbench)
+    simulator.run()
