@@ -1,0 +1,204 @@
+from __future__ import annotations
+
+import os
+from enum import IntEnum
+from pathlib import Path
+
+import numpy as np
+import pytest
+from amaranth.hdl import Module, Mux, Signal
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from softmaxkit.flow import tools
+from softmaxkit.flow.simulate import Outcome, Traffic, Verilated, read_outcome
+from softmaxkit.flow.tools import ToolError
+from softmaxkit.flow.vectors import Stream, pack
+
+verilator = pytest.mark.skipif(
+    not all(tools.find(tool) for tool in ("yosys", "verilator", "perl", "make", "g++")),
+    reason="needs Yosys, Verilator and a C++ compiler",
+)
+
+
+class Kind(IntEnum):
+    """What the unit does with a beat."""
+
+    PASS = 0
+    DROP = 1
+    DOUBLE = 2
+    CHANGE = 3
+    WITHDRAW = 4
+    HANG = 5
+    WRONG = 6
+
+
+class Faulty(wiring.Component):
+    """Gives what it takes, or does wrong as each beat says; takes the writes that say so."""
+
+    def __init__(self) -> None:
+        beat = data.StructLayout({"kind": 3, "word": 40})
+        ports = {
+            "scores": In(stream.Signature(beat)),
+            "results": Out(stream.Signature(40)),
+            "configuration": In(stream.Signature(2)),
+        }
+        super().__init__(ports)
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        valid, again, hung, waited = Signal(), Signal(), Signal(), Signal()
+        kind, word = Signal(3), Signal(40)
+        results, scores = self.results, self.scores
+        m.d.comb += [
+            results.valid.eq(valid & ~((kind == Kind.WITHDRAW) & waited)),
+            results.payload.eq(word ^ (kind == Kind.WRONG) ^ Mux((kind == Kind.CHANGE) & waited, 1 << 39, 0)),
+            scores.ready.eq((~valid | (results.valid & results.ready & ~again)) & ~hung),
+            self.configuration.ready.eq(self.configuration.payload[0]),
+        ]
+        m.d.sync += waited.eq(results.valid & ~results.ready)
+        with m.If(results.valid & results.ready):
+            m.d.sync += [valid.eq(again), again.eq(0)]
+        with m.If(scores.valid & scores.ready):
+            m.d.sync += [kind.eq(scores.p.kind), word.eq(scores.p.word)]
+            m.d.sync += valid.eq((scores.p.kind != Kind.DROP) & (scores.p.kind != Kind.HANG))
+            m.d.sync += [again.eq(scores.p.kind == Kind.DOUBLE), hung.eq(scores.p.kind == Kind.HANG)]
+        return m
+
+
+def beats(kinds: list[Kind], writes: tuple[int, ...] = ()) -> Stream:
+    words = np.random.default_rng(0).integers(0, 1 << 40, len(kinds))[:, None]
+    offered = np.asarray([[2, write] for write in writes], np.uint32).reshape(-1, 2)
+    scores = pack([(np.asarray(kinds)[:, None], 3), (words, 40)])
+    return Stream(scores, pack([(words, 40)]), offered, np.ones(len(kinds), np.int64))
+
+
+GOOD = [Kind.PASS] * 20
+HALF = Traffic(stall=128, longest_stall=3)
+
+
+@verilator
+def test_the_harness_can_fail() -> None:
+    """Every kind of fault is found, and named by itself."""
+    simulator = Verilated(Faulty())
+
+    def faults(kinds: list[Kind], traffic: Traffic = Traffic(), writes: tuple[int, ...] = ()) -> list[str]:
+        given = beats(kinds, writes)
+        return simulator.run(given, traffic).faults(given)
+
+    assert faults(GOOD) == faults(GOOD, HALF) == faults(GOOD, Traffic(128, 9, 128, 9)) == []
+    assert faults(GOOD, writes=(1, 3, 1)) == []
+    assert faults([*GOOD, Kind.DROP]) == ["only 20 of 21 result beats came"]
+    assert faults([*GOOD, Kind.DROP, Kind.PASS]) == ["1 wrong result beats", "only 21 of 22 result beats came"]
+    assert faults([*GOOD, Kind.DOUBLE]) == ["1 result beats too many"]
+    assert faults([Kind.DOUBLE, Kind.PASS]) == ["1 wrong result beats", "1 result beats too many"]
+    assert faults([*GOOD, Kind.WRONG, Kind.PASS]) == ["1 wrong result beats"]
+    assert faults([*GOOD, Kind.HANG, Kind.PASS]) == [
+        "only 20 of 22 result beats came",
+        "only 21 of 22 score beats were taken",
+    ]
+    assert faults(GOOD, writes=(1, 2, 1)) == ["only 1 of 3 configuration writes were taken"]
+
+    # These show only where results have to wait.
+    for kind in (Kind.CHANGE, Kind.WITHDRAW):
+        assert faults([kind] * 20) == []
+        *_, last = faults([kind] * 20, HALF)
+        assert last.startswith("a waiting result changed in ")
+
+
+@verilator
+def test_what_a_run_tells() -> None:
+    simulator = Verilated(Faulty())
+    given = beats([*GOOD, Kind.WRONG, *GOOD, Kind.WRONG])
+    outcome = simulator.run(given, Traffic(gap=128, longest_gap=4, stall=128, longest_stall=4), cycles=True)
+    assert (outcome.taken, outcome.compared, outcome.mismatches) == (42, 42, 2)
+    assert [at for at, _ in outcome.wrong] == [20, 41]
+    for at, words in outcome.wrong:
+        assert (words == given.results[at] ^ [1, 0]).all()
+    assert len(outcome.taken_at) == len(outcome.given_at) == 42
+    assert (outcome.given_at > outcome.taken_at).all()
+    assert (np.diff(outcome.taken_at) >= 1).all()
+    assert outcome.cycles > outcome.given_at[-1]
+    again = simulator.run(given, Traffic(gap=128, longest_gap=4, stall=128, longest_stall=4), cycles=True)
+    assert (again.given_at == outcome.given_at).all()
+    other = simulator.run(given, Traffic(gap=128, longest_gap=4, stall=128, longest_stall=4, seed=2), cycles=True)
+    assert (other.given_at != outcome.given_at).any()
+
+    steady = simulator.run(beats(GOOD), Traffic(), cycles=True)
+    assert (steady.given_at - steady.taken_at == 1).all()
+    assert steady.taken_at is not None
+    assert (np.diff(steady.taken_at) == 1).all()
+    assert simulator.run(beats(GOOD), Traffic()).taken_at is None
+
+    many = simulator.run(beats([Kind.WRONG] * 300), Traffic())
+    assert many.mismatches == 300
+    assert len(many.wrong) == 100
+
+
+@verilator
+def test_a_fault_that_yosys_puts_in() -> None:
+    given = beats([Kind.WRONG] * 100)
+    even = int((given.results[:, 0] % 2 == 0).sum())
+    # The lowest bit is now set, no longer inverted.
+    outcome = Verilated(Faulty(), fault="chtype -set $or t:$xor").run(given, Traffic())
+    assert outcome.faults(given) == [f"{even} wrong result beats"]
+    assert 0 < even < 100
+
+
+def fake(folder: Path, name: str, script: str) -> None:
+    path = folder / name
+    path.write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
+    path.chmod(0o755)
+
+
+@pytest.fixture
+def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with an empty cache, and with `bin` first on the PATH."""
+    (tmp_path / "bin").mkdir()
+    monkeypatch.setenv("SOFTMAXKIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    return tmp_path
+
+
+@verilator
+@pytest.mark.parametrize("tool", ["yosys", "verilator", "make", "perl", "g++"])
+def test_a_missing_tool(tool: str, fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = tools.find
+    monkeypatch.setattr(tools, "find", lambda name: None if name == tool else real(name))
+    with pytest.raises(ToolError) as error:
+        Verilated(Faulty())
+    assert str(error.value) == f"{tool} is not installed; get it with {tools.PACKAGES[tool]}"
+    assert list((fresh / "cache").rglob("*")) == []
+
+
+@verilator
+@pytest.mark.parametrize(
+    ("program", "said"), [("verilator", "verilator failed while building the simulation"), ("c++", "failed while")]
+)
+def test_a_build_that_fails(program: str, said: str, fresh: Path) -> None:
+    fake(fresh / "bin", program, "for i in 1 2 3; do echo line $i >&2; done; exit 7")
+    with pytest.raises(ToolError, match=said) as error:
+        Verilated(Faulty())
+    assert "last lines:" in str(error.value)
+    assert "line 3" in str(error.value)
+    assert [path for path in (fresh / "cache").rglob("*") if path.name != "verilated"] == []
+
+
+def test_a_simulation_without_an_end() -> None:
+    with pytest.raises(ToolError, match="the simulation ended without a result"):
+        read_outcome("mismatch 3 00000001\n")
+    printed = (
+        "mismatch 3 0000000a ffffffff\ndone taken=5 written=1 compared=4 mismatches=1 extra=0 unstable=2 cycles=99\n"
+    )
+    outcome = read_outcome(printed)
+    assert (outcome.taken, outcome.written, outcome.compared, outcome.unstable, outcome.cycles) == (5, 1, 4, 2, 99)
+    assert outcome.wrong[0][0] == 3
+    assert outcome.wrong[0][1].tolist() == [10, 0xFFFFFFFF]
+
+
+def test_no_faults_take_everything() -> None:
+    given = beats(GOOD, (1,))
+    right = {"taken": 20, "written": 1, "compared": 20}
+    assert Outcome(**right).faults(given) == []
+    assert all(Outcome(**(right | {name: 0})).faults(given) for name in right)
+    assert all(Outcome(**right, **{name: 1}).faults(given) for name in ("mismatches", "extra", "unstable"))
