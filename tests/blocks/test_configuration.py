@@ -17,13 +17,13 @@ from softmaxkit.flow.vectors import Stream
 
 ENTRIES, BITS = 5, 8
 REGISTERS = RegisterMap(
-    [Register("bias", signed(6)), Register("table", unsigned(4), ENTRIES), Register("scale", unsigned(3))]
+    [Register("bias", signed(6)), Register("table", signed(4), ENTRIES), Register("scale", unsigned(3))]
 )
 Constants = dict[str, Any]
 
 
 def constants(rng: random.Random) -> Constants:
-    table = [rng.randrange(16) for _ in range(ENTRIES)]
+    table = [rng.randrange(-8, 8) for _ in range(ENTRIES)]
     return {"bias": rng.randrange(-32, 32), "table": table, "scale": rng.randrange(8)}
 
 
@@ -171,8 +171,8 @@ def test_what_does_not_keep_them_apart_is_noticed(mutant: str, message: str) -> 
 def test_a_map_of_registers() -> None:
     assert (REGISTERS.words, REGISTERS.address_bits, REGISTERS.data_bits) == (7, 3, 6)
     assert [REGISTERS.address(name) for name in ("bias", "table", "scale")] == [0, 1, 6]
-    assert REGISTERS.writes({"scale": 7, "bias": -1, "table": [0, 15, 2, 3, 4]}) == [
-        *((0, 63), (1, 0), (2, 15), (3, 2), (4, 3), (5, 4), (6, 7)),
+    assert REGISTERS.writes({"scale": 7, "bias": -1, "table": [0, -1, 2, 3, 4]}) == [
+        *((0, 63), (1, 0), (2, 63), (3, 2), (4, 3), (5, 4), (6, 7)),
     ]
     assert RegisterMap([Register("one", unsigned(4))]).address_bits == 1
     with pytest.raises(KeyError):
@@ -181,7 +181,7 @@ def test_a_map_of_registers() -> None:
     for wrong, said in (
         ({"bias": 32}, "bias of the unit holds -32 to 31, but 32"),
         ({"bias": -33}, "bias of the unit holds -32 to 31, but -33"),
-        ({"table": [0, 0, 16, 0, 0]}, "table of the unit holds 0 to 15, but 16"),
+        ({"table": [0, 0, 16, 0, 0]}, "table of the unit holds -8 to 7, but 16"),
         ({"scale": -1}, "scale of the unit holds 0 to 7, but -1"),
     ):
         with pytest.raises(ValueError, match=said):

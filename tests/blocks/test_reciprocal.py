@@ -1,14 +1,16 @@
 from __future__ import annotations
 
+import random
 from itertools import product
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
+import pytest
 from amaranth.hdl import Module, Value
-from bench import check, verilator
+from bench import check, clocked, verilator
 
 from softmaxkit.blocks.piecewise_linear import line, round_line
-from softmaxkit.blocks.reciprocal import normalise
+from softmaxkit.blocks.reciprocal import ReciprocalUnit, normalise
 from softmaxkit.formats import Rounding
 from softmaxkit.tables import Reciprocal
 
@@ -45,3 +47,35 @@ def test_every_divisor_of_12_bits_and_some_of_more() -> None:
         return found
 
     check([(low, 12), (high, 40)], outputs, build, names)
+
+
+@pytest.mark.parametrize("registers", [(), ("argument",), ("line",), ReciprocalUnit.CUTS])
+@pytest.mark.parametrize("ready", [1, 0.5])
+def test_the_unit_passes_tags_along(registers: tuple[str, ...], ready: float) -> None:
+    rng = random.Random(0)
+    reciprocal = Reciprocal(4, 6)
+    unit = ReciprocalUnit(reciprocal, 9, 5, "floor", registers)
+    beats = [(rng.randrange(1 << 9), rng.randrange(1 << 5)) for _ in range(100)]
+    mantissas, exponents = reciprocal(np.asarray([divisor for divisor, _ in beats]), "floor")
+    expected = list(zip(mantissas.tolist(), exponents.tolist(), (tag for _, tag in beats), strict=True))
+    sent: list[int] = []
+    got, delays = [], []
+
+    def cycle(at: int, context: Any) -> bool:
+        context.set(unit.source.valid, len(sent) < len(beats))
+        if len(sent) < len(beats):
+            divisor, tag = beats[len(sent)]
+            context.set(unit.source.payload, {"divisor": divisor, "tag": tag})
+        context.set(unit.sink.ready, rng.random() < ready)
+        if context.get(unit.sink.valid) and context.get(unit.sink.ready):
+            fields = unit.sink.p
+            got.append(tuple(context.get(each) for each in (fields.mantissa, fields.exponent, fields.tag)))
+            delays.append(at - sent[len(got) - 1])
+        if len(sent) < len(beats) and context.get(unit.source.ready):
+            sent.append(at)
+        return len(got) < len(beats)
+
+    clocked(unit, cycle)
+    assert got == expected
+    assert min(delays) == unit.latency
+    assert ready < 1 or set(delays) == {unit.latency}
