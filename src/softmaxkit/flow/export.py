@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from softmaxkit.files import whole_folder, write_json, write_text
+from softmaxkit.files import whole_folder, write_text
 from softmaxkit.flow.interface import describe, tables, whole_bytes
 from softmaxkit.flow.vectors import Rows, Stream, stream
 from softmaxkit.flow.verilog import to_verilog
@@ -75,8 +75,8 @@ def export(
         write_text(work / f"{name}.sv", verilog)
         _write_templates(work, unit, facts, segments, period)
         _write_vectors(work, unit, vectors)
-        write_json(work / "tables.json", tables(unit, [constants for constants, _ in segments]))
-        write_json(work / PARAMETERS_FILE, facts)
+        write_text(work / "tables.json", _json(tables(unit, [constants for constants, _ in segments])))
+        write_text(work / PARAMETERS_FILE, _json(facts))
 
 
 def check_export_folder(folder: Path, overwrite: bool) -> Path:
@@ -180,3 +180,9 @@ def _hex(words: Packed, bits: int) -> str:
     """Return packed payloads as lines of hexadecimal digits."""
     digits = -(-bits // 4)
     return "".join(each[::-1].astype(">u4").tobytes().hex()[-digits:] + "\n" for each in words)
+
+
+def _json(facts: dict[str, Any]) -> str:
+    """Return JSON to be read: lists of numbers, and objects of nothing but values, are a line each."""
+    text = json.dumps(facts, indent=1)
+    return re.sub(r"[\[{][^\[\]{}]*[\]}]", lambda found: re.sub(r"\s*\n\s*", " ", found[0]), text) + "\n"

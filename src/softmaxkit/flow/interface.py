@@ -86,11 +86,12 @@ def tables(unit: SoftmaxUnit, sets: Sequence[Constants]) -> dict[str, Any]:
 
 def unit_ports(unit: SoftmaxUnit) -> list[Port]:
     """Return the ports of the unit's module."""
-    clock = [Port("clk", "input", 1, "clock, rising edge"), Port("rst", "input", 1, "reset, synchronous, active high")]
-    return clock + [
-        Port("_".join(map(str, path)), "input" if member.flow == In else "output", Shape.cast(member.shape).width)
-        for path, member, _ in unit.signature.flatten(unit)
-    ]
+    ports = [Port("clk", "input", 1, "clock, rising edge"), Port("rst", "input", 1, "reset, synchronous, active high")]
+    meanings = {"payload": "its fields are below", "valid": "a beat is offered", "ready": "it is taken"}
+    for path, member, _ in unit.signature.flatten(unit):
+        name, direction = "_".join(map(str, path)), "input" if member.flow == In else "output"
+        ports.append(Port(name, direction, Shape.cast(member.shape).width, meanings.get(str(path[-1]), "")))
+    return ports
 
 
 def axis_ports(unit: SoftmaxUnit) -> list[Port]:
@@ -123,8 +124,8 @@ def _handshake(stream: str, direction: str, last: str) -> list[Port]:
     other = "output" if direction == "input" else "input"
     return [
         Port(f"{stream}_tlast", direction, 1, last),
-        Port(f"{stream}_tvalid", direction, 1),
-        Port(f"{stream}_tready", other, 1),
+        Port(f"{stream}_tvalid", direction, 1, "a beat is offered"),
+        Port(f"{stream}_tready", other, 1, "it is taken"),
     ]
 
 
@@ -144,4 +145,9 @@ def _fields(layout: data.StructLayout) -> list[dict[str, Any]]:
 
 def _memory(unit: SoftmaxUnit, name: str) -> dict[str, Any]:
     port = unit.signature.members[name].signature
-    return {"name": name, "words": port.depth, "bits": port.width, "address_bits": max((port.depth - 1).bit_length(), 1)}
+    return {
+        "name": name,
+        "words": port.depth,
+        "bits": port.width,
+        "address_bits": max((port.depth - 1).bit_length(), 1),
+    }

@@ -114,15 +114,17 @@ def stream(unit: SoftmaxUnit, segments: Sequence[tuple[Constants, Rows]]) -> Str
 
 
 def pack_scores(unit: SoftmaxUnit, at: Places, codes: Integers, mask: Booleans) -> Packed:
-    """Pack scores, one code and mask bit a position."""
+    """Pack scores, one code and mask bit a position; a lane of several mask bits gets the same in all."""
     bits = unit.code_shape.width
     laid, masks = _lay(at, unit.lanes, codes), _lay(at, unit.lanes, mask.astype(np.int64))
+    masks = np.repeat(masks, unit.masks, axis=1)
     return pack([(laid, bits), (masks, 1), (at.last[:, None].astype(np.int64), 1)])
 
 
 def pack_results(unit: SoftmaxUnit, at: Places, codes: Integers) -> Packed:
-    """Pack results; lanes beyond the end of a row give 0."""
-    laid = _lay(at, unit.lanes, codes)
+    """Pack results, the first of each lane; lanes beyond the end of a row, and a lane's further results, give 0."""
+    laid = np.zeros((len(at.last), unit.lanes * unit.masks), np.int64)
+    laid[:, :: unit.masks] = _lay(at, unit.lanes, codes)
     return pack([(laid, unit.result_bits), (at.last[:, None].astype(np.int64), 1)])
 
 

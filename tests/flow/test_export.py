@@ -1,0 +1,241 @@
+"""The folder for a chip project: complete, clean in Verilator's lint, and checked by its own test bench in Icarus."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from softmaxkit.flow.export import check_export_folder, example_rows, export
+from softmaxkit.flow.tools import find
+from softmaxkit.spec import METHODS, Constants, Spec, method_class
+
+UNITS = [name for name in METHODS if find_spec(f"softmaxkit.methods.{name}.unit")]
+FORMS = {"baked": "flip-flops", "loadable": "flip-flops", "latches": "latches", "memory": "memory"}
+"""Storage of each form; with "baked" constants are baked in, where the method has any."""
+CASES = [
+    (method, form, lanes)
+    for method in UNITS
+    for form in FORMS
+    for lanes in (1, 4)
+    if (method, form) != ("consmax", "memory")
+]
+NAME = "unit_under_test"
+
+icarus = pytest.mark.skipif(not (find("iverilog") and find("make")), reason="needs Icarus Verilog and make")
+verilator = pytest.mark.skipif(not (find("verilator") and find("make")), reason="needs Verilator and make")
+
+
+def constants_of(spec: Spec) -> Constants:
+    return spec.constants(clip=-6.0) if spec.method == "exaq" else spec.constants()
+
+
+def build(spec: Spec, form: str, lanes: int, **sizes: Any) -> Any:
+    constants = constants_of(spec) if form == "baked" else None
+    return spec.unit(lanes, constants, storage=FORMS[form], **({"max_row": 24} | sizes))
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    @cache
+    def make(method: str, form: str, lanes: int) -> Path:
+        spec = method_class(method)()
+        unit = build(spec, form, lanes)
+        folder = tmp_path_factory.mktemp("exported") / "folder"
+        segments = [(constants_of(spec), example_rows(unit, 300, seed)) for seed in range(2)]
+        export(unit, NAME, folder, segments)
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def copied(exported: Any, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(exported("consmax", "loadable", 4), tmp_path / "copy"))
+
+
+def make(folder: Path, target: str) -> tuple[int, str]:
+    """Run make as one who does not have softmaxkit."""
+    tools = [f"VERILATOR={find('verilator')}"] if target != "test" else []
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": ""}
+    command = ["make", "-s", "-C", str(folder), "--no-print-directory", target, *tools]
+    done = subprocess.run(
+        command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False, timeout=120
+    )
+    return done.returncode, done.stdout
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_parameters_and_files(case: tuple[str, str, int], exported: Any) -> None:
+    method, form, lanes = case
+    folder = exported(*case)
+    facts = json.loads((folder / "parameters.json").read_text())
+    assert Spec.from_json(facts["spec"]) == method_class(method)()
+    assert facts["lanes"] == lanes
+    assert [each["row"] for each in facts["cycles"]] == sorted({1, lanes, 24})
+    files = {path.name for path in folder.iterdir()}
+    loadable = facts["constants"] == "loadable"
+    assert files == {
+        *(f"{NAME}{end}" for end in (".sv", "_axis.sv", "_tb.sv", ".sdc")),
+        *("scores.hex", "results.hex", "tables.json", "parameters.json", "lint.vlt", "README.md", "Makefile"),
+        *(["writes.hex"] if loadable else []),
+        *([f"{NAME}_memory.sv"] if facts["memories"] else []),
+    }
+    assert bool(facts["memories"]) == (form == "memory")
+    verilog = (folder / f"{NAME}.sv").read_text()
+    header = re.search(rf"^module {NAME}\(([^)]*)\)", verilog, re.MULTILINE)
+    assert header is not None
+    assert {port["name"] for port in facts["ports"]} == set(header[1].split(", "))
+    found = json.loads((folder / "tables.json").read_text())
+    assert bool(found["registers"]) == loadable
+    assert found["sets"][0]["constants"] == json.loads(json.dumps(constants_of(method_class(method)()).to_json()))
+
+
+@verilator
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_lint_is_clean(case: tuple[str, str, int], exported: Any) -> None:
+    assert make(exported(*case), "lint") == (0, "")
+
+
+@icarus
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_its_own_bench_passes(case: tuple[str, str, int], exported: Any, tmp_path: Path) -> None:
+    folder = shutil.copytree(exported(*case), tmp_path / "copy")
+    code, printed = make(folder, "test")
+    assert code == 0, printed
+    beats = len((folder / "results.hex").read_text().splitlines())
+    assert re.findall(r"^PASS: (\d+) result beats", printed, re.MULTILINE) == [str(beats)] * 2
+
+
+@icarus
+@pytest.mark.parametrize(
+    ("spec", "sizes"),
+    [
+        ({"bits": 16, "constant": "multiplied", "output_bits": 13}, {"apart": True}),
+        ({"output_bits": 13}, {"max_row": 1}),
+        ({"tables": "whole"}, {"depth": 1}),
+    ],
+)
+def test_padded_lanes_and_short_rows(spec: dict[str, Any], sizes: dict[str, Any], tmp_path: Path) -> None:
+    chosen = method_class("consmax")(**spec)
+    unit = build(chosen, "loadable", 3, **sizes)
+    export(unit, NAME, tmp_path / "folder", [(chosen.constants(), example_rows(unit, 100))])
+    code, printed = make(tmp_path / "folder", "test")
+    assert code == 0, printed
+    if find("verilator"):
+        assert make(tmp_path / "folder", "lint") == (0, "")
+
+
+@pytest.mark.slow
+@verilator
+@pytest.mark.parametrize("method", UNITS)
+def test_bench_in_verilator(method: str, exported: Any, tmp_path: Path) -> None:
+    folder = shutil.copytree(exported(method, "latches", 4), tmp_path / "copy")
+    code, printed = make(folder, "test-verilator")
+    assert code == 0, printed
+    assert printed.count("PASS") == 2
+    flip(folder / "results.hex", 5)
+    code, printed = make(folder, "test-verilator")
+    assert code != 0
+    assert "FAIL" in printed
+
+
+def flip(path: Path, line: int) -> None:
+    """Flip the lowest bit of a line."""
+    lines = path.read_text().split()
+    lines[line] = f"{int(lines[line], 16) ^ 1:0{len(lines[line])}x}"
+    path.write_text("\n".join(lines) + "\n")
+
+
+@icarus
+def test_a_flipped_bit_fails(copied: Path) -> None:
+    flip(copied / "results.hex", 5)
+    code, printed = make(copied, "test")
+    assert code != 0
+    assert re.search(r"^beat 5, lane 0: expected \w+, got \w+$", printed, re.MULTILINE)
+    assert re.search("^FAIL: .* 1 wrong", printed, re.MULTILINE)
+
+
+@icarus
+@pytest.mark.parametrize(
+    ("emptied", "reason"),
+    [
+        (("scores.hex",), "nothing happens"),
+        (("results.hex",), "too many"),
+        (("writes.hex",), "FAIL"),
+        (("scores.hex", "results.hex"), "nothing was compared"),
+        (("scores.hex", "results.hex", "writes.hex"), "nothing was compared"),
+    ],
+    ids=str,
+)
+def test_empty_vectors_fail(emptied: tuple[str, ...], reason: str, copied: Path) -> None:
+    for name in emptied:
+        (copied / name).write_text("")
+    if emptied == ("scores.hex", "results.hex"):  # nor any writes that wait for scores
+        lines = (copied / "writes.hex").read_text().splitlines(keepends=True)
+        (copied / "writes.hex").write_text("".join(line for line in lines if line.startswith("0 ")))
+    code, printed = make(copied, "test")
+    assert code != 0
+    assert "FAIL" in printed
+    assert reason in printed
+
+
+@icarus
+@pytest.mark.parametrize(
+    ("line", "wrong", "reason"),
+    [
+        ("assign m_axis_tlast = ", "assign m_axis_tlast = ~m_axis_tready ^ ", r"[1-9]\d* changed while waiting"),
+        ("s_axis_tdata[8*lane +: 8];", "8'bx;", r"[1-9]\d* wrong"),
+        (".scores_ready(s_axis_tready)", ".scores_ready()", r"[1-9]\d* unknown"),
+        (".results_ready(m_axis_tready)", ".results_ready(1'b1)", "FAIL"),
+        (".rst(~aresetn)", ".rst(1'b0)", "FAIL"),
+    ],
+)
+def test_a_broken_design_fails(line: str, wrong: str, reason: str, copied: Path) -> None:
+    wrapper = copied / f"{NAME}_axis.sv"
+    text = wrapper.read_text()
+    assert line in text
+    wrapper.write_text(text.replace(line, wrong))
+    code, printed = make(copied, "test")
+    assert code != 0
+    assert re.search(f"^FAIL: .*{reason}" if reason != "FAIL" else "^FAIL", printed, re.MULTILINE), printed
+
+
+def test_refusals(exported: Any, tmp_path: Path) -> None:
+    spec = method_class("consmax")()
+    constants, unit = spec.constants(), build(spec, "baked", 4)
+    rows = example_rows(unit, 100)
+    for name in ("2d", "a-b", "", "a\n", "module"):
+        with pytest.raises(ValueError, match=r"a module's name|keyword"):
+            export(unit, name, tmp_path / "folder", [(constants, rows)])
+    with pytest.raises(ValueError, match="needs rows"):
+        export(unit, NAME, tmp_path / "folder", [])
+    with pytest.raises(ValueError, match="baked in"):
+        export(unit, NAME, tmp_path / "folder", [(spec.constants(beta=0.5), rows)])
+    with pytest.raises(ValueError, match="rows of up to 24"):
+        export(unit, NAME, tmp_path / "folder", [(constants, example_rows(build(spec, "baked", 4, max_row=25), 100))])
+    with pytest.raises(ValueError, match="period"):
+        export(unit, NAME, tmp_path / "folder", [(constants, rows)], period=0.0)
+    assert not list(tmp_path.iterdir())
+
+
+def test_folders(exported: Any, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="is a file"):
+        check_export_folder(tmp_path / "file", overwrite=True)
+    with pytest.raises(ValueError, match="holds no exported unit"):
+        check_export_folder(tmp_path, overwrite=True)
+    folder = exported("consmax", "loadable", 4)
+    with pytest.raises(ValueError, match="holds a unit already"):
+        check_export_folder(folder, overwrite=False)
+    assert check_export_folder(folder, overwrite=True) == folder.resolve()
+    (tmp_path / "empty").mkdir()
+    assert check_export_folder(tmp_path / "empty", overwrite=False).is_dir()
