@@ -110,5 +110,13 @@ def build_registers(
             table.address.eq(address - first),
             table.data.eq(port.p.data),
         ]
-        found[register.name] = table.words
+        found[register.name] = [word.as_signed() if register.shape.signed else word for word in table.words]
     return found
+
+
+def rows_inside(m: Module, scores: Any, results: Any, most: int) -> Value:
+    """Return whether a row whose first beat was taken has not left as a whole, there being at most so many at a time."""
+    count = Signal(range(most + 1), name="rows_inside")
+    comes, leaves = scores.valid & scores.ready & scores.p.last, results.valid & results.ready & results.p.last
+    m.d.sync += count.eq(count + comes - leaves)
+    return count != 0

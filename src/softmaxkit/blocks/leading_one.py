@@ -7,20 +7,21 @@ from amaranth.hdl import Const, Module, Mux, Value
 from softmaxkit.blocks.pipeline import named
 
 
-def leading_one(m: Module, name: str, value: Value) -> tuple[Value, Value]:
+def leading_one(m: Module, name: str, value: Value, least: int = 0) -> tuple[Value, Value]:
     """Find the highest set bit by halves.
 
     Args:
         m: the module to build it in.
         name: prefix of its signals.
         value: unsigned.
+        least: the lowest position at which a value other than 0 can have its leading one.
 
     Returns:
         `(position, normalised)`: position of the highest set bit, and `value` shifted left, in its own width, until
         that bit is the highest. The value 0 gives the position 0 and the normalised value 0.
     """
     width = len(value)
-    steps = [1 << place for place in reversed(range((width - 1).bit_length()))]
+    steps = [1 << place for place in reversed(range((width - 1 - least).bit_length()))]
     current, missing = value, []
     for step in steps:
         empty = named(m, f"{name}_empty_{step}", ~current[-step:].any())

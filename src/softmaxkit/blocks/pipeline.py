@@ -61,6 +61,10 @@ class Pipeline:
         self.valid, self.busy = valid, self.busy | valid
         return cast(State, held)
 
+    def keep(self, condition: Value) -> None:
+        """Let only beats go on for which a condition holds; the others end at the stage reached so far."""
+        self.valid = self.valid & condition
+
     def finish(self, payload: Value, state: Value | None = None) -> None:
         """Put the last register in front of the sink.
 

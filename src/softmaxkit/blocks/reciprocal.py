@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from amaranth.hdl import Cat, Const, Module, Value
-from amaranth.lib import data, stream, wiring
+from amaranth.lib import data, fifo, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from softmaxkit.blocks.leading_one import leading_one
@@ -15,7 +15,7 @@ from softmaxkit.formats import Rounding
 from softmaxkit.tables import Reciprocal
 
 
-def normalise(m: Module, name: str, reciprocal: Reciprocal, divisor: Value) -> tuple[Value, Value]:
+def normalise(m: Module, name: str, reciprocal: Reciprocal, divisor: Value, least: int = 0) -> tuple[Value, Value]:
     """Return `(argument, exponent)`: the argument of `reciprocal.table`, and the position of the leading one.
 
     Args:
@@ -23,8 +23,9 @@ def normalise(m: Module, name: str, reciprocal: Reciprocal, divisor: Value) -> t
         name: prefix of its signals.
         reciprocal: which.
         divisor: unsigned; 0 gives an argument of 0, as 1 does.
+        least: the lowest position at which a divisor other than 0 can have its leading one.
     """
-    position, normalised = leading_one(m, name, divisor)
+    position, normalised = leading_one(m, name, divisor, least)
     below = normalised[:-1]
     bits = reciprocal.table.input_bits
     argument = below[-bits:] if len(below) >= bits else Cat(Const(0, bits - len(below)), below)
@@ -34,12 +35,15 @@ def normalise(m: Module, name: str, reciprocal: Reciprocal, divisor: Value) -> t
 class ReciprocalUnit(wiring.Component):
     """Takes the reciprocal of one integer after the other, and passes a tag along with each.
 
+    A queue at its end lets the next ones come through while one waits to be taken.
+
     Args:
         reciprocal: which.
         divisor_bits: width of the integers.
         tag_bits: width of what goes along.
         rounding: of the table.
-        registers: cuts that hold a register, of `CUTS`; one more always stands at the output.
+        registers: cuts that hold a register, of `CUTS`; one more always stands before the queue.
+        least: the lowest position at which an integer other than 0 can have its leading one.
 
     Attributes:
         source: stream in, of `divisor` and `tag`.
@@ -49,10 +53,16 @@ class ReciprocalUnit(wiring.Component):
     CUTS = ("argument", "line")
 
     def __init__(
-        self, reciprocal: Reciprocal, divisor_bits: int, tag_bits: int, rounding: Rounding, registers: Collection[str]
+        self,
+        reciprocal: Reciprocal,
+        divisor_bits: int,
+        tag_bits: int,
+        rounding: Rounding,
+        registers: Collection[str],
+        least: int = 0,
     ) -> None:
-        self.reciprocal, self.rounding, self.registers = reciprocal, rounding, registers
-        self.latency = 1 + sum(cut in registers for cut in self.CUTS)
+        self.reciprocal, self.rounding, self.registers, self.least = reciprocal, rounding, registers, least
+        self.latency = 2 + sum(cut in registers for cut in self.CUTS)
         exponent_bits = max((divisor_bits - 1).bit_length(), 1)
         taken = {"divisor": divisor_bits, "tag": tag_bits}
         given = {"mantissa": reciprocal.mantissa_bits + 1, "exponent": exponent_bits, "tag": tag_bits}
@@ -67,10 +77,11 @@ class ReciprocalUnit(wiring.Component):
         """Build it."""
         m = Module()
         source = self.source.p
-        pipe = Pipeline(m, "reciprocal", self.source.valid, self.sink, self.registers)
+        found = stream.Signature(self.sink.payload.shape()).create(path=("found",))
+        pipe = Pipeline(m, "reciprocal", self.source.valid, found, self.registers)
         m.d.comb += self.source.ready.eq(pipe.advance)
-        found = normalise(m, "divisor", self.reciprocal, source.divisor)
-        argument, exponent, tag = pipe.cut("argument", (*found, source.tag))
+        argument, exponent = normalise(m, "divisor", self.reciprocal, source.divisor, self.least)
+        argument, exponent, tag = pipe.cut("argument", (argument, exponent, source.tag))
         table = self.reciprocal.table
         rising = line(m, "mantissa_line", table, argument, self.rounding)
         rising, exponent, tag = pipe.cut("line", (rising, exponent, tag))
@@ -78,4 +89,13 @@ class ReciprocalUnit(wiring.Component):
         fields = self.sink.p
         widths = (len(fields.mantissa), len(fields.exponent))
         pipe.finish(Cat(resized(mantissa, widths[0]), resized(exponent, widths[1]), tag))
+        m.submodules.queue = queue = fifo.SyncFIFO(width=len(Value.cast(found.payload)), depth=2)
+        m.d.comb += [
+            queue.w_data.eq(found.payload),
+            queue.w_en.eq(found.valid),
+            found.ready.eq(queue.w_rdy),
+            Value.cast(self.sink.payload).eq(queue.r_data),
+            self.sink.valid.eq(queue.r_rdy),
+            queue.r_en.eq(self.sink.ready),
+        ]
         return m

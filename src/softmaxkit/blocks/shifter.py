@@ -2,10 +2,45 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from amaranth.hdl import Cat, Const, Module, Mux, Value
 
 from softmaxkit.blocks.pipeline import named
 from softmaxkit.formats import Rounding
+
+
+class Shifted(NamedTuple):
+    """A number cut at the point: its whole part, the bit of one half below, and whether anything is left below that."""
+
+    whole: Value
+    half: Value
+    rest: Value
+
+    def round_up(self, rounding: Rounding) -> Value:
+        """Return whether rounding adds 1 to the whole part."""
+        if rounding == "floor":
+            return Const(0)
+        return self.half & (self.rest | self.whole[:1].any()) if rounding == "nearest" else self.half | self.rest
+
+
+def shift(m: Module, name: str, value: Value, amount: Value | int, fraction_bits: int = 0) -> Shifted:
+    """Shift to the right and cut at the point; the arguments are those of `shift_right`."""
+    if isinstance(amount, int):
+        amount, fraction_bits = Const(0, 0), fraction_bits + amount
+    # At least one bit below the point, for the half.
+    padding = max(1 - fraction_bits, 0)
+    current = Cat(Const(0, padding), value)
+    point = fraction_bits + padding
+    sticky: Value = Const(0, 1)
+    for place in range(len(amount)):
+        step = min(1 << place, len(current))
+        lost = current[:step].any()
+        sticky = named(m, f"{name}_sticky_{place}", sticky | (amount[place] & lost))
+        current = named(m, f"{name}_by_{1 << place}", Mux(amount[place], current >> step, current))
+    if point > len(current):
+        current = Cat(current, Const(0, point - len(current)))
+    return Shifted(current[point:], current[point - 1], current[: point - 1].any() | sticky)
 
 
 def shift_right(
@@ -24,25 +59,10 @@ def shift_right(
     Returns:
         Unsigned, wide enough for any result: one bit more than the whole bits of `value` where rounding can go up.
     """
-    if isinstance(amount, int):
-        amount, fraction_bits = Const(0, 0), fraction_bits + amount
-    # At least one bit below the point, for the half.
-    padding = max(1 - fraction_bits, 0)
-    current = Cat(Const(0, padding), value)
-    point = fraction_bits + padding
-    sticky: Value = Const(0, 1)
-    for place in range(len(amount)):
-        step = min(1 << place, len(current))
-        lost = current[:step].any()
-        sticky = named(m, f"{name}_sticky_{place}", sticky | (amount[place] & lost))
-        current = named(m, f"{name}_by_{1 << place}", Mux(amount[place], current >> step, current))
-    if point > len(current):
-        current = Cat(current, Const(0, point - len(current)))
-    whole, half, rest = current[point:], current[point - 1], current[: point - 1].any() | sticky
+    found = shift(m, name, value, amount, fraction_bits)
     if rounding == "floor":
-        return named(m, name, whole)
-    up = half & (rest | whole[:1].any()) if rounding == "nearest" else half | rest
-    return named(m, name, whole + up)
+        return named(m, name, found.whole)
+    return named(m, name, found.whole + found.round_up(rounding))
 
 
 def saturate(m: Module, name: str, value: Value, bits: int) -> Value:

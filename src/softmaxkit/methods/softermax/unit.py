@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from amaranth.hdl import Cat, Const, Module, Mux, Shape, Signal, Value
-from amaranth.lib import data, fifo, stream, wiring
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from softmaxkit.blocks.adder_tree import adder_tree, maximum_tree
@@ -244,7 +244,6 @@ class NormalisationUnit(wiring.Component):
             spec.reciprocal_table, spec.power_sum.bits, Shape.cast(whole).width, spec.rounding, registers
         )
         self.latency = 1 + len(registers & {"shifted", "product"})
-        self.turn = self.reciprocal.latency + 1
         super().__init__(
             {
                 "totals": In(stream.Signature(data.StructLayout({"total": spec.power_sum.bits, "highest": whole}))),
@@ -258,20 +257,15 @@ class NormalisationUnit(wiring.Component):
         m = Module()
         spec, powers = self.spec, self.powers
         m.submodules.reciprocal = reciprocal = self.reciprocal
-        # Behind the reciprocal, so that one waits ready for the row to come.
-        m.submodules.queue = queue = fifo.SyncFIFO(width=len(reciprocal.sink.payload.as_value()), depth=2)
-        found = reciprocal.sink.payload.shape()(queue.r_data)
-        pipe = Pipeline(m, "back", powers.valid & queue.r_rdy, self.results, self.registers)
+        ready, found = reciprocal.sink, reciprocal.sink.p
+        pipe = Pipeline(m, "back", powers.valid & ready.valid, self.results, self.registers)
         m.d.comb += [
             reciprocal.source.valid.eq(self.totals.valid),
             reciprocal.source.p.divisor.eq(self.totals.p.total),
             reciprocal.source.p.tag.eq(self.totals.p.highest),
             self.totals.ready.eq(reciprocal.source.ready),
-            queue.w_data.eq(reciprocal.sink.payload),
-            queue.w_en.eq(reciprocal.sink.valid),
-            reciprocal.sink.ready.eq(queue.w_rdy),
-            powers.ready.eq(pipe.advance & queue.r_rdy),
-            queue.r_en.eq(powers.valid & powers.ready & powers.p.last),
+            powers.ready.eq(pipe.advance & ready.valid),
+            ready.ready.eq(pipe.fire & powers.p.last),
         ]
         lanes = [powers.p.powers[lane] for lane in range(self.lanes)]
         if spec.maximum == "online":
@@ -341,7 +335,7 @@ class Unit(SoftmaxUnit):
         self.back = NormalisationUnit(spec, lanes, registers)
         width = buffered_layout(spec, lanes).as_shape().width
         # So many beats come in after a row until its first result leaves.
-        held = beats(max_row, lanes) + self.back.turn
+        held = beats(max_row, lanes) + self.back.reciprocal.latency
         self.buffer = RowBuffer(width, held, storage)
         memories = {}
         if storage == "memory":
@@ -361,7 +355,7 @@ class Unit(SoftmaxUnit):
         gather = self.front.gather
         waiting = 0 if gather is None else gather.waiting(taken)
         complete = taken - 1 + waiting + self.front.latency
-        return complete + self.back.turn + taken - 1 + self.back.latency
+        return complete + self.back.reciprocal.latency + taken - 1 + self.back.latency
 
     def interval(self, length: int) -> int:
         """Return the cycles between rows in a stream: a beat a cycle, always."""

@@ -1,0 +1,151 @@
+"""The sum of a row's exponentials in hardware: plain, from a histogram, or from packed look-ups."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from softmaxkit.blocks.adder_tree import adder_tree
+from softmaxkit.blocks.piecewise_linear import lookup
+from softmaxkit.blocks.pipeline import Pipeline, named
+from softmaxkit.methods.exaq.golden import CODES_PER_LOOKUP
+from softmaxkit.methods.exaq.spec import Exaq
+
+Words = Mapping[str, Sequence[int] | Sequence[Value]]
+"""Tables and registers by name: integers where they are baked in."""
+
+
+class Levels(NamedTuple):
+    """The levels of a beat: of each lane, whether it counts, and whether the row ends here."""
+
+    levels: list[Value]
+    mask: list[Value]
+    last: Value
+
+
+def plain_sum(m: Module, pipe: Pipeline, spec: Exaq, beat: Levels, words: Words, max_row: int) -> Value:
+    """Add the exponential of every level; return the sum so far, in a register."""
+    exponentials = [
+        Mux(mask, lookup(m, f"exponential{lane}", words["exponentials"], level), 0)
+        for lane, (level, mask) in enumerate(zip(beat.levels, beat.mask, strict=True))
+    ]
+    return _accumulate(m, pipe, adder_tree(m, "beat_sum", exponentials), Const(1), beat.last, total_bits(spec, max_row))
+
+
+def packed_sum(m: Module, pipe: Pipeline, spec: Exaq, beat: Levels, words: Words, max_row: int) -> Value:
+    """Add the exponentials of several levels a look-up; masked ones count as level 0 and are taken off again.
+
+    Where a beat has fewer levels than a look-up takes, those of several beats are collected.
+    """
+    group, lanes = CODES_PER_LOOKUP[spec.bits], len(beat.levels)
+    levels = [named(m, f"packed{lane}", Mux(mask, beat.levels[lane], 0)) for lane, mask in enumerate(beat.mask)]
+    mask, complete = list(beat.mask), Value.cast(Const(1))
+    if lanes < group and group % lanes == 0:
+        steps = group // lanes
+        place = Signal(range(steps), name="place")
+        complete = beat.last | (place == steps - 1)
+        held = Signal((group - lanes) * (spec.bits + 1), name="collected")
+        # The order within a group does not change its sum.
+        collected = Cat(*(Cat(level, each) for level, each in zip(levels, mask, strict=True)), held)
+        with m.If(pipe.fire):
+            m.d.sync += [place.eq(Mux(complete, 0, place + 1)), held.eq(Mux(complete, 0, collected))]
+        parts = [collected[at : at + spec.bits + 1] for at in range(0, len(collected), spec.bits + 1)]
+        levels, mask = [part[:-1] for part in parts], [part[-1] for part in parts]
+    sums = []
+    for index, first in enumerate(range(0, len(levels), group)):
+        address = Cat(*levels[first : first + group])
+        address = Cat(address, Const(0, group * spec.bits - len(address)))
+        attended = adder_tree(m, f"attended{index}", mask[first : first + group])
+        missing = named(m, f"missing{index}", (group - attended)[: group.bit_length()])
+        least = words["exponentials"][0]
+        multiples = [least * count for count in range(group + 1)] if isinstance(least, int) else []
+        surplus = lookup(m, f"surplus{index}", multiples, missing) if multiples else least * missing
+        found = lookup(m, f"sum{index}", words["sums"], address)
+        sums.append(named(m, f"group{index}", (found - surplus)[: len(found)]))
+    added = adder_tree(m, "beat_sum", sums)
+    return _accumulate(m, pipe, added, complete, beat.last, total_bits(spec, max_row))
+
+
+def histogram(m: Module, pipe: Pipeline, spec: Exaq, beat: Levels, words: Words, max_row: int) -> Value:
+    """Count the codes of each level; return the counts so far, in registers. `HistogramSum` multiplies and adds."""
+    counts = []
+    for level in range(spec.levels):
+        found = [(each == level) & mask for each, mask in zip(beat.levels, beat.mask, strict=True)]
+        added = adder_tree(m, f"found{level}", found)
+        counts.append(_accumulate(m, pipe, added, Const(1), beat.last, max_row.bit_length(), f"count{level}"))
+    return Cat(*counts)
+
+
+ACCUMULATORS: dict[str, Callable[[Module, Pipeline, Exaq, Levels, Words, int], Value]] = {
+    "plain": plain_sum,
+    "packed": packed_sum,
+    "histogram": histogram,
+}
+
+
+def total_bits(spec: Exaq, max_row: int) -> int:
+    """Return the width of a sum over the longest row."""
+    return (max_row * spec.exponential.max_code).bit_length()
+
+
+def state_bits(spec: Exaq, max_row: int) -> int:
+    """Return the width of what an accumulator holds."""
+    return spec.levels * max_row.bit_length() if spec.accumulator == "histogram" else total_bits(spec, max_row)
+
+
+class HistogramSum(wiring.Component):
+    """The sum over a histogram, `count * exponential` of one level a cycle.
+
+    Args:
+        spec: the method.
+        max_row: scores of the longest row.
+        exponentials: of the levels, constant or held elsewhere.
+
+    Attributes:
+        source: stream in, of the counts; one is taken every `spec.levels` cycles.
+        sink: stream out, of the sum.
+    """
+
+    def __init__(self, spec: Exaq, max_row: int, exponentials: Sequence[int] | Sequence[Value]) -> None:
+        self.exponentials, self.count_bits = exponentials, max_row.bit_length()
+        counts = data.ArrayLayout(self.count_bits, spec.levels)
+        super().__init__(
+            {"source": In(stream.Signature(counts)), "sink": Out(stream.Signature(total_bits(spec, max_row)))}
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        """Build it."""
+        m = Module()
+        source, sink = self.source, self.sink
+        levels = len(self.exponentials)
+        counts = [Signal(self.count_bits, name=f"held{level}", reset_less=True) for level in range(levels)]
+        level, busy, total = Signal(range(levels)), Signal(), Signal.like(sink.payload, reset_less=True)
+        count = lookup(m, "count", counts, level)
+        added = named(m, "added", total + count * lookup(m, "exponential", self.exponentials, level))
+        final = level == levels - 1
+        moves = busy & (~final | ~sink.valid | sink.ready)
+        m.d.comb += source.ready.eq(~busy | (moves & final))
+        with m.If(sink.ready):
+            m.d.sync += sink.valid.eq(0)
+        with m.If(moves):
+            m.d.sync += [level.eq(level + 1), total.eq(added)]
+            with m.If(final):
+                m.d.sync += [sink.payload.eq(added), sink.valid.eq(1), busy.eq(0)]
+        with m.If(source.valid & source.ready):
+            m.d.sync += [each.eq(source.payload[index]) for index, each in enumerate(counts)]
+            m.d.sync += [level.eq(0), total.eq(0), busy.eq(1)]
+        return m
+
+
+def _accumulate(
+    m: Module, pipe: Pipeline, added: Value, complete: Value, last: Value, bits: int, name: str = "total"
+) -> Value:
+    """Return a register that adds up over the beats of a row, where they complete something."""
+    total, first = Signal(bits, name=name, reset_less=True), Signal(init=1, name=f"{name}_first")
+    with m.If(pipe.fire & complete):
+        m.d.sync += [total.eq(Mux(first, 0, total) + added), first.eq(last)]
+    return total

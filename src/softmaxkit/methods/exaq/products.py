@@ -1,0 +1,71 @@
+"""The products of a row: nothing but one result for each level can come out of it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from amaranth.hdl import Cat, Module, Signal, Value
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from softmaxkit.blocks.piecewise_linear import lookup
+from softmaxkit.blocks.pipeline import Pipeline, named
+from softmaxkit.blocks.shifter import saturate, shift_right
+from softmaxkit.methods.exaq.spec import Exaq
+
+
+class ProductUnit(wiring.Component):
+    """The results of the levels of a row, one a cycle, with one multiplier.
+
+    Args:
+        spec: the method.
+        reciprocal: layout of the reciprocal: `mantissa` and `exponent`.
+        exponentials: of the levels, constant or held elsewhere.
+        registers: cuts that hold a register.
+
+    Attributes:
+        source: stream in, of the reciprocal of a row's sum; one is taken every `spec.levels` cycles.
+        sink: stream out, of the results of the levels.
+    """
+
+    def __init__(
+        self,
+        spec: Exaq,
+        reciprocal: data.StructLayout,
+        exponentials: Sequence[int] | Sequence[Value],
+        registers: Collection[str],
+    ) -> None:
+        self.spec, self.exponentials, self.registers = spec, exponentials, registers
+        super().__init__(
+            {
+                "source": In(stream.Signature(reciprocal)),
+                "sink": Out(stream.Signature(data.ArrayLayout(spec.output.bits, spec.levels))),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        """Build it."""
+        m = Module()
+        spec, source = self.spec, self.source
+        ready = stream.Signature(self.sink.payload.shape()).create(path=("ready",))
+        pipe = Pipeline(m, "product", source.valid, ready, self.registers)
+        level = Signal(range(spec.levels))
+        with m.If(pipe.fire):
+            m.d.sync += level.eq(level + 1)
+        m.d.comb += source.ready.eq(pipe.advance & (level == spec.levels - 1))
+        product = named(m, "product", lookup(m, "exponential", self.exponentials, level) * source.p.mantissa)
+        product, exponent, which = pipe.cut("product", (product, source.p.exponent, level))
+        places = spec.reciprocal.fraction_bits - spec.output.fraction_bits
+        rounded = shift_right(m, "rounded", product, exponent, fraction_bits=places)
+        result = saturate(m, "result", rounded, spec.output.bits)
+        results = [Signal(spec.output.bits, name=f"result{index}", reset_less=True) for index in range(spec.levels)]
+        for index, each in enumerate(results):
+            with m.If(pipe.fire & (which == index)):
+                m.d.sync += each.eq(result)
+        pipe.keep(which == spec.levels - 1)
+        # Complete results move on at once, so that the next row's can take their place.
+        pipe.finish(Cat(), state=Cat(*results))
+        shown = Pipeline(m, "shown", ready.valid, self.sink, ())
+        m.d.comb += ready.ready.eq(shown.advance)
+        shown.finish(Value.cast(ready.payload))
+        return m
