@@ -1,22 +1,18 @@
 from __future__ import annotations
 
 from itertools import product
-from typing import get_args
 
 import numpy as np
 from amaranth.hdl import signed, unsigned
 from bench import Bank, Field, agree, verilator
 
 from softmaxkit.blocks.gather import Gather
-from softmaxkit.blocks.storage import Storage
 from softmaxkit.flow.simulate import Traffic, Verilated
 
 WIDTH, KEY = 6, 5
 SIZES = [*((beats, False) for beats in (1, 2, 3, 5)), (1, True), (8, True)]
-GATHERS = [
-    Gather(WIDTH, signed(KEY), beats, whole_rows, storage)
-    for (beats, whole_rows), storage in product(SIZES, get_args(Storage))
-]
+CASES = [*product(SIZES, ("flip-flops", "latches")), ((3, False), "memory"), ((8, True), "memory")]
+GATHERS = [Gather(WIDTH, signed(KEY), *size, storage) for size, storage in CASES]
 MUTANT = Gather(WIDTH, unsigned(KEY), 3, False)
 """The maximum of keys that it takes for unsigned."""
 

@@ -79,9 +79,13 @@ HALF = Traffic(stall=128, longest_stall=3)
 
 @verilator
 def test_the_harness_can_fail() -> None:
-    """Every kind of fault is found, and named by itself."""
+    """Every kind of fault is found, and named by itself; and the first wrong beats and all cycles are told."""
     simulator = Verilated(Faulty())
+    see_faults(simulator)
+    see_what_a_run_tells(simulator)
 
+
+def see_faults(simulator: Verilated) -> None:
     def faults(kinds: list[Kind], traffic: Traffic = Traffic(), writes: tuple[int, ...] = ()) -> list[str]:
         given = beats(kinds, writes)
         return simulator.run(given, traffic).faults(given)
@@ -106,9 +110,7 @@ def test_the_harness_can_fail() -> None:
         assert last.startswith("a waiting result changed in ")
 
 
-@verilator
-def test_what_a_run_tells() -> None:
-    simulator = Verilated(Faulty())
+def see_what_a_run_tells(simulator: Verilated) -> None:
     given = beats([*GOOD, Kind.WRONG, *GOOD, Kind.WRONG])
     outcome = simulator.run(given, Traffic(gap=128, longest_gap=4, stall=128, longest_stall=4), cycles=True)
     assert (outcome.taken, outcome.compared, outcome.mismatches) == (42, 42, 2)
