@@ -165,7 +165,7 @@ def test_writes_and_rows_keep_apart(traffic: tuple[float, float, float]) -> None
 )
 def test_what_does_not_keep_them_apart_is_noticed(mutant: str, message: str) -> None:
     with pytest.raises(AssertionError, match=message):
-        run(Loaded(("flip-flops",), mutant), 300, 0.5, 0.3, 0.5)
+        run(Loaded(("flip-flops",), mutant), 600, 0.25, 0.5, 0.5)
 
 
 def test_a_map_of_registers() -> None:
