@@ -60,6 +60,8 @@ class RegisterMap:
             words = [given] if isinstance(given, int) else list(given)
             low = -(1 << (register.shape.width - 1)) if register.shape.signed else 0
             high = low + (1 << register.shape.width) - 1
+            if len(words) != register.depth:
+                raise ValueError(f"{register.name} of the unit holds {register.depth} words, but {len(words)} are given")
             for place, word in enumerate(words):
                 if not low <= word <= high:
                     raise ValueError(f"{register.name} of the unit holds {low} to {high}, but {word} is to be loaded")
@@ -106,12 +108,16 @@ def build_registers(
             continue
         m.submodules[f"{register.name}_table"] = table = Words(register.shape.width, register.depth, storage)
         m.d.comb += [
-            table.enable.eq(write & (address >= first) & (address < first + register.depth)),
+            table.enable.eq(write & _within(address, first, first + register.depth)),
             table.address.eq(address - first),
             table.data.eq(port.p.data),
         ]
         found[register.name] = [word.as_signed() if register.shape.signed else word for word in table.words]
     return found
+
+
+def _within(address: Value, first: int, end: int) -> Value:
+    return (address >= first) & (address < end) if first else address < end
 
 
 def rows_inside(m: Module, scores: Any, results: Any, most: int) -> Value:

@@ -12,6 +12,21 @@ from softmaxkit.formats import Rounding
 from softmaxkit.tables import GUARD_BITS, PiecewiseLinear
 
 
+MAX_SEGMENTS = 1024
+"""Entries of the largest table that is built of gates."""
+
+
+def check_segments(*counts: int) -> None:
+    """Refuse tables that are too large to be built of gates.
+
+    Raises:
+        ValueError: one has more than `MAX_SEGMENTS` segments.
+    """
+    for segments in counts:
+        if segments > MAX_SEGMENTS:
+            raise ValueError(f"a unit's tables have at most {MAX_SEGMENTS} segments, not {segments}")
+
+
 def lookup(m: Module, name: str, entries: Sequence[int] | Sequence[Value], index: Value) -> Value:
     """Return `entries[index]`, the entries constant or held elsewhere; the shape is the narrowest that holds them."""
     if all(isinstance(entry, int) for entry in entries):

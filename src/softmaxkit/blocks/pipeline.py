@@ -27,7 +27,7 @@ class Pipeline:
     Attributes:
         advance: the pipeline moves; what offers beats to it is ready where this is high.
         valid: the stage reached so far holds a beat.
-        busy: a stage behind the entry holds a beat.
+        busy: a stage behind the entry, of those that are built so far, holds a beat.
     """
 
     def __init__(self, m: Module, name: str, valid: Value, sink: Any, registers: Collection[str]) -> None:

@@ -108,7 +108,7 @@ class WordMemory(wiring.Component):
         m = Module()
         port = self.port
         if self.storage == "flip-flops":
-            m.submodules.words = words = Memory(shape=self.width, depth=self.depth, init=[])
+            m.submodules.array = words = Memory(shape=self.width, depth=self.depth, init=[])
             write, read = words.write_port(), words.read_port()
             m.d.comb += [
                 write.en.eq(port.write_enable),

@@ -8,6 +8,8 @@ high, and an offered beat stays as it is until it has passed.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from amaranth.hdl import Shape
 from amaranth.lib import data
 
@@ -42,3 +44,26 @@ def check_sizes(lanes: int, max_row: int) -> None:
 def beats(length: int, lanes: int) -> int:
     """Return how many beats a row of `length` scores takes."""
     return -(-length // lanes)
+
+
+class Slices(NamedTuple):
+    """How slices of consecutive positions lie in beats.
+
+    Attributes:
+        a_beat: slices that a beat holds; 1 where it holds a part of one.
+        beats: that a slice takes; 1 where a beat holds whole ones.
+    """
+
+    a_beat: int
+    beats: int
+
+
+def slices(width: int, lanes: int) -> Slices:
+    """Lay slices of `width` positions into beats of `lanes`.
+
+    Raises:
+        ValueError: neither divides the other.
+    """
+    if width % lanes and lanes % width:
+        raise ValueError(f"with slices of {width} positions, lanes divide {width} or are a multiple of it, not {lanes}")
+    return Slices(max(lanes // width, 1), max(width // lanes, 1))

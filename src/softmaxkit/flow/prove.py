@@ -47,8 +47,11 @@ WITNESSES = {
 }
 """What has to be possible: else the assumptions contradict each other, or the number of cycles proves nothing."""
 
-INSIDE_BITS = 6
-"""Of the count of beats inside. A unit that holds more than the count can say fails; none passes by it."""
+PLACES = 24
+"""Beats that can be inside; a unit that takes more fails "counted".
+
+They are counted, and a beat's place among them is marked, with a bit for each: solvers find it hard to count in binary.
+"""
 
 
 @dataclass(frozen=True)
@@ -99,41 +102,39 @@ class Proof:
         return "\n".join(lines)
 
 
-def prove(
-    unit: SoftmaxUnit, depth: int = 40, induction: bool = True, patience: int | None = None, seconds: int = 20
-) -> Proof:
-    """Prove the properties of a unit, each for ever if that succeeds, else for a number of cycles.
+def prove(unit: SoftmaxUnit, depth: int, induction: int = 20, patience: int | None = None) -> Proof:
+    """Prove the properties of a unit, each for ever where an induction is found, else for a number of cycles.
 
     Args:
-        unit: a small one; of "flip-flops" or "memory".
-        depth: cycles within which every way is tried. More than `patience` and two rows take, or "drained" says little.
-        induction: try to prove it for ever too.
-        patience: cycles without stalls in which the unit has to drain. Left out: thrice its longest latency.
-        seconds: for each property, and for each way to prove it; what is not decided by then is bounded.
+        unit: a small one; of storage "flip-flops" or "memory".
+        depth: cycles of any traffic; "drained" also looks at the calm after it. The time doubles with every few.
+        induction: seconds to look for one, for each property; with 0 none is looked for.
+        patience: cycles without stalls in which the unit has to drain. Left out: enough for a row
+            taken in each cycle before.
 
     Raises:
         ValueError: the unit holds something in latches.
-        ToolError: Yosys is missing, or failed, or did not come to an end.
+        ToolError: Yosys is missing, or failed, or did not come to an end in an hour.
     """
     if unit.storage == "latches":
         raise ValueError('proofs take a unit of storage "flip-flops" or "memory", not "latches"')
-    patience = patience or 3 * unit.latency(unit.max_row)
-    outputs = [*PROPERTIES, *WITNESSES]
+    patience = patience or unit.latency(unit.max_row) + depth * unit.interval(1)
     script = ["strash", "map", "write_blif own.blif"]
-    for index, name in enumerate(outputs):
+    for index, name in enumerate([*PROPERTIES, *WITNESSES]):
+        cycles = 1 + depth + patience * (name in ("drained", "rest"))  # after that of the reset
         script += ["read_aiger watched.aig", f"cone -a -O {index}", "strash"]
-        script += [f"bmc3 -F {depth} -T {seconds}", f"write_status {name}.bounded"]
+        script += [f"bmc3 -F {cycles}", f"write_status {name}.bounded"]
         if induction and name in PROPERTIES:
-            script += [f"pdr -T {seconds}", f"write_status {name}.unbounded"]
+            script += [f"pdr -T {induction}", f"write_status {name}.unbounded"]
     script += ["read_blif own.blif"]  # what Yosys waits for
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         (work / "watched.il").write_text(to_rtlil(Watched(unit, patience), "watched"), encoding="utf-8")
         (work / "script.ys").write_text(SCRIPT, encoding="utf-8")
         (work / "script.abc").write_text("\n".join([*script, ""]), encoding="utf-8")
-        call([need("yosys"), "-q", "-s", "script.ys"], work, "proving", timeout=60 + 2 * seconds * len(outputs))
+        call([need("yosys"), "-q", "-s", "script.ys"], work, "proving", timeout=3600)
         graph = Graph((work / "watched.aag").read_text(encoding="utf-8"))
-        verdicts = {name: _verdict(work, graph, name) for name in PROPERTIES}
+        verdicts = {name: _verdict(work, graph, name, depth) for name in PROPERTIES}
         possible = {name: _read_status(work / f"{name}.bounded") for name in WITNESSES}
     return Proof(verdicts, {name: cycle if inputs else None for name, (_, cycle, inputs) in possible.items()})
 
@@ -225,23 +226,18 @@ class Watched(wiring.Component):
         with m.If(unlawful):
             m.d.sync += lawful.eq(0)
 
-        inside = Signal(INSIDE_BITS)
-        m.d.sync += inside.eq(inside + taken - given)
-        followed, ahead, kept = Signal(), Signal(INSIDE_BITS), Signal.like(Value.cast(scores.payload))
-        turn = followed & (ahead == 0) & results.valid
-        with m.If(~followed & taken & self.choose):
-            m.d.sync += [followed.eq(1), ahead.eq(inside - given), kept.eq(scores.payload)]
-        with m.Elif(followed & given):
-            m.d.sync += [followed.eq(ahead != 0), ahead.eq(ahead - 1)]
+        inside, marker, kept = Signal(PLACES), Signal(PLACES), Signal.like(Value.cast(scores.payload))
+        left = Mux(given, inside >> 1, inside)
+        turn = marker[0] & results.valid
+        m.d.sync += [inside.eq(Mux(taken, (left << 1) | 1, left)), marker.eq(Mux(given, marker >> 1, marker))]
+        with m.If(taken & self.choose & ~marker.any()):
+            m.d.sync += [marker.eq(((left << 1) | 1) & ~left), kept.eq(scores.payload)]
         kept_beat = scores.payload.shape()(kept)
         shown = [~mask & code.any() for mask, code in zip(kept_beat.mask, results.p.codes, strict=True)]
 
-        calm = Signal(range(self.patience + 1))
-        with m.If(taken | writing | ~results.ready):
-            m.d.sync += calm.eq(0)
-        with m.Elif(calm != self.patience):
-            m.d.sync += calm.eq(calm + 1)
-        rested = calm == self.patience
+        calm = Signal(self.patience)  # a bit for each of the cycles before
+        m.d.sync += calm.eq((calm << 1) | (results.ready & ~taken & ~writing))
+        rested = calm.all()
         began, ended = Signal(), Signal()
         with m.If(taken & scores.p.last):
             m.d.sync += began.eq(1)
@@ -249,10 +245,10 @@ class Watched(wiring.Component):
             m.d.sync += ended.eq(1)
         raised = {
             "steady": _unsteady(m, "results", results),
-            "counted": results.valid & (inside == 0),
+            "counted": (results.valid & ~inside[0]) | (taken & inside[-1]),
             "ordered": turn & (results.p.last != kept_beat.last),
             "masked": turn & reduce(or_, shown) if self.unit.masks == 1 else Const(0),
-            "drained": rested & ((inside > position) | stuck),
+            "drained": rested & (inside.bit_select(position, 1) | stuck),
             "rows": ended & given & results.p.last,
             "rest": began & rested,
         }
@@ -318,7 +314,7 @@ class Graph:
             yield ports
 
 
-def _verdict(work: Path, graph: Graph, name: str) -> Verdict:
+def _verdict(work: Path, graph: Graph, name: str, depth: int) -> Verdict:
     claim = PROPERTIES[name]
     if graph.outputs[list(PROPERTIES).index(name)] == [0]:  # Yosys proved it; ABC refuses what has no registers
         return Verdict(claim, "proved")
@@ -329,7 +325,7 @@ def _verdict(work: Path, graph: Graph, name: str) -> Verdict:
             return Verdict(claim, "fails", cycle, "\n".join(_trace(graph, inputs, name)))
         if proved:
             return Verdict(claim, "proved")
-    return Verdict(claim, "bounded", bounded[1] + 1)
+    return Verdict(claim, "bounded", depth)
 
 
 def _trace(graph: Graph, inputs: str, name: str) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import tempfile
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -140,7 +141,7 @@ class Verilated:
         self.waveform = waveform
         verilog = to_verilog(WithMemories(unit), TOP, fault)
         harness = (files("softmaxkit.flow") / "harness.cpp").read_text(encoding="utf-8")
-        defines = ["-DCONFIGURATION"] * ("configuration" in unit.signature.members)
+        self.defines = defines = ["-DCONFIGURATION"] * ("configuration" in unit.signature.members)
         defines += ["-DWAVEFORM"] * (waveform is not None)
         folder = cache_folder() / "verilated" / content_key(verilog, harness, defines)
         self.program = folder / "dut"
@@ -152,12 +153,24 @@ class Verilated:
         with whole_folder(folder) as work:
             (work / f"{TOP}.sv").write_text(verilog, encoding="utf-8")
             (work / "harness.cpp").write_text(harness, encoding="utf-8")
-            command = [verilator, "--cc", "--exe", "--build", "-j", "2", "--prefix", "Vdut", "--top-module", TOP]
+            command = [verilator, "--cc", "--exe", "--prefix", "Vdut", "--top-module", TOP]
             command += ["--Mdir", "build", "-O3", "--no-assert", "-Wno-fatal", "-Wno-lint"]
             command += ["--output-split", "0"]  # several files would need the compiler that Verilator was built with
             command += ["--trace"] * (waveform is not None)
             command += ["-CFLAGS", " ".join(["-O1", *defines]), "-o", "../dut", f"{TOP}.sv", "harness.cpp"]
-            call(command, work, "building the simulation")
+            call(command, work, "reading the Verilog")
+            self._compile(work / "build", verilator)
+
+    def _compile(self, build: Path, verilator: str) -> None:
+        """Compile; Verilator's own part, which is most of it, once for all units."""
+        kept = cache_folder() / "verilated" / f"runtime-{content_key(self.defines, call([verilator, '--version'], build, ''))}"
+        for file in kept.glob("*.o"):
+            shutil.copy(file, build)
+        call([need("make"), "-j", "2", "-f", "Vdut.mk"], build, "compiling the simulation")
+        if not kept.is_dir():
+            with whole_folder(kept) as folder:
+                for file in build.glob("verilated*.o"):
+                    shutil.copy(file, folder)
 
     def run(self, stream: Stream, traffic: Traffic, cycles: bool = False) -> Outcome:
         """Drive the unit; see `Simulator`."""

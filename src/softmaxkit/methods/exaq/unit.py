@@ -11,6 +11,7 @@ from amaranth.lib import data, stream, wiring
 from softmaxkit.blocks.adder_tree import maximum_tree
 from softmaxkit.blocks.configuration import Register, RegisterMap, build_registers, hold_between_rows, rows_inside
 from softmaxkit.blocks.gather import Gather
+from softmaxkit.blocks.piecewise_linear import check_segments
 from softmaxkit.blocks.pipeline import Pipeline, choose_cuts, named
 from softmaxkit.blocks.reciprocal import ReciprocalUnit
 from softmaxkit.blocks.row_buffer import RowBuffer
@@ -64,6 +65,7 @@ class Unit(SoftmaxUnit):
     ) -> None:
         check_sizes(lanes, max_row)
         check_storage(storage)
+        check_segments(spec.reciprocal_segments)
         self.cuts = choose_cuts(CUTS, depth, default=9, fixed=5)
         self.depth = 5 + len(self.cuts)
         taken = beats(max_row, lanes)

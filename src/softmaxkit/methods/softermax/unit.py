@@ -10,13 +10,13 @@ from amaranth.lib.wiring import In, Out
 
 from softmaxkit.blocks.adder_tree import adder_tree, maximum_tree
 from softmaxkit.blocks.gather import Gather
-from softmaxkit.blocks.piecewise_linear import line, round_line, shape_of
+from softmaxkit.blocks.piecewise_linear import check_segments, line, round_line, shape_of
 from softmaxkit.blocks.pipeline import Pipeline, choose_cuts, named
 from softmaxkit.blocks.reciprocal import ReciprocalUnit
 from softmaxkit.blocks.row_buffer import RowBuffer
 from softmaxkit.blocks.shifter import saturate, shift_right
 from softmaxkit.blocks.storage import MemoryPort, check_storage
-from softmaxkit.blocks.stream import beats, check_sizes, result_layout, score_layout
+from softmaxkit.blocks.stream import Slices, beats, check_sizes, result_layout, score_layout, slices
 from softmaxkit.methods.softermax.spec import Softermax
 from softmaxkit.methods.unit import SoftmaxUnit
 from softmaxkit.spec import Constants
@@ -25,28 +25,9 @@ CUTS = ("product", "argument", "power", "line", "shifted")
 """Places for registers, the most useful first."""
 
 
-class Slices:
-    """How slices lie in beats.
-
-    Args:
-        spec: the method.
-        lanes: positions a beat.
-
-    Attributes:
-        a_beat: slices that a beat holds, 1 where it holds a part of one.
-        beats: that a slice takes, 1 where a beat holds whole ones.
-
-    Raises:
-        ValueError: neither divides the other.
-    """
-
-    def __init__(self, spec: Softermax, lanes: int) -> None:
-        width = spec.slice_width if spec.maximum == "online" else lanes
-        if width % lanes and lanes % width:
-            raise ValueError(
-                f"Softermax with slices of {width} takes lanes that divide {width} or are a multiple of it, not {lanes}"
-            )
-        self.a_beat, self.beats = max(lanes // width, 1), max(width // lanes, 1)
+def slices_of(spec: Softermax, lanes: int) -> Slices:
+    """Return how slices lie in beats; with the global maximum, every beat counts as one."""
+    return slices(spec.slice_width, lanes) if spec.maximum == "online" else Slices(1, 1)
 
 
 def whole_shape(spec: Softermax) -> Shape:
@@ -66,7 +47,7 @@ def power_layout(spec: Softermax, lanes: int) -> data.StructLayout:
     return data.StructLayout(
         {
             "powers": data.ArrayLayout(spec.unnormalised.bits, lanes),
-            "maxima": data.ArrayLayout(whole, Slices(spec, lanes).a_beat),
+            "maxima": data.ArrayLayout(whole, slices_of(spec, lanes).a_beat),
             "last": 1,
             "highest": whole,
             "total": spec.power_sum.bits,
@@ -97,7 +78,7 @@ class UnnormalisedUnit(wiring.Component):
         self, spec: Softermax, lanes: int, max_row: int, registers: frozenset[str], storage: str = "flip-flops"
     ) -> None:
         check_sizes(lanes, max_row)
-        self.spec, self.lanes, self.registers, self.slices = spec, lanes, registers, Slices(spec, lanes)
+        self.spec, self.lanes, self.registers, self.slices = spec, lanes, registers, slices_of(spec, lanes)
         whole_rows = spec.maximum == "global"
         self.latency = 1 + ("power" in registers)
         self.gather: Gather | None = None
@@ -270,10 +251,10 @@ class NormalisationUnit(wiring.Component):
         lanes = [powers.p.powers[lane] for lane in range(self.lanes)]
         if spec.maximum == "online":
             highest = found.tag.as_signed()
-            slices = Slices(spec, self.lanes).a_beat
-            lags = [named(m, f"lag{i}", (highest - powers.p.maxima[i])[: len(highest)]) for i in range(slices)]
+            count = slices_of(spec, self.lanes).a_beat
+            lags = [named(m, f"lag{i}", (highest - powers.p.maxima[i])[: len(highest)]) for i in range(count)]
             lanes = [
-                shift_right(m, f"shifted{i}", power, lags[i * slices // self.lanes], spec.rounding)[: len(power)]
+                shift_right(m, f"shifted{i}", power, lags[i * count // self.lanes], spec.rounding)[: len(power)]
                 for i, power in enumerate(lanes)
             ]
         state = (lanes, found.mantissa, found.exponent, powers.p.last)
@@ -328,6 +309,7 @@ class Unit(SoftmaxUnit):
     ) -> None:
         check_sizes(lanes, max_row)
         check_storage(storage)
+        check_segments(spec.power_segments, spec.reciprocal_segments)
         cuts = [cut for cut in CUTS if spec.maximum == "online" or cut != "shifted"]
         registers = choose_cuts(cuts, depth, default=3 + len(cuts), fixed=3)
         self.depth = 3 + len(registers)

@@ -1,0 +1,186 @@
+"""The arithmetic of the exact unit: order of floats, difference, exponential, and the product in the end.
+
+A score is carried as its `sign` and `size`, the size being exponent field and mantissa, 0 for every form of zero.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from amaranth.hdl import Cat, Const, Module, Mux, Shape, Signal, Value, signed
+
+from softmaxkit.blocks.float_multiplier import Number, round_product
+from softmaxkit.blocks.piecewise_linear import line, round_line
+from softmaxkit.blocks.pipeline import Pipeline, named
+from softmaxkit.blocks.shifter import shift, shift_right
+from softmaxkit.formats import Float
+from softmaxkit.methods.exact.spec import Exact
+
+CUTS = ("exponent", "difference", "fraction", "fixed")
+"""Places for registers inside the exponential, the most useful first."""
+
+
+class Score(NamedTuple):
+    """A float: sign, and exponent field with mantissa."""
+
+    sign: Value
+    size: Value
+
+
+class Power(NamedTuple):
+    """An exponential: `significand * 2**-(mantissa_bits + 1 + shift)`, or 0; and as a float, without its sign."""
+
+    significand: Value
+    shift: Value
+    zero: Value
+    field: Value
+    mantissa: Value
+
+
+def read_score(number: Float, code: Value) -> Score:
+    """Read a float code; a field of 0 is the number 0, whatever the mantissa and sign."""
+    real = code[number.mantissa_bits : -1].any()
+    return Score(code[-1] & real, Mux(real, code[:-1], 0))
+
+
+def key_shape(number: Float) -> Shape:
+    """Return the shape of an `ordered` score."""
+    return signed(number.bits)
+
+
+def ordered(score: Score) -> Value:
+    """Return a signed integer that grows with the score."""
+    return Cat(score.size ^ score.sign.replicate(len(score.size)), score.sign).as_signed()
+
+
+def from_ordered(key: Value) -> Score:
+    """Return the score of an `ordered` integer."""
+    sign = key.as_unsigned()[-1]
+    return Score(sign, key.as_unsigned()[:-1] ^ sign.replicate(len(key) - 1))
+
+
+def exponentials(
+    m: Module, pipe: Pipeline, name: str, spec: Exact, pairs: list[tuple[Score, Score]], carried: list[Value]
+) -> tuple[list[Power], list[Value]]:
+    """Return exp of `score - maximum` of each pair `(score, maximum)`, behind the registers of `CUTS`.
+
+    Args:
+        m: the module to build it in.
+        pipe: the pipeline that it is part of.
+        name: prefix of its signals.
+        spec: the method.
+        pairs: a score that is not above its maximum, or one that is masked.
+        carried: what goes through the same registers.
+    """
+    frames = [difference(m, f"{name}{i}_difference", spec.format, *pair) for i, pair in enumerate(pairs)]
+    frames, carried = pipe.cut("difference", (frames, carried))
+    arguments = [fixed_point(m, f"{name}{i}_argument", spec, *frame) for i, frame in enumerate(frames)]
+    arguments, carried = pipe.cut("fixed", (arguments, carried))
+    exponents = [(scaled(m, f"{name}{i}_exponent", spec, value), far) for i, (value, far) in enumerate(arguments)]
+    exponents, carried = pipe.cut("exponent", (exponents, carried))
+    bits = spec.argument_bits
+    parts = [
+        (line(m, f"{name}{i}_line", spec.exponential, exponent[:bits]), exponent[bits:], far)
+        for i, (exponent, far) in enumerate(exponents)
+    ]
+    parts, carried = pipe.cut("fraction", (parts, carried))
+    return [power(m, f"{name}{i}_power", spec, *part) for i, part in enumerate(parts)], carried
+
+
+def difference(m: Module, name: str, number: Float, score: Score, highest: Score) -> tuple[Value, Value]:
+    """Return `highest - score`, rounded to the float format, as `(frame, field)`.
+
+    The size of the difference is `frame * 2**(field - bias - mantissa_bits - 3)`, field being that of the larger.
+    """
+    bits = number.mantissa_bits
+    swap = named(m, f"{name}_swap", score.size > highest.size)
+    large = named(m, f"{name}_large", Mux(swap, score.size, highest.size))
+    small = named(m, f"{name}_small", Mux(swap, highest.size, score.size))
+    distance = named(m, f"{name}_distance", (large[bits:] - small[bits:])[: number.exponent_bits])
+    # Two guard bits and all below them in a third are enough to round a difference of two floats.
+    aligned = shift(m, f"{name}_aligned", Cat(Const(0, 2), _significand(number, small)), distance)
+    subtrahend = Cat(aligned.half | aligned.rest, aligned.whole)
+    minuend = Cat(Const(0, 3), _significand(number, large))
+    exact = named(
+        m, f"{name}_exact", Mux(score.sign == highest.sign, minuend - subtrahend, minuend + subtrahend)[: bits + 5]
+    )
+    # Where the leading one is lower than in these three cases, the difference is exact.
+    dropped = [
+        Mux(exact[bits + 4], step == 4, Mux(exact[bits + 3], step == 3, exact[bits + 2] & (step == 2)))
+        for step in (2, 3, 4)
+    ]
+    added, kept = Const(0), Value.cast(exact)
+    for step, chosen in zip((2, 3, 4), dropped, strict=True):
+        up = exact[step - 1] & (exact[: step - 1].any() | exact[step])
+        added = added | ((chosen & up) << step)
+        kept = Mux(chosen, Cat(Const(0, step), exact[step:]), kept)
+    return named(m, name, kept + added), large[bits:]
+
+
+def fixed_point(m: Module, name: str, spec: Exact, frame: Value, field: Value) -> tuple[Value, Value]:
+    """Return what `difference` gives in `argument_bits` fraction bits, and whether its exponential is 0 for sure.
+
+    What is below the smallest normal of the format becomes 0.
+    """
+    number = spec.format
+    # Places to the left for the largest field; a frame has three fraction bits.
+    room = (1 << number.exponent_bits) - 1 - number.bias + spec.argument_bits - number.mantissa_bits - 3
+    found = shift(m, name, frame, ~field, fraction_bits=-room)
+    least = spec.argument_bits + number.min_exponent
+    lost = found.whole < (1 << least) if least >= 0 else Const(0)
+    bits = spec.argument_bits + (number.bias + 1).bit_length() - 1
+    value = named(m, f"{name}_rounded", found.whole + found.round_up("nearest"))
+    return named(m, f"{name}_fixed", Mux(lost, 0, value[:bits])), named(m, f"{name}_far", value[bits:].any())
+
+
+def scaled(m: Module, name: str, spec: Exact, argument: Value) -> Value:
+    """Return the argument of exp times log2(e), in as many fraction bits: that of 2**-x."""
+    factor, bits = spec.log2e
+    return shift_right(m, name, argument * factor, bits)
+
+
+def power(m: Module, name: str, spec: Exact, fraction_line: Value, whole: Value, far: Value) -> Power:
+    """Return 2**-x of whole part and line of the fraction."""
+    number = spec.format
+    significand = round_line(m, f"{name}_significand", spec.exponential, fraction_line)
+    one = named(m, f"{name}_one", significand[number.mantissa_bits + 1])  # the fraction is 0, or nearly
+    field = Signal(signed(len(whole) + 2), name=f"{name}_exponent")
+    m.d.comb += field.eq(number.bias - 1 - whole + one)
+    zero = named(m, f"{name}_zero", far | (field < 1))
+    kept = Mux(zero, 0, field.as_unsigned()[: number.exponent_bits])
+    mantissa = Mux(zero | one, 0, significand[: number.mantissa_bits])
+    return Power(significand, whole, zero, named(m, f"{name}_field", kept), named(m, f"{name}_mantissa", mantissa))
+
+
+def masked(power: Power, on: Value) -> tuple[Value, Value]:
+    """Return field and mantissa of an exponential, 0 where it is masked."""
+    return Mux(on, power.field, 0), Mux(on, power.mantissa, 0)
+
+
+def steps(m: Module, name: str, number: Float, field: Value, mantissa: Value) -> Value:
+    """Return an exponential, at most 1, in whole steps of the format's finest spacing."""
+    size = _significand(number, Cat(mantissa, field))
+    shifted = size << (field - field.any())[: (number.bias - 1).bit_length()]
+    return named(m, name, shifted[: number.mantissa_bits + number.bias])
+
+
+def product(m: Module, name: str, number: Float, power: tuple[Value, Value], mantissa: Value, exponent: Value) -> Number:
+    """Return the exact product of an exponential `(field, mantissa)` and a reciprocal, for `to_float`."""
+    field, low = power
+    exact = named(m, f"{name}_exact", (_significand(number, Cat(low, field)) * mantissa)[: 2 * number.mantissa_bits + 2])
+    places = Signal(signed(max(len(exponent), len(field)) + 3), name=f"{name}_places")
+    m.d.comb += places.eq(exponent - field - (number.bias + number.mantissa_bits - 1))
+    return Number(exact, places, ~field.any())
+
+
+def to_float(m: Module, name: str, number: Float, exact: Number) -> Value:
+    """Round a product that is no more than 1 to the float format."""
+    rounded = round_product(m, name, exact, number.mantissa_bits + 1)
+    field = named(m, f"{name}_field", -rounded.shift)
+    code = Cat(rounded.fraction[:-1], field.as_unsigned()[: number.exponent_bits], Const(0))
+    return named(m, f"{name}_code", Mux(rounded.zero | (field < 1), 0, code))
+
+
+def _significand(number: Float, size: Value) -> Value:
+    """Return the significand of a float, the hidden bit with it."""
+    return Cat(size[: number.mantissa_bits], size[number.mantissa_bits :].any())
