@@ -6,8 +6,8 @@ part of Yosys, looks for a way to raise the output: first within so many cycles,
 reachability, an induction that finds the invariants it needs by itself.
 
 What is assumed: offered scores and writes stay until they are taken, and rows are no longer than the unit's. Registers
-and memories start with any contents, and a reset may come at any time; nothing is claimed before the first. Latches,
-which take the clock for data, are not modelled.
+and memories hold anything at first; then comes a cycle of reset. So a reset in the midst of traffic is covered too: it
+finds the unit in some state, and any was tried. Latches, which take the clock for data, are not modelled.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import reduce
 from operator import or_
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from amaranth.hdl import ClockDomain, ClockSignal, Const, Module, Mux, ResetSignal, Signal, Value
 from amaranth.lib import wiring
@@ -61,7 +61,7 @@ class Verdict:
     Attributes:
         claim: the property, in words.
         outcome: "proved" for ever, "bounded" to a number of cycles, or "fails".
-        cycles: from the first reset on, for which it holds, or after which it fails; 0 where it is proved.
+        cycles: after the reset, for which it holds, or the one in which it fails; 0 where it is proved.
         trace: the shortest way to the failure that was found: the streams, a line a cycle.
     """
 
@@ -102,15 +102,18 @@ class Proof:
         return "\n".join(lines)
 
 
-def prove(unit: SoftmaxUnit, depth: int, induction: int = 20, patience: int | None = None) -> Proof:
+def prove(
+    unit: SoftmaxUnit, depth: int, busy: int | None = None, induction: int = 20, patience: int | None = None
+) -> Proof:
     """Prove the properties of a unit, each for ever where an induction is found, else for a number of cycles.
 
     Args:
-        unit: a small one; of storage "flip-flops" or "memory".
-        depth: cycles of any traffic; "drained" also looks at the calm after it. The time doubles with every few.
+        unit: a small one, of storage "flip-flops" or "memory". A row of two beats shows what a longer one does.
+        depth: cycles of any traffic. Each costs more time than the one before.
+        busy: the same of "drained", which is the dearest; left out, as deep.
         induction: seconds to look for one, for each property; with 0 none is looked for.
-        patience: cycles without stalls in which the unit has to drain. Left out: enough for a row
-            taken in each cycle before.
+        patience: cycles of calm after which the unit has to be drained. Left out: enough for a row of one beat taken
+            in every busy cycle.
 
     Raises:
         ValueError: the unit holds something in latches.
@@ -118,12 +121,15 @@ def prove(unit: SoftmaxUnit, depth: int, induction: int = 20, patience: int | No
     """
     if unit.storage == "latches":
         raise ValueError('proofs take a unit of storage "flip-flops" or "memory", not "latches"')
-    patience = patience or unit.latency(unit.max_row) + depth * unit.interval(1)
+    busy = depth if busy is None else busy
+    patience = patience or unit.latency(unit.max_row) + busy * unit.interval(1)
+    depths = dict.fromkeys([*PROPERTIES, *WITNESSES], depth) | {"drained": busy, "rest": busy}
+    frames = {}
     script = ["strash", "map", "write_blif own.blif"]
-    for index, name in enumerate([*PROPERTIES, *WITNESSES]):
-        cycles = 1 + depth + patience * (name in ("drained", "rest"))  # after that of the reset
+    for index, (name, cycles) in enumerate(depths.items()):
         script += ["read_aiger watched.aig", f"cone -a -O {index}", "strash"]
-        script += [f"bmc3 -F {cycles}", f"write_status {name}.bounded"]
+        frames[name] = 1 + cycles + patience * (name in ("drained", "rest"))
+        script += [f"bmc3 -F {frames[name]}", f"write_status {name}.bounded"]
         if induction and name in PROPERTIES:
             script += [f"pdr -T {induction}", f"write_status {name}.unbounded"]
     script += ["read_blif own.blif"]  # what Yosys waits for
@@ -134,9 +140,10 @@ def prove(unit: SoftmaxUnit, depth: int, induction: int = 20, patience: int | No
         (work / "script.abc").write_text("\n".join([*script, ""]), encoding="utf-8")
         call([need("yosys"), "-q", "-s", "script.ys"], work, "proving", timeout=3600)
         graph = Graph((work / "watched.aag").read_text(encoding="utf-8"))
-        verdicts = {name: _verdict(work, graph, name, depth) for name in PROPERTIES}
-        possible = {name: _read_status(work / f"{name}.bounded") for name in WITNESSES}
-    return Proof(verdicts, {name: cycle if inputs else None for name, (_, cycle, inputs) in possible.items()})
+        return Proof(
+            {name: _verdict(work, graph, name, depths[name], frames[name]) for name in PROPERTIES},
+            {name: _status(work, name, "bounded").raised for name in WITNESSES},
+        )
 
 
 SCRIPT = """
@@ -273,12 +280,16 @@ class Graph:
         self.variables, *counts = map(int, next(lines).split()[1:6])
         kinds = [[[int(word) for word in next(lines).split()] for _ in range(count)] for count in counts]
         self.inputs, self.registers, self.outputs, self.gates = kinds
-        self.names = {}
+        self.ports: dict[str, list[tuple[int, int]]] = {}  # the literal and the place of each bit
         for line in lines:
-            if line == "c":
-                break
             symbol, *names = line.split()
-            self.names.update({name: symbol for name in names})
+            if symbol == "c":
+                break
+            for name in names:
+                if symbol[0] in "io" and not name.startswith("init:"):
+                    node = (self.inputs if symbol[0] == "i" else self.outputs)[int(symbol[1:])]
+                    port, _, place = name.rstrip("]").partition("[")
+                    self.ports.setdefault(port, []).append((node[0], int(place or 0)))
 
     def run(self, inputs: str) -> Iterator[dict[str, int]]:
         """Yield the values of the ports in each cycle, from the bits of all inputs cycle by cycle.
@@ -291,61 +302,59 @@ class Graph:
             raise ToolError(f"ABC gave a counterexample of {len(inputs)} bits for a design of {width} inputs")
         state = [0] * len(self.registers)
         for start in range(0, len(inputs), width):
-            value = [0] * (2 * self.variables + 2)
-
-            def put(literal: int, bit: int, value: list[int] = value) -> None:
-                value[literal], value[literal ^ 1] = bit, 1 - bit
-
-            put(0, 0)
-            for (literal,), bit in zip(self.inputs, inputs[start : start + width], strict=True):
-                put(literal, int(bit))
-            for register, bit in zip(self.registers, state, strict=True):
-                put(register[0], bit)
-            for gate, first, second in self.gates:
-                put(gate, value[first] & value[second])
+            value = [0, 1] * (self.variables + 1)  # of every literal; an odd one is the inverse of the one before
+            given = zip(self.inputs, map(int, inputs[start : start + width]), strict=True)
+            for (literal, *_), bit in [*given, *zip(self.registers, state, strict=True)]:
+                value[literal], value[literal + 1] = bit, 1 - bit
+            for literal, first, second in self.gates:
+                value[literal] = value[first] & value[second]
+                value[literal + 1] = 1 - value[literal]
             state = [value[register[1]] for register in self.registers]
-            ports: dict[str, int] = {}
-            for name, symbol in self.names.items():
-                if symbol[0] in "io" and not name.startswith("init:"):
-                    nodes = self.inputs if symbol[0] == "i" else self.outputs
-                    port, _, bit_place = name.rstrip("]").partition("[")
-                    bit_value = value[nodes[int(symbol[1:])][0]] << int(bit_place or 0)
-                    ports[port] = ports.get(port, 0) | bit_value
-            yield ports
+            yield {port: sum(value[at] << place for at, place in bits) for port, bits in self.ports.items()}
 
 
-def _verdict(work: Path, graph: Graph, name: str, depth: int) -> Verdict:
+class Status(NamedTuple):
+    """What ABC wrote of an output: whether it stays low, the cycle and inputs that raise it, and how far ABC looked."""
+
+    proved: bool
+    raised: int | None
+    inputs: str
+    frames: int
+
+
+def _status(work: Path, name: str, kind: str) -> Status:
+    path = work / f"{name}.{kind}"
+    if not path.is_file():
+        raise ToolError(f"ABC ended before it wrote {path.name}")
+    status, _, inputs = path.read_text(encoding="utf-8").splitlines()[:3]
+    result, *numbers = status.split()
+    if result == "snl_SAT":
+        return Status(False, int(numbers[-1]), inputs, 0)
+    return Status(result == "snl_UNSAT", None, "", int(numbers[0]) + 1)
+
+
+def _verdict(work: Path, graph: Graph, name: str, depth: int, frames: int) -> Verdict:
     claim = PROPERTIES[name]
-    if graph.outputs[list(PROPERTIES).index(name)] == [0]:  # Yosys proved it; ABC refuses what has no registers
+    if graph.outputs[[*PROPERTIES].index(name)] == [0]:  # Yosys saw it; ABC's induction refuses what has no registers
         return Verdict(claim, "proved")
-    bounded = _read_status(work / f"{name}.bounded")
-    unbounded = work / f"{name}.unbounded"
-    for proved, cycle, inputs in (bounded, *([_read_status(unbounded)] if unbounded.is_file() else [])):
-        if inputs:
-            return Verdict(claim, "fails", cycle, "\n".join(_trace(graph, inputs, name)))
-        if proved:
+    bounded = _status(work, name, "bounded")
+    found = [bounded, _status(work, name, "unbounded")] if (work / f"{name}.unbounded").is_file() else [bounded]
+    for status in found:
+        if status.raised is not None:
+            return Verdict(claim, "fails", status.raised, "\n".join(_trace(graph, status.inputs, name)))
+        if status.proved:
             return Verdict(claim, "proved")
+    if bounded.frames < frames:
+        raise ToolError(f"ABC gave up after {bounded.frames} of {frames} cycles of the property {name}")
     return Verdict(claim, "bounded", depth)
 
 
 def _trace(graph: Graph, inputs: str, name: str) -> Iterator[str]:
     for cycle, ports in enumerate(graph.run(inputs)):
         streams = [
-            f"{stream} valid={ports[f'{stream}_valid']} ready={ports[f'{stream}_ready']} "
-            f"payload={ports.get(f'{stream}_payload', 0):#x}"
+            f"{stream}: valid={ports[f'{stream}_valid']} ready={ports[f'{stream}_ready']} "
+            f"payload={ports[f'{stream}_payload']:#x}"
             for stream in ("scores", "results", "configuration")
             if f"{stream}_valid" in ports
         ]
-        broken = f"  <- {name}" * ports[name]
-        yield f"  cycle {cycle}: {'  '.join(streams)}{broken}"
-
-
-def _read_status(path: Path) -> tuple[bool, int, str]:
-    """Return whether ABC proved that an output stays low, up to which cycle it looked, and the inputs that raise it."""
-    if not path.is_file():
-        raise ToolError(f"ABC ended before it wrote {path.name}")
-    status, _, inputs = path.read_text(encoding="utf-8").splitlines()[:3]
-    result, *numbers = status.split()
-    if result == "snl_SAT":
-        return False, int(numbers[-1]), inputs
-    return result == "snl_UNSAT", int(numbers[0]), ""
+        yield f"  {cycle or 'reset':>5}  {'   '.join(streams)}{f'   <- {name}' * ports[name]}"

@@ -1,0 +1,175 @@
+"""Proofs that units keep the protocol; and that a proof notices where one does not."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Any
+
+import pytest
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
+
+from softmaxkit import UQ, ConSmax, Exact, Exaq, Float, Q, Softermax, Spec
+from softmaxkit.blocks.stream import beats
+from softmaxkit.flow.prove import PROPERTIES, Proof, prove
+from softmaxkit.methods.unit import SoftmaxUnit
+from softmaxkit.spec import METHODS
+
+SPECS: dict[str, tuple[Spec, dict[str, float]]] = {
+    "exact": (Exact(format=Float(4, 2), exponential_segments=4, reciprocal_segments=2), {}),
+    "consmax": (ConSmax(table_format=Float(4, 2), output_bits=2), {"beta": 0.0, "gamma": 1.0}),
+    "softermax": (
+        Softermax(
+            input=Q(3, 1),
+            power_segments=2,
+            unnormalised=UQ(1, 3),
+            power_sum=UQ(3, 2),
+            reciprocal=UQ(1, 3),
+            reciprocal_segments=2,
+            output=UQ(1, 3),
+            slice_width=2,
+        ),
+        {},
+    ),
+    "exaq": (
+        Exaq(scores=Q(3, 1), exponential=UQ(1, 3), reciprocal=UQ(1, 3), reciprocal_segments=2, output=UQ(1, 3)),
+        {"clip": -2.0},
+    ),
+}
+FEWEST = {"exact": 4, "consmax": 1, "softermax": 4, "exaq": 5}
+"""Registers: the shorter a unit, the more happens within a number of cycles."""
+TWO_ROWS = {"exact": 9, "softermax": 9, "exaq": 15}
+"""Cycles until two rows are out, at the least."""
+
+
+def small_unit(method: str, loadable: bool = False, **sizes: Any) -> SoftmaxUnit:
+    if find_spec(f"softmaxkit.methods.{method}.unit") is None:
+        pytest.skip(f"{method} has no unit")
+    spec, numbers = SPECS[method]
+    constants = None if loadable else spec.constants(**numbers)
+    return spec.unit(lanes=1, constants=constants, **({"max_row": 2, "depth": FEWEST[method]} | sizes))
+
+
+def outcomes(proof: Proof) -> dict[str, str]:
+    return {name: verdict.outcome for name, verdict in proof.verdicts.items()}
+
+
+def test_every_method_is_proved() -> None:
+    assert set(SPECS) == set(METHODS)
+
+
+@pytest.mark.parametrize("loadable", [False, True])
+@pytest.mark.parametrize("depth", [1, 3])
+def test_consmax_is_proved_for_ever(depth: int, loadable: bool) -> None:
+    proof = prove(small_unit("consmax", loadable, max_row=3, depth=depth), depth=12)
+    assert proof.holds, str(proof)
+    assert set(outcomes(proof).values()) == {"proved"}
+    assert "proved by induction: an offered result" in str(proof)
+
+
+@pytest.mark.parametrize("method", ["exact", "softermax", "exaq"])
+def test_units_with_buffers(method: str) -> None:
+    unit = small_unit(method)
+    proof = prove(unit, depth=TWO_ROWS[method] + 2, busy=6, induction=1)  # two gaps or stalls on the way
+    assert proof.holds, str(proof)
+    assert proof.verdicts["steady"].outcome == "proved"
+    assert proof.witnesses["rows"] is not None
+    assert proof.witnesses["rows"] <= TWO_ROWS[method]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("sizes", "more"), [({}, 6), ({"storage": "memory"}, 4), ({"max_row": 3}, 4), ({"depth": 6}, 5)], ids=str
+)
+@pytest.mark.parametrize("method", ["exact", "softermax", "exaq"])
+def test_more_of_units_with_buffers(method: str, sizes: dict[str, Any], more: int) -> None:
+    proof = prove(small_unit(method, **sizes), depth=TWO_ROWS[method] + more, busy=9, induction=1)
+    assert proof.holds, str(proof)
+
+
+class Plain(SoftmaxUnit):
+    """Two registers, each with room for a beat, that pass scores on; and ways to break them."""
+
+    def __init__(self, fault: str = "") -> None:
+        self.fault = fault
+        super().__init__(ConSmax(), 1, None, 3, "flip-flops")
+
+    @property
+    def result_bits(self) -> int:
+        return 8
+
+    def latency(self, length: int) -> int:
+        return beats(length, self.lanes) + 1
+
+    def interval(self, length: int) -> int:
+        return beats(length, self.lanes)
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        scores, results, fault = self.scores, self.results, self.fault
+        code = Mux(scores.p.mask | (fault == "unmasked"), scores.p.codes[0], 0)[:8]
+        first, first_valid = Signal(9), Signal(reset_less=fault == "keeps")
+        advance = ~results.valid | results.ready
+        stopped, again = Signal(), Signal()
+        if fault == "stops":
+            with m.If(scores.valid & ~advance):
+                m.d.sync += stopped.eq(1)
+        ready: Value = Const(1) if fault == "drops" else (advance | ~first_valid) & ~stopped
+        with m.If(advance):
+            m.d.sync += [results.valid.eq(first_valid), first_valid.eq(0), Value.cast(results.payload).eq(first)]
+        if fault == "doubles":
+            with m.If(results.valid & results.ready & ~first_valid & ~again):
+                m.d.sync += [results.valid.eq(1), again.eq(1)]
+        if fault == "changes":
+            with m.If(~advance & first_valid):
+                m.d.sync += Value.cast(results.payload).eq(first)
+        if fault == "withdraws":
+            with m.If(~advance & ~first_valid):
+                m.d.sync += results.valid.eq(0)
+        with m.If(scores.valid & ready):
+            m.d.sync += [first_valid.eq(1), first.eq(Cat(code, scores.p.last & (fault != "endless")))]
+        m.d.comb += scores.ready.eq(ready)
+        return m
+
+
+def test_a_sound_unit_is_proved() -> None:
+    proof = prove(Plain(), depth=10)
+    assert proof.holds, str(proof)
+    assert outcomes(proof) == dict.fromkeys(PROPERTIES, "proved")
+
+
+@pytest.mark.parametrize(
+    ("fault", "broken"),
+    [
+        ("drops", "drained"),
+        ("changes", "steady"),
+        ("withdraws", "steady"),
+        ("keeps", "counted"),
+        ("doubles", "counted"),
+        ("endless", "ordered"),
+        ("unmasked", "masked"),
+        ("stops", "drained"),
+    ],
+)
+def test_a_fault_is_found(fault: str, broken: str) -> None:
+    proof = prove(Plain(fault), depth=10, induction=2)
+    verdict = proof.verdicts[broken]
+    assert not proof.holds
+    assert verdict.outcome == "fails", str(proof)
+    assert f"fails in cycle {verdict.cycles}" in str(proof)
+    # The counterexample is replayed, and ends where the property breaks.
+    lines = verdict.trace.splitlines()
+    assert len(lines) == verdict.cycles + 1
+    assert lines[-1].endswith(f"<- {broken}")
+    assert all("<-" not in line for line in lines[:-1])
+
+
+def test_a_depth_too_small_is_no_proof() -> None:
+    proof = prove(Plain(), depth=3, induction=0)
+    assert proof.verdicts["steady"].outcome == "bounded"
+    assert proof.witnesses["rows"] is None
+    assert not proof.holds
+
+
+def test_latches_are_refused() -> None:
+    with pytest.raises(ValueError, match="latches"):
+        prove(small_unit("consmax", loadable=True, storage="latches"), depth=5)
