@@ -29,10 +29,12 @@ _NAMES = {
     "load": "softmaxkit.models",
     "layers": "softmaxkit.models",
     "set_mode": "softmaxkit.models",
+    "verify": "softmaxkit.flow.verify",
 }
 __all__ = sorted(_NAMES)
 
 if TYPE_CHECKING:
+    from softmaxkit.flow.verify import verify as verify
     from softmaxkit.formats import BF16 as BF16
     from softmaxkit.formats import FP16 as FP16
     from softmaxkit.formats import UQ as UQ

@@ -86,9 +86,20 @@ class Constants:
         return type(self) is type(other) and _form(dataclasses.astuple(self)) == _form(dataclasses.astuple(other))
 
     @property
+    def heads(self) -> int | None:
+        """How many heads are stacked; None for the constants of one."""
+        return len(self.scale) if isinstance(self.scale[0], tuple) else None
+
+    def of_head(self, head: int) -> Self:
+        """Return the constants of one head; these themselves where heads are not stacked."""
+        if self.heads is None:
+            return self
+        return type(self)(*(getattr(self, field.name)[head] for field in dataclasses.fields(self)))
+
+    @property
     def real_scale(self) -> float | tuple[float, ...]:
         """The real score scale; one a head where heads are stacked."""
-        if isinstance(self.scale[0], tuple):
+        if self.heads is not None:
             return tuple(_ldexp(*scale) for scale in self.scale)
         return _ldexp(*self.scale)
 
@@ -231,6 +242,10 @@ class Spec(ABC):
     def start(self, keys: int) -> dict[str, Any]:
         """Return the parameters that a module trains from, for rows of up to `keys` keys; most methods have none."""
         return {}
+
+    def examples(self) -> list[Constants]:
+        """Return constants of a few layers as they may be, to try hardware with."""
+        return [self.constants()]
 
     @classmethod
     def variants(cls) -> list[Self]:

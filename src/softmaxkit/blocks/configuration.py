@@ -61,7 +61,9 @@ class RegisterMap:
             low = -(1 << (register.shape.width - 1)) if register.shape.signed else 0
             high = low + (1 << register.shape.width) - 1
             if len(words) != register.depth:
-                raise ValueError(f"{register.name} of the unit holds {register.depth} words, but {len(words)} are given")
+                raise ValueError(
+                    f"{register.name} of the unit holds {register.depth} words, but {len(words)} are given"
+                )
             for place, word in enumerate(words):
                 if not low <= word <= high:
                     raise ValueError(f"{register.name} of the unit holds {low} to {high}, but {word} is to be loaded")
@@ -121,7 +123,7 @@ def _within(address: Value, first: int, end: int) -> Value:
 
 
 def rows_inside(m: Module, scores: Any, results: Any, most: int) -> Value:
-    """Return whether a row whose first beat was taken has not left as a whole, there being at most so many at a time."""
+    """Return whether a row that was taken as a whole has not left as a whole; at most so many are inside at a time."""
     count = Signal(range(most + 1), name="rows_inside")
     comes, leaves = scores.valid & scores.ready & scores.p.last, results.valid & results.ready & results.p.last
     m.d.sync += count.eq(count + comes - leaves)

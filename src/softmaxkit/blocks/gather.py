@@ -15,8 +15,8 @@ QUEUE = 4
 class Gather(wiring.Component):
     """Gives every beat together with the maximum of its group.
 
-    A group's first beat leaves a cycle after its last has come, but no sooner than the buffer can give it; groups follow
-    each other without a gap.
+    A group's first beat leaves a cycle after its last has come, but no sooner than the buffer can give it; groups
+    follow each other without a gap.
 
     Args:
         width: bits of what waits of a beat.

@@ -11,7 +11,6 @@ from softmaxkit.blocks.shifter import shift_right
 from softmaxkit.formats import Rounding
 from softmaxkit.tables import GUARD_BITS, PiecewiseLinear
 
-
 MAX_SEGMENTS = 1024
 """Entries of the largest table that is built of gates."""
 

@@ -13,7 +13,9 @@ from softmaxkit.cli.calibrate import calibrate
 from softmaxkit.cli.compare import compare
 from softmaxkit.cli.evaluate import evaluate
 from softmaxkit.cli.methods import methods
+from softmaxkit.cli.rtl import rtl
 from softmaxkit.cli.train import train
+from softmaxkit.cli.verify import verify
 
 app = typer.Typer(
     help="From a softmax in a PyTorch model to exact integers, and back with the numbers.",
@@ -39,7 +41,7 @@ def _main(
         raise typer.Exit(2)
 
 
-for verb in (compare, methods, train, calibrate, evaluate):
+for verb in (compare, methods, train, calibrate, evaluate, rtl, verify):
     app.command()(verb)
 
 

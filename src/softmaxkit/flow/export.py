@@ -96,21 +96,6 @@ def check_export_folder(folder: Path, overwrite: bool) -> Path:
     return folder
 
 
-def example_rows(unit: SoftmaxUnit, results: int = 4096, seed: int = 1) -> Rows:
-    """Return random rows for a test bench: all codes, rows of all lengths, masks of all densities."""
-    random = np.random.default_rng(seed)
-    count = max(8, results // ((unit.max_row + 1) // 2))
-    lengths = random.integers(1, unit.max_row, count, endpoint=True)
-    lengths[:3] = 1, min(unit.lanes, unit.max_row), unit.max_row
-    shape = (count, unit.max_row)
-    half = 1 << (unit.code_shape.width - 1)
-    # Some rows are spread over all codes, others lie close together.
-    middle, spread = random.integers(-half, half, (count, 1)), half >> random.integers(0, 6, (count, 1))
-    codes = np.clip(middle + random.integers(-half, half, shape) * spread // half, -half, half - 1)
-    mask = random.random(shape) < random.choice([0.0, 0.5, 0.9, 1.0], (count, 1), p=[0.05, 0.25, 0.3, 0.4])
-    return Rows(codes, mask & (np.arange(unit.max_row) < lengths[:, None]), lengths)
-
-
 def _is_export(folder: Path) -> bool:
     try:
         return "softmaxkit" in json.loads((folder / PARAMETERS_FILE).read_text(encoding="utf-8"))

@@ -4,8 +4,8 @@
 // each there are; then the score beats, the expected result beats, and the writes, each after the number of score
 // beats that have to be taken before it is offered.
 //
-// Arguments: FILE, source gap probability (of 256) and longest gap, the same for the sink's stalls, seed, patience in
-// cycles, cycle log (or -), waveform (or -).
+// Arguments: FILE, bits of a result, source gap probability (of 256) and longest gap, the same for the sink's stalls,
+// seed, patience in cycles, cycle log (or -), waveform (or -).
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -66,8 +66,22 @@ struct Pauses {
     }
 };
 
+// How many results of a beat differ; a wrong mark of the row's end counts as one.
+size_t differences(const uint32_t* got, const uint32_t* wanted, size_t words, size_t bits) {
+    size_t count = 0;
+    for (size_t lane = 0; bits && (lane + 1) * bits <= words * 32; ++lane) {
+        for (size_t bit = lane * bits; bit < (lane + 1) * bits; ++bit) {
+            if (((got[bit / 32] ^ wanted[bit / 32]) >> (bit % 32)) & 1) {
+                ++count;
+                break;
+            }
+        }
+    }
+    return count ? count : 1;
+}
+
 int main(int argc, char** argv) {
-    if (argc != 10) return std::fprintf(stderr, "nine arguments are needed\n"), 2;
+    if (argc != 11) return std::fprintf(stderr, "ten arguments are needed\n"), 2;
     std::ifstream file(argv[1], std::ios::binary);
     uint32_t header[6];
     file.read(reinterpret_cast<char*>(header), sizeof header);
@@ -77,11 +91,11 @@ int main(int argc, char** argv) {
     for (Words* words : {&scores, &expected, &configuration})
         file.read(reinterpret_cast<char*>(words->data()), static_cast<std::streamsize>(words->size() * 4));
     if (!file) return std::fprintf(stderr, "the file of beats is too short\n"), 2;
-    const uint64_t seed = std::strtoull(argv[6], nullptr, 10) * 0x9E3779B97F4A7C15ull + 1;
+    const uint64_t seed = std::strtoull(argv[7], nullptr, 10) * 0x9E3779B97F4A7C15ull + 1;
     auto number = [&](int at) { return static_cast<uint32_t>(std::strtoul(argv[at], nullptr, 10)); };
-    Pauses gaps{number(2), number(3), {seed}}, stalls{number(4), number(5), {~seed}};
-    const uint64_t patience = number(7);
-    const bool logged = std::strcmp(argv[8], "-") != 0;
+    Pauses gaps{number(3), number(4), {seed}}, stalls{number(5), number(6), {~seed}};
+    const uint64_t patience = number(8);
+    const bool logged = std::strcmp(argv[9], "-") != 0;
 
     const auto context = std::make_unique<VerilatedContext>();
     const auto dut = std::make_unique<Vdut>(context.get());
@@ -89,7 +103,7 @@ int main(int argc, char** argv) {
     context->traceEverOn(true);
     VerilatedVcdC waveform;
     dut->trace(&waveform, 99);
-    waveform.open(argv[9]);
+    waveform.open(argv[10]);
 #endif
     uint64_t time = 0;
     auto settle = [&](int clock) {
@@ -111,7 +125,7 @@ int main(int argc, char** argv) {
 
     std::vector<uint64_t> taken_at, given_at;
     Words got(result_words), held(result_words);
-    size_t taken = 0, given = 0, written = 0, mismatches = 0, extra = 0, unstable = 0;
+    size_t taken = 0, given = 0, written = 0, mismatches = 0, wrong_results = 0, extra = 0, unstable = 0;
     bool offered = false, offered_write = false, waiting = false;
     uint64_t cycle = 0, quiet = 0;
     while (quiet < patience) {
@@ -149,6 +163,7 @@ int main(int argc, char** argv) {
                 if (given >= results) {
                     ++extra;
                 } else if (std::memcmp(got.data(), &expected[given * result_words], result_words * 4) != 0) {
+                    wrong_results += differences(got.data(), &expected[given * result_words], result_words, number(2));
                     if (++mismatches <= 100) {
                         std::printf("mismatch %zu", given);
                         for (uint32_t word : got) std::printf(" %08x", word);
@@ -169,11 +184,11 @@ int main(int argc, char** argv) {
     waveform.close();
 #endif
     if (logged) {
-        std::ofstream log(argv[8], std::ios::binary);
+        std::ofstream log(argv[9], std::ios::binary);
         log.write(reinterpret_cast<const char*>(taken_at.data()), static_cast<std::streamsize>(taken_at.size() * 8));
         log.write(reinterpret_cast<const char*>(given_at.data()), static_cast<std::streamsize>(given_at.size() * 8));
     }
-    std::printf("done taken=%zu written=%zu compared=%zu mismatches=%zu extra=%zu unstable=%zu cycles=%llu\n", taken,
-                written, given - extra, mismatches, extra, unstable, static_cast<unsigned long long>(cycle));
+    std::printf("done taken=%zu written=%zu compared=%zu mismatches=%zu wrong_results=%zu extra=%zu unstable=%zu cycles=%llu\n",
+                taken, written, given - extra, mismatches, wrong_results, extra, unstable, static_cast<unsigned long long>(cycle));
     return 0;
 }

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import shutil
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-from amaranth.hdl import Module
+from amaranth.hdl import Module, Value
 from amaranth.lib import wiring
+from amaranth.sim import Simulator as AmaranthSimulator
+from amaranth.sim import SimulatorContext
 
 from softmaxkit.blocks.storage import WordMemory
 from softmaxkit.files import cache_folder, content_key, whole_folder
-from softmaxkit.flow.tools import ToolError, call, need
-from softmaxkit.flow.vectors import Stream
+from softmaxkit.flow.tools import INSTALL, ToolError, call, find, need
+from softmaxkit.flow.vectors import Stream, unpack
 from softmaxkit.flow.verilog import to_verilog
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from softmaxkit.flow.vectors import Packed
 
 TOP = "dut"
 SHOWN = 100
@@ -54,6 +60,7 @@ class Outcome:
         written: configuration writes that it took.
         compared: beats of results that were compared.
         mismatches: how many of them were wrong.
+        wrong_results: how many results in these were wrong, where the stream says how wide a result is.
         extra: beats that came beyond the expected ones.
         unstable: cycles in which an offered result changed or was withdrawn.
         cycles: how long it took.
@@ -65,6 +72,7 @@ class Outcome:
     written: int = 0
     compared: int = 0
     mismatches: int = 0
+    wrong_results: int = 0
     extra: int = 0
     unstable: int = 0
     cycles: int = 0
@@ -128,7 +136,7 @@ class Verilated:
 
     Args:
         unit: with the streams `scores`, `results` and, where it has one, `configuration`.
-        fault: commands for Yosys that break it.
+        fault: changes the design as RTLIL.
         waveform: the file that a run writes its waveform to.
 
     Raises:
@@ -137,11 +145,13 @@ class Verilated:
 
     name = "verilator"
 
-    def __init__(self, unit: wiring.Component, fault: str = "", waveform: Path | None = None) -> None:
+    def __init__(
+        self, unit: wiring.Component, fault: Callable[[str], str] | None = None, waveform: Path | None = None
+    ) -> None:
         self.waveform = waveform
         verilog = to_verilog(WithMemories(unit), TOP, fault)
         harness = (files("softmaxkit.flow") / "harness.cpp").read_text(encoding="utf-8")
-        self.defines = defines = ["-DCONFIGURATION"] * ("configuration" in unit.signature.members)
+        defines = ["-DCONFIGURATION"] * ("configuration" in unit.signature.members)
         defines += ["-DWAVEFORM"] * (waveform is not None)
         folder = cache_folder() / "verilated" / content_key(verilog, harness, defines)
         self.program = folder / "dut"
@@ -163,7 +173,8 @@ class Verilated:
 
     def _compile(self, build: Path, verilator: str) -> None:
         """Compile; Verilator's own part, which is most of it, once for all units."""
-        kept = cache_folder() / "verilated" / f"runtime-{content_key(self.defines, call([verilator, '--version'], build, ''))}"
+        version = call([verilator, "--version"], build, "asking for its version")
+        kept = cache_folder() / "verilated" / f"runtime-{content_key(version, self.waveform is not None)}"
         for file in kept.glob("*.o"):
             shutil.copy(file, build)
         call([need("make"), "-j", "2", "-f", "Vdut.mk"], build, "compiling the simulation")
@@ -179,13 +190,110 @@ class Verilated:
             write_stream(work / "stream", stream)
             numbers = [traffic.gap, traffic.longest_gap, traffic.stall, traffic.longest_stall, traffic.seed]
             log = str(work / "log") if cycles else "-"
-            command = [self.program, "stream", *numbers, PATIENCE, log, self.waveform or "-"]
+            command = [self.program, "stream", stream.result_bits, *numbers, PATIENCE, log, self.waveform or "-"]
             printed = call([str(each) for each in command], work, "simulating")
             outcome = read_outcome(printed)
             if cycles:
                 times = np.fromfile(work / "log", np.uint64)
                 outcome.taken_at, outcome.given_at = times[: outcome.taken], times[outcome.taken :]
         return outcome
+
+
+class Simulated:
+    """A unit in Amaranth's own simulator: slow, but in need of nothing else.
+
+    Args:
+        unit: as for `Verilated`, but without latches.
+
+    Raises:
+        ToolError: the unit has latches, which this simulator does not know.
+    """
+
+    name = "amaranth"
+
+    def __init__(self, unit: wiring.Component) -> None:
+        if getattr(unit, "storage", "") == "latches":
+            raise ToolError(f"a unit with latches needs Verilator: {INSTALL}, and a C++ compiler")
+        self.unit = unit
+
+    def run(self, stream: Stream, traffic: Traffic, cycles: bool = False) -> Outcome:
+        """Drive the unit; see `Simulator`."""
+        top, outcome = WithMemories(copy.copy(self.unit)), Outcome()
+        random = np.random.default_rng(traffic.seed)
+        scores, results = _payloads(stream.scores), _payloads(stream.results)
+        writes = list(zip(stream.writes[:, 0].tolist(), _payloads(stream.writes[:, 1:]), strict=True))
+        times: tuple[list[int], list[int]] = ([], [])
+
+        async def bench(context: SimulatorContext) -> None:
+            source, sink = top.scores, top.results
+            loads: Any = top.configuration if writes else None
+            offered = offered_write = False
+            held, pauses, quiet = None, [0, 0], 0
+            while quiet < 2000 and not (outcome.compared == len(results) and quiet > 50):
+                for side, (chance, longest) in enumerate(
+                    ((traffic.gap, traffic.longest_gap), (traffic.stall, traffic.longest_stall))
+                ):
+                    again = random.integers(1, longest, endpoint=True) if random.integers(256) < chance else 0
+                    pauses[side] = pauses[side] - 1 if pauses[side] else int(again)
+                if not offered and outcome.taken < len(scores) and not pauses[0]:
+                    offered = True
+                    context.set(Value.cast(source.payload), scores[outcome.taken])
+                context.set(source.valid, offered)
+                if not offered_write and outcome.written < len(writes) and writes[outcome.written][0] <= outcome.taken:
+                    offered_write = True
+                    context.set(Value.cast(loads.payload), writes[outcome.written][1])
+                if loads:
+                    context.set(loads.valid, offered_write)
+                context.set(sink.ready, not pauses[1])
+                quiet += 1
+                if offered and context.get(source.ready):
+                    offered, quiet, outcome.taken = False, 0, outcome.taken + 1
+                    times[0].append(outcome.cycles)
+                if offered_write and context.get(loads.ready):
+                    offered_write, quiet, outcome.written = False, 0, outcome.written + 1
+                got = context.get(Value.cast(sink.payload)) if context.get(sink.valid) else None
+                outcome.unstable += held is not None and got != held
+                held = got if pauses[1] else None
+                if got is not None and not pauses[1]:
+                    times[1].append(outcome.cycles)
+                    if outcome.compared == len(results):
+                        outcome.extra += 1
+                    else:
+                        quiet = 0
+                        self._compare(stream, outcome, got, results[outcome.compared])
+                outcome.cycles += 1
+                await context.tick()
+
+        simulator = AmaranthSimulator(top)
+        simulator.add_clock(1e-6)
+        simulator.add_testbench(bench)
+        simulator.run()
+        if cycles:
+            outcome.taken_at, outcome.given_at = (np.asarray(each, np.uint64) for each in times)
+        return outcome
+
+    def _compare(self, stream: Stream, outcome: Outcome, got: int, expected: int) -> None:
+        if got != expected:
+            outcome.mismatches += 1
+            words = stream.results.shape[1]
+            found = np.frombuffer(got.to_bytes(4 * words, "little"), "<u4")
+            lanes = 32 * words // stream.result_bits if stream.result_bits else 0
+            pair = np.stack((found, stream.results[outcome.compared]))
+            differing = np.count_nonzero(np.diff(unpack(pair, stream.result_bits, lanes), axis=0)) if lanes else 0
+            outcome.wrong_results += max(int(differing), 1)
+            if len(outcome.wrong) < SHOWN:
+                outcome.wrong.append((outcome.compared, found))
+        outcome.compared += 1
+
+
+def can_verilate() -> bool:
+    """Return whether all that Verilator needs is installed."""
+    return all(find(tool) for tool in ("verilator", "yosys", "perl", "make", "g++"))
+
+
+def _payloads(words: Packed) -> list[int]:
+    """Return packed payloads as integers."""
+    return [int.from_bytes(row.astype("<u4").tobytes(), "little") for row in words]
 
 
 PATIENCE = 20_000

@@ -33,6 +33,14 @@ class Rows:
     mask: Booleans
     lengths: Integers
 
+    def first(self, rows: int, longest: int) -> Rows:
+        """Return some of the rows, evenly spread, cut off at a length."""
+        some = np.unique(np.linspace(0, len(self.lengths) - 1, rows).astype(np.int64))
+        lengths = np.minimum(self.lengths[some], longest)
+        keys = int(lengths.max())
+        mask = self.mask[some, :keys] & (np.arange(keys) < lengths[:, None])
+        return Rows(self.codes[some, :keys], mask, lengths)
+
     @property
     def real(self) -> Booleans:
         """Which positions there are, (rows, keys)."""
@@ -48,12 +56,14 @@ class Stream:
         results: the same of results.
         writes: uint32, (writes, 1 + words): configuration, each after so many beats of scores.
         positions: int64, (result beats,): how many positions of each beat there are.
+        result_bits: width of a result, so that wrong ones can be counted; 0 to count beats alone.
     """
 
     scores: Packed
     results: Packed
     writes: Packed
     positions: Integers
+    result_bits: int = 0
 
 
 @dataclass(frozen=True)
@@ -95,36 +105,38 @@ def stream(unit: SoftmaxUnit, segments: Sequence[tuple[Constants, Rows]]) -> Str
     scores, results, writes, positions = [], [], [], []
     beats = last_row = 0
     for constants, rows in segments:
-        at = places(rows, unit.lanes)
+        at = places(rows, unit.lanes * unit.positions_a_lane(constants))
         if unit.registers is not None:
             writes.append(pack_writes(unit, unit.writes(constants), beats and last_row + 1))
         golden = unit.golden(np.where(rows.real, rows.codes, 0), rows.mask, constants)
         taken = (at.rows, at.keys)
-        scores.append(pack_scores(unit, at, rows.codes[taken], rows.mask[taken]))
-        results.append(pack_results(unit, at, golden[taken]))
+        each = unit.positions_a_lane(constants)
+        scores.append(pack_scores(unit, at, rows.codes[taken], rows.mask[taken], each))
+        results.append(pack_results(unit, at, golden[taken], each))
         positions.append(np.bincount(at.beat, minlength=len(at.last)))
         beats += len(at.last)
-        last_row = beats - int(-(-rows.lengths[-1] // unit.lanes))
+        last_row = beats - int(-(-rows.lengths[-1] // (unit.lanes * each)))
     return Stream(
         np.concatenate(scores),
         np.concatenate(results),
         np.concatenate(writes) if writes else np.zeros((0, 1), np.uint32),
         np.concatenate(positions),
+        unit.result_bits,
     )
 
 
-def pack_scores(unit: SoftmaxUnit, at: Places, codes: Integers, mask: Booleans) -> Packed:
-    """Pack scores, one code and mask bit a position; a lane of several mask bits gets the same in all."""
-    bits = unit.code_shape.width
-    laid, masks = _lay(at, unit.lanes, codes), _lay(at, unit.lanes, mask.astype(np.int64))
-    masks = np.repeat(masks, unit.masks, axis=1)
+def pack_scores(unit: SoftmaxUnit, at: Places, codes: Integers, mask: Booleans, each: int = 1) -> Packed:
+    """Pack scores and mask bits, `each` positions a lane; a position gets all the mask bits of its part of a lane."""
+    bits, lanes = unit.code_shape.width // each, unit.lanes * each
+    laid, masks = _lay(at, lanes, codes), _lay(at, lanes, mask.astype(np.int64))
+    masks = np.repeat(masks, unit.masks // each, axis=1)
     return pack([(laid, bits), (masks, 1), (at.last[:, None].astype(np.int64), 1)])
 
 
-def pack_results(unit: SoftmaxUnit, at: Places, codes: Integers) -> Packed:
-    """Pack results, the first of each lane; lanes beyond the end of a row, and a lane's further results, give 0."""
+def pack_results(unit: SoftmaxUnit, at: Places, codes: Integers, each: int = 1) -> Packed:
+    """Pack results, `each` positions a lane; 0 beyond a row's end, and for results that a lane leaves out."""
     laid = np.zeros((len(at.last), unit.lanes * unit.masks), np.int64)
-    laid[:, :: unit.masks] = _lay(at, unit.lanes, codes)
+    laid[:, :: unit.masks // each] = _lay(at, unit.lanes * each, codes)
     return pack([(laid, unit.result_bits), (at.last[:, None].astype(np.int64), 1)])
 
 

@@ -11,6 +11,7 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from softmaxkit.blocks.configuration import RegisterMap
+from softmaxkit.blocks.parts import Part
 from softmaxkit.blocks.storage import check_storage
 from softmaxkit.blocks.stream import check_sizes, result_layout, score_layout
 from softmaxkit.formats import Array
@@ -106,6 +107,14 @@ class SoftmaxUnit(wiring.Component):
         """Return what the registers hold for some constants, by the names of `registers`."""
         raise NotImplementedError(f"{type(self).__name__} has a map of registers, and so has to say what they hold")
 
+    def parts(self) -> list[Part]:
+        """Return the parts that can be tried with all their inputs."""
+        return []
+
+    def positions_a_lane(self, constants: Any) -> int:
+        """Return how many scores a lane takes with some constants: one, but for halves that work apart."""
+        return 1
+
     def golden(self, codes: Array, mask: Array | None, constants: Constants) -> Array:
         """Return what the unit gives, from the spec."""
         return self.spec.golden(codes, mask, constants)
@@ -122,5 +131,7 @@ def check_constants(spec: Spec, constants: Constants) -> None:
         raise TypeError(
             f"a unit of {type(spec).__name__} takes {spec.constants_class.__name__}, not {type(constants).__name__}"
         )
-    if isinstance(constants.scale[0], tuple):
-        raise ValueError(f"a unit takes the constants of one head, not those of {len(constants.scale)} heads together")
+    if constants.heads is not None:
+        raise ValueError(
+            f"a unit takes the constants of one head, not of {constants.heads}; constants.of_head(0) is the first"
+        )

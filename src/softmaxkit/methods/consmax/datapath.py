@@ -164,5 +164,3 @@ def _headroom(spec: ConSmax) -> int:
 def _largest_offset(spec: ConSmax) -> int:
     """Return the loaded offset of fixed tables from which on nothing but 0 comes out."""
     return spec.output_bits + 2 + _headroom(spec)
-
-

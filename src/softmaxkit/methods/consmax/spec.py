@@ -353,6 +353,13 @@ class ConSmax(Spec):
         count, products = len(entries), max(len(entries) - 1, 0)
         return (1 - entry) ** count * (1 - product) ** products, (1 + entry) ** count * (1 + product) ** products
 
+    def examples(self) -> list[Constants]:
+        """Return constants of heads whose probabilities are small, middling and large."""
+        heads: list[dict[str, float]] = [{}, {"beta": 0.5, "gamma": 60.0}, {"beta": -0.5, "gamma": 0.7}]
+        if self.tables != "shift":
+            heads[2]["scale"] = 0.4 * self.default_scale
+        return [self.constants(**head) for head in heads]
+
     def module(self, heads: int | None = None, mode: str = "float", **parameters: Any) -> ConSmaxModule:
         """Return the torch module, which learns beta and log gamma.
 

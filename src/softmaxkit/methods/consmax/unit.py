@@ -4,21 +4,31 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import cast
+from typing import NamedTuple, cast
 
+import numpy as np
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 
 from softmaxkit.blocks.configuration import build_registers, hold_between_rows
 from softmaxkit.blocks.float_multiplier import Number, multiply, round_product
+from softmaxkit.blocks.parts import Part, multiplier_part
 from softmaxkit.blocks.piecewise_linear import lookup
 from softmaxkit.blocks.pipeline import Pipeline, choose_cuts, named
 from softmaxkit.blocks.storage import check_storage
 from softmaxkit.blocks.stream import beats
-from softmaxkit.formats import Float
+from softmaxkit.formats import Array, Float
 from softmaxkit.methods.consmax import datapath
 from softmaxkit.methods.consmax.spec import ConSmax, ConSmaxConstants
 from softmaxkit.methods.unit import SoftmaxUnit
 from softmaxkit.spec import Constants
+
+
+class Halves(NamedTuple):
+    """Constants of the two halves of an INT16 unit that work apart, both of the spec at 8 bits."""
+
+    upper: ConSmaxConstants
+    lower: ConSmaxConstants
+
 
 Step = Callable[[str, list[Number]], list[Number]]
 
@@ -67,6 +77,13 @@ class Unit(SoftmaxUnit):
         registers = datapath.register_map(spec, apart) if constants is None else None
         super().__init__(spec, lanes, constants, max_row, storage, registers, masks=2 if apart else 1)
 
+    def parts(self) -> list[Part]:
+        """Return the parts that can be tried with all their inputs."""
+        number = self.spec.table_format
+        if self.spec.tables != "split" or not isinstance(number, Float):
+            return []
+        return [multiplier_part(number, self.spec.significant_bits)]
+
     @property
     def result_bits(self) -> int:
         """Width of a result code."""
@@ -85,17 +102,35 @@ class Unit(SoftmaxUnit):
         lower = {"apart": 0, "lower_multiplier": 0, "lower_offset": 0, "lower_limit": 0}
         return lower | datapath.loaded(self.spec, constants)
 
-    def writes_apart(self, upper: ConSmaxConstants, lower: ConSmaxConstants) -> list[tuple[int, int]]:
-        """Return the writes that set the halves apart, each with constants of the same spec at 8 bits.
+    @property
+    def half(self) -> ConSmax:
+        """The spec of one half of an INT16 unit."""
+        return dataclasses.replace(self.spec, bits=8)
+
+    def writes(self, constants: Constants | Halves) -> list[tuple[int, int]]:
+        """Return the writes that load constants; those of two `Halves` set the halves apart.
 
         Raises:
-            ValueError: the unit has no halves to be used apart.
+            ValueError: the unit's constants are baked in, it has no halves to be used apart, or a value does not fit.
         """
+        if not isinstance(constants, Halves):
+            return super().writes(constants)
         if self.registers is None or not self.apart:
             raise ValueError("this unit's halves cannot be used apart; build it with apart=True")
-        half = dataclasses.replace(self.spec, bits=8)
-        first, second = datapath.loaded(half, upper), datapath.loaded(half, lower)
-        return self.registers.writes({**first, **{f"lower_{name}": word for name, word in second.items()}, "apart": 1})
+        upper, lower = (datapath.loaded(self.half, each) for each in constants)
+        return self.registers.writes({**upper, **{f"lower_{name}": word for name, word in lower.items()}, "apart": 1})
+
+    def positions_a_lane(self, constants: Constants | Halves) -> int:
+        """Return 2 for halves that work apart; their even positions are the lower half's."""
+        return 2 if isinstance(constants, Halves) else 1
+
+    def golden(self, codes: Array, mask: Array | None, constants: Constants | Halves) -> Array:
+        """Return what the unit gives; of two halves, for codes of 8 bits."""
+        if not isinstance(constants, Halves):
+            return super().golden(codes, mask, constants)
+        upper, lower = (self.half.golden(codes, mask, each) for each in constants)
+        even = np.arange(codes.shape[-1]) % 2 == 0
+        return np.where(even, lower, upper)
 
     def elaborate(self, platform: object) -> Module:
         """Build it."""

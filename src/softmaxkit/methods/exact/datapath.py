@@ -164,10 +164,14 @@ def steps(m: Module, name: str, number: Float, field: Value, mantissa: Value) ->
     return named(m, name, shifted[: number.mantissa_bits + number.bias])
 
 
-def product(m: Module, name: str, number: Float, power: tuple[Value, Value], mantissa: Value, exponent: Value) -> Number:
+def product(
+    m: Module, name: str, number: Float, power: tuple[Value, Value], mantissa: Value, exponent: Value
+) -> Number:
     """Return the exact product of an exponential `(field, mantissa)` and a reciprocal, for `to_float`."""
     field, low = power
-    exact = named(m, f"{name}_exact", (_significand(number, Cat(low, field)) * mantissa)[: 2 * number.mantissa_bits + 2])
+    exact = named(
+        m, f"{name}_exact", (_significand(number, Cat(low, field)) * mantissa)[: 2 * number.mantissa_bits + 2]
+    )
     places = Signal(signed(max(len(exponent), len(field)) + 3), name=f"{name}_places")
     m.d.comb += places.eq(exponent - field - (number.bias + number.mantissa_bits - 1))
     return Number(exact, places, ~field.any())

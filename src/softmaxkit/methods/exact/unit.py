@@ -10,6 +10,7 @@ from amaranth.lib.wiring import In, Out
 
 from softmaxkit.blocks.adder_tree import adder_tree, maximum_tree
 from softmaxkit.blocks.gather import Gather
+from softmaxkit.blocks.parts import Part, table_part
 from softmaxkit.blocks.piecewise_linear import check_segments
 from softmaxkit.blocks.pipeline import Pipeline, choose_cuts, named
 from softmaxkit.blocks.reciprocal import ReciprocalUnit
@@ -48,7 +49,9 @@ class ThreePassFront(wiring.Component):
     def __init__(self, spec: Exact, lanes: int, max_row: int, registers: frozenset[str], storage: str) -> None:
         self.spec, self.lanes, self.registers = spec, lanes, registers
         number = spec.format
-        self.gather = Gather(lanes * (number.bits + 1), datapath.key_shape(number), beats(max_row, lanes), True, storage)
+        self.gather = Gather(
+            lanes * (number.bits + 1), datapath.key_shape(number), beats(max_row, lanes), True, storage
+        )
         self.latency = 1 + len(registers & {*datapath.CUTS, "power"})
         self.waiting_bits = number.bits - 1
         super().__init__(_front_ports(self, max_row, storage if storage == "memory" else ""))
@@ -57,15 +60,15 @@ class ThreePassFront(wiring.Component):
         """Build it."""
         m = Module()
         spec, number = self.spec, self.spec.format
-        pipe_source = _gathered(m, self)
+        source = _gathered(m, self, self.gather)
         summed = stream.Signature(
             data.StructLayout({"waiting": len(self.waiting.payload), "total": len(self.totals.p.total)})
         ).create(path=("summed",))
-        pipe = Pipeline(m, "front", pipe_source.valid, summed, self.registers)
-        m.d.comb += pipe_source.ready.eq(pipe.advance)
-        scores, mask = _scores_of(number, pipe_source.p.beat, self.lanes)
-        highest = from_ordered(pipe_source.p.maximum)
-        carried = [*mask, pipe_source.p.last]
+        pipe = Pipeline(m, "front", source.valid, summed, self.registers)
+        m.d.comb += source.ready.eq(pipe.advance)
+        scores, mask = _scores_of(number, source.p.beat, self.lanes)
+        highest = from_ordered(source.p.maximum)
+        carried = [*mask, source.p.last]
         powers, carried = exponentials(m, pipe, "lane", spec, [(score, highest) for score in scores], carried)
         *mask, last = carried
         values = [datapath.masked(each, on) for each, on in zip(powers, mask, strict=True)]
@@ -115,7 +118,7 @@ class OnlineFront(wiring.Component):
         if self.gather is None:
             source, beat = self.scores, Cat(self.scores.p.codes, self.scores.p.mask)
         else:
-            source = _gathered(m, self)
+            source = _gathered(m, self, self.gather)
             beat = source.p.beat
         pipe = Pipeline(m, "front", source.valid & self.waiting.ready, self.totals, self.registers)
         m.d.comb += [
@@ -234,6 +237,11 @@ class Unit(SoftmaxUnit):
                 memories["score_memory"] = self.front.signature.members["score_memory"].signature
         super().__init__(spec, lanes, constants, max_row, storage, memories=memories)
 
+    def parts(self) -> list[Part]:
+        """Return the parts that can be tried with all their inputs."""
+        tables = {"exponential": self.spec.exponential, "reciprocal": self.spec.reciprocal.table}
+        return [table_part(f"{name} table", table) for name, table in tables.items()]
+
     @property
     def code_shape(self) -> Shape:
         """Shape of a score code: the bits of a float."""
@@ -313,14 +321,14 @@ def _front_ports(front: Front, max_row: int, memory: str = "") -> dict[str, wiri
         "waiting": Out(stream.Signature(front.lanes * front.waiting_bits + 1)),
         "totals": Out(stream.Signature(data.StructLayout(totals))),
     }
-    if memory:
+    if memory and front.gather is not None:
         ports["score_memory"] = Out(front.gather.signature.members["memory"].signature)
     return ports
 
 
-def _gathered(m: Module, front: Front) -> Any:
+def _gathered(m: Module, front: Front, gather: Gather) -> Any:
     """Let scores wait for the maximum of their group; return the stream of what comes then."""
-    m.submodules.gather = gather = front.gather
+    m.submodules.gather = gather
     scores, source = front.scores, gather.source
     if "score_memory" in front.signature.members:
         wiring.connect(m, wiring.flipped(front.score_memory), gather.memory)
@@ -346,6 +354,7 @@ def _maximum(m: Module, name: str, scores: list[Score], mask: list[Value]) -> Va
     """Return the largest attended score, in the form that orders scores; the smallest there is, if there is none."""
     lowest = -(1 << (len(ordered(scores[0])) - 1))
     keys = [
-        named(m, f"{name}_key{i}", Mux(on, ordered(score), lowest)) for i, (score, on) in enumerate(zip(scores, mask, strict=True))
+        named(m, f"{name}_key{i}", Mux(on, ordered(score), lowest))
+        for i, (score, on) in enumerate(zip(scores, mask, strict=True))
     ]
     return maximum_tree(m, f"{name}_maximum", keys)

@@ -235,6 +235,10 @@ class Exaq(Spec):
 
         return ExaqModule(self, heads, mode, **parameters)
 
+    def examples(self) -> list[Constants]:
+        """Return constants for narrow, middling and wide clips."""
+        return [self.constants(clip=clip) for clip in (-5.0, -2.5, -9.0)]
+
     @classmethod
     def variants(cls) -> list[Self]:
         """Return 2, 3 and 4 bits, each with the paper's clip, the searched one, and NAIVE."""

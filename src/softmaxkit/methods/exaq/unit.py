@@ -11,6 +11,7 @@ from amaranth.lib import data, stream, wiring
 from softmaxkit.blocks.adder_tree import maximum_tree
 from softmaxkit.blocks.configuration import Register, RegisterMap, build_registers, hold_between_rows, rows_inside
 from softmaxkit.blocks.gather import Gather
+from softmaxkit.blocks.parts import Part, table_part
 from softmaxkit.blocks.piecewise_linear import check_segments
 from softmaxkit.blocks.pipeline import Pipeline, choose_cuts, named
 from softmaxkit.blocks.reciprocal import ReciprocalUnit
@@ -84,6 +85,10 @@ class Unit(SoftmaxUnit):
             memories["level_memory"] = MemoryPort(self.buffer.width, self.buffer.depth)
         registers = None if constants is not None else register_map(spec)
         super().__init__(spec, lanes, constants, max_row, storage, registers, memories)
+
+    def parts(self) -> list[Part]:
+        """Return the parts that can be tried with all their inputs."""
+        return [table_part("reciprocal table", self.spec.reciprocal_table.table)]
 
     @property
     def result_bits(self) -> int:

@@ -10,6 +10,7 @@ from amaranth.lib.wiring import In, Out
 
 from softmaxkit.blocks.adder_tree import adder_tree, maximum_tree
 from softmaxkit.blocks.gather import Gather
+from softmaxkit.blocks.parts import Part, table_part
 from softmaxkit.blocks.piecewise_linear import check_segments, line, round_line, shape_of
 from softmaxkit.blocks.pipeline import Pipeline, choose_cuts, named
 from softmaxkit.blocks.reciprocal import ReciprocalUnit
@@ -100,9 +101,7 @@ class UnnormalisedUnit(wiring.Component):
         m = Module()
         spec, scores = self.spec, self.scores
         per_slice = self.lanes // self.slices.a_beat
-        candidates = [
-            Mux(scores.p.mask[lane], scores.p.codes[lane], spec.input.min_code) for lane in range(self.lanes)
-        ]
+        candidates = [Mux(scores.p.mask[lane], scores.p.codes[lane], spec.input.min_code) for lane in range(self.lanes)]
         local = [
             self._whole(m, f"maximum{index}", maximum_tree(m, f"maximum{index}", candidates[first : first + per_slice]))
             for index, first in enumerate(range(0, self.lanes, per_slice))
@@ -128,9 +127,7 @@ class UnnormalisedUnit(wiring.Component):
             m.d.comb += gather.sink.ready.eq(pipe.advance)
             beat, local = gather.sink.p.beat, [gather.sink.p.maximum]
             slice_last, last = gather.sink.p.group_last, gather.sink.p.last
-        powers = [
-            self._power(m, f"power{lane}", beat, lane, local[lane // per_slice]) for lane in range(self.lanes)
-        ]
+        powers = [self._power(m, f"power{lane}", beat, lane, local[lane // per_slice]) for lane in range(self.lanes)]
         powers, local, slice_last, last = pipe.cut("power", (powers, local, slice_last, last))
         sums = [
             adder_tree(m, f"sum{index}", powers[first : first + per_slice])
@@ -326,6 +323,11 @@ class Unit(SoftmaxUnit):
                 memories["score_memory"] = self.front.signature.members["score_memory"].signature
         super().__init__(spec, lanes, constants, max_row, storage, memories=memories)
 
+    def parts(self) -> list[Part]:
+        """Return the parts that can be tried with all their inputs."""
+        tables = {"power": self.spec.power_table, "reciprocal": self.spec.reciprocal_table.table}
+        return [table_part(f"{name} table", table, self.spec.rounding) for name, table in tables.items()]
+
     @property
     def result_bits(self) -> int:
         """Width of a result code."""
@@ -355,7 +357,9 @@ class Unit(SoftmaxUnit):
         wiring.connect(m, wiring.flipped(self.results), back.results)
         for name, inner in (("power_memory", buffer), ("score_memory", front)):
             if name in self.memories:
-                wiring.connect(m, wiring.flipped(getattr(self, name)), getattr(inner, "memory" if inner is buffer else name))
+                wiring.connect(
+                    m, wiring.flipped(getattr(self, name)), getattr(inner, "memory" if inner is buffer else name)
+                )
         given = front.powers
         ready = buffer.source.ready & (~given.p.last | back.totals.ready)
         m.d.comb += [

@@ -1,0 +1,87 @@
+"""Rows to try a unit with: of all lengths, close and far apart, tied, at the ends of the codes, masked in every way."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from softmaxkit.flow.vectors import Rows
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from softmaxkit.methods.unit import SoftmaxUnit
+    from softmaxkit.spec import Constants
+
+KINDS = ("scores", "codes", "ties", "ends", "equal", "rising", "falling")
+MASKS = ("none", "random", "sparse", "all", "one", "blocks")
+SPREADS = (0.3, 1.0, 2.0, 4.0, 10.0)
+
+
+def code_range(unit: SoftmaxUnit, constants: Constants) -> tuple[int, int]:
+    """Return the smallest and the largest code of a score."""
+    bits = unit.code_shape.width // unit.positions_a_lane(constants)
+    return (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if unit.code_shape.signed else (0, (1 << bits) - 1)
+
+
+def random_rows(unit: SoftmaxUnit, constants: Constants, results: int, random: np.random.Generator) -> Rows:
+    """Return rows of every kind, length and mask, of about so many results in all."""
+    lanes, most = unit.lanes, unit.max_row
+    special = [n for n in (1, 2, lanes - 1, lanes, lanes + 1, most - 1, most) if 1 <= n <= most]
+    count = max(len(special), 2 * results // (most + 1))
+    lengths = random.integers(1, most, count, endpoint=True)
+    lengths[: len(special)] = special
+    random.shuffle(lengths)
+    shape = (count, int(lengths.max()))
+    kind = random.integers(0, len(KINDS), (count, 1))
+    codes = np.select([kind == i for i in range(len(KINDS))], _codes(unit, constants, shape, random))
+    which = random.integers(0, len(MASKS), (count, 1))
+    mask = np.select([which == i for i in range(len(MASKS))], _masks(shape, random), default=False)
+    return Rows(codes, mask & (np.arange(shape[1]) < lengths[:, None]), lengths)
+
+
+def all_codes(unit: SoftmaxUnit, constants: Constants) -> Rows | None:
+    """Return rows in which every code comes, none masked; with every other code, where these are few enough.
+
+    None where a row of the unit is too short, or where there are more codes than 65,536.
+    """
+    low, high = code_range(unit, constants)
+    count = high - low + 1
+    if count > 1 << 16 or unit.max_row < 2:
+        return None
+    codes = np.arange(low, high + 1)
+    if count <= 256:
+        pairs = np.stack(np.meshgrid(codes, codes, indexing="ij"), axis=-1).reshape(-1, 2)
+    else:
+        others = np.asarray([low, high, *(codes[len(codes) * i // 8] for i in range(1, 8))])
+        pairs = np.stack((np.tile(codes, len(others)), np.repeat(others, count)), axis=-1)
+    return Rows(pairs, np.ones(pairs.shape, np.bool_), np.full(len(pairs), 2))
+
+
+def _codes(
+    unit: SoftmaxUnit, constants: Constants, shape: tuple[int, int], random: np.random.Generator
+) -> list[NDArray[np.int64]]:
+    """Return codes of each of `KINDS`."""
+    low, high = code_range(unit, constants)
+    spread = random.choice(SPREADS, (shape[0], 1))
+    real = spread * random.standard_normal(shape)
+    if unit.positions_a_lane(constants) == 1:
+        scores = np.asarray(unit.spec.encode(real, constants), np.int64)
+    else:
+        scores = np.clip(np.round(16 * real), low, high).astype(np.int64)
+    codes = random.integers(low, high, shape, endpoint=True)
+    few = random.choice(codes[:, :3] if shape[1] >= 3 else codes, shape[1], axis=1)
+    ends = random.choice(np.asarray([low, high, low + 1, high - 1, 0, 1]), shape)
+    equal = np.broadcast_to(codes[:, :1], shape)
+    rising = np.sort(scores, axis=1)
+    return [scores, codes, few, ends, equal, rising, rising[:, ::-1]]
+
+
+def _masks(shape: tuple[int, int], random: np.random.Generator) -> list[NDArray[np.bool_]]:
+    """Return masks of each of `MASKS`."""
+    ones = np.ones(shape, np.bool_)
+    dense, sparse = random.random(shape) < random.uniform(0.2, 0.95, (shape[0], 1)), random.random(shape) < 0.1
+    one = np.arange(shape[1]) == random.integers(0, shape[1], (shape[0], 1))
+    blocks = np.repeat(random.random((shape[0], -(-shape[1] // 8))) < 0.5, 8, axis=1)[:, : shape[1]]
+    return [ones, dense, sparse, ~ones, one, blocks]
