@@ -228,14 +228,9 @@ class Spec(ABC):
 
         Raises:
             ValueError: sizes that cannot be built, with the rule.
-            RuntimeError: Amaranth is not installed.
+            ModuleNotFoundError: Amaranth is not installed; the message says how to get it.
         """
-        try:
-            found = import_module(f"softmaxkit.methods.{self.method}.unit")
-        except ModuleNotFoundError as error:
-            if not (error.name or "").startswith("amaranth"):
-                raise
-            raise RuntimeError("units need the package amaranth: pip install 'softmaxkit[hardware]'") from None
+        found = import_module(f"softmaxkit.methods.{self.method}.unit")
         unit: SoftmaxUnit = found.Unit(self, lanes, constants, **sizes)
         return unit
 

@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(f"{message} See '{context.command_path if context else 'softmaxkit'} --help'.", 2)
     except (ValueError, TypeError) as error:
         return _fail(str(error), 2)
-    except (FloatingPointError, RuntimeError) as error:
+    except (FloatingPointError, RuntimeError, ModuleNotFoundError) as error:
         return _fail(str(error), 1)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""

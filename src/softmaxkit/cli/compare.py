@@ -59,14 +59,18 @@ def compare(
     html: Annotated[
         Path | None, typer.Option(metavar="PATH", help="Write the page there.", show_default="compare.html in DIR")
     ] = None,
+    hardware: Annotated[
+        bool, typer.Option("--verify/--no-verify", help="Compare the hardware of every form with its integers.")
+    ] = True,
 ) -> None:
-    """Put every method into one language model and show what each does to it, in float and in exact integers.
+    """Put every method into one language model and show what each does to it, in float, exact integers and hardware.
 
     By default trains a small GPT on the Python standard library's source: exact and ConSmax from scratch, Softermax
     fine-tuned, EXAQ calibrated, all with the same budget. Writes a record (compare.json) and a page (compare.html).
     Ctrl-C, then the same command, goes on where it stopped.
     """
     from softmaxkit.files import write_text
+    from softmaxkit.flow.tools import missing_hardware
     from softmaxkit.methods.exact import Exact
     from softmaxkit.models.text import read_bytes
     from softmaxkit.models.training import Interrupted
@@ -91,7 +95,12 @@ def compare(
         read_bytes(text)
     if output.exists() and not output.is_dir():
         raise ValueError(f"{output} is a file; give a folder to --output")
-    options = Options(list(dict.fromkeys(specs)), text, model, recipe, seed, windows, output)
+    missing = missing_hardware() if hardware else ""
+    if missing:
+        console.print(f"the hardware is not verified: {missing}")
+    options = Options(
+        list(dict.fromkeys(specs)), text, model, recipe, seed, windows, output, verify=hardware and not missing
+    )
     console.print(_plan(options, html or output / "compare.html"), soft_wrap=True)
     try:
         with stages() as stage:
@@ -104,6 +113,10 @@ def compare(
     page = html or output / "compare.html"
     write_text(page, render(record))
     console.print(f"page:   {page}")
+    wrong = [result for result in record["results"] if result.get("hardware_faults")]
+    if wrong:
+        names = ", ".join(f"{result['method']} {result['variant']}".strip() for result in wrong)
+        raise RuntimeError(f"the hardware differs from the integers it stands for: {names}; run 'softmaxkit verify'")
 
 
 def _plan(options: Any, page: Path) -> str:
@@ -134,6 +147,7 @@ def _table(record: dict[str, Any]) -> Table:
         "perplexity\ninteger",
         "row sum\ninteger",
         "scores\nsaturated",
+        "hardware\nverified",
     ):
         table.add_column(heading, justify="right")
     table.add_column("training")
@@ -148,9 +162,17 @@ def _table(record: dict[str, Any]) -> Table:
             f"{integer['perplexity']:.3f}",
             f"{integer['row_sum_mean']:.3f}",
             f"{integer['saturated_scores_percent']:.2f}%",
+            _verified(integer),
             integer["training_description"],
         )
     return table
+
+
+def _verified(result: dict[str, Any]) -> str:
+    """Say how many outputs of the hardware equal the integers, or that some do not."""
+    if result.get("hardware_faults"):
+        return "differs"
+    return f"{result['verified_outputs']:,}" if "verified_outputs" in result else "–"
 
 
 def _change(result: dict[str, Any]) -> str:

@@ -20,7 +20,7 @@ from amaranth.sim import SimulatorContext
 
 from softmaxkit.blocks.storage import WordMemory
 from softmaxkit.files import cache_folder, content_key, whole_folder
-from softmaxkit.flow.tools import INSTALL, ToolError, call, find, need
+from softmaxkit.flow.tools import INSTALL, ToolError, call, missing_hardware, need
 from softmaxkit.flow.vectors import Stream, unpack
 from softmaxkit.flow.verilog import to_verilog
 
@@ -288,7 +288,7 @@ class Simulated:
 
 def can_verilate() -> bool:
     """Return whether all that Verilator needs is installed."""
-    return all(find(tool) for tool in ("verilator", "yosys", "perl", "make", "g++"))
+    return not missing_hardware()
 
 
 def _payloads(words: Packed) -> list[int]:

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 INSTALL = "pip install 'softmaxkit[hardware]'"
@@ -48,6 +49,14 @@ def find(tool: str) -> str | None:
         if found:
             return found
     return None
+
+
+def missing_hardware() -> str:
+    """Return what is missing to build and verify units, and how to get it; empty where nothing is."""
+    if find_spec("amaranth") is None:
+        return f"the package amaranth is not installed; get it with {INSTALL}"
+    absent = [tool for tool in ("yosys", "verilator", "make", "perl", "g++") if find(tool) is None]
+    return f"{absent[0]} is not installed; get it with {PACKAGES[absent[0]]}" if absent else ""
 
 
 def need(tool: str) -> str:

@@ -1,4 +1,4 @@
-"""The main job: every method in one language model, in floating point and in integers."""
+"""The main job: every method in one language model, in floating point, in integers and in gates."""
 
 from __future__ import annotations
 
@@ -15,7 +15,15 @@ from softmaxkit.files import content_key, write_json
 from softmaxkit.methods.exact import Exact
 from softmaxkit.models.calibration import calibrate, convert
 from softmaxkit.models.checkpoint import load, save
-from softmaxkit.models.evaluation import error_series, figures, function_series, loss_on, perplexity, real_scores
+from softmaxkit.models.evaluation import (
+    RealScores,
+    error_series,
+    figures,
+    function_series,
+    loss_on,
+    perplexity,
+    real_scores,
+)
 from softmaxkit.models.patch import apply, restore, set_mode
 from softmaxkit.models.pretrained import fingerprint, read_pretrained
 from softmaxkit.models.text import Corpus, read_corpus
@@ -23,6 +31,7 @@ from softmaxkit.models.training import Progress, checkpoint_at, small_gpt, train
 from softmaxkit.recipe import SMALL_GPT, WINDOWS, Recipe
 from softmaxkit.record import make_record, make_result, versions
 from softmaxkit.spec import Spec
+from softmaxkit.studies.hardware import verify_seen
 
 Stage = Callable[[str], Progress]
 """Called with the title of a piece of work; returns what is called as it goes on."""
@@ -43,6 +52,7 @@ class Options:
         seed: of everything random.
         windows: held-out windows to measure the loss on, at most.
         folder: for checkpoints and finished results, from which a stopped comparison goes on.
+        verify: compare the hardware of every form with its integers, on the model's own scores and constants.
     """
 
     specs: list[Spec]
@@ -52,6 +62,7 @@ class Options:
     seed: int = 0
     windows: int = WINDOWS
     folder: Path = Path("softmaxkit-compare")
+    verify: bool = True
 
 
 def compare(options: Options, command: list[str], stage: Stage) -> dict[str, Any]:
@@ -114,7 +125,7 @@ class _Study:
 
     def results(self, spec: Spec) -> list[dict[str, Any]]:
         """Return the results of one spec, float and integer; from the folder where they are finished."""
-        finished = self._folder(spec, self.options.windows) / "results.json"
+        finished = self._folder(spec, self.options.windows, self.options.verify) / "results.json"
         if finished.is_file():
             found: list[dict[str, Any]] = json.loads(finished.read_text(encoding="utf-8"))
             return found
@@ -128,6 +139,7 @@ class _Study:
             series: dict[str, Any] = {"function": function_series(seen), "error": error_series(seen)}
             if curve and mode == "float":
                 series["training"] = _training_series(curve)
+            hardware = self._verified(title, seen) if self.options.verify and mode == "integer" else {}
             results.append(
                 make_result(
                     spec,
@@ -137,11 +149,22 @@ class _Study:
                     **figures(seen),
                     trained_steps=self._steps,
                     training_description=self._description(spec),
+                    **hardware,
                     series=series,
                 )
             )
         write_json(finished, results)
         return results
+
+    def _verified(self, title: str, seen: list[RealScores]) -> dict[str, Any]:
+        """Compare the method's hardware with its integers, on scores of the model."""
+        found = verify_seen(seen, self.stage(f"verify {title}, hardware"))
+        return {
+            "verified_outputs": found.compared - found.mismatches,
+            "hardware_mismatches": found.mismatches,
+            "hardware_faults": found.faults,
+            "hardware_simulator": found.simulator,
+        }
 
     def prepared(self, spec: Spec) -> tuple[PreTrainedModel, list[dict[str, float]]]:
         """Return the model, ready to be measured with a spec, and its training curve."""

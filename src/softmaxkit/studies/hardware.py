@@ -10,16 +10,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from softmaxkit.flow.vectors import Rows
-from softmaxkit.flow.verify import Progress, Verification, verify
 from softmaxkit.methods.consmax import ConSmax
 from softmaxkit.spec import Constants, Spec
 
 if TYPE_CHECKING:
+    from softmaxkit.flow.verify import Progress, Verification
     from softmaxkit.methods.unit import SoftmaxUnit
     from softmaxkit.models.evaluation import RealScores
 
 COMPARED_OUTPUTS = 200_000
 """Outputs that a comparison verifies of each form of a method, at least."""
+
+ROWS = 256
+"""Rows of each head of a model among them."""
+
+EXAMPLES = 3
+"""Heads whose constants meet all codes and random rows."""
 
 
 @dataclass(frozen=True)
@@ -113,16 +119,12 @@ def verify_seen(seen: Sequence[RealScores], progress: Progress | None = None) ->
     Raises:
         ToolError: a tool is missing or failed.
     """
+    from softmaxkit.flow.verify import verify
+
     spec = seen[0].module.spec
     heads = [trained_head(layer, head) for layer in seen for head in range(layer.scores.shape[1])]
     longest = max(int(each.rows.lengths.max()) for each in heads)
     unit = spec.unit(max_row=max(longest, 256))
-    rows = [(each.constants, each.rows) for each in heads]
-    return verify(
-        unit,
-        [each.constants for each in heads[:: max(len(heads) // 4, 1)]],
-        COMPARED_OUTPUTS,
-        0,
-        rows,
-        progress=progress,
-    )
+    rows = [(each.constants, each.rows.first(ROWS, longest)) for each in heads]
+    constants = list(dict.fromkeys(each.constants for each in heads))[:EXAMPLES]
+    return verify(unit, constants, COMPARED_OUTPUTS, 0, rows, progress=progress)
