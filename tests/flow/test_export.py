@@ -12,10 +12,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from softmaxkit.flow.export import check_export_folder, example_rows, export
+from softmaxkit.flow.export import check_export_folder, export
+from softmaxkit.flow.rows import random_rows
 from softmaxkit.flow.tools import find
+from softmaxkit.flow.vectors import Rows
 from softmaxkit.spec import METHODS, Constants, Spec, method_class
 
 UNITS = [name for name in METHODS if find_spec(f"softmaxkit.methods.{name}.unit")]
@@ -43,6 +46,10 @@ def build(spec: Spec, form: str, lanes: int, **sizes: Any) -> Any:
     return spec.unit(lanes, constants, storage=FORMS[form], **({"max_row": 24} | sizes))
 
 
+def rows(unit: Any, results: int, seed: int = 0) -> Rows:
+    return random_rows(unit, constants_of(unit.spec), results, np.random.default_rng(seed))
+
+
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Any:
     @cache
@@ -50,7 +57,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Any:
         spec = method_class(method)()
         unit = build(spec, form, lanes)
         folder = tmp_path_factory.mktemp("exported") / "folder"
-        segments = [(constants_of(spec), example_rows(unit, 300, seed)) for seed in range(2)]
+        segments = [(constants_of(spec), rows(unit, 300, seed)) for seed in range(2)]
         export(unit, NAME, folder, segments)
         return folder
 
@@ -127,7 +134,7 @@ def test_its_own_bench_passes(case: tuple[str, str, int], exported: Any, tmp_pat
 def test_padded_lanes_and_short_rows(spec: dict[str, Any], sizes: dict[str, Any], tmp_path: Path) -> None:
     chosen = method_class("consmax")(**spec)
     unit = build(chosen, "loadable", 3, **sizes)
-    export(unit, NAME, tmp_path / "folder", [(chosen.constants(), example_rows(unit, 100))])
+    export(unit, NAME, tmp_path / "folder", [(chosen.constants(), rows(unit, 100))])
     code, printed = make(tmp_path / "folder", "test")
     assert code == 0, printed
     if find("verilator"):
@@ -212,18 +219,18 @@ def test_a_broken_design_fails(line: str, wrong: str, reason: str, copied: Path)
 def test_refusals(exported: Any, tmp_path: Path) -> None:
     spec = method_class("consmax")()
     constants, unit = spec.constants(), build(spec, "baked", 4)
-    rows = example_rows(unit, 100)
+    some = rows(unit, 100)
     for name in ("2d", "a-b", "", "a\n", "module"):
         with pytest.raises(ValueError, match=r"a module's name|keyword"):
-            export(unit, name, tmp_path / "folder", [(constants, rows)])
+            export(unit, name, tmp_path / "folder", [(constants, some)])
     with pytest.raises(ValueError, match="needs rows"):
         export(unit, NAME, tmp_path / "folder", [])
     with pytest.raises(ValueError, match="baked in"):
-        export(unit, NAME, tmp_path / "folder", [(spec.constants(beta=0.5), rows)])
+        export(unit, NAME, tmp_path / "folder", [(spec.constants(beta=0.5), some)])
     with pytest.raises(ValueError, match="rows of up to 24"):
-        export(unit, NAME, tmp_path / "folder", [(constants, example_rows(build(spec, "baked", 4, max_row=25), 100))])
+        export(unit, NAME, tmp_path / "folder", [(constants, rows(build(spec, "baked", 4, max_row=25), 100))])
     with pytest.raises(ValueError, match="period"):
-        export(unit, NAME, tmp_path / "folder", [(constants, rows)], period=0.0)
+        export(unit, NAME, tmp_path / "folder", [(constants, some)], period=0.0)
     assert not list(tmp_path.iterdir())
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from enum import IntEnum
 from pathlib import Path
 
@@ -31,6 +32,7 @@ class Kind(IntEnum):
     WITHDRAW = 4
     HANG = 5
     WRONG = 6
+    ENDLESS = 7
 
 
 class Faulty(wiring.Component):
@@ -58,11 +60,12 @@ class Faulty(wiring.Component):
         ]
         m.d.sync += waited.eq(results.valid & ~results.ready)
         with m.If(results.valid & results.ready):
-            m.d.sync += [valid.eq(again), again.eq(0)]
+            m.d.sync += [valid.eq(again), again.eq(kind == Kind.ENDLESS)]
         with m.If(scores.valid & scores.ready):
             m.d.sync += [kind.eq(scores.p.kind), word.eq(scores.p.word)]
             m.d.sync += valid.eq((scores.p.kind != Kind.DROP) & (scores.p.kind != Kind.HANG))
-            m.d.sync += [again.eq(scores.p.kind == Kind.DOUBLE), hung.eq(scores.p.kind == Kind.HANG)]
+            twice = (scores.p.kind == Kind.DOUBLE) | (scores.p.kind == Kind.ENDLESS)
+            m.d.sync += [again.eq(twice), hung.eq(scores.p.kind == Kind.HANG)]
         return m
 
 
@@ -101,6 +104,11 @@ def see_faults(simulator: Verilated) -> None:
         "only 20 of 22 result beats came",
         "only 21 of 22 score beats were taken",
     ]
+    (endless,) = faults([*GOOD, Kind.ENDLESS])
+    assert endless.endswith(" result beats too many")
+    wrong, waits, endless = faults([*GOOD, Kind.ENDLESS, Kind.PASS])
+    assert (wrong, waits) == ("1 wrong result beats", "only 21 of 22 score beats were taken")
+    assert endless.endswith(" result beats too many")
     assert faults(GOOD, writes=(1, 2, 1)) == ["only 1 of 3 configuration writes were taken"]
 
     # These show only where results have to wait.
@@ -133,16 +141,23 @@ def see_what_a_run_tells(simulator: Verilated) -> None:
     assert simulator.run(beats(GOOD), Traffic()).taken_at is None
 
     many = simulator.run(beats([Kind.WRONG] * 300), Traffic())
-    assert many.mismatches == 300
+    assert (many.mismatches, many.wrong_results) == (300, 300)
     assert len(many.wrong) == 100
+
+    # As results of 8 bits each, of which the first and the third of every beat are wrong.
+    narrow = replace(beats(GOOD), result_bits=8)
+    narrow.results[:, 0] ^= 0x30001
+    outcome = simulator.run(narrow, Traffic())
+    assert (outcome.mismatches, outcome.wrong_results) == (20, 40)
 
 
 @verilator
-def test_a_fault_that_yosys_puts_in() -> None:
+def test_a_fault_in_the_design() -> None:
     given = beats([Kind.WRONG] * 100)
     even = int((given.results[:, 0] % 2 == 0).sum())
     # The lowest bit is now set, no longer inverted.
-    outcome = Verilated(Faulty(), fault="chtype -set $or t:$xor").run(given, Traffic())
+    faulty = Verilated(Faulty(), fault=lambda design: design.replace("cell $xor ", "cell $or "))
+    outcome = faulty.run(given, Traffic())
     assert outcome.faults(given) == [f"{even} wrong result beats"]
     assert 0 < even < 100
 
@@ -175,7 +190,7 @@ def test_a_missing_tool(tool: str, fresh: Path, monkeypatch: pytest.MonkeyPatch)
 
 @verilator
 @pytest.mark.parametrize(
-    ("program", "said"), [("verilator", "verilator failed while building the simulation"), ("c++", "failed while")]
+    ("program", "said"), [("verilator", "verilator failed while reading the Verilog"), ("c++", "failed while")]
 )
 def test_a_build_that_fails(program: str, said: str, fresh: Path) -> None:
     fake(fresh / "bin", program, "for i in 1 2 3; do echo line $i >&2; done; exit 7")
@@ -190,10 +205,13 @@ def test_a_simulation_without_an_end() -> None:
     with pytest.raises(ToolError, match="the simulation ended without a result"):
         read_outcome("mismatch 3 00000001\n")
     printed = (
-        "mismatch 3 0000000a ffffffff\ndone taken=5 written=1 compared=4 mismatches=1 extra=0 unstable=2 cycles=99\n"
+        "mismatch 3 0000000a ffffffff\n"
+        "done taken=5 written=1 compared=4 mismatches=1 "
+        "wrong_results=2 extra=0 unstable=2 cycles=99\n"
     )
     outcome = read_outcome(printed)
     assert (outcome.taken, outcome.written, outcome.compared, outcome.unstable, outcome.cycles) == (5, 1, 4, 2, 99)
+    assert (outcome.mismatches, outcome.wrong_results) == (1, 2)
     assert outcome.wrong[0][0] == 3
     assert outcome.wrong[0][1].tolist() == [10, 0xFFFFFFFF]
 
