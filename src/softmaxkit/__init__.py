@@ -1,4 +1,4 @@
-"""softmaxkit: from a softmax in a PyTorch model to exact integers, and back with the numbers."""
+"""softmaxkit: from a softmax in a PyTorch model to verified gates, and back with the numbers."""
 
 from __future__ import annotations
 

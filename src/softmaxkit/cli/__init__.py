@@ -16,9 +16,10 @@ from softmaxkit.cli.methods import methods
 from softmaxkit.cli.rtl import rtl
 from softmaxkit.cli.train import train
 from softmaxkit.cli.verify import verify
+from softmaxkit.flow.tools import ToolError
 
 app = typer.Typer(
-    help="From a softmax in a PyTorch model to exact integers, and back with the numbers.",
+    help="From a softmax in a PyTorch model to verified gates, and back with the numbers.",
     invoke_without_command=True,
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -57,6 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         context = getattr(error, "ctx", None)
         message = error.format_message() if hasattr(error, "format_message") else str(error)
         return _fail(f"{message} See '{context.command_path if context else 'softmaxkit'} --help'.", 2)
+    except ToolError as error:
+        print("error:", error, file=sys.stderr)  # with the last lines of the tool, as they are
+        return 1
     except (ValueError, TypeError) as error:
         return _fail(str(error), 2)
     except (FloatingPointError, RuntimeError, ModuleNotFoundError) as error:

@@ -1,0 +1,226 @@
+"""The first halves of the exact unit, three-pass and online: from scores to a row's maximum and sum."""
+
+from __future__ import annotations
+
+from collections.abc import Set
+from typing import Any
+
+from amaranth.hdl import Cat, Module, Mux, Signal, Value, unsigned
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from softmaxkit.blocks.adder_tree import adder_tree, maximum_tree
+from softmaxkit.blocks.gather import Gather
+from softmaxkit.blocks.pipeline import Pipeline, named
+from softmaxkit.blocks.shifter import shift_right
+from softmaxkit.blocks.stream import beats, score_layout, slices
+from softmaxkit.formats import Float
+from softmaxkit.methods.exact import datapath
+from softmaxkit.methods.exact.datapath import Score, exponentials, from_ordered, ordered, read_score
+from softmaxkit.methods.exact.spec import Exact
+
+
+class ThreePassFront(wiring.Component):
+    """Maximum of the row, exponentials, and their sum.
+
+    Args:
+        spec: the method.
+        lanes: positions a beat.
+        max_row: scores of the longest row.
+        registers: cuts that hold a register.
+        storage: of the rows that wait for their maximum.
+
+    Attributes:
+        scores: stream in, of `score_layout`.
+        waiting: stream out, of what waits for the sum: exponent field and mantissa of every exponential, and `last`.
+        totals: stream out, of the sum of each row and its maximum, which nobody needs any more.
+        score_memory: port, where rows wait in a "memory".
+    """
+
+    def __init__(self, spec: Exact, lanes: int, max_row: int, registers: Set[str], storage: str) -> None:
+        self.spec, self.lanes, self.registers = spec, lanes, registers
+        number = spec.format
+        self.gather = Gather(
+            lanes * (number.bits + 1), datapath.key_shape(number), beats(max_row, lanes), True, storage
+        )
+        self.latency = 1 + len(registers & {*datapath.CUTS, "power"})
+        self.waiting_bits = number.bits - 1
+        super().__init__(_front_ports(self, max_row, storage if storage == "memory" else ""))
+
+    def elaborate(self, platform: object) -> Module:
+        """Build it."""
+        m = Module()
+        spec, number = self.spec, self.spec.format
+        source = _gathered(m, self, self.gather)
+        summed = stream.Signature(
+            data.StructLayout({"waiting": len(self.waiting.payload), "total": len(self.totals.p.total)})
+        ).create(path=("summed",))
+        pipe = Pipeline(m, "front", source.valid, summed, self.registers)
+        m.d.comb += source.ready.eq(pipe.advance)
+        scores, mask = scores_of(number, source.p.beat, self.lanes)
+        highest = from_ordered(source.p.maximum)
+        carried = [*mask, source.p.last]
+        powers, carried = exponentials(m, pipe, "lane", spec, [(score, highest) for score in scores], carried)
+        *mask, last = carried
+        values = [datapath.masked(each, on) for each, on in zip(powers, mask, strict=True)]
+        values, last = pipe.cut("power", (values, last))
+        added = adder_tree(m, "sum", [datapath.steps(m, f"steps{i}", number, *each) for i, each in enumerate(values)])
+        total, first = Signal(len(summed.p.total), name="total", reset_less=True), Signal(init=1)
+        with m.If(pipe.fire):
+            m.d.sync += [total.eq(Mux(first, 0, total) + added), first.eq(last)]
+        pipe.finish(Cat(*(Cat(mantissa, field) for field, mantissa in values), last), state=total)
+        ends = summed.p.waiting[-1]
+        m.d.comb += [
+            summed.ready.eq(self.waiting.ready & (~ends | self.totals.ready)),
+            self.waiting.valid.eq(summed.valid & summed.ready),
+            self.waiting.payload.eq(summed.p.waiting),
+            self.totals.valid.eq(summed.valid & summed.ready & ends),
+            self.totals.p.total.eq(summed.p.total),
+        ]
+        return m
+
+
+class OnlineFront(wiring.Component):
+    """Running maximum and running sum, slice by slice; the scores themselves wait for the end of the row.
+
+    Arguments and attributes are those of `ThreePassFront`; what waits are scores and mask.
+
+    Raises:
+        ValueError: slices do not fit the lanes.
+    """
+
+    def __init__(self, spec: Exact, lanes: int, max_row: int, registers: Set[str], storage: str) -> None:
+        self.spec, self.lanes, self.registers = spec, lanes, registers
+        number = spec.format
+        self.slices = slices(spec.slice_width, lanes)
+        self.gather: Gather | None = None
+        if self.slices.beats > 1:
+            kind = "latches" if storage == "latches" else "flip-flops"  # a slice is too small for a memory of its own
+            width = lanes * (number.bits + 1)
+            self.gather = Gather(width, datapath.key_shape(number), self.slices.beats, False, kind)
+        self.latency = 1 + len(registers & {*datapath.CUTS, "power", "maximum"})
+        self.waiting_bits = number.bits + 1
+        super().__init__(_front_ports(self, max_row))
+
+    def elaborate(self, platform: object) -> Module:
+        """Build it."""
+        m = Module()
+        spec, number = self.spec, self.spec.format
+        if self.gather is None:
+            source, beat = self.scores, Cat(self.scores.p.codes, self.scores.p.mask)
+        else:
+            source = _gathered(m, self, self.gather)
+            beat = source.p.beat
+        pipe = Pipeline(m, "front", source.valid & self.waiting.ready, self.totals, self.registers)
+        m.d.comb += [
+            source.ready.eq(pipe.advance & self.waiting.ready),
+            self.waiting.valid.eq(source.valid & pipe.advance),
+            self.waiting.payload.eq(Cat(beat, source.p.last)),
+        ]
+        scores, mask = scores_of(number, beat, self.lanes)
+        if self.gather is None:
+            keys = [self._slice_maximum(m, index, scores, mask) for index in range(self.slices.a_beat)]
+        else:
+            keys = [(source.p.maximum, source.p.present)]
+        moves = self._running_maximum(m, pipe, keys, source.p.last)
+        scores, mask, moves, last = pipe.cut("maximum", (scores, mask, moves, source.p.last))
+        width = self.lanes // self.slices.a_beat
+        pairs = [(score, from_ordered(moves[i // width][1])) for i, score in enumerate(scores)]
+        pairs += [(from_ordered(before), from_ordered(after)) for before, after in moves]
+        carried = [*mask, moves[-1][1], last]
+        powers, carried = exponentials(m, pipe, "lane", spec, pairs, carried)
+        *mask, highest, last = carried
+        values = [datapath.masked(each, on) for each, on in zip(powers, mask, strict=False)]
+        factors = [(each.significand, each.shift, each.zero) for each in powers[self.lanes :]]
+        values, factors, highest, last = pipe.cut("power", (values, factors, highest, last))
+        total, first = Signal(len(self.totals.p.total), name="total", reset_less=True), Signal(init=1)
+        current = named(m, "total_before", Mux(first, 0, total))
+        for index, (significand, places, zero) in enumerate(factors):
+            part = values[index * width : (index + 1) * width]
+            steps = [datapath.steps(m, f"steps{index}_{i}", number, *each) for i, each in enumerate(part)]
+            scaled = named(m, f"scaled{index}", current * significand)
+            kept = shift_right(m, f"kept{index}", scaled, places, fraction_bits=number.mantissa_bits + 1)
+            added = adder_tree(m, f"sum{index}", steps)
+            current = named(m, f"total{index}", (Mux(zero, 0, kept) + added)[: len(total)])
+        with m.If(pipe.fire):
+            m.d.sync += [total.eq(current), first.eq(last)]
+        pipe.keep(last)
+        pipe.finish(highest, state=total)
+        return m
+
+    def _slice_maximum(self, m: Module, index: int, scores: list[Score], mask: list[Value]) -> tuple[Value, Value]:
+        """Return the maximum of a slice of the beat, and whether anything in it is attended."""
+        width = self.lanes // self.slices.a_beat
+        part = slice(index * width, (index + 1) * width)
+        return _maximum(m, f"slice{index}", scores[part], mask[part]), Cat(*mask[part]).any()
+
+    def _running_maximum(
+        self, m: Module, pipe: Pipeline, keys: list[tuple[Value, Value]], last: Value
+    ) -> list[tuple[Value, Value]]:
+        """Return the running maximum before and after each slice of the beat."""
+        running, begun = Signal(datapath.key_shape(self.spec.format), name="running", reset_less=True), Signal()
+        highest, any_before = running, begun
+        moves = []
+        for index, (key, present) in enumerate(keys):
+            after = Signal.like(running, name=f"running{index}", reset_less=False)
+            m.d.comb += after.eq(Mux(any_before & (~present | (highest > key)), highest, key))
+            # From nothing there is nothing to rescale.
+            before = Signal.like(running, name=f"before{index}", reset_less=False)
+            m.d.comb += before.eq(Mux(any_before, highest, after))
+            moves.append((before, after))
+            highest, any_before = after, named(m, f"begun{index}", any_before | present)
+        with m.If(pipe.fire):
+            m.d.sync += [running.eq(highest), begun.eq(any_before & ~last)]
+        return moves
+
+
+Front = ThreePassFront | OnlineFront
+
+
+def _front_ports(front: Front, max_row: int, memory: str = "") -> dict[str, wiring.Member]:
+    """Return the ports of a front; with one for the rows that wait, where that is a memory."""
+    number = front.spec.format
+    highest = number.bits if isinstance(front, OnlineFront) else 0
+    totals = {"highest": highest, "total": (max_row << front.spec.sum_fraction_bits).bit_length()}
+    ports = {
+        "scores": In(stream.Signature(score_layout(unsigned(number.bits), front.lanes))),
+        "waiting": Out(stream.Signature(front.lanes * front.waiting_bits + 1)),
+        "totals": Out(stream.Signature(data.StructLayout(totals))),
+    }
+    if memory and front.gather is not None:
+        ports["score_memory"] = Out(front.gather.signature.members["memory"].signature)
+    return ports
+
+
+def _gathered(m: Module, front: Front, gather: Gather) -> Any:
+    """Let scores wait for the maximum of their group; return the stream of what comes then."""
+    m.submodules.gather = gather
+    scores, source = front.scores, gather.source
+    if "score_memory" in front.signature.members:
+        wiring.connect(m, wiring.flipped(front.score_memory), gather.memory)
+    read, mask = scores_of(front.spec.format, Cat(scores.p.codes, scores.p.mask), front.lanes)
+    m.d.comb += [
+        source.valid.eq(scores.valid),
+        scores.ready.eq(source.ready),
+        source.p.beat.eq(Cat(scores.p.codes, scores.p.mask)),
+        source.p.key.eq(_maximum(m, "beat", read, mask)),
+        source.p.present.eq(scores.p.mask.any()),
+        source.p.last.eq(scores.p.last),
+    ]
+    return gather.sink
+
+
+def scores_of(number: Float, beat: Value, lanes: int) -> tuple[list[Score], list[Value]]:
+    """Return scores and mask of a beat: codes from lane 0 up, then the mask."""
+    codes = [beat[i * number.bits : (i + 1) * number.bits] for i in range(lanes)]
+    return [read_score(number, code) for code in codes], list(beat[lanes * number.bits : lanes * (number.bits + 1)])
+
+
+def _maximum(m: Module, name: str, scores: list[Score], mask: list[Value]) -> Value:
+    """Return the largest attended score, in the form that orders scores; the smallest there is, if there is none."""
+    lowest = -(1 << (len(ordered(scores[0])) - 1))
+    keys = [
+        named(m, f"{name}_key{i}", Mux(on, ordered(score), lowest))
+        for i, (score, on) in enumerate(zip(scores, mask, strict=True))
+    ]
+    return maximum_tree(m, f"{name}_maximum", keys)
