@@ -16,7 +16,8 @@ from softmaxkit.blocks.piecewise_linear import lookup
 from softmaxkit.blocks.pipeline import named, resized
 from softmaxkit.blocks.shifter import shift_right
 from softmaxkit.formats import Float
-from softmaxkit.methods.consmax.spec import ConSmax, ConSmaxConstants
+from softmaxkit.methods.consmax.constants import ConSmaxConstants
+from softmaxkit.methods.consmax.spec import ConSmax
 
 Words = Mapping[str, Sequence[int] | Sequence[Value]]
 """Tables and registers by name: integers where they are baked in."""

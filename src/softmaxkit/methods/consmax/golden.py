@@ -11,7 +11,8 @@ from softmaxkit.rows import broadcast_mask
 from softmaxkit.tables import lookup, per_head
 
 if TYPE_CHECKING:
-    from softmaxkit.methods.consmax.spec import ConSmax, ConSmaxConstants
+    from softmaxkit.methods.consmax.constants import ConSmaxConstants
+    from softmaxkit.methods.consmax.spec import ConSmax
 
 
 def golden(spec: ConSmax, codes: Array, mask: Array | None, constants: ConSmaxConstants) -> Array:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from softmaxkit.methods.consmax.calibrate import ConSmaxCalibrator, DenominatorCalibrator
-from softmaxkit.methods.consmax.spec import DEFAULT_KEYS, ConSmaxConstants
+from softmaxkit.methods.consmax.constants import ConSmaxConstants
+from softmaxkit.methods.consmax.spec import DEFAULT_KEYS
 from softmaxkit.methods.module import SoftmaxModule
 from softmaxkit.spec import Constants
 

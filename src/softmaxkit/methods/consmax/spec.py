@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
 from softmaxkit.formats import BF16, Array, Fixed, Float, encode_scale
+from softmaxkit.methods.consmax.constants import (
+    ConSmaxConstants,
+    with_shift_table,
+    with_split_tables,
+    with_whole_table,
+)
 from softmaxkit.rows import check_row
 from softmaxkit.spec import Constants, Spec, Training
 
@@ -21,38 +25,6 @@ if TYPE_CHECKING:
 
 DEFAULT_KEYS = 256
 """Row length that start values are for where none is known: the context of the paper's model."""
-
-
-@dataclass(frozen=True)
-class ConSmaxConstants(Constants):
-    """The integers that a ConSmax unit is loaded with, for one head.
-
-    Attributes:
-        scale: see `Constants`.
-        high, low: tables of codes of the table format, indexed by the raw nibbles of the (upper) byte; the high nibble
-            is signed. With tables="shift" `high` is empty. With tables="whole" `low` is empty, and `high` holds the
-            256 output codes themselves, indexed by the raw byte.
-        lower_high, lower_low: the same for the lower, unsigned byte of INT16; empty for INT8.
-        multiplier: code of C in the table format where the spec multiplies by it; 0 where C is folded into a table.
-        exponent: power of two by which the product of all table entries (and C) is to be multiplied.
-        output_fraction_bits: the output code `c` stands for `c * 2**-output_fraction_bits`.
-        limit: largest output code, the clamp.
-    """
-
-    @classmethod
-    def stack(cls, heads: Sequence[Self]) -> Self:
-        """Join the constants of several heads into those of a layer, to meet codes of shape (..., heads, q, k)."""
-        names = [field.name for field in dataclasses.fields(cls)]
-        return cls(**{name: tuple(getattr(head, name) for head in heads) for name in names})
-
-    high: Any
-    low: Any
-    lower_high: Any
-    lower_low: Any
-    multiplier: Any
-    exponent: Any
-    output_fraction_bits: Any
-    limit: Any
 
 
 @dataclass(frozen=True)
@@ -223,9 +195,9 @@ class ConSmax(Spec):
             limit=min((1 << self.output_bits) - 1, max(1, round(math.ldexp(self.ceiling, fraction_bits)))),
         )
         if self.tables == "whole":
-            return self._with_whole_table(empty, beta, gamma)
+            return with_whole_table(self, empty, beta, gamma)
         log2_c = -(float(beta) + math.log(float(gamma))) / math.log(2)
-        return (self._with_shift_table if self.tables == "shift" else self._with_split_tables)(empty, log2_c)
+        return (with_shift_table if self.tables == "shift" else with_split_tables)(self, empty, log2_c)
 
     def _encode_scale(self, scale: float) -> tuple[int, int]:
         code = encode_scale(scale)
@@ -235,54 +207,6 @@ class ConSmax(Spec):
                 f"{scale}; leave the scale out, or take tables='split' or 'whole'"
             )
         return code
-
-    def _with_whole_table(self, empty: ConSmaxConstants, beta: Any, gamma: Any) -> ConSmaxConstants:
-        codes = np.arange(256)
-        scores = self.score_values(np.where(codes < 128, codes, codes - 256), empty)
-        steps = np.round(np.ldexp(self.reference(scores, beta=beta, gamma=gamma), empty.output_fraction_bits))
-        return dataclasses.replace(empty, high=tuple(int(each) for each in np.minimum(steps, empty.limit)))
-
-    def _with_shift_table(self, empty: ConSmaxConstants, log2_c: float) -> ConSmaxConstants:
-        power = math.floor(log2_c)
-        low, bias = _encode_table(self.table_format, [log2_c - power + i / 16 for i in range(16)])
-        return dataclasses.replace(empty, low=low, exponent=power + bias)
-
-    def _with_split_tables(self, empty: ConSmaxConstants, log2_c: float) -> ConSmaxConstants:
-        mantissa, power = empty.scale
-        step = mantissa * 2.0**power / math.log(2)  # of a score code, as an exponent of two
-        folded = self.constant == "folded"
-        signed = [i - 16 if i >= 8 else i for i in range(16)]
-        weights = [1 << shift for shift in range(self.bits - 4, -4, -4)]
-        high = [step * (weights[0] * i) + (log2_c if folded else 0.0) for i in signed]
-        encoded = [self._high_table(high, empty, 0.0 if folded else log2_c)]
-        encoded += [_encode_table(self.table_format, [step * (w * i) for i in range(16)]) for w in weights[1:]]
-        if not folded:
-            encoded.append(_encode_table(self.table_format, [log2_c]))
-        tables, powers = zip(*encoded, strict=True)
-        names = ("high", "low", "lower_high", "lower_low")[: self.bits // 4]
-        return dataclasses.replace(
-            empty,
-            **dict(zip(names, tables, strict=False)),
-            multiplier=0 if folded else tables[-1][0],
-            exponent=sum(powers),
-        )
-
-    def _high_table(
-        self, exponents: list[float], empty: ConSmaxConstants, log2_rest: float
-    ) -> tuple[tuple[int, ...], int]:
-        """Encode the high table, cut where an entry saturates the result alone, the low factors being 1 or more.
-
-        That leaves the format's range to the entries that matter. `log2_rest` is what it is still multiplied by.
-        """
-
-        def output(steps: float) -> float:
-            return math.log2(math.ldexp(steps, -empty.output_fraction_bits))
-
-        if isinstance(self.table_format, Float):
-            most = output(empty.limit) + 2 - log2_rest
-            return _float_table(self.table_format, [min(each, most) for each in exponents])
-        saturated, enough = output(empty.limit + 0.5), output(max(empty.limit - 1, 1))
-        return _fixed_table(self.table_format, exponents, saturated - log2_rest, enough - log2_rest)
 
     def _beta_gamma(self, parameters: dict[str, Any], keys: int) -> tuple[Any, Any]:
         self.refuse({key: value for key, value in parameters.items() if key not in ("beta", "gamma")})
@@ -372,37 +296,3 @@ class ConSmax(Spec):
         from softmaxkit.methods.consmax.module import ConSmaxModule
 
         return ConSmaxModule(self, heads, mode, **parameters)
-
-
-def _encode_table(form: Float | Fixed, exponents: list[float]) -> tuple[tuple[int, ...], int]:
-    """Encode 2**exponents over a common power of two; return codes and that power."""
-    return _fixed_table(form, exponents) if isinstance(form, Fixed) else _float_table(form, exponents)
-
-
-def _float_table(form: Float, exponents: list[float]) -> tuple[tuple[int, ...], int]:
-    """Encode 2**exponents as floats, over a power of two where not all of them are normal numbers."""
-    bias = 0
-    if min(exponents) < form.min_exponent or max(exponents) >= form.max_exponent:
-        bias = math.floor(max(exponents)) - (form.max_exponent - 1)
-    values = np.asarray([2.0 ** max(each - bias, -1000.0) for each in exponents])
-    return tuple(int(code) for code in form.encode(values)), bias
-
-
-def _fixed_table(
-    form: Fixed, exponents: list[float], saturated: float = math.inf, enough: float = -math.inf
-) -> tuple[tuple[int, ...], int]:
-    """Encode 2**exponents as fractions of the smallest power of two with which they fit.
-
-    Entries from 2**saturated on become the largest code; if there are any, that code is 2**enough or more.
-    """
-    kept = [each for each in exponents if each < saturated]
-    powers = []
-    if len(kept) < len(exponents):
-        powers.append(math.ceil(enough - math.log2(form.max_code * form.resolution)))
-    if kept:
-        power = math.floor(max(kept)) + 1
-        powers.append(power + (round(2.0 ** (max(kept) - power + form.bits)) > form.max_code))
-    power = max(powers)
-    values = np.asarray([2.0 ** max(min(each - power, 1000.0), -1000.0) for each in exponents])
-    codes = np.where(np.asarray(exponents) < saturated, form.encode(values), form.max_code)
-    return tuple(int(code) for code in codes), power

@@ -18,7 +18,8 @@ from softmaxkit.blocks.storage import check_storage
 from softmaxkit.blocks.stream import beats
 from softmaxkit.formats import Array, Float
 from softmaxkit.methods.consmax import datapath
-from softmaxkit.methods.consmax.spec import ConSmax, ConSmaxConstants
+from softmaxkit.methods.consmax.constants import ConSmaxConstants
+from softmaxkit.methods.consmax.spec import ConSmax
 from softmaxkit.methods.unit import SoftmaxUnit
 from softmaxkit.spec import Constants
 

@@ -1,0 +1,138 @@
+"""The constants of ConSmax: tables and scales of one head, made from real numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from softmaxkit.formats import Fixed, Float
+from softmaxkit.spec import Constants
+
+if TYPE_CHECKING:
+    from softmaxkit.methods.consmax.spec import ConSmax
+
+
+@dataclass(frozen=True)
+class ConSmaxConstants(Constants):
+    """The integers that a ConSmax unit is loaded with, for one head.
+
+    Attributes:
+        scale: see `Constants`.
+        high, low: tables of codes of the table format, indexed by the raw nibbles of the (upper) byte; the high nibble
+            is signed. With tables="shift" `high` is empty. With tables="whole" `low` is empty, and `high` holds the
+            256 output codes themselves, indexed by the raw byte.
+        lower_high, lower_low: the same for the lower, unsigned byte of INT16; empty for INT8.
+        multiplier: code of C in the table format where the spec multiplies by it; 0 where C is folded into a table.
+        exponent: power of two by which the product of all table entries (and C) is to be multiplied.
+        output_fraction_bits: the output code `c` stands for `c * 2**-output_fraction_bits`.
+        limit: largest output code, the clamp.
+    """
+
+    @classmethod
+    def stack(cls, heads: Sequence[Self]) -> Self:
+        """Join the constants of several heads into those of a layer, to meet codes of shape (..., heads, q, k)."""
+        names = [field.name for field in dataclasses.fields(cls)]
+        return cls(**{name: tuple(getattr(head, name) for head in heads) for name in names})
+
+    high: Any
+    low: Any
+    lower_high: Any
+    lower_low: Any
+    multiplier: Any
+    exponent: Any
+    output_fraction_bits: Any
+    limit: Any
+
+
+def with_whole_table(spec: ConSmax, empty: ConSmaxConstants, beta: Any, gamma: Any) -> ConSmaxConstants:
+    """Return constants with the one table of output codes."""
+    codes = np.arange(256)
+    scores = spec.score_values(np.where(codes < 128, codes, codes - 256), empty)
+    steps = np.round(np.ldexp(spec.reference(scores, beta=beta, gamma=gamma), empty.output_fraction_bits))
+    return dataclasses.replace(empty, high=tuple(int(each) for each in np.minimum(steps, empty.limit)))
+
+
+def with_shift_table(spec: ConSmax, empty: ConSmaxConstants, log2_c: float) -> ConSmaxConstants:
+    """Return constants with the table of the low nibble, C = 2**log2_c folded into it."""
+    power = math.floor(log2_c)
+    low, bias = _encode_table(spec.table_format, [log2_c - power + i / 16 for i in range(16)])
+    return dataclasses.replace(empty, low=low, exponent=power + bias)
+
+
+def with_split_tables(spec: ConSmax, empty: ConSmaxConstants, log2_c: float) -> ConSmaxConstants:
+    """Return constants with a table for each nibble, and C = 2**log2_c folded into the first or beside them."""
+    mantissa, power = empty.scale
+    step = mantissa * 2.0**power / math.log(2)  # of a score code, as an exponent of two
+    folded = spec.constant == "folded"
+    signed = [i - 16 if i >= 8 else i for i in range(16)]
+    weights = [1 << shift for shift in range(spec.bits - 4, -4, -4)]
+    high = [step * (weights[0] * i) + (log2_c if folded else 0.0) for i in signed]
+    encoded = [_high_table(spec, high, empty, 0.0 if folded else log2_c)]
+    encoded += [_encode_table(spec.table_format, [step * (w * i) for i in range(16)]) for w in weights[1:]]
+    if not folded:
+        encoded.append(_encode_table(spec.table_format, [log2_c]))
+    tables, powers = zip(*encoded, strict=True)
+    names = ("high", "low", "lower_high", "lower_low")[: spec.bits // 4]
+    return dataclasses.replace(
+        empty,
+        **dict(zip(names, tables, strict=False)),
+        multiplier=0 if folded else tables[-1][0],
+        exponent=sum(powers),
+    )
+
+
+def _high_table(
+    spec: ConSmax, exponents: list[float], empty: ConSmaxConstants, log2_rest: float
+) -> tuple[tuple[int, ...], int]:
+    """Encode the high table, cut where an entry saturates the result alone, the low factors being 1 or more.
+
+    That leaves the format's range to the entries that matter. `log2_rest` is what it is still multiplied by.
+    """
+
+    def output(steps: float) -> float:
+        return math.log2(math.ldexp(steps, -empty.output_fraction_bits))
+
+    if isinstance(spec.table_format, Float):
+        most = output(empty.limit) + 2 - log2_rest
+        return _float_table(spec.table_format, [min(each, most) for each in exponents])
+    saturated, enough = output(empty.limit + 0.5), output(max(empty.limit - 1, 1))
+    return _fixed_table(spec.table_format, exponents, saturated - log2_rest, enough - log2_rest)
+
+
+def _encode_table(form: Float | Fixed, exponents: list[float]) -> tuple[tuple[int, ...], int]:
+    """Encode 2**exponents over a common power of two; return codes and that power."""
+    return _fixed_table(form, exponents) if isinstance(form, Fixed) else _float_table(form, exponents)
+
+
+def _float_table(form: Float, exponents: list[float]) -> tuple[tuple[int, ...], int]:
+    """Encode 2**exponents as floats, over a power of two where not all of them are normal numbers."""
+    bias = 0
+    if min(exponents) < form.min_exponent or max(exponents) >= form.max_exponent:
+        bias = math.floor(max(exponents)) - (form.max_exponent - 1)
+    values = np.asarray([2.0 ** max(each - bias, -1000.0) for each in exponents])
+    return tuple(int(code) for code in form.encode(values)), bias
+
+
+def _fixed_table(
+    form: Fixed, exponents: list[float], saturated: float = math.inf, enough: float = -math.inf
+) -> tuple[tuple[int, ...], int]:
+    """Encode 2**exponents as fractions of the smallest power of two with which they fit.
+
+    Entries from 2**saturated on become the largest code; if there are any, that code is 2**enough or more.
+    """
+    kept = [each for each in exponents if each < saturated]
+    powers = []
+    if len(kept) < len(exponents):
+        powers.append(math.ceil(enough - math.log2(form.max_code * form.resolution)))
+    if kept:
+        power = math.floor(max(kept)) + 1
+        powers.append(power + (round(2.0 ** (max(kept) - power + form.bits)) > form.max_code))
+    power = max(powers)
+    values = np.asarray([2.0 ** max(min(each - power, 1000.0), -1000.0) for each in exponents])
+    codes = np.where(np.asarray(exponents) < saturated, form.encode(values), form.max_code)
+    return tuple(int(code) for code in codes), power
