@@ -50,7 +50,7 @@ def describe(unit: SoftmaxUnit, name: str) -> dict[str, Any]:
         "spec": unit.spec.to_json(),
         "lanes": unit.lanes,
         "max_row": unit.max_row,
-        "depth": getattr(unit, "depth", None),
+        "depth": unit.depth,
         "storage": unit.storage,
         "constants": loading,
         "cycles": [{"row": n, "latency": unit.latency(n), "interval": unit.interval(n)} for n in lengths],

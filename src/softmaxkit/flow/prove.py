@@ -44,6 +44,7 @@ PROPERTIES = {
 WITNESSES = {
     "rows": "a second row comes out whole",
     "rest": "a row is taken, and the unit then left alone for as long as it is given to drain",
+    "full": "the unit refuses scores because results are not taken",
 }
 """What has to be possible: else the assumptions contradict each other, or the number of cycles proves nothing."""
 
@@ -103,7 +104,12 @@ class Proof:
 
 
 def prove(
-    unit: SoftmaxUnit, depth: int, busy: int | None = None, induction: int = 20, patience: int | None = None
+    unit: SoftmaxUnit,
+    depth: int,
+    busy: int | None = None,
+    induction: int = 20,
+    patience: int | None = None,
+    full: bool = False,
 ) -> Proof:
     """Prove the properties of a unit, each for ever where an induction is found, else for a number of cycles.
 
@@ -114,6 +120,8 @@ def prove(
         induction: seconds to look for one, for each property; with 0 none is looked for.
         patience: cycles of calm after which the unit has to be drained. Left out: enough for a row of one beat taken
             in every busy cycle.
+        full: let scores come in every cycle, and no result be taken, until the unit refuses. With that little choice
+            in them, so many cycles cost little, and what the rest of `depth` shows is a unit with full buffers.
 
     Raises:
         ValueError: the unit holds something in latches.
@@ -123,7 +131,8 @@ def prove(
         raise ValueError('proofs take a unit of storage "flip-flops" or "memory", not "latches"')
     busy = depth if busy is None else busy
     patience = patience or unit.latency(unit.max_row) + busy * unit.interval(1)
-    depths = dict.fromkeys([*PROPERTIES, *WITNESSES], depth) | {"drained": busy, "rest": busy}
+    witnesses = [name for name in WITNESSES if full or name != "full"]
+    depths = dict.fromkeys([*PROPERTIES, *witnesses], depth) | {"drained": busy, "rest": busy}
     frames = {}
     script = ["strash", "map", "write_blif own.blif"]
     for index, (name, cycles) in enumerate(depths.items()):
@@ -135,14 +144,14 @@ def prove(
     script += ["read_blif own.blif"]  # what Yosys waits for
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        (work / "watched.il").write_text(to_rtlil(Watched(unit, patience), "watched"), encoding="utf-8")
+        (work / "watched.il").write_text(to_rtlil(Watched(unit, patience, full), "watched"), encoding="utf-8")
         (work / "script.ys").write_text(SCRIPT, encoding="utf-8")
         (work / "script.abc").write_text("\n".join([*script, ""]), encoding="utf-8")
         call([need("yosys"), "-q", "-s", "script.ys"], work, "proving", timeout=3600)
         graph = Graph((work / "watched.aag").read_text(encoding="utf-8"))
         return Proof(
             {name: _verdict(work, graph, name, depths[name], frames[name]) for name in PROPERTIES},
-            {name: _status(work, name, "bounded").raised for name in WITNESSES},
+            {name: _status(work, name, "bounded").raised for name in witnesses},
         )
 
 
@@ -189,13 +198,14 @@ class Watched(wiring.Component):
     Args:
         unit: it.
         patience: cycles in which it has to drain.
+        fill: until it refuses, scores come in every cycle, and no result is taken.
 
     Attributes:
         choose: watch the beat of scores that is taken now; which one is anybody's choice.
     """
 
-    def __init__(self, unit: SoftmaxUnit, patience: int) -> None:
-        self.unit, self.patience = unit, patience
+    def __init__(self, unit: SoftmaxUnit, patience: int, fill: bool) -> None:
+        self.unit, self.patience, self.fill = unit, patience, fill
         self.inner = WithMemories(unit)
         # The outputs to be raised come first and in this order, which is how ABC knows them.
         ports: dict[str, Any] = {name: Out(1) for name in (*PROPERTIES, *WITNESSES)}
@@ -220,7 +230,7 @@ class Watched(wiring.Component):
             m.d.sync += position.eq(Mux(scores.p.last, 0, position + 1))
         unlawful = _unsteady(m, "scores", scores) | (scores.valid & (position == most - 1) & ~scores.p.last)
         writing: Value = Const(0)
-        stuck = scores.valid & ~scores.ready
+        stuck = refused = scores.valid & ~scores.ready
         if port is not None:
             grouped = Signal()
             writing = port.valid & port.ready
@@ -228,7 +238,13 @@ class Watched(wiring.Component):
                 m.d.sync += grouped.eq(~port.p.last)
             unlawful = unlawful | _unsteady(m, "configuration", port)
             between = port.valid & (position == 0)
+            refused = stuck & ~port.valid & ~grouped
             stuck = (stuck & ~between & ~grouped) | (between & ~port.ready)
+        filled = Signal()
+        with m.If(refused & ~results.ready):
+            m.d.sync += filled.eq(1)
+        if self.fill:
+            unlawful = unlawful | Mux(filled, ~results.ready, ~scores.valid | results.ready)
         lawful = Signal(init=1)
         with m.If(unlawful):
             m.d.sync += lawful.eq(0)
@@ -258,6 +274,7 @@ class Watched(wiring.Component):
             "drained": rested & (inside.bit_select(position, 1) | stuck),
             "rows": ended & given & results.p.last,
             "rest": began & rested,
+            "full": filled,
         }
         watching = running & lawful & ~unlawful
         m.d.comb += [getattr(self, name).eq(watching & value) for name, value in raised.items()]

@@ -15,6 +15,7 @@ from softmaxkit.flow.tools import call, need
 SCRIPT = """
 read_rtlil design.il
 proc -norom
+delete t:$meminit t:$meminit_v2
 memory_collect
 delete t:$print t:$check
 setattr -unset init
@@ -37,8 +38,15 @@ def to_rtlil(component: Component, name: str) -> str:
     text: str = rtlil.convert(component, name=name)
     # Amaranth takes the latch for somebody's module; it is a cell of Yosys.
     text = text.replace("cell \\$dlatch", "cell $dlatch")
-    # a.b and a__b become a_b, which every tool takes as it is.
-    return re.sub(r"\\[\w.]+", lambda found: re.sub(r"__|\.", "_", found[0]), text)
+    # a.b, a__b and a$1 become a_b and a_1, which every tool takes as they are.
+    names = {found: re.sub(r"__|[.$]", "_", found) for found in sorted(set(re.findall(r"\\[\w.$]+", text)))}
+    taken: set[str] = set()
+    for found, plain in names.items():
+        while plain in taken or (plain != found and plain in names):
+            plain += "_"
+        names[found] = plain
+        taken.add(plain)
+    return re.sub(r"\\[\w.$]+", lambda found: names[found[0]], text)
 
 
 def to_verilog(component: Component, name: str, fault: Callable[[str], str] | None = None) -> str:

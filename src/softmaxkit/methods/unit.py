@@ -37,12 +37,15 @@ class SoftmaxUnit(wiring.Component):
     Attributes:
         scores: stream in, of `score_layout`.
         results: stream out, of `result_layout`.
+        depth: pipeline registers from scores to results, buffers not counted.
         configuration: stream in, of `registers.layout`.
 
     Raises:
         ValueError: sizes that cannot be built, or constants of more than one head.
         TypeError: constants of another method.
     """
+
+    depth: int
 
     def __init__(
         self,

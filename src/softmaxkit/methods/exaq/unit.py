@@ -29,7 +29,7 @@ from softmaxkit.methods.exaq.accumulators import (
 from softmaxkit.methods.exaq.golden import CODES_PER_LOOKUP, sum_table
 from softmaxkit.methods.exaq.products import ProductUnit
 from softmaxkit.methods.exaq.spec import Exaq, ExaqConstants
-from softmaxkit.methods.unit import SoftmaxUnit
+from softmaxkit.methods.unit import SoftmaxUnit, check_constants
 from softmaxkit.spec import Constants
 
 CUTS = ("product", "level", "line", "argument")
@@ -67,6 +67,8 @@ class Unit(SoftmaxUnit):
         check_sizes(lanes, max_row)
         check_storage(storage)
         check_segments(spec.reciprocal_segments)
+        if constants is not None:
+            check_constants(spec, constants)
         self.cuts = choose_cuts(CUTS, depth, default=9, fixed=5)
         self.depth = 5 + len(self.cuts)
         taken = beats(max_row, lanes)
