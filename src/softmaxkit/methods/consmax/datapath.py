@@ -55,8 +55,8 @@ def register_map(spec: ConSmax, apart: bool) -> RegisterMap:
     return RegisterMap([*registers, Register("apart", unsigned(1))] if apart else registers)
 
 
-def loaded(spec: ConSmax, constants: ConSmaxConstants) -> dict[str, int | Sequence[int]]:
-    """Return what the registers hold for the constants of one head."""
+def loaded(spec: ConSmax, constants: ConSmaxConstants, unit: ConSmax) -> dict[str, int | Sequence[int]]:
+    """Return what the registers of a unit hold for the constants of one head; its halves have a spec of their own."""
     words: dict[str, int | Sequence[int]] = {name: getattr(constants, name) for name in table_names(spec)}
     if spec.tables == "whole":
         return words
@@ -66,7 +66,7 @@ def loaded(spec: ConSmax, constants: ConSmaxConstants) -> dict[str, int | Sequen
         factors = len(words) + (spec.constant == "multiplied")
         offset += factors * (number.bias - (1 << number.exponent_bits))
     else:
-        offset = min(offset + _headroom(spec), _largest_offset(spec))
+        offset = min(offset + _headroom(unit), _largest_offset(unit))
         offset = max(offset, 0) if spec.tables == "shift" else offset
     if spec.constant == "multiplied":
         words["multiplier"] = constants.multiplier

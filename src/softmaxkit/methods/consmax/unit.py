@@ -101,7 +101,7 @@ class Unit(SoftmaxUnit):
     def loaded(self, constants: ConSmaxConstants) -> dict[str, int | Sequence[int]]:
         """Return what the registers hold, the two halves of 16 bits working together."""
         lower = {"apart": 0, "lower_multiplier": 0, "lower_offset": 0, "lower_limit": 0}
-        return lower | datapath.loaded(self.spec, constants)
+        return lower | datapath.loaded(self.spec, constants, self.spec)
 
     @property
     def half(self) -> ConSmax:
@@ -118,7 +118,7 @@ class Unit(SoftmaxUnit):
             return super().writes(constants)
         if self.registers is None or not self.apart:
             raise ValueError("this unit's halves cannot be used apart; build it with apart=True")
-        upper, lower = (datapath.loaded(self.half, each) for each in constants)
+        upper, lower = (datapath.loaded(self.half, each, self.spec) for each in constants)
         return self.registers.writes({**upper, **{f"lower_{name}": word for name, word in lower.items()}, "apart": 1})
 
     def positions_a_lane(self, constants: Constants | Halves) -> int:
