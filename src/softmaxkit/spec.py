@@ -230,6 +230,7 @@ class Spec(ABC):
             ValueError: sizes that cannot be built, with the rule.
             ModuleNotFoundError: Amaranth is not installed; the message says how to get it.
         """
+        import_module("softmaxkit.blocks")  # says what is missing, if anything is
         found = import_module(f"softmaxkit.methods.{self.method}.unit")
         unit: SoftmaxUnit = found.Unit(self, lanes, constants, **sizes)
         return unit

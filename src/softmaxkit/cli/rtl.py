@@ -48,6 +48,7 @@ def rtl(
     """Write the hardware unit of a method as Verilog, with a test bench, vectors, an AXI-Stream wrapper and a note."""
     import numpy as np
 
+    import softmaxkit.blocks  # noqa: F401  # says what is missing, if anything is
     from softmaxkit.flow.export import check_export_folder, export
     from softmaxkit.flow.rows import random_rows
 

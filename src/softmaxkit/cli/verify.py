@@ -66,6 +66,7 @@ def verify(
     json: JsonOption = None,
 ) -> None:
     """Compare every output of a method's hardware unit with the exact integers; exit code 1 where one differs."""
+    import softmaxkit.blocks  # noqa: F401  # says what is missing, if anything is
     from softmaxkit.flow.faults import Fault
     from softmaxkit.flow.simulate import can_verilate
     from softmaxkit.flow.verify import verify as verify_unit
