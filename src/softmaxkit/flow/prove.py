@@ -32,9 +32,15 @@ from softmaxkit.flow.verilog import to_rtlil
 if TYPE_CHECKING:
     from softmaxkit.methods.unit import SoftmaxUnit
 
+PLACES = 24
+"""Beats that can be inside; a unit that takes more fails, and a small one does not.
+
+They are counted, and a beat's place among them is marked, with a bit for each: solvers find it hard to count in binary.
+"""
+
 PROPERTIES = {
     "steady": "an offered result stays as it is until it is taken",
-    "counted": "there are never more results than scores since the reset",
+    "counted": f"there are never more results than scores since the reset, nor {PLACES} scores more than results",
     "ordered": "the k-th result ends a row if the k-th score does",
     "masked": "the k-th result is 0 where the k-th score is masked",
     "drained": "with results taken at once, the unit soon gives all of every complete row, and takes what is offered",
@@ -47,12 +53,6 @@ WITNESSES = {
     "full": "the unit refuses scores because results are not taken",
 }
 """What has to be possible: else the assumptions contradict each other, or the number of cycles proves nothing."""
-
-PLACES = 24
-"""Beats that can be inside; a unit that takes more fails "counted".
-
-They are counted, and a beat's place among them is marked, with a bit for each: solvers find it hard to count in binary.
-"""
 
 
 @dataclass(frozen=True)
@@ -120,8 +120,9 @@ def prove(
         induction: seconds to look for one, for each property; with 0 none is looked for.
         patience: cycles of calm after which the unit has to be drained. Left out: enough for a row of one beat taken
             in every busy cycle.
-        full: let scores come in every cycle, and no result be taken, until the unit refuses. With that little choice
-            in them, so many cycles cost little, and what the rest of `depth` shows is a unit with full buffers.
+        full: fill the unit first: scores come in every cycle, and no result is taken, until it refuses; from then on
+            every result is taken. With so little choice there is time for all that its buffers hold to pass; the
+            verdicts are of such traffic only.
 
     Raises:
         ValueError: the unit holds something in latches.
@@ -198,14 +199,14 @@ class Watched(wiring.Component):
     Args:
         unit: it.
         patience: cycles in which it has to drain.
-        fill: until it refuses, scores come in every cycle, and no result is taken.
+        full: fill it first, then take every result.
 
     Attributes:
         choose: watch the beat of scores that is taken now; which one is anybody's choice.
     """
 
-    def __init__(self, unit: SoftmaxUnit, patience: int, fill: bool) -> None:
-        self.unit, self.patience, self.fill = unit, patience, fill
+    def __init__(self, unit: SoftmaxUnit, patience: int, full: bool) -> None:
+        self.unit, self.patience, self.fill = unit, patience, full
         self.inner = WithMemories(unit)
         # The outputs to be raised come first and in this order, which is how ABC knows them.
         ports: dict[str, Any] = {name: Out(1) for name in (*PROPERTIES, *WITNESSES)}
