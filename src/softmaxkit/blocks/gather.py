@@ -47,7 +47,7 @@ class Gather(wiring.Component):
 
     def waiting(self, beats: int) -> int:
         """Return the cycles between the coming of the last beat of so long a row and its leaving."""
-        return max(min(beats, self.beats), 3 if self.buffer.storage == "latches" else 2)
+        return max(min(beats, self.beats), self.buffer.latency)
 
     def elaborate(self, platform: object) -> Module:
         """Build it."""

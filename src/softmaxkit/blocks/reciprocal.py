@@ -44,6 +44,7 @@ class ReciprocalUnit(wiring.Component):
         rounding: of the table.
         registers: cuts that hold a register, of `CUTS`; one more always stands before the queue.
         least: the lowest position at which an integer other than 0 can have its leading one.
+        queue: how many can wait to be taken.
 
     Attributes:
         source: stream in, of `divisor` and `tag`.
@@ -60,8 +61,10 @@ class ReciprocalUnit(wiring.Component):
         rounding: Rounding,
         registers: Collection[str],
         least: int = 0,
+        queue: int = 2,
     ) -> None:
-        self.reciprocal, self.rounding, self.registers, self.least = reciprocal, rounding, registers, least
+        self.reciprocal, self.rounding, self.registers = reciprocal, rounding, registers
+        self.least, self.queue = least, queue
         self.latency = 2 + sum(cut in registers for cut in self.CUTS)
         exponent_bits = max((divisor_bits - 1).bit_length(), 1)
         taken = {"divisor": divisor_bits, "tag": tag_bits}
@@ -89,7 +92,7 @@ class ReciprocalUnit(wiring.Component):
         fields = self.sink.p
         widths = (len(fields.mantissa), len(fields.exponent))
         pipe.finish(Cat(resized(mantissa, widths[0]), resized(exponent, widths[1]), tag))
-        m.submodules.queue = queue = fifo.SyncFIFO(width=len(Value.cast(found.payload)), depth=2)
+        m.submodules.queue = queue = fifo.SyncFIFO(width=len(Value.cast(found.payload)), depth=self.queue)
         m.d.comb += [
             queue.w_data.eq(found.payload),
             queue.w_en.eq(found.valid),

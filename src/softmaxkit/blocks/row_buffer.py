@@ -10,9 +10,9 @@ from softmaxkit.blocks.storage import MemoryPort, WordMemory, check_storage
 
 
 class RowBuffer(wiring.Component):
-    """A buffer of beats that gives and takes one each cycle.
+    """A buffer of beats that gives and takes one each cycle, unless it is shallower than its latency.
 
-    A beat that is written can be read two cycles later (three with latches), by way of the memory's output register.
+    Beats leave by way of the memory's output register.
 
     Args:
         width: bits of a beat.
@@ -20,6 +20,7 @@ class RowBuffer(wiring.Component):
         storage: "flip-flops", "latches", or "memory": the buffer then has a port `memory`.
 
     Attributes:
+        latency: cycles from the writing of a beat to when it can be read.
         source: stream in.
         sink: stream out.
         empty: it holds nothing.
@@ -29,6 +30,7 @@ class RowBuffer(wiring.Component):
     def __init__(self, width: int, depth: int, storage: str = "flip-flops") -> None:
         check_storage(storage)
         self.width, self.depth, self.storage = width, depth, storage
+        self.latency = buffer_latency(storage)
         ports = {"source": In(stream.Signature(width)), "sink": Out(stream.Signature(width)), "empty": Out(1)}
         if storage == "memory":
             ports["memory"] = Out(MemoryPort(width, depth))
@@ -68,3 +70,8 @@ class RowBuffer(wiring.Component):
                         m.d.sync += pointer.eq(0)
             m.d.comb += address.eq(pointer)
         return m
+
+
+def buffer_latency(storage: str) -> int:
+    """Return the cycles from the writing of a beat to when it can be read: latches take one more."""
+    return 3 if storage == "latches" else 2

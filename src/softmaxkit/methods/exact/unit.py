@@ -9,7 +9,7 @@ from softmaxkit.blocks.parts import Part, table_part
 from softmaxkit.blocks.piecewise_linear import check_segments
 from softmaxkit.blocks.pipeline import Pipeline, choose_cuts
 from softmaxkit.blocks.reciprocal import ReciprocalUnit
-from softmaxkit.blocks.row_buffer import RowBuffer
+from softmaxkit.blocks.row_buffer import RowBuffer, buffer_latency
 from softmaxkit.blocks.storage import MemoryPort, check_storage
 from softmaxkit.blocks.stream import beats, check_sizes
 from softmaxkit.methods.exact import datapath
@@ -65,11 +65,18 @@ class Unit(SoftmaxUnit):
         tag_bits = number.bits if self.online else 0
         # The largest score's exponential is 1, so that no sum is less.
         self.reciprocal = ReciprocalUnit(
-            spec.reciprocal, total_bits, tag_bits, "nearest", self.cuts, least=spec.sum_fraction_bits
+            spec.reciprocal,
+            total_bits,
+            tag_bits,
+            "nearest",
+            self.cuts,
+            least=spec.sum_fraction_bits,
+            queue=buffer_latency(storage),
         )
         width = lanes * self.front.waiting_bits + 1
         behind = self.front.latency if self.online else 0
-        self.buffer = RowBuffer(width, beats(max_row, lanes) + behind + self.reciprocal.latency, storage)
+        held = beats(max_row, lanes) + behind + max(self.reciprocal.latency, buffer_latency(storage))
+        self.buffer = RowBuffer(width, held, storage)
         memories = {}
         if storage == "memory":
             memories["row_memory"] = MemoryPort(width, self.buffer.depth)
@@ -98,7 +105,10 @@ class Unit(SoftmaxUnit):
         gather = self.front.gather
         complete = taken - 1 + (0 if gather is None else gather.waiting(taken)) + self.front.latency
         again = len(self.cuts & {*datapath.CUTS}) if self.online else 0
-        return complete + self.reciprocal.latency + taken - 1 + again + 1 + ("product" in self.cuts)
+        # The sum's reciprocal, or a short row's first beat by way of the buffer, come last.
+        ahead = taken - 1 + (self.front.latency if self.online else 0)
+        turn = max(self.reciprocal.latency, self.buffer.latency - ahead)
+        return complete + turn + taken - 1 + again + 1 + ("product" in self.cuts)
 
     def interval(self, length: int) -> int:
         """Return the cycles between rows in a stream: a beat a cycle, always."""

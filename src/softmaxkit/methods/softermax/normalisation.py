@@ -30,6 +30,7 @@ class NormalisationUnit(wiring.Component):
         spec: the method.
         lanes: positions a beat.
         registers: cuts that hold a register.
+        queue: reciprocals that can wait for the powers of their rows.
 
     Attributes:
         totals: stream in, of `total` and `highest`, one a row.
@@ -37,12 +38,12 @@ class NormalisationUnit(wiring.Component):
         results: stream out, of `result_layout`.
     """
 
-    def __init__(self, spec: Softermax, lanes: int, registers: Set[str]) -> None:
+    def __init__(self, spec: Softermax, lanes: int, registers: Set[str], queue: int = 2) -> None:
         self.spec, self.lanes, self.registers = spec, lanes, registers
         layout = power_layout(spec, lanes).members
         whole = layout["highest"]
         self.reciprocal = ReciprocalUnit(
-            spec.reciprocal_table, spec.power_sum.bits, Shape.cast(whole).width, spec.rounding, registers
+            spec.reciprocal_table, spec.power_sum.bits, Shape.cast(whole).width, spec.rounding, registers, queue=queue
         )
         self.latency = 1 + len(registers & {"shifted", "product"})
         super().__init__(

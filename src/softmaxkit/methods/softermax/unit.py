@@ -10,7 +10,7 @@ from amaranth.lib import data, wiring
 from softmaxkit.blocks.parts import Part, table_part
 from softmaxkit.blocks.piecewise_linear import check_segments
 from softmaxkit.blocks.pipeline import choose_cuts
-from softmaxkit.blocks.row_buffer import RowBuffer
+from softmaxkit.blocks.row_buffer import RowBuffer, buffer_latency
 from softmaxkit.blocks.storage import MemoryPort, check_storage
 from softmaxkit.blocks.stream import beats, check_sizes
 from softmaxkit.methods.softermax.normalisation import NormalisationUnit, buffered_layout
@@ -58,10 +58,10 @@ class Unit(SoftmaxUnit):
         registers = choose_cuts(cuts, depth, default=3 + len(cuts), fixed=3)
         self.depth = 3 + len(registers)
         self.front = UnnormalisedUnit(spec, lanes, max_row, registers, storage)
-        self.back = NormalisationUnit(spec, lanes, registers)
+        self.back = NormalisationUnit(spec, lanes, registers, queue=buffer_latency(storage))
         width = buffered_layout(spec, lanes).as_shape().width
         # So many beats come in after a row until its first result leaves.
-        held = beats(max_row, lanes) + self.back.reciprocal.latency
+        held = beats(max_row, lanes) + max(self.back.reciprocal.latency, buffer_latency(storage))
         self.buffer = RowBuffer(width, held, storage)
         memories = {}
         if storage == "memory":
@@ -86,7 +86,9 @@ class Unit(SoftmaxUnit):
         gather = self.front.gather
         waiting = 0 if gather is None else gather.waiting(taken)
         complete = taken - 1 + waiting + self.front.latency
-        return complete + self.back.reciprocal.latency + taken - 1 + self.back.latency
+        # The sum's reciprocal, or a short row's first powers by way of the buffer, come last.
+        turn = max(self.back.reciprocal.latency, self.buffer.latency - (taken - 1))
+        return complete + turn + taken - 1 + self.back.latency
 
     def interval(self, length: int) -> int:
         """Return the cycles between rows in a stream: a beat a cycle, always."""
