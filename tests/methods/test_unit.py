@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from specs import CASES, DEFAULTS, IDS
+from unit_checks import loaded_often
 
 import softmaxkit
 from softmaxkit import BF16, FP16, UQ, ConSmax, Exact, Exaq, Float, Q, Softermax, Spec
@@ -92,6 +93,21 @@ def test_every_result_is_goldens(name: str, form: str) -> None:
 def test_halves_of_sixteen_bits_together_and_apart() -> None:
     unit = ConSmax(bits=16, constant="multiplied", table_format=UQ(0, 9)).unit(lanes=2, max_row=9, apart=True)
     agrees(unit, [unit.spec.examples()[0], Halves(*unit.half.examples()[1:])])
+
+
+@pytest.mark.slow
+@verilator
+@pytest.mark.parametrize("storage", ["flip-flops", "latches"])
+@pytest.mark.parametrize("spec", [ConSmax(constant="multiplied"), Exaq(), Exaq(accumulator="histogram")], ids=title)
+def test_constants_that_change_all_the_time(spec: Spec, storage: str) -> None:
+    loaded_often(spec.unit(lanes=2, max_row=9, storage=storage))
+
+
+@verilator
+def test_halves_that_part_and_join_all_the_time() -> None:
+    unit = ConSmax(bits=16, constant="multiplied", table_format=UQ(0, 9)).unit(lanes=2, max_row=9, apart=True)
+    halves = unit.half.examples()
+    loaded_often(unit, [unit.spec.examples()[0], Halves(*halves[:2]), unit.spec.examples()[1], Halves(*halves[1:])])
 
 
 def buildable(spec: type[Spec], **choices: Sequence[Any]) -> Iterator[Spec]:
