@@ -182,7 +182,7 @@ def test_every_form_of_exaq(spec: Exaq, baked: bool) -> None:
 @pytest.mark.parametrize(
     "spec",
     [
-        *buildable(Exact, format=[BF16, Float(5, 2), Float(4, 3)]),
+        *buildable(Exact, format=[Float(5, 12), Float(5, 2), Float(4, 3)]),
         *buildable(Exact, schedule=["online"], format=[FP16, Float(4, 3)], slice_width=[1, 2, 4, 16]),
     ],
     ids=title,
