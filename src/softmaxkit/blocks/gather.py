@@ -33,7 +33,8 @@ class Gather(wiring.Component):
 
     def __init__(self, width: int, key: Shape, beats: int, whole_rows: bool, storage: str = "flip-flops") -> None:
         self.width, self.key, self.beats, self.whole_rows = width, key, beats, whole_rows
-        self.buffer = RowBuffer(width + 2, max(beats, 3), storage)
+        # The last beat of a whole row is that of its group.
+        self.buffer = RowBuffer(width + (1 if whole_rows else 2), max(beats, 3), storage)
         beat = {"beat": width, "key": key, "present": 1, "last": 1}
         gathered = {"beat": width, "maximum": key, "present": 1, "group_last": 1, "last": 1}
         ports = {
@@ -69,11 +70,12 @@ class Gather(wiring.Component):
             source.ready.eq(buffer.source.ready & maxima.w_rdy),
             taken.eq(source.valid & source.ready),
             buffer.source.valid.eq(taken),
-            buffer.source.payload.eq(Cat(source.p.beat, group_last, source.p.last)),
+            buffer.source.payload.eq(Cat(source.p.beat, source.p.last, group_last)),
             maxima.w_en.eq(taken & group_last),
             maxima.w_data.eq(Cat(highest, present | source.p.present)),
             sink.valid.eq(buffer.sink.valid & maxima.r_rdy),
-            Cat(sink.p.beat, sink.p.group_last, sink.p.last).eq(buffer.sink.payload),
+            Cat(sink.p.beat, sink.p.last).eq(buffer.sink.payload),
+            sink.p.group_last.eq(buffer.sink.payload[-1]),
             Cat(sink.p.maximum, sink.p.present).eq(maxima.r_data),
             buffer.sink.ready.eq(sink.ready & maxima.r_rdy),
             maxima.r_en.eq(sink.valid & sink.ready & sink.p.group_last),

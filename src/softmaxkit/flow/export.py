@@ -134,6 +134,7 @@ def _write_templates(
         "score_step": constants.real_scale,
         "result_step": float(unit.spec.decode(np.ones(1, np.int64), constants)[0]),
         "masks": unit.lanes * unit.masks,
+        "holds_rows": unit.holds_rows,
         "code_bits": unit.code_shape.width,
         "result_bits": unit.result_bits,
         "cfg": unit.registers,

@@ -114,7 +114,7 @@ def prove(
     """Prove the properties of a unit, each for ever where an induction is found, else for a number of cycles.
 
     Args:
-        unit: a small one, of storage "flip-flops" or "memory". A row of two beats shows what a longer one does.
+        unit: a small one, of storage "flip-flops" or "memory".
         depth: cycles of any traffic. Each costs more time than the one before.
         busy: the same of "drained", which is the dearest; left out, as deep.
         induction: seconds to look for one, for each property; with 0 none is looked for.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from amaranth.hdl import Shape
 from amaranth.lib import stream, wiring
@@ -37,6 +37,7 @@ class SoftmaxUnit(wiring.Component):
     Attributes:
         scores: stream in, of `score_layout`.
         results: stream out, of `result_layout`.
+        holds_rows: do rows wait in it, so that one of more than `max_row` scores stops it?
         depth: pipeline registers from scores to results, buffers not counted.
         configuration: stream in, of `registers.layout`.
 
@@ -46,6 +47,7 @@ class SoftmaxUnit(wiring.Component):
     """
 
     depth: int
+    holds_rows: ClassVar[bool] = True
 
     def __init__(
         self,

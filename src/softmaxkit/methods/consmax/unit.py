@@ -55,6 +55,7 @@ class Unit(SoftmaxUnit):
     """
 
     spec: ConSmax
+    holds_rows = False
 
     def __init__(
         self,

@@ -144,7 +144,8 @@ class UnnormalisedUnit(wiring.Component):
         """Return 2**(score - whole) in the unnormalised format; 0 where masked."""
         spec, bits = self.spec, self.spec.input.bits
         code = beat[lane * bits : (lane + 1) * bits].as_signed()
-        fraction = code[: spec.input.fraction_bits]
+        above = max(spec.input.fraction_bits - bits, 0)  # bits of the fraction that a narrow code leaves to its sign
+        fraction = Cat(code, code[-1].replicate(above))[: spec.input.fraction_bits]
         # No score that counts is above the maximum by 1 or more.
         distance = named(m, f"{name}_distance", (whole - (code >> spec.input.fraction_bits))[: len(whole)])
         value = line(m, f"{name}_line", spec.power_table, fraction, spec.rounding)
