@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from softmaxkit.files import write_json
 from softmaxkit.spec import Spec, method_class
 
-console = Console(stderr=True, highlight=False)
+console = Console(stderr=True, highlight=False, markup=False)
 """Progress and notes go to standard error, so that standard output holds results alone."""
 
 LOG_WIDTH = 140

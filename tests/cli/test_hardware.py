@@ -1,0 +1,310 @@
+"""`softmaxkit verify` and `softmaxkit rtl` as a user runs them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from softmaxkit import ConSmax, Q, Softermax, Spec, load
+from softmaxkit.cli import main
+from softmaxkit.flow import tools
+from softmaxkit.flow.simulate import can_verilate
+from softmaxkit.models import layers
+from softmaxkit.models.text import standard_library_source
+
+pytestmark = pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")
+verilator = pytest.mark.skipif(not can_verilate(), reason="needs Yosys, Verilator and a C++ compiler")
+yosys = pytest.mark.skipif(not tools.find("yosys"), reason="needs Yosys")
+
+SMALL = ("--lanes", 2, "--max-row", 8)
+FEW = (*SMALL, "--outputs", 100)
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    code = main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    assert "Traceback" not in captured.err
+    return code, captured.out, captured.err
+
+
+def last_line(printed: str) -> str:
+    return printed.strip().splitlines()[-1]
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> Path:
+    """A spec whose unit is quickly built."""
+    path = tmp_path / "spec.json"
+    path.write_text(json.dumps(ConSmax(tables="whole").to_json()))
+    return path
+
+
+@pytest.fixture
+def unloaded(tmp_path: Path) -> Path:
+    """One whose unit has no constants."""
+    path = tmp_path / "unloaded.json"
+    narrow = Softermax(input=Q(3, 1), power_segments=2, reciprocal_segments=2, slice_width=2)
+    path.write_text(json.dumps(narrow.to_json()))
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> tuple[object, ...]:
+    """Options for a small model with ConSmax in it."""
+    folder = tmp_path_factory.mktemp("model")
+    (folder / "text.txt").write_bytes(standard_library_source(20_000))
+    common = ["--text", folder / "text.txt", "--context", 16]
+    assert main([str(each) for each in ["train", "consmax", *common, "--steps", 2, "-o", folder / "model"]]) == 0
+    return ("--model", folder / "model", *common)
+
+
+@verilator
+def test_a_record_of_every_unit(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    code, out, err = run(capsys, "verify", "consmax", *FEW, "--depth", 3, "--seed", 5, "--json", tmp_path / "r.json")
+    assert code == 0, err
+    assert "mismatches" in out
+    record = json.loads((tmp_path / "r.json").read_text())
+    assert (record["seed"], record["inputs"]) == (5, {"outputs": 100})
+    assert {"amaranth", "verilator"} <= set(record["versions"])
+    assert [result["unit"] for result in record["results"]] == ["loadable", "baked"]
+    for result in record["results"]:
+        assert Spec.from_json(result["spec"]) == ConSmax()
+        stated = {
+            name: result[name] for name in ("method", "mode", "lanes", "max_row", "depth", "storage", "simulator")
+        }
+        assert stated == {
+            "method": "consmax",
+            "mode": "hardware",
+            "lanes": 2,
+            "max_row": 8,
+            "depth": 3,
+            "storage": "flip-flops",
+            "simulator": "verilator",
+        }
+        assert result["compared"] >= 2 * 65536  # every pair of codes
+        assert (result["mismatches"], result["faults"], result["wrong"]) == (0, [], [])
+        assert result["exhausted"] == ["Float(8,7) multiplier, 16384 inputs"]
+        assert result["cycles"] > 65536
+        assert result["injected_fault"] is None
+    loaded, baked = (result["constants"] for result in record["results"])
+    assert loaded == json.loads(json.dumps([each.to_json() for each in ConSmax().examples()]))
+    assert baked == loaded[:1]
+
+
+@verilator
+def test_a_spec_and_the_record_on_standard_output(capsys: pytest.CaptureFixture[str], spec: Path) -> None:
+    code, out, err = run(capsys, "verify", "--spec", spec, *FEW, "--json", "-")
+    assert code == 0
+    assert [result["variant"] for result in json.loads(out)["results"]] == ["tables=whole"] * 2
+    assert "Outputs of the hardware against the integers" in err
+
+
+@verilator
+def test_an_injected_fault_is_found(capsys: pytest.CaptureFixture[str], unloaded: Path, tmp_path: Path) -> None:
+    wave = tmp_path / "waves" / "wave.vcd"
+    code, _, err = run(
+        capsys,
+        "verify",
+        "--spec",
+        unloaded,
+        *FEW,
+        "--seed",
+        1,
+        "--inject-fault",
+        "--waveform",
+        wave,
+        "--json",
+        tmp_path / "r.json",
+    )
+    assert code == 1
+    assert "wrong result beats" in err
+    assert "lane 0, row " in err
+    assert last_line(err) == "error: the hardware differs from the integers it stands for: softermax"
+    (result,) = json.loads((tmp_path / "r.json").read_text())["results"]
+    assert f"injected: {result['injected_fault']}" in " ".join(err.split())
+    assert 0 < len(result["wrong"]) <= result["mismatches"]
+    assert set(result["wrong"][0]) == {"lane", "row", "position", "code", "expected", "got"}
+    assert wave.read_text().startswith("$version")
+    assert not list(wave.parent.glob(".*"))
+
+
+@pytest.mark.slow
+@verilator
+def test_all_methods(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(capsys, "verify", "all", *FEW, "--json", "-")
+    assert code == 0, err
+    units = [(result["method"], result["unit"]) for result in json.loads(out)["results"]]
+    assert units == [
+        ("exact", ""), ("consmax", "loadable"), ("consmax", "baked"),
+        ("softermax", ""), ("exaq", "loadable"), ("exaq", "baked"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["verify"], "give either a METHOD or --spec FILE"),
+        (["verify", "softmax"], "the methods are exact, consmax, softermax, exaq"),
+        (["verify", "exaq", "--spec", "spec.json"], "give either a METHOD or --spec FILE"),
+        (["verify", "all", "--spec", "spec.json"], "'all' stands for the methods' defaults"),
+        (["verify", "all", "--model", "missing"], "'all' stands for the methods' defaults"),
+        (["verify", "--spec", "missing.json"], "cannot read the spec missing.json"),
+        (["verify", "--model", "missing"], "cannot load the model missing"),
+        (["verify", "exaq", "--lanes", 0], "lanes is a whole number from 1 to 256, not 0"),
+        (["verify", "exaq", "--max-row", 0], "max_row is a whole number from 1 to 65536, not 0"),
+        (["verify", "exaq", "--depth", 99], "depth is a whole number from"),
+        (["verify", "softermax", "--lanes", 3], "lanes divide 16 or are a multiple of it, not 3"),
+        (["verify", "consmax", "--storage", "memory"], "storage is 'flip-flops' or 'latches' for this unit"),
+        (["verify", "exaq", "--storage", "sram"], "not 'sram'"),
+        (["verify", "exaq", "--outputs", 0], "--outputs"),
+        (["verify", "exaq", "--lanes", "many"], "--lanes"),
+        (["rtl"], "give either a METHOD or --spec FILE"),
+        (["rtl", "all"], "the methods are exact, consmax, softermax, exaq"),
+        (["rtl", "exaq", "--lanes", 257], "lanes is a whole number from 1 to 256, not 257"),
+        (["rtl", "exaq", "--constants", "fixed"], "--constants is baked or loadable, not 'fixed'"),
+        (["rtl", "exaq", "--name", "2d"], "a module's name is letters, digits and underscores"),
+        (["rtl", "exaq", "--clock", 0], "the clock's period is a positive number"),
+        (["rtl", "exaq", "-o", __file__], "is a file; give a folder"),
+        (["rtl", "exaq", "-o", Path(__file__).parent], "holds no exported unit"),
+        (["rtl", "--model", "missing"], "cannot load the model missing"),
+    ],
+    ids=str,
+)
+def test_wrong_arguments_get_one_line_and_exit_code_2(
+    arguments: list[object], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run(capsys, *arguments)
+    assert code == 2
+    assert last_line(err).startswith("error: ")
+    assert message in last_line(err)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("verb", ["verify", "rtl"])
+def test_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, verb, "--help")
+    assert code == 0
+    assert all(option in out for option in ("--lanes", "--max-row", "--depth", "--storage", "--model", "--layer"))
+
+
+@pytest.mark.parametrize("tool", ["verilator", "g++"])
+def test_fewer_are_compared_without_a_tool(
+    tool: str, capsys: pytest.CaptureFixture[str], unloaded: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = tools.find
+    monkeypatch.setattr(tools, "find", lambda name: None if name == tool else real(name))
+    code, out, err = run(capsys, "verify", "--spec", unloaded, *SMALL, "--outputs", 8_000, "--json", "-")
+    assert code == 0, err
+    announced = " ".join(err.split())
+    assert "Amaranth's simulator compares a fiftieth of the outputs" in announced
+    assert "pip install 'softmaxkit[hardware]'" in announced
+    (result,) = json.loads(out)["results"]
+    assert (result["simulator"], result["mismatches"]) == ("amaranth", 0)
+    assert 8_000 // 50 <= result["compared"] < 8_000 // 10
+    code, _, err = run(capsys, "verify", "--spec", unloaded, *FEW, "--storage", "latches")
+    assert code == 1
+    assert "a unit with latches needs Verilator" in last_line(err)
+
+
+@verilator
+def test_a_simulator_that_fails(
+    capsys: pytest.CaptureFixture[str], spec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "bin").mkdir()
+    fake = tmp_path / "bin" / "verilator"
+    fake.write_text("#!/bin/sh\nfor i in 1 2 3; do echo reason $i >&2; done; exit 7\n")
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{fake.parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("SOFTMAXKIT_CACHE", str(tmp_path / "cache"))
+    code, _, err = run(capsys, "verify", "--spec", spec, *FEW)
+    assert code == 1
+    error = err[err.index("error: ") :].splitlines()
+    assert re.fullmatch(r"error: verilator failed while .* \(exit code 7\); its last lines:", error[0])
+    assert error[1:] == [f"  reason {at}" for at in (1, 2, 3)]
+
+
+@verilator
+def test_a_head_of_a_model(capsys: pytest.CaptureFixture[str], model: tuple[object, ...], tmp_path: Path) -> None:
+    code, out, err = run(capsys, "verify", *model, *FEW, "--layer", 1, "--head", 2, "--json", "-")
+    assert code == 0, err
+    constants = list(layers(load(str(model[1]))).values())[1].constants.of_head(2)
+    expected = json.loads(json.dumps([constants.to_json()]))
+    assert [result["constants"] for result in json.loads(out)["results"]] == [expected] * 2
+
+
+@yosys
+def test_a_unit_with_the_constants_of_a_model(
+    capsys: pytest.CaptureFixture[str], model: tuple[object, ...], tmp_path: Path
+) -> None:
+    code, _, err = run(capsys, "rtl", *model, *SMALL, "-o", tmp_path / "baked")
+    assert code == 0, err
+    assert json.loads((tmp_path / "baked" / "parameters.json").read_text())["constants"] == "baked in"
+    code, _, err = run(capsys, "rtl", *model, *SMALL, "-o", tmp_path / "other", "--constants", "loadable")
+    assert code == 0, err
+    assert json.loads((tmp_path / "other" / "parameters.json").read_text())["constants"] == "loadable"
+    constants = next(iter(layers(load(str(model[1]))).values())).constants.of_head(0)
+    for name in ("baked", "other"):
+        told = json.loads((tmp_path / name / "tables.json").read_text())["sets"][0]["constants"]
+        assert told == json.loads(json.dumps(constants.to_json()))
+
+
+def test_heads_that_a_model_has_not(capsys: pytest.CaptureFixture[str], model: tuple[object, ...]) -> None:
+    for verb in ("verify", "rtl"):
+        for option, value in (("--layer", 4), ("--layer", -1), ("--head", 4), ("--head", -1)):
+            code, _, err = run(capsys, verb, *model, option, value)
+            assert code == 2
+            assert last_line(err) == f"error: {option} is 0 to 3 for this model, not {value}"
+        code, _, err = run(capsys, verb, "exaq", *model)
+        assert code == 2
+        assert "has consmax in it; leave METHOD and --spec out, or give that" in last_line(err)
+
+
+def test_a_model_without_a_method(
+    capsys: pytest.CaptureFixture[str], model: tuple[object, ...], tmp_path: Path
+) -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    GPT2LMHeadModel(GPT2Config(vocab_size=256, n_positions=16, n_embd=8, n_layer=1, n_head=2)).save_pretrained(tmp_path)
+    code, _, err = run(capsys, "verify", "--model", tmp_path, *model[2:])
+    assert code == 2
+    assert f"has no method in it; put one in with 'softmaxkit calibrate {tmp_path} METHOD'" in last_line(err)
+
+
+@yosys
+def test_a_folder_for_a_chip(capsys: pytest.CaptureFixture[str], spec: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    command = ("rtl", "--spec", spec, *SMALL, "-o", folder)
+    code, _, err = run(capsys, *command, "--name", "unit")
+    assert code == 0
+    assert f"begin with {folder / 'README.md'}" in " ".join(err.split()).replace("/ ", "/")
+    assert (folder / "unit.sv").read_text().count("module unit(") == 1
+    facts = json.loads((folder / "parameters.json").read_text())
+    assert (facts["lanes"], facts["max_row"], facts["constants"], facts["name"]) == (2, 8, "loadable", "unit")
+    assert Spec.from_json(facts["spec"]) == ConSmax(tables="whole")
+    code, _, err = run(capsys, *command)
+    assert code == 2
+    assert "holds a unit already" in last_line(err)
+    assert (folder / "unit.sv").is_file()
+    code, _, err = run(capsys, *command, "--overwrite", "--constants", "baked")
+    assert code == 0, err
+    assert not (folder / "unit.sv").exists()
+    assert "module softmaxkit_consmax(" in (folder / "softmaxkit_consmax.sv").read_text()
+    assert json.loads((folder / "parameters.json").read_text())["constants"] == "baked in"
+    assert list(tmp_path.glob(".*")) == []
+
+
+def test_no_folder_without_yosys(
+    capsys: pytest.CaptureFixture[str], spec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = tools.find
+    monkeypatch.setattr(tools, "find", lambda name: None if name == "yosys" else real(name))
+    code, _, err = run(capsys, "rtl", "--spec", spec, *SMALL, "-o", tmp_path / "folder")
+    assert code == 1
+    assert last_line(err) == "error: yosys is not installed; get it with pip install 'softmaxkit[hardware]'"
+    assert list(tmp_path.iterdir()) == [spec]
