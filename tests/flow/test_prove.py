@@ -83,7 +83,7 @@ def test_full_buffers(method: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("sizes", "more"),
-    [({}, 8), ({"storage": "memory"}, 6), ({"max_row": 3}, 6), ({"depth": 6}, 6), ({"loadable": True}, 4)],
+    [({}, 7), ({"storage": "memory"}, 6), ({"max_row": 3}, 6), ({"depth": 6}, 6), ({"loadable": True}, 4)],
     ids=str,
 )
 @pytest.mark.parametrize("method", TWO_ROWS)
