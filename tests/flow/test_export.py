@@ -33,7 +33,7 @@ CASES = [
 ]
 NAME = "unit_under_test"
 
-icarus = pytest.mark.skipif(not (find("iverilog") and find("make")), reason="needs Icarus Verilog and make")
+icarus = pytest.mark.skipif(not (shutil.which("iverilog") and find("make")), reason="needs Icarus Verilog and make")
 verilator = pytest.mark.skipif(not (find("verilator") and find("make")), reason="needs Verilator and make")
 
 

