@@ -63,6 +63,7 @@ def test_counts_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
     assert verify(unit, outputs=3_000, seed=1).cycles != verify(unit, outputs=3_000).cycles
 
 
+@pytest.mark.slow
 @verilator
 def test_parts_are_tried_with_all_inputs() -> None:
     found = verify(unit_of(Softermax(), lanes=1), outputs=1)

@@ -27,7 +27,11 @@ from softmaxkit.methods.softermax import unit as softermax_unit
 from softmaxkit.methods.softermax import unnormalised
 from softmaxkit.methods.softermax.unnormalised import UnnormalisedUnit
 
-pytestmark = pytest.mark.skipif(not can_verilate(), reason="needs Yosys, Verilator and a C++ compiler")
+pytestmark = [
+    pytest.mark.skipif(not can_verilate(), reason="needs Yosys, Verilator and a C++ compiler"),
+    pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable"),
+]
+SLOW = pytest.mark.slow
 
 FLOAT = Float(4, 3)
 FIXED = {"unnormalised": UQ(1, 5), "power_sum": UQ(3, 3), "reciprocal": UQ(1, 5), "output": UQ(1, 5)}
@@ -163,7 +167,23 @@ FAULTS: dict[str, tuple[str, Any, str, str, str]] = {
 }
 
 
-@pytest.mark.parametrize("name", FAULTS)
+FAST = {
+    "difference without a sticky bit",
+    "sum of the row before",
+    "sum not rescaled",
+    "no limit",
+    "mask ignored",
+    "writes inside rows",
+    "no saturation",
+    "floor in place of ceil",
+    "total not rescaled",
+    "thresholds exclusive",
+    "surplus not taken off",
+    "mask not counted",
+}
+
+
+@pytest.mark.parametrize("name", [pytest.param(each, marks=[] if each in FAST else SLOW) for each in FAULTS])
 def test_faults_in_the_source(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     which, *fault = FAULTS[name]
     break_source(monkeypatch, *fault)
@@ -174,7 +194,14 @@ def test_faults_in_the_source(name: str, monkeypatch: pytest.MonkeyPatch) -> Non
     assert all(wrong.got != wrong.expected for wrong in found.wrong)
 
 
-@pytest.mark.parametrize(("which", "module"), [("exact", gather), ("softermax", softermax_unit), ("exaq", exaq_unit)])
+@pytest.mark.parametrize(
+    ("which", "module"),
+    [
+        ("exact", gather),
+        pytest.param("softermax", softermax_unit, marks=SLOW),
+        pytest.param("exaq", exaq_unit, marks=SLOW),
+    ],
+)
 def test_buffers_that_are_too_short(which: str, module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     right = module.RowBuffer
     monkeypatch.setattr(module, "RowBuffer", lambda width, depth, storage: right(width, 4, storage))
@@ -183,6 +210,7 @@ def test_buffers_that_are_too_short(which: str, module: Any, monkeypatch: pytest
     assert any("result beats came" in fault for fault in found.faults)
 
 
+@SLOW
 def test_writes_that_do_not_wait_for_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     right, wrong = "port.ready.eq(~inside & ~busy)", "port.ready.eq(~inside)"
     spec = SPECS["consmax fixed"]
@@ -196,23 +224,20 @@ EQUIVALENT: dict[str, set[int]] = {}
 """Seeds of faults that change no result."""
 
 
-def see_faults(which: str, seeds: list[int]) -> None:
-    said = set()
-    for seed in seeds:
-        fault = Fault(seed)
-        found = verified(which, fault)
-        assert fault.what
-        said.add(fault.what)
-        assert found.passed == (seed in EQUIVALENT.get(which, ())), (seed, fault.what)
-    assert len(said) > 1
+def see_fault(which: str, seed: int) -> None:
+    fault = Fault(seed)
+    found = verified(which, fault)
+    assert fault.what
+    assert found.passed == (seed in EQUIVALENT.get(which, ())), fault.what
 
 
 @pytest.mark.parametrize("which", ["exact", "consmax", "softermax", "exaq"])
-def test_faults_in_gates_and_tables(which: str) -> None:
-    see_faults(which, [0, 1])
+def test_a_fault_in_a_gate_or_table(which: str) -> None:
+    see_fault(which, 1)
 
 
-@pytest.mark.slow
+@SLOW
+@pytest.mark.parametrize("seed", [0, *range(2, 10)])
 @pytest.mark.parametrize("which", SPECS)
-def test_more_faults_in_gates_and_tables(which: str) -> None:
-    see_faults(which, list(range(2, 12)))
+def test_more_faults_in_gates_and_tables(which: str, seed: int) -> None:
+    see_fault(which, seed)

@@ -64,7 +64,6 @@ def small_unit(spec: Spec, numbers: dict[str, Any], form: str) -> SoftmaxUnit:
 FAST = {
     ("exact", "flip-flops"),
     ("exact schedule=online", "latches"),
-    ("exact format=Float(5,7), exponential_segments=16", "memory"),
     ("consmax", "flip-flops"),
     ("consmax table_format=UQ(0,12), constant=multiplied, ceiling=3.0", "baked"),
     ("consmax tables=shift", "latches"),

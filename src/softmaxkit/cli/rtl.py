@@ -64,4 +64,4 @@ def rtl(
     if trained is not None:
         segments.append((trained.constants, trained.rows.first(max(4096 // max_row, 1) * 4, max_row)))
     export(unit, name or f"softmaxkit_{chosen.method}", output, segments, clock, overwrite)
-    console.print(f"{chosen.method}, {lanes} lanes: {output}; begin with {output / 'README.md'}")
+    console.print(f"{chosen.method}, {lanes} lanes: {output}; begin with {output / 'README.md'}", soft_wrap=True)

@@ -138,6 +138,7 @@ class Verilated:
         unit: with the streams `scores`, `results` and, where it has one, `configuration`.
         fault: changes the design as RTLIL.
         waveform: the file that a run writes its waveform to.
+        fast: compile for long runs; else for little compilation.
 
     Raises:
         ToolError: a tool is missing, or failed.
@@ -146,14 +147,18 @@ class Verilated:
     name = "verilator"
 
     def __init__(
-        self, unit: wiring.Component, fault: Callable[[str], str] | None = None, waveform: Path | None = None
+        self,
+        unit: wiring.Component,
+        fault: Callable[[str], str] | None = None,
+        waveform: Path | None = None,
+        fast: bool = True,
     ) -> None:
-        self.waveform = waveform
+        self.waveform, self.optimisation = waveform, "-O1" if fast else "-O0"
         verilog = to_verilog(WithMemories(unit), TOP, fault)
         harness = (files("softmaxkit.flow") / "harness.cpp").read_text(encoding="utf-8")
         defines = ["-DCONFIGURATION"] * ("configuration" in unit.signature.members)
         defines += ["-DWAVEFORM"] * (waveform is not None)
-        folder = cache_folder() / "verilated" / content_key(verilog, harness, defines)
+        folder = cache_folder() / "verilated" / content_key(verilog, harness, defines, self.optimisation)
         self.program = folder / "dut"
         if self.program.is_file():
             return
@@ -167,7 +172,7 @@ class Verilated:
             command += ["--Mdir", "build", "-O3", "--no-assert", "-Wno-fatal", "-Wno-lint"]
             command += ["--output-split", "0"]  # several files would need the compiler that Verilator was built with
             command += ["--trace"] * (waveform is not None)
-            command += ["-CFLAGS", " ".join(["-O1", *defines]), "-o", "../dut", f"{TOP}.sv", "harness.cpp"]
+            command += ["-CFLAGS", " ".join(["-g0", *defines]), "-o", "../dut", f"{TOP}.sv", "harness.cpp"]
             call(command, work, "reading the Verilog")
             self._compile(work / "build", verilator)
 
@@ -177,7 +182,8 @@ class Verilated:
         kept = cache_folder() / "verilated" / f"runtime-{content_key(version, self.waveform is not None)}"
         for file in kept.glob("*.o"):
             shutil.copy(file, build)
-        call([need("make"), "-j", "2", "-f", "Vdut.mk"], build, "compiling the simulation")
+        level = [f"OPT_FAST={self.optimisation}", f"OPT_SLOW={self.optimisation}"]
+        call([need("make"), "-j", "2", "-f", "Vdut.mk", *level], build, "compiling the simulation")
         if not kept.is_dir():
             with whole_folder(kept) as folder:
                 for file in build.glob("verilated*.o"):

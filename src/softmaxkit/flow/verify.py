@@ -26,6 +26,9 @@ OUTPUTS = 2_000_000
 FEWER = 50
 """How many times fewer they are in Amaranth's simulator."""
 
+SHORT = 200_000
+"""Outputs up to which compiling matters more than running, and what takes more is left out."""
+
 BATCH = 250_000
 """Outputs of one run, so that memory stays small."""
 
@@ -130,7 +133,7 @@ def verify(
     if constants is None:
         constants = [unit.constants] if unit.constants is not None else unit.spec.examples()
     fast = can_verilate()
-    simulator: Simulator = Verilated(unit, fault) if fast else Simulated(unit)
+    simulator: Simulator = Verilated(unit, fault, fast=outputs > SHORT) if fast else Simulated(unit)
     found = Verification(simulator.name)
     outputs = outputs if fast else outputs // FEWER
     failing: tuple[Stream, Traffic] | None = None
@@ -168,7 +171,7 @@ def _runs(
     if exhaustive:
         for each in constants:
             found = all_codes(unit, each)
-            if found is not None:
+            if found is not None and found.lengths.sum() <= max(outputs, SHORT):
                 count += int(found.lengths.sum())
                 yield [(each, found)]
     if rows:
@@ -220,7 +223,7 @@ def _try_all(found: Verification, part: Part) -> None:
     results = pack([(part.expected[:, None], part.output_bits)])
     count = len(part.inputs)
     run = Stream(scores, results, np.zeros((0, 1), np.uint32), np.ones(count, np.int64), part.output_bits)
-    outcome = Verilated(Streamed(part)).run(run, Traffic())
+    outcome = Verilated(Streamed(part), fast=False).run(run, Traffic())
     found.compared += outcome.compared
     found.mismatches += outcome.wrong_results
     found.cycles += outcome.cycles
