@@ -132,7 +132,22 @@ def test_train_calibrate_evaluate_stand_alone(
 
 
 def compare(capsys: pytest.CaptureFixture[str], folder: Path, text: str, *more: object) -> tuple[int, str, str]:
-    return run(capsys, "compare", "--text", text, "--steps", 8, "--context", 16, "--windows", 16, "-o", folder, *more)
+    return run(
+        capsys,
+        "compare",
+        "--text",
+        text,
+        "--steps",
+        8,
+        "--context",
+        16,
+        "--windows",
+        16,
+        "--no-verify",
+        "-o",
+        folder,
+        *more,
+    )
 
 
 def test_compare_does_the_main_job(capsys: pytest.CaptureFixture[str], tmp_path: Path, text: str) -> None:
@@ -238,7 +253,20 @@ def test_ctrl_c_then_the_same_command_goes_on(tmp_path: Path, text: str) -> None
         "training._Watch.on_step_end = stop\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )
-    arguments = ["compare", "--text", text, "--steps", "8", "--context", "16", "--windows", "4", "--method", "exact"]
+    arguments = [
+        "compare",
+        "--text",
+        text,
+        "--steps",
+        "8",
+        "--context",
+        "16",
+        "--windows",
+        "4",
+        "--method",
+        "exact",
+        "--no-verify",
+    ]
     command = [sys.executable, "-c", script, *arguments, "-o", str(tmp_path / "out")]
     stopped = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert stopped.returncode == 130, stopped.stderr

@@ -26,7 +26,7 @@ OUTPUTS = 2_000_000
 FEWER = 50
 """How many times fewer they are in Amaranth's simulator."""
 
-SHORT = 200_000
+SHORT = 150_000
 """Outputs up to which compiling matters more than running, and what takes more is left out."""
 
 BATCH = 250_000
