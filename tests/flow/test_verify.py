@@ -168,7 +168,7 @@ def see_agreement(unit: SoftmaxUnit) -> None:
     wrong = dataclasses.replace(right, results=results)
     short = dataclasses.replace(right, results=right.results[:-3], positions=right.positions[:-3])
     long = dataclasses.replace(right, results=np.concatenate([right.results, right.results[:2]]))
-    verilated, simulated = Verilated(unit), Simulated(unit)
+    verilated, simulated = Verilated(unit, fast=False), Simulated(unit)
     told = []
     for given in (right, wrong, short, long):
         outcomes = [simulator.run(given, Traffic(), cycles=True) for simulator in (verilated, simulated)]

@@ -194,12 +194,13 @@ def test_faults_in_the_source(name: str, monkeypatch: pytest.MonkeyPatch) -> Non
     assert all(wrong.got != wrong.expected for wrong in found.wrong)
 
 
+@SLOW
 @pytest.mark.parametrize(
     ("which", "module"),
     [
         ("exact", gather),
-        pytest.param("softermax", softermax_unit, marks=SLOW),
-        pytest.param("exaq", exaq_unit, marks=SLOW),
+        ("softermax", softermax_unit),
+        ("exaq", exaq_unit),
     ],
 )
 def test_buffers_that_are_too_short(which: str, module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -231,13 +232,13 @@ def see_fault(which: str, seed: int) -> None:
     assert found.passed == (seed in EQUIVALENT.get(which, ())), fault.what
 
 
-@pytest.mark.parametrize("which", ["exact", "consmax", "softermax", "exaq"])
+@pytest.mark.parametrize("which", ["exact", "exaq"])
 def test_a_fault_in_a_gate_or_table(which: str) -> None:
     see_fault(which, 1)
 
 
 @SLOW
-@pytest.mark.parametrize("seed", [0, *range(2, 10)])
+@pytest.mark.parametrize("seed", range(10))
 @pytest.mark.parametrize("which", SPECS)
 def test_more_faults_in_gates_and_tables(which: str, seed: int) -> None:
     see_fault(which, seed)
