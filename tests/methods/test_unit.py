@@ -151,14 +151,17 @@ def test_every_form_of_consmax(spec: ConSmax, sizes: dict[str, Any]) -> None:
 @verilator
 @pytest.mark.parametrize(
     "spec",
-    buildable(
-        Softermax,
-        integer_maximum=["ceil", "floor"],
-        rounding=["nearest", "floor"],
-        input=[Q(6, 2), Q(6, 4)],
-        power_segments=[4, 8],
-        maximum=["online", "global"],
-    ),
+    [
+        *buildable(
+            Softermax,
+            integer_maximum=["ceil", "floor"],
+            rounding=["nearest", "floor"],
+            input=[Q(6, 2), Q(6, 4)],
+            power_segments=[4, 8],
+            maximum=["online", "global"],
+        ),
+        *buildable(Softermax, input=[Q(1, 7), Q(-1, 9), Q(-3, 8)], integer_maximum=["ceil", "floor"]),
+    ],
     ids=title,
 )
 def test_every_form_of_softermax(spec: Softermax) -> None:
