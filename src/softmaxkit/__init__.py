@@ -30,10 +30,12 @@ _NAMES = {
     "layers": "softmaxkit.models",
     "set_mode": "softmaxkit.models",
     "verify": "softmaxkit.flow.verify",
+    "synthesize": "softmaxkit.flow.synthesize",
 }
 __all__ = sorted(_NAMES)
 
 if TYPE_CHECKING:
+    from softmaxkit.flow.synthesize import synthesize as synthesize
     from softmaxkit.flow.verify import verify as verify
     from softmaxkit.formats import BF16 as BF16
     from softmaxkit.formats import FP16 as FP16

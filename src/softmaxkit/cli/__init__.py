@@ -14,6 +14,7 @@ from softmaxkit.cli.compare import compare
 from softmaxkit.cli.evaluate import evaluate
 from softmaxkit.cli.methods import methods
 from softmaxkit.cli.rtl import rtl
+from softmaxkit.cli.synth import synth
 from softmaxkit.cli.train import train
 from softmaxkit.cli.verify import verify
 from softmaxkit.flow.tools import ToolError
@@ -42,7 +43,7 @@ def _main(
         raise typer.Exit(2)
 
 
-for verb in (compare, methods, train, calibrate, evaluate, rtl, verify):
+for verb in (compare, methods, train, calibrate, evaluate, rtl, verify, synth):
     app.command()(verb)
 
 

@@ -139,6 +139,7 @@ class Verilated:
         fault: changes the design as RTLIL.
         waveform: the file that a run writes its waveform to.
         fast: compile for long runs; else for little compilation.
+        verilog: what to simulate in place of the unit's own Verilog.
 
     Raises:
         ToolError: a tool is missing, or failed.
@@ -152,9 +153,10 @@ class Verilated:
         fault: Callable[[str], str] | None = None,
         waveform: Path | None = None,
         fast: bool = True,
+        verilog: str = "",
     ) -> None:
         self.waveform, self.optimisation = waveform, "-O1" if fast else "-O0"
-        verilog = to_verilog(WithMemories(unit), TOP, fault)
+        verilog = verilog or to_verilog(WithMemories(unit), TOP, fault)
         harness = (files("softmaxkit.flow") / "harness.cpp").read_text(encoding="utf-8")
         defines = ["-DCONFIGURATION"] * ("configuration" in unit.signature.members)
         defines += ["-DWAVEFORM"] * (waveform is not None)
@@ -189,10 +191,10 @@ class Verilated:
                 for file in build.glob("verilated*.o"):
                     shutil.copy(file, folder)
 
-    def run(self, stream: Stream, traffic: Traffic, cycles: bool = False) -> Outcome:
-        """Drive the unit; see `Simulator`."""
-        with tempfile.TemporaryDirectory() as folder:
-            work = Path(folder)
+    def run(self, stream: Stream, traffic: Traffic, cycles: bool = False, folder: Path | None = None) -> Outcome:
+        """Drive the unit; see `Simulator`. What it writes goes to `folder`, where one is given."""
+        with tempfile.TemporaryDirectory() as temporary:
+            work = folder or Path(temporary)
             write_stream(work / "stream", stream)
             numbers = [traffic.gap, traffic.longest_gap, traffic.stall, traffic.longest_stall, traffic.seed]
             log = str(work / "log") if cycles else "-"

@@ -41,6 +41,10 @@ class Rows:
         mask = self.mask[some, :keys] & (np.arange(keys) < lengths[:, None])
         return Rows(self.codes[some, :keys], mask, lengths)
 
+    def taken(self, some: Integers) -> Rows:
+        """Return the rows of these indices, in their order."""
+        return Rows(self.codes[some], self.mask[some], self.lengths[some])
+
     @property
     def real(self) -> Booleans:
         """Which positions there are, (rows, keys)."""

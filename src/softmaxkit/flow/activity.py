@@ -1,0 +1,227 @@
+"""Activity: how often each net of a netlist changes while it works, glitches included.
+
+A gate-level simulation gives the registers' states in every cycle. What is between registers depends on one cycle and
+the one before alone, so it is then worked out for 64 cycles at a time, a bit for each, in small steps of time: a
+cell's output follows its inputs after the cell's delay, and swallows pulses that are shorter than that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from softmaxkit.flow.cells.functions import expression
+from softmaxkit.flow.netlist import Group, Netlist
+from softmaxkit.flow.timing import Timing
+from softmaxkit.formats import Array
+
+STEPS = 4
+"""Steps of time in the mean delay of a cell."""
+
+ALL = ~np.uint64(0)
+
+
+class Activity(NamedTuple):
+    """What a netlist did.
+
+    Attributes:
+        cycles: how many.
+        toggles: changes of each net, glitches included; int64, (nets,).
+        settled: changes of each net from one cycle's end to the next; of clocks, all; int64, (nets,).
+        ones: cycles at whose end each net is 1; int64, (nets,).
+    """
+
+    cycles: int
+    toggles: Array
+    settled: Array
+    ones: Array
+
+    @property
+    def glitches(self) -> float:
+        """The part of all changes that are glitches."""
+        return float(1 - self.settled.sum() / max(self.toggles.sum(), 1))
+
+
+def state_nets(netlist: Netlist) -> list[int]:
+    """Return the nets from which all others follow within a cycle: inputs but the clock, and outputs of registers."""
+    found = [net for name, nets in sorted(netlist.inputs.items()) if name != netlist.clock for net in nets]
+    for group in netlist.groups:
+        if group.cell.state is not None and group.cell.state.kind != "gate":
+            found += [int(net) for pin in group.cell.outputs for net in group.nets[pin] if net >= 0]
+    return list(dict.fromkeys(found))
+
+
+def count_toggles(netlist: Netlist, timing: Timing, states: Array, count_from: int = 1) -> Activity:
+    """Count the changes of every net.
+
+    Args:
+        netlist: it.
+        timing: its delays.
+        states: boolean, (cycles, state nets): the values of `state_nets` at the end of each cycle.
+        count_from: the first cycle to be counted, 1 or later.
+
+    Raises:
+        RuntimeError: the nets do not settle at the values that they should have.
+    """
+    cycles = len(states)
+    values = np.zeros((netlist.nets, -(-cycles // 64)), np.uint64)
+    values[1] = ALL
+    values[np.asarray(state_nets(netlist), np.int64)] = _packed(states)
+    order = _in_order(netlist)
+    counted = np.zeros((1, cycles), np.bool_)
+    counted[0, count_from:] = True
+    mask = _packed(counted.T)[0]
+    _settle(order, values)
+    before = _before(values)
+    clocks = np.nonzero(netlist.clock_nets)[0]
+    high = _clock_high(netlist, order, values, before)
+    settled = _count((values ^ before) & mask)
+    settled[clocks] = _count((high[clocks] ^ before[clocks]) & mask) + _count((high[clocks] ^ values[clocks]) & mask)
+    toggles = settled.copy()
+    data = np.ones(netlist.nets, np.bool_)
+    data[clocks] = False
+    # Cycles differ in nothing but their bits, so a part of them at a time keeps arrays in the cache.
+    moved = np.zeros(netlist.nets, np.int64)
+    for start in range(0, values.shape[1], WORDS):
+        part = slice(start, start + WORDS)
+        moved += _count_moves(netlist, timing, before[:, part], values[:, part], mask[part])
+    toggles[data] = moved[data]
+    return Activity(cycles - count_from, toggles, settled, _count(values & mask))
+
+
+WORDS = 8
+"""Words of 64 cycles that are worked out at a time."""
+
+
+def _packed(states: Array) -> Array:
+    """Return bits as words: boolean, (cycles, n) to uint64, (n, words)."""
+    cycles, count = states.shape
+    padded = np.zeros((count, -(-cycles // 64) * 64), np.uint8)
+    padded[:, :cycles] = states.T
+    packed: Array = np.packbits(padded, axis=1, bitorder="little").view(np.uint64)
+    return packed
+
+
+def _count(words: Array) -> Array:
+    """Return how many bits of each row are 1; int64."""
+    found: Array = np.bitwise_count(words).sum(axis=1, dtype=np.int64)
+    return found
+
+
+def _before(values: Array) -> Array:
+    """Return the values of the cycle before; of the first cycle, its own."""
+    earlier = values << np.uint64(1)
+    earlier[:, 1:] |= values[:, :-1] >> np.uint64(63)
+    earlier[:, 0] |= values[:, 0] & np.uint64(1)
+    return earlier
+
+
+class Slice(NamedTuple):
+    """Cells of one kind that can be worked out together.
+
+    Attributes:
+        group: their kind.
+        members: places in it.
+    """
+
+    group: Group
+    members: Array
+
+    def run(self, values: Array) -> Iterator[tuple[Array, Array]]:
+        """Yield `(nets, values)` of each output."""
+        pins = {name: values[np.maximum(self.group.nets[name][self.members], 0)] for name in self.group.cell.inputs}
+        for name in self.group.cell.outputs:
+            nets = self.group.nets[name][self.members]
+            used = nets >= 0
+            if used.any():
+                found = expression(self.group.cell.pins[name].function)(ALL, pins)
+                yield nets[used], np.broadcast_to(found, (len(nets), values.shape[1]))[used]
+
+
+def _in_order(netlist: Netlist) -> list[Slice]:
+    """Return the combinational cells, those before that drive others."""
+    found = []
+    for group in netlist.groups:
+        if group.cell.state is None:
+            levels = netlist.levels[group.instances]
+            found += [(int(level), Slice(group, np.nonzero(levels == level)[0])) for level in np.unique(levels)]
+    return [each for _, each in sorted(found, key=lambda pair: pair[0])]
+
+
+def _settle(order: list[Slice], values: Array) -> None:
+    """Work out all nets from the states; clocks are low."""
+    for each in order:
+        for nets, found in each.run(values):
+            values[nets] = found
+
+
+def _clock_high(netlist: Netlist, order: list[Slice], values: Array, before: Array) -> Array:
+    """Return the values in the clock's high phase; clocks alone may differ."""
+    high = values.copy()
+    high[netlist.inputs.get(netlist.clock, [])] = ALL
+    clocks = netlist.clock_nets
+    for group in netlist.groups:
+        state = group.cell.state
+        if state is not None and state.kind == "gate":
+            # A gate opens for a cycle by what its enable was at the end of the one before.
+            pins = {name: before[np.maximum(group.nets[name], 0)] for name in group.cell.inputs}
+            enabled = expression(state.data)(ALL, pins)
+            for pin in group.cell.outputs:
+                high[group.nets[pin]] = enabled & high[group.nets[group.cell.clock_pin]]
+    for each in order:
+        for nets, found in each.run(high):
+            high[nets] = np.where(clocks[nets][:, None], found, high[nets])
+    return high
+
+
+def _count_moves(netlist: Netlist, timing: Timing, before: Array, after: Array, mask: Array) -> Array:
+    """Return how often each net changes on its way from one cycle's values to the next's."""
+    step, clocks = _step(netlist, timing), netlist.clock_nets
+    ticks = np.maximum(np.rint(timing.delays / step).astype(np.int64), 1)
+    slices = [Slice(group, np.arange(len(group.instances))) for group in netlist.groups if group.cell.state is None]
+    # Nets of cells, those with the shortest delay first, so that a window of time is a slice.
+    driven = np.concatenate([np.zeros(0, np.int64), *(nets for each in slices for nets, _ in each.run(before[:, :1]))])
+    driven = driven[~clocks[driven]]
+    driven = driven[np.argsort(ticks[driven], kind="stable")]
+    place = np.full(len(before), -1)
+    place[driven] = np.arange(len(driven))
+    delays = ticks[driven]
+    longest = int(delays.max(initial=1))
+    since = np.searchsorted(delays, np.arange(longest + 1), side="right")
+    sources = np.asarray(state_nets(netlist), np.int64)
+    registers = ~np.isin(sources, [net for nets in netlist.inputs.values() for net in nets])
+    start = np.where(registers, ticks[sources], 0)
+    values, moves = before.copy(), np.zeros(len(before), np.int64)
+    target, changed = values[driven], np.zeros((longest, *values[driven].shape), np.uint64)
+    last_start, tick, quiet = int(start.max(initial=0)), 0, 0
+    while tick <= last_start or quiet <= longest:
+        now = sources[start == tick]
+        moves[now] += _count((values[now] ^ after[now]) & mask)
+        values[now] = after[now]
+        wanted = target.copy()
+        for each in slices:
+            for nets, found in each.run(values):
+                kept = place[nets] >= 0
+                wanted[place[nets][kept]] = found[kept]
+        changed[tick % longest] = wanted ^ target
+        target = wanted
+        # An output takes its new value when nothing has asked for another one for as long as its delay.
+        unsettled = np.zeros_like(target)
+        for age in range(longest):
+            unsettled[since[age] :] |= changed[(tick - age) % longest, since[age] :]
+        moved = (values[driven] ^ target) & ~unsettled
+        values[driven] ^= moved
+        moves[driven] += _count(moved & mask)
+        quiet = 0 if moved.any() or changed[tick % longest].any() else quiet + 1
+        tick += 1
+    if not np.array_equal(values[driven] & mask, after[driven] & mask):
+        raise RuntimeError("the netlist does not settle at the values that its registers have; please report this")
+    return moves
+
+
+def _step(netlist: Netlist, timing: Timing) -> float:
+    """Return the step of time in ns."""
+    used = timing.delays[timing.delays > 0]
+    return float(used.mean()) / STEPS if len(used) else 1.0

@@ -1,0 +1,140 @@
+"""Liberty, the language of cell libraries: read into a tree of groups, and written from one."""
+
+from __future__ import annotations
+
+import gzip
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from softmaxkit.formats import Array
+
+STATEMENT = re.compile(
+    r"""\s*(?:
+        (?P<name>[\w.]+)\s*(?:
+            \((?P<args>(?:"[^"]*"|[^()"{}])*)\)\s*(?P<open>\{|;?)
+          | :\s*(?P<value>"[^"]*"|[^;{}"\n]+?)[ \t]*(?:;|(?=[\n}]))
+        )
+      | (?P<close>\})
+      | (?P<end>\Z)
+      | ;
+    )""",
+    re.VERBOSE,
+)
+"""One statement: a group's head, an attribute with one value, one with several in brackets, or a group's end."""
+
+
+class LibertyError(ValueError):
+    """A Liberty file is damaged, or lacks what is needed; the message names file and line where there are any."""
+
+
+@dataclass
+class Group:
+    """A group of a Liberty file: `kind (names) { attributes, groups }`.
+
+    Attributes:
+        kind: as "library", "cell", "pin", "timing".
+        names: what stands in the brackets.
+        values: attributes by name; of those that are given several times, the last.
+        groups: inside, in order.
+    """
+
+    kind: str
+    names: tuple[str, ...]
+    values: dict[str, str] = field(default_factory=dict)
+    groups: list[Group] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """The first of its names."""
+        return self.names[0] if self.names else ""
+
+    def of(self, kind: str) -> Iterator[Group]:
+        """Yield the groups of a kind inside."""
+        return (group for group in self.groups if group.kind == kind)
+
+    def first(self, kind: str) -> Group | None:
+        """Return the first group of a kind inside, or None."""
+        return next(self.of(kind), None)
+
+    def number(self, name: str, default: float = 0.0) -> float:
+        """Return an attribute that is a number."""
+        try:
+            return float(self.values[name]) if name in self.values else default
+        except ValueError:
+            raise LibertyError(f"{name} of {self.kind} {self.name} is a number, not {self.values[name]!r}") from None
+
+
+def read_liberty(path: Path) -> Group:
+    """Read a Liberty file, plain or gzip.
+
+    Raises:
+        LibertyError: it is damaged; the message names the line.
+        OSError: it cannot be read.
+    """
+    data = path.read_bytes()
+    if data[:2] == b"\x1f\x8b":
+        try:
+            data = gzip.decompress(data)
+        except (OSError, EOFError) as error:
+            raise LibertyError(f"{path} is a damaged gzip file: {error}") from None
+    return parse(data.decode("utf-8", errors="replace"), str(path))
+
+
+def parse(text: str, source: str = "Liberty text") -> Group:
+    """Read Liberty text.
+
+    Raises:
+        LibertyError: it is damaged; the message names the line in `source`.
+    """
+    # Comments and continued lines go, line numbers stay.
+    text = re.sub(r"/\*.*?\*/", lambda found: "\n" * found[0].count("\n"), text, flags=re.DOTALL)
+    text = re.sub(r"\\[ \t]*\r?\n", " \r", text)
+    root, at = Group("file", ()), 0
+    open_groups, opened_at = [root], [0]
+
+    def damaged(what: str, where: int) -> LibertyError:
+        line = text.count("\n", 0, where) + text.count("\r", 0, where) + 1
+        return LibertyError(f"{source}, line {line}: {what}")
+
+    while True:
+        found = STATEMENT.match(text, at)
+        if found is None:
+            rest = text[at:].lstrip()
+            raise damaged(f"this is no Liberty: {rest[:40].splitlines()[0]!r}", len(text) - len(rest))
+        here = open_groups[-1]
+        if found["end"] is not None:
+            if len(open_groups) > 1:
+                raise damaged(f"{here.kind} {here.name} is not closed; the file ends early", opened_at[-1])
+            break
+        if found["close"]:
+            if len(open_groups) == 1:
+                raise damaged("a } too many", found.start("close"))
+            open_groups.pop()
+            opened_at.pop()
+        elif found["value"] is not None:
+            here.values[found["name"]] = found["value"].strip().strip('"')
+        elif found["open"] == "{":
+            names = tuple(each.strip().strip('"') for each in found["args"].split(",")) if found["args"].strip() else ()
+            group = Group(found["name"], names)
+            here.groups.append(group)
+            open_groups.append(group)
+            opened_at.append(found.start("name"))
+        elif found["args"] is not None:
+            here.values[found["name"]] = found["args"].replace('"', " ").strip()
+        at = found.end()
+    library = root.first("library")
+    if library is None:
+        raise LibertyError(f"{source} has no group 'library'; is it a Liberty file?")
+    return library
+
+
+def numbers(text: str) -> Array:
+    """Return the numbers of an attribute; float64."""
+    try:
+        return np.array(text.replace(",", " ").split(), np.float64)
+    except ValueError:
+        raise LibertyError(f"these are no numbers: {text[:60]!r}") from None

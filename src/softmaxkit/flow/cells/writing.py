@@ -1,0 +1,170 @@
+"""Cell libraries as Liberty, which Yosys and ABC read: what mapping needs, and no more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from softmaxkit.flow.cells.library import Arc, Cell, Library, Setup, Table
+from softmaxkit.formats import Array
+
+HEADER = {
+    "delay_model": "table_lookup",
+    "time_unit": '"1ns"',
+    "voltage_unit": '"1V"',
+    "current_unit": '"1mA"',
+    "leakage_power_unit": '"1nW"',
+    "capacitive_load_unit": "(1, pf)",
+}
+
+TEMPLATES = {
+    "delay": ("input_net_transition", "total_output_net_capacitance"),
+    "constraint": ("constrained_pin_transition", "related_pin_transition"),
+}
+
+
+def to_liberty(library: Library) -> str:
+    """Return a library as Liberty text.
+
+    Pins have the estimate of their wires added, so that mapping sees it. Cells of several outputs are left out.
+    """
+    values = {**HEADER, "nom_voltage": f"{library.voltage:g}", "default_max_transition": "1000"}
+    # ABC takes the axes' lengths from templates, whatever axes a table has.
+    shapes = sorted({shape for cell in library.cells.values() for shape in _shapes(cell)})
+    templates = [_template(kind, rows, columns) for kind in TEMPLATES for rows, columns in shapes]
+    cells = [_cell(cell, library.wire) for cell in library.cells.values() if len(cell.outputs) == 1]
+    return _group("library", library.name, values, templates + cells) + "\n"
+
+
+def _shapes(cell: Cell) -> Iterator[tuple[int, ...]]:
+    for each in (*cell.arcs, *cell.setups):
+        yield from (table.values.shape for table in each if isinstance(table, Table))
+
+
+def _template(kind: str, rows: int, columns: int) -> str:
+    first, second = TEMPLATES[kind]
+    axes = [f'index_{axis} ("{_numbers(np.arange(length))}");' for axis, length in ((1, rows), (2, columns))]
+    name = f"{kind}_{rows}x{columns}"
+    return _group("lu_table_template", name, {"variable_1": first, "variable_2": second}, axes)
+
+
+def _group(kind: str, name: str, values: dict[str, str], groups: list[str]) -> str:
+    lines = [f"{key} : {value};" if not value.startswith("(") else f"{key} {value};" for key, value in values.items()]
+    return "\n".join([f"{kind} ({name}) {{", *lines, *groups, "}"])
+
+
+def _cell(cell: Cell, wire: float) -> str:
+    values, groups = {"area": f"{cell.area:g}"}, []
+    state = cell.state
+    if state is not None and state.kind == "gate":
+        values["clock_gating_integrated_cell"] = '"latch_posedge"'
+    elif state is not None:
+        clock, data = ("clocked_on", "next_state") if state.kind == "flip-flop" else ("enable", "data_in")
+        inside = {clock: f'"{state.clock}"', data: f'"{state.data}"'}
+        inside |= {key: f'"{text}"' for key, text in (("clear", state.clear), ("preset", state.preset)) if text}
+        groups.append(_group("ff" if state.kind == "flip-flop" else "latch", ", ".join(state.names), inside, []))
+    for name, pin in cell.pins.items():
+        if pin.output:
+            about = (
+                {"direction": "output", "max_capacitance": f"{pin.limit:g}"} if pin.limit else {"direction": "output"}
+            )
+            if state is None or state.kind != "gate":
+                about["function"] = f'"{pin.function}"'
+            else:
+                about["clock_gate_out_pin"] = "true"
+            inside_groups = [_arc(arc) for arc in cell.arcs if arc.output == name]
+        else:
+            about = {"direction": "input", "capacitance": f"{pin.capacitance + wire:g}"}
+            if state is not None and name == cell.clock_pin:
+                about["clock"] = "true"
+                if state.kind == "gate":
+                    about["clock_gate_clock_pin"] = "true"
+            elif state is not None and state.kind == "gate":
+                mark = "enable" if state.data.split(" ")[0] == name else "test"
+                about[f"clock_gate_{mark}_pin"] = "true"
+            inside_groups = [_setup(setup) for setup in cell.setups if setup.pin == name]
+        groups.append(_group("pin", name, about, inside_groups))
+    return _group("cell", cell.name, values, groups)
+
+
+def _arc(arc: Arc) -> str:
+    kind = {"rise": "rising_edge", "fall": "falling_edge", "": "combinational"}[arc.edge]
+    values = {"related_pin": f'"{arc.related}"', "timing_type": kind, "timing_sense": arc.sense}
+    tables = {
+        "cell_rise": arc.rise,
+        "cell_fall": arc.fall,
+        "rise_transition": arc.rise_slew,
+        "fall_transition": arc.fall_slew,
+    }
+    return _group("timing", "", values, [_table(name, table, "delay") for name, table in tables.items()])
+
+
+def _setup(setup: Setup) -> str:
+    kind = {"rise": "setup_rising", "fall": "setup_falling"}[setup.edge]
+    tables = {"rise_constraint": setup.rise, "fall_constraint": setup.fall}
+    inside = [_table(name, table, "constraint") for name, table in tables.items()]
+    return _group("timing", "", {"related_pin": f'"{setup.clock}"', "timing_type": kind}, inside)
+
+
+def _table(name: str, table: Table, kind: str) -> str:
+    if table.values.size == 1:
+        return f'{name} (scalar) {{ values ("{table.values[0, 0]:.6g}"); }}'
+    rows, columns = table.values.shape
+    axes = f'index_1 ("{_numbers(table.slews)}"); index_2 ("{_numbers(table.loads)}");'
+    values = ", ".join(f'"{_numbers(row)}"' for row in table.values)
+    return f"{name} ({kind}_{rows}x{columns}) {{ {axes} values ({values}); }}"
+
+
+def _numbers(values: Array) -> str:
+    return ", ".join(f"{value:.6g}" for value in np.asarray(values))
+
+
+def cell_models(library: Library, names: set[str]) -> Iterator[str]:
+    """Yield Verilog modules that behave as cells do, for the simulation of a netlist.
+
+    Args:
+        library: of the cells.
+        names: of those that are in the netlist.
+    """
+    from softmaxkit.flow.cells.functions import expression
+
+    for cell in (library.cells[name] for name in sorted(names)):
+        ports = [f"output {name}" if pin.output else f"input {name}" for name, pin in cell.pins.items()]
+        lines, state = [], cell.state
+        if state is not None:
+            held, inverse = state.names
+            clock, data = expression(state.clock).source, expression(state.data).source
+            lines += [f"reg {held};", f"wire {inverse} = ~{held};"]
+            if state.kind == "gate":
+                lines.append(f"always @* if (~{clock}) {held} = {data};")
+            elif state.kind == "latch":
+                lines.append(f"always @* {_asynchronous(cell, f'if ({clock}) {held} = {data};', '=')}")
+            else:
+                edges = "".join(
+                    f" or posedge {name}" for name, text in (("clear", state.clear), ("preset", state.preset)) if text
+                )
+                lines.append(f"wire clock = {clock};")
+                lines += [
+                    f"wire {name} = {expression(text).source};"
+                    for name, text in (("clear", state.clear), ("preset", state.preset))
+                    if text
+                ]
+                lines.append(f"always @(posedge clock{edges}) {_asynchronous(cell, f'{held} <= {data};', '<=')}")
+        lines += [
+            f"assign {name} = {expression(pin.function).source};" for name, pin in cell.pins.items() if pin.output
+        ]
+        yield "\n  ".join([f"module {cell.name} ({', '.join(ports)});", *lines]) + "\nendmodule\n"
+
+
+def _asynchronous(cell: Cell, otherwise: str, assign: str) -> str:
+    """Return a statement with the state's clear and preset before it."""
+    assert cell.state is not None
+    held, text = cell.state.names[0], ""
+    for name, function, value in (("clear", cell.state.clear, 0), ("preset", cell.state.preset, 1)):
+        if function:
+            from softmaxkit.flow.cells.functions import expression
+
+            asked = name if cell.state.kind == "flip-flop" else expression(function).source
+            text += f"if ({asked}) {held} {assign} 1'b{value}; else "
+    return text + otherwise

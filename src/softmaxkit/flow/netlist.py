@@ -1,0 +1,208 @@
+"""Netlists of standard cells, as arrays that timing, activity and power are computed from."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from softmaxkit.flow.cells.library import Cell, Library
+from softmaxkit.flow.tools import ToolError
+from softmaxkit.formats import Array
+
+ZERO, ONE = 0, 1
+"""The nets that are always 0 and 1."""
+
+
+class Group(NamedTuple):
+    """All instances of one kind of cell.
+
+    Attributes:
+        cell: the kind.
+        instances: int64, (n,): which they are.
+        nets: by pin: int64, (n,); -1 where a pin is not connected.
+    """
+
+    cell: Cell
+    instances: Array
+    nets: dict[str, Array]
+
+
+@dataclass(frozen=True)
+class Netlist:
+    """A flat netlist.
+
+    Attributes:
+        library: of its cells.
+        names: of its instances; a "/" parts the modules that they came from.
+        groups: the instances by kind of cell.
+        nets: how many there are; the first two are 0 and 1.
+        inputs, outputs: nets of the ports by name, the lowest bit first.
+        clock: name of the input that is the clock; empty where there is none.
+    """
+
+    library: Library
+    names: list[str]
+    groups: tuple[Group, ...]
+    nets: int
+    inputs: dict[str, list[int]]
+    outputs: dict[str, list[int]]
+    clock: str
+
+    @cached_property
+    def fan_outs(self) -> Array:
+        """How many input pins each net drives; int64, (nets,)."""
+        found = np.zeros(self.nets, np.int64)
+        for group in self.groups:
+            for pin in group.cell.inputs:
+                np.add.at(found, group.nets[pin][group.nets[pin] >= 0], 1)
+        return found
+
+    @cached_property
+    def loads(self) -> Array:
+        """Capacitance of each net in pF: the pins that it drives, and the estimate of its wire; float64, (nets,)."""
+        found = self.fan_outs * self.library.wire
+        for group in self.groups:
+            for pin in group.cell.inputs:
+                connected = group.nets[pin] >= 0
+                np.add.at(found, group.nets[pin][connected], group.cell.pins[pin].capacitance)
+        return found
+
+    @cached_property
+    def clock_nets(self) -> Array:
+        """Which nets carry the clock, gated or not; boolean, (nets,)."""
+        found = np.zeros(self.nets, np.bool_)
+        found[self.inputs.get(self.clock, [])] = True
+        while True:
+            before = found.sum()
+            for group in self.groups:
+                state = group.cell.state
+                pins = group.cell.inputs if state is None else [group.cell.clock_pin] if state.kind == "gate" else []
+                reached = np.zeros(len(group.instances), np.bool_)
+                for pin in pins:
+                    reached |= (group.nets[pin] >= 0) & found[group.nets[pin]]
+                for pin in group.cell.outputs:
+                    nets = group.nets[pin][reached]
+                    found[nets[nets >= 0]] = True
+            if found.sum() == before:
+                return found
+
+    def areas(self, part_of: Callable[[str], str] = lambda name: "") -> dict[str, float]:
+        """Return the area in um2, by the part that `part_of` says of an instance's name."""
+        found: dict[str, float] = {}
+        for group in self.groups:
+            for instance in group.instances:
+                part = part_of(self.names[instance])
+                found[part] = found.get(part, 0.0) + group.cell.area
+        return found
+
+    def counts(self) -> dict[str, int]:
+        """Return how many instances there are of each kind of cell."""
+        return {group.cell.name: len(group.instances) for group in self.groups}
+
+    @cached_property
+    def levels(self) -> Array:
+        """Level of each instance: combinational ones after those that drive them; sequential ones are 0; int64.
+
+        Raises:
+            ToolError: there is a combinational loop; the message names cells in it.
+        """
+        driver = np.full(self.nets, -1, np.int64)
+        combinational = np.zeros(len(self.names), np.bool_)
+        for group in self.groups:
+            if group.cell.state is None:
+                combinational[group.instances] = True
+                for pin in group.cell.outputs:
+                    nets = group.nets[pin]
+                    driver[nets[nets >= 0]] = group.instances[nets >= 0]
+        sources, sinks = [], []
+        for group in self.groups:
+            if group.cell.state is None:
+                for pin in group.cell.inputs:
+                    before = np.where(group.nets[pin] >= 0, driver[group.nets[pin]], -1)
+                    sources.append(before[before >= 0])
+                    sinks.append(group.instances[before >= 0])
+        source, sink = (np.concatenate([np.zeros(0, np.int64), *each]) for each in (sources, sinks))
+        order = np.argsort(source, kind="stable")
+        source, sink = source[order], sink[order]
+        starts = np.searchsorted(source, np.arange(len(self.names) + 1))
+        waiting = np.bincount(sink, minlength=len(self.names))
+        level = np.zeros(len(self.names), np.int64)
+        ready, depth, done = np.nonzero(combinational & (waiting == 0))[0], 1, 0
+        while len(ready):
+            level[ready] = depth
+            done += len(ready)
+            spans = [sink[starts[each] : starts[each + 1]] for each in ready]
+            reached = np.concatenate([np.zeros(0, np.int64), *spans])
+            np.subtract.at(waiting, reached, 1)
+            ready = np.unique(reached[waiting[reached] == 0])
+            depth += 1
+        if done < combinational.sum():
+            stuck = [self.names[each] for each in np.nonzero(combinational & (waiting > 0))[0][:5]]
+            raise ToolError(f"the design has a combinational loop, through or before {', '.join(stuck)}")
+        return level
+
+
+def read_netlist(design: dict[str, Any], top: str, library: Library) -> Netlist:
+    """Read a flat netlist as Yosys writes it in JSON.
+
+    Args:
+        design: the JSON.
+        top: the module.
+        library: of its cells.
+
+    Raises:
+        ToolError: a cell in it is not in the library, or has pins that the library does not know.
+    """
+    module = design["modules"][top]
+    numbers: dict[Any, int] = {}
+
+    def net(bit: Any) -> int:
+        if isinstance(bit, str):
+            return ONE if bit == "1" else ZERO
+        return numbers.setdefault(bit, len(numbers) + 2)
+
+    ports: dict[str, dict[str, list[int]]] = {"input": {}, "output": {}}
+    for name, port in module["ports"].items():
+        ports[port["direction"]][name] = [net(bit) for bit in port["bits"]]
+    names: list[str] = []
+    by_kind: dict[str, list[tuple[int, dict[str, list[Any]]]]] = {}
+    for name, cell in module["cells"].items():
+        if cell["type"] == "$scopeinfo":
+            continue
+        if cell["type"] not in library.cells:
+            raise ToolError(f"{name} is a {cell['type']}, which is no cell of {library.name}")
+        by_kind.setdefault(cell["type"], []).append((len(names), cell["connections"]))
+        names.append(name)
+    groups = []
+    for kind, members in sorted(by_kind.items()):
+        known = library.cells[kind]
+        nets = {
+            pin: np.asarray([net(given[pin][0]) if given.get(pin) else -1 for _, given in members], np.int64)
+            for pin in known.pins
+        }
+        groups.append(Group(known, np.asarray([each for each, _ in members], np.int64), nets))
+    return Netlist(
+        library,
+        names,
+        tuple(groups),
+        len(numbers) + 2,
+        ports["input"],
+        ports["output"],
+        clock_of(groups, ports["input"]),
+    )
+
+
+def clock_of(groups: Sequence[Group], inputs: dict[str, list[int]]) -> str:
+    """Return the input that most sequential cells have for their clock; empty where there is none."""
+    votes: Counter[int] = Counter()
+    for group in groups:
+        if group.cell.state is not None:
+            votes.update(group.nets[group.cell.clock_pin].tolist())
+    counts = {name: sum(votes[net] for net in nets) for name, nets in inputs.items() if len(nets) == 1}
+    best = max(counts, key=lambda name: counts[name], default="")
+    return best if best and counts[best] else ""
