@@ -144,6 +144,7 @@ def compare(capsys: pytest.CaptureFixture[str], folder: Path, text: str, *more: 
         "--windows",
         16,
         "--no-verify",
+        "--no-synth",
         "-o",
         folder,
         *more,
@@ -266,6 +267,7 @@ def test_ctrl_c_then_the_same_command_goes_on(tmp_path: Path, text: str) -> None
         "--method",
         "exact",
         "--no-verify",
+        "--no-synth",
     ]
     command = [sys.executable, "-c", script, *arguments, "-o", str(tmp_path / "out")]
     stopped = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})

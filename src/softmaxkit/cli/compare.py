@@ -62,6 +62,9 @@ def compare(
     hardware: Annotated[
         bool, typer.Option("--verify/--no-verify", help="Compare the hardware of every form with its integers.")
     ] = True,
+    synthesize: Annotated[
+        bool, typer.Option("--synth/--no-synth", help="Map the hardware of every form to standard cells (sky130).")
+    ] = True,
 ) -> None:
     """Put every method into one language model and show what each does to it, in float, exact integers and hardware.
 
@@ -95,11 +98,19 @@ def compare(
         read_bytes(text)
     if output.exists() and not output.is_dir():
         raise ValueError(f"{output} is a file; give a folder to --output")
-    missing = missing_hardware() if hardware else ""
+    missing = missing_hardware() if hardware or synthesize else ""
     if missing:
-        console.print(f"the hardware is not verified: {missing}")
+        console.print(f"the hardware is left out: {missing}")
     options = Options(
-        list(dict.fromkeys(specs)), text, model, recipe, seed, windows, output, verify=hardware and not missing
+        list(dict.fromkeys(specs)),
+        text,
+        model,
+        recipe,
+        seed,
+        windows,
+        output,
+        verify=hardware and not missing,
+        synthesize=synthesize and not missing,
     )
     console.print(_plan(options, html or output / "compare.html"), soft_wrap=True)
     try:
@@ -148,6 +159,8 @@ def _table(record: dict[str, Any]) -> Table:
         "row sum\ninteger",
         "scores\nsaturated",
         "hardware\nverified",
+        "area\num2",
+        "energy\npJ",
     ):
         table.add_column(heading, justify="right")
     table.add_column("training")
@@ -163,6 +176,8 @@ def _table(record: dict[str, Any]) -> Table:
             f"{integer['row_sum_mean']:.3f}",
             f"{integer['saturated_scores_percent']:.2f}%",
             _verified(integer),
+            _figure(integer, "area_without_row_buffer_um2", ",.0f"),
+            _figure(integer, "energy_without_row_buffer_pj_per_element", ".1f"),
             integer["training_description"],
         )
     return table
@@ -173,6 +188,10 @@ def _verified(result: dict[str, Any]) -> str:
     if result.get("hardware_faults"):
         return "differs"
     return f"{result['verified_outputs']:,}" if "verified_outputs" in result else "–"
+
+
+def _figure(result: dict[str, Any], key: str, specification: str) -> str:
+    return format(result[key], specification) if key in result else "–"
 
 
 def _change(result: dict[str, Any]) -> str:

@@ -6,8 +6,8 @@ import random
 import re
 from dataclasses import dataclass
 
-CHANGES = {"add": "sub", "sub": "add", "mul": "add"}
-"""What an arithmetic gate becomes; both have the same ports and parameters."""
+CHANGES = {"add": "and", "sub": "and", "mul": "and"}
+"""What an arithmetic gate becomes: of the same ports and parameters, and hardly ever of the same results."""
 
 
 @dataclass

@@ -100,6 +100,7 @@ class Synthesis:
         return found | {
             "energy_pj_per_element": sum(total.values()) / self.elements,
             "energy_without_row_buffer_pj_per_element": outside / self.elements,
+            "energy_row_buffer_pj_per_element": total.get("row buffer", 0.0) / self.elements,
             f"energy_pj_per_row_of_{self.row}": sum(total.values()) / self.elements * self.row,
             "clock_energy_pj_per_element": kinds["clock"] / self.elements,
             **{f"power_{kind}_mw": kinds[kind] / self.clock for kind in ("switching", "internal", "clock")},

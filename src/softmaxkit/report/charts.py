@@ -29,11 +29,11 @@ def loss_change(variants: Sequence[Variant], colours: Colours) -> go.Figure | No
     for variant, height in zip(shown, heights, strict=True):
         changes = {mode: value for mode in MODES if (value := variant.figure(key, mode)) is not None}
         colour = colours[variant.method]
-        places = [_squeezed(value) for value in changes.values()]
+        places = [squeezed(value) for value in changes.values()]
         figure.add_scatter(x=places, y=[height] * len(places), mode="lines", line_color=colour, hoverinfo="skip")
         for mode, value in changes.items():
             figure.add_scatter(
-                x=[_squeezed(value)],
+                x=[squeezed(value)],
                 y=[height],
                 mode="markers",
                 marker={"symbol": _MARKERS[mode], "size": 11, "color": colour, "line": {"width": 2, "color": colour}},
@@ -44,8 +44,8 @@ def loss_change(variants: Sequence[Variant], colours: Colours) -> go.Figure | No
         figure.add_annotation(**_value_beside(changes, height))
 
     values = [value for variant in shown for mode in MODES if (value := variant.figure(key, mode)) is not None]
-    ticks = _percent_ticks(min(values), max(values))
-    span = _squeezed(ticks[-1]) - _squeezed(ticks[0])
+    ticks = percent_ticks(min(values), max(values))
+    span = squeezed(ticks[-1]) - squeezed(ticks[0])
     figure.add_vline(x=0, line={"color": REFERENCE_COLOUR, "width": 1.5}, layer="below")
     figure.update_layout(
         base_layout(
@@ -53,9 +53,9 @@ def loss_change(variants: Sequence[Variant], colours: Colours) -> go.Figure | No
             hovermode="closest",
             xaxis=axis(
                 title="change in loss against exact softmax in floating point",
-                tickvals=[_squeezed(tick) for tick in ticks],
+                tickvals=[squeezed(tick) for tick in ticks],
                 ticktext=["0" if tick == 0 else f"{tick:+g}%".replace("-", "−") for tick in ticks],
-                range=[_squeezed(ticks[0]) - 0.08 * span, _squeezed(ticks[-1]) + 0.08 * span],
+                range=[squeezed(ticks[0]) - 0.08 * span, squeezed(ticks[-1]) + 0.08 * span],
             ),
             yaxis=axis(
                 tickvals=heights,
@@ -131,11 +131,12 @@ def _spaced(variants: Sequence[Variant]) -> list[float]:
     return heights
 
 
-def _squeezed(percent: float) -> float:
+def squeezed(percent: float) -> float:
+    """Return where a percentage lies on an axis that is linear near zero and logarithmic far from it."""
     return math.asinh(percent / _LINEAR_PERCENT)
 
 
-def _percent_ticks(least: float, greatest: float) -> list[float]:
+def percent_ticks(least: float, greatest: float) -> list[float]:
     """Return ticks at 0 and at plus and minus 0.1, 0.3, 1, 3, … percent, just enough to enclose the values."""
 
     def up_to(limit: float) -> list[float]:
@@ -152,7 +153,7 @@ def _value_beside(changes: Mapping[str, float], height: float) -> dict[str, Any]
     labelled = changes.get("integer", next(iter(changes.values())))
     right = labelled >= max(changes.values())
     return {
-        "x": _squeezed(labelled),
+        "x": squeezed(labelled),
         "y": height,
         "text": change(labelled),
         "showarrow": False,

@@ -11,8 +11,10 @@ from plotly.offline import get_plotlyjs  # type: ignore[import-untyped, unused-i
 from softmaxkit.report import charts, panels, provenance
 from softmaxkit.report.columns import cells, shown
 from softmaxkit.report.finding import best, finding
+from softmaxkit.report.papers import HEADINGS, against_papers
 from softmaxkit.report.record import MODES, read_variants
 from softmaxkit.report.style import method_colours
+from softmaxkit.report.trade_off import trade_off
 
 
 def render(record: Mapping[str, Any]) -> str:
@@ -32,6 +34,7 @@ def render(record: Mapping[str, Any]) -> str:
     columns = shown(variants)
     chosen = best(variants)
     figures = {
+        "trade_off": trade_off(variants, colours),
         "loss_change": charts.loss_change(variants, colours),
         "training": charts.training(variants, colours),
         "function": panels.function(variants, colours),
@@ -52,6 +55,8 @@ def render(record: Mapping[str, Any]) -> str:
         rows=[(variant, cells(variant, columns)) for variant in variants],
         best=chosen[0] if chosen else None,
         colours=colours,
+        papers=against_papers(variants),
+        paper_headings=HEADINGS,
         figures={name: _script_json(figure) for name, figure in figures.items() if figure is not None},
         command=provenance.command(record),
         sections=provenance.sections(record),

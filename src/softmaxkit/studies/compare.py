@@ -32,6 +32,7 @@ from softmaxkit.recipe import SMALL_GPT, WINDOWS, Recipe
 from softmaxkit.record import make_record, make_result, versions
 from softmaxkit.spec import Spec
 from softmaxkit.studies.hardware import verify_seen
+from softmaxkit.studies.silicon import cost_seen
 
 Stage = Callable[[str], Progress]
 """Called with the title of a piece of work; returns what is called as it goes on."""
@@ -53,6 +54,7 @@ class Options:
         windows: held-out windows to measure the loss on, at most.
         folder: for checkpoints and finished results, from which a stopped comparison goes on.
         verify: compare the hardware of every form with its integers, on the model's own scores and constants.
+        synthesize: map it to standard cells, for area, clock and energy.
     """
 
     specs: list[Spec]
@@ -63,6 +65,7 @@ class Options:
     windows: int = WINDOWS
     folder: Path = Path("softmaxkit-compare")
     verify: bool = True
+    synthesize: bool = True
 
 
 def compare(options: Options, command: list[str], stage: Stage) -> dict[str, Any]:
@@ -125,7 +128,9 @@ class _Study:
 
     def results(self, spec: Spec) -> list[dict[str, Any]]:
         """Return the results of one spec, float and integer; from the folder where they are finished."""
-        finished = self._folder(spec, self.options.windows, self.options.verify) / "results.json"
+        finished = (
+            self._folder(spec, self.options.windows, self.options.verify, self.options.synthesize) / "results.json"
+        )
         if finished.is_file():
             found: list[dict[str, Any]] = json.loads(finished.read_text(encoding="utf-8"))
             return found
@@ -139,7 +144,7 @@ class _Study:
             series: dict[str, Any] = {"function": function_series(seen), "error": error_series(seen)}
             if curve and mode == "float":
                 series["training"] = _training_series(curve)
-            hardware = self._verified(title, seen) if self.options.verify and mode == "integer" else {}
+            hardware = self._hardware(title, seen) if mode == "integer" else {}
             results.append(
                 make_result(
                     spec,
@@ -156,10 +161,15 @@ class _Study:
         write_json(finished, results)
         return results
 
-    def _verified(self, title: str, seen: list[RealScores]) -> dict[str, Any]:
-        """Compare the method's hardware with its integers, on scores of the model."""
+    def _hardware(self, title: str, seen: list[RealScores]) -> dict[str, Any]:
+        """Compare the method's hardware with its integers, on scores of the model, and count what it costs."""
+        figures: dict[str, Any] = {}
+        if self.options.synthesize:
+            figures |= cost_seen(seen, self.stage(f"synthesise {title}"))
+        if not self.options.verify:
+            return figures
         found = verify_seen(seen, self.stage(f"verify {title}, hardware"))
-        return {
+        return figures | {
             "verified_outputs": found.compared - found.mismatches,
             "hardware_mismatches": found.mismatches,
             "hardware_faults": found.faults,

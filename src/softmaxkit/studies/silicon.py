@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -15,8 +15,10 @@ from softmaxkit.methods.softermax import Softermax
 from softmaxkit.spec import Spec
 
 if TYPE_CHECKING:
+    from softmaxkit.flow.synthesize import Progress
     from softmaxkit.flow.vectors import Rows
     from softmaxkit.methods.unit import SoftmaxUnit
+    from softmaxkit.models.evaluation import RealScores
     from softmaxkit.studies.hardware import Trained
 
 
@@ -67,6 +69,31 @@ def forms_of(spec: Spec) -> Iterator[Form]:
         yield Form("constants loadable", spec)
     else:
         yield Form("", spec)
+
+
+def cost_seen(seen: Sequence[RealScores], progress: Progress | None = None) -> dict[str, Any]:
+    """Synthesise the unit of a method in a model: one lane, loadable; run on scores and constants of one of its heads.
+
+    Args:
+        seen: scores of every layer; the head is the first of the middle one.
+        progress: called with steps done and all.
+
+    Raises:
+        ToolError: a tool is missing or failed.
+    """
+    from softmaxkit.flow.synthesize import synthesize
+    from softmaxkit.studies.hardware import trained_head
+
+    head = trained_head(seen[len(seen) // 2], 0)
+    unit = head.spec.unit(lanes=1, storage="latches")
+    rows = longest_rows(head, unit.max_row)
+    found = synthesize(unit, constants=head.constants, rows=rows, progress=progress)
+    if found.faults:
+        raise RuntimeError(f"the netlist of {head.spec.method} differs from its integers: {'; '.join(found.faults)}")
+    figures = found.figures()
+    del figures["longest_path"], figures["instances_by_cell"]
+    figures["netlist_outputs_verified"] = figures.pop("compared") - figures.pop("mismatches")
+    return figures | {"lanes": unit.lanes, "latency_cycles": unit.latency(int(rows.lengths[0]))}
 
 
 def longest_rows(trained: Trained, most: int) -> Rows:

@@ -1,0 +1,131 @@
+"""Netlists for tests: made by hand from cells of sky130, or mapped from small units."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from softmaxkit import ConSmax, Softermax
+from softmaxkit.flow.cells.library import Cell, Library, Table
+from softmaxkit.flow.cells.processes import PROCESSES, library_of
+from softmaxkit.flow.cells.reading import library_from_liberty
+from softmaxkit.flow.mapping import Mapped, Source, map_design
+from softmaxkit.flow.netlist import Netlist, read_netlist
+from softmaxkit.flow.verilog import to_rtlil
+from softmaxkit.methods.unit import SoftmaxUnit
+
+PDK = Path(__file__).parents[3] / "shared" / "pdk"
+PREFIX = "sky130_fd_sc_hd__"
+
+
+class Made(NamedTuple):
+    """A netlist made by hand.
+
+    Attributes:
+        netlist: it.
+        net: the number of each net by its name.
+    """
+
+    netlist: Netlist
+    net: dict[str, int]
+
+
+def made(inputs: str, outputs: str, cells: Sequence[str], library: Library | None = None) -> Made:
+    """Return a netlist of sky130's cells.
+
+    Args:
+        inputs: names of ports of one bit; one named "clk" is for clocks.
+        outputs: nets that are outputs.
+        cells: each as "name kind A=net Y=net", the kind without the library's prefix; nets 0 and 1 are constants.
+        library: another one, of the same names of cells.
+    """
+    bits: dict[str, Any] = {"0": "0", "1": "1"}
+
+    def bit(net: str) -> Any:
+        return bits.setdefault(net, len(bits))
+
+    ports = {name: {"direction": "input", "bits": [bit(name)]} for name in inputs.split()}
+    ports |= {f"out_{name}": {"direction": "output", "bits": [bit(name)]} for name in outputs.split()}
+    split = [text.split() for text in cells]
+    pins = {name: dict(pair.split("=") for pair in pairs) for name, _, *pairs in split}
+    instances = {
+        name: {"type": PREFIX + kind, "connections": {pin: [bit(net)] for pin, net in pins[name].items()}}
+        for name, kind, *_ in split
+    }
+    design = {"modules": {"top": {"ports": ports, "cells": instances}}}
+    netlist = read_netlist(design, "top", library or library_of("sky130"))
+    net = {name: nets[0] for name, nets in netlist.inputs.items()}
+    for group in netlist.groups:
+        for place, instance in enumerate(group.instances):
+            given = pins[netlist.names[instance]]
+            net |= {given[pin]: int(nets[place]) for pin, nets in group.nets.items() if pin in given}
+    return Made(netlist, net)
+
+
+def cell_of(kind: str, library: Library | None = None) -> Cell:
+    """Return a cell of sky130 by its name without the prefix."""
+    return (library or library_of("sky130")).cells[PREFIX + kind]
+
+
+def looked_up(table: Table, slew: float, load: float) -> float:
+    """Return a table's figure, linear between the points and beyond them; worked out one number at a time."""
+
+    def along(axis: list[float], at: float, values: list[float]) -> float:
+        if len(axis) == 1:
+            return values[0]
+        left = min(max(bisect_right(axis, at) - 1, 0), len(axis) - 2)
+        slope = (values[left + 1] - values[left]) / (axis[left + 1] - axis[left])
+        return values[left] + slope * (at - axis[left])
+
+    rows = [along(table.loads.tolist(), load, row) for row in table.values.tolist()]
+    return along(table.slews.tolist(), slew, rows)
+
+
+def with_library(netlist: Netlist, library: Library) -> Netlist:
+    """Return a netlist whose cells are those of the same names in another library."""
+    groups = tuple(group._replace(cell=library.cells[group.cell.name]) for group in netlist.groups)
+    return replace(netlist, library=library, groups=groups)
+
+
+def full_library(process: str) -> Library:
+    """Return a process's cells with whole tables, from the shared files."""
+    paths = sorted(PDK.glob(f"{process}*.lib.gz"))
+    if not paths:
+        pytest.skip(f"no shared cell libraries beside the project: {process} is missing")
+    return library_from_liberty(paths, PROCESSES[process].wire).without(PROCESSES[process].left_out)
+
+
+def consmax() -> SoftmaxUnit:
+    return ConSmax().unit(lanes=1, constants=ConSmax().constants())
+
+
+def whole_table() -> SoftmaxUnit:
+    spec = ConSmax(tables="whole")
+    return spec.unit(lanes=1, constants=spec.constants())
+
+
+def softermax(storage: str = "flip-flops") -> SoftmaxUnit:
+    return Softermax().unit(lanes=2, max_row=8, storage=storage)
+
+
+def mapped(unit: SoftmaxUnit, library: Library | None = None) -> Mapped:
+    """Return a unit in cells, by the quickest recipe."""
+    source = Source("unit", {"design.il": to_rtlil(unit, "unit")})
+    (found,) = map_design(source, library or library_of("sky130"), 5.0, ["small"])
+    return found
+
+
+@cache
+def mapped_consmax() -> Mapped:
+    return mapped(consmax())
+
+
+@cache
+def mapped_softermax() -> Mapped:
+    return mapped(softermax())

@@ -1,0 +1,236 @@
+"""Activity against a simulator of single events, written here in plain Python by the same rules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from netlists import PREFIX, Made, made
+
+from softmaxkit.flow import activity as activity_module
+from softmaxkit.flow.activity import STEPS, Activity, count_toggles, state_nets
+from softmaxkit.flow.timing import Timing, analyse
+
+LOGIC: dict[str, tuple[str, str, Callable[..., int]]] = {
+    "inv_1": ("A", "Y", lambda a: 1 - a),
+    "buf_4": ("A", "X", lambda a: a),
+    "nand2_1": ("A B", "Y", lambda a, b: 1 - (a & b)),
+    "nor2_4": ("A B", "Y", lambda a, b: 1 - (a | b)),
+    "xor2_1": ("A B", "X", lambda a, b: a ^ b),
+    "mux2_1": ("A0 A1 S", "X", lambda a, b, s: b if s else a),
+    "maj3_1": ("A B C", "X", lambda a, b, c: int(a + b + c > 1)),
+    "a21oi_1": ("A1 A2 B1", "Y", lambda a, b, c: 1 - ((a & b) | c)),
+}
+"""Cells of random netlists: inputs, output, and what they compute."""
+
+
+class Reference:
+    """A netlist of `LOGIC` and plain flip-flops, simulated event by event."""
+
+    def __init__(self, found: Made, delays: list[float]) -> None:
+        used = [delay for delay in delays if delay > 0]
+        step = sum(used) / len(used) / STEPS
+        self.ticks = [max(round(delay / step), 1) for delay in delays]
+        self.sources = state_nets(found.netlist)
+        inputs = {net for nets in found.netlist.inputs.values() for net in nets}
+        self.starts = {net: 0 if net in inputs else self.ticks[net] for net in self.sources}
+        self.cells: list[tuple[list[int], int, Callable[..., int]]] = []
+        for group in found.netlist.groups:
+            if group.cell.state is None:
+                pins, out, function = LOGIC[group.cell.name.removeprefix(PREFIX)]
+                for place in range(len(group.instances)):
+                    ins = [int(group.nets[pin][place]) for pin in pins.split()]
+                    self.cells.append((ins, int(group.nets[out][place]), function))
+
+    def settled(self, states: list[int]) -> dict[int, int]:
+        """Return the value of every net, from those of the states."""
+        values = {0: 0, 1: 1} | dict(zip(self.sources, states, strict=True))
+        while missing := [cell for cell in self.cells if cell[1] not in values]:
+            for ins, out, function in missing:
+                if all(net in values for net in ins):
+                    values[out] = function(*(values[net] for net in ins))
+        return values
+
+    def moves(self, before: list[int], after: list[int]) -> dict[int, int]:
+        """Return how often each net changes between two cycles."""
+        values, aims = self.settled(before), self.settled(after)
+        target = {out: values[out] for _, out, _ in self.cells}
+        due: dict[int, int] = {}  # tick at which a cell's output takes its target
+        count = dict.fromkeys(values, 0)
+        tick, last = 0, max(self.starts.values())
+        while tick <= last or due:
+            new = {net: aims[net] for net, start in self.starts.items() if start == tick and values[net] != aims[net]}
+            new |= {net: target[net] for net, when in due.items() if when == tick}
+            due = {net: when for net, when in due.items() if when != tick}
+            for net in new:
+                count[net] += 1
+            values |= new
+            for ins, out, function in self.cells:
+                found = function(*(values[net] for net in ins))
+                if found != target[out]:
+                    target[out] = found
+                    due.pop(out, None)  # a pulse that is shorter than the delay is swallowed
+                    if found != values[out]:
+                        due[out] = tick + self.ticks[out]
+            tick += 1
+        assert values == aims
+        return count
+
+    def run(self, states: np.ndarray, first: int = 1) -> Activity:
+        rows = states.astype(int).tolist()
+        nets = len(self.ticks)
+        toggles, settled, ones = (np.zeros(nets, np.int64) for _ in range(3))
+        for before, after in zip(rows[first - 1 :], rows[first:], strict=False):
+            for net, times in self.moves(before, after).items():
+                toggles[net] += times
+            old, new = self.settled(before), self.settled(after)
+            for net in new:
+                settled[net] += old[net] != new[net]
+                ones[net] += new[net]
+        return Activity(len(rows) - first, toggles, settled, ones)
+
+
+def agrees(found: Made, timing: Timing, states: np.ndarray, first: int = 1) -> Activity:
+    """See that both simulators count the same on all nets but the clock."""
+    ours = count_toggles(found.netlist, timing, states, first)
+    theirs = Reference(found, timing.delays.tolist()).run(states, first)
+    data = ~found.netlist.clock_nets
+    for name in ("toggles", "settled", "ones"):
+        different = np.nonzero(data & (getattr(ours, name) != getattr(theirs, name)))[0]
+        assert not len(different), f"{name} of nets {different}: {getattr(ours, name)} and {getattr(theirs, name)}"
+    assert ours.cycles == theirs.cycles == len(states) - first
+    return ours
+
+
+def random_netlist(random: np.random.Generator, cells: int = 30) -> Made:
+    """Return random logic between three inputs and four registers."""
+    nets, lines = [*"abc", *(f"q{i}" for i in range(4))], []
+    for at in range(cells):
+        kind = random.choice(list(LOGIC))
+        pins, out, _ = LOGIC[kind]
+        given = " ".join(f"{pin}={random.choice([*nets[-12:], '0'])}" for pin in pins.split())
+        lines.append(f"c{at} {kind} {given} {out}=n{at}")
+        nets.append(f"n{at}")
+    lines += [f"r{i} dfxtp_1 CLK=clk D=n{cells - 1 - i} Q=q{i}" for i in range(4)]
+    return made("clk a b c", f"n{cells - 1}", lines)
+
+
+def random_states(found: Made, cycles: int, random: np.random.Generator) -> np.ndarray:
+    return random.random((cycles, len(state_nets(found.netlist)))) < 0.5
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_random_netlists(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    found = random_netlist(random)
+    activity = agrees(found, analyse(found.netlist), random_states(found, 100, random), first=1 + seed)
+    assert 0.05 < activity.glitches < 0.8
+    assert (activity.toggles >= activity.settled).all()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_random_delays(seed: int) -> None:
+    # Delays that differ much more than those of real cells: from less than a step to many.
+    random = np.random.default_rng(100 + seed)
+    found = random_netlist(random)
+    timing = analyse(found.netlist)
+    delays = np.where(timing.delays > 0, random.exponential(1.0, timing.delays.shape), 0)
+    agrees(found, replace(timing, delays=delays), random_states(found, 100, random))
+
+
+def with_ticks(found: Made, **ticks: int) -> Timing:
+    """Return a timing in which cells' outputs take so many steps."""
+    delays = np.zeros(found.netlist.nets)
+    for net, count in ticks.items():
+        delays[found.net[net]] = count
+    assert delays[delays > 0].mean() == STEPS, "only then is a step 1"
+    return replace(analyse(found.netlist), delays=delays)
+
+
+@pytest.mark.parametrize(
+    ("late", "slow", "pulses"),
+    [(4, 4, 1), (5, 3, 1), (3, 5, 0), (1, 7, 0), (6, 2, 1)],
+    ids=lambda given: str(given),
+)
+def test_a_glitch_passes_if_it_is_long_enough(late: int, slow: int, pulses: int) -> None:
+    # x & ~x is 0, but for as long as the inverter takes after x has risen; a shorter time than the and's is swallowed.
+    found = made("x", "y", ["i inv_1 A=x Y=n", "a and2_1 A=x B=n X=y"])
+    timing = with_ticks(found, n=late, y=slow)
+    states = np.asarray([0, 1, 1, 0, 0, 1], np.bool_)[:, None]
+    ours = count_toggles(found.netlist, timing, states)
+    y, n, x = (found.net[name] for name in "ynx")
+    assert ours.toggles[y] == 2 * 2 * pulses  # x rises twice
+    assert ours.settled[y] == 0  # what a count without delays tells
+    assert ours.toggles[n] == ours.toggles[x] == 3
+    assert ours.ones[x] == 3
+    assert ours.glitches == pytest.approx(4 * pulses / (6 + 4 * pulses), rel=1e-12)
+
+
+def test_delays_add_up_along_a_chain() -> None:
+    # Two ways from x to an exclusive or: one of 3 + 3 + 3 steps, one of 9. They come together, so nothing glitches.
+    chain = ["a buf_4 A=x X=p", "b buf_4 A=p X=q", "c buf_4 A=q X=r", "d buf_4 A=x X=s", "e xor2_1 A=r B=s X=y"]
+    found = made("x", "y", chain)
+    states = np.asarray([0, 1, 0, 1, 1], np.bool_)[:, None]
+    even = count_toggles(found.netlist, with_ticks(found, p=3, q=3, r=3, s=9, y=2), states)
+    assert even.toggles[found.net["y"]] == 0
+    uneven = count_toggles(found.netlist, with_ticks(found, p=3, q=3, r=4, s=8, y=2), states)
+    assert uneven.toggles[found.net["y"]] == 2 * 3
+
+
+def test_clocks_are_counted_on_both_edges() -> None:
+    cells = [
+        "g dlclkp_1 CLK=clk GATE=en GCLK=c",
+        "f dfxtp_1 CLK=c D=d Q=q",
+        "h and2_1 A=clk B=en X=w",
+        "l dlxtp_1 GATE=w D=d Q=m",
+        "i inv_1 A=clk Y=nc",
+        "m dlxtn_1 GATE_N=nc D=d Q=k",
+        "r dfxtp_1 CLK=clk D=d Q=z",
+    ]
+    found = made("clk en d", "", cells)
+    nets = state_nets(found.netlist)
+    states = np.zeros((40, len(nets)), np.bool_)
+    enable = np.random.default_rng(0).random(40) < 0.4
+    states[:, nets.index(found.net["en"])] = enable
+    first = 3
+    ours = count_toggles(found.netlist, analyse(found.netlist), states, first)
+    for net in ("clk", "nc"):
+        assert ours.toggles[found.net[net]] == ours.settled[found.net[net]] == 2 * (40 - first)
+    # The gate has looked at its enable before the edge; the bare and sees what comes after.
+    assert ours.toggles[found.net["c"]] == 2 * enable[first - 1 : -1].sum()
+    assert ours.toggles[found.net["w"]] == 2 * enable[first:].sum()
+    assert ours.toggles[found.net["en"]] == np.count_nonzero(enable[first:] != enable[first - 1 : -1])
+    assert ours.ones[found.net["en"]] == enable[first:].sum()
+    for net in ("d", "q", "m", "k", "z"):
+        assert ours.toggles[found.net[net]] == 0
+
+
+def test_long_runs_are_the_sum_of_their_parts() -> None:
+    random = np.random.default_rng(0)
+    found = random_netlist(random)
+    timing = analyse(found.netlist)
+    chunk = 64 * activity_module.WORDS
+    states = random_states(found, 2 * chunk + 77, random)
+    whole = count_toggles(found.netlist, timing, states, 5)
+    cuts = [5, 63, 64, 65, chunk - 1, chunk + 3, len(states)]
+    parts = [count_toggles(found.netlist, timing, states[a - 1 : b]) for a, b in zip(cuts, cuts[1:], strict=False)]
+    assert whole.cycles == sum(part.cycles for part in parts) == len(states) - 5
+    for name in ("toggles", "settled", "ones"):
+        assert (getattr(whole, name) == sum(getattr(part, name) for part in parts)).all()
+
+
+def test_nets_that_do_not_settle_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(0)
+    found = random_netlist(random)
+    states = random_states(found, 70, random)
+    right = activity_module._settle
+
+    def wrong(order: list[activity_module.Slice], values: np.ndarray) -> None:
+        right(order, values)
+        values[found.net["n29"]] ^= np.uint64(1) << np.uint64(40)
+
+    monkeypatch.setattr(activity_module, "_settle", wrong)
+    with pytest.raises(RuntimeError, match="does not settle"):
+        count_toggles(found.netlist, analyse(found.netlist), states)

@@ -1,0 +1,266 @@
+"""Timing: small netlists against figures worked out one by one, mapped units against OpenSTA and whole tables."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from netlists import (
+    Made,
+    cell_of,
+    consmax,
+    full_library,
+    looked_up,
+    made,
+    mapped,
+    mapped_consmax,
+    mapped_softermax,
+    softermax,
+    with_library,
+)
+
+from softmaxkit.flow.cells.library import Arc, Library
+from softmaxkit.flow.cells.processes import library_of
+from softmaxkit.flow.cells.writing import to_liberty
+from softmaxkit.flow.mapping import Mapped
+from softmaxkit.flow.simulate import can_verilate
+from softmaxkit.flow.timing import FALL, INPUT_SLEW, OUTPUT_LOAD, RISE, Timing, analyse
+from softmaxkit.flow.tools import ToolError
+from softmaxkit.methods.unit import SoftmaxUnit
+
+pytestmark = pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")
+yosys = pytest.mark.skipif(not can_verilate(), reason="needs Yosys, Verilator and a C++ compiler")
+WIRE = library_of("sky130").wire
+EXACT = {"rel": 1e-12, "abs": 1e-15}
+"""Both sides compute the same in float64, in another order."""
+
+Edge = tuple[float, float]
+"""When an edge comes and how long it takes, in ns."""
+
+START: Edge = (0.0, INPUT_SLEW)
+CLOCK: Edge = (0.0, 0.0)
+
+
+def arc_of(kind: str, related: str, sense: str = "") -> Arc:
+    return next(arc for arc in cell_of(kind).arcs if arc.related == related and sense in ("", arc.sense))
+
+
+def after(arc: Arc, out: int, come: Edge, load: float) -> Edge:
+    """Return the edge of an output that an edge of an input gives."""
+    delay, slew = ((arc.rise, arc.rise_slew), (arc.fall, arc.fall_slew))[out]
+    return come[0] + looked_up(delay, come[1], load), looked_up(slew, come[1], load)
+
+
+def inverted(kind: str, come: list[Edge], load: float) -> list[Edge]:
+    """Return the rising and the falling edge after an inverter."""
+    return [after(arc_of(kind, "A"), out, come[1 - out], load) for out in (RISE, FALL)]
+
+
+def at(timing: Timing, found: Made, net: str) -> list[Edge]:
+    place = found.net[net]
+    return [(float(timing.arrivals[place, edge]), float(timing.slews[place, edge])) for edge in (RISE, FALL)]
+
+
+def same(found: list[Edge], expected: list[Edge]) -> None:
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours == pytest.approx(theirs, **EXACT)
+
+
+def pin(kind: str, name: str) -> float:
+    """Return what a pin adds to its net, with its wire."""
+    return cell_of(kind).pins[name].capacitance + WIRE
+
+
+def test_a_chain_of_inverters() -> None:
+    # The first drives two pins, the last an output alone.
+    cells = ["a inv_1 A=in Y=x", "b inv_2 A=x Y=y", "c inv_1 A=y Y=z", "d inv_4 A=x Y=w"]
+    found = made("in", "z", cells)
+    timing = analyse(found.netlist)
+    x = inverted("inv_1", [START, START], pin("inv_2", "A") + pin("inv_4", "A"))
+    y = inverted("inv_2", x, pin("inv_1", "A"))
+    z = inverted("inv_1", y, OUTPUT_LOAD)
+    for net, expected in {"in": [START, START], "x": x, "y": y, "z": z, "w": inverted("inv_4", x, 0.0)}.items():
+        same(at(timing, found, net), expected)
+    assert timing.period == pytest.approx(max(z)[0], **EXACT)
+    assert timing.fmax_mhz == pytest.approx(1e3 / timing.period, rel=1e-12)
+    last = ("rise", "fall")[z.index(max(z))]
+    assert [step.instance for step in timing.path] == ["in[0]", "a", "b", "c", "out_z"]
+    assert [step.cell for step in timing.path][1:] == [f"sky130_fd_sc_hd__inv_{n}" for n in (1, 2, 1)] + ["output"]
+    assert timing.path[-1].edge == timing.path[-2].edge == timing.path[1].edge == last != timing.path[0].edge
+    assert [step.time for step in timing.path] == sorted(step.time for step in timing.path)
+    # What an inverter takes is the mean of its two edges.
+    assert timing.delays[found.net["x"]] == pytest.approx((x[0][0] + x[1][0]) / 2, **EXACT)
+
+
+def test_slew_and_load_of_ports() -> None:
+    found = made("in", "x", ["a inv_1 A=in Y=x"])
+    for slew, load in ((0.01, 0.0), (0.3, 0.05), (2.0, 0.2)):  # the last is beyond the table
+        same(at(analyse(found.netlist, slew, load), found, "x"), inverted("inv_1", [(0.0, slew)] * 2, load))
+
+
+def test_either_edge_of_an_exclusive_or() -> None:
+    found = made("p q", "x", ["slow inv_1 A=p Y=n", "xor xor2_1 A=n B=q X=x"])
+    timing = analyse(found.netlist)
+    n = inverted("inv_1", [START, START], pin("xor2_1", "A"))
+    x = []
+    for out in (RISE, FALL):
+        ways = [
+            after(arc_of("xor2_1", related, sense), out, come[out if sense == "positive_unate" else 1 - out], 0.01)
+            for related, come in (("A", n), ("B", [START, START]))
+            for sense in ("positive_unate", "negative_unate")
+        ]
+        x.append((max(time for time, _ in ways), max(slew for _, slew in ways)))
+    same(at(timing, found, "x"), x)
+    assert [step.instance for step in timing.path] == ["p[0]", "slow", "xor", "out_x"]
+
+
+def test_from_register_to_register() -> None:
+    cells = ["a dfxtp_1 CLK=clk D=in Q=q", "i inv_1 A=q Y=n", "b dfxtp_2 CLK=clk D=n Q=r"]
+    found = made("clk in", "", cells)
+    timing = analyse(found.netlist)
+    assert found.netlist.clock == "clk"
+    arc = arc_of("dfxtp_1", "CLK")
+    q = [after(arc, out, CLOCK, pin("inv_1", "A")) for out in (RISE, FALL)]
+    n = inverted("inv_1", q, pin("dfxtp_2", "D"))
+    same(at(timing, found, "n"), n)
+    (setup,) = cell_of("dfxtp_2").setups
+    needed = [come + looked_up((setup.rise, setup.fall)[edge], slew, 0.0) for edge, (come, slew) in enumerate(n)]
+    assert timing.period == pytest.approx(max(needed), **EXACT)
+    assert [step.instance for step in timing.path] == ["clk[0]", "a", "i", "b"]
+    assert timing.path[-1].time == timing.period
+
+
+def test_a_latch_is_read_after_its_edge() -> None:
+    cells = ["s inv_1 A=in Y=d", "l dlxtp_1 GATE=clk D=d Q=q", "m dlxtn_1 GATE_N=clk D=q Q=r"]
+    found = made("clk in", "r", cells)
+    timing = analyse(found.netlist)
+    q = [after(arc_of("dlxtp_1", "GATE"), out, CLOCK, pin("dlxtn_1", "D")) for out in (RISE, FALL)]
+    same(at(timing, found, "q"), q)  # not through D, however late that comes
+    r = [after(arc_of("dlxtn_1", "GATE_N"), out, CLOCK, OUTPUT_LOAD) for out in (RISE, FALL)]
+    same(at(timing, found, "r"), r)
+
+
+def test_what_gates_a_clock_has_half_a_period() -> None:
+    cells = ["g and2_1 A=clk B=n X=c", "i inv_1 A=en Y=n", "a dfxtp_1 CLK=c D=1 Q=q", "b dfxtp_1 CLK=clk D=1 Q=r"]
+    found = made("clk en", "", cells)
+    timing = analyse(found.netlist)
+    n = inverted("inv_1", [START, START], pin("and2_1", "B"))
+    assert found.netlist.clock_nets[found.net["c"]]
+    assert not found.netlist.clock_nets[found.net["n"]]
+    same(at(timing, found, "c"), [CLOCK, CLOCK])  # the clock is ideal
+    assert timing.period == pytest.approx(2 * max(n)[0], **EXACT)
+    assert [step.instance for step in timing.path] == ["en[0]", "i", "g"]
+
+
+def test_a_clock_gate_has_a_setup_time() -> None:
+    cells = ["g dlclkp_1 CLK=clk GATE=en GCLK=c", "a dfxtp_1 CLK=c D=1 Q=q"]
+    found = made("clk en", "", cells)
+    timing = analyse(found.netlist)
+    (setup,) = cell_of("dlclkp_1").setups
+    expected = max(looked_up(table, INPUT_SLEW, 0.0) for table in (setup.rise, setup.fall))
+    assert timing.period == pytest.approx(expected, **EXACT)
+    same(at(timing, found, "c"), [CLOCK, CLOCK])
+
+
+def test_pins_without_nets_and_constants() -> None:
+    cells = ["n nand2_1 A=in Y=x", "a dfxtp_1 CLK=clk Q=q", "b dfxtp_1 CLK=clk D=x", "t inv_1 A=1 Y=z"]
+    found = made("clk in", "x q z", cells)
+    timing = analyse(found.netlist)
+    x = [after(arc_of("nand2_1", "A"), out, START, pin("dfxtp_1", "D") + OUTPUT_LOAD) for out in (RISE, FALL)]
+    same(at(timing, found, "x"), x)
+    assert (timing.arrivals[found.net["z"]] == -float("inf")).all()
+    assert analyse(made("", "z", ["t inv_1 A=1 Y=z"]).netlist).path == ()
+
+
+def test_a_loop_is_refused() -> None:
+    cells = ["i inv_1 A=in Y=w", "a nand2_1 A=w B=y Y=x", "b inv_1 A=x Y=y"]
+    with pytest.raises(ToolError, match="combinational loop, through or before a, b$"):
+        analyse(made("in", "y", cells).netlist)
+    through = ["a nand2_1 A=in B=q Y=x", "b dfxtp_1 CLK=clk D=x Q=q"]
+    assert analyse(made("clk in", "x", through).netlist).period > 0
+
+
+def within(ours: float, theirs: float, part: float) -> bool:
+    return abs(ours - theirs) <= part * theirs
+
+
+@yosys
+@pytest.mark.parametrize("unit", [mapped_consmax, mapped_softermax], ids=["consmax", "softermax"])
+def test_thinned_tables_give_the_same_longest_path(unit: Callable[[], Mapped]) -> None:
+    see_same_path(unit().netlist.library, unit(), "sky130")
+
+
+@pytest.mark.slow
+@yosys
+def test_thinned_tables_of_the_finer_process() -> None:
+    library = library_of("asap7")
+    see_same_path(library, mapped(consmax(), library), "asap7")
+
+
+def see_same_path(library: Library, unit: Mapped, process: str) -> None:
+    whole = with_library(unit.netlist, full_library(process))
+    ours, theirs = analyse(unit.netlist).period, analyse(whole).period
+    assert within(ours, theirs, 0.05)
+
+
+SCRIPT = """
+read_liberty cells.lib
+read_verilog unit.v
+link_design unit
+create_clock -name clk -period 20 [get_ports clk]
+set_input_delay 0 -clock clk [all_inputs]
+set_input_transition {slew} [all_inputs]
+set_output_delay 0 -clock clk [all_outputs]
+set_load {load} [all_outputs]
+report_checks -path_delay max -format full -digits 6
+exit
+"""
+
+
+def opensta(unit: Mapped, folder: Path) -> float:
+    """Return the longest path in ns as OpenSTA finds it."""
+    # What OpenSTA asks for and mapping does not: where delays and slews are measured, which both take as they are.
+    thresholds = [f"{side}_threshold_pct_{edge} : 50;" for side in ("input", "output") for edge in ("rise", "fall")]
+    for place, percent in (("lower", 20), ("upper", 80)):
+        thresholds += [f"slew_{place}_threshold_pct_{edge} : {percent};" for edge in ("rise", "fall")]
+    library = to_liberty(unit.netlist.library).replace("delay_model", "\n".join([*thresholds, "delay_model"]), 1)
+    (folder / "cells.lib").write_text(library)
+    (folder / "unit.v").write_text(unit.verilog.replace("wire signed", "wire"))
+    (folder / "script.tcl").write_text(SCRIPT.format(slew=INPUT_SLEW, load=OUTPUT_LOAD))
+    command = ["sta", "-no_splash", "-exit", "script.tcl"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=True)
+    printed = done.stdout + done.stderr
+    # It goes on after what it cannot read, and still tells a slack.
+    assert not re.search(r"rror|syntax|not found|black box", printed), printed
+    slack = re.search(r"(-?[\d.]+)\s+slack", printed)
+    assert slack, printed
+    return 20 - float(slack[1])
+
+
+@yosys
+@pytest.mark.skipif(shutil.which("sta") is None, reason="needs OpenSTA")
+@pytest.mark.parametrize("unit", [consmax, softermax])
+def test_opensta_finds_the_same_longest_path(unit: Callable[[], SoftmaxUnit], tmp_path: Path) -> None:
+    library = replace(library_of("sky130"), wire=0.0)
+    found = mapped(unit(), library)
+    theirs, ours = opensta(found, tmp_path), analyse(found.netlist).period
+    # It reads six digits of each figure, and computes in float32.
+    assert within(ours, theirs, 1e-5)
+    slower = analyse(with_library(found.netlist, slowed(library, 1.2))).period
+    assert not within(slower, theirs, 0.05)
+
+
+def slowed(library: Library, factor: float) -> Library:
+    """Return a library whose cells take longer."""
+
+    def slow(arc: Arc) -> Arc:
+        rise, fall = (table._replace(values=table.values * factor) for table in (arc.rise, arc.fall))
+        return arc._replace(rise=rise, fall=fall)
+
+    cells = {name: replace(cell, arcs=tuple(map(slow, cell.arcs))) for name, cell in library.cells.items()}
+    return replace(library, cells=cells)
