@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 
 from softmaxkit.cli.console import (
     ContextOption,
@@ -21,6 +19,7 @@ from softmaxkit.cli.console import (
     stages,
     write_record,
 )
+from softmaxkit.cli.silicon_tables import cells_table, counts_table, title_of
 from softmaxkit.cli.units import (
     DepthOption,
     HeadOption,
@@ -65,6 +64,14 @@ def synth(
             show_default=False,
         ),
     ] = None,
+    corner: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            help="Liberty file of another corner, to time the netlist at too; may be given again.",
+            show_default=False,
+        ),
+    ] = None,
     verilog: Annotated[
         list[Path] | None,
         typer.Option(
@@ -105,19 +112,23 @@ def synth(
     if verilog:
         if method is not None or spec is not None or model is not None:
             raise ValueError("--verilog takes the place of METHOD, --spec and --model; give one of them")
-        results = [_foreign(verilog, top, cells, clock, wires, liberty or [], output)]
+        results = [_foreign(verilog, top, cells, clock, wires, liberty or [], corner or [], output)]
     else:
         if top is not None:
             raise ValueError("--top is for --verilog; units have a top module of their own")
         units = _units(method, spec, model, layer, head, text, context, sizes(lanes, max_row, depth, storage))
-        results = _own(units, cells, clock, wires, liberty or [], output)
-    table = _counts_table if cells in FAMILIES else _table
-    results_console(json).print(table(results))
+        results = _own(units, cells, clock, wires, liberty or [], corner or [], output)
+    table = counts_table if cells in FAMILIES else cells_table
+    screen = results_console(json)
+    screen.print(table(results))
+    for result in results:
+        for name, reached in result.get("fmax_at_corners_mhz", {}).items():
+            screen.print(f"{title_of(result)} at {name}: {reached:,.0f} MHz")
     write_record(make_record(command_line(), 0, {"cells": cells, "wires": wires, "lanes": lanes}, results), json)
     if wrong := [result for result in results if result.get("faults")]:
-        raise RuntimeError(f"netlists differ from the integers: {', '.join(_title(each) for each in wrong)}")
+        raise RuntimeError(f"netlists differ from the integers: {', '.join(title_of(each) for each in wrong)}")
     if clock is not None and (late := [each for each in results if not each.get("clock_met", True)]):
-        reached = ", ".join(f"{_title(each)} {1e3 / each['fastest_mhz']:.2f} ns" for each in late)
+        reached = ", ".join(f"{title_of(each)} {1e3 / each['fastest_mhz']:.2f} ns" for each in late)
         raise RuntimeError(f"a clock of {clock:g} ns cannot be met; what can: {reached}")
 
 
@@ -164,12 +175,13 @@ def _own(
     clock: float | None,
     wires: bool,
     liberty: list[Path],
+    corners: list[Path],
     output: Path | None,
 ) -> list[dict[str, Any]]:
     """Synthesise units."""
     from softmaxkit.flow.fpga import FAMILIES, count_cells
     from softmaxkit.flow.mapping import Source
-    from softmaxkit.flow.synthesize import synthesize
+    from softmaxkit.flow.synthesize import at_corners, synthesize
     from softmaxkit.flow.verilog import to_rtlil
 
     results = []
@@ -183,7 +195,7 @@ def _own(
                 found = count_cells(Source("unit", {"design.il": to_rtlil(unit, "unit")}), cells)
                 results.append(make_result(spec, "hardware", **about, cells=cells, **found))
                 continue
-            done = synthesize(unit, cells, clock, wires, liberty, rows=rows, progress=progress)
+            done = at_corners(synthesize(unit, cells, clock, wires, liberty, rows=rows, progress=progress), corners)
             for fault in done.faults:
                 console.print(f"wrong: {fault}")
             results.append(make_result(spec, "hardware", **about, **done.figures(), faults=list(done.faults)))
@@ -199,13 +211,14 @@ def _foreign(
     clock: float | None,
     wires: bool,
     liberty: list[Path],
+    corners: list[Path],
     output: Path | None,
 ) -> dict[str, Any]:
     """Synthesise anybody's Verilog: area and clock; there are no scores to run it with."""
     from softmaxkit.flow.cells.processes import PROCESSES
     from softmaxkit.flow.fpga import FAMILIES, count_cells
     from softmaxkit.flow.mapping import map_design, read_verilog
-    from softmaxkit.flow.synthesize import chosen_library, fit
+    from softmaxkit.flow.synthesize import at_corners, chosen_library, fit
 
     source = read_verilog(files, top)
     about = {"method": source.top, "variant": "", "mode": "hardware", "form": "", "cells": cells}
@@ -216,6 +229,7 @@ def _foreign(
         library = chosen_library(cells, liberty, wires)
         period = clock if clock is not None else PROCESSES[cells].clock
         done = fit(map_design(source, library, period), period, library.name if liberty else cells)
+        done = at_corners(done, corners)
     if output is not None:
         _write(output, source.top, done)
     return about | done.figures()
@@ -228,52 +242,3 @@ def _write(folder: Path, name: str, done: Synthesis) -> None:
     lines = [f"{step.time:9.4f} ns  {step.edge:4}  {step.cell:32} {step.instance}" for step in done.timing.path]
     write_text(folder / f"{name}.path.txt", "\n".join(lines) + "\n")
     console.print(f"netlist: {folder / name}.v")
-
-
-def _title(result: dict[str, Any]) -> str:
-    return " ".join(filter(None, (result["method"], result["form"] or result["variant"])))
-
-
-def _table(results: list[dict[str, Any]]) -> Table:
-    table = Table(title="Standard cells: area in um2, energy in pJ for one score", box=SIMPLE_HEAD)
-    table.add_column("unit", no_wrap=True)
-    headings = (
-        "area\ndatapath",
-        "\ntables",
-        "\nrow buffer",
-        "clock\nMHz",
-        "fastest\nMHz",
-        "energy\nno buffer",
-        "\nwith it",
-    )
-    for heading in (*headings, "of that\nclock", "power\nmW", "compared"):
-        table.add_column(heading, justify="right")
-    for result in results:
-        table.add_row(
-            _title(result),
-            *(f"{result.get(f'area_{part}_um2', 0):,.0f}" for part in ("datapath", "tables", "row_buffer")),
-            f"{result['fmax_mhz']:,.0f}",
-            f"{result['fastest_mhz']:,.0f}",
-            *(
-                f"{result[key]:,.3g}" if key in result else "–"
-                for key in (
-                    "energy_without_row_buffer_pj_per_element",
-                    "energy_pj_per_element",
-                    "clock_energy_pj_per_element",
-                    "power_mw",
-                )
-            ),
-            f"{result['compared'] - result['mismatches']:,}" if "compared" in result else "–",
-        )
-    return table
-
-
-def _counts_table(results: list[dict[str, Any]]) -> Table:
-    table = Table(title="FPGA, counts before placement", box=SIMPLE_HEAD)
-    table.add_column("unit", no_wrap=True)
-    kinds = ("luts", "registers", "dsps", "block_rams")
-    for kind in kinds:
-        table.add_column(kind.replace("_", " "), justify="right")
-    for result in results:
-        table.add_row(_title(result), *(f"{result[kind]:,}" for kind in kinds))
-    return table

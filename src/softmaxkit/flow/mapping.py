@@ -162,9 +162,10 @@ def read_verilog(files: Sequence[Path], top: str | None) -> Source:
         ValueError: there is no such module, or it is not said which.
         OSError: a file cannot be read.
     """
-    texts = {
-        f"{number}_{path.name}": path.read_text(encoding="utf-8", errors="replace") for number, path in enumerate(files)
-    }
+    texts: dict[str, str] = {}
+    for path in files:
+        name = path.name if path.name not in texts else f"{len(texts)}_{path.name}"
+        texts[name] = path.read_text(encoding="utf-8", errors="replace")
     modules = [name for text in texts.values() for name in re.findall(r"^\s*module\s+(\w+)", text, re.MULTILINE)]
     if top is None and len(modules) == 1:
         top = modules[0]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from softmaxkit.flow.cells.liberty import LibertyError
 from softmaxkit.flow.cells.library import Cell, Library
 from softmaxkit.flow.tools import ToolError
 from softmaxkit.formats import Array
@@ -103,6 +104,20 @@ class Netlist:
     def counts(self) -> dict[str, int]:
         """Return how many instances there are of each kind of cell."""
         return {group.cell.name: len(group.instances) for group in self.groups}
+
+    def with_library(self, library: Library) -> Netlist:
+        """Return the same netlist with the cells of another corner of its library.
+
+        Raises:
+            LibertyError: that lacks one of the cells, or one of its pins.
+        """
+        groups = []
+        for group in self.groups:
+            cell = library.cells.get(group.cell.name)
+            if cell is None or set(group.nets) - set(cell.pins):
+                raise LibertyError(f"{library.name} has no {group.cell.name} as {self.library.name} has")
+            groups.append(group._replace(cell=cell))
+        return replace(self, library=library, groups=tuple(groups))
 
     @cached_property
     def levels(self) -> Array:

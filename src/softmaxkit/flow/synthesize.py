@@ -57,6 +57,7 @@ class Synthesis:
         row: scores of a row.
         compared, mismatches: outputs of the netlist against golden.
         faults: what is wrong with them, in words.
+        corners: timing of the netlist at other corners, by the names of their libraries.
     """
 
     cells: str
@@ -74,6 +75,7 @@ class Synthesis:
     compared: int = 0
     mismatches: int = 0
     faults: tuple[str, ...] = ()
+    corners: dict[str, Timing] = field(default_factory=dict)
 
     def figures(self) -> dict[str, Any]:
         """Return the figures of the record; their names carry units."""
@@ -91,6 +93,7 @@ class Synthesis:
             "area_of_fastest_um2": round(self.fastest_area, 3),
             "instances_by_cell": self.mapped.netlist.counts(),
             "longest_path": [step._asdict() for step in self.timing.path],
+            "fmax_at_corners_mhz": {name: round(timing.fmax_mhz, 3) for name, timing in self.corners.items()},
         }
         if self.activity is None:
             return found
@@ -221,6 +224,19 @@ def fit(mapped: Sequence[Mapped], clock: float, cells: str) -> Synthesis:
         timings[fastest].fmax_mhz,
         areas[fastest],
     )
+
+
+def at_corners(found: Synthesis, corners: Sequence[Path]) -> Synthesis:
+    """Return a synthesis with its netlist timed at other corners, each a Liberty file of the same cells.
+
+    Raises:
+        LibertyError: a file is damaged, or lacks a cell.
+        OSError: it cannot be read.
+    """
+    netlist = found.mapped.netlist
+    libraries = [library_from_liberty([path], netlist.library.wire) for path in corners]
+    timings = {library.name: analyse(netlist.with_library(library)) for library in libraries}
+    return replace(found, corners=timings)
 
 
 def _ticker(progress: Progress | None, steps: int) -> Callable[[], None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -85,7 +86,7 @@ def cost_seen(seen: Sequence[RealScores], progress: Progress | None = None) -> d
     from softmaxkit.studies.hardware import trained_head
 
     head = trained_head(seen[len(seen) // 2], 0)
-    unit = head.spec.unit(lanes=1, storage="latches")
+    unit = _loadable(head.spec).unit(lanes=1, storage="latches")
     rows = longest_rows(head, unit.max_row)
     found = synthesize(unit, constants=head.constants, rows=rows, progress=progress)
     if found.faults:
@@ -94,6 +95,14 @@ def cost_seen(seen: Sequence[RealScores], progress: Progress | None = None) -> d
     del figures["longest_path"], figures["instances_by_cell"]
     figures["netlist_outputs_verified"] = figures.pop("compared") - figures.pop("mismatches")
     return figures | {"lanes": unit.lanes, "latency_cycles": unit.latency(int(rows.lengths[0]))}
+
+
+def _loadable(spec: Spec) -> Spec:
+    """Return the form of a spec that costs least with loadable constants: the same integers, other gates.
+
+    EXAQ's packed sums are made for software; a unit would have to hold all of them in registers.
+    """
+    return replace(spec, accumulator="plain") if isinstance(spec, Exaq) else spec
 
 
 def longest_rows(trained: Trained, most: int) -> Rows:

@@ -1,0 +1,90 @@
+"""What the page says of silicon: the Pareto front, its picture, and the papers' figures beside ours."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from softmaxkit.report.papers import PUBLISHED, against_papers
+from softmaxkit.report.record import Variant
+from softmaxkit.report.style import method_colours
+from softmaxkit.report.trade_off import pareto_front, points, trade_off
+
+
+def variant(
+    method: str, energy: float | None, loss: float, buffer: float = 0.0, name: str = "", **more: Any
+) -> Variant:
+    figures: dict[str, Any] = {"loss_change_percent": loss, **more}
+    if energy is not None:
+        figures |= {
+            "cells": "sky130",
+            "area_without_row_buffer_um2": 1000 * energy,
+            "area_um2": 1000 * (energy + buffer),
+            "energy_without_row_buffer_pj_per_element": energy,
+            "energy_pj_per_element": energy + buffer,
+            "fastest_mhz": 250.0,
+        }
+    return Variant(method, name, {"integer": figures})
+
+
+VARIANTS = [
+    variant("exact", 64.0, 0.01, 100.0),
+    variant("consmax", 10.0, 3.0),
+    variant("softermax", 20.0, 1.0, 50.0),
+    variant("exaq", 30.0, 2.0, 40.0, "2 bits"),
+    variant("exaq", None, 0.5, name="3 bits"),
+]
+
+
+def test_front_is_of_points_that_none_beats() -> None:
+    found = points(VARIANTS)
+    assert [each.variant.method for each in found] == ["exact", "consmax", "softermax", "exaq"]
+    front = pareto_front(found)
+    assert [each.variant.method for each in front] == ["consmax", "softermax", "exact"]
+    for point in found:
+        beaten = any(
+            (other.energy < point.energy and other.loss <= point.loss)
+            or (other.energy <= point.energy and other.loss < point.loss)
+            for other in found
+        )
+        assert beaten == (point not in front)
+
+
+def test_front_of_equal_points_has_one() -> None:
+    same = points([variant("a", 1.0, 1.0), variant("b", 1.0, 1.0)])
+    assert len(pareto_front(same)) == 1
+
+
+def test_picture_has_each_point_and_its_buffer() -> None:
+    figure = trade_off(VARIANTS, method_colours(VARIANTS))
+    assert figure is not None
+    solid = [trace for trace in figure.data if trace.mode == "markers"]
+    assert [trace.x[0] for trace in solid] == [64.0, 10.0, 20.0, 30.0]
+    assert [tuple(trace.x) for trace in figure.data if trace.mode == "lines+markers"] == [
+        (64.0, 164.0),
+        (20.0, 70.0),
+        (30.0, 70.0),
+    ]
+    assert "+1.00%" in solid[2].text
+    assert trade_off(VARIANTS[-1:], method_colours(VARIANTS)) is None
+
+
+def test_ratios_of_the_papers_beside_ours() -> None:
+    lines = {line.what: tuple(line.cells) for line in against_papers(VARIANTS)}
+    assert lines["Softermax over ConSmax, area"] == ("2.2×", "2×", "7×")
+    assert lines["Softermax over ConSmax, energy"] == ("4.4×", "2×", "7×")
+    assert lines["ConSmax, energy of one score"] == ("16.7 pJ", "10 pJ", "10 pJ")
+    assert len(lines) == 3 * len(PUBLISHED) + 4
+
+
+@pytest.mark.parametrize("left", [VARIANTS[:1], VARIANTS[3:], []])
+def test_nothing_is_compared_where_there_are_no_two(left: list[Variant]) -> None:
+    assert against_papers(left) == []
+
+
+def test_another_process_is_not_compared() -> None:
+    others = [variant(each.method, 5.0, 1.0) for each in PUBLISHED]
+    for each in others:
+        each.results["integer"]["cells"] = "asap7"  # type: ignore[index]
+    assert against_papers(others) == []
