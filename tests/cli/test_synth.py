@@ -11,7 +11,10 @@ from softmaxkit import ConSmax
 from softmaxkit.cli import main
 from softmaxkit.flow.simulate import can_verilate
 
-pytestmark = pytest.mark.skipif(not can_verilate(), reason="needs Yosys, Verilator and a C++ compiler")
+pytestmark = [
+    pytest.mark.skipif(not can_verilate(), reason="needs Yosys, Verilator and a C++ compiler"),
+    pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable"),
+]
 
 MULTIPLIER = """
 module multiplier (input clk, input [5:0] a, b, output reg [11:0] q);

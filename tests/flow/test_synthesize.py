@@ -15,6 +15,7 @@ from softmaxkit.flow.simulate import can_verilate
 from softmaxkit.flow.synthesize import Synthesis, chosen_library, part_of
 from softmaxkit.flow.vectors import Rows
 
+pytestmark = pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")
 verilator = pytest.mark.skipif(not can_verilate(), reason="needs Yosys, Verilator and a C++ compiler")
 WHOLE = ConSmax(tables="whole")
 WHOLE_UNIT = WHOLE.unit(lanes=1, constants=WHOLE.constants())
@@ -32,7 +33,7 @@ def test_figures_add_up(whole: Synthesis) -> None:
     assert figures["area_um2"] == pytest.approx(sum(whole.area.values()), abs=1e-3)
     cells = whole.mapped.netlist.library.cells
     counted = sum(cells[name].area * count for name, count in figures["instances_by_cell"].items())
-    assert figures["area_um2"] == pytest.approx(counted, rel=1e-9)
+    assert figures["area_um2"] == pytest.approx(counted, abs=1e-3)
     split = sum(figures[f"power_{kind}_mw"] for kind in ("switching", "internal", "clock", "leakage"))
     assert figures["power_mw"] == pytest.approx(split, rel=1e-9)
     # One score a cycle: the energy of a cycle is that of a score.

@@ -26,13 +26,16 @@ CHUNK = 1024
 FILE = "states"
 
 
-def simulate_netlist(unit: SoftmaxUnit, netlist: Netlist, stream: Stream, cycles: int) -> tuple[list[Outcome], Array]:
+def simulate_netlist(
+    unit: SoftmaxUnit, netlist: Netlist, steady: Stream, stalled: Stream, cycles: int
+) -> tuple[list[Outcome], Array]:
     """Run a netlist in place of its unit, comparing every output, once at full rate and once with gaps and stalls.
 
     Args:
         unit: it.
         netlist: its cells.
-        stream: what goes in, and what golden says comes out.
+        steady: what goes in at full rate, and what golden says comes out.
+        stalled: the same for the run with gaps and stalls.
         cycles: of the first run, from reset on, whose states are kept.
 
     Returns:
@@ -45,10 +48,10 @@ def simulate_netlist(unit: SoftmaxUnit, netlist: Netlist, stream: Stream, cycles
     simulator = Verilated(unit, fast=False, verilog="\n".join(lines) + "\n")
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        outcomes = [simulator.run(stream, Traffic(), folder=work)]
+        outcomes = [simulator.run(steady, Traffic(), folder=work)]
         text = (work / FILE).read_text(encoding="ascii")
         states = _read_states(text, len(state_nets(netlist)))
-    outcomes.append(simulator.run(stream, Traffic(gap=100, longest_gap=4, stall=100, longest_stall=4)))
+    outcomes.append(simulator.run(stalled, Traffic(gap=100, longest_gap=4, stall=100, longest_stall=4)))
     return outcomes, states
 
 

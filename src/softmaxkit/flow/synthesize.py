@@ -17,6 +17,7 @@ from softmaxkit.flow.cells.reading import library_from_liberty
 from softmaxkit.flow.gates import simulate_netlist
 from softmaxkit.flow.mapping import Mapped, Source, map_design
 from softmaxkit.flow.power import Energy, energies
+from softmaxkit.flow.rows import random_rows
 from softmaxkit.flow.scores import sampled_rows
 from softmaxkit.flow.timing import Timing, analyse
 from softmaxkit.flow.vectors import Rows, stream
@@ -34,6 +35,9 @@ CYCLES = 2048
 
 PARTS = {"row buffer": re.compile(r"(^|[.\\])words\."), "tables": re.compile(r"_table\.")}
 """Parts that only hold words, by the names of their instances. All else is the datapath."""
+
+CHECKED = 2000
+"""Outputs that are compared under stalls with each set of constants, about: rows of all lengths, with masks."""
 
 Progress = Callable[[int, int], None]
 
@@ -187,22 +191,27 @@ def synthesize(
     count = -(-(warm_up + window) // interval) + 2
     if rows is None:
         rows = sampled_rows(unit.spec, constants, count, length)
-    run = stream(unit, [(constants, rows.taken(np.arange(count) % len(rows.lengths)))])
-    outcomes, states = simulate_netlist(unit, found.mapped.netlist, run, warm_up + window)
+    steady = stream(unit, [(constants, rows.taken(np.arange(count) % len(rows.lengths)))])
+    # Loadable constants change several times, so that their way in is seen to work.
+    given = [constants] if unit.registers is None else [*unit.spec.examples(), constants]
+    random = np.random.default_rng(0)
+    stalled = stream(unit, [(each, random_rows(unit, each, CHECKED, random)) for each in given])
+    outcomes, states = simulate_netlist(unit, found.mapped.netlist, steady, stalled, warm_up + window)
     tick()
     activity = count_toggles(found.mapped.netlist, found.timing, states, warm_up)
     tick()
     energy = energies(found.mapped.netlist, found.timing, activity, part_of)
     tick()
+    runs = list(zip(outcomes, (steady, stalled), strict=True))
     return replace(
         found,
         energy=energy,
         activity=activity,
         elements=length / interval,
         row=length,
-        compared=sum(int(run.positions[: each.compared].sum()) for each in outcomes),
+        compared=sum(int(run.positions[: each.compared].sum()) for each, run in runs),
         mismatches=sum(each.wrong_results for each in outcomes),
-        faults=tuple(fault for each in outcomes for fault in each.faults(run)),
+        faults=tuple(fault for each, run in runs for fault in each.faults(run)),
     )
 
 
