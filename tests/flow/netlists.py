@@ -9,9 +9,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 
-from softmaxkit import ConSmax, Softermax
+from softmaxkit import ConSmax, Q, Softermax
+from softmaxkit.flow.activity import state_nets
+from softmaxkit.flow.cells.functions import expression
 from softmaxkit.flow.cells.library import Cell, Library, Table
 from softmaxkit.flow.cells.processes import PROCESSES, library_of
 from softmaxkit.flow.cells.reading import library_from_liberty
@@ -93,6 +96,23 @@ def with_library(netlist: Netlist, library: Library) -> Netlist:
     return replace(netlist, library=library, groups=groups)
 
 
+def settled(netlist: Netlist, states: Any) -> Any:
+    """Return the value of every net at the end of each cycle, clocks low; boolean, (nets, cycles)."""
+    values = np.zeros((netlist.nets, len(states)), np.bool_)
+    values[1] = True
+    values[state_nets(netlist)] = states.T
+    for _ in range(int(netlist.levels.max())):
+        for group in netlist.groups:
+            if group.cell.state is None:
+                pins = {pin: values[np.maximum(group.nets[pin], 0)] for pin in group.cell.inputs}
+                for pin in group.cell.outputs:
+                    found = expression(group.cell.pins[pin].function)(np.True_, pins)
+                    used = group.nets[pin] >= 0
+                    values[group.nets[pin][used]] = np.broadcast_to(found, (len(used), len(states)))[used]
+    return values
+
+
+@cache
 def full_library(process: str) -> Library:
     """Return a process's cells with whole tables, from the shared files."""
     paths = sorted(PDK.glob(f"{process}*.lib.gz"))
@@ -111,7 +131,8 @@ def whole_table() -> SoftmaxUnit:
 
 
 def softermax(storage: str = "flip-flops") -> SoftmaxUnit:
-    return Softermax().unit(lanes=2, max_row=8, storage=storage)
+    spec = Softermax(input=Q(3, 1), power_segments=2, reciprocal_segments=2, slice_width=2)
+    return spec.unit(lanes=2, max_row=8, storage=storage)
 
 
 def mapped(unit: SoftmaxUnit, library: Library | None = None) -> Mapped:
@@ -119,13 +140,3 @@ def mapped(unit: SoftmaxUnit, library: Library | None = None) -> Mapped:
     source = Source("unit", {"design.il": to_rtlil(unit, "unit")})
     (found,) = map_design(source, library or library_of("sky130"), 5.0, ["small"])
     return found
-
-
-@cache
-def mapped_consmax() -> Mapped:
-    return mapped(consmax())
-
-
-@cache
-def mapped_softermax() -> Mapped:
-    return mapped(softermax())

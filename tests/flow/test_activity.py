@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -82,7 +83,7 @@ class Reference:
         rows = states.astype(int).tolist()
         nets = len(self.ticks)
         toggles, settled, ones = (np.zeros(nets, np.int64) for _ in range(3))
-        for before, after in zip(rows[first - 1 :], rows[first:], strict=False):
+        for before, after in pairwise(rows[first - 1 :]):
             for net, times in self.moves(before, after).items():
                 toggles[net] += times
             old, new = self.settled(before), self.settled(after)
@@ -170,12 +171,19 @@ def test_a_glitch_passes_if_it_is_long_enough(late: int, slow: int, pulses: int)
 
 def test_delays_add_up_along_a_chain() -> None:
     # Two ways from x to an exclusive or: one of 3 + 3 + 3 steps, one of 9. They come together, so nothing glitches.
-    chain = ["a buf_4 A=x X=p", "b buf_4 A=p X=q", "c buf_4 A=q X=r", "d buf_4 A=x X=s", "e xor2_1 A=r B=s X=y"]
+    chain = [
+        "a buf_4 A=x X=p",
+        "b buf_4 A=p X=q",
+        "c buf_4 A=q X=r",
+        "d buf_4 A=x X=s",
+        "e xor2_1 A=r B=s X=y",
+        "f inv_1 A=x Y=z",
+    ]
     found = made("x", "y", chain)
     states = np.asarray([0, 1, 0, 1, 1], np.bool_)[:, None]
-    even = count_toggles(found.netlist, with_ticks(found, p=3, q=3, r=3, s=9, y=2), states)
+    even = count_toggles(found.netlist, with_ticks(found, p=3, q=3, r=3, s=9, y=1, z=5), states)
     assert even.toggles[found.net["y"]] == 0
-    uneven = count_toggles(found.netlist, with_ticks(found, p=3, q=3, r=4, s=8, y=2), states)
+    uneven = count_toggles(found.netlist, with_ticks(found, p=3, q=3, r=4, s=8, y=1, z=5), states)
     assert uneven.toggles[found.net["y"]] == 2 * 3
 
 
@@ -192,9 +200,9 @@ def test_clocks_are_counted_on_both_edges() -> None:
     found = made("clk en d", "", cells)
     nets = state_nets(found.netlist)
     states = np.zeros((40, len(nets)), np.bool_)
-    enable = np.random.default_rng(0).random(40) < 0.4
+    first, enable = 3, np.random.default_rng(0).random(40) < 0.4
+    enable[[first - 1, -1]] = True, False  # so that a cycle more or less shows
     states[:, nets.index(found.net["en"])] = enable
-    first = 3
     ours = count_toggles(found.netlist, analyse(found.netlist), states, first)
     for net in ("clk", "nc"):
         assert ours.toggles[found.net[net]] == ours.settled[found.net[net]] == 2 * (40 - first)
@@ -215,7 +223,7 @@ def test_long_runs_are_the_sum_of_their_parts() -> None:
     states = random_states(found, 2 * chunk + 77, random)
     whole = count_toggles(found.netlist, timing, states, 5)
     cuts = [5, 63, 64, 65, chunk - 1, chunk + 3, len(states)]
-    parts = [count_toggles(found.netlist, timing, states[a - 1 : b]) for a, b in zip(cuts, cuts[1:], strict=False)]
+    parts = [count_toggles(found.netlist, timing, states[a - 1 : b]) for a, b in pairwise(cuts)]
     assert whole.cycles == sum(part.cycles for part in parts) == len(states) - 5
     for name in ("toggles", "settled", "ones"):
         assert (getattr(whole, name) == sum(getattr(part, name) for part in parts)).all()

@@ -210,7 +210,7 @@ def _count_moves(netlist: Netlist, timing: Timing, before: Array, after: Array, 
         # An output takes its new value when nothing has asked for another one for as long as its delay.
         unsettled = np.zeros_like(target)
         for age in range(longest):
-            unsettled[since[age] :] |= changed[(tick - age) % longest, since[age] :]
+            unsettled[since[age + 1] :] |= changed[(tick - age) % longest, since[age + 1] :]
         moved = (values[driven] ^ target) & ~unsettled
         values[driven] ^= moved
         moves[driven] += _count(moved & mask)

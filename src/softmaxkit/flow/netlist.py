@@ -183,6 +183,8 @@ def read_netlist(design: dict[str, Any], top: str, library: Library) -> Netlist:
 
     ports: dict[str, dict[str, list[int]]] = {"input": {}, "output": {}}
     for name, port in module["ports"].items():
+        if port["direction"] not in ports:
+            raise ToolError(f"port {name} of {top} is {port['direction']}; only inputs and outputs can be mapped")
         ports[port["direction"]][name] = [net(bit) for bit in port["bits"]]
     names: list[str] = []
     by_kind: dict[str, list[tuple[int, dict[str, list[Any]]]]] = {}

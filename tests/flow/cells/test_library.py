@@ -213,9 +213,10 @@ def test_latches_and_clock_gates() -> None:
     ("enable", "high"), [("G", True), ("(G)", True), ("!G", False), ("G'", False), ("(!G)", False)]
 )
 def test_polarity_of_a_latch(enable: str, high: bool) -> None:
-    text = f"""library (l) {{ nom_voltage : 1; cell (held) {{ area : 1; latch (IQ, IQN) {{ enable : "{enable}"; data_in : "D"; }}
-    pin (G) {{ direction : input; }} pin (D) {{ direction : input; }} pin (Q) {{ direction : output; function : "IQ"; }} }} }}"""
-    group = parse(text)
+    pins = "".join(f"pin ({name}) {{ direction : input; }}" for name in "DG")
+    pins += 'pin (Q) { direction : output; function : "IQ"; }'
+    latch = f'latch (IQ, IQN) {{ enable : "{enable}"; data_in : "D"; }}'
+    group = parse(f"library (l) {{ nom_voltage : 1; cell (held) {{ {latch} {pins} }} }}")
     cell = read_cell(group.groups[0], Units(group, "text"))
     assert cell is not None
     assert list(Library("l", 1.0, {cell.name: cell}).latches) == [high]

@@ -47,6 +47,11 @@ class Expression:
         rows = range(1 << len(inputs))
         return tuple(self(1, {name: (row >> bit) & 1 for bit, name in enumerate(inputs)}) for row in rows)
 
+    @property
+    def plain(self) -> str:
+        """The name of the pin where it is one pin and nothing else, whatever brackets are around it; else its text."""
+        return self.source if self.source in self.names else self.text
+
     @staticmethod
     def _split(text: str) -> list[str]:
         tokens, at = [], 0
@@ -62,24 +67,24 @@ class Expression:
         return self._tokens[self._at] if self._at < len(self._tokens) else ""
 
     def _or(self) -> str:
-        terms = [self._xor()]
+        terms = [self._and()]
         while self._next() in ("+", "|"):
             self._at += 1
-            terms.append(self._xor())
+            terms.append(self._and())
         return terms[0] if len(terms) == 1 else f"({' | '.join(terms)})"
 
     def _xor(self) -> str:
-        terms = [self._and()]
+        terms = [self._not()]
         while self._next() == "^":
             self._at += 1
-            terms.append(self._and())
+            terms.append(self._not())
         return terms[0] if len(terms) == 1 else f"({' ^ '.join(terms)})"
 
     def _and(self) -> str:
-        terms = [self._not()]
-        while self._next() and self._next() not in ("+", "|", "^", ")"):
+        terms = [self._xor()]
+        while self._next() and self._next() not in ("+", "|", ")"):
             self._at += self._next() in ("*", "&")
-            terms.append(self._not())
+            terms.append(self._xor())
         return terms[0] if len(terms) == 1 else f"({' & '.join(terms)})"
 
     def _not(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import re
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -79,9 +80,9 @@ def read_liberty(path: Path) -> Group:
     if data[:2] == b"\x1f\x8b":
         try:
             data = gzip.decompress(data)
-        except (OSError, EOFError) as error:
+        except (OSError, EOFError, zlib.error) as error:
             raise LibertyError(f"{path} is a damaged gzip file: {error}") from None
-    return parse(data.decode("utf-8", errors="replace"), str(path))
+    return parse(data.decode("utf-8", errors="replace").replace("\r\n", "\n"), str(path))
 
 
 def parse(text: str, source: str = "Liberty text") -> Group:

@@ -114,7 +114,7 @@ def _thin(cell: Cell) -> Cell:
     )
 
 
-def thinned(table: Table, points: int = 5) -> Table:
+def thinned(table: Table, points: int = 6) -> Table:
     """Return a table with so many points an axis: the ends, and those between that linear interpolation needs most."""
     rows, columns = _needed(table.values, points), _needed(table.values.T, points)
     return Table(table.slews[rows], table.loads[columns], table.values[np.ix_(rows, columns)])

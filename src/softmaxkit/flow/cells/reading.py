@@ -21,8 +21,8 @@ class Units:
     def __init__(self, library: Group, source: str) -> None:
         self.source = source
         self.time = self._scale(library.values.get("time_unit", "1ns"), "s") / 1e-9
-        number, unit = re.findall(r"[\d.eE+-]+|[A-Za-z]+", library.values.get("capacitive_load_unit", "1 pf"))[:2]
-        self.capacitance = float(number) * PREFIXES[unit.lower()[:-1]] / 1e-12
+        load = library.values.get("capacitive_load_unit", "1 pf").replace(",", "")
+        self.capacitance = self._scale(load, "f") / 1e-12
         voltage = self._scale(library.values.get("voltage_unit", "1V"), "v")
         self.energy = self.capacitance * voltage**2
         self.leakage = self._scale(library.values.get("leakage_power_unit", "1nW"), "w") / 1e-9
@@ -30,7 +30,7 @@ class Units:
         self.templates = {group.name: group for kind in TEMPLATES for group in library.of(kind)}
 
     def _scale(self, text: str, letter: str) -> float:
-        found = re.fullmatch(rf"\s*([\d.]+)\s*([a-z]?){letter}\s*", text.lower())
+        found = re.fullmatch(rf"\s*([\d.]+(?:e[+-]?\d+)?)\s*([a-z]?){letter}\s*", text.lower())
         if found is None or found[2] not in PREFIXES:
             raise LibertyError(f"{self.source}: {text!r} is no unit, as 1n{letter} is")
         return float(found[1]) * PREFIXES[found[2]]
@@ -62,6 +62,11 @@ class Units:
         return Table(axes[0] * self.time, axes[1] * loads, values.reshape(len(axes[0]), -1))
 
 
+SENSES: dict[str, Sense] = {
+    "positive_unate": "positive_unate",
+    "negative_unate": "negative_unate",
+    "non_unate": "non_unate",
+}
 LOAD = "total_output_net_capacitance"
 TEMPLATES = ("lu_table_template", "power_lut_template")
 
@@ -81,10 +86,14 @@ def library_from_liberty(paths: Sequence[Path], wire: float = 0.0) -> Library:
     voltages, names = [], []
     for path in paths:
         group = read_liberty(path)
-        units = Units(group, str(path))
+        try:
+            units = Units(group, str(path))
+            found = [read_cell(each, units) for each in group.of("cell")]
+        except ValueError as error:  # of a number, a table or a function, which do not know their file
+            raise LibertyError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
         names.append(group.name)
         voltages.append(units.voltage)
-        cells |= {found.name: found for found in (read_cell(each, units) for each in group.of("cell")) if found}
+        cells |= {each.name: each for each in found if each}
     if len(set(voltages)) > 1:
         raise LibertyError(f"the files are of different voltages: {', '.join(f'{each:g} V' for each in voltages)}")
     if not voltages or not voltages[0]:
@@ -146,7 +155,7 @@ def read_state(group: Group) -> State | None:
             return State(
                 "flip-flop" if kind == "ff" else "latch",
                 (found.names[0], found.names[1]),
-                found.values[clock],
+                expression(found.values[clock]).plain,
                 found.values[data],
                 found.values.get("clear", ""),
                 found.values.get("preset", ""),
@@ -174,7 +183,9 @@ def read_arcs(pin: Group, units: Units) -> Iterator[Arc]:
             continue
         edge = {"rising_edge": "rise", "falling_edge": "fall"}.get(kind, "")
         given = "non_unate" if edge else timing.values.get("timing_sense", "non_unate")
-        sense: Sense = next(each for each in ("positive_unate", "negative_unate", "non_unate") if each == given)
+        if given not in SENSES:
+            raise LibertyError(f"timing_sense of pin {pin.name} is {' or '.join(SENSES)}, not {given!r}")
+        sense = SENSES[given]
         tables = [
             units.table(timing.first(name), units.time, units.capacitance)
             for name in ("cell_rise", "cell_fall", "rise_transition", "fall_transition")

@@ -1,0 +1,257 @@
+"""Mapping: anybody's Verilog to cells, what is refused and how it is told, the cache, and counts for FPGAs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from netlists import PREFIX, mapped, settled, whole_table
+
+from softmaxkit.flow.activity import state_nets
+from softmaxkit.flow.cells.liberty import LibertyError
+from softmaxkit.flow.cells.library import Cell, Library
+from softmaxkit.flow.cells.processes import library_of
+from softmaxkit.flow.fpga import FAMILIES, count_cells
+from softmaxkit.flow.mapping import RECIPES, Mapped, Source, map_design, read_verilog
+from softmaxkit.flow.simulate import can_verilate
+from softmaxkit.flow.timing import analyse
+from softmaxkit.flow.tools import ToolError
+from softmaxkit.flow.verilog import to_rtlil
+
+pytestmark = pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")
+yosys = pytest.mark.skipif(not can_verilate(), reason="needs Yosys, Verilator and a C++ compiler")
+
+GOOD = """
+module adder (input [3:0] a, b, output [4:0] sum);
+  assign sum = a + b;
+endmodule
+
+module sums (input clk, reset_n, set, enable, open, input [3:0] a, b, output reg [4:0] sum, kept, output reg held);
+  wire [4:0] next;
+  adder adder (.a(a), .b(b), .sum(next));
+  always @(posedge clk or negedge reset_n) if (!reset_n) sum <= 5'd2; else sum <= next;
+  always @(posedge clk) if (enable) kept <= sum;
+  always @* if (open) held = a[0];
+endmodule
+"""
+
+
+def refused(text: str, said: str, folder: Path, top: str | None = None, library: str = "sky130") -> str:
+    with pytest.raises(ToolError, match=said) as caught:
+        map_text(text, folder, top, library)
+    return str(caught.value)
+
+
+def map_text(text: str, folder: Path, top: str | None = None, library: str = "sky130") -> Mapped:
+    path = folder / "design.v"
+    path.write_text(text, encoding="utf-8")
+    (found,) = map_design(read_verilog([path], top), library_of(library), 5.0, ["small"])
+    return found
+
+
+def module(body: str, ports: str = "input clk, a, b, output reg q") -> str:
+    return f"module top ({ports});\n{body}\nendmodule\n"
+
+
+@pytest.fixture(autouse=True)
+def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("SOFTMAXKIT_CACHE", str(folder))
+    return folder
+
+
+@yosys
+@pytest.mark.parametrize("process", ["sky130", "asap7"])
+def test_registers_latches_and_clock_gates(process: str, tmp_path: Path) -> None:
+    # ASAP7 has no flip-flop that is cleared or set alone.
+    text = GOOD if process == "sky130" else GOOD.replace(" or negedge reset_n", "")
+    found = map_text(text, tmp_path, "sums", process)
+    netlist = found.netlist
+    assert netlist.clock == "clk"
+    assert {name: len(nets) for name, nets in netlist.outputs.items()} == {"sum": 5, "kept": 5, "held": 1}
+    kinds: dict[str, int] = {}
+    for group in netlist.groups:
+        if group.cell.state is not None:
+            kinds[group.cell.state.kind] = kinds.get(group.cell.state.kind, 0) + len(group.instances)
+    assert kinds == {"flip-flop": 10, "latch": 1, "gate": 1}
+    assert sum(netlist.clock_nets) == 2
+    assert 0.1 < analyse(netlist).period < 10
+    assert found.verilog.startswith("module sums(")
+    assert netlist.areas()[""] == pytest.approx(
+        sum(library_of(process).cells[name].area * count for name, count in netlist.counts().items()), rel=1e-12
+    )
+
+
+@yosys
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_what_is_mapped_computes_the_same(recipe: str, tmp_path: Path) -> None:
+    path = tmp_path / "design.v"
+    path.write_text(GOOD, encoding="utf-8")
+    (found,) = map_design(read_verilog([path], "adder"), library_of("sky130"), 1.0, [recipe])
+    a, b = np.meshgrid(np.arange(16), np.arange(16))
+    bits = {name: ((value.ravel()[:, None] >> np.arange(4)) & 1) > 0 for name, value in {"a": a, "b": b}.items()}
+    netlist = found.netlist
+    where = {net: (name, bit) for name, nets in netlist.inputs.items() for bit, net in enumerate(nets)}
+    states = np.stack([bits[where[net][0]][:, where[net][1]] for net in state_nets(netlist)], axis=1)
+    total = (settled(netlist, states)[netlist.outputs["sum"]] << np.arange(5)[:, None]).sum(axis=0)
+    assert (total == (a + b).ravel()).all()
+    assert found.recipe == recipe
+
+
+REFUSED = {
+    "a falling edge": (module("always @(negedge clk) q <= a & b;"), "falling edge"),
+    "both edges": (
+        module("reg p; always @(posedge clk) p <= a;\nalways @(negedge clk) q <= p;"),
+        "falling edge",
+    ),
+    "a loop": (module("wire x = ~(a & y), y = ~(b & x);\nalways @(posedge clk) q <= x;"), "loop"),
+    "an unknown module": (module("other other (.a(a));"), "other"),
+    "two drivers": (module("assign q = a;\nassign q = b;", "input a, b, output q"), "conflicting|multiple|driver"),
+    "a port of both directions": (module("assign q = a;", "input a, inout q"), "inout"),
+}
+
+
+@yosys
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_is_refused(what: str, tmp_path: Path, empty_cache: Path) -> None:
+    text, said = REFUSED[what]
+    refused(text, said, tmp_path)
+    assert not list((empty_cache / "mapped").glob(".*"))  # nothing half done stays
+
+
+@yosys
+def test_a_syntax_error_is_told_with_file_and_line(tmp_path: Path) -> None:
+    message = refused(module("assign q = a +;\n", "input a, output q"), "reading top", tmp_path)
+    assert "design.v:2" in message
+    assert "syntax error" in message
+
+
+@yosys
+def test_a_reset_that_no_flip_flop_has(tmp_path: Path) -> None:
+    refused(GOOD, "reading sums(.|\n)*async set or reset", tmp_path, "sums", "asap7")
+
+
+@yosys
+def test_latches_need_latches(tmp_path: Path) -> None:
+    path = tmp_path / "design.v"
+    path.write_text(module("always @* if (a) q = b;"), encoding="utf-8")
+    library = library_of("sky130").without(["*__dlx*", "*__dlr*"])
+    with pytest.raises(ToolError, match=r"the design has latches, and sky130.* has none"):
+        map_design(read_verilog([path], None), library, 5.0, ["small"])
+
+
+@yosys
+@pytest.mark.parametrize(("left_out", "kept"), [("*dlxtn*", "dlxtp"), ("*dlxtp*", "dlxtn")])
+def test_a_latch_of_the_other_polarity(left_out: str, kept: str, tmp_path: Path) -> None:
+    path = tmp_path / "design.v"
+    path.write_text(module("always @* if (!a) q = b;\nalways @* if (a) r = b;", "input a, b, output reg q, r"))
+    library = library_of("sky130").without([left_out])
+    (found,) = map_design(read_verilog([path], None), library, 5.0, ["small"])
+    latches = {name: count for name, count in found.netlist.counts().items() if "dlx" in name}
+    assert latches == {f"{PREFIX}{kept}_1": 2}
+
+
+def test_the_top_is_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "design.v"
+    path.write_text(GOOD, encoding="utf-8")
+    with pytest.raises(ValueError, match=r"say which module is the top, with --top; there are adder, sums"):
+        read_verilog([path], None)
+    with pytest.raises(ValueError, match=r"there is no module other; there are adder, sums"):
+        read_verilog([path], "other")
+    assert read_verilog([path], "adder").top == "adder"
+    path.write_text("// nothing\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="there is none"):
+        read_verilog([path], None)
+    with pytest.raises(OSError, match="missing"):
+        read_verilog([tmp_path / "missing.v"], None)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "/* module old (a); */\n// module older\nmodule new (input a);\nendmodule",
+        "(* keep *) module new (input a);\nendmodule",
+        "/*\n  module old (a);\n*/ module new (input a); endmodule",
+    ],
+    ids=["comments", "attribute", "long comment"],
+)
+def test_modules_are_found(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "design.v"
+    path.write_text(text, encoding="utf-8")
+    assert read_verilog([path], None).top == "new"
+
+
+@yosys
+def test_several_files_of_one_name(tmp_path: Path) -> None:
+    paths = [tmp_path / folder / "part.v" for folder in "ab"]
+    for path, text in zip(paths, GOOD.split("\n\n"), strict=True):
+        path.parent.mkdir()
+        path.write_text(text, encoding="utf-8")
+    source = read_verilog(paths, "sums")
+    assert len(source.files) == 2
+    (found,) = map_design(source, library_of("sky130"), 5.0, ["small"])
+    assert found.netlist.counts() == map_text(GOOD, tmp_path, "sums").netlist.counts()
+
+
+def without(library: Library, unwanted: Any) -> Library:
+    return replace(library, cells={name: cell for name, cell in library.cells.items() if not unwanted(cell)})
+
+
+def is_inverter(cell: Cell) -> bool:
+    return cell.name.startswith(tuple(PREFIX + kind for kind in ("inv", "clkinv", "bufinv")))
+
+
+def test_libraries_that_lack_cells() -> None:
+    source, library = Source("top", {"design.v": module("")}), library_of("sky130")
+    registers = without(library, lambda cell: cell.state is not None)
+    with pytest.raises(LibertyError, match=r"sky130.* has no plain flip-flop"):
+        map_design(source, registers, 5.0)
+    with pytest.raises(LibertyError, match=r"sky130.* has no inverter"):
+        map_design(source, without(library, is_inverter), 5.0)
+
+
+@yosys
+def test_the_same_from_an_empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    unit, found = whole_table(), []
+    for folder in ("one", "two", "two"):
+        monkeypatch.setenv("SOFTMAXKIT_CACHE", str(tmp_path / folder))
+        found.append(mapped(unit))
+    one, two, again = found
+    assert one.verilog == two.verilog == again.verilog
+    assert one.netlist.counts() == two.netlist.counts()
+    assert analyse(one.netlist).path == analyse(two.netlist).path == analyse(again.netlist).path
+    kept = sorted(each.name for each in (tmp_path / "two" / "mapped").iterdir())
+    assert kept == sorted(each.name for each in (tmp_path / "one" / "mapped").iterdir())
+    assert len(kept) == 2  # from design to gates, and from gates to cells
+
+
+FAST = [pytest.param(name, marks=pytest.mark.slow if name == "xilinx" else []) for name in FAMILIES]
+
+
+@yosys
+@pytest.mark.parametrize("family", FAST)
+def test_counts_for_fpgas(family: str) -> None:
+    found = count_cells(Source("unit", {"design.il": to_rtlil(whole_table(), "unit")}), family)
+    assert list(found) == ["luts", "registers", "dsps", "block_rams"]
+    # The table of 256 words goes to look-up tables or to a block memory, which has a register too.
+    assert 8 < found["luts"] + 8 * found["block_rams"] < 500
+    assert 8 < found["registers"] + 8 * found["block_rams"] < 100
+    assert found["dsps"] == 0
+
+
+@pytest.mark.slow
+@yosys
+def test_multipliers_of_fpgas(tmp_path: Path) -> None:
+    path = tmp_path / "design.v"
+    ports = "input clk, input [15:0] a, b, output reg [31:0] q"
+    path.write_text(module("always @(posedge clk) q <= a * b;", ports), encoding="utf-8")
+    for family in FAMILIES:
+        assert count_cells(read_verilog([path], None), family)["dsps"] == 1
+
+
+def test_an_unknown_family() -> None:
+    with pytest.raises(ValueError, match="FPGA families are ice40, ecp5, xilinx, not 'max10'"):
+        count_cells(Source("unit", {}), "max10")

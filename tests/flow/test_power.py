@@ -1,0 +1,186 @@
+"""Energy: small netlists against sums worked out one by one, a flip-flop against the anchor, thinned tables."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from netlists import (
+    Made,
+    cell_of,
+    consmax,
+    full_library,
+    looked_up,
+    made,
+    mapped,
+    with_library,
+)
+
+from softmaxkit.flow.activity import Activity, count_toggles, state_nets
+from softmaxkit.flow.cells.library import Library, Table
+from softmaxkit.flow.cells.processes import library_of
+from softmaxkit.flow.netlist import Netlist
+from softmaxkit.flow.power import Energy, energies
+from softmaxkit.flow.simulate import can_verilate
+from softmaxkit.flow.timing import OUTPUT_LOAD, Timing, analyse
+
+pytestmark = pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")
+yosys = pytest.mark.skipif(not can_verilate(), reason="needs Yosys, Verilator and a C++ compiler")
+EXACT = 1e-9
+"""Relative: a cause that never changes still weighs 1e-12 of one that always does."""
+
+SQUARE = 1.8**2
+"""Of sky130's voltage."""
+
+
+def random_activity(netlist: Netlist, timing: Timing, cycles: int = 200) -> Activity:
+    states = np.random.default_rng(0).random((cycles, len(state_nets(netlist)))) < 0.5
+    return count_toggles(netlist, timing, states)
+
+
+def pin(kind: str, name: str) -> float:
+    """Return what a pin adds to its net, with its wire."""
+    return cell_of(kind).pins[name].capacitance + library_of("sky130").wire
+
+
+class Scalar:
+    """Figures of single nets of a netlist made by hand."""
+
+    def __init__(self, found: Made, timing: Timing, activity: Activity) -> None:
+        self.found, self.timing, self.activity = found, timing, activity
+
+    def rate(self, net: str) -> float:
+        return int(self.activity.toggles[self.found.net[net]]) / self.activity.cycles
+
+    def slew(self, net: str) -> float:
+        rise, fall = self.timing.slews[self.found.net[net]].tolist()
+        return float(rise + fall) / 2
+
+    def charging(self, net: str, load: float) -> float:
+        """Return half of C V^2 for each change."""
+        return 0.5 * load * SQUARE * self.rate(net)
+
+    def inside(self, kind: str, out: str, net: str, load: float, causes: dict[str, str]) -> float:
+        """Return what an output's changes take inside its cell, by the inputs that may have caused them."""
+        tables = cell_of(kind).energy
+        weights = {name: self.rate(cause) for name, cause in causes.items()}
+        each = {name: looked_up(tables[out, name], self.slew(cause), load) for name, cause in causes.items()}
+        return self.rate(net) * sum(weights[name] * each[name] for name in causes) / sum(weights.values())
+
+    def at_input(self, kind: str, name: str, net: str) -> float:
+        """Return what changes of an input take that no output follows."""
+        return self.rate(net) * looked_up(cell_of(kind).input_energy[name], self.slew(net), 0.0)
+
+
+CELLS = [
+    "one/a dfxtp_1 CLK=c D=y Q=q",
+    "one/b nand2_1 A=in B=q Y=x",
+    "two/c inv_2 A=x Y=y",
+    "two/g dlclkp_1 CLK=clk GATE=x GCLK=c",
+    "two/t conb_1 HI=h",
+]
+
+
+def test_sums_of_a_small_netlist() -> None:
+    found = made("clk in", "y", CELLS)
+    timing = analyse(found.netlist)
+    activity = random_activity(found.netlist, timing)
+    total = energies(found.netlist, timing, activity, lambda name: name.partition("/")[0] if name else "ports")
+    one = Scalar(found, timing, activity)
+    load = {
+        "clk": pin("dlclkp_1", "CLK"),
+        "c": pin("dfxtp_1", "CLK"),
+        "in": pin("nand2_1", "A"),
+        "q": pin("nand2_1", "B"),
+        "x": pin("inv_2", "A") + pin("dlclkp_1", "GATE"),
+        "y": pin("dfxtp_1", "D") + OUTPUT_LOAD,
+    }
+    charging = {net: one.charging(net, given) for net, given in load.items()}
+    first = Energy(
+        charging["q"] + charging["x"],
+        one.inside("dfxtp_1", "Q", "q", load["q"], {"CLK": "c"})
+        + one.inside("nand2_1", "Y", "x", load["x"], {"A": "in", "B": "q"})
+        + one.at_input("nand2_1", "A", "in")
+        + one.at_input("nand2_1", "B", "q")
+        + one.at_input("dfxtp_1", "D", "y"),
+        one.at_input("dfxtp_1", "CLK", "c"),
+        cell_of("dfxtp_1").leakage + cell_of("nand2_1").leakage,
+    )
+    second = Energy(
+        charging["y"],
+        one.inside("inv_2", "Y", "y", load["y"], {"A": "x"}) + one.at_input("dlclkp_1", "GATE", "x"),
+        charging["c"]
+        + one.inside("dlclkp_1", "GCLK", "c", load["c"], {"CLK": "clk"})
+        + one.at_input("dlclkp_1", "CLK", "clk"),
+        sum(cell_of(kind).leakage for kind in ("inv_2", "dlclkp_1", "conb_1")),
+    )
+    assert list(total) == ["one", "ports", "two"]
+    for part, expected in {"one": first, "two": second, "ports": Energy(charging["in"], 0, charging["clk"], 0)}.items():
+        assert vars(total[part]) == pytest.approx(vars(expected), rel=EXACT, abs=1e-15), part
+    assert one.rate("clk") == 2
+    assert 0 < one.rate("c") < 2
+    whole = energies(found.netlist, timing, activity)
+    for kind in ("switching", "internal", "clock", "leakage"):
+        parts = sum(getattr(each, kind) for each in total.values())
+        assert getattr(whole[""], kind) == pytest.approx(parts, rel=EXACT)
+
+
+def test_a_cycle_has_leakage_by_its_duration() -> None:
+    energy = Energy(1.0, 2.0, 3.0, 5_000.0)
+    assert energy.cycle(10.0) == pytest.approx(6.05, rel=1e-12)  # 5 uW over 10 ns are 0.05 pJ
+
+
+def test_pins_without_nets_take_nothing() -> None:
+    found = made("clk in", "x", ["n nand2_1 A=in Y=x", "f dfxtp_1 CLK=clk Q=q", "g dfxtp_1 CLK=clk D=in"])
+    timing = analyse(found.netlist)
+    activity = random_activity(found.netlist, timing)
+    (total,) = energies(found.netlist, timing, activity).values()
+    one = Scalar(found, timing, activity)
+    into = pin("nand2_1", "A") + pin("dfxtp_1", "D")
+    assert total.switching == pytest.approx(one.charging("in", into) + one.charging("x", OUTPUT_LOAD), rel=EXACT)
+    # The unconnected B weighs 1e-12 of A.
+    inside = one.inside("nand2_1", "Y", "x", OUTPUT_LOAD, {"A": "in"}) + one.at_input("nand2_1", "A", "in")
+    inside += one.at_input("dfxtp_1", "D", "in") + one.inside("dfxtp_1", "Q", "q", 0.0, {"CLK": "clk"})
+    assert total.internal == pytest.approx(inside, rel=EXACT)
+
+
+def test_a_flip_flop_at_rest() -> None:
+    # 0.046 pJ in each cycle, both edges of the clock inside the cell and at its pin: measured once for the project.
+    library = replace(library_of("sky130"), wire=0.0)
+    found = made("clk", "", ["f dfxtp_1 CLK=clk D=0 Q=q"], library)
+    timing = analyse(found.netlist)
+    states = np.zeros((50, len(state_nets(found.netlist))), np.bool_)
+    (total,) = energies(found.netlist, timing, count_toggles(found.netlist, timing, states)).values()
+    assert (total.switching, total.internal) == (0, 0)
+    assert total.clock == pytest.approx(0.046, rel=0.05)
+
+
+@yosys
+@pytest.mark.parametrize(("process", "period"), [("sky130", 5.0), pytest.param("asap7", 0.5, marks=pytest.mark.slow)])
+def test_thinned_tables_give_the_same_power(process: str, period: float) -> None:
+    packaged, whole = library_of(process), full_library(process)
+    netlist = mapped(consmax(), packaged).netlist
+
+    def power(library: Library) -> float:
+        again = with_library(netlist, library)
+        timing = analyse(again)
+        (total,) = energies(again, timing, random_activity(again, timing)).values()
+        return total.cycle(period)
+
+    assert abs(power(packaged) - power(whole)) <= 0.1 * power(whole)
+    assert abs(power(thirsty(packaged, 1.5)) - power(whole)) > 0.1 * power(whole)
+
+
+def thirsty(library: Library, factor: float) -> Library:
+    """Return a library whose cells take more energy inside."""
+
+    def more(tables: dict[Any, Table]) -> dict[Any, Table]:
+        return {key: table._replace(values=table.values * factor) for key, table in tables.items()}
+
+    cells = {
+        name: replace(cell, energy=more(cell.energy), input_energy=more(cell.input_energy))
+        for name, cell in library.cells.items()
+    }
+    return replace(library, cells=cells)
