@@ -132,8 +132,9 @@ class SerialResults(wiring.Component):
         passes, spec, source = self.passes, self.passes.spec, self.source
         longest = max(passes.shifts + passes.line_cycles, passes.product_cycles)
         final = (1 << longest.bit_length()) - 1  # the step that rounds
-        step, level = Signal(range(final + 1), init=final), Signal(range(spec.levels))
-        busy, line, moves, ends, complete = Signal(), Signal(), Signal(), Signal(), Signal()
+        step, level = Signal(range(final + 1), name="step", init=final), Signal(range(spec.levels), name="level")
+        busy, line, ends = Signal(name="busy"), Signal(name="line"), Signal(name="ends")
+        taken, moves, complete = Signal(name="taken"), Signal(name="moves"), Signal(name="complete")
         rank = Signal(range(passes.shifts + 1), reset_less=True)
 
         # The sum, inverted since the line falls; from the end of the line on, the mantissa.
@@ -160,13 +161,19 @@ class SerialResults(wiring.Component):
         ready = ~self.sink.valid | self.sink.ready
         m.d.comb += [
             source.ready.eq(~busy),
+            taken.eq(source.valid & ~busy),
             ends.eq(step == final),
             complete.eq(busy & ends & ~line & (level == spec.levels - 1)),
             moves.eq(busy & (~complete | ready)),
         ]
         ones = Const(1, 1).replicate(len(held))
+        with m.If(~ends):
+            m.d.sync += step.eq(step + 1)
+        with m.Elif(busy & ~complete):
+            m.d.sync += step.eq(final - passes.product_cycles)
+        with m.Elif(taken):
+            m.d.sync += step.eq(final - passes.shifts - passes.line_cycles)
         with m.If(moves):
-            m.d.sync += step.eq(Mux(complete, final, Mux(ends, final - passes.product_cycles, step + 1)))
             with m.If(line & held[-1] & (rank != 0)):
                 m.d.sync += [held.eq(Cat(ones[0], held)), rank.eq(rank - 1)]
             with m.If(ends):
@@ -175,11 +182,10 @@ class SerialResults(wiring.Component):
                     m.d.sync += mantissa.eq(rounded)
                 with m.Else():
                     m.d.sync += level.eq(level + 1)
-        with m.If(source.valid & source.ready):
+        with m.If(taken):
             m.d.sync += [
                 held.eq(Cat(ones[: len(held) - passes.sum_bits], ~source.payload)),
                 rank.eq(passes.shifts),
-                step.eq(final - passes.shifts - passes.line_cycles),
                 line.eq(1),
                 busy.eq(1),
             ]
