@@ -158,8 +158,8 @@ FAULTS: dict[str, tuple[str, Any, str, str, str]] = {
     "slices joined": ("softermax global", UnnormalisedUnit, "_running", "Mux(begins, 0, kept)", "kept"),
     "thresholds exclusive": ("exaq", exaq_unit.Unit, "_levels", "distance >= threshold", "distance > threshold"),
     "surplus not taken off": ("exaq", accumulators.ACCUMULATORS, "packed", "found - surplus", "found"),
-    "maximum of the row before": ("exaq", RowMaximum, "elaborate", "maximum(best, source.p.key), s", "best, s"),
-    "maximum of the next row": ("exaq", RowMaximum, "elaborate", "Mux(leaves, leaving, best)", "best"),
+    "maximum of the row before": ("exaq serial", RowMaximum, "elaborate", "maximum(best, source.p.key), s", "best, s"),
+    "maximum of the next row": ("exaq serial", RowMaximum, "elaborate", "Mux(leaves, leaving, best)", "best"),
     "masked results": ("exaq", exaq_unit.Unit, "_results", "Mux(mask[lane], ", "Mux(1, "),
     "counts of the row before": ("exaq histogram", accumulators, "_accumulate", "Mux(first, 0, total)", "total"),
     "mask not counted": (

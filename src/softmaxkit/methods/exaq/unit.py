@@ -10,6 +10,7 @@ from amaranth.lib import data, stream, wiring
 
 from softmaxkit.blocks.adder_tree import maximum_tree
 from softmaxkit.blocks.configuration import Register, RegisterMap, build_registers, hold_between_rows, rows_inside
+from softmaxkit.blocks.gather import Gather
 from softmaxkit.blocks.parts import Part, table_part
 from softmaxkit.blocks.piecewise_linear import check_segments
 from softmaxkit.blocks.pipeline import Pipeline, choose_cuts, named
@@ -80,7 +81,12 @@ class Unit(SoftmaxUnit):
         self.cuts = choose_cuts(cuts, depth, default=FIXED + len(cuts), fixed=FIXED)
         self.depth = FIXED + len(self.cuts)
         taken = beats(max_row, lanes)
-        self.gather = RowMaximum(lanes * (spec.score_bits + 1), signed(spec.score_bits), taken, storage)
+        width, code = lanes * (spec.score_bits + 1), signed(spec.score_bits)
+        self.gather: RowMaximum | Gather
+        if self.passes:  # rows wait for their results, and need no queue of maxima
+            self.gather = RowMaximum(width, code, taken, storage)
+        else:
+            self.gather = Gather(width, code, taken, True, storage)
         self.histogram_sum = SerialHistogramSum if self.passes else HistogramSum
         self.counted = self.histogram_sum.cycles(spec, max_row) if spec.accumulator == "histogram" else 0
         self.turn = self.counted + (self.passes.cycles if self.passes else PipelinedResults.latency(spec, self.cuts))
@@ -154,6 +160,8 @@ class Unit(SoftmaxUnit):
             source.p.key.eq(maximum_tree(m, "maximum", candidates)),
             source.p.last.eq(scores.p.last),
         ]
+        if isinstance(self.gather, Gather):
+            m.d.comb += source.p.present.eq(1)
 
     def _levels(self, m: Module, words: Words, following: Any) -> None:
         """Turn scores into levels, which wait in the buffer; pass on the sum of their exponentials."""
