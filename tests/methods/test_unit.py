@@ -204,13 +204,14 @@ def test_results_made_serially(spec: Exaq, sizes: dict[str, Any], digit: int, ba
     unit = spec.unit(constants=spec.constants(clip=-3.0) if baked else None, **{"lanes": 1, **sizes})
     assert unit.passes.digit == digit
     agrees(unit)
-    counts_hold(unit)
+    if baked:
+        counts_hold(unit)
 
 
 def test_results_are_made_serially_where_a_row_takes_longer() -> None:
     spec = Exaq()
     assert [spec.unit(lanes=lanes).passes is None for lanes in (1, 2, 3, 16)] == [False, False, True, True]
-    assert [spec.unit(lanes=1, max_row=length).interval(1) for length in (60, 100, 200)] == [4, 67, 128]
+    assert [spec.unit(lanes=1, max_row=length).interval(1) for length in (60, 100, 200)] == [4, 70, 128]
     assert {Exaq(bits=bits).unit(lanes=1).interval(256) for bits in (2, 3, 4)} == {256}
 
 
