@@ -9,7 +9,7 @@ import pytest
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import fifo
 
-from softmaxkit import UQ, ConSmax, Exact, Exaq, Float, Q, Softermax, Spec
+from softmaxkit import UQ, ConSmax, Exact, Exaq, Float, Q, Softermax, Spec, flow
 from softmaxkit.blocks.stream import beats
 from softmaxkit.flow.prove import PROPERTIES, Proof, prove
 from softmaxkit.methods.unit import SoftmaxUnit
@@ -92,6 +92,18 @@ def test_more_of_units_with_buffers(method: str, sizes: dict[str, Any], more: in
         pytest.skip("a unit without constants")
     proof = prove(small_unit(method, **sizes), depth=TWO_ROWS[method] + more, busy=9, induction=1)
     assert proof.holds, str(proof)
+    assert proof.verdicts["steady"].outcome == "proved"
+
+
+@pytest.mark.slow
+def test_results_made_serially(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flow.prove, "PLACES", 80)  # levels wait longer, and so there are more of them
+    one_bit = UQ(1, 1)
+    spec = Exaq(scores=Q(3, 1), exponential=one_bit, reciprocal=one_bit, reciprocal_segments=1, output=one_bit)
+    unit = spec.unit(lanes=1, constants=spec.constants(clip=-2.0), max_row=31, depth=5)
+    assert unit.passes is not None
+    proof = prove(unit, depth=40, busy=4, induction=5)  # the first row comes out
+    assert "fails" not in outcomes(proof).values(), str(proof)
     assert proof.verdicts["steady"].outcome == "proved"
 
 

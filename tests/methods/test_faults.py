@@ -12,6 +12,7 @@ from unit_checks import loaded_often
 from softmaxkit import UQ, ConSmax, Exact, Exaq, Float, Q, Softermax, Spec, verify
 from softmaxkit.blocks import gather
 from softmaxkit.blocks.gather import Gather
+from softmaxkit.blocks.row_maximum import RowMaximum
 from softmaxkit.blocks.shifter import Shifted
 from softmaxkit.flow.faults import Fault
 from softmaxkit.flow.simulate import can_verilate
@@ -22,7 +23,9 @@ from softmaxkit.methods.exact import datapath as exact
 from softmaxkit.methods.exact.fronts import OnlineFront, ThreePassFront
 from softmaxkit.methods.exaq import accumulators
 from softmaxkit.methods.exaq import unit as exaq_unit
+from softmaxkit.methods.exaq.accumulators import SerialHistogramSum
 from softmaxkit.methods.exaq.products import ProductUnit
+from softmaxkit.methods.exaq.serial import SerialResults
 from softmaxkit.methods.softermax import unit as softermax_unit
 from softmaxkit.methods.softermax import unnormalised
 from softmaxkit.methods.softermax.unnormalised import UnnormalisedUnit
@@ -35,6 +38,13 @@ SLOW = pytest.mark.slow
 
 FLOAT = Float(4, 3)
 FIXED = {"unnormalised": UQ(1, 5), "power_sum": UQ(3, 3), "reciprocal": UQ(1, 5), "output": UQ(1, 5)}
+LEVELS: dict[str, Any] = {
+    "scores": Q(4, 2),
+    "exponential": UQ(1, 5),
+    "reciprocal": UQ(1, 5),
+    "reciprocal_segments": 4,
+    "output": UQ(1, 5),
+}
 SPECS: dict[str, Spec] = {
     "exact": Exact(format=FLOAT, exponential_segments=4, reciprocal_segments=4),
     "exact online": Exact(
@@ -44,21 +54,16 @@ SPECS: dict[str, Spec] = {
     "consmax fixed": ConSmax(table_format=UQ(0, 6), constant="multiplied", output_bits=6),
     "softermax": Softermax(input=Q(4, 2), reciprocal_segments=4, slice_width=4, **FIXED),
     "softermax global": Softermax(input=Q(4, 2), reciprocal_segments=4, maximum="global", **FIXED),
-    "exaq": Exaq(scores=Q(4, 2), exponential=UQ(1, 5), reciprocal=UQ(1, 5), reciprocal_segments=4, output=UQ(1, 5)),
-    "exaq histogram": Exaq(
-        scores=Q(4, 2),
-        exponential=UQ(1, 5),
-        reciprocal=UQ(1, 5),
-        reciprocal_segments=4,
-        output=UQ(1, 5),
-        accumulator="histogram",
-    ),
+    "exaq": Exaq(**LEVELS),
+    "exaq histogram": Exaq(**LEVELS, accumulator="histogram"),
+    "exaq serial": Exaq(**LEVELS, accumulator="histogram"),
 }
 """Narrow numbers, so that units are built quickly, few codes say much, and sums saturate."""
+SIZES = {"exaq serial": {"lanes": 1, "max_row": 100}}
 
 
 def verified(which: str, fault: Fault | None = None) -> Verification:
-    return verify(SPECS[which].unit(lanes=2, max_row=12), outputs=4_000, fault=fault)
+    return verify(SPECS[which].unit(**SIZES.get(which, {"lanes": 2, "max_row": 12})), outputs=4_000, fault=fault)
 
 
 def break_source(patch: pytest.MonkeyPatch, owner: Any, name: str, right: str, wrong: str) -> None:
@@ -153,7 +158,8 @@ FAULTS: dict[str, tuple[str, Any, str, str, str]] = {
     "slices joined": ("softermax global", UnnormalisedUnit, "_running", "Mux(begins, 0, kept)", "kept"),
     "thresholds exclusive": ("exaq", exaq_unit.Unit, "_levels", "distance >= threshold", "distance > threshold"),
     "surplus not taken off": ("exaq", accumulators.ACCUMULATORS, "packed", "found - surplus", "found"),
-    "collected beyond the row": ("exaq", accumulators.ACCUMULATORS, "packed", "beat.last | (place", "(place"),
+    "maximum of the row before": ("exaq serial", RowMaximum, "elaborate", "maximum(best, source.p.key), s", "best, s"),
+    "maximum of the next row": ("exaq serial", RowMaximum, "elaborate", "Mux(leaves, leaving, best)", "best"),
     "masked results": ("exaq", exaq_unit.Unit, "_results", "Mux(mask[lane], ", "Mux(1, "),
     "counts of the row before": ("exaq histogram", accumulators, "_accumulate", "Mux(first, 0, total)", "total"),
     "mask not counted": (
@@ -162,6 +168,17 @@ FAULTS: dict[str, tuple[str, Any, str, str, str]] = {
         "histogram",
         "(each == level) & mask",
         "(each == level)",
+    ),
+    "no sum inverted": ("exaq serial", SerialResults, "elaborate", "~source.payload", "source.payload"),
+    "no leading one": ("exaq serial", SerialResults, "elaborate", "line & held[-1] & (rank != 0)", "0"),
+    "serial ties away from even": ("exaq serial", SerialResults, "_add", "half & (sticky | total[0])", "half"),
+    "results shown one by one": ("exaq serial", SerialResults, "_give", "[*waiting, result]", "[result] * 4"),
+    "counts not doubled": (
+        "exaq serial",
+        SerialHistogramSum,
+        "elaborate",
+        "Mux(level == 0, total << 1, total)",
+        "total",
     ),
     "products overwritten": ("exaq", ProductUnit, "elaborate", "level == spec.levels - 1)", "level != 0)"),
 }
@@ -180,6 +197,7 @@ FAST = {
     "thresholds exclusive",
     "surplus not taken off",
     "mask not counted",
+    "serial ties away from even",
 }
 
 

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -176,6 +177,52 @@ def test_every_form_of_softermax(spec: Softermax) -> None:
 )
 def test_every_form_of_exaq(spec: Exaq, baked: bool) -> None:
     agrees(spec.unit(constants=spec.constants(clip=-7.0) if baked else None, **SMALL))
+
+
+NARROW = Exaq(exponential=UQ(1, 5), reciprocal=UQ(1, 5), reciprocal_segments=4, output=UQ(1, 5))
+SERIAL: list[tuple[Exaq, dict[str, Any], int]] = [
+    (NARROW, {"max_row": 100}, 1),
+    (Exaq(), {"storage": "memory"}, 1),
+    (Exaq(accumulator="plain"), {"depth": 5, "storage": "memory"}, 1),
+    (Exaq(accumulator="histogram"), {"storage": "memory"}, 1),
+    (Exaq(bits=3), {"lanes": 2, "storage": "memory"}, 2),
+    (Exaq(bits=4, accumulator="histogram"), {"storage": "memory"}, 2),
+    (replace(NARROW, output=UQ(0, 4), accumulator="histogram"), {"lanes": 2, "max_row": 100, "storage": "latches"}, 2),
+    (replace(NARROW, reciprocal_segments=1, output=UQ(1, 20)), {"max_row": 128, "storage": "memory"}, 1),
+    (replace(NARROW, reciprocal_segments=256), {"max_row": 128, "storage": "memory"}, 1),
+]
+"""Units that make a row's results serially, and the bits a cycle."""
+
+
+@verilator
+@pytest.mark.parametrize("baked", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.parametrize(
+    ("spec", "sizes", "digit"),
+    [pytest.param(*each, marks=pytest.mark.slow if at else []) for at, each in enumerate(SERIAL)],
+)
+def test_results_made_serially(spec: Exaq, sizes: dict[str, Any], digit: int, baked: bool) -> None:
+    unit = spec.unit(constants=spec.constants(clip=-3.0) if baked else None, **{"lanes": 1, **sizes})
+    assert unit.passes.digit == digit
+    agrees(unit)
+    if baked:
+        counts_hold(unit)
+
+
+def test_results_are_made_serially_where_a_row_takes_longer() -> None:
+    spec = Exaq()
+    assert [spec.unit(lanes=lanes).passes is None for lanes in (1, 2, 3, 16)] == [False, False, True, True]
+    assert [spec.unit(lanes=1, max_row=length).interval(1) for length in (60, 100, 200)] == [4, 70, 128]
+    assert {Exaq(bits=bits).unit(lanes=1).interval(256) for bits in (2, 3, 4)} == {256}
+
+
+@pytest.mark.parametrize("constants", [{"exponentials": (1, 2, 3, 32767)}, {"thresholds": (-9, -5, 1)}])
+def test_constants_that_make_less_of_the_maximum(constants: dict[str, Any]) -> None:
+    wrong = replace(CLIP, **constants)
+    message = "whose last threshold is not above 0 and whose last exponential is 1, not"
+    with pytest.raises(ValueError, match=message):
+        Exaq().unit(constants=wrong)
+    with pytest.raises(ValueError, match=message):
+        Exaq().unit().writes(wrong)
 
 
 @pytest.mark.slow

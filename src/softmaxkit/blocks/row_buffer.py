@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -44,32 +44,39 @@ class RowBuffer(wiring.Component):
         else:
             m.submodules.words = words = WordMemory(self.width, self.depth, self.storage)
             memory = words.port
-        level = Signal(range(self.depth + 1))
-        arriving = Signal()  # a word that latches take in just now
         written, read = Signal(), Signal()
-        readable = (level > arriving) if self.storage == "latches" else (level != 0)
+        # Where a word is written and read: the address, and above it whether the round is an odd one.
+        write = _pointer(m, "write", written, memory.write_address, self.depth)
+        next_read = _pointer(m, "read", read, memory.read_address, self.depth)
+        readable = write
+        if self.storage == "latches":  # they take a word in half a cycle late
+            readable = Signal.like(write)
+            m.d.sync += readable.eq(write)
         m.d.comb += [
-            self.source.ready.eq(level != self.depth),
+            self.source.ready.eq((write ^ next_read) != 1 << (len(write) - 1)),
             written.eq(self.source.valid & self.source.ready),
-            read.eq(readable & (~self.sink.valid | self.sink.ready)),
+            read.eq((readable != next_read) & (~self.sink.valid | self.sink.ready)),
             self.sink.payload.eq(memory.read_data),
             memory.write_enable.eq(written),
             memory.write_data.eq(self.source.payload),
             memory.read_enable.eq(read),
-            self.empty.eq((level == 0) & ~self.sink.valid),
+            self.empty.eq((write == next_read) & ~self.sink.valid),
         ]
-        m.d.sync += [level.eq(level + written - read), arriving.eq(written)]
         with m.If(read | self.sink.ready):
             m.d.sync += self.sink.valid.eq(read)
-        for enable, address in ((written, memory.write_address), (read, memory.read_address)):
-            pointer = Signal.like(address)
-            with m.If(enable):
-                m.d.sync += pointer.eq(0 if self.depth == 1 else pointer + 1)
-                if self.depth & (self.depth - 1):
-                    with m.If(pointer == self.depth - 1):
-                        m.d.sync += pointer.eq(0)
-            m.d.comb += address.eq(pointer)
         return m
+
+
+def _pointer(m: Module, name: str, enable: Value, address: Value, depth: int) -> Signal:
+    """Return a register that goes round the words of a memory: an address, and a bit that changes every round."""
+    pointer = Signal(len(address) + 1, name=f"{name}_pointer")
+    following = pointer + 1
+    if depth != 1 << len(address):
+        following = Mux(address == depth - 1, Cat(Const(0, len(address)), ~pointer[-1]), following)
+    m.d.comb += address.eq(pointer[:-1])
+    with m.If(enable):
+        m.d.sync += pointer.eq(following)
+    return pointer
 
 
 def buffer_latency(storage: str) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -33,41 +33,24 @@ def plain_sum(m: Module, pipe: Pipeline, spec: Exaq, beat: Levels, words: Words,
         Mux(mask, lookup(m, f"exponential{lane}", words["exponentials"], level), 0)
         for lane, (level, mask) in enumerate(zip(beat.levels, beat.mask, strict=True))
     ]
-    return _accumulate(m, pipe, adder_tree(m, "beat_sum", exponentials), Const(1), beat.last, total_bits(spec, max_row))
+    return _accumulate(m, pipe, adder_tree(m, "beat_sum", exponentials), beat.last, total_bits(spec, max_row))
 
 
 def packed_sum(m: Module, pipe: Pipeline, spec: Exaq, beat: Levels, words: Words, max_row: int) -> Value:
-    """Add the exponentials of several levels a look-up; masked ones count as level 0 and are taken off again.
-
-    Where a beat has fewer levels than a look-up takes, those of several beats are collected.
-    """
-    group, lanes = CODES_PER_LOOKUP[spec.bits], len(beat.levels)
+    """Add the exponentials of several levels a look-up; masked ones count as level 0 and are taken off again."""
+    group = CODES_PER_LOOKUP[spec.bits]
     levels = [named(m, f"packed{lane}", Mux(mask, beat.levels[lane], 0)) for lane, mask in enumerate(beat.mask)]
-    mask, complete = list(beat.mask), Value.cast(Const(1))
-    if lanes < group and group % lanes == 0:
-        steps = group // lanes
-        place = Signal(range(steps), name="place")
-        complete = beat.last | (place == steps - 1)
-        held = Signal((group - lanes) * (spec.bits + 1), name="collected")
-        # The order within a group does not change its sum.
-        collected = Cat(*(Cat(level, each) for level, each in zip(levels, mask, strict=True)), held)
-        with m.If(pipe.fire):
-            m.d.sync += [place.eq(Mux(complete, 0, place + 1)), held.eq(Mux(complete, 0, collected))]
-        parts = [collected[at : at + spec.bits + 1] for at in range(0, len(collected), spec.bits + 1)]
-        levels, mask = [part[:-1] for part in parts], [part[-1] for part in parts]
     sums = []
     for index, first in enumerate(range(0, len(levels), group)):
         address = Cat(*levels[first : first + group])
-        address = Cat(address, Const(0, group * spec.bits - len(address)))
-        attended = adder_tree(m, f"attended{index}", mask[first : first + group])
+        attended = adder_tree(m, f"attended{index}", beat.mask[first : first + group])
         missing = named(m, f"missing{index}", (group - attended)[: group.bit_length()])
         least = words["exponentials"][0]
         multiples = [least * count for count in range(group + 1)] if isinstance(least, int) else []
         surplus = lookup(m, f"surplus{index}", multiples, missing) if multiples else least * missing
-        found = lookup(m, f"sum{index}", words["sums"], address)
+        found = lookup(m, f"sum{index}", words["sums"][: 1 << len(address)], address)
         sums.append(named(m, f"group{index}", (found - surplus)[: len(found)]))
-    added = adder_tree(m, "beat_sum", sums)
-    return _accumulate(m, pipe, added, complete, beat.last, total_bits(spec, max_row))
+    return _accumulate(m, pipe, adder_tree(m, "beat_sum", sums), beat.last, total_bits(spec, max_row))
 
 
 def histogram(m: Module, pipe: Pipeline, spec: Exaq, beat: Levels, words: Words, max_row: int) -> Value:
@@ -76,7 +59,7 @@ def histogram(m: Module, pipe: Pipeline, spec: Exaq, beat: Levels, words: Words,
     for level in range(spec.levels):
         found = [(each == level) & mask for each, mask in zip(beat.levels, beat.mask, strict=True)]
         added = adder_tree(m, f"found{level}", found)
-        counts.append(_accumulate(m, pipe, added, Const(1), beat.last, max_row.bit_length(), f"count{level}"))
+        counts.append(_accumulate(m, pipe, added, beat.last, max_row.bit_length(), f"count{level}"))
     return Cat(*counts)
 
 
@@ -85,6 +68,11 @@ ACCUMULATORS: dict[str, Callable[[Module, Pipeline, Exaq, Levels, Words, int], V
     "packed": packed_sum,
     "histogram": histogram,
 }
+
+
+def packed_sums(spec: Exaq, lanes: int) -> int:
+    """Return how many sums the look-ups take: of as many codes as come at once, the others of a group being 0."""
+    return 1 << (min(lanes, CODES_PER_LOOKUP[spec.bits]) * spec.bits)
 
 
 def total_bits(spec: Exaq, max_row: int) -> int:
@@ -112,10 +100,12 @@ class HistogramSum(wiring.Component):
 
     def __init__(self, spec: Exaq, max_row: int, exponentials: Sequence[int] | Sequence[Value]) -> None:
         self.exponentials, self.count_bits = exponentials, max_row.bit_length()
-        counts = data.ArrayLayout(self.count_bits, spec.levels)
-        super().__init__(
-            {"source": In(stream.Signature(counts)), "sink": Out(stream.Signature(total_bits(spec, max_row)))}
-        )
+        super().__init__(histogram_ports(spec, max_row))
+
+    @staticmethod
+    def cycles(spec: Exaq, max_row: int) -> int:
+        """Return the cycles from the counts to the sum."""
+        return spec.levels + 1
 
     def elaborate(self, platform: object) -> Module:
         """Build it."""
@@ -141,11 +131,61 @@ class HistogramSum(wiring.Component):
         return m
 
 
-def _accumulate(
-    m: Module, pipe: Pipeline, added: Value, complete: Value, last: Value, bits: int, name: str = "total"
-) -> Value:
-    """Return a register that adds up over the beats of a row, where they complete something."""
+class SerialHistogramSum(wiring.Component):
+    """The sum over a histogram, one bit of one level's count a cycle.
+
+    Args:
+        spec: the method.
+        max_row: scores of the longest row.
+        exponentials: of the levels, constant or held elsewhere.
+
+    Attributes:
+        source: stream in, of the counts; one is taken every `cycles(spec, max_row)` cycles.
+        sink: stream out, of the sum.
+    """
+
+    def __init__(self, spec: Exaq, max_row: int, exponentials: Sequence[int] | Sequence[Value]) -> None:
+        self.exponentials, self.count_bits = exponentials, max_row.bit_length()
+        super().__init__(histogram_ports(spec, max_row))
+
+    @staticmethod
+    def cycles(spec: Exaq, max_row: int) -> int:
+        """Return the cycles from the counts to the sum."""
+        return spec.levels * max_row.bit_length() + 1
+
+    def elaborate(self, platform: object) -> Module:
+        """Build it."""
+        m = Module()
+        source, sink, total = self.source, self.sink, self.sink.payload
+        levels = len(self.exponentials)
+        counts = [Signal(self.count_bits, name=f"held{level}", reset_less=True) for level in range(levels)]
+        place, level, busy = Signal(range(self.count_bits)), Signal(range(levels)), Signal()
+        m.d.comb += source.ready.eq(~busy & (~sink.valid | sink.ready))
+        counted = lookup(m, "count", counts, level).bit_select(place, 1)
+        # From the highest bits of the counts down.
+        above = Mux(level == 0, total << 1, total)
+        with m.If(sink.ready):
+            m.d.sync += sink.valid.eq(0)
+        with m.If(busy):
+            m.d.sync += total.eq(above + Mux(counted, lookup(m, "exponential", self.exponentials, level), 0))
+            m.d.sync += level.eq(level + 1)
+            with m.If(level == levels - 1):
+                m.d.sync += [place.eq(place - 1), busy.eq(place != 0), sink.valid.eq(place == 0)]
+        with m.If(source.valid & source.ready):
+            m.d.sync += [each.eq(source.payload[index]) for index, each in enumerate(counts)]
+            m.d.sync += [place.eq(self.count_bits - 1), total.eq(0), busy.eq(1)]
+        return m
+
+
+def histogram_ports(spec: Exaq, max_row: int) -> dict[str, wiring.Member]:
+    """Return the ports of what sums over a histogram."""
+    counts = data.ArrayLayout(max_row.bit_length(), spec.levels)
+    return {"source": In(stream.Signature(counts)), "sink": Out(stream.Signature(total_bits(spec, max_row)))}
+
+
+def _accumulate(m: Module, pipe: Pipeline, added: Value, last: Value, bits: int, name: str = "total") -> Value:
+    """Return a register that adds up over the beats of a row."""
     total, first = Signal(bits, name=name, reset_less=True), Signal(init=1, name=f"{name}_first")
-    with m.If(pipe.fire & complete):
+    with m.If(pipe.fire):
         m.d.sync += [total.eq(Mux(first, 0, total) + added), first.eq(last)]
     return total

@@ -1,4 +1,4 @@
-"""The products of a row: nothing but one result for each level can come out of it."""
+"""The results of a row's levels from its sum: nothing but one result for each level can come out of it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from amaranth.lib.wiring import In, Out
 
 from softmaxkit.blocks.piecewise_linear import lookup
 from softmaxkit.blocks.pipeline import Pipeline, named
+from softmaxkit.blocks.reciprocal import ReciprocalUnit
 from softmaxkit.blocks.shifter import saturate, shift_right
 from softmaxkit.methods.exaq.spec import Exaq
 
@@ -68,4 +69,55 @@ class ProductUnit(wiring.Component):
         shown = Pipeline(m, "shown", ready.valid, self.sink, ())
         m.d.comb += ready.ready.eq(shown.advance)
         shown.finish(Value.cast(ready.payload))
+        return m
+
+
+class PipelinedResults(wiring.Component):
+    """The results of the levels of a row: its reciprocal, then a product a cycle.
+
+    Args:
+        spec: the method.
+        sum_bits: width of a row's sum, which is at least 1 where anything is attended.
+        exponentials: of the levels, constant or held elsewhere.
+        registers: cuts that hold a register.
+
+    Attributes:
+        source: stream in, of a row's sum; one is taken every `spec.levels` cycles.
+        sink: stream out, of the results of the levels.
+    """
+
+    def __init__(
+        self,
+        spec: Exaq,
+        sum_bits: int,
+        exponentials: Sequence[int] | Sequence[Value],
+        registers: Collection[str],
+    ) -> None:
+        least = spec.exponential.fraction_bits
+        self.reciprocal = ReciprocalUnit(spec.reciprocal_table, sum_bits, 0, "nearest", registers, least)
+        self.products = ProductUnit(spec, self.reciprocal.sink.payload.shape(), exponentials, registers)
+        super().__init__(
+            {
+                "source": In(stream.Signature(sum_bits)),
+                "sink": Out(stream.Signature(self.products.sink.payload.shape())),
+            }
+        )
+
+    @staticmethod
+    def latency(spec: Exaq, registers: Collection[str]) -> int:
+        """Return the cycles from a sum to the results."""
+        reciprocal = 2 + sum(cut in registers for cut in ReciprocalUnit.CUTS)
+        return reciprocal + spec.levels + ("product" in registers) + 1
+
+    def elaborate(self, platform: object) -> Module:
+        """Build it."""
+        m = Module()
+        m.submodules.reciprocal, m.submodules.products = reciprocal, products = self.reciprocal, self.products
+        m.d.comb += [
+            reciprocal.source.valid.eq(self.source.valid),
+            reciprocal.source.p.divisor.eq(self.source.payload),
+            self.source.ready.eq(reciprocal.source.ready),
+        ]
+        wiring.connect(m, reciprocal.sink, products.source)
+        wiring.connect(m, products.sink, wiring.flipped(self.sink))
         return m

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, signed, unsigned
 from amaranth.lib import data, stream, wiring
@@ -14,32 +14,38 @@ from softmaxkit.blocks.gather import Gather
 from softmaxkit.blocks.parts import Part, table_part
 from softmaxkit.blocks.piecewise_linear import check_segments
 from softmaxkit.blocks.pipeline import Pipeline, choose_cuts, named
-from softmaxkit.blocks.reciprocal import ReciprocalUnit
 from softmaxkit.blocks.row_buffer import RowBuffer
+from softmaxkit.blocks.row_maximum import RowMaximum
 from softmaxkit.blocks.storage import MemoryPort, check_storage
 from softmaxkit.blocks.stream import beats, check_sizes
 from softmaxkit.methods.exaq.accumulators import (
     ACCUMULATORS,
     HistogramSum,
     Levels,
+    SerialHistogramSum,
     Words,
+    packed_sums,
     state_bits,
     total_bits,
 )
 from softmaxkit.methods.exaq.golden import CODES_PER_LOOKUP, sum_table
-from softmaxkit.methods.exaq.products import ProductUnit
+from softmaxkit.methods.exaq.products import PipelinedResults
+from softmaxkit.methods.exaq.serial import SerialResults, choose_passes
 from softmaxkit.methods.exaq.spec import Exaq, ExaqConstants
 from softmaxkit.methods.unit import SoftmaxUnit, check_constants
 from softmaxkit.spec import Constants
 
 CUTS = ("product", "level", "line", "argument")
 """Places for registers, the most useful first."""
+FIXED = 5
+"""Registers that are always there."""
 
 
 class Unit(SoftmaxUnit):
     """EXAQ: scores wait for the row's maximum, levels for the row's products.
 
-    Rows of at least 2**bits beats follow each other without bubbles; shorter ones wait for their products.
+    Rows of at least 2**bits beats follow each other without bubbles; shorter ones wait for their products. At 1 or 2
+    lanes these are made serially, in no more cycles than the longest row takes; shorter rows then wait for so many.
 
     Args:
         spec: the method.
@@ -50,7 +56,7 @@ class Unit(SoftmaxUnit):
         storage: of the rows that wait, and of a loadable table of sums (which "memory" leaves in flip-flops).
 
     Raises:
-        ValueError: sizes that cannot be built.
+        ValueError: sizes that cannot be built, or constants that give a row's maximum less than 1.
     """
 
     spec: Exaq
@@ -69,23 +75,27 @@ class Unit(SoftmaxUnit):
         check_segments(spec.reciprocal_segments)
         if constants is not None:
             check_constants(spec, constants)
-        self.cuts = choose_cuts(CUTS, depth, default=9, fixed=5)
-        self.depth = 5 + len(self.cuts)
+            check_highest(spec, cast(ExaqConstants, constants))
+        self.passes = choose_passes(spec, total_bits(spec, max_row), lanes, max_row)
+        cuts = CUTS if self.passes is None else ("level",)
+        self.cuts = choose_cuts(cuts, depth, default=FIXED + len(cuts), fixed=FIXED)
+        self.depth = FIXED + len(self.cuts)
         taken = beats(max_row, lanes)
-        self.gather = Gather(lanes * (spec.score_bits + 1), signed(spec.score_bits), taken, True, storage)
-        # The largest score of a row is of the highest level, so that the sum is no less than its exponential.
-        least = 0 if constants is None else cast(ExaqConstants, constants).exponentials[-1].bit_length() - 1
-        self.reciprocal = ReciprocalUnit(
-            spec.reciprocal_table, total_bits(spec, max_row), 0, "nearest", self.cuts, least
-        )
-        counted = spec.levels + 1 if spec.accumulator == "histogram" else 0
-        self.turn = counted + self.reciprocal.latency + spec.levels + ("product" in self.cuts) + 1
+        width, code = lanes * (spec.score_bits + 1), signed(spec.score_bits)
+        self.gather: RowMaximum | Gather
+        if self.passes:  # rows wait for their results, and need no queue of maxima
+            self.gather = RowMaximum(width, code, taken, storage)
+        else:
+            self.gather = Gather(width, code, taken, True, storage)
+        self.histogram_sum = SerialHistogramSum if self.passes else HistogramSum
+        self.counted = self.histogram_sum.cycles(spec, max_row) if spec.accumulator == "histogram" else 0
+        self.turn = self.counted + (self.passes.cycles if self.passes else PipelinedResults.latency(spec, self.cuts))
         self.buffer = RowBuffer(lanes * (spec.bits + 1) + 1, taken + self.turn, storage)
         memories = {}
         if storage == "memory":
             memories["score_memory"] = self.gather.signature.members["memory"].signature
             memories["level_memory"] = MemoryPort(self.buffer.width, self.buffer.depth)
-        registers = None if constants is not None else register_map(spec)
+        registers = None if constants is not None else register_map(spec, lanes)
         super().__init__(spec, lanes, constants, max_row, storage, registers, memories)
 
     def parts(self) -> list[Part]:
@@ -105,21 +115,22 @@ class Unit(SoftmaxUnit):
 
     def interval(self, length: int) -> int:
         """Return the cycles between rows in a stream: those of their beats, or of their products if these are more."""
-        return max(beats(length, self.lanes), self.spec.levels)
+        return max(beats(length, self.lanes), self.spec.levels if self.passes is None else self.passes.cycles)
 
     def loaded(self, constants: ExaqConstants) -> dict[str, int | Sequence[int]]:
         """Return what the registers hold."""
-        return dict(baked(self.spec, constants))
+        check_highest(self.spec, constants)
+        return dict(baked(self.spec, constants, self.lanes))
 
     def elaborate(self, platform: object) -> Module:
         """Build it."""
         m = Module()
-        m.submodules.gather, m.submodules.buffer, m.submodules.reciprocal = self.gather, self.buffer, self.reciprocal
+        m.submodules.gather, m.submodules.buffer = self.gather, self.buffer
         for name, inner in (("score_memory", self.gather), ("level_memory", self.buffer)):
             if name in self.memories:
                 wiring.connect(m, wiring.flipped(getattr(self, name)), inner.memory)
         if self.registers is None:
-            hold, words = Const(0), baked(self.spec, cast(ExaqConstants, self.constants))
+            hold, words = Const(0), baked(self.spec, cast(ExaqConstants, self.constants), self.lanes)
         else:
             most = self.gather.buffer.depth + self.buffer.depth + self.depth + 8
             busy = rows_inside(m, self.scores, self.results, most)
@@ -127,8 +138,14 @@ class Unit(SoftmaxUnit):
             kind = "flip-flops" if self.storage == "memory" else self.storage
             words = build_registers(m, self.registers, self.configuration, write, kind)
         self._gather(m, hold)
-        self._levels(m, words)
-        self._results(m, words)
+        exponentials, width = words["exponentials"], total_bits(self.spec, self.max_row)
+        m.submodules.results = results = (
+            SerialResults(self.passes, exponentials)
+            if self.passes
+            else PipelinedResults(self.spec, width, exponentials, self.cuts)
+        )
+        self._levels(m, words, results.source)
+        self._results(m, results.sink)
         return m
 
     def _gather(self, m: Module, hold: Value) -> None:
@@ -141,12 +158,13 @@ class Unit(SoftmaxUnit):
             scores.ready.eq(source.ready & ~hold),
             source.p.beat.eq(Cat(scores.p.codes, scores.p.mask)),
             source.p.key.eq(maximum_tree(m, "maximum", candidates)),
-            source.p.present.eq(1),
             source.p.last.eq(scores.p.last),
         ]
+        if isinstance(self.gather, Gather):
+            m.d.comb += source.p.present.eq(1)
 
-    def _levels(self, m: Module, words: Words) -> None:
-        """Turn scores into levels, which wait in the buffer; give the reciprocal the sum of their exponentials."""
+    def _levels(self, m: Module, words: Words, following: Any) -> None:
+        """Turn scores into levels, which wait in the buffer; pass on the sum of their exponentials."""
         spec, gathered, bits = self.spec, self.gather.sink, self.spec.score_bits
         fields = {"levels": self.lanes * spec.bits, "mask": self.lanes, "last": 1}
         layout = data.StructLayout({**fields, "state": state_bits(spec, self.max_row)})
@@ -163,15 +181,14 @@ class Unit(SoftmaxUnit):
         state = ACCUMULATORS[spec.accumulator](m, pipe, spec, beat, words, self.max_row)
         pipe.finish(Cat(*beat.levels, *beat.mask, beat.last), state=state)
 
-        following, total = self.reciprocal.source, self.reciprocal.source.p.divisor
         if spec.accumulator == "histogram":
-            m.submodules.histogram = adder = HistogramSum(spec, self.max_row, words["exponentials"])
+            m.submodules.histogram = adder = self.histogram_sum(spec, self.max_row, words["exponentials"])
             m.d.comb += [
                 following.valid.eq(adder.sink.valid),
-                following.p.divisor.eq(adder.sink.payload),
+                following.payload.eq(adder.sink.payload),
                 adder.sink.ready.eq(following.ready),
             ]
-            following, total = adder.source, Value.cast(adder.source.payload)
+            following = adder.source
         ready = self.buffer.source.ready & (~summed.p.last | following.ready)
         m.d.comb += [
             gathered.ready.eq(pipe.advance),
@@ -179,23 +196,19 @@ class Unit(SoftmaxUnit):
             self.buffer.source.valid.eq(summed.valid & ready),
             self.buffer.source.payload.eq(Cat(summed.p.levels, summed.p.mask, summed.p.last)),
             following.valid.eq(summed.valid & ready & summed.p.last),
-            total.eq(summed.p.state),
+            Value.cast(following.payload).eq(summed.p.state),
         ]
 
-    def _results(self, m: Module, words: Words) -> None:
-        """Multiply once a level, and let every waiting level choose its product."""
-        spec, reciprocal, waiting = self.spec, self.reciprocal.sink, self.buffer.sink
-        m.submodules.products = products = ProductUnit(
-            spec, reciprocal.payload.shape(), words["exponentials"], self.cuts
-        )
-        wiring.connect(m, reciprocal, products.source)
-        pipe = Pipeline(m, "back", waiting.valid & products.sink.valid, self.results, self.cuts)
+    def _results(self, m: Module, found: Any) -> None:
+        """Let every waiting level choose among the results of its row."""
+        spec, waiting = self.spec, self.buffer.sink
+        pipe = Pipeline(m, "back", waiting.valid & found.valid, self.results, self.cuts)
         last = waiting.payload[-1]
         m.d.comb += [
-            waiting.ready.eq(pipe.advance & products.sink.valid),
-            products.sink.ready.eq(pipe.fire & last),
+            waiting.ready.eq(pipe.advance & found.valid),
+            found.ready.eq(pipe.fire & last),
         ]
-        choices = [products.sink.payload[level] for level in range(spec.levels)]
+        choices = [found.payload[level] for level in range(spec.levels)]
         mask = waiting.payload[self.lanes * spec.bits : -1]
         results = [
             Mux(mask[lane], Array(choices)[waiting.payload[lane * spec.bits :][: spec.bits]], 0)
@@ -204,22 +217,35 @@ class Unit(SoftmaxUnit):
         pipe.finish(Cat(*results, last))
 
 
-def register_map(spec: Exaq) -> RegisterMap:
+def register_map(spec: Exaq, lanes: int) -> RegisterMap:
     """Return the registers of a loadable unit."""
     registers = [
         Register("thresholds", signed(spec.score_bits + 1), spec.levels - 1),
         Register("exponentials", unsigned(spec.exponential.bits), spec.levels),
     ]
     if spec.accumulator == "packed":
-        group = CODES_PER_LOOKUP[spec.bits]
-        largest = group * spec.exponential.max_code
-        registers.append(Register("sums", unsigned(largest.bit_length()), 1 << (group * spec.bits)))
+        largest = CODES_PER_LOOKUP[spec.bits] * spec.exponential.max_code
+        registers.append(Register("sums", unsigned(largest.bit_length()), packed_sums(spec, lanes)))
     return RegisterMap(registers)
 
 
-def baked(spec: Exaq, constants: ExaqConstants) -> dict[str, Sequence[int]]:
+def baked(spec: Exaq, constants: ExaqConstants, lanes: int) -> dict[str, Sequence[int]]:
     """Return tables and registers as integers."""
     found = {"thresholds": constants.thresholds, "exponentials": constants.exponentials}
     if spec.accumulator == "packed":
-        found["sums"] = sum_table(spec.bits, constants.exponentials)
+        found["sums"] = sum_table(spec.bits, constants.exponentials)[: packed_sums(spec, lanes)]
     return found
+
+
+def check_highest(spec: Exaq, constants: ExaqConstants) -> None:
+    """Refuse constants that a unit has no room for: the largest score of a row adds 1 to its sum.
+
+    Raises:
+        ValueError: it takes a lower level, or that has a smaller exponential.
+    """
+    highest = constants.exponentials[-1]
+    if constants.thresholds[-1] > 0 or highest < 1 << spec.exponential.fraction_bits:
+        raise ValueError(
+            "a unit of Exaq takes constants whose last threshold is not above 0 and whose last exponential is 1, not "
+            f"{constants.thresholds[-1]} and {highest}"
+        )
