@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 from amaranth.hdl import Array, Const, Module, Shape, Value, signed, unsigned
 
 from softmaxkit.blocks.pipeline import named
@@ -13,6 +14,9 @@ from softmaxkit.tables import GUARD_BITS, PiecewiseLinear
 
 MAX_SEGMENTS = 1024
 """Entries of the largest table that is built of gates."""
+
+WHOLE_BITS = 10
+"""Bits of the longest argument for which a table of all results takes fewer gates than lines and their multiplier."""
 
 
 def check_segments(*counts: int) -> None:
@@ -43,6 +47,11 @@ def shape_of(values: Sequence[int]) -> Shape:
     return signed(bits + 1) if low < 0 else unsigned(max(bits, 1))
 
 
+def is_whole(table: PiecewiseLinear) -> bool:
+    """Return whether a table is built as that of all its results, with no lines between them."""
+    return table.rest_bits == 0 or table.input_bits <= WHOLE_BITS
+
+
 def line(m: Module, name: str, table: PiecewiseLinear, argument: Value, rounding: Rounding = "nearest") -> Value:
     """Return a table's value before its rounding, which `round_line` does: a register may stand between the two.
 
@@ -53,8 +62,8 @@ def line(m: Module, name: str, table: PiecewiseLinear, argument: Value, rounding
         argument: unsigned, `table.input_bits` wide.
         rounding: that of `round_line`.
     """
-    if table.rest_bits == 0:
-        return lookup(m, name, table.results(rounding), argument)
+    if is_whole(table):
+        return lookup(m, name, table(np.arange(1 << table.input_bits), rounding).tolist(), argument)
     segment, rest = argument[table.rest_bits :], argument[: table.rest_bits]
     offset = lookup(m, f"{name}_offset", table.offsets, segment)
     falls = max(table.slopes) <= 0
@@ -67,6 +76,6 @@ def line(m: Module, name: str, table: PiecewiseLinear, argument: Value, rounding
 
 def round_line(m: Module, name: str, table: PiecewiseLinear, value: Value, rounding: Rounding = "nearest") -> Value:
     """Round what `line` gives to the table's result."""
-    if table.rest_bits == 0:
+    if is_whole(table):
         return value
     return shift_right(m, name, value, table.rest_bits + GUARD_BITS, rounding)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Signal
+from amaranth.hdl import Const, Module, Mux, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -44,32 +44,46 @@ class RowBuffer(wiring.Component):
         else:
             m.submodules.words = words = WordMemory(self.width, self.depth, self.storage)
             memory = words.port
-        level = Signal(range(self.depth + 1))
-        arriving = Signal()  # a word that latches take in just now
         written, read = Signal(), Signal()
-        readable = (level > arriving) if self.storage == "latches" else (level != 0)
+        (writing, _), (reading, following) = (
+            self._pointer(m, name, enable) for name, enable in (("writing", written), ("reading", read))
+        )
+        # Where the pointers meet, all words wait, or none.
+        filled, met = Signal(), Signal()
+        with m.If(written != read):
+            m.d.sync += filled.eq(written)
+        waits = ~met | filled
+        if self.storage == "latches":
+            arriving = Signal()  # a word that latches take in just now
+            m.d.sync += arriving.eq(written)
+            waits &= ~(arriving & (following == writing))
         m.d.comb += [
-            self.source.ready.eq(level != self.depth),
+            met.eq(writing == reading),
+            self.source.ready.eq(~(met & filled)),
             written.eq(self.source.valid & self.source.ready),
-            read.eq(readable & (~self.sink.valid | self.sink.ready)),
+            read.eq(waits & (~self.sink.valid | self.sink.ready)),
             self.sink.payload.eq(memory.read_data),
             memory.write_enable.eq(written),
+            memory.write_address.eq(writing),
             memory.write_data.eq(self.source.payload),
             memory.read_enable.eq(read),
-            self.empty.eq((level == 0) & ~self.sink.valid),
+            memory.read_address.eq(reading),
+            self.empty.eq(met & ~filled & ~self.sink.valid),
         ]
-        m.d.sync += [level.eq(level + written - read), arriving.eq(written)]
         with m.If(read | self.sink.ready):
             m.d.sync += self.sink.valid.eq(read)
-        for enable, address in ((written, memory.write_address), (read, memory.read_address)):
-            pointer = Signal.like(address)
-            with m.If(enable):
-                m.d.sync += pointer.eq(0 if self.depth == 1 else pointer + 1)
-                if self.depth & (self.depth - 1):
-                    with m.If(pointer == self.depth - 1):
-                        m.d.sync += pointer.eq(0)
-            m.d.comb += address.eq(pointer)
         return m
+
+    def _pointer(self, m: Module, name: str, enable: Value) -> tuple[Value, Value]:
+        """Return an address that goes round, a step where `enable` is high, and the one that follows it."""
+        address, following = Signal(range(self.depth), name=name), Signal(range(self.depth), name=f"{name}_next")
+        # No address but the last has all of its bits set; those of the depth are what another step would set.
+        last = self.depth - 1
+        around = Const(0) if self.depth & last == 0 else (address & last) == last
+        m.d.comb += following.eq((address + 1) & ~Mux(around, self.depth, 0))
+        with m.If(enable):
+            m.d.sync += address.eq(following)
+        return address, following
 
 
 def buffer_latency(storage: str) -> int:

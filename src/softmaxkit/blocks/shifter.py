@@ -28,19 +28,18 @@ def shift(m: Module, name: str, value: Value, amount: Value | int, fraction_bits
     """Shift to the right and cut at the point; the arguments are those of `shift_right`."""
     if isinstance(amount, int):
         amount, fraction_bits = Const(0, 0), fraction_bits + amount
-    # At least one bit below the point, for the half.
+    # At least one bit below the point, for the half. What is below that now stays below it.
     padding = max(1 - fraction_bits, 0)
-    current = Cat(Const(0, padding), value)
-    point = fraction_bits + padding
-    sticky: Value = Const(0, 1)
+    current = Cat(Const(0, padding), value, Const(0, max(fraction_bits - len(value), 0)))
+    below = fraction_bits + padding - 1
+    sticky = named(m, f"{name}_below", current[:below].any())
+    current = current[below:]
     for place in range(len(amount)):
         step = min(1 << place, len(current))
         lost = current[:step].any()
         sticky = named(m, f"{name}_sticky_{place}", sticky | (amount[place] & lost))
         current = named(m, f"{name}_by_{1 << place}", Mux(amount[place], current >> step, current))
-    if point > len(current):
-        current = Cat(current, Const(0, point - len(current)))
-    return Shifted(current[point:], current[point - 1], current[: point - 1].any() | sticky)
+    return Shifted(current[1:], current[0], sticky)
 
 
 def shift_right(
