@@ -8,6 +8,7 @@ from amaranth.lib import wiring
 from softmaxkit.blocks.piecewise_linear import lookup
 from softmaxkit.blocks.pipeline import resized
 from softmaxkit.blocks.reciprocal import normalise, reciprocal_ports
+from softmaxkit.blocks.shifter import cut_rounded, rounding_addend
 from softmaxkit.formats import Rounding
 from softmaxkit.tables import GUARD_BITS, Reciprocal
 
@@ -84,12 +85,9 @@ class SerialReciprocalUnit(wiring.Component):
             m.d.sync += [along.eq(risen[2:]), below.eq(below | risen[:2].any()), step.eq(step + 1)]
         with m.If(~working):
             m.d.sync += [along.eq(0), below.eq(0)]
-        # The rounding is in the offsets but for a tie, which goes to even; what is below can no longer round up.
-        up = {"nearest": 1 << (GUARD_BITS - 1), "floor": 0, "ceil": (1 << GUARD_BITS) - 1}[self.rounding]
-        offset = lookup(m, "offset", [each + up for each in table.offsets], segment)
-        borrow = Const(0) if self.rounding == "ceil" else below
+        addend = rounding_addend(GUARD_BITS, self.rounding)
+        offset = lookup(m, "offset", [each + addend for each in table.offsets], segment)
         exact = Signal(len(offset))
-        m.d.comb += exact.eq(offset - along - borrow)
-        tie = Const(self.rounding == "nearest", 1) & ~exact[:GUARD_BITS].any() & ~below
-        mantissa = exact[GUARD_BITS:]
-        return Cat(mantissa[0] & ~tie, mantissa[1:])
+        # What is rounded up to the next is so with or without what is below.
+        m.d.comb += exact.eq(offset - along - (Const(0) if self.rounding == "ceil" else below))
+        return cut_rounded(m, "mantissa", exact, GUARD_BITS, self.rounding, below)

@@ -64,6 +64,32 @@ def shift_right(
     return named(m, name, found.whole + found.round_up(rounding))
 
 
+def rounding_addend(places: int, rounding: Rounding) -> int:
+    """Return what is added to a number, in a sum that is formed anyway, so that `cut_rounded` only has to cut it."""
+    return {"nearest": 1 << (places - 1), "floor": 0, "ceil": (1 << places) - 1}[rounding]
+
+
+def cut_rounded(
+    m: Module, name: str, value: Value, places: int, rounding: Rounding = "nearest", below: Value | None = None
+) -> Value:
+    """Round a number to its bits from `places` up, 1 or more, after `rounding_addend` was added to it.
+
+    Args:
+        m: the module to build it in.
+        name: prefix of its signals.
+        value: unsigned, the sum.
+        places: how many bits go.
+        rounding: that of the addend.
+        below: whether anything is left below the bits of `value`.
+    """
+    whole = value[places:]
+    if rounding == "nearest":
+        # In a tie, which goes to even, the half has left no bit behind.
+        tie = ~value[:places].any() if below is None else ~(value[:places].any() | below)
+        whole = Cat(whole[0] & ~tie, whole[1:])
+    return named(m, name, whole)
+
+
 def saturate(m: Module, name: str, value: Value, bits: int) -> Value:
     """Return an unsigned value in `bits` bits, the largest code where it does not fit."""
     if len(value) <= bits:
