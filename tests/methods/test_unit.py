@@ -193,9 +193,9 @@ def test_every_form_of_exact(spec: Exact) -> None:
 
 
 def depths(spec: Spec) -> tuple[int, int]:
-    """Return the smallest and the largest depth, as a refusal tells them."""
+    """Return the smallest and the largest depth of a small unit, as a refusal tells them."""
     with pytest.raises(ValueError, match=r"depth is a whole number from \d+ to \d+ for this unit, not 0") as error:
-        spec.unit(depth=0)
+        spec.unit(depth=0, **SMALL)
     least, most = map(int, re.findall(r"\d+", str(error.value))[:2])
     return least, most
 

@@ -78,9 +78,7 @@ def line(m: Module, name: str, table: PiecewiseLinear, argument: Value, rounding
     return along(m, name, table, segment_of(m, name, table, argument, rounding), rounding)
 
 
-def segment_of(
-    m: Module, name: str, table: PiecewiseLinear, argument: Value, rounding: Rounding = "nearest"
-) -> Points:
+def segment_of(m: Module, name: str, table: PiecewiseLinear, argument: Value, rounding: Rounding = "nearest") -> Points:
     """Look up the segment of an argument: the first half of `line`, with whose arguments it is called."""
     if is_whole(table):
         results = table(np.arange(1 << table.input_bits), rounding).tolist()

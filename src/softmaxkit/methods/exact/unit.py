@@ -74,12 +74,13 @@ class Unit(SoftmaxUnit):
         total_bits = (max_row << spec.sum_fraction_bits).bit_length()
         tag_bits = number.bits if self.online else 0
         # The largest score's exponential is 1, so that no sum is less.
-        sizes = (spec.reciprocal, total_bits, tag_bits, "nearest")
         least = spec.sum_fraction_bits
         self.reciprocal = (
-            SerialReciprocalUnit(*sizes, least)
+            SerialReciprocalUnit(spec.reciprocal, total_bits, tag_bits, "nearest", least)
             if serial
-            else ReciprocalUnit(*sizes, self.cuts, least, buffer_latency(storage))
+            else ReciprocalUnit(
+                spec.reciprocal, total_bits, tag_bits, "nearest", self.cuts, least, buffer_latency(storage)
+            )
         )
         width = lanes * self.front.waiting_bits + 1
         held = beats(max_row, lanes) + self.front.behind + max(self.reciprocal.latency, buffer_latency(storage))
