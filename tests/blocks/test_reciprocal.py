@@ -57,7 +57,8 @@ UNITS = [
         partial(ReciprocalUnit, LINES, 9, 5, "floor", registers)
         for registers in ((), ("argument",), ("line",), ReciprocalUnit.CUTS)
     ),
-    partial(ReciprocalUnit, PLAIN, 9, 5, "nearest", (), queue=0),
+    partial(ReciprocalUnit, LINES, 9, 5, "floor", (), plain=True),
+    partial(ReciprocalUnit, PLAIN, 9, 5, "nearest", (), queue=0, plain=True),
     *(
         partial(SerialReciprocalUnit, reciprocal, 9, 5, rounding)
         for reciprocal in (LINES, Reciprocal(2, 8), Reciprocal(16, 1), Reciprocal(256, 5))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
 from amaranth.hdl import Array, Cat, Const, Module, Shape, Value, signed, unsigned
 
 from softmaxkit.blocks.pipeline import named
@@ -15,9 +14,6 @@ from softmaxkit.tables import GUARD_BITS, PiecewiseLinear
 
 MAX_SEGMENTS = 1024
 """Entries of the largest table that is built of gates."""
-
-WHOLE_BITS = 10
-"""Bits of the longest argument for which a table of all results takes fewer gates than lines and their multiplier."""
 
 
 def check_segments(*counts: int) -> None:
@@ -52,11 +48,6 @@ def shape_of(values: Sequence[int]) -> Shape:
     return signed(bits + 1) if low < 0 else unsigned(max(bits, 1))
 
 
-def is_whole(table: PiecewiseLinear) -> bool:
-    """Return whether a table is built as that of all its results, with no lines between them."""
-    return table.rest_bits == 0 or table.input_bits <= WHOLE_BITS
-
-
 class Points(NamedTuple):
     """What a line runs along: the start of a segment, its slope, and the rest of the argument; or only a result."""
 
@@ -80,9 +71,8 @@ def line(m: Module, name: str, table: PiecewiseLinear, argument: Value, rounding
 
 def segment_of(m: Module, name: str, table: PiecewiseLinear, argument: Value, rounding: Rounding = "nearest") -> Points:
     """Look up the segment of an argument: the first half of `line`, with whose arguments it is called."""
-    if is_whole(table):
-        results = table(np.arange(1 << table.input_bits), rounding).tolist()
-        return Points(lookup(m, name, results, argument), Const(0, 0), Const(0, 0))
+    if table.rest_bits == 0:
+        return Points(lookup(m, name, table.results(rounding), argument), Const(0, 0), Const(0, 0))
     segment, rest = argument[table.rest_bits :], argument[: table.rest_bits]
     start = lookup(m, f"{name}_start", _starts(table, rounding), segment)
     slopes = [-each for each in table.slopes] if _falls(table) else table.slopes
@@ -91,7 +81,7 @@ def segment_of(m: Module, name: str, table: PiecewiseLinear, argument: Value, ro
 
 def along(m: Module, name: str, table: PiecewiseLinear, points: Points, rounding: Rounding = "nearest") -> Value:
     """Run along a segment to the argument: the second half of `line`."""
-    if is_whole(table):
+    if table.rest_bits == 0:
         return points.start
     low = Const(rounding_addend(table.rest_bits + GUARD_BITS, rounding), table.rest_bits)
     start, run = Cat(low, points.start), points.slope * points.rest
@@ -112,6 +102,6 @@ def _falls(table: PiecewiseLinear) -> bool:
 
 def round_line(m: Module, name: str, table: PiecewiseLinear, value: Value, rounding: Rounding = "nearest") -> Value:
     """Round what `line` gives to the table's result."""
-    if is_whole(table):
+    if table.rest_bits == 0:
         return value
     return cut_rounded(m, name, value, table.rest_bits + GUARD_BITS, rounding)

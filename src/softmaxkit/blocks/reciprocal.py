@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+import numpy as np
 from amaranth.hdl import Cat, Const, Module, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from softmaxkit.blocks.leading_one import leading_one
-from softmaxkit.blocks.piecewise_linear import line, round_line
+from softmaxkit.blocks.piecewise_linear import line, lookup, round_line
 from softmaxkit.blocks.pipeline import Pipeline, named, resized
 from softmaxkit.blocks.queue import Queue
 from softmaxkit.formats import Rounding
@@ -17,6 +18,9 @@ from softmaxkit.tables import Reciprocal
 
 SERIAL_LANES = 4
 """Units of so many lanes or fewer take reciprocals serially: nearly all their rows have beats enough to hide that."""
+
+PLAIN_BITS = 10
+"""Bits of the longest argument for which a plain table takes fewer gates than lines and their multiplier."""
 
 
 def normalise(m: Module, name: str, reciprocal: Reciprocal, divisor: Value, least: int = 0) -> tuple[Value, Value]:
@@ -60,6 +64,7 @@ class ReciprocalUnit(wiring.Component):
         registers: cuts that hold a register, of `CUTS`; one more always stands at the end, before the queue.
         least: the lowest position at which an integer other than 0 can have its leading one.
         queue: how many can wait to be taken; with 0 one that waits holds up the next, through gates.
+        plain: with a table of all mantissas in place of lines.
 
     Attributes:
         source: stream in, of `divisor` and `tag`.
@@ -80,9 +85,10 @@ class ReciprocalUnit(wiring.Component):
         registers: Collection[str],
         least: int = 0,
         queue: int = 2,
+        plain: bool = False,
     ) -> None:
         self.reciprocal, self.rounding, self.registers = reciprocal, rounding, registers
-        self.least, self.queue = least, queue
+        self.least, self.queue, self.plain = least, queue, plain
         self.latency = 1 + sum(cut in registers for cut in self.CUTS) + (queue > 0)
         super().__init__(reciprocal_ports(reciprocal, divisor_bits, tag_bits))
 
@@ -96,9 +102,17 @@ class ReciprocalUnit(wiring.Component):
         argument, exponent = normalise(m, "divisor", self.reciprocal, source.divisor, self.least)
         argument, exponent, tag = pipe.cut("argument", (argument, exponent, source.tag))
         table = self.reciprocal.table
-        rising = line(m, "mantissa_line", table, argument, self.rounding)
+        if self.plain:
+            # Of a short divisor's argument the low bits are 0.
+            bits = min(len(source.divisor) - 1, table.input_bits)
+            arguments = np.arange(1 << bits) << (table.input_bits - bits)
+            rising = lookup(
+                m, "mantissa", table(arguments, self.rounding).tolist(), argument[table.input_bits - bits :]
+            )
+        else:
+            rising = line(m, "mantissa_line", table, argument, self.rounding)
         rising, exponent, tag = pipe.cut("line", (rising, exponent, tag))
-        mantissa = round_line(m, "mantissa", table, rising, self.rounding)
+        mantissa = rising if self.plain else round_line(m, "mantissa", table, rising, self.rounding)
         fields = self.sink.p
         widths = (len(fields.mantissa), len(fields.exponent))
         pipe.finish(Cat(resized(mantissa, widths[0]), resized(exponent, widths[1]), tag))

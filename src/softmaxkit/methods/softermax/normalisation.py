@@ -9,11 +9,16 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from softmaxkit.blocks.pipeline import Pipeline, named
-from softmaxkit.blocks.reciprocal import ReciprocalUnit
+from softmaxkit.blocks.reciprocal import PLAIN_BITS, ReciprocalUnit
 from softmaxkit.blocks.shifter import Shifted, saturate, shift, shift_right
 from softmaxkit.blocks.stream import result_layout
 from softmaxkit.methods.softermax.running_sum import power_layout, slices_of, total_layout
 from softmaxkit.methods.softermax.spec import Softermax
+
+
+def has_plain_reciprocal(spec: Softermax) -> bool:
+    """Return whether the reciprocal is a plain table."""
+    return spec.reciprocal_table.table.input_bits <= PLAIN_BITS
 
 
 class NormalisationUnit(wiring.Component):
@@ -38,7 +43,14 @@ class NormalisationUnit(wiring.Component):
         # The power of the largest score is in (1/2, 1], or in [1, 2) where its integer is the floor.
         self.least = spec.power_sum.fraction_bits - (spec.integer_maximum == "ceil")
         self.reciprocal = ReciprocalUnit(
-            spec.reciprocal_table, spec.power_sum.bits, tag_bits, spec.rounding, registers, self.least, queue
+            spec.reciprocal_table,
+            spec.power_sum.bits,
+            tag_bits,
+            spec.rounding,
+            registers,
+            self.least,
+            queue,
+            has_plain_reciprocal(spec),
         )
         self.latency = 1 + len(registers & {"shifted", "product"})
         super().__init__(

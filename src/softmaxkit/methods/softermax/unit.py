@@ -6,13 +6,13 @@ from amaranth.hdl import Module
 from amaranth.lib import wiring
 
 from softmaxkit.blocks.parts import Part, table_part
-from softmaxkit.blocks.piecewise_linear import check_segments, is_whole
+from softmaxkit.blocks.piecewise_linear import check_segments
 from softmaxkit.blocks.pipeline import choose_cuts
 from softmaxkit.blocks.reciprocal import ReciprocalUnit
 from softmaxkit.blocks.row_buffer import RowBuffer, buffer_latency
 from softmaxkit.blocks.storage import MemoryPort, check_storage
 from softmaxkit.blocks.stream import beats, check_sizes
-from softmaxkit.methods.softermax.normalisation import NormalisationUnit
+from softmaxkit.methods.softermax.normalisation import NormalisationUnit, has_plain_reciprocal
 from softmaxkit.methods.softermax.running_sum import power_layout
 from softmaxkit.methods.softermax.spec import Softermax
 from softmaxkit.methods.softermax.unnormalised import UnnormalisedUnit
@@ -55,7 +55,7 @@ class Unit(SoftmaxUnit):
         check_storage(storage)
         check_segments(spec.power_segments, spec.reciprocal_segments)
         without = {*(() if spec.maximum == "online" else ["shifted"])}
-        if is_whole(spec.reciprocal_table.table):
+        if has_plain_reciprocal(spec):
             without |= {*ReciprocalUnit.CUTS}
         cuts = [cut for cut in CUTS if cut not in without]
         registers = choose_cuts(cuts, depth, default=4 + len(cuts), fixed=4)
