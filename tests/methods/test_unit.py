@@ -270,6 +270,7 @@ def test_stated_cycles(spec: Spec) -> None:
         *((spec, {}) for spec, _ in CASES if spec not in SPECS),
         *((spec, sizes) for spec in SCHEDULES for sizes in ({"lanes": 1, "max_row": 9}, {"lanes": 16, "max_row": 1})),
         *((spec, {"lanes": 16, "max_row": 256, "storage": "memory"}) for spec in SCHEDULES if spec.method != "consmax"),
+        *((Exact(schedule="online"), {"lanes": 1, "max_row": longest}) for longest in (20, 35)),
     ],
     ids=title,
 )

@@ -48,13 +48,13 @@ class ThreePassFront(wiring.Component):
         self.behind = 1 + ("sum" in registers)
         self.latency = 1 + len(registers & {*datapath.CUTS}) + self.behind
         self.waiting_bits = number.bits - 1
-        super().__init__(_front_ports(self, max_row, storage if storage == "memory" else ""))
+        super().__init__(front_ports(self, max_row, storage if storage == "memory" else ""))
 
     def elaborate(self, platform: object) -> Module:
         """Build it."""
         m = Module()
         spec, number = self.spec, self.spec.format
-        source = _gathered(m, self, self.gather)
+        source = gathered(m, self, self.gather)
         scored = stream.Signature(len(self.waiting.payload)).create(path=("scored",))
         pipe = Pipeline(m, "front", source.valid, scored, self.registers)
         m.d.comb += source.ready.eq(pipe.advance)
@@ -103,7 +103,7 @@ class OnlineFront(wiring.Component):
             self.gather = Gather(width, datapath.key_shape(number), self.slices.beats, False, kind)
         self.latency = self.behind = 1 + len(registers & {*datapath.CUTS, "power", "maximum"})
         self.waiting_bits = number.bits + 1
-        super().__init__(_front_ports(self, max_row))
+        super().__init__(front_ports(self, max_row))
 
     def elaborate(self, platform: object) -> Module:
         """Build it."""
@@ -112,7 +112,7 @@ class OnlineFront(wiring.Component):
         if self.gather is None:
             source, beat = self.scores, Cat(self.scores.p.codes, self.scores.p.mask)
         else:
-            source = _gathered(m, self, self.gather)
+            source = gathered(m, self, self.gather)
             beat = source.p.beat
         pipe = Pipeline(m, "front", source.valid & self.waiting.ready, self.totals, self.registers)
         m.d.comb += [
@@ -177,13 +177,10 @@ class OnlineFront(wiring.Component):
         return moves
 
 
-Front = ThreePassFront | OnlineFront
-
-
-def _front_ports(front: Front, max_row: int, memory: str = "") -> dict[str, wiring.Member]:
+def front_ports(front: Any, max_row: int, memory: str = "") -> dict[str, wiring.Member]:
     """Return the ports of a front; with one for the rows that wait, where that is a memory."""
     number = front.spec.format
-    highest = number.bits if isinstance(front, OnlineFront) else 0
+    highest = number.bits if front.spec.schedule == "online" else 0
     totals = {"highest": highest, "total": (max_row << front.spec.sum_fraction_bits).bit_length()}
     ports = {
         "scores": In(stream.Signature(score_layout(unsigned(number.bits), front.lanes))),
@@ -195,7 +192,7 @@ def _front_ports(front: Front, max_row: int, memory: str = "") -> dict[str, wiri
     return ports
 
 
-def _gathered(m: Module, front: Front, gather: Gather) -> Any:
+def gathered(m: Module, front: Any, gather: Gather) -> Any:
     """Let scores wait for the maximum of their group; return the stream of what comes then."""
     m.submodules.gather = gather
     scores, source = front.scores, gather.source
