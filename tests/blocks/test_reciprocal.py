@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from functools import partial
 from itertools import product
 from typing import Any, get_args
 
@@ -11,6 +12,7 @@ from bench import check, clocked, verilator
 
 from softmaxkit.blocks.piecewise_linear import line, round_line
 from softmaxkit.blocks.reciprocal import ReciprocalUnit, normalise
+from softmaxkit.blocks.serial_reciprocal import SerialReciprocalUnit
 from softmaxkit.formats import Rounding
 from softmaxkit.tables import Reciprocal
 
@@ -49,14 +51,30 @@ def test_every_divisor_of_12_bits_and_some_of_more() -> None:
     check([(low, 12), (high, 40)], outputs, build, names)
 
 
-@pytest.mark.parametrize("registers", [(), ("argument",), ("line",), ReciprocalUnit.CUTS])
+LINES, PLAIN = Reciprocal(4, 9), Reciprocal(4, 6)
+UNITS = [
+    *(
+        partial(ReciprocalUnit, LINES, 9, 5, "floor", registers)
+        for registers in ((), ("argument",), ("line",), ReciprocalUnit.CUTS)
+    ),
+    partial(ReciprocalUnit, LINES, 9, 5, "floor", (), plain=True),
+    partial(ReciprocalUnit, PLAIN, 9, 5, "nearest", (), queue=0, plain=True),
+    *(
+        partial(SerialReciprocalUnit, reciprocal, 9, 5, rounding)
+        for reciprocal in (LINES, Reciprocal(2, 8), Reciprocal(16, 1), Reciprocal(256, 5))
+        for rounding in get_args(Rounding)
+    ),
+]
+
+
+@pytest.mark.parametrize("build", UNITS)
 @pytest.mark.parametrize("ready", [1, 0.5])
-def test_the_unit_passes_tags_along(registers: tuple[str, ...], ready: float) -> None:
+def test_units_pass_tags_along(build: Any, ready: float) -> None:
     rng = random.Random(0)
-    reciprocal = Reciprocal(4, 6)
-    unit = ReciprocalUnit(reciprocal, 9, 5, "floor", registers)
+    unit = build()
+    reciprocal, rounding = unit.reciprocal, unit.rounding
     beats = [(rng.randrange(1 << 9), rng.randrange(1 << 5)) for _ in range(100)]
-    mantissas, exponents = reciprocal(np.asarray([divisor for divisor, _ in beats]), "floor")
+    mantissas, exponents = reciprocal(np.asarray([divisor for divisor, _ in beats]), rounding)
     expected = list(zip(mantissas.tolist(), exponents.tolist(), (tag for _, tag in beats), strict=True))
     sent: list[int] = []
     got, delays = [], []
@@ -78,4 +96,4 @@ def test_the_unit_passes_tags_along(registers: tuple[str, ...], ready: float) ->
     clocked(unit, cycle)
     assert got == expected
     assert min(delays) == unit.latency
-    assert ready < 1 or set(delays) == {unit.latency}
+    assert ready < 1 or (set(delays) == {unit.latency} and set(np.diff(sent)) == {unit.interval})

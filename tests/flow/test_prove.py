@@ -38,7 +38,7 @@ SPECS: dict[str, tuple[Spec, dict[str, float]]] = {
 }
 FEWEST = {"exact": 4, "consmax": 1, "softermax": 4, "exaq": 5}
 """Registers: the shorter a unit, the more happens within a number of cycles."""
-TWO_ROWS = {"exact": 9, "softermax": 9, "exaq": 16}
+TWO_ROWS = {"exact": 14, "softermax": 9, "exaq": 16}
 """Cycles until two rows are out, at the least."""
 
 

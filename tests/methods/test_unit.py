@@ -240,9 +240,9 @@ def test_every_form_of_exact(spec: Exact) -> None:
 
 
 def depths(spec: Spec) -> tuple[int, int]:
-    """Return the smallest and the largest depth, as a refusal tells them."""
+    """Return the smallest and the largest depth of a small unit, as a refusal tells them."""
     with pytest.raises(ValueError, match=r"depth is a whole number from \d+ to \d+ for this unit, not 0") as error:
-        spec.unit(depth=0)
+        spec.unit(depth=0, **SMALL)
     least, most = map(int, re.findall(r"\d+", str(error.value))[:2])
     return least, most
 
@@ -317,6 +317,7 @@ def test_stated_cycles(spec: Spec) -> None:
         *((spec, {}) for spec, _ in CASES if spec not in SPECS),
         *((spec, sizes) for spec in SCHEDULES for sizes in ({"lanes": 1, "max_row": 9}, {"lanes": 16, "max_row": 1})),
         *((spec, {"lanes": 16, "max_row": 256, "storage": "memory"}) for spec in SCHEDULES if spec.method != "consmax"),
+        *((Exact(schedule="online"), {"lanes": 1, "max_row": longest}) for longest in (20, 35)),
     ],
     ids=title,
 )

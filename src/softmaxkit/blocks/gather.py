@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from amaranth.hdl import Cat, Module, Mux, Shape, Signal, Value
-from amaranth.lib import data, fifo, stream, wiring
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from softmaxkit.blocks.queue import Queue
 from softmaxkit.blocks.row_buffer import RowBuffer
-
-QUEUE = 4
-"""Groups that can wait at once: enough for groups of one beat to follow each other without a gap."""
 
 
 class Gather(wiring.Component):
@@ -55,7 +53,9 @@ class Gather(wiring.Component):
         m = Module()
         source, sink = self.source, self.sink
         m.submodules.buffer = buffer = self.buffer
-        m.submodules.maxima = maxima = fifo.SyncFIFO(width=self.key.width + 1, depth=QUEUE)
+        # Groups of one beat, which follow each other without a gap, need so many places.
+        places = buffer.latency + 1
+        m.submodules.maxima = maxima = Queue(self.key.width + 1, places)
         if buffer.storage == "memory":
             wiring.connect(m, wiring.flipped(self.memory), buffer.memory)
 
@@ -67,19 +67,19 @@ class Gather(wiring.Component):
         highest = Mux(present & (~source.p.present | (best > source.p.key)), best, source.p.key)
         taken = Signal()
         m.d.comb += [
-            source.ready.eq(buffer.source.ready & maxima.w_rdy),
+            source.ready.eq(buffer.source.ready & maxima.source.ready),
             taken.eq(source.valid & source.ready),
             buffer.source.valid.eq(taken),
             buffer.source.payload.eq(Cat(source.p.beat, source.p.last, group_last)),
-            maxima.w_en.eq(taken & group_last),
-            maxima.w_data.eq(Cat(highest, present | source.p.present)),
-            sink.valid.eq(buffer.sink.valid & maxima.r_rdy),
+            maxima.source.valid.eq(taken & group_last),
+            maxima.source.payload.eq(Cat(highest, present | source.p.present)),
+            sink.valid.eq(buffer.sink.valid & maxima.sink.valid),
             Cat(sink.p.beat, sink.p.last).eq(buffer.sink.payload),
             sink.p.group_last.eq(buffer.sink.payload[-1]),
-            Cat(sink.p.maximum, sink.p.present).eq(maxima.r_data),
-            buffer.sink.ready.eq(sink.ready & maxima.r_rdy),
-            maxima.r_en.eq(sink.valid & sink.ready & sink.p.group_last),
-            self.empty.eq(buffer.empty & ~maxima.r_rdy),
+            Cat(sink.p.maximum, sink.p.present).eq(maxima.sink.payload),
+            buffer.sink.ready.eq(sink.ready & maxima.sink.valid),
+            maxima.sink.ready.eq(sink.valid & sink.ready & sink.p.group_last),
+            self.empty.eq(buffer.empty & ~maxima.sink.valid),
         ]
         with m.If(taken):
             m.d.sync += [best.eq(highest), present.eq((present | source.p.present) & ~group_last)]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
-from amaranth.hdl import Array, Const, Module, Shape, Value, signed, unsigned
+from amaranth.hdl import Array, Cat, Const, Module, Shape, Value, signed, unsigned
 
 from softmaxkit.blocks.pipeline import named
-from softmaxkit.blocks.shifter import shift_right
+from softmaxkit.blocks.shifter import cut_rounded, rounding_addend
 from softmaxkit.formats import Rounding
 from softmaxkit.tables import GUARD_BITS, PiecewiseLinear
 
@@ -28,11 +29,15 @@ def check_segments(*counts: int) -> None:
 
 def lookup(m: Module, name: str, entries: Sequence[int] | Sequence[Value], index: Value) -> Value:
     """Return `entries[index]`, the entries constant or held elsewhere; the shape is the narrowest that holds them."""
-    if all(isinstance(entry, int) for entry in entries):
+    constant = all(isinstance(entry, int) for entry in entries)
+    if constant:
         shape = shape_of(entries)
         entries = [Const(entry, shape) for entry in entries]
     if len(entries) == 1:
         return Value.cast(entries[0])
+    if constant and len(entries) == 1 << len(index):
+        # Yosys makes a memory of it, and would move a register in front behind it, where it is wider.
+        entries, index = entries[::-1], ~index
     return named(m, name, Array(entries)[index])
 
 
@@ -43,8 +48,16 @@ def shape_of(values: Sequence[int]) -> Shape:
     return signed(bits + 1) if low < 0 else unsigned(max(bits, 1))
 
 
+class Points(NamedTuple):
+    """What a line runs along: the start of a segment, its slope, and the rest of the argument; or only a result."""
+
+    start: Value
+    slope: Value
+    rest: Value
+
+
 def line(m: Module, name: str, table: PiecewiseLinear, argument: Value, rounding: Rounding = "nearest") -> Value:
-    """Return a table's value before its rounding, which `round_line` does: a register may stand between the two.
+    """Return a table's value for `round_line`, which ends its rounding: a register may stand between the two.
 
     Args:
         m: the module to build it in.
@@ -53,20 +66,42 @@ def line(m: Module, name: str, table: PiecewiseLinear, argument: Value, rounding
         argument: unsigned, `table.input_bits` wide.
         rounding: that of `round_line`.
     """
+    return along(m, name, table, segment_of(m, name, table, argument, rounding), rounding)
+
+
+def segment_of(m: Module, name: str, table: PiecewiseLinear, argument: Value, rounding: Rounding = "nearest") -> Points:
+    """Look up the segment of an argument: the first half of `line`, with whose arguments it is called."""
     if table.rest_bits == 0:
-        return lookup(m, name, table.results(rounding), argument)
+        return Points(lookup(m, name, table.results(rounding), argument), Const(0, 0), Const(0, 0))
     segment, rest = argument[table.rest_bits :], argument[: table.rest_bits]
-    offset = lookup(m, f"{name}_offset", table.offsets, segment)
-    falls = max(table.slopes) <= 0
-    slope = lookup(m, f"{name}_slope", [-each for each in table.slopes] if falls else table.slopes, segment)
-    along = named(m, f"{name}_along", slope * rest)
-    start = offset << table.rest_bits
-    width = (max(*table.offsets, *(o + s for o, s in zip(table.offsets, table.slopes, strict=True)))).bit_length()
-    return named(m, name, ((start - along) if falls else (start + along))[: width + table.rest_bits])
+    start = lookup(m, f"{name}_start", _starts(table, rounding), segment)
+    slopes = [-each for each in table.slopes] if _falls(table) else table.slopes
+    return Points(start, lookup(m, f"{name}_slope", slopes, segment), rest)
+
+
+def along(m: Module, name: str, table: PiecewiseLinear, points: Points, rounding: Rounding = "nearest") -> Value:
+    """Run along a segment to the argument: the second half of `line`."""
+    if table.rest_bits == 0:
+        return points.start
+    low = Const(rounding_addend(table.rest_bits + GUARD_BITS, rounding), table.rest_bits)
+    start, run = Cat(low, points.start), points.slope * points.rest
+    starts = _starts(table, rounding)
+    most = max(*starts, *(start + slope for start, slope in zip(starts, table.slopes, strict=True)))
+    return named(m, name, ((start - run) if _falls(table) else (start + run))[: most.bit_length() + table.rest_bits])
+
+
+def _starts(table: PiecewiseLinear, rounding: Rounding) -> list[int]:
+    """Return the offsets with what rounding adds to them."""
+    addend = rounding_addend(table.rest_bits + GUARD_BITS, rounding) >> table.rest_bits
+    return [each + addend for each in table.offsets]
+
+
+def _falls(table: PiecewiseLinear) -> bool:
+    return max(table.slopes) <= 0
 
 
 def round_line(m: Module, name: str, table: PiecewiseLinear, value: Value, rounding: Rounding = "nearest") -> Value:
     """Round what `line` gives to the table's result."""
     if table.rest_bits == 0:
         return value
-    return shift_right(m, name, value, table.rest_bits + GUARD_BITS, rounding)
+    return cut_rounded(m, name, value, table.rest_bits + GUARD_BITS, rounding)

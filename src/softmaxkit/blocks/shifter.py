@@ -28,19 +28,18 @@ def shift(m: Module, name: str, value: Value, amount: Value | int, fraction_bits
     """Shift to the right and cut at the point; the arguments are those of `shift_right`."""
     if isinstance(amount, int):
         amount, fraction_bits = Const(0, 0), fraction_bits + amount
-    # At least one bit below the point, for the half.
+    # At least one bit below the point, for the half. What is below that now stays below it.
     padding = max(1 - fraction_bits, 0)
-    current = Cat(Const(0, padding), value)
-    point = fraction_bits + padding
-    sticky: Value = Const(0, 1)
+    current = Cat(Const(0, padding), value, Const(0, max(fraction_bits - len(value), 0)))
+    below = fraction_bits + padding - 1
+    sticky = named(m, f"{name}_below", current[:below].any())
+    current = current[below:]
     for place in range(len(amount)):
         step = min(1 << place, len(current))
         lost = current[:step].any()
         sticky = named(m, f"{name}_sticky_{place}", sticky | (amount[place] & lost))
         current = named(m, f"{name}_by_{1 << place}", Mux(amount[place], current >> step, current))
-    if point > len(current):
-        current = Cat(current, Const(0, point - len(current)))
-    return Shifted(current[point:], current[point - 1], current[: point - 1].any() | sticky)
+    return Shifted(current[1:], current[0], sticky)
 
 
 def shift_right(
@@ -63,6 +62,32 @@ def shift_right(
     if rounding == "floor":
         return named(m, name, found.whole)
     return named(m, name, found.whole + found.round_up(rounding))
+
+
+def rounding_addend(places: int, rounding: Rounding) -> int:
+    """Return what is added to a number, in a sum that is formed anyway, so that `cut_rounded` only has to cut it."""
+    return {"nearest": 1 << (places - 1), "floor": 0, "ceil": (1 << places) - 1}[rounding]
+
+
+def cut_rounded(
+    m: Module, name: str, value: Value, places: int, rounding: Rounding = "nearest", below: Value | None = None
+) -> Value:
+    """Round a number to its bits from `places` up, 1 or more, after `rounding_addend` was added to it.
+
+    Args:
+        m: the module to build it in.
+        name: prefix of its signals.
+        value: unsigned, the sum.
+        places: how many bits go.
+        rounding: that of the addend.
+        below: whether anything is left below the bits of `value`.
+    """
+    whole = value[places:]
+    if rounding == "nearest":
+        # In a tie, which goes to even, the half has left no bit behind.
+        tie = ~value[:places].any() if below is None else ~(value[:places].any() | below)
+        whole = Cat(whole[0] & ~tie, whole[1:])
+    return named(m, name, whole)
 
 
 def saturate(m: Module, name: str, value: Value, bits: int) -> Value:

@@ -10,13 +10,13 @@ from typing import NamedTuple
 from amaranth.hdl import Cat, Const, Module, Mux, Shape, Signal, Value, signed
 
 from softmaxkit.blocks.float_multiplier import Number, round_product
-from softmaxkit.blocks.piecewise_linear import line, round_line
+from softmaxkit.blocks.piecewise_linear import along, round_line, segment_of
 from softmaxkit.blocks.pipeline import Pipeline, named
-from softmaxkit.blocks.shifter import shift, shift_right
+from softmaxkit.blocks.shifter import cut_rounded, rounding_addend, shift
 from softmaxkit.formats import Float
 from softmaxkit.methods.exact.spec import Exact
 
-CUTS = ("exponent", "difference", "fraction", "fixed")
+CUTS = ("exponent", "difference", "fraction", "fixed", "align", "table", "scale")
 """Places for registers inside the exponential, the most useful first."""
 
 
@@ -72,38 +72,62 @@ def exponentials(
         pairs: a score that is not above its maximum, or one that is masked.
         carried: what goes through the same registers.
     """
-    frames = [difference(m, f"{name}{i}_difference", spec.format, *pair) for i, pair in enumerate(pairs)]
+    terms = [align(m, f"{name}{i}_align", spec.format, *pair) for i, pair in enumerate(pairs)]
+    terms, carried = pipe.cut("align", (terms, carried))
+    frames = [difference(m, f"{name}{i}_difference", spec.format, each) for i, each in enumerate(terms)]
     frames, carried = pipe.cut("difference", (frames, carried))
     arguments = [fixed_point(m, f"{name}{i}_argument", spec, *frame) for i, frame in enumerate(frames)]
     arguments, carried = pipe.cut("fixed", (arguments, carried))
-    exponents = [(scaled(m, f"{name}{i}_exponent", spec, value), far) for i, (value, far) in enumerate(arguments)]
+    halves = [(*scaled_halves(m, f"{name}{i}_half", spec, value), far) for i, (value, far) in enumerate(arguments)]
+    halves, carried = pipe.cut("scale", (halves, carried))
+    exponents = [(scaled(m, f"{name}{i}_exponent", spec, *each), far) for i, (*each, far) in enumerate(halves)]
     exponents, carried = pipe.cut("exponent", (exponents, carried))
-    bits = spec.argument_bits
-    parts = [
-        (line(m, f"{name}{i}_line", spec.exponential, exponent[:bits]), exponent[bits:], far)
+    bits, table = spec.argument_bits, spec.exponential
+    points = [
+        (segment_of(m, f"{name}{i}_line", table, exponent[:bits]), exponent[bits:], far)
         for i, (exponent, far) in enumerate(exponents)
     ]
+    points, carried = pipe.cut("table", (points, carried))
+    parts = [(along(m, f"{name}{i}_line", table, at), whole, far) for i, (at, whole, far) in enumerate(points)]
     parts, carried = pipe.cut("fraction", (parts, carried))
     return [power(m, f"{name}{i}_power", spec, *part) for i, part in enumerate(parts)], carried
 
 
-def difference(m: Module, name: str, number: Float, score: Score, highest: Score) -> tuple[Value, Value]:
+class Terms(NamedTuple):
+    """Two floats, of which one is taken from the other, or added to it where their signs differ.
+
+    `large` is the exponent field and mantissa of the one of larger size; `small` the significand of the other, aligned,
+    with three bits below it.
+    """
+
+    large: Value
+    small: Value
+    add: Value
+
+
+def align(m: Module, name: str, number: Float, score: Score, highest: Score) -> Terms:
+    """Align a score and the maximum."""
+    bits = number.mantissa_bits
+    # The score is not above the maximum; of two signs, whose sizes are added, only the exponents have to be in order.
+    differ = score.sign != highest.sign
+    swap = named(m, f"{name}_swap", Mux(differ, score.size[bits:] > highest.size[bits:], score.sign))
+    large = named(m, f"{name}_large", Mux(swap, score.size, highest.size))
+    small = named(m, f"{name}_small", Mux(swap, highest.size, score.size))
+    distance = named(m, f"{name}_distance", (large[bits:] - small[bits:])[: number.exponent_bits])
+    # Two guard bits and all below them in a third are enough to round a difference of two floats.
+    aligned = shift(m, name, Cat(Const(0, 2), _significand(number, small)), distance)
+    return Terms(large, Cat(aligned.half | aligned.rest, aligned.whole), differ)
+
+
+def difference(m: Module, name: str, number: Float, terms: Terms) -> tuple[Value, Value]:
     """Return `highest - score`, rounded to the float format, as `(frame, field)`.
 
     The size of the difference is `frame * 2**(field - bias - mantissa_bits - 3)`, field being that of the larger.
     """
     bits = number.mantissa_bits
-    swap = named(m, f"{name}_swap", score.size > highest.size)
-    large = named(m, f"{name}_large", Mux(swap, score.size, highest.size))
-    small = named(m, f"{name}_small", Mux(swap, highest.size, score.size))
-    distance = named(m, f"{name}_distance", (large[bits:] - small[bits:])[: number.exponent_bits])
-    # Two guard bits and all below them in a third are enough to round a difference of two floats.
-    aligned = shift(m, f"{name}_aligned", Cat(Const(0, 2), _significand(number, small)), distance)
-    subtrahend = Cat(aligned.half | aligned.rest, aligned.whole)
-    minuend = Cat(Const(0, 3), _significand(number, large))
-    exact = named(
-        m, f"{name}_exact", Mux(score.sign == highest.sign, minuend - subtrahend, minuend + subtrahend)[: bits + 5]
-    )
+    minuend = Cat(Const(0, 3), _significand(number, terms.large))
+    small = Cat(terms.small ^ (~terms.add).replicate(bits + 4), (~terms.add).replicate(1))
+    exact = named(m, f"{name}_exact", (minuend + small + ~terms.add)[: bits + 5])
     # Where the leading one is lower than in these three cases, the difference is exact.
     dropped = [
         Mux(exact[bits + 4], step == 4, Mux(exact[bits + 3], step == 3, exact[bits + 2] & (step == 2)))
@@ -114,7 +138,7 @@ def difference(m: Module, name: str, number: Float, score: Score, highest: Score
         up = exact[step - 1] & (exact[: step - 1].any() | exact[step])
         added = added | ((chosen & up) << step)
         kept = Mux(chosen, Cat(Const(0, step), exact[step:]), kept)
-    return named(m, name, kept + added), large[bits:]
+    return named(m, name, kept + added), terms.large[bits:]
 
 
 def fixed_point(m: Module, name: str, spec: Exact, frame: Value, field: Value) -> tuple[Value, Value]:
@@ -133,10 +157,18 @@ def fixed_point(m: Module, name: str, spec: Exact, frame: Value, field: Value) -
     return named(m, f"{name}_fixed", Mux(lost, 0, value[:bits])), named(m, f"{name}_far", value[bits:].any())
 
 
-def scaled(m: Module, name: str, spec: Exact, argument: Value) -> Value:
-    """Return the argument of exp times log2(e), in as many fraction bits: that of 2**-x."""
+def scaled_halves(m: Module, name: str, spec: Exact, argument: Value) -> tuple[Value, Value]:
+    """Return the products of the argument of exp with the low and the high bits of log2(e), for `scaled`."""
     factor, bits = spec.log2e
-    return shift_right(m, name, argument * factor, bits)
+    low = argument * (factor & ((1 << (bits // 2)) - 1)) + rounding_addend(bits, "nearest")
+    return named(m, f"{name}_low", low), named(m, f"{name}_high", argument * (factor >> (bits // 2)))
+
+
+def scaled(m: Module, name: str, spec: Exact, low: Value, high: Value) -> Value:
+    """Return the argument of exp times log2(e), in as many fraction bits: that of 2**-x."""
+    _, bits = spec.log2e
+    risen = named(m, f"{name}_risen", (low + (high << (bits // 2)))[: len(high) + bits // 2])
+    return cut_rounded(m, name, risen, bits)
 
 
 def power(m: Module, name: str, spec: Exact, fraction_line: Value, whole: Value, far: Value) -> Power:
@@ -157,6 +189,12 @@ def masked(power: Power, on: Value) -> tuple[Value, Value]:
     return Mux(on, power.field, 0), Mux(on, power.mantissa, 0)
 
 
+def exponentials_of(number: Float, beat: Value, lanes: int) -> list[tuple[Value, Value]]:
+    """Return field and mantissa of the exponentials of a beat, each of which has its mantissa first."""
+    parts = [beat[lane * (number.bits - 1) :][: number.bits - 1] for lane in range(lanes)]
+    return [(part[number.mantissa_bits :], part[: number.mantissa_bits]) for part in parts]
+
+
 def steps(m: Module, name: str, number: Float, field: Value, mantissa: Value) -> Value:
     """Return an exponential, at most 1, in whole steps of the format's finest spacing."""
     size = _significand(number, Cat(mantissa, field))
@@ -169,11 +207,11 @@ def product(
 ) -> Number:
     """Return the exact product of an exponential `(field, mantissa)` and a reciprocal, for `to_float`."""
     field, low = power
-    exact = named(
-        m, f"{name}_exact", (_significand(number, Cat(low, field)) * mantissa)[: 2 * number.mantissa_bits + 2]
-    )
+    # The reciprocal is 1 or one of (1/2, 1], of whose bits only the lowest are unknown: take both for one of [1, 2).
+    factor, one = Cat(mantissa[:-2], Const(1, 1)), mantissa[-1]
+    exact = named(m, f"{name}_exact", _significand(number, Cat(low, field)) * factor)
     places = Signal(signed(max(len(exponent), len(field)) + 3), name=f"{name}_places")
-    m.d.comb += places.eq(exponent - field - (number.bias + number.mantissa_bits - 1))
+    m.d.comb += places.eq(exponent - field - (number.bias + number.mantissa_bits - 1) - one)
     return Number(exact, places, ~field.any())
 
 

@@ -33,7 +33,9 @@ class ThreePassFront(wiring.Component):
     Attributes:
         scores: stream in, of `score_layout`.
         waiting: stream out, of what waits for the sum: exponent field and mantissa of every exponential, and `last`.
-        totals: stream out, of the sum of each row and its maximum, which nobody needs any more.
+        totals: stream out, of the sum of each row, and in the online schedule its maximum.
+        behind: cycles from the beat that waits to the sum.
+        latency: cycles from a row's last beat, its maximum being known, to its sum.
         score_memory: port, where rows wait in a "memory".
     """
 
@@ -43,19 +45,18 @@ class ThreePassFront(wiring.Component):
         self.gather = Gather(
             lanes * (number.bits + 1), datapath.key_shape(number), beats(max_row, lanes), True, storage
         )
-        self.latency = 1 + len(registers & {*datapath.CUTS, "power"})
+        self.behind = 1 + ("sum" in registers)
+        self.latency = 1 + len(registers & {*datapath.CUTS}) + self.behind
         self.waiting_bits = number.bits - 1
-        super().__init__(_front_ports(self, max_row, storage if storage == "memory" else ""))
+        super().__init__(front_ports(self, max_row, storage if storage == "memory" else ""))
 
     def elaborate(self, platform: object) -> Module:
         """Build it."""
         m = Module()
         spec, number = self.spec, self.spec.format
-        source = _gathered(m, self, self.gather)
-        summed = stream.Signature(
-            data.StructLayout({"waiting": len(self.waiting.payload), "total": len(self.totals.p.total)})
-        ).create(path=("summed",))
-        pipe = Pipeline(m, "front", source.valid, summed, self.registers)
+        source = gathered(m, self, self.gather)
+        scored = stream.Signature(len(self.waiting.payload)).create(path=("scored",))
+        pipe = Pipeline(m, "front", source.valid, scored, self.registers)
         m.d.comb += source.ready.eq(pipe.advance)
         scores, mask = scores_of(number, source.p.beat, self.lanes)
         highest = from_ordered(source.p.maximum)
@@ -63,20 +64,22 @@ class ThreePassFront(wiring.Component):
         powers, carried = exponentials(m, pipe, "lane", spec, [(score, highest) for score in scores], carried)
         *mask, last = carried
         values = [datapath.masked(each, on) for each, on in zip(powers, mask, strict=True)]
-        values, last = pipe.cut("power", (values, last))
+        pipe.finish(Cat(*(Cat(mantissa, field) for field, mantissa in values), last))
+
+        pipe = Pipeline(m, "sum", scored.valid & self.waiting.ready, self.totals, self.registers)
+        m.d.comb += [
+            scored.ready.eq(pipe.advance & self.waiting.ready),
+            self.waiting.valid.eq(scored.valid & pipe.advance),
+            self.waiting.payload.eq(scored.payload),
+        ]
+        values = datapath.exponentials_of(number, scored.payload, self.lanes)
         added = adder_tree(m, "sum", [datapath.steps(m, f"steps{i}", number, *each) for i, each in enumerate(values)])
-        total, first = Signal(len(summed.p.total), name="total", reset_less=True), Signal(init=1)
+        added, last = pipe.cut("sum", (added, scored.payload[-1]))
+        total, first = Signal(len(self.totals.p.total), name="total", reset_less=True), Signal(init=1)
         with m.If(pipe.fire):
             m.d.sync += [total.eq(Mux(first, 0, total) + added), first.eq(last)]
-        pipe.finish(Cat(*(Cat(mantissa, field) for field, mantissa in values), last), state=total)
-        ends = summed.p.waiting[-1]
-        m.d.comb += [
-            summed.ready.eq(self.waiting.ready & (~ends | self.totals.ready)),
-            self.waiting.valid.eq(summed.valid & summed.ready),
-            self.waiting.payload.eq(summed.p.waiting),
-            self.totals.valid.eq(summed.valid & summed.ready & ends),
-            self.totals.p.total.eq(summed.p.total),
-        ]
+        pipe.keep(last)
+        pipe.finish(Cat(), state=total)
         return m
 
 
@@ -98,9 +101,9 @@ class OnlineFront(wiring.Component):
             kind = "latches" if storage == "latches" else "flip-flops"  # a slice is too small for a memory of its own
             width = lanes * (number.bits + 1)
             self.gather = Gather(width, datapath.key_shape(number), self.slices.beats, False, kind)
-        self.latency = 1 + len(registers & {*datapath.CUTS, "power", "maximum"})
+        self.latency = self.behind = 1 + len(registers & {*datapath.CUTS, "power", "maximum"})
         self.waiting_bits = number.bits + 1
-        super().__init__(_front_ports(self, max_row))
+        super().__init__(front_ports(self, max_row))
 
     def elaborate(self, platform: object) -> Module:
         """Build it."""
@@ -109,7 +112,7 @@ class OnlineFront(wiring.Component):
         if self.gather is None:
             source, beat = self.scores, Cat(self.scores.p.codes, self.scores.p.mask)
         else:
-            source = _gathered(m, self, self.gather)
+            source = gathered(m, self, self.gather)
             beat = source.p.beat
         pipe = Pipeline(m, "front", source.valid & self.waiting.ready, self.totals, self.registers)
         m.d.comb += [
@@ -174,13 +177,10 @@ class OnlineFront(wiring.Component):
         return moves
 
 
-Front = ThreePassFront | OnlineFront
-
-
-def _front_ports(front: Front, max_row: int, memory: str = "") -> dict[str, wiring.Member]:
+def front_ports(front: Any, max_row: int, memory: str = "") -> dict[str, wiring.Member]:
     """Return the ports of a front; with one for the rows that wait, where that is a memory."""
     number = front.spec.format
-    highest = number.bits if isinstance(front, OnlineFront) else 0
+    highest = number.bits if front.spec.schedule == "online" else 0
     totals = {"highest": highest, "total": (max_row << front.spec.sum_fraction_bits).bit_length()}
     ports = {
         "scores": In(stream.Signature(score_layout(unsigned(number.bits), front.lanes))),
@@ -192,7 +192,7 @@ def _front_ports(front: Front, max_row: int, memory: str = "") -> dict[str, wiri
     return ports
 
 
-def _gathered(m: Module, front: Front, gather: Gather) -> Any:
+def gathered(m: Module, front: Any, gather: Gather) -> Any:
     """Let scores wait for the maximum of their group; return the stream of what comes then."""
     m.submodules.gather = gather
     scores, source = front.scores, gather.source

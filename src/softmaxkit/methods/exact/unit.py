@@ -8,26 +8,35 @@ from amaranth.lib import wiring
 from softmaxkit.blocks.parts import Part, table_part
 from softmaxkit.blocks.piecewise_linear import check_segments
 from softmaxkit.blocks.pipeline import Pipeline, choose_cuts
-from softmaxkit.blocks.reciprocal import ReciprocalUnit
+from softmaxkit.blocks.reciprocal import SERIAL_LANES, ReciprocalUnit
 from softmaxkit.blocks.row_buffer import RowBuffer, buffer_latency
+from softmaxkit.blocks.serial_reciprocal import SerialReciprocalUnit
 from softmaxkit.blocks.storage import MemoryPort, check_storage
 from softmaxkit.blocks.stream import beats, check_sizes
 from softmaxkit.methods.exact import datapath
 from softmaxkit.methods.exact.datapath import exponentials, from_ordered
 from softmaxkit.methods.exact.fronts import OnlineFront, ThreePassFront, scores_of
+from softmaxkit.methods.exact.sliced import SlicedFront, is_sliced
 from softmaxkit.methods.exact.spec import Exact
 from softmaxkit.methods.unit import SoftmaxUnit
 from softmaxkit.spec import Constants
 
-CUTS = ("exponent", "product", "difference", "fraction", "power", "line", "fixed", "argument", "maximum")
-"""Places for registers, the most useful first; the last only online. The exponential's come twice where it does."""
+CUTS = (
+    *("exponent", "product", "difference", "fraction", "power", "sum", "line", "fixed", "align", "table", "scale"),
+    *("argument", "maximum"),
+)
+"""Places for registers, the most useful first. The exponential's come twice in the online schedule.
+
+Where a power has a register anyway, before it waits, there is no choice of one; nor of those of a serial reciprocal.
+"""
 
 
 class Unit(SoftmaxUnit):
     """Exact softmax in a small float.
 
     Three-pass: scores wait for the row's maximum, exponentials for its sum. Online: only scores wait, for both, and
-    their exponentials are computed twice. There are no bubbles between rows in either.
+    their exponentials are computed twice. There are no bubbles between rows in either, but for those of serial parts at
+    few lanes: rows shorter than a reciprocal takes, and online a cycle for every slice but a row's first.
 
     Args:
         spec: the method.
@@ -56,26 +65,32 @@ class Unit(SoftmaxUnit):
         check_storage(storage)
         check_segments(spec.exponential_segments, spec.reciprocal_segments)
         self.online = spec.schedule == "online"
-        cuts = CUTS if self.online else CUTS[:-1]
-        self.cuts = choose_cuts(cuts, depth, default=3 + len(cuts), fixed=3)
-        self.depth = 3 + len(self.cuts)
-        self.front = (OnlineFront if self.online else ThreePassFront)(spec, lanes, max_row, self.cuts, storage)
+        serial, sliced = lanes <= SERIAL_LANES, is_sliced(spec, lanes)
+        without = {*(["sum"] if self.online else ["maximum", "power"]), *(ReciprocalUnit.CUTS if serial else ())}
+        cuts = [cut for cut in CUTS if cut not in without and not (sliced and cut == "power")]
+        fixed = 3 if self.online and not sliced else 4
+        self.cuts = choose_cuts(cuts, depth, default=fixed + len(cuts), fixed=fixed)
+        self.depth = fixed + len(self.cuts)
         number = spec.format
         total_bits = (max_row << spec.sum_fraction_bits).bit_length()
         tag_bits = number.bits if self.online else 0
         # The largest score's exponential is 1, so that no sum is less.
-        self.reciprocal = ReciprocalUnit(
-            spec.reciprocal,
-            total_bits,
-            tag_bits,
-            "nearest",
-            self.cuts,
-            least=spec.sum_fraction_bits,
-            queue=buffer_latency(storage),
+        least = spec.sum_fraction_bits
+        self.reciprocal = (
+            SerialReciprocalUnit(spec.reciprocal, total_bits, tag_bits, "nearest", least)
+            if serial
+            else ReciprocalUnit(
+                spec.reciprocal, total_bits, tag_bits, "nearest", self.cuts, least, buffer_latency(storage)
+            )
         )
+        sizes = (spec, lanes, max_row, self.cuts, storage)
+        self.front: ThreePassFront | OnlineFront | SlicedFront
+        if sliced:
+            self.front = SlicedFront(*sizes, self.reciprocal.interval)
+        else:
+            self.front = OnlineFront(*sizes) if self.online else ThreePassFront(*sizes)
         width = lanes * self.front.waiting_bits + 1
-        behind = self.front.latency if self.online else 0
-        held = beats(max_row, lanes) + behind + max(self.reciprocal.latency, buffer_latency(storage))
+        held = beats(max_row, lanes) + self.front.behind + max(self.reciprocal.latency, buffer_latency(storage))
         self.buffer = RowBuffer(width, held, storage)
         memories = {}
         if storage == "memory":
@@ -103,16 +118,22 @@ class Unit(SoftmaxUnit):
         """Return the cycles from the first beat of a row to its last result."""
         taken = beats(length, self.lanes)
         gather = self.front.gather
-        complete = taken - 1 + (0 if gather is None else gather.waiting(taken)) + self.front.latency
+        complete = (
+            taken - 1 + (0 if gather is None else gather.waiting(taken)) + self.front.latency + self._extra(taken)
+        )
         again = len(self.cuts & {*datapath.CUTS}) if self.online else 0
         # The sum's reciprocal, or a short row's first beat by way of the buffer, come last.
-        ahead = taken - 1 + (self.front.latency if self.online else 0)
-        turn = max(self.reciprocal.latency, self.buffer.latency - ahead)
+        turn = max(self.reciprocal.latency, self.buffer.latency - (taken - 1) - self.front.behind)
         return complete + turn + taken - 1 + again + 1 + ("product" in self.cuts)
 
     def interval(self, length: int) -> int:
-        """Return the cycles between rows in a stream: a beat a cycle, always."""
-        return beats(length, self.lanes)
+        """Return the cycles between rows in a stream: a beat a cycle, unless a serial part takes longer."""
+        taken = beats(length, self.lanes)
+        return max(taken + self._extra(taken), self.reciprocal.interval)
+
+    def _extra(self, taken: int) -> int:
+        """Return the cycles beyond its beats that a row takes in the first half."""
+        return self.front.extra(taken) if isinstance(self.front, SlicedFront) else 0
 
     def elaborate(self, platform: object) -> Module:
         """Build it."""
@@ -147,8 +168,7 @@ class Unit(SoftmaxUnit):
             *mask, mantissa, exponent, last = carried
             values = [datapath.masked(each, on) for each, on in zip(powers, mask, strict=True)]
         else:
-            parts = [waiting.payload[i * (number.bits - 1) :][: number.bits - 1] for i in range(self.lanes)]
-            values = [(part[number.mantissa_bits :], part[: number.mantissa_bits]) for part in parts]
+            values = datapath.exponentials_of(number, waiting.payload, self.lanes)
         products = [
             datapath.product(m, f"product{i}", number, each, mantissa, exponent) for i, each in enumerate(values)
         ]

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Set
 
-from amaranth.hdl import Cat, Module, Shape
-from amaranth.lib import data, stream, wiring
+from amaranth.hdl import Cat, Const, Module, Mux, Value
+from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from softmaxkit.blocks.pipeline import Pipeline, named
-from softmaxkit.blocks.reciprocal import ReciprocalUnit
-from softmaxkit.blocks.shifter import saturate, shift_right
+from softmaxkit.blocks.reciprocal import PLAIN_BITS, ReciprocalUnit
+from softmaxkit.blocks.shifter import Shifted, saturate, shift, shift_right
 from softmaxkit.blocks.stream import result_layout
+from softmaxkit.methods.softermax.running_sum import power_layout, slices_of, total_layout
 from softmaxkit.methods.softermax.spec import Softermax
-from softmaxkit.methods.softermax.unnormalised import power_layout, slices_of
 
 
-def buffered_layout(spec: Softermax, lanes: int) -> data.StructLayout:
-    """Return what of a beat waits in the row buffer; the one maximum of a whole row need not."""
-    members = power_layout(spec, lanes).members
-    names = ("powers", "maxima", "last") if spec.maximum == "online" else ("powers", "last")
-    return data.StructLayout({name: members[name] for name in names})
+def has_plain_reciprocal(spec: Softermax) -> bool:
+    """Return whether the reciprocal is a plain table."""
+    return spec.reciprocal_table.table.input_bits <= PLAIN_BITS
 
 
 class NormalisationUnit(wiring.Component):
@@ -33,23 +31,32 @@ class NormalisationUnit(wiring.Component):
         queue: reciprocals that can wait for the powers of their rows.
 
     Attributes:
-        totals: stream in, of `total` and `highest`, one a row.
-        powers: stream in, of `powers`, `maxima` and `last`, as in `power_layout`.
+        totals: stream in, of `total_layout`, one a row.
+        powers: stream in, of `power_layout`.
         results: stream out, of `result_layout`.
     """
 
     def __init__(self, spec: Softermax, lanes: int, registers: Set[str], queue: int = 2) -> None:
         self.spec, self.lanes, self.registers = spec, lanes, registers
-        layout = power_layout(spec, lanes).members
-        whole = layout["highest"]
+        totals = total_layout(spec)
+        tag_bits = totals.members["highest"].width
+        # The power of the largest score is in (1/2, 1], or in [1, 2) where its integer is the floor.
+        self.least = spec.power_sum.fraction_bits - (spec.integer_maximum == "ceil")
         self.reciprocal = ReciprocalUnit(
-            spec.reciprocal_table, spec.power_sum.bits, Shape.cast(whole).width, spec.rounding, registers, queue=queue
+            spec.reciprocal_table,
+            spec.power_sum.bits,
+            tag_bits,
+            spec.rounding,
+            registers,
+            self.least,
+            queue,
+            has_plain_reciprocal(spec),
         )
         self.latency = 1 + len(registers & {"shifted", "product"})
         super().__init__(
             {
-                "totals": In(stream.Signature(data.StructLayout({"total": spec.power_sum.bits, "highest": whole}))),
-                "powers": In(stream.Signature(buffered_layout(spec, lanes))),
+                "totals": In(stream.Signature(totals)),
+                "powers": In(stream.Signature(power_layout(spec, lanes))),
                 "results": Out(stream.Signature(result_layout(spec.output.bits, lanes))),
             }
         )
@@ -69,25 +76,41 @@ class NormalisationUnit(wiring.Component):
             powers.ready.eq(pipe.advance & ready.valid),
             ready.ready.eq(pipe.fire & powers.p.last),
         ]
-        lanes = [powers.p.powers[lane] for lane in range(self.lanes)]
-        if spec.maximum == "online":
-            highest = found.tag.as_signed()
-            count = slices_of(spec, self.lanes).a_beat
-            lags = [named(m, f"lag{i}", (highest - powers.p.maxima[i])[: len(highest)]) for i in range(count)]
-            lanes = [
-                shift_right(m, f"shifted{i}", power, lags[i * count // self.lanes], spec.rounding)[: len(power)]
-                for i, power in enumerate(lanes)
-            ]
-        state = (lanes, found.mantissa, found.exponent, powers.p.last)
-        lanes, mantissa, exponent, last = pipe.cut("shifted", state)
-        lanes = [named(m, f"product{i}", power * mantissa) for i, power in enumerate(lanes)]
-        lanes, exponent, last = pipe.cut("product", (lanes, exponent, last))
-        places = spec.unnormalised.fraction_bits + spec.reciprocal.fraction_bits
+        lanes = self._shifted(m, found.tag)
+        # A mantissa is 1 or one of (1/2, 1], of whose bits only the lowest are unknown: take both for one of [1, 2). No
+        # sum but 0, whose powers are 0 as well, has its exponent below `least`.
+        mantissa, one = found.mantissa[:-2], found.mantissa[-1]
+        exponent = named(m, "exponent", found.exponent - (self.least - 1) - one)
+        exponent = exponent.as_unsigned()[: (spec.power_sum.bits - self.least).bit_length()]
+        lanes, mantissa, exponent, last = pipe.cut("shifted", (lanes, mantissa, exponent, powers.p.last))
+        mantissa = Cat(mantissa, Const(1, 1))
+        places = spec.unnormalised.fraction_bits + spec.reciprocal.fraction_bits + self.least - 1
         places -= spec.power_sum.fraction_bits + spec.output.fraction_bits
+        products = [
+            named(m, f"product{i}", (floor * mantissa + Mux(up, mantissa, 0))[: len(floor) + len(mantissa)])
+            for i, (floor, up) in enumerate(lanes)
+        ]
+        cuts = [shift(m, f"cut{i}", product, 0, fraction_bits=places) for i, product in enumerate(products)]
+        cuts, exponent, last = pipe.cut("product", (cuts, exponent, last))
         results = [
-            shift_right(m, f"rounded{i}", product, exponent, spec.rounding, fraction_bits=places)
-            for i, product in enumerate(lanes)
+            shift_right(
+                m, f"rounded{i}", Cat(each.rest, each.half, each.whole), exponent, spec.rounding, fraction_bits=2
+            )
+            for i, each in enumerate(cuts)
         ]
         results = [saturate(m, f"result{i}", result, spec.output.bits) for i, result in enumerate(results)]
         pipe.finish(Cat(*results, last))
         return m
+
+    def _shifted(self, m: Module, highest: Value) -> list[tuple[Value, Value]]:
+        """Shift powers from their slices' maxima to that of the row; return floor and what rounding adds."""
+        spec, beat = self.spec, self.powers.p
+        powers = [beat.powers[lane] for lane in range(self.lanes)]
+        if spec.maximum == "global":
+            return [(power, Const(0)) for power in powers]
+        count = slices_of(spec, self.lanes).a_beat
+        lags = [named(m, f"lag{i}", (highest - beat.maxima[i])[: len(highest)]) for i in range(count)]
+        found: list[Shifted] = [
+            shift(m, f"shifted{i}", power, lags[i * count // self.lanes]) for i, power in enumerate(powers)
+        ]
+        return [(each.whole, each.round_up(spec.rounding)) for each in found]

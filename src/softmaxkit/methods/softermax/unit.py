@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from amaranth.hdl import Cat, Module
-from amaranth.lib import data, wiring
+from amaranth.hdl import Module
+from amaranth.lib import wiring
 
 from softmaxkit.blocks.parts import Part, table_part
 from softmaxkit.blocks.piecewise_linear import check_segments
 from softmaxkit.blocks.pipeline import choose_cuts
+from softmaxkit.blocks.reciprocal import ReciprocalUnit
 from softmaxkit.blocks.row_buffer import RowBuffer, buffer_latency
 from softmaxkit.blocks.storage import MemoryPort, check_storage
 from softmaxkit.blocks.stream import beats, check_sizes
-from softmaxkit.methods.softermax.normalisation import NormalisationUnit, buffered_layout
+from softmaxkit.methods.softermax.normalisation import NormalisationUnit, has_plain_reciprocal
+from softmaxkit.methods.softermax.running_sum import power_layout
 from softmaxkit.methods.softermax.spec import Softermax
 from softmaxkit.methods.softermax.unnormalised import UnnormalisedUnit
 from softmaxkit.methods.unit import SoftmaxUnit
 from softmaxkit.spec import Constants
 
-CUTS = ("product", "argument", "power", "line", "shifted")
-"""Places for registers, the most useful first."""
+CUTS = ("product", "sum", "shifted", "line", "argument")
+"""Places for registers, the most useful first. The last two are those of a reciprocal that is no plain table."""
 
 
 class Unit(SoftmaxUnit):
@@ -54,14 +54,22 @@ class Unit(SoftmaxUnit):
         check_sizes(lanes, max_row)
         check_storage(storage)
         check_segments(spec.power_segments, spec.reciprocal_segments)
-        cuts = [cut for cut in CUTS if spec.maximum == "online" or cut != "shifted"]
-        registers = choose_cuts(cuts, depth, default=3 + len(cuts), fixed=3)
-        self.depth = 3 + len(registers)
+        without = {*(() if spec.maximum == "online" else ["shifted"])}
+        if has_plain_reciprocal(spec):
+            without |= {*ReciprocalUnit.CUTS}
+        cuts = [cut for cut in CUTS if cut not in without]
+        registers = choose_cuts(cuts, depth, default=4 + len(cuts), fixed=4)
+        self.depth = 4 + len(registers)
         self.front = UnnormalisedUnit(spec, lanes, max_row, registers, storage)
-        self.back = NormalisationUnit(spec, lanes, registers, queue=buffer_latency(storage))
-        width = buffered_layout(spec, lanes).as_shape().width
+        # With a gather in front the sums themselves may wait, if a reciprocal is there no sooner than the row's powers.
+        prompt = not registers & {*ReciprocalUnit.CUTS} and self.front.sum.latency + 1 >= buffer_latency(storage)
+        queue = 0 if prompt and self.front.gather is not None else buffer_latency(storage)
+        self.back = NormalisationUnit(spec, lanes, registers, queue)
+        width = power_layout(spec, lanes).as_shape().width
         # So many beats come in after a row until its first result leaves.
-        held = beats(max_row, lanes) + max(self.back.reciprocal.latency, buffer_latency(storage))
+        held = (
+            beats(max_row, lanes) + self.front.sum.latency + max(self.back.reciprocal.latency, buffer_latency(storage))
+        )
         self.buffer = RowBuffer(width, held, storage)
         memories = {}
         if storage == "memory":
@@ -87,7 +95,7 @@ class Unit(SoftmaxUnit):
         waiting = 0 if gather is None else gather.waiting(taken)
         complete = taken - 1 + waiting + self.front.latency
         # The sum's reciprocal, or a short row's first powers by way of the buffer, come last.
-        turn = max(self.back.reciprocal.latency, self.buffer.latency - (taken - 1))
+        turn = max(self.back.reciprocal.latency, self.buffer.latency - (taken - 1) - self.front.sum.latency)
         return complete + turn + taken - 1 + self.back.latency
 
     def interval(self, length: int) -> int:
@@ -109,23 +117,13 @@ class Unit(SoftmaxUnit):
                 wiring.connect(
                     m, wiring.flipped(getattr(self, name)), getattr(inner, "memory" if inner is buffer else name)
                 )
-        given = front.powers
-        ready = buffer.source.ready & (~given.p.last | back.totals.ready)
+        wiring.connect(m, front.totals, back.totals)
         m.d.comb += [
-            given.ready.eq(ready),
-            buffer.source.valid.eq(given.valid & ready),
-            *(
-                field.eq(getattr(given.p, name))
-                for name, field in _fields(buffered_layout(self.spec, self.lanes)(buffer.source.payload))
-            ),
-            back.totals.valid.eq(given.valid & ready & given.p.last),
-            back.totals.payload.eq(Cat(given.p.total, given.p.highest)),
+            front.powers.ready.eq(buffer.source.ready),
+            buffer.source.valid.eq(front.powers.valid),
+            buffer.source.payload.eq(front.powers.payload),
             back.powers.valid.eq(buffer.sink.valid),
             back.powers.payload.eq(buffer.sink.payload),
             buffer.sink.ready.eq(back.powers.ready),
         ]
         return m
-
-
-def _fields(view: data.View) -> list[tuple[str, Any]]:
-    return [(name, getattr(view, name)) for name in view.shape().members]

@@ -1,0 +1,46 @@
+"""A queue of a few words, whose first is a register: smaller than a memory with pointers, and sooner at its output."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Const, Module, Mux, Signal, Value
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
+
+
+class Queue(wiring.Component):
+    """Words that move up as the first one leaves; it takes and gives one each cycle, unless it has but one place.
+
+    Args:
+        width: bits of a word.
+        places: words that it holds.
+
+    Attributes:
+        source: stream in.
+        sink: stream out.
+    """
+
+    def __init__(self, width: int, places: int) -> None:
+        self.width, self.places = width, places
+        super().__init__({"source": In(stream.Signature(width)), "sink": Out(stream.Signature(width))})
+
+    def elaborate(self, platform: object) -> Module:
+        """Build it."""
+        m = Module()
+        source, sink = self.source, self.sink
+        words = [Signal(self.width, name=f"word_{place}", reset_less=True) for place in range(self.places)]
+        filled = [Signal(name=f"filled_{place}") for place in range(self.places)]
+        leaves = sink.valid & sink.ready
+        before: Value = Const(1)
+        for place, (word, fill) in enumerate(zip(words, filled, strict=True)):
+            more = filled[place + 1] if place + 1 < self.places else Const(0)
+            with m.If(leaves | ~fill):
+                m.d.sync += word.eq(Mux(more, words[min(place + 1, self.places - 1)], source.payload))
+            stays = Mux(leaves, more, fill)
+            m.d.sync += fill.eq(stays | (source.valid & source.ready & before))
+            before = stays
+        m.d.comb += [
+            source.ready.eq(~filled[-1]),
+            sink.valid.eq(filled[0]),
+            sink.payload.eq(words[0]),
+        ]
+        return m

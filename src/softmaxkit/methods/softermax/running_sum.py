@@ -1,0 +1,133 @@
+"""The running sum of powers, and the maximum that it refers to: one step a slice."""
+
+from __future__ import annotations
+
+from collections.abc import Set
+from typing import NamedTuple
+
+from amaranth.hdl import Cat, Const, Module, Mux, Shape, Signal, Value, unsigned
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from softmaxkit.blocks.adder_tree import adder_tree
+from softmaxkit.blocks.piecewise_linear import shape_of
+from softmaxkit.blocks.pipeline import Pipeline, named
+from softmaxkit.blocks.shifter import saturate, shift, shift_right
+from softmaxkit.blocks.stream import Slices, slices
+from softmaxkit.methods.softermax.spec import Softermax
+
+
+def slices_of(spec: Softermax, lanes: int) -> Slices:
+    """Return how slices lie in beats; with the global maximum, every beat counts as one."""
+    return slices(spec.slice_width, lanes) if spec.maximum == "online" else Slices(1, 1)
+
+
+def whole_shape(spec: Softermax) -> Shape:
+    """Return the shape of an integer maximum."""
+    shift = spec.input.fraction_bits
+    low, high = spec.input.min_code >> shift, spec.input.max_code >> shift
+    return shape_of([low, high, -1])
+
+
+def power_layout(spec: Softermax, lanes: int) -> data.StructLayout:
+    """Return what of a beat waits for the end of its row.
+
+    `powers` of each lane; `maxima`, the integer maximum that the powers of each slice refer to, of which there is none
+    where a whole row has the one maximum; and `last`.
+    """
+    count = slices_of(spec, lanes).a_beat if spec.maximum == "online" else 0
+    powers, maxima = data.ArrayLayout(spec.unnormalised.bits, lanes), data.ArrayLayout(whole_shape(spec), count)
+    return data.StructLayout({"powers": powers, "maxima": maxima, "last": 1})
+
+
+def total_layout(spec: Softermax) -> data.StructLayout:
+    """Return what there is of a row in the end: `total`, its sum, and `highest`, the maximum that this refers to."""
+    highest = whole_shape(spec) if spec.maximum == "online" else unsigned(0)
+    return data.StructLayout({"total": spec.power_sum.bits, "highest": highest})
+
+
+class Sum(NamedTuple):
+    """A sum of powers, and the maximum that it refers to."""
+
+    highest: Value
+    total: Value
+
+
+class RunningSum(wiring.Component):
+    """Sums the powers of each slice, and joins the slices of a row in order.
+
+    Args:
+        spec: the method.
+        lanes: positions a beat; a divisor or a multiple of the slice width.
+        beats: that one exact sum runs over: those of a slice, or of the longest row where the maximum is global.
+        registers: cuts that hold a register; "sum" stands between the sum of a slice and its joining.
+
+    Attributes:
+        source: stream in, of `beat`, as in `power_layout`, and `ends`, set where such a sum ends with it.
+        sink: stream out, of `total_layout`, one a row.
+        latency: cycles from a row's last beat to its sum.
+    """
+
+    def __init__(self, spec: Softermax, lanes: int, beats: int, registers: Set[str]) -> None:
+        self.spec, self.lanes, self.beats, self.registers = spec, lanes, beats, registers
+        self.latency = 1 + ("sum" in registers)
+        self.change = spec.unnormalised.fraction_bits - spec.power_sum.fraction_bits
+        taken = data.StructLayout({"beat": power_layout(spec, lanes), "ends": 1})
+        super().__init__({"source": In(stream.Signature(taken)), "sink": Out(stream.Signature(total_layout(spec)))})
+
+    def elaborate(self, platform: object) -> Module:
+        """Build it."""
+        m = Module()
+        spec, source, fields = self.spec, self.source.p, self.sink.p
+        pipe = Pipeline(m, "sum", self.source.valid, self.sink, self.registers)
+        m.d.comb += self.source.ready.eq(pipe.advance)
+        powers, width = source.beat.powers, self.lanes // slices_of(spec, self.lanes).a_beat
+        sums = [
+            adder_tree(m, f"sum{first}", [powers[lane] for lane in range(first, first + width)])
+            for first in range(0, self.lanes, width)
+        ]
+        maxima = [source.beat.maxima[index] for index in range(len(sums))] if spec.maximum == "online" else []
+        if self.beats == 1:
+            sums, maxima, last = pipe.cut("sum", (sums, maxima, source.beat.last))
+        else:
+            kept = Signal(len(sums[0]) + (self.beats - 1).bit_length(), name="slice_sum", reset_less=True)
+            begins = Signal(init=1, name="slice_begins")
+            risen = named(m, "slice_sum_next", (sums[0] + Mux(begins, 0, kept))[: len(kept)])
+            with m.If(pipe.fire):
+                m.d.sync += [kept.eq(risen), begins.eq(source.ends)]
+            # What is kept of a slice is the register of the cut, too.
+            sums = [kept if "sum" in self.registers else risen]
+            maxima, ends, last = pipe.cut("sum", (maxima, source.ends, source.beat.last))
+            pipe.keep(ends)
+
+        total = Signal(len(fields.total), name="total", reset_less=True)
+        highest = Signal(fields.highest.shape(), name="highest", reset_less=True)
+        if spec.maximum == "online":
+            first = Signal(init=1)
+            with m.If(pipe.fire):
+                m.d.sync += first.eq(last)
+            joined = Sum(highest, named(m, "total_before", Mux(first, 0, total)))
+            for index, part in enumerate(map(Sum, maxima, sums)):
+                joined = self._join(m, f"join{index}", joined, part, first if index == 0 else Const(0))
+        else:
+            settled = shift_right(m, "settled", sums[0], 0, spec.rounding, fraction_bits=self.change)
+            joined = Sum(highest, saturate(m, "total_next", settled, len(total)))
+        with m.If(pipe.fire):
+            m.d.sync += [total.eq(joined.total), highest.eq(joined.highest)]
+        pipe.keep(last)
+        pipe.finish(Cat(), state=Cat(total, highest))
+        return m
+
+    def _join(self, m: Module, name: str, before: Sum, added: Sum, first: Value) -> Sum:
+        """Join a slice's exact sum to what came before it, if any did. Only one of the two is ever shifted."""
+        rounding, fine, coarse = self.spec.rounding, max(self.change, 0), max(-self.change, 0)
+        rise = named(m, f"{name}_rise", added.highest - before.highest)
+        rises = named(m, f"{name}_rises", first | ~rise[-1])
+        # A fall of d is a rise of -d: the inverse of its bits, and one place more.
+        places = named(m, f"{name}_places", rise[:-1] ^ (~rises).replicate(len(rise) - 1))
+        exact = added.total << coarse
+        settled = shift_right(m, f"{name}_settled", exact, 0, rounding, fraction_bits=fine)
+        moved = shift(m, f"{name}_moved", Mux(rises, before.total << (fine + 1), exact), places, fine + 1)
+        joined = Mux(rises, settled, before.total) + moved.whole + moved.round_up(rounding)
+        total = saturate(m, f"{name}_total", joined, len(before.total))
+        return Sum(named(m, f"{name}_highest", Mux(rises, added.highest, before.highest)), total)
