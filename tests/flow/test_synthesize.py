@@ -120,8 +120,8 @@ def test_the_sample_is_of_real_scores() -> None:
         ("$flatten\\high_table.$abc$1$2", "tables"),
         ("$flatten\\front.gather.buffer.words.$abc$1", "row buffer"),
         ("$flatten\\buffer.words.latch_3", "row buffer"),
-        ("$abc$12$words", "datapath"),
-        ("passwords.x", "datapath"),
+        ("$abc$12$buffer", "datapath"),
+        ("unbuffer.x", "datapath"),
     ],
 )
 def test_parts_by_names(name: str, part: str) -> None:

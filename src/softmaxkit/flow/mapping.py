@@ -18,8 +18,8 @@ from softmaxkit.flow.cells.writing import to_liberty
 from softmaxkit.flow.netlist import Netlist, read_netlist
 from softmaxkit.flow.tools import ToolError, call, need
 
-STORAGE = ("*words", "*_table")
-"""Modules that only hold words: rows that wait, and loadable tables. They are mapped and counted apart."""
+STORAGE = ("*_buffer", "*_table")
+"""Modules that hold rows that wait, with their control, and loadable tables. They are mapped and counted apart."""
 
 FRONT = """
 {read}

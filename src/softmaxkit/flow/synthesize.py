@@ -33,7 +33,7 @@ ROW = 256
 CYCLES = 2048
 """Cycles that activity is counted over, about."""
 
-PARTS = {"row buffer": re.compile(r"(^|[.\\])words\."), "tables": re.compile(r"_table\.")}
+PARTS = {"row buffer": re.compile(r"(^|[.\\])buffer\."), "tables": re.compile(r"_table\.")}
 """Parts that only hold words, by the names of their instances. All else is the datapath."""
 
 CHECKED = 2000
