@@ -60,26 +60,39 @@ BACK = """
 read_rtlil generic.il
 techmap -map latches.v
 dfflibmap -liberty cells.lib
-abc -liberty cells.lib -constr constraints -D {picoseconds:.0f} -script {recipe}.abc
+abc -liberty cells.lib -constr constraints -script {recipe}.abc
 opt_clean -purge
 {ties}
 setattr -mod -unset keep_hierarchy *
 flatten
 opt_clean -purge
-{check}
+check -mapped
 write_json {recipe}.json
 write_verilog -noattr -simple-lhs -nohex {recipe}.v
 """
 """From gates to cells: registers and latches first, then what is between them."""
 
-BEGIN = "strash;ifraig;scorr;dc2;strash;&get -n;&st;"
-END = ";topo;buffer -c;topo;upsize {D};dnsize {D};stime -p"
+FEWER = ";".join(
+    f"resub -K {inputs} -l;rewrite -l;resub -K {inputs} -N 2 -l;refactor {zero} -l;balance -l"
+    for inputs, zero in ((6, ""), (8, ""), (10, "-z"), (12, "-z"))
+)
+"""Restructuring for few gates, in windows of more and more inputs."""
+
+BEGIN = "strash;ifraig;scorr"
+DEEP = "&get -n;&st;&if -g -K 6;&put"
+END = "topo;buffer -c;topo;upsize {D};dnsize {D};stime -p"
 RECIPES = {
-    "small": f"{BEGIN}&if -g -K 6;&put;dch;amap{END}",
-    "balanced": f"{BEGIN}&if -g -K 6;&put;dch;map -a{END}",
-    "fast": f"{BEGIN}&syn2;&if -g -K 6;&put;dch;map{END}",
+    "smallest": f"{BEGIN};{FEWER};{FEWER};strash;dch;dch;amap -m;{END}",
+    "smaller": f"{BEGIN};{FEWER};{FEWER};strash;{DEEP};dch;dch;amap -m;{END}",
+    "small": f"{BEGIN};dc2;dc2;strash;{DEEP};dch;amap;{END}",
+    "balanced": f"{BEGIN};dc2;strash;{DEEP};dch;map -a;{END}",
+    "fast": f"{BEGIN};dc2;strash;&get -n;&st;&syn2;&if -g -K 6;&put;dch;map;{END}",
+    "fastest": f"{BEGIN};dc2;strash;&get -n;&st;&syn2;&if -g -K 6;&put;dch;map;{END.replace('{D}', '')}",
 }
-"""What ABC does: restructure for depth, map for area or delay, then buffer and size with the real tables."""
+"""What ABC does: restructure for area or depth, map for area or delay, then buffer and size with the real tables."""
+
+SHARE = 0.92
+"""Part of the clock that ABC sizes for: it knows nothing of the registers around, whose time is the rest."""
 
 REGISTERS = {(False, False): "$_DFF_P_", (True, False): "$_DFF_PN0_", (False, True): "$_DFF_PN1_"}
 """Flip-flops of Yosys, by whether they have an asynchronous clear, and preset."""
@@ -212,10 +225,8 @@ def _scripts(source: Source, library: Library, clock: float) -> dict[str, str]:
         "constraints": f"set_driving_cell {inverter.name}\nset_load 10\n",
     }
     for recipe, text in RECIPES.items():
-        scripts[f"{recipe}.abc"] = text
-        scripts[f"{recipe}.ys"] = BACK.format(
-            picoseconds=clock * 1e3, recipe=recipe, ties=_ties(library), check="check -mapped"
-        )
+        scripts[f"{recipe}.abc"] = text.replace("{D}", f"-D {SHARE * clock * 1e3:.0f}")
+        scripts[f"{recipe}.ys"] = BACK.format(recipe=recipe, ties=_ties(library))
     return scripts
 
 
