@@ -118,7 +118,8 @@ def test_a_broken_netlist_is_found(broken: Callable[[Netlist], Netlist]) -> None
 
 
 @verilator
-@pytest.mark.parametrize("storage", [pytest.param("memory", marks=pytest.mark.slow), "latches"])
+@pytest.mark.slow
+@pytest.mark.parametrize("storage", ["memory", "latches"])
 def test_memories_and_latches(storage: str) -> None:
     unit = softermax(storage)
     netlist = mapped(unit).netlist

@@ -69,7 +69,8 @@ def test_two_uncached_runs_are_equal(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 @verilator
-@pytest.mark.parametrize("storage", [pytest.param("flip-flops", marks=pytest.mark.slow), "latches"])
+@pytest.mark.slow
+@pytest.mark.parametrize("storage", ["flip-flops", "latches"])
 def test_rows_and_tables_are_counted_apart(storage: str) -> None:
     spec = ConSmax(tables="shift")
     tables = softmaxkit.synthesize(spec.unit(lanes=1, max_row=16, storage=storage), constants=spec.constants())

@@ -18,16 +18,13 @@ from softmaxkit.flow.cells.writing import to_liberty
 from softmaxkit.flow.netlist import Netlist, read_netlist
 from softmaxkit.flow.tools import ToolError, call, need
 
-STORAGE = ("*_buffer", "*_table")
-"""Modules that hold rows that wait, with their control, and loadable tables. They are mapped and counted apart."""
-
 FRONT = """
 {read}
 hierarchy -check -top {top}
 proc -norom
 setattr -unset init
 delete t:$print t:$check t:$meminit t:$meminit_v2
-{storage}
+{apart}
 flatten
 opt_expr
 opt_clean
@@ -118,10 +115,12 @@ class Source(NamedTuple):
     Attributes:
         top: name of its top module.
         files: text by file name: RTLIL (.il) or Verilog.
+        apart: patterns of the names of modules that are mapped by themselves, so that their cells can be told apart.
     """
 
     top: str
     files: dict[str, str]
+    apart: tuple[str, ...] = ()
 
 
 def map_design(source: Source, library: Library, clock: float, recipes: Sequence[str] = tuple(RECIPES)) -> list[Mapped]:
@@ -217,10 +216,10 @@ def _scripts(source: Source, library: Library, clock: float) -> dict[str, str]:
     read = "\n".join(
         f"read_rtlil {name}" if name.endswith(".il") else f"read_verilog -sv -defer {name}" for name in source.files
     )
-    storage = "\n".join(f"setattr -mod -set keep_hierarchy 1 {each}" for each in STORAGE) if _own(source) else ""
+    apart = "\n".join(f"setattr -mod -set keep_hierarchy 1 {each}" for each in source.apart)
     gate = "clockgate -liberty cells.lib -min_net_size 4" if library.clock_gates else ""
     scripts = {
-        "front.ys": FRONT.format(read=read, top=source.top, storage=storage, gate=gate, registers=registers),
+        "front.ys": FRONT.format(read=read, top=source.top, apart=apart, gate=gate, registers=registers),
         "latches.v": "".join(_latch(positive, library, inverter) for positive in (True, False)),
         "constraints": f"set_driving_cell {inverter.name}\nset_load 10\n",
     }
@@ -228,10 +227,6 @@ def _scripts(source: Source, library: Library, clock: float) -> dict[str, str]:
         scripts[f"{recipe}.abc"] = text.replace("{D}", f"-D {SHARE * clock * 1e3:.0f}")
         scripts[f"{recipe}.ys"] = BACK.format(recipe=recipe, ties=_ties(library))
     return scripts
-
-
-def _own(source: Source) -> bool:
-    return all(name.endswith(".il") for name in source.files)
 
 
 def _inverter(library: Library) -> Cell:

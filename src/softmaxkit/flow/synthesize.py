@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,8 +34,8 @@ ROW = 256
 CYCLES = 2048
 """Cycles that activity is counted over, about."""
 
-PARTS = {"row buffer": re.compile(r"(^|[.\\])buffer\."), "tables": re.compile(r"_table\.")}
-"""Parts that only hold words, by the names of their instances. All else is the datapath."""
+PARTS = {"row buffer": "buffer", "tables": "*_table"}
+"""Parts that only hold words, by the names of the components that they are. All else is the datapath."""
 
 CHECKED = 2000
 """Outputs that are compared under stalls with each set of constants, about: rows of all lengths, with masks."""
@@ -123,9 +124,11 @@ class Synthesis:
 KINDS = ("switching", "internal", "clock", "leakage")
 
 
-def part_of(name: str) -> str:
-    """Return the part that an instance belongs to."""
-    return next((part for part, pattern in PARTS.items() if pattern.search(name)), "datapath")
+def part_of(name: str, parts: Mapping[str, str] = MappingProxyType(PARTS)) -> str:
+    """Return the part that an instance belongs to: the first whose component it is in."""
+    components = name.removeprefix("$flatten\\").split(".")[:-1]
+    inside = (part for part, pattern in parts.items() if any(fnmatchcase(each, pattern) for each in components))
+    return next(inside, "datapath")
 
 
 def chosen_library(cells: str = "sky130", liberty: Sequence[Path] = (), wires: bool = True) -> Library:
@@ -158,6 +161,7 @@ def synthesize(
     constants: Constants | None = None,
     rows: Rows | None = None,
     progress: Progress | None = None,
+    parts: Mapping[str, str] = MappingProxyType(PARTS),
 ) -> Synthesis:
     """Map a unit to cells, time it, run the netlist on real scores, compare every output, and count its energy.
 
@@ -170,6 +174,7 @@ def synthesize(
         constants: to load; left out: those baked in, or the spec's first example.
         rows: of equal length, to run; left out: the package's sample of real scores.
         progress: called with steps done and all.
+        parts: what to count apart: patterns of components' names, by what to call it.
 
     Raises:
         ToolError: a tool is missing or failed.
@@ -179,8 +184,9 @@ def synthesize(
     library = chosen_library(cells, liberty, wires)
     period = clock if clock is not None else PROCESSES[cells].clock
     tick = _ticker(progress, 4)
-    source = Source("unit", {"design.il": to_rtlil(unit, "unit")})
-    found = fit(map_design(source, library, period), period, library.name if liberty else cells)
+    apart = tuple(f"*_{pattern}" for pattern in parts.values())
+    source = Source("unit", {"design.il": to_rtlil(unit, "unit")}, apart)
+    found = fit(map_design(source, library, period), period, library.name if liberty else cells, parts)
     tick()
     if constants is None:
         constants = unit.constants if unit.constants is not None else unit.spec.examples()[0]
@@ -200,7 +206,7 @@ def synthesize(
     tick()
     activity = count_toggles(found.mapped.netlist, found.timing, states, warm_up)
     tick()
-    energy = energies(found.mapped.netlist, found.timing, activity, part_of)
+    energy = energies(found.mapped.netlist, found.timing, activity, lambda name: part_of(name, parts))
     tick()
     runs = list(zip(outcomes, (steady, stalled), strict=True))
     return replace(
@@ -215,21 +221,23 @@ def synthesize(
     )
 
 
-def fit(mapped: Sequence[Mapped], clock: float, cells: str) -> Synthesis:
+def fit(
+    mapped: Sequence[Mapped], clock: float, cells: str, parts: Mapping[str, str] = MappingProxyType(PARTS)
+) -> Synthesis:
     """Return the smallest netlist that meets a clock in ns, or the fastest; without activity."""
     timings = [analyse(each.netlist) for each in mapped]
     areas = [sum(each.netlist.areas().values()) for each in mapped]
     fastest = min(range(len(mapped)), key=lambda i: timings[i].period)
     meeting = [i for i in range(len(mapped)) if timings[i].period <= clock]
     best = min(meeting, key=lambda i: areas[i]) if meeting else fastest
-    area = mapped[best].netlist.areas(part_of)
+    area = mapped[best].netlist.areas(lambda name: part_of(name, parts))
     return Synthesis(
         cells,
         clock,
         bool(meeting),
         mapped[best],
         timings[best],
-        {part: area[part] for part in ("datapath", "tables", "row buffer") if part in area},
+        {part: area[part] for part in ("datapath", *parts) if part in area},
         timings[fastest].fmax_mhz,
         areas[fastest],
     )
