@@ -63,9 +63,12 @@ def simulation_model(netlist: Netlist, name: str, cycles: int) -> Iterator[str]:
     yield "wire n0 = 1'b0, n1 = 1'b1;"
     for port, nets in netlist.inputs.items():
         yield from (f"wire n{net} = {port}[{bit}];" for bit, net in enumerate(nets))
+    registers: dict[str, list[str]] = {}
     for group in netlist.groups:
         for place in range(len(group.instances)):
-            yield from _behaviour(group, place)
+            yield from _behaviour(group, place, registers)
+    for event, statements in registers.items():
+        yield "\n".join([f"{event} begin", *statements, "end"])
     for port, nets in netlist.outputs.items():
         yield f"assign {port} = {{{', '.join(f'n{net}' for net in reversed(nets))}}};"
     if cycles:
@@ -93,8 +96,8 @@ def _with_memories(unit: SoftmaxUnit, netlist: Netlist) -> Iterator[str]:
     yield "endmodule"
 
 
-def _behaviour(group: Group, place: int) -> Iterator[str]:
-    """Yield what one instance does."""
+def _behaviour(group: Group, place: int, registers: dict[str, list[str]]) -> Iterator[str]:
+    """Yield what one instance does; what a register does goes to others with the same clock."""
     cell, state = group.cell, group.cell.state
     nets = {pin: int(group.nets[pin][place]) for pin in cell.pins}
     instance = group.instances[place]
@@ -114,17 +117,17 @@ def _behaviour(group: Group, place: int) -> Iterator[str]:
             if function
         )
         if state.kind == "flip-flop":
-            clock = nets[cell.clock_pin]
             edge = "posedge" if state.clock == cell.clock_pin else "negedge"
-            events = [f"{edge} n{clock}"]
+            event = f"always @({edge} n{nets[cell.clock_pin]}"
             if forced:
-                events += [f"posedge forced{instance}"]
+                event += f" or posedge forced{instance}"
                 conditions = " | ".join(text(each) for each in (state.clear, state.preset) if each)
                 yield f"wire forced{instance} = {conditions};"
-            yield f"always @({' or '.join(events)}) {forced.format(assign='<=')}{held} <= {text(state.data)};"
+            registers.setdefault(f"{event})", []).append(f"{forced.format(assign='<=')}{held} <= {text(state.data)};")
         else:
             opened = f"~({text(state.clock)})" if state.kind == "gate" else text(state.clock)
-            yield f"always_latch {forced.format(assign='=')}if ({opened}) {held} = {text(state.data)};"
+            event = f"always_latch {forced.format(assign='=')}if ({opened})"
+            registers.setdefault(event, []).append(f"{held} = {text(state.data)};")
     for pin in cell.outputs:
         if nets[pin] >= 0:
             yield f"wire n{nets[pin]} = {text(cell.pins[pin].function)};"

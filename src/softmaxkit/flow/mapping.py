@@ -49,15 +49,21 @@ dfflegalize {registers}
 opt_expr
 opt_merge
 opt_clean -purge
+select -set apart A:keep_hierarchy=1
+techmap -map latches.v
+dfflibmap -liberty cells.lib
+abc -liberty cells.lib -constr constraints -script small.abc @apart
+opt_clean -purge
 write_rtlil generic.il
 """
-"""From a design to gates and registers of Yosys's own. Registers with an enable get a gated clock, four at least."""
+"""From a design to gates of Yosys's own and registers of the library; what is mapped apart, to its cells, once for all.
+
+Registers with an enable get a gated clock, four at least.
+"""
 
 BACK = """
 read_rtlil generic.il
-techmap -map latches.v
-dfflibmap -liberty cells.lib
-abc -liberty cells.lib -constr constraints -script {recipe}.abc
+abc -liberty cells.lib -constr constraints -script {recipe}.abc A:keep_hierarchy=1 %n
 opt_clean -purge
 {ties}
 setattr -mod -unset keep_hierarchy *
@@ -67,7 +73,7 @@ check -mapped
 write_json {recipe}.json
 write_verilog -noattr -simple-lhs -nohex {recipe}.v
 """
-"""From gates to cells: registers and latches first, then what is between them."""
+"""From gates to cells."""
 
 FEWER = ";".join(
     f"resub -K {inputs} -l;rewrite -l;resub -K {inputs} -N 2 -l;refactor {zero} -l;balance -l"
@@ -151,7 +157,7 @@ def map_design(source: Source, library: Library, clock: float, recipes: Sequence
         folder = cache_folder() / "mapped" / f"{key}-{recipe}"
         if not folder.is_dir():
             with whole_folder(folder) as work:
-                for name in ("generic.il", "latches.v", "cells.lib", "constraints", f"{recipe}.ys", f"{recipe}.abc"):
+                for name in ("generic.il", "cells.lib", "constraints", f"{recipe}.ys", f"{recipe}.abc"):
                     shutil.copy(generic / name, work)
                 _yosys(yosys, f"{recipe}.ys", work, f"mapping {source.top} ({recipe})")
                 (work / "cells.lib").unlink()
