@@ -176,8 +176,8 @@ def _table(record: dict[str, Any]) -> Table:
             f"{integer['row_sum_mean']:.3f}",
             f"{integer['saturated_scores_percent']:.2f}%",
             _verified(integer),
-            _figure(integer, "area_without_row_buffer_um2", ",.0f"),
-            _figure(integer, "energy_without_row_buffer_pj_per_element", ".1f"),
+            _figure(integer, "area_um2", ",.0f"),
+            _figure(integer, "energy_pj_per_element", ".1f"),
             integer["training_description"],
         )
     return table

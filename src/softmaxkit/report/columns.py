@@ -59,10 +59,6 @@ def _row_sum_range(result: Result) -> str:
     return "" if least is None or greatest is None else f"{_sum(least)} to {_sum(greatest)}"
 
 
-def _buffer(result: Result, key: str, specification: str) -> str:
-    return f"+ {number(specification)(result[key])} buffer" if result.get(key) else ""
-
-
 COLUMNS = (
     Column(
         "loss_nats",
@@ -94,19 +90,17 @@ COLUMNS = (
     ),
     Column("verified_outputs", "Verified", number(",.0f"), "outputs of the hardware that equal the integer model's"),
     Column(
-        "area_without_row_buffer_um2",
+        "area_um2",
         "Area, µm²",
         number(",.0f"),
-        "cells of the unit of one lane, with constants that can be loaded; the row buffer apart",
-        remark=lambda result: _buffer(result, "area_row_buffer_um2", ",.0f"),
+        "cells of the unit of one lane, with constants that can be loaded; rows wait in a memory outside",
     ),
     Column("fastest_mhz", "Clock, MHz", number(",.0f"), "the fastest netlist's clock"),
     Column(
-        "energy_without_row_buffer_pj_per_element",
+        "energy_pj_per_element",
         "Energy, pJ",
         number(",.1f"),
-        "energy for one score at the clock that all share; that of the row buffer apart",
-        remark=lambda result: _buffer(result, "energy_row_buffer_pj_per_element", ",.1f"),
+        "energy of the unit for one score, at the clock that all share",
     ),
     Column("latency_cycles", "Latency", number(",.0f"), "cycles from a row's first score to its last result"),
     Column("speedup_over_torch", "Speed-up", number(",.2f", "×"), "throughput of the kernel against PyTorch's softmax"),

@@ -1,4 +1,4 @@
-"""Published figures beside ours: what the papers say of each unit, and what was measured here, storage out and in."""
+"""Published figures beside ours: what the papers say of each unit, and what was measured here."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -29,13 +29,13 @@ PUBLISHED = (
     Published("exact", "softmax (FP16, DesignWare)", 200_000, 88, 255.3),
 )
 
-HEADINGS = ("paper", "ours", "ours, with row buffer")
+HEADINGS = ("paper", "ours")
 _area, _energy, _clock = number(",.0f", " µm²"), number(",.3g", " pJ"), number(",.0f", " MHz")
 _ratio = number(".3g", "×")
 
 
 class Comparison(NamedTuple):
-    """One line of the table: what is compared, the paper's figure, ours, and ours with the row buffer."""
+    """One line of the table: what is compared, the paper's figure, and ours."""
 
     what: str
     cells: Sequence[str]
@@ -55,25 +55,21 @@ def against_papers(variants: Sequence[Variant]) -> list[Comparison]:
     lines = []
     for each in shown:
         ours = measured[each.method]
-        without = (ours["area_without_row_buffer_um2"], ours["energy_without_row_buffer_pj_per_element"])
-        whole = (ours["area_um2"], ours["energy_pj_per_element"])
         lines += [
-            Comparison(f"{each.title}, area", (_area(each.area_um2), _area(without[0]), _area(whole[0]))),
+            Comparison(f"{each.title}, area", (_area(each.area_um2), _area(ours["area_um2"]))),
             Comparison(
-                f"{each.title}, energy of one score", (_energy(each.energy_pj), *map(_energy, (without[1], whole[1])))
+                f"{each.title}, energy of one score",
+                (_energy(each.energy_pj), _energy(ours["energy_pj_per_element"])),
             ),
-            Comparison(f"{each.title}, clock", (_clock(each.fmax_mhz), _clock(ours["fastest_mhz"]), "")),
+            Comparison(f"{each.title}, clock", (_clock(each.fmax_mhz), _clock(ours["fastest_mhz"]))),
         ]
     first = shown[0]
     for each in shown[1:]:
-        for what, figure in (("area", "area_um2"), ("energy", "energy_pj")):
-            ratios = [measured[each.method][name] / measured[first.method][name] for name in _KEYS[what]]
+        for what, figure, key in (
+            ("area", "area_um2", "area_um2"),
+            ("energy", "energy_pj", "energy_pj_per_element"),
+        ):
             paper = getattr(each, figure) / getattr(first, figure)
-            lines.append(Comparison(f"{each.title} over {first.title}, {what}", (_ratio(paper), *map(_ratio, ratios))))
+            ratio = measured[each.method][key] / measured[first.method][key]
+            lines.append(Comparison(f"{each.title} over {first.title}, {what}", (_ratio(paper), _ratio(ratio))))
     return lines
-
-
-_KEYS = {
-    "area": ("area_without_row_buffer_um2", "area_um2"),
-    "energy": ("energy_without_row_buffer_pj_per_element", "energy_pj_per_element"),
-}

@@ -11,17 +11,15 @@ from softmaxkit.report.columns import change, number
 from softmaxkit.report.record import REFERENCE, Variant
 from softmaxkit.report.style import AXIS_COLOUR, Colours, axis, base_layout, label
 
-ENERGY, WITH_BUFFER = "energy_without_row_buffer_pj_per_element", "energy_pj_per_element"
-LOSS = "loss_change_percent"
+ENERGY, LOSS = "energy_pj_per_element", "loss_change_percent"
 _energy = number(",.3g", " pJ")
 
 
 class Point(NamedTuple):
-    """Where a variant stands: energy of one score in pJ, without and with the row buffer; change in loss in percent."""
+    """Where a variant stands: energy of one score in pJ, and change in loss in percent."""
 
     variant: Variant
     energy: float
-    with_buffer: float
     loss: float
 
 
@@ -31,7 +29,7 @@ def points(variants: Sequence[Variant]) -> list[Point]:
     for variant in variants:
         energy, loss = variant.figure(ENERGY, "integer"), variant.figure(LOSS, "integer")
         if energy is not None and loss is not None and energy > 0:
-            found.append(Point(variant, energy, variant.figure(WITH_BUFFER, "integer") or energy, loss))
+            found.append(Point(variant, energy, loss))
     return found
 
 
@@ -60,23 +58,13 @@ def trade_off(variants: Sequence[Variant], colours: Colours) -> go.Figure | None
     )
     for point in shown:
         colour, place = colours[point.variant.method], squeezed(point.loss)
-        if point.with_buffer > point.energy:
-            figure.add_scatter(
-                x=[point.energy, point.with_buffer],
-                y=[place, place],
-                mode="lines+markers",
-                line={"color": colour, "width": 1},
-                marker={"symbol": ["circle", "circle-open"], "size": 8, "color": colour},
-                opacity=0.45,
-                hoverinfo="skip",
-            )
         figure.add_scatter(
             x=[point.energy],
             y=[place],
             mode="markers",
             marker={"symbol": "circle", "size": 12, "color": colour},
             name=label(point.variant),
-            text=f"{change(point.loss)}, {_energy(point.energy)}; with row buffer {_energy(point.with_buffer)}",
+            text=f"{change(point.loss)}, {_energy(point.energy)}",
             hovertemplate="%{fullData.name}: %{text}<extra></extra>",
         )
     for point in _named(shown, front):

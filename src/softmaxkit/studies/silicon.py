@@ -73,7 +73,9 @@ def forms_of(spec: Spec) -> Iterator[Form]:
 
 
 def cost_seen(seen: Sequence[RealScores], progress: Progress | None = None) -> dict[str, Any]:
-    """Synthesise the unit of a method in a model: one lane, loadable; run on scores and constants of one of its heads.
+    """Synthesise the unit of a method in a model: one lane, rows of up to 256, constants loadable.
+
+    It runs with the constants of one of the model's heads, and on that head's scores where these make rows of 256.
 
     Args:
         seen: scores of every layer; the head is the first of the middle one.
@@ -86,15 +88,17 @@ def cost_seen(seen: Sequence[RealScores], progress: Progress | None = None) -> d
     from softmaxkit.studies.hardware import trained_head
 
     head = trained_head(seen[len(seen) // 2], 0)
-    unit = _loadable(head.spec).unit(lanes=1, storage="latches")
+    rows_held = "memory" if head.spec.method != "consmax" else "latches"
+    unit = _loadable(head.spec).unit(lanes=1, storage=rows_held)
     rows = longest_rows(head, unit.max_row)
-    found = synthesize(unit, constants=head.constants, rows=rows, progress=progress)
+    long = int(rows.lengths[0]) == unit.max_row
+    found = synthesize(unit, constants=head.constants, rows=rows if long else None, progress=progress)
     if found.faults:
         raise RuntimeError(f"the netlist of {head.spec.method} differs from its integers: {'; '.join(found.faults)}")
     figures = found.figures()
     del figures["longest_path"], figures["instances_by_cell"]
     figures["netlist_outputs_verified"] = figures.pop("compared") - figures.pop("mismatches")
-    return figures | {"lanes": unit.lanes, "latency_cycles": unit.latency(int(rows.lengths[0]))}
+    return figures | {"lanes": unit.lanes, "latency_cycles": unit.latency(found.row)}
 
 
 def _loadable(spec: Spec) -> Spec:
