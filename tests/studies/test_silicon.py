@@ -1,0 +1,43 @@
+"""Which forms are synthesised, and the papers' ratios beside ours."""
+
+from __future__ import annotations
+
+import pytest
+
+from softmaxkit import ConSmax, Exaq, Softermax
+from softmaxkit.flow.simulate import can_verilate
+from softmaxkit.spec import METHODS
+from softmaxkit.studies.papers import CLAIMS, lines, measured
+from softmaxkit.studies.silicon import FORMS, forms_of
+
+pytestmark = pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")
+
+
+def test_every_method_has_forms_that_can_be_built() -> None:
+    assert set(FORMS) == set(METHODS)
+    for name, forms in FORMS.items():
+        assert len({form.title for form in forms}) == len(forms)
+        for form in forms:
+            assert form.spec.method == name
+            unit = form.unit(lanes=1, max_row=32, storage="latches")
+            assert (unit.constants is not None) == form.baked
+
+
+@pytest.mark.parametrize(
+    ("spec", "baked"), [(ConSmax(), [True, False]), (Exaq(), [True, False]), (Softermax(), [False])]
+)
+def test_forms_of_one_spec(spec: ConSmax | Exaq | Softermax, baked: list[bool]) -> None:
+    assert [form.baked for form in forms_of(spec)] == baked
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not can_verilate(), reason="needs Yosys, Verilator and a C++ compiler")
+def test_the_papers_ratios() -> None:
+    table = list(lines(measured()))
+    assert len(table) == 2 + len(CLAIMS)
+    for line in table[2:]:
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        assert len(cells) == 7
+        assert all(float(cells[place]) > 0 for place in (2, 5))
+    loaded, constant = (float(table[2 + row].split("|")[3]) for row in (0, 1))
+    assert loaded < constant  # loadable tables make ConSmax larger, and so its rival's ratio smaller
