@@ -51,7 +51,7 @@ def synth(
     lanes: Annotated[int, typer.Option(help="Scores a cycle.")] = 1,
     clock: Annotated[
         float | None,
-        typer.Option(metavar="NS", help="Clock period to be met, in ns.", show_default="5 for sky130, 0.5 for asap7"),
+        typer.Option(metavar="NS", help="Clock period to be met, in ns.", show_default="8 for sky130, 1 for asap7"),
     ] = None,
     wires: Annotated[
         bool, typer.Option("--wires/--no-wires", help="Estimate wires, by the pins that a net drives.")

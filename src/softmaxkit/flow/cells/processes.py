@@ -46,7 +46,7 @@ PROCESSES = {
         "SkyWater 130 nm high density, tt, 25 C, 1.8 V",
         # 20 um to each pin at 0.2 fF/um.
         0.004,
-        5.0,
+        8.0,
         tuple(
             f"sky130_fd_sc_hd__{each}"
             for each in (
@@ -76,7 +76,7 @@ PROCESSES = {
         "ASAP7 7.5-track RVT, TT, 25 C, 0.7 V",
         # 1 um to each pin at 0.2 fF/um.
         0.0002,
-        0.5,
+        1.0,
         ("SDF*", "ICG*DC*", "FAx1*", "HAxp5*", "HB*", "CKINV*", "BUFx*f*"),
     ),
 }
