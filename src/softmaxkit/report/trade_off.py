@@ -13,6 +13,7 @@ from softmaxkit.report.style import AXIS_COLOUR, Colours, axis, base_layout, lab
 
 ENERGY, LOSS = "energy_pj_per_element", "loss_change_percent"
 _energy = number(",.3g", " pJ")
+_TICKS = [digit * 10.0**power for power in range(-2, 4) for digit in (1, 2, 5)]
 
 
 class Point(NamedTuple):
@@ -85,7 +86,9 @@ def trade_off(variants: Sequence[Variant], colours: Colours) -> go.Figure | None
         base_layout(
             height=460,
             hovermode="closest",
-            xaxis=axis(title="energy of one score, pJ", type="log", dtick="D2"),
+            xaxis=axis(
+                title="energy of one score, pJ", type="log", tickvals=_TICKS, ticktext=[f"{tick:g}" for tick in _TICKS]
+            ),
             yaxis=axis(
                 title="change in loss",
                 tickvals=[squeezed(tick) for tick in ticks],
