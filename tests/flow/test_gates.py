@@ -164,10 +164,14 @@ def test_model_of_all_kinds_of_cells() -> None:
     q, s, t, d, r, clk, x, c = (found.net[name] for name in ("q", "s", "t", "d", "r", "clk", "x", "c"))
     text = "\n".join(simulation_model(found.netlist, "top", 0))
     assert text.startswith("module top (")
-    assert f"always @(posedge n{clk} or posedge forced0) if ((~n{r})) state0 <= 1'd0; else state0 <= n{d};" in text
-    assert f"always @(posedge n{clk} or posedge forced1) if ((~n{r})) state1 <= 1'd1; else state1 <= n{d};" in text
-    assert f"always_latch if ((~n{clk})) state2 = n{q};" in text
-    assert f"always_latch if (~(n{clk})) state3 = n{d};" in text
+    assert (
+        f"always @(posedge n{clk} or posedge forced0) begin\nif ((~n{r})) state0 <= 1'd0; else state0 <= n{d};" in text
+    )
+    assert (
+        f"always @(posedge n{clk} or posedge forced1) begin\nif ((~n{r})) state1 <= 1'd1; else state1 <= n{d};" in text
+    )
+    assert f"always_latch if ((~n{clk})) begin\nstate2 = n{q};" in text
+    assert f"always_latch if (~(n{clk})) begin\nstate3 = n{d};" in text
     assert f"wire n{c} = (state3 & n{clk});" in text
     assert f"wire n{x} = ((~n{q}) | (~n1));" in text
     assert f"wire n{s} = state1;" in text

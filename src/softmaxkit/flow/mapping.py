@@ -150,8 +150,11 @@ def map_design(source: Source, library: Library, clock: float, recipes: Sequence
         with whole_folder(generic) as work:
             for name, text in {**source.files, **scripts}.items():
                 (work / name).write_text(text, encoding="utf-8")
-            _yosys(yosys, "front.ys", work, f"reading {source.top}")
-            _check_registers((work / "registers.il").read_text(encoding="utf-8"), library)
+            try:
+                _yosys(yosys, "front.ys", work, f"reading {source.top}")
+            finally:  # what cannot be mapped is said before what Yosys says of it
+                if (work / "registers.il").is_file():
+                    _check_registers((work / "registers.il").read_text(encoding="utf-8"), library)
 
     def mapped(recipe: str) -> Mapped:
         folder = cache_folder() / "mapped" / f"{key}-{recipe}"
