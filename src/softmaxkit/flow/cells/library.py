@@ -216,17 +216,27 @@ class Library:
                 found.setdefault(state.clock == cell.clock_pin, cell)
         return found
 
+    def computing(self, function: Callable[..., int], inputs: int) -> list[Cell]:
+        """Return the cells of one output that compute a function of inputs in any order, the smallest first."""
+        rows = [[(row >> bit) & 1 for bit in range(inputs)] for row in range(1 << inputs)]
+        wanted = tuple(function(*row) for row in rows)
+        found = [
+            cell
+            for cell in self.cells.values()
+            if cell.state is None
+            and (len(cell.inputs), len(cell.outputs)) == (inputs, 1)
+            and (text := cell.pins[cell.outputs[0]].function)
+            and expression(text).truth(cell.inputs) == wanted
+        ]
+        return sorted(found, key=lambda cell: (cell.area, cell.name))
+
     def smallest(self, function: Callable[..., int], inputs: int) -> Cell:
         """Return the smallest cell of one output that computes a function of so many inputs, in any order of pins.
 
         Raises:
             LookupError: there is none.
         """
-        for cell in sorted(self.cells.values(), key=lambda each: (each.area, each.name)):
-            if cell.state is None and len(cell.outputs) == 1 and len(cell.inputs) == inputs:
-                text = cell.pins[cell.outputs[0]].function
-                if text and expression(text).truth(cell.inputs) == tuple(
-                    function(*((row >> bit) & 1 for bit in range(inputs))) for row in range(1 << inputs)
-                ):
-                    return cell
-        raise LookupError(f"{self.name} has no such cell of {inputs} inputs")
+        found = self.computing(function, inputs)
+        if not found:
+            raise LookupError(f"{self.name} has no such cell of {inputs} inputs")
+        return found[0]
