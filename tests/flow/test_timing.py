@@ -220,7 +220,7 @@ def opensta(unit: Mapped, folder: Path) -> float:
         thresholds += [f"slew_{place}_threshold_pct_{edge} : {percent};" for edge in ("rise", "fall")]
     library = to_liberty(unit.netlist.library).replace("delay_model", "\n".join([*thresholds, "delay_model"]), 1)
     (folder / "cells.lib").write_text(library)
-    (folder / "unit.v").write_text(unit.verilog.replace("wire signed", "wire"))
+    (folder / "unit.v").write_text(unit.to_verilog().replace("wire signed", "wire"))
     (folder / "script.tcl").write_text(SCRIPT.format(slew=INPUT_SLEW, load=OUTPUT_LOAD))
     command = ["sta", "-no_splash", "-exit", "script.tcl"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=True)

@@ -51,14 +51,25 @@ class Pipeline:
         """
         if name not in self.registers:
             return state
-        pairs: list[tuple[Signal, Value]] = []
-        held = _registers(state, f"{self.name}_{name}", pairs)
-        with self.m.If(self.fire):
-            self.m.d.sync += [register.eq(value) for register, value in pairs]
+        held = self.hold(name, state, Const(1))
         valid = Signal(name=f"{self.name}_{name}_valid")
         with self.m.If(self.advance):
             self.m.d.sync += valid.eq(self.valid)
         self.valid, self.busy = valid, self.busy | valid
+        return held
+
+    def hold(self, name: str, state: State, when: Value) -> State:
+        """Return `state` behind the register called `name`, which is written for beats for which `when` holds alone.
+
+        To be called before the `cut` of that name, for what is the same for all the beats that follow, or what only
+        such beats are asked for: registers that keep still take no energy.
+        """
+        if name not in self.registers:
+            return state
+        pairs: list[tuple[Signal, Value]] = []
+        held = _registers(state, f"{self.name}_{name}", pairs)
+        with self.m.If(self.fire & when):
+            self.m.d.sync += [register.eq(value) for register, value in pairs]
         return cast(State, held)
 
     def keep(self, condition: Value) -> None:

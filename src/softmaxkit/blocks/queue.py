@@ -33,10 +33,11 @@ class Queue(wiring.Component):
         before: Value = Const(1)
         for place, (word, fill) in enumerate(zip(words, filled, strict=True)):
             more = filled[place + 1] if place + 1 < self.places else Const(0)
-            with m.If(leaves | ~fill):
-                m.d.sync += word.eq(Mux(more, words[min(place + 1, self.places - 1)], source.payload))
             stays = Mux(leaves, more, fill)
-            m.d.sync += fill.eq(stays | (source.valid & source.ready & before))
+            comes = source.valid & source.ready & before & ~stays
+            with m.If(comes | (leaves & more)):  # a word that is not needed keeps still
+                m.d.sync += word.eq(Mux(more, words[min(place + 1, self.places - 1)], source.payload))
+            m.d.sync += fill.eq(stays | comes)
             before = stays
         m.d.comb += [
             source.ready.eq(~filled[-1]),

@@ -238,7 +238,7 @@ def _foreign(
 def _write(folder: Path, name: str, done: Synthesis) -> None:
     from softmaxkit.files import write_text
 
-    write_text(folder / f"{name}.v", done.mapped.verilog)
+    write_text(folder / f"{name}.v", done.mapped.to_verilog())
     lines = [f"{step.time:9.4f} ns  {step.edge:4}  {step.cell:32} {step.instance}" for step in done.timing.path]
     write_text(folder / f"{name}.path.txt", "\n".join(lines) + "\n")
     console.print(f"netlist: {folder / name}.v")

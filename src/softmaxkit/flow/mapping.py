@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from softmaxkit.files import cache_folder, content_key, whole_folder
+from softmaxkit.flow.buffering import buffer_registers
 from softmaxkit.flow.cells.functions import expression
 from softmaxkit.flow.cells.liberty import LibertyError
 from softmaxkit.flow.cells.library import Cell, Library
@@ -72,9 +74,14 @@ flatten
 opt_clean -purge
 check -mapped
 write_json {recipe}.json
-write_verilog -noattr -simple-lhs -nohex {recipe}.v
 """
 """From gates to cells."""
+
+LAST = """
+read_json design.json
+write_verilog -noattr -simple-lhs -nohex design.v
+"""
+"""From cells to Verilog."""
 
 FEWER = ";".join(
     f"resub -K {inputs} -l;rewrite -l;resub -K {inputs} -N 2 -l;refactor {zero} -l;balance -l"
@@ -108,12 +115,26 @@ class Mapped(NamedTuple):
     Attributes:
         recipe: which of `RECIPES` made it.
         netlist: the cells.
-        verilog: the same, as Verilog.
+        design: the same, as Yosys writes it in JSON.
     """
 
     recipe: str
     netlist: Netlist
-    verilog: str
+    design: dict[str, Any]
+
+    def to_verilog(self) -> str:
+        """Return it as Verilog.
+
+        Raises:
+            ToolError: Yosys is missing or failed.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            work = Path(folder)
+            (work / "design.json").write_text(json.dumps(self.design), encoding="utf-8")
+            (work / "script.ys").write_text(LAST, encoding="utf-8")
+            _yosys(need("yosys"), "script.ys", work, "writing a netlist as Verilog")
+            verilog = without_header((work / "design.v").read_text(encoding="utf-8"))
+        return re.sub(r"^(\s*(?:input|output|wire)) signed\b", r"\1", verilog, flags=re.MULTILINE)
 
 
 class Source(NamedTuple):
@@ -166,9 +187,8 @@ def map_design(source: Source, library: Library, clock: float, recipes: Sequence
                 _yosys(yosys, f"{recipe}.ys", work, f"mapping {source.top} ({recipe})")
                 (work / "cells.lib").unlink()
         design = json.loads((folder / f"{recipe}.json").read_text(encoding="utf-8"))
-        verilog = without_header((folder / f"{recipe}.v").read_text(encoding="utf-8"))
-        verilog = re.sub(r"^(\s*(?:input|output|wire)) signed\b", r"\1", verilog, flags=re.MULTILINE)
-        return Mapped(recipe, read_netlist(design, source.top, library), verilog)
+        buffer_registers(design["modules"][source.top], library)
+        return Mapped(recipe, read_netlist(design, source.top, library), design)
 
     with ThreadPoolExecutor(2) as pool:
         return list(pool.map(mapped, recipes))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Set
 
-from amaranth.hdl import Cat, Const, Module, Mux, Value
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -82,7 +82,11 @@ class NormalisationUnit(wiring.Component):
         mantissa, one = found.mantissa[:-2], found.mantissa[-1]
         exponent = named(m, "exponent", found.exponent - (self.least - 1) - one)
         exponent = exponent.as_unsigned()[: (spec.power_sum.bits - self.least).bit_length()]
-        lanes, mantissa, exponent, last = pipe.cut("shifted", (lanes, mantissa, exponent, powers.p.last))
+        begins = Signal(init=1)
+        with m.If(pipe.fire):
+            m.d.sync += begins.eq(powers.p.last)
+        mantissa, exponent = pipe.hold("shifted", (mantissa, exponent), begins)
+        lanes, last = pipe.cut("shifted", (lanes, powers.p.last))
         mantissa = Cat(mantissa, Const(1, 1))
         places = spec.unnormalised.fraction_bits + spec.reciprocal.fraction_bits + self.least - 1
         places -= spec.power_sum.fraction_bits + spec.output.fraction_bits

@@ -97,7 +97,8 @@ class RunningSum(wiring.Component):
                 m.d.sync += [kept.eq(risen), begins.eq(source.ends)]
             # What is kept of a slice is the register of the cut, too.
             sums = [kept if "sum" in self.registers else risen]
-            maxima, ends, last = pipe.cut("sum", (maxima, source.ends, source.beat.last))
+            maxima = pipe.hold("sum", maxima, source.ends)
+            ends, last = pipe.cut("sum", (source.ends, source.beat.last))
             pipe.keep(ends)
 
         total = Signal(len(fields.total), name="total", reset_less=True)
