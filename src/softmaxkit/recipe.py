@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 FINE_TUNING_RATE = 5e-5
 """Learning rate for models that come trained."""
@@ -11,8 +11,57 @@ FINE_TUNING_RATE = 5e-5
 SMALL_GPT = "small byte-level GPT"
 """What records call the model that is trained where none is given."""
 
+BYTES = 256
+"""Tokens of a model that reads bytes."""
+
 WINDOWS = 512
 """Held-out windows that a loss is measured on."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A language model that is trained from scratch. The defaults are the small byte-level GPT.
+
+    Squared ReLU and wide starting weights learn fastest here, and get ConSmax off the plateau of bigrams.
+
+    Attributes:
+        layers, heads: how many.
+        width: of the residual stream.
+        norm: layer norm "pre", before each block, as GPT-2 has it, or "post", after it, as BERT has it.
+        activation: of the feed-forward blocks, by transformers' name.
+        initializer_range: spread of the starting weights.
+        dropout: share dropped in training, everywhere.
+        tokens: how many different ones; 256 are bytes, more are learned from the text by byte-pair encoding.
+    """
+
+    layers: int = 4
+    heads: int = 4
+    width: int = 128
+    norm: Literal["pre", "post"] = "pre"
+    activation: str = "relu2"
+    initializer_range: float = 0.06
+    dropout: float = 0.0
+    tokens: int = BYTES
+
+    def __post_init__(self) -> None:
+        if min(self.layers, self.heads, self.width) < 1 or self.width % self.heads:
+            raise ValueError(
+                "a model has 1 or more layers and heads, and a width that is a multiple of its heads, not "
+                f"{self.layers}, {self.heads} and {self.width}"
+            )
+        if self.norm not in ("pre", "post"):
+            raise ValueError(f"norm is 'pre' or 'post', not {self.norm!r}")
+        if not 0 <= self.dropout < 1 or not self.initializer_range > 0:
+            raise ValueError(
+                "dropout is from 0 up to 1 and initializer_range positive, not "
+                f"{self.dropout} and {self.initializer_range}"
+            )
+        if self.tokens < BYTES:
+            raise ValueError(f"tokens are {BYTES}, bytes, or more, not {self.tokens}")
+
+    def describe(self) -> dict[str, Any]:
+        """Return what a record says of it."""
+        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -28,6 +77,7 @@ class Recipe:
         weight_decay: of all but biases, norms and the methods' own parameters.
         adam_beta2: of AdamW; its beta1 is 0.9.
         branch_share: share of the exact model's training after which a fine-tuned method leaves it.
+        constants_rate: learning rate of the methods' own parameters, as a multiple of the others'.
     """
 
     steps: int = 1400
@@ -38,6 +88,14 @@ class Recipe:
     weight_decay: float = 0.1
     adam_beta2: float = 0.99
     branch_share: float = 0.75
+    constants_rate: float = 1.0
+
+    def __post_init__(self) -> None:
+        if min(self.steps, self.batch, self.context) < 0 or not self.learning_rate > 0 or self.constants_rate < 0:
+            raise ValueError(
+                "a recipe has a positive learning rate, and steps, batch, context and constants_rate of 0 or more, not "
+                f"{self.learning_rate}, {self.steps}, {self.batch}, {self.context} and {self.constants_rate}"
+            )
 
     @property
     def branch_step(self) -> int:

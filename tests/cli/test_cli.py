@@ -245,13 +245,13 @@ def test_compare_takes_specs_from_files(capsys: pytest.CaptureFixture[str], tmp_
 def test_ctrl_c_then_the_same_command_goes_on(tmp_path: Path, text: str) -> None:
     script = (
         "import os, signal, sys\n"
-        "import softmaxkit.models.training as training\n"
+        "import softmaxkit.models.trainer as trainer\n"
         "from softmaxkit.cli import main\n"
-        "step_end = training._Watch.on_step_end\n"
+        "step_end = trainer._Watch.on_step_end\n"
         "def stop(self, args, state, control, **kwargs):\n"
         "    if state.global_step == 5: os.kill(os.getpid(), signal.SIGINT)\n"
         "    return step_end(self, args, state, control, **kwargs)\n"
-        "training._Watch.on_step_end = stop\n"
+        "trainer._Watch.on_step_end = stop\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )
     arguments = [

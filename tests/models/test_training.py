@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -13,9 +15,11 @@ import torch
 import softmaxkit
 from softmaxkit import ConSmax, Exact, Exaq, Softermax
 from softmaxkit.models.evaluation import error_series, figures, function_series, loss_on, real_scores
+from softmaxkit.models.language_model import language_model
 from softmaxkit.models.text import NextToken, read_corpus, standard_library_source
-from softmaxkit.models.training import Interrupted, _Trainer, checkpoint_at, small_gpt, train
-from softmaxkit.recipe import Recipe
+from softmaxkit.models.trainer import Interrupted, MethodTrainer
+from softmaxkit.models.training import checkpoint_at, train
+from softmaxkit.recipe import Recipe, Shape
 
 QUICK = Recipe(steps=8, context=16)
 
@@ -78,7 +82,7 @@ def test_stopped_training_goes_on_to_the_same_model(text: Path, tmp_path: Path) 
     corpus = read_corpus(text)
 
     def run(folder: Path, stop_at: int | None = None) -> torch.Tensor:
-        model = softmaxkit.apply(small_gpt(0, 16), ConSmax())
+        model = softmaxkit.apply(language_model(Shape(), 16, 0), ConSmax())
 
         def progress(step: int, steps: int) -> None:
             if step == stop_at:
@@ -92,7 +96,7 @@ def test_stopped_training_goes_on_to_the_same_model(text: Path, tmp_path: Path) 
         run(tmp_path / "parts", stop_at=5)
     assert checkpoint_at(tmp_path / "parts", 5).is_dir()
     steps: list[int] = []
-    model = softmaxkit.apply(small_gpt(0, 16), ConSmax())
+    model = softmaxkit.apply(language_model(Shape(), 16, 0), ConSmax())
     train(model, corpus, QUICK, tmp_path / "parts", seed=0, progress=lambda step, _: steps.append(step))
     resumed = torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
     assert steps == [6, 7, 8]
@@ -101,10 +105,10 @@ def test_stopped_training_goes_on_to_the_same_model(text: Path, tmp_path: Path) 
 
 def test_fine_tuning_branches_off_with_optimiser_and_schedule(text: Path, tmp_path: Path) -> None:
     corpus = read_corpus(text)
-    curve = train(softmaxkit.apply(small_gpt(0, 16), Exact()), corpus, QUICK, tmp_path / "exact", seed=0)
+    curve = train(softmaxkit.apply(language_model(Shape(), 16, 0), Exact()), corpus, QUICK, tmp_path / "exact", seed=0)
     branch = checkpoint_at(tmp_path / "exact", QUICK.branch_step)
     steps: list[int] = []
-    model = softmaxkit.apply(small_gpt(1, 16), Softermax(), mode="integer")
+    model = softmaxkit.apply(language_model(Shape(), 16, 1), Softermax(), mode="integer")
     fine = train(model, corpus, QUICK, tmp_path / "fine", 0, branch, lambda step, _: steps.append(step))
     assert steps == [7, 8]
     assert [entry for entry in fine if entry["step"] <= 6] == [entry for entry in curve if entry["step"] <= 6]
@@ -112,26 +116,75 @@ def test_fine_tuning_branches_off_with_optimiser_and_schedule(text: Path, tmp_pa
 
 
 def test_learned_constants_are_kept_out_of_weight_decay() -> None:
-    model = softmaxkit.apply(small_gpt(0, 16), ConSmax())
-    trainer = _Trainer.__new__(_Trainer)
+    model = softmaxkit.apply(language_model(Shape(), 16, 0), ConSmax())
+    trainer = MethodTrainer.__new__(MethodTrainer)
     decayed = trainer.get_decay_parameter_names(model)
     assert not [name for name in decayed if "softmaxkit" in name]
     assert "transformer.h.0.attn.c_attn.weight" in decayed
 
 
 def test_a_training_that_goes_astray_stops(text: Path, tmp_path: Path) -> None:
-    model = small_gpt(0, 16)
+    model = language_model(Shape(), 16, 0)
     with torch.no_grad():
         model.transformer.wte.weight[0, 0] = math.nan
-    with pytest.raises(FloatingPointError, match="training diverged: the loss is nan at step 1"):
+    with pytest.raises(FloatingPointError, match=r"the loss is nan at step 1, beginning in transformer.wte.weight"):
         train(model, read_corpus(text), QUICK, tmp_path / "run", seed=0)
+
+
+def test_where_a_training_goes_astray_is_told_with_the_last_good_checkpoint(text: Path, tmp_path: Path) -> None:
+    model = language_model(Shape(), 16, 0)
+
+    def progress(step: int, _: int) -> None:
+        if step == 5:  # no weight is at fault, only what a layer makes of them
+            model.transformer.h[2].mlp.register_forward_hook(lambda module, given, output: output + math.inf)
+
+    with pytest.raises(FloatingPointError, match=r"at step 6, beginning in transformer.h.2.mlp; .*checkpoint-4;"):
+        train(model, read_corpus(text), QUICK, tmp_path / "run", seed=0, progress=progress)
+    assert checkpoint_at(tmp_path / "run", 4).is_dir()
+
+
+def test_learned_constants_have_a_learning_rate_of_their_own(text: Path, tmp_path: Path) -> None:
+    def moved(rate: float) -> float:
+        model = softmaxkit.apply(language_model(Shape(), 16, 0), ConSmax())
+        recipe = replace(QUICK, constants_rate=rate)
+        curve = train(model, read_corpus(text), recipe, tmp_path / f"rate {rate}", seed=0)
+        told = [entry["constants"] for entry in curve if "constants" in entry]
+        own = {name: module.beta.tolist() for name, module in softmaxkit.models.layers(model).items()}
+        assert {name: values["beta"] for name, values in told[-1].items()} == own
+        return max(abs(beta - 1.5) for values in own.values() for beta in values)
+
+    assert moved(0.0) == 0
+    assert moved(10.0) > 3 * moved(1.0) > 0
+
+
+@pytest.mark.parametrize("norm", ["pre", "post"])
+def test_language_models_look_back_only(norm: Literal["pre", "post"]) -> None:
+    model = language_model(Shape(layers=2, heads=2, width=32, norm=norm), 16, 0).eval()
+    tokens = torch.randint(0, 256, (2, 16), generator=torch.Generator().manual_seed(0))
+    changed = tokens.clone()
+    changed[:, 9:] = 7
+    with torch.no_grad():
+        one, other = (softmaxkit.apply(model, ConSmax())(each).logits for each in (tokens, changed))
+    assert torch.equal(one[:, :9], other[:, :9])
+    assert not torch.equal(one[:, 9:], other[:, 9:])
+
+
+def test_tokens_are_learned_from_the_part_to_train_on(tmp_path: Path) -> None:
+    path = tmp_path / "text.txt"
+    path.write_text("the cat sat on the mat. " * 400 + "zyzzyva " * 100)
+    corpus = read_corpus(path, learned=270)
+    assert corpus.train.max() < 270
+    assert corpus.train.max() >= 256
+    assert len(corpus.train) < 0.5 * path.stat().st_size
+    with pytest.raises(ValueError, match="ask for fewer, or give a longer text"):
+        read_corpus(path, learned=5000)
 
 
 @pytest.mark.parametrize("spec", [Softermax(), ConSmax(), Exaq(bits=3), Exact()], ids=lambda spec: spec.method)
 def test_integer_training_does_not_diverge(spec: softmaxkit.Spec, text: Path, tmp_path: Path) -> None:
     corpus = read_corpus(text)
     model = softmaxkit.apply(
-        small_gpt(0, 16), spec, mode="integer", **({"clip": -6.0} if spec.method == "exaq" else {})
+        language_model(Shape(), 16, 0), spec, mode="integer", **({"clip": -6.0} if spec.method == "exaq" else {})
     )
     recipe = Recipe(steps=40, context=16, warmup_share=0.1)
     curve = [entry["loss"] for entry in train(model, corpus, recipe, tmp_path / "run", seed=0) if "loss" in entry]
@@ -139,7 +192,7 @@ def test_integer_training_does_not_diverge(spec: softmaxkit.Spec, text: Path, tm
 
 
 def test_what_evaluation_measures(text: Path) -> None:
-    model = softmaxkit.apply(small_gpt(0, 16), Exact())
+    model = softmaxkit.apply(language_model(Shape(), 16, 0), Exact())
     windows = read_corpus(text).held_out_windows(16, 40)
     loss = loss_on(model, windows)
     with torch.no_grad():
@@ -160,7 +213,7 @@ def test_what_evaluation_measures(text: Path) -> None:
 
 
 def test_a_loss_that_is_nan_is_refused() -> None:
-    model = small_gpt(0, 16)
+    model = language_model(Shape(), 16, 0)
     with torch.no_grad():
         model.transformer.wte.weight[0] = math.nan
     with pytest.raises(FloatingPointError, match="the model's loss on held-out text is nan"):
@@ -168,7 +221,7 @@ def test_a_loss_that_is_nan_is_refused() -> None:
 
 
 def test_saturation_and_errors_are_seen() -> None:
-    model = softmaxkit.apply(small_gpt(0, 16), Softermax(), mode="integer")
+    model = softmaxkit.apply(language_model(Shape(), 16, 0), Softermax(), mode="integer")
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.endswith("c_attn.weight"):

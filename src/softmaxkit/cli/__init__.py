@@ -15,7 +15,9 @@ from softmaxkit.cli.compare import compare
 from softmaxkit.cli.evaluate import evaluate
 from softmaxkit.cli.methods import methods
 from softmaxkit.cli.rtl import rtl
+from softmaxkit.cli.study import study
 from softmaxkit.cli.synth import synth
+from softmaxkit.cli.tasks import tasks
 from softmaxkit.cli.train import train
 from softmaxkit.cli.verify import verify
 from softmaxkit.flow.tools import ToolError
@@ -44,7 +46,7 @@ def _main(
         raise typer.Exit(2)
 
 
-for verb in (compare, methods, train, calibrate, evaluate, rtl, verify, synth):
+for verb in (compare, methods, train, calibrate, evaluate, rtl, verify, synth, study, tasks):
     app.command()(verb)
 
 

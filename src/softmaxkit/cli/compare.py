@@ -76,7 +76,7 @@ def compare(
     from softmaxkit.flow.tools import missing_hardware
     from softmaxkit.methods.exact import Exact
     from softmaxkit.models.text import read_bytes
-    from softmaxkit.models.training import Interrupted
+    from softmaxkit.models.trainer import Interrupted
     from softmaxkit.report import render
     from softmaxkit.studies.compare import Options
     from softmaxkit.studies.compare import compare as run
@@ -103,12 +103,12 @@ def compare(
         console.print(f"the hardware is left out: {missing}")
     options = Options(
         list(dict.fromkeys(specs)),
-        text,
-        model,
-        recipe,
-        seed,
-        windows,
-        output,
+        text=text,
+        model=model,
+        recipe=recipe,
+        seed=seed,
+        windows=windows,
+        folder=output,
         verify=hardware and not missing,
         synthesize=synthesize and not missing,
     )

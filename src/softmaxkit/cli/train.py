@@ -21,7 +21,7 @@ from softmaxkit.cli.console import (
     stages,
     write_record,
 )
-from softmaxkit.recipe import FINE_TUNING_RATE, SMALL_GPT, WINDOWS, Recipe
+from softmaxkit.recipe import FINE_TUNING_RATE, SMALL_GPT, WINDOWS, Recipe, Shape
 
 
 def train(
@@ -62,13 +62,15 @@ def train(
     from transformers import set_seed
 
     from softmaxkit.files import content_key
-    from softmaxkit.models import training
     from softmaxkit.models.calibration import calibrate, convert
     from softmaxkit.models.checkpoint import save
     from softmaxkit.models.evaluation import loss_on
+    from softmaxkit.models.language_model import language_model
     from softmaxkit.models.patch import apply, restore
     from softmaxkit.models.pretrained import fingerprint, read_pretrained
     from softmaxkit.models.text import read_corpus
+    from softmaxkit.models.trainer import Interrupted
+    from softmaxkit.models.training import train as train_model
     from softmaxkit.record import make_record, make_result, versions
 
     chosen = chosen_spec(method, spec)
@@ -83,7 +85,7 @@ def train(
     corpus = read_corpus(text, tokenizer)
     batches = corpus.calibration_batches(context)
     held_out = corpus.held_out_windows(context, WINDOWS)
-    model = training.small_gpt(seed, context) if pretrained is None else restore(pretrained)
+    model = language_model(Shape(), context, seed) if pretrained is None else restore(pretrained)
     apply(model, chosen, mode=mode)
     if pretrained is not None:
         convert(model, batches)
@@ -94,8 +96,8 @@ def train(
     with stages() as stage:
         progress = stage(f"train {chosen.method} on {corpus.name}")
         try:
-            curve = training.train(model, corpus, recipe, run, seed, None, progress)
-        except training.Interrupted as error:
+            curve = train_model(model, corpus, recipe, run, seed, None, progress)
+        except Interrupted as error:
             console.print(str(error))
             raise KeyboardInterrupt from None
         calibrate(model, batches)

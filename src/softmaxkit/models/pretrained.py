@@ -10,8 +10,8 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from softmaxkit.models.checkpoint import load
 from softmaxkit.models.running import evaluating, run
+from softmaxkit.recipe import BYTES
 
-BYTES = 256
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
 

@@ -12,6 +12,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from softmaxkit.models.language_model import learned_tokens
+from softmaxkit.recipe import BYTES
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -70,20 +73,23 @@ class Corpus:
         return [windows[start : start + batch] for start in range(0, len(windows), batch)]
 
 
-def read_corpus(path: Path | None, tokenizer: PreTrainedTokenizerBase | None = None) -> Corpus:
+def read_corpus(path: Path | None, tokenizer: PreTrainedTokenizerBase | None = None, learned: int = 0) -> Corpus:
     """Read a text file, or, for None, the Python standard library's own source.
 
     Args:
         path: the file, UTF-8 or any other text; read as bytes.
         tokenizer: how to make tokens; bytes if None.
+        learned: so many tokens instead, where these are more than bytes: learned from the part to train on.
 
     Raises:
-        ValueError: the file is missing, a folder, empty, or not text.
+        ValueError: the file is missing, a folder, empty, not text, or too short for so many tokens.
     """
     if path is None:
         name, data = "Python standard library source", standard_library_source(STANDARD_LIBRARY_BYTES)
     else:
         name, data = path.name, read_bytes(path)
+    if learned > BYTES:
+        tokenizer = learned_tokens(data[: len(data) - len(data) // HELD_OUT_SHARE].decode("utf-8", "replace"), learned)
     if tokenizer is None:
         tokens = torch.frombuffer(bytearray(data), dtype=torch.uint8).long()
     else:

@@ -40,14 +40,8 @@ def render(record: Mapping[str, Any]) -> str:
         "function": panels.function(variants, colours),
         "error": panels.error(variants, colours),
     }
-    templates = Environment(
-        loader=PackageLoader("softmaxkit.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return templates.get_template("page.html.j2").render(
+    page = templates().get_template("page.html.j2")
+    return page.render(
         subject=provenance.subject(record),
         finding=finding(variants),
         columns=columns,
@@ -57,7 +51,7 @@ def render(record: Mapping[str, Any]) -> str:
         colours=colours,
         papers=against_papers(variants),
         paper_headings=HEADINGS,
-        figures={name: _script_json(figure) for name, figure in figures.items() if figure is not None},
+        figures={name: script_json(figure) for name, figure in figures.items() if figure is not None},
         command=provenance.command(record),
         sections=provenance.sections(record),
         recorded=[(variant, provenance.recorded(variant)) for variant in variants],
@@ -65,6 +59,17 @@ def render(record: Mapping[str, Any]) -> str:
     )
 
 
-def _script_json(figure: go.Figure) -> Markup:
+def templates() -> Environment:
+    """Return the pages' templates."""
+    return Environment(
+        loader=PackageLoader("softmaxkit.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def script_json(figure: go.Figure) -> Markup:
     """Return a figure as JSON in which no text can end the surrounding script element."""
     return Markup(figure.to_json().translate({ord(character): f"\\u{ord(character):04x}" for character in "<>&"}))

@@ -12,7 +12,7 @@ Colours = Mapping[str, str]
 # Okabe and Ito's colours, which colour-blind readers can tell apart; grey stands for real softmax everywhere.
 REFERENCE_COLOUR = "#7d8791"
 _COLOURS = {"consmax": "#0072b2", "softermax": "#d55e00", "exaq": "#009e73"}
-_FURTHER_COLOURS = ("#cc79a7", "#e69f00", "#56b4e9")
+FURTHER_COLOURS = ("#cc79a7", "#e69f00", "#56b4e9")
 
 DISTRIBUTION_COLOUR = "rgba(125, 135, 145, 0.28)"
 REFERENCE_BAND_COLOUR = "rgba(125, 135, 145, 0.45)"
@@ -27,7 +27,7 @@ def method_colours(variants: Sequence[Variant]) -> dict[str, str]:
     colours = {REFERENCE: REFERENCE_COLOUR, **_COLOURS}
     unknown = dict.fromkeys(variant.method for variant in variants if variant.method not in colours)
     colours.update(
-        (method, _FURTHER_COLOURS[position % len(_FURTHER_COLOURS)]) for position, method in enumerate(unknown)
+        (method, FURTHER_COLOURS[position % len(FURTHER_COLOURS)]) for position, method in enumerate(unknown)
     )
     return colours
 

@@ -24,11 +24,13 @@ from softmaxkit.models.evaluation import (
     perplexity,
     real_scores,
 )
+from softmaxkit.models.language_model import language_model
 from softmaxkit.models.patch import apply, restore, set_mode
 from softmaxkit.models.pretrained import fingerprint, read_pretrained
 from softmaxkit.models.text import Corpus, read_corpus
-from softmaxkit.models.training import Progress, checkpoint_at, small_gpt, train
-from softmaxkit.recipe import SMALL_GPT, WINDOWS, Recipe
+from softmaxkit.models.trainer import Progress
+from softmaxkit.models.training import checkpoint_at, train
+from softmaxkit.recipe import SMALL_GPT, WINDOWS, Recipe, Shape
 from softmaxkit.record import make_record, make_result, versions
 from softmaxkit.spec import Spec
 from softmaxkit.studies.hardware import verify_seen
@@ -48,7 +50,8 @@ class Options:
     Attributes:
         specs: the methods' specs; exact is always measured, first.
         text: a text file; None for the Python standard library's source.
-        model: a pretrained causal language model, by folder or hub name; None trains the small GPT.
+        model: a pretrained causal language model, by folder or hub name; None trains one from scratch.
+        shape: of the model that is trained from scratch.
         recipe: how models are trained. For a pretrained model, zero steps leave it as it is.
         seed: of everything random.
         windows: held-out windows to measure the loss on, at most.
@@ -60,6 +63,7 @@ class Options:
     specs: list[Spec]
     text: Path | None = None
     model: str | None = None
+    shape: Shape = field(default_factory=Shape)
     recipe: Recipe = field(default_factory=Recipe)
     seed: int = 0
     windows: int = WINDOWS
@@ -79,7 +83,7 @@ def compare(options: Options, command: list[str], stage: Stage) -> dict[str, Any
         ValueError: a text or model that cannot be used.
         Interrupted: training was stopped; the same call goes on.
     """
-    study = _Study(options, stage)
+    study = Comparison(options, stage)
     results: list[dict[str, Any]] = []
     for spec in [Exact(), *(spec for spec in options.specs if spec != Exact())]:
         results += study.results(spec)
@@ -91,8 +95,16 @@ def compare(options: Options, command: list[str], stage: Stage) -> dict[str, Any
     return make_record(command, options.seed, study.inputs(), results)
 
 
-class _Study:
-    """One comparison: its text, its model, and the folder that remembers what is done."""
+class Comparison:
+    """One comparison: its text, its model, and the folder that remembers what is done.
+
+    Args:
+        options: what to compare.
+        stage: of the progress.
+
+    Raises:
+        ValueError: a text or model that cannot be used.
+    """
 
     def __init__(self, options: Options, stage: Stage) -> None:
         self.options, self.stage = options, stage
@@ -101,17 +113,18 @@ class _Study:
         if options.model is not None:
             _, tokenizer = read_pretrained(options.model, options.recipe.context)
         self.fingerprint = fingerprint(options.model)
-        self.corpus: Corpus = read_corpus(options.text, tokenizer)
+        self.corpus: Corpus = read_corpus(options.text, tokenizer, 0 if self.pretrained else options.shape.tokens)
         context = options.recipe.context
         self.held_out = self.corpus.held_out_windows(context, options.windows)
         self.sample = self.corpus.held_out_windows(context, SAMPLE)
         self.calibration = self.corpus.calibration_batches(context)
 
     def inputs(self) -> dict[str, Any]:
+        """Return what a record says of text, model and recipe."""
         model = self._fresh()
         config = model.config.get_text_config()
         described = {
-            "name": self.options.model or SMALL_GPT,
+            "name": self.options.model or (SMALL_GPT if self.options.shape == Shape() else "language model"),
             "kind": config.model_type,
             "layers": config.num_hidden_layers,
             "heads": config.num_attention_heads,
@@ -128,9 +141,7 @@ class _Study:
 
     def results(self, spec: Spec) -> list[dict[str, Any]]:
         """Return the results of one spec, float and integer; from the folder where they are finished."""
-        finished = (
-            self._folder(spec, self.options.windows, self.options.verify, self.options.synthesize) / "results.json"
-        )
+        finished = self.finished(spec)
         if finished.is_file():
             found: list[dict[str, Any]] = json.loads(finished.read_text(encoding="utf-8"))
             return found
@@ -161,6 +172,10 @@ class _Study:
         write_json(finished, results)
         return results
 
+    def finished(self, spec: Spec) -> Path:
+        """Return the file that keeps a spec's results."""
+        return self._folder(spec, self.options.windows, self.options.verify, self.options.synthesize) / "results.json"
+
     def _hardware(self, title: str, seen: list[RealScores]) -> dict[str, Any]:
         """Compare the method's hardware with its integers, on scores of the model, and count what it costs."""
         figures: dict[str, Any] = {}
@@ -176,9 +191,9 @@ class _Study:
             "hardware_simulator": found.simulator,
         }
 
-    def prepared(self, spec: Spec) -> tuple[PreTrainedModel, list[dict[str, float]]]:
+    def prepared(self, spec: Spec) -> tuple[PreTrainedModel, list[dict[str, Any]]]:
         """Return the model, ready to be measured with a spec, and its training curve."""
-        curve: list[dict[str, float]] = []
+        curve: list[dict[str, Any]] = []
         if spec.training == "calibrated":
             model = restore(self.prepared(Exact())[0])
             apply(model, spec)
@@ -187,7 +202,7 @@ class _Study:
         calibrate(model, self.calibration)
         return model, curve
 
-    def _trained(self, spec: Spec) -> tuple[PreTrainedModel, list[dict[str, float]]]:
+    def _trained(self, spec: Spec) -> tuple[PreTrainedModel, list[dict[str, Any]]]:
         """Train, or load what was trained before."""
         folder = self._folder(spec)
         done, curve_file = folder / "model", folder / "curve.json"
@@ -201,7 +216,7 @@ class _Study:
         apply(model, spec, mode="integer" if spec.training == "fine-tuned" else "float")
         if self.pretrained:
             convert(model, self.calibration)
-        curve: list[dict[str, float]] = []
+        curve: list[dict[str, Any]] = []
         if self._steps:
             title = f"train {spec.method} {spec.variant}".strip()
             progress = self.stage(f"{title}, {self._description(spec)}")
@@ -225,7 +240,7 @@ class _Study:
     def _fresh(self) -> PreTrainedModel:
         if self.options.model is not None:
             return restore(read_pretrained(self.options.model, self.options.recipe.context)[0])
-        return small_gpt(self.options.seed, self.options.recipe.context)
+        return language_model(self.options.shape, self.options.recipe.context, self.options.seed)
 
     def _description(self, spec: Spec) -> str:
         if spec.training == "calibrated":
@@ -242,6 +257,7 @@ class _Study:
             versions(),
             self.corpus.sha256,
             self.fingerprint,
+            self.options.shape.describe(),
             self.options.recipe.describe(),
             self.options.seed,
             spec.to_json(),
@@ -250,7 +266,7 @@ class _Study:
         return self.options.folder / "runs" / f"{spec.method}-{key}"
 
 
-def _training_series(curve: list[dict[str, float]]) -> dict[str, list[float]]:
+def _training_series(curve: list[dict[str, Any]]) -> dict[str, Any]:
     trained = [entry for entry in curve if "loss" in entry]
     held_out = [entry for entry in curve if "eval_loss" in entry]
     return {
@@ -258,4 +274,5 @@ def _training_series(curve: list[dict[str, float]]) -> dict[str, list[float]]:
         "loss_nats": [entry["loss"] for entry in trained],
         "held_out_step": [entry["step"] for entry in held_out],
         "held_out_loss_nats": [entry["eval_loss"] for entry in held_out],
+        "constants": [entry["constants"] for entry in held_out if "constants" in entry],
     }

@@ -1,0 +1,77 @@
+"""`softmaxkit study`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from softmaxkit.cli.console import (
+    JsonOption,
+    TextOption,
+    command_line,
+    console,
+    results_console,
+    stages,
+    write_record,
+)
+
+
+def study(
+    config: Annotated[
+        str | None,
+        typer.Argument(metavar="STUDY", help="A study's name, or a .toml file; none lists them.", show_default=False),
+    ] = None,
+    text: TextOption = None,
+    seed: Annotated[
+        list[int] | None, typer.Option(help="In place of the study's own; may be given again.", show_default=False)
+    ] = None,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for models and finished points.")
+    ] = Path("softmaxkit-study"),
+    json: JsonOption = None,
+    html: Annotated[Path | None, typer.Option(metavar="PATH", help="Write a page with the picture there.")] = None,
+) -> None:
+    """Train and measure every point of a study: methods, start values, budgets, with every seed.
+
+    Ctrl-C stops it; finished points are kept, and the same command goes on from there.
+    """
+    from softmaxkit.files import write_text
+    from softmaxkit.models.trainer import Interrupted
+    from softmaxkit.report.study import render_study
+    from softmaxkit.studies.config import read_study, study_names
+    from softmaxkit.studies.grid import run_study
+
+    if config is None:
+        table = Table("study", "question", "points", "seeds", box=SIMPLE_HEAD)
+        for name in study_names():
+            found = read_study(name)
+            table.add_row(name, found.question, str(len(found.points)), str(len(found.seeds)))
+        results_console(None).print(table)
+        return
+    chosen = read_study(config)
+    with stages() as stage:
+        try:
+            record = run_study(chosen, text, output, seed, command_line(), stage)
+        except Interrupted as error:
+            console.print(str(error))
+            raise KeyboardInterrupt from None
+    results_console(json).print(_table(record))
+    write_record(record, json)
+    if html is not None:
+        write_text(html, render_study(record))
+        console.print(f"page: {html}")
+
+
+def _table(record: dict[str, Any]) -> Table:
+    from softmaxkit.report.study import setting, shown, summary
+
+    table = Table("method", "setting", "mode", "loss, nats", "against exact", box=SIMPLE_HEAD)
+    losses, changes = (summary(record["results"], each) for each in ("loss_nats", "loss_change_percent"))
+    for loss, change in zip(losses, changes, strict=True):
+        name = " ".join(filter(None, (loss["method"], loss["variant"])))
+        table.add_row(name, setting(loss["settings"]), loss["mode"], shown(loss, 4), shown(change, 2, "%"))
+    return table

@@ -1,0 +1,111 @@
+"""`softmaxkit tasks`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from softmaxkit.cli.console import (
+    JsonOption,
+    chosen_spec,
+    command_line,
+    console,
+    results_console,
+    stages,
+    write_record,
+)
+from softmaxkit.spec import METHODS, Spec, method_class
+
+
+def tasks(
+    model: Annotated[str, typer.Argument(help="An encoder: a folder or a hub name.", show_default=False)],
+    task: Annotated[
+        list[str],
+        typer.Argument(
+            help="Tasks: folders with a train and a test file (.tsv, .csv, .jsonl), or names for datasets, as "
+            "nyu-mll/glue:mrpc.",
+            show_default=False,
+        ),
+    ],
+    method: Annotated[
+        list[str] | None, typer.Option(help="Measure this method; may be given again.", show_default="all")
+    ] = None,
+    spec: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="Measure this form, a spec as JSON; may be given again.", show_default=False),
+    ] = None,
+    examples: Annotated[int, typer.Option(min=1, help="Examples to fine-tune on, at most.")] = 1500,
+    epochs: Annotated[int, typer.Option(min=1, help="Rounds over them.")] = 3,
+    learning_rate: Annotated[float, typer.Option(help="Highest learning rate.")] = 1e-4,
+    eight_bit: Annotated[
+        bool, typer.Option(help="Fine-tune with linear layers of 8 bits, the baseline with exact softmax too.")
+    ] = True,
+    seed: Annotated[
+        list[int] | None, typer.Option(min=0, help="May be given again.", show_default="0, 1 and 2")
+    ] = None,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for models and finished results.")
+    ] = Path("softmaxkit-tasks"),
+    json: JsonOption = None,
+) -> None:
+    """Measure methods in an encoder on tasks, fine-tuned with several seeds; similarity without training.
+
+    Ctrl-C stops it; finished results are kept, and the same command goes on from there.
+    """
+    from softmaxkit.models.fine_tuning import TaskRecipe
+    from softmaxkit.models.trainer import Interrupted
+    from softmaxkit.studies.tasks import TaskOptions, measure_tasks
+
+    specs: list[Spec] = [chosen_spec(None, file) for file in spec or []]
+    specs += [each for name in method or ([] if spec else METHODS) for each in method_class(name.lower()).variants()]
+    recipe = TaskRecipe(examples=examples, epochs=epochs, learning_rate=learning_rate)
+    exact = method_class("exact")()
+    chosen = tuple(each for each in dict.fromkeys(specs) if each != exact)
+    options = TaskOptions(model, tuple(task), chosen, recipe, eight_bit, tuple(seed or (0, 1, 2)), output)
+    with stages() as stage:
+        try:
+            record = measure_tasks(options, command_line(), stage)
+        except Interrupted as error:
+            console.print(str(error))
+            raise KeyboardInterrupt from None
+    screen = results_console(json)
+    for table in _tables(record):
+        screen.print(table)
+    write_record(record, json)
+
+
+def _tables(record: dict[str, Any]) -> list[Table]:
+    """Return a table a task: mean and spread over seeds."""
+    from softmaxkit.report.study import summary
+
+    tables = []
+    for task in dict.fromkeys(result["task"] for result in record["results"]):
+        mine = [{**result, "settings": {}} for result in record["results"] if result["task"] == task]
+        similarity = "spearman_percent" in mine[0]
+        table = Table(title=f"{task}: {'rank correlation' if similarity else 'accuracy'} in percent", box=SIMPLE_HEAD)
+        table.add_column("method", no_wrap=True)
+        for heading in ("mode", "training"):
+            table.add_column(heading)
+        for heading in ("mean", "spread", "against baseline", "worst"):
+            table.add_column(heading, justify="right")
+        main = "spearman_percent" if similarity else "accuracy_percent"
+        for value, change in zip(summary(mine, main), summary(mine, "change_points"), strict=True):
+            members = [r for r in mine if (r["method"], r["variant"], r["mode"]) == tuple(value[k] for k in KEYS)]
+            table.add_row(
+                " ".join(filter(None, (value["method"], value["variant"]))),
+                value["mode"],
+                members[0]["trained"],
+                f"{value['mean']:.2f}",
+                "" if value["spread"] is None else f"{value['spread']:.2f}",
+                f"{change['mean']:+.2f}",
+                f"{min(each['change_points'] for each in members):+.2f}",
+            )
+        tables.append(table)
+    return tables
+
+
+KEYS = ("method", "variant", "mode")

@@ -1,0 +1,261 @@
+"""Encoders on tasks: fine-tuning with a method in the model, and measuring."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from transformers import (
+    AutoModel,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    DataCollatorWithPadding,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TrainingArguments,
+    set_seed,
+)
+
+from softmaxkit.models.checkpoint import SETTINGS_FILE
+from softmaxkit.models.running import evaluating, run
+from softmaxkit.models.tasks import Example, Task
+from softmaxkit.models.trainer import MethodTrainer, Progress
+
+BATCH = 64
+"""Examples that are measured at a time."""
+
+CALIBRATION_EXAMPLES = 400
+"""25 batches of 16, as EXAQ's paper calibrates."""
+
+
+@dataclass(frozen=True)
+class TaskRecipe:
+    """How an encoder is fine-tuned.
+
+    Attributes:
+        examples: to train on, at most.
+        epochs: rounds over them.
+        batch: examples in a step.
+        learning_rate: the highest, after a linear warm-up; it then falls linearly to 0.
+        length: tokens of an example, at most.
+    """
+
+    examples: int = 1500
+    epochs: int = 3
+    batch: int = 16
+    learning_rate: float = 1e-4
+    length: int = 128
+
+    def __post_init__(self) -> None:
+        if min(self.examples, self.epochs, self.batch, self.length) < 1 or not self.learning_rate > 0:
+            raise ValueError(
+                f"examples, epochs, batch and length are 1 or more, and the learning rate positive: {self}"
+            )
+
+    def describe(self) -> dict[str, Any]:
+        """Return what a record says of it."""
+        return asdict(self)
+
+
+def read_encoder(name: str, task: Task, seed: int) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load an encoder and its tokenizer: with a new head for the task's classes, or without one for similarity.
+
+    Args:
+        name: folder or hub name.
+        task: it.
+        seed: of the new head.
+
+    Raises:
+        ValueError: it is not found, has a method in it, or cannot have such a head.
+    """
+    if (Path(name) / SETTINGS_FILE).is_file():
+        raise ValueError(f"{name} has a method in it already; give a plain model, into which methods are put here")
+    set_seed(seed)
+    kind: Any = AutoModel if task.similarity else AutoModelForSequenceClassification
+    heads = {} if task.similarity else {"num_labels": task.classes}
+    try:
+        model = kind.from_pretrained(name, **heads)
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError, KeyError) as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(f"cannot load {name} as an encoder with a head for {task.classes} classes: {first}") from None
+    if tokenizer.pad_token is None:
+        raise ValueError(f"{name} has no padding token, which batches of sentences need; give an encoder, such as BERT")
+    return model, tokenizer
+
+
+class Encoded(Dataset[dict[str, Any]]):
+    """Examples as tokens.
+
+    Args:
+        examples: them.
+        tokenizer: of the model.
+        length: tokens at most; longer ones are cut.
+    """
+
+    def __init__(self, examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, length: int) -> None:
+        self.examples, self.tokenizer, self.length = examples, tokenizer, length
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        each = self.examples[index]
+        return {**self.tokenizer(each.first, each.second, truncation=True, max_length=self.length)} | {
+            "labels": int(each.label)
+        }
+
+
+def batches(
+    examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, length: int, size: int = BATCH
+) -> list[dict[str, Any]]:
+    """Return examples as batches of what a model takes, without labels."""
+    made = []
+    for start in range(0, len(examples), size):
+        texts = examples[start : start + size]
+        pairs = [each.second for each in texts] if texts[0].second is not None else None
+        made.append(
+            dict(
+                tokenizer(
+                    [each.first for each in texts],
+                    pairs,
+                    truncation=True,
+                    max_length=length,
+                    padding=True,
+                    return_tensors="pt",
+                )
+            )
+        )
+    return made
+
+
+def fine_tune(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    task: Task,
+    recipe: TaskRecipe,
+    folder: Path,
+    seed: int,
+    progress: Progress | None = None,
+) -> PreTrainedModel:
+    """Train an encoder on a task, with whatever method is in it; take up an earlier, unfinished run in the same folder.
+
+    Args:
+        model: from `read_encoder`; trained in place.
+        tokenizer: its own.
+        task: of classes.
+        recipe: how.
+        folder: for checkpoints.
+        seed: of the order of the examples.
+        progress: called at every step.
+
+    Raises:
+        Interrupted: by Ctrl-C; the same call goes on from there.
+        FloatingPointError: the loss became NaN or infinite.
+    """
+    steps = -(-len(task.train) // recipe.batch) * recipe.epochs
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        max_steps=steps,
+        per_device_train_batch_size=recipe.batch,
+        learning_rate=recipe.learning_rate,
+        lr_scheduler_type="linear",
+        warmup_steps=round(0.1 * steps),
+        weight_decay=0.01,
+        logging_steps=max(1, steps // 20),
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        seed=seed,
+        data_seed=seed,
+        dataloader_pin_memory=False,
+        log_level="error",
+        logging_nan_inf_filter=False,
+    )
+    MethodTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=Encoded(task.train, tokenizer, recipe.length),
+        data_collator=DataCollatorWithPadding(tokenizer),
+        stops={steps // 2, steps},
+        progress=progress,
+    ).run()
+    return model
+
+
+def measure(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    task: Task,
+    length: int,
+    progress: Progress | None = None,
+) -> dict[str, float]:
+    """Measure an encoder on a task.
+
+    Returns:
+        of classes `accuracy_percent`, and of two `f1_percent` too; of similarity `spearman_percent`, the rank
+        correlation of labels and the cosine of both sentences' mean-pooled states.
+    """
+    order = sorted(
+        range(len(task.held_out)), key=lambda i: len(task.held_out[i].first + (task.held_out[i].second or ""))
+    )
+    examples = [task.held_out[index] for index in order]
+    labels = np.asarray([each.label for each in examples])
+    tick = _ticker(progress, len(examples) * (2 if task.similarity else 1))
+    with evaluating(model):
+        if task.similarity:
+            one, other = (
+                _pooled(model, batches([Example(text or "", None, 0.0) for text in texts], tokenizer, length), tick)
+                for texts in ([each.first for each in examples], [each.second for each in examples])
+            )
+            cosine = torch.nn.functional.cosine_similarity(one, other).numpy()
+            return {"spearman_percent": 100 * rank_correlation(cosine, labels)}
+        found = []
+        for batch in batches(examples, tokenizer, length):
+            found.append(run(model, batch).logits.argmax(-1).cpu().numpy())
+            tick(len(found[-1]))
+    guessed = np.concatenate(found)
+    figures = {"accuracy_percent": 100 * float((guessed == labels).mean())}
+    if task.classes == 2:
+        both, either = ((guessed == 1) & (labels == 1)).sum(), (guessed == 1).sum() + (labels == 1).sum()
+        figures["f1_percent"] = 100 * float(2 * both / either) if either else 0.0
+    return figures
+
+
+def _pooled(model: PreTrainedModel, given: list[dict[str, Any]], tick: Callable[[int], None]) -> Tensor:
+    """Return the mean of the states of all tokens that are no padding; float32, (sentences, width)."""
+    found = []
+    for batch in given:
+        states = run(model, batch).last_hidden_state.float().cpu()
+        weights = batch["attention_mask"][..., None].float()
+        found.append((states * weights).sum(1) / weights.sum(1))
+        tick(len(states))
+    return torch.cat(found)
+
+
+def rank_correlation(first: Any, second: Any) -> float:
+    """Return Spearman's rank correlation of two arrays; equal values share the mean of their ranks."""
+
+    def ranks(values: Any) -> Any:
+        _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+        return (np.cumsum(counts) - (counts - 1) / 2)[place]
+
+    return float(np.corrcoef(ranks(first), ranks(second))[0, 1])
+
+
+def _ticker(progress: Progress | None, total: int) -> Callable[[int], None]:
+    done = 0
+
+    def tick(count: int) -> None:
+        nonlocal done
+        done += count
+        if progress:
+            progress(done, total)
+
+    return tick

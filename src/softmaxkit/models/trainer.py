@@ -1,0 +1,179 @@
+"""transformers' Trainer as all training here takes it: it can be stopped and taken up, and stops by itself at NaN."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
+from transformers.trainer_callback import PrinterCallback
+from transformers.trainer_utils import get_last_checkpoint
+
+from softmaxkit.models.checkpoint import trainable
+from softmaxkit.models.patch import layers
+
+Progress = Callable[[int, int], None]
+"""Called with the step reached and the last step."""
+
+
+class Interrupted(Exception):
+    """Training was stopped by the user; its last step is saved."""
+
+
+class MethodTrainer(Trainer):
+    """The Trainer, with the methods' own parameters kept out of weight decay and given a learning rate of their own.
+
+    Args:
+        constants_rate: their learning rate, as a multiple of the others'.
+        stops: steps at which a checkpoint is written.
+        progress: called at every step.
+        arguments: as the Trainer takes them.
+    """
+
+    def __init__(
+        self,
+        constants_rate: float = 1.0,
+        stops: set[int] | None = None,
+        progress: Progress | None = None,
+        **arguments: Any,
+    ) -> None:
+        self.constants_rate = constants_rate
+        self.watch = _Watch(stops or set(), progress)
+        super().__init__(callbacks=[self.watch], **arguments)
+        self.remove_callback(PrinterCallback)
+
+    def get_decay_parameter_names(self, model: Any) -> list[str]:
+        """Return the names of what weight decay is for."""
+        own = set(trainable(model))
+        return [name for name in super().get_decay_parameter_names(model) if name not in own]
+
+    def create_optimizer(self, model: Any = None) -> Any:
+        """Make the optimiser, the methods' own parameters in a group of theirs."""
+        made_for: Any = model or self.model
+        made = super().create_optimizer(model)
+        own = {id(parameter) for module in layers(made_for).values() for parameter in module.parameters()}
+        if own and self.constants_rate != 1 and len(made.param_groups) == 2:
+            rate = self.constants_rate * made.param_groups[0]["lr"]
+            settings = {k: v for k, v in made.param_groups[-1].items() if k != "params"} | {"lr": rate}
+            moved = []
+            for group in made.param_groups:
+                moved += [each for each in group["params"] if id(each) in own]
+                group["params"] = [each for each in group["params"] if id(each) not in own]
+            made.add_param_group({**settings, "params": moved, "weight_decay": 0.0})
+        return made
+
+    def compute_loss(self, model: Any, inputs: Any, *arguments: Any, **named: Any) -> Any:
+        """Compute the loss.
+
+        Raises:
+            FloatingPointError: it is NaN or infinite; the message names the layer where that begins.
+        """
+        given = super().compute_loss(model, inputs, *arguments, **named)
+        loss = given[0] if isinstance(given, tuple) else given
+        if model.training and not torch.isfinite(loss).all():
+            last = self._last_checkpoint()
+            kept = f"; the last checkpoint is {last}" if last else ""
+            raise FloatingPointError(
+                f"training diverged: the loss is {float(loss):g} at step {self.state.global_step + 1}, beginning in "
+                f"{first_not_finite(model, inputs)}{kept}; try a lower learning rate, or other start values"
+            )
+        return given
+
+    def run(self, branch: Path | None = None) -> list[dict[str, Any]]:
+        """Train; go on from the last checkpoint in the output folder, where there is one.
+
+        Args:
+            branch: else a checkpoint of another run to go on from, its optimiser and schedule too.
+
+        Returns:
+            What was logged.
+
+        Raises:
+            Interrupted: by Ctrl-C; the same call goes on from there.
+            FloatingPointError: the loss became NaN or infinite.
+        """
+        with self.watch.interruptible():
+            self.train(resume_from_checkpoint=self._last_checkpoint() or (str(branch) if branch else None))
+        if self.state.global_step < self.state.max_steps:
+            raise Interrupted(f"stopped at step {self.state.global_step} of {self.state.max_steps}")
+        logged: list[dict[str, Any]] = self.state.log_history
+        return logged
+
+    def _last_checkpoint(self) -> str | None:
+        folder = Path(str(self.args.output_dir))
+        return get_last_checkpoint(str(folder)) if folder.is_dir() else None
+
+
+def first_not_finite(model: nn.Module, inputs: Any) -> str:
+    """Return the name of the part of a model that first gives NaN or infinity, with its own parameters' state."""
+    for name, parameter in model.named_parameters():
+        if not torch.isfinite(parameter).all():
+            return f"{name}, which is not finite itself"
+    found: list[str] = []
+
+    def watch(name: str) -> Callable[..., None]:
+        def see(module: nn.Module, given: Any, output: Any) -> None:
+            first = output[0] if isinstance(output, tuple) and output else output
+            if isinstance(first, Tensor) and first.is_floating_point() and not torch.isfinite(first).all():
+                found.append(name)
+
+        return see
+
+    hooks = [module.register_forward_hook(watch(name)) for name, module in model.named_modules() if name]
+    try:
+        with torch.no_grad():
+            model(**inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found[0] if found else "the loss itself"
+
+
+class _Watch(TrainerCallback):
+    """Saves at given steps and on Ctrl-C, tells of progress, and notes where the methods' own parameters are."""
+
+    def __init__(self, stops: set[int], progress: Progress | None) -> None:
+        self.stops, self.progress, self.interrupted = stops, progress, False
+
+    @contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """Let Ctrl-C end the step at hand and save, instead of breaking off. Only the main thread hears signals."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def stop(*_: Any) -> None:
+            if self.interrupted:
+                raise KeyboardInterrupt  # a second Ctrl-C does not wait
+            self.interrupted = True
+
+        previous = signal.signal(signal.SIGINT, stop)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, previous)
+
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if self.progress:
+            self.progress(state.global_step, state.max_steps)
+        if state.global_step in self.stops or self.interrupted:
+            control.should_save = True
+        if self.interrupted:
+            control.should_training_stop = True
+
+    def on_log(self, args: Any, state: TrainerState, control: TrainerControl, logs: Any = None, **kwargs: Any) -> None:
+        if not logs or "eval_loss" not in logs:
+            return
+        own = {
+            layer: {name: value.detach().flatten().tolist() for name, value in module.named_parameters()}
+            for layer, module in layers(kwargs["model"]).items()
+        }
+        if any(own.values()):
+            entry: dict[str, Any] = state.log_history[-1]
+            entry["constants"] = own

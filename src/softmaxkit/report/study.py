@@ -1,0 +1,223 @@
+"""A study on a page: its question, its picture, and its figures over seeds."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import plotly.graph_objects as go  # type: ignore[import-untyped, unused-ignore]
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs  # type: ignore[import-untyped, unused-ignore]
+from plotly.subplots import make_subplots  # type: ignore[import-untyped, unused-ignore]
+
+from softmaxkit.report import provenance
+from softmaxkit.report.page import script_json, templates
+from softmaxkit.report.style import FURTHER_COLOURS, REFERENCE_COLOUR, axis, base_layout
+
+Result = Mapping[str, Any]
+
+TITLES = {
+    "loss_change_percent": "change in loss against exact softmax, %",
+    "perplexity_change_percent": "change in perplexity against exact softmax, %",
+    "loss_nats": "held-out loss, nats per token",
+    "row_sum_mean": "mean row sum",
+    "step": "training step",
+}
+LINES = ("#0072b2", "#d55e00", "#009e73", *FURTHER_COLOURS, "#000000")
+
+
+def summary(results: Sequence[Result], figure: str) -> list[dict[str, Any]]:
+    """Return a figure of results over their seeds: `method`, `variant`, `mode`, `settings`, `mean`, `spread`, `seeds`.
+
+    `spread` is the standard deviation, None of one seed; `diverged` counts the seeds that did.
+    """
+    groups: dict[str, list[Result]] = {}
+    for result in results:
+        key = repr((result["method"], result["variant"], result["mode"], result["settings"]))
+        groups.setdefault(key, []).append(result)
+    found = []
+    for members in groups.values():
+        values = [each[figure] for each in members if each.get(figure) is not None]
+        found.append(
+            {key: members[0][key] for key in ("method", "variant", "mode", "settings")}
+            | {
+                "mean": statistics.fmean(values) if values else None,
+                "spread": statistics.stdev(values) if len(values) > 1 else None,
+                "seeds": len(values),
+                "diverged": sum("diverged" in each for each in members),
+            }
+        )
+    return found
+
+
+def shown(value: Mapping[str, Any], digits: int, unit: str = "") -> str:
+    """Return a mean and its spread over seeds as text; empty where there is none."""
+    if value["mean"] is None:
+        return f"diverged with {value['diverged']} seeds" if value["diverged"] else ""
+    spread = "" if value["spread"] is None else f" ± {value['spread']:.{digits}f}"
+    return f"{value['mean']:{'+' if unit else ''}.{digits}f}{unit}{spread}"
+
+
+def setting(settings: Mapping[str, Any]) -> str:
+    """Return what was varied as text."""
+    return ", ".join(f"{key.partition('.')[2]} {value}" for key, value in settings.items())
+
+
+def render_study(record: Mapping[str, Any]) -> str:
+    """Return a study's record as one self-contained HTML page.
+
+    Args:
+        record: the JSON object that `softmaxkit study` writes.
+    """
+    inputs, results = record["inputs"], record["results"]
+    columns = [
+        ("loss, nats", summary(results, "loss_nats"), 4, ""),
+        ("against exact", summary(results, "loss_change_percent"), 2, "%"),
+        ("row sum", summary(results, "row_sum_mean"), 3, ""),
+    ]
+    rows = [
+        (
+            " ".join(filter(None, (each["method"], each["variant"]))),
+            setting(each["settings"]),
+            each["mode"],
+            [shown(column[place], digits, unit) for _, column, digits, unit in columns],
+        )
+        for place, each in enumerate(columns[0][1])
+    ]
+    figures = {"picture": picture(results, inputs.get("picture") or {}), "constants": constants(results)}
+    return (
+        templates()
+        .get_template("study.html.j2")
+        .render(
+            name=inputs["study"],
+            question=inputs["question"],
+            finding=inputs.get("finding", ""),
+            headings=[heading for heading, *_ in columns],
+            rows=rows,
+            figures={name: script_json(figure) for name, figure in figures.items() if figure is not None},
+            command=provenance.command(record),
+            sections=provenance.sections(record),
+            plotly_js=Markup(get_plotlyjs()),
+        )
+    )
+
+
+def picture(results: Sequence[Result], asked: Mapping[str, Any]) -> go.Figure | None:
+    """Draw a figure against a setting, or against the step: means over seeds, with their spread; None if not asked."""
+    if not asked:
+        return None
+    by_step = asked["x"] == "step"
+    lines = _curves(results) if by_step else _against(results, asked["x"], asked["y"])
+    figure = go.Figure()
+    for place, (name, points) in enumerate(lines.items()):
+        figure.add_scatter(
+            x=[x for x, *_ in points],
+            y=[y for _, y, _ in points],
+            error_y={"array": [spread or 0 for *_, spread in points], "thickness": 1, "width": 3},
+            name=name,
+            mode="lines+markers",
+            line_color=LINES[place % len(LINES)],
+        )
+    if "published" in asked:
+        figure.add_scatter(
+            x=asked["published_x"],
+            y=asked["published_y"],
+            name=asked["published"],
+            mode="lines+markers",
+            line={"color": REFERENCE_COLOUR, "dash": "dash"},
+        )
+    numbers = [x for points in lines.values() for x, *_ in points]
+    wide = all(isinstance(x, int | float) and x > 0 for x in numbers) and max(numbers) >= 8 * min(numbers)
+    figure.update_layout(
+        base_layout(
+            height=420,
+            showlegend=True,
+            legend={"orientation": "h", "y": 1.12},
+            xaxis=axis(
+                title=TITLES.get(asked["x"], setting({asked["x"]: ""})), type="log" if wide and not by_step else "-"
+            ),
+            yaxis=axis(title=TITLES.get(asked["y"], asked["y"])),
+        )
+    )
+    return figure
+
+
+def _against(results: Sequence[Result], x: str, y: str) -> dict[str, list[tuple[Any, float, float | None]]]:
+    """Return points of integer results, or of float ones where there are no others, by what else tells them apart."""
+    lines: dict[str, list[tuple[Any, float, float | None]]] = {}
+    for each in summary(results, y):
+        if x not in each["settings"] or each["mean"] is None or each["mode"] == "float":
+            continue
+        others = {key: value for key, value in each["settings"].items() if key != x and not key.startswith("spec.")}
+        own = {key: value for key, value in each["settings"].items() if key != x and key.startswith("spec.")}
+        name = (
+            each["method"]
+            if x.startswith("spec.") or own
+            else " ".join(filter(None, (each["method"], each["variant"])))
+        )
+        told = setting({**others, **own})
+        lines.setdefault(f"{name} {told}".strip(), []).append((each["settings"][x], each["mean"], each["spread"]))
+    return lines
+
+
+def _curves(results: Sequence[Result]) -> dict[str, list[tuple[Any, float, float | None]]]:
+    """Return the change in held-out loss against exact softmax at each step that both curves have."""
+    curves: dict[str, dict[float, list[float]]] = {}
+    for result in results:
+        if result["method"] == "exact" or "training" not in result.get("series", {}):
+            continue
+        shared = {key: value for key, value in result["settings"].items() if not key.startswith("spec.")}
+        exact = next(
+            each
+            for each in results
+            if each["method"] == "exact"
+            and each["seed"] == result["seed"]
+            and each["settings"] == shared
+            and "training" in each.get("series", {})
+        )
+        base = dict(zip(*(exact["series"]["training"][key] for key in CURVE), strict=True))
+        name = f"{result['method']} {setting(result['settings']) or result['variant']}".strip()
+        for step, loss in zip(*(result["series"]["training"][key] for key in CURVE), strict=True):
+            if step in base:
+                curves.setdefault(name, {}).setdefault(step, []).append(100 * (loss / base[step] - 1))
+    return {
+        name: [
+            (step, statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
+            for step, values in sorted(points.items())
+        ]
+        for name, points in curves.items()
+    }
+
+
+CURVE = ("held_out_step", "held_out_loss_nats")
+
+
+def constants(results: Sequence[Result]) -> go.Figure | None:
+    """Draw how the learned constants of the best point move: means over each layer's heads; None if there are none."""
+    moving = [each for each in results if each.get("series", {}).get("training", {}).get("constants")]
+    if not moving:
+        return None
+    best = min(moving, key=lambda each: each["loss_nats"])
+    series = best["series"]["training"]
+    names = list(next(iter(series["constants"][0].values())))
+    figure = make_subplots(rows=1, cols=len(names), subplot_titles=[name.removeprefix("log_") for name in names])
+    for column, name in enumerate(names, 1):
+        for place, layer in enumerate(series["constants"][0]):
+            values = [statistics.fmean(entry[layer][name]) for entry in series["constants"]]
+            figure.add_scatter(
+                x=series["held_out_step"],
+                y=[math.exp(value) for value in values] if name.startswith("log_") else values,
+                name=f"layer {place}",
+                legendgroup=layer,
+                showlegend=column == 1,
+                mode="lines",
+                line_color=LINES[place % len(LINES)],
+                row=1,
+                col=column,
+            )
+    figure.update_layout(base_layout(height=340, showlegend=True, margin={"l": 64, "r": 16, "t": 40, "b": 48}))
+    figure.update_xaxes(**axis(title=TITLES["step"]))
+    figure.update_yaxes(**axis())
+    return figure

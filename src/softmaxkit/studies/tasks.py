@@ -1,0 +1,189 @@
+"""Methods on tasks: each put into an encoder, fine-tuned where the method is, and measured, seed by seed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from softmaxkit.files import content_key, write_json
+from softmaxkit.methods.exact import Exact
+from softmaxkit.models.calibration import calibrate, convert
+from softmaxkit.models.eight_bit import round_linear
+from softmaxkit.models.fine_tuning import (
+    CALIBRATION_EXAMPLES,
+    TaskRecipe,
+    batches,
+    fine_tune,
+    measure,
+    read_encoder,
+)
+from softmaxkit.models.patch import apply, set_mode
+from softmaxkit.models.pretrained import fingerprint
+from softmaxkit.models.tasks import Task, read_task
+from softmaxkit.record import make_record, make_result, versions
+from softmaxkit.spec import Spec
+from softmaxkit.studies.compare import Stage
+
+
+@dataclass(frozen=True)
+class TaskOptions:
+    """What to measure on tasks.
+
+    Attributes:
+        model: an encoder, by folder or hub name.
+        tasks: sources, see `softmaxkit.models.tasks.read_task`.
+        specs: the methods; exact softmax is always measured, first.
+        recipe: of the fine-tuning.
+        eight_bit: fine-tune with 8-bit linear layers, the baseline too.
+        seeds: each task is fine-tuned with each.
+        folder: for trained models and finished results.
+    """
+
+    model: str
+    tasks: tuple[str, ...]
+    specs: tuple[Spec, ...]
+    recipe: TaskRecipe = field(default_factory=TaskRecipe)
+    eight_bit: bool = True
+    seeds: tuple[int, ...] = (0, 1, 2)
+    folder: Path = Path("softmaxkit-tasks")
+
+
+def measure_tasks(options: TaskOptions, command: list[str], stage: Stage) -> dict[str, Any]:
+    """Fine-tune and measure all methods on all tasks, and return the record.
+
+    Tasks of classes: exact softmax in float is fine-tuned first, the baseline. Methods that are calibrated take that
+    model; the others are fine-tuned from the pretrained one with their integers in the forward pass, from the same
+    start and with the same examples in the same order. Tasks of similarity are measured without training, and without
+    8-bit layers.
+
+    Returns:
+        the record: a result for each task, seed and method with `task`, `seed`, the task's figures, and
+        `change_points`, the first of these less the baseline's.
+
+    Raises:
+        ValueError: a task or model that cannot be used.
+        Interrupted: training was stopped; the same call goes on.
+    """
+    tasks = [read_task(source) for source in options.tasks]
+    results: list[dict[str, Any]] = []
+    for task in tasks:
+        if not task.similarity and not task.train:
+            raise ValueError(f"{task.name} has classes but no examples to train on; give a folder with a train file")
+        for seed in options.seeds[: 1 if task.similarity else None]:
+            study = _OnTask(options, task.sampled(options.recipe.examples, seed), seed, stage)
+            baseline = study.result(Exact(), "float")
+            chosen = [(spec, mode) for spec in (Exact(), *options.specs) for mode in study.modes(spec)]
+            for spec, mode in chosen:
+                found = study.result(spec, mode)
+                results.append({**found, "change_points": _first(found) - _first(baseline)})
+    inputs = {
+        "model": {"name": options.model},
+        "tasks": [
+            {"name": task.name, "train_examples": len(task.train), "held_out_examples": len(task.held_out)}
+            for task in tasks
+        ],
+        "recipe": options.recipe.describe(),
+        "eight_bit": options.eight_bit,
+        "seeds": list(options.seeds),
+    }
+    return make_record(command, options.seeds[0], inputs, results)
+
+
+class _OnTask:
+    """One task with one seed, and the folder that remembers what is done."""
+
+    def __init__(self, options: TaskOptions, task: Task, seed: int, stage: Stage) -> None:
+        self.options, self.task, self.seed, self.stage = options, task, seed, stage
+
+    def modes(self, spec: Spec) -> tuple[str, ...]:
+        """Return the modes in which a spec is measured: what is fine-tuned with its integers, in these alone."""
+        return ("integer",) if self._trains(spec) and spec != Exact() else ("float", "integer")
+
+    def result(self, spec: Spec, mode: str) -> dict[str, Any]:
+        """Return the result of one spec, from the folder where it is finished."""
+        finished = self._folder(spec) / f"{mode}.json"
+        if finished.is_file():
+            found: dict[str, Any] = json.loads(finished.read_text(encoding="utf-8"))
+            return found
+        title = f"{self.task.name}, seed {self.seed}: {spec.method} {spec.variant}".rstrip()
+        model, tokenizer = self._prepared(spec, title)
+        set_mode(model, mode)
+        figures = measure(model, tokenizer, self.task, self._length, self.stage(f"{title}, measure {mode}"))
+        trained = "fine-tuned" if self._trains(spec) else "not trained" if self.task.similarity else "calibrated"
+        made = make_result(spec, mode, task=self.task.name, seed=self.seed, trained=trained, **figures)
+        write_json(finished, made)
+        return made
+
+    @property
+    def _length(self) -> int:
+        return self.options.recipe.length
+
+    def _trains(self, spec: Spec) -> bool:
+        return not self.task.similarity and spec.training != "calibrated"
+
+    def _prepared(self, spec: Spec, title: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        """Return the encoder with a method in it, ready to be measured."""
+        options = self.options
+        model, tokenizer = read_encoder(options.model, self.task, self.seed)
+        examples = (self.task.train or self.task.held_out)[:CALIBRATION_EXAMPLES]
+        seen = batches(examples, tokenizer, self._length, 16)
+        if options.eight_bit and not self.task.similarity:
+            round_linear(model, seen)
+        base = spec if self._trains(spec) else Exact()
+        if not self.task.similarity:
+            apply(model, base, mode="float" if base == Exact() else "integer")
+            if base != Exact():
+                convert(model, seen)
+                calibrate(model, seen)
+            weights = self._folder(base) / "weights"
+            if not weights.is_dir():
+                run = self._folder(base) / "run"
+                fine_tune(model, tokenizer, self.task, options.recipe, run, self.seed, self.stage(f"{title}, train"))
+                self._keep(model, weights)
+                shutil.rmtree(run, ignore_errors=True)
+            else:
+                self._take(model, weights)
+        if base != spec or self.task.similarity:
+            apply(model, spec)
+            convert(model, seen)
+        calibrate(model, seen)
+        return model, tokenizer
+
+    def _keep(self, model: PreTrainedModel, folder: Path) -> None:
+        """Write weights; 8-bit layers have one more than transformers would load."""
+        from safetensors.torch import save_model
+
+        from softmaxkit.files import whole_folder
+
+        with whole_folder(folder) as work:
+            save_model(model, str(work / "model.safetensors"))
+
+    def _take(self, model: PreTrainedModel, folder: Path) -> None:
+        from safetensors.torch import load_model
+
+        load_model(model, str(folder / "model.safetensors"))
+
+    def _folder(self, spec: Spec) -> Path:
+        """Return the folder of all that depends on the same things, by their hash."""
+        options = self.options
+        key = content_key(
+            versions(),
+            fingerprint(options.model),
+            [self.task.name, self.task.train, self.task.held_out],
+            options.recipe.describe(),
+            options.eight_bit,
+            self.seed,
+            spec.to_json(),
+        )
+        return options.folder / "tasks" / f"{self.task.name}-{spec.method}-{key}"
+
+
+def _first(result: dict[str, Any]) -> float:
+    """Return the main figure of a task."""
+    found: float = result["spearman_percent"] if "spearman_percent" in result else result["accuracy_percent"]
+    return found

@@ -1,0 +1,102 @@
+"""Tasks as files, and how well an encoder does on them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from conftest import DATA
+from softmaxkit.models.fine_tuning import rank_correlation
+from softmaxkit.models.tasks import Example, read_task
+
+PAIRS = [Example("a cat", "the cat", 1), Example('a "dog"', "no", 0)]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("test.tsv", '1\ta cat\tthe cat\n0\ta "dog"\tno\n'),
+        ("test.tsv", 'Quality\t#1 ID\t#2 ID\t#1 String\t#2 String\n1\t7\t8\ta cat\tthe cat\n0\t9\t9\ta "dog"\tno\n'),
+        ("test.tsv", 'sentence1\tsentence2\tlabel\na cat\tthe cat\t1\na "dog"\tno\t0\n'),
+        ("test.csv", 'idx,premise,label,hypothesis\n5,a cat,1,the cat\n6,"a ""dog""",0,no\n'),
+        (
+            "test.jsonl",
+            '{"sentence1": "a cat", "sentence2": "the cat", "label": 1}\n\n'
+            '{"label": 0, "sentence1": "a \\"dog\\"", "sentence2": "no"}\n',
+        ),
+    ],
+)
+def test_columns_are_found(name: str, text: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(text)
+    assert read_task(str(tmp_path / name)).held_out == tuple(PAIRS)
+    task = read_task(str(tmp_path))
+    assert (task.held_out, task.train, task.similarity, task.classes) == (tuple(PAIRS), (), False, 2)
+
+
+def test_folders(tmp_path: Path) -> None:
+    (tmp_path / "train.tsv").write_text("0\tbad\n1\tgood\n2\tfair\n")
+    (tmp_path / "val.tsv").write_text("2\tso so\n")
+    task = read_task(str(tmp_path))
+    assert [each.first for each in task.train] == ["bad", "good", "fair"]
+    assert task.held_out == (Example("so so", None, 2),)
+    assert task.classes == 3
+    assert len(task.sampled(2, seed=0).train) == 2
+    assert task.sampled(2, seed=0) == task.sampled(2, seed=0)
+    (tmp_path / "test.tsv").write_text("1\tfine\n")
+    assert read_task(str(tmp_path)).held_out[0].first == "fine"
+    for name in ("train", "val", "test"):
+        (tmp_path / f"{name}.tsv").rename(tmp_path / f"2015-{name}.tsv")
+    assert len(read_task(str(tmp_path)).held_out) == 5
+
+
+def test_scores_with_a_point_are_similarity(tmp_path: Path) -> None:
+    (tmp_path / "a.tsv").write_text("4.500\tone\ttwo\n0.000\tthree\tfour\n")
+    task = read_task(str(tmp_path / "a.tsv"))
+    assert (task.similarity, task.classes) == (True, 1)
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"train.tsv": "1\tgood\n"}, "has a train file but none to measure on"),
+        ({"train.tsv": "0\ta\n1\tb\n", "test.tsv": "0\ta\n2\tb\n"}, "measured on the label 2, which is not among"),
+        ({"test.tsv": "1\ta\n-1\tb\n"}, "has the label -1; classes are whole numbers from 0"),
+        ({"test.tsv": "1\ta\nyes\tb\n"}, r"test.tsv, line 2: the label is a class from 0, or a score, not 'yes'"),
+        ({"test.tsv": "1\ta\n1\n"}, r"test.tsv, line 2, has 1 columns; a task has a label"),
+        ({"test.csv": "idx,label,essay\n1,1,a\n"}, "line 2, has the columns idx, label, essay; a task has"),
+        ({"test.jsonl": '{"label": 1}\n'}, "line 1, has the columns label; a task has"),
+        ({"test.jsonl": "{\n"}, "line 1, is no JSON"),
+        ({"train.tsv": "0\ta\n1\tb\n", "test.tsv": "0\ta\tb\n"}, "sentences in some of its files and pairs"),
+        ({"test.tsv": ""}, "no examples to measure on"),
+        ({"notes.md": "x"}, r"has no .tsv, .csv, .jsonl file"),
+    ],
+)
+def test_what_is_no_task_is_refused(files: dict[str, str], message: str, tmp_path: Path) -> None:
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_task(str(tmp_path))
+
+
+def test_what_is_neither_a_file_nor_a_data_set_is_refused() -> None:
+    with pytest.raises((ValueError, ModuleNotFoundError), match="there is no file or folder no/such-task"):
+        read_task("no/such-task")
+
+
+@pytest.mark.parametrize(
+    ("name", "train", "held_out"), [("mrpc", 3576, 1725), ("rte", 3367, 800), ("polarity", 9596, 1066)]
+)
+def test_shared_tasks(name: str, train: int, held_out: int) -> None:
+    folder = DATA / "glue" / name
+    if not folder.is_dir():
+        pytest.skip(f"no shared data beside the project: {name} is missing")
+    task = read_task(str(folder))
+    assert (len(task.train), len(task.held_out), task.classes) == (train, held_out, 2)
+
+
+def test_rank_correlation() -> None:
+    # Worked by hand: ranks 1, 2.5, 2.5, 4 and 1, 3, 2, 4; their covariance is 4.5, their variances 4.5 and 5.
+    assert rank_correlation([1, 5, 5, 9], [0.1, 0.3, 0.2, 7.0]) == pytest.approx(4.5 / np.sqrt(4.5 * 5), rel=1e-12)
+    assert rank_correlation([1, 2, 3], [9, 4, 1]) == pytest.approx(-1)
