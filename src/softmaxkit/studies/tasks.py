@@ -76,11 +76,8 @@ def measure_tasks(options: TaskOptions, command: list[str], stage: Stage) -> dic
             raise ValueError(f"{task.name} has classes but no examples to train on; give a folder with a train file")
         for seed in options.seeds[: 1 if task.similarity else None]:
             study = _OnTask(options, task.sampled(options.recipe.examples, seed), seed, stage)
-            baseline = study.result(Exact(), "float")
-            chosen = [(spec, mode) for spec in (Exact(), *options.specs) for mode in study.modes(spec)]
-            for spec, mode in chosen:
-                found = study.result(spec, mode)
-                results.append({**found, "change_points": _first(found) - _first(baseline)})
+            found = [each for spec in (Exact(), *options.specs) for each in study.results(spec)]
+            results += [{**each, "change_points": _first(each) - _first(found[0])} for each in found]
     inputs = {
         "model": {"name": options.model},
         "tasks": [
@@ -100,24 +97,25 @@ class _OnTask:
     def __init__(self, options: TaskOptions, task: Task, seed: int, stage: Stage) -> None:
         self.options, self.task, self.seed, self.stage = options, task, seed, stage
 
-    def modes(self, spec: Spec) -> tuple[str, ...]:
-        """Return the modes in which a spec is measured: what is fine-tuned with its integers, in these alone."""
-        return ("integer",) if self._trains(spec) and spec != Exact() else ("float", "integer")
+    def results(self, spec: Spec) -> list[dict[str, Any]]:
+        """Return the results of one spec, from the folder where they are finished.
 
-    def result(self, spec: Spec, mode: str) -> dict[str, Any]:
-        """Return the result of one spec, from the folder where it is finished."""
-        finished = self._folder(spec) / f"{mode}.json"
+        What is fine-tuned with its integers is measured in these alone, all else in float and in integers.
+        """
+        finished = self._folder(spec) / "results.json"
         if finished.is_file():
-            found: dict[str, Any] = json.loads(finished.read_text(encoding="utf-8"))
+            found: list[dict[str, Any]] = json.loads(finished.read_text(encoding="utf-8"))
             return found
         title = f"{self.task.name}, seed {self.seed}: {spec.method} {spec.variant}".rstrip()
         model, tokenizer = self._prepared(spec, title)
-        set_mode(model, mode)
-        figures = measure(model, tokenizer, self.task, self._length, self.stage(f"{title}, measure {mode}"))
         trained = "fine-tuned" if self._trains(spec) else "not trained" if self.task.similarity else "calibrated"
-        made = make_result(spec, mode, task=self.task.name, seed=self.seed, trained=trained, **figures)
-        write_json(finished, made)
-        return made
+        results = []
+        for mode in ("integer",) if self._trains(spec) and spec != Exact() else ("float", "integer"):
+            set_mode(model, mode)
+            figures = measure(model, tokenizer, self.task, self._length, self.stage(f"{title}, measure {mode}"))
+            results.append(make_result(spec, mode, task=self.task.name, seed=self.seed, trained=trained, **figures))
+        write_json(finished, results)
+        return results
 
     @property
     def _length(self) -> int:

