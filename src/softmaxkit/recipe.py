@@ -78,6 +78,11 @@ class Recipe:
         adam_beta2: of AdamW; its beta1 is 0.9.
         branch_share: share of the exact model's training after which a fine-tuned method leaves it.
         constants_rate: learning rate of the methods' own parameters, as a multiple of the others'.
+        conversion_steps: where a method would be trained from scratch, so many steps instead that convert the finished
+            exact model to it; 0 trains from scratch.
+        conversion_rate: the highest learning rate of these.
+        homotopy: share of the steps of a conversion over which exact softmax becomes the method.
+        key_fit: fold into the key biases what of the rows' log-sums follows from the queries, before a conversion.
     """
 
     steps: int = 1400
@@ -89,12 +94,21 @@ class Recipe:
     adam_beta2: float = 0.99
     branch_share: float = 0.75
     constants_rate: float = 1.0
+    conversion_steps: int = 0
+    conversion_rate: float = 1e-3
+    homotopy: float = 0.0
+    key_fit: bool = False
 
     def __post_init__(self) -> None:
         if min(self.steps, self.batch, self.context) < 0 or not self.learning_rate > 0 or self.constants_rate < 0:
             raise ValueError(
                 "a recipe has a positive learning rate, and steps, batch, context and constants_rate of 0 or more, not "
                 f"{self.learning_rate}, {self.steps}, {self.batch}, {self.context} and {self.constants_rate}"
+            )
+        if self.conversion_steps < 0 or not self.conversion_rate > 0 or not 0 <= self.homotopy <= 1:
+            raise ValueError(
+                "a recipe's conversion has 0 or more steps, a positive learning rate and a homotopy from 0 to 1, not "
+                f"{self.conversion_steps}, {self.conversion_rate} and {self.homotopy}"
             )
 
     @property

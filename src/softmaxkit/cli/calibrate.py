@@ -34,34 +34,51 @@ def calibrate(
     text: TextOption = None,
     batches: Annotated[int, typer.Option(min=1, help="Batches of 16 windows to look at.")] = 25,
     context: ContextOption = Recipe().context,
+    mean_bits: Annotated[
+        float | None,
+        typer.Option(
+            min=2, max=4, help="Of EXAQ: choose the bits of each layer, so many on average.", show_default=False
+        ),
+    ] = None,
     overwrite: OverwriteOption = False,
     json: JsonOption = None,
 ) -> None:
     """Set a method's score scale, clip and ranges on a model's own scores, and save the model with it."""
+    from softmaxkit.methods.exaq import Exaq
     from softmaxkit.models.calibration import calibrate as calibrate_model
     from softmaxkit.models.checkpoint import save
-    from softmaxkit.models.patch import apply, layers
+    from softmaxkit.models.mixed_bits import mix_bits
+    from softmaxkit.models.patch import apply, layers, set_mode
     from softmaxkit.models.pretrained import read_pretrained
     from softmaxkit.models.text import read_corpus
     from softmaxkit.record import make_record, make_result
 
     output_folder(output, overwrite)
     loaded, tokenizer = read_pretrained(model, context)
-    if method is not None or spec is not None:
-        apply(loaded, chosen_spec(method, spec), mode="integer")
+    chosen = None if method is None and spec is None else chosen_spec(method, spec)
+    if mean_bits is not None and not isinstance(chosen, Exaq):
+        raise ValueError("--mean-bits is for exaq; give it as METHOD or in --spec")
     corpus = read_corpus(text, tokenizer)
     windows = corpus.calibration_batches(context, count=batches)
-    calibrate_model(loaded, windows)
+    if isinstance(chosen, Exaq) and mean_bits is not None:
+        mix_bits(loaded, chosen, windows, mean_bits)
+        set_mode(loaded, "integer")
+    else:
+        if chosen is not None:
+            apply(loaded, chosen, mode="integer")
+        calibrate_model(loaded, windows)
     save(loaded, output, tokenizer)
     results = []
     for name, module in layers(loaded).items():
-        console.print(f"{name}: {module.spec.method} {_shown(module.calibration) or 'has nothing to calibrate'}")
+        title = f"{name}: {module.spec.method} {module.spec.variant}".rstrip()
+        console.print(f"{title}: {_shown(module.calibration | module.statistics) or 'has nothing to calibrate'}")
         results.append(
             make_result(
                 module.spec,
                 module.mode,
                 layer=name,
                 calibration=module.calibration,
+                statistics=module.statistics,
                 constants=module.constants.to_json(),
             )
         )

@@ -47,6 +47,7 @@ class SoftmaxModule(nn.Module, ABC):
 
     Attributes:
         calibration: the real numbers that calibration found, by name, as `Spec.constants` takes them.
+        statistics: what calibration saw, for people to read; not kept in checkpoints.
     """
 
     def __init__(self, spec: Spec, heads: int | None, mode: str) -> None:
@@ -57,6 +58,7 @@ class SoftmaxModule(nn.Module, ABC):
         self.heads = heads
         self.mode = mode
         self.calibration: dict[str, Any] = {}
+        self.statistics: dict[str, float] = {}
         self._calibrator: Calibrator | None = None
         self._frozen: Constants | None = None
         self._built: tuple[Any, Constants] | None = None
@@ -198,12 +200,17 @@ class SoftmaxModule(nn.Module, ABC):
         """Return what sets learned parameters to stand for exact softmax, or None where there are none."""
         return None
 
+    def set_homotopy(self, share: float) -> None:
+        """Let the float form go from exact softmax, 0, to the method, 1; no effect where a method has no such way."""
+
     def observe_with(self, calibrator: Calibrator | None) -> None:
         """Let a calibrator observe every forward from here on; None ends it."""
         self._calibrator = calibrator
 
     def take(self, found: Mapping[str, Any]) -> None:
-        """Take over what a calibrator found."""
+        """Take over what a calibrator found; what it calls `statistics` is for people to read."""
+        found = dict(found)
+        self.statistics = found.pop("statistics", {})
         self.set_calibration({**self.calibration, **found})
 
 

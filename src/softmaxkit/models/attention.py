@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -28,7 +28,11 @@ REFUSED = {
 MASKED = -5e3
 """An additive mask at or below this masks; above, it is a bias, as in ALiBi."""
 
-_probed: list[tuple[nn.Module, int]] | None = None
+Watcher = Callable[[nn.Module, Tensor, Tensor, Tensor | None], None]
+"""Called with an attention layer, its queries (batch, heads, queries, channels) and scores, and what is masked."""
+
+_watcher: Watcher | None = None
+_exact = False
 
 
 class UnsupportedError(ValueError):
@@ -36,15 +40,14 @@ class UnsupportedError(ValueError):
 
 
 @contextmanager
-def probing() -> Iterator[list[tuple[nn.Module, int]]]:
-    """Gather the attention layers that call, in order, with their number of heads."""
-    global _probed
-    found: list[tuple[nn.Module, int]] = []
-    _probed = found
+def watching(watcher: Watcher, exact: bool = False) -> Iterator[None]:
+    """Let something see every call of an attention layer; with `exact`, all of them run exact softmax meanwhile."""
+    global _watcher, _exact
+    _watcher, _exact = watcher, exact
     try:
-        yield found
+        yield
     finally:
-        _probed = None
+        _watcher, _exact = None, False
 
 
 def attention_forward(
@@ -84,8 +87,6 @@ def attention_forward(
     for name, what in REFUSED.items():
         if kwargs.get(name) is not None:
             raise UnsupportedError(f"{type(module).__name__} asks for {what}, which no method of softmaxkit has")
-    if _probed is not None:
-        _probed.append((module, query.shape[1]))
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
@@ -99,7 +100,9 @@ def attention_forward(
         scores, mask = scores + mask, mask > max(torch.finfo(mask.dtype).min / 2, MASKED)
     if mask is None and is_causal and query.shape[2] > 1:
         mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
-    softmax = module._modules.get(NAME)
+    if _watcher is not None:
+        _watcher(module, query, scores, mask)
+    softmax = None if _exact else module._modules.get(NAME)
     if softmax is None:
         probabilities = masked_softmax(scores.float(), attended_keys(scores, mask)).to(value.dtype)
     elif softmax.mode == "integer":

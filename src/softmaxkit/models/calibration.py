@@ -59,7 +59,7 @@ def _observe(model: PreTrainedModel, calibrators: dict[str, Calibrator | None], 
             modules[name].observe_with(calibrator)
         with evaluating(model):
             for batch in batches:
-                run(model, _inputs(batch))
+                run(model, inputs_of(batch))
     finally:
         for name in observing:
             modules[name].observe_with(None)
@@ -73,7 +73,12 @@ def _observe(model: PreTrainedModel, calibrators: dict[str, Calibrator | None], 
         modules[name].take(values)
 
 
-def _inputs(batch: Batch) -> Mapping[str, Any]:
+def inputs_of(batch: Batch) -> Mapping[str, Any]:
+    """Return a batch as what a model takes.
+
+    Raises:
+        TypeError: it is of another kind.
+    """
     if isinstance(batch, list | tuple) and len(batch) == 1:  # as a TensorDataset gives them
         batch = batch[0]
     if isinstance(batch, Tensor) and batch.ndim == 2:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,20 +81,29 @@ def perplexity(loss: float) -> float:
 def real_scores(model: PreTrainedModel, windows: Tensor) -> list[RealScores]:
     """Run windows through a model and return, layer by layer, what its softmax modules saw and gave."""
     found: list[RealScores] = []
+    with evaluating(model), watching_scores(model, lambda _, seen: found.append(seen)):
+        model(input_ids=windows[:, :-1].to(device_of(model)))
+    return found
 
-    def watch(module: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        scores, mask = inputs
-        attended = attended_keys(scores, mask)
-        found.append(RealScores(module, torch.where(attended, scores.float(), 0.0), attended, output.float()))
 
-    hooks = [module.register_forward_hook(watch) for module in layers(model).values()]
+@contextmanager
+def watching_scores(model: PreTrainedModel, see: Callable[[str, RealScores], None]) -> Iterator[None]:
+    """Let something see what each softmax module of a model is given and gives, with the layer's name."""
+
+    def watch(name: str) -> Callable[[Any, tuple[Any, ...], Tensor], None]:
+        def called(module: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+            scores, mask = inputs
+            attended = attended_keys(scores, mask)
+            see(name, RealScores(module, torch.where(attended, scores.float(), 0.0), attended, output.float()))
+
+        return called
+
+    hooks = [module.register_forward_hook(watch(name)) for name, module in layers(model).items()]
     try:
-        with evaluating(model):
-            model(input_ids=windows[:, :-1].to(device_of(model)))
+        yield
     finally:
         for hook in hooks:
             hook.remove()
-    return found
 
 
 def figures(seen: list[RealScores]) -> dict[str, Any]:

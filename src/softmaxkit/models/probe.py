@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from softmaxkit.models.attention import UnsupportedError, probing
+from softmaxkit.models.attention import UnsupportedError, watching
 from softmaxkit.models.running import evaluating, run
 
 Layers = list[tuple[nn.Module, int]]
@@ -32,11 +32,13 @@ def attention_layers(
     """
     inputs = _tiny_inputs(model) if example is None else example
     name = type(model).__name__
+    found: Layers = []
     with evaluating(model):
         try:
             before = run(model, inputs) if compare else None
             switch_on()
-            with probing() as found:
+            # Methods that are there already may still need calibration.
+            with watching(lambda module, query, *_: found.append((module, query.shape[1])), exact=True):
                 after = run(model, inputs)
         except UnsupportedError:
             raise

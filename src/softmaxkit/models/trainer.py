@@ -31,6 +31,7 @@ class MethodTrainer(Trainer):
 
     Args:
         constants_rate: their learning rate, as a multiple of the others'.
+        homotopy: share of the steps over which exact softmax becomes the method, where that has such a way.
         stops: steps at which a checkpoint is written.
         progress: called at every step.
         arguments: as the Trainer takes them.
@@ -39,12 +40,13 @@ class MethodTrainer(Trainer):
     def __init__(
         self,
         constants_rate: float = 1.0,
+        homotopy: float = 0.0,
         stops: set[int] | None = None,
         progress: Progress | None = None,
         **arguments: Any,
     ) -> None:
         self.constants_rate = constants_rate
-        self.watch = _Watch(stops or set(), progress)
+        self.watch = _Watch(stops or set(), homotopy, progress)
         super().__init__(callbacks=[self.watch], **arguments)
         self.remove_callback(PrinterCallback)
 
@@ -138,8 +140,8 @@ def first_not_finite(model: nn.Module, inputs: Any) -> str:
 class _Watch(TrainerCallback):
     """Saves at given steps and on Ctrl-C, tells of progress, and notes where the methods' own parameters are."""
 
-    def __init__(self, stops: set[int], progress: Progress | None) -> None:
-        self.stops, self.progress, self.interrupted = stops, progress, False
+    def __init__(self, stops: set[int], homotopy: float, progress: Progress | None) -> None:
+        self.stops, self.homotopy, self.progress, self.interrupted = stops, homotopy, progress, False
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:
@@ -158,6 +160,11 @@ class _Watch(TrainerCallback):
             yield
         finally:
             signal.signal(signal.SIGINT, previous)
+
+    def on_step_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if self.homotopy:
+            for module in layers(kwargs["model"]).values():
+                module.set_homotopy(min(1.0, state.global_step / (self.homotopy * state.max_steps)))
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if self.progress:

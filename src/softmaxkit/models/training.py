@@ -87,6 +87,7 @@ def train(
         eval_dataset=sample,
         compute_loss_func=_next_token_loss,
         constants_rate=recipe.constants_rate,
+        homotopy=recipe.homotopy,
         stops=stops,
         progress=progress,
     )

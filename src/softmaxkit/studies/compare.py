@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from softmaxkit.models.evaluation import (
     perplexity,
     real_scores,
 )
+from softmaxkit.models.key_bias import fold_log_sums
 from softmaxkit.models.language_model import language_model
 from softmaxkit.models.patch import apply, restore, set_mode
 from softmaxkit.models.pretrained import fingerprint, read_pretrained
@@ -208,6 +209,8 @@ class Comparison:
         done, curve_file = folder / "model", folder / "curve.json"
         if done.is_dir():
             return load(done), json.loads(curve_file.read_text(encoding="utf-8"))
+        if self._converts(spec):
+            return self._converted(spec, folder)
         branch = None
         if spec.training == "fine-tuned" and not self.pretrained:
             self._trained(Exact())
@@ -220,18 +223,53 @@ class Comparison:
         if self._steps:
             title = f"train {spec.method} {spec.variant}".strip()
             progress = self.stage(f"{title}, {self._description(spec)}")
-            curve = train(model, self.corpus, self.options.recipe, folder, self.options.seed, branch, progress)
-        write_json(curve_file, curve)
-        save(model, done)
+            recipe = self._without_conversion
+            curve = train(model, self.corpus, recipe, folder, self.options.seed, branch, progress)
+        self._keep(model, curve, folder)
+        return model, curve
+
+    def _converts(self, spec: Spec) -> bool:
+        """Is a spec that would train from scratch put into the finished exact model instead?"""
+        return bool(self.options.recipe.conversion_steps) and spec.training == "from scratch" and spec != Exact()
+
+    def _converted(self, spec: Spec, folder: Path) -> tuple[PreTrainedModel, list[dict[str, Any]]]:
+        """Return the exact model converted to a method by some steps of training."""
+        recipe = self.options.recipe
+        model = restore(self.prepared(Exact())[0])
+        if recipe.key_fit:
+            fold_log_sums(model, [{"input_ids": batch} for batch in self.calibration])
+        apply(model, spec)
+        convert(model, self.calibration)
+        steps = replace(recipe, steps=recipe.conversion_steps, learning_rate=recipe.conversion_rate)
+        progress = self.stage(f"convert exact to {spec.method} {spec.variant}".strip())
+        curve = train(model, self.corpus, steps, folder, self.options.seed, None, progress)
+        self._keep(model, curve, folder)
+        return model, curve
+
+    def _keep(self, model: PreTrainedModel, curve: list[dict[str, Any]], folder: Path) -> None:
+        """Write a finished model with its curve, and remove the checkpoints on the way."""
+        write_json(folder / "curve.json", curve)
+        save(model, folder / "model")
         for checkpoint in folder.glob("checkpoint-*"):
             if checkpoint != self._branch:
                 shutil.rmtree(checkpoint)
-        return model, curve
 
     @property
     def _branch(self) -> Path:
         """The checkpoint of the exact model from which fine-tuned methods go on."""
         return checkpoint_at(self._folder(Exact()), self.options.recipe.branch_step)
+
+    @property
+    def _without_conversion(self) -> Recipe:
+        """The recipe of all that is not converted."""
+        plain = Recipe()
+        return replace(
+            self.options.recipe,
+            conversion_steps=0,
+            conversion_rate=plain.conversion_rate,
+            homotopy=plain.homotopy,
+            key_fit=plain.key_fit,
+        )
 
     @property
     def _steps(self) -> int:
@@ -247,6 +285,8 @@ class Comparison:
             return "exact model, calibrated"
         if self.pretrained:
             return f"pretrained, then {self._steps} steps" if self._steps else "pretrained"
+        if self._converts(spec):
+            return f"exact, then {self.options.recipe.conversion_steps} steps of conversion"
         if spec.training == "fine-tuned":
             return f"exact to step {self.options.recipe.branch_step}, then fine-tuned"
         return "from scratch"
@@ -258,7 +298,7 @@ class Comparison:
             self.corpus.sha256,
             self.fingerprint,
             self.options.shape.describe(),
-            self.options.recipe.describe(),
+            (self.options.recipe if self._converts(spec) else self._without_conversion).describe(),
             self.options.seed,
             spec.to_json(),
             *further,

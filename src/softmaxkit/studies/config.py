@@ -145,11 +145,11 @@ def _study(name: str, given: Mapping[str, Any]) -> Study:
 
 def _made(kind: Any, given: Mapping[str, Any]) -> Any:
     """Make a dataclass of what a config gives, whole numbers standing for floats too."""
-    types = {each.name: each.type for each in dataclasses.fields(kind)}
+    types = {each.name: str(each.type) for each in dataclasses.fields(kind)}
     _known(given, types, f"a {kind.__name__.lower()}")
     for name, value in given.items():
-        wanted = {"int": (int,), "float": (int, float)}.get(str(types[name]), (str,))
-        if not isinstance(value, wanted) or isinstance(value, bool):
+        wanted = {"int": (int,), "float": (int, float), "bool": (bool,)}.get(types[name], (str,))
+        if not isinstance(value, wanted) or isinstance(value, bool) != (wanted == (bool,)):
             raise ValueError(f"{kind.__name__.lower()}.{name} is a {types[name]}, not {value!r}")
     return kind(**given)
 

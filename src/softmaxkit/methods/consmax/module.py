@@ -38,6 +38,7 @@ class ConSmaxModule(SoftmaxModule):
     Attributes:
         beta: learned; shape (heads,), or () where shared.
         log_gamma: learned, so that gamma stays positive; same shape. Keep both out of weight decay.
+        homotopy: in the float form the offset is so much that of ConSmax, and for the rest the row's own log-sum.
     """
 
     spec: ConSmax
@@ -59,6 +60,7 @@ class ConSmaxModule(SoftmaxModule):
         values = _real(beta, shape), _real(gamma, shape)
         if not (values[0].isfinite().all() and values[1].isfinite().all() and (values[1] > 0).all()):
             raise ValueError(f"ConSmax takes a finite beta and a positive gamma, not {beta} and {gamma}")
+        self.homotopy = 1.0
         self.beta = nn.Parameter(values[0])
         self.log_gamma = nn.Parameter(values[1].log())
         given = {"scale": scale, "largest": largest}
@@ -80,7 +82,11 @@ class ConSmaxModule(SoftmaxModule):
 
     def _clamped(self, scores: Tensor, attended: Tensor, ceiling: float | Tensor) -> Tensor:
         offset = self.beta.to(scores.dtype) + self.log_gamma.to(scores.dtype)
-        exponent = scores - (offset[:, None, None] if self.per_head else offset)
+        offset = offset[:, None, None] if self.per_head else offset
+        if self.homotopy < 1:
+            row = torch.where(attended, scores, torch.finfo(scores.dtype).min).logsumexp(dim=-1, keepdim=True)
+            offset = (1 - self.homotopy) * row + self.homotopy * offset
+        exponent = scores - offset
         limit = torch.as_tensor(ceiling, dtype=scores.dtype, device=scores.device).log()
         return torch.where(attended, torch.exp(torch.clamp(exponent, max=limit)), 0.0)
 
@@ -91,6 +97,10 @@ class ConSmaxModule(SoftmaxModule):
         largest = self.spec.decode(torch.tensor(constants.limit).reshape(-1, 1, 1), constants)
         ceiling = largest.clamp(max=self.spec.ceiling)
         return self._clamped(self.clamp_to_codes(scores), attended, ceiling if self.per_head else ceiling.item())
+
+    def set_homotopy(self, share: float) -> None:
+        """Let the float form go from exact softmax, 0, to ConSmax, 1: `exp(s - (1 - share)*lse - share*offset)`."""
+        self.homotopy = share
 
     def nan_reach(self, scores: Tensor, attended: Tensor) -> Tensor:
         """Return what becomes NaN: NaN itself, since no element knows of another."""

@@ -27,6 +27,7 @@ class ExaqCalibrator:
     def __init__(self, spec: Exaq) -> None:
         self.spec = spec
         self.clips: list[float] = []
+        self.spreads: list[float] = []
         self.smallest = 0.0
         self.largest_score = 0.0
         self.errors = torch.zeros(len(CANDIDATES), dtype=torch.float64)
@@ -48,6 +49,7 @@ class ExaqCalibrator:
         else:
             slope, offset = GAUSSIAN_FIT[self.spec.bits]
             spread = seen.std(correction=0)
+        self.spreads.append(spread.item())
         self.clips.append(slope * spread.item() + offset)
         if self.spec.clip == "searched":
             self._search(some_rows(distance), some_rows(attended), some_rows(exact))
@@ -61,7 +63,11 @@ class ExaqCalibrator:
             self.errors[index] += (masked_softmax(coded, attended) - truth).abs().sum().double().cpu()
 
     def finish(self) -> dict[str, Any]:
-        """Return `clip`, and `scale` where it is calibrated."""
+        """Return `clip`, and `scale` where it is calibrated; and `statistics` of `score - maximum`.
+
+        These are `spread`, the standard deviation (the mean absolute deviation with the Laplace clip); `smallest`; and
+        `largest_score`, of the scores themselves.
+        """
         if not self.clips:
             raise ValueError("calibration saw no scores; give it at least one batch")
         smallest = min(self.smallest, -(2.0**-8))  # rows of equal scores only: any clip serves
@@ -70,6 +76,12 @@ class ExaqCalibrator:
             "naive": smallest,
             "searched": max(CANDIDATES[int(self.errors.argmin())], smallest),
         }.get(self.spec.clip, max(fitted, smallest))
+        spread = sum(self.spreads) / len(self.spreads)
+        statistics = {"spread": spread, "smallest": self.smallest, "largest_score": self.largest_score}
         if self.spec.scale == "format":
-            return {"clip": clip}
-        return {"clip": clip, "scale": max(self.largest_score, 2.0**-8) / self.spec.score_range()[1]}
+            return {"clip": clip, "statistics": statistics}
+        return {
+            "clip": clip,
+            "statistics": statistics,
+            "scale": max(self.largest_score, 2.0**-8) / self.spec.score_range()[1],
+        }

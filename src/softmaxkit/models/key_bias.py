@@ -1,0 +1,140 @@
+"""Rows' log-sums made alike by the biases of the keys, which softmax does not feel and ConSmax does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from softmaxkit.methods.module import attended_keys
+from softmaxkit.models.attention import UnsupportedError, watching
+from softmaxkit.models.patch import is_on, remember, restore, switch_on
+from softmaxkit.models.running import evaluating, run
+
+SEPARATE = ("k_proj", "key", "k_lin", "k")
+"""How layers call the linear part that makes keys."""
+JOINT = ("c_attn",)
+"""How they call one that makes queries, keys and values, in this order."""
+
+RIDGE = 1e-6
+"""Of the normal equations' mean diagonal: queries that never vary in some direction get no weight there."""
+
+SAME = 1e-3
+"""How far the outputs of exact softmax may move by the fold, of their largest: what float32 leaves of rounding."""
+
+
+def fold_log_sums(model: PreTrainedModel, batches: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """Fold into each key bias what of the rows' log-sums is linear in their queries, in place.
+
+    A row's scores are `q . k / sqrt(d)`. Taking a vector w from every key, after the scale, takes `w . q` from every
+    score of a row: exact softmax stays what it is, while ConSmax, with one constant for all rows, comes nearer to it.
+    w is fitted for each head by least squares on the log-sums of exact softmax.
+
+    Args:
+        model: exact, with key biases and no rotary positions: such as GPT-2 or BERT.
+        batches: dicts of what the model takes; gone through twice.
+
+    Returns:
+        by attention layer, the share of the log-sums' variance that is left.
+
+    Raises:
+        UnsupportedError: its keys have no bias, are shared by groups, or are turned after it. It is then unchanged.
+        ValueError: there are no batches.
+    """
+    batches = list(batches)
+    if not batches:
+        raise ValueError("a fold needs the scores of at least one batch")
+    names = {module: name for name, module in model.named_modules()}
+    sums: dict[nn.Module, _LogSums] = {}
+
+    def watch(module: nn.Module, query: Tensor, scores: Tensor, mask: Tensor | None) -> None:
+        sums.setdefault(module, _LogSums()).add(query, scores, mask)
+
+    foreign = not is_on(model)
+    if foreign:
+        remember(model, switch_on(model))
+    try:
+        with evaluating(model):
+            before = run(model, batches[0])[0]
+            with watching(watch):
+                for batch in batches:
+                    run(model, batch)
+            kept = {module: key_bias(module, found.heads).clone() for module, found in sums.items()}
+            left = {}
+            for module, found in sums.items():
+                weights, left[names[module]] = found.solve()
+                scale = getattr(module, "scaling", None) or found.channels**-0.5
+                key_bias(module, found.heads).sub_(weights.to(kept[module]) / scale)
+            after = run(model, batches[0])[0]
+            if (after - before).abs().max() > SAME * before.abs().max():
+                for module, bias in kept.items():
+                    key_bias(module, sums[module].heads).copy_(bias)
+                raise UnsupportedError(
+                    f"{type(model).__name__} does more with its keys after their bias, such as rotary positions; "
+                    "convert it without the fold"
+                )
+    finally:
+        if foreign:
+            restore(model)
+    return left
+
+
+def key_bias(attention: nn.Module, heads: int) -> Tensor:
+    """Return a view of a layer's key bias, (heads, channels).
+
+    Raises:
+        UnsupportedError: it has none, or fewer key heads.
+    """
+    for name in (*SEPARATE, *JOINT):
+        bias = getattr(getattr(attention, name, None), "bias", None)
+        if isinstance(bias, Tensor):
+            size = len(bias) // 3 if name in JOINT else len(bias)
+            own = bias.detach()[size : 2 * size] if name in JOINT else bias.detach()
+            width = int(getattr(attention, "head_dim", getattr(attention, "attention_head_size", size // heads)))
+            if size == heads * width:
+                return own.view(heads, width)
+    raise UnsupportedError(
+        f"{type(attention).__name__} has no bias of its own for every head's keys; convert it without the fold"
+    )
+
+
+class _LogSums:
+    """The normal equations of the rows' log-sums on their queries, head by head."""
+
+    def __init__(self) -> None:
+        self.heads = self.channels = 0
+        self.gram: Tensor | float = 0.0
+        self.target: Tensor | float = 0.0
+        self.squares: Tensor | float = 0.0
+
+    def add(self, query: Tensor, scores: Tensor, mask: Tensor | None) -> None:
+        """Take in the rows of one call."""
+        attended = attended_keys(scores, mask)
+        used = attended.any(-1)
+        sums = torch.where(attended, scores.double(), -torch.inf).logsumexp(-1)
+        self.heads, self.channels = query.shape[1], query.shape[3]
+        given = torch.cat([query.double(), torch.ones_like(query[..., :1], dtype=torch.float64)], -1)
+        given = torch.where(used[..., None], given, 0.0).transpose(0, 1).flatten(1, 2)
+        sums = torch.where(used, sums, 0.0).transpose(0, 1).flatten(1)
+        self.gram = self.gram + given.transpose(1, 2) @ given
+        self.target = self.target + (given.transpose(1, 2) @ sums[..., None])
+        self.squares = self.squares + sums.square().sum(1)
+
+    def solve(self) -> tuple[Tensor, float]:
+        """Return the weights, (heads, channels), and the share of the variance that they leave."""
+        assert isinstance(self.gram, Tensor)
+        assert isinstance(self.target, Tensor)
+        assert isinstance(self.squares, Tensor)
+        ridge = RIDGE * self.gram.diagonal(dim1=1, dim2=2).mean(1)
+        found = torch.linalg.solve(
+            self.gram + torch.eye(self.channels + 1).to(self.gram) * ridge[:, None, None], self.target
+        )
+        rows, total = self.gram[:, -1, -1], self.target[:, -1, 0]
+        variance = (self.squares - total.square() / rows).clamp(min=1e-12)
+        left = (
+            self.squares - 2 * (found * self.target).sum((1, 2)) + (found.transpose(1, 2) @ self.gram @ found)[:, 0, 0]
+        )
+        return found[:, :-1, 0], float((left / variance).mean())

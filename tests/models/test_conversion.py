@@ -1,0 +1,162 @@
+"""Conversion to ConSmax, and EXAQ with mixed bits."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import softmaxkit
+from conftest import tiny_model
+from softmaxkit import ConSmax, Exaq
+from softmaxkit.models.attention import UnsupportedError, watching
+from softmaxkit.models.key_bias import fold_log_sums, key_bias
+from softmaxkit.models.language_model import language_model
+from softmaxkit.models.mixed_bits import cheapest, mix_bits
+from softmaxkit.models.text import read_corpus
+from softmaxkit.models.training import train
+from softmaxkit.recipe import Recipe, Shape
+
+BATCHES = [
+    {"input_ids": torch.randint(0, 100, (4, 20), generator=torch.Generator().manual_seed(seed))} for seed in range(4)
+]
+
+
+def log_sums(model: Any) -> dict[str, tuple[Any, Any]]:
+    """Return each layer's queries, (heads, rows, channels), and log-sums, (heads, rows)."""
+    names = {module: name for name, module in model.named_modules()}
+    found: dict[str, tuple[list[Any], list[Any]]] = {}
+
+    def watch(module: Any, query: Any, scores: Any, mask: Any) -> None:
+        filled = scores if mask is None else scores.masked_fill(~mask, -math.inf)
+        queries, sums = found.setdefault(names[module], ([], []))
+        queries.append(query.transpose(0, 1).flatten(1, 2).numpy())
+        sums.append(filled.double().logsumexp(-1).transpose(0, 1).flatten(1).numpy())
+
+    with torch.no_grad(), watching(watch):
+        for batch in BATCHES:
+            model(**batch)
+    return {name: (np.concatenate(q, 1), np.concatenate(s, 1)) for name, (q, s) in found.items()}
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "bert"])
+def test_the_fold_leaves_exact_softmax_and_makes_log_sums_alike(kind: str) -> None:
+    model = tiny_model(kind)
+    softmaxkit.apply(model, softmaxkit.Exact())
+    with torch.no_grad():
+        before = model(**BATCHES[0])[0]
+    first = log_sums(model)
+    left = fold_log_sums(model, BATCHES)
+    with torch.no_grad():
+        after = model(**BATCHES[0])[0]
+    # What float32 makes of it: some ulp of the outputs.
+    assert (after - before).abs().max() < 1e-5 * before.abs().max()
+    for name, (queries, sums) in first.items():
+        shares = []
+        for head in range(len(sums)):
+            design = np.column_stack([queries[head], np.ones(len(sums[head]))])
+            solved = np.linalg.lstsq(design, sums[head], rcond=None)[0]
+            shares.append(np.var(sums[head] - design @ solved) / np.var(sums[head]))
+        assert left[name] == pytest.approx(np.mean(shares), rel=1e-3)
+    for name, (_, sums) in log_sums(model).items():
+        share = (sums.var(1) / first[name][1].var(1)).mean()
+        assert share == pytest.approx(left[name], rel=1e-2)
+
+
+def test_a_model_that_is_not_ours_comes_back_as_it_was() -> None:
+    model = tiny_model("gpt2")
+    name = model.config._attn_implementation
+    fold_log_sums(model, BATCHES)
+    assert model.config._attn_implementation == name
+
+
+def test_what_cannot_be_folded_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UnsupportedError, match="LlamaAttention has no bias of its own for every head's keys"):
+        fold_log_sums(tiny_model("llama"), BATCHES)
+    with pytest.raises(ValueError, match="at least one batch"):
+        fold_log_sums(tiny_model("gpt2"), [])
+    model = tiny_model("bert")
+    attention = model.bert.encoder.layer[0].attention.self
+    attention.key.register_forward_hook(lambda module, given, output: output * torch.linspace(-1, 1, 20)[:, None])
+    bias = key_bias(attention, 4).clone()
+    with pytest.raises(UnsupportedError, match="does more with its keys after their bias"):
+        fold_log_sums(model, BATCHES)
+    assert torch.equal(key_bias(attention, 4), bias)
+
+
+def test_homotopy_goes_from_softmax_to_consmax() -> None:
+    scores = torch.randn(2, 4, 5, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    mask = torch.rand(2, 4, 5, 7, generator=torch.Generator().manual_seed(1)) < 0.7
+    mask[0, 0, 0] = False
+    module = ConSmax(ceiling=1e6).module(heads=4, beta=0.5, gamma=3.0)
+    at_end = module(scores, mask)
+    module.set_homotopy(0.0)
+    exact = torch.where(mask, torch.softmax(scores.masked_fill(~mask, -1e30), -1), 0.0)
+    assert torch.allclose(module(scores, mask), exact, rtol=1e-12, atol=0)
+    module.set_homotopy(0.25)
+    # On the way it is the weighted geometric mean of both.
+    assert torch.allclose(module(scores, mask), exact**0.75 * at_end**0.25, rtol=1e-6, atol=0)
+    module.set_homotopy(1.0)
+    assert torch.equal(module(scores, mask), at_end)
+
+
+def test_training_walks_the_homotopy_to_its_end(tmp_path: Path) -> None:
+    path = tmp_path / "text.txt"
+    path.write_text("the cat sat on the mat. " * 400)
+    model = softmaxkit.apply(language_model(Shape(layers=1, heads=2, width=16), 8, 0), ConSmax())
+    (module,) = softmaxkit.models.layers(model).values()
+    seen: list[float] = []
+    recipe = Recipe(steps=10, context=8, homotopy=0.5)
+    train(model, read_corpus(path), recipe, tmp_path / "run", 0, progress=lambda *_: seen.append(module.homotopy))
+    assert seen == [0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.0, 1.0, 1.0, 1.0]
+
+
+def test_the_cheapest_choice_within_a_budget() -> None:
+    errors = np.random.default_rng(0).random((5, 3)).cumsum(1)[:, ::-1].tolist()
+    for budget in range(10, 21):
+        possible = [each for each in itertools.product((2, 3, 4), repeat=5) if sum(each) <= budget]
+        best = min(possible, key=lambda bits: sum(row[bit - 2] for row, bit in zip(errors, bits, strict=True)))
+        assert cheapest(errors, (2, 3, 4), budget) == list(best)
+    with pytest.raises(ValueError, match="a budget of 9 bits is too small for 5 layers"):
+        cheapest(errors, (2, 3, 4), 9)
+
+
+def test_layers_of_different_bits(tmp_path: Path) -> None:
+    model = tiny_model("gpt2")
+    tokens = [batch["input_ids"] for batch in BATCHES]
+    spec = Exaq(clip="searched")
+    assert mix_bits(model, spec, tokens, 2.0) == [2, 2]
+    assert mix_bits(model, spec, tokens, 4.0) == [4, 4]
+    bits = mix_bits(model, spec, tokens, 2.5)
+    assert sorted(bits) == [2, 3]
+    found = softmaxkit.models.layers(model)
+    assert [module.spec for module in found.values()] == [replace(spec, bits=each) for each in bits]
+    softmaxkit.set_mode(model, "integer")
+    with torch.no_grad():
+        logits = model(**BATCHES[0]).logits
+        loaded = softmaxkit.load(softmaxkit.save(model, tmp_path / "mixed"))
+        assert torch.equal(loaded(**BATCHES[0]).logits, logits)
+    with pytest.raises(ValueError, match=r"from 2 to 4, not 1\.5"):
+        mix_bits(model, spec, tokens, 1.5)
+
+
+@pytest.mark.parametrize("mode", ["float", "integer"])
+def test_decoding_with_a_cache_gives_the_same_as_reading_at_once(mode: str) -> None:
+    model = tiny_model("gpt2")
+    softmaxkit.calibrate(softmaxkit.apply(model, Exaq(bits=2), mode=mode), [BATCHES[0]["input_ids"]])
+    tokens = BATCHES[1]["input_ids"]
+    with torch.no_grad():
+        whole = model(tokens).logits
+        cache = None
+        for place in range(tokens.shape[1]):
+            step = model(tokens[:, place : place + 1], past_key_values=cache, use_cache=True)
+            cache = step.past_key_values
+            # Scores differ in their last bits, which may take one to another level: such rows are few.
+            near = (step.logits[:, 0] - whole[:, place]).abs().amax(-1) < 1e-4 * whole.abs().max()
+            assert near.float().mean() >= 0.75
