@@ -190,7 +190,7 @@ def _number(text: Any) -> float | None:
 def _from_hub(source: str) -> Task:
     """Read a task by `datasets`."""
     try:
-        from datasets import load_dataset  # type: ignore[import-untyped, unused-ignore]
+        from datasets import load_dataset
     except ModuleNotFoundError:
         raise ModuleNotFoundError(
             f"there is no file or folder {source}; to read it as a data set, install 'softmaxkit[tasks]'"
