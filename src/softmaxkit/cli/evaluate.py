@@ -33,7 +33,7 @@ def evaluate(
     from softmaxkit.models.evaluation import figures, loss_on, perplexity, real_scores
     from softmaxkit.models.patch import apply, layers, set_mode
     from softmaxkit.models.pretrained import read_pretrained
-    from softmaxkit.models.text import read_corpus
+    from softmaxkit.models.text import read_corpus, windows_at_once
     from softmaxkit.record import make_record, make_result
 
     if mode not in ("float", "integer", "both"):
@@ -57,7 +57,7 @@ def evaluate(
                 loss_nats=loss,
                 perplexity=perplexity(loss),
                 layers=by_layer,
-                **figures(real_scores(loaded, held_out[:32])),
+                **figures(real_scores(loaded, held_out[: windows_at_once(32, context)])),
             )
             mixed = len(set(specs.values())) > 1
             results.append(result | ({"method": "mixed", "variant": title, "spec": None} if mixed else {}))

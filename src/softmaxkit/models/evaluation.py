@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from softmaxkit.methods.module import SoftmaxModule, attended_keys, masked_softmax
 from softmaxkit.models.patch import layers
 from softmaxkit.models.running import device_of, evaluating
+from softmaxkit.models.text import windows_at_once
 
 BATCH = 16
 ERROR_BINS = 48
@@ -56,9 +57,10 @@ def loss_on(model: PreTrainedModel, windows: Tensor, progress: Callable[[int, in
         FloatingPointError: the loss is NaN or infinite.
     """
     total, count = 0.0, 0
+    size = windows_at_once(BATCH, windows.shape[1])
     with evaluating(model):
-        for start in range(0, len(windows), BATCH):
-            batch = windows[start : start + BATCH].to(device_of(model))
+        for start in range(0, len(windows), size):
+            batch = windows[start : start + size].to(device_of(model))
             logits = model(input_ids=batch[:, :-1]).logits.float()
             total += torch.nn.functional.cross_entropy(
                 logits.flatten(0, 1), batch[:, 1:].flatten(), reduction="sum"

@@ -24,6 +24,9 @@ HELD_OUT_SHARE = 10
 CALIBRATION_BATCHES = 25
 """How many batches EXAQ's paper calibrates on."""
 
+SCORES_AT_ONCE = 1 << 22
+"""Scores of a head that are held at a time, when a model is only looked at."""
+
 STANDARD_LIBRARY_BYTES = 1_200_000
 
 
@@ -66,11 +69,19 @@ class Corpus:
     def calibration_batches(self, context: int, batch: int = 16, count: int = CALIBRATION_BATCHES) -> list[Tensor]:
         """Return `count` batches of windows of `context` tokens from the part to train on, evenly spread.
 
+        Batches of long windows are smaller, see `windows_at_once`.
+
         Raises:
             ValueError: that part is shorter than one window.
         """
+        batch = windows_at_once(batch, context)
         windows = _windows(self.train, context, count * batch, f"the training part of {self.name}")[:, :-1]
         return [windows[start : start + batch] for start in range(0, len(windows), batch)]
+
+
+def windows_at_once(most: int, context: int) -> int:
+    """Return how many windows to run at once, so that the scores of long ones fit into memory: `most` or fewer."""
+    return max(1, min(most, SCORES_AT_ONCE // context**2))
 
 
 def read_corpus(path: Path | None, tokenizer: PreTrainedTokenizerBase | None = None, learned: int = 0) -> Corpus:

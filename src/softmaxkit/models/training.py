@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import Subset
 from transformers import PreTrainedModel, TrainingArguments
 
-from softmaxkit.models.text import Corpus, NextToken
+from softmaxkit.models.text import Corpus, NextToken, windows_at_once
 from softmaxkit.models.trainer import MethodTrainer, Progress
 from softmaxkit.recipe import Recipe
 
@@ -56,7 +56,7 @@ def train(
         output_dir=str(folder),
         max_steps=recipe.steps,
         per_device_train_batch_size=recipe.batch,
-        per_device_eval_batch_size=64,
+        per_device_eval_batch_size=windows_at_once(64, recipe.context),
         learning_rate=recipe.learning_rate,
         lr_scheduler_type="linear",
         warmup_steps=round(recipe.steps * recipe.warmup_share),

@@ -28,7 +28,7 @@ from softmaxkit.models.key_bias import fold_log_sums
 from softmaxkit.models.language_model import language_model
 from softmaxkit.models.patch import apply, restore, set_mode
 from softmaxkit.models.pretrained import fingerprint, read_pretrained
-from softmaxkit.models.text import Corpus, read_corpus
+from softmaxkit.models.text import Corpus, read_corpus, windows_at_once
 from softmaxkit.models.trainer import Progress
 from softmaxkit.models.training import checkpoint_at, train
 from softmaxkit.recipe import SMALL_GPT, WINDOWS, Recipe, Shape
@@ -117,7 +117,7 @@ class Comparison:
         self.corpus: Corpus = read_corpus(options.text, tokenizer, 0 if self.pretrained else options.shape.tokens)
         context = options.recipe.context
         self.held_out = self.corpus.held_out_windows(context, options.windows)
-        self.sample = self.corpus.held_out_windows(context, SAMPLE)
+        self.sample = self.corpus.held_out_windows(context, windows_at_once(SAMPLE, context))
         self.calibration = self.corpus.calibration_batches(context)
 
     def inputs(self) -> dict[str, Any]:
