@@ -45,7 +45,7 @@ def test_methods_lists_all_and_writes_a_record(capsys: pytest.CaptureFixture[str
     assert json.loads(out)["results"] == record["results"]
 
 
-@pytest.mark.parametrize("verb", ["compare", "methods", "train", "calibrate", "evaluate"])
+@pytest.mark.parametrize("verb", ["compare", "methods", "train", "calibrate", "evaluate", "study", "tasks"])
 def test_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, verb, "--help")
     assert code == 0
@@ -70,6 +70,11 @@ def test_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
         (["evaluate", ".", "--mode", "int"], "float, integer or both"),
         (["evaluate", "missing"], "cannot load the model missing"),
         (["calibrate", "missing", "exaq"], "cannot load the model missing"),
+        (["calibrate", "missing", "exaq", "--mean-bits", "5"], "--mean-bits"),
+        (["study", "consmax-strat"], "there are consmax-budget, consmax-conversion"),
+        (["study", "missing.toml"], "cannot read the study missing.toml"),
+        (["tasks", "missing", "no/such-task"], "no/such-task"),
+        (["tasks", "missing", "--epochs", "2"], "Missing argument"),
     ],
 )
 def test_wrong_arguments_get_one_line_and_exit_code_2(
@@ -304,3 +309,59 @@ def test_a_device_is_written_to_and_not_replaced(capsys: pytest.CaptureFixture[s
     assert code == 1
     assert "No space left on device" in err
     assert Path("/dev/full").is_char_device()
+
+
+STUDY = """
+question = "Is it?"
+windows = 4
+[shape]
+layers = 1
+heads = 1
+width = 8
+[recipe]
+steps = 2
+context = 8
+[[methods]]
+method = "consmax"
+[vary]
+"spec.beta0" = [0.5, 1.5]
+[picture]
+x = "spec.beta0"
+y = "loss_nats"
+"""
+
+
+def test_a_study_from_a_file(capsys: pytest.CaptureFixture[str], tmp_path: Path, text: str) -> None:
+    config = tmp_path / "own.toml"
+    config.write_text(STUDY)
+    options = ["--text", text, "-o", tmp_path / "runs", "--json", "-", "--html", tmp_path / "page.html", "--seed", 3]
+    code, out, err = run(capsys, "study", config, *options)
+    assert code == 0, err
+    record = json.loads(out)
+    assert [result["settings"] for result in record["results"][2:]] == [
+        {"spec.beta0": beta} for beta in (0.5, 0.5, 1.5, 1.5)
+    ]
+    assert {result["seed"] for result in record["results"]} == {3}
+    assert "Is it?" in (tmp_path / "page.html").read_text()
+    assert "beta0 1.5" in err
+
+
+def test_studies_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "study")
+    assert code == 0
+    assert "consmax-start" in out
+
+
+def test_bits_by_layer(capsys: pytest.CaptureFixture[str], tmp_path: Path, text: str) -> None:
+    model, record = tmp_path / "model", tmp_path / "record.json"
+    assert run(capsys, "train", "exact", "--steps", 2, "--context", 8, "--text", text, "-o", model)[0] == 0
+    options = ["--context", 8, "--text", text, "--batches", 1, "--json", record, "-o", tmp_path / "mixed"]
+    code, _, err = run(capsys, "calibrate", model, "exaq", "--mean-bits", 2.5, *options)
+    assert code == 0, err
+    results = json.loads(record.read_text())["results"]
+    assert sorted(result["spec"]["bits"] for result in results) == [2, 2, 3, 3]
+    assert all(result["statistics"]["spread"] > 0 for result in results)
+    assert "spread" in err
+    code, _, err = run(capsys, "calibrate", model, "softermax", "--mean-bits", 2.5, *options, "--overwrite")
+    assert code == 2
+    assert "--mean-bits is for exaq" in err

@@ -51,7 +51,7 @@ def test_folders(tmp_path: Path) -> None:
     assert len(read_task(str(tmp_path)).held_out) == 5
 
 
-def test_scores_with_a_point_are_similarity(tmp_path: Path) -> None:
+def test_labels_that_are_no_whole_numbers_are_similarity(tmp_path: Path) -> None:
     (tmp_path / "a.tsv").write_text("4.500\tone\ttwo\n0.000\tthree\tfour\n")
     task = read_task(str(tmp_path / "a.tsv"))
     assert (task.similarity, task.classes) == (True, 1)

@@ -145,7 +145,7 @@ def test_where_a_training_goes_astray_is_told_with_the_last_good_checkpoint(text
 
 def test_learned_constants_have_a_learning_rate_of_their_own(text: Path, tmp_path: Path) -> None:
     def moved(rate: float) -> float:
-        model = softmaxkit.apply(language_model(Shape(), 16, 0), ConSmax())
+        model = softmaxkit.apply(language_model(Shape(layers=1, width=32), 16, 0), ConSmax())
         recipe = replace(QUICK, constants_rate=rate)
         curve = train(model, read_corpus(text), recipe, tmp_path / f"rate {rate}", seed=0)
         told = [entry["constants"] for entry in curve if "constants" in entry]
@@ -183,9 +183,8 @@ def test_tokens_are_learned_from_the_part_to_train_on(tmp_path: Path) -> None:
 @pytest.mark.parametrize("spec", [Softermax(), ConSmax(), Exaq(bits=3), Exact()], ids=lambda spec: spec.method)
 def test_integer_training_does_not_diverge(spec: softmaxkit.Spec, text: Path, tmp_path: Path) -> None:
     corpus = read_corpus(text)
-    model = softmaxkit.apply(
-        language_model(Shape(), 16, 0), spec, mode="integer", **({"clip": -6.0} if spec.method == "exaq" else {})
-    )
+    model = language_model(Shape(layers=2, heads=2, width=64), 16, 0)
+    softmaxkit.apply(model, spec, mode="integer", **({"clip": -6.0} if spec.method == "exaq" else {}))
     recipe = Recipe(steps=40, context=16, warmup_share=0.1)
     curve = [entry["loss"] for entry in train(model, corpus, recipe, tmp_path / "run", seed=0) if "loss" in entry]
     assert curve[-1] < curve[0] - 1

@@ -67,7 +67,7 @@ def read_task(source: str) -> Task:
 
     Files hold an example a line: .tsv (tabs, no quoting), .csv, or .jsonl. Columns are found by their names in a header
     (label or score; sentence, text, sentence1, premise, question, ...), else the first is the label and the sentences
-    are the last, or the last two of three and more. Labels with a point, such as 3.750, are scores of similarity.
+    are the last, or the last two of three and more. Labels that are not all whole numbers are scores of similarity.
 
     Args:
         source: a folder with a train file and a test, validation, val or dev file; a folder of other files, or one
