@@ -12,10 +12,12 @@ from rich.table import Table
 from softmaxkit.cli.console import (
     ContextOption,
     JsonOption,
+    MethodsOption,
     SeedOption,
+    SpecsOption,
     TextOption,
     WindowsOption,
-    chosen_spec,
+    chosen_specs,
     command_line,
     console,
     results_console,
@@ -23,7 +25,6 @@ from softmaxkit.cli.console import (
     write_record,
 )
 from softmaxkit.recipe import FINE_TUNING_RATE, SMALL_GPT, WINDOWS, Recipe
-from softmaxkit.spec import METHODS, Spec, method_class
 
 
 def compare(
@@ -36,13 +37,8 @@ def compare(
             show_default="train a small byte-level GPT",
         ),
     ] = None,
-    method: Annotated[
-        list[str] | None, typer.Option(help="Compare this method; may be given again.", show_default="all")
-    ] = None,
-    spec: Annotated[
-        list[Path] | None,
-        typer.Option(metavar="FILE", help="Compare this form, a spec as JSON; may be given again.", show_default=False),
-    ] = None,
+    method: MethodsOption = None,
+    spec: SpecsOption = None,
     steps: Annotated[
         int | None,
         typer.Option(
@@ -81,8 +77,7 @@ def compare(
     from softmaxkit.studies.compare import Options
     from softmaxkit.studies.compare import compare as run
 
-    specs: list[Spec] = [chosen_spec(None, file) for file in spec or []]
-    specs += [each for name in method or ([] if spec else METHODS) for each in method_class(name.lower()).variants()]
+    specs = chosen_specs(method, spec)
     if steps is None:
         steps = Recipe().steps if model is None else 0
     if steps == 0 and model is None:
@@ -102,7 +97,7 @@ def compare(
     if missing:
         console.print(f"the hardware is left out: {missing}")
     options = Options(
-        list(dict.fromkeys(specs)),
+        specs,
         text=text,
         model=model,
         recipe=recipe,

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from softmaxkit.files import write_json
-from softmaxkit.spec import Spec, method_class
+from softmaxkit.spec import METHODS, Spec, method_class
 
 console = Console(stderr=True, highlight=False, markup=False)
 """Progress and notes go to standard error, so that standard output holds results alone."""
@@ -38,6 +38,18 @@ ContextOption = Annotated[int, typer.Option(min=2, help="Tokens in a window.")]
 WindowsOption = Annotated[int, typer.Option(min=1, help="Held-out windows to measure on, at most.")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace a model that is in the output folder.")]
 SeedOption = Annotated[int, typer.Option(help="Of everything random.", min=0)]
+MethodsOption = Annotated[
+    list[str] | None, typer.Option("--method", help="Measure this method; may be given again.", show_default="all")
+]
+SpecsOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--spec",
+        metavar="FILE",
+        help="Measure this form, a spec as JSON; may be given again.",
+        show_default=False,
+    ),
+]
 SpecOption = Annotated[Path | None, typer.Option("--spec", metavar="FILE", help="A spec as JSON, instead of a method.")]
 
 
@@ -99,6 +111,18 @@ def output_folder(path: Path, overwrite: bool) -> None:
     check_folder(path)
     if not overwrite and path.is_dir() and any(path.iterdir()):
         raise ValueError(f"{path} holds a model already; give another --output, or --overwrite")
+
+
+def chosen_specs(methods: list[str] | None, files: list[Path] | None) -> list[Spec]:
+    """Return the specs in files and the forms of methods; those of all methods where neither are given.
+
+    Raises:
+        ValueError: as `chosen_spec`.
+    """
+    specs = [chosen_spec(None, file) for file in files or []]
+    names = methods or ([] if files else METHODS)
+    specs += [form for name in names for form in method_class(name.lower()).variants()]
+    return list(dict.fromkeys(specs))
 
 
 def chosen_spec(method: str | None, spec_file: Path | None) -> Spec:

@@ -11,14 +11,16 @@ from rich.table import Table
 
 from softmaxkit.cli.console import (
     JsonOption,
-    chosen_spec,
+    MethodsOption,
+    SpecsOption,
+    chosen_specs,
     command_line,
     console,
     results_console,
     stages,
     write_record,
 )
-from softmaxkit.spec import METHODS, Spec, method_class
+from softmaxkit.spec import method_class
 
 
 def tasks(
@@ -31,13 +33,8 @@ def tasks(
             show_default=False,
         ),
     ],
-    method: Annotated[
-        list[str] | None, typer.Option(help="Measure this method; may be given again.", show_default="all")
-    ] = None,
-    spec: Annotated[
-        list[Path] | None,
-        typer.Option(metavar="FILE", help="Measure this form, a spec as JSON; may be given again.", show_default=False),
-    ] = None,
+    method: MethodsOption = None,
+    spec: SpecsOption = None,
     examples: Annotated[int, typer.Option(min=1, help="Examples to fine-tune on, at most.")] = 1500,
     epochs: Annotated[int, typer.Option(min=1, help="Rounds over them.")] = 3,
     learning_rate: Annotated[float, typer.Option(help="Highest learning rate.")] = 1e-4,
@@ -60,11 +57,10 @@ def tasks(
     from softmaxkit.models.trainer import Interrupted
     from softmaxkit.studies.tasks import TaskOptions, measure_tasks
 
-    specs: list[Spec] = [chosen_spec(None, file) for file in spec or []]
-    specs += [each for name in method or ([] if spec else METHODS) for each in method_class(name.lower()).variants()]
+    specs = chosen_specs(method, spec)
     recipe = TaskRecipe(examples=examples, epochs=epochs, learning_rate=learning_rate)
     exact = method_class("exact")()
-    chosen = tuple(each for each in dict.fromkeys(specs) if each != exact)
+    chosen = tuple(each for each in specs if each != exact)
     options = TaskOptions(model, tuple(task), chosen, recipe, eight_bit, tuple(seed or (0, 1, 2)), output)
     with stages() as stage:
         try:

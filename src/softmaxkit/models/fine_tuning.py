@@ -18,14 +18,13 @@ from transformers import (
     DataCollatorWithPadding,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    TrainingArguments,
     set_seed,
 )
 
 from softmaxkit.models.checkpoint import SETTINGS_FILE
 from softmaxkit.models.running import evaluating, run
 from softmaxkit.models.tasks import Example, Task
-from softmaxkit.models.trainer import MethodTrainer, Progress
+from softmaxkit.models.trainer import MethodTrainer, Progress, training_arguments
 
 BATCH = 64
 """Examples that are measured at a time."""
@@ -160,23 +159,15 @@ def fine_tune(
         FloatingPointError: the loss became NaN or infinite.
     """
     steps = -(-len(task.train) // recipe.batch) * recipe.epochs
-    arguments = TrainingArguments(
-        output_dir=str(folder),
-        max_steps=steps,
+    arguments = training_arguments(
+        folder,
+        steps,
+        recipe.learning_rate,
+        seed,
         per_device_train_batch_size=recipe.batch,
-        learning_rate=recipe.learning_rate,
-        lr_scheduler_type="linear",
         warmup_steps=round(0.1 * steps),
         weight_decay=0.01,
         logging_steps=max(1, steps // 20),
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        seed=seed,
-        data_seed=seed,
-        dataloader_pin_memory=False,
-        log_level="error",
-        logging_nan_inf_filter=False,
     )
     MethodTrainer(
         model=model,

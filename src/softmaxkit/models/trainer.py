@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import get_last_checkpoint
 
@@ -24,6 +24,25 @@ Progress = Callable[[int, int], None]
 
 class Interrupted(Exception):
     """Training was stopped by the user; its last step is saved."""
+
+
+def training_arguments(folder: Path, steps: int, learning_rate: float, seed: int, **further: Any) -> TrainingArguments:
+    """Return what all training here asks of the Trainer: linear decay, its own saving, and no lines of its own."""
+    return TrainingArguments(
+        output_dir=str(folder),
+        max_steps=steps,
+        learning_rate=learning_rate,
+        lr_scheduler_type="linear",
+        seed=seed,
+        data_seed=seed,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+        log_level="error",
+        logging_nan_inf_filter=False,
+        **further,
+    )
 
 
 class MethodTrainer(Trainer):

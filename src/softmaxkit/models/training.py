@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.data import Subset
-from transformers import PreTrainedModel, TrainingArguments
+from transformers import PreTrainedModel
 
 from softmaxkit.models.text import Corpus, NextToken, windows_at_once
-from softmaxkit.models.trainer import MethodTrainer, Progress
+from softmaxkit.models.trainer import MethodTrainer, Progress, training_arguments
 from softmaxkit.recipe import Recipe
 
 EVALUATION_POINTS = 20
@@ -52,13 +52,13 @@ def train(
     """
     quarter = max(1, recipe.steps // 4)
     every = max(1, recipe.steps // EVALUATION_POINTS)
-    arguments = TrainingArguments(
-        output_dir=str(folder),
-        max_steps=recipe.steps,
+    arguments = training_arguments(
+        folder,
+        recipe.steps,
+        recipe.learning_rate,
+        seed,
         per_device_train_batch_size=recipe.batch,
         per_device_eval_batch_size=windows_at_once(64, recipe.context),
-        learning_rate=recipe.learning_rate,
-        lr_scheduler_type="linear",
         warmup_steps=round(recipe.steps * recipe.warmup_share),
         weight_decay=recipe.weight_decay,
         adam_beta2=recipe.adam_beta2,
@@ -66,15 +66,7 @@ def train(
         logging_steps=max(1, recipe.steps // 100),
         eval_strategy="steps",
         eval_steps=every,
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        seed=seed,
-        data_seed=seed,
         remove_unused_columns=False,
-        dataloader_pin_memory=False,
-        log_level="error",
-        logging_nan_inf_filter=False,
     )
     held_out = NextToken(corpus.held_out, recipe.context)
     every_window = range(0, len(held_out), max(1, len(held_out) // CURVE_WINDOWS))
