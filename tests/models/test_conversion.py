@@ -114,7 +114,7 @@ def test_training_walks_the_homotopy_to_its_end(tmp_path: Path) -> None:
     seen: list[float] = []
     recipe = Recipe(steps=10, context=8, homotopy=0.5)
     train(model, read_corpus(path), recipe, tmp_path / "run", 0, progress=lambda *_: seen.append(module.homotopy))
-    assert seen == [0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.0, 1.0, 1.0, 1.0]
+    assert seen == [0.0, 0.25, 0.5, 0.75, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]
 
 
 def test_the_cheapest_choice_within_a_budget() -> None:

@@ -10,6 +10,7 @@ from torch import nn
 import softmaxkit
 from conftest import tiny_model
 from softmaxkit.models.eight_bit import (
+    KEPT,
     ROUNDED,
     EightBitLinear,
     _Range,
@@ -30,6 +31,14 @@ def test_the_percentile_is_exact_over_batches(percentile: float) -> None:
         seen.see(nn.Linear(1, 1), (torch.from_numpy(batch),))
     values = np.sort(np.abs(np.concatenate(batches).ravel()))[::-1]
     assert seen.percentile(percentile) == values[int(len(values) * (1 - percentile / 100))]
+
+
+def test_a_percentile_beyond_what_is_kept_is_refused() -> None:
+    seen = _Range()
+    seen.see(nn.Linear(1, 1), (torch.randn(10, KEPT),))
+    assert seen.percentile(99.0) > 2
+    with pytest.raises(ValueError, match=r"the percentile is 90\.0000 or more, not 80"):
+        seen.percentile(80.0)
 
 
 def test_weights_have_a_scale_for_each_output() -> None:

@@ -69,6 +69,8 @@ def test_labels_that_are_no_whole_numbers_are_similarity(tmp_path: Path) -> None
         ({"test.jsonl": '{"label": 1}\n'}, "line 1, has the columns label; a task has"),
         ({"test.jsonl": "{\n"}, "line 1, is no JSON"),
         ({"train.tsv": "0\ta\n1\tb\n", "test.tsv": "0\ta\tb\n"}, "sentences in some of its files and pairs"),
+        ({"test.tsv": "0.5\ta\n1.5\tb\n"}, "scores but single sentences; similarity is that of two"),
+        ({"test.tsv": "1\ta\nnan\tb\n"}, "line 2: the label is a class from 0, or a score, not 'nan'"),
         ({"test.tsv": ""}, "no examples to measure on"),
         ({"notes.md": "x"}, r"has no .tsv, .csv, .jsonl file"),
     ],
@@ -100,3 +102,4 @@ def test_rank_correlation() -> None:
     # Worked by hand: ranks 1, 2.5, 2.5, 4 and 1, 3, 2, 4; their covariance is 4.5, their variances 4.5 and 5.
     assert rank_correlation([1, 5, 5, 9], [0.1, 0.3, 0.2, 7.0]) == pytest.approx(4.5 / np.sqrt(4.5 * 5), rel=1e-12)
     assert rank_correlation([1, 2, 3], [9, 4, 1]) == pytest.approx(-1)
+    assert rank_correlation([1, 2, 3], [4, 4, 4]) == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,13 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel
 
+import softmaxkit
 import softmaxkit.studies.tasks as study
 from conftest import DATA
 from softmaxkit import ConSmax, Exact, Exaq, Softermax
+from softmaxkit.cli.tasks import _tables
 from softmaxkit.models.eight_bit import EightBitLinear
-from softmaxkit.models.fine_tuning import TaskRecipe, measure, read_encoder
+from softmaxkit.models.fine_tuning import TaskRecipe, calibration_batches, measure, read_encoder
 from softmaxkit.models.language_model import learned_tokens
 from softmaxkit.models.tasks import read_task
 from softmaxkit.models.trainer import Interrupted
@@ -121,6 +124,40 @@ def test_similarity_is_measured_without_training(encoder: str, tmp_path: Path) -
     assert {each["trained"] for each in record["results"]} == {"not trained"}
     assert all(-100 <= each["spearman_percent"] <= 100 for each in record["results"])
     assert len(record["results"]) == 8
+
+
+def test_a_model_that_gives_nan_is_a_result_and_the_others_go_on(
+    encoder: str, task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tuned = study.fine_tune
+
+    def fine_tune(model: Any, *rest: Any) -> Any:
+        tuned(model, *rest)
+        if any(isinstance(module.spec, Softermax) for module in softmaxkit.models.layers(model).values()):
+            model.classifier.bias.data.fill_(torch.nan)
+        return model
+
+    monkeypatch.setattr(study, "fine_tune", fine_tune)
+    chosen = options(encoder, task, tmp_path / "runs", recipe=TaskRecipe(examples=8, epochs=1), seeds=(0,))
+    record = measure_tasks(chosen, [], silent)
+    gone = [each for each in record["results"] if "diverged" in each]
+    assert [each["method"] for each in gone] == ["softermax"]
+    assert "change_points" not in gone[0]
+    assert len(record["results"]) == 6
+    assert [table.row_count for table in _tables(record)] == [6]
+
+
+def test_calibration_sees_no_padding(encoder: str, task: str) -> None:
+    found = read_task(task)
+    _, tokenizer = read_encoder(encoder, found, 0)
+    seen = calibration_batches(found, tokenizer, 128, count=50)
+    assert sum(len(batch["input_ids"]) for batch in seen) == 50
+    assert all(batch["attention_mask"].all() for batch in seen)
+
+
+def test_two_tasks_of_one_name_are_refused(encoder: str, task: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="two tasks are called mood"):
+        measure_tasks(replace(options(encoder, task, tmp_path), tasks=(task, task)), [], silent)
 
 
 def test_what_cannot_be_measured_is_refused(encoder: str, task: str, tmp_path: Path) -> None:

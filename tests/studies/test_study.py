@@ -12,7 +12,7 @@ import pytest
 import softmaxkit.studies.compare as compare
 from softmaxkit import ConSmax, Exact, Exaq
 from softmaxkit.models.trainer import Interrupted
-from softmaxkit.report.study import picture, render_study, summary
+from softmaxkit.report.study import picture, render_study, shown, summary
 from softmaxkit.studies.config import read_study, study_names
 from softmaxkit.studies.grid import run_study
 
@@ -86,6 +86,13 @@ def test_the_own_studies_can_be_read() -> None:
         ('method = "exaq"', 'method = "exact-ish"', "no method is called 'exact-ish'"),
         ("[vary]", "[vary", "small.toml: "),
         ('y = "loss_change_percent"', "", "a picture has x and y"),
+        ('y = "loss_change_percent"', 'y = "loss"', "a picture's y is loss_change_percent, .*, not 'loss'"),
+        (
+            'x = "spec.gamma0"',
+            'x = "gamma0"',
+            r"a picture's x is what varies \(spec.gamma0, .* or step, not 'gamma0'",
+        ),
+        ("[0, 1]", "[1, 1]", r"seeds are given once each, not \[1, 1\]"),
     ],
 )
 def test_a_wrong_config_is_refused(before: str, after: str, message: str, tmp_path: Path) -> None:
@@ -160,10 +167,10 @@ def test_a_point_that_diverges_is_recorded_and_the_others_go_on(
     monkeypatch.setattr(compare, "train", train)
     record = run(tmp_path, written(tmp_path, SMALL.replace("[0, 1]", "[0]")))
     gone = [each for each in record["results"] if "diverged" in each]
-    assert [each["settings"]["spec.gamma0"] for each in gone] == [1.0, 10.0]
+    assert [each["settings"]["spec.gamma0"] for each in gone] == [1.0, 1.0, 10.0, 10.0]
     assert all("loss_nats" not in each for each in gone)
-    assert len(record["results"]) == 2 + 2 + 4 + 2 + 4
-    assert "diverged with 1 seeds" in render_study(record)
+    assert len(record["results"]) == 16
+    assert "1 of 1 diverged" in render_study(record)
     json.dumps(record, allow_nan=False)
 
 
@@ -184,3 +191,28 @@ def test_an_interrupted_study_keeps_what_is_finished(tmp_path: Path, monkeypatch
     run(tmp_path, config)
     assert len(trainings) == len(set(trainings)) + 1  # the one that was stopped
     assert Exact().method in trainings[0]
+
+
+def test_seeds_that_diverged_are_told_beside_the_mean_of_the_others() -> None:
+    results = [
+        {"method": "consmax", "variant": "", "mode": "integer", "settings": {"recipe.steps": 4}, "seed": seed, **found}
+        for seed, found in enumerate([{"loss_nats": 2.0}, {"diverged": "the loss is nan"}, {"loss_nats": 4.0}])
+    ]
+    (found,) = summary(results, "loss_nats")
+    assert shown(found, 2) == "3.00 ± 1.41 (1 of 3 diverged)"
+    assert picture(results, {"x": "recipe.steps", "y": "loss_nats"}) is None
+
+
+def test_a_conversion_is_compared_with_softmax_trained_on_by_as_many_steps(tmp_path: Path) -> None:
+    config = SMALL.replace("[0, 1]", "[0]").replace("context = 8", "context = 8\nconversion_steps = 3\nhomotopy = 0.5")
+    config = config.replace('"recipe.learning_rate" = [0.001, 0.004]', '"recipe.key_fit" = [false, true]')
+    titles: list[str] = []
+    record = run(tmp_path, written(tmp_path, config), lambda title: titles.append(title) or (lambda done, total: None))  # type: ignore[func-returns-value]
+    assert titles.count("train exact, from scratch") == 1
+    assert titles.count("convert exact to exact") == 1
+    assert len([title for title in titles if title.startswith("convert exact to consmax")]) == 4
+    assert {result["trained_steps"] for result in record["results"]} == {4 + 3}
+    losses = {str(r["settings"]): r["loss_nats"] for r in record["results"] if r["method"] == "consmax"}
+    # gamma is set from the model's own scores, whatever its start value.
+    assert len(losses) == 4
+    assert len(set(losses.values())) == 2

@@ -76,29 +76,30 @@ def tasks(
 
 def _tables(record: dict[str, Any]) -> list[Table]:
     """Return a table a task: mean and spread over seeds."""
-    from softmaxkit.report.study import summary
+    from softmaxkit.report.study import shown, summary
+    from softmaxkit.studies.tasks import main_figure
 
     tables = []
     for task in dict.fromkeys(result["task"] for result in record["results"]):
         mine = [{**result, "settings": {}} for result in record["results"] if result["task"] == task]
-        similarity = "spearman_percent" in mine[0]
-        table = Table(title=f"{task}: {'rank correlation' if similarity else 'accuracy'} in percent", box=SIMPLE_HEAD)
+        main = main_figure(mine[0])
+        called = "rank correlation" if mine[0]["similarity"] else "accuracy"
+        table = Table(title=f"{task}: {called} in percent", box=SIMPLE_HEAD)
         table.add_column("method", no_wrap=True)
         for heading in ("mode", "training"):
             table.add_column(heading)
-        for heading in ("mean", "spread", "against baseline", "worst"):
+        for heading in ("mean", "against baseline", "worst"):
             table.add_column(heading, justify="right")
-        main = "spearman_percent" if similarity else "accuracy_percent"
         for value, change in zip(summary(mine, main), summary(mine, "change_points"), strict=True):
             members = [r for r in mine if (r["method"], r["variant"], r["mode"]) == tuple(value[k] for k in KEYS)]
+            changes = [each["change_points"] for each in members if "change_points" in each]
             table.add_row(
                 " ".join(filter(None, (value["method"], value["variant"]))),
                 value["mode"],
                 members[0]["trained"],
-                f"{value['mean']:.2f}",
-                "" if value["spread"] is None else f"{value['spread']:.2f}",
-                f"{change['mean']:+.2f}",
-                f"{min(each['change_points'] for each in members):+.2f}",
+                shown(value, 2),
+                shown(change, 2, " "),
+                f"{min(changes):+.2f}" if changes else "",
             )
         tables.append(table)
     return tables

@@ -32,7 +32,7 @@ def round_linear(
     Args:
         model: with `nn.Linear` layers, or GPT-2's `Conv1D`; embeddings and norms stay as they are.
         batches: dicts of what the model takes.
-        percentile: of activations, 50 to 100.
+        percentile: of activations, 50 to 100; of more activations than are kept only high ones.
 
     Returns:
         The same model.
@@ -120,5 +120,8 @@ class _Range:
 
     def percentile(self, percentile: float) -> float:
         """Return it; never 0."""
-        place = min(math.floor(self.count * (1 - percentile / 100)), len(self.largest) - 1)
+        place = min(math.floor(self.count * (1 - percentile / 100)), self.count - 1)
+        if place >= len(self.largest):
+            least = 100 * (1 - KEPT / self.count)
+            raise ValueError(f"of so many activations the percentile is {least:.4f} or more, not {percentile}")
         return max(self.largest[place].item(), 1e-9)

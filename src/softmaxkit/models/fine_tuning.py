@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -79,7 +80,7 @@ def read_encoder(name: str, task: Task, seed: int) -> tuple[PreTrainedModel, Pre
     kind: Any = AutoModel if task.similarity else AutoModelForSequenceClassification
     heads = {} if task.similarity else {"num_labels": task.classes}
     try:
-        model = kind.from_pretrained(name, **heads)
+        model = kind.from_pretrained(name, dtype=torch.float32, **heads)
         tokenizer = AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError, KeyError) as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -109,6 +110,24 @@ class Encoded(Dataset[dict[str, Any]]):
         return {**self.tokenizer(each.first, each.second, truncation=True, max_length=self.length)} | {
             "labels": int(each.label)
         }
+
+
+def calibration_batches(
+    task: Task, tokenizer: PreTrainedTokenizerBase, length: int, count: int = CALIBRATION_EXAMPLES, size: int = 16
+) -> list[dict[str, Any]]:
+    """Return batches to calibrate on, without labels and without padding, whose queries would count as rows.
+
+    They are of the examples to train on, or, where there are none, of those that are measured; pairs of similarity are
+    read as they are measured, each sentence by itself.
+    """
+    examples = [*(task.train or task.held_out)[:count]]
+    if task.similarity:
+        examples = [Example(str(text), None, 0.0) for each in examples for text in each[:2]][:count]
+    by_length: dict[int, list[Example]] = {}
+    for each in examples:
+        tokens = tokenizer(each.first, each.second, truncation=True, max_length=length)["input_ids"]
+        by_length.setdefault(len(tokens), []).append(each)
+    return [batch for group in by_length.values() for batch in batches(group, tokenizer, length, size)]
 
 
 def batches(
@@ -192,6 +211,9 @@ def measure(
     Returns:
         of classes `accuracy_percent`, and of two `f1_percent` too; of similarity `spearman_percent`, the rank
         correlation of labels and the cosine of both sentences' mean-pooled states.
+
+    Raises:
+        FloatingPointError: the encoder gives NaN or infinity.
     """
     order = sorted(
         range(len(task.held_out)), key=lambda i: len(task.held_out[i].first + (task.held_out[i].second or ""))
@@ -202,21 +224,29 @@ def measure(
     with evaluating(model):
         if task.similarity:
             one, other = (
-                _pooled(model, batches([Example(text or "", None, 0.0) for text in texts], tokenizer, length), tick)
+                _pooled(model, batches([Example(str(text), None, 0.0) for text in texts], tokenizer, length), tick)
                 for texts in ([each.first for each in examples], [each.second for each in examples])
             )
             cosine = torch.nn.functional.cosine_similarity(one, other).numpy()
+            _check_finite(cosine)
             return {"spearman_percent": 100 * rank_correlation(cosine, labels)}
         found = []
         for batch in batches(examples, tokenizer, length):
-            found.append(run(model, batch).logits.argmax(-1).cpu().numpy())
-            tick(len(found[-1]))
+            logits = run(model, batch).logits.float().cpu().numpy()
+            _check_finite(logits)
+            found.append(logits.argmax(-1))
+            tick(len(logits))
     guessed = np.concatenate(found)
     figures = {"accuracy_percent": 100 * float((guessed == labels).mean())}
     if task.classes == 2:
         both, either = ((guessed == 1) & (labels == 1)).sum(), (guessed == 1).sum() + (labels == 1).sum()
         figures["f1_percent"] = 100 * float(2 * both / either) if either else 0.0
     return figures
+
+
+def _check_finite(values: Any) -> None:
+    if not np.isfinite(values).all():
+        raise FloatingPointError("the encoder gives NaN or infinity on the task: its weights, or a method in it, do")
 
 
 def _pooled(model: PreTrainedModel, given: list[dict[str, Any]], tick: Callable[[int], None]) -> Tensor:
@@ -231,13 +261,18 @@ def _pooled(model: PreTrainedModel, given: list[dict[str, Any]], tick: Callable[
 
 
 def rank_correlation(first: Any, second: Any) -> float:
-    """Return Spearman's rank correlation of two arrays; equal values share the mean of their ranks."""
+    """Return Spearman's rank correlation of two arrays; equal values share the mean of their ranks.
+
+    It is 0 where all values of one are equal.
+    """
 
     def ranks(values: Any) -> Any:
         _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
         return (np.cumsum(counts) - (counts - 1) / 2)[place]
 
-    return float(np.corrcoef(ranks(first), ranks(second))[0, 1])
+    one, other = (ranks(each) - (len(each) + 1) / 2 for each in (first, second))
+    spread = math.sqrt(float((one**2).sum() * (other**2).sum()))
+    return float((one * other).sum()) / spread if spread else 0.0
 
 
 def _ticker(progress: Progress | None, total: int) -> Callable[[int], None]:

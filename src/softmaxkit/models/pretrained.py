@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils.hub import cached_file, extract_commit_hash
 
 from softmaxkit.models.checkpoint import load
 from softmaxkit.models.running import evaluating, run
@@ -50,9 +51,15 @@ def read_pretrained(name: str, context: int) -> tuple[PreTrainedModel, PreTraine
 
 
 def fingerprint(name: str | None) -> str | None:
-    """Return what tells a model from an earlier one of the same name: a hash of its files, or the hub name."""
-    if name is None or not Path(name).is_dir():
-        return name
+    """Return what tells a model from an earlier one of the same name: a hash of its files, or of the hub its commit."""
+    if name is None:
+        return None
+    if not Path(name).is_dir():
+        try:
+            found = cached_file(name, "config.json")
+        except OSError:  # loading it says what is wrong
+            return name
+        return f"{name}@{extract_commit_hash(found, None)}"
     digest = hashlib.sha256()
     for file in sorted(path for path in Path(name).iterdir() if path.is_file()):
         with file.open("rb") as stream:

@@ -24,6 +24,12 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = state
 
 
+def to_default_device(model: PreTrainedModel) -> PreTrainedModel:
+    """Move a model to where the Trainer would: a GPU where there is one."""
+    model.to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type, unused-ignore]
+    return model
+
+
 def device_of(model: nn.Module) -> torch.device:
     """Return the device that takes a model's inputs, also where its weights are offloaded."""
     hook = getattr(model, "_hf_hook", None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -110,6 +111,8 @@ def _checked(name: str, train: tuple[Example, ...], held_out: tuple[Example, ...
                 f"{', '.join(f'{label:g}' for label in sorted(known))}"
             )
     pairs = {each.second is not None for each in (*train, *held_out)}
+    if similarity and pairs == {False}:
+        raise ValueError(f"{name} has scores but single sentences; similarity is that of two")
     if len(pairs) > 1:
         raise ValueError(f"{name} has sentences in some of its files and pairs of them in others")
     return Task(name, similarity, train, held_out)
@@ -182,9 +185,10 @@ def _examples(rows: Iterator[tuple[int, Any]], where: str) -> Iterator[Example]:
 
 def _number(text: Any) -> float | None:
     try:
-        return float(text)
+        number = float(text)
     except (TypeError, ValueError):
         return None
+    return number if math.isfinite(number) else None
 
 
 def _from_hub(source: str) -> Task:

@@ -48,6 +48,11 @@ class Corpus:
     train: Tensor
     held_out: Tensor
 
+    @property
+    def fingerprint(self) -> str:
+        """What tells its tokens from all others."""
+        return hashlib.sha256(torch.cat([self.train, self.held_out]).numpy().tobytes()).hexdigest()
+
     def describe(self) -> dict[str, Any]:
         """Return what a record says of it."""
         return {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -28,7 +29,7 @@ class Interrupted(Exception):
 
 def training_arguments(folder: Path, steps: int, learning_rate: float, seed: int, **further: Any) -> TrainingArguments:
     """Return what all training here asks of the Trainer: linear decay, its own saving, and no lines of its own."""
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=steps,
         learning_rate=learning_rate,
@@ -43,6 +44,8 @@ def training_arguments(folder: Path, steps: int, learning_rate: float, seed: int
         logging_nan_inf_filter=False,
         **further,
     )
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # several would take several batches a step
+    return arguments
 
 
 class MethodTrainer(Trainer):
@@ -127,8 +130,13 @@ class MethodTrainer(Trainer):
         return logged
 
     def _last_checkpoint(self) -> str | None:
+        """Return the last checkpoint that was written to its end; what was broken off goes."""
         folder = Path(str(self.args.output_dir))
-        return get_last_checkpoint(str(folder)) if folder.is_dir() else None
+        while folder.is_dir() and (last := get_last_checkpoint(str(folder))) is not None:
+            if (Path(last) / "trainer_state.json").is_file():  # which is written last
+                return str(last)
+            shutil.rmtree(last)
+        return None
 
 
 def first_not_finite(model: nn.Module, inputs: Any) -> str:
@@ -183,7 +191,11 @@ class _Watch(TrainerCallback):
     def on_step_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if self.homotopy:
             for module in layers(kwargs["model"]).values():
-                module.set_homotopy(min(1.0, state.global_step / (self.homotopy * state.max_steps)))
+                module.set_homotopy(min(1.0, state.global_step / max(1.0, self.homotopy * state.max_steps - 1)))
+
+    def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        for module in layers(kwargs["model"]).values():
+            module.set_homotopy(1.0)
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if self.progress:

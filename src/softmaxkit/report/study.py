@@ -54,10 +54,11 @@ def summary(results: Sequence[Result], figure: str) -> list[dict[str, Any]]:
 
 def shown(value: Mapping[str, Any], digits: int, unit: str = "") -> str:
     """Return a mean and its spread over seeds as text; empty where there is none."""
+    gone = f"{value['diverged']} of {value['diverged'] + value['seeds']} diverged" if value["diverged"] else ""
     if value["mean"] is None:
-        return f"diverged with {value['diverged']} seeds" if value["diverged"] else ""
+        return gone
     spread = "" if value["spread"] is None else f" ± {value['spread']:.{digits}f}"
-    return f"{value['mean']:{'+' if unit else ''}.{digits}f}{unit}{spread}"
+    return f"{value['mean']:{'+' if unit else ''}.{digits}f}{unit}{spread}" + (f" ({gone})" if gone else "")
 
 
 def setting(settings: Mapping[str, Any]) -> str:
@@ -106,10 +107,10 @@ def render_study(record: Mapping[str, Any]) -> str:
 
 def picture(results: Sequence[Result], asked: Mapping[str, Any]) -> go.Figure | None:
     """Draw a figure against a setting, or against the step: means over seeds, with their spread; None if not asked."""
-    if not asked:
+    by_step = asked.get("x") == "step"
+    lines = {} if not asked else _curves(results) if by_step else _against(results, asked["x"], asked["y"])
+    if not lines:
         return None
-    by_step = asked["x"] == "step"
-    lines = _curves(results) if by_step else _against(results, asked["x"], asked["y"])
     figure = go.Figure()
     for place, (name, points) in enumerate(lines.items()):
         figure.add_scatter(
@@ -145,10 +146,10 @@ def picture(results: Sequence[Result], asked: Mapping[str, Any]) -> go.Figure | 
 
 
 def _against(results: Sequence[Result], x: str, y: str) -> dict[str, list[tuple[Any, float, float | None]]]:
-    """Return points of integer results, or of float ones where there are no others, by what else tells them apart."""
+    """Return points of integer results, by what else tells them apart; those of which a seed diverged are left out."""
     lines: dict[str, list[tuple[Any, float, float | None]]] = {}
     for each in summary(results, y):
-        if x not in each["settings"] or each["mean"] is None or each["mode"] == "float":
+        if x not in each["settings"] or each["mean"] is None or each["diverged"] or each["mode"] == "float":
             continue
         others = {key: value for key, value in each["settings"].items() if key != x and not key.startswith("spec.")}
         own = {key: value for key, value in each["settings"].items() if key != x and key.startswith("spec.")}
@@ -169,14 +170,15 @@ def _curves(results: Sequence[Result]) -> dict[str, list[tuple[Any, float, float
         if result["method"] == "exact" or "training" not in result.get("series", {}):
             continue
         shared = {key: value for key, value in result["settings"].items() if not key.startswith("spec.")}
-        exact = next(
+        rivals = [
             each
             for each in results
-            if each["method"] == "exact"
-            and each["seed"] == result["seed"]
-            and each["settings"] == shared
+            if (each["method"], each["seed"], each["settings"]) == ("exact", result["seed"], shared)
             and "training" in each.get("series", {})
-        )
+        ]
+        if not rivals:  # it diverged
+            continue
+        exact = rivals[0]
         base = dict(zip(*(exact["series"]["training"][key] for key in CURVE), strict=True))
         name = f"{result['method']} {setting(result['settings']) or result['variant']}".strip()
         for step, loss in zip(*(result["series"]["training"][key] for key in CURVE), strict=True):

@@ -28,6 +28,7 @@ from softmaxkit.models.key_bias import fold_log_sums
 from softmaxkit.models.language_model import language_model
 from softmaxkit.models.patch import apply, restore, set_mode
 from softmaxkit.models.pretrained import fingerprint, read_pretrained
+from softmaxkit.models.running import to_default_device
 from softmaxkit.models.text import Corpus, read_corpus, windows_at_once
 from softmaxkit.models.trainer import Progress
 from softmaxkit.models.training import checkpoint_at, train
@@ -200,7 +201,7 @@ class Comparison:
             apply(model, spec)
         else:
             model, curve = self._trained(spec)
-        calibrate(model, self.calibration)
+        calibrate(to_default_device(model), self.calibration)
         return model, curve
 
     def _trained(self, spec: Spec) -> tuple[PreTrainedModel, list[dict[str, Any]]]:
@@ -223,22 +224,23 @@ class Comparison:
         if self._steps:
             title = f"train {spec.method} {spec.variant}".strip()
             progress = self.stage(f"{title}, {self._description(spec)}")
-            recipe = self._without_conversion
+            recipe = self._recipe(spec).before_conversion()
             curve = train(model, self.corpus, recipe, folder, self.options.seed, branch, progress)
         self._keep(model, curve, folder)
         return model, curve
 
     def _converts(self, spec: Spec) -> bool:
-        """Is a spec that would train from scratch put into the finished exact model instead?"""
-        return bool(self.options.recipe.conversion_steps) and spec.training == "from scratch" and spec != Exact()
+        """Is a spec put into the finished exact model and trained on? Exact too, for all to be compared with."""
+        return bool(self.options.recipe.conversion_steps) and spec.training != "calibrated"
 
     def _converted(self, spec: Spec, folder: Path) -> tuple[PreTrainedModel, list[dict[str, Any]]]:
         """Return the exact model converted to a method by some steps of training."""
-        recipe = self.options.recipe
-        model = restore(self.prepared(Exact())[0])
+        recipe = self._recipe(spec)
+        start = Comparison(replace(self.options, recipe=recipe.before_conversion()), self.stage)
+        model = restore(start.prepared(Exact())[0])
         if recipe.key_fit:
             fold_log_sums(model, [{"input_ids": batch} for batch in self.calibration])
-        apply(model, spec)
+        apply(model, spec, mode="integer" if spec.training == "fine-tuned" else "float")
         convert(model, self.calibration)
         steps = replace(recipe, steps=recipe.conversion_steps, learning_rate=recipe.conversion_rate)
         progress = self.stage(f"convert exact to {spec.method} {spec.variant}".strip())
@@ -259,21 +261,14 @@ class Comparison:
         """The checkpoint of the exact model from which fine-tuned methods go on."""
         return checkpoint_at(self._folder(Exact()), self.options.recipe.branch_step)
 
-    @property
-    def _without_conversion(self) -> Recipe:
-        """The recipe of all that is not converted."""
-        plain = Recipe()
-        return replace(
-            self.options.recipe,
-            conversion_steps=0,
-            conversion_rate=plain.conversion_rate,
-            homotopy=plain.homotopy,
-            key_fit=plain.key_fit,
-        )
+    def _recipe(self, spec: Spec) -> Recipe:
+        """Return all of the recipe that matters to a spec; what is only ConSmax's way in matters to it alone."""
+        own = spec.training == "from scratch" and spec != Exact()
+        return self.options.recipe if own else replace(self.options.recipe, homotopy=0.0, key_fit=False)
 
     @property
     def _steps(self) -> int:
-        return self.options.recipe.steps
+        return self.options.recipe.steps + self.options.recipe.conversion_steps
 
     def _fresh(self) -> PreTrainedModel:
         if self.options.model is not None:
@@ -286,7 +281,7 @@ class Comparison:
         if self.pretrained:
             return f"pretrained, then {self._steps} steps" if self._steps else "pretrained"
         if self._converts(spec):
-            return f"exact, then {self.options.recipe.conversion_steps} steps of conversion"
+            return f"exact to step {self.options.recipe.steps}, then {self.options.recipe.conversion_steps} steps more"
         if spec.training == "fine-tuned":
             return f"exact to step {self.options.recipe.branch_step}, then fine-tuned"
         return "from scratch"
@@ -295,10 +290,10 @@ class Comparison:
         """Return the folder of all that depends on the same things, by their hash."""
         key = content_key(
             versions(),
-            self.corpus.sha256,
+            self.corpus.fingerprint,
             self.fingerprint,
             self.options.shape.describe(),
-            (self.options.recipe if self._converts(spec) else self._without_conversion).describe(),
+            self._recipe(spec).describe(),
             self.options.seed,
             spec.to_json(),
             *further,

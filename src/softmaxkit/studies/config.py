@@ -20,6 +20,7 @@ FOLDER = "softmaxkit.studies.configs"
 
 KEYS = ("question", "seeds", "windows", "shape", "recipe", "methods", "vary", "picture", "finding")
 PICTURE = ("x", "y", "published", "published_x", "published_y")
+FIGURES = ("loss_change_percent", "perplexity_change_percent", "loss_nats", "perplexity", "row_sum_mean")
 PARTS = ("shape", "recipe", "spec")
 
 
@@ -101,6 +102,8 @@ def _study(name: str, given: Mapping[str, Any]) -> Study:
         if not given.get(key):
             raise ValueError(f"a study has {key}; this one has none")
     seeds = tuple(given.get("seeds", [0]))
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"seeds are given once each, not {list(seeds)}")
     if not seeds or not all(type(seed) is int and seed >= 0 for seed in seeds):
         raise ValueError(f"seeds are whole numbers, such as [0, 1, 2], not {list(seeds)}")
     points: list[Point] = []
@@ -135,12 +138,24 @@ def _study(name: str, given: Mapping[str, Any]) -> Study:
     if unused:
         raise ValueError(f"none of the methods has what {unused[0]} varies")
     picture = dict(given.get("picture", {}))
-    _known(picture, PICTURE, "a picture")
-    if picture and not {"x", "y"} <= set(picture):
-        raise ValueError('a picture has x and y, such as x = "recipe.steps", y = "loss_change_percent"')
+    _check_picture(picture, vary)
     return Study(
         name, given["question"], seeds, given.get("windows", WINDOWS), tuple(points), picture, given.get("finding", "")
     )
+
+
+def _check_picture(picture: Mapping[str, Any], vary: Mapping[str, Any]) -> None:
+    _known(picture, PICTURE, "a picture")
+    if not picture:
+        return
+    if not {"x", "y"} <= set(picture):
+        raise ValueError('a picture has x and y, such as x = "recipe.steps", y = "loss_change_percent"')
+    if picture["x"] not in (*vary, "step"):
+        raise ValueError(f"a picture's x is what varies ({', '.join(vary)}) or step, not {picture['x']!r}")
+    if picture["y"] not in FIGURES:
+        raise ValueError(f"a picture's y is {', '.join(FIGURES)}, not {picture['y']!r}")
+    if len(picture.get("published_x", [])) != len(picture.get("published_y", [])):
+        raise ValueError("a picture's published_x and published_y are lists of the same length")
 
 
 def _made(kind: Any, given: Mapping[str, Any]) -> Any:

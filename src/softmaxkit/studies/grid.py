@@ -40,7 +40,7 @@ def run_study(
     """
     results: list[dict[str, Any]] = []
     inputs: dict[str, Any] = {}
-    chosen = tuple(seeds) if seeds else study.seeds
+    chosen = tuple(dict.fromkeys(seeds)) if seeds else study.seeds
     for seed in chosen:
         told: list[dict[str, Any]] = []
         for point in study.points:
@@ -56,16 +56,17 @@ def run_study(
                 synthesize=False,
             )
             comparison = Comparison(options, stage)
-            inputs = inputs or comparison.inputs()
+            inputs = inputs or {"text": comparison.corpus.describe(), "windows": len(comparison.held_out)}
+            about = {"seed": seed, "shape": point.shape.describe(), "recipe": point.recipe.describe()}
             exact = results_of(comparison, Exact())
             baseline = exact[0].get("loss_nats")
             own = {key: value for key, value in point.settings.items() if not key.startswith("spec.")}
             if own not in told:
                 told.append(own)
-                results += [{**each, **_changes(each, baseline), "seed": seed, "settings": own} for each in exact]
+                results += [{**each, **_changes(each, baseline), **about, "settings": own} for each in exact]
             if point.spec != Exact():
                 for each in results_of(comparison, point.spec):
-                    results.append({**each, **_changes(each, baseline), "seed": seed, "settings": point.settings})
+                    results.append({**each, **_changes(each, baseline), **about, "settings": point.settings})
     inputs |= {"study": study.name, "question": study.question, "seeds": list(chosen), "picture": study.picture}
     inputs |= {"finding": study.finding}
     return make_record(command, chosen[0], inputs, results)
@@ -76,7 +77,7 @@ def results_of(comparison: Comparison, spec: Spec) -> list[dict[str, Any]]:
     try:
         return comparison.results(spec)
     except FloatingPointError as error:
-        results = [make_result(spec, "float", diverged=str(error))]
+        results = [make_result(spec, mode, diverged=str(error)) for mode in ("float", "integer")]
         write_json(comparison.finished(spec), results)
         return results
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,15 +16,15 @@ from softmaxkit.methods.exact import Exact
 from softmaxkit.models.calibration import calibrate, convert
 from softmaxkit.models.eight_bit import round_linear
 from softmaxkit.models.fine_tuning import (
-    CALIBRATION_EXAMPLES,
     TaskRecipe,
-    batches,
+    calibration_batches,
     fine_tune,
     measure,
     read_encoder,
 )
 from softmaxkit.models.patch import apply, set_mode
 from softmaxkit.models.pretrained import fingerprint
+from softmaxkit.models.running import to_default_device
 from softmaxkit.models.tasks import Task, read_task
 from softmaxkit.record import make_record, make_result, versions
 from softmaxkit.spec import Spec
@@ -70,14 +71,17 @@ def measure_tasks(options: TaskOptions, command: list[str], stage: Stage) -> dic
         Interrupted: training was stopped; the same call goes on.
     """
     tasks = [read_task(source) for source in options.tasks]
+    names = [task.name for task in tasks]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"two tasks are called {twice[0]}; measure them one after the other, or rename one")
     results: list[dict[str, Any]] = []
     for task in tasks:
         if not task.similarity and not task.train:
             raise ValueError(f"{task.name} has classes but no examples to train on; give a folder with a train file")
-        for seed in options.seeds[: 1 if task.similarity else None]:
+        for seed in dict.fromkeys(options.seeds[: 1 if task.similarity else None]):
             study = _OnTask(options, task.sampled(options.recipe.examples, seed), seed, stage)
             found = [each for spec in (Exact(), *options.specs) for each in study.results(spec)]
-            results += [{**each, "change_points": _first(each) - _first(found[0])} for each in found]
+            results += [each | _change(each, found[0]) for each in found]
     inputs = {
         "model": {"name": options.model},
         "tasks": [
@@ -107,13 +111,18 @@ class _OnTask:
             found: list[dict[str, Any]] = json.loads(finished.read_text(encoding="utf-8"))
             return found
         title = f"{self.task.name}, seed {self.seed}: {spec.method} {spec.variant}".rstrip()
-        model, tokenizer = self._prepared(spec, title)
         trained = "fine-tuned" if self._trains(spec) else "not trained" if self.task.similarity else "calibrated"
+        modes = ("integer",) if self._trains(spec) and spec != Exact() else ("float", "integer")
+        about = {"task": self.task.name, "seed": self.seed, "trained": trained, "similarity": self.task.similarity}
         results = []
-        for mode in ("integer",) if self._trains(spec) and spec != Exact() else ("float", "integer"):
-            set_mode(model, mode)
-            figures = measure(model, tokenizer, self.task, self._length, self.stage(f"{title}, measure {mode}"))
-            results.append(make_result(spec, mode, task=self.task.name, seed=self.seed, trained=trained, **figures))
+        try:
+            model, tokenizer = self._prepared(spec, title)
+            for mode in modes:
+                set_mode(model, mode)
+                figures = measure(model, tokenizer, self.task, self._length, self.stage(f"{title}, measure {mode}"))
+                results.append(make_result(spec, mode, **about, **figures))
+        except FloatingPointError as error:  # a result too; the others go on
+            results = [make_result(spec, mode, **about, diverged=str(error)) for mode in modes]
         write_json(finished, results)
         return results
 
@@ -128,8 +137,8 @@ class _OnTask:
         """Return the encoder with a method in it, ready to be measured."""
         options = self.options
         model, tokenizer = read_encoder(options.model, self.task, self.seed)
-        examples = (self.task.train or self.task.held_out)[:CALIBRATION_EXAMPLES]
-        seen = batches(examples, tokenizer, self._length, 16)
+        to_default_device(model)
+        seen = calibration_batches(self.task, tokenizer, self._length)
         if options.eight_bit and not self.task.similarity:
             round_linear(model, seen)
         base = spec if self._trains(spec) else Exact()
@@ -181,7 +190,13 @@ class _OnTask:
         return options.folder / "tasks" / f"{self.task.name}-{spec.method}-{key}"
 
 
-def _first(result: dict[str, Any]) -> float:
-    """Return the main figure of a task."""
-    found: float = result["spearman_percent"] if "spearman_percent" in result else result["accuracy_percent"]
-    return found
+def main_figure(result: Mapping[str, Any]) -> str:
+    """Return the name of the main figure of a result's task."""
+    return "spearman_percent" if result["similarity"] else "accuracy_percent"
+
+
+def _change(result: dict[str, Any], baseline: dict[str, Any]) -> dict[str, float]:
+    """Return the change against the baseline in points; nothing where one of them diverged."""
+    if "diverged" in result or "diverged" in baseline:
+        return {}
+    return {"change_points": result[main_figure(result)] - baseline[main_figure(baseline)]}
