@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
@@ -26,9 +27,24 @@ def evaluate(
     mode: Annotated[str, typer.Option(help="float, integer, or both.")] = "both",
     windows: WindowsOption = WINDOWS,
     context: ContextOption = Recipe().context,
+    task: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Measure on this task of lm-eval instead, such as piqa; may be given again.", show_default=False
+        ),
+    ] = None,
+    include: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder of lm-eval tasks of one's own.", show_default=False)
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Examples of each task, at most.", show_default="all")
+    ] = None,
     json: JsonOption = None,
 ) -> None:
-    """Measure a model's loss on held-out text with the methods that are in it; a plain model counts as exact."""
+    """Measure a model with the methods that are in it: its loss on held-out text, or tasks of lm-eval.
+
+    A plain model counts as exact.
+    """
     from softmaxkit.methods.exact import Exact
     from softmaxkit.models.evaluation import figures, loss_on, perplexity, real_scores
     from softmaxkit.models.patch import apply, layers, set_mode
@@ -41,6 +57,18 @@ def evaluate(
     loaded, tokenizer = read_pretrained(model, context)
     if not layers(loaded):
         apply(loaded, Exact())
+    modes = ("float", "integer") if mode == "both" else (mode,)
+    if task:
+        if tokenizer is None:
+            raise ValueError(f"{model} reads bytes; tasks of lm-eval need a model with a tokenizer")
+        results = _on_tasks(loaded, tokenizer, task, modes, limit, include)
+        table = Table("task", "mode", "metric", "value")
+        for result in results:
+            for name, value in result["metrics"].items():
+                table.add_row(result["task"], result["mode"], name, f"{value:.4f}")
+        results_console(json).print(table)
+        write_record(make_record(command_line(), 0, {"model": {"name": model}, "limit": limit}, results), json)
+        return
     corpus = read_corpus(text, tokenizer)
     held_out = corpus.held_out_windows(context, windows)
     specs = {name: module.spec for name, module in layers(loaded).items()}
@@ -48,7 +76,7 @@ def evaluate(
     by_layer = {name: spec.to_json() for name, spec in specs.items()}
     results = []
     with stages() as stage:
-        for each in ("float", "integer") if mode == "both" else (mode,):
+        for each in modes:
             set_mode(loaded, each)
             loss = loss_on(loaded, held_out, stage(f"measure {title}, {each}"))
             result = make_result(
@@ -72,3 +100,22 @@ def evaluate(
     results_console(json).print(table)
     inputs = {"text": corpus.describe(), "model": {"name": model}, "windows": len(held_out), "context": context}
     write_record(make_record(command_line(), 0, inputs, results), json)
+
+
+def _on_tasks(
+    model: Any, tokenizer: Any, tasks: list[str], modes: tuple[str, ...], limit: int | None, include: Path | None
+) -> list[dict[str, Any]]:
+    """Return a result for each task and mode."""
+    from softmaxkit.models.harness import harness_figures
+    from softmaxkit.models.patch import layers, set_mode
+    from softmaxkit.record import make_result
+
+    spec = next(iter(layers(model).values())).spec
+    results = []
+    with stages() as stage:
+        for mode in modes:
+            stage(f"measure {spec.method} {spec.variant}".rstrip() + f", {mode}")
+            set_mode(model, mode)
+            found = harness_figures(model, tokenizer, tasks, limit, include)
+            results += [make_result(spec, mode, task=name, metrics=metrics) for name, metrics in found.items()]
+    return results

@@ -1,0 +1,64 @@
+"""Patched models on the tasks of lm-eval, EleutherAI's evaluation harness."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from softmaxkit.models.running import device_of
+
+
+def harness_figures(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    tasks: Sequence[str],
+    limit: int | None = None,
+    include: Path | None = None,
+    batch: int = 8,
+) -> dict[str, dict[str, float]]:
+    """Measure a model, with whatever methods are in it, on tasks of lm-eval, such as "piqa".
+
+    Args:
+        model: a causal language model.
+        tokenizer: its own.
+        tasks: names of lm-eval's tasks; most of them need a network.
+        limit: examples of each, at most.
+        include: a folder with tasks of one's own, as lm-eval's YAML files.
+        batch: examples at a time.
+
+    Returns:
+        by task, its metrics by lm-eval's names, such as "acc"; those ending in "_stderr" are standard errors.
+
+    Raises:
+        ModuleNotFoundError: lm-eval is not installed.
+        ValueError: there is no such task, or its data cannot be read.
+    """
+    try:
+        import lm_eval
+        from lm_eval.models.huggingface import HFLM
+        from lm_eval.tasks import TaskManager
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError("the tasks of lm-eval need it: pip install 'softmaxkit[lm-eval]'") from None
+    manager = TaskManager(include_path=None if include is None else str(include))
+    if unknown := [task for task in tasks if task not in manager.all_tasks]:
+        raise ValueError(f"lm-eval has no task {unknown[0]!r}; 'lm-eval ls tasks' lists them")
+    # It asks a model that it is given for nothing but its own device.
+    wrapped = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch, device=str(device_of(model)))
+    try:
+        found: Any = lm_eval.simple_evaluate(
+            model=wrapped, tasks=list(tasks), limit=limit, task_manager=manager, bootstrap_iters=0, log_samples=False
+        )
+    except (OSError, ValueError) as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(f"lm-eval cannot measure {', '.join(tasks)}: {first}") from None
+    return {
+        task: {
+            name.partition(",")[0]: float(value)
+            for name, value in metrics.items()
+            if isinstance(value, int | float) and name.partition(",")[2]  # metrics have a filter behind a comma
+        }
+        for task, metrics in found["results"].items()
+    }
