@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 import os
 import signal
+import sys
+import types
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import torch
 
 import softmaxkit
+import softmaxkit.models.text as text_module
 from softmaxkit import ConSmax, Exact, Exaq, Softermax
 from softmaxkit.models.evaluation import error_series, figures, function_series, loss_on, real_scores
 from softmaxkit.models.language_model import language_model
@@ -70,6 +73,31 @@ def test_missing_and_short_texts_are_refused(tmp_path: Path) -> None:
         corpus.held_out_windows(64, 1)
     with pytest.raises(ValueError, match="give a longer text"):
         NextToken(corpus.train, 64)
+
+
+def test_a_data_set_is_read_as_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def load_dataset(name: str, configuration: str | None, **options: Any) -> Any:
+        asked.append((name, configuration, options))
+        if name == "some/broken":
+            raise ConnectionError("the hub is far\naway")
+        return ({("words" if name == "some/other" else "text"): f"line {place}\n"} for place in range(10**9))
+
+    module = types.ModuleType("datasets")
+    module.load_dataset = load_dataset  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "datasets", module)
+    monkeypatch.setattr(text_module, "DATA_SET_BYTES", 1000)
+    corpus = read_corpus(Path("some/data:small"))
+    assert corpus.size == 1000
+    assert bytes(corpus.train.tolist()).startswith(b"line 0\nline 1\n")
+    assert asked == [("some/data", "small", {"split": "train", "streaming": True})]
+    with pytest.raises(ValueError, match="the data set some/other has no column called text"):
+        read_corpus(Path("some/other"))
+    with pytest.raises(ValueError, match=r"cannot read the text some/broken: there is no such file.*: the hub is far$"):
+        read_corpus(Path("some/broken"))
+    with pytest.raises(ValueError, match="No such file"):
+        read_corpus(Path("some/file.txt"))
 
 
 def test_next_token_pairs() -> None:

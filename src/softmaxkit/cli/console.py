@@ -30,7 +30,7 @@ TextOption = Annotated[
     typer.Option(
         "--text",
         metavar="FILE",
-        help="Text to train and measure on.",
+        help="Text to train and measure on; or a data set's name, as Salesforce/wikitext:wikitext-2-raw-v1.",
         show_default="the Python standard library's source",
     ),
 ]

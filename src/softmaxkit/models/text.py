@@ -27,6 +27,9 @@ CALIBRATION_BATCHES = 25
 SCORES_AT_ONCE = 1 << 22
 """Scores of a head that are held at a time, when a model is only looked at."""
 
+DATA_SET_BYTES = 100_000_000
+"""How much of a data set is read."""
+
 STANDARD_LIBRARY_BYTES = 1_200_000
 
 
@@ -93,7 +96,8 @@ def read_corpus(path: Path | None, tokenizer: PreTrainedTokenizerBase | None = N
     """Read a text file, or, for None, the Python standard library's own source.
 
     Args:
-        path: the file, UTF-8 or any other text; read as bytes.
+        path: the file, UTF-8 or any other text, read as bytes; or the name of a data set on the hub, with its
+            configuration, as "Salesforce/wikitext:wikitext-2-raw-v1", of which the column "text" is read.
         tokenizer: how to make tokens; bytes if None.
         learned: so many tokens instead, where these are more than bytes: learned from the part to train on.
 
@@ -156,9 +160,13 @@ def _windows(tokens: Tensor, context: int, count: int, what: str) -> Tensor:
 
 
 def read_bytes(path: Path) -> bytes:
-    """Return a text file's bytes; a ValueError says what is wrong with it."""
+    """Return the bytes of a text file, or of a data set's texts; a ValueError says what is wrong with it."""
     try:
         data = path.read_bytes()
+    except FileNotFoundError as error:
+        if len(path.parts) != 2 or path.suffix or path.is_absolute():  # no "owner/name" of a data set
+            raise ValueError(f"cannot read the text {path}: {error.strerror}") from None
+        data = _data_set(str(path))
     except OSError as error:
         raise ValueError(f"cannot read the text {path}: {error.strerror}") from None
     if not data.strip():
@@ -166,3 +174,30 @@ def read_bytes(path: Path) -> bytes:
     if b"\0" in data:
         raise ValueError(f"{path} is not text: it contains zero bytes; give a plain text file")
     return data
+
+
+def _data_set(source: str) -> bytes:
+    """Return the texts of a data set's part to train on, up to `DATA_SET_BYTES`."""
+    try:
+        from datasets import load_dataset
+    except ModuleNotFoundError:
+        raise ValueError(
+            f"cannot read the text {source}: there is no such file; to read a data set, install 'softmaxkit[tasks]'"
+        ) from None
+    name, _, configuration = source.partition(":")
+    parts: list[bytes] = []
+    size = 0
+    try:
+        for row in load_dataset(name, configuration or None, split="train", streaming=True):
+            parts.append(row["text"].encode())
+            size += len(parts[-1])
+            if size >= DATA_SET_BYTES:
+                break
+    except KeyError:
+        raise ValueError(f"the data set {source} has no column called text") from None
+    except Exception as error:  # what it raises is many things
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(
+            f"cannot read the text {source}: there is no such file, nor can it be read as a data set: {first}"
+        ) from None
+    return b"".join(parts)[:DATA_SET_BYTES]
