@@ -171,6 +171,21 @@ def test_where_a_training_goes_astray_is_told_with_the_last_good_checkpoint(text
     assert checkpoint_at(tmp_path / "run", 4).is_dir()
 
 
+def test_gradients_that_are_not_finite_stop_a_training_before_the_step(text: Path, tmp_path: Path) -> None:
+    model = language_model(Shape(layers=2, heads=2, width=16), 16, 0)
+    weight = model.transformer.h[1].mlp.c_proj.weight
+
+    def progress(step: int, _: int) -> None:
+        if step == 2:
+            weight.register_hook(lambda gradient: gradient * math.nan)
+
+    with pytest.raises(
+        FloatingPointError, match="a gradient is not finite at step 3, beginning in transformer"
+    ):
+        train(model, read_corpus(text), QUICK, tmp_path / "run", seed=0, progress=progress)
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+
+
 def test_learned_constants_have_a_learning_rate_of_their_own(text: Path, tmp_path: Path) -> None:
     def moved(rate: float) -> float:
         model = softmaxkit.apply(language_model(Shape(layers=1, width=32), 16, 0), ConSmax())

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -101,13 +101,30 @@ class MethodTrainer(Trainer):
         given = super().compute_loss(model, inputs, *arguments, **named)
         loss = given[0] if isinstance(given, tuple) else given
         if model.training and not torch.isfinite(loss).all():
-            last = self._last_checkpoint()
-            kept = f"; the last checkpoint is {last}" if last else ""
-            raise FloatingPointError(
-                f"training diverged: the loss is {float(loss):g} at step {self.state.global_step + 1}, beginning in "
-                f"{first_not_finite(model, inputs)}{kept}; try a lower learning rate, or other start values"
-            )
+            self._refuse(f"the loss is {float(loss):g}", first_not_finite(model, inputs))
         return given
+
+    def training_step(self, model: Any, *arguments: Any, **named: Any) -> Tensor:
+        """Compute the gradients.
+
+        Raises:
+            FloatingPointError: one is NaN or infinite; the message names the parameter, of all such the last that the
+                model has, where going back begins.
+        """
+        loss = super().training_step(model, *arguments, **named)
+        gradients = ((name, parameter.grad) for name, parameter in model.named_parameters())
+        wrong = [name for name, each in gradients if each is not None and not torch.isfinite(each).all()]
+        if wrong:
+            self._refuse("a gradient is not finite", wrong[-1])
+        return loss
+
+    def _refuse(self, what: str, where: str) -> NoReturn:
+        last = self._last_checkpoint()
+        kept = f"; the last checkpoint is {last}" if last else ""
+        raise FloatingPointError(
+            f"training diverged: {what} at step {self.state.global_step + 1}, beginning in {where}{kept}; "
+            "try a lower learning rate, or other start values"
+        )
 
     def run(self, branch: Path | None = None) -> list[dict[str, Any]]:
         """Train; go on from the last checkpoint in the output folder, where there is one.
