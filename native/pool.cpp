@@ -1,0 +1,95 @@
+#include "pool.hpp"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace {
+
+class Pool {
+public:
+    void run(int64_t count, int64_t part, int threads, const std::function<void(int64_t, int64_t)>& work) {
+        std::lock_guard<std::mutex> alone(caller_);  // one call at a time has the workers
+        {
+            std::lock_guard<std::mutex> lock(mutex_);
+            while (static_cast<int>(workers_.size()) < threads - 1) {
+                const int index = static_cast<int>(workers_.size());
+                workers_.emplace_back([this, index] { serve(index); });
+            }
+            work_ = &work;
+            count_ = count;
+            part_ = part;
+            next_ = 0;
+            wanted_ = threads - 1;
+            busy_ = threads - 1;
+            ++round_;
+        }
+        wake_.notify_all();
+        take();
+        std::unique_lock<std::mutex> lock(mutex_);
+        done_.wait(lock, [this] { return busy_ == 0; });
+    }
+
+private:
+    void take() {
+        for (int64_t first = next_.fetch_add(part_); first < count_; first = next_.fetch_add(part_)) {
+            (*work_)(first, std::min(first + part_, count_));
+        }
+    }
+
+    void serve(int index) {
+        uint64_t seen = 0;
+        for (;;) {
+            {
+                std::unique_lock<std::mutex> lock(mutex_);
+                wake_.wait(lock, [&] { return round_ != seen; });
+                seen = round_;
+                if (index >= wanted_) continue;
+            }
+            take();
+            std::lock_guard<std::mutex> lock(mutex_);
+            if (--busy_ == 0) done_.notify_one();
+        }
+    }
+
+    std::mutex caller_, mutex_;
+    std::condition_variable wake_, done_;
+    std::vector<std::thread> workers_;
+    const std::function<void(int64_t, int64_t)>* work_ = nullptr;
+    std::atomic<int64_t> next_{0};
+    int64_t count_ = 0, part_ = 1;
+    int wanted_ = 0, busy_ = 0;
+    uint64_t round_ = 0;
+};
+
+// Never destroyed: its threads sleep until the process ends. A forked child has none of them and gets a pool of its own.
+Pool& pool() {
+    static Pool* made = nullptr;
+    static pid_t owner = 0;
+    static std::mutex mutex;
+    std::lock_guard<std::mutex> lock(mutex);
+    if (owner != getpid()) {
+        made = new Pool;
+        owner = getpid();
+    }
+    return *made;
+}
+
+}  // namespace
+
+void parallel_for(int64_t count, int64_t least, int threads, const std::function<void(int64_t, int64_t)>& work) {
+    const int64_t useful = std::min<int64_t>(threads, (count + least - 1) / std::max<int64_t>(least, 1));
+    if (useful <= 1) {
+        if (count > 0) work(0, count);
+        return;
+    }
+    // Several parts a thread, so that one that is kept from its core does not hold up all.
+    const int64_t part = std::max(least, (count + 4 * useful - 1) / (4 * useful));
+    pool().run(count, part, static_cast<int>(useful), work);
+}
