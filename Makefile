@@ -28,4 +28,4 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf .venv results softmaxkit-compare
+	rm -rf .venv results/demo softmaxkit-compare softmaxkit-study softmaxkit-tasks

@@ -179,9 +179,7 @@ def test_gradients_that_are_not_finite_stop_a_training_before_the_step(text: Pat
         if step == 2:
             weight.register_hook(lambda gradient: gradient * math.nan)
 
-    with pytest.raises(
-        FloatingPointError, match="a gradient is not finite at step 3, beginning in transformer"
-    ):
+    with pytest.raises(FloatingPointError, match="a gradient is not finite at step 3, beginning in transformer"):
         train(model, read_corpus(text), QUICK, tmp_path / "run", seed=0, progress=progress)
     assert all(parameter.isfinite().all() for parameter in model.parameters())
 

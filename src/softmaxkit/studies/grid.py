@@ -73,9 +73,10 @@ def run_study(
 
 
 def results_of(comparison: Comparison, spec: Spec) -> list[dict[str, Any]]:
-    """Return a point's results, or that it diverged; either is kept."""
+    """Return a point's results, or that it diverged; either is kept. Of their series the training curve is enough."""
     try:
-        return comparison.results(spec)
+        found = [{"series": {}, **each} for each in comparison.results(spec)]
+        return [{**each, "series": {k: v for k, v in each["series"].items() if k == "training"}} for each in found]
     except FloatingPointError as error:
         results = [make_result(spec, mode, diverged=str(error)) for mode in ("float", "integer")]
         write_json(comparison.finished(spec), results)
