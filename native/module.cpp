@@ -1,6 +1,8 @@
 // The kernels as a Python module: pointers and layouts in, results where the caller wants them. Python checks what is given.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/array.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
 
 #include "exact.hpp"
 #include "pool.hpp"
@@ -33,6 +35,20 @@ void exact(uintptr_t from, uintptr_t to, uintptr_t mask, const Layout& layout, i
     parallel_for(layout.rows(), least, threads, work);
 }
 
+// The instruction sets, of those that kernels are built for, that this processor and its system have.
+std::vector<std::string> supported() {
+    std::vector<std::string> found{"plain"};
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) found.push_back("avx2");
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni")) {
+        found.push_back("avx512");
+    }
+#endif
+    return found;
+}
+
 }  // namespace
 
 NB_MODULE(MODULE_NAME, m) {
@@ -40,6 +56,7 @@ NB_MODULE(MODULE_NAME, m) {
         .def(nb::init<std::array<int64_t, outer>, std::array<int64_t, outer>, std::array<int64_t, outer>,
                       std::array<int64_t, outer>, int64_t, int64_t, bool, bool>());
     m.attr("width") = width;
+    m.def("supported", &supported);
     m.def("exact_float32", &exact<float>, nb::call_guard<nb::gil_scoped_release>());
     m.def("exact_bfloat16", &exact<bfloat16>, nb::call_guard<nb::gil_scoped_release>());
 }
