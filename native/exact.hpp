@@ -1,69 +1,15 @@
 // Exact softmax of a row: maximum, sum of exponentials, quotient.
 #pragma once
 
-#include <algorithm>
-#include <limits>
+#include <array>
+#include <type_traits>
 
-#include "vector.hpp"
+#include "access.hpp"
 
-constexpr float infinity = std::numeric_limits<float>::infinity();
-
-// A vector at the end of a row, beyond which `rest` stands.
-template <class T>
-Vector load_some(const T* from, int64_t count, float rest) {
-    alignas(64) T lanes[width];
-    for (int64_t lane = 0; lane < width; ++lane) {
-        if (lane < count) lanes[lane] = from[lane];
-    }
-    Vector found = load(lanes);
-    const Vector index([](auto lane) { return static_cast<float>(lane); });
-    stdx::where(!(index < static_cast<float>(count)), found) = rest;
-    return found;
-}
+constexpr int64_t chains = 4;  // so that one operation does not wait for the one before
 
 template <class T>
-void store_some(T* to, const Vector& value, int64_t count) {
-    alignas(64) T lanes[width];
-    store(lanes, value);
-    std::copy(lanes, lanes + count, to);
-}
-
-// The scores at one place, masked ones at -infinity.
-template <class T>
-Vector scores_at(const T* from, const uint8_t* mask, int64_t count) {
-    Vector found = count >= width ? load(from) : load_some(from, count, -infinity);
-    if (mask != nullptr) {
-        const Vector keep([mask, count](auto lane) { return lane < count && mask[lane] ? 1.0f : 0.0f; });
-        stdx::where(keep == 0.0f, found) = -infinity;
-    }
-    return found;
-}
-
-template <class T>
-void fill_zero(T* to, int64_t count) {
-    std::fill_n(reinterpret_cast<char*>(to), count * static_cast<int64_t>(sizeof(T)), char(0));
-}
-
-template <class T>
-void put(T* to, const Vector& value, int64_t count) {
-    if (count >= width) {
-        store(to, value);
-    } else {
-        store_some(to, value, count);
-    }
-}
-
-// NaN survives: a lane that is NaN is never less than another.
-inline Vector larger(const Vector& one, const Vector& other) {
-    Vector found = one;
-    stdx::where(!(one > other), found) = other;
-    return found;
-}
-
-template <class T>
-void exact_row(const T* from, T* to, const uint8_t* mask, int64_t keys) {
-    constexpr int64_t chains = 4;  // so that one operation does not wait for the one before
-    const auto masked_at = [&](int64_t key) { return mask == nullptr ? nullptr : mask + key; };
+float row_maximum(const T* from, const uint8_t* mask, int64_t keys) {
     std::array<Vector, chains> highest;
     highest.fill(-infinity);
     int64_t key = 0;
@@ -74,17 +20,25 @@ void exact_row(const T* from, T* to, const uint8_t* mask, int64_t keys) {
             }
         }
     }
-    for (; key < keys; key += width) highest[0] = larger(highest[0], scores_at(from + key, masked_at(key), keys - key));
-    const float maximum = stdx::hmax(larger(larger(highest[0], highest[1]), larger(highest[2], highest[3])));
-    if (maximum == -infinity) {
-        // Nothing is attended, unless a NaN hides behind the comparison.
-        bool nan = false;
-        for (key = 0; key < keys; key += width) {
-            const Vector scores = scores_at(from + key, masked_at(key), keys - key);
-            nan = nan || stdx::any_of(scores != scores);
-        }
-        if (!nan) return fill_zero(to, keys);
+    for (; key < keys; key += width) highest[0] = larger(highest[0], scores_at(from + key, mask == nullptr ? nullptr : mask + key, keys - key));
+    return stdx::hmax(larger(larger(highest[0], highest[1]), larger(highest[2], highest[3])));
+}
+
+template <class T>
+bool any_nan(const T* from, const uint8_t* mask, int64_t keys) {
+    for (int64_t key = 0; key < keys; key += width) {
+        const Vector scores = scores_at(from + key, mask == nullptr ? nullptr : mask + key, keys - key);
+        if (stdx::any_of(scores != scores)) return true;
     }
+    return false;
+}
+
+template <class T>
+void exact_row(const T* from, T* to, const uint8_t* mask, int64_t keys) {
+    const auto masked_at = [&](int64_t key) { return mask == nullptr ? nullptr : mask + key; };
+    const float maximum = row_maximum(from, mask, keys);
+    if (maximum == -infinity && !any_nan(from, mask, keys)) return fill_zero(to, keys);
+    int64_t key = 0;
     std::array<Vector, chains> sums;
     sums.fill(0.0f);
     const auto exponential = [&](const Vector& scores) { return exp(scores - maximum); };

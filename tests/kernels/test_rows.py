@@ -1,0 +1,159 @@
+"""Native kernels against float64: every instruction set, length, mask, stride and precision."""
+
+from __future__ import annotations
+
+import math
+from importlib import import_module
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import softmaxkit.kernels as kernels
+from softmaxkit import ConSmax, Exaq
+from softmaxkit.kernels import rows
+
+if kernels.native() is None:
+    pytest.skip("the native kernels are not built", allow_module_level=True)
+
+LENGTHS = (1, 2, 3, 7, 8, 15, 16, 17, 31, 63, 64, 65, 100, 257, 1000)
+
+
+@pytest.fixture(params=kernels.SETS, autouse=True)
+def instructions(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Run a test with the kernels of each instruction set that this processor has."""
+    if request.param not in import_module("softmaxkit.kernels._plain").supported():
+        pytest.skip(f"this processor has no {request.param}")
+    module = import_module(f"softmaxkit.kernels._{request.param}")
+    monkeypatch.setattr(rows, "native", lambda: module)
+    return str(request.param)
+
+
+def scores_of(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) * 6
+
+
+def reference(scores: Tensor, mask: Tensor | None = None) -> Tensor:
+    wide = scores.double()
+    if mask is None:
+        return wide.softmax(-1)
+    return torch.where(mask, wide.masked_fill(~mask, -1e300).softmax(-1), 0.0) * mask.any(-1, keepdim=True)
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+@pytest.mark.parametrize("dtype", rows.DTYPES)
+def test_exact_errs_at_most_twice_as_much_as_torch(length: int, dtype: torch.dtype) -> None:
+    scores = scores_of(3, 2, 5, length).to(dtype)
+    truth = reference(scores)
+    ours, theirs = ((each.double() - truth).abs().max() for each in (rows.exact(scores), scores.softmax(-1)))
+    assert ours <= 2 * theirs + 1e-12
+    mask = torch.rand(scores.shape, generator=torch.Generator().manual_seed(1)) < 0.6
+    mask[0, 0, 0] = False
+    found = rows.exact(scores, mask)
+    tolerance = 2.0**-22 if dtype == torch.float32 else 2.0**-8
+    assert (found.double() - reference(scores, mask)).abs().max() <= tolerance
+    assert (found[~mask] == 0).all()
+
+
+@pytest.mark.parametrize("shape", [(40,), (3, 40), (2, 3, 40), (2, 3, 4, 40), (2, 1, 3, 4, 40), (2, 2, 1, 3, 4, 40)])
+def test_axes_and_strides(shape: tuple[int, ...]) -> None:
+    scores = scores_of(*shape)
+    truth = rows.exact(scores)
+    wide = scores_of(*shape[:-1], 2 * shape[-1])
+    wide[..., : shape[-1]] = scores
+    assert torch.equal(rows.exact(wide[..., : shape[-1]]), truth)
+    wide[..., ::2] = scores
+    assert torch.equal(rows.exact(wide[..., ::2]), truth)
+    offset = torch.empty(scores.numel() + 1)[1:].view(shape).copy_(scores)  # 4 bytes off any vector
+    assert torch.equal(rows.exact(offset), truth)
+    if len(shape) > 2:
+        assert torch.equal(rows.exact(scores.transpose(0, 1)), truth.transpose(0, 1))
+
+
+@pytest.mark.parametrize("shape", [(), (40,), (5, 1), (5, 40), (3, 1, 40), (2, 1, 5, 40), (2, 3, 1, 1), (2, 3, 5, 1)])
+def test_masks_that_broadcast(shape: tuple[int, ...]) -> None:
+    scores = scores_of(2, 3, 5, 40)
+    mask = torch.rand(shape, generator=torch.Generator().manual_seed(2)) < 0.5
+    truth = reference(scores, mask.expand(scores.shape))
+    assert (rows.exact(scores, mask).double() - truth).abs().max() <= 2.0**-22
+
+
+@pytest.mark.parametrize(("queries", "keys"), [(1, 7), (7, 7), (5, 40), (40, 5)])
+def test_causal(queries: int, keys: int) -> None:
+    scores = scores_of(2, 3, queries, keys)
+    mask = torch.ones(queries, keys, dtype=torch.bool).tril(keys - queries)
+    assert torch.equal(rows.exact(scores, is_causal=True), rows.exact(scores, mask))
+    both = torch.rand(queries, keys, generator=torch.Generator().manual_seed(3)) < 0.5
+    assert torch.equal(rows.exact(scores, both, is_causal=True), rows.exact(scores, mask & both))
+
+
+def test_nan_and_infinity() -> None:
+    nan, infinity = math.nan, math.inf
+    scores = torch.tensor([[1.0, nan, 2.0], [infinity, 1, 2], [-infinity] * 3, [1, 2, -infinity], [nan, -infinity, 0]])
+    for extended in (scores, torch.cat([scores, scores_of(5, 70) - 50], 1)):
+        truth = torch.where((extended == -infinity).all(-1, keepdim=True), 0.0, extended.softmax(-1))
+        assert torch.allclose(rows.exact(extended), truth, rtol=1e-5, atol=0, equal_nan=True)
+    # A NaN that is masked is not seen.
+    assert torch.equal(rows.exact(scores[:1], torch.tensor([True, False, True])), rows.exact(torch.tensor([[1.0, -infinity, 2.0]])))
+
+
+@pytest.mark.parametrize("per_head", [False, True])
+@pytest.mark.parametrize("dtype", rows.DTYPES)
+def test_consmax(per_head: bool, dtype: torch.dtype) -> None:
+    scores = scores_of(2, 3, 5, 77).to(dtype)
+    mask = torch.rand(5, 77, generator=torch.Generator().manual_seed(1)) < 0.6
+    module = ConSmax(share="head" if per_head else "layer").module(heads=3, beta=[0.5, 1, 2] if per_head else 0.5, gamma=7.0)
+    found = rows.consmax(scores, module.beta + module.log_gamma, module.spec.ceiling, mask)
+    truth = module(scores.double(), mask)
+    relative = 3e-6 if dtype == torch.float32 else 2.0**-8  # exp of 20 enlarges an ulp of the exponent twentyfold
+    assert ((found.double() - truth).abs() <= relative * truth).all()
+    scores[0, 0, 0, 0] = math.nan
+    assert rows.consmax(scores, module.beta + module.log_gamma)[0, 0, 0].isnan().sum() == 1
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4])
+@pytest.mark.parametrize("dtype", rows.DTYPES)
+def test_exaq(bits: Any, dtype: torch.dtype) -> None:
+    scores = scores_of(2, 3, 5, 177).to(dtype)
+    mask = torch.rand(5, 177, generator=torch.Generator().manual_seed(1)) < 0.6
+    spec, clip = Exaq(bits=bits), -6.0
+    thresholds = [float(torch.tensor(value).float()) for value in spec.least_values(clip)]
+    exponentials = [math.exp(clip - clip * level / (spec.levels - 1)) for level in range(spec.levels)]
+    for given in (None, mask):
+        truth = spec.module(clip=clip)(scores.double(), given)
+        found = rows.exaq(scores, thresholds, exponentials, given).double()
+        # In bfloat16 `score - maximum` is exact in float32 as it is in float64; in float32 some few round across a threshold.
+        same = (found - truth).abs() <= (1e-6 if dtype == torch.float32 else 2.0**-8) * truth
+        assert same.all(-1).float().mean() > 0.9
+    scores[0, 0, 0, 3] = math.nan
+    assert rows.exaq(scores, thresholds, exponentials)[0, 0, 0].isnan().all()
+    assert (rows.exaq(scores, thresholds, exponentials, torch.zeros(177, dtype=torch.bool)) == 0).all()
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_threads_change_nothing(threads: int) -> None:
+    scores = scores_of(64, 9, 1000)
+    before, alone = torch.get_num_threads(), rows.exact(scores)
+    try:
+        torch.set_num_threads(threads)
+        for _ in range(20):
+            assert torch.equal(rows.exact(scores), alone)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_what_kernels_do_not_take_is_refused() -> None:
+    scores = scores_of(2, 3, 8)
+    assert rows.exact(torch.empty(3, 0)).shape == (3, 0)
+    assert rows.exact(torch.empty(0, 3)).shape == (0, 3)
+    with pytest.raises(TypeError, match=r"float32 or bfloat16 on the CPU, not torch.float64 on cpu"):
+        rows.exact(scores.double())
+    with pytest.raises(TypeError, match=r"a mask is boolean, True where attended, not torch.float32"):
+        rows.exact(scores, scores)
+    with pytest.raises(ValueError, match=r"a mask broadcasts to the scores, \(2, 3, 8\); it is \(7,\)"):
+        rows.exact(scores, torch.ones(7, dtype=torch.bool))
+    with pytest.raises(ValueError, match="offsets are"):
+        rows.consmax(scores, torch.zeros(5))
+    with pytest.raises(ValueError, match="4, 8 or 16 levels"):
+        rows.exaq(scores, [-1.0], [0.3, 1.0])
