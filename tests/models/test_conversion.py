@@ -90,6 +90,22 @@ def test_what_cannot_be_folded_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
     assert torch.equal(key_bias(attention, 4), bias)
 
 
+@pytest.mark.parametrize("kind", ["bert", "llama"])
+def test_a_converted_model_is_nearer_with_the_fold_and_still_the_same_without_the_method(kind: str) -> None:
+    tokens = [batch["input_ids"] for batch in BATCHES]
+    probe, losses = tokens[0], {}
+    with torch.no_grad():
+        before = tiny_model(kind)(probe).logits
+        for fold in (False, True):
+            model = softmaxkit.apply(tiny_model(kind), ConSmax(ceiling=1e6))
+            softmaxkit.models.convert(model, tokens, fold)
+            losses[fold] = (model(probe).logits - before).square().mean().item()
+            softmaxkit.restore(model)
+            assert (model(probe).logits - before).abs().max() < 1e-5 * before.abs().max()
+    # Llama's keys have no bias: it goes without.
+    assert losses[True] == losses[False] if kind == "llama" else losses[True] < 0.5 * losses[False]
+
+
 def test_homotopy_goes_from_softmax_to_consmax() -> None:
     scores = torch.randn(2, 4, 5, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     mask = torch.rand(2, 4, 5, 7, generator=torch.Generator().manual_seed(1)) < 0.7

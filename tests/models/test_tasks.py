@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -83,7 +85,7 @@ def test_what_is_no_task_is_refused(files: dict[str, str], message: str, tmp_pat
 
 
 def test_what_is_neither_a_file_nor_a_data_set_is_refused() -> None:
-    with pytest.raises((ValueError, ModuleNotFoundError), match="there is no file or folder no/such-task"):
+    with pytest.raises(ValueError, match="there is no file or folder no/such-task"):
         read_task("no/such-task")
 
 
@@ -103,3 +105,21 @@ def test_rank_correlation() -> None:
     assert rank_correlation([1, 5, 5, 9], [0.1, 0.3, 0.2, 7.0]) == pytest.approx(4.5 / np.sqrt(4.5 * 5), rel=1e-12)
     assert rank_correlation([1, 2, 3], [9, 4, 1]) == pytest.approx(-1)
     assert rank_correlation([1, 2, 3], [4, 4, 4]) == 0
+
+
+def test_data_sets(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"sentence": "fine", "label": 1, "idx": 0}, {"sentence": "poor", "label": 0, "idx": 1}]
+    hub = {
+        "glue:sst2": {"train": rows, "validation": rows[:1], "test": [{"sentence": "?", "label": -1, "idx": 2}]},
+        "some/part": {"train": rows},
+        "some/essays": {"train": [{"essay": "x", "label": 1}], "test": rows},
+    }
+    module = types.ModuleType("datasets")
+    module.load_dataset = lambda name, part: hub[f"{name}:{part}" if part else name]  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "datasets", module)
+    task = read_task("glue:sst2")
+    assert (len(task.train), task.held_out) == (2, (Example("fine", None, 1),))
+    with pytest.raises(ValueError, match="the data set some/part: it has the splits train; a task has train, and"):
+        read_task("some/part")
+    with pytest.raises(ValueError, match="the data set some/essays: train, line 1, has the columns essay, label"):
+        read_task("some/essays")

@@ -92,9 +92,9 @@ def test_a_data_set_is_read_as_text(monkeypatch: pytest.MonkeyPatch) -> None:
     assert corpus.size == 1000
     assert bytes(corpus.train.tolist()).startswith(b"line 0\nline 1\n")
     assert asked == [("some/data", "small", {"split": "train", "streaming": True})]
-    with pytest.raises(ValueError, match="the data set some/other has no column called text"):
+    with pytest.raises(ValueError, match="the data set some/other: it has the columns words, and none called text"):
         read_corpus(Path("some/other"))
-    with pytest.raises(ValueError, match=r"cannot read the text some/broken: there is no such file.*: the hub is far$"):
+    with pytest.raises(ValueError, match=r"some/broken, and as a data set it cannot be read: the hub is far$"):
         read_corpus(Path("some/broken"))
     with pytest.raises(ValueError, match="No such file"):
         read_corpus(Path("some/file.txt"))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from softmaxkit.methods.module import Calibrator
+from softmaxkit.models.attention import UnsupportedError
+from softmaxkit.models.key_bias import fold_log_sums
 from softmaxkit.models.patch import active_layers
 from softmaxkit.models.running import evaluating, run
 
@@ -36,15 +39,26 @@ def calibrate(model: PreTrainedModel, batches: Iterable[Batch]) -> PreTrainedMod
     return model
 
 
-def convert(model: PreTrainedModel, batches: Iterable[Batch]) -> PreTrainedModel:
+def convert(model: PreTrainedModel, batches: Iterable[Batch], fold: bool = True) -> PreTrainedModel:
     """Set a method's learned parameters so that it stands for the exact softmax of a pretrained model, in place.
 
     A start for fine-tuning, no more. Only ConSmax has such parameters; other methods are left alone.
 
+    Args:
+        model: a model with a method in it.
+        batches: as for `calibrate`.
+        fold: first fold into the key biases what makes rows differ, see `softmaxkit.models.key_bias.fold_log_sums`;
+            models whose keys do not take that go without.
+
     Raises:
         TypeError, ValueError: as `calibrate`.
     """
-    _observe(model, {name: module.converter() for name, module in active_layers(model).items()}, batches)
+    batches = list(batches)
+    converters = {name: module.converter() for name, module in active_layers(model).items()}
+    if fold and batches and any(converters.values()):
+        with suppress(UnsupportedError):
+            fold_log_sums(model, [inputs_of(batch) for batch in batches])
+    _observe(model, converters, batches)
     return model
 
 

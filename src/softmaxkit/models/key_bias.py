@@ -34,8 +34,8 @@ def fold_log_sums(model: PreTrainedModel, batches: Iterable[Mapping[str, Any]]) 
     w is fitted for each head by least squares on the log-sums of exact softmax.
 
     Args:
-        model: exact, with key biases and no rotary positions: such as GPT-2 or BERT.
-        batches: dicts of what the model takes; gone through twice.
+        model: with key biases and no rotary positions, such as GPT-2 or BERT; methods in it do not run meanwhile.
+        batches: dicts of what the model takes.
 
     Returns:
         by attention layer, the share of the log-sums' variance that is left.
@@ -58,9 +58,9 @@ def fold_log_sums(model: PreTrainedModel, batches: Iterable[Mapping[str, Any]]) 
         remember(model, switch_on(model))
     try:
         with evaluating(model):
-            before = run(model, batches[0])[0]
-            with watching(watch):
-                for batch in batches:
+            with watching(watch, exact=True):
+                before = run(model, batches[0])[0]
+                for batch in batches[1:]:
                     run(model, batch)
             kept = {module: key_bias(module, found.heads).clone() for module, found in sums.items()}
             left = {}
@@ -68,7 +68,8 @@ def fold_log_sums(model: PreTrainedModel, batches: Iterable[Mapping[str, Any]]) 
                 weights, left[names[module]] = found.solve()
                 scale = getattr(module, "scaling", None) or found.channels**-0.5
                 key_bias(module, found.heads).sub_(weights.to(kept[module]) / scale)
-            after = run(model, batches[0])[0]
+            with watching(lambda *_: None, exact=True):
+                after = run(model, batches[0])[0]
             if (after - before).abs().max() > SAME * before.abs().max():
                 for module, bias in kept.items():
                     key_bias(module, sums[module].heads).copy_(bias)

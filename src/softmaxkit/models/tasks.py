@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from softmaxkit.models.data_sets import data_set
+
 LABEL_COLUMNS = ("label", "labels", "score", "quality")
 TEXT_COLUMNS = (
     "sentence",
@@ -76,7 +78,6 @@ def read_task(source: str) -> Task:
 
     Raises:
         ValueError: nothing is found, a column is missing, or a label is none; the message says in which line.
-        ModuleNotFoundError: a name for `datasets`, and that is not installed.
     """
     path = Path(source)
     if not path.exists():
@@ -193,24 +194,13 @@ def _number(text: Any) -> float | None:
 
 def _from_hub(source: str) -> Task:
     """Read a task by `datasets`."""
-    try:
-        from datasets import load_dataset
-    except ModuleNotFoundError:
-        raise ModuleNotFoundError(
-            f"there is no file or folder {source}; to read it as a data set, install 'softmaxkit[tasks]'"
-        ) from None
-    name, _, configuration = source.partition(":")
-    try:
-        splits = load_dataset(name, configuration or None)
-    except Exception as error:  # what it raises is many things
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(f"there is no file or folder {source}, and as a data set it cannot be read: {first}") from None
-    # The labels of a test split are often hidden.
-    held_out = next((splits[each] for each in (*HELD_OUT[1:], "test") if each in splits), None)
-    if "train" not in splits or held_out is None:
-        raise ValueError(f"{source} has the splits {', '.join(splits)}; a task has train, and validation or test")
-    return _checked(
-        source,
-        tuple(_examples(enumerate(splits["train"], 1), f"{source}, train")),
-        tuple(_examples(enumerate(held_out, 1), f"{source}, held-out")),
-    )
+    with data_set(source) as splits:
+        # The labels of a test split are often hidden.
+        held_out = next((splits[each] for each in (*HELD_OUT[1:], "test") if each in splits), None)
+        if "train" not in splits or held_out is None:
+            raise ValueError(f"it has the splits {', '.join(splits)}; a task has train, and validation or test")
+        return _checked(
+            source,
+            tuple(_examples(enumerate(splits["train"], 1), "train")),
+            tuple(_examples(enumerate(held_out, 1), "held-out")),
+        )

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from softmaxkit.models.data_sets import data_set
 from softmaxkit.models.language_model import learned_tokens
 from softmaxkit.recipe import BYTES
 
@@ -178,26 +179,14 @@ def read_bytes(path: Path) -> bytes:
 
 def _data_set(source: str) -> bytes:
     """Return the texts of a data set's part to train on, up to `DATA_SET_BYTES`."""
-    try:
-        from datasets import load_dataset
-    except ModuleNotFoundError:
-        raise ValueError(
-            f"cannot read the text {source}: there is no such file; to read a data set, install 'softmaxkit[tasks]'"
-        ) from None
-    name, _, configuration = source.partition(":")
     parts: list[bytes] = []
     size = 0
-    try:
-        for row in load_dataset(name, configuration or None, split="train", streaming=True):
+    with data_set(source, split="train", streaming=True) as rows:
+        for row in rows:
+            if "text" not in row:
+                raise ValueError(f"it has the columns {', '.join(row)}, and none called text")
             parts.append(row["text"].encode())
             size += len(parts[-1])
             if size >= DATA_SET_BYTES:
                 break
-    except KeyError:
-        raise ValueError(f"the data set {source} has no column called text") from None
-    except Exception as error:  # what it raises is many things
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(
-            f"cannot read the text {source}: there is no such file, nor can it be read as a data set: {first}"
-        ) from None
     return b"".join(parts)[:DATA_SET_BYTES]

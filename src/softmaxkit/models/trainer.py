@@ -101,7 +101,7 @@ class MethodTrainer(Trainer):
         given = super().compute_loss(model, inputs, *arguments, **named)
         loss = given[0] if isinstance(given, tuple) else given
         if model.training and not torch.isfinite(loss).all():
-            self._refuse(f"the loss is {float(loss):g}", first_not_finite(model, inputs))
+            self._refuse(f"the loss is {loss.detach().item():g}", first_not_finite(model, inputs))
         return given
 
     def training_step(self, model: Any, *arguments: Any, **named: Any) -> Tensor:

@@ -148,6 +148,8 @@ def picture(results: Sequence[Result], asked: Mapping[str, Any]) -> go.Figure | 
 def _against(results: Sequence[Result], x: str, y: str) -> dict[str, list[tuple[Any, float, float | None]]]:
     """Return points of integer results, by what else tells them apart; those of which a seed diverged are left out."""
     lines: dict[str, list[tuple[Any, float, float | None]]] = {}
+    if "change" in y:  # exact is the line at 0
+        results = [each for each in results if each["method"] != "exact"]
     for each in summary(results, y):
         if x not in each["settings"] or each["mean"] is None or each["diverged"] or each["mode"] == "float":
             continue

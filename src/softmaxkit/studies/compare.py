@@ -24,7 +24,6 @@ from softmaxkit.models.evaluation import (
     perplexity,
     real_scores,
 )
-from softmaxkit.models.key_bias import fold_log_sums
 from softmaxkit.models.language_model import language_model
 from softmaxkit.models.patch import apply, restore, set_mode
 from softmaxkit.models.pretrained import fingerprint, read_pretrained
@@ -238,10 +237,8 @@ class Comparison:
         recipe = self._recipe(spec)
         start = Comparison(replace(self.options, recipe=recipe.before_conversion()), self.stage)
         model = restore(start.prepared(Exact())[0])
-        if recipe.key_fit:
-            fold_log_sums(model, [{"input_ids": batch} for batch in self.calibration])
         apply(model, spec, mode="integer" if spec.training == "fine-tuned" else "float")
-        convert(model, self.calibration)
+        convert(model, self.calibration, recipe.key_fit)
         steps = replace(recipe, steps=recipe.conversion_steps, learning_rate=recipe.conversion_rate)
         progress = self.stage(f"convert exact to {spec.method} {spec.variant}".strip())
         curve = train(model, self.corpus, steps, folder, self.options.seed, None, progress)
