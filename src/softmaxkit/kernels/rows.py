@@ -46,7 +46,8 @@ def consmax(
         scores: as `exact`, (..., heads, queries, keys) where there is an offset for each head.
         offset: beta + log(gamma), float32, () or (heads,).
         ceiling: the largest probability.
-        mask, is_causal: as `exact`.
+        mask: as `exact`.
+        is_causal: as `exact`.
 
     Raises:
         RuntimeError, TypeError, ValueError: as `exact`; or offsets that do not fit.
@@ -71,7 +72,8 @@ def exaq(
         scores: as `exact`.
         thresholds: ascending, the least difference of each level but the lowest.
         exponentials: of the levels; 4, 8 or 16.
-        mask, is_causal: as `exact`.
+        mask: as `exact`.
+        is_causal: as `exact`.
 
     Raises:
         RuntimeError, TypeError, ValueError: as `exact`; or another number of levels.
