@@ -15,9 +15,9 @@ from softmaxkit.cli.console import (
     SpecsOption,
     chosen_specs,
     command_line,
-    console,
     results_console,
     stages,
+    stoppable,
     write_record,
 )
 from softmaxkit.recipe import TaskRecipe
@@ -53,18 +53,13 @@ def tasks(
 
     Ctrl-C stops it; finished results are kept, and the same command goes on from there.
     """
-    from softmaxkit.models.trainer import Interrupted
     from softmaxkit.studies.tasks import TaskOptions, measure_tasks
 
     specs = chosen_specs(method, spec)
     recipe = TaskRecipe(examples=examples, epochs=epochs, learning_rate=learning_rate)
     options = TaskOptions(model, tuple(task), tuple(specs), recipe, eight_bit, tuple(seed or (0, 1, 2)), output)
-    with stages() as stage:
-        try:
-            record = measure_tasks(options, command_line(), stage)
-        except Interrupted as error:
-            console.print(str(error))
-            raise KeyboardInterrupt from None
+    with stages() as stage, stoppable():
+        record = measure_tasks(options, command_line(), stage)
     screen = results_console(json)
     for table in _tables(record):
         screen.print(table)
