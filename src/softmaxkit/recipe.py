@@ -130,3 +130,32 @@ class Recipe:
     def describe(self) -> dict[str, Any]:
         """Return what a record says of it."""
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class TaskRecipe:
+    """How an encoder is fine-tuned.
+
+    Attributes:
+        examples: to train on, at most.
+        epochs: rounds over them.
+        batch: examples in a step.
+        learning_rate: the highest, after a linear warm-up; it then falls linearly to 0.
+        length: tokens of an example, at most.
+    """
+
+    examples: int = 1500
+    epochs: int = 3
+    batch: int = 16
+    learning_rate: float = 1e-4
+    length: int = 128
+
+    def __post_init__(self) -> None:
+        if min(self.examples, self.epochs, self.batch, self.length) < 1 or not self.learning_rate > 0:
+            raise ValueError(
+                f"examples, epochs, batch and length are 1 or more, and the learning rate positive: {self}"
+            )
+
+    def describe(self) -> dict[str, Any]:
+        """Return what a record says of it."""
+        return asdict(self)

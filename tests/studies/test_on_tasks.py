@@ -16,10 +16,11 @@ from conftest import DATA
 from softmaxkit import ConSmax, Exact, Exaq, Softermax
 from softmaxkit.cli.tasks import _tables
 from softmaxkit.models.eight_bit import EightBitLinear
-from softmaxkit.models.fine_tuning import TaskRecipe, calibration_batches, measure, read_encoder
+from softmaxkit.models.fine_tuning import calibration_batches, measure, read_encoder
 from softmaxkit.models.language_model import learned_tokens
 from softmaxkit.models.tasks import read_task
 from softmaxkit.models.trainer import Interrupted
+from softmaxkit.recipe import TaskRecipe
 from softmaxkit.studies.tasks import TaskOptions, measure_tasks
 
 GOOD, BAD = ("fine", "lovely", "great", "bright"), ("awful", "dull", "poor", "grim")

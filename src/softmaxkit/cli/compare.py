@@ -22,6 +22,7 @@ from softmaxkit.cli.console import (
     console,
     results_console,
     stages,
+    stoppable,
     write_record,
 )
 from softmaxkit.recipe import FINE_TUNING_RATE, SMALL_GPT, WINDOWS, Recipe
@@ -72,7 +73,6 @@ def compare(
     from softmaxkit.flow.tools import missing_hardware
     from softmaxkit.methods.exact import Exact
     from softmaxkit.models.text import read_bytes
-    from softmaxkit.models.trainer import Interrupted
     from softmaxkit.report import render
     from softmaxkit.studies.compare import Options
     from softmaxkit.studies.compare import compare as run
@@ -108,12 +108,8 @@ def compare(
         synthesize=synthesize and not missing,
     )
     console.print(_plan(options, html or output / "compare.html"), soft_wrap=True)
-    try:
-        with stages() as stage:
-            record = run(options, command_line(), stage)
-    except Interrupted as error:
-        console.print(str(error))
-        raise KeyboardInterrupt from None
+    with stages() as stage, stoppable():
+        record = run(options, command_line(), stage)
     results_console(json).print(_table(record))
     write_record(record, json or output / "compare.json")
     page = html or output / "compare.html"

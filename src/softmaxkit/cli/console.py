@@ -78,6 +78,18 @@ def stages() -> Iterator[Callable[[str], Callable[[int, int], None]]]:
         yield stage
 
 
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Say where a training was stopped by Ctrl-C, and stop."""
+    from softmaxkit.models.trainer import Interrupted
+
+    try:
+        yield
+    except Interrupted as error:
+        console.print(str(error))
+        raise KeyboardInterrupt from None
+
+
 def write_record(record: dict[str, Any], path: Path | None) -> None:
     """Write a record to a file, or to standard output for "-"."""
     if path == Path("-"):

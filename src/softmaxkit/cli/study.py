@@ -16,6 +16,7 @@ from softmaxkit.cli.console import (
     console,
     results_console,
     stages,
+    stoppable,
     write_record,
 )
 
@@ -40,7 +41,6 @@ def study(
     Ctrl-C stops it; finished points are kept, and the same command goes on from there.
     """
     from softmaxkit.files import write_text
-    from softmaxkit.models.trainer import Interrupted
     from softmaxkit.report.study import render_study
     from softmaxkit.studies.config import read_study, study_names
     from softmaxkit.studies.grid import run_study
@@ -53,12 +53,8 @@ def study(
         results_console(None).print(table)
         return
     chosen = read_study(config)
-    with stages() as stage:
-        try:
-            record = run_study(chosen, text, output, seed, command_line(), stage)
-        except Interrupted as error:
-            console.print(str(error))
-            raise KeyboardInterrupt from None
+    with stages() as stage, stoppable():
+        record = run_study(chosen, text, output, seed, command_line(), stage)
     results_console(json).print(_table(record))
     write_record(record, json)
     if html is not None:

@@ -15,12 +15,12 @@ from softmaxkit.cli.console import (
     SpecsOption,
     chosen_specs,
     command_line,
-    console,
     results_console,
     stages,
+    stoppable,
     write_record,
 )
-from softmaxkit.spec import method_class
+from softmaxkit.recipe import TaskRecipe
 
 
 def tasks(
@@ -35,9 +35,9 @@ def tasks(
     ],
     method: MethodsOption = None,
     spec: SpecsOption = None,
-    examples: Annotated[int, typer.Option(min=1, help="Examples to fine-tune on, at most.")] = 1500,
-    epochs: Annotated[int, typer.Option(min=1, help="Rounds over them.")] = 3,
-    learning_rate: Annotated[float, typer.Option(help="Highest learning rate.")] = 1e-4,
+    examples: Annotated[int, typer.Option(min=1, help="Examples to fine-tune on, at most.")] = TaskRecipe().examples,
+    epochs: Annotated[int, typer.Option(min=1, help="Rounds over them.")] = TaskRecipe().epochs,
+    learning_rate: Annotated[float, typer.Option(help="Highest learning rate.")] = TaskRecipe().learning_rate,
     eight_bit: Annotated[
         bool, typer.Option(help="Fine-tune with linear layers of 8 bits, the baseline with exact softmax too.")
     ] = True,
@@ -53,21 +53,13 @@ def tasks(
 
     Ctrl-C stops it; finished results are kept, and the same command goes on from there.
     """
-    from softmaxkit.models.fine_tuning import TaskRecipe
-    from softmaxkit.models.trainer import Interrupted
     from softmaxkit.studies.tasks import TaskOptions, measure_tasks
 
     specs = chosen_specs(method, spec)
     recipe = TaskRecipe(examples=examples, epochs=epochs, learning_rate=learning_rate)
-    exact = method_class("exact")()
-    chosen = tuple(each for each in specs if each != exact)
-    options = TaskOptions(model, tuple(task), chosen, recipe, eight_bit, tuple(seed or (0, 1, 2)), output)
-    with stages() as stage:
-        try:
-            record = measure_tasks(options, command_line(), stage)
-        except Interrupted as error:
-            console.print(str(error))
-            raise KeyboardInterrupt from None
+    options = TaskOptions(model, tuple(task), tuple(specs), recipe, eight_bit, tuple(seed or (0, 1, 2)), output)
+    with stages() as stage, stoppable():
+        record = measure_tasks(options, command_line(), stage)
     screen = results_console(json)
     for table in _tables(record):
         screen.print(table)

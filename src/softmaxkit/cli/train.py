@@ -19,6 +19,7 @@ from softmaxkit.cli.console import (
     console,
     output_folder,
     stages,
+    stoppable,
     write_record,
 )
 from softmaxkit.recipe import FINE_TUNING_RATE, SMALL_GPT, WINDOWS, Recipe, Shape
@@ -69,7 +70,6 @@ def train(
     from softmaxkit.models.patch import apply, restore
     from softmaxkit.models.pretrained import fingerprint, read_pretrained
     from softmaxkit.models.text import read_corpus
-    from softmaxkit.models.trainer import Interrupted
     from softmaxkit.models.training import train as train_model
     from softmaxkit.record import make_record, make_result, versions
 
@@ -93,13 +93,9 @@ def train(
         calibrate(model, batches)
     depends = (versions(), chosen.to_json(), mode, recipe.describe(), seed, corpus.sha256, fingerprint(start))
     run = output.with_name(f"{output.name}.run-{content_key(*depends)}")
-    with stages() as stage:
+    with stages() as stage, stoppable():
         progress = stage(f"train {chosen.method} on {corpus.name}")
-        try:
-            curve = train_model(model, corpus, recipe, run, seed, None, progress)
-        except Interrupted as error:
-            console.print(str(error))
-            raise KeyboardInterrupt from None
+        curve = train_model(model, corpus, recipe, run, seed, None, progress)
         calibrate(model, batches)
         loss = loss_on(model, held_out, stage("measure"))
     save(model, output, tokenizer)

@@ -51,7 +51,7 @@ def buffer_registers(module: dict[str, Any], library: Library) -> int:
                 component = group[0][0].rpartition(".")[0]
                 name = f"{component}.fanout{count}" if component else f"fanout{count}"
                 connections = {buffer.inputs[0]: [net], buffer.outputs[0]: [free]}
-                module["cells"][name] = {"type": buffer.name, "connections": connections} | DIRECTIONLESS
+                module["cells"][name] = {"type": buffer.name, "connections": connections} | FURTHER
                 for sink, pin in group:
                     module["cells"][sink]["connections"][pin] = [free]
                 driven.append((name, buffer.inputs[0]))
@@ -59,7 +59,7 @@ def buffer_registers(module: dict[str, Any], library: Library) -> int:
     return count
 
 
-DIRECTIONLESS: dict[str, Any] = {"hide_name": 1, "parameters": {}, "attributes": {}}
+FURTHER: dict[str, Any] = {"hide_name": 1, "parameters": {}, "attributes": {}}
 """What Yosys wants of a cell besides."""
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from softmaxkit.models.running import evaluating, run
+from softmaxkit.models.running import evaluating, hooked, run
 
 PERCENTILE = 99.999
 """Of the absolute values of activations that the largest code stands for, as in Softermax's paper."""
@@ -49,14 +49,9 @@ def round_linear(
         what = "has 8-bit layers already" if done else "has no linear layers"
         raise ValueError(f"{type(model).__name__} {what}")
     ranges = {name: _Range() for name in found}
-    hooks = [found[name].register_forward_pre_hook(ranges[name].see) for name in found]
-    try:
-        with evaluating(model):
-            for batch in batches:
-                run(model, batch)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with hooked(found[name].register_forward_pre_hook(ranges[name].see) for name in found), evaluating(model):
+        for batch in batches:
+            run(model, batch)
     scales = {name: seen.percentile(percentile) / LARGEST for name, seen in ranges.items() if seen.count}
     if not scales:
         raise ValueError("calibration saw no activations; give it at least one batch")

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from softmaxkit.methods.module import SoftmaxModule, attended_keys, masked_softmax
 from softmaxkit.models.patch import layers
-from softmaxkit.models.running import device_of, evaluating
+from softmaxkit.models.running import device_of, evaluating, hooked
 from softmaxkit.models.text import windows_at_once
 
 BATCH = 16
@@ -100,12 +100,8 @@ def watching_scores(model: PreTrainedModel, see: Callable[[str, RealScores], Non
 
         return called
 
-    hooks = [module.register_forward_hook(watch(name)) for name, module in layers(model).items()]
-    try:
+    with hooked(module.register_forward_hook(watch(name)) for name, module in layers(model).items()):
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def figures(seen: list[RealScores]) -> dict[str, Any]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 
@@ -22,6 +23,17 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, state in training.items():
             module.training = state
+
+
+@contextmanager
+def hooked(hooks: Iterable[RemovableHandle]) -> Iterator[None]:
+    """Take hooks away at the end, whatever happens."""
+    handles = list(hooks)
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def to_default_device(model: PreTrainedModel) -> PreTrainedModel:

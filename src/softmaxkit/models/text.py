@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import sysconfig
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -177,6 +178,7 @@ def read_bytes(path: Path) -> bytes:
     return data
 
 
+@cache
 def _data_set(source: str) -> bytes:
     """Return the texts of a data set's part to train on, up to `DATA_SET_BYTES`."""
     parts: list[bytes] = []

@@ -18,6 +18,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from softmaxkit.models.checkpoint import trainable
 from softmaxkit.models.patch import layers
+from softmaxkit.models.running import hooked
 
 Progress = Callable[[int, int], None]
 """Called with the step reached and the last step."""
@@ -171,13 +172,9 @@ def first_not_finite(model: nn.Module, inputs: Any) -> str:
 
         return see
 
-    hooks = [module.register_forward_hook(watch(name)) for name, module in model.named_modules() if name]
-    try:
-        with torch.no_grad():
-            model(**inputs)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    hooks = (module.register_forward_hook(watch(name)) for name, module in model.named_modules() if name)
+    with hooked(hooks), torch.no_grad():
+        model(**inputs)
     return found[0] if found else "the loss itself"
 
 

@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import load_model, save_model
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from softmaxkit.files import content_key, write_json
+from softmaxkit.files import content_key, whole_folder, write_json
 from softmaxkit.methods.exact import Exact
 from softmaxkit.models.calibration import calibrate, convert
 from softmaxkit.models.eight_bit import round_linear
 from softmaxkit.models.fine_tuning import (
-    TaskRecipe,
     calibration_batches,
     fine_tune,
     measure,
@@ -26,9 +26,12 @@ from softmaxkit.models.patch import apply, set_mode
 from softmaxkit.models.pretrained import fingerprint
 from softmaxkit.models.running import to_default_device
 from softmaxkit.models.tasks import Task, read_task
+from softmaxkit.recipe import TaskRecipe
 from softmaxkit.record import make_record, make_result, versions
 from softmaxkit.spec import Spec
 from softmaxkit.studies.compare import Stage
+
+WEIGHTS = "model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -74,13 +77,14 @@ def measure_tasks(options: TaskOptions, command: list[str], stage: Stage) -> dic
     names = [task.name for task in tasks]
     if twice := [name for name in names if names.count(name) > 1]:
         raise ValueError(f"two tasks are called {twice[0]}; measure them one after the other, or rename one")
+    specs = (Exact(), *(spec for spec in options.specs if spec != Exact()))
     results: list[dict[str, Any]] = []
     for task in tasks:
         if not task.similarity and not task.train:
             raise ValueError(f"{task.name} has classes but no examples to train on; give a folder with a train file")
         for seed in dict.fromkeys(options.seeds[: 1 if task.similarity else None]):
             study = _OnTask(options, task.sampled(options.recipe.examples, seed), seed, stage)
-            found = [each for spec in (Exact(), *options.specs) for each in study.results(spec)]
+            found = [each for spec in specs for each in study.results(spec)]
             results += [each | _change(each, found[0]) for each in found]
     inputs = {
         "model": {"name": options.model},
@@ -151,29 +155,16 @@ class _OnTask:
             if not weights.is_dir():
                 run = self._folder(base) / "run"
                 fine_tune(model, tokenizer, self.task, options.recipe, run, self.seed, self.stage(f"{title}, train"))
-                self._keep(model, weights)
+                with whole_folder(weights) as work:  # 8-bit layers have one more than transformers would load
+                    save_model(model, str(work / WEIGHTS))
                 shutil.rmtree(run, ignore_errors=True)
             else:
-                self._take(model, weights)
+                load_model(model, str(weights / WEIGHTS))
         if base != spec or self.task.similarity:
             apply(model, spec)
             convert(model, seen)
         calibrate(model, seen)
         return model, tokenizer
-
-    def _keep(self, model: PreTrainedModel, folder: Path) -> None:
-        """Write weights; 8-bit layers have one more than transformers would load."""
-        from safetensors.torch import save_model
-
-        from softmaxkit.files import whole_folder
-
-        with whole_folder(folder) as work:
-            save_model(model, str(work / "model.safetensors"))
-
-    def _take(self, model: PreTrainedModel, folder: Path) -> None:
-        from safetensors.torch import load_model
-
-        load_model(model, str(folder / "model.safetensors"))
 
     def _folder(self, spec: Spec) -> Path:
         """Return the folder of all that depends on the same things, by their hash."""
