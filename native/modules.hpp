@@ -1,0 +1,6 @@
+// The parts of the Python module, a source file each.
+#pragma once
+
+#include <nanobind/nanobind.h>
+
+void bind_rows(nanobind::module_& m);
