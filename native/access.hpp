@@ -1,61 +1,67 @@
-// Scores in and probabilities out, a vector at a time: masked keys, ends of rows, either precision.
+// A row's scores in and probabilities out, a vector at a time.
 #pragma once
 
-#include <algorithm>
-#include <limits>
+#include <array>
+#include <type_traits>
+#include <utility>
+#include <vector>
 
 #include "vector.hpp"
 
-constexpr float infinity = std::numeric_limits<float>::infinity();
+constexpr int chains = 4;  // so that one operation does not wait for the one before
+using Chains = std::array<Vector, chains>;
+using Full = std::integral_constant<int64_t, width>;
 
-// A vector at the end of a row, beyond which `rest` stands.
-template <class T>
-Vector load_some(const T* from, int64_t count, float rest) {
-    alignas(64) T lanes[width];
-    for (int64_t lane = 0; lane < width; ++lane) {
-        if (lane < count) lanes[lane] = from[lane];
+// Scores of a row, -infinity where they are masked, and `rest` beyond its end.
+template <class T, bool with_mask>
+struct Scores {
+    const T* from;
+    const uint8_t* mask;
+
+    template <class Count>
+    Vector operator()(int64_t key, Count count, float rest = -infinity) const {
+        Vector found;
+        if constexpr (std::is_same_v<Count, Full>) {
+            found = load(from + key);
+        } else {
+            found = load_some(from + key, count, rest);
+        }
+        if constexpr (with_mask) found = masked(found, mask + key, count);
+        return found;
     }
-    Vector found = load(lanes);
-    const Vector index([](auto lane) { return static_cast<float>(lane); });
-    stdx::where(!(index < static_cast<float>(count)), found) = rest;
-    return found;
-}
+};
 
-template <class T>
-void store_some(T* to, const Vector& value, int64_t count) {
-    alignas(64) T lanes[width];
-    store(lanes, value);
-    std::copy(lanes, lanes + count, to);
-}
-
-// The scores at one place, masked ones at -infinity.
-template <class T>
-Vector scores_at(const T* from, const uint8_t* mask, int64_t count) {
-    Vector found = count >= width ? load(from) : load_some(from, count, -infinity);
-    if (mask != nullptr) {
-        const Vector keep([mask, count](auto lane) { return lane < count && mask[lane] ? 1.0f : 0.0f; });
-        stdx::where(keep == 0.0f, found) = -infinity;
-    }
-    return found;
-}
-
-template <class T>
-void fill_zero(T* to, int64_t count) {
-    std::fill_n(reinterpret_cast<char*>(to), count * static_cast<int64_t>(sizeof(T)), char(0));
-}
-
-template <class T>
-void put(T* to, const Vector& value, int64_t count) {
-    if (count >= width) {
+template <class T, class Count>
+void put(T* to, const Vector& value, Count count) {
+    if constexpr (std::is_same_v<Count, Full>) {
         store(to, value);
     } else {
         store_some(to, value, count);
     }
 }
 
-// NaN survives: a lane that is NaN is never less than another.
-inline Vector larger(const Vector& one, const Vector& other) {
-    Vector found = one;
-    stdx::where(!(one > other), found) = other;
-    return found;
+// Calls body(key, chain, count) for all vectors of a row; count is Full for all but the last. The chain is a constant, so that
+// what is kept for each chain stays in registers.
+template <class Body>
+inline void sweep(int64_t keys, const Body& body) {
+    int64_t key = 0;
+    const auto all_chains = [&]<int... chain>(std::integer_sequence<int, chain...>) {
+        (body(key + chain * width, std::integral_constant<int, chain>{}, Full{}), ...);
+    };
+    for (; key + chains * width <= keys; key += chains * width) all_chains(std::make_integer_sequence<int, chains>{});
+    for (; key + width <= keys; key += width) body(key, std::integral_constant<int, 0>{}, Full{});
+    if (key < keys) body(key, std::integral_constant<int, 0>{}, keys - key);
+}
+
+template <class T>
+void fill_zero(T* to, int64_t count) {
+    std::memset(static_cast<void*>(to), 0, static_cast<size_t>(count) * sizeof(T));
+}
+
+// Memory of a thread's own, for a row.
+template <class T>
+T* scratch(int64_t count) {
+    thread_local std::vector<T> kept;
+    if (static_cast<int64_t>(kept.size()) < count) kept.resize(static_cast<size_t>(count));
+    return kept.data();
 }

@@ -1,72 +1,62 @@
-// Exact softmax of a row: maximum, sum of exponentials, quotient.
+// Exact softmax of a row: maximum, sum of exponentials, quotient; and its gradient.
 #pragma once
-
-#include <array>
-#include <type_traits>
 
 #include "access.hpp"
 
-constexpr int64_t chains = 4;  // so that one operation does not wait for the one before
+inline Chains all_chains(float value) {
+    Chains found;
+    found.fill(value);
+    return found;
+}
 
-template <class T>
-float row_maximum(const T* from, const uint8_t* mask, int64_t keys) {
-    std::array<Vector, chains> highest;
-    highest.fill(-infinity);
-    int64_t key = 0;
-    if (mask == nullptr) {
-        for (; key + chains * width <= keys; key += chains * width) {
-            for (int64_t chain = 0; chain < chains; ++chain) {
-                highest[chain] = larger(highest[chain], load(from + key + chain * width));
-            }
-        }
-    }
-    for (; key < keys; key += width) highest[0] = larger(highest[0], scores_at(from + key, mask == nullptr ? nullptr : mask + key, keys - key));
+inline float total(const Chains& sums) { return stdx::reduce((sums[0] + sums[1]) + (sums[2] + sums[3])); }
+
+// The largest score; NaN is passed over.
+template <class Row>
+float row_maximum(const Row& scores, int64_t keys) {
+    Chains highest = all_chains(-infinity);
+    sweep(keys, [&](int64_t key, auto chain, auto count) { highest[chain] = larger(scores(key, count), highest[chain]); });
     return stdx::hmax(larger(larger(highest[0], highest[1]), larger(highest[2], highest[3])));
 }
 
-template <class T>
-bool any_nan(const T* from, const uint8_t* mask, int64_t keys) {
-    for (int64_t key = 0; key < keys; key += width) {
-        const Vector scores = scores_at(from + key, mask == nullptr ? nullptr : mask + key, keys - key);
-        if (stdx::any_of(scores != scores)) return true;
-    }
-    return false;
+// Whether nothing is attended: all is -infinity, and there is no NaN.
+template <class Row>
+bool is_empty(const Row& scores, int64_t keys, float maximum) {
+    if (maximum != -infinity) return false;
+    bool nan = false;
+    sweep(keys, [&](int64_t key, auto, auto count) { nan = nan || stdx::any_of(scores(key, count) != scores(key, count)); });
+    return !nan;
 }
 
-template <class T>
-void exact_row(const T* from, T* to, const uint8_t* mask, int64_t keys) {
-    const auto masked_at = [&](int64_t key) { return mask == nullptr ? nullptr : mask + key; };
-    const float maximum = row_maximum(from, mask, keys);
-    if (maximum == -infinity && !any_nan(from, mask, keys)) return fill_zero(to, keys);
-    int64_t key = 0;
-    std::array<Vector, chains> sums;
-    sums.fill(0.0f);
-    const auto exponential = [&](const Vector& scores) { return exp(scores - maximum); };
+template <class T, class Row>
+void exact_row(const Row& scores, T* to, int64_t keys) {
+    const float maximum = row_maximum(scores, keys);
+    if (is_empty(scores, keys, maximum)) return fill_zero(to, keys);
+    float* exponentials;
     if constexpr (std::is_same_v<T, float>) {
-        key = 0;
-        if (mask == nullptr) {
-            for (; key + chains * width <= keys; key += chains * width) {
-                for (int64_t chain = 0; chain < chains; ++chain) {
-                    const Vector value = exponential(load(from + key + chain * width));
-                    store(to + key + chain * width, value);
-                    sums[chain] += value;
-                }
-            }
-        }
-        for (; key < keys; key += width) {
-            const Vector value = exponential(scores_at(from + key, masked_at(key), keys - key));
-            put(to + key, value, keys - key);
-            sums[0] += value;
-        }
-        const float scale = 1.0f / stdx::reduce((sums[0] + sums[1]) + (sums[2] + sums[3]));
-        for (key = 0; key + width <= keys; key += width) store(to + key, load(to + key) * scale);
-        for (; key < keys; ++key) to[key] *= scale;
+        exponentials = to;
     } else {
-        // In half precision the exponentials would lose what the sum needs: they are made twice.
-        for (key = 0; key < keys; key += width) sums[0] += exponential(scores_at(from + key, masked_at(key), keys - key));
-        const float scale = 1.0f / stdx::reduce(sums[0]);
-        for (key = 0; key < keys; key += width) {
-            put(to + key, exponential(scores_at(from + key, masked_at(key), keys - key)) * scale, keys - key);
-        }
+        exponentials = scratch<float>(keys);  // bfloat16 would lose what the sum needs
     }
+    Chains sums = all_chains(0.0f);
+    sweep(keys, [&](int64_t key, auto chain, auto count) {
+        const Vector value = exp2((scores(key, count) - maximum) * log2e);
+        put(exponentials + key, value, count);
+        sums[chain] += value;
+    });
+    const float scale = 1.0f / total(sums);
+    const Scores<float, false> again{exponentials, nullptr};
+    sweep(keys, [&](int64_t key, auto, auto count) { put(to + key, again(key, count) * scale, count); });
+}
+
+// The scores' gradient from the probabilities and their gradient: p * (g - sum(p * g)).
+template <class T>
+void exact_backward_row(const T* probabilities, const T* gradient, T* to, int64_t keys) {
+    const Scores<T, false> p{probabilities, nullptr}, g{gradient, nullptr};
+    Chains sums = all_chains(0.0f);
+    sweep(keys, [&](int64_t key, auto chain, auto count) {
+        sums[chain] += p(key, count, 0.0f) * g(key, count, 0.0f);
+    });
+    const float mean = total(sums);
+    sweep(keys, [&](int64_t key, auto, auto count) { put(to + key, p(key, count) * (g(key, count) - mean), count); });
 }

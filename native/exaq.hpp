@@ -1,56 +1,127 @@
-// EXAQ of a row: levels by comparing score - maximum with thresholds, a histogram for the sum, one product for each level.
+// EXAQ of a row: score - maximum rounded to a few even levels, the sum from a histogram or the levels' exponentials, and
+// one quotient for each level.
 #pragma once
 
-#include <array>
+#include <bit>
 
 #include "exact.hpp"
 
-// levels - 1 ascending thresholds, and the exponential of each level.
 struct Levels {
-    int count;
-    std::array<float, 15> thresholds;
+    float per_step;  // 1 / the step between two
     std::array<float, 16> exponentials;
 };
 
+// The level of score - maximum, a whole number; ties go to the even one. NaN stays NaN.
 template <int count>
-Vector by_level(const Vector& distance, const Levels& levels, const std::array<float, 16>& values) {
+Vector level_of(const Vector& distance, const Levels& levels) {
+    constexpr float whole = 12582912.0f;  // 1.5 * 2^23: what is added to it is rounded to a whole number
+    return larger(Vector(0.0f), distance * levels.per_step + static_cast<float>(count - 1)) + whole - whole;
+}
+
+template <int count>
+Vector pick(const Vector& level, const std::array<float, 16>& values) {
+#if defined(__AVX512F__)
+    return Vector(_mm512_permutexvar_ps(_mm512_cvtps_epi32(static_cast<__m512>(level)), _mm512_loadu_ps(values.data())));
+#else
     Vector found = values[0];
-    for (int level = 1; level < count; ++level) {
-        stdx::where(distance >= levels.thresholds[level - 1], found) = values[level];
-    }
+    for (int each = 1; each < count; ++each) stdx::where(level >= static_cast<float>(each), found) = values[each];
+    return found;
+#endif
+}
+
+inline std::array<float, 16> quotients(const std::array<float, 16>& exponentials, float sum) {
+    std::array<float, 16> found;
+    for (int level = 0; level < 16; ++level) found[level] = exponentials[level] / sum;
     return found;
 }
 
-template <int count, class T>
-void exaq_row(const T* from, T* to, const uint8_t* mask, int64_t keys, const Levels& levels) {
-    const float maximum = row_maximum(from, mask, keys);
-    if (maximum == -infinity && !any_nan(from, mask, keys)) return fill_zero(to, keys);
-    const auto distance_at = [&](int64_t key) {
-        return scores_at(from + key, mask == nullptr ? nullptr : mask + key, keys - key) - maximum;
+// A row of which some are masked, infinite or NaN.
+template <int count, class T, class Row>
+void exaq_careful_row(const Row& scores, T* to, int64_t keys, float maximum, const Levels& levels) {
+    Chains sums = all_chains(0.0f);
+    const auto power = [&](const Vector& distance, const std::array<float, 16>& values) {
+        Vector found = pick<count>(level_of<count>(distance, levels), values);
+        stdx::where(distance == -infinity, found) = 0.0f;
+        stdx::where(distance != distance, found) = distance;
+        return found;
     };
-    // How many reach each threshold; all that are attended reach level 0, NaN none.
-    std::array<int64_t, count> reached{};
-    bool nan = !(maximum < infinity);
-    for (int64_t key = 0; key < keys; key += width) {
-        const Vector distance = distance_at(key);
-        nan = nan || stdx::any_of(distance != distance);
-        reached[0] += stdx::popcount(distance > -infinity);
-        for (int level = 1; level < count; ++level) {
-            reached[level] += stdx::popcount(distance >= levels.thresholds[level - 1]);
+    sweep(keys, [&](int64_t key, auto chain, auto size) {
+        sums[chain] += power(scores(key, size) - maximum, levels.exponentials);
+    });
+    const float sum = total(sums);
+    const auto values = quotients(levels.exponentials, sum);
+    const Vector nan = sum == sum ? 0.0f : sum;
+    sweep(keys, [&](int64_t key, auto, auto size) { put(to + key, power(scores(key, size) - maximum, values) + nan, size); });
+}
+
+#if defined(__AVX512BW__)
+
+// A row of finite scores.
+template <int count, class T, class Row>
+void exaq_finite_row(const Row& scores, T* to, int64_t keys, float maximum, const Levels& levels) {
+    uint8_t* codes = scratch<uint8_t>(keys + 64);
+    const auto code = [&](int64_t key, auto size) {
+        const Vector place = (scores(key, size) - maximum) * levels.per_step + static_cast<float>(count - 1);
+        return _mm512_cvtps_epi32(static_cast<__m512>(larger(Vector(0.0f), place)));
+    };
+    const __m512 table = _mm512_loadu_ps(levels.exponentials.data());
+    int64_t key = 0, odd = 0, upper = 0, both = 0;
+    Vector sum = 0.0f;
+    for (; key + 64 <= keys; key += 64) {
+        __m512i whole[4];
+        for (int part = 0; part < 4; ++part) whole[part] = code(key + part * width, Full{});
+        const __m512i bytes = _mm512_packus_epi16(_mm512_packs_epi32(whole[0], whole[1]),
+                                                  _mm512_packs_epi32(whole[2], whole[3]));
+        _mm512_storeu_si512(codes + key, bytes);
+        if constexpr (count == 4) {
+            odd += std::popcount(static_cast<uint64_t>(_mm512_test_epi8_mask(bytes, _mm512_set1_epi8(1))));
+            upper += std::popcount(static_cast<uint64_t>(_mm512_test_epi8_mask(bytes, _mm512_set1_epi8(2))));
+            both += std::popcount(static_cast<uint64_t>(_mm512_cmpeq_epi8_mask(bytes, _mm512_set1_epi8(3))));
+        } else {
+            for (int part = 0; part < 4; ++part) sum += Vector(_mm512_permutexvar_ps(whole[part], table));
         }
     }
-    double sum = 0;
-    for (int level = 0; level < count; ++level) {
-        sum += static_cast<double>(reached[level] - (level + 1 < count ? reached[level + 1] : 0)) * levels.exponentials[level];
+    const int64_t packed = key;
+    if constexpr (count == 4) {
+        const auto& e = levels.exponentials;
+        sum[0] = static_cast<float>(packed - odd - upper + both) * e[0] + static_cast<float>(odd - both) * e[1] +
+                 static_cast<float>(upper - both) * e[2] + static_cast<float>(both) * e[3];
     }
-    std::array<float, 16> values{};
-    for (int level = 0; level < count; ++level) {
-        values[level] = nan ? std::numeric_limits<float>::quiet_NaN() : static_cast<float>(levels.exponentials[level] / sum);
+    for (; key < keys; key += width) {
+        const int64_t size = std::min(width, keys - key);
+        sum += Vector(_mm512_maskz_permutexvar_ps(first(size), code(key, size), table));
     }
-    for (int64_t key = 0; key < keys; key += width) {
-        const Vector distance = distance_at(key);
-        Vector found = by_level<count>(distance, levels, values);
-        if (!nan) stdx::where(!(distance > -infinity), found) = 0.0f;
-        put(to + key, found, keys - key);
+    const auto values = quotients(levels.exponentials, stdx::reduce(sum));
+    const __m512 result = _mm512_loadu_ps(values.data());
+    for (key = 0; key < packed; key += 64) {
+        const __m512i bytes = _mm512_loadu_si512(codes + key);
+        for (int part = 0; part < 4; ++part) {
+            // Packing left four bytes of each of the four vectors side by side.
+            const int none = static_cast<int>(0x80808000u), from = none + 4 * part;
+            const __m512i spread = _mm512_set4_epi32(from + 3, from + 2, from + 1, from);
+            store(to + key + part * width, Vector(_mm512_permutexvar_ps(_mm512_shuffle_epi8(bytes, spread), result)));
+        }
     }
+    for (; key < keys; key += width) {
+        const int64_t size = std::min(width, keys - key);
+        store_some(to + key, Vector(_mm512_permutexvar_ps(code(key, size), result)), size);
+    }
+}
+
+#endif
+
+template <int count, class T, class Row>
+void exaq_row(const Row& scores, T* to, int64_t keys, const Levels& levels) {
+    Chains highest = all_chains(-infinity), finite = all_chains(0.0f);  // 0 times what is not finite is NaN
+    sweep(keys, [&](int64_t key, auto chain, auto size) {
+        const Vector found = scores(key, size);
+        highest[chain] = larger(found, highest[chain]);
+        finite[chain] += scores(key, size, 0.0f) * 0.0f;
+    });
+    const float maximum = stdx::hmax(larger(larger(highest[0], highest[1]), larger(highest[2], highest[3])));
+    if (is_empty(scores, keys, maximum)) return fill_zero(to, keys);
+#if defined(__AVX512BW__)
+    if (total(finite) == 0.0f) return exaq_finite_row<count>(scores, to, keys, maximum, levels);
+#endif
+    exaq_careful_row<count>(scores, to, keys, maximum, levels);
 }

@@ -16,62 +16,96 @@ namespace {
 
 constexpr int64_t least_work = 1 << 14;  // elements below which another thread takes longer to wake than to help
 
-// Goes through all rows: row(from, to, mask, keys, place), with what is not attended at a row's end filled with zeros.
+int64_t least_rows(int64_t keys) { return std::max<int64_t>(1, least_work / std::max<int64_t>(keys, 1)); }
+
+// Goes through all rows: row(scores, to, keys, head), with zeros where causality or a mask for the whole row ends it.
 template <class T, class Row>
 void each_row(uintptr_t from, uintptr_t to, uintptr_t mask, const Layout& layout, int threads, const Row& row) {
-    const auto work = [&](int64_t first, int64_t last) {
-        for (int64_t index = first; index < last; ++index) {
-            const Place at = place(layout, index);
+    parallel_for(layout.rows(), least_rows(layout.keys), threads, [&](int64_t begin, int64_t end) {
+        walk(layout, begin, end, [&](const Place& at) {
+            const T* scores = reinterpret_cast<const T*>(from) + at.from;
             T* result = reinterpret_cast<T*>(to) + at.to;
             const uint8_t* bits = layout.masked ? reinterpret_cast<const uint8_t*>(mask) + at.mask : nullptr;
-            int64_t attended = std::min(at.seen, layout.keys);
+            int64_t attended = at.seen;
             if (bits != nullptr && layout.mask_key == 0) {  // one for all keys
                 if (*bits == 0) attended = 0;
                 bits = nullptr;
             }
-            row(reinterpret_cast<const T*>(from) + at.from, result, bits, attended, index);
-            fill_zero(result + attended, layout.keys - attended);
-        }
-    };
-    const int64_t least = std::max<int64_t>(1, least_work / std::max<int64_t>(layout.keys, 1));
-    parallel_for(layout.rows(), least, threads, work);
+            if (bits != nullptr) {
+                row(Scores<T, true>{scores, bits}, result, attended, at.head);
+            } else {
+                row(Scores<T, false>{scores, nullptr}, result, attended, at.head);
+            }
+            if (attended < layout.keys) fill_zero(result + attended, layout.keys - attended);
+        });
+    });
 }
 
 template <class T>
 void exact(uintptr_t from, uintptr_t to, uintptr_t mask, const Layout& layout, int threads) {
     each_row<T>(from, to, mask, layout, threads,
-                [](const T* scores, T* result, const uint8_t* bits, int64_t keys, int64_t) {
-                    exact_row(scores, result, bits, keys);
-                });
+                [](const auto& scores, T* result, int64_t keys, int64_t) { exact_row(scores, result, keys); });
 }
 
-// `offsets` are beta + log(gamma) of each row's head: float32, by the row's index along the axis before the queries.
+template <class T>
+void exact_backward(uintptr_t probabilities, uintptr_t gradient, uintptr_t to, int64_t rows, int64_t keys, int threads) {
+    parallel_for(rows, least_rows(keys), threads, [=](int64_t begin, int64_t end) {
+        for (int64_t at = begin * keys; at < end * keys; at += keys) {
+            exact_backward_row(reinterpret_cast<const T*>(probabilities) + at, reinterpret_cast<const T*>(gradient) + at,
+                               reinterpret_cast<T*>(to) + at, keys);
+        }
+    });
+}
+
+// `offsets` are beta + log(gamma), float32, one or one for each head.
 template <class T>
 void consmax(uintptr_t from, uintptr_t to, uintptr_t mask, const Layout& layout, int threads, uintptr_t offsets,
              bool per_head, float limit) {
     const float* of = reinterpret_cast<const float*>(offsets);
-    const int64_t queries = layout.sizes[outer - 1], heads = layout.sizes[outer - 2];
-    each_row<T>(from, to, mask, layout, threads,
-                [=](const T* scores, T* result, const uint8_t* bits, int64_t keys, int64_t row) {
-                    consmax_row(scores, result, bits, keys, of[per_head ? row / queries % heads : 0], limit);
-                });
+    each_row<T>(from, to, mask, layout, threads, [=](const auto& scores, T* result, int64_t keys, int64_t head) {
+        consmax_row(scores, result, keys, of[per_head ? head : 0], limit);
+    });
+}
+
+// `sums` takes the sum of each row's gradient, float32.
+template <class T>
+void consmax_backward(uintptr_t probabilities, uintptr_t gradient, uintptr_t to, int64_t rows, int64_t keys, int threads,
+                      uintptr_t sums, float ceiling) {
+    parallel_for(rows, least_rows(keys), threads, [=](int64_t begin, int64_t end) {
+        for (int64_t row = begin, at = begin * keys; row < end; ++row, at += keys) {
+            reinterpret_cast<float*>(sums)[row] =
+                consmax_backward_row(reinterpret_cast<const T*>(probabilities) + at,
+                                     reinterpret_cast<const T*>(gradient) + at, reinterpret_cast<T*>(to) + at, keys, ceiling);
+        }
+    });
 }
 
 template <class T>
-void exaq(uintptr_t from, uintptr_t to, uintptr_t mask, const Layout& layout, int threads,
-          const std::vector<float>& thresholds, const std::vector<float>& exponentials) {
-    Levels levels{static_cast<int>(exponentials.size()), {}, {}};
-    std::copy(thresholds.begin(), thresholds.end(), levels.thresholds.begin());
+void exaq(uintptr_t from, uintptr_t to, uintptr_t mask, const Layout& layout, int threads, float clip,
+          const std::vector<float>& exponentials) {
+    const int count = static_cast<int>(exponentials.size());
+    Levels levels{-static_cast<float>(count - 1) / clip, {}};
     std::copy(exponentials.begin(), exponentials.end(), levels.exponentials.begin());
-    const auto all = [&](auto count) {
-        each_row<T>(from, to, mask, layout, threads,
-                    [&](const T* scores, T* result, const uint8_t* bits, int64_t keys, int64_t) {
-                        exaq_row<count>(scores, result, bits, keys, levels);
-                    });
+    const auto all = [&](auto chosen) {
+        each_row<T>(from, to, mask, layout, threads, [&](const auto& scores, T* result, int64_t keys, int64_t) {
+            exaq_row<chosen>(scores, result, keys, levels);
+        });
     };
-    if (levels.count == 4) all(std::integral_constant<int, 4>{});
-    if (levels.count == 8) all(std::integral_constant<int, 8>{});
-    if (levels.count == 16) all(std::integral_constant<int, 16>{});
+    if (count == 4) all(std::integral_constant<int, 4>{});
+    if (count == 8) all(std::integral_constant<int, 8>{});
+    if (count == 16) all(std::integral_constant<int, 16>{});
+}
+
+template <class T>
+void bind(nb::module_& m, const std::string& name) {
+    const auto define = [&](const char* kernel, auto function) {
+        m.def((std::string(kernel) + "_" + name).c_str(), function, nb::call_guard<nb::gil_scoped_release>());
+    };
+    define("exact", &exact<T>);
+    define("exact_backward", &exact_backward<T>);
+    define("consmax", &consmax<T>);
+    define("consmax_backward", &consmax_backward<T>);
+    define("exaq", &exaq<T>);
 }
 
 }  // namespace
@@ -80,10 +114,6 @@ void bind_rows(nb::module_& m) {
     nb::class_<Layout>(m, "Layout")
         .def(nb::init<std::array<int64_t, outer>, std::array<int64_t, outer>, std::array<int64_t, outer>,
                       std::array<int64_t, outer>, int64_t, int64_t, bool, bool>());
-    m.def("exact_float32", &exact<float>, nb::call_guard<nb::gil_scoped_release>());
-    m.def("exact_bfloat16", &exact<bfloat16>, nb::call_guard<nb::gil_scoped_release>());
-    m.def("consmax_float32", &consmax<float>, nb::call_guard<nb::gil_scoped_release>());
-    m.def("consmax_bfloat16", &consmax<bfloat16>, nb::call_guard<nb::gil_scoped_release>());
-    m.def("exaq_float32", &exaq<float>, nb::call_guard<nb::gil_scoped_release>());
-    m.def("exaq_bfloat16", &exaq<bfloat16>, nb::call_guard<nb::gil_scoped_release>());
+    bind<float>(m, "float32");
+    bind<bfloat16>(m, "bfloat16");
 }

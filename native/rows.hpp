@@ -1,6 +1,7 @@
 // Rows of scores as attention has them: any strides between rows, keys side by side, a mask or none.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 
@@ -21,23 +22,37 @@ struct Layout {
     int64_t rows() const { return sizes[0] * sizes[1] * sizes[2] * sizes[3]; }
 };
 
+// A row: offsets of its scores, its result and its mask, and the keys that causality lets it see.
 struct Place {
-    int64_t from, to, mask, seen;  // offsets of a row, and the keys that causality lets it see
+    int64_t from, to, mask, seen, head;
 };
 
-inline Place place(const Layout& layout, int64_t row) {
+// Calls visit(place) for the rows of a layout from `begin` to `end`.
+template <class Visit>
+void walk(const Layout& layout, int64_t begin, int64_t end, const Visit& visit) {
+    constexpr int query = outer - 1;
     std::array<int64_t, outer> at;
-    for (int axis = outer - 1; axis >= 0; --axis) {
-        at[axis] = row % layout.sizes[axis];
-        row /= layout.sizes[axis];
+    int64_t rest = begin;
+    for (int axis = query; axis >= 0; --axis) {
+        at[axis] = rest % layout.sizes[axis];
+        rest /= layout.sizes[axis];
     }
-    Place found{0, 0, 0, layout.keys};
-    for (int axis = 0; axis < outer; ++axis) {
-        found.from += at[axis] * layout.from[axis];
-        found.to += at[axis] * layout.to[axis];
-        found.mask += at[axis] * layout.mask[axis];
+    while (begin < end) {
+        const auto offset = [&](const std::array<int64_t, outer>& strides) {
+            int64_t found = 0;
+            for (int axis = 0; axis < outer; ++axis) found += at[axis] * strides[axis];
+            return found;
+        };
+        Place place{offset(layout.from), offset(layout.to), offset(layout.mask), layout.keys, at[query - 1]};
+        const int64_t last = std::min(layout.sizes[query], at[query] + end - begin);
+        for (int64_t row = at[query]; row < last; ++row, ++begin) {
+            if (layout.causal) place.seen = std::clamp<int64_t>(layout.keys - layout.sizes[query] + row + 1, 0, layout.keys);
+            visit(place);
+            place.from += layout.from[query];
+            place.to += layout.to[query];
+            place.mask += layout.mask[query];
+        }
+        at[query] = 0;
+        for (int axis = query - 1; axis >= 0 && ++at[axis] == layout.sizes[axis]; --axis) at[axis] = 0;
     }
-    if (layout.causal) found.seen = layout.keys - layout.sizes[outer - 1] + at[outer - 1] + 1;
-    if (found.seen < 0) found.seen = 0;
-    return found;
 }

@@ -1,13 +1,14 @@
-// Vectors of the widest kind that the instruction set has, and exp of them.
+// Vectors of the widest kind that the instruction set has: in and out of memory, larger and smaller, 2 to a power.
 #pragma once
 
 #include <experimental/simd>
 
 #include <bit>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 
-#if defined(__AVX512F__)
+#if defined(__AVX2__)
 #include <immintrin.h>
 #endif
 
@@ -17,56 +18,150 @@ using Vector = stdx::native_simd<float>;
 using Integers = stdx::rebind_simd_t<int32_t, Vector>;
 using Mask = Vector::mask_type;
 constexpr int64_t width = static_cast<int64_t>(Vector::size());
-
-inline Vector load(const float* from) { return Vector(from, stdx::element_aligned); }
-inline void store(float* to, const Vector& value) { value.copy_to(to, stdx::element_aligned); }
+constexpr float infinity = std::numeric_limits<float>::infinity();
 
 // bfloat16 is the upper half of a float32; back, it is rounded to nearest, ties to even, and NaN stays NaN.
 struct bfloat16 {
     uint16_t bits;
 };
 
+inline Vector load(const float* from) { return Vector(from, stdx::element_aligned); }
+inline void store(float* to, const Vector& value) { value.copy_to(to, stdx::element_aligned); }
+
+#if defined(__AVX512F__)
+
+inline __mmask16 first(int64_t count) { return static_cast<__mmask16>((1u << count) - 1); }
+
+inline Vector load_some(const float* from, int64_t count, float rest) {
+    return Vector(_mm512_mask_loadu_ps(_mm512_set1_ps(rest), first(count), from));
+}
+inline void store_some(float* to, const Vector& value, int64_t count) {
+    _mm512_mask_storeu_ps(to, first(count), static_cast<__m512>(value));
+}
+
+inline Vector widened(__m256i halves) {
+    return Vector(_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16)));
+}
+inline __m256i narrowed(const Vector& value) {
+    const __m512 given = static_cast<__m512>(value);
+    const __m512i bits = _mm512_castps_si512(given);
+    const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    __m512i rounded = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
+    rounded = _mm512_mask_mov_epi32(rounded, _mm512_cmp_ps_mask(given, given, _CMP_UNORD_Q), _mm512_set1_epi32(0x7fc00000));
+    return _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16));
+}
+inline Vector load(const bfloat16* from) {
+    return widened(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+}
+inline void store(bfloat16* to, const Vector& value) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), narrowed(value));
+}
+inline Vector load_some(const bfloat16* from, int64_t count, float rest) {
+    Vector found = widened(_mm256_maskz_loadu_epi16(first(count), from));
+    return Vector(_mm512_mask_mov_ps(_mm512_set1_ps(rest), first(count), static_cast<__m512>(found)));
+}
+inline void store_some(bfloat16* to, const Vector& value, int64_t count) {
+    _mm256_mask_storeu_epi16(to, first(count), narrowed(value));
+}
+
+// Where `keep` is 0, -infinity.
+inline Vector masked(const Vector& scores, const uint8_t* keep, int64_t count) {
+    const __m128i bytes = _mm_maskz_loadu_epi8(first(count), keep);
+    return Vector(_mm512_mask_mov_ps(_mm512_set1_ps(-infinity), _mm_test_epi8_mask(bytes, bytes), static_cast<__m512>(scores)));
+}
+
+// Of two, the second where either is NaN.
+inline Vector larger(const Vector& one, const Vector& other) {
+    return Vector(_mm512_max_ps(static_cast<__m512>(one), static_cast<__m512>(other)));
+}
+inline Vector smaller(const Vector& one, const Vector& other) {
+    return Vector(_mm512_min_ps(static_cast<__m512>(one), static_cast<__m512>(other)));
+}
+
+#else
+
 inline Vector load(const bfloat16* from) {
     Integers wide([from](auto lane) { return static_cast<int32_t>(static_cast<uint32_t>(from[lane].bits) << 16); });
     return std::bit_cast<Vector>(wide);
 }
-
 inline void store(bfloat16* to, const Vector& value) {
     const Integers bits = std::bit_cast<Integers>(value);
-    const Integers rounded = bits + 0x7fff + ((bits >> 16) & 1);
+    Integers rounded = bits + 0x7fff + ((bits >> 16) & 1);
+    stdx::where((bits & 0x7fffffff) > 0x7f800000, rounded) = 0x7fc00000;
     alignas(64) int32_t lanes[width];
-    alignas(64) float values[width];
     rounded.copy_to(lanes, stdx::vector_aligned);
-    value.copy_to(values, stdx::vector_aligned);
-    for (int64_t lane = 0; lane < width; ++lane) {
-        to[lane].bits = values[lane] != values[lane] ? 0x7fc0 : static_cast<uint16_t>(static_cast<uint32_t>(lanes[lane]) >> 16);
-    }
+    for (int64_t lane = 0; lane < width; ++lane) to[lane].bits = static_cast<uint16_t>(static_cast<uint32_t>(lanes[lane]) >> 16);
+}
+template <class T>
+Vector load_some(const T* from, int64_t count, float rest) {
+    alignas(64) T lanes[width];
+    store(lanes, Vector(rest));
+    std::memcpy(lanes, from, static_cast<size_t>(count) * sizeof(T));
+    return load(lanes);
+}
+template <class T>
+void store_some(T* to, const Vector& value, int64_t count) {
+    alignas(64) T lanes[width];
+    store(lanes, value);
+    std::memcpy(to, lanes, static_cast<size_t>(count) * sizeof(T));
 }
 
-// 2^n for whole numbers n from -149 to 127, times a value.
-inline Vector scaled(const Vector& value, const Vector& whole) {
-#if defined(__AVX512F__)
-    return Vector(_mm512_scalef_ps(static_cast<__m512>(value), static_cast<__m512>(whole)));
+inline Vector masked(const Vector& scores, const uint8_t* keep, int64_t count) {
+    const Vector kept([keep, count](auto lane) { return static_cast<int64_t>(lane) < count && keep[lane] ? 1.0f : 0.0f; });
+    Vector found = scores;
+    stdx::where(kept == 0.0f, found) = -infinity;
+    return found;
+}
+
+#if defined(__AVX2__)
+inline Vector larger(const Vector& one, const Vector& other) {
+    return Vector(_mm256_max_ps(static_cast<__m256>(one), static_cast<__m256>(other)));
+}
+inline Vector smaller(const Vector& one, const Vector& other) {
+    return Vector(_mm256_min_ps(static_cast<__m256>(one), static_cast<__m256>(other)));
+}
 #else
-    const Integers n = stdx::static_simd_cast<Integers>(whole);
-    const Integers half = n >> 1;
-    const auto power = [](const Integers& of) { return std::bit_cast<Vector>((of + 127) << 23); };
-    return value * power(half) * power(n - half);
-#endif
+inline Vector larger(const Vector& one, const Vector& other) {
+    Vector found = other;
+    stdx::where(one > other, found) = one;
+    return found;
 }
+inline Vector smaller(const Vector& one, const Vector& other) {
+    Vector found = other;
+    stdx::where(one < other, found) = one;
+    return found;
+}
+#endif
 
-// exp(x) for x up to 88.7; 0 below -104, NaN of NaN. exp(r) = 1 + r + r^2 p(r) for |r| <= ln2/2, where p interpolates at
-// Chebyshev's points: 1e-8 off at most, beside 6e-8 that float32 rounds by.
-inline Vector exp(Vector x) {
-    constexpr float lowest = -104.0f, log2e = 1.44269504f;
-    constexpr float ln2_high = 0.693359375f, ln2_low = -2.12194440e-4f;  // their sum is ln 2, and n * ln2_high is exact
-    stdx::where(x < lowest, x) = lowest;
-    const Vector n = stdx::nearbyint(x * log2e);
-    const Vector r = (x - n * ln2_high) - n * ln2_low;
-    Vector p = 1.392625083e-3f;
-    p = p * r + 8.363232884e-3f;
-    p = p * r + 4.166655421e-2f;
-    p = p * r + 1.666657667e-1f;
-    p = p * r + 0.5f;
-    return scaled(p * (r * r) + r + 1.0f, n);
+#endif
+
+constexpr float log2e = 1.44269504f;
+
+// 2^t for t below 128; 0 far below -126, NaN of NaN. 2^r for r from 0 to 1 is a polynomial with the smallest relative
+// error, 2e-9, that is 1 at 0; float32 rounds by 6e-8.
+inline Vector exp2(const Vector& t) {
+#if defined(__AVX512DQ__)
+    const Vector r(_mm512_reduce_ps(static_cast<__m512>(t), _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC));
+#else
+    constexpr float whole = 12582912.0f;  // 1.5 * 2^23: what is added to it is rounded to a whole number
+    Vector down = t - 0.5f;
+    stdx::where(down < -127.0f, down) = -127.0f;
+    const Vector shifted = down + whole;
+    const Vector r = t - (shifted - whole);
+#endif
+    Vector p = 2.161291486e-04f;
+    p = p * r + 1.246784697e-03f;
+    p = p * r + 9.675451554e-03f;
+    p = p * r + 5.548528209e-02f;
+    p = p * r + 2.402293086e-01f;
+    p = p * r + 6.931470633e-01f;
+    p = p * r + 1.0f;
+#if defined(__AVX512DQ__)
+    return Vector(_mm512_scalef_ps(static_cast<__m512>(p), static_cast<__m512>(t)));
+#else
+    Vector found = std::bit_cast<Vector>(std::bit_cast<Integers>(p) + (std::bit_cast<Integers>(shifted) << 23));
+    stdx::where(t < -126.0f, found) = 0.0f;
+    stdx::where(t != t, found) = t;
+    return found;
+#endif
 }

@@ -34,12 +34,6 @@ def scores_of(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) * 6
 
 
-def next_float32(value: float) -> float:
-    """Return the smallest float32 that is not below a value: what reaches the one reaches the other."""
-    found = torch.tensor(value, dtype=torch.float64).float()
-    return (found if found.double() >= value else torch.nextafter(found, torch.tensor(math.inf))).item()
-
-
 def reference(scores: Tensor, mask: Tensor | None = None) -> Tensor:
     wide = scores.double()
     if mask is None:
@@ -130,17 +124,16 @@ def test_exaq(bits: Any, dtype: torch.dtype) -> None:
     scores = scores_of(2, 3, 5, 177).to(dtype)
     mask = torch.rand(5, 177, generator=torch.Generator().manual_seed(1)) < 0.6
     spec, clip = Exaq(bits=bits), -6.0
-    thresholds = [next_float32(value) for value in spec.least_values(clip)]
     exponentials = [math.exp(clip - clip * level / (spec.levels - 1)) for level in range(spec.levels)]
     for given in (None, mask):
         truth = spec.module(clip=clip)(scores.double(), given)
-        found = rows.exaq(scores, thresholds, exponentials, given).double()
+        found = rows.exaq(scores, clip, exponentials, given).double()
         # In bfloat16 `score - maximum` is exact in float32, and so are the levels; in float32 a few rows differ.
         same = (found - truth).abs() <= (1e-6 if dtype == torch.float32 else 2.0**-8) * truth
         assert same.all() if dtype == torch.bfloat16 else same.all(-1).float().mean() > 0.9
     scores[0, 0, 0, 3] = math.nan
-    assert rows.exaq(scores, thresholds, exponentials)[0, 0, 0].isnan().all()
-    assert (rows.exaq(scores, thresholds, exponentials, torch.zeros(177, dtype=torch.bool)) == 0).all()
+    assert rows.exaq(scores, clip, exponentials)[0, 0, 0].isnan().all()
+    assert (rows.exaq(scores, clip, exponentials, torch.zeros(177, dtype=torch.bool)) == 0).all()
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
@@ -168,4 +161,4 @@ def test_what_kernels_do_not_take_is_refused() -> None:
     with pytest.raises(ValueError, match="offsets are"):
         rows.consmax(scores, torch.zeros(5))
     with pytest.raises(ValueError, match="4, 8 or 16 levels"):
-        rows.exaq(scores, [-1.0], [0.3, 1.0])
+        rows.exaq(scores, -1.0, [0.3, 1.0])

@@ -21,24 +21,30 @@ def can_run(scores: Tensor) -> bool:
     return scores.device.type == "cpu" and scores.dtype in DTYPES and native() is not None
 
 
-def exact(scores: Tensor, mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+def exact(scores: Tensor, mask: Tensor | None = None, is_causal: bool = False, out: Tensor | None = None) -> Tensor:
     """Return softmax over the last axis; a row with nothing attended is all zeros.
 
     Args:
         scores: float32 or bfloat16 on the CPU, (..., queries, keys).
         mask: boolean, True where attended, broadcasts to the scores.
         is_causal: a query attends to the keys up to its own place, the last query to all.
+        out: takes the result; contiguous, shape and dtype of the scores. New memory costs more than the kernels do.
 
     Raises:
         RuntimeError: no kernels are built, see `can_run`.
         TypeError: scores of another kind, or a mask that is not boolean.
-        ValueError: the mask does not fit.
+        ValueError: the mask or `out` does not fit.
     """
-    return _run("exact", scores, mask, is_causal)
+    return _run("exact", scores, mask, is_causal, out)
 
 
 def consmax(
-    scores: Tensor, offset: Tensor, ceiling: float = math.inf, mask: Tensor | None = None, is_causal: bool = False
+    scores: Tensor,
+    offset: Tensor,
+    ceiling: float = math.inf,
+    mask: Tensor | None = None,
+    is_causal: bool = False,
+    out: Tensor | None = None,
 ) -> Tensor:
     """Return `exp(score - offset)`, at most `ceiling`.
 
@@ -48,6 +54,7 @@ def consmax(
         ceiling: the largest probability.
         mask: as `exact`.
         is_causal: as `exact`.
+        out: as `exact`.
 
     Raises:
         RuntimeError, TypeError, ValueError: as `exact`; or offsets that do not fit.
@@ -56,36 +63,36 @@ def consmax(
         raise ValueError(f"offsets are (heads,) or one number, not {tuple(offset.shape)} for {tuple(scores.shape)}")
     offsets = offset.detach().to(torch.float32).reshape(-1).contiguous()
     limit = math.log(ceiling) if ceiling < math.inf else math.inf
-    return _run("consmax", scores, mask, is_causal, offsets.data_ptr(), offset.ndim == 1, limit)
+    return _run("consmax", scores, mask, is_causal, out, offsets.data_ptr(), offset.ndim == 1, limit)
 
 
 def exaq(
     scores: Tensor,
-    thresholds: Sequence[float],
+    clip: float,
     exponentials: Sequence[float],
     mask: Tensor | None = None,
     is_causal: bool = False,
+    out: Tensor | None = None,
 ) -> Tensor:
-    """Return softmax of scores less their row's maximum that have taken one of some levels.
+    """Return softmax of scores less their row's maximum, rounded to even levels from `clip` to 0.
 
     Args:
         scores: as `exact`.
-        thresholds: ascending, the least difference of each level but the lowest.
+        clip: the lowest level, negative.
         exponentials: of the levels; 4, 8 or 16.
         mask: as `exact`.
         is_causal: as `exact`.
+        out: as `exact`.
 
     Raises:
         RuntimeError, TypeError, ValueError: as `exact`; or another number of levels.
     """
-    if len(exponentials) not in (4, 8, 16) or len(thresholds) != len(exponentials) - 1:
-        raise ValueError(
-            f"EXAQ has 4, 8 or 16 levels and one threshold fewer, not {len(exponentials)} and {len(thresholds)}"
-        )
-    return _run("exaq", scores, mask, is_causal, list(thresholds), list(exponentials))
+    if len(exponentials) not in (4, 8, 16) or not clip < 0:
+        raise ValueError(f"EXAQ has 4, 8 or 16 levels and a negative clip, not {len(exponentials)} and {clip}")
+    return _run("exaq", scores, mask, is_causal, out, clip, list(exponentials))
 
 
-def _run(name: str, scores: Tensor, mask: Tensor | None, is_causal: bool, *parameters: Any) -> Tensor:
+def _run(name: str, scores: Tensor, mask: Tensor | None, is_causal: bool, out: Tensor | None, *parameters: Any) -> Tensor:
     kernels = native()
     if kernels is None:
         raise RuntimeError("softmaxkit was installed without its native kernels; torch does the same, slower")
@@ -95,7 +102,11 @@ def _run(name: str, scores: Tensor, mask: Tensor | None, is_causal: bool, *param
         raise ValueError("scores are (..., queries, keys)")
     if mask is not None and mask.dtype != torch.bool:
         raise TypeError(f"a mask is boolean, True where attended, not {mask.dtype}")
-    result = torch.empty(scores.shape, dtype=scores.dtype)
+    result = torch.empty(scores.shape, dtype=scores.dtype) if out is None else out
+    if result.shape != scores.shape or result.dtype != scores.dtype or not result.is_contiguous():
+        raise ValueError(
+            f"out is contiguous, {scores.dtype}, {tuple(scores.shape)}, not {result.dtype}, {tuple(result.shape)}"
+        )
     if scores.numel() == 0:
         return result
     given = _axes(scores if scores.stride(-1) == 1 or scores.shape[-1] == 1 else scores.contiguous())
