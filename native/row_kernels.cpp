@@ -2,6 +2,8 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/array.h>
 #include <nanobind/stl/vector.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include "consmax.hpp"
 #include "exact.hpp"
@@ -9,6 +11,7 @@
 #include "modules.hpp"
 #include "pool.hpp"
 #include "rows.hpp"
+#include "topk.hpp"
 
 namespace nb = nanobind;
 
@@ -96,6 +99,27 @@ void exaq(uintptr_t from, uintptr_t to, uintptr_t mask, const Layout& layout, in
     if (count == 16) all(std::integral_constant<int, 16>{});
 }
 
+// `told` takes whether each row could be done; infinity and NaN cannot.
+template <class T>
+void topk(uintptr_t logits, uintptr_t values, uintptr_t indices, uintptr_t told, int64_t rows, int64_t size, int64_t k,
+          int threads) {
+    parallel_for(rows, least_rows(size), threads, [=](int64_t begin, int64_t end) {
+        for (int64_t row = begin; row < end; ++row) {
+            reinterpret_cast<bool*>(told)[row] =
+                topk_row(reinterpret_cast<const T*>(logits) + row * size, reinterpret_cast<T*>(values) + row * k,
+                         reinterpret_cast<int64_t*>(indices) + row * k, size, k);
+        }
+    });
+}
+
+// Lets new memory come in huge pages, of which each is one fault instead of 512.
+void huge_pages(uintptr_t from, size_t bytes) {
+#if defined(MADV_HUGEPAGE)
+    const uintptr_t page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE)), begin = (from + page - 1) / page * page;
+    if (from + bytes > begin) madvise(reinterpret_cast<void*>(begin), (from + bytes - begin) / page * page, MADV_HUGEPAGE);
+#endif
+}
+
 template <class T>
 void bind(nb::module_& m, const std::string& name) {
     const auto define = [&](const char* kernel, auto function) {
@@ -106,6 +130,7 @@ void bind(nb::module_& m, const std::string& name) {
     define("consmax", &consmax<T>);
     define("consmax_backward", &consmax_backward<T>);
     define("exaq", &exaq<T>);
+    define("topk", &topk<T>);
 }
 
 }  // namespace
@@ -114,6 +139,7 @@ void bind_rows(nb::module_& m) {
     nb::class_<Layout>(m, "Layout")
         .def(nb::init<std::array<int64_t, outer>, std::array<int64_t, outer>, std::array<int64_t, outer>,
                       std::array<int64_t, outer>, int64_t, int64_t, bool, bool>());
+    m.def("huge_pages", &huge_pages);
     bind<float>(m, "float32");
     bind<bfloat16>(m, "bfloat16");
 }

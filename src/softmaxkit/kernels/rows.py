@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -12,6 +13,9 @@ from torch import Tensor
 from softmaxkit.kernels import native
 
 DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
+HUGE = 4 << 20
+"""Bytes from which on a result's memory comes in huge pages."""
+
 AXES = 5
 """Axes that a kernel knows: four, of which the last is that of the queries, and the keys."""
 
@@ -92,17 +96,89 @@ def exaq(
     return _run("exaq", scores, mask, is_causal, out, clip, list(exponentials))
 
 
-def _run(name: str, scores: Tensor, mask: Tensor | None, is_causal: bool, out: Tensor | None, *parameters: Any) -> Tensor:
+def topk(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Return the k largest probabilities of softmax over the last axis and their indices, best first, in one pass.
+
+    Args:
+        logits: float32 or bfloat16 on the CPU, (..., vocabulary).
+        k: from 1 to vocabulary.
+
+    Returns:
+        Probabilities in the dtype of the logits, and int64 indices, both (..., k).
+
+    Raises:
+        RuntimeError, TypeError: as `exact`.
+    """
+    kernels = _kernels(logits)
+    given = logits.contiguous()
+    size = given.shape[-1]
+    values = torch.empty(*given.shape[:-1], k, dtype=given.dtype)
+    indices = torch.empty(values.shape, dtype=torch.int64)
+    told = torch.empty(given.shape[:-1], dtype=torch.bool)
+    run = getattr(kernels, f"topk_{DTYPES[given.dtype]}")
+    pointers = (tensor.data_ptr() for tensor in (given, values, indices, told))
+    run(*pointers, told.numel(), size, k, torch.get_num_threads())
+    if not told.all():  # infinity and NaN, where torch's order is kept
+        rest = torch.softmax(given[~told], -1).topk(k)
+        values[~told], indices[~told] = rest.values, rest.indices
+    return values, indices
+
+
+def exact_backward(probabilities: Tensor, gradient: Tensor) -> Tensor:
+    """Return the gradient of the scores of `exact`, from its result and the gradient of that, of the same shape."""
+    return _backward("exact_backward", probabilities, gradient)
+
+
+def consmax_backward(probabilities: Tensor, gradient: Tensor, ceiling: float) -> tuple[Tensor, Tensor]:
+    """Return the gradient of the scores of `consmax`, which is 0 where the ceiling holds, and its sum for each row.
+
+    Args:
+        probabilities: what `consmax` returned.
+        gradient: of these, of the same shape.
+        ceiling: as given there.
+
+    Returns:
+        The gradient, shape and dtype of the probabilities, and the sums, float32, their shape without the last axis.
+    """
+    sums = torch.zeros(probabilities.shape[:-1], dtype=torch.float32)
+    return _backward("consmax_backward", probabilities, gradient, sums.data_ptr(), ceiling), sums
+
+
+def _backward(name: str, probabilities: Tensor, gradient: Tensor, *parameters: Any) -> Tensor:
+    p, g = probabilities.contiguous(), gradient.to(probabilities.dtype).contiguous()
+    result = empty(p.shape, p.dtype)
+    if p.numel():
+        run = getattr(_kernels(p), f"{name}_{DTYPES[p.dtype]}")
+        rows, keys = p.numel() // p.shape[-1], p.shape[-1]
+        run(p.data_ptr(), g.data_ptr(), result.data_ptr(), rows, keys, torch.get_num_threads(), *parameters)
+    return result
+
+
+def empty(shape: torch.Size, dtype: torch.dtype) -> Tensor:
+    """Return new memory, in huge pages where it is large: 4 KiB pages take longer to come than a kernel to fill them."""
+    found = torch.empty(shape, dtype=dtype)
+    kernels = native()
+    if kernels is not None and found.nbytes >= HUGE:
+        kernels.huge_pages(found.data_ptr(), found.nbytes)
+    return found
+
+
+def _kernels(scores: Tensor) -> ModuleType:
     kernels = native()
     if kernels is None:
         raise RuntimeError("softmaxkit was installed without its native kernels; torch does the same, slower")
     if scores.device.type != "cpu" or scores.dtype not in DTYPES:
         raise TypeError(f"kernels take float32 or bfloat16 on the CPU, not {scores.dtype} on {scores.device}")
+    return kernels
+
+
+def _run(name: str, scores: Tensor, mask: Tensor | None, is_causal: bool, out: Tensor | None, *parameters: Any) -> Tensor:
+    kernels = _kernels(scores)
     if scores.ndim < 1 or (is_causal and scores.ndim < 2):
         raise ValueError("scores are (..., queries, keys)")
     if mask is not None and mask.dtype != torch.bool:
         raise TypeError(f"a mask is boolean, True where attended, not {mask.dtype}")
-    result = torch.empty(scores.shape, dtype=scores.dtype) if out is None else out
+    result = empty(scores.shape, scores.dtype) if out is None else out
     if result.shape != scores.shape or result.dtype != scores.dtype or not result.is_contiguous():
         raise ValueError(
             f"out is contiguous, {scores.dtype}, {tuple(scores.shape)}, not {result.dtype}, {tuple(result.shape)}"
