@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -34,7 +35,7 @@ def exact(scores: Tensor, mask: Tensor | None = None, is_causal: bool = False) -
         TypeError: scores of another kind, or a mask that is not boolean.
         ValueError: the mask does not fit.
     """
-    return _run("exact", scores, mask, is_causal)
+    return run("exact", scores, mask, is_causal)
 
 
 def consmax(
@@ -56,7 +57,7 @@ def consmax(
         raise ValueError(f"offsets are (heads,) or one number, not {tuple(offset.shape)} for {tuple(scores.shape)}")
     offsets = offset.detach().to(torch.float32).reshape(-1).contiguous()
     limit = math.log(ceiling) if ceiling < math.inf else math.inf
-    return _run("consmax", scores, mask, is_causal, offsets.data_ptr(), offset.ndim == 1, limit)
+    return run("consmax", scores, mask, is_causal, offsets.data_ptr(), offset.ndim == 1, limit)
 
 
 def exaq(
@@ -82,13 +83,24 @@ def exaq(
         raise ValueError(
             f"EXAQ has 4, 8 or 16 levels and one threshold fewer, not {len(exponentials)} and {len(thresholds)}"
         )
-    return _run("exaq", scores, mask, is_causal, list(thresholds), list(exponentials))
+    return run("exaq", scores, mask, is_causal, list(thresholds), list(exponentials))
 
 
-def _run(name: str, scores: Tensor, mask: Tensor | None, is_causal: bool, *parameters: Any) -> Tensor:
+def loaded() -> ModuleType:
+    """Return the kernels.
+
+    Raises:
+        RuntimeError: none are built, see `can_run`.
+    """
     kernels = native()
     if kernels is None:
         raise RuntimeError("softmaxkit was installed without its native kernels; torch does the same, slower")
+    return kernels
+
+
+def run(name: str, scores: Tensor, mask: Tensor | None, is_causal: bool, *parameters: Any) -> Tensor:
+    """Run the kernel of a name on rows of scores; arguments and errors as `exact`, and the kernel's own parameters."""
+    kernels = loaded()
     if scores.device.type != "cpu" or scores.dtype not in DTYPES:
         raise TypeError(f"kernels take float32 or bfloat16 on the CPU, not {scores.dtype} on {scores.device}")
     if scores.ndim < 1 or (is_causal and scores.ndim < 2):

@@ -1,0 +1,74 @@
+// Rows for the integer kernels: scores with masked ones at -infinity, and their codes.
+#pragma once
+
+#include <vector>
+
+#include "access.hpp"
+#include "pool.hpp"
+#include "rows.hpp"
+
+constexpr int32_t masked_code = -(1 << 24);  // below every code, and below every code less another
+
+// Scratch is a whole number of vectors, and loops over it need no rest.
+inline int64_t padded(int64_t keys) { return (keys + width - 1) / width * width; }
+
+// Copies a row; masked scores and the padding become -infinity. Returns whether NaN or +infinity is attended.
+inline bool read_scores(const float* from, const uint8_t* mask, int64_t keys, float* scores) {
+    Mask finite(true);
+    for (int64_t key = 0; key < keys; key += width) {
+        const Vector found = scores_at(from + key, mask == nullptr ? nullptr : mask + key, keys - key);
+        finite = finite && found < infinity;
+        store(scores + key, found);
+    }
+    return !stdx::all_of(finite);
+}
+
+// How real scores become codes: divided by the scale, rounded, saturated.
+struct ScoreCodes {
+    double scale;
+    int32_t lowest, highest;
+
+    // Returns the highest code, `masked_code` where nothing is attended.
+    int32_t encode(const float* __restrict scores, int32_t* __restrict codes, int64_t count) const {
+        constexpr double magic = 0x1.8p52;  // added and taken off, it rounds to whole numbers, ties to even
+        const double least = lowest, most = highest;
+        int32_t maximum = masked_code;
+        for (int64_t key = 0; key < count; ++key) {
+            double steps = static_cast<double>(scores[key]) / scale;
+            steps = steps < most ? steps : most;
+            steps = steps > least ? steps : least;
+            const int32_t code = static_cast<int32_t>((steps + magic) - magic);
+            codes[key] = scores[key] == -infinity ? masked_code : code;
+            maximum = std::max(maximum, codes[key]);
+        }
+        return maximum;
+    }
+};
+
+constexpr int64_t least_integer_work = 1 << 13;  // elements below which another thread takes longer to wake than to help
+
+// Goes through all rows with what `make(padded keys)` gives each thread: row(scores, nan, keys, to, index).
+template <class Make>
+void each_integer_row(uintptr_t from, uintptr_t to, uintptr_t mask, const Layout& layout, int threads, const Make& make) {
+    const auto work = [&](int64_t first, int64_t last) {
+        std::vector<float> scores(padded(layout.keys));
+        auto row = make(padded(layout.keys));
+        for (int64_t index = first; index < last; ++index) {
+            const Place at = place(layout, index);
+            float* result = reinterpret_cast<float*>(to) + at.to;
+            const uint8_t* bits = layout.masked ? reinterpret_cast<const uint8_t*>(mask) + at.mask : nullptr;
+            int64_t keys = std::min(at.seen, layout.keys);
+            if (bits != nullptr && layout.mask_key == 0) {  // one for all keys
+                if (*bits == 0) keys = 0;
+                bits = nullptr;
+            }
+            const bool nan = read_scores(reinterpret_cast<const float*>(from) + at.from, bits, keys, scores.data());
+            row(scores.data(), nan, keys, result, index);
+            fill_zero(result + keys, layout.keys - keys);
+        }
+    };
+    const int64_t least = std::max<int64_t>(1, least_integer_work / std::max<int64_t>(layout.keys, 1));
+    parallel_for(layout.rows(), least, threads, work);
+}
+
+inline void fill_nan(float* to, int64_t keys) { std::fill_n(to, keys, std::numeric_limits<float>::quiet_NaN()); }
