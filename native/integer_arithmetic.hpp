@@ -9,7 +9,7 @@
 #include <vector>
 
 // Divides whole numbers that are not negative by 2^places, to nearest with ties to even, or down; negative places multiply.
-// Numbers, multiplied ones too, use at most all bits of `Int` but three.
+// Numbers, multiplied ones too, use at most all bits of `Int` but four: of more places than `most` nothing is left of them.
 template <class Int>
 class RoundingShift {
 public:

@@ -20,10 +20,10 @@ public:
         const float* found = tables_.probabilities + head * (tables_.highest - lowest + 1);
         int32_t* codes = codes_.data();
         ScoreCodes{tables_.scales[head], lowest, tables_.highest}.encode(scores, codes, padded(keys));
+        for (int64_t key = 0; key < keys; ++key) to[key] = found[std::max(codes[key], lowest) - lowest];
         for (int64_t key = 0; key < keys; ++key) {
-            const float value = found[std::max(codes[key], lowest) - lowest];
             const float score = scores[key];
-            to[key] = score == -infinity ? 0.0f : score != score ? score : value;
+            to[key] = score == -infinity ? 0.0f : score != score ? score : to[key];
         }
     }
 

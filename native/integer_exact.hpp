@@ -82,12 +82,10 @@ private:
         int32_t* __restrict powers = powers_.data() + first;
         const Exponentials exponentials = tables_.exponentials;
         const double highest = real(maximum);
-        int64_t sum = 0;
         for (int64_t key = 0; key < count; ++key) {
-            powers[key] = exponentials.values[exponentials.place(highest - static_cast<double>(real(codes[key])))];
-            sum += powers[key];
+            powers[key] = exponentials.place(highest - static_cast<double>(real(codes[key])));
         }
-        return sum;
+        return look_up(exponentials.values, powers, count);
     }
 
     int64_t online_sum(int64_t keys) {
@@ -96,7 +94,7 @@ private:
         int32_t maximum = masked;
         for (int64_t first = 0; first < keys; first += tables_.slice_width) {
             const int64_t count = std::min(tables_.slice_width, keys - first);
-            const int32_t local = *std::max_element(codes_.begin() + first, codes_.begin() + first + count);
+            const int32_t local = highest_of(codes_.data() + first, count, masked);
             if (local == masked) continue;
             const int32_t risen = std::max(maximum, local);
             const int32_t place = exponentials.place(static_cast<double>(real(risen)) - static_cast<double>(real(maximum)));

@@ -45,6 +45,23 @@ struct ScoreCodes {
     }
 };
 
+// Puts a table's entries into the places that name them, and returns their sum. Apart from what works the places out, which
+// then becomes vectors.
+inline int64_t look_up(const int32_t* __restrict table, int32_t* __restrict places, int64_t count) {
+    int64_t sum = 0;
+    for (int64_t key = 0; key < count; ++key) {
+        places[key] = table[places[key]];
+        sum += places[key];
+    }
+    return sum;
+}
+
+// The highest of some codes, `least` where none is higher.
+inline int32_t highest_of(const int32_t* codes, int64_t count, int32_t least) {
+    for (int64_t key = 0; key < count; ++key) least = std::max(least, codes[key]);
+    return least;
+}
+
 constexpr int64_t least_integer_work = 1 << 13;  // elements below which another thread takes longer to wake than to help
 
 // Goes through all rows with what `make(padded keys)` gives each thread: row(scores, nan, keys, to, index).

@@ -19,7 +19,7 @@ struct IntegerSoftermax {
     double step;                    // of the output
 };
 
-// `Product` holds power * mantissa with three bits to spare, and is not signed.
+// `Product` holds power * mantissa with four bits to spare, and is not signed.
 template <class Product>
 class IntegerSoftermaxRow {
 public:
@@ -32,10 +32,9 @@ public:
         int64_t sum = 0, whole = tables_.codes.lowest >> tables_.fraction_bits;
         for (int64_t first = 0, slice = 0; first < keys; first += width_, ++slice) {
             const int64_t count = std::min(width_, keys - first);
-            int32_t highest = masked_code;
-            for (int64_t key = first; key < first + count; ++key) highest = std::max(highest, codes_[key]);
+            const int32_t highest = highest_of(codes_.data() + first, count, masked_code);
             const int64_t local = highest == masked_code ? whole : whole_of(highest);
-            const int64_t added = powers_of(first, count, static_cast<int32_t>(local));
+            const int64_t added = powers_of(first, count, local);
             const int64_t risen = std::max(whole, local);
             sum = RoundingShift<int64_t>(risen - whole, tables_.nearest)(sum) +
                   RoundingShift<int64_t>(risen - local + tables_.sum_places, tables_.nearest)(added);
@@ -55,17 +54,12 @@ private:
         return std::min(tables_.ceil ? -(-code >> bits) : code >> bits, tables_.codes.highest >> bits);
     }
 
-    int64_t powers_of(int64_t first, int64_t count, int32_t whole) {
+    int64_t powers_of(int64_t first, int64_t count, int64_t whole) {
         const int32_t* __restrict codes = codes_.data() + first;
-        const int32_t* __restrict table = tables_.powers;
         int32_t* __restrict powers = powers_.data() + first;
-        const int32_t start = (whole << tables_.fraction_bits) + tables_.least_difference - 1;
-        int64_t sum = 0;
-        for (int64_t key = 0; key < count; ++key) {
-            powers[key] = table[std::max(codes[key] - start, 0)];
-            sum += powers[key];
-        }
-        return sum;
+        const int32_t start = static_cast<int32_t>(whole << tables_.fraction_bits) + tables_.least_difference - 1;
+        for (int64_t key = 0; key < count; ++key) powers[key] = std::max(codes[key] - start, 0);
+        return look_up(tables_.powers, powers, count);
     }
 
     void normalise(int64_t first, int64_t count, int64_t places, int64_t mantissa, int exponent, float* __restrict to) const {

@@ -17,9 +17,8 @@ from softmaxkit.formats import Rounding
 from softmaxkit.kernels.rows import loaded, run
 from softmaxkit.tables import GUARD_BITS, Reciprocal
 
-WORD_BITS = 61
-"""Bits of a number that a kernel shifts with rounding, as `shift_right` has it; in 32-bit lanes it is `LANE_BITS`."""
-LANE_BITS = 29
+WORD_BITS, LANE_BITS = 60, 28
+"""Bits that numbers may have where kernels shift and round them: in 64 bits, and in vectors of 32-bit lanes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +31,7 @@ class IntegerKernel(ABC):
         """Return decoded probabilities, float32; as the integer mode of `SoftmaxModule`, NaN and infinities too.
 
         Args:
-            scores: float32 on the CPU, (..., keys); (..., heads, queries, keys) where there is something for each head.
+            scores: floating on the CPU, (..., keys), taken as float32; (..., heads, queries, keys) where heads differ.
             mask: boolean, True where attended, broadcasts to the scores.
 
         Raises:
@@ -95,6 +94,13 @@ class ConsmaxKernel(IntegerKernel):
     lowest: int
     highest: int
     probabilities: Tensor
+
+    def __call__(self, scores: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return decoded probabilities, as `IntegerKernel`; NaN only where a score is."""
+        heads = len(self.scales)
+        if heads > 1 and (scores.ndim < 3 or scores.shape[-3] != heads):
+            raise ValueError(f"scores are (..., {heads}, queries, keys), not {tuple(scores.shape)}")
+        return super().__call__(scores, mask)
 
     def _parameters(self, kernels: ModuleType) -> tuple[Any, ...]:
         table = self.probabilities.data_ptr()

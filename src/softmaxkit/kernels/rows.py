@@ -107,7 +107,7 @@ def run(name: str, scores: Tensor, mask: Tensor | None, is_causal: bool, *parame
         raise ValueError("scores are (..., queries, keys)")
     if mask is not None and mask.dtype != torch.bool:
         raise TypeError(f"a mask is boolean, True where attended, not {mask.dtype}")
-    result = torch.empty(scores.shape, dtype=scores.dtype)
+    result = torch.empty(scores.shape, dtype=scores.dtype, device=scores.device)
     if scores.numel() == 0:
         return result
     given = _axes(scores if scores.stride(-1) == 1 or scores.shape[-1] == 1 else scores.contiguous())

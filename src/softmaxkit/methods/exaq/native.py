@@ -11,9 +11,13 @@ if TYPE_CHECKING:
 
 
 def kernel(spec: Exaq, constants: ExaqConstants) -> ExaqKernel | None:
-    """Take thresholds and exponentials as they are; None where products are too wide or constants are those of heads."""
+    """Take thresholds and exponentials as they are.
+
+    None where products are too wide, or for constants of another form than the spec's.
+    """
     scale = constants.real_scale
-    if isinstance(scale, tuple):
+    form = (len(constants.thresholds) + 1, len(constants.exponentials))
+    if isinstance(scale, tuple) or form != (spec.levels, spec.levels):
         return None
     lowest, highest = spec.score_range()
     places = spec.reciprocal.fraction_bits - spec.output.fraction_bits
