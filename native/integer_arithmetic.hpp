@@ -8,8 +8,8 @@
 #include <limits>
 #include <vector>
 
-// Divides whole numbers that are not negative by 2^places, to nearest with ties to even, or down; negative places multiply.
-// Numbers, multiplied ones too, use at most all bits of `Int` but four: of more places than `most` nothing is left of them.
+// Divides whole numbers that are not negative by 2^places, to nearest with ties to even, or down; negative places
+// multiply. Numbers, multiplied ones too, use all bits of `Int` but four at most, and so `most` places leave nothing.
 template <class Int>
 class RoundingShift {
 public:
@@ -39,8 +39,13 @@ inline Bits round_bits(Real value, int mantissa_bits) {
     return (bits + ((Bits(1) << (dropped - 1)) - 1) + ((bits >> dropped) & 1)) >> dropped << dropped;
 }
 
-inline float round_mantissa(float value, int bits) { return std::bit_cast<float>(round_bits<float, uint32_t>(value, bits)); }
-inline double round_mantissa(double value, int bits) { return std::bit_cast<double>(round_bits<double, uint64_t>(value, bits)); }
+inline float round_mantissa(float value, int bits) {
+    return std::bit_cast<float>(round_bits<float, uint32_t>(value, bits));
+}
+
+inline double round_mantissa(double value, int bits) {
+    return std::bit_cast<double>(round_bits<double, uint64_t>(value, bits));
+}
 
 // 1/d by lines between points, as `softmaxkit.tables.Reciprocal`: about mantissa * 2^-(mantissa bits + exponent).
 class Reciprocal {

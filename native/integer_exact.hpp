@@ -1,5 +1,5 @@
-// Exact softmax in a small float: exponentials, whole numbers of its finest step, from a table by the rounded distance to
-// the maximum; their exact sum; a reciprocal.
+// Exact softmax in a small float: exponentials, whole numbers of its finest step, from a table by the rounded distance
+// to the maximum; their exact sum; a reciprocal.
 #pragma once
 
 #include "integer_arithmetic.hpp"
@@ -97,7 +97,8 @@ private:
             const int32_t local = highest_of(codes_.data() + first, count, masked);
             if (local == masked) continue;
             const int32_t risen = std::max(maximum, local);
-            const int32_t place = exponentials.place(static_cast<double>(real(risen)) - static_cast<double>(real(maximum)));
+            const double rise = static_cast<double>(real(risen)) - static_cast<double>(real(maximum));
+            const int32_t place = exponentials.place(rise);
             const RoundingShift<int64_t> rescale(exponentials.mantissa_bits + 1 + exponentials.shifts[place], true);
             sum = exponentials.values[place] == 0 ? 0 : rescale(sum * exponentials.significands[place]);
             sum += powers_of(first, count, risen);

@@ -1,4 +1,4 @@
-// Golden's integers for rows of scores, decoded: tables of golden's and a layout in, results where the caller wants them.
+// Golden's integers for rows of scores, decoded: golden's tables and a layout in, results where the caller wants them.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/vector.h>
 
@@ -23,13 +23,15 @@ void run(uintptr_t from, uintptr_t to, uintptr_t mask, const Layout& layout, int
     each_integer_row(from, to, mask, layout, threads, [&](int64_t keys) { return Row(tables, keys); });
 }
 
-void exact(uintptr_t from, uintptr_t to, uintptr_t mask, const Layout& layout, int threads, const IntegerExact& tables) {
+void exact(uintptr_t from, uintptr_t to, uintptr_t mask, const Layout& layout, int threads,
+           const IntegerExact& tables) {
     const bool narrow = 2 * (tables.exponentials.mantissa_bits + 1) <= std::numeric_limits<float>::digits;
     (narrow ? run<IntegerExactRow<float>, IntegerExact> : run<IntegerExactRow<double>, IntegerExact>)(
         from, to, mask, layout, threads, tables);
 }
 
-void consmax(uintptr_t from, uintptr_t to, uintptr_t mask, const Layout& layout, int threads, const IntegerConsmax& tables) {
+void consmax(uintptr_t from, uintptr_t to, uintptr_t mask, const Layout& layout, int threads,
+             const IntegerConsmax& tables) {
     const int64_t queries = layout.sizes[outer - 1];
     each_integer_row(from, to, mask, layout, threads,
                      [&](int64_t keys) { return IntegerConsmaxRow(tables, queries, keys); });
@@ -37,8 +39,8 @@ void consmax(uintptr_t from, uintptr_t to, uintptr_t mask, const Layout& layout,
 
 void softermax(uintptr_t from, uintptr_t to, uintptr_t mask, const Layout& layout, int threads,
                const IntegerSoftermax& tables, bool narrow) {
-    (narrow ? run<IntegerSoftermaxRow<uint32_t>, IntegerSoftermax> : run<IntegerSoftermaxRow<uint64_t>, IntegerSoftermax>)(
-        from, to, mask, layout, threads, tables);
+    (narrow ? run<IntegerSoftermaxRow<uint32_t>, IntegerSoftermax>
+            : run<IntegerSoftermaxRow<uint64_t>, IntegerSoftermax>)(from, to, mask, layout, threads, tables);
 }
 
 void exaq(uintptr_t from, uintptr_t to, uintptr_t mask, const Layout& layout, int threads, const IntegerExaq& tables) {
@@ -69,11 +71,11 @@ void bind_integers(nb::module_& m) {
     nb::class_<IntegerSoftermax>(m, "IntegerSoftermax")
         .def("__init__", [](IntegerSoftermax* made, double scale, int32_t lowest, int32_t highest, int fraction_bits,
                             bool ceil, bool nearest, uintptr_t powers, int32_t least_difference, int64_t slice_width,
-                            int sum_places, int64_t sum_limit, const Reciprocal& reciprocal, int64_t places, int64_t limit,
-                            double step) {
-            new (made) IntegerSoftermax{{scale, lowest, highest}, fraction_bits, ceil, nearest, pointer<int32_t>(powers),
-                                        least_difference, slice_width, sum_places, sum_limit, reciprocal, places, limit,
-                                        step};
+                            int sum_places, int64_t sum_limit, const Reciprocal& reciprocal, int64_t places,
+                            int64_t limit, double step) {
+            new (made) IntegerSoftermax{{scale, lowest, highest}, fraction_bits, ceil, nearest,
+                                        pointer<int32_t>(powers), least_difference, slice_width, sum_places, sum_limit,
+                                        reciprocal, places, limit, step};
         });
     nb::class_<IntegerExaq>(m, "IntegerExaq")
         .def("__init__", [](IntegerExaq* made, double scale, int32_t lowest, int32_t highest,

@@ -45,8 +45,8 @@ struct ScoreCodes {
     }
 };
 
-// Puts a table's entries into the places that name them, and returns their sum. Apart from what works the places out, which
-// then becomes vectors.
+// Puts a table's entries where their places stand, and returns their sum. What works the places out is a loop of its
+// own, which so becomes vectors.
 inline int64_t look_up(const int32_t* __restrict table, int32_t* __restrict places, int64_t count) {
     int64_t sum = 0;
     for (int64_t key = 0; key < count; ++key) {
@@ -62,11 +62,12 @@ inline int32_t highest_of(const int32_t* codes, int64_t count, int32_t least) {
     return least;
 }
 
-constexpr int64_t least_integer_work = 1 << 13;  // elements below which another thread takes longer to wake than to help
+constexpr int64_t least_integer_work = 1 << 13;  // elements below which another thread is no help
 
 // Goes through all rows with what `make(padded keys)` gives each thread: row(scores, nan, keys, to, index).
 template <class Make>
-void each_integer_row(uintptr_t from, uintptr_t to, uintptr_t mask, const Layout& layout, int threads, const Make& make) {
+void each_integer_row(uintptr_t from, uintptr_t to, uintptr_t mask, const Layout& layout, int threads,
+                      const Make& make) {
     const auto work = [&](int64_t first, int64_t last) {
         std::vector<float> scores(padded(layout.keys));
         auto row = make(padded(layout.keys));

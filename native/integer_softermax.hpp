@@ -6,17 +6,17 @@
 
 struct IntegerSoftermax {
     ScoreCodes codes;
-    int fraction_bits;              // of the input
-    bool ceil, nearest;             // how whole maxima are rounded, and all the rest
-    const int32_t* powers;          // by code less whole maximum, from `least_difference` on; before it the 0 of masked scores
+    int fraction_bits;      // of the input
+    bool ceil, nearest;     // how whole maxima are rounded, and all the rest
+    const int32_t* powers;  // the 0 of masked scores; then by code less whole maximum, from `least_difference` on
     int32_t least_difference;
     int64_t slice_width;
-    int sum_places;                 // what powers have more fraction bits than their sum
+    int sum_places;  // what powers have more fraction bits than their sum
     int64_t sum_limit;
     Reciprocal reciprocal;
-    int64_t places;                 // what a product has more fraction bits than the output, the reciprocal's exponent apart
-    int64_t limit;                  // largest output code
-    double step;                    // of the output
+    int64_t places;  // what a product has more fraction bits than the output, the reciprocal's exponent apart
+    int64_t limit;   // largest output code
+    double step;     // of the output
 };
 
 // `Product` holds power * mantissa with four bits to spare, and is not signed.
@@ -62,7 +62,8 @@ private:
         return look_up(tables_.powers, powers, count);
     }
 
-    void normalise(int64_t first, int64_t count, int64_t places, int64_t mantissa, int exponent, float* __restrict to) const {
+    void normalise(int64_t first, int64_t count, int64_t places, int64_t mantissa, int exponent,
+                   float* __restrict to) const {
         const int32_t* __restrict powers = powers_.data() + first;
         const RoundingShift<uint32_t> lower(places, tables_.nearest);
         const RoundingShift<Product> shift(exponent + tables_.places, tables_.nearest);

@@ -161,7 +161,7 @@ def test_what_kernels_do_not_take_is_refused() -> None:
     assert rows.exact(torch.empty(0, 3)).shape == (0, 3)
     with pytest.raises(TypeError, match=r"float32 or bfloat16 on the CPU, not torch.float64 on cpu"):
         rows.exact(scores.double())
-    with pytest.raises(TypeError, match=r"a mask is boolean, True where attended, not torch.float32"):
+    with pytest.raises(TypeError, match=r"a mask is boolean, True where attended, not torch.float32 on cpu"):
         rows.exact(scores, scores)
     with pytest.raises(ValueError, match=r"a mask broadcasts to the scores, \(2, 3, 8\); it is \(7,\)"):
         rows.exact(scores, torch.ones(7, dtype=torch.bool))

@@ -105,8 +105,8 @@ def run(name: str, scores: Tensor, mask: Tensor | None, is_causal: bool, *parame
         raise TypeError(f"kernels take float32 or bfloat16 on the CPU, not {scores.dtype} on {scores.device}")
     if scores.ndim < 1 or (is_causal and scores.ndim < 2):
         raise ValueError("scores are (..., queries, keys)")
-    if mask is not None and mask.dtype != torch.bool:
-        raise TypeError(f"a mask is boolean, True where attended, not {mask.dtype}")
+    if mask is not None and (mask.dtype != torch.bool or mask.device != scores.device):
+        raise TypeError(f"a mask is boolean, True where attended, not {mask.dtype} on {mask.device}")
     result = torch.empty(scores.shape, dtype=scores.dtype, device=scores.device)
     if scores.numel() == 0:
         return result
