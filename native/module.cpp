@@ -28,4 +28,5 @@ std::vector<std::string> supported() {
 NB_MODULE(MODULE_NAME, m) {
     m.def("supported", &supported);
     bind_rows(m);
+    bind_integers(m);
 }

@@ -4,3 +4,4 @@
 #include <nanobind/nanobind.h>
 
 void bind_rows(nanobind::module_& m);
+void bind_integers(nanobind::module_& m);

@@ -21,33 +21,25 @@ constexpr int64_t least_work = 1 << 14;  // elements below which another thread 
 
 int64_t least_rows(int64_t keys) { return std::max<int64_t>(1, least_work / std::max<int64_t>(keys, 1)); }
 
-// Goes through all rows: row(scores, to, keys, head), with zeros where causality or a mask for the whole row ends it.
+// Goes through all rows: row(scores, to, keys, head).
 template <class T, class Row>
-void each_row(uintptr_t from, uintptr_t to, uintptr_t mask, const Layout& layout, int threads, const Row& row) {
+void run(uintptr_t from, uintptr_t to, uintptr_t mask, const Layout& layout, int threads, const Row& row) {
     parallel_for(layout.rows(), least_rows(layout.keys), threads, [&](int64_t begin, int64_t end) {
-        walk(layout, begin, end, [&](const Place& at) {
-            const T* scores = reinterpret_cast<const T*>(from) + at.from;
-            T* result = reinterpret_cast<T*>(to) + at.to;
-            const uint8_t* bits = layout.masked ? reinterpret_cast<const uint8_t*>(mask) + at.mask : nullptr;
-            int64_t attended = at.seen;
-            if (bits != nullptr && layout.mask_key == 0) {  // one for all keys
-                if (*bits == 0) attended = 0;
-                bits = nullptr;
-            }
-            if (bits != nullptr) {
-                row(Scores<T, true>{scores, bits}, result, attended, at.head);
-            } else {
-                row(Scores<T, false>{scores, nullptr}, result, attended, at.head);
-            }
-            if (attended < layout.keys) fill_zero(result + attended, layout.keys - attended);
-        });
+        each_row<T>(from, to, mask, layout, begin, end,
+                    [&](const T* scores, T* result, const uint8_t* bits, int64_t keys, const Place& place) {
+                        if (bits != nullptr) {
+                            row(Scores<T, true>{scores, bits}, result, keys, place.head);
+                        } else {
+                            row(Scores<T, false>{scores, nullptr}, result, keys, place.head);
+                        }
+                    });
     });
 }
 
 template <class T>
 void exact(uintptr_t from, uintptr_t to, uintptr_t mask, const Layout& layout, int threads) {
-    each_row<T>(from, to, mask, layout, threads,
-                [](const auto& scores, T* result, int64_t keys, int64_t) { exact_row(scores, result, keys); });
+    run<T>(from, to, mask, layout, threads,
+           [](const auto& scores, T* result, int64_t keys, int64_t) { exact_row(scores, result, keys); });
 }
 
 template <class T>
@@ -65,7 +57,7 @@ template <class T>
 void consmax(uintptr_t from, uintptr_t to, uintptr_t mask, const Layout& layout, int threads, uintptr_t offsets,
              bool per_head, float limit) {
     const float* of = reinterpret_cast<const float*>(offsets);
-    each_row<T>(from, to, mask, layout, threads, [=](const auto& scores, T* result, int64_t keys, int64_t head) {
+    run<T>(from, to, mask, layout, threads, [=](const auto& scores, T* result, int64_t keys, int64_t head) {
         consmax_row(scores, result, keys, of[per_head ? head : 0], limit);
     });
 }
@@ -90,7 +82,7 @@ void exaq(uintptr_t from, uintptr_t to, uintptr_t mask, const Layout& layout, in
     Levels levels{-static_cast<float>(count - 1) / clip, {}};
     std::copy(exponentials.begin(), exponentials.end(), levels.exponentials.begin());
     const auto all = [&](auto chosen) {
-        each_row<T>(from, to, mask, layout, threads, [&](const auto& scores, T* result, int64_t keys, int64_t) {
+        run<T>(from, to, mask, layout, threads, [&](const auto& scores, T* result, int64_t keys, int64_t) {
             exaq_row<chosen>(scores, result, keys, levels);
         });
     };

@@ -56,3 +56,21 @@ void walk(const Layout& layout, int64_t begin, int64_t end, const Visit& visit) 
         for (int axis = query - 1; axis >= 0 && ++at[axis] == layout.sizes[axis]; --axis) at[axis] = 0;
     }
 }
+
+// Calls visit(scores, to, bits, keys, place) for the rows of a layout from `begin` to `end`: bits, one for each key, are
+// null where all are attended, and what lies beyond the keys that are seen is filled with zeros.
+template <class T, class Visit>
+void each_row(uintptr_t from, uintptr_t to, uintptr_t mask, const Layout& layout, int64_t begin, int64_t end,
+              const Visit& visit) {
+    walk(layout, begin, end, [&](const Place& place) {
+        T* result = reinterpret_cast<T*>(to) + place.to;
+        const uint8_t* bits = layout.masked ? reinterpret_cast<const uint8_t*>(mask) + place.mask : nullptr;
+        int64_t keys = place.seen;
+        if (bits != nullptr && layout.mask_key == 0) {  // one for all keys
+            if (*bits == 0) keys = 0;
+            bits = nullptr;
+        }
+        visit(reinterpret_cast<const T*>(from) + place.from, result, bits, keys, place);
+        std::fill_n(result + keys, layout.keys - keys, T{});
+    });
+}

@@ -9,6 +9,8 @@ from typing import Any, Literal, Protocol, get_args
 import torch
 from torch import Tensor, nn
 
+from softmaxkit.kernels.integers import IntegerKernel
+from softmaxkit.kernels.launch import can_run
 from softmaxkit.rows import check_mask
 from softmaxkit.spec import Constants, Spec
 from softmaxkit.tables import per_head
@@ -62,6 +64,7 @@ class SoftmaxModule(nn.Module, ABC):
         self._calibrator: Calibrator | None = None
         self._frozen: Constants | None = None
         self._built: tuple[Any, Constants] | None = None
+        self._kernel: tuple[Constants, IntegerKernel | None] | None = None
 
     @property
     def mode(self) -> str:
@@ -101,8 +104,9 @@ class SoftmaxModule(nn.Module, ABC):
             raise TypeError(f"scores are floating, not {scores.dtype}; integer codes go to spec.golden")
         if scores.ndim < 1:
             raise ValueError("scores are (..., keys), not a single number")
-        attended = attended_keys(scores, mask)
+        check_attended(scores, mask)
         if dim not in (-1, scores.ndim - 1):
+            attended = attended_keys(scores, mask)
             return self.forward(scores.movedim(dim, -1), attended.movedim(dim, -1)).movedim(-1, dim)
         if self.per_head and (scores.ndim < 3 or scores.shape[-3] != self.heads):
             raise ValueError(
@@ -110,14 +114,15 @@ class SoftmaxModule(nn.Module, ABC):
                 f"not {tuple(scores.shape)}"
             )
         wide = scores if scores.dtype == torch.float64 else scores.float()
+        if self._calibrator is None and self.mode == "integer":
+            result: Tensor = self._integer_forward(wide, mask)
+            return result.to(scores.dtype)
+        attended = attended_keys(scores, mask)
         wide = torch.where(attended, wide, 0.0)
         if self._calibrator is not None:
             with torch.no_grad():
                 return self._calibrator.observe(wide, attended).to(scores.dtype)
-        if self.mode == "float":
-            return self.float_forward(wide, attended).to(scores.dtype)
-        result: Tensor = self._integer_forward(wide, attended)
-        return result.to(scores.dtype)
+        return self.float_forward(wide, attended).to(scores.dtype)
 
     @property
     def per_head(self) -> bool:
@@ -140,12 +145,28 @@ class SoftmaxModule(nn.Module, ABC):
         return torch.clamp(scores, per_head(low, scores).to(scores.dtype), per_head(high, scores).to(scores.dtype))
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def _integer_forward(self, scores: Tensor, attended: Tensor) -> Tensor:
+    def _integer_forward(self, scores: Tensor, mask: Tensor | None) -> Tensor:
+        kernel = self.integer_kernel() if scores.dtype == torch.float32 and can_run(scores) else None
+        if kernel is not None and not torch.is_grad_enabled():
+            return kernel(scores, mask)
+        attended = attended_keys(scores, mask)
+        scores = torch.where(attended, scores, 0.0)
         with torch.no_grad():
-            values = self.decoded_golden(scores, attended)
+            values = self.decoded_golden(scores, attended) if kernel is None else kernel(scores, attended)
         if not torch.is_grad_enabled():
             return values
         return _StraightThrough.apply(self.surrogate(scores, attended), values)  # type: ignore[no-untyped-call, no-any-return]
+
+    def integer_kernel(self) -> IntegerKernel | None:
+        """Return what computes `decoded_golden` natively, with the constants of now; None where nothing does."""
+        constants = self.constants
+        if self._kernel is None or self._kernel[0] is not constants:
+            self._kernel = (constants, self.build_kernel(constants))
+        return self._kernel[1]
+
+    def build_kernel(self, constants: Any) -> IntegerKernel | None:
+        """Build the native kernel for constants; None where the method or this form of it has none."""
+        return None
 
     def decoded_golden(self, scores: Tensor, attended: Tensor) -> Tensor:
         """Encode, run golden, decode; NaN where NaN was attended in the row."""
@@ -232,13 +253,18 @@ def attended_keys(scores: Tensor, mask: Tensor | None) -> Tensor:
     Raises:
         ValueError: the mask is not boolean or does not broadcast to the scores.
     """
+    check_attended(scores, mask)
     attended = scores != -torch.inf
+    return attended if mask is None else attended & mask
+
+
+def check_attended(scores: Tensor, mask: Tensor | None) -> None:
+    """Refuse what `attended_keys` refuses."""
     if mask is None:
-        return attended
+        return
     if not isinstance(mask, Tensor):
         raise TypeError(f"a mask is a boolean tensor as the scores are, not {type(mask).__name__}")
     check_mask(scores, mask)
-    return attended & mask
 
 
 def masked_softmax(scores: Tensor, attended: Tensor) -> Tensor:

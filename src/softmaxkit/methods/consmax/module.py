@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from softmaxkit.kernels.integers import IntegerKernel
 from softmaxkit.methods.consmax.calibrate import ConSmaxCalibrator, DenominatorCalibrator
 from softmaxkit.methods.consmax.constants import ConSmaxConstants
+from softmaxkit.methods.consmax.native import kernel
 from softmaxkit.methods.consmax.spec import DEFAULT_KEYS
 from softmaxkit.methods.module import SoftmaxModule
 from softmaxkit.spec import Constants
@@ -118,6 +120,10 @@ class ConSmaxModule(SoftmaxModule):
             }
             heads.append(self.spec.constants(beta=beta[head].item(), gamma=gamma[head].item(), **found))
         return ConSmaxConstants.stack(heads)
+
+    def build_kernel(self, constants: Any) -> IntegerKernel:
+        """Build the native kernel."""
+        return kernel(self.spec, constants)
 
     def calibrator(self) -> ConSmaxCalibrator:
         """Return a calibrator of the score scale and the output range."""

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from torch import Tensor
 
+from softmaxkit.kernels.integers import IntegerKernel
+from softmaxkit.methods.exact.native import kernel
 from softmaxkit.methods.module import SoftmaxModule, masked_softmax
+
+if TYPE_CHECKING:
+    from softmaxkit.methods.exact.spec import Exact
 
 
 class ExactModule(SoftmaxModule):
@@ -13,6 +20,12 @@ class ExactModule(SoftmaxModule):
     Gradients of the integer mode are those of softmax at the same scores.
     """
 
+    spec: Exact
+
     def float_forward(self, scores: Tensor, attended: Tensor) -> Tensor:
         """Compute masked softmax."""
         return masked_softmax(scores, attended)
+
+    def build_kernel(self, constants: Any) -> IntegerKernel:
+        """Build the native kernel."""
+        return kernel(self.spec)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from softmaxkit.kernels.integers import IntegerKernel
 from softmaxkit.methods.exaq.calibrate import ExaqCalibrator
+from softmaxkit.methods.exaq.native import kernel
 from softmaxkit.methods.module import SoftmaxModule, masked_softmax
 
 if TYPE_CHECKING:
@@ -65,6 +67,10 @@ class ExaqModule(SoftmaxModule):
     def calibrator(self) -> ExaqCalibrator:
         """Return a calibrator of the clip, and of the score scale where the spec asks for it."""
         return ExaqCalibrator(self.spec)
+
+    def build_kernel(self, constants: Any) -> IntegerKernel | None:
+        """Build the native kernel; None where products are too wide for it."""
+        return kernel(self.spec, constants)
 
 
 def distance_to_maximum(scores: Tensor, attended: Tensor) -> Tensor:

@@ -1,0 +1,89 @@
+"""Time of evaluating a small GPT with each method in integer mode, over that with eager float attention.
+
+Ratios are taken side by side: in each round every model reads the same windows once, in turn, and the median of the
+rounds' ratios is printed. The model is untrained and of the default shape; golden's own time stands beside that of its
+kernels.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import time
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+import softmaxkit
+from softmaxkit import ConSmax, Exact, Exaq, Softermax, Spec, kernels
+from softmaxkit.models.evaluation import loss_on
+from softmaxkit.models.language_model import language_model
+from softmaxkit.models.patch import layers
+from softmaxkit.recipe import Shape
+
+CASES: list[tuple[Spec, dict[str, Any]]] = [
+    (Exact(), {}),
+    (Exact(schedule="online"), {}),
+    (ConSmax(), {"scale": 0.07}),
+    (Softermax(), {}),
+    (Softermax(log2e=True), {}),
+    (Exaq(bits=2), {"clip": -5.0}),
+    (Exaq(bits=3), {"clip": -6.0}),
+    (Exaq(bits=4), {"clip": -7.0}),
+]
+
+
+def use_kernels(wanted: bool) -> None:
+    """Let integer mode run native kernels, or golden."""
+    os.environ["SOFTMAXKIT_KERNELS"] = "" if wanted else "none"
+    kernels.native.cache_clear()
+
+
+def model_with(spec: Spec, numbers: dict[str, Any], context: int) -> PreTrainedModel:
+    """Return the model with a method in integer mode."""
+    model = language_model(Shape(), context, seed=0)
+    softmaxkit.apply(model, spec)
+    for module in layers(model).values():
+        module.set_calibration(numbers)
+    softmaxkit.set_mode(model, "integer")
+    return model
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--windows", type=int, default=32)
+    parser.add_argument("--context", type=int, default=64)
+    arguments = parser.parse_args()
+    windows = torch.randint(0, 256, (arguments.windows, arguments.context + 1))
+    eager = language_model(Shape(), arguments.context, seed=0)
+    eager.set_attn_implementation("eager")
+    models = {f"{spec.method} {spec.variant}": model_with(spec, numbers, arguments.context) for spec, numbers in CASES}
+    ratios: dict[str, list[tuple[float, float]]] = {name: [] for name in models}
+    for turn in range(arguments.rounds + 1):
+        first = seconds(eager, windows)
+        for name, model in models.items():
+            use_kernels(True)
+            native = seconds(model, windows)
+            use_kernels(False)
+            golden = seconds(model, windows)
+            if turn:  # the first round warms up
+                ratios[name].append((native / first, golden / first))
+    print("time of evaluation in integer mode over eager float attention: kernels, golden")
+    for name, found in ratios.items():
+        native, golden = (statistics.median(each) for each in zip(*found, strict=True))
+        print(f"  {name:28} {native:8.2f} {golden:8.2f}")
+
+
+def seconds(model: PreTrainedModel, windows: torch.Tensor) -> float:
+    """Return the time of one evaluation."""
+    start = time.perf_counter()
+    loss_on(model, windows)
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+// Rows for the integer kernels: scores with masked ones at -infinity, and their codes.
+#pragma once
+
+#include <vector>
+
+#include "access.hpp"
+#include "pool.hpp"
+#include "rows.hpp"
+
+constexpr int32_t masked_code = -(1 << 24);  // below every code, and below every code less another
+
+// Scratch is a whole number of vectors, and loops over it need no rest.
+inline int64_t padded(int64_t keys) { return (keys + width - 1) / width * width; }
+
+// Copies a row; masked scores and the padding become -infinity. Returns whether NaN or +infinity is attended.
+inline bool read_scores(const float* from, const uint8_t* mask, int64_t keys, float* scores) {
+    Mask finite(true);
+    const auto read = [&](const auto& row) {
+        sweep(keys, [&](int64_t key, auto, auto count) {
+            const Vector found = row(key, count);
+            finite = finite && found < infinity;
+            store(scores + key, found);
+        });
+    };
+    if (mask != nullptr) {
+        read(Scores<float, true>{from, mask});
+    } else {
+        read(Scores<float, false>{from, nullptr});
+    }
+    return !stdx::all_of(finite);
+}
+
+// How real scores become codes: divided by the scale, rounded, saturated.
+struct ScoreCodes {
+    double scale;
+    int32_t lowest, highest;
+
+    // Returns the highest code, `masked_code` where nothing is attended.
+    int32_t encode(const float* __restrict scores, int32_t* __restrict codes, int64_t count) const {
+        constexpr double magic = 0x1.8p52;  // added and taken off, it rounds to whole numbers, ties to even
+        const double least = lowest, most = highest;
+        int32_t maximum = masked_code;
+        for (int64_t key = 0; key < count; ++key) {
+            double steps = static_cast<double>(scores[key]) / scale;
+            steps = steps < most ? steps : most;
+            steps = steps > least ? steps : least;
+            const int32_t code = static_cast<int32_t>((steps + magic) - magic);
+            codes[key] = scores[key] == -infinity ? masked_code : code;
+            maximum = std::max(maximum, codes[key]);
+        }
+        return maximum;
+    }
+};
+
+// Puts a table's entries where their places stand, and returns their sum. What works the places out is a loop of its
+// own, which so becomes vectors.
+inline int64_t look_up(const int32_t* __restrict table, int32_t* __restrict places, int64_t count) {
+    int64_t sum = 0;
+    for (int64_t key = 0; key < count; ++key) {
+        places[key] = table[places[key]];
+        sum += places[key];
+    }
+    return sum;
+}
+
+// The highest of some codes, `least` where none is higher.
+inline int32_t highest_of(const int32_t* codes, int64_t count, int32_t least) {
+    for (int64_t key = 0; key < count; ++key) least = std::max(least, codes[key]);
+    return least;
+}
+
+constexpr int64_t least_integer_work = 1 << 13;  // elements below which another thread is no help
+
+// Goes through all rows with what `make(padded keys)` gives each thread: row(scores, nan, keys, to, head).
+template <class Make>
+void each_integer_row(uintptr_t from, uintptr_t to, uintptr_t mask, const Layout& layout, int threads,
+                      const Make& make) {
+    const auto work = [&](int64_t begin, int64_t end) {
+        std::vector<float> scores(padded(layout.keys));
+        auto row = make(padded(layout.keys));
+        each_row<float>(from, to, mask, layout, begin, end,
+                        [&](const float* given, float* result, const uint8_t* bits, int64_t keys, const Place& place) {
+                            const bool nan = read_scores(given, bits, keys, scores.data());
+                            row(scores.data(), nan, keys, result, place.head);
+                        });
+    };
+    const int64_t least = std::max<int64_t>(1, least_integer_work / std::max<int64_t>(layout.keys, 1));
+    parallel_for(layout.rows(), least, threads, work);
+}
+
+inline void fill_nan(float* to, int64_t keys) { std::fill_n(to, keys, std::numeric_limits<float>::quiet_NaN()); }

@@ -1,0 +1,83 @@
+// Softermax in integers: powers of two from a table, a running sum over slices, a reciprocal.
+#pragma once
+
+#include "integer_arithmetic.hpp"
+#include "integer_rows.hpp"
+
+struct IntegerSoftermax {
+    ScoreCodes codes;
+    int fraction_bits;      // of the input
+    bool ceil, nearest;     // how whole maxima are rounded, and all the rest
+    const int32_t* powers;  // the 0 of masked scores; then by code less whole maximum, from `least_difference` on
+    int32_t least_difference;
+    int64_t slice_width;
+    int sum_places;  // what powers have more fraction bits than their sum
+    int64_t sum_limit;
+    Reciprocal reciprocal;
+    int64_t places;  // what a product has more fraction bits than the output, the reciprocal's exponent apart
+    int64_t limit;   // largest output code
+    double step;     // of the output
+};
+
+// `Product` holds power * mantissa with four bits to spare, and is not signed.
+template <class Product>
+class IntegerSoftermaxRow {
+public:
+    IntegerSoftermaxRow(const IntegerSoftermax& tables, int64_t count)
+        : tables_(tables), width_(std::min(tables.slice_width, count)), codes_(count), powers_(count), wholes_(count) {}
+
+    void operator()(const float* scores, bool nan, int64_t keys, float* to, int64_t) {
+        if (nan) return fill_nan(to, keys);
+        if (tables_.codes.encode(scores, codes_.data(), padded(keys)) == masked_code) return fill_zero(to, keys);
+        int64_t sum = 0, whole = tables_.codes.lowest >> tables_.fraction_bits;
+        for (int64_t first = 0, slice = 0; first < keys; first += width_, ++slice) {
+            const int64_t count = std::min(width_, keys - first);
+            const int32_t highest = highest_of(codes_.data() + first, count, masked_code);
+            const int64_t local = highest == masked_code ? whole : whole_of(highest);
+            const int64_t added = powers_of(first, count, local);
+            const int64_t risen = std::max(whole, local);
+            sum = RoundingShift<int64_t>(risen - whole, tables_.nearest)(sum) +
+                  RoundingShift<int64_t>(risen - local + tables_.sum_places, tables_.nearest)(added);
+            sum = std::min(sum, tables_.sum_limit);
+            whole = risen;
+            wholes_[slice] = static_cast<int32_t>(local);
+        }
+        const auto [mantissa, exponent] = tables_.reciprocal(sum);
+        for (int64_t first = 0, slice = 0; first < keys; first += width_, ++slice) {
+            normalise(first, std::min(width_, keys - first), whole - wholes_[slice], mantissa, exponent, to);
+        }
+    }
+
+private:
+    int64_t whole_of(int32_t code) const {
+        const int bits = tables_.fraction_bits;
+        return std::min(tables_.ceil ? -(-code >> bits) : code >> bits, tables_.codes.highest >> bits);
+    }
+
+    int64_t powers_of(int64_t first, int64_t count, int64_t whole) {
+        const int32_t* __restrict codes = codes_.data() + first;
+        int32_t* __restrict powers = powers_.data() + first;
+        const int32_t start = static_cast<int32_t>(whole << tables_.fraction_bits) + tables_.least_difference - 1;
+        for (int64_t key = 0; key < count; ++key) powers[key] = std::max(codes[key] - start, 0);
+        return look_up(tables_.powers, powers, count);
+    }
+
+    void normalise(int64_t first, int64_t count, int64_t places, int64_t mantissa, int exponent,
+                   float* __restrict to) const {
+        const int32_t* __restrict powers = powers_.data() + first;
+        const RoundingShift<uint32_t> lower(places, tables_.nearest);
+        const RoundingShift<Product> shift(exponent + tables_.places, tables_.nearest);
+        const uint32_t factor = static_cast<uint32_t>(mantissa);
+        const Product limit = static_cast<Product>(tables_.limit);
+        const float step = static_cast<float>(tables_.step);
+        for (int64_t key = 0; key < count; ++key) {
+            const Product product = static_cast<Product>(lower(static_cast<uint32_t>(powers[key]))) * factor;
+            const Product code = std::min(shift(product), limit);
+            to[first + key] = static_cast<float>(static_cast<std::make_signed_t<Product>>(code)) * step;
+        }
+    }
+
+    const IntegerSoftermax& tables_;
+    int64_t width_;
+    std::vector<int32_t> codes_, powers_, wholes_;
+};
