@@ -3,4 +3,5 @@
 
 #include <nanobind/nanobind.h>
 
+void bind_attention(nanobind::module_& m);
 void bind_rows(nanobind::module_& m);
