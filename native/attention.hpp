@@ -5,6 +5,7 @@
 #include <array>
 #include <atomic>
 #include <cmath>
+#include <numeric>
 #include <type_traits>
 
 #include "pool.hpp"
@@ -24,7 +25,7 @@ struct Shape {
 // double, fourfold, ... step for rows whose scores are spread widely, each in two planes where a byte is not enough,
 // each in variants whose rounding differs from panel to panel of keys, so that on average there is none.
 struct Weights {
-    static constexpr int variants = 16;
+    static constexpr uint64_t variants = 16;
     double step;             // of the first table, as a difference of scores
     int resolutions, planes;
     const uint8_t* tables;   // (resolutions, planes, variants, codes); planes from high to low
@@ -32,8 +33,8 @@ struct Weights {
     const float* offsets;    // of each head
     double limit, one;       // the weight, of all planes, that stands for 1
 
-    const uint8_t* table(int resolution, int plane, int64_t at) const {
-        return tables + ((resolution * planes + plane) * variants + at % variants) * codes;
+    const uint8_t* of(int resolution, int plane) const {
+        return tables + (resolution * planes + plane) * static_cast<int64_t>(variants) * codes;
     }
 };
 
@@ -133,11 +134,15 @@ private:
         }
 
         double product(const T* query, const float* mean) const {
-            double sum = 0;
-            for (int64_t channel = 0; channel < of_.shape_.channels; ++channel) {
-                sum += static_cast<double>(to_float(query[channel])) * mean[channel];
+            constexpr int64_t chains = 8;
+            std::array<double, chains> sums{};
+            const int64_t channels = of_.shape_.channels, whole = channels / chains * chains;
+            const auto add = [&](int64_t channel, double& sum) { sum += double{to_float(query[channel])} * mean[channel]; };
+            for (int64_t channel = 0; channel < whole; channel += chains) {
+                for (int64_t chain = 0; chain < chains; ++chain) add(channel + chain, sums[chain]);
             }
-            return sum;
+            for (int64_t channel = whole; channel < channels; ++channel) add(channel, sums[channel - whole]);
+            return std::accumulate(sums.begin(), sums.end(), 0.0);
         }
 
         // Scores of all rows; the panels from `open` on have keys that not every row sees.
@@ -203,13 +208,16 @@ private:
             const int64_t count = static_cast<int64_t>(rows_.size()), steps = (end - begin) * panel_steps;
             for (int plane = 0; plane < of_.weights_.planes; ++plane) {
                 for (int64_t index = 0; index < count; ++index) {
-                    const Row& row = rows_[index];
-                    Sums& sum = sums_.data()[plane * count + index];
-                    for (int64_t at = begin; at < end; ++at) {
-                        sum = weigh(scores(index, at), row.anchor, row.multiplier,
-                                    of_.weights_.table(row.resolution, plane, at), visible(row, at),
-                                    found_.data() + (index * block + at - begin) * panel, sum);
+                    const Row row = rows_[index];
+                    const uint8_t* tables = of_.weights_.of(row.resolution, plane);
+                    const uint16_t* from = scores(index, 0);
+                    uint8_t* to = found_.data() + index * block * panel;
+                    Sums sum = sums_.data()[plane * count + index];
+                    for (int64_t at = begin; at < end; ++at, to += panel) {
+                        weigh(from + at * panel, row.anchor, row.multiplier, tables + at % Weights::variants * codes,
+                              visible(row, at), to, sum);
                     }
+                    sums_.data()[plane * count + index] = sum;
                 }
                 const float power = static_cast<float>(power_of(plane));
                 for (int64_t row = 0; row < count; row += tile) {

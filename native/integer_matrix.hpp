@@ -44,25 +44,18 @@ inline int64_t rounded_up(int64_t count, int64_t multiple) { return (count + mul
 // vectors, and in this order it puts the keys where they belong.
 inline int64_t lane_of(int64_t key) { return key % 16 / 4 * lanes + key / 16 * 4 + key % 4; }
 
-inline Sums load_sums(const int32_t* from) {
-    Sums found;
-    std::memcpy(&found, from, sizeof found);
-    return found;
-}
-
 // Adds to each lane the dot product of four unsigned bytes with the lane's four signed ones.
-inline Sums dot(Sums sums, const uint8_t* four, const int8_t* with) {
+inline void dot(Sums& sums, const uint8_t* four, const int8_t* with) {
 #if defined(SOFTMAXKIT_VNNI)
     int32_t all;
     std::memcpy(&all, four, sizeof all);
-    return (Sums)_mm512_dpbusd_epi32((__m512i)sums, _mm512_set1_epi32(all), _mm512_loadu_si512(with));
+    sums = (Sums)_mm512_dpbusd_epi32((__m512i)sums, _mm512_set1_epi32(all), _mm512_loadu_si512(with));
 #else
     for (int64_t lane = 0; lane < lanes; ++lane) {
         int32_t found = 0;
         for (int64_t byte = 0; byte < 4; ++byte) found += four[byte] * with[4 * lane + byte];
         sums[lane] += found;
     }
-    return sums;
 #endif
 }
 
@@ -75,8 +68,7 @@ template <int vectors>
         for (int64_t index = 0; index < tile; ++index) {
 #pragma GCC unroll 4
             for (int64_t vector = 0; vector < vectors; ++vector) {
-                sums[index][vector] =
-                    dot(sums[index][vector], rows + index * row + 4 * at, with + at * step + 64 * vector);
+                dot(sums[index][vector], rows + index * row + 4 * at, with + at * step + 64 * vector);
             }
         }
     }
@@ -86,15 +78,21 @@ template <int vectors>
 inline void score_tile(const uint8_t* queries, int64_t steps, const int8_t* keys, const int32_t* start, int shift,
                        uint16_t* scores, int64_t row, uint16_t* highest) {
     Sums sums[tile][4];
+#pragma GCC unroll 6
     for (int64_t index = 0; index < tile; ++index) {
-        for (int64_t vector = 0; vector < 4; ++vector) sums[index][vector] = load_sums(start + lanes * vector);
+#pragma GCC unroll 4
+        for (int64_t vector = 0; vector < 4; ++vector) {
+            std::memcpy(&sums[index][vector], start + lanes * vector, sizeof(Sums));
+        }
     }
     dots<4>(sums, queries, 4 * steps, keys, 4 * 64, steps);
+#pragma GCC unroll 6
     for (int64_t index = 0; index < tile; ++index) {
         uint16_t* to = scores + index * row;
         uint16_t* top = highest + index * panel;
 #if defined(SOFTMAXKIT_VNNI)
         const __m128i by = _mm_cvtsi32_si128(shift);
+#pragma GCC unroll 2
         for (int64_t half = 0; half < 2; ++half) {
             const __m512i found = _mm512_packus_epi32(_mm512_sra_epi32((__m512i)sums[index][2 * half], by),
                                                       _mm512_sra_epi32((__m512i)sums[index][2 * half + 1], by));
@@ -133,8 +131,8 @@ inline void hide(uint16_t* scores, uint64_t visible, uint16_t* highest) {
 
 // Weights of a panel: the distance below `anchor` times multiplier / 2^16, at most 127, addresses the table. Adds their
 // sum, spread over the lanes.
-inline Sums weigh(const uint16_t* scores, uint16_t anchor, uint16_t multiplier, const uint8_t* table, uint64_t visible,
-                  uint8_t* weights, Sums sums) {
+inline void weigh(const uint16_t* scores, uint16_t anchor, uint16_t multiplier, const uint8_t* table, uint64_t visible,
+                  uint8_t* weights, Sums& sums) {
 #if defined(SOFTMAXKIT_VNNI)
     const __m512i from = _mm512_set1_epi16(static_cast<int16_t>(anchor));
     const __m512i by = _mm512_set1_epi16(static_cast<int16_t>(multiplier));
@@ -145,7 +143,7 @@ inline Sums weigh(const uint16_t* scores, uint16_t anchor, uint16_t multiplier, 
         _mm512_maskz_permutex2var_epi8(visible, _mm512_loadu_si512(table), _mm512_packs_epi16(code(0), code(1)),
                                        _mm512_loadu_si512(table + 64));
     _mm512_store_si512(weights, found);
-    return (Sums)_mm512_dpbusd_epi32((__m512i)sums, found, _mm512_set1_epi8(1));
+    sums = (Sums)_mm512_dpbusd_epi32((__m512i)sums, found, _mm512_set1_epi8(1));
 #else
     for (int64_t key = 0; key < panel; ++key) {
         const uint32_t distance = static_cast<uint32_t>(std::max(anchor - scores[key], 0));
@@ -153,7 +151,6 @@ inline Sums weigh(const uint16_t* scores, uint16_t anchor, uint16_t multiplier, 
         weights[key] = visible >> key & 1 ? table[code] : 0;
         sums[key / 4] += weights[key];
     }
-    return sums;
 #endif
 }
 
@@ -163,7 +160,9 @@ void value_tile(const uint8_t* weights, int64_t row, const int8_t* values, int64
                 float* to) {
     Sums sums[tile][vectors] = {};
     dots<vectors>(sums, weights, row, values, 4 * columns, steps);
+#pragma GCC unroll 6
     for (int64_t index = 0; index < tile; ++index) {
+#pragma GCC unroll 4
         for (int64_t vector = 0; vector < vectors; ++vector) {
             Floats total;
             std::memcpy(&total, to + index * columns + lanes * vector, sizeof total);
