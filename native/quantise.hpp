@@ -9,9 +9,23 @@
 constexpr float largest_code = 127.0f;
 constexpr float least_magnitude = 1e-30f;  // below, a value counts as 0: the inverse of its step is no float32
 
+inline Vector load(const int8_t* from) {
+#if defined(__AVX512F__)
+    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+    return Vector(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes)));
+#else
+    using Bytes = stdx::rebind_simd_t<int8_t, Vector>;
+    return stdx::static_simd_cast<Vector>(Bytes(from, stdx::element_aligned));
+#endif
+}
+
+// A vector, or as much of it as there is and zeros.
 template <class T>
 Vector load_upto(const T* from, int64_t count) {
-    return count >= width ? load(from) : load_some(from, count, 0.0f);
+    if (count >= width) return load(from);
+    T some[width] = {};
+    std::copy_n(from, count, some);
+    return load(some);
 }
 
 inline float to_float(float value) { return value; }

@@ -1,8 +1,12 @@
-"""Attention by native kernels: EXAQ and ConSmax with 8-bit products, the scores of a stripe of queries at a time.
+"""Attention by native kernels: EXAQ and ConSmax, never the whole matrix of scores.
 
-Queries and keys take 8 bits, a step for each query and for all keys of a head, which are first moved by their mean; values
-take 8 bits, a step for each column. A score's distance from its row's largest addresses a table of 8-bit weights. What
-no byte holds is rounded up with some keys and down with others, so that on average it is what it should be.
+Many queries: 8-bit products, the scores of a stripe of queries at a time. Queries and keys take 8 bits, a step for each
+query and for all keys of a head, which are first moved by their mean; values take 8 bits, a step for each column. So a
+query's result depends, within the error of 8 bits, on keys and values that it does not see. A score's distance from its
+row's largest addresses a table of 8-bit weights. What no byte holds is rounded up with some keys and down with others,
+so that on average it is what it should be.
+
+A few queries, as in generation: float32 products, keys and values as they come, in float32, bfloat16 or an 8-bit cache.
 """
 
 from __future__ import annotations
@@ -29,6 +33,8 @@ VARIANTS = 16
 LARGEST = 255
 LEVEL_ERROR = 0.05
 """Relative error of EXAQ's smallest weights above which they take two bytes."""
+FEW = 8
+"""Queries of one key head up to which keys and values are read as they come: to bring them to 8 bits takes longer."""
 CONSMAX_STEP = 1 / 16
 """Distance of a score to the next in ConSmax; 127 of them are exp(-7.9)."""
 
@@ -53,8 +59,6 @@ class Weights:
 @lru_cache(maxsize=256)
 def exaq_weights(clip: float, levels: int) -> Weights:
     """Return the weights of EXAQ, exp of each level, in one byte if that holds the smallest well enough, or in two."""
-    if levels not in (4, 8, 16) or not (math.isfinite(clip) and clip < 0):
-        raise ValueError(f"EXAQ has 4, 8 or 16 levels and a negative clip, not {levels} and {clip}")
     level = -clip / (levels - 1)
     # Levels end half-way between two: there a distance's code ends too.
     step = level / 2 / 2 ** int(math.log2(CODES / (2 * levels - 1)))
@@ -94,16 +98,32 @@ def _tables(exact: list[NDArray[np.float64]], planes: int) -> NDArray[np.uint8]:
     return np.ascontiguousarray(split.astype(np.uint8))
 
 
-def can_run(*given: Tensor) -> bool:
+@dataclass(frozen=True)
+class Cached:
+    """Keys or values in 8 bits, a step for each token.
+
+    Attributes:
+        codes: int8, (batch, key heads, tokens, channels).
+        steps: float32, (batch, key heads, tokens), token by token.
+    """
+
+    codes: Tensor
+    steps: Tensor
+
+
+def can_run(query: Tensor, key: Tensor | Cached, value: Tensor | Cached) -> bool:
     """Return whether kernels are built and take such queries, keys and values; if not, torch does the same."""
-    dtype = given[0].dtype
-    return dtype in DTYPES and native() is not None and all(x.device.type == "cpu" and x.dtype == dtype for x in given)
+    if native() is None or query.dtype not in DTYPES:
+        return False
+    if isinstance(key, Cached) and isinstance(value, Cached):
+        return query.device.type == key.codes.device.type == value.codes.device.type == "cpu"
+    return all(isinstance(x, Tensor) and x.device.type == "cpu" and x.dtype == query.dtype for x in (query, key, value))
 
 
 def exaq(
     query: Tensor,
-    key: Tensor,
-    value: Tensor,
+    key: Tensor | Cached,
+    value: Tensor | Cached,
     clip: float,
     levels: int,
     mask: Tensor | None = None,
@@ -114,8 +134,9 @@ def exaq(
 
     Args:
         query: float32 or bfloat16 on the CPU, (batch, heads, queries, channels).
-        key: (batch, key heads, keys, channels); each serves as many consecutive heads of queries.
-        value: (batch, key heads, keys, value channels).
+        key: the same dtype, (batch, key heads, keys, channels); each head serves as many consecutive heads of queries.
+            Or an 8-bit cache.
+        value: (batch, key heads, keys, value channels), or an 8-bit cache.
         clip: the lowest level, negative.
         levels: 4, 8 or 16, evenly from the clip to 0.
         mask: boolean, True where attended, broadcasts to (batch, heads, queries, keys).
@@ -131,13 +152,19 @@ def exaq(
         ValueError: shapes that do not fit, or another number of levels.
         FloatingPointError: a number is NaN or infinite.
     """
-    return _run(exaq_weights(clip, levels), query, key, value, mask, is_causal, scale)
+    if levels not in (4, 8, 16) or not (math.isfinite(clip) and clip < 0):
+        raise ValueError(f"EXAQ has 4, 8 or 16 levels and a negative clip, not {levels} and {clip}")
+    call = _Call(query, key, value, mask, is_causal, scale)
+    if not call.few:
+        return call.many(exaq_weights(clip, levels))
+    values = np.linspace(clip, 0.0, levels)
+    return call.decode(((values[1:] + values[:-1]) / 2).tolist(), np.exp(values).tolist())
 
 
 def consmax(
     query: Tensor,
-    key: Tensor,
-    value: Tensor,
+    key: Tensor | Cached,
+    value: Tensor | Cached,
     offset: Tensor,
     ceiling: float,
     mask: Tensor | None = None,
@@ -154,61 +181,99 @@ def consmax(
     Raises:
         RuntimeError, TypeError, ValueError, FloatingPointError: as `exaq`; or offsets that do not fit.
     """
-    if offset.shape not in ((), (query.shape[1],)):
-        raise ValueError(f"offsets are ({query.shape[1]},) or one number, not {tuple(offset.shape)}")
-    offsets = offset.detach().to(torch.float32).expand(query.shape[1]).contiguous()
-    return _run(consmax_weights(), query, key, value, mask, is_causal, scale, offsets, math.log(ceiling))
+    call = _Call(query, key, value, mask, is_causal, scale)
+    heads = query.shape[1]
+    if offset.shape not in ((), (heads,)):
+        raise ValueError(f"offsets are ({heads},) or one number, not {tuple(offset.shape)}")
+    offsets = offset.detach().to(torch.float32).expand(heads).contiguous()
+    if not call.few:
+        return call.many(consmax_weights(), offsets, math.log(ceiling))
+    return call.decode([], [], offsets, math.log(ceiling))
 
 
-def _run(
-    weights: Weights,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: Tensor | None,
-    is_causal: bool,
-    scale: float | None,
-    offsets: Tensor | None = None,
-    limit: float = 0.0,
-) -> Tensor:
-    kernels = native()
-    if kernels is None:
-        raise RuntimeError("softmaxkit was installed without its native kernels; torch does the same, slower")
-    if not can_run(query, key, value):
-        kinds = ", ".join(f"{x.dtype} on {x.device}" for x in (query, key, value))
-        raise TypeError(f"kernels take query, key and value in float32 or bfloat16 on the CPU, not {kinds}")
-    check_shapes(query, key, value)
-    result = query.new_empty((*query.shape[:-1], value.shape[-1]))
-    if result.numel() == 0:
-        return result
-    if key.numel() == 0:
-        return result.zero_()
-    query, key, value = (x if x.stride(-1) == 1 else x.contiguous() for x in (query, key, value))
-    masked = None if mask is None else _mask(mask, query, key)
-    shape = kernels.AttentionShape(
-        [*query.shape[:2], key.shape[1], query.shape[2], key.shape[2], key.shape[3], value.shape[3]],
-        *(list(x.stride()[:3]) for x in (query, key, value, result)),
-        [0] * 4 if masked is None else list(masked.stride()),
-        masked is not None,
-        is_causal,
-    )
-    resolutions, planes = weights.tables.shape[:2]
-    how = kernels.AttentionWeights(
-        weights.step,
-        resolutions,
-        planes,
-        weights.tables.ctypes.data,
-        weights.normalised,
-        0 if offsets is None else offsets.data_ptr(),
-        limit,
-        weights.one,
-    )
-    run: Any = getattr(kernels, f"attend_{DTYPES[query.dtype]}")
-    factor = query.shape[-1] ** -0.5 if scale is None else scale
-    pointers = [0 if x is None else x.data_ptr() for x in (query, key, value, masked, result)]
-    if not run(shape, how, factor, *pointers, torch.get_num_threads()):
-        raise FloatingPointError("query, key or value holds NaN or infinity, which 8 bits do not")
-    return result
+class _Call:
+    """What is given, checked, and as the kernels take it."""
+
+    def __init__(
+        self,
+        query: Tensor,
+        key: Tensor | Cached,
+        value: Tensor | Cached,
+        mask: Tensor | None,
+        is_causal: bool,
+        scale: float | None,
+    ) -> None:
+        kernels = native()
+        if kernels is None:
+            raise RuntimeError("softmaxkit was installed without its native kernels; torch does the same, slower")
+        if not can_run(query, key, value):
+            raise TypeError(
+                "kernels take query, key and value all in float32 or all in bfloat16 on the CPU, not "
+                f"{', '.join(_kind(x) for x in (query, key, value))}"
+            )
+        keys, values = (x.codes if isinstance(x, Cached) else x for x in (key, value))
+        check_shapes(query, keys, values)
+        self.kernels: Any = kernels
+        self.cached = isinstance(key, Cached)
+        self.few = self.cached or query.shape[1] // keys.shape[1] * query.shape[2] <= FEW
+        self.query = query.float() if self.few else query
+        self.query, self.key, self.value = (
+            x if x.stride(-1) == 1 else x.contiguous() for x in (self.query, keys, values)
+        )
+        self.steps = [x.steps if isinstance(x, Cached) else None for x in (key, value)]
+        self.mask = None if mask is None else _mask(mask, query, keys)
+        self.dtype = query.dtype
+        self.is_causal = is_causal
+        self.scale = query.shape[-1] ** -0.5 if scale is None else scale
+
+    def many(self, weights: Weights, offsets: Tensor | None = None, limit: float = 0.0) -> Tensor:
+        """Run the kernel of many queries."""
+        resolutions, planes = weights.tables.shape[:2]
+        how = self.kernels.AttentionWeights(
+            weights.step,
+            resolutions,
+            planes,
+            weights.tables.ctypes.data,
+            weights.normalised,
+            _pointer(offsets),
+            limit,
+            weights.one,
+        )
+        return self._run(getattr(self.kernels, f"attend_{DTYPES[self.dtype]}"), how, [])
+
+    def decode(
+        self, thresholds: list[float], exponentials: list[float], offsets: Tensor | None = None, limit: float = 0.0
+    ) -> Tensor:
+        """Run the kernel of a few queries."""
+        how = self.kernels.Normalisation(thresholds, exponentials, _pointer(offsets), limit)
+        kind = "int8" if self.cached else DTYPES[self.dtype]
+        return self._run(getattr(self.kernels, f"decode_{kind}"), how, [_pointer(x) for x in self.steps])
+
+    def _run(self, run: Any, how: Any, steps: list[int]) -> Tensor:
+        query, key, value, mask = self.query, self.key, self.value, self.mask
+        result = query.new_empty((*query.shape[:-1], value.shape[-1]))
+        if result.numel() == 0 or key.shape[2] == 0:
+            return result.zero_().to(self.dtype)
+        shape = self.kernels.AttentionShape(
+            [*query.shape[:2], key.shape[1], query.shape[2], key.shape[2], key.shape[3], value.shape[3]],
+            *(list(x.stride()[:3]) for x in (query, key, value, result)),
+            [0] * 4 if mask is None else list(mask.stride()),
+            0 if self.steps[0] is None else self.steps[0].stride(1),
+            mask is not None,
+            self.is_causal,
+        )
+        pointers = [x.data_ptr() for x in (query, key, value)]
+        if not run(shape, how, self.scale, *pointers, *steps, _pointer(mask), result.data_ptr(), torch.get_num_threads()):
+            raise FloatingPointError("query, key or value holds NaN or infinity")
+        return result.to(self.dtype)
+
+
+def _pointer(values: Tensor | None) -> int:
+    return 0 if values is None else values.data_ptr()
+
+
+def _kind(given: Tensor | Cached) -> str:
+    return "an 8-bit cache" if isinstance(given, Cached) else f"{given.dtype} on {given.device}"
 
 
 def check_shapes(query: Tensor, key: Tensor, value: Tensor) -> None:
