@@ -193,15 +193,13 @@ private:
             row.multiplier = static_cast<uint16_t>(std::min(std::nearbyint(65536.0 * row.unit / step), 65535.0));
             if (weights.normalised) return;
             const double offset = weights.offsets[head] + weights.limit;
-            if (row.unit > 0) {  // the anchor is at the ceiling, or at the largest score below
-                const double ceiling = std::floor((offset - row.zero) / row.unit) + static_cast<double>(middle);
-                row.anchor = static_cast<uint16_t>(std::clamp(ceiling, 0.0, static_cast<double>(highest)));
-            }
-            const double value = row.unit * (row.anchor - static_cast<double>(middle)) + row.zero - offset;
+            double place = highest;  // of the ceiling, or of the largest score below it
+            if (row.unit > 0) place = std::clamp((offset - row.zero) / row.unit + static_cast<double>(middle), 0.0, place);
+            const double value = row.unit * (place - static_cast<double>(middle)) + row.zero - offset;
             row.factor = std::exp(std::min(value, 0.0) + weights.limit) / weights.one;
             // Half a step more, so that distances are rounded and not cut off.
             const double half = row.unit > 0 ? step / 2 / row.unit : 0.0;
-            row.anchor = static_cast<uint16_t>(std::min(std::nearbyint(row.anchor + half), 65535.0));
+            row.anchor = static_cast<uint16_t>(std::min(std::nearbyint(place + half), 65535.0));
         }
 
         // The products of a block's weights and values.

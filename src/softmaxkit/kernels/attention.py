@@ -70,7 +70,7 @@ def exaq_weights(clip: float, levels: int) -> Weights:
     one, planes = (int(tops[best]), 1) if errors[best] <= LEVEL_ERROR else (2**16 - 1, 2)
 
     def weight(distance: NDArray[np.float64]) -> NDArray[np.float64]:
-        return one * exponentials[np.minimum(np.rint(distance / level).astype(int), levels - 1)]
+        return np.asarray(one * exponentials[np.minimum(np.rint(distance / level).astype(int), levels - 1)])
 
     middles = (np.arange(CODES) + 0.5) * step
     return Weights(step, _tables([weight(middles * 2**k) for k in range(RESOLUTIONS)], planes), one, True)
@@ -90,9 +90,9 @@ def consmax_weights() -> Weights:
 
 
 def _tables(exact: list[NDArray[np.float64]], planes: int) -> NDArray[np.uint8]:
-    """Round weights, each variant from another place, in an order that is even from any variant on."""
-    order = [int(f"{variant:04b}"[::-1], 2) for variant in range(VARIANTS)]
-    places = (np.array(order) + 0.5) / VARIANTS
+    """Round weights, each variant at another place: from the middle outwards, so that few panels are even too."""
+    below = [7, 3, 5, 1, 6, 2, 4, 0]
+    places = (np.array([[place, VARIANTS - 1 - place] for place in below]).ravel() + 0.5) / VARIANTS
     whole = np.floor(np.stack(exact)[:, None, :] + places[:, None]).astype(np.int64)
     split = np.stack([whole >> 8 * plane & 255 for plane in reversed(range(planes))], axis=1)
     return np.ascontiguousarray(split.astype(np.uint8))
@@ -174,9 +174,14 @@ def consmax(
     """Return attention with `exp(score - offset)`, at most `ceiling`.
 
     Args:
-        query, key, value, mask, is_causal, scale: as `exaq`.
+        query: as `exaq`.
+        key: as `exaq`.
+        value: as `exaq`.
         offset: beta + log(gamma), () or (heads,).
         ceiling: the largest probability.
+        mask: as `exaq`.
+        is_causal: as `exaq`.
+        scale: as `exaq`.
 
     Raises:
         RuntimeError, TypeError, ValueError, FloatingPointError: as `exaq`; or offsets that do not fit.
@@ -263,7 +268,9 @@ class _Call:
             self.is_causal,
         )
         pointers = [x.data_ptr() for x in (query, key, value)]
-        if not run(shape, how, self.scale, *pointers, *steps, _pointer(mask), result.data_ptr(), torch.get_num_threads()):
+        if not run(
+            shape, how, self.scale, *pointers, *steps, _pointer(mask), result.data_ptr(), torch.get_num_threads()
+        ):
             raise FloatingPointError("query, key or value holds NaN or infinity")
         return result.to(self.dtype)
 
@@ -286,7 +293,9 @@ def check_shapes(query: Tensor, key: Tensor, value: Tensor) -> None:
     if not query.ndim == key.ndim == value.ndim == 4:
         raise ValueError(f"query, key and value are (batch, heads, tokens, channels), not {shapes}")
     if key.shape[:3] != value.shape[:3] or query.shape[0] != key.shape[0] or query.shape[3] != key.shape[3]:
-        raise ValueError(f"keys have the batch and channels of the queries, values the tokens of the keys; got {shapes}")
+        raise ValueError(
+            f"keys have the batch and channels of the queries, values the tokens of the keys; got {shapes}"
+        )
     if key.shape[1] == 0 or query.shape[1] % key.shape[1]:
         raise ValueError(f"the heads of the queries are a multiple of those of the keys; got {shapes}")
 
@@ -294,9 +303,17 @@ def check_shapes(query: Tensor, key: Tensor, value: Tensor) -> None:
 def _mask(mask: Tensor, query: Tensor, key: Tensor) -> Tensor:
     if mask.dtype != torch.bool:
         raise TypeError(f"a mask is boolean, True where attended, not {mask.dtype}")
-    shape = (*query.shape[:3], key.shape[2])
+    wide = broadcast_mask(mask, (*query.shape[:3], key.shape[2]))
+    return wide if wide.stride(-1) in (0, 1) else wide.contiguous()
+
+
+def broadcast_mask(mask: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Return a mask in the shape of the scores.
+
+    Raises:
+        ValueError: it does not fit.
+    """
     try:
-        wide = mask.broadcast_to(shape)
+        return mask.broadcast_to(shape)
     except RuntimeError:
         raise ValueError(f"a mask broadcasts to the scores, {shape}; it is {tuple(mask.shape)}") from None
-    return wide if wide.stride(-1) in (0, 1) else wide.contiguous()
