@@ -15,6 +15,7 @@ import statistics
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,7 +40,7 @@ def relative(found: Tensor, truth: Tensor) -> float:
 
 
 def compare(
-    runs: dict[str, tuple[Spec, dict[str, float], Callable[[], Tensor]]], given: list[Tensor], rounds: int
+    runs: dict[str, tuple[Spec, dict[str, Any], Callable[[], Tensor]]], given: list[Tensor], rounds: int
 ) -> None:
     """Print, for each run, the median time of the first run over its own, and its errors."""
     ratios: dict[str, list[float]] = {name: [] for name in runs}
@@ -72,13 +73,13 @@ def main() -> None:
     for queries, keys in [*((tokens, tokens) for tokens in arguments.tokens), (1, arguments.cache)]:
         given = query, key, value = tensors(queries, keys)
         offset = math.log(keys) + 2.0  # rows sum to about 1
-        choices: list[tuple[str, Spec, dict[str, float]]] = [
+        choices: list[tuple[str, Spec, dict[str, Any]]] = [
             ("EXAQ 2 bits, clip -5", exaq, {"clip": -5.0}),
             ("EXAQ 3 bits, clip -6", wide, {"clip": -6.0}),
             ("ConSmax", consmax, {"beta": offset, "gamma": 1.0}),
         ]
         run = partial(scaled_dot_product_attention, query, key, value)
-        runs: dict[str, tuple[Spec, dict[str, float], Callable[[], Tensor]]] = {"torch, float32": (exact, {}, run)}
+        runs: dict[str, tuple[Spec, dict[str, Any], Callable[[], Tensor]]] = {"torch, float32": (exact, {}, run)}
         for name, spec, numbers in choices:
             runs[name] = (spec, numbers, partial(attention, query, key, value, spec, **numbers))
         if queries == 1:

@@ -83,7 +83,7 @@ public:
     }
 
 private:
-    static constexpr int64_t block = 4;  // panels of keys whose weights are held: their values stay in the first cache
+    static constexpr int64_t block = 8;  // panels of keys whose weights are held
 
     void pack(int64_t index) {
         const int64_t batch = index / shape_.key_heads, head = index % shape_.key_heads;
@@ -136,13 +136,15 @@ private:
 
         double product(const T* query, const float* mean) const {
             constexpr int64_t chains = 8;
+            const int64_t channels = of_.shape_.channels;
             std::array<double, chains> sums{};
-            const int64_t channels = of_.shape_.channels, whole = channels / chains * chains;
-            const auto add = [&](int64_t channel, double& sum) { sum += double{to_float(query[channel])} * mean[channel]; };
-            for (int64_t channel = 0; channel < whole; channel += chains) {
-                for (int64_t chain = 0; chain < chains; ++chain) add(channel + chain, sums[chain]);
+            int64_t channel = 0;
+            for (; channel + chains <= channels; channel += chains) {
+                for (int64_t chain = 0; chain < chains; ++chain) {
+                    sums[chain] += double{to_float(query[channel + chain])} * double{mean[channel + chain]};
+                }
             }
-            for (int64_t channel = whole; channel < channels; ++channel) add(channel, sums[channel - whole]);
+            for (; channel < channels; ++channel) sums[0] += double{to_float(query[channel])} * double{mean[channel]};
             return std::accumulate(sums.begin(), sums.end(), 0.0);
         }
 
@@ -182,7 +184,8 @@ private:
         void anchor(Row& row, int64_t index, int64_t head) {
             const Weights& weights = of_.weights_;
             const uint16_t* top = highest_.data() + index * panel;
-            const uint16_t highest = *std::max_element(top, top + panel);
+            uint16_t highest = 0;
+            for (int64_t key = 0; key < panel; ++key) highest = std::max(highest, top[key]);
             if (highest == 0) row.seen = 0;  // nothing is attended
             row.anchor = highest;
             double step = weights.step;
@@ -196,7 +199,7 @@ private:
             double place = highest;  // of the ceiling, or of the largest score below it
             if (row.unit > 0) place = std::clamp((offset - row.zero) / row.unit + static_cast<double>(middle), 0.0, place);
             const double value = row.unit * (place - static_cast<double>(middle)) + row.zero - offset;
-            row.factor = std::exp(std::min(value, 0.0) + weights.limit) / weights.one;
+            row.factor = std::exp(static_cast<float>(std::min(value, 0.0) + weights.limit)) / weights.one;
             // Half a step more, so that distances are rounded and not cut off.
             const double half = row.unit > 0 ? step / 2 / row.unit : 0.0;
             row.anchor = static_cast<uint16_t>(std::min(std::nearbyint(place + half), 65535.0));
@@ -206,18 +209,7 @@ private:
         void add(const PackedValues& values, int64_t begin, int64_t end) {
             const int64_t count = static_cast<int64_t>(rows_.size()), steps = (end - begin) * panel_steps;
             for (int plane = 0; plane < of_.weights_.planes; ++plane) {
-                for (int64_t index = 0; index < count; ++index) {
-                    const Row row = rows_[index];
-                    const uint8_t* tables = of_.weights_.of(row.resolution, plane);
-                    const uint16_t* from = scores(index, 0);
-                    uint8_t* to = found_.data() + index * block * panel;
-                    Sums sum = sums_.data()[plane * count + index];
-                    for (int64_t at = begin; at < end; ++at, to += panel) {
-                        weigh(from + at * panel, row.anchor, row.multiplier, tables + at % Weights::variants * codes,
-                              visible(row, at), to, sum);
-                    }
-                    sums_.data()[plane * count + index] = sum;
-                }
+                of_.weights_.normalised ? weigh_rows<true>(plane, begin, end) : weigh_rows<false>(plane, begin, end);
                 const float power = static_cast<float>(power_of(plane));
                 for (int64_t row = 0; row < count; row += tile) {
                     for (int64_t column = 0; column < columns_; column += 4 * lanes) {
@@ -233,6 +225,23 @@ private:
                         if (vectors == 4) part(std::integral_constant<int, 4>{});
                     }
                 }
+            }
+        }
+
+        template <bool summed>
+        void weigh_rows(int plane, int64_t begin, int64_t end) {
+            for (size_t index = 0; index < rows_.size(); ++index) {
+                const Row row = rows_[index];
+                const uint8_t* tables = of_.weights_.of(row.resolution, plane);
+                const uint16_t* from = scores(index, 0);
+                uint8_t* to = found_.data() + index * block * panel;
+                Sums& into = sums_.data()[plane * rows_.size() + index];
+                Sums sum = into;
+                for (int64_t at = begin; at < end; ++at, to += panel) {
+                    weigh<summed>(from + at * panel, row.anchor, row.multiplier, tables + at % Weights::variants * codes,
+                                  visible(row, at), to, sum);
+                }
+                into = sum;
             }
         }
 

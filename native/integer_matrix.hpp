@@ -129,9 +129,10 @@ inline void hide(uint16_t* scores, uint64_t visible, uint16_t* highest) {
 #endif
 }
 
-// Weights of a panel: the distance below `anchor` times multiplier / 2^16, at most 127, addresses the table. Adds their
-// sum, spread over the lanes.
-inline void weigh(const uint16_t* scores, uint16_t anchor, uint16_t multiplier, const uint8_t* table, uint64_t visible,
+// Weights of a panel: the distance below `anchor` times multiplier / 2^16, at most 127, addresses the table. If
+// they are to be summed, adds their sum, spread over the lanes.
+template <bool summed>
+void weigh(const uint16_t* scores, uint16_t anchor, uint16_t multiplier, const uint8_t* table, uint64_t visible,
                   uint8_t* weights, Sums& sums) {
 #if defined(SOFTMAXKIT_VNNI)
     const __m512i from = _mm512_set1_epi16(static_cast<int16_t>(anchor));
@@ -143,13 +144,13 @@ inline void weigh(const uint16_t* scores, uint16_t anchor, uint16_t multiplier, 
         _mm512_maskz_permutex2var_epi8(visible, _mm512_loadu_si512(table), _mm512_packs_epi16(code(0), code(1)),
                                        _mm512_loadu_si512(table + 64));
     _mm512_store_si512(weights, found);
-    sums = (Sums)_mm512_dpbusd_epi32((__m512i)sums, found, _mm512_set1_epi8(1));
+    if constexpr (summed) sums = (Sums)_mm512_dpbusd_epi32((__m512i)sums, found, _mm512_set1_epi8(1));
 #else
     for (int64_t key = 0; key < panel; ++key) {
         const uint32_t distance = static_cast<uint32_t>(std::max(anchor - scores[key], 0));
         const uint32_t code = std::min<uint32_t>(distance * multiplier >> 16, codes - 1);
         weights[key] = visible >> key & 1 ? table[code] : 0;
-        sums[key / 4] += weights[key];
+        if constexpr (summed) sums[key / 4] += weights[key];
     }
 #endif
 }

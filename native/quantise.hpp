@@ -160,8 +160,9 @@ float pack_query(const T* from, int64_t channels, bool negative, int64_t padded,
     for (int64_t channel = 0; channel < channels; channel += width) {
         const int64_t count = std::min(width, channels - channel);
         const Integers code = rounded(load_upto(from + channel, count) * inverse) + 128;
-        const auto bytes = stdx::static_simd_cast<stdx::rebind_simd_t<uint8_t, Vector>>(code);
-        for (int64_t lane = 0; lane < count; ++lane) to[channel + lane] = bytes[lane];
+        uint8_t bytes[width];
+        stdx::static_simd_cast<stdx::rebind_simd_t<uint8_t, Vector>>(code).copy_to(bytes, stdx::element_aligned);
+        std::copy_n(bytes, count, to + channel);
     }
     return top / largest_code;
 }
