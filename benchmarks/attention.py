@@ -54,10 +54,10 @@ def compare(
         if turn:  # the first round warms up
             for name, value in seconds.items():
                 ratios[name].append(next(iter(seconds.values())) / value)
-    wide = [x[:, :2].double() for x in given]  # two heads are enough
-    exact = attention(*wide, Exact())
+    query, key, value = (x[:, :2].double() for x in given)  # two heads are enough
+    exact = attention(query, key, value, Exact())
     for name, (spec, numbers, _) in runs.items():
-        truth = attention(*wide, spec, **numbers)
+        truth = attention(query, key, value, spec, **numbers)
         change = "" if isinstance(spec, ConSmax) else f", the method's own {relative(truth, exact):.4f}"
         error = relative(found[name][:, :2].double(), truth)
         print(f"  {name:28} {statistics.median(ratios[name]):6.2f} times as fast, error {error:.1e}{change}")

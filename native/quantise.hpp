@@ -61,24 +61,39 @@ inline int score_shift(int64_t channels) {
     return shift;
 }
 
+// What a vector of channels holds over all keys.
+struct Column {
+    Vector sum = 0.0f, low = infinity, high = -infinity;
+};
+
+// One key after the other: a sum is the same in every vector width.
+template <class T>
+std::vector<Column> look_at(const T* from, int64_t stride, int64_t keys, int64_t channels) {
+    std::vector<Column> columns((channels + width - 1) / width);
+    for (int64_t key = 0; key < keys; ++key) {
+        for (int64_t channel = 0; channel < channels; channel += width) {
+            Column& column = columns[channel / width];
+            const Vector value = load_upto(from + key * stride + channel, channels - channel);
+            column.sum += value;
+            column.low = stdx::min(column.low, value);
+            column.high = stdx::max(column.high, value);
+        }
+    }
+    return columns;
+}
+
 template <class T>
 void pack_keys(const T* from, int64_t stride, int64_t keys, int64_t channels, PackedKeys& to) {
     const int64_t padded = rounded_up(to.steps * 4, width);
+    const std::vector<Column> columns = look_at(from, stride, keys, channels);
     float largest = 0;
     for (int64_t channel = 0; channel < channels; channel += width) {
-        const int64_t count = std::min(width, channels - channel);
-        Vector sum = 0.0f, low = infinity, high = -infinity;
-        for (int64_t key = 0; key < keys; ++key) {  // one key after the other: a mean is the same in every vector width
-            const Vector value = load_upto(from + key * stride + channel, count);
-            sum += value;
-            low = stdx::min(low, value);
-            high = stdx::max(high, value);
-        }
-        const Vector mean = sum / static_cast<float>(keys);
-        const Vector reach = stdx::max(high - mean, mean - low);
-        to.finite = to.finite && stdx::all_of(magnitude(sum) < infinity) && stdx::all_of(reach < infinity);
+        const Column& column = columns[channel / width];
+        const Vector mean = column.sum / static_cast<float>(keys);
+        const Vector reach = stdx::max(column.high - mean, mean - column.low);
+        to.finite = to.finite && stdx::all_of(magnitude(column.sum) < infinity) && stdx::all_of(reach < infinity);
         largest = std::max(largest, stdx::hmax(reach));
-        store_some(to.mean.data() + channel, mean, count);
+        store_some(to.mean.data() + channel, mean, std::min(width, channels - channel));
     }
     if (!to.finite) return;
     to.step = largest / largest_code;
@@ -116,29 +131,25 @@ struct PackedValues {
 
 template <class T>
 void pack_values(const T* from, int64_t stride, int64_t keys, int64_t channels, PackedValues& to) {
-    for (int64_t channel = 0; channel < channels; channel += width) {
-        const int64_t count = std::min(width, channels - channel);
-        Vector largest = 0.0f, sum = 0.0f;
-        for (int64_t key = 0; key < keys; ++key) {
-            const Vector value = magnitude(load_upto(from + key * stride + channel, count));
-            largest = stdx::max(largest, value);
-            sum += value;
-        }
-        to.finite = to.finite && stdx::all_of(sum < infinity);
-        store_some(to.steps.data() + channel, largest / largest_code, count);
-        Vector inverse = 0.0f;
-        stdx::where(largest > least_magnitude, inverse) = largest_code / largest;
-        const auto code = [&](int64_t key) {
-            return key < keys ? rounded(load_upto(from + key * stride + channel, count) * inverse) & 255 : Integers(0);
-        };
-        for (int64_t key = 0; key < rounded_up(keys, panel); key += 4) {
-            const Integers four = code(key) | code(key + 1) << 8 | code(key + 2) << 16 | code(key + 3) << 24;
-            int32_t* dwords = reinterpret_cast<int32_t*>(to.panels.data()) + key / 4 * to.columns + channel;
-            four.copy_to(dwords, stdx::element_aligned);
-        }
+    std::vector<Vector> inverses;
+    for (const Column& column : look_at(from, stride, keys, channels)) {
+        const int64_t channel = static_cast<int64_t>(inverses.size()) * width;
+        const Vector largest = stdx::max(column.high, -column.low);
+        to.finite = to.finite && stdx::all_of(magnitude(column.sum) < infinity) && stdx::all_of(largest < infinity);
+        store_some(to.steps.data() + channel, largest / largest_code, std::min(width, channels - channel));
+        inverses.emplace_back(0.0f);
+        stdx::where(largest > least_magnitude, inverses.back()) = largest_code / largest;
     }
     for (int64_t key = 0; key < rounded_up(keys, panel); key += 4) {
         int32_t* dwords = reinterpret_cast<int32_t*>(to.panels.data()) + key / 4 * to.columns;
+        for (int64_t channel = 0; channel < channels; channel += width) {
+            Integers four = 0;
+            for (int64_t index = 0; index < std::min<int64_t>(4, keys - key); ++index) {
+                const Vector value = load_upto(from + (key + index) * stride + channel, channels - channel);
+                four |= (rounded(value * inverses[channel / width]) & 255) << static_cast<int>(8 * index);
+            }
+            four.copy_to(dwords + channel, stdx::element_aligned);
+        }
         std::fill(dwords + rounded_up(channels, width), dwords + to.columns, 0);
     }
 }

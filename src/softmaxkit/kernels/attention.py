@@ -33,7 +33,7 @@ VARIANTS = 16
 LARGEST = 255
 LEVEL_ERROR = 0.05
 """Relative error of EXAQ's smallest weights above which they take two bytes."""
-FEW = 8
+FEW = 12
 """Queries of one key head up to which keys and values are read as they come: to bring them to 8 bits takes longer."""
 CONSMAX_STEP = 1 / 16
 """Distance of a score to the next in ConSmax; 127 of them are exp(-7.9)."""
