@@ -52,8 +52,8 @@ def compare(
             found[name] = run()
             seconds[name] = time.perf_counter() - start
         if turn:  # the first round warms up
-            for name, value in seconds.items():
-                ratios[name].append(next(iter(seconds.values())) / value)
+            for name, time_taken in seconds.items():
+                ratios[name].append(next(iter(seconds.values())) / time_taken)
     query, key, value = (x[:, :2].double() for x in given)  # two heads are enough
     exact = attention(query, key, value, Exact())
     for name, (spec, numbers, _) in runs.items():

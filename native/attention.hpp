@@ -8,37 +8,11 @@
 #include <numeric>
 #include <type_traits>
 
+#include "attention_shape.hpp"
 #include "pool.hpp"
 #include "quantise.hpp"
 
-// Sizes, and strides in elements; channels lie side by side.
-struct Shape {
-    int64_t batch, heads, key_heads, queries, keys, channels, value_channels;
-    std::array<int64_t, 3> query, key, value, result;  // of batch, head, token
-    std::array<int64_t, 4> mask;                       // of batch, head, query, key; 0 where it is broadcast
-    int64_t step;                                      // of a key head among the steps of an 8-bit cache
-    bool masked, causal;                               // causal: a query sees the keys up to its own index
-
-    int64_t seen(int64_t row) const { return causal ? std::min(row + 1, keys) : keys; }
-};
-
-// How scores become weights. A table holds them for distances of 0, 1, ... steps below the anchor; there are some of
-// double, fourfold, ... step for rows whose scores are spread widely, each in two planes where a byte is not enough,
-// each in variants whose rounding differs from panel to panel of keys, so that on average there is none.
-struct Weights {
-    static constexpr uint64_t variants = 16;
-    double step;             // of the first table, as a difference of scores
-    int resolutions, planes;
-    const uint8_t* tables;   // (resolutions, planes, variants, codes); planes from high to low
-    bool normalised;         // divided by their sum; else the anchor stands for exp(score - offset), at most exp(limit)
-    const float* offsets;    // of each head
-    double limit, one;       // the weight, of all planes, that stands for 1
-
-    const uint8_t* of(int resolution, int plane) const {
-        return tables + (resolution * planes + plane) * static_cast<int64_t>(variants) * codes;
-    }
-};
-
+// How a query's scores are read.
 struct Row {
     double unit = 0, zero = 0;  // a score is unit * (16 bits - middle) + zero
     double factor = 0;          // of the weights, besides their sum
@@ -87,19 +61,19 @@ private:
 
     void pack(int64_t index) {
         const int64_t batch = index / shape_.key_heads, head = index % shape_.key_heads;
-        pack_keys(key_ + batch * shape_.key[0] + head * shape_.key[1], shape_.key[2], shape_.keys, shape_.channels, keys_[index]);
-        pack_values(value_ + batch * shape_.value[0] + head * shape_.value[1], shape_.value[2], shape_.keys,
-                    shape_.value_channels, values_[index]);
+        pack_keys(token(key_, shape_.key, batch, head, 0), shape_.key[2], shape_.keys, shape_.channels, keys_[index]);
+        pack_values(token(value_, shape_.value, batch, head, 0), shape_.value[2], shape_.keys, shape_.value_channels,
+                    values_[index]);
     }
 
     // The working memory of one thread.
     class Stripe {
     public:
         explicit Stripe(Attention& of)
-            : of_(of), padded_(rounded_up(of.shape_.keys, panel)), columns_(rounded_up(of.shape_.value_channels, lanes)),
-              bytes_(rounded_up(of.shape_.channels, 4)), rows_(of.rows_), queries_(of.rows_ * bytes_),
-              scores_(of.rows_ * padded_), highest_(of.rows_ * panel), found_(of.rows_ * block * panel),
-              sums_(of.rows_ * of.weights_.planes), totals_(of.rows_ * columns_) {}
+            : of_(of), padded_(rounded_up(of.shape_.keys, panel)),
+              columns_(rounded_up(of.shape_.value_channels, lanes)), bytes_(rounded_up(of.shape_.channels, 4)),
+              rows_(of.rows_), queries_(of.rows_ * bytes_), scores_(of.rows_ * padded_),
+              highest_(of.rows_ * panel), found_(of.rows_ * block * panel), sums_(of.rows_ * of.weights_.planes), totals_(of.rows_ * columns_) {}
 
         void run(int64_t batch, int64_t head, int64_t first, int64_t last) {
             const int64_t with = batch * of_.shape_.key_heads + head / (of_.shape_.heads / of_.shape_.key_heads);
@@ -123,13 +97,13 @@ private:
             bool finite = true;
             for (int64_t index = first; index < last; ++index) {
                 Row& row = rows_[index - first];
-                const T* from = of_.query_ + batch * shape.query[0] + head * shape.query[1] + index * shape.query[2];
+                const T* from = token(of_.query_, shape.query, batch, head, index);
                 const float step = pack_query(from, shape.channels, of_.scale_ < 0, bytes_,
                                               queries_.data() + (index - first) * bytes_, finite);
                 row.unit = std::abs(of_.scale_) * step * keys.step * std::ldexp(1.0, score_shift(shape.channels));
                 row.zero = of_.weights_.normalised ? 0 : of_.scale_ * product(from, keys.mean.data());
                 row.seen = shape.seen(index);
-                if (shape.masked) row.mask = of_.mask_ + batch * shape.mask[0] + head * shape.mask[1] + index * shape.mask[2];
+                if (shape.masked) row.mask = token(of_.mask_, shape.mask, batch, head, index);
             }
             if (!finite) of_.finite_ = false;
         }
@@ -154,10 +128,11 @@ private:
             std::fill_n(highest_.data(), count * panel, uint16_t(0));
             Buffer<uint16_t> aside(tile * panel);
             std::fill_n(aside.data(), tile * panel, uint16_t(0));
+            const int shift = score_shift(of_.shape_.channels);
             for (int64_t at = 0; at < panels; ++at) {
                 for (int64_t row = 0; row < count; row += tile) {
                     score_tile(queries_.data() + row * bytes_, keys.steps, keys.panels.data() + at * panel * bytes_,
-                               keys.start.data() + at * panel, score_shift(of_.shape_.channels), scores(row, at), padded_,
+                               keys.start.data() + at * panel, shift, scores(row, at), padded_,
                                at < open ? highest_.data() + row * panel : aside.data());
                 }
             }
@@ -196,9 +171,10 @@ private:
             row.multiplier = static_cast<uint16_t>(std::min(std::nearbyint(65536.0 * row.unit / step), 65535.0));
             if (weights.normalised) return;
             const double offset = weights.offsets[head] + weights.limit;
+            constexpr double zero = static_cast<double>(middle);
             double place = highest;  // of the ceiling, or of the largest score below it
-            if (row.unit > 0) place = std::clamp((offset - row.zero) / row.unit + static_cast<double>(middle), 0.0, place);
-            const double value = row.unit * (place - static_cast<double>(middle)) + row.zero - offset;
+            if (row.unit > 0) place = std::clamp((offset - row.zero) / row.unit + zero, 0.0, place);
+            const double value = row.unit * (place - zero) + row.zero - offset;
             row.factor = std::exp(static_cast<float>(std::min(value, 0.0) + weights.limit)) / weights.one;
             // Half a step more, so that distances are rounded and not cut off.
             const double half = row.unit > 0 ? step / 2 / row.unit : 0.0;
@@ -211,12 +187,12 @@ private:
             for (int plane = 0; plane < of_.weights_.planes; ++plane) {
                 of_.weights_.normalised ? weigh_rows<true>(plane, begin, end) : weigh_rows<false>(plane, begin, end);
                 const float power = static_cast<float>(power_of(plane));
+                const int8_t* from = values.panels.data() + 4 * begin * panel_steps * columns_;
                 for (int64_t row = 0; row < count; row += tile) {
                     for (int64_t column = 0; column < columns_; column += 4 * lanes) {
                         const auto part = [&](auto vectors) {
-                            value_tile<vectors>(found_.data() + row * block * panel, block * panel,
-                                                values.panels.data() + (begin * panel_steps * columns_ + column) * 4, columns_,
-                                                steps, power, totals_.data() + row * columns_ + column);
+                            value_tile<vectors>(found_.data() + row * block * panel, block * panel, from + 4 * column,
+                                                columns_, steps, power, totals_.data() + row * columns_ + column);
                         };
                         const int64_t vectors = std::min<int64_t>((columns_ - column) / lanes, 4);
                         if (vectors == 1) part(std::integral_constant<int, 1>{});
@@ -238,8 +214,8 @@ private:
                 Sums& into = sums_.data()[plane * rows_.size() + index];
                 Sums sum = into;
                 for (int64_t at = begin; at < end; ++at, to += panel) {
-                    weigh<summed>(from + at * panel, row.anchor, row.multiplier, tables + at % Weights::variants * codes,
-                                  visible(row, at), to, sum);
+                    weigh<summed>(from + at * panel, row.anchor, row.multiplier,
+                                  tables + at % Weights::variants * codes, visible(row, at), to, sum);
                 }
                 into = sum;
             }
@@ -254,11 +230,12 @@ private:
             if (of_.weights_.normalised) {
                 int64_t sum = 0;
                 for (int plane = 0; plane < of_.weights_.planes; ++plane) {
-                    for (int64_t lane = 0; lane < lanes; ++lane) sum += power_of(plane) * sums_.data()[plane * count + index][lane];
+                    const Sums& part = sums_.data()[plane * count + index];
+                    for (int64_t lane = 0; lane < lanes; ++lane) sum += power_of(plane) * part[lane];
                 }
                 factor = sum > 0 ? 1.0 / static_cast<double>(sum) : 0.0;
             }
-            T* to = of_.result_ + batch * shape.result[0] + head * shape.result[1] + query * shape.result[2];
+            T* to = token(of_.result_, shape.result, batch, head, query);
             const float* totals = totals_.data() + index * columns_;
             for (int64_t channel = 0; channel < shape.value_channels; channel += width) {
                 const int64_t some = std::min(width, shape.value_channels - channel);

@@ -1,8 +1,10 @@
-// Attention as Python calls it: pointers and a shape in, the result where the caller wants it. Python checks what is given.
+// Attention as Python calls it: pointers and a shape in, the result where the caller wants it. Python checks what is
+// given.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/array.h>
 #include <nanobind/stl/vector.h>
 
+#include "attention.hpp"
 #include "decode.hpp"
 #include "modules.hpp"
 
@@ -46,8 +48,8 @@ void bind_attention(nb::module_& m) {
                              reinterpret_cast<const float*>(offsets), limit, one};
         });
     nb::class_<Normalisation>(m, "Normalisation")
-        .def("__init__", [](Normalisation* to, const std::vector<float>& thresholds, const std::vector<float>& exponentials,
-                            uintptr_t offsets, float limit) {
+        .def("__init__", [](Normalisation* to, const std::vector<float>& thresholds,
+                            const std::vector<float>& exponentials, uintptr_t offsets, float limit) {
             Levels levels{static_cast<int>(exponentials.size()), {}, {}};
             std::copy(thresholds.begin(), thresholds.end(), levels.thresholds.begin());
             std::copy(exponentials.begin(), exponentials.end(), levels.exponentials.begin());

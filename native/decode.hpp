@@ -6,8 +6,10 @@
 #include <atomic>
 #include <cmath>
 
-#include "attention.hpp"
+#include "attention_shape.hpp"
 #include "exaq.hpp"
+#include "pool.hpp"
+#include "quantise.hpp"
 
 // How scores become probabilities: EXAQ's levels, or, where there are none, ConSmax's exp(score - offset).
 struct Normalisation {
@@ -24,8 +26,9 @@ public:
            const Element* value, const float* key_steps, const float* value_steps, const uint8_t* mask, float* result)
         : shape_(shape), how_(how), scale_(scale), query_(query), key_(key), value_(value), key_steps_(key_steps),
           value_steps_(value_steps), mask_(mask), result_(result), group_(shape.heads / shape.key_heads),
-          rows_(group_ * shape.queries), chunks_((shape.keys + chunk - 1) / chunk), parts_(shape.batch * shape.key_heads * chunks_),
-          columns_(rounded_up(shape.value_channels, width)), scores_(parts_ * rows_ * chunk), highest_(parts_ * rows_),
+          rows_(group_ * shape.queries), chunks_((shape.keys + chunk - 1) / chunk),
+          parts_(shape.batch * shape.key_heads * chunks_), columns_(rounded_up(shape.value_channels, width)),
+          scores_(parts_ * rows_ * chunk), highest_(parts_ * rows_),
           sums_(parts_ * rows_), totals_(parts_ * rows_ * columns_) {}
 
     // False where a score is NaN or infinite: the result then means nothing.
@@ -63,13 +66,12 @@ private:
     float* scores(int64_t part, int64_t row) { return scores_.data() + (part * rows_ + row) * chunk; }
 
     const float* query_of(const Place& at, int64_t row) const {
-        return query_ + at.batch * shape_.query[0] + head_of(at.key_head, row) * shape_.query[1] +
-               row % shape_.queries * shape_.query[2];
+        return token(query_, shape_.query, at.batch, head_of(at.key_head, row), row % shape_.queries);
     }
 
     void score(int64_t part) {
         const Place at = place(part);
-        const Element* keys = key_ + at.batch * shape_.key[0] + at.key_head * shape_.key[1] + at.first * shape_.key[2];
+        const Element* keys = token(key_, shape_.key, at.batch, at.key_head, at.first);
         std::vector<const float*> queries(rows_);
         for (int64_t row = 0; row < rows_; ++row) queries[row] = query_of(at, row);
         for (int64_t first = 0; first < at.count; first += together) {
@@ -134,10 +136,9 @@ private:
         const int64_t query = row % shape_.queries, seen = shape_.seen(query) - at.first;
         for (int64_t key = std::max<int64_t>(seen, 0); key < at.count; ++key) scores[key] = -infinity;
         if (!shape_.masked) return;
-        const uint8_t* mask = mask_ + at.batch * shape_.mask[0] + head_of(at.key_head, row) * shape_.mask[1] +
-                              query * shape_.mask[2] + at.first * shape_.mask[3];
+        const uint8_t* mask = token(mask_, shape_.mask, at.batch, head_of(at.key_head, row), query);
         for (int64_t key = 0; key < at.count; ++key) {
-            if (!mask[key * shape_.mask[3]]) scores[key] = -infinity;
+            if (!mask[(at.first + key) * shape_.mask[3]]) scores[key] = -infinity;
         }
     }
 
@@ -145,7 +146,7 @@ private:
         const Place at = place(part);
         std::fill_n(totals_.data() + part * rows_ * columns_, rows_ * columns_, 0.0f);
         for (int64_t row = 0; row < rows_; ++row) sums_.data()[part * rows_ + row] = weigh(at, part, row);
-        const Element* values = value_ + at.batch * shape_.value[0] + at.key_head * shape_.value[1] + at.first * shape_.value[2];
+        const Element* values = token(value_, shape_.value, at.batch, at.key_head, at.first);
         for (int64_t first = 0; first < at.count; first += together) {  // beyond the end weights are 0
             const Tokens from = tokens(values, shape_.value[2], first, at.count, shape_.value_channels);
             for (int64_t row = 0; row < rows_; ++row) {
@@ -164,7 +165,8 @@ private:
     double weigh(const Place& at, int64_t part, int64_t row) {
         float* found = scores(part, row);
         float highest = -infinity;
-        for (int64_t other = part - part % chunks_; other < part - part % chunks_ + chunks_; ++other) {
+        const int64_t first = part - part % chunks_;
+        for (int64_t other = first; other < first + chunks_; ++other) {
             highest = std::max(highest, highest_.data()[other * rows_ + row]);
         }
         if (highest == -infinity) {
@@ -201,14 +203,14 @@ private:
 
     void merge(int64_t head, int64_t row) {
         const Place at = place(head * chunks_);
-        float* to = result_ + at.batch * shape_.result[0] + head_of(at.key_head, row) * shape_.result[1] +
-                    row % shape_.queries * shape_.result[2];
+        float* to = token(result_, shape_.result, at.batch, head_of(at.key_head, row), row % shape_.queries);
+        const int64_t first = head * chunks_, last = first + chunks_;
         double sum = 0;
-        for (int64_t part = head * chunks_; part < (head + 1) * chunks_; ++part) sum += sums_.data()[part * rows_ + row];
+        for (int64_t part = first; part < last; ++part) sum += sums_.data()[part * rows_ + row];
         const double factor = how_.levels.count == 0 ? 1.0 : sum > 0 ? 1.0 / sum : 0.0;
         for (int64_t channel = 0; channel < shape_.value_channels; ++channel) {
             double total = 0;
-            for (int64_t part = head * chunks_; part < (head + 1) * chunks_; ++part) {
+            for (int64_t part = first; part < last; ++part) {
                 total += totals_.data()[(part * rows_ + row) * columns_ + channel];
             }
             to[channel] = static_cast<float>(total * factor);

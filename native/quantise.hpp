@@ -105,16 +105,19 @@ void pack_keys(const T* from, int64_t stride, int64_t keys, int64_t channels, Pa
         Integers sum = 0;
         for (int64_t channel = 0; channel < channels && key < keys; channel += width) {
             const int64_t count = std::min(width, channels - channel);
-            const Vector centred = load_upto(from + key * stride + channel, count) - load_upto(to.mean.data() + channel, count);
-            const Integers code = rounded(centred * inverse);
+            const Vector mean = load_upto(to.mean.data() + channel, count);
+            const Integers code = rounded((load_upto(from + key * stride + channel, count) - mean) * inverse);
             sum += code;
-            stdx::static_simd_cast<stdx::rebind_simd_t<int8_t, Vector>>(code).copy_to(row.data() + channel, stdx::element_aligned);
+            stdx::static_simd_cast<stdx::rebind_simd_t<int8_t, Vector>>(code).copy_to(row.data() + channel,
+                                                                                      stdx::element_aligned);
         }
         if (key == keys) std::fill(row.begin(), row.end(), int8_t(0));
         const int64_t lane = lane_of(key % panel), first = key / panel * panel;
         to.start.data()[first + lane] = offset - 128 * stdx::reduce(sum);
         int8_t* dwords = to.panels.data() + (first * to.steps + lane) * 4;
-        for (int64_t step = 0; step < to.steps; ++step) std::memcpy(dwords + step * panel * 4, row.data() + step * 4, 4);
+        for (int64_t step = 0; step < to.steps; ++step) {
+            std::memcpy(dwords + step * panel * 4, row.data() + step * 4, 4);
+        }
     }
 }
 

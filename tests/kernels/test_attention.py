@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from importlib import import_module
 from typing import Any
@@ -15,6 +16,7 @@ import softmaxkit
 from softmaxkit import ConSmax, Exact, Exaq, Softermax, kernels
 from softmaxkit.cache import KeyValueCache
 from softmaxkit.kernels import attention as fused
+from softmaxkit.kernels import weights
 
 BUILT = kernels.native() is not None
 needs_kernels = pytest.mark.skipif(not BUILT, reason="the native kernels are not built")
@@ -78,7 +80,7 @@ CASES = [
     ((1, 2, 40, 13), {"values": 7}, {"mask": (1, 1, 40, 1)}),
     ((1, 1, 30, 128), {"keys": 300, "values": 144}, {"scale": 0.05}),
     ((1, 1, 30, 64), {"keys": 300}, {"scale": -0.2}),
-    ((1, 2, 9, 1), {"keys": 3, "values": 1}, {}),
+    ((1, 2, 20, 1), {"keys": 3, "values": 1}, {}),
 ]
 
 
@@ -133,14 +135,24 @@ def test_consmax_keeps_the_small_probabilities(spread: float) -> None:
 
 @needs_kernels
 def test_weights_are_right_on_average() -> None:
-    for weights, step in ((fused.exaq_weights(CLIP, 4), -CLIP / 3), (fused.consmax_weights(), None)):
-        mean = weights.tables[0].astype(float).mean(axis=1)
-        distances = weights.step * torch.arange(fused.CODES).double().numpy()
-        levels = distances if step is None else ((distances + weights.step / 2) / step).round().clip(max=3) * step
-        exact = weights.one * torch.tensor(-levels).exp().numpy()
-        assert weights.tables.shape[1] == 1
-        assert abs(mean[0] - exact).max() <= 1 / fused.VARIANTS
-    assert fused.exaq_weights(-9.0, 4).tables.shape[1] == 2  # a byte does not hold exp(-9)
+    for given, step in ((weights.exaq_weights(CLIP, 4), -CLIP / 3), (weights.consmax_weights(), None)):
+        mean = given.tables[0].astype(float).mean(axis=1)
+        distances = given.step * torch.arange(weights.CODES).double().numpy()
+        levels = distances if step is None else ((distances + given.step / 2) / step).round().clip(max=3) * step
+        exact = given.one * torch.tensor(-levels).exp().numpy()
+        assert given.tables.shape[1] == 1
+        assert abs(mean[0] - exact).max() <= 1 / weights.VARIANTS
+    assert weights.exaq_weights(-9.0, 4).tables.shape[1] == 2  # a byte does not hold exp(-9)
+
+
+@needs_kernels
+def test_one_wrong_weight_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    given, right = inputs(1, 2, 40, 64), weights.exaq_weights(CLIP, 4)
+    found = fused.exaq(*given, CLIP, 4)
+    tables = right.tables.copy()
+    tables[0, 0, 0, 0] -= 1
+    monkeypatch.setattr(fused, "exaq_weights", lambda *_: dataclasses.replace(right, tables=tables))
+    assert not torch.equal(fused.exaq(*given, CLIP, 4), found)
 
 
 @needs_kernels
