@@ -2,13 +2,20 @@
 // one quotient for each level.
 #pragma once
 
+#include <algorithm>
 #include <bit>
 
 #include "exact.hpp"
 
 struct Levels {
-    float per_step;  // 1 / the step between two
-    std::array<float, 16> exponentials;
+    int count = 0;
+    float per_step = 0.0f;  // 1 / the step between two
+    std::array<float, 16> exponentials{};
+
+    Levels(float clip, const std::vector<float>& exponentials_of)
+        : count(static_cast<int>(exponentials_of.size())), per_step(static_cast<float>(1 - count) / clip) {
+        std::copy(exponentials_of.begin(), exponentials_of.end(), exponentials.begin());
+    }
 };
 
 // The level of score - maximum, a whole number; ties go to the even one. NaN stays NaN.

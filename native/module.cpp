@@ -16,7 +16,9 @@ std::vector<std::string> supported() {
     __builtin_cpu_init();
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) found.push_back("avx2");
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni")) {
+        __builtin_cpu_supports("avx512vl") &&
+        __builtin_cpu_supports("avx512vbmi") &&  // Ice Lake, Zen 4 and later
+        __builtin_cpu_supports("avx512vnni")) {
         found.push_back("avx512");
     }
 #endif
@@ -27,6 +29,7 @@ std::vector<std::string> supported() {
 
 NB_MODULE(MODULE_NAME, m) {
     m.def("supported", &supported);
+    bind_attention(m);
     bind_rows(m);
     bind_integers(m);
 }

@@ -3,5 +3,6 @@
 
 #include <nanobind/nanobind.h>
 
+void bind_attention(nanobind::module_& m);
 void bind_rows(nanobind::module_& m);
 void bind_integers(nanobind::module_& m);

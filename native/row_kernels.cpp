@@ -78,17 +78,15 @@ void consmax_backward(uintptr_t probabilities, uintptr_t gradient, uintptr_t to,
 template <class T>
 void exaq(uintptr_t from, uintptr_t to, uintptr_t mask, const Layout& layout, int threads, float clip,
           const std::vector<float>& exponentials) {
-    const int count = static_cast<int>(exponentials.size());
-    Levels levels{-static_cast<float>(count - 1) / clip, {}};
-    std::copy(exponentials.begin(), exponentials.end(), levels.exponentials.begin());
+    const Levels levels(clip, exponentials);
     const auto all = [&](auto chosen) {
         run<T>(from, to, mask, layout, threads, [&](const auto& scores, T* result, int64_t keys, int64_t) {
             exaq_row<chosen>(scores, result, keys, levels);
         });
     };
-    if (count == 4) all(std::integral_constant<int, 4>{});
-    if (count == 8) all(std::integral_constant<int, 8>{});
-    if (count == 16) all(std::integral_constant<int, 16>{});
+    if (levels.count == 4) all(std::integral_constant<int, 4>{});
+    if (levels.count == 8) all(std::integral_constant<int, 8>{});
+    if (levels.count == 16) all(std::integral_constant<int, 16>{});
 }
 
 // `told` takes whether each row could be done; infinity and NaN cannot.

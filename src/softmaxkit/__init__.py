@@ -15,6 +15,7 @@ _NAMES = {
     "OnlineSoftmax": "softmaxkit.methods.exact.partial",
     "softmax_topk": "softmaxkit.methods.exact.partial",
     "softmax": "softmaxkit.functional",
+    "attention": "softmaxkit.fused",
     "Spec": "softmaxkit.spec",
     "Constants": "softmaxkit.spec",
     "Q": "softmaxkit.formats",
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from softmaxkit.formats import Float as Float
     from softmaxkit.formats import Q as Q
     from softmaxkit.functional import softmax as softmax
+    from softmaxkit.fused import attention as attention
     from softmaxkit.methods.consmax import ConSmax as ConSmax
     from softmaxkit.methods.exact import Exact as Exact
     from softmaxkit.methods.exact.partial import OnlineSoftmax as OnlineSoftmax

@@ -1,0 +1,267 @@
+// Attention with 8-bit products, a stripe of queries at a time: their scores with all keys in 16 bits, the distance of
+// each from its row's largest into an 8-bit weight by a table, and the weights' products with the values.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cmath>
+#include <numeric>
+#include <type_traits>
+
+#include "attention_shape.hpp"
+#include "pool.hpp"
+#include "quantise.hpp"
+
+// How a query's scores are read.
+struct Row {
+    double unit = 0, zero = 0;  // a score is unit * (16 bits - middle) + zero
+    double factor = 0;          // of the weights, besides their sum
+    uint16_t anchor = 0, multiplier = 0;
+    int resolution = 0;
+    int64_t seen = 0;           // keys, if no mask hides them
+    const uint8_t* mask = nullptr;
+};
+
+template <class T>
+class Attention {
+public:
+    Attention(const Shape& shape, const Weights& weights, double scale, const T* query, const T* key, const T* value,
+              const uint8_t* mask, T* result)
+        : shape_(shape), weights_(weights), scale_(scale), query_(query), key_(key), value_(value), mask_(mask),
+          result_(result) {}
+
+    // False where a number is not finite: the result then means nothing.
+    bool run(int threads) {
+        for (int64_t head = 0; head < shape_.batch * shape_.key_heads; ++head) {
+            keys_.emplace_back(shape_.keys, shape_.channels);
+            values_.emplace_back(shape_.keys, shape_.value_channels);
+        }
+        parallel_for(static_cast<int64_t>(keys_.size()), 1, threads, [this](int64_t first, int64_t last) {
+            for (int64_t head = first; head < last; ++head) pack(head);
+        });
+        for (size_t head = 0; head < keys_.size(); ++head) {
+            if (!keys_[head].finite || !values_[head].finite) return false;
+        }
+        // So many rows that their scores stay in the second-level cache, and a panel of keys serves several tiles.
+        constexpr int64_t cached = int64_t{1} << 18, most = 4;
+        rows_ = tile * std::clamp<int64_t>(cached / (2 * tile * std::max<int64_t>(shape_.keys, 1)), 1, most);
+        const int64_t stripes = (shape_.queries + rows_ - 1) / rows_;
+        parallel_for(shape_.batch * shape_.heads * stripes, 1, threads, [this, stripes](int64_t first, int64_t last) {
+            Stripe stripe(*this);
+            for (int64_t index = first; index < last; ++index) {
+                const int64_t head = index / stripes, begin = index % stripes * rows_;
+                stripe.run(head / shape_.heads, head % shape_.heads, begin, std::min(begin + rows_, shape_.queries));
+            }
+        });
+        return finite_;
+    }
+
+private:
+    static constexpr int64_t block = 8;  // panels of keys whose weights are held
+
+    void pack(int64_t index) {
+        const int64_t batch = index / shape_.key_heads, head = index % shape_.key_heads;
+        pack_keys(token(key_, shape_.key, batch, head, 0), shape_.key[2], shape_.keys, shape_.channels, keys_[index]);
+        pack_values(token(value_, shape_.value, batch, head, 0), shape_.value[2], shape_.keys, shape_.value_channels,
+                    values_[index]);
+    }
+
+    // The working memory of one thread.
+    class Stripe {
+    public:
+        explicit Stripe(Attention& of)
+            : of_(of), padded_(rounded_up(of.shape_.keys, panel)),
+              columns_(rounded_up(of.shape_.value_channels, lanes)), bytes_(rounded_up(of.shape_.channels, 4)),
+              rows_(of.rows_), queries_(of.rows_ * bytes_), scores_(of.rows_ * padded_),
+              highest_(of.rows_ * panel), found_(of.rows_ * block * panel), sums_(of.rows_ * of.weights_.planes), totals_(of.rows_ * columns_) {}
+
+        void run(int64_t batch, int64_t head, int64_t first, int64_t last) {
+            const int64_t with = batch * of_.shape_.key_heads + head / (of_.shape_.heads / of_.shape_.key_heads);
+            const PackedKeys& keys = of_.keys_[with];
+            const PackedValues& values = of_.values_[with];
+            const int64_t panels = (of_.shape_.seen(last - 1) + panel - 1) / panel;
+            take_queries(batch, head, first, last, keys);
+            score(keys, panels, of_.shape_.masked ? 0 : of_.shape_.seen(first) / panel);
+            for (int64_t row = 0; row < last - first; ++row) anchor(rows_[row], row, head);
+            std::fill_n(sums_.data(), rows_.size() * of_.weights_.planes, Sums{});
+            std::fill_n(totals_.data(), static_cast<int64_t>(rows_.size()) * columns_, 0.0f);
+            for (int64_t begin = 0; begin < panels; begin += block) add(values, begin, std::min(begin + block, panels));
+            for (int64_t row = 0; row < last - first; ++row) finish(values, row, batch, head, first + row);
+        }
+
+    private:
+        void take_queries(int64_t batch, int64_t head, int64_t first, int64_t last, const PackedKeys& keys) {
+            const Shape& shape = of_.shape_;
+            std::fill(rows_.begin(), rows_.end(), Row{});
+            std::fill_n(queries_.data(), static_cast<int64_t>(rows_.size()) * bytes_, uint8_t(128));
+            bool finite = true;
+            for (int64_t index = first; index < last; ++index) {
+                Row& row = rows_[index - first];
+                const T* from = token(of_.query_, shape.query, batch, head, index);
+                const float step = pack_query(from, shape.channels, of_.scale_ < 0, bytes_,
+                                              queries_.data() + (index - first) * bytes_, finite);
+                row.unit = std::abs(of_.scale_) * step * keys.step * std::ldexp(1.0, score_shift(shape.channels));
+                row.zero = of_.weights_.normalised ? 0 : of_.scale_ * product(from, keys.mean.data());
+                row.seen = shape.seen(index);
+                if (shape.masked) row.mask = token(of_.mask_, shape.mask, batch, head, index);
+            }
+            if (!finite) of_.finite_ = false;
+        }
+
+        double product(const T* query, const float* mean) const {
+            constexpr int64_t chains = 8;
+            const int64_t channels = of_.shape_.channels;
+            std::array<double, chains> sums{};
+            int64_t channel = 0;
+            for (; channel + chains <= channels; channel += chains) {
+                for (int64_t chain = 0; chain < chains; ++chain) {
+                    sums[chain] += double{to_float(query[channel + chain])} * double{mean[channel + chain]};
+                }
+            }
+            for (; channel < channels; ++channel) sums[0] += double{to_float(query[channel])} * double{mean[channel]};
+            return std::accumulate(sums.begin(), sums.end(), 0.0);
+        }
+
+        // Scores of all rows; the panels from `open` on have keys that not every row sees.
+        void score(const PackedKeys& keys, int64_t panels, int64_t open) {
+            const int64_t count = static_cast<int64_t>(rows_.size());
+            std::fill_n(highest_.data(), count * panel, uint16_t(0));
+            Buffer<uint16_t> aside(tile * panel);
+            std::fill_n(aside.data(), tile * panel, uint16_t(0));
+            const int shift = score_shift(of_.shape_.channels);
+            for (int64_t at = 0; at < panels; ++at) {
+                for (int64_t row = 0; row < count; row += tile) {
+                    score_tile(queries_.data() + row * bytes_, keys.steps, keys.panels.data() + at * panel * bytes_,
+                               keys.start.data() + at * panel, shift, scores(row, at), padded_,
+                               at < open ? highest_.data() + row * panel : aside.data());
+                }
+            }
+            for (int64_t row = 0; row < count; ++row) {
+                for (int64_t at = open; at < panels; ++at) {
+                    hide(scores(row, at), visible(rows_[row], at), highest_.data() + row * panel);
+                }
+            }
+        }
+
+        uint16_t* scores(int64_t row, int64_t at) { return scores_.data() + row * padded_ + at * panel; }
+
+        // Which keys of a panel a row sees, a bit each.
+        uint64_t visible(const Row& row, int64_t at) const {
+            const int64_t count = std::min(row.seen - at * panel, panel);
+            if (count <= 0) return 0;
+            const uint64_t some = count == panel ? ~uint64_t{0} : (uint64_t{1} << count) - 1;
+            if (row.mask == nullptr) return some;
+            if (of_.shape_.mask[3] == 0) return *row.mask ? some : 0;
+            return some & true_bits(row.mask + at * panel, some, count);
+        }
+
+        // Where a row's distances start, how long their steps are, and what the weights stand for.
+        void anchor(Row& row, int64_t index, int64_t head) {
+            const Weights& weights = of_.weights_;
+            const uint16_t* top = highest_.data() + index * panel;
+            uint16_t highest = 0;
+            for (int64_t key = 0; key < panel; ++key) highest = std::max(highest, top[key]);
+            if (highest == 0) row.seen = 0;  // nothing is attended
+            row.anchor = highest;
+            double step = weights.step;
+            while (row.unit > step && row.resolution + 1 < weights.resolutions) {
+                step *= 2;
+                ++row.resolution;
+            }
+            row.multiplier = static_cast<uint16_t>(std::min(std::nearbyint(65536.0 * row.unit / step), 65535.0));
+            if (weights.normalised) return;
+            const double offset = weights.offsets[head] + weights.limit;
+            constexpr double zero = static_cast<double>(middle);
+            double place = highest;  // of the ceiling, or of the largest score below it
+            if (row.unit > 0) place = std::clamp((offset - row.zero) / row.unit + zero, 0.0, place);
+            const double value = row.unit * (place - zero) + row.zero - offset;
+            row.factor = std::exp(static_cast<float>(std::min(value, 0.0) + weights.limit)) / weights.one;
+            // Half a step more, so that distances are rounded and not cut off.
+            const double half = row.unit > 0 ? step / 2 / row.unit : 0.0;
+            row.anchor = static_cast<uint16_t>(std::min(std::nearbyint(place + half), 65535.0));
+        }
+
+        // The products of a block's weights and values.
+        void add(const PackedValues& values, int64_t begin, int64_t end) {
+            const int64_t count = static_cast<int64_t>(rows_.size()), steps = (end - begin) * panel_steps;
+            for (int plane = 0; plane < of_.weights_.planes; ++plane) {
+                of_.weights_.normalised ? weigh_rows<true>(plane, begin, end) : weigh_rows<false>(plane, begin, end);
+                const float power = static_cast<float>(power_of(plane));
+                const int8_t* from = values.panels.data() + 4 * begin * panel_steps * columns_;
+                for (int64_t row = 0; row < count; row += tile) {
+                    for (int64_t column = 0; column < columns_; column += 4 * lanes) {
+                        const auto part = [&](auto vectors) {
+                            value_tile<vectors>(found_.data() + row * block * panel, block * panel, from + 4 * column,
+                                                columns_, steps, power, totals_.data() + row * columns_ + column);
+                        };
+                        const int64_t vectors = std::min<int64_t>((columns_ - column) / lanes, 4);
+                        if (vectors == 1) part(std::integral_constant<int, 1>{});
+                        if (vectors == 2) part(std::integral_constant<int, 2>{});
+                        if (vectors == 3) part(std::integral_constant<int, 3>{});
+                        if (vectors == 4) part(std::integral_constant<int, 4>{});
+                    }
+                }
+            }
+        }
+
+        template <bool summed>
+        void weigh_rows(int plane, int64_t begin, int64_t end) {
+            for (size_t index = 0; index < rows_.size(); ++index) {
+                const Row row = rows_[index];
+                const uint8_t* tables = of_.weights_.of(row.resolution, plane);
+                const uint16_t* from = scores(index, 0);
+                uint8_t* to = found_.data() + index * block * panel;
+                Sums& into = sums_.data()[plane * rows_.size() + index];
+                Sums sum = into;
+                for (int64_t at = begin; at < end; ++at, to += panel) {
+                    weigh<summed>(from + at * panel, row.anchor, row.multiplier,
+                                  tables + at % Weights::variants * codes, visible(row, at), to, sum);
+                }
+                into = sum;
+            }
+        }
+
+        int64_t power_of(int plane) const { return int64_t{1} << 8 * (of_.weights_.planes - 1 - plane); }
+
+        void finish(const PackedValues& values, int64_t index, int64_t batch, int64_t head, int64_t query) {
+            const Shape& shape = of_.shape_;
+            const int64_t count = static_cast<int64_t>(rows_.size());
+            double factor = rows_[index].factor;
+            if (of_.weights_.normalised) {
+                int64_t sum = 0;
+                for (int plane = 0; plane < of_.weights_.planes; ++plane) {
+                    const Sums& part = sums_.data()[plane * count + index];
+                    for (int64_t lane = 0; lane < lanes; ++lane) sum += power_of(plane) * part[lane];
+                }
+                factor = sum > 0 ? 1.0 / static_cast<double>(sum) : 0.0;
+            }
+            T* to = token(of_.result_, shape.result, batch, head, query);
+            const float* totals = totals_.data() + index * columns_;
+            for (int64_t channel = 0; channel < shape.value_channels; channel += width) {
+                const int64_t some = std::min(width, shape.value_channels - channel);
+                const Vector by = static_cast<float>(factor);
+                put(to + channel, load(totals + channel) * by * load(values.steps.data() + channel), some);
+            }
+        }
+
+        Attention& of_;
+        int64_t padded_, columns_, bytes_;
+        std::vector<Row> rows_;
+        Buffer<uint8_t> queries_;
+        Buffer<uint16_t> scores_, highest_;
+        Buffer<uint8_t> found_;
+        Buffer<Sums> sums_;
+        Buffer<float> totals_;
+    };
+
+    const Shape& shape_;
+    const Weights& weights_;
+    const double scale_;
+    const T *query_, *key_, *value_;
+    const uint8_t* mask_;
+    T* result_;
+    std::vector<PackedKeys> keys_;
+    std::vector<PackedValues> values_;
+    int64_t rows_ = tile;
+    std::atomic<bool> finite_{true};
+};

@@ -1,0 +1,60 @@
+// Attention as Python calls it: pointers and a shape in, the result where the caller wants it. Python checks what is
+// given.
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/array.h>
+#include <nanobind/stl/vector.h>
+
+#include "attention.hpp"
+#include "decode.hpp"
+#include "modules.hpp"
+
+namespace nb = nanobind;
+
+namespace {
+
+template <class T>
+bool attend(const Shape& shape, const Weights& weights, double scale, uintptr_t query, uintptr_t key, uintptr_t value,
+            uintptr_t mask, uintptr_t result, int threads) {
+    return Attention<T>(shape, weights, scale, reinterpret_cast<const T*>(query), reinterpret_cast<const T*>(key),
+                        reinterpret_cast<const T*>(value), reinterpret_cast<const uint8_t*>(mask),
+                        reinterpret_cast<T*>(result))
+        .run(threads);
+}
+
+template <class Element>
+bool decode(const Shape& shape, const Normalisation& how, double scale, uintptr_t query, uintptr_t key, uintptr_t value,
+            uintptr_t key_steps, uintptr_t value_steps, uintptr_t mask, uintptr_t result, int threads) {
+    return Decode<Element>(shape, how, static_cast<float>(scale), reinterpret_cast<const float*>(query),
+                           reinterpret_cast<const Element*>(key), reinterpret_cast<const Element*>(value),
+                           reinterpret_cast<const float*>(key_steps), reinterpret_cast<const float*>(value_steps),
+                           reinterpret_cast<const uint8_t*>(mask), reinterpret_cast<float*>(result))
+        .run(threads);
+}
+
+}  // namespace
+
+void bind_attention(nb::module_& m) {
+    using Strides = std::array<int64_t, 3>;
+    nb::class_<Shape>(m, "AttentionShape")
+        .def("__init__", [](Shape* to, std::array<int64_t, 7> sizes, Strides query, Strides key, Strides value,
+                            Strides result, std::array<int64_t, 4> mask, int64_t step, bool masked, bool causal) {
+            new (to) Shape{sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], sizes[5], sizes[6],
+                           query, key, value, result, mask, step, masked, causal};
+        });
+    nb::class_<Weights>(m, "AttentionWeights")
+        .def("__init__", [](Weights* to, double step, int resolutions, int planes, uintptr_t tables, bool normalised,
+                            uintptr_t offsets, double limit, double one) {
+            new (to) Weights{step, resolutions, planes, reinterpret_cast<const uint8_t*>(tables), normalised,
+                             reinterpret_cast<const float*>(offsets), limit, one};
+        });
+    nb::class_<Normalisation>(m, "Normalisation")
+        .def("__init__", [](Normalisation* to, float clip, const std::vector<float>& exponentials,
+                            uintptr_t offsets, float limit) {
+            new (to) Normalisation{Levels(clip, exponentials), reinterpret_cast<const float*>(offsets), limit};
+        });
+    m.def("attend_float32", &attend<float>, nb::call_guard<nb::gil_scoped_release>());
+    m.def("attend_bfloat16", &attend<bfloat16>, nb::call_guard<nb::gil_scoped_release>());
+    m.def("decode_float32", &decode<float>, nb::call_guard<nb::gil_scoped_release>());
+    m.def("decode_bfloat16", &decode<bfloat16>, nb::call_guard<nb::gil_scoped_release>());
+    m.def("decode_int8", &decode<int8_t>, nb::call_guard<nb::gil_scoped_release>());
+}

@@ -1,0 +1,188 @@
+// 8-bit matrices in panels of 64 keys, and dot products of unsigned with signed bytes, four at a time. A lane of a
+// vector holds four bytes along the axis that is summed; the integers are the same in every instruction set.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+
+#if defined(__AVX512VNNI__) && defined(__AVX512VBMI__)
+#define SOFTMAXKIT_VNNI
+#include <immintrin.h>
+#endif
+
+constexpr int64_t lanes = 16;                 // 32-bit lanes of a vector, whatever the processor's own vectors are
+constexpr int64_t panel = 64;                 // keys side by side
+constexpr int64_t panel_steps = panel / 4;    // dot products of four that go through a panel's keys
+constexpr int64_t tile = 6;                   // rows at once: with four vectors of sums each, what registers hold
+constexpr int64_t codes = 128;                // entries of a table of weights
+constexpr int64_t middle = 1 << 14;           // of scores in 16 bits, which reach 127 * 127 to either side
+using Sums [[gnu::vector_size(64)]] = int32_t;
+using Floats [[gnu::vector_size(64)]] = float;
+
+// Memory on cache lines, not cleared.
+struct alignas(64) Line {
+    uint8_t bytes[64];
+};
+
+template <class T>
+class Buffer {
+public:
+    explicit Buffer(int64_t count)
+        : lines_(std::make_unique_for_overwrite<Line[]>((count * sizeof(T) + sizeof(Line) - 1) / sizeof(Line))) {}
+    T* data() { return reinterpret_cast<T*>(lines_.get()); }
+    const T* data() const { return reinterpret_cast<const T*>(lines_.get()); }
+
+private:
+    std::unique_ptr<Line[]> lines_;
+};
+
+inline int64_t rounded_up(int64_t count, int64_t multiple) { return (count + multiple - 1) / multiple * multiple; }
+
+// Where a key's dword of four channels lies among those of its panel: narrowing 32 bits to 16 and to 8 interleaves
+// vectors, and in this order it puts the keys where they belong.
+inline int64_t lane_of(int64_t key) { return key % 16 / 4 * lanes + key / 16 * 4 + key % 4; }
+
+// Adds to each lane the dot product of four unsigned bytes with the lane's four signed ones.
+inline void dot(Sums& sums, const uint8_t* four, const int8_t* with) {
+#if defined(SOFTMAXKIT_VNNI)
+    int32_t all;
+    std::memcpy(&all, four, sizeof all);
+    sums = (Sums)_mm512_dpbusd_epi32((__m512i)sums, _mm512_set1_epi32(all), _mm512_loadu_si512(with));
+#else
+    for (int64_t lane = 0; lane < lanes; ++lane) {
+        int32_t found = 0;
+        for (int64_t byte = 0; byte < 4; ++byte) found += four[byte] * with[4 * lane + byte];
+        sums[lane] += found;
+    }
+#endif
+}
+
+// A tile's sums of so many steps: the rows' bytes lie side by side, the steps of the other side `step` bytes apart.
+template <int vectors>
+[[gnu::always_inline]] inline void dots(Sums (&sums)[tile][vectors], const uint8_t* rows, int64_t row,
+                                        const int8_t* with, int64_t step, int64_t steps) {
+    for (int64_t at = 0; at < steps; ++at) {
+#pragma GCC unroll 6
+        for (int64_t index = 0; index < tile; ++index) {
+#pragma GCC unroll 4
+            for (int64_t vector = 0; vector < vectors; ++vector) {
+                dot(sums[index][vector], rows + index * row + 4 * at, with + at * step + 64 * vector);
+            }
+        }
+    }
+}
+
+// Scores of a tile with a panel of keys, shifted into 16 bits, and into `highest` the largest that each place has seen.
+inline void score_tile(const uint8_t* queries, int64_t steps, const int8_t* keys, const int32_t* start, int shift,
+                       uint16_t* scores, int64_t row, uint16_t* highest) {
+    Sums sums[tile][4];
+#pragma GCC unroll 6
+    for (int64_t index = 0; index < tile; ++index) {
+#pragma GCC unroll 4
+        for (int64_t vector = 0; vector < 4; ++vector) {
+            std::memcpy(&sums[index][vector], start + lanes * vector, sizeof(Sums));
+        }
+    }
+    dots<4>(sums, queries, 4 * steps, keys, 4 * 64, steps);
+#pragma GCC unroll 6
+    for (int64_t index = 0; index < tile; ++index) {
+        uint16_t* to = scores + index * row;
+        uint16_t* top = highest + index * panel;
+#if defined(SOFTMAXKIT_VNNI)
+        const __m128i by = _mm_cvtsi32_si128(shift);
+#pragma GCC unroll 2
+        for (int64_t half = 0; half < 2; ++half) {
+            const __m512i found = _mm512_packus_epi32(_mm512_sra_epi32((__m512i)sums[index][2 * half], by),
+                                                      _mm512_sra_epi32((__m512i)sums[index][2 * half + 1], by));
+            _mm512_store_si512(to + 32 * half, found);
+            _mm512_store_si512(top + 32 * half, _mm512_max_epu16(found, _mm512_load_si512(top + 32 * half)));
+        }
+#else
+        for (int64_t key = 0; key < panel; ++key) {
+            const int64_t lane = lane_of(key);
+            to[key] = static_cast<uint16_t>(sums[index][lane / lanes][lane % lanes] >> shift);
+            top[key] = std::max(top[key], to[key]);
+        }
+#endif
+    }
+}
+
+// Puts 0, below every score, where a key is not visible, and notes the largest of the others.
+inline void hide(uint16_t* scores, uint64_t visible, uint16_t* highest) {
+#if defined(SOFTMAXKIT_VNNI)
+    for (int half = 0; half < 2; ++half) {
+        uint32_t places = 0;
+        for (int group = 0; group < 4; ++group) {
+            places |= static_cast<uint32_t>(visible >> (16 * group + 8 * half) & 0xff) << 8 * group;
+        }
+        const __m512i found = _mm512_maskz_loadu_epi16(places, scores + 32 * half);
+        _mm512_store_si512(scores + 32 * half, found);
+        _mm512_store_si512(highest + 32 * half, _mm512_max_epu16(found, _mm512_load_si512(highest + 32 * half)));
+    }
+#else
+    for (int64_t key = 0; key < panel; ++key) {
+        if ((visible >> key & 1) == 0) scores[key] = 0;
+        highest[key] = std::max(highest[key], scores[key]);
+    }
+#endif
+}
+
+// Weights of a panel: the distance below `anchor` times multiplier / 2^16, at most 127, addresses the table. If
+// they are to be summed, adds their sum, spread over the lanes.
+template <bool summed>
+void weigh(const uint16_t* scores, uint16_t anchor, uint16_t multiplier, const uint8_t* table, uint64_t visible,
+                  uint8_t* weights, Sums& sums) {
+#if defined(SOFTMAXKIT_VNNI)
+    const __m512i from = _mm512_set1_epi16(static_cast<int16_t>(anchor));
+    const __m512i by = _mm512_set1_epi16(static_cast<int16_t>(multiplier));
+    const auto code = [&](int64_t half) {
+        return _mm512_mulhi_epu16(_mm512_subs_epu16(from, _mm512_load_si512(scores + 32 * half)), by);
+    };
+    const __m512i found =
+        _mm512_maskz_permutex2var_epi8(visible, _mm512_loadu_si512(table), _mm512_packs_epi16(code(0), code(1)),
+                                       _mm512_loadu_si512(table + 64));
+    _mm512_store_si512(weights, found);
+    if constexpr (summed) sums = (Sums)_mm512_dpbusd_epi32((__m512i)sums, found, _mm512_set1_epi8(1));
+#else
+    for (int64_t key = 0; key < panel; ++key) {
+        const uint32_t distance = static_cast<uint32_t>(std::max(anchor - scores[key], 0));
+        const uint32_t code = std::min<uint32_t>(distance * multiplier >> 16, codes - 1);
+        weights[key] = visible >> key & 1 ? table[code] : 0;
+        if constexpr (summed) sums[key / 4] += weights[key];
+    }
+#endif
+}
+
+// Adds to a tile's rows of floats the product of their weights with the panels' values, times a power of two.
+template <int vectors>
+void value_tile(const uint8_t* weights, int64_t row, const int8_t* values, int64_t columns, int64_t steps, float power,
+                float* to) {
+    Sums sums[tile][vectors] = {};
+    dots<vectors>(sums, weights, row, values, 4 * columns, steps);
+#pragma GCC unroll 6
+    for (int64_t index = 0; index < tile; ++index) {
+#pragma GCC unroll 4
+        for (int64_t vector = 0; vector < vectors; ++vector) {
+            Floats total;
+            std::memcpy(&total, to + index * columns + lanes * vector, sizeof total);
+            total += power * __builtin_convertvector(sums[index][vector], Floats);
+            std::memcpy(to + index * columns + lanes * vector, &total, sizeof total);
+        }
+    }
+}
+
+// The bits of up to 64 booleans, of which only those in `some`, the first `count`, may be read.
+inline uint64_t true_bits(const uint8_t* from, uint64_t some, int64_t count) {
+#if defined(SOFTMAXKIT_VNNI)
+    (void)count;
+    const __m512i found = _mm512_maskz_loadu_epi8(some, from);
+    return _mm512_test_epi8_mask(found, found);
+#else
+    (void)some;
+    uint64_t found = 0;
+    for (int64_t key = 0; key < count; ++key) found |= static_cast<uint64_t>(from[key] != 0) << key;
+    return found;
+#endif
+}

@@ -1,0 +1,132 @@
+"""An 8-bit cache of keys and values, for generation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from softmaxkit.fused import attention, native_attention
+from softmaxkit.kernels import attention as kernels
+from softmaxkit.methods.consmax import ConSmax
+from softmaxkit.methods.exaq import Exaq
+from softmaxkit.spec import Spec, check_spec
+
+
+class KeyValueCache:
+    """Keys and values of a growing sequence in 8 bits, a step for each token and head: a quarter of float32 to read.
+
+    Args:
+        keys: floating on the CPU, (batch, key heads, tokens, channels); the first tokens, or none.
+        values: the same dtype, (batch, key heads, tokens, value channels).
+
+    Raises:
+        ValueError, TypeError: as `append`.
+    """
+
+    def __init__(self, keys: Tensor, values: Tensor) -> None:
+        self._dtype = keys.dtype
+        self._length = 0
+        self._stores = [_Store(keys), _Store(values)]
+        self.append(keys, values)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def append(self, keys: Tensor, values: Tensor) -> None:
+        """Add tokens at the end.
+
+        Raises:
+            ValueError: shapes that do not fit, NaN or infinity.
+            TypeError: another dtype than the first keys had, or another device than the CPU.
+        """
+        for store, tokens in zip(self._stores, (keys, values), strict=True):
+            if tokens.dtype != self._dtype or not tokens.is_floating_point() or tokens.device.type != "cpu":
+                raise TypeError(f"this cache takes {self._dtype} on the CPU, not {tokens.dtype} on {tokens.device}")
+            if tokens.ndim != 4 or tokens.shape[:2] != store.codes.shape[:2] or tokens.shape[3] != store.codes.shape[3]:
+                batch, heads, _, channels = store.codes.shape
+                raise ValueError(f"this cache takes ({batch}, {heads}, tokens, {channels}), not {tuple(tokens.shape)}")
+            if not tokens.isfinite().all():
+                raise ValueError("keys and values are finite; 8 bits hold neither NaN nor infinity")
+        if keys.shape[:3] != values.shape[:3]:
+            raise ValueError(f"as many values as keys, not {tuple(keys.shape)} and {tuple(values.shape)}")
+        for store, tokens in zip(self._stores, (keys, values), strict=True):
+            store.put(self._length, tokens.detach())
+        self._length += keys.shape[2]
+
+    @property
+    def keys(self) -> Tensor:
+        """The keys that the codes stand for, (batch, key heads, tokens, channels)."""
+        return self._stores[0].decoded(self._length, self._dtype)
+
+    @property
+    def values(self) -> Tensor:
+        """The values that the codes stand for, (batch, key heads, tokens, value channels)."""
+        return self._stores[1].decoded(self._length, self._dtype)
+
+    def attention(
+        self, query: Tensor, spec: Spec, attn_mask: Tensor | None = None, scale: float | None = None, **parameters: Any
+    ) -> Tensor:
+        """Compute attention of queries to all tokens; as the function `attention` with `enable_gqa`.
+
+        A few queries of EXAQ or ConSmax read the codes themselves; others what they stand for.
+
+        Args:
+            query: (batch, heads, queries, channels), in the dtype of the keys.
+            spec: as in `attention`.
+            attn_mask: as in `attention`.
+            scale: as in `attention`.
+            parameters: as in `attention`.
+
+        Returns:
+            (batch, heads, queries, value channels), in the dtype of the queries.
+
+        Raises:
+            ValueError, TypeError: as `attention`.
+        """
+        check_spec(spec)
+        keys, values = (store.cached(self._length) for store in self._stores)
+        kernels.check_shapes(query, keys.codes, values.codes)
+        few = query.shape[1] // keys.codes.shape[1] * query.shape[2] <= kernels.FEW
+        plain = (attn_mask is None or attn_mask.dtype == torch.bool) and not (
+            torch.is_grad_enabled() and query.requires_grad
+        )
+        if few and plain and isinstance(spec, (Exaq, ConSmax)) and kernels.can_run(query, keys, values):
+            module = spec.module(heads=query.shape[1], **{**spec.start(self._length), **parameters})
+            factor = query.shape[-1] ** -0.5 if scale is None else scale
+            try:
+                return native_attention(module, query, keys, values, attn_mask, False, factor)
+            except FloatingPointError:
+                pass  # torch carries NaN and infinity to where they belong
+        return attention(query, self.keys, self.values, spec, attn_mask, scale=scale, enable_gqa=True, **parameters)
+
+
+class _Store:
+    """Codes of tokens and their steps, with room to grow."""
+
+    def __init__(self, like: Tensor) -> None:
+        if like.ndim != 4:
+            raise ValueError(f"keys and values are (batch, key heads, tokens, channels), not {tuple(like.shape)}")
+        self.codes = torch.empty((*like.shape[:2], 0, like.shape[3]), dtype=torch.int8)
+        self.steps = torch.empty((*like.shape[:2], 0), dtype=torch.float32)
+
+    def put(self, first: int, tokens: Tensor) -> None:
+        last = first + tokens.shape[2]
+        if last > self.codes.shape[2]:
+            batch, heads, _, channels = self.codes.shape
+            codes, steps = self.codes, self.steps
+            self.codes = codes.new_empty(batch, heads, 2 * last, channels)
+            self.steps = steps.new_empty(batch, heads, 2 * last)
+            self.codes[:, :, :first], self.steps[:, :, :first] = codes[:, :, :first], steps[:, :, :first]
+        wide = tokens.float()
+        step = wide.abs().amax(dim=-1) / 127 if wide.shape[3] else wide.new_zeros(wide.shape[:3])
+        inverse = torch.where(step > 1e-30, 1 / step, 0.0)
+        self.codes[:, :, first:last] = (wide * inverse[..., None]).round().to(torch.int8)
+        self.steps[:, :, first:last] = step
+
+    def cached(self, length: int) -> kernels.Cached:
+        return kernels.Cached(self.codes[:, :, :length], self.steps[:, :, :length])
+
+    def decoded(self, length: int, dtype: torch.dtype) -> Tensor:
+        return (self.codes[:, :, :length].float() * self.steps[:, :, :length, None]).to(dtype)
