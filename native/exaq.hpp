@@ -18,11 +18,21 @@ struct Levels {
     }
 };
 
+// Added to a level before it is rounded. What the step's own rounding takes a tie off by is lost in it, and so ties are
+// found; the four lowest bits, which tables are read by, stay those of the level.
+constexpr int base = 32;
+
+// base + the level of score - maximum, not yet whole. NaN stays NaN.
+template <int count>
+Vector place_of(const Vector& distance, const Levels& levels) {
+    return larger(Vector(static_cast<float>(base)), distance * levels.per_step + static_cast<float>(base + count - 1));
+}
+
 // The level of score - maximum, a whole number; ties go to the even one. NaN stays NaN.
 template <int count>
 Vector level_of(const Vector& distance, const Levels& levels) {
     constexpr float whole = 12582912.0f;  // 1.5 * 2^23: what is added to it is rounded to a whole number
-    return larger(Vector(0.0f), distance * levels.per_step + static_cast<float>(count - 1)) + whole - whole;
+    return place_of<count>(distance, levels) + whole - (whole + static_cast<float>(base));
 }
 
 template <int count>
@@ -68,8 +78,7 @@ template <int count, class T, class Row>
 void exaq_finite_row(const Row& scores, T* to, int64_t keys, float maximum, const Levels& levels) {
     uint8_t* codes = scratch<uint8_t>(keys + 64);
     const auto code = [&](int64_t key, auto size) {
-        const Vector place = (scores(key, size) - maximum) * levels.per_step + static_cast<float>(count - 1);
-        return _mm512_cvtps_epi32(static_cast<__m512>(larger(Vector(0.0f), place)));
+        return _mm512_cvtps_epi32(static_cast<__m512>(place_of<count>(scores(key, size) - maximum, levels)));
     };
     const __m512 table = _mm512_loadu_ps(levels.exponentials.data());
     int64_t key = 0, odd = 0, upper = 0, both = 0;
@@ -83,7 +92,7 @@ void exaq_finite_row(const Row& scores, T* to, int64_t keys, float maximum, cons
         if constexpr (count == 4) {
             odd += std::popcount(static_cast<uint64_t>(_mm512_test_epi8_mask(bytes, _mm512_set1_epi8(1))));
             upper += std::popcount(static_cast<uint64_t>(_mm512_test_epi8_mask(bytes, _mm512_set1_epi8(2))));
-            both += std::popcount(static_cast<uint64_t>(_mm512_cmpeq_epi8_mask(bytes, _mm512_set1_epi8(3))));
+            both += std::popcount(static_cast<uint64_t>(_mm512_cmpeq_epi8_mask(bytes, _mm512_set1_epi8(base + 3))));
         } else {
             for (int part = 0; part < 4; ++part) sum += Vector(_mm512_permutexvar_ps(whole[part], table));
         }

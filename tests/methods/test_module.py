@@ -112,9 +112,9 @@ def test_integer_gradients_are_those_of_the_float_form_where_nothing_saturates(
     spec: Spec, numbers: dict[str, Any]
 ) -> None:
     scores = torch.randn(20, 16, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(
-        straight_through(spec, numbers, scores, "integer"), straight_through(spec, numbers, scores, "float")
-    )
+    integer, floating = (straight_through(spec, numbers, scores, mode) for mode in ("integer", "float"))
+    # A native kernel rounds otherwise than torch: exp and sums of 16 terms, a few units in the last place.
+    assert torch.allclose(integer, floating, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize(("spec", "numbers"), DEFAULTS[1:], ids=lambda x: getattr(x, "method", ""))

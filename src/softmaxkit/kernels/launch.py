@@ -20,7 +20,12 @@ AXES = 5
 
 def can_run(scores: Tensor) -> bool:
     """Return whether kernels are built and take such scores; if not, torch does the same."""
-    return scores.device.type == "cpu" and scores.dtype in DTYPES and native() is not None
+    return scores.device.type == "cpu" and scores.dtype in DTYPES and _built()
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _built() -> bool:
+    return native() is not None
 
 
 def empty(shape: torch.Size, dtype: torch.dtype) -> Tensor:

@@ -113,6 +113,10 @@ class SoftmaxModule(nn.Module, ABC):
                 f"this module has {self.heads} heads: scores are (..., {self.heads}, queries, keys), "
                 f"not {tuple(scores.shape)}"
             )
+        if self._calibrator is None and self.mode == "float" and can_run(scores):
+            found = self.native_forward(scores, mask)
+            if found is not None:
+                return found
         wide = scores if scores.dtype == torch.float64 else scores.float()
         if self._calibrator is None and self.mode == "integer":
             result: Tensor = self._integer_forward(wide, mask)
@@ -132,6 +136,10 @@ class SoftmaxModule(nn.Module, ABC):
     @abstractmethod
     def float_forward(self, scores: Tensor, attended: Tensor) -> Tensor:
         """Compute the differentiable form; scores are finite or NaN, and 0 where not attended."""
+
+    def native_forward(self, scores: Tensor, mask: Tensor | None) -> Tensor | None:
+        """Compute the float form by a native kernel; None where the method has none, or none for what is asked."""
+        return None
 
     def surrogate(self, scores: Tensor, attended: Tensor) -> Tensor:
         """Compute the float form whose gradient stands for that of the integers."""

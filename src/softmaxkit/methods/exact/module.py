@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from softmaxkit.kernels import operators
 from softmaxkit.kernels.integers import IntegerKernel
 from softmaxkit.methods.exact.native import kernel
 from softmaxkit.methods.module import SoftmaxModule, masked_softmax
@@ -25,6 +26,11 @@ class ExactModule(SoftmaxModule):
     def float_forward(self, scores: Tensor, attended: Tensor) -> Tensor:
         """Compute masked softmax."""
         return masked_softmax(scores, attended)
+
+    def native_forward(self, scores: Tensor, mask: Tensor | None) -> Tensor:
+        """Compute masked softmax by its kernel."""
+        found: Tensor = operators.exact(scores, mask)
+        return found
 
     def build_kernel(self, constants: Any) -> IntegerKernel:
         """Build the native kernel."""

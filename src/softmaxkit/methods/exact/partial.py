@@ -122,7 +122,7 @@ def softmax_topk(logits: torch.Tensor, k: int, chunk: int = 65536) -> TopK:
     Args:
         logits: shape (..., vocabulary), floating.
         k: how many, 1 to vocabulary.
-        chunk: entries taken in at a time.
+        chunk: entries taken in at a time, where no native kernel does it.
 
     Returns:
         Probabilities in the dtype of the logits and int64 indices, equal to `torch.softmax` followed by `torch.topk`.
@@ -133,6 +133,9 @@ def softmax_topk(logits: torch.Tensor, k: int, chunk: int = 65536) -> TopK:
     """
     import torch
 
+    from softmaxkit.kernels import operators
+    from softmaxkit.kernels.launch import can_run
+
     size = logits.shape[-1]
     if not logits.is_floating_point():
         raise TypeError(f"logits are floating, not {logits.dtype}")
@@ -140,6 +143,8 @@ def softmax_topk(logits: torch.Tensor, k: int, chunk: int = 65536) -> TopK:
         raise ValueError(f"chunk is 1 or more, not {chunk}")
     if not 1 <= k <= size:
         raise ValueError(f"k is 1 to the {size} logits of a row, not {k}")
+    if can_run(logits) and not (torch.is_grad_enabled() and logits.requires_grad):
+        return TopK(*operators.topk(logits, k))
     state, best, indices = OnlineSoftmax(), logits[..., :0], logits[..., :0].long()
     for start in range(0, size, chunk):
         part = logits[..., start : start + chunk]

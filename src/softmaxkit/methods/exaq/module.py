@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from softmaxkit.kernels import operators
 from softmaxkit.kernels.integers import IntegerKernel
 from softmaxkit.methods.exaq.calibrate import ExaqCalibrator
 from softmaxkit.methods.exaq.native import kernel
@@ -63,6 +64,14 @@ class ExaqModule(SoftmaxModule):
         quantised = clip + step * level
         # NaN has no level; it is added back so that it reaches the result.
         return masked_softmax(clipped + (quantised - clipped).detach(), attended)
+
+    def native_forward(self, scores: Tensor, mask: Tensor | None) -> Tensor | None:
+        """Quantise and normalise by the kernel; None where a gradient is needed."""
+        if torch.is_grad_enabled() and scores.requires_grad:
+            return None
+        clip = self.spec.required_clip(self.calibration)
+        found: Tensor = operators.exaq(scores, clip, self.spec.exponentials(clip), mask)
+        return found
 
     def calibrator(self) -> ExaqCalibrator:
         """Return a calibrator of the clip, and of the score scale where the spec asks for it."""

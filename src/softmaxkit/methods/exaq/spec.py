@@ -133,6 +133,10 @@ class Exaq(Spec):
             floats.append(least)
         return floats
 
+    def exponentials(self, clip: float) -> list[float]:
+        """Return exp of each level, the lowest first."""
+        return [math.exp(clip - clip * level / (self.levels - 1)) for level in range(self.levels)]
+
     def reference(self, scores: ArrayLike, mask: ArrayLike | None = None, **parameters: Any) -> NDArray[np.float64]:
         """Return softmax of the quantised `score - maximum`, with a true exp, in float64.
 
@@ -172,8 +176,7 @@ class Exaq(Spec):
         for value, inclusive in self.thresholds(clip):
             code = math.ceil(value / step) if inclusive else math.floor(value / step) + 1
             thresholds.append(max(code, lowest))
-        exponents = [clip - clip * level / (self.levels - 1) for level in range(self.levels)]
-        codes = self.exponential.encode(np.exp(np.asarray(exponents)))
+        codes = self.exponential.encode(np.asarray(self.exponentials(clip)))
         return ExaqConstants((mantissa, exponent), tuple(thresholds), tuple(int(code) for code in codes))
 
     def _clip(self, parameters: dict[str, Any]) -> float:
