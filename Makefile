@@ -20,7 +20,8 @@ lint: $(INSTALLED)
 	$(BIN)/mypy
 
 bench: $(INSTALLED)  ## speed, as ratios taken side by side
-	$(BIN)/python benchmarks/softmax.py
+	$(BIN)/softmaxkit bench
+	$(BIN)/python benchmarks/integer_mode.py
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

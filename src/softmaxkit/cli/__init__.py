@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import typer
 
 import softmaxkit
+from softmaxkit.cli.bench import bench
 from softmaxkit.cli.calibrate import calibrate
 from softmaxkit.cli.compare import compare
 from softmaxkit.cli.evaluate import evaluate
@@ -46,7 +47,7 @@ def _main(
         raise typer.Exit(2)
 
 
-for verb in (compare, methods, train, calibrate, evaluate, rtl, verify, synth, study, tasks):
+for verb in (compare, methods, train, calibrate, evaluate, rtl, verify, synth, bench, study, tasks):
     app.command()(verb)
 
 

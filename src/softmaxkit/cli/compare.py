@@ -152,6 +152,7 @@ def _table(record: dict[str, Any]) -> Table:
         "hardware\nverified",
         "area\num2",
         "energy\npJ",
+        "speed over\ntorch",
     ):
         table.add_column(heading, justify="right")
     table.add_column("training")
@@ -169,6 +170,7 @@ def _table(record: dict[str, Any]) -> Table:
             _verified(integer),
             _figure(integer, "area_um2", ",.0f"),
             _figure(integer, "energy_pj_per_element", ".1f"),
+            _figure(float_result if "speedup_over_torch" in float_result else integer, "speedup_over_torch", ".2f"),
             integer["training_description"],
         )
     return table

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, ClassVar, Literal, Protocol, get_args
 
 import torch
 from torch import Tensor, nn
 
+from softmaxkit.kernels import operators
 from softmaxkit.kernels.integers import IntegerKernel
 from softmaxkit.kernels.launch import can_run
 from softmaxkit.rows import check_mask
@@ -50,7 +51,10 @@ class SoftmaxModule(nn.Module, ABC):
     Attributes:
         calibration: the real numbers that calibration found, by name, as `Spec.constants` takes them.
         statistics: what calibration saw, for people to read; not kept in checkpoints.
+        native_gradient: has the kernel of the float form a gradient?
     """
+
+    native_gradient: ClassVar[bool] = True
 
     def __init__(self, spec: Spec, heads: int | None, mode: str) -> None:
         super().__init__()
@@ -114,8 +118,10 @@ class SoftmaxModule(nn.Module, ABC):
                 f"not {tuple(scores.shape)}"
             )
         if self._calibrator is None and self.mode == "float" and can_run(scores):
-            found = self.native_forward(scores, mask)
-            if found is not None:
+            arguments = self.native_arguments()
+            needs_gradient = torch.is_grad_enabled() and scores.requires_grad
+            if arguments is not None and (self.native_gradient or not needs_gradient):
+                found: Tensor = getattr(operators, self.spec.method)(scores, *arguments, mask)
                 return found
         wide = scores if scores.dtype == torch.float64 else scores.float()
         if self._calibrator is None and self.mode == "integer":
@@ -137,8 +143,8 @@ class SoftmaxModule(nn.Module, ABC):
     def float_forward(self, scores: Tensor, attended: Tensor) -> Tensor:
         """Compute the differentiable form; scores are finite or NaN, and 0 where not attended."""
 
-    def native_forward(self, scores: Tensor, mask: Tensor | None) -> Tensor | None:
-        """Compute the float form by a native kernel; None where the method has none, or none for what is asked."""
+    def native_arguments(self) -> tuple[Any, ...] | None:
+        """Return what the kernel of the float form takes besides scores and mask; None where there is no kernel."""
         return None
 
     def surrogate(self, scores: Tensor, attended: Tensor) -> Tensor:

@@ -103,7 +103,9 @@ COLUMNS = (
         "energy of the unit for one score, at the clock that all share",
     ),
     Column("latency_cycles", "Latency", number(",.0f"), "cycles from a row's first score to its last result"),
-    Column("speedup_over_torch", "Speed-up", number(",.2f", "×"), "throughput of the kernel against PyTorch's softmax"),
+    Column(
+        "speedup_over_torch", "Speed-up", number(",.2f", "×"), "kernel on one thread of this CPU, over torch.softmax"
+    ),
     Column(
         "trained_steps",
         "Trained, steps",

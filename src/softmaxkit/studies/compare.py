@@ -36,6 +36,7 @@ from softmaxkit.record import make_record, make_result, versions
 from softmaxkit.spec import Spec
 from softmaxkit.studies.hardware import verify_seen
 from softmaxkit.studies.silicon import cost_seen
+from softmaxkit.studies.speed import kernel_mode, speedup_over_torch
 
 Stage = Callable[[str], Progress]
 """Called with the title of a piece of work; returns what is called as it goes on."""
@@ -157,6 +158,7 @@ class Comparison:
             if curve and mode == "float":
                 series["training"] = _training_series(curve)
             hardware = self._hardware(title, seen) if mode == "integer" else {}
+            speedup = speedup_over_torch(spec) if mode == kernel_mode(spec) else None
             results.append(
                 make_result(
                     spec,
@@ -167,6 +169,7 @@ class Comparison:
                     trained_steps=self._steps,
                     training_description=self._description(spec),
                     **hardware,
+                    **({} if speedup is None else {"speedup_over_torch": speedup}),
                     series=series,
                 )
             )

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from softmaxkit.kernels import operators
 from softmaxkit.kernels.integers import IntegerKernel
 from softmaxkit.methods.consmax.calibrate import ConSmaxCalibrator, DenominatorCalibrator
 from softmaxkit.methods.consmax.constants import ConSmaxConstants
@@ -83,13 +82,9 @@ class ConSmaxModule(SoftmaxModule):
         """Compute the clamped exponential."""
         return self._clamped(scores, attended, self.spec.ceiling)
 
-    def native_forward(self, scores: Tensor, mask: Tensor | None) -> Tensor | None:
-        """Compute the clamped exponential by its kernel; None on the way from exact softmax."""
-        if self.homotopy < 1:
-            return None
-        offset = self.beta.float() + self.log_gamma.float()
-        found: Tensor = operators.consmax(scores, offset, self.spec.ceiling, mask)
-        return found
+    def native_arguments(self) -> tuple[Any, ...] | None:
+        """Return offset and ceiling; None on the way from exact softmax, which has no kernel."""
+        return None if self.homotopy < 1 else (self.beta.float() + self.log_gamma.float(), self.spec.ceiling)
 
     def _clamped(self, scores: Tensor, attended: Tensor, ceiling: float | Tensor) -> Tensor:
         offset = self.beta.to(scores.dtype) + self.log_gamma.to(scores.dtype)

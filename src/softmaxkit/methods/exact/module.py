@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from softmaxkit.kernels import operators
 from softmaxkit.kernels.integers import IntegerKernel
 from softmaxkit.methods.exact.native import kernel
 from softmaxkit.methods.module import SoftmaxModule, masked_softmax
@@ -27,10 +26,9 @@ class ExactModule(SoftmaxModule):
         """Compute masked softmax."""
         return masked_softmax(scores, attended)
 
-    def native_forward(self, scores: Tensor, mask: Tensor | None) -> Tensor:
-        """Compute masked softmax by its kernel."""
-        found: Tensor = operators.exact(scores, mask)
-        return found
+    def native_arguments(self) -> tuple[Any, ...]:
+        """Softmax's kernel takes nothing more."""
+        return ()
 
     def build_kernel(self, constants: Any) -> IntegerKernel:
         """Build the native kernel."""

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from softmaxkit.kernels import operators
 from softmaxkit.kernels.integers import IntegerKernel
 from softmaxkit.methods.exaq.calibrate import ExaqCalibrator
 from softmaxkit.methods.exaq.native import kernel
@@ -31,6 +30,7 @@ class ExaqModule(SoftmaxModule):
         scale: real value of one step of the score code; the score format's if left out.
     """
 
+    native_gradient = False
     spec: Exaq
 
     def __init__(
@@ -65,13 +65,10 @@ class ExaqModule(SoftmaxModule):
         # NaN has no level; it is added back so that it reaches the result.
         return masked_softmax(clipped + (quantised - clipped).detach(), attended)
 
-    def native_forward(self, scores: Tensor, mask: Tensor | None) -> Tensor | None:
-        """Quantise and normalise by the kernel; None where a gradient is needed."""
-        if torch.is_grad_enabled() and scores.requires_grad:
-            return None
+    def native_arguments(self) -> tuple[Any, ...]:
+        """Return the clip and the levels' exponentials."""
         clip = self.spec.required_clip(self.calibration)
-        found: Tensor = operators.exaq(scores, clip, self.spec.exponentials(clip), mask)
-        return found
+        return clip, self.spec.exponentials(clip)
 
     def calibrator(self) -> ExaqCalibrator:
         """Return a calibrator of the clip, and of the score scale where the spec asks for it."""
