@@ -16,6 +16,7 @@ _NAMES = {
     "softmax_topk": "softmaxkit.methods.exact.partial",
     "softmax": "softmaxkit.functional",
     "attention": "softmaxkit.fused",
+    "KeyValueCache": "softmaxkit.cache",
     "Spec": "softmaxkit.spec",
     "Constants": "softmaxkit.spec",
     "Q": "softmaxkit.formats",
@@ -36,6 +37,7 @@ _NAMES = {
 __all__ = sorted(_NAMES)
 
 if TYPE_CHECKING:
+    from softmaxkit.cache import KeyValueCache as KeyValueCache
     from softmaxkit.flow.synthesize import synthesize as synthesize
     from softmaxkit.flow.verify import verify as verify
     from softmaxkit.formats import BF16 as BF16

@@ -101,11 +101,10 @@ def attention(
     differentiable = torch.is_grad_enabled() and any(
         x.requires_grad for x in (query, key, value, attn_mask) if x is not None
     )
-    if floating and bias is None and not dropout_p and not differentiable and kernels.can_run(query, key, value):
-        try:
-            return native_attention(module, query, key, value, mask, is_causal, scale)
-        except FloatingPointError:
-            pass  # torch carries NaN and infinity to where they belong
+    if floating and bias is None and not dropout_p and not differentiable:
+        made = fused(module, query, key, value, mask, is_causal, scale)
+        if made is not None:
+            return made
     return _by_stripes(module, query, key, value, mask, bias, dropout_p, is_causal, scale)
 
 
@@ -114,6 +113,24 @@ def _parts(mask: Tensor) -> tuple[Tensor, Tensor | None]:
     attended = ~(mask <= max(torch.finfo(mask.dtype).min / 2, MASKED))
     bias = torch.where(attended, mask, 0.0)
     return attended, bias if mask.requires_grad or bool((bias != 0).any()) else None
+
+
+def fused(
+    module: SoftmaxModule,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    is_causal: bool,
+    scale: float,
+) -> Tensor | None:
+    """Run the kernel of a method's module, shapes as `attention`; None where there is none for what is given."""
+    if not isinstance(module.spec, (Exaq, ConSmax)) or not kernels.can_run(query, key, value):
+        return None
+    try:
+        return native_attention(module, query, key, value, mask, is_causal, scale)
+    except FloatingPointError:
+        return None  # torch carries NaN and infinity to where they belong
 
 
 def native_attention(

@@ -12,7 +12,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, GPT2Config,
 
 import softmaxkit
 from conftest import tiny_model
-from softmaxkit import ConSmax, Exact, Exaq, Softermax
+from softmaxkit import ConSmax, Exact, Exaq, Softermax, kernels
 from softmaxkit.models.attention import NAME, UnsupportedError, attention_forward, boolean_mask
 from softmaxkit.models.patch import layers
 
@@ -87,6 +87,26 @@ def test_output_attentions_are_the_methods_probabilities() -> None:
     softmaxkit.apply(model, Softermax(), mode="integer")
     codes = model(**inputs, output_attentions=True).attentions[0] * 128
     assert torch.equal(codes, codes.round())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("padding", ["none", "left", "right"])
+@torch.no_grad()
+def test_fused_attention_is_near_float_and_gives_way_where_gradients_are_needed(kind: str, padding: str) -> None:
+    model, inputs = tiny_model(kind), batch(padding)
+    attended = inputs["attention_mask"].bool()
+    for spec, numbers in ((Exaq(bits=2), {"clip": -4.0}), (ConSmax(), {}), (Exact(), {}), (Softermax(), {})):
+        softmaxkit.apply(model, spec, **numbers)
+        plain = model(**inputs)
+        softmaxkit.set_mode(model, "fused")
+        fused = model(**inputs).logits
+        # 8 bits of queries, keys, values and probabilities, a few percent of what attention adds to the residual.
+        assert (fused - plain.logits)[attended].abs().max() <= 0.05 * plain.logits.abs().max()
+        native = kernels.native() is not None and spec.method in ("exaq", "consmax")
+        assert torch.equal(fused, plain.logits) != native
+        with torch.enable_grad():
+            assert (model(**inputs).logits - plain.logits).abs().max() <= 1e-5 * plain.logits.abs().max()
+        softmaxkit.restore(model)
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ from softmaxkit.rows import check_mask
 from softmaxkit.spec import Constants, Spec
 from softmaxkit.tables import per_head
 
-Mode = Literal["float", "integer"]
+Mode = Literal["float", "integer", "fused"]
 
 
 class Calibrator(Protocol):
@@ -41,12 +41,14 @@ class SoftmaxModule(nn.Module, ABC):
 
     In "float" mode it computes the differentiable form of the method; in "integer" mode exactly the integers of
     `Spec.golden`, with the gradient of the float form, taken where neither scores nor results saturate
-    (straight-through). Computes in float32, or float64 for float64 scores; returns the dtype of the scores.
+    (straight-through). "fused" is the float form, which attention layers take through `softmaxkit.attention` where they
+    can: 8-bit products, and no probabilities to see. Computes in float32, or float64 for float64 scores; returns the
+    dtype of the scores.
 
     Args:
         spec: the method.
         heads: size of the axis -3 of the scores where the method has something for each head, or None.
-        mode: "float" or "integer".
+        mode: "float", "integer" or "fused".
 
     Attributes:
         calibration: the real numbers that calibration found, by name, as `Spec.constants` takes them.
@@ -72,13 +74,13 @@ class SoftmaxModule(nn.Module, ABC):
 
     @property
     def mode(self) -> str:
-        """The mode, "float" or "integer"; may be set."""
+        """The mode, "float", "integer" or "fused"; may be set."""
         return self._mode
 
     @mode.setter
     def mode(self, mode: str) -> None:
         if mode not in get_args(Mode):
-            raise ValueError(f"mode is 'float' or 'integer', not {mode!r}")
+            raise ValueError(f"mode is 'float', 'integer' or 'fused', not {mode!r}")
         self._mode = mode
 
     def extra_repr(self) -> str:
@@ -117,7 +119,7 @@ class SoftmaxModule(nn.Module, ABC):
                 f"this module has {self.heads} heads: scores are (..., {self.heads}, queries, keys), "
                 f"not {tuple(scores.shape)}"
             )
-        if self._calibrator is None and self.mode == "float" and can_run(scores):
+        if self._calibrator is None and self.mode != "integer" and can_run(scores):
             arguments = self.native_arguments()
             needs_gradient = torch.is_grad_enabled() and scores.requires_grad
             if arguments is not None and (self.native_gradient or not needs_gradient):

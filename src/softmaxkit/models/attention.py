@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
+from softmaxkit.fused import MASKED, fused
 from softmaxkit.methods.module import attended_keys, masked_softmax
 
 NAME = "softmaxkit"
@@ -24,9 +25,6 @@ REFUSED = {
     "cache": "a paged cache",
 }
 """What a model may ask of its attention function that changes the result and that no method here has."""
-
-MASKED = -5e3
-"""An additive mask at or below this masks; above, it is a bias, as in ALiBi."""
 
 Watcher = Callable[[nn.Module, Tensor, Tensor, Tensor | None], None]
 """Called with an attention layer, its queries (batch, heads, queries, channels) and scores, and what is masked."""
@@ -62,7 +60,7 @@ def attention_forward(
     position_bias: Tensor | None = None,
     is_causal: bool | None = None,
     **kwargs: Any,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor | None]:
     """Compute attention with the layer's own softmax; an attention function as transformers calls it.
 
     Args:
@@ -79,7 +77,8 @@ def attention_forward(
         kwargs: what else a model passes along; what is in `REFUSED` is refused.
 
     Returns:
-        The output, (batch, queries, heads, channels), and the probabilities, (batch, heads, queries, keys).
+        The output, (batch, queries, heads, channels), and the probabilities, (batch, heads, queries, keys); None of a
+        fused kernel, which has none.
 
     Raises:
         UnsupportedError: the model asks for attention sinks, sparse attention or a paged cache.
@@ -87,6 +86,14 @@ def attention_forward(
     for name, what in REFUSED.items():
         if kwargs.get(name) is not None:
             raise UnsupportedError(f"{type(module).__name__} asks for {what}, which no method of softmaxkit has")
+    softmax: Any = None if _exact else module._modules.get(NAME)
+    plain = softcap is None and position_bias is None and (attention_mask is None or attention_mask.dtype == torch.bool)
+    seen = _watcher is not None or bool(kwargs.get("output_attentions")) or torch.is_grad_enabled()
+    if softmax is not None and softmax.mode == "fused" and plain and not seen and not (module.training and dropout):
+        factor = query.shape[-1] ** -0.5 if scaling is None else scaling
+        made = fused(softmax, query, key, value, attention_mask, bool(is_causal) and query.shape[2] > 1, factor)
+        if made is not None:
+            return made.transpose(1, 2).contiguous(), None
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
@@ -102,7 +109,6 @@ def attention_forward(
         mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
     if _watcher is not None:
         _watcher(module, query, scores, mask)
-    softmax = None if _exact else module._modules.get(NAME)
     if softmax is None:
         probabilities = masked_softmax(scores.float(), attended_keys(scores, mask)).to(value.dtype)
     elif softmax.mode == "integer":

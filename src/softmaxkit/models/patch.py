@@ -167,7 +167,10 @@ def active_layers(model: nn.Module) -> dict[str, SoftmaxModule]:
 
 
 def set_mode(model: nn.Module, mode: str) -> None:
-    """Set every softmax module of a model to "float" or "integer".
+    """Set every softmax module of a model to "float", "integer" or "fused".
+
+    "fused" is for inference on the CPU: EXAQ and ConSmax through `softmaxkit.attention`, with 8-bit products, wherever
+    nothing needs the probabilities; else, and for the other methods, it is "float".
 
     Raises:
         ValueError: no such mode, or the model has no method in it.
