@@ -100,8 +100,9 @@ def test_fused_attention_is_near_float_and_gives_way_where_gradients_are_needed(
         plain = model(**inputs)
         softmaxkit.set_mode(model, "fused")
         fused = model(**inputs).logits
-        # 8 bits of queries, keys, values and probabilities, a few percent of what attention adds to the residual.
-        assert (fused - plain.logits)[attended].abs().max() <= 0.05 * plain.logits.abs().max()
+        # 8 bits of queries and keys take some scores to another of EXAQ's four levels; most stay.
+        error, size = (each[attended].square().mean().sqrt() for each in (fused - plain.logits, plain.logits))
+        assert error <= 0.1 * size
         native = kernels.native() is not None and spec.method in ("exaq", "consmax")
         assert torch.equal(fused, plain.logits) != native
         with torch.enable_grad():
