@@ -95,14 +95,14 @@ def test_output_attentions_are_the_methods_probabilities() -> None:
 def test_fused_attention_is_near_float_and_gives_way_where_gradients_are_needed(kind: str, padding: str) -> None:
     model, inputs = tiny_model(kind), batch(padding)
     attended = inputs["attention_mask"].bool()
-    for spec, numbers in ((Exaq(bits=2), {"clip": -4.0}), (ConSmax(), {}), (Exact(), {}), (Softermax(), {})):
+    for spec, numbers in ((Exaq(bits=4), {"clip": -4.0}), (ConSmax(), {}), (Exact(), {}), (Softermax(), {})):
         softmaxkit.apply(model, spec, **numbers)
         plain = model(**inputs)
         softmaxkit.set_mode(model, "fused")
         fused = model(**inputs).logits
-        # 8 bits of queries and keys take some scores to another of EXAQ's four levels; most stay.
+        # 8 bits of queries and keys take some scores to the next level, 4 bits of which are near each other.
         error, size = (each[attended].square().mean().sqrt() for each in (fused - plain.logits, plain.logits))
-        assert error <= 0.1 * size
+        assert error <= 0.05 * size
         native = kernels.native() is not None and spec.method in ("exaq", "consmax")
         assert torch.equal(fused, plain.logits) != native
         with torch.enable_grad():
