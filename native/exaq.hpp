@@ -48,7 +48,8 @@ Vector pick(const Vector& level, const std::array<float, 16>& values) {
 
 inline std::array<float, 16> quotients(const std::array<float, 16>& exponentials, float sum) {
     std::array<float, 16> found;
-    for (int level = 0; level < 16; ++level) found[level] = exponentials[level] / sum;
+    const float scale = 1.0f / sum;
+    for (int level = 0; level < 16; ++level) found[level] = exponentials[level] * scale;
     return found;
 }
 
@@ -82,7 +83,8 @@ void exaq_finite_row(const Row& scores, T* to, int64_t keys, float maximum, cons
     };
     const __m512 table = _mm512_loadu_ps(levels.exponentials.data());
     int64_t key = 0, odd = 0, upper = 0, both = 0;
-    Vector sum = 0.0f;
+    float sum = 0.0f;
+    Vector sums = 0.0f;
     for (; key + 64 <= keys; key += 64) {
         __m512i whole[4];
         for (int part = 0; part < 4; ++part) whole[part] = code(key + part * width, Full{});
@@ -94,20 +96,21 @@ void exaq_finite_row(const Row& scores, T* to, int64_t keys, float maximum, cons
             upper += std::popcount(static_cast<uint64_t>(_mm512_test_epi8_mask(bytes, _mm512_set1_epi8(2))));
             both += std::popcount(static_cast<uint64_t>(_mm512_cmpeq_epi8_mask(bytes, _mm512_set1_epi8(base + 3))));
         } else {
-            for (int part = 0; part < 4; ++part) sum += Vector(_mm512_permutexvar_ps(whole[part], table));
+            for (int part = 0; part < 4; ++part) sums += Vector(_mm512_permutexvar_ps(whole[part], table));
         }
     }
     const int64_t packed = key;
     if constexpr (count == 4) {
         const auto& e = levels.exponentials;
-        sum[0] = static_cast<float>(packed - odd - upper + both) * e[0] + static_cast<float>(odd - both) * e[1] +
-                 static_cast<float>(upper - both) * e[2] + static_cast<float>(both) * e[3];
+        sum = static_cast<float>(packed - odd - upper + both) * e[0] + static_cast<float>(odd - both) * e[1] +
+              static_cast<float>(upper - both) * e[2] + static_cast<float>(both) * e[3];
     }
     for (; key < keys; key += width) {
         const int64_t size = std::min(width, keys - key);
-        sum += Vector(_mm512_maskz_permutexvar_ps(first(size), code(key, size), table));
+        sums += Vector(_mm512_maskz_permutexvar_ps(first(size), code(key, size), table));
     }
-    const auto values = quotients(levels.exponentials, stdx::reduce(sum));
+    if (count > 4 || packed < keys) sum += stdx::reduce(sums);
+    const auto values = quotients(levels.exponentials, sum);
     const __m512 result = _mm512_loadu_ps(values.data());
     for (key = 0; key < packed; key += 64) {
         const __m512i bytes = _mm512_loadu_si512(codes + key);
@@ -137,7 +140,7 @@ void exaq_row(const Row& scores, T* to, int64_t keys, const Levels& levels) {
     const float maximum = stdx::hmax(larger(larger(highest[0], highest[1]), larger(highest[2], highest[3])));
     if (is_empty(scores, keys, maximum)) return fill_zero(to, keys);
 #if defined(__AVX512BW__)
-    if (total(finite) == 0.0f) return exaq_finite_row<count>(scores, to, keys, maximum, levels);
+    if (stdx::all_of((finite[0] + finite[1]) + (finite[2] + finite[3]) == 0.0f)) return exaq_finite_row<count>(scores, to, keys, maximum, levels);
 #endif
     exaq_careful_row<count>(scores, to, keys, maximum, levels);
 }

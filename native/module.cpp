@@ -4,6 +4,7 @@
 #include <nanobind/stl/vector.h>
 
 #include "modules.hpp"
+#include "pool.hpp"
 
 namespace nb = nanobind;
 
@@ -29,6 +30,7 @@ std::vector<std::string> supported() {
 
 NB_MODULE(MODULE_NAME, m) {
     m.def("supported", &supported);
+    m.def("share_threads", &share_threads);
     bind_attention(m);
     bind_rows(m);
     bind_integers(m);

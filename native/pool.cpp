@@ -12,6 +12,23 @@
 
 namespace {
 
+using Parallel = void (*)(void (*)(void*), void*, unsigned, unsigned);
+Parallel shared = nullptr;
+
+// What the threads of OpenMP take parts of.
+struct Parts {
+    const std::function<void(int64_t, int64_t)>& work;
+    int64_t count, part;
+    std::atomic<int64_t> next{0};
+
+    static void take(void* given) {
+        Parts& parts = *static_cast<Parts*>(given);
+        for (int64_t first = parts.next.fetch_add(parts.part); first < parts.count; first = parts.next.fetch_add(parts.part)) {
+            parts.work(first, std::min(first + parts.part, parts.count));
+        }
+    }
+};
+
 class Pool {
 public:
     void run(int64_t count, int64_t part, int threads, const std::function<void(int64_t, int64_t)>& work) {
@@ -91,5 +108,12 @@ void parallel_for(int64_t count, int64_t least, int threads, const std::function
     }
     // Several parts a thread, so that one that is kept from its core does not hold up all.
     const int64_t part = std::max(least, (count + 4 * useful - 1) / (4 * useful));
+    if (shared != nullptr) {
+        Parts parts{work, count, part};
+        shared(&Parts::take, &parts, static_cast<unsigned>(useful), 0);
+        return;
+    }
     pool().run(count, part, static_cast<int>(useful), work);
 }
+
+void share_threads(uintptr_t gomp_parallel) { shared = reinterpret_cast<Parallel>(gomp_parallel); }

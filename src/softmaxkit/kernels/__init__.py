@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+from contextlib import suppress
 from functools import cache
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
+
+import torch
 
 SETS = ("avx512", "avx2", "plain")
 """Instruction sets that kernels are built for, the best first."""
@@ -32,4 +37,17 @@ def native() -> ModuleType | None:
     has = [name for name in SETS if name in plain.supported()]
     if asked and asked not in has:
         raise ValueError(f"SOFTMAXKIT_KERNELS={asked}, but this processor has {', '.join(has)}")
-    return import_module(f"softmaxkit.kernels._{asked or has[0]}")
+    kernels = import_module(f"softmaxkit.kernels._{asked or has[0]}")
+    kernels.share_threads(torch_threads())
+    return kernels
+
+
+def torch_threads() -> int:
+    """Return the address of `GOMP_parallel` in the OpenMP library that torch runs on; 0 where it is not found."""
+    packages = Path(torch.__file__).parent.parent
+    libraries = (*packages.glob("torch/lib/libgomp*"), *packages.glob("torch.libs/libgomp*"), "libgomp.so.1")
+    for library in libraries:
+        with suppress(OSError, AttributeError):
+            found = ctypes.CDLL(str(library), mode=os.RTLD_NOLOAD).GOMP_parallel
+            return ctypes.cast(found, ctypes.c_void_p).value or 0
+    return 0
