@@ -276,7 +276,7 @@ def test_bad_input_is_refused_with_the_remedy() -> None:
         softmaxkit.softmax(scores, Exaq())
     with pytest.raises(ValueError, match="negative and finite"):
         softmaxkit.softmax(scores, Exaq(), clip=1.0)
-    with pytest.raises(ValueError, match="mode is 'float' or 'integer'"):
+    with pytest.raises(ValueError, match="mode is 'float', 'integer' or 'fused'"):
         Exact().module(mode="int")
     with pytest.raises(TypeError, match="no parameter 'clip'"):
         softmaxkit.softmax(scores, Softermax(), clip=-1.0)

@@ -20,12 +20,14 @@ AXES = 5
 
 def can_run(scores: Tensor) -> bool:
     """Return whether kernels are built and take such scores; if not, torch does the same."""
-    return scores.device.type == "cpu" and scores.dtype in DTYPES and _built()
+    return scores.device.type == "cpu" and scores.dtype in DTYPES and instructions() is not None
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _built() -> bool:
-    return native() is not None
+def instructions() -> str | None:
+    """Return the instruction set whose kernels run, one of `softmaxkit.kernels.SETS`; None where none are built."""
+    kernels = native()
+    return None if kernels is None else kernels.__name__.rsplit("_")[-1]
 
 
 def empty(shape: torch.Size, dtype: torch.dtype) -> Tensor:

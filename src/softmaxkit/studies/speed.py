@@ -17,7 +17,8 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from softmaxkit.cache import KeyValueCache
 from softmaxkit.fused import attention
-from softmaxkit.kernels import native, rows
+from softmaxkit.kernels import rows
+from softmaxkit.kernels.launch import instructions
 from softmaxkit.methods.exact import Exact
 from softmaxkit.methods.exaq import Exaq
 from softmaxkit.methods.module import SoftmaxModule
@@ -83,11 +84,10 @@ def measure_speed(options: SpeedOptions, command: Sequence[str], stage: Callable
             with _threads(threads), torch.no_grad():
                 found = _in_turn(contenders, options.rounds, progress)
             results += [{**figures, "shape": list(shape), "threads": threads} for figures in found]
-    kernels = native()
     inputs = {
         "spread": SPREAD,
         "rounds": options.rounds,
-        "kernels": kernels.__name__.rsplit("_")[-1] if kernels else None,
+        "kernels": instructions(),
     }
     return make_record(command, options.seed, inputs, results)
 
@@ -99,7 +99,7 @@ def kernel_mode(spec: Spec) -> str:
 
 def speedup_over_torch(spec: Spec, shape: tuple[int, int] = (1024, 1024), rounds: int = 9) -> float | None:
     """Return how much faster than torch.softmax a method's softmax is, one thread; None where no kernels are built."""
-    if native() is None:
+    if instructions() is None:
         return None
     options = SpeedOptions((spec,), (shape,), (1,), rounds, False, 0)
     contenders = _softmax(options, shape, (kernel_mode(spec),))
@@ -131,7 +131,7 @@ def _softmax(
         for mode in modes:
             module = _module(spec, shape[1], mode, float(scores.abs().max()))
             arguments = module.native_arguments() if mode == "float" else None
-            if arguments is not None and native() is not None:
+            if arguments is not None and instructions() is not None:
                 run: Callable[[Tensor | None], Tensor] = partial(_into, getattr(rows, spec.method), scores, arguments)
             else:
                 run = partial(_new, module, scores)
@@ -179,7 +179,7 @@ def _attention(options: SpeedOptions, shape: tuple[int, ...]) -> list[Contender]
         Contender({"method": "copy"}, lambda out: (key.clone(), value.clone())[1]),
         contender({"method": "torch"}, partial(scaled_dot_product_attention, query, key, value), Exact()),
     ]
-    cache = KeyValueCache(key, value) if queries == 1 and native() is not None else None
+    cache = KeyValueCache(key, value) if queries == 1 and instructions() is not None else None
     for spec in options.specs:
         if kernel_mode(spec) != "float":
             continue  # in integers it runs through torch

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from softmaxkit.kernels.integers import IntegerKernel
+from softmaxkit.kernels.launch import instructions
 from softmaxkit.methods.exact.native import kernel
 from softmaxkit.methods.module import SoftmaxModule, masked_softmax
 
@@ -26,9 +27,9 @@ class ExactModule(SoftmaxModule):
         """Compute masked softmax."""
         return masked_softmax(scores, attended)
 
-    def native_arguments(self) -> tuple[Any, ...]:
-        """Softmax's kernel takes nothing more."""
-        return ()
+    def native_arguments(self) -> tuple[Any, ...] | None:
+        """Softmax's kernel takes nothing more; but for AVX-512, torch's own is faster."""
+        return () if instructions() == "avx512" else None
 
     def build_kernel(self, constants: Any) -> IntegerKernel:
         """Build the native kernel."""
