@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: demo test test-all lint bench clean
+.PHONY: demo test test-all lint bench sanitize clean
 
 demo: $(INSTALLED)  ## train a small language model, put every method in, write results/demo/compare.html
 	$(BIN)/softmaxkit compare --output results/demo
@@ -22,6 +22,12 @@ lint: $(INSTALLED)
 bench: $(INSTALLED)  ## speed, as ratios taken side by side
 	$(BIN)/softmaxkit bench
 	$(BIN)/python benchmarks/integer_mode.py
+
+sanitize: $(INSTALLED)  ## the kernels' tests, with addresses and undefined behaviour checked
+	rm $(INSTALLED)  # the next target puts the usual kernels back
+	$(BIN)/python -m pip install --quiet --no-deps --editable . -C cmake.define.SANITIZE=ON
+	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
+		$(BIN)/python -m pytest tests/kernels
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
