@@ -64,7 +64,7 @@ def test_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
         (["compare", "--output", __file__], "is a file; give a folder"),
         (["compere"], "compare"),
         (["train"], "give either a METHOD or --spec FILE"),
-        (["train", "exact", "--mode", "int"], "'float' or 'integer'"),
+        (["train", "exact", "--mode", "int"], "'float', 'integer' or 'fused'"),
         (["train", "--spec", "missing.json"], "cannot read the spec missing.json"),
         (["evaluate"], "Missing argument"),
         (["evaluate", ".", "--mode", "int"], "float, integer or both"),

@@ -147,7 +147,8 @@ def test_consmax_calibration_beats_the_default_scale() -> None:
     before = error()
     calibrator = module.calibrator()
     module.observe_with(calibrator)
-    assert torch.equal(module(scores), truth)
+    # A calibrator goes on with torch's own operations: exp of a score of 20 or so rounds otherwise in a kernel.
+    assert torch.allclose(module(scores), truth, rtol=1e-5)
     module.observe_with(None)
     module.take(calibrator.finish())
     assert len(module.calibration["scale"]) == 2

@@ -244,11 +244,12 @@ def test_what_evaluation_measures(text: Path) -> None:
     assert figures(seen)["row_sum_mean"] == pytest.approx(1, abs=1e-6)
     assert "saturated_scores_percent" not in figures(seen)
     errors = error_series(seen)
-    assert max(errors["mean_absolute_error"]) == 0
+    assert max(errors["mean_absolute_error"]) <= 1e-7  # a kernel rounds otherwise than torch
     assert sum(errors["share_of_scores"]) == pytest.approx(1)
     series = function_series(seen)
     assert len(series["score"]) == len(series["probability"]) == len(series["exact_probability"]) == 241
-    assert series["probability"] == series["exact_probability"] == sorted(series["probability"])
+    assert series["probability"] == pytest.approx(series["exact_probability"], rel=1e-5)
+    assert series["probability"] == sorted(series["probability"])
     assert series["probability"][0] < 0.01 < 0.3 < series["probability"][-1]
 
 
