@@ -86,18 +86,18 @@ def attention_forward(
     for name, what in REFUSED.items():
         if kwargs.get(name) is not None:
             raise UnsupportedError(f"{type(module).__name__} asks for {what}, which no method of softmaxkit has")
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     softmax: Any = None if _exact else module._modules.get(NAME)
     plain = softcap is None and position_bias is None and (attention_mask is None or attention_mask.dtype == torch.bool)
     seen = _watcher is not None or bool(kwargs.get("output_attentions")) or torch.is_grad_enabled()
     if softmax is not None and softmax.mode == "fused" and plain and not seen and not (module.training and dropout):
-        factor = query.shape[-1] ** -0.5 if scaling is None else scaling
-        made = fused(softmax, query, key, value, attention_mask, bool(is_causal) and query.shape[2] > 1, factor)
+        made = fused(softmax, query, key, value, attention_mask, bool(is_causal) and query.shape[2] > 1, scaling)
         if made is not None:
             return made.transpose(1, 2).contiguous(), None
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
-    scores = torch.matmul(query, key.transpose(2, 3)) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+    scores = torch.matmul(query, key.transpose(2, 3)) * scaling
     if softcap is not None:
         scores = torch.tanh(scores / softcap) * softcap
     if position_bias is not None:
