@@ -19,7 +19,7 @@ from softmaxkit.spec import METHODS, Spec, method_class
 console = Console(stderr=True, highlight=False, markup=False)
 """Progress and notes go to standard error, so that standard output holds results alone."""
 
-LOG_WIDTH = 140
+LOG_WIDTH = 160
 """Columns of tables where there is no terminal to fit them to."""
 
 JsonOption = Annotated[
