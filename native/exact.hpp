@@ -11,12 +11,16 @@ inline Chains all_chains(float value) {
 
 inline float total(const Chains& sums) { return stdx::reduce((sums[0] + sums[1]) + (sums[2] + sums[3])); }
 
+inline float largest(const Chains& highest) {
+    return stdx::hmax(larger(larger(highest[0], highest[1]), larger(highest[2], highest[3])));
+}
+
 // The largest score; NaN is passed over.
 template <class Row>
 float row_maximum(const Row& scores, int64_t keys) {
     Chains highest = all_chains(-infinity);
     sweep(keys, [&](int64_t key, auto chain, auto count) { highest[chain] = larger(scores(key, count), highest[chain]); });
-    return stdx::hmax(larger(larger(highest[0], highest[1]), larger(highest[2], highest[3])));
+    return largest(highest);
 }
 
 // Whether nothing is attended: all is -infinity, and there is no NaN.

@@ -137,10 +137,12 @@ void exaq_row(const Row& scores, T* to, int64_t keys, const Levels& levels) {
         highest[chain] = larger(found, highest[chain]);
         finite[chain] += scores(key, size, 0.0f) * 0.0f;
     });
-    const float maximum = stdx::hmax(larger(larger(highest[0], highest[1]), larger(highest[2], highest[3])));
+    const float maximum = largest(highest);
     if (is_empty(scores, keys, maximum)) return fill_zero(to, keys);
 #if defined(__AVX512BW__)
-    if (stdx::all_of((finite[0] + finite[1]) + (finite[2] + finite[3]) == 0.0f)) return exaq_finite_row<count>(scores, to, keys, maximum, levels);
+    if (stdx::all_of((finite[0] + finite[1]) + (finite[2] + finite[3]) == 0.0f)) {
+        return exaq_finite_row<count>(scores, to, keys, maximum, levels);
+    }
 #endif
     exaq_careful_row<count>(scores, to, keys, maximum, levels);
 }

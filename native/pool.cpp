@@ -15,23 +15,22 @@ namespace {
 using Parallel = void (*)(void (*)(void*), void*, unsigned, unsigned);
 Parallel shared = nullptr;
 
-// What the threads of OpenMP take parts of.
+// What threads take parts of, each the next one, until there are none.
 struct Parts {
     const std::function<void(int64_t, int64_t)>& work;
     int64_t count, part;
     std::atomic<int64_t> next{0};
 
-    static void take(void* given) {
-        Parts& parts = *static_cast<Parts*>(given);
-        for (int64_t first = parts.next.fetch_add(parts.part); first < parts.count; first = parts.next.fetch_add(parts.part)) {
-            parts.work(first, std::min(first + parts.part, parts.count));
+    void take() {
+        for (int64_t first = next.fetch_add(part); first < count; first = next.fetch_add(part)) {
+            work(first, std::min(first + part, count));
         }
     }
 };
 
 class Pool {
 public:
-    void run(int64_t count, int64_t part, int threads, const std::function<void(int64_t, int64_t)>& work) {
+    void run(Parts& parts, int threads) {
         std::lock_guard<std::mutex> alone(caller_);  // one call at a time has the workers
         {
             std::lock_guard<std::mutex> lock(mutex_);
@@ -39,37 +38,30 @@ public:
                 const int index = static_cast<int>(workers_.size());
                 workers_.emplace_back([this, index] { serve(index); });
             }
-            work_ = &work;
-            count_ = count;
-            part_ = part;
-            next_ = 0;
+            parts_ = &parts;
             wanted_ = threads - 1;
             busy_ = threads - 1;
             ++round_;
         }
         wake_.notify_all();
-        take();
+        parts.take();
         std::unique_lock<std::mutex> lock(mutex_);
         done_.wait(lock, [this] { return busy_ == 0; });
     }
 
 private:
-    void take() {
-        for (int64_t first = next_.fetch_add(part_); first < count_; first = next_.fetch_add(part_)) {
-            (*work_)(first, std::min(first + part_, count_));
-        }
-    }
-
     void serve(int index) {
         uint64_t seen = 0;
         for (;;) {
+            Parts* parts;
             {
                 std::unique_lock<std::mutex> lock(mutex_);
                 wake_.wait(lock, [&] { return round_ != seen; });
                 seen = round_;
                 if (index >= wanted_) continue;
+                parts = parts_;
             }
-            take();
+            parts->take();
             std::lock_guard<std::mutex> lock(mutex_);
             if (--busy_ == 0) done_.notify_one();
         }
@@ -78,9 +70,7 @@ private:
     std::mutex caller_, mutex_;
     std::condition_variable wake_, done_;
     std::vector<std::thread> workers_;
-    const std::function<void(int64_t, int64_t)>* work_ = nullptr;
-    std::atomic<int64_t> next_{0};
-    int64_t count_ = 0, part_ = 1;
+    Parts* parts_ = nullptr;
     int wanted_ = 0, busy_ = 0;
     uint64_t round_ = 0;
 };
@@ -108,12 +98,12 @@ void parallel_for(int64_t count, int64_t least, int threads, const std::function
     }
     // Several parts a thread, so that one that is kept from its core does not hold up all.
     const int64_t part = std::max(least, (count + 4 * useful - 1) / (4 * useful));
+    Parts parts{work, count, part};
     if (shared != nullptr) {
-        Parts parts{work, count, part};
-        shared(&Parts::take, &parts, static_cast<unsigned>(useful), 0);
-        return;
+        shared([](void* given) { static_cast<Parts*>(given)->take(); }, &parts, static_cast<unsigned>(useful), 0);
+    } else {
+        pool().run(parts, static_cast<int>(useful));
     }
-    pool().run(count, part, static_cast<int>(useful), work);
 }
 
 void share_threads(uintptr_t gomp_parallel) { shared = reinterpret_cast<Parallel>(gomp_parallel); }

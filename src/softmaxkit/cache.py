@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from softmaxkit.fused import attention, native_attention
+from softmaxkit.fused import attention, fused
 from softmaxkit.kernels import attention as kernels
 from softmaxkit.methods.consmax import ConSmax
 from softmaxkit.methods.exaq import Exaq
@@ -92,13 +92,12 @@ class KeyValueCache:
         plain = (attn_mask is None or attn_mask.dtype == torch.bool) and not (
             torch.is_grad_enabled() and query.requires_grad
         )
-        if few and plain and isinstance(spec, (Exaq, ConSmax)) and kernels.can_run(query, keys, values):
+        if few and plain and isinstance(spec, (Exaq, ConSmax)):
             module = spec.module(heads=query.shape[1], **{**spec.start(self._length), **parameters})
             factor = query.shape[-1] ** -0.5 if scale is None else scale
-            try:
-                return native_attention(module, query, keys, values, attn_mask, False, factor)
-            except FloatingPointError:
-                pass  # torch carries NaN and infinity to where they belong
+            made = fused(module, query, keys, values, attn_mask, False, factor)
+            if made is not None:
+                return made
         return attention(query, self.keys, self.values, spec, attn_mask, scale=scale, enable_gqa=True, **parameters)
 
 

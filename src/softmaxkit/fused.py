@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from softmaxkit.kernels import attention as kernels
+from softmaxkit.kernels.launch import broadcast_mask
 from softmaxkit.methods.consmax import ConSmax
 from softmaxkit.methods.consmax.module import ConSmaxModule
 from softmaxkit.methods.exact import Exact
@@ -118,8 +119,8 @@ def _parts(mask: Tensor) -> tuple[Tensor, Tensor | None]:
 def fused(
     module: SoftmaxModule,
     query: Tensor,
-    key: Tensor,
-    value: Tensor,
+    key: Tensor | kernels.Cached,
+    value: Tensor | kernels.Cached,
     mask: Tensor | None,
     is_causal: bool,
     scale: float,
@@ -164,7 +165,7 @@ def _by_stripes(
 ) -> Tensor:
     batch, heads, queries = query.shape[:3]
     shape, key_heads, dtype = (batch, heads, queries, key.shape[2]), key.shape[1], query.dtype
-    mask, bias = (None if x is None else kernels.broadcast_mask(x, shape) for x in (mask, bias))
+    mask, bias = (None if x is None else broadcast_mask(x, shape) for x in (mask, bias))
     wide = torch.promote_types(dtype, torch.float32)
     query, key, value = query.to(wide) * scale, key.to(wide).mT, value.to(wide)
     rows = max(1, STRIPE // max(1, batch * heads * key.shape[3]))

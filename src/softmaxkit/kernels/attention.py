@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from softmaxkit.kernels import native
-from softmaxkit.kernels.launch import DTYPES
+from softmaxkit.kernels.launch import DTYPES, broadcast_mask, loaded
 from softmaxkit.kernels.weights import Weights, consmax_weights, exaq_weights
 
 WIDEST = 2**14
@@ -138,9 +138,7 @@ class _Call:
         is_causal: bool,
         scale: float | None,
     ) -> None:
-        kernels = native()
-        if kernels is None:
-            raise RuntimeError("softmaxkit was installed without its native kernels; torch does the same, slower")
+        self.kernels: Any = loaded()
         if not can_run(query, key, value):
             raise TypeError(
                 f"kernels take query, key and value all in float32 or all in bfloat16 on the CPU, up to {WIDEST} "
@@ -148,7 +146,6 @@ class _Call:
             )
         keys, values = (x.codes if isinstance(x, Cached) else x for x in (key, value))
         check_shapes(query, keys, values)
-        self.kernels: Any = kernels
         self.cached = isinstance(key, Cached)
         self.few = self.cached or query.shape[1] // keys.shape[1] * query.shape[2] <= FEW
         self.query = query.float() if self.few else query
@@ -235,15 +232,3 @@ def _mask(mask: Tensor, query: Tensor, key: Tensor) -> Tensor:
         raise TypeError(f"a mask is boolean, True where attended, not {mask.dtype}")
     wide = broadcast_mask(mask, (*query.shape[:3], key.shape[2]))
     return wide if wide.stride(-1) in (0, 1) else wide.contiguous()
-
-
-def broadcast_mask(mask: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Return a mask in the shape of the scores.
-
-    Raises:
-        ValueError: it does not fit.
-    """
-    try:
-        return mask.broadcast_to(shape)
-    except RuntimeError:
-        raise ValueError(f"a mask broadcasts to the scores, {shape}; it is {tuple(mask.shape)}") from None

@@ -106,10 +106,18 @@ def _axes(values: Tensor) -> Tensor:
     return values.flatten(0, values.ndim - AXES)
 
 
-def _mask(mask: Tensor, scores: Tensor) -> Tensor:
+def broadcast_mask(mask: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Return a mask in the shape of the scores.
+
+    Raises:
+        ValueError: it does not fit.
+    """
     try:
-        wide = mask.broadcast_to(scores.shape)
+        return mask.broadcast_to(shape)
     except RuntimeError:
-        raise ValueError(f"a mask broadcasts to the scores, {tuple(scores.shape)}; it is {tuple(mask.shape)}") from None
-    wide = _axes(wide)
+        raise ValueError(f"a mask broadcasts to the scores, {shape}; it is {tuple(mask.shape)}") from None
+
+
+def _mask(mask: Tensor, scores: Tensor) -> Tensor:
+    wide = _axes(broadcast_mask(mask, tuple(scores.shape)))
     return wide if wide.stride(-1) in (0, 1) else wide.contiguous()
