@@ -60,6 +60,7 @@ class Options:
         folder: for checkpoints and finished results, from which a stopped comparison goes on.
         verify: compare the hardware of every form with its integers, on the model's own scores and constants.
         synthesize: map it to standard cells, for area, clock and energy.
+        speed: measure the kernel of every form beside torch's.
     """
 
     specs: list[Spec]
@@ -72,6 +73,7 @@ class Options:
     folder: Path = Path("softmaxkit-compare")
     verify: bool = True
     synthesize: bool = True
+    speed: bool = True
 
 
 def compare(options: Options, command: list[str], stage: Stage) -> dict[str, Any]:
@@ -158,7 +160,7 @@ class Comparison:
             if curve and mode == "float":
                 series["training"] = _training_series(curve)
             hardware = self._hardware(title, seen) if mode == "integer" else {}
-            speedup = speedup_over_torch(spec) if mode == kernel_mode(spec) else None
+            speedup = speedup_over_torch(spec) if self.options.speed and mode == kernel_mode(spec) else None
             results.append(
                 make_result(
                     spec,
@@ -264,7 +266,9 @@ class Comparison:
     def _recipe(self, spec: Spec) -> Recipe:
         """Return all of the recipe that matters to a spec; what is only ConSmax's way in matters to it alone."""
         own = spec.training == "from scratch" and spec != Exact()
-        return self.options.recipe if own else replace(self.options.recipe, homotopy=0.0, key_fit=False)
+        if own:
+            return self.options.recipe
+        return replace(self.options.recipe, homotopy=0.0, key_fit=False, constants_rate=1.0)
 
     @property
     def _steps(self) -> int:

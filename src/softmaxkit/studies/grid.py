@@ -54,6 +54,7 @@ def run_study(
                 folder=folder,
                 verify=False,
                 synthesize=False,
+                speed=False,
             )
             comparison = Comparison(options, stage)
             inputs = inputs or {"text": comparison.corpus.describe(), "windows": len(comparison.held_out)}
