@@ -40,6 +40,23 @@ void put(T* to, const Vector& value, Count count) {
     }
 }
 
+// A row of results that goes past the caches, aligned to vectors.
+template <class T>
+struct Streamed {
+    T* to;
+
+    Streamed operator+(int64_t keys) const { return {to + keys}; }
+};
+
+template <class T, class Count>
+void put(Streamed<T> to, const Vector& value, Count count) {
+    if constexpr (std::is_same_v<Count, Full>) {
+        stream(to.to, value);
+    } else {
+        store_some(to.to, value, count);
+    }
+}
+
 // Calls body(key, chain, count) for all vectors of a row; count is Full for all but the last. The chain is a constant, so that
 // what is kept for each chain stays in registers.
 template <class Body>
@@ -56,6 +73,11 @@ inline void sweep(int64_t keys, const Body& body) {
 template <class T>
 void fill_zero(T* to, int64_t count) {
     std::memset(static_cast<void*>(to), 0, static_cast<size_t>(count) * sizeof(T));
+}
+
+template <class T>
+void fill_zero(Streamed<T> to, int64_t count) {
+    fill_zero(to.to, count);
 }
 
 // Memory of a thread's own, for a row.

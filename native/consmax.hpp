@@ -3,8 +3,8 @@
 
 #include "exact.hpp"
 
-template <class T, class Row>
-void consmax_row(const Row& scores, T* to, int64_t keys, float offset, float limit) {
+template <class To, class Row>
+void consmax_row(const Row& scores, To to, int64_t keys, float offset, float limit) {
     const Vector highest = limit * log2e;
     sweep(keys, [&](int64_t key, auto, auto count) {
         put(to + key, exp2(smaller(highest, (scores(key, count) - offset) * log2e)), count);

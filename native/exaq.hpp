@@ -54,8 +54,8 @@ inline std::array<float, 16> quotients(const std::array<float, 16>& exponentials
 }
 
 // A row of which some are masked, infinite or NaN.
-template <int count, class T, class Row>
-void exaq_careful_row(const Row& scores, T* to, int64_t keys, float maximum, const Levels& levels) {
+template <int count, class To, class Row>
+void exaq_careful_row(const Row& scores, To to, int64_t keys, float maximum, const Levels& levels) {
     Chains sums = all_chains(0.0f);
     const auto power = [&](const Vector& distance, const std::array<float, 16>& values) {
         Vector found = pick<count>(level_of<count>(distance, levels), values);
@@ -74,23 +74,25 @@ void exaq_careful_row(const Row& scores, T* to, int64_t keys, float maximum, con
 
 #if defined(__AVX512BW__)
 
-// A row of finite scores.
-template <int count, class T, class Row>
-void exaq_finite_row(const Row& scores, T* to, int64_t keys, float maximum, const Levels& levels) {
-    uint8_t* codes = scratch<uint8_t>(keys + 64);
-    const auto code = [&](int64_t key, auto size) {
-        return _mm512_cvtps_epi32(static_cast<__m512>(place_of<count>(scores(key, size) - maximum, levels)));
-    };
+// base + the level of each of up to 16 finite scores.
+template <int count, class Row, class Size>
+__m512i places_of(const Row& scores, int64_t key, Size size, float maximum, const Levels& levels) {
+    return _mm512_cvtps_epi32(static_cast<__m512>(place_of<count>(scores(key, size) - maximum, levels)));
+}
+
+// The sum of a row of finite scores. Calls keep(key, places) for every 64 keys, with the bytes in the order in which they
+// leave packing: four of each of the four vectors side by side.
+template <int count, class Row, class Keep>
+float finite_sum(const Row& scores, int64_t keys, float maximum, const Levels& levels, const Keep& keep) {
     const __m512 table = _mm512_loadu_ps(levels.exponentials.data());
     int64_t key = 0, odd = 0, upper = 0, both = 0;
-    float sum = 0.0f;
     Vector sums = 0.0f;
     for (; key + 64 <= keys; key += 64) {
         __m512i whole[4];
-        for (int part = 0; part < 4; ++part) whole[part] = code(key + part * width, Full{});
+        for (int part = 0; part < 4; ++part) whole[part] = places_of<count>(scores, key + part * width, Full{}, maximum, levels);
         const __m512i bytes = _mm512_packus_epi16(_mm512_packs_epi32(whole[0], whole[1]),
                                                   _mm512_packs_epi32(whole[2], whole[3]));
-        _mm512_storeu_si512(codes + key, bytes);
+        keep(key, bytes);
         if constexpr (count == 4) {
             odd += std::popcount(static_cast<uint64_t>(_mm512_test_epi8_mask(bytes, _mm512_set1_epi8(1))));
             upper += std::popcount(static_cast<uint64_t>(_mm512_test_epi8_mask(bytes, _mm512_set1_epi8(2))));
@@ -99,50 +101,64 @@ void exaq_finite_row(const Row& scores, T* to, int64_t keys, float maximum, cons
             for (int part = 0; part < 4; ++part) sums += Vector(_mm512_permutexvar_ps(whole[part], table));
         }
     }
-    const int64_t packed = key;
+    float sum = 0.0f;
     if constexpr (count == 4) {
         const auto& e = levels.exponentials;
-        sum = static_cast<float>(packed - odd - upper + both) * e[0] + static_cast<float>(odd - both) * e[1] +
+        sum = static_cast<float>(key - odd - upper + both) * e[0] + static_cast<float>(odd - both) * e[1] +
               static_cast<float>(upper - both) * e[2] + static_cast<float>(both) * e[3];
     }
+    const bool rest = key < keys;
     for (; key < keys; key += width) {
         const int64_t size = std::min(width, keys - key);
-        sums += Vector(_mm512_maskz_permutexvar_ps(first(size), code(key, size), table));
+        sums += Vector(_mm512_maskz_permutexvar_ps(first(size), places_of<count>(scores, key, size, maximum, levels), table));
     }
-    if (count > 4 || packed < keys) sum += stdx::reduce(sums);
+    return count > 4 || rest ? sum + stdx::reduce(sums) : sum;
+}
+
+// A row of finite scores.
+template <int count, class To, class Row>
+void exaq_finite_row(const Row& scores, To to, int64_t keys, float maximum, const Levels& levels) {
+    uint8_t* places = scratch<uint8_t>(keys + 64);
+    const float sum = finite_sum<count>(scores, keys, maximum, levels, [&](int64_t key, __m512i bytes) {
+        _mm512_storeu_si512(places + key, bytes);
+    });
     const auto values = quotients(levels.exponentials, sum);
     const __m512 result = _mm512_loadu_ps(values.data());
-    for (key = 0; key < packed; key += 64) {
-        const __m512i bytes = _mm512_loadu_si512(codes + key);
+    int64_t key = 0;
+    for (; key + 64 <= keys; key += 64) {
+        const __m512i bytes = _mm512_loadu_si512(places + key);
         for (int part = 0; part < 4; ++part) {
-            // Packing left four bytes of each of the four vectors side by side.
             const int none = static_cast<int>(0x80808000u), from = none + 4 * part;
             const __m512i spread = _mm512_set4_epi32(from + 3, from + 2, from + 1, from);
-            store(to + key + part * width, Vector(_mm512_permutexvar_ps(_mm512_shuffle_epi8(bytes, spread), result)));
+            put(to + key + part * width, Vector(_mm512_permutexvar_ps(_mm512_shuffle_epi8(bytes, spread), result)), Full{});
         }
     }
     for (; key < keys; key += width) {
         const int64_t size = std::min(width, keys - key);
-        store_some(to + key, Vector(_mm512_permutexvar_ps(code(key, size), result)), size);
+        const __m512i some = places_of<count>(scores, key, size, maximum, levels);
+        put(to + key, Vector(_mm512_permutexvar_ps(some, result)), size);
     }
 }
 
 #endif
 
-template <int count, class T, class Row>
-void exaq_row(const Row& scores, T* to, int64_t keys, const Levels& levels) {
+// The largest score of a row, and whether all are finite.
+template <class Row>
+std::pair<float, bool> maximum_if_finite(const Row& scores, int64_t keys) {
     Chains highest = all_chains(-infinity), finite = all_chains(0.0f);  // 0 times what is not finite is NaN
     sweep(keys, [&](int64_t key, auto chain, auto size) {
-        const Vector found = scores(key, size);
-        highest[chain] = larger(found, highest[chain]);
+        highest[chain] = larger(scores(key, size), highest[chain]);
         finite[chain] += scores(key, size, 0.0f) * 0.0f;
     });
-    const float maximum = largest(highest);
+    return {largest(highest), stdx::all_of((finite[0] + finite[1]) + (finite[2] + finite[3]) == 0.0f)};
+}
+
+template <int count, class To, class Row>
+void exaq_row(const Row& scores, To to, int64_t keys, const Levels& levels) {
+    const auto [maximum, finite] = maximum_if_finite(scores, keys);
     if (is_empty(scores, keys, maximum)) return fill_zero(to, keys);
 #if defined(__AVX512BW__)
-    if (stdx::all_of((finite[0] + finite[1]) + (finite[2] + finite[3]) == 0.0f)) {
-        return exaq_finite_row<count>(scores, to, keys, maximum, levels);
-    }
+    if (finite) return exaq_finite_row<count>(scores, to, keys, maximum, levels);
 #endif
     exaq_careful_row<count>(scores, to, keys, maximum, levels);
 }

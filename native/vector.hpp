@@ -30,6 +30,9 @@ inline void store(float* to, const Vector& value) { value.copy_to(to, stdx::elem
 
 #if defined(__AVX512F__)
 
+// Past the caches; `to` is aligned to the vector.
+inline void stream(float* to, const Vector& value) { _mm512_stream_ps(to, static_cast<__m512>(value)); }
+
 inline __mmask16 first(int64_t count) { return static_cast<__mmask16>((1u << count) - 1); }
 
 inline Vector load_some(const float* from, int64_t count, float rest) {
@@ -55,6 +58,9 @@ inline Vector load(const bfloat16* from) {
 }
 inline void store(bfloat16* to, const Vector& value) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), narrowed(value));
+}
+inline void stream(bfloat16* to, const Vector& value) {
+    _mm256_stream_si256(reinterpret_cast<__m256i*>(to), narrowed(value));
 }
 inline Vector load_some(const bfloat16* from, int64_t count, float rest) {
     Vector found = widened(_mm256_maskz_loadu_epi16(first(count), from));

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import softmaxkit.kernels as kernels
 from softmaxkit import ConSmax, Exaq
-from softmaxkit.kernels import launch, rows
+from softmaxkit.kernels import launch, packed, rows
 
 if kernels.native() is None:
     pytest.skip("the native kernels are not built", allow_module_level=True)
@@ -134,6 +134,44 @@ def test_exaq(bits: Any, dtype: torch.dtype) -> None:
     scores[0, 0, 0, 3] = math.nan
     assert rows.exaq(scores, clip, exponentials)[0, 0, 0].isnan().all()
     assert (rows.exaq(scores, clip, exponentials, torch.zeros(177, dtype=torch.bool)) == 0).all()
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+@pytest.mark.parametrize("bits", [2, 3, 4])
+@pytest.mark.parametrize("dtype", launch.DTYPES)
+def test_packed_exaq_is_exaq(length: int, bits: Any, dtype: torch.dtype) -> None:
+    scores = scores_of(3, 2, 5, length).to(dtype)
+    arguments = Exaq(bits=bits).module(clip=-6.0).native_arguments()
+    found = packed.exaq(scores, *arguments)
+    assert found.codes.shape == (3, 2, 5, -(-length * (2 if bits == 2 else 4) // 8))
+    # One sums a histogram and the other exponentials, or both the same: a few roundings of 2^-24.
+    torch.testing.assert_close(found.unpack(), rows.exaq(scores.float(), *arguments), rtol=1e-6, atol=0.0)
+
+
+def test_packed_codes_hold_finite_scores() -> None:
+    scores, arguments = scores_of(3, 40), Exaq(bits=2).module(clip=-6.0).native_arguments()
+    assert packed.exaq(scores[:0], *arguments).unpack().shape == (0, 40)
+    assert packed.exaq(scores[:, :0], *arguments).unpack().shape == (3, 0)
+    assert packed.exaq(scores.mT, *arguments).unpack().shape == (40, 3)
+    for wrong in (math.nan, math.inf, -math.inf):
+        scores[1, 39] = wrong
+        with pytest.raises(ValueError, match="infinite or NaN"):
+            packed.exaq(scores, *arguments)
+
+
+@pytest.mark.parametrize("dtype", launch.DTYPES)
+def test_large_results_are_those_of_small_ones(dtype: torch.dtype) -> None:
+    """Beyond 8 MiB they go past the caches."""
+    scores = scores_of(2, 2, 900, 4000).to(dtype)
+    offset, levels = torch.tensor([2.0, 3.0]), [0.1, 0.2, 0.5, 1.0]
+    scores[0, 0, 5, 7], scores[1, 1, 899, 3999] = -math.inf, math.nan
+    for compute in (rows.exact, lambda x: rows.consmax(x, offset), lambda x: rows.exaq(x, -5.0, levels)):
+        large = compute(scores)
+        for first in range(0, 900, 300):
+            small = compute(scores[:1, :, first : first + 300])
+            assert torch.equal(large[:1, :, first : first + 300], small)
+        assert large[1, 1, -1].isnan().any()
+        assert not large[:, 0].isnan().any()
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])

@@ -33,7 +33,7 @@ def test_the_record_has_ratios_and_errors_for_every_shape_and_thread(tmp_path: P
             assert each.get("error_rms", 0) < 1e-5
     forms = {(each["method"], each["spec"]["bits"]) for each in record["results"] if each["method"] == "exaq"}
     assert forms == {("exaq", 2), ("exaq", 3), ("exaq", 4)}
-    assert any("cache" in each for each in record["results"]) == (built is not None)
+    assert any("storage" in each for each in record["results"]) == (built is not None)
 
 
 def test_torch_keeps_its_threads() -> None:

@@ -83,7 +83,7 @@ def _tables(record: dict[str, Any]) -> list[Table]:
             table.add_column("mode")
             for column in ("ms", "over torch", "copies", *(["new memory: over torch"] if softmax else []), "error"):
                 table.add_column(column, justify="right")
-        name = " ".join(part for part in (result["method"], result.get("variant"), result.get("cache")) if part)
+        name = " ".join(part for part in (result["method"], result.get("variant"), result.get("storage")) if part)
         error = result.get("error_max", result.get("error_rms"))
         found[key].add_row(
             name,

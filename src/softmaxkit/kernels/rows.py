@@ -78,9 +78,18 @@ def exaq(
     Raises:
         RuntimeError, TypeError, ValueError: as `exact`; or another number of levels.
     """
+    check_levels(clip, exponentials)
+    return run("exaq", scores, mask, is_causal, clip, list(exponentials), out=out)
+
+
+def check_levels(clip: float, exponentials: Sequence[float]) -> None:
+    """Refuse levels that EXAQ does not have.
+
+    Raises:
+        ValueError: another number of levels than 4, 8 or 16, or a clip that is not negative.
+    """
     if len(exponentials) not in (4, 8, 16) or not clip < 0:
         raise ValueError(f"EXAQ has 4, 8 or 16 levels and a negative clip, not {len(exponentials)} and {clip}")
-    return run("exaq", scores, mask, is_causal, clip, list(exponentials), out=out)
 
 
 def topk(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:

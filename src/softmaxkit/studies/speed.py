@@ -17,7 +17,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from softmaxkit.cache import KeyValueCache
 from softmaxkit.fused import attention
-from softmaxkit.kernels import rows
+from softmaxkit.kernels import packed, rows
 from softmaxkit.kernels.launch import instructions
 from softmaxkit.methods.exact import Exact
 from softmaxkit.methods.exaq import Exaq
@@ -71,7 +71,7 @@ def measure_speed(options: SpeedOptions, command: Sequence[str], stage: Callable
     """Measure all shapes with all numbers of threads.
 
     Returns:
-        A record. Its results have `shape` and `threads`; medians over the rounds, `seconds` where the result goes to
+        A record. Its results have `shape` and `threads`, and `storage` where it is not that of torch; medians over the rounds, `seconds` where the result goes to
         memory that is there, and `seconds_new_memory`; medians of the rounds' ratios, `speedup_over_torch` and
         `time_over_copy`, of each; and against the method in float64 `error_max`, of a softmax, or `error_rms`, of an
         attention as a share of its output.
@@ -104,7 +104,9 @@ def speedup_over_torch(spec: Spec, shape: tuple[int, int] = (1024, 1024), rounds
     options = SpeedOptions((spec,), (shape,), (1,), rounds, False, 0)
     contenders = _softmax(options, shape, (kernel_mode(spec),))
     with _threads(1), torch.no_grad():
-        *_, figures = _in_turn([each._replace(truth=None) for each in contenders], rounds, lambda done, total: None)
+        _, _, figures, *_ = _in_turn(
+            [each._replace(truth=None) for each in contenders], rounds, lambda done, total: None
+        )
     found: float = figures["speedup_over_torch"]
     return found
 
@@ -136,6 +138,9 @@ def _softmax(
             else:
                 run = partial(_new, module, scores)
             found.append(Contender(make_result(spec, mode), run, partial(_reference, spec, some)))
+            if arguments is not None and isinstance(spec, Exaq) and instructions() is not None:
+                figures = {**make_result(spec, mode), "storage": "packed codes"}
+                found.append(Contender(figures, partial(_packed, scores, arguments)))
     return found
 
 
@@ -153,6 +158,10 @@ def _into(kernel: Callable[..., Tensor], scores: Tensor, arguments: tuple[Any, .
 def _new(module: SoftmaxModule, scores: Tensor, out: Tensor | None) -> Tensor:
     found: Tensor = module(scores)
     return found
+
+
+def _packed(scores: Tensor, arguments: tuple[Any, ...], out: Tensor | None) -> Tensor:
+    return packed.exaq(scores, *arguments).codes
 
 
 def _reference(spec: Spec, scores: Tensor) -> Tensor:
@@ -184,10 +193,11 @@ def _attention(options: SpeedOptions, shape: tuple[int, ...]) -> list[Contender]
         if kernel_mode(spec) != "float":
             continue  # in integers it runs through torch
         numbers = numbers_for(spec, keys)
-        run = partial(attention, query, key, value, spec, **numbers)
-        found.append(contender(make_result(spec, "float"), run, spec))
+        found.append(
+            contender(make_result(spec, "float"), partial(attention, query, key, value, spec, **numbers), spec)
+        )
         if cache is not None and spec != Exact():
-            figures = {**make_result(spec, "float"), "cache": "8 bits"}
+            figures = {**make_result(spec, "float"), "storage": "8-bit cache"}
             found.append(contender(figures, partial(cache.attention, query, spec, **numbers), spec))
     return found
 

@@ -1,0 +1,75 @@
+// EXAQ of a row as codes, two or four in a byte, and the probability of each level: an eighth or less of the memory.
+#pragma once
+
+#include "exaq.hpp"
+
+template <int count>
+constexpr int codes_in_byte = count == 4 ? 4 : 2;
+
+// The first of the codes in a byte has its lowest bits.
+template <int count>
+void pack(const uint8_t* places, int64_t keys, uint8_t* to) {
+    constexpr int in_byte = codes_in_byte<count>, bits = 8 / in_byte;
+    for (int64_t key = 0; key < keys; key += in_byte) {
+        int byte = 0;
+        for (int64_t each = key; each < std::min(keys, key + in_byte); ++each) {
+            byte |= (places[each] & (count - 1)) << bits * (each - key);
+        }
+        to[key / in_byte] = static_cast<uint8_t>(byte);
+    }
+}
+
+#if defined(__AVX512BW__)
+
+// The same of 64, in the order that `finite_sum` keeps.
+template <int count>
+void pack_64(__m512i places, uint8_t* to) {
+    const __m512i codes = _mm512_and_si512(places, _mm512_set1_epi8(count - 1));
+    if constexpr (count == 4) {
+        const __m512i pairs = _mm512_maddubs_epi16(codes, _mm512_set1_epi16(0x0401));
+        const __m128i packed = _mm512_cvtepi32_epi8(_mm512_madd_epi16(pairs, _mm512_set1_epi32(0x00100001)));
+        const __m128i order = _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm_shuffle_epi8(packed, order));
+    } else {
+        const __m256i packed = _mm512_cvtepi16_epi8(_mm512_maddubs_epi16(codes, _mm512_set1_epi16(0x1001)));
+        const __m256i order = _mm256_setr_epi16(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm256_permutexvar_epi16(order, packed));
+    }
+}
+
+#endif
+
+// Writes the codes and `count` probabilities; false, and neither, where a score is infinite or NaN.
+template <int count, class Row>
+bool exaq_packed_row(const Row& scores, uint8_t* codes, float* probabilities, int64_t keys, const Levels& levels) {
+    const auto [maximum, finite] = maximum_if_finite(scores, keys);
+    if (!finite) return false;
+    int64_t key = 0;
+    uint8_t* places = scratch<uint8_t>(keys + width);
+    float sum = 0.0f;
+#if defined(__AVX512BW__)
+    sum = finite_sum<count>(scores, keys, maximum, levels, [&](int64_t at, __m512i bytes) {
+        pack_64<count>(bytes, codes + at / codes_in_byte<count>);
+    });
+    const int64_t packed = keys / 64 * 64;
+    for (key = packed; key < keys; key += width) {
+        _mm512_mask_cvtepi32_storeu_epi8(places + key, first(std::min(width, keys - key)),
+                                         places_of<count>(scores, key, std::min(width, keys - key), maximum, levels));
+    }
+#else
+    const int64_t packed = 0;
+    Chains sums = all_chains(0.0f);
+    sweep(keys, [&](int64_t at, auto chain, auto size) {
+        const Vector level = level_of<count>(scores(at, size) - maximum, levels);
+        for (int64_t lane = 0; lane < size; ++lane) places[at + lane] = static_cast<uint8_t>(level[lane]);
+        Vector power = pick<count>(level, levels.exponentials);
+        stdx::where(scores(at, size) == -infinity, power) = 0.0f;  // beyond the end
+        sums[chain] += power;
+    });
+    sum = total(sums);
+#endif
+    pack<count>(places + packed, keys - packed, codes + packed / codes_in_byte<count>);
+    const auto values = quotients(levels.exponentials, sum);
+    std::copy_n(values.begin(), count, probabilities);
+    return true;
+}

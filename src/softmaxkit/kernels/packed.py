@@ -1,0 +1,65 @@
+"""EXAQ's probabilities packed: 2 or 4 bits for each, and what each level stands for in its row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from softmaxkit.kernels.launch import DTYPES, kernels_for
+from softmaxkit.kernels.rows import check_levels
+
+
+class Packed(NamedTuple):
+    """Probabilities of rows, as levels.
+
+    Attributes:
+        codes: uint8, (..., bytes): a level of 4 in 2 bits, of 8 or 16 in 4, the first key in the lowest bits.
+        probabilities: float32, (..., levels), of a key with each level.
+        keys: of a row.
+    """
+
+    codes: Tensor
+    probabilities: Tensor
+    keys: int
+
+    def unpack(self) -> Tensor:
+        """Return the probabilities, float32, (..., keys)."""
+        bits = 2 if self.probabilities.shape[-1] == 4 else 4
+        places = torch.arange(0, 8, bits, dtype=torch.uint8, device=self.codes.device)
+        levels = (self.codes[..., None] >> places & 2**bits - 1).flatten(-2)[..., : self.keys]
+        return self.probabilities.gather(-1, levels.long())
+
+
+def exaq(scores: Tensor, clip: float, exponentials: Sequence[float]) -> Packed:
+    """Return what `rows.exaq` does, packed: a sixteenth or an eighth of float32's memory to write and to read.
+
+    Args:
+        scores: float32 or bfloat16 on the CPU, (..., keys), finite: no level stands for a masked key.
+        clip: the lowest level, negative.
+        exponentials: of the levels; 4, 8 or 16. A module's `native_arguments()` are both.
+
+    Raises:
+        RuntimeError, TypeError: as `rows.exact`.
+        ValueError: a score is infinite or NaN, or another number of levels.
+    """
+    check_levels(clip, exponentials)
+    kernels = kernels_for(scores)
+    if scores.ndim < 1:
+        raise ValueError("scores are (..., keys)")
+    given = scores.contiguous()
+    *outer, keys = given.shape
+    levels = len(exponentials)
+    in_byte = 4 if levels == 4 else 2
+    codes = torch.empty(*outer, -(-keys // in_byte), dtype=torch.uint8, device="cpu")
+    probabilities = torch.zeros(*outer, levels, dtype=torch.float32, device="cpu")
+    told = torch.ones(outer, dtype=torch.bool, device="cpu")
+    if given.numel():
+        kernel = getattr(kernels, f"exaq_packed_{DTYPES[given.dtype]}")
+        pointers = (tensor.data_ptr() for tensor in (given, codes, probabilities, told))
+        kernel(*pointers, told.numel(), keys, torch.get_num_threads(), clip, list(exponentials))
+    if not told.all():
+        raise ValueError("a score is infinite or NaN, for which packed codes have no level; rows.exaq takes such rows")
+    return Packed(codes, probabilities, keys)
