@@ -71,10 +71,10 @@ def measure_speed(options: SpeedOptions, command: Sequence[str], stage: Callable
     """Measure all shapes with all numbers of threads.
 
     Returns:
-        A record. Its results have `shape` and `threads`, and `storage` where it is not that of torch; medians over the rounds, `seconds` where the result goes to
-        memory that is there, and `seconds_new_memory`; medians of the rounds' ratios, `speedup_over_torch` and
-        `time_over_copy`, of each; and against the method in float64 `error_max`, of a softmax, or `error_rms`, of an
-        attention as a share of its output.
+        A record. Its results have `shape` and `threads`, and `storage` where it is not that of torch; medians over the
+        rounds, `seconds` where the result goes to memory that is there, and `seconds_new_memory`; medians of the
+        rounds' ratios, `speedup_over_torch` and `time_over_copy`, of each; and against the method in float64
+        `error_max`, of a softmax, or `error_rms`, of an attention as a share of its output.
     """
     results = []
     for shape in options.shapes:
