@@ -200,7 +200,7 @@ class Comparison:
     def prepared(self, spec: Spec) -> tuple[PreTrainedModel, list[dict[str, Any]]]:
         """Return the model, ready to be measured with a spec, and its training curve."""
         curve: list[dict[str, Any]] = []
-        if spec.training == "calibrated":
+        if self._takes_exact(spec):
             model = restore(self.prepared(Exact())[0])
             apply(model, spec)
         else:
@@ -232,6 +232,10 @@ class Comparison:
             curve = train(model, self.corpus, recipe, folder, self.options.seed, branch, progress)
         self._keep(model, curve, folder)
         return model, curve
+
+    def _takes_exact(self, spec: Spec) -> bool:
+        """Does a spec take the finished exact model? Other forms of exact too: they train alike, in float."""
+        return spec.training == "calibrated" or (isinstance(spec, Exact) and spec != Exact())
 
     def _converts(self, spec: Spec) -> bool:
         """Is a spec put into the finished exact model and trained on? Exact too, for all to be compared with."""
@@ -280,7 +284,7 @@ class Comparison:
         return language_model(self.options.shape, self.options.recipe.context, self.options.seed)
 
     def _description(self, spec: Spec) -> str:
-        if spec.training == "calibrated":
+        if self._takes_exact(spec):
             return "exact model, calibrated"
         if self.pretrained:
             return f"pretrained, then {self._steps} steps" if self._steps else "pretrained"
