@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from softmaxkit.fused import attention, fused
+from softmaxkit.fused import attention, fused, module_for
 from softmaxkit.kernels import attention as kernels
 from softmaxkit.methods.consmax import ConSmax
 from softmaxkit.methods.exaq import Exaq
@@ -93,7 +93,7 @@ class KeyValueCache:
             torch.is_grad_enabled() and query.requires_grad
         )
         if few and plain and isinstance(spec, (Exaq, ConSmax)):
-            module = spec.module(heads=query.shape[1], **{**spec.start(self._length), **parameters})
+            module = module_for(spec, query.shape[1], self._length, parameters, query.device)
             factor = query.shape[-1] ** -0.5 if scale is None else scale
             made = fused(module, query, keys, values, attn_mask, False, factor)
             if made is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -14,11 +16,14 @@ from softmaxkit.methods.consmax import ConSmax
 from softmaxkit.methods.consmax.module import ConSmaxModule
 from softmaxkit.methods.exact import Exact
 from softmaxkit.methods.exaq import Exaq
+from softmaxkit.methods.exaq.module import ExaqModule
 from softmaxkit.methods.module import SoftmaxModule
 from softmaxkit.spec import Spec, check_spec
 
 MASKED = -5e3
 """An additive mask at or below this masks; above, it is a bias, as in ALiBi."""
+
+EXACT = Exact()
 
 STRIPE = 1 << 22
 """Scores that the plain form holds at once."""
@@ -88,7 +93,7 @@ def attention(
         raise TypeError(f"a mask is boolean, True where attended, or floating, not {attn_mask.dtype}")
     mask, bias = (attn_mask, None) if attn_mask is None or attn_mask.dtype == torch.bool else _parts(attn_mask)
     scale = query.shape[-1] ** -0.5 if scale is None else scale
-    if spec == Exact():
+    if spec == EXACT:
         spec.refuse(parameters)
         allowed = mask if bias is None else attn_mask
         found = functional.scaled_dot_product_attention(
@@ -96,9 +101,7 @@ def attention(
         )
         return found if mask is None else torch.where(mask.any(-1, keepdim=True), found, 0.0)
     floating = isinstance(spec, (Exaq, ConSmax))
-    module = spec.module(
-        heads=query.shape[1], mode="float" if floating else "integer", **{**spec.start(key.shape[2]), **parameters}
-    ).to(query.device)
+    module = module_for(spec, query.shape[1], key.shape[2], parameters, query.device)
     differentiable = torch.is_grad_enabled() and any(
         x.requires_grad for x in (query, key, value, attn_mask) if x is not None
     )
@@ -107,6 +110,22 @@ def attention(
         if made is not None:
             return made
     return _by_stripes(module, query, key, value, mask, bias, dropout_p, is_causal, scale)
+
+
+def module_for(spec: Spec, heads: int, keys: int, parameters: Mapping[str, Any], device: torch.device) -> SoftmaxModule:
+    """Return a module with the method's real numbers, or what it starts with; kept where they are plain numbers."""
+    numbers = {**spec.start(keys), **parameters}
+    plain = all(isinstance(each, (int, float)) for each in numbers.values())
+    return (_kept_module if plain else _module)(spec, heads, tuple(numbers.items()), device)
+
+
+def _module(spec: Spec, heads: int, numbers: tuple[tuple[str, Any], ...], device: torch.device) -> SoftmaxModule:
+    mode = "float" if isinstance(spec, (Exaq, ConSmax)) else "integer"
+    with torch.inference_mode(False):  # it may be kept for calls with gradients
+        return spec.module(heads=heads, mode=mode, **dict(numbers)).requires_grad_(False).to(device)
+
+
+_kept_module = lru_cache(maxsize=64)(_module)
 
 
 def _parts(mask: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -147,9 +166,8 @@ def native_attention(
     if isinstance(module, ConSmaxModule):
         offset = module.beta + module.log_gamma
         return kernels.consmax(query, key, value, offset, module.spec.ceiling, mask, is_causal, scale)
-    assert isinstance(module.spec, Exaq)
-    clip = module.spec.required_clip(module.calibration)
-    return kernels.exaq(query, key, value, clip, module.spec.levels, mask, is_causal, scale)
+    assert isinstance(module, ExaqModule)
+    return kernels.exaq(query, key, value, *module.native_arguments(), mask, is_causal, scale)
 
 
 def _by_stripes(

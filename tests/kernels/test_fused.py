@@ -21,6 +21,7 @@ from softmaxkit.kernels import weights
 BUILT = kernels.native() is not None
 needs_kernels = pytest.mark.skipif(not BUILT, reason="the native kernels are not built")
 CLIP = -5.0
+LEVELS = tuple(Exaq(bits=2).exponentials(CLIP))
 
 
 def inputs(*shape: int, keys: int = 0, key_heads: int = 0, values: int = 0, spread: float = 2.0) -> list[Tensor]:
@@ -99,7 +100,7 @@ def test_instruction_sets_give_equal_numbers_near_float64(
         for module in modules():
             monkeypatch.setattr(fused, "native", lambda module=module: module)
             exaq = isinstance(spec, Exaq)
-            call, parameters = (fused.exaq, (CLIP, 4)) if exaq else (fused.consmax, (real["beta"], 1.0))
+            call, parameters = (fused.exaq, (CLIP, LEVELS)) if exaq else (fused.consmax, (real["beta"], 1.0))
             found.append(call(*given, *parameters, **how))
         if not few:  # integers are equal; floats are summed in another order
             assert all(torch.equal(found[0], other) for other in found[1:])
@@ -135,24 +136,26 @@ def test_consmax_keeps_the_small_probabilities(spread: float) -> None:
 
 @needs_kernels
 def test_weights_are_right_on_average() -> None:
-    for given, step in ((weights.exaq_weights(CLIP, 4), -CLIP / 3), (weights.consmax_weights(), None)):
+    for given, step in ((weights.exaq_weights(CLIP, LEVELS), -CLIP / 3), (weights.consmax_weights(), None)):
         mean = given.tables[0].astype(float).mean(axis=1)
         distances = given.step * torch.arange(weights.CODES).double().numpy()
         levels = distances if step is None else ((distances + given.step / 2) / step).round().clip(max=3) * step
         exact = given.one * torch.tensor(-levels).exp().numpy()
         assert given.tables.shape[1] == 1
         assert abs(mean[0] - exact).max() <= 1 / weights.VARIANTS
-    assert weights.exaq_weights(-9.0, 4).tables.shape[1] == 2  # a byte does not hold exp(-9)
+    assert (
+        weights.exaq_weights(-9.0, tuple(Exaq(bits=2).exponentials(-9.0))).tables.shape[1] == 2
+    )  # a byte does not hold exp(-9)
 
 
 @needs_kernels
 def test_one_wrong_weight_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    given, right = inputs(1, 2, 40, 64), weights.exaq_weights(CLIP, 4)
-    found = fused.exaq(*given, CLIP, 4)
+    given, right = inputs(1, 2, 40, 64), weights.exaq_weights(CLIP, LEVELS)
+    found = fused.exaq(*given, CLIP, LEVELS)
     tables = right.tables.copy()
     tables[0, 0, 0, 0] -= 1
     monkeypatch.setattr(fused, "exaq_weights", lambda *_: dataclasses.replace(right, tables=tables))
-    assert not torch.equal(fused.exaq(*given, CLIP, 4), found)
+    assert not torch.equal(fused.exaq(*given, CLIP, LEVELS), found)
 
 
 @needs_kernels
@@ -326,3 +329,13 @@ def test_what_does_not_fit_is_refused() -> None:
         softmaxkit.attention(query, query, query, Exaq(), torch.ones(20, 20, dtype=torch.int), clip=CLIP)
     with pytest.raises(TypeError, match="a spec is made as"):
         softmaxkit.attention(query, key, value, "exaq")  # type: ignore[arg-type]
+
+
+def test_what_inference_mode_made_takes_gradients_later() -> None:
+    query, key, value = torch.randn(3, 1, 2, 5, 8, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        softmaxkit.attention(query, key, value, ConSmax(), beta=3.0, gamma=1.5)
+    query.requires_grad_()
+    softmaxkit.attention(query, key, value, ConSmax(), beta=3.0, gamma=1.5).sum().backward()
+    assert query.grad is not None
+    assert query.grad.isfinite().all()

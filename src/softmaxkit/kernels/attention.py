@@ -12,15 +12,16 @@ A few queries, as in generation: float32 products, keys and values as they come,
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from softmaxkit.kernels import native
 from softmaxkit.kernels.launch import DTYPES, broadcast_mask, loaded
+from softmaxkit.kernels.rows import check_levels
 from softmaxkit.kernels.weights import Weights, consmax_weights, exaq_weights
 
 WIDEST = 2**14
@@ -56,7 +57,7 @@ def exaq(
     key: Tensor | Cached,
     value: Tensor | Cached,
     clip: float,
-    levels: int,
+    exponentials: Sequence[float],
     mask: Tensor | None = None,
     is_causal: bool = False,
     scale: float | None = None,
@@ -69,7 +70,7 @@ def exaq(
             Or an 8-bit cache.
         value: (batch, key heads, keys, value channels), or an 8-bit cache.
         clip: the lowest level, negative.
-        levels: 4, 8 or 16, evenly from the clip to 0.
+        exponentials: of the levels, which lie evenly from the clip to 0; 4, 8 or 16.
         mask: boolean, True where attended, broadcasts to (batch, heads, queries, keys).
         is_causal: a query attends to the keys up to its own index.
         scale: factor of the scores; 1/sqrt(channels) if None.
@@ -80,15 +81,14 @@ def exaq(
     Raises:
         RuntimeError: no kernels are built, see `can_run`.
         TypeError: tensors of another kind, or a mask that is not boolean.
-        ValueError: shapes that do not fit, or another number of levels.
+        ValueError: shapes that do not fit, another number of levels, or a clip that is not negative and finite.
         FloatingPointError: a number is NaN or infinite.
     """
-    if levels not in (4, 8, 16) or not (math.isfinite(clip) and clip < 0):
-        raise ValueError(f"EXAQ has 4, 8 or 16 levels and a negative clip, not {levels} and {clip}")
+    check_levels(clip, exponentials)
     call = _Call(query, key, value, mask, is_causal, scale)
     if not call.few:
-        return call.many(exaq_weights(clip, levels))
-    return call.decode(clip, np.exp(np.linspace(clip, 0.0, levels)).tolist())
+        return call.many(exaq_weights(clip, tuple(exponentials)))
+    return call.decode(clip, list(exponentials))
 
 
 def consmax(

@@ -86,9 +86,9 @@ def check_levels(clip: float, exponentials: Sequence[float]) -> None:
     """Refuse levels that EXAQ does not have.
 
     Raises:
-        ValueError: another number of levels than 4, 8 or 16, or a clip that is not negative.
+        ValueError: another number of levels than 4, 8 or 16, or a clip that is not negative and finite.
     """
-    if len(exponentials) not in (4, 8, 16) or not clip < 0:
+    if len(exponentials) not in (4, 8, 16) or not -math.inf < clip < 0:
         raise ValueError(f"EXAQ has 4, 8 or 16 levels and a negative clip, not {len(exponentials)} and {clip}")
 
 

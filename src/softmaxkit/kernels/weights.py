@@ -41,20 +41,21 @@ class Weights:
 
 
 @lru_cache(maxsize=256)
-def exaq_weights(clip: float, levels: int) -> Weights:
+def exaq_weights(clip: float, exponentials: tuple[float, ...]) -> Weights:
     """Return the weights of EXAQ, exp of each level, in one byte if that holds the smallest well enough, or in two."""
+    levels = len(exponentials)
     level = -clip / (levels - 1)
     # Levels end half-way between two: there a distance's code ends too.
     step = level / 2 / 2 ** int(math.log2(CODES / (2 * levels - 1)))
-    exponentials = np.exp(-level * np.arange(levels))
+    downwards = np.array(exponentials[::-1])
     tops = np.arange(LARGEST // 2 + 1, LARGEST + 1)
-    exact = np.outer(tops, exponentials)
+    exact = np.outer(tops, downwards)
     errors = np.abs(np.round(exact) / exact - 1).max(axis=1)
     best = int(errors.argmin())
     one, planes = (int(tops[best]), 1) if errors[best] <= LEVEL_ERROR else (2**16 - 1, 2)
 
     def weight(distance: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.asarray(one * exponentials[np.minimum(np.rint(distance / level).astype(int), levels - 1)])
+        return np.asarray(one * downwards[np.minimum(np.rint(distance / level).astype(int), levels - 1)])
 
     middles = (np.arange(CODES) + 0.5) * step
     return Weights(step, _tables([weight(middles * 2**k) for k in range(RESOLUTIONS)], planes), one, True)
