@@ -65,7 +65,7 @@ class ExaqModule(SoftmaxModule):
         # NaN has no level; it is added back so that it reaches the result.
         return masked_softmax(clipped + (quantised - clipped).detach(), attended)
 
-    def native_arguments(self) -> tuple[Any, ...]:
+    def native_arguments(self) -> tuple[float, list[float]]:
         """Return the clip and the levels' exponentials."""
         clip = self.spec.required_clip(self.calibration)
         return clip, self.spec.exponentials(clip)
