@@ -34,7 +34,7 @@ def test_columns_are_found(name: str, text: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(text)
     assert read_task(str(tmp_path / name)).held_out == tuple(PAIRS)
     task = read_task(str(tmp_path))
-    assert (task.held_out, task.train, task.similarity, task.classes) == (tuple(PAIRS), (), False, 2)
+    assert (task.held_out, task.train, task.kind, task.classes) == (tuple(PAIRS), (), "classes", 2)
 
 
 def test_folders(tmp_path: Path) -> None:
@@ -56,7 +56,7 @@ def test_folders(tmp_path: Path) -> None:
 def test_labels_that_are_no_whole_numbers_are_similarity(tmp_path: Path) -> None:
     (tmp_path / "a.tsv").write_text("4.500\tone\ttwo\n0.000\tthree\tfour\n")
     task = read_task(str(tmp_path / "a.tsv"))
-    assert (task.similarity, task.classes) == (True, 1)
+    assert (task.kind, task.classes) == ("similarity", 1)
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_labels_that_are_no_whole_numbers_are_similarity(tmp_path: Path) -> None
         ({"test.tsv": "0.5\ta\n1.5\tb\n"}, "scores but single sentences; similarity is that of two"),
         ({"test.tsv": "1\ta\nnan\tb\n"}, "line 2: the label is a class from 0, or a score, not 'nan'"),
         ({"test.tsv": ""}, "no examples to measure on"),
-        ({"notes.md": "x"}, r"has no .tsv, .csv, .jsonl file"),
+        ({"notes.md": "x"}, r"has no .tsv, .csv, .jsonl, .json file"),
     ],
 )
 def test_what_is_no_task_is_refused(files: dict[str, str], message: str, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,26 @@ def test_methods_learn_a_task(encoder: str, task: str, tmp_path: Path) -> None:
     assert titles == []
 
 
+def test_answers_are_learned(encoder: str, tmp_path: Path) -> None:
+    folder = tmp_path / "asked"
+    folder.mkdir()
+    lines = []
+    for word in GOOD + BAD:
+        for text, start in ((f"the film was {word}", 13), (f"{word} was the film", 0)):
+            answers = {"text": [word], "answer_start": [start]}
+            lines.append(json.dumps({"question": "a b", "context": text, "answers": answers}))
+    (folder / "train.jsonl").write_text("\n".join(lines * 10))
+    (folder / "test.jsonl").write_text("\n".join(lines))
+    record = measure_tasks(options(encoder, str(folder), tmp_path / "runs", seeds=(0,)), [], silent)
+    found = {(each["method"], each["mode"]): each for each in record["results"]}
+    assert found["exact", "float"]["answer_f1_percent"] >= 90
+    assert found["exaq", "integer"]["answer_f1_percent"] >= 75
+    assert found["exact", "float"]["exact_match_percent"] <= found["exact", "float"]["answer_f1_percent"]
+    assert "change_points" in found["softermax", "integer"]
+    (table,) = _tables(record)
+    assert str(table.title) == "asked: F1 of answers in percent"
+
+
 def test_an_interrupted_task_goes_on(encoder: str, task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tuned = study.fine_tune
     runs: list[Path] = []
@@ -165,7 +186,7 @@ def test_what_cannot_be_measured_is_refused(encoder: str, task: str, tmp_path: P
     (tmp_path / "labels.tsv").write_text("1\tgood\n0\tbad\n")
     with pytest.raises(ValueError, match="labels has classes but no examples to train on"):
         measure_tasks(options(encoder, str(tmp_path / "labels.tsv"), tmp_path / "runs"), [], silent)
-    with pytest.raises(ValueError, match=r"cannot load .*missing as an encoder with a head for 2 classes"):
+    with pytest.raises(ValueError, match=r"cannot load .*missing as an encoder with a head for classes"):
         measure_tasks(options(str(tmp_path / "missing"), task, tmp_path / "runs"), [], silent)
     with pytest.raises(ValueError, match="1 or more"):
         TaskRecipe(epochs=0)
@@ -177,7 +198,7 @@ def test_a_pretrained_encoder_on_similar_sentences() -> None:
     if not path.is_file():
         pytest.skip("no shared data beside the project: sts is missing")
     task = read_task(str(path))
-    task = type(task)(task.name, task.similarity, (), task.held_out[:100])
+    task = replace(task, train=(), held_out=task.held_out[:100])
     model, tokenizer = read_encoder(str(Path(package.__file__).parent / "model"), task, 0)
     plain = measure(model, tokenizer, task, 128)["spearman_percent"]
     assert plain > 75

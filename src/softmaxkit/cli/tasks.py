@@ -28,8 +28,8 @@ def tasks(
     task: Annotated[
         list[str],
         typer.Argument(
-            help="Tasks: folders with a train and a test file (.tsv, .csv, .jsonl), or names for datasets, as "
-            "nyu-mll/glue:mrpc.",
+            help="Tasks: folders with a train and a test file (.tsv, .csv, .jsonl, SQuAD's .json), or names for "
+            "datasets, as nyu-mll/glue:mrpc.",
             show_default=False,
         ),
     ],
@@ -37,6 +37,7 @@ def tasks(
     spec: SpecsOption = None,
     examples: Annotated[int, typer.Option(min=1, help="Examples to fine-tune on, at most.")] = TaskRecipe().examples,
     epochs: Annotated[int, typer.Option(min=1, help="Rounds over them.")] = TaskRecipe().epochs,
+    length: Annotated[int, typer.Option(min=8, help="Tokens of an example, at most.")] = TaskRecipe().length,
     learning_rate: Annotated[float, typer.Option(help="Highest learning rate.")] = TaskRecipe().learning_rate,
     eight_bit: Annotated[
         bool, typer.Option(help="Fine-tune with linear layers of 8 bits, the baseline with exact softmax too.")
@@ -56,7 +57,7 @@ def tasks(
     from softmaxkit.studies.tasks import TaskOptions, measure_tasks
 
     specs = chosen_specs(method, spec)
-    recipe = TaskRecipe(examples=examples, epochs=epochs, learning_rate=learning_rate)
+    recipe = TaskRecipe(examples=examples, epochs=epochs, learning_rate=learning_rate, length=length)
     options = TaskOptions(model, tuple(task), tuple(specs), recipe, eight_bit, tuple(seed or (0, 1, 2)), output)
     with stages() as stage, stoppable():
         record = measure_tasks(options, command_line(), stage)
@@ -75,8 +76,7 @@ def _tables(record: dict[str, Any]) -> list[Table]:
     for task in dict.fromkeys(result["task"] for result in record["results"]):
         mine = [{**result, "settings": {}} for result in record["results"] if result["task"] == task]
         main = main_figure(mine[0])
-        called = "rank correlation" if mine[0]["similarity"] else "accuracy"
-        table = Table(title=f"{task}: {called} in percent", box=SIMPLE_HEAD)
+        table = Table(title=f"{task}: {CALLED[mine[0]['kind']]} in percent", box=SIMPLE_HEAD)
         table.add_column("method", no_wrap=True)
         for heading in ("mode", "training"):
             table.add_column(heading)
@@ -98,3 +98,4 @@ def _tables(record: dict[str, Any]) -> list[Table]:
 
 
 KEYS = ("method", "variant", "mode")
+CALLED = {"classes": "accuracy", "similarity": "rank correlation", "answers": "F1 of answers"}

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import (
     AutoModel,
+    AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     DataCollatorWithPadding,
@@ -21,11 +22,18 @@ from transformers import (
     set_seed,
 )
 
+from softmaxkit.models.answers import Windows, measure_answers
 from softmaxkit.models.checkpoint import SETTINGS_FILE
 from softmaxkit.models.running import evaluating, run
-from softmaxkit.models.tasks import Example, Task
+from softmaxkit.models.tasks import Example, Kind, Task
 from softmaxkit.models.trainer import MethodTrainer, Progress, training_arguments
 from softmaxkit.recipe import TaskRecipe
+
+HEADS: dict[Kind, Any] = {
+    "classes": AutoModelForSequenceClassification,
+    "similarity": AutoModel,
+    "answers": AutoModelForQuestionAnswering,
+}
 
 BATCH = 64
 """Examples that are measured at a time."""
@@ -35,7 +43,7 @@ CALIBRATION_EXAMPLES = 400
 
 
 def read_encoder(name: str, task: Task, seed: int) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load an encoder and its tokenizer: with a new head for the task's classes, or without one for similarity.
+    """Load an encoder and its tokenizer: with a new head for classes or answers, or without one for similarity.
 
     Args:
         name: folder or hub name.
@@ -48,14 +56,13 @@ def read_encoder(name: str, task: Task, seed: int) -> tuple[PreTrainedModel, Pre
     if (Path(name) / SETTINGS_FILE).is_file():
         raise ValueError(f"{name} has a method in it already; give a plain model, into which methods are put here")
     set_seed(seed)
-    kind: Any = AutoModel if task.similarity else AutoModelForSequenceClassification
-    heads = {} if task.similarity else {"num_labels": task.classes}
+    heads = {"num_labels": task.classes} if task.kind == "classes" else {}
     try:
-        model = kind.from_pretrained(name, dtype=torch.float32, **heads)
+        model = HEADS[task.kind].from_pretrained(name, dtype=torch.float32, **heads)
         tokenizer = AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError, KeyError) as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(f"cannot load {name} as an encoder with a head for {task.classes} classes: {first}") from None
+        raise ValueError(f"cannot load {name} as an encoder with a head for {task.kind}: {first}") from None
     if tokenizer.pad_token is None:
         raise ValueError(f"{name} has no padding token, which batches of sentences need; give an encoder, such as BERT")
     return model, tokenizer
@@ -79,7 +86,7 @@ class Encoded(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         each = self.examples[index]
         return {**self.tokenizer(each.first, each.second, truncation=True, max_length=self.length)} | {
-            "labels": int(each.label)
+            "labels": int(each.number)
         }
 
 
@@ -138,7 +145,7 @@ def fine_tune(
     Args:
         model: from `read_encoder`; trained in place.
         tokenizer: its own.
-        task: of classes.
+        task: of classes or answers.
         recipe: how.
         folder: for checkpoints.
         seed: of the order of the examples.
@@ -148,7 +155,9 @@ def fine_tune(
         Interrupted: by Ctrl-C; the same call goes on from there.
         FloatingPointError: the loss became NaN or infinite.
     """
-    steps = -(-len(task.train) // recipe.batch) * recipe.epochs
+    encoded = Windows if task.kind == "answers" else Encoded
+    examples = encoded(task.train, tokenizer, recipe.length)
+    steps = -(-len(examples) // recipe.batch) * recipe.epochs
     arguments = training_arguments(
         folder,
         steps,
@@ -162,7 +171,7 @@ def fine_tune(
     MethodTrainer(
         model=model,
         args=arguments,
-        train_dataset=Encoded(task.train, tokenizer, recipe.length),
+        train_dataset=examples,
         data_collator=DataCollatorWithPadding(tokenizer),
         stops={steps // 2, steps},
         progress=progress,
@@ -181,7 +190,8 @@ def measure(
 
     Returns:
         of classes `accuracy_percent`, and of two `f1_percent` too; of similarity `spearman_percent`, the rank
-        correlation of labels and the cosine of both sentences' mean-pooled states.
+        correlation of labels and the cosine of both sentences' mean-pooled states; of answers `answer_f1_percent` and
+        `exact_match_percent`.
 
     Raises:
         FloatingPointError: the encoder gives NaN or infinity.
@@ -190,8 +200,11 @@ def measure(
         range(len(task.held_out)), key=lambda i: len(task.held_out[i].first + (task.held_out[i].second or ""))
     )
     examples = [task.held_out[index] for index in order]
-    labels = np.asarray([each.label for each in examples])
     tick = _ticker(progress, len(examples) * (2 if task.similarity else 1))
+    if task.kind == "answers":
+        with evaluating(model):
+            return measure_answers(model, tokenizer, examples, length, BATCH, tick)
+    labels = np.asarray([each.number for each in examples])
     with evaluating(model):
         if task.similarity:
             one, other = (

@@ -1,4 +1,4 @@
-"""Tasks for encoders: sentences, or pairs of them, with a label or a score of similarity."""
+"""Tasks for encoders: sentences, or pairs of them, with a label or a score of similarity; questions with answers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from softmaxkit.models.data_sets import data_set
 
@@ -29,12 +29,28 @@ HELD_OUT = ("test", "validation", "val", "dev")
 """How a file or split of held-out examples is called, the first that there is being taken."""
 
 
+Kind = Literal["classes", "similarity", "answers"]
+
+
+class Answers(NamedTuple):
+    """Right answers to a question, each a span of the text: what stands there, and from which character on."""
+
+    texts: tuple[str, ...]
+    starts: tuple[int, ...]
+
+
 class Example(NamedTuple):
-    """One example: a sentence, or two, and its label: a class from 0, or a score."""
+    """A sentence, or two, and its label: a class from 0, or a score; or a question, a text and its answers."""
 
     first: str
     second: str | None
-    label: float
+    label: float | Answers
+
+    @property
+    def number(self) -> float:
+        """The label, where it is a class or a score."""
+        assert not isinstance(self.label, Answers)
+        return self.label
 
 
 @dataclass(frozen=True)
@@ -43,26 +59,31 @@ class Task:
 
     Attributes:
         name: for people.
-        similarity: are the labels scores of similarity? Else classes.
+        kind: what the labels are: classes, scores of similarity, or answers.
         train: what to fine-tune on; empty where a task is only measured.
         held_out: what to measure on.
     """
 
     name: str
-    similarity: bool
+    kind: Kind
     train: tuple[Example, ...]
     held_out: tuple[Example, ...]
 
     @property
     def classes(self) -> int:
-        """How many classes there are; 1 of similarity."""
-        return 1 if self.similarity else int(max(each.label for each in (*self.train, *self.held_out))) + 1
+        """How many classes there are; 1 if labels are none."""
+        return int(max(each.number for each in (*self.train, *self.held_out))) + 1 if self.kind == "classes" else 1
+
+    @property
+    def similarity(self) -> bool:
+        """Are the labels scores of similarity?"""
+        return self.kind == "similarity"
 
     def sampled(self, count: int, seed: int) -> Task:
         """Return the task with at most so many examples to train on, drawn by a seed."""
         if count >= len(self.train):
             return self
-        return Task(self.name, self.similarity, tuple(random.Random(seed).sample(self.train, count)), self.held_out)
+        return Task(self.name, self.kind, tuple(random.Random(seed).sample(self.train, count)), self.held_out)
 
 
 def read_task(source: str) -> Task:
@@ -71,6 +92,8 @@ def read_task(source: str) -> Task:
     Files hold an example a line: .tsv (tabs, no quoting), .csv, or .jsonl. Columns are found by their names in a header
     (label or score; sentence, text, sentence1, premise, question, ...), else the first is the label and the sentences
     are the last, or the last two of three and more. Labels that are not all whole numbers are scores of similarity.
+    Questions with answers come as .jsonl, with the fields of `datasets`: question, context, and answers, which has text
+    and answer_start; or as SQuAD's own .json.
 
     Args:
         source: a folder with a train file and a test, validation, val or dev file; a folder of other files, or one
@@ -100,13 +123,18 @@ def _checked(name: str, train: tuple[Example, ...], held_out: tuple[Example, ...
     """Make a task of examples that go together."""
     if not held_out:
         raise ValueError(f"{name} has no examples to measure on")
-    similarity = any(each.label != int(each.label) for each in (*train, *held_out))
+    answers = {isinstance(each.label, Answers) for each in (*train, *held_out)}
+    if len(answers) > 1:
+        raise ValueError(f"{name} has answers to some of its examples and labels of others")
+    if answers == {True}:
+        return Task(name, "answers", train, held_out)
+    similarity = any(each.number != int(each.number) for each in (*train, *held_out))
     if not similarity:
-        low = min(each.label for each in (*train, *held_out))
+        low = min(each.number for each in (*train, *held_out))
         if low < 0:
             raise ValueError(f"{name} has the label {low:g}; classes are whole numbers from 0")
-        known = {each.label for each in train}
-        if train and (new := {each.label for each in held_out} - known):
+        known = {each.number for each in train}
+        if train and (new := {each.number for each in held_out} - known):
             raise ValueError(
                 f"{name} is measured on the label {min(new):g}, which is not among those trained on: "
                 f"{', '.join(f'{label:g}' for label in sorted(known))}"
@@ -116,7 +144,7 @@ def _checked(name: str, train: tuple[Example, ...], held_out: tuple[Example, ...
         raise ValueError(f"{name} has scores but single sentences; similarity is that of two")
     if len(pairs) > 1:
         raise ValueError(f"{name} has sentences in some of its files and pairs of them in others")
-    return Task(name, similarity, train, held_out)
+    return Task(name, "similarity" if similarity else "classes", train, held_out)
 
 
 def _read(path: Path) -> Iterator[Example]:
@@ -161,11 +189,29 @@ def _json_lines(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
                 raise ValueError(f"{path}, line {line}, is no JSON: {error}") from None
 
 
-READERS: dict[str, Any] = {".tsv": _delimited, ".csv": _delimited, ".jsonl": _json_lines}
+def _squad(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """Yield the questions of SQuAD's own form, as `datasets` has them, numbered."""
+    try:
+        articles = json.loads(path.read_text(encoding="utf-8"))["data"]
+        asked = [
+            (part["context"], each) for article in articles for part in article["paragraphs"] for each in part["qas"]
+        ]
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not of SQuAD's form, data, paragraphs, qas: {error!r}") from None
+    for number, (context, each) in enumerate(asked, 1):
+        answers = each.get("answers", [])
+        both = {name: [answer[name] for answer in answers] for name in ("text", "answer_start")}
+        yield number, {"question": each.get("question"), "context": context, "answers": both}
+
+
+READERS: dict[str, Any] = {".tsv": _delimited, ".csv": _delimited, ".jsonl": _json_lines, ".json": _squad}
 
 
 def _examples(rows: Iterator[tuple[int, Any]], where: str) -> Iterator[Example]:
     for line, row in rows:
+        if isinstance(row, Mapping) and "answers" in row:
+            yield _asked(row, f"{where}, line {line}")
+            continue
         if isinstance(row, Mapping):
             label = next((row[name] for name in LABEL_COLUMNS if name in row), None)
             texts = [str(row[name]) for name in TEXT_COLUMNS if row.get(name) is not None][:2]
@@ -182,6 +228,20 @@ def _examples(rows: Iterator[tuple[int, Any]], where: str) -> Iterator[Example]:
         if number is None:
             raise ValueError(f"{where}, line {line}: the label is a class from 0, or a score, not {label!r}")
         yield Example(texts[0], texts[1] if len(texts) > 1 else None, number)
+
+
+def _asked(row: Mapping[str, Any], where: str) -> Example:
+    """Return a question with its answers, which have to stand where they are said to."""
+    question, context, answers = (row.get(name) for name in ("question", "context", "answers"))
+    if not (isinstance(question, str) and isinstance(context, str) and isinstance(answers, Mapping)):
+        raise ValueError(f"{where}, has {', '.join(row)}; a question with answers has question, context and answers")
+    texts, starts = (tuple(answers.get(name, ())) for name in ("text", "answer_start"))
+    if len(texts) != len(starts):
+        raise ValueError(f"{where}: answers have as many texts as starts, not {len(texts)} and {len(starts)}")
+    for text, start in zip(texts, starts, strict=True):
+        if context[start : start + len(text)] != text:
+            raise ValueError(f"{where}: the answer {text!r} does not stand at character {start} of its context")
+    return Example(question, context, Answers(texts, starts))
 
 
 def _number(text: Any) -> float | None:

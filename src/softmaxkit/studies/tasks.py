@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +25,19 @@ from softmaxkit.models.fine_tuning import (
 from softmaxkit.models.patch import apply, set_mode
 from softmaxkit.models.pretrained import fingerprint
 from softmaxkit.models.running import to_default_device
-from softmaxkit.models.tasks import Task, read_task
+from softmaxkit.models.tasks import Kind, Task, read_task
 from softmaxkit.recipe import TaskRecipe
 from softmaxkit.record import make_record, make_result, versions
 from softmaxkit.spec import Spec
 from softmaxkit.studies.compare import Stage
 
 WEIGHTS = "model.safetensors"
+
+MAIN_FIGURES: dict[Kind, str] = {
+    "classes": "accuracy_percent",
+    "similarity": "spearman_percent",
+    "answers": "answer_f1_percent",
+}
 
 
 @dataclass(frozen=True)
@@ -60,10 +66,10 @@ class TaskOptions:
 def measure_tasks(options: TaskOptions, command: list[str], stage: Stage) -> dict[str, Any]:
     """Fine-tune and measure all methods on all tasks, and return the record.
 
-    Tasks of classes: exact softmax in float is fine-tuned first, the baseline. Methods that are calibrated take that
-    model; the others are fine-tuned from the pretrained one with their integers in the forward pass, from the same
-    start and with the same examples in the same order. Tasks of similarity are measured without training, and without
-    8-bit layers.
+    Tasks of classes or answers: exact softmax in float is fine-tuned first, the baseline. Methods that are calibrated
+    take that model; the others are fine-tuned from the pretrained one with their integers in the forward pass, from the
+    same start and with the same examples in the same order. Tasks of similarity are measured without training, and
+    without 8-bit layers.
 
     Returns:
         the record: a result for each task, seed and method with `task`, `seed`, the task's figures, and
@@ -81,7 +87,9 @@ def measure_tasks(options: TaskOptions, command: list[str], stage: Stage) -> dic
     results: list[dict[str, Any]] = []
     for task in tasks:
         if not task.similarity and not task.train:
-            raise ValueError(f"{task.name} has classes but no examples to train on; give a folder with a train file")
+            raise ValueError(
+                f"{task.name} has {task.kind} but no examples to train on; give a folder with a train file"
+            )
         for seed in dict.fromkeys(options.seeds[: 1 if task.similarity else None]):
             study = _OnTask(options, task.sampled(options.recipe.examples, seed), seed, stage)
             found = [each for spec in specs for each in study.results(spec)]
@@ -117,22 +125,25 @@ class _OnTask:
         title = f"{self.task.name}, seed {self.seed}: {spec.method} {spec.variant}".rstrip()
         trained = "fine-tuned" if self._trains(spec) else "not trained" if self.task.similarity else "calibrated"
         modes = ("integer",) if self._trains(spec) and spec != Exact() else ("float", "integer")
-        about = {"task": self.task.name, "seed": self.seed, "trained": trained, "similarity": self.task.similarity}
+        about = {"task": self.task.name, "seed": self.seed, "trained": trained, "kind": self.task.kind}
         results = []
         try:
             model, tokenizer = self._prepared(spec, title)
             for mode in modes:
                 set_mode(model, mode)
-                figures = measure(model, tokenizer, self.task, self._length, self.stage(f"{title}, measure {mode}"))
+                length = self._fitting(model, tokenizer).length
+                figures = measure(model, tokenizer, self.task, length, self.stage(f"{title}, measure {mode}"))
                 results.append(make_result(spec, mode, **about, **figures))
         except FloatingPointError as error:  # a result too; the others go on
             results = [make_result(spec, mode, **about, diverged=str(error)) for mode in modes]
         write_json(finished, results)
         return results
 
-    @property
-    def _length(self) -> int:
-        return self.options.recipe.length
+    def _fitting(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> TaskRecipe:
+        """Return the recipe, with no more tokens than the model has places for."""
+        recipe = self.options.recipe
+        places = getattr(model.config, "max_position_embeddings", recipe.length)
+        return replace(recipe, length=min(recipe.length, places, tokenizer.model_max_length))
 
     def _trains(self, spec: Spec) -> bool:
         return not self.task.similarity and spec.training != "calibrated"
@@ -142,7 +153,8 @@ class _OnTask:
         options = self.options
         model, tokenizer = read_encoder(options.model, self.task, self.seed)
         to_default_device(model)
-        seen = calibration_batches(self.task, tokenizer, self._length)
+        recipe = self._fitting(model, tokenizer)
+        seen = calibration_batches(self.task, tokenizer, recipe.length)
         if options.eight_bit and not self.task.similarity:
             round_linear(model, seen)
         base = spec if self._trains(spec) else Exact()
@@ -154,7 +166,7 @@ class _OnTask:
             weights = self._folder(base) / "weights"
             if not weights.is_dir():
                 run = self._folder(base) / "run"
-                fine_tune(model, tokenizer, self.task, options.recipe, run, self.seed, self.stage(f"{title}, train"))
+                fine_tune(model, tokenizer, self.task, recipe, run, self.seed, self.stage(f"{title}, train"))
                 with whole_folder(weights) as work:  # 8-bit layers have one more than transformers would load
                     save_model(model, str(work / WEIGHTS))
                 shutil.rmtree(run, ignore_errors=True)
@@ -183,7 +195,7 @@ class _OnTask:
 
 def main_figure(result: Mapping[str, Any]) -> str:
     """Return the name of the main figure of a result's task."""
-    return "spearman_percent" if result["similarity"] else "accuracy_percent"
+    return MAIN_FIGURES[result["kind"]]
 
 
 def _change(result: dict[str, Any], baseline: dict[str, Any]) -> dict[str, float]:

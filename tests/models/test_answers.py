@@ -1,0 +1,149 @@
+"""Questions with answers in a text: reading, windows, spans and measures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import BertConfig, BertForQuestionAnswering
+from transformers.modeling_outputs import QuestionAnsweringModelOutput
+
+from softmaxkit.models.answers import Windows, _best_span, answer_f1, exact_match, measure_answers
+from softmaxkit.models.language_model import learned_tokens
+from softmaxkit.models.tasks import Answers, Example, read_task
+
+TEXT = "Ada was born in London. Alan was born in Paris. Grace was born in New York."
+
+
+def asked(question: str, answer: str) -> Example:
+    return Example(question, TEXT, Answers((answer,), (TEXT.index(answer),)))
+
+
+EXAMPLES = [asked("where was Ada born?", "London"), asked("where was Grace born?", "New York")]
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    found = learned_tokens(TEXT * 4 + "where was Ada born? " * 4, 290)
+    found.add_special_tokens({"pad_token": "[PAD]"})
+    return found
+
+
+def test_squad_and_lines_are_read_alike(tmp_path: Path) -> None:
+    lines = [
+        {
+            "id": "1",
+            "question": each.first,
+            "context": TEXT,
+            "answers": {"text": each.label.texts, "answer_start": [at]},
+        }
+        for each in EXAMPLES
+        if isinstance(each.label, Answers)
+        for at in each.label.starts
+    ]
+    (tmp_path / "test.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
+    qas = [
+        {"question": each.first, "answers": [{"text": each.label.texts[0], "answer_start": each.label.starts[0]}]}
+        for each in EXAMPLES
+        if isinstance(each.label, Answers)
+    ]
+    (tmp_path / "dev.json").write_text(json.dumps({"data": [{"paragraphs": [{"context": TEXT, "qas": qas}]}]}))
+    for name in ("test.jsonl", "dev.json"):
+        task = read_task(str(tmp_path / name))
+        assert (task.kind, task.held_out, task.classes) == ("answers", tuple(EXAMPLES), 1)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ({"question": "?", "answers": {"text": [], "answer_start": []}}, "has question, answers; a question with"),
+        ({"question": "?", "context": "abc", "answers": {"text": ["b"], "answer_start": [2]}}, "'b' does not stand at"),
+        ({"question": "?", "context": "abc", "answers": "b"}, "a question with answers has question, context and"),
+        (
+            {"question": "?", "context": "abc", "answers": {"text": ["b"], "answer_start": []}},
+            "as many texts as starts",
+        ),
+    ],
+)
+def test_what_is_no_answer_is_refused(line: dict[str, Any], message: str, tmp_path: Path) -> None:
+    (tmp_path / "test.jsonl").write_text(json.dumps(line))
+    with pytest.raises(ValueError, match=message):
+        read_task(str(tmp_path))
+    (tmp_path / "test.jsonl").unlink()
+    (tmp_path / "dev.json").write_text(json.dumps({"data": [line]}))
+    with pytest.raises(ValueError, match="is not of SQuAD's form"):
+        read_task(str(tmp_path))
+
+
+@pytest.mark.parametrize("length", [16, 24, 40, 200])
+def test_windows_hold_every_answer(length: int, tokenizer: Any) -> None:
+    windows = Windows(EXAMPLES, tokenizer, length)
+    told = set()
+    for window in windows.windows:
+        assert len(window.tokens["input_ids"]) == len(window.spans) <= length
+        first, last = window.tokens["start_positions"], window.tokens["end_positions"]
+        if (first, last) != (0, 0):
+            said = TEXT[window.spans[first, 0] : window.spans[last, 1]].strip()
+            assert said == EXAMPLES[window.example].label.texts[0]  # type: ignore[union-attr]
+            told.add(window.example)
+    assert told == {0, 1}
+    assert len(windows) == 2 or length < 200
+
+
+def test_the_best_span_is_of_the_text_in_order_and_short() -> None:
+    spans = np.array([[-1, -1], *([place, place + 1] for place in range(50))])
+    scores = np.zeros((51, 2), np.float32)
+    scores[0] = 9.0  # no part of the text
+    scores[45, 0], scores[3, 1], scores[48, 1], scores[2, 0] = 3.0, 4.0, 2.0, 1.5
+    # Ends before its beginning, and too long a span, score more.
+    assert _best_span(scores, spans, "x" * 44 + "yes!" + "x" * 9) == (5.5, "xx")
+    scores[3, 1] = 0.0
+    assert _best_span(scores, spans, "x" * 44 + "yes!" + "x" * 9) == (5.0, "yes!")
+
+
+class Oracle(BertForQuestionAnswering):  # type: ignore[misc, unused-ignore]
+    """Points to the answers that it is told."""
+
+    told: list[tuple[int, int]]
+
+    def forward(self, input_ids: torch.Tensor, **rest: Any) -> QuestionAnsweringModelOutput:
+        start, end = torch.zeros(2, *input_ids.shape)
+        for row in range(len(input_ids)):
+            first, last = self.told.pop(0)
+            start[row, first], end[row, last] = 5.0, 5.0
+        return QuestionAnsweringModelOutput(start_logits=start, end_logits=end)
+
+
+def oracle(told: list[tuple[int, int]]) -> Oracle:
+    config = BertConfig(vocab_size=320, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)
+    model = Oracle(config)
+    model.told = told
+    return model
+
+
+@pytest.mark.parametrize("length", [24, 200])
+def test_a_model_that_knows_has_all_points(length: int, tokenizer: Any) -> None:
+    unanswered = Example("where was Bob born?", TEXT, Answers((), ()))
+    for examples in (EXAMPLES, [*EXAMPLES, unanswered]):
+        windows = Windows(examples, tokenizer, length).windows
+        told = [(each.tokens["start_positions"], each.tokens["end_positions"]) for each in windows]
+        done: list[int] = []
+        found = measure_answers(oracle(told), tokenizer, examples, length, 3, done.append)
+        if length == 200:  # else a window without the answer points to the first token
+            assert found == {"exact_match_percent": 100, "answer_f1_percent": 100}
+        assert sum(done) == len(examples)
+    wrong = [(0, 0)] * len(windows)
+    assert measure_answers(oracle(wrong), tokenizer, EXAMPLES, 200, 3, done.append)["exact_match_percent"] == 0
+
+
+def test_measures() -> None:
+    assert exact_match("The  London!", "london") == 1
+    assert exact_match("in London", "London") == 0
+    assert answer_f1("in London", "London") == pytest.approx(2 / 3)
+    assert answer_f1("New York", "York New York") == pytest.approx(4 / 5)
+    assert answer_f1("", "London") == 0
+    assert answer_f1("", "the") == 1
