@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from typing import Any
 
@@ -174,16 +176,41 @@ def test_large_results_are_those_of_small_ones(dtype: torch.dtype) -> None:
         assert not large[:, 0].isnan().any()
 
 
+@pytest.fixture(params=["torch's threads", "own threads"])
+def pool(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Run on torch's OpenMP threads, and on those that the kernels start where these are not found."""
+    kernel = launch.loaded()
+    if request.param == "own threads":
+        kernel.share_threads(0)
+    elif kernels.torch_threads() == 0:
+        pytest.skip("torch's OpenMP library is not found")
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+    kernel.share_threads(kernels.torch_threads())
+
+
+@pytest.mark.usefixtures("pool")
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_threads_change_nothing(threads: int) -> None:
     scores = scores_of(64, 9, 1000)
-    before, alone = torch.get_num_threads(), rows.exact(scores)
-    try:
-        torch.set_num_threads(threads)
-        for _ in range(20):
-            assert torch.equal(rows.exact(scores), alone)
-    finally:
-        torch.set_num_threads(before)
+    alone = rows.exact(scores)
+    torch.set_num_threads(threads)
+    for _ in range(20):
+        assert torch.equal(rows.exact(scores), alone)
+
+
+@pytest.mark.usefixtures("pool")
+def test_callers_at_once_get_their_own() -> None:
+    given = [scores_of(64, 9, 100 + 10 * seed, seed=seed) for seed in range(4)]
+    right = [rows.exact(scores) for scores in given]
+
+    def call(index: int) -> bool:
+        torch.set_num_threads(2)
+        return all(torch.equal(rows.exact(given[index]), right[index]) for _ in range(20))
+
+    with ThreadPoolExecutor(4) as callers:
+        assert all(callers.map(call, range(4)))
 
 
 def test_what_kernels_do_not_take_is_refused() -> None:
