@@ -129,15 +129,14 @@ def picture(results: Sequence[Result], asked: Mapping[str, Any]) -> go.Figure | 
             mode="lines+markers",
             line={"color": REFERENCE_COLOUR, "dash": "dash"},
         )
-    numbers = [x for points in lines.values() for x, *_ in points]
-    wide = all(isinstance(x, int | float) and x > 0 for x in numbers) and max(numbers) >= 8 * min(numbers)
     figure.update_layout(
         base_layout(
             height=420,
             showlegend=True,
             legend={"orientation": "h", "y": 1.12},
             xaxis=axis(
-                title=TITLES.get(asked["x"], setting({asked["x"]: ""})), type="log" if wide and not by_step else "-"
+                title=TITLES.get(asked["x"], setting({asked["x"]: ""})),
+                type="-" if by_step else _axis_type([x for points in lines.values() for x, *_ in points]),
             ),
             yaxis=axis(title=TITLES.get(asked["y"], asked["y"])),
         )
@@ -145,11 +144,21 @@ def picture(results: Sequence[Result], asked: Mapping[str, Any]) -> go.Figure | 
     return figure
 
 
+def _axis_type(values: Sequence[Any]) -> str:
+    """Return "log" for numbers of different magnitudes; with a 0 among them, which has no logarithm, "category"."""
+    if not all(isinstance(x, int | float) and x >= 0 for x in values):
+        return "-"
+    positive = [x for x in values if x] or [1]
+    wide = max(positive) >= 8 * min(positive)
+    return "-" if not wide else "log" if len(positive) == len(values) else "category"
+
+
 def _against(results: Sequence[Result], x: str, y: str) -> dict[str, list[tuple[Any, float, float | None]]]:
     """Return points of integer results, by what else tells them apart; those of which a seed diverged are left out."""
     lines: dict[str, list[tuple[Any, float, float | None]]] = {}
     if "change" in y:  # exact is the line at 0
-        results = [each for each in results if each["method"] != "exact"]
+        varied = [any(key.startswith("spec.") for key in each["settings"]) for each in results]
+        results = [each for each, own in zip(results, varied, strict=True) if own or each["method"] != "exact"]
     for each in summary(results, y):
         if x not in each["settings"] or each["mean"] is None or each["diverged"] or each["mode"] == "float":
             continue
