@@ -15,6 +15,7 @@ from torch.nn.functional import scaled_dot_product_attention
 import softmaxkit
 from softmaxkit import ConSmax, Exact, Exaq, Softermax, kernels
 from softmaxkit.cache import KeyValueCache
+from softmaxkit.fused import module_for
 from softmaxkit.kernels import attention as fused
 from softmaxkit.kernels import weights
 
@@ -331,11 +332,11 @@ def test_what_does_not_fit_is_refused() -> None:
         softmaxkit.attention(query, key, value, "exaq")  # type: ignore[arg-type]
 
 
-def test_what_inference_mode_made_takes_gradients_later() -> None:
-    query, key, value = torch.randn(3, 1, 2, 5, 8, generator=torch.Generator().manual_seed(0))
+def test_a_module_is_made_once_and_outside_of_inference_mode() -> None:
+    given: Any = (ConSmax(), 2, 5, {"beta": 3.0, "gamma": 1.5}, torch.device("cpu"))
     with torch.inference_mode():
-        softmaxkit.attention(query, key, value, ConSmax(), beta=3.0, gamma=1.5)
-    query.requires_grad_()
-    softmaxkit.attention(query, key, value, ConSmax(), beta=3.0, gamma=1.5).sum().backward()
-    assert query.grad is not None
-    assert query.grad.isfinite().all()
+        made = module_for(*given)
+    assert not any(each.is_inference() or each.requires_grad for each in made.parameters())
+    assert module_for(*given) is made
+    told = {"beta": torch.tensor([3.0, 4.0]), "gamma": 1.5}
+    assert module_for(ConSmax(), 2, 5, told, torch.device("cpu")) is not made

@@ -63,9 +63,11 @@ def test_squad_and_lines_are_read_alike(tmp_path: Path) -> None:
         ({"question": "?", "answers": {"text": [], "answer_start": []}}, "has question, answers; a question with"),
         ({"question": "?", "context": "abc", "answers": {"text": ["b"], "answer_start": [2]}}, "'b' does not stand at"),
         ({"question": "?", "context": "abc", "answers": "b"}, "a question with answers has question, context and"),
+        ({"question": "?", "context": "abc", "answers": {"text": ["b"], "answer_start": ["1"]}}, "at character '1'"),
+        ({"question": "?", "context": "abc", "answers": {"text": None}}, "lists of the same length"),
         (
             {"question": "?", "context": "abc", "answers": {"text": ["b"], "answer_start": []}},
-            "as many texts as starts",
+            "lists of the same length",
         ),
     ],
 )
@@ -92,6 +94,24 @@ def test_windows_hold_every_answer(length: int, tokenizer: Any) -> None:
             told.add(window.example)
     assert told == {0, 1}
     assert len(windows) == 2 or length < 200
+
+
+def test_spaces_around_an_answer_do_not_count(tokenizer: Any) -> None:
+    places = [
+        (window.tokens["start_positions"], window.tokens["end_positions"])
+        for text in ("London", " London")
+        for window in Windows([Example("where?", TEXT, Answers((text,), (TEXT.index(text),)))], tokenizer, 200).windows
+    ]
+    assert places[0] == places[1] != (0, 0)
+
+
+@pytest.mark.parametrize("question", ["where was Ada born? " * 9, "日本語" * 30], ids=["words", "bytes"])
+def test_long_questions_are_cut(question: str, tokenizer: Any) -> None:
+    windows = Windows([Example(question, TEXT, Answers(("London",), (TEXT.index("London"),)))], tokenizer, 20).windows
+    assert max(len(window.spans) for window in windows) <= 20
+    assert any(window.tokens["end_positions"] for window in windows)
+    with pytest.raises(ValueError, match="windows of 2 tokens leave no room for a text beside its question"):
+        Windows([Example(question, TEXT, Answers((), ()))], tokenizer, 2)
 
 
 def test_the_best_span_is_of_the_text_in_order_and_short() -> None:
@@ -136,6 +156,10 @@ def test_a_model_that_knows_has_all_points(length: int, tokenizer: Any) -> None:
         if length == 200:  # else a window without the answer points to the first token
             assert found == {"exact_match_percent": 100, "answer_f1_percent": 100}
         assert sum(done) == len(examples)
+    tokenizer.padding_side = "left"
+    windows = Windows(EXAMPLES, tokenizer, 200).windows
+    told = [(each.tokens["start_positions"], each.tokens["end_positions"]) for each in windows]
+    assert measure_answers(oracle(told), tokenizer, EXAMPLES, 200, 3, done.append)["exact_match_percent"] == 100
     wrong = [(0, 0)] * len(windows)
     assert measure_answers(oracle(wrong), tokenizer, EXAMPLES, 200, 3, done.append)["exact_match_percent"] == 0
 

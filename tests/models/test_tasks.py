@@ -47,6 +47,7 @@ def test_folders(tmp_path: Path) -> None:
     assert len(task.sampled(2, seed=0).train) == 2
     assert task.sampled(2, seed=0) == task.sampled(2, seed=0)
     (tmp_path / "test.tsv").write_text("1\tfine\n")
+    (tmp_path / "test.json").write_text("{}")  # about the tables, no table
     assert read_task(str(tmp_path)).held_out[0].first == "fine"
     for name in ("train", "val", "test"):
         (tmp_path / f"{name}.tsv").rename(tmp_path / f"2015-{name}.tsv")
@@ -74,6 +75,7 @@ def test_labels_that_are_no_whole_numbers_are_similarity(tmp_path: Path) -> None
         ({"test.tsv": "0.5\ta\n1.5\tb\n"}, "scores but single sentences; similarity is that of two"),
         ({"test.tsv": "1\ta\nnan\tb\n"}, "line 2: the label is a class from 0, or a score, not 'nan'"),
         ({"test.tsv": ""}, "no examples to measure on"),
+        ({"test.tsv": "1\ta\n", "test.csv": "1,a\n"}, "has test.csv and test.tsv; keep one of them"),
         ({"notes.md": "x"}, r"has no .tsv, .csv, .jsonl, .json file"),
     ],
 )

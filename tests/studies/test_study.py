@@ -154,6 +154,20 @@ def test_points_are_measured_against_exact_softmax_of_the_same_training(tmp_path
     assert list(steps.data[0].x) == [1, 2, 3, 4]
 
 
+def test_pictures_of_magnitudes_zeros_and_what_has_no_such_setting() -> None:
+    def made(settings: dict[str, Any], change: float) -> dict[str, Any]:
+        about = {"method": "consmax", "variant": "", "mode": "integer", "seed": 0}
+        return {**about, "settings": settings, "loss_change_percent": change}
+
+    asked = {"x": "spec.gamma0", "y": "loss_change_percent"}
+    results = [made({"spec.gamma0": value}, value) for value in (100.0, 3.0)]
+    assert picture(results, asked).layout.xaxis.type == "log"
+    drawn = picture([*results, made({"spec.gamma0": 0.0}, 2.0), made({"spec.tables": "whole"}, 7.0)], asked)
+    assert (drawn.layout.xaxis.type, drawn.layout.xaxis.categoryarray) == ("category", (0.0, 3.0, 100.0))
+    level = next(trace for trace in drawn.data if "whole" in trace.name)
+    assert (list(level.x), list(level.y)) == ([0.0, 3.0, 100.0], [7.0, 7.0, 7.0])
+
+
 def test_a_point_that_diverges_is_recorded_and_the_others_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -47,7 +47,7 @@ def exaq_weights(clip: float, exponentials: tuple[float, ...]) -> Weights:
     level = -clip / (levels - 1)
     # Levels end half-way between two: there a distance's code ends too.
     step = level / 2 / 2 ** int(math.log2(CODES / (2 * levels - 1)))
-    downwards = np.array(exponentials[::-1])
+    downwards = np.array(exponentials[::-1]) / exponentials[-1]
     tops = np.arange(LARGEST // 2 + 1, LARGEST + 1)
     exact = np.outer(tops, downwards)
     errors = np.abs(np.round(exact) / exact - 1).max(axis=1)

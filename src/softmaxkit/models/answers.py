@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from softmaxkit.models.running import run
+from softmaxkit.models.running import check_finite, run
 from softmaxkit.models.tasks import Answers, Example
 
 LONGEST = 30
@@ -47,7 +47,7 @@ class Windows(Dataset[dict[str, Any]]):
         length: tokens of a window.
 
     Raises:
-        ValueError: the tokenizer does not say where its tokens stand.
+        ValueError: the tokenizer does not say where its tokens stand, or windows are too short.
     """
 
     def __init__(self, examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, length: int) -> None:
@@ -68,13 +68,19 @@ class Windows(Dataset[dict[str, Any]]):
 
 def _windows(index: int, example: Example, tokenizer: PreTrainedTokenizerBase, length: int) -> list[Window]:
     assert isinstance(example.label, Answers)
-    asked = tokenizer(example.first, truncation=True, max_length=length // 2, add_special_tokens=False)["input_ids"]
+    asked = tokenizer(example.first, add_special_tokens=False, return_offsets_mapping=True)
+    longest = length // 2
+    question = example.first[: asked["offset_mapping"][longest][0] if len(asked["input_ids"]) > longest else None]
+    count = len(tokenizer(question, add_special_tokens=False)["input_ids"])
+    room = length - count - tokenizer.num_special_tokens_to_add(pair=True)
+    if room < OVERLAP:
+        raise ValueError(f"windows of {length} tokens leave no room for a text beside its question; take 384 or so")
     made = tokenizer(
-        tokenizer.decode(asked) if len(asked) == length // 2 else example.first,
+        question,
         example.second,
         truncation="only_second",
         max_length=length,
-        stride=(length - len(asked)) // OVERLAP,
+        stride=room // OVERLAP,
         return_overflowing_tokens=True,
         return_offsets_mapping=True,
     )
@@ -92,7 +98,9 @@ def _answer_tokens(answers: Answers, spans: NDArray[np.int64]) -> tuple[int, int
     """Return the first and last token of the first answer; 0 and 0 if it is not wholly among them."""
     if not answers.texts:
         return 0, 0
-    begin, end = answers.starts[0], answers.starts[0] + len(answers.texts[0])
+    text = answers.texts[0]
+    begin = answers.starts[0] + len(text) - len(text.lstrip())
+    end = begin + len(text.strip())
     inside = np.flatnonzero((spans[:, 1] > begin) & (spans[:, 0] < end) & (spans[:, 0] >= 0))
     if not len(inside) or spans[inside[0], 0] > begin or spans[inside[-1], 1] < end:
         return 0, 0
@@ -131,13 +139,11 @@ def measure_answers(
     for first in range(0, len(windows), size):
         some = windows[first : first + size]
         names = [name for name in some[0].tokens if not name.endswith("_positions")]
-        batch = tokenizer.pad([{name: each.tokens[name] for name in names} for each in some], return_tensors="pt")
+        given = [{name: each.tokens[name] for name in names} for each in some]
+        batch = tokenizer.pad(given, padding_side="right", return_tensors="pt")
         found = run(model, dict(batch))
         logits = torch.stack([found.start_logits, found.end_logits], dim=-1).float().cpu().numpy()
-        if not np.isfinite(logits).all():
-            raise FloatingPointError(
-                "the encoder gives NaN or infinity on the task: its weights, or a method in it, do"
-            )
+        check_finite(logits)
         for window, scores in zip(some, logits, strict=True):
             text = str(examples[window.example].second)
             best[window.example] = max(

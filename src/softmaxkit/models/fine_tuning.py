@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import (
     AutoModel,
@@ -24,7 +25,7 @@ from transformers import (
 
 from softmaxkit.models.answers import Windows, measure_answers
 from softmaxkit.models.checkpoint import SETTINGS_FILE
-from softmaxkit.models.running import evaluating, run
+from softmaxkit.models.running import check_finite, evaluating, run
 from softmaxkit.models.tasks import Example, Kind, Task
 from softmaxkit.models.trainer import MethodTrainer, Progress, training_arguments
 from softmaxkit.recipe import TaskRecipe
@@ -65,7 +66,18 @@ def read_encoder(name: str, task: Task, seed: int) -> tuple[PreTrainedModel, Pre
         raise ValueError(f"cannot load {name} as an encoder with a head for {task.kind}: {first}") from None
     if tokenizer.pad_token is None:
         raise ValueError(f"{name} has no padding token, which batches of sentences need; give an encoder, such as BERT")
+    if task.kind == "answers":
+        tokenizer.padding_side = "right"  # answers are counted from the left
     return model, tokenizer
+
+
+def tokens_at_most(model: PreTrainedModel) -> int:
+    """Return how many tokens a model has places for."""
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
+            # RoBERTa's places begin behind that of padding.
+            return module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
+    return int(getattr(model.config, "max_position_embeddings", sys.maxsize))
 
 
 class Encoded(Dataset[dict[str, Any]]):
@@ -212,12 +224,12 @@ def measure(
                 for texts in ([each.first for each in examples], [each.second for each in examples])
             )
             cosine = torch.nn.functional.cosine_similarity(one, other).numpy()
-            _check_finite(cosine)
+            check_finite(cosine)
             return {"spearman_percent": 100 * rank_correlation(cosine, labels)}
         found = []
         for batch in batches(examples, tokenizer, length):
             logits = run(model, batch).logits.float().cpu().numpy()
-            _check_finite(logits)
+            check_finite(logits)
             found.append(logits.argmax(-1))
             tick(len(logits))
     guessed = np.concatenate(found)
@@ -226,11 +238,6 @@ def measure(
         both, either = ((guessed == 1) & (labels == 1)).sum(), (guessed == 1).sum() + (labels == 1).sum()
         figures["f1_percent"] = 100 * float(2 * both / either) if either else 0.0
     return figures
-
-
-def _check_finite(values: Any) -> None:
-    if not np.isfinite(values).all():
-        raise FloatingPointError("the encoder gives NaN or infinity on the task: its weights, or a method in it, do")
 
 
 def _pooled(model: PreTrainedModel, given: list[dict[str, Any]], tick: Callable[[int], None]) -> Tensor:

@@ -6,10 +6,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
+
+from softmaxkit.formats import Array
 
 
 @contextmanager
@@ -47,6 +50,16 @@ def device_of(model: nn.Module) -> torch.device:
     hook = getattr(model, "_hf_hook", None)
     device = getattr(hook, "execution_device", None) or next(model.parameters()).device
     return torch.device("cpu") if torch.device(device).type == "meta" else torch.device(device)
+
+
+def check_finite(values: Array) -> None:
+    """Refuse NaN and infinity in what a model gives.
+
+    Raises:
+        FloatingPointError: there is one.
+    """
+    if not np.isfinite(values).all():
+        raise FloatingPointError("the encoder gives NaN or infinity on the task: its weights, or a method in it, do")
 
 
 def run(model: PreTrainedModel, inputs: Mapping[str, Any]) -> Any:

@@ -107,7 +107,11 @@ def read_task(source: str) -> Task:
         return _from_hub(source)
     if path.is_file():
         return _checked(path.stem, (), tuple(_read(path)))
-    files = {each.stem: each for each in sorted(path.iterdir()) if each.suffix in READERS}
+    found = [each for each in sorted(path.iterdir()) if each.suffix in READERS]
+    found = [each for each in found if each.suffix != ".json"] or found  # beside tables it is more likely about them
+    files = {each.stem: each for each in found}
+    if twice := [each.name for each in found if files[each.stem] != each]:
+        raise ValueError(f"{path} has {twice[0]} and {files[Path(twice[0]).stem].name}; keep one of them")
     if not files:
         raise ValueError(f"{path} has no {', '.join(READERS)} file to read a task from")
     held_out = next((files[name] for name in HELD_OUT if name in files), None)
@@ -192,16 +196,19 @@ def _json_lines(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
 def _squad(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """Yield the questions of SQuAD's own form, as `datasets` has them, numbered."""
     try:
-        articles = json.loads(path.read_text(encoding="utf-8"))["data"]
-        asked = [
-            (part["context"], each) for article in articles for part in article["paragraphs"] for each in part["qas"]
+        rows = [
+            {
+                "question": each["question"],
+                "context": part["context"],
+                "answers": {name: [answer[name] for answer in each["answers"]] for name in ("text", "answer_start")},
+            }
+            for article in json.loads(path.read_text(encoding="utf-8"))["data"]
+            for part in article["paragraphs"]
+            for each in part["qas"]
         ]
     except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is not of SQuAD's form, data, paragraphs, qas: {error!r}") from None
-    for number, (context, each) in enumerate(asked, 1):
-        answers = each.get("answers", [])
-        both = {name: [answer[name] for answer in answers] for name in ("text", "answer_start")}
-        yield number, {"question": each.get("question"), "context": context, "answers": both}
+        raise ValueError(f"{path} is not of SQuAD's form, data, paragraphs, qas, answers: {error!r}") from None
+    yield from enumerate(rows, 1)
 
 
 READERS: dict[str, Any] = {".tsv": _delimited, ".csv": _delimited, ".jsonl": _json_lines, ".json": _squad}
@@ -235,13 +242,13 @@ def _asked(row: Mapping[str, Any], where: str) -> Example:
     question, context, answers = (row.get(name) for name in ("question", "context", "answers"))
     if not (isinstance(question, str) and isinstance(context, str) and isinstance(answers, Mapping)):
         raise ValueError(f"{where}, has {', '.join(row)}; a question with answers has question, context and answers")
-    texts, starts = (tuple(answers.get(name, ())) for name in ("text", "answer_start"))
-    if len(texts) != len(starts):
-        raise ValueError(f"{where}: answers have as many texts as starts, not {len(texts)} and {len(starts)}")
+    texts, starts = (answers.get(name) for name in ("text", "answer_start"))
+    if not (isinstance(texts, list | tuple) and isinstance(starts, list | tuple) and len(texts) == len(starts)):
+        raise ValueError(f"{where}: answers have text and answer_start, lists of the same length, not {answers}")
     for text, start in zip(texts, starts, strict=True):
-        if context[start : start + len(text)] != text:
-            raise ValueError(f"{where}: the answer {text!r} does not stand at character {start} of its context")
-    return Example(question, context, Answers(texts, starts))
+        if not (isinstance(text, str) and isinstance(start, int) and context.startswith(text, max(start, 0))):
+            raise ValueError(f"{where}: the answer {text!r} does not stand at character {start!r} of its context")
+    return Example(question, context, Answers(tuple(texts), tuple(starts)))
 
 
 def _number(text: Any) -> float | None:

@@ -129,6 +129,7 @@ def picture(results: Sequence[Result], asked: Mapping[str, Any]) -> go.Figure | 
             mode="lines+markers",
             line={"color": REFERENCE_COLOUR, "dash": "dash"},
         )
+    settings = [] if by_step else _in_order({x for points in lines.values() for x, *_ in points})
     figure.update_layout(
         base_layout(
             height=420,
@@ -136,12 +137,20 @@ def picture(results: Sequence[Result], asked: Mapping[str, Any]) -> go.Figure | 
             legend={"orientation": "h", "y": 1.12},
             xaxis=axis(
                 title=TITLES.get(asked["x"], setting({asked["x"]: ""})),
-                type="-" if by_step else _axis_type([x for points in lines.values() for x, *_ in points]),
+                type="-" if by_step else _axis_type(settings),
+                categoryorder="array",
+                categoryarray=settings,
             ),
             yaxis=axis(title=TITLES.get(asked["y"], asked["y"])),
         )
     )
     return figure
+
+
+def _in_order(values: set[Any]) -> list[Any]:
+    """Return numbers by size, and anything else by its letters."""
+    numbers = all(isinstance(each, int | float) for each in values)
+    return sorted(values) if numbers else sorted(values, key=str)
 
 
 def _axis_type(values: Sequence[Any]) -> str:
@@ -154,13 +163,20 @@ def _axis_type(values: Sequence[Any]) -> str:
 
 
 def _against(results: Sequence[Result], x: str, y: str) -> dict[str, list[tuple[Any, float, float | None]]]:
-    """Return points of integer results, by what else tells them apart; those of which a seed diverged are left out."""
+    """Return points of integer results, by what else tells them apart; those of which a seed diverged are left out.
+
+    What has no such setting, but others of its own, stays the same over all.
+    """
     lines: dict[str, list[tuple[Any, float, float | None]]] = {}
+    settings = _in_order({each["settings"][x] for each in results if x in each["settings"]})
     if "change" in y:  # exact is the line at 0
         varied = [any(key.startswith("spec.") for key in each["settings"]) for each in results]
         results = [each for each, own in zip(results, varied, strict=True) if own or each["method"] != "exact"]
     for each in summary(results, y):
-        if x not in each["settings"] or each["mean"] is None or each["diverged"] or each["mode"] == "float":
+        alike = x not in each["settings"] and any(key.startswith("spec.") for key in each["settings"])
+        if each["mean"] is None or each["diverged"] or each["mode"] == "float":
+            continue
+        if not alike and x not in each["settings"]:
             continue
         others = {key: value for key, value in each["settings"].items() if key != x and not key.startswith("spec.")}
         own = {key: value for key, value in each["settings"].items() if key != x and key.startswith("spec.")}
@@ -170,7 +186,8 @@ def _against(results: Sequence[Result], x: str, y: str) -> dict[str, list[tuple[
             else " ".join(filter(None, (each["method"], each["variant"])))
         )
         told = setting({**others, **own})
-        lines.setdefault(f"{name} {told}".strip(), []).append((each["settings"][x], each["mean"], each["spread"]))
+        places = settings if alike else [each["settings"][x]]
+        lines.setdefault(f"{name} {told}".strip(), []).extend((place, each["mean"], each["spread"]) for place in places)
     return lines
 
 

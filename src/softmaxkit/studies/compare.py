@@ -180,7 +180,8 @@ class Comparison:
 
     def finished(self, spec: Spec) -> Path:
         """Return the file that keeps a spec's results."""
-        return self._folder(spec, self.options.windows, self.options.verify, self.options.synthesize) / "results.json"
+        options = self.options
+        return self._folder(spec, options.windows, options.verify, options.synthesize, options.speed) / "results.json"
 
     def _hardware(self, title: str, seen: list[RealScores]) -> dict[str, Any]:
         """Compare the method's hardware with its integers, on scores of the model, and count what it costs."""

@@ -65,7 +65,7 @@ def run_study(
             if own not in told:
                 told.append(own)
                 results += [{**each, **_changes(each, baseline), **about, "settings": own} for each in exact]
-            if point.spec != Exact():
+            if point.spec != Exact() or point.settings != own:
                 for each in results_of(comparison, point.spec):
                     results.append({**each, **_changes(each, baseline), **about, "settings": point.settings})
     inputs |= {"study": study.name, "question": study.question, "seeds": list(chosen), "picture": study.picture}

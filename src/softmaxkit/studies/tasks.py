@@ -21,6 +21,7 @@ from softmaxkit.models.fine_tuning import (
     fine_tune,
     measure,
     read_encoder,
+    tokens_at_most,
 )
 from softmaxkit.models.patch import apply, set_mode
 from softmaxkit.models.pretrained import fingerprint
@@ -73,7 +74,7 @@ def measure_tasks(options: TaskOptions, command: list[str], stage: Stage) -> dic
 
     Returns:
         the record: a result for each task, seed and method with `task`, `seed`, the task's figures, and
-        `change_points`, the first of these less the baseline's.
+        `change_points`, the main one less the baseline's.
 
     Raises:
         ValueError: a task or model that cannot be used.
@@ -120,8 +121,7 @@ class _OnTask:
         """
         finished = self._folder(spec) / "results.json"
         if finished.is_file():
-            found: list[dict[str, Any]] = json.loads(finished.read_text(encoding="utf-8"))
-            return found
+            return [{**each, "kind": self.task.kind} for each in json.loads(finished.read_text(encoding="utf-8"))]
         title = f"{self.task.name}, seed {self.seed}: {spec.method} {spec.variant}".rstrip()
         trained = "fine-tuned" if self._trains(spec) else "not trained" if self.task.similarity else "calibrated"
         modes = ("integer",) if self._trains(spec) and spec != Exact() else ("float", "integer")
@@ -142,8 +142,7 @@ class _OnTask:
     def _fitting(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> TaskRecipe:
         """Return the recipe, with no more tokens than the model has places for."""
         recipe = self.options.recipe
-        places = getattr(model.config, "max_position_embeddings", recipe.length)
-        return replace(recipe, length=min(recipe.length, places, tokenizer.model_max_length))
+        return replace(recipe, length=min(recipe.length, tokens_at_most(model), tokenizer.model_max_length))
 
     def _trains(self, spec: Spec) -> bool:
         return not self.task.similarity and spec.training != "calibrated"
