@@ -89,6 +89,18 @@ def test_methods_learn_a_task(encoder: str, task: str, tmp_path: Path) -> None:
     assert titles == []
 
 
+def test_what_is_calibrated_may_be_fine_tuned_too(encoder: str, task: str, tmp_path: Path) -> None:
+    chosen = options(encoder, task, tmp_path / "runs", seeds=(0,))
+    specs = (Exaq(bits=2), Softermax(log2e=True))
+    for fine_tune, modes in ((False, ["float", "integer"]), (True, ["integer"])):
+        record = measure_tasks(replace(chosen, specs=specs, fine_tune=fine_tune), [], silent)
+        for spec in specs:
+            mine = [each for each in record["results"] if each["spec"] == spec.to_json()]
+            assert [each["mode"] for each in mine] == modes
+            assert {each["trained"] for each in mine} == {"fine-tuned" if fine_tune else "calibrated"}
+            assert mine[-1]["accuracy_percent"] >= 75
+
+
 def test_answers_are_learned(encoder: str, tmp_path: Path) -> None:
     folder = tmp_path / "asked"
     folder.mkdir()

@@ -42,6 +42,10 @@ def tasks(
     eight_bit: Annotated[
         bool, typer.Option(help="Fine-tune with linear layers of 8 bits, the baseline with exact softmax too.")
     ] = True,
+    fine_tune: Annotated[
+        bool,
+        typer.Option("--fine-tune", help="Fine-tune what would only be calibrated too, with its integers in training."),
+    ] = False,
     seed: Annotated[
         list[int] | None, typer.Option(min=0, help="May be given again.", show_default="0, 1 and 2")
     ] = None,
@@ -58,7 +62,8 @@ def tasks(
 
     specs = chosen_specs(method, spec)
     recipe = TaskRecipe(examples=examples, epochs=epochs, learning_rate=learning_rate, length=length)
-    options = TaskOptions(model, tuple(task), tuple(specs), recipe, eight_bit, tuple(seed or (0, 1, 2)), output)
+    seeds = tuple(seed or (0, 1, 2))
+    options = TaskOptions(model, tuple(task), tuple(specs), recipe, eight_bit, fine_tune, seeds, output)
     with stages() as stage, stoppable():
         record = measure_tasks(options, command_line(), stage)
     screen = results_console(json)

@@ -51,6 +51,7 @@ class TaskOptions:
         specs: the methods; exact softmax is always measured, first.
         recipe: of the fine-tuning.
         eight_bit: fine-tune with 8-bit linear layers, the baseline too.
+        fine_tune: fine-tune what would only be calibrated too, with its integers in the forward pass.
         seeds: each task is fine-tuned with each.
         folder: for trained models and finished results.
     """
@@ -60,6 +61,7 @@ class TaskOptions:
     specs: tuple[Spec, ...]
     recipe: TaskRecipe = field(default_factory=TaskRecipe)
     eight_bit: bool = True
+    fine_tune: bool = False
     seeds: tuple[int, ...] = (0, 1, 2)
     folder: Path = Path("softmaxkit-tasks")
 
@@ -103,6 +105,7 @@ def measure_tasks(options: TaskOptions, command: list[str], stage: Stage) -> dic
         ],
         "recipe": options.recipe.describe(),
         "eight_bit": options.eight_bit,
+        "fine_tune": options.fine_tune,
         "seeds": list(options.seeds),
     }
     return make_record(command, options.seeds[0], inputs, results)
@@ -145,7 +148,7 @@ class _OnTask:
         return replace(recipe, length=min(recipe.length, tokens_at_most(model), tokenizer.model_max_length))
 
     def _trains(self, spec: Spec) -> bool:
-        return not self.task.similarity and spec.training != "calibrated"
+        return not self.task.similarity and (self.options.fine_tune or spec.training != "calibrated")
 
     def _prepared(self, spec: Spec, title: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         """Return the encoder with a method in it, ready to be measured."""
@@ -188,6 +191,7 @@ class _OnTask:
             options.eight_bit,
             self.seed,
             spec.to_json(),
+            *(["fine-tuned"] if self._trains(spec) and spec.training == "calibrated" else []),
         )
         return options.folder / "tasks" / f"{self.task.name}-{spec.method}-{key}"
 
