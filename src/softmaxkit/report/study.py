@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import plotly.graph_objects as go  # type: ignore[import-untyped, unused-ignore]
@@ -129,7 +129,7 @@ def picture(results: Sequence[Result], asked: Mapping[str, Any]) -> go.Figure | 
             mode="lines+markers",
             line={"color": REFERENCE_COLOUR, "dash": "dash"},
         )
-    settings = [] if by_step else _in_order({x for points in lines.values() for x, *_ in points})
+    settings = [] if by_step else _in_order(x for points in lines.values() for x, *_ in points)
     figure.update_layout(
         base_layout(
             height=420,
@@ -140,6 +140,7 @@ def picture(results: Sequence[Result], asked: Mapping[str, Any]) -> go.Figure | 
                 type="-" if by_step else _axis_type(settings),
                 categoryorder="array",
                 categoryarray=settings,
+                tickvals=settings or None,
             ),
             yaxis=axis(title=TITLES.get(asked["y"], asked["y"])),
         )
@@ -147,10 +148,10 @@ def picture(results: Sequence[Result], asked: Mapping[str, Any]) -> go.Figure | 
     return figure
 
 
-def _in_order(values: set[Any]) -> list[Any]:
-    """Return numbers by size, and anything else by its letters."""
-    numbers = all(isinstance(each, int | float) for each in values)
-    return sorted(values) if numbers else sorted(values, key=str)
+def _in_order(values: Iterable[Any]) -> list[Any]:
+    """Return what is different: numbers by size, anything else as it comes."""
+    found = list(dict.fromkeys(values))
+    return sorted(found) if all(isinstance(each, int | float) for each in found) else found
 
 
 def _axis_type(values: Sequence[Any]) -> str:
@@ -168,7 +169,7 @@ def _against(results: Sequence[Result], x: str, y: str) -> dict[str, list[tuple[
     What has no such setting, but others of its own, stays the same over all.
     """
     lines: dict[str, list[tuple[Any, float, float | None]]] = {}
-    settings = _in_order({each["settings"][x] for each in results if x in each["settings"]})
+    settings = _in_order(each["settings"][x] for each in results if x in each["settings"])
     if "change" in y:  # exact is the line at 0
         varied = [any(key.startswith("spec.") for key in each["settings"]) for each in results]
         results = [each for each, own in zip(results, varied, strict=True) if own or each["method"] != "exact"]
