@@ -44,17 +44,15 @@ template <int count, class Row>
 bool exaq_packed_row(const Row& scores, uint8_t* codes, float* probabilities, int64_t keys, const Levels& levels) {
     const auto [maximum, finite] = maximum_if_finite(scores, keys);
     if (!finite) return false;
-    int64_t key = 0;
     uint8_t* places = scratch<uint8_t>(keys + width);
-    float sum = 0.0f;
 #if defined(__AVX512BW__)
-    sum = finite_sum<count>(scores, keys, maximum, levels, [&](int64_t at, __m512i bytes) {
+    const float sum = finite_sum<count>(scores, keys, maximum, levels, [&](int64_t at, __m512i bytes) {
         pack_64<count>(bytes, codes + at / codes_in_byte<count>);
     });
     const int64_t packed = keys / 64 * 64;
-    for (key = packed; key < keys; key += width) {
-        _mm512_mask_cvtepi32_storeu_epi8(places + key, first(std::min(width, keys - key)),
-                                         places_of<count>(scores, key, std::min(width, keys - key), maximum, levels));
+    for (int64_t key = packed; key < keys; key += width) {
+        const int64_t size = std::min(width, keys - key);
+        _mm512_mask_cvtepi32_storeu_epi8(places + key, first(size), places_of<count>(scores, key, size, maximum, levels));
     }
 #else
     const int64_t packed = 0;
@@ -66,7 +64,7 @@ bool exaq_packed_row(const Row& scores, uint8_t* codes, float* probabilities, in
         stdx::where(scores(at, size) == -infinity, power) = 0.0f;  // beyond the end
         sums[chain] += power;
     });
-    sum = total(sums);
+    const float sum = total(sums);
 #endif
     pack<count>(places + packed, keys - packed, codes + packed / codes_in_byte<count>);
     const auto values = quotients(levels.exponentials, sum);

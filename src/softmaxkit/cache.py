@@ -7,10 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from softmaxkit.fused import attention, fused, module_for
+from softmaxkit.fused import FUSED, attention, fused, module_for
 from softmaxkit.kernels import attention as kernels
-from softmaxkit.methods.consmax import ConSmax
-from softmaxkit.methods.exaq import Exaq
 from softmaxkit.spec import Spec, check_spec
 
 
@@ -92,7 +90,7 @@ class KeyValueCache:
         plain = (attn_mask is None or attn_mask.dtype == torch.bool) and not (
             torch.is_grad_enabled() and query.requires_grad
         )
-        if few and plain and isinstance(spec, (Exaq, ConSmax)):
+        if few and plain and isinstance(spec, FUSED):
             module = module_for(spec, query.shape[1], self._length, parameters, query.device)
             factor = query.shape[-1] ** -0.5 if scale is None else scale
             made = fused(module, query, keys, values, attn_mask, False, factor)

@@ -24,6 +24,10 @@ MASKED = -5e3
 """An additive mask at or below this masks; above, it is a bias, as in ALiBi."""
 
 EXACT = Exact()
+"""Made once: it finds its tables anew each time."""
+
+FUSED = (Exaq, ConSmax)
+"""Methods that have a kernel."""
 
 STRIPE = 1 << 22
 """Scores that the plain form holds at once."""
@@ -100,12 +104,11 @@ def attention(
             query, key, value, allowed, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
         )
         return found if mask is None else torch.where(mask.any(-1, keepdim=True), found, 0.0)
-    floating = isinstance(spec, (Exaq, ConSmax))
     module = module_for(spec, query.shape[1], key.shape[2], parameters, query.device)
     differentiable = torch.is_grad_enabled() and any(
         x.requires_grad for x in (query, key, value, attn_mask) if x is not None
     )
-    if floating and bias is None and not dropout_p and not differentiable:
+    if bias is None and not dropout_p and not differentiable:
         made = fused(module, query, key, value, mask, is_causal, scale)
         if made is not None:
             return made
@@ -120,7 +123,7 @@ def module_for(spec: Spec, heads: int, keys: int, parameters: Mapping[str, Any],
 
 
 def _module(spec: Spec, heads: int, numbers: tuple[tuple[str, Any], ...], device: torch.device) -> SoftmaxModule:
-    mode = "float" if isinstance(spec, (Exaq, ConSmax)) else "integer"
+    mode = "float" if isinstance(spec, FUSED) else "integer"
     with torch.inference_mode(False):  # it may be kept for calls with gradients
         return spec.module(heads=heads, mode=mode, **dict(numbers)).requires_grad_(False).to(device)
 
@@ -145,7 +148,7 @@ def fused(
     scale: float,
 ) -> Tensor | None:
     """Run the kernel of a method's module, shapes as `attention`; None where there is none for what is given."""
-    if not isinstance(module.spec, (Exaq, ConSmax)) or not kernels.can_run(query, key, value):
+    if not isinstance(module.spec, FUSED) or not kernels.can_run(query, key, value):
         return None
     try:
         return native_attention(module, query, key, value, mask, is_causal, scale)

@@ -27,7 +27,7 @@ class Packed(NamedTuple):
 
     def unpack(self) -> Tensor:
         """Return the probabilities, float32, (..., keys)."""
-        bits = 2 if self.probabilities.shape[-1] == 4 else 4
+        bits = _bits(self.probabilities.shape[-1])
         places = torch.arange(0, 8, bits, dtype=torch.uint8, device=self.codes.device)
         levels = (self.codes[..., None] >> places & 2**bits - 1).flatten(-2)[..., : self.keys]
         return self.probabilities.gather(-1, levels.long())
@@ -52,8 +52,7 @@ def exaq(scores: Tensor, clip: float, exponentials: Sequence[float]) -> Packed:
     given = scores.contiguous()
     *outer, keys = given.shape
     levels = len(exponentials)
-    in_byte = 4 if levels == 4 else 2
-    codes = torch.empty(*outer, -(-keys // in_byte), dtype=torch.uint8, device="cpu")
+    codes = torch.empty(*outer, -(-keys * _bits(levels) // 8), dtype=torch.uint8, device="cpu")
     probabilities = torch.zeros(*outer, levels, dtype=torch.float32, device="cpu")
     told = torch.ones(outer, dtype=torch.bool, device="cpu")
     if given.numel():
@@ -63,3 +62,8 @@ def exaq(scores: Tensor, clip: float, exponentials: Sequence[float]) -> Packed:
     if not told.all():
         raise ValueError("a score is infinite or NaN, for which packed codes have no level; rows.exaq takes such rows")
     return Packed(codes, probabilities, keys)
+
+
+def _bits(levels: int) -> int:
+    """Return the bits of a code."""
+    return 2 if levels == 4 else 4

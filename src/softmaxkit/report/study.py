@@ -171,25 +171,28 @@ def _against(results: Sequence[Result], x: str, y: str) -> dict[str, list[tuple[
     lines: dict[str, list[tuple[Any, float, float | None]]] = {}
     settings = _in_order(each["settings"][x] for each in results if x in each["settings"])
     if "change" in y:  # exact is the line at 0
-        varied = [any(key.startswith("spec.") for key in each["settings"]) for each in results]
-        results = [each for each, own in zip(results, varied, strict=True) if own or each["method"] != "exact"]
+        results = [each for each in results if each["method"] != "exact" or _of_spec(each["settings"])]
     for each in summary(results, y):
-        alike = x not in each["settings"] and any(key.startswith("spec.") for key in each["settings"])
         if each["mean"] is None or each["diverged"] or each["mode"] == "float":
             continue
-        if not alike and x not in each["settings"]:
+        own = {key: value for key, value in _of_spec(each["settings"]).items() if key != x}
+        if x not in each["settings"] and not own:
             continue
-        others = {key: value for key, value in each["settings"].items() if key != x and not key.startswith("spec.")}
-        own = {key: value for key, value in each["settings"].items() if key != x and key.startswith("spec.")}
+        others = {key: value for key, value in each["settings"].items() if key != x and key not in own}
         name = (
             each["method"]
             if x.startswith("spec.") or own
             else " ".join(filter(None, (each["method"], each["variant"])))
         )
         told = setting({**others, **own})
-        places = settings if alike else [each["settings"][x]]
+        places = [each["settings"][x]] if x in each["settings"] else settings
         lines.setdefault(f"{name} {told}".strip(), []).extend((place, each["mean"], each["spread"]) for place in places)
     return lines
+
+
+def _of_spec(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that are fields of the method's spec."""
+    return {key: value for key, value in settings.items() if key.startswith("spec.")}
 
 
 def _curves(results: Sequence[Result]) -> dict[str, list[tuple[Any, float, float | None]]]:

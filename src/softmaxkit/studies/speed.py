@@ -133,14 +133,13 @@ def _softmax(
         for mode in modes:
             module = _module(spec, shape[1], mode, float(scores.abs().max()))
             arguments = module.native_arguments() if mode == "float" else None
-            if arguments is not None and instructions() is not None:
-                run: Callable[[Tensor | None], Tensor] = partial(_into, getattr(rows, spec.method), scores, arguments)
-            else:
-                run = partial(_new, module, scores)
-            found.append(Contender(make_result(spec, mode), run, partial(_reference, spec, some)))
-            if arguments is not None and isinstance(spec, Exaq) and instructions() is not None:
-                figures = {**make_result(spec, mode), "storage": "packed codes"}
-                found.append(Contender(figures, partial(_packed, scores, arguments)))
+            figures, truth = make_result(spec, mode), partial(_reference, spec, some)
+            if arguments is None or instructions() is None:
+                found.append(Contender(figures, partial(_new, module, scores), truth))
+                continue
+            found.append(Contender(figures, partial(_into, getattr(rows, spec.method), scores, arguments), truth))
+            if isinstance(spec, Exaq):
+                found.append(Contender({**figures, "storage": "packed codes"}, partial(_packed, scores, arguments)))
     return found
 
 

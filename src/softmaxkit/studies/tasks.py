@@ -132,9 +132,9 @@ class _OnTask:
         results = []
         try:
             model, tokenizer = self._prepared(spec, title)
+            length = self._fitting(model, tokenizer).length
             for mode in modes:
                 set_mode(model, mode)
-                length = self._fitting(model, tokenizer).length
                 figures = measure(model, tokenizer, self.task, length, self.stage(f"{title}, measure {mode}"))
                 results.append(make_result(spec, mode, **about, **figures))
         except FloatingPointError as error:  # a result too; the others go on
