@@ -64,6 +64,7 @@ def test_squad_and_lines_are_read_alike(tmp_path: Path) -> None:
         ({"question": "?", "context": "abc", "answers": {"text": ["b"], "answer_start": [2]}}, "'b' does not stand at"),
         ({"question": "?", "context": "abc", "answers": "b"}, "a question with answers has question, context and"),
         ({"question": "?", "context": "abc", "answers": {"text": ["b"], "answer_start": ["1"]}}, "at character '1'"),
+        ({"question": "?", "context": "abc", "answers": {"text": ["a"], "answer_start": [-3]}}, "at character -3"),
         ({"question": "?", "context": "abc", "answers": {"text": None}}, "lists of the same length"),
         (
             {"question": "?", "context": "abc", "answers": {"text": ["b"], "answer_start": []}},

@@ -246,7 +246,7 @@ def _asked(row: Mapping[str, Any], where: str) -> Example:
     if not (isinstance(texts, list | tuple) and isinstance(starts, list | tuple) and len(texts) == len(starts)):
         raise ValueError(f"{where}: answers have text and answer_start, lists of the same length, not {answers}")
     for text, start in zip(texts, starts, strict=True):
-        if not (isinstance(text, str) and isinstance(start, int) and context.startswith(text, max(start, 0))):
+        if not (isinstance(text, str) and isinstance(start, int) and start >= 0 and context.startswith(text, start)):
             raise ValueError(f"{where}: the answer {text!r} does not stand at character {start!r} of its context")
     return Example(question, context, Answers(tuple(texts), tuple(starts)))
 
