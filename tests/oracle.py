@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from softmaxkit import Exact, Exaq, Float, Softermax
     from softmaxkit.methods.consmax import ConSmax, ConSmaxConstants
     from softmaxkit.methods.exaq import ExaqConstants
-    from softmaxkit.spec import Constants, Spec
+    from softmaxkit.methods.base.constants import Constants
+    from softmaxkit.methods.base.spec import Spec
 
 Number = tuple[int, int]
 """(significand, exponent): significand * 2**exponent."""

@@ -2,42 +2,34 @@
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-_NAMES = {
-    "Exact": "softmaxkit.methods.exact",
-    "ConSmax": "softmaxkit.methods.consmax",
-    "Softermax": "softmaxkit.methods.softermax",
-    "Exaq": "softmaxkit.methods.exaq",
-    "OnlineSoftmax": "softmaxkit.methods.exact.partial",
-    "softmax_topk": "softmaxkit.methods.exact.partial",
-    "softmax": "softmaxkit.functional",
-    "attention": "softmaxkit.fused",
-    "KeyValueCache": "softmaxkit.cache",
-    "Spec": "softmaxkit.spec",
-    "Constants": "softmaxkit.spec",
-    "Q": "softmaxkit.formats",
-    "UQ": "softmaxkit.formats",
-    "Float": "softmaxkit.formats",
-    "FP16": "softmaxkit.formats",
-    "BF16": "softmaxkit.formats",
-    "apply": "softmaxkit.models",
-    "restore": "softmaxkit.models",
-    "calibrate": "softmaxkit.models",
-    "save": "softmaxkit.models",
-    "load": "softmaxkit.models",
-    "layers": "softmaxkit.models",
-    "set_mode": "softmaxkit.models",
-    "verify": "softmaxkit.flow.verify",
-    "synthesize": "softmaxkit.flow.synthesize",
+_MODULES = {
+    "functional": ("softmax", "softmax_topk"),
+    "explanation": ("explain",),
+    "attention.call": ("attention",),
+    "attention.cache": ("KeyValueCache",),
+    "attention.partial": ("partial_attention",),
+    "formats": ("BF16", "FP16", "UQ", "Float", "Q"),
+    "methods.base.constants": ("Constants",),
+    "methods.base.online": ("OnlineSoftmax",),
+    "methods.base.spec": ("Spec",),
+    "models": ("apply", "calibrate", "layers", "load", "restore", "save", "set_mode"),
+    "flow.verify": ("verify",),
+    "flow.synthesize": ("synthesize",),
 }
-__all__ = sorted(_NAMES)
+_NAMES = {name: f"softmaxkit.{module}" for module, names in _MODULES.items() for name in names}
 
 if TYPE_CHECKING:
-    from softmaxkit.cache import KeyValueCache as KeyValueCache
+    from softmaxkit.attention.cache import KeyValueCache as KeyValueCache
+    from softmaxkit.attention.call import attention as attention
+    from softmaxkit.attention.partial import partial_attention as partial_attention
+    from softmaxkit.explanation import explain as explain
     from softmaxkit.flow.synthesize import synthesize as synthesize
     from softmaxkit.flow.verify import verify as verify
     from softmaxkit.formats import BF16 as BF16
@@ -46,13 +38,11 @@ if TYPE_CHECKING:
     from softmaxkit.formats import Float as Float
     from softmaxkit.formats import Q as Q
     from softmaxkit.functional import softmax as softmax
-    from softmaxkit.fused import attention as attention
-    from softmaxkit.methods.consmax import ConSmax as ConSmax
-    from softmaxkit.methods.exact import Exact as Exact
-    from softmaxkit.methods.exact.partial import OnlineSoftmax as OnlineSoftmax
-    from softmaxkit.methods.exact.partial import softmax_topk as softmax_topk
-    from softmaxkit.methods.exaq import Exaq as Exaq
-    from softmaxkit.methods.softermax import Softermax as Softermax
+    from softmaxkit.functional import softmax_topk as softmax_topk
+    from softmaxkit.methods import *  # noqa: F403
+    from softmaxkit.methods.base.constants import Constants as Constants
+    from softmaxkit.methods.base.online import OnlineSoftmax as OnlineSoftmax
+    from softmaxkit.methods.base.spec import Spec as Spec
     from softmaxkit.models import apply as apply
     from softmaxkit.models import calibrate as calibrate
     from softmaxkit.models import layers as layers
@@ -60,18 +50,40 @@ if TYPE_CHECKING:
     from softmaxkit.models import restore as restore
     from softmaxkit.models import save as save
     from softmaxkit.models import set_mode as set_mode
-    from softmaxkit.spec import Constants as Constants
-    from softmaxkit.spec import Spec as Spec
+
+
+class _Package(ModuleType):
+    """This package. Its function `attention` keeps its name when the folder of that name is imported."""
+
+    @property
+    def attention(self) -> Any:
+        return import_module("softmaxkit.attention.call").attention
+
+    @attention.setter
+    def attention(self, module: ModuleType) -> None:
+        """Leave the name to the function; the import system would bind it to the folder."""
+
+
+sys.modules[__name__].__class__ = _Package
+
+
+def _methods() -> dict[str, Any]:
+    """Return the spec classes by the names of their classes."""
+    return {spec.__name__: spec for spec in import_module("softmaxkit.methods").METHODS.values()}
 
 
 def __getattr__(name: str) -> Any:
-    # Each face loads what it needs when it is asked for: `import softmaxkit` brings neither torch nor amaranth.
-    if name not in _NAMES:
-        near = [known for known in _NAMES if known.lower() == name.lower()]
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise AttributeError(f"module 'softmaxkit' has no attribute {name!r}{hint}")
-    return getattr(import_module(_NAMES[name]), name)
+    # Names load what they need when they are asked for: `import softmaxkit` brings neither torch nor amaranth.
+    if name in _NAMES:
+        return getattr(import_module(_NAMES[name]), name)
+    if name == "__all__":
+        return sorted((*_NAMES, *_methods()))
+    if not name.startswith("__") and name in (methods := _methods()):
+        return methods[name]
+    names = [] if name.startswith("__") else [known for known in (*_NAMES, *methods) if known.lower() == name.lower()]
+    hint = f"; did you mean {names[0]!r}?" if names else ""
+    raise AttributeError(f"module 'softmaxkit' has no attribute {name!r}{hint}")
 
 
 def __dir__() -> list[str]:
-    return [*__all__, "__version__"]
+    return [*_NAMES, *_methods(), "__version__"]

@@ -1,13 +1,16 @@
-"""One call, as `torch.softmax`."""
+"""Softmax in one call: as `torch.softmax`, and as `torch.softmax` followed by `torch.topk`."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from softmaxkit.formats import Array
-from softmaxkit.spec import Spec, check_spec
+from softmaxkit.methods.base.spec import Spec, check_spec
+
+if TYPE_CHECKING:
+    import torch
 
 
 def softmax(
@@ -21,7 +24,8 @@ def softmax(
         mask: boolean, True where a key is attended; broadcasts to the scores.
         dim: the dimension of the keys.
         mode: "float", or "integer" for exactly what the hardware computes.
-        parameters: the method's real numbers, as `beta` and `gamma` for ConSmax, `clip` for EXAQ.
+        parameters: the method's real numbers, as `beta` and `gamma` for ConSmax, `clip` for EXAQ. Tensors may ask for
+            a gradient where the method learns them.
 
     Returns:
         Probabilities, of the kind, shape and dtype of the scores; differentiable for tensors.
@@ -36,6 +40,8 @@ def softmax(
     """
     import torch
 
+    from softmaxkit.methods.base.module import normalise_with
+
     check_spec(spec)
     if not isinstance(scores, torch.Tensor):
         scores = np.asarray(scores)
@@ -44,5 +50,73 @@ def softmax(
         tensors = [None if x is None else torch.from_numpy(np.ascontiguousarray(x)) for x in (scores, mask)]
         with torch.no_grad():
             return softmax(tensors[0], spec, tensors[1], dim, mode, **parameters).numpy()
-    module = spec.module(mode=mode, **{**spec.start(scores.shape[dim]), **parameters})
-    return module.to(scores.device)(scores, mask, dim)
+    if scores.ndim < 1:
+        raise ValueError("scores are (..., keys), not a single number")
+    module = spec.module(mode=mode, **{**spec.start(scores.shape[dim]), **parameters}).to(scores.device)
+    return normalise_with(module, parameters)(scores, mask, dim)
+
+
+class TopK(NamedTuple):
+    """What `softmax_topk` returns, as `torch.topk` does: probabilities and indices, both (..., k), best first."""
+
+    values: torch.Tensor
+    indices: torch.Tensor
+
+
+def softmax_topk(logits: torch.Tensor, k: int, chunk: int = 65536) -> TopK:
+    """Return the k largest probabilities of a softmax over the last axis, in one pass over the logits.
+
+    The pass carries the online state and the k best logits; only those are exponentiated at the end (Milakov &
+    Gimelshein, arXiv 1805.02867, section 4). For vocabularies: the probabilities of the other entries are never
+    written.
+
+    Args:
+        logits: shape (..., vocabulary), floating.
+        k: how many, 1 to vocabulary.
+        chunk: entries taken in at a time, where no native kernel does it.
+
+    Returns:
+        Probabilities in the dtype of the logits and int64 indices, equal to `torch.softmax` followed by `torch.topk`;
+        so a row of -inf, or with NaN or +inf, gives NaN.
+
+    Raises:
+        TypeError: logits are not floating.
+        ValueError: k or chunk is out of range.
+    """
+    from softmaxkit.kernels import operators
+    from softmaxkit.kernels.backends import RowCall, pick
+
+    size = logits.shape[-1]
+    if not logits.is_floating_point():
+        raise TypeError(f"logits are floating, not {logits.dtype}")
+    if chunk < 1:
+        raise ValueError(f"chunk is 1 or more, not {chunk}")
+    if not 1 <= k <= size:
+        raise ValueError(f"k is 1 to the {size} logits of a row, not {k}")
+    call = RowCall(operators.topk, (k,), differentiable=False)
+    if pick(call, logits).native:
+        return TopK(*call.operator(logits, *call.arguments))
+    return _topk_in_chunks(logits, k, chunk)
+
+
+def _topk_in_chunks(logits: torch.Tensor, k: int, chunk: int) -> TopK:
+    import torch
+
+    from softmaxkit.methods.base.online import OnlineSoftmax
+
+    state, best, indices = OnlineSoftmax(), logits[..., :0], logits[..., :0].long()
+    for start in range(0, logits.shape[-1], chunk):
+        part = logits[..., start : start + chunk]
+        state = state.update(part)
+        candidates = part.topk(min(k, part.shape[-1]), dim=-1)
+        best = torch.cat((best, candidates.values), dim=-1)
+        indices = torch.cat((indices, candidates.indices + start), dim=-1)
+        kept = best.topk(min(k, best.shape[-1]), dim=-1)
+        best, indices = kept.values, indices.gather(-1, kept.indices)
+    values = state.result(best).to(logits.dtype)
+    irregular = ~state.maximum.isfinite()
+    if irregular.any():
+        whole = torch.softmax(logits, -1).topk(k)
+        values = torch.where(irregular, whole.values, values)
+        indices = torch.where(irregular, whole.indices, indices)
+    return TopK(values, indices)

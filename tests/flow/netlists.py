@@ -21,7 +21,7 @@ from softmaxkit.flow.cells.reading import library_from_liberty
 from softmaxkit.flow.mapping import Mapped, Source, map_design
 from softmaxkit.flow.netlist import Netlist, read_netlist
 from softmaxkit.flow.verilog import to_rtlil
-from softmaxkit.methods.unit import SoftmaxUnit
+from softmaxkit.methods.base.unit import SoftmaxUnit
 
 PDK = Path(__file__).parents[3] / "shared" / "pdk"
 PREFIX = "sky130_fd_sc_hd__"

@@ -19,7 +19,9 @@ from softmaxkit.flow.export import check_export_folder, export
 from softmaxkit.flow.rows import random_rows
 from softmaxkit.flow.tools import find
 from softmaxkit.flow.vectors import Rows
-from softmaxkit.spec import METHODS, Constants, Spec, method_class
+from softmaxkit.methods.base.constants import Constants
+from softmaxkit.methods import METHODS, method_class
+from softmaxkit.methods.base.spec import Spec
 
 UNITS = [name for name in METHODS if find_spec(f"softmaxkit.methods.{name}.unit")]
 FORMS = {"baked": "flip-flops", "loadable": "flip-flops", "latches": "latches", "memory": "memory"}

@@ -18,7 +18,7 @@ from softmaxkit.flow.rows import random_rows
 from softmaxkit.flow.simulate import Outcome, can_verilate
 from softmaxkit.flow.timing import analyse
 from softmaxkit.flow.vectors import Stream, stream
-from softmaxkit.methods.unit import SoftmaxUnit
+from softmaxkit.methods.base.unit import SoftmaxUnit
 
 pytestmark = pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")
 verilator = pytest.mark.skipif(not can_verilate(), reason="needs Yosys, Verilator and a C++ compiler")

@@ -12,8 +12,8 @@ from amaranth.lib import fifo
 from softmaxkit import UQ, ConSmax, Exact, Exaq, Float, Q, Softermax, Spec, flow
 from softmaxkit.blocks.stream import beats
 from softmaxkit.flow.prove import PROPERTIES, Proof, prove
-from softmaxkit.methods.unit import SoftmaxUnit
-from softmaxkit.spec import METHODS
+from softmaxkit.methods.base.unit import SoftmaxUnit
+from softmaxkit.methods import METHODS
 
 SPECS: dict[str, tuple[Spec, dict[str, float]]] = {
     "exact": (Exact(format=Float(4, 2), exponential_segments=4, reciprocal_segments=2), {}),

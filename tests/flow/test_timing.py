@@ -29,7 +29,7 @@ from softmaxkit.flow.mapping import Mapped
 from softmaxkit.flow.simulate import can_verilate
 from softmaxkit.flow.timing import FALL, INPUT_SLEW, OUTPUT_LOAD, RISE, Timing, analyse
 from softmaxkit.flow.tools import ToolError
-from softmaxkit.methods.unit import SoftmaxUnit
+from softmaxkit.methods.base.unit import SoftmaxUnit
 
 pytestmark = pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")
 yosys = pytest.mark.skipif(not can_verilate(), reason="needs Yosys, Verilator and a C++ compiler")

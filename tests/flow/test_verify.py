@@ -18,7 +18,7 @@ from softmaxkit.flow.vectors import Rows, Stream, stream
 from softmaxkit.flow.verify import TRAFFIC, Verification, Wrong, verify
 from softmaxkit.flow.verilog import to_rtlil
 from softmaxkit.methods.consmax.unit import Halves
-from softmaxkit.methods.unit import SoftmaxUnit
+from softmaxkit.methods.base.unit import SoftmaxUnit
 
 pytestmark = pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")
 verilator = pytest.mark.skipif(not can_verilate(), reason="needs Yosys, Verilator and a C++ compiler")

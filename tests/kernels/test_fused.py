@@ -14,8 +14,8 @@ from torch.nn.functional import scaled_dot_product_attention
 
 import softmaxkit
 from softmaxkit import ConSmax, Exact, Exaq, Softermax, kernels
-from softmaxkit.cache import KeyValueCache
-from softmaxkit.fused import module_for
+from softmaxkit.attention.cache import KeyValueCache
+from softmaxkit.attention.call import module_for
 from softmaxkit.kernels import attention as fused
 from softmaxkit.kernels import weights
 
@@ -243,7 +243,7 @@ def test_nan_and_infinity_go_where_torch_takes_them(queries: int, place: int, wr
 @pytest.mark.parametrize("spec", [Exact(), Exact(schedule="online"), Softermax(), Exaq(), ConSmax()])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
 def test_plain_form(spec: Any, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("softmaxkit.fused.STRIPE", 1000)
+    monkeypatch.setattr("softmaxkit.attention.call.STRIPE", 1000)
     monkeypatch.setattr(fused, "native", lambda: None)
     given = [x.to(dtype) for x in inputs(2, 4, 30, 16, key_heads=2)]
     real = {"clip": CLIP} if spec == Exaq() else {"beta": 1.0, "gamma": 2.0} if spec == ConSmax() else {}
@@ -287,7 +287,7 @@ def test_masks(spec: Any) -> None:
 
 @pytest.mark.parametrize("spec", [Exact(), Softermax(), Exaq(), ConSmax()])
 def test_gradients_and_dropout(spec: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("softmaxkit.fused.STRIPE", 200)
+    monkeypatch.setattr("softmaxkit.attention.call.STRIPE", 200)
     given = [x.requires_grad_() for x in inputs(1, 2, 12, 16)]
     real = {"clip": CLIP} if spec == Exaq() else {}
     softmaxkit.attention(*given, spec, is_causal=True, **real).square().sum().backward()

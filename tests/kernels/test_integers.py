@@ -18,8 +18,9 @@ from torch import Tensor
 import softmaxkit.kernels as kernels
 from softmaxkit import FP16, UQ, ConSmax, Exact, Exaq, Float, Q, Softermax, Spec
 from softmaxkit.kernels.integers import IntegerKernel
-from softmaxkit.methods.module import SoftmaxModule, attended_keys
-from softmaxkit.spec import METHODS, method_class
+from softmaxkit.methods.base.module import SoftmaxModule
+from softmaxkit.methods.base.rows import attended_keys
+from softmaxkit.methods import METHODS, method_class
 
 if kernels.native() is None:
     pytest.skip("the native kernels are not built", allow_module_level=True)
@@ -251,7 +252,7 @@ def test_gradients_are_those_without_kernels(
         return result.detach(), scores.grad
 
     native = run()
-    monkeypatch.setattr("softmaxkit.methods.module.can_run", lambda scores: False)
+    monkeypatch.setattr("softmaxkit.methods.base.module.can_run", lambda scores: False)
     assert all(torch.equal(one, other) for one, other in zip(native, run(), strict=True))
 
 

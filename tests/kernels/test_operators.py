@@ -13,7 +13,7 @@ from torch import Tensor
 import softmaxkit.kernels as kernels
 from softmaxkit import ConSmax, Exact, Exaq, softmax_topk
 from softmaxkit.kernels import launch, operators, rows
-from softmaxkit.spec import Spec
+from softmaxkit.methods.base.spec import Spec
 
 if kernels.native() is None:
     pytest.skip("the native kernels are not built", allow_module_level=True)

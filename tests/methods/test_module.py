@@ -13,7 +13,7 @@ from specs import CASES, DEFAULTS, IDS
 
 import softmaxkit
 from softmaxkit import ConSmax, Exact, Exaq, Softermax, Spec
-from softmaxkit.methods.module import SoftmaxModule
+from softmaxkit.methods.base.module import SoftmaxModule
 
 
 def module_of(spec: Spec, numbers: dict[str, Any], mode: str, heads: int | None = None) -> SoftmaxModule:
@@ -134,7 +134,7 @@ def test_consmax_is_calibrated_head_by_head_with_the_scales_that_its_tables_take
     calibrator.observe(scores, torch.ones_like(scores, dtype=torch.bool))
     found = calibrator.finish()
     assert (len(set(found["scale"])) == 1) == (tables == "shift")
-    module.take(found)
+    module.adopt(found)
     constants = module.constants
     codes = spec.encode(scores.double(), constants)
     assert torch.equal(module(scores), spec.decode(spec.golden(codes, None, constants), constants).float())

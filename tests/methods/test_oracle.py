@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from oracle import oracle
 from softmaxkit import FP16, UQ, ConSmax, Exact, Exaq, Float, Q, Softermax
-from softmaxkit.spec import Constants, Spec
+from softmaxkit.methods.base.constants import Constants
+from softmaxkit.methods.base.spec import Spec
 
 Codes = NDArray[np.int64]
 Mask = NDArray[np.bool_]

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from softmaxkit import OnlineSoftmax, softmax_topk
-from softmaxkit.rows import exact_softmax
+from softmaxkit.masks import exact_softmax
 
 
 @settings(max_examples=60, deadline=None)

@@ -13,8 +13,8 @@ import pytest
 from specs import CASES, IDS
 
 from softmaxkit import UQ, ConSmax, Exact, Exaq, Float, Q, Softermax, Spec
-from softmaxkit.rows import exact_softmax
-from softmaxkit.spec import METHODS, method_class
+from softmaxkit.masks import exact_softmax
+from softmaxkit.methods import METHODS, method_class
 
 
 @pytest.mark.parametrize(("spec", "numbers"), CASES, ids=IDS)

@@ -21,8 +21,8 @@ from softmaxkit.flow.rows import code_range
 from softmaxkit.flow.simulate import Traffic, Verilated, can_verilate
 from softmaxkit.flow.vectors import Rows, places, stream, unpack
 from softmaxkit.methods.consmax.unit import Halves
-from softmaxkit.methods.unit import SoftmaxUnit
-from softmaxkit.spec import Constants
+from softmaxkit.methods.base.unit import SoftmaxUnit
+from softmaxkit.methods.base.constants import Constants
 
 pytestmark = pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")
 verilator = pytest.mark.skipif(not can_verilate(), reason="needs Yosys, Verilator and a C++ compiler")

@@ -10,7 +10,7 @@ import numpy as np
 from softmaxkit.flow.rows import random_rows
 from softmaxkit.flow.simulate import Traffic, Verilated
 from softmaxkit.flow.vectors import stream
-from softmaxkit.methods.unit import SoftmaxUnit
+from softmaxkit.methods.base.unit import SoftmaxUnit
 
 
 def loaded_often(unit: SoftmaxUnit, constants: Sequence[Any] | None = None) -> None:

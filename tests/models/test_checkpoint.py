@@ -77,7 +77,7 @@ def test_exaq_clips_follow_the_papers_fits() -> None:
         module.observe_with(calibrator)
         module(scores)
         module.observe_with(None)
-        module.take(calibrator.finish())
+        module.adopt(calibrator.finish())
         assert module.calibration["clip"] == pytest.approx(expected, rel=1e-5)
 
 
@@ -95,13 +95,13 @@ def test_the_clip_is_the_mean_over_batches_and_not_below_what_was_seen() -> None
         assert torch.allclose(exact, torch.softmax(part, -1))  # the model goes on with exact softmax
         clips.append(-1.66 * (part - part.amax(-1, keepdim=True)).std(correction=0).item() - 1.85)
     module.observe_with(None)
-    module.take(calibrator.finish())
+    module.adopt(calibrator.finish())
     assert module.calibration["clip"] == pytest.approx(sum(clips) / 3, rel=1e-5)
     calibrator = module.calibrator()
     module.observe_with(calibrator)
     module(torch.tensor([[0.0, -0.1]]))
     module.observe_with(None)
-    module.take(calibrator.finish())
+    module.adopt(calibrator.finish())
     assert module.calibration["clip"] == pytest.approx(-0.1)
 
 
@@ -114,7 +114,7 @@ def test_the_searched_clip_is_better_than_the_others_on_its_data() -> None:
         module.observe_with(calibrator)
         module(scores)
         module.observe_with(None)
-        module.take(calibrator.finish())
+        module.adopt(calibrator.finish())
         errors[clip] = (module(scores) - torch.softmax(scores, -1)).abs().sum().item()
     assert errors["searched"] < min(errors["gaussian"], errors["naive"])
 
@@ -126,7 +126,7 @@ def test_a_calibrated_scale_covers_the_scores() -> None:
     scores = torch.randn(100, 64, generator=torch.Generator().manual_seed(0)) * 20
     module(scores)
     module.observe_with(None)
-    module.take(calibrator.finish())
+    module.adopt(calibrator.finish())
     assert module.calibration["scale"] * 127 == pytest.approx(scores.abs().max().item())
     assert torch.equal(module.clamp_to_codes(scores * 0.999), scores * 0.999)
 
@@ -150,7 +150,7 @@ def test_consmax_calibration_beats_the_default_scale() -> None:
     # A calibrator goes on with torch's own operations: exp of a score of 20 or so rounds otherwise in a kernel.
     assert torch.allclose(module(scores), truth, rtol=1e-5)
     module.observe_with(None)
-    module.take(calibrator.finish())
+    module.adopt(calibrator.finish())
     assert len(module.calibration["scale"]) == 2
     assert module.calibration["scale"][0] != module.calibration["scale"][1]
     assert error() < before / 2
@@ -165,7 +165,7 @@ def test_conversion_takes_the_geometric_mean_of_the_denominators() -> None:
     module.observe_with(calibrator)
     module(scores, mask)
     module.observe_with(None)
-    module.take(calibrator.finish())
+    module.adopt(calibrator.finish())
     rows = scores.masked_fill(~mask, -math.inf).logsumexp(-1).mean(dim=(0, 2))
     assert torch.allclose(module.beta + module.log_gamma, rows, atol=1e-5)
     model = softmaxkit.apply(tiny_model("gpt2"), ConSmax())

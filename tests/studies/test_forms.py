@@ -6,7 +6,7 @@ import pytest
 
 from softmaxkit import ConSmax, Exaq, Softermax
 from softmaxkit.flow.simulate import can_verilate
-from softmaxkit.spec import METHODS
+from softmaxkit.methods import METHODS
 from softmaxkit.studies.papers import CLAIMS, lines, measured
 from softmaxkit.studies.silicon import FORMS, forms_of
 

@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from softmaxkit.files import write_json
-from softmaxkit.spec import METHODS, Spec, method_class
+from softmaxkit.methods import METHODS, method_class
+from softmaxkit.methods.base.spec import Spec
 
 console = Console(stderr=True, highlight=False, markup=False)
 """Progress and notes go to standard error, so that standard output holds results alone."""

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from softmaxkit.cli.console import JsonOption, command_line, results_console, write_record
 from softmaxkit.record import make_record
-from softmaxkit.spec import METHODS, method_class
+from softmaxkit.methods import METHODS, method_class
 
 
 def methods(

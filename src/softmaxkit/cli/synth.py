@@ -32,13 +32,13 @@ from softmaxkit.cli.units import (
 )
 from softmaxkit.recipe import Recipe
 from softmaxkit.record import make_record, make_result
-from softmaxkit.spec import METHODS
+from softmaxkit.methods import METHODS
 
 if TYPE_CHECKING:
     from softmaxkit.flow.synthesize import Synthesis
     from softmaxkit.flow.vectors import Rows
-    from softmaxkit.methods.unit import SoftmaxUnit
-    from softmaxkit.spec import Spec
+    from softmaxkit.methods.base.unit import SoftmaxUnit
+    from softmaxkit.methods.base.spec import Spec
 
 
 def synth(

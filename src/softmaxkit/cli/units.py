@@ -10,7 +10,7 @@ import typer
 from softmaxkit.cli.console import chosen_spec
 
 if TYPE_CHECKING:
-    from softmaxkit.spec import Spec
+    from softmaxkit.methods.base.spec import Spec
     from softmaxkit.studies.hardware import Trained
 
 LanesOption = Annotated[int, typer.Option(help="Scores a cycle.")]

@@ -34,7 +34,7 @@ from softmaxkit.cli.units import (
 )
 from softmaxkit.recipe import Recipe
 from softmaxkit.record import make_record, make_result
-from softmaxkit.spec import METHODS
+from softmaxkit.methods import METHODS
 
 if TYPE_CHECKING:
     from softmaxkit.flow.verify import Verification

@@ -19,8 +19,8 @@ from softmaxkit.flow.verilog import to_verilog
 
 if TYPE_CHECKING:
     from softmaxkit.flow.vectors import Packed
-    from softmaxkit.methods.unit import SoftmaxUnit
-    from softmaxkit.spec import Constants
+    from softmaxkit.methods.base.unit import SoftmaxUnit
+    from softmaxkit.methods.base.constants import Constants
 
 PARAMETERS_FILE = "parameters.json"
 """What an export is known by."""

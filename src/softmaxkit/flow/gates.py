@@ -18,7 +18,7 @@ from softmaxkit.formats import Array
 
 if TYPE_CHECKING:
     from softmaxkit.flow.vectors import Stream
-    from softmaxkit.methods.unit import SoftmaxUnit
+    from softmaxkit.methods.base.unit import SoftmaxUnit
 
 CHUNK = 1024
 """Bits that the simulation writes at a time."""

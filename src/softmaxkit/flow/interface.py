@@ -11,11 +11,11 @@ from amaranth.lib import data
 from amaranth.lib.wiring import In
 
 import softmaxkit
-from softmaxkit.spec import SCHEMA
+from softmaxkit.methods.base.fields import SCHEMA
 
 if TYPE_CHECKING:
-    from softmaxkit.methods.unit import SoftmaxUnit
-    from softmaxkit.spec import Constants
+    from softmaxkit.methods.base.unit import SoftmaxUnit
+    from softmaxkit.methods.base.constants import Constants
 
 
 class Port(NamedTuple):

@@ -30,7 +30,7 @@ from softmaxkit.flow.tools import ToolError, call, need
 from softmaxkit.flow.verilog import to_rtlil
 
 if TYPE_CHECKING:
-    from softmaxkit.methods.unit import SoftmaxUnit
+    from softmaxkit.methods.base.unit import SoftmaxUnit
 
 PLACES = 24
 """Beats that can be inside; a unit that takes more fails, and a small one does not.

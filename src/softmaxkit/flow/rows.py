@@ -11,8 +11,8 @@ from softmaxkit.flow.vectors import Rows
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from softmaxkit.methods.unit import SoftmaxUnit
-    from softmaxkit.spec import Constants
+    from softmaxkit.methods.base.unit import SoftmaxUnit
+    from softmaxkit.methods.base.constants import Constants
 
 KINDS = ("scores", "codes", "ties", "ends", "equal", "rising", "falling")
 MASKS = ("none", "random", "sparse", "all", "one", "blocks")

@@ -18,7 +18,8 @@ import numpy as np
 
 from softmaxkit.flow.vectors import Rows
 from softmaxkit.formats import Array
-from softmaxkit.spec import Constants, Spec
+from softmaxkit.methods.base.constants import Constants
+from softmaxkit.methods.base.spec import Spec
 
 FILE = "scores.npy"
 KEYS = 256

@@ -25,8 +25,8 @@ from softmaxkit.flow.vectors import Rows, stream
 from softmaxkit.flow.verilog import to_rtlil
 
 if TYPE_CHECKING:
-    from softmaxkit.methods.unit import SoftmaxUnit
-    from softmaxkit.spec import Constants
+    from softmaxkit.methods.base.unit import SoftmaxUnit
+    from softmaxkit.methods.base.constants import Constants
 
 ROW = 256
 """Scores of the rows that energy is measured with, unless a unit's rows are shorter."""

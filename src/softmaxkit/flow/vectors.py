@@ -11,8 +11,8 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from softmaxkit.methods.unit import SoftmaxUnit
-    from softmaxkit.spec import Constants
+    from softmaxkit.methods.base.unit import SoftmaxUnit
+    from softmaxkit.methods.base.constants import Constants
 
     Integers = NDArray[np.int64]
     Booleans = NDArray[np.bool_]

@@ -17,8 +17,8 @@ from softmaxkit.flow.simulate import Outcome, Simulated, Simulator, Traffic, Ver
 from softmaxkit.flow.vectors import Rows, Stream, pack, places, stream, unpack
 
 if TYPE_CHECKING:
-    from softmaxkit.methods.unit import SoftmaxUnit
-    from softmaxkit.spec import Constants
+    from softmaxkit.methods.base.unit import SoftmaxUnit
+    from softmaxkit.methods.base.constants import Constants
 
 OUTPUTS = 2_000_000
 """Outputs that are compared by default."""

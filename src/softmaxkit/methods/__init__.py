@@ -1,1 +1,34 @@
-"""The methods, one folder each, with the same files in each: spec, golden, module, and what else a method has."""
+"""The methods, a folder each. The imports below are the registry: a line a method."""
+
+from __future__ import annotations
+
+import difflib
+
+from softmaxkit.methods.base.spec import Spec
+from softmaxkit.methods.exact import Exact as Exact
+from softmaxkit.methods.consmax import ConSmax as ConSmax  # isort: skip  # the order is that of every listing
+from softmaxkit.methods.softermax import Softermax as Softermax  # isort: skip
+from softmaxkit.methods.exaq import Exaq as Exaq  # isort: skip
+
+METHODS: dict[str, type[Spec]] = {
+    value.method: value
+    for value in list(globals().values())
+    if isinstance(value, type) and issubclass(value, Spec) and value is not Spec
+}
+"""The spec class of every method, by its name on the command line and in JSON."""
+
+BASELINE: Spec = next(spec() for spec in METHODS.values() if spec().is_baseline)
+"""Exact softmax, which all methods are compared with."""
+
+
+def method_class(name: str) -> type[Spec]:
+    """Return the spec class of a method by its name, e.g. "softermax", in upper or lower case.
+
+    Raises:
+        ValueError: there is no such method.
+    """
+    if name.lower() not in METHODS:
+        near = difflib.get_close_matches(name.lower(), METHODS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"the methods are {', '.join(METHODS)}"
+        raise ValueError(f"no method is called {name!r}; {hint}")
+    return METHODS[name.lower()]

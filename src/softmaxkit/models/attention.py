@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
-from softmaxkit.fused import MASKED, fused
-from softmaxkit.methods.module import attended_keys, masked_softmax
+from softmaxkit.attention.call import MASKED, fused
+from softmaxkit.methods.base.rows import attended_keys, masked_softmax
 
 NAME = "softmaxkit"
 """Name of the attention function, of the mask function, and of the submodule hung on attention layers."""

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from softmaxkit.methods.module import Calibrator
+from softmaxkit.methods.base.module import Calibrator
 from softmaxkit.models.attention import UnsupportedError
 from softmaxkit.models.key_bias import fold_log_sums
 from softmaxkit.models.patch import active_layers
@@ -84,7 +84,7 @@ def _observe(model: PreTrainedModel, calibrators: dict[str, Calibrator | None], 
         except ValueError as error:
             raise ValueError(f"layer {name}: {error}") from None
     for name, values in found.items():
-        modules[name].take(values)
+        modules[name].adopt(values)
 
 
 def inputs_of(batch: Batch) -> Mapping[str, Any]:

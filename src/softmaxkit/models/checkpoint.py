@@ -21,10 +21,11 @@ from transformers.utils.hub import cached_file
 
 import softmaxkit
 from softmaxkit.files import whole_folder, write_json
-from softmaxkit.methods.module import SoftmaxModule
+from softmaxkit.methods.base.module import SoftmaxModule
 from softmaxkit.models.attention import NAME
 from softmaxkit.models.patch import hang, layers, remember, switch_on
-from softmaxkit.spec import SCHEMA, Spec
+from softmaxkit.methods.base.fields import SCHEMA
+from softmaxkit.methods.base.spec import Spec
 
 SETTINGS_FILE = "softmaxkit.json"
 PARAMETERS_FILE = "softmaxkit.safetensors"

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from softmaxkit.methods.module import SoftmaxModule, attended_keys, masked_softmax
+from softmaxkit.methods.base.module import SoftmaxModule
+from softmaxkit.methods.base.rows import attended_keys, masked_softmax
 from softmaxkit.models.patch import layers
 from softmaxkit.models.running import device_of, evaluating, hooked
 from softmaxkit.models.text import windows_at_once

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from softmaxkit.methods.module import attended_keys
+from softmaxkit.methods.base.rows import attended_keys
 from softmaxkit.models.attention import UnsupportedError, watching
 from softmaxkit.models.patch import is_on, remember, restore, switch_on
 from softmaxkit.models.running import evaluating, run

@@ -8,11 +8,11 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedModel
 
-from softmaxkit.methods.module import SoftmaxModule
+from softmaxkit.methods.base.module import SoftmaxModule
 from softmaxkit.models.attention import NAME, UnsupportedError
 from softmaxkit.models.probe import attention_layers, left_out
 from softmaxkit.models.running import device_of
-from softmaxkit.spec import Spec, check_spec
+from softmaxkit.methods.base.spec import Spec, check_spec
 
 _ORIGINAL = "_softmaxkit_original"
 

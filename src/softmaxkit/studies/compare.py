@@ -12,7 +12,7 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from softmaxkit.files import content_key, write_json
-from softmaxkit.methods.exact import Exact
+from softmaxkit.methods import BASELINE
 from softmaxkit.models.calibration import calibrate, convert
 from softmaxkit.models.checkpoint import load, save
 from softmaxkit.models.evaluation import (
@@ -33,7 +33,7 @@ from softmaxkit.models.trainer import Progress
 from softmaxkit.models.training import checkpoint_at, train
 from softmaxkit.recipe import SMALL_GPT, WINDOWS, Recipe, Shape
 from softmaxkit.record import make_record, make_result, versions
-from softmaxkit.spec import Spec
+from softmaxkit.methods.base.spec import Spec
 from softmaxkit.studies.hardware import verify_seen
 from softmaxkit.studies.silicon import cost_seen
 from softmaxkit.studies.speed import kernel_mode, speedup_over_torch
@@ -89,7 +89,7 @@ def compare(options: Options, command: list[str], stage: Stage) -> dict[str, Any
     """
     study = Comparison(options, stage)
     results: list[dict[str, Any]] = []
-    for spec in [Exact(), *(spec for spec in options.specs if spec != Exact())]:
+    for spec in [BASELINE, *(spec for spec in options.specs if not spec.is_baseline)]:
         results += study.results(spec)
     baseline = results[0]["loss_nats"]
     for result in results:
@@ -202,7 +202,7 @@ class Comparison:
         """Return the model, ready to be measured with a spec, and its training curve."""
         curve: list[dict[str, Any]] = []
         if self._takes_exact(spec):
-            model = restore(self.prepared(Exact())[0])
+            model = restore(self.prepared(BASELINE)[0])
             apply(model, spec)
         else:
             model, curve = self._trained(spec)
@@ -219,7 +219,7 @@ class Comparison:
             return self._converted(spec, folder)
         branch = None
         if spec.training == "fine-tuned" and not self.pretrained:
-            self._trained(Exact())
+            self._trained(BASELINE)
             branch = self._branch
         model = self._fresh()
         apply(model, spec, mode="integer" if spec.training == "fine-tuned" else "float")
@@ -236,7 +236,7 @@ class Comparison:
 
     def _takes_exact(self, spec: Spec) -> bool:
         """Does a spec take the finished exact model? Other forms of exact too: they train alike, in float."""
-        return spec.training == "calibrated" or (isinstance(spec, Exact) and spec != Exact())
+        return spec.training == "calibrated"
 
     def _converts(self, spec: Spec) -> bool:
         """Is a spec put into the finished exact model and trained on? Exact too, for all to be compared with."""
@@ -246,7 +246,7 @@ class Comparison:
         """Return the exact model converted to a method by some steps of training."""
         recipe = self._recipe(spec)
         start = Comparison(replace(self.options, recipe=recipe.before_conversion()), self.stage)
-        model = restore(start.prepared(Exact())[0])
+        model = restore(start.prepared(BASELINE)[0])
         apply(model, spec, mode="integer" if spec.training == "fine-tuned" else "float")
         convert(model, self.calibration, recipe.key_fit)
         steps = replace(recipe, steps=recipe.conversion_steps, learning_rate=recipe.conversion_rate)
@@ -266,11 +266,11 @@ class Comparison:
     @property
     def _branch(self) -> Path:
         """The checkpoint of the exact model from which fine-tuned methods go on."""
-        return checkpoint_at(self._folder(Exact()), self.options.recipe.branch_step)
+        return checkpoint_at(self._folder(BASELINE), self.options.recipe.branch_step)
 
     def _recipe(self, spec: Spec) -> Recipe:
         """Return all of the recipe that matters to a spec; what is only ConSmax's way in matters to it alone."""
-        own = spec.training == "from scratch" and spec != Exact()
+        own = spec.training == "from scratch" and not spec.is_baseline
         if own:
             return self.options.recipe
         return replace(self.options.recipe, homotopy=0.0, key_fit=False, constants_rate=1.0)

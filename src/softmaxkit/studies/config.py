@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from softmaxkit.recipe import WINDOWS, Recipe, Shape
-from softmaxkit.spec import Spec
+from softmaxkit.methods.base.spec import Spec
 
 FOLDER = "softmaxkit.studies.configs"
 """The package's own studies."""

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from softmaxkit.files import write_json
-from softmaxkit.methods.exact import Exact
+from softmaxkit.methods import BASELINE
 from softmaxkit.models.evaluation import perplexity
 from softmaxkit.record import make_record, make_result
-from softmaxkit.spec import Spec
+from softmaxkit.methods.base.spec import Spec
 from softmaxkit.studies.compare import Comparison, Options, Stage
 from softmaxkit.studies.config import Study
 
@@ -59,13 +59,13 @@ def run_study(
             comparison = Comparison(options, stage)
             inputs = inputs or {"text": comparison.corpus.describe(), "windows": len(comparison.held_out)}
             about = {"seed": seed, "shape": point.shape.describe(), "recipe": point.recipe.describe()}
-            exact = results_of(comparison, Exact())
+            exact = results_of(comparison, BASELINE)
             baseline = exact[0].get("loss_nats")
             own = {key: value for key, value in point.settings.items() if not key.startswith("spec.")}
             if own not in told:
                 told.append(own)
                 results += [{**each, **_changes(each, baseline), **about, "settings": own} for each in exact]
-            if point.spec != Exact() or point.settings != own:
+            if not point.spec.is_baseline or point.settings != own:
                 for each in results_of(comparison, point.spec):
                     results.append({**each, **_changes(each, baseline), **about, "settings": point.settings})
     inputs |= {"study": study.name, "question": study.question, "seeds": list(chosen), "picture": study.picture}

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from softmaxkit.flow.vectors import Rows
-from softmaxkit.methods.consmax import ConSmax
-from softmaxkit.spec import Constants, Spec
+from softmaxkit.methods.base.constants import Constants
+from softmaxkit.methods.base.spec import Spec
 
 if TYPE_CHECKING:
     from softmaxkit.flow.verify import Progress, Verification
-    from softmaxkit.methods.unit import SoftmaxUnit
+    from softmaxkit.methods.base.unit import SoftmaxUnit
     from softmaxkit.models.evaluation import RealScores
 
 COMPARED_OUTPUTS = 200_000
@@ -94,19 +94,7 @@ def forms(spec: Spec, constants: Constants | None, **sizes: Any) -> Iterator[tup
         constants: of one head; None for the spec's examples.
         sizes: of the unit, as for `Spec.unit`.
     """
-    given = [constants] if constants is not None else spec.examples()
-    loadable = spec.unit(constants=None, **sizes)
-    if loadable.registers is None:
-        yield "", loadable, given[:1]
-        return
-    yield "loadable", loadable, given
-    yield "baked", spec.unit(constants=given[0], **sizes), given[:1]
-    if isinstance(spec, ConSmax) and spec.bits == 16:
-        from softmaxkit.methods.consmax.unit import Halves
-
-        unit = spec.unit(constants=None, apart=True, **sizes)
-        examples = unit.half.examples()
-        yield "halves apart", unit, [*given[:1], Halves(*examples[:2]), Halves(*examples[1:])]
+    yield from spec.unit_class().verified_forms(spec, spec.examples() if constants is None else [constants], **sizes)
 
 
 def verify_seen(seen: Sequence[RealScores], progress: Progress | None = None) -> Verification:

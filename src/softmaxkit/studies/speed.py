@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,23 +14,19 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from softmaxkit.cache import KeyValueCache
-from softmaxkit.fused import attention
+from softmaxkit.attention.cache import KeyValueCache
+from softmaxkit.attention.call import attention
 from softmaxkit.kernels import packed, rows
-from softmaxkit.kernels.launch import instructions
-from softmaxkit.methods.exact import Exact
-from softmaxkit.methods.exaq import Exaq
-from softmaxkit.methods.module import SoftmaxModule
+from softmaxkit.kernels.backends import backend_name
+from softmaxkit.methods import BASELINE
+from softmaxkit.methods.base.module import SoftmaxModule
 from softmaxkit.record import make_record, make_result
-from softmaxkit.spec import Spec
+from softmaxkit.methods.base.spec import Spec
 
 Progress = Callable[[int, int], None]
 
 SPREAD = 2.0
 """Standard deviation of the scores, as in trained attention layers."""
-
-CLIPS = {2: -5.0, 3: -6.0, 4: -7.0}
-"""EXAQ's clips by bits, about those that its paper's analysis gives for such scores."""
 
 CHECKED = 1 << 19
 """Scores of which the error against float64 is taken, at most."""
@@ -87,19 +82,19 @@ def measure_speed(options: SpeedOptions, command: Sequence[str], stage: Callable
     inputs = {
         "spread": SPREAD,
         "rounds": options.rounds,
-        "kernels": instructions(),
+        "kernels": backend_name(),
     }
     return make_record(command, options.seed, inputs, results)
 
 
 def kernel_mode(spec: Spec) -> str:
     """Return the mode in which a method has a kernel to be fast with: float, or integer where float has none."""
-    return "integer" if _module(spec, 1, "float").native_arguments() is None else "float"
+    return "float" if _module(spec, 1, "float").choose(torch.zeros(1, 1))[1].native else "integer"
 
 
 def speedup_over_torch(spec: Spec, shape: tuple[int, int] = (1024, 1024), rounds: int = 9) -> float | None:
     """Return how much faster than torch.softmax a method's softmax is, one thread; None where no kernels are built."""
-    if instructions() is None:
+    if backend_name() == "torch":
         return None
     options = SpeedOptions((spec,), (shape,), (1,), rounds, False, 0)
     contenders = _softmax(options, shape, (kernel_mode(spec),))
@@ -132,19 +127,21 @@ def _softmax(
     for spec in options.specs:
         for mode in modes:
             module = _module(spec, shape[1], mode, float(scores.abs().max()))
-            arguments = module.native_arguments() if mode == "float" else None
+            call, choice = module.choose(scores)
             figures, truth = make_result(spec, mode), partial(_reference, spec, some)
-            if arguments is None or instructions() is None:
+            if mode != "float" or call is None or not choice.native:
                 found.append(Contender(figures, partial(_new, module, scores), truth))
                 continue
-            found.append(Contender(figures, partial(_into, getattr(rows, spec.method), scores, arguments), truth))
-            if isinstance(spec, Exaq):
-                found.append(Contender({**figures, "storage": "packed codes"}, partial(_packed, scores, arguments)))
+            kernel = getattr(rows, call.kernel)
+            found.append(Contender(figures, partial(_into, kernel, scores, call.arguments), truth))
+            if call.kernel == "levels":
+                packing = partial(_packed, scores, call.arguments)
+                found.append(Contender({**figures, "storage": "packed codes"}, packing))
     return found
 
 
 def _module(spec: Spec, keys: int, mode: str, largest: float = 8.0) -> SoftmaxModule:
-    numbers = numbers_for(spec, keys)
+    numbers = spec.sample_parameters(keys, SPREAD)
     if numbers and mode == "integer":
         numbers["scale"] = largest / spec.score_range()[1]  # no code saturates
     return spec.module(mode=mode, **numbers).eval()
@@ -160,11 +157,11 @@ def _new(module: SoftmaxModule, scores: Tensor, out: Tensor | None) -> Tensor:
 
 
 def _packed(scores: Tensor, arguments: tuple[Any, ...], out: Tensor | None) -> Tensor:
-    return packed.exaq(scores, *arguments).codes
+    return packed.levels(scores, *arguments).codes
 
 
 def _reference(spec: Spec, scores: Tensor) -> Tensor:
-    return torch.from_numpy(spec.reference(scores.numpy(), **numbers_for(spec, scores.shape[1])))
+    return torch.from_numpy(spec.reference(scores.numpy(), **spec.sample_parameters(scores.shape[1], SPREAD)))
 
 
 def _attention(options: SpeedOptions, shape: tuple[int, ...]) -> list[Contender]:
@@ -180,42 +177,33 @@ def _attention(options: SpeedOptions, shape: tuple[int, ...]) -> list[Contender]
     some_query, some_key, some_value = (each[:, :1].double() for each in (query, key, value))
 
     def contender(figures: dict[str, Any], run: Callable[[], Tensor], spec: Spec) -> Contender:
-        truth = partial(attention, some_query, some_key, some_value, spec, **numbers_for(spec, keys))
+        truth = partial(attention, some_query, some_key, some_value, spec, **spec.sample_parameters(keys, SPREAD))
         return Contender(figures, lambda out: run(), truth)
 
     found = [
         Contender({"method": "copy"}, lambda out: (key.clone(), value.clone())[1]),
-        contender({"method": "torch"}, partial(scaled_dot_product_attention, query, key, value), Exact()),
+        contender({"method": "torch"}, partial(scaled_dot_product_attention, query, key, value), BASELINE),
     ]
-    cache = KeyValueCache(key, value) if queries == 1 and instructions() is not None else None
+    cache = KeyValueCache(key, value) if queries == 1 and backend_name() != "torch" else None
     for spec in options.specs:
         if kernel_mode(spec) != "float":
             continue  # in integers it runs through torch
-        numbers = numbers_for(spec, keys)
+        numbers = spec.sample_parameters(keys, SPREAD)
         found.append(
             contender(make_result(spec, "float"), partial(attention, query, key, value, spec, **numbers), spec)
         )
-        if cache is not None and spec != Exact():
+        if cache is not None and not spec.is_baseline:
             figures = {**make_result(spec, "float"), "storage": "8-bit cache"}
             found.append(contender(figures, partial(cache.attention, query, spec, **numbers), spec))
     return found
 
 
-def numbers_for(spec: Spec, keys: int) -> dict[str, Any]:
-    """Return the real numbers of a method for scores with the spread `SPREAD`; ConSmax's rows sum to about 1."""
-    if isinstance(spec, Exaq):
-        return {"clip": CLIPS[spec.bits]}
-    if spec.method == "consmax":
-        return {"beta": math.log(keys) + SPREAD**2 / 2, "gamma": 1.0}
-    return {}
-
-
 def unlike(specs: Sequence[Spec]) -> tuple[Spec, ...]:
-    """Return specs without those that differ from an earlier one only in how EXAQ finds its clip; it is given here."""
-    found: dict[Spec, Spec] = {}
+    """Return specs without those that compute the same as an earlier one: real numbers are given here."""
+    different: dict[Spec, Spec] = {}
     for spec in specs:
-        found.setdefault(replace(spec, clip="gaussian") if isinstance(spec, Exaq) else spec, spec)
-    return tuple(found.values())
+        different.setdefault(spec.without_calibration(), spec)
+    return tuple(different.values())
 
 
 def _in_turn(contenders: list[Contender], rounds: int, progress: Progress) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from safetensors.torch import load_model, save_model
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from softmaxkit.files import content_key, whole_folder, write_json
-from softmaxkit.methods.exact import Exact
+from softmaxkit.methods import BASELINE
 from softmaxkit.models.calibration import calibrate, convert
 from softmaxkit.models.eight_bit import round_linear
 from softmaxkit.models.fine_tuning import (
@@ -29,7 +29,7 @@ from softmaxkit.models.running import to_default_device
 from softmaxkit.models.tasks import Kind, Task, read_task
 from softmaxkit.recipe import TaskRecipe
 from softmaxkit.record import make_record, make_result, versions
-from softmaxkit.spec import Spec
+from softmaxkit.methods.base.spec import Spec
 from softmaxkit.studies.compare import Stage
 
 WEIGHTS = "model.safetensors"
@@ -86,7 +86,7 @@ def measure_tasks(options: TaskOptions, command: list[str], stage: Stage) -> dic
     names = [task.name for task in tasks]
     if twice := [name for name in names if names.count(name) > 1]:
         raise ValueError(f"two tasks are called {twice[0]}; measure them one after the other, or rename one")
-    specs = (Exact(), *(spec for spec in options.specs if spec != Exact()))
+    specs = (BASELINE, *(spec for spec in options.specs if not spec.is_baseline))
     results: list[dict[str, Any]] = []
     for task in tasks:
         if not task.similarity and not task.train:
@@ -127,7 +127,7 @@ class _OnTask:
             return [{**each, "kind": self.task.kind} for each in json.loads(finished.read_text(encoding="utf-8"))]
         title = f"{self.task.name}, seed {self.seed}: {spec.method} {spec.variant}".rstrip()
         trained = "fine-tuned" if self._trains(spec) else "not trained" if self.task.similarity else "calibrated"
-        modes = ("integer",) if self._trains(spec) and spec != Exact() else ("float", "integer")
+        modes = ("integer",) if self._trains(spec) and not spec.is_baseline else ("float", "integer")
         about = {"task": self.task.name, "seed": self.seed, "trained": trained, "kind": self.task.kind}
         results = []
         try:
@@ -159,10 +159,10 @@ class _OnTask:
         seen = calibration_batches(self.task, tokenizer, recipe.length)
         if options.eight_bit and not self.task.similarity:
             round_linear(model, seen)
-        base = spec if self._trains(spec) else Exact()
+        base = spec if self._trains(spec) else BASELINE
         if not self.task.similarity:
-            apply(model, base, mode="float" if base == Exact() else "integer")
-            if base != Exact():
+            apply(model, base, mode="float" if base.is_baseline else "integer")
+            if not base.is_baseline:
                 convert(model, seen)
                 calibrate(model, seen)
             weights = self._folder(base) / "weights"

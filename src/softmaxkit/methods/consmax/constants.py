@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from softmaxkit.formats import Fixed, Float
-from softmaxkit.spec import Constants
+from softmaxkit.methods.base.constants import Constants
 
 if TYPE_CHECKING:
     from softmaxkit.methods.consmax.spec import ConSmax

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from array_api_compat import array_namespace
 
 from softmaxkit.formats import Array, Fixed, Float, round_significand, shift_right
-from softmaxkit.rows import broadcast_mask
+from softmaxkit.masks import broadcast_mask
 from softmaxkit.tables import lookup, per_head
 
 if TYPE_CHECKING:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from softmaxkit.kernels.integers import IntegerKernel
+from softmaxkit.kernels import operators
+from softmaxkit.kernels.attention import AttentionCall
+from softmaxkit.kernels.backends import RowCall
+from softmaxkit.kernels.integers import IntegerCall
+from softmaxkit.methods.base.constants import Constants
+from softmaxkit.methods.base.module import SoftmaxModule
 from softmaxkit.methods.consmax.calibrate import ConSmaxCalibrator, DenominatorCalibrator
 from softmaxkit.methods.consmax.constants import ConSmaxConstants
-from softmaxkit.methods.consmax.native import kernel
+from softmaxkit.methods.consmax.kernels import integer_call
 from softmaxkit.methods.consmax.spec import DEFAULT_KEYS
-from softmaxkit.methods.module import SoftmaxModule
-from softmaxkit.spec import Constants
 
 if TYPE_CHECKING:
     from softmaxkit.methods.consmax.spec import ConSmax
@@ -82,9 +86,18 @@ class ConSmaxModule(SoftmaxModule):
         """Compute the clamped exponential."""
         return self._clamped(scores, attended, self.spec.ceiling)
 
-    def native_arguments(self) -> tuple[Any, ...] | None:
-        """Return offset and ceiling; None on the way from exact softmax, which has no kernel."""
-        return None if self.homotopy < 1 else (self.beta.float() + self.log_gamma.float(), self.spec.ceiling)
+    @property
+    def offset(self) -> Tensor:
+        """What is taken from the scores, beta + log gamma; float32, the shape of beta."""
+        return self.beta.float() + self.log_gamma.float()
+
+    def row_call(self, device: torch.device) -> RowCall | None:
+        """Return the kernel of the exponential; None on the way from exact softmax, which has none."""
+        return None if self.homotopy < 1 else RowCall(operators.exponential, (self.offset, self.spec.ceiling, math.e))
+
+    def attention_call(self) -> AttentionCall | None:
+        """Return attention of exponentials without a sum; None on the way from exact softmax."""
+        return None if self.homotopy < 1 else AttentionCall.by_exponential(self.offset, self.spec.ceiling)
 
     def _clamped(self, scores: Tensor, attended: Tensor, ceiling: float | Tensor) -> Tensor:
         offset = self.beta.to(scores.dtype) + self.log_gamma.to(scores.dtype)
@@ -104,6 +117,11 @@ class ConSmaxModule(SoftmaxModule):
         ceiling = largest.clamp(max=self.spec.ceiling)
         return self._clamped(self.clamp_to_codes(scores), attended, ceiling if self.per_head else ceiling.item())
 
+    def learned(self, numbers: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Return beta and log gamma of beta and gamma."""
+        given = {"beta": numbers.get("beta"), "log_gamma": numbers["gamma"].log() if "gamma" in numbers else None}
+        return {key: x.float().expand(self.beta.shape) for key, x in given.items() if x is not None}
+
     def set_homotopy(self, share: float) -> None:
         """Let the float form go from exact softmax, 0, to ConSmax, 1: `exp(s - (1 - share)*lse - share*offset)`."""
         self.homotopy = share
@@ -119,27 +137,27 @@ class ConSmaxModule(SoftmaxModule):
             return self.spec.constants(beta=beta.item(), gamma=gamma.item(), **self.calibration)
         heads = []
         for head in range(len(beta)):
-            found = {
+            numbers = {
                 key: value[head] if isinstance(value, Sequence) else value for key, value in self.calibration.items()
             }
-            heads.append(self.spec.constants(beta=beta[head].item(), gamma=gamma[head].item(), **found))
+            heads.append(self.spec.constants(beta=beta[head].item(), gamma=gamma[head].item(), **numbers))
         return ConSmaxConstants.stack(heads)
 
-    def build_kernel(self, constants: Any) -> IntegerKernel:
-        """Build the native kernel."""
-        return kernel(self.spec, constants)
+    def integer_call(self, constants: Any) -> IntegerCall:
+        """Return the table of all score codes."""
+        return integer_call(self.spec, constants)
 
     def calibrator(self) -> ConSmaxCalibrator:
         """Return a calibrator of the score scale and the output range."""
         return ConSmaxCalibrator(self)
 
-    def take(self, found: Mapping[str, Any]) -> None:
-        """Take over what a calibrator found; `log_gamma` becomes the parameter."""
-        found = dict(found)
-        if "log_gamma" in found:
+    def adopt(self, results: Mapping[str, Any]) -> None:
+        """Adopt the results of a calibrator; `log_gamma` becomes the parameter."""
+        results = dict(results)
+        if "log_gamma" in results:
             with torch.no_grad():
-                self.log_gamma.copy_(found.pop("log_gamma"))
-        super().take(found)
+                self.log_gamma.copy_(results.pop("log_gamma"))
+        super().adopt(results)
 
     def converter(self) -> DenominatorCalibrator:
         """Return what sets gamma to the geometric mean of exact softmax's denominators."""

@@ -8,19 +8,22 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
-from softmaxkit.formats import BF16, Array, Fixed, Float, encode_scale
+from softmaxkit.formats import BF16, FP16, UQ, Array, Fixed, Float, encode_scale
 from softmaxkit.methods.consmax.constants import (
     ConSmaxConstants,
     with_shift_table,
     with_split_tables,
     with_whole_table,
 )
-from softmaxkit.rows import check_row
-from softmaxkit.spec import Constants, Spec, Training
+from softmaxkit.masks import check_row
+from softmaxkit.methods.base.constants import Constants
+from softmaxkit.methods.base.published import Published, Ratio, UnitPart, consmax_paper, ratio_text
+from softmaxkit.methods.base.spec import Dataflow, Spec, Storage, Training
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
+    from softmaxkit.methods.base.forms import Form
     from softmaxkit.methods.consmax.module import ConSmaxModule
 
 DEFAULT_KEYS = 256
@@ -49,9 +52,20 @@ class ConSmax(Spec):
     """
 
     method: ClassVar[str] = "consmax"
+    title: ClassVar[str] = "ConSmax"
     summary: ClassVar[str] = "learned constants for maximum and sum; split tables; trained from scratch"
     source: ClassVar[str] = "Liu et al. 2024, arXiv 2402.10930"
     trained: ClassVar[Training] = "from scratch"
+    colour: ClassVar[str] = "#0072b2"
+    dataflow: ClassVar[Dataflow] = "element"
+    storages: ClassVar[tuple[Storage, ...]] = ("flip-flops", "latches")
+    published: ClassVar[tuple[Published, ...]] = consmax_paper(
+        "ConSmax",
+        ("16 nm", "commercial", 1250, 0.0008, 0.2, 0.2),
+        ("130 nm", "commercial", 667, 0.007, 2.69, 4),
+        ("16 nm", "open", 2000, 0.0009, 0.683, 0.3),
+        ("sky130", "open", 167, 0.015, 1.82, 16.7),
+    )
     constants_class: ClassVar[type[Constants]] = ConSmaxConstants
 
     bits: Literal[8, 16] = 8
@@ -296,3 +310,38 @@ class ConSmax(Spec):
         from softmaxkit.methods.consmax.module import ConSmaxModule
 
         return ConSmaxModule(self, heads, mode, **parameters)
+
+    @classmethod
+    def forms(cls) -> list[Form]:
+        """Return constant tables of every kind, and loadable ones."""
+        from softmaxkit.methods.base.forms import Form
+
+        constant = {
+            "constant tables, C folded": cls(),
+            "constant tables, C multiplied": cls(constant="multiplied"),
+            "FP16 constant tables, C folded": cls(table_format=FP16),
+            "fixed-point constant tables": cls(table_format=UQ(0, 9)),
+            "D = ln2/16, a shift": cls(tables="shift"),
+            "one constant table of 256": cls(tables="whole"),
+        }
+        return [*(Form(title, spec, True) for title, spec in constant.items()), Form("loadable tables", cls())]
+
+    def sample_parameters(self, keys: int, spread: float) -> dict[str, Any]:
+        """Return beta and gamma with which rows of such scores sum to about 1."""
+        return {"beta": math.log(keys) + spread**2 / 2, "gamma": 1.0}
+
+    @classmethod
+    def published_ratios(cls) -> list[Ratio]:
+        """Return the other units of the paper over this one, with loadable tables and with constant ones."""
+        from softmaxkit.methods.exact import Exact
+        from softmaxkit.methods.softermax import Softermax
+
+        ratios = []
+        for name, other in (("Softermax", Softermax()), ("softmax in FP16", Exact())):
+            area, energy = (ratio_text(other.published, cls.published, key) for key in ("area_um2", "energy_pj"))
+            what = f"{name} over ConSmax (16 nm, commercial; open 130 nm)"
+            ratios += [
+                Ratio(what, area, energy, UnitPart(other), UnitPart(cls())),
+                Ratio("the same, ConSmax with constant tables", "", "", UnitPart(other), UnitPart(cls(), baked=True)),
+            ]
+        return ratios

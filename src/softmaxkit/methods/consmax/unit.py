@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from typing import NamedTuple, cast
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
@@ -20,8 +20,8 @@ from softmaxkit.formats import Array, Float
 from softmaxkit.methods.consmax import datapath
 from softmaxkit.methods.consmax.constants import ConSmaxConstants
 from softmaxkit.methods.consmax.spec import ConSmax
-from softmaxkit.methods.unit import SoftmaxUnit
-from softmaxkit.spec import Constants
+from softmaxkit.methods.base.unit import SoftmaxUnit
+from softmaxkit.methods.base.constants import Constants
 
 
 class Halves(NamedTuple):
@@ -78,6 +78,17 @@ class Unit(SoftmaxUnit):
         self.depth, self.apart = 1 + len(self.cuts), apart
         registers = datapath.register_map(spec, apart) if constants is None else None
         super().__init__(spec, lanes, constants, max_row, storage, registers, masks=2 if apart else 1)
+
+    @classmethod
+    def verified_forms(
+        cls, spec: ConSmax, constants: Sequence[Constants], **sizes: Any
+    ) -> Iterator[tuple[str, SoftmaxUnit, Sequence[Any]]]:
+        """Yield the units of every method, and of 16 bits that with halves apart."""
+        yield from super().verified_forms(spec, constants, **sizes)
+        if spec.bits == 16:
+            unit = cls(spec, constants=None, apart=True, **sizes)
+            examples: Any = unit.half.examples()
+            yield "halves apart", unit, [*constants[:1], Halves(*examples[:2]), Halves(*examples[1:])]
 
     def parts(self) -> list[Part]:
         """Return the parts that can be tried with all their inputs."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from array_api_compat import array_namespace
 
 from softmaxkit.formats import Array, Float, integers, leading_one, shift_right
-from softmaxkit.rows import broadcast_mask
+from softmaxkit.masks import broadcast_mask
 
 if TYPE_CHECKING:
     from softmaxkit.methods.exact.spec import Exact

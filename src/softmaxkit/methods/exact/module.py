@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
-from softmaxkit.kernels.integers import IntegerKernel
-from softmaxkit.kernels.launch import instructions
-from softmaxkit.methods.exact.native import kernel
-from softmaxkit.methods.module import SoftmaxModule, masked_softmax
+from softmaxkit.kernels import operators
+from softmaxkit.kernels.backends import RowCall
+from softmaxkit.kernels.integers import IntegerCall
+from softmaxkit.methods.base.module import SoftmaxModule
+from softmaxkit.methods.base.rows import masked_softmax
+from softmaxkit.methods.exact.kernels import integer_call
 
 if TYPE_CHECKING:
     from softmaxkit.methods.exact.spec import Exact
@@ -27,10 +31,15 @@ class ExactModule(SoftmaxModule):
         """Compute masked softmax."""
         return masked_softmax(scores, attended)
 
-    def native_arguments(self) -> tuple[Any, ...] | None:
-        """Softmax's kernel takes nothing more; but for AVX-512, torch's own is faster."""
-        return () if instructions() == "avx512" else None
+    @property
+    def softmax_base(self) -> float:
+        """The float form is softmax itself."""
+        return math.e
 
-    def build_kernel(self, constants: Any) -> IntegerKernel:
-        """Build the native kernel."""
-        return kernel(self.spec)
+    def row_call(self, device: torch.device) -> RowCall:
+        """Return softmax's kernel."""
+        return RowCall(operators.softmax)
+
+    def integer_call(self, constants: Any) -> IntegerCall:
+        """Return the kernel of the small float's integers."""
+        return integer_call(self.spec, constants)

@@ -9,14 +9,18 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from softmaxkit.formats import FP16, Array, Float
-from softmaxkit.rows import broadcast_mask, exact_softmax
-from softmaxkit.spec import Constants, Spec, Training
+from softmaxkit.masks import broadcast_mask, exact_softmax
+from softmaxkit.methods.base.constants import Constants
+from softmaxkit.methods.base.published import Published, consmax_paper
+from softmaxkit.methods.base.spec import Dataflow, Spec, Training
 from softmaxkit.tables import GUARD_BITS, PiecewiseLinear, Reciprocal, fit, power_of_two_error
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
+    from softmaxkit.methods.base.forms import Form
     from softmaxkit.methods.exact.module import ExactModule
+    from softmaxkit.methods.base.online import OnlineSoftmax
 
 ROOM_BITS = 4
 """Bits that the fixed-point argument of exp has beyond the format's mantissa."""
@@ -40,9 +44,19 @@ class Exact(Spec):
     """
 
     method: ClassVar[str] = "exact"
+    title: ClassVar[str] = "Exact"
     summary: ClassVar[str] = "softmax itself: online in software, FP16 with an exact sum in hardware"
     source: ClassVar[str] = "Milakov & Gimelshein 2018, arXiv 1805.02867"
     trained: ClassVar[Training] = "from scratch"
+    colour: ClassVar[str] = "#7d8791"
+    dataflow: ClassVar[Dataflow] = "deferred"
+    published: ClassVar[tuple[Published, ...]] = consmax_paper(
+        "softmax (FP16, DesignWare)",
+        ("16 nm", "commercial", 909, 0.011, 1.5, 1.5),
+        ("130 nm", "commercial", 286, 0.18, 51, 178.5),
+        ("16 nm", "open", 500, 0.011, 10.2, 2.7),
+        ("sky130", "open", 88, 0.2, 42.2, 255.3),
+    )
 
     format: Float = FP16
     schedule: Literal["three-pass", "online"] = "three-pass"
@@ -100,7 +114,12 @@ class Exact(Spec):
     @property
     def training(self) -> Training:
         """Trained from scratch; other formats and schedules are the same function and take that model as it is."""
-        return self.trained if self == Exact() else "calibrated"
+        return self.trained if self.is_baseline else "calibrated"
+
+    @property
+    def is_baseline(self) -> bool:
+        """With its defaults it is what all others are compared with."""
+        return not self.differences()
 
     @property
     def score_bits(self) -> int:
@@ -165,3 +184,17 @@ class Exact(Spec):
 
         self.refuse(parameters)
         return ExactModule(self, heads, mode)
+
+    @classmethod
+    def forms(cls) -> list[Form]:
+        """Return both schedules."""
+        from softmaxkit.methods.base.forms import Form
+
+        return [Form("three-pass", cls()), Form("online", cls(schedule="online"))]
+
+    def partial(self, **parameters: Any) -> OnlineSoftmax:
+        """Return the state of online softmax."""
+        from softmaxkit.methods.base.online import OnlineSoftmax
+
+        self.refuse(parameters)
+        return OnlineSoftmax()

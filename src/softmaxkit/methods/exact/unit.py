@@ -18,8 +18,8 @@ from softmaxkit.methods.exact.datapath import exponentials, from_ordered
 from softmaxkit.methods.exact.fronts import OnlineFront, ThreePassFront, scores_of
 from softmaxkit.methods.exact.sliced import SlicedFront, is_sliced
 from softmaxkit.methods.exact.spec import Exact
-from softmaxkit.methods.unit import SoftmaxUnit
-from softmaxkit.spec import Constants
+from softmaxkit.methods.base.unit import SoftmaxUnit
+from softmaxkit.methods.base.constants import Constants
 
 CUTS = (
     *("exponent", "product", "difference", "fraction", "power", "sum", "line", "fixed", "align", "table", "scale"),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from softmaxkit.methods.module import masked_softmax, some_rows
+from softmaxkit.methods.base.rows import masked_softmax, some_rows
 
 if TYPE_CHECKING:
     from softmaxkit.methods.exaq.spec import Exaq

@@ -7,10 +7,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from softmaxkit.kernels.integers import IntegerKernel
+from softmaxkit.kernels import operators
+from softmaxkit.kernels.attention import AttentionCall
+from softmaxkit.kernels.backends import RowCall
+from softmaxkit.kernels.integers import IntegerCall
+from softmaxkit.methods.base.module import SoftmaxModule
+from softmaxkit.methods.base.rows import masked_softmax
 from softmaxkit.methods.exaq.calibrate import ExaqCalibrator
-from softmaxkit.methods.exaq.native import kernel
-from softmaxkit.methods.module import SoftmaxModule, masked_softmax
+from softmaxkit.methods.exaq.kernels import integer_call
 
 if TYPE_CHECKING:
     from softmaxkit.methods.exaq.spec import Exaq
@@ -30,7 +34,6 @@ class ExaqModule(SoftmaxModule):
         scale: real value of one step of the score code; the score format's if left out.
     """
 
-    native_gradient = False
     spec: Exaq
 
     def __init__(
@@ -65,18 +68,23 @@ class ExaqModule(SoftmaxModule):
         # NaN has no level; it is added back so that it reaches the result.
         return masked_softmax(clipped + (quantised - clipped).detach(), attended)
 
-    def native_arguments(self) -> tuple[float, list[float]]:
-        """Return the clip and the levels' exponentials."""
+    def row_call(self, device: torch.device) -> RowCall:
+        """Return the kernel of even levels, with the clip and the levels' exponentials."""
         clip = self.spec.required_clip(self.calibration)
-        return clip, self.spec.exponentials(clip)
+        return RowCall(operators.levels, (clip, self.spec.exponentials(clip)), differentiable=False)
+
+    def attention_call(self) -> AttentionCall:
+        """Return attention whose scores take even levels."""
+        clip = self.spec.required_clip(self.calibration)
+        return AttentionCall.by_levels(clip, self.spec.exponentials(clip))
 
     def calibrator(self) -> ExaqCalibrator:
         """Return a calibrator of the clip, and of the score scale where the spec asks for it."""
         return ExaqCalibrator(self.spec)
 
-    def build_kernel(self, constants: Any) -> IntegerKernel | None:
-        """Build the native kernel; None where products are too wide for it."""
-        return kernel(self.spec, constants)
+    def integer_call(self, constants: Any) -> IntegerCall | None:
+        """Return the kernel of the integers; None where products are too wide for it."""
+        return integer_call(self.spec, constants)
 
 
 def distance_to_maximum(scores: Tensor, attended: Tensor) -> Tensor:

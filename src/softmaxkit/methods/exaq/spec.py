@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 
 from softmaxkit.formats import UQ, Array, Fixed, Q, encode_scale
-from softmaxkit.rows import check_row
-from softmaxkit.spec import Constants, Spec, Training
+from softmaxkit.masks import check_row
+from softmaxkit.methods.base.constants import Constants
+from softmaxkit.methods.base.spec import Dataflow, Spec, Training
 from softmaxkit.tables import Reciprocal
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
+    from softmaxkit.methods.base.forms import Form
     from softmaxkit.methods.exaq.module import ExaqModule
+    from softmaxkit.methods.exaq.partial import LevelPartial
+
+
+SAMPLE_CLIPS = {2: -2.5, 3: -3.0, 4: -3.5}
+"""Clips by bits, in standard deviations of the scores: about what the paper's analysis gives."""
 
 
 @dataclass(frozen=True)
@@ -58,9 +65,12 @@ class Exaq(Spec):
     """
 
     method: ClassVar[str] = "exaq"
+    title: ClassVar[str] = "EXAQ"
     summary: ClassVar[str] = "2 to 4-bit input of exp, clip from calibration, table sums; no training"
     source: ClassVar[str] = "Shkolnik et al. 2024, arXiv 2410.03185"
     trained: ClassVar[Training] = "calibrated"
+    colour: ClassVar[str] = "#009e73"
+    dataflow: ClassVar[Dataflow] = "row"
     constants_class: ClassVar[type[Constants]] = ExaqConstants
 
     bits: Literal[2, 3, 4] = 2
@@ -248,3 +258,52 @@ class Exaq(Spec):
         clips: tuple[Literal["gaussian", "searched", "naive"], ...] = ("gaussian", "searched", "naive")
         sizes: tuple[Literal[2, 3, 4], ...] = (2, 3, 4)
         return [cls(bits=bits, clip=clip) for bits in sizes for clip in clips]
+
+    @classmethod
+    def forms(cls) -> list[Form]:
+        """Return 2 and 3 bits with a constant clip, and 2 bits with a loadable one."""
+        from softmaxkit.methods.base.forms import Form
+
+        two, three = cls(bits=2).for_hardware(), cls(bits=3).for_hardware()
+        return [
+            Form("2 bits, constant clip", two, True),
+            Form("3 bits, constant clip", three, True),
+            Form("2 bits, loadable clip", two),
+        ]
+
+    def for_hardware(self) -> Self:
+        """Return the spec with plain sums: packed ones are for software, a unit would hold their table in registers."""
+        return replace(self, accumulator="plain")
+
+    def without_calibration(self) -> Self:
+        """Return the spec with the default way of choosing the clip."""
+        return replace(self, clip="gaussian")
+
+    def by_bits(self) -> dict[int, Self]:
+        """Return 2, 3 and 4 bits, as far as the clip's fit has them."""
+        sizes: tuple[Literal[2, 3, 4], ...] = (2, 4) if self.clip == "laplace" else (2, 3, 4)
+        return {bits: replace(self, bits=bits) for bits in sizes}
+
+    def sample_parameters(self, keys: int, spread: float) -> dict[str, Any]:
+        """Return a clip for such scores."""
+        return {"clip": SAMPLE_CLIPS[self.bits] * spread}
+
+    def partial(self, **parameters: Any) -> LevelPartial:
+        """Return the state of rows whose maximum is known: levels count from it.
+
+        Args:
+            parameters: `clip`, and `maximum`, the highest attended score of each whole row, (..., 1).
+
+        Raises:
+            ValueError: one of them is missing.
+        """
+        from softmaxkit.methods.exaq.partial import LevelPartial
+
+        parameters = dict(parameters)
+        maximum = parameters.pop("maximum", None)
+        if maximum is None:
+            raise ValueError(
+                "Exaq's levels count from the maximum of the whole row, so its parts need it first: "
+                "spec.partial(clip=..., maximum=scores.amax(-1, keepdim=True)), the maximum over all parts"
+            )
+        return LevelPartial(self, self._clip(parameters), maximum)

@@ -32,8 +32,8 @@ from softmaxkit.methods.exaq.golden import CODES_PER_LOOKUP, sum_table
 from softmaxkit.methods.exaq.products import PipelinedResults
 from softmaxkit.methods.exaq.serial import SerialResults, choose_passes
 from softmaxkit.methods.exaq.spec import Exaq, ExaqConstants
-from softmaxkit.methods.unit import SoftmaxUnit, check_constants
-from softmaxkit.spec import Constants
+from softmaxkit.methods.base.unit import SoftmaxUnit, check_constants
+from softmaxkit.methods.base.constants import Constants
 
 CUTS = ("product", "level", "line", "argument")
 """Places for registers, the most useful first."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from array_api_compat import array_namespace
 
 from softmaxkit.formats import Array, shift_right
-from softmaxkit.rows import broadcast_mask
+from softmaxkit.masks import broadcast_mask
 
 if TYPE_CHECKING:
     from softmaxkit.methods.softermax.spec import Softermax

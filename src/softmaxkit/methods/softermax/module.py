@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from softmaxkit.kernels.integers import IntegerKernel
-from softmaxkit.methods.module import SoftmaxModule, masked_softmax
-from softmaxkit.methods.softermax.native import kernel
+from softmaxkit.kernels.integers import IntegerCall
+from softmaxkit.methods.base.module import SoftmaxModule
+from softmaxkit.methods.base.rows import masked_softmax
+from softmaxkit.methods.softermax.kernels import integer_call
 
 if TYPE_CHECKING:
     from softmaxkit.methods.softermax.spec import Softermax
@@ -28,6 +29,11 @@ class SoftermaxModule(SoftmaxModule):
         """Compute masked softmax to base 2, or e where log2(e) is folded."""
         return masked_softmax(scores * math.log(self.spec.base), attended)
 
-    def build_kernel(self, constants: Any) -> IntegerKernel | None:
-        """Build the native kernel; None where products are too wide for it."""
-        return kernel(self.spec, constants)
+    @property
+    def softmax_base(self) -> float:
+        """The float form is softmax to the base of the powers."""
+        return self.spec.base
+
+    def integer_call(self, constants: Any) -> IntegerCall | None:
+        """Return the kernel of the fixed-point integers; None where products are too wide for it."""
+        return integer_call(self.spec, constants)

@@ -11,7 +11,7 @@ from softmaxkit.methods.softermax.golden import power_of_two
 
 if TYPE_CHECKING:
     from softmaxkit.methods.softermax.spec import Softermax
-    from softmaxkit.spec import Constants
+    from softmaxkit.methods.base.constants import Constants
 
 
 def kernel(spec: Softermax, constants: Constants) -> SoftermaxKernel | None:

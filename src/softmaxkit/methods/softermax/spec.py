@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 import numpy as np
 
 from softmaxkit.formats import UQ, Array, Fixed, Q, encode_scale
-from softmaxkit.rows import broadcast_mask, exact_softmax
-from softmaxkit.spec import Constants, Spec, Training
+from softmaxkit.masks import broadcast_mask, exact_softmax
+from softmaxkit.methods.base.constants import Constants
+from softmaxkit.methods.base.published import FRONT, REST, Published, Ratio, UnitPart, consmax_paper
+from softmaxkit.methods.base.spec import Dataflow, Spec, Training
 from softmaxkit.tables import GUARD_BITS, PiecewiseLinear, Reciprocal, power_of_two, power_of_two_error
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
+    from softmaxkit.methods.base.online import OnlineSoftmax
     from softmaxkit.methods.softermax.module import SoftermaxModule
 
 
@@ -44,9 +47,19 @@ class Softermax(Spec):
     """
 
     method: ClassVar[str] = "softermax"
+    title: ClassVar[str] = "Softermax"
     summary: ClassVar[str] = "base 2, integer running maximum, low-precision fixed point; fine-tuned"
     source: ClassVar[str] = "Stevens et al. 2021, arXiv 2103.09301"
     trained: ClassVar[Training] = "fine-tuned"
+    colour: ClassVar[str] = "#d55e00"
+    dataflow: ClassVar[Dataflow] = "deferred"
+    published: ClassVar[tuple[Published, ...]] = consmax_paper(
+        "Softermax",
+        ("16 nm", "commercial", 1111, 0.0022, 0.67, 0.7),
+        ("130 nm", "commercial", 333, 0.029, 8.5, 25.5),
+        ("16 nm", "open", 1000, 0.0019, 2.82, 1.4),
+        ("sky130", "open", 143, 0.033, 10.5, 73.5),
+    )
 
     input: Fixed = Q(6, 2)
     unnormalised: Fixed = UQ(1, 15)
@@ -181,6 +194,29 @@ class Softermax(Spec):
     def variants(cls) -> list[Self]:
         """Return the paper's formats, and log2(e) folded into the scale."""
         return [cls(), cls(log2e=True)]
+
+    def partial(self, **parameters: Any) -> OnlineSoftmax:
+        """Return the state of online softmax to the base of the powers."""
+        from softmaxkit.methods.base.online import OnlineSoftmax
+
+        self.refuse(parameters)
+        return OnlineSoftmax(base=self.base)
+
+    @classmethod
+    def published_ratios(cls) -> list[Ratio]:
+        """Return the two halves of the unit over those of a softmax in FP16 (arXiv 2103.09301, 7 nm)."""
+        from softmaxkit.methods.exact import Exact
+
+        halves = {"unnormalised part": (FRONT, "0.25", "0.10"), "normalisation": (REST, "0.65", "0.39")}
+        return [
+            Ratio(
+                f"Softermax over softmax in FP16, {name} (7 nm)",
+                area,
+                energy,
+                *(UnitPart(spec, parts=(part,), with_storage=False) for spec in (cls(), Exact())),
+            )
+            for name, (part, area, energy) in halves.items()
+        ]
 
 
 def _scale_error(scores: NDArray[np.float64], constants: Constants, resolution: float) -> float:

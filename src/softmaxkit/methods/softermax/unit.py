@@ -16,8 +16,8 @@ from softmaxkit.methods.softermax.normalisation import NormalisationUnit, has_pl
 from softmaxkit.methods.softermax.running_sum import power_layout
 from softmaxkit.methods.softermax.spec import Softermax
 from softmaxkit.methods.softermax.unnormalised import UnnormalisedUnit
-from softmaxkit.methods.unit import SoftmaxUnit
-from softmaxkit.spec import Constants
+from softmaxkit.methods.base.unit import SoftmaxUnit
+from softmaxkit.methods.base.constants import Constants
 
 CUTS = ("product", "sum", "shifted", "line", "argument")
 """Places for registers, the most useful first. The last two are those of a reciprocal that is no plain table."""

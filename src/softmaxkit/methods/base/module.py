@@ -1,19 +1,21 @@
-"""The torch module that all methods share: masks, precision, the two modes, and calibration."""
+"""The torch module that all methods share: masks, precision, the modes, calibration, and what kernels can run it."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, Protocol, get_args
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, Protocol, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
-from softmaxkit.kernels import operators
-from softmaxkit.kernels.integers import IntegerKernel
-from softmaxkit.kernels.launch import can_run
-from softmaxkit.rows import check_mask
-from softmaxkit.spec import Constants, Spec
+from softmaxkit.kernels.attention import AttentionCall
+from softmaxkit.kernels.backends import Choice, RowCall, only_torch, pick
+from softmaxkit.kernels.integers import IntegerCall
+from softmaxkit.methods.base.constants import Constants
+from softmaxkit.methods.base.rows import attended_keys, check_attended
+from softmaxkit.methods.base.spec import Spec
 from softmaxkit.tables import per_head
 
 Mode = Literal["float", "integer", "fused"]
@@ -51,12 +53,9 @@ class SoftmaxModule(nn.Module, ABC):
         mode: "float", "integer" or "fused".
 
     Attributes:
-        calibration: the real numbers that calibration found, by name, as `Spec.constants` takes them.
+        calibration: the real numbers that calibration gave, by name, as `Spec.constants` takes them.
         statistics: what calibration saw, for people to read; not kept in checkpoints.
-        native_gradient: has the kernel of the float form a gradient?
     """
-
-    native_gradient: ClassVar[bool] = True
 
     def __init__(self, spec: Spec, heads: int | None, mode: str) -> None:
         super().__init__()
@@ -70,7 +69,7 @@ class SoftmaxModule(nn.Module, ABC):
         self._calibrator: Calibrator | None = None
         self._frozen: Constants | None = None
         self._built: tuple[Any, Constants] | None = None
-        self._kernel: tuple[Constants, IntegerKernel | None] | None = None
+        self._integer_call: tuple[Constants, IntegerCall | None] | None = None
 
     @property
     def mode(self) -> str:
@@ -87,11 +86,68 @@ class SoftmaxModule(nn.Module, ABC):
         """Say what the module is when a model is printed."""
         return f"{self.spec!r}, heads={self.heads}, mode={self.mode!r}"
 
+    # What the method answers for itself.
+
+    @abstractmethod
+    def float_forward(self, scores: Tensor, attended: Tensor) -> Tensor:
+        """Compute the differentiable form; scores are finite or NaN, and 0 where not attended."""
+
+    @property
+    def per_head(self) -> bool:
+        """Does the module hold something for each head?"""
+        return False
+
+    @property
+    def softmax_base(self) -> float | None:
+        """The base, where the float form is softmax itself to some base; None where it is not."""
+        return None
+
+    def row_call(self, device: torch.device) -> RowCall | None:
+        """Return the kernel of the float form for rows on a device; None where it has none."""
+        return None
+
+    def integer_call(self, constants: Any) -> IntegerCall | None:
+        """Return the kernel of the integers with some constants; None where the method or this form has none."""
+        return None
+
+    def attention_call(self) -> AttentionCall | None:
+        """Return how a fused attention weighs keys, with 8-bit products; None where the method has no such kernel."""
+        return None
+
+    def nan_reach(self, scores: Tensor, attended: Tensor) -> Tensor:
+        """Return what becomes NaN: rows in which NaN or +inf is attended, as in `torch.softmax`."""
+        return ((scores.isnan() | (scores == torch.inf)) & attended).any(dim=-1, keepdim=True)
+
+    def surrogate(self, scores: Tensor, attended: Tensor) -> Tensor:
+        """Compute the float form whose gradient stands for that of the integers."""
+        return self.float_forward(self.clamp_to_codes(scores), attended)
+
+    def build_constants(self) -> Constants:
+        """Build the constants from calibrated and learned numbers."""
+        return self.spec.constants(**self.calibration)
+
+    def calibrator(self) -> Calibrator | None:
+        """Return a fresh calibrator, or None where the method has nothing to calibrate."""
+        return None
+
+    def converter(self) -> Calibrator | None:
+        """Return what sets learned parameters to stand for exact softmax, or None where there are none."""
+        return None
+
+    def learned(self, numbers: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Return this module's parameters, by name, that real numbers given as tensors stand for; for gradients."""
+        return {}
+
+    def set_homotopy(self, share: float) -> None:
+        """Let the float form go from exact softmax, 0, to the method, 1; no effect where a method has no such way."""
+
+    # Forward.
+
     def forward(self, scores: Tensor, mask: Tensor | None = None, dim: int = -1) -> Tensor:
         """Normalise scores.
 
-        A row with an attended NaN or +inf becomes NaN as in `torch.softmax` (in ConSmax, which has no rows, only the
-        NaN itself); a score of -inf is masked; a row with no attended key is all zeros.
+        A row with an attended NaN or +inf becomes NaN as in `torch.softmax` (in an element-wise method, which has no
+        rows, only the NaN itself); a score of -inf is masked; what is masked is 0.
 
         Args:
             scores: floating, any shape; (..., heads, queries, keys) where the method has something for each head.
@@ -119,39 +175,57 @@ class SoftmaxModule(nn.Module, ABC):
                 f"this module has {self.heads} heads: scores are (..., {self.heads}, queries, keys), "
                 f"not {tuple(scores.shape)}"
             )
-        if self._calibrator is None and self.mode != "integer" and can_run(scores):
-            arguments = self.native_arguments()
-            needs_gradient = torch.is_grad_enabled() and scores.requires_grad
-            if arguments is not None and (self.native_gradient or not needs_gradient):
-                found: Tensor = getattr(operators, self.spec.method)(scores, *arguments, mask)
-                return found
-        wide = scores if scores.dtype == torch.float64 else scores.float()
-        if self._calibrator is None and self.mode == "integer":
-            result: Tensor = self._integer_forward(wide, mask)
-            return result.to(scores.dtype)
-        attended = attended_keys(scores, mask)
-        wide = torch.where(attended, wide, 0.0)
         if self._calibrator is not None:
+            attended = attended_keys(scores, mask)
             with torch.no_grad():
-                return self._calibrator.observe(wide, attended).to(scores.dtype)
-        return self.float_forward(wide, attended).to(scores.dtype)
+                return self._calibrator.observe(_filled(_wide(scores), attended), attended).to(scores.dtype)
+        if self.mode == "integer":
+            result: Tensor = self._integer_forward(_wide(scores), mask)
+            return result.to(scores.dtype)
+        call, choice = self.choose(scores)
+        if call is not None and choice.native:
+            return call.operator(scores, *call.arguments, mask)
+        attended = attended_keys(scores, mask)
+        return self.float_forward(_filled(_wide(scores), attended), attended).to(scores.dtype)
 
-    @property
-    def per_head(self) -> bool:
-        """Does the module hold something for each head?"""
-        return False
+    def choose(self, scores: Tensor) -> tuple[RowCall | None, Choice]:
+        """Return the kernel of the float form, and the back end that would run it on some scores."""
+        call = self.row_call(scores.device)
+        if call is None:
+            return None, only_torch(f"{self.spec.title} has no kernel for this form")
+        return call, pick(call, scores)
 
-    @abstractmethod
-    def float_forward(self, scores: Tensor, attended: Tensor) -> Tensor:
-        """Compute the differentiable form; scores are finite or NaN, and 0 where not attended."""
+    def choose_integers(self, scores: Tensor) -> tuple[IntegerCall | None, Choice]:
+        """Return the kernel of the integers, and the back end that would run it on some scores."""
+        constants = self.constants
+        if self._integer_call is None or self._integer_call[0] is not constants:
+            self._integer_call = (constants, self.integer_call(constants))
+        call = self._integer_call[1]
+        if call is None:
+            return None, only_torch(f"{self.spec.title} has no kernel for the integers of this form")
+        with torch.no_grad():  # the gradient is that of the float form
+            return call, pick(call, scores)
 
-    def native_arguments(self) -> tuple[Any, ...] | None:
-        """Return what the kernel of the float form takes besides scores and mask; None where there is no kernel."""
-        return None
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _integer_forward(self, scores: Tensor, mask: Tensor | None) -> Tensor:
+        call, choice = self.choose_integers(scores)
+        kernel = call if choice.native else None
+        if kernel is not None and not torch.is_grad_enabled():
+            return kernel(scores, mask)
+        attended = attended_keys(scores, mask)
+        scores = _filled(scores, attended)
+        with torch.no_grad():
+            values = self.decoded_golden(scores, attended) if kernel is None else kernel(scores, attended)
+        if not torch.is_grad_enabled():
+            return values
+        return _StraightThrough.apply(self.surrogate(scores, attended), values)  # type: ignore[no-untyped-call, no-any-return]
 
-    def surrogate(self, scores: Tensor, attended: Tensor) -> Tensor:
-        """Compute the float form whose gradient stands for that of the integers."""
-        return self.float_forward(self.clamp_to_codes(scores), attended)
+    def decoded_golden(self, scores: Tensor, attended: Tensor) -> Tensor:
+        """Encode, run golden, decode; NaN where NaN was attended in the row."""
+        constants = self.constants
+        codes = self.spec.golden(self.spec.encode(scores, constants), attended, constants)
+        values = self.spec.decode(codes, constants).to(scores.dtype)
+        return torch.where(self.nan_reach(scores, attended) & attended, torch.nan, values)
 
     def clamp_to_codes(self, scores: Tensor) -> Tensor:
         """Clamp scores where their codes saturate, so that no gradient passes there."""
@@ -160,40 +234,7 @@ class SoftmaxModule(nn.Module, ABC):
             return torch.clamp(scores, low, high)
         return torch.clamp(scores, per_head(low, scores).to(scores.dtype), per_head(high, scores).to(scores.dtype))
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def _integer_forward(self, scores: Tensor, mask: Tensor | None) -> Tensor:
-        kernel = self.integer_kernel() if scores.dtype == torch.float32 and can_run(scores) else None
-        if kernel is not None and not torch.is_grad_enabled():
-            return kernel(scores, mask)
-        attended = attended_keys(scores, mask)
-        scores = torch.where(attended, scores, 0.0)
-        with torch.no_grad():
-            values = self.decoded_golden(scores, attended) if kernel is None else kernel(scores, attended)
-        if not torch.is_grad_enabled():
-            return values
-        return _StraightThrough.apply(self.surrogate(scores, attended), values)  # type: ignore[no-untyped-call, no-any-return]
-
-    def integer_kernel(self) -> IntegerKernel | None:
-        """Return what computes `decoded_golden` natively, with the constants of now; None where nothing does."""
-        constants = self.constants
-        if self._kernel is None or self._kernel[0] is not constants:
-            self._kernel = (constants, self.build_kernel(constants))
-        return self._kernel[1]
-
-    def build_kernel(self, constants: Any) -> IntegerKernel | None:
-        """Build the native kernel for constants; None where the method or this form of it has none."""
-        return None
-
-    def decoded_golden(self, scores: Tensor, attended: Tensor) -> Tensor:
-        """Encode, run golden, decode; NaN where NaN was attended in the row."""
-        constants = self.constants
-        codes = self.spec.golden(self.spec.encode(scores, constants), attended, constants)
-        values = self.spec.decode(codes, constants).to(scores.dtype)
-        return torch.where(self.nan_reach(scores, attended), torch.nan, values)
-
-    def nan_reach(self, scores: Tensor, attended: Tensor) -> Tensor:
-        """Return what becomes NaN: rows in which NaN or +inf is attended, as in `torch.softmax`."""
-        return ((scores.isnan() | (scores == torch.inf)) & attended).any(dim=-1, keepdim=True)
+    # Constants and calibration.
 
     @property
     def constants(self) -> Constants:
@@ -210,16 +251,12 @@ class SoftmaxModule(nn.Module, ABC):
             self._built = (key, self.build_constants())
         return self._built[1]
 
-    def build_constants(self) -> Constants:
-        """Build the constants from calibrated and learned numbers."""
-        return self.spec.constants(**self.calibration)
-
     def freeze(self, constants: Constants) -> None:
         """Hold to these constants until the module trains or is calibrated again."""
         self._frozen = constants
 
     def set_calibration(self, calibration: Mapping[str, Any]) -> None:
-        """Take the real numbers of a calibration; the constants are built from them anew."""
+        """Set the real numbers of a calibration; the constants are built from them anew."""
         self.calibration = dict(calibration)
         self._frozen = self._built = None
 
@@ -229,26 +266,22 @@ class SoftmaxModule(nn.Module, ABC):
             self._frozen = None
         return super().train(mode)
 
-    def calibrator(self) -> Calibrator | None:
-        """Return a fresh calibrator, or None where the method has nothing to calibrate."""
-        return None
-
-    def converter(self) -> Calibrator | None:
-        """Return what sets learned parameters to stand for exact softmax, or None where there are none."""
-        return None
-
-    def set_homotopy(self, share: float) -> None:
-        """Let the float form go from exact softmax, 0, to the method, 1; no effect where a method has no such way."""
-
     def observe_with(self, calibrator: Calibrator | None) -> None:
         """Let a calibrator observe every forward from here on; None ends it."""
         self._calibrator = calibrator
 
-    def take(self, found: Mapping[str, Any]) -> None:
-        """Take over what a calibrator found; what it calls `statistics` is for people to read."""
-        found = dict(found)
-        self.statistics = found.pop("statistics", {})
-        self.set_calibration({**self.calibration, **found})
+    def adopt(self, results: Mapping[str, Any]) -> None:
+        """Adopt the results of a calibrator; what it calls `statistics` is for people to read."""
+        results = dict(results)
+        self.statistics = results.pop("statistics", {})
+        self.set_calibration({**self.calibration, **results})
+
+
+def normalise_with(module: SoftmaxModule, numbers: Mapping[str, Any]) -> Callable[..., Tensor]:
+    """Return a module's forward; gradients flow to those of its real numbers that are tensors and ask for one."""
+    tensors = {key: x for key, x in numbers.items() if isinstance(x, Tensor) and x.requires_grad}
+    learned = module.learned(tensors)
+    return (lambda *inputs: functional_call(module, learned, inputs)) if learned else module
 
 
 class _StraightThrough(torch.autograd.Function):
@@ -263,34 +296,9 @@ class _StraightThrough(torch.autograd.Function):
         return gradients[0], None
 
 
-def attended_keys(scores: Tensor, mask: Tensor | None) -> Tensor:
-    """Return the full boolean mask, in which a score of -inf is masked too.
-
-    Raises:
-        ValueError: the mask is not boolean or does not broadcast to the scores.
-    """
-    check_attended(scores, mask)
-    attended = scores != -torch.inf
-    return attended if mask is None else attended & mask
+def _wide(scores: Tensor) -> Tensor:
+    return scores if scores.dtype == torch.float64 else scores.float()
 
 
-def check_attended(scores: Tensor, mask: Tensor | None) -> None:
-    """Refuse what `attended_keys` refuses."""
-    if mask is None:
-        return
-    if not isinstance(mask, Tensor):
-        raise TypeError(f"a mask is a boolean tensor as the scores are, not {type(mask).__name__}")
-    check_mask(scores, mask)
-
-
-def masked_softmax(scores: Tensor, attended: Tensor) -> Tensor:
-    """Softmax along the last axis over attended keys; an all-masked row gives zeros, and zero gradients."""
-    anything = attended.any(dim=-1, keepdim=True)
-    # An empty row is filled with zeros instead of -inf: its softmax is finite, and so is its gradient.
-    filled = torch.where(attended, scores, torch.where(anything, -torch.inf, 0.0).to(scores.dtype))
-    return torch.where(attended, torch.softmax(filled, dim=-1), 0.0)
-
-
-def some_rows(values: Tensor) -> Tensor:
-    """Return one row in four, (..., queries / 4, keys): plenty for a search over candidates, and four times faster."""
-    return values[..., ::4, :] if values.ndim > 1 else values
+def _filled(scores: Tensor, attended: Tensor) -> Tensor:
+    return torch.where(attended, scores, 0.0)

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from softmaxkit.fused import FUSED, attention, fused, module_for
+from softmaxkit.attention.call import attention, choose, fused, module_for
 from softmaxkit.kernels import attention as kernels
-from softmaxkit.spec import Spec, check_spec
+from softmaxkit.methods.base.spec import Spec, check_spec
 
 
 class KeyValueCache:
@@ -87,15 +87,14 @@ class KeyValueCache:
         keys, values = (store.cached(self._length) for store in self._stores)
         kernels.check_shapes(query, keys.codes, values.codes)
         few = query.shape[1] // keys.codes.shape[1] * query.shape[2] <= kernels.FEW
-        plain = (attn_mask is None or attn_mask.dtype == torch.bool) and not (
-            torch.is_grad_enabled() and query.requires_grad
-        )
-        if few and plain and isinstance(spec, FUSED):
-            module = module_for(spec, query.shape[1], self._length, parameters, query.device)
-            factor = query.shape[-1] ** -0.5 if scale is None else scale
-            made = fused(module, query, keys, values, attn_mask, False, factor)
-            if made is not None:
-                return made
+        if few and (attn_mask is None or attn_mask.dtype == torch.bool):
+            module = module_for(spec, "float", query.shape[1], self._length, parameters, query.device)
+            call, choice = choose(module, query, keys, values)
+            if call is not None and choice.native:
+                factor = query.shape[-1] ** -0.5 if scale is None else scale
+                result = fused(call, query, keys, values, attn_mask, False, factor)
+                if result is not None:
+                    return result
         return attention(query, self.keys, self.values, spec, attn_mask, scale=scale, enable_gqa=True, **parameters)
 
 

@@ -1,17 +1,15 @@
-"""Softmax of rows that arrive in pieces, and fused softmax + top-k (Milakov & Gimelshein, arXiv 1805.02867)."""
+"""Softmax of rows that arrive in parts (Milakov & Gimelshein, arXiv 1805.02867)."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import Self
 
 from array_api_compat import array_namespace
 
 from softmaxkit.formats import Array
-from softmaxkit.rows import broadcast_mask
-
-if TYPE_CHECKING:
-    import torch
+from softmaxkit.masks import broadcast_mask
 
 
 @dataclass(frozen=True)
@@ -25,11 +23,13 @@ class OnlineSoftmax:
         maximum: the highest score, shape (..., 1); -inf where no key was attended.
         total: the sum of `exp(score - maximum)`, shape (..., 1).
         weighted: the sum of `exp(score - maximum) * value`, shape (..., channels); None without values.
+        base: of the powers, in place of e; `maximum` is then of `score * ln(base)`.
     """
 
     maximum: Array = None
     total: Array = None
     weighted: Array = None
+    base: float = math.e
 
     def update(self, scores: Array, mask: Array | None = None, values: Array | None = None) -> Self:
         """Take in more keys of the same rows.
@@ -46,7 +46,7 @@ class OnlineSoftmax:
         xp = array_namespace(scores)
         if not xp.isdtype(scores.dtype, "real floating"):
             raise TypeError(f"scores are floating, not {scores.dtype}")
-        scores = _at_least_float32(scores)
+        scores = self._to_e(scores)
         if mask is not None:
             scores = xp.where(broadcast_mask(scores, mask), scores, xp.full_like(scores, -xp.inf))
         if scores.shape[-1] == 0:
@@ -56,14 +56,16 @@ class OnlineSoftmax:
         power = xp.exp(scores - _finite(maximum))
         total = xp.sum(power, axis=-1, keepdims=True)
         weighted = None if values is None else xp.matmul(power, _at_least_float32(values))
-        return self.merge(type(self)(maximum, total, weighted))
+        return self.merge(type(self)(maximum, total, weighted, self.base))
 
     def merge(self, other: Self) -> Self:
         """Join with the state of other keys of the same rows.
 
         Raises:
-            ValueError: one state has values and the other has not.
+            ValueError: one state has values and the other has not, or their bases differ.
         """
+        if self.base != other.base:
+            raise ValueError(f"parts of a row to the bases {self.base} and {other.base} do not merge")
         if self.maximum is None:
             return other
         if other.maximum is None:
@@ -74,7 +76,7 @@ class OnlineSoftmax:
         maximum = xp.maximum(self.maximum, other.maximum)
         mine, theirs = xp.exp(self.maximum - _finite(maximum)), xp.exp(other.maximum - _finite(maximum))
         weighted = None if self.weighted is None else self.weighted * mine + other.weighted * theirs
-        return type(self)(maximum, self.total * mine + other.total * theirs, weighted)
+        return type(self)(maximum, self.total * mine + other.total * theirs, weighted, self.base)
 
     def result(self, scores: Array | None = None, mask: Array | None = None) -> Array:
         """Return the weighted sum of the values, shape (..., channels); or, given scores, their probabilities.
@@ -102,59 +104,13 @@ class OnlineSoftmax:
                 )
             return self.weighted / total
         attended = broadcast_mask(scores, mask) & (self.maximum != -xp.inf)
-        shifted = _at_least_float32(scores) - _finite(self.maximum)
+        shifted = self._to_e(scores) - _finite(self.maximum)
         return xp.exp(xp.where(attended, shifted, xp.full_like(shifted, -xp.inf))) / total
 
-
-class TopK(NamedTuple):
-    """What `softmax_topk` returns, as `torch.topk` does: probabilities and indices, both (..., k), best first."""
-
-    values: torch.Tensor
-    indices: torch.Tensor
-
-
-def softmax_topk(logits: torch.Tensor, k: int, chunk: int = 65536) -> TopK:
-    """Return the k largest probabilities of a softmax over the last axis, in one pass over the logits.
-
-    The pass carries the online state and the k best logits; only those are exponentiated at the end (section 4 of the
-    paper). For vocabularies: the probabilities of the other entries are never written.
-
-    Args:
-        logits: shape (..., vocabulary), floating.
-        k: how many, 1 to vocabulary.
-        chunk: entries taken in at a time, where no native kernel does it.
-
-    Returns:
-        Probabilities in the dtype of the logits and int64 indices, equal to `torch.softmax` followed by `torch.topk`.
-
-    Raises:
-        TypeError: logits are not floating.
-        ValueError: k or chunk is out of range.
-    """
-    import torch
-
-    from softmaxkit.kernels import operators
-    from softmaxkit.kernels.launch import can_run
-
-    size = logits.shape[-1]
-    if not logits.is_floating_point():
-        raise TypeError(f"logits are floating, not {logits.dtype}")
-    if chunk < 1:
-        raise ValueError(f"chunk is 1 or more, not {chunk}")
-    if not 1 <= k <= size:
-        raise ValueError(f"k is 1 to the {size} logits of a row, not {k}")
-    if can_run(logits) and not (torch.is_grad_enabled() and logits.requires_grad):
-        return TopK(*operators.topk(logits, k))
-    state, best, indices = OnlineSoftmax(), logits[..., :0], logits[..., :0].long()
-    for start in range(0, size, chunk):
-        part = logits[..., start : start + chunk]
-        state = state.update(part)
-        found = part.topk(min(k, part.shape[-1]), dim=-1)
-        best = torch.cat((best, found.values), dim=-1)
-        indices = torch.cat((indices, found.indices + start), dim=-1)
-        kept = best.topk(min(k, best.shape[-1]), dim=-1)
-        best, indices = kept.values, indices.gather(-1, kept.indices)
-    return TopK(state.result(best).to(logits.dtype), indices)
+    def _to_e(self, scores: Array) -> Array:
+        """Return scores, at least float32, whose powers are to base e."""
+        scores = _at_least_float32(scores)
+        return scores if self.base == math.e else scores * math.log(self.base)
 
 
 def _finite(maximum: Array) -> Array:

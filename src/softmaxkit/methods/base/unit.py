@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
-from typing import Any, ClassVar
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar, NamedTuple
 
 from amaranth.hdl import Shape
 from amaranth.lib import stream, wiring
@@ -13,9 +13,26 @@ from amaranth.lib.wiring import In, Out
 from softmaxkit.blocks.configuration import RegisterMap
 from softmaxkit.blocks.parts import Part
 from softmaxkit.blocks.storage import check_storage
-from softmaxkit.blocks.stream import check_sizes, result_layout, score_layout
+from softmaxkit.blocks.stream import beats, check_sizes, result_layout, score_layout
 from softmaxkit.formats import Array
-from softmaxkit.spec import Constants, Spec
+from softmaxkit.methods.base.constants import Constants
+from softmaxkit.methods.base.spec import Spec
+
+
+class Schedule(NamedTuple):
+    """When a unit takes and gives a row, in cycles from its first beat.
+
+    Attributes:
+        first: of its first result.
+        last: of its last result.
+        interval: from its first beat to that of the next, in a stream of such rows.
+        rows_held: rows of such a stream that are inside at once, at most, the one whose results leave among them.
+    """
+
+    first: int
+    last: int
+    interval: int
+    rows_held: int
 
 
 class SoftmaxUnit(wiring.Component):
@@ -96,6 +113,29 @@ class SoftmaxUnit(wiring.Component):
     @abstractmethod
     def interval(self, length: int) -> int:
         """Return the cycles from a row's first beat to that of the next, in a stream of rows of `length` scores."""
+
+    def schedule(self, length: int) -> Schedule:
+        """Return when a unit takes and gives rows of `length` scores; results leave a beat a cycle once they begin."""
+        last, interval = self.latency(length), self.interval(length)
+        return Schedule(last - (beats(length, self.lanes) - 1), last, interval, -(-last // interval))
+
+    @classmethod
+    def verified_forms(
+        cls, spec: Any, constants: Sequence[Constants], **sizes: Any
+    ) -> Iterator[tuple[str, SoftmaxUnit, Sequence[Any]]]:
+        """Yield the units of a spec that verification goes through: title, unit, and constants to run it with.
+
+        Args:
+            spec: the method.
+            constants: of heads.
+            sizes: of the unit, as for `Spec.unit`.
+        """
+        loadable = spec.unit(constants=None, **sizes)
+        if loadable.registers is None:
+            yield "", loadable, constants[:1]
+            return
+        yield "loadable", loadable, constants
+        yield "baked", spec.unit(constants=constants[0], **sizes), constants[:1]
 
     def writes(self, constants: Constants) -> list[tuple[int, int]]:
         """Return the writes, `(address, data)`, that load constants through the port `configuration`.

@@ -1,4 +1,4 @@
-"""Rows of scores with their masks, and the exact softmax of them."""
+"""Masks of rows, and the exact softmax of rows with their masks."""
 
 from __future__ import annotations
 
@@ -33,11 +33,7 @@ def check_mask(scores: Array, mask: Array) -> None:
             f"a mask is boolean, True where a key is attended, not {mask.dtype}; compare it first, "
             "as in `mask != 0` (an additive mask belongs into the scores)"
         )
-    aligned = zip(reversed(mask.shape), reversed(scores.shape), strict=False)
-    if len(mask.shape) > len(scores.shape) or any(size not in (1, wanted) for size, wanted in aligned):
-        raise ValueError(
-            f"a mask of shape {tuple(mask.shape)} does not broadcast to scores of shape {tuple(scores.shape)}"
-        )
+    _check_shape(mask, tuple(scores.shape))
 
 
 def broadcast_mask(scores: Array, mask: Array | None) -> Array:
@@ -51,6 +47,22 @@ def broadcast_mask(scores: Array, mask: Array | None) -> Array:
         return xp.ones_like(scores, dtype=xp.bool)
     check_mask(scores, mask)
     return xp.broadcast_to(mask, scores.shape)
+
+
+def expand_mask(mask: Array, shape: tuple[int, ...]) -> Array:
+    """Return a mask, boolean or additive, as a view in the shape of the scores.
+
+    Raises:
+        ValueError: it does not broadcast to that.
+    """
+    _check_shape(mask, shape)
+    return array_namespace(mask).broadcast_to(mask, shape)
+
+
+def _check_shape(mask: Array, shape: tuple[int, ...]) -> None:
+    aligned = zip(reversed(mask.shape), reversed(shape), strict=False)
+    if len(mask.shape) > len(shape) or any(size not in (1, wanted) for size, wanted in aligned):
+        raise ValueError(f"a mask of shape {tuple(mask.shape)} does not broadcast to scores of shape {shape}")
 
 
 def exact_softmax(scores: ArrayLike, mask: ArrayLike | None = None, base: float = np.e) -> NDArray[np.float64]:

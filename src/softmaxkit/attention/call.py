@@ -1,0 +1,222 @@
+"""Attention in one call, as PyTorch's own, without the whole matrix of scores."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from softmaxkit.attention.stripes import attend_by_stripes
+from softmaxkit.kernels.attention import AttentionCall, Cached, attend, check_shapes
+from softmaxkit.kernels.backends import Choice, only_torch, pick
+from softmaxkit.methods.base.module import SoftmaxModule, normalise_with
+from softmaxkit.methods.base.spec import Spec, check_spec
+
+MASKED = -5e3
+"""An additive mask at or below this masks; above, it is a bias, as in ALiBi."""
+
+
+def attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    spec: Spec,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+    mode: str = "float",
+    **parameters: Any,
+) -> Tensor:
+    """Compute attention by a method; the arguments are those of `torch.nn.functional.scaled_dot_product_attention`.
+
+    A method whose float form is softmax to some base, as `Exact` and `Softermax`, is that function. EXAQ and ConSmax
+    run in native kernels on the CPU in float32 and bfloat16: with 8-bit products for many queries, in float32 for a
+    few, as in generation. Where there is no kernel (another device or dtype, a bias, dropout, gradients, NaN or
+    infinity), torch computes the float form, a stripe of queries at a time. `softmaxkit.explain` says which it is.
+
+    Args:
+        query: floating, (batch, heads, queries, channels), or without batch, or without heads too.
+        key: the same dtype, (batch, heads, keys, channels).
+        value: the same dtype, (batch, heads, keys, value channels).
+        spec: the method, e.g. `softmaxkit.Exaq(bits=2)`.
+        attn_mask: boolean, True where attended, or floating, added to the scores (where it is -5000 or less, a key is
+            masked); broadcasts to (batch, heads, queries, keys).
+        dropout_p: probability with which a probability is set to 0.
+        is_causal: a query attends to the keys up to its own index; not with a mask.
+        scale: factor of the scores; 1/sqrt(channels) if None.
+        enable_gqa: keys and values may have fewer heads, each for as many consecutive heads of queries.
+        mode: "float", or "integer" for the integers of the hardware between float products.
+        parameters: the method's real numbers, as `clip` for EXAQ, `beta` and `gamma` for ConSmax (one or one a head).
+
+    Returns:
+        (batch, heads, queries, value channels), in the dtype of the queries; zeros for a query that attends to nothing.
+
+    Raises:
+        ValueError: shapes or masks that do not fit, or EXAQ is given no clip.
+        TypeError: dtypes that do not fit, or the method has no such parameter.
+
+    Source: EXAQ, ConSmax and Softermax as in their specs; keys less their mean before they take 8 bits as in
+    SageAttention, arXiv 2410.02367, section 4.2.
+    """
+    check_spec(spec)
+    _check(query, key, value, attn_mask, is_causal)
+    if query.ndim < 4:
+        more = (None,) * (4 - query.ndim)
+        query, key, value = query[more], key[more], value[more]
+        batched = attention(
+            query, key, value, spec, attn_mask, dropout_p, is_causal, scale, enable_gqa, mode, **parameters
+        )
+        return batched[(0,) * len(more)]
+    check_shapes(query, key, value)
+    if query.shape[1] != key.shape[1] and not enable_gqa:
+        raise ValueError(f"{query.shape[1]} heads of queries and {key.shape[1]} of keys go with enable_gqa=True")
+    mask, bias = (attn_mask, None) if attn_mask is None or attn_mask.dtype == torch.bool else _parts(attn_mask)
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    module = module_for(spec, mode, query.shape[1], key.shape[2], parameters, query.device)
+    if mode == "float" and module.softmax_base is not None:
+        return _scaled_dot_product(module.softmax_base, query, key, value, mask, bias, dropout_p, is_causal, scale)
+    call, choice = choose(module, query, key, value, bias is not None, dropout_p, _learned(parameters))
+    if call is not None and choice.native:
+        result = fused(call, query, key, value, mask, is_causal, scale)
+        if result is not None:
+            return result
+    normalise = normalise_with(module, parameters)
+    return attend_by_stripes(normalise, query, key, value, mask, bias, dropout_p, is_causal, scale)
+
+
+def _check(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None, is_causal: bool) -> None:
+    if not (query.is_floating_point() and query.dtype == key.dtype == value.dtype):
+        raise TypeError(
+            f"query, key and value are floating, of one dtype, not {query.dtype}, {key.dtype}, {value.dtype}"
+        )
+    if not 2 <= query.ndim <= 4 or not query.ndim == key.ndim == value.ndim:
+        shapes = ", ".join(str(tuple(x.shape)) for x in (query, key, value))
+        raise ValueError(f"query, key and value all have 2, 3 or 4 axes, not {shapes}")
+    if is_causal and attn_mask is not None:
+        raise ValueError("is_causal goes without attn_mask; put causality into the mask")
+    if attn_mask is not None and attn_mask.dtype != torch.bool and not attn_mask.is_floating_point():
+        raise TypeError(f"a mask is boolean, True where attended, or floating, not {attn_mask.dtype}")
+
+
+def _parts(mask: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Return what a floating mask attends to, and what it adds if that is not 0 everywhere."""
+    attended = ~(mask <= max(torch.finfo(mask.dtype).min / 2, MASKED))
+    bias = torch.where(attended, mask, 0.0)
+    return attended, bias if mask.requires_grad or bool((bias != 0).any()) else None
+
+
+def _learned(parameters: Mapping[str, Any]) -> bool:
+    return torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in parameters.values())
+
+
+def module_for(
+    spec: Spec, mode: str, heads: int, keys: int, parameters: Mapping[str, Any], device: torch.device
+) -> SoftmaxModule:
+    """Return a module with the method's real numbers, or what it starts with; kept where they are plain numbers."""
+    numbers = {**spec.start(keys), **parameters}
+    plain = all(isinstance(number, (int, float)) for number in numbers.values())
+    return (_kept_module if plain else _module)(spec, mode, heads, tuple(numbers.items()), device)
+
+
+def _module(
+    spec: Spec, mode: str, heads: int, numbers: tuple[tuple[str, Any], ...], device: torch.device
+) -> SoftmaxModule:
+    with torch.inference_mode(False):  # it may be kept for calls with gradients
+        return spec.module(heads=heads, mode=mode, **dict(numbers)).requires_grad_(False).to(device)
+
+
+_kept_module = lru_cache(maxsize=64)(_module)
+
+
+def choose(
+    module: SoftmaxModule,
+    query: Tensor,
+    key: Tensor | Cached,
+    value: Tensor | Cached,
+    bias: bool = False,
+    dropout_p: float = 0.0,
+    learned: bool = False,
+) -> tuple[AttentionCall | None, Choice]:
+    """Return a method's fused attention, and the back end that would run it on some queries, keys and values.
+
+    Args:
+        module: the method's.
+        query: as `attention`.
+        key: as `attention`, or an 8-bit cache.
+        value: as `attention`, or an 8-bit cache.
+        bias: is something added to the scores?
+        dropout_p: as `attention`.
+        learned: do the method's own numbers ask for a gradient?
+    """
+    if module.mode == "integer":
+        return None, only_torch("the integers of the hardware are computed row by row, not in a fused kernel")
+    call = module.attention_call()
+    if call is None:
+        return None, only_torch(f"{module.spec.title} has no fused attention")
+    reasons = []
+    if bias:
+        reasons.append("a bias is added to the scores")
+    if dropout_p:
+        reasons.append("probabilities are dropped out")
+    if learned:
+        reasons.append("its kernel has no gradient, and one is asked for")
+    if reasons:
+        return call, only_torch(*reasons)
+    tensors = [x for x in (query, key, value) if isinstance(x, Tensor)]
+    choice = pick(call, *tensors)
+    if choice.native and (wrong := call.reasons(query, key, value)):
+        choice = only_torch(*wrong)
+    return call, choice
+
+
+def fused(
+    call: AttentionCall,
+    query: Tensor,
+    key: Tensor | Cached,
+    value: Tensor | Cached,
+    mask: Tensor | None,
+    is_causal: bool,
+    scale: float,
+) -> Tensor | None:
+    """Run a fused attention, shapes as `attention`; None where a number is NaN or infinite."""
+    try:
+        return attend(query, key, value, call, mask, is_causal, scale)
+    except FloatingPointError:
+        return None  # torch carries NaN and infinity to where they belong
+
+
+def _scaled_dot_product(
+    base: float,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    bias: Tensor | None,
+    dropout_p: float,
+    is_causal: bool,
+    scale: float,
+) -> Tensor:
+    """Run torch's own attention, to a base; zeros for queries that attend to nothing."""
+    rate = math.log(base)
+    allowed = mask
+    if bias is not None and mask is not None:
+        allowed = torch.where(mask, bias * rate, -torch.inf).to(query.dtype)
+    result = functional.scaled_dot_product_attention(
+        query,
+        key,
+        value,
+        allowed,
+        dropout_p,
+        is_causal,
+        scale=scale * rate,
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+    return result if mask is None else torch.where(mask.any(-1, keepdim=True), result, 0.0)
+

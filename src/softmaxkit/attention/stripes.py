@@ -1,0 +1,56 @@
+"""Attention through torch, a stripe of queries at a time (Rabe & Staats 2021, arXiv 2112.05682)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from softmaxkit.masks import expand_mask
+
+STRIPE = 1 << 22
+"""Scores that are held at once."""
+
+
+def attend_by_stripes(
+    normalise: Callable[[Tensor, Tensor | None], Tensor],
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    bias: Tensor | None,
+    dropout_p: float,
+    is_causal: bool,
+    scale: float,
+) -> Tensor:
+    """Compute attention with any way of normalising (scores, mask); shapes and arguments as `attention`.
+
+    Raises:
+        ValueError: the mask or the bias does not fit.
+    """
+    batch, heads, queries = query.shape[:3]
+    shape, key_heads, dtype = (batch, heads, queries, key.shape[2]), key.shape[1], query.dtype
+    mask, bias = (None if x is None else expand_mask(x, shape) for x in (mask, bias))
+    wide = torch.promote_types(dtype, torch.float32)
+    query, key, value = query.to(wide) * scale, key.to(wide).mT, value.to(wide)
+    rows = max(1, STRIPE // max(1, batch * heads * key.shape[3]))
+    outputs = [query.new_zeros(batch, heads, 0, value.shape[3])]
+    for first in range(0, queries, rows):
+        stripe = query[:, :, first : first + rows]
+        count = stripe.shape[2]
+        # The heads that share keys go side by side: keys are not copied for each of them.
+        together = heads // key_heads * count
+        scores = (stripe.reshape(batch, key_heads, together, stripe.shape[3]) @ key).reshape(
+            *shape[:2], count, shape[3]
+        )
+        if bias is not None:
+            scores = scores + bias[:, :, first : first + rows]
+        attended = None if mask is None else mask[:, :, first : first + rows]
+        if is_causal:
+            attended = torch.ones(count, shape[3], dtype=torch.bool, device=scores.device).tril(first)
+        probabilities = functional.dropout(normalise(scores, attended), dropout_p)
+        output = probabilities.reshape(batch, key_heads, together, shape[3]) @ value
+        outputs.append(output.reshape(batch, heads, count, value.shape[3]))
+    return torch.cat(outputs, dim=2).to(dtype)

@@ -1,0 +1,52 @@
+"""Which back end runs a method on some tensors, and why the others do not."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from softmaxkit.methods.base.spec import Spec, check_spec
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from softmaxkit.kernels.backends import Choice
+
+
+def explain(spec: Spec, *tensors: Tensor, mode: str = "float", **parameters: Any) -> Choice:
+    """Say which back end `softmax` or `attention` would run, and why those before it cannot.
+
+    Args:
+        spec: the method.
+        tensors: scores, (..., keys); or query, key and value as `attention` takes them, in 4 axes.
+        mode: as there.
+        parameters: the method's real numbers, as there.
+
+    Returns:
+        A `Choice`: `backend`, and `refusals` by back end; print it to read it.
+
+    Raises:
+        TypeError: another number of tensors.
+        ValueError: as `softmax` and `attention`.
+
+    Example:
+        >>> print(softmaxkit.explain(softmaxkit.Softermax(), torch.zeros(2, 8)))
+        torch
+          not avx512: Softermax has no kernel for this form
+          not avx2: Softermax has no kernel for this form
+          not plain: Softermax has no kernel for this form
+    """
+    from softmaxkit.attention.call import choose, module_for
+    from softmaxkit.kernels.backends import only_torch
+
+    check_spec(spec)
+    if len(tensors) not in (1, 3):
+        raise TypeError(f"explain takes scores, or query, key and value, not {len(tensors)} tensors")
+    if len(tensors) == 1:
+        scores = tensors[0]
+        module = spec.module(mode=mode, **{**spec.start(scores.shape[-1]), **parameters})
+        return (module.choose_integers(scores.float()) if mode == "integer" else module.choose(scores))[1]
+    query, key, value = tensors
+    module = module_for(spec, mode, query.shape[1], key.shape[2], parameters, query.device)
+    if mode == "float" and module.softmax_base is not None:
+        return only_torch("torch's scaled_dot_product_attention is this method in float")
+    return choose(module, query, key, value)[1]

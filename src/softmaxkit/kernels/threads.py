@@ -1,0 +1,21 @@
+"""The threads that native kernels run on: those of the OpenMP library that torch has loaded."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+
+
+def torch_threads() -> int:
+    """Return the address of `GOMP_parallel` in the OpenMP library that torch runs on; 0 where there is none."""
+    packages = Path(torch.__file__).parent.parent
+    libraries = (*packages.glob("torch/lib/libgomp*"), *packages.glob("torch.libs/libgomp*"), "libgomp.so.1")
+    for library in libraries:
+        with suppress(OSError, AttributeError):
+            function = ctypes.CDLL(str(library), mode=os.RTLD_NOLOAD).GOMP_parallel
+            return ctypes.cast(function, ctypes.c_void_p).value or 0
+    return 0

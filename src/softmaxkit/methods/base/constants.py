@@ -1,0 +1,75 @@
+"""Constants: the integers that one trained or calibrated layer or head adds to a spec."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Self
+
+from softmaxkit.formats import Array
+from softmaxkit.tables import per_head
+
+
+@dataclasses.dataclass(frozen=True)
+class Constants:
+    """The integers of one layer or head. Scalars and tables become tuples of them where heads are stacked.
+
+    Attributes:
+        scale: the score scale as `(mantissa, exponent)`: a score code `c` stands for `c * mantissa * 2**exponent`.
+    """
+
+    scale: Any
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-ready dict."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """Read what `to_json` wrote.
+
+        Raises:
+            ValueError: keys are missing or unknown.
+        """
+        names = {field.name for field in dataclasses.fields(cls)}
+        if set(data) != names:
+            raise ValueError(f"constants of {cls.__name__} have the keys {sorted(names)}, not {sorted(data)}")
+        return cls(**{name: _tuples(value) for name, value in data.items()})
+
+    def fits(self, other: Constants) -> bool:
+        """Are these of the same form, field by field: integers where it has them, tables of the same lengths?"""
+        return type(self) is type(other) and _form(dataclasses.astuple(self)) == _form(dataclasses.astuple(other))
+
+    @property
+    def heads(self) -> int | None:
+        """How many heads are stacked; None for the constants of one."""
+        return len(self.scale) if isinstance(self.scale[0], tuple) else None
+
+    def of_head(self, head: int) -> Self:
+        """Return the constants of one head; these themselves where heads are not stacked."""
+        if self.heads is None:
+            return self
+        return type(self)(*(getattr(self, field.name)[head] for field in dataclasses.fields(self)))
+
+    @property
+    def real_scale(self) -> float | tuple[float, ...]:
+        """The real score scale; one a head where heads are stacked."""
+        if self.heads is not None:
+            return tuple(_ldexp(*scale) for scale in self.scale)
+        return _ldexp(*self.scale)
+
+    def score_scale(self, codes: Array) -> Any:
+        """Return the real score scale: a float, or float64 of shape (heads, 1, 1) like `codes` where stacked."""
+        return per_head(self.real_scale, codes)
+
+
+def _ldexp(mantissa: int, exponent: int) -> float:
+    return float(mantissa * 2.0**exponent)
+
+
+def _form(value: Any) -> Any:
+    return tuple(_form(item) for item in value) if isinstance(value, tuple) else type(value)
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(item) for item in value) if isinstance(value, list | tuple) else value

@@ -1,0 +1,35 @@
+"""Forms of a method in silicon: a spec, with its constants baked in or loadable."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from softmaxkit.methods.base.spec import Spec
+    from softmaxkit.methods.base.unit import SoftmaxUnit
+
+
+class Form(NamedTuple):
+    """A form of a method in silicon.
+
+    Attributes:
+        title: what is special about it, in a few words.
+        spec: the method.
+        baked: are its constants, those of `spec.examples()[0]`, baked in?
+    """
+
+    title: str
+    spec: Spec
+    baked: bool = False
+
+    def unit(self, **sizes: Any) -> SoftmaxUnit:
+        """Return the unit, of sizes as for `Spec.unit`."""
+        constants = self.spec.examples()[0] if self.baked else None
+        return self.spec.unit(constants=constants, **sizes)
+
+
+def forms_of(spec: Spec) -> list[Form]:
+    """Return the forms of one spec: with baked constants and with loadable ones, where it has constants."""
+    if spec.unit().registers is None:
+        return [Form("", spec)]
+    return [Form("constants baked in", spec, True), Form("constants loadable", spec)]

@@ -1,0 +1,41 @@
+"""Rows of scores with their masks, as torch tensors."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from softmaxkit.masks import check_mask
+
+
+def check_attended(scores: Tensor, mask: Tensor | None) -> None:
+    """Refuse what `attended_keys` refuses."""
+    if mask is None:
+        return
+    if not isinstance(mask, Tensor):
+        raise TypeError(f"a mask is a boolean tensor as the scores are, not {type(mask).__name__}")
+    check_mask(scores, mask)
+
+
+def attended_keys(scores: Tensor, mask: Tensor | None) -> Tensor:
+    """Return the full boolean mask, in which a score of -inf is masked too.
+
+    Raises:
+        ValueError: the mask is not boolean or does not broadcast to the scores.
+    """
+    check_attended(scores, mask)
+    attended = scores != -torch.inf
+    return attended if mask is None else attended & mask
+
+
+def masked_softmax(scores: Tensor, attended: Tensor) -> Tensor:
+    """Softmax along the last axis over attended keys; an all-masked row gives zeros, and zero gradients."""
+    anything = attended.any(dim=-1, keepdim=True)
+    # An empty row is filled with zeros instead of -inf: its softmax is finite, and so is its gradient.
+    filled = torch.where(attended, scores, torch.where(anything, -torch.inf, 0.0).to(scores.dtype))
+    return torch.where(attended, torch.softmax(filled, dim=-1), 0.0)
+
+
+def some_rows(values: Tensor) -> Tensor:
+    """Return one row in four, (..., queries / 4, keys): plenty for a search over candidates, and four times faster."""
+    return values[..., ::4, :] if values.ndim > 1 else values

@@ -1,0 +1,321 @@
+"""The spec: what is chosen of a method at design time, and everything that is derived from it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+import numpy as np
+from array_api_compat import array_namespace
+
+from softmaxkit.formats import Array, Fixed
+from softmaxkit.methods.base.constants import Constants
+from softmaxkit.methods.base.fields import check_fields, field_choices, read_fields, read_values, write_fields
+from softmaxkit.methods.base.partial import ElementPartial, Partial
+from softmaxkit.methods.base.published import Published, Ratio
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+    from softmaxkit.methods.base.forms import Form
+    from softmaxkit.methods.base.module import SoftmaxModule
+    from softmaxkit.methods.base.unit import SoftmaxUnit
+
+Training = Literal["from scratch", "fine-tuned", "calibrated"]
+Dataflow = Literal["element", "row", "deferred"]
+Storage = Literal["flip-flops", "latches", "memory"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec(ABC):
+    """A way of normalising attention scores, frozen; every method derives one.
+
+    Scores, codes and results have the shape (..., keys), a row along the last axis; a mask is boolean, True where a
+    key is attended, and broadcasts to it. A row with no attended key gives all zeros, in every form.
+    """
+
+    method: ClassVar[str]
+    """Its name on the command line and in JSON: that of its folder."""
+    title: ClassVar[str]
+    """Its name as its authors write it."""
+    summary: ClassVar[str]
+    """One line for listings."""
+    source: ClassVar[str]
+    """The paper."""
+    trained: ClassVar[Training]
+    """How a model is brought to it: trained "from scratch", "fine-tuned" from exact, or only "calibrated"."""
+    dataflow: ClassVar[Dataflow]
+    """The most parallel way through a pipeline of QK, softmax and PV that the method allows: "element", a score at a
+    time, its partial outputs just added; "deferred", a running maximum with the division after PV; "row", row by row."""
+    storages: ClassVar[tuple[Storage, ...]] = ("flip-flops", "latches", "memory")
+    """Where its unit can hold what waits."""
+    colour: ClassVar[str] = ""
+    """Its colour in pictures, as "#0072b2"; empty for one of those that are left."""
+    published: ClassVar[tuple[Published, ...]] = ()
+    """Figures of its hardware in papers."""
+    constants_class: ClassVar[type[Constants]] = Constants
+
+    # The mathematics and the integers.
+
+    @abstractmethod
+    def reference(self, scores: ArrayLike, mask: ArrayLike | None = None, **parameters: Any) -> NDArray[np.float64]:
+        """Return the method's own mathematics on real scores, in float64 NumPy.
+
+        Raises:
+            ValueError: a score is NaN, or the mask does not fit.
+        """
+
+    @abstractmethod
+    def constants(self, **parameters: Any) -> Constants:
+        """Turn the real numbers of one layer or head into its integers."""
+
+    @property
+    @abstractmethod
+    def score_bits(self) -> int:
+        """Width of a score code."""
+
+    def encode(self, scores: Array, constants: Constants) -> Array:
+        """Turn real scores into the int64 codes that the hardware takes: divided by the scale, rounded, saturated."""
+        xp = array_namespace(scores)
+        return Fixed(self.score_bits, 0).encode(xp.astype(scores, xp.float64) / constants.score_scale(scores))
+
+    def golden(self, codes: Array, mask: Array | None, constants: Constants) -> Array:
+        """Integers in, integers out: exactly what the gates compute.
+
+        Args:
+            codes: integers of any width, NumPy or torch, (..., keys).
+            mask: boolean, True where attended, broadcasts to the codes; None attends to all.
+            constants: of this spec.
+
+        Returns:
+            int64, the shape of the codes; 0 where masked.
+
+        Raises:
+            TypeError: codes are not integers, or the constants are another method's.
+            ValueError: there is no axis of keys, or the mask does not fit.
+        """
+        xp = array_namespace(codes)
+        if not xp.isdtype(codes.dtype, "integral"):
+            raise TypeError(f"golden takes integer codes, not {codes.dtype}; spec.encode makes them of scores")
+        if type(constants) is not self.constants_class:
+            raise TypeError(
+                f"{type(self).__name__} takes {self.constants_class.__name__}, not {type(constants).__name__}; "
+                "spec.constants makes them"
+            )
+        if codes.ndim < 1:
+            raise ValueError("codes are (..., keys), not a single number")
+        return self._golden(xp.astype(codes, xp.int64), mask, constants)
+
+    @abstractmethod
+    def _golden(self, codes: Array, mask: Array | None, constants: Any) -> Array:
+        """Compute golden of int64 codes."""
+
+    @abstractmethod
+    def decode(self, codes: Array, constants: Constants) -> Array:
+        """Turn the codes that `golden` gives into float64 probabilities, exactly."""
+
+    @abstractmethod
+    def error_bound(
+        self, codes: Array, mask: Array | None, constants: Constants, **parameters: Any
+    ) -> NDArray[np.float64]:
+        """Bound `|decode(golden(codes)) - reference(decoded codes)|`, per element, derived from the formats."""
+
+    def score_range(self) -> tuple[int, int]:
+        """Return the codes of the lowest and of the highest score, to which out-of-range scores saturate."""
+        codes = Fixed(self.score_bits, 0)
+        return codes.min_code, codes.max_code
+
+    def score_limits(self, constants: Constants) -> tuple[Any, Any]:
+        """Return the lowest and the highest real score that codes can say; tuples of one a head where stacked."""
+        scale = constants.real_scale
+        low, high = (
+            tuple(code * of_head for of_head in scale) if isinstance(scale, tuple) else code * scale
+            for code in self.score_range()
+        )
+        return low, high
+
+    def score_values(self, codes: Array, constants: Constants) -> NDArray[np.float64]:
+        """Return the real scores that codes stand for, as float64 NumPy."""
+        values: NDArray[np.float64] = np.asarray(codes, np.float64) * constants.score_scale(np.asarray(codes))
+        return values
+
+    # Torch, hardware, and rows in parts.
+
+    @abstractmethod
+    def module(self, heads: int | None = None, mode: str = "float", **parameters: Any) -> SoftmaxModule:
+        """Return the `torch.nn.Module` of this method; `heads` counts the axis -3 of its scores."""
+
+    def unit(self, lanes: int = 16, constants: Constants | None = None, **sizes: Any) -> SoftmaxUnit:
+        """Return the hardware of this method, a streaming Amaranth component.
+
+        Args:
+            lanes: scores a cycle.
+            constants: of one head, baked in; None makes them loadable, where the method has any.
+            sizes: `max_row`, the longest row (default 256); `depth`, pipeline registers; `storage`, one of `storages`;
+                and what the method's `Unit` has besides.
+
+        Raises:
+            ValueError: sizes that cannot be built, with the rule.
+            ModuleNotFoundError: Amaranth is not installed; the message says how to get it.
+        """
+        unit: SoftmaxUnit = self.unit_class()(self, lanes, constants, **sizes)
+        return unit
+
+    @classmethod
+    def unit_class(cls) -> Any:
+        """Return the class `Unit` in the file unit.py beside the spec.
+
+        Raises:
+            ModuleNotFoundError: Amaranth is not installed; the message says how to get it.
+        """
+        import_module("softmaxkit.blocks")  # says what is missing, if anything is
+        return import_module(f"{cls.__module__.rpartition('.')[0]}.unit").Unit
+
+    def partial(self, **parameters: Any) -> Partial:
+        """Return an empty state for rows that arrive in parts: `update`, `merge`, `result`.
+
+        By default that of an element-wise method, whose partial outputs just add.
+
+        Args:
+            parameters: the method's real numbers, as for `reference`.
+
+        Raises:
+            ValueError: a probability depends on the whole row, and the method has no state that merges.
+        """
+        if self.dataflow != "element":
+            raise ValueError(f"{self.title} has no partial results: a probability depends on the whole row")
+        return ElementPartial(self, dict(parameters))
+
+    # How a model comes to it.
+
+    @property
+    def training(self) -> Training:
+        """How a model is brought to this spec; by default as to every spec of its method."""
+        return self.trained
+
+    @property
+    def base(self) -> float:
+        """The base to which real softmax is what the method stands for."""
+        return math.e
+
+    @property
+    def is_baseline(self) -> bool:
+        """Is this what all others are compared with: exact softmax?"""
+        return False
+
+    def start(self, keys: int) -> dict[str, Any]:
+        """Return the parameters that a module trains from, for rows of up to `keys` keys; most methods have none."""
+        return {}
+
+    @classmethod
+    def published_ratios(cls) -> list[Ratio]:
+        """Return the ratios of area and energy to other units that its paper reports."""
+        return []
+
+    def by_bits(self) -> dict[int, Self]:
+        """Return this spec with other widths of what it mainly trades accuracy for, by bits; most have no choice."""
+        return {}
+
+    # Examples, forms, and what to compare.
+
+    def examples(self) -> list[Constants]:
+        """Return constants of a few layers as they may be, to try hardware with."""
+        return [self.constants()]
+
+    def sample_parameters(self, keys: int, spread: float) -> dict[str, Any]:
+        """Return the real numbers of a layer whose scores are normal with a standard deviation, to measure with."""
+        return {}
+
+    @classmethod
+    def variants(cls) -> list[Self]:
+        """Return the specs that `compare` shows by default."""
+        return [cls()]
+
+    @classmethod
+    def forms(cls) -> list[Form]:
+        """Return the forms in silicon that `synth` shows by default."""
+        from softmaxkit.methods.base.forms import Form
+
+        return [Form("", cls())]
+
+    def for_hardware(self) -> Self:
+        """Return the spec of equal integers whose unit with loadable constants costs least."""
+        return self
+
+    def without_calibration(self) -> Self:
+        """Return this spec with defaults in place of what only calibration looks at: equal ones compute the same."""
+        return self
+
+    # Text.
+
+    @property
+    def variant(self) -> str:
+        """Which form of the method this is, in a few words; empty for the defaults."""
+        return self.differences()
+
+    @property
+    def name(self) -> str:
+        """Method and variant, e.g. "softermax log2e=True"."""
+        return f"{self.method} {self.variant}".strip()
+
+    @classmethod
+    def about(cls) -> dict[str, Any]:
+        """Return what a record says of the method: title, colour, published figures, and whether it is the baseline."""
+        return {
+            "title": cls.title,
+            "colour": cls.colour,
+            "baseline": cls().is_baseline,
+            "published": [figures.to_json() for figures in cls.published],
+        }
+
+    def differences(self, but: Sequence[str] = ()) -> str:
+        """Return the fields that differ from their defaults, as "bits=16, constant=multiplied"."""
+        changed = [f for f in dataclasses.fields(self) if getattr(self, f.name) != f.default and f.name not in but]
+        return ", ".join(f"{field.name}={getattr(self, field.name)}" for field in changed)
+
+    @classmethod
+    def choices(cls) -> dict[str, tuple[Any, ...]]:
+        """Return the choices of the fields that have few."""
+        return field_choices(cls)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-ready dict: schema, method, and every field; formats as text."""
+        return write_fields(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any] | str) -> Self:
+        """Read a spec from a dict or JSON text. `Spec.from_json` takes any method; left-out fields have their default.
+
+        Raises:
+            ValueError: no JSON object, an unknown schema, method or key, or a value of the wrong kind.
+        """
+        from softmaxkit.methods import method_class
+
+        method, fields = read_fields(data)
+        spec_class = method_class(method)
+        if not issubclass(spec_class, cls):
+            raise ValueError(f"this is a spec of {method!r}, not of {cls.method!r}; read it with Spec.from_json")
+        spec: Self = spec_class(**read_values(spec_class, fields))
+        return spec
+
+    @classmethod
+    def refuse(cls, parameters: Mapping[str, Any]) -> None:
+        """Raise TypeError where parameters are given that this method does not have."""
+        if parameters:
+            raise TypeError(f"{cls.__name__} has no parameter {' and no '.join(map(repr, parameters))}")
+
+    def _check_fields(self) -> None:
+        """Refuse fields that hold another type than theirs, or none of their choices."""
+        check_fields(self)
+
+
+def check_spec(spec: object) -> None:
+    """Refuse what is no spec, with a TypeError that says how to get one."""
+    if isinstance(spec, type) and issubclass(spec, Spec):
+        raise TypeError(f"give a spec, {spec.__name__}(), not the class {spec.__name__}")
+    if not isinstance(spec, Spec):
+        raise TypeError(f"a spec is made as softmaxkit.Softermax() or softmaxkit.Exaq(bits=3), not {spec!r}")
