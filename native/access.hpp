@@ -8,6 +8,8 @@
 
 #include "vector.hpp"
 
+namespace softmaxkit {
+
 constexpr int chains = 4;  // so that one operation does not wait for the one before
 using Chains = std::array<Vector, chains>;
 using Full = std::integral_constant<int64_t, width>;
@@ -20,14 +22,14 @@ struct Scores {
 
     template <class Count>
     Vector operator()(int64_t key, Count count, float rest = -infinity) const {
-        Vector found;
+        Vector score;
         if constexpr (std::is_same_v<Count, Full>) {
-            found = load(from + key);
+            score = load(from + key);
         } else {
-            found = load_some(from + key, count, rest);
+            score = load_some(from + key, count, rest);
         }
-        if constexpr (with_mask) found = masked(found, mask + key, count);
-        return found;
+        if constexpr (with_mask) score = masked(score, mask + key, count);
+        return score;
     }
 };
 
@@ -58,14 +60,14 @@ void put(Streamed<T> to, const Vector& value, Count count) {
 }
 
 // Calls body(key, chain, count) for all vectors of a row; count is Full for all but the last. The chain is a constant, so that
-// what is kept for each chain stays in registers.
+// the variables of a chain stay in registers.
 template <class Body>
 inline void sweep(int64_t keys, const Body& body) {
     int64_t key = 0;
-    const auto all_chains = [&]<int... chain>(std::integer_sequence<int, chain...>) {
+    const auto chained = [&]<int... chain>(std::integer_sequence<int, chain...>) {
         (body(key + chain * width, std::integral_constant<int, chain>{}, Full{}), ...);
     };
-    for (; key + chains * width <= keys; key += chains * width) all_chains(std::make_integer_sequence<int, chains>{});
+    for (; key + chains * width <= keys; key += chains * width) chained(std::make_integer_sequence<int, chains>{});
     for (; key + width <= keys; key += width) body(key, std::integral_constant<int, 0>{}, Full{});
     if (key < keys) body(key, std::integral_constant<int, 0>{}, keys - key);
 }
@@ -80,10 +82,12 @@ void fill_zero(Streamed<T> to, int64_t count) {
     fill_zero(to.to, count);
 }
 
-// Memory of a thread's own, for a row.
+// Memory of the calling thread, for a row.
 template <class T>
 T* scratch(int64_t count) {
     thread_local std::vector<T> kept;
     if (static_cast<int64_t>(kept.size()) < count) kept.resize(static_cast<size_t>(count));
     return kept.data();
 }
+
+}  // namespace softmaxkit

@@ -12,6 +12,8 @@
 #include "pool.hpp"
 #include "quantise.hpp"
 
+namespace softmaxkit {
+
 // How a query's scores are read.
 struct Row {
     double unit = 0, zero = 0;  // a score is unit * (16 bits - middle) + zero
@@ -42,7 +44,7 @@ public:
         for (size_t head = 0; head < keys_.size(); ++head) {
             if (!keys_[head].finite || !values_[head].finite) return false;
         }
-        // So many rows that their scores stay in the second-level cache, and a panel of keys serves several tiles.
+        // As many rows as keep their scores in the second-level cache, so that a panel of keys serves several tiles.
         constexpr int64_t cached = int64_t{1} << 18, most = 4;
         rows_ = tile * std::clamp<int64_t>(cached / (2 * tile * std::max<int64_t>(shape_.keys, 1)), 1, most);
         const int64_t stripes = (shape_.queries + rows_ - 1) / rows_;
@@ -72,15 +74,16 @@ private:
         explicit Stripe(Attention& of)
             : of_(of), padded_(rounded_up(of.shape_.keys, panel)),
               columns_(rounded_up(of.shape_.value_channels, lanes)), bytes_(rounded_up(of.shape_.channels, 4)),
-              rows_(of.rows_), queries_(of.rows_ * bytes_), scores_(of.rows_ * padded_),
-              highest_(of.rows_ * panel), found_(of.rows_ * block * panel), sums_(of.rows_ * of.weights_.planes), totals_(of.rows_ * columns_) {}
+              rows_(of.rows_), queries_(of.rows_ * bytes_), scores_(of.rows_ * padded_), highest_(of.rows_ * panel),
+              panel_weights_(of.rows_ * block * panel), sums_(of.rows_ * of.weights_.planes),
+              totals_(of.rows_ * columns_) {}
 
         void run(int64_t batch, int64_t head, int64_t first, int64_t last) {
             const int64_t with = batch * of_.shape_.key_heads + head / (of_.shape_.heads / of_.shape_.key_heads);
             const PackedKeys& keys = of_.keys_[with];
             const PackedValues& values = of_.values_[with];
             const int64_t panels = (of_.shape_.seen(last - 1) + panel - 1) / panel;
-            take_queries(batch, head, first, last, keys);
+            pack_queries(batch, head, first, last, keys);
             score(keys, panels, of_.shape_.masked ? 0 : of_.shape_.seen(first) / panel);
             for (int64_t row = 0; row < last - first; ++row) anchor(rows_[row], row, head);
             std::fill_n(sums_.data(), rows_.size() * of_.weights_.planes, Sums{});
@@ -90,7 +93,7 @@ private:
         }
 
     private:
-        void take_queries(int64_t batch, int64_t head, int64_t first, int64_t last, const PackedKeys& keys) {
+        void pack_queries(int64_t batch, int64_t head, int64_t first, int64_t last, const PackedKeys& keys) {
             const Shape& shape = of_.shape_;
             std::fill(rows_.begin(), rows_.end(), Row{});
             std::fill_n(queries_.data(), static_cast<int64_t>(rows_.size()) * bytes_, uint8_t(128));
@@ -191,7 +194,7 @@ private:
                 for (int64_t row = 0; row < count; row += tile) {
                     for (int64_t column = 0; column < columns_; column += 4 * lanes) {
                         const auto part = [&](auto vectors) {
-                            value_tile<vectors>(found_.data() + row * block * panel, block * panel, from + 4 * column,
+                            value_tile<vectors>(panel_weights_.data() + row * block * panel, block * panel, from + 4 * column,
                                                 columns_, steps, power, totals_.data() + row * columns_ + column);
                         };
                         const int64_t vectors = std::min<int64_t>((columns_ - column) / lanes, 4);
@@ -210,7 +213,7 @@ private:
                 const Row row = rows_[index];
                 const uint8_t* tables = of_.weights_.of(row.resolution, plane);
                 const uint16_t* from = scores(index, 0);
-                uint8_t* to = found_.data() + index * block * panel;
+                uint8_t* to = panel_weights_.data() + index * block * panel;
                 Sums& into = sums_.data()[plane * rows_.size() + index];
                 Sums sum = into;
                 for (int64_t at = begin; at < end; ++at, to += panel) {
@@ -249,7 +252,7 @@ private:
         std::vector<Row> rows_;
         Buffer<uint8_t> queries_;
         Buffer<uint16_t> scores_, highest_;
-        Buffer<uint8_t> found_;
+        Buffer<uint8_t> panel_weights_;
         Buffer<Sums> sums_;
         Buffer<float> totals_;
     };
@@ -265,3 +268,5 @@ private:
     int64_t rows_ = tile;
     std::atomic<bool> finite_{true};
 };
+
+}  // namespace softmaxkit

@@ -1,4 +1,4 @@
-// What attention is given: sizes and strides, and how scores become weights.
+// The arguments of attention: sizes and strides, and how scores become weights.
 #pragma once
 
 #include <algorithm>
@@ -6,6 +6,8 @@
 #include <cstdint>
 
 #include "integer_matrix.hpp"
+
+namespace softmaxkit {
 
 // Sizes, and strides in elements; channels lie side by side.
 struct Shape {
@@ -24,9 +26,9 @@ T* token(T* from, const auto& strides, int64_t batch, int64_t head, int64_t inde
     return from + batch * strides[0] + head * strides[1] + index * strides[2];
 }
 
-// How scores become weights. A table holds them for distances of 0, 1, ... steps below the anchor; there are some of
-// double, fourfold, ... step for rows whose scores are spread widely, each in two planes where a byte is not enough,
-// each in variants whose rounding differs from panel to panel of keys, so that on average there is none.
+// How scores become weights. A table holds them for distances of 0, 1, ... steps below the anchor. There are tables of
+// double, fourfold, ... step for rows whose scores are spread widely; two planes where a byte is not enough; and variants:
+// rounding is dithered across key panels, so errors average out.
 struct Weights {
     static constexpr uint64_t variants = 16;
     double step;             // of the first table, as a difference of scores
@@ -41,3 +43,5 @@ struct Weights {
         return tables + (resolution * planes + plane) * static_cast<int64_t>(variants) * codes;
     }
 };
+
+}  // namespace softmaxkit

@@ -7,11 +7,13 @@
 #include <cmath>
 
 #include "attention_shape.hpp"
-#include "exaq.hpp"
+#include "levels.hpp"
 #include "pool.hpp"
 #include "quantise.hpp"
 
-// How scores become probabilities: EXAQ's levels, or, where there are none, ConSmax's exp(score - offset).
+namespace softmaxkit {
+
+// How scores become probabilities: by levels, or, where there are none, as exp(score - offset).
 struct Normalisation {
     Levels levels;
     const float* offsets;  // of each head
@@ -33,14 +35,14 @@ public:
 
     // False where a score is NaN or infinite: the result then means nothing.
     bool run(int threads) {
-        const auto each = [&](auto&& work) {
+        const auto all_parts = [&](auto&& work) {
             parallel_for(parts_, 1, threads, [&](int64_t first, int64_t last) {
                 for (int64_t part = first; part < last; ++part) work(part);
             });
         };
-        each([this](int64_t part) { score(part); });
+        all_parts([this](int64_t part) { score(part); });
         if (!finite_) return false;
-        each([this](int64_t part) { add(part); });
+        all_parts([this](int64_t part) { add(part); });
         for (int64_t head = 0; head < shape_.batch * shape_.key_heads; ++head) {
             for (int64_t row = 0; row < rows_; ++row) merge(head, row);
         }
@@ -79,25 +81,25 @@ private:
             for (int64_t row = 0; row < rows_; ++row) {
                 std::array<Vector, together> sums;
                 sums.fill(0.0f);
-                each_vector(shape_.channels, [&](int64_t channel, auto take) {
-                    const Vector query = take(queries[row] + channel);
-                    for (int64_t key = 0; key < together; ++key) sums[key] += take(from[key] + channel) * query;
+                for_vectors(shape_.channels, [&](int64_t channel, auto read) {
+                    const Vector query = read(queries[row] + channel);
+                    for (int64_t key = 0; key < together; ++key) sums[key] += read(from[key] + channel) * query;
                 });
-                float* found = scores(part, row) + first;
-                for (int64_t key = 0; key < together; ++key) found[key] = scale_ * stdx::reduce(sums[key]);
+                float* products = scores(part, row) + first;
+                for (int64_t key = 0; key < together; ++key) products[key] = scale_ * stdx::reduce(sums[key]);
             }
         }
         for (int64_t row = 0; row < rows_; ++row) times_steps(key_steps_, at, scores(part, row));
         for (int64_t row = 0; row < rows_; ++row) {
-            float* found = scores(part, row);
-            std::fill(found + at.count, found + chunk, -infinity);
-            hide(at, row, found);
+            float* row_scores = scores(part, row);
+            std::fill(row_scores + at.count, row_scores + chunk, -infinity);
+            hide(at, row, row_scores);
             Vector highest = -infinity;
             bool finite = true;
             for (int64_t key = 0; key < at.count; key += width) {
-                const Vector some = load(found + key);
-                finite = finite && stdx::all_of(some < infinity);
-                highest = stdx::max(highest, some);
+                const Vector score = load(row_scores + key);
+                finite = finite && stdx::all_of(score < infinity);
+                highest = stdx::max(highest, score);
             }
             if (!finite) finite_ = false;
             highest_.data()[part * rows_ + row] = stdx::hmax(highest);
@@ -108,22 +110,22 @@ private:
 
     // The next few tokens, the last one again where there are fewer; those far ahead are asked for.
     static Tokens tokens(const Element* from, int64_t stride, int64_t first, int64_t count, int64_t channels) {
-        Tokens found;
+        Tokens next;
         for (int64_t index = 0; index < together; ++index) {
-            found[index] = from + std::min(first + index, count - 1) * stride;
+            next[index] = from + std::min(first + index, count - 1) * stride;
             for (int64_t channel = 0; channel < channels; channel += line) {
-                __builtin_prefetch(found[index] + ahead * stride + channel);
+                __builtin_prefetch(next[index] + ahead * stride + channel);
             }
         }
-        return found;
+        return next;
     }
 
-    template <class Each>
-    static void each_vector(int64_t channels, const Each& each) {
+    template <class Body>
+    static void for_vectors(int64_t channels, const Body& body) {
         int64_t channel = 0;
-        for (; channel + width <= channels; channel += width) each(channel, [](auto* from) { return load(from); });
+        for (; channel + width <= channels; channel += width) body(channel, [](auto* from) { return load(from); });
         const int64_t rest = channels - channel;
-        if (rest > 0) each(channel, [rest](auto* from) { return load_upto(from, rest); });
+        if (rest > 0) body(channel, [rest](auto* from) { return load_upto(from, rest); });
     }
 
     void times_steps(const float* steps, const Place& at, float* values) const {
@@ -152,9 +154,9 @@ private:
             for (int64_t row = 0; row < rows_; ++row) {
                 const float* weights = scores(part, row) + first;
                 float* totals = totals_.data() + (part * rows_ + row) * columns_;
-                each_vector(shape_.value_channels, [&](int64_t channel, auto take) {
+                for_vectors(shape_.value_channels, [&](int64_t channel, auto read) {
                     Vector total = load(totals + channel);
-                    for (int64_t key = 0; key < together; ++key) total += weights[key] * take(from[key] + channel);
+                    for (int64_t key = 0; key < together; ++key) total += weights[key] * read(from[key] + channel);
                     store(totals + channel, total);
                 });
             }
@@ -163,24 +165,24 @@ private:
 
     // Turns a part's scores of a row into weights, times the steps of the values; returns the sum of the weights.
     double weigh(const Place& at, int64_t part, int64_t row) {
-        float* found = scores(part, row);
+        float* weights = scores(part, row);
         float highest = -infinity;
         const int64_t first = part - part % chunks_;
         for (int64_t other = first; other < first + chunks_; ++other) {
             highest = std::max(highest, highest_.data()[other * rows_ + row]);
         }
         if (highest == -infinity) {
-            std::fill_n(found, chunk, 0.0f);
+            std::fill_n(weights, chunk, 0.0f);
             return 0.0;
         }
         const auto all = [&](auto&& weight) {
             Vector sum = 0.0f;
             for (int64_t key = 0; key < chunk; key += width) {
-                const Vector score = load(found + key);
-                Vector made = weight(score);
-                stdx::where(!(score > -infinity), made) = 0.0f;
-                store(found + key, made);
-                sum += made;
+                const Vector score = load(weights + key);
+                Vector result = weight(score);
+                stdx::where(!(score > -infinity), result) = 0.0f;
+                store(weights + key, result);
+                sum += result;
             }
             return static_cast<double>(stdx::reduce(sum));
         };
@@ -197,7 +199,7 @@ private:
         if (how_.levels.count == 4) sum = by_levels(std::integral_constant<int, 4>{});
         if (how_.levels.count == 8) sum = by_levels(std::integral_constant<int, 8>{});
         if (how_.levels.count == 16) sum = by_levels(std::integral_constant<int, 16>{});
-        times_steps(value_steps_, at, found);
+        times_steps(value_steps_, at, weights);
         return sum;
     }
 
@@ -231,3 +233,5 @@ private:
     Buffer<float> totals_;
     std::atomic<bool> finite_{true};
 };
+
+}  // namespace softmaxkit

@@ -8,6 +8,8 @@
 #include <limits>
 #include <vector>
 
+namespace softmaxkit {
+
 // Divides whole numbers that are not negative by 2^places, to nearest with ties to even, or down; negative places
 // multiply. Numbers, multiplied ones too, use all bits of `Int` but four at most, and so `most` places leave nothing.
 template <class Int>
@@ -74,3 +76,5 @@ private:
     int input_bits_, rest_bits_;
     RoundingShift<int64_t> round_;
 };
+
+}  // namespace softmaxkit

@@ -12,6 +12,8 @@
 #include <immintrin.h>
 #endif
 
+namespace softmaxkit {
+
 constexpr int64_t lanes = 16;                 // 32-bit lanes of a vector, whatever the processor's own vectors are
 constexpr int64_t panel = 64;                 // keys side by side
 constexpr int64_t panel_steps = panel / 4;    // dot products of four that go through a panel's keys
@@ -52,9 +54,9 @@ inline void dot(Sums& sums, const uint8_t* four, const int8_t* with) {
     sums = (Sums)_mm512_dpbusd_epi32((__m512i)sums, _mm512_set1_epi32(all), _mm512_loadu_si512(with));
 #else
     for (int64_t lane = 0; lane < lanes; ++lane) {
-        int32_t found = 0;
-        for (int64_t byte = 0; byte < 4; ++byte) found += four[byte] * with[4 * lane + byte];
-        sums[lane] += found;
+        int32_t sum = 0;
+        for (int64_t byte = 0; byte < 4; ++byte) sum += four[byte] * with[4 * lane + byte];
+        sums[lane] += sum;
     }
 #endif
 }
@@ -94,10 +96,10 @@ inline void score_tile(const uint8_t* queries, int64_t steps, const int8_t* keys
         const __m128i by = _mm_cvtsi32_si128(shift);
 #pragma GCC unroll 2
         for (int64_t half = 0; half < 2; ++half) {
-            const __m512i found = _mm512_packus_epi32(_mm512_sra_epi32((__m512i)sums[index][2 * half], by),
-                                                      _mm512_sra_epi32((__m512i)sums[index][2 * half + 1], by));
-            _mm512_store_si512(to + 32 * half, found);
-            _mm512_store_si512(top + 32 * half, _mm512_max_epu16(found, _mm512_load_si512(top + 32 * half)));
+            const __m512i narrow = _mm512_packus_epi32(_mm512_sra_epi32((__m512i)sums[index][2 * half], by),
+                                                       _mm512_sra_epi32((__m512i)sums[index][2 * half + 1], by));
+            _mm512_store_si512(to + 32 * half, narrow);
+            _mm512_store_si512(top + 32 * half, _mm512_max_epu16(narrow, _mm512_load_si512(top + 32 * half)));
         }
 #else
         for (int64_t key = 0; key < panel; ++key) {
@@ -117,9 +119,9 @@ inline void hide(uint16_t* scores, uint64_t visible, uint16_t* highest) {
         for (int group = 0; group < 4; ++group) {
             places |= static_cast<uint32_t>(visible >> (16 * group + 8 * half) & 0xff) << 8 * group;
         }
-        const __m512i found = _mm512_maskz_loadu_epi16(places, scores + 32 * half);
-        _mm512_store_si512(scores + 32 * half, found);
-        _mm512_store_si512(highest + 32 * half, _mm512_max_epu16(found, _mm512_load_si512(highest + 32 * half)));
+        const __m512i kept = _mm512_maskz_loadu_epi16(places, scores + 32 * half);
+        _mm512_store_si512(scores + 32 * half, kept);
+        _mm512_store_si512(highest + 32 * half, _mm512_max_epu16(kept, _mm512_load_si512(highest + 32 * half)));
     }
 #else
     for (int64_t key = 0; key < panel; ++key) {
@@ -133,18 +135,18 @@ inline void hide(uint16_t* scores, uint64_t visible, uint16_t* highest) {
 // they are to be summed, adds their sum, spread over the lanes.
 template <bool summed>
 void weigh(const uint16_t* scores, uint16_t anchor, uint16_t multiplier, const uint8_t* table, uint64_t visible,
-                  uint8_t* weights, Sums& sums) {
+           uint8_t* weights, Sums& sums) {
 #if defined(SOFTMAXKIT_VNNI)
     const __m512i from = _mm512_set1_epi16(static_cast<int16_t>(anchor));
     const __m512i by = _mm512_set1_epi16(static_cast<int16_t>(multiplier));
     const auto code = [&](int64_t half) {
         return _mm512_mulhi_epu16(_mm512_subs_epu16(from, _mm512_load_si512(scores + 32 * half)), by);
     };
-    const __m512i found =
+    const __m512i bytes =
         _mm512_maskz_permutex2var_epi8(visible, _mm512_loadu_si512(table), _mm512_packs_epi16(code(0), code(1)),
                                        _mm512_loadu_si512(table + 64));
-    _mm512_store_si512(weights, found);
-    if constexpr (summed) sums = (Sums)_mm512_dpbusd_epi32((__m512i)sums, found, _mm512_set1_epi8(1));
+    _mm512_store_si512(weights, bytes);
+    if constexpr (summed) sums = (Sums)_mm512_dpbusd_epi32((__m512i)sums, bytes, _mm512_set1_epi8(1));
 #else
     for (int64_t key = 0; key < panel; ++key) {
         const uint32_t distance = static_cast<uint32_t>(std::max(anchor - scores[key], 0));
@@ -177,12 +179,14 @@ void value_tile(const uint8_t* weights, int64_t row, const int8_t* values, int64
 inline uint64_t true_bits(const uint8_t* from, uint64_t some, int64_t count) {
 #if defined(SOFTMAXKIT_VNNI)
     (void)count;
-    const __m512i found = _mm512_maskz_loadu_epi8(some, from);
-    return _mm512_test_epi8_mask(found, found);
+    const __m512i bytes = _mm512_maskz_loadu_epi8(some, from);
+    return _mm512_test_epi8_mask(bytes, bytes);
 #else
     (void)some;
-    uint64_t found = 0;
-    for (int64_t key = 0; key < count; ++key) found |= static_cast<uint64_t>(from[key] != 0) << key;
-    return found;
+    uint64_t bits = 0;
+    for (int64_t key = 0; key < count; ++key) bits |= static_cast<uint64_t>(from[key] != 0) << key;
+    return bits;
 #endif
 }
+
+}  // namespace softmaxkit

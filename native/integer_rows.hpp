@@ -5,7 +5,10 @@
 
 #include "access.hpp"
 #include "pool.hpp"
+#include "reductions.hpp"
 #include "rows.hpp"
+
+namespace softmaxkit {
 
 constexpr int32_t masked_code = -(1 << 24);  // below every code, and below every code less another
 
@@ -17,9 +20,9 @@ inline bool read_scores(const float* from, const uint8_t* mask, int64_t keys, fl
     Mask finite(true);
     const auto read = [&](const auto& row) {
         sweep(keys, [&](int64_t key, auto, auto count) {
-            const Vector found = row(key, count);
-            finite = finite && found < infinity;
-            store(scores + key, found);
+            const Vector score = row(key, count);
+            finite = finite && score < infinity;
+            store(scores + key, score);
         });
     };
     if (mask != nullptr) {
@@ -52,8 +55,8 @@ struct ScoreCodes {
     }
 };
 
-// Puts a table's entries where their places stand, and returns their sum. What works the places out is a loop of its
-// own, which so becomes vectors.
+// Replaces places in a table by its entries, and returns their sum. What computes the places is a loop of its
+// own, so that the compiler vectorises it.
 inline int64_t look_up(const int32_t* __restrict table, int32_t* __restrict places, int64_t count) {
     int64_t sum = 0;
     for (int64_t key = 0; key < count; ++key) {
@@ -71,21 +74,34 @@ inline int32_t highest_of(const int32_t* codes, int64_t count, int32_t least) {
 
 constexpr int64_t least_integer_work = 1 << 13;  // elements below which another thread is no help
 
-// Goes through all rows with what `make(padded keys)` gives each thread: row(scores, nan, keys, to, head).
+// Goes through all rows: row(scores, invalid, keys, to, head), where `make(padded keys)` makes the row of a thread.
 template <class Make>
-void each_integer_row(uintptr_t from, uintptr_t to, uintptr_t mask, const Layout& layout, int threads,
-                      const Make& make) {
+void visit_integer_rows(uintptr_t from, uintptr_t to, uintptr_t mask, const Layout& layout, int threads,
+                        const Make& make) {
     const auto work = [&](int64_t begin, int64_t end) {
         std::vector<float> scores(padded(layout.keys));
         auto row = make(padded(layout.keys));
-        each_row<float>(from, to, mask, layout, begin, end,
-                        [&](const float* given, float* result, const uint8_t* bits, int64_t keys, const Place& place) {
-                            const bool nan = read_scores(given, bits, keys, scores.data());
-                            row(scores.data(), nan, keys, result, place.head);
-                        });
+        visit_rows<float>(from, to, mask, layout, begin, end,
+                          [&](const float* source, float* result, const uint8_t* bits, int64_t keys, const Place& place) {
+                              const bool invalid = read_scores(source, bits, keys, scores.data());
+                              row(scores.data(), invalid, keys, result, place.head);
+                          });
     };
     const int64_t least = std::max<int64_t>(1, least_integer_work / std::max<int64_t>(layout.keys, 1));
     parallel_for(layout.rows(), least, threads, work);
 }
 
-inline void fill_nan(float* to, int64_t keys) { std::fill_n(to, keys, std::numeric_limits<float>::quiet_NaN()); }
+// Goes through all rows with a class of rows, which is built from its tables and the padded keys.
+template <class Row, class Tables>
+void run_integer_rows(uintptr_t from, uintptr_t to, uintptr_t mask, const Layout& layout, int threads,
+                      const Tables& tables) {
+    visit_integer_rows(from, to, mask, layout, threads, [&](int64_t keys) { return Row(tables, keys); });
+}
+
+// Arrays come from Python as addresses.
+template <class T>
+const T* pointer(uintptr_t address) {
+    return reinterpret_cast<const T*>(address);
+}
+
+}  // namespace softmaxkit

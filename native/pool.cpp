@@ -10,18 +10,20 @@
 #include <thread>
 #include <vector>
 
+namespace softmaxkit {
+
 namespace {
 
 using Parallel = void (*)(void (*)(void*), void*, unsigned, unsigned);
 Parallel shared = nullptr;
 
-// What threads take parts of, each the next one, until there are none.
+// Work in parts: every thread works on the next one, until there are none.
 struct Parts {
     const std::function<void(int64_t, int64_t)>& work;
     int64_t count, part;
     std::atomic<int64_t> next{0};
 
-    void take() {
+    void work_off() {
         for (int64_t first = next.fetch_add(part); first < count; first = next.fetch_add(part)) {
             work(first, std::min(first + part, count));
         }
@@ -44,7 +46,7 @@ public:
             ++round_;
         }
         wake_.notify_all();
-        parts.take();
+        parts.work_off();
         std::unique_lock<std::mutex> lock(mutex_);
         done_.wait(lock, [this] { return busy_ == 0; });
     }
@@ -61,7 +63,7 @@ private:
                 if (index >= wanted_) continue;
                 parts = parts_;
             }
-            parts->take();
+            parts->work_off();
             std::lock_guard<std::mutex> lock(mutex_);
             if (--busy_ == 0) done_.notify_one();
         }
@@ -77,15 +79,15 @@ private:
 
 // Never destroyed: its threads sleep until the process ends. A forked child has none of them and gets a pool of its own.
 Pool& pool() {
-    static Pool* made = nullptr;
+    static Pool* current = nullptr;
     static pid_t owner = 0;
     static std::mutex mutex;
     std::lock_guard<std::mutex> lock(mutex);
     if (owner != getpid()) {
-        made = new Pool;
+        current = new Pool;
         owner = getpid();
     }
-    return *made;
+    return *current;
 }
 
 }  // namespace
@@ -96,14 +98,16 @@ void parallel_for(int64_t count, int64_t least, int threads, const std::function
         if (count > 0) work(0, count);
         return;
     }
-    // Several parts a thread, so that one that is kept from its core does not hold up all.
+    // Several parts a thread, so that one that loses its core does not hold up all.
     const int64_t part = std::max(least, (count + 4 * useful - 1) / (4 * useful));
     Parts parts{work, count, part};
     if (shared != nullptr) {
-        shared([](void* given) { static_cast<Parts*>(given)->take(); }, &parts, static_cast<unsigned>(useful), 0);
+        shared([](void* address) { static_cast<Parts*>(address)->work_off(); }, &parts, static_cast<unsigned>(useful), 0);
     } else {
         pool().run(parts, static_cast<int>(useful));
     }
 }
 
 void share_threads(uintptr_t gomp_parallel) { shared = reinterpret_cast<Parallel>(gomp_parallel); }
+
+}  // namespace softmaxkit

@@ -6,6 +6,8 @@
 #include "access.hpp"
 #include "integer_matrix.hpp"
 
+namespace softmaxkit {
+
 constexpr float largest_code = 127.0f;
 constexpr float least_magnitude = 1e-30f;  // below, a value counts as 0: the inverse of its step is no float32
 
@@ -180,3 +182,5 @@ float pack_query(const T* from, int64_t channels, bool negative, int64_t padded,
     }
     return top / largest_code;
 }
+
+}  // namespace softmaxkit

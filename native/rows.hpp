@@ -5,6 +5,8 @@
 #include <array>
 #include <cstdint>
 
+namespace softmaxkit {
+
 constexpr int outer = 4;  // axes before the keys
 
 struct Layout {
@@ -22,9 +24,9 @@ struct Layout {
     int64_t rows() const { return sizes[0] * sizes[1] * sizes[2] * sizes[3]; }
 };
 
-// A row: offsets of its scores, its result and its mask, and the keys that causality lets it see.
+// A row: offsets of its scores, its result and its mask, the keys that causality lets it see, and which row it is.
 struct Place {
-    int64_t from, to, mask, seen, head;
+    int64_t from, to, mask, seen, head, row;
 };
 
 // Calls visit(place) for the rows of a layout from `begin` to `end`.
@@ -39,14 +41,15 @@ void walk(const Layout& layout, int64_t begin, int64_t end, const Visit& visit) 
     }
     while (begin < end) {
         const auto offset = [&](const std::array<int64_t, outer>& strides) {
-            int64_t found = 0;
-            for (int axis = 0; axis < outer; ++axis) found += at[axis] * strides[axis];
-            return found;
+            int64_t sum = 0;
+            for (int axis = 0; axis < outer; ++axis) sum += at[axis] * strides[axis];
+            return sum;
         };
-        Place place{offset(layout.from), offset(layout.to), offset(layout.mask), layout.keys, at[query - 1]};
+        Place place{offset(layout.from), offset(layout.to), offset(layout.mask), layout.keys, at[query - 1], begin};
         const int64_t last = std::min(layout.sizes[query], at[query] + end - begin);
         for (int64_t row = at[query]; row < last; ++row, ++begin) {
             if (layout.causal) place.seen = std::clamp<int64_t>(layout.keys - layout.sizes[query] + row + 1, 0, layout.keys);
+            place.row = begin;
             visit(place);
             place.from += layout.from[query];
             place.to += layout.to[query];
@@ -60,8 +63,8 @@ void walk(const Layout& layout, int64_t begin, int64_t end, const Visit& visit) 
 // Calls visit(scores, to, bits, keys, place) for the rows of a layout from `begin` to `end`: bits, one for each key, are
 // null where all are attended, and what lies beyond the keys that are seen is filled with zeros.
 template <class T, class Visit>
-void each_row(uintptr_t from, uintptr_t to, uintptr_t mask, const Layout& layout, int64_t begin, int64_t end,
-              const Visit& visit) {
+void visit_rows(uintptr_t from, uintptr_t to, uintptr_t mask, const Layout& layout, int64_t begin, int64_t end,
+                const Visit& visit) {
     walk(layout, begin, end, [&](const Place& place) {
         T* result = reinterpret_cast<T*>(to) + place.to;
         const uint8_t* bits = layout.masked ? reinterpret_cast<const uint8_t*>(mask) + place.mask : nullptr;
@@ -74,3 +77,5 @@ void each_row(uintptr_t from, uintptr_t to, uintptr_t mask, const Layout& layout
         std::fill_n(result + keys, layout.keys - keys, T{});
     });
 }
+
+}  // namespace softmaxkit

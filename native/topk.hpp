@@ -4,7 +4,9 @@
 
 #include <algorithm>
 
-#include "exact.hpp"
+#include "reductions.hpp"
+
+namespace softmaxkit {
 
 struct Candidate {
     float logit;
@@ -14,7 +16,7 @@ struct Candidate {
     }
 };
 
-// The k best of all that were offered. What is not above `least` cannot be among them.
+// The k best of all that were offered. A logit not above `least` is not among them.
 class Best {
 public:
     explicit Best(int64_t k) : k_(static_cast<size_t>(k)) { kept_.reserve(room()); }
@@ -47,7 +49,7 @@ private:
     std::vector<Candidate> kept_;
 };
 
-// Returns whether the row can be told so; one with NaN or infinity cannot.
+// Returns whether the row could be done: not where NaN or +infinity is in it, or fewer than k are above -infinity.
 template <class T>
 bool topk_row(const T* logits, T* values, int64_t* indices, int64_t size, int64_t k) {
     constexpr int64_t block = 2048;  // stays in the first cache between its maximum and its sum
@@ -65,11 +67,11 @@ bool topk_row(const T* logits, T* values, int64_t* indices, int64_t size, int64_
         }
         const bool any_better = highest > best.least;
         sweep(length, [&](int64_t key, auto chain, auto count) {
-            const Vector found = part(key, count);
-            sums[chain] += exp2((found - maximum) * log2e);
-            if (any_better && stdx::any_of(found > best.least)) {
+            const Vector logit = part(key, count);
+            sums[chain] += exp2((logit - maximum) * log2e);
+            if (any_better && stdx::any_of(logit > best.least)) {
                 alignas(64) float lanes[width];
-                store(lanes, found);
+                store(lanes, logit);
                 for (int64_t lane = 0; lane < count; ++lane) {
                     if (lanes[lane] > best.least) best.offer(lanes[lane], start + key + lane);
                 }
@@ -79,13 +81,17 @@ bool topk_row(const T* logits, T* values, int64_t* indices, int64_t size, int64_
     const float sum = total(sums);
     if (!(sum > 0.0f && sum < infinity && maximum < infinity)) return false;
     const std::vector<Candidate>& kept = best.sorted();
-    if (static_cast<int64_t>(kept.size()) < k) return false;  // some of the k are at -infinity
-    std::vector<float> found(static_cast<size_t>(k));
-    for (size_t each = 0; each < found.size(); ++each) {
-        found[each] = kept[each].logit;
-        indices[each] = kept[each].index;
+    if (static_cast<int64_t>(kept.size()) < k) return false;
+    std::vector<float> logits_kept(static_cast<size_t>(k));
+    for (size_t place = 0; place < logits_kept.size(); ++place) {
+        logits_kept[place] = kept[place].logit;
+        indices[place] = kept[place].index;
     }
-    const Scores<float, false> again{found.data(), nullptr};
-    sweep(k, [&](int64_t key, auto, auto count) { put(values + key, exp2((again(key, count) - maximum) * log2e) / sum, count); });
+    const Scores<float, false> best_logits{logits_kept.data(), nullptr};
+    sweep(k, [&](int64_t key, auto, auto count) {
+        put(values + key, exp2((best_logits(key, count) - maximum) * log2e) / sum, count);
+    });
     return true;
 }
+
+}  // namespace softmaxkit

@@ -12,6 +12,8 @@
 #include <immintrin.h>
 #endif
 
+namespace softmaxkit {
+
 namespace stdx = std::experimental;
 
 using Vector = stdx::native_simd<float>;
@@ -46,11 +48,11 @@ inline Vector widened(__m256i halves) {
     return Vector(_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16)));
 }
 inline __m256i narrowed(const Vector& value) {
-    const __m512 given = static_cast<__m512>(value);
-    const __m512i bits = _mm512_castps_si512(given);
+    const __m512 wide = static_cast<__m512>(value);
+    const __m512i bits = _mm512_castps_si512(wide);
     const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
     __m512i rounded = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
-    rounded = _mm512_mask_mov_epi32(rounded, _mm512_cmp_ps_mask(given, given, _CMP_UNORD_Q), _mm512_set1_epi32(0x7fc00000));
+    rounded = _mm512_mask_mov_epi32(rounded, _mm512_cmp_ps_mask(wide, wide, _CMP_UNORD_Q), _mm512_set1_epi32(0x7fc00000));
     return _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16));
 }
 inline Vector load(const bfloat16* from) {
@@ -63,8 +65,8 @@ inline void stream(bfloat16* to, const Vector& value) {
     _mm256_stream_si256(reinterpret_cast<__m256i*>(to), narrowed(value));
 }
 inline Vector load_some(const bfloat16* from, int64_t count, float rest) {
-    Vector found = widened(_mm256_maskz_loadu_epi16(first(count), from));
-    return Vector(_mm512_mask_mov_ps(_mm512_set1_ps(rest), first(count), static_cast<__m512>(found)));
+    const Vector halves = widened(_mm256_maskz_loadu_epi16(first(count), from));
+    return Vector(_mm512_mask_mov_ps(_mm512_set1_ps(rest), first(count), static_cast<__m512>(halves)));
 }
 inline void store_some(bfloat16* to, const Vector& value, int64_t count) {
     _mm256_mask_storeu_epi16(to, first(count), narrowed(value));
@@ -114,9 +116,9 @@ void store_some(T* to, const Vector& value, int64_t count) {
 
 inline Vector masked(const Vector& scores, const uint8_t* keep, int64_t count) {
     const Vector kept([keep, count](auto lane) { return static_cast<int64_t>(lane) < count && keep[lane] ? 1.0f : 0.0f; });
-    Vector found = scores;
-    stdx::where(kept == 0.0f, found) = -infinity;
-    return found;
+    Vector result = scores;
+    stdx::where(kept == 0.0f, result) = -infinity;
+    return result;
 }
 
 #if defined(__AVX2__)
@@ -128,14 +130,14 @@ inline Vector smaller(const Vector& one, const Vector& other) {
 }
 #else
 inline Vector larger(const Vector& one, const Vector& other) {
-    Vector found = other;
-    stdx::where(one > other, found) = one;
-    return found;
+    Vector result = other;
+    stdx::where(one > other, result) = one;
+    return result;
 }
 inline Vector smaller(const Vector& one, const Vector& other) {
-    Vector found = other;
-    stdx::where(one < other, found) = one;
-    return found;
+    Vector result = other;
+    stdx::where(one < other, result) = one;
+    return result;
 }
 #endif
 
@@ -143,13 +145,13 @@ inline Vector smaller(const Vector& one, const Vector& other) {
 
 constexpr float log2e = 1.44269504f;
 
-// 2^t for t below 128; 0 far below -126, NaN of NaN. 2^r for r from 0 to 1 is a polynomial with the smallest relative
+// 2^t for t up to 128, where it is infinity; 0 far below -126, NaN of NaN. 2^r for r from 0 to 1 is a polynomial with the smallest relative
 // error, 2e-9, that is 1 at 0; float32 rounds by 6e-8.
 inline Vector exp2(const Vector& t) {
 #if defined(__AVX512DQ__)
     const Vector r(_mm512_reduce_ps(static_cast<__m512>(t), _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC));
 #else
-    constexpr float whole = 12582912.0f;  // 1.5 * 2^23: what is added to it is rounded to a whole number
+    constexpr float whole = 12582912.0f;  // 1.5 * 2^23: a number added to it is rounded to a whole one
     Vector down = t - 0.5f;
     stdx::where(down < -127.0f, down) = -127.0f;
     const Vector shifted = down + whole;
@@ -165,9 +167,11 @@ inline Vector exp2(const Vector& t) {
 #if defined(__AVX512DQ__)
     return Vector(_mm512_scalef_ps(static_cast<__m512>(p), static_cast<__m512>(t)));
 #else
-    Vector found = std::bit_cast<Vector>(std::bit_cast<Integers>(p) + (std::bit_cast<Integers>(shifted) << 23));
-    stdx::where(t < -126.0f, found) = 0.0f;
-    stdx::where(t != t, found) = t;
-    return found;
+    Vector power = std::bit_cast<Vector>(std::bit_cast<Integers>(p) + (std::bit_cast<Integers>(shifted) << 23));
+    stdx::where(t < -126.0f, power) = 0.0f;
+    stdx::where(t != t, power) = t;
+    return power;
 #endif
 }
+
+}  // namespace softmaxkit

@@ -31,9 +31,7 @@ def explain(spec: Spec, *tensors: Tensor, mode: str = "float", **parameters: Any
     Example:
         >>> print(softmaxkit.explain(softmaxkit.Softermax(), torch.zeros(2, 8)))
         torch
-          not avx512: Softermax has no kernel for this form
-          not avx2: Softermax has no kernel for this form
-          not plain: Softermax has no kernel for this form
+          not avx512, avx2, plain: Softermax has no kernel for this form
     """
     from softmaxkit.attention.call import choose, module_for
     from softmaxkit.kernels.backends import only_torch

@@ -83,8 +83,8 @@ def softmax_topk(logits: torch.Tensor, k: int, chunk: int = 65536) -> TopK:
         TypeError: logits are not floating.
         ValueError: k or chunk is out of range.
     """
-    from softmaxkit.kernels import operators
-    from softmaxkit.kernels.backends import RowCall, pick
+    from softmaxkit.kernels.backends import pick
+    from softmaxkit.kernels.operators import RowCall
 
     size = logits.shape[-1]
     if not logits.is_floating_point():
@@ -93,7 +93,7 @@ def softmax_topk(logits: torch.Tensor, k: int, chunk: int = 65536) -> TopK:
         raise ValueError(f"chunk is 1 or more, not {chunk}")
     if not 1 <= k <= size:
         raise ValueError(f"k is 1 to the {size} logits of a row, not {k}")
-    call = RowCall(operators.topk, (k,), differentiable=False)
+    call = RowCall("topk", (k,), differentiable=False)
     if pick(call, logits).native:
         return TopK(*call.operator(logits, *call.arguments))
     return _topk_in_chunks(logits, k, chunk)

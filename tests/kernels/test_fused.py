@@ -66,6 +66,12 @@ def methods(given: list[Tensor]) -> list[tuple[Any, dict[str, Any]]]:
     return [(Exaq(), {"clip": CLIP}), (ConSmax(), {"beta": total.float(), "gamma": 1.0})]
 
 
+def call_of(spec: Any, real: dict[str, Any]) -> fused.AttentionCall:
+    if isinstance(spec, Exaq):
+        return fused.AttentionCall.by_levels(CLIP, LEVELS)
+    return fused.AttentionCall.by_exponential(real["beta"], 1.0)
+
+
 def modules() -> list[Any]:
     supported = import_module("softmaxkit.kernels._plain").supported()
     return [import_module(f"softmaxkit.kernels._{name}") for name in kernels.SETS if name in supported]
@@ -97,21 +103,19 @@ def test_instruction_sets_give_equal_numbers_near_float64(
     seen = torch.ones(queries, keys, dtype=torch.bool).tril() if how.get("is_causal") else how.get("mask")
     few = shape[1] // given[1].shape[1] * queries <= fused.FEW
     for spec, real in methods(given):
-        found = []
+        results = []
         for module in modules():
             monkeypatch.setattr(fused, "native", lambda module=module: module)
-            exaq = isinstance(spec, Exaq)
-            call, parameters = (fused.exaq, (CLIP, LEVELS)) if exaq else (fused.consmax, (real["beta"], 1.0))
-            found.append(call(*given, *parameters, **how))
+            results.append(fused.attend(*given, call_of(spec, real), **how))
         if not few:  # integers are equal; floats are summed in another order
-            assert all(torch.equal(found[0], other) for other in found[1:])
+            assert all(torch.equal(results[0], other) for other in results[1:])
         exact = truth(spec, given, seen, how.get("scale"), **real)
-        error = max(rms(other - exact) for other in found)
+        error = max(rms(other - exact) for other in results)
         # A score errs by about 1% of the spread of all: so does a probability, and a few take EXAQ's next level.
-        assert error <= (1e-5 if few else 0.1 if exaq else 0.04) * rms(exact)
+        assert error <= (1e-5 if few else 0.1 if spec == Exaq() else 0.04) * rms(exact)
         if seen is not None:
             hidden = ~seen.expand(*shape[:3], keys).any(-1)
-            assert (found[0][hidden] == 0).all()
+            assert (results[0][hidden] == 0).all()
 
 
 @needs_kernels
@@ -137,7 +141,7 @@ def test_consmax_keeps_the_small_probabilities(spread: float) -> None:
 
 @needs_kernels
 def test_weights_are_right_on_average() -> None:
-    for given, step in ((weights.exaq_weights(CLIP, LEVELS), -CLIP / 3), (weights.consmax_weights(), None)):
+    for given, step in ((weights.level_weights(CLIP, LEVELS), -CLIP / 3), (weights.exponential_weights(), None)):
         mean = given.tables[0].astype(float).mean(axis=1)
         distances = given.step * torch.arange(weights.CODES).double().numpy()
         levels = distances if step is None else ((distances + given.step / 2) / step).round().clip(max=3) * step
@@ -145,18 +149,29 @@ def test_weights_are_right_on_average() -> None:
         assert given.tables.shape[1] == 1
         assert abs(mean[0] - exact).max() <= 1 / weights.VARIANTS
     assert (
-        weights.exaq_weights(-9.0, tuple(Exaq(bits=2).exponentials(-9.0))).tables.shape[1] == 2
+        weights.level_weights(-9.0, tuple(Exaq(bits=2).exponentials(-9.0))).tables.shape[1] == 2
     )  # a byte does not hold exp(-9)
 
 
 @needs_kernels
+def test_calls_that_cannot_be_are_refused() -> None:
+    with pytest.raises(ValueError, match="4, 8 or 16 levels"):
+        fused.AttentionCall.by_levels(-1.0, [0.3, 1.0])
+    with pytest.raises(ValueError, match="positive and finite"):
+        fused.AttentionCall.by_exponential(torch.tensor(0.0), math.inf)
+    with pytest.raises(ValueError, match=r"offsets are \(2,\) or one number, not \(3,\)"):
+        fused.attend(*inputs(1, 2, 40, 64), fused.AttentionCall.by_exponential(torch.zeros(3), 1.0))
+
+
+@needs_kernels
 def test_one_wrong_weight_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    given, right = inputs(1, 2, 40, 64), weights.exaq_weights(CLIP, LEVELS)
-    found = fused.exaq(*given, CLIP, LEVELS)
+    given, right = inputs(1, 2, 40, 64), weights.level_weights(CLIP, LEVELS)
+    call = fused.AttentionCall.by_levels(CLIP, LEVELS)
+    result = fused.attend(*given, call)
     tables = right.tables.copy()
     tables[0, 0, 0, 0] -= 1
-    monkeypatch.setattr(fused, "exaq_weights", lambda *_: dataclasses.replace(right, tables=tables))
-    assert not torch.equal(fused.exaq(*given, CLIP, LEVELS), found)
+    monkeypatch.setattr(fused, "level_weights", lambda *_: dataclasses.replace(right, tables=tables))
+    assert not torch.equal(fused.attend(*given, call), result)
 
 
 @needs_kernels

@@ -17,10 +17,9 @@ from torch import Tensor
 
 import softmaxkit.kernels as kernels
 from softmaxkit import FP16, UQ, ConSmax, Exact, Exaq, Float, Q, Softermax, Spec
-from softmaxkit.kernels.integers import IntegerKernel
-from softmaxkit.methods.base.module import SoftmaxModule
-from softmaxkit.methods.base.rows import attended_keys
-from softmaxkit.methods import METHODS, method_class
+from softmaxkit.kernels.integers import IntegerCall
+from softmaxkit.methods.base.module import SoftmaxModule, attended_keys
+from softmaxkit.methods.base.spec import METHODS, method_class
 
 if kernels.native() is None:
     pytest.skip("the native kernels are not built", allow_module_level=True)
@@ -74,10 +73,10 @@ def module_of(spec: Spec, numbers: dict[str, Any]) -> SoftmaxModule:
     return spec.module(heads=HEADS, mode="integer", **numbers).eval()
 
 
-def kernel_of(module: SoftmaxModule) -> IntegerKernel:
-    found = module.integer_kernel()
-    assert found is not None
-    return found
+def kernel_of(module: SoftmaxModule) -> IntegerCall:
+    kernel = module.integer_kernel()
+    assert kernel is not None
+    return kernel
 
 
 @cache
@@ -130,6 +129,18 @@ def test_kernels_equal_golden(form: int) -> None:
     with torch.no_grad():
         for (keys, name), truth in zip(cases, expected(form), strict=True):
             assert equal(module(scores_of(keys), mask_of(name, keys)), truth), (keys, name)
+
+
+@pytest.mark.usefixtures("instructions")
+@pytest.mark.parametrize(("spec", "numbers"), DEFAULTS, ids=lambda x: getattr(x, "method", ""))
+def test_masked_keys_are_0_in_rows_with_nan_or_infinity(spec: Spec, numbers: dict[str, Any]) -> None:
+    scores = torch.tensor([[math.nan, 1.0, -math.inf, 0.5], [math.inf, 1.0, -math.inf, 0.5]]).expand(HEADS, 2, 4)
+    result = kernel_of(module_of(spec, numbers))(scores, torch.tensor([True, False, True, True]))
+    assert (result[..., 1:3] == 0).all()
+    if spec.method == "consmax":
+        assert result.isnan().nonzero().tolist() == [[head, 0, 0] for head in range(HEADS)]
+    else:
+        assert result[..., [0, 3]].isnan().all()
 
 
 @pytest.mark.parametrize("spec", [Exact(), Exact(format=Float(5, 12)), Exact(format=Float(4, 6))], ids=str)

@@ -13,6 +13,7 @@ from torch import Tensor
 import softmaxkit.kernels as kernels
 from softmaxkit import ConSmax, Exact, Exaq, softmax_topk
 from softmaxkit.kernels import launch, operators, rows
+from softmaxkit.methods.base.module import OPERATORS
 from softmaxkit.methods.base.spec import Spec
 
 if kernels.native() is None:
@@ -29,20 +30,20 @@ def scores_of(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
 def test_torch_s_own_checks_of_operators(dtype: torch.dtype) -> None:
     scores, mask = scores_of(2, 3, 5, 40, dtype=dtype), torch.rand(5, 40) < 0.7
     for given in (scores, scores.clone().requires_grad_()):
-        torch.library.opcheck(operators.exact, (given, mask, True))
-        torch.library.opcheck(operators.consmax, (given, torch.zeros(3), 1.0, mask))
-    torch.library.opcheck(operators.exaq, (scores, -5.0, EXPONENTIALS, mask))
+        torch.library.opcheck(operators.softmax, (given, mask, True))
+        torch.library.opcheck(operators.exponential, (given, torch.zeros(3), 1.0, math.e, mask))
+    torch.library.opcheck(operators.levels, (scores, -5.0, EXPONENTIALS, mask))
     torch.library.opcheck(operators.topk, (scores, 7))
-    torch.library.opcheck(operators.exact_backward, (scores, scores))
-    torch.library.opcheck(operators.consmax_backward, (scores, scores, 1.0))
+    torch.library.opcheck(operators.softmax_backward, (scores, scores))
+    torch.library.opcheck(operators.exponential_backward, (scores, scores, torch.zeros(3), 1.0, 2.0, mask))
 
 
 def gradients(run: Callable[..., Tensor], *inputs: Tensor) -> list[Tensor]:
-    leaves = [each.clone().requires_grad_() for each in inputs]
+    leaves = [values.clone().requires_grad_() for values in inputs]
     result = run(*leaves)
     weights = torch.randn(result.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     (result * weights.to(result.dtype)).sum().backward()  # type: ignore[no-untyped-call]
-    return [each.grad for each in leaves if each.grad is not None]
+    return [leaf.grad for leaf in leaves if leaf.grad is not None]
 
 
 @pytest.mark.parametrize("keys", [1, 7, 16, 40, 333])
@@ -56,15 +57,65 @@ def test_gradients_are_those_of_the_torch_form_in_float64(keys: int) -> None:
         return torch.where(mask, exponent.exp(), 0.0)
 
     pairs: list[tuple[Callable[..., Tensor], Callable[..., Tensor], tuple[Tensor, ...]]] = [
-        (lambda s: operators.exact(s, mask), lambda s: Exact().module()(s, mask), (scores,)),
-        (lambda s, o: operators.consmax(s, o, 1.0, mask), by_torch, (scores, offset)),
+        (lambda s: operators.softmax(s, mask), lambda s: Exact().module()(s, mask), (scores,)),
+        (lambda s, o: operators.exponential(s, o, 1.0, math.e, mask), by_torch, (scores, offset)),
     ]
     for ours, truth, inputs in pairs:
-        for found, expected in zip(
-            gradients(ours, *inputs), gradients(truth, *(each.double() for each in inputs)), strict=True
+        for result, expected in zip(
+            gradients(ours, *inputs), gradients(truth, *(values.double() for values in inputs)), strict=True
         ):
             # Sums of up to 15 * keys terms of at most about 4, each rounded to 2**-24.
-            assert (found - expected).abs().max() <= 2.0**-22 * 4 * math.sqrt(15 * keys)
+            assert (result - expected).abs().max() <= 2.0**-22 * 4 * math.sqrt(15 * keys)
+
+
+@pytest.mark.parametrize("dtype", launch.DTYPES)
+@pytest.mark.parametrize("case", ["softmax", "causal", "exponential", "base 2"])
+def test_gradients_of_gradients_are_those_of_the_torch_form_in_float64(case: str, dtype: torch.dtype) -> None:
+    scores, offset = scores_of(2, 3, 5, 17, dtype=dtype), torch.tensor([0.5, 1.0, 9.0])
+    mask, causal = torch.rand(5, 17, generator=torch.Generator().manual_seed(2)) < 0.8, case == "causal"
+    base, limit = (2.0 if case == "base 2" else math.e), 0.9
+    attended = mask & torch.ones(5, 17, dtype=torch.bool).tril(12) if causal else mask
+
+    def by_torch(scores: Tensor, offset: Tensor) -> Tensor:
+        if case in ("softmax", "causal"):
+            return Exact().module()(scores, attended)  # type: ignore[no-any-return]
+        exponent = (scores - offset[:, None, None]).clamp(max=math.log(limit, base))
+        return torch.where(attended, base**exponent, 0.0)
+
+    def ours(scores: Tensor, offset: Tensor) -> Tensor:
+        if case in ("softmax", "causal"):
+            return operators.softmax(scores, mask, causal)
+        return operators.exponential(scores, offset, limit, base, mask)
+
+    weights, directions = scores_of(2, 2, 3, 5, 17).double(), torch.tensor([0.3, -1.0, 2.0]).double()
+
+    def derivatives(run: Callable[..., Tensor], *leaves: Tensor) -> list[Tensor]:
+        """Return the first, second and third derivatives along some directions."""
+        result = run(*leaves)
+        value, collected = (result * weights[0].to(result.dtype)).sum(), []
+        for _ in range(3):
+            by_scores, by_offset = torch.autograd.grad(value, leaves, create_graph=True, materialize_grads=True)
+            collected += [by_scores.detach().double(), by_offset.detach().double()]
+            value = (by_scores * weights[1].to(result.dtype)).sum() + (by_offset * directions.to(by_offset.dtype)).sum()
+        return collected
+
+    truth = derivatives(by_torch, scores.double().requires_grad_(), offset.double().requires_grad_())
+    tolerance = 2e-5 if dtype == torch.float32 else 0.05
+    for order, (result, expected) in enumerate(
+        zip(derivatives(ours, scores.clone().requires_grad_(), offset.clone().requires_grad_()), truth, strict=True)
+    ):
+        # The derivatives of probabilities in bfloat16 lose a bit more in every order.
+        assert (result - expected).abs().max() <= tolerance * 2 ** (order // 2) * (1 + expected.abs().max())
+        assert expected.any() or case in ("softmax", "causal")
+
+
+def test_no_gradient_where_the_limit_holds() -> None:
+    module = ConSmax(ceiling=0.4).module(beta=0.0, gamma=1.0)
+    scores = torch.tensor([[10.0, -10.0]], requires_grad=True)
+    operators.exponential(scores, module.beta + module.log_gamma, 0.4, math.e).sum().backward()
+    assert scores.grad is not None
+    assert scores.grad[0, 0] == 0
+    assert scores.grad[0, 1] > 0
 
 
 def test_compiled_and_exported_modules_call_the_operators() -> None:
@@ -77,7 +128,7 @@ def test_compiled_and_exported_modules_call_the_operators() -> None:
         exported = torch.export.export(module, (scores, mask))
         for run in (compiled, exported.module()):
             assert torch.equal(run(scores, mask), module(scores, mask))
-        assert f"softmaxkit.{spec.method}" in str(exported.graph)
+        assert f"softmaxkit.{OPERATORS[spec.method]}" in str(exported.graph)
 
 
 @pytest.mark.parametrize(("size", "k"), [(1, 1), (17, 17), (1000, 5), (5000, 50), (40000, 300)])
@@ -87,23 +138,30 @@ def test_the_k_best(size: int, k: int, dtype: torch.dtype) -> None:
     values, indices = softmax_topk(logits, k)
     truth = torch.softmax(logits.double(), -1)
     assert torch.allclose(values.double(), truth.topk(k).values, rtol=2.0**-8 if dtype == torch.bfloat16 else 1e-5)
-    # Equal logits may stand in any order; what is chosen has the probabilities that are told.
+    # Equal logits may stand in any order; what is chosen has the probabilities that are returned.
     assert torch.allclose(truth.gather(-1, indices), truth.topk(k).values, rtol=1e-12)
     assert all(len(set(row)) == k for row in indices.tolist())
 
 
-def test_the_k_best_with_infinity_and_nan_are_torch_s() -> None:
-    logits = scores_of(4, 100)
-    logits[0, 3], logits[1, 5], logits[2, 1:] = math.nan, math.inf, -math.inf
-    found, truth = softmax_topk(logits, 3), torch.softmax(logits, -1).topk(3)
-    assert torch.allclose(found.values, truth.values, equal_nan=True, rtol=1e-6)
-    assert found.indices[2, 0] == 0
+@pytest.mark.parametrize("dtype", launch.DTYPES)
+@pytest.mark.parametrize("size", [3, 100, 5000])
+def test_the_k_best_with_infinity_and_nan_are_torch_s(size: int, dtype: torch.dtype) -> None:
+    logits = scores_of(6, size).to(dtype)
+    logits[0, 2], logits[1, 1], logits[2, 1:], logits[3], logits[4] = math.nan, math.inf, -math.inf, -math.inf, math.nan
+    for rest in (logits, logits[3]):  # a single row, too
+        values, indices = rows.topk(rest, 3)
+        truth = torch.softmax(rest, -1).topk(3)
+        assert torch.allclose(values, truth.values, equal_nan=True, rtol=1e-6 if dtype == torch.float32 else 2.0**-7)
+        assert values.dtype == dtype
+        assert indices.min() >= 0
+    assert rows.topk(logits, 3)[1][2, 0] == 0
+    assert rows.topk(logits, 3)[0][3].isnan().all()
 
 
-def test_out_takes_the_result_and_is_checked() -> None:
+def test_out_receives_the_result_and_is_checked() -> None:
     scores = scores_of(3, 40)
     out = torch.empty_like(scores)
-    assert rows.exact(scores, out=out) is out
-    assert torch.equal(out, rows.exact(scores))
+    assert rows.softmax(scores, out=out) is out
+    assert torch.equal(out, rows.softmax(scores))
     with pytest.raises(ValueError, match=r"out is contiguous, torch.float32, \(3, 40\), not torch.float32, \(3, 39\)"):
-        rows.exact(scores, out=torch.empty(3, 39))
+        rows.softmax(scores, out=torch.empty(3, 39))

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 import softmaxkit.kernels as kernels
-from softmaxkit import ConSmax, Exaq
+from softmaxkit import ConSmax, Exact, Exaq
 from softmaxkit.kernels import launch, packed, rows
+from softmaxkit.methods.base.module import attended_keys
 
 if kernels.native() is None:
     pytest.skip("the native kernels are not built", allow_module_level=True)
@@ -45,33 +46,33 @@ def reference(scores: Tensor, mask: Tensor | None = None) -> Tensor:
 
 @pytest.mark.parametrize("length", LENGTHS)
 @pytest.mark.parametrize("dtype", launch.DTYPES)
-def test_exact_errs_at_most_twice_as_much_as_torch(length: int, dtype: torch.dtype) -> None:
+def test_softmax_errs_at_most_twice_as_much_as_torch(length: int, dtype: torch.dtype) -> None:
     scores = scores_of(3, 2, 5, length).to(dtype)
     truth = reference(scores)
-    ours, theirs = ((each.double() - truth).abs().max() for each in (rows.exact(scores), scores.softmax(-1)))
+    ours, theirs = ((result.double() - truth).abs().max() for result in (rows.softmax(scores), scores.softmax(-1)))
     # Twice, and one rounding of a probability near 1: on short rows torch is sometimes lucky.
     assert ours <= 2 * theirs + 2.0 ** (-23 if dtype == torch.float32 else -9)
     mask = torch.rand(scores.shape, generator=torch.Generator().manual_seed(1)) < 0.6
     mask[0, 0, 0] = False
-    found = rows.exact(scores, mask)
+    result = rows.softmax(scores, mask)
     tolerance = 2.0**-20 if dtype == torch.float32 else 2.0**-8
-    assert (found.double() - reference(scores, mask)).abs().max() <= tolerance
-    assert (found[~mask] == 0).all()
+    assert (result.double() - reference(scores, mask)).abs().max() <= tolerance
+    assert (result[~mask] == 0).all()
 
 
 @pytest.mark.parametrize("shape", [(40,), (3, 40), (2, 3, 40), (2, 3, 4, 40), (2, 1, 3, 4, 40), (2, 2, 1, 3, 4, 40)])
 def test_axes_and_strides(shape: tuple[int, ...]) -> None:
     scores = scores_of(*shape)
-    truth = rows.exact(scores)
+    truth = rows.softmax(scores)
     wide = scores_of(*shape[:-1], 2 * shape[-1])
     wide[..., : shape[-1]] = scores
-    assert torch.equal(rows.exact(wide[..., : shape[-1]]), truth)
+    assert torch.equal(rows.softmax(wide[..., : shape[-1]]), truth)
     wide[..., ::2] = scores
-    assert torch.equal(rows.exact(wide[..., ::2]), truth)
+    assert torch.equal(rows.softmax(wide[..., ::2]), truth)
     offset = torch.empty(scores.numel() + 1)[1:].view(shape).copy_(scores)  # 4 bytes off any vector
-    assert torch.equal(rows.exact(offset), truth)
+    assert torch.equal(rows.softmax(offset), truth)
     if len(shape) > 2:
-        assert torch.equal(rows.exact(scores.transpose(0, 1)), truth.transpose(0, 1))
+        assert torch.equal(rows.softmax(scores.transpose(0, 1)), truth.transpose(0, 1))
 
 
 @pytest.mark.parametrize("shape", [(), (40,), (5, 1), (5, 40), (3, 1, 40), (2, 1, 5, 40), (2, 3, 1, 1), (2, 3, 5, 1)])
@@ -79,7 +80,7 @@ def test_masks_that_broadcast(shape: tuple[int, ...]) -> None:
     scores = scores_of(2, 3, 5, 40)
     mask = torch.rand(shape, generator=torch.Generator().manual_seed(2)) < 0.5
     truth = reference(scores, mask.expand(scores.shape))
-    assert (rows.exact(scores, mask).double() - truth).abs().max() <= 2.0**-22
+    assert (rows.softmax(scores, mask).double() - truth).abs().max() <= 2.0**-22
 
 
 @pytest.mark.parametrize(("queries", "keys"), [(1, 7), (7, 7), (5, 40), (40, 5)])
@@ -87,78 +88,166 @@ def test_causal(queries: int, keys: int) -> None:
     scores = scores_of(2, 3, queries, keys)
     mask = torch.ones(queries, keys, dtype=torch.bool).tril(keys - queries)
     # Masked rows are summed in another order.
-    assert torch.allclose(rows.exact(scores, is_causal=True), rows.exact(scores, mask), rtol=1e-6, atol=0)
+    assert torch.allclose(rows.softmax(scores, is_causal=True), rows.softmax(scores, mask), rtol=1e-6, atol=0)
     both = torch.rand(queries, keys, generator=torch.Generator().manual_seed(3)) < 0.5
-    assert torch.equal(rows.exact(scores, both, is_causal=True), rows.exact(scores, mask & both))
+    assert torch.equal(rows.softmax(scores, both, is_causal=True), rows.softmax(scores, mask & both))
 
 
-def test_nan_and_infinity() -> None:
-    nan, infinity = math.nan, math.inf
-    scores = torch.tensor([[1.0, nan, 2.0], [infinity, 1, 2], [-infinity] * 3, [1, 2, -infinity], [nan, -infinity, 0]])
-    for extended in (scores, torch.cat([scores, scores_of(5, 70) - 50], 1)):
-        truth = torch.where((extended == -infinity).all(-1, keepdim=True), 0.0, extended.softmax(-1))
-        assert torch.allclose(rows.exact(extended), truth, rtol=1e-5, atol=0, equal_nan=True)
-    # A NaN that is masked is not seen.
-    assert torch.equal(
-        rows.exact(scores[:1], torch.tensor([True, False, True])), rows.exact(torch.tensor([[1.0, -infinity, 2.0]]))
-    )
+INVALID = torch.tensor(
+    [
+        [1.0, math.nan, 2.0, -math.inf],
+        [math.inf, 1.0, 2.0, 3.0],
+        [-math.inf] * 4,
+        [1.0, 2.0, -math.inf, 0.0],
+        [math.nan, -math.inf, math.inf, 0.0],
+        [math.nan, -math.inf, -math.inf, -math.inf],
+    ]
+)
+"""Rows with NaN and infinities, and two without."""
+
+
+@pytest.mark.parametrize("spec", [Exact(), Exaq(bits=2), Exaq(bits=4), ConSmax()], ids=lambda spec: f"{spec.method}")
+@pytest.mark.parametrize("extra", [0, 70])
+@pytest.mark.parametrize("dtype", launch.DTYPES)
+def test_nan_and_infinity_reach_what_they_do_in_the_torch_form(spec: Any, extra: int, dtype: torch.dtype) -> None:
+    """Masked keys and those at -inf are 0 in any row; attended ones NaN, or NaN alone where elements stand alone."""
+    scores = torch.cat([INVALID, scores_of(len(INVALID), extra) - 50], 1).to(dtype)
+    module = spec.module(**({"clip": -6.0} if spec.method == "exaq" else {}))
+    kernel = {
+        "exact": rows.softmax,
+        "exaq": lambda scores, mask: rows.levels(scores, -6.0, spec.exponentials(-6.0), mask),
+        "consmax": lambda scores, mask: rows.exponential(scores, module.beta + module.log_gamma, 1.0, mask=mask),
+    }[spec.method]
+    random = torch.rand(scores.shape, generator=torch.Generator().manual_seed(1)) < 0.6
+    for mask in (None, random, random.logical_not(), torch.arange(scores.shape[1]) > 1):
+        attended = attended_keys(scores, mask)
+        truth = module.float_forward(torch.where(attended, scores.float(), 0.0), attended).detach()
+        result = kernel(scores, mask)
+        assert torch.equal(result.isnan(), truth.isnan())
+        assert (result[~attended] == 0).all()
+        tolerance = 1e-5 if dtype == torch.float32 else 2.0**-8  # exp of 50 enlarges an ulp fiftyfold
+        assert torch.allclose(result.float(), truth, rtol=tolerance, atol=1e-30, equal_nan=True)
+
+
+@pytest.mark.parametrize("dtype", launch.DTYPES)
+def test_finite_scores_at_any_distance_have_a_level(dtype: torch.dtype) -> None:
+    scores = torch.tensor([[3e38, -3e38, 0.0, -math.inf]]).to(dtype)
+    expected = torch.tensor([[1.0, 0.1, 0.1, 0.0]]) / 1.2
+    assert torch.allclose(rows.levels(scores, -5.0, [0.1, 0.2, 0.5, 1.0]).float(), expected, rtol=2.0**-8)
 
 
 @pytest.mark.parametrize("per_head", [False, True])
 @pytest.mark.parametrize("dtype", launch.DTYPES)
-def test_consmax(per_head: bool, dtype: torch.dtype) -> None:
+def test_exponential(per_head: bool, dtype: torch.dtype) -> None:
     scores = scores_of(2, 3, 5, 77).to(dtype)
     mask = torch.rand(5, 77, generator=torch.Generator().manual_seed(1)) < 0.6
     module = ConSmax(share="head" if per_head else "layer").module(
         heads=3, beta=[0.5, 1, 2] if per_head else 0.5, gamma=7.0
     )
-    found = rows.consmax(scores, module.beta + module.log_gamma, module.spec.ceiling, mask)
+    result = rows.exponential(scores, module.beta + module.log_gamma, module.spec.ceiling, mask=mask)
     truth = module(scores.double(), mask)
     relative = 3e-6 if dtype == torch.float32 else 2.0**-8  # exp of 20 enlarges an ulp of the exponent twentyfold
-    assert ((found.double() - truth).abs() <= relative * truth).all()
+    assert ((result.double() - truth).abs() <= relative * truth).all()
     scores[0, 0, 0, 0] = math.nan
-    assert rows.consmax(scores, module.beta + module.log_gamma)[0, 0, 0].isnan().sum() == 1
+    assert rows.exponential(scores, module.beta + module.log_gamma)[0, 0, 0].isnan().sum() == 1
+
+
+@pytest.mark.parametrize("base", [2.0, math.e, 10.0])
+def test_exponential_to_any_base(base: float) -> None:
+    scores, offset = scores_of(3, 5, 77), torch.tensor([0.5, 1.0, 2.0])
+    exponent = scores.double() - offset.double()[:, None, None]
+    for limit in (math.inf, 1.0, 0.3):
+        result = rows.exponential(scores, offset, limit, base)
+        assert torch.allclose(result.double(), (base**exponent).clamp(max=limit), rtol=5e-6)
+    assert torch.equal(
+        rows.exponential(torch.tensor([128.0, 127.0, 1e30, math.inf]), torch.tensor(0.0), base=2.0),
+        torch.tensor([math.inf, 2.0**127, math.inf, math.inf]),
+    )
+    for limit, wrong in ((0.0, base), (1.0, 1.0)):
+        with pytest.raises(ValueError, match="a positive limit and a base above 1"):
+            rows.exponential(scores, offset, limit, wrong)
+
+
+@pytest.mark.parametrize("dtype", launch.DTYPES)
+def test_the_limit_is_told_from_the_scores_in_the_gradient(dtype: torch.dtype) -> None:
+    """Rounded, a result may lie below its limit though the limit holds, or reach it though it does not."""
+    zero, one = torch.tensor(0.0), torch.ones(1, 4, dtype=dtype)
+    for limit in torch.linspace(0.01, 3.0, 300).tolist():
+        logarithm = torch.tensor(math.log(limit))
+        step = logarithm.abs() * 2.0**-7 + 1e-6  # of bfloat16
+        near = torch.stack((logarithm - 2 * step, logarithm + 2 * step)).to(dtype)
+        scores = torch.cat((near, torch.tensor([10.0, -10.0]).to(dtype)))[None]
+        gradient, sums = rows.exponential_backward(scores, one, zero, limit)
+        expected = torch.where(scores.float() > logarithm, 0.0, scores.float().exp())
+        assert torch.equal(gradient == 0, expected == 0)
+        assert torch.allclose(gradient.float(), expected, rtol=1e-6 if dtype == torch.float32 else 2.0**-8)
+        assert torch.allclose(sums, expected.sum(-1), rtol=1e-6)
+    just_below = torch.tensor([[-0.0019]], dtype=dtype)  # in bfloat16 its exponential is rounded to 1
+    assert (rows.exponential_backward(just_below, one[:, :1], zero, 1.0)[0] > 0.99).all()
+
+
+@pytest.mark.parametrize("per_head", [False, True])
+@pytest.mark.parametrize("dtype", launch.DTYPES)
+def test_the_exponential_s_gradient_for_masks_and_strides(per_head: bool, dtype: torch.dtype) -> None:
+    scores = scores_of(2, 5, 3, 37).to(dtype).transpose(1, 2)
+    scores[0, 0, 0, :3] = torch.tensor([math.nan, math.inf, -math.inf])
+    offset = torch.tensor([0.5, 1.0, 9.0]) if per_head else torch.tensor(0.7)
+    mask = torch.rand(5, 37, generator=torch.Generator().manual_seed(1)) < 0.6
+    weights = scores_of(2, 3, 5, 37, seed=1).to(dtype)
+    for base in (2.0, math.e):
+        leaf = scores.float().clone().requires_grad_()
+        attended = attended_keys(scores, mask & torch.ones(5, 37, dtype=torch.bool).tril(32))
+        exponent = torch.where(attended, leaf, 0.0) - (offset[:, None, None] if per_head else offset)
+        truth = torch.where(attended, base ** exponent.clamp(max=math.log(0.9, base)), 0.0)
+        truth.backward(weights.float())  # type: ignore[no-untyped-call]
+        assert leaf.grad is not None
+        gradient, sums = rows.exponential_backward(scores, weights, offset, 0.9, base, mask, True)
+        tolerance = 1e-5 if dtype == torch.float32 else 2.0**-8
+        assert torch.allclose(gradient.float(), leaf.grad, rtol=tolerance, atol=1e-30)
+        assert torch.allclose(sums, leaf.grad.sum(-1), rtol=1e-5, atol=1e-5)
+    with pytest.raises(ValueError, match="the gradient is"):
+        rows.exponential_backward(scores, weights[0], offset)
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4])
 @pytest.mark.parametrize("dtype", launch.DTYPES)
-def test_exaq(bits: Any, dtype: torch.dtype) -> None:
+def test_levels(bits: Any, dtype: torch.dtype) -> None:
     scores = scores_of(2, 3, 5, 177).to(dtype)
     mask = torch.rand(5, 177, generator=torch.Generator().manual_seed(1)) < 0.6
     spec, clip = Exaq(bits=bits), -6.0
     exponentials = [math.exp(clip - clip * level / (spec.levels - 1)) for level in range(spec.levels)]
-    for given in (None, mask):
-        truth = spec.module(clip=clip)(scores.double(), given)
-        found = rows.exaq(scores, clip, exponentials, given).double()
+    for source in (None, mask):
+        truth = spec.module(clip=clip)(scores.double(), source)
+        result = rows.levels(scores, clip, exponentials, source).double()
         # In bfloat16 `score - maximum` is exact in float32, and so are the levels; in float32 a few rows differ.
-        same = (found - truth).abs() <= (1e-6 if dtype == torch.float32 else 2.0**-8) * truth
+        same = (result - truth).abs() <= (1e-6 if dtype == torch.float32 else 2.0**-8) * truth
         assert same.all() if dtype == torch.bfloat16 else same.all(-1).float().mean() > 0.9
     scores[0, 0, 0, 3] = math.nan
-    assert rows.exaq(scores, clip, exponentials)[0, 0, 0].isnan().all()
-    assert (rows.exaq(scores, clip, exponentials, torch.zeros(177, dtype=torch.bool)) == 0).all()
+    assert rows.levels(scores, clip, exponentials)[0, 0, 0].isnan().all()
+    assert (rows.levels(scores, clip, exponentials, torch.zeros(177, dtype=torch.bool)) == 0).all()
 
 
 @pytest.mark.parametrize("length", LENGTHS)
 @pytest.mark.parametrize("bits", [2, 3, 4])
 @pytest.mark.parametrize("dtype", launch.DTYPES)
-def test_packed_exaq_is_exaq(length: int, bits: Any, dtype: torch.dtype) -> None:
+def test_packed_levels_are_levels(length: int, bits: Any, dtype: torch.dtype) -> None:
     scores = scores_of(3, 2, 5, length).to(dtype)
-    arguments = Exaq(bits=bits).module(clip=-6.0).native_arguments()
-    found = packed.exaq(scores, *arguments)
-    assert found.codes.shape == (3, 2, 5, -(-length * (2 if bits == 2 else 4) // 8))
+    arguments = -6.0, Exaq(bits=bits).exponentials(-6.0)
+    result = packed.levels(scores, *arguments)
+    assert result.codes.shape == (3, 2, 5, -(-length * (2 if bits == 2 else 4) // 8))
     # One sums a histogram and the other exponentials, or both the same: a few roundings of 2^-24.
-    torch.testing.assert_close(found.unpack(), rows.exaq(scores.float(), *arguments), rtol=1e-6, atol=0.0)
+    torch.testing.assert_close(result.unpack(), rows.levels(scores.float(), *arguments), rtol=1e-6, atol=0.0)
 
 
 def test_packed_codes_hold_finite_scores() -> None:
-    scores, arguments = scores_of(3, 40), Exaq(bits=2).module(clip=-6.0).native_arguments()
-    assert packed.exaq(scores[:0], *arguments).unpack().shape == (0, 40)
-    assert packed.exaq(scores[:, :0], *arguments).unpack().shape == (3, 0)
-    assert packed.exaq(scores.mT, *arguments).unpack().shape == (40, 3)
+    scores, arguments = scores_of(3, 40), (-6.0, Exaq(bits=2).exponentials(-6.0))
+    assert packed.levels(scores[:0], *arguments).unpack().shape == (0, 40)
+    assert packed.levels(scores[:, :0], *arguments).unpack().shape == (3, 0)
+    assert packed.levels(scores.mT, *arguments).unpack().shape == (40, 3)
     for wrong in (math.nan, math.inf, -math.inf):
         scores[1, 39] = wrong
         with pytest.raises(ValueError, match="infinite or NaN"):
-            packed.exaq(scores, *arguments)
+            packed.levels(scores, *arguments)
 
 
 @pytest.mark.parametrize("dtype", launch.DTYPES)
@@ -167,7 +256,7 @@ def test_large_results_are_those_of_small_ones(dtype: torch.dtype) -> None:
     scores = scores_of(2, 2, 900, 4000).to(dtype)
     offset, levels = torch.tensor([2.0, 3.0]), [0.1, 0.2, 0.5, 1.0]
     scores[0, 0, 5, 7], scores[1, 1, 899, 3999] = -math.inf, math.nan
-    for compute in (rows.exact, lambda x: rows.consmax(x, offset), lambda x: rows.exaq(x, -5.0, levels)):
+    for compute in (rows.softmax, lambda x: rows.exponential(x, offset), lambda x: rows.levels(x, -5.0, levels)):
         large = compute(scores)
         for first in range(0, 900, 100):
             small = compute(scores[:1, :, first : first + 100])
@@ -178,11 +267,11 @@ def test_large_results_are_those_of_small_ones(dtype: torch.dtype) -> None:
 
 @pytest.fixture(params=["torch's threads", "own threads"])
 def pool(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Run on torch's OpenMP threads, and on those that the kernels start where these are not found."""
+    """Run on torch's OpenMP threads, and on those that the kernels start where these are not result."""
     kernel = launch.loaded()
     address = 0 if request.param == "own threads" else kernels.torch_threads()
     if address == 0 and request.param != "own threads":
-        pytest.skip("torch's OpenMP library is not found")
+        pytest.skip("torch's OpenMP library is not result")
     kernel.share_threads(address)
     before = torch.get_num_threads()
     yield
@@ -194,36 +283,36 @@ def pool(request: pytest.FixtureRequest) -> Iterator[None]:
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_threads_change_nothing(threads: int) -> None:
     scores = scores_of(64, 9, 1000)
-    alone = rows.exact(scores)
+    alone = rows.softmax(scores)
     torch.set_num_threads(threads)
     for _ in range(20):
-        assert torch.equal(rows.exact(scores), alone)
+        assert torch.equal(rows.softmax(scores), alone)
 
 
 @pytest.mark.usefixtures("pool")
 def test_callers_at_once_get_their_own() -> None:
-    given = [scores_of(64, 9, 100 + 10 * seed, seed=seed) for seed in range(4)]
-    right = [rows.exact(scores) for scores in given]
+    source = [scores_of(64, 9, 100 + 10 * seed, seed=seed) for seed in range(4)]
+    right = [rows.softmax(scores) for scores in source]
 
     def call(index: int) -> bool:
         torch.set_num_threads(2)
-        return all(torch.equal(rows.exact(given[index]), right[index]) for _ in range(20))
+        return all(torch.equal(rows.softmax(source[index]), right[index]) for _ in range(20))
 
     with ThreadPoolExecutor(4) as callers:
         assert all(callers.map(call, range(4)))
 
 
-def test_what_kernels_do_not_take_is_refused() -> None:
+def test_what_kernels_do_not_accept_is_refused() -> None:
     scores = scores_of(2, 3, 8)
-    assert rows.exact(torch.empty(3, 0)).shape == (3, 0)
-    assert rows.exact(torch.empty(0, 3)).shape == (0, 3)
+    assert rows.softmax(torch.empty(3, 0)).shape == (3, 0)
+    assert rows.softmax(torch.empty(0, 3)).shape == (0, 3)
     with pytest.raises(TypeError, match=r"float32 or bfloat16 on the CPU, not torch.float64 on cpu"):
-        rows.exact(scores.double())
+        rows.softmax(scores.double())
     with pytest.raises(TypeError, match=r"a mask is boolean, True where attended, not torch.float32 on cpu"):
-        rows.exact(scores, scores)
+        rows.softmax(scores, scores)
     with pytest.raises(ValueError, match=r"a mask broadcasts to the scores, \(2, 3, 8\); it is \(7,\)"):
-        rows.exact(scores, torch.ones(7, dtype=torch.bool))
+        rows.softmax(scores, torch.ones(7, dtype=torch.bool))
     with pytest.raises(ValueError, match="offsets are"):
-        rows.consmax(scores, torch.zeros(5))
+        rows.exponential(scores, torch.zeros(5))
     with pytest.raises(ValueError, match="4, 8 or 16 levels"):
-        rows.exaq(scores, -1.0, [0.3, 1.0])
+        rows.levels(scores, -1.0, [0.3, 1.0])

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from softmaxkit.methods import METHODS
 from softmaxkit.report import render
+from softmaxkit.report.study import render_study
 
 
 def result(method: str, variant: str, mode: str, loss: float, **more: Any) -> dict[str, Any]:
@@ -73,13 +75,14 @@ def record() -> dict[str, Any]:
         "seed": 0,
         "inputs": {"text": {"name": "a b.txt", "bytes": 12345, "sha256": "0" * 64}, "windows": 512},
         "versions": {"python": "3.11.7", "torch": "2.13.0"},
+        "methods": {name: METHODS[name].about() for name in ("exact", "consmax", "softermax", "exaq")},
         "results": results,
     }
 
 
 def figures(page: str) -> dict[str, Any]:
-    found = re.findall(r'<script type="application/json" id="([^"]+)">(.*?)</script>', page, re.DOTALL)
-    return {name: json.loads(text) for name, text in found}
+    scripts = re.findall(r'<script type="application/json" id="([^"]+)">(.*?)</script>', page, re.DOTALL)
+    return {name: json.loads(text) for name, text in scripts}
 
 
 def test_the_page_is_whole_and_loads_nothing(record: dict[str, Any]) -> None:
@@ -103,11 +106,11 @@ def test_each_chart_is_there_and_vanishes_with_its_data(record: dict[str, Any]) 
     assert len(figures(render(record))) == 4
     for part, left in (("training", 3), ("function", 3), ("error", 3)):
         less = copy.deepcopy(record)
-        for each in less["results"]:
-            del each["series"][part]
+        for entry in less["results"]:
+            del entry["series"][part]
         assert len(figures(render(less))) == left
-    for each in record["results"]:
-        del each["series"]
+    for entry in record["results"]:
+        del entry["series"]
     assert len(figures(render(record))) == 1
 
 
@@ -141,6 +144,83 @@ def test_an_unknown_method_and_later_columns_appear(record: dict[str, Any]) -> N
     page = render(record)
     for text in ("powermax", "one table", "Area, µm²", "4,846", "Energy, pJ"):
         assert text in page
+
+
+POWERMAX = {
+    "title": "PowerMax",
+    "colour": "#123456",
+    "baseline": False,
+    "published": [
+        {
+            "title": "PowerMax unit",
+            "process": "sky130",
+            "tools": "open",
+            "area_um2": 9000,
+            "fmax_mhz": 300,
+            "power_mw": 1.0,
+            "energy_pj": 5.0,
+            "source": "a paper",
+        }
+    ],
+}
+
+
+def test_an_unknown_method_is_shown_as_its_record_says(record: dict[str, Any]) -> None:
+    unit = {"area_um2": 4500.0, "fastest_mhz": 250.0, **silicon(9.0)}
+    record["results"] = [
+        result("plain", "", "float", 1.72),
+        result("powermax", "", "integer", 1.8, **unit),
+        result("plain", "", "integer", 1.73, **unit),
+    ]
+    plain = {"title": "Plain", "colour": "", "baseline": True, "published": POWERMAX["published"]}
+    record["methods"] = {"powermax": POWERMAX, "plain": plain}
+    page = render(record)
+    assert "In exact integers, PowerMax has a loss of 1.8000 nats" in page
+    for text in ("<b>PowerMax</b>", "<b>Plain</b>", "background: #123456", "PowerMax unit, area", "(a paper)"):
+        assert text in page
+    assert "powermax" not in page[: page.index('id="provenance"')]
+    traces = figures(page)["function-figure"]["data"]
+    assert [trace["line"]["color"] for trace in traces if trace["name"] == "integer"] == ["#7d8791", "#123456"]
+
+
+def test_a_record_that_does_not_describe_its_methods_is_shown_by_their_names(record: dict[str, Any]) -> None:
+    del record["methods"]
+    page = render(record)
+    assert "softermax has the lowest loss: 1.7209 nats" in page  # not exact: it is the first, hence the baseline
+    assert "<b>consmax</b>" in page
+    assert len(figures(page)) == 4
+    traces = figures(page)["training-figure"]["data"]
+    colours = dict.fromkeys(trace["line"]["color"] for trace in traces if trace["mode"] == "lines")
+    assert list(colours) == ["#7d8791", "#cc79a7", "#e69f00", "#56b4e9"]
+
+
+@pytest.mark.parametrize(
+    "methods", [None, [], {"exaq": None}, {"exaq": {"title": None, "colour": "red; x: url(//x)", "published": [1]}}]
+)
+def test_odd_descriptions_of_methods_do_not_break_it(record: dict[str, Any], methods: Any) -> None:
+    page = render({**record, "methods": methods})
+    assert "<b>exaq</b>" in page
+    assert "url(//x)" not in page
+
+
+@pytest.mark.parametrize("described", [True, False])
+def test_a_study_is_drawn_against_its_baseline(described: bool) -> None:
+    results = [
+        {**result(method, "", "integer", loss), "seed": 0, "settings": {"recipe.steps": steps}}
+        for method, loss in (("plain", 1.72), ("powermax", 1.8))
+        for steps in (4, 8)
+    ]
+    config = {"y": "loss_change_percent"}
+    inputs = {"study": "small", "question": "Is it?", "picture": config}
+    record: dict[str, Any] = {"schema": 1, "inputs": inputs, "results": results}
+    if described:
+        results.reverse()
+        record["methods"] = {"powermax": POWERMAX, "plain": {"title": "Plain", "baseline": True}}
+    for x in ("recipe.steps", "step"):
+        config["x"] = x
+        names = {trace["name"] for trace in figures(render_study(record))["picture-figure"]["data"]}
+        assert names
+        assert all(name.startswith("powermax") for name in names)
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,9 @@
-"""Attention by native kernels: EXAQ and ConSmax, never the whole matrix of scores.
+"""Attention by native kernels, without the whole matrix of scores.
 
-Many queries: 8-bit products, the scores of a stripe of queries at a time. Queries and keys take 8 bits, a step for each
-query and for all keys of a head, which are first moved by their mean; values take 8 bits, a step for each column. So a
-query's result depends, within the error of 8 bits, on keys and values that it does not see. A score's distance from its
-row's largest addresses a table of 8-bit weights. What no byte holds is rounded up with some keys and down with others,
-so that on average it is what it should be.
+Many queries: 8-bit products, the scores of a stripe of queries at a time. Queries and keys have 8 bits, a step for each
+query and for all keys of a head, less their mean; values have 8 bits, a step for each column. So a query's result
+depends, within the error of 8 bits, on keys and values that it does not see. A score's distance from its row's largest
+addresses a table of 8-bit weights; rounding is dithered across key panels, so errors average out.
 
 A few queries, as in generation: float32 products, keys and values as they come, in float32, bfloat16 or an 8-bit cache.
 """
@@ -14,15 +13,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
-from softmaxkit.kernels import native
-from softmaxkit.kernels.launch import DTYPES, broadcast_mask, loaded
+from softmaxkit.kernels.launch import DTYPES, loaded
 from softmaxkit.kernels.rows import check_levels
-from softmaxkit.kernels.weights import Weights, consmax_weights, exaq_weights
+from softmaxkit.kernels.weights import Weights, exponential_weights, level_weights
+from softmaxkit.masks import expand_mask
 
 WIDEST = 2**14
 """Channels whose products of 8 bits are sure to fit 32."""
@@ -43,34 +42,105 @@ class Cached:
     steps: Tensor
 
 
-def can_run(query: Tensor, key: Tensor | Cached, value: Tensor | Cached) -> bool:
-    """Return whether kernels are built and take such queries, keys and values; if not, torch does the same."""
-    if native() is None or query.dtype not in DTYPES or query.shape[-1] > WIDEST:
-        return False
-    if isinstance(key, Cached) and isinstance(value, Cached):
-        return query.device.type == key.codes.device.type == value.codes.device.type == "cpu"
-    return all(isinstance(x, Tensor) and x.device.type == "cpu" and x.dtype == query.dtype for x in (query, key, value))
+@dataclass(frozen=True, eq=False)
+class AttentionCall:
+    """How scores become weights; made by `by_levels` or `by_exponential`.
+
+    Attributes:
+        clip: the lowest level; not used without levels.
+        exponentials: of the levels; none where weights are exponentials.
+        offset: () or (heads,), of exponentials; None with levels.
+        log_limit: logarithm of the largest exponential.
+    """
+
+    clip: float = -1.0
+    exponentials: tuple[float, ...] = ()
+    offset: Tensor | None = None
+    log_limit: float = 0.0
+
+    @classmethod
+    def by_levels(cls, clip: float, exponentials: Sequence[float]) -> Self:
+        """Let scores less their row's maximum have one of some levels, and divide by their sum.
+
+        Args:
+            clip: the lowest level, negative.
+            exponentials: of the levels, which lie evenly from the clip to 0; 4, 8 or 16.
+
+        Raises:
+            ValueError: another number of levels, or a clip that is not negative and finite.
+        """
+        check_levels(clip, exponentials)
+        return cls(clip=clip, exponentials=tuple(exponentials))
+
+    @classmethod
+    def by_exponential(cls, offset: Tensor, limit: float) -> Self:
+        """Let weights be `exp(score - offset)`, at most `limit`, not divided by their sum.
+
+        Args:
+            offset: () or (heads,).
+            limit: the largest weight, positive and finite.
+
+        Raises:
+            ValueError: another limit.
+        """
+        if not 0 < limit < math.inf:
+            raise ValueError(f"the largest weight is positive and finite, not {limit}")
+        return cls(offset=offset, log_limit=math.log(limit))
+
+    kernel: ClassVar[str] = "attention"
+    dtypes: ClassVar[tuple[torch.dtype, ...]] = tuple(DTYPES)
+    differentiable: ClassVar[bool] = False
+
+    @staticmethod
+    def reasons(query: Tensor, key: Tensor | Cached, value: Tensor | Cached) -> list[str]:
+        """Return why the native kernels cannot run on such queries, keys and values, besides device and dtype."""
+        reasons = []
+        if query.shape[-1] > WIDEST:
+            reasons.append(f"its products of 8 bits fit up to {WIDEST} channels, not {query.shape[-1]}")
+        if isinstance(key, Cached) != isinstance(value, Cached):
+            reasons.append("keys and values are both in 8-bit caches, or neither is")
+        tensors = [x.codes if isinstance(x, Cached) else x for x in (key, value)]
+        if any(x.device != query.device for x in tensors):
+            reasons.append("query, key and value are on different devices")
+        if any(x.dtype not in (query.dtype, torch.int8) for x in tensors):
+            reasons.append("query, key and value have different dtypes")
+        return reasons
+
+    @property
+    def weights(self) -> Weights:
+        """The 8-bit weights for many queries."""
+        return level_weights(self.clip, self.exponentials) if self.exponentials else exponential_weights()
+
+    def offsets(self, heads: int) -> Tensor | None:
+        """Return the offset of every head, float32; None with levels.
+
+        Raises:
+            ValueError: it is for another number of heads.
+        """
+        if self.offset is None:
+            return None
+        if self.offset.shape not in ((), (heads,)):
+            raise ValueError(f"offsets are ({heads},) or one number, not {tuple(self.offset.shape)}")
+        return self.offset.detach().to(torch.float32).expand(heads).contiguous()
 
 
-def exaq(
+def attend(
     query: Tensor,
     key: Tensor | Cached,
     value: Tensor | Cached,
-    clip: float,
-    exponentials: Sequence[float],
+    call: AttentionCall,
     mask: Tensor | None = None,
     is_causal: bool = False,
     scale: float | None = None,
 ) -> Tensor:
-    """Return attention whose scores less their row's maximum take one of some levels.
+    """Return attention with weights as `call` says.
 
     Args:
         query: float32 or bfloat16 on the CPU, (batch, heads, queries, channels).
         key: the same dtype, (batch, key heads, keys, channels); each head serves as many consecutive heads of queries.
             Or an 8-bit cache.
         value: (batch, key heads, keys, value channels), or an 8-bit cache.
-        clip: the lowest level, negative.
-        exponentials: of the levels, which lie evenly from the clip to 0; 4, 8 or 16.
+        call: how scores become weights.
         mask: boolean, True where attended, broadcasts to (batch, heads, queries, keys).
         is_causal: a query attends to the keys up to its own index.
         scale: factor of the scores; 1/sqrt(channels) if None.
@@ -79,55 +149,18 @@ def exaq(
         (batch, heads, queries, value channels); zeros for a query that attends to nothing.
 
     Raises:
-        RuntimeError: no kernels are built, see `can_run`.
+        RuntimeError: no kernels are built, see `softmaxkit.kernels.backends`.
         TypeError: tensors of another kind, or a mask that is not boolean.
-        ValueError: shapes that do not fit, another number of levels, or a clip that is not negative and finite.
+        ValueError: shapes that do not fit.
         FloatingPointError: a number is NaN or infinite.
     """
-    check_levels(clip, exponentials)
-    call = _Call(query, key, value, mask, is_causal, scale)
-    if not call.few:
-        return call.many(exaq_weights(clip, tuple(exponentials)))
-    return call.decode(clip, list(exponentials))
+    operands = _Operands(query, key, value, mask, is_causal, scale)
+    offsets = call.offsets(query.shape[1])
+    return operands.few(call, offsets) if operands.are_few else operands.many(call, offsets)
 
 
-def consmax(
-    query: Tensor,
-    key: Tensor | Cached,
-    value: Tensor | Cached,
-    offset: Tensor,
-    ceiling: float,
-    mask: Tensor | None = None,
-    is_causal: bool = False,
-    scale: float | None = None,
-) -> Tensor:
-    """Return attention with `exp(score - offset)`, at most `ceiling`.
-
-    Args:
-        query: as `exaq`.
-        key: as `exaq`.
-        value: as `exaq`.
-        offset: beta + log(gamma), () or (heads,).
-        ceiling: the largest probability.
-        mask: as `exaq`.
-        is_causal: as `exaq`.
-        scale: as `exaq`.
-
-    Raises:
-        RuntimeError, TypeError, ValueError, FloatingPointError: as `exaq`; or offsets that do not fit.
-    """
-    call = _Call(query, key, value, mask, is_causal, scale)
-    heads = query.shape[1]
-    if offset.shape not in ((), (heads,)):
-        raise ValueError(f"offsets are ({heads},) or one number, not {tuple(offset.shape)}")
-    offsets = offset.detach().to(torch.float32).expand(heads).contiguous()
-    if not call.few:
-        return call.many(consmax_weights(), offsets, math.log(ceiling))
-    return call.decode(-1.0, [], offsets, math.log(ceiling))
-
-
-class _Call:
-    """What is given, checked, and as the kernels take it."""
+class _Operands:
+    """The tensors, checked, and as the kernels accept them."""
 
     def __init__(
         self,
@@ -139,7 +172,9 @@ class _Call:
         scale: float | None,
     ) -> None:
         self.kernels: Any = loaded()
-        if not can_run(query, key, value):
+        tensors = [x for x in (query, key, value) if isinstance(x, Tensor)]
+        foreign = any(x.device.type != "cpu" or x.dtype not in DTYPES for x in tensors)
+        if foreign or AttentionCall.reasons(query, key, value):
             raise TypeError(
                 f"kernels take query, key and value all in float32 or all in bfloat16 on the CPU, up to {WIDEST} "
                 f"channels, not {', '.join(_kind(x) for x in (query, key, value))}"
@@ -147,8 +182,8 @@ class _Call:
         keys, values = (x.codes if isinstance(x, Cached) else x for x in (key, value))
         check_shapes(query, keys, values)
         self.cached = isinstance(key, Cached)
-        self.few = self.cached or query.shape[1] // keys.shape[1] * query.shape[2] <= FEW
-        self.query = query.float() if self.few else query
+        self.are_few = self.cached or query.shape[1] // keys.shape[1] * query.shape[2] <= FEW
+        self.query = query.float() if self.are_few else query
         self.query, self.key, self.value = (
             x if x.stride(-1) == 1 else x.contiguous() for x in (self.query, keys, values)
         )
@@ -158,30 +193,32 @@ class _Call:
         self.is_causal = is_causal
         self.scale = query.shape[-1] ** -0.5 if scale is None else scale
 
-    def many(self, weights: Weights, offsets: Tensor | None = None, limit: float = 0.0) -> Tensor:
+    def many(self, call: AttentionCall, offsets: Tensor | None) -> Tensor:
         """Run the kernel of many queries."""
+        weights = call.weights
         resolutions, planes = weights.tables.shape[:2]
-        how = self.kernels.AttentionWeights(
+        native_weights = self.kernels.AttentionWeights(
             weights.step,
             resolutions,
             planes,
             weights.tables.ctypes.data,
             weights.normalised,
             _pointer(offsets),
-            limit,
+            call.log_limit,
             weights.one,
         )
-        return self._run(getattr(self.kernels, f"attend_{DTYPES[self.dtype]}"), how, [])
+        return self._run(getattr(self.kernels, f"attend_{DTYPES[self.dtype]}"), native_weights, [])
 
-    def decode(
-        self, clip: float, exponentials: list[float], offsets: Tensor | None = None, limit: float = 0.0
-    ) -> Tensor:
+    def few(self, call: AttentionCall, offsets: Tensor | None) -> Tensor:
         """Run the kernel of a few queries."""
-        how = self.kernels.Normalisation(clip, exponentials, _pointer(offsets), limit)
+        normalisation = self.kernels.Normalisation(
+            call.clip, list(call.exponentials), _pointer(offsets), call.log_limit
+        )
         kind = "int8" if self.cached else DTYPES[self.dtype]
-        return self._run(getattr(self.kernels, f"decode_{kind}"), how, [_pointer(x) for x in self.steps])
+        steps = [_pointer(x) for x in self.steps]
+        return self._run(getattr(self.kernels, f"decode_{kind}"), normalisation, steps)
 
-    def _run(self, run: Any, how: Any, steps: list[int]) -> Tensor:
+    def _run(self, kernel: Any, weighting: Any, steps: list[int]) -> Tensor:
         query, key, value, mask = self.query, self.key, self.value, self.mask
         result = query.new_empty((*query.shape[:-1], value.shape[-1]))
         if result.numel() == 0 or key.shape[2] == 0:
@@ -195,8 +232,8 @@ class _Call:
             self.is_causal,
         )
         pointers = [x.data_ptr() for x in (query, key, value)]
-        if not run(
-            shape, how, self.scale, *pointers, *steps, _pointer(mask), result.data_ptr(), torch.get_num_threads()
+        if not kernel(
+            shape, weighting, self.scale, *pointers, *steps, _pointer(mask), result.data_ptr(), torch.get_num_threads()
         ):
             raise FloatingPointError("query, key or value holds NaN or infinity")
         return result.to(self.dtype)
@@ -206,8 +243,10 @@ def _pointer(values: Tensor | None) -> int:
     return 0 if values is None else values.data_ptr()
 
 
-def _kind(given: Tensor | Cached) -> str:
-    return "an 8-bit cache" if isinstance(given, Cached) else f"{given.shape[-1]} of {given.dtype} on {given.device}"
+def _kind(operand: Tensor | Cached) -> str:
+    if isinstance(operand, Cached):
+        return "an 8-bit cache"
+    return f"{operand.shape[-1]} of {operand.dtype} on {operand.device}"
 
 
 def check_shapes(query: Tensor, key: Tensor, value: Tensor) -> None:
@@ -230,5 +269,5 @@ def check_shapes(query: Tensor, key: Tensor, value: Tensor) -> None:
 def _mask(mask: Tensor, query: Tensor, key: Tensor) -> Tensor:
     if mask.dtype != torch.bool:
         raise TypeError(f"a mask is boolean, True where attended, not {mask.dtype}")
-    wide = broadcast_mask(mask, (*query.shape[:3], key.shape[2]))
+    wide: Tensor = expand_mask(mask, (*query.shape[:3], key.shape[2]))
     return wide if wide.stride(-1) in (0, 1) else wide.contiguous()

@@ -8,12 +8,12 @@ without any runs, and torch, the last, always can.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 from types import ModuleType
-from typing import Any, NamedTuple, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -51,25 +51,6 @@ class Call(Protocol):
         ...
 
 
-class RowCall(NamedTuple):
-    """Softmax of rows by an operator of `softmaxkit.kernels.operators`: `operator(scores, *arguments, mask)`."""
-
-    operator: Callable[..., Tensor]
-    arguments: tuple[Any, ...] = ()
-    differentiable: bool = True
-
-    @property
-    def kernel(self) -> str:
-        """Name of the kernel: the operator's."""
-        name: str = getattr(self.operator, "_name", "").rpartition("::")[2]
-        return name
-
-    @property
-    def dtypes(self) -> Sequence[torch.dtype]:
-        """What the native row kernels take."""
-        return (torch.float32, torch.bfloat16)
-
-
 @dataclass(frozen=True)
 class Choice:
     """The back end that runs a call, and why those before it do not.
@@ -88,9 +69,11 @@ class Choice:
         return self.backend in NATIVE
 
     def __str__(self) -> str:
-        lines = [self.backend]
-        lines += [f"  not {name}: {'; '.join(reasons)}" for name, reasons in self.refusals.items()]
-        return "\n".join(lines)
+        by_reason: dict[str, list[str]] = {}
+        for name, reasons in self.refusals.items():
+            by_reason.setdefault("; ".join(reasons), []).append(name)
+        lines = [f"  not {', '.join(names)}: {reason}" for reason, names in by_reason.items()]
+        return "\n".join([self.backend, *lines])
 
 
 def pick(call: Call, *tensors: Tensor) -> Choice:

@@ -1,4 +1,4 @@
-"""How a native kernel is called: which it takes, where its rows lie, and memory for what it returns."""
+"""How a native kernel is called: which scores it accepts, where its rows lie, and memory for its result."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from softmaxkit.kernels import native
+from softmaxkit.kernels.backends import native
+from softmaxkit.masks import expand_mask
 
 DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 HUGE = 4 << 20
@@ -18,32 +19,20 @@ AXES = 5
 """Axes that a kernel knows: four, of which the last is that of the queries, and the keys."""
 
 
-def can_run(scores: Tensor) -> bool:
-    """Return whether kernels are built and take such scores; if not, torch does the same."""
-    return scores.device.type == "cpu" and scores.dtype in DTYPES and instructions() is not None
-
-
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def instructions() -> str | None:
-    """Return the instruction set whose kernels run, one of `softmaxkit.kernels.SETS`; None where none are built."""
-    kernels = native()
-    return None if kernels is None else kernels.__name__.rsplit("_")[-1]
-
-
 def empty(shape: torch.Size, dtype: torch.dtype) -> Tensor:
-    """Return new memory, in huge pages where it is large: small ones take longer to come than a kernel to fill them."""
-    found = torch.empty(shape, dtype=dtype, device="cpu")
+    """Return new memory, in huge pages where it is large: faults on small ones cost more than the kernel itself."""
+    result = torch.empty(shape, dtype=dtype, device="cpu")
     kernels = native()
-    if kernels is not None and found.nbytes >= HUGE:
-        kernels.huge_pages(found.data_ptr(), found.nbytes)
-    return found
+    if kernels is not None and result.nbytes >= HUGE:
+        kernels.huge_pages(result.data_ptr(), result.nbytes)
+    return result
 
 
 def loaded() -> ModuleType:
     """Return the kernels.
 
     Raises:
-        RuntimeError: none are built, see `can_run`.
+        RuntimeError: none run here, see `softmaxkit.kernels.backends`.
     """
     kernels = native()
     if kernels is None:
@@ -55,8 +44,8 @@ def kernels_for(scores: Tensor) -> ModuleType:
     """Return the kernels for such scores.
 
     Raises:
-        RuntimeError: none are built, see `can_run`.
-        TypeError: they do not take these.
+        RuntimeError: none run here, see `softmaxkit.kernels.backends`.
+        TypeError: they do not accept these.
     """
     kernels = loaded()
     if scores.device.type != "cpu" or scores.dtype not in DTYPES:
@@ -67,7 +56,7 @@ def kernels_for(scores: Tensor) -> ModuleType:
 def run(
     name: str, scores: Tensor, mask: Tensor | None, is_causal: bool, *parameters: Any, out: Tensor | None = None
 ) -> Tensor:
-    """Run the kernel of a name on rows of scores; arguments and errors as `exact`, and the kernel's own parameters."""
+    """Run a kernel on rows of scores; arguments and errors as `rows.softmax`, and the kernel's own parameters."""
     kernels = kernels_for(scores)
     if scores.ndim < 1 or (is_causal and scores.ndim < 2):
         raise ValueError("scores are (..., queries, keys)")
@@ -80,44 +69,32 @@ def run(
         )
     if scores.numel() == 0:
         return result
-    given = _axes(scores if scores.stride(-1) == 1 or scores.shape[-1] == 1 else scores.contiguous())
-    given = given if given.stride(-1) == 1 or given.shape[-1] == 1 else given.contiguous()
+    source = _axes(scores if scores.stride(-1) == 1 or scores.shape[-1] == 1 else scores.contiguous())
+    source = source if source.stride(-1) == 1 or source.shape[-1] == 1 else source.contiguous()
     masked = None if mask is None else _mask(mask, scores)
     layout = kernels.Layout(
-        list(given.shape[:-1]),
-        list(given.stride()[:-1]),
+        list(source.shape[:-1]),
+        list(source.stride()[:-1]),
         list(_axes(result).stride()[:-1]),
         [0] * (AXES - 1) if masked is None else list(masked.stride()[:-1]),
-        given.shape[-1],
+        source.shape[-1],
         0 if masked is None else masked.stride(-1),
         is_causal,
         masked is not None,
     )
     pointer = 0 if masked is None else masked.data_ptr()
     kernel = getattr(kernels, f"{name}_{DTYPES[scores.dtype]}")
-    kernel(given.data_ptr(), result.data_ptr(), pointer, layout, torch.get_num_threads(), *parameters)
+    kernel(source.data_ptr(), result.data_ptr(), pointer, layout, torch.get_num_threads(), *parameters)
     return result
 
 
 def _axes(values: Tensor) -> Tensor:
-    """Return a view with exactly `AXES` axes; more are joined, by a copy if it has to be."""
+    """Return a view with exactly `AXES` axes; more are joined, by a copy where strides require it."""
     if values.ndim <= AXES:
         return values.reshape((1,) * (AXES - values.ndim) + values.shape) if values.ndim < AXES else values
     return values.flatten(0, values.ndim - AXES)
 
 
-def broadcast_mask(mask: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Return a mask in the shape of the scores.
-
-    Raises:
-        ValueError: it does not fit.
-    """
-    try:
-        return mask.broadcast_to(shape)
-    except RuntimeError:
-        raise ValueError(f"a mask broadcasts to the scores, {shape}; it is {tuple(mask.shape)}") from None
-
-
 def _mask(mask: Tensor, scores: Tensor) -> Tensor:
-    wide = _axes(broadcast_mask(mask, tuple(scores.shape)))
+    wide = _axes(expand_mask(mask, tuple(scores.shape)))
     return wide if wide.stride(-1) in (0, 1) else wide.contiguous()

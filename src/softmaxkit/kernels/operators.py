@@ -1,50 +1,66 @@
-"""The row kernels as PyTorch operators, `torch.ops.softmaxkit`: fake tensors, gradients, torch.compile, torch.export.
+"""The kernels of rows as PyTorch operators, `torch.ops.softmaxkit`: fake tensors, gradients, compile and export.
 
-Arguments are those of `softmaxkit.kernels.rows`.
+Arguments are those of `softmaxkit.kernels.rows`. Gradients of gradients are torch's own.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from softmaxkit.kernels import rows
+from softmaxkit.kernels.launch import DTYPES
 
 
-@torch.library.custom_op("softmaxkit::exact", mutates_args=(), device_types="cpu")
-def exact(scores: Tensor, mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
-    """Softmax over the last axis, as `rows.exact`; differentiable."""
-    return rows.exact(scores, mask, is_causal)
+@torch.library.custom_op("softmaxkit::softmax", mutates_args=(), device_types="cpu")
+def softmax(scores: Tensor, mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+    """Softmax over the last axis, as `rows.softmax`; differentiable."""
+    return rows.softmax(scores, mask, is_causal)
 
 
-@torch.library.custom_op("softmaxkit::exact_backward", mutates_args=(), device_types="cpu")
-def exact_backward(probabilities: Tensor, gradient: Tensor) -> Tensor:
-    """The gradient of its scores, as `rows.exact_backward`."""
-    return rows.exact_backward(probabilities, gradient)
+@torch.library.custom_op("softmaxkit::softmax_backward", mutates_args=(), device_types="cpu")
+def softmax_backward(probabilities: Tensor, gradient: Tensor) -> Tensor:
+    """The gradient of its scores, as `rows.softmax_backward`."""
+    return rows.softmax_backward(probabilities, gradient)
 
 
-@torch.library.custom_op("softmaxkit::consmax", mutates_args=(), device_types="cpu")
-def consmax(
-    scores: Tensor, offset: Tensor, ceiling: float, mask: Tensor | None = None, is_causal: bool = False
+@torch.library.custom_op("softmaxkit::exponential", mutates_args=(), device_types="cpu")
+def exponential(
+    scores: Tensor,
+    offset: Tensor,
+    limit: float,
+    base: float,
+    mask: Tensor | None = None,
+    is_causal: bool = False,
 ) -> Tensor:
-    """ConSmax, as `rows.consmax`; differentiable by scores and offset."""
-    return rows.consmax(scores, offset, ceiling, mask, is_causal)
+    """The clamped exponential, as `rows.exponential`; differentiable by scores and offset."""
+    return rows.exponential(scores, offset, limit, base, mask, is_causal)
 
 
-@torch.library.custom_op("softmaxkit::consmax_backward", mutates_args=(), device_types="cpu")
-def consmax_backward(probabilities: Tensor, gradient: Tensor, ceiling: float) -> tuple[Tensor, Tensor]:
-    """The gradient of its scores, and its sum for each row, as `rows.consmax_backward`."""
-    return rows.consmax_backward(probabilities, gradient, ceiling)
+@torch.library.custom_op("softmaxkit::exponential_backward", mutates_args=(), device_types="cpu")
+def exponential_backward(
+    scores: Tensor,
+    gradient: Tensor,
+    offset: Tensor,
+    limit: float,
+    base: float,
+    mask: Tensor | None = None,
+    is_causal: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """The gradient of its scores, and its sum for each row, as `rows.exponential_backward`."""
+    return rows.exponential_backward(scores, gradient, offset, limit, base, mask, is_causal)
 
 
-@torch.library.custom_op("softmaxkit::exaq", mutates_args=(), device_types="cpu")
-def exaq(
+@torch.library.custom_op("softmaxkit::levels", mutates_args=(), device_types="cpu")
+def levels(
     scores: Tensor, clip: float, exponentials: list[float], mask: Tensor | None = None, is_causal: bool = False
 ) -> Tensor:
-    """EXAQ, as `rows.exaq`; without a gradient."""
-    return rows.exaq(scores, clip, exponentials, mask, is_causal)
+    """Softmax over a few levels, as `rows.levels`; without a gradient."""
+    return rows.levels(scores, clip, exponentials, mask, is_causal)
 
 
 @torch.library.custom_op("softmaxkit::topk", mutates_args=(), device_types="cpu")
@@ -57,13 +73,13 @@ def _like_the_first(first: Tensor, *rest: Any) -> Tensor:
     return torch.empty(first.shape, dtype=first.dtype, device=first.device)
 
 
-for operator in (exact, exact_backward, consmax, exaq):
+for operator in (softmax, softmax_backward, exponential, levels):
     operator.register_fake(_like_the_first)
 
 
-@consmax_backward.register_fake
-def _(probabilities: Tensor, gradient: Tensor, ceiling: float) -> tuple[Tensor, Tensor]:
-    return _like_the_first(probabilities), probabilities.new_empty(probabilities.shape[:-1], dtype=torch.float32)
+@exponential_backward.register_fake
+def _(scores: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    return _like_the_first(scores), scores.new_empty(scores.shape[:-1], dtype=torch.float32)
 
 
 @topk.register_fake
@@ -72,27 +88,89 @@ def _(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return values, torch.empty_like(values, dtype=torch.int64)
 
 
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+def _keep_probabilities(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(output)
 
 
-def _exact_gradient(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-    return exact_backward(*ctx.saved_tensors, gradient), None, None
-
-
-def _keep_for_consmax(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.save_for_backward(output)
-    ctx.offset, ctx.ceiling = (inputs[1].shape, inputs[1].dtype), inputs[2]
-
-
-def _consmax_gradient(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+def _softmax_gradient(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
     (probabilities,) = ctx.saved_tensors
-    shape, dtype = ctx.offset
-    found, sums = consmax_backward(probabilities, gradient, ctx.ceiling)
-    # Of (..., heads, queries), all but the heads.
-    summed = sums.sum() if not shape else sums.flatten(0, -3).sum((0, -1)) if sums.ndim > 2 else sums.sum(-1)
-    return found, -summed.reshape(shape).to(dtype), None, None, None
+    if not torch.is_grad_enabled():
+        return softmax_backward(probabilities, gradient), None, None
+    # With create_graph the gradient is differentiated again, which the kernel has no formula for.
+    p, g = probabilities.float(), gradient.float()
+    return (p * (g - (p * g).sum(-1, keepdim=True))).to(probabilities.dtype), None, None
 
 
-exact.register_autograd(_exact_gradient, setup_context=_keep)
-consmax.register_autograd(_consmax_gradient, setup_context=_keep_for_consmax)
+def _keep_arguments(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    scores, offset, ctx.limit, ctx.base, mask, ctx.is_causal = inputs
+    ctx.save_for_backward(scores, offset, mask)
+
+
+def _exponential_gradient(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None, None, None]:
+    scores, offset, mask = ctx.saved_tensors
+    arguments = (scores, gradient, offset, ctx.limit, ctx.base, mask, ctx.is_causal)
+    compute = _differentiable_exponential_backward if torch.is_grad_enabled() else exponential_backward
+    result, sums = compute(*arguments)
+    heads = sums.ndim - 2 if offset.ndim else None  # the axis that the offset has
+    summed = sums.sum([axis for axis in range(sums.ndim) if axis != heads])
+    return result, -summed.to(offset.dtype), None, None, None, None
+
+
+def _differentiable_exponential_backward(
+    scores: Tensor,
+    gradient: Tensor,
+    offset: Tensor,
+    limit: float,
+    base: float,
+    mask: Tensor | None,
+    is_causal: bool,
+) -> tuple[Tensor, Tensor]:
+    """Compute `rows.exponential_backward` by torch, so that it has a gradient itself."""
+    passes = scores != -torch.inf
+    if mask is not None:
+        passes = passes & mask
+    if is_causal:
+        queries, keys = scores.shape[-2:]
+        passes = passes & torch.ones(queries, keys, dtype=torch.bool, device=scores.device).tril(keys - queries)
+    exponent = scores.float() - (offset.float()[:, None, None] if offset.ndim else offset.float())
+    passes = passes & (exponent <= rows.log_limit(limit, base))
+    log_base = math.log(base)
+    power = torch.exp(torch.where(passes, exponent, 0.0) * log_base)
+    result = torch.where(passes, power * gradient.float() * log_base, 0.0)
+    return result.to(scores.dtype), result.sum(-1)
+
+
+softmax.register_autograd(_softmax_gradient, setup_context=_keep_probabilities)
+exponential.register_autograd(_exponential_gradient, setup_context=_keep_arguments)
+
+
+class RowCall(NamedTuple):
+    """Softmax of rows by one of these operators: `operator(scores, *arguments, mask)`.
+
+    Attributes:
+        kernel: name of the operator.
+        arguments: what it takes besides scores and mask.
+        differentiable: has it a gradient?
+    """
+
+    kernel: str
+    arguments: tuple[Any, ...] = ()
+    differentiable: bool = True
+
+    @property
+    def operator(self) -> Callable[..., Any]:
+        """The operator."""
+        return OPERATORS[self.kernel]
+
+    @property
+    def dtypes(self) -> Sequence[torch.dtype]:
+        """What the native kernels of rows take."""
+        return tuple(DTYPES)
+
+
+OPERATORS: dict[str, Callable[..., Any]] = {
+    "softmax": softmax,
+    "exponential": exponential,
+    "levels": levels,
+    "topk": topk,
+}

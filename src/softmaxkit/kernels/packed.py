@@ -1,4 +1,4 @@
-"""EXAQ's probabilities packed: 2 or 4 bits for each, and what each level stands for in its row."""
+"""Probabilities that have a few levels, packed: 2 or 4 bits for each, and the probability of each level in its row."""
 
 from __future__ import annotations
 
@@ -33,34 +33,36 @@ class Packed(NamedTuple):
         return self.probabilities.gather(-1, levels.long())
 
 
-def exaq(scores: Tensor, clip: float, exponentials: Sequence[float]) -> Packed:
-    """Return what `rows.exaq` does, packed: a sixteenth or an eighth of float32's memory to write and to read.
+def levels(scores: Tensor, clip: float, exponentials: Sequence[float]) -> Packed:
+    """Return the result of `rows.levels`, packed: a sixteenth or an eighth of float32's memory to write and to read.
 
     Args:
         scores: float32 or bfloat16 on the CPU, (..., keys), finite: no level stands for a masked key.
         clip: the lowest level, negative.
-        exponentials: of the levels; 4, 8 or 16. A module's `native_arguments()` are both.
+        exponentials: of the levels; 4, 8 or 16.
 
     Raises:
-        RuntimeError, TypeError: as `rows.exact`.
+        RuntimeError, TypeError: as `rows.softmax`.
         ValueError: a score is infinite or NaN, or another number of levels.
     """
     check_levels(clip, exponentials)
     kernels = kernels_for(scores)
     if scores.ndim < 1:
         raise ValueError("scores are (..., keys)")
-    given = scores.contiguous()
-    *outer, keys = given.shape
-    levels = len(exponentials)
-    codes = torch.empty(*outer, -(-keys * _bits(levels) // 8), dtype=torch.uint8, device="cpu")
-    probabilities = torch.zeros(*outer, levels, dtype=torch.float32, device="cpu")
-    told = torch.ones(outer, dtype=torch.bool, device="cpu")
-    if given.numel():
-        kernel = getattr(kernels, f"exaq_packed_{DTYPES[given.dtype]}")
-        pointers = (tensor.data_ptr() for tensor in (given, codes, probabilities, told))
-        kernel(*pointers, told.numel(), keys, torch.get_num_threads(), clip, list(exponentials))
-    if not told.all():
-        raise ValueError("a score is infinite or NaN, for which packed codes have no level; rows.exaq takes such rows")
+    source = scores.contiguous()
+    *outer, keys = source.shape
+    count = len(exponentials)
+    codes = torch.empty(*outer, -(-keys * _bits(count) // 8), dtype=torch.uint8, device="cpu")
+    probabilities = torch.zeros(*outer, count, dtype=torch.float32, device="cpu")
+    is_finite = torch.ones(outer, dtype=torch.bool, device="cpu")
+    if source.numel():
+        kernel = getattr(kernels, f"levels_packed_{DTYPES[source.dtype]}")
+        pointers = (tensor.data_ptr() for tensor in (source, codes, probabilities, is_finite))
+        kernel(*pointers, is_finite.numel(), keys, torch.get_num_threads(), clip, list(exponentials))
+    if not is_finite.all():
+        raise ValueError(
+            "a score is infinite or NaN, for which packed codes have no level; rows.levels accepts such rows"
+        )
     return Packed(codes, probabilities, keys)
 
 

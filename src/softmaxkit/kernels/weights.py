@@ -1,4 +1,4 @@
-"""Tables of 8-bit weights for attention: what a score's distance from its row's largest counts."""
+"""Tables of 8-bit weights for attention: the weight of a score by its distance from its row's largest."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ CODES = 128
 RESOLUTIONS = 8
 """Tables of ever coarser distances, for rows whose scores are spread too widely for the finest."""
 VARIANTS = 16
-"""Roundings of a table, of which consecutive panels of 64 keys take one each."""
+"""Variants of a table, each with another rounding: consecutive panels of 64 keys have one each."""
 LARGEST = 255
 """Largest weight."""
 LEVEL_ERROR = 0.05
-"""Relative error of EXAQ's smallest weights above which they take two bytes."""
-CONSMAX_STEP = 1 / 16
-"""Distance of a score to the next in ConSmax; 127 of them are exp(-7.9)."""
+"""Relative error of the smallest level's weight above which weights have two bytes."""
+EXPONENTIAL_STEP = 1 / 16
+"""Distance of a score to the next for weights that are exponentials; 127 of them are exp(-7.9)."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ class Weights:
 
 
 @lru_cache(maxsize=256)
-def exaq_weights(clip: float, exponentials: tuple[float, ...]) -> Weights:
-    """Return the weights of EXAQ, exp of each level, in one byte if that holds the smallest well enough, or in two."""
+def level_weights(clip: float, exponentials: tuple[float, ...]) -> Weights:
+    """Return the weights of levels, exp of each, in one byte if that holds the smallest well enough, or in two."""
     levels = len(exponentials)
     level = -clip / (levels - 1)
     # Levels end half-way between two: there a distance's code ends too.
@@ -62,20 +62,20 @@ def exaq_weights(clip: float, exponentials: tuple[float, ...]) -> Weights:
 
 
 @lru_cache(maxsize=1)
-def consmax_weights() -> Weights:
-    """Return the weights of ConSmax: exp at distances rounded to `CONSMAX_STEP`."""
-    distances = np.arange(CODES) * CONSMAX_STEP
+def exponential_weights() -> Weights:
+    """Return weights that are exp of distances rounded to `EXPONENTIAL_STEP`."""
+    distances = np.arange(CODES) * EXPONENTIAL_STEP
     exact = []
     for factor in 2.0 ** np.arange(RESOLUTIONS):
-        half = factor * CONSMAX_STEP / 2
-        mean = np.exp(-distances * factor) * math.sinh(half) / half  # over all that is rounded to a distance
+        half = factor * EXPONENTIAL_STEP / 2
+        mean = np.exp(-distances * factor) * math.sinh(half) / half  # over all scores that are rounded to a distance
         mean[0] = 1.0  # the largest score itself
         exact.append(LARGEST * mean)
-    return Weights(CONSMAX_STEP, _tables(exact, 1), LARGEST, False)
+    return Weights(EXPONENTIAL_STEP, _tables(exact, 1), LARGEST, False)
 
 
 def _tables(exact: list[NDArray[np.float64]], planes: int) -> NDArray[np.uint8]:
-    """Round weights, each variant at another place: from the middle outwards, so that few panels are even too."""
+    """Round weights, each variant at another place, from the middle outwards: a few panels average out too."""
     below = [7, 3, 5, 1, 6, 2, 4, 0]
     places = (np.array([[place, VARIANTS - 1 - place] for place in below]).ravel() + 0.5) / VARIANTS
     whole = np.floor(np.stack(exact)[:, None, :] + places[:, None]).astype(np.int64)

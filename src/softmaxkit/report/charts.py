@@ -9,7 +9,7 @@ import plotly.graph_objects as go  # type: ignore[import-untyped, unused-ignore]
 
 from softmaxkit.report.columns import change
 from softmaxkit.report.record import MODES, Variant
-from softmaxkit.report.style import REFERENCE_COLOUR, Colours, axis, base_layout, label
+from softmaxkit.report.style import REFERENCE_COLOUR, axis, base_layout
 
 _LINEAR_PERCENT = 0.1
 _MARKERS = {"float": "circle-open", "integer": "circle"}
@@ -18,7 +18,7 @@ _DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 _POINTS_OF_A_CURVE = 400
 
 
-def loss_change(variants: Sequence[Variant], colours: Colours) -> go.Figure | None:
+def loss_change(variants: Sequence[Variant]) -> go.Figure | None:
     """Draw each variant's change in loss as dots on an axis that is linear near zero and logarithmic far from it."""
     key = "loss_change_percent"
     shown = [variant for variant in variants if any(variant.figure(key, mode) is not None for mode in MODES)]
@@ -28,7 +28,7 @@ def loss_change(variants: Sequence[Variant], colours: Colours) -> go.Figure | No
     figure = go.Figure()
     for variant, height in zip(shown, heights, strict=True):
         changes = {mode: value for mode in MODES if (value := variant.figure(key, mode)) is not None}
-        colour = colours[variant.method]
+        colour = variant.method.colour
         places = [squeezed(value) for value in changes.values()]
         figure.add_scatter(x=places, y=[height] * len(places), mode="lines", line_color=colour, hoverinfo="skip")
         for mode, value in changes.items():
@@ -37,7 +37,7 @@ def loss_change(variants: Sequence[Variant], colours: Colours) -> go.Figure | No
                 y=[height],
                 mode="markers",
                 marker={"symbol": _MARKERS[mode], "size": 11, "color": colour, "line": {"width": 2, "color": colour}},
-                name=f"{label(variant)}, {_MODE_NAMES[mode]}",
+                name=f"{variant.label}, {_MODE_NAMES[mode]}",
                 text=change(value),
                 hovertemplate="%{fullData.name}: %{text}<extra></extra>",
             )
@@ -59,7 +59,7 @@ def loss_change(variants: Sequence[Variant], colours: Colours) -> go.Figure | No
             ),
             yaxis=axis(
                 tickvals=heights,
-                ticktext=[label(variant) for variant in shown],
+                ticktext=[variant.label for variant in shown],
                 range=[heights[-1] - 0.7, heights[0] + 0.7],
                 showgrid=False,
             ),
@@ -68,7 +68,7 @@ def loss_change(variants: Sequence[Variant], colours: Colours) -> go.Figure | No
     return figure
 
 
-def training(variants: Sequence[Variant], colours: Colours) -> go.Figure | None:
+def training(variants: Sequence[Variant]) -> go.Figure | None:
     """Draw each training's smoothed loss as a line and its held-out losses as dots."""
     figure = go.Figure()
     curves_of_method: dict[str, int] = {}
@@ -76,17 +76,17 @@ def training(variants: Sequence[Variant], colours: Colours) -> go.Figure | None:
         for points in (variant.series("training", mode) for mode in MODES):
             if not points:
                 continue
-            curve = curves_of_method.setdefault(variant.method, 0)
-            curves_of_method[variant.method] += 1
-            line = {"color": colours[variant.method], "width": 1.8, "dash": _DASHES[curve % len(_DASHES)]}
-            shared = {"name": label(variant), "legendgroup": label(variant), "hovertemplate": _TRAINING_HOVER}
+            curve = curves_of_method.setdefault(variant.method.name, 0)
+            curves_of_method[variant.method.name] += 1
+            line = {"color": variant.method.colour, "width": 1.8, "dash": _DASHES[curve % len(_DASHES)]}
+            shared = {"name": variant.label, "legendgroup": variant.label, "hovertemplate": _TRAINING_HOVER}
             steps, losses = smoothed(points.get("step", ()), points.get("loss_nats", ()))
             figure.add_scatter(x=steps, y=losses, mode="lines", line=line, **shared)
             figure.add_scatter(
                 x=points.get("held_out_step", []),
                 y=points.get("held_out_loss_nats", []),
                 mode="markers",
-                marker={"color": colours[variant.method], "size": 7},
+                marker={"color": variant.method.colour, "size": 7},
                 showlegend=not losses,
                 **shared,
             )

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from softmaxkit.report.columns import number
-from softmaxkit.report.record import REFERENCE, Variant
+from softmaxkit.report.record import Variant
 
 _MODE_NAMES = {"integer": "exact integers", "float": "floating point"}
 _loss = number(",.4f")
@@ -32,7 +32,7 @@ def finding(variants: Sequence[Variant]) -> str:
     else:
         start = f"Of {len(ranked)} approximations in {place}, {_name(variant)} has the lowest loss:"
     sentence = f"{start} {_loss(variant.figure('loss_nats', mode))} nats"
-    lowest, highest = (one.figure("loss_change_percent", mode) for one in (variant, ranked[-1]))
+    lowest, highest = (end.figure("loss_change_percent", mode) for end in (variant, ranked[-1]))
     if lowest is not None:
         sentence += f", {_difference(lowest)} exact softmax in floating point"
         if len(ranked) > 1 and highest is not None:
@@ -42,13 +42,14 @@ def finding(variants: Sequence[Variant]) -> str:
 
 def _approximations(variants: Sequence[Variant], mode: str) -> list[Variant]:
     """Return the approximations with a loss in this mode, lowest loss first."""
-    losses = [(variant.figure("loss_nats", mode), variant) for variant in variants if variant.method != REFERENCE]
+    losses = [(variant.figure("loss_nats", mode), variant) for variant in variants if not variant.method.is_baseline]
     measured = [(loss, variant) for loss, variant in losses if loss is not None]
     return [variant for _, variant in sorted(measured, key=lambda pair: pair[0])]
 
 
 def _name(variant: Variant) -> str:
-    return f"{variant.title} ({variant.name})" if variant.name else variant.title
+    title = variant.method.title
+    return f"{title} ({variant.name})" if variant.name else title
 
 
 def _difference(percent: float) -> str:

@@ -1,4 +1,4 @@
-"""The page itself: what the template is given."""
+"""The page of a comparison: what its template is filled with."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,9 +11,8 @@ from plotly.offline import get_plotlyjs  # type: ignore[import-untyped, unused-i
 from softmaxkit.report import charts, panels, provenance
 from softmaxkit.report.columns import cells, shown
 from softmaxkit.report.finding import best, finding
-from softmaxkit.report.papers import HEADINGS, against_papers
+from softmaxkit.report.papers import HEADINGS, against_papers, sources
 from softmaxkit.report.record import MODES, read_variants
-from softmaxkit.report.style import method_colours
 from softmaxkit.report.trade_off import trade_off
 
 
@@ -30,15 +29,14 @@ def render(record: Mapping[str, Any]) -> str:
         ValueError: the record has another schema or no results, or a result has no method or mode.
     """
     variants = read_variants(record)
-    colours = method_colours(variants)
     columns = shown(variants)
     chosen = best(variants)
     figures = {
-        "trade_off": trade_off(variants, colours),
-        "loss_change": charts.loss_change(variants, colours),
-        "training": charts.training(variants, colours),
-        "function": panels.function(variants, colours),
-        "error": panels.error(variants, colours),
+        "trade_off": trade_off(variants),
+        "loss_change": charts.loss_change(variants),
+        "training": charts.training(variants),
+        "function": panels.function(variants),
+        "error": panels.error(variants),
     }
     page = templates().get_template("page.html.j2")
     return page.render(
@@ -48,9 +46,9 @@ def render(record: Mapping[str, Any]) -> str:
         modes=MODES,
         rows=[(variant, cells(variant, columns)) for variant in variants],
         best=chosen[0] if chosen else None,
-        colours=colours,
         papers=against_papers(variants),
         paper_headings=HEADINGS,
+        paper_sources=sources(variants),
         figures={name: script_json(figure) for name, figure in figures.items() if figure is not None},
         command=provenance.command(record),
         sections=provenance.sections(record),

@@ -7,15 +7,13 @@ from typing import Any
 import plotly.graph_objects as go  # type: ignore[import-untyped, unused-ignore]
 from plotly.subplots import make_subplots  # type: ignore[import-untyped, unused-ignore]
 
-from softmaxkit.report.record import MODES, REFERENCE, Variant
+from softmaxkit.report.record import MODES, Variant
 from softmaxkit.report.style import (
     AXIS_COLOUR,
     DISTRIBUTION_COLOUR,
     REFERENCE_BAND_COLOUR,
-    Colours,
     axis,
     base_layout,
-    label,
 )
 
 Points = Mapping[str, Sequence[float | None]]
@@ -33,7 +31,7 @@ _LINES: Mapping[str, dict[str, Any]] = {
 }
 
 
-def function(variants: Sequence[Variant], colours: Colours) -> go.Figure | None:
+def function(variants: Sequence[Variant]) -> go.Figure | None:
     """Draw the probability that each variant gives as one score is swept, over that of real softmax."""
     panels = _panels(variants, "function")
     if not panels:
@@ -42,10 +40,10 @@ def function(variants: Sequence[Variant], colours: Colours) -> go.Figure | None:
     probabilities: list[float | None] = []
     for variant, place in panels:
         series = _series(variant, "function")
-        exact = series[0][1]
+        swept = series[0][1]
         figure.add_scatter(
-            x=exact.get("score", []),
-            y=exact.get("exact_probability", []),
+            x=swept.get("score", []),
+            y=swept.get("exact_probability", []),
             name="real softmax",
             mode="lines",
             line={"color": REFERENCE_BAND_COLOUR, "width": 6},
@@ -57,7 +55,7 @@ def function(variants: Sequence[Variant], colours: Colours) -> go.Figure | None:
                 y=points.get("probability", []),
                 name=mode,
                 mode="lines",
-                line={**_LINES[mode], "color": colours[variant.method]},
+                line={**_LINES[mode], "color": variant.method.colour},
                 **place,
             )
             probabilities += points.get("probability", [])
@@ -66,7 +64,7 @@ def function(variants: Sequence[Variant], colours: Colours) -> go.Figure | None:
     return figure
 
 
-def error(variants: Sequence[Variant], colours: Colours) -> go.Figure | None:
+def error(variants: Sequence[Variant]) -> go.Figure | None:
     """Draw each variant's error against the distance from the row's maximum, over the distribution of the scores."""
     panels = _panels(variants, "error")
     if not panels:
@@ -90,7 +88,7 @@ def error(variants: Sequence[Variant], colours: Colours) -> go.Figure | None:
                 y=points.get("mean_absolute_error", []),
                 name=mode,
                 mode="lines",
-                line={**_LINES[mode], "color": colours[variant.method], "shape": "linear"},
+                line={**_LINES[mode], "color": variant.method.colour, "shape": "linear"},
                 **place,
                 secondary_y=True,
             )
@@ -103,8 +101,8 @@ def error(variants: Sequence[Variant], colours: Colours) -> go.Figure | None:
 
 
 def _series(variant: Variant, part: str) -> list[tuple[str, Points]]:
-    """Return the modes that have this part; exact softmax in floating point would be compared with itself."""
-    modes = [mode for mode in MODES if (variant.method, mode) != (REFERENCE, "float")]
+    """Return the modes that have this part; the baseline in floating point would be compared with itself."""
+    modes = [mode for mode in MODES if not (variant.method.is_baseline and mode == "float")]
     return [(mode, points) for mode in modes if (points := variant.series(part, mode))]
 
 
@@ -133,7 +131,7 @@ def _grid(panels: Sequence[tuple[Variant, Place]], distribution: bool = False) -
         vertical_spacing=_PANEL_GAP / height if rows > 1 else 0,
     )
     for variant, place in panels:
-        title = {"text": label(variant), "x": 0, "y": 1, "xref": "x domain", "yref": "y domain", "showarrow": False}
+        title = {"text": variant.label, "x": 0, "y": 1, "xref": "x domain", "yref": "y domain", "showarrow": False}
         figure.add_annotation(**title, xanchor="left", yanchor="bottom", yshift=4, **place)
     figure.update_layout(
         base_layout(height=height + _MARGIN["t"] + _MARGIN["b"], margin=_MARGIN, hovermode="x unified")
@@ -176,7 +174,7 @@ def _finish(figure: go.Figure, panels: Sequence[tuple[Variant, Place]], title: s
 
 
 def _log_range(values: Sequence[float | None]) -> list[float] | None:
-    """Return the exponents of ten that enclose the positive values, of them at most six decades from the top."""
+    """Return the exponents of ten that enclose the positive values, at most six decades below the greatest."""
     positive = [math.log10(value) for value in values if value is not None and value > 0]
     if not positive:
         return None

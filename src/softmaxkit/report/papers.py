@@ -1,37 +1,48 @@
 """Published figures beside ours: what the papers say of each unit, and what was measured here."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from softmaxkit.report.columns import number
-from softmaxkit.report.record import Variant
+from softmaxkit.report.record import Variant, finite
+
+PROCESS, TOOLS = "sky130", "open"
+"""Ours are mapped to this process with open tools, so only such figures are comparable."""
 
 
-class Published(NamedTuple):
-    """A unit as the ConSmax paper reports it, with open tools in SkyWater 130 nm (arXiv 2402.10930, table of results).
+class Figure(NamedTuple):
+    """A figure that both sides have.
 
     Attributes:
-        method: of the record.
-        title: the paper's name.
-        area_um2, fmax_mhz, energy_pj: the paper's.
+        name: in the table.
+        paper, ours: its key in published figures and in results.
+        format: how it is written.
+        ratio: what the ratio of two methods is called; empty where none is shown.
     """
 
-    method: str
-    title: str
-    area_um2: float
-    fmax_mhz: float
-    energy_pj: float
+    name: str
+    paper: str
+    ours: str
+    format: Callable[[Any], str]
+    ratio: str = ""
 
 
-PUBLISHED = (
-    Published("consmax", "ConSmax", 15_000, 167, 16.7),
-    Published("softermax", "Softermax", 33_000, 143, 73.5),
-    Published("exact", "softmax (FP16, DesignWare)", 200_000, 88, 255.3),
+FIGURES = (
+    Figure("area", "area_um2", "area_um2", number(",.0f", " µm²"), ratio="area"),
+    Figure("energy of one score", "energy_pj", "energy_pj_per_element", number(",.3g", " pJ"), ratio="energy"),
+    Figure("clock", "fmax_mhz", "fastest_mhz", number(",.0f", " MHz")),
 )
-
 HEADINGS = ("paper", "ours")
-_area, _energy, _clock = number(",.0f", " µm²"), number(",.3g", " pJ"), number(",.0f", " MHz")
 _ratio = number(".3g", "×")
+
+
+class Unit(NamedTuple):
+    """A method's unit in a paper and here: its figures on both sides, by name."""
+
+    title: str
+    source: str
+    paper: Mapping[str, float]
+    ours: Mapping[str, float]
 
 
 class Comparison(NamedTuple):
@@ -42,34 +53,53 @@ class Comparison(NamedTuple):
 
 
 def against_papers(variants: Sequence[Variant]) -> list[Comparison]:
-    """Return the lines of the table; none where no two of the published methods were synthesised for sky130."""
-    measured = {}
-    for each in PUBLISHED:
-        of_method = [v for v in variants if v.method == each.method and not v.name]
-        result = of_method[0].results.get("integer", {}) if of_method else {}
-        if result.get("cells") == "sky130" and "energy_pj_per_element" in result:
-            measured[each.method] = result
-    shown = [each for each in PUBLISHED if each.method in measured]
-    if len(shown) < 2:
+    """Return the lines of the table; none where fewer than two of the published units were synthesised here."""
+    units = _units(variants)
+    if len(units) < 2:
         return []
-    lines = []
-    for each in shown:
-        ours = measured[each.method]
-        lines += [
-            Comparison(f"{each.title}, area", (_area(each.area_um2), _area(ours["area_um2"]))),
-            Comparison(
-                f"{each.title}, energy of one score",
-                (_energy(each.energy_pj), _energy(ours["energy_pj_per_element"])),
-            ),
-            Comparison(f"{each.title}, clock", (_clock(each.fmax_mhz), _clock(ours["fastest_mhz"]))),
-        ]
-    first = shown[0]
-    for each in shown[1:]:
-        for what, figure, key in (
-            ("area", "area_um2", "area_um2"),
-            ("energy", "energy_pj", "energy_pj_per_element"),
-        ):
-            paper = getattr(each, figure) / getattr(first, figure)
-            ratio = measured[each.method][key] / measured[first.method][key]
-            lines.append(Comparison(f"{each.title} over {first.title}, {what}", (_ratio(paper), _ratio(ratio))))
+    lines = [
+        Comparison(
+            f"{unit.title}, {figure.name}",
+            (figure.format(unit.paper[figure.name]), figure.format(unit.ours[figure.name])),
+        )
+        for unit in units
+        for figure in FIGURES
+    ]
+    smallest, *larger = units
+    for unit in larger:
+        for figure in FIGURES:
+            if figure.ratio:
+                paper, ours = (
+                    above[figure.name] / below[figure.name]
+                    for above, below in ((unit.paper, smallest.paper), (unit.ours, smallest.ours))
+                )
+                what = f"{unit.title} over {smallest.title}, {figure.ratio}"
+                lines.append(Comparison(what, (_ratio(paper), _ratio(ours))))
     return lines
+
+
+def sources(variants: Sequence[Variant]) -> str:
+    """Return where the published figures of the table are from."""
+    return "; ".join(dict.fromkeys(unit.source for unit in _units(variants) if unit.source))
+
+
+def _units(variants: Sequence[Variant]) -> list[Unit]:
+    """Return the published units that were synthesised here, the smallest in the papers first."""
+    units = [unit for variant in variants if not variant.name and (unit := _unit(variant))]
+    return sorted(units, key=lambda unit: unit.paper["area"])
+
+
+def _unit(variant: Variant) -> Unit | None:
+    """Return a variant's unit, or None where the paper or the result lacks a figure or has another process."""
+    published = next(
+        (entry for entry in variant.method.published if (entry.get("process"), entry.get("tools")) == (PROCESS, TOOLS)),
+        None,
+    )
+    if published is None or variant.results.get("integer", {}).get("cells") != PROCESS:
+        return None
+    paper = {figure.name: value for figure in FIGURES if (value := finite(published.get(figure.paper)))}
+    ours = {figure.name: value for figure in FIGURES if (value := variant.figure(figure.ours, "integer"))}
+    if len(paper) < len(FIGURES) or len(ours) < len(FIGURES):
+        return None
+    title = str(published.get("title") or variant.method.title)
+    return Unit(title, str(published.get("source") or ""), paper, ours)

@@ -1,14 +1,15 @@
 """Reading a record: what the report takes from it and what it refuses."""
 
+import html
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from softmaxkit.report.methods import Method, read_methods
+
 SCHEMA = 1
 MODES = ("float", "integer")
-REFERENCE = "exact"
-
-_METHOD_NAMES = {"exact": "Exact", "consmax": "ConSmax", "softermax": "Softermax", "exaq": "EXAQ"}
 
 Result = Mapping[str, Any]
 
@@ -16,14 +17,17 @@ Result = Mapping[str, Any]
 class Variant(NamedTuple):
     """One variant of one method, with its result in each mode that was run."""
 
-    method: str
+    method: Method
     name: str
     results: Mapping[str, Result]
 
     @property
-    def title(self) -> str:
-        """The method's name as its authors write it."""
-        return _METHOD_NAMES.get(self.method, self.method)
+    def label(self) -> str:
+        """Title and name as Plotly's markup: the title in bold, long texts shortened."""
+        title, name = (
+            html.escape(textwrap.shorten(text, 40, placeholder="…")) for text in (self.method.title, self.name)
+        )
+        return f"<b>{title}</b> {name}" if name else f"<b>{title}</b>"
 
     def figure(self, key: str, mode: str) -> float | None:
         """Return a figure of one mode, or None where it is absent or not a finite number."""
@@ -48,8 +52,8 @@ def read_variants(record: Mapping[str, Any]) -> list[Variant]:
         raise ValueError(f"a record is a JSON object, but a {type(record).__name__} was given")
     schema = record.get("schema")
     if schema != SCHEMA:
-        given = "no schema" if schema is None else f"schema {schema!r}"
-        raise ValueError(f"the record has {given}, but this report reads schema {SCHEMA}: write the record again")
+        actual = "no schema" if schema is None else f"schema {schema!r}"
+        raise ValueError(f"the record has {actual}, but this report reads schema {SCHEMA}: write the record again")
     results = record.get("results")
     if not isinstance(results, Sequence) or isinstance(results, str) or not results:
         raise ValueError(f"the record's results are {results!r}, but a report needs a list of at least one result")
@@ -63,7 +67,10 @@ def read_variants(record: Mapping[str, Any]) -> list[Variant]:
                 f"result {position} is a second {method!r} {name!r} in mode {mode!r}: each may appear once"
             )
         modes[mode] = result
-    return [Variant(method, name, modes) for method, names in gathered.items() for name, modes in names.items()]
+    methods = read_methods(record, gathered)
+    return [
+        Variant(methods[method], name, modes) for method, names in gathered.items() for name, modes in names.items()
+    ]
 
 
 def _identity(result: object, position: int) -> tuple[str, str, str]:
@@ -71,7 +78,7 @@ def _identity(result: object, position: int) -> tuple[str, str, str]:
         raise ValueError(f"result {position} is a {type(result).__name__}, but each result is a JSON object")
     method, name, mode = result.get("method"), result.get("variant") or "", result.get("mode")
     if not isinstance(method, str) or not method:
-        raise ValueError(f"result {position} has method {method!r}, but a method is a name such as 'exact'")
+        raise ValueError(f"result {position} has method {method!r}, but a method is a name")
     if mode not in MODES:
         raise ValueError(f"result {position} has mode {mode!r}, but a mode is 'float' or 'integer'")
     return method, str(name), str(mode)

@@ -13,6 +13,7 @@ from plotly.offline import get_plotlyjs  # type: ignore[import-untyped, unused-i
 from plotly.subplots import make_subplots  # type: ignore[import-untyped, unused-ignore]
 
 from softmaxkit.report import provenance
+from softmaxkit.report.methods import baseline_name
 from softmaxkit.report.page import script_json, templates
 from softmaxkit.report.style import FURTHER_COLOURS, REFERENCE_COLOUR, axis, base_layout
 
@@ -29,36 +30,38 @@ LINES = ("#0072b2", "#d55e00", "#009e73", *FURTHER_COLOURS, "#000000")
 
 
 def summary(results: Sequence[Result], figure: str) -> list[dict[str, Any]]:
-    """Return a figure of results over their seeds: `method`, `variant`, `mode`, `settings`, `mean`, `spread`, `seeds`.
+    """Summarise a figure over seeds, for every method, variant, mode and settings among the results.
 
-    `spread` is the standard deviation, None of one seed; `diverged` counts the seeds that did.
+    Returns:
+        Dicts of `method`, `variant`, `mode` and `settings`; `mean`; `spread`, the standard deviation, None for a single
+        seed; `seeds`, how many have the figure; `diverged`, how many diverged.
     """
     groups: dict[str, list[Result]] = {}
     for result in results:
         key = repr((result["method"], result["variant"], result["mode"], result["settings"]))
         groups.setdefault(key, []).append(result)
-    found = []
+    summaries = []
     for members in groups.values():
-        values = [each[figure] for each in members if each.get(figure) is not None]
-        found.append(
+        values = [result[figure] for result in members if result.get(figure) is not None]
+        summaries.append(
             {key: members[0][key] for key in ("method", "variant", "mode", "settings")}
             | {
                 "mean": statistics.fmean(values) if values else None,
                 "spread": statistics.stdev(values) if len(values) > 1 else None,
                 "seeds": len(values),
-                "diverged": sum("diverged" in each for each in members),
+                "diverged": sum("diverged" in result for result in members),
             }
         )
-    return found
+    return summaries
 
 
 def shown(value: Mapping[str, Any], digits: int, unit: str = "") -> str:
     """Return a mean and its spread over seeds as text; empty where there is none."""
-    gone = f"{value['diverged']} of {value['diverged'] + value['seeds']} diverged" if value["diverged"] else ""
+    diverged = f"{value['diverged']} of {value['diverged'] + value['seeds']} diverged" if value["diverged"] else ""
     if value["mean"] is None:
-        return gone
+        return diverged
     spread = "" if value["spread"] is None else f" ± {value['spread']:.{digits}f}"
-    return f"{value['mean']:{'+' if unit else ''}.{digits}f}{unit}{spread}" + (f" ({gone})" if gone else "")
+    return f"{value['mean']:{'+' if unit else ''}.{digits}f}{unit}{spread}" + (f" ({diverged})" if diverged else "")
 
 
 def setting(settings: Mapping[str, Any]) -> str:
@@ -80,14 +83,17 @@ def render_study(record: Mapping[str, Any]) -> str:
     ]
     rows = [
         (
-            " ".join(filter(None, (each["method"], each["variant"]))),
-            setting(each["settings"]),
-            each["mode"],
+            _name(group),
+            setting(group["settings"]),
+            group["mode"],
             [shown(column[place], digits, unit) for _, column, digits, unit in columns],
         )
-        for place, each in enumerate(columns[0][1])
+        for place, group in enumerate(columns[0][1])
     ]
-    figures = {"picture": picture(results, inputs.get("picture") or {}), "constants": constants(results)}
+    figures = {
+        "picture": picture(results, inputs.get("picture") or {}, baseline_name(record)),
+        "constants": constants(results),
+    }
     return (
         templates()
         .get_template("study.html.j2")
@@ -105,10 +111,23 @@ def render_study(record: Mapping[str, Any]) -> str:
     )
 
 
-def picture(results: Sequence[Result], asked: Mapping[str, Any]) -> go.Figure | None:
-    """Draw a figure against a setting, or against the step: means over seeds, with their spread; None if not asked."""
-    by_step = asked.get("x") == "step"
-    lines = {} if not asked else _curves(results) if by_step else _against(results, asked["x"], asked["y"])
+def picture(results: Sequence[Result], config: Mapping[str, Any], baseline: str | None = None) -> go.Figure | None:
+    """Draw a figure against a setting or against the training step: means over seeds, with their spread.
+
+    Args:
+        results: those of the record.
+        config: the study's picture: `x`, `y` and, where a paper has such a curve, `published`, its name, with
+            `published_x` and `published_y`.
+        baseline: the method that the others are compared with; None takes that of the first result.
+
+    Returns:
+        The picture; None where the study has none, or nothing to draw.
+    """
+    if not config or not results:
+        return None
+    by_step = config["x"] == "step"
+    baseline = baseline or results[0]["method"]
+    lines = _curves(results, baseline) if by_step else _against(results, config["x"], config["y"], baseline)
     if not lines:
         return None
     figure = go.Figure()
@@ -121,11 +140,11 @@ def picture(results: Sequence[Result], asked: Mapping[str, Any]) -> go.Figure | 
             mode="lines+markers",
             line_color=LINES[place % len(LINES)],
         )
-    if "published" in asked:
+    if "published" in config:
         figure.add_scatter(
-            x=asked["published_x"],
-            y=asked["published_y"],
-            name=asked["published"],
+            x=config["published_x"],
+            y=config["published_y"],
+            name=config["published"],
             mode="lines+markers",
             line={"color": REFERENCE_COLOUR, "dash": "dash"},
         )
@@ -136,22 +155,27 @@ def picture(results: Sequence[Result], asked: Mapping[str, Any]) -> go.Figure | 
             showlegend=True,
             legend={"orientation": "h", "y": 1.12},
             xaxis=axis(
-                title=TITLES.get(asked["x"], setting({asked["x"]: ""})),
+                title=TITLES.get(config["x"], setting({config["x"]: ""})),
                 type="-" if by_step else _axis_type(settings),
                 categoryorder="array",
                 categoryarray=settings,
                 tickvals=settings or None,
             ),
-            yaxis=axis(title=TITLES.get(asked["y"], asked["y"])),
+            yaxis=axis(title=TITLES.get(config["y"], config["y"])),
         )
     )
     return figure
 
 
+def _name(group: Mapping[str, Any]) -> str:
+    """Return method and variant of a result or of a summary."""
+    return " ".join(filter(None, (group["method"], group["variant"])))
+
+
 def _in_order(values: Iterable[Any]) -> list[Any]:
-    """Return what is different: numbers by size, anything else as it comes."""
-    found = list(dict.fromkeys(values))
-    return sorted(found) if all(isinstance(each, int | float) for each in found) else found
+    """Return the distinct values: numbers by size, anything else in order of appearance."""
+    distinct = list(dict.fromkeys(values))
+    return sorted(distinct) if all(isinstance(value, int | float) for value in distinct) else distinct
 
 
 def _axis_type(values: Sequence[Any]) -> str:
@@ -163,30 +187,30 @@ def _axis_type(values: Sequence[Any]) -> str:
     return "-" if not wide else "log" if len(positive) == len(values) else "category"
 
 
-def _against(results: Sequence[Result], x: str, y: str) -> dict[str, list[tuple[Any, float, float | None]]]:
-    """Return points of integer results, by what else tells them apart; those of which a seed diverged are left out.
+def _against(
+    results: Sequence[Result], x: str, y: str, baseline: str
+) -> dict[str, list[tuple[Any, float, float | None]]]:
+    """Return the points of integer results against a setting, a line for every combination of the other settings.
 
-    What has no such setting, but others of its own, stays the same over all.
+    Points where any seed diverged are left out: their mean would be of the lucky seeds alone. A method without this
+    setting, but with settings of its own, is drawn as a level line.
     """
     lines: dict[str, list[tuple[Any, float, float | None]]] = {}
-    settings = _in_order(each["settings"][x] for each in results if x in each["settings"])
-    if "change" in y:  # exact is the line at 0
-        results = [each for each in results if each["method"] != "exact" or _of_spec(each["settings"])]
-    for each in summary(results, y):
-        if each["mean"] is None or each["diverged"] or each["mode"] == "float":
+    x_values = _in_order(result["settings"][x] for result in results if x in result["settings"])
+    if "change" in y:  # the baseline itself is the line at 0
+        results = [result for result in results if result["method"] != baseline or _of_spec(result["settings"])]
+    for group in summary(results, y):
+        settings = group["settings"]
+        if group["mean"] is None or group["diverged"] or group["mode"] == "float":
             continue
-        own = {key: value for key, value in _of_spec(each["settings"]).items() if key != x}
-        if x not in each["settings"] and not own:
+        own = {key: value for key, value in _of_spec(settings).items() if key != x}
+        if x not in settings and not own:
             continue
-        others = {key: value for key, value in each["settings"].items() if key != x and key not in own}
-        name = (
-            each["method"]
-            if x.startswith("spec.") or own
-            else " ".join(filter(None, (each["method"], each["variant"])))
-        )
-        told = setting({**others, **own})
-        places = [each["settings"][x]] if x in each["settings"] else settings
-        lines.setdefault(f"{name} {told}".strip(), []).extend((place, each["mean"], each["spread"]) for place in places)
+        others = {key: value for key, value in settings.items() if key != x and key not in own}
+        # The variant says what the spec's settings say; it is needed only where those do not vary.
+        name = group["method"] if x.startswith("spec.") or own else _name(group)
+        line = lines.setdefault(f"{name} {setting({**others, **own})}".strip(), [])
+        line.extend((place, group["mean"], group["spread"]) for place in ([settings[x]] if x in settings else x_values))
     return lines
 
 
@@ -195,27 +219,23 @@ def _of_spec(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in settings.items() if key.startswith("spec.")}
 
 
-def _curves(results: Sequence[Result]) -> dict[str, list[tuple[Any, float, float | None]]]:
-    """Return the change in held-out loss against exact softmax at each step that both curves have."""
+def _curves(results: Sequence[Result], baseline: str) -> dict[str, list[tuple[Any, float, float | None]]]:
+    """Return the change in held-out loss against the baseline, trained alike, at each step that both curves have."""
+    trained = [result for result in results if "training" in result.get("series", {})]
     curves: dict[str, dict[float, list[float]]] = {}
-    for result in results:
-        if result["method"] == "exact" or "training" not in result.get("series", {}):
+    for result in trained:
+        if result["method"] == baseline:
             continue
         shared = {key: value for key, value in result["settings"].items() if not key.startswith("spec.")}
-        rivals = [
-            each
-            for each in results
-            if (each["method"], each["seed"], each["settings"]) == ("exact", result["seed"], shared)
-            and "training" in each.get("series", {})
-        ]
-        if not rivals:  # it diverged
+        alike = (baseline, result["seed"], shared)
+        rival = next((other for other in trained if (other["method"], other["seed"], other["settings"]) == alike), None)
+        if rival is None:  # the baseline's own training diverged
             continue
-        exact = rivals[0]
-        base = dict(zip(*(exact["series"]["training"][key] for key in CURVE), strict=True))
+        losses = dict(zip(*(rival["series"]["training"][key] for key in CURVE), strict=True))
         name = f"{result['method']} {setting(result['settings']) or result['variant']}".strip()
         for step, loss in zip(*(result["series"]["training"][key] for key in CURVE), strict=True):
-            if step in base:
-                curves.setdefault(name, {}).setdefault(step, []).append(100 * (loss / base[step] - 1))
+            if step in losses:
+                curves.setdefault(name, {}).setdefault(step, []).append(100 * (loss / losses[step] - 1))
     return {
         name: [
             (step, statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
@@ -230,10 +250,10 @@ CURVE = ("held_out_step", "held_out_loss_nats")
 
 def constants(results: Sequence[Result]) -> go.Figure | None:
     """Draw how the learned constants of the best point move: means over each layer's heads; None if there are none."""
-    moving = [each for each in results if each.get("series", {}).get("training", {}).get("constants")]
+    moving = [result for result in results if result.get("series", {}).get("training", {}).get("constants")]
     if not moving:
         return None
-    best = min(moving, key=lambda each: each["loss_nats"])
+    best = min(moving, key=lambda result: result["loss_nats"])
     series = best["series"]["training"]
     names = list(next(iter(series["constants"][0].values())))
     figure = make_subplots(rows=1, cols=len(names), subplot_titles=[name.removeprefix("log_") for name in names])

@@ -1,17 +1,10 @@
-"""What every chart of the report shares: colours, labels and layout."""
+"""What every chart of the report shares: colours and layout."""
 
-import html
-import textwrap
-from collections.abc import Mapping, Sequence
 from typing import Any
 
-from softmaxkit.report.record import REFERENCE, Variant
-
-Colours = Mapping[str, str]
-
-# Okabe and Ito's colours, which colour-blind readers can tell apart; grey stands for real softmax everywhere.
+# Grey is real softmax in every chart. The further colours, for methods without one of their own, are from the palette
+# of Okabe and Ito, which colour-blind readers can tell apart.
 REFERENCE_COLOUR = "#7d8791"
-_COLOURS = {"consmax": "#0072b2", "softermax": "#d55e00", "exaq": "#009e73"}
 FURTHER_COLOURS = ("#cc79a7", "#e69f00", "#56b4e9")
 
 DISTRIBUTION_COLOUR = "rgba(125, 135, 145, 0.28)"
@@ -20,23 +13,6 @@ GRID_COLOUR = "#e4e7eb"
 AXIS_COLOUR = "#9aa4ae"
 TEXT_COLOUR = "#1d2329"
 FONT_FAMILY = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
-
-
-def method_colours(variants: Sequence[Variant]) -> dict[str, str]:
-    """Return one colour for each method, the same in every report for the methods known by name."""
-    colours = {REFERENCE: REFERENCE_COLOUR, **_COLOURS}
-    unknown = dict.fromkeys(variant.method for variant in variants if variant.method not in colours)
-    colours.update(
-        (method, FURTHER_COLOURS[position % len(FURTHER_COLOURS)]) for position, method in enumerate(unknown)
-    )
-    return colours
-
-
-def label(variant: Variant, separator: str = " ", width: int = 40) -> str:
-    """Return a variant's name as plotly's markup, the method in bold and a long name shortened."""
-    method, name = (html.escape(textwrap.shorten(text, width, placeholder="…")) for text in variant[:2])
-    bold = f"<b>{html.escape(variant.title)}</b>" if variant.title != variant.method else f"<b>{method}</b>"
-    return f"{bold}{separator}{name}" if name else bold
 
 
 def base_layout(height: int, **settings: Any) -> dict[str, Any]:

@@ -8,8 +8,8 @@ import plotly.graph_objects as go  # type: ignore[import-untyped, unused-ignore]
 
 from softmaxkit.report.charts import percent_ticks, squeezed
 from softmaxkit.report.columns import change, number
-from softmaxkit.report.record import REFERENCE, Variant
-from softmaxkit.report.style import AXIS_COLOUR, Colours, axis, base_layout, label
+from softmaxkit.report.record import Variant
+from softmaxkit.report.style import AXIS_COLOUR, axis, base_layout
 
 ENERGY, LOSS = "energy_pj_per_element", "loss_change_percent"
 _energy = number(",.3g", " pJ")
@@ -25,25 +25,25 @@ class Point(NamedTuple):
 
 
 def points(variants: Sequence[Variant]) -> list[Point]:
-    """Return the points of those variants whose hardware was synthesised."""
-    found = []
+    """Return the points of the variants whose hardware was synthesised."""
+    synthesised = []
     for variant in variants:
         energy, loss = variant.figure(ENERGY, "integer"), variant.figure(LOSS, "integer")
         if energy is not None and loss is not None and energy > 0:
-            found.append(Point(variant, energy, loss))
-    return found
+            synthesised.append(Point(variant, energy, loss))
+    return synthesised
 
 
-def pareto_front(given: Sequence[Point]) -> list[Point]:
-    """Return the points than which none has both less energy and less loss, by rising energy."""
+def pareto_front(candidates: Sequence[Point]) -> list[Point]:
+    """Return the points of the Pareto front: by rising energy, and with less loss than all before them."""
     front: list[Point] = []
-    for point in sorted(given, key=lambda each: (each.energy, each.loss)):
+    for point in sorted(candidates, key=lambda point: (point.energy, point.loss)):
         if not front or point.loss < front[-1].loss:
             front.append(point)
     return front
 
 
-def trade_off(variants: Sequence[Variant], colours: Colours) -> go.Figure | None:
+def trade_off(variants: Sequence[Variant]) -> go.Figure | None:
     """Draw each variant's change in loss against the energy of its unit."""
     shown = points(variants)
     if len(shown) < 2:
@@ -51,33 +51,33 @@ def trade_off(variants: Sequence[Variant], colours: Colours) -> go.Figure | None
     figure = go.Figure()
     front = pareto_front(shown)
     figure.add_scatter(
-        x=[each.energy for each in front],
-        y=[squeezed(each.loss) for each in front],
+        x=[point.energy for point in front],
+        y=[squeezed(point.loss) for point in front],
         mode="lines",
         line={"color": AXIS_COLOUR, "width": 1.5, "shape": "hv"},
         hoverinfo="skip",
     )
     for point in shown:
-        colour, place = colours[point.variant.method], squeezed(point.loss)
+        colour, place = point.variant.method.colour, squeezed(point.loss)
         figure.add_scatter(
             x=[point.energy],
             y=[place],
             mode="markers",
             marker={"symbol": "circle", "size": 12, "color": colour},
-            name=label(point.variant),
+            name=point.variant.label,
             text=f"{change(point.loss)}, {_energy(point.energy)}",
             hovertemplate="%{fullData.name}: %{text}<extra></extra>",
         )
-    for point in _named(shown, front):
+    for point in _labelled(shown, front):
         figure.add_annotation(
             x=log10(point.energy),
             y=squeezed(point.loss),
-            text=label(point.variant),
+            text=point.variant.label,
             showarrow=False,
             xanchor="left",
             xshift=10,
             yshift=11,
-            font={"size": 11, "color": colours[point.variant.method]},
+            font={"size": 11, "color": point.variant.method.colour},
         )
     losses = [point.loss for point in shown]
     ticks = percent_ticks(min(losses), max(losses))
@@ -100,7 +100,7 @@ def trade_off(variants: Sequence[Variant], colours: Colours) -> go.Figure | None
     return figure
 
 
-def _named(shown: Sequence[Point], front: Sequence[Point]) -> list[Point]:
-    """Return the points that get a name: the front, the reference, and the best of each method."""
-    best = {point.variant.method: point for point in sorted(shown, key=lambda each: -each.loss)}
-    return [each for each in shown if each in front or each in best.values() or each.variant.method == REFERENCE]
+def _labelled(shown: Sequence[Point], front: Sequence[Point]) -> list[Point]:
+    """Return the points that get a label: the front, the baseline, and the best of each method."""
+    best = {point.variant.method.name: point for point in sorted(shown, key=lambda point: -point.loss)}
+    return [point for point in shown if point in front or point in best.values() or point.variant.method.is_baseline]

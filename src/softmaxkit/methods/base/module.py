@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from softmaxkit.kernels.attention import AttentionCall
-from softmaxkit.kernels.backends import Choice, RowCall, only_torch, pick
+from softmaxkit.kernels.backends import Choice, only_torch, pick
 from softmaxkit.kernels.integers import IntegerCall
+from softmaxkit.kernels.operators import RowCall
 from softmaxkit.methods.base.constants import Constants
 from softmaxkit.methods.base.rows import attended_keys, check_attended
 from softmaxkit.methods.base.spec import Spec
@@ -184,7 +185,8 @@ class SoftmaxModule(nn.Module, ABC):
             return result.to(scores.dtype)
         call, choice = self.choose(scores)
         if call is not None and choice.native:
-            return call.operator(scores, *call.arguments, mask)
+            probabilities: Tensor = call.operator(scores, *call.arguments, mask)
+            return probabilities
         attended = attended_keys(scores, mask)
         return self.float_forward(_filled(_wide(scores), attended), attended).to(scores.dtype)
 

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from softmaxkit.kernels import operators
 from softmaxkit.kernels.attention import AttentionCall
-from softmaxkit.kernels.backends import RowCall
 from softmaxkit.kernels.integers import IntegerCall
+from softmaxkit.kernels.operators import RowCall
 from softmaxkit.methods.base.constants import Constants
 from softmaxkit.methods.base.module import SoftmaxModule
 from softmaxkit.methods.consmax.calibrate import ConSmaxCalibrator, DenominatorCalibrator
@@ -93,7 +92,7 @@ class ConSmaxModule(SoftmaxModule):
 
     def row_call(self, device: torch.device) -> RowCall | None:
         """Return the kernel of the exponential; None on the way from exact softmax, which has none."""
-        return None if self.homotopy < 1 else RowCall(operators.exponential, (self.offset, self.spec.ceiling, math.e))
+        return None if self.homotopy < 1 else RowCall("exponential", (self.offset, self.spec.ceiling, math.e))
 
     def attention_call(self) -> AttentionCall | None:
         """Return attention of exponentials without a sum; None on the way from exact softmax."""

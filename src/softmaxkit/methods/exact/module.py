@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from softmaxkit.kernels import operators
-from softmaxkit.kernels.backends import RowCall
 from softmaxkit.kernels.integers import IntegerCall
+from softmaxkit.kernels.operators import RowCall
 from softmaxkit.methods.base.module import SoftmaxModule
 from softmaxkit.methods.base.rows import masked_softmax
 from softmaxkit.methods.exact.kernels import integer_call
@@ -38,7 +37,7 @@ class ExactModule(SoftmaxModule):
 
     def row_call(self, device: torch.device) -> RowCall:
         """Return softmax's kernel."""
-        return RowCall(operators.softmax)
+        return RowCall("softmax")
 
     def integer_call(self, constants: Any) -> IntegerCall:
         """Return the kernel of the small float's integers."""

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from softmaxkit.kernels import operators
 from softmaxkit.kernels.attention import AttentionCall
-from softmaxkit.kernels.backends import RowCall
 from softmaxkit.kernels.integers import IntegerCall
+from softmaxkit.kernels.operators import RowCall
 from softmaxkit.methods.base.module import SoftmaxModule
 from softmaxkit.methods.base.rows import masked_softmax
 from softmaxkit.methods.exaq.calibrate import ExaqCalibrator
@@ -71,7 +70,7 @@ class ExaqModule(SoftmaxModule):
     def row_call(self, device: torch.device) -> RowCall:
         """Return the kernel of even levels, with the clip and the levels' exponentials."""
         clip = self.spec.required_clip(self.calibration)
-        return RowCall(operators.levels, (clip, self.spec.exponentials(clip)), differentiable=False)
+        return RowCall("levels", (clip, self.spec.exponentials(clip)), differentiable=False)
 
     def attention_call(self) -> AttentionCall:
         """Return attention whose scores take even levels."""

@@ -1,8 +1,14 @@
 // Softermax in integers: powers of two from a table, a running sum over slices, a reciprocal.
-#pragma once
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/vector.h>
 
 #include "integer_arithmetic.hpp"
 #include "integer_rows.hpp"
+#include "registry.hpp"
+
+namespace softmaxkit {
+
+namespace {
 
 struct IntegerSoftermax {
     ScoreCodes codes;
@@ -11,10 +17,10 @@ struct IntegerSoftermax {
     const int32_t* powers;  // the 0 of masked scores; then by code less whole maximum, from `least_difference` on
     int32_t least_difference;
     int64_t slice_width;
-    int sum_places;  // what powers have more fraction bits than their sum
+    int sum_places;  // fraction bits that powers have more than their sum
     int64_t sum_limit;
     Reciprocal reciprocal;
-    int64_t places;  // what a product has more fraction bits than the output, the reciprocal's exponent apart
+    int64_t places;  // fraction bits that a product has more than the output, the reciprocal's exponent apart
     int64_t limit;   // largest output code
     double step;     // of the output
 };
@@ -26,8 +32,8 @@ public:
     IntegerSoftermaxRow(const IntegerSoftermax& tables, int64_t count)
         : tables_(tables), width_(std::min(tables.slice_width, count)), codes_(count), powers_(count), wholes_(count) {}
 
-    void operator()(const float* scores, bool nan, int64_t keys, float* to, int64_t) {
-        if (nan) return fill_nan(to, keys);
+    void operator()(const float* scores, bool invalid, int64_t keys, float* to, int64_t) {
+        if (invalid) return fill_invalid(Scores<float, false>{scores, nullptr}, to, keys);
         if (tables_.codes.encode(scores, codes_.data(), padded(keys)) == masked_code) return fill_zero(to, keys);
         int64_t sum = 0, whole = tables_.codes.lowest >> tables_.fraction_bits;
         for (int64_t first = 0, slice = 0; first < keys; first += width_, ++slice) {
@@ -81,3 +87,26 @@ private:
     int64_t width_;
     std::vector<int32_t> codes_, powers_, wholes_;
 };
+
+void run(uintptr_t from, uintptr_t to, uintptr_t mask, const Layout& layout, int threads, const IntegerSoftermax& tables,
+         bool narrow) {
+    (narrow ? run_integer_rows<IntegerSoftermaxRow<uint32_t>, IntegerSoftermax>
+            : run_integer_rows<IntegerSoftermaxRow<uint64_t>, IntegerSoftermax>)(from, to, mask, layout, threads, tables);
+}
+
+const Registration registration([](nanobind::module_& m) {
+    nanobind::class_<IntegerSoftermax>(m, "IntegerSoftermax")
+        .def("__init__", [](IntegerSoftermax* self, double scale, int32_t lowest, int32_t highest, int fraction_bits,
+                            bool ceil, bool nearest, uintptr_t powers, int32_t least_difference, int64_t slice_width,
+                            int sum_places, int64_t sum_limit, const Reciprocal& reciprocal, int64_t places,
+                            int64_t limit, double step) {
+            new (self) IntegerSoftermax{{scale, lowest, highest}, fraction_bits, ceil, nearest,
+                                        pointer<int32_t>(powers), least_difference, slice_width, sum_places, sum_limit,
+                                        reciprocal, places, limit, step};
+        });
+    m.def("integer_softermax_float32", &run, nanobind::call_guard<nanobind::gil_scoped_release>());
+});
+
+}  // namespace
+
+}  // namespace softmaxkit

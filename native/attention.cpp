@@ -1,14 +1,14 @@
-// Attention as Python calls it: pointers and a shape in, the result where the caller wants it. Python checks what is
-// given.
+// Attention as Python calls it: pointers and a shape in, the result where the caller wants it. Python checks the
+// arguments.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/array.h>
 #include <nanobind/stl/vector.h>
 
 #include "attention.hpp"
 #include "decode.hpp"
-#include "modules.hpp"
+#include "registry.hpp"
 
-namespace nb = nanobind;
+namespace softmaxkit {
 
 namespace {
 
@@ -31,30 +31,32 @@ bool decode(const Shape& shape, const Normalisation& how, double scale, uintptr_
         .run(threads);
 }
 
-}  // namespace
-
-void bind_attention(nb::module_& m) {
+const Registration registration([](nanobind::module_& m) {
     using Strides = std::array<int64_t, 3>;
-    nb::class_<Shape>(m, "AttentionShape")
-        .def("__init__", [](Shape* to, std::array<int64_t, 7> sizes, Strides query, Strides key, Strides value,
+    nanobind::class_<Shape>(m, "AttentionShape")
+        .def("__init__", [](Shape* self, std::array<int64_t, 7> sizes, Strides query, Strides key, Strides value,
                             Strides result, std::array<int64_t, 4> mask, int64_t step, bool masked, bool causal) {
-            new (to) Shape{sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], sizes[5], sizes[6],
+            new (self) Shape{sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], sizes[5], sizes[6],
                            query, key, value, result, mask, step, masked, causal};
         });
-    nb::class_<Weights>(m, "AttentionWeights")
-        .def("__init__", [](Weights* to, double step, int resolutions, int planes, uintptr_t tables, bool normalised,
+    nanobind::class_<Weights>(m, "AttentionWeights")
+        .def("__init__", [](Weights* self, double step, int resolutions, int planes, uintptr_t tables, bool normalised,
                             uintptr_t offsets, double limit, double one) {
-            new (to) Weights{step, resolutions, planes, reinterpret_cast<const uint8_t*>(tables), normalised,
+            new (self) Weights{step, resolutions, planes, reinterpret_cast<const uint8_t*>(tables), normalised,
                              reinterpret_cast<const float*>(offsets), limit, one};
         });
-    nb::class_<Normalisation>(m, "Normalisation")
-        .def("__init__", [](Normalisation* to, float clip, const std::vector<float>& exponentials,
+    nanobind::class_<Normalisation>(m, "Normalisation")
+        .def("__init__", [](Normalisation* self, float clip, const std::vector<float>& exponentials,
                             uintptr_t offsets, float limit) {
-            new (to) Normalisation{Levels(clip, exponentials), reinterpret_cast<const float*>(offsets), limit};
+            new (self) Normalisation{Levels(clip, exponentials), reinterpret_cast<const float*>(offsets), limit};
         });
-    m.def("attend_float32", &attend<float>, nb::call_guard<nb::gil_scoped_release>());
-    m.def("attend_bfloat16", &attend<bfloat16>, nb::call_guard<nb::gil_scoped_release>());
-    m.def("decode_float32", &decode<float>, nb::call_guard<nb::gil_scoped_release>());
-    m.def("decode_bfloat16", &decode<bfloat16>, nb::call_guard<nb::gil_scoped_release>());
-    m.def("decode_int8", &decode<int8_t>, nb::call_guard<nb::gil_scoped_release>());
-}
+    m.def("attend_float32", &attend<float>, nanobind::call_guard<nanobind::gil_scoped_release>());
+    m.def("attend_bfloat16", &attend<bfloat16>, nanobind::call_guard<nanobind::gil_scoped_release>());
+    m.def("decode_float32", &decode<float>, nanobind::call_guard<nanobind::gil_scoped_release>());
+    m.def("decode_bfloat16", &decode<bfloat16>, nanobind::call_guard<nanobind::gil_scoped_release>());
+    m.def("decode_int8", &decode<int8_t>, nanobind::call_guard<nanobind::gil_scoped_release>());
+});
+
+}  // namespace
+
+}  // namespace softmaxkit

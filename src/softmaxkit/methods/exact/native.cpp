@@ -1,22 +1,27 @@
 // Exact softmax in a small float: exponentials, whole numbers of its finest step, from a table by the rounded distance
 // to the maximum; their exact sum; a reciprocal.
-#pragma once
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/vector.h>
 
 #include "integer_arithmetic.hpp"
 #include "integer_rows.hpp"
+#include "registry.hpp"
 
-// The exponentials of what is below the maximum: of 0, then of all numbers of the format from `smallest` to `farthest`.
+namespace softmaxkit {
+
+namespace {
+
+// The exponentials of distances below the maximum: of 0, then of all numbers of the format from `smallest` to `farthest`.
 struct Exponentials {
     int mantissa_bits;
-    double smallest, farthest;    // the exponential of `farthest` and what is beyond is 0
+    double smallest, farthest;    // the exponential is 0 from `farthest` on
     const int32_t* values;        // whole numbers of the format's finest step
     const int32_t* significands;  // of the same: significand * 2^-(mantissa bits + 1 + shift)
     const int32_t* shifts;
 
     // The place in the tables of a distance, rounded to the format.
     int32_t place(double distance) const {
-        const int32_t found = rounded(distance < farthest ? distance : farthest) - rounded(smallest) + 1;
-        return std::max(found, 0);
+        return std::max(rounded(distance < farthest ? distance : farthest) - rounded(smallest) + 1, 0);
     }
 
 private:
@@ -39,8 +44,8 @@ class IntegerExactRow {
 public:
     IntegerExactRow(const IntegerExact& tables, int64_t count) : tables_(tables), codes_(count), powers_(count) {}
 
-    void operator()(const float* scores, bool nan, int64_t keys, float* __restrict to, int64_t) {
-        if (nan) return fill_nan(to, keys);
+    void operator()(const float* scores, bool invalid, int64_t keys, float* __restrict to, int64_t) {
+        if (invalid) return fill_invalid(Scores<float, false>{scores, nullptr}, to, keys);
         const int32_t maximum = encode(scores, padded(keys));
         if (maximum == masked) return fill_zero(to, keys);
         const int64_t online = tables_.slice_width > 0 ? online_sum(keys) : 0;
@@ -110,3 +115,25 @@ private:
     const IntegerExact& tables_;
     std::vector<int32_t> codes_, powers_;
 };
+
+void run(uintptr_t from, uintptr_t to, uintptr_t mask, const Layout& layout, int threads, const IntegerExact& tables) {
+    const bool narrow = 2 * (tables.exponentials.mantissa_bits + 1) <= std::numeric_limits<float>::digits;
+    (narrow ? run_integer_rows<IntegerExactRow<float>, IntegerExact>
+            : run_integer_rows<IntegerExactRow<double>, IntegerExact>)(from, to, mask, layout, threads, tables);
+}
+
+const Registration registration([](nanobind::module_& m) {
+    nanobind::class_<IntegerExact>(m, "IntegerExact")
+        .def("__init__", [](IntegerExact* self, int mantissa_bits, double smallest, double farthest, double largest,
+                            uintptr_t values, uintptr_t significands, uintptr_t shifts, int64_t slice_width,
+                            const Reciprocal& reciprocal) {
+            new (self) IntegerExact{{mantissa_bits, smallest, farthest, pointer<int32_t>(values),
+                                     pointer<int32_t>(significands), pointer<int32_t>(shifts)},
+                                    static_cast<float>(largest), slice_width, reciprocal};
+        });
+    m.def("integer_exact_float32", &run, nanobind::call_guard<nanobind::gil_scoped_release>());
+});
+
+}  // namespace
+
+}  // namespace softmaxkit

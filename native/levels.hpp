@@ -1,11 +1,13 @@
-// EXAQ of a row: score - maximum rounded to a few even levels, the sum from a histogram or the levels' exponentials, and
-// one quotient for each level.
+// Softmax of a row whose scores, less their maximum, are rounded to a few even levels: the sum comes from a histogram or
+// the levels' exponentials, and there is one quotient for each level.
 #pragma once
 
 #include <algorithm>
 #include <bit>
 
-#include "exact.hpp"
+#include "reductions.hpp"
+
+namespace softmaxkit {
 
 struct Levels {
     int count = 0;
@@ -18,21 +20,21 @@ struct Levels {
     }
 };
 
-// Added to a level before it is rounded. What the step's own rounding takes a tie off by is lost in it, and so ties are
-// found; the four lowest bits, which tables are read by, stay those of the level.
-constexpr int base = 32;
+// Added to a level before it is rounded. The step's own rounding error is lost in it, so that ties stay ties; the four
+// lowest bits, which address tables, stay those of the level.
+constexpr int level_bias = 32;
 
-// base + the level of score - maximum, not yet whole. NaN stays NaN.
+// level_bias + the level of score - maximum, not yet whole. NaN stays NaN.
 template <int count>
 Vector place_of(const Vector& distance, const Levels& levels) {
-    return larger(Vector(static_cast<float>(base)), distance * levels.per_step + static_cast<float>(base + count - 1));
+    return larger(Vector(static_cast<float>(level_bias)), distance * levels.per_step + static_cast<float>(level_bias + count - 1));
 }
 
 // The level of score - maximum, a whole number; ties go to the even one. NaN stays NaN.
 template <int count>
 Vector level_of(const Vector& distance, const Levels& levels) {
-    constexpr float whole = 12582912.0f;  // 1.5 * 2^23: what is added to it is rounded to a whole number
-    return place_of<count>(distance, levels) + whole - (whole + static_cast<float>(base));
+    constexpr float whole = 12582912.0f;  // 1.5 * 2^23: a number added to it is rounded to a whole one
+    return place_of<count>(distance, levels) + whole - (whole + static_cast<float>(level_bias));
 }
 
 template <int count>
@@ -40,41 +42,42 @@ Vector pick(const Vector& level, const std::array<float, 16>& values) {
 #if defined(__AVX512F__)
     return Vector(_mm512_permutexvar_ps(_mm512_cvtps_epi32(static_cast<__m512>(level)), _mm512_loadu_ps(values.data())));
 #else
-    Vector found = values[0];
-    for (int each = 1; each < count; ++each) stdx::where(level >= static_cast<float>(each), found) = values[each];
-    return found;
+    Vector picked = values[0];
+    for (int index = 1; index < count; ++index) stdx::where(level >= static_cast<float>(index), picked) = values[index];
+    return picked;
 #endif
 }
 
 inline std::array<float, 16> quotients(const std::array<float, 16>& exponentials, float sum) {
-    std::array<float, 16> found;
+    std::array<float, 16> values;
     const float scale = 1.0f / sum;
-    for (int level = 0; level < 16; ++level) found[level] = exponentials[level] * scale;
-    return found;
+    for (int level = 0; level < 16; ++level) values[level] = exponentials[level] * scale;
+    return values;
 }
 
-// A row of which some are masked, infinite or NaN.
+// A row of which some scores are masked, infinite or NaN.
 template <int count, class To, class Row>
-void exaq_careful_row(const Row& scores, To to, int64_t keys, float maximum, const Levels& levels) {
+void levels_careful_row(const Row& scores, To to, int64_t keys, float maximum, const Levels& levels) {
     Chains sums = all_chains(0.0f);
-    const auto power = [&](const Vector& distance, const std::array<float, 16>& values) {
-        Vector found = pick<count>(level_of<count>(distance, levels), values);
-        stdx::where(distance == -infinity, found) = 0.0f;
-        stdx::where(distance != distance, found) = distance;
-        return found;
+    const auto power = [&](const Vector& score, const std::array<float, 16>& values) {
+        const Vector distance = score - maximum;
+        Vector result = pick<count>(level_of<count>(distance, levels), values);
+        stdx::where(score == -infinity, result) = 0.0f;
+        stdx::where(distance != distance, result) = distance;
+        return result;
     };
     sweep(keys, [&](int64_t key, auto chain, auto size) {
-        sums[chain] += power(scores(key, size) - maximum, levels.exponentials);
+        sums[chain] += power(scores(key, size), levels.exponentials);
     });
     const float sum = total(sums);
+    if (sum != sum) return fill_invalid(scores, to, keys);
     const auto values = quotients(levels.exponentials, sum);
-    const Vector nan = sum == sum ? 0.0f : sum;
-    sweep(keys, [&](int64_t key, auto, auto size) { put(to + key, power(scores(key, size) - maximum, values) + nan, size); });
+    sweep(keys, [&](int64_t key, auto, auto size) { put(to + key, power(scores(key, size), values), size); });
 }
 
 #if defined(__AVX512BW__)
 
-// base + the level of each of up to 16 finite scores.
+// level_bias + the level of each of up to 16 finite scores.
 template <int count, class Row, class Size>
 __m512i places_of(const Row& scores, int64_t key, Size size, float maximum, const Levels& levels) {
     return _mm512_cvtps_epi32(static_cast<__m512>(place_of<count>(scores(key, size) - maximum, levels)));
@@ -96,7 +99,7 @@ float finite_sum(const Row& scores, int64_t keys, float maximum, const Levels& l
         if constexpr (count == 4) {
             odd += std::popcount(static_cast<uint64_t>(_mm512_test_epi8_mask(bytes, _mm512_set1_epi8(1))));
             upper += std::popcount(static_cast<uint64_t>(_mm512_test_epi8_mask(bytes, _mm512_set1_epi8(2))));
-            both += std::popcount(static_cast<uint64_t>(_mm512_cmpeq_epi8_mask(bytes, _mm512_set1_epi8(base + 3))));
+            both += std::popcount(static_cast<uint64_t>(_mm512_cmpeq_epi8_mask(bytes, _mm512_set1_epi8(level_bias + 3))));
         } else {
             for (int part = 0; part < 4; ++part) sums += Vector(_mm512_permutexvar_ps(whole[part], table));
         }
@@ -117,7 +120,7 @@ float finite_sum(const Row& scores, int64_t keys, float maximum, const Levels& l
 
 // A row of finite scores.
 template <int count, class To, class Row>
-void exaq_finite_row(const Row& scores, To to, int64_t keys, float maximum, const Levels& levels) {
+void levels_finite_row(const Row& scores, To to, int64_t keys, float maximum, const Levels& levels) {
     uint8_t* places = scratch<uint8_t>(keys + 64);
     const float sum = finite_sum<count>(scores, keys, maximum, levels, [&](int64_t key, __m512i bytes) {
         _mm512_storeu_si512(places + key, bytes);
@@ -142,23 +145,22 @@ void exaq_finite_row(const Row& scores, To to, int64_t keys, float maximum, cons
 
 #endif
 
-// The largest score of a row, and whether all are finite.
-template <class Row>
-std::pair<float, bool> maximum_if_finite(const Row& scores, int64_t keys) {
-    Chains highest = all_chains(-infinity), finite = all_chains(0.0f);  // 0 times what is not finite is NaN
-    sweep(keys, [&](int64_t key, auto chain, auto size) {
-        highest[chain] = larger(scores(key, size), highest[chain]);
-        finite[chain] += scores(key, size, 0.0f) * 0.0f;
-    });
-    return {largest(highest), stdx::all_of((finite[0] + finite[1]) + (finite[2] + finite[3]) == 0.0f)};
-}
-
 template <int count, class To, class Row>
-void exaq_row(const Row& scores, To to, int64_t keys, const Levels& levels) {
+void levels_row(const Row& scores, To to, int64_t keys, const Levels& levels) {
     const auto [maximum, finite] = maximum_if_finite(scores, keys);
     if (is_empty(scores, keys, maximum)) return fill_zero(to, keys);
 #if defined(__AVX512BW__)
-    if (finite) return exaq_finite_row<count>(scores, to, keys, maximum, levels);
+    if (finite) return levels_finite_row<count>(scores, to, keys, maximum, levels);
 #endif
-    exaq_careful_row<count>(scores, to, keys, maximum, levels);
+    levels_careful_row<count>(scores, to, keys, maximum, levels);
 }
+
+// Calls body(count) with the number of levels as a constant.
+template <class Body>
+void with_count(const Levels& levels, const Body& body) {
+    if (levels.count == 4) body(std::integral_constant<int, 4>{});
+    if (levels.count == 8) body(std::integral_constant<int, 8>{});
+    if (levels.count == 16) body(std::integral_constant<int, 16>{});
+}
+
+}  // namespace softmaxkit

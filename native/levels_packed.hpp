@@ -1,7 +1,9 @@
-// EXAQ of a row as codes, two or four in a byte, and the probability of each level: an eighth or less of the memory.
+// The levels of a row as codes, two or four in a byte, and the probability of each level: an eighth or less of the memory.
 #pragma once
 
-#include "exaq.hpp"
+#include "levels.hpp"
+
+namespace softmaxkit {
 
 template <int count>
 constexpr int codes_in_byte = count == 4 ? 4 : 2;
@@ -12,8 +14,8 @@ void pack(const uint8_t* places, int64_t keys, uint8_t* to) {
     constexpr int in_byte = codes_in_byte<count>, bits = 8 / in_byte;
     for (int64_t key = 0; key < keys; key += in_byte) {
         int byte = 0;
-        for (int64_t each = key; each < std::min(keys, key + in_byte); ++each) {
-            byte |= (places[each] & (count - 1)) << bits * (each - key);
+        for (int64_t index = key; index < std::min(keys, key + in_byte); ++index) {
+            byte |= (places[index] & (count - 1)) << bits * (index - key);
         }
         to[key / in_byte] = static_cast<uint8_t>(byte);
     }
@@ -41,7 +43,7 @@ void pack_64(__m512i places, uint8_t* to) {
 
 // Writes the codes and `count` probabilities; false, and neither, where a score is infinite or NaN.
 template <int count, class Row>
-bool exaq_packed_row(const Row& scores, uint8_t* codes, float* probabilities, int64_t keys, const Levels& levels) {
+bool levels_packed_row(const Row& scores, uint8_t* codes, float* probabilities, int64_t keys, const Levels& levels) {
     const auto [maximum, finite] = maximum_if_finite(scores, keys);
     if (!finite) return false;
     uint8_t* places = scratch<uint8_t>(keys + width);
@@ -71,3 +73,5 @@ bool exaq_packed_row(const Row& scores, uint8_t* codes, float* probabilities, in
     std::copy_n(values.begin(), count, probabilities);
     return true;
 }
+
+}  // namespace softmaxkit

@@ -1,0 +1,54 @@
+// The clamped exponential as Python calls it; offsets are float32, one or one for each head.
+#include "exponential.hpp"
+
+#include "registry.hpp"
+#include "row_runner.hpp"
+
+namespace softmaxkit {
+
+namespace {
+
+// The exponentials of all heads.
+struct Heads {
+    const float* offsets;
+    bool per_head;
+    float highest, log2_base;
+
+    Exponential of(const Place& place) const { return {offsets[per_head ? place.head : 0], highest, log2_base}; }
+};
+
+template <class T>
+void exponential(uintptr_t from, uintptr_t to, uintptr_t mask, const Layout& layout, int threads, uintptr_t offsets,
+                 bool per_head, float highest, float log2_base) {
+    const Heads heads{reinterpret_cast<const float*>(offsets), per_head, highest, log2_base};
+    run_rows<T>(from, to, mask, layout, threads, [=](const auto& scores, auto result, int64_t keys, const Place& place) {
+        exponential_row(scores, result, keys, heads.of(place));
+    });
+}
+
+// `gradient` lies as the result does; `sums` gets the sum of each row's gradient, float32.
+template <class T>
+void exponential_backward(uintptr_t from, uintptr_t to, uintptr_t mask, const Layout& layout, int threads,
+                          uintptr_t offsets, bool per_head, float highest, float log2_base, uintptr_t gradient,
+                          uintptr_t sums) {
+    const Heads heads{reinterpret_cast<const float*>(offsets), per_head, highest, log2_base};
+    run_rows<T, false>(from, to, mask, layout, threads, [=](const auto& scores, T* result, int64_t keys, const Place& place) {
+        reinterpret_cast<float*>(sums)[place.row] = exponential_backward_row(
+            scores, reinterpret_cast<const T*>(gradient) + place.to, result, keys, heads.of(place));
+    });
+}
+
+template <class T>
+void bind(nanobind::module_& m, const char* type) {
+    define(m, "exponential", type, &exponential<T>);
+    define(m, "exponential_backward", type, &exponential_backward<T>);
+}
+
+const Registration registration([](nanobind::module_& m) {
+    bind<float>(m, "float32");
+    bind<bfloat16>(m, "bfloat16");
+});
+
+}  // namespace
+
+}  // namespace softmaxkit

@@ -1,0 +1,57 @@
+// Softmax over a few levels as Python calls it, written out or packed.
+#include "levels.hpp"
+
+#include <nanobind/stl/vector.h>
+
+#include "levels_packed.hpp"
+#include "registry.hpp"
+#include "row_runner.hpp"
+
+namespace softmaxkit {
+
+namespace {
+
+template <class T>
+void levels(uintptr_t from, uintptr_t to, uintptr_t mask, const Layout& layout, int threads, float clip,
+            const std::vector<float>& exponentials) {
+    const Levels all(clip, exponentials);
+    with_count(all, [&](auto count) {
+        run_rows<T>(from, to, mask, layout, threads, [&](const auto& scores, auto result, int64_t keys, const Place&) {
+            levels_row<count>(scores, result, keys, all);
+        });
+    });
+}
+
+// `codes` has as many bytes a row as its keys fill, `probabilities` one number for each level; `is_finite` says of each
+// row whether it could be done: infinity and NaN have no level.
+template <class T>
+void levels_packed(uintptr_t from, uintptr_t codes, uintptr_t probabilities, uintptr_t is_finite, int64_t rows,
+                   int64_t keys, int threads, float clip, const std::vector<float>& exponentials) {
+    const Levels all(clip, exponentials);
+    with_count(all, [&](auto count) {
+        const int64_t bytes = (keys + codes_in_byte<count> - 1) / codes_in_byte<count>;
+        parallel_for(rows, least_rows(keys), threads, [&](int64_t begin, int64_t end) {
+            for (int64_t row = begin; row < end; ++row) {
+                const Scores<T, false> scores{reinterpret_cast<const T*>(from) + row * keys, nullptr};
+                reinterpret_cast<bool*>(is_finite)[row] =
+                    levels_packed_row<count>(scores, reinterpret_cast<uint8_t*>(codes) + row * bytes,
+                                             reinterpret_cast<float*>(probabilities) + row * count, keys, all);
+            }
+        });
+    });
+}
+
+template <class T>
+void bind(nanobind::module_& m, const char* type) {
+    define(m, "levels", type, &levels<T>);
+    define(m, "levels_packed", type, &levels_packed<T>);
+}
+
+const Registration registration([](nanobind::module_& m) {
+    bind<float>(m, "float32");
+    bind<bfloat16>(m, "bfloat16");
+});
+
+}  // namespace
+
+}  // namespace softmaxkit

@@ -1,0 +1,60 @@
+// What several kernels need of a whole row: its largest score, sums, and what becomes of rows that are empty or invalid.
+#pragma once
+
+#include <utility>
+
+#include "access.hpp"
+
+namespace softmaxkit {
+
+inline Chains all_chains(float value) {
+    Chains values;
+    values.fill(value);
+    return values;
+}
+
+inline float total(const Chains& sums) { return stdx::reduce((sums[0] + sums[1]) + (sums[2] + sums[3])); }
+
+inline float largest(const Chains& highest) {
+    return stdx::hmax(larger(larger(highest[0], highest[1]), larger(highest[2], highest[3])));
+}
+
+// The largest score; NaN is passed over.
+template <class Row>
+float row_maximum(const Row& scores, int64_t keys) {
+    Chains highest = all_chains(-infinity);
+    sweep(keys, [&](int64_t key, auto chain, auto count) { highest[chain] = larger(scores(key, count), highest[chain]); });
+    return largest(highest);
+}
+
+// The largest score of a row, and whether all are finite.
+template <class Row>
+std::pair<float, bool> maximum_if_finite(const Row& scores, int64_t keys) {
+    Chains highest = all_chains(-infinity), finite = all_chains(0.0f);  // 0 times what is not finite is NaN
+    sweep(keys, [&](int64_t key, auto chain, auto size) {
+        highest[chain] = larger(scores(key, size), highest[chain]);
+        finite[chain] += scores(key, size, 0.0f) * 0.0f;
+    });
+    return {largest(highest), stdx::all_of((finite[0] + finite[1]) + (finite[2] + finite[3]) == 0.0f)};
+}
+
+// Whether nothing is attended: all is -infinity, and there is no NaN.
+template <class Row>
+bool is_empty(const Row& scores, int64_t keys, float maximum) {
+    if (maximum != -infinity) return false;
+    bool nan = false;
+    sweep(keys, [&](int64_t key, auto, auto count) { nan = nan || stdx::any_of(scores(key, count) != scores(key, count)); });
+    return !nan;
+}
+
+// The result of a row in which NaN or +infinity is attended: NaN, but 0 for the keys that are masked or at -infinity.
+template <class To, class Row>
+void fill_invalid(const Row& scores, To to, int64_t keys) {
+    sweep(keys, [&](int64_t key, auto, auto count) {
+        Vector result = std::numeric_limits<float>::quiet_NaN();
+        stdx::where(scores(key, count) == -infinity, result) = 0.0f;
+        put(to + key, result, count);
+    });
+}
+
+}  // namespace softmaxkit

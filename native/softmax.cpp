@@ -1,0 +1,41 @@
+// Softmax as Python calls it: pointers and a layout in, the result where the caller wants it. Python checks the arguments.
+#include "softmax.hpp"
+
+#include "registry.hpp"
+#include "row_runner.hpp"
+
+namespace softmaxkit {
+
+namespace {
+
+template <class T>
+void softmax(uintptr_t from, uintptr_t to, uintptr_t mask, const Layout& layout, int threads) {
+    run_rows<T, false>(from, to, mask, layout, threads, [](const auto& scores, T* result, int64_t keys, const Place&) {
+        softmax_row(scores, result, keys);
+    });
+}
+
+template <class T>
+void softmax_backward(uintptr_t probabilities, uintptr_t gradient, uintptr_t to, int64_t rows, int64_t keys, int threads) {
+    parallel_for(rows, least_rows(keys), threads, [=](int64_t begin, int64_t end) {
+        for (int64_t at = begin * keys; at < end * keys; at += keys) {
+            softmax_backward_row(reinterpret_cast<const T*>(probabilities) + at, reinterpret_cast<const T*>(gradient) + at,
+                                 reinterpret_cast<T*>(to) + at, keys);
+        }
+    });
+}
+
+template <class T>
+void bind(nanobind::module_& m, const char* type) {
+    define(m, "softmax", type, &softmax<T>);
+    define(m, "softmax_backward", type, &softmax_backward<T>);
+}
+
+const Registration registration([](nanobind::module_& m) {
+    bind<float>(m, "float32");
+    bind<bfloat16>(m, "bfloat16");
+});
+
+}  // namespace
+
+}  // namespace softmaxkit

@@ -1,0 +1,31 @@
+// Softmax and top-k in one pass, as Python calls it.
+#include "topk.hpp"
+
+#include "registry.hpp"
+#include "row_runner.hpp"
+
+namespace softmaxkit {
+
+namespace {
+
+// `is_done` says of each row whether it could be done.
+template <class T>
+void topk(uintptr_t logits, uintptr_t values, uintptr_t indices, uintptr_t is_done, int64_t rows, int64_t size, int64_t k,
+          int threads) {
+    parallel_for(rows, least_rows(size), threads, [=](int64_t begin, int64_t end) {
+        for (int64_t row = begin; row < end; ++row) {
+            reinterpret_cast<bool*>(is_done)[row] =
+                topk_row(reinterpret_cast<const T*>(logits) + row * size, reinterpret_cast<T*>(values) + row * k,
+                         reinterpret_cast<int64_t*>(indices) + row * k, size, k);
+        }
+    });
+}
+
+const Registration registration([](nanobind::module_& m) {
+    define(m, "topk", "float32", &topk<float>);
+    define(m, "topk", "bfloat16", &topk<bfloat16>);
+});
+
+}  // namespace
+
+}  // namespace softmaxkit

@@ -1,0 +1,75 @@
+"""Golden of exact softmax by its native kernel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from softmaxkit.kernels.integers import IntegerCall, native_reciprocal
+from softmaxkit.methods.exact.golden import exponential, significand_and_shift
+from softmaxkit.tables import Reciprocal
+
+if TYPE_CHECKING:
+    from softmaxkit.methods.exact.spec import Exact
+    from softmaxkit.methods.base.constants import Constants
+
+FARTHEST_BITS = 4
+"""A distance of 2**4 to the maximum and beyond has the exponential 0: below every format's smallest normal, 2**-14."""
+
+
+@dataclass(frozen=True, eq=False)
+class ExactCall(IntegerCall):
+    """Exact softmax in a small float.
+
+    Attributes:
+        mantissa_bits, smallest, largest: of the format.
+        farthest: the distance to the maximum from which on exponentials are 0.
+        exponentials: int32, of the distance 0 and of all numbers of the format from `smallest` to `farthest`, in whole
+            steps of its finest spacing.
+        significands, shifts: int32, the same as `significand * 2**-(mantissa_bits + 1 + shift)`.
+        slice_width: of the online schedule; 0 for three passes.
+        reciprocal: of the sum.
+    """
+
+    name = "exact"
+
+    mantissa_bits: int
+    smallest: float
+    largest: float
+    farthest: float
+    exponentials: Tensor
+    significands: Tensor
+    shifts: Tensor
+    slice_width: int
+    reciprocal: Reciprocal
+
+    def _parameters(self, kernels: ModuleType) -> tuple[Any, ...]:
+        tables = (table.data_ptr() for table in (self.exponentials, self.significands, self.shifts))
+        reciprocal = native_reciprocal(kernels, self.reciprocal)
+        sizes = (self.mantissa_bits, self.smallest, self.farthest, self.largest)
+        return (kernels.IntegerExact(*sizes, *tables, self.slice_width, reciprocal),)
+
+
+def integer_call(spec: Exact, constants: Constants) -> ExactCall:
+    """Tabulate golden's exponentials over every distance to the maximum that the format has."""
+    number = spec.format
+    # Whole numbers of the finest step: 0, then 2**mantissa_bits mantissas for each exponent.
+    place = torch.arange((FARTHEST_BITS - number.min_exponent << number.mantissa_bits) + 1, device="cpu")
+    mantissa = place & ((1 << number.mantissa_bits) - 1) | (1 << number.mantissa_bits)
+    distance = torch.nn.functional.pad(mantissa << (place >> number.mantissa_bits), (1, 0))
+    significands, shifts = significand_and_shift(spec, -distance)
+    return ExactCall(
+        mantissa_bits=number.mantissa_bits,
+        smallest=number.smallest,
+        largest=number.largest,
+        farthest=2.0**FARTHEST_BITS,
+        exponentials=exponential(spec, -distance).int(),
+        significands=significands.int(),
+        shifts=shifts.int(),
+        slice_width=spec.slice_width if spec.schedule == "online" else 0,
+        reciprocal=spec.reciprocal,
+    )

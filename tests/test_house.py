@@ -1,0 +1,75 @@
+"""The rules of the house that a reader relies on: who may ask which method it is, and which way imports point."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from softmaxkit.methods import METHODS
+
+SOURCE = Path(__file__).parents[1] / "src" / "softmaxkit"
+CLASSES = {spec.__name__ for spec in METHODS.values()}
+OUTSIDE = [path for path in sorted(SOURCE.rglob("*.py")) if "methods" not in path.relative_to(SOURCE).parts[:1]]
+EXCEPTIONS: dict[str, str] = {}
+"""Places outside `methods/` that may name a method, as "file:line", with the reason."""
+
+LAYERS = (
+    ("formats", "tables", "masks", "files"),
+    ("blocks", "kernels"),
+    ("methods",),
+    ("attention", "functional", "record", "recipe", "models", "flow", "explanation"),
+    ("studies", "report"),
+    ("cli",),
+)
+"""Imports go downwards: what stands in one line knows only what stands above it, and what stands beside it."""
+
+
+def names_a_method(path: Path) -> list[str]:
+    """Return where a file asks which method it has: classes by name, or the method's name in a string."""
+    places = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        named = (
+            (isinstance(node, ast.Constant) and node.value in METHODS)
+            or (isinstance(node, ast.Name) and node.id in CLASSES)
+            or (isinstance(node, ast.Attribute) and node.attr in CLASSES)
+            or (isinstance(node, ast.ImportFrom) and any(alias.name in CLASSES for alias in node.names))
+        )
+        if named:
+            places.append(f"{path.relative_to(SOURCE)}:{node.lineno}")
+    return places
+
+
+def test_nobody_outside_methods_asks_which_method_it_is() -> None:
+    places = [place for path in OUTSIDE for place in names_a_method(path)]
+    assert not sorted(set(places) - set(EXCEPTIONS))
+
+
+@pytest.mark.parametrize(
+    "text", ["isinstance(spec, Exact)", "spec == softmaxkit.Exact()", "x = {'exaq': 1}", "from softmaxkit import Exaq"]
+)
+def test_the_check_sees_who_asks(tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"{__name__}.SOURCE", tmp_path)
+    (tmp_path / "asks.py").write_text(text)
+    assert names_a_method(tmp_path / "asks.py")
+
+
+def room(name: str) -> int:
+    return next(place for place, rooms in enumerate(LAYERS) if name in rooms)
+
+
+def test_imports_point_one_way() -> None:
+    wrong = []
+    for path in sorted(SOURCE.rglob("*.py")):
+        own = path.relative_to(SOURCE).parts[0].removesuffix(".py")
+        if own.startswith("__"):
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            modules = [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+            modules += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            for module in modules:
+                parts = module.split(".")
+                if parts[0] == "softmaxkit" and len(parts) > 1 and room(parts[1]) > room(own):
+                    wrong.append(f"{path.relative_to(SOURCE)}:{node.lineno} imports {module}")
+    assert not wrong
