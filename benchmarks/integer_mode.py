@@ -38,7 +38,7 @@ CASES: list[tuple[Spec, dict[str, Any]]] = [
 def use_kernels(wanted: bool) -> None:
     """Let integer mode run native kernels, or golden."""
     os.environ["SOFTMAXKIT_KERNELS"] = "" if wanted else "none"
-    kernels.native.cache_clear()
+    kernels.reset()
 
 
 def model_with(spec: Spec, numbers: dict[str, Any], context: int) -> PreTrainedModel:

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_model
-from powers import Powers
 
 import softmaxkit
+from conftest import tiny_model
+from powers import Powers
 from softmaxkit.cli import main
 from softmaxkit.methods import METHODS
 from softmaxkit.report import render

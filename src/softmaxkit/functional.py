@@ -43,6 +43,7 @@ def softmax(
     from softmaxkit.methods.base.module import normalise_with
 
     check_spec(spec)
+    spec.require(parameters)
     if not isinstance(scores, torch.Tensor):
         scores = np.asarray(scores)
         if not np.issubdtype(scores.dtype, np.floating):

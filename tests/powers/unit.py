@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
-from powers.spec import Powers, PowersConstants
 
+from powers.spec import Powers, PowersConstants
 from softmaxkit.blocks.configuration import Register, RegisterMap, build_registers, hold_between_rows
 from softmaxkit.blocks.piecewise_linear import lookup
 from softmaxkit.blocks.pipeline import Pipeline, choose_cuts

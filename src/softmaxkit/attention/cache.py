@@ -45,8 +45,8 @@ class KeyValueCache:
             if tokens.ndim != 4 or tokens.shape[:2] != store.codes.shape[:2] or tokens.shape[3] != store.codes.shape[3]:
                 batch, heads, _, channels = store.codes.shape
                 raise ValueError(f"this cache takes ({batch}, {heads}, tokens, {channels}), not {tuple(tokens.shape)}")
-            if not tokens.isfinite().all():
-                raise ValueError("keys and values are finite; 8 bits hold neither NaN nor infinity")
+            if not tokens.float().isfinite().all():
+                raise ValueError("keys and values are finite in float32; 8 bits hold neither NaN nor infinity")
         if keys.shape[:3] != values.shape[:3]:
             raise ValueError(f"as many values as keys, not {tuple(keys.shape)} and {tuple(values.shape)}")
         for store, tokens in zip(self._stores, (keys, values), strict=True):
@@ -84,14 +84,15 @@ class KeyValueCache:
             ValueError, TypeError: as `attention`.
         """
         check_spec(spec)
+        spec.require(parameters)
         keys, values = (store.cached(self._length) for store in self._stores)
         kernels.check_shapes(query, keys.codes, values.codes)
         few = query.shape[1] // keys.codes.shape[1] * query.shape[2] <= kernels.FEW
         if few and (attn_mask is None or attn_mask.dtype == torch.bool):
             module = module_for(spec, "float", query.shape[1], self._length, parameters, query.device)
-            call, choice = choose(module, query, keys, values)
+            factor = kernels.default_scale(query) if scale is None else scale
+            call, choice = choose(module, query, keys, values, scale=factor)
             if call is not None and choice.native:
-                factor = query.shape[-1] ** -0.5 if scale is None else scale
                 result = fused(call, query, keys, values, attn_mask, False, factor)
                 if result is not None:
                     return result
@@ -104,22 +105,27 @@ class _Store:
     def __init__(self, like: Tensor) -> None:
         if like.ndim != 4:
             raise ValueError(f"keys and values are (batch, key heads, tokens, channels), not {tuple(like.shape)}")
-        self.codes = torch.empty((*like.shape[:2], 0, like.shape[3]), dtype=torch.int8)
-        self.steps = torch.empty((*like.shape[:2], 0), dtype=torch.float32)
+        with torch.inference_mode(False):
+            self.codes = torch.empty((*like.shape[:2], 0, like.shape[3]), dtype=torch.int8)
+            self.steps = torch.empty((*like.shape[:2], 0), dtype=torch.float32)
 
     def put(self, first: int, tokens: Tensor) -> None:
         last = first + tokens.shape[2]
-        if last > self.codes.shape[2]:
-            batch, heads, _, channels = self.codes.shape
-            codes, steps = self.codes, self.steps
-            self.codes = codes.new_empty(batch, heads, 2 * last, channels)
-            self.steps = steps.new_empty(batch, heads, 2 * last)
-            self.codes[:, :, :first], self.steps[:, :, :first] = codes[:, :, :first], steps[:, :, :first]
-        wide = tokens.float()
-        step = wide.abs().amax(dim=-1) / 127 if wide.shape[3] else wide.new_zeros(wide.shape[:3])
-        inverse = torch.where(step > 1e-30, 1 / step, 0.0)
-        self.codes[:, :, first:last] = (wide * inverse[..., None]).round().to(torch.int8)
-        self.steps[:, :, first:last] = step
+        with torch.inference_mode(False):  # what is kept may grow later, in any mode
+            if last > self.codes.shape[2]:
+                self._grow(first, 2 * last)
+            wide = tokens.detach().float().clone() if tokens.is_inference() else tokens.detach().float()
+            step = wide.abs().amax(dim=-1) / 127 if wide.shape[3] else wide.new_zeros(wide.shape[:3])
+            inverse = torch.where(step > 1e-30, 1 / step, 0.0)
+            self.codes[:, :, first:last] = (wide * inverse[..., None]).round().to(torch.int8)
+            self.steps[:, :, first:last] = step
+
+    def _grow(self, used: int, room: int) -> None:
+        batch, heads, _, channels = self.codes.shape
+        codes, steps = self.codes, self.steps
+        self.codes = codes.new_empty(batch, heads, room, channels)
+        self.steps = steps.new_empty(batch, heads, room)
+        self.codes[:, :, :used], self.steps[:, :, :used] = codes[:, :, :used], steps[:, :, :used]
 
     def cached(self, length: int) -> kernels.Cached:
         return kernels.Cached(self.codes[:, :, :length], self.steps[:, :, :length])

@@ -12,13 +12,17 @@ from torch import Tensor
 from torch.nn import functional
 
 from softmaxkit.attention.stripes import attend_by_stripes
-from softmaxkit.kernels.attention import AttentionCall, Cached, attend, check_shapes
+from softmaxkit.kernels.attention import AttentionCall, Cached, attend, check_shapes, default_scale
 from softmaxkit.kernels.backends import Choice, only_torch, pick
+from softmaxkit.masks import expand_mask
 from softmaxkit.methods.base.module import SoftmaxModule, normalise_with
 from softmaxkit.methods.base.spec import Spec, check_spec
 
 MASKED = -5e3
 """An additive mask at or below this masks; above, it is a bias, as in ALiBi."""
+
+LARGEST_SCALE = 8.0
+"""Scale of the scores, times the square root of the channels, up to which products of 8 bits keep them apart."""
 
 
 def attention(
@@ -66,6 +70,7 @@ def attention(
     SageAttention, arXiv 2410.02367, section 4.2.
     """
     check_spec(spec)
+    spec.require(parameters)
     _check(query, key, value, attn_mask, is_causal)
     if query.ndim < 4:
         more = (None,) * (4 - query.ndim)
@@ -78,11 +83,12 @@ def attention(
     if query.shape[1] != key.shape[1] and not enable_gqa:
         raise ValueError(f"{query.shape[1]} heads of queries and {key.shape[1]} of keys go with enable_gqa=True")
     mask, bias = (attn_mask, None) if attn_mask is None or attn_mask.dtype == torch.bool else _parts(attn_mask)
-    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    scale = default_scale(query) if scale is None else scale
+    mask, bias = (None if x is None else expand_mask(x, (*query.shape[:3], key.shape[2])) for x in (mask, bias))
     module = module_for(spec, mode, query.shape[1], key.shape[2], parameters, query.device)
     if mode == "float" and module.softmax_base is not None:
         return _scaled_dot_product(module.softmax_base, query, key, value, mask, bias, dropout_p, is_causal, scale)
-    call, choice = choose(module, query, key, value, bias is not None, dropout_p, _learned(parameters))
+    call, choice = choose(module, query, key, value, bias is not None, dropout_p, _learned(parameters), scale)
     if call is not None and choice.native:
         result = fused(call, query, key, value, mask, is_causal, scale)
         if result is not None:
@@ -143,6 +149,7 @@ def choose(
     bias: bool = False,
     dropout_p: float = 0.0,
     learned: bool = False,
+    scale: float = 0.0,
 ) -> tuple[AttentionCall | None, Choice]:
     """Return a method's fused attention, and the back end that would run it on some queries, keys and values.
 
@@ -154,6 +161,7 @@ def choose(
         bias: is something added to the scores?
         dropout_p: as `attention`.
         learned: do the method's own numbers ask for a gradient?
+        scale: as `attention`.
     """
     if module.mode == "integer":
         return None, only_torch("the integers of the hardware are computed row by row, not in a fused kernel")
@@ -167,6 +175,8 @@ def choose(
         reasons.append("probabilities are dropped out")
     if learned:
         reasons.append("its kernel has no gradient, and one is asked for")
+    if not abs(scale) * query.shape[-1] ** 0.5 <= LARGEST_SCALE:
+        reasons.append(f"a scale of {scale:g} is beyond {LARGEST_SCALE:g} / sqrt(channels): 8 bits lose such scores")
     if reasons:
         return call, only_torch(*reasons)
     tensors = [x for x in (query, key, value) if isinstance(x, Tensor)]
@@ -219,4 +229,3 @@ def _scaled_dot_product(
         enable_gqa=query.shape[1] != key.shape[1],
     )
     return result if mask is None else torch.where(mask.any(-1, keepdim=True), result, 0.0)
-

@@ -124,6 +124,11 @@ class AttentionCall:
         return self.offset.detach().to(torch.float32).expand(heads).contiguous()
 
 
+def default_scale(query: Tensor) -> float:
+    """Return 1/sqrt(channels), and 1 where there are none."""
+    return float(max(query.shape[-1], 1) ** -0.5)
+
+
 def attend(
     query: Tensor,
     key: Tensor | Cached,
@@ -191,7 +196,7 @@ class _Operands:
         self.mask = None if mask is None else _mask(mask, query, keys)
         self.dtype = query.dtype
         self.is_causal = is_causal
-        self.scale = query.shape[-1] ** -0.5 if scale is None else scale
+        self.scale = default_scale(query) if scale is None else scale
 
     def many(self, call: AttentionCall, offsets: Tensor | None) -> Tensor:
         """Run the kernel of many queries."""

@@ -6,6 +6,7 @@ import difflib
 
 from softmaxkit.methods.base.spec import Spec
 from softmaxkit.methods.exact import Exact as Exact
+
 from softmaxkit.methods.consmax import ConSmax as ConSmax  # isort: skip  # the order is that of every listing
 from softmaxkit.methods.softermax import Softermax as Softermax  # isort: skip
 from softmaxkit.methods.exaq import Exaq as Exaq  # isort: skip

@@ -16,9 +16,11 @@ class Constants:
 
     Attributes:
         scale: the score scale as `(mantissa, exponent)`: a score code `c` stands for `c * mantissa * 2**exponent`.
+        form: `Spec.constants_form` of the spec that made them; 0 where an older checkpoint does not say.
     """
 
     scale: Any
+    form: int = dataclasses.field(default=0, kw_only=True)
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready dict."""
@@ -32,7 +34,7 @@ class Constants:
             ValueError: keys are missing or unknown.
         """
         names = {field.name for field in dataclasses.fields(cls)}
-        if set(data) != names:
+        if set(data) | {"form"} != names:
             raise ValueError(f"constants of {cls.__name__} have the keys {sorted(names)}, not {sorted(data)}")
         return cls(**{name: _tuples(value) for name, value in data.items()})
 
@@ -49,7 +51,10 @@ class Constants:
         """Return the constants of one head; these themselves where heads are not stacked."""
         if self.heads is None:
             return self
-        return type(self)(*(getattr(self, field.name)[head] for field in dataclasses.fields(self)))
+        return dataclasses.replace(
+            self,
+            **{field.name: getattr(self, field.name)[head] for field in dataclasses.fields(self) if not field.kw_only},
+        )
 
     @property
     def real_scale(self) -> float | tuple[float, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, Literal, Protocol, get_args
 
 import torch
@@ -54,7 +55,6 @@ class SoftmaxModule(nn.Module, ABC):
         mode: "float", "integer" or "fused".
 
     Attributes:
-        calibration: the real numbers that calibration gave, by name, as `Spec.constants` takes them.
         statistics: what calibration saw, for people to read; not kept in checkpoints.
     """
 
@@ -65,7 +65,7 @@ class SoftmaxModule(nn.Module, ABC):
         self.spec = spec
         self.heads = heads
         self.mode = mode
-        self.calibration: dict[str, Any] = {}
+        self._calibration: dict[str, Any] = {}
         self.statistics: dict[str, float] = {}
         self._calibrator: Calibrator | None = None
         self._frozen: Constants | None = None
@@ -181,6 +181,8 @@ class SoftmaxModule(nn.Module, ABC):
             with torch.no_grad():
                 return self._calibrator.observe(_filled(_wide(scores), attended), attended).to(scores.dtype)
         if self.mode == "integer":
+            if torch.compiler.is_exporting():
+                raise RuntimeError('the integer mode is not for export; export the module in mode="float"')
             result: Tensor = self._integer_forward(_wide(scores), mask)
             return result.to(scores.dtype)
         call, choice = self.choose(scores)
@@ -210,6 +212,11 @@ class SoftmaxModule(nn.Module, ABC):
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _integer_forward(self, scores: Tensor, mask: Tensor | None) -> Tensor:
+        if torch._C._functorch.peek_interpreter_stack() is not None:
+            raise RuntimeError(
+                "the integer mode does not go through transforms of torch.func (vmap, grad, jvp): its integers are no "
+                'torch formula; use mode="float" there, or loss.backward() for its straight-through gradient'
+            )
         call, choice = self.choose_integers(scores)
         kernel = call if choice.native else None
         if kernel is not None and not torch.is_grad_enabled():
@@ -253,13 +260,18 @@ class SoftmaxModule(nn.Module, ABC):
             self._built = (key, self.build_constants())
         return self._built[1]
 
+    @property
+    def calibration(self) -> Mapping[str, Any]:
+        """The real numbers that calibration gave, by name, as `Spec.constants` takes them; `set_calibration` sets them."""
+        return MappingProxyType(self._calibration)
+
     def freeze(self, constants: Constants) -> None:
         """Hold to these constants until the module trains or is calibrated again."""
         self._frozen = constants
 
     def set_calibration(self, calibration: Mapping[str, Any]) -> None:
         """Set the real numbers of a calibration; the constants are built from them anew."""
-        self.calibration = dict(calibration)
+        self._calibration = dict(calibration)
         self._frozen = self._built = None
 
     def train(self, mode: bool = True) -> SoftmaxModule:

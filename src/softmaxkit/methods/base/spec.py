@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from importlib import import_module
@@ -13,6 +14,7 @@ import numpy as np
 from array_api_compat import array_namespace
 
 from softmaxkit.formats import Array, Fixed
+from softmaxkit.masks import broadcast_mask
 from softmaxkit.methods.base.constants import Constants
 from softmaxkit.methods.base.fields import check_fields, field_choices, read_fields, read_values, write_fields
 from softmaxkit.methods.base.partial import ElementPartial, Partial
@@ -58,6 +60,10 @@ class Spec(ABC):
     published: ClassVar[tuple[Published, ...]] = ()
     """Figures of its hardware in papers."""
     constants_class: ClassVar[type[Constants]] = Constants
+    constants_fields: ClassVar[tuple[str, ...]] = ()
+    """The fields on which its constants depend: those of two specs are the same only where these are equal."""
+    required: ClassVar[tuple[str, ...]] = ()
+    """Real numbers without which nothing meaningful is computed: learned or calibrated ones."""
 
     # The mathematics and the integers.
 
@@ -96,19 +102,67 @@ class Spec(ABC):
 
         Raises:
             TypeError: codes are not integers, or the constants are another method's.
-            ValueError: there is no axis of keys, or the mask does not fit.
+            ValueError: there is no axis of keys, the mask does not fit, an attended code is out of range, or the
+                constants are of another form.
         """
         xp = array_namespace(codes)
         if not xp.isdtype(codes.dtype, "integral"):
             raise TypeError(f"golden takes integer codes, not {codes.dtype}; spec.encode makes them of scores")
+        self.check_constants(constants)
+        if codes.ndim < 1:
+            raise ValueError("codes are (..., keys), not a single number")
+        codes = xp.astype(codes, xp.int64)
+        low, high = self.code_range()
+        outside = (codes < low) | (codes > high)
+        if mask is not None:
+            outside = outside & broadcast_mask(codes, mask)
+        if xp.any(outside):
+            wrong = int(codes[outside][0])
+            raise ValueError(
+                f"score codes of {type(self).__name__} are from {low} to {high} here, not {wrong}; spec.encode saturates"
+            )
+        # What is masked may hold anything; it is kept within tables.
+        return self._golden(xp.clip(codes, low, high) if mask is not None else codes, mask, constants)
+
+    def check_constants(self, constants: Constants) -> None:
+        """Refuse constants that were not made by this spec, or by one that differs in nothing they depend on.
+
+        Raises:
+            TypeError: they are another method's.
+            ValueError: they are of another form.
+        """
         if type(constants) is not self.constants_class:
             raise TypeError(
                 f"{type(self).__name__} takes {self.constants_class.__name__}, not {type(constants).__name__}; "
                 "spec.constants makes them"
             )
-        if codes.ndim < 1:
-            raise ValueError("codes are (..., keys), not a single number")
-        return self._golden(xp.astype(codes, xp.int64), mask, constants)
+        if constants.form and constants.form != self.constants_form:
+            fields = ", ".join(f"{name}={getattr(self, name)}" for name in self.constants_fields)
+            raise ValueError(
+                f"these constants were made by another {type(self).__name__} than the one with {fields}; make them "
+                "with this spec's own spec.constants(...)"
+            )
+
+    @property
+    def constants_form(self) -> int:
+        """A number that tells constants of one form from those of another: equal where `constants_fields` are."""
+        fields = [f"{name}={getattr(self, name)}" for name in self.constants_fields]
+        return zlib.crc32("; ".join([self.method, *fields]).encode()) or 1
+
+    @classmethod
+    def require(cls, parameters: Mapping[str, Any]) -> None:
+        """Refuse to compute without the real numbers that the method learns or calibrates.
+
+        Raises:
+            ValueError: one is missing, with how to get it.
+        """
+        missing = [name for name in cls.required if parameters.get(name) is None]
+        if missing:
+            numbers = ", ".join(f"{name}=..." for name in cls.required)
+            raise ValueError(
+                f"{cls.__name__} needs its {' and '.join(missing)}, which a model learns or calibration gives: run "
+                f"softmaxkit.apply and softmaxkit.calibrate on a model, or give numbers, as in {numbers}"
+            )
 
     @abstractmethod
     def _golden(self, codes: Array, mask: Array | None, constants: Any) -> Array:
@@ -128,6 +182,10 @@ class Spec(ABC):
         """Return the codes of the lowest and of the highest score, to which out-of-range scores saturate."""
         codes = Fixed(self.score_bits, 0)
         return codes.min_code, codes.max_code
+
+    def code_range(self) -> tuple[int, int]:
+        """Return the least and the largest integer that is a score code."""
+        return self.score_range()
 
     def score_limits(self, constants: Constants) -> tuple[Any, Any]:
         """Return the lowest and the highest real score that codes can say; tuples of one a head where stacked."""

@@ -170,12 +170,9 @@ def check_constants(spec: Spec, constants: Constants) -> None:
 
     Raises:
         TypeError: they are another method's.
-        ValueError: they are those of several heads.
+        ValueError: they are of another form, or those of several heads.
     """
-    if type(constants) is not spec.constants_class:
-        raise TypeError(
-            f"a unit of {type(spec).__name__} takes {spec.constants_class.__name__}, not {type(constants).__name__}"
-        )
+    spec.check_constants(constants)
     if constants.heads is not None:
         raise ValueError(
             f"a unit takes the constants of one head, not of {constants.heads}; constants.of_head(0) is the first"

@@ -36,8 +36,8 @@ class ConSmaxConstants(Constants):
     @classmethod
     def stack(cls, heads: Sequence[Self]) -> Self:
         """Join the constants of several heads into those of a layer, to meet codes of shape (..., heads, q, k)."""
-        names = [field.name for field in dataclasses.fields(cls)]
-        return cls(**{name: tuple(getattr(head, name) for head in heads) for name in names})
+        names = [field.name for field in dataclasses.fields(cls) if not field.kw_only]
+        return cls(**{name: tuple(getattr(head, name) for head in heads) for name in names}, form=heads[0].form)
 
     high: Any
     low: Any

@@ -66,8 +66,8 @@ class ConSmaxModule(SoftmaxModule):
         if not (values[0].isfinite().all() and values[1].isfinite().all() and (values[1] > 0).all()):
             raise ValueError(f"ConSmax takes a finite beta and a positive gamma, not {beta} and {gamma}")
         self.homotopy = 1.0
-        self.beta = nn.Parameter(values[0])
-        self.log_gamma = nn.Parameter(values[1].log())
+        self.beta = nn.Parameter(values[0].float())
+        self.log_gamma = nn.Parameter(values[1].log().float())
         given = {"scale": scale, "largest": largest}
         self.set_calibration({key: value for key, value in given.items() if value is not None})
 
@@ -164,7 +164,7 @@ class ConSmaxModule(SoftmaxModule):
 
 
 def _real(value: RealPerHead, shape: tuple[int, ...]) -> Tensor:
-    given = torch.as_tensor(value, dtype=torch.float32).detach()
-    if given.ndim and given.shape != shape:
-        raise ValueError(f"beta and gamma are numbers, or of shape {shape}, not {tuple(given.shape)}")
-    return given.expand(shape).clone()
+    numbers = torch.as_tensor(value, dtype=torch.float64).detach()
+    if numbers.ndim and numbers.shape != shape:
+        raise ValueError(f"beta and gamma are numbers, or of shape {shape}, not {tuple(numbers.shape)}")
+    return numbers.expand(shape).clone()

@@ -9,22 +9,28 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from softmaxkit.formats import BF16, FP16, UQ, Array, Fixed, Float, encode_scale
+from softmaxkit.masks import check_row
+from softmaxkit.methods.base.constants import Constants
+from softmaxkit.methods.base.published import Published, Ratio, UnitPart, consmax_paper, ratio_text
+from softmaxkit.methods.base.spec import Dataflow, Spec, Storage, Training
 from softmaxkit.methods.consmax.constants import (
     ConSmaxConstants,
     with_shift_table,
     with_split_tables,
     with_whole_table,
 )
-from softmaxkit.masks import check_row
-from softmaxkit.methods.base.constants import Constants
-from softmaxkit.methods.base.published import Published, Ratio, UnitPart, consmax_paper, ratio_text
-from softmaxkit.methods.base.spec import Dataflow, Spec, Storage, Training
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from softmaxkit.methods.base.forms import Form
     from softmaxkit.methods.consmax.module import ConSmaxModule
+
+
+def as_learned(beta: float, gamma: float) -> tuple[float, float]:
+    """Return beta and log gamma as a module holds them: each rounded to float32, so that both make equal tables."""
+    return float(np.float32(beta)), float(np.float32(math.log(gamma)))
+
 
 DEFAULT_KEYS = 256
 """Row length that start values are for where none is known: the context of the paper's model."""
@@ -67,6 +73,10 @@ class ConSmax(Spec):
         ("sky130", "open", 167, 0.015, 1.82, 16.7),
     )
     constants_class: ClassVar[type[Constants]] = ConSmaxConstants
+    constants_fields: ClassVar[tuple[str, ...]] = (
+        *("bits", "tables", "table_format", "constant", "output_bits", "ceiling"),
+    )
+    required: ClassVar[tuple[str, ...]] = ("beta", "gamma")
 
     bits: Literal[8, 16] = 8
     tables: Literal["split", "shift", "whole"] = "split"
@@ -207,10 +217,12 @@ class ConSmax(Spec):
             exponent=0,
             output_fraction_bits=fraction_bits,
             limit=min((1 << self.output_bits) - 1, max(1, round(math.ldexp(self.ceiling, fraction_bits)))),
+            form=self.constants_form,
         )
+        beta, log_gamma = as_learned(float(beta), float(gamma))
         if self.tables == "whole":
-            return with_whole_table(self, empty, beta, gamma)
-        log2_c = -(float(beta) + math.log(float(gamma))) / math.log(2)
+            return with_whole_table(self, empty, beta, math.exp(log_gamma))
+        log2_c = -(beta + log_gamma) / math.log(2)
         return (with_shift_table if self.tables == "shift" else with_split_tables)(self, empty, log2_c)
 
     def _encode_scale(self, scale: float) -> tuple[int, int]:
@@ -272,6 +284,8 @@ class ConSmax(Spec):
         low = np.minimum(np.where(vanished, 0.0, least * shrink - step / 2), constants.limit * step)
         high = np.minimum(np.where(vanished, 0.0, free * growth + step / 2), constants.limit * step)
         bound = np.maximum(np.abs(high - truth), np.abs(truth - low))
+        # The constants are of beta and log gamma as the module learns them, in float32.
+        bound = bound + high * np.expm1((np.abs(beta) + np.abs(np.log(gamma))) * 2.0**-24)
         return np.where(truth > 0, bound, 0.0) if mask is None else np.where(mask, bound, 0.0)
 
     def _entries(self, codes: Array, constants: ConSmaxConstants) -> list[tuple[Array, Array]]:

@@ -17,11 +17,11 @@ from softmaxkit.blocks.pipeline import Pipeline, choose_cuts, named
 from softmaxkit.blocks.storage import check_storage
 from softmaxkit.blocks.stream import beats
 from softmaxkit.formats import Array, Float
+from softmaxkit.methods.base.constants import Constants
+from softmaxkit.methods.base.unit import SoftmaxUnit
 from softmaxkit.methods.consmax import datapath
 from softmaxkit.methods.consmax.constants import ConSmaxConstants
 from softmaxkit.methods.consmax.spec import ConSmax
-from softmaxkit.methods.base.unit import SoftmaxUnit
-from softmaxkit.methods.base.constants import Constants
 
 
 class Halves(NamedTuple):

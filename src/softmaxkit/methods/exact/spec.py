@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from softmaxkit.methods.base.forms import Form
-    from softmaxkit.methods.exact.module import ExactModule
     from softmaxkit.methods.base.online import OnlineSoftmax
+    from softmaxkit.methods.exact.module import ExactModule
 
 ROOM_BITS = 4
 """Bits that the fixed-point argument of exp has beyond the format's mantissa."""
@@ -109,7 +109,7 @@ class Exact(Spec):
     def constants(self, **parameters: Any) -> Constants:
         """Return the constants: none but a score scale of 1, since scores are floats."""
         self.refuse(parameters)
-        return Constants(scale=(1, 0))
+        return Constants(scale=(1, 0), form=self.constants_form)
 
     @property
     def training(self) -> Training:
@@ -125,6 +125,10 @@ class Exact(Spec):
     def score_bits(self) -> int:
         """Width of a score code."""
         return self.format.bits
+
+    def code_range(self) -> tuple[int, int]:
+        """Return 0 and the largest pattern of bits."""
+        return 0, (1 << self.format.bits) - 1
 
     def encode(self, scores: Array, constants: Constants) -> Array:
         """Turn real scores into codes of the float format."""
@@ -155,7 +159,8 @@ class Exact(Spec):
 
         With u = 2**-mantissa_bits: the subtraction rounds x by u/2 of its size or flushes it below the smallest
         normal; the fixed-point argument of exp is off by its two roundings and by that of log2(e); its lines by their
-        chord; the result by half an ulp, or it flushes. An online sum takes one exponential's error a rescaling more.
+        chord; the result by half an ulp, or it flushes. An online sum takes one exponential's error, of the rise, and
+        one rounding more where the running maximum rises.
         """
         scores = self.score_values(codes, constants)
         truth = exact_softmax(scores, mask)
@@ -163,20 +168,45 @@ class Exact(Spec):
         attended = broadcast_mask(scores, None if mask is None else np.asarray(mask))
         highest = np.max(scores, axis=-1, keepdims=True, initial=-np.inf, where=attended)
         distance = np.where(np.isfinite(highest), np.maximum(highest - scores, 0.0), 0.0)
-        argument = 2.0**-self.argument_bits
-        near = np.minimum(distance, -np.log(smallest) + 1)  # beyond, results flush, which the absolute term covers
-        exponent_error = near * unit / 2 + smallest + near * 2.0 ** -self.log2e[1] + argument
-        chord = power_of_two_error(self.exponential_segments) + unit * 2.0**-GUARD_BITS
-        relative = np.expm1(exponent_error) + 2 * (chord + unit / 2)
-        steps = -(-scores.shape[-1] // self.slice_width) if self.schedule == "online" else 0
-        worst = float(np.max(relative, initial=0.0))
-        # The sum: its terms' errors, weighted by truth, and what flushed; it is at least about 1.
-        power = np.where(attended, np.exp(-distance), 0.0)
-        vanishing = power * (1 - np.minimum(relative, 1.0)) < smallest
-        flushed = np.sum(np.where(vanishing, power, 0.0), axis=-1, keepdims=True)
-        total = np.sum(relative * truth, axis=-1, keepdims=True) + flushed + steps * (worst + 2 * smallest)
+        relative = self._exponential_error(distance)
+        width = self.slice_width if self.schedule == "online" else max(scores.shape[-1], 1)
+        total = self._sum_error(np.where(attended, scores, -np.inf), width)
         factor = (1 + relative) * (1 + self.reciprocal.relative_error()) * (1 + unit / 2) / np.maximum(1 - total, 1e-9)
         return np.where(attended, truth * (factor - 1) + 2 * smallest * factor, 0.0)
+
+    def _exponential_error(self, distance: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Bound the relative error of exp of minus a distance, as far as it does not flush."""
+        unit, smallest = 2.0**-self.format.mantissa_bits, self.format.smallest
+        near = np.minimum(distance, -np.log(smallest) + 1)  # beyond, results flush, which is bounded apart
+        exponent = near * unit / 2 + smallest + near * 2.0 ** -self.log2e[1] + 2.0**-self.argument_bits
+        chord = power_of_two_error(self.exponential_segments) + unit * 2.0**-GUARD_BITS
+        error: NDArray[np.float64] = np.expm1(exponent) + 2 * (chord + unit / 2)
+        return error
+
+    def _sum_error(self, scores: NDArray[np.float64], width: int) -> NDArray[np.float64]:
+        """Bound the relative error of the sum of a row, in slices; scores are -inf where masked."""
+        smallest = self.format.smallest
+        top = np.full((*scores.shape[:-1], 1), -np.inf)
+        low = high = true = np.zeros_like(top)
+        for start in range(0, scores.shape[-1], width):
+            part = scores[..., start : start + width]
+            risen = np.maximum(top, part.max(axis=-1, keepdims=True))
+            level = np.where(np.isfinite(risen), risen, 0.0)
+            rise = np.where(np.isfinite(top), level - top, 0.0)
+            kept, error = np.exp(-rise), np.where(rise > 0, self._exponential_error(rise), 0.0)
+            rounding = np.where(rise > 0, 2.0**-self.sum_fraction_bits / 2, 0.0)
+            survives = (rise == 0) | (kept * (1 - np.minimum(error, 1.0)) >= smallest)
+            power = np.exp(part - level)
+            errors = self._exponential_error(np.where(np.isfinite(part), level - part, 0.0))
+            vanishing = power * (1 - np.minimum(errors, 1.0)) < smallest
+            least = np.where(vanishing, 0.0, power * (1 - np.minimum(errors, 1.0)))
+            low = np.where(survives, np.maximum(low * kept * (1 - np.minimum(error, 1.0)) - rounding, 0.0), 0.0)
+            low = low + least.sum(axis=-1, keepdims=True)
+            high = high * kept * (1 + error) + rounding + (power * (1 + errors)).sum(axis=-1, keepdims=True)
+            true = true * kept + power.sum(axis=-1, keepdims=True)
+            top = risen
+        off = np.maximum(high - true, true - low)
+        return np.asarray(np.where(true > 0, off / np.where(true > 0, true, 1.0), 0.0))
 
     def module(self, heads: int | None = None, mode: str = "float", **parameters: Any) -> ExactModule:
         """Return the torch module; it learns nothing."""

@@ -13,13 +13,13 @@ from softmaxkit.blocks.row_buffer import RowBuffer, buffer_latency
 from softmaxkit.blocks.serial_reciprocal import SerialReciprocalUnit
 from softmaxkit.blocks.storage import MemoryPort, check_storage
 from softmaxkit.blocks.stream import beats, check_sizes
+from softmaxkit.methods.base.constants import Constants
+from softmaxkit.methods.base.unit import SoftmaxUnit
 from softmaxkit.methods.exact import datapath
 from softmaxkit.methods.exact.datapath import exponentials, from_ordered
 from softmaxkit.methods.exact.fronts import OnlineFront, ThreePassFront, scores_of
 from softmaxkit.methods.exact.sliced import SlicedFront, is_sliced
 from softmaxkit.methods.exact.spec import Exact
-from softmaxkit.methods.base.unit import SoftmaxUnit
-from softmaxkit.methods.base.constants import Constants
 
 CUTS = (
     *("exponent", "product", "difference", "fraction", "power", "sum", "line", "fixed", "align", "table", "scale"),

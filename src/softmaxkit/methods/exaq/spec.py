@@ -72,6 +72,8 @@ class Exaq(Spec):
     colour: ClassVar[str] = "#009e73"
     dataflow: ClassVar[Dataflow] = "row"
     constants_class: ClassVar[type[Constants]] = ExaqConstants
+    constants_fields: ClassVar[tuple[str, ...]] = ("bits", "scores", "exponential")
+    required: ClassVar[tuple[str, ...]] = ("clip",)
 
     bits: Literal[2, 3, 4] = 2
     clip: Literal["gaussian", "laplace", "naive", "searched"] = "gaussian"
@@ -187,7 +189,8 @@ class Exaq(Spec):
             code = math.ceil(value / step) if inclusive else math.floor(value / step) + 1
             thresholds.append(max(code, lowest))
         codes = self.exponential.encode(np.asarray(self.exponentials(clip)))
-        return ExaqConstants((mantissa, exponent), tuple(thresholds), tuple(int(code) for code in codes))
+        exponentials = tuple(int(code) for code in codes)
+        return ExaqConstants((mantissa, exponent), tuple(thresholds), exponentials, form=self.constants_form)
 
     def _clip(self, parameters: dict[str, Any]) -> float:
         self.refuse({key: value for key, value in parameters.items() if key != "clip"})

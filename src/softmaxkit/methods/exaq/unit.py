@@ -18,6 +18,8 @@ from softmaxkit.blocks.row_buffer import RowBuffer
 from softmaxkit.blocks.row_maximum import RowMaximum
 from softmaxkit.blocks.storage import MemoryPort, check_storage
 from softmaxkit.blocks.stream import beats, check_sizes
+from softmaxkit.methods.base.constants import Constants
+from softmaxkit.methods.base.unit import SoftmaxUnit, check_constants
 from softmaxkit.methods.exaq.accumulators import (
     ACCUMULATORS,
     HistogramSum,
@@ -32,8 +34,6 @@ from softmaxkit.methods.exaq.golden import CODES_PER_LOOKUP, sum_table
 from softmaxkit.methods.exaq.products import PipelinedResults
 from softmaxkit.methods.exaq.serial import SerialResults, choose_passes
 from softmaxkit.methods.exaq.spec import Exaq, ExaqConstants
-from softmaxkit.methods.base.unit import SoftmaxUnit, check_constants
-from softmaxkit.methods.base.constants import Constants
 
 CUTS = ("product", "level", "line", "argument")
 """Places for registers, the most useful first."""

@@ -52,6 +52,7 @@ class Softermax(Spec):
     source: ClassVar[str] = "Stevens et al. 2021, arXiv 2103.09301"
     trained: ClassVar[Training] = "fine-tuned"
     colour: ClassVar[str] = "#d55e00"
+    constants_fields: ClassVar[tuple[str, ...]] = ("input", "log2e")
     dataflow: ClassVar[Dataflow] = "deferred"
     published: ClassVar[tuple[Published, ...]] = consmax_paper(
         "Softermax",
@@ -124,7 +125,8 @@ class Softermax(Spec):
     def constants(self, **parameters: Any) -> Constants:
         """Return the constants: the score scale, one step of the input format, times ln 2 where `log2e` is folded."""
         self.refuse(parameters)
-        return Constants(scale=encode_scale(self.input.resolution * (math.log(2) if self.log2e else 1.0)))
+        scale = encode_scale(self.input.resolution * (math.log(2) if self.log2e else 1.0))
+        return Constants(scale=scale, form=self.constants_form)
 
     @property
     def score_bits(self) -> int:

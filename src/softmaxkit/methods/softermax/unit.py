@@ -12,12 +12,12 @@ from softmaxkit.blocks.reciprocal import ReciprocalUnit
 from softmaxkit.blocks.row_buffer import RowBuffer, buffer_latency
 from softmaxkit.blocks.storage import MemoryPort, check_storage
 from softmaxkit.blocks.stream import beats, check_sizes
+from softmaxkit.methods.base.constants import Constants
+from softmaxkit.methods.base.unit import SoftmaxUnit
 from softmaxkit.methods.softermax.normalisation import NormalisationUnit, has_plain_reciprocal
 from softmaxkit.methods.softermax.running_sum import power_layout
 from softmaxkit.methods.softermax.spec import Softermax
 from softmaxkit.methods.softermax.unnormalised import UnnormalisedUnit
-from softmaxkit.methods.base.unit import SoftmaxUnit
-from softmaxkit.methods.base.constants import Constants
 
 CUTS = ("product", "sum", "shifted", "line", "argument")
 """Places for registers, the most useful first. The last two are those of a reciprocal that is no plain table."""

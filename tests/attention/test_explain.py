@@ -1,0 +1,74 @@
+"""The choice of a back end: which runs, and every reason why another does not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+import softmaxkit
+from softmaxkit import ConSmax, Exact, Exaq, Softermax
+from softmaxkit.kernels import backends
+
+NATIVE = backends.backend_name()
+ROWS = torch.zeros(2, 9)
+QUERY = torch.randn(1, 2, 20, 16, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    yield
+    monkeypatch.undo()
+    backends.reset()
+
+
+def reasons(choice: backends.Choice) -> str:
+    assert choice.backend == "torch"
+    assert set(choice.refusals) == set(backends.NATIVE)
+    return " ".join(reason for of_backend in choice.refusals.values() for reason in of_backend)
+
+
+@pytest.mark.skipif(NATIVE != "avx512", reason="no AVX-512 kernels here")
+def test_the_best_build_runs() -> None:
+    assert softmaxkit.explain(Exact(), ROWS) == backends.Choice("avx512")
+    assert softmaxkit.explain(Exaq(), QUERY, QUERY, QUERY, clip=-4.0).backend == "avx512"
+    assert softmaxkit.explain(Softermax(), ROWS, mode="integer").backend == "avx512"
+
+
+@pytest.mark.skipif(NATIVE == "torch", reason="no native kernels here")
+def test_reasons_of_the_call() -> None:
+    assert "float64" in reasons(softmaxkit.explain(ConSmax(), ROWS.double(), beta=1.0, gamma=1.0))
+    assert "no gradient" in reasons(softmaxkit.explain(Exaq(), ROWS.clone().requires_grad_(), clip=-4.0))
+    assert "no kernel for this form" in reasons(softmaxkit.explain(Softermax(), ROWS))
+    assert "meta" in reasons(softmaxkit.explain(ConSmax(), ROWS.to("meta"), beta=1.0, gamma=1.0))
+    wide = torch.zeros(1, 1, 2, 2**15)
+    assert "channels" in reasons(softmaxkit.explain(Exaq(), wide, wide, wide, clip=-4.0))
+    assert "scaled_dot_product_attention" in reasons(softmaxkit.explain(Softermax(), QUERY, QUERY, QUERY))
+    assert "row by row" in reasons(softmaxkit.explain(Exaq(), QUERY, QUERY, QUERY, mode="integer", clip=-4.0))
+
+
+@pytest.mark.parametrize("asked", ["none", "torch"])
+def test_the_environment_asks_for_torch(asked: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(backends.VARIABLE, asked)
+    backends.reset()
+    assert f"{backends.VARIABLE}={asked} asks for torch" in reasons(softmaxkit.explain(Exact(), ROWS))
+
+
+@pytest.mark.skipif("avx2" not in backends._supported(), reason="no AVX2 kernels here")
+def test_exact_leaves_rows_to_torch_without_avx512(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(backends.VARIABLE, "avx2")
+    backends.reset()
+    choice = softmaxkit.explain(Exact(), ROWS)
+    assert choice.backend == "torch"
+    assert choice.refusals["avx2"] == ["torch.softmax is faster than its kernel"]
+    assert "asks for another" in choice.refusals["avx512"][0]
+    assert softmaxkit.explain(ConSmax(), ROWS, beta=1.0, gamma=1.0).backend == "avx2"
+    assert "not avx2" in str(choice)
+
+
+def test_what_is_no_back_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(backends.VARIABLE, "sse")
+    backends.reset()
+    with pytest.raises(ValueError, match="SOFTMAXKIT_KERNELS is avx512, avx2, plain, torch or none, not 'sse'"):
+        softmaxkit.explain(Exact(), ROWS)

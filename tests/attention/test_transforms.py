@@ -1,0 +1,130 @@
+"""Derivatives of every kind and transforms of torch.func: methods x modes x back ends against torch's own formulas."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import softmaxkit
+from softmaxkit import ConSmax, Exact, Exaq, Softermax, Spec
+from softmaxkit.kernels import backends
+
+METHODS: list[tuple[Spec, dict[str, Any]]] = [
+    (Exact(), {}),
+    (ConSmax(), {"beta": 1.0, "gamma": 2.0}),
+    (Softermax(), {}),
+    (Exaq(bits=3), {"clip": -4.0}),
+]
+IDS = [spec.method for spec, _ in METHODS]
+SCORES = torch.randn(3, 4, 7, generator=torch.Generator().manual_seed(0))
+TANGENT = torch.randn(3, 4, 7, generator=torch.Generator().manual_seed(1))
+TOLERANCE = {"rtol": 1e-5, "atol": 1e-6}
+"""Of float32: sums of 7 terms of size 1, and of twice as many for second derivatives."""
+
+
+@pytest.fixture(params=[*backends.NATIVE, "none"], autouse=True)
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    built = backends._supported()
+    if request.param != "none" and request.param not in built:
+        pytest.skip(f"the {request.param} kernels are not built, or do not run on this processor")
+    monkeypatch.setenv(backends.VARIABLE, request.param)
+    backends.reset()
+    yield request.param
+    monkeypatch.undo()
+    backends.reset()
+
+
+def truth(spec: Spec, numbers: dict[str, Any], scores: Tensor) -> Tensor:
+    """The float form through torch, in whatever dtype and under whatever transform."""
+    module = spec.module(**numbers)
+    return module.float_forward(scores, torch.ones_like(scores, dtype=torch.bool))
+
+
+@pytest.mark.parametrize(("spec", "numbers"), METHODS, ids=IDS)
+def test_forward_mode_derivatives(spec: Spec, numbers: dict[str, Any]) -> None:
+    module = spec.module(**numbers)
+    _, given = torch.func.jvp(module, (SCORES,), (TANGENT,))
+    _, expected = torch.func.jvp(lambda x: truth(spec, numbers, x), (SCORES,), (TANGENT,))
+    assert expected.abs().max() > 0.01
+    assert torch.allclose(given, expected, **TOLERANCE)
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(SCORES, TANGENT)
+        tangent = torch.autograd.forward_ad.unpack_dual(module(dual)).tangent
+    assert torch.allclose(tangent, expected, **TOLERANCE)
+    assert torch.allclose(
+        torch.func.jacfwd(module)(SCORES[0, 0]),
+        torch.func.jacrev(lambda x: truth(spec, numbers, x))(SCORES[0, 0]),
+        **TOLERANCE,
+    )
+
+
+@pytest.mark.parametrize(("spec", "numbers"), METHODS, ids=IDS)
+def test_higher_derivatives_and_vmap(spec: Spec, numbers: dict[str, Any]) -> None:
+    module = spec.module(**numbers)
+
+    def loss(call: Any) -> Any:
+        return lambda x: (call(x) * TANGENT[0, 0]).square().sum()
+
+    ours, theirs = loss(module), loss(lambda x: truth(spec, numbers, x))
+    row = SCORES[0, 0]
+    assert torch.allclose(torch.func.grad(ours)(row), torch.func.grad(theirs)(row), **TOLERANCE)
+    rows = SCORES[0]
+    expected = torch.func.vmap(torch.func.grad(theirs))(rows)
+    assert torch.allclose(torch.func.vmap(torch.func.grad(ours))(rows), expected, **TOLERANCE)
+    assert torch.allclose(torch.func.vmap(module)(rows), module(rows), **TOLERANCE)
+    assert torch.allclose(torch.func.hessian(ours)(row), torch.func.hessian(theirs)(row), **TOLERANCE)
+
+
+@pytest.mark.parametrize(("spec", "numbers"), METHODS, ids=IDS)
+def test_double_backward(spec: Spec, numbers: dict[str, Any]) -> None:
+    seconds = []
+    for call in (spec.module(**numbers), lambda x: truth(spec, numbers, x)):
+        scores = SCORES.clone().requires_grad_()
+        (first,) = torch.autograd.grad((call(scores) * TANGENT).square().sum(), scores, create_graph=True)
+        (second,) = torch.autograd.grad((first * TANGENT).sum(), scores)
+        seconds.append(second)
+    assert torch.allclose(*seconds, **TOLERANCE)
+
+
+@pytest.mark.parametrize(("spec", "numbers"), METHODS, ids=IDS)
+def test_export_and_compile(spec: Spec, numbers: dict[str, Any]) -> None:
+    module = spec.module(**numbers).eval()
+    exported = torch.export.export(module, (SCORES,)).module()
+    assert torch.allclose(exported(SCORES), module(SCORES), **TOLERANCE)
+    module.mode = "integer"
+    with pytest.raises(RuntimeError, match="the integer mode is not for export"):
+        torch.export.export(module, (SCORES,))
+
+
+@pytest.mark.parametrize(("spec", "numbers"), METHODS, ids=IDS)
+def test_integers_say_that_they_do_not_go_through_transforms(spec: Spec, numbers: dict[str, Any]) -> None:
+    module = spec.module(mode="integer", **numbers)
+    for transform in (
+        lambda: torch.func.vmap(module)(SCORES),
+        lambda: torch.func.grad(lambda x: module(x).sum())(SCORES),
+        lambda: torch.func.jvp(module, (SCORES,), (TANGENT,)),
+    ):
+        with pytest.raises(RuntimeError, match="integer mode does not go through transforms of torch.func"):
+            transform()
+
+
+@pytest.mark.parametrize("mode", ["float", "integer"])
+def test_gradients_reach_the_learned_numbers_that_are_given_as_tensors(mode: str) -> None:
+    query = torch.randn(1, 1, 5, 4, generator=torch.Generator().manual_seed(2))
+    for run in (
+        lambda **numbers: softmaxkit.softmax(SCORES, ConSmax(output_bits=16), mode=mode, **numbers),
+        lambda **numbers: softmaxkit.attention(
+            query, query, query.abs(), ConSmax(output_bits=16), mode=mode, **numbers
+        ),
+    ):
+        numbers = {name: torch.tensor(value, requires_grad=True) for name, value in (("beta", 4.0), ("gamma", 3.0))}
+        output = run(**numbers).sum()
+        output.backward()
+        # exp(s - beta) / gamma: -p by beta, and -p / gamma by gamma; integers are off by their last bit.
+        tolerance = 1e-5 if mode == "float" else 0.05
+        assert numbers["beta"].grad.item() == pytest.approx(-output.item(), rel=tolerance)  # type: ignore[union-attr]
+        assert numbers["gamma"].grad.item() == pytest.approx(-output.item() / 3, rel=tolerance)  # type: ignore[union-attr]
