@@ -1,8 +1,7 @@
-"""Time of evaluating a small GPT with each method in integer mode, over that with eager float attention.
+"""Evaluation time of a small GPT with each method in integer mode, relative to eager attention in float.
 
-Ratios are taken side by side: in each round every model reads the same windows once, in turn, and the median of the
-rounds' ratios is printed. The model is untrained and of the default shape; golden's own time stands beside that of its
-kernels.
+In each round every model reads the same windows once, in turn. Printed are the medians of the ratios, for native
+kernels and for golden. The model is untrained and has the default shape.
 """
 
 from __future__ import annotations
@@ -17,7 +16,8 @@ import torch
 from transformers import PreTrainedModel
 
 import softmaxkit
-from softmaxkit import ConSmax, Exact, Exaq, Softermax, Spec, kernels
+from softmaxkit import ConSmax, Exact, Exaq, Softermax, Spec
+from softmaxkit.kernels import backends
 from softmaxkit.models.evaluation import loss_on
 from softmaxkit.models.language_model import language_model
 from softmaxkit.models.patch import layers
@@ -36,13 +36,13 @@ CASES: list[tuple[Spec, dict[str, Any]]] = [
 
 
 def use_kernels(wanted: bool) -> None:
-    """Let integer mode run native kernels, or golden."""
+    """Run integer mode with native kernels or with golden."""
     os.environ["SOFTMAXKIT_KERNELS"] = "" if wanted else "none"
-    kernels.reset()
+    backends.reset()
 
 
 def model_with(spec: Spec, numbers: dict[str, Any], context: int) -> PreTrainedModel:
-    """Return the model with a method in integer mode."""
+    """Return the model with one method in integer mode."""
     model = language_model(Shape(), context, seed=0)
     softmaxkit.apply(model, spec)
     for module in layers(model).values():
@@ -73,13 +73,13 @@ def main() -> None:
             if turn:  # the first round warms up
                 ratios[name].append((native / first, golden / first))
     print("time of evaluation in integer mode over eager float attention: kernels, golden")
-    for name, found in ratios.items():
-        native, golden = (statistics.median(each) for each in zip(*found, strict=True))
+    for name, rounds in ratios.items():
+        native, golden = (statistics.median(ratio) for ratio in zip(*rounds, strict=True))
         print(f"  {name:28} {native:8.2f} {golden:8.2f}")
 
 
 def seconds(model: PreTrainedModel, windows: torch.Tensor) -> float:
-    """Return the time of one evaluation."""
+    """Return the duration of one evaluation."""
     start = time.perf_counter()
     loss_on(model, windows)
     return time.perf_counter() - start

@@ -56,11 +56,11 @@ def test_constants_serve_every_spec_that_they_do_not_depend_on() -> None:
     [
         (ConSmax(), 300, {}),
         (ConSmax(), -129, {}),
-        (Exact(), 65536, {}),
+        (ConSmax(bits=16), 1 << 15, {}),
+        (Exact(), 65_536, {}),
         (Exact(), -1, {}),
         (Softermax(), 128, {}),
         (Exaq(), -129, {"clip": -4.0}),
-        (ConSmax(bits=16), 1 << 15, {}),
     ],
 )
 @pytest.mark.parametrize("kind", [np.asarray, torch.as_tensor])

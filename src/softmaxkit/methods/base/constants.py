@@ -51,10 +51,8 @@ class Constants:
         """Return the constants of one head; these themselves where heads are not stacked."""
         if self.heads is None:
             return self
-        return dataclasses.replace(
-            self,
-            **{field.name: getattr(self, field.name)[head] for field in dataclasses.fields(self) if not field.kw_only},
-        )
+        stacked = [field.name for field in dataclasses.fields(self) if not field.kw_only]
+        return dataclasses.replace(self, **{name: getattr(self, name)[head] for name in stacked})
 
     @property
     def real_scale(self) -> float | tuple[float, ...]:

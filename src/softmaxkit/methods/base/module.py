@@ -262,7 +262,7 @@ class SoftmaxModule(nn.Module, ABC):
 
     @property
     def calibration(self) -> Mapping[str, Any]:
-        """The real numbers that calibration gave, by name, as `Spec.constants` takes them; `set_calibration` sets them."""
+        """The real numbers that calibration gave, as `Spec.constants` takes them; `set_calibration` sets them."""
         return MappingProxyType(self._calibration)
 
     def freeze(self, constants: Constants) -> None:

@@ -52,7 +52,7 @@ class Spec(ABC):
     """How a model is brought to it: trained "from scratch", "fine-tuned" from exact, or only "calibrated"."""
     dataflow: ClassVar[Dataflow]
     """The most parallel way through a pipeline of QK, softmax and PV that the method allows: "element", a score at a
-    time, its partial outputs just added; "deferred", a running maximum with the division after PV; "row", row by row."""
+    time, partial outputs just added; "deferred", a running maximum with the division after PV; "row", row by row."""
     storages: ClassVar[tuple[Storage, ...]] = ("flip-flops", "latches", "memory")
     """Where its unit can hold what waits."""
     colour: ClassVar[str] = ""
@@ -119,7 +119,8 @@ class Spec(ABC):
         if xp.any(outside):
             wrong = int(codes[outside][0])
             raise ValueError(
-                f"score codes of {type(self).__name__} are from {low} to {high} here, not {wrong}; spec.encode saturates"
+                f"score codes of {type(self).__name__} are from {low} to {high} here, not {wrong}; "
+                "spec.encode saturates"
             )
         # What is masked may hold anything; it is kept within tables.
         return self._golden(xp.clip(codes, low, high) if mask is not None else codes, mask, constants)

@@ -16,10 +16,15 @@ if TYPE_CHECKING:
 STEPS_PER_OCTAVE = 4
 SCALE_OCTAVES = (-9, 1)
 """Score scales that are tried at 8 bits, as powers of two; at 16 bits 256 times as fine."""
+FEW_SCORES = 1 << 20
+"""Up to so many scores of a batch, all its rows count; of more, one row in four, and those of the largest scores."""
 
 
 class ConSmaxCalibrator:
-    """Tries a grid of score scales and takes, for each head, the one of least squared error of the probabilities."""
+    """Tries a grid of score scales and takes, for each head, the one of least squared error of the probabilities.
+
+    A scale that cuts off a head's largest score has most of its error there: the row of it always counts.
+    """
 
     def __init__(self, module: ConSmaxModule) -> None:
         self.module = module
@@ -32,15 +37,22 @@ class ConSmaxCalibrator:
         given = self.module.float_forward(scores, attended)
         largest = by_head(self.module, given).double().amax(dim=1)
         self.largest = largest if self.largest is None else torch.maximum(self.largest, largest)
-        scores, attended, truth = some_rows(scores), some_rows(attended), some_rows(given)
+        if scores.numel() <= FEW_SCORES:
+            self.errors.append(self._errors(scores, attended, given))
+        else:
+            self.errors.append(self._errors(*(some_rows(values) for values in (scores, attended, given))))
+            self.errors.append(self._errors(*_largest_rows(scores, attended, given)))
+        return given
+
+    def _errors(self, scores: Tensor, attended: Tensor, truth: Tensor) -> Tensor:
+        """Return the summed squared error of each scale, (scales, heads)."""
         low, high = self.module.spec.score_range()
         errors = []
         for scale in self.scales:
             coded = torch.clamp(torch.round(scores / scale), low, high) * scale
             error = (self.module.float_forward(coded, attended) - truth).square()
             errors.append(by_head(self.module, error).double().sum(dim=1))
-        self.errors.append(torch.stack(errors))
-        return given
+        return torch.stack(errors)
 
     def finish(self) -> dict[str, Any]:
         """Return `scale` and `largest`, one a head."""
@@ -77,6 +89,18 @@ class DenominatorCalibrator:
             raise ValueError("conversion saw no scores; give it at least one batch")
         beta = self.module.beta.detach()
         return {"log_gamma": (self.total / self.rows).reshape(beta.shape) - beta}
+
+
+def _largest_rows(scores: Tensor, attended: Tensor, truth: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the rows of the largest score of each head, (heads, 1, keys), of scores (..., heads, queries, keys)."""
+
+    def rows(values: Tensor) -> Tensor:
+        return values.movedim(-3, 0).flatten(1, -2) if values.ndim > 2 else values.reshape(1, -1, values.shape[-1])
+
+    best = torch.where(rows(attended), rows(scores), -torch.inf).amax(dim=-1).argmax(dim=-1)
+    return tuple(  # type: ignore[return-value]
+        rows(values).take_along_dim(best[:, None, None], dim=1) for values in (scores, attended, truth)
+    )
 
 
 def scale_grid(spec: ConSmax) -> list[float]:
