@@ -59,8 +59,8 @@ void put(Streamed<T> to, const Vector& value, Count count) {
     }
 }
 
-// Calls body(key, chain, count) for all vectors of a row; count is Full for all but the last. The chain is a constant, so that
-// the variables of a chain stay in registers.
+// Calls body(key, chain, count) for all vectors of a row; count is Full for all but the last. The chain is a constant,
+// so that the variables of a chain stay in registers.
 template <class Body>
 inline void sweep(int64_t keys, const Body& body) {
     int64_t key = 0;

@@ -194,8 +194,9 @@ private:
                 for (int64_t row = 0; row < count; row += tile) {
                     for (int64_t column = 0; column < columns_; column += 4 * lanes) {
                         const auto part = [&](auto vectors) {
-                            value_tile<vectors>(panel_weights_.data() + row * block * panel, block * panel, from + 4 * column,
-                                                columns_, steps, power, totals_.data() + row * columns_ + column);
+                            value_tile<vectors>(panel_weights_.data() + row * block * panel, block * panel,
+                                                from + 4 * column, columns_, steps, power,
+                                                totals_.data() + row * columns_ + column);
                         };
                         const int64_t vectors = std::min<int64_t>((columns_ - column) / lanes, 4);
                         if (vectors == 1) part(std::integral_constant<int, 1>{});

@@ -27,8 +27,8 @@ T* token(T* from, const auto& strides, int64_t batch, int64_t head, int64_t inde
 }
 
 // How scores become weights. A table holds them for distances of 0, 1, ... steps below the anchor. There are tables of
-// double, fourfold, ... step for rows whose scores are spread widely; two planes where a byte is not enough; and variants:
-// rounding is dithered across key panels, so errors average out.
+// double, fourfold, ... step for rows whose scores are spread widely; two planes where a byte is not enough; and
+// variants: rounding is dithered across key panels, so errors average out.
 struct Weights {
     static constexpr uint64_t variants = 16;
     double step;             // of the first table, as a difference of scores

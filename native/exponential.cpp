@@ -21,9 +21,10 @@ template <class T>
 void exponential(uintptr_t from, uintptr_t to, uintptr_t mask, const Layout& layout, int threads, uintptr_t offsets,
                  bool per_head, float highest, float log2_base) {
     const Heads heads{reinterpret_cast<const float*>(offsets), per_head, highest, log2_base};
-    run_rows<T>(from, to, mask, layout, threads, [=](const auto& scores, auto result, int64_t keys, const Place& place) {
+    const auto row = [=](const auto& scores, auto result, int64_t keys, const Place& place) {
         exponential_row(scores, result, keys, heads.of(place));
-    });
+    };
+    run_rows<T>(from, to, mask, layout, threads, row);
 }
 
 // `gradient` lies as the result does; `sums` gets the sum of each row's gradient, float32.
@@ -32,10 +33,11 @@ void exponential_backward(uintptr_t from, uintptr_t to, uintptr_t mask, const La
                           uintptr_t offsets, bool per_head, float highest, float log2_base, uintptr_t gradient,
                           uintptr_t sums) {
     const Heads heads{reinterpret_cast<const float*>(offsets), per_head, highest, log2_base};
-    run_rows<T, false>(from, to, mask, layout, threads, [=](const auto& scores, T* result, int64_t keys, const Place& place) {
+    const auto row = [=](const auto& scores, T* result, int64_t keys, const Place& place) {
         reinterpret_cast<float*>(sums)[place.row] = exponential_backward_row(
             scores, reinterpret_cast<const T*>(gradient) + place.to, result, keys, heads.of(place));
-    });
+    };
+    run_rows<T, false>(from, to, mask, layout, threads, row);
 }
 
 template <class T>

@@ -25,9 +25,9 @@ void exponential_row(const Row& scores, To to, int64_t keys, const Exponential& 
     });
 }
 
-// The scores' gradient from the scores and the results' gradient g: p * g * log(base), and 0 where the limit holds. It is
-// decided by the scores: rounded, results below the limit may reach it. Returns the sum, which is that of the offset,
-// negative.
+// The scores' gradient from the scores and the results' gradient g: p * g * log(base), and 0 where the limit holds.
+// The scores decide where it does: rounded, a result below the limit may reach it. Returns the sum; the offset's
+// gradient is the negative of it.
 template <class T, class Row>
 float exponential_backward_row(const Row& scores, const T* gradient, T* to, int64_t keys,
                                const Exponential& exponential) {

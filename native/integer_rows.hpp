@@ -81,11 +81,12 @@ void visit_integer_rows(uintptr_t from, uintptr_t to, uintptr_t mask, const Layo
     const auto work = [&](int64_t begin, int64_t end) {
         std::vector<float> scores(padded(layout.keys));
         auto row = make(padded(layout.keys));
-        visit_rows<float>(from, to, mask, layout, begin, end,
-                          [&](const float* source, float* result, const uint8_t* bits, int64_t keys, const Place& place) {
-                              const bool invalid = read_scores(source, bits, keys, scores.data());
-                              row(scores.data(), invalid, keys, result, place.head);
-                          });
+        const auto visit = [&](const float* source, float* result, const uint8_t* bits, int64_t keys,
+                               const Place& place) {
+            const bool invalid = read_scores(source, bits, keys, scores.data());
+            row(scores.data(), invalid, keys, result, place.head);
+        };
+        visit_rows<float>(from, to, mask, layout, begin, end, visit);
     };
     const int64_t least = std::max<int64_t>(1, least_integer_work / std::max<int64_t>(layout.keys, 1));
     parallel_for(layout.rows(), least, threads, work);

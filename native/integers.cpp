@@ -10,7 +10,8 @@ namespace softmaxkit {
 
 namespace {
 
-void code_table(uintptr_t from, uintptr_t to, uintptr_t mask, const Layout& layout, int threads, const CodeTable& table) {
+void code_table(uintptr_t from, uintptr_t to, uintptr_t mask, const Layout& layout, int threads,
+                const CodeTable& table) {
     run_integer_rows<CodeTableRow>(from, to, mask, layout, threads, table);
 }
 

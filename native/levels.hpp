@@ -1,5 +1,5 @@
-// Softmax of a row whose scores, less their maximum, are rounded to a few even levels: the sum comes from a histogram or
-// the levels' exponentials, and there is one quotient for each level.
+// Softmax of a row whose scores, less their maximum, are rounded to a few even levels: the sum comes from a histogram
+// or the levels' exponentials, and there is one quotient for each level.
 #pragma once
 
 #include <algorithm>
@@ -27,7 +27,8 @@ constexpr int level_bias = 32;
 // level_bias + the level of score - maximum, not yet whole. NaN stays NaN.
 template <int count>
 Vector place_of(const Vector& distance, const Levels& levels) {
-    return larger(Vector(static_cast<float>(level_bias)), distance * levels.per_step + static_cast<float>(level_bias + count - 1));
+    constexpr float lowest = level_bias, highest = level_bias + count - 1;
+    return larger(Vector(lowest), distance * levels.per_step + highest);
 }
 
 // The level of score - maximum, a whole number; ties go to the even one. NaN stays NaN.
@@ -40,7 +41,8 @@ Vector level_of(const Vector& distance, const Levels& levels) {
 template <int count>
 Vector pick(const Vector& level, const std::array<float, 16>& values) {
 #if defined(__AVX512F__)
-    return Vector(_mm512_permutexvar_ps(_mm512_cvtps_epi32(static_cast<__m512>(level)), _mm512_loadu_ps(values.data())));
+    const __m512i index = _mm512_cvtps_epi32(static_cast<__m512>(level));
+    return Vector(_mm512_permutexvar_ps(index, _mm512_loadu_ps(values.data())));
 #else
     Vector picked = values[0];
     for (int index = 1; index < count; ++index) stdx::where(level >= static_cast<float>(index), picked) = values[index];
@@ -83,8 +85,8 @@ __m512i places_of(const Row& scores, int64_t key, Size size, float maximum, cons
     return _mm512_cvtps_epi32(static_cast<__m512>(place_of<count>(scores(key, size) - maximum, levels)));
 }
 
-// The sum of a row of finite scores. Calls keep(key, places) for every 64 keys, with the bytes in the order in which they
-// leave packing: four of each of the four vectors side by side.
+// The sum of a row of finite scores. Calls keep(key, places) for every 64 keys, with the bytes in the order in which
+// they leave packing: four of each of the four vectors side by side.
 template <int count, class Row, class Keep>
 float finite_sum(const Row& scores, int64_t keys, float maximum, const Levels& levels, const Keep& keep) {
     const __m512 table = _mm512_loadu_ps(levels.exponentials.data());
@@ -92,14 +94,17 @@ float finite_sum(const Row& scores, int64_t keys, float maximum, const Levels& l
     Vector sums = 0.0f;
     for (; key + 64 <= keys; key += 64) {
         __m512i whole[4];
-        for (int part = 0; part < 4; ++part) whole[part] = places_of<count>(scores, key + part * width, Full{}, maximum, levels);
+        for (int part = 0; part < 4; ++part) {
+            whole[part] = places_of<count>(scores, key + part * width, Full{}, maximum, levels);
+        }
         const __m512i bytes = _mm512_packus_epi16(_mm512_packs_epi32(whole[0], whole[1]),
                                                   _mm512_packs_epi32(whole[2], whole[3]));
         keep(key, bytes);
         if constexpr (count == 4) {
             odd += std::popcount(static_cast<uint64_t>(_mm512_test_epi8_mask(bytes, _mm512_set1_epi8(1))));
             upper += std::popcount(static_cast<uint64_t>(_mm512_test_epi8_mask(bytes, _mm512_set1_epi8(2))));
-            both += std::popcount(static_cast<uint64_t>(_mm512_cmpeq_epi8_mask(bytes, _mm512_set1_epi8(level_bias + 3))));
+            const __m512i three = _mm512_set1_epi8(level_bias + 3);
+            both += std::popcount(static_cast<uint64_t>(_mm512_cmpeq_epi8_mask(bytes, three)));
         } else {
             for (int part = 0; part < 4; ++part) sums += Vector(_mm512_permutexvar_ps(whole[part], table));
         }
@@ -113,7 +118,8 @@ float finite_sum(const Row& scores, int64_t keys, float maximum, const Levels& l
     const bool rest = key < keys;
     for (; key < keys; key += width) {
         const int64_t size = std::min(width, keys - key);
-        sums += Vector(_mm512_maskz_permutexvar_ps(first(size), places_of<count>(scores, key, size, maximum, levels), table));
+        const __m512i places = places_of<count>(scores, key, size, maximum, levels);
+        sums += Vector(_mm512_maskz_permutexvar_ps(first(size), places, table));
     }
     return count > 4 || rest ? sum + stdx::reduce(sums) : sum;
 }
@@ -133,7 +139,8 @@ void levels_finite_row(const Row& scores, To to, int64_t keys, float maximum, co
         for (int part = 0; part < 4; ++part) {
             const int none = static_cast<int>(0x80808000u), from = none + 4 * part;
             const __m512i spread = _mm512_set4_epi32(from + 3, from + 2, from + 1, from);
-            put(to + key + part * width, Vector(_mm512_permutexvar_ps(_mm512_shuffle_epi8(bytes, spread), result)), Full{});
+            const __m512i whole = _mm512_shuffle_epi8(bytes, spread);
+            put(to + key + part * width, Vector(_mm512_permutexvar_ps(whole, result)), Full{});
         }
     }
     for (; key < keys; key += width) {

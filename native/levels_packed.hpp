@@ -1,4 +1,5 @@
-// The levels of a row as codes, two or four in a byte, and the probability of each level: an eighth or less of the memory.
+// The levels of a row as codes, two or four in a byte, and the probability of each level: an eighth or less of the
+// memory.
 #pragma once
 
 #include "levels.hpp"
@@ -54,7 +55,8 @@ bool levels_packed_row(const Row& scores, uint8_t* codes, float* probabilities, 
     const int64_t packed = keys / 64 * 64;
     for (int64_t key = packed; key < keys; key += width) {
         const int64_t size = std::min(width, keys - key);
-        _mm512_mask_cvtepi32_storeu_epi8(places + key, first(size), places_of<count>(scores, key, size, maximum, levels));
+        const __m512i whole = places_of<count>(scores, key, size, maximum, levels);
+        _mm512_mask_cvtepi32_storeu_epi8(places + key, first(size), whole);
     }
 #else
     const int64_t packed = 0;

@@ -77,7 +77,7 @@ private:
     uint64_t round_ = 0;
 };
 
-// Never destroyed: its threads sleep until the process ends. A forked child has none of them and gets a pool of its own.
+// Never destroyed: its threads sleep until the process ends. A forked child has none of them and gets its own pool.
 Pool& pool() {
     static Pool* current = nullptr;
     static pid_t owner = 0;
@@ -102,7 +102,8 @@ void parallel_for(int64_t count, int64_t least, int threads, const std::function
     const int64_t part = std::max(least, (count + 4 * useful - 1) / (4 * useful));
     Parts parts{work, count, part};
     if (shared != nullptr) {
-        shared([](void* address) { static_cast<Parts*>(address)->work_off(); }, &parts, static_cast<unsigned>(useful), 0);
+        const auto work_off = [](void* address) { static_cast<Parts*>(address)->work_off(); };
+        shared(work_off, &parts, static_cast<unsigned>(useful), 0);
     } else {
         pool().run(parts, static_cast<int>(useful));
     }

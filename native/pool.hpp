@@ -1,5 +1,5 @@
-// Work for several threads: those of torch's own OpenMP where it is known, else of a pool that sleeps while it has nothing
-// to do. Two pools of which one spins would fight for the cores.
+// Work for several threads: those of torch's own OpenMP where it is known, else of a pool that sleeps while it has
+// nothing to do. Two pools of which one spins would fight for the cores.
 #pragma once
 
 #include <cstdint>

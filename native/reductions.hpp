@@ -1,4 +1,4 @@
-// What several kernels need of a whole row: its largest score, sums, and what becomes of rows that are empty or invalid.
+// What several kernels need of a whole row: its largest score, sums, and the result where it is invalid.
 #pragma once
 
 #include <utility>
@@ -23,7 +23,9 @@ inline float largest(const Chains& highest) {
 template <class Row>
 float row_maximum(const Row& scores, int64_t keys) {
     Chains highest = all_chains(-infinity);
-    sweep(keys, [&](int64_t key, auto chain, auto count) { highest[chain] = larger(scores(key, count), highest[chain]); });
+    sweep(keys, [&](int64_t key, auto chain, auto count) {
+        highest[chain] = larger(scores(key, count), highest[chain]);
+    });
     return largest(highest);
 }
 
@@ -43,13 +45,17 @@ template <class Row>
 bool is_empty(const Row& scores, int64_t keys, float maximum) {
     if (maximum != -infinity) return false;
     bool nan = false;
-    sweep(keys, [&](int64_t key, auto, auto count) { nan = nan || stdx::any_of(scores(key, count) != scores(key, count)); });
+    sweep(keys, [&](int64_t key, auto, auto count) {
+        const Vector score = scores(key, count);
+        nan = nan || stdx::any_of(score != score);
+    });
     return !nan;
 }
 
 // The result of a row in which NaN or +infinity is attended: NaN, but 0 for the keys that are masked or at -infinity.
+// Such rows are rare: their code stays out of the kernels' own.
 template <class To, class Row>
-void fill_invalid(const Row& scores, To to, int64_t keys) {
+[[gnu::cold, gnu::noinline]] void fill_invalid(const Row& scores, To to, int64_t keys) {
     sweep(keys, [&](int64_t key, auto, auto count) {
         Vector result = std::numeric_limits<float>::quiet_NaN();
         stdx::where(scores(key, count) == -infinity, result) = 0.0f;

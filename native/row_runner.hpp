@@ -1,4 +1,4 @@
-// Runs a kernel over all rows: shared among threads, with or without a mask, and past the caches where results are large.
+// Runs a kernel over all rows: shared among threads, with or without a mask, past the caches where results are large.
 #pragma once
 
 #include <nanobind/nanobind.h>
@@ -30,7 +30,9 @@ constexpr bool can_stream = false;
 template <class T>
 bool streams(uintptr_t to, const Layout& layout) {
     bool aligned = to % (width * sizeof(T)) == 0;
-    for (int axis = 0; axis < outer; ++axis) aligned = aligned && (layout.sizes[axis] == 1 || layout.to[axis] % width == 0);
+    for (int axis = 0; axis < outer; ++axis) {
+        aligned = aligned && (layout.sizes[axis] == 1 || layout.to[axis] % width == 0);
+    }
     return aligned && layout.rows() * layout.keys * static_cast<int64_t>(sizeof(T)) > large;
 }
 

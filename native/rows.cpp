@@ -16,7 +16,8 @@ namespace {
 void huge_pages(uintptr_t from, size_t bytes) {
 #if defined(MADV_HUGEPAGE)
     const uintptr_t page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE)), begin = (from + page - 1) / page * page;
-    if (from + bytes > begin) madvise(reinterpret_cast<void*>(begin), (from + bytes - begin) / page * page, MADV_HUGEPAGE);
+    if (from + bytes <= begin) return;
+    madvise(reinterpret_cast<void*>(begin), (from + bytes - begin) / page * page, MADV_HUGEPAGE);
 #endif
 }
 

@@ -19,7 +19,8 @@ struct Layout {
 
     Layout(std::array<int64_t, outer> sizes, std::array<int64_t, outer> from, std::array<int64_t, outer> to,
            std::array<int64_t, outer> mask, int64_t keys, int64_t mask_key, bool causal, bool masked)
-        : sizes(sizes), from(from), to(to), mask(mask), keys(keys), mask_key(mask_key), causal(causal), masked(masked) {}
+        : sizes(sizes), from(from), to(to), mask(mask), keys(keys), mask_key(mask_key), causal(causal),
+          masked(masked) {}
 
     int64_t rows() const { return sizes[0] * sizes[1] * sizes[2] * sizes[3]; }
 };
@@ -48,7 +49,9 @@ void walk(const Layout& layout, int64_t begin, int64_t end, const Visit& visit) 
         Place place{offset(layout.from), offset(layout.to), offset(layout.mask), layout.keys, at[query - 1], begin};
         const int64_t last = std::min(layout.sizes[query], at[query] + end - begin);
         for (int64_t row = at[query]; row < last; ++row, ++begin) {
-            if (layout.causal) place.seen = std::clamp<int64_t>(layout.keys - layout.sizes[query] + row + 1, 0, layout.keys);
+            if (layout.causal) {
+                place.seen = std::clamp<int64_t>(layout.keys - layout.sizes[query] + row + 1, 0, layout.keys);
+            }
             place.row = begin;
             visit(place);
             place.from += layout.from[query];
@@ -60,8 +63,8 @@ void walk(const Layout& layout, int64_t begin, int64_t end, const Visit& visit) 
     }
 }
 
-// Calls visit(scores, to, bits, keys, place) for the rows of a layout from `begin` to `end`: bits, one for each key, are
-// null where all are attended, and what lies beyond the keys that are seen is filled with zeros.
+// Calls visit(scores, to, bits, keys, place) for the rows of a layout from `begin` to `end`. The bits, one for each
+// key, are null where all are attended; results beyond the keys that are seen are filled with zeros.
 template <class T, class Visit>
 void visit_rows(uintptr_t from, uintptr_t to, uintptr_t mask, const Layout& layout, int64_t begin, int64_t end,
                 const Visit& visit) {

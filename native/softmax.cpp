@@ -1,4 +1,5 @@
-// Softmax as Python calls it: pointers and a layout in, the result where the caller wants it. Python checks the arguments.
+// Softmax as Python calls it: pointers and a layout in, the result where the caller wants it. Python checks the
+// arguments.
 #include "softmax.hpp"
 
 #include "registry.hpp"
@@ -16,11 +17,12 @@ void softmax(uintptr_t from, uintptr_t to, uintptr_t mask, const Layout& layout,
 }
 
 template <class T>
-void softmax_backward(uintptr_t probabilities, uintptr_t gradient, uintptr_t to, int64_t rows, int64_t keys, int threads) {
+void softmax_backward(uintptr_t probabilities, uintptr_t gradient, uintptr_t to, int64_t rows, int64_t keys,
+                      int threads) {
     parallel_for(rows, least_rows(keys), threads, [=](int64_t begin, int64_t end) {
         for (int64_t at = begin * keys; at < end * keys; at += keys) {
-            softmax_backward_row(reinterpret_cast<const T*>(probabilities) + at, reinterpret_cast<const T*>(gradient) + at,
-                                 reinterpret_cast<T*>(to) + at, keys);
+            softmax_backward_row(reinterpret_cast<const T*>(probabilities) + at,
+                                 reinterpret_cast<const T*>(gradient) + at, reinterpret_cast<T*>(to) + at, keys);
         }
     });
 }

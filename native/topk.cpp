@@ -10,8 +10,8 @@ namespace {
 
 // `is_done` says of each row whether it could be done.
 template <class T>
-void topk(uintptr_t logits, uintptr_t values, uintptr_t indices, uintptr_t is_done, int64_t rows, int64_t size, int64_t k,
-          int threads) {
+void topk(uintptr_t logits, uintptr_t values, uintptr_t indices, uintptr_t is_done, int64_t rows, int64_t size,
+          int64_t k, int threads) {
     parallel_for(rows, least_rows(size), threads, [=](int64_t begin, int64_t end) {
         for (int64_t row = begin; row < end; ++row) {
             reinterpret_cast<bool*>(is_done)[row] =

@@ -1,5 +1,5 @@
-// The k largest probabilities of a row's softmax in one pass: the running maximum and sum of online softmax (Milakov and
-// Gimelshein, section 4), and the best logits so far.
+// The k largest probabilities of a row's softmax in one pass: the running maximum and sum of online softmax (Milakov
+// and Gimelshein, section 4), and the best logits so far.
 #pragma once
 
 #include <algorithm>

@@ -52,7 +52,8 @@ inline __m256i narrowed(const Vector& value) {
     const __m512i bits = _mm512_castps_si512(wide);
     const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
     __m512i rounded = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
-    rounded = _mm512_mask_mov_epi32(rounded, _mm512_cmp_ps_mask(wide, wide, _CMP_UNORD_Q), _mm512_set1_epi32(0x7fc00000));
+    const __mmask16 nan = _mm512_cmp_ps_mask(wide, wide, _CMP_UNORD_Q);
+    rounded = _mm512_mask_mov_epi32(rounded, nan, _mm512_set1_epi32(0x7fc00000));
     return _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16));
 }
 inline Vector load(const bfloat16* from) {
@@ -75,7 +76,8 @@ inline void store_some(bfloat16* to, const Vector& value, int64_t count) {
 // Where `keep` is 0, -infinity.
 inline Vector masked(const Vector& scores, const uint8_t* keep, int64_t count) {
     const __m128i bytes = _mm_maskz_loadu_epi8(first(count), keep);
-    return Vector(_mm512_mask_mov_ps(_mm512_set1_ps(-infinity), _mm_test_epi8_mask(bytes, bytes), static_cast<__m512>(scores)));
+    const __mmask16 kept = _mm_test_epi8_mask(bytes, bytes);
+    return Vector(_mm512_mask_mov_ps(_mm512_set1_ps(-infinity), kept, static_cast<__m512>(scores)));
 }
 
 // Of two, the second where either is NaN.
@@ -98,7 +100,9 @@ inline void store(bfloat16* to, const Vector& value) {
     stdx::where((bits & 0x7fffffff) > 0x7f800000, rounded) = 0x7fc00000;
     alignas(64) int32_t lanes[width];
     rounded.copy_to(lanes, stdx::vector_aligned);
-    for (int64_t lane = 0; lane < width; ++lane) to[lane].bits = static_cast<uint16_t>(static_cast<uint32_t>(lanes[lane]) >> 16);
+    for (int64_t lane = 0; lane < width; ++lane) {
+        to[lane].bits = static_cast<uint16_t>(static_cast<uint32_t>(lanes[lane]) >> 16);
+    }
 }
 template <class T>
 Vector load_some(const T* from, int64_t count, float rest) {
@@ -115,7 +119,9 @@ void store_some(T* to, const Vector& value, int64_t count) {
 }
 
 inline Vector masked(const Vector& scores, const uint8_t* keep, int64_t count) {
-    const Vector kept([keep, count](auto lane) { return static_cast<int64_t>(lane) < count && keep[lane] ? 1.0f : 0.0f; });
+    const Vector kept([keep, count](auto lane) {
+        return static_cast<int64_t>(lane) < count && keep[lane] ? 1.0f : 0.0f;
+    });
     Vector result = scores;
     stdx::where(kept == 0.0f, result) = -infinity;
     return result;
@@ -145,8 +151,8 @@ inline Vector smaller(const Vector& one, const Vector& other) {
 
 constexpr float log2e = 1.44269504f;
 
-// 2^t for t up to 128, where it is infinity; 0 far below -126, NaN of NaN. 2^r for r from 0 to 1 is a polynomial with the smallest relative
-// error, 2e-9, that is 1 at 0; float32 rounds by 6e-8.
+// 2^t for t up to 128, where it is infinity; 0 far below -126, NaN of NaN. 2^r for r from 0 to 1 is a polynomial with
+// the smallest relative error, 2e-9, that is 1 at 0; float32 rounds by 6e-8.
 inline Vector exp2(const Vector& t) {
 #if defined(__AVX512DQ__)
     const Vector r(_mm512_reduce_ps(static_cast<__m512>(t), _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC));

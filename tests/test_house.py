@@ -19,7 +19,7 @@ LAYERS = (
     ("formats", "tables", "masks", "files"),
     ("blocks", "kernels"),
     ("methods",),
-    ("attention", "functional", "record", "recipe", "models", "flow", "explanation"),
+    ("fused_attention", "functional", "record", "recipe", "models", "flow", "explanation"),
     ("studies", "report"),
     ("cli",),
 )

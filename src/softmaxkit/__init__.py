@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -12,9 +10,9 @@ __version__ = "0.1.0"
 _MODULES = {
     "functional": ("softmax", "softmax_topk"),
     "explanation": ("explain",),
-    "attention.call": ("attention",),
-    "attention.cache": ("KeyValueCache",),
-    "attention.partial": ("partial_attention",),
+    "fused_attention.call": ("attention",),
+    "fused_attention.cache": ("KeyValueCache",),
+    "fused_attention.partial": ("partial_attention",),
     "formats": ("BF16", "FP16", "UQ", "Float", "Q"),
     "methods.base.constants": ("Constants",),
     "methods.base.online": ("OnlineSoftmax",),
@@ -26,9 +24,9 @@ _MODULES = {
 _NAMES = {name: f"softmaxkit.{module}" for module, names in _MODULES.items() for name in names}
 
 if TYPE_CHECKING:
-    from softmaxkit.attention.cache import KeyValueCache as KeyValueCache
-    from softmaxkit.attention.call import attention as attention
-    from softmaxkit.attention.partial import partial_attention as partial_attention
+    from softmaxkit.fused_attention.cache import KeyValueCache as KeyValueCache
+    from softmaxkit.fused_attention.call import attention as attention
+    from softmaxkit.fused_attention.partial import partial_attention as partial_attention
     from softmaxkit.explanation import explain as explain
     from softmaxkit.flow.synthesize import synthesize as synthesize
     from softmaxkit.flow.verify import verify as verify
@@ -50,21 +48,6 @@ if TYPE_CHECKING:
     from softmaxkit.models import restore as restore
     from softmaxkit.models import save as save
     from softmaxkit.models import set_mode as set_mode
-
-
-class _Package(ModuleType):
-    """This package. Its function `attention` keeps its name when the folder of that name is imported."""
-
-    @property
-    def attention(self) -> Any:
-        return import_module("softmaxkit.attention.call").attention
-
-    @attention.setter
-    def attention(self, module: ModuleType) -> None:
-        """Leave the name to the function; the import system would bind it to the folder."""
-
-
-sys.modules[__name__].__class__ = _Package
 
 
 def _methods() -> dict[str, Any]:

@@ -33,7 +33,7 @@ def explain(spec: Spec, *tensors: Tensor, mode: str = "float", **parameters: Any
         torch
           not avx512, avx2, plain: Softermax has no kernel for this form
     """
-    from softmaxkit.attention.call import choose, module_for
+    from softmaxkit.fused_attention.call import choose, module_for
     from softmaxkit.kernels.backends import only_torch
 
     check_spec(spec)

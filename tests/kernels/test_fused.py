@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from importlib import import_module
+from itertools import product
 from typing import Any
 
 import pytest
@@ -13,13 +14,13 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 import softmaxkit
-from softmaxkit import ConSmax, Exact, Exaq, Softermax, kernels
-from softmaxkit.attention.cache import KeyValueCache
-from softmaxkit.attention.call import module_for
+from softmaxkit import ConSmax, Exact, Exaq, Softermax
+from softmaxkit.fused_attention.cache import KeyValueCache
+from softmaxkit.fused_attention.call import module_for
 from softmaxkit.kernels import attention as fused
-from softmaxkit.kernels import weights
+from softmaxkit.kernels import backends, launch, weights
 
-BUILT = kernels.native() is not None
+BUILT = backends.native() is not None
 needs_kernels = pytest.mark.skipif(not BUILT, reason="the native kernels are not built")
 CLIP = -5.0
 LEVELS = tuple(Exaq(bits=2).exponentials(CLIP))
@@ -72,9 +73,13 @@ def call_of(spec: Any, real: dict[str, Any]) -> fused.AttentionCall:
     return fused.AttentionCall.by_exponential(real["beta"], 1.0)
 
 
+def numbers_of(spec: Any) -> dict[str, Any]:
+    return {"clip": CLIP} if isinstance(spec, Exaq) else spec.start(30)
+
+
 def modules() -> list[Any]:
     supported = import_module("softmaxkit.kernels._plain").supported()
-    return [import_module(f"softmaxkit.kernels._{name}") for name in kernels.SETS if name in supported]
+    return [import_module(f"softmaxkit.kernels._{name}") for name in backends.NATIVE if name in supported]
 
 
 CASES = [
@@ -105,7 +110,7 @@ def test_instruction_sets_give_equal_numbers_near_float64(
     for spec, real in methods(given):
         results = []
         for module in modules():
-            monkeypatch.setattr(fused, "native", lambda module=module: module)
+            monkeypatch.setattr(launch, "native", lambda module=module: module)
             results.append(fused.attend(*given, call_of(spec, real), **how))
         if not few:  # integers are equal; floats are summed in another order
             assert all(torch.equal(results[0], other) for other in results[1:])
@@ -258,14 +263,13 @@ def test_nan_and_infinity_go_where_torch_takes_them(queries: int, place: int, wr
 @pytest.mark.parametrize("spec", [Exact(), Exact(schedule="online"), Softermax(), Exaq(), ConSmax()])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
 def test_plain_form(spec: Any, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("softmaxkit.attention.call.STRIPE", 1000)
-    monkeypatch.setattr(fused, "native", lambda: None)
+    monkeypatch.setattr("softmaxkit.fused_attention.stripes.STRIPE", 1000)
+    monkeypatch.setattr(backends, "unavailable", lambda name: "this test asks for torch")
     given = [x.to(dtype) for x in inputs(2, 4, 30, 16, key_heads=2)]
-    real = {"clip": CLIP} if spec == Exaq() else {"beta": 1.0, "gamma": 2.0} if spec == ConSmax() else {}
-    mode = "float" if spec in (Exact(), Exaq(), ConSmax()) else "integer"
+    real = numbers_of(spec)
     tolerance = 1e-6 if dtype == torch.float64 else 0.02
-    for seen in (None, some_of(2, 4, 30, 30), some_of(30, 30)):
-        found = softmaxkit.attention(*given, spec, seen, enable_gqa=True, **real)
+    for mode, seen in product(("float", "integer"), (None, some_of(2, 4, 30, 30), some_of(30, 30))):
+        found = softmaxkit.attention(*given, spec, seen, enable_gqa=True, mode=mode, **real)
         exact = truth(spec, given, seen, mode=mode, **real)
         assert found.dtype == dtype
         # In half precision a few scores are rounded into the next level.
@@ -283,7 +287,7 @@ def test_exact_is_pytorchs_own() -> None:
 @pytest.mark.parametrize("spec", [Exact(), Softermax(), Exaq(), ConSmax()])
 def test_masks(spec: Any) -> None:
     given = inputs(2, 2, 30, 16)
-    real = {"clip": CLIP} if spec == Exaq() else {}
+    real = numbers_of(spec)
     seen = some_of(2, 1, 30, 30)
     plain = softmaxkit.attention(*given, spec, seen, **real)
     assert (plain[:, :, 0] == 0).all()
@@ -294,17 +298,16 @@ def test_masks(spec: Any) -> None:
     assert torch.allclose(softmaxkit.attention(*given, spec, is_causal=True, **real), causal, atol=1e-6)
     bias = torch.randn(2, 30, 30)
     by_hand = given[0].double() @ given[1].double().mT / 4 + bias.double()
-    mode = "integer" if spec == Softermax() else "float"
-    exact = spec.module(heads=2, mode=mode, **spec.start(30), **real)(by_hand) @ given[2].double()
+    exact = spec.module(heads=2, **real)(by_hand) @ given[2].double()
     found = softmaxkit.attention(*given, spec, bias, **real)
     assert rms(found - exact.detach()) <= 1e-5 * rms(exact.detach())
 
 
 @pytest.mark.parametrize("spec", [Exact(), Softermax(), Exaq(), ConSmax()])
 def test_gradients_and_dropout(spec: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("softmaxkit.attention.call.STRIPE", 200)
+    monkeypatch.setattr("softmaxkit.fused_attention.stripes.STRIPE", 200)
     given = [x.requires_grad_() for x in inputs(1, 2, 12, 16)]
-    real = {"clip": CLIP} if spec == Exaq() else {}
+    real = numbers_of(spec)
     softmaxkit.attention(*given, spec, is_causal=True, **real).square().sum().backward()
     assert all(x.grad is not None and x.grad.isfinite().all() and x.grad.any() for x in given)
     torch.manual_seed(0)
@@ -317,7 +320,7 @@ def test_gradients_and_dropout(spec: Any, monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.parametrize("spec", [Exact(), Softermax(), Exaq(), ConSmax()])
 def test_axes(spec: Any) -> None:
     given = inputs(1, 2, 20, 16)
-    real = {"clip": CLIP} if spec == Exaq() else {}
+    real = numbers_of(spec)
     found = softmaxkit.attention(*given, spec, **real)
     assert torch.allclose(softmaxkit.attention(*(x[0] for x in given), spec, **real), found[0], atol=1e-6)
     assert softmaxkit.attention(*(x[0, 0] for x in given), spec, **real).shape == (20, 16)
@@ -337,7 +340,7 @@ def test_what_does_not_fit_is_refused() -> None:
         softmaxkit.attention(query, key, value[:, :, :5], Exaq(), enable_gqa=True, clip=CLIP)
     with pytest.raises(ValueError, match="2, 3 or 4 axes"):
         softmaxkit.attention(query, key[0], value, Exaq(), clip=CLIP)
-    with pytest.raises(ValueError, match="mask broadcasts to the scores"):
+    with pytest.raises(ValueError, match="does not broadcast to scores"):
         softmaxkit.attention(query, query, query, Exaq(), some_of(7, 20), clip=CLIP)
     with pytest.raises(TypeError, match="of one dtype"):
         softmaxkit.attention(query, key.double(), value, Exaq(), clip=CLIP)
@@ -348,10 +351,10 @@ def test_what_does_not_fit_is_refused() -> None:
 
 
 def test_a_module_is_made_once_and_outside_of_inference_mode() -> None:
-    given: Any = (ConSmax(), 2, 5, {"beta": 3.0, "gamma": 1.5}, torch.device("cpu"))
+    given: Any = (ConSmax(), "float", 2, 5, {"beta": 3.0, "gamma": 1.5}, torch.device("cpu"))
     with torch.inference_mode():
         made = module_for(*given)
     assert not any(each.is_inference() or each.requires_grad for each in made.parameters())
     assert module_for(*given) is made
     told = {"beta": torch.tensor([3.0, 4.0]), "gamma": 1.5}
-    assert module_for(ConSmax(), 2, 5, told, torch.device("cpu")) is not made
+    assert module_for(ConSmax(), "float", 2, 5, told, torch.device("cpu")) is not made

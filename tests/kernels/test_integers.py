@@ -15,13 +15,14 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-import softmaxkit.kernels as kernels
 from softmaxkit import FP16, UQ, ConSmax, Exact, Exaq, Float, Q, Softermax, Spec
+from softmaxkit.kernels import backends
 from softmaxkit.kernels.integers import IntegerCall
-from softmaxkit.methods.base.module import SoftmaxModule, attended_keys
-from softmaxkit.methods.base.spec import METHODS, method_class
+from softmaxkit.methods import METHODS, method_class
+from softmaxkit.methods.base.module import SoftmaxModule
+from softmaxkit.methods.base.rows import attended_keys
 
-if kernels.native() is None:
+if backends.native() is None:
     pytest.skip("the native kernels are not built", allow_module_level=True)
 
 HEADS = 3
@@ -57,16 +58,22 @@ IDS = [f"{spec.method} {spec.variant}".strip() for spec, _ in FORMS]
 DEFAULTS = [FORMS[IDS.index(name)] for name in ("exact", "consmax", "softermax", "exaq 4 bits, searched clip")]
 
 
-@pytest.fixture(params=kernels.SETS)
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    yield
+    backends.reset()  # the environment may have asked for another
+
+
+@pytest.fixture(params=backends.NATIVE)
 def instructions(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Run a test with the kernels of each instruction set that this processor has."""
     if request.param not in import_module("softmaxkit.kernels._plain").supported():
         pytest.skip(f"this processor has no {request.param}")
     monkeypatch.setenv("SOFTMAXKIT_KERNELS", request.param)
-    kernels.native.cache_clear()
-    assert str(kernels.native()).count(f"softmaxkit.kernels._{request.param}")
+    backends.reset()
+    assert str(backends.native()).count(f"softmaxkit.kernels._{request.param}")
     yield
-    kernels.native.cache_clear()
+    backends.reset()
 
 
 def module_of(spec: Spec, numbers: dict[str, Any]) -> SoftmaxModule:
@@ -74,7 +81,7 @@ def module_of(spec: Spec, numbers: dict[str, Any]) -> SoftmaxModule:
 
 
 def kernel_of(module: SoftmaxModule) -> IntegerCall:
-    kernel = module.integer_kernel()
+    kernel = module.choose_integers(torch.zeros(1))[0]
     assert kernel is not None
     return kernel
 
@@ -263,7 +270,8 @@ def test_gradients_are_those_without_kernels(
         return result.detach(), scores.grad
 
     native = run()
-    monkeypatch.setattr("softmaxkit.methods.base.module.can_run", lambda scores: False)
+    monkeypatch.setenv(backends.VARIABLE, "none")
+    backends.reset()
     assert all(torch.equal(one, other) for one, other in zip(native, run(), strict=True))
 
 
@@ -271,8 +279,8 @@ def test_the_kernel_follows_the_constants() -> None:
     module = module_of(ConSmax(), NUMBERS["consmax"])
     scores = scores_of(16)
     with torch.no_grad():
-        before, kernel = module(scores), module.integer_kernel()
-        assert module.integer_kernel() is kernel
+        before, kernel = module(scores), module.choose_integers(torch.zeros(1))[0]
+        assert module.choose_integers(torch.zeros(1))[0] is kernel
         module.beta += 0.5
         assert not equal(module(scores), before)
         assert equal(module(scores), golden(module, scores))
@@ -281,7 +289,7 @@ def test_the_kernel_follows_the_constants() -> None:
 def test_what_kernels_do_not_cover_goes_to_golden() -> None:
     wide = {"power_sum": UQ(1, 31), "output": UQ(1, 31), "reciprocal": UQ(1, 20), "unnormalised": UQ(1, 1)}
     module = Softermax(**wide).module(mode="integer")
-    assert module.integer_kernel() is None
+    assert module.choose_integers(torch.zeros(1))[0] is None
     with torch.no_grad():
         assert equal(module(scores_of(16)), golden(module, scores_of(16)))
     with pytest.raises(ValueError, match=r"scores are \(..., 3, queries, keys\), not \(2, 8\)"):

@@ -10,13 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-import softmaxkit.kernels as kernels
 from softmaxkit import ConSmax, Exact, Exaq, softmax_topk
-from softmaxkit.kernels import launch, operators, rows
-from softmaxkit.methods.base.module import OPERATORS
+from softmaxkit.kernels import backends, launch, operators, rows
 from softmaxkit.methods.base.spec import Spec
 
-if kernels.native() is None:
+if backends.native() is None:
     pytest.skip("the native kernels are not built", allow_module_level=True)
 
 EXPONENTIALS = Exaq(bits=2).exponentials(-5.0)
@@ -122,13 +120,13 @@ def test_compiled_and_exported_modules_call_the_operators() -> None:
     torch.compiler.reset()  # other tests have compiled the same forward for other methods
     scores, mask = scores_of(2, 3, 5, 40), torch.rand(5, 40) < 0.7
     chosen: list[tuple[Spec, dict[str, Any]]] = [(ConSmax(), {}), (Exaq(bits=2), {"clip": -5.0})]
-    for spec, numbers in [*chosen, *([(Exact(), {})] if launch.instructions() == "avx512" else [])]:
+    for spec, numbers in [*chosen, *([(Exact(), {})] if backends.backend_name() == "avx512" else [])]:
         module = spec.module(**numbers).eval()
         compiled: Any = torch.compile(module, backend="eager", fullgraph=True)
         exported = torch.export.export(module, (scores, mask))
         for run in (compiled, exported.module()):
             assert torch.equal(run(scores, mask), module(scores, mask))
-        assert f"softmaxkit.{OPERATORS[spec.method]}" in str(exported.graph)
+        assert f"softmaxkit.{spec.module(**numbers).row_call(torch.device('cpu')).kernel}" in str(exported.graph)
 
 
 @pytest.mark.parametrize(("size", "k"), [(1, 1), (17, 17), (1000, 5), (5000, 50), (40000, 300)])

@@ -12,18 +12,18 @@ import pytest
 import torch
 from torch import Tensor
 
-import softmaxkit.kernels as kernels
 from softmaxkit import ConSmax, Exact, Exaq
-from softmaxkit.kernels import launch, packed, rows
+from softmaxkit.kernels import backends, launch, packed, rows
+from softmaxkit.kernels.threads import torch_threads
 from softmaxkit.methods.base.module import attended_keys
 
-if kernels.native() is None:
+if backends.native() is None:
     pytest.skip("the native kernels are not built", allow_module_level=True)
 
 LENGTHS = (1, 2, 3, 7, 8, 15, 16, 17, 31, 63, 64, 65, 100, 257, 1000)
 
 
-@pytest.fixture(params=kernels.SETS, autouse=True)
+@pytest.fixture(params=backends.NATIVE, autouse=True)
 def instructions(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Run a test with the kernels of each instruction set that this processor has."""
     if request.param not in import_module("softmaxkit.kernels._plain").supported():
@@ -267,16 +267,16 @@ def test_large_results_are_those_of_small_ones(dtype: torch.dtype) -> None:
 
 @pytest.fixture(params=["torch's threads", "own threads"])
 def pool(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Run on torch's OpenMP threads, and on those that the kernels start where these are not result."""
+    """Run on torch's OpenMP threads, and on those that the kernels start where these are missing."""
     kernel = launch.loaded()
-    address = 0 if request.param == "own threads" else kernels.torch_threads()
+    address = 0 if request.param == "own threads" else torch_threads()
     if address == 0 and request.param != "own threads":
-        pytest.skip("torch's OpenMP library is not result")
+        pytest.skip("torch's OpenMP library was not found")
     kernel.share_threads(address)
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
-    kernel.share_threads(kernels.torch_threads())
+    kernel.share_threads(torch_threads())
 
 
 @pytest.mark.usefixtures("pool")
@@ -310,7 +310,7 @@ def test_what_kernels_do_not_accept_is_refused() -> None:
         rows.softmax(scores.double())
     with pytest.raises(TypeError, match=r"a mask is boolean, True where attended, not torch.float32 on cpu"):
         rows.softmax(scores, scores)
-    with pytest.raises(ValueError, match=r"a mask broadcasts to the scores, \(2, 3, 8\); it is \(7,\)"):
+    with pytest.raises(ValueError, match=r"a mask of shape \(7,\) does not broadcast to scores of shape \(2, 3, 8\)"):
         rows.softmax(scores, torch.ones(7, dtype=torch.bool))
     with pytest.raises(ValueError, match="offsets are"):
         rows.exponential(scores, torch.zeros(5))

@@ -8,81 +8,25 @@ import re
 from typing import Any
 
 import pytest
+from page_records import result, silicon, small_record
 
-from softmaxkit.methods import METHODS
 from softmaxkit.report import render
 from softmaxkit.report.study import render_study
 
 
-def result(method: str, variant: str, mode: str, loss: float, **more: Any) -> dict[str, Any]:
-    return {
-        "method": method,
-        "variant": variant,
-        "spec": {"schema": 1, "method": method},
-        "mode": mode,
-        "loss_nats": loss,
-        "perplexity": 2.718281828**loss,
-        "loss_change_percent": 100 * (loss / 1.72 - 1),
-        "row_sum_mean": 1.0,
-        "row_sum_min": 0.9,
-        "row_sum_max": 1.1,
-        "trained_steps": 1600,
-        "training_description": "from scratch",
-        "series": {
-            "training": {
-                "step": [1, 2, 3],
-                "loss_nats": [5.0, 3.0, 2.0],
-                "held_out_step": [3],
-                "held_out_loss_nats": [2.1],
-            },
-            "function": {
-                "score": [-1.0, 0.0, 1.0],
-                "probability": [0.1, 0.3, 0.7],
-                "exact_probability": [0.1, 0.3, 0.6],
-            },
-            "error": {
-                "score_below_maximum": [-2.0, -1.0, 0.0],
-                "mean_absolute_error": [1e-5, 1e-3, 1e-2],
-                "share_of_scores": [0.2, 0.3, 0.5],
-            },
-        },
-        **more,
-    }
-
-
-def silicon(energy: float) -> dict[str, Any]:
-    """Return what a synthesised unit has."""
-    return {"cells": "sky130", "energy_pj_per_element": energy}
-
-
 @pytest.fixture
 def record() -> dict[str, Any]:
-    results = [
-        result(method, variant, mode, loss)
-        for method, variant, loss in [
-            ("exact", "", 1.72),
-            ("consmax", "", 1.757),
-            ("softermax", "", 1.7209),
-            ("exaq", "2 bits, naive clip", 2.33),
-            ("exaq", "3 bits, searched clip", 1.7232),
-        ]
-        for mode in ("float", "integer")
-    ]
-    return {
-        "schema": 1,
-        "softmaxkit": "0.1.0",
-        "command": ["softmaxkit", "compare", "--text", "a b.txt"],
-        "seed": 0,
-        "inputs": {"text": {"name": "a b.txt", "bytes": 12345, "sha256": "0" * 64}, "windows": 512},
-        "versions": {"python": "3.11.7", "torch": "2.13.0"},
-        "methods": {name: METHODS[name].about() for name in ("exact", "consmax", "softermax", "exaq")},
-        "results": results,
-    }
+    return small_record()
 
 
 def figures(page: str) -> dict[str, Any]:
-    scripts = re.findall(r'<script type="application/json" id="([^"]+)">(.*?)</script>', page, re.DOTALL)
+    scripts = re.findall(r'<script type="application/json" id="([^"]+)-figure">(.*?)</script>', page, re.DOTALL)
     return {name: json.loads(text) for name, text in scripts}
+
+
+def sections(page: str) -> set[str]:
+    """Return the names of the charts, of which some have a panel for each variant."""
+    return {name.partition("-")[0] for name in figures(page)}
 
 
 def test_the_page_is_whole_and_loads_nothing(record: dict[str, Any]) -> None:
@@ -90,12 +34,12 @@ def test_the_page_is_whole_and_loads_nothing(record: dict[str, Any]) -> None:
     assert page.lstrip().lower().startswith("<!doctype html>")
     assert page.rstrip().endswith("</html>")
     assert not re.search(r'<(?:script|img|link|iframe)[^>]+(?:src|href)\s*=\s*["\']?(?:https?:)?//', page)
-    assert page.count("Plotly.newPlot(") >= 1
+    assert page.count("Plotly.react(") >= 1
 
 
 def test_the_finding_and_the_table_say_the_figures(record: dict[str, Any]) -> None:
     page = render(record)
-    assert "Softermax has the lowest loss: 1.7209 nats" in page
+    assert "Softermax has the lowest loss measured: 1.7209 nats" in page
     for text in ("1.7570", "+2.15%", "3 bits, searched clip", "from scratch", "EXAQ"):
         assert text in page
     assert len(re.findall(r'<tr class="[^"]*best', page)) == 1
@@ -103,15 +47,15 @@ def test_the_finding_and_the_table_say_the_figures(record: dict[str, Any]) -> No
 
 
 def test_each_chart_is_there_and_vanishes_with_its_data(record: dict[str, Any]) -> None:
-    assert len(figures(render(record))) == 4
+    assert len(sections(render(record))) == 4
     for part, left in (("training", 3), ("function", 3), ("error", 3)):
         less = copy.deepcopy(record)
         for entry in less["results"]:
             del entry["series"][part]
-        assert len(figures(render(less))) == left
+        assert len(sections(render(less))) == left
     for entry in record["results"]:
         del entry["series"]
-    assert len(figures(render(record))) == 1
+    assert len(sections(render(record))) == 1
 
 
 def test_text_of_the_record_is_escaped(record: dict[str, Any]) -> None:
@@ -122,7 +66,7 @@ def test_text_of_the_record_is_escaped(record: dict[str, Any]) -> None:
     page = render(record)
     assert "<script>alert" not in page
     assert "<img src=x" not in page
-    assert len(figures(page)) == 4
+    assert len(sections(page)) == 4
 
 
 def test_missing_and_odd_figures_do_not_break_it(record: dict[str, Any]) -> None:
@@ -179,17 +123,20 @@ def test_an_unknown_method_is_shown_as_its_record_says(record: dict[str, Any]) -
     for text in ("<b>PowerMax</b>", "<b>Plain</b>", "background: #123456", "PowerMax unit, area", "(a paper)"):
         assert text in page
     assert "powermax" not in page[: page.index('id="provenance"')]
-    traces = figures(page)["function-figure"]["data"]
+    panels = [figure for name, figure in figures(page).items() if name.startswith("function-")]
+    traces = [trace for panel in panels for trace in panel["data"]]
     assert [trace["line"]["color"] for trace in traces if trace["name"] == "integer"] == ["#7d8791", "#123456"]
 
 
 def test_a_record_that_does_not_describe_its_methods_is_shown_by_their_names(record: dict[str, Any]) -> None:
     del record["methods"]
     page = render(record)
-    assert "softermax has the lowest loss: 1.7209 nats" in page  # not exact: it is the first, hence the baseline
+    assert (
+        "softermax has the lowest loss measured: 1.7209 nats" in page
+    )  # not exact: it is the first, hence the baseline
     assert "<b>consmax</b>" in page
-    assert len(figures(page)) == 4
-    traces = figures(page)["training-figure"]["data"]
+    assert len(sections(page)) == 4
+    traces = figures(page)["training"]["data"]
     colours = dict.fromkeys(trace["line"]["color"] for trace in traces if trace["mode"] == "lines")
     assert list(colours) == ["#7d8791", "#cc79a7", "#e69f00", "#56b4e9"]
 
@@ -218,9 +165,13 @@ def test_a_study_is_drawn_against_its_baseline(described: bool) -> None:
         record["methods"] = {"powermax": POWERMAX, "plain": {"title": "Plain", "baseline": True}}
     for x in ("recipe.steps", "step"):
         config["x"] = x
-        names = {trace["name"] for trace in figures(render_study(record))["picture-figure"]["data"]}
+        names = {trace["name"] for trace in figures(render_study(record))["picture"]["data"]}
         assert names
         assert all(name.startswith("powermax") for name in names)
+        assert "One seed, so small differences may be chance." in render_study(record)
+    for result_of_seed in results[:2]:
+        result_of_seed["seed"] = 1
+    assert "Means over seeds ± their standard deviation." in render_study(record)
 
 
 @pytest.mark.parametrize(

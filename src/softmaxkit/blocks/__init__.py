@@ -1,4 +1,4 @@
-"""What units are built of, in Amaranth: row streams, pipelines, arithmetic and storage. They know no method."""
+"""Building blocks of the hardware units, in Amaranth, for all methods: streams, pipelines, arithmetic, storage."""
 
 from importlib.util import find_spec
 

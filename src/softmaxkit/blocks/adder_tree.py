@@ -1,4 +1,4 @@
-"""Trees over the lanes of a beat: sums and maxima."""
+"""Reduction trees across the lanes of a beat: sum and maximum."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from softmaxkit.blocks.pipeline import named
 
 
 def adder_tree(m: Module, name: str, values: Sequence[Value]) -> Value:
-    """Return the exact sum, one bit wider a level."""
+    """Return the exact sum; every level adds one bit of width."""
     return _tree(m, name, values, lambda first, second: first + second)
 
 
 def maximum_tree(m: Module, name: str, values: Sequence[Value]) -> Value:
-    """Return the largest of values of one shape, signed or not."""
+    """Return the largest of several values of the same shape, signed or unsigned."""
     return _tree(m, name, values, maximum)
 
 
 def maximum(first: Value, second: Value) -> Value:
-    """Return the larger of two values of one shape."""
+    """Return the larger of two values of the same shape."""
     return Mux(first > second, first, second)
 
 

@@ -1,4 +1,4 @@
-"""The configuration port: registers that are written between rows only."""
+"""The configuration port: registers that can only be written between rows."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from softmaxkit.blocks.storage import Words
 
 
 class Register(NamedTuple):
-    """One register, or table of them, of a configuration port.
+    """One register, or one table of words, on a configuration port.
 
     Attributes:
         name: what it holds.
-        shape: of each word.
-        depth: how many words.
+        shape: of a word.
+        depth: number of words.
     """
 
     name: str
@@ -36,28 +36,28 @@ class RegisterMap:
 
     @property
     def layout(self) -> data.StructLayout:
-        """Payload of the port: a write of `data` to `address`; `last` ends a group that takes effect at once."""
+        """Payload of the port: write `data` to `address`. `last` closes a group, which takes effect as a whole."""
         return data.StructLayout({"address": self.address_bits, "data": self.data_bits, "last": 1})
 
     def address(self, name: str) -> int:
         """Return the address of a register, or of the first word of a table."""
-        at = 0
+        address = 0
         for register in self.registers:
             if register.name == name:
-                return at
-            at += register.depth
+                return address
+            address += register.depth
         raise KeyError(name)
 
     def writes(self, values: dict[str, int | Sequence[int]]) -> list[tuple[int, int]]:
-        """Return the `(address, data)` that give the registers these values.
+        """Return the `(address, data)` pairs that load these values.
 
         Raises:
             ValueError: a value does not fit its register.
         """
-        found = []
+        writes = []
         for register in self.registers:
-            given = values[register.name]
-            words = [given] if isinstance(given, int) else list(given)
+            value = values[register.name]
+            words = [value] if isinstance(value, int) else list(value)
             low = -(1 << (register.shape.width - 1)) if register.shape.signed else 0
             high = low + (1 << register.shape.width) - 1
             if len(words) != register.depth:
@@ -67,21 +67,21 @@ class RegisterMap:
             for place, word in enumerate(words):
                 if not low <= word <= high:
                     raise ValueError(f"{register.name} of the unit holds {low} to {high}, but {word} is to be loaded")
-                found.append((self.address(register.name) + place, word & ((1 << self.data_bits) - 1)))
-        return found
+                writes.append((self.address(register.name) + place, word & ((1 << self.data_bits) - 1)))
+        return writes
 
 
 def hold_between_rows(m: Module, scores: Any, port: Any, busy: Value) -> tuple[Value, Value]:
-    """Let writes through between rows, once the unit is empty, and rows when no group of writes is under way.
+    """Accept writes only between rows, with the unit empty, and rows only while no group of writes is open.
 
     Args:
         m: the module to build it in.
-        scores: the unit's stream of scores.
+        scores: the unit's score stream.
         port: the configuration port.
-        busy: a row is inside the unit.
+        busy: high while a row is inside the unit.
 
     Returns:
-        `(hold, write)`: scores are to wait; a write takes place.
+        `(hold, write)`: scores have to wait; a write happens in this cycle.
     """
     inside, grouped, settling = Signal(name="row_inside"), Signal(name="group_open"), Signal(name="settling")
     with m.If(scores.valid & scores.ready):
@@ -90,15 +90,15 @@ def hold_between_rows(m: Module, scores: Any, port: Any, busy: Value) -> tuple[V
     write = port.valid & port.ready
     with m.If(write):
         m.d.sync += grouped.eq(~port.p.last)
-    m.d.sync += settling.eq(write)  # latches take a word in half a cycle late
+    m.d.sync += settling.eq(write)  # latches hold a new word half a cycle later
     return ~inside & (port.valid | grouped | settling), write
 
 
 def build_registers(
     m: Module, registers: RegisterMap, port: Any, write: Value, storage: str
 ) -> dict[str, Sequence[Value]]:
-    """Build the registers; return their words by name."""
-    found: dict[str, Sequence[Value]] = {}
+    """Build the registers and return their words by name."""
+    words: dict[str, Sequence[Value]] = {}
     for register in registers.registers:
         first = registers.address(register.name)
         address = port.p.address
@@ -106,7 +106,7 @@ def build_registers(
             word = Signal(register.shape, name=register.name, reset_less=True)
             with m.If(write & (address == first)):
                 m.d.sync += word.eq(port.p.data[: register.shape.width])
-            found[register.name] = [word]
+            words[register.name] = [word]
             continue
         m.submodules[f"{register.name}_table"] = table = Words(register.shape.width, register.depth, storage)
         m.d.comb += [
@@ -114,8 +114,8 @@ def build_registers(
             table.address.eq(address - first),
             table.data.eq(port.p.data),
         ]
-        found[register.name] = [word.as_signed() if register.shape.signed else word for word in table.words]
-    return found
+        words[register.name] = [word.as_signed() if register.shape.signed else word for word in table.words]
+    return words
 
 
 def _within(address: Value, first: int, end: int) -> Value:
@@ -123,7 +123,7 @@ def _within(address: Value, first: int, end: int) -> Value:
 
 
 def rows_inside(m: Module, scores: Any, results: Any, most: int) -> Value:
-    """Return whether a row that was taken as a whole has not left as a whole; at most so many are inside at a time."""
+    """Return whether a complete row has gone in that has not completely come out; `most` rows fit inside at a time."""
     count = Signal(range(most + 1), name="rows_inside")
     comes, leaves = scores.valid & scores.ready & scores.p.last, results.valid & results.ready & results.p.last
     m.d.sync += count.eq(count + comes - leaves)

@@ -1,7 +1,7 @@
-"""The multiplier of small positive floats, in two steps with room for a register between them.
+"""Multiplier for small positive floats, in two steps so that a register can stand between them.
 
-`multiply` gives the exact product, `round_product` its rounding to so many significant bits: the hardware of
-`softmaxkit.formats.round_significand`. Exponents have no limits.
+`multiply` forms the exact product and `round_product` rounds it to a number of significant bits, as
+`softmaxkit.formats.round_significand` does in software. Exponents are unbounded.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from softmaxkit.blocks.shifter import shift_right
 
 
 class Number(NamedTuple):
-    """A number that is not negative: `fraction * 2**-shift`, or 0.
+    """A non-negative number: `fraction * 2**-shift`, or 0.
 
     Attributes:
-        fraction: unsigned, the point before its highest bit. From a float that bit is set.
-        shift: an integer, signed or not.
-        zero: the number is 0, whatever the rest says.
+        fraction: unsigned, with the binary point above its top bit, which is set if the number comes from a float.
+        shift: an integer, signed or unsigned.
+        zero: the number is 0 regardless of the other fields.
     """
 
     fraction: Value
@@ -29,7 +29,7 @@ class Number(NamedTuple):
 
 
 def multiply(m: Module, name: str, first: Number, second: Number) -> Number:
-    """Return the exact product of two numbers. Its fraction can begin with a 0, which `round_product` takes off."""
+    """Return the exact product of two numbers. Its top bit may be 0; `round_product` normalises it."""
     return Number(
         named(m, f"{name}_fraction", first.fraction * second.fraction),
         named(m, f"{name}_shift", first.shift + second.shift),
@@ -38,9 +38,9 @@ def multiply(m: Module, name: str, first: Number, second: Number) -> Number:
 
 
 def round_product(m: Module, name: str, product: Number, bits: int) -> Number:
-    """Round what `multiply` gives of two floats to `bits` significant bits, to nearest, ties to even.
+    """Round the product of two floats from `multiply` to `bits` significant bits, nearest, ties to even.
 
-    A product of no more than `bits` bits is exact. The highest bit of the result's fraction is set.
+    A product that fits `bits` bits stays exact. The top bit of the result's fraction is set.
     """
     fraction = product.fraction
     low = ~fraction[-1]
@@ -50,6 +50,6 @@ def round_product(m: Module, name: str, product: Number, bits: int) -> Number:
     if excess <= 0:
         return Number(fraction, named(m, f"{name}_shift", shift), product.zero)
     rounded = shift_right(m, f"{name}_rounded", fraction, excess)
-    carry = rounded[bits]  # to the next power of two, whose other bits are 0
+    carry = rounded[bits]  # rounded up to a power of two: all other bits are 0
     rounded = Cat(rounded[: bits - 1], rounded[bits - 1] | carry)
     return Number(rounded, named(m, f"{name}_shift", shift - carry), product.zero)

@@ -1,4 +1,4 @@
-"""Beats that wait until the maximum of their group is known, a group being a slice or a whole row."""
+"""Holds beats back until the maximum of their group is known; a group is a slice or a whole row."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from softmaxkit.blocks.row_buffer import RowBuffer
 
 
 class Gather(wiring.Component):
-    """Gives every beat together with the maximum of its group.
+    """Sends out every beat together with the maximum of its group.
 
-    A group's first beat leaves a cycle after its last has come, but no sooner than the buffer can give it; groups
-    follow each other without a gap.
+    The first beat of a group leaves one cycle after the last one arrived, or when the buffer can read it, whichever is
+    later. Groups follow each other without a gap.
 
     Args:
-        width: bits of what waits of a beat.
-        key: shape of what the maximum is taken of.
-        beats: of the longest group.
-        whole_rows: a group is a row; else it is `beats` consecutive beats, or what the end of the row leaves of them.
-        storage: of the beats that wait; with "memory" there is a port `memory`.
+        width: bits to store per beat.
+        key: shape of the values that the maximum is taken of.
+        beats: length of the longest group.
+        whole_rows: a group is a row; otherwise `beats` consecutive beats, fewer at the end of a row.
+        storage: where waiting beats are held; "memory" adds a port `memory`.
 
     Attributes:
-        source: stream in, of `beat`, `key` (the beat's own maximum), `present` (whether it has one) and `last`.
-        sink: stream out, of `beat`, `maximum`, `present`, `group_last` and `last`.
-        empty: nothing waits.
+        source: input stream: `beat`, `key` (the beat's own maximum), `present` (whether it has one) and `last`.
+        sink: output stream: `beat`, `maximum`, `present`, `group_last` and `last`.
+        empty: nothing is waiting.
     """
 
     def __init__(self, width: int, key: Shape, beats: int, whole_rows: bool, storage: str = "flip-flops") -> None:
         self.width, self.key, self.beats, self.whole_rows = width, key, beats, whole_rows
-        # The last beat of a whole row is that of its group.
+        # With whole rows the end of the group is the end of the row: one flag less to store.
         self.buffer = RowBuffer(width + (1 if whole_rows else 2), max(beats, 3), storage)
         beat = {"beat": width, "key": key, "present": 1, "last": 1}
         gathered = {"beat": width, "maximum": key, "present": 1, "group_last": 1, "last": 1}
@@ -45,7 +45,7 @@ class Gather(wiring.Component):
         super().__init__(ports)
 
     def waiting(self, beats: int) -> int:
-        """Return the cycles between the coming of the last beat of so long a row and its leaving."""
+        """Return the cycles from the arrival of the last of `beats` beats of a row until it leaves."""
         return max(min(beats, self.beats), self.buffer.latency)
 
     def elaborate(self, platform: object) -> Module:
@@ -53,7 +53,7 @@ class Gather(wiring.Component):
         m = Module()
         source, sink = self.source, self.sink
         m.submodules.buffer = buffer = self.buffer
-        # Groups of one beat, which follow each other without a gap, need so many places.
+        # Enough for groups of a single beat to follow each other without a gap.
         places = buffer.latency + 1
         m.submodules.maxima = maxima = Queue(self.key.width + 1, places)
         if buffer.storage == "memory":

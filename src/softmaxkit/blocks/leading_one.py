@@ -1,4 +1,4 @@
-"""The leading one of an integer: its position, and the integer shifted so that it comes first."""
+"""Leading-one detector and normaliser."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from softmaxkit.blocks.pipeline import named
 
 
 def leading_one(m: Module, name: str, value: Value, least: int = 0) -> tuple[Value, Value]:
-    """Find the highest set bit by halves.
+    """Find the highest set bit by binary search.
 
     Args:
         m: the module to build it in.
         name: prefix of its signals.
         value: unsigned.
-        least: the lowest position at which a value other than 0 can have its leading one.
+        least: the lowest position that the leading one of a non-zero value can have.
 
     Returns:
-        `(position, normalised)`: position of the highest set bit, and `value` shifted left, in its own width, until
-        that bit is the highest. The value 0 gives the position 0 and the normalised value 0.
+        `(position, normalised)`: position of the highest set bit, and `value` shifted left, at its own width, until
+        that bit is on top. Both are 0 for the value 0.
     """
     width = len(value)
     steps = [1 << place for place in reversed(range((width - 1 - least).bit_length()))]
@@ -29,6 +29,6 @@ def leading_one(m: Module, name: str, value: Value, least: int = 0) -> tuple[Val
         missing.append(empty)
     zeros = sum((empty << place for place, empty in enumerate(reversed(missing))), Const(0, 1))
     bits = max((width - 1).bit_length(), 1)
-    # More zeros than bits only for the value 0.
+    # `zeros` exceeds the width only for the value 0.
     position = named(m, f"{name}_position", Mux(value.any(), (width - 1 - zeros)[:bits], 0))
     return position, current

@@ -1,4 +1,4 @@
-"""Parts of a unit that have few enough inputs to be tried with all of them, and what they have to give."""
+"""Parts of a unit that are small enough for an exhaustive test, with their expected results."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Part:
-    """A part without memory, all its inputs, and what golden's arithmetic makes of them.
+    """A combinational part, every input it can have, and the results of golden's arithmetic.
 
     Attributes:
         name: for messages.
-        build: adds it to a module; takes and returns unsigned values.
-        input_bits, output_bits: their widths.
+        build: adds the part to a module; takes and returns unsigned values.
+        input_bits, output_bits: widths.
         inputs, expected: int64, (inputs,).
     """
 
@@ -41,7 +41,7 @@ class Part:
 
 
 class Streamed(wiring.Component):
-    """A part between two streams, `scores` and `results`, so that it can be driven as a unit is."""
+    """A part between two streams, `scores` and `results`, so that it can be driven like a unit."""
 
     def __init__(self, part: Part) -> None:
         self.part = part
@@ -59,7 +59,7 @@ class Streamed(wiring.Component):
 
 
 def table_part(name: str, table: PiecewiseLinear, rounding: Rounding = "nearest") -> Part:
-    """Return a piecewise-linear table with all its arguments."""
+    """Return a piecewise-linear table with every argument."""
 
     def build(m: Module, argument: Value) -> Value:
         return round_line(m, "value", table, line(m, "line", table, argument, rounding), rounding)
@@ -70,7 +70,7 @@ def table_part(name: str, table: PiecewiseLinear, rounding: Rounding = "nearest"
 
 
 def multiplier_part(number: Float, bits: int) -> Part:
-    """Return the float multiplier with all pairs of mantissas, its product rounded to `bits` significant bits."""
+    """Return the float multiplier with every pair of mantissas, its product rounded to `bits` significant bits."""
     width = number.mantissa_bits
     whole, kept = 2 * width + 2, min(bits, 2 * width + 2)
     inputs = np.arange(1 << (2 * width))
@@ -79,7 +79,7 @@ def multiplier_part(number: Float, bits: int) -> Part:
     rounded, exponent = round_significand(exact, np.zeros_like(exact), bits)
     value = rounded << exponent
     leading = leading_one(value)
-    # What is cut off are zeros.
+    # Only zeros are shifted out.
     fraction = (value << 2) >> (leading - (kept - 1) + 2)
     expected = fraction | (((whole - 1 - leading) & 3) << kept)
 

@@ -1,4 +1,4 @@
-"""Look-up tables of constants, and lines between their points: the hardware of `softmaxkit.tables.PiecewiseLinear`."""
+"""Look-up tables and linear interpolation in hardware, matching `softmaxkit.tables.PiecewiseLinear`."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from softmaxkit.formats import Rounding
 from softmaxkit.tables import GUARD_BITS, PiecewiseLinear
 
 MAX_SEGMENTS = 1024
-"""Entries of the largest table that is built of gates."""
+"""Entries of the largest table that is built from gates."""
 
 
 def check_segments(*counts: int) -> None:
-    """Refuse tables that are too large to be built of gates.
+    """Reject tables that are too large to be built from gates.
 
     Raises:
         ValueError: one has more than `MAX_SEGMENTS` segments.
@@ -28,7 +28,7 @@ def check_segments(*counts: int) -> None:
 
 
 def lookup(m: Module, name: str, entries: Sequence[int] | Sequence[Value], index: Value) -> Value:
-    """Return `entries[index]`, the entries constant or held elsewhere; the shape is the narrowest that holds them."""
+    """Return `entries[index]` of constants or of signals; constants get the narrowest shape that holds them all."""
     constant = all(isinstance(entry, int) for entry in entries)
     if constant:
         shape = shape_of(entries)
@@ -36,20 +36,20 @@ def lookup(m: Module, name: str, entries: Sequence[int] | Sequence[Value], index
     if len(entries) == 1:
         return Value.cast(entries[0])
     if constant and len(entries) == 1 << len(index):
-        # Yosys makes a memory of it, and would move a register in front behind it, where it is wider.
+        # Yosys infers a ROM and would retime an index register to its wider output; the inverted index prevents that.
         entries, index = entries[::-1], ~index
     return named(m, name, Array(entries)[index])
 
 
 def shape_of(values: Sequence[int]) -> Shape:
-    """Return the narrowest shape that holds all of some integers."""
+    """Return the narrowest shape that holds all the integers."""
     low, high = min(values), max(values)
-    bits = max((~each if each < 0 else each).bit_length() for each in (low, high))
+    bits = max((~value if value < 0 else value).bit_length() for value in (low, high))
     return signed(bits + 1) if low < 0 else unsigned(max(bits, 1))
 
 
 class Points(NamedTuple):
-    """What a line runs along: the start of a segment, its slope, and the rest of the argument; or only a result."""
+    """Start of a segment, its slope, and the argument's offset in it; only a start where the table has no lines."""
 
     start: Value
     slope: Value
@@ -57,30 +57,30 @@ class Points(NamedTuple):
 
 
 def line(m: Module, name: str, table: PiecewiseLinear, argument: Value, rounding: Rounding = "nearest") -> Value:
-    """Return a table's value for `round_line`, which ends its rounding: a register may stand between the two.
+    """Interpolate, up to the final rounding, which `round_line` does: a register can stand between the two.
 
     Args:
         m: the module to build it in.
         name: prefix of its signals.
-        table: of a function that is positive all over.
+        table: of a function that is positive everywhere.
         argument: unsigned, `table.input_bits` wide.
-        rounding: that of `round_line`.
+        rounding: the same as for `round_line`.
     """
     return along(m, name, table, segment_of(m, name, table, argument, rounding), rounding)
 
 
 def segment_of(m: Module, name: str, table: PiecewiseLinear, argument: Value, rounding: Rounding = "nearest") -> Points:
-    """Look up the segment of an argument: the first half of `line`, with whose arguments it is called."""
+    """Look up the segment of an argument: the first half of `line`, with the same arguments."""
     if table.rest_bits == 0:
         return Points(lookup(m, name, table.results(rounding), argument), Const(0, 0), Const(0, 0))
     segment, rest = argument[table.rest_bits :], argument[: table.rest_bits]
     start = lookup(m, f"{name}_start", _starts(table, rounding), segment)
-    slopes = [-each for each in table.slopes] if _falls(table) else table.slopes
+    slopes = [-slope for slope in table.slopes] if _falls(table) else table.slopes
     return Points(start, lookup(m, f"{name}_slope", slopes, segment), rest)
 
 
 def along(m: Module, name: str, table: PiecewiseLinear, points: Points, rounding: Rounding = "nearest") -> Value:
-    """Run along a segment to the argument: the second half of `line`."""
+    """Interpolate within a segment: the second half of `line`."""
     if table.rest_bits == 0:
         return points.start
     low = Const(rounding_addend(table.rest_bits + GUARD_BITS, rounding), table.rest_bits)
@@ -91,9 +91,9 @@ def along(m: Module, name: str, table: PiecewiseLinear, points: Points, rounding
 
 
 def _starts(table: PiecewiseLinear, rounding: Rounding) -> list[int]:
-    """Return the offsets with what rounding adds to them."""
+    """Return the offsets with the rounding constant added in."""
     addend = rounding_addend(table.rest_bits + GUARD_BITS, rounding) >> table.rest_bits
-    return [each + addend for each in table.offsets]
+    return [offset + addend for offset in table.offsets]
 
 
 def _falls(table: PiecewiseLinear) -> bool:
@@ -101,7 +101,7 @@ def _falls(table: PiecewiseLinear) -> bool:
 
 
 def round_line(m: Module, name: str, table: PiecewiseLinear, value: Value, rounding: Rounding = "nearest") -> Value:
-    """Round what `line` gives to the table's result."""
+    """Round the output of `line` to the table's result."""
     if table.rest_bits == 0:
         return value
     return cut_rounded(m, name, value, table.rest_bits + GUARD_BITS, rounding)

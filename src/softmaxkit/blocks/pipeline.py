@@ -1,4 +1,4 @@
-"""Pipelines that advance as a whole: every register moves on while the output is free, and holds while it is not."""
+"""Pipelines that advance as a whole: all registers move while the output is free and hold while it is stalled."""
 
 from __future__ import annotations
 
@@ -13,21 +13,20 @@ State = TypeVar("State")
 class Pipeline:
     """A chain of stages from one stream to another.
 
-    The datapath is written as plain expressions, with `cut` at each place where a register may stand; `registers`
-    says where one does. `finish` puts the last register in front of the sink. A bubble travels as a stage whose valid
-    bit is 0; its data registers keep still.
+    The datapath is written as plain expressions, with a `cut` wherever a register may stand; `registers` says where
+    one does. `finish` adds the output register. A bubble is a stage with its valid bit at 0; its data registers hold.
 
     Args:
         m: the module that the pipeline is part of.
         name: prefix of its signals.
-        valid: does a beat enter?
+        valid: a beat enters.
         sink: the stream interface that the pipeline drives.
-        registers: names of the cuts that hold a register.
+        registers: names of the cuts that get a register.
 
     Attributes:
-        advance: the pipeline moves; what offers beats to it is ready where this is high.
-        valid: the stage reached so far holds a beat.
-        busy: a stage behind the entry, of those that are built so far, holds a beat.
+        advance: the pipeline moves; use it as the ready of whatever feeds the pipeline.
+        valid: the stage built last holds a beat.
+        busy: any stage built so far, behind the input, holds a beat.
     """
 
     def __init__(self, m: Module, name: str, valid: Value, sink: Any, registers: Collection[str]) -> None:
@@ -39,15 +38,15 @@ class Pipeline:
 
     @property
     def fire(self) -> Value:
-        """A beat is at the stage reached so far, and moves on from it at this clock edge."""
+        """The stage built last holds a beat, which moves on at this clock edge."""
         return self.valid & self.advance
 
     def cut(self, name: str, state: State) -> State:
-        """Return `state` behind the register called `name`, or as it is where none stands there.
+        """Return `state` behind the register called `name`, or unchanged if there is no register at this cut.
 
         Args:
             name: of the cut.
-            state: values, in any nest of lists, tuples and dicts.
+            state: values, in any nesting of lists, tuples and dicts.
         """
         if name not in self.registers:
             return state
@@ -59,10 +58,10 @@ class Pipeline:
         return held
 
     def hold(self, name: str, state: State, when: Value) -> State:
-        """Return `state` behind the register called `name`, which is written for beats for which `when` holds alone.
+        """Return `state` behind the register called `name`, which is written only for beats where `when` is high.
 
-        To be called before the `cut` of that name, for what is the same for all the beats that follow, or what only
-        such beats are asked for: registers that keep still take no energy.
+        Call it before the `cut` of that name, for values that stay the same over the following beats or that only
+        such beats need: registers that hold burn no energy.
         """
         if name not in self.registers:
             return state
@@ -73,15 +72,15 @@ class Pipeline:
         return cast(State, held)
 
     def keep(self, condition: Value) -> None:
-        """Let only beats go on for which a condition holds; the others end at the stage reached so far."""
+        """Drop the beats at this stage for which a condition does not hold."""
         self.valid = self.valid & condition
 
     def finish(self, payload: Value, state: Value | None = None) -> None:
-        """Put the last register in front of the sink.
+        """Add the output register in front of the sink.
 
         Args:
             payload: what it holds.
-            state: the payload's highest bits, where they are registers already that this stage writes when it fires.
+            state: the top bits of the payload, if they already are registers that are written when this stage fires.
         """
         with self.m.If(self.advance):
             self.m.d.sync += self.sink.valid.eq(self.valid)
@@ -92,16 +91,16 @@ class Pipeline:
 
 
 def choose_cuts(cuts: Sequence[str], depth: int | None, default: int, fixed: int = 1) -> frozenset[str]:
-    """Return the cuts that hold a register where a unit has `depth` of them from input to output.
+    """Return the cuts that get a register in a unit of `depth` registers from input to output.
 
     Args:
-        cuts: all of them, the most useful first.
-        depth: how many registers; None for the default.
-        default: of the unit.
-        fixed: registers that are always there, as that at the output.
+        cuts: all cuts, the most useful first.
+        depth: number of registers; None for the default.
+        default: the unit's own depth.
+        fixed: registers that are always there, such as the output register.
 
     Raises:
-        ValueError: a depth that the unit cannot have.
+        ValueError: the unit cannot have this depth.
     """
     depth = default if depth is None else depth
     most = fixed + len(cuts)
@@ -111,7 +110,7 @@ def choose_cuts(cuts: Sequence[str], depth: int | None, default: int, fixed: int
 
 
 def named(m: Module, name: str, value: Any) -> Signal:
-    """Give a value a signal of its own, for a readable netlist and to be shared without being built twice."""
+    """Give a value its own signal: for a readable netlist, and so that shared logic is built once."""
     value = Value.cast(value)
     signal = Signal(value.shape(), name=name)
     m.d.comb += signal.eq(value)
@@ -119,19 +118,19 @@ def named(m: Module, name: str, value: Any) -> Signal:
 
 
 def resized(value: Value, bits: int) -> Value:
-    """Return an unsigned value in `bits` bits, cut or with zero bits added."""
+    """Return an unsigned value in `bits` bits, truncated or zero-extended."""
     return Cat(value, Const(0, bits - len(value))) if len(value) < bits else value[:bits]
 
 
 def _registers(state: Any, name: str, pairs: list[tuple[Signal, Value]]) -> Any:
-    """Return `state` with a register in the place of every value, and note the pairs of register and value."""
+    """Return `state` with every value replaced by a register; append the pairs of register and value to `pairs`."""
     if isinstance(state, dict):
-        return {key: _registers(each, f"{name}_{key}", pairs) for key, each in state.items()}
+        return {key: _registers(value, f"{name}_{key}", pairs) for key, value in state.items()}
     if isinstance(state, tuple) and hasattr(state, "_fields"):
         fields = {key: getattr(state, key) for key in state._fields}
         return type(state)(**_registers(fields, name, pairs))
     if isinstance(state, list | tuple):
-        return type(state)(_registers(each, f"{name}_{index}", pairs) for index, each in enumerate(state))
+        return type(state)(_registers(value, f"{name}_{index}", pairs) for index, value in enumerate(state))
     if isinstance(state, Const):
         return state
     value = Value.cast(state)

@@ -1,4 +1,4 @@
-"""A queue of a few words, whose first is a register: smaller than a memory with pointers, and sooner at its output."""
+"""A shift-register FIFO of a few words: smaller than a memory with pointers, and its output is a register."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from amaranth.lib.wiring import In, Out
 
 
 class Queue(wiring.Component):
-    """Words that move up as the first one leaves; it takes and gives one each cycle, unless it has but one place.
+    """Words move up as the first one leaves. With two places or more, a word can go in and one come out every cycle.
 
     Args:
         width: bits of a word.
-        places: words that it holds.
+        places: capacity in words.
 
     Attributes:
-        source: stream in.
-        sink: stream out.
+        source: input stream.
+        sink: output stream.
     """
 
     def __init__(self, width: int, places: int) -> None:
@@ -35,7 +35,7 @@ class Queue(wiring.Component):
             more = filled[place + 1] if place + 1 < self.places else Const(0)
             stays = Mux(leaves, more, fill)
             comes = source.valid & source.ready & before & ~stays
-            with m.If(comes | (leaves & more)):  # a word that is not needed keeps still
+            with m.If(comes | (leaves & more)):  # unused words hold, to save energy
                 m.d.sync += word.eq(Mux(more, words[min(place + 1, self.places - 1)], source.payload))
             m.d.sync += fill.eq(stays | comes)
             before = stays

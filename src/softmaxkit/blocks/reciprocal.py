@@ -1,4 +1,4 @@
-"""The reciprocal of positive integers: the hardware of `softmaxkit.tables.Reciprocal`."""
+"""Reciprocal of positive integers in hardware, matching `softmaxkit.tables.Reciprocal`."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from softmaxkit.formats import Rounding
 from softmaxkit.tables import Reciprocal
 
 SERIAL_LANES = 4
-"""Units of so many lanes or fewer take reciprocals serially: nearly all their rows have beats enough to hide that."""
+"""Units with up to this many lanes use the serial reciprocal: nearly all their rows have enough beats to hide it."""
 
 PLAIN_BITS = 10
-"""Bits of the longest argument for which a plain table takes fewer gates than lines and their multiplier."""
+"""Longest argument, in bits, for which a full table takes fewer gates than interpolation with its multiplier."""
 
 
 def normalise(m: Module, name: str, reciprocal: Reciprocal, divisor: Value, least: int = 0) -> tuple[Value, Value]:
-    """Return `(argument, exponent)`: the argument of `reciprocal.table`, and the position of the leading one.
+    """Return `(argument, exponent)`: the argument for `reciprocal.table`, and the position of the leading one.
 
     Args:
         m: the module to build it in.
         name: prefix of its signals.
-        reciprocal: which.
-        divisor: unsigned; 0 gives an argument of 0, as 1 does.
-        least: the lowest position at which a divisor other than 0 can have its leading one.
+        reciprocal: its tables and widths.
+        divisor: unsigned; 0 gives the argument 0, as does 1.
+        least: the lowest position that the leading one of a non-zero divisor can have.
     """
     position, normalised = leading_one(m, name, divisor, least)
     below = normalised[:-1]
@@ -41,34 +41,34 @@ def normalise(m: Module, name: str, reciprocal: Reciprocal, divisor: Value, leas
 
 
 def reciprocal_ports(reciprocal: Reciprocal, divisor_bits: int, tag_bits: int) -> dict[str, wiring.Member]:
-    """Return the ports of a unit that takes reciprocals, `source` and `sink`."""
+    """Return the ports of a reciprocal unit, `source` and `sink`."""
     exponent_bits = max((divisor_bits - 1).bit_length(), 1)
-    taken = {"divisor": divisor_bits, "tag": tag_bits}
-    given = {"mantissa": reciprocal.mantissa_bits + 1, "exponent": exponent_bits, "tag": tag_bits}
+    operand = {"divisor": divisor_bits, "tag": tag_bits}
+    result = {"mantissa": reciprocal.mantissa_bits + 1, "exponent": exponent_bits, "tag": tag_bits}
     return {
-        "source": In(stream.Signature(data.StructLayout(taken))),
-        "sink": Out(stream.Signature(data.StructLayout(given))),
+        "source": In(stream.Signature(data.StructLayout(operand))),
+        "sink": Out(stream.Signature(data.StructLayout(result))),
     }
 
 
 class ReciprocalUnit(wiring.Component):
-    """Takes the reciprocal of one integer after the other, and passes a tag along with each.
+    """Pipelined reciprocal, one integer a cycle, each with a tag that travels along.
 
-    A queue at its end lets the next ones come through while one waits to be taken.
+    A queue at the output keeps the pipeline moving while a result waits.
 
     Args:
-        reciprocal: which.
+        reciprocal: its tables and widths.
         divisor_bits: width of the integers.
-        tag_bits: width of what goes along.
+        tag_bits: width of the tag.
         rounding: of the table.
-        registers: cuts that hold a register, of `CUTS`; one more always stands at the end, before the queue.
-        least: the lowest position at which an integer other than 0 can have its leading one.
-        queue: how many can wait to be taken; with 0 one that waits holds up the next, through gates.
-        plain: with a table of all mantissas in place of lines.
+        registers: the `CUTS` that get a register; there is always one more at the end, before the queue.
+        least: the lowest position that the leading one of a non-zero divisor can have.
+        queue: results that can wait; with 0, a waiting result stalls the pipeline combinationally.
+        plain: use a table of all mantissas instead of interpolation.
 
     Attributes:
-        source: stream in, of `divisor` and `tag`.
-        sink: stream out, of `mantissa`, `exponent` (see `softmaxkit.tables.Reciprocal`) and `tag`.
+        source: input stream of `divisor` and `tag`.
+        sink: output stream of `mantissa`, `exponent` (see `softmaxkit.tables.Reciprocal`) and `tag`.
         latency: cycles from an integer to its reciprocal.
         interval: cycles between integers.
     """
@@ -96,14 +96,14 @@ class ReciprocalUnit(wiring.Component):
         """Build it."""
         m = Module()
         source = self.source.p
-        found = stream.Signature(self.sink.payload.shape()).create(path=("found",)) if self.queue else self.sink
-        pipe = Pipeline(m, "reciprocal", self.source.valid, found, self.registers)
+        result = stream.Signature(self.sink.payload.shape()).create(path=("result",)) if self.queue else self.sink
+        pipe = Pipeline(m, "reciprocal", self.source.valid, result, self.registers)
         m.d.comb += self.source.ready.eq(pipe.advance)
         argument, exponent = normalise(m, "divisor", self.reciprocal, source.divisor, self.least)
         argument, exponent, tag = pipe.cut("argument", (argument, exponent, source.tag))
         table = self.reciprocal.table
         if self.plain:
-            # Of a short divisor's argument the low bits are 0.
+            # A short divisor leaves the low bits of the argument at 0.
             bits = min(len(source.divisor) - 1, table.input_bits)
             arguments = np.arange(1 << bits) << (table.input_bits - bits)
             rising = lookup(
@@ -117,11 +117,11 @@ class ReciprocalUnit(wiring.Component):
         widths = (len(fields.mantissa), len(fields.exponent))
         pipe.finish(Cat(resized(mantissa, widths[0]), resized(exponent, widths[1]), tag))
         if self.queue:
-            m.submodules.queue = queue = Queue(len(Value.cast(found.payload)), self.queue)
+            m.submodules.queue = queue = Queue(len(Value.cast(result.payload)), self.queue)
             m.d.comb += [
-                queue.source.valid.eq(found.valid),
-                queue.source.payload.eq(found.payload),
-                found.ready.eq(queue.source.ready),
+                queue.source.valid.eq(result.valid),
+                queue.source.payload.eq(result.payload),
+                result.ready.eq(queue.source.ready),
                 self.sink.valid.eq(queue.sink.valid),
                 Value.cast(self.sink.payload).eq(queue.sink.payload),
                 queue.sink.ready.eq(self.sink.ready),

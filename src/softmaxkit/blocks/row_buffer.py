@@ -1,4 +1,4 @@
-"""Beats of rows that wait: a first-in first-out buffer with its words in a chosen storage."""
+"""The FIFO in which beats of rows wait, with a choice of storage for its words."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from softmaxkit.blocks.storage import MemoryPort, WordMemory, check_storage
 
 
 class RowBuffer(wiring.Component):
-    """A buffer of beats that gives and takes one each cycle, unless it is shallower than its latency.
+    """A FIFO of beats. A beat can go in and one come out every cycle, unless it is shallower than its latency.
 
-    Beats leave by way of the memory's output register.
+    Its output is the read register of the memory.
 
     Args:
         width: bits of a beat.
-        depth: beats that it holds, 1 or more; one that waits at the output is not counted.
-        storage: "flip-flops", "latches", or "memory": the buffer then has a port `memory`.
+        depth: capacity in beats, 1 or more, not counting one that waits at the output.
+        storage: "flip-flops", "latches", or "memory", which adds a port `memory`.
 
     Attributes:
-        latency: cycles from the writing of a beat to when it can be read.
-        source: stream in.
-        sink: stream out.
+        latency: cycles from a beat being written until it can be read.
+        source: input stream.
+        sink: output stream.
         empty: it holds nothing.
-        memory: the port to the memory, where `storage` is "memory".
+        memory: port to the memory, if `storage` is "memory".
     """
 
     def __init__(self, width: int, depth: int, storage: str = "flip-flops") -> None:
@@ -45,11 +45,11 @@ class RowBuffer(wiring.Component):
             m.submodules.words = words = WordMemory(self.width, self.depth, self.storage)
             memory = words.port
         written, read = Signal(), Signal()
-        # Where a word is written and read: the address, and above it whether the round is an odd one.
+        # Pointers: the address, and above it a wrap bit that tells full from empty.
         write = _pointer(m, "write", written, memory.write_address, self.depth)
         next_read = _pointer(m, "read", read, memory.read_address, self.depth)
         readable = write
-        if self.storage == "latches":  # they take a word in half a cycle late
+        if self.storage == "latches":  # a word is stored half a cycle later
             readable = Signal.like(write)
             m.d.sync += readable.eq(write)
         m.d.comb += [
@@ -68,7 +68,7 @@ class RowBuffer(wiring.Component):
 
 
 def _pointer(m: Module, name: str, enable: Value, address: Value, depth: int) -> Signal:
-    """Return a register that goes round the words of a memory: an address, and a bit that changes every round."""
+    """Return a register that cycles through the words of a memory: an address, and above it a wrap bit."""
     pointer = Signal(len(address) + 1, name=f"{name}_pointer")
     following = pointer + 1
     if depth != 1 << len(address):
@@ -80,5 +80,5 @@ def _pointer(m: Module, name: str, enable: Value, address: Value, depth: int) ->
 
 
 def buffer_latency(storage: str) -> int:
-    """Return the cycles from the writing of a beat to when it can be read: latches take one more."""
+    """Return the cycles from a beat being written until it can be read: latches take one more."""
     return 3 if storage == "latches" else 2

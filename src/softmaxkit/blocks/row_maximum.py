@@ -1,4 +1,4 @@
-"""Rows that wait until their maximum is known, one row behind the other."""
+"""Holds rows back until their maximum is known."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from softmaxkit.blocks.row_buffer import RowBuffer
 
 
 class RowMaximum(wiring.Component):
-    """Gives every beat together with the maximum of its row.
+    """Sends out every beat together with the maximum of its row.
 
-    A row's first beat leaves a cycle after its last has come, but no sooner than the buffer can give it. Two maxima are
-    held, those of the row that leaves and of the row that comes: long rows follow each other without a gap, and rows of
-    one beat wait for the one before to leave.
+    The first beat of a row leaves one cycle after the last one arrived, or when the buffer can read it, whichever is
+    later. There is room for two maxima, of the row going out and of the row coming in: long rows follow each other
+    without a gap, and a row of a single beat waits until the row before it has left.
 
     Args:
-        width: bits of what waits of a beat.
-        key: shape of what the maximum is taken of.
-        beats: of the longest row.
-        storage: of the beats that wait; with "memory" there is a port `memory`.
+        width: bits to store per beat.
+        key: shape of the values that the maximum is taken of.
+        beats: length of the longest row.
+        storage: where waiting beats are held; "memory" adds a port `memory`.
 
     Attributes:
-        source: stream in, of `beat`, `key` (the beat's own maximum) and `last`.
-        sink: stream out, of `beat`, `maximum` and `last`.
+        source: input stream of `beat`, `key` (the beat's own maximum) and `last`.
+        sink: output stream of `beat`, `maximum` and `last`.
     """
 
     def __init__(self, width: int, key: Shape, beats: int, storage: str = "flip-flops") -> None:
@@ -40,7 +40,7 @@ class RowMaximum(wiring.Component):
         super().__init__(ports)
 
     def waiting(self, beats: int) -> int:
-        """Return the cycles between the coming of the last beat of so long a row and its leaving."""
+        """Return the cycles from the arrival of the last of `beats` beats of a row until it leaves."""
         return max(beats, self.buffer.latency)
 
     def elaborate(self, platform: object) -> Module:
@@ -50,7 +50,7 @@ class RowMaximum(wiring.Component):
         m.submodules.buffer = buffer = self.buffer
         if buffer.storage == "memory":
             wiring.connect(m, wiring.flipped(self.memory), buffer.memory)
-        # The maximum of the row that comes; once that is complete, it moves on as soon as no row is leaving.
+        # `best` belongs to the incoming row; once that is complete, it moves to `leaving` when no row is going out.
         best, begun, complete = Signal(self.key, reset_less=True), Signal(), Signal()
         leaving, highest = Signal(self.key, reset_less=True), Signal(self.key)
         leaves, taken, known = Signal(), Signal(), Signal()

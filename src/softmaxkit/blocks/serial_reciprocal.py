@@ -1,4 +1,4 @@
-"""The reciprocal where one is wanted only now and then: its line is run along two bits a cycle, in one adder."""
+"""Reciprocal for low rates: it interpolates two bits a cycle in a single adder."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from softmaxkit.tables import GUARD_BITS, Reciprocal
 
 
 class SerialReciprocalUnit(wiring.Component):
-    """Takes the reciprocal of one integer at a time, in a fixed number of cycles, and passes a tag along.
+    """Reciprocal of one integer at a time, in a fixed number of cycles, with a tag that travels along.
 
-    The next integer can come in while a result waits to be taken.
+    The next integer can go in while a result waits at the output.
 
     Args:
-        reciprocal: which.
+        reciprocal: its tables and widths.
         divisor_bits: width of the integers.
-        tag_bits: width of what goes along.
+        tag_bits: width of the tag.
         rounding: of the table.
-        least: the lowest position at which an integer other than 0 can have its leading one.
+        least: the lowest position that the leading one of a non-zero divisor can have.
 
     Attributes:
-        source: stream in, of `divisor` and `tag`.
-        sink: stream out, as that of `ReciprocalUnit`.
+        source: input stream of `divisor` and `tag`.
+        sink: output stream, the same as that of `ReciprocalUnit`.
         latency: cycles from an integer to its reciprocal.
         interval: cycles between integers.
     """
@@ -48,10 +48,10 @@ class SerialReciprocalUnit(wiring.Component):
         argument = Signal(table.input_bits, reset_less=True)
         exponent = Signal(len(sink.p.exponent), reset_less=True)
         tag = Signal(len(sink.p.tag), reset_less=True)
-        found, place = normalise(m, "divisor", self.reciprocal, source.p.divisor, self.least)
+        operand, position = normalise(m, "divisor", self.reciprocal, source.p.divisor, self.least)
         m.d.comb += source.ready.eq(~working)
         with m.If(source.valid & source.ready):
-            m.d.sync += [argument.eq(found), exponent.eq(place), tag.eq(source.p.tag), working.eq(1), step.eq(0)]
+            m.d.sync += [argument.eq(operand), exponent.eq(position), tag.eq(source.p.tag), working.eq(1), step.eq(0)]
 
         segment, rest = argument[table.rest_bits :], argument[: table.rest_bits]
         if self.steps:
@@ -72,12 +72,12 @@ class SerialReciprocalUnit(wiring.Component):
         return m
 
     def _along(self, m: Module, segment: Value, rest: Value, working: Signal, step: Signal) -> Value:
-        """Multiply slope and rest from the lowest bits up; return the mantissa, which is right when all are done."""
+        """Multiply slope by rest, lowest bits first; return the mantissa, which is valid after the last step."""
         table = self.reciprocal.table
-        slope = lookup(m, "slope", [-each for each in table.slopes], segment)
+        slope = lookup(m, "slope", [-slope for slope in table.slopes], segment)
         digits = Cat(Const(0, 2 * self.steps - len(rest)), rest)
         digit = digits.word_select(step, 2)
-        # What the steps shift out is of consequence only in whether it is 0.
+        # Of the bits shifted out only a sticky bit is needed.
         along, below = Signal(len(slope) + 1, reset_less=True), Signal(reset_less=True)
         risen = Signal(len(along) + 2)
         m.d.comb += risen.eq(along + Mux(digit[0], slope, 0) + (Mux(digit[1], slope, 0) << 1))
@@ -86,8 +86,8 @@ class SerialReciprocalUnit(wiring.Component):
         with m.If(~working):
             m.d.sync += [along.eq(0), below.eq(0)]
         addend = rounding_addend(GUARD_BITS, self.rounding)
-        offset = lookup(m, "offset", [each + addend for each in table.offsets], segment)
+        offset = lookup(m, "offset", [offset + addend for offset in table.offsets], segment)
         exact = Signal(len(offset))
-        # What is rounded up to the next is so with or without what is below.
+        # "ceil" rounds up whether or not anything is left below.
         m.d.comb += exact.eq(offset - along - (Const(0) if self.rounding == "ceil" else below))
         return cut_rounded(m, "mantissa", exact, GUARD_BITS, self.rounding, below)

@@ -1,4 +1,4 @@
-"""Words that a unit holds: in flip-flops, in latches, or in a memory outside of it."""
+"""Storage for the words that a unit holds: flip-flops, latches, or an external memory."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 Storage = Literal["flip-flops", "latches", "memory"]
-"""Where rows (and loadable tables, which take no memory) are held.
+"""Where rows are held, and loadable tables, for which "memory" is no choice.
 
-"memory" gives the unit a port for an SRAM, or a register file, with one write and one read port.
+"memory" gives the unit a port for an SRAM or register file with one write and one read port.
 """
 
 
 def check_storage(storage: str, but: str = "") -> None:
-    """Refuse what is no storage.
+    """Check the name of a storage, with `but` ruled out.
 
     Raises:
         ValueError: it is none of the choices.
     """
-    choices = [each for each in get_args(Storage) if each != but]
+    choices = [choice for choice in get_args(Storage) if choice != but]
     if storage not in choices:
         raise ValueError(f"storage is {' or '.join(map(repr, choices))} for this unit, not {storage!r}")
 
 
 class MemoryPort(wiring.Signature):
-    """The port to a memory of `depth` words of `width` bits, as its user sees it.
+    """Port to a memory of `depth` words of `width` bits, seen from its user.
 
-    A read that is enabled at a clock edge gives its data after it, and keeps them until the next.
+    A read that is enabled at a clock edge returns its data after that edge and holds them until the next read.
     """
 
     def __init__(self, width: int, depth: int) -> None:
@@ -49,14 +49,14 @@ class MemoryPort(wiring.Signature):
 
 
 class Words(wiring.Component):
-    """Words that are written one at a time and can all be seen at once.
+    """Words that are written one at a time and can all be read at once.
 
-    What is written at a clock edge can be seen after it; with latches, half a cycle later: they follow in the low
-    phase of the clock, from registers that hold address and data meanwhile.
+    A word written at a clock edge shows after it. With latches it shows half a cycle later: registers hold address and
+    data, and the latches open in the low phase of the clock.
 
     Args:
         width: bits of a word.
-        depth: how many.
+        depth: number of words.
         storage: "flip-flops" or "latches".
     """
 
@@ -85,17 +85,17 @@ class Words(wiring.Component):
 
 
 def latch(enable: object, data: Signal, output: Signal) -> Instance:
-    """Return a latch, transparent while `enable` is high. It is a cell of Yosys, which `flow.verilog` writes out."""
+    """Return a latch, transparent while `enable` is high: a Yosys cell that `flow.verilog` knows how to write."""
     return Instance("$dlatch", p_WIDTH=len(data), p_EN_POLARITY=1, i_EN=enable, i_D=data, o_Q=output)
 
 
 class WordMemory(wiring.Component):
-    """A memory of one write and one read port, behind a `MemoryPort`.
+    """A memory with one write and one read port, behind a `MemoryPort`.
 
     Args:
         width: bits of a word.
-        depth: how many.
-        storage: "flip-flops" (a memory in the netlist, for a synthesiser to map) or "latches".
+        depth: number of words.
+        storage: "flip-flops" (a memory cell in the netlist, mapped by the synthesis tool) or "latches".
     """
 
     def __init__(self, width: int, depth: int, storage: str = "flip-flops") -> None:

@@ -1,9 +1,9 @@
-"""The streams of rows that every unit takes and gives.
+"""The row streams at the input and output of every unit.
 
-A row goes in as one or more *beats* of `lanes` positions each, the last of them marked. A position that is masked, or
-that lies beyond the end of the row in its last beat, has its mask bit at 0. Results come out in the same shape, one
-for each position, 0 where masked. Valid and ready are those of `amaranth.lib.stream`: a beat passes where both are
-high, and an offered beat stays as it is until it has passed.
+A row goes in as one or more *beats* of `lanes` positions, with `last` on the final one. The mask bit is 0 for masked
+positions and for those beyond the end of the row in its last beat. Results come out in the same shape, one for each
+position, 0 where masked. Valid and ready are those of `amaranth.lib.stream`: a beat transfers when both are high, and
+an offered beat must not change until it has.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ def score_layout(code: Shape, lanes: int, masks: int = 1) -> data.StructLayout:
 
     Args:
         code: shape of a score code.
-        lanes: positions a beat.
-        masks: mask bits a lane, more than one where a lane can carry several narrow scores.
+        lanes: positions per beat.
+        masks: mask bits per lane; more than one if a lane can carry several narrow scores.
     """
     return data.StructLayout({"codes": data.ArrayLayout(code, lanes), "mask": lanes * masks, "last": 1})
 
@@ -31,7 +31,7 @@ def result_layout(bits: int, lanes: int) -> data.StructLayout:
 
 
 def check_sizes(lanes: int, max_row: int) -> None:
-    """Refuse a number of lanes or a longest row that cannot be built.
+    """Check that a number of lanes and a longest row can be built.
 
     Raises:
         ValueError: lanes are not 1 to 256, or the longest row is not 1 to 65536 scores.
@@ -47,11 +47,11 @@ def beats(length: int, lanes: int) -> int:
 
 
 class Slices(NamedTuple):
-    """How slices of consecutive positions lie in beats.
+    """How slices of consecutive positions map to beats.
 
     Attributes:
-        a_beat: slices that a beat holds; 1 where it holds a part of one.
-        beats: that a slice takes; 1 where a beat holds whole ones.
+        a_beat: slices per beat; 1 if a slice spans several beats.
+        beats: beats per slice; 1 if a beat holds whole slices.
     """
 
     a_beat: int
@@ -59,7 +59,7 @@ class Slices(NamedTuple):
 
 
 def slices(width: int, lanes: int) -> Slices:
-    """Lay slices of `width` positions into beats of `lanes`.
+    """Map slices of `width` positions to beats of `lanes`.
 
     Raises:
         ValueError: neither divides the other.

@@ -1,1 +1,1 @@
-"""From unit to figures: Verilog out, verification, proofs."""
+"""From unit to figures: Verilog, simulation, verification, proofs, synthesis."""

@@ -1,8 +1,8 @@
-"""Activity: how often each net of a netlist changes while it works, glitches included.
+"""Switching activity: how often each net of a netlist changes during operation, glitches included.
 
-A gate-level simulation gives the registers' states in every cycle. What is between registers depends on one cycle and
-the one before alone, so it is then worked out for 64 cycles at a time, a bit for each, in small steps of time: a
-cell's output follows its inputs after the cell's delay, and swallows pulses that are shorter than that.
+Gate-level simulation provides the state of the registers in every cycle. The logic between registers only depends on
+one cycle and the one before, so 64 cycles are simulated in parallel, one per bit, in small time steps: the output of a
+cell follows its inputs after the delay of the cell and swallows shorter pulses (inertial delay).
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from softmaxkit.flow.timing import Timing
 from softmaxkit.formats import Array
 
 STEPS = 4
-"""Steps of time in the mean delay of a cell."""
+"""Time steps per mean cell delay."""
 
 ALL = ~np.uint64(0)
 
 
 class Activity(NamedTuple):
-    """What a netlist did.
+    """Changes of all nets over a number of cycles.
 
     Attributes:
-        cycles: how many.
+        cycles: number of cycles.
         toggles: changes of each net, glitches included; int64, (nets,).
-        settled: changes of each net from one cycle's end to the next; of clocks, all; int64, (nets,).
-        ones: cycles at whose end each net is 1; int64, (nets,).
+        settled: changes of each net between the ends of cycles, for clocks all changes; int64, (nets,).
+        ones: number of cycles at the end of which the net is 1; int64, (nets,).
     """
 
     cycles: int
@@ -40,30 +40,30 @@ class Activity(NamedTuple):
 
     @property
     def glitches(self) -> float:
-        """The part of all changes that are glitches."""
+        """The fraction of changes that are glitches."""
         return float(1 - self.settled.sum() / max(self.toggles.sum(), 1))
 
 
 def state_nets(netlist: Netlist) -> list[int]:
-    """Return the nets from which all others follow within a cycle: inputs but the clock, and outputs of registers."""
-    found = [net for name, nets in sorted(netlist.inputs.items()) if name != netlist.clock for net in nets]
+    """Return the nets that determine all others within a cycle: inputs except the clock, and register outputs."""
+    states = [net for name, nets in sorted(netlist.inputs.items()) if name != netlist.clock for net in nets]
     for group in netlist.groups:
         if group.cell.state is not None and group.cell.state.kind != "gate":
-            found += [int(net) for pin in group.cell.outputs for net in group.nets[pin] if net >= 0]
-    return list(dict.fromkeys(found))
+            states += [int(net) for pin in group.cell.outputs for net in group.nets[pin] if net >= 0]
+    return list(dict.fromkeys(states))
 
 
 def count_toggles(netlist: Netlist, timing: Timing, states: Array, count_from: int = 1) -> Activity:
     """Count the changes of every net.
 
     Args:
-        netlist: it.
-        timing: its delays.
-        states: boolean, (cycles, state nets): the values of `state_nets` at the end of each cycle.
-        count_from: the first cycle to be counted, 1 or later.
+        netlist: the cells and nets.
+        timing: provides the delays.
+        states: boolean, (cycles, state nets): values of `state_nets` at the end of each cycle.
+        count_from: the first cycle to count, 1 or later.
 
     Raises:
-        RuntimeError: the nets do not settle at the values that they should have.
+        RuntimeError: the nets do not settle at the values that follow from the registers.
     """
     cycles = len(states)
     values = np.zeros((netlist.nets, -(-cycles // 64)), np.uint64)
@@ -82,7 +82,7 @@ def count_toggles(netlist: Netlist, timing: Timing, states: Array, count_from: i
     toggles = settled.copy()
     data = np.ones(netlist.nets, np.bool_)
     data[clocks] = False
-    # Cycles differ in nothing but their bits, so a part of them at a time keeps arrays in the cache.
+    # A few words at a time, so that the arrays stay in the cache.
     moved = np.zeros(netlist.nets, np.int64)
     for start in range(0, values.shape[1], WORDS):
         part = slice(start, start + WORDS)
@@ -92,11 +92,11 @@ def count_toggles(netlist: Netlist, timing: Timing, states: Array, count_from: i
 
 
 WORDS = 8
-"""Words of 64 cycles that are worked out at a time."""
+"""Words of 64 cycles that are simulated at a time."""
 
 
 def _packed(states: Array) -> Array:
-    """Return bits as words: boolean, (cycles, n) to uint64, (n, words)."""
+    """Pack bits into words: boolean, (cycles, n), to uint64, (n, words)."""
     cycles, count = states.shape
     padded = np.zeros((count, -(-cycles // 64) * 64), np.uint8)
     padded[:, :cycles] = states.T
@@ -105,13 +105,13 @@ def _packed(states: Array) -> Array:
 
 
 def _count(words: Array) -> Array:
-    """Return how many bits of each row are 1; int64."""
-    found: Array = np.bitwise_count(words).sum(axis=1, dtype=np.int64)
-    return found
+    """Return the number of ones in each row; int64."""
+    ones: Array = np.bitwise_count(words).sum(axis=1, dtype=np.int64)
+    return ones
 
 
 def _before(values: Array) -> Array:
-    """Return the values of the cycle before; of the first cycle, its own."""
+    """Return the values of the cycle before; the first cycle keeps its own."""
     earlier = values << np.uint64(1)
     earlier[:, 1:] |= values[:, :-1] >> np.uint64(63)
     earlier[:, 0] |= values[:, 0] & np.uint64(1)
@@ -119,11 +119,11 @@ def _before(values: Array) -> Array:
 
 
 class Slice(NamedTuple):
-    """Cells of one kind that can be worked out together.
+    """Instances of one library cell that can be evaluated together.
 
     Attributes:
-        group: their kind.
-        members: places in it.
+        group: the instances of the library cell.
+        members: indices into the group.
     """
 
     group: Group
@@ -136,53 +136,54 @@ class Slice(NamedTuple):
             nets = self.group.nets[name][self.members]
             used = nets >= 0
             if used.any():
-                found = expression(self.group.cell.pins[name].function)(ALL, pins)
-                yield nets[used], np.broadcast_to(found, (len(nets), values.shape[1]))[used]
+                output = expression(self.group.cell.pins[name].function)(ALL, pins)
+                yield nets[used], np.broadcast_to(output, (len(nets), values.shape[1]))[used]
 
 
 def _in_order(netlist: Netlist) -> list[Slice]:
-    """Return the combinational cells, those before that drive others."""
-    found = []
+    """Return the combinational cells in topological order."""
+    slices = []
     for group in netlist.groups:
         if group.cell.state is None:
             levels = netlist.levels[group.instances]
-            found += [(int(level), Slice(group, np.nonzero(levels == level)[0])) for level in np.unique(levels)]
-    return [each for _, each in sorted(found, key=lambda pair: pair[0])]
+            slices += [(int(level), Slice(group, np.nonzero(levels == level)[0])) for level in np.unique(levels)]
+    return [cells for _, cells in sorted(slices, key=lambda pair: pair[0])]
 
 
 def _settle(order: list[Slice], values: Array) -> None:
-    """Work out all nets from the states; clocks are low."""
-    for each in order:
-        for nets, found in each.run(values):
-            values[nets] = found
+    """Evaluate all nets from the states, with clocks low."""
+    for cells in order:
+        for nets, outputs in cells.run(values):
+            values[nets] = outputs
 
 
 def _clock_high(netlist: Netlist, order: list[Slice], values: Array, before: Array) -> Array:
-    """Return the values in the clock's high phase; clocks alone may differ."""
+    """Return the values in the high phase of the clock; only clock nets can differ."""
     high = values.copy()
     high[netlist.inputs.get(netlist.clock, [])] = ALL
     clocks = netlist.clock_nets
     for group in netlist.groups:
         state = group.cell.state
         if state is not None and state.kind == "gate":
-            # A gate opens for a cycle by what its enable was at the end of the one before.
+            # The enable at the end of a cycle opens the gate for the next one.
             pins = {name: before[np.maximum(group.nets[name], 0)] for name in group.cell.inputs}
             enabled = expression(state.data)(ALL, pins)
             for pin in group.cell.outputs:
                 high[group.nets[pin]] = enabled & high[group.nets[group.cell.clock_pin]]
-    for each in order:
-        for nets, found in each.run(high):
-            high[nets] = np.where(clocks[nets][:, None], found, high[nets])
+    for cells in order:
+        for nets, outputs in cells.run(high):
+            high[nets] = np.where(clocks[nets][:, None], outputs, high[nets])
     return high
 
 
 def _count_moves(netlist: Netlist, timing: Timing, before: Array, after: Array, mask: Array) -> Array:
-    """Return how often each net changes on its way from one cycle's values to the next's."""
+    """Return how often each net changes between the values of one cycle and those of the next."""
     step, clocks = _step(netlist, timing), netlist.clock_nets
     ticks = np.maximum(np.rint(timing.delays / step).astype(np.int64), 1)
     slices = [Slice(group, np.arange(len(group.instances))) for group in netlist.groups if group.cell.state is None]
-    # Nets of cells, those with the shortest delay first, so that a window of time is a slice.
-    driven = np.concatenate([np.zeros(0, np.int64), *(nets for each in slices for nets, _ in each.run(before[:, :1]))])
+    # Driven nets sorted by delay, so that all nets of at least some delay are a slice.
+    outputs = (nets for cells in slices for nets, _ in cells.run(before[:, :1]))
+    driven = np.concatenate([np.zeros(0, np.int64), *outputs])
     driven = driven[~clocks[driven]]
     driven = driven[np.argsort(ticks[driven], kind="stable")]
     place = np.full(len(before), -1)
@@ -201,13 +202,13 @@ def _count_moves(netlist: Netlist, timing: Timing, before: Array, after: Array, 
         moves[now] += _count((values[now] ^ after[now]) & mask)
         values[now] = after[now]
         wanted = target.copy()
-        for each in slices:
-            for nets, found in each.run(values):
+        for cells in slices:
+            for nets, evaluated in cells.run(values):
                 kept = place[nets] >= 0
-                wanted[place[nets][kept]] = found[kept]
+                wanted[place[nets][kept]] = evaluated[kept]
         changed[tick % longest] = wanted ^ target
         target = wanted
-        # An output takes its new value when nothing has asked for another one for as long as its delay.
+        # An output changes once its new value has been stable for the delay of the cell.
         unsettled = np.zeros_like(target)
         for age in range(longest):
             unsettled[since[age + 1] :] |= changed[(tick - age) % longest, since[age + 1] :]
@@ -222,6 +223,6 @@ def _count_moves(netlist: Netlist, timing: Timing, before: Array, after: Array, 
 
 
 def _step(netlist: Netlist, timing: Timing) -> float:
-    """Return the step of time in ns."""
+    """Return the time step in ns."""
     used = timing.delays[timing.delays > 0]
     return float(used.mean()) / STEPS if len(used) else 1.0

@@ -1,4 +1,4 @@
-"""Buffers for nets that drive many registers, of which ABC sees but one load."""
+"""Buffer trees for nets that drive many registers: ABC sees such a net as a single load and leaves it alone."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ import numpy as np
 from softmaxkit.flow.cells.library import Cell, Library
 
 MOST = 16
-"""Registers and latches that a net drives without buffers; ABC itself puts buffers before so many gates, about."""
+"""Registers and latches that a net may drive without buffers; for gates, ABC itself buffers at about this fan-out."""
 
 SLEW = 0.1
-"""In ns, the edge at which buffers are compared; in faster processes the order is the same."""
+"""Input slew in ns at which buffers are compared; faster processes rank them in the same order."""
 
 
 def buffer_registers(module: dict[str, Any], library: Library) -> int:
-    """Put buffers between a net and the registers that it drives, where these are more than `MOST`, as a tree.
+    """Insert a buffer tree wherever a net drives more than `MOST` registers.
 
-    Clocks keep their nets: they are ideal here. A buffer counts as part of what the first of its registers is in.
+    Clocks are left alone: they are ideal here. A buffer belongs to the component of the first register it drives.
 
     Args:
-        module: as Yosys writes it in JSON; changed in place.
-        library: the cells. Without a buffer in it, nothing is done.
+        module: in Yosys's JSON form; changed in place.
+        library: the cells. If it has no buffer, nothing is done.
 
     Returns:
-        how many buffers were put in.
+        the number of buffers inserted.
     """
     buffer = _buffer(library)
     if buffer is None:
@@ -60,14 +60,14 @@ def buffer_registers(module: dict[str, Any], library: Library) -> int:
 
 
 FURTHER: dict[str, Any] = {"hide_name": 1, "parameters": {}, "attributes": {}}
-"""What Yosys wants of a cell besides."""
+"""The other keys of a cell in Yosys's JSON."""
 
 
 def _buffer(library: Library) -> Cell | None:
-    """Return the buffer that drives `MOST` of the library's registers soonest for what it is itself to drive."""
-    found = library.computing(lambda pin: pin, 1)
+    """Return the buffer with the lowest delay times area when it drives `MOST` of the library's registers."""
+    buffers = library.computing(lambda pin: pin, 1)
     registers = [cell for cell in library.cells.values() if cell.state is not None and cell.state.kind != "gate"]
-    if not found or not registers:
+    if not buffers or not registers:
         return None
     pins = [cell.pins[pin].capacitance for cell in registers for pin in cell.inputs if pin != cell.clock_pin]
     load = MOST * (float(np.median(pins)) + library.wire)
@@ -77,4 +77,4 @@ def _buffer(library: Library) -> Cell | None:
         delay = max(float(table.at(np.float64(SLEW), np.float64(load))) for table in (arc.rise, arc.fall))
         return delay * cell.area
 
-    return min(found, key=cost)
+    return min(buffers, key=cost)

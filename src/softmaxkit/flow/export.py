@@ -1,4 +1,4 @@
-"""A unit as a folder to put into a chip project: Verilog, an AXI-Stream wrapper, a test bench with vectors, a note."""
+"""Exports a unit as a folder for a chip project: Verilog, AXI-Stream wrapper, test bench with vectors, a README."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from softmaxkit.flow.verilog import to_verilog
 
 if TYPE_CHECKING:
     from softmaxkit.flow.vectors import Packed
-    from softmaxkit.methods.base.unit import SoftmaxUnit
     from softmaxkit.methods.base.constants import Constants
+    from softmaxkit.methods.base.unit import SoftmaxUnit
 
 PARAMETERS_FILE = "parameters.json"
-"""What an export is known by."""
+"""The file by which a folder is recognised as an export."""
 
 TEMPLATES = {
     "axis.sv": "{name}_axis.sv",
@@ -44,19 +44,20 @@ def export(
     period: float = 5.0,
     overwrite: bool = False,
 ) -> None:
-    """Write the folder of a unit, whole or not at all.
+    """Write the folder of a unit, completely or not at all.
 
     Args:
         unit: baked or loadable.
-        name: of its top module, and first part of the names of files and other modules.
+        name: of the top module; the names of files and of the other modules begin with it.
         folder: to write; missing, empty, or an older export.
-        segments: constants, and rows that the test bench runs with them; see `softmaxkit.flow.vectors.stream`.
-        period: of the clock, in ns, in the timing constraints and the test bench.
+        segments: sets of constants with the rows that the test bench runs on them; see
+            `softmaxkit.flow.vectors.stream`.
+        period: clock period in ns for the timing constraints and the test bench.
         overwrite: replace an older export.
 
     Raises:
-        ValueError: a name that is no Verilog identifier, a folder that holds something else, or rows or constants that
-            the unit does not take.
+        ValueError: the name is no Verilog identifier, the folder holds something else, or the unit cannot take the rows
+            or constants.
         ToolError: Yosys is missing or failed.
         OSError: the folder cannot be written.
     """
@@ -68,7 +69,7 @@ def export(
     _check_segments(unit, segments)
     vectors = stream(unit, segments)
     verilog = to_verilog(unit, name)
-    if not re.search(rf"^module {name}\(", verilog, re.MULTILINE):  # Yosys escapes what is a keyword
+    if not re.search(rf"^module {name}\(", verilog, re.MULTILINE):  # Yosys escapes keywords
         raise ValueError(f"{name!r} is a keyword of Verilog; give the module another name")
     facts = describe(unit, name)
     with whole_folder(folder) as work:
@@ -80,10 +81,10 @@ def export(
 
 
 def check_export_folder(folder: Path, overwrite: bool) -> Path:
-    """Return a path that an export may be written to.
+    """Return the resolved path of a folder that an export may be written to.
 
     Raises:
-        ValueError: it is a file, holds something else, or an export and `overwrite` is not set.
+        ValueError: it is a file, it holds something else, or it holds an export and `overwrite` is not set.
     """
     folder = folder.resolve()
     if folder.exists() and not folder.is_dir():
@@ -110,7 +111,7 @@ def _check_segments(unit: SoftmaxUnit, segments: Sequence[tuple[Constants, Rows]
     if longest > unit.max_row:
         raise ValueError(f"the unit takes rows of up to {unit.max_row} scores, but one has {longest}")
     if unit.constants is not None and any(constants != unit.constants for constants, _ in segments):
-        raise ValueError("the unit's constants are baked in; give rows with those alone")
+        raise ValueError("the unit's constants are baked in; give rows with those constants only")
 
 
 def _write_templates(
@@ -149,7 +150,7 @@ def _write_templates(
 
 
 def about(documented: object) -> str:
-    """Return the first paragraphs of a docstring, without its sections."""
+    """Return a docstring up to its first section (Args, Returns ...)."""
     return re.split(r"\n\n?(?:Args|Returns|Raises|Attributes):", inspect.getdoc(documented) or "")[0]
 
 
@@ -157,7 +158,7 @@ def _write_vectors(work: Path, unit: SoftmaxUnit, vectors: Stream) -> None:
     write_text(work / "scores.hex", _hex(vectors.scores, len(unit.scores.payload.as_value())))
     write_text(work / "results.hex", _hex(vectors.results, len(unit.results.payload.as_value())))
     if unit.registers is not None:
-        after = [f"{int(each):x} " for each in vectors.writes[:, 0]]
+        after = [f"{int(beats):x} " for beats in vectors.writes[:, 0]]
         lines = _hex(vectors.writes[:, 1:], unit.registers.layout.size).splitlines(keepends=True)
         write_text(work / "writes.hex", "".join(map("".join, zip(after, lines, strict=True))))
 
@@ -165,10 +166,10 @@ def _write_vectors(work: Path, unit: SoftmaxUnit, vectors: Stream) -> None:
 def _hex(words: Packed, bits: int) -> str:
     """Return packed payloads as lines of hexadecimal digits."""
     digits = -(-bits // 4)
-    return "".join(each[::-1].astype(">u4").tobytes().hex()[-digits:] + "\n" for each in words)
+    return "".join(beat[::-1].astype(">u4").tobytes().hex()[-digits:] + "\n" for beat in words)
 
 
 def _json(facts: dict[str, Any]) -> str:
-    """Return JSON to be read: lists of numbers, and objects of nothing but values, are a line each."""
+    """Return readable JSON: innermost lists and objects take one line each."""
     text = json.dumps(facts, indent=1)
-    return re.sub(r"[\[{][^\[\]{}]*[\]}]", lambda found: re.sub(r"\s*\n\s*", " ", found[0]), text) + "\n"
+    return re.sub(r"[\[{][^\[\]{}]*[\]}]", lambda match: re.sub(r"\s*\n\s*", " ", match[0]), text) + "\n"

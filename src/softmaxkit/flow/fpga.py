@@ -1,4 +1,4 @@
-"""Quick counts for FPGAs: look-up tables, registers, multipliers and block memories, by Yosys."""
+"""Resource counts for FPGAs from Yosys: look-up tables, registers, multipliers and block memories."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from softmaxkit.flow.tools import ToolError, call, need
 
 
 class Family(NamedTuple):
-    """A family of FPGAs.
+    """An FPGA family.
 
     Attributes:
-        title: for people.
-        command: of Yosys, that maps to it.
-        kinds: patterns of cells by what they count as.
+        title: full name.
+        command: the Yosys command that maps to it.
+        kinds: patterns of cell names for each resource.
     """
 
     title: str
@@ -59,11 +59,11 @@ FAMILIES = {
 def count_cells(source: Source, family: str) -> dict[str, int]:
     """Return how many look-up tables, registers, multipliers and block memories a design takes.
 
-    Carry cells count as look-up tables on ECP5, where they take them up, and for nothing elsewhere.
+    Carry cells count as look-up tables on ECP5, where they occupy them, and not at all elsewhere.
 
     Args:
         source: the design.
-        family: in `FAMILIES`.
+        family: a key of `FAMILIES`.
 
     Raises:
         ToolError: Yosys is missing or failed.
@@ -84,8 +84,8 @@ def count_cells(source: Source, family: str) -> dict[str, int]:
         ]
         (work / "script.ys").write_text("\n".join(script), encoding="utf-8")
         call([need("yosys"), "-q", "-s", "script.ys"], work, f"mapping {source.top} to {family}")
-        found = json.loads((work / "stat.json").read_text(encoding="utf-8"))
-    cells: Counter[str] = Counter(found["design"]["num_cells_by_type"])
+        stat = json.loads((work / "stat.json").read_text(encoding="utf-8"))
+    cells: Counter[str] = Counter(stat["design"]["num_cells_by_type"])
     if left := [kind for kind in cells if kind.startswith("$_")]:
         raise ToolError(f"{family} has no cell for {', '.join(sorted(left))}; build the unit with flip-flops")
     return {

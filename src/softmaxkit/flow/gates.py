@@ -1,4 +1,4 @@
-"""Netlists in simulation: every output against golden, and the states of all registers in every cycle."""
+"""Gate-level simulation: every output compared with golden, and the state of all registers in every cycle."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ import numpy as np
 from softmaxkit.flow.activity import state_nets
 from softmaxkit.flow.cells.functions import expression
 from softmaxkit.flow.netlist import Group, Netlist
-from softmaxkit.flow.simulate import TOP, Outcome, Traffic, Verilated
+from softmaxkit.flow.outcome import Outcome, Traffic
+from softmaxkit.flow.simulate import TOP, Verilated
 from softmaxkit.formats import Array
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from softmaxkit.methods.base.unit import SoftmaxUnit
 
 CHUNK = 1024
-"""Bits that the simulation writes at a time."""
+"""Bits per hexadecimal word in the file of states."""
 
 FILE = "states"
 
@@ -29,17 +30,17 @@ FILE = "states"
 def simulate_netlist(
     unit: SoftmaxUnit, netlist: Netlist, steady: Stream, stalled: Stream, cycles: int
 ) -> tuple[list[Outcome], Array]:
-    """Run a netlist in place of its unit, comparing every output, once at full rate and once with gaps and stalls.
+    """Simulate a netlist in place of its unit, once at full rate and once with gaps and stalls.
 
     Args:
-        unit: it.
+        unit: the unit that the netlist was made from.
         netlist: its cells.
-        steady: what goes in at full rate, and what golden says comes out.
+        steady: input at full rate, with golden's results.
         stalled: the same for the run with gaps and stalls.
-        cycles: of the first run, from reset on, whose states are kept.
+        cycles: number of cycles of the first run, from reset on, to record states for.
 
     Returns:
-        the outcomes of both runs, and the states: boolean, (cycles, state nets), of `state_nets`.
+        the outcomes of both runs, and the states of `state_nets`: boolean, (cycles, state nets).
 
     Raises:
         ToolError: a tool is missing or failed.
@@ -56,7 +57,7 @@ def simulate_netlist(
 
 
 def simulation_model(netlist: Netlist, name: str, cycles: int) -> Iterator[str]:
-    """Yield the lines of a Verilog module that behaves as a netlist does, and writes the states of its first cycles."""
+    """Yield the lines of a Verilog module that behaves like a netlist and records the states of its first cycles."""
     ports = [f"input [{len(nets) - 1}:0] {port}" for port, nets in netlist.inputs.items()]
     ports += [f"output [{len(nets) - 1}:0] {port}" for port, nets in netlist.outputs.items()]
     yield f"module {name} ({', '.join(ports)});"
@@ -77,7 +78,7 @@ def simulation_model(netlist: Netlist, name: str, cycles: int) -> Iterator[str]:
 
 
 def _with_memories(unit: SoftmaxUnit, netlist: Netlist) -> Iterator[str]:
-    """Yield the lines of the top module: the netlist, and the memories that its ports are for."""
+    """Yield the lines of the top module: the netlist with its external memories."""
     ports = {name: ("input", len(nets)) for name, nets in netlist.inputs.items()}
     ports |= {name: ("output", len(nets)) for name, nets in netlist.outputs.items()}
     inside = {name for name in ports if name.startswith(tuple(f"{memory}_" for memory in unit.memories))}
@@ -86,7 +87,7 @@ def _with_memories(unit: SoftmaxUnit, netlist: Netlist) -> Iterator[str]:
     for memory in unit.memories:
         signature = unit.signature.members[memory].signature
         yield f"reg [{signature.width - 1}:0] {memory}_words [0:{signature.depth - 1}];"
-        for name in sorted(each for each in inside if each.startswith(f"{memory}_")):
+        for name in sorted(port for port in inside if port.startswith(f"{memory}_")):
             yield f"{'reg' if name.endswith('_read_data') else 'wire'} [{ports[name][1] - 1}:0] {name};"
         yield f"always @(posedge {netlist.clock}) begin"
         yield f"if ({memory}_write_enable) {memory}_words[{memory}_write_address] <= {memory}_write_data;"
@@ -97,7 +98,7 @@ def _with_memories(unit: SoftmaxUnit, netlist: Netlist) -> Iterator[str]:
 
 
 def _behaviour(group: Group, place: int, registers: dict[str, list[str]]) -> Iterator[str]:
-    """Yield what one instance does; what a register does goes to others with the same clock."""
+    """Yield the behaviour of one instance; register updates are collected in `registers` by clock event."""
     cell, state = group.cell, group.cell.state
     nets = {pin: int(group.nets[pin][place]) for pin in cell.pins}
     instance = group.instances[place]
@@ -106,7 +107,7 @@ def _behaviour(group: Group, place: int, registers: dict[str, list[str]]) -> Ite
         names = {pin: f"n{max(net, 0)}" for pin, net in nets.items()}
         if state is not None:
             names |= {state.names[0]: f"state{instance}", state.names[1]: f"(~state{instance})"}
-        return re.sub(r"\w+", lambda found: names.get(found[0]) or f"1'd{found[0]}", expression(function).source)
+        return re.sub(r"\w+", lambda match: names.get(match[0]) or f"1'd{match[0]}", expression(function).source)
 
     if state is not None:
         held = f"state{instance}"
@@ -121,7 +122,7 @@ def _behaviour(group: Group, place: int, registers: dict[str, list[str]]) -> Ite
             event = f"always @({edge} n{nets[cell.clock_pin]}"
             if forced:
                 event += f" or posedge forced{instance}"
-                conditions = " | ".join(text(each) for each in (state.clear, state.preset) if each)
+                conditions = " | ".join(text(function) for function in (state.clear, state.preset) if function)
                 yield f"wire forced{instance} = {conditions};"
             registers.setdefault(f"{event})", []).append(f"{forced.format(assign='<=')}{held} <= {text(state.data)};")
         else:
@@ -134,7 +135,7 @@ def _behaviour(group: Group, place: int, registers: dict[str, list[str]]) -> Ite
 
 
 def _recorder(netlist: Netlist, cycles: int) -> Iterator[str]:
-    """Yield what writes the states at each rising edge, before it takes effect: a line of hexadecimal words."""
+    """Yield the code that writes the states just before each rising edge, as a line of hexadecimal words."""
     nets = state_nets(netlist)
     yield "integer file, count = 0;"
     yield f'initial file = $fopen("{FILE}", "w");'
@@ -149,7 +150,7 @@ def _recorder(netlist: Netlist, cycles: int) -> Iterator[str]:
 
 
 def _read_states(text: str, count: int) -> Array:
-    """Read the recorder's lines; boolean, (cycles, count)."""
+    """Read what the recorder wrote; boolean, (cycles, count)."""
     rows = []
     for line in text.splitlines():
         bits = []

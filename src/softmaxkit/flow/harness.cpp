@@ -1,11 +1,11 @@
-// Drives a unit with beats from a file, with gaps and stalls, and compares every result with what is expected.
+// Drives a unit with beats from a file, with gaps and stalls, and compares every result with the expected one.
 //
-// The file holds 32-bit words: how many words a score beat, a result beat and a configuration write have, how many of
-// each there are; then the score beats, the expected result beats, and the writes, each after the number of score
-// beats that have to be taken before it is offered.
+// The file consists of 32-bit words: the number of words in a score beat, a result beat and a configuration write; the
+// number of each; then the score beats, the expected result beats, and the writes. A write is preceded by the number
+// of score beats that must have been accepted before it is offered.
 //
-// Arguments: FILE, bits of a result, source gap probability (of 256) and longest gap, the same for the sink's stalls,
-// seed, patience in cycles, cycle log (or -), waveform (or -).
+// Arguments: FILE, bits of a result, gap probability at the source (of 256) and longest gap, the same for stalls of
+// the sink, seed, patience in cycles, cycle log (or -), waveform (or -).
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -53,7 +53,7 @@ struct Random {
     }
 };
 
-// Pauses now and then, for a while.
+// Random pauses of random length.
 struct Pauses {
     uint32_t probability, longest;
     Random random;
@@ -66,7 +66,7 @@ struct Pauses {
     }
 };
 
-// How many results of a beat differ; a wrong mark of the row's end counts as one.
+// Number of results in a beat that differ; a wrong `last` alone counts as one.
 size_t differences(const uint32_t* got, const uint32_t* wanted, size_t words, size_t bits) {
     size_t count = 0;
     for (size_t lane = 0; bits && (lane + 1) * bits <= words * 32; ++lane) {
@@ -123,13 +123,13 @@ int main(int argc, char** argv) {
     for (int i = 0; i < 4; ++i) settle(0), edge();
     dut->rst = 0;
 
-    std::vector<uint64_t> taken_at, given_at;
+    std::vector<uint64_t> taken_at, received_at;
     Words got(result_words), held(result_words);
-    size_t taken = 0, given = 0, written = 0, mismatches = 0, wrong_results = 0, extra = 0, unstable = 0;
+    size_t taken = 0, received = 0, written = 0, mismatches = 0, wrong_results = 0, extra = 0, unstable = 0;
     bool offered = false, offered_write = false, waiting = false;
     uint64_t cycle = 0, quiet = 0;
     while (quiet < patience) {
-        const bool finished = taken == beats && given >= results && written == writes;
+        const bool finished = taken == beats && received >= results && written == writes;
         if (finished && quiet > 300) break;
         if (!offered && taken < beats && !gaps.pause()) {
             offered = true;
@@ -159,19 +159,20 @@ int main(int argc, char** argv) {
             sample(dut->results_payload, got.data(), result_words);
             if (waiting && got != held) ++unstable;
             if (dut->results_ready) {
-                if (given < results) quiet = 0;  // results without end are not progress
-                if (given >= results) {
+                if (received < results) quiet = 0;  // surplus results are not progress
+                if (received >= results) {
                     ++extra;
-                } else if (std::memcmp(got.data(), &expected[given * result_words], result_words * 4) != 0) {
-                    wrong_results += differences(got.data(), &expected[given * result_words], result_words, number(2));
+                } else if (std::memcmp(got.data(), &expected[received * result_words], result_words * 4) != 0) {
+                    const uint32_t* wanted = &expected[received * result_words];
+                    wrong_results += differences(got.data(), wanted, result_words, number(2));
                     if (++mismatches <= 100) {
-                        std::printf("mismatch %zu", given);
+                        std::printf("mismatch %zu", received);
                         for (uint32_t word : got) std::printf(" %08x", word);
                         std::printf("\n");
                     }
                 }
-                if (logged) given_at.push_back(cycle);
-                ++given;
+                if (logged) received_at.push_back(cycle);
+                ++received;
             }
         }
         waiting = dut->results_valid && !dut->results_ready;
@@ -186,9 +187,10 @@ int main(int argc, char** argv) {
     if (logged) {
         std::ofstream log(argv[9], std::ios::binary);
         log.write(reinterpret_cast<const char*>(taken_at.data()), static_cast<std::streamsize>(taken_at.size() * 8));
-        log.write(reinterpret_cast<const char*>(given_at.data()), static_cast<std::streamsize>(given_at.size() * 8));
+        log.write(reinterpret_cast<const char*>(received_at.data()),
+                  static_cast<std::streamsize>(received_at.size() * 8));
     }
     std::printf("done taken=%zu written=%zu compared=%zu mismatches=%zu wrong_results=%zu extra=%zu unstable=%zu cycles=%llu\n",
-                taken, written, given - extra, mismatches, wrong_results, extra, unstable, static_cast<unsigned long long>(cycle));
+                taken, written, received - extra, mismatches, wrong_results, extra, unstable, static_cast<unsigned long long>(cycle));
     return 0;
 }

@@ -1,4 +1,4 @@
-"""What a unit looks like from outside: ports, payloads, memories, registers, cycles."""
+"""A unit seen from outside: ports, payloads, memories, registers, cycles."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ from amaranth.lib import data
 from amaranth.lib.wiring import In
 
 import softmaxkit
-from softmaxkit.methods.base.fields import SCHEMA
 
 if TYPE_CHECKING:
-    from softmaxkit.methods.base.unit import SoftmaxUnit
     from softmaxkit.methods.base.constants import Constants
+    from softmaxkit.methods.base.unit import SoftmaxUnit
 
 
 class Port(NamedTuple):
@@ -35,19 +34,20 @@ class Port(NamedTuple):
 
 
 def describe(unit: SoftmaxUnit, name: str) -> dict[str, Any]:
-    """Return what `parameters.json` says of a unit, JSON-ready."""
+    """Return the contents of `parameters.json`, ready for JSON."""
+    spec = unit.spec.to_json()
     layouts = {"scores": unit.scores.payload.shape(), "results": unit.results.payload.shape()}
     if unit.registers is not None:
         layouts["configuration"] = unit.registers.layout
     loading = "baked in" if unit.constants is not None else "not needed" if unit.registers is None else "loadable"
     lengths = sorted({1, min(unit.lanes, unit.max_row), unit.max_row})
     return {
-        "schema": SCHEMA,
+        "schema": spec["schema"],
         "softmaxkit": softmaxkit.__version__,
         "name": name,
         "method": unit.spec.method,
         "variant": unit.spec.variant,
-        "spec": unit.spec.to_json(),
+        "spec": spec,
         "lanes": unit.lanes,
         "max_row": unit.max_row,
         "depth": unit.depth,
@@ -57,29 +57,29 @@ def describe(unit: SoftmaxUnit, name: str) -> dict[str, Any]:
         "ports": [port._asdict() for port in unit_ports(unit)],
         "axis_ports": [port._asdict() for port in axis_ports(unit)],
         "payloads": {port: _fields(layout) for port, layout in layouts.items()},
-        "memories": [_memory(unit, each) for each in unit.memories],
+        "memories": [_memory(unit, memory) for memory in unit.memories],
     }
 
 
 def tables(unit: SoftmaxUnit, sets: Sequence[Constants]) -> dict[str, Any]:
-    """Return what `tables.json` says: the registers, and each set of constants with the writes that load it."""
+    """Return the contents of `tables.json`: the registers, and each set of constants with the writes that load it."""
     registers = unit.registers.registers if unit.registers is not None else ()
     different = {json.dumps(constants.to_json()): constants for constants in sets}
     return {
-        "schema": SCHEMA,
+        "schema": unit.spec.to_json()["schema"],
         "registers": [
             {
-                "name": each.name,
-                "address": unit.registers.address(each.name) if unit.registers else 0,
-                "words": each.depth,
-                "bits": each.shape.width,
-                "signed": each.shape.signed,
+                "name": register.name,
+                "address": unit.registers.address(register.name) if unit.registers else 0,
+                "words": register.depth,
+                "bits": register.shape.width,
+                "signed": register.shape.signed,
             }
-            for each in registers
+            for register in registers
         ],
         "sets": [
-            {"constants": each.to_json(), "writes": unit.writes(each) if unit.registers is not None else []}
-            for each in different.values()
+            {"constants": constants.to_json(), "writes": unit.writes(constants) if unit.registers is not None else []}
+            for constants in different.values()
         ],
     }
 
@@ -100,7 +100,7 @@ def axis_ports(unit: SoftmaxUnit) -> list[Port]:
     ports = [
         Port("aclk", "input", 1, "clock, rising edge"),
         Port("aresetn", "input", 1, "reset, synchronous, active low"),
-        Port("s_axis_tdata", "input", unit.lanes * whole_bytes(code), f"a score a lane, in {whole_bytes(code)} bits"),
+        Port("s_axis_tdata", "input", unit.lanes * whole_bytes(code), f"a score per lane, in {whole_bytes(code)} bits"),
         Port("s_axis_tuser", "input", masks, "the mask, from lane 0 up: 1 attends"),
         *_handshake("s_axis", "input", "the beat is the last of its row"),
     ]
@@ -110,13 +110,13 @@ def axis_ports(unit: SoftmaxUnit) -> list[Port]:
         ports.append(Port("s_axis_cfg_tdata", "input", bits, "a word, and above it its address"))
         ports += _handshake("s_axis_cfg", "input", "the write is the last of its group")
     bits = masks * whole_bytes(result)
-    ports.append(Port("m_axis_tdata", "output", bits, f"a result a lane, in {whole_bytes(result)} bits"))
+    ports.append(Port("m_axis_tdata", "output", bits, f"a result per lane, in {whole_bytes(result)} bits"))
     ports += _handshake("m_axis", "output", "the beat is the last of its row")
     return ports + [port for port in unit_ports(unit) if port.name.startswith(tuple(f"{n}_" for n in unit.memories))]
 
 
 def whole_bytes(bits: int) -> int:
-    """Return a number of bits, rounded up to whole bytes."""
+    """Return a number of bits rounded up to whole bytes."""
     return -(-bits // 8) * 8
 
 
@@ -130,17 +130,17 @@ def _handshake(stream: str, direction: str, last: str) -> list[Port]:
 
 
 def _fields(layout: data.StructLayout) -> list[dict[str, Any]]:
-    """Return the fields of a payload: `lanes` of `bits` each, from `first_bit` up."""
-    found = []
+    """Return the fields of a payload: `lanes` values of `bits` bits each, from `first_bit` up."""
+    fields = []
     for name, field in layout:
         shape, lanes = field.shape, 1
         if isinstance(shape, data.ArrayLayout):
             shape, lanes = shape.elem_shape, shape.length
         shape = Shape.cast(shape)
-        found.append(
+        fields.append(
             {"name": name, "first_bit": field.offset, "lanes": lanes, "bits": shape.width, "signed": shape.signed}
         )
-    return found
+    return fields
 
 
 def _memory(unit: SoftmaxUnit, name: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Netlists of standard cells, as arrays that timing, activity and power are computed from."""
+"""Netlists of standard cells, as arrays for timing, activity and power analysis."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from softmaxkit.flow.tools import ToolError
 from softmaxkit.formats import Array
 
 ZERO, ONE = 0, 1
-"""The nets that are always 0 and 1."""
+"""The constant nets."""
 
 
 class Group(NamedTuple):
-    """All instances of one kind of cell.
+    """All instances of one library cell.
 
     Attributes:
-        cell: the kind.
-        instances: int64, (n,): which they are.
-        nets: by pin: int64, (n,); -1 where a pin is not connected.
+        cell: the library cell.
+        instances: int64, (n,): indices of the instances.
+        nets: int64, (n,), by pin; -1 where a pin is not connected.
     """
 
     cell: Cell
@@ -39,11 +39,11 @@ class Netlist:
 
     Attributes:
         library: of its cells.
-        names: of its instances; a "/" parts the modules that they came from.
-        groups: the instances by kind of cell.
-        nets: how many there are; the first two are 0 and 1.
-        inputs, outputs: nets of the ports by name, the lowest bit first.
-        clock: name of the input that is the clock; empty where there is none.
+        names: of its instances, with the hierarchy that they were flattened from.
+        groups: the instances by library cell.
+        nets: number of nets; the first two are the constants 0 and 1.
+        inputs, outputs: nets of the ports by name, lowest bit first.
+        clock: name of the clock input; empty if there is none.
     """
 
     library: Library
@@ -57,59 +57,59 @@ class Netlist:
     @cached_property
     def fan_outs(self) -> Array:
         """How many input pins each net drives; int64, (nets,)."""
-        found = np.zeros(self.nets, np.int64)
+        pins = np.zeros(self.nets, np.int64)
         for group in self.groups:
             for pin in group.cell.inputs:
-                np.add.at(found, group.nets[pin][group.nets[pin] >= 0], 1)
-        return found
+                np.add.at(pins, group.nets[pin][group.nets[pin] >= 0], 1)
+        return pins
 
     @cached_property
     def loads(self) -> Array:
-        """Capacitance of each net in pF: the pins that it drives, and the estimate of its wire; float64, (nets,)."""
-        found = self.fan_outs * self.library.wire
+        """Capacitance of each net in pF: the pins that it drives and the estimated wire; float64, (nets,)."""
+        loads = self.fan_outs * self.library.wire
         for group in self.groups:
             for pin in group.cell.inputs:
                 connected = group.nets[pin] >= 0
-                np.add.at(found, group.nets[pin][connected], group.cell.pins[pin].capacitance)
-        return found
+                np.add.at(loads, group.nets[pin][connected], group.cell.pins[pin].capacitance)
+        return loads
 
     @cached_property
     def clock_nets(self) -> Array:
         """Which nets carry the clock, gated or not; boolean, (nets,)."""
-        found = np.zeros(self.nets, np.bool_)
-        found[self.inputs.get(self.clock, [])] = True
+        clocks = np.zeros(self.nets, np.bool_)
+        clocks[self.inputs.get(self.clock, [])] = True
         while True:
-            before = found.sum()
+            before = clocks.sum()
             for group in self.groups:
                 state = group.cell.state
                 pins = group.cell.inputs if state is None else [group.cell.clock_pin] if state.kind == "gate" else []
                 reached = np.zeros(len(group.instances), np.bool_)
                 for pin in pins:
-                    reached |= (group.nets[pin] >= 0) & found[group.nets[pin]]
+                    reached |= (group.nets[pin] >= 0) & clocks[group.nets[pin]]
                 for pin in group.cell.outputs:
                     nets = group.nets[pin][reached]
-                    found[nets[nets >= 0]] = True
-            if found.sum() == before:
-                return found
+                    clocks[nets[nets >= 0]] = True
+            if clocks.sum() == before:
+                return clocks
 
     def areas(self, part_of: Callable[[str], str] = lambda name: "") -> dict[str, float]:
-        """Return the area in um2, by the part that `part_of` says of an instance's name."""
-        found: dict[str, float] = {}
+        """Return the area of each part in um2; `part_of` gives the part of an instance by its name."""
+        areas: dict[str, float] = {}
         for group in self.groups:
             for instance in group.instances:
                 part = part_of(self.names[instance])
-                found[part] = found.get(part, 0.0) + group.cell.area
-        return found
+                areas[part] = areas.get(part, 0.0) + group.cell.area
+        return areas
 
     def counts(self) -> dict[str, int]:
-        """Return how many instances there are of each kind of cell."""
+        """Return the number of instances of each library cell."""
         return {group.cell.name: len(group.instances) for group in self.groups}
 
     def with_library(self, library: Library) -> Netlist:
         """Return the same netlist with the cells of another corner of its library.
 
         Raises:
-            LibertyError: that lacks one of the cells, or one of its pins.
+            LibertyError: that library lacks one of the cells or pins.
         """
         groups = []
         for group in self.groups:
@@ -121,10 +121,10 @@ class Netlist:
 
     @cached_property
     def levels(self) -> Array:
-        """Level of each instance: combinational ones after those that drive them; sequential ones are 0; int64.
+        """Logic level of each instance, above that of its drivers; 0 for sequential cells; int64, (instances,).
 
         Raises:
-            ToolError: there is a combinational loop; the message names cells in it.
+            ToolError: there is a combinational loop; the message names some of the instances.
         """
         driver = np.full(self.nets, -1, np.int64)
         combinational = np.zeros(len(self.names), np.bool_)
@@ -141,7 +141,7 @@ class Netlist:
                     before = np.where(group.nets[pin] >= 0, driver[group.nets[pin]], -1)
                     sources.append(before[before >= 0])
                     sinks.append(group.instances[before >= 0])
-        source, sink = (np.concatenate([np.zeros(0, np.int64), *each]) for each in (sources, sinks))
+        source, sink = (np.concatenate([np.zeros(0, np.int64), *ends]) for ends in (sources, sinks))
         order = np.argsort(source, kind="stable")
         source, sink = source[order], sink[order]
         starts = np.searchsorted(source, np.arange(len(self.names) + 1))
@@ -151,27 +151,27 @@ class Netlist:
         while len(ready):
             level[ready] = depth
             done += len(ready)
-            spans = [sink[starts[each] : starts[each + 1]] for each in ready]
+            spans = [sink[starts[instance] : starts[instance + 1]] for instance in ready]
             reached = np.concatenate([np.zeros(0, np.int64), *spans])
             np.subtract.at(waiting, reached, 1)
             ready = np.unique(reached[waiting[reached] == 0])
             depth += 1
         if done < combinational.sum():
-            stuck = [self.names[each] for each in np.nonzero(combinational & (waiting > 0))[0][:5]]
+            stuck = [self.names[instance] for instance in np.nonzero(combinational & (waiting > 0))[0][:5]]
             raise ToolError(f"the design has a combinational loop, through or before {', '.join(stuck)}")
         return level
 
 
 def read_netlist(design: dict[str, Any], top: str, library: Library) -> Netlist:
-    """Read a flat netlist as Yosys writes it in JSON.
+    """Read a flat netlist from Yosys's JSON.
 
     Args:
         design: the JSON.
-        top: the module.
+        top: name of the module.
         library: of its cells.
 
     Raises:
-        ToolError: a cell in it is not in the library, or has pins that the library does not know.
+        ToolError: it has a cell that is not in the library, or a port that is neither input nor output.
     """
     module = design["modules"][top]
     numbers: dict[Any, int] = {}
@@ -187,22 +187,22 @@ def read_netlist(design: dict[str, Any], top: str, library: Library) -> Netlist:
             raise ToolError(f"port {name} of {top} is {port['direction']}; only inputs and outputs can be mapped")
         ports[port["direction"]][name] = [net(bit) for bit in port["bits"]]
     names: list[str] = []
-    by_kind: dict[str, list[tuple[int, dict[str, list[Any]]]]] = {}
+    by_cell: dict[str, list[tuple[int, dict[str, list[Any]]]]] = {}
     for name, cell in module["cells"].items():
         if cell["type"] == "$scopeinfo":
             continue
         if cell["type"] not in library.cells:
             raise ToolError(f"{name} is a {cell['type']}, which is no cell of {library.name}")
-        by_kind.setdefault(cell["type"], []).append((len(names), cell["connections"]))
+        by_cell.setdefault(cell["type"], []).append((len(names), cell["connections"]))
         names.append(name)
     groups = []
-    for kind, members in sorted(by_kind.items()):
-        known = library.cells[kind]
+    for name, members in sorted(by_cell.items()):
+        library_cell = library.cells[name]
         nets = {
-            pin: np.asarray([net(given[pin][0]) if given.get(pin) else -1 for _, given in members], np.int64)
-            for pin in known.pins
+            pin: np.asarray([net(bits[pin][0]) if bits.get(pin) else -1 for _, bits in members], np.int64)
+            for pin in library_cell.pins
         }
-        groups.append(Group(known, np.asarray([each for each, _ in members], np.int64), nets))
+        groups.append(Group(library_cell, np.asarray([instance for instance, _ in members], np.int64), nets))
     return Netlist(
         library,
         names,
@@ -215,7 +215,7 @@ def read_netlist(design: dict[str, Any], top: str, library: Library) -> Netlist:
 
 
 def clock_of(groups: Sequence[Group], inputs: dict[str, list[int]]) -> str:
-    """Return the input that most sequential cells have for their clock; empty where there is none."""
+    """Return the input that clocks most of the sequential cells; empty if there is none."""
     votes: Counter[int] = Counter()
     for group in groups:
         if group.cell.state is not None:

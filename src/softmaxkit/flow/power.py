@@ -1,4 +1,4 @@
-"""Energy and power of a netlist from its activity: wires and pins, cells' insides, clock, and leakage."""
+"""Energy of a netlist from its activity: switching of nets, internal energy of cells, clock, and leakage."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from softmaxkit.formats import Array
 
 @dataclass(frozen=True)
 class Energy:
-    """Where energy goes, in pJ a cycle, and leakage in nW.
+    """Energy by cause, in pJ per cycle, and leakage in nW.
 
     Attributes:
-        switching: charging nets other than clocks.
-        internal: inside cells, when nets other than clocks change.
-        clock: clock nets, and what their edges take inside cells.
+        switching: charging of nets other than clocks.
+        internal: internal energy of cells when nets other than clocks change.
+        clock: charging of clock nets, and internal energy of cells at clock edges.
         leakage: in nW.
     """
 
@@ -31,24 +31,24 @@ class Energy:
     leakage: float
 
     def cycle(self, period: float) -> float:
-        """Return the energy of a cycle in pJ at a clock period in ns, leakage included."""
+        """Return the energy per cycle in pJ at a clock period in ns, leakage included."""
         return self.switching + self.internal + self.clock + self.leakage * period * 1e-6
 
 
 def energies(
     netlist: Netlist, timing: Timing, activity: Activity, part_of: Callable[[str], str] = lambda name: ""
 ) -> dict[str, Energy]:
-    """Return where energy goes, by the part that `part_of` says of an instance's name.
+    """Return the energy of each part of a netlist.
 
-    A net's energy counts for the cell that drives it, half of C V^2 for each change; that of an input for what
-    `part_of` says of "". Of what is inside a cell, an output's change takes the mean over the inputs that may have
-    caused it, weighted by how often these change.
+    A net takes C V^2 / 2 per change, counted for the part of the cell that drives it; nets of inputs count for the part
+    of the name "". The internal energy of an output change is the mean over the inputs that may have caused it,
+    weighted by how often they change.
 
     Args:
-        netlist: it.
-        timing: its slews.
-        activity: its changes.
-        part_of: of a name.
+        netlist: the cells and nets.
+        timing: provides the slews.
+        activity: provides the changes of nets.
+        part_of: gives the part of an instance by its name.
     """
     loads = netlist.loads.copy()
     for nets in netlist.outputs.values():
@@ -60,11 +60,10 @@ def energies(
     sums: dict[str, dict[str, float]] = {}
 
     def add(part: str, kind: str, amount: float) -> None:
-        found = sums.setdefault(part, dict.fromkeys(KINDS, 0.0))
-        found[kind] += amount
+        sums.setdefault(part, dict.fromkeys(KINDS, 0.0))[kind] += amount
 
     for group in netlist.groups:
-        parts = np.asarray([part_of(netlist.names[each]) for each in group.instances])
+        parts = np.asarray([part_of(netlist.names[instance]) for instance in group.instances])
         leakage = np.full(len(parts), group.cell.leakage)
         switching, internal, clock = (np.zeros(len(parts)) for _ in range(3))
         for pin in group.cell.outputs:
@@ -89,7 +88,7 @@ def energies(
     for nets in netlist.inputs.values():
         for net in nets:
             add(part_of(""), "clock" if clocks[net] else "switching", float(charging[net]))
-    return {part: Energy(*(found[kind] for kind in KINDS)) for part, found in sorted(sums.items())}
+    return {part: Energy(*(amounts[kind] for kind in KINDS)) for part, amounts in sorted(sums.items())}
 
 
 KINDS = ("switching", "internal", "clock", "leakage")
@@ -98,7 +97,7 @@ KINDS = ("switching", "internal", "clock", "leakage")
 def _internal(
     tables: dict[tuple[str, str], Table], pin: str, nets: dict[str, Array], loads: Array, slews: Array, rates: Array
 ) -> Array:
-    """Return the energy inside each instance of a kind of cell that an output's changes take, in pJ a cycle."""
+    """Return the internal energy of the changes of an output, in pJ per cycle, for all instances of a kind of cell."""
     out = nets[pin]
     total, weights = np.zeros(len(out)), np.zeros(len(out))
     for (output, related), table in tables.items():

@@ -1,4 +1,4 @@
-"""Rows to try a unit with: of all lengths, close and far apart, tied, at the ends of the codes, masked in every way."""
+"""Test rows for units: all lengths; scores close and far apart, tied, at the ends of the range; masks of every kind."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from softmaxkit.flow.vectors import Rows
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from softmaxkit.methods.base.unit import SoftmaxUnit
     from softmaxkit.methods.base.constants import Constants
+    from softmaxkit.methods.base.unit import SoftmaxUnit
 
 KINDS = ("scores", "codes", "ties", "ends", "equal", "rising", "falling")
 MASKS = ("none", "random", "sparse", "all", "one", "blocks")
@@ -20,13 +20,13 @@ SPREADS = (0.3, 1.0, 2.0, 4.0, 10.0)
 
 
 def code_range(unit: SoftmaxUnit, constants: Constants) -> tuple[int, int]:
-    """Return the smallest and the largest code of a score."""
+    """Return the smallest and the largest score code."""
     bits = unit.code_shape.width // unit.positions_a_lane(constants)
     return (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if unit.code_shape.signed else (0, (1 << bits) - 1)
 
 
 def random_rows(unit: SoftmaxUnit, constants: Constants, results: int, random: np.random.Generator) -> Rows:
-    """Return rows of every kind, length and mask, of about so many results in all."""
+    """Return rows of every kind, length and mask, with about `results` results in total."""
     lanes, most = unit.lanes, unit.max_row
     special = [n for n in (1, 2, lanes - 1, lanes, lanes + 1, most - 1, most) if 1 <= n <= most]
     count = max(len(special), 2 * results // (most + 1))
@@ -42,9 +42,9 @@ def random_rows(unit: SoftmaxUnit, constants: Constants, results: int, random: n
 
 
 def all_codes(unit: SoftmaxUnit, constants: Constants) -> Rows | None:
-    """Return rows in which every code comes, none masked; with every other code, where these are few enough.
+    """Return unmasked rows of two scores with every pair of codes or, with more than 256 codes, every code at least.
 
-    None where a row of the unit is too short, or where there are more codes than 65,536.
+    None if the unit's rows are too short, or if there are more than 65,536 codes.
     """
     low, high = code_range(unit, constants)
     count = high - low + 1
@@ -62,7 +62,7 @@ def all_codes(unit: SoftmaxUnit, constants: Constants) -> Rows | None:
 def _codes(
     unit: SoftmaxUnit, constants: Constants, shape: tuple[int, int], random: np.random.Generator
 ) -> list[NDArray[np.int64]]:
-    """Return codes of each of `KINDS`."""
+    """Return codes of each kind, in the order of `KINDS`."""
     low, high = code_range(unit, constants)
     spread = random.choice(SPREADS, (shape[0], 1))
     real = spread * random.standard_normal(shape)
@@ -79,7 +79,7 @@ def _codes(
 
 
 def _masks(shape: tuple[int, int], random: np.random.Generator) -> list[NDArray[np.bool_]]:
-    """Return masks of each of `MASKS`."""
+    """Return masks of each kind, in the order of `MASKS`."""
     ones = np.ones(shape, np.bool_)
     dense, sparse = random.random(shape) < random.uniform(0.2, 0.95, (shape[0], 1)), random.random(shape) < 0.1
     one = np.arange(shape[1]) == random.integers(0, shape[1], (shape[0], 1))

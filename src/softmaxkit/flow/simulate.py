@@ -1,13 +1,11 @@
-"""Simulators of units: Verilator, and Amaranth's own where there is no C++ compiler."""
+"""Simulators for units: Verilator, or Amaranth's own where there is no C++ compiler."""
 
 from __future__ import annotations
 
 import copy
-import re
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -20,96 +18,34 @@ from amaranth.sim import SimulatorContext
 
 from softmaxkit.blocks.storage import WordMemory
 from softmaxkit.files import cache_folder, content_key, whole_folder
+from softmaxkit.flow.outcome import Outcome, Traffic, read_outcome, write_stream
 from softmaxkit.flow.tools import INSTALL, ToolError, call, missing_hardware, need
 from softmaxkit.flow.vectors import Stream, unpack
 from softmaxkit.flow.verilog import to_verilog
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from softmaxkit.flow.vectors import Packed
 
 TOP = "dut"
 SHOWN = 100
-"""Mismatches that are kept, of all that are counted."""
+"""Wrong beats that are kept; all are counted."""
 
-
-@dataclass(frozen=True)
-class Traffic:
-    """How beats come and go.
-
-    Attributes:
-        gap, longest_gap: how probable a gap is before a beat, of 256, and its longest duration in cycles.
-        stall, longest_stall: the same of the results' side not being ready.
-        seed: of both.
-    """
-
-    gap: int = 0
-    longest_gap: int = 1
-    stall: int = 0
-    longest_stall: int = 1
-    seed: int = 1
-
-
-@dataclass
-class Outcome:
-    """What a simulation gave.
-
-    Attributes:
-        taken: beats of scores that the unit took.
-        written: configuration writes that it took.
-        compared: beats of results that were compared.
-        mismatches: how many of them were wrong.
-        wrong_results: how many results in these were wrong, where the stream says how wide a result is.
-        extra: beats that came beyond the expected ones.
-        unstable: cycles in which an offered result changed or was withdrawn.
-        cycles: how long it took.
-        wrong: `(beat, words)` of the first wrong ones.
-        taken_at, given_at: the cycle of each beat, where asked for.
-    """
-
-    taken: int = 0
-    written: int = 0
-    compared: int = 0
-    mismatches: int = 0
-    wrong_results: int = 0
-    extra: int = 0
-    unstable: int = 0
-    cycles: int = 0
-    wrong: list[tuple[int, NDArray[np.uint32]]] = field(default_factory=list)
-    taken_at: NDArray[np.uint64] | None = None
-    given_at: NDArray[np.uint64] | None = None
-
-    def faults(self, stream: Stream) -> list[str]:
-        """Return what is wrong, in words; nothing where all is well."""
-        found = []
-        if self.mismatches:
-            found.append(f"{self.mismatches} wrong result beats")
-        if self.compared < len(stream.results):
-            found.append(f"only {self.compared} of {len(stream.results)} result beats came")
-        if self.taken < len(stream.scores):
-            found.append(f"only {self.taken} of {len(stream.scores)} score beats were taken")
-        if self.written < len(stream.writes):
-            found.append(f"only {self.written} of {len(stream.writes)} configuration writes were taken")
-        if self.extra:
-            found.append(f"{self.extra} result beats too many")
-        if self.unstable:
-            found.append(f"a waiting result changed in {self.unstable} cycles")
-        return found
+PATIENCE = 20_000
+"""Cycles without progress after which a simulation is abandoned."""
 
 
 class Simulator(Protocol):
-    """Something that runs a unit."""
+    """A way to run a unit."""
 
     name: str
 
     def run(self, stream: Stream, traffic: Traffic, cycles: bool = False) -> Outcome:
-        """Drive a unit with a stream, compare what comes out, and log the cycle of each beat if asked to."""
+        """Drive the unit with a stream and compare its results; with `cycles`, record the cycle of each beat."""
         ...
 
 
 class WithMemories(wiring.Component):
-    """A unit together with the memories that its ports are for."""
+    """A unit with its external memories."""
 
     def __init__(self, unit: wiring.Component) -> None:
         self.unit = unit
@@ -132,17 +68,17 @@ class WithMemories(wiring.Component):
 
 
 class Verilated:
-    """A unit as a program made by Verilator, kept in the cache by its content.
+    """A unit compiled by Verilator; the program is cached by its content.
 
     Args:
-        unit: with the streams `scores`, `results` and, where it has one, `configuration`.
-        fault: changes the design as RTLIL.
-        waveform: the file that a run writes its waveform to.
-        fast: compile for long runs; else for little compilation.
-        verilog: what to simulate in place of the unit's own Verilog.
+        unit: a component with the streams `scores`, `results` and, if it is loadable, `configuration`.
+        fault: edits the RTLIL of the design.
+        waveform: file for the waveform of a run.
+        fast: optimise for long runs; otherwise for short compilation.
+        verilog: Verilog to simulate in place of the unit's own.
 
     Raises:
-        ToolError: a tool is missing, or failed.
+        ToolError: a tool is missing or failed.
     """
 
     name = "verilator"
@@ -172,14 +108,14 @@ class Verilated:
             (work / "harness.cpp").write_text(harness, encoding="utf-8")
             command = [verilator, "--cc", "--exe", "--prefix", "Vdut", "--top-module", TOP]
             command += ["--Mdir", "build", "-O3", "--no-assert", "-Wno-fatal", "-Wno-lint"]
-            command += ["--output-split", "0"]  # several files would need the compiler that Verilator was built with
+            command += ["--output-split", "0"]  # split files need the compiler that Verilator was built with
             command += ["--trace"] * (waveform is not None)
             command += ["-CFLAGS", " ".join(["-g0", *defines]), "-o", "../dut", f"{TOP}.sv", "harness.cpp"]
             call(command, work, "reading the Verilog")
             self._compile(work / "build", verilator)
 
     def _compile(self, build: Path, verilator: str) -> None:
-        """Compile; Verilator's own part, which is most of it, once for all units."""
+        """Compile the model; Verilator's runtime, which takes longest, is compiled once for all units."""
         version = call([verilator, "--version"], build, "asking for its version")
         kept = cache_folder() / "verilated" / f"runtime-{content_key(version, self.waveform is not None)}"
         for file in kept.glob("*.o"):
@@ -192,14 +128,14 @@ class Verilated:
                     shutil.copy(file, folder)
 
     def run(self, stream: Stream, traffic: Traffic, cycles: bool = False, folder: Path | None = None) -> Outcome:
-        """Drive the unit; see `Simulator`. What it writes goes to `folder`, where one is given."""
+        """Drive the unit; see `Simulator`. Files go to `folder` if it is given."""
         with tempfile.TemporaryDirectory() as temporary:
             work = folder or Path(temporary)
             write_stream(work / "stream", stream)
             numbers = [traffic.gap, traffic.longest_gap, traffic.stall, traffic.longest_stall, traffic.seed]
             log = str(work / "log") if cycles else "-"
             command = [self.program, "stream", stream.result_bits, *numbers, PATIENCE, log, self.waveform or "-"]
-            printed = call([str(each) for each in command], work, "simulating")
+            printed = call([str(word) for word in command], work, "simulating")
             outcome = read_outcome(printed)
             if cycles:
                 times = np.fromfile(work / "log", np.uint64)
@@ -208,13 +144,13 @@ class Verilated:
 
 
 class Simulated:
-    """A unit in Amaranth's own simulator: slow, but in need of nothing else.
+    """A unit in Amaranth's own simulator, which is slow but needs no other tools.
 
     Args:
         unit: as for `Verilated`, but without latches.
 
     Raises:
-        ToolError: the unit has latches, which this simulator does not know.
+        ToolError: the unit has latches, which this simulator does not support.
     """
 
     name = "amaranth"
@@ -277,59 +213,28 @@ class Simulated:
         simulator.add_testbench(bench)
         simulator.run()
         if cycles:
-            outcome.taken_at, outcome.given_at = (np.asarray(each, np.uint64) for each in times)
+            outcome.taken_at, outcome.given_at = (np.asarray(log, np.uint64) for log in times)
         return outcome
 
     def _compare(self, stream: Stream, outcome: Outcome, got: int, expected: int) -> None:
         if got != expected:
             outcome.mismatches += 1
             words = stream.results.shape[1]
-            found = np.frombuffer(got.to_bytes(4 * words, "little"), "<u4")
+            beat = np.frombuffer(got.to_bytes(4 * words, "little"), "<u4")
             lanes = 32 * words // stream.result_bits if stream.result_bits else 0
-            pair = np.stack((found, stream.results[outcome.compared]))
+            pair = np.stack((beat, stream.results[outcome.compared]))
             differing = np.count_nonzero(np.diff(unpack(pair, stream.result_bits, lanes), axis=0)) if lanes else 0
             outcome.wrong_results += max(int(differing), 1)
             if len(outcome.wrong) < SHOWN:
-                outcome.wrong.append((outcome.compared, found))
+                outcome.wrong.append((outcome.compared, beat))
         outcome.compared += 1
 
 
 def can_verilate() -> bool:
-    """Return whether all that Verilator needs is installed."""
+    """Return whether everything that Verilator needs is installed."""
     return not missing_hardware()
 
 
 def _payloads(words: Packed) -> list[int]:
     """Return packed payloads as integers."""
     return [int.from_bytes(row.astype("<u4").tobytes(), "little") for row in words]
-
-
-PATIENCE = 20_000
-"""Cycles in which nothing happens, after which a simulation is given up."""
-
-
-def write_stream(path: Path, stream: Stream) -> None:
-    """Write the file that the harness reads."""
-    sizes = [stream.scores.shape[1], stream.results.shape[1], stream.writes.shape[1] - 1]
-    sizes += [len(stream.scores), len(stream.results), len(stream.writes)]
-    with path.open("wb") as file:
-        for words in (np.asarray(sizes), stream.scores, stream.results, stream.writes):
-            file.write(np.ascontiguousarray(words, "<u4").tobytes())
-
-
-def read_outcome(printed: str) -> Outcome:
-    """Read what the harness prints.
-
-    Raises:
-        ToolError: it did not come to an end.
-    """
-    done = re.search(r"^done (.*)$", printed, re.MULTILINE)
-    if done is None:
-        raise ToolError("the simulation ended without a result")
-    outcome = Outcome()
-    for key, count in (pair.split("=") for pair in done[1].split()):
-        setattr(outcome, key, int(count))
-    for line in re.findall(r"^mismatch (.*)$", printed, re.MULTILINE):
-        beat, *words = line.split()
-        outcome.wrong.append((int(beat), np.asarray([int(word, 16) for word in words], np.uint32)))
-    return outcome

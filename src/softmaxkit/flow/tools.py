@@ -1,4 +1,4 @@
-"""The outside programs of the flow: where they are, and what to install where they are not."""
+"""The external programs of the flow: where they are, and what to install if they are missing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TOOLS = {
     "perl": ("perl",),
     "g++": ("g++", "c++", "clang++"),
 }
-"""Names of each program, the one to be preferred first."""
+"""Names that each program goes by, the preferred one first."""
 
 PACKAGES = {
     "yosys": INSTALL,
@@ -30,21 +30,21 @@ PACKAGES = {
 
 
 class ToolError(RuntimeError):
-    """A program is missing, or failed; the message says which, and shows its last lines."""
+    """A program is missing or failed; the message says which and shows the end of its output."""
 
 
 def find(tool: str) -> str | None:
-    """Return the path of a program, or None: on the PATH, or beside the running Python."""
+    """Return the path of a program, on the PATH or beside the running Python, or None."""
     beside = Path(sys.executable).parent
     for name in TOOLS[tool]:
-        found = shutil.which(name) or shutil.which(name, path=str(beside))
-        if found:
-            return found
+        path = shutil.which(name) or shutil.which(name, path=str(beside))
+        if path:
+            return path
     return None
 
 
 def missing_hardware() -> str:
-    """Return what is missing to build and verify units, and how to get it; empty where nothing is."""
+    """Return what is missing to build and verify units and how to get it; empty if nothing is missing."""
     if find_spec("amaranth") is None:
         return f"the package amaranth is not installed; get it with {INSTALL}"
     absent = [tool for tool in ("yosys", "verilator", "make", "perl", "g++") if find(tool) is None]
@@ -57,28 +57,28 @@ def need(tool: str) -> str:
     Raises:
         ToolError: it is not installed; the message says what to install.
     """
-    found = find(tool)
-    if found is None:
+    path = find(tool)
+    if path is None:
         raise ToolError(f"{tool} is not installed; get it with {PACKAGES[tool]}")
-    return found
+    return path
 
 
 def call(command: Sequence[str | Path], folder: Path, doing: str, timeout: float | None = None) -> str:
-    """Run a program in a folder; return what it printed.
+    """Run a program in a folder and return its output.
 
     Args:
         command: program and arguments.
         folder: to run in.
-        doing: what it is run for, for the error.
-        timeout: seconds.
+        doing: the purpose, for the error message.
+        timeout: in seconds.
 
     Raises:
-        ToolError: it ended with another exit code than 0, or ran too long; with the last lines that it printed.
+        ToolError: it failed or ran too long; the message shows the end of its output.
     """
     name = Path(command[0]).name
     try:
         done = subprocess.run(
-            [str(each) for each in command],
+            [str(word) for word in command],
             cwd=folder,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -100,6 +100,6 @@ def call(command: Sequence[str | Path], folder: Path, doing: str, timeout: float
 
 
 def tail(text: str, lines: int = 12) -> str:
-    """Return the last lines of a program's output, without empty ones."""
+    """Return the last non-empty lines of a program's output."""
     kept = [line.rstrip() for line in text.splitlines() if line.strip()]
     return "\n".join(f"  {line}" for line in kept[-lines:])

@@ -1,4 +1,4 @@
-"""Rows of scores as the beats of a unit, packed into words, and back."""
+"""Test vectors: rows of scores as beats of a unit, packed into words and unpacked."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from softmaxkit.methods.base.unit import SoftmaxUnit
     from softmaxkit.methods.base.constants import Constants
+    from softmaxkit.methods.base.unit import SoftmaxUnit
 
     Integers = NDArray[np.int64]
     Booleans = NDArray[np.bool_]
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of any lengths, padded to one.
+    """Rows of different lengths, padded to the longest.
 
     Attributes:
         codes: int64, (rows, keys).
-        mask: boolean, (rows, keys); nothing is attended beyond a row's length.
+        mask: boolean, (rows, keys); False beyond a row's length.
         lengths: int64, (rows,), 1 to keys.
     """
 
@@ -34,7 +34,7 @@ class Rows:
     lengths: Integers
 
     def first(self, rows: int, longest: int) -> Rows:
-        """Return some of the rows, evenly spread, cut off at a length."""
+        """Return `rows` of the rows, evenly spread, truncated to the length `longest`."""
         some = np.unique(np.linspace(0, len(self.lengths) - 1, rows).astype(np.int64))
         lengths = np.minimum(self.lengths[some], longest)
         keys = int(lengths.max())
@@ -42,25 +42,25 @@ class Rows:
         return Rows(self.codes[some, :keys], mask, lengths)
 
     def taken(self, some: Integers) -> Rows:
-        """Return the rows of these indices, in their order."""
+        """Return the rows at these indices, in this order."""
         return Rows(self.codes[some], self.mask[some], self.lengths[some])
 
     @property
     def real(self) -> Booleans:
-        """Which positions there are, (rows, keys)."""
+        """Which positions exist, that is, are no padding; boolean, (rows, keys)."""
         return np.arange(self.codes.shape[1]) < self.lengths[:, None]
 
 
 @dataclass(frozen=True)
 class Stream:
-    """What goes into a unit and what has to come out, packed.
+    """Input of a unit and its expected output, packed.
 
     Attributes:
         scores: uint32, (beats, words): payloads, from bit 0 of word 0 up.
-        results: the same of results.
-        writes: uint32, (writes, 1 + words): configuration, each after so many beats of scores.
-        positions: int64, (result beats,): how many positions of each beat there are.
-        result_bits: width of a result, so that wrong ones can be counted; 0 to count beats alone.
+        results: the same for results.
+        writes: uint32, (writes, 1 + words): configuration; word 0 is the number of score beats that go in before.
+        positions: int64, (result beats,): positions of each beat that exist.
+        result_bits: width of a result, to count wrong results; 0 to count wrong beats only.
     """
 
     scores: Packed
@@ -75,9 +75,9 @@ class Places:
     """Where the positions of rows lie in beats.
 
     Attributes:
-        rows, keys: of every position, in order.
+        rows, keys: indices of every position, in order.
         beat, lane: where it is.
-        last: boolean, (beats,): the last of its row.
+        last: boolean, (beats,): whether the beat is the last of its row.
     """
 
     rows: Integers
@@ -88,7 +88,7 @@ class Places:
 
 
 def places(rows: Rows, lanes: int) -> Places:
-    """Lay rows into beats, one after the other."""
+    """Map rows to beats, one row after the other."""
     beats = -(-rows.lengths // lanes)
     ends = np.cumsum(beats)
     row, key = np.nonzero(rows.real)
@@ -99,27 +99,27 @@ def places(rows: Rows, lanes: int) -> Places:
 
 
 def stream(unit: SoftmaxUnit, segments: Sequence[tuple[Constants, Rows]]) -> Stream:
-    """Pack rows for a unit, with what golden says of them.
+    """Pack rows for a unit, with the results of golden.
 
     Args:
-        unit: with baked constants, or loadable ones, which are then written before each segment's first row. All but
-            the first are offered while the last row of the segment before is on its way.
-        segments: constants, and rows to be normalised with them.
+        unit: baked or loadable. Loadable constants are written before the first row of each segment; from the second
+            segment on, they are offered while the last row of the one before is still inside.
+        segments: sets of constants with the rows to run on them.
     """
     scores, results, writes, positions = [], [], [], []
     beats = last_row = 0
     for constants, rows in segments:
-        at = places(rows, unit.lanes * unit.positions_a_lane(constants))
+        per_lane = unit.positions_a_lane(constants)
+        at = places(rows, unit.lanes * per_lane)
         if unit.registers is not None:
             writes.append(pack_writes(unit, unit.writes(constants), beats and last_row + 1))
         golden = unit.golden(np.where(rows.real, rows.codes, 0), rows.mask, constants)
-        taken = (at.rows, at.keys)
-        each = unit.positions_a_lane(constants)
-        scores.append(pack_scores(unit, at, rows.codes[taken], rows.mask[taken], each))
-        results.append(pack_results(unit, at, golden[taken], each))
+        index = (at.rows, at.keys)
+        scores.append(pack_scores(unit, at, rows.codes[index], rows.mask[index], per_lane))
+        results.append(pack_results(unit, at, golden[index], per_lane))
         positions.append(np.bincount(at.beat, minlength=len(at.last)))
         beats += len(at.last)
-        last_row = beats - int(-(-rows.lengths[-1] // (unit.lanes * each)))
+        last_row = beats - int(-(-rows.lengths[-1] // (unit.lanes * per_lane)))
     return Stream(
         np.concatenate(scores),
         np.concatenate(results),
@@ -129,23 +129,23 @@ def stream(unit: SoftmaxUnit, segments: Sequence[tuple[Constants, Rows]]) -> Str
     )
 
 
-def pack_scores(unit: SoftmaxUnit, at: Places, codes: Integers, mask: Booleans, each: int = 1) -> Packed:
-    """Pack scores and mask bits, `each` positions a lane; a position gets all the mask bits of its part of a lane."""
-    bits, lanes = unit.code_shape.width // each, unit.lanes * each
+def pack_scores(unit: SoftmaxUnit, at: Places, codes: Integers, mask: Booleans, per_lane: int = 1) -> Packed:
+    """Pack scores and masks, `per_lane` positions to a lane; a position sets all mask bits of its part of the lane."""
+    bits, lanes = unit.code_shape.width // per_lane, unit.lanes * per_lane
     laid, masks = _lay(at, lanes, codes), _lay(at, lanes, mask.astype(np.int64))
-    masks = np.repeat(masks, unit.masks // each, axis=1)
+    masks = np.repeat(masks, unit.masks // per_lane, axis=1)
     return pack([(laid, bits), (masks, 1), (at.last[:, None].astype(np.int64), 1)])
 
 
-def pack_results(unit: SoftmaxUnit, at: Places, codes: Integers, each: int = 1) -> Packed:
-    """Pack results, `each` positions a lane; 0 beyond a row's end, and for results that a lane leaves out."""
+def pack_results(unit: SoftmaxUnit, at: Places, codes: Integers, per_lane: int = 1) -> Packed:
+    """Pack results, `per_lane` positions to a lane; 0 beyond the end of a row and for unused results of a lane."""
     laid = np.zeros((len(at.last), unit.lanes * unit.masks), np.int64)
-    laid[:, :: unit.masks // each] = _lay(at, unit.lanes * each, codes)
+    laid[:, :: unit.masks // per_lane] = _lay(at, unit.lanes * per_lane, codes)
     return pack([(laid, unit.result_bits), (at.last[:, None].astype(np.int64), 1)])
 
 
 def pack_writes(unit: SoftmaxUnit, writes: Sequence[tuple[int, int]], after: int) -> Packed:
-    """Pack one group of writes, offered once so many beats of scores have been taken."""
+    """Pack one group of writes, to be offered once `after` beats of scores have gone in."""
     assert unit.registers is not None
     address, data = np.asarray(writes, np.int64).T
     last = np.arange(len(writes)) == len(writes) - 1
@@ -158,7 +158,7 @@ def pack(fields: Sequence[tuple[Integers, int]]) -> Packed:
     """Pack fields, the first in the lowest bits.
 
     Args:
-        fields: `(values, bits)` of each; values int64, (beats, lanes), lane 0 in the lowest bits.
+        fields: pairs `(values, bits)`; values int64, (beats, lanes), lane 0 in the lowest bits.
 
     Returns:
         uint32, (beats, words).
@@ -175,7 +175,7 @@ def pack(fields: Sequence[tuple[Integers, int]]) -> Packed:
 
 
 def unpack(words: Packed, bits: int, lanes: int) -> Integers:
-    """Return the first `lanes` fields of `bits` each, unsigned, of packed beats; int64, (beats, lanes)."""
+    """Return the first `lanes` fields of `bits` bits from packed beats, unsigned; int64, (beats, lanes)."""
     flat = np.unpackbits(np.ascontiguousarray(words).view(np.uint8), axis=1, bitorder="little")
     fields = flat[:, : bits * lanes].reshape(len(words), lanes, bits).astype(np.int64)
     values: Integers = (fields << np.arange(bits)).sum(axis=-1)

@@ -1,4 +1,4 @@
-"""Verification: a unit's every output against golden, in Verilator, with gaps and stalls, over rows of all kinds."""
+"""Verification: every output of a unit against golden, in Verilator, on rows of all kinds, with gaps and stalls."""
 
 from __future__ import annotations
 
@@ -12,25 +12,26 @@ import numpy as np
 
 from softmaxkit.blocks.parts import Part, Streamed
 from softmaxkit.flow.faults import Fault
+from softmaxkit.flow.outcome import Outcome, Traffic
 from softmaxkit.flow.rows import all_codes, random_rows
-from softmaxkit.flow.simulate import Outcome, Simulated, Simulator, Traffic, Verilated, can_verilate
+from softmaxkit.flow.simulate import Simulated, Simulator, Verilated, can_verilate
 from softmaxkit.flow.vectors import Rows, Stream, pack, places, stream, unpack
 
 if TYPE_CHECKING:
-    from softmaxkit.methods.base.unit import SoftmaxUnit
     from softmaxkit.methods.base.constants import Constants
+    from softmaxkit.methods.base.unit import SoftmaxUnit
 
 OUTPUTS = 2_000_000
 """Outputs that are compared by default."""
 
 FEWER = 50
-"""How many times fewer they are in Amaranth's simulator."""
+"""Amaranth's simulator, which is slow, compares this many times fewer."""
 
 SHORT = 150_000
-"""Outputs up to which compiling matters more than running, and what takes more is left out."""
+"""Runs of up to this many outputs are compiled without optimisation and leave out longer exhaustive tests."""
 
 BATCH = 250_000
-"""Outputs of one run, so that memory stays small."""
+"""Outputs per run, to limit memory."""
 
 TRAFFIC = (
     Traffic(),
@@ -40,21 +41,21 @@ TRAFFIC = (
     Traffic(gap=8, longest_gap=60, stall=200, longest_stall=2),
     Traffic(stall=6, longest_stall=120),
 )
-"""Gaps and stalls: none, either, both, and bursts."""
+"""Patterns of gaps and stalls: none, one of them, both, and bursts."""
 
 Segments = Sequence[tuple[Any, Rows]]
 Progress = Callable[[int, int], None]
 
 
 class Wrong(NamedTuple):
-    """A result that is not golden's.
+    """A result that differs from golden.
 
     Attributes:
         lane: of the unit.
-        row: of the run that it came in.
-        position: in the row; beyond its end, where 0 is right.
+        row: index of the row within its run.
+        position: in the row; may be beyond its end, where 0 is right.
         code: of the score; None beyond the end of the row.
-        expected, got: codes of the result.
+        expected, got: result codes.
     """
 
     lane: int
@@ -72,17 +73,17 @@ class Wrong(NamedTuple):
 
 @dataclass
 class Verification:
-    """What a verification found.
+    """Result of a verification.
 
     Attributes:
-        simulator: which.
-        compared: outputs that were compared.
+        simulator: its name.
+        compared: number of outputs compared.
         mismatches: how many of them were wrong.
-        faults: all that is wrong, in words; nothing where the unit is right.
+        faults: descriptions of everything that is wrong; empty if the unit is right.
         wrong: the first wrong results.
-        cycles: simulated.
-        parts: what was tried with all its inputs.
-        seconds: it took.
+        cycles: number of cycles simulated.
+        parts: parts that were tested exhaustively.
+        seconds: run time.
     """
 
     simulator: str = ""
@@ -96,7 +97,7 @@ class Verification:
 
     @property
     def passed(self) -> bool:
-        """Is all well, and was anything compared?"""
+        """Nothing is wrong, and something was compared."""
         return self.compared > 0 and not self.faults
 
 
@@ -110,31 +111,32 @@ def verify(
     waveform: Path | None = None,
     progress: Progress | None = None,
 ) -> Verification:
-    """Compare a unit's every output with golden.
+    """Compare every output of a unit with golden.
 
-    Every code of a score where these are few, every input of its tables and multiplier, and random rows of all lengths
-    up to its longest, in six patterns of gaps and stalls. Without a C++ compiler, Amaranth's simulator does a part.
+    The unit sees all score codes, if there are not too many, and random rows of all lengths, in six patterns of gaps
+    and stalls; its tables and multiplier see every input. Without a C++ compiler, Amaranth's simulator does part of
+    this.
 
     Args:
         unit: baked or loadable.
-        constants: to load, one after the other; left out: those that are baked in, or the spec's examples.
-        outputs: how many to compare, at least.
-        seed: of everything random.
-        rows: more rows, with their constants, as from a real model.
-        fault: to put into the unit, which is then to be found wrong.
-        waveform: file for the waveform (VCD) of the first run that goes wrong, or of a short one.
-        progress: called with the outputs compared and all.
+        constants: sets of constants to load in turn; default: those baked in, or the examples of the spec.
+        outputs: minimum number of outputs to compare.
+        seed: of all random numbers.
+        rows: further rows with their constants, for example from a real model.
+        fault: to inject into the unit, as a test of the verification itself.
+        waveform: file for the waveform (VCD) of the first failing run or, if none fails, of a short run.
+        progress: called with the number of outputs compared so far and in total.
 
     Raises:
         ToolError: a tool is missing or failed.
-        ValueError: the rows or constants are none for the unit.
+        ValueError: the unit cannot take the rows or constants.
     """
     started = time.monotonic()
     if constants is None:
         constants = [unit.constants] if unit.constants is not None else unit.spec.examples()
     fast = can_verilate()
     simulator: Simulator = Verilated(unit, fault, fast=outputs > SHORT) if fast else Simulated(unit)
-    found = Verification(simulator.name)
+    verification = Verification(simulator.name)
     outputs = outputs if fast else outputs // FEWER
     failing: tuple[Stream, Traffic] | None = None
     shown: tuple[Stream, Traffic] | None = None
@@ -142,20 +144,20 @@ def verify(
         traffic = TRAFFIC[number % len(TRAFFIC)]
         run = stream(unit, segments), Traffic(**{**vars(traffic), "seed": seed + number + 1})
         outcome = simulator.run(*run)
-        _add(found, unit, segments, run[0], outcome)
+        _add(verification, unit, segments, run[0], outcome)
         shown = run
-        failing = failing or (run if found.faults else None)
+        failing = failing or (run if verification.faults else None)
         if progress:
-            progress(min(found.compared, outputs), outputs)
-        if found.faults:
+            progress(min(verification.compared, outputs), outputs)
+        if verification.faults:
             break
-    if fast and fault is None and not found.faults:
+    if fast and fault is None and not verification.faults:
         for part in unit.parts():
-            _try_all(found, part)
+            _try_all(verification, part)
     if waveform is not None and shown is not None and fast:
         _write_waveform(unit, fault, failing or shown, waveform)
-    found.seconds = time.monotonic() - started
-    return found
+    verification.seconds = time.monotonic() - started
+    return verification
 
 
 def _runs(
@@ -166,73 +168,73 @@ def _runs(
     rows: Segments,
     exhaustive: bool,
 ) -> Iterator[Segments]:
-    """Yield what is to be run: every code, the given rows, and random rows until there are enough outputs."""
+    """Yield the runs: all codes, the caller's rows, then random rows until there are enough outputs."""
     count = 0
     if exhaustive:
-        for each in constants:
-            found = all_codes(unit, each)
-            if found is not None and found.lengths.sum() <= max(outputs, SHORT):
-                count += int(found.lengths.sum())
-                yield [(each, found)]
+        for loaded in constants:
+            codes = all_codes(unit, loaded)
+            if codes is not None and codes.lengths.sum() <= max(outputs, SHORT):
+                count += int(codes.lengths.sum())
+                yield [(loaded, codes)]
     if rows:
-        count += sum(int(each.lengths.sum()) for _, each in rows)
+        count += sum(int(segment.lengths.sum()) for _, segment in rows)
         yield rows
-    # Every pattern of gaps and stalls gets its turn, with every set of constants.
+    # Enough runs for every pattern of gaps and stalls, with every set of constants in each.
     size = min(BATCH, max(outputs // len(TRAFFIC), 1))
     done = 0
     while count < outputs or done < len(TRAFFIC):
         share = max(size // (2 * len(constants)), 1)
-        segments = [(each, random_rows(unit, each, share, random)) for _ in range(2) for each in constants]
-        count, done = count + sum(int(each.lengths.sum()) for _, each in segments), done + 1
+        segments = [(loaded, random_rows(unit, loaded, share, random)) for _ in range(2) for loaded in constants]
+        count, done = count + sum(int(segment.lengths.sum()) for _, segment in segments), done + 1
         yield segments
 
 
-def _add(found: Verification, unit: SoftmaxUnit, segments: Segments, run: Stream, outcome: Outcome) -> None:
+def _add(verification: Verification, unit: SoftmaxUnit, segments: Segments, run: Stream, outcome: Outcome) -> None:
     """Add the outcome of a run."""
-    found.compared += int(run.positions[: outcome.compared].sum())
-    found.mismatches += outcome.wrong_results
-    found.cycles += outcome.cycles
-    found.faults += outcome.faults(run)
+    verification.compared += int(run.positions[: outcome.compared].sum())
+    verification.mismatches += outcome.wrong_results
+    verification.cycles += outcome.cycles
+    verification.faults += outcome.faults(run)
     for beat, words in outcome.wrong:
-        if len(found.wrong) < 100:
-            found.wrong += _locate(unit, segments, run, beat, words)
+        if len(verification.wrong) < 100:
+            verification.wrong += _locate(unit, segments, run, beat, words)
 
 
 def _locate(unit: SoftmaxUnit, segments: Segments, run: Stream, beat: int, words: Any) -> Iterator[Wrong]:
     """Yield the wrong results of a beat."""
     lanes = unit.lanes * unit.masks
-    got, expected = (unpack(each[None], unit.result_bits, lanes)[0] for each in (words, run.results[beat]))
+    got, expected = (unpack(packed[None], unit.result_bits, lanes)[0] for packed in (words, run.results[beat]))
     before = first_row = 0
     for constants, rows in segments:
-        each = unit.positions_a_lane(constants)
-        at = places(rows, unit.lanes * each)
+        per_lane = unit.positions_a_lane(constants)
+        at = places(rows, unit.lanes * per_lane)
         if beat < before + len(at.last):
             break
         before, first_row = before + len(at.last), first_row + len(rows.lengths)
     here = np.nonzero(at.beat == beat - before)[0]
     row, start = int(at.rows[here[0]]), int(at.keys[here[0]])
     for lane in np.nonzero(got != expected)[0]:
-        position = start + int(lane) * each // unit.masks
+        position = start + int(lane) * per_lane // unit.masks
         code = int(rows.codes[row, position]) if position < rows.lengths[row] else None
         yield Wrong(int(lane), first_row + row, position, code, int(expected[lane]), int(got[lane]))
 
 
-def _try_all(found: Verification, part: Part) -> None:
-    """Try a part with all its inputs."""
+def _try_all(verification: Verification, part: Part) -> None:
+    """Test a part with all its inputs."""
     scores = pack([(part.inputs[:, None], part.input_bits)])
     results = pack([(part.expected[:, None], part.output_bits)])
     count = len(part.inputs)
     run = Stream(scores, results, np.zeros((0, 1), np.uint32), np.ones(count, np.int64), part.output_bits)
     outcome = Verilated(Streamed(part), fast=False).run(run, Traffic())
-    found.compared += outcome.compared
-    found.mismatches += outcome.wrong_results
-    found.cycles += outcome.cycles
-    found.faults += [f"{part.name}: {each}" for each in outcome.faults(run)]
-    found.parts.append(f"{part.name}, {count} inputs")
+    verification.compared += outcome.compared
+    verification.mismatches += outcome.wrong_results
+    verification.cycles += outcome.cycles
+    verification.faults += [f"{part.name}: {wrong}" for wrong in outcome.faults(run)]
+    verification.parts.append(f"{part.name}, {count} inputs")
 
 
 def _write_waveform(unit: SoftmaxUnit, fault: Fault | None, run: tuple[Stream, Traffic], path: Path) -> None:
-    """Write the waveform of the beginning of a run."""
+    """Write the waveform of the first 2000 beats of a run."""
     whole, traffic = run
     beats = min(len(whole.scores), 2000)
     begin = Stream(

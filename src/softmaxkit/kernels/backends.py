@@ -128,13 +128,17 @@ def _transform(tensors: Sequence[Tensor]) -> str:
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-@cache
 def unavailable(name: str) -> str:
     """Say why a native build cannot run here at all; empty where it is the one that does.
 
     Raises:
         ValueError: the environment asks for what is no back end, or for what this processor does not have.
     """
+    return _unavailable(name)
+
+
+@cache
+def _unavailable(name: str) -> str:
     asked = os.environ.get(VARIABLE, "")
     if asked and asked not in (*BACKENDS, "none"):
         raise ValueError(f"{VARIABLE} is {', '.join(BACKENDS)} or none, not {asked!r}")
@@ -185,5 +189,5 @@ def native() -> ModuleType | None:
 
 def reset() -> None:
     """Forget which build runs here: the environment is read again."""
-    unavailable.cache_clear()
+    _unavailable.cache_clear()
     native.cache_clear()

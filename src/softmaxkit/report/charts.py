@@ -1,16 +1,17 @@
 """Charts over all methods at once: the change in loss, and training."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
 import plotly.graph_objects as go  # type: ignore[import-untyped, unused-ignore]
 
-from softmaxkit.report.columns import change
+from softmaxkit.report.columns import change, spread_of
 from softmaxkit.report.record import MODES, Variant
-from softmaxkit.report.style import REFERENCE_COLOUR, axis, base_layout
+from softmaxkit.report.style import REFERENCE_COLOUR, axis, base_layout, percent
 
+_KEY = "loss_change_percent"
 _LINEAR_PERCENT = 0.1
 _MARKERS = {"float": "circle-open", "integer": "circle"}
 _MODE_NAMES = {"float": "floating point", "integer": "integer"}
@@ -20,14 +21,13 @@ _POINTS_OF_A_CURVE = 400
 
 def loss_change(variants: Sequence[Variant]) -> go.Figure | None:
     """Draw each variant's change in loss as dots on an axis that is linear near zero and logarithmic far from it."""
-    key = "loss_change_percent"
-    shown = [variant for variant in variants if any(variant.figure(key, mode) is not None for mode in MODES)]
+    shown = [variant for variant in variants if any(variant.figure(_KEY, mode) is not None for mode in MODES)]
     if not shown:
         return None
     heights = _spaced(shown)
     figure = go.Figure()
     for variant, height in zip(shown, heights, strict=True):
-        changes = {mode: value for mode in MODES if (value := variant.figure(key, mode)) is not None}
+        changes = {mode: value for mode in MODES if (value := variant.figure(_KEY, mode)) is not None}
         colour = variant.method.colour
         places = [squeezed(value) for value in changes.values()]
         figure.add_scatter(x=places, y=[height] * len(places), mode="lines", line_color=colour, hoverinfo="skip")
@@ -35,34 +35,50 @@ def loss_change(variants: Sequence[Variant]) -> go.Figure | None:
             figure.add_scatter(
                 x=[squeezed(value)],
                 y=[height],
+                error_x=error_bar(value, spread_of(variant.results[mode], _KEY), colour),
                 mode="markers",
                 marker={"symbol": _MARKERS[mode], "size": 11, "color": colour, "line": {"width": 2, "color": colour}},
                 name=f"{variant.label}, {_MODE_NAMES[mode]}",
-                text=change(value),
+                text=_written(variant, mode),
                 hovertemplate="%{fullData.name}: %{text}<extra></extra>",
             )
-        figure.add_annotation(**_value_beside(changes, height))
 
-    values = [value for variant in shown for mode in MODES if (value := variant.figure(key, mode)) is not None]
-    ticks = percent_ticks(min(values), max(values))
+    ticks = percent_ticks(*_reach(shown))
     span = squeezed(ticks[-1]) - squeezed(ticks[0])
+    beside = 0.3 if any(_spread(variant, mode) for variant in shown for mode in MODES) else 0.15
     figure.add_vline(x=0, line={"color": REFERENCE_COLOUR, "width": 1.5}, layer="below")
+    places, names = [squeezed(tick) for tick in ticks], [percent(tick) for tick in ticks]
+    rows = {"tickvals": heights, "showgrid": False}
     figure.update_layout(
         base_layout(
             height=70 + round(26 * (heights[0] - heights[-1] + 1)),
             hovermode="closest",
             xaxis=axis(
                 title="change in loss against exact softmax in floating point",
-                tickvals=[squeezed(tick) for tick in ticks],
-                ticktext=["0" if tick == 0 else f"{tick:+g}%".replace("-", "−") for tick in ticks],
-                range=[squeezed(ticks[0]) - 0.08 * span, squeezed(ticks[-1]) + 0.08 * span],
+                tickvals=places,
+                ticktext=names,
+                range=[squeezed(ticks[0]) - beside * span, squeezed(ticks[-1]) + beside * span],
             ),
             yaxis=axis(
-                tickvals=heights,
-                ticktext=[variant.label for variant in shown],
-                range=[heights[-1] - 0.7, heights[0] + 0.7],
-                showgrid=False,
+                **rows, ticktext=[variant.label for variant in shown], range=[heights[-1] - 0.7, heights[0] + 0.7]
             ),
+            annotations=[_value_beside(variant, height) for variant, height in zip(shown, heights, strict=True)],
+            meta={
+                "narrow_below": 820,
+                # On a phone, names and figures stand above the dots: beside them there is no room.
+                "narrow": {
+                    "height": 80 + round(42 * (heights[0] - heights[-1] + 1)),
+                    "margin": {"l": 10, "r": 10, "t": 16, "b": 48},
+                    "xaxis": axis(
+                        title="change in loss",
+                        tickvals=places[::2],
+                        ticktext=names[::2],
+                        range=[squeezed(ticks[0]) - 0.06 * span, squeezed(ticks[-1]) + 0.06 * span],
+                    ),
+                    "yaxis": axis(**rows, showticklabels=False, range=[heights[-1] - 0.7, heights[0] + 0.9]),
+                    "annotations": [_above(variant, height) for variant, height in zip(shown, heights, strict=True)],
+                },
+            },
         )
     )
     return figure
@@ -97,10 +113,8 @@ def training(variants: Sequence[Variant]) -> go.Figure | None:
             height=420,
             hovermode="closest",
             showlegend=True,
-            legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
-            margin={"l": 64, "r": 16, "t": 40, "b": 48},
-            xaxis=axis(title="training step", rangemode="tozero"),
-            yaxis=axis(title="loss, nats"),
+            xaxis=axis(title="training step", rangemode="tozero", fixedrange=False),
+            yaxis=axis(title="loss, nats", fixedrange=False),
         )
     )
     return figure
@@ -131,9 +145,9 @@ def _spaced(variants: Sequence[Variant]) -> list[float]:
     return heights
 
 
-def squeezed(percent: float) -> float:
+def squeezed(value: float) -> float:
     """Return where a percentage lies on an axis that is linear near zero and logarithmic far from it."""
-    return math.asinh(percent / _LINEAR_PERCENT)
+    return math.asinh(value / _LINEAR_PERCENT)
 
 
 def percent_ticks(least: float, greatest: float) -> list[float]:
@@ -148,16 +162,75 @@ def percent_ticks(least: float, greatest: float) -> list[float]:
     return [-tick for tick in reversed(up_to(-least))] + [0.0] + up_to(max(greatest, 0.1))
 
 
-def _value_beside(changes: Mapping[str, float], height: float) -> dict[str, Any]:
-    """Return the label of the integer dot, or of the only dot, on the side away from the other dot."""
-    labelled = changes.get("integer", next(iter(changes.values())))
-    right = labelled >= max(changes.values())
+def _reach(variants: Sequence[Variant]) -> tuple[float, float]:
+    """Return the least and the greatest change in loss, spreads included."""
+    ends = [
+        value + sign * (_spread(variant, mode) or 0)
+        for variant in variants
+        for mode in MODES
+        if (value := variant.figure(_KEY, mode)) is not None
+        for sign in (-1, 1)
+    ]
+    return min(ends), max(ends)
+
+
+def error_bar(value: float, spread: float | None, colour: str) -> dict[str, Any]:
+    """Return a figure's spread as a bar on the squeezed axis; invisible where the spread is not known."""
+    if not spread:
+        return {"visible": False}
+    place = squeezed(value)
     return {
-        "x": squeezed(labelled),
+        "type": "data",
+        "array": [squeezed(value + spread) - place],
+        "arrayminus": [place - squeezed(value - spread)],
+        "thickness": 1.2,
+        "width": 3,
+        "color": colour,
+    }
+
+
+def _spread(variant: Variant, mode: str) -> float | None:
+    return spread_of(variant.results.get(mode, {}), _KEY)
+
+
+def _written(variant: Variant, mode: str) -> str:
+    """Return a change in loss as text, with its spread where that is known."""
+    value, spread = variant.figure(_KEY, mode), _spread(variant, mode)
+    return change(value) if spread is None else f"{change(value)} ± {spread:.2f}%"
+
+
+def _labelled(variant: Variant) -> str:
+    """Return the mode whose figure is written: integer, or the only one."""
+    return "integer" if variant.figure(_KEY, "integer") is not None else "float"
+
+
+def _value_beside(variant: Variant, height: float) -> dict[str, Any]:
+    """Return the label of the integer dot, or of the only dot, on the side away from the other dot and its bar."""
+    mode = _labelled(variant)
+    values = {mode: value for mode in MODES if (value := variant.figure(_KEY, mode)) is not None}
+    right = values[mode] >= max(values.values())
+    ends = [value + (1 if right else -1) * (_spread(variant, mode) or 0) for mode, value in values.items()]
+    return {
+        "x": squeezed(max(ends) if right else min(ends)),
         "y": height,
-        "text": change(labelled),
+        "text": _written(variant, mode),
         "showarrow": False,
         "xanchor": "left" if right else "right",
         "xshift": 9 if right else -9,
-        "font": {"size": 11},
+        "font": {"size": 12},
+    }
+
+
+def _above(variant: Variant, height: float) -> dict[str, Any]:
+    """Return a variant's name and figure, to stand above its dots at the left edge."""
+    return {
+        "x": 0,
+        "xref": "paper",
+        "xanchor": "left",
+        "y": height,
+        "yshift": 17,
+        "showarrow": False,
+        "bgcolor": "rgba(255, 255, 255, 0.8)",
+        "text": f"{variant.shortened(22)}  {_written(variant, _labelled(variant))}",
+        "font": {"size": 12},
     }

@@ -2,15 +2,17 @@
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
-from softmaxkit.report.record import MODES, Result, Variant
+from softmaxkit.report.record import MODES, Result, Variant, finite
+from softmaxkit.report.sheets import Sheet
 
 ABSENT = "–"
 
 
 class Cell(NamedTuple):
-    """What one cell of the table says: a figure, and a smaller remark beneath it."""
+    """What one cell of the table says: a figure, and a smaller remark beneath it, such as its spread over seeds."""
 
     text: str
     remark: str = ""
@@ -20,7 +22,7 @@ class Column(NamedTuple):
     """A figure of a result and how the table shows it.
 
     A column in `both_modes` has its floating-point and integer figures side by side; any other shows the integer
-    figure where there is one, and the floating-point figure elsewhere.
+    figure where there is one, and the floating-point figure elsewhere. `further` are the keys of what the remark says.
     """
 
     key: str
@@ -29,6 +31,7 @@ class Column(NamedTuple):
     explanation: str
     both_modes: bool = False
     remark: Callable[[Result], str] = lambda result: ""
+    further: tuple[str, ...] = ()
 
 
 def number(specification: str, unit: str = "") -> Callable[[Any], str]:
@@ -52,11 +55,35 @@ def number(specification: str, unit: str = "") -> Callable[[Any], str]:
 
 change = number("+,.2f", "%")
 _sum = number(".3f")
+_times = number(",.2f", "×")
 
 
-def _row_sum_range(result: Result) -> str:
-    least, greatest = result.get("row_sum_min"), result.get("row_sum_max")
-    return "" if least is None or greatest is None else f"{_sum(least)} to {_sum(greatest)}"
+def _range(least_key: str, greatest_key: str, write: Callable[[Any], str]) -> Callable[[Result], str]:
+    def remark(result: Result) -> str:
+        least, greatest = result.get(least_key), result.get(greatest_key)
+        return "" if least is None or greatest is None else f"{write(least)} to {write(greatest)}"
+
+    return remark
+
+
+def _spread(key: str, write: Callable[[Any], str]) -> Callable[[Result], str]:
+    def remark(result: Result) -> str:
+        spread = spread_of(result, key)
+        return "" if spread is None else f"± {write(spread)}"
+
+    return remark
+
+
+def spread_of(result: Result, key: str) -> float | None:
+    """Return the standard deviation of a figure over the seeds; None of a single seed, or where it is not known."""
+    spread = finite(result.get(f"{key}_spread"))
+    return None if spread is None or spread < 0 or len(seeds_of(result)) == 1 else spread
+
+
+def seeds_of(result: Result) -> Sequence[Any]:
+    """Return the seeds that a result is the mean of; empty in records that do not say, which are of one seed."""
+    seeds = result.get("seeds")
+    return seeds if isinstance(seeds, list | tuple) else ()
 
 
 COLUMNS = (
@@ -66,6 +93,8 @@ COLUMNS = (
         number(",.4f"),
         "mean cross-entropy of the next token on held-out text; lower is better",
         both_modes=True,
+        remark=_spread("loss_nats", number(",.4f")),
+        further=("loss_nats_spread",),
     ),
     Column(
         "loss_change_percent",
@@ -73,6 +102,8 @@ COLUMNS = (
         change,
         "loss against exact softmax in floating point",
         both_modes=True,
+        remark=_spread("loss_change_percent", number(",.2f", "%")),
+        further=("loss_change_percent_spread",),
     ),
     Column("perplexity", "Perplexity", number(",.3f"), "the exponential of the loss", both_modes=True),
     Column(
@@ -80,7 +111,8 @@ COLUMNS = (
         "Row sum",
         _sum,
         "sum of a row of attention probabilities, mean and range; 1 for real softmax",
-        remark=_row_sum_range,
+        remark=_range("row_sum_min", "row_sum_max", _sum),
+        further=("row_sum_min", "row_sum_max"),
     ),
     Column(
         "saturated_scores_percent",
@@ -104,7 +136,12 @@ COLUMNS = (
     ),
     Column("latency_cycles", "Latency", number(",.0f"), "cycles from a row's first score to its last result"),
     Column(
-        "speedup_over_torch", "Speed-up", number(",.2f", "×"), "kernel on one thread of this CPU, over torch.softmax"
+        "speedup_over_torch",
+        "Speed-up",
+        _times,
+        "kernel on one thread of this CPU, over torch.softmax; the range is over rounds",
+        remark=_range("speedup_over_torch_low", "speedup_over_torch_high", _times),
+        further=("speedup_over_torch_low", "speedup_over_torch_high"),
     ),
     Column(
         "trained_steps",
@@ -112,8 +149,15 @@ COLUMNS = (
         number(",.0f"),
         "optimiser steps of the model, and how the method came into it",
         remark=lambda result: str(result.get("training_description") or ""),
+        further=("training_description",),
     ),
 )
+
+
+def have_spread(variants: Sequence[Variant]) -> bool:
+    """Has any figure of the table a spread over seeds?"""
+    results = [result for variant in variants for result in variant.results.values()]
+    return any(spread_of(result, column.key) is not None for result in results for column in COLUMNS)
 
 
 def shown(variants: Sequence[Variant]) -> list[Column]:
@@ -140,3 +184,28 @@ def _preferred(variant: Variant, key: str) -> Result:
 
 def _cell(column: Column, result: Result) -> Cell:
     return Cell(column.format(result.get(column.key)), column.remark(result))
+
+
+def sheet(variants: Sequence[Variant], columns: Sequence[Column]) -> Sheet:
+    """Return the table's figures with all their digits, under the names that they have in the record."""
+    headings = ["method", "variant"]
+    gathered: list[list[Any]] = [[variant.method.title, variant.name] for variant in variants]
+
+    def add(key: str, mode: str | None, figure: Callable[[Variant], Any]) -> None:
+        figures = [figure(variant) for variant in variants]
+        if any(value is not None for value in figures):
+            headings.append(f"{key}_{mode}" if mode else key)
+            for row, value in zip(gathered, figures, strict=True):
+                row.append(value)
+
+    for column in columns:
+        for mode in MODES if column.both_modes else (None,):
+            for key in (column.key, *column.further):
+                add(key, mode, partial(_of_sheet, column=column, key=key, mode=mode))
+    add("seeds", None, lambda variant: " ".join(map(str, seeds_of(_preferred(variant, "seeds")))) or None)
+    return Sheet(headings, gathered)
+
+
+def _of_sheet(variant: Variant, column: Column, key: str, mode: str | None) -> Any:
+    result = variant.results.get(mode, {}) if mode else _preferred(variant, column.key)
+    return result.get(key)

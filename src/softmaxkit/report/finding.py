@@ -1,50 +1,95 @@
-"""The one sentence that a reader should take away."""
+"""The one sentence that a reader should take away, which claims no more than the seeds can tell."""
 
 from collections.abc import Sequence
 
-from softmaxkit.report.columns import number
+from softmaxkit.report.columns import number, seeds_of, spread_of
 from softmaxkit.report.record import Variant
 
 _MODE_NAMES = {"integer": "exact integers", "float": "floating point"}
+_LOSS, _CHANGE = "loss_nats", "loss_change_percent"
 _loss = number(",.4f")
-_percent = number(",.2f", "%")
+_percent = number(",.2f")
 
 
-def best(variants: Sequence[Variant]) -> tuple[Variant, str] | None:
-    """Return the approximation with the lowest loss and its mode: in integers, or in floating point if none was."""
-    for mode in _MODE_NAMES:
-        candidates = _approximations(variants, mode)
-        if candidates:
-            return candidates[0], mode
-    return None
+def leaders(variants: Sequence[Variant]) -> list[Variant]:
+    """Return the approximation with the lowest loss, and those that tie with it."""
+    mode, ranked = _compared(variants)
+    return ranked[:1] + _ties(ranked, mode)
 
 
 def finding(variants: Sequence[Variant]) -> str:
-    """Say which approximation has the lowest loss, and how far from exact softmax it is."""
-    chosen = best(variants)
-    if chosen is None:
+    """Say which approximation has the lowest loss, how far from exact softmax it is, and whether that can be told."""
+    mode, ranked = _compared(variants)
+    if not ranked:
         return "The record has no approximation with a loss to compare."
-    variant, mode = chosen
-    ranked = _approximations(variants, mode)
-    place = _MODE_NAMES[mode]
-    if len(ranked) == 1:
-        start = f"In {place}, {_name(variant)} has a loss of"
+    best, *others = ranked
+    place, ties = _MODE_NAMES[mode], _ties(ranked, mode)
+    doubt = _doubt(ranked, mode)
+    loss = f"{_with_spread(best, _LOSS, mode)} nats"
+    if not others:
+        sentence = f"In {place}, {_name(best)} has a loss of {loss}"
+    elif ties:
+        sentence = f"Of {len(ranked)} approximations in {place}, {_name(best)} ties with {_listed(ties)}: {loss}"
     else:
-        start = f"Of {len(ranked)} approximations in {place}, {_name(variant)} has the lowest loss:"
-    sentence = f"{start} {_loss(variant.figure('loss_nats', mode))} nats"
-    lowest, highest = (end.figure("loss_change_percent", mode) for end in (variant, ranked[-1]))
-    if lowest is not None:
-        sentence += f", {_difference(lowest)} exact softmax in floating point"
-        if len(ranked) > 1 and highest is not None:
-            sentence += f"; the highest, {_name(ranked[-1])}, is {_difference(highest)} it"
+        seen = " measured" if doubt else ""
+        sentence = f"Of {len(ranked)} approximations in {place}, {_name(best)} has the lowest loss{seen}: {loss}"
+    if best.figure(_CHANGE, mode) is None:
+        return f"{sentence}{doubt}."
+    sentence += f", {_difference(best, mode)} exact softmax in floating point"
+    apart = [other for other in others if other not in ties and other.figure(_CHANGE, mode) is not None]
+    if apart and apart[0] is not apart[-1]:
+        sentence += f"; next is {_name(apart[0])}, {_difference(apart[0], mode)} it"
+    sentence += doubt
+    if apart:
+        sentence += f"; the highest, {_name(apart[-1])}, is {_difference(apart[-1], mode)} it"
     return sentence + "."
 
 
-def _approximations(variants: Sequence[Variant], mode: str) -> list[Variant]:
-    """Return the approximations with a loss in this mode, lowest loss first."""
-    losses = [(variant.figure("loss_nats", mode), variant) for variant in variants if not variant.method.is_baseline]
-    measured = [(loss, variant) for loss, variant in losses if loss is not None]
-    return [variant for _, variant in sorted(measured, key=lambda pair: pair[0])]
+def tied(one: Variant, other: Variant, mode: str) -> bool | None:
+    """Do the intervals of mean ± spread of two variants overlap? None where the spread of either is not known.
+
+    The change against exact softmax is taken where it is known: exact softmax was trained with the same seeds, so that
+    much of what a seed does to both is not in it.
+    """
+    for key in (_CHANGE, _LOSS):
+        intervals = [_interval(variant, key, mode) for variant in (one, other)]
+        if intervals[0] and intervals[1]:
+            (low, high), (other_low, other_high) = intervals[0], intervals[1]
+            return low <= other_high and other_low <= high
+    return None
+
+
+def _interval(variant: Variant, key: str, mode: str) -> tuple[float, float] | None:
+    mean, spread = variant.figure(key, mode), spread_of(variant.results[mode], key)
+    return None if mean is None or spread is None else (mean - spread, mean + spread)
+
+
+def _ties(ranked: Sequence[Variant], mode: str) -> list[Variant]:
+    return [other for other in ranked[1:] if tied(ranked[0], other, mode)]
+
+
+def _doubt(ranked: Sequence[Variant], mode: str) -> str:
+    """Return why the ranking may be chance, where the spread over seeds of the best or of the next is not known."""
+    if len(ranked) > 1:
+        known = tied(ranked[0], ranked[1], mode) is not None
+    else:
+        known = any(_interval(ranked[0], key, mode) for key in (_CHANGE, _LOSS))
+    if known:
+        return ""
+    many = all(len(seeds_of(variant.results[mode])) > 1 for variant in ranked[:2])
+    return f" ({'spread over seeds unknown' if many else 'one seed'}, so differences of this size may be chance)"
+
+
+def _compared(variants: Sequence[Variant]) -> tuple[str, list[Variant]]:
+    """Return a mode, integers if any approximation was run in them, and its approximations, lowest loss first."""
+    ranked: list[Variant] = []
+    for mode in _MODE_NAMES:
+        losses = [(variant.figure(_LOSS, mode), variant) for variant in variants if not variant.method.is_baseline]
+        measured = [(loss, variant) for loss, variant in losses if loss is not None]
+        ranked = [variant for _, variant in sorted(measured, key=lambda pair: pair[0])]
+        if ranked:
+            break
+    return mode, ranked
 
 
 def _name(variant: Variant) -> str:
@@ -52,7 +97,20 @@ def _name(variant: Variant) -> str:
     return f"{title} ({variant.name})" if variant.name else title
 
 
-def _difference(percent: float) -> str:
-    if percent == 0:
+def _listed(variants: Sequence[Variant]) -> str:
+    if len(variants) > 2:
+        return f"{_name(variants[0])} and {len(variants) - 1} others"
+    return " and ".join(map(_name, variants))
+
+
+def _with_spread(variant: Variant, key: str, mode: str) -> str:
+    spread = spread_of(variant.results[mode], key)
+    return _loss(variant.figure(key, mode)) + ("" if spread is None else f" ± {_loss(spread)}")
+
+
+def _difference(variant: Variant, mode: str) -> str:
+    percent, spread = variant.figure(_CHANGE, mode) or 0.0, spread_of(variant.results[mode], _CHANGE)
+    if percent == 0 and not spread:
         return "level with"
-    return f"{_percent(abs(percent))} {'above' if percent > 0 else 'below'}"
+    about = "" if spread is None else f" ± {_percent(spread)}"
+    return f"{_percent(abs(percent))}{about}% {'below' if percent < 0 else 'above'}"

@@ -1,19 +1,35 @@
 """The page of a comparison: what its template is filled with."""
 
 from collections.abc import Mapping
-from typing import Any
+from importlib.resources import files
+from typing import Any, NamedTuple
 
 import plotly.graph_objects as go  # type: ignore[import-untyped, unused-ignore]
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs  # type: ignore[import-untyped, unused-ignore]
 
-from softmaxkit.report import charts, panels, provenance
-from softmaxkit.report.columns import cells, shown
-from softmaxkit.report.finding import best, finding
-from softmaxkit.report.papers import HEADINGS, against_papers, sources
-from softmaxkit.report.record import MODES, read_variants
+from softmaxkit.report import charts, columns, panels, papers, provenance
+from softmaxkit.report.finding import finding, leaders
+from softmaxkit.report.record import MODES, Variant, read_variants
+from softmaxkit.report.sheets import script_text, sheet_json
 from softmaxkit.report.trade_off import trade_off
+
+TEMPLATES = files("softmaxkit.report") / "templates"
+SCRIPTS = ("labels.js", "tables.js", "page.js")
+
+
+class Plot(NamedTuple):
+    """A chart for the page's script to draw; one of several in a section has a title, or is of a variant."""
+
+    figure: Markup
+    title: str = ""
+    variant: Variant | None = None
+
+    @classmethod
+    def of(cls, figure: go.Figure, title: str = "", variant: Variant | None = None) -> "Plot":
+        """Return a figure of Plotly as a chart of the page."""
+        return cls(script_text(figure.to_json()), title, variant)
 
 
 def render(record: Mapping[str, Any]) -> str:
@@ -29,31 +45,47 @@ def render(record: Mapping[str, Any]) -> str:
         ValueError: the record has another schema or no results, or a result has no method or mode.
     """
     variants = read_variants(record)
-    columns = shown(variants)
-    chosen = best(variants)
-    figures = {
+    shown = columns.shown(variants)
+    whole = {
         "trade_off": trade_off(variants),
         "loss_change": charts.loss_change(variants),
         "training": charts.training(variants),
-        "function": panels.function(variants),
-        "error": panels.error(variants),
     }
-    page = templates().get_template("page.html.j2")
-    return page.render(
+    divided = {"function": panels.function(variants), "error": panels.error(variants)}
+    lines = papers.against_papers(variants)
+    return fill(
+        "page.html.j2",
+        record,
         subject=provenance.subject(record),
         finding=finding(variants),
-        columns=columns,
+        columns=shown,
         modes=MODES,
-        rows=[(variant, cells(variant, columns)) for variant in variants],
-        best=chosen[0] if chosen else None,
-        papers=against_papers(variants),
-        paper_headings=HEADINGS,
-        paper_sources=sources(variants),
-        figures={name: script_json(figure) for name, figure in figures.items() if figure is not None},
-        command=provenance.command(record),
-        sections=provenance.sections(record),
+        rows=[(variant, columns.cells(variant, shown)) for variant in variants],
+        sheet=sheet_json(columns.sheet(variants, shown)),
+        leaders=leaders(variants),
+        spreads=columns.have_spread(variants),
+        papers=lines,
+        paper_headings=papers.HEADINGS,
+        paper_sources=papers.sources(variants),
+        paper_sheet=sheet_json(papers.sheet(lines)),
+        plots={name: [Plot.of(figure)] if figure else [] for name, figure in whole.items()}
+        | {name: [Plot.of(figure, variant=variant) for variant, figure in drawn] for name, drawn in divided.items()},
         recorded=[(variant, provenance.recorded(variant)) for variant in variants],
-        plotly_js=Markup(get_plotlyjs()),
+    )
+
+
+def fill(template: str, record: Mapping[str, Any], **content: Any) -> str:
+    """Return a page of a template, with what every page has: how it was made, and the library that draws."""
+    return (
+        templates()
+        .get_template(template)
+        .render(
+            **content,
+            command=provenance.command(record),
+            sections=provenance.sections(record),
+            plotly_js=Markup(get_plotlyjs()),
+            script=Markup("".join(TEMPLATES.joinpath(name).read_text(encoding="utf-8") for name in SCRIPTS)),
+        )
     )
 
 
@@ -66,8 +98,3 @@ def templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-
-
-def script_json(figure: go.Figure) -> Markup:
-    """Return a figure as JSON in which no text can end the surrounding script element."""
-    return Markup(figure.to_json().translate({ord(character): f"\\u{ord(character):04x}" for character in "<>&"}))

@@ -2,10 +2,9 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import plotly.graph_objects as go  # type: ignore[import-untyped, unused-ignore]
-from plotly.subplots import make_subplots  # type: ignore[import-untyped, unused-ignore]
 
 from softmaxkit.report.record import MODES, Variant
 from softmaxkit.report.style import (
@@ -17,12 +16,9 @@ from softmaxkit.report.style import (
 )
 
 Points = Mapping[str, Sequence[float | None]]
-Place = dict[str, int]
 
-_COLUMNS = 3
-_PANEL_HEIGHT = 170
-_PANEL_GAP = 74
-_MARGIN = {"l": 64, "r": 12, "t": 28, "b": 52}
+_HEIGHT = 210
+_MARGIN = {"l": 52, "r": 10, "t": 6, "b": 40}
 _DECADES = 6
 _LINES: Mapping[str, dict[str, Any]] = {
     "float": {"width": 1.6, "dash": "dot"},
@@ -31,15 +27,19 @@ _LINES: Mapping[str, dict[str, Any]] = {
 }
 
 
-def function(variants: Sequence[Variant]) -> go.Figure | None:
+class Panel(NamedTuple):
+    """A variant, and its own small chart: the page sets as many side by side as there is room for."""
+
+    variant: Variant
+    figure: go.Figure
+
+
+def function(variants: Sequence[Variant]) -> list[Panel]:
     """Draw the probability that each variant gives as one score is swept, over that of real softmax."""
-    panels = _panels(variants, "function")
-    if not panels:
-        return None
-    figure = _grid(panels)
+    panels = []
     probabilities: list[float | None] = []
-    for variant, place in panels:
-        series = _series(variant, "function")
+    for variant, series in _shown(variants, "function"):
+        figure = go.Figure()
         swept = series[0][1]
         figure.add_scatter(
             x=swept.get("score", []),
@@ -47,7 +47,6 @@ def function(variants: Sequence[Variant]) -> go.Figure | None:
             name="real softmax",
             mode="lines",
             line={"color": REFERENCE_BAND_COLOUR, "width": 6},
-            **place,
         )
         for mode, points in series:
             figure.add_scatter(
@@ -56,31 +55,25 @@ def function(variants: Sequence[Variant]) -> go.Figure | None:
                 name=mode,
                 mode="lines",
                 line={**_LINES[mode], "color": variant.method.colour},
-                **place,
             )
             probabilities += points.get("probability", [])
-    _share_scale(figure, panels, "probability", probabilities)
-    _finish(figure, panels, "score")
-    return figure
+        panels.append(Panel(variant, figure))
+    _lay_out(panels, "score", "yaxis", probabilities)
+    return panels
 
 
-def error(variants: Sequence[Variant]) -> go.Figure | None:
+def error(variants: Sequence[Variant]) -> list[Panel]:
     """Draw each variant's error against the distance from the row's maximum, over the distribution of the scores."""
-    panels = _panels(variants, "error")
-    if not panels:
-        return None
-    figure = _grid(panels, distribution=True)
+    panels = []
     errors: list[float | None] = []
-    for variant, place in panels:
-        series = _series(variant, "error")
+    for variant, series in _shown(variants, "error"):
+        figure = go.Figure()
         scores = series[0][1]
         figure.add_bar(
             x=scores.get("score_below_maximum", []),
             y=scores.get("share_of_scores", []),
             name="share of scores",
             marker={"color": DISTRIBUTION_COLOUR, "line": {"width": 0}},
-            **place,
-            secondary_y=False,
         )
         for mode, points in series:
             figure.add_scatter(
@@ -89,15 +82,18 @@ def error(variants: Sequence[Variant]) -> go.Figure | None:
                 name=mode,
                 mode="lines",
                 line={**_LINES[mode], "color": variant.method.colour, "shape": "linear"},
-                **place,
-                secondary_y=True,
+                yaxis="y2",
             )
             errors += points.get("mean_absolute_error", [])
-    figure.update_layout(bargap=0)
-    figure.update_yaxes(secondary_y=False, visible=False, fixedrange=True)
-    _share_scale(figure, panels, "mean absolute error", errors, secondary_y=True)
-    _finish(figure, panels, "score below the row's maximum")
-    return figure
+        figure.update_layout(bargap=0, yaxis={"visible": False, "fixedrange": True})
+        panels.append(Panel(variant, figure))
+    _lay_out(panels, "score below the row's maximum", "yaxis2", errors)
+    return panels
+
+
+def _shown(variants: Sequence[Variant], part: str) -> list[tuple[Variant, list[tuple[str, Points]]]]:
+    """Return the variants that have this part of the series, each with the modes that have it."""
+    return [(variant, series) for variant in variants if (series := _series(variant, part))]
 
 
 def _series(variant: Variant, part: str) -> list[tuple[str, Points]]:
@@ -106,71 +102,32 @@ def _series(variant: Variant, part: str) -> list[tuple[str, Points]]:
     return [(mode, points) for mode in modes if (points := variant.series(part, mode))]
 
 
-def _panels(variants: Sequence[Variant], part: str) -> list[tuple[Variant, Place]]:
-    """Return the variants that have this part of the series, each with its place in the grid."""
-    shown = [variant for variant in variants if _series(variant, part)]
-    return [
-        (variant, {"row": position // _COLUMNS + 1, "col": position % _COLUMNS + 1})
-        for position, variant in enumerate(shown)
-    ]
-
-
-def _grid(panels: Sequence[tuple[Variant, Place]], distribution: bool = False) -> go.Figure:
-    """Return a figure with a titled panel for each variant, with a second vertical axis if a distribution is shown."""
-    rows = panels[-1][1]["row"]
-    occupied = {(place["row"], place["col"]) for _, place in panels}
-    height = rows * _PANEL_HEIGHT + (rows - 1) * _PANEL_GAP
-    figure = make_subplots(
-        rows=rows,
-        cols=_COLUMNS,
-        specs=[
-            [{"secondary_y": distribution} if (row, column) in occupied else None for column in range(1, _COLUMNS + 1)]
-            for row in range(1, rows + 1)
-        ],
-        horizontal_spacing=0.04,
-        vertical_spacing=_PANEL_GAP / height if rows > 1 else 0,
+def _lay_out(panels: Sequence[Panel], across: str, scaled: str, values: Sequence[float | None]) -> None:
+    """Give all panels one vertical scale, logarithmic at first, and name the horizontal axes."""
+    ranges = {"log": _log_range(values), "linear": _linear_range(values)}
+    vertical = axis(
+        type="log", range=ranges["log"], dtick=1, exponentformat="power", side="left", automargin=False, nticks=5
     )
-    for variant, place in panels:
-        title = {"text": variant.label, "x": 0, "y": 1, "xref": "x domain", "yref": "y domain", "showarrow": False}
-        figure.add_annotation(**title, xanchor="left", yanchor="bottom", yshift=4, **place)
-    figure.update_layout(
-        base_layout(height=height + _MARGIN["t"] + _MARGIN["b"], margin=_MARGIN, hovermode="x unified")
-    )
-    return figure
-
-
-def _share_scale(
-    figure: go.Figure,
-    panels: Sequence[tuple[Variant, Place]],
-    title: str,
-    values: Sequence[float | None],
-    secondary_y: bool | None = None,
-) -> None:
-    """Give all panels one logarithmic scale, named and numbered at the left edge only."""
-    first = "y2" if secondary_y else "y"
-    figure.update_yaxes(
-        axis(
-            type="log",
-            range=_log_range(values),
-            rangemode="tozero",
-            dtick=1,
-            exponentformat="power",
-            showticklabels=False,
-            side="left",
-        ),
-        secondary_y=secondary_y,
-    )
-    for _, place in panels:
-        figure.update_yaxes(matches=first, secondary_y=secondary_y, **place)
-        if place["col"] == 1:
-            figure.update_yaxes(title=title, showticklabels=True, secondary_y=secondary_y, **place)
-
-
-def _finish(figure: go.Figure, panels: Sequence[tuple[Variant, Place]], title: str) -> None:
-    """Draw the horizontal axes, named only where no panel follows below."""
-    figure.update_xaxes(axis(showgrid=False, showline=True, linecolor=AXIS_COLOUR, ticks="outside"))
-    for _, place in panels[-_COLUMNS:]:
-        figure.update_xaxes(title=title, **place)
+    if scaled == "yaxis2":
+        vertical["overlaying"] = "y"
+    for _, figure in panels:
+        figure.update_layout(
+            base_layout(
+                height=_HEIGHT,
+                margin=_MARGIN,
+                hovermode="x unified",
+                xaxis=axis(
+                    showgrid=False,
+                    showline=True,
+                    linecolor=AXIS_COLOUR,
+                    ticks="outside",
+                    automargin=False,
+                    title={"text": across, "standoff": 6, "font": {"size": 12}},
+                ),
+                meta={"scales": {"axis": scaled, **ranges}},
+                **{scaled: vertical},
+            )
+        )
 
 
 def _log_range(values: Sequence[float | None]) -> list[float] | None:
@@ -180,3 +137,8 @@ def _log_range(values: Sequence[float | None]) -> list[float] | None:
         return None
     top = max(positive) + 0.1
     return [max(min(positive) - 0.1, top - _DECADES), top]
+
+
+def _linear_range(values: Sequence[float | None]) -> list[float] | None:
+    top = max((value for value in values if value is not None), default=0)
+    return [0, 1.05 * top] if top > 0 else None

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from softmaxkit.report.columns import number
 from softmaxkit.report.record import Variant, finite
+from softmaxkit.report.sheets import Sheet
 
 PROCESS, TOOLS = "sky130", "open"
 """Ours are mapped to this process with open tools, so only such figures are comparable."""
@@ -15,12 +16,14 @@ class Figure(NamedTuple):
 
     Attributes:
         name: in the table.
+        unit: of both.
         paper, ours: its key in published figures and in results.
         format: how it is written.
         ratio: what the ratio of two methods is called; empty where none is shown.
     """
 
     name: str
+    unit: str
     paper: str
     ours: str
     format: Callable[[Any], str]
@@ -28,9 +31,9 @@ class Figure(NamedTuple):
 
 
 FIGURES = (
-    Figure("area", "area_um2", "area_um2", number(",.0f", " µm²"), ratio="area"),
-    Figure("energy of one score", "energy_pj", "energy_pj_per_element", number(",.3g", " pJ"), ratio="energy"),
-    Figure("clock", "fmax_mhz", "fastest_mhz", number(",.0f", " MHz")),
+    Figure("area", "µm²", "area_um2", "area_um2", number(",.0f", " µm²"), ratio="area"),
+    Figure("energy of one score", "pJ", "energy_pj", "energy_pj_per_element", number(",.3g", " pJ"), ratio="energy"),
+    Figure("clock", "MHz", "fmax_mhz", "fastest_mhz", number(",.0f", " MHz")),
 )
 HEADINGS = ("paper", "ours")
 _ratio = number(".3g", "×")
@@ -46,10 +49,12 @@ class Unit(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """One line of the table: what is compared, the paper's figure, and ours."""
+    """One line of the table: what is compared, the paper's figure and ours as text, and both as they are."""
 
     what: str
     cells: Sequence[str]
+    values: Sequence[float]
+    unit: str
 
 
 def against_papers(variants: Sequence[Variant]) -> list[Comparison]:
@@ -58,10 +63,7 @@ def against_papers(variants: Sequence[Variant]) -> list[Comparison]:
     if len(units) < 2:
         return []
     lines = [
-        Comparison(
-            f"{unit.title}, {figure.name}",
-            (figure.format(unit.paper[figure.name]), figure.format(unit.ours[figure.name])),
-        )
+        _line(f"{unit.title}, {figure.name}", figure, unit.paper[figure.name], unit.ours[figure.name])
         for unit in units
         for figure in FIGURES
     ]
@@ -74,8 +76,17 @@ def against_papers(variants: Sequence[Variant]) -> list[Comparison]:
                     for above, below in ((unit.paper, smallest.paper), (unit.ours, smallest.ours))
                 )
                 what = f"{unit.title} over {smallest.title}, {figure.ratio}"
-                lines.append(Comparison(what, (_ratio(paper), _ratio(ours))))
+                lines.append(Comparison(what, (_ratio(paper), _ratio(ours)), (paper, ours), "×"))
     return lines
+
+
+def _line(what: str, figure: Figure, *values: float) -> Comparison:
+    return Comparison(what, [figure.format(value) for value in values], values, figure.unit)
+
+
+def sheet(lines: Sequence[Comparison]) -> Sheet:
+    """Return the lines with all their digits, the units in a column of their own."""
+    return Sheet(["figure", "unit", *HEADINGS], [[line.what, line.unit, *line.values] for line in lines])
 
 
 def sources(variants: Sequence[Variant]) -> str:

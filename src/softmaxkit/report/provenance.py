@@ -29,9 +29,9 @@ def sections(record: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]
     """Return the inputs and the versions, each a list of names and values."""
     inputs = list(_flattened(_mapping(record.get("inputs"))))
     if "seed" in record:
-        inputs.append(("seed", str(record["seed"])))
-    versions = [("softmaxkit", str(record["softmaxkit"]))] if "softmaxkit" in record else []
-    versions += _flattened(_mapping(record.get("versions")))
+        inputs.append(("seed", _text(record["seed"])))
+    named = {"softmaxkit": record["softmaxkit"]} if "softmaxkit" in record else {}
+    versions = list(_flattened({**named, **_mapping(record.get("versions"))}))
     return [(heading, entries) for heading, entries in (("Inputs", inputs), ("Versions", versions)) if entries]
 
 

@@ -24,9 +24,11 @@ class Variant(NamedTuple):
     @property
     def label(self) -> str:
         """Title and name as Plotly's markup: the title in bold, long texts shortened."""
-        title, name = (
-            html.escape(textwrap.shorten(text, 40, placeholder="…")) for text in (self.method.title, self.name)
-        )
+        return self.shortened()
+
+    def shortened(self, most: int = 40) -> str:
+        """Return the label with title and name of at most so many characters each."""
+        title, name = (html.escape(shortened(text, most)) for text in (self.method.title, self.name))
         return f"<b>{title}</b> {name}" if name else f"<b>{title}</b>"
 
     def figure(self, key: str, mode: str) -> float | None:
@@ -37,6 +39,11 @@ class Variant(NamedTuple):
         """Return the finite points of one part of the series of one mode, empty where there is none."""
         points = (self.results.get(mode, {}).get("series") or {}).get(part) or {}
         return {key: [finite(value) for value in values] for key, values in points.items() if values}
+
+
+def shortened(text: str, most: int = 40) -> str:
+    """Return a text as charts have room for it."""
+    return textwrap.shorten(text, most, placeholder="…")
 
 
 def finite(value: object) -> float | None:

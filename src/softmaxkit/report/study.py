@@ -2,71 +2,21 @@
 
 from __future__ import annotations
 
-import math
-import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import plotly.graph_objects as go  # type: ignore[import-untyped, unused-ignore]
-from markupsafe import Markup
-from plotly.offline import get_plotlyjs  # type: ignore[import-untyped, unused-ignore]
-from plotly.subplots import make_subplots  # type: ignore[import-untyped, unused-ignore]
+from softmaxkit.report.methods import baseline_name, read_methods
+from softmaxkit.report.page import Plot, fill
+from softmaxkit.report.sheets import Sheet, sheet_json
+from softmaxkit.report.study_charts import constants, picture
+from softmaxkit.report.summary import setting, shown, summary
 
-from softmaxkit.report import provenance
-from softmaxkit.report.methods import baseline_name
-from softmaxkit.report.page import script_json, templates
-from softmaxkit.report.style import FURTHER_COLOURS, REFERENCE_COLOUR, axis, base_layout
+__all__ = ["constants", "picture", "render_study", "setting", "shown", "summary"]
 
-Result = Mapping[str, Any]
+Summary = Mapping[str, Any]
 
-TITLES = {
-    "loss_change_percent": "change in loss against exact softmax, %",
-    "perplexity_change_percent": "change in perplexity against exact softmax, %",
-    "loss_nats": "held-out loss, nats per token",
-    "row_sum_mean": "mean row sum",
-    "step": "training step",
-}
-LINES = ("#0072b2", "#d55e00", "#009e73", *FURTHER_COLOURS, "#000000")
-
-
-def summary(results: Sequence[Result], figure: str) -> list[dict[str, Any]]:
-    """Summarise a figure over seeds, for every method, variant, mode and settings among the results.
-
-    Returns:
-        Dicts of `method`, `variant`, `mode` and `settings`; `mean`; `spread`, the standard deviation, None for a single
-        seed; `seeds`, how many have the figure; `diverged`, how many diverged.
-    """
-    groups: dict[str, list[Result]] = {}
-    for result in results:
-        key = repr((result["method"], result["variant"], result["mode"], result["settings"]))
-        groups.setdefault(key, []).append(result)
-    summaries = []
-    for members in groups.values():
-        values = [result[figure] for result in members if result.get(figure) is not None]
-        summaries.append(
-            {key: members[0][key] for key in ("method", "variant", "mode", "settings")}
-            | {
-                "mean": statistics.fmean(values) if values else None,
-                "spread": statistics.stdev(values) if len(values) > 1 else None,
-                "seeds": len(values),
-                "diverged": sum("diverged" in result for result in members),
-            }
-        )
-    return summaries
-
-
-def shown(value: Mapping[str, Any], digits: int, unit: str = "") -> str:
-    """Return a mean and its spread over seeds as text; empty where there is none."""
-    diverged = f"{value['diverged']} of {value['diverged'] + value['seeds']} diverged" if value["diverged"] else ""
-    if value["mean"] is None:
-        return diverged
-    spread = "" if value["spread"] is None else f" ± {value['spread']:.{digits}f}"
-    return f"{value['mean']:{'+' if unit else ''}.{digits}f}{unit}{spread}" + (f" ({diverged})" if diverged else "")
-
-
-def setting(settings: Mapping[str, Any]) -> str:
-    """Return what was varied as text."""
-    return ", ".join(f"{key.partition('.')[2]} {value}" for key, value in settings.items())
+_FIGURES = (("loss_nats", "Loss, nats", 4, ""), ("loss_change_percent", "Against exact", 2, "%"))
+_ROW_SUM = ("row_sum_mean", "Row sum", 3, "")
 
 
 def render_study(record: Mapping[str, Any]) -> str:
@@ -76,202 +26,59 @@ def render_study(record: Mapping[str, Any]) -> str:
         record: the JSON object that `softmaxkit study` writes.
     """
     inputs, results = record["inputs"], record["results"]
-    columns = [
-        ("loss, nats", summary(results, "loss_nats"), 4, ""),
-        ("against exact", summary(results, "loss_change_percent"), 2, "%"),
-        ("row sum", summary(results, "row_sum_mean"), 3, ""),
-    ]
+    methods = read_methods(record, [result["method"] for result in results])
+    titles = {name: method.title for name, method in methods.items()}
+    figures = (*_FIGURES, _ROW_SUM)
+    columns = [summary(results, key) for key, *_ in figures]
+    groups = columns[0]
     rows = [
         (
-            _name(group),
+            titles[group["method"]],
+            group["variant"],
             setting(group["settings"]),
             group["mode"],
-            [shown(column[place], digits, unit) for _, column, digits, unit in columns],
+            [
+                shown(column[place], digits, unit).replace("-", "−")
+                for column, (_, _, digits, unit) in zip(columns, figures, strict=True)
+            ],
         )
-        for place, group in enumerate(columns[0][1])
+        for place, group in enumerate(groups)
     ]
-    figures = {
-        "picture": picture(results, inputs.get("picture") or {}, baseline_name(record)),
-        "constants": constants(results),
-    }
-    return (
-        templates()
-        .get_template("study.html.j2")
-        .render(
-            name=inputs["study"],
-            question=inputs["question"],
-            finding=inputs.get("finding", ""),
-            headings=[heading for heading, *_ in columns],
-            rows=rows,
-            figures={name: script_json(figure) for name, figure in figures.items() if figure is not None},
-            command=provenance.command(record),
-            sections=provenance.sections(record),
-            plotly_js=Markup(get_plotlyjs()),
-        )
+    drawn = picture(results, inputs.get("picture") or {}, baseline_name(record))
+    return fill(
+        "study.html.j2",
+        record,
+        name=inputs["study"],
+        question=inputs["question"],
+        finding=inputs.get("finding", ""),
+        one_seed=len({result.get("seed") for result in results}) == 1,
+        headings=[heading for _, heading, *_ in figures],
+        rows=rows,
+        sheet=sheet_json(_sheet(columns, [key for key, *_ in figures], titles)),
+        plots={
+            "picture": [Plot.of(drawn)] if drawn else [],
+            "constants": [Plot.of(figure, title=name) for name, figure in constants(results)],
+        },
     )
 
 
-def picture(results: Sequence[Result], config: Mapping[str, Any], baseline: str | None = None) -> go.Figure | None:
-    """Draw a figure against a setting or against the training step: means over seeds, with their spread.
-
-    Args:
-        results: those of the record.
-        config: the study's picture: `x`, `y` and, where a paper has such a curve, `published`, its name, with
-            `published_x` and `published_y`.
-        baseline: the method that the others are compared with; None takes that of the first result.
-
-    Returns:
-        The picture; None where the study has none, or nothing to draw.
-    """
-    if not config or not results:
-        return None
-    by_step = config["x"] == "step"
-    baseline = baseline or results[0]["method"]
-    lines = _curves(results, baseline) if by_step else _against(results, config["x"], config["y"], baseline)
-    if not lines:
-        return None
-    figure = go.Figure()
-    for place, (name, points) in enumerate(lines.items()):
-        figure.add_scatter(
-            x=[x for x, *_ in points],
-            y=[y for _, y, _ in points],
-            error_y={"array": [spread or 0 for *_, spread in points], "thickness": 1, "width": 3},
-            name=name,
-            mode="lines+markers",
-            line_color=LINES[place % len(LINES)],
-        )
-    if "published" in config:
-        figure.add_scatter(
-            x=config["published_x"],
-            y=config["published_y"],
-            name=config["published"],
-            mode="lines+markers",
-            line={"color": REFERENCE_COLOUR, "dash": "dash"},
-        )
-    settings = [] if by_step else _in_order(x for points in lines.values() for x, *_ in points)
-    figure.update_layout(
-        base_layout(
-            height=420,
-            showlegend=True,
-            legend={"orientation": "h", "y": 1.12},
-            xaxis=axis(
-                title=TITLES.get(config["x"], setting({config["x"]: ""})),
-                type="-" if by_step else _axis_type(settings),
-                categoryorder="array",
-                categoryarray=settings,
-                tickvals=settings or None,
-            ),
-            yaxis=axis(title=TITLES.get(config["y"], config["y"])),
-        )
-    )
-    return figure
-
-
-def _name(group: Mapping[str, Any]) -> str:
-    """Return method and variant of a result or of a summary."""
-    return " ".join(filter(None, (group["method"], group["variant"])))
-
-
-def _in_order(values: Iterable[Any]) -> list[Any]:
-    """Return the distinct values: numbers by size, anything else in order of appearance."""
-    distinct = list(dict.fromkeys(values))
-    return sorted(distinct) if all(isinstance(value, int | float) for value in distinct) else distinct
-
-
-def _axis_type(values: Sequence[Any]) -> str:
-    """Return "log" for numbers of different magnitudes; with a 0 among them, which has no logarithm, "category"."""
-    if not all(isinstance(x, int | float) and x >= 0 for x in values):
-        return "-"
-    positive = [x for x in values if x] or [1]
-    wide = max(positive) >= 8 * min(positive)
-    return "-" if not wide else "log" if len(positive) == len(values) else "category"
-
-
-def _against(
-    results: Sequence[Result], x: str, y: str, baseline: str
-) -> dict[str, list[tuple[Any, float, float | None]]]:
-    """Return the points of integer results against a setting, a line for every combination of the other settings.
-
-    Points where any seed diverged are left out: their mean would be of the lucky seeds alone. A method without this
-    setting, but with settings of its own, is drawn as a level line.
-    """
-    lines: dict[str, list[tuple[Any, float, float | None]]] = {}
-    x_values = _in_order(result["settings"][x] for result in results if x in result["settings"])
-    if "change" in y:  # the baseline itself is the line at 0
-        results = [result for result in results if result["method"] != baseline or _of_spec(result["settings"])]
-    for group in summary(results, y):
-        settings = group["settings"]
-        if group["mean"] is None or group["diverged"] or group["mode"] == "float":
-            continue
-        own = {key: value for key, value in _of_spec(settings).items() if key != x}
-        if x not in settings and not own:
-            continue
-        others = {key: value for key, value in settings.items() if key != x and key not in own}
-        # The variant says what the spec's settings say; it is needed only where those do not vary.
-        name = group["method"] if x.startswith("spec.") or own else _name(group)
-        line = lines.setdefault(f"{name} {setting({**others, **own})}".strip(), [])
-        line.extend((place, group["mean"], group["spread"]) for place in ([settings[x]] if x in settings else x_values))
-    return lines
-
-
-def _of_spec(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings that are fields of the method's spec."""
-    return {key: value for key, value in settings.items() if key.startswith("spec.")}
-
-
-def _curves(results: Sequence[Result], baseline: str) -> dict[str, list[tuple[Any, float, float | None]]]:
-    """Return the change in held-out loss against the baseline, trained alike, at each step that both curves have."""
-    trained = [result for result in results if "training" in result.get("series", {})]
-    curves: dict[str, dict[float, list[float]]] = {}
-    for result in trained:
-        if result["method"] == baseline:
-            continue
-        shared = {key: value for key, value in result["settings"].items() if not key.startswith("spec.")}
-        alike = (baseline, result["seed"], shared)
-        rival = next((other for other in trained if (other["method"], other["seed"], other["settings"]) == alike), None)
-        if rival is None:  # the baseline's own training diverged
-            continue
-        losses = dict(zip(*(rival["series"]["training"][key] for key in CURVE), strict=True))
-        name = f"{result['method']} {setting(result['settings']) or result['variant']}".strip()
-        for step, loss in zip(*(result["series"]["training"][key] for key in CURVE), strict=True):
-            if step in losses:
-                curves.setdefault(name, {}).setdefault(step, []).append(100 * (loss / losses[step] - 1))
-    return {
-        name: [
-            (step, statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
-            for step, values in sorted(points.items())
+def _sheet(columns: Sequence[Sequence[Summary]], keys: Sequence[str], titles: Mapping[str, str]) -> Sheet:
+    """Return the figures with all their digits: a column for each setting, mean and spread."""
+    settings = list(dict.fromkeys(key for group in columns[0] for key in group["settings"]))
+    headings = ["method", "variant", *settings, "mode", "seeds", "diverged"]
+    for key in keys:
+        headings += [key, f"{key}_spread"]
+    rows = []
+    for groups in zip(*columns, strict=True):
+        group = groups[0]
+        row = [
+            titles[group["method"]],
+            group["variant"],
+            *(group["settings"].get(key) for key in settings),
+            group["mode"],
         ]
-        for name, points in curves.items()
-    }
-
-
-CURVE = ("held_out_step", "held_out_loss_nats")
-
-
-def constants(results: Sequence[Result]) -> go.Figure | None:
-    """Draw how the learned constants of the best point move: means over each layer's heads; None if there are none."""
-    moving = [result for result in results if result.get("series", {}).get("training", {}).get("constants")]
-    if not moving:
-        return None
-    best = min(moving, key=lambda result: result["loss_nats"])
-    series = best["series"]["training"]
-    names = list(next(iter(series["constants"][0].values())))
-    figure = make_subplots(rows=1, cols=len(names), subplot_titles=[name.removeprefix("log_") for name in names])
-    for column, name in enumerate(names, 1):
-        for place, layer in enumerate(series["constants"][0]):
-            values = [statistics.fmean(entry[layer][name]) for entry in series["constants"]]
-            figure.add_scatter(
-                x=series["held_out_step"],
-                y=[math.exp(value) for value in values] if name.startswith("log_") else values,
-                name=f"layer {place}",
-                legendgroup=layer,
-                showlegend=column == 1,
-                mode="lines",
-                line_color=LINES[place % len(LINES)],
-                row=1,
-                col=column,
-            )
-    figure.update_layout(base_layout(height=340, showlegend=True, margin={"l": 64, "r": 16, "t": 40, "b": 48}))
-    figure.update_xaxes(**axis(title=TITLES["step"]))
-    figure.update_yaxes(**axis())
-    return figure
+        row += [group["seeds"], group["diverged"]]
+        for column in groups:
+            row += [column["mean"], column["spread"]]
+        rows.append(row)
+    return Sheet(headings, rows)

@@ -1,4 +1,9 @@
-"""What every chart of the report shares: colours and layout."""
+"""What every chart of the report shares: colours and layout.
+
+A layout's `meta`, which Plotly leaves alone, is read by the page's script: `narrow` is what a phone has in place of
+parts of the layout, `narrow_below` the width of the chart where that begins; `labels` are placed so that none overlaps,
+and keep off `line`; `scales` are an axis's logarithmic and linear ranges.
+"""
 
 from typing import Any
 
@@ -31,5 +36,12 @@ def base_layout(height: int, **settings: Any) -> dict[str, Any]:
 
 
 def axis(**settings: Any) -> dict[str, Any]:
-    """Return an axis drawn lightly: faint grid, no zero line."""
-    return {"gridcolor": GRID_COLOUR, "zeroline": False, "automargin": True, **settings}
+    """Return an axis drawn lightly: faint grid, no zero line; it stays as it is drawn unless `fixedrange` is false."""
+    title = settings.pop("title", None)
+    named = {} if title is None else {"title": {"text": title} if isinstance(title, str) else title}
+    return {"gridcolor": GRID_COLOUR, "zeroline": False, "automargin": True, "fixedrange": True, **named, **settings}
+
+
+def percent(value: float) -> str:
+    """Return a percentage as the tick of an axis."""
+    return "0" if value == 0 else f"{value:+g}%".replace("-", "−")

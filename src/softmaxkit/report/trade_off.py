@@ -2,26 +2,27 @@
 
 from collections.abc import Sequence
 from math import log10
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import plotly.graph_objects as go  # type: ignore[import-untyped, unused-ignore]
 
-from softmaxkit.report.charts import percent_ticks, squeezed
-from softmaxkit.report.columns import change, number
-from softmaxkit.report.record import Variant
-from softmaxkit.report.style import AXIS_COLOUR, axis, base_layout
+from softmaxkit.report.charts import error_bar, percent_ticks, squeezed
+from softmaxkit.report.columns import change, number, spread_of
+from softmaxkit.report.record import Variant, shortened
+from softmaxkit.report.style import AXIS_COLOUR, axis, base_layout, percent
 
 ENERGY, LOSS = "energy_pj_per_element", "loss_change_percent"
 _energy = number(",.3g", " pJ")
-_TICKS = [digit * 10.0**power for power in range(-2, 4) for digit in (1, 2, 5)]
+_TICKS = [digit * 10.0**power for power in range(-2, 4) for digit in (1, 1.5, 2, 3, 5, 7)]
 
 
 class Point(NamedTuple):
-    """Where a variant stands: energy of one score in pJ, and change in loss in percent."""
+    """Where a variant stands: energy of one score in pJ, change in loss in percent, and its spread over seeds."""
 
     variant: Variant
     energy: float
     loss: float
+    spread: float | None = None
 
 
 def points(variants: Sequence[Variant]) -> list[Point]:
@@ -30,7 +31,7 @@ def points(variants: Sequence[Variant]) -> list[Point]:
     for variant in variants:
         energy, loss = variant.figure(ENERGY, "integer"), variant.figure(LOSS, "integer")
         if energy is not None and loss is not None and energy > 0:
-            synthesised.append(Point(variant, energy, loss))
+            synthesised.append(Point(variant, energy, loss, spread_of(variant.results["integer"], LOSS)))
     return synthesised
 
 
@@ -59,48 +60,64 @@ def trade_off(variants: Sequence[Variant]) -> go.Figure | None:
     )
     for point in shown:
         colour, place = point.variant.method.colour, squeezed(point.loss)
+        spread = "" if point.spread is None else f" ± {point.spread:.2f}%"
         figure.add_scatter(
             x=[point.energy],
             y=[place],
+            error_y=error_bar(point.loss, point.spread, colour),
             mode="markers",
             marker={"symbol": "circle", "size": 12, "color": colour},
             name=point.variant.label,
-            text=f"{change(point.loss)}, {_energy(point.energy)}",
+            text=f"{change(point.loss)}{spread}, {_energy(point.energy)}",
             hovertemplate="%{fullData.name}: %{text}<extra></extra>",
         )
-    for point in _labelled(shown, front):
-        figure.add_annotation(
-            x=log10(point.energy),
-            y=squeezed(point.loss),
-            text=point.variant.label,
-            showarrow=False,
-            xanchor="left",
-            xshift=10,
-            yshift=11,
-            font={"size": 11, "color": point.variant.method.colour},
-        )
-    losses = [point.loss for point in shown]
-    ticks = percent_ticks(min(losses), max(losses))
+    reach = [point.loss + sign * (point.spread or 0) for point in shown for sign in (-1, 1)]
+    ticks = percent_ticks(min(reach), max(reach))
     margin = 0.06 * (squeezed(ticks[-1]) - squeezed(ticks[0]))
+    decades = [log10(point.energy) for point in shown]
+    beside = 0.08 * (max(decades) - min(decades)) + 0.02
     figure.update_layout(
         base_layout(
-            height=460,
+            height=480,
             hovermode="closest",
             xaxis=axis(
-                title="energy of one score, pJ", type="log", tickvals=_TICKS, ticktext=[f"{tick:g}" for tick in _TICKS]
+                title="energy of one score, pJ",
+                type="log",
+                tickvals=_TICKS,
+                ticktext=[f"{tick:g}" for tick in _TICKS],
+                range=[min(decades) - beside, max(decades) + beside],
+                automargin=False,
             ),
             yaxis=axis(
-                title="change in loss",
+                title={"text": "change in loss", "standoff": 4},
                 tickvals=[squeezed(tick) for tick in ticks],
-                ticktext=["0" if tick == 0 else f"{tick:+g}%".replace("-", "−") for tick in ticks],
+                ticktext=[percent(tick) for tick in ticks],
                 range=[squeezed(ticks[0]) - margin, squeezed(ticks[-1]) + margin],
+                automargin=False,
             ),
+            meta={
+                "labels": [_label(point) for point in _in_order(shown, front)],
+                "line": {"x": [log10(point.energy) for point in front], "y": [squeezed(point.loss) for point in front]},
+                "narrow": {"height": 500, "margin": {"l": 62, "r": 6, "t": 16, "b": 48}},
+            },
         )
     )
     return figure
 
 
-def _labelled(shown: Sequence[Point], front: Sequence[Point]) -> list[Point]:
-    """Return the points that get a label: the front, the baseline, and the best of each method."""
+def _label(point: Point) -> dict[str, Any]:
+    """Return what the page's script needs to place a point's label; `x` and `y` are as the axes have them."""
+    return {
+        "x": log10(point.energy),
+        "y": squeezed(point.loss),
+        "title": shortened(point.variant.method.title),
+        "name": shortened(point.variant.name),
+        "colour": point.variant.method.colour,
+    }
+
+
+def _in_order(shown: Sequence[Point], front: Sequence[Point]) -> list[Point]:
+    """Return the points in the order in which labels are placed: those that matter most have the first choice."""
     best = {point.variant.method.name: point for point in sorted(shown, key=lambda point: -point.loss)}
-    return [point for point in shown if point in front or point in best.values() or point.variant.method.is_baseline]
+    first = [point for point in shown if point in front or point in best.values() or point.variant.method.is_baseline]
+    return first + [point for point in shown if point not in first]

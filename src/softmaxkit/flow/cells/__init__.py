@@ -1,1 +1,1 @@
-"""Standard cells: their figures, from tables that come with the package or from Liberty files."""
+"""Standard cells: their timing, power and area, from bundled tables or from Liberty files."""

@@ -1,4 +1,4 @@
-"""Functions of cells, as Liberty writes them: read once, then used by simulators and by Verilog."""
+"""Cell functions in Liberty's notation: parsed once, then evaluated in Python or written as Verilog."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ TOKEN = re.compile(r"\s*([A-Za-z_]\w*|[01]|[!'*&+|^()])")
 
 
 class Expression:
-    """A function of pins.
+    """A Boolean function of pins.
 
     Args:
-        text: in Liberty's language: ! and ' for not, * and & (or nothing) for and, ^ for xor, + and | for or.
+        text: in Liberty's notation: ! and ' for NOT, *, & or a space for AND, ^ for XOR, + and | for OR.
 
     Attributes:
-        source: the same as Verilog writes it.
-        names: the pins in it, in order.
+        source: the function as Verilog.
+        names: its pins, in order of appearance.
 
     Raises:
-        ValueError: it cannot be read.
+        ValueError: the text cannot be parsed.
     """
 
     def __init__(self, text: str) -> None:
@@ -32,35 +32,35 @@ class Expression:
         self.source = self._or()
         if self._at != len(self._tokens):
             raise ValueError(f"{text!r} is no function of pins; it ends at {self._tokens[self._at]!r}")
-        # No pin starts with two underscores here, so that none is a word of Python.
+        # The prefix keeps pins from clashing with Python keywords.
         arguments = ", ".join(["one", *(f"__{name}" for name in self.names)])
-        body = re.sub(r"\b[A-Za-z_]\w*", lambda found: f"__{found[0]}", self.source)
+        body = re.sub(r"\b[A-Za-z_]\w*", lambda match: f"__{match[0]}", self.source)
         body = re.sub(r"\b1\b", "one", re.sub(r"\b0\b", "(one ^ one)", body)).replace("~", "one ^ ")
         self._call: Callable[..., Any] = eval(f"lambda {arguments}: {body}")
 
     def __call__(self, one: Any, pins: dict[str, Any]) -> Any:
-        """Return its value, bit by bit; `one` has all bits set."""
+        """Return its value, bitwise; `one` has all bits set."""
         return self._call(one, *(pins[name] for name in self.names))
 
     def truth(self, inputs: Sequence[str]) -> tuple[int, ...]:
-        """Return its value for every input, the first of which is the lowest bit."""
+        """Return its truth table; the first of `inputs` is the lowest bit of the row number."""
         rows = range(1 << len(inputs))
         return tuple(self(1, {name: (row >> bit) & 1 for bit, name in enumerate(inputs)}) for row in rows)
 
     @property
     def plain(self) -> str:
-        """The name of the pin where it is one pin and nothing else, whatever brackets are around it; else its text."""
+        """The pin if the function is a single pin, with any brackets removed; otherwise the text."""
         return self.source if self.source in self.names else self.text
 
     @staticmethod
     def _split(text: str) -> list[str]:
         tokens, at = [], 0
         while text[at:].strip():
-            found = TOKEN.match(text, at)
-            if found is None:
-                raise ValueError(f"{text!r} is no function of pins; it cannot be read from {text[at:]!r} on")
-            tokens.append(found[1])
-            at = found.end()
+            match = TOKEN.match(text, at)
+            if match is None:
+                raise ValueError(f"{text!r} is no function of pins; it cannot be parsed from {text[at:]!r} on")
+            tokens.append(match[1])
+            at = match.end()
         return tokens
 
     def _next(self) -> str:
@@ -91,27 +91,27 @@ class Expression:
         token = self._next()
         self._at += 1
         if token == "!":
-            found = f"(~{self._not()})"
+            term = f"(~{self._not()})"
         elif token == "(":
-            found = self._or()
+            term = self._or()
             if self._next() != ")":
                 raise ValueError(f"{self.text!r} is no function of pins; a ) is missing")
             self._at += 1
         elif token in ("0", "1"):
-            found = token
+            term = token
         elif re.match(r"\w", token):
             if token not in self.names:
                 self.names.append(token)
-            found = token
+            term = token
         else:
             raise ValueError(f"{self.text!r} is no function of pins; a pin is missing")
         while self._next() == "'":
             self._at += 1
-            found = f"(~{found})"
-        return found
+            term = f"(~{term})"
+        return term
 
 
 @cache
 def expression(text: str) -> Expression:
-    """Return a function that is read once."""
+    """Return a function, parsed only once."""
     return Expression(text)

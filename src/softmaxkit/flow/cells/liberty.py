@@ -1,4 +1,4 @@
-"""Liberty, the language of cell libraries: read into a tree of groups, and written from one."""
+"""Parser for Liberty, the format of cell libraries: text to a tree of groups."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ STATEMENT = re.compile(
     )""",
     re.VERBOSE,
 )
-"""One statement: a group's head, an attribute with one value, one with several in brackets, or a group's end."""
+"""A statement: the head of a group, a simple attribute, a complex attribute (in brackets), or the end of a group."""
 
 
 class LibertyError(ValueError):
-    """A Liberty file is damaged, or lacks what is needed; the message names file and line where there are any."""
+    """A Liberty file is damaged or lacks something that is needed; the message names file and line if possible."""
 
 
 @dataclass
@@ -37,10 +37,10 @@ class Group:
     """A group of a Liberty file: `kind (names) { attributes, groups }`.
 
     Attributes:
-        kind: as "library", "cell", "pin", "timing".
-        names: what stands in the brackets.
-        values: attributes by name; of those that are given several times, the last.
-        groups: inside, in order.
+        kind: such as "library", "cell", "pin", "timing".
+        names: what is in the brackets.
+        values: attributes by name; the last value if an attribute is repeated.
+        groups: groups inside, in order.
     """
 
     kind: str
@@ -50,19 +50,19 @@ class Group:
 
     @property
     def name(self) -> str:
-        """The first of its names."""
+        """The first name, or empty."""
         return self.names[0] if self.names else ""
 
     def of(self, kind: str) -> Iterator[Group]:
-        """Yield the groups of a kind inside."""
+        """Yield the groups of one kind inside."""
         return (group for group in self.groups if group.kind == kind)
 
     def first(self, kind: str) -> Group | None:
-        """Return the first group of a kind inside, or None."""
+        """Return the first group of one kind inside, or None."""
         return next(self.of(kind), None)
 
     def number(self, name: str, default: float = 0.0) -> float:
-        """Return an attribute that is a number."""
+        """Return a numeric attribute."""
         try:
             return float(self.values[name]) if name in self.values else default
         except ValueError:
@@ -91,8 +91,8 @@ def parse(text: str, source: str = "Liberty text") -> Group:
     Raises:
         LibertyError: it is damaged; the message names the line in `source`.
     """
-    # Comments and continued lines go, line numbers stay.
-    text = re.sub(r"/\*.*?\*/", lambda found: "\n" * found[0].count("\n"), text, flags=re.DOTALL)
+    # Remove comments and line continuations, but keep the line numbers.
+    text = re.sub(r"/\*.*?\*/", lambda match: "\n" * match[0].count("\n"), text, flags=re.DOTALL)
     text = re.sub(r"\\[ \t]*\r?\n", " \r", text)
     root, at = Group("file", ()), 0
     open_groups, opened_at = [root], [0]
@@ -102,31 +102,31 @@ def parse(text: str, source: str = "Liberty text") -> Group:
         return LibertyError(f"{source}, line {line}: {what}")
 
     while True:
-        found = STATEMENT.match(text, at)
-        if found is None:
+        statement = STATEMENT.match(text, at)
+        if statement is None:
             rest = text[at:].lstrip()
             raise damaged(f"this is no Liberty: {rest[:40].splitlines()[0]!r}", len(text) - len(rest))
         here = open_groups[-1]
-        if found["end"] is not None:
+        if statement["end"] is not None:
             if len(open_groups) > 1:
                 raise damaged(f"{here.kind} {here.name} is not closed; the file ends early", opened_at[-1])
             break
-        if found["close"]:
+        if statement["close"]:
             if len(open_groups) == 1:
-                raise damaged("a } too many", found.start("close"))
+                raise damaged("a } too many", statement.start("close"))
             open_groups.pop()
             opened_at.pop()
-        elif found["value"] is not None:
-            here.values[found["name"]] = found["value"].strip().strip('"')
-        elif found["open"] == "{":
-            names = tuple(each.strip().strip('"') for each in found["args"].split(",")) if found["args"].strip() else ()
-            group = Group(found["name"], names)
+        elif statement["value"] is not None:
+            here.values[statement["name"]] = statement["value"].strip().strip('"')
+        elif statement["open"] == "{":
+            arguments = statement["args"].split(",") if statement["args"].strip() else []
+            group = Group(statement["name"], tuple(name.strip().strip('"') for name in arguments))
             here.groups.append(group)
             open_groups.append(group)
-            opened_at.append(found.start("name"))
-        elif found["args"] is not None:
-            here.values[found["name"]] = found["args"].replace('"', " ").strip()
-        at = found.end()
+            opened_at.append(statement.start("name"))
+        elif statement["args"] is not None:
+            here.values[statement["name"]] = statement["args"].replace('"', " ").strip()
+        at = statement.end()
     library = root.first("library")
     if library is None:
         raise LibertyError(f"{source} has no group 'library'; is it a Liberty file?")
@@ -134,7 +134,7 @@ def parse(text: str, source: str = "Liberty text") -> Group:
 
 
 def numbers(text: str) -> Array:
-    """Return the numbers of an attribute; float64."""
+    """Return the numbers in an attribute; float64."""
     try:
         return np.array(text.replace(",", " ").split(), np.float64)
     except ValueError:

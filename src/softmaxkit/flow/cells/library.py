@@ -1,4 +1,4 @@
-"""Cell libraries: what each cell costs, computes and takes in time and energy."""
+"""Cell libraries: function, area, timing and energy of each cell."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ Sense = Literal["positive_unate", "negative_unate", "non_unate"]
 
 
 class Table(NamedTuple):
-    """Figures on a grid: against slew in ns and load in pF, or, of setup times, against the slews of data and clock.
+    """A look-up table over slew in ns and load in pF; for setup times, over the slews of data and clock.
 
     Attributes:
-        slews: float64, (s,), rising.
-        loads: float64, (l,), rising.
+        slews: float64, (s,), ascending.
+        loads: float64, (l,), ascending.
         values: float64, (s, l).
     """
 
@@ -29,25 +29,25 @@ class Table(NamedTuple):
     values: Array
 
     def combined(self, other: Table, how: Callable[[Array, Array], Array]) -> Table:
-        """Return two tables as one, on this one's grid."""
+        """Combine two tables, on the grid of this one."""
         if np.array_equal(self.slews, other.slews) and np.array_equal(self.loads, other.loads):
             return self._replace(values=how(self.values, other.values))
         return self._replace(values=how(self.values, other.at(self.slews[:, None], self.loads[None, :])))
 
     def at(self, slew: Array, load: Array) -> Array:
-        """Return the figures at slews and loads, which broadcast: linear between the points and beyond them."""
+        """Return values at slews and loads, which broadcast: linear between the points and beyond them."""
         below, part = _place(self.slews, slew)
         left, side = _place(self.loads, load)
         above, right = np.minimum(below + 1, len(self.slews) - 1), np.minimum(left + 1, len(self.loads) - 1)
         grid = self.values
         low = grid[below, left] * (1 - side) + grid[below, right] * side
         high = grid[above, left] * (1 - side) + grid[above, right] * side
-        found: Array = low * (1 - part) + high * part
-        return found
+        values: Array = low * (1 - part) + high * part
+        return values
 
 
 def _place(axis: Array, at: Array) -> tuple[Array, Array]:
-    """Return the interval of an axis, and where in it, of which the ends are 0 and 1."""
+    """Return the interval of an axis that a point is in, and its position in it from 0 to 1."""
     if len(axis) == 1:
         return np.zeros(np.shape(at), np.int64), np.zeros(np.shape(at))
     below = np.clip(np.searchsorted(axis, at, side="right") - 1, 0, len(axis) - 2)
@@ -55,14 +55,14 @@ def _place(axis: Array, at: Array) -> tuple[Array, Array]:
 
 
 class Arc(NamedTuple):
-    """How an output follows an input.
+    """A timing arc from an input to an output.
 
     Attributes:
         output, related: pins.
-        sense: of the output's edge to the input's; of an arc from a clock, non_unate.
-        edge: of the related pin that starts it: "rise", "fall", or "" for both.
-        rise, fall: delays in ns to the output's edges.
-        rise_slew, fall_slew: durations in ns of these edges.
+        sense: unateness; non_unate for an arc from a clock.
+        edge: edge of the related pin that triggers it: "rise", "fall", or "" for both.
+        rise, fall: delays in ns to the rising and falling edge of the output.
+        rise_slew, fall_slew: transition times in ns of these edges.
     """
 
     output: str
@@ -76,12 +76,12 @@ class Arc(NamedTuple):
 
 
 class Setup(NamedTuple):
-    """How long before an edge of its clock an input has to be there.
+    """A setup time.
 
     Attributes:
         pin, clock: pins.
         edge: of the clock, "rise" or "fall".
-        rise, fall: in ns, for the input's edges.
+        rise, fall: in ns, for the rising and falling edge of the input.
     """
 
     pin: str
@@ -95,10 +95,10 @@ class Pin(NamedTuple):
     """A pin of a cell.
 
     Attributes:
-        output: does the cell drive it?
+        output: whether the cell drives it.
         capacitance: in pF, of an input.
-        function: of an output, in Liberty's language; of a sequential cell's, of its state. Empty where there is none.
-        limit: of an output, the load in pF that it may drive; 0 where none is told.
+        function: of an output, in Liberty's notation; in a sequential cell, of the state; empty if there is none.
+        limit: largest load of an output in pF; 0 if not specified.
     """
 
     output: bool
@@ -108,14 +108,14 @@ class Pin(NamedTuple):
 
 
 class State(NamedTuple):
-    """What a sequential cell holds.
+    """The state of a sequential cell.
 
     Attributes:
-        kind: "flip-flop", "latch", or "gate", which lets a clock through.
-        names: of the state and of its inverse, as functions use them.
-        clock: function: the state changes when it rises; of a latch, while it is high.
-        data: function of the next state; of a gate, of the enable.
-        clear, preset: functions, empty where there is none.
+        kind: "flip-flop", "latch", or "gate" for a clock gate.
+        names: of the state and its inverse in the cell's functions.
+        clock: function: a flip-flop changes when it rises, a latch is open while it is high.
+        data: function of the next state; for a clock gate, of the enable.
+        clear, preset: functions, empty if there is none.
     """
 
     kind: Literal["flip-flop", "latch", "gate"]
@@ -131,15 +131,15 @@ class Cell:
     """A cell.
 
     Attributes:
-        name: of the library.
+        name: in the library.
         area: in um2.
-        leakage: in nW, the mean over its states.
+        leakage: in nW, mean over its states.
         pins: by name.
-        arcs: how outputs follow inputs.
-        setups: of sequential cells.
-        energy: in pJ of each edge of an output, by (output, input that caused it): the mean of rise and fall, in which
-            the part of the load cancels out.
-        input_energy: in pJ of each edge of an input that no output follows.
+        arcs: timing arcs.
+        setups: setup times of a sequential cell.
+        energy: internal energy in pJ per edge of an output, by (output, input that caused it): the mean of rise and
+            fall, in which the energy of the load cancels out.
+        input_energy: in pJ per edge of an input that causes no edge of an output.
         state: of a sequential cell.
     """
 
@@ -155,22 +155,22 @@ class Cell:
 
     @property
     def inputs(self) -> list[str]:
-        """Names of its inputs."""
+        """Names of the inputs."""
         return [name for name, pin in self.pins.items() if not pin.output]
 
     @property
     def outputs(self) -> list[str]:
-        """Names of its outputs."""
+        """Names of the outputs."""
         return [name for name, pin in self.pins.items() if pin.output]
 
     @property
     def is_tie(self) -> bool:
-        """Does it only give 0 or 1?"""
+        """Whether it is a tie cell, which drives constants."""
         return self.state is None and not self.inputs and bool(self.outputs)
 
     @property
     def clock_pin(self) -> str:
-        """The input that its state's clock is made of."""
+        """The input that clocks the state."""
         assert self.state is not None
         return next(name for name in self.inputs if name in expression(self.state.clock).names)
 
@@ -180,10 +180,10 @@ class Library:
     """A library of cells.
 
     Attributes:
-        name: of the library.
+        name: from its Liberty file.
         voltage: in V.
         cells: by name.
-        wire: in pF, the estimate of a net's wire for each pin that it drives.
+        wire: estimated wire capacitance in pF per pin that a net drives.
     """
 
     name: str
@@ -192,35 +192,35 @@ class Library:
     wire: float = 0.0
 
     def without(self, patterns: Sequence[str]) -> Library:
-        """Return the library without the cells whose names match a pattern, as of the shell."""
+        """Return the library without the cells whose names match one of the shell patterns."""
         from fnmatch import fnmatchcase
 
-        kept = {k: v for k, v in self.cells.items() if not any(fnmatchcase(k, each) for each in patterns)}
+        kept = {k: v for k, v in self.cells.items() if not any(fnmatchcase(k, pattern) for pattern in patterns)}
         return replace(self, cells=kept)
 
     @cached_property
     def latches(self) -> dict[bool, Cell]:
-        """The smallest plain latch of each polarity that there is: transparent while its clock is high, or low."""
+        """The smallest plain latches, by polarity: True for transparent while the clock is high."""
         return self._smallest_state("latch")
 
     @cached_property
     def clock_gates(self) -> dict[bool, Cell]:
-        """The smallest cell that gates a clock that works on its rising edge."""
+        """The smallest clock gate for rising-edge registers, under True; empty if there is none."""
         return self._smallest_state("gate")
 
     def _smallest_state(self, kind: str) -> dict[bool, Cell]:
-        found: dict[bool, Cell] = {}
-        for cell in sorted(self.cells.values(), key=lambda each: (each.area, each.name)):
+        smallest: dict[bool, Cell] = {}
+        for cell in sorted(self.cells.values(), key=lambda cell: (cell.area, cell.name)):
             state = cell.state
             if state is not None and state.kind == kind and not state.clear and not state.preset:
-                found.setdefault(state.clock == cell.clock_pin, cell)
-        return found
+                smallest.setdefault(state.clock == cell.clock_pin, cell)
+        return smallest
 
     def computing(self, function: Callable[..., int], inputs: int) -> list[Cell]:
-        """Return the cells of one output that compute a function of inputs in any order, the smallest first."""
+        """Return the single-output cells that compute a function of this many inputs, the smallest first."""
         rows = [[(row >> bit) & 1 for bit in range(inputs)] for row in range(1 << inputs)]
         wanted = tuple(function(*row) for row in rows)
-        found = [
+        matching = [
             cell
             for cell in self.cells.values()
             if cell.state is None
@@ -228,15 +228,15 @@ class Library:
             and (text := cell.pins[cell.outputs[0]].function)
             and expression(text).truth(cell.inputs) == wanted
         ]
-        return sorted(found, key=lambda cell: (cell.area, cell.name))
+        return sorted(matching, key=lambda cell: (cell.area, cell.name))
 
     def smallest(self, function: Callable[..., int], inputs: int) -> Cell:
-        """Return the smallest cell of one output that computes a function of so many inputs, in any order of pins.
+        """Return the smallest single-output cell that computes a function of this many inputs.
 
         Raises:
             LookupError: there is none.
         """
-        found = self.computing(function, inputs)
-        if not found:
+        matching = self.computing(function, inputs)
+        if not matching:
             raise LookupError(f"{self.name} has no such cell of {inputs} inputs")
-        return found[0]
+        return matching[0]

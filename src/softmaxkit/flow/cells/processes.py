@@ -1,8 +1,8 @@
-"""The processes that come with the package: compact tables of their cells, and how these are derived.
+"""The bundled processes: compact tables of their cells, and how these are derived from Liberty files.
 
     python -m softmaxkit.flow.cells.processes sky130 sky130_fd_sc_hd__tt_025C_1v80.lib.gz
 
-derives the tables of one from its Liberty files again.
+writes the tables of a process again.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ class Process(NamedTuple):
     """A process whose cells come with the package.
 
     Attributes:
-        title: for people.
-        wire: in pF, the estimate of a net's wire for each pin that it drives.
-        clock: in ns, the period at which figures are given where none is asked for.
-        left_out: patterns of cells that are of no use here: delay lines, scan, power switches, enable flip-flops.
+        title: full name.
+        wire: estimated wire capacitance in pF per pin that a net drives.
+        clock: default clock period in ns.
+        left_out: patterns of cells that are not used: delay lines, scan, power switches, enable flip-flops.
     """
 
     title: str
@@ -48,8 +48,8 @@ PROCESSES = {
         0.004,
         8.0,
         tuple(
-            f"sky130_fd_sc_hd__{each}"
-            for each in (
+            f"sky130_fd_sc_hd__{pattern}"
+            for pattern in (
                 "lpflow*",
                 "probe*",
                 "macro*",
@@ -82,12 +82,12 @@ PROCESSES = {
 }
 
 LIMIT = 4
-"""Significant digits of a figure."""
+"""Significant digits in the tables."""
 
 
 @cache
 def library_of(process: str) -> Library:
-    """Return the cells of a process, from the tables that come with the package.
+    """Return the cells of a process from the bundled tables.
 
     Raises:
         ValueError: there is no such process.
@@ -99,13 +99,13 @@ def library_of(process: str) -> Library:
 
 
 def derive(process: str, paths: Sequence[Path]) -> Library:
-    """Return the cells of a process from its Liberty files, tables thinned out."""
+    """Return the cells of a process from its Liberty files, with smaller tables."""
     library = library_from_liberty(paths).without(PROCESSES[process].left_out)
     return replace(library, cells={name: _thin(cell) for name, cell in library.cells.items()})
 
 
 def _thin(cell: Cell) -> Cell:
-    """Return a cell with every other point of its larger tables."""
+    """Return a cell with its tables thinned out."""
     return replace(
         cell,
         arcs=tuple(Arc(*arc[:4], *map(thinned, arc[4:])) for arc in cell.arcs),
@@ -115,16 +115,16 @@ def _thin(cell: Cell) -> Cell:
 
 
 def thinned(table: Table, points: int = 6) -> Table:
-    """Return a table with so many points an axis: the ends, and those between that linear interpolation needs most."""
+    """Return a table of at most `points` points per axis: the ends, and those that linear interpolation needs most."""
     rows, columns = _needed(table.values, points), _needed(table.values.T, points)
     return Table(table.slews[rows], table.loads[columns], table.values[np.ix_(rows, columns)])
 
 
 def _needed(values: Any, points: int) -> Any:
-    """Return the indices to keep of the first axis: those whose leaving out would change most."""
+    """Return the indices to keep along the first axis: those whose removal would change the table most."""
     kept = list(range(len(values)))
     while len(kept) > points:
-        # Points are close together where slews and loads are small, so what counts is the relative change.
+        # Relative change, since points lie close together at small slews and loads.
         part = values[kept]
         middle = np.sqrt(np.abs(part[:-2] * part[2:])) + 1e-12
         change = np.abs(part[1:-1] - (part[:-2] + part[2:]) / 2) / middle
@@ -133,64 +133,64 @@ def _needed(values: Any, points: int) -> Any:
 
 
 def to_json(library: Library) -> dict[str, Any]:
-    """Return a library as JSON; axes, which many tables share, stand once."""
+    """Return a library as JSON; axes, which many tables share, are stored once."""
     axes: dict[tuple[float, ...], int] = {}
 
     def axis(values: Any) -> int:
         return axes.setdefault(tuple(_rounded(values)), len(axes))
 
-    def table(given: Table) -> list[Any]:
-        return [axis(given.slews), axis(given.loads), _rounded(given.values.ravel())]
+    def packed(table: Table) -> list[Any]:
+        return [axis(table.slews), axis(table.loads), _rounded(table.values.ravel())]
 
     cells = {
         cell.name: {
             "area": cell.area,
             "leakage": cell.leakage,
             "pins": {name: [pin.output, pin.capacitance, pin.function, pin.limit] for name, pin in cell.pins.items()},
-            "arcs": [[*arc[:4], *(table(each) for each in arc[4:])] for arc in cell.arcs],
-            "setups": [[*setup[:3], table(setup.rise), table(setup.fall)] for setup in cell.setups],
-            "energy": [[*key, table(each)] for key, each in cell.energy.items()],
-            "input_energy": [[key, table(each)] for key, each in cell.input_energy.items()],
+            "arcs": [[*arc[:4], *map(packed, arc[4:])] for arc in cell.arcs],
+            "setups": [[*setup[:3], packed(setup.rise), packed(setup.fall)] for setup in cell.setups],
+            "energy": [[*pins, packed(table)] for pins, table in cell.energy.items()],
+            "input_energy": [[pin, packed(table)] for pin, table in cell.input_energy.items()],
             "state": cell.state,
         }
         for cell in library.cells.values()
     }
-    return {"name": library.name, "voltage": library.voltage, "cells": cells, "axes": [list(each) for each in axes]}
+    return {"name": library.name, "voltage": library.voltage, "cells": cells, "axes": [list(values) for values in axes]}
 
 
 def _rounded(values: Any) -> list[float]:
     return [float(f"{value:.{LIMIT}g}") for value in values]
 
 
-def from_json(found: dict[str, Any], wire: float = 0.0) -> Library:
+def from_json(library: dict[str, Any], wire: float = 0.0) -> Library:
     """Return a library from JSON."""
-    axes = [np.asarray(each) for each in found["axes"]]
+    axes = [np.asarray(values) for values in library["axes"]]
 
-    def table(given: list[Any]) -> Table:
-        slews, loads = axes[given[0]], axes[given[1]]
-        return Table(slews, loads, np.asarray(given[2]).reshape(len(slews), len(loads)))
+    def table(packed: list[Any]) -> Table:
+        slews, loads = axes[packed[0]], axes[packed[1]]
+        return Table(slews, loads, np.asarray(packed[2]).reshape(len(slews), len(loads)))
 
     def cells() -> Iterator[Cell]:
-        for name, each in found["cells"].items():
-            state = each["state"]
+        for name, cell in library["cells"].items():
+            state = cell["state"]
             yield Cell(
                 name,
-                each["area"],
-                each["leakage"],
-                {pin: Pin(*given) for pin, given in each["pins"].items()},
-                tuple(Arc(*given[:4], *map(table, given[4:])) for given in each["arcs"]),
-                tuple(Setup(*given[:3], *map(table, given[3:])) for given in each["setups"]),
-                {(output, related): table(given) for output, related, given in each["energy"]},
-                {pin: table(given) for pin, given in each["input_energy"]},
+                cell["area"],
+                cell["leakage"],
+                {pin: Pin(*fields) for pin, fields in cell["pins"].items()},
+                tuple(Arc(*arc[:4], *map(table, arc[4:])) for arc in cell["arcs"]),
+                tuple(Setup(*setup[:3], *map(table, setup[3:])) for setup in cell["setups"]),
+                {(output, related): table(packed) for output, related, packed in cell["energy"]},
+                {pin: table(packed) for pin, packed in cell["input_energy"]},
                 State(state[0], (state[1][0], state[1][1]), *state[2:]) if state else None,
             )
 
-    return Library(found["name"], found["voltage"], {cell.name: cell for cell in cells()}, wire)
+    return Library(library["name"], library["voltage"], {cell.name: cell for cell in cells()}, wire)
 
 
 def main(process: str, *paths: str) -> None:
     """Write the tables of a process."""
-    text = json.dumps(to_json(derive(process, [Path(each) for each in paths])), separators=(",", ":"))
+    text = json.dumps(to_json(derive(process, [Path(path) for path in paths])), separators=(",", ":"))
     target = Path(__file__).parent / f"{process}.json.gz"
     target.write_bytes(gzip.compress(text.encode(), 9, mtime=0))
     print(f"{target.name}: {target.stat().st_size} bytes")

@@ -1,4 +1,4 @@
-"""Cell libraries as Liberty, which Yosys and ABC read: what mapping needs, and no more."""
+"""Writes cell libraries as Liberty for Yosys and ABC: only what mapping needs."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ TEMPLATES = {
 def to_liberty(library: Library) -> str:
     """Return a library as Liberty text.
 
-    Pins have the estimate of their wires added, so that mapping sees it. Cells of several outputs are left out.
+    Pin capacitances include the estimated wire, so that mapping sees it. Cells with several outputs are left out.
     """
     values = {**HEADER, "nom_voltage": f"{library.voltage:g}", "default_max_transition": "1000"}
-    # ABC takes the axes' lengths from templates, whatever axes a table has.
+    # ABC takes the size of a table from its template, even if the table has axes of its own.
     shapes = sorted({shape for cell in library.cells.values() for shape in _shapes(cell)})
     templates = [_template(kind, rows, columns) for kind in TEMPLATES for rows, columns in shapes]
     cells = [_cell(cell, library.wire) for cell in library.cells.values() if len(cell.outputs) == 1]
@@ -38,8 +38,8 @@ def to_liberty(library: Library) -> str:
 
 
 def _shapes(cell: Cell) -> Iterator[tuple[int, ...]]:
-    for each in (*cell.arcs, *cell.setups):
-        yield from (table.values.shape for table in each if isinstance(table, Table))
+    for arc in (*cell.arcs, *cell.setups):
+        yield from (table.values.shape for table in arc if isinstance(table, Table))
 
 
 def _template(kind: str, rows: int, columns: int) -> str:

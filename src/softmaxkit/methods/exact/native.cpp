@@ -9,9 +9,8 @@
 
 namespace softmaxkit {
 
-namespace {
-
-// The exponentials of distances below the maximum: of 0, then of all numbers of the format from `smallest` to `farthest`.
+// The exponentials of distances below the maximum: of 0, then of all numbers of the format from `smallest` to
+// `farthest`.
 struct Exponentials {
     int mantissa_bits;
     double smallest, farthest;    // the exponential is 0 from `farthest` on
@@ -116,10 +115,15 @@ private:
     std::vector<int32_t> codes_, powers_;
 };
 
+namespace {
+
 void run(uintptr_t from, uintptr_t to, uintptr_t mask, const Layout& layout, int threads, const IntegerExact& tables) {
     const bool narrow = 2 * (tables.exponentials.mantissa_bits + 1) <= std::numeric_limits<float>::digits;
-    (narrow ? run_integer_rows<IntegerExactRow<float>, IntegerExact>
-            : run_integer_rows<IntegerExactRow<double>, IntegerExact>)(from, to, mask, layout, threads, tables);
+    if (narrow) {
+        run_integer_rows<IntegerExactRow<float>>(from, to, mask, layout, threads, tables);
+    } else {
+        run_integer_rows<IntegerExactRow<double>>(from, to, mask, layout, threads, tables);
+    }
 }
 
 const Registration registration([](nanobind::module_& m) {

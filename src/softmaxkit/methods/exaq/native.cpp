@@ -11,8 +11,6 @@
 
 namespace softmaxkit {
 
-namespace {
-
 struct IntegerExaq {
     ScoreCodes codes;
     std::vector<int32_t> thresholds;    // ascending; of a code less the highest
@@ -68,6 +66,8 @@ private:
     const IntegerExaq& tables_;
     std::vector<int32_t> codes_;
 };
+
+namespace {
 
 void run(uintptr_t from, uintptr_t to, uintptr_t mask, const Layout& layout, int threads, const IntegerExaq& tables) {
     const size_t levels = tables.exponentials.size();

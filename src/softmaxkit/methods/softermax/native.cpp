@@ -8,8 +8,6 @@
 
 namespace softmaxkit {
 
-namespace {
-
 struct IntegerSoftermax {
     ScoreCodes codes;
     int fraction_bits;      // of the input
@@ -88,10 +86,15 @@ private:
     std::vector<int32_t> codes_, powers_, wholes_;
 };
 
-void run(uintptr_t from, uintptr_t to, uintptr_t mask, const Layout& layout, int threads, const IntegerSoftermax& tables,
-         bool narrow) {
-    (narrow ? run_integer_rows<IntegerSoftermaxRow<uint32_t>, IntegerSoftermax>
-            : run_integer_rows<IntegerSoftermaxRow<uint64_t>, IntegerSoftermax>)(from, to, mask, layout, threads, tables);
+namespace {
+
+void run(uintptr_t from, uintptr_t to, uintptr_t mask, const Layout& layout, int threads,
+         const IntegerSoftermax& tables, bool narrow) {
+    if (narrow) {
+        run_integer_rows<IntegerSoftermaxRow<uint32_t>>(from, to, mask, layout, threads, tables);
+    } else {
+        run_integer_rows<IntegerSoftermaxRow<uint64_t>>(from, to, mask, layout, threads, tables);
+    }
 }
 
 const Registration registration([](nanobind::module_& m) {

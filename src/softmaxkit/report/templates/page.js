@@ -1,31 +1,94 @@
-"use strict";
+// The charts: each is drawn for the width that it has, anew when that changes.
 
-const layouts = new Map();
+const NARROW = 560;
+const PAPER = 940; // A4 or Letter, lying
+const byTouch = matchMedia("(pointer: coarse)").matches;
+const plots = new Map();
 
-for (const plot of document.querySelectorAll("[data-figure]")) {
-  const figure = JSON.parse(document.getElementById(plot.dataset.figure).textContent);
-  layouts.set(plot.id, structuredClone(figure.layout));
-  Plotly.newPlot(plot, figure.data, figure.layout, { responsive: true, displayModeBar: false });
+for (const element of document.querySelectorAll("[data-figure]")) {
+  const figure = JSON.parse(document.getElementById(element.dataset.figure).textContent);
+  const plot = { element, figure, scale: "log", width: 0 };
+  plots.set(element, plot);
+  if (figure.layout.showlegend) element.before(legend(plot));
+}
+
+function layoutOf({ figure, scale }, width) {
+  const { meta = {}, ...given } = figure.layout;
+  const layout = structuredClone({ ...given, ...(width < (meta.narrow_below ?? NARROW) ? meta.narrow : {}), width, showlegend: false });
+  if (meta.scales) {
+    const axis = layout[meta.scales.axis];
+    Object.assign(axis, { type: scale, range: meta.scales[scale] ?? undefined, dtick: scale === "log" ? axis.dtick : undefined });
+  }
+  if (byTouch) { // a finger that moves over a chart scrolls the page
+    layout.dragmode = false;
+    for (const [name, axis] of Object.entries(layout)) if (/^[xy]axis/.test(name)) axis.fixedrange = true;
+  }
+  return meta.labels ? labelled(layout, meta.labels, meta.line) : layout;
+}
+
+function draw(plot, width) {
+  plot.width = width;
+  return Plotly.react(plot.element, plot.figure.data, layoutOf(plot, width), { displayModeBar: false });
+}
+
+// While a window is drawn to another size, charts wait until it stays.
+let waiting = 0;
+const redraw = () => {
+  for (const plot of plots.values()) {
+    const width = Math.floor(plot.element.clientWidth);
+    if (width > 0 && width !== plot.width) draw(plot, width);
+  }
+};
+const observer = new ResizeObserver(() => {
+  clearTimeout(waiting);
+  waiting = setTimeout(redraw, 80);
+});
+for (const plot of plots.values()) {
+  draw(plot, Math.floor(plot.element.clientWidth));
+  observer.observe(plot.element);
+}
+
+// Names of the lines, each of which hides and shows what it names.
+function legend(plot) {
+  const list = document.createElement("ul");
+  list.className = "legend";
+  for (const name of new Set(plot.figure.data.map((trace) => trace.name))) {
+    const traces = plot.figure.data.filter((trace) => trace.name === name);
+    const { color, dash } = traces[0].line ?? traces[0].marker;
+    const button = document.createElement("button");
+    const key = document.createElement("span");
+    const text = document.createElement("span");
+    key.className = "key";
+    key.style.borderTop = `2px ${{ dash: "dashed", dot: "dotted" }[dash] ?? (dash && dash !== "solid" ? "dashed" : "solid")} ${color}`;
+    text.innerHTML = name.replace(/<(?!\/?b>)/g, "&lt;"); // a name is escaped, but for its bold part
+    button.type = "button";
+    button.setAttribute("aria-pressed", "true");
+    button.append(key, text);
+    button.addEventListener("click", () => {
+      const shown = button.getAttribute("aria-pressed") !== "true";
+      button.setAttribute("aria-pressed", String(shown));
+      for (const trace of traces) trace.visible = shown;
+      draw(plot, plot.width);
+    });
+    const item = document.createElement("li");
+    item.append(button);
+    list.append(item);
+  }
+  return list;
 }
 
 for (const control of document.querySelectorAll("[data-scale-of]")) {
   control.addEventListener("change", (event) => {
-    const layout = layouts.get(control.dataset.scaleOf);
-    const change = {};
-    for (const [name, axis] of Object.entries(layout)) {
-      if (!name.startsWith("yaxis") || axis.type !== "log") continue;
-      const logarithmic = event.target.value === "log";
-      change[`${name}.type`] = logarithmic ? "log" : "linear";
-      change[`${name}.dtick`] = logarithmic ? axis.dtick : null;
-      change[logarithmic ? `${name}.range` : `${name}.autorange`] = logarithmic ? axis.range : true;
+    for (const plot of plots.values()) {
+      if (!plot.element.closest(`#${control.dataset.scaleOf}`)) continue;
+      plot.scale = event.target.value;
+      draw(plot, plot.width);
     }
-    Plotly.relayout(control.dataset.scaleOf, change);
   });
 }
 
-// A chart is drawn for the window's width, which is not the paper's.
-const redraw = (width) => {
-  for (const id of layouts.keys()) Plotly.relayout(id, width ? { width } : { width: null, autosize: true });
-};
-window.addEventListener("beforeprint", () => redraw(700));
-window.addEventListener("afterprint", () => redraw(null));
+// The paper is narrower than the window.
+window.addEventListener("beforeprint", () => {
+  for (const plot of plots.values()) draw(plot, plot.element.closest(".panels") ? Math.floor(PAPER / 3) - 16 : PAPER);
+});
+window.addEventListener("afterprint", redraw);

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from softmaxkit.attention.stripes import attend_by_stripes
+from softmaxkit.fused_attention.stripes import attend_by_stripes
 from softmaxkit.kernels.attention import AttentionCall, Cached, attend, check_shapes, default_scale
 from softmaxkit.kernels.backends import Choice, only_torch, pick
 from softmaxkit.masks import expand_mask

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from softmaxkit.attention.call import attention, choose, fused, module_for
+from softmaxkit.fused_attention.call import attention, choose, fused, module_for
 from softmaxkit.kernels import attention as kernels
 from softmaxkit.methods.base.spec import Spec, check_spec
 

@@ -1,0 +1,142 @@
+"""The timing graph of a netlist: one edge for each transition through a timing arc, and the endpoints of paths."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from softmaxkit.flow.cells.library import Table
+from softmaxkit.flow.netlist import Netlist
+from softmaxkit.formats import Array
+
+RISE, FALL = 0, 1
+
+
+class Tables:
+    """Tables of any shapes in one array, so that many can be looked up at once."""
+
+    def __init__(self, tables: Sequence[Table]) -> None:
+        rows = max(2, *(len(table.slews) for table in tables))
+        columns = max(2, *(len(table.loads) for table in tables))
+        filled = [_filled(table, rows, columns) for table in tables]
+        self.slews, self.loads, self.values = (np.stack([table[axis] for table in filled]) for axis in range(3))
+
+    def at(self, which: Array, slew: Array, load: Array) -> Array:
+        """Look up tables `which` at slews and loads, all (n,)."""
+        below, part = _place(self.slews[which], slew)
+        left, side = _place(self.loads[which], load)
+        low = self.values[which, below, left] * (1 - side) + self.values[which, below, left + 1] * side
+        high = self.values[which, below + 1, left] * (1 - side) + self.values[which, below + 1, left + 1] * side
+        values: Array = low * (1 - part) + high * part
+        return values
+
+
+def _filled(table: Table, rows: int, columns: int) -> Table:
+    """Return a table extended to a size by linear extrapolation."""
+    slews, loads = _longer(table.slews, rows), _longer(table.loads, columns)
+    return Table(slews, loads, table.at(slews[:, None], loads[None, :]))
+
+
+def _longer(axis: Array, length: int) -> Array:
+    step = axis[-1] - axis[-2] if len(axis) > 1 else 1.0
+    return np.concatenate((axis, axis[-1] + step * np.arange(1, length - len(axis) + 1)))
+
+
+def _place(axes: Array, at: Array) -> tuple[Array, Array]:
+    below = (axes[:, 1:-1] <= at[:, None]).sum(axis=1)
+    row = np.arange(len(axes))
+    return below, (at - axes[row, below]) / (axes[row, below + 1] - axes[row, below])
+
+
+class Edges(NamedTuple):
+    """Edges of the timing graph, from a transition of one net to a transition of another; all int64, (n,).
+
+    Attributes:
+        source, target: 2 * net for rising transitions, 2 * net + 1 for falling ones.
+        delay, slew: indices of the tables.
+        instance: the instance that the arc belongs to.
+        level: logic level of the instance.
+    """
+
+    source: Array
+    target: Array
+    delay: Array
+    slew: Array
+    instance: Array
+    level: Array
+
+
+class End(NamedTuple):
+    """Endpoints of paths: one pin of all instances of a library cell, or one output port.
+
+    Attributes:
+        nets: int64, (n,).
+        rise, fall: setup tables; None if there is no setup time.
+        factor: 2 if only half a period is available, else 1.
+        names, cell: instances and library cell.
+    """
+
+    nets: Array
+    rise: Table | None
+    fall: Table | None
+    factor: int
+    names: list[str]
+    cell: str
+
+
+def timing_graph(netlist: Netlist) -> tuple[Tables, Edges, list[End]]:
+    """Return the tables and edges of the timing graph, and the endpoints of its paths."""
+    tables: list[Table] = []
+    parts: list[tuple[Array, ...]] = []
+    ends: list[End] = []
+    clock_nets = netlist.clock_nets
+    for group in netlist.groups:
+        cell = group.cell
+        gating = np.zeros(len(group.instances), np.bool_)
+        if cell.state is None:
+            for pin in cell.inputs:
+                gating |= (group.nets[pin] >= 0) & clock_nets[group.nets[pin]]
+            if gating.any():
+                for pin in cell.inputs:
+                    enables = gating & (group.nets[pin] > 1) & ~clock_nets[group.nets[pin]]
+                    names = [netlist.names[instance] for instance in group.instances[enables]]
+                    ends.append(End(group.nets[pin][enables], None, None, 2, names, cell.name))
+        for setup in cell.setups:
+            nets = group.nets[setup.pin]
+            names = [netlist.names[instance] for instance in group.instances]
+            ends.append(End(nets, setup.rise, setup.fall, 1, names, cell.name))
+        for arc in cell.arcs:
+            if cell.state is not None and (cell.state.kind == "gate" or not arc.edge):
+                continue
+            used = (group.nets[arc.output] >= 0) & (group.nets[arc.related] >= 0) & ~gating
+            instances = group.instances[used]
+            level = netlist.levels[instances]
+            for edge_in, edge_out in _senses(arc.sense, arc.edge):
+                first = len(tables)
+                tables += [(arc.rise, arc.fall)[edge_out], (arc.rise_slew, arc.fall_slew)[edge_out]]
+                source, target = (
+                    group.nets[arc.related][used] * 2 + edge_in,
+                    group.nets[arc.output][used] * 2 + edge_out,
+                )
+                fill = np.full(len(instances), first)
+                parts.append((source, target, fill, fill + 1, instances, level))
+    for name, nets in netlist.outputs.items():
+        ends.append(End(np.asarray(nets, np.int64), None, None, 1, [name] * len(nets), "output"))
+    columns = [np.concatenate([np.zeros(0, np.int64), *column]) for column in zip(*parts, strict=True)] or [
+        np.zeros(0, np.int64)
+    ] * 6
+    empty = Table(np.zeros(1), np.zeros(1), np.zeros((1, 1)))
+    return Tables(tables or [empty, empty]), Edges(*columns), ends
+
+
+def _senses(sense: str, edge: str) -> Sequence[tuple[int, int]]:
+    """Return the pairs of input and output edge that an arc connects."""
+    if edge:
+        return [(RISE if edge == "rise" else FALL, out) for out in (RISE, FALL)]
+    return {
+        "positive_unate": [(RISE, RISE), (FALL, FALL)],
+        "negative_unate": [(RISE, FALL), (FALL, RISE)],
+        "non_unate": [(RISE, RISE), (RISE, FALL), (FALL, RISE), (FALL, FALL)],
+    }[sense]

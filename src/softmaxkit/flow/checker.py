@@ -1,0 +1,142 @@
+"""The checker that runs beside a unit in a proof of its stream protocol.
+
+It is hardware, like the unit, with one output for each property and each witness. The output of a property goes high
+where the property is violated, that of a witness where the witness occurs. Arithmetic is not checked.
+"""
+
+from __future__ import annotations
+
+from functools import reduce
+from operator import or_
+from typing import TYPE_CHECKING, Any
+
+from amaranth.hdl import ClockDomain, ClockSignal, Const, Module, Mux, ResetSignal, Signal, Value
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from softmaxkit.blocks.stream import beats
+from softmaxkit.flow.simulate import WithMemories
+
+if TYPE_CHECKING:
+    from softmaxkit.methods.base.unit import SoftmaxUnit
+
+PLACES = 24
+"""Number of beats that can be inside a unit; one that accepts more fails, which no small unit does.
+
+The count and the place of the watched beat are kept one-hot or in unary, since solvers find binary counters hard.
+"""
+
+PROPERTIES = {
+    "steady": "an offered result stays as it is until it is taken",
+    "counted": f"there are never more results than scores since the reset, nor {PLACES} scores more than results",
+    "ordered": "the k-th result ends a row if the k-th score does",
+    "masked": "the k-th result is 0 where the k-th score is masked",
+    "drained": "with results taken at once, every complete row soon comes out whole, and what is offered is taken",
+}
+"""What is proved. A lost beat stays inside for ever, and so violates "drained"."""
+
+WITNESSES = {
+    "rows": "a second row comes out whole",
+    "rest": "a row goes in, and then nothing for as long as the unit has to drain",
+    "full": "the unit refuses scores because results are not taken",
+}
+"""What has to be reachable: otherwise the assumptions contradict each other, or the number of cycles is too small."""
+
+
+class Watched(wiring.Component):
+    """A unit with its checker.
+
+    Args:
+        unit: the unit to check.
+        patience: cycles of calm after which it has to be drained.
+        full: fill the unit first, then take every result.
+        places: number of beats that can be inside.
+
+    Attributes:
+        choose: input that marks the score beat accepted in this cycle as the one to watch. The solver is free to pick
+            any, so a property shown for the marked beat holds for all of them.
+    """
+
+    def __init__(self, unit: SoftmaxUnit, patience: int, full: bool, places: int = PLACES) -> None:
+        self.unit, self.patience, self.fill, self.places = unit, patience, full, places
+        self.inner = WithMemories(unit)
+        # ABC identifies outputs by number: these come first, in this order.
+        ports: dict[str, Any] = {name: Out(1) for name in (*PROPERTIES, *WITNESSES)}
+        super().__init__({**ports, **self.inner.signature.members, "clk": In(1), "choose": In(1)})
+
+    def elaborate(self, platform: object) -> Module:
+        """Build it."""
+        m = Module()
+        m.domains.sync = ClockDomain()
+        running = Signal(reset_less=True)
+        m.d.sync += running.eq(1)
+        m.d.comb += [ClockSignal().eq(self.clk), ResetSignal().eq(~running)]
+        m.submodules.inner = self.inner
+        for name in self.inner.signature.members:
+            wiring.connect(m, wiring.flipped(getattr(self, name)), getattr(self.inner, name))
+        scores, results, port = self.scores, self.results, getattr(self, "configuration", None)
+        taken, delivered = scores.valid & scores.ready, results.valid & results.ready
+
+        most = beats(self.unit.max_row, self.unit.lanes)
+        position = Signal(range(most))  # in the row that has begun
+        with m.If(taken):
+            m.d.sync += position.eq(Mux(scores.p.last, 0, position + 1))
+        unlawful = _unsteady(m, "scores", scores) | (scores.valid & (position == most - 1) & ~scores.p.last)
+        writing: Value = Const(0)
+        stuck = refused = scores.valid & ~scores.ready
+        if port is not None:
+            grouped = Signal()
+            writing = port.valid & port.ready
+            with m.If(writing):
+                m.d.sync += grouped.eq(~port.p.last)
+            unlawful = unlawful | _unsteady(m, "configuration", port)
+            between = port.valid & (position == 0)
+            refused = stuck & ~port.valid & ~grouped
+            stuck = (stuck & ~between & ~grouped) | (between & ~port.ready)
+        filled = Signal()
+        with m.If(refused & ~results.ready):
+            m.d.sync += filled.eq(1)
+        if self.fill:
+            unlawful = unlawful | Mux(filled, ~results.ready, ~scores.valid | results.ready)
+        lawful = Signal(init=1)
+        with m.If(unlawful):
+            m.d.sync += lawful.eq(0)
+
+        inside, marker, kept = Signal(self.places), Signal(self.places), Signal.like(Value.cast(scores.payload))
+        left = Mux(delivered, inside >> 1, inside)
+        turn = marker[0] & results.valid
+        m.d.sync += [inside.eq(Mux(taken, (left << 1) | 1, left)), marker.eq(Mux(delivered, marker >> 1, marker))]
+        with m.If(taken & self.choose & ~marker.any()):
+            m.d.sync += [marker.eq(((left << 1) | 1) & ~left), kept.eq(scores.payload)]
+        kept_beat = scores.payload.shape()(kept)
+        shown = [~mask & code.any() for mask, code in zip(kept_beat.mask, results.p.codes, strict=True)]
+
+        calm = Signal(self.patience)  # one bit for each of the last cycles
+        m.d.sync += calm.eq((calm << 1) | (results.ready & ~taken & ~writing))
+        rested = calm.all()
+        began, ended = Signal(), Signal()
+        with m.If(taken & scores.p.last):
+            m.d.sync += began.eq(1)
+        with m.If(delivered & results.p.last):
+            m.d.sync += ended.eq(1)
+        raised = {
+            "steady": _unsteady(m, "results", results),
+            "counted": (results.valid & ~inside[0]) | (taken & inside[-1]),
+            "ordered": turn & (results.p.last != kept_beat.last),
+            "masked": turn & reduce(or_, shown) if self.unit.masks == 1 else Const(0),
+            "drained": rested & (inside.bit_select(position, 1) | stuck),
+            "rows": ended & delivered & results.p.last,
+            "rest": began & rested,
+            "full": filled,
+        }
+        watching = running & lawful & ~unlawful
+        m.d.comb += [getattr(self, name).eq(watching & value) for name, value in raised.items()]
+        return m
+
+
+def _unsteady(m: Module, name: str, port: Any) -> Value:
+    """Return whether an offered beat is withdrawn or changed before it is accepted."""
+    payload = Value.cast(port.payload)
+    waiting, held = Signal(name=f"{name}_waiting"), Signal(len(payload), name=f"{name}_held", reset_less=True)
+    m.d.sync += [waiting.eq(port.valid & ~port.ready), held.eq(payload)]
+    return waiting & ~(port.valid & (payload == held))

@@ -1,0 +1,92 @@
+"""The result of a synthesis and its figures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from softmaxkit.flow.activity import Activity
+from softmaxkit.flow.mapping import Mapped
+from softmaxkit.flow.power import KINDS, Energy
+from softmaxkit.flow.timing import Timing
+
+ROW = 256
+"""Length of the rows that energy is measured with, unless a unit's rows are shorter."""
+
+
+@dataclass(frozen=True)
+class Synthesis:
+    """Result of a synthesis.
+
+    Attributes:
+        cells: name of the process or library.
+        clock: period in ns, which power is given for.
+        met: whether the netlist meets the clock.
+        mapped: the smallest netlist that meets the clock, or the fastest one if none does.
+        timing: of the netlist.
+        area: in um2, by part: "datapath", "tables", "row buffer".
+        fastest: clock in MHz of the fastest netlist that was tried.
+        fastest_area: area of that netlist in um2.
+        energy: by part; empty if there was no activity.
+        activity: changes of nets.
+        elements: scores per cycle, on average.
+        row: scores per row.
+        compared, mismatches: outputs of the netlist that were compared with golden, and wrong ones.
+        faults: descriptions of what is wrong with them.
+        corners: timing of the netlist at other corners, by the name of the library.
+    """
+
+    cells: str
+    clock: float
+    met: bool
+    mapped: Mapped
+    timing: Timing
+    area: dict[str, float]
+    fastest: float
+    fastest_area: float
+    energy: dict[str, Energy] = field(default_factory=dict)
+    activity: Activity | None = None
+    elements: float = 0.0
+    row: int = ROW
+    compared: int = 0
+    mismatches: int = 0
+    faults: tuple[str, ...] = ()
+    corners: dict[str, Timing] = field(default_factory=dict)
+
+    def figures(self) -> dict[str, Any]:
+        """Return the figures for the record; their names include the units."""
+        figures: dict[str, Any] = {
+            "cells": self.cells,
+            "clock_ns": self.clock,
+            "clock_met": self.met,
+            "recipe": self.mapped.recipe,
+            "area_um2": round(sum(self.area.values()), 3),
+            "area_without_row_buffer_um2": round(sum(self.area.values()) - self.area.get("row buffer", 0.0), 3),
+            **{f"area_{part.replace(' ', '_')}_um2": round(area, 3) for part, area in self.area.items()},
+            "instances": sum(self.mapped.netlist.counts().values()),
+            "fmax_mhz": round(self.timing.fmax_mhz, 3),
+            "fastest_mhz": round(self.fastest, 3),
+            "area_of_fastest_um2": round(self.fastest_area, 3),
+            "instances_by_cell": self.mapped.netlist.counts(),
+            "longest_path": [step._asdict() for step in self.timing.path],
+            "fmax_at_corners_mhz": {name: round(timing.fmax_mhz, 3) for name, timing in self.corners.items()},
+        }
+        if self.activity is None:
+            return figures
+        total = {part: energy.cycle(self.clock) for part, energy in self.energy.items()}
+        kinds = {kind: sum(getattr(energy, kind) for energy in self.energy.values()) for kind in KINDS}
+        outside = sum(amount for part, amount in total.items() if part != "row buffer")
+        return figures | {
+            "energy_pj_per_element": sum(total.values()) / self.elements,
+            "energy_without_row_buffer_pj_per_element": outside / self.elements,
+            "energy_row_buffer_pj_per_element": total.get("row buffer", 0.0) / self.elements,
+            f"energy_pj_per_row_of_{self.row}": sum(total.values()) / self.elements * self.row,
+            "clock_energy_pj_per_element": kinds["clock"] / self.elements,
+            **{f"power_{kind}_mw": kinds[kind] / self.clock for kind in ("switching", "internal", "clock")},
+            "power_leakage_mw": kinds["leakage"] * 1e-6,
+            "power_mw": sum(total.values()) / self.clock,
+            "activity_cycles": self.activity.cycles,
+            "glitches_percent": 100 * self.activity.glitches,
+            "compared": self.compared,
+            "mismatches": self.mismatches,
+        }
