@@ -158,7 +158,7 @@ def test_layers_of_different_bits(tmp_path: Path) -> None:
         logits = model(**BATCHES[0]).logits
         loaded = softmaxkit.load(softmaxkit.save(model, tmp_path / "mixed"))
         assert torch.equal(loaded(**BATCHES[0]).logits, logits)
-    with pytest.raises(ValueError, match=r"from 2 to 4, not 1\.5"):
+    with pytest.raises(ValueError, match=r"from 2 to 4 here, not 1\.5"):
         mix_bits(model, spec, tokens, 1.5)
 
 

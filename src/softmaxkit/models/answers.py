@@ -56,7 +56,7 @@ class Windows(Dataset[dict[str, Any]]):
                 f"{type(tokenizer).__name__} does not say where tokens stand in a text; take a fast tokenizer"
             )
         self.windows = [
-            window for index, each in enumerate(examples) for window in _windows(index, each, tokenizer, length)
+            window for index, example in enumerate(examples) for window in _windows(index, example, tokenizer, length)
         ]
 
     def __len__(self) -> int:
@@ -75,7 +75,7 @@ def _windows(index: int, example: Example, tokenizer: PreTrainedTokenizerBase, l
     room = length - count - tokenizer.num_special_tokens_to_add(pair=True)
     if room < OVERLAP:
         raise ValueError(f"windows of {length} tokens leave no room for a text beside its question; take 384 or so")
-    made = tokenizer(
+    encoded = tokenizer(
         question,
         example.second,
         truncation="only_second",
@@ -84,14 +84,14 @@ def _windows(index: int, example: Example, tokenizer: PreTrainedTokenizerBase, l
         return_overflowing_tokens=True,
         return_offsets_mapping=True,
     )
-    found = []
-    for place, offsets in enumerate(made["offset_mapping"]):
-        in_text = np.asarray([part == 1 for part in made.sequence_ids(place)])
+    windows = []
+    for place, offsets in enumerate(encoded["offset_mapping"]):
+        in_text = np.asarray([part == 1 for part in encoded.sequence_ids(place)])
         spans = np.where(in_text[:, None], np.asarray(offsets), -1)
         first, last = _answer_tokens(example.label, spans)
-        tokens = {name: made[name][place] for name in tokenizer.model_input_names if name in made}
-        found.append(Window(index, {**tokens, "start_positions": first, "end_positions": last}, spans))
-    return found
+        tokens = {name: encoded[name][place] for name in tokenizer.model_input_names if name in encoded}
+        windows.append(Window(index, {**tokens, "start_positions": first, "end_positions": last}, spans))
+    return windows
 
 
 def _answer_tokens(answers: Answers, spans: NDArray[np.int64]) -> tuple[int, int]:
@@ -132,17 +132,17 @@ def measure_answers(
     2018, arXiv 1810.04805, section 4.2 and 4.3.
     """
     windows = Windows(examples, tokenizer, length).windows
-    may_be_none = any(not each.label.texts for each in examples if isinstance(each.label, Answers))
+    may_be_none = any(not example.label.texts for example in examples if isinstance(example.label, Answers))
     best: list[tuple[float, str]] = [(-np.inf, "")] * len(examples)
     none = np.full(len(examples), np.inf)
     done = 0
     for first in range(0, len(windows), size):
         some = windows[first : first + size]
         names = [name for name in some[0].tokens if not name.endswith("_positions")]
-        given = [{name: each.tokens[name] for name in names} for each in some]
-        batch = tokenizer.pad(given, padding_side="right", return_tensors="pt")
-        found = run(model, dict(batch))
-        logits = torch.stack([found.start_logits, found.end_logits], dim=-1).float().cpu().numpy()
+        fields = [{name: window.tokens[name] for name in names} for window in some]
+        batch = tokenizer.pad(fields, padding_side="right", return_tensors="pt")
+        outputs = run(model, dict(batch))
+        logits = torch.stack([outputs.start_logits, outputs.end_logits], dim=-1).float().cpu().numpy()
         check_finite(logits)
         for window, scores in zip(some, logits, strict=True):
             text = str(examples[window.example].second)
@@ -156,8 +156,9 @@ def measure_answers(
     for example, (score, text), least in zip(examples, best, none, strict=True):
         assert isinstance(example.label, Answers)
         guessed = "" if may_be_none and least > score else text
-        pairs.append([(exact_match(guessed, each), answer_f1(guessed, each)) for each in example.label.texts or ("",)])
-    exact, overlap = (np.mean([max(each[which] for each in pair) for pair in pairs]) for which in (0, 1))
+        answers = example.label.texts or ("",)
+        pairs.append([(exact_match(guessed, answer), answer_f1(guessed, answer)) for answer in answers])
+    exact, overlap = (np.mean([max(score[which] for score in scores) for scores in pairs]) for which in (0, 1))
     return {"exact_match_percent": 100 * float(exact), "answer_f1_percent": 100 * float(overlap)}
 
 
@@ -189,5 +190,5 @@ def answer_f1(guessed: str, answer: str) -> float:
 
 
 def _words(text: str) -> list[str]:
-    kept = "".join(each for each in text.lower() if each not in string.punctuation)
+    kept = "".join(letter for letter in text.lower() if letter not in string.punctuation)
     return re.sub(r"\b(a|an|the)\b", " ", kept).split()

@@ -11,11 +11,14 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
-from softmaxkit.attention.call import MASKED, fused
+from softmaxkit.fused_attention.call import MASKED, choose, fused
+from softmaxkit.kernels.backends import Choice, backend_name, only_torch
+from softmaxkit.methods.base.module import SoftmaxModule
 from softmaxkit.methods.base.rows import attended_keys, masked_softmax
+from softmaxkit.models.running import warn_once
 
 NAME = "softmaxkit"
-"""Name of the attention function, of the mask function, and of the submodule hung on attention layers."""
+"""Name of the attention function, of the mask function, and of the submodule that attention layers get."""
 
 REFUSED = {
     "s_aux": "attention sinks",
@@ -27,10 +30,14 @@ REFUSED = {
 """What a model may ask of its attention function that changes the result and that no method here has."""
 
 Watcher = Callable[[nn.Module, Tensor, Tensor, Tensor | None], None]
-"""Called with an attention layer, its queries (batch, heads, queries, channels) and scores, and what is masked."""
+"""Called with an attention layer, its queries (batch, heads, queries, channels) and scores, and its mask."""
+
+ChoiceWatcher = Callable[[nn.Module, Choice], None]
+"""Called with an attention layer and the back end that its fused attention would run on, or why it would not."""
 
 _watcher: Watcher | None = None
 _exact = False
+_choice_watcher: ChoiceWatcher | None = None
 
 
 class UnsupportedError(ValueError):
@@ -39,13 +46,38 @@ class UnsupportedError(ValueError):
 
 @contextmanager
 def watching(watcher: Watcher, exact: bool = False) -> Iterator[None]:
-    """Let something see every call of an attention layer; with `exact`, all of them run exact softmax meanwhile."""
+    """Call a watcher at every call of an attention layer; with `exact`, all layers run exact softmax meanwhile."""
     global _watcher, _exact
     _watcher, _exact = watcher, exact
     try:
         yield
     finally:
         _watcher, _exact = None, False
+
+
+@contextmanager
+def watching_choices(watcher: ChoiceWatcher) -> Iterator[None]:
+    """Call a watcher with the choice of a back end for fused attention, at every call of a layer with a method."""
+    global _choice_watcher
+    _choice_watcher = watcher
+    try:
+        yield
+    finally:
+        _choice_watcher = None
+
+
+def method_of(attention: nn.Module) -> SoftmaxModule | None:
+    """Return the softmax module of an attention layer, inside any wrapper, such as PEFT's; None where it has none."""
+    module = attention._modules.get(NAME)
+    while module is not None and not isinstance(module, SoftmaxModule):
+        parts = module._modules
+        adapters = parts.get("modules_to_save")  # PEFT's copies, of which one is trained and runs
+        active = getattr(module, "active_adapters", None)
+        if isinstance(adapters, nn.ModuleDict) and active and active[0] in adapters and not module.disable_adapters:
+            module = adapters[active[0]]
+        else:
+            module = parts.get("original_module") or next(iter(parts.values()), None)
+    return module
 
 
 def attention_forward(
@@ -88,12 +120,25 @@ def attention_forward(
             raise UnsupportedError(f"{type(module).__name__} asks for {what}, which no method of softmaxkit has")
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     softmax: Any = None if _exact else module._modules.get(NAME)
-    plain = softcap is None and position_bias is None and (attention_mask is None or attention_mask.dtype == torch.bool)
-    seen = _watcher is not None or bool(kwargs.get("output_attentions")) or torch.is_grad_enabled()
-    if softmax is not None and softmax.mode == "fused" and plain and not seen and not (module.training and dropout):
-        made = fused(softmax, query, key, value, attention_mask, bool(is_causal) and query.shape[2] > 1, scaling)
-        if made is not None:
-            return made.transpose(1, 2).contiguous(), None
+    method = None if softmax is None else method_of(module)
+    # Where scores are watched, as by calibration, they have to be there.
+    if method is not None and _watcher is None and (method.mode == "fused" or _choice_watcher is not None):
+        output = _fused_output(
+            module,
+            method,
+            (query, key, value),
+            attention_mask,
+            scaling,
+            bool(is_causal) and query.shape[2] > 1,
+            dropout if module.training else 0.0,
+            _reasons_against_fused(
+                method.mode, softcap, position_bias, attention_mask, bool(kwargs.get("output_attentions"))
+            ),
+        )
+        if output is not None:
+            return output.transpose(1, 2).contiguous(), None
+    if method is not None and module.training and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        _warn_if_frozen(method)
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
@@ -111,7 +156,7 @@ def attention_forward(
         _watcher(module, query, scores, mask)
     if softmax is None:
         probabilities = masked_softmax(scores.float(), attended_keys(scores, mask)).to(value.dtype)
-    elif softmax.mode == "integer":
+    elif method is not None and method.mode == "integer":
         # The gates' numbers have up to 16 bits: float32 holds them, half precision would not.
         probabilities = softmax(scores.float(), mask)
     else:
@@ -121,10 +166,63 @@ def attention_forward(
     return output.transpose(1, 2).contiguous(), probabilities
 
 
+def _fused_output(
+    attention: nn.Module,
+    method: SoftmaxModule,
+    tensors: tuple[Tensor, Tensor, Tensor],
+    mask: Tensor | None,
+    scaling: float,
+    causal: bool,
+    dropout: float,
+    reasons: list[str],
+) -> Tensor | None:
+    """Run a layer as fused attention; None, with one warning, where that is not possible for some reasons."""
+    call, choice = choose(method, *tensors, dropout_p=dropout)
+    if call is not None and reasons:  # a method without any such kernel says so before all else
+        choice = only_torch(*reasons)
+    if _choice_watcher is not None:
+        _choice_watcher(attention, choice)
+    if call is not None and choice.native:
+        return fused(call, *tensors, mask, causal, scaling)
+    if method.mode == "fused" and _choice_watcher is None and not torch.compiler.is_compiling():
+        refusal = choice.refusals.get(backend_name()) or next(iter(choice.refusals.values()))
+        warn_once(
+            f'mode "fused" runs {method.spec.title} in float here: {"; ".join(refusal)}. '
+            "softmaxkit.models.fused_layers(model, inputs) says it layer by layer"
+        )
+    return None
+
+
+def _reasons_against_fused(
+    mode: str, softcap: float | None, bias: Tensor | None, mask: Tensor | None, output_attentions: bool
+) -> list[str]:
+    """Return what keeps a call of a layer from fused attention, apart from its tensors."""
+    reasons = [] if mode == "fused" else [f'its mode is "{mode}"']
+    if softcap is not None:
+        reasons.append("the model caps its scores")
+    if bias is not None or (mask is not None and mask.dtype != torch.bool):
+        reasons.append("a bias, or a mask of numbers, is added to the scores")
+    if output_attentions:
+        reasons.append("output_attentions asks for the probabilities, and a fused kernel has none")
+    if torch.is_grad_enabled():
+        reasons.append("gradients are on, and its kernel has none; run it under torch.no_grad()")
+    return reasons
+
+
+def _warn_if_frozen(method: SoftmaxModule) -> None:
+    """Warn, once, where a method's learned parameters are frozen while its layer trains."""
+    learned = dict(method.named_parameters())
+    if learned and not any(parameter.requires_grad for parameter in learned.values()):
+        warn_once(
+            f"{' and '.join(learned)} of {method.spec.title} are frozen while the model trains, as PEFT's "
+            f'get_peft_model freezes them; to train them, give its config modules_to_save=["{NAME}"]'
+        )
+
+
 def boolean_mask(*args: Any, **kwargs: Any) -> Tensor | None:
     """Make the boolean mask of `sdpa_mask`, always whole: it may not leave causality to the attention function."""
-    made: Tensor | None = sdpa_mask(*args, **{**kwargs, "allow_is_causal_skip": False})
-    return made
+    mask: Tensor | None = sdpa_mask(*args, **{**kwargs, "allow_is_causal_skip": False})
+    return mask
 
 
 AttentionInterface.register(NAME, attention_forward)

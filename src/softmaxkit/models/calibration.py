@@ -6,14 +6,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from softmaxkit.methods.base.module import Calibrator
-from softmaxkit.models.attention import UnsupportedError
+from softmaxkit.models.attention import UnsupportedError, watching
 from softmaxkit.models.key_bias import fold_log_sums
 from softmaxkit.models.patch import active_layers
 from softmaxkit.models.running import evaluating, run
+from softmaxkit.models.saturation import Magnitudes, may_saturate, report
 
 Batch = Tensor | Mapping[str, Any] | Sequence[Tensor]
 
@@ -22,7 +23,8 @@ def calibrate(model: PreTrainedModel, batches: Iterable[Batch]) -> PreTrainedMod
     """Run batches through a model and let every method in it set its score scale, clip or range.
 
     Methods see the scores of the float model; EXAQ those of exact softmax. A method with nothing to calibrate is left
-    alone.
+    as it is. Each layer's `statistics` then have `saturated_scores_percent`, the share of its scores that are beyond
+    its codes in integer mode; where it is much and the scale was not fitted to the scores, one warning says so.
 
     Args:
         model: a model with a method in it.
@@ -35,7 +37,10 @@ def calibrate(model: PreTrainedModel, batches: Iterable[Batch]) -> PreTrainedMod
         TypeError: a batch is of another kind.
         ValueError: no method is in the model, or there are no batches. The model is then unchanged.
     """
-    _observe(model, {name: module.calibrator() for name, module in active_layers(model).items()}, batches)
+    modules = active_layers(model)
+    magnitudes = {name: Magnitudes() for name, module in modules.items() if may_saturate(module)}
+    results = _observe(model, {name: module.calibrator() for name, module in modules.items()}, batches, magnitudes)
+    report(modules, magnitudes, {name for name, values in results.items() if "scale" in values})
     return model
 
 
@@ -62,29 +67,51 @@ def convert(model: PreTrainedModel, batches: Iterable[Batch], fold: bool = True)
     return model
 
 
-def _observe(model: PreTrainedModel, calibrators: dict[str, Calibrator | None], batches: Iterable[Batch]) -> None:
-    """Run batches while modules observe; they keep what they found only if all went well for all of them."""
+def _observe(
+    model: PreTrainedModel,
+    calibrators: Mapping[str, Calibrator | None],
+    batches: Iterable[Batch],
+    magnitudes: Mapping[str, Magnitudes] | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Run batches while modules observe; they adopt the results only if all went well for all of them.
+
+    Args:
+        model: with the modules.
+        calibrators: by layer.
+        batches: as for `calibrate`.
+        magnitudes: by layer, where scores are counted.
+
+    Returns:
+        what the calibrators found, by layer.
+    """
     modules = active_layers(model)
+    counted = {model.get_submodule(name): counts for name, counts in (magnitudes or {}).items()}
     observing = {name: calibrator for name, calibrator in calibrators.items() if calibrator is not None}
-    if not observing:
-        return
+    if not observing and not counted:
+        return {}
+
+    def count(attention: nn.Module, query: Tensor, scores: Tensor, mask: Tensor | None) -> None:
+        if attention in counted:
+            counted[attention].add(scores, mask)
+
     try:
         for name, calibrator in observing.items():
             modules[name].observe_with(calibrator)
-        with evaluating(model):
+        with evaluating(model), watching(count):
             for batch in batches:
                 run(model, inputs_of(batch))
     finally:
         for name in observing:
             modules[name].observe_with(None)
-    found = {}
+    results = {}
     for name, calibrator in observing.items():
         try:
-            found[name] = calibrator.finish()
+            results[name] = calibrator.finish()
         except ValueError as error:
             raise ValueError(f"layer {name}: {error}") from None
-    for name, values in found.items():
+    for name, values in results.items():
         modules[name].adopt(values)
+    return results
 
 
 def inputs_of(batch: Batch) -> Mapping[str, Any]:

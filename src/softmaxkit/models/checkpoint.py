@@ -1,31 +1,31 @@
 """Checkpoints that bring spec, constants and learned parameters back.
 
-A checkpoint is a plain transformers one, which loads without softmaxkit as the exact model, and beside it
-`softmaxkit.json` (specs, modes, calibrations and constants by layer) and, where there are any,
-`softmaxkit.safetensors` (learned parameters).
+A checkpoint is transformers' own: its `config.json` names the methods (see `quantizer`), and the learned parameters are
+among the weights. Earlier versions of softmaxkit wrote a plain one and beside it `softmaxkit.json` and
+`softmaxkit.safetensors`; these are read too.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
 
-import torch
 import transformers
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.hub import cached_file
 
-import softmaxkit
-from softmaxkit.files import whole_folder, write_json
-from softmaxkit.methods.base.module import SoftmaxModule
+from softmaxkit.files import whole_folder
 from softmaxkit.models.attention import NAME
-from softmaxkit.models.patch import hang, layers, remember, switch_on
-from softmaxkit.methods.base.fields import SCHEMA
-from softmaxkit.methods.base.spec import Spec
+from softmaxkit.models.card import write_card
+from softmaxkit.models.hooks import check_savable
+from softmaxkit.models.patch import layers
+from softmaxkit.models.settings import MethodError, attach_saved, check_schema, freeze_saved
+from softmaxkit.models.switching import remember, switch_on
 
 SETTINGS_FILE = "softmaxkit.json"
 PARAMETERS_FILE = "softmaxkit.safetensors"
@@ -37,7 +37,8 @@ REPLACED = ("softmaxkit.", "model", "pytorch_model", "generation_config")
 def save(model: PreTrainedModel, path: str | Path, tokenizer: PreTrainedTokenizerBase | None = None) -> Path:
     """Write a model and its methods into a folder, whole or not at all.
 
-    A checkpoint that is there is replaced; other files beside it, such as a tokenizer or a README, are kept.
+    What `model.save_pretrained` writes, with its checks first. A checkpoint that is there is replaced; other files
+    beside it, such as a tokenizer, are kept, and so is a README but for the section on the method.
 
     Args:
         model: a transformers model; with no method in it, this writes a plain checkpoint.
@@ -48,30 +49,35 @@ def save(model: PreTrainedModel, path: str | Path, tokenizer: PreTrainedTokenize
         The folder.
 
     Raises:
-        ValueError: the path is a file, or a folder of something else.
+        TypeError: not a transformers model, such as one that PEFT wraps.
+        ValueError: the path is a file, or a folder of something else; the model has adapters, is quantised, or was
+            given another attention function since, so that its methods do not run.
         OSError: it cannot be written; an older checkpoint there is then untouched.
     """
+    _check_model(model)
     path = check_folder(path)
-    found = layers(model)
-    own = {f"{name}.{NAME}.{key}" for name, module in found.items() for key in module.state_dict()}
-    state = model.state_dict()
     with whole_folder(path) as folder:
-        model.save_pretrained(folder, state_dict={key: value for key, value in state.items() if key not in own})
-        if found:
-            settings = {
-                "schema": SCHEMA,
-                "softmaxkit": softmaxkit.__version__,
-                "layers": {name: _settings(module) for name, module in found.items()},
-            }
-            write_json(folder / SETTINGS_FILE, settings)
-        if own:
-            save_file({key: state[key].contiguous() for key in sorted(own)}, folder / PARAMETERS_FILE)
+        for file in path.iterdir() if path.is_dir() else ():
+            if file.is_file() and not file.name.startswith(REPLACED) and file.name != "config.json":
+                shutil.copy2(file, folder)
+        model.save_pretrained(folder)
+        write_card(folder, model, path.name)
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)
-        for file in path.iterdir() if path.is_dir() else ():
-            if file.is_file() and not file.name.startswith(REPLACED) and not (folder / file.name).exists():
-                shutil.copy2(file, folder)
     return path
+
+
+def _check_model(model: Any) -> None:
+    adapters = "merge them into it first, softmaxkit.save(model.merge_and_unload(), ...)"
+    if not isinstance(model, PreTrainedModel):
+        base = "give the model inside"
+        if type(model).__module__.startswith("peft."):
+            base = f"{adapters}, or save them alone with model.save_pretrained"
+        raise TypeError(f"save takes a transformers model, not {type(model).__name__}; {base}")
+    if any(type(part).__module__.startswith("peft.") for part in model.modules()):
+        raise ValueError(f"this {type(model).__name__} has adapters of PEFT in it; {adapters}")
+    if layers(model):
+        check_savable(model)
 
 
 def check_folder(path: str | Path) -> Path:
@@ -88,70 +94,85 @@ def check_folder(path: str | Path) -> Path:
     return path
 
 
-def load(path: str | Path, **kwargs: Any) -> PreTrainedModel:
-    """Read a model with its methods, as `save` wrote it; one without methods is read as it is.
+def load(path: str | Path, model_class: Any = None, **kwargs: Any) -> PreTrainedModel:
+    """Read a model with its methods, as `save` or `save_pretrained` wrote it; one without methods is read as it is.
 
     Args:
         path: the folder, or a hub name.
+        model_class: the model's class, where `config.json` names none of transformers', such as a subclass of your
+            own; or one of transformers' `AutoModel` classes.
         kwargs: for transformers' `from_pretrained`, e.g. `dtype` or `revision`.
 
     Raises:
-        ValueError: it is no checkpoint, parts of it are missing, damaged, or newer than this version, or its
-            `softmaxkit.json` does not fit the model.
+        ValueError: it is no checkpoint, parts of it are missing, damaged, or newer than this version, its method was
+            lost, or does not fit the model.
     """
+    _check_path(path)
     where: dict[str, Any] = {key: kwargs[key] for key in HUB_OPTIONS if key in kwargs}
     try:
-        config = AutoConfig.from_pretrained(path, **where)
+        config = (getattr(model_class, "config_class", None) or AutoConfig).from_pretrained(path, **where)
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path} is no checkpoint that transformers can read: {_first_line(error)}") from None
-    architecture = getattr(transformers, (config.architectures or ["?"])[0], None)
+        here = "" if Path(path).is_dir() else f"there is no folder {path}, and as a hub name "
+        raise ValueError(f"{here}{path} is no checkpoint that transformers can read: {_first_line(error)}") from None
+    architecture = model_class or getattr(transformers, (config.architectures or ["?"])[0], None)
     if architecture is None:
-        raise ValueError(f"{path}: config.json names no model class of transformers, but {config.architectures}")
+        raise ValueError(
+            f"{path}: config.json names no model class of transformers, but {config.architectures}; give the class, "
+            "softmaxkit.load(..., model_class=...)"
+        )
     try:
         model, report = architecture.from_pretrained(path, output_loading_info=True, **kwargs)
+    except MethodError as error:
+        raise ValueError(f"{path}: {error}") from None
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise ValueError(f"cannot read the weights of {path}: {_first_line(error)}") from None
     if report["missing_keys"]:
         raise ValueError(f"the weights of {path} are incomplete: {sorted(report['missing_keys'])[0]} is missing")
     model.eval()
     settings, parameters = (_companion(path, name, where) for name in (SETTINGS_FILE, PARAMETERS_FILE))
-    if settings is None and any(f".{NAME}." in key for key in report["unexpected_keys"]):
-        raise ValueError(
-            f"{path} holds parameters of a method but no {SETTINGS_FILE}: it was written by transformers' "
-            "save_pretrained; load it into a model that has had softmaxkit.apply, or write it with softmaxkit.save"
-        )
-    if settings is not None:
-        _put_back(model, settings, parameters)
+    if not layers(model):
+        if settings is not None:
+            _put_back(model, settings, parameters)
+        elif any(f".{NAME}." in key for key in report["unexpected_keys"]) or config._attn_implementation == NAME:
+            raise ValueError(
+                f"{path} had a method and lost it: its config.json names none, and there is no {SETTINGS_FILE}; it was "
+                "written by save_pretrained under an earlier softmaxkit. Load it into a model that has had "
+                "softmaxkit.apply, with model.load_state_dict, and save it again"
+            )
     loaded: PreTrainedModel = model
     return loaded
 
 
+def _check_path(path: str | Path) -> None:
+    """Refuse what can only be a folder and is none, before it is looked for on the hub."""
+    text = str(path)
+    local = isinstance(path, Path) or text.startswith((".", "/", "~")) or text.count("/") > 1 or os.sep + os.sep in text
+    if local and not Path(path).is_dir():
+        what = "is a file, not a folder" if Path(path).exists() else "does not exist"
+        raise ValueError(f"the folder {path} {what}; give that of a checkpoint, or a hub name such as owner/name")
+
+
 def _put_back(model: PreTrainedModel, settings: Path, parameters: Path | None) -> None:
-    """Put the methods of a checkpoint into its model, and check that nothing is missing or left over."""
+    """Put the methods of a checkpoint of an earlier version into its model; nothing may be missing or left over."""
     saved = _read_settings(settings)["layers"]
     try:
-        modules = {name: _module(each) for name, each in saved.items()}
         tensors = load_file(parameters) if parameters is not None else {}
+        modules = attach_saved(model, saved)
         for name, module in modules.items():
             prefix = f"{name}.{NAME}."
             own = [key for key in tensors if key.startswith(prefix)]
             module.load_state_dict({key.removeprefix(prefix): tensors.pop(key) for key in own})
-            hang(model.get_submodule(name), module)
-            if (constants := saved[name]["constants"]) is not None:
-                frozen = module.spec.constants_class.from_json(constants)
-                if not frozen.fits(module.build_constants()):
-                    raise ValueError(f"the constants of {name} are not of the form that its spec has")
-                module.freeze(frozen)
+        freeze_saved(modules, saved)
         if tensors:
             raise ValueError(f"{sorted(tensors)[0]} belongs to no layer")
-    except (AttributeError, IndexError, KeyError, RuntimeError, SafetensorError, TypeError, ValueError) as error:
+    except (MethodError, RuntimeError, SafetensorError, ValueError) as error:
         raise ValueError(f"{settings} does not fit its model: {_first_line(error)}") from None
     remember(model, switch_on(model))
 
 
 def _companion(path: str | Path, name: str, where: dict[str, Any]) -> Path | None:
     """Return a file of our own beside a model, in its folder or on the hub; None where it has none."""
-    found = cached_file(
+    file = cached_file(
         str(path),
         name,
         _raise_exceptions_for_gated_repo=False,
@@ -159,45 +180,18 @@ def _companion(path: str | Path, name: str, where: dict[str, Any]) -> Path | Non
         _raise_exceptions_for_connection_errors=False,
         **where,
     )
-    return None if found is None else Path(found)
+    return None if file is None else Path(file)
 
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def _settings(module: SoftmaxModule) -> dict[str, Any]:
-    try:
-        constants: dict[str, Any] | None = module.constants.to_json()
-    except ValueError:  # not calibrated yet
-        constants = None
-    return {
-        "spec": module.spec.to_json(),
-        "heads": module.heads,
-        "mode": module.mode,
-        "calibration": module.calibration,
-        "constants": constants,
-    }
-
-
-def _module(settings: dict[str, Any]) -> SoftmaxModule:
-    module = Spec.from_json(settings["spec"]).module(heads=settings["heads"], mode=settings["mode"])
-    module.set_calibration(settings["calibration"])
-    return module
-
-
 def _read_settings(path: Path) -> dict[str, Any]:
     try:
         saved: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        schema = saved["schema"]
-        _ = saved["layers"]
+        _ = saved["schema"], saved["layers"]
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged ({error}); save the model again with softmaxkit.save") from None
-    if schema != SCHEMA:
-        raise ValueError(f'{path} has "schema": {schema!r}; this version of softmaxkit reads {SCHEMA}')
+    check_schema(saved, str(path))
     return saved
-
-
-def trainable(model: torch.nn.Module) -> list[str]:
-    """Return the names of the parameters that methods brought into a model; keep these out of weight decay."""
-    return [f"{name}.{NAME}.{key}" for name, module in layers(model).items() for key, _ in module.named_parameters()]

@@ -9,7 +9,7 @@ from typing import Any
 
 @contextmanager
 def data_set(source: str, **options: Any) -> Iterator[Any]:
-    """Give a data set by its name, for what reads it, errors of which are told as those of the data set.
+    """Open a data set by its name; an error while it is read becomes a ValueError that names it.
 
     Args:
         source: name on the hub, with a configuration behind a colon where it has several.

@@ -43,29 +43,29 @@ def round_linear(
     """
     if not 50 <= percentile <= 100:
         raise ValueError(f"percentile is from 50 to 100, such as {PERCENTILE}, not {percentile}")
-    found = {name: module for name, module in model.named_modules() if type(module) in ROUNDED}
-    if not found:
+    linear = {name: module for name, module in model.named_modules() if type(module) in ROUNDED}
+    if not linear:
         done = any(type(module) in ROUNDED.values() for module in model.modules())
         what = "has 8-bit layers already" if done else "has no linear layers"
         raise ValueError(f"{type(model).__name__} {what}")
-    ranges = {name: _Range() for name in found}
-    with hooked(found[name].register_forward_pre_hook(ranges[name].see) for name in found), evaluating(model):
+    ranges = {name: _Range() for name in linear}
+    with hooked(linear[name].register_forward_pre_hook(ranges[name].see) for name in linear), evaluating(model):
         for batch in batches:
             run(model, batch)
     scales = {name: seen.percentile(percentile) / LARGEST for name, seen in ranges.items() if seen.count}
     if not scales:
         raise ValueError("calibration saw no activations; give it at least one batch")
     for name, scale in scales.items():
-        module = found[name]
+        module = linear[name]
         module.register_buffer("activation_scale", torch.tensor(scale, device=next(module.parameters()).device))
         module.__class__ = ROUNDED[type(module)]
     return model
 
 
-def rounded_activations(given: Tensor, scale: Tensor) -> Tensor:
+def rounded_activations(activations: Tensor, scale: Tensor) -> Tensor:
     """Round activations to codes of a scale; no gradient passes where they saturate."""
-    zero = torch.zeros((), dtype=torch.int32, device=given.device)
-    return torch.fake_quantize_per_tensor_affine(given, scale.to(given.dtype), zero, -LARGEST, LARGEST)
+    zero = torch.zeros((), dtype=torch.int32, device=activations.device)
+    return torch.fake_quantize_per_tensor_affine(activations, scale.to(activations.dtype), zero, -LARGEST, LARGEST)
 
 
 def rounded_weights(weight: Tensor, outputs: int) -> Tensor:
@@ -107,8 +107,8 @@ class _Range:
     def __init__(self) -> None:
         self.count, self.largest = 0, torch.zeros(0)
 
-    def see(self, module: nn.Module, given: tuple[Any, ...]) -> None:
-        values = given[0].detach().float().abs().flatten()
+    def see(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        values = inputs[0].detach().float().abs().flatten()
         self.count += values.numel()
         both = torch.cat([self.largest, values.cpu()])
         self.largest = both.topk(min(KEPT, both.numel())).values

@@ -26,7 +26,7 @@ LOWEST_BIN = -24.0
 
 @dataclass(frozen=True)
 class RealScores:
-    """Scores that one layer produced, with what its method made of them.
+    """The scores of one layer, and the probabilities that its method gives for them.
 
     Attributes:
         module: the layer's softmax module.
@@ -83,15 +83,15 @@ def perplexity(loss: float) -> float:
 
 def real_scores(model: PreTrainedModel, windows: Tensor) -> list[RealScores]:
     """Run windows through a model and return, layer by layer, what its softmax modules saw and gave."""
-    found: list[RealScores] = []
-    with evaluating(model), watching_scores(model, lambda _, seen: found.append(seen)):
+    scores: list[RealScores] = []
+    with evaluating(model), watching_scores(model, lambda _, of_layer: scores.append(of_layer)):
         model(input_ids=windows[:, :-1].to(device_of(model)))
-    return found
+    return scores
 
 
 @contextmanager
 def watching_scores(model: PreTrainedModel, see: Callable[[str, RealScores], None]) -> Iterator[None]:
-    """Let something see what each softmax module of a model is given and gives, with the layer's name."""
+    """Call a function with each layer's name, scores and probabilities whenever a softmax module of a model runs."""
 
     def watch(name: str) -> Callable[[Any, tuple[Any, ...], Tensor], None]:
         def called(module: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -107,15 +107,15 @@ def watching_scores(model: PreTrainedModel, see: Callable[[str, RealScores], Non
 
 def figures(seen: list[RealScores]) -> dict[str, Any]:
     """Return row sums over all layers, and in integer mode the share of scores beyond the codes' range."""
-    sums = torch.cat([each.probabilities.sum(-1)[each.attended.any(-1)] for each in seen])
+    sums = torch.cat([layer.probabilities.sum(-1)[layer.attended.any(-1)] for layer in seen])
     result: dict[str, Any] = {
         "row_sum_mean": sums.mean().item(),
         "row_sum_min": sums.min().item(),
         "row_sum_max": sums.max().item(),
     }
-    if all(each.module.mode == "integer" for each in seen):
-        outside = sum(int((clamped(each) != each.scores).sum()) for each in seen)
-        result["saturated_scores_percent"] = 100 * outside / sum(int(each.attended.sum()) for each in seen)
+    if all(layer.module.mode == "integer" for layer in seen):
+        outside = sum(int((clamped(layer) != layer.scores).sum()) for layer in seen)
+        result["saturated_scores_percent"] = 100 * outside / sum(int(layer.attended.sum()) for layer in seen)
     return result
 
 
@@ -128,11 +128,11 @@ def error_series(seen: list[RealScores]) -> dict[str, list[float]]:
     """Return the mean absolute error against real softmax, and the share of scores, by distance to the row maximum."""
     total, error = torch.zeros(ERROR_BINS), torch.zeros(ERROR_BINS)
     width = -LOWEST_BIN / ERROR_BINS
-    for each in seen:
-        highest = torch.where(each.attended, each.scores, -torch.inf).amax(-1, keepdim=True)
-        distance = (each.scores - highest)[each.attended]
+    for layer in seen:
+        highest = torch.where(layer.attended, layer.scores, -torch.inf).amax(-1, keepdim=True)
+        distance = (layer.scores - highest)[layer.attended]
         index = ((distance - LOWEST_BIN) / width).long().clamp(0, ERROR_BINS - 1).cpu()
-        difference = (each.probabilities - each.ideal).abs()[each.attended].cpu()
+        difference = (layer.probabilities - layer.ideal).abs()[layer.attended].cpu()
         total += torch.bincount(index, minlength=ERROR_BINS)
         error += torch.bincount(index, weights=difference, minlength=ERROR_BINS)
     used = total > 0
@@ -150,8 +150,8 @@ def function_series(seen: list[RealScores], points: int = 241) -> dict[str, list
     The row is the last query of the first window, in the first head of the middle layer; the score swept is its
     highest, from 10 below the highest of the others to 4 above.
     """
-    each = seen[len(seen) // 2]
-    row, attended = each.scores[0, 0, -1], each.attended[0, 0, -1]
+    layer = seen[len(seen) // 2]
+    row, attended = layer.scores[0, 0, -1], layer.attended[0, 0, -1]
     best = int(torch.where(attended, row, -torch.inf).argmax())
     others = attended.clone()
     others[best] = False
@@ -160,13 +160,13 @@ def function_series(seen: list[RealScores], points: int = 241) -> dict[str, list
     rows = row.repeat(points, 1)
     rows[:, best] = sweep
     # Every head gets the rows, since the module expects all of them; the first one's answer is taken.
-    scores = rows.expand(1, each.scores.shape[1], -1, -1).contiguous()
+    scores = rows.expand(1, layer.scores.shape[1], -1, -1).contiguous()
     mask = attended.expand_as(scores)
     with torch.no_grad():
-        given = each.module(scores, mask)
-    ideal = masked_softmax(scores * math.log(each.module.spec.base), mask)
+        probabilities = layer.module(scores, mask)
+    ideal = masked_softmax(scores * math.log(layer.module.spec.base), mask)
     return {
         "score": sweep.tolist(),
-        "probability": given[0, 0, :, best].tolist(),
+        "probability": probabilities[0, 0, :, best].tolist(),
         "exact_probability": ideal[0, 0, :, best].tolist(),
     }

@@ -25,6 +25,7 @@ from transformers import (
 
 from softmaxkit.models.answers import Windows, measure_answers
 from softmaxkit.models.checkpoint import SETTINGS_FILE
+from softmaxkit.models.patch import layers
 from softmaxkit.models.running import check_finite, evaluating, run
 from softmaxkit.models.tasks import Example, Kind, Task
 from softmaxkit.models.trainer import MethodTrainer, Progress, training_arguments
@@ -54,8 +55,6 @@ def read_encoder(name: str, task: Task, seed: int) -> tuple[PreTrainedModel, Pre
     Raises:
         ValueError: it is not found, has a method in it, or cannot have such a head.
     """
-    if (Path(name) / SETTINGS_FILE).is_file():
-        raise ValueError(f"{name} has a method in it already; give a plain model, into which methods are put here")
     set_seed(seed)
     heads = {"num_labels": task.classes} if task.kind == "classes" else {}
     try:
@@ -64,6 +63,8 @@ def read_encoder(name: str, task: Task, seed: int) -> tuple[PreTrainedModel, Pre
     except (OSError, ValueError, KeyError) as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(f"cannot load {name} as an encoder with a head for {task.kind}: {first}") from None
+    if layers(model) or (Path(name) / SETTINGS_FILE).is_file():
+        raise ValueError(f"{name} has a method in it already; give a plain model, into which methods are put here")
     if tokenizer.pad_token is None:
         raise ValueError(f"{name} has no padding token, which batches of sentences need; give an encoder, such as BERT")
     if task.kind == "answers":
@@ -96,9 +97,9 @@ class Encoded(Dataset[dict[str, Any]]):
         return len(self.examples)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        each = self.examples[index]
-        return {**self.tokenizer(each.first, each.second, truncation=True, max_length=self.length)} | {
-            "labels": int(each.number)
+        example = self.examples[index]
+        return {**self.tokenizer(example.first, example.second, truncation=True, max_length=self.length)} | {
+            "labels": int(example.number)
         }
 
 
@@ -112,11 +113,11 @@ def calibration_batches(
     """
     examples = [*(task.train or task.held_out)[:count]]
     if task.similarity:
-        examples = [Example(str(text), None, 0.0) for each in examples for text in each[:2]][:count]
+        examples = [Example(str(text), None, 0.0) for example in examples for text in example[:2]][:count]
     by_length: dict[int, list[Example]] = {}
-    for each in examples:
-        tokens = tokenizer(each.first, each.second, truncation=True, max_length=length)["input_ids"]
-        by_length.setdefault(len(tokens), []).append(each)
+    for example in examples:
+        tokens = tokenizer(example.first, example.second, truncation=True, max_length=length)["input_ids"]
+        by_length.setdefault(len(tokens), []).append(example)
     return [batch for group in by_length.values() for batch in batches(group, tokenizer, length, size)]
 
 
@@ -124,14 +125,14 @@ def batches(
     examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, length: int, size: int = BATCH
 ) -> list[dict[str, Any]]:
     """Return examples as batches of what a model takes, without labels."""
-    made = []
+    result = []
     for start in range(0, len(examples), size):
         texts = examples[start : start + size]
-        pairs = [each.second for each in texts] if texts[0].second is not None else None
-        made.append(
+        pairs = [example.second for example in texts] if texts[0].second is not None else None
+        result.append(
             dict(
                 tokenizer(
-                    [each.first for each in texts],
+                    [example.first for example in texts],
                     pairs,
                     truncation=True,
                     max_length=length,
@@ -140,7 +141,7 @@ def batches(
                 )
             )
         )
-    return made
+    return result
 
 
 def fine_tune(
@@ -216,23 +217,23 @@ def measure(
     if task.kind == "answers":
         with evaluating(model):
             return measure_answers(model, tokenizer, examples, length, BATCH, tick)
-    labels = np.asarray([each.number for each in examples])
+    labels = np.asarray([example.number for example in examples])
     with evaluating(model):
         if task.similarity:
             one, other = (
                 _pooled(model, batches([Example(str(text), None, 0.0) for text in texts], tokenizer, length), tick)
-                for texts in ([each.first for each in examples], [each.second for each in examples])
+                for texts in ([example.first for example in examples], [example.second for example in examples])
             )
             cosine = torch.nn.functional.cosine_similarity(one, other).numpy()
             check_finite(cosine)
             return {"spearman_percent": 100 * rank_correlation(cosine, labels)}
-        found = []
+        classes = []
         for batch in batches(examples, tokenizer, length):
             logits = run(model, batch).logits.float().cpu().numpy()
             check_finite(logits)
-            found.append(logits.argmax(-1))
+            classes.append(logits.argmax(-1))
             tick(len(logits))
-    guessed = np.concatenate(found)
+    guessed = np.concatenate(classes)
     figures = {"accuracy_percent": 100 * float((guessed == labels).mean())}
     if task.classes == 2:
         both, either = ((guessed == 1) & (labels == 1)).sum(), (guessed == 1).sum() + (labels == 1).sum()
@@ -240,15 +241,15 @@ def measure(
     return figures
 
 
-def _pooled(model: PreTrainedModel, given: list[dict[str, Any]], tick: Callable[[int], None]) -> Tensor:
+def _pooled(model: PreTrainedModel, inputs: list[dict[str, Any]], tick: Callable[[int], None]) -> Tensor:
     """Return the mean of the states of all tokens that are no padding; float32, (sentences, width)."""
-    found = []
-    for batch in given:
+    pooled = []
+    for batch in inputs:
         states = run(model, batch).last_hidden_state.float().cpu()
         weights = batch["attention_mask"][..., None].float()
-        found.append((states * weights).sum(1) / weights.sum(1))
+        pooled.append((states * weights).sum(1) / weights.sum(1))
         tick(len(states))
-    return torch.cat(found)
+    return torch.cat(pooled)
 
 
 def rank_correlation(first: Any, second: Any) -> float:
@@ -261,7 +262,7 @@ def rank_correlation(first: Any, second: Any) -> float:
         _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
         return (np.cumsum(counts) - (counts - 1) / 2)[place]
 
-    one, other = (ranks(each) - (len(each) + 1) / 2 for each in (first, second))
+    one, other = (ranks(values) - (len(values) + 1) / 2 for values in (first, second))
     spread = math.sqrt(float((one**2).sum() * (other**2).sum()))
     return float((one * other).sum()) / spread if spread else 0.0
 

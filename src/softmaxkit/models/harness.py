@@ -45,10 +45,10 @@ def harness_figures(
     manager = TaskManager(include_path=None if include is None else str(include))
     if unknown := [task for task in tasks if task not in manager.all_tasks]:
         raise ValueError(f"lm-eval has no task {unknown[0]!r}; 'lm-eval ls tasks' lists them")
-    # It asks a model that it is given for nothing but its own device.
+    # Of a model that is an object, HFLM takes nothing over but what is named here.
     wrapped = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch, device=str(device_of(model)))
     try:
-        found: Any = lm_eval.simple_evaluate(
+        measured: Any = lm_eval.simple_evaluate(
             model=wrapped, tasks=list(tasks), limit=limit, task_manager=manager, bootstrap_iters=0, log_samples=False
         )
     except (OSError, ValueError) as error:
@@ -60,5 +60,5 @@ def harness_figures(
             for name, value in metrics.items()
             if isinstance(value, int | float) and name.partition(",")[2]  # metrics have a filter behind a comma
         }
-        for task, metrics in found["results"].items()
+        for task, metrics in measured["results"].items()
     }

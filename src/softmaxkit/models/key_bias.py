@@ -11,8 +11,9 @@ from transformers import PreTrainedModel
 
 from softmaxkit.methods.base.rows import attended_keys
 from softmaxkit.models.attention import UnsupportedError, watching
-from softmaxkit.models.patch import is_on, remember, restore, switch_on
+from softmaxkit.models.patch import restore
 from softmaxkit.models.running import evaluating, run
+from softmaxkit.models.switching import is_on, remember, switch_on
 
 SEPARATE = ("k_proj", "key", "k_lin", "k")
 """How layers call the linear part that makes keys."""
@@ -62,12 +63,12 @@ def fold_log_sums(model: PreTrainedModel, batches: Iterable[Mapping[str, Any]]) 
                 before = run(model, batches[0])[0]
                 for batch in batches[1:]:
                     run(model, batch)
-            kept = {module: key_bias(module, found.heads).clone() for module, found in sums.items()}
+            kept = {module: key_bias(module, fit.heads).clone() for module, fit in sums.items()}
             left = {}
-            for module, found in sums.items():
-                weights, left[names[module]] = found.solve()
-                scale = getattr(module, "scaling", None) or found.channels**-0.5
-                key_bias(module, found.heads).sub_(weights.to(kept[module]) / scale)
+            for module, fit in sums.items():
+                weights, left[names[module]] = fit.solve()
+                scale = getattr(module, "scaling", None) or fit.channels**-0.5
+                key_bias(module, fit.heads).sub_(weights.to(kept[module]) / scale)
             with watching(lambda *_: None, exact=True):
                 after = run(model, batches[0])[0]
             if (after - before).abs().max() > SAME * before.abs().max():
@@ -117,11 +118,11 @@ class _LogSums:
         used = attended.any(-1)
         sums = torch.where(attended, scores.double(), -torch.inf).logsumexp(-1)
         self.heads, self.channels = query.shape[1], query.shape[3]
-        given = torch.cat([query.double(), torch.ones_like(query[..., :1], dtype=torch.float64)], -1)
-        given = torch.where(used[..., None], given, 0.0).transpose(0, 1).flatten(1, 2)
+        inputs = torch.cat([query.double(), torch.ones_like(query[..., :1], dtype=torch.float64)], -1)
+        inputs = torch.where(used[..., None], inputs, 0.0).transpose(0, 1).flatten(1, 2)
         sums = torch.where(used, sums, 0.0).transpose(0, 1).flatten(1)
-        self.gram = self.gram + given.transpose(1, 2) @ given
-        self.target = self.target + (given.transpose(1, 2) @ sums[..., None])
+        self.gram = self.gram + inputs.transpose(1, 2) @ inputs
+        self.target = self.target + (inputs.transpose(1, 2) @ sums[..., None])
         self.squares = self.squares + sums.square().sum(1)
 
     def solve(self) -> tuple[Tensor, float]:
@@ -130,12 +131,11 @@ class _LogSums:
         assert isinstance(self.target, Tensor)
         assert isinstance(self.squares, Tensor)
         ridge = RIDGE * self.gram.diagonal(dim1=1, dim2=2).mean(1)
-        found = torch.linalg.solve(
+        solution = torch.linalg.solve(
             self.gram + torch.eye(self.channels + 1).to(self.gram) * ridge[:, None, None], self.target
         )
         rows, total = self.gram[:, -1, -1], self.target[:, -1, 0]
         variance = (self.squares - total.square() / rows).clamp(min=1e-12)
-        left = (
-            self.squares - 2 * (found * self.target).sum((1, 2)) + (found.transpose(1, 2) @ self.gram @ found)[:, 0, 0]
-        )
-        return found[:, :-1, 0], float((left / variance).mean())
+        explained = (solution.transpose(1, 2) @ self.gram @ solution)[:, 0, 0]
+        left = self.squares - 2 * (solution * self.target).sum((1, 2)) + explained
+        return solution[:, :-1, 0], float((left / variance).mean())

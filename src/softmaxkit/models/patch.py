@@ -9,20 +9,27 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from softmaxkit.methods.base.module import SoftmaxModule
-from softmaxkit.models.attention import NAME, UnsupportedError
-from softmaxkit.models.probe import attention_layers, left_out
-from softmaxkit.models.running import device_of
 from softmaxkit.methods.base.spec import Spec, check_spec
-
-_ORIGINAL = "_softmaxkit_original"
-
-Implementations = list[tuple[Any, str | None]]
+from softmaxkit.models.attention import NAME, UnsupportedError, method_of
+from softmaxkit.models.examples import example_of, positions, remember_example
+from softmaxkit.models.layer_choice import chosen_layers, layer_names, wanted_layers
+from softmaxkit.models.probe import attention_layers, left_out
+from softmaxkit.models.running import device_of, warn_again
+from softmaxkit.models.switching import (
+    implementations,
+    is_on,
+    remember,
+    separate_configs,
+    set_implementations,
+    switch_back,
+    switch_on,
+)
 
 
 def apply(
     model: PreTrainedModel,
     spec: Spec,
-    layers: int | Iterable[int] | None = None,
+    layers: int | str | Iterable[int | str] | None = None,
     mode: str = "float",
     example: Mapping[str, Any] | None = None,
     **parameters: Any,
@@ -36,114 +43,83 @@ def apply(
     Args:
         model: any transformers model on the attention interface.
         spec: the method.
-        layers: which layers, counted in the order in which the model runs them; all if left out. Layers that are left
-            out keep what they have: another method, or exact softmax.
-        mode: "float" or "integer".
-        example: inputs for the tiny run, where token ids alone do not make the whole model run.
+        layers: which layers: numbers, in the order in which the model runs them, or names, as `softmaxkit.layers` has
+            them; all if left out. Layers that are left out keep what they have: another method, or exact softmax.
+        mode: "float", "integer" or "fused".
+        example: inputs for the tiny run, where those that are made up do not make the whole model run. They are
+            remembered for later calls with the same model.
         parameters: what the method's module takes, as `beta` and `gamma` for ConSmax or `clip` for EXAQ.
 
     Returns:
         The same model.
 
     Raises:
-        TypeError: not a transformers model, or a parameter that the method does not have.
+        TypeError: not a transformers model, layers that are neither numbers nor names, or a parameter that the method
+            does not have.
         ValueError: the model, or a part of it, does not run its attention through the interface (`UnsupportedError`),
             or there is no such layer. The model is then unchanged.
     """
     if not isinstance(model, PreTrainedModel):
         raise TypeError(
             f"apply takes a transformers model, not {type(model).__name__}; of a wrapped one, apply to the model "
-            "inside, and for your own attention use spec.module(heads=...) in place of softmax"
+            "inside (of PEFT's, model.get_base_model()), and for your own attention use spec.module(heads=...) in "
+            "place of softmax"
         )
     check_spec(spec)
-    layers = [layers] if isinstance(layers, int) else layers
-    original = _implementations(model)
+    wanted = wanted_layers(layers)
+    separate_configs(model)
+    original = implementations(model)
     already = bool(_layers(model))
     try:
-        found = attention_layers(model, example, lambda: switch_on(model), compare=not already)
-        if layers is None and (missed := left_out(model, found)):
+        switch_on(model)  # a model that cannot take it says so before it runs
+        set_implementations(original)
+        inputs = example_of(model) if example is None else example
+        candidates = attention_layers(model, inputs, lambda: switch_on(model), compare=not already)
+        if wanted is None and (missed := left_out(model, candidates)):
             more = f" and {len(missed) - 1} more" if len(missed) > 1 else ""
             raise UnsupportedError(
                 f"{missed[0]}{more} of {type(model).__name__} did not call the attention interface on a tiny input; "
-                f"give inputs that run all of it, with example={{...}}, or choose among the {len(found)} layers that "
-                f"did, with layers=range({len(found)})"
+                f"give inputs that run all of it, with example={{...}}, or choose among the {len(candidates)} layers "
+                f"that did, with layers=range({len(candidates)})"
             )
-        chosen = list(range(len(found))) if layers is None else sorted(set(layers))
-        if wrong := [index for index in chosen if not 0 <= index < len(found)]:
-            raise ValueError(f"no layer {wrong[0]}: the model has {len(found)} attention layers, 0 to {len(found) - 1}")
-        keys = int(getattr(model.config.get_text_config(), "max_position_embeddings", None) or 256)
+        chosen = chosen_layers(wanted, layer_names(model, candidates))
+        keys = positions(model) or 256
         modules = {
-            index: spec.module(heads=found[index][1], mode=mode, **{**spec.start(keys), **parameters})
+            index: spec.module(heads=candidates[index][1], mode=mode, **{**spec.start(keys), **parameters})
             for index in chosen
         }
     except BaseException:
-        _set_implementations(original)
+        set_implementations(original)
         raise
     for index, module in modules.items():
-        hang(found[index][0], module)
+        attach(candidates[index][0], module)
     remember(model, original)
+    if example is not None:
+        remember_example(model, example)
+    warn_again()
     return model
 
 
-def hang(attention: nn.Module, module: SoftmaxModule) -> None:
+def attach(attention: nn.Module, module: SoftmaxModule) -> None:
     """Make a softmax module part of an attention layer, on its device and in its training state."""
     attention.add_module(NAME, module.to(device_of(attention)).train(attention.training))
-
-
-def switch_on(model: PreTrainedModel) -> Implementations:
-    """Make a model call our attention function; its layers without a module then run exact softmax.
-
-    Returns:
-        What to `remember` once all has gone well.
-
-    Raises:
-        UnsupportedError: the model does not take attention functions; it is then unchanged.
-    """
-    original = _implementations(model)
-    try:
-        model.set_attn_implementation(NAME)
-    except (ValueError, ImportError, KeyError) as error:
-        _set_implementations(original)
-        raise UnsupportedError(f"{type(model).__name__} refuses another attention function: {error}") from None
-    if not is_on(model):
-        _set_implementations(original)
-        raise UnsupportedError(
-            f"{type(model).__name__} does not run its attention through transformers' AttentionInterface, "
-            "so no method can be put into it; use a model that does, such as GPT-2, BERT or LLaMA"
-        )
-    return original
-
-
-def is_on(model: nn.Module) -> bool:
-    """Does the model call our attention function?"""
-    return any(name == NAME for _, name in _implementations(model))
 
 
 def restore(model: PreTrainedModel) -> PreTrainedModel:
     """Take every method out of a model and give it back the attention that it had; no effect on an unchanged one."""
     for attention in [module for module in model.modules() if NAME in module._modules]:
         delattr(attention, NAME)
-    for part in [part for part in model.modules() if _ORIGINAL in part.__dict__]:
-        remembered = part.__dict__.pop(_ORIGINAL)
-        _set_implementations([(config, name) for config, name in remembered if _current(config) == NAME])
+    switch_back(model)
     return model
 
 
-def remember(model: PreTrainedModel, original: Implementations) -> None:
-    """Keep the attention names that a model had, for `restore`; those of an earlier change stay."""
-    kept = model.__dict__.setdefault(_ORIGINAL, [])
-    known = {id(config) for config, _ in kept}
-    kept += [(config, name) for config, name in original if name != NAME and id(config) not in known]
-
-
 def layers(model: nn.Module) -> dict[str, SoftmaxModule]:
-    """Return the softmax modules in a model, by the name of their attention layer."""
-    suffix = f".{NAME}"
-    return {
-        name.removesuffix(suffix): module
-        for name, module in model.named_modules()
-        if name.endswith(suffix) and isinstance(module, SoftmaxModule)
-    }
+    """Return the softmax modules in a model, by the name of their attention layer.
+
+    Wrappers are seen through: of the copies that PEFT makes with `modules_to_save`, it is the one that runs.
+    """
+    modules = ((name, method_of(module)) for name, module in model.named_modules() if NAME in module._modules)
+    return {name: module for name, module in modules if module is not None}
 
 
 _layers = layers  # `apply` has an argument of this name
@@ -155,45 +131,31 @@ def active_layers(model: nn.Module) -> dict[str, SoftmaxModule]:
     Raises:
         ValueError: there are none, or another attention function was set since.
     """
-    found = layers(model)
-    if not found:
+    modules = layers(model)
+    if not modules:
         raise ValueError("no method is in this model; put one in with softmaxkit.apply(model, spec)")
     if not is_on(model):
         raise ValueError(
             "this model was given another attention function since, so its methods do not run; "
             f"call model.set_attn_implementation({NAME!r})"
         )
-    return found
+    return modules
 
 
 def set_mode(model: nn.Module, mode: str) -> None:
     """Set every softmax module of a model to "float", "integer" or "fused".
 
     "fused" is for inference on the CPU: EXAQ and ConSmax through `softmaxkit.attention`, with 8-bit products, wherever
-    nothing needs the probabilities; else, and for the other methods, it is "float".
+    nothing needs the probabilities; else, and for the other methods, it is "float", with one warning that says why.
+    `softmaxkit.models.fused_layers` tells it layer by layer.
 
     Raises:
         ValueError: no such mode, or the model has no method in it.
     """
-    for module in active_layers(model).values():
-        module.mode = mode
-
-
-def _implementations(model: nn.Module) -> Implementations:
-    """Return the attention names of all configs in a model."""
-    configs = {id(each.config): each.config for each in model.modules() if isinstance(each, PreTrainedModel)}
-    for config in list(configs.values()):
-        for name in config.sub_configs:
-            if (part := getattr(config, name, None)) is not None:
-                configs[id(part)] = part
-    return [(config, _current(config)) for config in configs.values()]
-
-
-def _current(config: Any) -> str | None:
-    name: str | None = config._attn_implementation_internal
-    return name
-
-
-def _set_implementations(implementations: Implementations) -> None:
-    for config, name in implementations:
-        config._attn_implementation_internal = name
+    active_layers(model)
+    for attention in model.modules():
+        copies = attention._modules[NAME].modules() if NAME in attention._modules else ()  # type: ignore[union-attr]
+        for module in copies:
+            if isinstance(module, SoftmaxModule):
+                module.mode = mode
+    warn_again()

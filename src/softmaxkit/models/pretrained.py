@@ -10,32 +10,42 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.hub import cached_file, extract_commit_hash
 
 from softmaxkit.models.checkpoint import load
+from softmaxkit.models.examples import positions
 from softmaxkit.models.running import evaluating, run
 from softmaxkit.recipe import BYTES
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
 
-def read_pretrained(name: str, context: int) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None]:
-    """Load a causal language model and its tokenizer, by folder or hub name.
+def read_pretrained(
+    name: str, context: int, causal: bool = True
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None]:
+    """Load a model of text and its tokenizer, by folder or hub name.
 
     A model of 256 tokens without a tokenizer reads bytes, as those that `softmaxkit train` writes.
 
     Args:
         name: folder or hub name.
         context: how many tokens it is going to read at once.
+        causal: it has to be a causal language model, whose loss can be measured; else it only has to read tokens.
 
     Raises:
-        ValueError: it is not found, is no causal language model, reads fewer tokens, or has no tokenizer.
+        ValueError: it is not found, is no such model, reads fewer tokens, or has no tokenizer.
     """
     try:
         model = load(name)
     except (OSError, ValueError) as error:
         raise ValueError(f"cannot load the model {name}: {error}") from None
-    longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    longest = positions(model)
     if longest and context > longest:
         raise ValueError(f"{name} reads at most {longest} tokens; give --context {longest} or less, not {context}")
-    if not _is_causal(model):
+    if not causal and (model.config.is_encoder_decoder or model.main_input_name != "input_ids"):
+        needs = "decoder_input_ids too" if model.main_input_name == "input_ids" else model.main_input_name
+        raise ValueError(
+            f"{name} is a {type(model).__name__}, which reads {needs}, and this command gives a model tokens alone; "
+            "in Python, softmaxkit.calibrate(model, batches) takes dicts of whatever it reads"
+        )
+    if causal and not _is_causal(model):
         raise ValueError(
             f"{name} is a {type(model).__name__}, not a causal language model; this command measures the "
             "loss of the next token and needs one, such as a GPT-2 or LLaMA"
@@ -56,10 +66,10 @@ def fingerprint(name: str | None) -> str | None:
         return None
     if not Path(name).is_dir():
         try:
-            found = cached_file(name, "config.json")
+            config = cached_file(name, "config.json")
         except OSError:  # loading it says what is wrong
             return name
-        return f"{name}@{extract_commit_hash(found, None)}"
+        return f"{name}@{extract_commit_hash(config, None)}"
     digest = hashlib.sha256()
     for file in sorted(path for path in Path(name).iterdir() if path.is_file()):
         with file.open("rb") as stream:

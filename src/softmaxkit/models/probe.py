@@ -11,53 +11,64 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from softmaxkit.models.attention import UnsupportedError, watching
+from softmaxkit.models.examples import example_hint
 from softmaxkit.models.running import evaluating, run
 
 Layers = list[tuple[nn.Module, int]]
 
 
 def attention_layers(
-    model: PreTrainedModel, example: Mapping[str, Any] | None, switch_on: Callable[[], object], compare: bool
+    model: PreTrainedModel, inputs: Mapping[str, Any], switch_on: Callable[[], object], compare: bool
 ) -> Layers:
-    """Run a model on a tiny input and return its attention layers with their number of heads, in running order.
+    """Run a model on some inputs and return its attention layers with their number of heads, in running order.
 
     Args:
         model: the model; it is left with our attention function.
-        example: inputs to run on; made up where None.
+        inputs: what to run on.
         switch_on: makes the model call our attention function.
         compare: check that exact softmax through our function gives what the model gave before.
 
     Raises:
         UnsupportedError: the model does not run, does not call the interface, or gives something else through it.
     """
-    inputs = _tiny_inputs(model) if example is None else example
     name = type(model).__name__
-    found: Layers = []
+    calls: Layers = []
     with evaluating(model):
         try:
-            before = run(model, inputs) if compare else None
+            before = _seeded_run(model, inputs) if compare else None
             switch_on()
             # Methods that are there already may still need calibration.
-            with watching(lambda module, query, *_: found.append((module, query.shape[1])), exact=True):
-                after = run(model, inputs)
+            with watching(lambda module, query, *_: calls.append((module, query.shape[1])), exact=True):
+                after = _seeded_run(model, inputs)
         except UnsupportedError:
             raise
         except Exception as error:
             raise UnsupportedError(
-                f"{name} did not run on a tiny input ({type(error).__name__}: {error}); "
-                "give it inputs that it runs on, with apply(..., example={'input_ids': ...})"
+                f"{name} did not run on {_described(inputs)} ({type(error).__name__}: {error}); "
+                f"give it inputs that it runs on, with {example_hint(model)}"
             ) from error
-    layers = list({id(module): (module, heads) for module, heads in found}.values())
+    layers = list({id(module): (module, heads) for module, heads in calls}.values())
     if not layers:
         raise UnsupportedError(
             f"{name} ran without calling transformers' AttentionInterface, so no method can be put into it"
         )
-    if before is not None and not _same(before[0], after[0]):
-        raise UnsupportedError(
-            f"{name} gives other outputs through transformers' AttentionInterface with exact softmax than before: its "
-            "attention is more than scores, mask and softmax, so no method can be put into it"
-        )
+    if before is not None:
+        with evaluating(model), watching(lambda *_: None, exact=True):
+            _check_same(model, inputs, before[0], after[0])
     return layers
+
+
+def _seeded_run(model: PreTrainedModel, inputs: Mapping[str, Any]) -> Any:
+    """Run a model from a fixed seed, since some draw random numbers in evaluation too; torch's own state is kept."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return run(model, inputs)
+
+
+def _described(inputs: Mapping[str, Any]) -> str:
+    """Say what inputs were tried."""
+    shapes = (f"{key} {tuple(value.shape)}" if isinstance(value, Tensor) else key for key, value in inputs.items())
+    return f"inputs of {', '.join(shapes) or 'nothing'}"
 
 
 def left_out(model: nn.Module, layers: Layers) -> list[str]:
@@ -72,24 +83,33 @@ def left_out(model: nn.Module, layers: Layers) -> list[str]:
     return names
 
 
-def _same(before: Any, after: Any) -> bool:
-    """Compare outputs, as far as their precision goes."""
+def _check_same(model: PreTrainedModel, inputs: Mapping[str, Any], before: Any, after: Any) -> None:
+    """Compare outputs, as far as their precision goes and where a token was attended.
+
+    Raises:
+        UnsupportedError: they differ, or are not finite.
+    """
+    name = type(model).__name__
     if not isinstance(before, Tensor) or not before.is_floating_point():
-        return True
+        return
+    # What eager attention gives for padding is anything: there it attends to all keys, or to none.
+    mask = inputs.get("attention_mask")
+    if isinstance(mask, Tensor) and mask.ndim == 2 and before.ndim > 2 and before.shape[:2] == mask.shape:
+        attended = mask.bool().to(before.device)
+        before, after = before[attended], after[attended]
+    if not before.isfinite().all():
+        raise UnsupportedError(
+            f"{name} gives NaN or infinity as it is, without a method, so it cannot be checked that one fits into it; "
+            "mend its weights, or give other inputs with apply(..., example={...})"
+        )
     tolerance = 1e-3 if before.dtype in (torch.float32, torch.float64) else 0.1
-    return bool((before - after).abs().max() <= tolerance * before.abs().max())
-
-
-def _tiny_inputs(model: PreTrainedModel) -> dict[str, Any]:
-    config = model.config.get_text_config()
-    if model.main_input_name == "input_ids":
-        # Different tokens, so that attention makes a difference.
-        length = min(12, getattr(config, "max_position_embeddings", None) or 12)
-        tokens = (torch.arange(length) % config.vocab_size)[None]
-        return {"input_ids": tokens} | ({"decoder_input_ids": tokens} if config.is_encoder_decoder else {})
-    size = getattr(config, "image_size", None)
-    if model.main_input_name == "pixel_values" and size is not None:
-        height, width = size if isinstance(size, list | tuple) else (size, size)
-        pixels = torch.linspace(-1, 1, config.num_channels * height * width, dtype=model.dtype)
-        return {"pixel_values": pixels.reshape(1, config.num_channels, height, width)}
-    return dict(model.dummy_inputs)
+    if not (before - after).abs().max() <= tolerance * before.abs().max():
+        if not torch.equal(*(_seeded_run(model, inputs)[0] for _ in range(2))):
+            raise UnsupportedError(
+                f"{name} is random: it gives other outputs each time that it runs on the same inputs, even from one "
+                "seed, so it cannot be checked that a method fits into it"
+            )
+        raise UnsupportedError(
+            f"{name} gives other outputs through transformers' AttentionInterface with exact softmax than before: its "
+            "attention is more than scores, mask and softmax, so no method can be put into it"
+        )

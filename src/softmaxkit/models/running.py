@@ -1,7 +1,8 @@
-"""Running a model for a look, without leaving a trace on it."""
+"""Running a model to look at it, without leaving a trace on it."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +14,20 @@ from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from softmaxkit.formats import Array
+
+_warned: set[str] = set()
+
+
+def warn_once(message: str) -> None:
+    """Warn, unless the same message was already given since `warn_again`."""
+    if message not in _warned:
+        _warned.add(message)
+        warnings.warn(message, stacklevel=3)
+
+
+def warn_again() -> None:
+    """Let every message be given once more."""
+    _warned.clear()
 
 
 @contextmanager
@@ -30,7 +45,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def hooked(hooks: Iterable[RemovableHandle]) -> Iterator[None]:
-    """Take hooks away at the end, whatever happens."""
+    """Remove hooks at the end, whatever happens."""
     handles = list(hooks)
     try:
         yield
@@ -65,4 +80,4 @@ def check_finite(values: Array) -> None:
 def run(model: PreTrainedModel, inputs: Mapping[str, Any]) -> Any:
     """Call a model with inputs moved to its device."""
     device = device_of(model)
-    return model(**{name: each.to(device) if isinstance(each, Tensor) else each for name, each in inputs.items()})
+    return model(**{name: value.to(device) if isinstance(value, Tensor) else value for name, value in inputs.items()})

@@ -26,7 +26,7 @@ TEXT_COLUMNS = (
     "question2",
 )
 HELD_OUT = ("test", "validation", "val", "dev")
-"""How a file or split of held-out examples is called, the first that there is being taken."""
+"""Names of files and splits of held-out examples; the first that exists is read."""
 
 
 Kind = Literal["classes", "similarity", "answers"]
@@ -72,7 +72,9 @@ class Task:
     @property
     def classes(self) -> int:
         """How many classes there are; 1 if labels are none."""
-        return int(max(each.number for each in (*self.train, *self.held_out))) + 1 if self.kind == "classes" else 1
+        if self.kind != "classes":
+            return 1
+        return int(max(example.number for example in (*self.train, *self.held_out))) + 1
 
     @property
     def similarity(self) -> bool:
@@ -107,17 +109,17 @@ def read_task(source: str) -> Task:
         return _from_hub(source)
     if path.is_file():
         return _checked(path.stem, (), tuple(_read(path)))
-    found = [each for each in sorted(path.iterdir()) if each.suffix in READERS]
-    found = [each for each in found if each.suffix != ".json"] or found  # beside tables it is more likely about them
-    files = {each.stem: each for each in found}
-    if twice := [each.name for each in found if files[each.stem] != each]:
+    tables = [file for file in sorted(path.iterdir()) if file.suffix in READERS]
+    tables = [file for file in tables if file.suffix != ".json"] or tables  # beside tables it is more likely about them
+    files = {file.stem: file for file in tables}
+    if twice := [file.name for file in tables if files[file.stem] != file]:
         raise ValueError(f"{path} has {twice[0]} and {files[Path(twice[0]).stem].name}; keep one of them")
     if not files:
         raise ValueError(f"{path} has no {', '.join(READERS)} file to read a task from")
     held_out = next((files[name] for name in HELD_OUT if name in files), None)
     if "train" not in files:
         measured = [held_out] if held_out else list(files.values())
-        return _checked(path.name, (), tuple(example for each in measured for example in _read(each)))
+        return _checked(path.name, (), tuple(example for file in measured for example in _read(file)))
     if held_out is None:
         raise ValueError(f"{path} has a train file but none to measure on: {', '.join(HELD_OUT)}")
     return _checked(path.name, tuple(_read(files["train"])), tuple(_read(held_out)))
@@ -127,23 +129,23 @@ def _checked(name: str, train: tuple[Example, ...], held_out: tuple[Example, ...
     """Make a task of examples that go together."""
     if not held_out:
         raise ValueError(f"{name} has no examples to measure on")
-    answers = {isinstance(each.label, Answers) for each in (*train, *held_out)}
+    answers = {isinstance(example.label, Answers) for example in (*train, *held_out)}
     if len(answers) > 1:
         raise ValueError(f"{name} has answers to some of its examples and labels of others")
     if answers == {True}:
         return Task(name, "answers", train, held_out)
-    similarity = any(each.number != int(each.number) for each in (*train, *held_out))
+    similarity = any(example.number != int(example.number) for example in (*train, *held_out))
     if not similarity:
-        low = min(each.number for each in (*train, *held_out))
+        low = min(example.number for example in (*train, *held_out))
         if low < 0:
             raise ValueError(f"{name} has the label {low:g}; classes are whole numbers from 0")
-        known = {each.number for each in train}
-        if train and (new := {each.number for each in held_out} - known):
+        known = {example.number for example in train}
+        if train and (new := {example.number for example in held_out} - known):
             raise ValueError(
                 f"{name} is measured on the label {min(new):g}, which is not among those trained on: "
                 f"{', '.join(f'{label:g}' for label in sorted(known))}"
             )
-    pairs = {each.second is not None for each in (*train, *held_out)}
+    pairs = {example.second is not None for example in (*train, *held_out)}
     if similarity and pairs == {False}:
         raise ValueError(f"{name} has scores but single sentences; similarity is that of two")
     if len(pairs) > 1:
@@ -177,8 +179,8 @@ def _delimited(path: Path) -> Iterator[tuple[int, Mapping[str, str] | Sequence[s
             if reader.line_num == 1 and _number(row[0]) is None:
                 names = [name.strip().lower() for name in row]
                 # Where only the label's name is known, and it comes first, the sentences come last.
-                positional = names[0] in LABEL_COLUMNS or not any(each in names for each in LABEL_COLUMNS)
-                header = names if any(each in names for each in TEXT_COLUMNS) or not positional else None
+                positional = names[0] in LABEL_COLUMNS or not any(name in names for name in LABEL_COLUMNS)
+                header = names if any(name in names for name in TEXT_COLUMNS) or not positional else None
                 continue
             yield reader.line_num, dict(zip(header, row, strict=False)) if header else row
 
@@ -198,13 +200,15 @@ def _squad(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     try:
         rows = [
             {
-                "question": each["question"],
+                "question": question["question"],
                 "context": part["context"],
-                "answers": {name: [answer[name] for answer in each["answers"]] for name in ("text", "answer_start")},
+                "answers": {
+                    name: [answer[name] for answer in question["answers"]] for name in ("text", "answer_start")
+                },
             }
             for article in json.loads(path.read_text(encoding="utf-8"))["data"]
             for part in article["paragraphs"]
-            for each in part["qas"]
+            for question in part["qas"]
         ]
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is not of SQuAD's form, data, paragraphs, qas, answers: {error!r}") from None
@@ -222,14 +226,14 @@ def _examples(rows: Iterator[tuple[int, Any]], where: str) -> Iterator[Example]:
         if isinstance(row, Mapping):
             label = next((row[name] for name in LABEL_COLUMNS if name in row), None)
             texts = [str(row[name]) for name in TEXT_COLUMNS if row.get(name) is not None][:2]
-            given = f"the columns {', '.join(row)}"
+            columns = f"the columns {', '.join(row)}"
         else:
             label, texts = row[0], list(row[1:] if len(row) < 3 else row[-2:])
-            given = f"{len(row)} columns"
+            columns = f"{len(row)} columns"
         number = _number(label)
         if not texts or label is None:
             raise ValueError(
-                f"{where}, line {line}, has {given}; a task has a label ({', '.join(LABEL_COLUMNS)}) and one or two "
+                f"{where}, line {line}, has {columns}; a task has a label ({', '.join(LABEL_COLUMNS)}) and one or two "
                 f"sentences ({', '.join(TEXT_COLUMNS)}), or, without a header, the label first and the sentences last"
             )
         if number is None:
@@ -263,7 +267,7 @@ def _from_hub(source: str) -> Task:
     """Read a task by `datasets`."""
     with data_set(source) as splits:
         # The labels of a test split are often hidden.
-        held_out = next((splits[each] for each in (*HELD_OUT[1:], "test") if each in splits), None)
+        held_out = next((splits[split] for split in (*HELD_OUT[1:], "test") if split in splits), None)
         if "train" not in splits or held_out is None:
             raise ValueError(f"it has the splits {', '.join(splits)}; a task has train, and validation or test")
         return _checked(

@@ -1,4 +1,4 @@
-"""transformers' Trainer as all training here takes it: it can be stopped and taken up, and stops by itself at NaN."""
+"""transformers' Trainer as all training here uses it: it can be interrupted and resumed, and stops by itself at NaN."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import get_last_checkpoint
 
-from softmaxkit.models.checkpoint import trainable
 from softmaxkit.models.patch import layers
 from softmaxkit.models.running import hooked
 
@@ -29,7 +28,7 @@ class Interrupted(Exception):
 
 
 def training_arguments(folder: Path, steps: int, learning_rate: float, seed: int, **further: Any) -> TrainingArguments:
-    """Return what all training here asks of the Trainer: linear decay, its own saving, and no lines of its own."""
+    """Return the arguments that all training here has in common: linear decay, saving at our own steps, no output."""
     arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=steps,
@@ -50,7 +49,7 @@ def training_arguments(folder: Path, steps: int, learning_rate: float, seed: int
 
 
 class MethodTrainer(Trainer):
-    """The Trainer, with the methods' own parameters kept out of weight decay and given a learning rate of their own.
+    """The Trainer, with a learning rate of their own for the methods' parameters.
 
     Args:
         constants_rate: their learning rate, as a multiple of the others'.
@@ -73,25 +72,20 @@ class MethodTrainer(Trainer):
         super().__init__(callbacks=[self.watch], **arguments)
         self.remove_callback(PrinterCallback)
 
-    def get_decay_parameter_names(self, model: Any) -> list[str]:
-        """Return the names of what weight decay is for."""
-        own = set(trainable(model))
-        return [name for name in super().get_decay_parameter_names(model) if name not in own]
-
     def create_optimizer(self, model: Any = None) -> Any:
         """Make the optimiser, the methods' own parameters in a group of theirs."""
         made_for: Any = model or self.model
-        made = super().create_optimizer(model)
+        optimizer = super().create_optimizer(model)
         own = {id(parameter) for module in layers(made_for).values() for parameter in module.parameters()}
-        if own and self.constants_rate != 1 and len(made.param_groups) == 2:
-            rate = self.constants_rate * made.param_groups[0]["lr"]
-            settings = {k: v for k, v in made.param_groups[-1].items() if k != "params"} | {"lr": rate}
+        if own and self.constants_rate != 1 and len(optimizer.param_groups) == 2:
+            rate = self.constants_rate * optimizer.param_groups[0]["lr"]
+            settings = {k: v for k, v in optimizer.param_groups[-1].items() if k != "params"} | {"lr": rate}
             moved = []
-            for group in made.param_groups:
-                moved += [each for each in group["params"] if id(each) in own]
-                group["params"] = [each for each in group["params"] if id(each) not in own]
-            made.add_param_group({**settings, "params": moved, "weight_decay": 0.0})
-        return made
+            for group in optimizer.param_groups:
+                moved += [parameter for parameter in group["params"] if id(parameter) in own]
+                group["params"] = [parameter for parameter in group["params"] if id(parameter) not in own]
+            optimizer.add_param_group({**settings, "params": moved, "weight_decay": 0.0})
+        return optimizer
 
     def compute_loss(self, model: Any, inputs: Any, *arguments: Any, **named: Any) -> Any:
         """Compute the loss.
@@ -99,11 +93,11 @@ class MethodTrainer(Trainer):
         Raises:
             FloatingPointError: it is NaN or infinite; the message names the layer where that begins.
         """
-        given = super().compute_loss(model, inputs, *arguments, **named)
-        loss = given[0] if isinstance(given, tuple) else given
+        result = super().compute_loss(model, inputs, *arguments, **named)
+        loss = result[0] if isinstance(result, tuple) else result
         if model.training and not torch.isfinite(loss).all():
             self._refuse(f"the loss is {loss.detach().item():g}", first_not_finite(model, inputs))
-        return given
+        return result
 
     def training_step(self, model: Any, *arguments: Any, **named: Any) -> Tensor:
         """Compute the gradients.
@@ -114,7 +108,7 @@ class MethodTrainer(Trainer):
         """
         loss = super().training_step(model, *arguments, **named)
         gradients = ((name, parameter.grad) for name, parameter in model.named_parameters())
-        wrong = [name for name, each in gradients if each is not None and not torch.isfinite(each).all()]
+        wrong = [name for name, gradient in gradients if gradient is not None and not torch.isfinite(gradient).all()]
         if wrong:
             self._refuse("a gradient is not finite", wrong[-1])
         return loss
@@ -162,24 +156,24 @@ def first_not_finite(model: nn.Module, inputs: Any) -> str:
     for name, parameter in model.named_parameters():
         if not torch.isfinite(parameter).all():
             return f"{name}, which is not finite itself"
-    found: list[str] = []
+    names: list[str] = []
 
     def watch(name: str) -> Callable[..., None]:
-        def see(module: nn.Module, given: Any, output: Any) -> None:
+        def see(module: nn.Module, inputs: Any, output: Any) -> None:
             first = output[0] if isinstance(output, tuple) and output else output
             if isinstance(first, Tensor) and first.is_floating_point() and not torch.isfinite(first).all():
-                found.append(name)
+                names.append(name)
 
         return see
 
     hooks = (module.register_forward_hook(watch(name)) for name, module in model.named_modules() if name)
     with hooked(hooks), torch.no_grad():
         model(**inputs)
-    return found[0] if found else "the loss itself"
+    return names[0] if names else "the loss itself"
 
 
 class _Watch(TrainerCallback):
-    """Saves at given steps and on Ctrl-C, tells of progress, and notes where the methods' own parameters are."""
+    """Saves at chosen steps and on Ctrl-C, reports progress, and logs the values of the methods' parameters."""
 
     def __init__(self, stops: set[int], homotopy: float, progress: Progress | None) -> None:
         self.stops, self.homotopy, self.progress, self.interrupted = stops, homotopy, progress, False

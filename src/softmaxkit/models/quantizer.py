@@ -1,0 +1,101 @@
+"""Methods in `config.json`, in the place of a quantisation: transformers' `from_pretrained` then brings them back."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.quantizers.auto import register_quantization_config, register_quantizer
+from transformers.quantizers.base import HfQuantizer
+from transformers.utils.quantization_config import QuantizationConfigMixin
+
+from softmaxkit.methods.base.module import SoftmaxModule
+from softmaxkit.models.attention import NAME
+from softmaxkit.models.settings import MethodError, attach_saved, check_schema, freeze_saved, settings_of
+from softmaxkit.models.switching import implementations, remember, switch_on
+
+
+@register_quantization_config(NAME)
+class SoftmaxConfig(QuantizationConfigMixin):
+    """The methods in a model, as the `quantization_config` of its `config.json`.
+
+    Args:
+        quant_method: "softmaxkit".
+        settings: see `softmaxkit.models.settings.Settings`.
+
+    Raises:
+        MethodError: they are of another schema, or damaged.
+    """
+
+    def __init__(self, quant_method: str = NAME, **settings: Any) -> None:
+        check_schema(settings, "quantization_config of config.json")
+        if not isinstance(settings.get("layers"), Mapping):
+            raise MethodError("quantization_config of config.json is damaged: it names no layers")
+        self.quant_method = quant_method  # type: ignore[assignment]
+        self.schema = settings["schema"]
+        self.softmaxkit = settings.get("softmaxkit")
+        self.layers: Mapping[str, Mapping[str, Any]] = settings["layers"]
+
+    @classmethod
+    def of(cls, model: PreTrainedModel, state: Mapping[str, Tensor] | None = None) -> SoftmaxConfig:
+        """Return that of a model as it is now; arguments as `settings_of`."""
+        return cls(**settings_of(model, state))
+
+
+@register_quantizer(NAME)
+class SoftmaxQuantizer(HfQuantizer):
+    """Puts the methods of a checkpoint into its model while transformers loads it.
+
+    The model is then as after `softmaxkit.apply`: it counts as no quantised one, and trains and saves as any other.
+    """
+
+    requires_calibration = True  # that is, it reads what was saved; methods are put into plain models by `apply`
+    quantization_config: SoftmaxConfig
+
+    def __init__(self, quantization_config: QuantizationConfigMixin, **kwargs: Any) -> None:
+        super().__init__(quantization_config, **kwargs)
+        self.modules: dict[str, SoftmaxModule] = {}
+        self.asked_for: str | None = None
+
+    def update_attn_implementation(self, config: PreTrainedConfig) -> PreTrainedConfig:
+        """Let the model be built with an attention of its own, which `restore` gives back; ours comes at the end."""
+        if config._attn_implementation not in (None, NAME):
+            self.asked_for = config._attn_implementation
+        else:
+            config._attn_implementation = None
+        return config
+
+    def _process_model_before_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
+        self.modules = attach_saved(model, self.quantization_config.layers)
+        return model
+
+    def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
+        self.remove_quantization_config(model)  # type: ignore[no-untyped-call]
+        for part in model.modules():
+            if isinstance(part, PreTrainedModel):
+                part.config.__dict__.pop("_is_quantized", None)
+        for name, module in self.modules.items():
+            for key, parameter in module.named_parameters():
+                if not getattr(parameter, "_is_hf_initialized", False):  # which loading sets
+                    raise MethodError(f"the weights are incomplete: {name}.{NAME}.{key} is missing")
+        freeze_saved(self.modules, self.quantization_config.layers)
+        remember(model, switch_on(model) if self.asked_for is None else implementations(model))
+        if self.asked_for is not None:
+            warnings.warn(
+                f"attn_implementation={self.asked_for!r} runs the exact softmax, not the method that is in this "
+                f"checkpoint; model.set_attn_implementation({NAME!r}) switches it on",
+                stacklevel=2,
+            )
+        return model
+
+    def is_serializable(self) -> bool:
+        """It is: `save_pretrained` writes the methods."""
+        return True
+
+    @property
+    def is_trainable(self) -> bool:
+        """It is."""
+        return True

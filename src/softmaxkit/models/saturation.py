@@ -1,0 +1,112 @@
+"""How many scores of a layer are beyond what its score codes can say, so that they saturate in integer mode."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from softmaxkit.formats import Fixed, Q
+from softmaxkit.methods.base.module import SoftmaxModule
+from softmaxkit.methods.base.rows import attended_keys
+from softmaxkit.methods.base.spec import Spec
+
+ALLOWED_PERCENT = 0.01
+"""More saturated scores than these, of a layer's, are warned of."""
+
+UNREACHED = 1e4
+"""Scores of real models stay below: with codes that reach it, there is nothing to count."""
+
+PER_OCTAVE = 32
+"""Bins of a doubling: a score counts as saturated where it is more than 2% beyond its limit."""
+OCTAVES = (-10, 20)
+"""Magnitudes that have bins, as powers of two; smaller and larger ones are in the outermost."""
+
+
+class Magnitudes:
+    """Counts a layer's scores by head, sign and magnitude, so that any limits can be asked for afterwards."""
+
+    def __init__(self) -> None:
+        self.counts: Tensor | None = None
+        """(heads, 2, bins): positive scores, then negative ones."""
+
+    def add(self, scores: Tensor, mask: Tensor | None) -> None:
+        """Take in scores, (batch, heads, queries, keys), and what is masked of them."""
+        attended = attended_keys(scores, mask)
+        first, last = (octave * PER_OCTAVE for octave in OCTAVES)
+        bins = last - first + 1
+        place = scores.detach().float().abs().log2().mul_(PER_OCTAVE).floor_().nan_to_num_(first)
+        index = place.clamp_(first, last).sub_(first).long() + bins * (scores < 0)
+        index = torch.where(attended, index, 2 * bins).movedim(1, 0).flatten(1)
+        heads = torch.arange(len(index), device=index.device)[:, None]
+        counts = torch.bincount((index + heads * (2 * bins + 1)).flatten(), minlength=len(index) * (2 * bins + 1))
+        counts = counts.reshape(len(index), -1)[:, :-1].reshape(len(index), 2, bins).cpu()
+        self.counts = counts if self.counts is None else self.counts + counts
+
+    def percent_beyond(self, low: Any, high: Any) -> float:
+        """Return how many scores are beyond two limits, numbers or one a head, in percent; 0 where none were seen."""
+        if self.counts is None or not self.counts.any():
+            return 0.0
+        edges = 2.0 ** (torch.arange(OCTAVES[0] * PER_OCTAVE, OCTAVES[1] * PER_OCTAVE + 1) / PER_OCTAVE).double()
+        limits = [torch.as_tensor(limit, dtype=torch.float64).abs().reshape(-1, 1) for limit in (high, low)]
+        beyond = sum(
+            (self.counts[:, sign] * (edges > limit * (1 + 1e-6))).sum().item() for sign, limit in enumerate(limits)
+        )
+        return 100 * beyond / self.counts.sum().item()
+
+
+def may_saturate(module: SoftmaxModule) -> bool:
+    """Can real scores be beyond a module's codes? That of one without its calibration has to be seen."""
+    try:
+        low, high = module.spec.score_limits(module.constants)
+    except ValueError:
+        return True
+    return bool(torch.as_tensor([low, high]).abs().min() < UNREACHED)
+
+
+def report(modules: Mapping[str, SoftmaxModule], seen: Mapping[str, Magnitudes], fitted: set[str]) -> None:
+    """Put `saturated_scores_percent` into the statistics of modules, and warn, once, where it is much.
+
+    Args:
+        modules: by layer, calibrated.
+        seen: what scores they had.
+        fitted: layers whose score scale was fitted to these scores, some of which it may leave out with reason.
+    """
+    much = {}
+    for name, module in modules.items():
+        if name not in seen:
+            continue
+        percent = seen[name].percent_beyond(*module.spec.score_limits(module.constants))
+        module.statistics = {**module.statistics, "saturated_scores_percent": percent}
+        if percent > ALLOWED_PERCENT and name not in fitted:
+            much[name] = percent
+    if much:
+        worst = max(much, key=lambda name: much[name])
+        spec = modules[worst].spec
+        high = float(torch.as_tensor(spec.score_limits(modules[worst].constants)[1]).max())
+        warnings.warn(
+            f"{much[worst]:.2g}% of the scores of {worst} are beyond what {spec.title}'s score codes can say, about "
+            f"±{high:g}; in {len(much)} of {len(modules)} layers it is more than {ALLOWED_PERCENT}%. These scores "
+            f"saturate in integer mode: {_remedy(spec)}. The share of each layer is in "
+            "softmaxkit.layers(model)[name].statistics",
+            stacklevel=4,
+        )
+
+
+def _remedy(spec: Spec) -> str:
+    """Return what to do about saturated scores, by the fields that a spec has."""
+    name = type(spec).__name__
+    remedies = []
+    if "calibrated" in spec.choices().get("scale", ()):
+        remedies.append(f'take {name}(scale="calibrated") and calibrate again')
+    for field in dataclasses.fields(spec):
+        value = getattr(spec, field.name)
+        if isinstance(value, Fixed) and value.signed:
+            wider = Q(value.integer_bits + 2, value.fraction_bits)
+            remedies.append(f"take a wider format of scores, as {name}({field.name}={wider})")
+            break
+    return ", or ".join(remedies) or "take another form of the method, whose scores reach further"

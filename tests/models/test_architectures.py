@@ -1,0 +1,51 @@
+"""Every kind of architecture: in, saved by transformers, loaded by transformers, and the same outputs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from architectures import ARCHITECTURES, make
+
+import softmaxkit
+from softmaxkit import ConSmax, Exaq, Softermax
+from softmaxkit.models.patch import layers
+
+FAST = (
+    "Gemma2ForCausalLM",
+    "ModernBertForMaskedLM",
+    "BartForConditionalGeneration",
+    "ViTForImageClassification",
+    "WhisperForConditionalGeneration",
+)
+"""One of each kind is tried by the fast tests."""
+
+SPECS: tuple[Any, ...] = (Softermax(), ConSmax(), Exaq(bits=3))
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in ARCHITECTURES]
+)
+@torch.no_grad()
+def test_a_method_goes_in_is_saved_and_comes_back(name: str, tmp_path: Path) -> None:
+    model, inputs = make(name)
+    before = model(**inputs)[0]
+    softmaxkit.apply(model, softmaxkit.Exact())
+    rows = before.ndim > 2 and before.shape[:2] == (2, 12)  # of a model of tokens: those that are no padding
+    attended = inputs["attention_mask"].bool() if rows and "attention_mask" in inputs else ...
+    difference = (model(**inputs)[0] - before)[attended].abs().max()
+    assert difference <= 1e-4 * before.abs().max()
+    for spec in SPECS:
+        softmaxkit.calibrate(softmaxkit.apply(model, spec), [inputs])
+        for mode in ("float", "integer"):
+            softmaxkit.set_mode(model, mode)
+            expected = model(**inputs)[0]
+            model.save_pretrained(tmp_path / "model")
+            again = type(model).from_pretrained(tmp_path / "model")
+            assert len(layers(again)) == len(layers(model)) >= 1
+            assert torch.equal(again(**inputs)[0], expected)
+            assert not torch.equal(expected, before)
+    assert torch.equal(softmaxkit.load(tmp_path / "model")(**inputs)[0], expected)
+    assert torch.allclose(softmaxkit.restore(model)(**inputs)[0], before, atol=1e-6)

@@ -1,0 +1,83 @@
+"""Which layers run fused, why the others do not, and one warning where "fused" turns into float."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import pytest
+import torch
+
+import softmaxkit
+from conftest import tiny_model
+from softmaxkit import ConSmax, Exact, Exaq, Softermax
+from softmaxkit.kernels.backends import backend_name
+from softmaxkit.models import fused_layers
+
+TOKENS = torch.randint(0, 100, (2, 12), generator=torch.Generator().manual_seed(0))
+FIRST = "transformer.h.0.attn"
+NATIVE = backend_name() != "torch"
+
+
+def reasons(choice: Any) -> str:
+    return "; ".join(reason for listed in choice.refusals.values() for reason in listed)
+
+
+def test_it_is_told_layer_by_layer() -> None:
+    model = softmaxkit.apply(tiny_model("gpt2"), Exaq(bits=2), mode="fused", clip=-4.0)
+    softmaxkit.apply(model, Softermax(), layers=[1], mode="fused")
+    choices = fused_layers(model)
+    assert list(choices) == ["transformer.h.0.attn", "transformer.h.1.attn"]
+    assert choices["transformer.h.0.attn"].native == NATIVE
+    assert "Softermax has no fused attention" in reasons(choices["transformer.h.1.attn"])
+    softmaxkit.set_mode(model, "integer")
+    assert "the integers of the hardware are computed row by row" in reasons(fused_layers(model)[FIRST])
+    softmaxkit.set_mode(model, "float")
+    assert 'its mode is "float"' in reasons(fused_layers(model)[FIRST])
+
+
+def test_it_is_told_of_the_inputs_that_are_given() -> None:
+    model = softmaxkit.apply(tiny_model("llama"), ConSmax(), mode="fused")
+    choices = fused_layers(model, {"input_ids": TOKENS, "output_attentions": True})
+    assert all("output_attentions asks for the probabilities" in reasons(choice) for choice in choices.values())
+    choices = fused_layers(model, {"input_ids": TOKENS})
+    assert all(choice.native == NATIVE for choice in choices.values())
+    choices = fused_layers(model.double(), {"input_ids": TOKENS})
+    assert not any(choice.native for choice in choices.values())
+
+
+def test_it_needs_a_method() -> None:
+    with pytest.raises(ValueError, match=r"softmaxkit\.apply\(model, spec\)"):
+        fused_layers(tiny_model("gpt2"))
+
+
+@pytest.mark.parametrize(
+    ("spec", "grad", "message"),
+    [
+        (Exact(), False, "runs Exact in float here: Exact has no fused attention"),
+        (Softermax(), True, "runs Softermax in float here: Softermax has no fused attention"),
+        (ConSmax(), True, "runs ConSmax in float here: gradients are on"),
+    ],
+)
+def test_fused_that_is_float_warns_once(spec: Any, grad: bool, message: str) -> None:
+    model = softmaxkit.apply(tiny_model("gpt2"), spec)
+    softmaxkit.set_mode(model, "fused")
+    with torch.set_grad_enabled(grad), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(3):
+            model(TOKENS)
+    found = [str(warning.message) for warning in caught if "fused" in str(warning.message)]
+    assert len(found) == 1
+    assert message in found[0]
+    softmaxkit.set_mode(model, "fused")  # asked for again, said again
+    with torch.set_grad_enabled(grad), pytest.warns(UserWarning, match="in float here"):
+        model(TOKENS)
+
+
+@pytest.mark.skipif(not NATIVE, reason="no native kernels here")
+def test_fused_that_is_fused_does_not_warn() -> None:
+    model = softmaxkit.apply(tiny_model("gpt2"), ConSmax(), mode="fused")
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        model(TOKENS)
+        softmaxkit.calibrate(model, [TOKENS])  # which has to see the scores

@@ -1,0 +1,209 @@
+"""What is refused is refused for its true reason, and what is no fault is not refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from architectures import IMAGE, SEQUENCES, TEXT, make
+from torch import nn
+from transformers import (
+    BertConfig,
+    BertModel,
+    GPT2Config,
+    PreTrainedModel,
+    ViTMAEConfig,
+    ViTMAEForPreTraining,
+    WhisperConfig,
+    WhisperModel,
+    XLNetConfig,
+    XLNetLMHeadModel,
+)
+
+import softmaxkit
+from conftest import tiny_model
+from softmaxkit import Exact, Softermax
+from softmaxkit.models.attention import UnsupportedError
+from softmaxkit.models.examples import tiny_inputs
+from softmaxkit.models.patch import layers
+from softmaxkit.models.pretrained import read_pretrained
+
+NAMES = ["transformer.h.0.attn", "transformer.h.1.attn"]
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "bert"])
+def test_a_padded_example_is_compared_where_it_is_attended(kind: str) -> None:
+    """Eager attention gives anything for a query that attends to nothing, such as left padding under a causal mask."""
+    mask = torch.ones(2, 8, dtype=torch.long)
+    mask[0, :3] = 0
+    example = {"input_ids": torch.arange(16).reshape(2, 8), "attention_mask": mask}
+    assert len(layers(softmaxkit.apply(tiny_model(kind), Exact(), example=example))) == 2
+
+
+def test_a_model_that_draws_random_numbers_is_compared_from_one_seed() -> None:
+    torch.manual_seed(0)
+    decoder = {f"decoder_{name}": value for name, value in IMAGE.items() if name not in ("image_size", "patch_size")}
+    model = ViTMAEForPreTraining(ViTMAEConfig(**IMAGE, **decoder)).eval()
+    state = torch.random.get_rng_state()
+    assert len(layers(softmaxkit.apply(model, Softermax()))) == 4
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+class Unsteady(nn.Module):
+    """Adds something else at every call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return states + self.calls
+
+
+def test_a_model_that_is_random_whatever_the_seed_is_called_so() -> None:
+    model = tiny_model("gpt2")
+    model.transformer.ln_f = nn.Sequential(model.transformer.ln_f, Unsteady())
+    with pytest.raises(UnsupportedError, match="GPT2LMHeadModel is random"):
+        softmaxkit.apply(model, Exact())
+    assert model.config._attn_implementation == "eager"
+
+
+def test_a_model_of_nan_is_called_so() -> None:
+    model = tiny_model("gpt2")
+    nn.init.constant_(model.transformer.h[1].mlp.c_proj.bias, torch.nan)
+    with pytest.raises(UnsupportedError, match="gives NaN or infinity as it is, without a method"):
+        softmaxkit.apply(model, Exact())
+
+
+def test_a_model_off_the_interface_is_refused_before_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = XLNetLMHeadModel(XLNetConfig(vocab_size=100, d_model=32, n_layer=1, n_head=4, d_inner=64)).eval()
+
+    def crash(*_: Any, **__: Any) -> None:
+        raise RuntimeError("a crash of its own")
+
+    monkeypatch.setattr(model, "forward", crash)
+    with pytest.raises(UnsupportedError, match="does not run its attention through transformers' AttentionInterface"):
+        softmaxkit.apply(model, Exact())
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("ViTForImageClassification", r"example=\{'pixel_values': images\}"),
+        ("Wav2Vec2ForCTC", r"example=\{'input_values': sound\}"),
+        ("WhisperForConditionalGeneration", r"example=\{'input_features': sound, 'decoder_input_ids': ids\}"),
+        ("GPT2LMHeadModel", r"example=\{'input_ids': ids\}"),
+    ],
+)
+def test_the_hint_is_in_the_models_own_terms(name: str, hint: str) -> None:
+    model, _ = make(name)
+    with pytest.raises(UnsupportedError, match=rf"did not run on inputs of wrong \(1,\) .*{hint}"):
+        softmaxkit.apply(model, Exact(), example={"wrong": torch.zeros(1)})
+    # and what is made up for it runs
+    assert layers(softmaxkit.apply(model, Exact()))
+
+
+def test_made_up_sound_fits_a_model_of_frames() -> None:
+    model = WhisperModel(WhisperConfig(**SEQUENCES, num_mel_bins=8, max_source_positions=20))
+    assert {name: tuple(each.shape) for name, each in tiny_inputs(model).items()} == {
+        "input_features": (1, 8, 40),
+        "decoder_input_ids": (1, 4),
+    }
+
+
+class Particular(PreTrainedModel):
+    """A model that needs inputs of its own."""
+
+    config_class = GPT2Config
+
+    def __init__(self) -> None:
+        super().__init__(GPT2Config(vocab_size=100, n_embd=32, n_layer=1, n_head=4, attn_implementation="eager"))
+        self.inner = tiny_model("gpt2")
+        self.runs = 0
+
+    def forward(self, words: torch.Tensor) -> Any:
+        self.runs += 1
+        return self.inner(words)
+
+
+def test_an_example_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Particular, "_can_set_attn_implementation", classmethod(lambda cls: True))
+    model = Particular().eval()
+    with pytest.raises(UnsupportedError, match="did not run on inputs of input_ids"):
+        softmaxkit.apply(model, Exact())
+    softmaxkit.apply(model, Exact(), example={"words": torch.arange(8)[None]})
+    softmaxkit.apply(model, Softermax())
+    softmaxkit.restore(model)
+    assert len(layers(softmaxkit.apply(model, Softermax()))) == 2
+    assert not [name for name in vars(model) if "example" in name]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [
+        (0, NAMES[:1]),
+        (NAMES[1], NAMES[1:]),
+        ([NAMES[1], 0], NAMES),
+        (range(2), NAMES),
+        (np.array([1]), NAMES[1:]),
+        ([np.int64(0)], NAMES[:1]),
+        (set(NAMES), NAMES),
+    ],
+)
+def test_layers_are_chosen_by_numbers_and_names(wanted: Any, expected: list[str]) -> None:
+    assert list(layers(softmaxkit.apply(tiny_model("gpt2"), Exact(), layers=wanted))) == expected
+
+
+@pytest.mark.parametrize(
+    ("wanted", "error", "message"),
+    [
+        (0.0, TypeError, "not 0.0"),
+        ([0, 1.0], TypeError, "not 1.0"),
+        (True, TypeError, "not True"),
+        ([False], TypeError, "not False"),
+        ([[0]], TypeError, r"not \[0\]"),
+        ([], ValueError, "layers names no layer; leave it out for all of them"),
+        ((), ValueError, "layers names no layer"),
+        ("h.0", ValueError, r"no layer 'h.0'; did you mean 'transformer\.h\.0\.attn'\?"),
+        ("", ValueError, "no layer ''"),
+        ([0, "transformer.h.2.attn"], ValueError, "no layer 'transformer.h.2.attn'; did you mean"),
+        (-1, ValueError, r"no layer -1: the model has 2 attention layers, 0 to 1, called transformer\.h\.0\.attn to"),
+        ([0, 2], ValueError, "no layer 2: "),
+    ],
+)
+def test_layers_that_name_nothing_are_refused(wanted: Any, error: type[Exception], message: str) -> None:
+    model = tiny_model("gpt2")
+    with pytest.raises(error, match=message):
+        softmaxkit.apply(model, Exact(), layers=wanted)
+    assert not layers(model)
+    assert model.config._attn_implementation == "eager"
+
+
+@pytest.mark.parametrize("path", ["./no/such", "/no/such/model", "no/such/model", Path("model"), "~/model"])
+def test_a_missing_folder_is_not_taken_for_a_hub_name(path: str | Path) -> None:
+    with pytest.raises(ValueError, match=r"the folder .* does not exist; give that of a checkpoint, or a hub name"):
+        softmaxkit.load(path)
+
+
+def test_a_model_that_is_only_calibrated_need_not_be_causal(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    encoder = BertModel(BertConfig(**TEXT | {"vocab_size": 256}))
+    encoder.save_pretrained(tmp_path / "encoder")
+    with pytest.raises(ValueError, match="not a causal language model; this command measures the loss"):
+        read_pretrained(str(tmp_path / "encoder"), 16)
+    model, tokenizer = read_pretrained(str(tmp_path / "encoder"), 16, causal=False)
+    assert isinstance(model, BertModel)
+    assert tokenizer is None
+    for name, needs in (("ViTForImageClassification", "pixel_values"), ("BartForConditionalGeneration", "decoder_inp")):
+        make(name)[0].save_pretrained(tmp_path / name)
+        with pytest.raises(ValueError, match=rf"is a {name}, which reads {needs}.*takes dicts of whatever it reads"):
+            read_pretrained(str(tmp_path / name), 16, causal=False)
+
+
+def test_a_name_that_may_be_either_says_both() -> None:
+    with pytest.raises(ValueError, match="there is no folder results/model, and as a hub name results/model is no"):
+        softmaxkit.load("results/model")

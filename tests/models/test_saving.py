@@ -1,0 +1,466 @@
+"""transformers' own ways to save and load carry the method: `save_pretrained`, the Trainer, the hub, PEFT."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import (
+    AttentionInterface,
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedModel,
+    Trainer,
+    TrainingArguments,
+)
+from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AUTO_QUANTIZER_MAPPING
+
+import softmaxkit
+from conftest import tiny_model
+from softmaxkit import ConSmax, Exact, Exaq, Softermax, Spec
+from softmaxkit.models.attention import NAME
+from softmaxkit.models.card import BEGIN, write_card
+from softmaxkit.models.hooks import install
+from softmaxkit.models.patch import layers
+from softmaxkit.models.trainer import MethodTrainer, training_arguments
+
+TOKENS = torch.randint(0, 100, (8, 4, 20), generator=torch.Generator().manual_seed(0))
+
+
+def patched(kind: str, spec: Spec, mode: str = "float") -> PreTrainedModel:
+    """Return a model with a calibrated method, and learned parameters that are not those of a start."""
+    model = softmaxkit.calibrate(softmaxkit.apply(tiny_model(kind), spec, mode=mode), TOKENS)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if NAME in name:
+                parameter += torch.linspace(-0.3, 0.3, parameter.numel()).reshape(parameter.shape)
+    return model
+
+
+@torch.no_grad()
+def logits(model: Any) -> Tensor:
+    output: Tensor = model(TOKENS[0])[0]
+    return output
+
+
+class Rows(torch.utils.data.Dataset[dict[str, Tensor]]):
+    def __len__(self) -> int:
+        return 32
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        row = TOKENS.flatten(0, 1)[index]
+        return {"input_ids": row, "labels": row}
+
+
+@pytest.mark.parametrize("mode", ["float", "integer", "fused"])
+@pytest.mark.parametrize(
+    "spec", [Exact(), ConSmax(), Softermax(), Exaq(bits=3)], ids=lambda spec: str(getattr(spec, "method", spec))
+)
+def test_transformers_own_saving_and_loading_bring_the_method_back(spec: Spec, mode: str, tmp_path: Path) -> None:
+    model = patched("gpt2", spec, mode)
+    model.save_pretrained(tmp_path)
+    again = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert torch.equal(logits(again), logits(model))
+    for name, module in layers(model).items():
+        assert layers(again)[name].spec == spec
+        assert layers(again)[name].mode == mode
+        assert layers(again)[name].constants == module.constants
+        assert layers(again)[name].calibration == module.calibration
+    # It counts as no quantised model, and so trains and saves as any other.
+    assert not hasattr(again.config, "quantization_config")
+    assert not again.is_quantized
+    assert not hasattr(model.config, "quantization_config")
+    again.save_pretrained(tmp_path / "second")
+    assert torch.equal(logits(softmaxkit.load(tmp_path / "second")), logits(model))
+    assert softmaxkit.restore(again).config._attn_implementation == "sdpa"
+
+
+def test_bfloat16_models_keep_learned_parameters_in_float32(tmp_path: Path) -> None:
+    model = softmaxkit.apply(tiny_model("gpt2").bfloat16(), ConSmax(), beta=1.2345678)
+    model.save_pretrained(tmp_path)
+    again = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert again.dtype == torch.bfloat16
+    beta = next(iter(layers(again).values())).get_parameter("beta")
+    assert beta.dtype == torch.float32
+    assert torch.equal(beta, torch.full_like(beta, 1.2345678))
+    assert torch.equal(logits(again), logits(model))
+
+
+def test_a_checkpoint_of_a_model_with_a_head_goes_into_one_without_and_back(tmp_path: Path) -> None:
+    model = patched("gpt2", ConSmax())
+    model.save_pretrained(tmp_path / "head")
+    assert torch.equal(logits(AutoModel.from_pretrained(tmp_path / "head")), logits(model.transformer))
+    model.transformer.save_pretrained(tmp_path / "base")
+    torch.manual_seed(0)
+    classifier = AutoModelForSequenceClassification.from_pretrained(tmp_path / "base", pad_token_id=0)
+    assert list(layers(classifier)) == [f"transformer.h.{i}.attn" for i in (0, 1)]
+    assert torch.equal(logits(classifier.transformer), logits(model.transformer))
+
+
+def test_a_method_in_a_part_alone_is_saved_with_the_whole(tmp_path: Path) -> None:
+    model = tiny_model("gpt2")
+    softmaxkit.apply(model.transformer, Softermax(), layers=[1])
+    model.save_pretrained(tmp_path)
+    again = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert list(layers(again)) == ["transformer.h.1.attn"]
+    assert torch.equal(logits(again), logits(model))
+
+
+def test_copies_and_pickles_of_a_model_save_their_own_method(tmp_path: Path) -> None:
+    model = patched("gpt2", Exaq(bits=2), "integer")
+    for number, other in enumerate((copy.deepcopy(model), pickle.loads(pickle.dumps(model)))):
+        softmaxkit.restore(other)
+        softmaxkit.apply(other, Softermax())
+        other.save_pretrained(tmp_path / str(number))
+        assert torch.equal(logits(softmaxkit.load(tmp_path / str(number))), logits(other))
+    model.save_pretrained(tmp_path / "model")
+    assert torch.equal(logits(softmaxkit.load(tmp_path / "model")), logits(model))
+
+
+def test_models_without_a_method_are_saved_as_ever(tmp_path: Path) -> None:
+    model = tiny_model("gpt2")
+    model.save_pretrained(tmp_path / "before")
+    softmaxkit.restore(softmaxkit.apply(model, ConSmax())).save_pretrained(tmp_path / "after")
+    install()  # once more changes nothing
+    files = {path.name: path.read_bytes() for path in (tmp_path / "before").iterdir()}
+    assert {path.name: path.read_bytes() for path in (tmp_path / "after").iterdir()} == files
+
+
+def test_without_softmaxkit_a_checkpoint_is_refused_and_not_silently_exact(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = patched("gpt2", Softermax())
+    model.save_pretrained(tmp_path)
+    monkeypatch.delitem(AttentionInterface._global_mapping, NAME)
+    monkeypatch.delitem(AUTO_QUANTIZATION_CONFIG_MAPPING, NAME)
+    monkeypatch.delitem(AUTO_QUANTIZER_MAPPING, NAME)
+    with pytest.raises(ValueError, match='`attn_implementation="softmaxkit"` is not supported'):
+        AutoModelForCausalLM.from_pretrained(tmp_path)
+    exact = AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation="eager")
+    assert torch.equal(logits(exact), logits(softmaxkit.restore(model)))
+
+
+@pytest.mark.slow
+def test_a_process_without_softmaxkit_refuses(tmp_path: Path) -> None:
+    patched("gpt2", Softermax()).save_pretrained(tmp_path)
+    code = f"from transformers import AutoModelForCausalLM as A; A.from_pretrained({str(tmp_path)!r})"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert run.returncode == 1
+    assert 'Specified `attn_implementation="softmaxkit"` is not supported' in run.stderr
+    loaded = subprocess.run([sys.executable, "-c", f"import softmaxkit.models; {code}"], check=False)
+    assert loaded.returncode == 0
+
+
+def test_another_attention_function_asked_for_at_loading_is_warned_of(tmp_path: Path) -> None:
+    model = patched("gpt2", Softermax())
+    model.save_pretrained(tmp_path)
+    with pytest.warns(UserWarning, match="'eager' runs the exact softmax, not the method"):
+        exact = AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation="eager")
+    exact.set_attn_implementation(NAME)
+    assert torch.equal(logits(exact), logits(model))
+    assert softmaxkit.restore(exact).config._attn_implementation == "eager"
+
+
+def test_saving_is_refused_while_the_method_is_off(tmp_path: Path) -> None:
+    model = patched("gpt2", Softermax())
+    model.set_attn_implementation("sdpa")
+    for save in (softmaxkit.save, PreTrainedModel.save_pretrained):
+        with pytest.raises(ValueError, match=r"so its methods do not run.*call model\.set_attn_implementation"):
+            save(model, tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+def test_saving_a_quantised_model_is_refused(tmp_path: Path) -> None:
+    model = patched("gpt2", Softermax())
+    model.config.quantization_config = {"quant_method": "torchao"}
+    for save in (softmaxkit.save, PreTrainedModel.save_pretrained):
+        with pytest.raises(ValueError, match=r"is quantised, and config\.json has one place for a quantisation"):
+            save(model, tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda settings: settings.update(schema=9), "reads 1"),
+        (lambda settings: settings.pop("layers"), "it names no layers"),
+        (lambda settings: settings.update(layers={"h.9": settings["layers"]["transformer.h.0.attn"]}), "no layer h.9"),
+        (lambda settings: settings["layers"]["transformer.h.0.attn"].pop("constants"), "'constants'"),
+        (lambda settings: settings["layers"]["transformer.h.0.attn"]["spec"].update(bitz=3), "no key 'bitz'"),
+        (lambda settings: settings["layers"]["transformer.h.0.attn"]["constants"].pop("high"), "have the keys"),
+        (lambda settings: settings["layers"]["transformer.h.0.attn"]["constants"].update(high=[[1]] * 4), "the form"),
+    ],
+)
+def test_damaged_settings_in_a_config_are_refused(damage: Any, message: str, tmp_path: Path) -> None:
+    patched("gpt2", ConSmax()).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    damage(config["quantization_config"])
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    for load in (softmaxkit.load, AutoModelForCausalLM.from_pretrained):
+        with pytest.raises(ValueError, match=message):
+            load(tmp_path)
+
+
+def test_missing_learned_parameters_are_refused(tmp_path: Path) -> None:
+    patched("gpt2", ConSmax()).save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    del weights["transformer.h.1.attn.softmaxkit.beta"]
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    for load in (softmaxkit.load, AutoModelForCausalLM.from_pretrained):
+        with pytest.raises(ValueError, match=r"incomplete: transformer\.h\.1\.attn\.softmaxkit\.beta is missing"):
+            load(tmp_path)
+
+
+def test_load_refuses_what_lost_its_method(tmp_path: Path) -> None:
+    patched("gpt2", Softermax()).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["quantization_config"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="had a method and lost it"):
+        softmaxkit.load(tmp_path)
+
+
+def test_a_model_made_by_the_config_of_a_checkpoint_has_no_method_until_it_gets_one(tmp_path: Path) -> None:
+    patched("gpt2", Softermax()).save_pretrained(tmp_path / "method")
+    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(tmp_path / "method")).eval()
+    model.save_pretrained(tmp_path / "plain")
+    assert not layers(softmaxkit.load(tmp_path / "plain", attn_implementation=NAME))
+    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(tmp_path / "method")).eval()
+    softmaxkit.apply(model, Exaq(bits=2), clip=-4.0).save_pretrained(tmp_path / "other")
+    assert torch.equal(logits(softmaxkit.load(tmp_path / "other")), logits(model))
+
+
+class OwnModel(GPT2LMHeadModel):
+    """A subclass whose name transformers does not know."""
+
+
+def test_a_class_of_ones_own_is_loaded_when_given(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = softmaxkit.apply(OwnModel(GPT2Config(vocab_size=100, n_embd=32, n_layer=1, n_head=4)).eval(), Softermax())
+    softmaxkit.save(model, tmp_path)
+    with pytest.raises(ValueError, match=r"\['OwnModel'\]; give the class, softmaxkit\.load\(\.\.\., model_class="):
+        softmaxkit.load(tmp_path)
+    again = softmaxkit.load(tmp_path, model_class=OwnModel)
+    assert isinstance(again, OwnModel)
+    assert torch.equal(logits(again), logits(model))
+    assert torch.equal(logits(softmaxkit.load(tmp_path, model_class=AutoModelForCausalLM)), logits(model))
+
+
+def test_two_models_of_one_config_do_not_switch_each_other_off(tmp_path: Path) -> None:
+    config = GPT2Config(vocab_size=100, n_embd=32, n_layer=1, n_head=4)
+    one, two = GPT2LMHeadModel(config).eval(), GPT2LMHeadModel(config).eval()
+    softmaxkit.apply(one, Softermax())
+    softmaxkit.apply(two, Exaq(bits=2), clip=-4.0)
+    expected = logits(two)
+    softmaxkit.restore(one)
+    assert torch.equal(logits(two), expected)
+    two.save_pretrained(tmp_path)
+    assert torch.equal(logits(softmaxkit.load(tmp_path)), expected)
+    assert one.config._attn_implementation == "sdpa"
+    assert softmaxkit.restore(two).config._attn_implementation == "sdpa"
+    one.save_pretrained(tmp_path / "plain")
+    assert "quantization_config" not in json.loads((tmp_path / "plain" / "config.json").read_text())
+
+
+# The Trainer.
+
+
+def arguments(folder: Path, **further: Any) -> TrainingArguments:
+    return TrainingArguments(
+        str(folder),
+        max_steps=4,
+        save_steps=2,
+        per_device_train_batch_size=4,
+        report_to="none",
+        disable_tqdm=True,
+        use_cpu=True,
+        seed=1,
+        learning_rate=1e-2,
+        **further,
+    )
+
+
+@pytest.mark.parametrize("spec", [ConSmax(), Exaq(bits=3)], ids=["consmax", "exaq"])
+def test_a_plain_trainers_checkpoints_carry_the_method_and_are_resumed(spec: Spec, tmp_path: Path) -> None:
+    model = patched("gpt2", spec)
+    Trainer(model, arguments(tmp_path), train_dataset=Rows()).train()
+    model.eval()
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "checkpoint-4")
+    assert torch.equal(logits(again), logits(model))
+    # From the checkpoint in the middle, loaded by transformers alone, training ends at the same place.
+    resumed = AutoModelForCausalLM.from_pretrained(tmp_path / "checkpoint-2", attn_implementation=NAME)
+    Trainer(resumed, arguments(tmp_path / "resumed"), train_dataset=Rows()).train(
+        resume_from_checkpoint=str(tmp_path / "checkpoint-2")
+    )
+    assert torch.allclose(logits(resumed.eval()), logits(model), atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [Trainer, MethodTrainer])
+def test_weight_decay_leaves_learned_constants_alone(kind: Any, tmp_path: Path) -> None:
+    model = softmaxkit.apply(tiny_model("gpt2"), ConSmax())
+    own = training_arguments(tmp_path, 2, 1e-3, 0, weight_decay=0.1)
+    trainer = kind(model=model, args=own, train_dataset=Rows())
+    optimizer = trainer.create_optimizer()
+    decayed = {id(p) for group in optimizer.param_groups if group["weight_decay"] for p in group["params"]}
+    names = {name for name, parameter in model.named_parameters() if id(parameter) in decayed}
+    assert "transformer.h.0.attn.c_attn.weight" in names
+    assert not [name for name in names if NAME in name]
+    every = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    assert every == {id(parameter) for parameter in model.parameters()}
+
+
+@pytest.mark.slow
+def test_a_model_sharded_over_processes_is_saved_whole(tmp_path: Path) -> None:
+    """FSDP of PyTorch 2, over one process: parameters are DTensors, and the state dict is gathered before saving."""
+    from torch import distributed
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+    from torch.distributed.fsdp import fully_shard
+
+    model = patched("gpt2", ConSmax())
+    expected = logits(model)
+    distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        mesh = distributed.device_mesh.init_device_mesh("cpu", (1,))
+        for block in model.transformer.h:
+            fully_shard(block, mesh=mesh)
+        fully_shard(model, mesh=mesh)
+        state = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True))
+        model.save_pretrained(tmp_path / "model", state_dict=state)
+    finally:
+        distributed.destroy_process_group()
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    assert torch.equal(logits(again), expected)
+    assert len(layers(again)) == 2
+
+
+# Cards.
+
+
+def test_the_card_says_which_method_and_how_to_load_it(tmp_path: Path) -> None:
+    model = patched("gpt2", Exaq(bits=3), "integer")
+    softmaxkit.apply(model, Softermax(), layers=[1])
+    model.save_pretrained(tmp_path / "mine")
+    card = (tmp_path / "mine" / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: transformers\ntags:\n- softmaxkit\n---\n")
+    assert 'transformer.h.0.attn: EXAQ, mode "integer"' in card
+    assert '"bits": 3' in card
+    assert "softmaxkit.load('mine')" in card
+    # A card of the user's own is kept, and the section written anew.
+    (tmp_path / "mine" / "README.md").write_text(f"# My model\n\nWords.\n\n{card[card.index(BEGIN) :]}")
+    softmaxkit.apply(model, Softermax())
+    softmaxkit.save(model, tmp_path / "mine")
+    card = (tmp_path / "mine" / "README.md").read_text()
+    assert card.startswith("# My model\n\nWords.\n\n<!--")
+    assert card.count(BEGIN) == 1
+    assert "EXAQ" not in card
+    softmaxkit.save(softmaxkit.restore(model), tmp_path / "mine")
+    assert (tmp_path / "mine" / "README.md").read_text() == "# My model\n\nWords.\n\n"
+    write_card(tmp_path / "mine", model, "mine")
+    (tmp_path / "mine" / "README.md").unlink()
+    softmaxkit.save(model, tmp_path / "mine")
+    assert not (tmp_path / "mine" / "README.md").exists()
+
+
+@pytest.mark.parametrize("way", ["push_to_hub", "save_pretrained"])
+def test_what_is_pushed_has_the_method_and_its_section_of_the_card(
+    way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hub is played by a function that keeps what would be uploaded."""
+    pushed: dict[str, str] = {}
+
+    class Hub:
+        def create_repo(self, repo_id: str, **_: Any) -> Any:
+            return type("Repo", (), {"repo_id": f"someone/{Path(repo_id).name}"})()
+
+    class Card:
+        def save(self, path: str) -> None:
+            Path(path).write_text("# The hub's own card\n")
+
+    def upload(_: Any, folder: str, repo_id: str, *__: Any, **___: Any) -> None:
+        files = {path.name: path.read_text() for path in Path(folder).iterdir() if path.suffix in (".md", ".json")}
+        pushed.update(files, repo_id=repo_id)
+
+    for place in ("transformers.utils.hub", "transformers.modeling_utils"):
+        monkeypatch.setattr(f"{place}.hf_api", Hub)
+        monkeypatch.setattr(f"{place}.create_and_tag_model_card", lambda *_, **__: Card())
+    wrapped = PreTrainedModel.__dict__["_upload_modified_files"]
+    original = wrapped.__closure__[wrapped.__code__.co_freevars.index("original")]
+    monkeypatch.setattr(original, "cell_contents", upload)
+    model = patched("gpt2", Softermax())
+    if way == "push_to_hub":
+        model.push_to_hub("mine")
+    else:
+        model.save_pretrained(tmp_path / "mine", push_to_hub=True)
+    assert pushed["repo_id"] == "someone/mine"
+    assert pushed["README.md"].startswith("# The hub's own card\n\n<!-- softmaxkit")
+    assert "softmaxkit.load('someone/mine')" in pushed["README.md"]
+    assert json.loads(pushed["config.json"])["quantization_config"]["quant_method"] == NAME
+
+
+# PEFT.
+
+
+@pytest.fixture
+def lora() -> Any:
+    peft = pytest.importorskip("peft")
+    return lambda **further: peft.LoraConfig(target_modules=["c_attn"], fan_in_fan_out=True, **further)
+
+
+def test_adapters_that_freeze_learned_constants_are_warned_of(lora: Any) -> None:
+    import peft
+
+    model = peft.get_peft_model(softmaxkit.apply(tiny_model("gpt2"), ConSmax()), lora()).train()
+    assert len(layers(model)) == 2
+    with pytest.warns(UserWarning, match=r'are frozen .* modules_to_save=\["softmaxkit"\]'):
+        model(TOKENS[0], labels=TOKENS[0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        model(TOKENS[0], labels=TOKENS[0])
+
+
+def test_adapters_train_learned_constants_that_are_saved_with_them(lora: Any, tmp_path: Path) -> None:
+    import peft
+
+    base = softmaxkit.apply(tiny_model("gpt2"), ConSmax())
+    softmaxkit.save(base, tmp_path / "base")
+    start = layers(base)["transformer.h.0.attn"].get_parameter("beta").detach().clone()
+    model = peft.get_peft_model(base, lora(modules_to_save=[NAME])).train()
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        model(TOKENS[0], labels=TOKENS[0]).loss.backward()
+    optimizer.step()
+    trained = layers(model)["base_model.model.transformer.h.0.attn"]
+    assert trained is layers(base)["transformer.h.0.attn"]
+    assert not torch.equal(trained.get_parameter("beta"), start)
+    model.eval()
+    for mode in ("float", "integer"):
+        softmaxkit.set_mode(model, mode)
+        softmaxkit.calibrate(base, TOKENS)
+        assert {module.mode for module in layers(model).values()} == {mode}
+    model.save_pretrained(tmp_path / "adapter")
+    again = peft.PeftModel.from_pretrained(softmaxkit.load(tmp_path / "base"), tmp_path / "adapter").eval()
+    softmaxkit.set_mode(again, "integer")
+    softmaxkit.calibrate(again.get_base_model(), TOKENS)
+    assert torch.equal(logits(again), logits(model))
+    # `save` takes the merged model alone.
+    with pytest.raises(TypeError, match=r"not PeftModel.*; merge them into it first"):
+        softmaxkit.save(model, tmp_path / "model")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"has adapters of PEFT in it; merge them into it first"):
+        softmaxkit.save(base, tmp_path / "model")
+    merged = model.merge_and_unload()
+    expected = logits(merged)
+    assert torch.equal(logits(softmaxkit.load(softmaxkit.save(merged, tmp_path / "merged"))), expected)
