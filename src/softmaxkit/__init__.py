@@ -17,7 +17,7 @@ _MODULES = {
     "methods.base.constants": ("Constants",),
     "methods.base.online": ("OnlineSoftmax",),
     "methods.base.spec": ("Spec",),
-    "models": ("apply", "calibrate", "layers", "load", "restore", "save", "set_mode"),
+    "models": ("apply", "calibrate", "fused_layers", "layers", "load", "restore", "save", "set_mode"),
     "flow.verify": ("verify",),
     "flow.synthesize": ("synthesize",),
 }
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from softmaxkit.methods.base.spec import Spec as Spec
     from softmaxkit.models import apply as apply
     from softmaxkit.models import calibrate as calibrate
+    from softmaxkit.models import fused_layers as fused_layers
     from softmaxkit.models import layers as layers
     from softmaxkit.models import load as load
     from softmaxkit.models import restore as restore

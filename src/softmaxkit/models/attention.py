@@ -177,7 +177,7 @@ def _fused_output(
     reasons: list[str],
 ) -> Tensor | None:
     """Run a layer as fused attention; None, with one warning, where that is not possible for some reasons."""
-    call, choice = choose(method, *tensors, dropout_p=dropout)
+    call, choice = choose(method, *tensors, dropout_p=dropout, scale=scaling)
     if call is not None and reasons:  # a method without any such kernel says so before all else
         choice = only_torch(*reasons)
     if _choice_watcher is not None:
