@@ -31,8 +31,8 @@ app = typer.Typer(
 )
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _version(requested: bool) -> None:
+    if requested:
         print(f"softmaxkit {softmaxkit.__version__}")
         raise typer.Exit
 
@@ -52,19 +52,26 @@ for verb in (compare, methods, train, calibrate, evaluate, rtl, verify, synth, b
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command line; return its exit code: 0 well, 1 failed, 2 wrong arguments, 130 stopped by Ctrl-C."""
+    """Run a command line.
+
+    Args:
+        arguments: without the program's name; None for those of this process.
+
+    Returns:
+        The exit code: 0 for success, 1 for a failure, 2 for wrong arguments, 130 when stopped by Ctrl-C.
+    """
     _quieten_libraries()
     try:
         code = app(args=None if arguments is None else list(arguments), standalone_mode=False)
         return code if isinstance(code, int) else 0
     except (KeyboardInterrupt, typer.Abort):
-        return _fail("stopped; what is finished is kept, and the same command goes on from there", 130)
+        return _fail("stopped; finished results are kept, and the same command continues from there", 130)
     except typer.TyperException as error:
         context = getattr(error, "ctx", None)
         message = error.format_message() if hasattr(error, "format_message") else str(error)
         return _fail(f"{message} See '{context.command_path if context else 'softmaxkit'} --help'.", 2)
     except ToolError as error:
-        print("error:", error, file=sys.stderr)  # with the last lines of the tool, as they are
+        print("error:", error, file=sys.stderr)  # several lines: the last ones of the tool are shown as they are
         return 1
     except (ValueError, TypeError) as error:
         return _fail(str(error), 2)
@@ -80,7 +87,7 @@ def _quieten_libraries() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TQDM_DISABLE", "1")
-    warnings.filterwarnings("ignore", message=".*created but never used")  # a unit that was refused, or looked at
+    warnings.filterwarnings("ignore", message=".*created but never used")  # units that are only asked for their sizes
 
 
 def _fail(message: str, code: int) -> int:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from softmaxkit.cli.console import (
+from softmaxkit.cli.console import command_line, console, name_of, results_console, stages, stoppable, write_record
+from softmaxkit.cli.options import (
     ContextOption,
     JsonOption,
     MethodsOption,
@@ -17,15 +18,13 @@ from softmaxkit.cli.console import (
     SpecsOption,
     TextOption,
     WindowsOption,
+    chosen_recipe,
     chosen_specs,
-    command_line,
-    console,
-    results_console,
-    stages,
-    stoppable,
-    write_record,
 )
-from softmaxkit.recipe import FINE_TUNING_RATE, SMALL_GPT, WINDOWS, Recipe
+from softmaxkit.recipe import SMALL_GPT, WINDOWS, Recipe
+
+if TYPE_CHECKING:
+    from softmaxkit.studies.options import Options
 
 
 def compare(
@@ -57,37 +56,36 @@ def compare(
         Path | None, typer.Option(metavar="PATH", help="Write the page there.", show_default="compare.html in DIR")
     ] = None,
     hardware: Annotated[
-        bool, typer.Option("--verify/--no-verify", help="Compare the hardware of every form with its integers.")
+        bool, typer.Option("--verify/--no-verify", help="Compare the hardware of every spec with its integers.")
     ] = True,
     synthesize: Annotated[
-        bool, typer.Option("--synth/--no-synth", help="Map the hardware of every form to standard cells (sky130).")
+        bool, typer.Option("--synth/--no-synth", help="Map the hardware of every spec to standard cells (sky130).")
     ] = True,
 ) -> None:
     """Put every method into one language model and show what each does to it, in float, exact integers and hardware.
 
-    By default trains a small GPT on the Python standard library's source: exact and ConSmax from scratch, Softermax
-    fine-tuned, EXAQ calibrated, all with the same budget. Writes a record (compare.json) and a page (compare.html).
-    Ctrl-C, then the same command, goes on where it stopped.
+    By default trains a small GPT on the Python standard library's source. Each method is trained from scratch,
+    fine-tuned or calibrated, as it needs, all with the same budget. Writes a record (compare.json) and a page
+    (compare.html). After Ctrl-C, the same command continues where it stopped.
     """
     from softmaxkit.files import write_text
     from softmaxkit.flow.tools import missing_hardware
-    from softmaxkit.methods.exact import Exact
     from softmaxkit.models.text import read_bytes
     from softmaxkit.report import render
-    from softmaxkit.studies.compare import Options
-    from softmaxkit.studies.compare import compare as run
+    from softmaxkit.studies.compare import compare as compare_methods
+    from softmaxkit.studies.options import Options
+    from softmaxkit.studies.preparation import needs_training
 
     specs = chosen_specs(method, spec)
     if steps is None:
         steps = Recipe().steps if model is None else 0
     if steps == 0 and model is None:
         raise ValueError("--steps 0 trains nothing; give 1 or more, or a pretrained --model")
-    rate = Recipe().learning_rate if model is None else FINE_TUNING_RATE
-    recipe = Recipe(steps=steps, context=context, learning_rate=rate)
-    if steps == 0 and (untrained := [each for each in specs if each.training == "from scratch" and each != Exact()]):
+    recipe = chosen_recipe(steps, context, model is not None)
+    if steps == 0 and (untrained := [chosen for chosen in specs if needs_training(chosen)]):
         if method or spec:
-            raise ValueError(f"{untrained[0].method} has to be trained; give --steps, for fine-tuning the model to it")
-        specs = [each for each in specs if each not in untrained]
+            raise ValueError(f"{untrained[0].method} has to be trained; give --steps, to fine-tune the model to it")
+        specs = [chosen for chosen in specs if chosen not in untrained]
         console.print(f"{untrained[0].method} is left out: it has to be trained, and --steps is 0")
     if text is not None:
         read_bytes(text)
@@ -107,38 +105,38 @@ def compare(
         verify=hardware and not missing,
         synthesize=synthesize and not missing,
     )
-    console.print(_plan(options, html or output / "compare.html"), soft_wrap=True)
+    page = html or output / "compare.html"
+    console.print(_plan(options, page), soft_wrap=True)
     with stages() as stage, stoppable():
-        record = run(options, command_line(), stage)
+        record = compare_methods(options, command_line(), stage)
     results_console(json).print(_table(record))
     write_record(record, json or output / "compare.json")
-    page = html or output / "compare.html"
     write_text(page, render(record))
     console.print(f"page:   {page}")
-    wrong = [result for result in record["results"] if result.get("hardware_faults")]
-    if wrong:
-        names = ", ".join(f"{result['method']} {result['variant']}".strip() for result in wrong)
+    if failed := [result for result in record["results"] if result.get("hardware_faults")]:
+        names = ", ".join(map(name_of, failed))
         raise RuntimeError(f"the hardware differs from the integers it stands for: {names}; run 'softmaxkit verify'")
 
 
-def _plan(options: Any, page: Path) -> str:
+def _plan(options: Options, page: Path) -> str:
+    """Return in a sentence what is going to be done."""
     names = ", ".join(dict.fromkeys(spec.method for spec in options.specs))
-    what = options.model or f"a {SMALL_GPT}"
-    work = f"Train {what} for {options.recipe.steps} steps" if options.recipe.steps else f"Take {what}"
-    forms = f"{len(options.specs)} form{'s' if len(options.specs) > 1 else ''}"
+    model = options.model or f"a {SMALL_GPT}"
+    work = f"Train {model} for {options.recipe.steps} steps" if options.recipe.steps else f"Use {model}"
+    count = f"{len(options.specs)} spec{'s' if len(options.specs) > 1 else ''}"
     source = options.text or "the Python standard library's source"
     return (
-        f"{work} on {source}, put in {names} ({forms}), measure each in float and in "
+        f"{work} on {source}, put in {names} ({count}), measure each in float and in "
         f"the exact integers of the hardware on up to {options.windows} held-out windows, and write {page}."
     )
 
 
 def _table(record: dict[str, Any]) -> Table:
-    """One row a form of a method, float and integer beside each other."""
-    by_mode = [
-        {(r["method"], r["variant"]): r for r in record["results"] if r["mode"] == mode}
+    """Return a row for each spec, float and integer side by side."""
+    floats, integers = (
+        {(result["method"], result["variant"]): result for result in record["results"] if result["mode"] == mode}
         for mode in ("float", "integer")
-    ]
+    )
     table = Table(title="Held-out loss in nats, and its change against exact softmax in float", box=SIMPLE_HEAD)
     table.add_column("method", no_wrap=True)
     for heading in (
@@ -155,27 +153,27 @@ def _table(record: dict[str, Any]) -> Table:
     ):
         table.add_column(heading, justify="right")
     table.add_column("training")
-    for key, float_result in by_mode[0].items():
-        integer = by_mode[1][key]
+    for key, in_float in floats.items():
+        integer = integers[key]
         table.add_row(
-            " ".join(key).strip(),
-            f"{float_result['loss_nats']:.4f}",
+            name_of(in_float),
+            f"{in_float['loss_nats']:.4f}",
             f"{integer['loss_nats']:.4f}",
-            _change(float_result),
+            _change(in_float),
             _change(integer),
             f"{integer['row_sum_mean']:.3f}",
             f"{integer['saturated_scores_percent']:.2f}%",
             _verified(integer),
             _figure(integer, "area_um2", ",.0f"),
             _figure(integer, "energy_pj_per_element", ".1f"),
-            _figure(float_result if "speedup_over_torch" in float_result else integer, "speedup_over_torch", ".2f"),
+            _figure(in_float if "speedup_over_torch" in in_float else integer, "speedup_over_torch", ".2f"),
             integer["training_description"],
         )
     return table
 
 
 def _verified(result: dict[str, Any]) -> str:
-    """Say how many outputs of the hardware equal the integers, or that some do not."""
+    """Return how many outputs of the hardware equal the integers, or that some do not."""
     if result.get("hardware_faults"):
         return "differs"
     return f"{result['verified_outputs']:,}" if "verified_outputs" in result else "–"

@@ -7,27 +7,25 @@ from typing import Annotated
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
-from softmaxkit.cli.console import JsonOption, command_line, results_console, write_record
-from softmaxkit.record import make_record
+from softmaxkit.cli.console import command_line, results_console, write_record
+from softmaxkit.cli.options import JsonOption
 from softmaxkit.methods import METHODS, method_class
+from softmaxkit.methods.base.spec import Spec
+from softmaxkit.record import make_record
 
 
 def methods(
-    method: Annotated[str | None, typer.Argument(help="This one alone.", show_default=False)] = None,
+    method: Annotated[str | None, typer.Argument(help="List this method alone.", show_default=False)] = None,
     json: JsonOption = None,
 ) -> None:
-    """List the methods, with the fields of their specs, the default of each, and the choices where they are few."""
-    specs = [method_class(name)() for name in ([method.lower()] if method else METHODS)]
+    """List the methods, with the fields of their specs, the defaults, and the choices where they are few."""
+    specs = [method_class(name)() for name in ([method] if method else METHODS)]
     screen = results_console(json)
     for spec in specs:
-        screen.print(f"[bold]{spec.method}[/bold]  {spec.summary}  [dim]({spec.source})[/dim]")
-        table = Table(show_header=False, box=None, pad_edge=False)
-        choices = spec.choices()
-        for field in dataclasses.fields(spec):
-            allowed = ", ".join(str(each) for each in choices.get(field.name, ()))
-            table.add_row(f"  {field.name}", str(getattr(spec, field.name)), f"[dim]{allowed}[/dim]")
-        screen.print(table, "")
+        screen.print(Text.assemble((spec.method, "bold"), f"  {spec.summary}  ", (f"({spec.source})", "dim")))
+        screen.print(_fields(spec), "")
     results = [
         {
             "method": spec.method,
@@ -40,3 +38,13 @@ def methods(
         for spec in specs
     ]
     write_record(make_record(command_line(), 0, {}, results), json)
+
+
+def _fields(spec: Spec) -> Table:
+    """Return a row for each field: name, value, choices."""
+    table = Table(show_header=False, box=None, pad_edge=False)
+    choices = spec.choices()
+    for field in dataclasses.fields(spec):
+        names = ", ".join(map(str, choices.get(field.name, ())))
+        table.add_row(f"  {field.name}", str(getattr(spec, field.name)), Text(names, "dim"))
+    return table

@@ -9,12 +9,12 @@ from rich.table import Table
 
 
 def title_of(result: dict[str, Any]) -> str:
-    """Return what a result is called."""
+    """Return what a result is called: method, and form or variant."""
     return " ".join(filter(None, (result["method"], result["form"] or result["variant"])))
 
 
 def cells_table(results: list[dict[str, Any]]) -> Table:
-    """Return area, clock and energy in standard cells."""
+    """Return a row for each result in standard cells: area, clock, energy and power."""
     table = Table(title="Standard cells: area in um2, energy in pJ for one score", box=SIMPLE_HEAD)
     table.add_column("unit", no_wrap=True)
     headings = (
@@ -49,7 +49,7 @@ def cells_table(results: list[dict[str, Any]]) -> Table:
 
 
 def counts_table(results: list[dict[str, Any]]) -> Table:
-    """Return counts in an FPGA."""
+    """Return a row for each result in an FPGA: counts of its cells."""
     table = Table(title="FPGA, counts before placement", box=SIMPLE_HEAD)
     table.add_column("unit", no_wrap=True)
     kinds = ("luts", "registers", "dsps", "block_rams")

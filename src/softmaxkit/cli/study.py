@@ -9,22 +9,17 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from softmaxkit.cli.console import (
-    JsonOption,
-    TextOption,
-    command_line,
-    console,
-    results_console,
-    stages,
-    stoppable,
-    write_record,
-)
+from softmaxkit.cli.console import command_line, console, name_of, results_console, stages, stoppable, write_record
+from softmaxkit.cli.options import JsonOption, TextOption
+from softmaxkit.methods import BASELINE
 
 
 def study(
     config: Annotated[
         str | None,
-        typer.Argument(metavar="STUDY", help="A study's name, or a .toml file; none lists them.", show_default=False),
+        typer.Argument(
+            metavar="STUDY", help="A study's name, or a .toml file; left out, lists the studies.", show_default=False
+        ),
     ] = None,
     text: TextOption = None,
     seed: Annotated[
@@ -38,7 +33,7 @@ def study(
 ) -> None:
     """Train and measure every point of a study: methods, start values, budgets, with every seed.
 
-    Ctrl-C stops it; finished points are kept, and the same command goes on from there.
+    Ctrl-C stops it; finished points are kept, and the same command continues from there.
     """
     from softmaxkit.files import write_text
     from softmaxkit.report.study import render_study
@@ -48,8 +43,8 @@ def study(
     if config is None:
         table = Table("study", "question", "points", "seeds", box=SIMPLE_HEAD)
         for name in study_names():
-            found = read_study(name)
-            table.add_row(name, found.question, str(len(found.points)), str(len(found.seeds)))
+            listed = read_study(name)
+            table.add_row(name, listed.question, str(len(listed.points)), str(len(listed.seeds)))
         results_console(None).print(table)
         return
     chosen = read_study(config)
@@ -63,11 +58,11 @@ def study(
 
 
 def _table(record: dict[str, Any]) -> Table:
+    """Return a row for each method, setting and mode: mean and spread over seeds."""
     from softmaxkit.report.study import setting, shown, summary
 
-    table = Table("method", "setting", "mode", "loss, nats", "against exact", box=SIMPLE_HEAD)
-    losses, changes = (summary(record["results"], each) for each in ("loss_nats", "loss_change_percent"))
+    table = Table("method", "setting", "mode", "loss, nats", f"against {BASELINE.method}", box=SIMPLE_HEAD)
+    losses, changes = (summary(record["results"], figure) for figure in ("loss_nats", "loss_change_percent"))
     for loss, change in zip(losses, changes, strict=True):
-        name = " ".join(filter(None, (loss["method"], loss["variant"])))
-        table.add_row(name, setting(loss["settings"]), loss["mode"], shown(loss, 4), shown(change, 2, "%"))
+        table.add_row(name_of(loss), setting(loss["settings"]), loss["mode"], shown(loss, 4), shown(change, 2, "%"))
     return table

@@ -9,18 +9,14 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from softmaxkit.cli.console import (
-    JsonOption,
-    MethodsOption,
-    SpecsOption,
-    chosen_specs,
-    command_line,
-    results_console,
-    stages,
-    stoppable,
-    write_record,
-)
+from softmaxkit.cli.console import command_line, name_of, results_console, stages, stoppable, write_record
+from softmaxkit.cli.options import JsonOption, MethodsOption, SpecsOption, chosen_specs
 from softmaxkit.recipe import TaskRecipe
+
+FIGURE_TITLES = {"classes": "accuracy", "similarity": "rank correlation", "answers": "F1 of answers"}
+"""What is measured, by the kind of a task."""
+
+KEYS = ("method", "variant", "mode")
 
 
 def tasks(
@@ -28,26 +24,26 @@ def tasks(
     task: Annotated[
         list[str],
         typer.Argument(
-            help="Tasks: folders with a train and a test file (.tsv, .csv, .jsonl, SQuAD's .json), or names for "
-            "datasets, as nyu-mll/glue:mrpc.",
+            help="Tasks: folders with a train and a test file (.tsv, .csv, .jsonl, SQuAD's .json), or data sets' "
+            "names, such as nyu-mll/glue:mrpc.",
             show_default=False,
         ),
     ],
     method: MethodsOption = None,
     spec: SpecsOption = None,
     examples: Annotated[int, typer.Option(min=1, help="Examples to fine-tune on, at most.")] = TaskRecipe().examples,
-    epochs: Annotated[int, typer.Option(min=1, help="Rounds over them.")] = TaskRecipe().epochs,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over them.")] = TaskRecipe().epochs,
     length: Annotated[int, typer.Option(min=8, help="Tokens of an example, at most.")] = TaskRecipe().length,
     learning_rate: Annotated[float, typer.Option(help="Highest learning rate.")] = TaskRecipe().learning_rate,
     eight_bit: Annotated[
-        bool, typer.Option(help="Fine-tune with linear layers of 8 bits, the baseline with exact softmax too.")
+        bool, typer.Option(help="Fine-tune with 8-bit linear layers, the baseline with exact softmax too.")
     ] = True,
     fine_tune: Annotated[
         bool,
-        typer.Option("--fine-tune", help="Fine-tune what would only be calibrated too, with its integers in training."),
+        typer.Option("--fine-tune", help="Fine-tune with their integers also methods that would only be calibrated."),
     ] = False,
     seed: Annotated[
-        list[int] | None, typer.Option(min=0, help="May be given again.", show_default="0, 1 and 2")
+        list[int] | None, typer.Option(min=0, help="Seed; may be given again.", show_default="0, 1 and 2")
     ] = None,
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for models and finished results.")
@@ -56,7 +52,7 @@ def tasks(
 ) -> None:
     """Measure methods in an encoder on tasks, fine-tuned with several seeds; similarity without training.
 
-    Ctrl-C stops it; finished results are kept, and the same command goes on from there.
+    Ctrl-C stops it; finished results are kept, and the same command continues from there.
     """
     from softmaxkit.studies.tasks import TaskOptions, measure_tasks
 
@@ -73,25 +69,25 @@ def tasks(
 
 
 def _tables(record: dict[str, Any]) -> list[Table]:
-    """Return a table a task: mean and spread over seeds."""
+    """Return a table for each task: mean and spread over seeds."""
     from softmaxkit.report.study import shown, summary
     from softmaxkit.studies.tasks import main_figure
 
     tables = []
     for task in dict.fromkeys(result["task"] for result in record["results"]):
-        mine = [{**result, "settings": {}} for result in record["results"] if result["task"] == task]
-        main = main_figure(mine[0])
-        table = Table(title=f"{task}: {CALLED[mine[0]['kind']]} in percent", box=SIMPLE_HEAD)
+        results = [{**result, "settings": {}} for result in record["results"] if result["task"] == task]
+        figure = main_figure(results[0])
+        table = Table(title=f"{task}: {FIGURE_TITLES[results[0]['kind']]} in percent", box=SIMPLE_HEAD)
         table.add_column("method", no_wrap=True)
         for heading in ("mode", "training"):
             table.add_column(heading)
         for heading in ("mean", "against baseline", "worst"):
             table.add_column(heading, justify="right")
-        for value, change in zip(summary(mine, main), summary(mine, "change_points"), strict=True):
-            members = [r for r in mine if (r["method"], r["variant"], r["mode"]) == tuple(value[k] for k in KEYS)]
-            changes = [each["change_points"] for each in members if "change_points" in each]
+        for value, change in zip(summary(results, figure), summary(results, "change_points"), strict=True):
+            members = [result for result in results if all(result[key] == value[key] for key in KEYS)]
+            changes = [member["change_points"] for member in members if "change_points" in member]
             table.add_row(
-                " ".join(filter(None, (value["method"], value["variant"]))),
+                name_of(value),
                 value["mode"],
                 members[0]["trained"],
                 shown(value, 2),
@@ -100,7 +96,3 @@ def _tables(record: dict[str, Any]) -> list[Table]:
             )
         tables.append(table)
     return tables
-
-
-KEYS = ("method", "variant", "mode")
-CALLED = {"classes": "accuracy", "similarity": "rank correlation", "answers": "F1 of answers"}

@@ -7,26 +7,24 @@ from typing import Annotated
 
 import typer
 
-from softmaxkit.cli.console import (
+from softmaxkit.cli.console import command_line, console, stages, stoppable, write_record
+from softmaxkit.cli.options import (
     ContextOption,
     JsonOption,
+    MethodArgument,
     OverwriteOption,
     SeedOption,
     SpecOption,
     TextOption,
+    check_output_folder,
+    chosen_recipe,
     chosen_spec,
-    command_line,
-    console,
-    output_folder,
-    stages,
-    stoppable,
-    write_record,
 )
-from softmaxkit.recipe import FINE_TUNING_RATE, SMALL_GPT, WINDOWS, Recipe, Shape
+from softmaxkit.recipe import FINE_TUNING_RATE, Recipe
 
 
 def train(
-    method: Annotated[str | None, typer.Argument(help="exact, consmax, softermax or exaq.", show_default=False)] = None,
+    method: MethodArgument = None,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the trained model.")] = Path(
         "softmaxkit-model"
     ),
@@ -49,58 +47,26 @@ def train(
         ),
     ] = None,
     context: ContextOption = Recipe().context,
-    mode: Annotated[str, typer.Option(help="float, or integer: the hardware's integers, straight-through.")] = "float",
+    mode: Annotated[
+        str, typer.Option(help="float, or integer: the hardware's integers, with straight-through gradients.")
+    ] = "float",
     seed: SeedOption = 0,
     overwrite: OverwriteOption = False,
     json: JsonOption = None,
 ) -> None:
     """Train a language model with a method in it, from scratch or from another model.
 
-    Ctrl-C saves; the same command then goes on from there.
+    Ctrl-C saves a checkpoint; the same command then continues from there.
     """
-    import shutil
-
-    from transformers import set_seed
-
-    from softmaxkit.files import content_key
-    from softmaxkit.models.calibration import calibrate, convert
-    from softmaxkit.models.checkpoint import save
-    from softmaxkit.models.evaluation import loss_on
-    from softmaxkit.models.language_model import language_model
-    from softmaxkit.models.patch import apply, restore
-    from softmaxkit.models.pretrained import fingerprint, read_pretrained
-    from softmaxkit.models.text import read_corpus
-    from softmaxkit.models.training import train as train_model
-    from softmaxkit.record import make_record, make_result, versions
-
     chosen = chosen_spec(method, spec)
-    if learning_rate is None:
-        learning_rate = Recipe().learning_rate if start is None else FINE_TUNING_RATE
-    if learning_rate <= 0:
+    if learning_rate is not None and learning_rate <= 0:
         raise ValueError(f"--learning-rate is positive, not {learning_rate}")
-    recipe = Recipe(steps=steps, context=context, learning_rate=learning_rate)
-    output_folder(output, overwrite)
-    set_seed(seed)
-    pretrained, tokenizer = (None, None) if start is None else read_pretrained(start, context)
-    corpus = read_corpus(text, tokenizer)
-    batches = corpus.calibration_batches(context)
-    held_out = corpus.held_out_windows(context, WINDOWS)
-    model = language_model(Shape(), context, seed) if pretrained is None else restore(pretrained)
-    apply(model, chosen, mode=mode)
-    if pretrained is not None:
-        convert(model, batches)
-    if chosen.training == "calibrated":
-        calibrate(model, batches)
-    depends = (versions(), chosen.to_json(), mode, recipe.describe(), seed, corpus.sha256, fingerprint(start))
-    run = output.with_name(f"{output.name}.run-{content_key(*depends)}")
+    recipe = chosen_recipe(steps, context, start is not None, learning_rate)
+    check_output_folder(output, overwrite)
+    from softmaxkit.studies.training import TrainingOptions, train_model
+
+    options = TrainingOptions(chosen, output, start, text, recipe, mode, seed)
     with stages() as stage, stoppable():
-        progress = stage(f"train {chosen.method} on {corpus.name}")
-        curve = train_model(model, corpus, recipe, run, seed, None, progress)
-        calibrate(model, batches)
-        loss = loss_on(model, held_out, stage("measure"))
-    save(model, output, tokenizer)
-    shutil.rmtree(run, ignore_errors=True)
-    console.print(f"held-out loss {loss:.4f} nats per token; model: {output}")
-    result = make_result(chosen, mode, loss_nats=loss, trained_steps=steps, series={"training": curve})
-    inputs = {"text": corpus.describe(), "model": {"name": start or SMALL_GPT}, "recipe": recipe.describe()}
-    write_record(make_record(command_line(), seed, inputs, [result]), json)
+        record = train_model(options, command_line(), stage)
+    console.print(f"held-out loss {record['results'][0]['loss_nats']:.4f} nats per token; model: {output}")
+    write_record(record, json)

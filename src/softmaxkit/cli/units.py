@@ -1,4 +1,4 @@
-"""Options that the verbs for hardware share, and the choice of a spec and its constants."""
+"""Options that the verbs for hardware share, and the spec and head that they choose."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from softmaxkit.cli.console import chosen_spec
+from softmaxkit.cli.options import chosen_spec
 
 if TYPE_CHECKING:
     from softmaxkit.methods.base.spec import Spec
-    from softmaxkit.studies.hardware import Trained
+    from softmaxkit.studies.hardware import TrainedHead
 
 LanesOption = Annotated[int, typer.Option(help="Scores a cycle.")]
 MaxRowOption = Annotated[int, typer.Option(help="Scores of the longest row.")]
 DepthOption = Annotated[
-    int | None, typer.Option(help="Pipeline registers, buffers not counted.", show_default="the unit's own")
+    int | None, typer.Option(help="Pipeline registers, not counting buffers.", show_default="the unit's own")
 ]
 StorageOption = Annotated[
     str, typer.Option(help="Where rows and loadable tables are held: flip-flops, latches or memory.")
@@ -24,7 +24,7 @@ StorageOption = Annotated[
 ModelOption = Annotated[
     str | None,
     typer.Option(
-        metavar="NAME_OR_PATH", help="A calibrated model: method, constants and scores are those of one of its heads."
+        metavar="NAME_OR_PATH", help="A calibrated model, one of whose heads gives method, constants and scores."
     ),
 ]
 LayerOption = Annotated[int, typer.Option(help="Layer of the model, from 0.")]
@@ -39,7 +39,7 @@ def chosen_unit(
     head: int,
     text: Path | None,
     context: int,
-) -> tuple[Spec, Trained | None]:
+) -> tuple[Spec, TrainedHead | None]:
     """Return the spec, and the head of a model where one is given.
 
     Raises:
@@ -47,15 +47,16 @@ def chosen_unit(
     """
     if model is None:
         return chosen_spec(method, spec_file), None
-    from softmaxkit.studies.hardware import head_of
+    from softmaxkit.studies.hardware import read_head
 
-    trained = head_of(model, layer, head, text, context)
+    trained = read_head(model, layer, head, text, context)
     if method is not None or spec_file is not None:
         wanted = chosen_spec(method, spec_file)
         same = wanted == trained.spec if spec_file is not None else wanted.method == trained.spec.method
         if not same:
-            there = f"{trained.spec.method} {trained.spec.variant}".strip()
-            raise ValueError(f"layer {layer} of {model} has {there} in it; leave METHOD and --spec out, or give that")
+            raise ValueError(
+                f"layer {layer} of {model} has {trained.spec.name} in it; leave METHOD and --spec out, or give that"
+            )
     return trained.spec, trained
 
 

@@ -1,1 +1,1 @@
-"""What joins the parts: comparisons of all methods in one model."""
+"""Joins the parts: models, methods and hardware, measured together. Every verb of the command calls one module here."""

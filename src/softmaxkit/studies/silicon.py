@@ -1,49 +1,218 @@
-"""Which forms of each method are synthesised, and what to run them with."""
+"""What units cost in cells: the forms that `synth` maps, anybody's Verilog, and the method of a compared model."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
+from softmaxkit.files import write_text
+from softmaxkit.methods.base.forms import Form
+from softmaxkit.methods.base.spec import Spec
+from softmaxkit.record import make_record, make_result
+from softmaxkit.studies.hardware import TrainedHead, head_of_layer
+from softmaxkit.studies.progress import Progress, Say, Stage
 
 if TYPE_CHECKING:
-    from softmaxkit.flow.synthesize import Progress
+    from softmaxkit.flow.figures import Synthesis
     from softmaxkit.flow.vectors import Rows
+    from softmaxkit.methods.base.unit import SoftmaxUnit
     from softmaxkit.models.evaluation import RealScores
-    from softmaxkit.studies.hardware import Trained
 
 
-def cost_seen(seen: Sequence[RealScores], progress: Progress | None = None) -> dict[str, Any]:
-    """Synthesise the unit of a method in a model: one lane, rows of up to 256, constants loadable.
+@dataclass(frozen=True)
+class SynthesisOptions:
+    """How to synthesise.
 
-    It runs with the constants of one of the model's heads, and on that head's scores where these make rows of 256.
+    Attributes:
+        sizes: of every unit: `lanes`, `max_row`, `depth` and `storage`, as for `Spec.unit`. A unit that has no use for
+            a memory gets latches in its place.
+        cells: a process with standard cells, or a family of FPGAs for quick counts.
+        clock: period in ns to be met; None for the process's own.
+        wires: estimate wires.
+        liberty: Liberty files in place of the package's tables.
+        corners: Liberty files of other corners, to time the netlist at as well.
+        output: folder for netlists and longest paths; None writes none.
+    """
+
+    sizes: Mapping[str, Any]
+    cells: str = "sky130"
+    clock: float | None = None
+    wires: bool = True
+    liberty: Sequence[Path] = ()
+    corners: Sequence[Path] = ()
+    output: Path | None = None
+
+    def inputs(self) -> dict[str, Any]:
+        """Return what a record says of them."""
+        return {"cells": self.cells, "wires": self.wires, "lanes": self.sizes["lanes"]}
+
+
+class UnitToMap(NamedTuple):
+    """A unit to synthesise.
+
+    Attributes:
+        title: which form of the method it is, in a few words.
+        spec: the method.
+        unit: the hardware.
+        rows: of equal length, to run it with; None for the package's sample of real scores.
+    """
+
+    title: str
+    spec: Spec
+    unit: SoftmaxUnit
+    rows: Rows | None = None
+
+
+def units_of_forms(forms: Iterable[Form], sizes: Mapping[str, Any]) -> list[UnitToMap]:
+    """Return the units of some forms.
+
+    Raises:
+        ValueError: sizes that cannot be built.
+    """
+    return [UnitToMap(form.title, form.spec, form.unit(**_fitting(form.spec, sizes))) for form in forms]
+
+
+def unit_of_head(head: TrainedHead, title: str, sizes: Mapping[str, Any]) -> UnitToMap:
+    """Return the unit of one head of a model: its constants baked in, to run with its own longest rows.
+
+    Raises:
+        ValueError: sizes that cannot be built.
+    """
+    unit = head.spec.unit(constants=head.constants, **_fitting(head.spec, sizes))
+    return UnitToMap(title, head.spec, unit, head.longest_rows(sizes["max_row"]))
+
+
+def _fitting(spec: Spec, sizes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return sizes that a spec's unit takes: latches where it has no use for a memory."""
+    unused = sizes["storage"] == "memory" and "memory" not in spec.storages
+    return {**sizes, "storage": "latches"} if unused else dict(sizes)
+
+
+def synthesize_units(
+    units: Iterable[UnitToMap], options: SynthesisOptions, command: Sequence[str], stage: Stage, say: Say
+) -> dict[str, Any]:
+    """Map units to cells, compare every output of the netlists with golden, and return the record.
 
     Args:
-        seen: scores of every layer; the head is the first of the middle one.
-        progress: called with steps done and all.
+        units: what to map.
+        options: how.
+        command: for the record.
+        stage: shows progress.
+        say: called with what is wrong, and with the files that are written.
+
+    Returns:
+        the record: a result for each unit, with its figures, and `faults` where it runs in standard cells.
 
     Raises:
         ToolError: a tool is missing or failed.
+        LibertyError: a library is damaged or lacks what is needed.
+        OSError: a file cannot be read or written.
+    """
+    from softmaxkit.flow.fpga import FAMILIES, count_cells
+    from softmaxkit.flow.mapping import Source
+    from softmaxkit.flow.synthesize import at_corners, synthesize
+    from softmaxkit.flow.verilog import to_rtlil
+
+    results = []
+    for title, spec, unit, rows in units:
+        name = f"{spec.method} {title or spec.variant}".rstrip()
+        progress = stage(f"synthesise {name}")
+        about = {"form": title, "lanes": unit.lanes, "max_row": unit.max_row, "depth": unit.depth}
+        about |= {"storage": unit.storage, "latency_cycles": unit.latency(unit.max_row)}
+        if options.cells in FAMILIES:
+            counts = count_cells(Source("unit", {"design.il": to_rtlil(unit, "unit")}), options.cells)
+            results.append(make_result(spec, "hardware", **about, cells=options.cells, **counts))
+            continue
+        synthesis = synthesize(
+            unit, options.cells, options.clock, options.wires, options.liberty, rows=rows, progress=progress
+        )
+        synthesis = at_corners(synthesis, options.corners)
+        for fault in synthesis.faults:
+            say(f"wrong: {fault}")
+        results.append(make_result(spec, "hardware", **about, **synthesis.figures(), faults=list(synthesis.faults)))
+        if options.output is not None:
+            _write(options.output, re.sub(r"\W+", "_", name).strip("_"), synthesis, say)
+    return make_record(command, 0, options.inputs(), results)
+
+
+def synthesize_verilog(
+    files: Sequence[Path], top: str | None, options: SynthesisOptions, command: Sequence[str], stage: Stage, say: Say
+) -> dict[str, Any]:
+    """Map anybody's Verilog to cells, for area and clock; there are no scores to run it with.
+
+    Args:
+        files: the Verilog.
+        top: name of the top module; None where there is one alone.
+        options: how; `sizes` do not matter.
+        command: for the record.
+        stage: shows progress.
+        say: called with the files that are written.
+
+    Returns:
+        the record, with one result, whose method is the name of the top module.
+
+    Raises:
+        ToolError, LibertyError, OSError: as `synthesize_units`.
+        ValueError: there is no such module.
+    """
+    from softmaxkit.flow.cells.processes import PROCESSES
+    from softmaxkit.flow.fpga import FAMILIES, count_cells
+    from softmaxkit.flow.mapping import map_design, read_verilog
+    from softmaxkit.flow.synthesize import at_corners, chosen_library, fit
+
+    source = read_verilog(files, top)
+    cells = options.cells
+    about = {"method": source.top, "variant": "", "mode": "hardware", "form": "", "cells": cells}
+    stage(f"synthesise {source.top}")
+    if cells in FAMILIES:
+        return make_record(command, 0, options.inputs(), [about | count_cells(source, cells)])
+    library = chosen_library(cells, options.liberty, options.wires)
+    period = options.clock if options.clock is not None else PROCESSES[cells].clock
+    synthesis = fit(map_design(source, library, period), period, library.name if options.liberty else cells)
+    synthesis = at_corners(synthesis, options.corners)
+    if options.output is not None:
+        _write(options.output, source.top, synthesis, say)
+    return make_record(command, 0, options.inputs(), [about | synthesis.figures()])
+
+
+def _write(folder: Path, name: str, synthesis: Synthesis, say: Say) -> None:
+    """Write a netlist and its longest path."""
+    write_text(folder / f"{name}.v", synthesis.mapped.to_verilog())
+    lines = [f"{step.time:9.4f} ns  {step.edge:4}  {step.cell:32} {step.instance}" for step in synthesis.timing.path]
+    write_text(folder / f"{name}.path.txt", "\n".join(lines) + "\n")
+    say(f"netlist: {folder / name}.v")
+
+
+def cost_of_scores(scores: Sequence[RealScores], progress: Progress | None = None) -> dict[str, Any]:
+    """Synthesise the unit of a method in a model: one lane, rows of up to 256, constants loadable.
+
+    It runs with the constants of one of the model's heads, and on that head's scores where these fill rows of 256.
+
+    Args:
+        scores: of every layer; the head is the first of the middle one.
+        progress: called with steps done and all.
+
+    Returns:
+        Figures for the record.
+
+    Raises:
+        ToolError: a tool is missing or failed.
+        RuntimeError: the netlist differs from its integers.
     """
     from softmaxkit.flow.synthesize import synthesize
-    from softmaxkit.studies.hardware import trained_head
 
-    head = trained_head(seen[len(seen) // 2], 0)
-    storage = "memory" if "memory" in head.spec.storages else "latches"
-    unit = head.spec.for_hardware().unit(lanes=1, storage=storage)
-    rows = longest_rows(head, unit.max_row)
-    long = int(rows.lengths[0]) == unit.max_row
-    found = synthesize(unit, constants=head.constants, rows=rows if long else None, progress=progress)
-    if found.faults:
-        raise RuntimeError(f"the netlist of {head.spec.method} differs from its integers: {'; '.join(found.faults)}")
-    figures = found.figures()
+    head = head_of_layer(scores[len(scores) // 2], 0)
+    unit = head.spec.for_hardware().unit(**_fitting(head.spec, {"lanes": 1, "storage": "memory"}))
+    rows = head.longest_rows(unit.max_row)
+    fills = int(rows.lengths[0]) == unit.max_row
+    synthesis = synthesize(unit, constants=head.constants, rows=rows if fills else None, progress=progress)
+    if synthesis.faults:
+        faults = "; ".join(synthesis.faults)
+        raise RuntimeError(f"the netlist of {head.spec.method} differs from its integers: {faults}")
+    figures = synthesis.figures()
     del figures["longest_path"], figures["instances_by_cell"]
     figures["netlist_outputs_verified"] = figures.pop("compared") - figures.pop("mismatches")
-    return figures | {"lanes": unit.lanes, "latency_cycles": unit.latency(found.row)}
-
-
-def longest_rows(trained: Trained, most: int) -> Rows:
-    """Return those rows of a head that are as long as any, at most `most` scores."""
-    rows = trained.rows.first(len(trained.rows.lengths), most)
-    return rows.taken(np.nonzero(rows.lengths == rows.lengths.max())[0])
+    return figures | {"lanes": unit.lanes, "latency_cycles": unit.latency(synthesis.row)}

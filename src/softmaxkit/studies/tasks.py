@@ -1,10 +1,9 @@
-"""Methods on tasks: each put into an encoder, fine-tuned where the method is, and measured, seed by seed."""
+"""Methods on tasks: each put into an encoder, fine-tuned where the method needs it, and measured with every seed."""
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,9 @@ from typing import Any
 from safetensors.torch import load_model, save_model
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from softmaxkit.files import content_key, whole_folder, write_json
+from softmaxkit.files import whole_folder
 from softmaxkit.methods import BASELINE
+from softmaxkit.methods.base.spec import Spec
 from softmaxkit.models.calibration import calibrate, convert
 from softmaxkit.models.eight_bit import round_linear
 from softmaxkit.models.fine_tuning import (
@@ -28,9 +28,9 @@ from softmaxkit.models.pretrained import fingerprint
 from softmaxkit.models.running import to_default_device
 from softmaxkit.models.tasks import Kind, Task, read_task
 from softmaxkit.recipe import TaskRecipe
-from softmaxkit.record import make_record, make_result, versions
-from softmaxkit.methods.base.spec import Spec
-from softmaxkit.studies.compare import Stage
+from softmaxkit.record import make_record, make_result
+from softmaxkit.studies.progress import Stage
+from softmaxkit.studies.resume import Results, result_folder, resumed
 
 WEIGHTS = "model.safetensors"
 
@@ -48,10 +48,10 @@ class TaskOptions:
     Attributes:
         model: an encoder, by folder or hub name.
         tasks: sources, see `softmaxkit.models.tasks.read_task`.
-        specs: the methods; exact softmax is always measured, first.
+        specs: the methods; the baseline is always measured, first.
         recipe: of the fine-tuning.
         eight_bit: fine-tune with 8-bit linear layers, the baseline too.
-        fine_tune: fine-tune what would only be calibrated too, with its integers in the forward pass.
+        fine_tune: also fine-tune methods that would only be calibrated, with their integers in the forward pass.
         seeds: each task is fine-tuned with each.
         folder: for trained models and finished results.
     """
@@ -66,37 +66,42 @@ class TaskOptions:
     folder: Path = Path("softmaxkit-tasks")
 
 
-def measure_tasks(options: TaskOptions, command: list[str], stage: Stage) -> dict[str, Any]:
+def measure_tasks(options: TaskOptions, command: Sequence[str], stage: Stage) -> dict[str, Any]:
     """Fine-tune and measure all methods on all tasks, and return the record.
 
-    Tasks of classes or answers: exact softmax in float is fine-tuned first, the baseline. Methods that are calibrated
-    take that model; the others are fine-tuned from the pretrained one with their integers in the forward pass, from the
-    same start and with the same examples in the same order. Tasks of similarity are measured without training, and
-    without 8-bit layers.
+    Tasks of classes or answers: first the baseline is fine-tuned in float. Methods that are calibrated use that model;
+    the others are fine-tuned from the pretrained one with their integers in the forward pass, from the same start and
+    with the same examples in the same order. Tasks of similarity are measured without training, and without 8-bit
+    layers.
+
+    Args:
+        options: what to measure.
+        command: for the record.
+        stage: shows progress.
 
     Returns:
         the record: a result for each task, seed and method with `task`, `seed`, the task's figures, and
-        `change_points`, the main one less the baseline's.
+        `change_points`, the main one less the baseline's. One that diverged has `diverged`, and no figures.
 
     Raises:
         ValueError: a task or model that cannot be used.
-        Interrupted: training was stopped; the same call goes on.
+        Interrupted: training was stopped; the same call continues.
     """
     tasks = [read_task(source) for source in options.tasks]
     names = [task.name for task in tasks]
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise ValueError(f"two tasks are called {twice[0]}; measure them one after the other, or rename one")
+    if repeated := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"two tasks are called {repeated[0]}; measure them one after the other, or rename one")
     specs = (BASELINE, *(spec for spec in options.specs if not spec.is_baseline))
-    results: list[dict[str, Any]] = []
+    results: Results = []
     for task in tasks:
         if not task.similarity and not task.train:
             raise ValueError(
                 f"{task.name} has {task.kind} but no examples to train on; give a folder with a train file"
             )
         for seed in dict.fromkeys(options.seeds[: 1 if task.similarity else None]):
-            study = _OnTask(options, task.sampled(options.recipe.examples, seed), seed, stage)
-            found = [each for spec in specs for each in study.results(spec)]
-            results += [each | _change(each, found[0]) for each in found]
+            run = _TaskRun(options, task.sampled(options.recipe.examples, seed), seed, stage)
+            of_run = [result for spec in specs for result in run.results(spec)]
+            results += [result | _change(result, of_run[0]) for result in of_run]
     inputs = {
         "model": {"name": options.model},
         "tasks": [
@@ -111,39 +116,44 @@ def measure_tasks(options: TaskOptions, command: list[str], stage: Stage) -> dic
     return make_record(command, options.seeds[0], inputs, results)
 
 
-class _OnTask:
-    """One task with one seed, and the folder that remembers what is done."""
+class _TaskRun:
+    """One task with one seed, and the folder that keeps what is finished."""
 
     def __init__(self, options: TaskOptions, task: Task, seed: int, stage: Stage) -> None:
         self.options, self.task, self.seed, self.stage = options, task, seed, stage
 
-    def results(self, spec: Spec) -> list[dict[str, Any]]:
+    def results(self, spec: Spec) -> Results:
         """Return the results of one spec, from the folder where they are finished.
 
         What is fine-tuned with its integers is measured in these alone, all else in float and in integers.
         """
-        finished = self._folder(spec) / "results.json"
-        if finished.is_file():
-            return [{**each, "kind": self.task.kind} for each in json.loads(finished.read_text(encoding="utf-8"))]
-        title = f"{self.task.name}, seed {self.seed}: {spec.method} {spec.variant}".rstrip()
-        trained = "fine-tuned" if self._trains(spec) else "not trained" if self.task.similarity else "calibrated"
-        modes = ("integer",) if self._trains(spec) and not spec.is_baseline else ("float", "integer")
-        about = {"task": self.task.name, "seed": self.seed, "trained": trained, "kind": self.task.kind}
-        results = []
-        try:
+        trains = self._trains(spec)
+        modes = ("integer",) if trains and not spec.is_baseline else ("float", "integer")
+        about = {
+            "task": self.task.name,
+            "seed": self.seed,
+            "trained": "fine-tuned" if trains else "not trained" if self.task.similarity else "calibrated",
+            "kind": self.task.kind,
+        }
+
+        def measured() -> Results:
+            title = f"{self.task.name}, seed {self.seed}: {spec.name}"
             model, tokenizer = self._prepared(spec, title)
             length = self._fitting(model, tokenizer).length
+            results = []
             for mode in modes:
                 set_mode(model, mode)
                 figures = measure(model, tokenizer, self.task, length, self.stage(f"{title}, measure {mode}"))
                 results.append(make_result(spec, mode, **about, **figures))
-        except FloatingPointError as error:  # a result too; the others go on
-            results = [make_result(spec, mode, **about, diverged=str(error)) for mode in modes]
-        write_json(finished, results)
-        return results
+            return results
+
+        def diverged(error: FloatingPointError) -> Results:
+            return [make_result(spec, mode, **about, diverged=str(error)) for mode in modes]
+
+        return resumed(self._folder(spec), measured, diverged)
 
     def _fitting(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> TaskRecipe:
-        """Return the recipe, with no more tokens than the model has places for."""
+        """Return the recipe, with no more tokens than the model has positions for."""
         recipe = self.options.recipe
         return replace(recipe, length=min(recipe.length, tokens_at_most(model), tokenizer.model_max_length))
 
@@ -156,35 +166,36 @@ class _OnTask:
         model, tokenizer = read_encoder(options.model, self.task, self.seed)
         to_default_device(model)
         recipe = self._fitting(model, tokenizer)
-        seen = calibration_batches(self.task, tokenizer, recipe.length)
+        batches = calibration_batches(self.task, tokenizer, recipe.length)
         if options.eight_bit and not self.task.similarity:
-            round_linear(model, seen)
+            round_linear(model, batches)
         base = spec if self._trains(spec) else BASELINE
         if not self.task.similarity:
             apply(model, base, mode="float" if base.is_baseline else "integer")
             if not base.is_baseline:
-                convert(model, seen)
-                calibrate(model, seen)
+                convert(model, batches)
+                calibrate(model, batches)
             weights = self._folder(base) / "weights"
             if not weights.is_dir():
                 run = self._folder(base) / "run"
                 fine_tune(model, tokenizer, self.task, recipe, run, self.seed, self.stage(f"{title}, train"))
-                with whole_folder(weights) as work:  # 8-bit layers have one more than transformers would load
+                with whole_folder(weights) as work:  # not save_pretrained: it would lose what 8-bit layers add
                     save_model(model, str(work / WEIGHTS))
                 shutil.rmtree(run, ignore_errors=True)
             else:
                 load_model(model, str(weights / WEIGHTS))
         if base != spec or self.task.similarity:
             apply(model, spec)
-            convert(model, seen)
-        calibrate(model, seen)
+            convert(model, batches)
+        calibrate(model, batches)
         return model, tokenizer
 
     def _folder(self, spec: Spec) -> Path:
-        """Return the folder of all that depends on the same things, by their hash."""
+        """Return the folder of whatever depends on a spec's fine-tuning and measurement."""
         options = self.options
-        key = content_key(
-            versions(),
+        return result_folder(
+            options.folder / "tasks",
+            f"{self.task.name}-{spec.method}",
             fingerprint(options.model),
             [self.task.name, self.task.train, self.task.held_out],
             options.recipe.describe(),
@@ -193,7 +204,6 @@ class _OnTask:
             spec.to_json(),
             *(["fine-tuned"] if self._trains(spec) and spec.training == "calibrated" else []),
         )
-        return options.folder / "tasks" / f"{self.task.name}-{spec.method}-{key}"
 
 
 def main_figure(result: Mapping[str, Any]) -> str:
@@ -201,8 +211,8 @@ def main_figure(result: Mapping[str, Any]) -> str:
     return MAIN_FIGURES[result["kind"]]
 
 
-def _change(result: dict[str, Any], baseline: dict[str, Any]) -> dict[str, float]:
-    """Return the change against the baseline in points; nothing where one of them diverged."""
+def _change(result: Mapping[str, Any], baseline: Mapping[str, Any]) -> dict[str, float]:
+    """Return the change against the baseline in points; empty where one of them diverged."""
     if "diverged" in result or "diverged" in baseline:
         return {}
     return {"change_points": result[main_figure(result)] - baseline[main_figure(baseline)]}

@@ -285,8 +285,14 @@ class Spec(ABC):
         """Return constants of a few layers as they may be, to try hardware with."""
         return [self.constants()]
 
-    def sample_parameters(self, keys: int, spread: float) -> dict[str, Any]:
-        """Return the real numbers of a layer whose scores are normal with a standard deviation, to measure with."""
+    def sample_parameters(self, keys: int, spread: float, largest: float | None = None) -> dict[str, Any]:
+        """Return the real numbers of a layer to measure with.
+
+        Args:
+            keys: of a row.
+            spread: standard deviation of the scores, which are normal.
+            largest: magnitude up to which codes of scores are not to saturate, where the method has a score scale to set.
+        """
         return {}
 
     @classmethod

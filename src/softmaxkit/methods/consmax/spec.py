@@ -340,9 +340,11 @@ class ConSmax(Spec):
         }
         return [*(Form(title, spec, True) for title, spec in constant.items()), Form("loadable tables", cls())]
 
-    def sample_parameters(self, keys: int, spread: float) -> dict[str, Any]:
+    def sample_parameters(self, keys: int, spread: float, largest: float | None = None) -> dict[str, Any]:
         """Return beta and gamma with which rows of such scores sum to about 1."""
-        return {"beta": math.log(keys) + spread**2 / 2, "gamma": 1.0}
+        settable = largest is not None and self.tables != "shift"
+        scale = {"scale": largest / self.score_range()[1]} if settable and largest else {}
+        return {"beta": math.log(keys) + spread**2 / 2, "gamma": 1.0, **scale}
 
     @classmethod
     def published_ratios(cls) -> list[Ratio]:

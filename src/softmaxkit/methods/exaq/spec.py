@@ -287,9 +287,10 @@ class Exaq(Spec):
         sizes: tuple[Literal[2, 3, 4], ...] = (2, 4) if self.clip == "laplace" else (2, 3, 4)
         return {bits: replace(self, bits=bits) for bits in sizes}
 
-    def sample_parameters(self, keys: int, spread: float) -> dict[str, Any]:
+    def sample_parameters(self, keys: int, spread: float, largest: float | None = None) -> dict[str, Any]:
         """Return a clip for such scores."""
-        return {"clip": SAMPLE_CLIPS[self.bits] * spread}
+        scale = {} if largest is None else {"scale": largest / self.score_range()[1]}
+        return {"clip": SAMPLE_CLIPS[self.bits] * spread, **scale}
 
     def partial(self, **parameters: Any) -> LevelPartial:
         """Return the state of rows whose maximum is known: levels count from it.

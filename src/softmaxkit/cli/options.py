@@ -1,0 +1,104 @@
+"""Options that several verbs share, and the specs, recipes and folders that they choose."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from softmaxkit.methods import METHODS, method_class
+from softmaxkit.methods.base.spec import Spec
+from softmaxkit.recipe import FINE_TUNING_RATE, Recipe
+
+ALL = "all"
+"""Stands for all methods, where a verb takes one or all."""
+
+
+def any_of(names: Sequence[str]) -> str:
+    """Return names as a choice, e.g. "sky130, asap7 or ice40"."""
+    return " or ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+
+MethodArgument = Annotated[str | None, typer.Argument(help=f"{any_of([*METHODS])}.", show_default=False)]
+MethodOrAllArgument = Annotated[str | None, typer.Argument(help=f"{any_of([*METHODS, ALL])}.", show_default=False)]
+MethodsOption = Annotated[
+    list[str] | None, typer.Option("--method", help="Measure this method; may be given again.", show_default="all")
+]
+SpecOption = Annotated[
+    Path | None, typer.Option("--spec", metavar="FILE", help="A spec as JSON, in place of a method.")
+]
+SpecsOption = Annotated[
+    list[Path] | None,
+    typer.Option("--spec", metavar="FILE", help="Measure this spec, as JSON; may be given again.", show_default=False),
+]
+ModelArgument = Annotated[str, typer.Argument(help="A model's folder or hub name.", show_default=False)]
+TextOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--text",
+        metavar="FILE",
+        help="Text to train and measure on; or a data set's name, such as Salesforce/wikitext:wikitext-2-raw-v1.",
+        show_default="the Python standard library's source",
+    ),
+]
+ContextOption = Annotated[int, typer.Option(min=2, help="Tokens in a window.")]
+WindowsOption = Annotated[int, typer.Option(min=1, help="Held-out windows to measure on, at most.")]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace a model in the output folder.")]
+SeedOption = Annotated[int, typer.Option(help="Seed of all random numbers.", min=0)]
+JsonOption = Annotated[
+    Path | None, typer.Option("--json", metavar="PATH", help="Write the record there; - for standard output.")
+]
+
+
+def chosen_specs(methods: list[str] | None, files: list[Path] | None) -> list[Spec]:
+    """Return the specs in files and the variants of methods; those of all methods where neither are given.
+
+    Raises:
+        ValueError: as `chosen_spec`.
+    """
+    specs = [chosen_spec(None, file) for file in files or []]
+    names = methods or ([] if files else METHODS)
+    specs += [variant for name in names for variant in method_class(name).variants()]
+    return list(dict.fromkeys(specs))
+
+
+def chosen_spec(method: str | None, spec_file: Path | None) -> Spec:
+    """Return a spec by a method's name or from a JSON file.
+
+    Raises:
+        ValueError: neither or both are given, the method is unknown, or the file cannot be read.
+    """
+    if method is not None and spec_file is None:
+        return method_class(method)()
+    if method is not None or spec_file is None:
+        raise ValueError("give either a METHOD or --spec FILE; 'softmaxkit methods' lists the methods")
+    try:
+        text = spec_file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"cannot read the spec {spec_file}: {getattr(error, 'strerror', None) or error}") from None
+    try:
+        return Spec.from_json(text)
+    except ValueError as error:
+        raise ValueError(f"{spec_file}: {error}") from None
+
+
+def chosen_recipe(steps: int, context: int, pretrained: bool, learning_rate: float | None = None) -> Recipe:
+    """Return how to train; a model that comes trained has another learning rate, unless one is given."""
+    if learning_rate is None:
+        learning_rate = FINE_TUNING_RATE if pretrained else Recipe().learning_rate
+    return Recipe(steps=steps, context=context, learning_rate=learning_rate)
+
+
+def check_output_folder(path: Path, overwrite: bool) -> None:
+    """Refuse, before any work, a folder that a model cannot be written to or that holds one already.
+
+    Raises:
+        ValueError: it is a file, holds something else, or a model and `overwrite` is not set.
+    """
+    from softmaxkit.models.checkpoint import check_folder
+
+    check_folder(path)
+    if not overwrite and path.is_dir() and any(path.iterdir()):
+        raise ValueError(f"{path} holds a model already; give another --output, or --overwrite")

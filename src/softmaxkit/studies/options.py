@@ -1,0 +1,93 @@
+"""What a comparison starts from: its options, and its text cut into windows of tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+from torch import Tensor
+
+from softmaxkit.methods.base.spec import Spec
+from softmaxkit.models.pretrained import read_pretrained
+from softmaxkit.models.text import Corpus, read_corpus, windows_at_once
+from softmaxkit.recipe import WINDOWS, Recipe, Shape
+
+SAMPLE = 32
+"""Windows whose scores are sampled for row sums, saturation and error."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to compare.
+
+    Attributes:
+        specs: the methods; the baseline is always measured, first.
+        text: a text file; None for the Python standard library's source.
+        model: a pretrained causal language model, by folder or hub name; None trains one from scratch.
+        shape: of the model that is trained from scratch.
+        recipe: how models are trained. With zero steps, a pretrained model stays as it is.
+        seed: of all random numbers.
+        windows: held-out windows to measure the loss on, at most.
+        folder: for checkpoints and finished results, from which a stopped comparison continues.
+        verify: compare the hardware of every spec with its integers, on the model's own scores and constants.
+        synthesize: map that hardware to standard cells, for area, clock and energy.
+        speed: measure the kernel of every spec beside torch's.
+    """
+
+    specs: Sequence[Spec]
+    text: Path | None = None
+    model: str | None = None
+    shape: Shape = field(default_factory=Shape)
+    recipe: Recipe = field(default_factory=Recipe)
+    seed: int = 0
+    windows: int = WINDOWS
+    folder: Path = Path("softmaxkit-compare")
+    verify: bool = True
+    synthesize: bool = True
+    speed: bool = True
+
+    @property
+    def pretrained(self) -> bool:
+        """Does the model come trained?"""
+        return self.model is not None
+
+
+@dataclass(frozen=True)
+class TokenWindows:
+    """A text as a comparison reads it.
+
+    Attributes:
+        corpus: the text as tokens.
+        fingerprint: a hash of its tokens.
+        held_out: to measure the loss on, (windows, context + 1).
+        sample: held out as well, the few whose scores are looked at, (windows, context + 1).
+        calibration: batches of the part to train on, each (batch, context).
+    """
+
+    corpus: Corpus
+    fingerprint: str
+    held_out: Tensor
+    sample: Tensor
+    calibration: list[Tensor]
+
+    @classmethod
+    def read(cls, options: Options) -> Self:
+        """Read the text of a comparison, with the tokens of its model.
+
+        Raises:
+            ValueError: a text or model that cannot be used.
+        """
+        context = options.recipe.context
+        if options.model is None:
+            corpus = read_corpus(options.text, None, options.shape.tokens)
+        else:
+            corpus = read_corpus(options.text, read_pretrained(options.model, context)[1])
+        return cls(
+            corpus,
+            corpus.fingerprint,
+            corpus.held_out_windows(context, options.windows),
+            corpus.held_out_windows(context, windows_at_once(SAMPLE, context)),
+            corpus.calibration_batches(context),
+        )

@@ -1,0 +1,169 @@
+"""How a model comes to each method: trained, fine-tuned, converted or calibrated, and kept once it is finished."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from softmaxkit.files import write_json
+from softmaxkit.methods import BASELINE
+from softmaxkit.methods.base.spec import Spec
+from softmaxkit.models.calibration import calibrate, convert
+from softmaxkit.models.checkpoint import load, save
+from softmaxkit.models.language_model import language_model
+from softmaxkit.models.patch import apply, restore
+from softmaxkit.models.pretrained import fingerprint, read_pretrained
+from softmaxkit.models.running import to_default_device
+from softmaxkit.models.training import checkpoint_at, train
+from softmaxkit.recipe import Recipe
+from softmaxkit.studies.options import Options, TokenWindows
+from softmaxkit.studies.progress import Stage
+from softmaxkit.studies.resume import result_folder
+
+Curve = list[dict[str, Any]]
+"""What a training logged, in the order of its steps."""
+
+
+class Preparation:
+    """Prepares the model of a comparison for each method.
+
+    Equal training for all: a method trained from scratch gets all steps; a fine-tuned one leaves the baseline's
+    training at the branch step and continues with the same data, optimiser and schedule; a calibrated one gets the
+    baseline's finished model.
+
+    Args:
+        options: of the comparison.
+        windows: its text.
+        stage: shows progress.
+
+    Attributes:
+        steps: training steps of every model that is trained.
+    """
+
+    def __init__(self, options: Options, windows: TokenWindows, stage: Stage) -> None:
+        self.options, self.windows, self.stage = options, windows, stage
+        self.fingerprint = fingerprint(options.model)
+        self.steps = options.recipe.steps + options.recipe.conversion_steps
+
+    def prepare(self, spec: Spec) -> tuple[PreTrainedModel, Curve]:
+        """Return the model, ready to be measured with a spec, and its training curve, empty where it was not trained.
+
+        Raises:
+            FloatingPointError: training diverged.
+            Interrupted: training was stopped; the same call continues it.
+        """
+        curve: Curve = []
+        if spec.training == "calibrated":
+            model = restore(self.prepare(BASELINE)[0])
+            apply(model, spec)
+        else:
+            model, curve = self._trained(spec)
+        calibrate(to_default_device(model), self.windows.calibration)
+        return model, curve
+
+    def fresh(self) -> PreTrainedModel:
+        """Return the model before any training: without a method, pretrained or with random weights."""
+        if self.options.model is not None:
+            return restore(read_pretrained(self.options.model, self.options.recipe.context)[0])
+        return language_model(self.options.shape, self.options.recipe.context, self.options.seed)
+
+    def describe(self, spec: Spec) -> str:
+        """Return in a few words how the model came to a spec."""
+        recipe = self.options.recipe
+        if spec.training == "calibrated":
+            return f"{BASELINE.method} model, calibrated"
+        if self.options.pretrained:
+            return f"pretrained, then {self.steps} steps" if self.steps else "pretrained"
+        if self._is_converted(spec):
+            return f"{BASELINE.method} to step {recipe.steps}, then {recipe.conversion_steps} steps more"
+        if spec.training == "fine-tuned":
+            return f"{BASELINE.method} to step {recipe.branch_step}, then fine-tuned"
+        return "from scratch"
+
+    def folder(self, spec: Spec, *inputs: Any) -> Path:
+        """Return the folder of whatever depends on the trained model of a spec, and on further inputs."""
+        return result_folder(
+            self.options.folder / "runs",
+            spec.method,
+            self.windows.fingerprint,
+            self.fingerprint,
+            self.options.shape.describe(),
+            self._recipe(spec).describe(),
+            self.options.seed,
+            spec.to_json(),
+            *inputs,
+        )
+
+    def _trained(self, spec: Spec) -> tuple[PreTrainedModel, Curve]:
+        """Train a model with a spec in it, or load it where it is finished."""
+        folder = self.folder(spec)
+        if (folder / "model").is_dir():
+            return load(folder / "model"), json.loads((folder / "curve.json").read_text(encoding="utf-8"))
+        if self._is_converted(spec):
+            return self._converted(spec, folder)
+        branch = None
+        if spec.training == "fine-tuned" and not self.options.pretrained:
+            self._trained(BASELINE)
+            branch = self._branch
+        model = self.fresh()
+        apply(model, spec, mode=_training_mode(spec))
+        if self.options.pretrained:
+            convert(model, self.windows.calibration)
+        curve: Curve = []
+        if self.steps:
+            progress = self.stage(f"train {spec.name}, {self.describe(spec)}")
+            recipe = self._recipe(spec).before_conversion()
+            curve = train(model, self.windows.corpus, recipe, folder, self.options.seed, branch, progress)
+        self._keep(model, curve, folder)
+        return model, curve
+
+    def _converted(self, spec: Spec, folder: Path) -> tuple[PreTrainedModel, Curve]:
+        """Put a spec into the finished model of the baseline, and train on for some steps."""
+        recipe = self._recipe(spec)
+        before = replace(self.options, recipe=recipe.before_conversion())
+        model = restore(Preparation(before, self.windows, self.stage).prepare(BASELINE)[0])
+        apply(model, spec, mode=_training_mode(spec))
+        convert(model, self.windows.calibration, recipe.key_fit)
+        conversion = replace(recipe, steps=recipe.conversion_steps, learning_rate=recipe.conversion_rate)
+        progress = self.stage(f"convert {BASELINE.name} to {spec.name}")
+        curve = train(model, self.windows.corpus, conversion, folder, self.options.seed, None, progress)
+        self._keep(model, curve, folder)
+        return model, curve
+
+    def _keep(self, model: PreTrainedModel, curve: Curve, folder: Path) -> None:
+        """Write a finished model with its curve, and remove the checkpoints on the way to it."""
+        write_json(folder / "curve.json", curve)
+        save(model, folder / "model")
+        for checkpoint in folder.glob("checkpoint-*"):
+            if checkpoint != self._branch:
+                shutil.rmtree(checkpoint)
+
+    def _is_converted(self, spec: Spec) -> bool:
+        """Does a spec come from the baseline's finished model? The baseline does too, to train as long as the rest."""
+        return bool(self.options.recipe.conversion_steps) and spec.training != "calibrated"
+
+    @property
+    def _branch(self) -> Path:
+        """The checkpoint of the baseline from which fine-tuned methods continue."""
+        return checkpoint_at(self.folder(BASELINE), self.options.recipe.branch_step)
+
+    def _recipe(self, spec: Spec) -> Recipe:
+        """Return what of the recipe matters to a spec: some of it is for methods trained from scratch alone."""
+        if needs_training(spec):
+            return self.options.recipe
+        return replace(self.options.recipe, homotopy=0.0, key_fit=False, constants_rate=1.0)
+
+
+def needs_training(spec: Spec) -> bool:
+    """Does a spec have learned parameters, so that a model trained with the baseline cannot serve?"""
+    return spec.training == "from scratch" and not spec.is_baseline
+
+
+def _training_mode(spec: Spec) -> str:
+    """Return the mode to train in: what is fine-tuned sees the rounding of its integers."""
+    return "integer" if spec.training == "fine-tuned" else "float"

@@ -1,0 +1,172 @@
+"""Verification of the methods' units: every output against the integers, for `verify` and for `compare`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from softmaxkit.methods.base.constants import Constants
+from softmaxkit.methods.base.spec import Spec
+from softmaxkit.record import make_record, make_result
+from softmaxkit.studies.hardware import TrainedHead, head_of_layer
+from softmaxkit.studies.progress import Progress, Say, Stage
+
+if TYPE_CHECKING:
+    from softmaxkit.flow.faults import Fault
+    from softmaxkit.flow.verify import Verification
+    from softmaxkit.methods.base.unit import SoftmaxUnit
+    from softmaxkit.models.evaluation import RealScores
+
+COMPARED_OUTPUTS = 200_000
+"""Outputs that a comparison of models verifies of each spec, at least."""
+
+ROWS = 256
+"""Rows of each head of a model among them."""
+
+EXAMPLES = 3
+"""Heads whose constants are tried with all codes and random rows."""
+
+HEAD_ROWS = 2000
+"""Rows of a head that its unit is verified with, on top of random ones."""
+
+SHOWN = 10
+"""Wrong results that are printed of each unit, at most."""
+
+
+@dataclass(frozen=True)
+class VerificationOptions:
+    """How to verify units.
+
+    Attributes:
+        sizes: of every unit: `lanes`, `max_row`, `depth` and `storage`, as for `Spec.unit`.
+        outputs: to compare of each spec, at least.
+        seed: of random rows, gaps and stalls, and of the fault.
+        inject_fault: break each unit first, to see that this is noticed.
+        waveform: file for the waveform (VCD) of the first run that fails, or of a short one.
+    """
+
+    sizes: dict[str, Any]
+    outputs: int = 2_000_000
+    seed: int = 0
+    inject_fault: bool = False
+    waveform: Path | None = None
+
+
+def verify_units(
+    specs: Sequence[tuple[Spec, TrainedHead | None]],
+    options: VerificationOptions,
+    command: Sequence[str],
+    stage: Stage,
+    say: Say,
+) -> dict[str, Any]:
+    """Compare every output of the units of some specs with golden, and return the record.
+
+    Args:
+        specs: the methods, each with the head of a model whose constants and scores to use; None for the spec's
+            examples and random scores.
+        options: how to verify them.
+        command: for the record.
+        stage: shows progress.
+        say: called with each fault that is injected, and with what is wrong, as it is found.
+
+    Returns:
+        the record: a result for each form of a unit, with `compared`, `mismatches` and `faults`.
+
+    Raises:
+        ToolError: a tool is missing or failed.
+        ValueError: sizes that cannot be built.
+    """
+    results = [result for spec, head in specs for result in _verify_spec(spec, head, options, stage, say)]
+    return make_record(command, options.seed, {"outputs": options.outputs}, results)
+
+
+def _verify_spec(
+    spec: Spec, head: TrainedHead | None, options: VerificationOptions, stage: Stage, say: Say
+) -> Iterator[dict[str, Any]]:
+    """Yield a result for each form of a spec's unit."""
+    from softmaxkit.flow.faults import Fault
+    from softmaxkit.flow.verify import verify
+
+    sizes = options.sizes
+    units = list(verified_forms(spec, head.constants if head else None, **sizes))
+    rows = [] if head is None else [(head.constants, head.rows.first(HEAD_ROWS, sizes["max_row"]))]
+    for title, unit, constants in units:
+        fault = Fault(options.seed) if options.inject_fault else None
+        verification = verify(
+            unit,
+            constants,
+            -(-options.outputs // len(units)),
+            options.seed,
+            rows,
+            fault,
+            options.waveform,
+            stage(f"verify {spec.name} {title}".rstrip()),
+        )
+        _report(verification, fault, say)
+        yield make_result(
+            spec,
+            "hardware",
+            unit=title,
+            **{**sizes, "depth": unit.depth},
+            constants=[_constants_json(of_head) for of_head in constants],
+            simulator=verification.simulator,
+            compared=verification.compared,
+            mismatches=verification.mismatches,
+            faults=verification.faults,
+            wrong=[wrong._asdict() for wrong in verification.wrong],
+            exhausted=verification.parts,
+            cycles=verification.cycles,
+            seconds=round(verification.seconds, 3),
+            injected_fault=fault and fault.what,
+        )
+
+
+def _constants_json(constants: Any) -> Any:
+    """Return constants as JSON has them; those of several rows at once, which have no JSON of their own, as text."""
+    return constants.to_json() if hasattr(constants, "to_json") else str(constants)
+
+
+def _report(verification: Verification, fault: Fault | None, say: Say) -> None:
+    """Say what was broken, and what is wrong."""
+    if fault is not None:
+        say(f"injected: {fault.what}")
+    for message in verification.faults:
+        say(f"wrong: {message}")
+    for wrong in verification.wrong[:SHOWN]:
+        say(f"  {wrong}")
+
+
+def verified_forms(
+    spec: Spec, constants: Constants | None = None, **sizes: Any
+) -> Iterator[tuple[str, SoftmaxUnit, Sequence[Any]]]:
+    """Yield the units of a spec that verification goes through: title, unit, and constants to run it with.
+
+    Args:
+        spec: the method.
+        constants: of one head; None for the spec's examples.
+        sizes: of the unit, as for `Spec.unit`.
+    """
+    yield from spec.unit_class().verified_forms(spec, spec.examples() if constants is None else [constants], **sizes)
+
+
+def verify_scores(scores: Sequence[RealScores], progress: Progress | None = None) -> Verification:
+    """Verify the unit of a method in a model, with the constants and scores of every layer and head.
+
+    Args:
+        scores: of every layer.
+        progress: called with the outputs compared and all.
+
+    Raises:
+        ToolError: a tool is missing or failed.
+    """
+    from softmaxkit.flow.verify import verify
+
+    spec = scores[0].module.spec
+    heads = [head_of_layer(layer, head) for layer in scores for head in range(layer.scores.shape[1])]
+    longest = max(int(head.rows.lengths.max()) for head in heads)
+    unit = spec.unit(max_row=max(longest, 256))
+    rows = [(head.constants, head.rows.first(ROWS, longest)) for head in heads]
+    constants = list(dict.fromkeys(head.constants for head in heads))[:EXAMPLES]
+    return verify(unit, constants, COMPARED_OUTPUTS, 0, rows, progress=progress)
