@@ -61,20 +61,24 @@ inline std::array<float, 16> quotients(const std::array<float, 16>& exponentials
 template <int count, class To, class Row>
 void levels_careful_row(const Row& scores, To to, int64_t keys, float maximum, const Levels& levels) {
     Chains sums = all_chains(0.0f);
-    const auto power = [&](const Vector& score, const std::array<float, 16>& values) {
-        const Vector distance = score - maximum;
+    const auto power = [&](const Vector& score, const Vector& distance, const std::array<float, 16>& values) {
         Vector result = pick<count>(level_of<count>(distance, levels), values);
         stdx::where(score == -infinity, result) = 0.0f;
-        stdx::where(distance != distance, result) = distance;
         return result;
     };
     sweep(keys, [&](int64_t key, auto chain, auto size) {
-        sums[chain] += power(scores(key, size), levels.exponentials);
+        const Vector score = scores(key, size), distance = score - maximum;
+        Vector value = power(score, distance, levels.exponentials);
+        stdx::where(distance != distance, value) = distance;
+        sums[chain] += value;
     });
     const float sum = total(sums);
     if (sum != sum) return fill_invalid(scores, to, keys);
     const auto values = quotients(levels.exponentials, sum);
-    sweep(keys, [&](int64_t key, auto, auto size) { put(to + key, power(scores(key, size), values), size); });
+    sweep(keys, [&](int64_t key, auto, auto size) {
+        const Vector score = scores(key, size);
+        put(to + key, power(score, score - maximum, values), size);
+    });
 }
 
 #if defined(__AVX512BW__)

@@ -90,20 +90,38 @@ inline Vector smaller(const Vector& one, const Vector& other) {
 
 #else
 
+// Rounded, but still in the upper halves.
+inline Integers rounded_halves(const Vector& value) {
+    const Integers bits = std::bit_cast<Integers>(value);
+    Integers rounded = bits + 0x7fff + ((bits >> 16) & 1);
+    stdx::where((bits & 0x7fffffff) > 0x7f800000, rounded) = 0x7fc00000;
+    return rounded;
+}
+
+#if defined(__AVX2__)
+inline Vector load(const bfloat16* from) {
+    const __m256i halves = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+    return Vector(_mm256_castsi256_ps(_mm256_slli_epi32(halves, 16)));
+}
+inline void store(bfloat16* to, const Vector& value) {
+    const __m256i halves = _mm256_srli_epi32(static_cast<__m256i>(rounded_halves(value)), 16);
+    const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(halves, halves), 0b1000);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm256_castsi256_si128(packed));
+}
+#else
 inline Vector load(const bfloat16* from) {
     Integers wide([from](auto lane) { return static_cast<int32_t>(static_cast<uint32_t>(from[lane].bits) << 16); });
     return std::bit_cast<Vector>(wide);
 }
 inline void store(bfloat16* to, const Vector& value) {
-    const Integers bits = std::bit_cast<Integers>(value);
-    Integers rounded = bits + 0x7fff + ((bits >> 16) & 1);
-    stdx::where((bits & 0x7fffffff) > 0x7f800000, rounded) = 0x7fc00000;
     alignas(64) int32_t lanes[width];
-    rounded.copy_to(lanes, stdx::vector_aligned);
+    rounded_halves(value).copy_to(lanes, stdx::vector_aligned);
     for (int64_t lane = 0; lane < width; ++lane) {
         to[lane].bits = static_cast<uint16_t>(static_cast<uint32_t>(lanes[lane]) >> 16);
     }
 }
+#endif
+
 template <class T>
 Vector load_some(const T* from, int64_t count, float rest) {
     alignas(64) T lanes[width];
