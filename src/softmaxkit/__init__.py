@@ -24,9 +24,6 @@ _MODULES = {
 _NAMES = {name: f"softmaxkit.{module}" for module, names in _MODULES.items() for name in names}
 
 if TYPE_CHECKING:
-    from softmaxkit.fused_attention.cache import KeyValueCache as KeyValueCache
-    from softmaxkit.fused_attention.call import attention as attention
-    from softmaxkit.fused_attention.partial import partial_attention as partial_attention
     from softmaxkit.explanation import explain as explain
     from softmaxkit.flow.synthesize import synthesize as synthesize
     from softmaxkit.flow.verify import verify as verify
@@ -37,6 +34,9 @@ if TYPE_CHECKING:
     from softmaxkit.formats import Q as Q
     from softmaxkit.functional import softmax as softmax
     from softmaxkit.functional import softmax_topk as softmax_topk
+    from softmaxkit.fused_attention.cache import KeyValueCache as KeyValueCache
+    from softmaxkit.fused_attention.call import attention as attention
+    from softmaxkit.fused_attention.partial import partial_attention as partial_attention
     from softmaxkit.methods import *  # noqa: F403
     from softmaxkit.methods.base.constants import Constants as Constants
     from softmaxkit.methods.base.online import OnlineSoftmax as OnlineSoftmax

@@ -15,8 +15,8 @@ import torch
 
 import softmaxkit
 from softmaxkit.cli import main
-from softmaxkit.models.text import standard_library_source
 from softmaxkit.methods import METHODS
+from softmaxkit.models.text import standard_library_source
 
 
 @pytest.fixture
@@ -41,8 +41,29 @@ def test_methods_lists_all_and_writes_a_record(capsys: pytest.CaptureFixture[str
     assert record["softmaxkit"] == softmaxkit.__version__
     assert [result["method"] for result in record["results"]] == list(METHODS)
     assert all(softmaxkit.Spec.from_json(result["spec"]).method == result["method"] for result in record["results"])
-    code, out, _ = run(capsys, "methods", "--json", "-")
+    code, out, err = run(capsys, "methods", "--json", "-")
     assert json.loads(out)["results"] == record["results"]
+    assert all(name in err for name in METHODS)
+    assert "[bold]" not in err
+    assert "\x1b" not in err
+
+
+def test_methods_are_styled_on_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    _, out, _ = run(capsys, "methods", "exaq")
+    assert "\x1b[1mexaq\x1b[0m" in out
+
+
+def test_the_help_is_quick() -> None:
+    script = (
+        "import sys\n"
+        "from softmaxkit.cli import main\n"
+        "main(['--help'])\n"
+        "assert not {'torch', 'transformers', 'amaranth', 'plotly'} & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
 
 
 @pytest.mark.parametrize("verb", ["compare", "methods", "train", "calibrate", "evaluate", "study", "tasks"])
@@ -58,7 +79,8 @@ def test_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
         (["compare", "--stepz", "3"], "--steps"),
         (["compare", "--steps", "many"], "--steps"),
         (["compare", "--steps", "0"], "give 1 or more"),
-        (["compare", "--method", "softmax"], "the methods are exact, consmax, softermax, exaq"),
+        (["compare", "--method", "softmax"], "no method is called 'softmax'; did you mean 'softermax'?"),
+        (["compare", "--method", "none"], "the methods are exact, consmax, softermax, exaq"),
         (["compare", "--text", "missing.txt"], "cannot read the text missing.txt"),
         (["compare", "--model", "missing/folder"], "cannot load the model missing/folder"),
         (["compare", "--output", __file__], "is a file; give a folder"),
@@ -174,13 +196,17 @@ def test_compare_does_the_main_job(capsys: pytest.CaptureFixture[str], tmp_path:
     page = (tmp_path / "out" / "compare.html").read_text()
     assert page.lstrip().lower().startswith("<!doctype html>")
     assert "consmax" in out
-    # A second run finds everything finished and gives the same figures.
+    # A second run reads what is finished and gives the same figures.
     before = (tmp_path / "out" / "compare.json").read_text()
     code, _, err = compare(capsys, tmp_path / "out", text)
     assert code == 0
     assert "train" not in err.split("write")[1]
     after = json.loads((tmp_path / "out" / "compare.json").read_text())
-    assert after["results"] == json.loads(before)["results"]
+    timeless = [
+        [{key: value for key, value in result.items() if not key.startswith("speedup")} for result in results]
+        for results in (after["results"], json.loads(before)["results"])
+    ]
+    assert timeless[0] == timeless[1]
 
 
 def test_compare_takes_a_pretrained_model(capsys: pytest.CaptureFixture[str], tmp_path: Path, text: str) -> None:
@@ -200,20 +226,20 @@ def test_compare_takes_a_pretrained_model(capsys: pytest.CaptureFixture[str], tm
     assert [result["training_description"] for result in results] == ["pretrained, then 2 steps"] * 4
 
 
-def test_a_method_that_has_to_train_is_not_left_out_in_silence(
+def test_leaving_out_a_method_that_has_to_train_is_reported(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, text: str
 ) -> None:
     run(capsys, "train", "exact", "--text", text, "--context", 16, "--steps", 2, "-o", tmp_path / "model")
-    given = ("--model", tmp_path / "model", "--steps", 0)
-    code, _, err = compare(capsys, tmp_path / "out", text, *given, "--method", "ConSmax")
+    options = ("--model", tmp_path / "model", "--steps", 0)
+    code, _, err = compare(capsys, tmp_path / "out", text, *options, "--method", "ConSmax")
     assert code == 2
     assert "consmax has to be trained; give --steps" in err
-    code, _, err = compare(capsys, tmp_path / "out", text, *given)
+    code, _, err = compare(capsys, tmp_path / "out", text, *options)
     assert code == 0
     assert "consmax is left out" in err
 
 
-def test_models_are_not_overwritten_unasked(capsys: pytest.CaptureFixture[str], tmp_path: Path, text: str) -> None:
+def test_models_are_not_overwritten_by_default(capsys: pytest.CaptureFixture[str], tmp_path: Path, text: str) -> None:
     arguments = ("train", "exact", "--text", text, "--context", 16, "--steps", 2, "-o", tmp_path / "model")
     assert run(capsys, *arguments)[0] == 0
     code, _, err = run(capsys, *arguments)
@@ -247,7 +273,7 @@ def test_compare_takes_specs_from_files(capsys: pytest.CaptureFixture[str], tmp_
     assert results[2]["loss_nats"] == results[0]["loss_nats"]
 
 
-def test_ctrl_c_then_the_same_command_goes_on(tmp_path: Path, text: str) -> None:
+def test_ctrl_c_then_the_same_command_continues(tmp_path: Path, text: str) -> None:
     script = (
         "import os, signal, sys\n"
         "import softmaxkit.models.trainer as trainer\n"
@@ -364,4 +390,53 @@ def test_bits_by_layer(capsys: pytest.CaptureFixture[str], tmp_path: Path, text:
     assert "spread" in err
     code, _, err = run(capsys, "calibrate", model, "softermax", "--mean-bits", 2.5, *options, "--overwrite")
     assert code == 2
-    assert "--mean-bits is for exaq" in err
+    assert "--mean-bits is for methods with a choice of bits (exaq); give one as METHOD or in --spec" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["methods", "--json", "{folder}"], "is a folder; give the name of a file"),
+        (["compare", "--html", "{folder}"], "is a folder; give the name of a file"),
+        (["compare", "--json", "{file}/record.json"], "is a file; give a folder to write to"),
+        (["study", "row-length", "-o", "{file}"], "is a file; give a folder to write to"),
+        (["tasks", "model", "task", "-o", "{file}/deeper"], "is a file; give a folder to write to"),
+        (["verify", "exact", "--waveform", "{folder}"], "is a folder; give the name of a file"),
+        (["synth", "--verilog", "{folder}/none.v"], "does not exist"),
+        (["synth", "exact", "--liberty", "{folder}/none.lib"], "does not exist"),
+    ],
+)
+def test_paths_are_checked_before_the_work(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("something")
+    assert main([word.format(folder=tmp_path, file=tmp_path / "file") for word in arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert "untouched" not in error
+
+
+def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["methods"]) == 2
+    assert "works in one process" in capsys.readouterr().err
+
+
+def test_compare_of_several_seeds_gives_means_and_spreads(tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("all work and no play makes a dull text. " * 2000)
+    arguments = ["compare", "--text", str(text), "--method", "softermax", "--steps", "3", "--windows", "4"]
+    arguments += ["--context", "16", "--no-synth", "--no-verify", "-o", str(tmp_path / "out")]
+    assert main([*arguments, "--seeds", "2"]) == 0
+    both = json.loads((tmp_path / "out" / "compare.json").read_text())["results"]
+    assert main([*arguments, "--seed", "1"]) == 0
+    second = json.loads((tmp_path / "out" / "compare.json").read_text())["results"]
+    assert main(arguments) == 0
+    first = json.loads((tmp_path / "out" / "compare.json").read_text())["results"]
+    for mean, one, other in zip(both, first, second, strict=True):
+        assert mean["seeds"] == [0, 1]
+        for key in ("loss_nats", "loss_change_percent"):
+            assert mean[key] == pytest.approx((one[key] + other[key]) / 2)
+            assert mean[f"{key}_spread"] == pytest.approx(abs(one[key] - other[key]) / 2**0.5)
+        assert "loss_nats_spread" not in one

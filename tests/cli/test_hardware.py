@@ -59,7 +59,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> tuple[object, ...]:
     folder = tmp_path_factory.mktemp("model")
     (folder / "text.txt").write_bytes(standard_library_source(20_000))
     common = ["--text", folder / "text.txt", "--context", 16]
-    assert main([str(each) for each in ["train", "consmax", *common, "--steps", 2, "-o", folder / "model"]]) == 0
+    assert main(list(map(str, ["train", "consmax", *common, "--steps", 2, "-o", folder / "model"]))) == 0
     return ("--model", folder / "model", *common)
 
 
@@ -92,12 +92,12 @@ def test_a_record_of_every_unit(capsys: pytest.CaptureFixture[str], tmp_path: Pa
         assert result["cycles"] > 65536
         assert result["injected_fault"] is None
     loaded, baked = (result["constants"] for result in record["results"])
-    assert loaded == json.loads(json.dumps([each.to_json() for each in ConSmax().examples()]))
+    assert loaded == json.loads(json.dumps([constants.to_json() for constants in ConSmax().examples()]))
     assert baked == loaded[:1]
 
 
 @verilator
-def test_an_injected_fault_is_found(capsys: pytest.CaptureFixture[str], unloaded: Path, tmp_path: Path) -> None:
+def test_an_injected_fault_is_noticed(capsys: pytest.CaptureFixture[str], unloaded: Path, tmp_path: Path) -> None:
     broken = ("--seed", 0, "--inject-fault", "--json", tmp_path / "record.json")
     code, _, err = run(capsys, "verify", "--spec", unloaded, *FEW, *broken)
     assert code == 1
@@ -138,7 +138,7 @@ def test_all_methods(capsys: pytest.CaptureFixture[str]) -> None:
     ("arguments", "message"),
     [
         (["verify"], "give either a METHOD or --spec FILE"),
-        (["verify", "softmax"], "the methods are exact, consmax, softermax, exaq"),
+        (["verify", "softmax"], "did you mean 'softermax'?"),
         (["verify", "exaq", "--spec", "spec.json"], "give either a METHOD or --spec FILE"),
         (["verify", "all", "--spec", "spec.json"], "'all' stands for the methods' defaults"),
         (["verify", "all", "--model", "missing"], "'all' stands for the methods' defaults"),
@@ -241,11 +241,11 @@ def test_a_unit_with_the_constants_of_a_model(
     assert json.loads((tmp_path / "other" / "parameters.json").read_text())["constants"] == "loadable"
     constants = next(iter(layers(load(str(model[1]))).values())).constants.of_head(0)
     for name in ("baked", "other"):
-        told = json.loads((tmp_path / name / "tables.json").read_text())["sets"][0]["constants"]
-        assert told == json.loads(json.dumps(constants.to_json()))
+        exported = json.loads((tmp_path / name / "tables.json").read_text())["sets"][0]["constants"]
+        assert exported == json.loads(json.dumps(constants.to_json()))
 
 
-def test_heads_that_a_model_has_not(capsys: pytest.CaptureFixture[str], model: tuple[object, ...]) -> None:
+def test_a_head_that_the_model_does_not_have(capsys: pytest.CaptureFixture[str], model: tuple[object, ...]) -> None:
     for verb in ("verify", "rtl"):
         for option, value in (("--layer", 4), ("--layer", -1), ("--head", 4), ("--head", -1)):
             code, _, err = run(capsys, verb, *model, option, value)

@@ -1,4 +1,4 @@
-"""`softmaxkit synth`: units, anybody's Verilog, FPGAs, and what it says to what cannot be."""
+"""`softmaxkit synth`: units, anybody's Verilog, FPGAs, and its errors."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from softmaxkit import ConSmax
+from softmaxkit import ConSmax, Softermax
 from softmaxkit.cli import main
 from softmaxkit.flow.simulate import can_verilate
+from softmaxkit.methods.base.forms import Form
+from softmaxkit.studies.silicon import units_of_forms
 
 pytestmark = [
     pytest.mark.skipif(not can_verilate(), reason="needs Yosys, Verilator and a C++ compiler"),
@@ -75,9 +77,17 @@ def test_a_clock_that_cannot_be_met(tmp_path: Path, capsys: pytest.CaptureFixtur
     file = tmp_path / "multiplier.v"
     file.write_text(MULTIPLIER)
     assert main(["synth", "--verilog", str(file), "--clock", "0.2"]) == 1
-    said = capsys.readouterr()
-    assert "a clock of 0.2 ns cannot be met; what can: multiplier" in said.err
-    assert "multiplier" in said.out
+    printed = capsys.readouterr()
+    assert "a clock of 0.2 ns cannot be met; what can: multiplier" in printed.err
+    assert "multiplier" in printed.out
+
+
+def test_a_memory_where_a_unit_has_no_use_for_one() -> None:
+    sizes = {"lanes": 1, "max_row": 32, "depth": None, "storage": "memory"}
+    units = units_of_forms([Form("", ConSmax()), Form("", Softermax())], sizes)
+    assert [unit.unit.storage for unit in units] == ["latches", "memory"]
+    with pytest.raises(ValueError, match="not 'sram'"):
+        units_of_forms([Form("", ConSmax())], {**sizes, "storage": "sram"})
 
 
 @pytest.mark.parametrize(
@@ -95,9 +105,11 @@ def test_a_clock_that_cannot_be_met(tmp_path: Path, capsys: pytest.CaptureFixtur
         ([], "give either a METHOD or --spec FILE"),
     ],
 )
-def test_what_cannot_be(arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_arguments(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "bad.v").write_text("module bad (input a, output b) assign b = a; endmodule")
-    assert main(["synth", *(each.replace("FOLDER", str(tmp_path)) for each in arguments)]) == 2
+    assert main(["synth", *(argument.replace("FOLDER", str(tmp_path)) for argument in arguments)]) == 2
     assert message in capsys.readouterr().err
 
 

@@ -1,4 +1,4 @@
-"""Which forms are synthesised, and the papers' ratios beside ours."""
+"""The forms that are synthesised, and the papers' ratios beside ours."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ import pytest
 from softmaxkit import ConSmax, Exaq, Softermax
 from softmaxkit.flow.simulate import can_verilate
 from softmaxkit.methods import METHODS
-from softmaxkit.studies.papers import CLAIMS, lines, measured
-from softmaxkit.studies.silicon import FORMS, forms_of
+from softmaxkit.methods.base.forms import forms_of
+from softmaxkit.studies.papers import lines, measured, ratios
 
 pytestmark = pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")
 
 
 def test_every_method_has_forms_that_can_be_built() -> None:
-    assert set(FORMS) == set(METHODS)
-    for name, forms in FORMS.items():
+    for name, spec in METHODS.items():
+        forms = spec.forms()
+        assert forms
         assert len({form.title for form in forms}) == len(forms)
         for form in forms:
             assert form.spec.method == name
@@ -34,7 +35,7 @@ def test_forms_of_one_spec(spec: ConSmax | Exaq | Softermax, baked: list[bool]) 
 @pytest.mark.skipif(not can_verilate(), reason="needs Yosys, Verilator and a C++ compiler")
 def test_the_papers_ratios() -> None:
     table = list(lines(measured()))
-    assert len(table) == 2 + len(CLAIMS)
+    assert len(table) == 2 + len(ratios())
     for line in table[2:]:
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         assert len(cells) == 7

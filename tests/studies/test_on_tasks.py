@@ -52,8 +52,8 @@ def task(tmp_path: Path) -> str:
 
 
 def options(encoder: str, task: str, folder: Path, **changed: Any) -> TaskOptions:
-    given = {"recipe": TaskRecipe(epochs=4, learning_rate=3e-3, batch=8), "seeds": (0, 1), "folder": folder} | changed
-    return TaskOptions(encoder, (task,), (Softermax(), Exaq(bits=3), ConSmax()), **given)
+    changed = {"recipe": TaskRecipe(epochs=4, learning_rate=3e-3, batch=8), "seeds": (0, 1), "folder": folder} | changed
+    return TaskOptions(encoder, (task,), (Softermax(), Exaq(bits=3), ConSmax()), **changed)
 
 
 def silent(title: str) -> Any:
@@ -63,8 +63,8 @@ def silent(title: str) -> Any:
 def test_methods_learn_a_task(encoder: str, task: str, tmp_path: Path) -> None:
     chosen = options(encoder, task, tmp_path / "runs", seeds=(0,))
     record = measure_tasks(chosen, ["a", "command"], silent)
-    found = {(each["method"], each["mode"]): each for each in record["results"]}
-    assert list(found) == [
+    by_method = {(result["method"], result["mode"]): result for result in record["results"]}
+    assert list(by_method) == [
         ("exact", "float"),
         ("exact", "integer"),
         ("softermax", "integer"),
@@ -72,37 +72,37 @@ def test_methods_learn_a_task(encoder: str, task: str, tmp_path: Path) -> None:
         ("exaq", "integer"),
         ("consmax", "integer"),
     ]
-    assert {each["trained"] for each in record["results"]} == {"fine-tuned", "calibrated"}
-    assert found["exaq", "integer"]["trained"] == "calibrated"
-    assert found["exact", "float"]["accuracy_percent"] == 100
-    assert found["exact", "float"]["f1_percent"] == 100
-    assert found["softermax", "integer"]["accuracy_percent"] >= 75
-    for each in record["results"]:
-        assert each["change_points"] == each["accuracy_percent"] - found["exact", "float"]["accuracy_percent"]
+    assert {result["trained"] for result in record["results"]} == {"fine-tuned", "calibrated"}
+    assert by_method["exaq", "integer"]["trained"] == "calibrated"
+    assert by_method["exact", "float"]["accuracy_percent"] == 100
+    assert by_method["exact", "float"]["f1_percent"] == 100
+    assert by_method["softermax", "integer"]["accuracy_percent"] >= 75
+    for result in record["results"]:
+        assert result["change_points"] == result["accuracy_percent"] - by_method["exact", "float"]["accuracy_percent"]
     titles: list[str] = []
 
-    def told(title: str) -> Any:
+    def record_title(title: str) -> Any:
         titles.append(title)
         return lambda done, total: None
 
-    assert measure_tasks(chosen, ["a", "command"], told) == record
+    assert measure_tasks(chosen, ["a", "command"], record_title) == record
     assert titles == []
 
 
-def test_what_is_calibrated_may_be_fine_tuned_too(encoder: str, task: str, tmp_path: Path) -> None:
+def test_calibrated_methods_can_be_fine_tuned_too(encoder: str, task: str, tmp_path: Path) -> None:
     chosen = options(encoder, task, tmp_path / "runs", seeds=(0,))
     specs = (Exaq(bits=2), Softermax(log2e=True))
     for fine_tune, modes in ((False, ["float", "integer"]), (True, ["integer"])):
         record = measure_tasks(replace(chosen, specs=specs, fine_tune=fine_tune), [], silent)
         for spec in specs:
-            mine = [each for each in record["results"] if each["spec"] == spec.to_json()]
-            assert [each["mode"] for each in mine] == modes
-            assert {each["trained"] for each in mine} == {"fine-tuned" if fine_tune else "calibrated"}
-            assert mine[-1]["accuracy_percent"] >= 75
+            of_spec = [result for result in record["results"] if result["spec"] == spec.to_json()]
+            assert [result["mode"] for result in of_spec] == modes
+            assert {result["trained"] for result in of_spec} == {"fine-tuned" if fine_tune else "calibrated"}
+            assert of_spec[-1]["accuracy_percent"] >= 75
 
 
 def test_answers_are_learned(encoder: str, tmp_path: Path) -> None:
-    folder = tmp_path / "asked"
+    folder = tmp_path / "questions"
     folder.mkdir()
     lines = []
     for word in GOOD + BAD:
@@ -112,16 +112,18 @@ def test_answers_are_learned(encoder: str, tmp_path: Path) -> None:
     (folder / "train.jsonl").write_text("\n".join(lines * 10))
     (folder / "test.jsonl").write_text("\n".join(lines))
     record = measure_tasks(options(encoder, str(folder), tmp_path / "runs", seeds=(0,)), [], silent)
-    found = {(each["method"], each["mode"]): each for each in record["results"]}
-    assert found["exact", "float"]["answer_f1_percent"] >= 90
-    assert found["exaq", "integer"]["answer_f1_percent"] >= 75
-    assert found["exact", "float"]["exact_match_percent"] <= found["exact", "float"]["answer_f1_percent"]
-    assert "change_points" in found["softermax", "integer"]
+    by_method = {(result["method"], result["mode"]): result for result in record["results"]}
+    assert by_method["exact", "float"]["answer_f1_percent"] >= 90
+    assert by_method["exaq", "integer"]["answer_f1_percent"] >= 75
+    assert by_method["exact", "float"]["exact_match_percent"] <= by_method["exact", "float"]["answer_f1_percent"]
+    assert "change_points" in by_method["softermax", "integer"]
     (table,) = _tables(record)
-    assert str(table.title) == "asked: F1 of answers in percent"
+    assert str(table.title) == "questions: F1 of answers in percent"
 
 
-def test_an_interrupted_task_goes_on(encoder: str, task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_task_continues(
+    encoder: str, task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tuned = study.fine_tune
     runs: list[Path] = []
 
@@ -137,7 +139,7 @@ def test_an_interrupted_task_goes_on(encoder: str, task: str, tmp_path: Path, mo
     with pytest.raises(Interrupted):
         measure_tasks(chosen, [], silent)
     record = measure_tasks(chosen, [], silent)
-    assert [each["seed"] for each in record["results"]] == [0] * 6 + [1] * 6
+    assert [result["seed"] for result in record["results"]] == [0] * 6 + [1] * 6
     assert len(runs) == 6 + 1  # exact, Softermax and ConSmax with two seeds, and the one that was stopped
     assert not [folder for folder in runs if folder.exists()]
 
@@ -154,13 +156,13 @@ def test_similarity_is_measured_without_training(encoder: str, tmp_path: Path) -
     path = tmp_path / "near.tsv"
     path.write_text("5.000\tthe film\tthe film\n4.500\tthe film was\tthe film\n0.500\tgrim\tthe film was lovely\n")
     record = measure_tasks(options(encoder, str(path), tmp_path / "runs"), [], silent)
-    assert {each["seed"] for each in record["results"]} == {0}
-    assert {each["trained"] for each in record["results"]} == {"not trained"}
-    assert all(-100 <= each["spearman_percent"] <= 100 for each in record["results"])
+    assert {result["seed"] for result in record["results"]} == {0}
+    assert {result["trained"] for result in record["results"]} == {"not trained"}
+    assert all(-100 <= result["spearman_percent"] <= 100 for result in record["results"])
     assert len(record["results"]) == 8
 
 
-def test_a_model_that_gives_nan_is_a_result_and_the_others_go_on(
+def test_a_model_that_gives_nan_is_a_result_and_the_others_continue(
     encoder: str, task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tuned = study.fine_tune
@@ -174,19 +176,19 @@ def test_a_model_that_gives_nan_is_a_result_and_the_others_go_on(
     monkeypatch.setattr(study, "fine_tune", fine_tune)
     chosen = options(encoder, task, tmp_path / "runs", recipe=TaskRecipe(examples=8, epochs=1), seeds=(0,))
     record = measure_tasks(chosen, [], silent)
-    gone = [each for each in record["results"] if "diverged" in each]
-    assert [each["method"] for each in gone] == ["softermax"]
-    assert "change_points" not in gone[0]
+    diverged = [result for result in record["results"] if "diverged" in result]
+    assert [result["method"] for result in diverged] == ["softermax"]
+    assert "change_points" not in diverged[0]
     assert len(record["results"]) == 6
     assert [table.row_count for table in _tables(record)] == [6]
 
 
 def test_calibration_sees_no_padding(encoder: str, task: str) -> None:
-    found = read_task(task)
-    _, tokenizer = read_encoder(encoder, found, 0)
-    seen = calibration_batches(found, tokenizer, 128, count=50)
-    assert sum(len(batch["input_ids"]) for batch in seen) == 50
-    assert all(batch["attention_mask"].all() for batch in seen)
+    mood = read_task(task)
+    _, tokenizer = read_encoder(encoder, mood, 0)
+    batches = calibration_batches(mood, tokenizer, 128, count=50)
+    assert sum(len(batch["input_ids"]) for batch in batches) == 50
+    assert all(batch["attention_mask"].all() for batch in batches)
 
 
 def test_two_tasks_of_one_name_are_refused(encoder: str, task: str, tmp_path: Path) -> None:
@@ -194,7 +196,7 @@ def test_two_tasks_of_one_name_are_refused(encoder: str, task: str, tmp_path: Pa
         measure_tasks(replace(options(encoder, task, tmp_path), tasks=(task, task)), [], silent)
 
 
-def test_what_cannot_be_measured_is_refused(encoder: str, task: str, tmp_path: Path) -> None:
+def test_tasks_and_models_that_cannot_be_used_are_refused(encoder: str, task: str, tmp_path: Path) -> None:
     (tmp_path / "labels.tsv").write_text("1\tgood\n0\tbad\n")
     with pytest.raises(ValueError, match="labels has classes but no examples to train on"):
         measure_tasks(options(encoder, str(tmp_path / "labels.tsv"), tmp_path / "runs"), [], silent)

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from softmaxkit import ConSmax, Exact, Exaq, Softermax, kernels
+from softmaxkit import ConSmax, Exact, Exaq, Softermax
 from softmaxkit.cli import main
+from softmaxkit.kernels.backends import backend_name
 from softmaxkit.studies import speed
+from softmaxkit.studies.contenders import kernel_mode
 
 
 def test_the_record_has_ratios_and_errors_for_every_shape_and_thread(tmp_path: Path) -> None:
@@ -18,22 +20,21 @@ def test_the_record_has_ratios_and_errors_for_every_shape_and_thread(tmp_path: P
     shapes = [x for shape in ("32x100", "2x9x33x16", "2x1x50x16") for x in ("--shape", shape)]
     assert main(["bench", *shapes, "--threads", "1", "--threads", "2", "--rounds", "2", "--json", str(path)]) == 0
     record = json.loads(path.read_text(encoding="utf-8"))
-    built = kernels.native()
-    assert record["inputs"]["kernels"] == (built.__name__.rsplit("_")[-1] if built else None)
-    assert {(tuple(each["shape"]), each["threads"]) for each in record["results"]} == {
+    assert record["inputs"]["kernels"] == backend_name()
+    assert {(tuple(result["shape"]), result["threads"]) for result in record["results"]} == {
         (shape, threads) for shape in ((32, 100), (2, 9, 33, 16), (2, 1, 50, 16)) for threads in (1, 2)
     }
-    for each in record["results"]:
-        assert each["seconds"] > 0
-        assert each["time_over_copy"] > 0
-        if each["method"] == "torch":
-            assert each["speedup_over_torch"] == 1
-        if each["method"] in ("torch", "exact") and each.get("mode", "float") == "float":
-            assert each.get("error_max", 0) < 1e-6
-            assert each.get("error_rms", 0) < 1e-5
-    forms = {(each["method"], each["spec"]["bits"]) for each in record["results"] if each["method"] == "exaq"}
+    for result in record["results"]:
+        assert result["seconds"] > 0
+        assert result["time_over_copy"] > 0
+        if result["method"] == "torch":
+            assert result["speedup_over_torch"] == 1
+        if result["method"] in ("torch", "exact") and result.get("mode", "float") == "float":
+            assert result.get("error_max", 0) < 1e-6
+            assert result.get("error_rms", 0) < 1e-5
+    forms = {(result["method"], result["spec"]["bits"]) for result in record["results"] if result["method"] == "exaq"}
     assert forms == {("exaq", 2), ("exaq", 3), ("exaq", 4)}
-    assert any("storage" in each for each in record["results"]) == (built is not None)
+    assert any("storage" in result for result in record["results"]) == (backend_name() != "torch")
 
 
 def test_torch_keeps_its_threads() -> None:
@@ -43,8 +44,8 @@ def test_torch_keeps_its_threads() -> None:
     assert torch.get_num_threads() == before
 
 
-def test_one_of_forms_that_differ_in_their_clip_alone() -> None:
-    assert speed.unlike([Exaq(bits=2), Exaq(bits=2, clip="searched"), Exaq(bits=3), Exact()]) == (
+def test_specs_that_differ_in_their_clip_alone_are_measured_once() -> None:
+    assert speed.distinct([Exaq(bits=2), Exaq(bits=2, clip="searched"), Exaq(bits=3), Exact()]) == (
         Exaq(bits=2),
         Exaq(bits=3),
         Exact(),
@@ -52,14 +53,23 @@ def test_one_of_forms_that_differ_in_their_clip_alone() -> None:
 
 
 def test_what_compare_shows_is_the_mode_that_has_a_kernel() -> None:
-    assert [speed.kernel_mode(spec) for spec in (ConSmax(), Exaq(), Softermax())] == ["float", "float", "integer"]
-    found = speed.speedup_over_torch(ConSmax(), (8, 16), 1)
-    assert (found is None) == (kernels.native() is None)
+    assert [kernel_mode(spec) for spec in (ConSmax(), Exaq(), Softermax())] == ["float", "float", "integer"]
+
+
+def test_specs_that_compute_the_same_have_one_speed() -> None:
+    specs = [ConSmax(), Exaq(bits=3), Exaq(bits=3, clip="naive"), Softermax()]
+    speedups = speed.speedups_over_torch(specs, (8, 16), 3)
+    assert set(speedups) == (set() if backend_name() == "torch" else set(specs))
+    for figures in speedups.values():
+        low, high = figures["speedup_over_torch_low"], figures["speedup_over_torch_high"]
+        assert 0 < low <= figures["speedup_over_torch"] <= high
+    if speedups:
+        assert speedups[specs[1]] == speedups[specs[2]]
 
 
 @pytest.mark.parametrize("shape", ["12", "4x", "0x4", "4x5x6", "axb"])
-def test_a_shape_that_is_none(shape: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_shape_is_refused(shape: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "--shape", shape]) == 2
     error = capsys.readouterr().err
-    assert error.startswith("error: a shape is ROWSxKEYS or HEADSxQUERIESxKEYSxCHANNELS, as 1024x4096, not ")
+    assert error.startswith("error: a shape is ROWSxKEYS or HEADSxQUERIESxKEYSxCHANNELS, such as 1024x4096, not ")
     assert error.count("\n") == 1

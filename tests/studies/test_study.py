@@ -1,4 +1,4 @@
-"""Studies: what a config says, what it refuses, and that finished points are kept."""
+"""Studies: what a config says, what is refused, and that finished points are kept."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-import softmaxkit.studies.compare as compare
 from softmaxkit import ConSmax, Exact, Exaq
 from softmaxkit.models.trainer import Interrupted
 from softmaxkit.report.study import picture, render_study, shown, summary
+from softmaxkit.studies import options, preparation
 from softmaxkit.studies.config import read_study, study_names
 from softmaxkit.studies.grid import run_study
 
@@ -71,16 +71,16 @@ def test_the_own_studies_can_be_read() -> None:
 @pytest.mark.parametrize(
     ("before", "after", "message"),
     [
-        ("question", "qestion", "a study has no 'qestion'; do you mean question"),
+        ("question", "qestion", "a study has no 'qestion'; did you mean question"),
         ("question", "#", "a study has question; this one has none"),
         ("[0, 1]", "[]", r"seeds are whole numbers, such as \[0, 1, 2\], not \[\]"),
         ("[0, 1]", "[0.5]", r"seeds are whole numbers"),
-        ("layers = 1", "layer = 1", "a shape has no 'layer'; do you mean layers"),
+        ("layers = 1", "layer = 1", "a shape has no 'layer'; did you mean layers"),
         ("width = 16", 'width = "16"', "shape.width is a int, not '16'"),
         ("width = 16", "width = 15", "a width that is a multiple of its heads"),
         ("steps = 4", "steps = -4", "steps, batch, context"),
-        ('"spec.gamma0" =', '"spec.gama0" =', "none of the methods has what spec.gama0 varies"),
-        ('"spec.gamma0" =', '"gamma0" =', 'what varies is called "recipe.steps"'),
+        ('"spec.gamma0" =', '"spec.gama0" =', "none of the methods has the field that spec.gama0 varies"),
+        ('"spec.gamma0" =', '"gamma0" =', 'settings that vary are called "recipe.steps"'),
         ("= [1.0, 10.0]", "= 1.0", "spec.gamma0 varies over a list of values, not 1.0"),
         ("bits = 3", "bits = 5", "bits"),
         ('method = "exaq"', 'method = "exact-ish"', "no method is called 'exact-ish'"),
@@ -90,7 +90,7 @@ def test_the_own_studies_can_be_read() -> None:
         (
             'x = "spec.gamma0"',
             'x = "gamma0"',
-            r"a picture's x is what varies \(spec.gamma0, .* or step, not 'gamma0'",
+            r"a picture's x is a setting that varies \(spec.gamma0, .* or step, not 'gamma0'",
         ),
         ("[0, 1]", "[1, 1]", r"seeds are given once each, not \[1, 1\]"),
     ],
@@ -101,7 +101,7 @@ def test_a_wrong_config_is_refused(before: str, after: str, message: str, tmp_pa
         read_study(written(tmp_path, SMALL.replace(before, after, 1)))
 
 
-def test_what_is_no_study_is_refused(tmp_path: Path) -> None:
+def test_a_missing_study_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no study is called 'consmax-strat'; there are .*consmax-start"):
         read_study("consmax-strat")
     with pytest.raises(ValueError, match="cannot read the study"):
@@ -121,13 +121,13 @@ def test_points_are_measured_against_exact_softmax_of_the_same_training(tmp_path
     assert len(results) == 2 * 2 * 4 * 2
     for result in results:
         exact = next(
-            each
-            for each in results
-            if (each["method"], each["mode"], each["seed"]) == ("exact", "float", result["seed"])
-            and each["settings"]["recipe.learning_rate"] == result["settings"]["recipe.learning_rate"]
+            other
+            for other in results
+            if (other["method"], other["mode"], other["seed"]) == ("exact", "float", result["seed"])
+            and other["settings"]["recipe.learning_rate"] == result["settings"]["recipe.learning_rate"]
         )
         assert result["loss_change_percent"] == pytest.approx(100 * (result["loss_nats"] / exact["loss_nats"] - 1))
-    curve = next(each for each in results if each["method"] == "consmax")["series"]["training"]
+    curve = next(result for result in results if result["method"] == "consmax")["series"]["training"]
     assert len(curve["constants"]) == len(curve["held_out_step"]) == 4
 
     titles: list[str] = []
@@ -136,8 +136,8 @@ def test_points_are_measured_against_exact_softmax_of_the_same_training(tmp_path
     assert again == record
 
     of_seeds = summary(results, "loss_nats")
-    assert [each["seeds"] for each in of_seeds] == [2] * 16
-    first = [each["loss_nats"] for each in results if each["method"] == "exact" and each["mode"] == "float"]
+    assert [group["seeds"] for group in of_seeds] == [2] * 16
+    first = [result["loss_nats"] for result in results if result["method"] == "exact" and result["mode"] == "float"]
     assert of_seeds[0]["mean"] == pytest.approx((first[0] + first[2]) / 2)
     assert of_seeds[0]["spread"] == pytest.approx(abs(first[0] - first[2]) / math.sqrt(2))
 
@@ -154,42 +154,58 @@ def test_points_are_measured_against_exact_softmax_of_the_same_training(tmp_path
     assert list(steps.data[0].x) == [1, 2, 3, 4]
 
 
-def test_pictures_of_magnitudes_zeros_and_what_has_no_such_setting() -> None:
-    def made(settings: dict[str, Any], change: float) -> dict[str, Any]:
+def test_pictures_of_magnitudes_of_zeros_and_of_methods_without_the_setting() -> None:
+    def result(settings: dict[str, Any], change: float) -> dict[str, Any]:
         about = {"method": "consmax", "variant": "", "mode": "integer", "seed": 0}
         return {**about, "settings": settings, "loss_change_percent": change}
 
-    asked = {"x": "spec.gamma0", "y": "loss_change_percent"}
-    results = [made({"spec.gamma0": value}, value) for value in (100.0, 3.0)]
-    assert picture(results, asked).layout.xaxis.type == "log"
-    drawn = picture([*results, made({"spec.gamma0": 0.0}, 2.0), made({"spec.tables": "whole"}, 7.0)], asked)
+    config = {"x": "spec.gamma0", "y": "loss_change_percent"}
+    results = [result({"spec.gamma0": value}, value) for value in (100.0, 3.0)]
+    assert picture(results, config).layout.xaxis.type == "log"
+    drawn = picture([*results, result({"spec.gamma0": 0.0}, 2.0), result({"spec.tables": "whole"}, 7.0)], config)
     assert (drawn.layout.xaxis.type, drawn.layout.xaxis.categoryarray) == ("category", (0.0, 3.0, 100.0))
     level = next(trace for trace in drawn.data if "whole" in trace.name)
     assert (list(level.x), list(level.y)) == ([0.0, 3.0, 100.0], [7.0, 7.0, 7.0])
 
 
-def test_a_point_that_diverges_is_recorded_and_the_others_go_on(
+def test_a_point_that_diverges_is_recorded_and_the_others_continue(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trained = compare.train
+    trained = preparation.train
 
     def train(model: Any, corpus: Any, recipe: Any, folder: Path, *rest: Any) -> Any:
         if "consmax" in folder.name and recipe.learning_rate == 0.004:
             raise FloatingPointError("training diverged: the loss is nan")
         return trained(model, corpus, recipe, folder, *rest)
 
-    monkeypatch.setattr(compare, "train", train)
+    monkeypatch.setattr(preparation, "train", train)
     record = run(tmp_path, written(tmp_path, SMALL.replace("[0, 1]", "[0]")))
-    gone = [each for each in record["results"] if "diverged" in each]
-    assert [each["settings"]["spec.gamma0"] for each in gone] == [1.0, 1.0, 10.0, 10.0]
-    assert all("loss_nats" not in each for each in gone)
+    diverged = [result for result in record["results"] if "diverged" in result]
+    assert [result["settings"]["spec.gamma0"] for result in diverged] == [1.0, 1.0, 10.0, 10.0]
+    assert all("loss_nats" not in result for result in diverged)
     assert len(record["results"]) == 16
     assert "1 of 1 diverged" in render_study(record)
     json.dumps(record, allow_nan=False)
 
 
+def test_a_text_is_read_once_for_every_context_and_number_of_tokens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read_corpus = options.read_corpus
+    reads: list[int] = []
+
+    def counting(text: Any, tokenizer: Any = None, learned: int = 0) -> Any:
+        reads.append(learned)
+        return read_corpus(text, tokenizer, learned)
+
+    monkeypatch.setattr(options, "read_corpus", counting)
+    config = SMALL.replace('"recipe.learning_rate" = [0.001, 0.004]', '"recipe.context" = [8, 16]')
+    run(tmp_path, written(tmp_path, config))
+    assert reads == [256, 256]
+
+
 def test_an_interrupted_study_keeps_what_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trained = compare.train
+    trained = preparation.train
     trainings: list[str] = []
 
     def train(model: Any, corpus: Any, recipe: Any, folder: Path, *rest: Any) -> Any:
@@ -198,7 +214,7 @@ def test_an_interrupted_study_keeps_what_is_finished(tmp_path: Path, monkeypatch
             raise Interrupted("stopped")
         return trained(model, corpus, recipe, folder, *rest)
 
-    monkeypatch.setattr(compare, "train", train)
+    monkeypatch.setattr(preparation, "train", train)
     config = written(tmp_path, SMALL.replace("[0, 1]", "[0]"))
     with pytest.raises(Interrupted):
         run(tmp_path, config)
@@ -207,13 +223,20 @@ def test_an_interrupted_study_keeps_what_is_finished(tmp_path: Path, monkeypatch
     assert Exact().method in trainings[0]
 
 
-def test_seeds_that_diverged_are_told_beside_the_mean_of_the_others() -> None:
+def test_seeds_that_diverged_are_counted_beside_the_mean_of_the_others() -> None:
     results = [
-        {"method": "consmax", "variant": "", "mode": "integer", "settings": {"recipe.steps": 4}, "seed": seed, **found}
-        for seed, found in enumerate([{"loss_nats": 2.0}, {"diverged": "the loss is nan"}, {"loss_nats": 4.0}])
+        {
+            "method": "consmax",
+            "variant": "",
+            "mode": "integer",
+            "settings": {"recipe.steps": 4},
+            "seed": seed,
+            **figures,
+        }
+        for seed, figures in enumerate([{"loss_nats": 2.0}, {"diverged": "the loss is nan"}, {"loss_nats": 4.0}])
     ]
-    (found,) = summary(results, "loss_nats")
-    assert shown(found, 2) == "3.00 ± 1.41 (1 of 3 diverged)"
+    (group,) = summary(results, "loss_nats")
+    assert shown(group, 2) == "3.00 ± 1.41 (1 of 3 diverged)"
     assert picture(results, {"x": "recipe.steps", "y": "loss_nats"}) is None
 
 

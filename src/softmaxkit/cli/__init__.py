@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import warnings
@@ -61,6 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 0 for success, 1 for a failure, 2 for wrong arguments, 130 when stopped by Ctrl-C.
     """
     _quieten_libraries()
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        return _fail("softmaxkit works in one process: run it without torchrun, or with --nproc-per-node 1", 2)
     try:
         code = app(args=None if arguments is None else list(arguments), standalone_mode=False)
         return code if isinstance(code, int) else 0
@@ -79,6 +82,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(str(error), 1)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
+        if error.errno in (errno.ENOENT, errno.EACCES, errno.EISDIR, errno.ENOTDIR):  # a path that was given
+            return _fail(f"{where}{error.strerror}", 2)
         return _fail(f"{where}{error.strerror or error}; what was there before is untouched", 1)
 
 

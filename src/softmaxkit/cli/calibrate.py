@@ -17,6 +17,7 @@ from softmaxkit.cli.options import (
     TextOption,
     check_output_folder,
     chosen_spec,
+    output_folder,
 )
 from softmaxkit.methods import METHODS
 from softmaxkit.recipe import Recipe
@@ -33,7 +34,8 @@ def calibrate(
         str | None, typer.Argument(help="Method to put in; left out, those in the model.", show_default=False)
     ] = None,
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the calibrated model.")
+        Path,
+        output_folder("Folder for the calibrated model."),
     ] = Path("softmaxkit-model"),
     spec: SpecOption = None,
     text: TextOption = None,

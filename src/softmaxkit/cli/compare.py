@@ -20,6 +20,8 @@ from softmaxkit.cli.options import (
     WindowsOption,
     chosen_recipe,
     chosen_specs,
+    output_folder,
+    writable_file,
 )
 from softmaxkit.recipe import SMALL_GPT, WINDOWS, Recipe
 
@@ -48,12 +50,19 @@ def compare(
     windows: WindowsOption = WINDOWS,
     context: ContextOption = Recipe().context,
     seed: SeedOption = 0,
+    seeds: Annotated[
+        int, typer.Option(min=1, help="How many seeds to train and measure with, from --seed on; figures are means.")
+    ] = 1,
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for models and results.")
+        Path,
+        output_folder("Folder for models and results."),
     ] = Path("softmaxkit-compare"),
     json: JsonOption = None,
     html: Annotated[
-        Path | None, typer.Option(metavar="PATH", help="Write the page there.", show_default="compare.html in DIR")
+        Path | None,
+        typer.Option(
+            metavar="PATH", callback=writable_file, help="Write the page there.", show_default="compare.html in DIR"
+        ),
     ] = None,
     hardware: Annotated[
         bool, typer.Option("--verify/--no-verify", help="Compare the hardware of every spec with its integers.")
@@ -108,7 +117,7 @@ def compare(
     page = html or output / "compare.html"
     console.print(_plan(options, page), soft_wrap=True)
     with stages() as stage, stoppable():
-        record = compare_methods(options, command_line(), stage)
+        record = compare_methods(options, command_line(), stage, seeds)
     results_console(json).print(_table(record))
     write_record(record, json or output / "compare.json")
     write_text(page, render(record))
@@ -185,4 +194,5 @@ def _figure(result: dict[str, Any], key: str, specification: str) -> str:
 
 def _change(result: dict[str, Any]) -> str:
     percent = round(result["loss_change_percent"], 2)
-    return f"{percent:+.2f}%" if percent else "0.00%"
+    spread = result.get("loss_change_percent_spread")
+    return (f"{percent:+.2f}%" if percent else "0.00%") + ("" if spread is None else f" ± {spread:.2f}")

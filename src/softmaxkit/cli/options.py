@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -47,8 +48,53 @@ ContextOption = Annotated[int, typer.Option(min=2, help="Tokens in a window.")]
 WindowsOption = Annotated[int, typer.Option(min=1, help="Held-out windows to measure on, at most.")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace a model in the output folder.")]
 SeedOption = Annotated[int, typer.Option(help="Seed of all random numbers.", min=0)]
+
+
+def writable_file(path: Path | None) -> Path | None:
+    """Return a path that a file can be written to, checked before any work; "-" is standard output.
+
+    Raises:
+        ValueError: it is a folder, lies in a file, or in a folder that cannot be written to.
+    """
+    if path is None or path == Path("-"):
+        return path
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; give the name of a file to write")
+    writable_folder(path.parent)
+    if path.exists() and not os.access(path, os.W_OK):
+        raise ValueError(f"{path} is there and cannot be written to; give another file, or change its permissions")
+    return path
+
+
+def writable_folder(path: Path | None) -> Path | None:
+    """Return a path at which a folder is, or can be made, and written to, checked before any work.
+
+    Raises:
+        ValueError: it is a file, lies in a file, or cannot be written to.
+    """
+    if path is None:
+        return None
+    existing = next(place for place in (path, *path.absolute().parents) if place.exists())
+    if not existing.is_dir():
+        raise ValueError(f"{existing} is a file; give a folder to write to")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise ValueError(f"{existing} cannot be written to; give another place, or change its permissions")
+    return path
+
+
+def output_folder(help: str) -> Any:
+    """Return the option of a folder to write to."""
+    return typer.Option("--output", "-o", metavar="DIR", callback=writable_folder, help=help)
+
+
+InputFile: dict[str, Any] = {"exists": True, "dir_okay": False, "readable": True}
+"""What a file that is only read has to be."""
+
 JsonOption = Annotated[
-    Path | None, typer.Option("--json", metavar="PATH", help="Write the record there; - for standard output.")
+    Path | None,
+    typer.Option(
+        "--json", metavar="PATH", callback=writable_file, help="Write the record there; - for standard output."
+    ),
 ]
 
 

@@ -8,7 +8,14 @@ from typing import Annotated
 import typer
 
 from softmaxkit.cli.console import console
-from softmaxkit.cli.options import ContextOption, MethodArgument, OverwriteOption, SpecOption, TextOption
+from softmaxkit.cli.options import (
+    ContextOption,
+    MethodArgument,
+    OverwriteOption,
+    SpecOption,
+    TextOption,
+    output_folder,
+)
 from softmaxkit.cli.units import (
     DepthOption,
     HeadOption,
@@ -25,9 +32,7 @@ from softmaxkit.recipe import Recipe
 
 def rtl(
     method: MethodArgument = None,
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the unit.")] = Path(
-        "softmaxkit-rtl"
-    ),
+    output: Annotated[Path, output_folder("Folder for the unit.")] = Path("softmaxkit-rtl"),
     lanes: LanesOption = 16,
     max_row: MaxRowOption = 256,
     depth: DepthOption = None,

@@ -10,7 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from softmaxkit.cli.console import command_line, console, name_of, results_console, stages, stoppable, write_record
-from softmaxkit.cli.options import JsonOption, TextOption
+from softmaxkit.cli.options import JsonOption, TextOption, writable_file, writable_folder
 from softmaxkit.methods import BASELINE
 
 
@@ -26,10 +26,15 @@ def study(
         list[int] | None, typer.Option(help="In place of the study's own; may be given again.", show_default=False)
     ] = None,
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for models and finished points.")
+        Path,
+        typer.Option(
+            "--output", "-o", metavar="DIR", callback=writable_folder, help="Folder for models and finished points."
+        ),
     ] = Path("softmaxkit-study"),
     json: JsonOption = None,
-    html: Annotated[Path | None, typer.Option(metavar="PATH", help="Write a page with the picture there.")] = None,
+    html: Annotated[
+        Path | None, typer.Option(metavar="PATH", callback=writable_file, help="Write a page with the picture there.")
+    ] = None,
 ) -> None:
     """Train and measure every point of a study: methods, start values, budgets, with every seed.
 

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from softmaxkit.cli.console import command_line, console, results_console, stages, write_record
-from softmaxkit.cli.options import ALL, ContextOption, JsonOption, MethodOrAllArgument, SpecOption, TextOption
+from softmaxkit.cli.options import (
+    ALL,
+    ContextOption,
+    InputFile,
+    JsonOption,
+    MethodOrAllArgument,
+    SpecOption,
+    TextOption,
+    writable_folder,
+)
 from softmaxkit.cli.silicon_tables import cells_table, counts_table, title_of
 from softmaxkit.cli.units import (
     DepthOption,
@@ -44,6 +53,7 @@ def synth(
     liberty: Annotated[
         list[Path] | None,
         typer.Option(
+            **InputFile,
             metavar="FILE",
             help="Liberty file of the library, plain or gzip, in place of the package's tables; may be given again.",
             show_default=False,
@@ -52,6 +62,7 @@ def synth(
     corner: Annotated[
         list[Path] | None,
         typer.Option(
+            **InputFile,
             metavar="FILE",
             help="Liberty file of another corner, to time the netlist at too; may be given again.",
             show_default=False,
@@ -60,7 +71,10 @@ def synth(
     verilog: Annotated[
         list[Path] | None,
         typer.Option(
-            metavar="FILE", help="Anybody's Verilog in place of a unit; may be given again.", show_default=False
+            **InputFile,
+            metavar="FILE",
+            help="Anybody's Verilog in place of a unit; may be given again.",
+            show_default=False,
         ),
     ] = None,
     top: Annotated[
@@ -76,7 +90,10 @@ def synth(
     text: TextOption = None,
     context: ContextOption = Recipe().context,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="DIR", help="Write netlists and longest paths there.")
+        Path | None,
+        typer.Option(
+            "--output", "-o", metavar="DIR", callback=writable_folder, help="Write netlists and longest paths there."
+        ),
     ] = None,
     json: JsonOption = None,
 ) -> None:

@@ -10,7 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from softmaxkit.cli.console import command_line, name_of, results_console, stages, stoppable, write_record
-from softmaxkit.cli.options import JsonOption, MethodsOption, SpecsOption, chosen_specs
+from softmaxkit.cli.options import JsonOption, MethodsOption, SpecsOption, chosen_specs, writable_folder
 from softmaxkit.recipe import TaskRecipe
 
 FIGURE_TITLES = {"classes": "accuracy", "similarity": "rank correlation", "answers": "F1 of answers"}
@@ -46,7 +46,10 @@ def tasks(
         list[int] | None, typer.Option(min=0, help="Seed; may be given again.", show_default="0, 1 and 2")
     ] = None,
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for models and finished results.")
+        Path,
+        typer.Option(
+            "--output", "-o", metavar="DIR", callback=writable_folder, help="Folder for models and finished results."
+        ),
     ] = Path("softmaxkit-tasks"),
     json: JsonOption = None,
 ) -> None:

@@ -19,15 +19,17 @@ from softmaxkit.cli.options import (
     check_output_folder,
     chosen_recipe,
     chosen_spec,
+    output_folder,
 )
 from softmaxkit.recipe import FINE_TUNING_RATE, Recipe
 
 
 def train(
     method: MethodArgument = None,
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the trained model.")] = Path(
-        "softmaxkit-model"
-    ),
+    output: Annotated[
+        Path,
+        output_folder("Folder for the trained model."),
+    ] = Path("softmaxkit-model"),
     spec: SpecOption = None,
     start: Annotated[
         str | None,

@@ -18,6 +18,7 @@ from softmaxkit.cli.options import (
     SeedOption,
     SpecOption,
     TextOption,
+    writable_file,
 )
 from softmaxkit.cli.units import (
     DepthOption,
@@ -51,7 +52,11 @@ def verify(
     ] = False,
     waveform: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Write the waveform (VCD) of the first run that fails, or of a short one."),
+        typer.Option(
+            metavar="FILE",
+            callback=writable_file,
+            help="Write the waveform (VCD) of the first run that fails, or of a short one.",
+        ),
     ] = None,
     seed: SeedOption = 0,
     text: TextOption = None,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from transformers import PreTrainedModel
@@ -27,35 +29,61 @@ from softmaxkit.studies.preparation import Curve, Preparation
 from softmaxkit.studies.progress import Stage
 from softmaxkit.studies.resume import Results, resumed
 from softmaxkit.studies.silicon import cost_of_scores
-from softmaxkit.studies.speed import speedup_over_torch
+from softmaxkit.studies.speed import speedups_over_torch
 from softmaxkit.studies.verification import verify_scores
 
 MODES = ("float", "integer")
 
 
-def compare(options: Options, command: Sequence[str], stage: Stage) -> dict[str, Any]:
+def compare(options: Options, command: Sequence[str], stage: Stage, seeds: int = 1) -> dict[str, Any]:
     """Train or load a model, put every method in, measure, and return the record.
 
     Args:
-        options: what to compare.
+        options: what to compare; the hardware is that of its seed.
         command: for the record.
         stage: shows progress.
+        seeds: how many, from that of the options on; everything is trained and measured with each.
 
     Returns:
         the record: two results for each spec, float and integer, those of the baseline first; each with its changes
-        in loss and perplexity against the baseline in float.
+        in loss and perplexity against the baseline in float with the same seed. Of several seeds the means, with
+        `loss_nats_spread` and `loss_change_percent_spread`, standard deviations.
 
     Raises:
         ValueError: a text or model that cannot be used.
         FloatingPointError: a training or model gave NaN or infinity.
         Interrupted: training was stopped; the same call continues.
     """
-    comparison = Comparison(options, stage)
     specs = [BASELINE, *(spec for spec in options.specs if not spec.is_baseline)]
-    results = [result for spec in specs for result in comparison.results(spec)]
-    baseline = results[0]["loss_nats"]
-    results = [result | changes(result, baseline) for result in results]
-    return make_record(command, options.seed, comparison.inputs(), results)
+    comparisons: list[Comparison] = []
+    by_seed: list[Results] = []
+    for seed in range(options.seed, options.seed + seeds):
+        first = seed == options.seed
+        own = options if first else replace(options, seed=seed, verify=False, synthesize=False)
+        comparisons.append(Comparison(own, stage, comparisons[0].windows if comparisons else None))
+        results = [result for spec in specs for result in comparisons[-1].results(spec)]
+        by_seed.append([result | changes(result, results[0]["loss_nats"]) for result in results])
+    results = [_over_seeds(of_seeds, options.seed) for of_seeds in zip(*by_seed, strict=True)]
+    if options.speed:
+        speedups = speedups_over_torch(specs)
+        for spec in speedups:
+            place = len(MODES) * specs.index(spec) + MODES.index(kernel_mode(spec))
+            results[place].update(speedups[spec])
+    return make_record(command, options.seed, comparisons[0].inputs(), results)
+
+
+AVERAGED = ("loss_nats", "perplexity", "loss_change_percent", "perplexity_change_percent")
+"""Figures that are means over seeds."""
+
+
+def _over_seeds(results: Sequence[dict[str, Any]], first_seed: int) -> dict[str, Any]:
+    """Return the result of the first seed, with means over all of them, and their spread."""
+    merged = {**results[0], "seeds": list(range(first_seed, first_seed + len(results)))}
+    if len(results) > 1:
+        for key in AVERAGED:
+            values = [result[key] for result in results]
+            merged[key], merged[f"{key}_spread"] = statistics.fmean(values), statistics.stdev(values)
+    return merged
 
 
 def changes(result: Mapping[str, Any], baseline: float | None) -> dict[str, float]:
@@ -118,7 +146,7 @@ class Comparison:
             Interrupted: training was stopped; the same call continues.
         """
         options = self.options
-        folder = self.preparation.folder(spec, options.windows, options.verify, options.synthesize, options.speed)
+        folder = self.preparation.folder(spec, options.windows, options.verify, options.synthesize)
 
         def diverged(error: FloatingPointError) -> Results:
             return [make_result(spec, mode, diverged=str(error)) for mode in MODES]
@@ -137,7 +165,6 @@ class Comparison:
         if curve and mode == "float":
             series["training"] = _training_series(curve)
         hardware = self._hardware(spec, scores) if mode == "integer" else {}
-        speedup = speedup_over_torch(spec) if self.options.speed and mode == kernel_mode(spec) else None
         return make_result(
             spec,
             mode,
@@ -147,7 +174,6 @@ class Comparison:
             trained_steps=self.preparation.steps,
             training_description=self.preparation.describe(spec),
             **hardware,
-            **({} if speedup is None else {"speedup_over_torch": speedup}),
             series=series,
         )
 

@@ -73,26 +73,38 @@ def measure_speed(options: SpeedOptions, command: Sequence[str], stage: Stage) -
     return make_record(command, options.seed, inputs, results)
 
 
-def speedup_over_torch(spec: Spec, shape: tuple[int, int] = (1024, 1024), rounds: int = 9) -> float | None:
-    """Return how many times faster than torch.softmax a method's softmax is, with one thread.
+def speedups_over_torch(
+    specs: Sequence[Spec], shape: tuple[int, int] = (1024, 1024), rounds: int = 25
+) -> dict[Spec, dict[str, float]]:
+    """Return how many times faster than torch.softmax the methods' softmax is, with one thread.
+
+    All run in turn, round after round, on the same scores; specs that compute the same are measured once.
 
     Args:
-        spec: the method; it runs in the mode in which it has a kernel.
+        specs: the methods; each runs in the mode in which it has a kernel.
         shape: (rows, keys) of the scores.
-        rounds: how often both run.
+        rounds: how often all run.
 
     Returns:
-        The median ratio; None where no kernels are built.
+        by spec `speedup_over_torch`, the median of the rounds' ratios, with `_low` and `_high`, their quartiles; empty
+        where no kernels are built.
     """
     if backend_name() == "torch":
-        return None
-    contenders = softmax_contenders((spec,), shape, modes=(kernel_mode(spec),))
+        return {}
+    different = distinct(specs)
+    torch_and_copy = softmax_contenders((), shape)
+    methods = [
+        softmax_contenders((spec,), shape, modes=(kernel_mode(spec),))[len(torch_and_copy)] for spec in different
+    ]
+    contenders = [contender._replace(truth=None) for contender in (*torch_and_copy, *methods)]
     with _threads(1), torch.no_grad():
-        _, _, figures, *_ = _run_in_turn(
-            [contender._replace(truth=None) for contender in contenders], rounds, lambda done, total: None
-        )
-    speedup: float = figures["speedup_over_torch"]
-    return speedup
+        _, _, *measured = _run_in_turn(contenders, rounds, lambda done, total: None)
+    keys = ("speedup_over_torch", "speedup_over_torch_low", "speedup_over_torch_high")
+    by_computation = {
+        spec.without_calibration(): {key: figures[key] for key in keys}
+        for spec, figures in zip(different, measured, strict=True)
+    }
+    return {spec: by_computation[spec.without_calibration()] for spec in specs}
 
 
 def distinct(specs: Sequence[Spec]) -> tuple[Spec, ...]:
@@ -127,12 +139,20 @@ def _ratios(own: Times, torch_times: Times, copy: Times) -> dict[str, float]:
     for suffix, seconds, of_torch, of_copy in zip(("", "_new_memory"), own, torch_times, copy, strict=True):
         figures["seconds" + suffix] = statistics.median(seconds[1:])
         figures["speedup_over_torch" + suffix] = _median_ratio(of_torch, seconds)
+        if not suffix:
+            figures["speedup_over_torch_low"], figures["speedup_over_torch_high"] = _quartile_ratios(of_torch, seconds)
         figures["time_over_copy" + suffix] = _median_ratio(seconds, of_copy)
     return figures
 
 
 def _median_ratio(numerators: list[float], denominators: list[float]) -> float:
     return statistics.median(a / b for a, b in zip(numerators[1:], denominators[1:], strict=True))
+
+
+def _quartile_ratios(numerators: list[float], denominators: list[float]) -> tuple[float, float]:
+    ratios = [a / b for a, b in zip(numerators[1:], denominators[1:], strict=True)]
+    low, _, high = statistics.quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else ratios * 3
+    return low, high
 
 
 def _errors(contender: Contender, out: Tensor | None) -> dict[str, float]:

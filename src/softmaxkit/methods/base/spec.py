@@ -291,7 +291,7 @@ class Spec(ABC):
         Args:
             keys: of a row.
             spread: standard deviation of the scores, which are normal.
-            largest: magnitude up to which codes of scores are not to saturate, where the method has a score scale to set.
+            largest: magnitude up to which no score saturates, where the method has a score scale to set.
         """
         return {}
 

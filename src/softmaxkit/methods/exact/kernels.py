@@ -14,8 +14,8 @@ from softmaxkit.methods.exact.golden import exponential, significand_and_shift
 from softmaxkit.tables import Reciprocal
 
 if TYPE_CHECKING:
-    from softmaxkit.methods.exact.spec import Exact
     from softmaxkit.methods.base.constants import Constants
+    from softmaxkit.methods.exact.spec import Exact
 
 FARTHEST_BITS = 4
 """A distance of 2**4 to the maximum and beyond has the exponential 0: below every format's smallest normal, 2**-14."""

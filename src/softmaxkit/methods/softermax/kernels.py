@@ -15,8 +15,8 @@ from softmaxkit.methods.softermax.golden import power_of_two
 from softmaxkit.tables import Reciprocal
 
 if TYPE_CHECKING:
-    from softmaxkit.methods.softermax.spec import Softermax
     from softmaxkit.methods.base.constants import Constants
+    from softmaxkit.methods.softermax.spec import Softermax
 
 
 @dataclass(frozen=True, eq=False)

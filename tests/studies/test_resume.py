@@ -1,0 +1,47 @@
+"""Results that are kept: measured once, read back, and apart for other inputs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from softmaxkit.studies import resume
+from softmaxkit.studies.resume import result_folder, resumed
+
+
+def test_results_are_measured_once(tmp_path: Path) -> None:
+    calls: list[int] = []
+
+    def measure() -> list[dict[str, Any]]:
+        calls.append(1)
+        return [{"loss_nats": 2.5}]
+
+    assert resumed(tmp_path / "a", measure) == resumed(tmp_path / "a", measure) == [{"loss_nats": 2.5}]
+    assert len(calls) == 1
+    resumed(tmp_path / "b", measure)
+    assert len(calls) == 2
+
+
+def test_an_error_is_kept_only_where_that_is_a_result(tmp_path: Path) -> None:
+    def measure() -> list[dict[str, Any]]:
+        raise FloatingPointError("the loss is nan")
+
+    with pytest.raises(FloatingPointError):
+        resumed(tmp_path, measure)
+    assert not list(tmp_path.iterdir())
+    kept = [{"diverged": "the loss is nan"}]
+    assert resumed(tmp_path, measure, lambda error: [{"diverged": str(error)}]) == kept
+    assert resumed(tmp_path, measure) == kept
+
+
+def test_a_folder_depends_on_all_inputs_and_on_the_versions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = result_folder(tmp_path, "exact", {"seed": 0}, "text")
+    assert folder.parent == tmp_path
+    assert folder.name.startswith("exact-")
+    assert folder == result_folder(tmp_path, "exact", {"seed": 0}, "text")
+    assert folder != result_folder(tmp_path, "exact", {"seed": 1}, "text")
+    assert folder != result_folder(tmp_path, "exact", {"seed": 0}, "text", True)
+    monkeypatch.setattr(resume, "versions", lambda: {"softmaxkit": "other"})
+    assert folder != result_folder(tmp_path, "exact", {"seed": 0}, "text")
