@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers reads it: no test asks the network
 
-from transformers import (
-    BertConfig,
-    BertForMaskedLM,
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedModel,
-)
+sys.path.append(str(Path(__file__).parent / "methods"))  # where the cases of each method are, for all tests
 
 # Tests run side by side: more threads than cores make each other wait many times over.
 torch.set_num_threads(1)
@@ -36,6 +33,8 @@ def shakespeare() -> Path:
 
 def tiny_model(kind: str) -> PreTrainedModel:
     """Return a random model of 2 layers and 4 heads over 100 tokens, in evaluation mode, with eager attention."""
+    from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+
     torch.manual_seed(0)
     common = {
         "vocab_size": 100,

@@ -26,6 +26,8 @@ verilator = pytest.mark.skipif(
 )
 
 STALLS = Traffic(gap=90, longest_gap=3, stall=90, longest_stall=3)
+LONG = 1 << 18
+"""Beats from which on a quicker program is worth its compilation."""
 
 
 class Streamed(wiring.Component):
@@ -48,8 +50,8 @@ class Streamed(wiring.Component):
         m = Module()
         pipe = Pipeline(m, "stage", self.scores.valid, self.results, ())
         m.d.comb += self.scores.ready.eq(pipe.advance)
-        found = list(self.build(m, split(self.scores.payload, self.inputs)))
-        pipe.finish(Cat(fitted(value, bits) for value, bits in zip(found, self.outputs, strict=True)))
+        values = list(self.build(m, split(self.scores.payload, self.inputs)))
+        pipe.finish(Cat(fitted(value, bits) for value, bits in zip(values, self.outputs, strict=True)))
         return m
 
 
@@ -139,7 +141,9 @@ def check(
     names: Sequence[str] = (),
 ) -> None:
     """Build a block, or many side by side, and see that it gives the outputs of the inputs, and that errors show."""
-    simulator = Verilated(Streamed([bits for _, bits in inputs], [bits for _, bits in outputs], build))
+    simulator = Verilated(
+        Streamed([bits for _, bits in inputs], [bits for _, bits in outputs], build), fast=len(inputs[0][0]) > LONG
+    )
     agree(simulator, packed(inputs, outputs), [bits for _, bits in outputs], names)
 
 
@@ -163,9 +167,9 @@ def explain(outcome: Outcome, expected: Stream, widths: Sequence[int], names: Se
     """Say which outputs of the first wrong beats are wrong."""
     lines = []
     for beat, words in outcome.wrong[:5]:
-        bits = [unpack(each[None], 1, sum(widths))[0] for each in (words, expected.results[beat])] if widths else []
+        bits = [unpack(beats[None], 1, sum(widths))[0] for beats in (words, expected.results[beat])] if widths else []
         for at, width in enumerate(widths):
-            got, right = ("".join(map(str, each[sum(widths[:at]) :][:width][::-1])) for each in bits)
+            got, right = ("".join(map(str, beat_bits[sum(widths[:at]) :][:width][::-1])) for beat_bits in bits)
             if got != right:
                 lines.append(f"beat {beat}, {names[at] if names else at}: {got}, not {right}")
     return "\n".join(lines[:20])
@@ -177,8 +181,8 @@ def simulate(
     """As `check`, in Amaranth's simulator and without a register: for few values."""
     m = Module()
     given = [Signal(bits) for _, bits in inputs]
-    found = list(build(m, given))
-    for value, (_, bits) in zip(found, outputs, strict=True):
+    results = list(build(m, given))
+    for value, (_, bits) in zip(results, outputs, strict=True):
         fitted(value, bits)
     expected = list(zip(*(values.tolist() for values, _ in outputs), strict=True))
     got = []
@@ -188,7 +192,7 @@ def simulate(
             for signal, value in zip(given, values, strict=True):
                 context.set(signal, value)
             await context.delay(1e-9)
-            got.append(tuple(context.get(value) for value in found))
+            got.append(tuple(context.get(value) for value in results))
 
     simulator = Simulator(m)
     simulator.add_testbench(testbench)

@@ -24,7 +24,7 @@ def test_trees(signed: bool, tree: Callable[..., Value], join: Callable[..., np.
     outputs = [(join(values[:count], axis=0), BITS + (count - 1).bit_length()) for count in range(1, MOST + 1)]
 
     def build(m: Module, inputs: list[Value]) -> list[Value]:
-        lanes = [each.as_signed() if signed else each for each in inputs]
+        lanes = [value.as_signed() if signed else value for value in inputs]
         return [tree(m, f"tree_{count}", lanes[:count]) for count in range(1, MOST + 1)]
 
-    simulate([(each, BITS) for each in values], outputs, build)
+    simulate([(lane, BITS) for lane in values], outputs, build)

@@ -36,14 +36,14 @@ def gathered(gather: Gather, taken: dict[str, np.ndarray]) -> list[Field]:
     for at, last in enumerate(taken["last"]):
         group.append(at)
         if last or (not gather.whole_rows and len(group) == gather.beats):
-            keys = [taken["key"][each] for each in group if taken["present"][each]]
+            keys = [taken["key"][beat] for beat in group if taken["present"][beat]]
             given["maximum"] += [max(keys, default=taken["key"][at])] * len(group)
             given["present"] += [len(keys) > 0] * len(group)
-            given["group_last"] += [each == at for each in group]
+            given["group_last"] += [beat == at for beat in group]
             group = []
     fields = {"beat": WIDTH, "maximum": KEY, "present": 1, "group_last": 1, "last": 1}
-    found = taken | {name: np.asarray(values, np.int64) for name, values in given.items()}
-    return [(found[name], bits) for name, bits in fields.items()]
+    values_of = taken | {name: np.asarray(values, np.int64) for name, values in given.items()}
+    return [(values_of[name], bits) for name, bits in fields.items()]
 
 
 @verilator
@@ -51,7 +51,7 @@ def test_every_beat_leaves_with_the_maximum_of_its_group() -> None:
     """Groups of 1 to 5 beats and whole rows, of every storage: what comes out, and when."""
     rng = np.random.default_rng(0)
     bank = Bank([*GATHERS, MUTANT])
-    simulator = Verilated(bank)
+    simulator = Verilated(bank, fast=False)
     for at, gather in enumerate(bank.parts):
         case = (gather.beats, gather.whole_rows, gather.buffer.storage)
         longest = gather.beats if gather.whole_rows else 12

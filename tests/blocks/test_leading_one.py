@@ -15,7 +15,7 @@ WIDTHS = (*range(1, SMALL + 1), 16, 24, 37)
 def test_every_value_of_small_widths_and_some_of_large_ones() -> None:
     rng = np.random.default_rng(0)
     value = rng.integers(0, 1 << 37, 1 << SMALL) >> rng.integers(0, 38, 1 << SMALL)
-    corners = [each for place in range(37) for each in (1 << place, (1 << place) - 1, (1 << place) + 1)]
+    corners = [corner for place in range(37) for corner in (1 << place, (1 << place) - 1, (1 << place) + 1)]
     value[: len(corners)] = corners
     low = np.arange(1 << SMALL)
     outputs, names = [], []
@@ -28,9 +28,9 @@ def test_every_value_of_small_widths_and_some_of_large_ones() -> None:
     def build(m: Module, inputs: list[Value]) -> list[Value]:
         low, value = inputs
         return [
-            each
+            output
             for width in WIDTHS
-            for each in leading_one(m, f"one_{width}", (low if width <= SMALL else value)[:width])
+            for output in leading_one(m, f"one_{width}", (low if width <= SMALL else value)[:width])
         ]
 
     check([(low, SMALL), (value, 37)], outputs, build, names)

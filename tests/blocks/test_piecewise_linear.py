@@ -36,14 +36,14 @@ def test_every_argument_of_every_table() -> None:
     values = [table(argument % (1 << table.input_bits), rounding) for (_, table), rounding in CASES]
 
     def build(m: Module, inputs: list[Value]) -> list[Value]:
-        found = []
+        results = []
         for at, ((_, table), rounding) in enumerate(CASES):
             value = line(m, f"line_{at}", table, inputs[0][: table.input_bits], rounding)
-            found.append(round_line(m, f"rounded_{at}", table, value, rounding))
-        return found
+            results.append(round_line(m, f"rounded_{at}", table, value, rounding))
+        return results
 
     names = [f"{name}, {rounding}" for (name, _), rounding in CASES]
-    outputs = [(each, (table.fraction_bits + 3)) for each, ((_, table), _) in zip(values, CASES, strict=True)]
+    outputs = [(results, (table.fraction_bits + 3)) for results, ((_, table), _) in zip(values, CASES, strict=True)]
     check([(argument, INPUT_BITS)], outputs, build, names)
 
 
@@ -57,14 +57,14 @@ def test_lookups() -> None:
 
     def build(m: Module, inputs: list[Value]) -> list[Value]:
         index, *words = inputs
-        words = [each.as_signed() for each in words]
-        found = [
+        words = [word.as_signed() for word in words]
+        results = [
             lookup(m, f"table_{at}", entries, index[: (len(entries) - 1).bit_length()])
             for at, entries in enumerate(constants)
         ]
-        return [*found, lookup(m, "held", words, index[:2]), lookup(m, "one", words[:1], Const(0, 0))]
+        return [*results, lookup(m, "held", words, index[:2]), lookup(m, "one", words[:1], Const(0, 0))]
 
-    simulate([(index, 3), *((each, 5) for each in words)], outputs, build)
+    simulate([(index, 3), *((word, 5) for word in words)], outputs, build)
 
 
 def test_the_narrowest_shape() -> None:

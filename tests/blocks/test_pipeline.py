@@ -77,7 +77,7 @@ def run(chain: Chain, beats: list[int], valid: float, ready: float) -> list[int]
             context.set(chain.scores.payload, beats[0])
         context.set(chain.results.ready, taking := rng.random() < ready)
         assert context.get(chain.busy) == bool(inside)
-        held = [context.get(each) for each in chain.held]
+        held = [context.get(state) for state in chain.held]
         assert all(old is fresh or old == new for old, new in zip(before, held, strict=True)), "a bubble's data moved"
         before = [fresh if context.get(fire) else value for fire, value in zip(chain.fired, held, strict=True)]
         given = context.get(chain.results.payload) if context.get(chain.results.valid) else None

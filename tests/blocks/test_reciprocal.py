@@ -29,7 +29,7 @@ CASES = [
 def test_every_divisor_of_12_bits_and_some_of_more() -> None:
     rng = np.random.default_rng(0)
     low, high = np.arange(COUNT), rng.integers(0, 1 << 40, COUNT) >> rng.integers(0, 41, COUNT)
-    corners = [0, *(each for place in range(40) for each in (1 << place, (2 << place) - 1, (1 << place) | 1))]
+    corners = [0, *(corner for place in range(40) for corner in (1 << place, (2 << place) - 1, (1 << place) | 1))]
     high[: len(corners)] = corners
     outputs, names = [], []
     for bits, reciprocal, rounding in CASES:
@@ -40,13 +40,13 @@ def test_every_divisor_of_12_bits_and_some_of_more() -> None:
 
     def build(m: Module, inputs: list[Value]) -> list[Value]:
         low, high = inputs
-        found = []
+        results = []
         for at, (bits, reciprocal, rounding) in enumerate(CASES):
             divisor = (low if bits <= 12 else high)[:bits]
             argument, exponent = normalise(m, f"normal_{at}", reciprocal, divisor)
             value = line(m, f"line_{at}", reciprocal.table, argument, rounding)
-            found += [round_line(m, f"mantissa_{at}", reciprocal.table, value, rounding), exponent]
-        return found
+            results += [round_line(m, f"mantissa_{at}", reciprocal.table, value, rounding), exponent]
+        return results
 
     check([(low, 12), (high, 40)], outputs, build, names)
 
@@ -87,7 +87,7 @@ def test_units_pass_tags_along(build: Any, ready: float) -> None:
         context.set(unit.sink.ready, rng.random() < ready)
         if context.get(unit.sink.valid) and context.get(unit.sink.ready):
             fields = unit.sink.p
-            got.append(tuple(context.get(each) for each in (fields.mantissa, fields.exponent, fields.tag)))
+            got.append(tuple(context.get(field) for field in (fields.mantissa, fields.exponent, fields.tag)))
             delays.append(at - sent[len(got) - 1])
         if len(sent) < len(beats) and context.get(unit.source.ready):
             sent.append(at)

@@ -12,7 +12,7 @@ from softmaxkit.blocks.storage import Storage
 from softmaxkit.flow.simulate import Traffic, Verilated
 
 WIDTH = 9
-BUFFERS = [RowBuffer(WIDTH, *each) for each in product((1, 2, 3, 4, 7, 8, 16), get_args(Storage))]
+BUFFERS = [RowBuffer(WIDTH, *form) for form in product((1, 2, 3, 4, 7, 8, 16), get_args(Storage))]
 TRAFFIC = (
     Traffic(stall=128, longest_stall=40),
     Traffic(gap=128, longest_gap=40),
@@ -45,7 +45,7 @@ MUTANTS = [NeverEmpty(WIDTH, 4), NeverFull(WIDTH, 4)]
 def test_beats_come_out_in_order_one_each_cycle() -> None:
     """Of every depth and storage: a first-in first-out buffer of that depth, that says when it is empty."""
     bank = Bank([*BUFFERS, *MUTANTS])
-    simulator = Verilated(bank)
+    simulator = Verilated(bank, fast=False)
     beats = [(np.random.default_rng(0).integers(0, 1 << WIDTH, 400), WIDTH)]
     for at, buffer in enumerate(bank.parts):
         case = (buffer.depth, buffer.storage)

@@ -24,21 +24,21 @@ def right(value: np.ndarray, amount: np.ndarray | int, bits: int, point: int, ro
 @verilator
 def test_every_shift_of_every_value() -> None:
     """By a variable amount (8 bits), by a constant one (6 bits), and saturated."""
-    value, amount = (each.ravel() for each in np.meshgrid(np.arange(256), np.arange(16), indexing="ij"))
+    value, amount = (grid.ravel() for grid in np.meshgrid(np.arange(256), np.arange(16), indexing="ij"))
     outputs = [right(value, amount, 8, *case) for case in CASES]
     outputs += [right(value % 64, 0, 6, point + 2, rounding) for point, rounding in CASES]
     outputs += [(np.minimum(value, (1 << bits) - 1), bits) for bits in SATURATED]
 
     def build(m: Module, inputs: list[Value]) -> list[Value]:
         value, amount = inputs
-        found = [
+        results = [
             shift_right(m, f"variable_{at}", value, amount, rounding, point)
             for at, (point, rounding) in enumerate(CASES)
         ]
-        found += [
+        results += [
             shift_right(m, f"constant_{at}", value[:6], 2, rounding, point)
             for at, (point, rounding) in enumerate(CASES)
         ]
-        return found + [saturate(m, f"saturated_{bits}", value, bits) for bits in SATURATED]
+        return results + [saturate(m, f"saturated_{bits}", value, bits) for bits in SATURATED]
 
-    check([(value, 8), (amount, 4)], outputs, build, [str(each) for each in [*CASES, *CASES, *SATURATED]])
+    check([(value, 8), (amount, 4)], outputs, build, [str(case) for case in [*CASES, *CASES, *SATURATED]])

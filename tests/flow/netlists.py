@@ -27,7 +27,7 @@ PDK = Path(__file__).parents[3] / "shared" / "pdk"
 PREFIX = "sky130_fd_sc_hd__"
 
 
-class Made(NamedTuple):
+class HandNetlist(NamedTuple):
     """A netlist made by hand.
 
     Attributes:
@@ -39,7 +39,7 @@ class Made(NamedTuple):
     net: dict[str, int]
 
 
-def made(inputs: str, outputs: str, cells: Sequence[str], library: Library | None = None) -> Made:
+def hand_netlist(inputs: str, outputs: str, cells: Sequence[str], library: Library | None = None) -> HandNetlist:
     """Return a netlist of sky130's cells.
 
     Args:
@@ -68,7 +68,7 @@ def made(inputs: str, outputs: str, cells: Sequence[str], library: Library | Non
         for place, instance in enumerate(group.instances):
             given = pins[netlist.names[instance]]
             net |= {given[pin]: int(nets[place]) for pin, nets in group.nets.items() if pin in given}
-    return Made(netlist, net)
+    return HandNetlist(netlist, net)
 
 
 def cell_of(kind: str, library: Library | None = None) -> Cell:
@@ -106,9 +106,9 @@ def settled(netlist: Netlist, states: Any) -> Any:
             if group.cell.state is None:
                 pins = {pin: values[np.maximum(group.nets[pin], 0)] for pin in group.cell.inputs}
                 for pin in group.cell.outputs:
-                    found = expression(group.cell.pins[pin].function)(np.True_, pins)
+                    value = expression(group.cell.pins[pin].function)(np.True_, pins)
                     used = group.nets[pin] >= 0
-                    values[group.nets[pin][used]] = np.broadcast_to(found, (len(used), len(states)))[used]
+                    values[group.nets[pin][used]] = np.broadcast_to(value, (len(used), len(states)))[used]
     return values
 
 
@@ -138,5 +138,5 @@ def softermax(storage: str = "flip-flops") -> SoftmaxUnit:
 def mapped(unit: SoftmaxUnit, library: Library | None = None) -> Mapped:
     """Return a unit in cells, by the quickest recipe."""
     source = Source("unit", {"design.il": to_rtlil(unit, "unit")})
-    (found,) = map_design(source, library or library_of("sky130"), 5.0, ["small"])
-    return found
+    (design,) = map_design(source, library or library_of("sky130"), 5.0, ["small"])
+    return design

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from netlists import PREFIX, Made, made
+from netlists import PREFIX, HandNetlist, hand_netlist
 
 from softmaxkit.flow import activity as activity_module
 from softmaxkit.flow.activity import STEPS, Activity, count_toggles, state_nets
@@ -30,15 +30,15 @@ LOGIC: dict[str, tuple[str, str, Callable[..., int]]] = {
 class Reference:
     """A netlist of `LOGIC` and plain flip-flops, simulated event by event."""
 
-    def __init__(self, found: Made, delays: list[float]) -> None:
+    def __init__(self, circuit: HandNetlist, delays: list[float]) -> None:
         used = [delay for delay in delays if delay > 0]
         step = sum(used) / len(used) / STEPS
         self.ticks = [max(round(delay / step), 1) for delay in delays]
-        self.sources = state_nets(found.netlist)
-        inputs = {net for nets in found.netlist.inputs.values() for net in nets}
+        self.sources = state_nets(circuit.netlist)
+        inputs = {net for nets in circuit.netlist.inputs.values() for net in nets}
         self.starts = {net: 0 if net in inputs else self.ticks[net] for net in self.sources}
         self.cells: list[tuple[list[int], int, Callable[..., int]]] = []
-        for group in found.netlist.groups:
+        for group in circuit.netlist.groups:
             if group.cell.state is None:
                 pins, out, function = LOGIC[group.cell.name.removeprefix(PREFIX)]
                 for place in range(len(group.instances)):
@@ -69,11 +69,11 @@ class Reference:
                 count[net] += 1
             values |= new
             for ins, out, function in self.cells:
-                found = function(*(values[net] for net in ins))
-                if found != target[out]:
-                    target[out] = found
+                value = function(*(values[net] for net in ins))
+                if value != target[out]:
+                    target[out] = value
                     due.pop(out, None)  # a pulse that is shorter than the delay is swallowed
-                    if found != values[out]:
+                    if value != values[out]:
                         due[out] = tick + self.ticks[out]
             tick += 1
         assert values == aims
@@ -93,11 +93,11 @@ class Reference:
         return Activity(len(rows) - first, toggles, settled, ones)
 
 
-def agrees(found: Made, timing: Timing, states: np.ndarray, first: int = 1) -> Activity:
+def agrees(circuit: HandNetlist, timing: Timing, states: np.ndarray, first: int = 1) -> Activity:
     """See that both simulators count the same on all nets but the clock."""
-    ours = count_toggles(found.netlist, timing, states, first)
-    theirs = Reference(found, timing.delays.tolist()).run(states, first)
-    data = ~found.netlist.clock_nets
+    ours = count_toggles(circuit.netlist, timing, states, first)
+    theirs = Reference(circuit, timing.delays.tolist()).run(states, first)
+    data = ~circuit.netlist.clock_nets
     for name in ("toggles", "settled", "ones"):
         different = np.nonzero(data & (getattr(ours, name) != getattr(theirs, name)))[0]
         assert not len(different), f"{name} of nets {different}: {getattr(ours, name)} and {getattr(theirs, name)}"
@@ -105,7 +105,7 @@ def agrees(found: Made, timing: Timing, states: np.ndarray, first: int = 1) -> A
     return ours
 
 
-def random_netlist(random: np.random.Generator, cells: int = 30) -> Made:
+def random_netlist(random: np.random.Generator, cells: int = 30) -> HandNetlist:
     """Return random logic between three inputs and four registers."""
     nets, lines = [*"abc", *(f"q{i}" for i in range(4))], []
     for at in range(cells):
@@ -115,18 +115,18 @@ def random_netlist(random: np.random.Generator, cells: int = 30) -> Made:
         lines.append(f"c{at} {kind} {given} {out}=n{at}")
         nets.append(f"n{at}")
     lines += [f"r{i} dfxtp_1 CLK=clk D=n{cells - 1 - i} Q=q{i}" for i in range(4)]
-    return made("clk a b c", f"n{cells - 1}", lines)
+    return hand_netlist("clk a b c", f"n{cells - 1}", lines)
 
 
-def random_states(found: Made, cycles: int, random: np.random.Generator) -> np.ndarray:
-    return random.random((cycles, len(state_nets(found.netlist)))) < 0.5
+def random_states(circuit: HandNetlist, cycles: int, random: np.random.Generator) -> np.ndarray:
+    return random.random((cycles, len(state_nets(circuit.netlist)))) < 0.5
 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_random_netlists(seed: int) -> None:
     random = np.random.default_rng(seed)
-    found = random_netlist(random)
-    activity = agrees(found, analyse(found.netlist), random_states(found, 100, random), first=1 + seed)
+    circuit = random_netlist(random)
+    activity = agrees(circuit, analyse(circuit.netlist), random_states(circuit, 100, random), first=1 + seed)
     assert 0.05 < activity.glitches < 0.8
     assert (activity.toggles >= activity.settled).all()
 
@@ -135,19 +135,19 @@ def test_random_netlists(seed: int) -> None:
 def test_random_delays(seed: int) -> None:
     # Delays that differ much more than those of real cells: from less than a step to many.
     random = np.random.default_rng(100 + seed)
-    found = random_netlist(random)
-    timing = analyse(found.netlist)
+    circuit = random_netlist(random)
+    timing = analyse(circuit.netlist)
     delays = np.where(timing.delays > 0, random.exponential(1.0, timing.delays.shape), 0)
-    agrees(found, replace(timing, delays=delays), random_states(found, 100, random))
+    agrees(circuit, replace(timing, delays=delays), random_states(circuit, 100, random))
 
 
-def with_ticks(found: Made, **ticks: int) -> Timing:
+def with_ticks(circuit: HandNetlist, **ticks: int) -> Timing:
     """Return a timing in which cells' outputs take so many steps."""
-    delays = np.zeros(found.netlist.nets)
+    delays = np.zeros(circuit.netlist.nets)
     for net, count in ticks.items():
-        delays[found.net[net]] = count
+        delays[circuit.net[net]] = count
     assert delays[delays > 0].mean() == STEPS, "only then is a step 1"
-    return replace(analyse(found.netlist), delays=delays)
+    return replace(analyse(circuit.netlist), delays=delays)
 
 
 @pytest.mark.parametrize(
@@ -157,11 +157,11 @@ def with_ticks(found: Made, **ticks: int) -> Timing:
 )
 def test_a_glitch_passes_if_it_is_long_enough(late: int, slow: int, pulses: int) -> None:
     # x & ~x is 0, but for as long as the inverter takes after x has risen; a shorter time than the and's is swallowed.
-    found = made("x", "y", ["i inv_1 A=x Y=n", "a and2_1 A=x B=n X=y"])
-    timing = with_ticks(found, n=late, y=slow)
+    circuit = hand_netlist("x", "y", ["i inv_1 A=x Y=n", "a and2_1 A=x B=n X=y"])
+    timing = with_ticks(circuit, n=late, y=slow)
     states = np.asarray([0, 1, 1, 0, 0, 1], np.bool_)[:, None]
-    ours = count_toggles(found.netlist, timing, states)
-    y, n, x = (found.net[name] for name in "ynx")
+    ours = count_toggles(circuit.netlist, timing, states)
+    y, n, x = (circuit.net[name] for name in "ynx")
     assert ours.toggles[y] == 2 * 2 * pulses  # x rises twice
     assert ours.settled[y] == 0  # what a count without delays tells
     assert ours.toggles[n] == ours.toggles[x] == 3
@@ -179,12 +179,12 @@ def test_delays_add_up_along_a_chain() -> None:
         "e xor2_1 A=r B=s X=y",
         "f inv_1 A=x Y=z",
     ]
-    found = made("x", "y", chain)
+    circuit = hand_netlist("x", "y", chain)
     states = np.asarray([0, 1, 0, 1, 1], np.bool_)[:, None]
-    even = count_toggles(found.netlist, with_ticks(found, p=3, q=3, r=3, s=9, y=1, z=5), states)
-    assert even.toggles[found.net["y"]] == 0
-    uneven = count_toggles(found.netlist, with_ticks(found, p=3, q=3, r=4, s=8, y=1, z=5), states)
-    assert uneven.toggles[found.net["y"]] == 2 * 3
+    even = count_toggles(circuit.netlist, with_ticks(circuit, p=3, q=3, r=3, s=9, y=1, z=5), states)
+    assert even.toggles[circuit.net["y"]] == 0
+    uneven = count_toggles(circuit.netlist, with_ticks(circuit, p=3, q=3, r=4, s=8, y=1, z=5), states)
+    assert uneven.toggles[circuit.net["y"]] == 2 * 3
 
 
 def test_clocks_are_counted_on_both_edges() -> None:
@@ -197,33 +197,33 @@ def test_clocks_are_counted_on_both_edges() -> None:
         "m dlxtn_1 GATE_N=nc D=d Q=k",
         "r dfxtp_1 CLK=clk D=d Q=z",
     ]
-    found = made("clk en d", "", cells)
-    nets = state_nets(found.netlist)
+    circuit = hand_netlist("clk en d", "", cells)
+    nets = state_nets(circuit.netlist)
     states = np.zeros((40, len(nets)), np.bool_)
     first, enable = 3, np.random.default_rng(0).random(40) < 0.4
     enable[[first - 1, -1]] = True, False  # so that a cycle more or less shows
-    states[:, nets.index(found.net["en"])] = enable
-    ours = count_toggles(found.netlist, analyse(found.netlist), states, first)
+    states[:, nets.index(circuit.net["en"])] = enable
+    ours = count_toggles(circuit.netlist, analyse(circuit.netlist), states, first)
     for net in ("clk", "nc"):
-        assert ours.toggles[found.net[net]] == ours.settled[found.net[net]] == 2 * (40 - first)
+        assert ours.toggles[circuit.net[net]] == ours.settled[circuit.net[net]] == 2 * (40 - first)
     # The gate has looked at its enable before the edge; the bare and sees what comes after.
-    assert ours.toggles[found.net["c"]] == 2 * enable[first - 1 : -1].sum()
-    assert ours.toggles[found.net["w"]] == 2 * enable[first:].sum()
-    assert ours.toggles[found.net["en"]] == np.count_nonzero(enable[first:] != enable[first - 1 : -1])
-    assert ours.ones[found.net["en"]] == enable[first:].sum()
+    assert ours.toggles[circuit.net["c"]] == 2 * enable[first - 1 : -1].sum()
+    assert ours.toggles[circuit.net["w"]] == 2 * enable[first:].sum()
+    assert ours.toggles[circuit.net["en"]] == np.count_nonzero(enable[first:] != enable[first - 1 : -1])
+    assert ours.ones[circuit.net["en"]] == enable[first:].sum()
     for net in ("d", "q", "m", "k", "z"):
-        assert ours.toggles[found.net[net]] == 0
+        assert ours.toggles[circuit.net[net]] == 0
 
 
 def test_long_runs_are_the_sum_of_their_parts() -> None:
     random = np.random.default_rng(0)
-    found = random_netlist(random)
-    timing = analyse(found.netlist)
+    circuit = random_netlist(random)
+    timing = analyse(circuit.netlist)
     chunk = 64 * activity_module.WORDS
-    states = random_states(found, 2 * chunk + 77, random)
-    whole = count_toggles(found.netlist, timing, states, 5)
+    states = random_states(circuit, 2 * chunk + 77, random)
+    whole = count_toggles(circuit.netlist, timing, states, 5)
     cuts = [5, 63, 64, 65, chunk - 1, chunk + 3, len(states)]
-    parts = [count_toggles(found.netlist, timing, states[a - 1 : b]) for a, b in pairwise(cuts)]
+    parts = [count_toggles(circuit.netlist, timing, states[a - 1 : b]) for a, b in pairwise(cuts)]
     assert whole.cycles == sum(part.cycles for part in parts) == len(states) - 5
     for name in ("toggles", "settled", "ones"):
         assert (getattr(whole, name) == sum(getattr(part, name) for part in parts)).all()
@@ -231,14 +231,14 @@ def test_long_runs_are_the_sum_of_their_parts() -> None:
 
 def test_nets_that_do_not_settle_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     random = np.random.default_rng(0)
-    found = random_netlist(random)
-    states = random_states(found, 70, random)
+    circuit = random_netlist(random)
+    states = random_states(circuit, 70, random)
     right = activity_module._settle
 
     def wrong(order: list[activity_module.Slice], values: np.ndarray) -> None:
         right(order, values)
-        values[found.net["n29"]] ^= np.uint64(1) << np.uint64(40)
+        values[circuit.net["n29"]] ^= np.uint64(1) << np.uint64(40)
 
     monkeypatch.setattr(activity_module, "_settle", wrong)
     with pytest.raises(RuntimeError, match="does not settle"):
-        count_toggles(found.netlist, analyse(found.netlist), states)
+        count_toggles(circuit.netlist, analyse(circuit.netlist), states)

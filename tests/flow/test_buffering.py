@@ -29,16 +29,16 @@ def chain(registers: int) -> dict[str, Any]:
 
 def registers_of(module: dict[str, Any], net: int, library: Library) -> list[str]:
     """Return the registers that a net reaches, through buffers or not."""
-    found = []
+    names = []
     for name, cell in module["cells"].items():
         state, pins = library.cells[cell["type"]].state, cell["connections"]
         if state is not None and pins["D"] == [net]:
-            found.append(name)
+            names.append(name)
         elif "fanout" in name and pins["A"] == [net]:
             beyond = registers_of(module, pins["X"][0], library)
             assert beyond
-            found += beyond
-    return found
+            names += beyond
+    return names
 
 
 @pytest.mark.parametrize("registers", [1, MOST, MOST + 1, 256, 1000])
@@ -63,7 +63,7 @@ def test_what_drives_many_registers_is_sooner_with_buffers() -> None:
     plain, buffered = chain(256), chain(256)
     buffer_registers(buffered, library)
     before, after = (
-        analyse(read_netlist({"modules": {"top": each}}, "top", library)).period for each in (plain, buffered)
+        analyse(read_netlist({"modules": {"top": module}}, "top", library)).period for module in (plain, buffered)
     )
     assert after < before / 2
 

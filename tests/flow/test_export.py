@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +20,24 @@ from softmaxkit.flow.export import check_export_folder, export
 from softmaxkit.flow.rows import random_rows
 from softmaxkit.flow.tools import find
 from softmaxkit.flow.vectors import Rows
-from softmaxkit.methods.base.constants import Constants
 from softmaxkit.methods import METHODS, method_class
+from softmaxkit.methods.base.constants import Constants
 from softmaxkit.methods.base.spec import Spec
 
-UNITS = [name for name in METHODS if find_spec(f"softmaxkit.methods.{name}.unit")]
 FORMS = {"baked": "flip-flops", "loadable": "flip-flops", "latches": "latches", "memory": "memory"}
 """Storage of each form; with "baked" constants are baked in, where the method has any."""
-CASES = [
-    (method, form, lanes)
-    for method in UNITS
-    for form in FORMS
-    for lanes in (1, 4)
-    if (method, form) != ("consmax", "memory")
-]
+
+
+def every_case() -> Iterator[Any]:
+    """Yield every form of every method at one and at four lanes; the quick tests see one form of each."""
+    for turn, method in enumerate(METHODS):
+        forms = [form for form, storage in FORMS.items() if storage in method_class(method).storages]
+        for form, lanes in itertools.product(forms, (1, 4)):
+            quick = (form, lanes) == (forms[(turn + 1) % len(forms)], 4)
+            yield pytest.param((method, form, lanes), marks=[] if quick else pytest.mark.slow)
+
+
+CASES = list(every_case())
 NAME = "unit_under_test"
 
 icarus = pytest.mark.skipif(not (shutil.which("iverilog") and find("make")), reason="needs Icarus Verilog and make")
@@ -40,7 +45,7 @@ verilator = pytest.mark.skipif(not (find("verilator") and find("make")), reason=
 
 
 def constants_of(spec: Spec) -> Constants:
-    return spec.constants(clip=-6.0) if spec.method == "exaq" else spec.constants()
+    return spec.examples()[0]
 
 
 def build(spec: Spec, form: str, lanes: int, **sizes: Any) -> Any:
@@ -89,7 +94,7 @@ def test_parameters_and_files(case: tuple[str, str, int], exported: Any) -> None
     facts = json.loads((folder / "parameters.json").read_text())
     assert Spec.from_json(facts["spec"]) == method_class(method)()
     assert facts["lanes"] == lanes
-    assert [each["row"] for each in facts["cycles"]] == sorted({1, lanes, 24})
+    assert [cycles["row"] for cycles in facts["cycles"]] == sorted({1, lanes, 24})
     files = {path.name for path in folder.iterdir()}
     loadable = facts["constants"] == "loadable"
     assert files == {
@@ -103,9 +108,9 @@ def test_parameters_and_files(case: tuple[str, str, int], exported: Any) -> None
     header = re.search(rf"^module {NAME}\(([^)]*)\)", verilog, re.MULTILINE)
     assert header is not None
     assert {port["name"] for port in facts["ports"]} == set(re.findall(r"\w+", header[1]))
-    found = json.loads((folder / "tables.json").read_text())
-    assert bool(found["registers"]) == loadable
-    assert found["sets"][0]["constants"] == json.loads(json.dumps(constants_of(method_class(method)()).to_json()))
+    tables = json.loads((folder / "tables.json").read_text())
+    assert bool(tables["registers"]) == loadable
+    assert tables["sets"][0]["constants"] == json.loads(json.dumps(constants_of(method_class(method)()).to_json()))
 
 
 @verilator
@@ -145,7 +150,7 @@ def test_padded_lanes_and_short_rows(spec: dict[str, Any], sizes: dict[str, Any]
 
 @pytest.mark.slow
 @verilator
-@pytest.mark.parametrize("method", UNITS)
+@pytest.mark.parametrize("method", METHODS)
 def test_bench_in_verilator(method: str, exported: Any, tmp_path: Path) -> None:
     folder = shutil.copytree(exported(method, "latches", 4), tmp_path / "copy")
     code, printed = make(folder, "test-verilator")

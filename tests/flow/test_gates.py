@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from netlists import PREFIX, consmax, made, mapped, settled, softermax, whole_table
+from netlists import PREFIX, consmax, hand_netlist, mapped, settled, softermax, whole_table
 
 from softmaxkit.flow.activity import count_toggles, state_nets
 from softmaxkit.flow.cells.processes import library_of
@@ -36,7 +36,7 @@ def run(unit: SoftmaxUnit, netlist: Netlist) -> tuple[list[str], list[Outcome], 
     outcomes, states = simulate_netlist(unit, netlist, *streams, CYCLES)
     assert states.shape == (CYCLES, len(state_nets(netlist)))
     pairs = zip(outcomes, streams, strict=True)
-    return [fault for each, given in pairs for fault in each.faults(given)], outcomes, states
+    return [fault for outcome, given in pairs for fault in outcome.faults(given)], outcomes, states
 
 
 def see_registers_follow(netlist: Netlist, states: Any) -> int:
@@ -62,7 +62,7 @@ def test_a_netlist_gives_what_golden_says() -> None:
     netlist = mapped(unit).netlist
     faults, outcomes, states = run(unit, netlist)
     assert faults == []
-    assert [(each.mismatches, each.wrong_results) for each in outcomes] == [(0, 0)] * 2
+    assert [(outcome.mismatches, outcome.wrong_results) for outcome in outcomes] == [(0, 0)] * 2
     assert outcomes[1].cycles > outcomes[0].cycles + 100  # gaps and stalls
     assert see_registers_follow(netlist, states) > 8
     assert 0.1 < states[20:].mean() < 0.9
@@ -88,7 +88,7 @@ def other_function(netlist: Netlist) -> Netlist:
         return [part(group, slice(0, 1))._replace(cell=cell), part(group, slice(1, None))]
 
     done: list[str] = []
-    return replace(netlist, groups=tuple(each for group in netlist.groups for each in changed(group)))
+    return replace(netlist, groups=tuple(part for group in netlist.groups for part in changed(group)))
 
 
 def part(group: Group, which: slice) -> Group:
@@ -114,7 +114,7 @@ def test_a_broken_netlist_is_found(broken: Callable[[Netlist], Netlist]) -> None
     unit = whole_table()
     faults, outcomes, _ = run(unit, broken(mapped(unit).netlist))
     assert faults
-    assert any(each.wrong_results or each.compared == 0 for each in outcomes)
+    assert any(outcome.wrong_results or outcome.compared == 0 for outcome in outcomes)
 
 
 @verilator
@@ -160,9 +160,9 @@ def test_model_of_all_kinds_of_cells() -> None:
         "g dlclkp_1 CLK=clk GATE=d GCLK=c",
         "n nand2_1 A=q B=1 Y=x",
     ]
-    found = made("clk d r", "x t", cells)
-    q, s, t, d, r, clk, x, c = (found.net[name] for name in ("q", "s", "t", "d", "r", "clk", "x", "c"))
-    text = "\n".join(simulation_model(found.netlist, "top", 0))
+    circuit = hand_netlist("clk d r", "x t", cells)
+    q, s, t, d, r, clk, x, c = (circuit.net[name] for name in ("q", "s", "t", "d", "r", "clk", "x", "c"))
+    text = "\n".join(simulation_model(circuit.netlist, "top", 0))
     assert text.startswith("module top (")
     assert (
         f"always @(posedge n{clk} or posedge forced0) begin\nif ((~n{r})) state0 <= 1'd0; else state0 <= n{d};" in text

@@ -48,8 +48,8 @@ def refused(text: str, said: str, folder: Path, top: str | None = None, library:
 def map_text(text: str, folder: Path, top: str | None = None, library: str = "sky130") -> Mapped:
     path = folder / "design.v"
     path.write_text(text, encoding="utf-8")
-    (found,) = map_design(read_verilog([path], top), library_of(library), 5.0, ["small"])
-    return found
+    (design,) = map_design(read_verilog([path], top), library_of(library), 5.0, ["small"])
+    return design
 
 
 def module(body: str, ports: str = "input clk, a, b, output reg q") -> str:
@@ -68,8 +68,8 @@ def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_registers_latches_and_clock_gates(process: str, tmp_path: Path) -> None:
     # ASAP7 has no flip-flop that is cleared or set alone.
     text = GOOD if process == "sky130" else GOOD.replace(" or negedge reset_n", "")
-    found = map_text(text, tmp_path, "sums", process)
-    netlist = found.netlist
+    design = map_text(text, tmp_path, "sums", process)
+    netlist = design.netlist
     assert netlist.clock == "clk"
     assert {name: len(nets) for name, nets in netlist.outputs.items()} == {"sum": 5, "kept": 5, "held": 1}
     kinds: dict[str, int] = {}
@@ -79,7 +79,7 @@ def test_registers_latches_and_clock_gates(process: str, tmp_path: Path) -> None
     assert kinds == {"flip-flop": 10, "latch": 1, "gate": 1}
     assert sum(netlist.clock_nets) == 2
     assert 0.1 < analyse(netlist).period < 10
-    assert found.to_verilog().startswith("module sums(")
+    assert design.to_verilog().startswith("module sums(")
     assert netlist.areas()[""] == pytest.approx(
         sum(library_of(process).cells[name].area * count for name, count in netlist.counts().items()), rel=1e-12
     )
@@ -90,15 +90,15 @@ def test_registers_latches_and_clock_gates(process: str, tmp_path: Path) -> None
 def test_what_is_mapped_computes_the_same(recipe: str, tmp_path: Path) -> None:
     path = tmp_path / "design.v"
     path.write_text(GOOD, encoding="utf-8")
-    (found,) = map_design(read_verilog([path], "adder"), library_of("sky130"), 1.0, [recipe])
+    (design,) = map_design(read_verilog([path], "adder"), library_of("sky130"), 1.0, [recipe])
     a, b = np.meshgrid(np.arange(16), np.arange(16))
     bits = {name: ((value.ravel()[:, None] >> np.arange(4)) & 1) > 0 for name, value in {"a": a, "b": b}.items()}
-    netlist = found.netlist
+    netlist = design.netlist
     where = {net: (name, bit) for name, nets in netlist.inputs.items() for bit, net in enumerate(nets)}
     states = np.stack([bits[where[net][0]][:, where[net][1]] for net in state_nets(netlist)], axis=1)
     total = (settled(netlist, states)[netlist.outputs["sum"]] << np.arange(5)[:, None]).sum(axis=0)
     assert (total == (a + b).ravel()).all()
-    assert found.recipe == recipe
+    assert design.recipe == recipe
 
 
 REFUSED = {
@@ -149,8 +149,8 @@ def test_a_latch_of_the_other_polarity(left_out: str, kept: str, tmp_path: Path)
     path = tmp_path / "design.v"
     path.write_text(module("always @* if (!a) q = b;\nalways @* if (a) r = b;", "input a, b, output reg q, r"))
     library = library_of("sky130").without([left_out])
-    (found,) = map_design(read_verilog([path], None), library, 5.0, ["small"])
-    latches = {name: count for name, count in found.netlist.counts().items() if "dlx" in name}
+    (design,) = map_design(read_verilog([path], None), library, 5.0, ["small"])
+    latches = {name: count for name, count in design.netlist.counts().items() if "dlx" in name}
     assert latches == {f"{PREFIX}{kept}_1": 2}
 
 
@@ -192,8 +192,8 @@ def test_several_files_of_one_name(tmp_path: Path) -> None:
         path.write_text(text, encoding="utf-8")
     source = read_verilog(paths, "sums")
     assert len(source.files) == 2
-    (found,) = map_design(source, library_of("sky130"), 5.0, ["small"])
-    assert found.netlist.counts() == map_text(GOOD, tmp_path, "sums").netlist.counts()
+    (design,) = map_design(source, library_of("sky130"), 5.0, ["small"])
+    assert design.netlist.counts() == map_text(GOOD, tmp_path, "sums").netlist.counts()
 
 
 def without(library: Library, unwanted: Any) -> Library:
@@ -215,16 +215,16 @@ def test_libraries_that_lack_cells() -> None:
 
 @yosys
 def test_the_same_from_an_empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    unit, found = whole_table(), []
+    unit, designs = whole_table(), []
     for folder in ("one", "two", "two"):
         monkeypatch.setenv("SOFTMAXKIT_CACHE", str(tmp_path / folder))
-        found.append(mapped(unit))
-    one, two, again = found
+        designs.append(mapped(unit))
+    one, two, again = designs
     assert one.design == two.design == again.design
     assert one.netlist.counts() == two.netlist.counts()
     assert analyse(one.netlist).path == analyse(two.netlist).path == analyse(again.netlist).path
-    kept = sorted(each.name for each in (tmp_path / "two" / "mapped").iterdir())
-    assert kept == sorted(each.name for each in (tmp_path / "one" / "mapped").iterdir())
+    kept = sorted(entry.name for entry in (tmp_path / "two" / "mapped").iterdir())
+    assert kept == sorted(entry.name for entry in (tmp_path / "one" / "mapped").iterdir())
     assert len(kept) == 2  # from design to gates, and from gates to cells
 
 
@@ -234,12 +234,12 @@ FAST = [pytest.param(name, marks=pytest.mark.slow if name == "xilinx" else []) f
 @yosys
 @pytest.mark.parametrize("family", FAST)
 def test_counts_for_fpgas(family: str) -> None:
-    found = count_cells(Source("unit", {"design.il": to_rtlil(whole_table(), "unit")}), family)
-    assert list(found) == ["luts", "registers", "dsps", "block_rams"]
+    counts = count_cells(Source("unit", {"design.il": to_rtlil(whole_table(), "unit")}), family)
+    assert list(counts) == ["luts", "registers", "dsps", "block_rams"]
     # The table of 256 words goes to look-up tables or to a block memory, which has a register too.
-    assert 8 < found["luts"] + 8 * found["block_rams"] < 500
-    assert 8 < found["registers"] + 8 * found["block_rams"] < 100
-    assert found["dsps"] == 0
+    assert 8 < counts["luts"] + 8 * counts["block_rams"] < 500
+    assert 8 < counts["registers"] + 8 * counts["block_rams"] < 100
+    assert counts["dsps"] == 0
 
 
 @pytest.mark.slow

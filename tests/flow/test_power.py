@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 from netlists import (
-    Made,
+    HandNetlist,
     cell_of,
     consmax,
     full_library,
+    hand_netlist,
     looked_up,
-    made,
     mapped,
     with_library,
 )
@@ -48,14 +48,14 @@ def pin(kind: str, name: str) -> float:
 class Scalar:
     """Figures of single nets of a netlist made by hand."""
 
-    def __init__(self, found: Made, timing: Timing, activity: Activity) -> None:
-        self.found, self.timing, self.activity = found, timing, activity
+    def __init__(self, circuit: HandNetlist, timing: Timing, activity: Activity) -> None:
+        self.circuit, self.timing, self.activity = circuit, timing, activity
 
     def rate(self, net: str) -> float:
-        return int(self.activity.toggles[self.found.net[net]]) / self.activity.cycles
+        return int(self.activity.toggles[self.circuit.net[net]]) / self.activity.cycles
 
     def slew(self, net: str) -> float:
-        rise, fall = self.timing.slews[self.found.net[net]].tolist()
+        rise, fall = self.timing.slews[self.circuit.net[net]].tolist()
         return float(rise + fall) / 2
 
     def charging(self, net: str, load: float) -> float:
@@ -66,8 +66,8 @@ class Scalar:
         """Return what an output's changes take inside its cell, by the inputs that may have caused them."""
         tables = cell_of(kind).energy
         weights = {name: self.rate(cause) for name, cause in causes.items()}
-        each = {name: looked_up(tables[out, name], self.slew(cause), load) for name, cause in causes.items()}
-        return self.rate(net) * sum(weights[name] * each[name] for name in causes) / sum(weights.values())
+        energy = {name: looked_up(tables[out, name], self.slew(cause), load) for name, cause in causes.items()}
+        return self.rate(net) * sum(weights[name] * energy[name] for name in causes) / sum(weights.values())
 
     def at_input(self, kind: str, name: str, net: str) -> float:
         """Return what changes of an input take that no output follows."""
@@ -84,11 +84,11 @@ CELLS = [
 
 
 def test_sums_of_a_small_netlist() -> None:
-    found = made("clk in", "y", CELLS)
-    timing = analyse(found.netlist)
-    activity = random_activity(found.netlist, timing)
-    total = energies(found.netlist, timing, activity, lambda name: name.partition("/")[0] if name else "ports")
-    one = Scalar(found, timing, activity)
+    circuit = hand_netlist("clk in", "y", CELLS)
+    timing = analyse(circuit.netlist)
+    activity = random_activity(circuit.netlist, timing)
+    total = energies(circuit.netlist, timing, activity, lambda name: name.partition("/")[0] if name else "ports")
+    one = Scalar(circuit, timing, activity)
     load = {
         "clk": pin("dlclkp_1", "CLK"),
         "c": pin("dfxtp_1", "CLK"),
@@ -121,9 +121,9 @@ def test_sums_of_a_small_netlist() -> None:
         assert vars(total[part]) == pytest.approx(vars(expected), rel=EXACT, abs=1e-15), part
     assert one.rate("clk") == 2
     assert 0 < one.rate("c") < 2
-    whole = energies(found.netlist, timing, activity)
+    whole = energies(circuit.netlist, timing, activity)
     for kind in ("switching", "internal", "clock", "leakage"):
-        parts = sum(getattr(each, kind) for each in total.values())
+        parts = sum(getattr(energy, kind) for energy in total.values())
         assert getattr(whole[""], kind) == pytest.approx(parts, rel=EXACT)
 
 
@@ -133,11 +133,11 @@ def test_a_cycle_has_leakage_by_its_duration() -> None:
 
 
 def test_pins_without_nets_take_nothing() -> None:
-    found = made("clk in", "x", ["n nand2_1 A=in Y=x", "f dfxtp_1 CLK=clk Q=q", "g dfxtp_1 CLK=clk D=in"])
-    timing = analyse(found.netlist)
-    activity = random_activity(found.netlist, timing)
-    (total,) = energies(found.netlist, timing, activity).values()
-    one = Scalar(found, timing, activity)
+    circuit = hand_netlist("clk in", "x", ["n nand2_1 A=in Y=x", "f dfxtp_1 CLK=clk Q=q", "g dfxtp_1 CLK=clk D=in"])
+    timing = analyse(circuit.netlist)
+    activity = random_activity(circuit.netlist, timing)
+    (total,) = energies(circuit.netlist, timing, activity).values()
+    one = Scalar(circuit, timing, activity)
     into = pin("nand2_1", "A") + pin("dfxtp_1", "D")
     assert total.switching == pytest.approx(one.charging("in", into) + one.charging("x", OUTPUT_LOAD), rel=EXACT)
     # The unconnected B weighs 1e-12 of A.
@@ -149,10 +149,10 @@ def test_pins_without_nets_take_nothing() -> None:
 def test_a_flip_flop_at_rest() -> None:
     # 0.046 pJ in each cycle, both edges of the clock inside the cell and at its pin: measured once for the project.
     library = replace(library_of("sky130"), wire=0.0)
-    found = made("clk", "", ["f dfxtp_1 CLK=clk D=0 Q=q"], library)
-    timing = analyse(found.netlist)
-    states = np.zeros((50, len(state_nets(found.netlist))), np.bool_)
-    (total,) = energies(found.netlist, timing, count_toggles(found.netlist, timing, states)).values()
+    circuit = hand_netlist("clk", "", ["f dfxtp_1 CLK=clk D=0 Q=q"], library)
+    timing = analyse(circuit.netlist)
+    states = np.zeros((50, len(state_nets(circuit.netlist))), np.bool_)
+    (total,) = energies(circuit.netlist, timing, count_toggles(circuit.netlist, timing, states)).values()
     assert (total.switching, total.internal) == (0, 0)
     assert total.clock == pytest.approx(0.046, rel=0.05)
 

@@ -2,78 +2,54 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from typing import Any
 
 import pytest
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import fifo
+from cases import BY_METHOD
 
-from softmaxkit import UQ, ConSmax, Exact, Exaq, Float, Q, Softermax, Spec, flow
+from softmaxkit import UQ, ConSmax, Exaq, Q, flow
 from softmaxkit.blocks.stream import beats
 from softmaxkit.flow.prove import PROPERTIES, Proof, prove
 from softmaxkit.methods.base.unit import SoftmaxUnit
-from softmaxkit.methods import METHODS
 
-SPECS: dict[str, tuple[Spec, dict[str, float]]] = {
-    "exact": (Exact(format=Float(4, 2), exponential_segments=4, reciprocal_segments=2), {}),
-    "consmax": (ConSmax(table_format=Float(4, 2), output_bits=2), {"beta": 0.0, "gamma": 1.0}),
-    "softermax": (
-        Softermax(
-            input=Q(3, 1),
-            power_segments=2,
-            unnormalised=UQ(1, 3),
-            power_sum=UQ(3, 2),
-            reciprocal=UQ(1, 3),
-            reciprocal_segments=2,
-            output=UQ(1, 3),
-            slice_width=2,
-        ),
-        {},
-    ),
-    "exaq": (
-        Exaq(scores=Q(3, 1), exponential=UQ(1, 3), reciprocal=UQ(1, 3), reciprocal_segments=2, output=UQ(1, 3)),
-        {"clip": -2.0},
-    ),
-}
-FEWEST = {"exact": 4, "consmax": 1, "softermax": 4, "exaq": 5}
-"""Registers: the shorter a unit, the more happens within a number of cycles."""
-TWO_ROWS = {"exact": 14, "softermax": 9, "exaq": 16}
-"""Cycles until two rows are out, at the least."""
+PROOFS = {method: cases.proof for method, cases in BY_METHOD.items()}
+FOR_EVER = [method for method, case in PROOFS.items() if not case.two_rows]
+BUFFERED = [method for method, case in PROOFS.items() if case.two_rows]
+LOADABLE = next(method for method, case in PROOFS.items() if case.numbers)
 
 
 def small_unit(method: str, loadable: bool = False, **sizes: Any) -> SoftmaxUnit:
-    if find_spec(f"softmaxkit.methods.{method}.unit") is None:
-        pytest.skip(f"{method} has no unit")
-    spec, numbers = SPECS[method]
+    spec, numbers, depth, _ = PROOFS[method]
     constants = None if loadable else spec.constants(**numbers)
-    return spec.unit(lanes=1, constants=constants, **({"max_row": 2, "depth": FEWEST[method]} | sizes))
+    return spec.unit(lanes=1, constants=constants, **({"max_row": 2, "depth": depth} | sizes))
 
 
 def outcomes(proof: Proof) -> dict[str, str]:
     return {name: verdict.outcome for name, verdict in proof.verdicts.items()}
 
 
-def test_every_method_is_proved() -> None:
-    assert set(SPECS) == set(METHODS)
-
-
 @pytest.mark.parametrize("loadable", [False, True])
 @pytest.mark.parametrize("depth", [1, 3])
-def test_consmax_is_proved_for_ever(depth: int, loadable: bool) -> None:
-    proof = prove(small_unit("consmax", loadable, max_row=3, depth=depth), depth=12)
+@pytest.mark.parametrize("method", FOR_EVER)
+def test_units_that_are_proved_for_ever(method: str, depth: int, loadable: bool) -> None:
+    proof = prove(small_unit(method, loadable, max_row=3, depth=depth), depth=12)
     assert proof.holds, str(proof)
     assert set(outcomes(proof).values()) == {"proved"}
     assert "proved by induction: an offered result" in str(proof)
 
 
-@pytest.mark.parametrize("method", TWO_ROWS)
+@pytest.mark.parametrize("method", BUFFERED)
 def test_units_with_buffers(method: str) -> None:
-    proof = prove(small_unit(method), depth=TWO_ROWS[method] + 2, busy=6, induction=0)  # two gaps or stalls on the way
+    # Two gaps or stalls on the way.
+    proof = prove(small_unit(method), depth=PROOFS[method].two_rows + 2, busy=6, induction=0)
     assert proof.holds, str(proof)
 
 
-@pytest.mark.parametrize("method", TWO_ROWS)
+@pytest.mark.parametrize(
+    "method", [pytest.param(method, marks=pytest.mark.slow if at else []) for at, method in enumerate(BUFFERED)]
+)
 def test_full_buffers(method: str) -> None:
     proof = prove(small_unit(method), depth=25, busy=16, induction=0, full=True)
     assert proof.holds, str(proof)
@@ -86,11 +62,12 @@ def test_full_buffers(method: str) -> None:
     [({}, 7), ({"storage": "memory"}, 6), ({"max_row": 3}, 6), ({"depth": 6}, 6), ({"loadable": True}, 4)],
     ids=str,
 )
-@pytest.mark.parametrize("method", TWO_ROWS)
+@pytest.mark.parametrize("method", BUFFERED)
 def test_more_of_units_with_buffers(method: str, sizes: dict[str, Any], more: int) -> None:
-    if "loadable" in sizes and method != "exaq":
+    unit = small_unit(method, **sizes)
+    if "loadable" in sizes and unit.registers is None:
         pytest.skip("a unit without constants")
-    proof = prove(small_unit(method, **sizes), depth=TWO_ROWS[method] + more, busy=9, induction=1)
+    proof = prove(unit, depth=PROOFS[method].two_rows + more, busy=9, induction=1)
     assert proof.holds, str(proof)
     assert proof.verdicts["steady"].outcome == "proved"
 
@@ -218,4 +195,4 @@ def test_a_depth_too_small_is_no_proof() -> None:
 
 def test_latches_are_refused() -> None:
     with pytest.raises(ValueError, match="latches"):
-        prove(small_unit("consmax", loadable=True, storage="latches"), depth=5)
+        prove(small_unit(LOADABLE, loadable=True, storage="latches"), depth=5)

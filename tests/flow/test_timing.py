@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 from netlists import (
-    Made,
+    HandNetlist,
     cell_of,
     consmax,
     full_library,
+    hand_netlist,
     looked_up,
-    made,
     mapped,
     softermax,
     with_library,
@@ -59,13 +59,13 @@ def inverted(kind: str, come: list[Edge], load: float) -> list[Edge]:
     return [after(arc_of(kind, "A"), out, come[1 - out], load) for out in (RISE, FALL)]
 
 
-def at(timing: Timing, found: Made, net: str) -> list[Edge]:
-    place = found.net[net]
+def at(timing: Timing, circuit: HandNetlist, net: str) -> list[Edge]:
+    place = circuit.net[net]
     return [(float(timing.arrivals[place, edge]), float(timing.slews[place, edge])) for edge in (RISE, FALL)]
 
 
-def same(found: list[Edge], expected: list[Edge]) -> None:
-    for ours, theirs in zip(found, expected, strict=True):
+def same(edges: list[Edge], expected: list[Edge]) -> None:
+    for ours, theirs in zip(edges, expected, strict=True):
         assert ours == pytest.approx(theirs, rel=EXACT, abs=1e-15)
 
 
@@ -77,13 +77,13 @@ def pin(kind: str, name: str) -> float:
 def test_a_chain_of_inverters() -> None:
     # The first drives two pins, the last an output alone.
     cells = ["a inv_1 A=in Y=x", "b inv_2 A=x Y=y", "c inv_1 A=y Y=z", "d inv_4 A=x Y=w"]
-    found = made("in", "z", cells)
-    timing = analyse(found.netlist)
+    circuit = hand_netlist("in", "z", cells)
+    timing = analyse(circuit.netlist)
     x = inverted("inv_1", [START, START], pin("inv_2", "A") + pin("inv_4", "A"))
     y = inverted("inv_2", x, pin("inv_1", "A"))
     z = inverted("inv_1", y, OUTPUT_LOAD)
     for net, expected in {"in": [START, START], "x": x, "y": y, "z": z, "w": inverted("inv_4", x, 0.0)}.items():
-        same(at(timing, found, net), expected)
+        same(at(timing, circuit, net), expected)
     assert timing.period == pytest.approx(max(z)[0], rel=EXACT, abs=1e-15)
     assert timing.fmax_mhz == pytest.approx(1e3 / timing.period, rel=1e-12)
     last = ("rise", "fall")[z.index(max(z))]
@@ -92,18 +92,18 @@ def test_a_chain_of_inverters() -> None:
     assert timing.path[-1].edge == timing.path[-2].edge == timing.path[1].edge == last != timing.path[0].edge
     assert [step.time for step in timing.path] == sorted(step.time for step in timing.path)
     # What an inverter takes is the mean of its two edges.
-    assert timing.delays[found.net["x"]] == pytest.approx((x[0][0] + x[1][0]) / 2, rel=EXACT, abs=1e-15)
+    assert timing.delays[circuit.net["x"]] == pytest.approx((x[0][0] + x[1][0]) / 2, rel=EXACT, abs=1e-15)
 
 
 def test_slew_and_load_of_ports() -> None:
-    found = made("in", "x", ["a inv_1 A=in Y=x"])
+    circuit = hand_netlist("in", "x", ["a inv_1 A=in Y=x"])
     for slew, load in ((0.01, 0.0), (0.3, 0.05), (2.0, 0.2)):  # the last is beyond the table
-        same(at(analyse(found.netlist, slew, load), found, "x"), inverted("inv_1", [(0.0, slew)] * 2, load))
+        same(at(analyse(circuit.netlist, slew, load), circuit, "x"), inverted("inv_1", [(0.0, slew)] * 2, load))
 
 
 def test_either_edge_of_an_exclusive_or() -> None:
-    found = made("p q", "x", ["slow inv_1 A=p Y=n", "xor xor2_1 A=n B=q X=x"])
-    timing = analyse(found.netlist)
+    circuit = hand_netlist("p q", "x", ["slow inv_1 A=p Y=n", "xor xor2_1 A=n B=q X=x"])
+    timing = analyse(circuit.netlist)
     n = inverted("inv_1", [START, START], pin("xor2_1", "A"))
     x = []
     for out in (RISE, FALL):
@@ -113,19 +113,19 @@ def test_either_edge_of_an_exclusive_or() -> None:
             for sense in ("positive_unate", "negative_unate")
         ]
         x.append((max(time for time, _ in ways), max(slew for _, slew in ways)))
-    same(at(timing, found, "x"), x)
+    same(at(timing, circuit, "x"), x)
     assert [step.instance for step in timing.path] == ["p[0]", "slow", "xor", "out_x"]
 
 
 def test_from_register_to_register() -> None:
     cells = ["a dfxtp_1 CLK=clk D=in Q=q", "i inv_1 A=q Y=n", "b dfxtp_2 CLK=clk D=n Q=r"]
-    found = made("clk in", "", cells)
-    timing = analyse(found.netlist)
-    assert found.netlist.clock == "clk"
+    circuit = hand_netlist("clk in", "", cells)
+    timing = analyse(circuit.netlist)
+    assert circuit.netlist.clock == "clk"
     arc = arc_of("dfxtp_1", "CLK")
     q = [after(arc, out, CLOCK, pin("inv_1", "A")) for out in (RISE, FALL)]
     n = inverted("inv_1", q, pin("dfxtp_2", "D"))
-    same(at(timing, found, "n"), n)
+    same(at(timing, circuit, "n"), n)
     (setup,) = cell_of("dfxtp_2").setups
     needed = [come + looked_up((setup.rise, setup.fall)[edge], slew, 0.0) for edge, (come, slew) in enumerate(n)]
     assert timing.period == pytest.approx(max(needed), rel=EXACT, abs=1e-15)
@@ -135,59 +135,59 @@ def test_from_register_to_register() -> None:
 
 def test_a_latch_is_read_after_its_edge() -> None:
     cells = ["s inv_1 A=in Y=d", "l dlxtp_1 GATE=clk D=d Q=q", "m dlxtn_1 GATE_N=clk D=q Q=r"]
-    found = made("clk in", "r", cells)
-    timing = analyse(found.netlist)
+    circuit = hand_netlist("clk in", "r", cells)
+    timing = analyse(circuit.netlist)
     q = [after(arc_of("dlxtp_1", "GATE"), out, CLOCK, pin("dlxtn_1", "D")) for out in (RISE, FALL)]
-    same(at(timing, found, "q"), q)  # not through D, however late that comes
+    same(at(timing, circuit, "q"), q)  # not through D, however late that comes
     r = [after(arc_of("dlxtn_1", "GATE_N"), out, CLOCK, OUTPUT_LOAD) for out in (RISE, FALL)]
-    same(at(timing, found, "r"), r)
+    same(at(timing, circuit, "r"), r)
 
 
 def test_what_gates_a_clock_has_half_a_period() -> None:
     cells = ["g and2_1 A=clk B=n X=c", "i inv_1 A=en Y=n", "a dfxtp_1 CLK=c D=1 Q=q", "b dfxtp_1 CLK=clk D=1 Q=r"]
-    found = made("clk en", "", cells)
-    timing = analyse(found.netlist)
+    circuit = hand_netlist("clk en", "", cells)
+    timing = analyse(circuit.netlist)
     n = inverted("inv_1", [START, START], pin("and2_1", "B"))
-    assert found.netlist.clock_nets[found.net["c"]]
-    assert not found.netlist.clock_nets[found.net["n"]]
-    same(at(timing, found, "c"), [CLOCK, CLOCK])  # the clock is ideal
+    assert circuit.netlist.clock_nets[circuit.net["c"]]
+    assert not circuit.netlist.clock_nets[circuit.net["n"]]
+    same(at(timing, circuit, "c"), [CLOCK, CLOCK])  # the clock is ideal
     assert timing.period == pytest.approx(2 * max(n)[0], rel=EXACT, abs=1e-15)
     assert [step.instance for step in timing.path] == ["en[0]", "i", "g"]
 
 
 def test_a_clock_gate_has_a_setup_time() -> None:
     cells = ["g dlclkp_1 CLK=clk GATE=en GCLK=c", "a dfxtp_1 CLK=c D=1 Q=q"]
-    found = made("clk en", "", cells)
-    timing = analyse(found.netlist)
+    circuit = hand_netlist("clk en", "", cells)
+    timing = analyse(circuit.netlist)
     (setup,) = cell_of("dlclkp_1").setups
     expected = max(looked_up(table, INPUT_SLEW, 0.0) for table in (setup.rise, setup.fall))
     assert timing.period == pytest.approx(expected, rel=EXACT, abs=1e-15)
-    same(at(timing, found, "c"), [CLOCK, CLOCK])
+    same(at(timing, circuit, "c"), [CLOCK, CLOCK])
 
 
 def test_pins_without_nets_and_constants() -> None:
     cells = ["n nand2_1 A=in Y=x", "a dfxtp_1 CLK=clk Q=q", "b dfxtp_1 CLK=clk D=x", "t inv_1 A=1 Y=z"]
-    found = made("clk in", "x q z", cells)
-    timing = analyse(found.netlist)
+    circuit = hand_netlist("clk in", "x q z", cells)
+    timing = analyse(circuit.netlist)
     x = [after(arc_of("nand2_1", "A"), out, START, pin("dfxtp_1", "D") + OUTPUT_LOAD) for out in (RISE, FALL)]
-    same(at(timing, found, "x"), x)
-    assert (timing.arrivals[found.net["z"]] == -float("inf")).all()
-    assert analyse(made("", "z", ["t inv_1 A=1 Y=z"]).netlist).path == ()
+    same(at(timing, circuit, "x"), x)
+    assert (timing.arrivals[circuit.net["z"]] == -float("inf")).all()
+    assert analyse(hand_netlist("", "z", ["t inv_1 A=1 Y=z"]).netlist).path == ()
 
 
 def test_a_loop_is_refused() -> None:
     cells = ["i inv_1 A=in Y=w", "a nand2_1 A=w B=y Y=x", "b inv_1 A=x Y=y"]
     with pytest.raises(ToolError, match=r"combinational loop, through or before a, b$"):
-        analyse(made("in", "y", cells).netlist)
+        analyse(hand_netlist("in", "y", cells).netlist)
     through = ["a nand2_1 A=in B=q Y=x", "b dfxtp_1 CLK=clk D=x Q=q"]
-    assert analyse(made("clk in", "x", through).netlist).period > 0
+    assert analyse(hand_netlist("clk in", "x", through).netlist).period > 0
 
 
 def within(ours: float, theirs: float, part: float) -> bool:
     return abs(ours - theirs) <= part * theirs
 
 
-SLOW = [pytest.param(*each, marks=pytest.mark.slow) for each in (("sky130", softermax), ("asap7", consmax))]
+SLOW = [pytest.param(*pair, marks=pytest.mark.slow) for pair in (("sky130", softermax), ("asap7", consmax))]
 THINNED = [("sky130", consmax), *SLOW]
 
 
@@ -237,11 +237,11 @@ def opensta(unit: Mapped, folder: Path) -> float:
 @pytest.mark.parametrize("unit", [consmax, softermax])
 def test_opensta_finds_the_same_longest_path(unit: Callable[[], SoftmaxUnit], tmp_path: Path) -> None:
     library = replace(library_of("sky130"), wire=0.0)
-    found = mapped(unit(), library)
-    theirs, ours = opensta(found, tmp_path), analyse(found.netlist).period
+    design = mapped(unit(), library)
+    theirs, ours = opensta(design, tmp_path), analyse(design.netlist).period
     # It reads six digits of each figure, and computes in float32.
     assert within(ours, theirs, 1e-5)
-    slower = analyse(with_library(found.netlist, slowed(library, 1.2))).period
+    slower = analyse(with_library(design.netlist, slowed(library, 1.2))).period
     assert not within(slower, theirs, 0.05)
 
 

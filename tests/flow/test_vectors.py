@@ -17,15 +17,15 @@ def test_fields_are_packed_from_the_lowest_bit_up(fields: list[tuple[int, int]],
     rng = np.random.default_rng(seed)
     # Negative values are packed in two's complement.
     values = [rng.integers(-(1 << (bits - 1)), 1 << bits, (beats, lanes)) for bits, lanes in fields]
-    packed = pack([(each, bits) for each, (bits, _) in zip(values, fields, strict=True)])
+    packed = pack([(field, bits) for field, (bits, _) in zip(values, fields, strict=True)])
     total = sum(bits * lanes for bits, lanes in fields)
     assert packed.dtype == np.uint32
     assert packed.shape == (beats, -(-total // 32))
     for beat in range(beats):
         number = place = 0
-        for each, (bits, lanes) in zip(values, fields, strict=True):
+        for field, (bits, lanes) in zip(values, fields, strict=True):
             for lane in range(lanes):
-                number |= (int(each[beat, lane]) % (1 << bits)) << place
+                number |= (int(field[beat, lane]) % (1 << bits)) << place
                 place += bits
         assert sum(int(word) << (32 * at) for at, word in enumerate(packed[beat])) == number
     bits, lanes = fields[0]
@@ -44,7 +44,7 @@ def test_places_of_ragged_rows(lengths: list[int], lanes: int) -> None:
             expected += [(row, key, beat, key - first) for key in range(first, min(first + lanes, length))]
             last.append(first + lanes >= length)
             beat += 1
-    assert list(zip(*(each.tolist() for each in (at.rows, at.keys, at.beat, at.lane)), strict=True)) == expected
+    assert list(zip(*(indices.tolist() for indices in (at.rows, at.keys, at.beat, at.lane)), strict=True)) == expected
     assert at.last.tolist() == last
 
 
@@ -89,14 +89,14 @@ def test_writes_are_offered_while_the_last_row_before_them_is_on_its_way() -> No
     unit = SPEC.unit(lanes=LANES)
     segments = [rows(lengths, rng) for lengths in ([2, 9], [5, 1], [4])]
     packed: Stream = stream(unit, list(zip(CONSTANTS, segments, strict=True)))
-    writes = [unit.writes(each) for each in CONSTANTS]
+    writes = [unit.writes(constants) for constants in CONSTANTS]
     # Beats before: 1 + 3, and one of the last 3 is taken; then 2 + 1, of which the last is a row of one beat.
     after = [0] * len(writes[0]) + [1 + 1] * len(writes[1]) + [4 + 3] * len(writes[2])
     assert packed.writes[:, 0].tolist() == after
     address = unpack(packed.writes[:, 1:], unit.registers.address_bits, 1)[:, 0]
-    assert address.tolist() == [each for group in writes for each, _ in group]
+    assert address.tolist() == [place for group in writes for place, _ in group]
     payload = packed.writes[:, 1]
     data = payload >> unit.registers.address_bits & ((1 << unit.registers.data_bits) - 1)
-    assert data.tolist() == [each for group in writes for _, each in group]
+    assert data.tolist() == [word for group in writes for _, word in group]
     last = payload >> (unit.registers.address_bits + unit.registers.data_bits)
     assert last.tolist() == [at == len(group) - 1 for group in writes for at in range(len(group))]

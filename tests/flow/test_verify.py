@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cases import BY_METHOD, CASES
+from method_cases import Case
 
-from softmaxkit import ConSmax, Exact, Exaq, Float, Q, Softermax, Spec
+from softmaxkit import ConSmax, Exaq, Softermax, Spec
 from softmaxkit.flow import verify as verification
 from softmaxkit.flow.faults import Fault
 from softmaxkit.flow.rows import all_codes, code_range, random_rows
@@ -17,8 +19,8 @@ from softmaxkit.flow.tools import ToolError
 from softmaxkit.flow.vectors import Rows, Stream, stream
 from softmaxkit.flow.verify import TRAFFIC, Verification, Wrong, verify
 from softmaxkit.flow.verilog import to_rtlil
-from softmaxkit.methods.consmax.unit import Halves
 from softmaxkit.methods.base.unit import SoftmaxUnit
+from softmaxkit.methods.consmax.unit import Halves
 
 pytestmark = pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")
 verilator = pytest.mark.skipif(not can_verilate(), reason="needs Yosys, Verilator and a C++ compiler")
@@ -49,26 +51,26 @@ def test_counts_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
         return stream(*given)
 
     monkeypatch.setattr(verification, "stream", counted)
-    found = verify(unit, outputs=3_000, rows=[(unit.constants, own)], progress=lambda *each: seen.append(each))
-    assert found.passed
-    assert (found.simulator, found.mismatches, found.faults, found.wrong) == ("verilator", 0, [], [])
-    assert found.compared == sum(sent)
+    result = verify(unit, outputs=3_000, rows=[(unit.constants, own)], progress=lambda *counts: seen.append(counts))
+    assert result.passed
+    assert (result.simulator, result.mismatches, result.faults, result.wrong) == ("verilator", 0, [], [])
+    assert result.compared == sum(sent)
     assert sent[:2] == [2 * 65536, own.lengths.sum()]
-    assert found.cycles > found.compared // 2
-    assert found.seconds > 0
+    assert result.cycles > result.compared // 2
+    assert result.seconds > 0
     assert seen[0] == seen[-1] == (3_000, 3_000)
     assert len(seen) == 2 + len(TRAFFIC)  # all codes, the given rows, and every pattern
-    again = verify(unit, outputs=3_000, rows=[(unit.constants, own)])
-    assert (again.compared, again.cycles) == (found.compared, found.cycles)
-    assert verify(unit, outputs=3_000, seed=1).cycles != verify(unit, outputs=3_000).cycles
+    again, other = (verify(unit, outputs=3_000, rows=[(unit.constants, own)], seed=seed) for seed in (0, 1))
+    assert (again.compared, again.cycles) == (result.compared, result.cycles)
+    assert other.cycles != result.cycles
 
 
 @pytest.mark.slow
 @verilator
 def test_parts_are_tried_with_all_inputs() -> None:
-    found = verify(unit_of(Softermax(), lanes=1), outputs=1)
-    assert found.passed
-    assert found.parts == ["power table, 4 inputs", "reciprocal table, 1024 inputs"]
+    result = verify(unit_of(Softermax(), lanes=1), outputs=1)
+    assert result.passed
+    assert result.parts == ["power table, 4 inputs", "reciprocal table, 1024 inputs"]
 
 
 def test_positions_are_counted() -> None:
@@ -77,12 +79,12 @@ def test_positions_are_counted() -> None:
     codes = np.zeros((4, 9), np.int64)
     packed = stream(unit, [(SPEC.constants(), Rows(codes, codes == 0, lengths))])
     assert packed.positions.tolist() == [1, 3, 3, 1, 3, 3, 3, 3]
-    found = Verification()
-    verification._add(found, unit, [], packed, Outcome(compared=8, taken=8, written=256, cycles=99))
-    assert (found.compared, found.cycles, found.faults) == (20, 99, [])
-    verification._add(found, unit, [], packed, Outcome(compared=3, taken=8, written=256))
-    assert found.compared == 20 + 7
-    assert found.faults == ["only 3 of 8 result beats came"]
+    result = Verification()
+    verification._add(result, unit, [], packed, Outcome(compared=8, taken=8, written=256, cycles=99))
+    assert (result.compared, result.cycles, result.faults) == (20, 99, [])
+    verification._add(result, unit, [], packed, Outcome(compared=3, taken=8, written=256))
+    assert result.compared == 20 + 7
+    assert result.faults == ["only 3 of 8 result beats came"]
 
 
 def test_nothing_compared_is_not_a_pass() -> None:
@@ -100,19 +102,19 @@ def test_a_wrong_result_is_located(row: int, position: int, monkeypatch: pytest.
     right = type(unit).golden
 
     def golden(self: Any, codes: Any, mask: Any, constants: Any) -> Any:
-        found = right(self, codes, mask, constants)
+        results = right(self, codes, mask, constants)
         if len(codes) == 7:
-            found[row, position] ^= 1
-        return found
+            results[row, position] ^= 1
+        return results
 
     monkeypatch.setattr(type(unit), "golden", golden)
     before = rows_of(unit, 50)
-    found = verify(unit, outputs=1, rows=[(unit.constants, before), (unit.constants, rows)])
-    assert not found.passed
-    assert (found.mismatches, found.faults) == (1, ["1 wrong result beats"])
+    result = verify(unit, outputs=1, rows=[(unit.constants, before), (unit.constants, rows)])
+    assert not result.passed
+    assert (result.mismatches, result.faults) == (1, ["1 wrong result beats"])
     got = int(unit.spec.golden(codes, None, unit.constants)[row, position])
     wrong = Wrong(position % 2, len(before.lengths) + row, position, int(codes[row, position]), got ^ 1, got)
-    assert found.wrong == [wrong]
+    assert result.wrong == [wrong]
     assert str(wrong) == (
         f"lane {position % 2}, row {wrong.row}, position {position}, score code {wrong.code}: "
         f"expected {got ^ 1}, got {got}"
@@ -137,31 +139,27 @@ def test_wrong_halves_are_located() -> None:
     assert wrong.got == wrong.expected ^ 1
 
 
-SMALL_UNITS = {
-    "exact": (Exact(format=Float(4, 2), exponential_segments=4, reciprocal_segments=2), {"storage": "memory"}),
-    "consmax": (ConSmax(table_format=Float(4, 2), output_bits=4), {}),
-    "softermax": (Softermax(input=Q(3, 1), power_segments=2, reciprocal_segments=2, slice_width=2), {}),
-    "exaq": (Exaq(scores=Q(3, 1), reciprocal_segments=2), {}),
-}
+def narrow_unit(method: str) -> SoftmaxUnit:
+    """Return a narrow unit of a method, with external memories where it can have them."""
+    spec = next(iter(BY_METHOD[method].narrow.values())).spec
+    return unit_of(spec, storage="memory" if "memory" in spec.storages else "flip-flops")
+
+
+ELEMENT_WISE = [method for method, cases in BY_METHOD.items() if cases.default.spec.dataflow == "element"]
 
 
 @verilator
-def test_simulators_agree() -> None:
-    see_agreement(unit_of(SMALL_UNITS["consmax"][0]))
-
-
-@pytest.mark.slow
-@verilator
-@pytest.mark.parametrize("method", ["exact", "softermax", "exaq"])
-def test_simulators_agree_on_the_others(method: str) -> None:
-    spec, sizes = SMALL_UNITS[method]
-    see_agreement(unit_of(spec, **sizes))
+@pytest.mark.parametrize(
+    "method", [pytest.param(name, marks=[] if name in ELEMENT_WISE else pytest.mark.slow) for name in BY_METHOD]
+)
+def test_simulators_agree(method: str) -> None:
+    see_agreement(narrow_unit(method))
 
 
 def see_agreement(unit: SoftmaxUnit) -> None:
     """See that both simulators tell the same of right and of wrong streams."""
     rows = rows_of(unit, 200)
-    right = stream(unit, [(each, rows) for each in unit.spec.examples()[:2]])
+    right = stream(unit, [(constants, rows) for constants in unit.spec.examples()[:2]])
     results = right.results.copy()
     results[5, 0] ^= 1
     results[-2, 0] ^= 5 << unit.result_bits  # of the second lane
@@ -169,22 +167,24 @@ def see_agreement(unit: SoftmaxUnit) -> None:
     short = dataclasses.replace(right, results=right.results[:-3], positions=right.positions[:-3])
     long = dataclasses.replace(right, results=np.concatenate([right.results, right.results[:2]]))
     verilated, simulated = Verilated(unit, fast=False), Simulated(unit)
-    told = []
+    faults = []
     for given in (right, wrong, short, long):
         outcomes = [simulator.run(given, Traffic(), cycles=True) for simulator in (verilated, simulated)]
-        first, second = ((each.faults(given), each.taken, each.written, each.compared) for each in outcomes)
+        first, second = (
+            (outcome.faults(given), outcome.taken, outcome.written, outcome.compared) for outcome in outcomes
+        )
         assert first == second
-        told.append(first[0])
+        faults.append(first[0])
         assert outcomes[0].wrong_results == outcomes[1].wrong_results
         assert [(at, words.tolist()) for at, words in outcomes[0].wrong] == [
             (at, words.tolist()) for at, words in outcomes[1].wrong
         ]
         for times in ("taken_at", "given_at"):
-            both = [getattr(each, times).astype(int) for each in outcomes]
+            both = [getattr(outcome, times).astype(int) for outcome in outcomes]
             # Each simulator counts from a start of its own.
             assert (both[0] - both[0][0] == both[1] - both[1][0]).all()
-    assert told == [[], ["2 wrong result beats"], ["3 result beats too many"], [told[3][0]]]
-    assert told[3][0].startswith("only ")
+    assert faults == [[], ["2 wrong result beats"], ["3 result beats too many"], [faults[3][0]]]
+    assert faults[3][0].startswith("only ")
     stalls = Traffic(gap=90, longest_gap=3, stall=90, longest_stall=3)
     assert verilated.run(right, stalls).faults(right) == simulated.run(right, stalls).faults(right) == []
 
@@ -196,18 +196,19 @@ def test_amaranth_knows_no_latches() -> None:
 
 def test_without_verilator(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verification, "can_verilate", lambda: False)
-    found = verify(baked(), outputs=20_000)
-    assert found.passed
-    assert found.simulator == "amaranth"
-    assert 20_000 // verification.FEWER <= found.compared < 20_000
-    assert found.parts == []
+    result = verify(baked(), outputs=20_000)
+    assert result.passed
+    assert result.simulator == "amaranth"
+    assert 20_000 // verification.FEWER <= result.compared < 20_000
+    assert result.parts == []
 
 
-@pytest.mark.parametrize("spec", [Exact(), ConSmax(), ConSmax(bits=16), Softermax(), Exaq()], ids=str)
+@pytest.mark.parametrize("case", CASES, ids=str)
 @pytest.mark.parametrize("sizes", [{"lanes": 4, "max_row": 40}, {"lanes": 1, "max_row": 1}, {"lanes": 7, "max_row": 3}])
-def test_random_rows(spec: Spec, sizes: dict[str, int]) -> None:
-    if spec == Softermax() and sizes["lanes"] == 7:
-        sizes = sizes | {"lanes": 8}
+def test_random_rows(case: Case, sizes: dict[str, int]) -> None:
+    spec = case.spec
+    if sizes["lanes"] == 7 and hasattr(spec, "slice_width"):
+        sizes = sizes | {"lanes": 8}  # lanes divide slices, or are a multiple of them
     unit, constants = unit_of(spec, **sizes), spec.examples()[-1]
     lanes, most = unit.lanes, unit.max_row
     rows = rows_of(unit, 20_000, constants)
@@ -251,17 +252,21 @@ def test_all_codes_and_pairs() -> None:
     assert all_codes(unit_of(max_row=1), SPEC.constants()) is None
 
 
-@pytest.mark.parametrize("spec", [ConSmax(bits=16), Exact(), Exact(schedule="online")], ids=str)
-def test_all_codes_of_sixteen_bits(spec: Spec) -> None:
-    unit, constants = unit_of(spec), spec.examples()[0]
+@pytest.mark.parametrize("case", [case for case in CASES if case.spec.score_bits == 16], ids=str)
+def test_all_codes_of_sixteen_bits(case: Case) -> None:
+    unit, constants = unit_of(case.spec), case.spec.examples()[0]
     low, high = code_range(unit, constants)
     assert high - low == 65535
-    found = all_codes(unit, constants)
-    assert found is not None
-    assert set(found.codes[:, 0].tolist()) == set(range(low, high + 1))
+    rows = all_codes(unit, constants)
+    assert rows is not None
+    assert set(rows.codes[:, 0].tolist()) == set(range(low, high + 1))
     for other in (low, high):
-        assert len(set(found.codes[found.codes[:, 1] == other, 0].tolist())) == 65536
-    assert all_codes(unit_of(Softermax(input=Q(6, 2))), Softermax().constants()) is not None
+        assert len(set(rows.codes[rows.codes[:, 1] == other, 0].tolist())) == 65536
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.spec.score_bits == 8], ids=str)
+def test_there_are_all_codes_of_eight_bits(case: Case) -> None:
+    assert all_codes(unit_of(case.spec), case.spec.examples()[0]) is not None
 
 
 def test_halves_have_pairs_of_bytes() -> None:
@@ -269,9 +274,9 @@ def test_halves_have_pairs_of_bytes() -> None:
     halves = Halves(*unit.half.examples()[:2])
     assert code_range(unit, halves) == (-128, 127)
     assert code_range(unit, unit.spec.examples()[0]) == (-32768, 32767)
-    found = all_codes(unit, halves)
-    assert found is not None
-    assert len(found.codes) == 65536
+    rows = all_codes(unit, halves)
+    assert rows is not None
+    assert len(rows.codes) == 65536
 
 
 def test_faults_change_one_gate_or_bit() -> None:
@@ -293,11 +298,11 @@ def test_faults_change_one_gate_or_bit() -> None:
 @verilator
 def test_a_fault_and_its_waveform(tmp_path: Any) -> None:
     unit, fault = baked(), Fault(0)
-    found = verify(unit, outputs=100, fault=fault, waveform=tmp_path / "folder" / "wave.vcd")
-    assert not found.passed
+    result = verify(unit, outputs=100, fault=fault, waveform=tmp_path / "folder" / "wave.vcd")
+    assert not result.passed
     assert fault.what
-    assert 0 < len(found.wrong) <= found.mismatches
-    assert found.parts == []
+    assert 0 < len(result.wrong) <= result.mismatches
+    assert result.parts == []
     text = (tmp_path / "folder" / "wave.vcd").read_text()
     assert text.startswith("$version")
     assert "scores_valid" in text

@@ -16,9 +16,9 @@ pytestmark = pytest.mark.skipif(find("yosys") is None, reason="needs Yosys")
 
 
 def ports(text: str, module: str) -> set[str]:
-    found = re.search(rf"^module {module}\(([^)]*)\);", text, re.MULTILINE)
-    assert found is not None
-    return set(re.split(r",\s*", found[1]))
+    header = re.search(rf"^module {module}\(([^)]*)\);", text, re.MULTILINE)
+    assert header is not None
+    return set(re.split(r",\s*", header[1]))
 
 
 def test_names_are_plain_and_nothing_has_an_initial_value() -> None:

@@ -1,42 +1,104 @@
-"""Rows in pieces: any cut and any order of merging gives the whole row; and the blog post's mistake."""
+"""Rows in parts: any cut and any order of merging gives the whole row, of every method; and the blog post's mistake."""
 
 from __future__ import annotations
 
 import math
 import random
+from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import torch
+from cases import BY_METHOD, CASES, DEFAULTS
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from method_cases import Case
+from numpy.typing import NDArray
 
 from softmaxkit import OnlineSoftmax, softmax_topk
 from softmaxkit.masks import exact_softmax
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.integers(1, 60), st.lists(st.integers(0, 60), max_size=6), st.integers(0, 2**32), st.booleans())
-def test_any_cut_in_any_order_merges_to_the_whole_row(keys: int, cuts: list[int], seed: int, use_torch: bool) -> None:
+class Rows(NamedTuple):
+    """Rows of float64 with values, and where they are cut."""
+
+    scores: NDArray[np.float64]
+    mask: NDArray[np.bool_]
+    values: NDArray[np.float64]
+    parts: Sequence[slice]
+    seed: int
+
+
+@st.composite
+def cut_rows(draw: st.DrawFn) -> Rows:
+    """Rows of 1 to 60 keys in 1 to 7 parts: close or far apart, some scores -inf, masked anyhow, the first wholly."""
+    keys, seed = draw(st.integers(1, 60)), draw(st.integers(0, 2**32))
+    edges = [0, *sorted(draw(st.lists(st.integers(0, keys), max_size=6))), keys]
     rng = np.random.default_rng(seed)
     scores = rng.normal(size=(3, 4, keys)) * rng.choice([0.1, 3, 100])
+    scores[rng.random(scores.shape) < 0.02] = -np.inf
     mask = rng.random((3, 4, keys)) < rng.choice([0.1, 0.9])
     mask[0, 0] = False
-    values = rng.normal(size=(3, keys, 5))
-    make = torch.as_tensor if use_torch else np.asarray
-    edges = [0, *sorted(min(cut, keys) for cut in cuts), keys]
-    states = [
-        OnlineSoftmax().update(make(scores[..., a:b]), make(mask[..., a:b]), make(values[:, a:b]))
-        for a, b in pairwise(edges)
-    ]
-    random.Random(seed).shuffle(states)
+    return Rows(scores, mask, rng.normal(size=(3, keys, 5)), [slice(a, b) for a, b in pairwise(edges)], seed)
+
+
+def merged(empty: Any, rows: Rows, make: Callable[[Any], Any], with_values: bool = True) -> Any:
+    """Give each part to a state of its own, and merge the states in an order of chance."""
+    rng = random.Random(rows.seed)
+    states = []
+    for part in rows.parts:
+        values = make(rows.values[:, part]) if with_values else None
+        states.append(empty.update(make(rows.scores[..., part]), make(rows.mask[..., part]), values))
     while len(states) > 1:
-        states.append(states.pop(0).merge(states.pop(0)))
-    truth = exact_softmax(scores, mask)
-    # Each of the up to 8 merges rounds a few times: 1e-12 is some thousand units of float64.
-    assert np.allclose(np.asarray(states[0].result()), truth @ values, atol=1e-12)
-    assert np.allclose(np.asarray(states[0].result(make(scores), make(mask))), truth, atol=1e-12)
+        rng.shuffle(states)
+        states.append(states.pop().merge(states.pop()))
+    return states[0]
+
+
+@pytest.mark.parametrize("make", [np.asarray, torch.as_tensor], ids=["numpy", "torch"])
+@pytest.mark.parametrize("case", CASES, ids=str)
+@settings(max_examples=10, deadline=None)
+@given(rows=cut_rows())
+def test_parts_merge_to_the_whole_row(case: Case, make: Callable[[Any], Any], rows: Rows) -> None:
+    cases = BY_METHOD[case.spec.method]
+    if cases.whole_row is None:
+        with pytest.raises(ValueError, match="depends on the whole row"):
+            case.spec.partial(**case.parameters)
+        return
+    scores, mask, values, *_ = rows
+    whole = cases.whole_row(scores, mask)
+    empty = case.spec.partial(**case.parameters, **{name: make(number) for name, number in whole.items()})
+    truth = case.spec.reference(scores, mask, **case.parameters)
+    # A score of up to 400 in size is rounded a few times, by up to 2**-45: so much a power is off, relatively, with
+    # each of 7 parts. Torch takes what a module holds in float32.
+    tolerance = max(1e-12, cases.float_tolerance if make is torch.as_tensor else 0.0)
+    with torch.no_grad():
+        state = merged(empty, rows, make)
+        weighted, probabilities = state.result(), state.result(make(scores), make(mask))
+        alone = merged(empty, rows, make, with_values=False).result(make(scores), make(mask))
+    scale = np.maximum(truth @ np.abs(values), 1)
+    assert (np.abs(np.asarray(weighted) - truth @ values) <= tolerance * scale).all()
+    for given_ in (probabilities, alone):
+        assert np.abs(np.asarray(given_) - truth).max() <= tolerance * max(truth.max(), 1)
+        assert (np.asarray(given_)[~mask] == 0).all()
+    assert (np.asarray(weighted)[0, 0] == 0).all()
+
+
+@pytest.mark.parametrize("case", [case for case in DEFAULTS if BY_METHOD[case.spec.method].whole_row], ids=str)
+def test_what_partial_states_refuse(case: Case) -> None:
+    spec, scores = case.spec, np.array([[0.5, 1.0]])
+    whole = BY_METHOD[spec.method].whole_row(scores, scores == scores)  # type: ignore[misc]
+    state = spec.partial(**case.parameters, **whole).update(scores)
+    with pytest.raises(ValueError, match=r"no values were given.*result\(scores\)"):
+        state.result()
+    for name in whole:
+        with pytest.raises(ValueError, match=f"whole row.*{name}="):
+            spec.partial(**case.parameters)
+        other = spec.partial(**case.parameters, **{name: whole[name] + 1}).update(scores)
+        with pytest.raises(ValueError, match="do not merge"):
+            state.merge(other)
 
 
 def test_updates_one_key_at_a_time() -> None:
@@ -101,10 +163,10 @@ def test_mistakes_are_named() -> None:
 )
 def test_topk_equals_softmax_then_topk(size: int, k: int, chunk: int) -> None:
     logits = torch.randn(4, size, generator=torch.Generator().manual_seed(0)) * 4
-    found = softmax_topk(logits, k, chunk)
+    highest = softmax_topk(logits, k, chunk)
     expected = torch.softmax(logits, -1).topk(k)
-    assert torch.equal(found.indices, logits.topk(k).indices)
-    assert torch.allclose(found.values, expected.values, rtol=1e-5, atol=0)
+    assert torch.equal(highest.indices, logits.topk(k).indices)
+    assert torch.allclose(highest.values, expected.values, rtol=1e-5, atol=0)
 
 
 def test_topk_in_half_precision_and_bad_k() -> None:

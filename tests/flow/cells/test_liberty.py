@@ -183,17 +183,17 @@ FUNCTIONS = {
 @pytest.mark.parametrize("text", FUNCTIONS)
 def test_functions(text: str) -> None:
     inputs, meant = "ABCD", FUNCTIONS[text]
-    found = Expression(text).truth(list(inputs))
+    truth = Expression(text).truth(list(inputs))
     rows = [dict(zip("dcba", row, strict=True)) for row in product((0, 1), repeat=4)]  # the first is the lowest bit
-    assert found == tuple(int(eval(meant, None, row)) for row in rows)
+    assert truth == tuple(int(eval(meant, None, row)) for row in rows)
     assert set(Expression(text).names) <= set(inputs)
 
 
 def test_many_bits_at_a_time() -> None:
     ones, random = ~np.uint64(0), np.random.default_rng(0)
     a, b = random.integers(0, 1 << 64, (2, 5), np.uint64)
-    found = expression("!(A1 if) + 0")(ones, {"A1": a, "if": b})  # a pin may have the name of a word of Python
-    assert (found == ~(a & b)).all()
+    values = expression("!(A1 if) + 0")(ones, {"A1": a, "if": b})  # a pin may have the name of a word of Python
+    assert (values == ~(a & b)).all()
     assert expression("!(A1 if) + 0") is expression("!(A1 if) + 0")
 
 

@@ -34,10 +34,10 @@ SLEWS = {"sky130": 0.5, "asap7": 0.05}
 
 
 def sources(process: str) -> list[Path]:
-    found = sorted(PDK.glob(f"{process}*.lib.gz"))
-    if not found:
+    paths = sorted(PDK.glob(f"{process}*.lib.gz"))
+    if not paths:
         pytest.skip(f"no shared cell libraries beside the project: {process} is missing")
-    return found
+    return paths
 
 
 @cache
@@ -63,7 +63,7 @@ def errors(process: str, points: int | None = None) -> np.ndarray:
     The places are spread as the tables' points are, densely where slews and loads are small: all of a cell's loads,
     and slews up to what nets of mapped units have.
     """
-    random, found = np.random.default_rng(0), []
+    random, relative = np.random.default_rng(0), []
     for name, cell in full(process).cells.items():
         packaged = timing_tables(library_of(process).cells[name])
         for key, whole in timing_tables(cell).items():
@@ -73,8 +73,8 @@ def errors(process: str, points: int | None = None) -> np.ndarray:
                 loads = np.geomspace(whole.loads[0], whole.loads[-1], PLACES)
                 random.shuffle(loads)
                 real = whole.at(slews, loads)
-                found.append(np.abs(thin.at(slews, loads) - real) / np.maximum(np.abs(real), FLOOR[process]))
-    return np.concatenate(found)
+                relative.append(np.abs(thin.at(slews, loads) - real) / np.maximum(np.abs(real), FLOOR[process]))
+    return np.concatenate(relative)
 
 
 processes = pytest.mark.parametrize("process", PROCESSES)
@@ -102,9 +102,9 @@ def test_cells_areas_and_pins_are_the_files(process: str) -> None:
 def test_thinned_tables_are_close(process: str) -> None:
     # Corners that bend most are further off, up to a third of 10 ps; what counts is held to bounds in other tests:
     # paths and power of whole netlists.
-    found = errors(process)
-    assert found.mean() < 0.015
-    assert np.quantile(found, 0.95) < 0.05
+    error = errors(process)
+    assert error.mean() < 0.015
+    assert np.quantile(error, 0.95) < 0.05
     assert np.quantile(errors(process, 3), 0.95) > 0.05
 
 
@@ -120,18 +120,18 @@ def test_deriving_again_gives_the_same(process: str, monkeypatch: pytest.MonkeyP
 def test_thinning_keeps_the_ends_and_what_bends() -> None:
     slews, loads = np.arange(7.0), np.asarray([0.0, 1.0])
     bent = np.maximum(slews, 3)[:, None] + loads[None, :] + 1
-    found = thinned(Table(slews, loads, bent), 3)
-    assert found.slews.tolist() == [0, 3, 6]
-    assert found.loads.tolist() == [0, 1]
+    thin = thinned(Table(slews, loads, bent), 3)
+    assert thin.slews.tolist() == [0, 3, 6]
+    assert thin.loads.tolist() == [0, 1]
     for slew in slews:
-        assert found.at(np.asarray(slew), np.asarray(0.5)) == pytest.approx(max(slew, 3) + 1.5, rel=1e-12)
+        assert thin.at(np.asarray(slew), np.asarray(0.5)) == pytest.approx(max(slew, 3) + 1.5, rel=1e-12)
 
 
 def written(library: Library) -> Library:
     """Return a library written as Liberty and read back."""
     group = parse(to_liberty(library))
     units = Units(group, "written")
-    cells = {cell.name: cell for cell in (read_cell(each, units) for each in group.of("cell")) if cell}
+    cells = {cell.name: cell for cell in (read_cell(entry, units) for entry in group.of("cell")) if cell}
     return Library(group.name, units.voltage, cells, library.wire)
 
 

@@ -73,7 +73,8 @@ class LevelPartial:
     def _exponentials(self, scores: Array, mask: Array | None) -> Array:
         xp = array_namespace(scores)
         attended = broadcast_mask(scores, mask) & (scores != -xp.inf)
-        distance = xp.where(attended, scores - self.maximum, xp.zeros_like(scores))
+        maximum = xp.where(self.maximum == -xp.inf, xp.zeros_like(self.maximum), self.maximum)  # nothing is attended
+        distance = xp.where(attended, xp.where(attended, scores, maximum) - maximum, xp.zeros_like(scores))
         step = -self.clip / (self.spec.levels - 1)
         exact, level = xp.astype(distance, xp.float64), xp.zeros_like(distance)
         for least in self.spec.least_values(self.clip):

@@ -1,0 +1,141 @@
+"""EXAQ alone: its levels, its three ways to sum, gradients through steps, and results made serially."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from unit_checks import agrees, counts_hold, verilator
+
+import softmaxkit
+from softmaxkit import UQ, Exaq, Q
+from softmaxkit.methods.exaq.golden import ACCUMULATORS
+
+pytestmark = pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")
+
+
+def test_what_differs_is_said() -> None:
+    assert Exaq(bits=3, clip="searched", scores=Q(5, 3)).variant == "3 bits, searched clip, scores=Q(5,3)"
+
+
+def test_levels_are_rounded_to_nearest_ties_to_even() -> None:
+    spec = Exaq(bits=2)
+    distance = np.array([0.0, -0.5, -1.0, -1.5, -2.0, -2.5, -3.0, -7.0])  # clip -3: levels at -3, -2, -1, 0
+    given = spec.reference(distance, clip=-3.0)
+    levels = np.round(np.log(given / given[0]) + 3)
+    assert levels.tolist() == np.round(np.clip(distance, -3, 0) + 3).tolist()
+
+
+def test_the_three_accumulators_are_equal() -> None:
+    rng = np.random.default_rng(0)
+    for bits in (2, 3, 4):
+        exponentials = Exaq(bits=bits).constants(clip=-6.0).exponentials
+        for keys in (1, 2, 3, 4, 5, 31, 128):
+            level = rng.integers(0, 1 << bits, (50, keys))
+            attended = rng.random((50, keys)) < 0.7
+            level = np.where(attended, level, 0)
+            sums = [accumulate(level, attended, bits, exponentials) for accumulate in ACCUMULATORS.values()]
+            assert (sums[0] == sums[1]).all()
+            assert (sums[0] == sums[2]).all()
+
+
+def test_a_flipped_table_bit_is_seen() -> None:
+    spec = Exaq(bits=3)
+    constants = spec.constants(clip=-6.0)
+    codes = spec.encode(np.random.default_rng(0).normal(size=(200, 64)) * 2, constants)
+    flipped = dataclasses.replace(constants, exponentials=(constants.exponentials[0] ^ 4, *constants.exponentials[1:]))
+    assert (spec.golden(codes, None, flipped) != spec.golden(codes, None, constants)).any()
+
+
+def test_no_gradient_below_the_clip_and_one_that_passes_through_rounding() -> None:
+    module = Exaq(bits=2).module(clip=-3.0)
+    scores = torch.tensor([[0.0, -0.6, -9.0]], requires_grad=True)
+    result = module(scores)
+    result[0, 0].backward()
+    assert scores.grad is not None
+    assert scores.grad[0, 2] == 0
+    # The gradient of softmax at the quantised scores: levels 0, -1 and -3.
+    soft = torch.softmax(torch.tensor([0.0, -1.0, -3.0]), 0)
+    assert torch.allclose(result[0], soft)
+    assert scores.grad[0, 1] == pytest.approx((-soft[0] * soft[1]).item())
+
+
+def test_float32_rounds_ties_as_the_reference_does() -> None:
+    """Scores on the grid of Q(6,2) fall on midpoints of clips that are multiples of 0.5."""
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randint(-24, 25, (500, 32), generator=generator) / 4
+    for bits in (2, 3, 4):
+        for clip in (-3.0, -6.0, -9.0):
+            given = Exaq(bits=bits).module(clip=clip)(scores)  # type: ignore[arg-type]
+            truth = Exaq(bits=bits).reference(scores.numpy(), clip=clip)  # type: ignore[arg-type]
+            assert np.abs(given.numpy() - truth).max() < 1e-6
+
+
+def test_frozen_constants_alone_run_integers_and_ask_for_the_clip_in_float() -> None:
+    module = Exaq().module(mode="integer").eval()
+    module.freeze(Exaq().constants(clip=-5.0))
+    with torch.no_grad():
+        assert torch.equal(module(torch.zeros(1, 2)), torch.full((1, 2), 0.5))
+    module.mode = "float"
+    with pytest.raises(ValueError, match="needs its clip"):
+        module(torch.zeros(3))
+
+
+def test_the_clip_is_asked_for() -> None:
+    with pytest.raises(ValueError, match=r"clip.* softmaxkit\.calibrate"):
+        softmaxkit.softmax(torch.zeros(2, 3), Exaq())
+    with pytest.raises(ValueError, match="negative and finite"):
+        softmaxkit.softmax(torch.zeros(2, 3), Exaq(), clip=1.0)
+
+
+NARROW = Exaq(scores=Q(4, 2), exponential=UQ(1, 5), reciprocal=UQ(1, 5), reciprocal_segments=4, output=UQ(1, 5))
+SERIAL: list[tuple[Exaq, dict[str, Any], int]] = [
+    (NARROW, {"max_row": 100}, 1),
+    (Exaq(), {"storage": "memory"}, 1),
+    (Exaq(accumulator="plain"), {"depth": 5, "storage": "memory"}, 1),
+    (Exaq(accumulator="histogram"), {"storage": "memory"}, 1),
+    (Exaq(bits=3), {"lanes": 2, "storage": "memory"}, 2),
+    (Exaq(bits=4, accumulator="histogram"), {"storage": "memory"}, 2),
+    (
+        dataclasses.replace(NARROW, output=UQ(0, 4), accumulator="histogram"),
+        {"lanes": 2, "max_row": 100, "storage": "latches"},
+        2,
+    ),
+    (dataclasses.replace(NARROW, reciprocal_segments=1, output=UQ(1, 20)), {"max_row": 128, "storage": "memory"}, 1),
+    (dataclasses.replace(NARROW, reciprocal_segments=256), {"max_row": 128, "storage": "memory"}, 1),
+]
+"""Units that make a row's results serially, and the bits a cycle."""
+
+
+@verilator
+@pytest.mark.parametrize("baked", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.parametrize(
+    ("spec", "sizes", "digit"),
+    [pytest.param(*serial, marks=pytest.mark.slow if at else []) for at, serial in enumerate(SERIAL)],
+)
+def test_results_made_serially(spec: Exaq, sizes: dict[str, Any], digit: int, baked: bool) -> None:
+    unit = spec.unit(constants=spec.constants(clip=-3.0) if baked else None, **{"lanes": 1, **sizes})
+    assert unit.passes.digit == digit
+    agrees(unit)
+    if baked:
+        counts_hold(unit)
+
+
+def test_results_are_made_serially_where_a_row_takes_longer() -> None:
+    spec = Exaq()
+    assert [spec.unit(lanes=lanes).passes is None for lanes in (1, 2, 3, 16)] == [False, False, True, True]
+    assert [spec.unit(lanes=1, max_row=length).interval(1) for length in (60, 100, 200)] == [4, 70, 128]
+    assert {Exaq(bits=bits).unit(lanes=1).interval(256) for bits in (2, 3, 4)} == {256}
+
+
+@pytest.mark.parametrize("constants", [{"exponentials": (1, 2, 3, 32767)}, {"thresholds": (-9, -5, 1)}])
+def test_constants_that_make_less_of_the_maximum(constants: dict[str, Any]) -> None:
+    wrong = dataclasses.replace(Exaq().constants(clip=-5.0), **constants)
+    message = "whose last threshold is not above 0 and whose last exponential is 1, not"
+    with pytest.raises(ValueError, match=message):
+        Exaq().unit(constants=wrong)
+    with pytest.raises(ValueError, match=message):
+        Exaq().unit().writes(wrong)
