@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 from array_api_compat import array_namespace
 
 from softmaxkit.formats import Array, Fixed
 from softmaxkit.masks import broadcast_mask
+from softmaxkit.methods.base.answers import Answers
+from softmaxkit.methods.base.answers import Dataflow as Dataflow
+from softmaxkit.methods.base.answers import Storage as Storage
+from softmaxkit.methods.base.answers import Training as Training
 from softmaxkit.methods.base.constants import Constants
 from softmaxkit.methods.base.fields import check_fields, field_choices, read_fields, read_values, write_fields
 from softmaxkit.methods.base.partial import ElementPartial, Partial
-from softmaxkit.methods.base.published import Published, Ratio
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -27,38 +29,15 @@ if TYPE_CHECKING:
     from softmaxkit.methods.base.module import SoftmaxModule
     from softmaxkit.methods.base.unit import SoftmaxUnit
 
-Training = Literal["from scratch", "fine-tuned", "calibrated"]
-Dataflow = Literal["element", "row", "deferred"]
-Storage = Literal["flip-flops", "latches", "memory"]
-
 
 @dataclasses.dataclass(frozen=True)
-class Spec(ABC):
+class Spec(Answers, ABC):
     """A way of normalising attention scores, frozen; every method derives one.
 
     Scores, codes and results have the shape (..., keys), a row along the last axis; a mask is boolean, True where a
     key is attended, and broadcasts to it. A row with no attended key gives all zeros, in every form.
     """
 
-    method: ClassVar[str]
-    """Its name on the command line and in JSON: that of its folder."""
-    title: ClassVar[str]
-    """Its name as its authors write it."""
-    summary: ClassVar[str]
-    """One line for listings."""
-    source: ClassVar[str]
-    """The paper."""
-    trained: ClassVar[Training]
-    """How a model is brought to it: trained "from scratch", "fine-tuned" from exact, or only "calibrated"."""
-    dataflow: ClassVar[Dataflow]
-    """The most parallel way through a pipeline of QK, softmax and PV that the method allows: "element", a score at a
-    time, partial outputs just added; "deferred", a running maximum with the division after PV; "row", row by row."""
-    storages: ClassVar[tuple[Storage, ...]] = ("flip-flops", "latches", "memory")
-    """Where its unit can hold what waits."""
-    colour: ClassVar[str] = ""
-    """Its colour in pictures, as "#0072b2"; empty for one of those that are left."""
-    published: ClassVar[tuple[Published, ...]] = ()
-    """Figures of its hardware in papers."""
     constants_class: ClassVar[type[Constants]] = Constants
     constants_fields: ClassVar[tuple[str, ...]] = ()
     """The fields on which its constants depend: those of two specs are the same only where these are equal."""
@@ -247,58 +226,14 @@ class Spec(ABC):
         """
         if self.dataflow != "element":
             raise ValueError(f"{self.title} has no partial results: a probability depends on the whole row")
+        self.require(parameters)
         return ElementPartial(self, dict(parameters))
 
-    # How a model comes to it.
-
-    @property
-    def training(self) -> Training:
-        """How a model is brought to this spec; by default as to every spec of its method."""
-        return self.trained
-
-    @property
-    def base(self) -> float:
-        """The base to which real softmax is what the method stands for."""
-        return math.e
-
-    @property
-    def is_baseline(self) -> bool:
-        """Is this what all others are compared with: exact softmax?"""
-        return False
-
-    def start(self, keys: int) -> dict[str, Any]:
-        """Return the parameters that a module trains from, for rows of up to `keys` keys; most methods have none."""
-        return {}
-
-    @classmethod
-    def published_ratios(cls) -> list[Ratio]:
-        """Return the ratios of area and energy to other units that its paper reports."""
-        return []
-
-    def by_bits(self) -> dict[int, Self]:
-        """Return this spec with other widths of what it mainly trades accuracy for, by bits; most have no choice."""
-        return {}
-
-    # Examples, forms, and what to compare.
+    # Examples and forms.
 
     def examples(self) -> list[Constants]:
         """Return constants of a few layers as they may be, to try hardware with."""
         return [self.constants()]
-
-    def sample_parameters(self, keys: int, spread: float, largest: float | None = None) -> dict[str, Any]:
-        """Return the real numbers of a layer to measure with.
-
-        Args:
-            keys: of a row.
-            spread: standard deviation of the scores, which are normal.
-            largest: magnitude up to which no score saturates, where the method has a score scale to set.
-        """
-        return {}
-
-    @classmethod
-    def variants(cls) -> list[Self]:
-        """Return the specs that `compare` shows by default."""
-        return [cls()]
 
     @classmethod
     def forms(cls) -> list[Form]:
@@ -307,15 +242,7 @@ class Spec(ABC):
 
         return [Form("", cls())]
 
-    def for_hardware(self) -> Self:
-        """Return the spec of equal integers whose unit with loadable constants costs least."""
-        return self
-
-    def without_calibration(self) -> Self:
-        """Return this spec with defaults in place of what only calibration looks at: equal ones compute the same."""
-        return self
-
-    # Text.
+    # Text and JSON.
 
     @property
     def variant(self) -> str:
@@ -326,16 +253,6 @@ class Spec(ABC):
     def name(self) -> str:
         """Method and variant, e.g. "softermax log2e=True"."""
         return f"{self.method} {self.variant}".strip()
-
-    @classmethod
-    def about(cls) -> dict[str, Any]:
-        """Return what a record says of the method: title, colour, published figures, and whether it is the baseline."""
-        return {
-            "title": cls.title,
-            "colour": cls.colour,
-            "baseline": cls().is_baseline,
-            "published": [figures.to_json() for figures in cls.published],
-        }
 
     def differences(self, but: Sequence[str] = ()) -> str:
         """Return the fields that differ from their defaults, as "bits=16, constant=multiplied"."""

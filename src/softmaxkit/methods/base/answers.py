@@ -1,0 +1,101 @@
+"""What a method says of itself besides its mathematics: names, how a model comes to it, what to compare."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar, Literal, Self
+
+from softmaxkit.methods.base.published import Published, Ratio
+
+Training = Literal["from scratch", "fine-tuned", "calibrated"]
+Dataflow = Literal["element", "row", "deferred"]
+Storage = Literal["flip-flops", "latches", "memory"]
+
+
+class Answers:
+    """The answers of a spec that have a default."""
+
+    method: ClassVar[str]
+    """Its name on the command line and in JSON: that of its folder."""
+    title: ClassVar[str]
+    """Its name as its authors write it."""
+    summary: ClassVar[str]
+    """One line for listings."""
+    source: ClassVar[str]
+    """The paper."""
+    trained: ClassVar[Training]
+    """How a model is brought to it: trained "from scratch", "fine-tuned" from exact, or only "calibrated"."""
+    dataflow: ClassVar[Dataflow]
+    """The most parallel way through a pipeline of QK, softmax and PV that the method allows: "element", a score at a
+    time, partial outputs just added; "deferred", a running maximum with the division after PV; "row", row by row."""
+    storages: ClassVar[tuple[Storage, ...]] = ("flip-flops", "latches", "memory")
+    """Where its unit can hold what waits."""
+    colour: ClassVar[str] = ""
+    """Its colour in pictures, as "#0072b2"; empty for one of those that are left."""
+    published: ClassVar[tuple[Published, ...]] = ()
+    """Figures of its hardware in papers."""
+
+    # How a model comes to it.
+
+    @property
+    def training(self) -> Training:
+        """How a model is brought to this spec; by default as to every spec of its method."""
+        return self.trained
+
+    @property
+    def base(self) -> float:
+        """The base to which real softmax is what the method stands for."""
+        return math.e
+
+    @property
+    def is_baseline(self) -> bool:
+        """Is this what all others are compared with: exact softmax?"""
+        return False
+
+    def start(self, keys: int) -> dict[str, Any]:
+        """Return the parameters that a module trains from, for rows of up to `keys` keys; most methods have none."""
+        return {}
+
+    @classmethod
+    def published_ratios(cls) -> list[Ratio]:
+        """Return the ratios of area and energy to other units that its paper reports."""
+        return []
+
+    def by_bits(self) -> dict[int, Self]:
+        """Return this spec with other widths of what it mainly trades accuracy for, by bits; most have no choice."""
+        return {}
+
+    # Examples, forms, and what to compare.
+
+    def sample_parameters(self, keys: int, spread: float, largest: float | None = None) -> dict[str, Any]:
+        """Return the real numbers of a layer to measure with.
+
+        Args:
+            keys: of a row.
+            spread: standard deviation of the scores, which are normal.
+            largest: magnitude up to which no score saturates, where the method has a score scale to set.
+        """
+        return {}
+
+    @classmethod
+    def variants(cls) -> list[Self]:
+        """Return the specs that `compare` shows by default."""
+        return [cls()]
+
+    def for_hardware(self) -> Self:
+        """Return the spec of equal integers whose unit with loadable constants costs least."""
+        return self
+
+    def without_calibration(self) -> Self:
+        """Return this spec with defaults in place of what only calibration looks at: equal ones compute the same."""
+        return self
+
+    @classmethod
+    def about(cls) -> dict[str, Any]:
+        """Return what a record says of the method: title, colour, published figures, and whether it is the baseline."""
+        return {
+            "title": cls.title,
+            "colour": cls.colour,
+            "baseline": cls().is_baseline,
+            "published": [figures.to_json() for figures in cls.published],
+        }
