@@ -87,7 +87,7 @@ def test_hardware(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     results = json.loads(record.read_text())["results"]
     assert all(result["compared"] >= 1000 and not result["mismatches"] for result in results)
     record = tmp_path / "synth.json"
-    assert main(["synth", "powers", "--cells", "ice40", "--storage", "flip-flops", "--json", str(record)]) == 0
+    assert main(["synth", "powers", "--cells", "ice40", "--json", str(record)]) == 0
     assert json.loads(record.read_text())["results"][0]["luts"] > 0
 
 

@@ -7,17 +7,15 @@ from typing import Any
 
 import pytest
 import torch
+from cases import BY_METHOD
 from torch import Tensor
 
 import softmaxkit
-from softmaxkit import ConSmax, Exact, Exaq, Softermax, Spec
+from softmaxkit import ConSmax, Spec
 from softmaxkit.kernels import backends
 
 METHODS: list[tuple[Spec, dict[str, Any]]] = [
-    (Exact(), {}),
-    (ConSmax(), {"beta": 1.0, "gamma": 2.0}),
-    (Softermax(), {}),
-    (Exaq(bits=3), {"clip": -4.0}),
+    (cases.default.spec, dict(cases.default.numbers)) for cases in BY_METHOD.values()
 ]
 IDS = [spec.method for spec, _ in METHODS]
 SCORES = torch.randn(3, 4, 7, generator=torch.Generator().manual_seed(0))

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from cases import BY_METHOD
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -30,10 +31,8 @@ LENGTHS = (1, 2, 3, 7, 16, 17, 33, 64, 100, 1000)
 MASKS = ("none", "random", "rows")
 PER_HEAD: dict[str, Any] = {"beta": [0.5, 1.5, -1.0], "gamma": [9.0, 5.0, 0.7]}
 NUMBERS: dict[str, dict[str, Any]] = {
-    "exact": {},
+    **{name: dict(cases.default.numbers) for name, cases in BY_METHOD.items()},
     "consmax": {**PER_HEAD, "scale": [0.07, 1 / 16, 0.031]},
-    "softermax": {},
-    "exaq": {"clip": -5.3},
 }
 FORMS: list[tuple[Spec, dict[str, Any]]] = [
     *((spec, NUMBERS[name]) for name in METHODS for spec in method_class(name).variants()),
@@ -55,7 +54,7 @@ FORMS: list[tuple[Spec, dict[str, Any]]] = [
     (Exaq(bits=4, accumulator="plain", scores=Q(5, 11), output=UQ(1, 20), reciprocal=UQ(1, 12)), {"clip": -8.0}),
 ]
 IDS = [f"{spec.method} {spec.variant}".strip() for spec, _ in FORMS]
-DEFAULTS = [FORMS[IDS.index(name)] for name in ("exact", "consmax", "softermax", "exaq 4 bits, searched clip")]
+DEFAULTS = [next(form for form in FORMS if form[0].method == name) for name in METHODS]
 
 
 @pytest.fixture(autouse=True)
@@ -144,7 +143,7 @@ def test_masked_keys_are_0_in_rows_with_nan_or_infinity(spec: Spec, numbers: dic
     scores = torch.tensor([[math.nan, 1.0, -math.inf, 0.5], [math.inf, 1.0, -math.inf, 0.5]]).expand(HEADS, 2, 4)
     result = kernel_of(module_of(spec, numbers))(scores, torch.tensor([True, False, True, True]))
     assert (result[..., 1:3] == 0).all()
-    if spec.method == "consmax":
+    if spec.dataflow == "element":
         assert result.isnan().nonzero().tolist() == [[head, 0, 0] for head in range(HEADS)]
     else:
         assert result[..., [0, 3]].isnan().all()

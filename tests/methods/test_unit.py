@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 from cases import BY_METHOD, CASES, DEFAULTS, UNITS
 from method_cases import Case
-from unit_checks import agrees, counts_hold, loaded_often, rows_of, verilator
+from unit_checks import agrees, counts_hold, depths, loaded_often, rows_of, verilator
 
 from softmaxkit import Spec
 from softmaxkit.flow.simulate import Traffic, Verilated
@@ -84,14 +83,6 @@ def test_every_form(spec: Spec, storage: str) -> None:
             agrees(unit, constants)
 
 
-def depths(spec: Spec) -> tuple[int, int]:
-    """Return the smallest and the largest depth of a small unit, as a refusal names them."""
-    with pytest.raises(ValueError, match=r"depth is a whole number from \d+ to \d+ for this unit, not 0") as error:
-        spec.unit(depth=0, **SMALL)
-    least, most = map(int, re.findall(r"\d+", str(error.value))[:2])
-    return least, most
-
-
 @SLOW
 @verilator
 @pytest.mark.parametrize(
@@ -101,7 +92,7 @@ def depths(spec: Spec) -> tuple[int, int]:
 def test_depths_and_storages(spec: Spec, which: int, storage: str) -> None:
     if storage not in spec.storages:
         pytest.skip("a storage that its unit does not have")
-    unit = spec.unit(depth=depths(spec)[which], storage=storage, **SMALL)
+    unit = spec.unit(depth=depths(spec, **SMALL)[which], storage=storage, **SMALL)
     agrees(unit)
     counts_hold(unit)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import textwrap
 from collections.abc import Sequence
 from pkgutil import resolve_name
@@ -13,6 +14,7 @@ import pytest
 from method_cases import SourceFault
 
 import softmaxkit
+from softmaxkit import Spec
 from softmaxkit.blocks.stream import beats
 from softmaxkit.flow.rows import code_range, random_rows
 from softmaxkit.flow.simulate import Traffic, Verilated, can_verilate
@@ -100,3 +102,11 @@ def break_source(patch: pytest.MonkeyPatch, fault: SourceFault) -> None:
         patch.setitem(owner, name, broken)
     else:
         patch.setattr(owner, name, broken)
+
+
+def depths(spec: Spec, **sizes: int) -> tuple[int, int]:
+    """Return the smallest and the largest depth of a unit of some sizes, as a refusal names them."""
+    with pytest.raises(ValueError, match=r"depth is a whole number from \d+ to \d+ for this unit, not 0") as error:
+        spec.unit(depth=0, **sizes)
+    least, most = map(int, re.findall(r"\d+", str(error.value))[:2])
+    return least, most

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from softmaxkit.kernels.integers import CodeTableCall
 from softmaxkit.kernels.operators import RowCall
+from softmaxkit.methods.base.code_table import code_table_call
 from softmaxkit.methods.base.constants import Constants
 from softmaxkit.methods.base.module import SoftmaxModule
 
@@ -30,6 +32,9 @@ class PowersModule(SoftmaxModule):
 
     def row_call(self, device: torch.device) -> RowCall:
         return RowCall("exponential", (self.offset.float(), 1.0, 2.0))
+
+    def integer_call(self, constants: Any) -> CodeTableCall:
+        return code_table_call(self.spec, constants)
 
     def nan_reach(self, scores: Tensor, attended: Tensor) -> Tensor:
         return scores.isnan() & attended

@@ -47,6 +47,7 @@ class Powers(Spec):
     dataflow: ClassVar[Dataflow] = "element"
     storages: ClassVar[tuple[Storage, ...]] = ("flip-flops", "latches")
     constants_class: ClassVar[type[Constants]] = PowersConstants
+    constants_fields: ClassVar[tuple[str, ...]] = ("fraction_bits",)
 
     fraction_bits: int = 3
 
@@ -75,11 +76,15 @@ class Powers(Spec):
 
     def offset(self, parameters: dict[str, Any]) -> float:
         self.refuse({key: value for key, value in parameters.items() if key != "offset"})
-        return float(parameters.get("offset", 4.0))
+        offset = parameters.get("offset", 4.0)
+        return float(getattr(offset, "detach", lambda: offset)())
 
     def constants(self, **parameters: Any) -> PowersConstants:
         step = 2.0**-self.fraction_bits
-        return PowersConstants(encode_scale(step), round(self.offset(parameters) / step))
+        return PowersConstants(encode_scale(step), round(self.offset(parameters) / step), form=self.constants_form)
+
+    def examples(self) -> list[Constants]:
+        return [self.constants(offset=offset) for offset in (4.0, 1.5, -2.0)]
 
     def _golden(self, codes: Array, mask: Array | None, constants: PowersConstants) -> Array:
         from array_api_compat import array_namespace

@@ -54,12 +54,13 @@ class Unit(SoftmaxUnit):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
+        busy = Signal()
         hold: Any = Const(0)
         offset: Any
         if self.registers is None:
             offset = Const(cast(PowersConstants, self.constants).offset, signed(12))
         else:
-            hold, write = hold_between_rows(m, self.scores, self.configuration, self.results.valid)
+            hold, write = hold_between_rows(m, self.scores, self.configuration, busy)
             offset = build_registers(m, self.registers, self.configuration, write, self.storage)["offset"][0]
         pipe = Pipeline(m, "pipe", self.scores.valid & ~hold, self.results, self.cuts)
         m.d.comb += self.scores.ready.eq(pipe.advance & ~hold)
@@ -77,4 +78,5 @@ class Unit(SoftmaxUnit):
             value = saturate(m, f"value{lane}", shift_right(m, f"shifted{lane}", power, amount), self.result_bits)
             outputs.append(Mux(self.scores.p.mask[lane], value, 0))
         pipe.finish(Cat(*outputs, self.scores.p.last))
+        m.d.comb += busy.eq(pipe.busy)
         return m

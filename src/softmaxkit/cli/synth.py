@@ -26,7 +26,6 @@ from softmaxkit.cli.units import (
     LayerOption,
     MaxRowOption,
     ModelOption,
-    StorageOption,
     chosen_unit,
     sizes,
 )
@@ -82,7 +81,13 @@ def synth(
     ] = None,
     max_row: MaxRowOption = 256,
     depth: DepthOption = None,
-    storage: StorageOption = "latches",
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            help="Where rows and loadable tables are held: flip-flops, latches or memory.",
+            show_default="latches; memory in an FPGA",
+        ),
+    ] = None,
     spec: SpecOption = None,
     model: ModelOption = None,
     layer: LayerOption = 0,
@@ -106,7 +111,7 @@ def synth(
     require_amaranth()
     from softmaxkit.flow.cells.processes import PROCESSES
     from softmaxkit.flow.fpga import FAMILIES
-    from softmaxkit.studies.silicon import SynthesisOptions, synthesize_units, synthesize_verilog
+    from softmaxkit.studies.silicon import SynthesisOptions, storage_in, synthesize_units, synthesize_verilog
 
     if cells not in PROCESSES and cells not in FAMILIES:
         raise ValueError(f"--cells is {', '.join([*PROCESSES, *FAMILIES])}, not {cells!r}")
@@ -118,9 +123,9 @@ def synth(
         raise ValueError("--verilog takes the place of METHOD, --spec and --model; give one of them")
     if top is not None and not verilog:
         raise ValueError("--top is for --verilog; units have a top module of their own")
-    unit_sizes = sizes(lanes, max_row, depth, storage)
+    unit_sizes = sizes(lanes, max_row, depth, storage_in(cells, storage))
     options = SynthesisOptions(unit_sizes, cells, clock, wires, liberty or [], corner or [], output)
-    units = [] if verilog else _units(method, spec, model, layer, head, text, context, unit_sizes)
+    units = [] if verilog else _units(method, spec, model, layer, head, text, context, unit_sizes, cells)
     with stages() as stage:
         if verilog:
             record = synthesize_verilog(verilog, top, options, command_line(), stage, console.print)
@@ -145,6 +150,7 @@ def _units(
     text: Path | None,
     context: int,
     unit_sizes: dict[str, Any],
+    cells: str,
 ) -> list[UnitToMap]:
     """Return the units to synthesise: all forms of methods, those of a spec, or the one of a model's head."""
     from softmaxkit.methods.base.forms import forms_of
@@ -153,13 +159,13 @@ def _units(
     every = method is not None and method.lower() == ALL
     if method is not None and spec is None and model is None:
         classes = METHODS.values() if every else [method_class(method)]
-        return units_of_forms((form for spec_class in classes for form in spec_class.forms()), unit_sizes)
+        return units_of_forms((form for spec_class in classes for form in spec_class.forms()), unit_sizes, cells)
     if every:
         raise ValueError(f"{ALL!r} stands for the methods' own forms; leave it out with --spec or --model")
     chosen, trained = chosen_unit(method, spec, model, layer, head, text, context)
     if trained is None:
-        return units_of_forms(forms_of(chosen), unit_sizes)
-    return [unit_of_head(trained, f"layer {layer}, head {head}", unit_sizes)]
+        return units_of_forms(forms_of(chosen), unit_sizes, cells)
+    return [unit_of_head(trained, f"layer {layer}, head {head}", unit_sizes, cells)]
 
 
 def _raise_failures(results: list[dict[str, Any]], clock: float | None) -> None:

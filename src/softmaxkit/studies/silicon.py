@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from softmaxkit.files import write_text
+from softmaxkit.flow.fpga import FAMILIES
 from softmaxkit.methods.base.forms import Form
 from softmaxkit.methods.base.spec import Spec
 from softmaxkit.record import make_record, make_result
@@ -28,7 +29,7 @@ class SynthesisOptions:
 
     Attributes:
         sizes: of every unit: `lanes`, `max_row`, `depth` and `storage`, as for `Spec.unit`. A unit that has no use for
-            a memory gets latches in its place.
+            a memory gets latches in its place, or flip-flops in an FPGA.
         cells: a process with standard cells, or a family of FPGAs for quick counts.
         clock: period in ns to be met; None for the process's own.
         wires: estimate wires.
@@ -66,29 +67,42 @@ class UnitToMap(NamedTuple):
     rows: Rows | None = None
 
 
-def units_of_forms(forms: Iterable[Form], sizes: Mapping[str, Any]) -> list[UnitToMap]:
-    """Return the units of some forms.
+def units_of_forms(forms: Iterable[Form], sizes: Mapping[str, Any], cells: str = "sky130") -> list[UnitToMap]:
+    """Return the units of some forms, to be mapped to some cells.
 
     Raises:
         ValueError: sizes that cannot be built.
     """
-    return [UnitToMap(form.title, form.spec, form.unit(**_fitting(form.spec, sizes))) for form in forms]
+    return [UnitToMap(form.title, form.spec, form.unit(**_fitting(form.spec, sizes, cells))) for form in forms]
 
 
-def unit_of_head(head: TrainedHead, title: str, sizes: Mapping[str, Any]) -> UnitToMap:
+def unit_of_head(head: TrainedHead, title: str, sizes: Mapping[str, Any], cells: str = "sky130") -> UnitToMap:
     """Return the unit of one head of a model: its constants baked in, to run with its own longest rows.
 
     Raises:
         ValueError: sizes that cannot be built.
     """
-    unit = head.spec.unit(constants=head.constants, **_fitting(head.spec, sizes))
+    unit = head.spec.unit(constants=head.constants, **_fitting(head.spec, sizes, cells))
     return UnitToMap(title, head.spec, unit, head.longest_rows(sizes["max_row"]))
 
 
-def _fitting(spec: Spec, sizes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return sizes that a spec's unit takes: latches where it has no use for a memory."""
+def storage_in(cells: str, storage: str | None) -> str:
+    """Return where rows and tables wait: as asked, else in a memory of an FPGA, and in latches of standard cells.
+
+    Raises:
+        ValueError: latches in an FPGA, whose flow refuses them.
+    """
+    if cells in FAMILIES and storage == "latches":
+        raise ValueError(
+            f"an FPGA such as {cells} has no latches to hold words in; give --storage memory or flip-flops"
+        )
+    return storage or ("memory" if cells in FAMILIES else "latches")
+
+
+def _fitting(spec: Spec, sizes: Mapping[str, Any], cells: str) -> dict[str, Any]:
+    """Return sizes that a spec's unit takes: where it has no use for a memory, its tables are elsewhere."""
     unused = sizes["storage"] == "memory" and "memory" not in spec.storages
-    return {**sizes, "storage": "latches"} if unused else dict(sizes)
+    return {**sizes, "storage": "flip-flops" if cells in FAMILIES else "latches"} if unused else dict(sizes)
 
 
 def synthesize_units(
@@ -111,7 +125,7 @@ def synthesize_units(
         LibertyError: a library is damaged or lacks what is needed.
         OSError: a file cannot be read or written.
     """
-    from softmaxkit.flow.fpga import FAMILIES, count_cells
+    from softmaxkit.flow.fpga import count_cells
     from softmaxkit.flow.mapping import Source
     from softmaxkit.flow.synthesize import at_corners, synthesize
     from softmaxkit.flow.verilog import to_rtlil
@@ -159,7 +173,7 @@ def synthesize_verilog(
         ValueError: there is no such module.
     """
     from softmaxkit.flow.cells.processes import PROCESSES
-    from softmaxkit.flow.fpga import FAMILIES, count_cells
+    from softmaxkit.flow.fpga import count_cells
     from softmaxkit.flow.mapping import map_design, read_verilog
     from softmaxkit.flow.synthesize import at_corners, chosen_library, fit
 
@@ -205,7 +219,7 @@ def cost_of_scores(scores: Sequence[RealScores], progress: Progress | None = Non
     from softmaxkit.flow.synthesize import synthesize
 
     head = head_of_layer(scores[len(scores) // 2], 0)
-    unit = head.spec.for_hardware().unit(**_fitting(head.spec, {"lanes": 1, "storage": "memory"}))
+    unit = head.spec.for_hardware().unit(**_fitting(head.spec, {"lanes": 1, "storage": "memory"}, "sky130"))
     rows = head.longest_rows(unit.max_row)
     fills = int(rows.lengths[0]) == unit.max_row
     synthesis = synthesize(unit, constants=head.constants, rows=rows if fills else None, progress=progress)

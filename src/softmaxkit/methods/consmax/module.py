@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from softmaxkit.kernels.attention import AttentionCall
 from softmaxkit.kernels.integers import IntegerCall
 from softmaxkit.kernels.operators import RowCall
+from softmaxkit.methods.base.code_table import code_table_call
 from softmaxkit.methods.base.constants import Constants
 from softmaxkit.methods.base.module import SoftmaxModule
 from softmaxkit.methods.consmax.calibrate import ConSmaxCalibrator, DenominatorCalibrator
 from softmaxkit.methods.consmax.constants import ConSmaxConstants
-from softmaxkit.methods.consmax.kernels import integer_call
 from softmaxkit.methods.consmax.spec import DEFAULT_KEYS
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ class ConSmaxModule(SoftmaxModule):
 
     def integer_call(self, constants: Any) -> IntegerCall:
         """Return the table of all score codes."""
-        return integer_call(self.spec, constants)
+        return code_table_call(self.spec, constants)
 
     def calibrator(self) -> ConSmaxCalibrator:
         """Return a calibrator of the score scale and the output range."""

@@ -1,4 +1,4 @@
-"""Golden of ConSmax by a native kernel: a probability depends only on its score code, and so a table holds them all."""
+"""Golden of element-wise methods by a native kernel: a probability depends only on its score code."""
 
 from __future__ import annotations
 
@@ -9,12 +9,17 @@ import torch
 from softmaxkit.kernels.integers import CodeTableCall
 
 if TYPE_CHECKING:
-    from softmaxkit.methods.consmax.constants import ConSmaxConstants
-    from softmaxkit.methods.consmax.spec import ConSmax
+    from softmaxkit.methods.base.constants import Constants
+    from softmaxkit.methods.base.spec import Spec
 
 
-def integer_call(spec: ConSmax, constants: ConSmaxConstants) -> CodeTableCall:
-    """Tabulate golden over every score code, for each head."""
+def code_table_call(spec: Spec, constants: Constants) -> CodeTableCall:
+    """Tabulate golden over every score code, for each head.
+
+    Args:
+        spec: an element-wise method of up to 16 score bits.
+        constants: of it, stacked or of one head.
+    """
     lowest, highest = spec.score_range()
     codes = torch.arange(lowest, highest + 1, device="cpu").expand(constants.heads or 1, 1, -1)
     probabilities = spec.decode(spec.golden(codes, None, constants), constants)
