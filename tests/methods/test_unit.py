@@ -26,7 +26,7 @@ SPECS = [case.spec for case in DEFAULTS]
 STALLS = Traffic(gap=100, longest_gap=4, stall=100, longest_stall=4)
 SLOW = pytest.mark.slow
 
-every_unit = pytest.mark.parametrize("spec", UNITS, ids=str)
+every_unit = pytest.mark.parametrize("spec", UNITS, ids=lambda spec: spec.name)
 
 
 def title(value: Any) -> str:
