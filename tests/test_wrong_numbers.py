@@ -193,3 +193,18 @@ def test_topk_is_softmax_then_topk_also_of_rows_without_a_finite_maximum(
 def test_replaced_constants_keep_their_form() -> None:
     constants = ConSmax().constants()
     assert replace(constants, exponent=3).form == constants.form == ConSmax(beta0=2.0).constants_form
+
+
+def test_parts_with_values_and_without_do_not_merge() -> None:
+    scores, values = np.zeros((2, 3)), np.ones((3, 4))
+    for empty in (Exact().partial(), Softermax().partial(), Exaq().partial(clip=-4.0, maximum=np.zeros((2, 1)))):
+        with_values, without = empty.update(scores, values=values), empty.update(scores)
+        for one, other in ((with_values, without), (without, with_values)):
+            with pytest.raises(ValueError, match="with values and the other without"):
+                one.merge(other)
+        with pytest.raises(ValueError, match="with values and the other without"):
+            with_values.update(scores)
+        assert with_values.merge(empty).result().shape == empty.merge(with_values).result().shape == (2, 4)
+    maximum = np.zeros((2, 1))
+    with pytest.raises(ValueError, match="do not merge"):
+        Exaq().partial(clip=-4.0, maximum=maximum).merge(Exaq().partial(clip=-5.0, maximum=maximum))

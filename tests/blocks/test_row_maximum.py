@@ -53,7 +53,10 @@ def rows_of(lengths: np.ndarray, rng: np.random.Generator) -> Stream:
 
 
 @verilator
-@pytest.mark.parametrize(("beats", "storage"), [(8, "flip-flops"), (8, "latches"), (1, "memory")])
+@pytest.mark.parametrize(
+    ("beats", "storage"),
+    [(8, "flip-flops"), *(pytest.param(*form, marks=pytest.mark.slow) for form in ((8, "latches"), (1, "memory")))],
+)
 def test_every_beat_leaves_with_the_maximum_of_its_row(beats: int, storage: str) -> None:
     rng = np.random.default_rng(0)
     part = RowMaximum(WIDTH, signed(KEY), beats, storage)

@@ -109,7 +109,7 @@ def swapped_registers(netlist: Netlist) -> Netlist:
 
 
 @verilator
-@pytest.mark.parametrize("broken", [other_function, swapped_registers])
+@pytest.mark.parametrize("broken", [other_function, pytest.param(swapped_registers, marks=pytest.mark.slow)])
 def test_a_broken_netlist_is_found(broken: Callable[[Netlist], Netlist]) -> None:
     unit = whole_table()
     faults, outcomes, _ = run(unit, broken(mapped(unit).netlist))
@@ -133,6 +133,7 @@ def test_memories_and_latches(storage: str) -> None:
     assert activity.toggles.sum() > activity.settled.sum()
 
 
+@pytest.mark.slow
 @verilator
 def test_the_finer_process() -> None:
     # Its flip-flops hold the inverse of what comes in.

@@ -85,8 +85,11 @@ def test_registers_latches_and_clock_gates(process: str, tmp_path: Path) -> None
     )
 
 
+FIRST, *OTHERS = RECIPES
+
+
 @yosys
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", [FIRST, *(pytest.param(recipe, marks=pytest.mark.slow) for recipe in OTHERS)])
 def test_what_is_mapped_computes_the_same(recipe: str, tmp_path: Path) -> None:
     path = tmp_path / "design.v"
     path.write_text(GOOD, encoding="utf-8")

@@ -236,6 +236,7 @@ def test_stacked_heads_equal_heads_one_by_one(spec: ConSmax) -> None:
 HALVES = ConSmax(bits=16, constant="multiplied", table_format=UQ(0, 9))
 
 
+@pytest.mark.slow
 @verilator
 def test_halves_of_sixteen_bits_together_and_apart() -> None:
     unit = HALVES.unit(lanes=2, max_row=9, apart=True)

@@ -78,9 +78,13 @@ def errors(process: str, points: int | None = None) -> np.ndarray:
 
 
 processes = pytest.mark.parametrize("process", PROCESSES)
+processes_with_files = pytest.mark.parametrize(
+    "process",
+    ["sky130", pytest.param("asap7", marks=pytest.mark.slow)],  # whose files take seconds to read
+)
 
 
-@processes
+@processes_with_files
 def test_cells_areas_and_pins_are_the_files(process: str) -> None:
     whole, packaged = full(process), library_of(process)
     assert list(packaged.cells) == list(whole.cells)
@@ -98,7 +102,7 @@ def test_cells_areas_and_pins_are_the_files(process: str) -> None:
         assert cell.input_energy.keys() == real.input_energy.keys()
 
 
-@processes
+@processes_with_files
 def test_thinned_tables_are_close(process: str) -> None:
     # Corners that bend most are further off, up to a third of 10 ps; what counts is held to bounds in other tests:
     # paths and power of whole netlists.
@@ -108,7 +112,7 @@ def test_thinned_tables_are_close(process: str) -> None:
     assert np.quantile(errors(process, 3), 0.95) > 0.05
 
 
-@processes
+@processes_with_files
 def test_deriving_again_gives_the_same(process: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # The files are read once for all tests here.
     monkeypatch.setattr(processes_module, "library_from_liberty", lambda paths: read(process))

@@ -158,13 +158,7 @@ DATAPATH, GATHER = "methods.exact.datapath", "blocks.gather:Gather"
 THREE_PASS, ONLINE = "methods.exact.fronts:ThreePassFront", "methods.exact.fronts:OnlineFront"
 FAULTS = [
     SourceFault(
-        "difference without a sticky bit",
-        "exact",
-        DATAPATH,
-        "align",
-        "aligned.half | aligned.rest",
-        "aligned.half",
-        quick=True,
+        "difference without a sticky bit", "exact", DATAPATH, "align", "aligned.half | aligned.rest", "aligned.half"
     ),
     SourceFault(
         "masked exponentials in the sum", "exact", DATAPATH, "masked", "Mux(on, power.field, 0)", "power.field"

@@ -13,7 +13,7 @@ from softmaxkit.methods.base.constants import Constants
 
 SPECS = [
     Case(Softermax(), unit="flip-flops"),
-    Case(Softermax(maximum="global", integer_maximum="floor", rounding="floor"), unit="memory"),
+    Case(Softermax(maximum="global", integer_maximum="floor", rounding="floor")),
     Case(Softermax(input=Q(6, 4), power_segments=8, output=UQ(1, 15), slice_width=32)),
     Case(Softermax(log2e=True)),
 ]

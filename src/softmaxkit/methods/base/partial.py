@@ -60,6 +60,8 @@ class ElementPartial:
 
     def merge(self, other: Self) -> Self:
         """Join with the state of other keys, see `Partial`."""
+        if self.spec != other.spec:
+            raise ValueError("parts of a row by different specs do not merge")
         if self.weighted is None or other.weighted is None:
             return other if self.weighted is None else self
         return replace(self, weighted=self.weighted + other.weighted)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from array_api_compat import array_namespace
 
@@ -36,24 +36,32 @@ class LevelPartial:
         """Take in more keys, see `softmaxkit.methods.base.partial.Partial`."""
         xp = array_namespace(scores)
         power = self._exponentials(scores, mask)
-        total = self.total + xp.sum(power, axis=-1, keepdims=True)
-        if values is None:
-            return replace(self, total=total)
-        weighted = xp.matmul(power, xp.astype(values, power.dtype))
-        return replace(self, total=total, weighted=weighted if self.weighted is None else self.weighted + weighted)
+        weighted = None if values is None else xp.matmul(power, xp.astype(values, power.dtype))
+        return self.merge(replace(self, total=xp.sum(power, axis=-1, keepdims=True), weighted=weighted))
 
     def merge(self, other: Self) -> Self:
         """Join with the state of other keys of the same rows.
 
         Raises:
-            ValueError: it counts from another maximum.
+            ValueError: it counts from another maximum or by other levels, or one has values and the other has not.
         """
         xp = array_namespace(self.maximum)
-        if not xp.all(self.maximum == other.maximum):
-            raise ValueError("parts of a row that count from different maxima do not merge; give both the whole row's")
-        parts = [state.weighted for state in (self, other) if state.weighted is not None]
-        weighted: Any = sum(parts[1:], parts[0]) if parts else None
+        if (self.spec, self.clip) != (other.spec, other.clip) or not xp.all(self.maximum == other.maximum):
+            raise ValueError(
+                "parts of a row that count from different maxima, or by other levels, do not merge; give both the "
+                "whole row's maximum, and the same spec and clip"
+            )
+        if other.is_empty or self.is_empty:
+            return self if other.is_empty else other
+        if (self.weighted is None) != (other.weighted is None):
+            raise ValueError("one part of the row came with values and the other without; give values to every update")
+        weighted = None if self.weighted is None else self.weighted + other.weighted
         return replace(self, total=self.total + other.total, weighted=weighted)
+
+    @property
+    def is_empty(self) -> bool:
+        """Has it seen no keys?"""
+        return isinstance(self.total, float)
 
     def result(self, scores: Array | None = None, mask: Array | None = None) -> Array:
         """Return the weighted sum of the values, or the probabilities of scores; zeros where nothing is attended.
