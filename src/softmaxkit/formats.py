@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 from array_api_compat import array_namespace, device
@@ -21,6 +21,8 @@ Rounding = Literal["nearest", "floor", "ceil"]
 
 MAX_WIDTH = 32
 """Widest format, in bits: the product of two codes then fits the int64 that carries it."""
+MAX_SCORE_BITS = 16
+"""Widest score code that a unit takes."""
 
 
 def integers(values: Any, like: Array) -> Array:
@@ -76,7 +78,7 @@ def round_significand(significand: Array, exponent: Array, bits: int) -> tuple[A
     return shift_right(significand, excess), exponent + excess
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Fixed:
     """Fixed point: the code `c` stands for `c * 2**-fraction_bits`. Write `Q(i, f)` or `UQ(i, f)` for short.
 
@@ -97,7 +99,7 @@ class Fixed:
         if not 1 <= self.bits <= MAX_WIDTH:
             raise ValueError(f"{self} is {self.bits} bits wide; a fixed-point format takes 1 to {MAX_WIDTH} bits")
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return f"{'Q' if self.signed else 'UQ'}({self.integer_bits},{self.fraction_bits})"
 
     @property
@@ -119,6 +121,10 @@ class Fixed:
     def resolution(self) -> float:
         """The step between two neighbouring values."""
         return math.ldexp(1.0, -self.fraction_bits)
+
+    def widened(self, bits: int) -> Fixed:
+        """Return the format with more bits before the point."""
+        return replace(self, integer_bits=self.integer_bits + bits)
 
     def saturate(self, codes: Array) -> Array:
         """Clip integers into the range of this format."""
@@ -148,7 +154,7 @@ def UQ(integer_bits: int, fraction_bits: int) -> Fixed:
     return Fixed(integer_bits, fraction_bits, signed=False)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Float:
     """A small float: sign, exponent and mantissa fields, the exponent biased by `2**(exponent_bits - 1) - 1`.
 
@@ -167,7 +173,7 @@ class Float:
         if not (2 <= self.exponent_bits <= 8 and 1 <= self.mantissa_bits <= 23):
             raise ValueError(f"{self}: a small float takes 2 to 8 exponent bits and 1 to 23 mantissa bits")
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return f"Float({self.exponent_bits},{self.mantissa_bits})"
 
     @property

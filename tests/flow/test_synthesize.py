@@ -12,7 +12,7 @@ from softmaxkit import ConSmax, Exaq, Softermax
 from softmaxkit.flow.cells.liberty import LibertyError
 from softmaxkit.flow.scores import KEYS, sample, sampled_rows
 from softmaxkit.flow.simulate import can_verilate
-from softmaxkit.flow.synthesize import Synthesis, chosen_library, part_of
+from softmaxkit.flow.synthesize import CHECKED, CYCLES, Synthesis, chosen_library, part_of
 from softmaxkit.flow.vectors import Rows
 
 pytestmark = pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")
@@ -96,7 +96,7 @@ def test_rows_and_tables_are_counted_apart(storage: str) -> None:
 @pytest.mark.parametrize("spec", [Softermax(), Exaq(bits=2), ConSmax(bits=16)], ids=lambda spec: spec.method)
 def test_netlists_of_units_equal_golden(spec: softmaxkit.Spec, lanes: int, cells: str) -> None:
     synthesis = softmaxkit.synthesize(spec.unit(lanes=lanes, max_row=64, storage="latches"), cells)
-    assert synthesis.compared > 5000
+    assert synthesis.compared > CYCLES + 0.9 * CHECKED  # a result a cycle at least, and the stalled rows
     assert (synthesis.mismatches, synthesis.faults) == (0, ())
 
 

@@ -148,8 +148,27 @@ def test_unknown_parameters_are_refused(case: Case) -> None:
     wrong: dict[str, Any] = {**case.parameters, "other": 1.0}
     with pytest.raises(TypeError, match="no parameter 'other'"):
         case.spec.constants(**wrong)
-    with pytest.raises(TypeError, match="'other'"):
+    with pytest.raises(TypeError, match="no parameter 'other'"):
         case.spec.module(**wrong)
+    with pytest.raises(TypeError, match="no parameter 'other'"):
+        case.spec.reference(np.zeros(3), **wrong)
+    if case.spec.dataflow != "row":
+        with pytest.raises(TypeError, match="no parameter 'other'"):
+            case.spec.partial(**wrong)
+    for name, number in case.parameters.items():
+        with pytest.raises(TypeError, match=f"no parameter '{name[:-1]}'; did you mean '{name}'"):
+            softmaxkit.softmax(np.zeros(3), case.spec, **{**case.parameters, name[:-1]: number})
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_specs_that_reach_further_do(case: Case) -> None:
+    for other in case.spec.reaching_further():
+        fitted = {"scale": 1.0} if "scale" in case.numbers or getattr(other, "scale", "") == "calibrated" else {}
+        limits = [
+            spec.score_limits(spec.constants(**case.numbers, **more))
+            for spec, more in ((case.spec, {}), (other, fitted))
+        ]
+        assert np.max(limits[1]) > np.max(limits[0])
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

@@ -59,7 +59,7 @@ def test_calibrate_reports_and_warns_of_saturated_scores(spec: Any) -> None:
     assert len([w for w in caught if "saturate in integer mode" in str(w.message)]) == 1
     assert "in 1 of 2 layers it is more than 0.01%" in text
     assert "Q(8,2)" in text
-    assert ('scale="calibrated"' in text) == ("calibrated" in spec.choices().get("scale", ()))
+    assert ("scale='calibrated'" in text) == ("calibrated" in spec.choices().get("scale", ()))
     first, second = percents(model)
     assert first > 1
     assert second <= 0.01

@@ -71,11 +71,11 @@ def test_the_own_studies_can_be_read() -> None:
 @pytest.mark.parametrize(
     ("before", "after", "message"),
     [
-        ("question", "qestion", "a study has no 'qestion'; did you mean question"),
+        ("question", "qestion", "a study has no 'qestion'; did you mean 'question'"),
         ("question", "#", "a study has question; this one has none"),
         ("[0, 1]", "[]", r"seeds are whole numbers, such as \[0, 1, 2\], not \[\]"),
         ("[0, 1]", "[0.5]", r"seeds are whole numbers"),
-        ("layers = 1", "layer = 1", "a shape has no 'layer'; did you mean layers"),
+        ("layers = 1", "layer = 1", "a shape has no 'layer'; did you mean 'layers'"),
         ("width = 16", 'width = "16"', "shape.width is a int, not '16'"),
         ("width = 16", "width = 15", "a width that is a multiple of its heads"),
         ("steps = 4", "steps = -4", "steps, batch, context"),

@@ -49,7 +49,8 @@ def _gates(design: str) -> list[Change]:
 def _table_bits(design: str) -> list[Change]:
     """Return the top bits of the multi-bit entries of constant tables."""
     changes = []
-    pattern = r"case (\d+'[01]+)\n\s+assign (\S+) (?:\[[\d:]+\] )?(\d+)'([01])([01]+)\n"
+    # A case of one bit is a reset or an enable, whose value simulation may overwrite before it matters.
+    pattern = r"case ((?!1')\d+'[01]+)\n\s+assign (\S+) (?:\[[\d:]+\] )?(\d+)'([01])([01]+)\n"
     for match in re.finditer(pattern, design):
         flipped = "10"[int(match[4])]
         what = f"the highest bit of {match[3]} in a table's entry {match[1]} became {flipped} ({match[2]})"

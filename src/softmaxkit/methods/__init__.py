@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
-
 from softmaxkit.methods.base.spec import Spec
 from softmaxkit.methods.exact import Exact as Exact
+from softmaxkit.suggestions import suggestion
 
 from softmaxkit.methods.consmax import ConSmax as ConSmax  # isort: skip  # the order is that of every listing
 from softmaxkit.methods.softermax import Softermax as Softermax  # isort: skip
@@ -29,7 +28,5 @@ def method_class(name: str) -> type[Spec]:
         ValueError: there is no such method.
     """
     if name.lower() not in METHODS:
-        near = difflib.get_close_matches(name.lower(), METHODS, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"the methods are {', '.join(METHODS)}"
-        raise ValueError(f"no method is called {name!r}; {hint}")
+        raise ValueError(f"no method is called {name!r}; {suggestion(name.lower(), METHODS, 'the methods are')}")
     return METHODS[name.lower()]

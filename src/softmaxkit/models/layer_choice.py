@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from typing import Any
 
 from torch import nn
+
+from softmaxkit.suggestions import suggestion
 
 
 def wanted_layers(layers: Any) -> list[int | str] | None:
@@ -49,8 +50,7 @@ def chosen_layers(wanted: list[int | str] | None, names: list[str]) -> list[int]
     for layer in wanted:
         if isinstance(layer, str):
             if layer not in names:
-                near = difflib.get_close_matches(layer, names, n=1, cutoff=0.0)
-                raise ValueError(f"no layer {layer!r}; did you mean {near[0]!r}? {_range(names)}")
+                raise ValueError(f"no layer {layer!r}; {suggestion(layer, names)}; {_range(names)}")
             chosen.add(names.index(layer))
         elif not 0 <= layer < len(names):
             raise ValueError(f"no layer {layer}: {_range(names)}")

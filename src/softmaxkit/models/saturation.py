@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from softmaxkit.formats import Fixed, Q
 from softmaxkit.methods.base.module import SoftmaxModule
 from softmaxkit.methods.base.rows import attended_keys
 from softmaxkit.methods.base.spec import Spec
@@ -98,15 +97,15 @@ def report(modules: Mapping[str, SoftmaxModule], seen: Mapping[str, Magnitudes],
 
 
 def _remedy(spec: Spec) -> str:
-    """Return what to do about saturated scores, by the fields that a spec has."""
-    name = type(spec).__name__
-    remedies = []
-    if "calibrated" in spec.choices().get("scale", ()):
-        remedies.append(f'take {name}(scale="calibrated") and calibrate again')
-    for field in dataclasses.fields(spec):
-        value = getattr(spec, field.name)
-        if isinstance(value, Fixed) and value.signed:
-            wider = Q(value.integer_bits + 2, value.fraction_bits)
-            remedies.append(f"take a wider format of scores, as {name}({field.name}={wider})")
-            break
-    return ", or ".join(remedies) or "take another form of the method, whose scores reach further"
+    """Return what to do about saturated scores."""
+    specs = [_changes(spec, other) for other in spec.reaching_further()]
+    if not specs:
+        return "take another form of the method, whose scores reach further"
+    return f"take {', or '.join(specs)}, and calibrate again"
+
+
+def _changes(spec: Spec, other: Spec) -> str:
+    """Return how to write the change from a spec to another one of its method, as `Exaq(scale='calibrated')`."""
+    names = [field.name for field in dataclasses.fields(spec)]
+    changed = [name for name in names if getattr(spec, name) != getattr(other, name)]
+    return f"{type(other).__name__}({', '.join(f'{name}={getattr(other, name)!r}' for name in changed)})"

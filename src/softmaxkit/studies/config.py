@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import itertools
 import tomllib
 from collections.abc import Collection, Iterator, Mapping
@@ -14,6 +13,7 @@ from typing import Any
 
 from softmaxkit.methods.base.spec import Spec
 from softmaxkit.recipe import WINDOWS, Recipe, Shape
+from softmaxkit.suggestions import suggestion
 
 FOLDER = "softmaxkit.studies.configs"
 """The package's own studies."""
@@ -173,6 +173,4 @@ def _refuse_unknown(values: Mapping[str, Any], names: Collection[str], title: st
     """Refuse a name that is not known, with the nearest that is."""
     for name in values:
         if name not in names:
-            near = difflib.get_close_matches(name, names, 1)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}"
-            raise ValueError(f"{title} has no {name!r}; {hint}")
+            raise ValueError(f"{title} has no {name!r}; {suggestion(name, names)}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import typing
 from collections.abc import Mapping
@@ -11,6 +10,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from softmaxkit.formats import Fixed, Float, parse_format
+from softmaxkit.suggestions import suggestion
 
 if TYPE_CHECKING:
     from softmaxkit.methods.base.spec import Spec
@@ -49,8 +49,7 @@ def read_values(spec_class: type[Spec], fields: Mapping[str, Any]) -> dict[str, 
     types = field_types(spec_class)
     for key in fields:
         if key not in types:
-            near = difflib.get_close_matches(key, types, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"its keys are {', '.join(types)}"
+            hint = suggestion(key, types, "its keys are")
             raise ValueError(f"a spec of {spec_class.method!r} has no key {key!r}; {hint}")
     return {
         key: parse_format(value) if _is_format(types[key]) and isinstance(value, str) else value

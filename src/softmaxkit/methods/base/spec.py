@@ -21,6 +21,7 @@ from softmaxkit.methods.base.answers import Training as Training
 from softmaxkit.methods.base.constants import Constants
 from softmaxkit.methods.base.fields import check_fields, field_choices, read_fields, read_values, write_fields
 from softmaxkit.methods.base.partial import ElementPartial, Partial
+from softmaxkit.suggestions import suggestion
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -226,6 +227,7 @@ class Spec(Answers, ABC):
         """
         if self.dataflow != "element":
             raise ValueError(f"{self.title} has no partial results: a probability depends on the whole row")
+        self.refuse(parameters, self.required)
         self.require(parameters)
         return ElementPartial(self, dict(parameters))
 
@@ -285,10 +287,12 @@ class Spec(Answers, ABC):
         return spec
 
     @classmethod
-    def refuse(cls, parameters: Mapping[str, Any]) -> None:
-        """Raise TypeError where parameters are given that this method does not have."""
-        if parameters:
-            raise TypeError(f"{cls.__name__} has no parameter {' and no '.join(map(repr, parameters))}")
+    def refuse(cls, parameters: Mapping[str, Any], known: Sequence[str] = ()) -> None:
+        """Raise TypeError where a parameter is given that is not known here, with the nearest that is."""
+        for name in parameters:
+            if name not in known:
+                hint = suggestion(name, known, "what it takes here is")
+                raise TypeError(f"{cls.__name__} has no parameter {name!r}; {hint}")
 
     def _check_fields(self) -> None:
         """Refuse fields that hold another type than theirs, or none of their choices."""

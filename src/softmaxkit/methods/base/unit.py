@@ -26,7 +26,8 @@ class Schedule(NamedTuple):
         first: of its first result.
         last: of its last result.
         interval: from its first beat to that of the next, in a stream of such rows.
-        rows_held: rows of such a stream that are inside at once, at most, the one whose results leave among them.
+        rows_held: rows that are inside at once, at most, where one begins every `interval` cycles, the one whose
+            results leave among them. A source that is faster fills the unit's buffers with more before it is stopped.
     """
 
     first: int

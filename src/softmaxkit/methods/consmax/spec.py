@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -31,6 +32,9 @@ def as_learned(beta: float, gamma: float) -> tuple[float, float]:
     """Return beta and log gamma as a module holds them: each rounded to float32, so that both make equal tables."""
     return float(np.float32(beta)), float(np.float32(math.log(gamma)))
 
+
+PARAMETERS = ("beta", "gamma", "scale", "largest")
+"""The real numbers of a head: learned, and from calibration."""
 
 DEFAULT_KEYS = 256
 """Row length that start values are for where none is known: the context of the paper's model."""
@@ -185,6 +189,7 @@ class ConSmax(Spec):
                 start from with this many keys.
         """
         values, attended = check_row(scores, mask)
+        self.refuse(parameters, self.required)
         beta, gamma = self._beta_gamma(parameters, keys=values.shape[-1])
         exponent = np.minimum(values - beta - np.log(gamma), math.log(self.ceiling))
         return np.where(attended, np.exp(exponent), 0.0)
@@ -200,9 +205,9 @@ class ConSmax(Spec):
         Raises:
             ValueError: gamma or the scale is not positive and finite, or tables="shift" is given another scale.
         """
-        parameters = dict(parameters)
-        scale = self._encode_scale(float(parameters.pop("scale", self.default_scale)))
-        largest = float(parameters.pop("largest", self.ceiling))
+        self.refuse(parameters, PARAMETERS)
+        scale = self._encode_scale(float(parameters.get("scale", self.default_scale)))
+        largest = float(parameters.get("largest", self.ceiling))
         if not (math.isfinite(largest) and largest >= 0):
             raise ValueError(f"the largest probability of a ConSmax head is finite and not negative, not {largest}")
         beta, gamma = self._beta_gamma(parameters, keys=DEFAULT_KEYS)
@@ -234,8 +239,7 @@ class ConSmax(Spec):
             )
         return code
 
-    def _beta_gamma(self, parameters: dict[str, Any], keys: int) -> tuple[Any, Any]:
-        self.refuse({key: value for key, value in parameters.items() if key not in ("beta", "gamma")})
+    def _beta_gamma(self, parameters: Mapping[str, Any], keys: int) -> tuple[Any, Any]:
         given = {**self.start(keys), **parameters}
         beta, gamma = given["beta"], given["gamma"]
         if not (np.all(np.isfinite(beta)) and np.all(np.isfinite(gamma)) and np.all(np.asarray(gamma) > 0)):
@@ -323,6 +327,7 @@ class ConSmax(Spec):
         """
         from softmaxkit.methods.consmax.module import ConSmaxModule
 
+        self.refuse(parameters, PARAMETERS)
         return ConSmaxModule(self, heads, mode, **parameters)
 
     @classmethod

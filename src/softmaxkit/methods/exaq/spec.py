@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 
-from softmaxkit.formats import UQ, Array, Fixed, Q, encode_scale
+from softmaxkit.formats import MAX_SCORE_BITS, UQ, Array, Fixed, Q, encode_scale
 from softmaxkit.masks import check_row
 from softmaxkit.methods.base.constants import Constants
 from softmaxkit.methods.base.spec import Dataflow, Spec, Training
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from softmaxkit.methods.exaq.module import ExaqModule
     from softmaxkit.methods.exaq.partial import LevelPartial
 
+
+PARAMETERS = ("clip", "scale")
+"""The real numbers of a layer, from calibration."""
 
 SAMPLE_CLIPS = {2: -2.5, 3: -3.0, 4: -3.5}
 """Clips by bits, in standard deviations of the scores: about what the paper's analysis gives."""
@@ -89,8 +92,10 @@ class Exaq(Spec):
         self._check_fields()
         if self.clip == "laplace" and self.bits == 3:
             raise ValueError("Exaq.clip is 'laplace' for 2 and 4 bits only; the paper's code has no fit for 3 bits")
-        if not self.scores.signed or not 2 <= self.scores.bits <= 16:
-            raise ValueError(f"Exaq.scores is signed, 2 to 16 bits wide, such as Q(6,2), not {self.scores}")
+        if not self.scores.signed or not 2 <= self.scores.bits <= MAX_SCORE_BITS:
+            raise ValueError(
+                f"Exaq.scores is signed, 2 to {MAX_SCORE_BITS} bits wide, such as Q(6,2), not {self.scores}"
+            )
         for name in ("exponential", "reciprocal", "output"):
             number: Fixed = getattr(self, name)
             if number.signed or not 1 <= number.fraction_bits <= 20 or number.integer_bits < 0:
@@ -160,7 +165,8 @@ class Exaq(Spec):
         Raises:
             ValueError: no clip is given.
         """
-        clip = self._clip(parameters)
+        self.refuse(parameters, self.required)
+        clip = self.required_clip(parameters)
         values, attended = check_row(scores, mask)
         highest = np.max(values, axis=-1, where=attended, initial=-np.inf, keepdims=True)
         distance = np.where(attended, values - np.where(np.isfinite(highest), highest, 0.0), 0.0)
@@ -179,9 +185,9 @@ class Exaq(Spec):
         Raises:
             ValueError: no clip is given, or one that is not negative; a scale that is not positive.
         """
-        parameters = dict(parameters)
-        mantissa, exponent = encode_scale(float(parameters.pop("scale", self.scores.resolution)))
-        clip = self._clip(parameters)
+        self.refuse(parameters, PARAMETERS)
+        mantissa, exponent = encode_scale(float(parameters.get("scale", self.scores.resolution)))
+        clip = self.required_clip(parameters)
         step = mantissa * Fraction(2) ** exponent
         lowest = -(1 << self.score_bits)  # below every difference of two codes
         thresholds = []
@@ -191,10 +197,6 @@ class Exaq(Spec):
         codes = self.exponential.encode(np.asarray(self.exponentials(clip)))
         exponentials = tuple(int(code) for code in codes)
         return ExaqConstants((mantissa, exponent), tuple(thresholds), exponentials, form=self.constants_form)
-
-    def _clip(self, parameters: dict[str, Any]) -> float:
-        self.refuse({key: value for key, value in parameters.items() if key != "clip"})
-        return self.required_clip(parameters)
 
     def required_clip(self, parameters: Mapping[str, Any]) -> float:
         """Return the clip among parameters.
@@ -249,11 +251,18 @@ class Exaq(Spec):
         """
         from softmaxkit.methods.exaq.module import ExaqModule
 
+        self.refuse(parameters, PARAMETERS)
         return ExaqModule(self, heads, mode, **parameters)
 
     def examples(self) -> list[Constants]:
         """Return constants for narrow, middling and wide clips."""
         return [self.constants(clip=clip) for clip in (-5.0, -2.5, -9.0)]
+
+    def reaching_further(self) -> list[Self]:
+        """Return the spec with a calibrated scale, or else with scores four times as large in the format."""
+        fitted = [] if self.scale == "calibrated" else [replace(self, scale="calibrated")]
+        wider = [replace(self, scores=self.scores.widened(2))] if self.scores.bits <= MAX_SCORE_BITS - 2 else []
+        return [*fitted, *wider]
 
     @classmethod
     def variants(cls) -> list[Self]:
@@ -310,4 +319,5 @@ class Exaq(Spec):
                 "Exaq's levels count from the maximum of the whole row, so its parts need it first: "
                 "spec.partial(clip=..., maximum=scores.amax(-1, keepdim=True)), the maximum over all parts"
             )
-        return LevelPartial(self, self._clip(parameters), maximum)
+        self.refuse(parameters, self.required)
+        return LevelPartial(self, self.required_clip(parameters), maximum)

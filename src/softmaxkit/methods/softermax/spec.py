@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 
-from softmaxkit.formats import UQ, Array, Fixed, Q, encode_scale
+from softmaxkit.formats import MAX_SCORE_BITS, UQ, Array, Fixed, Q, encode_scale
 from softmaxkit.masks import broadcast_mask, exact_softmax
 from softmaxkit.methods.base.constants import Constants
 from softmaxkit.methods.base.published import FRONT, REST, Published, Ratio, UnitPart, consmax_paper
@@ -77,8 +77,10 @@ class Softermax(Spec):
 
     def __post_init__(self) -> None:
         self._check_fields()
-        if not self.input.signed or not 2 <= self.input.bits <= 16 or self.input.fraction_bits < 0:
-            raise ValueError(f"Softermax.input is signed, 2 to 16 bits wide, such as Q(6,2), not {self.input}")
+        if not self.input.signed or not 2 <= self.input.bits <= MAX_SCORE_BITS or self.input.fraction_bits < 0:
+            raise ValueError(
+                f"Softermax.input is signed, 2 to {MAX_SCORE_BITS} bits wide, such as Q(6,2), not {self.input}"
+            )
         for name in ("unnormalised", "power_sum", "reciprocal", "output"):
             number: Fixed = getattr(self, name)
             if number.signed or number.fraction_bits < 1 or number.integer_bits < 0:
@@ -191,6 +193,10 @@ class Softermax(Spec):
 
         self.refuse(parameters)
         return SoftermaxModule(self, heads, mode)
+
+    def reaching_further(self) -> list[Self]:
+        """Return the spec with scores four times as large in the format."""
+        return [replace(self, input=self.input.widened(2))] if self.input.bits <= MAX_SCORE_BITS - 2 else []
 
     @classmethod
     def variants(cls) -> list[Self]:
