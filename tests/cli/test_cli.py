@@ -17,6 +17,7 @@ import softmaxkit
 from softmaxkit.cli import main
 from softmaxkit.methods import METHODS
 from softmaxkit.models.text import standard_library_source
+from softmaxkit.studies.resume import alone_in
 
 
 @pytest.fixture
@@ -417,10 +418,14 @@ def test_paths_are_checked_before_the_work(
     assert "untouched" not in error
 
 
-def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    assert main(["methods"]) == 2
-    assert "works in one process" in capsys.readouterr().err
+def test_a_folder_in_which_a_run_is_at_work_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["train", "exact", "--steps", "1", "--context", "8", "-o", str(tmp_path / "model")]
+    with alone_in(tmp_path / "model"):
+        assert main(arguments) == 2
+    assert f"another run is at work in {tmp_path / 'model'}" in capsys.readouterr().err
+    assert not (tmp_path / "model").exists()
+    with alone_in(tmp_path / "model"):  # which the end of the first one allows
+        pass
 
 
 def test_compare_of_several_seeds_gives_means_and_spreads(tmp_path: Path) -> None:

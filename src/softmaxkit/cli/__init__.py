@@ -11,11 +11,13 @@ from collections.abc import Sequence
 import typer
 
 import softmaxkit
+from softmaxkit import processes
 from softmaxkit.cli.bench import bench
 from softmaxkit.cli.calibrate import calibrate
 from softmaxkit.cli.compare import compare
 from softmaxkit.cli.evaluate import evaluate
 from softmaxkit.cli.methods import methods
+from softmaxkit.cli.options import any_of
 from softmaxkit.cli.rtl import rtl
 from softmaxkit.cli.study import study
 from softmaxkit.cli.synth import synth
@@ -30,6 +32,9 @@ app = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+TRAINING = ("compare", "train", "study", "tasks")
+"""Verbs that train, and so can use several processes."""
 
 
 def _version(requested: bool) -> None:
@@ -46,6 +51,22 @@ def _main(
     if context.invoked_subcommand is None:
         print(context.get_help())
         raise typer.Exit(2)
+    if processes.count() > 1:
+        _join_processes(context)
+
+
+def _join_processes(context: typer.Context) -> None:
+    """Let the first process run the verb, and the others take part in its trainings."""
+    if context.invoked_subcommand not in TRAINING:
+        raise ValueError(
+            f"'softmaxkit {context.invoked_subcommand}' works in one process; torchrun is for {any_of(TRAINING)}"
+        )
+    from softmaxkit.models.trainer import Interrupted
+
+    context.with_resource(processes.connected())
+    if not processes.is_first():
+        processes.follow((Interrupted, FloatingPointError, ValueError))
+        raise typer.Exit
 
 
 for verb in (compare, methods, train, calibrate, evaluate, rtl, verify, synth, bench, study, tasks):
@@ -62,8 +83,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 0 for success, 1 for a failure, 2 for wrong arguments, 130 when stopped by Ctrl-C.
     """
     _quieten_libraries()
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        return _fail("softmaxkit works in one process: run it without torchrun, or with --nproc-per-node 1", 2)
     try:
         code = app(args=None if arguments is None else list(arguments), standalone_mode=False)
         return code if isinstance(code, int) else 0
@@ -88,10 +107,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _quieten_libraries() -> None:
-    """Keep transformers from drawing bars and giving advice among our own lines. Read when it is first imported."""
+    """Keep libraries from drawing bars and giving advice among our own lines. Read when they are first imported."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TQDM_DISABLE", "1")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     warnings.filterwarnings("ignore", message=".*created but never used")  # units that are only asked for their sizes
 
 

@@ -84,6 +84,7 @@ def compare(
     from softmaxkit.studies.compare import compare as compare_methods
     from softmaxkit.studies.options import Options
     from softmaxkit.studies.preparation import needs_training
+    from softmaxkit.studies.resume import alone_in
 
     specs = chosen_specs(method, spec)
     if steps is None:
@@ -116,7 +117,7 @@ def compare(
     )
     page = html or output / "compare.html"
     console.print(_plan(options, page), soft_wrap=True)
-    with stages() as stage, stoppable():
+    with alone_in(output), stages() as stage, stoppable():
         record = compare_methods(options, command_line(), stage, seeds)
     results_console(json).print(_table(record))
     write_record(record, json or output / "compare.json")

@@ -44,6 +44,7 @@ def study(
     from softmaxkit.report.study import render_study
     from softmaxkit.studies.config import read_study, study_names
     from softmaxkit.studies.grid import run_study
+    from softmaxkit.studies.resume import alone_in
 
     if config is None:
         table = Table("study", "question", "points", "seeds", box=SIMPLE_HEAD)
@@ -53,7 +54,7 @@ def study(
         results_console(None).print(table)
         return
     chosen = read_study(config)
-    with stages() as stage, stoppable():
+    with alone_in(output), stages() as stage, stoppable():
         record = run_study(chosen, text, output, seed, command_line(), stage)
     results_console(json).print(_table(record))
     write_record(record, json)

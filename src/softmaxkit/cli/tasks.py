@@ -57,13 +57,14 @@ def tasks(
 
     Ctrl-C stops it; finished results are kept, and the same command continues from there.
     """
+    from softmaxkit.studies.resume import alone_in
     from softmaxkit.studies.tasks import TaskOptions, measure_tasks
 
     specs = chosen_specs(method, spec)
     recipe = TaskRecipe(examples=examples, epochs=epochs, learning_rate=learning_rate, length=length)
     seeds = tuple(seed or (0, 1, 2))
     options = TaskOptions(model, tuple(task), tuple(specs), recipe, eight_bit, fine_tune, seeds, output)
-    with stages() as stage, stoppable():
+    with alone_in(output), stages() as stage, stoppable():
         record = measure_tasks(options, command_line(), stage)
     screen = results_console(json)
     for table in _tables(record):

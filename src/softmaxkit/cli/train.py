@@ -65,10 +65,11 @@ def train(
         raise ValueError(f"--learning-rate is positive, not {learning_rate}")
     recipe = chosen_recipe(steps, context, start is not None, learning_rate)
     check_output_folder(output, overwrite)
+    from softmaxkit.studies.resume import alone_in
     from softmaxkit.studies.training import TrainingOptions, train_model
 
     options = TrainingOptions(chosen, output, start, text, recipe, mode, seed)
-    with stages() as stage, stoppable():
+    with alone_in(output), stages() as stage, stoppable():
         record = train_model(options, command_line(), stage)
     console.print(f"held-out loss {record['results'][0]['loss_nats']:.4f} nats per token; model: {output}")
     write_record(record, json)

@@ -23,6 +23,7 @@ from transformers import (
     set_seed,
 )
 
+from softmaxkit import processes
 from softmaxkit.models.answers import Windows, measure_answers
 from softmaxkit.models.checkpoint import SETTINGS_FILE
 from softmaxkit.models.patch import layers
@@ -166,8 +167,23 @@ def fine_tune(
 
     Raises:
         Interrupted: by Ctrl-C; the same call goes on from there.
+        ValueError: a batch cannot be shared equally among processes.
         FloatingPointError: the loss became NaN or infinite.
     """
+    processes.together(_fine_tune, model, tokenizer, task, recipe, folder, seed, progress=progress)
+    return model
+
+
+def _fine_tune(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    task: Task,
+    recipe: TaskRecipe,
+    folder: Path,
+    seed: int,
+    progress: Progress | None = None,
+) -> None:
+    """Train in this process, one of several perhaps."""
     encoded = Windows if task.kind == "answers" else Encoded
     examples = encoded(task.train, tokenizer, recipe.length)
     steps = -(-len(examples) // recipe.batch) * recipe.epochs
@@ -176,7 +192,7 @@ def fine_tune(
         steps,
         recipe.learning_rate,
         seed,
-        per_device_train_batch_size=recipe.batch,
+        per_device_train_batch_size=processes.share_of(recipe.batch),
         warmup_steps=round(0.1 * steps),
         weight_decay=0.01,
         logging_steps=max(1, steps // 20),
@@ -189,7 +205,6 @@ def fine_tune(
         stops={steps // 2, steps},
         progress=progress,
     ).run()
-    return model
 
 
 def measure(

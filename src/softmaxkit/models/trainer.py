@@ -16,6 +16,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import get_last_checkpoint
 
+from softmaxkit import processes
 from softmaxkit.models.patch import layers
 from softmaxkit.models.running import hooked
 
@@ -42,6 +43,9 @@ def training_arguments(folder: Path, steps: int, learning_rate: float, seed: int
         dataloader_pin_memory=False,
         log_level="error",
         logging_nan_inf_filter=False,
+        # What several processes without a GPU have to say, or they train apart.
+        use_cpu=processes.count() > 1 and not torch.cuda.is_available(),
+        average_tokens_across_devices=False,  # losses are means over equal shares of a batch
         **further,
     )
     arguments._n_gpu = min(arguments.n_gpu, 1)  # several would take several batches a step
@@ -95,8 +99,9 @@ class MethodTrainer(Trainer):
         """
         result = super().compute_loss(model, inputs, *arguments, **named)
         loss = result[0] if isinstance(result, tuple) else result
-        if model.training and not torch.isfinite(loss).all():
-            self._refuse(f"the loss is {loss.detach().item():g}", first_not_finite(model, inputs))
+        if model.training and processes.anywhere(not torch.isfinite(loss).all()):
+            where = first_not_finite(self.accelerator.unwrap_model(model), inputs)
+            self._refuse(f"the loss is {loss.detach().item():g}", where)
         return result
 
     def training_step(self, model: Any, *arguments: Any, **named: Any) -> Tensor:
@@ -107,14 +112,15 @@ class MethodTrainer(Trainer):
                 model has, where going back begins.
         """
         loss = super().training_step(model, *arguments, **named)
-        gradients = ((name, parameter.grad) for name, parameter in model.named_parameters())
+        parameters = self.accelerator.unwrap_model(model).named_parameters()
+        gradients = ((name, parameter.grad) for name, parameter in parameters)
         wrong = [name for name, gradient in gradients if gradient is not None and not torch.isfinite(gradient).all()]
         if wrong:
             self._refuse("a gradient is not finite", wrong[-1])
         return loss
 
     def _refuse(self, what: str, where: str) -> NoReturn:
-        last = self._last_checkpoint()
+        last = self._last_checkpoint() if processes.is_first() else None
         kept = f"; the last checkpoint is {last}" if last else ""
         raise FloatingPointError(
             f"training diverged: {what} at step {self.state.global_step + 1}, beginning in {where}{kept}; "
@@ -134,8 +140,9 @@ class MethodTrainer(Trainer):
             Interrupted: by Ctrl-C; the same call goes on from there.
             FloatingPointError: the loss became NaN or infinite.
         """
+        last = processes.of_first(self._last_checkpoint() if processes.is_first() else None)
         with self.watch.interruptible():
-            self.train(resume_from_checkpoint=self._last_checkpoint() or (str(branch) if branch else None))
+            self.train(resume_from_checkpoint=last or (str(branch) if branch else None))
         if self.state.global_step < self.state.max_steps:
             raise Interrupted(f"stopped at step {self.state.global_step} of {self.state.max_steps}")
         logged: list[dict[str, Any]] = self.state.log_history
@@ -208,6 +215,7 @@ class _Watch(TrainerCallback):
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if self.progress:
             self.progress(state.global_step, state.max_steps)
+        self.interrupted = processes.anywhere(self.interrupted)
         if state.global_step in self.stops or self.interrupted:
             control.should_save = True
         if self.interrupted:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import Subset
 from transformers import PreTrainedModel
 
+from softmaxkit import processes
 from softmaxkit.models.text import Corpus, NextToken, windows_at_once
 from softmaxkit.models.trainer import MethodTrainer, Progress, training_arguments
 from softmaxkit.recipe import Recipe
@@ -47,9 +48,22 @@ def train(
 
     Raises:
         Interrupted: by Ctrl-C; the same call goes on from there.
-        ValueError: the text is too short.
+        ValueError: the text is too short, or the batch cannot be shared equally among processes.
         FloatingPointError: the loss became NaN or infinite.
     """
+    return processes.together(_train, model, corpus, recipe, folder, seed, branch, progress=progress)
+
+
+def _train(
+    model: PreTrainedModel,
+    corpus: Corpus,
+    recipe: Recipe,
+    folder: Path,
+    seed: int,
+    branch: Path | None,
+    progress: Progress | None = None,
+) -> list[dict[str, Any]]:
+    """Train in this process, one of several perhaps."""
     quarter = max(1, recipe.steps // 4)
     every = max(1, recipe.steps // EVALUATION_POINTS)
     arguments = training_arguments(
@@ -57,7 +71,7 @@ def train(
         recipe.steps,
         recipe.learning_rate,
         seed,
-        per_device_train_batch_size=recipe.batch,
+        per_device_train_batch_size=processes.share_of(recipe.batch),
         per_device_eval_batch_size=windows_at_once(64, recipe.context),
         warmup_steps=round(recipe.steps * recipe.warmup_share),
         weight_decay=recipe.weight_decay,

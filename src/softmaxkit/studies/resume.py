@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from softmaxkit.files import content_key, write_json
 from softmaxkit.record import versions
@@ -26,6 +29,25 @@ def result_folder(parent: Path, name: str, *inputs: Any) -> Path:
         inputs: everything else that the results depend on, as values that JSON can hold.
     """
     return parent / f"{name}-{content_key(versions(), *inputs)}"
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Work in a folder as the only run that does.
+
+    Raises:
+        ValueError: another run is at work in it.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder.with_name(f".{folder.name}.lock"), blocking=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise ValueError(f"another run is at work in {folder}; wait for it to end, or give another --output") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def resumed(
