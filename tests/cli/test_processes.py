@@ -43,6 +43,7 @@ def losses(path: Path) -> list[float]:
     return [result["loss_nats"], *(entry.get("loss") or entry["eval_loss"] for entry in curve)]
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
     for processes in (1, 2):
         record = tmp_path / f"{processes}.json"
