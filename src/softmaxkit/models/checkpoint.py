@@ -101,7 +101,7 @@ def load(path: str | Path, model_class: Any = None, **kwargs: Any) -> PreTrained
         path: the folder, or a hub name.
         model_class: the model's class, where `config.json` names none of transformers', such as a subclass of your
             own; or one of transformers' `AutoModel` classes.
-        kwargs: for transformers' `from_pretrained`, e.g. `dtype` or `revision`.
+        kwargs: for transformers' `from_pretrained`, e.g. `dtype`, `revision` or `gguf_file`.
 
     Raises:
         ValueError: it is no checkpoint, parts of it are missing, damaged, or newer than this version, its method was
@@ -109,8 +109,9 @@ def load(path: str | Path, model_class: Any = None, **kwargs: Any) -> PreTrained
     """
     _check_path(path)
     where: dict[str, Any] = {key: kwargs[key] for key in HUB_OPTIONS if key in kwargs}
+    gguf = {key: kwargs[key] for key in ("gguf_file",) if key in kwargs}
     try:
-        config = (getattr(model_class, "config_class", None) or AutoConfig).from_pretrained(path, **where)
+        config = (getattr(model_class, "config_class", None) or AutoConfig).from_pretrained(path, **where, **gguf)
     except (OSError, ValueError) as error:
         here = "" if Path(path).is_dir() else f"there is no folder {path}, and as a hub name "
         raise ValueError(f"{here}{path} is no checkpoint that transformers can read: {_first_line(error)}") from None
@@ -128,6 +129,8 @@ def load(path: str | Path, model_class: Any = None, **kwargs: Any) -> PreTrained
         raise ValueError(f"cannot read the weights of {path}: {_first_line(error)}") from None
     if report["missing_keys"]:
         raise ValueError(f"the weights of {path} are incomplete: {sorted(report['missing_keys'])[0]} is missing")
+    if gguf:
+        _forget_quantisation(model)
     model.eval()
     settings, parameters = (_companion(path, name, where) for name in (SETTINGS_FILE, PARAMETERS_FILE))
     if not layers(model):
@@ -141,6 +144,13 @@ def load(path: str | Path, model_class: Any = None, **kwargs: Any) -> PreTrained
             )
     loaded: PreTrainedModel = model
     return loaded
+
+
+def _forget_quantisation(model: PreTrainedModel) -> None:
+    """Let a model whose weights were made floats as they were read be a plain one, which can be saved and trained."""
+    for holder, name in ((model.config, "quantization_config"), (model, "hf_quantizer"), (model, "is_quantized")):
+        if hasattr(holder, name):
+            delattr(holder, name)
 
 
 def _check_path(path: str | Path) -> None:

