@@ -53,15 +53,51 @@ class KeyValueCache:
             store.put(self._length, tokens.detach())
         self._length += keys.shape[2]
 
+    def crop(self, length: int) -> None:
+        """Keep the first tokens; those after them are gone.
+
+        Args:
+            length: how many stay.
+
+        Raises:
+            ValueError: the cache has fewer.
+        """
+        if not 0 <= length <= self._length:
+            raise ValueError(f"this cache has {self._length} tokens, of which it can keep 0 or more, not {length}")
+        self._length = length
+
+    def select(self, sequences: Tensor) -> None:
+        """Keep some sequences of the batch, in a new order and any number of times, as beam search asks.
+
+        Args:
+            sequences: int64, (new batch,), which they are.
+
+        Raises:
+            IndexError: there is no such sequence.
+        """
+        for store in self._stores:
+            store.select(sequences)
+
+    @property
+    def codes(self) -> tuple[kernels.Cached, kernels.Cached]:
+        """Keys and values as kernels read them, also after further tokens, until `crop` lets these write over some."""
+        keys, values = self._stores
+        return keys.cached(self._length), values.cached(self._length)
+
     @property
     def keys(self) -> Tensor:
         """The keys that the codes stand for, (batch, key heads, tokens, channels)."""
-        return self._stores[0].decoded(self._length, self._dtype)
+        return self.codes[0].decoded(self._dtype)
 
     @property
     def values(self) -> Tensor:
         """The values that the codes stand for, (batch, key heads, tokens, value channels)."""
-        return self._stores[1].decoded(self._length, self._dtype)
+        return self.codes[1].decoded(self._dtype)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of codes and steps, without the room that is kept for tokens to come."""
+        return sum(tensor.nbytes for cached in self.codes for tensor in (cached.codes, cached.steps))
 
     def attention(
         self, query: Tensor, spec: Spec, attn_mask: Tensor | None = None, scale: float | None = None, **parameters: Any
@@ -85,10 +121,9 @@ class KeyValueCache:
         """
         check_spec(spec)
         spec.require(parameters)
-        keys, values = (store.cached(self._length) for store in self._stores)
+        keys, values = self.codes
         kernels.check_shapes(query, keys.codes, values.codes)
-        few = query.shape[1] // keys.codes.shape[1] * query.shape[2] <= kernels.FEW
-        if few and (attn_mask is None or attn_mask.dtype == torch.bool):
+        if kernels.are_few(query, keys.codes) and (attn_mask is None or attn_mask.dtype == torch.bool):
             module = module_for(spec, "float", query.shape[1], self._length, parameters, query.device)
             factor = kernels.default_scale(query) if scale is None else scale
             call, choice = choose(module, query, keys, values, scale=factor)
@@ -127,8 +162,9 @@ class _Store:
         self.steps = steps.new_empty(batch, heads, room)
         self.codes[:, :, :used], self.steps[:, :, :used] = codes[:, :, :used], steps[:, :, :used]
 
+    def select(self, sequences: Tensor) -> None:
+        with torch.inference_mode(False):
+            self.codes, self.steps = (x.index_select(0, sequences) for x in (self.codes, self.steps))
+
     def cached(self, length: int) -> kernels.Cached:
         return kernels.Cached(self.codes[:, :, :length], self.steps[:, :, :length])
-
-    def decoded(self, length: int, dtype: torch.dtype) -> Tensor:
-        return (self.codes[:, :, :length].float() * self.steps[:, :, :length, None]).to(dtype)

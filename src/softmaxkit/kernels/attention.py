@@ -41,6 +41,10 @@ class Cached:
     codes: Tensor
     steps: Tensor
 
+    def decoded(self, dtype: torch.dtype) -> Tensor:
+        """Return what the codes stand for, (batch, key heads, tokens, channels)."""
+        return (self.codes.float() * self.steps[..., None]).to(dtype)
+
 
 @dataclass(frozen=True, eq=False)
 class AttentionCall:
@@ -124,6 +128,11 @@ class AttentionCall:
         return self.offset.detach().to(torch.float32).expand(heads).contiguous()
 
 
+def are_few(query: Tensor, keys: Tensor) -> bool:
+    """Are queries so few for each key head that keys and values are read as they come?"""
+    return query.shape[1] // keys.shape[1] * query.shape[2] <= FEW
+
+
 def default_scale(query: Tensor) -> float:
     """Return 1/sqrt(channels), and 1 where there are none."""
     return float(max(query.shape[-1], 1) ** -0.5)
@@ -187,7 +196,7 @@ class _Operands:
         keys, values = (x.codes if isinstance(x, Cached) else x for x in (key, value))
         check_shapes(query, keys, values)
         self.cached = isinstance(key, Cached)
-        self.are_few = self.cached or query.shape[1] // keys.shape[1] * query.shape[2] <= FEW
+        self.are_few = self.cached or are_few(query, keys)
         self.query = query.float() if self.are_few else query
         self.query, self.key, self.value = (
             x if x.stride(-1) == 1 else x.contiguous() for x in (self.query, keys, values)

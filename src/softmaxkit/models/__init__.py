@@ -4,12 +4,24 @@ Importing this package lets transformers know of the methods: its `from_pretrain
 checkpoint, and its `save_pretrained` and `Trainer` write them.
 """
 
+from softmaxkit.models.cache import EightBitCache
 from softmaxkit.models.calibration import calibrate, convert
 from softmaxkit.models.checkpoint import load, save
 from softmaxkit.models.fused import fused_layers
 from softmaxkit.models.hooks import install
 from softmaxkit.models.patch import apply, layers, restore, set_mode
 
-__all__ = ["apply", "calibrate", "convert", "fused_layers", "layers", "load", "restore", "save", "set_mode"]
+__all__ = [
+    "EightBitCache",
+    "apply",
+    "calibrate",
+    "convert",
+    "fused_layers",
+    "layers",
+    "load",
+    "restore",
+    "save",
+    "set_mode",
+]
 
 install()

@@ -15,6 +15,7 @@ from softmaxkit.fused_attention.call import MASKED, choose, fused
 from softmaxkit.kernels.backends import Choice, backend_name, only_torch
 from softmaxkit.methods.base.module import SoftmaxModule
 from softmaxkit.methods.base.rows import attended_keys, masked_softmax
+from softmaxkit.models.cache import read_by
 from softmaxkit.models.running import warn_once
 
 NAME = "softmaxkit"
@@ -98,7 +99,8 @@ def attention_forward(
     Args:
         module: the attention layer; its `softmaxkit` submodule normalises, or exact softmax where it has none.
         query: (batch, heads, queries, channels).
-        key: (batch, key heads, keys, channels), expanded by `module.num_key_value_groups`.
+        key: (batch, key heads, keys, channels), expanded by `module.num_key_value_groups`; of an `EightBitCache`, a
+            `CachedTensor`, whose codes fused attention of a few queries reads.
         value: (batch, key heads, keys, channels), likewise.
         attention_mask: boolean (True attends) or additive, broadcasts to (batch, heads, queries, keys); or None.
         scaling: factor of the scores; 1/sqrt(channels) if None.
@@ -177,13 +179,15 @@ def _fused_output(
     reasons: list[str],
 ) -> Tensor | None:
     """Run a layer as fused attention; None, with one warning, where that is not possible for some reasons."""
-    call, choice = choose(method, *tensors, dropout_p=dropout, scale=scaling)
+    query, key, value = tensors
+    operands = query, read_by(query, key), read_by(query, value)
+    call, choice = choose(method, *operands, dropout_p=dropout, scale=scaling)
     if call is not None and reasons:  # a method without any such kernel says so before all else
         choice = only_torch(*reasons)
     if _choice_watcher is not None:
         _choice_watcher(attention, choice)
     if call is not None and choice.native:
-        return fused(call, *tensors, mask, causal, scaling)
+        return fused(call, *operands, mask, causal, scaling)
     if method.mode == "fused" and _choice_watcher is None and not torch.compiler.is_compiling():
         refusal = choice.refusals.get(backend_name()) or next(iter(choice.refusals.values()))
         warn_once(

@@ -1,0 +1,124 @@
+"""Time of a generated token of a small LLaMA with the 8-bit cache, relative to transformers' default.
+
+The default is a DynamicCache and torch's scaled_dot_product_attention. In each round every contender generates the same
+number of tokens after the same prompt, in turn. Printed are the medians of the ratios, with quartiles, and the bytes
+that the caches hold for a token. The model is untrained.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+
+import softmaxkit
+from softmaxkit import ConSmax, EightBitCache, Exaq, Spec
+
+METHODS: list[tuple[str, Spec, dict[str, Any]]] = [
+    ("EXAQ, 2 bits", Exaq(bits=2), {"clip": -5.0}),
+    ("ConSmax", ConSmax(), {}),
+]
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass
+class Contender:
+    """A model and its cache, which holds the prompt."""
+
+    model: PreTrainedModel
+    cache: Any
+    bytes_of: Callable[[Any], int]
+
+    def read(self, prompt: Tensor) -> float:
+        """Read a prompt; return the bytes that the cache then holds for a token."""
+        self.model(prompt, past_key_values=self.cache, logits_to_keep=1)
+        return self.bytes_of(self.cache) / prompt.numel()
+
+    def seconds(self, tokens: int) -> float:
+        """Return the duration of a generated token, and leave the cache as it was."""
+        token = torch.zeros(1, 1, dtype=torch.long)
+        start = time.perf_counter()
+        for _ in range(tokens):
+            token = self.model(token, past_key_values=self.cache).logits.argmax(-1)
+        taken = time.perf_counter() - start
+        self.cache.crop(-tokens)
+        return taken / tokens
+
+
+def contenders(config: LlamaConfig, dtype: torch.dtype) -> dict[str, Contender]:
+    """Return transformers' default first, then the methods with either cache."""
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(config).to(dtype).eval()  # type: ignore[arg-type, unused-ignore]
+    model.set_attn_implementation("sdpa")
+    found = {"sdpa": Contender(model, DynamicCache(config=config), plain_bytes)}
+    for name, spec, numbers in METHODS:
+        fused = softmaxkit.apply(copy.deepcopy(model), spec, mode="fused", **numbers)
+        found[f"{name}, fused"] = Contender(fused, DynamicCache(config=config), plain_bytes)
+        found[f"{name}, fused, 8-bit cache"] = Contender(fused, EightBitCache(config), lambda cache: cache.nbytes)
+    return found
+
+
+def plain_bytes(cache: DynamicCache) -> int:
+    """Return the bytes of a cache of plain tensors."""
+    return sum(int(keys.nbytes + values.nbytes) for keys, values, *_ in cache)
+
+
+def processor() -> str:
+    """Return the name of this machine's processor."""
+    file = Path("/proc/cpuinfo")
+    lines = file.read_text().splitlines() if file.is_file() else []
+    named = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.processor() or platform.machine()
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--context", type=int, default=4096, help="tokens of the prompt")
+    parser.add_argument("--tokens", type=int, default=16, help="generated in a round")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--heads", type=int, default=12, help="of 64 channels")
+    parser.add_argument("--key-heads", type=int, default=4)
+    parser.add_argument("--dtype", choices=tuple(DTYPES), default="float32")
+    parser.add_argument("--threads", type=int, default=1)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    config = LlamaConfig(
+        vocab_size=1000,
+        hidden_size=64 * arguments.heads,
+        intermediate_size=128 * arguments.heads,
+        num_hidden_layers=arguments.layers,
+        num_attention_heads=arguments.heads,
+        num_key_value_heads=arguments.key_heads,
+        max_position_embeddings=arguments.context + arguments.tokens,
+    )
+    prompt = torch.randint(0, 1000, (1, arguments.context), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        running = contenders(config, DTYPES[arguments.dtype])
+        held = {name: contender.read(prompt) for name, contender in running.items()}
+        rounds = [
+            {name: contender.seconds(arguments.tokens) for name, contender in running.items()}
+            for _ in range(arguments.rounds + 1)
+        ][1:]  # the first round warms up
+    threads = f"{arguments.threads} thread{'s' if arguments.threads > 1 else ''}"
+    print(f"{processor()}, {threads}, {arguments.dtype}, {arguments.context} tokens of context")
+    print("time of a generated token over sdpa with a DynamicCache (quartiles), milliseconds, bytes held for a token")
+    for name in running:
+        low, middle, high = statistics.quantiles((times[name] / times["sdpa"] for times in rounds), n=4)
+        milliseconds = 1e3 * statistics.median(times[name] for times in rounds)
+        print(f"  {name:33} {middle:6.2f} ({low:.2f} to {high:.2f}) {milliseconds:8.2f} {held[name]:8.0f}")
+
+
+if __name__ == "__main__":
+    main()

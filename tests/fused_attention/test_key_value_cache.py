@@ -1,0 +1,49 @@
+"""The 8-bit cache of keys and values: how far its rounding goes, and fewer tokens or other sequences than it had."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from softmaxkit import ConSmax, KeyValueCache
+
+
+@pytest.mark.parametrize("queries", [1, 5])
+def test_how_far_rounding_takes_attention(queries: int) -> None:
+    """A key or value is off by half a step, a 254th of its largest; scores by that times the sum of the query's."""
+    random = torch.Generator().manual_seed(0)
+    query, key, value = (
+        torch.randn(2, heads, n, 32, generator=random) for heads, n in ((4, queries), (2, 90), (2, 90))
+    )
+    numbers = {"beta": 3.0, "gamma": 1.0}
+    found = KeyValueCache(key, value).attention(query, ConSmax(), **numbers)
+    wide, keys, values = (x.double() for x in (query, key.repeat_interleave(2, 1), value.repeat_interleave(2, 1)))
+    with torch.no_grad():
+        weights = ConSmax().module(heads=4, **numbers)(wide @ keys.mT / 32**0.5)
+    shift = wide.abs().sum(-1, keepdim=True) * keys.abs().amax(-1)[:, :, None] / 254 / 32**0.5
+    bound = (weights * shift.expm1()) @ values.abs() + (weights * shift.exp()) @ values.abs().amax(-1, True) / 254
+    error = (found - weights @ values).abs()
+    assert (error <= bound * 1.01 + 1e-5).all()
+    assert (error > bound / 100).any()
+
+
+def test_fewer_tokens_and_other_sequences() -> None:
+    random = torch.Generator().manual_seed(0)
+    key, value = (torch.randn(3, 2, 20, channels, generator=random) for channels in (8, 5))
+    cache = KeyValueCache(key, value)
+    keys, values = cache.keys, cache.values
+    assert cache.nbytes == 3 * 2 * 20 * (8 + 4 + 5 + 4)
+    cache.crop(12)
+    cache.select(torch.tensor([2, 0, 2, 2]))
+    chosen = [2, 0, 2, 2]
+    assert len(cache) == 12
+    assert torch.equal(cache.keys, keys[chosen, :, :12])
+    assert torch.equal(cache.values, values[chosen, :, :12])
+    cache.append(key[chosen, :, 12:], value[chosen, :, 12:])
+    assert torch.equal(cache.keys, keys[chosen])
+    assert torch.equal(cache.values, values[chosen])
+    with pytest.raises(ValueError, match="this cache has 20 tokens, of which it can keep 0 or more, not 21"):
+        cache.crop(21)
+    with pytest.raises(IndexError):
+        cache.select(torch.tensor([4]))
+    assert cache.keys.shape == (4, 2, 20, 8)

@@ -1,0 +1,232 @@
+"""The 8-bit cache in `generate`: equal to a cache of rounded tensors, whoever reads it, and what it refuses."""
+
+from __future__ import annotations
+
+import copy
+import re
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import DynamicCache, EncoderDecoderCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
+
+import softmaxkit
+from models.architectures import make
+from softmaxkit import ConSmax, EightBitCache, Exaq, KeyValueCache, Softermax, Spec
+from softmaxkit.kernels import attention as kernels
+from softmaxkit.kernels.backends import backend_name
+from softmaxkit.models.cache import CachedTensor, EightBitLayer
+
+METHODS: list[tuple[Spec, dict[str, Any]]] = [(Exaq(bits=3), {"clip": -5.0}), (ConSmax(), {}), (Softermax(), {})]
+TOKENS = torch.randint(3, 100, (3, 20), generator=torch.Generator().manual_seed(0))
+MASK = torch.ones(3, 20, dtype=torch.long)
+MASK[0, :7], MASK[1, :1] = 0, 0  # padding on the left
+PROMPT = {"input_ids": TOKENS, "attention_mask": MASK, "pad_token_id": 0, "eos_token_id": None, "do_sample": False}
+NATIVE = backend_name() != "torch"
+
+
+class RoundedLayer(DynamicLayer):
+    """Plain tensors of what 8 bits make of keys and values, but for the attention over the first prompt."""
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        first = self.get_seq_length() == 0
+        rounded = KeyValueCache(key_states, value_states)
+        every = super().update(rounded.keys, rounded.values)
+        return (key_states, value_states) if first else every
+
+
+def rounded_cache(model: PreTrainedModel) -> DynamicCache:
+    cache = DynamicCache(config=model.config)
+    cache.layers = [RoundedLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    return cache
+
+
+def with_method(name: str, spec: Spec, mode: str = "fused", **numbers: Any) -> PreTrainedModel:
+    return softmaxkit.apply(make(name)[0], spec, mode=mode, **numbers)
+
+
+def generated(model: PreTrainedModel, cache: Any, new: int = 8, **how: Any) -> tuple[Tensor, Tensor]:
+    """Return tokens and their logits."""
+    asked = {**PROMPT, "max_new_tokens": new, "output_logits": True, "return_dict_in_generate": True, **how}
+    found = model.generate(past_key_values=cache, **asked)
+    return found.sequences, torch.stack(found.logits)
+
+
+def check_equal(model: PreTrainedModel, cache: Any, reference: Any, tolerance: float = 1e-4, **how: Any) -> None:
+    """Compare with a reference that holds the same numbers: only sums in another order are left."""
+    (tokens, logits), (expected, near) = (generated(model, each, **how) for each in (cache, reference))
+    assert torch.equal(tokens, expected)
+    assert torch.allclose(logits, near, atol=tolerance * near.abs().max().item())
+    assert cache.get_seq_length() == reference.get_seq_length()
+
+
+@pytest.mark.parametrize(("spec", "numbers"), METHODS, ids=str)
+@pytest.mark.parametrize("name", ["LlamaForCausalLM", "Qwen2ForCausalLM", "GPT2LMHeadModel", "Gemma2ForCausalLM"])
+def test_it_is_a_cache_of_rounded_tensors(name: str, spec: Spec, numbers: dict[str, Any]) -> None:
+    model = with_method(name, spec, **numbers)
+    for mode in ("fused", "float", "integer"):
+        softmaxkit.set_mode(model, mode)
+        check_equal(model, EightBitCache(model.config), rounded_cache(model))
+    softmaxkit.restore(model)
+    for implementation in ("eager", "sdpa") if model._supports_sdpa else ("eager",):
+        model.set_attn_implementation(implementation)
+        check_equal(model, EightBitCache(model.config), rounded_cache(model))
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"num_beams": 3},
+        {"num_beams": 4, "num_return_sequences": 2, "do_sample": True},
+        {"input_ids": TOKENS[1:2], "attention_mask": MASK[1:2], "prompt_lookup_num_tokens": 3, "new": 20},
+        {"num_return_sequences": 2, "do_sample": True},
+    ],
+    ids=["beams", "sampled beams", "prompt look-up", "several"],
+)
+@pytest.mark.parametrize(("spec", "numbers"), METHODS[:2], ids=str)
+def test_ways_to_generate(how: dict[str, Any], spec: Spec, numbers: dict[str, Any]) -> None:
+    model = with_method("LlamaForCausalLM", spec, **numbers)
+    results = []
+    for cache in (EightBitCache(model.config), rounded_cache(model)):
+        torch.manual_seed(0)
+        results.append(generated(model, cache, **how))
+    assert torch.equal(results[0][0], results[1][0])
+    assert torch.allclose(results[0][1], results[1][1], atol=1e-4 * results[1][1].abs().max().item())
+
+
+@pytest.mark.parametrize(("spec", "numbers"), METHODS, ids=str)
+def test_a_second_turn_goes_on(spec: Spec, numbers: dict[str, Any]) -> None:
+    model = with_method("LlamaForCausalLM", spec, **numbers)
+    caches = EightBitCache(model.config), rounded_cache(model)
+    for more in (1, 3, 9):  # few queries for each key head, and many
+        length = caches[0].get_seq_length()
+        tokens = TOKENS.repeat(1, 2)[:, : length + more]
+        check_equal(model, *caches, new=2, input_ids=tokens, attention_mask=torch.ones_like(tokens))
+
+
+def test_one_prompt_for_several_answers() -> None:
+    model = with_method("LlamaForCausalLM", ConSmax())
+    prompts = EightBitCache(model.config), rounded_cache(model)
+    for cache in prompts:
+        with torch.no_grad():
+            model(TOKENS[:, :12], past_key_values=cache)
+    for _ in range(2):
+        check_equal(model, *map(copy.deepcopy, prompts))
+    assert prompts[0].get_seq_length() == 12
+    check_equal(model, *prompts)
+
+
+def test_crop_reset_and_batches() -> None:
+    model = with_method("LlamaForCausalLM", ConSmax())
+    caches = EightBitCache(model.config), rounded_cache(model)
+    rest = torch.arange(3, 6).repeat(4, 1)
+    for cache in caches:
+        with torch.no_grad():
+            model(TOKENS, past_key_values=cache)
+            cache.crop(-5)
+            cache.batch_select_indices(torch.tensor([2, 0]))
+            cache.batch_repeat_interleave(2)
+            assert cache.get_seq_length() == 15
+    held = [(cache.layers[0].keys, cache.layers[1].values) for cache in caches]
+    assert all(torch.equal(*pair) for pair in zip(*held, strict=True))
+    with torch.no_grad():
+        found, expected = (model(rest, past_key_values=cache).logits for cache in caches)
+    assert torch.allclose(found, expected, atol=1e-4 * expected.abs().max().item())
+    caches[0].crop(-100)
+    assert caches[0].get_seq_length() == 0
+    caches[0].reset()
+    check_equal(model, caches[0], rounded_cache(model))
+    with pytest.raises(ValueError, match="to keep n tokens"):
+        caches[0].crop(5)
+
+
+@pytest.mark.skipif(not NATIVE, reason="no native kernels here")
+def test_generated_tokens_read_the_codes(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = with_method("LlamaForCausalLM", Exaq(bits=2), clip=-4.0)
+
+    def forbidden(self: Any, dtype: torch.dtype) -> Tensor:
+        raise AssertionError("the cache was read in float")
+
+    monkeypatch.setattr(kernels.Cached, "decoded", forbidden)
+    generated(model, EightBitCache(model.config))
+    generated(model, EightBitCache(model.config), num_beams=2)
+    softmaxkit.set_mode(model, "float")
+    with pytest.raises(AssertionError, match="read in float"):
+        generated(model, EightBitCache(model.config))
+
+
+def test_without_native_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("softmaxkit.kernels.backends.unavailable", lambda name: "this test asks for torch")
+    model = with_method("LlamaForCausalLM", ConSmax())
+    check_equal(model, EightBitCache(model.config), rounded_cache(model))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_dtypes(dtype: torch.dtype) -> None:
+    model = with_method("LlamaForCausalLM", ConSmax()).to(dtype)
+    found, expected = (
+        generated(model, cache, new=2)[1] for cache in (EightBitCache(model.config), rounded_cache(model))
+    )
+    assert found.dtype == expected.dtype
+    # The reference rounds what the codes stand for to bfloat16 once more: 2^-9 for each of keys, scores, weights and
+    # values, in 2 layers that amplify it.
+    tolerance = 0.05 if dtype == torch.bfloat16 else 1e-6
+    assert (found - expected).abs().max() <= tolerance * expected.abs().max()
+
+
+def test_memory() -> None:
+    model = with_method("LlamaForCausalLM", ConSmax())
+    cache, plain = EightBitCache(model.config), DynamicCache(config=model.config)
+    for each in (cache, plain):
+        generated(model, each)
+    bytes_of_plain = sum(layer.keys.nbytes + layer.values.nbytes for layer in plain.layers)
+    channels = model.config.head_dim
+    assert cache.nbytes / bytes_of_plain == (channels + 4) / (4 * channels)  # of each token and head a step, too
+
+
+def test_encoder_and_decoder() -> None:
+    model = with_method("BartForConditionalGeneration", ConSmax())
+    caches = [
+        EncoderDecoderCache(own, DynamicCache(config=model.config))
+        for own in (EightBitCache(model.config), rounded_cache(model))
+    ]
+    check_equal(model, *caches, num_beams=2)
+
+
+@pytest.mark.parametrize("inference", [True, False])
+def test_a_cached_tensor_reads_as_a_plain_one(inference: bool) -> None:
+    random = torch.Generator().manual_seed(0)
+    tokens, query = torch.randn(2, 2, 5, 8, generator=random), torch.randn(2, 4, 3, 8, generator=random)
+    cache = KeyValueCache(tokens, tokens)
+    with torch.inference_mode(inference):
+        held, plain = CachedTensor(cache.codes[0], torch.float32), cache.keys
+        assert (held.shape, held.dtype, held.device) == (plain.shape, plain.dtype, plain.device)
+        assert torch.equal(held.repeat_interleave(2, 1).mT, plain.repeat_interleave(2, 1).mT)
+        assert torch.equal(torch.cat([plain, held], 2), torch.cat([plain, plain], 2))
+        found = scaled_dot_product_attention(query, held, held, enable_gqa=True)
+        assert torch.allclose(found, scaled_dot_product_attention(query, plain, plain, enable_gqa=True))
+        assert torch.equal(torch.zeros_like(plain).copy_(held), plain)
+        with pytest.raises(TypeError, match="write into a clone"):
+            held.add_(1)
+    cache.append(tokens, tokens)
+    assert torch.equal(held, plain)
+    if not inference:
+        query.requires_grad_()
+        (query[:, :2] @ held.mT).sum().backward()
+        assert query.grad is not None
+        assert torch.allclose(query.grad[:, :2], plain.sum(2, keepdim=True).expand(2, 2, 3, 8))
+
+
+def test_what_it_refuses() -> None:
+    model = with_method("LlamaForCausalLM", ConSmax())
+    with pytest.raises(TypeError, match=re.escape("model.config, not LlamaForCausalLM")):
+        EightBitCache(model)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="no layer of this mistral attends to all tokens"):
+        EightBitCache(make("MistralForCausalLM")[0].config)
+    with pytest.raises(ValueError, match=re.escape("run the model under torch.no_grad()")):
+        model(TOKENS, past_key_values=EightBitCache(model.config))
+    with pytest.raises(TypeError, match=re.escape('move it there with model.to("cpu")')):
+        EightBitLayer().update(*[torch.empty(1, 2, 3, 4, device="meta")] * 2)
