@@ -10,6 +10,7 @@ import typer
 from softmaxkit.cli.console import command_line, console, name_of, write_record
 from softmaxkit.cli.options import (
     ContextOption,
+    GgufOption,
     JsonOption,
     ModelArgument,
     OverwriteOption,
@@ -18,6 +19,7 @@ from softmaxkit.cli.options import (
     check_output_folder,
     chosen_spec,
     output_folder,
+    with_gguf,
 )
 from softmaxkit.methods import METHODS
 from softmaxkit.recipe import Recipe
@@ -37,9 +39,15 @@ def calibrate(
         Path,
         output_folder("Folder for the calibrated model."),
     ] = Path("softmaxkit-model"),
+    gguf: GgufOption = None,
     spec: SpecOption = None,
     text: TextOption = None,
-    batches: Annotated[int, typer.Option(min=1, help="Batches of 16 windows to calibrate on.")] = 25,
+    batches: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Batches of 16 windows to calibrate on.", show_default="25, of long windows fewer and smaller"
+        ),
+    ] = None,
     context: ContextOption = Recipe().context,
     mean_bits: Annotated[
         float | None,
@@ -62,6 +70,7 @@ def calibrate(
         )
     from softmaxkit.studies.calibration import CalibrationOptions, calibrate_model
 
+    model = with_gguf(model, gguf)
     options = CalibrationOptions(model, output, chosen, text, batches, context, mean_bits)
     record = calibrate_model(options, command_line())
     for result in record["results"]:

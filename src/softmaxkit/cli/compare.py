@@ -12,6 +12,7 @@ from rich.table import Table
 from softmaxkit.cli.console import command_line, console, name_of, results_console, stages, stoppable, write_record
 from softmaxkit.cli.options import (
     ContextOption,
+    GgufOption,
     JsonOption,
     MethodsOption,
     SeedOption,
@@ -21,6 +22,7 @@ from softmaxkit.cli.options import (
     chosen_recipe,
     chosen_specs,
     output_folder,
+    with_gguf,
     writable_file,
 )
 from softmaxkit.recipe import SMALL_GPT, WINDOWS, Recipe
@@ -35,10 +37,11 @@ def compare(
         str | None,
         typer.Option(
             metavar="NAME_OR_PATH",
-            help="A pretrained causal language model.",
+            help="A pretrained causal language model: a folder, hub name, or GGUF file; or smollm2, where installed.",
             show_default="train a small byte-level GPT",
         ),
     ] = None,
+    gguf: GgufOption = None,
     method: MethodsOption = None,
     spec: SpecsOption = None,
     steps: Annotated[
@@ -86,6 +89,7 @@ def compare(
     from softmaxkit.studies.preparation import needs_training
     from softmaxkit.studies.resume import alone_in
 
+    model = with_gguf(model, gguf)
     specs = chosen_specs(method, spec)
     if steps is None:
         steps = Recipe().steps if model is None else 0

@@ -9,7 +9,15 @@ import typer
 from rich.table import Table
 
 from softmaxkit.cli.console import command_line, name_of, results_console, stages, write_record
-from softmaxkit.cli.options import ContextOption, JsonOption, ModelArgument, TextOption, WindowsOption
+from softmaxkit.cli.options import (
+    ContextOption,
+    GgufOption,
+    JsonOption,
+    ModelArgument,
+    TextOption,
+    WindowsOption,
+    with_gguf,
+)
 from softmaxkit.recipe import WINDOWS, Recipe
 
 MODES = {"float": ("float",), "integer": ("integer",), "both": ("float", "integer")}
@@ -17,6 +25,7 @@ MODES = {"float": ("float",), "integer": ("integer",), "both": ("float", "intege
 
 def evaluate(
     model: ModelArgument,
+    gguf: GgufOption = None,
     text: TextOption = None,
     mode: Annotated[str, typer.Option(help="float, integer, or both.")] = "both",
     windows: WindowsOption = WINDOWS,
@@ -43,6 +52,7 @@ def evaluate(
         raise ValueError(f"--mode is float, integer or both, not {mode!r}")
     from softmaxkit.studies.evaluation import EvaluationOptions, evaluate_model
 
+    model = with_gguf(model, gguf)
     options = EvaluationOptions(model, MODES[mode], context, text, windows, tuple(task or ()), include, limit)
     with stages() as stage:
         record = evaluate_model(options, command_line(), stage)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 
 from softmaxkit.methods import METHODS, method_class
 from softmaxkit.methods.base.spec import Spec
 from softmaxkit.recipe import FINE_TUNING_RATE, Recipe
+
+Name = TypeVar("Name", str, str | None)
 
 ALL = "all"
 """Stands for all methods, where a verb takes one or all."""
@@ -34,7 +36,13 @@ SpecsOption = Annotated[
     list[Path] | None,
     typer.Option("--spec", metavar="FILE", help="Measure this spec, as JSON; may be given again.", show_default=False),
 ]
-ModelArgument = Annotated[str, typer.Argument(help="A model's folder or hub name.", show_default=False)]
+ModelArgument = Annotated[
+    str,
+    typer.Argument(help="A model's folder, hub name, or GGUF file; or smollm2, where installed.", show_default=False),
+]
+GgufOption = Annotated[
+    str | None, typer.Option("--gguf", metavar="FILE", help="The GGUF file of the model in its folder or on the hub.")
+]
 TextOption = Annotated[
     Path | None,
     typer.Option(
@@ -85,6 +93,19 @@ def writable_folder(path: Path | None) -> Path | None:
 def output_folder(help: str) -> Any:
     """Return the option of a folder to write to."""
     return typer.Option("--output", "-o", metavar="DIR", callback=writable_folder, help=help)
+
+
+def with_gguf(model: Name, file: str | None) -> Name:
+    """Return the name of a model of which one GGUF file is meant.
+
+    Raises:
+        ValueError: there is a file and no model, or the model is a file already.
+    """
+    if file is None:
+        return model
+    if model is None or model.endswith(".gguf"):
+        raise ValueError(f"--gguf {file} names a file in the model's folder; give the folder, or a hub name, too")
+    return f"{model}/{file}"
 
 
 InputFile: dict[str, Any] = {"exists": True, "dir_okay": False, "readable": True}

@@ -10,6 +10,7 @@ import typer
 from softmaxkit.cli.console import command_line, console, stages, stoppable, write_record
 from softmaxkit.cli.options import (
     ContextOption,
+    GgufOption,
     JsonOption,
     MethodArgument,
     OverwriteOption,
@@ -20,6 +21,7 @@ from softmaxkit.cli.options import (
     chosen_recipe,
     chosen_spec,
     output_folder,
+    with_gguf,
 )
 from softmaxkit.recipe import FINE_TUNING_RATE, Recipe
 
@@ -36,10 +38,11 @@ def train(
         typer.Option(
             "--from",
             metavar="MODEL",
-            help="Fine-tune this model: a folder or a hub name.",
+            help="Fine-tune this model: a folder, hub name, or GGUF file; or smollm2, where installed.",
             show_default="a new small byte-level GPT",
         ),
     ] = None,
+    gguf: GgufOption = None,
     text: TextOption = None,
     steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = Recipe().steps,
     learning_rate: Annotated[
@@ -61,6 +64,7 @@ def train(
     Ctrl-C saves a checkpoint; the same command then continues from there.
     """
     chosen = chosen_spec(method, spec)
+    start = with_gguf(start, gguf)
     if learning_rate is not None and learning_rate <= 0:
         raise ValueError(f"--learning-rate is positive, not {learning_rate}")
     recipe = chosen_recipe(steps, context, start is not None, learning_rate)

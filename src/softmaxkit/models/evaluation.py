@@ -19,6 +19,10 @@ from softmaxkit.models.running import device_of, evaluating, hooked
 from softmaxkit.models.text import windows_at_once
 
 BATCH = 16
+LOSS_TOKENS = 2048
+"""Tokens whose loss is worked out at a time; the probabilities of all words are as many numbers for each."""
+KEPT_SCORES = 1 << 26
+"""Scores of a whole model that are kept to look at; where there are more, those of some queries are."""
 ERROR_BINS = 48
 LOWEST_BIN = -24.0
 """Errors are shown over `score - row maximum` from here to 0, in `ERROR_BINS` bins; what is lower is in the first."""
@@ -62,10 +66,10 @@ def loss_on(model: PreTrainedModel, windows: Tensor, progress: Callable[[int, in
     with evaluating(model):
         for start in range(0, len(windows), size):
             batch = windows[start : start + size].to(device_of(model))
-            logits = model(input_ids=batch[:, :-1]).logits.float()
-            total += torch.nn.functional.cross_entropy(
-                logits.flatten(0, 1), batch[:, 1:].flatten(), reduction="sum"
-            ).item()
+            logits = model(input_ids=batch[:, :-1]).logits.flatten(0, 1)
+            parts = zip(logits.split(LOSS_TOKENS), batch[:, 1:].flatten().split(LOSS_TOKENS), strict=True)
+            for of_tokens, labels in parts:
+                total += torch.nn.functional.cross_entropy(of_tokens.float(), labels, reduction="sum").item()
             count += batch[:, 1:].numel()
             if progress:
                 progress(min(count // (windows.shape[1] - 1), len(windows)), len(windows))
@@ -82,11 +86,26 @@ def perplexity(loss: float) -> float:
 
 
 def real_scores(model: PreTrainedModel, windows: Tensor) -> list[RealScores]:
-    """Run windows through a model and return, layer by layer, what its softmax modules saw and gave."""
+    """Run windows through a model and return, layer by layer, what its softmax modules saw and gave.
+
+    Of long windows and large models these are the rows of some queries, evenly spread, see `KEPT_SCORES`.
+    """
     scores: list[RealScores] = []
-    with evaluating(model), watching_scores(model, lambda _, of_layer: scores.append(of_layer)):
+    kept = KEPT_SCORES // max(1, len(layers(model)))
+    with evaluating(model), watching_scores(model, lambda _, of_layer: scores.append(_thinned(of_layer, kept))):
         model(input_ids=windows[:, :-1].to(device_of(model)))
     return scores
+
+
+def _thinned(layer: RealScores, limit: int) -> RealScores:
+    """Return the rows of as many queries, the last among them, as have `limit` scores."""
+    batch, heads, queries, keys = layer.scores.shape
+    count = max(1, limit // (batch * heads * keys))
+    if count >= queries:
+        return layer
+    chosen = torch.linspace(queries - 1, 0, count, device=layer.scores.device).round().long().flip(0)
+    tensors = (x.index_select(-2, chosen) for x in (layer.scores, layer.attended, layer.probabilities))
+    return RealScores(layer.module, *tensors)
 
 
 @contextmanager

@@ -52,7 +52,7 @@ def read_pretrained(
             f"{name} is a {type(model).__name__}, not a causal language model; this command measures the "
             "loss of the next token and needs one, such as a GPT-2 or LLaMA"
         )
-    if source.gguf is None and Path(name).is_dir() and not any((Path(name) / file).is_file() for file in TOKENIZER_FILES):
+    if source.gguf is None and Path(name).is_dir() and not any((Path(name) / f).is_file() for f in TOKENIZER_FILES):
         if model.config.get_text_config().vocab_size == BYTES:
             return model, None
         raise ValueError(f"{name} has no tokenizer; save the model's own there with tokenizer.save_pretrained")

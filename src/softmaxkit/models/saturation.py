@@ -20,10 +20,11 @@ ALLOWED_PERCENT = 0.01
 UNREACHED = 1e4
 """Scores of real models stay below: with codes that reach it, there is nothing to count."""
 
-PER_OCTAVE = 32
-"""Bins of a doubling: a score counts as saturated where it is more than 2% beyond its limit."""
-OCTAVES = (-10, 20)
-"""Magnitudes that have bins, as powers of two; smaller and larger ones are in the outermost."""
+CUT = 18
+"""Bits of a float32 that are cut off for its bin, sign first: 32 bins a doubling, so that a score counts as saturated
+where it is more than 3% beyond its limit."""
+BINS = 1 << (31 - CUT)
+"""Bins of either sign."""
 
 
 class Magnitudes:
@@ -31,31 +32,30 @@ class Magnitudes:
 
     def __init__(self) -> None:
         self.counts: Tensor | None = None
-        """(heads, 2, bins): positive scores, then negative ones."""
+        """(heads, 2, bins): positive scores, then negative ones; what is masked counts as 0."""
+        self.attended = 0
+        """Scores that are not masked."""
 
     def add(self, scores: Tensor, mask: Tensor | None) -> None:
         """Take in scores, (batch, heads, queries, keys), and what is masked of them."""
         attended = attended_keys(scores, mask)
-        first, last = (octave * PER_OCTAVE for octave in OCTAVES)
-        bins = last - first + 1
-        place = scores.detach().float().abs().log2().mul_(PER_OCTAVE).floor_().nan_to_num_(first)
-        index = place.clamp_(first, last).sub_(first).long() + bins * (scores < 0)
-        index = torch.where(attended, index, 2 * bins).movedim(1, 0).flatten(1)
-        heads = torch.arange(len(index), device=index.device)[:, None]
-        counts = torch.bincount((index + heads * (2 * bins + 1)).flatten(), minlength=len(index) * (2 * bins + 1))
-        counts = counts.reshape(len(index), -1)[:, :-1].reshape(len(index), 2, bins).cpu()
+        self.attended += int(attended.sum())
+        bits = torch.where(attended, scores.detach().float(), 0.0).movedim(1, 0).contiguous().view(torch.int32)
+        bins = (bits >> CUT) & (2 * BINS - 1)
+        counts = torch.stack([torch.bincount(head.flatten(), minlength=2 * BINS) for head in bins])
+        counts = counts.reshape(-1, 2, BINS).cpu()
         self.counts = counts if self.counts is None else self.counts + counts
 
     def percent_beyond(self, low: Any, high: Any) -> float:
         """Return how many scores are beyond two limits, numbers or one a head, in percent; 0 where none were seen."""
-        if self.counts is None or not self.counts.any():
+        if self.counts is None or not self.attended:
             return 0.0
-        edges = 2.0 ** (torch.arange(OCTAVES[0] * PER_OCTAVE, OCTAVES[1] * PER_OCTAVE + 1) / PER_OCTAVE).double()
+        edges = (torch.arange(BINS, dtype=torch.int32) << CUT).view(torch.float32).double().nan_to_num(torch.inf)
         limits = [torch.as_tensor(limit, dtype=torch.float64).abs().reshape(-1, 1) for limit in (high, low)]
         beyond = sum(
             (self.counts[:, sign] * (edges > limit * (1 + 1e-6))).sum().item() for sign, limit in enumerate(limits)
         )
-        return 100 * beyond / self.counts.sum().item()
+        return 100 * beyond / self.attended
 
 
 def may_saturate(module: SoftmaxModule) -> bool:

@@ -25,6 +25,8 @@ HELD_OUT_SHARE = 10
 
 CALIBRATION_BATCHES = 25
 """How many batches EXAQ's paper calibrates on."""
+CALIBRATION_SCORES = 1 << 23
+"""Scores of a head that calibration looks at by default, at most: long windows are fewer."""
 
 SCORES_AT_ONCE = 1 << 22
 """Scores of a head that are held at a time, when a model is only looked at."""
@@ -76,15 +78,20 @@ class Corpus:
         """
         return _windows(self.held_out, context, count, f"the held-out tenth of {self.name}")
 
-    def calibration_batches(self, context: int, batch: int = 16, count: int = CALIBRATION_BATCHES) -> list[Tensor]:
-        """Return `count` batches of windows of `context` tokens from the part to train on, evenly spread.
+    def calibration_batches(self, context: int, batch: int = 16, count: int | None = None) -> list[Tensor]:
+        """Return batches of windows of `context` tokens from the part to train on, evenly spread.
 
-        Batches of long windows are smaller, see `windows_at_once`.
+        Args:
+            context: tokens in a window.
+            batch: windows in a batch; batches of long windows are smaller, see `windows_at_once`.
+            count: how many; None for 25, or fewer of long windows, see `CALIBRATION_SCORES`.
 
         Raises:
             ValueError: that part is shorter than one window.
         """
         batch = windows_at_once(batch, context)
+        if count is None:
+            count = min(CALIBRATION_BATCHES, -(-CALIBRATION_SCORES // (batch * context**2)))
         windows = _windows(self.train, context, count * batch, f"the training part of {self.name}")[:, :-1]
         return [windows[start : start + batch] for start in range(0, len(windows), batch)]
 

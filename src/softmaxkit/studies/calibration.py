@@ -26,7 +26,7 @@ class CalibrationOptions:
         output: folder for the calibrated model.
         spec: the method to put in; None keeps those that are in it.
         text: a text file; None for the Python standard library's source.
-        batches: of 16 windows, to look at.
+        batches: of 16 windows, to look at, or of fewer long ones; None for as many as are usual.
         context: tokens in a window.
         mean_bits: choose the bits of each layer, so many on average, for a spec that has a choice; None keeps the
             spec's own.
@@ -36,7 +36,7 @@ class CalibrationOptions:
     output: Path
     spec: Spec | None
     text: Path | None
-    batches: int
+    batches: int | None
     context: int
     mean_bits: float | None = None
 

@@ -102,6 +102,8 @@ class Preparation:
     def _trained(self, spec: Spec) -> tuple[PreTrainedModel, Curve]:
         """Train a model with a spec in it, or load it where it is finished."""
         folder = self.folder(spec)
+        if self.options.pretrained and not self.steps:  # nothing is trained that would have to be kept
+            return apply(self.fresh(), spec), []
         if (folder / "model").is_dir():
             return load(folder / "model"), json.loads((folder / "curve.json").read_text(encoding="utf-8"))
         if self._is_converted(spec):

@@ -23,7 +23,10 @@ COMPARED_OUTPUTS = 200_000
 """Outputs that a comparison of models verifies of each spec, at least."""
 
 ROWS = 256
-"""Rows of each head of a model among them."""
+"""Rows of each head of a model among them, at most."""
+
+MODEL_OUTPUTS = 1_000_000
+"""Outputs of all heads of a model among them, about, at most."""
 
 EXAMPLES = 3
 """Heads whose constants are tried with all codes and random rows."""
@@ -167,6 +170,7 @@ def verify_scores(scores: Sequence[RealScores], progress: Progress | None = None
     heads = [head_of_layer(layer, head) for layer in scores for head in range(layer.scores.shape[1])]
     longest = max(int(head.rows.lengths.max()) for head in heads)
     unit = spec.unit(max_row=max(longest, 256))
-    rows = [(head.constants, head.rows.first(ROWS, longest)) for head in heads]
+    of_each = max(1, min(ROWS, MODEL_OUTPUTS // (len(heads) * longest)))
+    rows = [(head.constants, head.rows.first(of_each, longest)) for head in heads]
     constants = list(dict.fromkeys(head.constants for head in heads))[:EXAMPLES]
     return verify(unit, constants, COMPARED_OUTPUTS, 0, rows, progress=progress)
