@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import re
@@ -11,11 +12,13 @@ from typing import Any
 import pytest
 
 from softmaxkit import ConSmax, Q, Softermax, Spec, load
-from softmaxkit.cli import main
+from softmaxkit.cli import main, rtl, synth, verify
+from softmaxkit.cli.units import sizes
 from softmaxkit.flow import tools
 from softmaxkit.flow.simulate import can_verilate
 from softmaxkit.models import layers
 from softmaxkit.models.text import standard_library_source
+from softmaxkit.studies.silicon import storage_in
 
 pytestmark = pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")
 verilator = pytest.mark.skipif(not can_verilate(), reason="needs Yosys, Verilator and a C++ compiler")
@@ -97,6 +100,26 @@ def test_a_record_of_every_unit(capsys: pytest.CaptureFixture[str], tmp_path: Pa
 
 
 @verilator
+def test_units_of_one_kind(capsys: pytest.CaptureFixture[str], spec: Path) -> None:
+    for kind in ("baked", "loadable"):
+        code, out, err = run(capsys, "verify", "--spec", spec, *FEW, "--constants", kind, "--json", "-")
+        assert code == 0, err
+        (result,) = json.loads(out)["results"]
+        assert result["unit"] == kind
+
+
+def test_the_same_defaults_for_every_verb() -> None:
+    defaults = [
+        {name: inspect.signature(verb).parameters[name].default for name in ("lanes", "max_row", "depth")}
+        for verb in (rtl, verify, synth)
+    ]
+    assert defaults == [{"lanes": 1, "max_row": 256, "depth": None}] * 3
+    assert {inspect.signature(verb).parameters["storage"].default for verb in (rtl, verify)} == {"flip-flops"}
+    assert sizes(1, 256, None, storage_in("sky130", None))["storage"] == "flip-flops"
+    assert sizes(1, 256, None, storage_in("ice40", None))["storage"] == "memory"
+
+
+@verilator
 def test_an_injected_fault_is_noticed(capsys: pytest.CaptureFixture[str], unloaded: Path, tmp_path: Path) -> None:
     broken = ("--seed", 0, "--inject-fault", "--json", tmp_path / "record.json")
     code, _, err = run(capsys, "verify", "--spec", unloaded, *FEW, *broken)
@@ -149,13 +172,15 @@ def test_all_methods(capsys: pytest.CaptureFixture[str]) -> None:
         (["verify", "exaq", "--depth", 99], "depth is a whole number from"),
         (["verify", "softermax", "--lanes", 3], "lanes divide 16 or are a multiple of it, not 3"),
         (["verify", "consmax", "--storage", "memory"], "storage is 'flip-flops' or 'latches' for this unit"),
-        (["verify", "exaq", "--storage", "sram"], "not 'sram'"),
+        (["verify", "exaq", "--storage", "sram"], "'sram' is not one of 'flip-flops', 'latches', 'memory'"),
         (["verify", "exaq", "--outputs", 0], "--outputs"),
         (["verify", "exaq", "--lanes", "many"], "--lanes"),
+        (["verify", "softermax", "--constants", "loadable"], "softermax has no unit with loadable constants; leave"),
         (["rtl"], "give either a METHOD or --spec FILE"),
         (["rtl", "all"], "the methods are exact, consmax, softermax, exaq"),
         (["rtl", "exaq", "--lanes", 257], "lanes is a whole number from 1 to 256, not 257"),
-        (["rtl", "exaq", "--constants", "fixed"], "--constants is baked or loadable, not 'fixed'"),
+        (["rtl", "exaq", "--constants", "fixed"], "'fixed' is not one of 'baked', 'loadable'"),
+        (["rtl", "exact", "--constants", "loadable"], "exact has no unit with loadable constants; leave"),
         (["rtl", "exaq", "--name", "2d"], "a module's name is letters, digits and underscores"),
         (["rtl", "exaq", "--clock", 0], "the clock's period is a positive number"),
         (["rtl", "exaq", "-o", __file__], "is a file; give a folder"),

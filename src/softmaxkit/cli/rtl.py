@@ -17,6 +17,9 @@ from softmaxkit.cli.options import (
     output_folder,
 )
 from softmaxkit.cli.units import (
+    LANES,
+    MAX_ROW,
+    STORAGE,
     DepthOption,
     HeadOption,
     LanesOption,
@@ -25,26 +28,25 @@ from softmaxkit.cli.units import (
     ModelOption,
     StorageOption,
     chosen_unit,
+    constants_option,
     sizes,
 )
+from softmaxkit.methods.base.forms import Kind
 from softmaxkit.recipe import Recipe
 
 
 def rtl(
     method: MethodArgument = None,
     output: Annotated[Path, output_folder("Folder for the unit.")] = Path("softmaxkit-rtl"),
-    lanes: LanesOption = 16,
-    max_row: MaxRowOption = 256,
+    lanes: LanesOption = LANES,
+    max_row: MaxRowOption = MAX_ROW,
     depth: DepthOption = None,
-    storage: StorageOption = "flip-flops",
+    storage: StorageOption = STORAGE,
+    constants: Annotated[Kind | None, constants_option("baked with --model, loadable without")] = None,
     spec: SpecOption = None,
     model: ModelOption = None,
     layer: LayerOption = 0,
     head: HeadOption = 0,
-    constants: Annotated[
-        str | None,
-        typer.Option(help="baked or loadable.", show_default="baked with --model, loadable without"),
-    ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the top module.", show_default="softmaxkit_METHOD")] = None,
     clock: Annotated[float, typer.Option(help="Clock period in ns, for the timing constraints.")] = 5.0,
     text: TextOption = None,
@@ -58,10 +60,8 @@ def rtl(
     from softmaxkit.flow.export import check_export_folder
     from softmaxkit.studies.rtl import RtlOptions, write_rtl
 
-    if constants not in (None, "baked", "loadable"):
-        raise ValueError(f"--constants is baked or loadable, not {constants!r}")
     check_export_folder(output, overwrite)
     chosen, trained = chosen_unit(method, spec, model, layer, head, text, context)
-    baked = None if constants is None else constants == "baked"
-    write_rtl(chosen, trained, RtlOptions(sizes(lanes, max_row, depth, storage), output, baked, name, clock, overwrite))
+    unit_sizes = sizes(lanes, max_row, depth, storage)
+    write_rtl(chosen, trained, RtlOptions(unit_sizes, output, constants, name, clock, overwrite))
     console.print(f"{chosen.method}, {lanes} lanes: {output}; begin with {output / 'README.md'}", soft_wrap=True)

@@ -8,19 +8,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from softmaxkit.cli.options import chosen_spec
+from softmaxkit.methods.base.answers import Storage
 
 if TYPE_CHECKING:
     from softmaxkit.methods.base.spec import Spec
     from softmaxkit.studies.hardware import TrainedHead
+
+LANES, MAX_ROW = 1, 256
+STORAGE: Storage = "flip-flops"
+"""The sizes of a unit where none are given; only in an FPGA do rows wait in its memory."""
 
 LanesOption = Annotated[int, typer.Option(help="Scores a cycle.")]
 MaxRowOption = Annotated[int, typer.Option(help="Scores of the longest row.")]
 DepthOption = Annotated[
     int | None, typer.Option(help="Pipeline registers, not counting buffers.", show_default="the unit's own")
 ]
-StorageOption = Annotated[
-    str, typer.Option(help="Where rows and loadable tables are held: flip-flops, latches or memory.")
-]
+STORAGE_HELP = "Where rows and loadable tables are held."
+StorageOption = Annotated[Storage, typer.Option(help=STORAGE_HELP)]
 ModelOption = Annotated[
     str | None,
     typer.Option(
@@ -29,6 +33,11 @@ ModelOption = Annotated[
 ]
 LayerOption = Annotated[int, typer.Option(help="Layer of the model, from 0.")]
 HeadOption = Annotated[int, typer.Option(help="Head of the layer, from 0.")]
+
+
+def constants_option(default: str) -> Any:
+    """Return the option for the kind of units, whose help says what comes where it is left out."""
+    return typer.Option(help="Units of this kind alone: constants baked in, or loaded.", show_default=default)
 
 
 def chosen_unit(
@@ -60,6 +69,6 @@ def chosen_unit(
     return trained.spec, trained
 
 
-def sizes(lanes: int, max_row: int, depth: int | None, storage: str) -> dict[str, Any]:
+def sizes(lanes: int, max_row: int, depth: int | None, storage: Storage | None) -> dict[str, Any]:
     """Return the sizes of a unit as `Spec.unit` takes them."""
-    return {"lanes": lanes, "max_row": max_row, "depth": depth, "storage": storage}
+    return {"lanes": lanes, "max_row": max_row, "depth": depth, "storage": storage or STORAGE}

@@ -21,6 +21,9 @@ from softmaxkit.cli.options import (
     writable_file,
 )
 from softmaxkit.cli.units import (
+    LANES,
+    MAX_ROW,
+    STORAGE,
     DepthOption,
     HeadOption,
     LanesOption,
@@ -29,18 +32,21 @@ from softmaxkit.cli.units import (
     ModelOption,
     StorageOption,
     chosen_unit,
+    constants_option,
     sizes,
 )
 from softmaxkit.methods import METHODS
+from softmaxkit.methods.base.forms import Kind
 from softmaxkit.recipe import Recipe
 
 
 def verify(
     method: MethodOrAllArgument = None,
-    lanes: LanesOption = 16,
-    max_row: MaxRowOption = 256,
+    lanes: LanesOption = LANES,
+    max_row: MaxRowOption = MAX_ROW,
     depth: DepthOption = None,
-    storage: StorageOption = "flip-flops",
+    storage: StorageOption = STORAGE,
+    constants: Annotated[Kind | None, constants_option("both")] = None,
     spec: SpecOption = None,
     model: ModelOption = None,
     layer: LayerOption = 0,
@@ -80,7 +86,8 @@ def verify(
             "Verilator, make, perl or a C++ compiler is missing: Amaranth's simulator compares a fiftieth of the "
             "outputs; get them with pip install 'softmaxkit[hardware]' and your system's packages make, perl and g++"
         )
-    options = VerificationOptions(sizes(lanes, max_row, depth, storage), outputs, seed, inject_fault, waveform)
+    unit_sizes = sizes(lanes, max_row, depth, storage)
+    options = VerificationOptions(unit_sizes, outputs, seed, inject_fault, waveform, constants)
     with stages() as stage:
         record = verify_units(chosen, options, command_line(), stage, console.print)
     results = record["results"]

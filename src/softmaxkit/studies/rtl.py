@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from softmaxkit.methods.base.forms import Kind, of_kind
 from softmaxkit.methods.base.spec import Spec
 from softmaxkit.studies.hardware import TrainedHead
 
@@ -23,7 +24,7 @@ class RtlOptions:
     Attributes:
         sizes: `lanes`, `max_row`, `depth` and `storage`, as for `Spec.unit`.
         folder: to write; missing, empty, or an older export.
-        baked: are constants baked in? None: those of a head are, and a method's examples are not.
+        kind: are constants baked in or loadable? None: those of a head are baked in, a method's examples are not.
         name: of the top module; None for one after the method.
         clock: period in ns, for the timing constraints.
         overwrite: replace an older export.
@@ -31,7 +32,7 @@ class RtlOptions:
 
     sizes: Mapping[str, Any]
     folder: Path
-    baked: bool | None = None
+    kind: Kind | None = None
     name: str | None = None
     clock: float = 5.0
     overwrite: bool = False
@@ -54,8 +55,9 @@ def write_rtl(spec: Spec, head: TrainedHead | None, options: RtlOptions) -> None
     from softmaxkit.flow.rows import random_rows
 
     examples = spec.examples() if head is None else [head.constants]
-    baked = head is not None if options.baked is None else options.baked
+    baked = head is not None if options.kind is None else options.kind == "baked"
     unit = spec.unit(constants=examples[0] if baked else None, **options.sizes)
+    of_kind([unit], lambda unit: unit, options.kind)
     used = examples[:1] if unit.registers is None else examples
     segments = [(constants, random_rows(unit, constants, SCORES, np.random.default_rng(1))) for constants in used]
     if head is not None:
