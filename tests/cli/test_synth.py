@@ -85,7 +85,7 @@ def test_units_of_one_kind(spec: str, capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_the_unit_of_a_head() -> None:
     constants = ConSmax().constants(beta=0.5, gamma=60.0)
-    head = TrainedHead(ConSmax(), constants, Rows(np.zeros((2, 9), int), np.ones((2, 9), bool), np.full(2, 9)))
+    head = TrainedHead(0, 0, ConSmax(), constants, Rows(np.zeros((2, 9), int), np.ones((2, 9), bool), np.full(2, 9)))
     sizes = {"lanes": 1, "max_row": 8, "depth": None, "storage": "flip-flops"}
     for baked in (True, False):
         chosen = unit_of_head(head, "layer 0, head 0", sizes, baked=baked)

@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
-from softmaxkit.cli.console import console
+from softmaxkit.cli.console import command_line, console, stages, write_record
 from softmaxkit.cli.options import (
     ContextOption,
+    JsonOption,
     MethodArgument,
     OverwriteOption,
     SpecOption,
@@ -21,13 +22,13 @@ from softmaxkit.cli.units import (
     MAX_ROW,
     STORAGE,
     DepthOption,
-    HeadOption,
+    HeadsOption,
     LanesOption,
-    LayerOption,
+    LayersOption,
     MaxRowOption,
     ModelOption,
     StorageOption,
-    chosen_unit,
+    chosen_units,
     constants_option,
     sizes,
 )
@@ -37,7 +38,9 @@ from softmaxkit.recipe import Recipe
 
 def rtl(
     method: MethodArgument = None,
-    output: Annotated[Path, output_folder("Folder for the unit.")] = Path("softmaxkit-rtl"),
+    output: Annotated[Path, output_folder("Folder for the unit; with several, for a folder each.")] = Path(
+        "softmaxkit-rtl"
+    ),
     lanes: LanesOption = LANES,
     max_row: MaxRowOption = MAX_ROW,
     depth: DepthOption = None,
@@ -45,13 +48,14 @@ def rtl(
     constants: Annotated[Kind | None, constants_option("baked with --model, loadable without")] = None,
     spec: SpecOption = None,
     model: ModelOption = None,
-    layer: LayerOption = 0,
-    head: HeadOption = 0,
+    layer: LayersOption = 0,
+    head: HeadsOption = 0,
     name: Annotated[str | None, typer.Option(help="Name of the top module.", show_default="softmaxkit_METHOD")] = None,
     clock: Annotated[float, typer.Option(help="Clock period in ns, for the timing constraints.")] = 5.0,
     text: TextOption = None,
     context: ContextOption = Recipe().context,
     overwrite: OverwriteOption = False,
+    json: JsonOption = None,
 ) -> None:
     """Write the hardware unit of a method as Verilog, with a test bench, vectors, an AXI-Stream wrapper and a note."""
     from softmaxkit.studies.hardware import require_amaranth
@@ -61,7 +65,11 @@ def rtl(
     from softmaxkit.studies.rtl import RtlOptions, write_rtl
 
     check_export_folder(output, overwrite)
-    chosen, trained = chosen_unit(method, spec, model, layer, head, text, context)
-    unit_sizes = sizes(lanes, max_row, depth, storage)
-    write_rtl(chosen, trained, RtlOptions(unit_sizes, output, constants, name, clock, overwrite))
-    console.print(f"{chosen.method}, {lanes} lanes: {output}; begin with {output / 'README.md'}", soft_wrap=True)
+    options = RtlOptions(sizes(lanes, max_row, depth, storage), output, constants, name, clock, overwrite)
+    chosen = chosen_units(method, spec, model, layer, head, text, context, options.rows)
+    with stages() as stage:
+        record = write_rtl(chosen, options, command_line(), stage, lambda line: console.print(line, soft_wrap=True))
+    first = Path(record["results"][0]["folder"])
+    about = f"{chosen[0][0].method}, {lanes} lane{'s' if lanes > 1 else ''}"
+    console.print(f"{about}: {output}; begin with {first / 'README.md'}", soft_wrap=True)
+    write_record(record, json)

@@ -30,7 +30,7 @@ from softmaxkit.cli.units import (
     LayerOption,
     MaxRowOption,
     ModelOption,
-    chosen_unit,
+    chosen_units,
     constants_option,
     sizes,
 )
@@ -180,7 +180,7 @@ def _units(
         return units_of_forms((form for spec_class in classes for form in spec_class.forms()), unit_sizes, cells)
     if every:
         raise ValueError(f"{ALL!r} stands for the methods' own forms; leave it out with --spec or --model")
-    chosen, trained = chosen_unit(method, spec, model, layer, head, text, context)
+    ((chosen, trained),) = chosen_units(method, spec, model, layer, head, text, context)
     if trained is None:
         return units_of_forms(forms_of(chosen), unit_sizes, cells)
     return [unit_of_head(trained, f"layer {layer}, head {head}", unit_sizes, cells, baked)]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from softmaxkit.cli.options import chosen_spec
+from softmaxkit.cli.options import ALL, chosen_spec
 from softmaxkit.methods.base.answers import Storage
 
 if TYPE_CHECKING:
@@ -35,38 +35,59 @@ LayerOption = Annotated[int, typer.Option(help="Layer of the model, from 0.")]
 HeadOption = Annotated[int, typer.Option(help="Head of the layer, from 0.")]
 
 
+def number_or_all(text: str | int) -> int | None:
+    """Return a number, or None for "all", as the options of `rtl` take it."""
+    if text == ALL:
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise typer.BadParameter(f"a number from 0, or {ALL}, not {text!r}") from None
+
+
+LayersOption = Annotated[
+    int | None, typer.Option(parser=number_or_all, metavar="N", help=f"Layer of the model, from 0, or {ALL}.")
+]
+HeadsOption = Annotated[
+    int | None, typer.Option(parser=number_or_all, metavar="N", help=f"Head of the layer, from 0, or {ALL}.")
+]
+
+
 def constants_option(default: str) -> Any:
     """Return the option for the kind of units, whose help says what comes where it is left out."""
     return typer.Option(help="Units of this kind alone: constants baked in, or loaded.", show_default=default)
 
 
-def chosen_unit(
+def chosen_units(
     method: str | None,
     spec_file: Path | None,
     model: str | None,
-    layer: int,
-    head: int,
+    layer: int | None,
+    head: int | None,
     text: Path | None,
     context: int,
-) -> tuple[Spec, TrainedHead | None]:
-    """Return the spec, and the head of a model where one is given.
+    rows: int | None = None,
+) -> list[tuple[Spec, TrainedHead | None]]:
+    """Return the spec, or that of each head of a model, with the head; `layer` and `head` are None for all.
 
     Raises:
         ValueError: too little or too much is given, or the model has another method in it.
     """
     if model is None:
-        return chosen_spec(method, spec_file), None
-    from softmaxkit.studies.hardware import read_head
+        return [(chosen_spec(method, spec_file), None)]
+    from softmaxkit.studies.hardware import read_heads
 
-    trained = read_head(model, layer, head, text, context)
+    heads = read_heads(model, layer, head, text, context, rows)
     if method is not None or spec_file is not None:
         wanted = chosen_spec(method, spec_file)
-        same = wanted == trained.spec if spec_file is not None else wanted.method == trained.spec.method
-        if not same:
-            raise ValueError(
-                f"layer {layer} of {model} has {trained.spec.name} in it; leave METHOD and --spec out, or give that"
-            )
-    return trained.spec, trained
+        for each in heads:
+            same = wanted == each.spec if spec_file is not None else wanted.method == each.spec.method
+            if not same:
+                raise ValueError(
+                    f"layer {each.layer} of {model} has {each.spec.name} in it; "
+                    "leave METHOD and --spec out, or give that"
+                )
+    return [(each.spec, each) for each in heads]
 
 
 def sizes(lanes: int, max_row: int, depth: int | None, storage: Storage | None) -> dict[str, Any]:

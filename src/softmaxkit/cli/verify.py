@@ -31,7 +31,7 @@ from softmaxkit.cli.units import (
     MaxRowOption,
     ModelOption,
     StorageOption,
-    chosen_unit,
+    chosen_units,
     constants_option,
     sizes,
 )
@@ -80,7 +80,7 @@ def verify(
     if every and (spec is not None or model is not None):
         raise ValueError(f"{ALL!r} stands for the methods' defaults; leave it out with --spec or --model")
     names = [*METHODS] if every else [method]
-    chosen = [chosen_unit(name, spec, model, layer, head, text, context) for name in names]
+    chosen = [unit for name in names for unit in chosen_units(name, spec, model, layer, head, text, context)]
     if not can_verilate():
         console.print(
             "Verilator, make, perl or a C++ compiler is missing: Amaranth's simulator compares a fiftieth of the "

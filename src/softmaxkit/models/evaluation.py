@@ -84,9 +84,14 @@ def perplexity(loss: float) -> float:
 def real_scores(model: PreTrainedModel, windows: Tensor) -> list[RealScores]:
     """Run windows through a model and return, layer by layer, what its softmax modules saw and gave."""
     scores: list[RealScores] = []
-    with evaluating(model), watching_scores(model, lambda _, of_layer: scores.append(of_layer)):
-        model(input_ids=windows[:, :-1].to(device_of(model)))
+    see_scores(model, windows, scores.append)
     return scores
+
+
+def see_scores(model: PreTrainedModel, windows: Tensor, see: Callable[[RealScores], None]) -> None:
+    """Run windows through a model and call a function with what each of its softmax modules sees and gives, in turn."""
+    with evaluating(model), watching_scores(model, lambda _, of_layer: see(of_layer)):
+        model(input_ids=windows[:, :-1].to(device_of(model)))
 
 
 @contextmanager

@@ -224,7 +224,8 @@ def cost_of_scores(scores: Sequence[RealScores], progress: Progress | None = Non
     """
     from softmaxkit.flow.synthesize import synthesize
 
-    head = head_of_layer(scores[len(scores) // 2], 0)
+    middle = len(scores) // 2
+    head = head_of_layer(scores[middle], middle, 0)
     unit = head.spec.for_hardware().unit(**_fitting(head.spec, {"lanes": 1, "storage": "memory"}, "sky130"))
     rows = head.longest_rows(unit.max_row)
     fills = int(rows.lengths[0]) == unit.max_row

@@ -174,7 +174,7 @@ def verify_scores(scores: Sequence[RealScores], progress: Progress | None = None
     from softmaxkit.flow.verify import verify
 
     spec = scores[0].module.spec
-    heads = [head_of_layer(layer, head) for layer in scores for head in range(layer.scores.shape[1])]
+    heads = [head_of_layer(of, layer, head) for layer, of in enumerate(scores) for head in range(of.scores.shape[1])]
     longest = max(int(head.rows.lengths.max()) for head in heads)
     unit = spec.unit(max_row=max(longest, 256))
     rows = [(head.constants, head.rows.first(ROWS, longest)) for head in heads]
