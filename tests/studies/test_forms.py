@@ -7,7 +7,8 @@ import pytest
 from softmaxkit import ConSmax, Exaq, Softermax
 from softmaxkit.flow.simulate import can_verilate
 from softmaxkit.methods import METHODS
-from softmaxkit.methods.base.forms import forms_of, of_kind
+from softmaxkit.methods.base.forms import forms_of
+from softmaxkit.studies.hardware import of_kind
 from softmaxkit.studies.papers import lines, measured, ratios
 
 pytestmark = pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")

@@ -90,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except typer.TyperException as error:
         context = getattr(error, "ctx", None)
         message = error.format_message() if hasattr(error, "format_message") else str(error)
-        message = message.replace("Value error, ", "")  # as what Typer checks begins
+        message = message.replace("Value error, ", "")  # pydantic's words, with which Typer checks
         stop = "" if message.endswith((".", "?")) else "."
         return _fail(f"{message}{stop} See '{context.command_path if context else 'softmaxkit'} --help'.", 2)
     except ToolError as error:

@@ -50,7 +50,10 @@ def rtl(
     model: ModelOption = None,
     layer: LayersOption = 0,
     head: HeadsOption = 0,
-    name: Annotated[str | None, typer.Option(help="Name of the top module.", show_default="softmaxkit_METHOD")] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(help="Name of the top module; of several, what it begins with.", show_default="softmaxkit_METHOD"),
+    ] = None,
     clock: Annotated[float, typer.Option(help="Clock period in ns, for the timing constraints.")] = 5.0,
     text: TextOption = None,
     context: ContextOption = Recipe().context,

@@ -36,7 +36,7 @@ from softmaxkit.cli.units import (
 )
 from softmaxkit.methods import METHODS, method_class
 from softmaxkit.methods.base.answers import Storage
-from softmaxkit.methods.base.forms import Kind, forms_of, of_kind
+from softmaxkit.methods.base.forms import Kind, forms_of
 from softmaxkit.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def synth(
 
     Netlists run on real attention scores; rows that wait are counted apart, and so are loadable tables.
     """
-    from softmaxkit.studies.hardware import require_amaranth
+    from softmaxkit.studies.hardware import of_kind, require_amaranth
 
     require_amaranth()
     from softmaxkit.flow.fpga import FAMILIES

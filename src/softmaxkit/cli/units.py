@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 LANES, MAX_ROW = 1, 256
 STORAGE: Storage = "flip-flops"
-"""The sizes of a unit where none are given; only in an FPGA do rows wait in its memory."""
+"""The sizes of a unit where none are given; with `--cells` of an FPGA, storage is memory."""
 
 LanesOption = Annotated[int, typer.Option(help="Scores a cycle.")]
 MaxRowOption = Annotated[int, typer.Option(help="Scores of the longest row.")]
@@ -36,7 +36,11 @@ HeadOption = Annotated[int, typer.Option(help="Head of the layer, from 0.")]
 
 
 def number_or_all(text: str | int) -> int | None:
-    """Return a number, or None for "all", as the options of `rtl` take it."""
+    """Return a number, or None for "all", as the options of `rtl` take it.
+
+    Raises:
+        typer.BadParameter: it is neither.
+    """
     if text == ALL:
         return None
     try:

@@ -1,21 +1,26 @@
-"""Heads of a model for the hardware: the constants that a unit gets, and real scores to run it with."""
+"""What the verbs for hardware share: units of one kind, and heads of a model with their constants and real scores."""
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from softmaxkit.flow.vectors import Rows
 from softmaxkit.methods.base.constants import Constants
+from softmaxkit.methods.base.forms import Kind
 from softmaxkit.methods.base.spec import Spec
 
 if TYPE_CHECKING:
+    from softmaxkit.methods.base.unit import SoftmaxUnit
     from softmaxkit.models.evaluation import RealScores
+
+T = TypeVar("T")
 
 WINDOWS = 8
 """Held-out windows that a model runs for a head's scores."""
@@ -56,6 +61,27 @@ def require_amaranth() -> None:
         ModuleNotFoundError: Amaranth is not installed; the message says how to get it.
     """
     import_module("softmaxkit.blocks")
+
+
+def of_kind(units: Iterable[T], unit_of: Callable[[T], SoftmaxUnit], kind: Kind | None) -> list[T]:
+    """Return the units whose constants are baked in, or those whose constants are loaded; all where `kind` is None.
+
+    What has no constants to load counts as baked.
+
+    Args:
+        units: some units, or what they come with.
+        unit_of: returns the unit.
+        kind: which to keep.
+
+    Raises:
+        ValueError: there are none of this kind.
+    """
+    some = list(units)
+    kept = [each for each in some if kind is None or (unit_of(each).registers is not None) == (kind == "loadable")]
+    if not kept:
+        names = ", ".join(dict.fromkeys(unit_of(each).spec.name for each in some))
+        raise ValueError(f"{names} has no unit with {kind} constants; leave --constants out")
+    return kept
 
 
 def read_heads(

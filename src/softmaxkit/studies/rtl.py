@@ -11,10 +11,10 @@ import numpy as np
 
 from softmaxkit.files import whole_folder
 from softmaxkit.methods.base.constants import Constants
-from softmaxkit.methods.base.forms import Kind, of_kind
+from softmaxkit.methods.base.forms import Kind
 from softmaxkit.methods.base.spec import Spec
 from softmaxkit.record import make_record, make_result
-from softmaxkit.studies.hardware import TrainedHead
+from softmaxkit.studies.hardware import TrainedHead, of_kind
 from softmaxkit.studies.progress import Say, Stage
 
 if TYPE_CHECKING:

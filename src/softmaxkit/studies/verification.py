@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from softmaxkit.methods.base.constants import Constants
-from softmaxkit.methods.base.forms import Kind, of_kind
+from softmaxkit.methods.base.forms import Kind
 from softmaxkit.methods.base.spec import Spec
 from softmaxkit.record import make_record, make_result
-from softmaxkit.studies.hardware import TrainedHead, head_of_layer
+from softmaxkit.studies.hardware import TrainedHead, head_of_layer, of_kind
 from softmaxkit.studies.progress import Progress, Say, Stage
 
 if TYPE_CHECKING:

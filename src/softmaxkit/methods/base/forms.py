@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from softmaxkit.methods.base.spec import Spec
     from softmaxkit.methods.base.unit import SoftmaxUnit
 
-T = TypeVar("T")
 Kind = Literal["baked", "loadable"]
+"""How a unit comes to its constants."""
 
 
 class Form(NamedTuple):
@@ -37,24 +36,3 @@ def forms_of(spec: Spec) -> list[Form]:
     if spec.unit().registers is None:
         return [Form("", spec)]
     return [Form("constants baked in", spec, True), Form("constants loadable", spec)]
-
-
-def of_kind(units: Iterable[T], unit_of: Callable[[T], SoftmaxUnit], kind: Kind | None) -> list[T]:
-    """Return the units whose constants are baked in, or those whose constants are loaded; all where `kind` is None.
-
-    What has no constants to load counts as baked.
-
-    Args:
-        units: some units, or what they come with.
-        unit_of: returns the unit.
-        kind: which to keep.
-
-    Raises:
-        ValueError: there are none of this kind.
-    """
-    some = list(units)
-    kept = [each for each in some if kind is None or (unit_of(each).registers is not None) == (kind == "loadable")]
-    if not kept:
-        names = ", ".join(dict.fromkeys(unit_of(each).spec.name for each in some))
-        raise ValueError(f"{names} has no unit with {kind} constants; leave --constants out")
-    return kept
