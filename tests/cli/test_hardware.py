@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import re
@@ -10,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from softmaxkit import ConSmax, Q, Softermax, Spec, load
-from softmaxkit.cli import main
+from softmaxkit import ConSmax, Q, Softermax, Spec
+from softmaxkit.cli import main, rtl, synth, verify
+from softmaxkit.cli.units import sizes
 from softmaxkit.flow import tools
 from softmaxkit.flow.simulate import can_verilate
-from softmaxkit.models import layers
-from softmaxkit.models.text import standard_library_source
+from softmaxkit.studies.silicon import storage_in
 
 pytestmark = pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")
 verilator = pytest.mark.skipif(not can_verilate(), reason="needs Yosys, Verilator and a C++ compiler")
@@ -53,16 +54,6 @@ def unloaded(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> tuple[object, ...]:
-    """Options for a small model with ConSmax in it."""
-    folder = tmp_path_factory.mktemp("model")
-    (folder / "text.txt").write_bytes(standard_library_source(20_000))
-    common = ["--text", folder / "text.txt", "--context", 16]
-    assert main(list(map(str, ["train", "consmax", *common, "--steps", 2, "-o", folder / "model"]))) == 0
-    return ("--model", folder / "model", *common)
-
-
 @verilator
 def test_a_record_of_every_unit(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     code, out, err = run(capsys, "verify", "consmax", *FEW, "--depth", 3, "--seed", 5, "--json", tmp_path / "r.json")
@@ -94,6 +85,26 @@ def test_a_record_of_every_unit(capsys: pytest.CaptureFixture[str], tmp_path: Pa
     loaded, baked = (result["constants"] for result in record["results"])
     assert loaded == json.loads(json.dumps([constants.to_json() for constants in ConSmax().examples()]))
     assert baked == loaded[:1]
+
+
+@verilator
+def test_units_of_one_kind(capsys: pytest.CaptureFixture[str], spec: Path) -> None:
+    for kind in ("baked", "loadable"):
+        code, out, err = run(capsys, "verify", "--spec", spec, *FEW, "--constants", kind, "--json", "-")
+        assert code == 0, err
+        (result,) = json.loads(out)["results"]
+        assert result["unit"] == kind
+
+
+def test_the_same_defaults_for_every_verb() -> None:
+    defaults = [
+        {name: inspect.signature(verb).parameters[name].default for name in ("lanes", "max_row", "depth")}
+        for verb in (rtl, verify, synth)
+    ]
+    assert defaults == [{"lanes": 1, "max_row": 256, "depth": None}] * 3
+    assert {inspect.signature(verb).parameters["storage"].default for verb in (rtl, verify)} == {"flip-flops"}
+    assert sizes(1, 256, None, storage_in("sky130", None))["storage"] == "flip-flops"
+    assert sizes(1, 256, None, storage_in("ice40", None))["storage"] == "memory"
 
 
 @verilator
@@ -149,15 +160,18 @@ def test_all_methods(capsys: pytest.CaptureFixture[str]) -> None:
         (["verify", "exaq", "--depth", 99], "depth is a whole number from"),
         (["verify", "softermax", "--lanes", 3], "lanes divide 16 or are a multiple of it, not 3"),
         (["verify", "consmax", "--storage", "memory"], "storage is 'flip-flops' or 'latches' for this unit"),
-        (["verify", "exaq", "--storage", "sram"], "not 'sram'"),
+        (["verify", "exaq", "--storage", "sram"], "'sram' is not one of 'flip-flops', 'latches', 'memory'"),
         (["verify", "exaq", "--outputs", 0], "--outputs"),
         (["verify", "exaq", "--lanes", "many"], "--lanes"),
+        (["verify", "softermax", "--constants", "loadable"], "softermax has no unit with loadable constants; leave"),
         (["rtl"], "give either a METHOD or --spec FILE"),
         (["rtl", "all"], "the methods are exact, consmax, softermax, exaq"),
         (["rtl", "exaq", "--lanes", 257], "lanes is a whole number from 1 to 256, not 257"),
-        (["rtl", "exaq", "--constants", "fixed"], "--constants is baked or loadable, not 'fixed'"),
+        (["rtl", "exaq", "--constants", "fixed"], "'fixed' is not one of 'baked', 'loadable'"),
+        (["rtl", "exact", "--constants", "loadable"], "exact has no unit with loadable constants; leave"),
         (["rtl", "exaq", "--name", "2d"], "a module's name is letters, digits and underscores"),
         (["rtl", "exaq", "--clock", 0], "the clock's period is a positive number"),
+        (["rtl", "exaq", "--layer", "first"], "'--layer': a number from 0, or all, not 'first'"),
         (["rtl", "exaq", "-o", __file__], "is a file; give a folder"),
         (["rtl", "exaq", "-o", Path(__file__).parent], "holds no exported unit"),
         (["rtl", "--model", "missing"], "cannot load the model missing"),
@@ -218,53 +232,6 @@ def test_a_simulator_that_fails(
     error = err[err.index("error: ") :].splitlines()
     assert re.fullmatch(r"error: verilator failed while .* \(exit code 7\); its last lines:", error[0])
     assert error[1:] == [f"  reason {at}" for at in (1, 2, 3)]
-
-
-@verilator
-def test_a_head_of_a_model(capsys: pytest.CaptureFixture[str], model: tuple[object, ...], tmp_path: Path) -> None:
-    code, out, err = run(capsys, "verify", *model, *FEW, "--depth", 3, "--layer", 1, "--head", 2, "--json", "-")
-    assert code == 0, err
-    constants = list(layers(load(str(model[1]))).values())[1].constants.of_head(2)
-    expected = json.loads(json.dumps([constants.to_json()]))
-    assert [result["constants"] for result in json.loads(out)["results"]] == [expected] * 2
-
-
-@yosys
-def test_a_unit_with_the_constants_of_a_model(
-    capsys: pytest.CaptureFixture[str], model: tuple[object, ...], tmp_path: Path
-) -> None:
-    code, _, err = run(capsys, "rtl", *model, *SMALL, "-o", tmp_path / "baked")
-    assert code == 0, err
-    assert json.loads((tmp_path / "baked" / "parameters.json").read_text())["constants"] == "baked in"
-    code, _, err = run(capsys, "rtl", *model, *SMALL, "-o", tmp_path / "other", "--constants", "loadable")
-    assert code == 0, err
-    assert json.loads((tmp_path / "other" / "parameters.json").read_text())["constants"] == "loadable"
-    constants = next(iter(layers(load(str(model[1]))).values())).constants.of_head(0)
-    for name in ("baked", "other"):
-        exported = json.loads((tmp_path / name / "tables.json").read_text())["sets"][0]["constants"]
-        assert exported == json.loads(json.dumps(constants.to_json()))
-
-
-def test_a_head_that_the_model_does_not_have(capsys: pytest.CaptureFixture[str], model: tuple[object, ...]) -> None:
-    for verb in ("verify", "rtl"):
-        for option, value in (("--layer", 4), ("--layer", -1), ("--head", 4), ("--head", -1)):
-            code, _, err = run(capsys, verb, *model, option, value)
-            assert code == 2
-            assert last_line(err) == f"error: {option} is 0 to 3 for this model, not {value}"
-        code, _, err = run(capsys, verb, "exaq", *model)
-        assert code == 2
-        assert "has consmax in it; leave METHOD and --spec out, or give that" in last_line(err)
-
-
-def test_a_model_without_a_method(
-    capsys: pytest.CaptureFixture[str], model: tuple[object, ...], tmp_path: Path
-) -> None:
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    GPT2LMHeadModel(GPT2Config(vocab_size=256, n_positions=16, n_embd=8, n_layer=1, n_head=2)).save_pretrained(tmp_path)
-    code, _, err = run(capsys, "verify", "--model", tmp_path, *model[2:])
-    assert code == 2
-    assert f"has no method in it; put one in with 'softmaxkit calibrate {tmp_path} METHOD'" in last_line(err)
 
 
 @yosys

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from softmaxkit import ConSmax, Softermax
 from softmaxkit.cli import main
 from softmaxkit.flow.simulate import can_verilate
+from softmaxkit.flow.vectors import Rows
 from softmaxkit.methods.base.forms import Form
-from softmaxkit.studies.silicon import units_of_forms
+from softmaxkit.studies.hardware import TrainedHead
+from softmaxkit.studies.silicon import unit_of_head, units_of_forms
 
 pytestmark = [
     pytest.mark.skipif(not can_verilate(), reason="needs Yosys, Verilator and a C++ compiler"),
@@ -34,7 +37,8 @@ def spec(tmp_path: Path) -> str:
 
 def test_a_spec(tmp_path: Path, spec: str, capsys: pytest.CaptureFixture[str]) -> None:
     record, folder = tmp_path / "record.json", tmp_path / "out"
-    assert main(["synth", "--spec", spec, "--no-wires", "--json", str(record), "-o", str(folder)]) == 0
+    latches = ("--storage", "latches")
+    assert main(["synth", "--spec", spec, *latches, "--no-wires", "--json", str(record), "-o", str(folder)]) == 0
     baked, loadable = json.loads(record.read_text())["results"]
     assert (baked["form"], loadable["form"]) == ("constants baked in", "constants loadable")
     assert baked["area_um2"] < 1200 < loadable["area_um2"]
@@ -54,7 +58,7 @@ def test_a_spec(tmp_path: Path, spec: str, capsys: pytest.CaptureFixture[str]) -
 @pytest.mark.slow
 def test_all_methods(tmp_path: Path) -> None:
     record = tmp_path / "record.json"
-    assert main(["synth", "all", "--no-wires", "--json", str(record)]) == 0
+    assert main(["synth", "all", "--storage", "latches", "--no-wires", "--json", str(record)]) == 0
     results = json.loads(record.read_text())["results"]
     assert {result["method"] for result in results} == {"exact", "consmax", "softermax", "exaq"}
     assert all(result["mismatches"] == 0 < result["compared"] for result in results)
@@ -71,6 +75,24 @@ def test_anybodys_verilog(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert main(["synth", "--verilog", str(file), "--cells", "xilinx", "--json", "-"]) == 0
     (result,) = json.loads(capsys.readouterr().out)["results"]
     assert result["luts"] + result["dsps"] > 0
+
+
+def test_units_of_one_kind(spec: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["synth", "--spec", spec, "--cells", "ice40", "--constants", "baked", "--json", "-"]) == 0
+    (result,) = json.loads(capsys.readouterr().out)["results"]
+    assert result["form"] == "constants baked in"
+
+
+def test_the_unit_of_a_head() -> None:
+    constants = ConSmax().constants(beta=0.5, gamma=60.0)
+    head = TrainedHead(0, 0, ConSmax(), constants, Rows(np.zeros((2, 9), int), np.ones((2, 9), bool), np.full(2, 9)))
+    sizes = {"lanes": 1, "max_row": 8, "depth": None, "storage": "flip-flops"}
+    for baked in (True, False):
+        chosen = unit_of_head(head, "layer 0, head 0", sizes, baked=baked)
+        assert chosen.unit.constants == (constants if baked else None)
+        assert chosen.constants == constants
+        assert chosen.rows is not None
+        assert chosen.rows.lengths.tolist() == [8, 8]
 
 
 def test_a_clock_that_cannot_be_met(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -100,6 +122,8 @@ def test_a_memory_where_a_unit_has_no_use_for_one() -> None:
         (["softermax", "--top", "x"], "--top is for --verilog"),
         (["softermax", "--cells", "ice40", "--liberty", "FOLDER/bad.v"], "--liberty is for standard cells"),
         (["softermax", "--verilog", "FOLDER/bad.v"], "--verilog takes the place of METHOD"),
+        (["--constants", "baked", "--verilog", "FOLDER/bad.v"], "--verilog takes the place of METHOD"),
+        (["softermax", "--constants", "loadable"], "softermax has no unit with loadable constants; leave --constants"),
         (["--verilog", "FOLDER/bad.v", "--top", "absent"], "there is no module absent; there is bad"),
         (["--liberty", "FOLDER/bad.v", "exact"], "bad.v, line"),
         ([], "give either a METHOD or --spec FILE"),

@@ -251,5 +251,14 @@ def test_folders(exported: Any, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds a unit already"):
         check_export_folder(folder, overwrite=False)
     assert check_export_folder(folder, overwrite=True) == folder.resolve()
+    several = tmp_path / "several"
+    for name in ("layer0-head0", "layer0-head1"):
+        shutil.copytree(folder, several / name)
+    with pytest.raises(ValueError, match="holds a unit already"):
+        check_export_folder(several, overwrite=False)
+    assert check_export_folder(several, overwrite=True) == several.resolve()
+    (several / "notes.txt").touch()
+    with pytest.raises(ValueError, match="holds no exported unit"):
+        check_export_folder(several, overwrite=True)
     (tmp_path / "empty").mkdir()
     assert check_export_folder(tmp_path / "empty", overwrite=False).is_dir()

@@ -8,6 +8,7 @@ from softmaxkit import ConSmax, Exaq, Softermax
 from softmaxkit.flow.simulate import can_verilate
 from softmaxkit.methods import METHODS
 from softmaxkit.methods.base.forms import forms_of
+from softmaxkit.studies.hardware import of_kind
 from softmaxkit.studies.papers import lines, measured, ratios
 
 pytestmark = pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")
@@ -42,3 +43,11 @@ def test_the_papers_ratios() -> None:
         assert all(float(cells[place]) > 0 for place in (2, 5))
     loaded, constant = (float(table[2 + row].split("|")[3]) for row in (0, 1))
     assert loaded < constant  # loadable tables make ConSmax larger, and so its rival's ratio smaller
+
+
+def test_units_of_one_kind() -> None:
+    units = [form.unit(lanes=1, max_row=8) for spec in (ConSmax(), Softermax()) for form in forms_of(spec)]
+    kept = {kind: of_kind(units, lambda unit: unit, kind) for kind in (None, "baked", "loadable")}
+    assert kept == {None: units, "baked": [units[0], units[2]], "loadable": [units[1]]}
+    with pytest.raises(ValueError, match="softermax has no unit with loadable constants; leave --constants out"):
+        of_kind(units[2:], lambda unit: unit, "loadable")

@@ -29,7 +29,6 @@ from softmaxkit.flow.tools import ToolError
 app = typer.Typer(
     help="From a softmax in a PyTorch model to verified gates, and back with the numbers.",
     invoke_without_command=True,
-    add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -84,14 +83,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     _quieten_libraries()
     try:
-        code = app(args=None if arguments is None else list(arguments), standalone_mode=False)
+        code = app(None if arguments is None else list(arguments), "softmaxkit", standalone_mode=False)
         return code if isinstance(code, int) else 0
     except (KeyboardInterrupt, typer.Abort):
         return _fail("stopped; finished results are kept, and the same command continues from there", 130)
     except typer.TyperException as error:
         context = getattr(error, "ctx", None)
         message = error.format_message() if hasattr(error, "format_message") else str(error)
-        return _fail(f"{message} See '{context.command_path if context else 'softmaxkit'} --help'.", 2)
+        message = message.replace("Value error, ", "")  # pydantic's words, with which Typer checks
+        stop = "" if message.endswith((".", "?")) else "."
+        return _fail(f"{message}{stop} See '{context.command_path if context else 'softmaxkit'} --help'.", 2)
     except ToolError as error:
         print("error:", error, file=sys.stderr)  # several lines: the last ones of the tool are shown as they are
         return 1

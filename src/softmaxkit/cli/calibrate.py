@@ -18,6 +18,7 @@ from softmaxkit.cli.options import (
     TextOption,
     check_output_folder,
     chosen_spec,
+    method_argument,
     output_folder,
     with_gguf,
 )
@@ -32,9 +33,7 @@ BITS_RANGE = sorted({bits for choices in BITS.values() for bits in choices}) or 
 
 def calibrate(
     model: ModelArgument,
-    method: Annotated[
-        str | None, typer.Argument(help="Method to put in; left out, those in the model.", show_default=False)
-    ] = None,
+    method: Annotated[str | None, method_argument("Method to put in; left out, those in the model.")] = None,
     output: Annotated[
         Path,
         output_folder("Folder for the calibrated model."),

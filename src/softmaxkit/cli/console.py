@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,10 +21,16 @@ console = Console(stderr=True, highlight=False, markup=False)
 LOG_WIDTH = 160
 """Columns of tables where there is no terminal to fit them to."""
 
+QUIET = 10.0
+"""Seconds between the lines of one stage where there is no terminal, at least."""
+
 
 @contextmanager
 def stages() -> Iterator[Callable[[str], Callable[[int, int], None]]]:
-    """Show each piece of work with a progress bar; as a line where standard error is no terminal."""
+    """Show each piece of work with a progress bar; in lines where standard error is no terminal."""
+    if not console.is_terminal:
+        yield _in_lines
+        return
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -31,19 +38,40 @@ def stages() -> Iterator[Callable[[str], Callable[[int, int], None]]]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
+    with Progress(*columns, console=console) as bars:
 
         def stage(title: str) -> Callable[[int, int], None]:
-            if not console.is_terminal:
-                console.print(title)
             task = bars.add_task(title, total=None)
-
-            def advance(done: int, total: int) -> None:
-                bars.update(task, completed=done, total=total)
-
-            return advance
+            return lambda done, total: bars.update(task, completed=done, total=total)
 
         yield stage
+
+
+def _in_lines(title: str) -> Callable[[int, int], None]:
+    """Print that a piece of work begins, and every `QUIET` seconds how far it is and how long it goes on."""
+    console.print(title, soft_wrap=True)
+    said = time.monotonic()
+    first: tuple[float, int] | None = None  # work that goes on from a checkpoint begins in the middle
+
+    def advance(done: int, total: int) -> None:
+        nonlocal said, first
+        now = time.monotonic()
+        began, before = first = first or (now, done)
+        if now - said >= QUIET and before < done < total:
+            said = now
+            left = (now - began) * (total - done) / (done - before)
+            console.print(f"{title}: {done} of {total}, {_duration(left)} left", soft_wrap=True)
+
+    return advance
+
+
+def _duration(seconds: float) -> str:
+    """Return a time as one would say it, e.g. "2 min 10 s"."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 @contextmanager

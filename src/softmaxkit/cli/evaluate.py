@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.table import Table
@@ -20,14 +20,12 @@ from softmaxkit.cli.options import (
 )
 from softmaxkit.recipe import WINDOWS, Recipe
 
-MODES = {"float": ("float",), "integer": ("integer",), "both": ("float", "integer")}
-
 
 def evaluate(
     model: ModelArgument,
     gguf: GgufOption = None,
     text: TextOption = None,
-    mode: Annotated[str, typer.Option(help="float, integer, or both.")] = "both",
+    mode: Annotated[Literal["float", "integer", "both"], typer.Option(help="In which form.")] = "both",
     windows: WindowsOption = WINDOWS,
     context: ContextOption = Recipe().context,
     task: Annotated[
@@ -48,12 +46,11 @@ def evaluate(
 
     A model without a method is measured with exact softmax.
     """
-    if mode not in MODES:
-        raise ValueError(f"--mode is float, integer or both, not {mode!r}")
     from softmaxkit.studies.evaluation import EvaluationOptions, evaluate_model
 
     model = with_gguf(model, gguf)
-    options = EvaluationOptions(model, MODES[mode], context, text, windows, tuple(task or ()), include, limit)
+    modes = ("float", "integer") if mode == "both" else (mode,)
+    options = EvaluationOptions(model, modes, context, text, windows, tuple(task or ()), include, limit)
     with stages() as stage:
         record = evaluate_model(options, command_line(), stage)
     results_console(json).print((_task_table if task else _loss_table)(record["results"]))

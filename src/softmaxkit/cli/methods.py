@@ -5,19 +5,18 @@ from __future__ import annotations
 import dataclasses
 from typing import Annotated
 
-import typer
 from rich.table import Table
 from rich.text import Text
 
 from softmaxkit.cli.console import command_line, results_console, write_record
-from softmaxkit.cli.options import JsonOption
+from softmaxkit.cli.options import JsonOption, method_argument
 from softmaxkit.methods import METHODS, method_class
 from softmaxkit.methods.base.spec import Spec
 from softmaxkit.record import make_record
 
 
 def methods(
-    method: Annotated[str | None, typer.Argument(help="List this method alone.", show_default=False)] = None,
+    method: Annotated[str | None, method_argument("List this method alone.")] = None,
     json: JsonOption = None,
 ) -> None:
     """List the methods, with the fields of their specs, the defaults, and the choices where they are few."""

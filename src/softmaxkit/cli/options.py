@@ -24,10 +24,21 @@ def any_of(names: Sequence[str]) -> str:
     return " or ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
-MethodArgument = Annotated[str | None, typer.Argument(help=f"{any_of([*METHODS])}.", show_default=False)]
-MethodOrAllArgument = Annotated[str | None, typer.Argument(help=f"{any_of([*METHODS, ALL])}.", show_default=False)]
+def method_argument(help: str, *also: str) -> Any:
+    """Return the argument of a method's name, completed by the shell; `also` are other words that it takes."""
+    return typer.Argument(help=help, show_default=False, autocompletion=lambda: [*METHODS, *also])
+
+
+MethodArgument = Annotated[str | None, method_argument(f"{any_of([*METHODS])}.")]
+MethodOrAllArgument = Annotated[str | None, method_argument(f"{any_of([*METHODS, ALL])}.", ALL)]
 MethodsOption = Annotated[
-    list[str] | None, typer.Option("--method", help="Measure this method; may be given again.", show_default="all")
+    list[str] | None,
+    typer.Option(
+        "--method",
+        help="Measure this method; may be given again.",
+        show_default="all",
+        autocompletion=lambda: [*METHODS],
+    ),
 ]
 SpecOption = Annotated[
     Path | None, typer.Option("--spec", metavar="FILE", help="A spec as JSON, in place of a method.")

@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
-from softmaxkit.cli.console import console
+from softmaxkit.cli.console import command_line, console, stages, write_record
 from softmaxkit.cli.options import (
     ContextOption,
+    JsonOption,
     MethodArgument,
     OverwriteOption,
     SpecOption,
@@ -17,39 +18,47 @@ from softmaxkit.cli.options import (
     output_folder,
 )
 from softmaxkit.cli.units import (
+    LANES,
+    MAX_ROW,
+    STORAGE,
     DepthOption,
-    HeadOption,
+    HeadsOption,
     LanesOption,
-    LayerOption,
+    LayersOption,
     MaxRowOption,
     ModelOption,
     StorageOption,
-    chosen_unit,
+    chosen_units,
+    constants_option,
     sizes,
 )
+from softmaxkit.methods.base.forms import Kind
 from softmaxkit.recipe import Recipe
 
 
 def rtl(
     method: MethodArgument = None,
-    output: Annotated[Path, output_folder("Folder for the unit.")] = Path("softmaxkit-rtl"),
-    lanes: LanesOption = 16,
-    max_row: MaxRowOption = 256,
+    output: Annotated[Path, output_folder("Folder for the unit; with several, for a folder each.")] = Path(
+        "softmaxkit-rtl"
+    ),
+    lanes: LanesOption = LANES,
+    max_row: MaxRowOption = MAX_ROW,
     depth: DepthOption = None,
-    storage: StorageOption = "flip-flops",
+    storage: StorageOption = STORAGE,
+    constants: Annotated[Kind | None, constants_option("baked with --model, loadable without")] = None,
     spec: SpecOption = None,
     model: ModelOption = None,
-    layer: LayerOption = 0,
-    head: HeadOption = 0,
-    constants: Annotated[
+    layer: LayersOption = 0,
+    head: HeadsOption = 0,
+    name: Annotated[
         str | None,
-        typer.Option(help="baked or loadable.", show_default="baked with --model, loadable without"),
+        typer.Option(help="Name of the top module; of several, what it begins with.", show_default="softmaxkit_METHOD"),
     ] = None,
-    name: Annotated[str | None, typer.Option(help="Name of the top module.", show_default="softmaxkit_METHOD")] = None,
     clock: Annotated[float, typer.Option(help="Clock period in ns, for the timing constraints.")] = 5.0,
     text: TextOption = None,
     context: ContextOption = Recipe().context,
     overwrite: OverwriteOption = False,
+    json: JsonOption = None,
 ) -> None:
     """Write the hardware unit of a method as Verilog, with a test bench, vectors, an AXI-Stream wrapper and a note."""
     from softmaxkit.studies.hardware import require_amaranth
@@ -58,10 +67,12 @@ def rtl(
     from softmaxkit.flow.export import check_export_folder
     from softmaxkit.studies.rtl import RtlOptions, write_rtl
 
-    if constants not in (None, "baked", "loadable"):
-        raise ValueError(f"--constants is baked or loadable, not {constants!r}")
     check_export_folder(output, overwrite)
-    chosen, trained = chosen_unit(method, spec, model, layer, head, text, context)
-    baked = None if constants is None else constants == "baked"
-    write_rtl(chosen, trained, RtlOptions(sizes(lanes, max_row, depth, storage), output, baked, name, clock, overwrite))
-    console.print(f"{chosen.method}, {lanes} lanes: {output}; begin with {output / 'README.md'}", soft_wrap=True)
+    options = RtlOptions(sizes(lanes, max_row, depth, storage), output, constants, name, clock, overwrite)
+    chosen = chosen_units(method, spec, model, layer, head, text, context, options.rows)
+    with stages() as stage:
+        record = write_rtl(chosen, options, command_line(), stage, lambda line: console.print(line, soft_wrap=True))
+    first = Path(record["results"][0]["folder"])
+    about = f"{chosen[0][0].method}, {lanes} lane{'s' if lanes > 1 else ''}"
+    console.print(f"{about}: {output}; begin with {first / 'README.md'}", soft_wrap=True)
+    write_record(record, json)

@@ -20,28 +20,47 @@ from softmaxkit.cli.options import (
 )
 from softmaxkit.cli.silicon_tables import cells_table, counts_table, title_of
 from softmaxkit.cli.units import (
+    LANES,
+    MAX_ROW,
+    STORAGE,
+    STORAGE_HELP,
     DepthOption,
     HeadOption,
     LanesOption,
     LayerOption,
     MaxRowOption,
     ModelOption,
-    chosen_unit,
+    chosen_units,
+    constants_option,
     sizes,
 )
 from softmaxkit.methods import METHODS, method_class
+from softmaxkit.methods.base.answers import Storage
+from softmaxkit.methods.base.forms import Kind, forms_of
 from softmaxkit.recipe import Recipe
 
 if TYPE_CHECKING:
     from softmaxkit.studies.silicon import UnitToMap
 
 
+def _names_of_cells() -> list[str]:
+    """Return what `--cells` takes."""
+    from softmaxkit.flow.cells.processes import PROCESSES
+    from softmaxkit.flow.fpga import FAMILIES
+
+    return [*PROCESSES, *FAMILIES]
+
+
 def synth(
     method: MethodOrAllArgument = None,
     cells: Annotated[
-        str, typer.Option(help="sky130 or asap7; or, for quick counts, an FPGA: ice40, ecp5 or xilinx.")
+        str,
+        typer.Option(
+            help="sky130 or asap7; or, for quick counts, an FPGA: ice40, ecp5 or xilinx.",
+            autocompletion=_names_of_cells,
+        ),
     ] = "sky130",
-    lanes: LanesOption = 1,
+    lanes: LanesOption = LANES,
     clock: Annotated[
         float | None,
         typer.Option(metavar="NS", help="Clock period to meet, in ns.", show_default="8 for sky130, 1 for asap7"),
@@ -79,15 +98,12 @@ def synth(
     top: Annotated[
         str | None, typer.Option(metavar="NAME", help="Top module of --verilog.", show_default=False)
     ] = None,
-    max_row: MaxRowOption = 256,
+    max_row: MaxRowOption = MAX_ROW,
     depth: DepthOption = None,
     storage: Annotated[
-        str | None,
-        typer.Option(
-            help="Where rows and loadable tables are held: flip-flops, latches or memory.",
-            show_default="latches; memory in an FPGA",
-        ),
+        Storage | None, typer.Option(help=STORAGE_HELP, show_default=f"{STORAGE}; memory in an FPGA")
     ] = None,
+    constants: Annotated[Kind | None, constants_option("the method's forms; baked with --model")] = None,
     spec: SpecOption = None,
     model: ModelOption = None,
     layer: LayerOption = 0,
@@ -106,26 +122,28 @@ def synth(
 
     Netlists run on real attention scores; rows that wait are counted apart, and so are loadable tables.
     """
-    from softmaxkit.studies.hardware import require_amaranth
+    from softmaxkit.studies.hardware import of_kind, require_amaranth
 
     require_amaranth()
-    from softmaxkit.flow.cells.processes import PROCESSES
     from softmaxkit.flow.fpga import FAMILIES
     from softmaxkit.studies.silicon import SynthesisOptions, storage_in, synthesize_units, synthesize_verilog
 
-    if cells not in PROCESSES and cells not in FAMILIES:
-        raise ValueError(f"--cells is {', '.join([*PROCESSES, *FAMILIES])}, not {cells!r}")
+    if cells not in _names_of_cells():
+        raise ValueError(f"--cells is {', '.join(_names_of_cells())}, not {cells!r}")
     if clock is not None and not 0 < clock < 1e6:
         raise ValueError(f"--clock is a period in ns, more than 0, not {clock:g}")
     if liberty and cells in FAMILIES:
         raise ValueError(f"--liberty is for standard cells; leave it out with --cells {cells}")
-    if verilog and (method is not None or spec is not None or model is not None):
-        raise ValueError("--verilog takes the place of METHOD, --spec and --model; give one of them")
+    if verilog and any(given is not None for given in (method, spec, model, constants)):
+        raise ValueError("--verilog takes the place of METHOD, --spec, --model and --constants; leave them out")
     if top is not None and not verilog:
         raise ValueError("--top is for --verilog; units have a top module of their own")
     unit_sizes = sizes(lanes, max_row, depth, storage_in(cells, storage))
     options = SynthesisOptions(unit_sizes, cells, clock, wires, liberty or [], corner or [], output)
-    units = [] if verilog else _units(method, spec, model, layer, head, text, context, unit_sizes, cells)
+    units = []
+    if not verilog:
+        every = _units(method, spec, model, layer, head, text, context, unit_sizes, cells, constants != "loadable")
+        units = of_kind(every, lambda each: each.unit, constants)
     with stages() as stage:
         if verilog:
             record = synthesize_verilog(verilog, top, options, command_line(), stage, console.print)
@@ -151,9 +169,9 @@ def _units(
     context: int,
     unit_sizes: dict[str, Any],
     cells: str,
+    baked: bool,
 ) -> list[UnitToMap]:
     """Return the units to synthesise: all forms of methods, those of a spec, or the one of a model's head."""
-    from softmaxkit.methods.base.forms import forms_of
     from softmaxkit.studies.silicon import unit_of_head, units_of_forms
 
     every = method is not None and method.lower() == ALL
@@ -162,10 +180,10 @@ def _units(
         return units_of_forms((form for spec_class in classes for form in spec_class.forms()), unit_sizes, cells)
     if every:
         raise ValueError(f"{ALL!r} stands for the methods' own forms; leave it out with --spec or --model")
-    chosen, trained = chosen_unit(method, spec, model, layer, head, text, context)
+    ((chosen, trained),) = chosen_units(method, spec, model, layer, head, text, context)
     if trained is None:
         return units_of_forms(forms_of(chosen), unit_sizes, cells)
-    return [unit_of_head(trained, f"layer {layer}, head {head}", unit_sizes, cells)]
+    return [unit_of_head(trained, f"layer {layer}, head {head}", unit_sizes, cells, baked)]
 
 
 def _raise_failures(results: list[dict[str, Any]], clock: float | None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -53,7 +53,8 @@ def train(
     ] = None,
     context: ContextOption = Recipe().context,
     mode: Annotated[
-        str, typer.Option(help="float, or integer: the hardware's integers, with straight-through gradients.")
+        Literal["float", "integer"],
+        typer.Option(help="Integers are the hardware's, with straight-through gradients."),
     ] = "float",
     seed: SeedOption = 0,
     overwrite: OverwriteOption = False,

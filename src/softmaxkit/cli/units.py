@@ -7,20 +7,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from softmaxkit.cli.options import chosen_spec
+from softmaxkit.cli.options import ALL, chosen_spec
+from softmaxkit.methods.base.answers import Storage
 
 if TYPE_CHECKING:
     from softmaxkit.methods.base.spec import Spec
     from softmaxkit.studies.hardware import TrainedHead
+
+LANES, MAX_ROW = 1, 256
+STORAGE: Storage = "flip-flops"
+"""The sizes of a unit where none are given; with `--cells` of an FPGA, storage is memory."""
 
 LanesOption = Annotated[int, typer.Option(help="Scores a cycle.")]
 MaxRowOption = Annotated[int, typer.Option(help="Scores of the longest row.")]
 DepthOption = Annotated[
     int | None, typer.Option(help="Pipeline registers, not counting buffers.", show_default="the unit's own")
 ]
-StorageOption = Annotated[
-    str, typer.Option(help="Where rows and loadable tables are held: flip-flops, latches or memory.")
-]
+STORAGE_HELP = "Where rows and loadable tables are held."
+StorageOption = Annotated[Storage, typer.Option(help=STORAGE_HELP)]
 ModelOption = Annotated[
     str | None,
     typer.Option(
@@ -31,35 +35,65 @@ LayerOption = Annotated[int, typer.Option(help="Layer of the model, from 0.")]
 HeadOption = Annotated[int, typer.Option(help="Head of the layer, from 0.")]
 
 
-def chosen_unit(
+def number_or_all(text: str | int) -> int | None:
+    """Return a number, or None for "all", as the options of `rtl` take it.
+
+    Raises:
+        typer.BadParameter: it is neither.
+    """
+    if text == ALL:
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise typer.BadParameter(f"a number from 0, or {ALL}, not {text!r}") from None
+
+
+LayersOption = Annotated[
+    int | None, typer.Option(parser=number_or_all, metavar="N", help=f"Layer of the model, from 0, or {ALL}.")
+]
+HeadsOption = Annotated[
+    int | None, typer.Option(parser=number_or_all, metavar="N", help=f"Head of the layer, from 0, or {ALL}.")
+]
+
+
+def constants_option(default: str) -> Any:
+    """Return the option for the kind of units, whose help says what comes where it is left out."""
+    return typer.Option(help="Units of this kind alone: constants baked in, or loaded.", show_default=default)
+
+
+def chosen_units(
     method: str | None,
     spec_file: Path | None,
     model: str | None,
-    layer: int,
-    head: int,
+    layer: int | None,
+    head: int | None,
     text: Path | None,
     context: int,
-) -> tuple[Spec, TrainedHead | None]:
-    """Return the spec, and the head of a model where one is given.
+    rows: int | None = None,
+) -> list[tuple[Spec, TrainedHead | None]]:
+    """Return the spec, or that of each head of a model, with the head; `layer` and `head` are None for all.
 
     Raises:
         ValueError: too little or too much is given, or the model has another method in it.
     """
     if model is None:
-        return chosen_spec(method, spec_file), None
-    from softmaxkit.studies.hardware import read_head
+        return [(chosen_spec(method, spec_file), None)]
+    from softmaxkit.studies.hardware import read_heads
 
-    trained = read_head(model, layer, head, text, context)
+    heads = read_heads(model, layer, head, text, context, rows)
     if method is not None or spec_file is not None:
         wanted = chosen_spec(method, spec_file)
-        same = wanted == trained.spec if spec_file is not None else wanted.method == trained.spec.method
-        if not same:
-            raise ValueError(
-                f"layer {layer} of {model} has {trained.spec.name} in it; leave METHOD and --spec out, or give that"
-            )
-    return trained.spec, trained
+        for each in heads:
+            same = wanted == each.spec if spec_file is not None else wanted.method == each.spec.method
+            if not same:
+                raise ValueError(
+                    f"layer {each.layer} of {model} has {each.spec.name} in it; "
+                    "leave METHOD and --spec out, or give that"
+                )
+    return [(each.spec, each) for each in heads]
 
 
-def sizes(lanes: int, max_row: int, depth: int | None, storage: str) -> dict[str, Any]:
+def sizes(lanes: int, max_row: int, depth: int | None, storage: Storage | None) -> dict[str, Any]:
     """Return the sizes of a unit as `Spec.unit` takes them."""
-    return {"lanes": lanes, "max_row": max_row, "depth": depth, "storage": storage}
+    return {"lanes": lanes, "max_row": max_row, "depth": depth, "storage": storage or STORAGE}

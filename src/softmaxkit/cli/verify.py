@@ -21,6 +21,9 @@ from softmaxkit.cli.options import (
     writable_file,
 )
 from softmaxkit.cli.units import (
+    LANES,
+    MAX_ROW,
+    STORAGE,
     DepthOption,
     HeadOption,
     LanesOption,
@@ -28,19 +31,22 @@ from softmaxkit.cli.units import (
     MaxRowOption,
     ModelOption,
     StorageOption,
-    chosen_unit,
+    chosen_units,
+    constants_option,
     sizes,
 )
 from softmaxkit.methods import METHODS
+from softmaxkit.methods.base.forms import Kind
 from softmaxkit.recipe import Recipe
 
 
 def verify(
     method: MethodOrAllArgument = None,
-    lanes: LanesOption = 16,
-    max_row: MaxRowOption = 256,
+    lanes: LanesOption = LANES,
+    max_row: MaxRowOption = MAX_ROW,
     depth: DepthOption = None,
-    storage: StorageOption = "flip-flops",
+    storage: StorageOption = STORAGE,
+    constants: Annotated[Kind | None, constants_option("both")] = None,
     spec: SpecOption = None,
     model: ModelOption = None,
     layer: LayerOption = 0,
@@ -74,13 +80,14 @@ def verify(
     if every and (spec is not None or model is not None):
         raise ValueError(f"{ALL!r} stands for the methods' defaults; leave it out with --spec or --model")
     names = [*METHODS] if every else [method]
-    chosen = [chosen_unit(name, spec, model, layer, head, text, context) for name in names]
+    chosen = [unit for name in names for unit in chosen_units(name, spec, model, layer, head, text, context)]
     if not can_verilate():
         console.print(
             "Verilator, make, perl or a C++ compiler is missing: Amaranth's simulator compares a fiftieth of the "
             "outputs; get them with pip install 'softmaxkit[hardware]' and your system's packages make, perl and g++"
         )
-    options = VerificationOptions(sizes(lanes, max_row, depth, storage), outputs, seed, inject_fault, waveform)
+    unit_sizes = sizes(lanes, max_row, depth, storage)
+    options = VerificationOptions(unit_sizes, outputs, seed, inject_fault, waveform, constants)
     with stages() as stage:
         record = verify_units(chosen, options, command_line(), stage, console.print)
     results = record["results"]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import inspect
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -42,18 +43,18 @@ def export(
     folder: Path,
     segments: Sequence[tuple[Constants, Rows]],
     period: float = 5.0,
-    overwrite: bool = False,
+    heads: Mapping[str, Constants] = MappingProxyType({}),
 ) -> None:
     """Write the folder of a unit, completely or not at all.
 
     Args:
         unit: baked or loadable.
         name: of the top module; the names of files and of the other modules begin with it.
-        folder: to write; missing, empty, or an older export.
+        folder: to write; missing or empty.
         segments: sets of constants with the rows that the test bench runs on them; see
             `softmaxkit.flow.vectors.stream`.
         period: clock period in ns for the timing constraints and the test bench.
-        overwrite: replace an older export.
+        heads: the constants, among those of `segments`, of heads of a model, by the heads' names.
 
     Raises:
         ValueError: the name is no Verilog identifier, the folder holds something else, or the unit cannot take the rows
@@ -61,7 +62,7 @@ def export(
         ToolError: Yosys is missing or failed.
         OSError: the folder cannot be written.
     """
-    folder = check_export_folder(folder, overwrite)
+    folder = check_export_folder(folder, overwrite=False)
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
         raise ValueError(f"a module's name is letters, digits and underscores, a letter first, not {name!r}")
     if not (period > 0 and np.isfinite(period)):
@@ -72,11 +73,12 @@ def export(
     if not re.search(rf"^module {name}\(", verilog, re.MULTILINE):  # Yosys escapes keywords
         raise ValueError(f"{name!r} is a keyword of Verilog; give the module another name")
     facts = describe(unit, name)
+    loaded = tables(unit, [constants for constants, _ in segments], heads)
     with whole_folder(folder) as work:
         write_text(work / f"{name}.sv", verilog)
-        _write_templates(work, unit, facts, segments, period)
+        _write_templates(work, unit, facts, loaded, segments[0][0], period)
         _write_vectors(work, unit, vectors)
-        write_text(work / "tables.json", _json(tables(unit, [constants for constants, _ in segments])))
+        write_text(work / "tables.json", _json(loaded))
         write_text(work / PARAMETERS_FILE, _json(facts))
 
 
@@ -98,6 +100,12 @@ def check_export_folder(folder: Path, overwrite: bool) -> Path:
 
 
 def _is_export(folder: Path) -> bool:
+    """Is this the folder of a unit, or one with such folders and nothing else?"""
+    alone = (folder / PARAMETERS_FILE).exists()
+    return all(_holds_a_unit(unit) for unit in ([folder] if alone else folder.iterdir()))
+
+
+def _holds_a_unit(folder: Path) -> bool:
     try:
         return "softmaxkit" in json.loads((folder / PARAMETERS_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError, TypeError):
@@ -115,7 +123,7 @@ def _check_segments(unit: SoftmaxUnit, segments: Sequence[tuple[Constants, Rows]
 
 
 def _write_templates(
-    work: Path, unit: SoftmaxUnit, facts: dict[str, Any], segments: Sequence[tuple[Constants, Rows]], period: float
+    work: Path, unit: SoftmaxUnit, facts: dict[str, Any], loaded: dict[str, Any], constants: Constants, period: float
 ) -> None:
     templates = Environment(
         loader=PackageLoader("softmaxkit.flow"),
@@ -124,14 +132,14 @@ def _write_templates(
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    constants = segments[0][0]
     context = {
         **facts,
         "about": about(type(unit)),
         "rules": [about(getattr(type(unit), rule)) for rule in ("latency", "interval")],
         "summary": unit.spec.summary,
         "source": unit.spec.source,
-        "registers": tables(unit, [constants for constants, _ in segments])["registers"],
+        "registers": loaded["registers"],
+        "heads": [name for each in loaded["sets"] for name in each["heads"]],
         "score_step": constants.real_scale,
         "result_step": float(unit.spec.decode(np.ones(1, np.int64), constants)[0]),
         "masks": unit.lanes * unit.masks,

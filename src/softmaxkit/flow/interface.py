@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from amaranth.hdl import Shape
@@ -61,8 +61,14 @@ def describe(unit: SoftmaxUnit, name: str) -> dict[str, Any]:
     }
 
 
-def tables(unit: SoftmaxUnit, sets: Sequence[Constants]) -> dict[str, Any]:
-    """Return the contents of `tables.json`: the registers, and each set of constants with the writes that load it."""
+def tables(unit: SoftmaxUnit, sets: Sequence[Constants], heads: Mapping[str, Constants]) -> dict[str, Any]:
+    """Return the contents of `tables.json`: the registers, and each set of constants with the writes that load it.
+
+    Args:
+        unit: baked or loadable.
+        sets: of constants; equal ones are written once.
+        heads: the constants of heads, by their names, which stand beside the set that is theirs.
+    """
     registers = unit.registers.registers if unit.registers is not None else ()
     different = {json.dumps(constants.to_json()): constants for constants in sets}
     return {
@@ -78,7 +84,11 @@ def tables(unit: SoftmaxUnit, sets: Sequence[Constants]) -> dict[str, Any]:
             for register in registers
         ],
         "sets": [
-            {"constants": constants.to_json(), "writes": unit.writes(constants) if unit.registers is not None else []}
+            {
+                "heads": [name for name, of_head in heads.items() if of_head == constants],
+                "constants": constants.to_json(),
+                "writes": unit.writes(constants) if unit.registers is not None else [],
+            }
             for constants in different.values()
         ],
     }

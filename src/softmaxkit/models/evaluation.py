@@ -92,9 +92,14 @@ def real_scores(model: PreTrainedModel, windows: Tensor) -> list[RealScores]:
     """
     scores: list[RealScores] = []
     kept = KEPT_SCORES // max(1, len(layers(model)))
-    with evaluating(model), watching_scores(model, lambda _, of_layer: scores.append(_thinned(of_layer, kept))):
-        model(input_ids=windows[:, :-1].to(device_of(model)))
+    see_scores(model, windows, lambda of_layer: scores.append(_thinned(of_layer, kept)))
     return scores
+
+
+def see_scores(model: PreTrainedModel, windows: Tensor, see: Callable[[RealScores], None]) -> None:
+    """Run windows through a model and call a function with what each of its softmax modules sees and gives, in turn."""
+    with evaluating(model), watching_scores(model, lambda _, of_layer: see(of_layer)):
+        model(input_ids=windows[:, :-1].to(device_of(model)))
 
 
 def _thinned(layer: RealScores, limit: int) -> RealScores:

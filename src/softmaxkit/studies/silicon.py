@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from softmaxkit.files import write_text
 from softmaxkit.flow.fpga import FAMILIES
+from softmaxkit.methods.base.answers import Storage
+from softmaxkit.methods.base.constants import Constants
 from softmaxkit.methods.base.forms import Form
 from softmaxkit.methods.base.spec import Spec
 from softmaxkit.record import make_record, make_result
@@ -59,12 +61,14 @@ class UnitToMap(NamedTuple):
         spec: the method.
         unit: the hardware.
         rows: of equal length, to run it with; None for the package's sample of real scores.
+        constants: to run it with; None for those baked in, or the first example of the spec.
     """
 
     title: str
     spec: Spec
     unit: SoftmaxUnit
     rows: Rows | None = None
+    constants: Constants | None = None
 
 
 def units_of_forms(forms: Iterable[Form], sizes: Mapping[str, Any], cells: str = "sky130") -> list[UnitToMap]:
@@ -76,18 +80,20 @@ def units_of_forms(forms: Iterable[Form], sizes: Mapping[str, Any], cells: str =
     return [UnitToMap(form.title, form.spec, form.unit(**_fitting(form.spec, sizes, cells))) for form in forms]
 
 
-def unit_of_head(head: TrainedHead, title: str, sizes: Mapping[str, Any], cells: str = "sky130") -> UnitToMap:
-    """Return the unit of one head of a model: its constants baked in, to run with its own longest rows.
+def unit_of_head(
+    head: TrainedHead, title: str, sizes: Mapping[str, Any], cells: str = "sky130", baked: bool = True
+) -> UnitToMap:
+    """Return the unit of one head of a model, with its constants baked in or loaded, to run with its own longest rows.
 
     Raises:
         ValueError: sizes that cannot be built.
     """
-    unit = head.spec.unit(constants=head.constants, **_fitting(head.spec, sizes, cells))
-    return UnitToMap(title, head.spec, unit, head.longest_rows(sizes["max_row"]))
+    unit = head.spec.unit(constants=head.constants if baked else None, **_fitting(head.spec, sizes, cells))
+    return UnitToMap(title, head.spec, unit, head.longest_rows(sizes["max_row"]), head.constants)
 
 
-def storage_in(cells: str, storage: str | None) -> str:
-    """Return where rows and tables wait: as asked, else in a memory of an FPGA, and in latches of standard cells.
+def storage_in(cells: str, storage: Storage | None) -> Storage | None:
+    """Return where rows and tables wait: as asked, else in a memory of an FPGA; None where neither decides it.
 
     Raises:
         ValueError: latches in an FPGA, whose flow refuses them.
@@ -96,7 +102,7 @@ def storage_in(cells: str, storage: str | None) -> str:
         raise ValueError(
             f"an FPGA such as {cells} has no latches to hold words in; give --storage memory or flip-flops"
         )
-    return storage or ("memory" if cells in FAMILIES else "latches")
+    return storage or ("memory" if cells in FAMILIES else None)
 
 
 def _fitting(spec: Spec, sizes: Mapping[str, Any], cells: str) -> dict[str, Any]:
@@ -131,7 +137,7 @@ def synthesize_units(
     from softmaxkit.flow.verilog import to_rtlil
 
     results = []
-    for title, spec, unit, rows in units:
+    for title, spec, unit, rows, constants in units:
         name = f"{spec.method} {title or spec.variant}".rstrip()
         progress = stage(f"synthesise {name}")
         about = {"form": title, "lanes": unit.lanes, "max_row": unit.max_row, "depth": unit.depth}
@@ -141,7 +147,7 @@ def synthesize_units(
             results.append(make_result(spec, "hardware", **about, cells=options.cells, **counts))
             continue
         synthesis = synthesize(
-            unit, options.cells, options.clock, options.wires, options.liberty, rows=rows, progress=progress
+            unit, options.cells, options.clock, options.wires, options.liberty, constants, rows, progress
         )
         synthesis = at_corners(synthesis, options.corners)
         for fault in synthesis.faults:
@@ -218,7 +224,8 @@ def cost_of_scores(scores: Sequence[RealScores], progress: Progress | None = Non
     """
     from softmaxkit.flow.synthesize import synthesize
 
-    head = head_of_layer(scores[len(scores) // 2], 0)
+    middle = len(scores) // 2
+    head = head_of_layer(scores[middle], middle, 0)
     unit = head.spec.for_hardware().unit(**_fitting(head.spec, {"lanes": 1, "storage": "memory"}, "sky130"))
     rows = head.longest_rows(unit.max_row)
     fills = int(rows.lengths[0]) == unit.max_row

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from softmaxkit.methods.base.constants import Constants
+from softmaxkit.methods.base.forms import Kind
 from softmaxkit.methods.base.spec import Spec
 from softmaxkit.record import make_record, make_result
-from softmaxkit.studies.hardware import TrainedHead, head_of_layer
+from softmaxkit.studies.hardware import TrainedHead, head_of_layer, of_kind
 from softmaxkit.studies.progress import Progress, Say, Stage
 
 if TYPE_CHECKING:
@@ -48,6 +50,7 @@ class VerificationOptions:
         seed: of random rows, gaps and stalls, and of the fault.
         inject_fault: break each unit first, to see that this is noticed.
         waveform: file for the waveform (VCD) of the first run that fails, or of a short one.
+        kind: verify the units with baked or with loadable constants alone; None for both.
     """
 
     sizes: dict[str, Any]
@@ -55,6 +58,7 @@ class VerificationOptions:
     seed: int = 0
     inject_fault: bool = False
     waveform: Path | None = None
+    kind: Kind | None = None
 
 
 def verify_units(
@@ -79,51 +83,57 @@ def verify_units(
 
     Raises:
         ToolError: a tool is missing or failed.
-        ValueError: sizes that cannot be built.
+        ValueError: sizes that cannot be built, or none of the units is of the kind that is asked for.
     """
-    results = [result for spec, head in specs for result in _verify_spec(spec, head, options, stage, say)]
+    forms = [
+        (head, *form)
+        for spec, head in specs
+        for form in verified_forms(spec, head.constants if head else None, **options.sizes)
+    ]
+    chosen = of_kind(forms, lambda form: form[2], options.kind)
+    units = Counter(unit.spec for _, _, unit, _ in chosen)
+    results = []
+    for head, title, unit, constants in chosen:
+        outputs = -(-options.outputs // units[unit.spec])
+        results.append(_verify_unit(title, unit, constants, head, outputs, options, stage, say))
     return make_record(command, options.seed, {"outputs": options.outputs}, results)
 
 
-def _verify_spec(
-    spec: Spec, head: TrainedHead | None, options: VerificationOptions, stage: Stage, say: Say
-) -> Iterator[dict[str, Any]]:
-    """Yield a result for each form of a spec's unit."""
+def _verify_unit(
+    title: str,
+    unit: SoftmaxUnit,
+    constants: Sequence[Any],
+    head: TrainedHead | None,
+    outputs: int,
+    options: VerificationOptions,
+    stage: Stage,
+    say: Say,
+) -> dict[str, Any]:
+    """Return the result of one form of a spec's unit."""
     from softmaxkit.flow.faults import Fault
     from softmaxkit.flow.verify import verify
 
-    sizes = options.sizes
-    units = list(verified_forms(spec, head.constants if head else None, **sizes))
-    rows = [] if head is None else [(head.constants, head.rows.first(HEAD_ROWS, sizes["max_row"]))]
-    for title, unit, constants in units:
-        fault = Fault(options.seed) if options.inject_fault else None
-        verification = verify(
-            unit,
-            constants,
-            -(-options.outputs // len(units)),
-            options.seed,
-            rows,
-            fault,
-            options.waveform,
-            stage(f"verify {spec.name} {title}".rstrip()),
-        )
-        _report(verification, fault, say)
-        yield make_result(
-            spec,
-            "hardware",
-            unit=title,
-            **{**sizes, "depth": unit.depth},
-            constants=[_constants_json(of_head) for of_head in constants],
-            simulator=verification.simulator,
-            compared=verification.compared,
-            mismatches=verification.mismatches,
-            faults=verification.faults,
-            wrong=[wrong._asdict() for wrong in verification.wrong],
-            exhausted=verification.parts,
-            cycles=verification.cycles,
-            seconds=round(verification.seconds, 3),
-            injected_fault=fault and fault.what,
-        )
+    rows = [] if head is None else [(head.constants, head.rows.first(HEAD_ROWS, unit.max_row))]
+    fault = Fault(options.seed) if options.inject_fault else None
+    progress = stage(f"verify {unit.spec.name} {title}".rstrip())
+    verification = verify(unit, constants, outputs, options.seed, rows, fault, options.waveform, progress)
+    _report(verification, fault, say)
+    return make_result(
+        unit.spec,
+        "hardware",
+        unit=title,
+        **{**options.sizes, "depth": unit.depth},
+        constants=[_constants_json(of_head) for of_head in constants],
+        simulator=verification.simulator,
+        compared=verification.compared,
+        mismatches=verification.mismatches,
+        faults=verification.faults,
+        wrong=[wrong._asdict() for wrong in verification.wrong],
+        exhausted=verification.parts,
+        cycles=verification.cycles,
+        seconds=round(verification.seconds, 3),
+        injected_fault=fault and fault.what,
+    )
 
 
 def _constants_json(constants: Any) -> Any:
@@ -167,7 +177,7 @@ def verify_scores(scores: Sequence[RealScores], progress: Progress | None = None
     from softmaxkit.flow.verify import verify
 
     spec = scores[0].module.spec
-    heads = [head_of_layer(layer, head) for layer in scores for head in range(layer.scores.shape[1])]
+    heads = [head_of_layer(of, layer, head) for layer, of in enumerate(scores) for head in range(of.scores.shape[1])]
     longest = max(int(head.rows.lengths.max()) for head in heads)
     unit = spec.unit(max_row=max(longest, 256))
     of_each = max(1, min(ROWS, MODEL_OUTPUTS // (len(heads) * longest)))

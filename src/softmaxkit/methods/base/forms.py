@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from softmaxkit.methods.base.spec import Spec
     from softmaxkit.methods.base.unit import SoftmaxUnit
+
+Kind = Literal["baked", "loadable"]
+"""How a unit comes to its constants."""
 
 
 class Form(NamedTuple):

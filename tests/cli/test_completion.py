@@ -1,0 +1,45 @@
+"""Completion in the shell: Typer's script, and the words that take the place of a begun one."""
+
+from __future__ import annotations
+
+import pytest
+
+from softmaxkit.cli import main
+from softmaxkit.methods import METHODS
+
+
+def test_the_script_of_a_shell(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")  # else of the shell that runs the tests
+    with pytest.raises(SystemExit) as stopped:
+        main(["--show-completion", "bash"])
+    assert stopped.value.code == 0
+    script = capsys.readouterr().out
+    assert "_SOFTMAXKIT_COMPLETE=complete_bash" in script
+    assert script.strip().endswith("complete -o default -F _softmaxkit_completion softmaxkit")
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("ver", ["verify"]),
+        ("train ", [*METHODS]),
+        ("verify ex", ["exact", "exaq"]),
+        ("verify a", ["all"]),
+        ("calibrate model so", ["softermax"]),
+        ("bench --method con", ["consmax"]),
+        ("synth --cells ", ["sky130", "asap7", "ice40", "ecp5", "xilinx"]),
+        ("rtl exaq --storage l", ["latches"]),
+        ("rtl exaq --constants ", ["baked", "loadable"]),
+        ("evaluate model --mode ", ["float", "integer", "both"]),
+        ("train exaq --mode i", ["integer"]),
+    ],
+)
+def test_words(
+    line: str, words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("_SOFTMAXKIT_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", f"softmaxkit {line}")
+    monkeypatch.setenv("COMP_CWORD", str(len(line.split(" "))))
+    with pytest.raises(SystemExit):
+        main([])
+    assert capsys.readouterr().out.split() == words

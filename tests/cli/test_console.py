@@ -1,0 +1,47 @@
+"""Progress off a terminal: few lines, with what is done and the time that is left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from softmaxkit.cli import console
+from softmaxkit.cli.console import stages
+
+Shown = Callable[[list[tuple[float, int]]], list[str]]
+
+
+@pytest.fixture
+def shown(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Shown:
+    """Return what a stage of 1400 steps prints that has done so many steps after so many seconds."""
+
+    def show(steps: list[tuple[float, int]]) -> list[str]:
+        clock = [0.0]
+        monkeypatch.setattr(console.time, "monotonic", lambda: clock[0])
+        with stages() as stage:
+            advance = stage("train exaq")
+            for clock[0], done in steps:
+                advance(done, 1400)
+        return capsys.readouterr().err.splitlines()
+
+    return show
+
+
+def test_a_short_stage_is_its_title(shown: Shown) -> None:
+    assert shown([(second, 140 * second) for second in range(1, 11)]) == ["train exaq"]
+
+
+def test_a_line_every_ten_seconds(shown: Shown) -> None:
+    lines = shown([(second / 2, 5 * second) for second in range(1, 281)])
+    assert len(lines) == 14
+    assert lines[:2] == ["train exaq", "train exaq: 100 of 1400, 2 min 10 s left"]
+    assert lines[-1] == "train exaq: 1300 of 1400, 10 s left"
+
+
+def test_work_that_goes_on_from_a_checkpoint_is_timed_from_there(shown: Shown) -> None:
+    assert shown([(5, 700), (25, 800)])[1:] == ["train exaq: 800 of 1400, 2 min 0 s left"]
+
+
+def test_hours(shown: Shown) -> None:
+    assert shown([(0, 0), (100, 10)])[1:] == ["train exaq: 10 of 1400, 3 h 51 min left"]
