@@ -23,6 +23,12 @@ torch.set_num_threads(1)
 DATA = Path(__file__).parents[2] / "shared" / "data"
 
 
+@pytest.fixture(autouse=True)
+def same_numbers() -> None:
+    """Give every test the same random numbers, whatever ran before it."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture
 def shakespeare() -> Path:
     path = DATA / "tinyshakespeare.txt"

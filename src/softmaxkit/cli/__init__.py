@@ -18,6 +18,7 @@ from softmaxkit.cli.compare import compare
 from softmaxkit.cli.evaluate import evaluate
 from softmaxkit.cli.methods import methods
 from softmaxkit.cli.options import any_of
+from softmaxkit.cli.recommend import recommend
 from softmaxkit.cli.rtl import rtl
 from softmaxkit.cli.study import study
 from softmaxkit.cli.synth import synth
@@ -68,7 +69,7 @@ def _join_processes(context: typer.Context) -> None:
         raise typer.Exit
 
 
-for verb in (compare, methods, train, calibrate, evaluate, rtl, verify, synth, bench, study, tasks):
+for verb in (compare, methods, train, calibrate, evaluate, recommend, rtl, verify, synth, bench, study, tasks):
     app.command()(verb)
 
 

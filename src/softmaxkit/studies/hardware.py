@@ -105,7 +105,7 @@ def read_heads(
     from softmaxkit.models.evaluation import see_scores
     from softmaxkit.models.patch import layers, set_mode
     from softmaxkit.models.pretrained import read_pretrained
-    from softmaxkit.models.text import read_corpus
+    from softmaxkit.models.text import read_corpus, windows_at_once
 
     loaded, tokenizer = read_pretrained(model, context, causal=False)
     count = len(layers(loaded))
@@ -125,7 +125,7 @@ def read_heads(
             raise ValueError(f"--head is 0 to {heads - 1} for this model, not {head}")
         found.extend(head_of_layer(scores, place, each, rows) for each in range(heads) if head in (None, each))
 
-    see_scores(loaded, read_corpus(text, tokenizer).held_out_windows(context, WINDOWS), see)
+    see_scores(loaded, read_corpus(text, tokenizer).held_out_windows(context, windows_at_once(WINDOWS, context)), see)
     return found
 
 

@@ -207,7 +207,7 @@ def _write(folder: Path, name: str, synthesis: Synthesis, say: Say) -> None:
 
 
 def cost_of_scores(scores: Sequence[RealScores], progress: Progress | None = None) -> dict[str, Any]:
-    """Synthesise the unit of a method in a model: one lane, rows of up to 256, constants loadable.
+    """Synthesise the unit of a method in a model: one lane, rows of up to 256 or the model's, constants loadable.
 
     It runs with the constants of one of the model's heads, and on that head's scores where these fill rows of 256.
 
@@ -222,13 +222,15 @@ def cost_of_scores(scores: Sequence[RealScores], progress: Progress | None = Non
         ToolError: a tool is missing or failed.
         RuntimeError: the netlist differs from its integers.
     """
+    from softmaxkit.flow.figures import ROW
     from softmaxkit.flow.synthesize import synthesize
 
     middle = len(scores) // 2
     head = head_of_layer(scores[middle], middle, 0)
-    unit = head.spec.for_hardware().unit(**_fitting(head.spec, {"lanes": 1, "storage": "memory"}, "sky130"))
-    rows = head.longest_rows(unit.max_row)
-    fills = int(rows.lengths[0]) == unit.max_row
+    sizes = {"lanes": 1, "max_row": max(ROW, int(head.rows.lengths.max())), "storage": "memory"}
+    unit = head.spec.for_hardware().unit(**_fitting(head.spec, sizes, "sky130"))
+    rows = head.longest_rows(ROW)
+    fills = int(rows.lengths[0]) == ROW
     synthesis = synthesize(unit, constants=head.constants, rows=rows if fills else None, progress=progress)
     if synthesis.faults:
         faults = "; ".join(synthesis.faults)
@@ -236,4 +238,5 @@ def cost_of_scores(scores: Sequence[RealScores], progress: Progress | None = Non
     figures = synthesis.figures()
     del figures["longest_path"], figures["instances_by_cell"]
     figures["netlist_outputs_verified"] = figures.pop("compared") - figures.pop("mismatches")
-    return figures | {"lanes": unit.lanes, "latency_cycles": unit.latency(synthesis.row)}
+    about = {"lanes": unit.lanes, "max_row": unit.max_row, "latency_cycles": unit.latency(synthesis.row)}
+    return figures | about

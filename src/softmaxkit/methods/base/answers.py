@@ -86,6 +86,22 @@ class Answers:
         """Return specs that differ only in that larger scores have a code, the best first; many have none."""
         return []
 
+    @classmethod
+    def widest(cls, keys: int) -> Self | None:
+        """Return the spec to narrow down from, for a model as it is; None where one has to be trained.
+
+        Args:
+            keys: of the longest row.
+        """
+        return None
+
+    def narrower(self) -> dict[str, list[Self]]:
+        """Return what can be narrower, by name, what saves most first: specs that differ in it alone, narrowest first.
+
+        Each comes in an order in which a model loses less and less, as far as one can know beforehand.
+        """
+        return {}
+
     def for_hardware(self) -> Self:
         """Return the spec of equal integers whose unit with loadable constants costs least."""
         return self

@@ -227,8 +227,8 @@ class Spec(Answers, ABC):
         """
         if self.dataflow != "element":
             raise ValueError(f"{self.title} has no partial results: a probability depends on the whole row")
-        self.refuse(parameters, self.required)
         self.require(parameters)
+        self.module(**parameters)  # refuses what is no number of the method's
         return ElementPartial(self, dict(parameters))
 
     # Examples and forms.

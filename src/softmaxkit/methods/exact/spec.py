@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 
@@ -214,6 +214,16 @@ class Exact(Spec):
 
         self.refuse(parameters)
         return ExactModule(self, heads, mode)
+
+    @classmethod
+    def widest(cls, keys: int) -> Self:
+        """Return FP16."""
+        return cls()
+
+    def narrower(self) -> dict[str, list[Self]]:
+        """Return formats of fewer mantissa bits."""
+        few = range(5, self.format.mantissa_bits)
+        return {"mantissa": [replace(self, format=Float(self.format.exponent_bits, bits)) for bits in few]}
 
     @classmethod
     def forms(cls) -> list[Form]:

@@ -258,6 +258,22 @@ class Exaq(Spec):
         """Return constants for narrow, middling and wide clips."""
         return [self.constants(clip=clip) for clip in (-5.0, -2.5, -9.0)]
 
+    @classmethod
+    def widest(cls, keys: int) -> Self:
+        """Return 4 bits with the searched clip, and scores of 12 bits whose step is fitted to them."""
+        return cls(bits=4, clip="searched", scale="calibrated", scores=Q(6, 6))
+
+    def narrower(self) -> dict[str, list[Self]]:
+        """Return fewer bits of the input of exp, and outputs, reciprocals, exponentials and scores of fewer bits."""
+        few: tuple[Literal[2, 3], ...] = (2, 3)
+        return {
+            "bits": [replace(self, bits=bits) for bits in few if bits < self.bits],
+            "output": [replace(self, output=UQ(1, f)) for f in range(7, self.output.fraction_bits, 2)],
+            "reciprocal": [replace(self, reciprocal=UQ(1, f)) for f in range(7, self.reciprocal.fraction_bits, 2)],
+            "exponential": [replace(self, exponential=UQ(1, f)) for f in range(5, self.exponential.fraction_bits, 2)],
+            "resolution of scores": [replace(self, scores=Q(6, f)) for f in range(self.scores.fraction_bits)],
+        }
+
     def reaching_further(self) -> list[Self]:
         """Return the spec with a calibrated scale, or else with scores four times as large in the format."""
         fitted = [] if self.scale == "calibrated" else [replace(self, scale="calibrated")]

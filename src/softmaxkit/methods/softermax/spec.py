@@ -194,6 +194,34 @@ class Softermax(Spec):
         self.refuse(parameters)
         return SoftermaxModule(self, heads, mode)
 
+    @classmethod
+    def widest(cls, keys: int) -> Self:
+        """Return 16-bit outputs and reciprocals, and a sum that holds a row of ones, with log2(e) folded."""
+        return cls(
+            log2e=True,
+            input=Q(9, 4),
+            power_sum=UQ(max(10, keys.bit_length()), 12),
+            reciprocal=UQ(1, 15),
+            output=UQ(1, 15),
+        )
+
+    def narrower(self) -> dict[str, list[Self]]:
+        """Return outputs, reciprocals, scores (their range, then their resolution) and sums of fewer bits."""
+        return {
+            "output": [replace(self, output=UQ(1, f)) for f in range(7, self.output.fraction_bits, 2)],
+            "reciprocal": [replace(self, reciprocal=UQ(1, f)) for f in range(7, self.reciprocal.fraction_bits, 2)],
+            "range of scores": [
+                replace(self, input=Q(i, self.input.fraction_bits)) for i in range(5, self.input.integer_bits)
+            ],
+            "resolution of scores": [
+                replace(self, input=Q(self.input.integer_bits, f)) for f in range(2, self.input.fraction_bits)
+            ],
+            "sum": [
+                replace(self, power_sum=UQ(self.power_sum.integer_bits, f))
+                for f in range(4, self.power_sum.fraction_bits, 2)
+            ],
+        }
+
     def reaching_further(self) -> list[Self]:
         """Return the spec with scores four times as large in the format."""
         return [replace(self, input=self.input.widened(2))] if self.input.bits <= MAX_SCORE_BITS - 2 else []

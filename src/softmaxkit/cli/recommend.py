@@ -1,0 +1,107 @@
+"""`softmaxkit recommend`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from softmaxkit.cli.console import command_line, console, name_of, results_console, stages, write_record
+from softmaxkit.cli.options import (
+    GgufOption,
+    JsonOption,
+    MethodsOption,
+    ModelArgument,
+    TextOption,
+    output_folder,
+    with_gguf,
+)
+from softmaxkit.methods import METHODS, method_class
+
+FOLDER = Path("softmaxkit-recommend")
+
+
+def percent(text: str | float) -> float:
+    """Return a share as it is written, "0.5%" or "0.5", in percent.
+
+    Raises:
+        typer.BadParameter: it is no such number, or negative.
+    """
+    try:
+        value = float(str(text).removesuffix("%"))
+    except ValueError:
+        raise typer.BadParameter(f"a share such as 0.5%, not {text!r}") from None
+    if not 0 <= value < 1000:
+        raise typer.BadParameter(f"a share of 0% or more, such as 0.5%, not {text!r}")
+    return value
+
+
+def recommend(
+    model: ModelArgument,
+    gguf: GgufOption = None,
+    text: TextOption = None,
+    loss: Annotated[
+        float, typer.Option(parser=percent, metavar="PERCENT", help="Largest change of the loss, such as 0.5%.")
+    ] = 0.5,
+    context: Annotated[int, typer.Option(min=2, help="Tokens in a window: the length of the longest rows.")] = 1024,
+    windows: Annotated[int, typer.Option(min=1, help="Held-out windows to measure on.")] = 2,
+    method: MethodsOption = None,
+    synthesize: Annotated[
+        bool, typer.Option("--synth/--no-synth", help="Map each unit to standard cells, for area and energy.")
+    ] = True,
+    output: Annotated[Path, output_folder("Folder for the specs.")] = FOLDER,
+    json: JsonOption = None,
+) -> None:
+    """Find the narrowest formats of each method that hold a budget of loss on a model, and what their units cost.
+
+    From the widest formats down, one by one, measured in the exact integers of the hardware; nothing is trained.
+    """
+    from softmaxkit.flow.tools import missing_hardware
+    from softmaxkit.studies.recommend import RecommendOptions
+    from softmaxkit.studies.recommend import recommend as search
+    from softmaxkit.studies.resume import alone_in
+
+    chosen = [method_class(name) for name in method] if method else [*METHODS.values()]
+    missing = missing_hardware() if synthesize else ""
+    if missing:
+        console.print(f"area and energy are left out: {missing}")
+    model = with_gguf(model, gguf)
+    options = RecommendOptions(
+        model, chosen, loss, text, context, windows, folder=output, synthesize=synthesize and not missing
+    )
+    with alone_in(output), stages() as stage:
+        record = search(options, command_line(), stage, console.print)
+    results = record["results"]
+    results_console(json).print(_table(results, loss, context))
+    write_record(record, json)
+    holding = [result for result in results if result["holds"]]
+    if not holding:
+        nearest = min(results, key=lambda result: float(result["loss_change_percent"]), default=None)
+        near = f"; the nearest is {name_of(nearest)} with {nearest['loss_change_percent']:+.2f}%" if nearest else ""
+        raise RuntimeError(f"nothing holds {loss:g}% on {model} at {context} tokens{near}")
+    best = holding[0]
+    console.print(
+        f"take {name_of(best)}:\n"
+        f"  softmaxkit calibrate {model} --spec {best['spec_file']} --context {context} -o calibrated\n"
+        f"  softmaxkit rtl --spec {best['spec_file']} --max-row {context} -o unit",
+        soft_wrap=True,
+    )
+
+
+def _table(results: list[dict[str, Any]], budget: float, context: int) -> Table:
+    """Return a row for each method: formats, loss, and what the unit costs."""
+    table = Table(title=f"The narrowest formats that hold {budget:g}% at rows of {context}", box=SIMPLE_HEAD)
+    table.add_column("method")
+    for heading in ("change", "area, um2", "energy, pJ", "clock, MHz"):
+        table.add_column(heading, justify="right")
+    for result in results:
+        costs = [
+            f"{result[key]:,.{digits}f}" if key in result else "–"
+            for key, digits in (("area_um2", 0), ("energy_pj_per_element", 1), ("fmax_mhz", 0))
+        ]
+        holds = "" if result["holds"] else ", does not hold"
+        table.add_row(f"{name_of(result)}{holds}", f"{result['loss_change_percent']:+.2f}%", *costs)
+    return table
