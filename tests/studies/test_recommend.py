@@ -1,0 +1,141 @@
+"""The narrowest formats that hold a budget of loss."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import softmaxkit
+from softmaxkit import Spec
+from softmaxkit.cli import main
+from softmaxkit.methods import BASELINE, METHODS
+from softmaxkit.models.language_model import language_model
+from softmaxkit.recipe import Shape
+from softmaxkit.studies.recommend import Search, narrowest
+
+NARROWING = [method for method in METHODS.values() if method.widest(64) is not None]
+
+
+class Table(Search):
+    """Losses that follow a rule in place of a model's."""
+
+    def __init__(self, rule: Any) -> None:
+        super().__init__(None, None, (), 1.0)  # type: ignore[arg-type]
+        self.rule = rule
+
+    def change_percent(self, spec: Spec) -> float:
+        self.losses[spec] = change = self.rule(spec)
+        return float(change)
+
+
+@pytest.mark.parametrize("method", NARROWING, ids=lambda method: method.method)
+def test_candidates_differ_in_one_thing_and_become_wider(method: type[Spec]) -> None:
+    widest = method.widest(1024)
+    assert widest is not None
+    for what, candidates in widest.narrower().items():
+        assert candidates, what
+        names = [field.name for field in dataclasses.fields(widest)]
+        changed = [[name for name in names if getattr(spec, name) != getattr(widest, name)] for spec in candidates]
+        assert all(len(of_spec) == 1 and of_spec == changed[0] for of_spec in changed)
+        assert len(set(candidates)) == len(candidates)
+        assert all(spec.unit(lanes=1, max_row=64) for spec in candidates)
+
+
+def test_a_row_of_the_longest_length_fits_the_sum() -> None:
+    widest = softmaxkit.Softermax.widest(4096)
+    assert widest.power_sum.max_code * widest.power_sum.resolution >= 4096
+
+
+def test_the_search_keeps_the_narrowest_of_each_that_holds() -> None:
+    widest = softmaxkit.Softermax.widest(1024)
+
+    def loss(spec: Any) -> float:
+        return sum(
+            [
+                10.0 if spec.output.fraction_bits < 11 else 0.2,
+                10.0 if spec.input.integer_bits < 7 else 0.0,
+                10.0 if spec.input.fraction_bits < 3 else 0.0,
+            ]
+        )
+
+    search = Table(loss)
+    seen: list[tuple[int, int]] = []
+    spec, steps = narrowest(search, widest, 0.5, lambda done, total: seen.append((done, total)))
+    assert isinstance(spec, softmaxkit.Softermax)
+    assert str((spec.output, spec.input)) == "(UQ(1,11), Q(7,3))"
+    assert (spec.reciprocal.fraction_bits, spec.power_sum.fraction_bits) == (7, 4)
+    assert [step["what"] for step in steps] == [*widest.narrower()]
+    assert steps[0]["tried"]["output=UQ(1,11)"] == 0.2
+    assert seen[-1] == (5, 5)
+    assert len(search.losses) < 16
+
+
+def test_where_not_even_the_widest_holds_it_is_returned() -> None:
+    widest = softmaxkit.Exaq.widest(64)
+    spec, (step,) = narrowest(Table(lambda spec: 3.0), widest, 0.5, lambda done, total: None)
+    assert spec == widest
+    assert step["chosen"] == "does not hold (+3.00%)"
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> tuple[Path, Path]:
+    """Return the folder of a random model that reads bytes, and a text."""
+    torch.manual_seed(0)
+    softmaxkit.save(
+        language_model(Shape(layers=2, heads=2, width=32, initializer_range=0.3), 32, 0), tmp_path / "model"
+    )
+    text = tmp_path / "text.txt"
+    text.write_text("all work and no play makes a dull text. " * 200)
+    return tmp_path / "model", text
+
+
+def test_the_command_writes_specs_and_says_what_to_do(
+    model: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, text = model
+    arguments = ["recommend", str(folder), "--text", str(text), "--context", "32", "--no-synth"]
+    arguments += ["-o", str(tmp_path / "specs"), "--json", str(tmp_path / "record.json")]
+    assert main([*arguments, "--loss", "50%"]) == 0
+    shown = capsys.readouterr()
+    record = json.loads((tmp_path / "record.json").read_text())
+    assert {result["method"] for result in record["results"]} == {method.method for method in NARROWING}
+    for result in record["results"]:
+        written = Spec.from_json(Path(result["spec_file"]).read_text())
+        assert written == Spec.from_json(result["spec"])
+        assert result["holds"]
+        assert result["loss_change_percent"] <= 50
+        assert written != type(written).widest(32)
+    assert "is left out: a model has to be trained for it" in shown.err
+    assert f"softmaxkit rtl --spec {record['results'][0]['spec_file']} --max-row 32" in shown.err
+    calibrated = tmp_path / "calibrated"
+    spec_file = record["results"][0]["spec_file"]
+    arguments = ["calibrate", str(folder), "--spec", spec_file, "--text", str(text), "--context", "32"]
+    assert main([*arguments, "-o", str(calibrated)]) == 0
+
+
+def test_a_budget_that_nothing_holds_shows_the_nearest(
+    model: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, text = model
+    losses = iter([2.0, 2.5])
+    monkeypatch.setattr("softmaxkit.studies.recommend.loss_on", lambda *_: next(losses))
+    arguments = ["recommend", str(folder), "--text", str(text), "--context", "32", "--no-synth", "--method", "exaq"]
+    assert main([*arguments, "--loss", "0", "-o", str(tmp_path / "specs")]) == 1
+    assert "nothing holds 0% on" in (error := capsys.readouterr().err)
+    assert "the nearest is exaq" in error
+    assert "with +25.00%" in error
+
+
+@pytest.mark.parametrize(("loss", "message"), [("half", "a share such as 0.5%, not 'half'"), ("-1", "0% or more")])
+def test_a_budget_that_is_none_is_refused(loss: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["recommend", "model", "--loss", loss]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_the_baseline_is_narrowed_too() -> None:
+    assert type(BASELINE) in NARROWING
