@@ -82,7 +82,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0 for success, 1 for a failure, 2 for wrong arguments, 130 when stopped by Ctrl-C.
     """
-    _quieten_libraries()
+    with warnings.catch_warnings():
+        _quieten_libraries()
+        warnings.showwarning = _show_warning  # type: ignore[assignment]  # which takes all that it is given
+        return _run(arguments)
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    """Run a command line, with every error as one line."""
     try:
         code = app(None if arguments is None else list(arguments), "softmaxkit", standalone_mode=False)
         return code if isinstance(code, int) else 0
@@ -115,6 +122,11 @@ def _quieten_libraries() -> None:
     os.environ.setdefault("TQDM_DISABLE", "1")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     warnings.filterwarnings("ignore", message=".*created but never used")  # units that are only asked for their sizes
+
+
+def _show_warning(message: Warning | str, *_: object) -> None:
+    """Print a warning as one line, without the place in our source that gave it."""
+    print("warning:", " ".join(str(message).split()), file=sys.stderr)
 
 
 def _fail(message: str, code: int) -> int:

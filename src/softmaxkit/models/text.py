@@ -25,7 +25,7 @@ HELD_OUT_SHARE = 10
 
 CALIBRATION_BATCHES = 25
 """How many batches EXAQ's paper calibrates on."""
-CALIBRATION_SCORES = 1 << 23
+CALIBRATION_SCORES = 1 << 21
 """Scores of a head that calibration looks at by default, at most: long windows are fewer."""
 
 SCORES_AT_ONCE = 1 << 22

@@ -10,6 +10,7 @@ from typing import Any
 from softmaxkit.methods.base.spec import Spec
 from softmaxkit.models.calibration import calibrate
 from softmaxkit.models.checkpoint import save
+from softmaxkit.models.format_loss import report_format_loss
 from softmaxkit.models.mixed_bits import mix_bits
 from softmaxkit.models.patch import apply, layers, set_mode
 from softmaxkit.models.pretrained import read_pretrained
@@ -65,6 +66,7 @@ def calibrate_model(options: CalibrationOptions, command: Sequence[str]) -> dict
         if spec is not None:
             apply(model, spec, mode="integer")
         calibrate(model, windows)
+    report_format_loss(model, windows[0])
     save(model, options.output, tokenizer)
     results = [
         make_result(

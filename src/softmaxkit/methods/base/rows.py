@@ -36,6 +36,18 @@ def masked_softmax(scores: Tensor, attended: Tensor) -> Tensor:
     return torch.where(attended, torch.softmax(filled, dim=-1), 0.0)
 
 
+SEARCHED_SCORES = 1 << 20
+"""Scores of a layer that a search over candidates looks at at once, about, at most."""
+
+
 def some_rows(values: Tensor) -> Tensor:
-    """Return one row in four, (..., queries / 4, keys): plenty for a search over candidates, and four times faster."""
-    return values[..., ::4, :] if values.ndim > 1 else values
+    """Return one row in four, or fewer of many: plenty for a search over candidates, and so much faster.
+
+    Args:
+        values: (..., queries, keys).
+
+    Returns:
+        some of the queries, evenly spread.
+    """
+    every = max(4, -(-values.numel() // SEARCHED_SCORES))
+    return values[..., ::every, :] if values.ndim > 1 else values

@@ -1,0 +1,64 @@
+"""What formats take from real rows is counted and warned of."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import pytest
+import torch
+
+import softmaxkit
+from conftest import tiny_model
+from softmaxkit import ConSmax, Softermax
+from softmaxkit.formats import UQ
+from softmaxkit.models.evaluation import real_scores
+from softmaxkit.models.format_loss import report_format_loss
+from softmaxkit.models.patch import layers
+
+TOKENS = torch.randint(0, 100, (2, 60), generator=torch.Generator().manual_seed(0))
+
+
+def flat_model() -> Any:
+    """Return a model of whose attention no key has much, so that coarse outputs are 0."""
+    model = tiny_model("gpt2")
+    with torch.no_grad():
+        for block in model.transformer.h:
+            block.attn.c_attn.weight *= 0.01
+    return model
+
+
+def test_coarse_outputs_are_counted_and_warned_of() -> None:
+    model = softmaxkit.apply(flat_model(), Softermax(log2e=True, output=UQ(1, 4)), mode="fused")
+    with pytest.warns(
+        UserWarning, match=r"formats of Softermax are narrow for rows of 60: .* in 2 of 2 layers"
+    ) as caught:
+        report_format_loss(model, TOKENS)
+    assert len(caught) == 1
+    assert "'softmaxkit recommend' finds formats that hold" in str(caught[0].message)
+    assert all(module.mode == "fused" for module in layers(model).values())
+    softmaxkit.set_mode(model, "integer")
+    for seen in real_scores(model, torch.nn.functional.pad(TOKENS, (0, 1))):
+        dead = seen.attended & (seen.probabilities == 0)
+        statistics = seen.module.statistics
+        assert statistics["dead_outputs_percent"] == pytest.approx(100 * dead.sum().item() / seen.attended.sum().item())
+        assert statistics["dead_outputs_percent"] > 30
+        kept = seen.probabilities.double().sum() / seen.attended.any(-1).sum()  # rows of softmax sum to 1
+        assert statistics["row_sum_change_percent"] == pytest.approx(100 * (kept.item() - 1), abs=1e-3)
+        assert statistics["dead_probability_percent"] > 10
+
+
+def test_formats_that_hold_are_not_warned_of() -> None:
+    model = softmaxkit.apply(flat_model(), Softermax(log2e=True, output=UQ(1, 15), reciprocal=UQ(1, 15)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        report_format_loss(model, TOKENS)
+    assert all(abs(module.statistics["row_sum_change_percent"]) < 1 for module in layers(model).values())
+
+
+def test_rows_that_do_not_sum_to_one_are_compared_with_their_own_sum() -> None:
+    model = softmaxkit.apply(flat_model(), ConSmax(), gamma=1000.0, beta=0.0)
+    softmaxkit.calibrate(model, [TOKENS])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        report_format_loss(model, TOKENS)
