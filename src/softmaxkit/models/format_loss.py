@@ -69,8 +69,8 @@ def _warn(model: PreTrainedModel, lost: Mapping[str, Mapping[str, Any]]) -> None
     name = max(much, key=lambda layer: worst[layer])
     losses = lost[name]
     warnings.warn(
-        f"the formats of {layers(model)[name].spec.title} are narrow for rows of {losses['longest_row']:,}: in integers "
-        f"the sums of {name} change by {losses['row_sum_change_percent']:+.1f}%, and "
+        f"the formats of {layers(model)[name].spec.title} are narrow for rows of {losses['longest_row']:,}: in "
+        f"integers the sums of {name} change by {losses['row_sum_change_percent']:+.1f}%, and "
         f"{losses['dead_probability_percent']:.1f}% of its probability is in outputs that are 0; in {len(much)} of "
         f"{len(lost)} layers either is more than {ALLOWED_PERCENT:g}%. 'softmaxkit recommend' finds formats that hold; "
         "the figures of each layer are in softmaxkit.layers(model)[name].statistics",
