@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 from unit_checks import agrees, counts_hold, verilator
 
 import softmaxkit
+from conftest import tiny_model
 from softmaxkit import UQ, Exaq, Q
 from softmaxkit.methods.exaq.golden import ACCUMULATORS
 
@@ -139,3 +142,68 @@ def test_constants_that_make_less_of_the_maximum(constants: dict[str, Any]) -> N
         Exaq().unit(constants=wrong)
     with pytest.raises(ValueError, match=message):
         Exaq().unit().writes(wrong)
+
+
+def head_scores(seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Return scores of 3 heads that spread differently, (2, 3, 40, 40), and a causal mask."""
+    spread = torch.tensor([0.5, 2.0, 6.0])[:, None, None]
+    scores = spread * torch.randn(2, 3, 40, 40, generator=torch.Generator().manual_seed(seed))
+    return scores, torch.ones(40, 40, dtype=torch.bool).tril()
+
+
+@pytest.mark.parametrize("scale", ["format", "calibrated"])
+@pytest.mark.parametrize("mode", ["float", "integer"])
+def test_heads_with_clips_of_their_own_are_each_a_layer(mode: str, scale: str) -> None:
+    scores, mask = head_scores()
+    spec = Exaq(bits=3, clip="searched", share="head", scale=scale)  # type: ignore[arg-type]
+    module = spec.module(heads=3, mode=mode)
+    calibrator = module.calibrator()
+    calibrator.observe(scores, mask.expand_as(scores))
+    module.adopt(calibrator.finish())
+    assert len(set(module.calibration["clip"])) == 3
+    whole = module(scores, mask)
+    for head in range(3):
+        alone = dataclasses.replace(spec, share="layer").module(mode=mode)
+        of_head = alone.calibrator()
+        of_head.observe(scores[:, head], mask.expand_as(scores[:, head]))
+        alone.adopt(of_head.finish())
+        assert alone.calibration == module.calibration_of(head)
+        # In float the layer runs by a kernel, and the heads by torch: each within two roundings of 1.
+        assert torch.allclose(whole[:, head], alone(scores[:, head], mask), atol=0 if mode == "integer" else 2.0**-22)
+        assert module.constants.of_head(head) == alone.constants
+
+
+def test_golden_of_heads_is_what_the_kernel_computes() -> None:
+    scores, mask = head_scores(1)
+    module = Exaq(bits=2, share="head").module(heads=3, mode="integer", clip=[-2.0, -5.0, -9.0])
+    with torch.no_grad():
+        by_kernel = module(scores, mask)
+        by_golden = module.decoded_golden(scores, mask.expand_as(scores))
+    assert torch.equal(by_kernel, by_golden)
+    scores.requires_grad_()
+    module(scores, mask).square().sum().backward()
+    assert scores.grad is not None
+    assert scores.grad.abs().sum() > 0
+
+
+def test_clips_of_heads_survive_a_checkpoint(tmp_path: Path) -> None:
+    model = softmaxkit.apply(tiny_model("llama"), Exaq(bits=2, clip="searched", share="head"), mode="integer")
+    tokens = torch.randint(0, 100, (4, 20), generator=torch.Generator().manual_seed(0))
+    softmaxkit.calibrate(model, [tokens])
+    before = model(tokens).logits
+    softmaxkit.save(model, tmp_path / "model")
+    again = softmaxkit.load(tmp_path / "model")
+    softmaxkit.set_mode(again, "integer")
+    assert torch.equal(again(tokens).logits, before)
+    for name, module in softmaxkit.layers(again).items():
+        assert module.constants == softmaxkit.layers(model)[name].constants
+        assert module.constants.heads == 4
+
+
+def test_clips_that_do_not_fit_the_heads_are_refused() -> None:
+    with pytest.raises(ValueError, match="clip is one number for these 2 heads, not 3"):
+        Exaq(share="head").module(heads=2, clip=[-1.0, -2.0, -3.0])
+    with pytest.raises(ValueError, match="clip is one number for these 2 heads, not 2"):
+        Exaq().module(heads=2, clip=[-1.0, -2.0])
+    with pytest.raises(ValueError, match="one clip here, not one for each of 2 heads"):
+        Exaq(share="head").constants(clip=[-1.0, -2.0])

@@ -25,21 +25,17 @@ WORD_BITS, LANE_BITS = 60, 28
 
 @dataclass(frozen=True, eq=False)
 class IntegerCall(ABC):
-    """A call of a native kernel that computes golden of one spec and its constants.
+    """A call that computes golden of one spec and its constants by native kernels."""
 
-    Attributes:
-        name: of the kernel, `integer_{name}_float32`.
-    """
-
-    name: ClassVar[str]
     dtypes: ClassVar[tuple[torch.dtype, ...]] = (torch.float32,)
     differentiable: ClassVar[bool] = True  # straight-through, by the module around it
 
     @property
+    @abstractmethod
     def kernel(self) -> str:
         """Name of the native kernel."""
-        return f"integer_{self.name}"
 
+    @abstractmethod
     def __call__(self, scores: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return decoded probabilities, float32; NaN and infinities as in the integer mode of `SoftmaxModule`.
 
@@ -51,6 +47,25 @@ class IntegerCall(ABC):
             RuntimeError: no kernels are built.
             TypeError, ValueError: scores or a mask of another kind, or that do not fit.
         """
+
+
+@dataclass(frozen=True, eq=False)
+class KernelCall(IntegerCall):
+    """A call of one native kernel for all rows.
+
+    Attributes:
+        name: of the kernel, `integer_{name}_float32`.
+    """
+
+    name: ClassVar[str]
+
+    @property
+    def kernel(self) -> str:
+        """Name of the native kernel."""
+        return f"integer_{self.name}"
+
+    def __call__(self, scores: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return decoded probabilities, as `IntegerCall`."""
         return run(self.kernel, scores.float(), mask, False, *self._parameters(loaded()))
 
     @abstractmethod
@@ -59,7 +74,31 @@ class IntegerCall(ABC):
 
 
 @dataclass(frozen=True, eq=False)
-class CodeTableCall(IntegerCall):
+class HeadCalls(IntegerCall):
+    """Heads with a call of their own.
+
+    Attributes:
+        calls: one a head, of the same kernel.
+    """
+
+    calls: tuple[IntegerCall, ...]
+
+    @property
+    def kernel(self) -> str:
+        """Name of the native kernel."""
+        return self.calls[0].kernel
+
+    def __call__(self, scores: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return decoded probabilities, as `IntegerCall`, of scores (..., heads, queries, keys)."""
+        if scores.ndim < 3 or scores.shape[-3] != len(self.calls):
+            raise ValueError(f"scores are (..., {len(self.calls)}, queries, keys), not {tuple(scores.shape)}")
+        masks = [None] * len(self.calls) if mask is None else mask.expand(scores.shape).unbind(-3)
+        of_heads = zip(self.calls, scores.unbind(-3), masks, strict=True)
+        return torch.stack([call(of_head, attended) for call, of_head, attended in of_heads], dim=-3)
+
+
+@dataclass(frozen=True, eq=False)
+class CodeTableCall(KernelCall):
     """Methods in which a probability depends only on its score code.
 
     Attributes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 from softmaxkit.formats import Array
@@ -46,6 +46,12 @@ class Constants:
     def heads(self) -> int | None:
         """How many heads are stacked; None for the constants of one."""
         return len(self.scale) if isinstance(self.scale[0], tuple) else None
+
+    @classmethod
+    def stack(cls, heads: Sequence[Self]) -> Self:
+        """Join the constants of several heads into those of a layer, to meet codes of shape (..., heads, q, k)."""
+        names = [field.name for field in dataclasses.fields(cls) if not field.kw_only]
+        return cls(**{name: tuple(getattr(head, name) for head in heads) for name in names}, form=heads[0].form)
 
     def of_head(self, head: int) -> Self:
         """Return the constants of one head; these themselves where heads are not stacked."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Literal, Protocol, get_args
 
@@ -264,6 +264,10 @@ class SoftmaxModule(nn.Module, ABC):
     def calibration(self) -> Mapping[str, Any]:
         """The real numbers that calibration gave, as `Spec.constants` takes them; `set_calibration` sets them."""
         return MappingProxyType(self._calibration)
+
+    def calibration_of(self, head: int) -> dict[str, Any]:
+        """Return the calibration of one head; a number that all heads share counts for each."""
+        return {key: x[head] if isinstance(x, Sequence) else x for key, x in self._calibration.items()}
 
     def freeze(self, constants: Constants) -> None:
         """Hold to these constants until the module trains or is calibrated again."""

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -32,12 +31,6 @@ class ConSmaxConstants(Constants):
         output_fraction_bits: the output code `c` stands for `c * 2**-output_fraction_bits`.
         limit: largest output code, the clamp.
     """
-
-    @classmethod
-    def stack(cls, heads: Sequence[Self]) -> Self:
-        """Join the constants of several heads into those of a layer, to meet codes of shape (..., heads, q, k)."""
-        names = [field.name for field in dataclasses.fields(cls) if not field.kw_only]
-        return cls(**{name: tuple(getattr(head, name) for head in heads) for name in names}, form=heads[0].form)
 
     high: Any
     low: Any

@@ -134,13 +134,10 @@ class ConSmaxModule(SoftmaxModule):
         beta, gamma = self.beta.detach().double(), self.log_gamma.detach().double().exp()
         if not self.per_head:
             return self.spec.constants(beta=beta.item(), gamma=gamma.item(), **self.calibration)
-        heads = []
-        for head in range(len(beta)):
-            numbers = {
-                key: value[head] if isinstance(value, Sequence) else value for key, value in self.calibration.items()
-            }
-            heads.append(self.spec.constants(beta=beta[head].item(), gamma=gamma[head].item(), **numbers))
-        return ConSmaxConstants.stack(heads)
+        learned = [{"beta": beta[head].item(), "gamma": gamma[head].item()} for head in range(len(beta))]
+        return ConSmaxConstants.stack(
+            [self.spec.constants(**numbers, **self.calibration_of(head)) for head, numbers in enumerate(learned)]
+        )
 
     def integer_call(self, constants: Any) -> IntegerCall:
         """Return the table of all score codes."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from softmaxkit.kernels.integers import IntegerCall, native_reciprocal
+from softmaxkit.kernels.integers import KernelCall, native_reciprocal
 from softmaxkit.methods.exact.golden import exponential, significand_and_shift
 from softmaxkit.tables import Reciprocal
 
@@ -22,7 +22,7 @@ FARTHEST_BITS = 4
 
 
 @dataclass(frozen=True, eq=False)
-class ExactCall(IntegerCall):
+class ExactCall(KernelCall):
     """Exact softmax in a small float.
 
     Attributes:

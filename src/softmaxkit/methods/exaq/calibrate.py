@@ -22,6 +22,38 @@ CANDIDATES = [-0.5 * step for step in range(2, 33)]
 
 
 class ExaqCalibrator:
+    """Gathers what the clips need to know of a layer, or of each of its heads."""
+
+    def __init__(self, spec: Exaq, heads: int | None = None) -> None:
+        self.parts = [_Part(spec) for _ in range(heads or 1)]
+        self.heads = heads
+
+    def observe(self, scores: Tensor, attended: Tensor) -> Tensor:
+        """Take in one batch; the model goes on with exact softmax."""
+        exact = masked_softmax(scores, attended)
+        whole = (scores, attended, exact)
+        parts = [whole] if self.heads is None else zip(*(x.unbind(-3) for x in whole), strict=True)
+        for part, seen in zip(self.parts, parts, strict=True):
+            part.see(*seen)
+        return exact
+
+    def finish(self) -> dict[str, Any]:
+        """Return `clip`, and `scale` where it is calibrated, one or one a head; and `statistics` of `score - maximum`.
+
+        These are `spread`, the standard deviation (the mean absolute deviation with the Laplace clip), of heads the
+        mean; `smallest`; and `largest_score`, of the scores themselves.
+        """
+        found = [part.finish() for part in self.parts]
+        statistics = {
+            "spread": sum(part.spread for part in self.parts) / len(self.parts),
+            "smallest": min(part.smallest for part in self.parts),
+            "largest_score": max(part.largest_score for part in self.parts),
+        }
+        numbers = {key: [of_part[key] for of_part in found] for key in found[0]}
+        return {key: x if self.heads else x[0] for key, x in numbers.items()} | {"statistics": statistics}
+
+
+class _Part:
     """Gathers, over batches, the mean of the fitted clips, the smallest score, and the error of each candidate."""
 
     def __init__(self, spec: Exaq) -> None:
@@ -32,13 +64,17 @@ class ExaqCalibrator:
         self.largest_score = 0.0
         self.errors = torch.zeros(len(CANDIDATES), dtype=torch.float64)
 
-    def observe(self, scores: Tensor, attended: Tensor) -> Tensor:
-        """Take in one batch; the model goes on with exact softmax."""
+    @property
+    def spread(self) -> float:
+        """The mean spread of the batches."""
+        return sum(self.spreads) / len(self.spreads)
+
+    def see(self, scores: Tensor, attended: Tensor, exact: Tensor) -> None:
+        """Take in one batch, with its exact probabilities."""
         from softmaxkit.methods.exaq.module import distance_to_maximum
 
-        exact = masked_softmax(scores, attended)
         if not attended.any():
-            return exact
+            return
         distance = distance_to_maximum(scores, attended)
         seen = distance[attended].double()
         self.smallest = min(self.smallest, seen.min().item())
@@ -53,7 +89,6 @@ class ExaqCalibrator:
         self.clips.append(slope * spread.item() + offset)
         if self.spec.clip == "searched":
             self._search(some_rows(distance), some_rows(attended), some_rows(exact))
-        return exact
 
     def _search(self, distance: Tensor, attended: Tensor, truth: Tensor) -> None:
         """Add each candidate's summed absolute error of the probabilities."""
@@ -62,12 +97,8 @@ class ExaqCalibrator:
             coded = torch.round((distance.clamp(min=clip) - clip) / step) * step
             self.errors[index] += (masked_softmax(coded, attended) - truth).abs().sum().double().cpu()
 
-    def finish(self) -> dict[str, Any]:
-        """Return `clip`, and `scale` where it is calibrated; and `statistics` of `score - maximum`.
-
-        These are `spread`, the standard deviation (the mean absolute deviation with the Laplace clip); `smallest`; and
-        `largest_score`, of the scores themselves.
-        """
+    def finish(self) -> dict[str, float]:
+        """Return `clip`, and `scale` where it is calibrated."""
         if not self.clips:
             raise ValueError("calibration saw no scores; give it at least one batch")
         smallest = min(self.smallest, -(2.0**-8))  # rows of equal scores only: any clip serves
@@ -76,12 +107,6 @@ class ExaqCalibrator:
             "naive": smallest,
             "searched": max(CANDIDATES[int(self.errors.argmin())], smallest),
         }.get(self.spec.clip, max(fitted, smallest))
-        spread = sum(self.spreads) / len(self.spreads)
-        statistics = {"spread": spread, "smallest": self.smallest, "largest_score": self.largest_score}
         if self.spec.scale == "format":
-            return {"clip": clip, "statistics": statistics}
-        return {
-            "clip": clip,
-            "statistics": statistics,
-            "scale": max(self.largest_score, 2.0**-8) / self.spec.score_range()[1],
-        }
+            return {"clip": clip}
+        return {"clip": clip, "scale": max(self.largest_score, 2.0**-8) / self.spec.score_range()[1]}

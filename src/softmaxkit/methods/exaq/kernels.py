@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from softmaxkit.kernels.integers import WORD_BITS, IntegerCall, native_reciprocal
+from softmaxkit.kernels.integers import WORD_BITS, HeadCalls, IntegerCall, KernelCall, native_reciprocal
 from softmaxkit.tables import Reciprocal
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class ExaqCall(IntegerCall):
+class ExaqCall(KernelCall):
     """EXAQ with 4, 8 or 16 levels.
 
     Attributes:
@@ -45,11 +45,19 @@ class ExaqCall(IntegerCall):
         return (kernels.IntegerExaq(*scores, *tables, self.places, self.limit, self.step),)
 
 
-def integer_call(spec: Exaq, constants: ExaqConstants) -> ExaqCall | None:
+def integer_call(spec: Exaq, constants: ExaqConstants) -> IntegerCall | None:
     """Use the thresholds and exponentials of the constants.
 
     None where products are too wide, or for constants of another form than the spec's.
     """
+    if constants.heads is None:
+        return _of_head(spec, constants)
+    calls = [_of_head(spec, constants.of_head(head)) for head in range(constants.heads)]
+    made = tuple(call for call in calls if call is not None)
+    return HeadCalls(made) if len(made) == len(calls) else None
+
+
+def _of_head(spec: Exaq, constants: ExaqConstants) -> ExaqCall | None:
     scale = constants.real_scale
     form = (len(constants.thresholds) + 1, len(constants.exponentials))
     if isinstance(scale, tuple) or form != (spec.levels, spec.levels):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,10 +11,12 @@ from torch import Tensor
 from softmaxkit.kernels.attention import AttentionCall
 from softmaxkit.kernels.integers import IntegerCall
 from softmaxkit.kernels.operators import RowCall
+from softmaxkit.methods.base.constants import Constants
 from softmaxkit.methods.base.module import SoftmaxModule
 from softmaxkit.methods.base.rows import masked_softmax
 from softmaxkit.methods.exaq.calibrate import ExaqCalibrator
 from softmaxkit.methods.exaq.kernels import integer_call
+from softmaxkit.methods.exaq.spec import ExaqConstants
 
 if TYPE_CHECKING:
     from softmaxkit.methods.exaq.spec import Exaq
@@ -27,10 +30,10 @@ class ExaqModule(SoftmaxModule):
 
     Args:
         spec: the method.
-        heads: size of the axis -3 of the scores; a layer has one clip for all of them.
+        heads: size of the axis -3 of the scores; with `share="layer"` they have one clip.
         mode: "float" or "integer".
-        clip: the lowest level, negative; from calibration if left out.
-        scale: real value of one step of the score code; the score format's if left out.
+        clip: the lowest level, negative, one or one a head; from calibration if left out.
+        scale: real value of one step of the score code, likewise; the score format's if left out.
     """
 
     spec: Exaq
@@ -40,14 +43,22 @@ class ExaqModule(SoftmaxModule):
         spec: Exaq,
         heads: int | None = None,
         mode: str = "float",
-        clip: float | None = None,
-        scale: float | None = None,
+        clip: float | Sequence[float] | None = None,
+        scale: float | Sequence[float] | None = None,
     ) -> None:
         super().__init__(spec, heads, mode)
         given = {"clip": clip, "scale": scale}
+        for name, value in given.items():
+            if isinstance(value, Sequence) and (not self.per_head or len(value) != heads):
+                raise ValueError(f"{name} is one number for these {heads or 'unnamed'} heads, not {len(value)}")
         self.set_calibration({key: value for key, value in given.items() if value is not None})
         if self.calibration:
             _ = self.constants if clip is not None else None  # refuses an impossible clip at once
+
+    @property
+    def per_head(self) -> bool:
+        """Is there a clip for each head?"""
+        return self.spec.share == "head" and self.heads is not None
 
     def float_forward(self, scores: Tensor, attended: Tensor) -> Tensor:
         """Quantise straight-through, then take softmax.
@@ -55,7 +66,15 @@ class ExaqModule(SoftmaxModule):
         Raises:
             ValueError: there is no clip yet.
         """
-        clip = self.spec.required_clip(self.calibration)
+        if not self.per_head:
+            return self._of_clip(scores, attended, self.spec.required_clip(self.calibration))
+        heads = [
+            self._of_clip(of_head, seen, self.spec.required_clip(self.calibration_of(head)))
+            for head, (of_head, seen) in enumerate(zip(scores.unbind(-3), attended.unbind(-3), strict=True))
+        ]
+        return torch.stack(heads, dim=-3)
+
+    def _of_clip(self, scores: Tensor, attended: Tensor, clip: float) -> Tensor:
         step = -clip / (self.spec.levels - 1)
         distance = distance_to_maximum(scores, attended)
         clipped = torch.clamp(distance, min=clip)
@@ -67,19 +86,30 @@ class ExaqModule(SoftmaxModule):
         # NaN has no level; it is added back so that it reaches the result.
         return masked_softmax(clipped + (quantised - clipped).detach(), attended)
 
-    def row_call(self, device: torch.device) -> RowCall:
-        """Return the kernel of even levels, with the clip and the levels' exponentials."""
+    def build_constants(self) -> Constants:
+        """Build the constants of the layer, or of each head."""
+        if not self.per_head:
+            return super().build_constants()
+        numbers = [self.calibration_of(head) for head in range(self.heads or 0)]
+        return ExaqConstants.stack([self.spec.constants(**of_head) for of_head in numbers])
+
+    def row_call(self, device: torch.device) -> RowCall | None:
+        """Return the kernel of even levels, with the clip and the levels' exponentials; None for clips a head."""
+        if self.per_head:
+            return None
         clip = self.spec.required_clip(self.calibration)
         return RowCall("levels", (clip, self.spec.exponentials(clip)), differentiable=False)
 
-    def attention_call(self) -> AttentionCall:
-        """Return attention whose scores take even levels."""
+    def attention_call(self) -> AttentionCall | None:
+        """Return attention whose scores take even levels; None for clips a head."""
+        if self.per_head:
+            return None
         clip = self.spec.required_clip(self.calibration)
         return AttentionCall.by_levels(clip, self.spec.exponentials(clip))
 
     def calibrator(self) -> ExaqCalibrator:
         """Return a calibrator of the clip, and of the score scale where the spec asks for it."""
-        return ExaqCalibrator(self.spec)
+        return ExaqCalibrator(self.spec, self.heads if self.per_head else None)
 
     def integer_call(self, constants: Any) -> IntegerCall | None:
         """Return the kernel of the integers; None where products are too wide for it."""

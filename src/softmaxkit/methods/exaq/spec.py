@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
+from array_api_compat import array_namespace
 
 from softmaxkit.formats import MAX_SCORE_BITS, UQ, Array, Fixed, Q, encode_scale
-from softmaxkit.masks import check_row
+from softmaxkit.masks import broadcast_mask, check_row
 from softmaxkit.methods.base.constants import Constants
 from softmaxkit.methods.base.spec import Dataflow, Spec, Training
 from softmaxkit.tables import Reciprocal
@@ -62,6 +63,7 @@ class Exaq(Spec):
         output: format of the probabilities; unsigned.
         accumulator: how the levels are summed: "packed" look-ups of several codes at once, a "histogram" of them, or
             a "plain" sum. The sums are equal.
+        share: one clip, and calibrated scale, for each "layer" or each "head".
 
     Raises:
         ValueError: a format or size that cannot be.
@@ -87,6 +89,7 @@ class Exaq(Spec):
     reciprocal_segments: int = 8
     output: Fixed = UQ(1, 15)
     accumulator: Literal["packed", "histogram", "plain"] = "packed"
+    share: Literal["layer", "head"] = "layer"
 
     def __post_init__(self) -> None:
         self._check_fields()
@@ -202,19 +205,30 @@ class Exaq(Spec):
         """Return the clip among parameters.
 
         Raises:
-            ValueError: there is none.
+            ValueError: there is none, or one a head.
         """
-        if parameters.get("clip") is None:
+        clip = parameters.get("clip")
+        if clip is None:
             raise ValueError(
                 "Exaq needs its clip: run softmaxkit.calibrate(model, batches) first, or give one, as in clip=-6.0"
             )
-        return float(parameters["clip"])
+        if isinstance(clip, Sequence):
+            raise ValueError(f"Exaq takes one clip here, not one for each of {len(clip)} heads")
+        return float(clip)
 
     def _golden(self, codes: Array, mask: Array | None, constants: ExaqConstants) -> Array:
         """Score codes in, output codes out; see `softmaxkit.methods.exaq.golden`."""
         from softmaxkit.methods.exaq.golden import golden
 
-        return golden(self, codes, mask, constants)
+        if constants.heads is None:
+            return golden(self, codes, mask, constants)
+        xp = array_namespace(codes)
+        attended = broadcast_mask(codes, mask)
+        heads = [
+            golden(self, codes[..., head, :, :], attended[..., head, :, :], constants.of_head(head))
+            for head in range(constants.heads)
+        ]
+        return xp.stack(heads, axis=-3)
 
     def decode(self, codes: Array, constants: Constants) -> Array:
         """Turn output codes into probabilities."""
@@ -245,9 +259,10 @@ class Exaq(Spec):
         """Return the torch module.
 
         Args:
-            heads: size of the axis -3 of the scores; all heads of a layer share one clip.
+            heads: size of the axis -3 of the scores; they share one clip, unless `share` is "head".
             mode: "float" or "integer".
-            parameters: `clip`, negative, and `scale`; without a clip the module must be calibrated before use.
+            parameters: `clip`, negative, and `scale`, numbers, or of heads that do not share sequences; without a clip
+                the module must be calibrated before use.
         """
         from softmaxkit.methods.exaq.module import ExaqModule
 
@@ -260,8 +275,8 @@ class Exaq(Spec):
 
     @classmethod
     def widest(cls, keys: int) -> Self:
-        """Return 4 bits with the searched clip, and scores of 12 bits whose step is fitted to them."""
-        return cls(bits=4, clip="searched", scale="calibrated", scores=Q(6, 6))
+        """Return 4 bits, with clips searched for each head, and scores of 12 bits whose step is fitted to them."""
+        return cls(bits=4, clip="searched", scale="calibrated", scores=Q(6, 6), share="head")
 
     def narrower(self) -> dict[str, list[Self]]:
         """Return fewer bits of the input of exp, and outputs, reciprocals, exponentials and scores of fewer bits."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from softmaxkit.formats import Rounding
-from softmaxkit.kernels.integers import LANE_BITS, WORD_BITS, IntegerCall, native_reciprocal
+from softmaxkit.kernels.integers import LANE_BITS, WORD_BITS, KernelCall, native_reciprocal
 from softmaxkit.methods.softermax.golden import power_of_two
 from softmaxkit.tables import Reciprocal
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class SoftermaxCall(IntegerCall):
+class SoftermaxCall(KernelCall):
     """Softermax, slice by slice.
 
     Attributes:
