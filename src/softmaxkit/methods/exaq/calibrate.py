@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -75,18 +76,21 @@ class _Part:
 
         if not attended.any():
             return
-        distance = distance_to_maximum(scores, attended)
-        seen = distance[attended].double()
-        self.smallest = min(self.smallest, seen.min().item())
-        self.largest_score = max(self.largest_score, scores[attended].abs().max().item())
+        distance = distance_to_maximum(scores, attended)  # 0 where not attended
+        self.smallest = min(self.smallest, distance.min().item())
+        self.largest_score = max(self.largest_score, torch.where(attended, scores, 0.0).abs().max().item())
         if self.spec.clip == "laplace":
             slope, offset = LAPLACE_FIT[self.spec.bits]
-            spread = (seen - seen.mean()).abs().mean()
+            seen = distance[attended].double()
+            spread = (seen - seen.mean()).abs().mean().item()
         else:
             slope, offset = GAUSSIAN_FIT[self.spec.bits]
-            spread = seen.std(correction=0)
-        self.spreads.append(spread.item())
-        self.clips.append(slope * spread.item() + offset)
+            count = int(attended.sum())
+            mean = distance.sum(dtype=torch.float64).item() / count
+            square = torch.linalg.vector_norm(distance, dtype=torch.float64).item() ** 2 / count
+            spread = math.sqrt(max(square - mean**2, 0.0))
+        self.spreads.append(spread)
+        self.clips.append(slope * spread + offset)
         if self.spec.clip == "searched":
             self._search(some_rows(distance), some_rows(attended), some_rows(exact))
 
