@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import BertConfig, BertModel
 
 import softmaxkit
 from softmaxkit import Spec
 from softmaxkit.cli import main
 from softmaxkit.methods import BASELINE, METHODS
-from softmaxkit.models.language_model import language_model
+from softmaxkit.models.language_model import language_model, learned_tokens
 from softmaxkit.recipe import Shape
 from softmaxkit.studies.recommend import Search, narrowest
 
@@ -25,11 +26,11 @@ class Table(Search):
     """Losses that follow a rule in place of a model's."""
 
     def __init__(self, rule: Any) -> None:
-        super().__init__(None, None, (), 1.0)  # type: ignore[arg-type]
+        super().__init__(None)  # type: ignore[arg-type]
         self.rule = rule
 
-    def change_percent(self, spec: Spec) -> float:
-        self.losses[spec] = change = self.rule(spec)
+    def change(self, spec: Spec) -> float:
+        self.figures[spec] = change = self.rule(spec)
         return float(change)
 
 
@@ -72,14 +73,14 @@ def test_the_search_keeps_the_narrowest_of_each_that_holds() -> None:
     assert [step["what"] for step in steps] == [*widest.narrower()]
     assert steps[0]["tried"]["output=UQ(1,11)"] == 0.2
     assert seen[-1] == (5, 5)
-    assert len(search.losses) < 16
+    assert len(search.figures) < 16
 
 
 def test_where_not_even_the_widest_holds_it_is_returned() -> None:
     widest = softmaxkit.Exaq.widest(64)
     spec, (step,) = narrowest(Table(lambda spec: 3.0), widest, 0.5, lambda done, total: None)
     assert spec == widest
-    assert step["chosen"] == "does not hold (+3.00%)"
+    assert step["chosen"] == "does not hold (+3.00)"
 
 
 @pytest.fixture
@@ -123,18 +124,39 @@ def test_a_budget_that_nothing_holds_shows_the_nearest(
 ) -> None:
     folder, text = model
     losses = iter([2.0, 2.5])
-    monkeypatch.setattr("softmaxkit.studies.recommend.loss_on", lambda *_: next(losses))
+    monkeypatch.setattr("softmaxkit.studies.yardsticks.loss_on", lambda *_: next(losses))
     arguments = ["recommend", str(folder), "--text", str(text), "--context", "32", "--no-synth", "--method", "exaq"]
     assert main([*arguments, "--loss", "0", "-o", str(tmp_path / "specs")]) == 1
-    assert "nothing holds 0% on" in (error := capsys.readouterr().err)
+    assert "nothing holds 0 on" in (error := capsys.readouterr().err)
     assert "the nearest is exaq" in error
-    assert "with +25.00%" in error
+    assert "with +25.00" in error
 
 
 @pytest.mark.parametrize(("loss", "message"), [("half", "a share such as 0.5%, not 'half'"), ("-1", "0% or more")])
 def test_a_budget_that_is_none_is_refused(loss: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["recommend", "model", "--loss", loss]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_an_encoder_is_measured_on_a_task_of_similarity(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = {"num_hidden_layers": 1, "num_attention_heads": 2, "hidden_size": 32}
+    BertModel(BertConfig(vocab_size=320, intermediate_size=64, **sizes)).save_pretrained(tmp_path / "encoder")
+    tokenizer = learned_tokens("the film was good and the play was long " * 20, 280)
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    tokenizer.save_pretrained(tmp_path / "encoder")
+    task = tmp_path / "near.tsv"
+    task.write_text("5.000\tthe film\tthe film\n4.500\tthe film was\tthe film\n0.500\tgrim\tthe play was long\n")
+    arguments = ["recommend", str(tmp_path / "encoder"), "--task", str(task), "--loss", "200", "--no-synth"]
+    assert main([*arguments, "-o", str(tmp_path / "specs"), "--json", str(tmp_path / "record.json")]) == 0
+    record = json.loads((tmp_path / "record.json").read_text())
+    assert all(-200 <= result["change_points"] <= 200 for result in record["results"])
+    assert record["inputs"]["baseline_spearman_percent"] <= 100
+    assert "lose at most 200 points of near" in capsys.readouterr().out
+    (tmp_path / "classes.tsv").write_text("1\tgood\n0\tbad\n")
+    arguments = ["recommend", str(tmp_path / "encoder"), "--task", str(tmp_path / "classes.tsv"), "--no-synth"]
+    assert main([*arguments, "-o", str(tmp_path / "specs")]) == 2
+    assert "is a task of classes, for which an encoder has to be trained" in capsys.readouterr().err
 
 
 def test_the_baseline_is_narrowed_too() -> None:

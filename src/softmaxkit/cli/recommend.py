@@ -44,8 +44,19 @@ def recommend(
     gguf: GgufOption = None,
     text: TextOption = None,
     loss: Annotated[
-        float, typer.Option(parser=percent, metavar="PERCENT", help="Largest change of the loss, such as 0.5%.")
+        float,
+        typer.Option(
+            parser=percent, metavar="PERCENT", help="Largest change of the loss, such as 0.5%; with --task in points."
+        ),
     ] = 0.5,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SOURCE",
+            help="Measure an encoder on this task of similarity, not on a text.",
+            show_default=False,
+        ),
+    ] = None,
     context: Annotated[int, typer.Option(min=2, help="Tokens in a window: the length of the longest rows.")] = 1024,
     windows: Annotated[int, typer.Option(min=1, help="Held-out windows to measure on.")] = 2,
     method: MethodsOption = None,
@@ -70,19 +81,19 @@ def recommend(
         console.print(f"area and energy are left out: {missing}")
     model = with_gguf(model, gguf)
     options = RecommendOptions(
-        model, chosen, loss, text, context, windows, folder=output, synthesize=synthesize and not missing
+        model, chosen, loss, text, context, windows, task, folder=output, synthesize=synthesize and not missing
     )
     with alone_in(output), stages() as stage:
         record = search(options, command_line(), stage, console.print)
     results = record["results"]
-    results_console(json).print(_table(results, loss, context))
+    results_console(json).print(_table(record, loss))
     write_record(record, json)
     holding = [result for result in results if result["holds"]]
     if not holding:
-        nearest = min(results, key=lambda result: float(result["loss_change_percent"]), default=None)
-        near = f"; the nearest is {name_of(nearest)} with {nearest['loss_change_percent']:+.2f}%" if nearest else ""
-        raise RuntimeError(f"nothing holds {loss:g}% on {model} at {context} tokens{near}")
-    best = holding[0]
+        nearest = min(results, key=_change, default=None)
+        near = f"; the nearest is {name_of(nearest)} with {_change(nearest):+.2f}" if nearest else ""
+        raise RuntimeError(f"nothing holds {loss:g} on {model} at {record['inputs']['context']} tokens{near}")
+    best, context = holding[0], record["inputs"]["context"]
     console.print(
         f"take {name_of(best)}:\n"
         f"  softmaxkit calibrate {model} --spec {best['spec_file']} --context {context} -o calibrated\n"
@@ -91,11 +102,19 @@ def recommend(
     )
 
 
-def _table(results: list[dict[str, Any]], budget: float, context: int) -> Table:
-    """Return a row for each method: formats, loss, and what the unit costs."""
-    table = Table(title=f"The narrowest formats that hold {budget:g}% at rows of {context}", box=SIMPLE_HEAD)
+def _change(result: dict[str, Any]) -> float:
+    """Return how much worse the model is, in percent of its loss or in points of its task."""
+    return float(result["loss_change_percent" if "loss_change_percent" in result else "change_points"])
+
+
+def _table(record: dict[str, Any], budget: float) -> Table:
+    """Return a row for each method: formats, change, and what the unit costs."""
+    results, inputs = record["results"], record["inputs"]
+    unit = "points of " + inputs["task"] if "task" in inputs else "% of the loss"
+    title = f"The narrowest formats that lose at most {budget:g} {unit} at rows of {inputs['context']}"
+    table = Table(title=title, box=SIMPLE_HEAD)
     table.add_column("method")
-    for heading in ("change", "area, um2", "energy, pJ", "clock, MHz"):
+    for heading in ("lost", "area, um2", "energy, pJ", "clock, MHz"):
         table.add_column(heading, justify="right")
     for result in results:
         costs = [
@@ -103,5 +122,5 @@ def _table(results: list[dict[str, Any]], budget: float, context: int) -> Table:
             for key, digits in (("area_um2", 0), ("energy_pj_per_element", 1), ("fmax_mhz", 0))
         ]
         holds = "" if result["holds"] else ", does not hold"
-        table.add_row(f"{name_of(result)}{holds}", f"{result['loss_change_percent']:+.2f}%", *costs)
+        table.add_row(f"{name_of(result)}{holds}", f"{_change(result):+.2f}", *costs)
     return table

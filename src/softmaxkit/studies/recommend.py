@@ -9,22 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel
-
 from softmaxkit.files import write_json
 from softmaxkit.methods.base.spec import Spec
 from softmaxkit.models.calibration import calibrate
-from softmaxkit.models.evaluation import loss_on, perplexity, real_scores
+from softmaxkit.models.evaluation import real_scores
 from softmaxkit.models.patch import apply, layers, restore
-from softmaxkit.models.pretrained import read_pretrained
-from softmaxkit.models.running import to_default_device
-from softmaxkit.models.text import read_corpus, windows_at_once
 from softmaxkit.record import make_record, make_result
-from softmaxkit.studies.progress import Say, Stage
+from softmaxkit.studies.progress import Progress, Say, Stage
 from softmaxkit.studies.silicon import cost_of_scores
-
-CALIBRATION_WINDOWS = 2
-"""Windows that a method is calibrated on before it is measured."""
+from softmaxkit.studies.yardsticks import Yardstick, on_task, on_text
 
 
 @dataclass(frozen=True)
@@ -32,59 +25,56 @@ class RecommendOptions:
     """What to look for.
 
     Attributes:
-        model: a causal language model: folder, hub name, GGUF file or packaged model.
+        model: a causal language model: folder, hub name, GGUF file or packaged model; for a task, an encoder.
         methods: classes of specs, of which those that a model has to be trained for are left out.
-        budget_percent: largest change of the loss against exact softmax in float.
+        budget: largest change of the loss against exact softmax in float, in percent; of a task's figure in points.
         text: a text file, of which the first part calibrates and the held-out part is measured; None for the Python
             standard library's source.
         context: tokens in a window, the row length.
         windows: held-out windows to measure on.
+        task: of similarity, to measure an encoder on instead of a text.
         folder: for the specs.
         synthesize: work out area and energy of each unit.
     """
 
     model: str
     methods: Sequence[type[Spec]]
-    budget_percent: float
+    budget: float
     text: Path | None = None
     context: int = 1024
     windows: int = 2
+    task: str | None = None
     folder: Path = Path("softmaxkit-recommend")
     synthesize: bool = True
 
 
 @dataclass
 class Search:
-    """The losses of one model with different specs, each measured once.
+    """What different specs do to one model, each measured once.
 
     Attributes:
-        model: with no method in it.
-        held_out: windows to measure on.
-        calibration: batches.
-        baseline_loss: of exact softmax in float.
-        losses: by spec.
+        yardstick: the model, and what it is held against.
+        figures: by spec.
     """
 
-    model: PreTrainedModel
-    held_out: Any
-    calibration: Sequence[Any]
-    baseline_loss: float
-    losses: dict[Spec, float] = field(default_factory=dict)
+    yardstick: Yardstick
+    figures: dict[Spec, float] = field(default_factory=dict)
 
-    def change_percent(self, spec: Spec) -> float:
-        """Return the change of the loss with a spec, in integers."""
-        if spec not in self.losses:
+    def change(self, spec: Spec) -> float:
+        """Return how much worse the model is with a spec in integers, in percent of the loss or in points."""
+        if spec not in self.figures:
             self.put_in(spec)
-            self.losses[spec] = loss_on(self.model, self.held_out)
-        return 100 * (self.losses[spec] / self.baseline_loss - 1)
+            self.figures[spec] = self.yardstick.measure()
+        return self.yardstick.worse(self.figures[spec], self.yardstick.baseline)
 
     def put_in(self, spec: Spec) -> None:
         """Put a spec into the model, calibrated, in integer mode."""
-        apply(restore(self.model), spec, mode="integer")
-        if any(module.calibrator() is not None for module in layers(self.model).values()):
+        model = self.yardstick.model
+        apply(restore(model), spec, mode="integer")
+        if any(module.calibrator() is not None for module in layers(model).values()):
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)  # saturation shows in the loss
-                calibrate(self.model, self.calibration)
+                warnings.simplefilter("ignore", UserWarning)  # saturation shows in what is measured
+                calibrate(model, self.yardstick.calibration)
 
 
 def recommend(options: RecommendOptions, command: Sequence[str], stage: Stage, say: Say) -> dict[str, Any]:
@@ -100,8 +90,9 @@ def recommend(options: RecommendOptions, command: Sequence[str], stage: Stage, s
         say: called with each format that was decided.
 
     Returns:
-        the record: a result for each method, with `loss_nats`, `loss_change_percent`, whether it `holds` the budget
-        (else it is the widest, the nearest there is), `steps`, what was tried, and the unit's figures. The methods that
+        the record: a result for each method, with `loss_nats` and `loss_change_percent` (of a task `spearman_percent`
+        and `change_points`, how much lower it is), whether it `holds` the budget (else it is the widest, the nearest
+        there is), `steps`, what was tried, and the unit's figures. The methods that
         hold come first, by the energy of their units.
 
     Raises:
@@ -109,12 +100,12 @@ def recommend(options: RecommendOptions, command: Sequence[str], stage: Stage, s
         FloatingPointError: the model's own loss is NaN or infinite.
         ToolError: a tool is missing or failed.
     """
-    model, tokenizer = read_pretrained(options.model, options.context)
-    corpus = read_corpus(options.text, tokenizer)
-    held_out = corpus.held_out_windows(options.context, options.windows)
-    calibration = corpus.calibration_batches(options.context, batch=CALIBRATION_WINDOWS, count=1)
-    model = restore(to_default_device(model))
-    search = Search(model, held_out, calibration, loss_on(model, held_out, stage("measure the model as it is")))
+    stage("measure the model as it is")
+    if options.task is not None:
+        yardstick = on_task(options.model, options.task, options.context)
+    else:
+        yardstick = on_text(options.model, options.text, options.context, options.windows)
+    search = Search(yardstick)
     results = []
     for method in options.methods:
         widest = method.widest(options.context)
@@ -123,51 +114,43 @@ def recommend(options: RecommendOptions, command: Sequence[str], stage: Stage, s
             continue
         results.append(_result(search, widest, options, stage, say))
     results.sort(key=lambda result: (not result["holds"], result.get("energy_pj_per_element", 0.0)))
-    inputs = {
-        "text": corpus.describe(),
-        "model": {"name": options.model},
-        "context": options.context,
-        "windows": len(held_out),
-        "budget_percent": options.budget_percent,
-        "baseline_loss_nats": search.baseline_loss,
-    }
-    return make_record(command, 0, inputs, results)
+    inputs = {"budget": options.budget, f"baseline_{yardstick.figure}": yardstick.baseline}
+    return make_record(command, 0, yardstick.inputs | inputs, results)
 
 
 def _result(search: Search, widest: Spec, options: RecommendOptions, stage: Stage, say: Say) -> dict[str, Any]:
     """Return the result of one method, and write its spec."""
     progress = stage(f"search {widest.title}")
-    spec, steps = narrowest(search, widest, options.budget_percent, progress)
+    spec, steps = narrowest(search, widest, options.budget, progress)
     for step in steps:
         say(f"  {step['what']}: {step['chosen']}")
-    holds = search.change_percent(spec) <= options.budget_percent
+    change, yardstick = search.change(spec), search.yardstick
     costs: dict[str, Any] = {}
     if options.synthesize:
         search.put_in(spec)
-        windows = search.held_out[: windows_at_once(1, options.context)]
-        costs = cost_of_scores(real_scores(search.model, windows), stage(f"synthesise {spec.name}"))
+        scores = real_scores(yardstick.model, yardstick.sample)
+        costs = cost_of_scores(scores, stage(f"synthesise {spec.name}"))
     file = options.folder / f"{spec.method}.json"
     write_json(file, spec.to_json())
     return make_result(
         spec,
         "integer",
-        holds=holds,
-        loss_nats=search.losses[spec],
-        perplexity=perplexity(search.losses[spec]),
-        loss_change_percent=search.change_percent(spec),
+        holds=change <= options.budget,
+        **{yardstick.figure: search.figures[spec]},
+        **{"loss_change_percent" if options.task is None else "change_points": change},
         spec_file=str(file),
         steps=steps,
         **costs,
     )
 
 
-def narrowest(search: Search, spec: Spec, budget_percent: float, progress: Any) -> tuple[Spec, list[dict[str, Any]]]:
+def narrowest(search: Search, spec: Spec, budget: float, progress: Progress) -> tuple[Spec, list[dict[str, Any]]]:
     """Narrow a spec down, what saves most first, by halving the candidates that are left.
 
     Args:
         search: the model.
         spec: the widest.
-        budget_percent: largest change of the loss.
+        budget: largest change.
         progress: called with the decisions made and all.
 
     Returns:
@@ -175,8 +158,8 @@ def narrowest(search: Search, spec: Spec, budget_percent: float, progress: Any) 
         what was `chosen`, and what was `tried`, with the change of the loss of each.
     """
     steps: list[dict[str, Any]] = []
-    if search.change_percent(spec) > budget_percent:
-        tried = {spec.name: search.change_percent(spec)}
+    if search.change(spec) > budget:
+        tried = {spec.name: search.change(spec)}
         return spec, [{"what": "widest", "chosen": _change_text(search, spec, "does not hold"), "tried": tried}]
     axes = [*spec.narrower()]
     for place, what in enumerate(axes):
@@ -184,9 +167,9 @@ def narrowest(search: Search, spec: Spec, budget_percent: float, progress: Any) 
         low, high, tried = 0, len(candidates) - 1, {}
         while low < high:
             middle = (low + high) // 2
-            change = search.change_percent(candidates[middle])
+            change = search.change(candidates[middle])
             tried[_difference(candidates[middle], spec)] = change
-            low, high = (low, middle) if change <= budget_percent else (middle + 1, high)
+            low, high = (low, middle) if change <= budget else (middle + 1, high)
         chosen = candidates[low]
         kept = _difference(chosen, spec) or "as it was"
         steps.append({"what": what, "chosen": _change_text(search, chosen, kept), "tried": tried})
@@ -196,7 +179,7 @@ def narrowest(search: Search, spec: Spec, budget_percent: float, progress: Any) 
 
 
 def _change_text(search: Search, spec: Spec, what: str) -> str:
-    return f"{what} ({search.change_percent(spec):+.2f}%)"
+    return f"{what} ({search.change(spec):+.2f})"
 
 
 def _difference(spec: Spec, other: Spec) -> str:

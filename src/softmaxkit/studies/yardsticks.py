@@ -1,0 +1,114 @@
+"""What formats are held against: the loss of a language model on a text, or an encoder's figure on a task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from softmaxkit.models.evaluation import loss_on
+from softmaxkit.models.fine_tuning import calibration_batches, measure, read_encoder, tokens_at_most
+from softmaxkit.models.patch import restore
+from softmaxkit.models.pretrained import read_pretrained
+from softmaxkit.models.running import to_default_device
+from softmaxkit.models.tasks import read_task
+from softmaxkit.models.text import read_corpus
+from softmaxkit.recipe import TaskRecipe
+
+CALIBRATION_WINDOWS = 2
+"""Windows that a method is calibrated on before it is measured."""
+
+
+@dataclass(frozen=True)
+class Yardstick:
+    """One model, and how far a method moves it.
+
+    Attributes:
+        model: with no method in it.
+        calibration: batches to calibrate on.
+        measure: returns the model's figure as it is now.
+        figure: its name, with its unit.
+        baseline: the figure of exact softmax in float.
+        worse: of two figures, how much worse the first is than the second, in percent of it or in points.
+        sample: token ids, (1, tokens), whose scores a unit is run with.
+        inputs: for the record.
+    """
+
+    model: PreTrainedModel
+    calibration: Sequence[Any]
+    measure: Callable[[], float]
+    figure: str
+    baseline: float
+    worse: Callable[[float, float], float]
+    sample: torch.Tensor
+    inputs: dict[str, Any]
+
+
+def on_text(name: str, text: Any, context: int, windows: int) -> Yardstick:
+    """Return the loss of a causal language model on held-out windows of a text, in percent of that of exact softmax.
+
+    Args:
+        name: the model, see `read_pretrained`.
+        text: a text file; None for the Python standard library's source.
+        context: tokens in a window.
+        windows: how many to measure on.
+
+    Raises:
+        ValueError: a text or model that cannot be used.
+    """
+    model, tokenizer = read_pretrained(name, context)
+    corpus = read_corpus(text, tokenizer)
+    held_out = corpus.held_out_windows(context, windows)
+    model = restore(to_default_device(model))
+    return Yardstick(
+        model,
+        corpus.calibration_batches(context, batch=CALIBRATION_WINDOWS, count=1),
+        lambda: loss_on(model, held_out),
+        "loss_nats",
+        loss_on(model, held_out),
+        lambda loss, exact: 100 * (loss / exact - 1),
+        held_out[:1],
+        {"text": corpus.describe(), "model": {"name": name}, "context": context, "windows": len(held_out)},
+    )
+
+
+def on_task(name: str, source: str, context: int) -> Yardstick:
+    """Return the rank correlation of an encoder on a task of similarity, as it is, in points below exact softmax.
+
+    Args:
+        name: the encoder, a folder or hub name.
+        source: the task, see `read_task`.
+        context: tokens of a sentence, at most.
+
+    Raises:
+        ValueError: an encoder or task that cannot be used; a task that an encoder has to be trained for.
+    """
+    task = read_task(source)
+    if not task.similarity:
+        raise ValueError(
+            f"{task.name} is a task of {task.kind}, for which an encoder has to be trained; give one of similarity, or "
+            "a text with --text, or see softmaxkit tasks"
+        )
+    model, tokenizer = read_encoder(name, task, 0)
+    model = restore(to_default_device(model))
+    length = min(context, TaskRecipe().length, tokens_at_most(model), tokenizer.model_max_length)
+
+    def correlation() -> float:
+        return measure(model, tokenizer, task, length)["spearman_percent"]
+
+    batches = calibration_batches(task, tokenizer, length)
+    longest = max(batches, key=lambda batch: batch["input_ids"].shape[1])["input_ids"][:1]
+    inputs = {"task": task.name, "model": {"name": name}, "context": length, "examples": len(task.held_out)}
+    return Yardstick(
+        model,
+        batches,
+        correlation,
+        "spearman_percent",
+        correlation(),
+        lambda points, exact: exact - points,
+        torch.nn.functional.pad(longest, (0, 1)),
+        inputs,
+    )
