@@ -93,13 +93,19 @@ def recommend(
         nearest = min(results, key=_change, default=None)
         near = f"; the nearest is {name_of(nearest)} with {_change(nearest):+.2f}" if nearest else ""
         raise RuntimeError(f"nothing holds {loss:g} on {model} at {record['inputs']['context']} tokens{near}")
-    best, context = holding[0], record["inputs"]["context"]
-    console.print(
-        f"take {name_of(best)}:\n"
-        f"  softmaxkit calibrate {model} --spec {best['spec_file']} --context {context} -o calibrated\n"
-        f"  softmaxkit rtl --spec {best['spec_file']} --max-row {context} -o unit",
-        soft_wrap=True,
-    )
+    _say_what_to_do(holding, model, record["inputs"]["context"])
+
+
+def _say_what_to_do(holding: list[dict[str, Any]], model: str, context: int) -> None:
+    """Print the commands for the unit of least energy; without energies, for all that hold."""
+    known = "energy_pj_per_element" in holding[0]
+    for result in holding[:1] if known else holding:
+        console.print(
+            f"{'take' if known else 'for'} {name_of(result)}:\n"
+            f"  softmaxkit calibrate {model} --spec {result['spec_file']} --context {context} -o calibrated\n"
+            f"  softmaxkit rtl --spec {result['spec_file']} --max-row {context} -o unit",
+            soft_wrap=True,
+        )
 
 
 def _change(result: dict[str, Any]) -> float:
