@@ -40,14 +40,15 @@ SEARCHED_SCORES = 1 << 20
 """Scores of a layer that a search over candidates looks at at once, about, at most."""
 
 
-def some_rows(values: Tensor) -> Tensor:
+def some_rows(values: Tensor, most: int = SEARCHED_SCORES) -> Tensor:
     """Return one row in four, or fewer of many: plenty for a search over candidates, and so much faster.
 
     Args:
         values: (..., queries, keys).
+        most: scores to keep, about.
 
     Returns:
         some of the queries, evenly spread.
     """
-    every = max(4, -(-values.numel() // SEARCHED_SCORES))
+    every = max(4, -(-values.numel() // most))
     return values[..., ::every, :] if values.ndim > 1 else values

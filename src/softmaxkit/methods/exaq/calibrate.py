@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from softmaxkit.methods.base.rows import masked_softmax, some_rows
+from softmaxkit.methods.base.rows import SEARCHED_SCORES, masked_softmax, some_rows
 
 if TYPE_CHECKING:
     from softmaxkit.methods.exaq.spec import Exaq
@@ -26,7 +26,7 @@ class ExaqCalibrator:
     """Gathers what the clips need to know of a layer, or of each of its heads."""
 
     def __init__(self, spec: Exaq, heads: int | None = None) -> None:
-        self.parts = [_Part(spec) for _ in range(heads or 1)]
+        self.parts = [_Part(spec, SEARCHED_SCORES // (heads or 1)) for _ in range(heads or 1)]
         self.heads = heads
 
     def observe(self, scores: Tensor, attended: Tensor) -> Tensor:
@@ -57,8 +57,8 @@ class ExaqCalibrator:
 class _Part:
     """Gathers, over batches, the mean of the fitted clips, the smallest score, and the error of each candidate."""
 
-    def __init__(self, spec: Exaq) -> None:
-        self.spec = spec
+    def __init__(self, spec: Exaq, searched: int) -> None:
+        self.spec, self.searched = spec, searched
         self.clips: list[float] = []
         self.spreads: list[float] = []
         self.smallest = 0.0
@@ -92,7 +92,7 @@ class _Part:
         self.spreads.append(spread)
         self.clips.append(slope * spread + offset)
         if self.spec.clip == "searched":
-            self._search(some_rows(distance), some_rows(attended), some_rows(exact))
+            self._search(*(some_rows(values, self.searched) for values in (distance, attended, exact)))
 
     def _search(self, distance: Tensor, attended: Tensor, truth: Tensor) -> None:
         """Add each candidate's summed absolute error of the probabilities."""
