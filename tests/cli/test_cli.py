@@ -67,7 +67,7 @@ def test_the_help_is_quick() -> None:
     subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
 
 
-@pytest.mark.parametrize("verb", ["compare", "methods", "train", "calibrate", "evaluate", "study", "tasks"])
+@pytest.mark.parametrize("verb", ["compare", "methods", "train", "calibrate", "evaluate", "study", "tasks", "claims"])
 def test_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, verb, "--help")
     assert code == 0

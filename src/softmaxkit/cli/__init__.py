@@ -14,6 +14,7 @@ import softmaxkit
 from softmaxkit import processes
 from softmaxkit.cli.bench import bench
 from softmaxkit.cli.calibrate import calibrate
+from softmaxkit.cli.claims import claims
 from softmaxkit.cli.compare import compare
 from softmaxkit.cli.evaluate import evaluate
 from softmaxkit.cli.methods import methods
@@ -69,7 +70,7 @@ def _join_processes(context: typer.Context) -> None:
         raise typer.Exit
 
 
-for verb in (compare, methods, train, calibrate, evaluate, recommend, rtl, verify, synth, bench, study, tasks):
+for verb in (compare, methods, train, calibrate, evaluate, recommend, rtl, verify, synth, bench, study, tasks, claims):
     app.command()(verb)
 
 

@@ -1,19 +1,24 @@
 """The papers' ratios of area and energy beside ours, without storage and with it, measured in one run.
 
-    python -m softmaxkit.studies.papers
+    python -m softmaxkit.studies.papers --json papers.json
 
-prints the table of docs/silicon.md. Each method says which figures its paper publishes.
+prints the table of docs/silicon.md and writes the record. Each method says which figures its paper publishes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+import argparse
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from softmaxkit.files import write_json
 from softmaxkit.flow.synthesize import PARTS, synthesize
 from softmaxkit.methods import METHODS
 from softmaxkit.methods.base.forms import Form
 from softmaxkit.methods.base.published import FRONT, Ratio, UnitPart
+from softmaxkit.record import make_record
 
 if TYPE_CHECKING:
     from softmaxkit.flow.figures import Synthesis
@@ -21,31 +26,45 @@ if TYPE_CHECKING:
 Costs = dict[tuple[str, bool], "Synthesis"]
 """By the name of a spec, and whether its constants are baked in."""
 
-
-def ratios() -> list[Ratio]:
-    """Return the ratios that the methods' papers publish."""
-    return [ratio for spec in METHODS.values() for ratio in spec.published_ratios()]
+Result = Mapping[str, Any]
 
 
-def lines(costs: Costs) -> Iterator[str]:
-    """Yield the lines of the table in Markdown.
+def ratios() -> list[tuple[str, Ratio]]:
+    """Return the ratios that the methods' papers publish, each with the method."""
+    return [(name, ratio) for name, spec in METHODS.items() for ratio in spec.published_ratios()]
+
+
+def paper_ratios(costs: Costs, command: Sequence[str]) -> dict[str, Any]:
+    """Return the record: a result for each ratio, as the paper has it and as ours are, with storage and without.
 
     Args:
         costs: of the units of all ratios, see `measured`.
+        command: for the record.
     """
+    results = []
+    for method, ratio in ratios():
+        over, under = ratio.over.spec.name, ratio.under.spec.name
+        result: dict[str, Any] = {"method": method, "what": ratio.what, "over": over, "under": under}
+        for name, published, cost in (("area", ratio.area, _area), ("energy", ratio.energy, _energy)):
+            result[f"paper_{name}"] = published
+            for suffix, storage in (("", ()), ("_with_storage", tuple(PARTS))):
+                if ratio.over.with_storage or not storage:
+                    above, below = (cost(costs[_key(part)], part.parts + storage) for part in (ratio.over, ratio.under))
+                    result[f"{name}_ratio{suffix}"] = above / below
+        results.append(result)
+    synthesis = next(iter(costs.values()))
+    return make_record(command, 0, {"cells": synthesis.cells, "clock_ns": synthesis.clock, "lanes": 1}, results)
+
+
+def lines(results: Sequence[Result]) -> Iterator[str]:
+    """Yield the lines of the table in Markdown."""
     yield "| ratio | paper: area | ours, no storage | with storage | paper: energy | ours, no storage | with storage |"
     yield "| --- | --- | --- | --- | --- | --- | --- |"
-    for ratio in ratios():
-        cells = [ratio.what]
-        for published, cost in ((ratio.area, _area), (ratio.energy, _energy)):
-            cells.append(published)
-            for with_storage in (False, True):
-                over, under = (
-                    cost(costs[_key(part)], part.parts + (tuple(PARTS) if with_storage else ()))
-                    for part in (ratio.over, ratio.under)
-                )
-                shown = ratio.over.with_storage or not with_storage
-                cells.append(f"{over / under:.2f}" if shown else "")
+    for result in results:
+        cells = [result["what"]]
+        for name in ("area", "energy"):
+            ours = (result.get(f"{name}_ratio{suffix}") for suffix in ("", "_with_storage"))
+            cells += [result[f"paper_{name}"], *("" if ratio is None else f"{ratio:.2f}" for ratio in ours)]
         yield f"| {' | '.join(cells)} |"
 
 
@@ -64,12 +83,23 @@ def _energy(synthesis: Synthesis, parts: Sequence[str]) -> float:
 
 def measured() -> Costs:
     """Synthesise the units of all ratios: one lane, sky130, its usual clock."""
-    parts = {_key(part): part for ratio in ratios() for part in (ratio.over, ratio.under)}
+    parts = {_key(part): part for _, ratio in ratios() for part in (ratio.over, ratio.under)}
     return {
         key: synthesize(Form("", part.spec, part.baked).unit(lanes=1, storage="latches"), parts={**PARTS, FRONT: FRONT})
         for key, part in parts.items()
     }
 
 
+def main() -> None:
+    """Measure, print the table, and write the record where it is asked for."""
+    parser = argparse.ArgumentParser(prog="python -m softmaxkit.studies.papers")
+    parser.add_argument("--json", type=Path, metavar="PATH", help="write the record there")
+    arguments = parser.parse_args()
+    record = paper_ratios(measured(), ["python", "-m", "softmaxkit.studies.papers", *sys.argv[1:]])
+    print("\n".join(lines(record["results"])))
+    if arguments.json is not None:
+        write_json(arguments.json, record)
+
+
 if __name__ == "__main__":
-    print("\n".join(lines(measured())))
+    main()

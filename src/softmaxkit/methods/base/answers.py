@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar, Literal, Self
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from softmaxkit.methods.base.published import Published, Ratio
+
+if TYPE_CHECKING:
+    from softmaxkit.methods.base.claims import Claim
 
 Training = Literal["from scratch", "fine-tuned", "calibrated"]
 Dataflow = Literal["element", "row", "deferred"]
@@ -60,6 +65,13 @@ class Answers:
     def published_ratios(cls) -> list[Ratio]:
         """Return the ratios of area and energy to other units that its paper reports."""
         return []
+
+    @classmethod
+    def claims(cls) -> list[Claim]:
+        """Return what its paper claims: `claims()` of the file claims.py beside the spec, where there is one."""
+        name = f"{cls.__module__.rpartition('.')[0]}.claims"
+        found: list[Claim] = import_module(name).claims() if find_spec(name) else []
+        return found
 
     def by_bits(self) -> dict[int, Self]:
         """Return this spec with other widths of what it mainly trades accuracy for, by bits; most have no choice."""

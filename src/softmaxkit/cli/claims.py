@@ -1,0 +1,64 @@
+"""`softmaxkit claims`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from softmaxkit.cli.console import command_line, console, results_console, stages, write_record
+from softmaxkit.cli.options import JsonOption, MethodsOption, writable_file
+from softmaxkit.methods import METHODS
+
+
+def claims(
+    records: Annotated[
+        Path, typer.Option(metavar="DIR", exists=True, file_okay=False, help="Folder of records to read them from.")
+    ] = Path("results"),
+    method: MethodsOption = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="First measure what takes seconds, into DIR/claims.")
+    ] = False,
+    json: JsonOption = None,
+    markdown: Annotated[
+        Path | None, typer.Option(metavar="PATH", callback=writable_file, help="Write the ledger there, as Markdown.")
+    ] = None,
+    html: Annotated[
+        Path | None, typer.Option(metavar="PATH", callback=writable_file, help="Write the ledger there, as a page.")
+    ] = None,
+) -> None:
+    """Judge what the methods' papers claim by the records of what was measured here.
+
+    Figures and verdicts are read from the records. A claim whose record is missing is not measured; the record and the
+    page name the command that makes it.
+    """
+    from softmaxkit.files import write_text
+    from softmaxkit.report.claims import claims_markdown, render_claims, tally
+    from softmaxkit.studies.claims import judge_claims, measure_claims
+
+    names = method or [*METHODS]
+    if measure:
+        with stages() as stage:
+            measure_claims(names, records, command_line(), stage)
+    record = judge_claims(names, records, command_line())
+    screen = results_console(json)
+    screen.print(_table(record["results"]))
+    screen.print(f"{tally(record['results'])}")
+    write_record(record, json)
+    for path, text in ((markdown, claims_markdown), (html, render_claims)):
+        if path is not None:
+            write_text(path, text(record))
+            console.print(f"page: {path}")
+
+
+def _table(results: list[dict[str, Any]]) -> Table:
+    table = Table("claim", "paper", "here", "verdict", box=SIMPLE_HEAD, show_lines=True)
+    for result in results:
+        here = result["measured"] or result["why"]
+        if not result["measured"] and result["records"]:
+            here += "".join(f"\n{command}" for command in result["records"].values())
+        table.add_row(result["id"], result["published"], here, result["verdict"])
+    return table

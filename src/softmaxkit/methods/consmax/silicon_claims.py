@@ -1,0 +1,119 @@
+"""Claims of the ConSmax paper about silicon and pipelines, and how they are judged."""
+
+from __future__ import annotations
+
+from softmaxkit.methods.base.claims import Claim, Finding, Record, Result, Verdict, only_result
+from softmaxkit.methods.base.published import Published
+from softmaxkit.methods.base.spec import Spec
+from softmaxkit.methods.consmax.spec import ConSmax
+from softmaxkit.methods.exact import Exact
+from softmaxkit.methods.softermax import Softermax
+
+PROCESS, TOOLS = "sky130", "open"
+"""Of the paper's rows the one that ours can be held to."""
+
+RIVALS: dict[str, type[Spec]] = {"Softermax": Softermax, "softmax": Exact}
+COSTS = ("area", "power")
+
+
+def silicon_claims() -> list[Claim]:
+    """Return the claims of arXiv 2402.10930 about silicon."""
+    return [
+        Claim(
+            id="consmax-4",
+            place="abstract, table of results",
+            claim="Less power and area than Softermax and than softmax in FP16, rows of 256, at one score a cycle.",
+            published=(
+                "16 nm, commercial tools: 3.35x power, 2.75x area over Softermax; 7.5x, 13.75x over softmax; "
+                + _published_text()
+            ),
+            judge=judge_costs,
+            records={
+                "silicon/sky130.json": "softmaxkit synth all --no-wires --clock 5 --storage latches "
+                "--json results/silicon/sky130.json"
+            },
+        ),
+        Claim(
+            id="consmax-5",
+            place="Fig. 4a",
+            claim="Two INT8 units and a reduction multiplier make one INT16 unit, or work apart: mixed precision.",
+            published="built",
+            judge=judge_halves,
+            records={
+                "verification/consmax-16.json": "softmaxkit verify --spec results/verification/consmax-16-spec.json "
+                "--lanes 16 --constants loadable --json results/verification/consmax-16.json"
+            },
+        ),
+        Claim(
+            id="consmax-6",
+            place="Fig. 2",
+            claim="A pipeline of elements removes the stall of softmax while a token is generated.",
+            published="no cycle count; the stall is cited as about 20% of attention's time",
+            waits="A claim about a whole pipeline of QK, softmax and PV: it waits for the accelerator.",
+        ),
+    ]
+
+
+def _comparable(spec: type[Spec]) -> Published:
+    """Return the paper's figures of a method that ours can be held to."""
+    return next(row for row in spec.published if (row.process, row.tools) == (PROCESS, TOOLS))
+
+
+def _ratio(rival: type[Spec], cost: str) -> float:
+    """Return how many times as much as ConSmax a rival costs in the paper."""
+    figure = {"area": "area_um2", "power": "power_mw"}[cost]
+    return float(getattr(_comparable(rival), figure) / getattr(_comparable(ConSmax), figure))
+
+
+def _published_text() -> str:
+    over = (
+        f"{_ratio(rival, 'power'):.1f}x, {_ratio(rival, 'area'):.1f}x over {name}" for name, rival in RIVALS.items()
+    )
+    return f"SkyWater 130 nm, open tools: {', '.join(over)}"
+
+
+def judge_costs(record: Record) -> Finding:
+    """Judge consmax-4 by the paper's open figures of sky130, with the row buffers and without them.
+
+    The paper does not say whether they are in its figures. A ratio that is reached either way counts as reached, one
+    that is reached neither way as missed; one that is reached only with them cannot be compared.
+    """
+    own = only_result(record, method=ConSmax.method, form="loadable tables", cells=PROCESS)
+    verdicts: set[Verdict] = set()
+    parts = []
+    for name, rival in RIVALS.items():
+        other = only_result(record, method=rival.method, variant="", cells=PROCESS)
+        for cost in COSTS:
+            without, whole = (_cost(other, cost, rows) / _cost(own, cost, rows) for rows in (False, True))
+            wanted = _ratio(rival, cost)
+            reached = [ratio >= wanted for ratio in (without, whole)]
+            verdicts.add("reproduced" if all(reached) else "not comparable" if any(reached) else "not reproduced")
+            parts.append(f"{cost} {without:.2f}x without row buffers, {whole:.1f}x with them, over {name}")
+    order: tuple[Verdict, ...] = ("not reproduced", "not comparable", "reproduced")
+    why = (
+        "Held to the open figures of sky130, at one clock, power for power at one score a cycle; both of ConSmax's "
+        "loadable tables are counted. The paper does not say whether tables and row buffers are in its figures. Our "
+        "softmax in FP16 is a smaller rival than the DesignWare one; buffers are of latches, without layout."
+    )
+    return Finding("; ".join(parts), next(verdict for verdict in order if verdict in verdicts), why)
+
+
+def _cost(result: Result, cost: str, with_rows: bool) -> float:
+    part = "" if with_rows else "without_row_buffer_"
+    name = {"area": f"area_{part}um2", "power": f"energy_{part}pj_per_element"}[cost]
+    return float(result[name])
+
+
+def judge_halves(record: Record) -> Finding:
+    """Judge consmax-5: the unit of 16 bits has to equal its integers, joined and apart."""
+    joined, apart = (only_result(record, method=ConSmax.method, unit=unit) for unit in ("loadable", "halves apart"))
+    parts = [
+        f"{what}: {result['mismatches']:,} of {result['compared']:,} outputs differ from the integers"
+        for what, result in (("joined", joined), ("apart", apart))
+    ]
+    holds = all(result["compared"] > 0 and not result["faults"] for result in (joined, apart))
+    why = (
+        f"Of the unit with {joined['lanes']} lanes, in {joined['simulator']}. In BF16 many of the 65,536 codes share a "
+        "result, and what 16 bits are worth to a model is not measured."
+    )
+    return Finding("; ".join(parts), "reproduced" if holds else "not reproduced", why)

@@ -1,0 +1,71 @@
+"""The ledger of the papers' claims, as Markdown and as a page."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from softmaxkit.report.page import fill
+from softmaxkit.report.sheets import Sheet, sheet_json
+
+Result = Mapping[str, Any]
+
+COLUMNS = {"id": "Claim", "claim": "In our words", "published": "Paper", "measured": "Here", "verdict": "Verdict"}
+DETAILS = {"source": "Source", "published": "Paper", "measured": "Here", "why": "Why"}
+
+
+def tally(results: Sequence[Result]) -> str:
+    """Return how many claims have which verdict, in words."""
+    counts = Counter(result["verdict"] for result in results)
+    return f"{len(results)} claims: {', '.join(f'{count} {verdict}' for verdict, count in counts.items())}"
+
+
+def render_claims(record: Mapping[str, Any]) -> str:
+    """Return the ledger as one self-contained HTML page.
+
+    Args:
+        record: the JSON object that `softmaxkit claims` writes.
+    """
+    results = record["results"]
+    keys = ("id", *DETAILS, "verdict")
+    sheet = Sheet(keys, [[result[key] for key in keys] for result in results])
+    return fill(
+        "claims.html.j2",
+        record,
+        tally=tally(results),
+        columns=COLUMNS,
+        details=DETAILS,
+        results=results,
+        sheet=sheet_json(sheet),
+    )
+
+
+def claims_markdown(record: Mapping[str, Any]) -> str:
+    """Return the ledger as Markdown: a table of verdicts, and a section for each claim.
+
+    Args:
+        record: the JSON object that `softmaxkit claims` writes.
+    """
+    results = record["results"]
+    lines = [
+        "# Claims",
+        "",
+        "What the methods' papers claim, and what becomes of it here. `softmaxkit claims --markdown docs/claims.md`",
+        "writes this page from the records in `results/`; figures and verdicts are read from them, never typed in.",
+        "",
+        "- *reproduced*, *not reproduced*: in our setting our figure, with its spread, reaches the claim or does not.",
+        "- *not comparable*: our setting differs so much that reaching the figure shows nothing.",
+        "- *not measured*: a record is missing, or something has to be built first.",
+        "",
+        f"{tally(results)}.",
+        "",
+        "| claim | | verdict |",
+        "| --- | --- | --- |",
+        *(f"| [{result['id']}](#{result['id']}) | {result['claim']} | {result['verdict']} |" for result in results),
+    ]
+    for result in results:
+        lines += ["", f"## {result['id']}", "", f"{result['claim']} **{result['verdict'].capitalize()}.**", ""]
+        lines += [f"- {heading}: {result[key]}" for key, heading in DETAILS.items() if result[key]]
+        lines += [f"- Record: `{file}`, by `{command}`" for file, command in result["records"].items()]
+    return "\n".join(lines) + "\n"
