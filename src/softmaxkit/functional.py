@@ -40,7 +40,7 @@ def softmax(
     """
     import torch
 
-    from softmaxkit.methods.base.module import normalise_with
+    from softmaxkit.methods.base.module import normalise_with, without_gradients
 
     check_spec(spec)
     spec.require(parameters)
@@ -53,7 +53,7 @@ def softmax(
             return softmax(tensors[0], spec, tensors[1], dim, mode, **parameters).numpy()
     if scores.ndim < 1:
         raise ValueError("scores are (..., keys), not a single number")
-    module = spec.module(mode=mode, **{**spec.start(scores.shape[dim]), **parameters}).to(scores.device)
+    module = without_gradients(spec.module(mode=mode, **{**spec.start(scores.shape[dim]), **parameters}), scores.device)
     return normalise_with(module, parameters)(scores, mask, dim)
 
 

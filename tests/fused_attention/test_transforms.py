@@ -125,3 +125,81 @@ def test_gradients_reach_the_learned_numbers_that_are_given_as_tensors(mode: str
         tolerance = 1e-5 if mode == "float" else 0.05
         assert numbers["beta"].grad.item() == pytest.approx(-output.item(), rel=tolerance)  # type: ignore[union-attr]
         assert numbers["gamma"].grad.item() == pytest.approx(-output.item() / 3, rel=tolerance)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(("spec", "numbers"), METHODS, ids=IDS)
+def test_compiled_forward_mode_derivatives(spec: Spec, numbers: dict[str, Any]) -> None:
+    module = spec.module(**numbers)
+    _, expected = torch.func.jvp(lambda x: truth(spec, numbers, x), (SCORES,), (TANGENT,))
+
+    def inside(x: Tensor) -> Any:
+        return torch.func.jvp(module, (x,), (TANGENT,))[1]
+
+    assert torch.allclose(torch.compile(inside, backend="eager")(SCORES), expected, **TOLERANCE)
+    compiled = torch.compile(module, backend="eager")
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(SCORES, TANGENT)
+        tangent = torch.autograd.forward_ad.unpack_dual(compiled(dual)).tangent
+    assert torch.allclose(tangent, expected, **TOLERANCE)
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize(("spec", "numbers"), METHODS, ids=IDS)
+def test_an_exported_module_gives_its_tangent_or_refuses(spec: Spec, numbers: dict[str, Any]) -> None:
+    module = spec.module(**numbers).eval()
+    exported = torch.export.export(module, (SCORES,)).module()
+    _, expected = torch.func.jvp(lambda x: truth(spec, numbers, x), (SCORES,), (TANGENT,))
+    if module.choose(SCORES)[1].native:
+        with pytest.raises(RuntimeError, match="kernels have no forward-mode derivative"):
+            torch.func.jvp(exported, (SCORES,), (TANGENT,))
+    else:
+        assert torch.allclose(torch.func.jvp(exported, (SCORES,), (TANGENT,))[1], expected, **TOLERANCE)
+
+
+def test_learned_numbers_that_are_given_take_every_transform() -> None:
+    beta, gamma = torch.tensor(1.0), torch.tensor(2.0)
+    one = torch.ones(())
+
+    def by(scores: Tensor, beta: Tensor, gamma: Tensor) -> Tensor:
+        return torch.exp(torch.clamp(scores - beta - gamma.log(), max=0.0))
+
+    def ours(scores: Tensor, beta: Any, gamma: Any) -> Any:
+        return softmaxkit.softmax(scores, ConSmax(), beta=beta, gamma=gamma)
+
+    for argument in range(3):
+        chosen = ((SCORES, beta, gamma)[argument],)
+        tangent = TANGENT if argument == 0 else one
+
+        def call(value: Tensor, function: Any, argument: int = argument) -> Any:
+            given = [SCORES, beta, gamma]
+            given[argument] = value
+            return function(*given)
+
+        expected = torch.func.jvp(lambda x: call(x, by), chosen, (tangent,))[1]
+        assert torch.allclose(torch.func.jvp(lambda x: call(x, ours), chosen, (tangent,))[1], expected, **TOLERANCE)
+        with torch.autograd.forward_ad.dual_level():
+            dual = torch.autograd.forward_ad.make_dual(chosen[0], tangent)
+            given = torch.autograd.forward_ad.unpack_dual(call(dual, ours)).tangent
+        assert torch.allclose(given, expected, **TOLERANCE)
+        gradients = [
+            torch.func.grad(lambda x, f=function: call(x, f).square().sum())(chosen[0]) for function in (ours, by)
+        ]
+        assert torch.allclose(*gradients, **TOLERANCE)
+    assert not ours(SCORES, 1.0, 2.0).requires_grad
+
+
+def test_attention_with_learned_numbers_takes_transforms() -> None:
+    query, key, value = torch.randn(3, 1, 2, 5, 8, generator=torch.Generator().manual_seed(0))
+
+    def call(query: Tensor, gamma: Any) -> Any:
+        return softmaxkit.attention(query, key, value, ConSmax(), beta=1.0, gamma=gamma)
+
+    def by(query: Tensor, gamma: Tensor) -> Tensor:
+        scores = query @ key.mT / 8**0.5
+        return torch.exp(torch.clamp(scores - 1.0 - gamma.log(), max=0.0)) @ value
+
+    gamma = torch.tensor(2.0)
+    for function in (torch.func.jacrev, torch.func.jacfwd):
+        for argument in (0, 1):
+            given, expected = (function(f, argnums=argument)(query, gamma) for f in (call, by))
+            assert torch.allclose(given, expected, **TOLERANCE)

@@ -15,7 +15,7 @@ from softmaxkit.fused_attention.stripes import attend_by_stripes
 from softmaxkit.kernels.attention import AttentionCall, Cached, attend, check_shapes, default_scale
 from softmaxkit.kernels.backends import Choice, only_torch, pick
 from softmaxkit.masks import expand_mask
-from softmaxkit.methods.base.module import SoftmaxModule, normalise_with
+from softmaxkit.methods.base.module import SoftmaxModule, normalise_with, without_gradients
 from softmaxkit.methods.base.spec import Spec, check_spec
 
 MASKED = -5e3
@@ -135,7 +135,7 @@ def _module(
     spec: Spec, mode: str, heads: int, numbers: tuple[tuple[str, Any], ...], device: torch.device
 ) -> SoftmaxModule:
     with torch.inference_mode(False):  # it may be kept for calls with gradients
-        return spec.module(heads=heads, mode=mode, **dict(numbers)).requires_grad_(False).to(device)
+        return without_gradients(spec.module(heads=heads, mode=mode, **dict(numbers)), device)
 
 
 _kept_module = lru_cache(maxsize=64)(_module)

@@ -111,20 +111,17 @@ def _reasons(name: str, call: Call, tensors: Sequence[Tensor]) -> list[str]:
             reasons.append(f"it takes {taken}, not {str(tensor.dtype).removeprefix('torch.')}")
     if torch.is_grad_enabled() and not call.differentiable and any(tensor.requires_grad for tensor in tensors):
         reasons.append("its kernel has no gradient, and one is asked for")
-    if not torch.compiler.is_compiling() and (transform := _transform(tensors)):
+    if transform := transform_at_work():
         reasons.append(f"its kernel does not go through {transform}")
     return list(dict.fromkeys(reasons))
 
 
-def _transform(tensors: Sequence[Tensor]) -> str:
-    """Name the transform of torch.func, or the forward-mode derivative, that the tensors are in; empty for none."""
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def transform_at_work() -> str:
+    """Name the transform of torch.func, or the forward-mode derivative, that surrounds this call; empty for none."""
     if torch._C._functorch.peek_interpreter_stack() is not None:
         return "transforms of torch.func"
-    if torch.autograd.forward_ad._current_level >= 0 and any(
-        torch.autograd.forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors
-    ):
-        return "forward-mode derivatives"
-    return ""
+    return "forward-mode derivatives" if torch.autograd.forward_ad._current_level >= 0 else ""
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]

@@ -13,12 +13,14 @@ import torch
 from torch import Tensor
 
 from softmaxkit.kernels import rows
+from softmaxkit.kernels.backends import VARIABLE
 from softmaxkit.kernels.launch import DTYPES
 
 
 @torch.library.custom_op("softmaxkit::softmax", mutates_args=(), device_types="cpu")
 def softmax(scores: Tensor, mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
     """Softmax over the last axis, as `rows.softmax`; differentiable."""
+    _refuse_forward_mode()
     return rows.softmax(scores, mask, is_causal)
 
 
@@ -38,6 +40,7 @@ def exponential(
     is_causal: bool = False,
 ) -> Tensor:
     """The clamped exponential, as `rows.exponential`; differentiable by scores and offset."""
+    _refuse_forward_mode()
     return rows.exponential(scores, offset, limit, base, mask, is_causal)
 
 
@@ -60,13 +63,24 @@ def levels(
     scores: Tensor, clip: float, exponentials: list[float], mask: Tensor | None = None, is_causal: bool = False
 ) -> Tensor:
     """Softmax over a few levels, as `rows.levels`; without a gradient."""
+    _refuse_forward_mode()
     return rows.levels(scores, clip, exponentials, mask, is_causal)
 
 
 @torch.library.custom_op("softmaxkit::topk", mutates_args=(), device_types="cpu")
 def topk(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k largest probabilities and their indices, as `rows.topk`; without a gradient."""
+    _refuse_forward_mode()
     return rows.topk(logits, k)
+
+
+def _refuse_forward_mode() -> None:
+    """Refuse to drop a tangent, as an operator in an exported program would, where no module chooses for it."""
+    if torch.autograd.forward_ad._current_level >= 0:
+        raise RuntimeError(
+            "kernels have no forward-mode derivative; take that of the module itself, or export it with "
+            f"{VARIABLE}=none in the environment"
+        )
 
 
 def _like_the_first(first: Tensor, *rest: Any) -> Tensor:

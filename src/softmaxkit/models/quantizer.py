@@ -70,6 +70,9 @@ class SoftmaxQuantizer(HfQuantizer):
 
     def _process_model_before_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
         self.modules = attach_saved(model, self.quantization_config.layers)
+        # Earlier versions kept calibrations in config.json alone.
+        ignored = list(model._keys_to_ignore_on_load_missing or [])
+        model._keys_to_ignore_on_load_missing = [*ignored, rf"\.{NAME}\.calibrated$"]
         return model
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:

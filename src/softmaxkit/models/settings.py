@@ -86,6 +86,7 @@ def freeze_saved(modules: Mapping[str, SoftmaxModule], saved: Mapping[str, Mappi
     """
     with _fitting():
         for name, module in modules.items():
+            module.set_calibration(saved[name]["calibration"])  # which a state dict may have been loaded over
             if (constants := saved[name]["constants"]) is not None:
                 frozen = module.spec.constants_class.from_json(constants)
                 if not frozen.fits(module.build_constants()):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from types import MappingProxyType
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, ClassVar, Literal, Protocol, get_args
 
 import torch
 from torch import Tensor, nn
@@ -56,7 +58,13 @@ class SoftmaxModule(nn.Module, ABC):
 
     Attributes:
         statistics: what calibration saw, for people to read; not kept in checkpoints.
+        calibrated: a buffer with the bits of the calibration, so that every state dict has it; int64, (numbers, heads
+            or 1), which no change of dtype touches.
     """
+
+    calibrated_numbers: ClassVar[tuple[str, ...]] = ()
+    """Names of the real numbers that calibration gives, in the order of `calibrated`."""
+    calibrated: Tensor
 
     def __init__(self, spec: Spec, heads: int | None, mode: str) -> None:
         super().__init__()
@@ -66,6 +74,7 @@ class SoftmaxModule(nn.Module, ABC):
         self.heads = heads
         self.mode = mode
         self._calibration: dict[str, Any] = {}
+        self.register_buffer("calibrated", torch.empty((0, 1), dtype=torch.int64))
         self.statistics: dict[str, float] = {}
         self._calibrator: Calibrator | None = None
         self._frozen: Constants | None = None
@@ -263,7 +272,7 @@ class SoftmaxModule(nn.Module, ABC):
     @property
     def calibration(self) -> Mapping[str, Any]:
         """The real numbers that calibration gave, as `Spec.constants` takes them; `set_calibration` sets them."""
-        return MappingProxyType(self._calibration)
+        return MappingProxyType(deepcopy(self._calibration))
 
     def calibration_of(self, head: int) -> dict[str, Any]:
         """Return the calibration of one head; a number that all heads share counts for each."""
@@ -275,8 +284,30 @@ class SoftmaxModule(nn.Module, ABC):
 
     def set_calibration(self, calibration: Mapping[str, Any]) -> None:
         """Set the real numbers of a calibration; the constants are built from them anew."""
-        self._calibration = dict(calibration)
+        self._calibration = deepcopy(dict(calibration))
         self._frozen = self._built = None
+        numbers = [self._calibration.get(name, math.nan) for name in self.calibrated_numbers]
+        width = max([len(x) for x in numbers if isinstance(x, Sequence)], default=1)
+        rows = [[*x] if isinstance(x, Sequence) else [x] * width for x in numbers]
+        bits = torch.tensor(rows, dtype=torch.float64, device="cpu").reshape(len(rows), width).view(torch.int64)
+        self.calibrated = bits.to(self.calibrated.device)
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+        """Take the calibration along; a state dict of before there was one leaves it as it is."""
+        key = f"{prefix}calibrated"
+        saved = state_dict.get(key)
+        if saved is None:
+            state_dict[key] = self.calibrated
+        elif len(saved) == len(self.calibrated_numbers) and not torch.equal(saved.cpu(), self.calibrated.cpu()):
+            rows = saved.cpu().view(torch.float64).tolist()
+            self.set_calibration(
+                {
+                    name: x if len(x) > 1 else x[0]
+                    for name, x in zip(self.calibrated_numbers, rows, strict=True)
+                    if not math.isnan(x[0])
+                }
+            )
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def train(self, mode: bool = True) -> SoftmaxModule:
         """Switch to training, after which frozen constants no longer hold, or to evaluation."""
@@ -295,10 +326,16 @@ class SoftmaxModule(nn.Module, ABC):
         self.set_calibration({**self.calibration, **results})
 
 
+def without_gradients(module: SoftmaxModule, device: torch.device) -> SoftmaxModule:
+    """Return a module, for a call, on a device, whose own parameters ask for no gradient; within transforms too."""
+    for parameter in module.parameters():
+        parameter.requires_grad = False
+    return module if device.type == "cpu" else module.to(device)
+
+
 def normalise_with(module: SoftmaxModule, numbers: Mapping[str, Any]) -> Callable[..., Tensor]:
-    """Return a module's forward; gradients flow to those of its real numbers that are tensors and ask for one."""
-    tensors = {key: x for key, x in numbers.items() if isinstance(x, Tensor) and x.requires_grad}
-    learned = module.learned(tensors)
+    """Return a module's forward, through which gradients of every kind flow to its real numbers that are tensors."""
+    learned = module.learned({key: x for key, x in numbers.items() if isinstance(x, Tensor)})
     return (lambda *inputs: functional_call(module, learned, inputs)) if learned else module
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +47,7 @@ class ConSmaxModule(SoftmaxModule):
     """
 
     spec: ConSmax
+    calibrated_numbers: ClassVar[tuple[str, ...]] = ("scale", "largest")
 
     def __init__(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -37,6 +37,7 @@ class ExaqModule(SoftmaxModule):
     """
 
     spec: Exaq
+    calibrated_numbers: ClassVar[tuple[str, ...]] = ("clip", "scale")
 
     def __init__(
         self,

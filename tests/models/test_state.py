@@ -1,0 +1,93 @@
+"""Calibrated numbers are in every state dict: moved, resumed, halved, and never lost in silence."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import Trainer, TrainingArguments
+
+import softmaxkit
+from conftest import tiny_model
+from softmaxkit import ConSmax, Exaq, Softermax, Spec
+from softmaxkit.models.patch import layers
+
+TOKENS = torch.randint(0, 100, (4, 20), generator=torch.Generator().manual_seed(0))
+SPECS = [Exaq(bits=3), Exaq(bits=2, scale="calibrated", share="head"), ConSmax(), ConSmax(share="layer"), Softermax()]
+
+
+def calibrated(spec: Spec, tokens: torch.Tensor = TOKENS) -> Any:
+    model = softmaxkit.apply(tiny_model("gpt2"), spec, mode="integer")
+    return softmaxkit.calibrate(model, [tokens])
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=str)
+def test_a_state_dict_carries_the_calibration(spec: Spec) -> None:
+    model, other = calibrated(spec), calibrated(spec, TOKENS[:1, :3])
+    before = model(TOKENS).logits
+    other.load_state_dict(model.state_dict())
+    assert torch.equal(other(TOKENS).logits, before)
+    for name, module in layers(other).items():
+        assert module.constants == layers(model)[name].constants
+    other.load_state_dict(model.half().state_dict())  # weights lose bits, calibrations do not
+    for name, module in layers(other).items():
+        assert dict(module.calibration) == dict(layers(model)[name].calibration)
+
+
+def test_a_state_dict_of_before_leaves_the_calibration() -> None:
+    model = calibrated(Exaq(bits=3))
+    before = model(TOKENS).logits
+    old = {key: x for key, x in model.state_dict().items() if not key.endswith(".calibrated")}
+    assert len(old) < len(model.state_dict())
+    model.load_state_dict(old)
+    assert torch.equal(model(TOKENS).logits, before)
+
+
+def test_a_trainer_resumes_with_the_calibration_of_its_checkpoint(tmp_path: Path) -> None:
+    data = [{"input_ids": row, "labels": row} for row in TOKENS]
+
+    def trainer(model: Any, steps: int) -> Trainer:
+        arguments = TrainingArguments(
+            str(tmp_path), max_steps=steps, save_steps=1, report_to="none", use_cpu=True, disable_tqdm=True
+        )
+        return Trainer(model, arguments, train_dataset=data)
+
+    model = calibrated(Exaq(bits=3))
+    trainer(model, 1).train()
+    other = calibrated(Exaq(bits=3), TOKENS[:1, :3])
+    clips = [module.calibration["clip"] for module in layers(model).values()]
+    assert clips != [module.calibration["clip"] for module in layers(other).values()]
+    trainer(other, 1).train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
+    assert clips == [module.calibration["clip"] for module in layers(other).values()]
+
+
+@pytest.mark.parametrize("spec", [Exaq(bits=3), Softermax()], ids=str)
+def test_a_checkpoint_whose_config_lost_the_method_is_refused(spec: Spec, tmp_path: Path) -> None:
+    softmaxkit.save(calibrated(spec), tmp_path / "model")
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    for key in ("quantization_config", "attn_implementation", "_attn_implementation"):
+        config.pop(key, None)
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="had a method and lost it"):
+        softmaxkit.load(tmp_path / "model")
+
+
+def test_checkpoints_without_the_buffer_still_load(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    model = calibrated(Exaq(bits=3))
+    softmaxkit.save(model, tmp_path / "model")
+    file = tmp_path / "model" / "model.safetensors"
+    weights = {key: x for key, x in load_file(file).items() if not key.endswith(".calibrated")}
+    save_file(weights, file, metadata={"format": "pt"})
+    again = softmaxkit.load(tmp_path / "model")
+    assert torch.equal(again(TOKENS).logits, model(TOKENS).logits)
+
+
+def test_what_is_read_of_a_calibration_is_a_copy() -> None:
+    module = Exaq(share="head").module(heads=2, clip=[-2.0, -3.0])
+    module.calibration["clip"][0] = -9.0
+    assert module.calibration["clip"] == [-2.0, -3.0]
