@@ -208,3 +208,35 @@ def test_parts_with_values_and_without_do_not_merge() -> None:
     maximum = np.zeros((2, 1))
     with pytest.raises(ValueError, match="do not merge"):
         Exaq().partial(clip=-4.0, maximum=maximum).merge(Exaq().partial(clip=-5.0, maximum=maximum))
+
+
+def test_constants_and_codes_of_another_kind_are_refused_by_decode_too() -> None:
+    fp16 = ConSmax(table_format=FP16, output_bits=12).constants(beta=1.0, gamma=2.0)
+    for call in (ConSmax().decode, ConSmax().score_values):
+        with pytest.raises(ValueError, match="made by another ConSmax"):
+            call(np.array([1]), fp16)
+    with pytest.raises(TypeError, match="Exaq takes ExaqConstants"):
+        Exaq().decode(np.array([1]), fp16)
+    with pytest.raises(TypeError, match="ConSmax takes ConSmaxConstants"):
+        ConSmax().decode(np.array([1]), Exaq().constants(clip=-3.0))
+    with pytest.raises(ValueError, match="from -128 to 127 here, not 300"):
+        ConSmax().score_values(np.array([300]), ConSmax().constants())
+    for wrong in (70000, -3):
+        with pytest.raises(ValueError, match=r"codes of Float\(5,10\) are from 0 to 65535"):
+            Exact().decode(np.array([1, wrong]), Exact().constants())
+
+
+def test_a_misspelt_parameter_is_named_where_the_right_one_is_missing() -> None:
+    query = torch.zeros(1, 1, 2, 4)
+    for call in (
+        lambda: softmaxkit.softmax(torch.zeros(3), Exaq(), clp=-3.0),
+        lambda: softmaxkit.attention(query, query, query, Exaq(), clp=-3.0),
+    ):
+        with pytest.raises(TypeError, match="no parameter 'clp'; did you mean 'clip'"):
+            call()
+
+
+def test_integers_under_a_dual_level_say_so() -> None:
+    module = Exact().module(mode="integer")
+    with torch.autograd.forward_ad.dual_level(), pytest.raises(RuntimeError, match="does not go through forward-mode"):
+        module(torch.zeros(3))

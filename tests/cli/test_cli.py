@@ -425,7 +425,18 @@ def test_a_folder_in_which_a_run_is_at_work_is_refused(tmp_path: Path, capsys: p
     assert f"another run is at work in {tmp_path / 'model'}" in capsys.readouterr().err
     assert not (tmp_path / "model").exists()
     with alone_in(tmp_path / "model"):  # which the end of the first one allows
-        pass
+        assert main(["calibrate", "no-model", "exaq", "-o", str(tmp_path / "model")]) == 2
+    assert f"another run is at work in {tmp_path / 'model'}" in capsys.readouterr().err
+    assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize("verb", ["rtl", "verify", "synth"])
+@pytest.mark.parametrize("option", [["--layer", "1"], ["--head", "1"], ["--text", "file"]])
+def test_options_of_a_head_without_a_model_are_refused(
+    verb: str, option: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([verb, "exaq", *option]) == 2
+    assert "say which head of a --model, and what to run it on; give one" in capsys.readouterr().err
 
 
 def test_compare_of_several_seeds_gives_means_and_spreads(tmp_path: Path) -> None:

@@ -54,6 +54,14 @@ def test_files_that_cannot_be_read_are_refused(name: str, message: str, tmp_path
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("start", [b"GGUF\x03\0\0\0", b"GGUF\x03\0\0\0" + b"\xff" * 16])
+def test_a_gguf_that_was_cut_off_is_refused(start: bytes, tmp_path: Path) -> None:
+    (tmp_path / "cut.gguf").write_bytes(start)
+    with pytest.raises(ValueError, match=r"cannot load the model .*cut\.gguf") as caught:
+        read_pretrained(str(tmp_path / "cut.gguf"), 16)
+    assert "\n" not in str(caught.value)
+
+
 def test_a_gguf_of_another_architecture_is_refused(tmp_path: Path) -> None:
     writer = gguf.GGUFWriter(tmp_path / "model.gguf", "rwkv7")
     writer.write_header_to_file()

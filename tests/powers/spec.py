@@ -95,7 +95,7 @@ class Powers(Spec):
         outputs = shift_right(power, -(difference >> self.fraction_bits))
         return xp.where(broadcast_mask(codes, mask), outputs, xp.zeros_like(outputs))
 
-    def decode(self, codes: Array, constants: Constants) -> Array:
+    def _decode(self, codes: Array, constants: Any) -> Array:
         return self.output.decode(codes)
 
     def error_bound(

@@ -68,10 +68,12 @@ def calibrate(
             f"--mean-bits is for methods with a choice of bits ({', '.join(BITS)}); give one as METHOD or in --spec"
         )
     from softmaxkit.studies.calibration import CalibrationOptions, calibrate_model
+    from softmaxkit.studies.resume import alone_in
 
     model = with_gguf(model, gguf)
     options = CalibrationOptions(model, output, chosen, text, batches, context, mean_bits)
-    record = calibrate_model(options, command_line())
+    with alone_in(output):
+        record = calibrate_model(options, command_line())
     for result in record["results"]:
         numbers = _text(result["calibration"] | result["statistics"])
         console.print(f"{result['layer']}: {name_of(result)}: {numbers or 'has nothing to calibrate'}")

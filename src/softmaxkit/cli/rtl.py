@@ -12,9 +12,7 @@ from softmaxkit.cli.options import (
     ContextOption,
     JsonOption,
     MethodArgument,
-    OverwriteOption,
     SpecOption,
-    TextOption,
     output_folder,
 )
 from softmaxkit.cli.units import (
@@ -23,6 +21,7 @@ from softmaxkit.cli.units import (
     STORAGE,
     DepthOption,
     HeadsOption,
+    HeadTextOption,
     LanesOption,
     LayersOption,
     MaxRowOption,
@@ -55,9 +54,9 @@ def rtl(
         typer.Option(help="Name of the top module; of several, what it begins with.", show_default="softmaxkit_METHOD"),
     ] = None,
     clock: Annotated[float, typer.Option(help="Clock period in ns, for the timing constraints.")] = 5.0,
-    text: TextOption = None,
+    text: HeadTextOption = None,
     context: ContextOption = Recipe().context,
-    overwrite: OverwriteOption = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace units in the output folder.")] = False,
     json: JsonOption = None,
 ) -> None:
     """Write the hardware unit of a method as Verilog, with a test bench, vectors, an AXI-Stream wrapper and a note."""

@@ -15,7 +15,6 @@ from softmaxkit.cli.options import (
     JsonOption,
     MethodOrAllArgument,
     SpecOption,
-    TextOption,
     writable_folder,
 )
 from softmaxkit.cli.silicon_tables import cells_table, counts_table, title_of
@@ -26,10 +25,12 @@ from softmaxkit.cli.units import (
     STORAGE_HELP,
     DepthOption,
     HeadOption,
+    HeadTextOption,
     LanesOption,
     LayerOption,
     MaxRowOption,
     ModelOption,
+    check_head_options,
     chosen_units,
     constants_option,
     sizes,
@@ -108,7 +109,7 @@ def synth(
     model: ModelOption = None,
     layer: LayerOption = 0,
     head: HeadOption = 0,
-    text: TextOption = None,
+    text: HeadTextOption = None,
     context: ContextOption = Recipe().context,
     output: Annotated[
         Path | None,
@@ -138,6 +139,7 @@ def synth(
         raise ValueError("--verilog takes the place of METHOD, --spec, --model and --constants; leave them out")
     if top is not None and not verilog:
         raise ValueError("--top is for --verilog; units have a top module of their own")
+    check_head_options(model, layer, head, text)
     unit_sizes = sizes(lanes, max_row, depth, storage_in(cells, storage))
     options = SynthesisOptions(unit_sizes, cells, clock, wires, liberty or [], corner or [], output)
     units = []

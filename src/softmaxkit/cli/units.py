@@ -31,6 +31,15 @@ ModelOption = Annotated[
         metavar="NAME_OR_PATH", help="A calibrated model, one of whose heads gives method, constants and scores."
     ),
 ]
+HeadTextOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--text",
+        metavar="FILE",
+        help="Text that the --model runs on.",
+        show_default="the Python standard library's source",
+    ),
+]
 LayerOption = Annotated[int, typer.Option(help="Layer of the model, from 0.")]
 HeadOption = Annotated[int, typer.Option(help="Head of the layer, from 0.")]
 
@@ -77,6 +86,7 @@ def chosen_units(
     Raises:
         ValueError: too little or too much is given, or the model has another method in it.
     """
+    check_head_options(model, layer, head, text)
     if model is None:
         return [(chosen_spec(method, spec_file), None)]
     from softmaxkit.studies.hardware import read_heads
@@ -92,6 +102,12 @@ def chosen_units(
                     "leave METHOD and --spec out, or give that"
                 )
     return [(each.spec, each) for each in heads]
+
+
+def check_head_options(model: str | None, layer: int | None, head: int | None, text: Path | None) -> None:
+    """Refuse, with a ValueError, the options of a model's head where there is no model."""
+    if model is None and (layer, head, text) != (0, 0, None):
+        raise ValueError("--layer, --head and --text say which head of a --model, and what to run it on; give one")
 
 
 def sizes(lanes: int, max_row: int, depth: int | None, storage: Storage | None) -> dict[str, Any]:

@@ -17,7 +17,6 @@ from softmaxkit.cli.options import (
     MethodOrAllArgument,
     SeedOption,
     SpecOption,
-    TextOption,
     writable_file,
 )
 from softmaxkit.cli.units import (
@@ -26,6 +25,7 @@ from softmaxkit.cli.units import (
     STORAGE,
     DepthOption,
     HeadOption,
+    HeadTextOption,
     LanesOption,
     LayerOption,
     MaxRowOption,
@@ -65,7 +65,7 @@ def verify(
         ),
     ] = None,
     seed: SeedOption = 0,
-    text: TextOption = None,
+    text: HeadTextOption = None,
     context: ContextOption = Recipe().context,
     json: JsonOption = None,
 ) -> None:

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from torch import nn
 from transformers import PreTrainedModel
 
 from softmaxkit.kernels.backends import Choice
 from softmaxkit.models.attention import watching_choices
+from softmaxkit.models.calibration import Batch, inputs_of
 from softmaxkit.models.examples import example_of
 from softmaxkit.models.patch import active_layers
 from softmaxkit.models.running import evaluating, run
 
 
-def fused_layers(model: PreTrainedModel, inputs: Mapping[str, Any] | None = None) -> dict[str, Choice]:
+def fused_layers(model: PreTrainedModel, inputs: Batch | None = None) -> dict[str, Choice]:
     """Say of each layer with a method whether mode "fused" runs it in a native kernel, and if not, why.
 
     The model runs once, in evaluation and without gradients.
 
     Args:
         model: a model with a method in it.
-        inputs: what the model takes; those that `apply` ran on if left out.
+        inputs: token ids (batch, length), or a dict of what the model takes; those that `apply` ran on if left out.
 
     Returns:
         by the names of `softmaxkit.layers`, a `Choice`: `native` says whether a kernel runs, `refusals` why those that
@@ -42,5 +40,5 @@ def fused_layers(model: PreTrainedModel, inputs: Mapping[str, Any] | None = None
         choices[names[id(attention)]] = choice
 
     with evaluating(model), watching_choices(watch):
-        run(model, example_of(model) if inputs is None else inputs)
+        run(model, example_of(model) if inputs is None else inputs_of(inputs))
     return choices

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import struct
 from pathlib import Path
 
 import torch
@@ -38,6 +39,8 @@ def read_pretrained(
         model = load(source.place, AutoModelForCausalLM if source.gguf else None, **source.options)
     except (OSError, ValueError) as error:
         raise ValueError(f"cannot load the model {name}: {error}") from None
+    except (KeyError, IndexError, TypeError, struct.error) as error:  # as readers of GGUF end at a damaged file
+        raise ValueError(f"cannot load the model {name}: it is damaged ({error})") from None
     longest = positions(model)
     if longest and context > longest:
         raise ValueError(f"{name} reads at most {longest} tokens; give --context {longest} or less, not {context}")

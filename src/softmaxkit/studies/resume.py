@@ -39,7 +39,8 @@ def alone_in(folder: Path) -> Iterator[None]:
         ValueError: another run is at work in it.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder.with_name(f".{folder.name}.lock"), blocking=False)
+    file = folder.with_name(f".{folder.name}.lock")
+    lock = FileLock(file, blocking=False)
     try:
         lock.acquire()
     except Timeout:
@@ -47,6 +48,7 @@ def alone_in(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
+        file.unlink(missing_ok=True)  # while it is held, so that nobody holds what is gone
         lock.release()
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from softmaxkit.kernels.attention import AttentionCall
-from softmaxkit.kernels.backends import Choice, only_torch, pick
+from softmaxkit.kernels.backends import Choice, only_torch, pick, transform_at_work
 from softmaxkit.kernels.integers import IntegerCall
 from softmaxkit.kernels.operators import RowCall
 from softmaxkit.methods.base.constants import Constants
@@ -221,9 +221,9 @@ class SoftmaxModule(nn.Module, ABC):
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _integer_forward(self, scores: Tensor, mask: Tensor | None) -> Tensor:
-        if torch._C._functorch.peek_interpreter_stack() is not None:
+        if transform := transform_at_work():
             raise RuntimeError(
-                "the integer mode does not go through transforms of torch.func (vmap, grad, jvp): its integers are no "
+                f"the integer mode does not go through {transform} (vmap, grad, jvp): its integers are no "
                 'torch formula; use mode="float" there, or loss.backward() for its straight-through gradient'
             )
         call, choice = self.choose_integers(scores)

@@ -92,18 +92,23 @@ class Spec(Answers, ABC):
         if codes.ndim < 1:
             raise ValueError("codes are (..., keys), not a single number")
         codes = xp.astype(codes, xp.int64)
+        self._check_codes(codes, mask)
+        low, high = self.code_range()
+        # What is masked may hold anything; it is kept within tables.
+        return self._golden(xp.clip(codes, low, high) if mask is not None else codes, mask, constants)
+
+    def _check_codes(self, codes: Array, mask: Array | None = None) -> None:
+        """Refuse an attended score code that is none."""
         low, high = self.code_range()
         outside = (codes < low) | (codes > high)
         if mask is not None:
             outside = outside & broadcast_mask(codes, mask)
-        if xp.any(outside):
+        if array_namespace(codes).any(outside):
             wrong = int(codes[outside][0])
             raise ValueError(
                 f"score codes of {type(self).__name__} are from {low} to {high} here, not {wrong}; "
                 "spec.encode saturates"
             )
-        # What is masked may hold anything; it is kept within tables.
-        return self._golden(xp.clip(codes, low, high) if mask is not None else codes, mask, constants)
 
     def check_constants(self, constants: Constants) -> None:
         """Refuse constants that were not made by this spec, or by one that differs in nothing they depend on.
@@ -136,10 +141,14 @@ class Spec(Answers, ABC):
 
         Raises:
             ValueError: one is missing, with how to get it.
+            TypeError: one is given by a name that is nearly its own.
         """
         missing = [name for name in cls.required if parameters.get(name) is None]
         if missing:
             numbers = ", ".join(f"{name}=..." for name in cls.required)
+            for name in parameters:
+                if name not in cls.required and (hint := suggestion(name, missing)).startswith("did you mean"):
+                    raise TypeError(f"{cls.__name__} has no parameter {name!r}; {hint}")
             raise ValueError(
                 f"{cls.__name__} needs its {' and '.join(missing)}, which a model learns or calibration gives: run "
                 f"softmaxkit.apply and softmaxkit.calibrate on a model, or give numbers, as in {numbers}"
@@ -149,9 +158,18 @@ class Spec(Answers, ABC):
     def _golden(self, codes: Array, mask: Array | None, constants: Any) -> Array:
         """Compute golden of int64 codes."""
 
-    @abstractmethod
     def decode(self, codes: Array, constants: Constants) -> Array:
-        """Turn the codes that `golden` gives into float64 probabilities, exactly."""
+        """Turn the codes that `golden` gives into float64 probabilities, exactly.
+
+        Raises:
+            TypeError, ValueError: the constants are another method's, or of another form.
+        """
+        self.check_constants(constants)
+        return self._decode(codes, constants)
+
+    @abstractmethod
+    def _decode(self, codes: Array, constants: Any) -> Array:
+        """Decode codes with constants that are this spec's."""
 
     @abstractmethod
     def error_bound(
@@ -178,7 +196,13 @@ class Spec(Answers, ABC):
         return low, high
 
     def score_values(self, codes: Array, constants: Constants) -> NDArray[np.float64]:
-        """Return the real scores that codes stand for, as float64 NumPy."""
+        """Return the real scores that codes stand for, as float64 NumPy.
+
+        Raises:
+            TypeError, ValueError: as `golden`.
+        """
+        self.check_constants(constants)
+        self._check_codes(np.asarray(codes))
         values: NDArray[np.float64] = np.asarray(codes, np.float64) * constants.score_scale(np.asarray(codes))
         return values
 

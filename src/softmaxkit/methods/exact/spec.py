@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
+from array_api_compat import array_namespace
 
 from softmaxkit.formats import FP16, Array, Float
 from softmaxkit.masks import broadcast_mask, exact_softmax
@@ -148,8 +149,11 @@ class Exact(Spec):
 
         return golden(self, codes, mask)
 
-    def decode(self, codes: Array, constants: Constants) -> Array:
+    def _decode(self, codes: Array, constants: Any) -> Array:
         """Turn float codes into probabilities."""
+        largest = (1 << self.format.bits) - 1
+        if array_namespace(codes).any((codes < 0) | (codes > largest)):
+            raise ValueError(f"codes of {self.format} are from 0 to {largest}, as spec.golden gives them")
         return self.format.decode(codes)
 
     def error_bound(

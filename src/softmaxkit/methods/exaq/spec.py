@@ -230,7 +230,7 @@ class Exaq(Spec):
         ]
         return xp.stack(heads, axis=-3)
 
-    def decode(self, codes: Array, constants: Constants) -> Array:
+    def _decode(self, codes: Array, constants: Any) -> Array:
         """Turn output codes into probabilities."""
         return self.output.decode(codes)
 

@@ -141,7 +141,7 @@ class Softermax(Spec):
 
         return golden(self, codes, mask)
 
-    def decode(self, codes: Array, constants: Constants) -> Array:
+    def _decode(self, codes: Array, constants: Any) -> Array:
         """Turn output codes into probabilities."""
         return self.output.decode(codes)
 
