@@ -83,8 +83,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0 for success, 1 for a failure, 2 for wrong arguments, 130 when stopped by Ctrl-C.
     """
+    _quieten_libraries()
     with warnings.catch_warnings():
-        _quieten_libraries()
         warnings.showwarning = _show_warning  # type: ignore[assignment]  # which takes all that it is given
         return _run(arguments)
 
