@@ -40,7 +40,7 @@ def softmax(
     """
     import torch
 
-    from softmaxkit.methods.base.module import normalise_with, without_gradients
+    from softmaxkit.methods.base.numbers import normalise_with, without_gradients
 
     check_spec(spec)
     spec.require(parameters)

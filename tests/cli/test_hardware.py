@@ -10,31 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import FEW, SMALL, last_line, run, verilator, yosys
 
 from softmaxkit import ConSmax, Q, Softermax, Spec
-from softmaxkit.cli import main, rtl, synth, verify
+from softmaxkit.cli import rtl, synth, verify
 from softmaxkit.cli.units import sizes
 from softmaxkit.flow import tools
-from softmaxkit.flow.simulate import can_verilate
 from softmaxkit.studies.silicon import storage_in
 
 pytestmark = pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")
-verilator = pytest.mark.skipif(not can_verilate(), reason="needs Yosys, Verilator and a C++ compiler")
-yosys = pytest.mark.skipif(not tools.find("yosys"), reason="needs Yosys")
-
-SMALL = ("--lanes", 2, "--max-row", 8)
-FEW = (*SMALL, "--outputs", 100)
-
-
-def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    code = main([str(argument) for argument in arguments])
-    captured = capsys.readouterr()
-    assert "Traceback" not in captured.err
-    return code, captured.out, captured.err
-
-
-def last_line(printed: str) -> str:
-    return printed.strip().splitlines()[-1]
 
 
 @pytest.fixture

@@ -7,32 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import FEW, SMALL, last_line, run, verilator, yosys
 
 from softmaxkit import load
 from softmaxkit.cli import main
-from softmaxkit.flow import tools
-from softmaxkit.flow.simulate import can_verilate
 from softmaxkit.models import evaluation, layers
 from softmaxkit.models.text import standard_library_source
 from softmaxkit.studies.hardware import TrainedHead, read_heads
 
 pytestmark = pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")
-verilator = pytest.mark.skipif(not can_verilate(), reason="needs Yosys, Verilator and a C++ compiler")
-yosys = pytest.mark.skipif(not tools.find("yosys"), reason="needs Yosys")
-
-SMALL = ("--lanes", 2, "--max-row", 8)
-FEW = (*SMALL, "--outputs", 100)
-
-
-def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    code = main([str(argument) for argument in arguments])
-    captured = capsys.readouterr()
-    assert "Traceback" not in captured.err
-    return code, captured.out, captured.err
-
-
-def last_line(printed: str) -> str:
-    return printed.strip().splitlines()[-1]
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,8 @@ from softmaxkit.fused_attention.stripes import attend_by_stripes
 from softmaxkit.kernels.attention import AttentionCall, Cached, attend, check_shapes, default_scale
 from softmaxkit.kernels.backends import Choice, only_torch, pick
 from softmaxkit.masks import expand_mask
-from softmaxkit.methods.base.module import SoftmaxModule, normalise_with, without_gradients
+from softmaxkit.methods.base.module import SoftmaxModule
+from softmaxkit.methods.base.numbers import normalise_with, without_gradients
 from softmaxkit.methods.base.spec import Spec, check_spec
 
 MASKED = -5e3

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, Protocol, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from softmaxkit.kernels.attention import AttentionCall
 from softmaxkit.kernels.backends import Choice, only_torch, pick, transform_at_work
 from softmaxkit.kernels.integers import IntegerCall
 from softmaxkit.kernels.operators import RowCall
 from softmaxkit.methods.base.constants import Constants
+from softmaxkit.methods.base.numbers import bits_of, numbers_of
 from softmaxkit.methods.base.rows import attended_keys, check_attended
 from softmaxkit.methods.base.spec import Spec
 from softmaxkit.tables import per_head
@@ -286,11 +285,7 @@ class SoftmaxModule(nn.Module, ABC):
         """Set the real numbers of a calibration; the constants are built from them anew."""
         self._calibration = deepcopy(dict(calibration))
         self._frozen = self._built = None
-        numbers = [self._calibration.get(name, math.nan) for name in self.calibrated_numbers]
-        width = max([len(x) for x in numbers if isinstance(x, Sequence)], default=1)
-        rows = [[*x] if isinstance(x, Sequence) else [x] * width for x in numbers]
-        bits = torch.tensor(rows, dtype=torch.float64, device="cpu").reshape(len(rows), width).view(torch.int64)
-        self.calibrated = bits.to(self.calibrated.device)
+        self.calibrated = bits_of(self._calibration, self.calibrated_numbers).to(self.calibrated.device)
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
         """Take the calibration along; a state dict of before there was one leaves it as it is."""
@@ -299,14 +294,7 @@ class SoftmaxModule(nn.Module, ABC):
         if saved is None:
             state_dict[key] = self.calibrated
         elif len(saved) == len(self.calibrated_numbers) and not torch.equal(saved.cpu(), self.calibrated.cpu()):
-            rows = saved.cpu().view(torch.float64).tolist()
-            self.set_calibration(
-                {
-                    name: x if len(x) > 1 else x[0]
-                    for name, x in zip(self.calibrated_numbers, rows, strict=True)
-                    if not math.isnan(x[0])
-                }
-            )
+            self.set_calibration(numbers_of(saved, self.calibrated_numbers))
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def train(self, mode: bool = True) -> SoftmaxModule:
@@ -324,19 +312,6 @@ class SoftmaxModule(nn.Module, ABC):
         results = dict(results)
         self.statistics = results.pop("statistics", {})
         self.set_calibration({**self.calibration, **results})
-
-
-def without_gradients(module: SoftmaxModule, device: torch.device) -> SoftmaxModule:
-    """Return a module, for a call, on a device, whose own parameters ask for no gradient; within transforms too."""
-    for parameter in module.parameters():
-        parameter.requires_grad = False
-    return module if device.type == "cpu" else module.to(device)
-
-
-def normalise_with(module: SoftmaxModule, numbers: Mapping[str, Any]) -> Callable[..., Tensor]:
-    """Return a module's forward, through which gradients of every kind flow to its real numbers that are tensors."""
-    learned = module.learned({key: x for key, x in numbers.items() if isinstance(x, Tensor)})
-    return (lambda *inputs: functional_call(module, learned, inputs)) if learned else module
 
 
 class _StraightThrough(torch.autograd.Function):
