@@ -55,3 +55,12 @@ def test_a_record_without_hardware_advises_on_models_alone() -> None:
         del result["area_um2"], result["energy_pj_per_element"]
     sentences = advice(read_variants(made))
     assert [sentence.partition(":")[0] for sentence in sentences] == ["For a model"]
+
+
+def test_nothing_is_said_of_training_where_there_was_none() -> None:
+    made = record()
+    for result in made["results"]:
+        result["trained_steps"] = 0
+    (sentence,) = [sentence for sentence in advice(read_variants(made)) if sentence.startswith("For a model")]
+    assert "with training" not in sentence
+    assert "seed" not in sentence

@@ -52,7 +52,7 @@ def _for_a_model(variants: Sequence[Variant]) -> str:
     approximations = (variant for variant in variants if not variant.method.is_baseline)
     measured = (variant for variant in approximations if variant.figure(LOSS, "float") is not None)
     ranked = sorted(measured, key=lambda variant: variant.figure(LOSS, "float") or 0.0)
-    as_it_is = [variant for variant in ranked if _training(variant).endswith("calibrated")]
+    as_it_is = [variant for variant in ranked if not _is_trained(variant)]
     trained = [variant for variant in ranked if variant not in as_it_is]
     parts = []
     for group, how in ((as_it_is, "as it is"), (trained, "with training")):
@@ -103,5 +103,7 @@ def _seeds(variant: Variant, mode: str) -> str:
     return f", {count} seeds" if count > 1 else ", one seed"
 
 
-def _training(variant: Variant) -> str:
-    return str(next(iter(variant.results.values())).get("training_description", ""))
+def _is_trained(variant: Variant) -> bool:
+    """Was the model trained with the method in it?"""
+    result = next(iter(variant.results.values()))
+    return bool(result.get("trained_steps")) and not str(result.get("training_description", "")).endswith("calibrated")
