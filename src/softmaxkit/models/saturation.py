@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -106,6 +105,5 @@ def _remedy(spec: Spec) -> str:
 
 def _changes(spec: Spec, other: Spec) -> str:
     """Return how to write the change from a spec to another one of its method, as `Exaq(scale='calibrated')`."""
-    names = [field.name for field in dataclasses.fields(spec)]
-    changed = [name for name in names if getattr(spec, name) != getattr(other, name)]
-    return f"{type(other).__name__}({', '.join(f'{name}={getattr(other, name)!r}' for name in changed)})"
+    changed = ", ".join(f"{name}={getattr(other, name)!r}" for name in other.unlike(spec))
+    return f"{type(other).__name__}({changed})"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -184,5 +183,4 @@ def _change_text(search: Search, spec: Spec, what: str) -> str:
 
 def _difference(spec: Spec, other: Spec) -> str:
     """Return in what a spec differs from another one of its method, as "output=UQ(1,9)"."""
-    names = [f.name for f in dataclasses.fields(spec) if getattr(spec, f.name) != getattr(other, f.name)]
-    return ", ".join(f"{name}={getattr(spec, name)}" for name in names)
+    return ", ".join(f"{name}={getattr(spec, name)}" for name in spec.unlike(other))

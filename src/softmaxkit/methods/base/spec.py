@@ -285,6 +285,11 @@ class Spec(Answers, ABC):
         changed = [f for f in dataclasses.fields(self) if getattr(self, f.name) != f.default and f.name not in but]
         return ", ".join(f"{field.name}={getattr(self, field.name)}" for field in changed)
 
+    def unlike(self, other: Spec) -> list[str]:
+        """Return the names of the fields in which this differs from another spec of its method."""
+        names = [field.name for field in dataclasses.fields(self)]
+        return [name for name in names if getattr(self, name) != getattr(other, name)]
+
     @classmethod
     def choices(cls) -> dict[str, tuple[Any, ...]]:
         """Return the choices of the fields that have few."""

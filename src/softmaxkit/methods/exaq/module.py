@@ -68,7 +68,7 @@ class ExaqModule(SoftmaxModule):
             ValueError: there is no clip yet.
         """
         if not self.per_head:
-            return self._of_clip(scores, attended, self.spec.required_clip(self.calibration))
+            return self._of_clip(scores, attended, self.spec.required_clip(self._calibration))
         heads = [
             self._of_clip(of_head, seen, self.spec.required_clip(self.calibration_of(head)))
             for head, (of_head, seen) in enumerate(zip(scores.unbind(-3), attended.unbind(-3), strict=True))
@@ -98,14 +98,14 @@ class ExaqModule(SoftmaxModule):
         """Return the kernel of even levels, with the clip and the levels' exponentials; None for clips a head."""
         if self.per_head:
             return None
-        clip = self.spec.required_clip(self.calibration)
+        clip = self.spec.required_clip(self._calibration)
         return RowCall("levels", (clip, self.spec.exponentials(clip)), differentiable=False)
 
     def attention_call(self) -> AttentionCall | None:
         """Return attention whose scores take even levels; None for clips a head."""
         if self.per_head:
             return None
-        clip = self.spec.required_clip(self.calibration)
+        clip = self.spec.required_clip(self._calibration)
         return AttentionCall.by_levels(clip, self.spec.exponentials(clip))
 
     def calibrator(self) -> ExaqCalibrator:
