@@ -16,10 +16,13 @@ from softmaxkit.models.trainer import MethodTrainer, Progress, training_argument
 from softmaxkit.recipe import Recipe
 
 EVALUATION_POINTS = 20
-"""How often a training curve looks at held-out text."""
+"""How often a training curve looks at held-out text, at most; short trainings less often, see `_points`."""
 
-CURVE_WINDOWS = 256
-"""Held-out windows that it looks at."""
+CURVE_TOKENS = 1 << 14
+"""Held-out tokens that it looks at."""
+
+LOGITS_AT_ONCE = 1 << 28
+"""Outputs of the model that are held at a time when it does."""
 
 
 def train(
@@ -65,14 +68,15 @@ def _train(
 ) -> list[dict[str, Any]]:
     """Train in this process, one of several perhaps."""
     quarter = max(1, recipe.steps // 4)
-    every = max(1, recipe.steps // EVALUATION_POINTS)
+    every = -(-recipe.steps // _points(recipe))
+    at_once = LOGITS_AT_ONCE // (recipe.context * model.config.get_text_config().vocab_size)
     arguments = training_arguments(
         folder,
         recipe.steps,
         recipe.learning_rate,
         seed,
         per_device_train_batch_size=processes.share_of(recipe.batch),
-        per_device_eval_batch_size=windows_at_once(64, recipe.context),
+        per_device_eval_batch_size=max(1, min(at_once, windows_at_once(64, recipe.context))),
         warmup_steps=round(recipe.steps * recipe.warmup_share),
         weight_decay=recipe.weight_decay,
         adam_beta2=recipe.adam_beta2,
@@ -83,8 +87,8 @@ def _train(
         remove_unused_columns=False,
     )
     held_out = NextToken(corpus.held_out, recipe.context)
-    every_window = range(0, len(held_out), max(1, len(held_out) // CURVE_WINDOWS))
-    sample = Subset(held_out, every_window[:CURVE_WINDOWS])
+    windows = max(1, CURVE_TOKENS // recipe.context)
+    sample = Subset(held_out, range(0, len(held_out), max(1, len(held_out) // windows))[:windows])
     stops = {recipe.branch_step, *range(quarter, recipe.steps + 1, quarter)}
     trainer = MethodTrainer(
         model=model,
@@ -99,6 +103,12 @@ def _train(
     )
     curve = [entry for entry in trainer.run(branch) if "loss" in entry or "eval_loss" in entry]
     return [{key: entry[key] for key in ("step", "loss", "eval_loss", "constants") if key in entry} for entry in curve]
+
+
+def _points(recipe: Recipe) -> int:
+    """Return how often to look at held-out text: at no more tokens in all than half of those trained on."""
+    trained = recipe.steps * recipe.batch * recipe.context
+    return max(1, min(EVALUATION_POINTS, trained // (2 * CURVE_TOKENS)))
 
 
 def checkpoint_at(folder: Path, step: int) -> Path:

@@ -18,7 +18,7 @@ from softmaxkit.suggestions import suggestion
 FOLDER = "softmaxkit.studies.configs"
 """The package's own studies."""
 
-KEYS = ("question", "seeds", "windows", "shape", "recipe", "methods", "vary", "picture", "finding")
+KEYS = ("question", "model", "seeds", "windows", "shape", "recipe", "methods", "vary", "picture", "finding")
 PICTURE = ("x", "y", "published", "published_x", "published_y")
 FIGURES = ("loss_change_percent", "perplexity_change_percent", "loss_nats", "perplexity", "row_sum_mean")
 PARTS = ("shape", "recipe", "spec")
@@ -48,6 +48,7 @@ class Study:
     Attributes:
         name: of the config.
         question: in a sentence.
+        model: a pretrained causal language model, by folder, hub name or file; None trains one of each point's shape.
         seeds: every point is trained with each.
         windows: held-out windows to measure the loss on.
         points: in the order of the config.
@@ -58,6 +59,7 @@ class Study:
 
     name: str
     question: str
+    model: str | None
     seeds: tuple[int, ...]
     windows: int
     points: tuple[Point, ...]
@@ -122,7 +124,17 @@ def _study(name: str, config: Mapping[str, Any]) -> Study:
     picture = dict(config.get("picture", {}))
     _check_picture(picture, vary)
     windows, finding = config.get("windows", WINDOWS), config.get("finding", "")
-    return Study(name, config["question"], seeds, windows, points, picture, finding)
+    return Study(name, config["question"], _model(config, vary), seeds, windows, points, picture, finding)
+
+
+def _model(config: Mapping[str, Any], vary: Mapping[str, Any]) -> str | None:
+    """Return the pretrained model of a study, whose shape is its own; None where it has none."""
+    model = config.get("model")
+    if model is not None and not isinstance(model, str):
+        raise ValueError(f"a study's model is a folder, hub name or file, not {model!r}")
+    if model is not None and ("shape" in config or any(key.startswith("shape.") for key in vary)):
+        raise ValueError(f"{model} comes with its shape; a study of it has no settings of shape")
+    return model
 
 
 def _points(method: Mapping[str, Any], config: Mapping[str, Any], vary: Mapping[str, list[Any]]) -> Iterator[Point]:

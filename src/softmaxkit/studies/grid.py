@@ -50,7 +50,9 @@ def run_study(
             if key not in texts:
                 texts[key] = TokenWindows.read(options)
             comparison = Comparison(options, stage, texts[key])
-            about = {"seed": seed, "shape": point.shape.describe(), "recipe": point.recipe.describe()}
+            about: dict[str, Any] = {"seed": seed, "recipe": point.recipe.describe()}
+            if study.model is None:
+                about["shape"] = point.shape.describe()
             baseline = point_results(comparison, BASELINE)
             loss = baseline[0].get("loss_nats")
             training = {name: value for name, value in point.settings.items() if not name.startswith("spec.")}
@@ -64,6 +66,7 @@ def run_study(
     inputs = {
         "text": first.corpus.describe(),
         "windows": len(first.held_out),
+        **({} if study.model is None else {"model": {"name": study.model}}),
         "study": study.name,
         "question": study.question,
         "seeds": list(seeds),
@@ -86,6 +89,7 @@ def _options(study: Study, point: Point, text: Path | None, folder: Path, seed: 
     return Options(
         [],
         text=text,
+        model=study.model,
         shape=point.shape,
         recipe=point.recipe,
         seed=seed,
