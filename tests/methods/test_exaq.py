@@ -15,6 +15,7 @@ from unit_checks import agrees, counts_hold, verilator
 import softmaxkit
 from conftest import tiny_model
 from softmaxkit import UQ, Exaq, Q
+from softmaxkit.methods.base.rows import masked_softmax
 from softmaxkit.methods.exaq.golden import ACCUMULATORS
 
 pytestmark = pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")
@@ -171,6 +172,42 @@ def test_heads_with_clips_of_their_own_are_each_a_layer(mode: str, scale: str) -
         # In float the layer runs by a kernel, and the heads by torch: each within two roundings of 1.
         assert torch.allclose(whole[:, head], alone(scores[:, head], mask), atol=0 if mode == "integer" else 2.0**-22)
         assert module.constants.of_head(head) == alone.constants
+
+
+def sink_attention() -> tuple[Tensor, Tensor, Tensor]:
+    """Return scores, a mask and values of attention with a sink: all rows look at the first key, whose value is 0."""
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randn(1, 2, 200, 200, generator=generator)
+    scores[..., 0] += 7
+    values = torch.randn(1, 2, 200, 8, generator=generator)
+    values[..., 0, :] = 0
+    return scores, torch.ones(200, 200, dtype=torch.bool).tril(), values
+
+
+def test_a_clip_searched_on_the_output_serves_the_output() -> None:
+    scores, mask, values = sink_attention()
+    attended = mask.expand_as(scores)
+    truth = masked_softmax(scores, attended) @ values
+    errors, clips = {}, {}
+    for clip in ("searched", "output"):
+        module = Exaq(bits=2, clip=clip).module()  # type: ignore[arg-type]
+        calibrator = module.calibrator()
+        given = calibrator.observe(scores, attended, values)
+        assert torch.equal(given, masked_softmax(scores, attended))
+        module.adopt(calibrator.finish())
+        errors[clip] = torch.linalg.vector_norm(module(scores, mask) @ values - truth, dim=-1).sum()
+        clips[clip] = module.calibration["clip"]
+    assert clips["output"] != clips["searched"]
+    assert errors["output"] < 0.9 * errors["searched"]
+    with pytest.raises(ValueError, match="takes its values: calibrate a model"):
+        Exaq(clip="output").module().calibrator().observe(scores, attended)
+
+
+def test_a_model_gives_its_values_to_calibration() -> None:
+    tokens = torch.randint(0, 100, (4, 20), generator=torch.Generator().manual_seed(0))
+    model = softmaxkit.apply(tiny_model("llama"), Exaq(bits=2, clip="output", share="head"))
+    softmaxkit.calibrate(model, [tokens])
+    assert all(len(module.calibration["clip"]) == 4 for module in softmaxkit.layers(model).values())
 
 
 def test_golden_of_heads_is_what_the_kernel_computes() -> None:

@@ -47,6 +47,17 @@ def written(folder: Path, text: str) -> str:
     return str(path)
 
 
+def test_a_study_of_a_pretrained_model(tmp_path: Path) -> None:
+    text = SMALL.replace("[shape]\nlayers = 1\nheads = 2\nwidth = 16\n", "").replace("steps = 4\n", "")
+    study = read_study(written(tmp_path, 'model = "smollm2"' + text))
+    assert study.model == "smollm2"
+    assert {(point.recipe.steps, point.recipe.context) for point in study.points} == {(0, 8)}
+    with pytest.raises(ValueError, match="smollm2 comes with its shape"):
+        read_study(written(tmp_path, 'model = "smollm2"' + SMALL))
+    with pytest.raises(ValueError, match="a study's model is a folder, hub name or file, not 3"):
+        read_study(written(tmp_path, "model = 3" + text))
+
+
 def test_a_config_becomes_points(tmp_path: Path) -> None:
     study = read_study(written(tmp_path, SMALL))
     assert (study.name, study.question, study.seeds, study.windows) == ("small", "Does it work?", (0, 1), 8)

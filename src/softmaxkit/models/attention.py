@@ -158,6 +158,8 @@ def attention_forward(
         _watcher(module, query, scores, mask)
     if softmax is None:
         probabilities = masked_softmax(scores.float(), attended_keys(scores, mask)).to(value.dtype)
+    elif method is not None and method.observed:
+        probabilities = method.observe(scores, mask, value).to(value.dtype)
     elif method is not None and method.mode == "integer":
         # The gates' numbers have up to 16 bits: float32 holds them, half precision would not.
         probabilities = softmax(scores.float(), mask)

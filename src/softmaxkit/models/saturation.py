@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from softmaxkit.methods.base.module import SoftmaxModule
-from softmaxkit.methods.base.rows import attended_keys
+from softmaxkit.methods.base.rows import attended_keys, some_rows
 from softmaxkit.methods.base.spec import Spec
 
 ALLOWED_PERCENT = 0.01
@@ -25,6 +25,9 @@ where it is more than 3% beyond its limit."""
 BINS = 1 << (31 - CUT)
 """Bins of either sign."""
 
+COUNTED_SCORES = 1 << 22
+"""Scores of a call that are all counted; of more, those of some rows are."""
+
 
 class Magnitudes:
     """Counts a layer's scores by head, sign and magnitude, so that any limits can be asked for afterwards."""
@@ -33,11 +36,13 @@ class Magnitudes:
         self.counts: Tensor | None = None
         """(heads, 2, bins): positive scores, then negative ones; what is masked counts as 0."""
         self.attended = 0
-        """Scores that are not masked."""
+        """Scores that were counted: those that are not masked."""
 
     def add(self, scores: Tensor, mask: Tensor | None) -> None:
         """Take in scores, (batch, heads, queries, keys), and what is masked of them."""
         attended = attended_keys(scores, mask)
+        if scores.numel() > COUNTED_SCORES:
+            scores, attended = (some_rows(values, COUNTED_SCORES) for values in (scores, attended))
         self.attended += int(attended.sum())
         bits = torch.where(attended, scores.detach().float(), 0.0).movedim(1, 0).contiguous().view(torch.int32)
         bins = (bits >> CUT) & (2 * BINS - 1)

@@ -89,7 +89,7 @@ class Corpus:
         Raises:
             ValueError: that part is shorter than one window.
         """
-        batch = windows_at_once(batch, context)
+        batch = min(windows_at_once(batch, context), -(-CALIBRATION_SCORES // context**2))
         if count is None:
             count = min(CALIBRATION_BATCHES, -(-CALIBRATION_SCORES // (batch * context**2)))
         windows = _windows(self.train, context, count * batch, f"the training part of {self.name}")[:, :-1]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from softmaxkit.methods.base.spec import Spec
-from softmaxkit.recipe import WINDOWS, Recipe, Shape
+from softmaxkit.recipe import FINE_TUNING_RATE, WINDOWS, Recipe, Shape
 from softmaxkit.suggestions import suggestion
 
 FOLDER = "softmaxkit.studies.configs"
@@ -22,6 +22,8 @@ KEYS = ("question", "model", "seeds", "windows", "shape", "recipe", "methods", "
 PICTURE = ("x", "y", "published", "published_x", "published_y")
 FIGURES = ("loss_change_percent", "perplexity_change_percent", "loss_nats", "perplexity", "row_sum_mean")
 PARTS = ("shape", "recipe", "spec")
+AS_IT_COMES = {"steps": 0, "learning_rate": FINE_TUNING_RATE}
+"""What a recipe has by default where a model comes trained."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,7 @@ def _points(method: Mapping[str, Any], config: Mapping[str, Any], vary: Mapping[
         settings = dict(zip(own, values, strict=True))
         parts: dict[str, dict[str, Any]] = {
             "shape": dict(config.get("shape", {})),
-            "recipe": dict(config.get("recipe", {})),
+            "recipe": {**(AS_IT_COMES if config.get("model") else {}), **config.get("recipe", {})},
             "spec": {"schema": 1, **method},
         }
         for key, value in settings.items():

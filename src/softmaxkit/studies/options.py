@@ -11,11 +11,11 @@ from torch import Tensor
 
 from softmaxkit.methods.base.spec import Spec
 from softmaxkit.models.pretrained import read_pretrained
-from softmaxkit.models.text import Corpus, read_corpus, windows_at_once
+from softmaxkit.models.text import Corpus, read_corpus
 from softmaxkit.recipe import WINDOWS, Recipe, Shape
 
-SAMPLE = 32
-"""Windows whose scores are sampled for row sums, saturation and error."""
+SAMPLE_TOKENS = 2048
+"""Tokens, in whole windows, whose scores are sampled for row sums, saturation and error."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,6 @@ class TokenWindows:
             corpus,
             corpus.fingerprint,
             corpus.held_out_windows(context, options.windows),
-            corpus.held_out_windows(context, windows_at_once(SAMPLE, context)),
+            corpus.held_out_windows(context, max(1, SAMPLE_TOKENS // context)),
             corpus.calibration_batches(context),
         )

@@ -27,10 +27,11 @@ Mode = Literal["float", "integer", "fused"]
 class Calibrator(Protocol):
     """Gathers what a method needs to know of real scores."""
 
-    def observe(self, scores: Tensor, attended: Tensor) -> Tensor:
+    def observe(self, scores: Tensor, attended: Tensor, values: Tensor | None = None) -> Tensor:
         """Take in the scores and the full boolean mask of one batch, both (..., queries, keys).
 
-        Returns the probabilities that the model is to go on with.
+        Of attention there are `values` too, (..., keys, channels). Returns the probabilities that the model is to go
+        on with.
         """
 
     def finish(self) -> dict[str, Any]:
@@ -185,9 +186,7 @@ class SoftmaxModule(nn.Module, ABC):
                 f"not {tuple(scores.shape)}"
             )
         if self._calibrator is not None:
-            attended = attended_keys(scores, mask)
-            with torch.no_grad():
-                return self._calibrator.observe(_filled(_wide(scores), attended), attended).to(scores.dtype)
+            return self.observe(scores, mask)
         if self.mode == "integer":
             if torch.compiler.is_exporting():
                 raise RuntimeError('the integer mode is not for export; export the module in mode="float"')
@@ -199,6 +198,17 @@ class SoftmaxModule(nn.Module, ABC):
             return probabilities
         attended = attended_keys(scores, mask)
         return self.float_forward(_filled(_wide(scores), attended), attended).to(scores.dtype)
+
+    def observe(self, scores: Tensor, mask: Tensor | None, values: Tensor | None = None) -> Tensor:
+        """Let the calibrator at work see scores, and the values that they weigh, (..., keys, channels).
+
+        Returns:
+            Probabilities to go on with, shape and dtype of the scores.
+        """
+        assert self._calibrator is not None
+        attended = attended_keys(scores, mask)
+        with torch.no_grad():
+            return self._calibrator.observe(_filled(_wide(scores), attended), attended, values).to(scores.dtype)
 
     def choose(self, scores: Tensor) -> tuple[RowCall | None, Choice]:
         """Return the kernel of the float form, and the back end that would run it on some scores."""
@@ -302,6 +312,11 @@ class SoftmaxModule(nn.Module, ABC):
         if mode:
             self._frozen = None
         return super().train(mode)
+
+    @property
+    def observed(self) -> bool:
+        """Is a calibrator at work?"""
+        return self._calibrator is not None
 
     def observe_with(self, calibrator: Calibrator | None) -> None:
         """Let a calibrator observe every forward from here on; None ends it."""

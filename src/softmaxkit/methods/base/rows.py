@@ -52,3 +52,8 @@ def some_rows(values: Tensor, most: int = SEARCHED_SCORES) -> Tensor:
     """
     every = max(4, -(-values.numel() // most))
     return values[..., ::every, :] if values.ndim > 1 else values
+
+
+def by_head(values: Tensor, per_head: bool) -> Tensor:
+    """Flatten (..., heads, queries, keys) to (heads, rest), or to (1, rest) where all heads share."""
+    return values.movedim(-3, 0).flatten(1) if per_head else values.reshape(1, -1)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from softmaxkit.methods.base.rows import masked_softmax, some_rows
+from softmaxkit.methods.base.rows import by_head, masked_softmax, some_rows
 
 if TYPE_CHECKING:
     from softmaxkit.methods.consmax.module import ConSmaxModule
@@ -32,10 +32,10 @@ class ConSmaxCalibrator:
         self.errors: list[Tensor] = []
         self.largest: Tensor | None = None
 
-    def observe(self, scores: Tensor, attended: Tensor) -> Tensor:
+    def observe(self, scores: Tensor, attended: Tensor, values: Tensor | None = None) -> Tensor:
         """Add the error of each scale on these scores; the model goes on with ConSmax in float."""
         given = self.module.float_forward(scores, attended)
-        largest = by_head(self.module, given).double().amax(dim=1)
+        largest = by_head(given, self.module.per_head).double().amax(dim=1)
         self.largest = largest if self.largest is None else torch.maximum(self.largest, largest)
         if scores.numel() <= FEW_SCORES:
             self.errors.append(self._errors(scores, attended, given))
@@ -51,7 +51,7 @@ class ConSmaxCalibrator:
         for scale in self.scales:
             coded = torch.clamp(torch.round(scores / scale), low, high) * scale
             error = (self.module.float_forward(coded, attended) - truth).square()
-            errors.append(by_head(self.module, error).double().sum(dim=1))
+            errors.append(by_head(error, self.module.per_head).double().sum(dim=1))
         return torch.stack(errors)
 
     def finish(self) -> dict[str, Any]:
@@ -75,12 +75,12 @@ class DenominatorCalibrator:
         self.total: Tensor | float = 0.0
         self.rows: Any = 0.0
 
-    def observe(self, scores: Tensor, attended: Tensor) -> Tensor:
+    def observe(self, scores: Tensor, attended: Tensor, values: Tensor | None = None) -> Tensor:
         """Add the log-denominators of these rows; the model goes on with exact softmax."""
         row = attended.any(dim=-1, keepdim=True)
         denominator = torch.where(attended, scores, -torch.inf).logsumexp(dim=-1, keepdim=True)
-        self.total = self.total + by_head(self.module, torch.where(row, denominator, 0.0)).double().sum(dim=1)
-        self.rows = self.rows + by_head(self.module, row).double().sum(dim=1)
+        self.total = self.total + by_head(torch.where(row, denominator, 0.0), self.module.per_head).double().sum(dim=1)
+        self.rows = self.rows + by_head(row, self.module.per_head).double().sum(dim=1)
         return masked_softmax(scores, attended)
 
     def finish(self) -> dict[str, Any]:
@@ -110,8 +110,3 @@ def scale_grid(spec: ConSmax) -> list[float]:
     low, high = SCALE_OCTAVES
     octaves = torch.arange(low * STEPS_PER_OCTAVE, high * STEPS_PER_OCTAVE + 1) / STEPS_PER_OCTAVE
     return [2.0 ** (octave - (spec.bits - 8)) for octave in octaves.tolist()]
-
-
-def by_head(module: ConSmaxModule, values: Tensor) -> Tensor:
-    """Flatten (..., heads, queries, keys) to (heads, rest), or to (1, rest) where all heads share."""
-    return values.movedim(-3, 0).flatten(1) if module.per_head else values.reshape(1, -1)

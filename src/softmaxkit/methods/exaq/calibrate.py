@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from softmaxkit.methods.base.rows import SEARCHED_SCORES, masked_softmax, some_rows
+from softmaxkit.methods.base.rows import by_head, masked_softmax, some_rows
 
 if TYPE_CHECKING:
     from softmaxkit.methods.exaq.spec import Exaq
@@ -18,24 +18,47 @@ GAUSSIAN_FIT = {2: (-1.66, -1.85), 3: (-1.75, -2.06), 4: (-1.83, -2.27)}
 LAPLACE_FIT = {2: (-4.01, -1.77), 4: (-6.82, -0.15)}
 """Clip = slope * mean absolute deviation + offset, by bits (likewise)."""
 
-CANDIDATES = [-0.5 * step for step in range(2, 33)]
-"""Clips that the search tries: -1 to -16."""
+CANDIDATES = [-0.5 * step for step in range(2, 41)]
+"""Clips that a search tries: -1 to -20."""
 
 
 class ExaqCalibrator:
-    """Gathers what the clips need to know of a layer, or of each of its heads."""
+    """Gathers what the clips need to know of a layer, or of each of its heads.
+
+    Attributes:
+        clips, spreads: summed over batches, one a part; a part is the layer, or a head of it.
+        batches: in which a part had scores.
+        smallest: `score - maximum` that was seen.
+        largest_score: magnitude of the scores themselves.
+        errors: of each candidate, (candidates, parts).
+    """
 
     def __init__(self, spec: Exaq, heads: int | None = None) -> None:
-        self.parts = [_Part(spec, SEARCHED_SCORES // (heads or 1)) for _ in range(heads or 1)]
-        self.heads = heads
+        self.spec, self.heads = spec, heads
+        parts = heads or 1
+        self.clips, self.spreads, self.batches, self.smallest, self.largest_score = torch.zeros(
+            (5, parts), dtype=torch.float64
+        ).unbind()
+        self.errors = torch.zeros((len(CANDIDATES), parts), dtype=torch.float64)
 
-    def observe(self, scores: Tensor, attended: Tensor) -> Tensor:
-        """Take in one batch; the model goes on with exact softmax."""
+    def observe(self, scores: Tensor, attended: Tensor, values: Tensor | None = None) -> Tensor:
+        """Take in one batch; the model goes on with exact softmax.
+
+        Raises:
+            ValueError: the clip is searched on attention's output, and there are no values.
+        """
         exact = masked_softmax(scores, attended)
-        whole = (scores, attended, exact)
-        parts = [whole] if self.heads is None else zip(*(x.unbind(-3) for x in whole), strict=True)
-        for part, seen in zip(self.parts, parts, strict=True):
-            part.see(*seen)
+        if attended.any():
+            self._fit(scores, attended)
+            if self.spec.clip == "searched":
+                self._search(scores, attended, exact, None)
+            elif self.spec.clip == "output":
+                if values is None:
+                    raise ValueError(
+                        "Exaq.clip='output' is searched on attention's output, which takes its values: calibrate a "
+                        "model with softmaxkit.calibrate, or take clip='searched'"
+                    )
+                self._search(scores, attended, exact, values.to(scores.dtype))
         return exact
 
     def finish(self) -> dict[str, Any]:
@@ -44,73 +67,58 @@ class ExaqCalibrator:
         These are `spread`, the standard deviation (the mean absolute deviation with the Laplace clip), of heads the
         mean; `smallest`; and `largest_score`, of the scores themselves.
         """
-        found = [part.finish() for part in self.parts]
+        if not self.batches.all():
+            raise ValueError("calibration saw no scores; give it at least one batch")
+        smallest = self.smallest.clamp(max=-(2.0**-8))  # rows of equal scores only: any clip serves
+        best = torch.tensor(CANDIDATES, dtype=torch.float64)[self.errors.argmin(dim=0)]
+        clip = {"naive": smallest, "searched": best, "output": best}.get(self.spec.clip, self.clips / self.batches)
+        numbers = {"clip": torch.maximum(clip, smallest)}
+        if self.spec.scale == "calibrated":
+            numbers["scale"] = self.largest_score.clamp(min=2.0**-8) / self.spec.score_range()[1]
         statistics = {
-            "spread": sum(part.spread for part in self.parts) / len(self.parts),
-            "smallest": min(part.smallest for part in self.parts),
-            "largest_score": max(part.largest_score for part in self.parts),
+            "spread": (self.spreads / self.batches).mean().item(),
+            "smallest": self.smallest.min().item(),
+            "largest_score": self.largest_score.max().item(),
         }
-        numbers = {key: [of_part[key] for of_part in found] for key in found[0]}
-        return {key: x if self.heads else x[0] for key, x in numbers.items()} | {"statistics": statistics}
+        found = {key: x.tolist() if self.heads else x.item() for key, x in numbers.items()}
+        return found | {"statistics": statistics}
 
+    def _by_part(self, values: Tensor) -> Tensor:
+        return by_head(values, self.heads is not None)
 
-class _Part:
-    """Gathers, over batches, the mean of the fitted clips, the smallest score, and the error of each candidate."""
-
-    def __init__(self, spec: Exaq, searched: int) -> None:
-        self.spec, self.searched = spec, searched
-        self.clips: list[float] = []
-        self.spreads: list[float] = []
-        self.smallest = 0.0
-        self.largest_score = 0.0
-        self.errors = torch.zeros(len(CANDIDATES), dtype=torch.float64)
-
-    @property
-    def spread(self) -> float:
-        """The mean spread of the batches."""
-        return sum(self.spreads) / len(self.spreads)
-
-    def see(self, scores: Tensor, attended: Tensor, exact: Tensor) -> None:
-        """Take in one batch, with its exact probabilities."""
+    def _fit(self, scores: Tensor, attended: Tensor) -> None:
+        """Add the clips that the paper's fit gives for one batch, and what else is seen in it."""
         from softmaxkit.methods.exaq.module import distance_to_maximum
 
-        if not attended.any():
-            return
-        distance = distance_to_maximum(scores, attended)  # 0 where not attended
-        self.smallest = min(self.smallest, distance.min().item())
-        self.largest_score = max(self.largest_score, torch.where(attended, scores, 0.0).abs().max().item())
+        distance = self._by_part(distance_to_maximum(scores, attended))  # 0 where not attended
+        seen = self._by_part(attended)
+        count = seen.sum(dim=1).double()
+        used = count > 0
+        count = count.clamp(min=1)
+        mean = distance.sum(dim=1, dtype=torch.float64) / count
         if self.spec.clip == "laplace":
             slope, offset = LAPLACE_FIT[self.spec.bits]
-            seen = distance[attended].double()
-            spread = (seen - seen.mean()).abs().mean().item()
+            deviation = torch.where(seen, (distance - mean[:, None]).abs(), 0.0)
+            spread = deviation.sum(dim=1, dtype=torch.float64) / count
         else:
             slope, offset = GAUSSIAN_FIT[self.spec.bits]
-            count = int(attended.sum())
-            mean = distance.sum(dtype=torch.float64).item() / count
-            square = torch.linalg.vector_norm(distance, dtype=torch.float64).item() ** 2 / count
-            spread = math.sqrt(max(square - mean**2, 0.0))
-        self.spreads.append(spread)
-        self.clips.append(slope * spread + offset)
-        if self.spec.clip == "searched":
-            self._search(*(some_rows(values, self.searched) for values in (distance, attended, exact)))
+            square = torch.linalg.vector_norm(distance, dim=1, dtype=torch.float64).square() / count
+            spread = (square - mean.square()).clamp(min=0.0).sqrt()
+        self.clips += torch.where(used, slope * spread + offset, 0.0).cpu()
+        self.spreads += torch.where(used, spread, 0.0).cpu()
+        self.batches += used.cpu()
+        self.smallest = torch.minimum(self.smallest, distance.amin(dim=1).double().cpu())
+        largest = self._by_part(torch.where(attended, scores, 0.0)).abs().amax(dim=1)
+        self.largest_score = torch.maximum(self.largest_score, largest.double().cpu())
 
-    def _search(self, distance: Tensor, attended: Tensor, truth: Tensor) -> None:
-        """Add each candidate's summed absolute error of the probabilities."""
+    def _search(self, scores: Tensor, attended: Tensor, exact: Tensor, values: Tensor | None) -> None:
+        """Add each candidate's error over some rows: of the probabilities, or, with values, of attention's output."""
+        scores, attended, exact = (some_rows(x).contiguous() for x in (scores, attended, exact))
+        of_layer = replace(self.spec, share="layer")
         for index, clip in enumerate(CANDIDATES):
-            step = -clip / (self.spec.levels - 1)
-            coded = torch.round((distance.clamp(min=clip) - clip) / step) * step
-            self.errors[index] += (masked_softmax(coded, attended) - truth).abs().sum().double().cpu()
-
-    def finish(self) -> dict[str, float]:
-        """Return `clip`, and `scale` where it is calibrated."""
-        if not self.clips:
-            raise ValueError("calibration saw no scores; give it at least one batch")
-        smallest = min(self.smallest, -(2.0**-8))  # rows of equal scores only: any clip serves
-        fitted = sum(self.clips) / len(self.clips)
-        clip = {
-            "naive": smallest,
-            "searched": max(CANDIDATES[int(self.errors.argmin())], smallest),
-        }.get(self.spec.clip, max(fitted, smallest))
-        if self.spec.scale == "format":
-            return {"clip": clip}
-        return {"clip": clip, "scale": max(self.largest_score, 2.0**-8) / self.spec.score_range()[1]}
+            difference = of_layer.module(clip=clip)(scores, attended) - exact
+            if values is None:
+                error = difference.abs().sum(dim=-1, keepdim=True)
+            else:
+                error = torch.linalg.vector_norm(difference @ values, dim=-1, keepdim=True)
+            self.errors[index] += self._by_part(error).sum(dim=1).double().cpu()

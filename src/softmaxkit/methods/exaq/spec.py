@@ -54,7 +54,8 @@ class Exaq(Spec):
     Args:
         bits: of the input of exp: 2, 3 or 4.
         clip: how calibration sets the clip. "gaussian" and "laplace" (2 and 4 bits) are the paper's, from the spread
-            of `score - maximum`; "naive" takes the smallest seen; "searched" the best of a grid on the data.
+            of `score - maximum`; "naive" takes the smallest seen; "searched" the best of a grid for the
+            probabilities of the data, "output" for the output of attention, which is what a model goes on with.
         scores: fixed-point format of scores as they arrive; signed.
         scale: "format" reads scores in that format; "calibrated" keeps its width and sets the step from the data.
         exponential: format of the exponent table; unsigned, holds 1.
@@ -81,7 +82,7 @@ class Exaq(Spec):
     required: ClassVar[tuple[str, ...]] = ("clip",)
 
     bits: Literal[2, 3, 4] = 2
-    clip: Literal["gaussian", "laplace", "naive", "searched"] = "gaussian"
+    clip: Literal["gaussian", "laplace", "naive", "searched", "output"] = "gaussian"
     scores: Fixed = Q(6, 2)
     scale: Literal["format", "calibrated"] = "format"
     exponential: Fixed = UQ(1, 15)
@@ -276,7 +277,7 @@ class Exaq(Spec):
     @classmethod
     def widest(cls, keys: int) -> Self:
         """Return 4 bits, with clips searched for each head, and scores of 12 bits whose step is fitted to them."""
-        return cls(bits=4, clip="searched", scale="calibrated", scores=Q(6, 6), share="head")
+        return cls(bits=4, clip="output", scale="calibrated", scores=Q(6, 6), share="head")
 
     def narrower(self) -> dict[str, list[Self]]:
         """Return fewer bits of the input of exp, and outputs, reciprocals, exponentials and scores of fewer bits."""
