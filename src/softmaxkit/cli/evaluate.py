@@ -68,12 +68,13 @@ def _task_table(results: list[dict[str, Any]]) -> Table:
 def _loss_table(results: list[dict[str, Any]]) -> Table:
     mixed = results[0]["spec"] is None
     title = results[0]["variant"] if mixed else name_of(results[0])
-    table = Table("mode", "loss, nats", "perplexity", "row sum", title=title)
+    table = Table("mode", "loss, nats", "perplexity", "words right", "row sum", title=title)
     for result in results:
         table.add_row(
             result["mode"],
             f"{result['loss_nats']:.4f}",
             f"{result['perplexity']:.3f}",
+            f"{result['words_right_percent']:.2f}%" if "words_right_percent" in result else "–",
             f"{result['row_sum_mean']:.3f}",
         )
     return table

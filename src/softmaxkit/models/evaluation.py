@@ -17,6 +17,7 @@ from softmaxkit.methods.base.rows import attended_keys, masked_softmax
 from softmaxkit.models.patch import layers
 from softmaxkit.models.running import device_of, evaluating, hooked
 from softmaxkit.models.text import windows_at_once
+from softmaxkit.models.words import Words
 
 BATCH = 16
 LOSS_TOKENS = 2048
@@ -50,34 +51,57 @@ class RealScores:
         return masked_softmax(self.scores * math.log(self.module.spec.base), self.attended)
 
 
-def loss_on(model: PreTrainedModel, windows: Tensor, progress: Callable[[int, int], None] | None = None) -> float:
-    """Return the mean loss in nats per token.
+def held_out_figures(
+    model: PreTrainedModel,
+    windows: Tensor,
+    words: Words | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, float]:
+    """Return how well a model foretells held-out text.
 
     Args:
         model: a causal language model, in whatever mode its softmax modules are.
         windows: tokens, (windows, context + 1); each is read on its own.
+        words: of the model's tokens; None leaves out the words.
         progress: called with the windows done and all windows.
+
+    Returns:
+        `loss_nats`, the mean of a token; its `perplexity`; and `words_right_percent`, see `Words.tally`.
 
     Raises:
         FloatingPointError: the loss is NaN or infinite.
     """
-    total, count = 0.0, 0
+    total, right_words, all_words = 0.0, 0, 0
     size = windows_at_once(BATCH, windows.shape[1])
     with evaluating(model):
         for start in range(0, len(windows), size):
             batch = windows[start : start + size].to(device_of(model))
+            labels = batch[:, 1:]
             logits = model(input_ids=batch[:, :-1]).logits.flatten(0, 1)
-            parts = zip(logits.split(LOSS_TOKENS), batch[:, 1:].flatten().split(LOSS_TOKENS), strict=True)
-            for of_tokens, labels in parts:
-                total += torch.nn.functional.cross_entropy(of_tokens.float(), labels, reduction="sum").item()
-            count += batch[:, 1:].numel()
+            first_choices = []
+            for of_tokens, of_labels in zip(
+                logits.split(LOSS_TOKENS), labels.flatten().split(LOSS_TOKENS), strict=True
+            ):
+                total += torch.nn.functional.cross_entropy(of_tokens.float(), of_labels, reduction="sum").item()
+                if words is not None:
+                    first_choices.append(of_tokens.argmax(-1))
+            if words is not None:
+                counted = words.tally(labels, torch.cat(first_choices).view_as(labels) == labels)
+                right_words, all_words = right_words + counted[0], all_words + counted[1]
             if progress:
-                progress(min(count // (windows.shape[1] - 1), len(windows)), len(windows))
-    if not math.isfinite(total):
+                progress(min(start + size, len(windows)), len(windows))
+    loss = total / windows[:, 1:].numel()
+    if not math.isfinite(loss):
         raise FloatingPointError(
-            f"the model's loss on held-out text is {total / count}: its weights or a method in it give NaN or infinity"
+            f"the model's loss on held-out text is {loss}: its weights or a method in it give NaN or infinity"
         )
-    return total / count
+    figures = {"loss_nats": loss, "perplexity": perplexity(loss)}
+    return figures | ({"words_right_percent": 100 * right_words / all_words} if all_words else {})
+
+
+def loss_on(model: PreTrainedModel, windows: Tensor) -> float:
+    """Return the mean loss in nats per token, as `held_out_figures`."""
+    return held_out_figures(model, windows)["loss_nats"]
 
 
 def perplexity(loss: float) -> float:

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 
 from softmaxkit.models.data_sets import data_set
 from softmaxkit.models.language_model import learned_tokens
+from softmaxkit.models.words import Words
 from softmaxkit.recipe import BYTES
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class Corpus:
         sha256: of the bytes.
         train: tokens, 1-D.
         held_out: tokens, 1-D, the last tenth.
+        words: among the tokens; None of bytes.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Corpus:
     sha256: str
     train: Tensor
     held_out: Tensor
+    words: Words | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -125,7 +128,8 @@ def read_corpus(path: Path | None, tokenizer: PreTrainedTokenizerBase | None = N
         text = data.decode("utf-8", errors="replace")
         tokens = torch.tensor(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
     cut = len(tokens) - len(tokens) // HELD_OUT_SHARE
-    return Corpus(name, len(data), hashlib.sha256(data).hexdigest(), tokens[:cut], tokens[cut:])
+    words = None if tokenizer is None else Words.of(tokenizer)
+    return Corpus(name, len(data), hashlib.sha256(data).hexdigest(), tokens[:cut], tokens[cut:], words)
 
 
 def standard_library_source(limit: int) -> bytes:

@@ -107,6 +107,13 @@ COLUMNS = (
     ),
     Column("perplexity", "Perplexity", number(",.3f"), "the exponential of the loss", both_modes=True),
     Column(
+        "words_right_percent",
+        "Words right",
+        number(".2f", "%"),
+        "words of held-out text all of whose tokens are the model's first choice after what precedes them",
+        both_modes=True,
+    ),
+    Column(
         "row_sum_mean",
         "Row sum",
         _sum,

@@ -16,7 +16,7 @@ from softmaxkit.models.evaluation import (
     error_series,
     figures,
     function_series,
-    loss_on,
+    held_out_figures,
     perplexity,
     real_scores,
 )
@@ -72,7 +72,7 @@ def compare(options: Options, command: Sequence[str], stage: Stage, seeds: int =
     return make_record(command, options.seed, comparisons[0].inputs(), results)
 
 
-AVERAGED = ("loss_nats", "perplexity", "loss_change_percent", "perplexity_change_percent")
+AVERAGED = ("loss_nats", "perplexity", "words_right_percent", "loss_change_percent", "perplexity_change_percent")
 """Figures that are means over seeds."""
 
 
@@ -80,7 +80,7 @@ def _over_seeds(results: Sequence[dict[str, Any]], first_seed: int) -> dict[str,
     """Return the result of the first seed, with means over all of them, and their spread."""
     merged = {**results[0], "seeds": list(range(first_seed, first_seed + len(results)))}
     if len(results) > 1:
-        for key in AVERAGED:
+        for key in set(AVERAGED) & set(merged):
             values = [result[key] for result in results]
             merged[key], merged[f"{key}_spread"] = statistics.fmean(values), statistics.stdev(values)
     return merged
@@ -159,7 +159,8 @@ class Comparison:
 
     def _measure_mode(self, spec: Spec, mode: str, model: PreTrainedModel, curve: Curve) -> dict[str, Any]:
         set_mode(model, mode)
-        loss = loss_on(model, self.windows.held_out, self.stage(f"measure {spec.name}, {mode}"))
+        progress = self.stage(f"measure {spec.name}, {mode}")
+        measured = held_out_figures(model, self.windows.held_out, self.windows.corpus.words, progress)
         scores = real_scores(model, self.windows.sample)
         series: dict[str, Any] = {"function": function_series(scores), "error": error_series(scores)}
         if curve and mode == "float":
@@ -168,8 +169,7 @@ class Comparison:
         return make_result(
             spec,
             mode,
-            loss_nats=loss,
-            perplexity=perplexity(loss),
+            **measured,
             **figures(scores),
             trained_steps=self.preparation.steps,
             training_description=self.preparation.describe(spec),

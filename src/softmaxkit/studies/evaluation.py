@@ -10,7 +10,7 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from softmaxkit.methods import BASELINE
-from softmaxkit.models.evaluation import figures, loss_on, perplexity, real_scores
+from softmaxkit.models.evaluation import figures, held_out_figures, real_scores
 from softmaxkit.models.harness import harness_figures
 from softmaxkit.models.patch import apply, layers, set_mode
 from softmaxkit.models.pretrained import read_pretrained
@@ -82,12 +82,11 @@ def evaluate_model(options: EvaluationOptions, command: Sequence[str], stage: St
     results = []
     for mode in options.modes:
         set_mode(model, mode)
-        loss = loss_on(model, held_out, stage(f"measure {title}, {mode}"))
+        measured = held_out_figures(model, held_out, corpus.words, stage(f"measure {title}, {mode}"))
         result = make_result(
             next(iter(specs.values())),
             mode,
-            loss_nats=loss,
-            perplexity=perplexity(loss),
+            **measured,
             layers={name: spec.to_json() for name, spec in specs.items()},
             **figures(real_scores(model, sample)),
         )

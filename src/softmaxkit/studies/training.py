@@ -13,7 +13,7 @@ from transformers import set_seed
 from softmaxkit.methods.base.spec import Spec
 from softmaxkit.models.calibration import calibrate, convert
 from softmaxkit.models.checkpoint import save
-from softmaxkit.models.evaluation import loss_on
+from softmaxkit.models.evaluation import held_out_figures
 from softmaxkit.models.language_model import language_model
 from softmaxkit.models.patch import apply, restore
 from softmaxkit.models.pretrained import fingerprint, read_pretrained
@@ -92,9 +92,9 @@ def train_model(options: TrainingOptions, command: Sequence[str], stage: Stage) 
     progress = stage(f"train {spec.method} on {corpus.name}")
     curve = train(model, corpus, recipe, run, options.seed, None, progress)
     calibrate(model, batches)
-    loss = loss_on(model, held_out, stage("measure"))
+    measured = held_out_figures(model, held_out, corpus.words, stage("measure"))
     save(model, options.output, tokenizer)
     shutil.rmtree(run, ignore_errors=True)
-    result = make_result(spec, options.mode, loss_nats=loss, trained_steps=recipe.steps, series={"training": curve})
+    result = make_result(spec, options.mode, **measured, trained_steps=recipe.steps, series={"training": curve})
     inputs = {"text": corpus.describe(), "model": {"name": start or SMALL_GPT}, "recipe": recipe.describe()}
     return make_record(command, options.seed, inputs, [result])
