@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from softmaxkit.formats import Rounding
-from softmaxkit.kernels.launch import loaded, run
+from softmaxkit.kernels.launch import by_head, loaded, run
 from softmaxkit.tables import GUARD_BITS, Reciprocal
 
 WORD_BITS, LANE_BITS = 60, 28
@@ -90,11 +90,7 @@ class HeadCalls(IntegerCall):
 
     def __call__(self, scores: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return decoded probabilities, as `IntegerCall`, of scores (..., heads, queries, keys)."""
-        if scores.ndim < 3 or scores.shape[-3] != len(self.calls):
-            raise ValueError(f"scores are (..., {len(self.calls)}, queries, keys), not {tuple(scores.shape)}")
-        masks = [None] * len(self.calls) if mask is None else mask.expand(scores.shape).unbind(-3)
-        of_heads = zip(self.calls, scores.unbind(-3), masks, strict=True)
-        return torch.stack([call(of_head, attended) for call, of_head, attended in of_heads], dim=-3)
+        return by_head(self.calls, scores, mask)
 
 
 @dataclass(frozen=True, eq=False)

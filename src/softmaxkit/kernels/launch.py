@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -86,6 +87,24 @@ def run(
     kernel = getattr(kernels, f"{name}_{DTYPES[scores.dtype]}")
     kernel(source.data_ptr(), result.data_ptr(), pointer, layout, torch.get_num_threads(), *parameters)
     return result
+
+
+def by_head(calls: Sequence[Callable[[Tensor, Tensor | None], Tensor]], scores: Tensor, mask: Tensor | None) -> Tensor:
+    """Run each head by a call of its own.
+
+    Args:
+        calls: one a head; each takes scores and a mask.
+        scores: (..., heads, queries, keys).
+        mask: broadcasts to them; or None.
+
+    Raises:
+        ValueError: the scores have another number of heads.
+    """
+    if scores.ndim < 3 or scores.shape[-3] != len(calls):
+        raise ValueError(f"scores are (..., {len(calls)}, queries, keys), not {tuple(scores.shape)}")
+    masks = [None] * len(calls) if mask is None else mask.expand(scores.shape).unbind(-3)
+    of_heads = zip(calls, scores.unbind(-3), masks, strict=True)
+    return torch.stack([call(of_head, attended) for call, of_head, attended in of_heads], dim=-3)
 
 
 def _axes(values: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from softmaxkit.kernels import rows
 from softmaxkit.kernels.backends import VARIABLE
-from softmaxkit.kernels.launch import DTYPES
+from softmaxkit.kernels.launch import DTYPES, by_head
 
 
 @torch.library.custom_op("softmaxkit::softmax", mutates_args=(), device_types="cpu")
@@ -159,17 +159,26 @@ exponential.register_autograd(_exponential_gradient, setup_context=_keep_argumen
 
 
 class RowCall(NamedTuple):
-    """Softmax of rows by one of these operators: `operator(scores, *arguments, mask)`.
+    """Softmax of rows by one of these operators.
 
     Attributes:
         kernel: name of the operator.
         arguments: what it takes besides scores and mask.
         differentiable: has it a gradient?
+        heads: calls of the same kernel, one a head, in place of its arguments.
     """
 
     kernel: str
     arguments: tuple[Any, ...] = ()
     differentiable: bool = True
+    heads: tuple[RowCall, ...] = ()
+
+    def run(self, scores: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return what the operator makes of scores, see `rows`."""
+        if self.heads:
+            return by_head([call.run for call in self.heads], scores, mask)
+        result: Tensor = self.operator(scores, *self.arguments, mask)
+        return result
 
     @property
     def operator(self) -> Callable[..., Any]:

@@ -194,8 +194,7 @@ class SoftmaxModule(nn.Module, ABC):
             return result.to(scores.dtype)
         call, choice = self.choose(scores)
         if call is not None and choice.native:
-            probabilities: Tensor = call.operator(scores, *call.arguments, mask)
-            return probabilities
+            return call.run(scores, mask)
         attended = attended_keys(scores, mask)
         return self.float_forward(_filled(_wide(scores), attended), attended).to(scores.dtype)
 

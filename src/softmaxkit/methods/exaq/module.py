@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -94,11 +94,15 @@ class ExaqModule(SoftmaxModule):
         numbers = [self.calibration_of(head) for head in range(self.heads or 0)]
         return ExaqConstants.stack([self.spec.constants(**of_head) for of_head in numbers])
 
-    def row_call(self, device: torch.device) -> RowCall | None:
-        """Return the kernel of even levels, with the clip and the levels' exponentials; None for clips a head."""
+    def row_call(self, device: torch.device) -> RowCall:
+        """Return the kernel of even levels, with the clip and the levels' exponentials, or one of them a head."""
         if self.per_head:
-            return None
-        clip = self.spec.required_clip(self._calibration)
+            calls = tuple(self._row_call(self.calibration_of(head)) for head in range(self.heads or 0))
+            return RowCall("levels", differentiable=False, heads=calls)
+        return self._row_call(self._calibration)
+
+    def _row_call(self, calibration: Mapping[str, Any]) -> RowCall:
+        clip = self.spec.required_clip(calibration)
         return RowCall("levels", (clip, self.spec.exponentials(clip)), differentiable=False)
 
     def attention_call(self) -> AttentionCall | None:
