@@ -52,7 +52,7 @@ def printing(folder: Path, name: str, version: str) -> str:
 
 
 VERSIONS = {
-    "yosys": ("Yosys 0.23 (git sha1 7ce5011c24b)", "Yosys 0.57+12 (git sha1 0)", "0.023", "0.055"),
+    "yosys": ("Yosys 0.23 (git sha1 7ce5011c24b)", "Yosys 0.57+12 (git sha1 0)", "0.23", "0.55"),
     "verilator": ("Verilator 4.038 2020-07-11 rev v4.036", "Verilator 5.006 2023-01-22 rev (Debian)", "4.038", "5.006"),
 }
 

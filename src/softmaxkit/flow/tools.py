@@ -82,11 +82,9 @@ def absence(tool: str) -> str:
     """Return what to say where `find` gives None: that a program is too old, or not installed, and how to get it."""
     for path in _candidates(tool):
         if version := _too_old(tool, path):
-            (major, minor), (oldest, least) = version, OLDEST[tool]
-            return (
-                f"{path} is version {major}.{minor:03}, and {tool} is needed from {oldest}.{least:03} on; "
-                f"get it with {PACKAGES[tool]}"
-            )
+            form = "{}.{:03}" if tool == "verilator" else "{}.{}"
+            old, oldest = form.format(*version), form.format(*OLDEST[tool])
+            return f"{path} is version {old}, and {tool} is needed from {oldest} on; get it with {PACKAGES[tool]}"
     return f"{tool} is not installed; get it with {PACKAGES[tool]}"
 
 
