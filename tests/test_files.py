@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from softmaxkit.files import whole_folder, write_json, write_text
+from softmaxkit.files import cache_folder, whole_folder, write_json, write_text
 
 
 def test_text_is_written_whole(tmp_path: Path) -> None:
@@ -38,3 +38,34 @@ def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
         (folder / "c").write_text("3")
     assert [entry.name for entry in target.iterdir()] == ["c"]
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_the_cache_is_where_it_is_said_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    places = {
+        "here/my cache": tmp_path / "here" / "my cache",
+        "~/my cache": tmp_path / "home" / "my cache",
+        str(tmp_path / "there"): tmp_path / "there",
+        "": tmp_path / "home" / ".cache" / "softmaxkit",
+    }
+    for given, meant in places.items():
+        monkeypatch.setenv("SOFTMAXKIT_CACHE", given)
+        assert cache_folder() == meant
+        assert meant.is_dir()
+    monkeypatch.setenv("SOFTMAXKIT_CACHE", "")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache_folder() == tmp_path / "xdg" / "softmaxkit"
+
+
+def test_a_home_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("SOFTMAXKIT_CACHE", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "file"))
+    with pytest.raises(OSError, match="set SOFTMAXKIT_CACHE to a folder that can") as error:
+        cache_folder()
+    assert error.value.filename == str(tmp_path / "file" / ".cache" / "softmaxkit")
+    monkeypatch.setenv("SOFTMAXKIT_CACHE", str(tmp_path / "ours"))
+    assert cache_folder() == tmp_path / "ours"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -70,9 +71,26 @@ def content_key(*parts: Any) -> str:
 
 
 def cache_folder() -> Path:
-    """Return the folder for what can be made again: $SOFTMAXKIT_CACHE, or `softmaxkit` in the user's cache folder."""
-    user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(os.environ.get("SOFTMAXKIT_CACHE") or user / "softmaxkit")
+    """Return the folder for what can be made again: $SOFTMAXKIT_CACHE, or `softmaxkit` in the user's cache folder.
+
+    Raises:
+        OSError: it cannot be made or written to; the message names the variable.
+    """
+    chosen = os.environ.get("SOFTMAXKIT_CACHE")
+    folder = Path(chosen).expanduser().absolute() if chosen else user_cache_folder() / "softmaxkit"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        advice = "the cache cannot be written there; set SOFTMAXKIT_CACHE to a folder that can"
+        raise OSError(error.errno, f"{error.strerror}: {advice}", str(folder)) from None
+    return folder
+
+
+def user_cache_folder() -> Path:
+    """Return the folder of the user's caches."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()).absolute()
 
 
 def _finite(data: Any) -> Any:

@@ -147,12 +147,29 @@ def test_all_methods(capsys: pytest.CaptureFixture[str]) -> None:
         (["verify", "exaq", "--storage", "sram"], "'sram' is not one of 'flip-flops', 'latches', 'memory'"),
         (["verify", "exaq", "--outputs", 0], "--outputs"),
         (["verify", "exaq", "--lanes", "many"], "--lanes"),
-        (["verify", "softermax", "--constants", "loadable"], "softermax has no unit with loadable constants; leave"),
+        (["verify", "softermax", "--constants", "loadable"], "softermax has no constants to bake in or to load; leave"),
+        (["verify", "softermax", "--constants", "baked"], "softermax has no constants to bake in or to load; leave"),
+        (
+            ["verify", "exact", "--layer", 0],
+            "say which head of a --model, and what to run it on; give one, or leave --layer out",
+        ),
+        (
+            ["verify", "exact", "--context", 64],
+            "say which head of a --model, and what to run it on; give one, or leave --context out",
+        ),
         (["rtl"], "give either a METHOD or --spec FILE"),
         (["rtl", "all"], "the methods are exact, consmax, softermax, exaq"),
         (["rtl", "exaq", "--lanes", 257], "lanes is a whole number from 1 to 256, not 257"),
         (["rtl", "exaq", "--constants", "fixed"], "'fixed' is not one of 'baked', 'loadable'"),
-        (["rtl", "exact", "--constants", "loadable"], "exact has no unit with loadable constants; leave"),
+        (
+            ["rtl", "exact", "--constants", "loadable"],
+            "exact has no constants to bake in or to load; leave",
+        ),
+        (["rtl", "softermax", "--constants", "baked"], "softermax has no constants to bake in or to load; leave"),
+        (
+            ["rtl", "exaq", "--head", "all"],
+            "say which head of a --model, and what to run it on; give one, or leave --head out",
+        ),
         (["rtl", "exaq", "--name", "2d"], "a module's name is letters, digits and underscores"),
         (["rtl", "exaq", "--clock", 0], "the clock's period is a positive number"),
         (["rtl", "exaq", "--layer", "first"], "'--layer': a number from 0, or all, not 'first'"),
@@ -199,6 +216,10 @@ def test_fewer_are_compared_without_a_tool(
     code, _, err = run(capsys, "verify", "--spec", unloaded, *FEW, "--storage", "latches")
     assert code == 1
     assert "a unit with latches needs Verilator" in last_line(err)
+    for ignored in (("--inject-fault",), ("--waveform", "wave.vcd")):
+        code, _, err = run(capsys, "verify", "--spec", unloaded, *FEW, *ignored)
+        assert code == 1
+        assert f"takes Verilator; {tool} is not installed" in last_line(err)
 
 
 @verilator

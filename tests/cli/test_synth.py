@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -119,11 +120,23 @@ def test_a_memory_where_a_unit_has_no_use_for_one() -> None:
         (["softmax"], "softmax"),
         (["softermax", "--clock", "-1"], "--clock is a period in ns, more than 0, not -1"),
         (["softermax", "--lanes", "3"], "lanes divide 16"),
-        (["softermax", "--top", "x"], "--top is for --verilog"),
-        (["softermax", "--cells", "ice40", "--liberty", "FOLDER/bad.v"], "--liberty is for standard cells"),
+        (["softermax", "--top", "x"], "without --verilog; leave --top out"),
+        (["exaq", "-I", "FOLDER", "-D", "A", "-P", "B=1"], "leave --include and --define and --parameter out"),
+        (["softermax", "--cells", "ice40", "--liberty", "FOLDER/bad.v"], "leave --liberty out"),
+        (["softermax", "--cells", "ice40", "--corner", "FOLDER/bad.v"], "leave --corner out"),
+        (["exaq", "--cells", "ice40", "--clock", "5", "--no-wires"], "leave --clock and --wires out"),
         (["softermax", "--verilog", "FOLDER/bad.v"], "--verilog takes the place of METHOD"),
-        (["--constants", "baked", "--verilog", "FOLDER/bad.v"], "--verilog takes the place of METHOD"),
-        (["softermax", "--constants", "loadable"], "softermax has no unit with loadable constants; leave --constants"),
+        (["--constants", "baked", "--verilog", "FOLDER/bad.v"], "leave --constants out"),
+        (["--lanes", "1", "--max-row", "256", "--verilog", "FOLDER/bad.v"], "leave --lanes and --max-row out"),
+        (
+            ["softermax", "--context", "64"],
+            "say which head of a --model, and what to run it on; give one, or leave --context out",
+        ),
+        (["softermax", "--constants", "loadable"], "softermax has no constants to bake in or to load; leave"),
+        (["softermax", "--constants", "baked"], "softermax has no constants to bake in or to load; leave --constants"),
+        (["--verilog", "FOLDER/bad.v", "--define", "A-B"], "--define is NAME=VALUE, not 'A-B'"),
+        (["--verilog", "FOLDER/bad.v", "--parameter", "W"], "--parameter is NAME=VALUE, with a value such as 8"),
+        (["--verilog", "FOLDER/bad.v", "--include", "FOLDER/absent"], "'FOLDER/absent' does not exist"),
         (["--verilog", "FOLDER/bad.v", "--top", "absent"], "there is no module absent; there is bad"),
         (["--liberty", "FOLDER/bad.v", "exact"], "bad.v, line"),
         ([], "give either a METHOD or --spec FILE"),
@@ -134,7 +147,7 @@ def test_wrong_arguments(
 ) -> None:
     (tmp_path / "bad.v").write_text("module bad (input a, output b) assign b = a; endmodule")
     assert main(["synth", *(argument.replace("FOLDER", str(tmp_path)) for argument in arguments)]) == 2
-    assert message in capsys.readouterr().err
+    assert message.replace("FOLDER", str(tmp_path)) in capsys.readouterr().err
 
 
 def test_verilog_that_does_not_parse(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -142,3 +155,63 @@ def test_verilog_that_does_not_parse(tmp_path: Path, capsys: pytest.CaptureFixtu
     file.write_text("module bad (input a, output b);\n assign b = a\nendmodule\n")
     assert main(["synth", "--verilog", str(file)]) == 1
     assert "bad.v:3: ERROR: syntax error" in capsys.readouterr().err
+
+
+def test_verilog_as_designers_have_it(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+    """File names with spaces and of ours, a folder of includes, macros, parameters, and a table from a file."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SOFTMAXKIT_CACHE", "a cache")  # with a space, and from here
+    (tmp_path / "my headers").mkdir()
+    (tmp_path / "my headers" / "step.vh").write_text("`define NEXT(q) q + `STEP\n")
+    (tmp_path / "table.hex").write_text("01 22 43 74\n")
+    (tmp_path / "latches.v").write_text("module table4 (input [1:0] a, output [7:0] y);\nreg [7:0] words [0:3];\n"
+    'initial $readmemh("table.hex", words);\nassign y = words[a];\nendmodule\n')  # fmt: skip
+    (tmp_path / "my counter.v").write_text(
+        '`include "step.vh"\nmodule counter #(parameter W = 4, parameter KIND = "up")\n'
+        "(input clk, rst, output reg [W-1:0] q, output [7:0] y);\n"
+        "table4 table4 (.a(q[1:0]), .y(y));\n"
+        'always @(posedge clk) if (rst) q <= 0; else if (KIND == "up") q <= `NEXT(q); else q <= {q, ~q[W-1]};\n'
+        "endmodule\n"
+    )
+    files = ("--verilog", "my counter.v", "--verilog", "latches.v", "--top", "counter")
+    given = ("--include", "my headers", "--define", "STEP=3")
+    assert main(["synth", *files, *given, "--json", "-"]) == 0
+    (result,) = json.loads(capsys.readouterr().out)["results"]
+    flip_flops = sum(count for name, count in result["instances_by_cell"].items() if "__df" in name)
+    assert flip_flops == 4
+    assert result["instances"] > flip_flops + 8  # the counter's gates and those of the table
+    (tmp_path / "ring.v").write_text(
+        'module ring #(parameter W = 4, KIND = "up", STEP = 1) (input clk, rst, output reg [W-1:0] q);\n'
+        'always @(posedge clk) if (rst) q <= 0; else q <= KIND == "ring" ? {q, ~q[W-1]} : q + STEP; endmodule'
+    )
+    luts = []
+    for parameters in (("--parameter", "W=7", "-P", 'KIND="ring"'), ("-P", "W=7", "-P", "STEP=-1")):
+        assert main(["synth", "--verilog", "ring.v", *parameters, "--cells", "ice40", "--json", "-"]) == 0
+        (result,) = json.loads(capsys.readouterr().out)["results"]
+        assert result["registers"] == 7
+        luts.append(result["luts"])
+    assert luts[0] <= 1 < luts[1]
+    assert (tmp_path / "a cache" / "mapped").is_dir()
+    assert main(["synth", *files, "--define", "STEP=3"]) == 1
+    assert "step.vh, which is included, was not found; give its folder with --include" in capsys.readouterr().err
+    assert main(["synth", *files, "--include", "my headers"]) == 1
+    assert "the macro STEP is not defined; give it with --define STEP=VALUE" in capsys.readouterr().err
+    assert main(["synth", *files, *given, "--parameter", "Z=1"]) == 1
+    assert capsys.readouterr().err.strip().endswith("error: the module counter has no parameter Z")
+
+
+def test_systemverilog_that_yosys_cannot_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "packaged.sv"
+    file.write_text("package p; endpackage\nmodule packaged import p::*; (input a, output b);\nendmodule\n")
+    for cells in ("sky130", "ice40"):
+        assert main(["synth", "--verilog", str(file), "--cells", cells]) == 1
+        error = capsys.readouterr().err
+        assert "packaged.sv:2: ERROR: syntax error" in error
+        assert "convert the files to Verilog with sv2v" in error
+
+
+def test_nothing_is_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "wire.v"
+    file.write_text("module through (input a, output b, c); assign b = a; assign c = a & ~a; endmodule")
+    assert main(["synth", "--verilog", str(file)]) == 2
+    assert "no gates are left of through" in capsys.readouterr().err

@@ -18,8 +18,9 @@ from softmaxkit.flow.cells.functions import expression
 from softmaxkit.flow.cells.library import Cell, Library, Table
 from softmaxkit.flow.cells.processes import PROCESSES, library_of
 from softmaxkit.flow.cells.reading import library_from_liberty
-from softmaxkit.flow.mapping import Mapped, Source, map_design
+from softmaxkit.flow.mapping import Mapped, map_design
 from softmaxkit.flow.netlist import Netlist, read_netlist
+from softmaxkit.flow.sources import Source
 from softmaxkit.flow.verilog import to_rtlil
 from softmaxkit.methods.base.unit import SoftmaxUnit
 

@@ -119,6 +119,20 @@ def test_lint_is_clean(case: tuple[str, str, int], exported: Any) -> None:
     assert make(exported(*case), "lint") == (0, "")
 
 
+def test_lint_asks_for_nothing_that_debian_12_lacks(copied: Path) -> None:
+    """Its Verilator, 5.006, knows these rules, and no option for being quiet."""
+    rules = set(re.findall(r"-rule (\w+)", (copied / "lint.vlt").read_text()))
+    assert rules == {"WIDTH", "CASEOVERLAP", "UNSIGNED", "UNUSEDSIGNAL", "DECLFILENAME", "VARHIDDEN"}
+    fake = copied / "fake"
+    for refused, quiet in (("--quiet", False), ("--other", True)):
+        fake.write_text(f'#!/bin/sh\ncase "$1" in {refused}) exit 1;; esac\necho "$@"\n')
+        fake.chmod(0o755)
+        command = ["make", "-s", "-C", str(copied), "--no-print-directory", "lint", f"VERILATOR={fake}"]
+        printed = subprocess.run(command, text=True, capture_output=True, check=True).stdout
+        assert ("--quiet" in printed) == quiet
+        assert "--lint-only" in printed
+
+
 @icarus
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_its_own_bench_passes(case: tuple[str, str, int], exported: Any, tmp_path: Path) -> None:

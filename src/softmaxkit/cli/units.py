@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from softmaxkit.cli.options import ALL, chosen_spec
+from softmaxkit.cli.options import ALL, chosen_spec, given
 from softmaxkit.methods.base.answers import Storage
 
 if TYPE_CHECKING:
@@ -86,7 +86,6 @@ def chosen_units(
     Raises:
         ValueError: too little or too much is given, or the model has another method in it.
     """
-    check_head_options(model, layer, head, text)
     if model is None:
         return [(chosen_spec(method, spec_file), None)]
     from softmaxkit.studies.hardware import read_heads
@@ -104,10 +103,14 @@ def chosen_units(
     return [(each.spec, each) for each in heads]
 
 
-def check_head_options(model: str | None, layer: int | None, head: int | None, text: Path | None) -> None:
+def check_head_options(command: typer.Context, model: str | None) -> None:
     """Refuse, with a ValueError, the options of a model's head where there is no model."""
-    if model is None and (layer, head, text) != (0, 0, None):
-        raise ValueError("--layer, --head and --text say which head of a --model, and what to run it on; give one")
+    if model is None:
+        options = " and ".join(given(command, "layer", "head", "text", "context"))
+        if options:
+            raise ValueError(
+                f"{options} say which head of a --model, and what to run it on; give one, or leave {options} out"
+            )
 
 
 def sizes(lanes: int, max_row: int, depth: int | None, storage: Storage | None) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from softmaxkit.cli.units import (
     MaxRowOption,
     ModelOption,
     StorageOption,
+    check_head_options,
     chosen_units,
     constants_option,
     sizes,
@@ -41,6 +42,7 @@ from softmaxkit.recipe import Recipe
 
 
 def verify(
+    command: typer.Context,
     method: MethodOrAllArgument = None,
     lanes: LanesOption = LANES,
     max_row: MaxRowOption = MAX_ROW,
@@ -79,6 +81,7 @@ def verify(
     every = method == ALL
     if every and (spec is not None or model is not None):
         raise ValueError(f"{ALL!r} stands for the methods' defaults; leave it out with --spec or --model")
+    check_head_options(command, model)
     names = [*METHODS] if every else [method]
     chosen = [unit for name in names for unit in chosen_units(name, spec, model, layer, head, text, context)]
     if not can_verilate():

@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
-from softmaxkit.flow.mapping import Source
+from softmaxkit.flow.sources import Source, explained
 from softmaxkit.flow.tools import ToolError, call, need
 
 
@@ -73,17 +73,18 @@ def count_cells(source: Source, family: str) -> dict[str, int]:
         raise ValueError(f"FPGA families are {', '.join(FAMILIES)}, not {family!r}")
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        for name, text in source.files.items():
-            (work / name).write_text(text, encoding="utf-8")
-        script = [f"read_rtlil {n}" if n.endswith(".il") else f"read_verilog -sv -defer {n}" for n in source.files]
-        script += [
-            f"hierarchy -check -top {source.top}",
+        source.write(work)
+        script = [
+            source.commands(),
             "setattr -unset init",
             f"{FAMILIES[family].command} -top {source.top} -flatten",
             "tee -q -o stat.json stat -json",
         ]
         (work / "script.ys").write_text("\n".join(script), encoding="utf-8")
-        call([need("yosys"), "-q", "-s", "script.ys"], work, f"mapping {source.top} to {family}")
+        try:
+            call([need("yosys"), "-q", "-s", "script.ys"], work, f"mapping {source.top} to {family}")
+        except ToolError as error:
+            raise explained(error, source) from None
         stat = json.loads((work / "stat.json").read_text(encoding="utf-8"))
     cells: Counter[str] = Counter(stat["design"]["num_cells_by_type"])
     if left := [kind for kind in cells if kind.startswith("$_")]:

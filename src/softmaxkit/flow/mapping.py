@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import tempfile
+import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,10 +14,12 @@ from typing import Any, NamedTuple
 
 from softmaxkit.files import cache_folder, content_key, whole_folder
 from softmaxkit.flow.buffering import buffer_registers
-from softmaxkit.flow.cells.library import Library
+from softmaxkit.flow.cells.library import Library, some
 from softmaxkit.flow.cells.writing import to_liberty
+from softmaxkit.flow.checks import check_clocks, check_outputs, latches_of
 from softmaxkit.flow.netlist import Netlist, read_netlist
 from softmaxkit.flow.scripts import RECIPES, mapping_scripts
+from softmaxkit.flow.sources import Source, explained
 from softmaxkit.flow.tools import ToolError, call, need
 from softmaxkit.flow.verilog import without_header
 
@@ -25,6 +28,9 @@ read_json design.json
 write_verilog -noattr -simple-lhs -nohex design.v
 """
 """From mapped JSON to Verilog."""
+
+REGISTERS = "registers.json"
+"""Anybody's Verilog in gates and registers, before they become the library's."""
 
 
 class Mapped(NamedTuple):
@@ -55,20 +61,6 @@ class Mapped(NamedTuple):
         return re.sub(r"^(\s*(?:input|output|wire)) signed\b", r"\1", verilog, flags=re.MULTILINE)
 
 
-class Source(NamedTuple):
-    """A design to map.
-
-    Attributes:
-        top: name of its top module.
-        files: text by file name: RTLIL (.il) or Verilog.
-        apart: patterns of module names to map separately, so that their cells can be told from the rest.
-    """
-
-    top: str
-    files: dict[str, str]
-    apart: tuple[str, ...] = ()
-
-
 def map_design(source: Source, library: Library, clock: float, recipes: Sequence[str] = tuple(RECIPES)) -> list[Mapped]:
     """Map a design by several recipes. Results are cached by content.
 
@@ -88,13 +80,22 @@ def map_design(source: Source, library: Library, clock: float, recipes: Sequence
     yosys = need("yosys")
     if not generic.is_dir():
         with whole_folder(generic) as work:
-            for name, text in {**source.files, **scripts}.items():
+            source.write(work)
+            for name, text in scripts.items():
                 (work / name).write_text(text, encoding="utf-8")
             try:
                 _yosys(yosys, "front.ys", work, f"reading {source.top}")
+            except ToolError as error:
+                raise explained(error, source) from None
             finally:  # our message about registers comes before an error of Yosys
                 if (work / "registers.il").is_file():
                     _check_registers((work / "registers.il").read_text(encoding="utf-8"), library)
+                if (work / REGISTERS).is_file():
+                    module = _module(work, source.top)
+                    check_outputs(module)
+                    check_clocks(module)
+    if source.is_verilog:
+        _warn(generic, source.top)
 
     def mapped(recipe: str) -> Mapped:
         folder = cache_folder() / "mapped" / f"{key}-{recipe}"
@@ -112,30 +113,26 @@ def map_design(source: Source, library: Library, clock: float, recipes: Sequence
         return list(pool.map(mapped, recipes))
 
 
-def read_verilog(files: Sequence[Path], top: str | None) -> Source:
-    """Return any Verilog as a design.
+def _module(folder: Path, top: str) -> dict[str, Any]:
+    """Return a design in gates and registers, in Yosys's JSON form."""
+    module: dict[str, Any] = json.loads((folder / REGISTERS).read_text(encoding="utf-8"))["modules"][top]
+    return module
 
-    Args:
-        files: Verilog or SystemVerilog.
-        top: name of the top module; optional if there is only one module.
 
-    Raises:
-        ValueError: there is no such module, or several and no `top`.
-        OSError: a file cannot be read.
-    """
-    texts: dict[str, str] = {}
-    for path in files:
-        name = path.name if path.name not in texts else f"{len(texts)}_{path.name}"
-        texts[name] = path.read_text(encoding="utf-8", errors="replace")
-    comment = re.compile(r"//.*?$|/\*.*?\*/", re.MULTILINE | re.DOTALL)
-    head = re.compile(r"^\s*(?:\(\*.*?\*\)\s*)*module\s+(\w+)", re.MULTILINE)
-    modules = [name for text in texts.values() for name in head.findall(comment.sub(" ", text))]
-    if top is None and len(modules) == 1:
-        top = modules[0]
-    if top is None or top not in modules:
-        problem = "say which module is the top, with --top" if top is None else f"there is no module {top}"
-        raise ValueError(f"{problem}; there {'are' if len(modules) > 1 else 'is'} {', '.join(modules) or 'none'}")
-    return Source(top, texts)
+def _warn(folder: Path, top: str) -> None:
+    """Warn of what is not as the source has it: initial values, and what is not timed of latches."""
+    initial = [name.partition("/")[2] for name in (folder / "initial.txt").read_text(encoding="utf-8").splitlines()]
+    if initial:
+        warnings.warn(
+            f"{top}: initial values of {some(initial)} are dropped, since cells have none; a reset can set them",
+            stacklevel=3,
+        )
+    if held := latches_of(_module(folder, top)):
+        warnings.warn(
+            f"{top}: {some(held)} are latches, whose paths are timed from the opening of the latch on; "
+            "what changes while it is open is not",
+            stacklevel=3,
+        )
 
 
 def _version() -> str:

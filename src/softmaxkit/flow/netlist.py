@@ -65,12 +65,12 @@ class Netlist:
 
     @cached_property
     def loads(self) -> Array:
-        """Capacitance of each net in pF: the pins that it drives and the estimated wire; float64, (nets,)."""
+        """Capacitance of each net in pF: the pins at it and the estimated wire; float64, (nets,)."""
         loads = self.fan_outs * self.library.wire
         for group in self.groups:
-            for pin in group.cell.inputs:
-                connected = group.nets[pin] >= 0
-                np.add.at(loads, group.nets[pin][connected], group.cell.pins[pin].capacitance)
+            for name, pin in group.cell.pins.items():
+                connected = group.nets[name] >= 0
+                np.add.at(loads, group.nets[name][connected], pin.capacitance)
         return loads
 
     @cached_property
@@ -115,7 +115,9 @@ class Netlist:
         for group in self.groups:
             cell = library.cells.get(group.cell.name)
             if cell is None or set(group.nets) - set(cell.pins):
-                raise LibertyError(f"{library.name} has no {group.cell.name} as {self.library.name} has")
+                why = [remark for remark, names in library.remarks.items() if group.cell.name in names]
+                reason = f" ({why[0]})" if why else ""
+                raise LibertyError(f"{library.name} has no {group.cell.name} as {self.library.name} has{reason}")
             groups.append(group._replace(cell=cell))
         return replace(self, library=library, groups=tuple(groups))
 
@@ -215,11 +217,12 @@ def read_netlist(design: dict[str, Any], top: str, library: Library) -> Netlist:
 
 
 def clock_of(groups: Sequence[Group], inputs: dict[str, list[int]]) -> str:
-    """Return the input that clocks most of the sequential cells; empty if there is none."""
+    """Return the input that clocks most flip-flops, or most latches where no flip-flop has one; empty if none."""
     votes: Counter[int] = Counter()
-    for group in groups:
-        if group.cell.state is not None:
-            votes.update(group.nets[group.cell.clock_pin].tolist())
+    clocked = [group for group in groups if group.cell.state is not None]
+    gates = [group for group in clocked if group.cell.state is not None and group.cell.state.kind != "latch"]
+    for group in gates or clocked:
+        votes.update(group.nets[group.cell.clock_pin].tolist())
     counts = {name: sum(votes[net] for net in nets) for name, nets in inputs.items() if len(nets) == 1}
     best = max(counts, key=lambda name: counts[name], default="")
     return best if best and counts[best] else ""

@@ -9,14 +9,14 @@ from softmaxkit.flow.cells.liberty import LibertyError
 from softmaxkit.flow.cells.library import Cell, Library
 
 if TYPE_CHECKING:
-    from softmaxkit.flow.mapping import Source
+    from softmaxkit.flow.sources import Source
 
 FRONT = """
 {read}
-hierarchy -check -top {top}
 proc -norom
+{initial}
 setattr -unset init
-delete t:$print t:$check t:$meminit t:$meminit_v2
+delete t:$print t:$check
 {apart}
 flatten
 opt_expr
@@ -28,15 +28,18 @@ peepopt
 opt_clean
 alumacc
 opt
-memory -nomap
+memory -nomap {memory}
 opt_clean
 opt -fast -full
 memory_map
+{initial_words}
+setattr -unset init
 opt -undriven -fine
 techmap
 opt -fast
 opt_dff -simple-dffe
 write_rtlil registers.il
+{registers_too}
 {gate}
 dfflegalize {registers}
 opt_expr
@@ -50,7 +53,8 @@ opt_clean -purge
 write_rtlil generic.il
 """
 """From a design to Yosys's generic gates and registers of the library. Modules that are kept apart are mapped to cells
-here, once for all recipes. Four or more registers with a common enable get a gated clock.
+here, once for all recipes. Four or more registers with a common enable get a gated clock. Cells have no initial
+values; a memory that is never written keeps its contents in anybody's Verilog, where it is a table.
 """
 
 BACK = """
@@ -88,8 +92,20 @@ RECIPES = {
 SHARE = 0.92
 """Fraction of the clock period that ABC sizes for. It does not see the registers, whose delay takes the rest."""
 
-REGISTERS = {(False, False): "$_DFF_P_", (True, False): "$_DFF_PN0_", (False, True): "$_DFF_PN1_"}
-"""Yosys's flip-flops, by whether they have an asynchronous clear and an asynchronous preset."""
+REGISTERS = ("$_DFF_P_", "$_DFF_PN0_", "$_DFF_PN1_", "$_DFF_PP0_", "$_DFF_PP1_")
+"""Yosys's flip-flops of the rising edge: plain, cleared and preset, by a low or by a high input."""
+
+UNIT = {"initial": "delete t:$meminit t:$meminit_v2", "memory": "", "initial_words": "", "registers_too": ""}
+"""What `FRONT` does with units, whose memories start with any contents."""
+
+VERILOG = {
+    "initial": "tee -q -o initial.txt select -list a:init\nsetattr -mod -unset keep_hierarchy *\n"
+    "setattr -unset keep_hierarchy\ntribuf",
+    "memory": "-nordff",  # a table beside a register stays one
+    "initial_words": "tee -q -a initial.txt select -list a:init",
+    "registers_too": "write_json registers.json",
+}
+"""What it does with anybody's Verilog: what has initial values is told, registers are checked."""
 
 
 def mapping_scripts(source: Source, library: Library, clock: float) -> dict[str, str]:
@@ -98,21 +114,18 @@ def mapping_scripts(source: Source, library: Library, clock: float) -> dict[str,
     Raises:
         LibertyError: the library has no plain flip-flop or no inverter.
     """
-    states = [(cell, cell.state) for cell in library.cells.values() if cell.state is not None]
-    flip_flops = [state for _, state in states if state.kind == "flip-flop" and len(expression(state.data).names) == 1]
-    available = {(bool(state.clear), bool(state.preset)) for state in flip_flops}
-    kinds = [name for resets, name in REGISTERS.items() if resets in available]
-    if "$_DFF_P_" not in kinds:
+    flip_flops = [cell for cell in library.cells.values() if cell.state is not None and cell.state.kind == "flip-flop"]
+    available = {_register(cell) for cell in flip_flops}
+    kinds = [kind for kind in REGISTERS if kind in available]
+    if REGISTERS[0] not in kinds:
         raise LibertyError(f"{library.name} has no plain flip-flop; a design cannot be mapped to it")
     inverter = _inverter(library)
     registers = " ".join(f"-cell {kind} x" for kind in [*kinds, "$_DLATCH_P_", "$_DLATCH_N_"])
-    read = "\n".join(
-        f"read_rtlil {name}" if name.endswith(".il") else f"read_verilog -sv -defer {name}" for name in source.files
-    )
+    steps = VERILOG if source.is_verilog else UNIT
     apart = "\n".join(f"setattr -mod -set keep_hierarchy 1 {pattern}" for pattern in source.apart)
     gate = "clockgate -liberty cells.lib -min_net_size 4" if library.clock_gates else ""
     scripts = {
-        "front.ys": FRONT.format(read=read, top=source.top, apart=apart, gate=gate, registers=registers),
+        "front.ys": FRONT.format(read=source.commands(), apart=apart, gate=gate, registers=registers, **steps),
         "latches.v": "".join(_latch(positive, library, inverter) for positive in (True, False)),
         "constraints": f"set_driving_cell {inverter.name}\nset_load 10\n",
     }
@@ -120,6 +133,20 @@ def mapping_scripts(source: Source, library: Library, clock: float) -> dict[str,
         scripts[f"{recipe}.abc"] = text.replace("{D}", f"-D {SHARE * clock * 1e3:.0f}")
         scripts[f"{recipe}.ys"] = BACK.format(recipe=recipe, ties=_ties(library))
     return scripts
+
+
+def _register(cell: Cell) -> str:
+    """Return Yosys's flip-flop that a cell is; empty if none of `REGISTERS` stands for it."""
+    state = cell.state
+    assert state is not None
+    forced = [(text, value) for text, value in ((state.clear, 0), (state.preset, 1)) if text]
+    if state.clock != cell.clock_pin or expression(state.data).source not in cell.inputs or len(forced) > 1:
+        return ""
+    if not forced:
+        return "$_DFF_P_"
+    ((text, value),) = forced
+    levels = expression(text).truth(expression(text).names)
+    return f"$_DFF_P{'P' if levels == (0, 1) else 'N'}{value}_" if len(levels) == 2 else ""
 
 
 def _inverter(library: Library) -> Cell:
@@ -137,7 +164,7 @@ def _latch(positive: bool, library: Library, inverter: Cell) -> str:
         return ""
     same = positive in library.latches
     enable = cell.clock_pin
-    data, output = next(name for name in cell.inputs if name != enable), cell.outputs[0]
+    data, output = next(name for name in cell.inputs if name != enable), cell.state_output
     (inverter_input,), (inverter_output,) = inverter.inputs, inverter.outputs
     lines = [f"module \\$_DLATCH_{'P' if positive else 'N'}_ (input E, D, output Q);"]
     if not same:

@@ -19,7 +19,7 @@ from amaranth.sim import SimulatorContext
 from softmaxkit.blocks.storage import WordMemory
 from softmaxkit.files import cache_folder, content_key, whole_folder
 from softmaxkit.flow.outcome import Outcome, Traffic, read_outcome, write_stream
-from softmaxkit.flow.tools import INSTALL, ToolError, call, missing_hardware, need
+from softmaxkit.flow.tools import INSTALL, ToolError, call, missing_hardware, need, place_for_make
 from softmaxkit.flow.vectors import Stream, unpack
 from softmaxkit.flow.verilog import to_verilog
 
@@ -103,7 +103,7 @@ class Verilated:
         verilator = need("verilator")
         for tool in ("perl", "make", "g++"):
             need(tool)
-        with whole_folder(folder) as work:
+        with whole_folder(folder) as kept, place_for_make(kept) as work:
             (work / f"{TOP}.sv").write_text(verilog, encoding="utf-8")
             (work / "harness.cpp").write_text(harness, encoding="utf-8")
             command = [verilator, "--cc", "--exe", "--prefix", "Vdut", "--top-module", TOP]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
@@ -17,10 +18,11 @@ from softmaxkit.flow.cells.processes import PROCESSES, library_of
 from softmaxkit.flow.cells.reading import library_from_liberty
 from softmaxkit.flow.figures import ROW, Synthesis
 from softmaxkit.flow.gates import simulate_netlist
-from softmaxkit.flow.mapping import Mapped, Source, map_design
+from softmaxkit.flow.mapping import Mapped, map_design
 from softmaxkit.flow.power import energies
 from softmaxkit.flow.rows import random_rows
 from softmaxkit.flow.scores import sampled_rows
+from softmaxkit.flow.sources import Source
 from softmaxkit.flow.timing import analyse
 from softmaxkit.flow.vectors import Rows, stream
 from softmaxkit.flow.verilog import to_rtlil
@@ -51,7 +53,7 @@ def part_of(name: str, parts: Mapping[str, str] = MappingProxyType(PARTS)) -> st
 
 
 def chosen_library(cells: str = "sky130", liberty: Sequence[Path] = (), wires: bool = True) -> Library:
-    """Return the cells to map to.
+    """Return the cells to map to; warns, in one line, of cells of `liberty` that are left out.
 
     Args:
         cells: a bundled process, in `softmaxkit.flow.cells.processes.PROCESSES`. Its choice of cells and its estimate
@@ -67,7 +69,12 @@ def chosen_library(cells: str = "sky130", liberty: Sequence[Path] = (), wires: b
     library = library_of(cells)
     process = PROCESSES[cells]
     if liberty:
-        library = library_from_liberty(liberty, process.wire).without(process.left_out)
+        whole = library_from_liberty(liberty, process.wire)
+        library = whole.without(process.left_out)
+        unused = tuple(name for name in whole.cells if name not in library.cells)
+        library = replace(library, remarks=library.remarks | {f"left out as --cells {cells} chooses": unused})
+        if library.remark:
+            warnings.warn(f"{', '.join(map(str, liberty))}: {library.remark}", stacklevel=2)
     return library if wires else replace(library, wire=0.0)
 
 

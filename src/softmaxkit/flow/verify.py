@@ -15,6 +15,7 @@ from softmaxkit.flow.faults import Fault
 from softmaxkit.flow.outcome import Outcome, Traffic
 from softmaxkit.flow.rows import all_codes, random_rows
 from softmaxkit.flow.simulate import Simulated, Simulator, Verilated, can_verilate
+from softmaxkit.flow.tools import ToolError, missing_hardware
 from softmaxkit.flow.vectors import Rows, Stream, pack, places, stream, unpack
 
 if TYPE_CHECKING:
@@ -135,6 +136,8 @@ def verify(
     if constants is None:
         constants = [unit.constants] if unit.constants is not None else unit.spec.examples()
     fast = can_verilate()
+    if not fast and (fault is not None or waveform is not None):
+        raise ToolError(f"to inject a fault or to write a waveform takes Verilator; {missing_hardware()}")
     simulator: Simulator = Verilated(unit, fault, fast=outputs > SHORT) if fast else Simulated(unit)
     verification = Verification(simulator.name)
     outputs = outputs if fast else outputs // FEWER

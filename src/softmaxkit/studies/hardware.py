@@ -13,7 +13,7 @@ import numpy as np
 
 from softmaxkit.flow.vectors import Rows
 from softmaxkit.methods.base.constants import Constants
-from softmaxkit.methods.base.forms import Kind
+from softmaxkit.methods.base.forms import Kind, has_constants
 from softmaxkit.methods.base.spec import Spec
 
 if TYPE_CHECKING:
@@ -66,21 +66,23 @@ def require_amaranth() -> None:
 def of_kind(units: Iterable[T], unit_of: Callable[[T], SoftmaxUnit], kind: Kind | None) -> list[T]:
     """Return the units whose constants are baked in, or those whose constants are loaded; all where `kind` is None.
 
-    What has no constants to load counts as baked.
-
     Args:
         units: some units, or what they come with.
         unit_of: returns the unit.
         kind: which to keep.
 
     Raises:
-        ValueError: there are none of this kind.
+        ValueError: there are none of this kind; the message says what there is.
     """
     some = list(units)
-    kept = [each for each in some if kind is None or (unit_of(each).registers is not None) == (kind == "loadable")]
+    if kind is None:
+        return some
+    with_constants = [each for each in some if has_constants(unit_of(each).spec)]
+    kept = [each for each in with_constants if (unit_of(each).registers is not None) == (kind == "loadable")]
     if not kept:
         names = ", ".join(dict.fromkeys(unit_of(each).spec.name for each in some))
-        raise ValueError(f"{names} has no unit with {kind} constants; leave --constants out")
+        lacks = f"unit with {kind} constants" if with_constants else "constants to bake in or to load"
+        raise ValueError(f"{names} has no {lacks}; leave --constants out")
     return kept
 
 

@@ -132,7 +132,7 @@ def synthesize_units(
         OSError: a file cannot be read or written.
     """
     from softmaxkit.flow.fpga import count_cells
-    from softmaxkit.flow.mapping import Source
+    from softmaxkit.flow.sources import Source
     from softmaxkit.flow.synthesize import at_corners, synthesize
     from softmaxkit.flow.verilog import to_rtlil
 
@@ -140,6 +140,8 @@ def synthesize_units(
     for title, spec, unit, rows, constants in units:
         name = f"{spec.method} {title or spec.variant}".rstrip()
         progress = stage(f"synthesise {name}")
+        if unit.storage != options.sizes.get("storage", unit.storage):
+            say(f"{name} keeps no rows, and so uses no {options.sizes['storage']}; its tables are in {unit.storage}")
         about = {"form": title, "lanes": unit.lanes, "max_row": unit.max_row, "depth": unit.depth}
         about |= {"storage": unit.storage, "latency_cycles": unit.latency(unit.max_row)}
         if options.cells in FAMILIES:
@@ -158,14 +160,31 @@ def synthesize_units(
     return make_record(command, 0, options.inputs(), results)
 
 
+class Verilog(NamedTuple):
+    """Anybody's Verilog, as `softmaxkit.flow.sources.read_verilog` takes it.
+
+    Attributes:
+        files: Verilog or SystemVerilog.
+        top: name of the top module; None where there is one alone.
+        include: folders of included files.
+        defines: macros, "NAME" or "NAME=VALUE".
+        parameters: of the top module, "NAME=VALUE".
+    """
+
+    files: Sequence[Path]
+    top: str | None = None
+    include: Sequence[Path] = ()
+    defines: Sequence[str] = ()
+    parameters: Sequence[str] = ()
+
+
 def synthesize_verilog(
-    files: Sequence[Path], top: str | None, options: SynthesisOptions, command: Sequence[str], stage: Stage, say: Say
+    verilog: Verilog, options: SynthesisOptions, command: Sequence[str], stage: Stage, say: Say
 ) -> dict[str, Any]:
     """Map anybody's Verilog to cells, for area and clock; there are no scores to run it with.
 
     Args:
-        files: the Verilog.
-        top: name of the top module; None where there is one alone.
+        verilog: the design.
         options: how; `sizes` do not matter.
         command: for the record.
         stage: shows progress.
@@ -176,14 +195,15 @@ def synthesize_verilog(
 
     Raises:
         ToolError, LibertyError, OSError: as `synthesize_units`.
-        ValueError: there is no such module.
+        ValueError: as `read_verilog`.
     """
     from softmaxkit.flow.cells.processes import PROCESSES
     from softmaxkit.flow.fpga import count_cells
-    from softmaxkit.flow.mapping import map_design, read_verilog
+    from softmaxkit.flow.mapping import map_design
+    from softmaxkit.flow.sources import read_verilog
     from softmaxkit.flow.synthesize import at_corners, chosen_library, fit
 
-    source = read_verilog(files, top)
+    source = read_verilog(*verilog)
     cells = options.cells
     about = {"method": source.top, "variant": "", "mode": "hardware", "form": "", "cells": cells}
     stage(f"synthesise {source.top}")
@@ -191,7 +211,10 @@ def synthesize_verilog(
         return make_record(command, 0, options.inputs(), [about | count_cells(source, cells)])
     library = chosen_library(cells, options.liberty, options.wires)
     period = options.clock if options.clock is not None else PROCESSES[cells].clock
-    synthesis = fit(map_design(source, library, period), period, library.name if options.liberty else cells)
+    mapped = map_design(source, library, period)
+    if not any(group.cell.inputs for group in mapped[0].netlist.groups):
+        raise ValueError(f"no gates are left of {source.top}: its outputs are constant, or its inputs as they are")
+    synthesis = fit(mapped, period, library.name if options.liberty else cells)
     synthesis = at_corners(synthesis, options.corners)
     if options.output is not None:
         _write(options.output, source.top, synthesis, say)

@@ -7,6 +7,7 @@ import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from math import isfinite
 from pathlib import Path
 
 import numpy as np
@@ -16,16 +17,22 @@ from softmaxkit.formats import Array
 STATEMENT = re.compile(
     r"""\s*(?:
         (?P<name>[\w.]+)\s*(?:
-            \((?P<args>(?:"[^"]*"|[^()"{}])*)\)\s*(?P<open>\{|;?)
-          | :\s*(?P<value>"[^"]*"|[^;{}"\n]+?)[ \t]*(?:;|(?=[\n}]))
+            \((?P<args>(?:"[^"\\]*(?:\\.[^"\\]*)*"|[^()"{}])*)\)\s*(?P<open>\{|;?)
+          | :\s*(?P<value>"[^"\\]*(?:\\.[^"\\]*)*"|[^;{}"\n]+?)[ \t]*(?:;|(?=[\n}]))
         )
       | (?P<close>\})
       | (?P<end>\Z)
       | ;
     )""",
-    re.VERBOSE,
+    re.VERBOSE | re.DOTALL,
 )
 """A statement: the head of a group, a simple attribute, a complex attribute (in brackets), or the end of a group."""
+
+COMMENT = re.compile(r""""[^"\\]*(?:\\.[^"\\]*)*"|/\*.*?\*/|//[^\n]*""", re.DOTALL)
+"""A comment; or a string, inside of which there are none."""
+
+
+TRUTH = {"true": True, "1": True, "false": False, "0": False}
 
 
 class LibertyError(ValueError):
@@ -62,11 +69,33 @@ class Group:
         return next(self.of(kind), None)
 
     def number(self, name: str, default: float = 0.0) -> float:
-        """Return a numeric attribute."""
+        """Return a numeric attribute.
+
+        Raises:
+            LibertyError: it is no finite number.
+        """
         try:
-            return float(self.values[name]) if name in self.values else default
+            value = float(self.values[name]) if name in self.values else default
         except ValueError:
-            raise LibertyError(f"{name} of {self.kind} {self.name} is a number, not {self.values[name]!r}") from None
+            value = float("nan")
+        if not isfinite(value):
+            raise LibertyError(f"{name} of {self.kind} {self.name} is a number, not {self.values[name]!r}")
+        return value
+
+    def is_true(self, name: str) -> bool:
+        """Return a Boolean attribute, false where it is left out.
+
+        Raises:
+            LibertyError: it is neither true nor false.
+        """
+        value = self.values.get(name, "false").lower()
+        if value not in TRUTH:
+            raise LibertyError(f"{name} of {self.kind} {self.name} is true or false, not {self.values[name]!r}")
+        return TRUTH[value]
+
+    def words(self, name: str) -> list[str]:
+        """Return the names in an attribute, which spaces or commas part."""
+        return self.values.get(name, "").replace(",", " ").split()
 
 
 def read_liberty(path: Path) -> Group:
@@ -82,7 +111,7 @@ def read_liberty(path: Path) -> Group:
             data = gzip.decompress(data)
         except (OSError, EOFError, zlib.error) as error:
             raise LibertyError(f"{path} is a damaged gzip file: {error}") from None
-    return parse(data.decode("utf-8", errors="replace").replace("\r\n", "\n"), str(path))
+    return parse(data.decode("utf-8-sig", errors="replace").replace("\r\n", "\n"), str(path))
 
 
 def parse(text: str, source: str = "Liberty text") -> Group:
@@ -92,7 +121,7 @@ def parse(text: str, source: str = "Liberty text") -> Group:
         LibertyError: it is damaged; the message names the line in `source`.
     """
     # Remove comments and line continuations, but keep the line numbers.
-    text = re.sub(r"/\*.*?\*/", lambda match: "\n" * match[0].count("\n"), text, flags=re.DOTALL)
+    text = COMMENT.sub(lambda match: match[0] if match[0][0] == '"' else "\n" * match[0].count("\n"), text)
     text = re.sub(r"\\[ \t]*\r?\n", " \r", text)
     root, at = Group("file", ()), 0
     open_groups, opened_at = [root], [0]
@@ -117,25 +146,42 @@ def parse(text: str, source: str = "Liberty text") -> Group:
             open_groups.pop()
             opened_at.pop()
         elif statement["value"] is not None:
-            here.values[statement["name"]] = statement["value"].strip().strip('"')
+            here.values[statement["name"]] = _unquoted(statement["value"])
         elif statement["open"] == "{":
             arguments = statement["args"].split(",") if statement["args"].strip() else []
-            group = Group(statement["name"], tuple(name.strip().strip('"') for name in arguments))
+            group = Group(statement["name"], tuple(_unquoted(name) for name in arguments))
             here.groups.append(group)
             open_groups.append(group)
             opened_at.append(statement.start("name"))
         elif statement["args"] is not None:
             here.values[statement["name"]] = statement["args"].replace('"', " ").strip()
         at = statement.end()
-    library = root.first("library")
-    if library is None:
+    libraries = list(root.of("library"))
+    if not libraries:
         raise LibertyError(f"{source} has no group 'library'; is it a Liberty file?")
-    return library
+    if len(libraries) > 1:
+        names = ", ".join(library.name for library in libraries)
+        raise LibertyError(f"{source} has several libraries, {names}; give a file with one of them")
+    if any("include_file" in group.values for group in (root, *libraries)):
+        raise LibertyError(f"{source} has an include_file, which is not followed; give a file with the text in it")
+    return libraries[0]
+
+
+def _unquoted(text: str) -> str:
+    """Return what a string says."""
+    return text.strip().removeprefix('"').removesuffix('"').replace('\\"', '"').strip()
 
 
 def numbers(text: str) -> Array:
-    """Return the numbers in an attribute; float64."""
+    """Return the numbers in an attribute; float64.
+
+    Raises:
+        LibertyError: there are others than finite numbers.
+    """
     try:
-        return np.array(text.replace(",", " ").split(), np.float64)
+        values = np.array(text.replace(",", " ").split(), np.float64)
     except ValueError:
-        raise LibertyError(f"these are no numbers: {text[:60]!r}") from None
+        values = np.full(1, np.nan)
+    if not np.isfinite(values).all():
+        raise LibertyError(f"these are no numbers: {text[:60]!r}")
+    return values

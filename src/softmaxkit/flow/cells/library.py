@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import Literal, NamedTuple
 
@@ -11,6 +12,9 @@ import numpy as np
 
 from softmaxkit.flow.cells.functions import expression
 from softmaxkit.formats import Array
+
+SHOWN = 6
+"""Names that a remark gives; it counts the others."""
 
 Sense = Literal["positive_unate", "negative_unate", "non_unate"]
 
@@ -96,7 +100,7 @@ class Pin(NamedTuple):
 
     Attributes:
         output: whether the cell drives it.
-        capacitance: in pF, of an input.
+        capacitance: in pF.
         function: of an output, in Liberty's notation; in a sequential cell, of the state; empty if there is none.
         limit: largest load of an output in pF; 0 if not specified.
     """
@@ -174,6 +178,18 @@ class Cell:
         assert self.state is not None
         return next(name for name in self.inputs if name in expression(self.state.clock).names)
 
+    @property
+    def state_output(self) -> str:
+        """The output that shows the state as it is; empty if there is none."""
+        assert self.state is not None
+        shown = self.state.names[0]
+        return next((name for name in self.outputs if expression(self.pins[name].function).plain == shown), "")
+
+
+def some(names: Sequence[str]) -> str:
+    """Return the first of some names, and how many more there are."""
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+
 
 @dataclass(frozen=True)
 class Library:
@@ -184,19 +200,28 @@ class Library:
         voltage: in V.
         cells: by name.
         wire: estimated wire capacitance in pF per pin that a net drives.
+        remarks: what its reader has to say, with the names of the cells: "left out for dont_use", for one.
     """
 
     name: str
     voltage: float
     cells: dict[str, Cell]
     wire: float = 0.0
+    remarks: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def without(self, patterns: Sequence[str]) -> Library:
         """Return the library without the cells whose names match one of the shell patterns."""
-        from fnmatch import fnmatchcase
 
-        kept = {k: v for k, v in self.cells.items() if not any(fnmatchcase(k, pattern) for pattern in patterns)}
-        return replace(self, cells=kept)
+        def kept(name: str) -> bool:
+            return not any(fnmatchcase(name, pattern) for pattern in patterns)
+
+        remarks = {remark: tuple(filter(kept, names)) for remark, names in self.remarks.items()}
+        return replace(self, cells={name: cell for name, cell in self.cells.items() if kept(name)}, remarks=remarks)
+
+    @property
+    def remark(self) -> str:
+        """The remarks in one line, with the first names of each; empty if there are none."""
+        return "; ".join(f"{remark}: {some(names)}" for remark, names in self.remarks.items() if names)
 
     @cached_property
     def latches(self) -> dict[bool, Cell]:
@@ -212,7 +237,9 @@ class Library:
         smallest: dict[bool, Cell] = {}
         for cell in sorted(self.cells.values(), key=lambda cell: (cell.area, cell.name)):
             state = cell.state
-            if state is not None and state.kind == kind and not state.clear and not state.preset:
+            if state is None or state.kind != kind or state.clear or state.preset:
+                continue
+            if kind == "gate" or (len(cell.inputs) == 2 and state.data in cell.inputs and cell.state_output):
                 smallest.setdefault(state.clock == cell.clock_pin, cell)
         return smallest
 

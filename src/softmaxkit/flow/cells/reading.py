@@ -2,210 +2,241 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
+from softmaxkit.flow.cells.characteristics import read_arcs, read_capacitance, read_energy, read_leakage, read_setups
 from softmaxkit.flow.cells.functions import expression
 from softmaxkit.flow.cells.liberty import Group, LibertyError, read_liberty
-from softmaxkit.flow.cells.library import Arc, Cell, Library, Pin, Sense, Setup, State, Table
-from softmaxkit.flow.cells.units import Units
+from softmaxkit.flow.cells.library import Cell, Library, Pin, State, Table
+from softmaxkit.flow.cells.units import LeftOut, Units
 
-SENSES: dict[str, Sense] = {
-    "positive_unate": "positive_unate",
-    "negative_unate": "negative_unate",
-    "non_unate": "non_unate",
-}
+FORBIDDEN = ("dont_use", "dont_touch")
+SPECIAL = (
+    "is_level_shifter",
+    "is_isolation_cell",
+    "is_clock_isolation_cell",
+    "is_macro_cell",
+    "always_on",
+    "pad_cell",
+    "retention_cell",
+    "power_gating_cell",
+    "switch_cell_type",
+)
+"""Attributes of cells that must not, or cannot, stand for the gate that their function says."""
+
+NO_LEAKAGE = "no leakage, which counts as 0"
+"""What is said of cells whose leakage is not given."""
 
 
 def library_from_liberty(paths: Sequence[Path], wire: float = 0.0) -> Library:
     """Read one library from one or more Liberty files, plain or gzip.
+
+    Cells that are not to be used, or that are described in a way that is not understood, are left out; the library's
+    `remarks` have their names.
 
     Args:
         paths: the files.
         wire: estimated wire capacitance in pF per pin that a net drives.
 
     Raises:
-        LibertyError: a file is damaged or does not give its voltage, or the voltages differ.
+        LibertyError: a file is damaged or lacks what is needed, a cell is there twice, or the voltages differ.
         OSError: a file cannot be read.
     """
     cells: dict[str, Cell] = {}
+    remarks: dict[str, list[str]] = {}
     voltages, names = [], []
     for path in paths:
         group = read_liberty(path)
         try:
             units = Units(group, str(path))
-            read = [read_cell(cell, units) for cell in group.of("cell")]
+            voltages.append(units.voltage)
+            if len(set(voltages)) > 1:
+                listed = ", ".join(f"{voltage:g} V" for voltage in voltages)
+                raise LibertyError(f"the files are of different voltages: {listed}")
+            for entry in group.of("cell"):
+                if entry.name in cells:
+                    raise LibertyError(f"cell {entry.name} is there twice; other corners of a library go to --corner")
+                cell = _read_or_remark(entry, units, remarks)
+                if cell is not None:
+                    cells[cell.name] = cell
         except ValueError as error:  # errors in numbers, tables and functions do not name the file yet
             raise LibertyError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
         names.append(group.name)
-        voltages.append(units.voltage)
-        cells |= {cell.name: cell for cell in read if cell}
-    if len(set(voltages)) > 1:
-        listed = ", ".join(f"{voltage:g} V" for voltage in voltages)
-        raise LibertyError(f"the files are of different voltages: {listed}")
     if not voltages or not voltages[0]:
         raise LibertyError(f"{paths[0] if paths else 'no file'} does not give the voltage (nom_voltage)")
-    return Library(names[0], voltages[0], dict(sorted(cells.items())), wire)
+    said = {remark: tuple(sorted(named)) for remark, named in sorted(remarks.items())}
+    return Library(names[0], voltages[0], dict(sorted(cells.items())), wire, said)
 
 
-def read_cell(group: Group, units: Units) -> Cell | None:
-    """Read a cell; None if it has no function, or none that is supported here."""
+def _read_or_remark(group: Group, units: Units, remarks: dict[str, list[str]]) -> Cell | None:
+    """Return a cell, or None with a remark why it is left out.
+
+    Raises:
+        LibertyError: it lacks what is needed; the message names it.
+    """
+    try:
+        cell = read_cell(group, units)
+    except LeftOut as reason:
+        remarks.setdefault(f"left out for {reason}", []).append(group.name)
+        return None
+    except ValueError as error:
+        raise LibertyError(f"cell {group.name}: {error}") from None
+    if read_leakage(group, units) is None:
+        remarks.setdefault(NO_LEAKAGE, []).append(group.name)
+    return cell
+
+
+def read_cell(group: Group, units: Units) -> Cell:
+    """Read a cell.
+
+    Raises:
+        LeftOut: it is not to be used, or is described in a way that is not understood.
+        LibertyError: it lacks what is needed, such as its area.
+    """
+    _check_attributes(group)
     state = read_state(group)
-    pins: dict[str, Pin] = {}
-    arcs: list[Arc] = []
-    setups: list[Setup] = []
+    groups = list(_pins(group))
+    outputs = [pin for pin in groups if pin.values.get("direction") == "output"]
+    if not outputs:
+        raise LeftOut("no output")
+    for pin in groups:
+        _check_pin(pin)
+    if any("function" not in pin.values for pin in outputs) and (state is None or state.kind != "gate"):
+        raise LeftOut("an output without a function")
+    if "area" not in group.values:
+        raise LibertyError("it has no area")
+    pins = {pin.name: _read_pin(pin, state, units) for pin in groups}
+    arcs = tuple(arc for pin in groups for arc in read_arcs(pin, units))
+    setups = tuple(setup for pin in groups for setup in read_setups(pin, units))
     energy: dict[tuple[str, str], Table] = {}
     own: dict[str, Table] = {}
-    for pin in group.of("pin"):
-        direction = pin.values.get("direction")
-        if direction not in ("input", "output") or "three_state" in pin.values:
-            if direction == "internal":
-                continue
-            return None
-        capacitance = pin.number("capacitance") * units.capacitance
-        function = pin.values.get("function", "")
-        if state is not None and state.kind == "gate" and direction == "output":
-            function = f"{state.names[0]} & ({state.clock})"
-        if direction == "output" and not function:
-            return None
-        limit = pin.number("max_capacitance") * units.capacitance
-        pins[pin.name] = Pin(direction == "output", capacitance, function, limit if direction == "output" else 0.0)
-        arcs += read_arcs(pin, units)
-        setups += read_setups(pin, units)
+    for pin in groups:
         for related, table in read_energy(pin, units):
             if related:
                 energy[pin.name, related] = table
-            else:
+            elif not pins[pin.name].output:
                 own[pin.name] = table
-    if not any(pin.output for pin in pins.values()):
-        return None
-    if state is None and any(set(expression(pin.function).names) - set(pins) for pin in pins.values() if pin.output):
-        return None  # its state is described in a way that is not supported
-    area = group.number("area")
-    return Cell(group.name, area, read_leakage(group, units), pins, tuple(arcs), tuple(setups), energy, own, state)
+            else:  # whatever made the output change
+                energy |= {
+                    (pin.name, name): table
+                    for name, given in pins.items()
+                    if not given.output and (pin.name, name) not in energy
+                }
+    leakage = read_leakage(group, units) or 0.0
+    cell = Cell(group.name, group.number("area"), leakage, pins, arcs, setups, energy, own, state)
+    _check_functions(cell)
+    _check_timing(cell)
+    return cell
+
+
+def _pins(group: Group) -> Iterator[Group]:
+    """Yield the pins of a cell but for internal ones, each in a group of its own: `pin (A, B)` has two."""
+    for pin in group.of("pin"):
+        if pin.values.get("direction") != "internal":
+            yield from (replace(pin, names=(name,)) for name in pin.names)
+
+
+def _read_pin(pin: Group, state: State | None, units: Units) -> Pin:
+    if pin.values["direction"] == "input":
+        return Pin(False, read_capacitance(pin, False, units), "")
+    gated = state is not None and state.kind == "gate"
+    function = f"{state.names[0]} & ({state.clock})" if state is not None and gated else pin.values["function"]
+    limit = pin.number("max_capacitance", units.default("default_max_capacitance") or 0.0) * units.capacitance
+    return Pin(True, read_capacitance(pin, True, units), function, limit)
+
+
+def _check_attributes(group: Group) -> None:
+    """Leave out what is not to be used, and what is no gate or register of plain pins."""
+    for name in FORBIDDEN:
+        if group.is_true(name):
+            raise LeftOut(name)
+    for name in SPECIAL:
+        if group.values.get(name, "false").lower() != "false":
+            raise LeftOut(name)
+    if any(True for kind in ("bus", "bundle") for _ in group.of(kind)):
+        raise LeftOut("bus or bundle pins")
+    if any(True for kind in ("ff_bank", "latch_bank") for _ in group.of(kind)):
+        raise LeftOut("several registers")
+
+
+def _check_pin(pin: Group) -> None:
+    """Leave out a cell for a pin that is neither a plain input nor a plain output with a function."""
+    if pin.values.get("direction") not in ("input", "output"):
+        raise LeftOut("pins that are neither input nor output")
+    if "three_state" in pin.values:
+        raise LeftOut("three_state outputs")
+    if not re.fullmatch(r"[A-Za-z_]\w*", pin.name):
+        raise LeftOut("pins whose names are no identifiers")
+
+
+def _check_functions(cell: Cell) -> None:
+    """Leave out a cell whose functions are of anything but its inputs and its state."""
+    functions = [cell.pins[name].function for name in cell.outputs]
+    known = set(cell.inputs)
+    if cell.state is not None:
+        known |= set(cell.state.names)
+        own = (cell.state.clock, cell.state.data, cell.state.clear, cell.state.preset)
+        if {name for text in own if text for name in expression(text).names} - set(cell.inputs):
+            raise LeftOut("a state of other signals than its inputs")
+    if {name for text in functions for name in expression(text).names} - known:
+        raise LeftOut("a function of other signals than its inputs")
+
+
+def _check_timing(cell: Cell) -> None:
+    """Leave out a cell that lacks a delay or a setup time: it would count as 0."""
+    state = cell.state
+    if any(arc.related not in cell.pins for arc in cell.arcs) or any(s.clock not in cell.pins for s in cell.setups):
+        raise LeftOut("timing from what is no pin")
+    if state is None:
+        needed = {(name, pin) for name in cell.outputs for pin in expression(cell.pins[name].function).names}
+    elif state.kind == "gate":
+        needed = set()  # its clock is ideal
+    else:
+        needed = {(name, cell.clock_pin) for name in cell.outputs}
+    if needed - {(arc.output, arc.related) for arc in cell.arcs if state is None or arc.edge}:
+        raise LeftOut("a delay that is missing")
+    if state is not None and set(expression(state.data).names) - {setup.pin for setup in cell.setups}:
+        raise LeftOut("a setup time that is missing")
 
 
 def read_state(group: Group) -> State | None:
-    """Read the state of a sequential cell; None if it is combinational or not supported."""
+    """Read the state of a sequential cell; None if it is combinational.
+
+    Raises:
+        LeftOut: the state is described in a way that is not understood.
+    """
     if "clock_gating_integrated_cell" in group.values:
-        marked = {mark: pin.name for pin in group.of("pin") for mark in pin.values if mark.startswith("clock_gate_")}
-        if not {"clock_gate_clock_pin", "clock_gate_enable_pin"} <= set(marked):
-            return None
-        if "posedge" not in group.values["clock_gating_integrated_cell"]:
-            return None
+        marked = {
+            mark: pin.name
+            for pin in group.of("pin")
+            for mark in pin.values
+            if mark.startswith("clock_gate_") and pin.is_true(mark)
+        }
+        kind = group.values["clock_gating_integrated_cell"]
+        if not kind.startswith("latch_posedge") or not {"clock_gate_clock_pin", "clock_gate_enable_pin"} <= set(marked):
+            raise LeftOut("a clock gate of another kind than latch_posedge")
         enable = marked["clock_gate_enable_pin"]
         data = f"{enable} | {marked['clock_gate_test_pin']}" if "clock_gate_test_pin" in marked else enable
         return State("gate", ("enabled", "enabled_n"), marked["clock_gate_clock_pin"], data)
-    for kind, clock, data in (("ff", "clocked_on", "next_state"), ("latch", "enable", "data_in")):
-        state = group.first(kind)
-        if state is not None and len(state.names) == 2 and clock in state.values and data in state.values:
-            return State(
-                "flip-flop" if kind == "ff" else "latch",
-                (state.names[0], state.names[1]),
-                expression(state.values[clock]).plain,
-                state.values[data],
-                state.values.get("clear", ""),
-                state.values.get("preset", ""),
-            )
-    return None
-
-
-def read_leakage(group: Group, units: Units) -> float:
-    """Return the mean leakage of a cell in nW."""
-    by_state: dict[str, float] = {}
-    for leakage in group.of("leakage_power"):
-        state = leakage.values.get("when", "")
-        by_state[state] = by_state.get(state, 0.0) + leakage.number("value")
-    if "cell_leakage_power" in group.values:
-        return group.number("cell_leakage_power") * units.leakage
-    return float(np.mean(list(by_state.values()))) * units.leakage if by_state else 0.0
-
-
-def read_arcs(pin: Group, units: Units) -> Iterator[Arc]:
-    """Yield the arcs to an output; where arcs differ only in their condition, the slower values."""
-    merged: dict[tuple[str, Sense, str], list[Table]] = {}
-    for timing in pin.of("timing"):
-        kind = timing.values.get("timing_type", "combinational")
-        if kind not in ("combinational", "rising_edge", "falling_edge", "combinational_rise", "combinational_fall"):
-            continue
-        edge = {"rising_edge": "rise", "falling_edge": "fall"}.get(kind, "")
-        unateness = "non_unate" if edge else timing.values.get("timing_sense", "non_unate")
-        if unateness not in SENSES:
-            raise LibertyError(f"timing_sense of pin {pin.name} is {' or '.join(SENSES)}, not {unateness!r}")
-        sense = SENSES[unateness]
-        tables = [
-            units.table(timing.first(name), units.time, units.capacitance)
-            for name in ("cell_rise", "cell_fall", "rise_transition", "fall_transition")
-        ]
-        usable = [table for table in tables if table is not None]
-        if not usable:
-            continue
-        # If a group gives only one edge, the other one is in another group of the same arc, or is just as slow.
-        rise, fall, rise_slew, fall_slew = tables
-        whole = [rise or fall, fall or rise, rise_slew or fall_slew, fall_slew or rise_slew]
-        filled = [table or usable[0] for table in whole]
-        for related in timing.values.get("related_pin", "").split():
-            key = (related, sense, edge)
-            before = merged.get(key)
-            merged[key] = [a.combined(b, np.maximum) for a, b in zip(before, filled, strict=True)] if before else filled
-    for (related, sense, edge), (rise, fall, rise_slew, fall_slew) in merged.items():
-        yield Arc(pin.name, related, sense, edge, rise, fall, rise_slew, fall_slew)
-
-
-def read_setups(pin: Group, units: Units) -> Iterator[Setup]:
-    """Yield the setup times of an input; where they differ only in their condition, the longer ones."""
-    merged: dict[tuple[str, str], tuple[Table, Table]] = {}
-    for timing in pin.of("timing"):
-        kind = timing.values.get("timing_type", "")
-        if kind not in ("setup_rising", "setup_falling"):
-            continue
-        rise, fall = (
-            units.table(timing.first(name), units.time, units.time) for name in ("rise_constraint", "fall_constraint")
-        )
-        if rise is None and fall is None:
-            continue
-        pair = [table for table in (rise or fall, fall or rise) if table is not None]
-        for related in timing.values.get("related_pin", "").split():
-            key = related, "rise" if kind == "setup_rising" else "fall"
-            if key in merged:
-                a, b = merged[key]
-                merged[key] = a.combined(pair[0], np.maximum), b.combined(pair[1], np.maximum)
-            else:
-                merged[key] = pair[0], pair[1]
-    for (related, edge), (slow, fast) in merged.items():
-        yield Setup(pin.name, related, edge, slow, fast)
-
-
-def read_energy(pin: Group, units: Units) -> Iterator[tuple[str, Table]]:
-    """Yield `(related pin, energy)` per edge of a pin: the mean of rise and fall and of all conditions.
-
-    The energies of different supplies are added.
-    """
-    by_condition: dict[tuple[str, str], list[Table]] = {}
-    for power in pin.of("internal_power"):
-        both = units.table(power.first("power"), units.energy, units.capacitance)
-        rise, fall = (
-            units.table(power.first(name), units.energy, units.capacitance) or both
-            for name in ("rise_power", "fall_power")
-        )
-        if rise is None and fall is None:
-            continue
-        sides = [table for table in (rise, fall) if table is not None]
-        mean = sides[0] if len(sides) == 1 else sides[0].combined(sides[1], lambda a, b: (a + b) / 2)
-        for related in power.values.get("related_pin", "").split() or [""]:
-            by_condition.setdefault((related, power.values.get("when", "")), []).append(mean)
-    by_pin: dict[str, list[Table]] = {}
-    for (related, _), tables in by_condition.items():
-        by_pin.setdefault(related, []).append(_folded(tables, np.add))
-    for related, tables in by_pin.items():
-        total = _folded(tables, np.add)
-        yield related, total._replace(values=total.values / len(tables))
-
-
-def _folded(tables: Iterable[Table], how: np.ufunc) -> Table:
-    first, *others = tables
-    for table in others:
-        first = first.combined(table, how)
-    return first
+    states = [each for each in group.groups if each.kind in ("ff", "latch")]
+    if len(states) > 1:
+        raise LeftOut("several registers")
+    if not states:
+        if group.first("statetable"):
+            raise LeftOut("a statetable")
+        return None
+    state = states[0]
+    clock, data = ("clocked_on", "next_state") if state.kind == "ff" else ("enable", "data_in")
+    if len(state.names) != 2 or not {clock, data} <= set(state.values) or "clocked_on_also" in state.values:
+        raise LeftOut(f"another {state.kind} than one of {clock} and {data}")
+    return State(
+        "flip-flop" if state.kind == "ff" else "latch",
+        (state.names[0], state.names[1]),
+        expression(state.values[clock]).plain,
+        state.values[data],
+        state.values.get("clear", ""),
+        state.values.get("preset", ""),
+    )

@@ -8,57 +8,109 @@ import numpy as np
 
 from softmaxkit.flow.cells.liberty import Group, LibertyError, numbers
 from softmaxkit.flow.cells.library import Table
+from softmaxkit.formats import Array
 
 PREFIXES = {"f": 1e-15, "p": 1e-12, "n": 1e-9, "u": 1e-6, "m": 1e-3, "": 1.0}
 
-LOAD = "total_output_net_capacitance"
 TEMPLATES = ("lu_table_template", "power_lut_template")
+
+SLEW = {"input_net_transition", "input_transition_time", "constrained_pin_transition"}
+"""What the first axis of a `Table` may stand for."""
+
+LOAD = {"total_output_net_capacitance", "related_pin_transition"}
+"""What the second may: a load, or for setup times the slew of the clock."""
+
+
+class LeftOut(ValueError):
+    """A cell is described in a way that is not understood, and is left out; the message is the reason."""
 
 
 class Units:
-    """Factors that convert the values of a library to ns, pF, pJ and nW, and its table templates."""
+    """Factors that convert the values of a library to ns, pF, pJ and nW, and its table templates.
+
+    Raises:
+        LibertyError: a unit is missing or unknown, or the library is not one of look-up tables.
+    """
 
     def __init__(self, library: Group, source: str) -> None:
-        self.source = source
+        model = library.values.get("delay_model", "table_lookup")
+        if model != "table_lookup":
+            raise LibertyError(f"{source}: delay_model is {model}; only table_lookup is understood")
+        if "capacitive_load_unit" not in library.values:
+            raise LibertyError(f"{source}: library {library.name} has no capacitive_load_unit")
+        self.source, self.library = source, library
         self.time = self._scale(library.values.get("time_unit", "1ns"), "s") / 1e-9
-        load = library.values.get("capacitive_load_unit", "1 pf").replace(",", "")
+        load = library.values["capacitive_load_unit"].replace(",", "")
         self.capacitance = self._scale(load, "f") / 1e-12
         voltage = self._scale(library.values.get("voltage_unit", "1V"), "v")
         self.energy = self.capacitance * voltage**2
         self.leakage = self._scale(library.values.get("leakage_power_unit", "1nW"), "w") / 1e-9
         self.voltage = library.number("nom_voltage") * voltage
-        self.templates = {group.name: group for kind in TEMPLATES for group in library.of(kind)}
+        # A delay template and a power template may have one name.
+        self.templates = {kind: {group.name: group for group in library.of(kind)} for kind in TEMPLATES}
 
     def _scale(self, text: str, letter: str) -> float:
-        match = re.fullmatch(rf"\s*([\d.]+(?:e[+-]?\d+)?)\s*([a-z]?){letter}\s*", text.lower())
-        if match is None or match[2] not in PREFIXES:
+        match = re.fullmatch(rf"\s*(\d+\.?\d*(?:e[+-]?\d+)?)\s*([a-z]?){letter}\s*", text.lower())
+        if match is None or match[2] not in PREFIXES or not float(match[1]):
             raise LibertyError(f"{self.source}: {text!r} is no unit such as 1n{letter}")
         return float(match[1]) * PREFIXES[match[2]]
 
-    def table(self, group: Group | None, scale: float, loads: float) -> Table | None:
-        """Return a table, with its values scaled by `scale` and its second axis by `loads`."""
+    def default(self, name: str) -> float | None:
+        """Return a default of the library in its own unit; None where it gives none."""
+        return self.library.number(name) if name in self.library.values else None
+
+    def delay(self, group: Group | None) -> Table | None:
+        """Return a table of delays or slews; None where there is none."""
+        return self._table(group, "lu_table_template", self.time, self.capacitance)
+
+    def constraint(self, group: Group | None) -> Table | None:
+        """Return a table of setup times; None where there is none."""
+        return self._table(group, "lu_table_template", self.time, self.time)
+
+    def power(self, group: Group | None) -> Table | None:
+        """Return a table of energies; None where there is none."""
+        return self._table(group, "power_lut_template", self.energy, self.capacitance)
+
+    def _table(self, group: Group | None, kind: str, scale: float, loads: float) -> Table | None:
+        """Return a table, with its values scaled by `scale` and its second axis by `loads`.
+
+        Raises:
+            LibertyError: its values do not match its axes, or it has no template.
+            LeftOut: its axes are others than slew and load.
+        """
         if group is None or "values" not in group.values:
             return None
-        template = self.templates.get(group.name, group)
         values = numbers(group.values["values"]) * scale
-        axes = [
-            numbers(source.values[key])
-            for key in ("index_1", "index_2", "index_3")
-            for source in (group, template)
-            if key in source.values and not (source is template and key in group.values)
-        ]
-        if values.size == 1 or group.name == "scalar":
-            return Table(np.zeros(1), np.zeros(1), values[:1].reshape(1, 1))
-        if len(axes) > 2 or int(np.prod([len(axis) for axis in axes])) != values.size:
+        if values.size == 1:
+            return Table(np.zeros(1), np.zeros(1), values.reshape(1, 1))
+        template = self._template(group, kind)
+        axes: list[Array] = []
+        names: list[str] = []
+        for axis in "123":
+            values_of = next((each for each in (group, template) if f"index_{axis}" in each.values), None)
+            if values_of is not None:
+                axes.append(numbers(values_of.values[f"index_{axis}"]))
+                names.append(template.values.get(f"variable_{axis}", ""))
+        if unknown := [name for name in names if name not in SLEW | LOAD]:
+            raise LeftOut(f"tables over {unknown[0] or 'an axis without a name'}")
+        if len(axes) > 2 or (len(names) == 2 and (names[0] in LOAD) == (names[1] in LOAD)):
+            raise LeftOut(f"tables over {' and '.join(names)}")
+        if not axes or int(np.prod([len(axis) for axis in axes])) != values.size:
             raise LibertyError(
                 f"{self.source}: a table {group.name} has {values.size} values, which does not match its axes"
             )
-        first = template.values.get("variable_1", "")
+        if any((np.diff(axis) <= 0).any() for axis in axes):
+            raise LibertyError(f"{self.source}: the axes of a table {group.name} do not rise")
         if len(axes) == 1:
-            axes, first = [axes[0], np.zeros(1)], first
-            if first == LOAD:
-                return Table(np.zeros(1), axes[0] * loads, values.reshape(1, -1))
-            return Table(axes[0] * self.time, np.zeros(1), values.reshape(-1, 1))
-        if first in (LOAD, "related_pin_transition"):
-            axes, values = axes[::-1], values.reshape(len(axes[0]), -1).T
-        return Table(axes[0] * self.time, axes[1] * loads, values.reshape(len(axes[0]), -1))
+            axes, names = [*axes, np.zeros(1)], [*names, "" if names[0] in LOAD else min(LOAD)]
+        values = values.reshape(len(axes[0]), -1)
+        if names[0] in LOAD:
+            axes, values = axes[::-1], values.T
+        return Table(axes[0] * self.time, axes[1] * loads, values)
+
+    def _template(self, group: Group, kind: str) -> Group:
+        """Return the template that a table names: of its own kind, else of the other, which some libraries take."""
+        for templates in (self.templates[kind], *self.templates.values()):
+            if group.name in templates:
+                return templates[group.name]
+        raise LibertyError(f"{self.source}: a table has the template {group.name!r}, which the library does not define")

@@ -27,13 +27,13 @@ TEMPLATES = {
 def to_liberty(library: Library) -> str:
     """Return a library as Liberty text.
 
-    Pin capacitances include the estimated wire, so that mapping sees it. Cells with several outputs are left out.
+    Pin capacitances include the estimated wire, so that mapping sees it. Gates with several outputs are left out.
     """
     values = {**HEADER, "nom_voltage": f"{library.voltage:g}", "default_max_transition": "1000"}
     # ABC takes the size of a table from its template, even if the table has axes of its own.
     shapes = sorted({shape for cell in library.cells.values() for shape in _shapes(cell)})
     templates = [_template(kind, rows, columns) for kind in TEMPLATES for rows, columns in shapes]
-    cells = [_cell(cell, library.wire) for cell in library.cells.values() if len(cell.outputs) == 1]
+    cells = [_cell(cell, library.wire) for cell in library.cells.values() if len(cell.outputs) == 1 or cell.state]
     return _group("library", library.name, values, templates + cells) + "\n"
 
 

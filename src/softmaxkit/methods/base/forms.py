@@ -31,8 +31,13 @@ class Form(NamedTuple):
         return self.spec.unit(constants=constants, **sizes)
 
 
+def has_constants(spec: Spec) -> bool:
+    """Return whether a spec's unit has constants, which can be baked in or loaded."""
+    return spec.unit().registers is not None
+
+
 def forms_of(spec: Spec) -> list[Form]:
     """Return the forms of one spec: with baked constants and with loadable ones, where it has constants."""
-    if spec.unit().registers is None:
+    if not has_constants(spec):
         return [Form("", spec)]
     return [Form("constants baked in", spec, True), Form("constants loadable", spec)]

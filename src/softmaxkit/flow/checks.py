@@ -1,0 +1,111 @@
+"""The clock of anybody's design: one input that reaches all flip-flops. What has others is refused, by name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from softmaxkit.flow.tools import ToolError
+
+FLIP_FLOP = re.compile(r"\$_(?:S?DFFE?|SDFFCE|ALDFFE?|DFFSRE?)_")
+LATCH = re.compile(r"\$_DLATCH(?:SR)?_")
+ONE_CLOCK = "designs are timed by one clock, an input that reaches all flip-flops as it is"
+
+
+def check_clocks(module: Mapping[str, Any]) -> None:
+    """Reject a design that is not clocked by one input.
+
+    Args:
+        module: the flat design in gates and flip-flops, in Yosys's JSON form.
+
+    Raises:
+        ToolError: there are several clocks, or one that is gated, divided or used as data; the message names it.
+    """
+    inputs: dict[Any, str] = {}
+    for name, port in module["ports"].items():
+        if port["direction"] == "input":
+            wide = len(port["bits"]) > 1
+            inputs |= {bit: f"{name}[{place}]" if wide else name for place, bit in enumerate(port["bits"])}
+    cells = module["cells"].values()
+    clocks = dict.fromkeys(cell["connections"]["C"][0] for cell in cells if FLIP_FLOP.match(cell["type"]))
+    for clock in clocks:
+        if clock not in inputs:
+            name, maker = _name_of(module, clock), _driver(module, clock)
+            how = "is divided, made by a flip-flop" if maker and FLIP_FLOP.match(maker) else "is gated, made by gates"
+            if isinstance(clock, str):
+                how = "is constant"
+            raise ToolError(f"the clock {name} {how}; {ONE_CLOCK}. Make it an enable: if (enable) q <= d")
+    if len(clocks) > 1:
+        named = " and ".join(sorted(inputs[clock] for clock in clocks))
+        raise ToolError(f"the design has several clocks, {named}; {ONE_CLOCK}")
+    for clock in clocks:
+        if "[" in inputs[clock]:
+            raise ToolError(f"the clock {inputs[clock]} is one bit of a port; give it a port of its own")
+        _check_use(module, clock, inputs[clock])
+
+
+def check_outputs(module: Mapping[str, Any]) -> None:
+    """Reject a design, as `check_clocks` takes it, with tri-state outputs inside; cells have none here.
+
+    Raises:
+        ToolError: there are some; the message names one.
+    """
+    for cell in module["cells"].values():
+        if cell["type"] == "$_TBUF_":
+            name = _name_of(module, cell["connections"]["Y"][0])
+            raise ToolError(f"{name} is a tri-state signal, which no cell here can drive; make it a multiplexer")
+
+
+def latches_of(module: Mapping[str, Any]) -> list[str]:
+    """Return the names of what latches hold."""
+    found = [cell["connections"]["Q"][0] for cell in module["cells"].values() if LATCH.match(cell["type"])]
+    return list(dict.fromkeys(_name_of(module, bit) for bit in found))
+
+
+def _check_use(module: Mapping[str, Any], clock: int, name: str) -> None:
+    """Reject a clock that goes through gates to anything but the enables of latches."""
+    carried, gates = {clock}, [cell for cell in module["cells"].values() if not _holds(cell)]
+    while True:
+        reached = [cell for cell in gates if any(bit in carried for pin, bit in _pins(cell) if pin != "Y")]
+        outputs = {bit for cell in reached for pin, bit in _pins(cell) if pin == "Y"}
+        if outputs <= carried:
+            break
+        carried |= outputs
+    ends = {
+        bit
+        for cell in module["cells"].values()
+        if _holds(cell)
+        for pin, bit in _pins(cell)
+        if pin not in (("E", "Q") if LATCH.match(cell["type"]) else ("C", "Q"))
+    }
+    outside = {bit for port in module["ports"].values() if port["direction"] == "output" for bit in port["bits"]}
+    if wrong := (ends & carried) | (outside & carried - {clock}):
+        used = _name_of(module, min(wrong))
+        raise ToolError(f"the clock {name} is used as data, in {used}; {ONE_CLOCK}")
+
+
+def _holds(cell: Mapping[str, Any]) -> bool:
+    return bool(FLIP_FLOP.match(cell["type"]) or LATCH.match(cell["type"]))
+
+
+def _pins(cell: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    return [(pin, bits[0]) for pin, bits in cell["connections"].items() if bits]
+
+
+def _driver(module: Mapping[str, Any], bit: Any) -> str | None:
+    """Return the type of the cell that drives a bit."""
+    for cell in module["cells"].values():
+        if any(there == bit and pin in ("Y", "Q") for pin, there in _pins(cell)):
+            return str(cell["type"])
+    return None
+
+
+def _name_of(module: Mapping[str, Any], bit: Any) -> str:
+    """Return the name of a signal in the source, where it has one."""
+    found = [
+        (bool(net["hide_name"]), len(name), f"{name}[{net['bits'].index(bit)}]" if len(net["bits"]) > 1 else name)
+        for name, net in module["netnames"].items()
+        if bit in net["bits"]
+    ]
+    return min(found)[2] if found else repr(bit)
