@@ -10,6 +10,7 @@ from softmaxkit.methods.consmax import ConSmax as ConSmax  # isort: skip  # the 
 from softmaxkit.methods.softermax import Softermax as Softermax  # isort: skip
 from softmaxkit.methods.exaq import Exaq as Exaq  # isort: skip
 from softmaxkit.methods.index import Index as Index  # isort: skip
+from softmaxkit.methods.sigmoid import Sigmoid as Sigmoid  # isort: skip
 
 METHODS: dict[str, type[Spec]] = {
     value.method: value
