@@ -141,7 +141,9 @@ def inverse_power_series(degree: int, segments: int, input_bits: int, fraction_b
 
     Args:
         degree: of the highest power, 1 or more.
-        segments, input_bits, fraction_bits: as for `fit`.
+        segments: how many series, a power of two.
+        input_bits: fraction bits of the argument, at least log2(segments).
+        fraction_bits: fraction bits of the result.
 
     Raises:
         ValueError: as `fit`.

@@ -20,7 +20,9 @@ METHODS: dict[str, type[Spec]] = {
 """The spec class of every method, by its name on the command line and in JSON."""
 
 RIVALS: tuple[str, ...] = tuple(name for name, spec in METHODS.items() if spec.rival)
-"""The methods that commands take only where they are named."""
+"""The names of those that are here to be compared with."""
+ALL_METHODS: tuple[str, ...] = tuple(name for name in METHODS if name not in RIVALS)
+"""The names that "all" stands for: rivals are taken only where they are named."""
 
 BASELINE: Spec = next(spec() for spec in METHODS.values() if spec().is_baseline)
 """Exact softmax, which all methods are compared with."""

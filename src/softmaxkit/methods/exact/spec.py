@@ -111,7 +111,9 @@ class Exact(Spec):
     def exponential(self) -> PiecewiseLinear:
         """2**-x for x in [0, 1), as a significand of the format."""
         sizes = self.exponential_segments, self.argument_bits, self.format.mantissa_bits + 1
-        return inverse_power_series(self.taylor_degree, *sizes) if self.taylor_degree else fit(lambda x: 2.0**-x, *sizes)
+        return (
+            inverse_power_series(self.taylor_degree, *sizes) if self.taylor_degree else fit(lambda x: 2.0**-x, *sizes)
+        )
 
     @property
     def bends(self) -> int:
@@ -184,8 +186,8 @@ class Exact(Spec):
 
         With u = 2**-mantissa_bits: the subtraction rounds x by u/2 of its size or flushes it below the smallest
         normal; the fixed-point argument of exp is off by its two roundings and by that of log2(e); its lines by their
-        chord, a series by what it leaves out; the result by half an ulp, or it flushes. An online sum takes one exponential's error, of the rise, and
-        one rounding more where the running maximum rises.
+        chord, a series by what it leaves out; the result by half an ulp, or it flushes. An online sum takes one
+        exponential's error, of the rise, and one rounding more where the running maximum rises.
         """
         scores = self.score_values(codes, constants)
         truth = exact_softmax(scores, mask)

@@ -22,8 +22,8 @@ from softmaxkit.methods.exact.sliced import SlicedFront, is_sliced
 from softmaxkit.methods.exact.spec import Exact
 
 CUTS = (
-    *("exponent", *datapath.BENDS, "product", "difference", "fraction", "power", "sum", "line", "fixed", "align", "table", "scale"),
-    *("argument", "maximum"),
+    *("exponent", *datapath.BENDS, "product", "difference", "fraction", "power", "sum", "line", "fixed", "align"),
+    *("table", "scale", "argument", "maximum"),
 )
 """Places for registers, the most useful first. The exponential's come twice in the online schedule.
 

@@ -185,9 +185,7 @@ class Exaq(Spec):
         mantissa, exponent = encode_scale(float(parameters.get("scale", self.scores.resolution)))
         clip = self.required_clip(parameters)
         lowest = -(1 << self.score_bits)  # below every difference of two codes
-        reached = levels.threshold_codes(
-            self._negative(clip), self.levels, mantissa * Fraction(2) ** exponent, lowest
-        )
+        reached = levels.threshold_codes(self._negative(clip), self.levels, mantissa * Fraction(2) ** exponent, lowest)
         codes = self.exponential.encode(np.asarray(self.exponentials(clip)))
         exponentials = tuple(int(code) for code in codes)
         return ExaqConstants((mantissa, exponent), reached, exponentials, form=self.constants_form)

@@ -25,5 +25,5 @@ class IndexModule(SoftmaxModule):
     def float_forward(self, scores: Tensor, attended: Tensor) -> Tensor:
         """Round straight-through, then take softmax of what is not at the clip."""
         quantised, level = quantised_distance(scores, attended, -self.spec.clip, self.spec.levels)
-        # NaN has no level; it counts, so that it reaches the result.
-        return masked_softmax(quantised, attended & ((level > 0) | quantised.isnan()))
+        invalid = quantised.isnan().any(dim=-1, keepdim=True)  # the whole row becomes NaN
+        return masked_softmax(quantised, attended & ((level > 0) | invalid))

@@ -81,9 +81,7 @@ class Unit(SoftmaxUnit):
         self.reciprocal = (
             SerialReciprocalUnit(spec.reciprocal_table, total, 0, "nearest", least)
             if serial
-            else ReciprocalUnit(
-                spec.reciprocal_table, total, 0, "nearest", self.cuts, least, buffer_latency(storage)
-            )
+            else ReciprocalUnit(spec.reciprocal_table, total, 0, "nearest", self.cuts, least, buffer_latency(storage))
         )
         taken = beats(max_row, lanes)
         self.gather = Gather(lanes * (spec.score_bits + 1), signed(spec.score_bits), taken, True, storage)
@@ -165,11 +163,11 @@ class Unit(SoftmaxUnit):
             # The lowest level that has this bit, for each choice of those above it.
             firsts = [(2 * above + 1) << (spec.bits - 1 - step) for above in range(1 << step)]
             farthest = [-spec.thresholds[first - 1] for first in firsts]
-            for index, lane in enumerate(lanes):
-                limit = lookup(m, f"limit{step}_{index}", farthest, Cat(*reversed(lane.bits)))
-                bit = named(m, f"bit{step}_{index}", lane.distance <= limit)
-                lanes[index] = lane._replace(bits=[*lane.bits, bit])
-        levels = [Mux(lane.mask, Cat(*reversed(lane.bits)), 0) for lane in lanes]
+            for index, each in enumerate(lanes):
+                limit = lookup(m, f"limit{step}_{index}", farthest, Cat(*reversed(each.bits)))
+                bit = named(m, f"bit{step}_{index}", each.distance <= limit)
+                lanes[index] = each._replace(bits=[*each.bits, bit])
+        levels = [Mux(each.mask, Cat(*reversed(each.bits)), 0) for each in lanes]
         pipe.finish(Cat(*levels, last))
 
     def _sum(self, m: Module) -> None:
@@ -208,9 +206,7 @@ class Unit(SoftmaxUnit):
         for lane, product in enumerate(products):
             # Times the largest code, which stands for 1.
             scaled = named(m, f"scaled{lane}", ((product << spec.output_bits) - product).as_unsigned()[:-1])
-            rounded = shift_right(
-                m, f"rounded{lane}", scaled, exponent, fraction_bits=spec.reciprocal.fraction_bits
-            )
+            rounded = shift_right(m, f"rounded{lane}", scaled, exponent, fraction_bits=spec.reciprocal.fraction_bits)
             results.append(saturate(m, f"result{lane}", rounded, spec.output_bits))
         pipe.finish(Cat(*results, last))
 

@@ -46,8 +46,8 @@ class Sigmoid(Spec):
 
     Args:
         keys: the n of the bias that a model begins with, `-log(n)`; 0 for the model's own number of positions.
-        bias: "length" keeps `-log(n)`, as the paper does; "fitted" lets conversion of a softmax model set it to minus
-            the mean log-sum of its rows.
+        bias: "length" begins with `-log(n)`, for models trained with it, as the paper does; "fitted" is for softmax
+            models as they are: calibration sets it to minus the mean log-sum of their rows.
         scores: fixed-point format of scores as they arrive; signed, up to 10 bits.
         output: format of the probabilities; unsigned.
         share: one bias for each "head" or each "layer".
@@ -86,6 +86,11 @@ class Sigmoid(Spec):
             raise ValueError(
                 f"Sigmoid.output is unsigned with 1 to 20 fraction bits, such as UQ(1,15), not {self.output}"
             )
+
+    @property
+    def training(self) -> Training:
+        """Trained from scratch; a fitted bias is for a model of softmax as it is."""
+        return "calibrated" if self.bias == "fitted" else self.trained
 
     @property
     def score_bits(self) -> int:

@@ -9,7 +9,7 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal, unsigned
 
 from softmaxkit.blocks.configuration import Register, RegisterMap, build_registers, hold_between_rows
 from softmaxkit.blocks.piecewise_linear import lookup
-from softmaxkit.blocks.pipeline import Pipeline, choose_cuts
+from softmaxkit.blocks.pipeline import Pipeline, choose_cuts, resized
 from softmaxkit.blocks.storage import check_storage
 from softmaxkit.blocks.stream import beats
 from softmaxkit.methods.base.constants import Constants
@@ -80,6 +80,7 @@ class Unit(SoftmaxUnit):
         pipe = Pipeline(m, "stage", scores.valid & ~hold, self.results, self.cuts)
         m.d.comb += scores.ready.eq(pipe.advance & ~hold)
         entries = [lookup(m, f"entry{i}", table, scores.p.codes[i].as_unsigned()) for i in range(self.lanes)]
-        pipe.finish(Cat(*(Mux(scores.p.mask[i], entry, 0) for i, entry in enumerate(entries)), scores.p.last))
+        results = [Mux(scores.p.mask[i], resized(entry, self.result_bits), 0) for i, entry in enumerate(entries)]
+        pipe.finish(Cat(*results, scores.p.last))
         m.d.comb += busy.eq(pipe.busy)
         return m
