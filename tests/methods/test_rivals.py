@@ -1,4 +1,4 @@
-"""The rivals: what they are in real numbers, that they are taken only where they are named, and series against lines."""
+"""The rivals: what they are in real numbers, and that only who names them gets them; and the series of Exact."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import softmaxkit
 from softmaxkit import ConSmax, Exact, Index, Q, Sigmoid
 from softmaxkit.cli.options import chosen_specs
 from softmaxkit.methods import ALL_METHODS, METHODS, RIVALS
-from softmaxkit.methods.base.levels import quantise
 from softmaxkit.tables import inverse_power_series, inverse_power_series_error
 
 pytestmark = pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")
@@ -40,7 +39,9 @@ def test_a_reciprocal_in_place_of_the_division_is_off_by_one_at_most() -> None:
     constants = spec.constants()
     codes = spec.encode(rng.normal(0, 2, (2000, 64)), constants)
     attended = rng.random(codes.shape) < 0.9
-    entries = np.asarray(spec.exponentials)[quantise(codes, attended, spec.thresholds)]
+    highest = np.where(attended, codes, codes.min()).max(-1, keepdims=True)
+    distance = np.clip(highest - codes, 0, spec.farthest)
+    entries = np.where(attended, np.asarray(spec.entries)[distance], 0)
     divided = np.rint(255 * entries / entries.sum(-1, keepdims=True))
     off = np.abs(spec.golden(codes, attended, constants) - divided)
     assert off.max() == 1

@@ -7,9 +7,6 @@ from fractions import Fraction
 from typing import TYPE_CHECKING
 
 import numpy as np
-from array_api_compat import array_namespace
-
-from softmaxkit.formats import Array
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -50,17 +47,6 @@ def threshold_codes(clip: float, levels: int, step: Fraction, lowest: int) -> tu
         for value, inclusive in thresholds(clip, levels)
     ]
     return tuple(max(code, lowest) for code in codes)
-
-
-def quantise(codes: Array, attended: Array, thresholds: tuple[int, ...]) -> Array:
-    """Return the level of each score code by comparing its distance to the row's maximum; 0 where masked."""
-    xp = array_namespace(codes)
-    highest = xp.max(xp.where(attended, codes, xp.full_like(codes, -(1 << 32))), axis=-1, keepdims=True)
-    distance = codes - highest
-    level = xp.zeros_like(codes)
-    for threshold in thresholds:
-        level = level + xp.astype(distance >= threshold, xp.int64)
-    return xp.where(attended, level, xp.zeros_like(level))
 
 
 def quotient_error(

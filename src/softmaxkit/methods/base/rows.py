@@ -44,6 +44,10 @@ def distance_to_maximum(scores: Tensor, attended: Tensor) -> Tensor:
     return torch.where(attended, scores - highest, 0.0)
 
 
+FEW_LEVELS = 16
+"""Up to so many, comparisons are as quick as bisection, which transforms such as vmap do one by one."""
+
+
 def quantised_distance(scores: Tensor, attended: Tensor, clip: float, levels: int) -> tuple[Tensor, Tensor]:
     """Return `score - row maximum` in even levels from the clip to 0, and which level each is, the lowest 0.
 
@@ -52,9 +56,14 @@ def quantised_distance(scores: Tensor, attended: Tensor, clip: float, levels: in
     distance = distance_to_maximum(scores, attended)
     clipped = torch.clamp(distance, min=clip)
     exact = distance.detach().double()  # where ties are what they are
-    level = torch.zeros_like(distance)
-    for least in least_values(clip, levels):
-        level = level + (exact >= least)
+    least = least_values(clip, levels)
+    if levels > FEW_LEVELS:
+        level = torch.bucketize(exact, torch.tensor(least, dtype=exact.dtype, device=exact.device), right=True)
+        level = level.to(distance.dtype)
+    else:
+        level = torch.zeros_like(distance)
+        for value in least:
+            level = level + (exact >= value)
     quantised = clip + -clip / (levels - 1) * level
     return clipped + (quantised - clipped).detach(), level
 

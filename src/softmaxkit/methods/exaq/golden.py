@@ -8,7 +8,6 @@ from array_api_compat import array_namespace
 
 from softmaxkit.formats import Array, integers, shift_right
 from softmaxkit.masks import broadcast_mask
-from softmaxkit.methods.base.levels import quantise
 from softmaxkit.tables import lookup
 
 if TYPE_CHECKING:
@@ -33,6 +32,17 @@ def golden(spec: Exaq, codes: Array, mask: Array | None, constants: ExaqConstant
     outputs = spec.output.saturate(shift_right(products, exponent + places, least=places))
     result = xp.take_along_axis(outputs, level, axis=-1)
     return xp.where(attended, result, xp.zeros_like(result))
+
+
+def quantise(codes: Array, attended: Array, thresholds: tuple[int, ...]) -> Array:
+    """Return the level of each score, 0 to 2**bits - 1, by comparing its distance to the row's maximum."""
+    xp = array_namespace(codes)
+    highest = xp.max(xp.where(attended, codes, xp.full_like(codes, -(1 << 32))), axis=-1, keepdims=True)
+    distance = codes - highest
+    level = xp.zeros_like(codes)
+    for threshold in thresholds:
+        level = level + xp.astype(distance >= threshold, xp.int64)
+    return xp.where(attended, level, xp.zeros_like(level))
 
 
 def plain_sum(level: Array, attended: Array, bits: int, exponentials: tuple[int, ...]) -> Array:

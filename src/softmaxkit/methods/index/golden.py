@@ -8,7 +8,6 @@ from array_api_compat import array_namespace
 
 from softmaxkit.formats import Array, shift_right
 from softmaxkit.masks import broadcast_mask
-from softmaxkit.methods.base.levels import quantise
 from softmaxkit.tables import lookup
 
 if TYPE_CHECKING:
@@ -21,8 +20,12 @@ def golden(spec: Index, codes: Array, mask: Array | None) -> Array:
     attended = broadcast_mask(codes, mask)
     if codes.shape[-1] == 0:
         return codes
-    # A masked score takes the lowest level, of which the entry is 0.
-    power = lookup(spec.exponentials, quantise(codes, attended, spec.thresholds))
+    lowest = xp.full_like(codes, -(1 << 32))
+    candidates = xp.where(attended, codes, lowest)
+    highest = xp.max(candidates, axis=-1, keepdims=True)
+    # At the farthest distance, where masked scores are too, the entry is 0.
+    distance = xp.where(attended, xp.clip(highest - candidates, 0, spec.farthest), spec.farthest)
+    power = lookup(spec.entries, distance)
     mantissa, exponent = spec.reciprocal_table(xp.sum(power, axis=-1, keepdims=True))
     one = (1 << spec.output_bits) - 1
     return xp.clip(shift_right(power * mantissa * one, spec.reciprocal.fraction_bits + exponent), 0, one)

@@ -102,6 +102,17 @@ class Index(Spec):
         values = (math.exp(-self.clip * (top - level) / top) for level in range(1, self.levels))
         return (0, *(round(((1 << self.table_bits) - 1) * value) for value in values))
 
+    @property
+    def farthest(self) -> int:
+        """The least distance of two codes from which on the entry is 0."""
+        return 1 - self.thresholds[0]
+
+    @cached_property
+    def entries(self) -> tuple[int, ...]:
+        """Table entries by the distance of two codes, up to `farthest`."""
+        levels = (sum(-distance >= least for least in self.thresholds) for distance in range(self.farthest + 1))
+        return tuple(self.exponentials[level] for level in levels)
+
     def reference(self, scores: ArrayLike, mask: ArrayLike | None = None, **parameters: Any) -> NDArray[np.float64]:
         """Return softmax of the distances rounded to an address, with a true exp but 0 at the clip, in float64."""
         self.refuse(parameters)

@@ -150,7 +150,7 @@ class Unit(SoftmaxUnit):
         pipe = Pipeline(m, "front", gathered.valid, self.leveled, self.cuts)
         m.d.comb += gathered.ready.eq(pipe.advance)
         # Below the lowest threshold all distances are one.
-        places = (1 - spec.thresholds[0]).bit_length()
+        places = spec.farthest.bit_length()
         lanes = []
         for lane in range(self.lanes):
             score = gathered.p.beat[lane * bits :][:bits].as_signed()
