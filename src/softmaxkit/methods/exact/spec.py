@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from softmaxkit.methods.exact.module import ExactModule
 
 MAX_DEGREE = 5
-"""Highest degree of a Taylor series: with one segment its error is then far below half an ulp of FP16."""
+"""Highest degree of a Taylor series: with one segment its error is below half an ulp of FP16."""
 ROOM_BITS = 4
 """Bits that the fixed-point argument of exp has beyond the format's mantissa."""
 
