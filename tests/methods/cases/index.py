@@ -18,7 +18,7 @@ WIDE = Index(
 )
 SPECS = [
     Case(Index(), unit="flip-flops"),
-    Case(Index(bits=3, clip=4, output_bits=12, scores=Q(5, 3)), unit="memory"),
+    Case(Index(bits=3, clip=4, output_bits=12, scores=Q(5, 3))),
     Case(WIDE),
 ]
 
