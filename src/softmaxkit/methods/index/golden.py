@@ -1,4 +1,4 @@
-"""The integers of IndexSoftmax: compare, look up, sum, one reciprocal a row and a product a score."""
+"""The integers of IndexSoftmax: a look-up by distance, a sum, one reciprocal a row and a product a score."""
 
 from __future__ import annotations
 

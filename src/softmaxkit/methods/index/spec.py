@@ -147,8 +147,7 @@ class Index(Spec):
     ) -> NDArray[np.float64]:
         """Bound golden against `reference`: the addresses are equal."""
         truth = self.reference(self.score_values(codes, constants), mask, **parameters)
-        steps = (0.5 / ((1 << bits) - 1) for bits in (self.table_bits, self.output_bits))
-        table, output = steps
+        table, output = (0.5 / ((1 << bits) - 1) for bits in (self.table_bits, self.output_bits))
         return quotient_error(truth, table, self.reciprocal_table.relative_error(), output, 1.0)
 
     def module(self, heads: int | None = None, mode: str = "float", **parameters: Any) -> IndexModule:
@@ -162,9 +161,14 @@ class Index(Spec):
     def widest(cls, keys: int) -> Self:
         """Return 8 bits of address over twice the distance, and 16-bit entries, outputs and scores."""
         return cls(
-            bits=8, clip=13.2, scores=Q(8, 8), table_bits=16, output_bits=16, reciprocal=UQ(1, 18),
+            bits=8,
+            clip=13.2,
+            scores=Q(8, 8),
+            table_bits=16,
+            output_bits=16,
+            reciprocal=UQ(1, 18),
             reciprocal_segments=64,
-        )  # fmt: skip
+        )
 
     def narrower(self) -> dict[str, list[Self]]:
         """Return fewer bits of address, of outputs, of entries and of scores."""
