@@ -120,6 +120,25 @@ def table(
     return shift((p[segment] << r) + (p[segment + 1] - p[segment]) * rest, r + GUARD_BITS, rounding)
 
 
+@cache
+def coefficients(power: int, segments: int, result_bits: int) -> list[int]:
+    factor = (-math.log(2) / segments) ** power / math.factorial(power)
+    return [round(inverse_power(i / segments) * factor * 2 ** (result_bits + GUARD_BITS)) for i in range(segments)]
+
+
+def series(degree: int, segments: int, argument_bits: int, result_bits: int, argument: int) -> int:
+    """Return the value of the Taylor series of 2**-x, in [1/2, 1], at the code of an argument."""
+    r = argument_bits - leading(segments)
+    segment, rest = argument >> r, argument % (1 << r)
+    if r == 0:
+        return table(inverse_power, segments, argument_bits, result_bits, argument)
+    q = coefficients(degree, segments, result_bits)[segment]
+    for power in range(degree - 1, 0, -1):
+        q = coefficients(power, segments, result_bits)[segment] + shift(q * rest, r)
+    p = points(inverse_power, segments, result_bits)[segment]
+    return max(shift((p << r) + q * rest, r + GUARD_BITS), 1 << (result_bits - 1))
+
+
 def reciprocal(segments: int, mantissa_bits: int, divisor: int, rounding: str = "nearest") -> tuple[int, int]:
     """Return (r, e): 1/divisor is about r * 2**-(mantissa_bits + e)."""
     divisor = max(divisor, 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any
@@ -47,16 +47,20 @@ def lookup(table: Any, index: Array) -> Array:
 
 @dataclass(frozen=True)
 class PiecewiseLinear:
-    """A function on [0, 1) by lines between equally spaced points.
+    """A function on [0, 1) by lines, or by polynomials, from equally spaced points.
 
     The argument is a code of `input_bits` fraction bits: its high bits choose the segment, the rest run along it.
-    `offsets` and `slopes` (the rise over a whole segment) carry `fraction_bits + GUARD_BITS` fraction bits.
+    `offsets` and `slopes` (the rise over a whole segment) carry `fraction_bits + GUARD_BITS` fraction bits, and so do
+    `curves`, what the powers 2, 3, ... of the way along a segment add: of alternating signs, the slopes' first. No
+    result is below `least`.
     """
 
     input_bits: int
     fraction_bits: int
     offsets: tuple[int, ...]
     slopes: tuple[int, ...]
+    curves: tuple[tuple[int, ...], ...] = ()
+    least: int = 0
 
     @property
     def rest_bits(self) -> int:
@@ -69,8 +73,13 @@ class PiecewiseLinear:
             return lookup(self.results(rounding), codes)
         segment = codes >> self.rest_bits
         rest = codes & ((1 << self.rest_bits) - 1)
-        line = (lookup(self.offsets, segment) << self.rest_bits) + lookup(self.slopes, segment) * rest
-        return shift_right(line, self.rest_bits + GUARD_BITS, rounding)
+        coefficients = [lookup(table, segment) for table in (self.slopes, *self.curves)]
+        slope = coefficients.pop()
+        while coefficients:  # Horner's rule, rounded to nearest at each step
+            slope = coefficients.pop() + shift_right(slope * rest, self.rest_bits)
+        line = (lookup(self.offsets, segment) << self.rest_bits) + slope * rest
+        result = shift_right(line, self.rest_bits + GUARD_BITS, rounding)
+        return array_namespace(result).clip(result, self.least, None) if self.least else result
 
     @lru_cache  # noqa: B019  specs hold few tables, for good
     def results(self, rounding: Rounding) -> tuple[int, ...]:
@@ -124,6 +133,46 @@ def power_of_two_error(segments: int) -> float:
     grows by 2**h over it.
     """
     return (math.log(2) / segments) ** 2 / 8 * 2 ** (1 / segments)
+
+
+@lru_cache
+def inverse_power_series(degree: int, segments: int, input_bits: int, fraction_bits: int) -> PiecewiseLinear:
+    """Return 2**-x for x in [0, 1) by its Taylor series at the start of each segment: results in [1/2, 1].
+
+    Args:
+        degree: of the highest power, 1 or more.
+        segments: how many series, a power of two.
+        input_bits: fraction bits of the argument, at least log2(segments).
+        fraction_bits: fraction bits of the result.
+
+    Raises:
+        ValueError: as `fit`.
+    """
+    start = fit(lambda x: 2.0**-x, segments, input_bits, fraction_bits)
+    if start.rest_bits == 0:
+        return start
+    scale = 2 ** (fraction_bits + GUARD_BITS)
+    slopes, *curves = (
+        tuple(
+            round(2.0 ** -(i / segments) * (-math.log(2) / segments) ** power / math.factorial(power) * scale)
+            for i in range(segments)
+        )
+        for power in range(1, degree + 1)
+    )
+    series = replace(start, slopes=slopes, curves=tuple(curves))
+    half = 1 << (fraction_bits - 1)  # odd degrees end below it
+    low = series(np.arange(1 << input_bits)).min() < half
+    return replace(series, least=half) if low else series
+
+
+def inverse_power_series_error(degree: int, segments: int, fraction_bits: int) -> float:
+    """Bound of the absolute error of `inverse_power_series`, before its final rounding.
+
+    The series alternates, so what is left out is less than its first term; each coefficient and each step of Horner's
+    rule but the last is off by half a step.
+    """
+    truncated = (math.log(2) / segments) ** (degree + 1) / math.factorial(degree + 1)
+    return truncated + degree * 2.0 ** -(fraction_bits + GUARD_BITS)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from bench import check, simulate, verilator
 
 from softmaxkit.blocks.piecewise_linear import line, lookup, round_line, shape_of
 from softmaxkit.formats import Rounding
-from softmaxkit.tables import fit, power_of_two
+from softmaxkit.tables import fit, inverse_power_series, power_of_two
 
 INPUT_BITS = 11
 TABLES = {
@@ -22,6 +22,10 @@ TABLES = {
     "1/(1+x), one line": fit(lambda x: 1 / (1 + x), 1, 6, 4),
     "1/(1+x), 16 lines": fit(lambda x: 1 / (1 + x), 16, 11, 8),
     "2**-x, 4 lines": fit(lambda x: 2.0**-x, 4, 9, 12),
+    "2**-x, a series of degree 1, which ends below 1/2": inverse_power_series(1, 1, 8, 9),
+    "2**-x, of degree 2 from 4 points": inverse_power_series(2, 4, 9, 12),
+    "2**-x, of degree 5": inverse_power_series(5, 1, 11, 8),
+    "2**-x, of degree 3 from every point": inverse_power_series(3, 16, 4, 8),
     "down to 0": fit(lambda x: 1 - x, 2, 6, 5),
     "up from 0, and steps that are flat": fit(lambda x: x * x, 8, 7, 4),
     "up and down": fit(lambda x: 1 + 4 * x * (1 - x), 4, 8, 7),

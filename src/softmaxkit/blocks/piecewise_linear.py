@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from amaranth.hdl import Array, Cat, Const, Module, Shape, Value, signed, unsigned
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Shape, Value, signed, unsigned
 
 from softmaxkit.blocks.pipeline import named
-from softmaxkit.blocks.shifter import cut_rounded, rounding_addend
+from softmaxkit.blocks.shifter import cut_rounded, rounding_addend, shift_right
 from softmaxkit.formats import Rounding
 from softmaxkit.tables import GUARD_BITS, PiecewiseLinear
 
@@ -49,11 +49,15 @@ def shape_of(values: Sequence[int]) -> Shape:
 
 
 class Points(NamedTuple):
-    """Start of a segment, its slope, and the argument's offset in it; only a start where the table has no lines."""
+    """Start of a segment, its slope, and the argument's offset in it; only a start where the table has no lines.
+
+    `curves` are the magnitudes of what `bend` has still to take into the slope.
+    """
 
     start: Value
     slope: Value
     rest: Value
+    curves: tuple[Value, ...] = ()
 
 
 def line(m: Module, name: str, table: PiecewiseLinear, argument: Value, rounding: Rounding = "nearest") -> Value:
@@ -66,7 +70,10 @@ def line(m: Module, name: str, table: PiecewiseLinear, argument: Value, rounding
         argument: unsigned, `table.input_bits` wide.
         rounding: the same as for `round_line`.
     """
-    return along(m, name, table, segment_of(m, name, table, argument, rounding), rounding)
+    points = segment_of(m, name, table, argument, rounding)
+    for _ in table.curves:
+        points = bend(m, name, table, points)
+    return along(m, name, table, points, rounding)
 
 
 def segment_of(m: Module, name: str, table: PiecewiseLinear, argument: Value, rounding: Rounding = "nearest") -> Points:
@@ -76,7 +83,21 @@ def segment_of(m: Module, name: str, table: PiecewiseLinear, argument: Value, ro
     segment, rest = argument[table.rest_bits :], argument[: table.rest_bits]
     start = lookup(m, f"{name}_start", _starts(table, rounding), segment)
     slopes = [-slope for slope in table.slopes] if _falls(table) else table.slopes
-    return Points(start, lookup(m, f"{name}_slope", slopes, segment), rest)
+    curves = [
+        lookup(m, f"{name}_curve{index}", [abs(each) for each in curve], segment)
+        for index, curve in enumerate(table.curves)
+    ]
+    return Points(start, lookup(m, f"{name}_slope", slopes, segment), rest, tuple(curves))
+
+
+def bend(m: Module, name: str, table: PiecewiseLinear, points: Points) -> Points:
+    """Take the highest curve into the one below it, or into the slope: a step of Horner's rule for a falling table."""
+    *curves, highest = points.curves
+    place = len(curves)
+    below = curves.pop() if curves else points.slope
+    taken = shift_right(m, f"{name}_bend{place}", highest * points.rest, 0, fraction_bits=table.rest_bits)
+    left = named(m, f"{name}_bent{place}", (below - taken)[: len(below)])
+    return points._replace(curves=(*curves, left)) if place else points._replace(slope=left, curves=())
 
 
 def along(m: Module, name: str, table: PiecewiseLinear, points: Points, rounding: Rounding = "nearest") -> Value:
@@ -104,4 +125,7 @@ def round_line(m: Module, name: str, table: PiecewiseLinear, value: Value, round
     """Round the output of `line` to the table's result."""
     if table.rest_bits == 0:
         return value
-    return cut_rounded(m, name, value, table.rest_bits + GUARD_BITS, rounding)
+    if not table.least:
+        return cut_rounded(m, name, value, table.rest_bits + GUARD_BITS, rounding)
+    rounded = cut_rounded(m, f"{name}_rounded", value, table.rest_bits + GUARD_BITS, rounding)
+    return named(m, name, Mux(rounded < table.least, table.least, rounded))

@@ -23,7 +23,8 @@ def methods(
     specs = [method_class(name)() for name in ([method] if method else METHODS)]
     screen = results_console(json)
     for spec in specs:
-        screen.print(Text.assemble((spec.method, "bold"), f"  {spec.summary}  ", (f"({spec.source})", "dim")))
+        rival = "  a rival, to compare with: " if spec.rival else "  "
+        screen.print(Text.assemble((spec.method, "bold"), f"{rival}{spec.summary}  ", (f"({spec.source})", "dim")))
         screen.print(_fields(spec), "")
     results = [
         {
@@ -33,6 +34,7 @@ def methods(
             "summary": spec.summary,
             "source": spec.source,
             "training": spec.training,
+            "rival": spec.rival,
         }
         for spec in specs
     ]

@@ -9,14 +9,14 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from softmaxkit.methods import METHODS, method_class
+from softmaxkit.methods import ALL_METHODS, METHODS, RIVALS, method_class
 from softmaxkit.methods.base.spec import Spec
 from softmaxkit.recipe import FINE_TUNING_RATE, Recipe
 
 Name = TypeVar("Name", str, str | None)
 
 ALL = "all"
-"""Stands for all methods, where a verb takes one or all."""
+"""Stands for all methods but rivals, where a verb takes one or all."""
 
 
 def any_of(names: Sequence[str]) -> str:
@@ -29,14 +29,15 @@ def method_argument(help: str, *also: str) -> Any:
     return typer.Argument(help=help, show_default=False, autocompletion=lambda: [*METHODS, *also])
 
 
-MethodArgument = Annotated[str | None, method_argument(f"{any_of([*METHODS])}.")]
-MethodOrAllArgument = Annotated[str | None, method_argument(f"{any_of([*METHODS, ALL])}.", ALL)]
+OR_RIVALS = f"; or a rival, {any_of(RIVALS)}" if RIVALS else ""
+MethodArgument = Annotated[str | None, method_argument(f"{any_of(ALL_METHODS)}{OR_RIVALS}.")]
+MethodOrAllArgument = Annotated[str | None, method_argument(f"{any_of([*ALL_METHODS, ALL])}{OR_RIVALS}.", ALL)]
 MethodsOption = Annotated[
     list[str] | None,
     typer.Option(
         "--method",
-        help="Measure this method; may be given again.",
-        show_default="all",
+        help=f"Measure this method; may be given again{OR_RIVALS}.",
+        show_default="all but rivals" if RIVALS else "all",
         autocompletion=lambda: [*METHODS],
     ),
 ]
@@ -151,13 +152,13 @@ JsonOption = Annotated[
 
 
 def chosen_specs(methods: list[str] | None, files: list[Path] | None) -> list[Spec]:
-    """Return the specs in files and the variants of methods; those of all methods where neither are given.
+    """Return the specs in files and the variants of methods; those of all but rivals where neither are given.
 
     Raises:
         ValueError: as `chosen_spec`.
     """
     specs = [chosen_spec(None, file) for file in files or []]
-    names = methods or ([] if files else METHODS)
+    names = methods or ([] if files else ALL_METHODS)
     specs += [variant for name in names for variant in method_class(name).variants()]
     return list(dict.fromkeys(specs))
 

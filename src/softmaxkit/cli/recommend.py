@@ -19,7 +19,7 @@ from softmaxkit.cli.options import (
     output_folder,
     with_gguf,
 )
-from softmaxkit.methods import METHODS, method_class
+from softmaxkit.methods import ALL_METHODS, method_class
 
 FOLDER = Path("softmaxkit-recommend")
 
@@ -75,7 +75,7 @@ def recommend(
     from softmaxkit.studies.recommend import recommend as search
     from softmaxkit.studies.resume import alone_in
 
-    chosen = [method_class(name) for name in method] if method else [*METHODS.values()]
+    chosen = [method_class(name) for name in method or ALL_METHODS]
     missing = missing_hardware() if synthesize else ""
     if missing:
         console.print(f"area and energy are left out: {missing}")

@@ -37,7 +37,7 @@ from softmaxkit.cli.units import (
     constants_option,
     sizes,
 )
-from softmaxkit.methods import METHODS, method_class
+from softmaxkit.methods import ALL_METHODS, method_class
 from softmaxkit.methods.base.answers import Storage
 from softmaxkit.methods.base.forms import Kind, forms_of
 from softmaxkit.recipe import Recipe
@@ -226,7 +226,7 @@ def _units(
 
     every = method is not None and method.lower() == ALL
     if method is not None and spec is None and model is None:
-        classes = METHODS.values() if every else [method_class(method)]
+        classes = [method_class(name) for name in (ALL_METHODS if every else [method])]
         return units_of_forms((form for spec_class in classes for form in spec_class.forms()), unit_sizes, cells)
     if every:
         raise ValueError(f"{ALL!r} stands for the methods' own forms; leave it out with --spec or --model")

@@ -36,7 +36,7 @@ from softmaxkit.cli.units import (
     constants_option,
     sizes,
 )
-from softmaxkit.methods import METHODS
+from softmaxkit.methods import ALL_METHODS
 from softmaxkit.methods.base.forms import Kind
 from softmaxkit.recipe import Recipe
 
@@ -82,7 +82,7 @@ def verify(
     if every and (spec is not None or model is not None):
         raise ValueError(f"{ALL!r} stands for the methods' defaults; leave it out with --spec or --model")
     check_head_options(command, model)
-    names = [*METHODS] if every else [method]
+    names = [*ALL_METHODS] if every else [method]
     chosen = [unit for name in names for unit in chosen_units(name, spec, model, layer, head, text, context)]
     if not can_verilate():
         console.print(

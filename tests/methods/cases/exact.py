@@ -19,7 +19,18 @@ from method_cases import (
     uniform_codes,
 )
 
-from oracle import bias, float_code, float_fields, inverse_power, reciprocal, round_significand, shift, slices, table
+from oracle import (
+    bias,
+    float_code,
+    float_fields,
+    inverse_power,
+    reciprocal,
+    round_significand,
+    series,
+    shift,
+    slices,
+    table,
+)
 from softmaxkit import FP16, Exact, Float
 from softmaxkit.methods.base.constants import Constants
 
@@ -27,6 +38,7 @@ SPECS = [
     Case(Exact(), unit="flip-flops"),
     Case(Exact(schedule="online"), unit="latches"),
     Case(Exact(format=Float(5, 7), exponential_segments=16)),
+    Case(Exact(exponential_segments=1, taylor_degree=3), unit="memory"),
 ]
 
 
@@ -84,7 +96,8 @@ def oracle_functions(spec: Exact) -> tuple[Callable[[int], int], Callable[[int],
         a = shift(y, k - a_bits)
         t = shift(a * log2e, a_bits + 4)
         n = t >> a_bits
-        w = table(inverse_power, spec.exponential_segments, a_bits, mantissa_bits + 1, t % (1 << a_bits))
+        sizes = spec.exponential_segments, a_bits, mantissa_bits + 1, t % (1 << a_bits)
+        w = series(spec.taylor_degree, *sizes) if spec.taylor_degree else table(inverse_power, *sizes)
         steps = shift(w << (offset - 1), n + 1, "floor")
         return steps if steps >= smallest else 0, w, n
 
@@ -92,7 +105,7 @@ def oracle_functions(spec: Exact) -> tuple[Callable[[int], int], Callable[[int],
 
 
 ORACLE = [
-    OracleCase(24, Exact()),
+    OracleCase(14, Exact()),
     OracleCase(20, Exact(schedule="online")),
     OracleCase(8, Exact(schedule="online", slice_width=1)),
     OracleCase(5, Exact(schedule="online", slice_width=5)),
@@ -106,12 +119,17 @@ ORACLE = [
     OracleCase(3, Exact(exponential_segments=1, reciprocal_segments=1)),
     OracleCase(3, Exact(exponential_segments=8, reciprocal_segments=256)),
     OracleCase(2, Exact(exponential_segments=256, reciprocal_segments=8, schedule="online")),
+    OracleCase(4, Exact(exponential_segments=1, taylor_degree=1)),
+    OracleCase(4, Exact(exponential_segments=1, taylor_degree=3, schedule="online")),
+    OracleCase(4, Exact(exponential_segments=4, taylor_degree=2)),
+    OracleCase(2, Exact(format=Float(4, 6), exponential_segments=1, taylor_degree=5)),
     OracleCase(2, Exact(exponential_segments=16384, reciprocal_segments=16384)),
 ]
 
 CHANGED_SPECS = [
     (Exact(), {"schedule": "online"}),
     (Exact(), {"exponential_segments": 128}),
+    (Exact(exponential_segments=1, taylor_degree=2), {"taylor_degree": 3}),
     (Exact(), {"reciprocal_segments": 32}),
     (Exact(schedule="online"), {"slice_width": 8}),
 ]
@@ -139,6 +157,7 @@ REFUSED = [
     (lambda: Exact(schedule="two-pass"), "'three-pass' or 'online'"),  # type: ignore[arg-type]
     (lambda: Exact(exponential_segments=3), "power of two"),
     (lambda: Exact(slice_width=0), "1 or more"),
+    (lambda: Exact(taylor_degree=6), "Exact.taylor_degree is 1 to 5, or 0 for lines, not 6"),
 ]
 
 REFUSED_UNITS = [
@@ -201,6 +220,7 @@ CASES = MethodCases(
     in_any_order=lambda spec: spec.schedule == "three-pass",
     units=[Exact(), Exact(schedule="online")],
     forms=[
+        *buildable(Exact, exponential_segments=[1, 4], taylor_degree=[1, 2, 5]),
         *buildable(Exact, format=[Float(5, 12), Float(5, 2), Float(4, 3)]),
         *buildable(Exact, schedule=["online"], format=[FP16, Float(4, 3)], slice_width=[1, 2, 4, 16]),
     ],

@@ -30,6 +30,8 @@ class Answers:
     """The paper."""
     trained: ClassVar[Training]
     """How a model is brought to it: trained "from scratch", "fine-tuned" from exact, or only "calibrated"."""
+    rival: ClassVar[bool] = False
+    """Is it here to be compared with? What goes through all methods takes a rival only where it is named."""
     dataflow: ClassVar[Dataflow]
     """The most parallel way through a pipeline of QK, softmax and PV that the method allows: "element", a score at a
     time, partial outputs just added; "deferred", a running maximum with the division after PV; "row", row by row."""

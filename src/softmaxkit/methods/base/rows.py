@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from softmaxkit.masks import check_mask
+from softmaxkit.methods.base.levels import least_values
 
 
 def check_attended(scores: Tensor, mask: Tensor | None) -> None:
@@ -34,6 +35,37 @@ def masked_softmax(scores: Tensor, attended: Tensor) -> Tensor:
     # An empty row is filled with zeros instead of -inf: its softmax is finite, and so is its gradient.
     filled = torch.where(attended, scores, torch.where(anything, -torch.inf, 0.0).to(scores.dtype))
     return torch.where(attended, torch.softmax(filled, dim=-1), 0.0)
+
+
+def distance_to_maximum(scores: Tensor, attended: Tensor) -> Tensor:
+    """Return `score - row maximum`, at most 0, with the maximum as a constant; 0 where not attended."""
+    lowest = torch.finfo(scores.dtype).min
+    highest = torch.where(attended, scores, lowest).detach().amax(dim=-1, keepdim=True) if scores.shape[-1] else 0.0
+    return torch.where(attended, scores - highest, 0.0)
+
+
+FEW_LEVELS = 16
+"""Up to so many, comparisons are as quick as bisection, which transforms such as vmap do one by one."""
+
+
+def quantised_distance(scores: Tensor, attended: Tensor, clip: float, levels: int) -> tuple[Tensor, Tensor]:
+    """Return `score - row maximum` in even levels from the clip to 0, and which level each is, the lowest 0.
+
+    Gradients pass straight through the rounding, and not below the clip. NaN has no level; it reaches the result.
+    """
+    distance = distance_to_maximum(scores, attended)
+    clipped = torch.clamp(distance, min=clip)
+    exact = distance.detach().double()  # where ties are what they are
+    least = least_values(clip, levels)
+    if levels > FEW_LEVELS:
+        level = torch.bucketize(exact, torch.tensor(least, dtype=exact.dtype, device=exact.device), right=True)
+        level = level.to(distance.dtype)
+    else:
+        level = torch.zeros_like(distance)
+        for value in least:
+            level = level + (exact >= value)
+    quantised = clip + -clip / (levels - 1) * level
+    return clipped + (quantised - clipped).detach(), level
 
 
 SEARCHED_SCORES = 1 << 20

@@ -1,4 +1,4 @@
-"""Calibration of ConSmax: score scale and output range of each head, and start values from an exact model."""
+"""Calibration of ConSmax: score scale and output range of each head."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from softmaxkit.methods.base.rows import by_head, masked_softmax, some_rows
+from softmaxkit.methods.base.rows import by_head, some_rows
 
 if TYPE_CHECKING:
     from softmaxkit.methods.consmax.module import ConSmaxModule
@@ -61,34 +61,6 @@ class ConSmaxCalibrator:
         best = torch.stack(self.errors).sum(dim=0).argmin(dim=0)
         found = {"scale": [self.scales[index] for index in best.tolist()], "largest": self.largest.tolist()}
         return found if self.module.per_head else {key: values[0] for key, values in found.items()}
-
-
-class DenominatorCalibrator:
-    """Sets gamma so that ConSmax stands for exact softmax on average: the geometric mean of the rows' denominators.
-
-    The arithmetic mean would be ruled by a few outlier rows. The model still has to be fine-tuned: denominators differ
-    from row to row by orders of magnitude.
-    """
-
-    def __init__(self, module: ConSmaxModule) -> None:
-        self.module = module
-        self.total: Tensor | float = 0.0
-        self.rows: Any = 0.0
-
-    def observe(self, scores: Tensor, attended: Tensor, values: Tensor | None = None) -> Tensor:
-        """Add the log-denominators of these rows; the model goes on with exact softmax."""
-        row = attended.any(dim=-1, keepdim=True)
-        denominator = torch.where(attended, scores, -torch.inf).logsumexp(dim=-1, keepdim=True)
-        self.total = self.total + by_head(torch.where(row, denominator, 0.0), self.module.per_head).double().sum(dim=1)
-        self.rows = self.rows + by_head(row, self.module.per_head).double().sum(dim=1)
-        return masked_softmax(scores, attended)
-
-    def finish(self) -> dict[str, Any]:
-        """Return `log_gamma` of each head, beta being kept."""
-        if not isinstance(self.total, Tensor) or not self.rows.all():
-            raise ValueError("conversion saw no scores; give it at least one batch")
-        beta = self.module.beta.detach()
-        return {"log_gamma": (self.total / self.rows).reshape(beta.shape) - beta}
 
 
 def _largest_rows(scores: Tensor, attended: Tensor, truth: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -14,8 +14,9 @@ from softmaxkit.kernels.integers import IntegerCall
 from softmaxkit.kernels.operators import RowCall
 from softmaxkit.methods.base.code_table import code_table_call
 from softmaxkit.methods.base.constants import Constants
+from softmaxkit.methods.base.log_sums import LogSumCalibrator
 from softmaxkit.methods.base.module import SoftmaxModule
-from softmaxkit.methods.consmax.calibrate import ConSmaxCalibrator, DenominatorCalibrator
+from softmaxkit.methods.consmax.calibrate import ConSmaxCalibrator
 from softmaxkit.methods.consmax.constants import ConSmaxConstants
 from softmaxkit.methods.consmax.spec import DEFAULT_KEYS
 
@@ -156,9 +157,9 @@ class ConSmaxModule(SoftmaxModule):
                 self.log_gamma.copy_(results.pop("log_gamma"))
         super().adopt(results)
 
-    def converter(self) -> DenominatorCalibrator:
-        """Return what sets gamma to the geometric mean of exact softmax's denominators."""
-        return DenominatorCalibrator(self)
+    def converter(self) -> LogSumCalibrator:
+        """Return what sets gamma to the geometric mean of exact softmax's denominators, beta being kept."""
+        return LogSumCalibrator(self, lambda mean: {"log_gamma": mean - self.beta.detach()})
 
 
 def _real(value: RealPerHead, shape: tuple[int, ...]) -> Tensor:

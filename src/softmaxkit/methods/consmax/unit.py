@@ -13,7 +13,7 @@ from softmaxkit.blocks.configuration import build_registers, hold_between_rows
 from softmaxkit.blocks.float_multiplier import Number, multiply, round_product
 from softmaxkit.blocks.parts import Part, multiplier_part
 from softmaxkit.blocks.piecewise_linear import lookup
-from softmaxkit.blocks.pipeline import Pipeline, choose_cuts, named
+from softmaxkit.blocks.pipeline import Pipeline, choose_cuts, named, resized
 from softmaxkit.blocks.storage import check_storage
 from softmaxkit.blocks.stream import beats
 from softmaxkit.formats import Array, Float
@@ -171,7 +171,9 @@ class Unit(SoftmaxUnit):
                 lookup(m, f"{name}_entry", words["high"], scores.codes[lane].as_unsigned())
                 for lane, name in enumerate(names)
             ]
-            return [*(Mux(scores.mask[lane], entry, 0) for lane, entry in enumerate(entries)), last]
+            # Small entries are narrower than a result.
+            results = [resized(entry, self.result_bits) for entry in entries]
+            return [*(Mux(scores.mask[lane], result, 0) for lane, result in enumerate(results)), last]
         lanes = [self._entries(m, name, words, lane) for lane, name in enumerate(names)]
         lanes, last = pipe.cut("tables", (lanes, last))
         for cut, before, after in self._steps(m, words):

@@ -10,13 +10,15 @@ from typing import NamedTuple
 from amaranth.hdl import Cat, Const, Module, Mux, Shape, Signal, Value, signed
 
 from softmaxkit.blocks.float_multiplier import Number, round_product
-from softmaxkit.blocks.piecewise_linear import along, round_line, segment_of
+from softmaxkit.blocks.piecewise_linear import along, bend, round_line, segment_of
 from softmaxkit.blocks.pipeline import Pipeline, named
 from softmaxkit.blocks.shifter import cut_rounded, rounding_addend, shift
 from softmaxkit.formats import Float
-from softmaxkit.methods.exact.spec import Exact
+from softmaxkit.methods.exact.spec import MAX_DEGREE, Exact
 
-CUTS = ("exponent", "difference", "fraction", "fixed", "align", "table", "scale")
+BENDS = tuple(f"bend{step}" for step in range(MAX_DEGREE - 1))
+"""Places for registers between the steps of a Taylor series; a spec has as many as terms beyond the second."""
+CUTS = ("exponent", *BENDS, "difference", "fraction", "fixed", "align", "table", "scale")
 """Places for registers inside the exponential, the most useful first."""
 
 
@@ -88,6 +90,9 @@ def exponentials(
         for i, (exponent, far) in enumerate(exponents)
     ]
     points, carried = pipe.cut("table", (points, carried))
+    for step in BENDS[: spec.bends]:
+        points = [(bend(m, f"{name}{i}_line", table, at), whole, far) for i, (at, whole, far) in enumerate(points)]
+        points, carried = pipe.cut(step, (points, carried))
     parts = [(along(m, f"{name}{i}_line", table, at), whole, far) for i, (at, whole, far) in enumerate(points)]
     parts, carried = pipe.cut("fraction", (parts, carried))
     return [power(m, f"{name}{i}_power", spec, *part) for i, part in enumerate(parts)], carried

@@ -14,7 +14,15 @@ from softmaxkit.masks import broadcast_mask, exact_softmax
 from softmaxkit.methods.base.constants import Constants
 from softmaxkit.methods.base.published import Published, consmax_paper
 from softmaxkit.methods.base.spec import Dataflow, Spec, Training
-from softmaxkit.tables import GUARD_BITS, PiecewiseLinear, Reciprocal, fit, power_of_two_error
+from softmaxkit.tables import (
+    GUARD_BITS,
+    PiecewiseLinear,
+    Reciprocal,
+    fit,
+    inverse_power_series,
+    inverse_power_series_error,
+    power_of_two_error,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -23,6 +31,8 @@ if TYPE_CHECKING:
     from softmaxkit.methods.base.online import OnlineSoftmax
     from softmaxkit.methods.exact.module import ExactModule
 
+MAX_DEGREE = 5
+"""Highest degree of a Taylor series: with one segment its error is below half an ulp of FP16."""
 ROOM_BITS = 4
 """Bits that the fixed-point argument of exp has beyond the format's mantissa."""
 
@@ -37,7 +47,9 @@ class Exact(Spec):
         schedule: "three-pass" finds the maximum of the row first; "online" runs with the maximum so far and rescales
             the sum, slice by slice. Their integers differ.
         slice_width: consecutive positions that share one step of the online schedule, whatever a unit's lanes.
-        exponential_segments: lines of the fraction of 2**-x, a power of two.
+        exponential_segments: lines, or series, of the fraction of 2**-x, a power of two.
+        taylor_degree: degree of a Taylor series at the start of each segment, up to 5; 0 for straight lines between
+            their ends.
         reciprocal_segments: lines of 1/x, a power of two.
 
     Raises:
@@ -64,6 +76,7 @@ class Exact(Spec):
     slice_width: int = 16
     exponential_segments: int = 64
     reciprocal_segments: int = 64
+    taylor_degree: int = 0
 
     def __post_init__(self) -> None:
         self._check_fields()
@@ -74,6 +87,8 @@ class Exact(Spec):
             )
         if self.slice_width < 1:
             raise ValueError(f"Exact.slice_width is 1 or more, not {self.slice_width}")
+        if not 0 <= self.taylor_degree <= MAX_DEGREE:
+            raise ValueError(f"Exact.taylor_degree is 1 to {MAX_DEGREE}, or 0 for lines, not {self.taylor_degree}")
         _ = self.exponential, self.reciprocal.table  # refuses impossible segment counts
 
     @property
@@ -95,7 +110,15 @@ class Exact(Spec):
     @cached_property
     def exponential(self) -> PiecewiseLinear:
         """2**-x for x in [0, 1), as a significand of the format."""
-        return fit(lambda x: 2.0**-x, self.exponential_segments, self.argument_bits, self.format.mantissa_bits + 1)
+        sizes = self.exponential_segments, self.argument_bits, self.format.mantissa_bits + 1
+        return (
+            inverse_power_series(self.taylor_degree, *sizes) if self.taylor_degree else fit(lambda x: 2.0**-x, *sizes)
+        )
+
+    @property
+    def bends(self) -> int:
+        """How many steps a Taylor series takes beyond those of a line."""
+        return len(self.exponential.curves)
 
     @property
     def reciprocal(self) -> Reciprocal:
@@ -163,8 +186,8 @@ class Exact(Spec):
 
         With u = 2**-mantissa_bits: the subtraction rounds x by u/2 of its size or flushes it below the smallest
         normal; the fixed-point argument of exp is off by its two roundings and by that of log2(e); its lines by their
-        chord; the result by half an ulp, or it flushes. An online sum takes one exponential's error, of the rise, and
-        one rounding more where the running maximum rises.
+        chord, a series by what it leaves out; the result by half an ulp, or it flushes. An online sum takes one
+        exponential's error, of the rise, and one rounding more where the running maximum rises.
         """
         scores = self.score_values(codes, constants)
         truth = exact_softmax(scores, mask)
@@ -183,8 +206,12 @@ class Exact(Spec):
         unit, smallest = 2.0**-self.format.mantissa_bits, self.format.smallest
         near = np.minimum(distance, -np.log(smallest) + 1)  # beyond, results flush, which is bounded apart
         exponent = near * unit / 2 + smallest + near * 2.0 ** -self.log2e[1] + 2.0**-self.argument_bits
-        chord = power_of_two_error(self.exponential_segments) + unit * 2.0**-GUARD_BITS
-        error: NDArray[np.float64] = np.expm1(exponent) + 2 * (chord + unit / 2)
+        segments, bits = self.exponential_segments, self.format.mantissa_bits + 1
+        if self.taylor_degree:
+            fitted = inverse_power_series_error(self.taylor_degree, segments, bits)
+        else:
+            fitted = power_of_two_error(segments) + unit * 2.0**-GUARD_BITS
+        error: NDArray[np.float64] = np.expm1(exponent) + 2 * (fitted + unit / 2)
         return error
 
     def _sum_error(self, scores: NDArray[np.float64], width: int) -> NDArray[np.float64]:

@@ -22,8 +22,8 @@ from softmaxkit.methods.exact.sliced import SlicedFront, is_sliced
 from softmaxkit.methods.exact.spec import Exact
 
 CUTS = (
-    *("exponent", "product", "difference", "fraction", "power", "sum", "line", "fixed", "align", "table", "scale"),
-    *("argument", "maximum"),
+    *("exponent", *datapath.BENDS, "product", "difference", "fraction", "power", "sum", "line", "fixed", "align"),
+    *("table", "scale", "argument", "maximum"),
 )
 """Places for registers, the most useful first. The exponential's come twice in the online schedule.
 
@@ -67,6 +67,7 @@ class Unit(SoftmaxUnit):
         self.online = spec.schedule == "online"
         serial, sliced = lanes <= SERIAL_LANES, is_sliced(spec, lanes)
         without = {*(["sum"] if self.online else ["maximum", "power"]), *(ReciprocalUnit.CUTS if serial else ())}
+        without |= {*datapath.BENDS[spec.bends :]}
         cuts = [cut for cut in CUTS if cut not in without and not (sliced and cut == "power")]
         fixed = 3 if self.online and not sliced else 4
         self.cuts = choose_cuts(cuts, depth, default=fixed + len(cuts), fixed=fixed)

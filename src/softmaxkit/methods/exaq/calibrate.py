@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from softmaxkit.methods.base.rows import by_head, masked_softmax, some_rows
+from softmaxkit.methods.base.rows import by_head, distance_to_maximum, masked_softmax, some_rows
 
 if TYPE_CHECKING:
     from softmaxkit.methods.exaq.spec import Exaq
@@ -88,8 +88,6 @@ class ExaqCalibrator:
 
     def _fit(self, scores: Tensor, attended: Tensor) -> None:
         """Add the clips that the paper's fit gives for one batch, and what else is seen in it."""
-        from softmaxkit.methods.exaq.module import distance_to_maximum
-
         distance = self._by_part(distance_to_maximum(scores, attended))  # 0 where not attended
         seen = self._by_part(attended)
         count = seen.sum(dim=1).double()

@@ -13,7 +13,7 @@ from softmaxkit.kernels.integers import IntegerCall
 from softmaxkit.kernels.operators import RowCall
 from softmaxkit.methods.base.constants import Constants
 from softmaxkit.methods.base.module import SoftmaxModule
-from softmaxkit.methods.base.rows import masked_softmax
+from softmaxkit.methods.base.rows import masked_softmax, quantised_distance
 from softmaxkit.methods.exaq.calibrate import ExaqCalibrator
 from softmaxkit.methods.exaq.kernels import integer_call
 from softmaxkit.methods.exaq.spec import ExaqConstants
@@ -76,16 +76,8 @@ class ExaqModule(SoftmaxModule):
         return torch.stack(heads, dim=-3)
 
     def _of_clip(self, scores: Tensor, attended: Tensor, clip: float) -> Tensor:
-        step = -clip / (self.spec.levels - 1)
-        distance = distance_to_maximum(scores, attended)
-        clipped = torch.clamp(distance, min=clip)
-        exact = distance.detach().double()  # where ties are what they are
-        level = torch.zeros_like(distance)
-        for least in self.spec.least_values(clip):
-            level = level + (exact >= least)
-        quantised = clip + step * level
-        # NaN has no level; it is added back so that it reaches the result.
-        return masked_softmax(clipped + (quantised - clipped).detach(), attended)
+        quantised, _ = quantised_distance(scores, attended, clip, self.spec.levels)
+        return masked_softmax(quantised, attended)
 
     def build_constants(self) -> Constants:
         """Build the constants of the layer, or of each head."""
@@ -119,10 +111,3 @@ class ExaqModule(SoftmaxModule):
     def integer_call(self, constants: Any) -> IntegerCall | None:
         """Return the kernel of the integers; None where products are too wide for it."""
         return integer_call(self.spec, constants)
-
-
-def distance_to_maximum(scores: Tensor, attended: Tensor) -> Tensor:
-    """Return `score - row maximum`, at most 0, with the maximum as a constant; 0 where not attended."""
-    lowest = torch.finfo(scores.dtype).min
-    highest = torch.where(attended, scores, lowest).detach().amax(dim=-1, keepdim=True) if scores.shape[-1] else 0.0
-    return torch.where(attended, scores - highest, 0.0)

@@ -13,6 +13,7 @@ from array_api_compat import array_namespace
 
 from softmaxkit.formats import MAX_SCORE_BITS, UQ, Array, Fixed, Q, encode_scale
 from softmaxkit.masks import broadcast_mask, check_row
+from softmaxkit.methods.base import levels
 from softmaxkit.methods.base.constants import Constants
 from softmaxkit.methods.base.spec import Dataflow, Spec, Training
 from softmaxkit.tables import Reciprocal
@@ -131,28 +132,19 @@ class Exaq(Spec):
         """The reciprocal of the sum."""
         return Reciprocal(self.reciprocal_segments, self.reciprocal.fraction_bits)
 
-    def thresholds(self, clip: float) -> list[tuple[Fraction, bool]]:
-        """Return where each level ends, as `(value, does the value itself round up)`: midpoints, ties to even.
-
-        Exact fractions of the clip, so that real and integer coding agree to the last tie.
+    def _negative(self, clip: float) -> float:
+        """Return the clip.
 
         Raises:
-            ValueError: the clip is not negative and finite.
+            ValueError: it is not negative and finite.
         """
         if not (math.isfinite(clip) and clip < 0):
             raise ValueError(f"the clip of Exaq is negative and finite, such as -6.0, not {clip}")
-        low, top = Fraction(clip), self.levels - 1
-        return [(low - low * Fraction(2 * k + 1, 2 * top), k % 2 == 1) for k in range(top)]
+        return clip
 
     def least_values(self, clip: float) -> list[float]:
         """Return, for each level but the lowest, the smallest float64 `score - maximum` that takes it."""
-        floats = []
-        for value, inclusive in self.thresholds(clip):
-            least = float(value)
-            if least < value or (least == value and not inclusive):
-                least = math.nextafter(least, math.inf)
-            floats.append(least)
-        return floats
+        return levels.least_values(self._negative(clip), self.levels)
 
     def exponentials(self, clip: float) -> list[float]:
         """Return exp of each level, the lowest first."""
@@ -192,15 +184,11 @@ class Exaq(Spec):
         self.refuse(parameters, PARAMETERS)
         mantissa, exponent = encode_scale(float(parameters.get("scale", self.scores.resolution)))
         clip = self.required_clip(parameters)
-        step = mantissa * Fraction(2) ** exponent
         lowest = -(1 << self.score_bits)  # below every difference of two codes
-        thresholds = []
-        for value, inclusive in self.thresholds(clip):
-            code = math.ceil(value / step) if inclusive else math.floor(value / step) + 1
-            thresholds.append(max(code, lowest))
+        reached = levels.threshold_codes(self._negative(clip), self.levels, mantissa * Fraction(2) ** exponent, lowest)
         codes = self.exponential.encode(np.asarray(self.exponentials(clip)))
         exponentials = tuple(int(code) for code in codes)
-        return ExaqConstants((mantissa, exponent), tuple(thresholds), exponentials, form=self.constants_form)
+        return ExaqConstants((mantissa, exponent), reached, exponentials, form=self.constants_form)
 
     def required_clip(self, parameters: Mapping[str, Any]) -> float:
         """Return the clip among parameters.
@@ -238,23 +226,11 @@ class Exaq(Spec):
     def error_bound(
         self, codes: Array, mask: Array | None, constants: Constants, **parameters: Any
     ) -> NDArray[np.float64]:
-        """Bound golden against `reference` with the same clip.
-
-        The levels are equal; a table entry is off by half its step, the sum by that for each key, the reciprocal by
-        its relative bound, the output by half its step.
-        """
+        """Bound golden against `reference` with the same clip: the levels are equal."""
         truth = self.reference(self.score_values(codes, constants), mask, **parameters)
-        keys = (truth > 0).sum(axis=-1, keepdims=True)
-        off = self.exponential.resolution / 2
-        # The largest power is 1, so the true sum is the inverse of the row's largest probability.
-        total = 1 / np.maximum(truth.max(axis=-1, keepdims=True, initial=0.0), 1e-300)
-        power = truth * total
-        relative, step = self.reciprocal_table.relative_error(), self.output.resolution / 2
-        high = (power + off) / np.maximum(total - keys * off, 0.5) * (1 + relative) + step
-        low = np.maximum(power - off, 0) / (total + keys * off) * (1 - relative) - step
         limit = float(self.output.decode(np.asarray(self.output.max_code)))
-        bound = np.maximum(np.minimum(high, limit) - truth, truth - np.clip(low, 0, limit))
-        return np.asarray(np.where(truth > 0, bound, 0.0))
+        steps = self.exponential.resolution / 2, self.output.resolution / 2
+        return levels.quotient_error(truth, steps[0], self.reciprocal_table.relative_error(), steps[1], limit)
 
     def module(self, heads: int | None = None, mode: str = "float", **parameters: Any) -> ExaqModule:
         """Return the torch module.

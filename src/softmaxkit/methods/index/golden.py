@@ -1,0 +1,37 @@
+"""The integers of IndexSoftmax: a look-up by distance, a sum, one reciprocal a row and a product a score."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from array_api_compat import array_namespace
+
+from softmaxkit.formats import Array, shift_right
+from softmaxkit.masks import broadcast_mask
+from softmaxkit.tables import lookup
+
+if TYPE_CHECKING:
+    from softmaxkit.methods.index.spec import Index
+
+
+def golden(spec: Index, codes: Array, mask: Array | None) -> Array:
+    """Normalise rows of score codes (int64, rows along the last axis); masked and all-masked give 0."""
+    xp = array_namespace(codes)
+    attended = broadcast_mask(codes, mask)
+    if codes.shape[-1] == 0:
+        return codes
+    lowest = xp.full_like(codes, -(1 << 32))
+    candidates = xp.where(attended, codes, lowest)
+    highest = xp.max(candidates, axis=-1, keepdims=True)
+    # At the farthest distance, where masked scores are too, the entry is 0.
+    distance = xp.where(attended, xp.clip(highest - candidates, 0, spec.farthest), spec.farthest)
+    power = lookup(spec.entries, distance)
+    mantissa, exponent = spec.reciprocal_table(xp.sum(power, axis=-1, keepdims=True))
+    one = (1 << spec.output_bits) - 1
+    return xp.clip(shift_right(power * mantissa * one, spec.reciprocal.fraction_bits + exponent), 0, one)
+
+
+def decode(spec: Index, codes: Array) -> Array:
+    """Return the probabilities that output codes stand for, float64."""
+    xp = array_namespace(codes)
+    return xp.astype(codes, xp.float64) / ((1 << spec.output_bits) - 1)

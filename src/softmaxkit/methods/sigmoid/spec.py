@@ -1,0 +1,193 @@
+"""The spec of sigmoid attention and its constants: a table of all score codes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+import numpy as np
+from array_api_compat import array_namespace
+
+from softmaxkit.formats import UQ, Array, Fixed, Q, encode_scale
+from softmaxkit.masks import broadcast_mask, check_row
+from softmaxkit.methods.base.constants import Constants
+from softmaxkit.methods.base.spec import Dataflow, Spec, Storage, Training
+from softmaxkit.tables import lookup
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+    from softmaxkit.methods.base.forms import Form
+    from softmaxkit.methods.sigmoid.module import SigmoidModule
+
+DEFAULT_KEYS = 256
+"""Keys of a row where nobody says how many."""
+MOST_SCORE_BITS = 10
+"""Widest score code: the table has an entry for each."""
+
+
+@dataclass(frozen=True)
+class SigmoidConstants(Constants):
+    """The integers of one head.
+
+    Attributes:
+        scale: see `Constants`.
+        table: output codes by the raw bits of the score code, so that negative ones follow the positive.
+    """
+
+    table: Any
+
+
+@dataclass(frozen=True)
+class Sigmoid(Spec):
+    """`1 / (1 + exp(-(score + bias)))`: each element on its own, with a bias that is known beforehand.
+
+    Args:
+        keys: the n of the bias that a model begins with, `-log(n)`; 0 for the model's own number of positions.
+        bias: "length" begins with `-log(n)`, for models trained with it, as the paper does; "fitted" is for softmax
+            models as they are: calibration sets it to minus the mean log-sum of their rows.
+        scores: fixed-point format of scores as they arrive; signed, up to 10 bits.
+        output: format of the probabilities; unsigned.
+        share: one bias for each "head" or each "layer".
+
+    Raises:
+        ValueError: a format or size that cannot be.
+    """
+
+    method: ClassVar[str] = "sigmoid"
+    title: ClassVar[str] = "Sigmoid attention"
+    summary: ClassVar[str] = "sigmoid of score - log n, element-wise; trained from scratch"
+    source: ClassVar[str] = "Ramapuram et al. 2024, arXiv 2409.04431"
+    trained: ClassVar[Training] = "from scratch"
+    rival: ClassVar[bool] = True
+    dataflow: ClassVar[Dataflow] = "element"
+    storages: ClassVar[tuple[Storage, ...]] = ("flip-flops", "latches")
+    constants_class: ClassVar[type[Constants]] = SigmoidConstants
+    constants_fields: ClassVar[tuple[str, ...]] = ("scores", "output")
+    required: ClassVar[tuple[str, ...]] = ("bias",)
+
+    keys: int = 0
+    bias: Literal["length", "fitted"] = "length"
+    scores: Fixed = Q(5, 3)
+    output: Fixed = UQ(1, 15)
+    share: Literal["head", "layer"] = "head"
+
+    def __post_init__(self) -> None:
+        self._check_fields()
+        if not 0 <= self.keys <= 1 << 32:
+            raise ValueError(f"Sigmoid.keys is the number of keys of a row, or 0, not {self.keys}")
+        if not self.scores.signed or not 2 <= self.scores.bits <= MOST_SCORE_BITS:
+            raise ValueError(
+                f"Sigmoid.scores is signed, 2 to {MOST_SCORE_BITS} bits wide, such as Q(5,3), not {self.scores}"
+            )
+        if self.output.signed or not 1 <= self.output.fraction_bits <= 20 or self.output.integer_bits < 0:
+            raise ValueError(
+                f"Sigmoid.output is unsigned with 1 to 20 fraction bits, such as UQ(1,15), not {self.output}"
+            )
+
+    @property
+    def training(self) -> Training:
+        """Trained from scratch; a fitted bias is for a model of softmax as it is."""
+        return "calibrated" if self.bias == "fitted" else self.trained
+
+    @property
+    def score_bits(self) -> int:
+        """Width of a score code."""
+        return self.scores.bits
+
+    def start(self, keys: int) -> dict[str, Any]:
+        """Return `bias` to train from: with it a row of so many scores near 0 sums to about 1."""
+        return {"bias": -math.log(self.keys or max(keys, 1))}
+
+    def reference(self, scores: ArrayLike, mask: ArrayLike | None = None, **parameters: Any) -> NDArray[np.float64]:
+        """Return `1 / (1 + exp(-(score + bias)))` in float64.
+
+        Args:
+            scores: real scores, (..., keys).
+            mask: boolean, True where attended.
+            parameters: `bias`, a number or an array that broadcasts to the scores; left out, that to start from.
+        """
+        values, attended = check_row(scores, mask)
+        self.refuse(parameters, self.required)
+        bias = self._bias(parameters, values.shape[-1])
+        # Of either sign without overflow.
+        power = np.exp(-np.abs(values + bias))
+        return np.where(attended, np.where(values + bias >= 0, 1.0, power) / (1 + power), 0.0)
+
+    def _bias(self, parameters: Mapping[str, Any], keys: int) -> Any:
+        """Return the bias as a module learns it, in float32."""
+        bias = np.asarray({**self.start(keys), **parameters}["bias"], np.float32)
+        if not np.isfinite(bias).all():
+            raise ValueError(f"Sigmoid takes a finite bias, such as -log(512) = -6.24, not {parameters.get('bias')}")
+        return bias.astype(np.float64)
+
+    def constants(self, **parameters: Any) -> SigmoidConstants:
+        """Build the table of one head.
+
+        Args:
+            parameters: `bias`; left out, that for 256 keys.
+
+        Raises:
+            ValueError: it is not finite.
+        """
+        self.refuse(parameters, self.required)
+        codes = np.arange(1 << self.score_bits)
+        signed = np.where(codes <= self.scores.max_code, codes, codes - len(codes))
+        bias = self._bias(parameters, DEFAULT_KEYS)
+        outputs = self.output.encode(self.reference(signed * self.scores.resolution, bias=bias))
+        table = tuple(int(code) for code in outputs)
+        return SigmoidConstants(encode_scale(self.scores.resolution), table, form=self.constants_form)
+
+    def _golden(self, codes: Array, mask: Array | None, constants: SigmoidConstants) -> Array:
+        """Score codes in, output codes out: a look-up."""
+        xp = array_namespace(codes)
+        outputs = lookup(constants.table, codes & ((1 << self.score_bits) - 1))
+        return xp.where(broadcast_mask(codes, mask), outputs, xp.zeros_like(outputs))
+
+    def _decode(self, codes: Array, constants: Any) -> Array:
+        """Turn output codes into probabilities."""
+        return self.output.decode(codes)
+
+    def error_bound(
+        self, codes: Array, mask: Array | None, constants: Constants, **parameters: Any
+    ) -> NDArray[np.float64]:
+        """Bound golden against `reference` with the same bias: half a step of the output, which saturates."""
+        truth = self.reference(self.score_values(codes, constants), mask, **parameters)
+        limit = float(self.output.decode(np.asarray(self.output.max_code)))
+        return np.where(truth > 0, np.maximum(self.output.resolution / 2, truth - limit), 0.0)
+
+    def module(self, heads: int | None = None, mode: str = "float", **parameters: Any) -> SigmoidModule:
+        """Return the torch module, which learns the bias.
+
+        Args:
+            heads: size of the axis -3 of the scores; None for one bias in all.
+            mode: "float" or "integer".
+            parameters: `bias` to train from, a number or a sequence of one a head (left out: `start(256)`).
+        """
+        from softmaxkit.methods.sigmoid.module import SigmoidModule
+
+        self.refuse(parameters, self.required)
+        return SigmoidModule(self, heads, mode, **parameters)
+
+    def examples(self) -> list[Constants]:
+        """Return constants for rows of 256, 16 and 4096 keys."""
+        return [self.constants(bias=-math.log(keys)) for keys in (256, 16, 4096)]
+
+    def sample_parameters(self, keys: int, spread: float, largest: float | None = None) -> dict[str, Any]:
+        """Return the bias for so many keys."""
+        return self.start(keys)
+
+    @classmethod
+    def forms(cls) -> list[Form]:
+        """Return the constant table, with 16-bit and with 8-bit outputs."""
+        from softmaxkit.methods.base.forms import Form
+
+        narrow = replace(cls(), output=UQ(0, 8))
+        return [Form("one constant table of 256", cls(), True), Form("8-bit outputs", narrow, True)]
+
+    @classmethod
+    def variants(cls) -> list[Self]:
+        """Return the paper's bias."""
+        return [cls()]
