@@ -81,6 +81,17 @@ def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     assert PACKAGED["smollm2"].module not in sys.modules
 
 
+def test_a_folder_of_results_does_not_stand_for_a_packaged_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packaged = source_of(smollm2())
+    monkeypatch.chdir(tmp_path)
+    Path("smollm2").mkdir()
+    assert source_of("smollm2") == packaged
+    Path("smollm2/config.json").write_text("{}", encoding="utf-8")
+    assert source_of("smollm2") == Source("smollm2")
+
+
 @pytest.mark.slow
 def test_smollm2_is_a_plain_model_that_takes_methods(tmp_path: Path) -> None:
     model, tokenizer = read_pretrained(smollm2(), 64)

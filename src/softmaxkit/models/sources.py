@@ -61,7 +61,7 @@ def source_of(name: str) -> Source:
     Raises:
         ValueError: there is no such file, or a package that it needs is not installed.
     """
-    if name in PACKAGED and not Path(name).exists():
+    if name in PACKAGED and not (Path(name) / "config.json").is_file():  # a folder of results may have its name
         return _packaged(name)
     if not name.lower().endswith(GGUF):
         return Source(name)
