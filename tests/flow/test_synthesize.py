@@ -84,6 +84,10 @@ def test_rows_and_tables_are_counted_apart(storage: str) -> None:
     assert set(tables.area) == {"datapath", "tables"}
     rows = softmaxkit.synthesize(Softermax().unit(lanes=4, max_row=32, storage=storage))
     assert set(rows.area) == {"datapath", "row buffer"}
+    sliced = softmaxkit.synthesize(Softermax(maximum="online").unit(lanes=1, max_row=32, storage="memory"))
+    assert (
+        sliced.area["row buffer"] < 0.05 * sliced.area["datapath"]
+    )  # pointers alone: the slice that waits is the unit's
     assert min(*tables.area.values(), *rows.area.values()) > 100
     assert {part: energy.leakage > 0 for part, energy in rows.energy.items()} == {"datapath": True, "row buffer": True}
     assert (tables.mismatches, rows.mismatches, tables.faults, rows.faults) == (0, 0, (), ())
@@ -128,6 +132,7 @@ def test_the_sample_is_of_real_scores() -> None:
         ("$flatten\\high_table.$abc$1$2", "tables"),
         ("$flatten\\front.gather.buffer.words.$abc$1", "row buffer"),
         ("$flatten\\buffer.words.latch_3", "row buffer"),
+        ("$flatten\\front.gather.slices.words.latch_3", "datapath"),  # which no memory takes out of the unit
         ("$abc$12$buffer", "datapath"),
         ("unbuffer.x", "datapath"),
     ],

@@ -38,7 +38,7 @@ def crowded_record() -> dict[str, Any]:
         entry.update(
             **silicon(20.0 + place // 4 % 2),
             area_um2=12345.6,
-            fastest_mhz=200.0,
+            fmax_mhz=200.0,
             seeds=[0, 1],
             loss_nats_spread=0.01,
             loss_change_percent_spread=0.02,

@@ -110,7 +110,7 @@ POWERMAX = {
 
 
 def test_an_unknown_method_is_shown_as_its_record_says(record: dict[str, Any]) -> None:
-    unit = {"area_um2": 4500.0, "fastest_mhz": 250.0, **silicon(9.0)}
+    unit = {"area_um2": 4500.0, "fmax_mhz": 250.0, **silicon(9.0)}
     record["results"] = [
         result("plain", "", "float", 1.72),
         result("powermax", "", "integer", 1.8, **unit),

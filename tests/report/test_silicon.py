@@ -22,7 +22,7 @@ def variant(method: str, energy: float | None, loss: float, name: str = "", **mo
             "cells": "sky130",
             "area_um2": 1000 * energy,
             "energy_pj_per_element": energy,
-            "fastest_mhz": 250.0,
+            "fmax_mhz": 250.0,
         }
     figures |= more
     return Variant(KNOWN[method], name, {"integer": figures})

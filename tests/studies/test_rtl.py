@@ -106,6 +106,6 @@ def test_other_specs_are_other_units(tmp_path: Path) -> None:
 
 
 def test_nothing_is_left_where_there_is_nothing_to_load(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="softermax has no unit with loadable constants; leave --constants out"):
+    with pytest.raises(ValueError, match="softermax has no constants to bake in or to load; leave --constants out"):
         write(tmp_path / "chip", [HEADS[0], trained(1, Softermax())], kind="loadable")
     assert list(tmp_path.iterdir()) == []

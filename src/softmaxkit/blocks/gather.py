@@ -52,7 +52,8 @@ class Gather(wiring.Component):
         """Build it."""
         m = Module()
         source, sink = self.source, self.sink
-        m.submodules.buffer = buffer = self.buffer
+        # By its name a row buffer is told apart in silicon, since it may wait outside; slices are the unit's own.
+        m.submodules["buffer" if self.whole_rows else "slices"] = buffer = self.buffer
         # Enough for groups of a single beat to follow each other without a gap.
         places = buffer.latency + 1
         m.submodules.maxima = maxima = Queue(self.key.width + 1, places)

@@ -22,7 +22,8 @@ def cells_table(results: list[dict[str, Any]]) -> Table:
         "\ntables",
         "\nrow buffer",
         "clock\nMHz",
-        "fastest\nMHz",
+        "fastest netlist\nMHz",
+        "\narea",
         "energy\nno buffer",
         "\nwith it",
     )
@@ -34,6 +35,7 @@ def cells_table(results: list[dict[str, Any]]) -> Table:
             *(f"{result.get(f'area_{part}_um2', 0):,.0f}" for part in ("datapath", "tables", "row_buffer")),
             f"{result['fmax_mhz']:,.0f}",
             f"{result['fastest_mhz']:,.0f}",
+            f"{result['area_of_fastest_um2']:,.0f}",
             *(
                 f"{result[key]:,.3g}" if key in result else "–"
                 for key in (

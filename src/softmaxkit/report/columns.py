@@ -66,6 +66,11 @@ def _range(least_key: str, greatest_key: str, write: Callable[[Any], str]) -> Ca
     return remark
 
 
+def _fastest(result: Result) -> str:
+    clock, area = result.get("fastest_mhz"), result.get("area_of_fastest_um2")
+    return "" if clock is None or area is None else f"{clock:,.0f} at {area:,.0f} µm²"
+
+
 def _spread(key: str, write: Callable[[Any], str]) -> Callable[[Result], str]:
     def remark(result: Result) -> str:
         spread = spread_of(result, key)
@@ -134,7 +139,14 @@ COLUMNS = (
         number(",.0f"),
         "cells of the unit of one lane, with constants that can be loaded; rows wait in a memory outside",
     ),
-    Column("fastest_mhz", "Clock, MHz", number(",.0f"), "the fastest netlist's clock"),
+    Column(
+        "fmax_mhz",
+        "Clock, MHz",
+        number(",.0f"),
+        "the clock that the netlist of this area and energy reaches; beneath, the fastest netlist that was tried",
+        remark=_fastest,
+        further=("fastest_mhz", "area_of_fastest_um2"),
+    ),
     Column(
         "energy_pj_per_element",
         "Energy, pJ",

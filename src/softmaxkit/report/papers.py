@@ -33,7 +33,7 @@ class Figure(NamedTuple):
 FIGURES = (
     Figure("area", "µm²", "area_um2", "area_um2", number(",.0f", " µm²"), ratio="area"),
     Figure("energy of one score", "pJ", "energy_pj", "energy_pj_per_element", number(",.3g", " pJ"), ratio="energy"),
-    Figure("clock", "MHz", "fmax_mhz", "fastest_mhz", number(",.0f", " MHz")),
+    Figure("clock", "MHz", "fmax_mhz", "fmax_mhz", number(",.0f", " MHz")),
 )
 HEADINGS = ("paper", "ours")
 _ratio = number(".3g", "×")
