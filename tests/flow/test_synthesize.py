@@ -85,9 +85,7 @@ def test_rows_and_tables_are_counted_apart(storage: str) -> None:
     rows = softmaxkit.synthesize(Softermax().unit(lanes=4, max_row=32, storage=storage))
     assert set(rows.area) == {"datapath", "row buffer"}
     sliced = softmaxkit.synthesize(Softermax(maximum="online").unit(lanes=1, max_row=32, storage="memory"))
-    assert (
-        sliced.area["row buffer"] < 0.05 * sliced.area["datapath"]
-    )  # pointers; the slice that waits is the unit's
+    assert sliced.area["row buffer"] < 0.05 * sliced.area["datapath"]  # pointers; the slice that waits is the unit's
     assert min(*tables.area.values(), *rows.area.values()) > 100
     assert {part: energy.leakage > 0 for part, energy in rows.energy.items()} == {"datapath": True, "row buffer": True}
     assert (tables.mismatches, rows.mismatches, tables.faults, rows.faults) == (0, 0, (), ())
