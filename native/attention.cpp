@@ -13,12 +13,19 @@ namespace softmaxkit {
 namespace {
 
 template <class T>
-bool attend(const Shape& shape, const Weights& weights, double scale, uintptr_t query, uintptr_t key, uintptr_t value,
-            uintptr_t mask, uintptr_t result, int threads) {
-    return Attention<T>(shape, weights, scale, reinterpret_cast<const T*>(query), reinterpret_cast<const T*>(key),
-                        reinterpret_cast<const T*>(value), reinterpret_cast<const uint8_t*>(mask),
-                        reinterpret_cast<T*>(result))
-        .run(threads);
+void bind_attention(nanobind::module_& m, const char* name) {
+    nanobind::class_<Attention<T>>(m, name)
+        .def(
+            "__init__",
+            [](Attention<T>* self, const Shape& shape, const Weights& weights, double scale, uintptr_t query,
+               uintptr_t key, uintptr_t value, uintptr_t mask, uintptr_t result, int threads) {
+                new (self) Attention<T>(shape, weights, scale, reinterpret_cast<const T*>(query),
+                                        reinterpret_cast<const T*>(key), reinterpret_cast<const T*>(value),
+                                        reinterpret_cast<const uint8_t*>(mask), reinterpret_cast<T*>(result), threads);
+            },
+            nanobind::call_guard<nanobind::gil_scoped_release>())
+        .def("precision", &Attention<T>::precision, nanobind::call_guard<nanobind::gil_scoped_release>())
+        .def("run", &Attention<T>::run, nanobind::call_guard<nanobind::gil_scoped_release>());
 }
 
 template <class Element>
@@ -50,8 +57,12 @@ const Registration registration([](nanobind::module_& m) {
                             uintptr_t offsets, float limit) {
             new (self) Normalisation{Levels(clip, exponentials), reinterpret_cast<const float*>(offsets), limit};
         });
-    m.def("attend_float32", &attend<float>, nanobind::call_guard<nanobind::gil_scoped_release>());
-    m.def("attend_bfloat16", &attend<bfloat16>, nanobind::call_guard<nanobind::gil_scoped_release>());
+    nanobind::class_<Precision>(m, "Precision")
+        .def_ro("finite", &Precision::finite)
+        .def_ro("scores", &Precision::scores)
+        .def_ro("values", &Precision::values);
+    bind_attention<float>(m, "Attention_float32");
+    bind_attention<bfloat16>(m, "Attention_bfloat16");
     m.def("decode_float32", &decode<float>, nanobind::call_guard<nanobind::gil_scoped_release>());
     m.def("decode_bfloat16", &decode<bfloat16>, nanobind::call_guard<nanobind::gil_scoped_release>());
     m.def("decode_int8", &decode<int8_t>, nanobind::call_guard<nanobind::gil_scoped_release>());

@@ -11,6 +11,7 @@
 #include "attention_shape.hpp"
 #include "pool.hpp"
 #include "quantise.hpp"
+#include "seen.hpp"
 
 namespace softmaxkit {
 
@@ -24,31 +25,50 @@ struct Row {
     const uint8_t* mask = nullptr;
 };
 
+// What rounding to 8 bits is expected to take.
+struct Precision {
+    bool finite = true;  // all numbers; else the others mean nothing
+    double scores = 0;   // root mean square error of a score, of the head that has the largest
+    double values = 0;   // that of a value over the values' size, likewise
+};
+
 template <class T>
 class Attention {
 public:
+    // Brings keys and values to 8 bits.
     Attention(const Shape& shape, const Weights& weights, double scale, const T* query, const T* key, const T* value,
-              const uint8_t* mask, T* result)
+              const uint8_t* mask, T* result, int threads)
         : shape_(shape), weights_(weights), scale_(scale), query_(query), key_(key), value_(value), mask_(mask),
-          result_(result) {}
-
-    // False where a number is not finite: the result then means nothing.
-    bool run(int threads) {
+          result_(result), threads_(threads), seen_(shape, mask) {
         for (int64_t head = 0; head < shape_.batch * shape_.key_heads; ++head) {
-            keys_.emplace_back(shape_.keys, shape_.channels);
-            values_.emplace_back(shape_.keys, shape_.value_channels);
+            keys_.emplace_back(seen_.count(), shape_.channels);
+            values_.emplace_back(seen_.count(), shape_.value_channels);
         }
-        parallel_for(static_cast<int64_t>(keys_.size()), 1, threads, [this](int64_t first, int64_t last) {
+        parallel_for(static_cast<int64_t>(keys_.size()), 1, threads_, [this](int64_t first, int64_t last) {
             for (int64_t head = first; head < last; ++head) pack(head);
         });
+    }
+
+    Precision precision() const {
+        Precision found;
         for (size_t head = 0; head < keys_.size(); ++head) {
-            if (!keys_[head].finite || !values_[head].finite) return false;
+            found.finite = found.finite && keys_[head].finite && values_[head].finite;
+            found.values = std::max(found.values, values_[head].error);
         }
+        if (!found.finite) return found;
+        for (int64_t index = 0; index < shape_.batch * shape_.heads; ++index) {
+            found.scores = std::max(found.scores, noise(index / shape_.heads, index % shape_.heads, found.finite));
+        }
+        return found;
+    }
+
+    // False where a query is not finite: the result then means nothing.
+    bool run() {
         // As many rows as keep their scores in the second-level cache, so that a panel of keys serves several tiles.
         constexpr int64_t cached = int64_t{1} << 18, most = 4;
-        rows_ = tile * std::clamp<int64_t>(cached / (2 * tile * std::max<int64_t>(shape_.keys, 1)), 1, most);
+        rows_ = tile * std::clamp<int64_t>(cached / (2 * tile * std::max<int64_t>(seen_.count(), 1)), 1, most);
         const int64_t stripes = (shape_.queries + rows_ - 1) / rows_;
-        parallel_for(shape_.batch * shape_.heads * stripes, 1, threads, [this, stripes](int64_t first, int64_t last) {
+        parallel_for(shape_.batch * shape_.heads * stripes, 1, threads_, [this, stripes](int64_t first, int64_t last) {
             Stripe stripe(*this);
             for (int64_t index = first; index < last; ++index) {
                 const int64_t head = index / stripes, begin = index % stripes * rows_;
@@ -59,27 +79,54 @@ public:
     }
 
 private:
-    static constexpr int64_t block = 8;  // panels of keys whose weights are held
+    static constexpr int64_t block = 8;     // panels of keys whose weights are held
+    static constexpr int64_t sampled = 32;  // queries of a head that tell how far scores err
+
+    int64_t key_head(int64_t head) const { return head / (shape_.heads / shape_.key_heads); }
 
     void pack(int64_t index) {
-        const int64_t batch = index / shape_.key_heads, head = index % shape_.key_heads;
-        pack_keys(token(key_, shape_.key, batch, head, 0), shape_.key[2], shape_.keys, shape_.channels, keys_[index]);
-        pack_values(token(value_, shape_.value, batch, head, 0), shape_.value[2], shape_.keys, shape_.value_channels,
+        const int64_t batch = index / shape_.key_heads, head = index % shape_.key_heads, count = seen_.count();
+        const uint8_t* seen = seen_.of(batch, head);
+        pack_keys(Tokens<T>{token(key_, shape_.key, batch, head, 0), shape_.key[2], count, shape_.channels, seen},
+                  keys_[index]);
+        pack_values(Tokens<T>{token(value_, shape_.value, batch, head, 0), shape_.value[2], count,
+                              shape_.value_channels, seen},
                     values_[index]);
+    }
+
+    // The expected root mean square error of the scores of a head.
+    double noise(int64_t batch, int64_t head, bool& finite) const {
+        const PackedKeys& keys = keys_[batch * shape_.key_heads + key_head(head)];
+        std::vector<float> whole(rounded_up(shape_.channels, width));
+        std::vector<uint8_t> to(rounded_up(shape_.channels, 4));
+        double sum = 0;
+        const int64_t step = (shape_.queries + sampled - 1) / sampled;
+        for (int64_t index = 0; index < shape_.queries; index += step) {
+            const T* from = token(query_, shape_.query, batch, head, index);
+            const PackedQuery query =
+                pack_query(from, shape_.channels, scale_, keys, whole.data(), to.data(), finite);
+            int64_t squares = 0;
+            for (int64_t channel = 0; channel < shape_.channels; ++channel) {
+                squares += (to[channel] - 128) * (to[channel] - 128);
+            }
+            // Codes of queries and of keys err by 1/sqrt(12) each.
+            sum += double{query.step} * query.step * (static_cast<double>(squares) + keys.spread) / 12;
+        }
+        return std::sqrt(sum / static_cast<double>((shape_.queries + step - 1) / step));
     }
 
     // The working memory of one thread.
     class Stripe {
     public:
         explicit Stripe(Attention& of)
-            : of_(of), padded_(rounded_up(of.shape_.keys, panel)),
+            : of_(of), padded_(rounded_up(of.seen_.count(), panel)),
               columns_(rounded_up(of.shape_.value_channels, lanes)), bytes_(rounded_up(of.shape_.channels, 4)),
-              rows_(of.rows_), queries_(of.rows_ * bytes_), scores_(of.rows_ * padded_), highest_(of.rows_ * panel),
-              panel_weights_(of.rows_ * block * panel), sums_(of.rows_ * of.weights_.planes),
-              totals_(of.rows_ * columns_) {}
+              rows_(of.rows_), whole_(rounded_up(of.shape_.channels, width)), queries_(of.rows_ * bytes_),
+              scores_(of.rows_ * padded_), highest_(of.rows_ * panel), panel_weights_(of.rows_ * block * panel),
+              sums_(of.rows_ * of.weights_.planes), totals_(of.rows_ * columns_) {}
 
         void run(int64_t batch, int64_t head, int64_t first, int64_t last) {
-            const int64_t with = batch * of_.shape_.key_heads + head / (of_.shape_.heads / of_.shape_.key_heads);
+            const int64_t with = batch * of_.shape_.key_heads + of_.key_head(head);
             const PackedKeys& keys = of_.keys_[with];
             const PackedValues& values = of_.values_[with];
             const int64_t panels = (of_.shape_.seen(last - 1) + panel - 1) / panel;
@@ -95,16 +142,20 @@ private:
     private:
         void pack_queries(int64_t batch, int64_t head, int64_t first, int64_t last, const PackedKeys& keys) {
             const Shape& shape = of_.shape_;
+            const int shift = score_shift(shape.channels);
             std::fill(rows_.begin(), rows_.end(), Row{});
             std::fill_n(queries_.data(), static_cast<int64_t>(rows_.size()) * bytes_, uint8_t(128));
             bool finite = true;
             for (int64_t index = first; index < last; ++index) {
                 Row& row = rows_[index - first];
                 const T* from = token(of_.query_, shape.query, batch, head, index);
-                const float step = pack_query(from, shape.channels, of_.scale_ < 0, bytes_,
-                                              queries_.data() + (index - first) * bytes_, finite);
-                row.unit = std::abs(of_.scale_) * step * keys.step * std::ldexp(1.0, score_shift(shape.channels));
-                row.zero = of_.weights_.normalised ? 0 : of_.scale_ * product(from, keys.mean.data());
+                const PackedQuery query = pack_query(from, shape.channels, of_.scale_, keys, whole_.data(),
+                                                     queries_.data() + (index - first) * bytes_, finite);
+                row.unit = std::ldexp(query.step, shift);
+                // What the means make of the scores is not rounded.
+                if (!of_.weights_.normalised) {
+                    row.zero = of_.scale_ * product(from, keys.mean.data()) - double{query.step} * query.of_mean;
+                }
                 row.seen = shape.seen(index);
                 if (shape.masked) row.mask = token(of_.mask_, shape.mask, batch, head, index);
             }
@@ -251,6 +302,7 @@ private:
         Attention& of_;
         int64_t padded_, columns_, bytes_;
         std::vector<Row> rows_;
+        std::vector<float> whole_;
         Buffer<uint8_t> queries_;
         Buffer<uint16_t> scores_, highest_;
         Buffer<uint8_t> panel_weights_;
@@ -258,12 +310,14 @@ private:
         Buffer<float> totals_;
     };
 
-    const Shape& shape_;
-    const Weights& weights_;
+    const Shape shape_;
+    const Weights weights_;
     const double scale_;
     const T *query_, *key_, *value_;
     const uint8_t* mask_;
     T* result_;
+    const int threads_;
+    const SeenKeys seen_;
     std::vector<PackedKeys> keys_;
     std::vector<PackedValues> values_;
     int64_t rows_ = tile;

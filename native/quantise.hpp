@@ -1,6 +1,12 @@
-// Queries, keys and values in 8 bits, symmetric, rounded to nearest, ties to even; packed for integer_matrix.hpp.
+// Queries, keys and values in 8 bits, symmetric, rounded to nearest, ties to even; packed for integer_matrix.hpp. Every
+// build quantises by this file alone, and the numbers by which a finer path is chosen come from here too.
+//
+// Keys have a step for each channel, about the middle between their least and largest; queries take up these steps
+// before they have one of their own. Values have a step for each column. Keys and values that no query sees count for
+// nothing.
 #pragma once
 
+#include <cmath>
 #include <vector>
 
 #include "access.hpp"
@@ -21,6 +27,16 @@ inline Vector load(const int8_t* from) {
 #endif
 }
 
+// The lowest byte of each integer.
+inline void store_bytes(void* to, const Integers& values) {
+#if defined(__AVX512F__)
+    _mm_storeu_si128(static_cast<__m128i*>(to), _mm512_cvtepi32_epi8(static_cast<__m512i>(values)));
+#else
+    stdx::static_simd_cast<stdx::rebind_simd_t<int8_t, Vector>>(values).copy_to(static_cast<int8_t*>(to),
+                                                                               stdx::element_aligned);
+#endif
+}
+
 // A vector, or as much of it as there is and zeros.
 template <class T>
 Vector load_upto(const T* from, int64_t count) {
@@ -35,25 +51,92 @@ inline float to_float(bfloat16 value) { return std::bit_cast<float>(static_cast<
 
 inline Vector magnitude(const Vector& value) { return stdx::max(value, -value); }
 
-inline Integers rounded(const Vector& value) { return stdx::static_simd_cast<Integers>(stdx::nearbyint(value)); }
+inline Integers rounded(const Vector& value) {
+#if defined(__AVX512F__)
+    return Integers(_mm512_cvtps_epi32(static_cast<__m512>(value)));
+#else
+    return stdx::static_simd_cast<Integers>(stdx::nearbyint(value));
+#endif
+}
 
-// The factor that brings values of such a magnitude to codes.
-inline float inverse_step(float largest) { return largest > least_magnitude ? largest_code / largest : 0.0f; }
+// The factors that bring values of such magnitudes to codes.
+inline Vector inverse_steps(const Vector& largest) {
+    Vector inverses = 0.0f;
+    stdx::where(largest > least_magnitude, inverses) = largest_code / largest;
+    return inverses;
+}
 
-// Keys of one head, less their mean: it moves all scores of a query by the same.
+// Tokens of one head.
+template <class T>
+struct Tokens {
+    const T* from;
+    int64_t stride, count, channels;
+    const uint8_t* seen;  // a byte each, 0 where no query sees it; null where all are seen
+
+    const T* at(int64_t token) const { return from + token * stride; }
+    bool sees(int64_t token) const { return seen == nullptr || seen[token]; }
+    int64_t how_many() const {
+        return seen == nullptr ? count : count - std::count(seen, seen + count, uint8_t(0));
+    }
+};
+
+// What a vector of channels holds over all tokens that are seen.
+struct Column {
+    Vector sum = 0.0f, sizes = 0.0f, low = infinity, high = -infinity;
+
+    void take(const Vector& value) {
+        sum += value;
+        sizes += magnitude(value);
+        low = stdx::min(low, value);
+        high = stdx::max(high, value);
+    }
+};
+
+// One token after the other: a sum is the same in every vector width.
+template <class T>
+std::vector<Column> look_at(const Tokens<T>& tokens) {
+    constexpr int64_t together = 4;
+    std::vector<Column> columns((tokens.channels + width - 1) / width);
+    int64_t channel = 0;
+    for (; channel + together * width <= tokens.channels; channel += together * width) {
+        std::array<Column, together> some;
+        for (int64_t token = 0; token < tokens.count; ++token) {
+            if (!tokens.sees(token)) continue;
+            const T* from = tokens.at(token) + channel;
+            for (int64_t part = 0; part < together; ++part) some[part].take(load(from + part * width));
+        }
+        std::copy(some.begin(), some.end(), columns.begin() + channel / width);
+    }
+    for (; channel < tokens.channels; channel += width) {
+        Column column;
+        for (int64_t token = 0; token < tokens.count; ++token) {
+            if (tokens.sees(token)) column.take(load_upto(tokens.at(token) + channel, tokens.channels - channel));
+        }
+        columns[channel / width] = column;
+    }
+    return columns;
+}
+
+// Keys of one head.
 struct PackedKeys {
     int64_t steps;               // dwords of four channels
     Buffer<int8_t> panels;       // (keys / panel, steps, panel) dwords of four channels
     Buffer<int32_t> start;       // (keys / panel, panel): what a score's sum starts from
-    std::vector<float> mean;
-    float step = 0;              // of a code
+    std::vector<float> centre, inverse, step;  // of each channel: a code is round((key - centre) * inverse)
+    std::vector<int32_t> mean_code;            // the codes nearest to the keys' means
+    std::vector<float> mean;                   // and what they stand for
+    double spread = 0;           // mean square of a key's codes about their means
     bool finite = true;
 
     PackedKeys(int64_t keys, int64_t channels)
         : steps((channels + 3) / 4),
           panels(rounded_up(keys, panel) * steps * 4),
           start(rounded_up(keys, panel)),
-          mean(channels) {}
+          centre(rounded_up(channels, width)),
+          inverse(centre.size()),
+          step(centre.size()),
+          mean_code(centre.size()),
+          mean(centre.size()) {}
 };
 
 // Bits that scores lose so that 127 * 127 * channels becomes less than `middle`.
@@ -63,57 +146,51 @@ inline int score_shift(int64_t channels) {
     return shift;
 }
 
-// What a vector of channels holds over all keys.
-struct Column {
-    Vector sum = 0.0f, low = infinity, high = -infinity;
-};
-
-// One key after the other: a sum is the same in every vector width.
 template <class T>
-std::vector<Column> look_at(const T* from, int64_t stride, int64_t keys, int64_t channels) {
-    std::vector<Column> columns((channels + width - 1) / width);
-    for (int64_t key = 0; key < keys; ++key) {
-        for (int64_t channel = 0; channel < channels; channel += width) {
-            Column& column = columns[channel / width];
-            const Vector value = load_upto(from + key * stride + channel, channels - channel);
-            column.sum += value;
-            column.low = stdx::min(column.low, value);
-            column.high = stdx::max(column.high, value);
-        }
-    }
-    return columns;
-}
-
-template <class T>
-void pack_keys(const T* from, int64_t stride, int64_t keys, int64_t channels, PackedKeys& to) {
-    const int64_t padded = rounded_up(to.steps * 4, width);
-    const std::vector<Column> columns = look_at(from, stride, keys, channels);
-    float largest = 0;
-    for (int64_t channel = 0; channel < channels; channel += width) {
+void pack_keys(const Tokens<T>& keys, PackedKeys& to) {
+    const std::vector<Column> columns = look_at(keys);
+    const int64_t count = keys.how_many(), whole = static_cast<int64_t>(to.centre.size());
+    double of_means = 0;
+    for (int64_t channel = 0; channel < whole && count > 0; channel += width) {
         const Column& column = columns[channel / width];
-        const Vector mean = column.sum / static_cast<float>(keys);
-        const Vector reach = stdx::max(column.high - mean, mean - column.low);
-        to.finite = to.finite && stdx::all_of(magnitude(column.sum) < infinity) && stdx::all_of(reach < infinity);
-        largest = std::max(largest, stdx::hmax(reach));
-        store_some(to.mean.data() + channel, mean, std::min(width, channels - channel));
+        const Vector centre = column.low * 0.5f + column.high * 0.5f;
+        const Vector reach = stdx::max(column.high - centre, centre - column.low);
+        const Vector step = reach / largest_code, inverse = inverse_steps(reach);
+        const Vector mean_code = (column.sum / static_cast<float>(count) - centre) * inverse;
+        to.finite = to.finite && stdx::all_of(column.sizes < infinity) && stdx::all_of(reach < infinity);
+        store(to.centre.data() + channel, centre);
+        store(to.inverse.data() + channel, inverse);
+        store(to.step.data() + channel, step);
+        rounded(mean_code).copy_to(to.mean_code.data() + channel, stdx::element_aligned);
+        for (int64_t lane = 0; lane < width; ++lane) {
+            to.mean[channel + lane] =
+                static_cast<float>(double{centre[lane]} + double{step[lane]} * to.mean_code[channel + lane]);
+            of_means += double{mean_code[lane]} * double{mean_code[lane]};
+        }
     }
     if (!to.finite) return;
-    to.step = largest / largest_code;
-    const Vector inverse = inverse_step(largest);
-    const int shift = score_shift(channels);
+    const int shift = score_shift(keys.channels);
     const int32_t offset = static_cast<int32_t>(middle << shift) + (shift > 0 ? 1 << (shift - 1) : 0);
+    const int64_t padded = rounded_up(to.steps * 4, width);
     std::vector<int8_t> row(padded);
-    for (int64_t key = 0; key < rounded_up(keys, panel); ++key) {
+    int64_t squares = 0;
+    Integers some_squares = 0;
+    for (int64_t key = 0; key < rounded_up(keys.count, panel); ++key) {
         Integers sum = 0;
-        for (int64_t channel = 0; channel < channels && key < keys; channel += width) {
-            const int64_t count = std::min(width, channels - channel);
-            const Vector mean = load_upto(to.mean.data() + channel, count);
-            const Integers code = rounded((load_upto(from + key * stride + channel, count) - mean) * inverse);
+        const bool seen = key < keys.count && keys.sees(key);
+        for (int64_t channel = 0; channel < keys.channels && seen; channel += width) {
+            const Vector value = load_upto(keys.at(key) + channel, keys.channels - channel);
+            const Vector centre = load(to.centre.data() + channel), inverse = load(to.inverse.data() + channel);
+            const Integers code = rounded((value - centre) * inverse);
             sum += code;
-            stdx::static_simd_cast<stdx::rebind_simd_t<int8_t, Vector>>(code).copy_to(row.data() + channel,
-                                                                                      stdx::element_aligned);
+            some_squares += code * code;
+            store_bytes(row.data() + channel, code);
         }
-        if (key == keys) std::fill(row.begin(), row.end(), int8_t(0));
+        if (!seen) std::fill(row.begin(), row.end(), int8_t(0));
+        if (key % 8 == 7) {  // those of 8 keys of 2^14 channels just fit
+            squares += stdx::reduce(some_squares);
+            some_squares = 0;
+        }
         const int64_t lane = lane_of(key % panel), first = key / panel * panel;
         to.start.data()[first + lane] = offset - 128 * stdx::reduce(sum);
         int8_t* dwords = to.panels.data() + (first * to.steps + lane) * 4;
@@ -121,6 +198,7 @@ void pack_keys(const T* from, int64_t stride, int64_t keys, int64_t channels, Pa
             std::memcpy(dwords + step * panel * 4, row.data() + step * 4, 4);
         }
     }
+    to.spread = count > 0 ? std::max(static_cast<double>(squares) / static_cast<double>(count) - of_means, 0.0) : 0.0;
 }
 
 // Values of one head, a step for each column.
@@ -128,6 +206,7 @@ struct PackedValues {
     int64_t columns;             // a multiple of a vector's lanes
     Buffer<int8_t> panels;       // (keys / 4, columns) dwords of four keys
     std::vector<float> steps;
+    double error = 0;            // root mean square by rounding, over the size of the values but their largest
     bool finite = true;
 
     PackedValues(int64_t keys, int64_t channels)
@@ -135,23 +214,37 @@ struct PackedValues {
 };
 
 template <class T>
-void pack_values(const T* from, int64_t stride, int64_t keys, int64_t channels, PackedValues& to) {
-    std::vector<Vector> inverses;
-    for (const Column& column : look_at(from, stride, keys, channels)) {
-        const int64_t channel = static_cast<int64_t>(inverses.size()) * width;
+void pack_values(const Tokens<T>& values, PackedValues& to) {
+    const int64_t channels = values.channels, count = values.how_many();
+    std::vector<float> inverses(to.columns);
+    double rounding = 0, size = 0;
+    const std::vector<Column> columns = look_at(values);
+    for (int64_t channel = 0; channel < channels && count > 0; channel += width) {
+        const Column& column = columns[channel / width];
         const Vector largest = stdx::max(column.high, -column.low);
-        to.finite = to.finite && stdx::all_of(magnitude(column.sum) < infinity) && stdx::all_of(largest < infinity);
-        store_some(to.steps.data() + channel, largest / largest_code, std::min(width, channels - channel));
-        inverses.emplace_back(0.0f);
-        stdx::where(largest > least_magnitude, inverses.back()) = largest_code / largest;
+        const Vector others = stdx::max(column.sizes - largest, Vector(0.0f));
+        to.finite = to.finite && stdx::all_of(column.sizes < infinity);
+        store(to.steps.data() + channel, largest / largest_code);
+        store(inverses.data() + channel, inverse_steps(largest));
+        for (int64_t lane = 0; lane < width; ++lane) {
+            rounding += double{largest[lane]} * double{largest[lane]};
+            size += double{others[lane]} * double{others[lane]};
+        }
     }
-    for (int64_t key = 0; key < rounded_up(keys, panel); key += 4) {
+    const double of_codes = std::sqrt(rounding / 12) / largest_code;
+    if (count > 1 && of_codes > 0) to.error = of_codes * static_cast<double>(count - 1) / std::sqrt(size);
+    for (int64_t key = 0; key < rounded_up(values.count, panel); key += 4) {
         int32_t* dwords = reinterpret_cast<int32_t*>(to.panels.data()) + key / 4 * to.columns;
         for (int64_t channel = 0; channel < channels; channel += width) {
+            const Vector inverse = load(inverses.data() + channel);
             Integers four = 0;
-            for (int64_t index = 0; index < std::min<int64_t>(4, keys - key); ++index) {
-                const Vector value = load_upto(from + (key + index) * stride + channel, channels - channel);
-                four |= (rounded(value * inverses[channel / width]) & 255) << static_cast<int>(8 * index);
+            for (int64_t index = 0; index < std::min<int64_t>(4, values.count - key); ++index) {
+                const Vector value = load_upto(values.at(key + index) + channel, channels - channel);
+                if (values.sees(key + index)) {
+                    four |= (rounded(value * inverse) & 255) << static_cast<int>(8 * index);
+                } else {
+                    to.finite = to.finite && stdx::all_of(magnitude(value) < infinity);
+                }
             }
             four.copy_to(dwords + channel, stdx::element_aligned);
         }
@@ -159,28 +252,46 @@ void pack_values(const T* from, int64_t stride, int64_t keys, int64_t channels, 
     }
 }
 
-// A query's codes plus 128, and the step of one; padding is 128 too, and meets keys that are 0. A negative scale of the
-// scores turns the signs.
+// A query in 8 bits, with the keys' steps and the scale of the scores in it.
+struct PackedQuery {
+    float step = 0;
+    int32_t of_mean = 0;  // product of its codes with those of the keys' means
+};
+
+// Writes codes plus 128; padding is 128 too, and meets keys that are 0. `whole` has room for the channels in whole
+// vectors.
 template <class T>
-float pack_query(const T* from, int64_t channels, bool negative, int64_t padded, uint8_t* to, bool& finite) {
-    Vector largest = 0.0f, sum = 0.0f;
+PackedQuery pack_query(const T* from, int64_t channels, double scale, const PackedKeys& keys, float* whole, uint8_t* to,
+                       bool& finite) {
+    const float factor = static_cast<float>(scale);
+    Vector largest = 0.0f, sizes = 0.0f;
     for (int64_t channel = 0; channel < channels; channel += width) {
-        const Vector value = magnitude(load_upto(from + channel, std::min(width, channels - channel)));
-        largest = stdx::max(largest, value);
-        sum += value;
+        const Vector value = load_upto(from + channel, channels - channel) * load(keys.step.data() + channel) * factor;
+        store(whole + channel, value);
+        const Vector size = magnitude(value);
+        sizes += size;
+        largest = stdx::max(largest, size);
     }
-    finite = finite && stdx::all_of(sum < infinity);
+    finite = finite && stdx::all_of(sizes < infinity);
+    PackedQuery packed;
     const float top = stdx::hmax(largest);
-    const Vector inverse = negative ? -inverse_step(top) : inverse_step(top);
-    std::fill_n(to, padded, uint8_t(128));
+    const Vector inverse = inverse_steps(top);
+    Integers of_mean = 0;
+    uint8_t last[width];
     for (int64_t channel = 0; channel < channels; channel += width) {
-        const int64_t count = std::min(width, channels - channel);
-        const Integers code = rounded(load_upto(from + channel, count) * inverse) + 128;
-        uint8_t bytes[width];
-        stdx::static_simd_cast<stdx::rebind_simd_t<uint8_t, Vector>>(code).copy_to(bytes, stdx::element_aligned);
-        std::copy_n(bytes, count, to + channel);
+        const Integers code = rounded(load(whole + channel) * inverse);
+        of_mean += code * Integers(keys.mean_code.data() + channel, stdx::element_aligned);
+        if (channel + width <= channels) {
+            store_bytes(to + channel, code + 128);
+        } else {
+            store_bytes(last, code + 128);
+            std::copy_n(last, channels - channel, to + channel);
+        }
     }
-    return top / largest_code;
+    std::fill(to + channels, to + rounded_up(channels, 4), uint8_t(128));
+    packed.step = top > least_magnitude ? top / largest_code : 0.0f;
+    packed.of_mean = stdx::reduce(of_mean);
+    return packed;
 }
 
 }  // namespace softmaxkit

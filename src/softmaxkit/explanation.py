@@ -17,7 +17,8 @@ def explain(spec: Spec, *tensors: Tensor, mode: str = "float", **parameters: Any
 
     Args:
         spec: the method.
-        tensors: scores, (..., keys); or query, key and value as `attention` takes them, in 4 axes.
+        tensors: scores, (..., keys); or query, key and value as `attention` takes them, in 4 axes; their numbers count
+            too, as 8 bits may not do for them.
         mode: as there.
         parameters: the method's real numbers, as there.
 
@@ -33,7 +34,7 @@ def explain(spec: Spec, *tensors: Tensor, mode: str = "float", **parameters: Any
         torch
           not avx512, avx2, plain: Softermax has no kernel for this form
     """
-    from softmaxkit.fused_attention.call import choose, module_for
+    from softmaxkit.fused_attention.call import after_a_look, choose, module_for
     from softmaxkit.kernels.backends import only_torch
 
     check_spec(spec)
@@ -47,4 +48,4 @@ def explain(spec: Spec, *tensors: Tensor, mode: str = "float", **parameters: Any
     module = module_for(spec, mode, query.shape[1], key.shape[2], parameters, query.device)
     if mode == "float" and module.softmax_base is not None:
         return only_torch("torch's scaled_dot_product_attention is this method in float")
-    return choose(module, query, key, value)[1]
+    return after_a_look(*choose(module, query, key, value), query, key, value)

@@ -12,7 +12,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from softmaxkit.fused_attention.stripes import attend_by_stripes
-from softmaxkit.kernels.attention import AttentionCall, Cached, attend, check_shapes, default_scale
+from softmaxkit.kernels.attention import (
+    AttentionCall,
+    Cached,
+    attend,
+    check_shapes,
+    default_scale,
+    reason_against_8_bits,
+)
 from softmaxkit.kernels.backends import Choice, only_torch, pick
 from softmaxkit.masks import expand_mask
 from softmaxkit.methods.base.module import SoftmaxModule
@@ -187,6 +194,23 @@ def choose(
     return call, choice
 
 
+def after_a_look(
+    call: AttentionCall | None,
+    choice: Choice,
+    query: Tensor,
+    key: Tensor | Cached,
+    value: Tensor | Cached,
+    mask: Tensor | None = None,
+    is_causal: bool = False,
+    scale: float | None = None,
+) -> Choice:
+    """Return a choice again, or torch where these numbers are too much for 8 bits; arguments as `fused`."""
+    if call is None or not choice.native:
+        return choice
+    reason = reason_against_8_bits(query, key, value, call, mask, is_causal, scale)
+    return only_torch(reason) if reason else choice
+
+
 def fused(
     call: AttentionCall,
     query: Tensor,
@@ -199,8 +223,8 @@ def fused(
     """Run a fused attention, shapes as `attention`; None where a number is NaN or infinite."""
     try:
         return attend(query, key, value, call, mask, is_causal, scale)
-    except FloatingPointError:
-        return None  # torch carries NaN and infinity to where they belong
+    except ArithmeticError:
+        return None  # torch carries NaN and infinity to where they belong, and has more bits where 8 are too few
 
 
 def _scaled_dot_product(

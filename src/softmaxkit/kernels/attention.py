@@ -1,9 +1,11 @@
 """Attention by native kernels, without the whole matrix of scores.
 
-Many queries: 8-bit products, the scores of a stripe of queries at a time. Queries and keys have 8 bits, a step for each
-query and for all keys of a head, less their mean; values have 8 bits, a step for each column. So a query's result
-depends, within the error of 8 bits, on keys and values that it does not see. A score's distance from its row's largest
-addresses a table of 8-bit weights; rounding is dithered across key panels, so errors average out.
+Many queries: 8-bit products, the scores of a stripe of queries at a time. Keys have 8 bits, a step for each channel,
+which the queries take up before they have one of their own; values have 8 bits, a step for each column. So a query's
+result depends, within the error of 8 bits, on keys and values that other queries see; those that none sees count for
+nothing. A score's distance from its row's largest addresses a table of 8-bit weights; rounding is dithered across key
+panels, so errors average out. Where 8 bits would err by too much, `too_coarse` says so before anything is multiplied,
+and float32 runs instead.
 
 A few queries, as in generation: float32 products, keys and values as they come, in float32, bfloat16 or an 8-bit cache.
 """
@@ -11,8 +13,9 @@ A few queries, as in generation: float32 products, keys and values as they come,
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Self
 
 import torch
@@ -27,6 +30,32 @@ WIDEST = 2**14
 """Channels whose products of 8 bits are sure to fit 32."""
 FEW = 12
 """Queries of one key head up to which keys and values are read as they come: to bring them to 8 bits takes longer."""
+
+
+SCORE_ERROR = 0.1
+"""Expected error of scores by 8 bits, root mean square in nats, of the worst head, above which float32 takes over."""
+VALUE_ERROR = 1 / 32
+"""The same of values, as a share of their size without the largest of each column."""
+
+
+class TooCoarseError(ArithmeticError):
+    """8 bits would err by more than `SCORE_ERROR` or `VALUE_ERROR`."""
+
+
+def too_coarse(scores: float, values: float) -> str:
+    """Say why 8 bits will not do for an attention; empty where they do. The one place that decides it.
+
+    Args:
+        scores: expected root mean square error of the scores, in nats, of the head that has the largest.
+        values: expected root mean square error of the values over their size, likewise.
+    """
+    if scores > SCORE_ERROR:
+        return (
+            f"8 bits would change these scores by {scores:.2g} (root mean square), which is more than {SCORE_ERROR:g}"
+        )
+    if values > VALUE_ERROR:
+        return f"8 bits would change these values by {values:.1%} of their size, which is more than {VALUE_ERROR:.1%}"
+    return ""
 
 
 @dataclass(frozen=True)
@@ -167,10 +196,33 @@ def attend(
         TypeError: tensors of another kind, or a mask that is not boolean.
         ValueError: shapes that do not fit.
         FloatingPointError: a number is NaN or infinite.
+        TooCoarseError: 8 bits would not keep scores or values apart, see `too_coarse`.
     """
     operands = _Operands(query, key, value, mask, is_causal, scale)
     offsets = call.offsets(query.shape[1])
     return operands.few(call, offsets) if operands.are_few else operands.many(call, offsets)
+
+
+def reason_against_8_bits(
+    query: Tensor,
+    key: Tensor | Cached,
+    value: Tensor | Cached,
+    call: AttentionCall,
+    mask: Tensor | None = None,
+    is_causal: bool = False,
+    scale: float | None = None,
+) -> str:
+    """Say why `attend` would raise TooCoarseError, arguments as there; empty where it would not."""
+    operands = _Operands(query, key, value, mask, is_causal, scale)
+    if operands.are_few:
+        return ""
+    try:
+        operands.many(call, call.offsets(query.shape[1]), only_pack=True)
+    except TooCoarseError as error:
+        return str(error)
+    except FloatingPointError:
+        pass  # torch runs these, for a reason that has nothing to do with 8 bits
+    return ""
 
 
 class _Operands:
@@ -207,8 +259,8 @@ class _Operands:
         self.is_causal = is_causal
         self.scale = default_scale(query) if scale is None else scale
 
-    def many(self, call: AttentionCall, offsets: Tensor | None) -> Tensor:
-        """Run the kernel of many queries."""
+    def many(self, call: AttentionCall, offsets: Tensor | None, only_pack: bool = False) -> Tensor:
+        """Run the kernel of many queries, or only bring them to 8 bits, to see whether that will do."""
         weights = call.weights
         resolutions, planes = weights.tables.shape[:2]
         native_weights = self.kernels.AttentionWeights(
@@ -221,7 +273,16 @@ class _Operands:
             call.log_limit,
             weights.one,
         )
-        return self._run(getattr(self.kernels, f"attend_{DTYPES[self.dtype]}"), native_weights, [])
+        return self._run(partial(self._attend_in_8_bits, native_weights, only_pack))
+
+    def _attend_in_8_bits(
+        self, weights: Any, only_pack: bool, shape: Any, pointers: list[int], tail: list[int]
+    ) -> bool:
+        packed = getattr(self.kernels, f"Attention_{DTYPES[self.dtype]}")(shape, weights, self.scale, *pointers, *tail)
+        precision = packed.precision()
+        if precision.finite and (reason := too_coarse(precision.scores, precision.values)):
+            raise TooCoarseError(reason)
+        return bool(precision.finite and (only_pack or packed.run()))
 
     def few(self, call: AttentionCall, offsets: Tensor | None) -> Tensor:
         """Run the kernel of a few queries."""
@@ -229,10 +290,12 @@ class _Operands:
             call.clip, list(call.exponentials), _pointer(offsets), call.log_limit
         )
         kind = "int8" if self.cached else DTYPES[self.dtype]
-        steps = [_pointer(x) for x in self.steps]
-        return self._run(getattr(self.kernels, f"decode_{kind}"), normalisation, steps)
+        kernel, steps = getattr(self.kernels, f"decode_{kind}"), [_pointer(x) for x in self.steps]
+        return self._run(
+            lambda shape, pointers, tail: kernel(shape, normalisation, self.scale, *pointers, *steps, *tail)
+        )
 
-    def _run(self, kernel: Any, weighting: Any, steps: list[int]) -> Tensor:
+    def _run(self, kernel: Callable[[Any, list[int], list[int]], bool]) -> Tensor:
         query, key, value, mask = self.query, self.key, self.value, self.mask
         result = query.new_empty((*query.shape[:-1], value.shape[-1]))
         if result.numel() == 0 or key.shape[2] == 0:
@@ -246,9 +309,7 @@ class _Operands:
             self.is_causal,
         )
         pointers = [x.data_ptr() for x in (query, key, value)]
-        if not kernel(
-            shape, weighting, self.scale, *pointers, *steps, _pointer(mask), result.data_ptr(), torch.get_num_threads()
-        ):
+        if not kernel(shape, pointers, [_pointer(mask), result.data_ptr(), torch.get_num_threads()]):
             raise FloatingPointError("query, key or value holds NaN or infinity")
         return result.to(self.dtype)
 

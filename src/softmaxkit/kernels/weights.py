@@ -20,7 +20,7 @@ LARGEST = 255
 LEVEL_ERROR = 0.05
 """Relative error of the smallest level's weight above which weights have two bytes."""
 EXPONENTIAL_STEP = 1 / 16
-"""Distance of a score to the next for weights that are exponentials; 127 of them are exp(-7.9)."""
+"""Distance of a score to the next for weights that are exponentials; from 127 of them on, exp(-7.9), weights are 0."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,7 @@ def exponential_weights() -> Weights:
         half = factor * EXPONENTIAL_STEP / 2
         mean = np.exp(-distances * factor) * math.sinh(half) / half  # over all scores that are rounded to a distance
         mean[0] = 1.0  # the largest score itself
+        mean[-1] = 0.0  # whatever is farther away: it has no mean of its own
         exact.append(LARGEST * mean)
     return Weights(EXPONENTIAL_STEP, _tables(exact, 1), LARGEST, False)
 

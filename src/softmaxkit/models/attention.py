@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
-from softmaxkit.fused_attention.call import MASKED, choose, fused
+from softmaxkit.fused_attention.call import MASKED, after_a_look, choose, fused
 from softmaxkit.kernels.backends import Choice, backend_name, only_torch
 from softmaxkit.methods.base.module import SoftmaxModule
 from softmaxkit.methods.base.rows import attended_keys, masked_softmax
@@ -187,7 +187,7 @@ def _fused_output(
     if call is not None and reasons:  # a method without any such kernel says so before all else
         choice = only_torch(*reasons)
     if _choice_watcher is not None:
-        _choice_watcher(attention, choice)
+        _choice_watcher(attention, after_a_look(call, choice, *operands, mask, causal, scaling))
     if call is not None and choice.native:
         return fused(call, *operands, mask, causal, scaling)
     if method.mode == "fused" and _choice_watcher is None and not torch.compiler.is_compiling():
