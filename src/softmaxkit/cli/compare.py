@@ -157,7 +157,7 @@ def _table(record: dict[str, Any]) -> Table:
         for mode in ("float", "integer")
     )
     table = Table(title="Held-out loss in nats, and its change against exact softmax in float", box=SIMPLE_HEAD)
-    table.add_column("method", no_wrap=True)
+    table.add_column("method", max_width=40)
     for heading in (
         "loss\nfloat",
         "\ninteger",

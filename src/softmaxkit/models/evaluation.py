@@ -22,7 +22,7 @@ from softmaxkit.models.words import Words
 BATCH = 16
 LOSS_TOKENS = 2048
 """Tokens whose loss is worked out at a time; the probabilities of all words are as many numbers for each."""
-KEPT_SCORES = 1 << 26
+KEPT_SCORES = 1 << 24
 """Scores of a whole model that are kept to look at; where there are more, those of some queries are."""
 ERROR_BINS = 48
 LOWEST_BIN = -24.0

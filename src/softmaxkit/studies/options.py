@@ -88,6 +88,6 @@ class TokenWindows:
             corpus,
             corpus.fingerprint,
             corpus.held_out_windows(context, options.windows),
-            corpus.held_out_windows(context, max(1, SAMPLE_TOKENS // context)),
+            corpus.held_out_windows(context, min(options.windows, max(1, SAMPLE_TOKENS // context))),
             corpus.calibration_batches(context),
         )
