@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from softmaxkit.formats import Rounding
-from softmaxkit.kernels.launch import by_head, loaded, run
+from softmaxkit.kernels.launch import loaded, run, run_heads
 from softmaxkit.tables import GUARD_BITS, Reciprocal
 
 WORD_BITS, LANE_BITS = 60, 28
@@ -90,7 +90,7 @@ class HeadCalls(IntegerCall):
 
     def __call__(self, scores: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return decoded probabilities, as `IntegerCall`, of scores (..., heads, queries, keys)."""
-        return by_head(self.calls, scores, mask)
+        return run_heads(self.calls, scores, mask)
 
 
 @dataclass(frozen=True, eq=False)

@@ -89,7 +89,9 @@ def run(
     return result
 
 
-def by_head(calls: Sequence[Callable[[Tensor, Tensor | None], Tensor]], scores: Tensor, mask: Tensor | None) -> Tensor:
+def run_heads(
+    calls: Sequence[Callable[[Tensor, Tensor | None], Tensor]], scores: Tensor, mask: Tensor | None
+) -> Tensor:
     """Run each head by a call of its own.
 
     Args:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from softmaxkit.kernels import rows
 from softmaxkit.kernels.backends import VARIABLE
-from softmaxkit.kernels.launch import DTYPES, by_head
+from softmaxkit.kernels.launch import DTYPES, run_heads
 
 
 @torch.library.custom_op("softmaxkit::softmax", mutates_args=(), device_types="cpu")
@@ -176,7 +176,7 @@ class RowCall(NamedTuple):
     def run(self, scores: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return what the operator makes of scores, see `rows`."""
         if self.heads:
-            return by_head([call.run for call in self.heads], scores, mask)
+            return run_heads([call.run for call in self.heads], scores, mask)
         result: Tensor = self.operator(scores, *self.arguments, mask)
         return result
 

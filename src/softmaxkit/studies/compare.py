@@ -80,7 +80,7 @@ def _over_seeds(results: Sequence[dict[str, Any]], first_seed: int) -> dict[str,
     """Return the result of the first seed, with means over all of them, and their spread."""
     merged = {**results[0], "seeds": list(range(first_seed, first_seed + len(results)))}
     if len(results) > 1:
-        for key in set(AVERAGED) & set(merged):
+        for key in (key for key in AVERAGED if key in merged):
             values = [result[key] for result in results]
             merged[key], merged[f"{key}_spread"] = statistics.fmean(values), statistics.stdev(values)
     return merged

@@ -17,7 +17,7 @@ from softmaxkit.models.pretrained import read_pretrained
 from softmaxkit.models.text import read_corpus
 from softmaxkit.recipe import WINDOWS, Recipe
 from softmaxkit.record import make_record, make_result
-from softmaxkit.studies.options import SAMPLE_TOKENS
+from softmaxkit.studies.options import sampled_windows
 from softmaxkit.studies.progress import Stage
 
 MIXED = "mixed"
@@ -75,7 +75,7 @@ def evaluate_model(options: EvaluationOptions, command: Sequence[str], stage: St
         return make_record(command, 0, {"model": {"name": options.model}, "limit": options.limit}, results)
     corpus = read_corpus(options.text, tokenizer)
     held_out = corpus.held_out_windows(options.context, options.windows)
-    sample = held_out[: max(1, SAMPLE_TOKENS // options.context)]
+    sample = held_out[: sampled_windows(options.context)]
     specs = {name: module.spec for name, module in layers(model).items()}
     title = " and ".join(dict.fromkeys(spec.name for spec in specs.values()))
     mixed = len(set(specs.values())) > 1

@@ -18,6 +18,11 @@ SAMPLE_TOKENS = 2048
 """Tokens, in whole windows, whose scores are sampled for row sums, saturation and error."""
 
 
+def sampled_windows(context: int) -> int:
+    """Return how many windows of `context` tokens have their scores sampled, where there are so many."""
+    return max(1, SAMPLE_TOKENS // context)
+
+
 @dataclass(frozen=True)
 class Options:
     """What to compare.
@@ -88,6 +93,6 @@ class TokenWindows:
             corpus,
             corpus.fingerprint,
             corpus.held_out_windows(context, options.windows),
-            corpus.held_out_windows(context, min(options.windows, max(1, SAMPLE_TOKENS // context))),
+            corpus.held_out_windows(context, min(options.windows, sampled_windows(context))),
             corpus.calibration_batches(context),
         )

@@ -322,9 +322,16 @@ class SoftmaxModule(nn.Module, ABC):
         self._calibrator = calibrator
 
     def adopt(self, results: Mapping[str, Any]) -> None:
-        """Adopt the results of a calibrator; what it calls `statistics` is for people to read."""
+        """Adopt the results of a calibrator: those named as a parameter become it, and the rest is the calibration.
+
+        What it calls `statistics` is for people to read.
+        """
         results = dict(results)
         self.statistics = results.pop("statistics", {})
+        with torch.no_grad():
+            for name, parameter in self.named_parameters():
+                if name in results:
+                    parameter.copy_(results.pop(name))
         self.set_calibration({**self.calibration, **results})
 
 

@@ -149,14 +149,6 @@ class ConSmaxModule(SoftmaxModule):
         """Return a calibrator of the score scale and the output range."""
         return ConSmaxCalibrator(self)
 
-    def adopt(self, results: Mapping[str, Any]) -> None:
-        """Adopt the results of a calibrator; `log_gamma` becomes the parameter."""
-        results = dict(results)
-        if "log_gamma" in results:
-            with torch.no_grad():
-                self.log_gamma.copy_(results.pop("log_gamma"))
-        super().adopt(results)
-
     def converter(self) -> LogSumCalibrator:
         """Return what sets gamma to the geometric mean of exact softmax's denominators, beta being kept."""
         return LogSumCalibrator(self, lambda mean: {"log_gamma": mean - self.beta.detach()})

@@ -81,14 +81,6 @@ class SigmoidModule(SoftmaxModule):
         """Return the table of all score codes."""
         return code_table_call(self.spec, constants)
 
-    def adopt(self, results: Mapping[str, Any]) -> None:
-        """Adopt the results of a calibrator; `bias` becomes the parameter."""
-        results = dict(results)
-        if "bias" in results:
-            with torch.no_grad():
-                self.bias.copy_(results.pop("bias"))
-        super().adopt(results)
-
     def calibrator(self) -> LogSumCalibrator | None:
         """Return what sets the bias to minus the mean log-sum of exact softmax; None where it is that of the length."""
         if self.spec.bias == "length":
