@@ -39,6 +39,11 @@ class Activity(NamedTuple):
     ones: Array
 
     @property
+    def without_glitches(self) -> Activity:
+        """The same with the changes between the ends of cycles alone, as if no gate took time."""
+        return self._replace(toggles=self.settled)
+
+    @property
     def glitches(self) -> float:
         """The fraction of changes that are glitches."""
         return float(1 - self.settled.sum() / max(self.toggles.sum(), 1))

@@ -8,6 +8,7 @@ from typing import Any
 from softmaxkit.flow.activity import Activity
 from softmaxkit.flow.mapping import Mapped
 from softmaxkit.flow.power import KINDS, Energy
+from softmaxkit.flow.sram import Use, memory_figures
 from softmaxkit.flow.timing import Timing
 
 ROW = 256
@@ -28,6 +29,8 @@ class Synthesis:
         fastest: clock in MHz of the fastest netlist that was tried.
         fastest_area: area of that netlist in um2.
         energy: by part; empty if there was no activity.
+        settled: the same without glitches: of the changes that are left at the end of a cycle.
+        memories: outside the unit, by the name of their port.
         activity: changes of nets.
         elements: scores per cycle, on average.
         row: scores per row.
@@ -45,6 +48,8 @@ class Synthesis:
     fastest: float
     fastest_area: float
     energy: dict[str, Energy] = field(default_factory=dict)
+    settled: dict[str, Energy] = field(default_factory=dict)
+    memories: dict[str, Use] = field(default_factory=dict)
     activity: Activity | None = None
     elements: float = 0.0
     row: int = ROW
@@ -80,6 +85,9 @@ class Synthesis:
             "energy_pj_per_element": sum(total.values()) / self.elements,
             "energy_without_row_buffer_pj_per_element": outside / self.elements,
             "energy_row_buffer_pj_per_element": total.get("row buffer", 0.0) / self.elements,
+            "energy_without_glitches_pj_per_element": sum(energy.cycle(self.clock) for energy in self.settled.values())
+            / self.elements,
+            **memory_figures(self.memories, self.clock, self.elements),
             f"energy_pj_per_row_of_{self.row}": sum(total.values()) / self.elements * self.row,
             "clock_energy_pj_per_element": kinds["clock"] / self.elements,
             **{f"power_{kind}_mw": kinds[kind] / self.clock for kind in ("switching", "internal", "clock")},

@@ -12,17 +12,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from softmaxkit.flow.activity import count_toggles
+from softmaxkit.flow.activity import Activity, count_toggles
 from softmaxkit.flow.cells.library import Library
+from softmaxkit.flow.cells.macros import Macro
 from softmaxkit.flow.cells.processes import PROCESSES, library_of
 from softmaxkit.flow.cells.reading import library_from_liberty
 from softmaxkit.flow.figures import ROW, Synthesis
 from softmaxkit.flow.gates import simulate_netlist
 from softmaxkit.flow.mapping import Mapped, map_design
+from softmaxkit.flow.netlist import Netlist
 from softmaxkit.flow.power import energies
 from softmaxkit.flow.rows import random_rows
 from softmaxkit.flow.scores import sampled_rows
 from softmaxkit.flow.sources import Source
+from softmaxkit.flow.sram import MACROS, Use, arranged
 from softmaxkit.flow.timing import analyse
 from softmaxkit.flow.vectors import Rows, stream
 from softmaxkit.flow.verilog import to_rtlil
@@ -88,11 +91,12 @@ def synthesize(
     rows: Rows | None = None,
     progress: Progress | None = None,
     parts: Mapping[str, str] = MappingProxyType(PARTS),
+    macros: Sequence[Macro] = (),
 ) -> Synthesis:
     """Map a unit to cells, time it, run the netlist on real scores, compare every output, and measure its energy.
 
     Args:
-        unit: baked or loadable; external memories are not counted.
+        unit: baked or loadable; memories outside have figures of their own, of `macros` and of accesses counted.
         cells: process, see `chosen_library`.
         clock: target period in ns, also used for power; default: that of the process.
         wires: estimate wire capacitance.
@@ -101,6 +105,7 @@ def synthesize(
         rows: to run, of equal length; default: the bundled sample of real scores.
         progress: called with the steps done and the total.
         parts: what to count separately: patterns of component names, by part.
+        macros: of which memories outside are made; default: those published for the process.
 
     Raises:
         ToolError: a tool is missing or failed.
@@ -133,12 +138,17 @@ def synthesize(
     tick()
     activity = count_toggles(netlist, fitted.timing, states, warm_up)
     tick()
-    energy = energies(netlist, fitted.timing, activity, lambda name: part_of(name, parts))
+    energy, settled = (
+        energies(netlist, fitted.timing, changes, lambda name: part_of(name, parts))
+        for changes in (activity, activity.without_glitches)
+    )
     tick()
     runs = list(zip(outcomes, (steady, stalled), strict=True))
     return replace(
         fitted,
         energy=energy,
+        settled=settled,
+        memories=memories_in_use(unit, netlist, activity, macros or MACROS[cells]),
         activity=activity,
         elements=length / interval,
         row=length,
@@ -146,6 +156,23 @@ def synthesize(
         mismatches=sum(outcome.wrong_results for outcome in outcomes),
         faults=tuple(fault for outcome, run in runs for fault in outcome.faults(run)),
     )
+
+
+def memories_in_use(
+    unit: SoftmaxUnit, netlist: Netlist, activity: Activity, macros: Sequence[Macro]
+) -> dict[str, Use]:
+    """Return the memories outside a unit, with the accesses of a cycle that its netlist makes."""
+
+    def accesses(enable: str) -> float:
+        (net,) = netlist.outputs[enable]
+        return int(activity.ones[net]) / activity.cycles
+
+    uses = {}
+    for memory in unit.memories:
+        port = unit.signature.members[memory].signature
+        made_of = arranged(port.width, port.depth, macros)
+        uses[memory] = Use(made_of, accesses(f"{memory}_write_enable"), accesses(f"{memory}_read_enable"))
+    return uses
 
 
 def fit(
