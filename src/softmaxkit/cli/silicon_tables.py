@@ -13,41 +13,75 @@ def title_of(result: dict[str, Any]) -> str:
     return " ".join(filter(None, (result["method"], result["form"] or result["variant"])))
 
 
+HEADINGS = {
+    "area": ("datapath", "tables", "row buffer", "memory"),
+    "clock\nMHz": ("",),
+    "fastest netlist\nMHz": ("", "area"),
+    "energy": ("no buffer", "unit", "memory"),
+    "unit, with\nglitches": ("none", "all"),
+    "power\nmW": ("",),
+    "compared": ("",),
+}
+"""Columns, under headings that several may share."""
+
+
 def cells_table(results: list[dict[str, Any]]) -> Table:
     """Return a row for each result in standard cells: area, clock, energy and power."""
     table = Table(title="Standard cells: area in um2, energy in pJ for one score", box=SIMPLE_HEAD)
     table.add_column("unit", no_wrap=True)
-    headings = (
-        "area\ndatapath",
-        "\ntables",
-        "\nrow buffer",
-        "clock\nMHz",
-        "fastest netlist\nMHz",
-        "\narea",
-        "energy\nno buffer",
-        "\nwith it",
-    )
-    for heading in (*headings, "of that\nclock", "power\nmW", "compared"):
-        table.add_column(heading, justify="right")
+    for heading, columns in HEADINGS.items():
+        for place, column in enumerate(columns):
+            table.add_column(f"{'' if place else heading}\n{column}".rstrip("\n"), justify="right")
     for result in results:
         table.add_row(
             title_of(result),
             *(f"{result.get(f'area_{part}_um2', 0):,.0f}" for part in ("datapath", "tables", "row_buffer")),
-            f"{result['fmax_mhz']:,.0f}",
-            f"{result['fastest_mhz']:,.0f}",
-            f"{result['area_of_fastest_um2']:,.0f}",
+            _written(result, "memory_area_um2", ",.0f"),
+            *(_written(result, key, ",.0f") for key in ("fmax_mhz", "fastest_mhz", "area_of_fastest_um2")),
             *(
-                f"{result[key]:,.3g}" if key in result else "–"
+                _written(result, key, ",.3g")
                 for key in (
                     "energy_without_row_buffer_pj_per_element",
                     "energy_pj_per_element",
-                    "clock_energy_pj_per_element",
+                    "memory_energy_pj_per_element",
+                    "energy_without_glitches_pj_per_element",
+                    "energy_with_all_glitches_pj_per_element",
                     "power_mw",
                 )
             ),
             f"{result['compared'] - result['mismatches']:,}" if "compared" in result else "–",
         )
     return table
+
+
+def _written(result: dict[str, Any], key: str, specification: str) -> str:
+    return format(result[key], specification) if key in result else "–"
+
+
+GLITCHES = (
+    "Energy rests on which glitches gates swallow: beside it are its bounds, without any and with all of them. "
+    "Memories are outside the unit, and are counted in no other column."
+)
+
+
+def remarks(results: list[dict[str, Any]]) -> list[str]:
+    """Return what is to be known of the energies, and of the memories outside the units."""
+    energy = any("energy_pj_per_element" in result for result in results)
+    return [GLITCHES, *memory_lines(results)] if energy else []
+
+
+def memory_lines(results: list[dict[str, Any]]) -> list[str]:
+    """Return a line for each memory outside the units: the macros it is made of, and what of them is used."""
+    lines = []
+    for result in results:
+        for name, memory in result.get("memories", {}).items():
+            macros, clock = memory["across"] * memory["along"], result.get("memory_fmax_mhz")
+            slow = f", up to {clock:,.0f} MHz" if clock is not None and clock * result["clock_ns"] < 1e3 else ""
+            lines.append(
+                f"{title_of(result)}, {name}: {memory['depth_words']} words of {memory['width_bits']} bits in {macros} "
+                f"{memory['macro']}, {memory['used_percent']:.0f}% used{slow}"
+            )
+    return lines
 
 
 def counts_table(results: list[dict[str, Any]]) -> Table:

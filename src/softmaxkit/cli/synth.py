@@ -17,9 +17,10 @@ from softmaxkit.cli.options import (
     SpecOption,
     given,
     refuse,
+    writable_file,
     writable_folder,
 )
-from softmaxkit.cli.silicon_tables import cells_table, counts_table, title_of
+from softmaxkit.cli.silicon_tables import cells_table, counts_table, remarks, title_of
 from softmaxkit.cli.units import (
     LANES,
     MAX_ROW,
@@ -43,11 +44,15 @@ from softmaxkit.methods.base.forms import Kind, forms_of
 from softmaxkit.recipe import Recipe
 
 if TYPE_CHECKING:
+    from softmaxkit.methods.base.forms import Form
     from softmaxkit.studies.silicon import UnitToMap
 
 
 OF_UNITS = ("constants", "lanes", "max_row", "depth", "storage", "layer", "head", "text", "context")
 """Options for units, which anybody's Verilog has no use for."""
+
+OF_PARETO = ("clock", "lanes", "depth", "storage", "constants", "spec", "model", "layer", "head", "text", "context")
+"""Options that `--pareto` chooses itself, or that go with one unit."""
 
 OF_VERILOG = ("top", "include", "define", "parameter")
 """Options for anybody's Verilog."""
@@ -95,6 +100,15 @@ def synth(
             metavar="FILE",
             help="Liberty file of another corner, to time the netlist at too; may be given again.",
             show_default=False,
+        ),
+    ] = None,
+    sram: Annotated[
+        list[Path] | None,
+        typer.Option(
+            **InputFile,
+            metavar="FILE",
+            help="Liberty file of SRAM macros of which the memories outside are made; may be given again.",
+            show_default="published figures of the process's",
         ),
     ] = None,
     verilog: Annotated[
@@ -159,16 +173,29 @@ def synth(
             "--output", "-o", metavar="DIR", callback=writable_folder, help="Write netlists and longest paths there."
         ),
     ] = None,
+    pareto: Annotated[
+        bool,
+        typer.Option(
+            "--pareto", help="Main forms at three clocks, and with 4 and 16 lanes; Ctrl-C stops, the same goes on."
+        ),
+    ] = False,
     json: JsonOption = None,
+    markdown: Annotated[
+        Path | None, typer.Option(metavar="PATH", callback=writable_file, help="Write the table there, as Markdown.")
+    ] = None,
 ) -> None:
     """Map hardware units to standard cells: area, clock, power and energy, every output compared with the integers.
 
-    Netlists run on real attention scores; rows that wait are counted apart, and so are loadable tables.
+    Netlists run on real attention scores; rows that wait are counted apart, and so are loadable tables. With --storage
+    memory rows wait in SRAM, which has figures of its own.
     """
+    from softmaxkit.files import write_text
+    from softmaxkit.report import silicon as as_markdown
     from softmaxkit.studies.hardware import of_kind, require_amaranth
 
     require_amaranth()
     from softmaxkit.flow.fpga import FAMILIES
+    from softmaxkit.studies.pareto import pareto as study
     from softmaxkit.studies.silicon import SynthesisOptions, Verilog, storage_in, synthesize_units, synthesize_verilog
 
     if cells not in _names_of_cells():
@@ -177,7 +204,7 @@ def synth(
         raise ValueError(f"--clock is a period in ns, more than 0, not {clock:g}")
     if cells in FAMILIES:
         refuse(
-            given(command, "liberty", "corner", "clock", "wires", "output"),
+            given(command, "liberty", "corner", "sram", "clock", "wires", "output", "pareto", "markdown"),
             f"--cells {cells} is for counts, without cells of a library, timing or netlist",
         )
     if verilog:
@@ -187,16 +214,22 @@ def synth(
     else:
         refuse(given(command, *OF_VERILOG), "units have a top module and files of their own, without --verilog")
         check_head_options(command, model)
+    if pareto:
+        refuse(
+            given(command, *OF_PARETO, "verilog", "corner", "output"), "--pareto has clocks, lanes and forms of its own"
+        )
     unit_sizes = sizes(lanes, max_row, depth, storage_in(cells, storage))
-    options = SynthesisOptions(unit_sizes, cells, clock, wires, liberty or [], corner or [], output)
+    options = SynthesisOptions(unit_sizes, cells, clock, wires, liberty or [], corner or [], sram or [], output)
     units = []
-    if not verilog:
+    if not verilog and not pareto:
         every = _units(method, spec, model, layer, head, text, context, unit_sizes, cells, constants != "loadable")
         units = of_kind(every, lambda each: each.unit, constants)
     with stages() as stage:
         if verilog:
             design = Verilog(verilog, top, include or [], define or [], parameter or [])
             record = synthesize_verilog(design, options, command_line(), stage, console.print)
+        elif pareto:
+            record = study(_forms(method), options, command_line(), stage, console.print)
         else:
             record = synthesize_units(units, options, command_line(), stage, console.print)
     results = record["results"]
@@ -205,7 +238,12 @@ def synth(
     for result in results:
         for name, mhz in result.get("fmax_at_corners_mhz", {}).items():
             screen.print(f"{title_of(result)} at {name}: {mhz:,.0f} MHz")
+    for line in remarks(results):
+        screen.print(line)
     write_record(record, json)
+    if markdown is not None:
+        write_text(markdown, "\n".join((as_markdown.operating_points if pareto else as_markdown.parts)(record)) + "\n")
+        console.print(f"table: {markdown}")
     _raise_failures(results, clock)
 
 
@@ -224,16 +262,26 @@ def _units(
     """Return the units to synthesise: all forms of methods, those of a spec, or the one of a model's head."""
     from softmaxkit.studies.silicon import unit_of_head, units_of_forms
 
-    every = method is not None and method.lower() == ALL
     if method is not None and spec is None and model is None:
-        classes = [method_class(name) for name in (ALL_METHODS if every else [method])]
-        return units_of_forms((form for spec_class in classes for form in spec_class.forms()), unit_sizes, cells)
-    if every:
+        return units_of_forms(_forms(method), unit_sizes, cells)
+    if method is not None and method.lower() == ALL:
         raise ValueError(f"{ALL!r} stands for the methods' own forms; leave it out with --spec or --model")
     ((chosen, trained),) = chosen_units(method, spec, model, layer, head, text, context)
     if trained is None:
         return units_of_forms(forms_of(chosen), unit_sizes, cells)
     return [unit_of_head(trained, f"layer {layer}, head {head}", unit_sizes, cells, baked)]
+
+
+def _forms(method: str | None) -> list[Form]:
+    """Return the forms of a method, or of all.
+
+    Raises:
+        ValueError: none is given, or there is no such method.
+    """
+    if method is None:
+        raise ValueError(f"--pareto takes a METHOD, or {ALL}")
+    classes = [method_class(name) for name in (ALL_METHODS if method.lower() == ALL else [method])]
+    return [form for spec_class in classes for form in spec_class.forms()]
 
 
 def _raise_failures(results: list[dict[str, Any]], clock: float | None) -> None:

@@ -58,7 +58,9 @@ def state_nets(netlist: Netlist) -> list[int]:
     return list(dict.fromkeys(states))
 
 
-def count_toggles(netlist: Netlist, timing: Timing, states: Array, count_from: int = 1) -> Activity:
+def count_toggles(
+    netlist: Netlist, timing: Timing, states: Array, count_from: int = 1, inertial: bool = True
+) -> Activity:
     """Count the changes of every net.
 
     Args:
@@ -66,6 +68,7 @@ def count_toggles(netlist: Netlist, timing: Timing, states: Array, count_from: i
         timing: provides the delays.
         states: boolean, (cycles, state nets): values of `state_nets` at the end of each cycle.
         count_from: the first cycle to count, 1 or later.
+        inertial: does a cell swallow pulses shorter than its delay? Else it passes all, which bounds the changes.
 
     Raises:
         RuntimeError: the nets do not settle at the values that follow from the registers.
@@ -91,7 +94,7 @@ def count_toggles(netlist: Netlist, timing: Timing, states: Array, count_from: i
     moved = np.zeros(netlist.nets, np.int64)
     for start in range(0, values.shape[1], WORDS):
         part = slice(start, start + WORDS)
-        moved += _count_moves(netlist, timing, before[:, part], values[:, part], mask[part])
+        moved += _count_moves(netlist, timing, before[:, part], values[:, part], mask[part], inertial)
     toggles[data] = moved[data]
     return Activity(cycles - count_from, toggles, settled, _count(values & mask))
 
@@ -181,7 +184,7 @@ def _clock_high(netlist: Netlist, order: list[Slice], values: Array, before: Arr
     return high
 
 
-def _count_moves(netlist: Netlist, timing: Timing, before: Array, after: Array, mask: Array) -> Array:
+def _count_moves(netlist: Netlist, timing: Timing, before: Array, after: Array, mask: Array, inertial: bool) -> Array:
     """Return how often each net changes between the values of one cycle and those of the next."""
     step, clocks = _step(netlist, timing), netlist.clock_nets
     ticks = np.maximum(np.rint(timing.delays / step).astype(np.int64), 1)
@@ -213,11 +216,16 @@ def _count_moves(netlist: Netlist, timing: Timing, before: Array, after: Array, 
                 wanted[place[nets][kept]] = evaluated[kept]
         changed[tick % longest] = wanted ^ target
         target = wanted
-        # An output changes once its new value has been stable for the delay of the cell.
-        unsettled = np.zeros_like(target)
-        for age in range(longest):
-            unsettled[since[age + 1] :] |= changed[(tick - age) % longest, since[age + 1] :]
-        moved = (values[driven] ^ target) & ~unsettled
+        if inertial:  # an output changes once its new value has been stable for the delay of the cell
+            unsettled = np.zeros_like(target)
+            for age in range(longest):
+                unsettled[since[age + 1] :] |= changed[(tick - age) % longest, since[age + 1] :]
+            moved = (values[driven] ^ target) & ~unsettled
+        else:  # it repeats every change after that delay
+            moved = np.zeros_like(target)
+            for age in range(longest):
+                late = slice(since[age], since[age + 1])
+                moved[late] = changed[(tick - age) % longest, late]
         values[driven] ^= moved
         moves[driven] += _count(moved & mask)
         quiet = 0 if moved.any() or changed[tick % longest].any() else quiet + 1

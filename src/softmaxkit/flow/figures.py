@@ -30,6 +30,7 @@ class Synthesis:
         fastest_area: area of that netlist in um2.
         energy: by part; empty if there was no activity.
         settled: the same without glitches: of the changes that are left at the end of a cycle.
+        unswallowed: the same with all glitches: no gate swallows a pulse, however short.
         memories: outside the unit, by the name of their port.
         activity: changes of nets.
         elements: scores per cycle, on average.
@@ -49,6 +50,7 @@ class Synthesis:
     fastest_area: float
     energy: dict[str, Energy] = field(default_factory=dict)
     settled: dict[str, Energy] = field(default_factory=dict)
+    unswallowed: dict[str, Energy] = field(default_factory=dict)
     memories: dict[str, Use] = field(default_factory=dict)
     activity: Activity | None = None
     elements: float = 0.0
@@ -85,8 +87,8 @@ class Synthesis:
             "energy_pj_per_element": sum(total.values()) / self.elements,
             "energy_without_row_buffer_pj_per_element": outside / self.elements,
             "energy_row_buffer_pj_per_element": total.get("row buffer", 0.0) / self.elements,
-            "energy_without_glitches_pj_per_element": sum(energy.cycle(self.clock) for energy in self.settled.values())
-            / self.elements,
+            "energy_without_glitches_pj_per_element": self._all(self.settled) / self.elements,
+            "energy_with_all_glitches_pj_per_element": self._all(self.unswallowed) / self.elements,
             **memory_figures(self.memories, self.clock, self.elements),
             f"energy_pj_per_row_of_{self.row}": sum(total.values()) / self.elements * self.row,
             "clock_energy_pj_per_element": kinds["clock"] / self.elements,
@@ -98,3 +100,7 @@ class Synthesis:
             "compared": self.compared,
             "mismatches": self.mismatches,
         }
+
+    def _all(self, energy: dict[str, Energy]) -> float:
+        """Return the energy of all parts in pJ per cycle."""
+        return sum(part.cycle(self.clock) for part in energy.values())

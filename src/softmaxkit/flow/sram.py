@@ -24,10 +24,13 @@ def _openram(
 
     Args:
         name: of the macro.
-        width, depth: of its words.
+        width: bits of a word.
+        depth: number of words.
         size: in um, from its LEF file; the area in its Liberty file is not that of the layout.
         period: in ns, with which it was simulated.
-        write, read, idle: in mW.
+        write: in mW.
+        read: in mW.
+        idle: in mW.
         leakage: in mW.
         commit: of the Liberty file.
     """
@@ -39,9 +42,9 @@ def _openram(
 def _asap7() -> Iterator[Macro]:
     """Yield the macros of asap7_sram_0p0: of one port, 16 to 80 bits wide.
 
-    All its Liberty files have the energies of the bank of 64 bits that was characterised; here they are scaled by width.
-    The area is that of the LEF files, which is proportional to the width and 8 bits more. Leakage and shortest period
-    are 0 there, and what an idle macro takes is not known: its clock is taken to be gated.
+    All its Liberty files have the energies of one bank of 64 bits; here they are scaled by width. The area is that of
+    the LEF files, which is proportional to the width and 8 bits more. Leakage and shortest period are 0 there, and what
+    an idle macro takes is not known: its clock is taken to be gated.
     """
     write, read = 0.186927 + 0.132678, 1.44236 + 0.373495 + 2.11495 + 0.360267
     source = "github.com/The-OpenROAD-Project/asap7_sram_0p0, TT, 0.7 V, 25 C, energies of 64 bits scaled by width"
@@ -116,7 +119,8 @@ class Arrangement(NamedTuple):
         """Return the energy of a cycle in pJ.
 
         Args:
-            writes, reads: accesses of the memory in a cycle, on average.
+            writes: of the memory in a cycle, on average.
+            reads: likewise.
             period: of the clock in ns.
         """
         macro, share = self.macro, 3 - self.macro.ports

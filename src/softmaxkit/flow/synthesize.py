@@ -138,9 +138,10 @@ def synthesize(
     tick()
     activity = count_toggles(netlist, fitted.timing, states, warm_up)
     tick()
-    energy, settled = (
+    all_glitches = count_toggles(netlist, fitted.timing, states, warm_up, inertial=False)
+    energy, settled, unswallowed = (
         energies(netlist, fitted.timing, changes, lambda name: part_of(name, parts))
-        for changes in (activity, activity.without_glitches)
+        for changes in (activity, activity.without_glitches, all_glitches)
     )
     tick()
     runs = list(zip(outcomes, (steady, stalled), strict=True))
@@ -148,6 +149,7 @@ def synthesize(
         fitted,
         energy=energy,
         settled=settled,
+        unswallowed=unswallowed,
         memories=memories_in_use(unit, netlist, activity, macros or MACROS[cells]),
         activity=activity,
         elements=length / interval,
@@ -158,9 +160,7 @@ def synthesize(
     )
 
 
-def memories_in_use(
-    unit: SoftmaxUnit, netlist: Netlist, activity: Activity, macros: Sequence[Macro]
-) -> dict[str, Use]:
+def memories_in_use(unit: SoftmaxUnit, netlist: Netlist, activity: Activity, macros: Sequence[Macro]) -> dict[str, Use]:
     """Return the memories outside a unit, with the accesses of a cycle that its netlist makes."""
 
     def accesses(enable: str) -> float:

@@ -37,6 +37,7 @@ class SynthesisOptions:
         wires: estimate wires.
         liberty: Liberty files in place of the package's tables.
         corners: Liberty files of other corners, to time the netlist at as well.
+        sram: Liberty files of the macros of which memories are made, in place of those published for the process.
         output: folder for netlists and longest paths; None writes none.
     """
 
@@ -46,6 +47,7 @@ class SynthesisOptions:
     wires: bool = True
     liberty: Sequence[Path] = ()
     corners: Sequence[Path] = ()
+    sram: Sequence[Path] = ()
     output: Path | None = None
 
     def inputs(self) -> dict[str, Any]:
@@ -131,11 +133,13 @@ def synthesize_units(
         LibertyError: a library is damaged or lacks what is needed.
         OSError: a file cannot be read or written.
     """
+    from softmaxkit.flow.cells.macros import macros_from_liberty
     from softmaxkit.flow.fpga import count_cells
     from softmaxkit.flow.sources import Source
     from softmaxkit.flow.synthesize import at_corners, synthesize
     from softmaxkit.flow.verilog import to_rtlil
 
+    macros = macros_from_liberty(options.sram)
     results = []
     for title, spec, unit, rows, constants in units:
         name = f"{spec.method} {title or spec.variant}".rstrip()
@@ -149,7 +153,15 @@ def synthesize_units(
             results.append(make_result(spec, "hardware", **about, cells=options.cells, **counts))
             continue
         synthesis = synthesize(
-            unit, options.cells, options.clock, options.wires, options.liberty, constants, rows, progress
+            unit,
+            options.cells,
+            options.clock,
+            options.wires,
+            options.liberty,
+            constants,
+            rows,
+            progress,
+            macros=macros,
         )
         synthesis = at_corners(synthesis, options.corners)
         for fault in synthesis.faults:

@@ -91,7 +91,9 @@ def _read_macro(cell: Group, library: Group, units: Units, source: str) -> Macro
     # mW over ns are pJ, and OpenRAM's two values are alternatives, not edges of one cycle.
     scale = period / 2 / units.energy if openram else 1.0
     energies = {pin.name: {kind: _energy(pin, kind, units, scale) for kind in STATES} for pin in clocks}
-    writes = {access.values.get("address"): access.values.get("clocked_on") for access in _accesses(cell, "memory_write")}
+    writes = {
+        access.values.get("address"): access.values.get("clocked_on") for access in _accesses(cell, "memory_write")
+    }
     reads = {access.values.get("address") for access in _accesses(cell, "memory_read")}
     two_ports = bool(writes) and bool(reads - set(writes)) and len(clocks) > 1
     writing = next((pin.name for pin in clocks if pin.name in writes.values()), clocks[0].name if clocks else "")
@@ -162,7 +164,9 @@ def _holds(power: Group, state: tuple[bool, bool]) -> bool:
         name = re.sub(r"_?\d+$", "", pin.lower())
         if name not in SELECTS | WRITES:
             known = ", ".join([*SELECTS, *WRITES])
-            raise LibertyError(f"the condition {condition!r} names {pin}, of which it is not known what it does ({known})")
+            raise LibertyError(
+                f"the condition {condition!r} names {pin}, of which it is not known what it does ({known})"
+            )
         selected, writing = state
         pins[pin] = int(SELECTS[name] == selected if name in SELECTS else WRITES[name] == writing)
     return bool(function(1, pins))

@@ -19,11 +19,13 @@ class Form(NamedTuple):
         title: what is special about it, in a few words.
         spec: the method.
         baked: are its constants, those of `spec.examples()[0]`, baked in?
+        main: is it one of those that stand for the method where there is room for few?
     """
 
     title: str
     spec: Spec
     baked: bool = False
+    main: bool = True
 
     def unit(self, **sizes: Any) -> SoftmaxUnit:
         """Return the unit, of sizes as for `Spec.unit`."""

@@ -334,15 +334,15 @@ class ConSmax(Spec):
         """Return constant tables of every kind, and loadable ones."""
         from softmaxkit.methods.base.forms import Form
 
-        constant = {
-            "constant tables, C folded": cls(),
-            "constant tables, C multiplied": cls(constant="multiplied"),
-            "FP16 constant tables, C folded": cls(table_format=FP16),
-            "fixed-point constant tables": cls(table_format=UQ(0, 9)),
-            "D = ln2/16, a shift": cls(tables="shift"),
-            "one constant table of 256": cls(tables="whole"),
-        }
-        return [*(Form(title, spec, True) for title, spec in constant.items()), Form("loadable tables", cls())]
+        return [
+            Form("constant tables, C folded", cls(), True),
+            Form("constant tables, C multiplied", cls(constant="multiplied"), True, main=False),
+            Form("FP16 constant tables, C folded", cls(table_format=FP16), True, main=False),
+            Form("fixed-point constant tables", cls(table_format=UQ(0, 9)), True, main=False),
+            Form("D = ln2/16, a shift", cls(tables="shift"), True),
+            Form("one constant table of 256", cls(tables="whole"), True),
+            Form("loadable tables", cls()),
+        ]
 
     def sample_parameters(self, keys: int, spread: float, largest: float | None = None) -> dict[str, Any]:
         """Return beta and gamma with which rows of such scores sum to about 1."""

@@ -261,7 +261,7 @@ class Exact(Spec):
         """Return both schedules."""
         from softmaxkit.methods.base.forms import Form
 
-        return [Form("three-pass", cls()), Form("online", cls(schedule="online"))]
+        return [Form("three-pass", cls()), Form("online", cls(schedule="online"), main=False)]
 
     def partial(self, **parameters: Any) -> OnlineSoftmax:
         """Return the state of online softmax."""

@@ -288,7 +288,7 @@ class Exaq(Spec):
         return [
             Form("2 bits, constant clip", two, True),
             Form("3 bits, constant clip", three, True),
-            Form("2 bits, loadable clip", two),
+            Form("2 bits, loadable clip", two, main=False),
         ]
 
     def for_hardware(self) -> Self:

@@ -1,0 +1,76 @@
+"""Records of `softmaxkit synth` as tables in Markdown, in which every row is one netlist."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+Result = Mapping[str, Any]
+Columns = Sequence[tuple[str, Callable[[Result], str]]]
+
+
+def _figure(key: str, specification: str = ",.0f") -> Callable[[Result], str]:
+    return lambda result: format(result[key], specification) if result.get(key) is not None else "–"
+
+
+def _energy(key: str) -> Callable[[Result], str]:
+    """Return a column of energies, with a digit behind the point, or more of what is smaller than 10."""
+    return lambda result: _figure(key, ",.1f" if (result.get(key) or 0.0) >= 10 else ".3g")(result)
+
+
+def unit_title(result: Result, methods: Mapping[str, Any]) -> str:
+    """Return what a result is called: the method's title, and the form."""
+    title = methods.get(result["method"], {}).get("title", result["method"])
+    return ", ".join(filter(None, (str(title), result["form"] or result["variant"])))
+
+
+ENERGY: Columns = (
+    ("energy of a score, pJ", _energy("energy_pj_per_element")),
+    ("without glitches", _energy("energy_without_glitches_pj_per_element")),
+    ("with all", _energy("energy_with_all_glitches_pj_per_element")),
+)
+MEMORY: Columns = (
+    ("memory, µm²", _figure("memory_area_um2")),
+    ("its energy of a score, pJ", _energy("memory_energy_pj_per_element")),
+)
+OPERATING_POINTS: Columns = (
+    ("lanes", _figure("lanes", "d")),
+    ("clock asked for, MHz", lambda result: f"{1e3 / result['clock_ns']:,.0f}"),
+    ("reached", _figure("fmax_mhz")),
+    ("area, µm²", _figure("area_um2")),
+    *ENERGY,
+    *MEMORY,
+)
+PARTS: Columns = (
+    ("area, µm²", _figure("area_datapath_um2")),
+    ("tables", lambda result: f"{result.get('area_tables_um2', 0):,.0f}"),
+    ("row buffer", lambda result: f"{result.get('area_row_buffer_um2', 0):,.0f}"),
+    ("clock, MHz", _figure("fmax_mhz")),
+    ("energy of a score, pJ", _energy("energy_without_row_buffer_pj_per_element")),
+    ("row buffer", _energy("energy_row_buffer_pj_per_element")),
+    ("all, without glitches", _energy("energy_without_glitches_pj_per_element")),
+    ("with all glitches", _energy("energy_with_all_glitches_pj_per_element")),
+    ("fastest netlist, MHz", _figure("fastest_mhz")),
+    ("its area", _figure("area_of_fastest_um2")),
+)
+
+
+def operating_points(record: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the lines of the table of a Pareto record: a row for every netlist, those of a form together."""
+    titles = [unit_title(result, record["methods"]) for result in record["results"]]
+    together = sorted(record["results"], key=lambda result: titles.index(unit_title(result, record["methods"])))
+    yield from _lines(record, together, OPERATING_POINTS)
+
+
+def parts(record: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the lines of the table of a record of units: their area and energy by part."""
+    yield from _lines(record, record["results"], PARTS)
+
+
+def _lines(record: Mapping[str, Any], results: Sequence[Result], columns: Columns) -> Iterator[str]:
+    headings = ["unit", *(heading for heading, _ in columns)]
+    for cells in (headings, ["---"] * len(headings)):
+        yield f"| {' | '.join(cells)} |"
+    for result in results:
+        cells = [unit_title(result, record["methods"]), *(written(result) for _, written in columns)]
+        yield f"| {' | '.join(cells)} |"

@@ -1,0 +1,104 @@
+"""Area, clock and energy of the methods' main forms at three clocks, and with more lanes: what to choose from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from importlib.resources import files
+from typing import Any
+
+from softmaxkit.files import cache_folder
+from softmaxkit.methods.base.forms import Form
+from softmaxkit.record import make_record
+from softmaxkit.studies.progress import Say, Stage
+from softmaxkit.studies.resume import result_folder, resumed
+from softmaxkit.studies.silicon import SynthesisOptions, UnitToMap, synthesize_units, units_of_forms
+
+CLOCKS = (1.5, 1.0, 0.625)
+"""Periods, as multiples of the process's own."""
+
+LANES = (1, 4, 16)
+"""Lanes; more than the first come with the process's own clock alone."""
+
+STORAGE = "memory"
+"""Where rows wait; loadable tables are of latches then."""
+
+
+def operating_points(period: float) -> list[tuple[int, float]]:
+    """Return lanes and clock period in ns of every netlist of a form: all clocks at one lane, then more lanes.
+
+    Args:
+        period: the process's own, in ns.
+    """
+    return [(LANES[0], factor * period) for factor in CLOCKS] + [(lanes, period) for lanes in LANES[1:]]
+
+
+def pareto(
+    forms: Sequence[Form], options: SynthesisOptions, command: Sequence[str], stage: Stage, say: Say
+) -> dict[str, Any]:
+    """Synthesise the main ones of some forms at every operating point, and return the record.
+
+    What is finished is kept in the cache, by content, so that a run that was stopped goes on where it was.
+
+    Args:
+        forms: of the methods.
+        options: how; the clock is that of the process, lanes and storage are those of this study.
+        command: for the record.
+        stage: shows progress.
+        say: called with what is wrong.
+
+    Returns:
+        the record: the results of `synthesize_units`, forms within points, without paths and lists of cells.
+
+    Raises:
+        ToolError, LibertyError, OSError: as `synthesize_units`.
+    """
+    from softmaxkit.flow.cells.processes import PROCESSES
+
+    points = operating_points(PROCESSES[options.cells].clock)
+    jobs = [(point, unit) for point in points for unit in _units(forms, options, point[0])]
+    done = stage(f"netlists in {options.cells}")
+    results: list[dict[str, Any]] = []
+    for number, ((lanes, clock), unit) in enumerate(jobs):
+        at = replace(options, clock=clock, sizes={**options.sizes, "lanes": lanes, "storage": unit.unit.storage})
+        results += _finished(unit, at, command, stage, say)
+        done(number + 1, len(jobs))
+    inputs = {
+        **options.inputs(),
+        "lanes": LANES,
+        "clocks_ns": sorted({clock for _, clock in points}),
+        "max_row": options.sizes["max_row"],
+        "storage": STORAGE,
+    }
+    return make_record(command, 0, inputs, results)
+
+
+def _units(forms: Sequence[Form], options: SynthesisOptions, lanes: int) -> Iterator[UnitToMap]:
+    sizes = {**options.sizes, "lanes": lanes, "storage": STORAGE}
+    yield from units_of_forms([form for form in forms if form.main], sizes, options.cells)
+
+
+def _finished(
+    unit: UnitToMap, options: SynthesisOptions, command: Sequence[str], stage: Stage, say: Say
+) -> list[dict[str, Any]]:
+    """Return the result of one unit, from the cache where it is there."""
+    from softmaxkit.flow.verilog import to_rtlil
+
+    given = [path.read_bytes().hex() for path in (*options.liberty, *options.sram)]
+    # The design itself and what measures it, so that no figures of other gates or of another flow are taken.
+    code = [path.read_text("utf-8") for path in _flow()]
+    about = (unit.title, unit.spec.to_json(), to_rtlil(unit.unit, "unit"), options.inputs(), options.clock)
+    folder = result_folder(cache_folder() / "figures", unit.spec.method, *about, given, code)
+
+    def measure() -> list[dict[str, Any]]:
+        (result,) = synthesize_units([unit], options, command, stage, say)["results"]
+        return [{key: value for key, value in result.items() if key not in ("longest_path", "instances_by_cell")}]
+
+    return resumed(folder, measure)
+
+
+def _flow() -> Iterator[Any]:
+    """Yield the files of the flow."""
+    flow = files("softmaxkit.flow")
+    for folder in (flow, flow / "cells"):
+        yield from sorted((path for path in folder.iterdir() if path.name.endswith(".py")), key=str)
