@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import torch
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -103,6 +104,20 @@ def apply(
 def attach(attention: nn.Module, module: SoftmaxModule) -> None:
     """Make a softmax module part of an attention layer, on its device and in its training state."""
     attention.add_module(NAME, module.to(device_of(attention)).train(attention.training))
+
+
+def respecify(model: PreTrainedModel, spec: Spec) -> PreTrainedModel:
+    """Give the layers of a model another spec of the method that is in them, in place: what they learned stays.
+
+    Their calibration does not: it is of the spec that they had.
+    """
+    for name, module in layers(model).items():
+        successor = spec.module(heads=module.heads, mode=module.mode)
+        with torch.no_grad():
+            for new, learned in zip(successor.parameters(), module.parameters(), strict=True):
+                new.copy_(learned)
+        attach(model.get_submodule(name), successor)
+    return model
 
 
 def restore(model: PreTrainedModel) -> PreTrainedModel:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from softmaxkit.report.columns import number, seeds_of
 from softmaxkit.report.finding import tied
 from softmaxkit.report.record import Variant
-from softmaxkit.report.trade_off import ENERGY, LOSS, points
+from softmaxkit.report.trade_off import LOSS, Point, has_memory, points
 
 ACCEPTABLE_PERCENT = 1.0
 """A change of the loss up to which a cheaper unit is worth having, for the advice; the page shows all of them."""
@@ -33,17 +33,18 @@ def _for_a_chip(variants: Sequence[Variant]) -> str:
     if not holding:
         best = min(others, key=lambda point: point.loss)
         return (
-            f"For a chip: no unit loses less than {ACCEPTABLE_PERCENT:g}% here; the nearest is {_name(best.variant)} "
+            f"For a chip: no unit loses less than {ACCEPTABLE_PERCENT:g}% here; the nearest is {_unit(best)} "
             f"({_change(best.loss)}, {_energy(best.energy)} a score)."
         )
     best = min(holding, key=lambda point: point.energy)
     beside = ""
     if exact is not None:
-        beside = f", beside {_costs(exact.variant)} of {_name(exact.variant)}"
+        beside = f", beside {_costs(exact)} of {_unit(exact)}"
     change = f"{_change(best.loss)}{_seeds(best.variant, 'integer')}"
+    waiting = ", with the memory in which rows wait" if has_memory(variants) else ""
     return (
-        f"For a chip: {_name(best.variant)} has the unit of least energy that loses less than {ACCEPTABLE_PERCENT:g}% "
-        f"in exact integers ({change}): {_costs(best.variant)}{beside}."
+        f"For a chip: {_unit(best)} has the unit of least energy that loses less than {ACCEPTABLE_PERCENT:g}% "
+        f"in exact integers ({change}): {_costs(best)}{beside}{waiting}."
     )
 
 
@@ -89,9 +90,13 @@ def _name(variant: Variant) -> str:
     return f"{variant.method.title} ({variant.name})" if variant.name else variant.method.title
 
 
-def _costs(variant: Variant) -> str:
-    area, energy = variant.figure("area_um2", "integer"), variant.figure(ENERGY, "integer")
-    return f"{_area(area)} and {_energy(energy)} a score"
+def _unit(point: Point) -> str:
+    title = point.variant.method.title
+    return f"{title} ({point.name})" if point.name else title
+
+
+def _costs(point: Point) -> str:
+    return f"{_area(point.area)} and {_energy(point.energy)} a score"
 
 
 def _seeds(variant: Variant, mode: str) -> str:

@@ -66,6 +66,11 @@ def _range(least_key: str, greatest_key: str, write: Callable[[Any], str]) -> Ca
     return remark
 
 
+def _glitches(result: Result) -> str:
+    ends = [result.get(f"energy_{which}_glitches_pj_per_element") for which in ("without", "with_all")]
+    return "" if None in ends else " to ".join(f"{end:,.1f}" for end in ends)
+
+
 def _fastest(result: Result) -> str:
     clock, area = result.get("fastest_mhz"), result.get("area_of_fastest_um2")
     return "" if clock is None or area is None else f"{clock:,.0f} at {area:,.0f} µm²"
@@ -151,7 +156,22 @@ COLUMNS = (
         "energy_pj_per_element",
         "Energy, pJ",
         number(",.1f"),
-        "energy of the unit for one score, at the clock that all share",
+        "energy of the unit for one score, at the clock that all share; beneath, its bounds: without glitches, "
+        "and with all of them",
+        remark=_glitches,
+        further=("energy_without_glitches_pj_per_element", "energy_with_all_glitches_pj_per_element"),
+    ),
+    Column(
+        "memory_area_um2",
+        "Memory, µm²",
+        number(",.0f"),
+        "published SRAM macros, of the unit's process, of which the memory is made in which rows wait",
+    ),
+    Column(
+        "memory_energy_pj_per_element",
+        "Memory, pJ",
+        number(",.1f"),
+        "energy of that memory for one score, by its accesses in the simulation",
     ),
     Column("latency_cycles", "Latency", number(",.0f"), "cycles from a row's first score to its last result"),
     Column(

@@ -14,7 +14,7 @@ from softmaxkit.report.advice import advice
 from softmaxkit.report.finding import finding, leaders
 from softmaxkit.report.record import MODES, Variant, read_variants
 from softmaxkit.report.sheets import script_text, sheet_json
-from softmaxkit.report.trade_off import trade_off
+from softmaxkit.report.trade_off import has_memory, trade_off
 
 TEMPLATES = files("softmaxkit.report") / "templates"
 SCRIPTS = ("labels.js", "tables.js", "page.js")
@@ -72,6 +72,7 @@ def render(record: Mapping[str, Any]) -> str:
         paper_sheet=sheet_json(papers.sheet(lines)),
         plots={name: [Plot.of(figure)] if figure else [] for name, figure in whole.items()}
         | {name: [Plot.of(figure, variant=variant) for variant, figure in drawn] for name, drawn in divided.items()},
+        without_memory=Plot.of(trade_off(variants, memory=False)) if has_memory(variants) else None,
         recorded=[(variant, provenance.recorded(variant)) for variant in variants],
     )
 

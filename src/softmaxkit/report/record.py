@@ -28,8 +28,7 @@ class Variant(NamedTuple):
 
     def shortened(self, most: int = 40) -> str:
         """Return the label with title and name of at most so many characters each."""
-        title, name = (html.escape(shortened(text, most)) for text in (self.method.title, self.name))
-        return f"<b>{title}</b> {name}" if name else f"<b>{title}</b>"
+        return labelled(self.method.title, self.name, most)
 
     def figure(self, key: str, mode: str) -> float | None:
         """Return a figure of one mode, or None where it is absent or not a finite number."""
@@ -39,6 +38,12 @@ class Variant(NamedTuple):
         """Return the finite points of one part of the series of one mode, empty where there is none."""
         points = (self.results.get(mode, {}).get("series") or {}).get(part) or {}
         return {key: [finite(value) for value in values] for key, values in points.items() if values}
+
+
+def labelled(title: str, name: str, most: int = 40) -> str:
+    """Return a title and a name as Plotly's markup: the title in bold, each of at most so many characters."""
+    title, name = (html.escape(shortened(text, most)) for text in (title, name))
+    return f"<b>{title}</b> {name}" if name else f"<b>{title}</b>"
 
 
 def shortened(text: str, most: int = 40) -> str:

@@ -8,31 +8,80 @@ import plotly.graph_objects as go  # type: ignore[import-untyped, unused-ignore]
 
 from softmaxkit.report.charts import error_bar, percent_ticks, squeezed
 from softmaxkit.report.columns import change, number, spread_of
-from softmaxkit.report.record import Variant, shortened
+from softmaxkit.report.record import Variant, finite, labelled, shortened
 from softmaxkit.report.style import AXIS_COLOUR, axis, base_layout, percent
 
-ENERGY, LOSS = "energy_pj_per_element", "loss_change_percent"
+ENERGY, AREA, LOSS = "energy_pj_per_element", "area_um2", "loss_change_percent"
 _energy = number(",.3g", " pJ")
 _TICKS = [digit * 10.0**power for power in range(-2, 4) for digit in (1, 1.5, 2, 3, 5, 7)]
 
 
 class Point(NamedTuple):
-    """Where a variant stands: energy of one score in pJ, change in loss in percent, and its spread over seeds."""
+    """Where a unit stands.
+
+    Attributes:
+        variant: what it computes.
+        energy: of one score in pJ.
+        loss: change in percent.
+        spread: of the loss over seeds.
+        form: which of the units of a variant it is; empty for that of the table.
+        area: in um2; None where the record has none.
+        bounds: of the energy, without glitches and with all of them.
+    """
 
     variant: Variant
     energy: float
     loss: float
     spread: float | None = None
+    form: str = ""
+    area: float | None = None
+    bounds: tuple[float, float] | None = None
+
+    @property
+    def name(self) -> str:
+        """Variant and form in a few words."""
+        return ", ".join(filter(None, (self.variant.name, self.form)))
 
 
-def points(variants: Sequence[Variant]) -> list[Point]:
-    """Return the points of the variants whose hardware was synthesised."""
+def points(variants: Sequence[Variant], memory: bool = True) -> list[Point]:
+    """Return the points of the variants whose hardware was synthesised: of all units with the same integers.
+
+    Args:
+        variants: of the record.
+        memory: count the memory in which rows wait, where the record has its figures.
+    """
     synthesised = []
     for variant in variants:
-        energy, loss = variant.figure(ENERGY, "integer"), variant.figure(LOSS, "integer")
-        if energy is not None and loss is not None and energy > 0:
-            synthesised.append(Point(variant, energy, loss, spread_of(variant.results["integer"], LOSS)))
+        loss, result = variant.figure(LOSS, "integer"), variant.results.get("integer", {})
+        for unit in (result, *result.get("forms", ())):
+            energy = finite(unit.get(ENERGY))
+            if energy is None or loss is None or energy <= 0:
+                continue
+            further = (finite(unit.get(f"memory_{ENERGY}")) or 0.0) if memory else 0.0
+            area = finite(unit.get(AREA))
+            if area is not None and memory:
+                area += finite(unit.get(f"memory_{AREA}")) or 0.0
+            ends = [finite(unit.get(f"energy_{which}_glitches_pj_per_element")) for which in ("without", "with_all")]
+            low, high = (None if end is None else end + further for end in ends)
+            synthesised.append(
+                Point(
+                    variant,
+                    energy + further,
+                    loss,
+                    spread_of(result, LOSS),
+                    str(unit.get("form", "")),
+                    area,
+                    None if low is None or high is None else (low, high),
+                )
+            )
     return synthesised
+
+
+def has_memory(variants: Sequence[Variant]) -> bool:
+    """Does any unit have figures of a memory?"""
+    return any(
+        point.energy != alone.energy for point, alone in zip(points(variants), points(variants, False), strict=True)
+    )
 
 
 def pareto_front(candidates: Sequence[Point]) -> list[Point]:
@@ -44,9 +93,9 @@ def pareto_front(candidates: Sequence[Point]) -> list[Point]:
     return front
 
 
-def trade_off(variants: Sequence[Variant]) -> go.Figure | None:
-    """Draw each variant's change in loss against the energy of its unit."""
-    shown = points(variants)
+def trade_off(variants: Sequence[Variant], memory: bool = True) -> go.Figure | None:
+    """Draw each variant's change in loss against the energy of its units, with the memory of rows or without."""
+    shown = points(variants, memory)
     if len(shown) < 2:
         return None
     figure = go.Figure()
@@ -65,23 +114,24 @@ def trade_off(variants: Sequence[Variant]) -> go.Figure | None:
             x=[point.energy],
             y=[place],
             error_y=error_bar(point.loss, point.spread, colour),
+            error_x=_glitches(point),
             mode="markers",
             marker={"symbol": "circle", "size": 12, "color": colour},
-            name=point.variant.label,
-            text=f"{change(point.loss)}{spread}, {_energy(point.energy)}",
+            name=labelled(point.variant.method.title, point.name),
+            text=f"{change(point.loss)}{spread}, {_energy(point.energy)}{_reach(point)}",
             hovertemplate="%{fullData.name}: %{text}<extra></extra>",
         )
-    reach = [point.loss + sign * (point.spread or 0) for point in shown for sign in (-1, 1)]
-    ticks = percent_ticks(min(reach), max(reach))
+    losses = [point.loss + sign * (point.spread or 0) for point in shown for sign in (-1, 1)]
+    ticks = percent_ticks(min(losses), max(losses))
     margin = 0.06 * (squeezed(ticks[-1]) - squeezed(ticks[0]))
-    decades = [log10(point.energy) for point in shown]
+    decades = [log10(energy) for point in shown for energy in (point.energy, *(point.bounds or ()))]
     beside = 0.08 * (max(decades) - min(decades)) + 0.02
     figure.update_layout(
         base_layout(
             height=480,
             hovermode="closest",
             xaxis=axis(
-                title="energy of one score, pJ",
+                title=f"energy of one score{', memory included' if memory and has_memory(variants) else ''}, pJ",
                 type="log",
                 tickvals=_TICKS,
                 ticktext=[f"{tick:g}" for tick in _TICKS],
@@ -105,13 +155,26 @@ def trade_off(variants: Sequence[Variant]) -> go.Figure | None:
     return figure
 
 
+def _glitches(point: Point) -> dict[str, Any]:
+    """Return the bounds of a point's energy as a bar; invisible where the record has none."""
+    if point.bounds is None:
+        return {"visible": False}
+    low, high = point.bounds
+    lengths = {"array": [high - point.energy], "arrayminus": [point.energy - low]}
+    return {"type": "data", **lengths, "thickness": 1, "width": 0, "color": point.variant.method.colour}
+
+
+def _reach(point: Point) -> str:
+    return "" if point.bounds is None else f" ({_energy(point.bounds[0])} to {_energy(point.bounds[1])} by glitches)"
+
+
 def _label(point: Point) -> dict[str, Any]:
     """Return what the page's script needs to place a point's label; `x` and `y` are as the axes have them."""
     return {
         "x": log10(point.energy),
         "y": squeezed(point.loss),
         "title": shortened(point.variant.method.title),
-        "name": shortened(point.variant.name),
+        "name": shortened(point.name),
         "colour": point.variant.method.colour,
     }
 

@@ -146,7 +146,8 @@ class Comparison:
             Interrupted: training was stopped; the same call continues.
         """
         options = self.options
-        folder = self.preparation.folder(spec, options.windows, options.verify, options.synthesize)
+        synthesized = spec.compared_kinds if options.synthesize else ()
+        folder = self.preparation.folder(spec, options.windows, options.verify, synthesized)
 
         def diverged(error: FloatingPointError) -> Results:
             return [make_result(spec, mode, diverged=str(error)) for mode in MODES]

@@ -16,7 +16,7 @@ from softmaxkit.methods.base.spec import Spec
 from softmaxkit.models.calibration import calibrate, convert
 from softmaxkit.models.checkpoint import load, save
 from softmaxkit.models.language_model import language_model
-from softmaxkit.models.patch import apply, restore
+from softmaxkit.models.patch import apply, respecify, restore
 from softmaxkit.models.pretrained import fingerprint, read_pretrained
 from softmaxkit.models.running import to_default_device
 from softmaxkit.models.training import checkpoint_at, train
@@ -62,7 +62,9 @@ class Preparation:
             model = restore(self.prepare(BASELINE)[0])
             apply(model, spec)
         else:
-            model, curve = self._trained(spec)
+            model, curve = self._trained(spec.as_trained())
+            if spec != spec.as_trained():
+                respecify(model, spec)
         calibrate(to_default_device(model), self.windows.calibration)
         return model, curve
 

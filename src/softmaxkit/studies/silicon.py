@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,7 +13,7 @@ from softmaxkit.files import write_text
 from softmaxkit.flow.fpga import FAMILIES
 from softmaxkit.methods.base.answers import Storage
 from softmaxkit.methods.base.constants import Constants
-from softmaxkit.methods.base.forms import Form
+from softmaxkit.methods.base.forms import KIND_TITLES, Form, Kind
 from softmaxkit.methods.base.spec import Spec
 from softmaxkit.record import make_record, make_result
 from softmaxkit.studies.hardware import TrainedHead, head_of_layer
@@ -242,7 +243,7 @@ def _write(folder: Path, name: str, synthesis: Synthesis, say: Say) -> None:
 
 
 def cost_of_scores(scores: Sequence[RealScores], progress: Progress | None = None) -> dict[str, Any]:
-    """Synthesise the unit of a method in a model: one lane, rows of up to 256 or the model's, constants loadable.
+    """Synthesise the unit of a method in a model: one lane, rows of up to 256 or the model's.
 
     It runs with the constants of one of the model's heads, and on that head's scores where these fill rows of 256.
 
@@ -251,19 +252,38 @@ def cost_of_scores(scores: Sequence[RealScores], progress: Progress | None = Non
         progress: called with steps done and all.
 
     Returns:
-        Figures for the record.
+        Figures for the record, of the first of the kinds that the spec has compared; those of the others in `forms`.
 
     Raises:
         ToolError: a tool is missing or failed.
         RuntimeError: the netlist differs from its integers.
     """
     from softmaxkit.flow.figures import ROW
-    from softmaxkit.flow.synthesize import synthesize
 
     middle = len(scores) // 2
     head = head_of_layer(scores[middle], middle, 0)
     sizes = {"lanes": 1, "max_row": max(ROW, int(head.rows.lengths.max())), "storage": "memory"}
-    unit = head.spec.for_hardware().unit(**_fitting(head.spec, sizes, "sky130"))
+    kinds = head.spec.compared_kinds
+    costs = [
+        _cost_of_head(head, kind, sizes, partial(_in_all, progress, n, len(kinds))) for n, kind in enumerate(kinds)
+    ]
+    others = [{"form": f"constants {KIND_TITLES[kind]}", **cost} for kind, cost in zip(kinds, costs, strict=True)][1:]
+    return costs[0] | ({"forms": others} if others else {})
+
+
+def _in_all(progress: Progress | None, number: int, pieces: int, done: int, steps: int) -> None:
+    """Tell of steps done in one of several equal pieces of work."""
+    if progress is not None:
+        progress(number * steps + done, pieces * steps)
+
+
+def _cost_of_head(head: TrainedHead, kind: Kind, sizes: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
+    """Return the figures of the unit of a head."""
+    from softmaxkit.flow.figures import ROW
+    from softmaxkit.flow.synthesize import synthesize
+
+    spec = head.spec.for_hardware()
+    unit = spec.unit(constants=head.constants if kind == "baked" else None, **_fitting(spec, sizes, "sky130"))
     rows = head.longest_rows(ROW)
     fills = int(rows.lengths[0]) == ROW
     synthesis = synthesize(unit, constants=head.constants, rows=rows if fills else None, progress=progress)

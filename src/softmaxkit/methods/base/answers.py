@@ -7,6 +7,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
+from softmaxkit.methods.base.forms import Kind
 from softmaxkit.methods.base.published import Published, Ratio
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ class Answers:
     time, partial outputs just added; "deferred", a running maximum with the division after PV; "row", row by row."""
     storages: ClassVar[tuple[Storage, ...]] = ("flip-flops", "latches", "memory")
     """Where its unit can hold what waits."""
+    compared_kinds: ClassVar[tuple[Kind, ...]] = ("loadable",)
+    """Kinds of units that `compare` synthesises, that of its table first: more where it is the constants that cost."""
     colour: ClassVar[str] = ""
     """Its colour in pictures, as "#0072b2"; empty for one of those that are left."""
     published: ClassVar[tuple[Published, ...]] = ()
@@ -48,6 +51,10 @@ class Answers:
     def training(self) -> Training:
         """How a model is brought to this spec; by default as to every spec of its method."""
         return self.trained
+
+    def as_trained(self) -> Self:
+        """Return the spec whose trained model serves this one too: they differ in what no training looks at."""
+        return self
 
     @property
     def base(self) -> float:

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
 Kind = Literal["baked", "loadable"]
 """How a unit comes to its constants."""
 
+KIND_TITLES: dict[Kind, str] = {"baked": "baked in", "loadable": "loadable"}
+"""What is said of the constants."""
+
 
 class Form(NamedTuple):
     """A form of a method in silicon.
@@ -42,4 +45,4 @@ def forms_of(spec: Spec) -> list[Form]:
     """Return the forms of one spec: with baked constants and with loadable ones, where it has constants."""
     if not has_constants(spec):
         return [Form("", spec)]
-    return [Form("constants baked in", spec, True), Form("constants loadable", spec)]
+    return [Form(f"constants {title}", spec, kind == "baked") for kind, title in KIND_TITLES.items()]

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 
 from softmaxkit.formats import BF16, FP16, UQ, Array, Fixed, Float, encode_scale
 from softmaxkit.masks import check_row
 from softmaxkit.methods.base.constants import Constants
+from softmaxkit.methods.base.forms import Kind
 from softmaxkit.methods.base.published import Published, Ratio, UnitPart, consmax_paper, ratio_text
 from softmaxkit.methods.base.spec import Dataflow, Spec, Storage, Training
 from softmaxkit.methods.consmax.constants import (
@@ -66,6 +67,7 @@ class ConSmax(Spec):
     summary: ClassVar[str] = "learned constants for maximum and sum; split tables; trained from scratch"
     source: ClassVar[str] = "Liu et al. 2024, arXiv 2402.10930"
     trained: ClassVar[Training] = "from scratch"
+    compared_kinds: ClassVar[tuple[Kind, ...]] = ("loadable", "baked")
     colour: ClassVar[str] = "#0072b2"
     dataflow: ClassVar[Dataflow] = "element"
     storages: ClassVar[tuple[Storage, ...]] = ("flip-flops", "latches")
@@ -328,6 +330,15 @@ class ConSmax(Spec):
 
         self.refuse(parameters, PARAMETERS)
         return ConSmaxModule(self, heads, mode, **parameters)
+
+    def as_trained(self) -> Self:
+        """Return the spec with the default tables: whatever the tables, models learn the same beta and gamma."""
+        return replace(self, tables="split", table_format=BF16, product_bits=0)
+
+    @classmethod
+    def variants(cls) -> list[Self]:
+        """Return the paper's split tables, and a shift in place of one of them."""
+        return [cls(), cls(tables="shift")]
 
     @classmethod
     def forms(cls) -> list[Form]:

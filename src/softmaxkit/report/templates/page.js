@@ -87,6 +87,14 @@ for (const control of document.querySelectorAll("[data-scale-of]")) {
   });
 }
 
+for (const control of document.querySelectorAll("[data-figures-of]")) {
+  control.addEventListener("change", (event) => {
+    const plot = plots.get(document.getElementById(control.dataset.figuresOf));
+    plot.figure = JSON.parse(document.getElementById(event.target.value).textContent);
+    draw(plot, plot.width);
+  });
+}
+
 // The paper is narrower than the window.
 window.addEventListener("beforeprint", () => {
   for (const plot of plots.values()) draw(plot, plot.element.closest(".panels") ? Math.floor(PAPER / 3) - 16 : PAPER);
