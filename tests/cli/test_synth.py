@@ -140,6 +140,12 @@ def test_a_memory_where_a_unit_has_no_use_for_one() -> None:
         (["--verilog", "FOLDER/bad.v", "--top", "absent"], "there is no module absent; there is bad"),
         (["--liberty", "FOLDER/bad.v", "exact"], "bad.v, line"),
         ([], "give either a METHOD or --spec FILE"),
+        (["--pareto"], "--pareto takes a METHOD, or all"),
+        (["all", "--pareto", "--lanes", "4", "--clock", "5"], "leave --clock and --lanes out"),
+        (["all", "--pareto", "--verilog", "FOLDER/bad.v"], "leave --verilog out"),
+        (["all", "--pareto", "--cells", "ice40"], "leave --pareto out"),
+        (["softermax", "--storage", "memory", "--sram", "FOLDER/bad.v"], "bad.v, line"),
+        (["softermax", "--sram", "FOLDER/bad.v"], "of which macros --storage memory is made; leave --sram out"),
     ],
 )
 def test_wrong_arguments(

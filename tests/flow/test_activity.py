@@ -28,9 +28,10 @@ LOGIC: dict[str, tuple[str, str, Callable[..., int]]] = {
 
 
 class Reference:
-    """A netlist of `LOGIC` and plain flip-flops, simulated event by event."""
+    """A netlist of `LOGIC` and plain flip-flops, simulated event by event; cells swallow pulses where `inertial`."""
 
-    def __init__(self, circuit: HandNetlist, delays: list[float]) -> None:
+    def __init__(self, circuit: HandNetlist, delays: list[float], inertial: bool = True) -> None:
+        self.inertial = inertial
         used = [delay for delay in delays if delay > 0]
         step = sum(used) / len(used) / STEPS
         self.ticks = [max(round(delay / step), 1) for delay in delays]
@@ -59,12 +60,15 @@ class Reference:
         values, aims = self.settled(before), self.settled(after)
         target = {out: values[out] for _, out, _ in self.cells}
         due: dict[int, int] = {}  # tick at which a cell's output takes its target
+        coming: list[tuple[int, int, int]] = []  # or, where nothing is swallowed, every change that it has seen
         count = dict.fromkeys(values, 0)
         tick, last = 0, max(self.starts.values())
-        while tick <= last or due:
+        while tick <= last or due or coming:
             new = {net: aims[net] for net, start in self.starts.items() if start == tick and values[net] != aims[net]}
             new |= {net: target[net] for net, when in due.items() if when == tick}
+            new |= {net: value for when, net, value in coming if when == tick}
             due = {net: when for net, when in due.items() if when != tick}
+            coming = [event for event in coming if event[0] != tick]
             for net in new:
                 count[net] += 1
             values |= new
@@ -72,6 +76,9 @@ class Reference:
                 value = function(*(values[net] for net in ins))
                 if value != target[out]:
                     target[out] = value
+                    if not self.inertial:
+                        coming.append((tick + self.ticks[out], out, value))
+                        continue
                     due.pop(out, None)  # a pulse that is shorter than the delay is swallowed
                     if value != values[out]:
                         due[out] = tick + self.ticks[out]
@@ -93,10 +100,10 @@ class Reference:
         return Activity(len(rows) - first, toggles, settled, ones)
 
 
-def agrees(circuit: HandNetlist, timing: Timing, states: np.ndarray, first: int = 1) -> Activity:
+def agrees(circuit: HandNetlist, timing: Timing, states: np.ndarray, first: int = 1, inertial: bool = True) -> Activity:
     """See that both simulators count the same on all nets but the clock."""
-    ours = count_toggles(circuit.netlist, timing, states, first)
-    theirs = Reference(circuit, timing.delays.tolist()).run(states, first)
+    ours = count_toggles(circuit.netlist, timing, states, first, inertial)
+    theirs = Reference(circuit, timing.delays.tolist(), inertial).run(states, first)
     data = ~circuit.netlist.clock_nets
     for name in ("toggles", "settled", "ones"):
         different = np.nonzero(data & (getattr(ours, name) != getattr(theirs, name)))[0]
@@ -126,9 +133,13 @@ def random_states(circuit: HandNetlist, cycles: int, random: np.random.Generator
 def test_random_netlists(seed: int) -> None:
     random = np.random.default_rng(seed)
     circuit = random_netlist(random)
-    activity = agrees(circuit, analyse(circuit.netlist), random_states(circuit, 100, random), first=1 + seed)
+    timing, states = analyse(circuit.netlist), random_states(circuit, 100, random)
+    activity = agrees(circuit, timing, states, first=1 + seed)
     assert 0.05 < activity.glitches < 0.8
     assert (activity.toggles >= activity.settled).all()
+    bound = agrees(circuit, timing, states, first=1 + seed, inertial=False)
+    assert bound.toggles.sum() > activity.toggles.sum() > activity.without_glitches.toggles.sum()
+    assert (activity.without_glitches.toggles == activity.settled).all()
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -138,7 +149,8 @@ def test_random_delays(seed: int) -> None:
     circuit = random_netlist(random)
     timing = analyse(circuit.netlist)
     delays = np.where(timing.delays > 0, random.exponential(1.0, timing.delays.shape), 0)
-    agrees(circuit, replace(timing, delays=delays), random_states(circuit, 100, random))
+    for inertial in (True, False):
+        agrees(circuit, replace(timing, delays=delays), random_states(circuit, 100, random), inertial=inertial)
 
 
 def with_ticks(circuit: HandNetlist, **ticks: int) -> Timing:
@@ -167,6 +179,7 @@ def test_a_glitch_passes_if_it_is_long_enough(late: int, slow: int, pulses: int)
     assert ours.toggles[n] == ours.toggles[x] == 3
     assert ours.ones[x] == 3
     assert ours.glitches == pytest.approx(4 * pulses / (6 + 4 * pulses), rel=1e-12)
+    assert count_toggles(circuit.netlist, timing, states, inertial=False).toggles[y] == 2 * 2  # nothing is swallowed
 
 
 def test_delays_add_up_along_a_chain() -> None:

@@ -40,6 +40,9 @@ def test_figures_add_up(whole: Synthesis) -> None:
     assert figures["power_mw"] * figures["clock_ns"] == pytest.approx(figures["energy_pj_per_element"], rel=1e-9)
     assert figures["energy_pj_per_row_of_256"] == pytest.approx(256 * figures["energy_pj_per_element"], rel=1e-9)
     assert 0 < figures["glitches_percent"] < 90
+    without, with_all = (figures[f"energy_{which}_glitches_pj_per_element"] for which in ("without", "with_all"))
+    assert 0.3 * with_all < without < figures["energy_pj_per_element"] < with_all
+    assert (figures["memory_area_um2"], figures["memory_energy_pj_per_element"], figures["memories"]) == (0, 0, {})
     assert figures["longest_path"][-1]["time"] == pytest.approx(1e3 / figures["fmax_mhz"], abs=1e-3)
 
 
@@ -86,6 +89,9 @@ def test_rows_and_tables_are_counted_apart(storage: str) -> None:
     assert set(rows.area) == {"datapath", "row buffer"}
     sliced = softmaxkit.synthesize(Softermax(maximum="online").unit(lanes=1, max_row=32, storage="memory"))
     assert sliced.area["row buffer"] < 0.05 * sliced.area["datapath"]  # pointers; the slice that waits is the unit's
+    (memory,) = sliced.figures()["memories"].values()
+    assert (memory["writes_per_element"], memory["reads_per_element"]) == pytest.approx((1, 1), rel=0.02)
+    assert sliced.figures()["memory_energy_pj_per_element"] > sliced.memories["power_memory"].arrangement.macro.read
     assert min(*tables.area.values(), *rows.area.values()) > 100
     assert {part: energy.leakage > 0 for part, energy in rows.energy.items()} == {"datapath": True, "row buffer": True}
     assert (tables.mismatches, rows.mismatches, tables.faults, rows.faults) == (0, 0, (), ())

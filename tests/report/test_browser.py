@@ -38,6 +38,7 @@ def crowded_record() -> dict[str, Any]:
         entry.update(
             **silicon(20.0 + place // 4 % 2),
             area_um2=12345.6,
+            memory_energy_pj_per_element=5.0,
             fmax_mhz=200.0,
             seeds=[0, 1],
             loss_nats_spread=0.01,
@@ -94,6 +95,19 @@ def test_nothing_is_cut_and_no_labels_overlap(tab: Browser, width: int) -> None:
     assert len(points) == 8
     assert any(intersect(*pair) for pair in combinations(points, 2))  # crowded, so that it is something to keep apart
     assert not [label for label in labels for point in points if intersect(point, label)]
+
+
+def test_the_memory_of_rows_can_be_left_out(tab: Browser) -> None:
+    resized(tab, 1400)
+    energies = "document.querySelector('#trade_off .plot').data.filter((t) => t.mode === 'markers').map((t) => t.x[0])"
+    counted = tab.run(energies)
+    tab.run("document.querySelector('#trade_off input[value$=without-figure]').click()")
+    left_out = tab.run(energies)
+    assert [a - b for a, b in zip(counted, left_out, strict=True)] == pytest.approx([5.0] * len(counted))
+    labels = boxes(tab, "#trade_off .annotation-text-g text")
+    assert not [pair for pair in combinations(labels, 2) if intersect(*pair)]
+    tab.run("document.querySelector('#trade_off input[value=trade_off-figure]').click()")
+    assert tab.run(energies) == counted
 
 
 def test_a_table_scrolls_in_its_box_and_says_so(tab: Browser) -> None:

@@ -10,7 +10,8 @@ from softmaxkit.methods import METHODS
 from softmaxkit.report.methods import read_methods
 from softmaxkit.report.papers import against_papers, sources
 from softmaxkit.report.record import Variant
-from softmaxkit.report.trade_off import pareto_front, points, trade_off
+from softmaxkit.report.silicon import operating_points, parts
+from softmaxkit.report.trade_off import has_memory, pareto_front, points, trade_off
 
 KNOWN = read_methods({"methods": {name: spec.about() for name, spec in METHODS.items()}}, [*METHODS, "a", "b"])
 
@@ -63,6 +64,52 @@ def test_picture_has_each_point() -> None:
     assert [trace.x[0] for trace in solid] == [64.0, 10.0, 20.0, 30.0]
     assert "+1.00%" in solid[2].text
     assert trade_off(VARIANTS[-1:]) is None
+
+
+BAKED = {
+    "form": "constants baked in",
+    "area_um2": 4000.0,
+    "energy_pj_per_element": 6.0,
+    "energy_without_glitches_pj_per_element": 4.0,
+    "energy_with_all_glitches_pj_per_element": 9.0,
+    "memory_energy_pj_per_element": 0.0,
+}
+WAITING = {"memory_area_um2": 200_000.0, "memory_energy_pj_per_element": 30.0}
+
+
+def test_the_memory_of_rows_counts_or_not() -> None:
+    variants = [variant("consmax", 10.0, 3.0, forms=[BAKED]), variant("exaq", 8.0, 2.0, "2 bits", **WAITING)]
+    counted, left_out = points(variants), points(variants, memory=False)
+    assert [(point.name, point.energy) for point in counted] == [
+        ("", 10.0),
+        ("constants baked in", 6.0),
+        ("2 bits", 38.0),
+    ]
+    assert [point.energy for point in left_out] == [10.0, 6.0, 8.0]
+    assert [point.area for point in counted] == [10_000.0, 4000.0, 208_000.0]
+    assert [point.loss for point in counted] == [3.0, 3.0, 2.0]  # units of a variant have the same integers
+    assert has_memory(variants)
+    assert not has_memory(variants[:1])
+    figure = trade_off(variants)
+    assert figure is not None
+    assert "memory included" in figure.layout.xaxis.title.text
+    bars = [trace.error_x for trace in figure.data if trace.mode == "markers"]
+    assert (bars[1].array[0], bars[1].arrayminus[0]) == (3.0, 2.0)
+    assert [bar.visible for bar in bars] == [False, None, False]
+
+
+def test_tables_of_a_record_have_a_row_for_a_netlist() -> None:
+    common = {"method": "consmax", "variant": "", "clock_ns": 8.0, "fmax_mhz": 130.4, "area_um2": 1234.5}
+    energies = {"energy_pj_per_element": 12.345, "energy_without_glitches_pj_per_element": 0.56789}
+    results = [
+        {**common, **energies, **WAITING, "form": form, "lanes": lanes} for lanes in (1, 4) for form in ("a", "b")
+    ]
+    record = {"methods": {"consmax": {"title": "ConSmax"}}, "results": results}
+    head, rule, *rows = operating_points(record)
+    assert {line.count("|") for line in (head, rule, *rows)} == {11}
+    assert [row.split(" | ")[:2] for row in rows] == [[f"| ConSmax, {form}", lanes] for form in "ab" for lanes in "14"]
+    assert rows[0] == "| ConSmax, a | 1 | 125 | 130 | 1,234 | 12.3 | 0.568 | – | 200,000 | 30.0 |"
+    assert len(list(parts(record))) == 2 + 4
 
 
 def test_ratios_of_the_papers_beside_ours() -> None:

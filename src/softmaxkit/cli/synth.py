@@ -214,6 +214,8 @@ def synth(
     else:
         refuse(given(command, *OF_VERILOG), "units have a top module and files of their own, without --verilog")
         check_head_options(command, model)
+    if sram and not pareto and storage != "memory":
+        refuse(given(command, "sram"), "Liberty files of SRAM say of which macros --storage memory is made")
     if pareto:
         refuse(
             given(command, *OF_PARETO, "verilog", "corner", "output"), "--pareto has clocks, lanes and forms of its own"
