@@ -35,7 +35,10 @@ if TYPE_CHECKING:
     from softmaxkit.methods.base.unit import SoftmaxUnit
 
 CYCLES = 2048
-"""Approximate number of cycles to count activity over."""
+"""Approximate number of cycles to count activity over, at one lane; more lanes take fewer for as many scores."""
+
+LEAST_CYCLES = 512
+"""Approximate number of cycles at many lanes."""
 
 PARTS = {"row buffer": "buffer", "tables": "*_table"}
 """Parts that are storage only, with the patterns of their component names. The rest is the datapath."""
@@ -123,7 +126,7 @@ def synthesize(
         constants = unit.constants if unit.constants is not None else unit.spec.examples()[0]
     length = min(ROW, unit.max_row) if rows is None else int(rows.lengths[0])
     interval = unit.interval(length)
-    window = max(1, round(CYCLES / interval)) * interval
+    window = max(1, round(max(CYCLES // unit.lanes, LEAST_CYCLES) / interval)) * interval
     warm_up = unit.latency(length) + interval + 64 + (0 if unit.registers is None else 2 * unit.registers.words)
     count = -(-(warm_up + window) // interval) + 2
     if rows is None:
