@@ -13,7 +13,7 @@ from transformers import Trainer, TrainingArguments
 import softmaxkit
 from conftest import tiny_model
 from softmaxkit import ConSmax, Exaq, Softermax, Spec
-from softmaxkit.models.patch import layers
+from softmaxkit.models.patch import layers, respecify
 
 TOKENS = torch.randint(0, 100, (4, 20), generator=torch.Generator().manual_seed(0))
 SPECS = [Exaq(bits=3), Exaq(bits=2, scale="calibrated", share="head"), ConSmax(), ConSmax(share="layer"), Softermax()]
@@ -91,3 +91,24 @@ def test_what_is_read_of_a_calibration_is_a_copy() -> None:
     module = Exaq(share="head").module(heads=2, clip=[-2.0, -3.0])
     module.calibration["clip"][0] = -9.0
     assert module.calibration["clip"] == [-2.0, -3.0]
+
+
+def test_another_spec_of_the_method_keeps_what_was_learned() -> None:
+    model = calibrated(ConSmax())
+    learned = {}
+    for name, module in layers(model).items():
+        with torch.no_grad():
+            module.beta += 0.25
+            module.log_gamma -= 0.5
+        learned[name] = [parameter.clone() for parameter in module.parameters()]
+    softmaxkit.set_mode(model, "float")
+    before = model(TOKENS).logits
+    shift = ConSmax(tables="shift")
+    assert shift.as_trained() == ConSmax(table_format=softmaxkit.UQ(0, 9)).as_trained() == ConSmax()
+    assert respecify(model, shift) is model
+    for name, module in layers(model).items():
+        assert module.spec == shift
+        assert all(map(torch.equal, module.parameters(), learned[name]))
+    assert torch.equal(model(TOKENS).logits, before)
+    softmaxkit.set_mode(softmaxkit.calibrate(model, [TOKENS]), "integer")
+    assert (model(TOKENS).logits - before).abs().max() < 0.1 * before.abs().max()

@@ -90,17 +90,21 @@ def count_toggles(
     toggles = settled.copy()
     data = np.ones(netlist.nets, np.bool_)
     data[clocks] = False
-    # A few words at a time, so that the arrays stay in the cache.
+    # As many words at a time as let the arrays stay in the cache.
     moved = np.zeros(netlist.nets, np.int64)
-    for start in range(0, values.shape[1], WORDS):
-        part = slice(start, start + WORDS)
+    words = max(LEAST_WORDS, CACHED // netlist.nets)
+    for start in range(0, values.shape[1], words):
+        part = slice(start, start + words)
         moved += _count_moves(netlist, timing, before[:, part], values[:, part], mask[part], inertial)
     toggles[data] = moved[data]
     return Activity(cycles - count_from, toggles, settled, _count(values & mask))
 
 
-WORDS = 8
-"""Words of 64 cycles that are simulated at a time."""
+LEAST_WORDS = 8
+"""Words of 64 cycles that are simulated at a time, at least."""
+
+CACHED = 1 << 16
+"""Words of all nets together that a cache holds."""
 
 
 def _packed(states: Array) -> Array:

@@ -2,7 +2,7 @@
 
 A layout's `meta`, which Plotly leaves alone, is read by the page's script: `narrow` is what a phone has in place of
 parts of the layout, `narrow_below` the width of the chart where that begins; `labels` are placed so that none overlaps,
-and keep off `line`; `scales` are an axis's logarithmic and linear ranges.
+and keep off `line` and `bars`; `scales` are an axis's logarithmic and linear ranges.
 """
 
 from typing import Any

@@ -13,7 +13,9 @@ from softmaxkit.report.style import AXIS_COLOUR, axis, base_layout, percent
 
 ENERGY, AREA, LOSS = "energy_pj_per_element", "area_um2", "loss_change_percent"
 _energy = number(",.3g", " pJ")
-_TICKS = [digit * 10.0**power for power in range(-2, 4) for digit in (1, 1.5, 2, 3, 5, 7)]
+_TICKS, _FEW_TICKS = (
+    [digit * 10.0**power for power in range(-2, 4) for digit in digits] for digits in ((1, 1.5, 2, 3, 5, 7), (1, 2, 5))
+)
 
 
 class Point(NamedTuple):
@@ -126,18 +128,23 @@ def trade_off(variants: Sequence[Variant], memory: bool = True) -> go.Figure | N
     margin = 0.06 * (squeezed(ticks[-1]) - squeezed(ticks[0]))
     decades = [log10(energy) for point in shown for energy in (point.energy, *(point.bounds or ()))]
     beside = 0.08 * (max(decades) - min(decades)) + 0.02
+    counted = ", memory included" if memory and has_memory(variants) else ""
+
+    def across(what: str, ticks: Sequence[float]) -> dict[str, Any]:
+        return axis(
+            title=f"energy of one score{what}, pJ",
+            type="log",
+            tickvals=ticks,
+            ticktext=[f"{tick:g}" for tick in ticks],
+            range=[min(decades) - beside, max(decades) + beside],
+            automargin=False,
+        )
+
     figure.update_layout(
         base_layout(
             height=480,
             hovermode="closest",
-            xaxis=axis(
-                title=f"energy of one score{', memory included' if memory and has_memory(variants) else ''}, pJ",
-                type="log",
-                tickvals=_TICKS,
-                ticktext=[f"{tick:g}" for tick in _TICKS],
-                range=[min(decades) - beside, max(decades) + beside],
-                automargin=False,
-            ),
+            xaxis=across(counted, _TICKS),
             yaxis=axis(
                 title={"text": "change in loss", "standoff": 4},
                 tickvals=[squeezed(tick) for tick in ticks],
@@ -148,7 +155,16 @@ def trade_off(variants: Sequence[Variant], memory: bool = True) -> go.Figure | N
             meta={
                 "labels": [_label(point) for point in _in_order(shown, front)],
                 "line": {"x": [log10(point.energy) for point in front], "y": [squeezed(point.loss) for point in front]},
-                "narrow": {"height": 500, "margin": {"l": 62, "r": 6, "t": 16, "b": 48}},
+                "bars": [
+                    {"x": log10(point.bounds[0]), "toX": log10(point.bounds[1]), "y": squeezed(point.loss)}
+                    for point in shown
+                    if point.bounds
+                ],
+                "narrow": {
+                    "height": 500,
+                    "margin": {"l": 62, "r": 6, "t": 16, "b": 48},
+                    "xaxis": across("", _FEW_TICKS),
+                },
             },
         )
     )

@@ -119,19 +119,19 @@ const escaped = (text) => text.replace(/[&<>]/g, (sign) => ({ "&": "&amp;", "<":
 
 // Return a layout with the labels of its points as annotations, as much higher as it takes to have room for all, and to
 // have them near their points.
-function labelled(layout, given, line) {
+function labelled(layout, given, line, bars = []) {
   const most = layout.width - layout.margin.l - layout.margin.r - 2 * LABEL.padding;
   const labels = given.map((label) => fitted(label, layout.font.family, most));
   let best = null;
   for (let higher = 0; higher <= 4000; higher += 60) {
-    const tried = placedAt(layout, layout.height + higher, labels, line);
+    const tried = placedAt(layout, layout.height + higher, labels, line, bars);
     if (tried && (!best || tried.farthest < best.farthest)) best = tried;
     if (best && (best.farthest < LABEL.near || higher >= 240)) break;
   }
   return { ...layout, height: best?.height ?? layout.height, annotations: best?.annotations ?? [] };
 }
 
-function placedAt(layout, height, labels, line) {
+function placedAt(layout, height, labels, line, bars) {
   const { l, r, t, b } = layout.margin;
   const [x, y] = [layout.xaxis.range, layout.yaxis.range];
   const area = { width: layout.width - l - r, height: height - t - b };
@@ -147,6 +147,10 @@ function placedAt(layout, height, labels, line) {
   for (let place = 1; place < line.x.length; place += 1) { // across first, then down
     const [from, to] = [at(line.x[place - 1], line.y[place - 1]), at(line.x[place], line.y[place])];
     steps.push({ x: from.x, y: from.y, toX: to.x, toY: from.y }, { x: to.x, y: from.y, toX: to.x, toY: to.y });
+  }
+  for (const bar of bars) {
+    const [from, to] = [at(bar.x, bar.y), at(bar.toX, bar.y)];
+    steps.push({ x: from.x, y: from.y, toX: to.x, toY: to.y });
   }
   const boxes = placeLabels(points, area, steps);
   return boxes && {

@@ -23,7 +23,7 @@ function layoutOf({ figure, scale }, width) {
     layout.dragmode = false;
     for (const [name, axis] of Object.entries(layout)) if (/^[xy]axis/.test(name)) axis.fixedrange = true;
   }
-  return meta.labels ? labelled(layout, meta.labels, meta.line) : layout;
+  return meta.labels ? labelled(layout, meta.labels, meta.line, meta.bars) : layout;
 }
 
 function draw(plot, width) {
