@@ -114,7 +114,7 @@ def test_memories_are_split_into_macros() -> None:
     assert arranged(8, 128, [TWO, ONE]).macro is ONE
     assert arranged(60, 256, [TWO, ONE]).macro is ONE  # 8 x 2 of them are still smaller
     split = arranged(33, 257, [TWO])
-    assert (split.count, split.area) == (4, 40.0)
+    assert (split.pieces, split.area) == (4, 40.0)
     assert split.used == pytest.approx(33 * 257 / (4 * 32 * 256))
 
 

@@ -98,8 +98,8 @@ def test_another_spec_of_the_method_keeps_what_was_learned() -> None:
     learned = {}
     for name, module in layers(model).items():
         with torch.no_grad():
-            module.beta += 0.25
-            module.log_gamma -= 0.5
+            for parameter in module.parameters():
+                parameter += 0.25
         learned[name] = [parameter.clone() for parameter in module.parameters()]
     softmaxkit.set_mode(model, "float")
     before = model(TOKENS).logits

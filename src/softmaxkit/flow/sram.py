@@ -34,9 +34,9 @@ def _openram(
         leakage: in mW.
         commit: of the Liberty file.
     """
-    energies = (period * sum(powers) / 2 for powers in (write, read, idle))
+    taken = [period * sum(powers) / 2 for powers in (write, read, idle)]
     source = f"github.com/VLSIDA/sky130_sram_macros, simulated, TT, 1.8 V, 25 C (Liberty of commit {commit})"
-    return Macro(name, width, depth, 2, size[0] * size[1], *energies, leakage * 1e6, period, source)
+    return Macro(name, width, depth, 2, size[0] * size[1], taken[0], taken[1], taken[2], leakage * 1e6, period, source)
 
 
 def _asap7() -> Iterator[Macro]:
@@ -50,9 +50,9 @@ def _asap7() -> Iterator[Macro]:
     source = "github.com/The-OpenROAD-Project/asap7_sram_0p0, TT, 0.7 V, 25 C, energies of 64 bits scaled by width"
     for rows, column in ((64, 10.38096), (128, 17.28), (256, 32.77584)):
         for width in (16, 18, 20, 32, 34, 36, 40, 48, 64, 72, 74, 80):
-            energies = (energy * width / 64 for energy in (write, read))
-            name = f"srambank_{rows}x4x{width}_6t122"
-            yield Macro(name, width, 4 * rows, 1, (width + 8) * column, *energies, 0.0, 0.0, 0.0, source)
+            name, share = f"srambank_{rows}x4x{width}_6t122", width / 64
+            area = (width + 8) * column
+            yield Macro(name, width, 4 * rows, 1, area, share * write, share * read, 0.0, 0.0, 0.0, source)
 
 
 MACROS: dict[str, tuple[Macro, ...]] = {
@@ -101,19 +101,19 @@ class Arrangement(NamedTuple):
     depth: int
 
     @property
-    def count(self) -> int:
+    def pieces(self) -> int:
         """Number of macros."""
         return self.across * self.along
 
     @property
     def area(self) -> float:
         """Area in um2."""
-        return self.count * self.macro.area
+        return self.pieces * self.macro.area
 
     @property
     def used(self) -> float:
         """The fraction of the macros' bits that the memory needs."""
-        return self.width * self.depth / (self.count * self.macro.width * self.macro.depth)
+        return self.width * self.depth / (self.pieces * self.macro.width * self.macro.depth)
 
     def cycle(self, writes: float, reads: float, period: float) -> float:
         """Return the energy of a cycle in pJ.
@@ -126,7 +126,7 @@ class Arrangement(NamedTuple):
         macro, share = self.macro, 3 - self.macro.ports
         accesses = writes * (macro.write - macro.idle) + reads * (macro.read - macro.idle)
         still = macro.idle + macro.leakage * period * 1e-6
-        return self.count * still + self.across * accesses / share
+        return self.pieces * still + self.across * accesses / share
 
 
 def arranged(width: int, depth: int, macros: Sequence[Macro]) -> Arrangement:
