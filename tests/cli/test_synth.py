@@ -142,7 +142,7 @@ def test_a_memory_where_a_unit_has_no_use_for_one() -> None:
         ([], "give either a METHOD or --spec FILE"),
         (["--pareto"], "--pareto takes a METHOD, or all"),
         (["all", "--pareto", "--lanes", "4", "--clock", "5"], "leave --lanes and --clock out"),
-        (["all", "--pareto", "--verilog", "FOLDER/bad.v"], "leave --verilog out"),
+        (["--pareto", "--verilog", "FOLDER/bad.v"], "--verilog is a design as it is; leave --pareto out"),
         (["all", "--pareto", "--cells", "ice40"], "leave --pareto out"),
         (["softermax", "--storage", "memory", "--sram", "FOLDER/bad.v"], "bad.v, line"),
         (["softermax", "--sram", "FOLDER/bad.v"], "of which macros --storage memory is made; leave --sram out"),

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from softmaxkit.studies.silicon import UnitToMap
 
 
-OF_UNITS = ("constants", "lanes", "max_row", "depth", "storage", "layer", "head", "text", "context")
+OF_UNITS = ("constants", "lanes", "max_row", "depth", "storage", "sram", "layer", "head", "text", "context", "pareto")
 """Options for units, which anybody's Verilog has no use for."""
 
 OF_PARETO = ("clock", "lanes", "depth", "storage", "constants", "spec", "model", "layer", "head", "text", "context")
@@ -217,9 +217,7 @@ def synth(
     if sram and not pareto and storage != "memory":
         refuse(given(command, "sram"), "Liberty files of SRAM say of which macros --storage memory is made")
     if pareto:
-        refuse(
-            given(command, *OF_PARETO, "verilog", "corner", "output"), "--pareto has clocks, lanes and forms of its own"
-        )
+        refuse(given(command, *OF_PARETO, "corner", "output"), "--pareto has clocks, lanes and forms of its own")
     unit_sizes = sizes(lanes, max_row, depth, storage_in(cells, storage))
     options = SynthesisOptions(unit_sizes, cells, clock, wires, liberty or [], corner or [], sram or [], output)
     units = []
