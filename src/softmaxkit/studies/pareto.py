@@ -20,6 +20,9 @@ CLOCKS = (1.5, 1.0, 0.625)
 LANES = (1, 4, 16)
 """Lanes; more than the first come with the process's own clock alone."""
 
+BASELINE_LANES = 4
+"""Lanes of the baseline at most: with more it is larger than all others together, and would take most of the time."""
+
 STORAGE = "memory"
 """Where rows wait; loadable tables are of latches then."""
 
@@ -75,7 +78,8 @@ def pareto(
 
 def _units(forms: Sequence[Form], options: SynthesisOptions, lanes: int) -> Iterator[UnitToMap]:
     sizes = {**options.sizes, "lanes": lanes, "storage": STORAGE}
-    yield from units_of_forms([form for form in forms if form.main], sizes, options.cells)
+    chosen = [form for form in forms if form.main and (lanes <= BASELINE_LANES or not form.spec.is_baseline)]
+    yield from units_of_forms(chosen, sizes, options.cells)
 
 
 def _finished(
