@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+ABSENT = "–"
+
 Result = Mapping[str, Any]
 Columns = Sequence[tuple[str, Callable[[Result], str]]]
 
 
 def _figure(key: str, specification: str = ",.0f") -> Callable[[Result], str]:
-    return lambda result: format(result[key], specification) if result.get(key) is not None else "–"
+    return lambda result: format(result[key], specification) if result.get(key) is not None else ABSENT
 
 
 def _energy(key: str) -> Callable[[Result], str]:
@@ -68,9 +70,9 @@ def parts(record: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _lines(record: Mapping[str, Any], results: Sequence[Result], columns: Columns) -> Iterator[str]:
+    """Yield a table's lines, without the columns that no result has a figure for."""
+    written = [[unit_title(result, record["methods"]), *(write(result) for _, write in columns)] for result in results]
     headings = ["unit", *(heading for heading, _ in columns)]
-    for cells in (headings, ["---"] * len(headings)):
-        yield f"| {' | '.join(cells)} |"
-    for result in results:
-        cells = [unit_title(result, record["methods"]), *(written(result) for _, written in columns)]
-        yield f"| {' | '.join(cells)} |"
+    kept = [place for place in range(len(headings)) if any(cells[place] != ABSENT for cells in written)]
+    for cells in (headings, ["---"] * len(headings), *written):
+        yield f"| {' | '.join(cells[place] for place in kept)} |"
