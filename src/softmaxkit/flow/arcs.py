@@ -58,6 +58,7 @@ class Edges(NamedTuple):
         delay, slew: indices of the tables.
         instance: the instance that the arc belongs to.
         level: logic level of the instance.
+        latch: 1 from the enable of a latch, which opens half a period after the clock's edge; else 0.
     """
 
     source: Array
@@ -66,6 +67,7 @@ class Edges(NamedTuple):
     slew: Array
     instance: Array
     level: Array
+    latch: Array
 
 
 class End(NamedTuple):
@@ -73,7 +75,7 @@ class End(NamedTuple):
 
     Attributes:
         nets: int64, (n,).
-        rise, fall: setup tables; None if there is no setup time.
+        rise, fall: tables of setup or hold times; None if there is none.
         factor: 2 if only half a period is available, else 1.
         names, cell: instances and library cell.
     """
@@ -86,11 +88,28 @@ class End(NamedTuple):
     cell: str
 
 
-def timing_graph(netlist: Netlist) -> tuple[Tables, Edges, list[End]]:
-    """Return the tables and edges of the timing graph, and the endpoints of its paths."""
+class Graph(NamedTuple):
+    """The timing graph of a netlist.
+
+    Attributes:
+        tables: of its edges.
+        edges: transitions through arcs.
+        ends: endpoints of paths, with setup times.
+        holds: those whose earliest arrival matters, with hold times.
+    """
+
+    tables: Tables
+    edges: Edges
+    ends: list[End]
+    holds: list[End]
+
+
+def timing_graph(netlist: Netlist) -> Graph:
+    """Return the timing graph of a netlist."""
     tables: list[Table] = []
     parts: list[tuple[Array, ...]] = []
     ends: list[End] = []
+    holds: list[End] = []
     clock_nets = netlist.clock_nets
     for group in netlist.groups:
         cell = group.cell
@@ -103,16 +122,18 @@ def timing_graph(netlist: Netlist) -> tuple[Tables, Edges, list[End]]:
                     enables = gating & (group.nets[pin] > 1) & ~clock_nets[group.nets[pin]]
                     names = [netlist.names[instance] for instance in group.instances[enables]]
                     ends.append(End(group.nets[pin][enables], None, None, 2, names, cell.name))
-        for setup in cell.setups:
-            nets = group.nets[setup.pin]
-            names = [netlist.names[instance] for instance in group.instances]
-            ends.append(End(nets, setup.rise, setup.fall, 1, names, cell.name))
+                    holds.append(ends[-1])
+        for found, constraints in ((ends, cell.setups), (holds, cell.holds)):
+            for constraint in constraints:
+                names = [netlist.names[instance] for instance in group.instances]
+                found.append(End(group.nets[constraint.pin], constraint.rise, constraint.fall, 1, names, cell.name))
         for arc in cell.arcs:
             if cell.state is not None and (cell.state.kind == "gate" or not arc.edge):
                 continue
             used = (group.nets[arc.output] >= 0) & (group.nets[arc.related] >= 0) & ~gating
             instances = group.instances[used]
             level = netlist.levels[instances]
+            latch = np.full(len(instances), cell.state is not None and cell.state.kind == "latch", np.int64)
             for edge_in, edge_out in _senses(arc.sense, arc.edge):
                 first = len(tables)
                 tables += [(arc.rise, arc.fall)[edge_out], (arc.rise_slew, arc.fall_slew)[edge_out]]
@@ -121,14 +142,14 @@ def timing_graph(netlist: Netlist) -> tuple[Tables, Edges, list[End]]:
                     group.nets[arc.output][used] * 2 + edge_out,
                 )
                 fill = np.full(len(instances), first)
-                parts.append((source, target, fill, fill + 1, instances, level))
+                parts.append((source, target, fill, fill + 1, instances, level, latch))
     for name, nets in netlist.outputs.items():
         ends.append(End(np.asarray(nets, np.int64), None, None, 1, [name] * len(nets), "output"))
     columns = [np.concatenate([np.zeros(0, np.int64), *column]) for column in zip(*parts, strict=True)] or [
         np.zeros(0, np.int64)
-    ] * 6
+    ] * 7
     empty = Table(np.zeros(1), np.zeros(1), np.zeros((1, 1)))
-    return Tables(tables or [empty, empty]), Edges(*columns), ends
+    return Graph(Tables(tables or [empty, empty]), Edges(*columns), ends, holds)
 
 
 def _senses(sense: str, edge: str) -> Sequence[tuple[int, int]]:
