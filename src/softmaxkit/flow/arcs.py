@@ -51,14 +51,14 @@ def _place(axes: Array, at: Array) -> tuple[Array, Array]:
 
 
 class Edges(NamedTuple):
-    """Edges of the timing graph, from a transition of one net to a transition of another; all int64, (n,).
+    """Edges of the timing graph, from a transition of one net to a transition of another; int64 but for `latch`, (n,).
 
     Attributes:
         source, target: 2 * net for rising transitions, 2 * net + 1 for falling ones.
         delay, slew: indices of the tables.
         instance: the instance that the arc belongs to.
         level: logic level of the instance.
-        latch: 1 from the enable of a latch, which opens half a period after the clock's edge; else 0.
+        latch: whether it begins at the enable of a latch, which opens half a period after the clock's edge.
     """
 
     source: Array
@@ -123,17 +123,18 @@ def timing_graph(netlist: Netlist) -> Graph:
                     names = [netlist.names[instance] for instance in group.instances[enables]]
                     ends.append(End(group.nets[pin][enables], None, None, 2, names, cell.name))
                     holds.append(ends[-1])
-        for found, constraints in ((ends, cell.setups), (holds, cell.holds)):
-            for constraint in constraints:
-                names = [netlist.names[instance] for instance in group.instances]
-                found.append(End(group.nets[constraint.pin], constraint.rise, constraint.fall, 1, names, cell.name))
+        names = [netlist.names[instance] for instance in group.instances]
+        latch = cell.state is not None and cell.state.kind == "latch"
+        for pin, _, _, rise, fall in cell.setups:
+            whole = End(group.nets[pin], rise, fall, 1, names, cell.name)
+            ends.append(whole._replace(rise=None, fall=None, factor=2) if latch else whole)
+        holds += [End(group.nets[hold.pin], hold.rise, hold.fall, 1, names, cell.name) for hold in cell.holds]
         for arc in cell.arcs:
             if cell.state is not None and (cell.state.kind == "gate" or not arc.edge):
                 continue
             used = (group.nets[arc.output] >= 0) & (group.nets[arc.related] >= 0) & ~gating
             instances = group.instances[used]
             level = netlist.levels[instances]
-            latch = np.full(len(instances), cell.state is not None and cell.state.kind == "latch", np.int64)
             for edge_in, edge_out in _senses(arc.sense, arc.edge):
                 first = len(tables)
                 tables += [(arc.rise, arc.fall)[edge_out], (arc.rise_slew, arc.fall_slew)[edge_out]]
@@ -142,7 +143,7 @@ def timing_graph(netlist: Netlist) -> Graph:
                     group.nets[arc.output][used] * 2 + edge_out,
                 )
                 fill = np.full(len(instances), first)
-                parts.append((source, target, fill, fill + 1, instances, level, latch))
+                parts.append((source, target, fill, fill + 1, instances, level, np.full(len(instances), latch)))
     for name, nets in netlist.outputs.items():
         ends.append(End(np.asarray(nets, np.int64), None, None, 1, [name] * len(nets), "output"))
     columns = [np.concatenate([np.zeros(0, np.int64), *column]) for column in zip(*parts, strict=True)] or [

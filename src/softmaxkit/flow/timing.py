@@ -81,11 +81,12 @@ def analyse(
 ) -> Timing:
     """Find the critical path of a netlist, the shortest one, and all arrival times.
 
-    The clock is ideal. Inputs arrive at its rising edge, and outputs are due at the next one. Enables of gated clocks
-    are due half a period earlier. A latch counts as stable from the clock edge after it was written.
+    The clock is ideal. Inputs arrive at its rising edge, and outputs are due at the next one. Latches are open, and
+    clocks gated, while the clock is low: the data of latches and the enables of gated clocks are due half a period
+    earlier. A latch counts as stable from the clock edge after it was written.
 
     Hold is checked at registers, latches and gates of the clock, from registers on: when inputs change is up to what
-    drives them. Clocks are gated, and latches open, while the clock is low.
+    drives them.
 
     Args:
         netlist: the cells and nets.
@@ -184,7 +185,7 @@ def _propagate(netlist: Netlist, graph: Graph, loads: Array, slew: float, input_
         delay = tables.at(edges.delay[here], slopes, driven)
         arrival = times[source] + delay
         if not latest:  # a latch opens half a period after the edges that hold is checked at
-            arrival[edges.latch[here] == 1] = never
+            arrival[edges.latch[here].astype(np.bool_)] = never
         worst.at(times, target, arrival)
         worst.at(slews, target[known], tables.at(edges.slew[here], slopes, driven)[known])
         comes[target[known]] = True

@@ -32,12 +32,12 @@ THRESHOLDS = {
 
 
 def to_liberty(library: Library, analysis: bool = False) -> str:
-    """Return a library as Liberty text; gates with several outputs are left out.
+    """Return a library as Liberty text.
 
     Args:
         library: the cells.
-        analysis: write it for a timing analyser, with hold times and thresholds. Wires are then its own affair; else
-            pin capacitances include the estimated wire, so that mapping sees it.
+        analysis: write it for a timing analyser, with hold times and thresholds; wires are its own affair. Without, pin
+            capacitances include the estimated wire, so that mapping sees it, and gates of several outputs are left out.
     """
     values = {**HEADER, "nom_voltage": f"{library.voltage:g}", "default_max_transition": "1000"}
     if analysis:
@@ -46,7 +46,8 @@ def to_liberty(library: Library, analysis: bool = False) -> str:
     shapes = sorted({shape for cell in library.cells.values() for shape in _shapes(cell, analysis)})
     templates = [_template(kind, rows, columns) for kind in TEMPLATES for rows, columns in shapes]
     wire = 0.0 if analysis else library.wire
-    cells = [_cell(cell, wire, analysis) for cell in library.cells.values() if len(cell.outputs) == 1 or cell.state]
+    kept = [cell for cell in library.cells.values() if analysis or cell.state or len(cell.outputs) == 1]
+    cells = [_cell(cell, wire, analysis) for cell in kept]
     return _group("library", library.name, values, templates + cells) + "\n"
 
 
