@@ -100,7 +100,16 @@ def test_parameters_and_files(case: tuple[str, str, int], exported: Any) -> None
     loadable = facts["constants"] == "loadable"
     assert files == {
         *(f"{NAME}{end}" for end in (".sv", "_axis.sv", "_tb.sv", ".sdc", "_sta.tcl")),
-        *("scores.hex", "results.hex", "tables.json", "parameters.json", "lint.vlt", "README.md", "Makefile"),
+        *(
+            "scores.hex",
+            "results.hex",
+            "tables.json",
+            "parameters.json",
+            "lint.vlt",
+            "librelane.json",
+            "README.md",
+            "Makefile",
+        ),
         *(["writes.hex"] if loadable else []),
         *([f"{NAME}_memory.sv"] if facts["memories"] else []),
     }

@@ -35,6 +35,7 @@ TEMPLATES = {
     "tb.sv": "{name}_tb.sv",
     "unit.sdc": "{name}.sdc",
     "sta.tcl": "{name}_sta.tcl",
+    "librelane.json": "librelane.json",
     "lint.vlt": "lint.vlt",
     "README.md": "README.md",
     "Makefile": "Makefile",

@@ -37,7 +37,7 @@ TOOLS = {
 PACKAGES = {
     "yosys": INSTALL,
     "verilator": INSTALL,
-    **dict.fromkeys(("nextpnr-ecp5", "nextpnr-ice40", "nextpnr-nexus"), INSTALL_FPGA),
+    **dict.fromkeys(("nextpnr-ecp5", "nextpnr-ice40", "nextpnr-nexus", "ecppack", "icepack", "prjoxide"), INSTALL_FPGA),
     "make": "your system's package manager (Debian: apt install make)",
     "perl": "your system's package manager (Debian: apt install perl)",
     "g++": "your system's package manager (Debian: apt install g++)",

@@ -259,9 +259,20 @@ def _file_name(name: str) -> str:
 
 
 def _write(folder: Path, name: str, synthesis: Synthesis, say: Say) -> None:
-    """Write a netlist and its longest path."""
+    """Write a netlist, its cells for a timing analyser, its longest path and that of the smallest hold slack."""
+    from softmaxkit.flow.cells.writing import to_liberty
+
+    timing = synthesis.timing
     write_text(folder / f"{name}.v", synthesis.mapped.to_verilog())
-    lines = [f"{step.time:9.4f} ns  {step.edge:4}  {step.cell:32} {step.instance}" for step in synthesis.timing.path]
+    write_text(folder / "cells.lib", to_liberty(synthesis.mapped.netlist.library, analysis=True))
+    paths = [
+        ("longest path, with the setup time", timing.path),
+        ("smallest hold slack, less the hold time", timing.shortest),
+    ]
+    lines = []
+    for title, path in paths:
+        lines.append(f"{title}:")
+        lines += [f"{step.time:9.4f} ns  {step.edge:4}  {step.cell:32} {step.instance}" for step in path]
     write_text(folder / f"{name}.path.txt", "\n".join(lines) + "\n")
     say(f"netlist: {folder / name}.v")
 
