@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from softmaxkit.flow.constraints import Constraints
 from softmaxkit.flow.export import check_export_folder, export
 from softmaxkit.flow.rows import random_rows
 from softmaxkit.flow.tools import find
@@ -98,8 +99,17 @@ def test_parameters_and_files(case: tuple[str, str, int], exported: Any) -> None
     files = {path.name for path in folder.iterdir()}
     loadable = facts["constants"] == "loadable"
     assert files == {
-        *(f"{NAME}{end}" for end in (".sv", "_axis.sv", "_tb.sv", ".sdc")),
-        *("scores.hex", "results.hex", "tables.json", "parameters.json", "lint.vlt", "README.md", "Makefile"),
+        *(f"{NAME}{end}" for end in (".sv", "_axis.sv", "_tb.sv", ".sdc", "_sta.tcl")),
+        *(
+            "scores.hex",
+            "results.hex",
+            "tables.json",
+            "parameters.json",
+            "lint.vlt",
+            "librelane.json",
+            "README.md",
+            "Makefile",
+        ),
         *(["writes.hex"] if loadable else []),
         *([f"{NAME}_memory.sv"] if facts["memories"] else []),
     }
@@ -251,7 +261,7 @@ def test_refusals(exported: Any, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="rows of up to 24"):
         export(unit, NAME, tmp_path / "folder", [(constants, rows(build(spec, "baked", 4, max_row=25), 100))])
     with pytest.raises(ValueError, match="period"):
-        export(unit, NAME, tmp_path / "folder", [(constants, some)], period=0.0)
+        export(unit, NAME, tmp_path / "folder", [(constants, some)], Constraints(period=0.0))
     assert not list(tmp_path.iterdir())
 
 

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import re
-import shutil
-import subprocess
 from collections.abc import Callable
-from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from netlists import (
@@ -22,10 +17,8 @@ from netlists import (
     with_library,
 )
 
-from softmaxkit.flow.cells.library import Arc, Library
+from softmaxkit.flow.cells.library import Arc
 from softmaxkit.flow.cells.processes import library_of
-from softmaxkit.flow.cells.writing import to_liberty
-from softmaxkit.flow.mapping import Mapped
 from softmaxkit.flow.simulate import can_verilate
 from softmaxkit.flow.timing import FALL, INPUT_SLEW, OUTPUT_LOAD, RISE, Timing, analyse
 from softmaxkit.flow.tools import ToolError
@@ -143,6 +136,68 @@ def test_a_latch_is_read_after_its_edge() -> None:
     same(at(timing, circuit, "r"), r)
 
 
+def shortest(timing: Timing) -> list[str]:
+    return [step.instance for step in timing.shortest]
+
+
+def test_hold_from_register_to_register() -> None:
+    cells = ["a dfxtp_1 CLK=clk D=in Q=q", "i inv_1 A=q Y=n", "b dfxtp_2 CLK=clk D=n Q=r", "c dfxtp_1 CLK=clk D=q Q=s"]
+    circuit = hand_netlist("clk in", "", cells)
+    timing = analyse(circuit.netlist)
+    load = pin("inv_1", "A") + pin("dfxtp_1", "D")
+    arc = arc_of("dfxtp_1", "CLK")
+    (hold,) = cell_of("dfxtp_1").holds
+    q = [after(arc, out, CLOCK, load) for out in (RISE, FALL)]
+    slacks = [come - looked_up((hold.rise, hold.fall)[edge], slew, 0.0) for edge, (come, slew) in enumerate(q)]
+    assert timing.hold == pytest.approx(min(slacks), rel=EXACT, abs=1e-15)
+    assert shortest(timing) == ["clk[0]", "a", "c"]  # no inverter on the way, and not from the input
+    assert timing.shortest[-1].time == timing.hold
+    assert analyse(hand_netlist("clk in", "", cells[:1]).netlist).hold == float("inf")
+
+
+def test_hold_takes_the_fastest_way() -> None:
+    cells = ["a dfxtp_1 CLK=clk D=in Q=q", "s inv_1 A=q Y=m", "t inv_1 A=m Y=n", "x and2_1 A=q B=n X=d"]
+    circuit = hand_netlist("clk in", "", [*cells, "b dfxtp_1 CLK=clk D=d Q=r"])
+    timing = analyse(circuit.netlist)
+    assert shortest(timing) == ["clk[0]", "a", "x", "b"]
+    assert [step.instance for step in timing.path] == ["clk[0]", "a", "s", "t", "x", "b"]
+    assert timing.shortest[-2].time < timing.path[-2].time
+
+
+def test_latches_and_gates_of_the_clock() -> None:
+    """A latch is written in the low phase: data and select are due when it begins, and hold until it ends."""
+    cells = [
+        "n inv_1 A=clk Y=low",
+        "d dfxtp_1 CLK=clk D=in Q=data",
+        "w dfxtp_1 CLK=clk D=in Q=wait",
+        "v inv_1 A=wait Y=sel",
+    ]
+    cells += ["g and2_1 A=low B=sel X=open", "l dlxtp_1 GATE=open D=data Q=word", "r dfxtp_1 CLK=clk D=word Q=read"]
+    circuit = hand_netlist("clk in", "", cells)
+    timing = analyse(circuit.netlist)
+    load = pin("dlxtp_1", "D")
+    data = [after(arc_of("dfxtp_1", "CLK"), out, CLOCK, load) for out in (RISE, FALL)]
+    wait = [after(arc_of("dfxtp_1", "CLK"), out, CLOCK, pin("inv_1", "A")) for out in (RISE, FALL)]
+    select = inverted("inv_1", wait, pin("and2_1", "B"))
+    assert timing.half == pytest.approx(max(come for come, _ in data + select), rel=EXACT)
+    (hold,) = cell_of("dlxtp_1").holds
+    held = [come - looked_up((hold.rise, hold.fall)[edge], slew, 0.0) for edge, (come, slew) in enumerate(data)]
+    assert timing.hold == pytest.approx(min(*held, *(come for come, _ in select)), rel=EXACT)
+    assert timing.slack(10.0) == pytest.approx(min(10 - timing.whole, 5 - timing.half), rel=EXACT)
+
+
+def test_delays_outside() -> None:
+    circuit = hand_netlist("in", "x", ["a inv_1 A=in Y=x"])
+    alone = analyse(circuit.netlist).period
+    assert analyse(circuit.netlist, input_delay=1.5, output_delay=0.25).period == pytest.approx(alone + 1.75, rel=EXACT)
+    registers = hand_netlist("clk in", "q", ["a dfxtp_1 CLK=clk D=in Q=q"]).netlist
+    inside = analyse(registers)
+    assert analyse(registers, output_delay=2.0).period == pytest.approx(
+        max(float(step.time) for step in inside.path) + 2.0, rel=EXACT
+    )
+    assert analyse(registers, input_delay=2.0).period > inside.period
+
+
 def test_what_gates_a_clock_has_half_a_period() -> None:
     cells = ["g and2_1 A=clk B=n X=c", "i inv_1 A=en Y=n", "a dfxtp_1 CLK=c D=1 Q=q", "b dfxtp_1 CLK=clk D=1 Q=r"]
     circuit = hand_netlist("clk en", "", cells)
@@ -196,61 +251,3 @@ THINNED = [("sky130", consmax), *SLOW]
 def test_thinned_tables_give_the_same_longest_path(process: str, unit: Callable[[], SoftmaxUnit]) -> None:
     thinned = mapped(unit(), library_of(process)).netlist
     assert within(analyse(thinned).period, analyse(with_library(thinned, full_library(process))).period, 0.05)
-
-
-SCRIPT = """
-read_liberty cells.lib
-read_verilog unit.v
-link_design unit
-create_clock -name clk -period 20 [get_ports clk]
-set_input_delay 0 -clock clk [all_inputs]
-set_input_transition {slew} [all_inputs]
-set_output_delay 0 -clock clk [all_outputs]
-set_load {load} [all_outputs]
-report_checks -path_delay max -format full -digits 6
-exit
-"""
-
-
-def opensta(unit: Mapped, folder: Path) -> float:
-    """Return the longest path in ns as OpenSTA finds it."""
-    # What OpenSTA asks for and mapping does not: where delays and slews are measured, which both take as they are.
-    thresholds = [f"{side}_threshold_pct_{edge} : 50;" for side in ("input", "output") for edge in ("rise", "fall")]
-    for place, percent in (("lower", 20), ("upper", 80)):
-        thresholds += [f"slew_{place}_threshold_pct_{edge} : {percent};" for edge in ("rise", "fall")]
-    library = to_liberty(unit.netlist.library).replace("delay_model", "\n".join([*thresholds, "delay_model"]), 1)
-    (folder / "cells.lib").write_text(library)
-    (folder / "unit.v").write_text(unit.to_verilog().replace("wire signed", "wire"))
-    (folder / "script.tcl").write_text(SCRIPT.format(slew=INPUT_SLEW, load=OUTPUT_LOAD))
-    command = ["sta", "-no_splash", "-exit", "script.tcl"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=True)
-    printed = done.stdout + done.stderr
-    # It goes on after what it cannot read, and still tells a slack.
-    assert not re.search(r"rror|syntax|not found|black box", printed), printed
-    slack = re.search(r"(-?[\d.]+)\s+slack", printed)
-    assert slack, printed
-    return 20 - float(slack[1])
-
-
-@yosys
-@pytest.mark.skipif(shutil.which("sta") is None, reason="needs OpenSTA")
-@pytest.mark.parametrize("unit", [consmax, softermax])
-def test_opensta_finds_the_same_longest_path(unit: Callable[[], SoftmaxUnit], tmp_path: Path) -> None:
-    library = replace(library_of("sky130"), wire=0.0)
-    design = mapped(unit(), library)
-    theirs, ours = opensta(design, tmp_path), analyse(design.netlist).period
-    # It reads six digits of each figure, and computes in float32.
-    assert within(ours, theirs, 1e-5)
-    slower = analyse(with_library(design.netlist, slowed(library, 1.2))).period
-    assert not within(slower, theirs, 0.05)
-
-
-def slowed(library: Library, factor: float) -> Library:
-    """Return a library whose cells take longer."""
-
-    def slow(arc: Arc) -> Arc:
-        rise, fall = (table._replace(values=table.values * factor) for table in (arc.rise, arc.fall))
-        return arc._replace(rise=rise, fall=fall)
-
-    cells = {name: replace(cell, arcs=tuple(map(slow, cell.arcs))) for name, cell in library.cells.items()}
-    return replace(library, cells=cells)

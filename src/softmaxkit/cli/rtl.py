@@ -55,7 +55,33 @@ def rtl(
         str | None,
         typer.Option(help="Name of the top module; of several, what it begins with.", show_default="softmaxkit_METHOD"),
     ] = None,
-    clock: Annotated[float, typer.Option(help="Clock period in ns, for the timing constraints.")] = 5.0,
+    clock: Annotated[
+        float, typer.Option(metavar="NS", help="Clock period, for the timing constraints and the test bench.")
+    ] = 5.0,
+    uncertainty: Annotated[
+        float, typer.Option(metavar="NS", help="Clock uncertainty in the timing constraints.")
+    ] = 0.0,
+    input_delay: Annotated[
+        float | None,
+        typer.Option(
+            metavar="NS", help="Logic before the inputs, in the constraints.", show_default="20% of the clock"
+        ),
+    ] = None,
+    output_delay: Annotated[
+        float | None,
+        typer.Option(
+            metavar="NS", help="Logic after the outputs, in the constraints.", show_default="20% of the clock"
+        ),
+    ] = None,
+    driving_cell: Annotated[
+        str,
+        typer.Option(
+            metavar="CELL",
+            help="Library cell that drives the inputs, in the constraints.",
+            show_default="a slew of 0.05 ns",
+        ),
+    ] = "",
+    load: Annotated[float, typer.Option(metavar="PF", help="Load of the outputs, in the constraints.")] = 0.01,
     text: HeadTextOption = None,
     context: ContextOption = Recipe().context,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace units in the output folder.")] = False,
@@ -65,12 +91,14 @@ def rtl(
     from softmaxkit.studies.hardware import require_amaranth
 
     require_amaranth()
+    from softmaxkit.flow.constraints import Constraints
     from softmaxkit.flow.export import check_export_folder
     from softmaxkit.studies.rtl import RtlOptions, write_rtl
 
     check_head_options(command, model)
     check_export_folder(output, overwrite)
-    options = RtlOptions(sizes(lanes, max_row, depth, storage), output, constants, name, clock, overwrite)
+    constraints = Constraints(clock, uncertainty, input_delay, output_delay, driving_cell, load=load)
+    options = RtlOptions(sizes(lanes, max_row, depth, storage), output, constants, name, constraints, overwrite)
     chosen = chosen_units(method, spec, model, layer, head, text, context, options.rows)
     with stages() as stage:
         record = write_rtl(chosen, options, command_line(), stage, lambda line: console.print(line, soft_wrap=True))

@@ -7,6 +7,9 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+KINDS = ("luts", "carries", "registers", "dsps", "block_rams")
+"""What of an FPGA is counted."""
+
 
 def title_of(result: dict[str, Any]) -> str:
     """Return what a result is called: method, and form or variant."""
@@ -88,9 +91,28 @@ def counts_table(results: list[dict[str, Any]]) -> Table:
     """Return a row for each result in an FPGA: counts of its cells."""
     table = Table(title="FPGA, counts before placement", box=SIMPLE_HEAD)
     table.add_column("unit", no_wrap=True)
-    kinds = ("luts", "registers", "dsps", "block_rams")
-    for kind in kinds:
+    for kind in KINDS:
         table.add_column(kind.replace("_", " "), justify="right")
     for result in results:
-        table.add_row(title_of(result), *(f"{result[kind]:,}" for kind in kinds))
+        table.add_row(title_of(result), *(f"{result[kind]:,}" for kind in KINDS))
+    return table
+
+
+def placed_table(results: list[dict[str, Any]]) -> Table:
+    """Return a row for each result in an FPGA, placed and routed: its clock, and what is used of the device."""
+    devices = ", ".join(dict.fromkeys(result["device"] for result in results if "device" in result))
+    table = Table(title=f"Placed and routed, frame and row memory included: {devices}", box=SIMPLE_HEAD)
+    table.add_column("unit", no_wrap=True)
+    for heading in ("clock\nMHz", *(kind.replace("_", "\n") for kind in KINDS)):
+        table.add_column(heading, justify="right")
+    for result in results:
+        if "unplaced" in result:
+            table.add_row(title_of(result), "does not fit", *("–" for _ in KINDS))
+            continue
+        counts = (
+            f"{result[f'placed_{kind}']:,}"
+            + (f" of {result[f'device_{kind}']:,}" if f"device_{kind}" in result else "")
+            for kind in KINDS
+        )
+        table.add_row(title_of(result), f"{result['fmax_mhz']:,.1f}", *counts)
     return table

@@ -20,7 +20,7 @@ from softmaxkit.cli.options import (
     writable_file,
     writable_folder,
 )
-from softmaxkit.cli.silicon_tables import cells_table, counts_table, remarks, title_of
+from softmaxkit.cli.silicon_tables import cells_table, counts_table, placed_table, remarks, title_of
 from softmaxkit.cli.units import (
     LANES,
     MAX_ROW,
@@ -72,14 +72,16 @@ def synth(
     cells: Annotated[
         str,
         typer.Option(
-            help="sky130 or asap7; or, for quick counts, an FPGA: ice40, ecp5 or xilinx.",
+            help="sky130 or asap7; or, for quick counts, an FPGA: ice40, ecp5, nexus or xilinx.",
             autocompletion=_names_of_cells,
         ),
     ] = "sky130",
     lanes: LanesOption = LANES,
     clock: Annotated[
         float | None,
-        typer.Option(metavar="NS", help="Clock period to meet, in ns.", show_default="8 for sky130, 1 for asap7"),
+        typer.Option(
+            metavar="NS", help="Clock period to meet, in ns.", show_default="8 for sky130, 1 for asap7, 10 for --place"
+        ),
     ] = None,
     wires: Annotated[
         bool, typer.Option("--wires/--no-wires", help="Estimate wires, by the pins that a net drives.")
@@ -167,10 +169,26 @@ def synth(
     head: HeadOption = 0,
     text: HeadTextOption = None,
     context: ContextOption = Recipe().context,
+    place: Annotated[
+        bool, typer.Option("--place", help="Place and route in the FPGA by nextpnr: clock, and what of it is used.")
+    ] = False,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Device for --place: 25k, 45k or 85k of ecp5, up5k of ice40, lifcl-40 of nexus.",
+            show_default="the smallest",
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of --place.")] = 1,
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", metavar="DIR", callback=writable_folder, help="Write netlists and longest paths there."
+            "--output",
+            "-o",
+            metavar="DIR",
+            callback=writable_folder,
+            help="Write netlists and longest paths there, or bitstreams.",
         ),
     ] = None,
     pareto: Annotated[
@@ -195,6 +213,7 @@ def synth(
 
     require_amaranth()
     from softmaxkit.flow.fpga import FAMILIES
+    from softmaxkit.flow.place import TARGET, Placing, device_of
     from softmaxkit.studies.pareto import pareto as study
     from softmaxkit.studies.silicon import SynthesisOptions, Verilog, storage_in, synthesize_units, synthesize_verilog
 
@@ -202,10 +221,18 @@ def synth(
         raise ValueError(f"--cells is {', '.join(_names_of_cells())}, not {cells!r}")
     if clock is not None and not 0 < clock < 1e6:
         raise ValueError(f"--clock is a period in ns, more than 0, not {clock:g}")
-    if cells in FAMILIES:
+    if place:
+        device_of(cells, device)
+        refuse(
+            given(command, "liberty", "corner", "sram", "wires", "pareto", "markdown"),
+            f"--cells {cells} has no cells of a library",
+        )
+    else:
+        refuse(given(command, "device", "seed"), "without --place nothing is placed")
+    if cells in FAMILIES and not place:
         refuse(
             given(command, "liberty", "corner", "sram", "clock", "wires", "output", "pareto", "markdown"),
-            f"--cells {cells} is for counts, without cells of a library, timing or netlist",
+            f"--cells {cells} is for counts, without cells of a library, timing or netlist; --place has timing",
         )
     if verilog:
         if any(each is not None for each in (method, spec, model)):
@@ -219,7 +246,10 @@ def synth(
     if pareto:
         refuse(given(command, *OF_PARETO, "corner", "output"), "--pareto has clocks, lanes and forms of its own")
     unit_sizes = sizes(lanes, max_row, depth, storage_in(cells, storage))
-    options = SynthesisOptions(unit_sizes, cells, clock, wires, liberty or [], corner or [], sram or [], output)
+    placing = Placing(device, seed, 1e3 / clock if clock else TARGET) if place else None
+    options = SynthesisOptions(
+        unit_sizes, cells, clock, wires, liberty or [], corner or [], sram or [], output, placing
+    )
     units = []
     if not verilog and not pareto:
         every = _units(method, spec, model, layer, head, text, context, unit_sizes, cells, constants != "loadable")
@@ -234,7 +264,7 @@ def synth(
             record = synthesize_units(units, options, command_line(), stage, console.print)
     results = record["results"]
     screen = results_console(json)
-    screen.print((counts_table if cells in FAMILIES else cells_table)(results))
+    screen.print((placed_table if place else counts_table if cells in FAMILIES else cells_table)(results))
     for result in results:
         for name, mhz in result.get("fmax_at_corners_mhz", {}).items():
             screen.print(f"{title_of(result)} at {name}: {mhz:,.0f} MHz")
@@ -288,6 +318,10 @@ def _raise_failures(results: list[dict[str, Any]], clock: float | None) -> None:
     """Raise RuntimeError where a netlist is wrong, or misses a clock period, in ns, that was asked for."""
     if wrong := [result for result in results if result.get("faults")]:
         raise RuntimeError(f"netlists differ from the integers: {', '.join(map(title_of, wrong))}")
+    if unplaced := [result["unplaced"] for result in results if "unplaced" in result]:
+        raise RuntimeError(unplaced[0])
     if clock is not None and (late := [result for result in results if not result.get("clock_met", True)]):
-        periods = ", ".join(f"{title_of(result)} {1e3 / result['fastest_mhz']:.2f} ns" for result in late)
+        periods = ", ".join(
+            f"{title_of(result)} {1e3 / result.get('fastest_mhz', result['fmax_mhz']):.2f} ns" for result in late
+        )
         raise RuntimeError(f"a clock of {clock:g} ns cannot be met; what can: {periods}")

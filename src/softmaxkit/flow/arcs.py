@@ -51,13 +51,14 @@ def _place(axes: Array, at: Array) -> tuple[Array, Array]:
 
 
 class Edges(NamedTuple):
-    """Edges of the timing graph, from a transition of one net to a transition of another; all int64, (n,).
+    """Edges of the timing graph, from a transition of one net to a transition of another; int64 but for `latch`, (n,).
 
     Attributes:
         source, target: 2 * net for rising transitions, 2 * net + 1 for falling ones.
         delay, slew: indices of the tables.
         instance: the instance that the arc belongs to.
         level: logic level of the instance.
+        latch: whether it begins at the enable of a latch, which opens half a period after the clock's edge.
     """
 
     source: Array
@@ -66,6 +67,7 @@ class Edges(NamedTuple):
     slew: Array
     instance: Array
     level: Array
+    latch: Array
 
 
 class End(NamedTuple):
@@ -73,7 +75,7 @@ class End(NamedTuple):
 
     Attributes:
         nets: int64, (n,).
-        rise, fall: setup tables; None if there is no setup time.
+        rise, fall: tables of setup or hold times; None if there is none.
         factor: 2 if only half a period is available, else 1.
         names, cell: instances and library cell.
     """
@@ -86,11 +88,28 @@ class End(NamedTuple):
     cell: str
 
 
-def timing_graph(netlist: Netlist) -> tuple[Tables, Edges, list[End]]:
-    """Return the tables and edges of the timing graph, and the endpoints of its paths."""
+class Graph(NamedTuple):
+    """The timing graph of a netlist.
+
+    Attributes:
+        tables: of its edges.
+        edges: transitions through arcs.
+        ends: endpoints of paths, with setup times.
+        holds: those whose earliest arrival matters, with hold times.
+    """
+
+    tables: Tables
+    edges: Edges
+    ends: list[End]
+    holds: list[End]
+
+
+def timing_graph(netlist: Netlist) -> Graph:
+    """Return the timing graph of a netlist."""
     tables: list[Table] = []
     parts: list[tuple[Array, ...]] = []
     ends: list[End] = []
+    holds: list[End] = []
     clock_nets = netlist.clock_nets
     for group in netlist.groups:
         cell = group.cell
@@ -103,10 +122,13 @@ def timing_graph(netlist: Netlist) -> tuple[Tables, Edges, list[End]]:
                     enables = gating & (group.nets[pin] > 1) & ~clock_nets[group.nets[pin]]
                     names = [netlist.names[instance] for instance in group.instances[enables]]
                     ends.append(End(group.nets[pin][enables], None, None, 2, names, cell.name))
-        for setup in cell.setups:
-            nets = group.nets[setup.pin]
-            names = [netlist.names[instance] for instance in group.instances]
-            ends.append(End(nets, setup.rise, setup.fall, 1, names, cell.name))
+                    holds.append(ends[-1])
+        names = [netlist.names[instance] for instance in group.instances]
+        latch = cell.state is not None and cell.state.kind == "latch"
+        for pin, _, _, rise, fall in cell.setups:
+            whole = End(group.nets[pin], rise, fall, 1, names, cell.name)
+            ends.append(whole._replace(rise=None, fall=None, factor=2) if latch else whole)
+        holds += [End(group.nets[hold.pin], hold.rise, hold.fall, 1, names, cell.name) for hold in cell.holds]
         for arc in cell.arcs:
             if cell.state is not None and (cell.state.kind == "gate" or not arc.edge):
                 continue
@@ -121,14 +143,14 @@ def timing_graph(netlist: Netlist) -> tuple[Tables, Edges, list[End]]:
                     group.nets[arc.output][used] * 2 + edge_out,
                 )
                 fill = np.full(len(instances), first)
-                parts.append((source, target, fill, fill + 1, instances, level))
+                parts.append((source, target, fill, fill + 1, instances, level, np.full(len(instances), latch)))
     for name, nets in netlist.outputs.items():
         ends.append(End(np.asarray(nets, np.int64), None, None, 1, [name] * len(nets), "output"))
     columns = [np.concatenate([np.zeros(0, np.int64), *column]) for column in zip(*parts, strict=True)] or [
         np.zeros(0, np.int64)
-    ] * 6
+    ] * 7
     empty = Table(np.zeros(1), np.zeros(1), np.zeros((1, 1)))
-    return Tables(tables or [empty, empty]), Edges(*columns), ends
+    return Graph(Tables(tables or [empty, empty]), Edges(*columns), ends, holds)
 
 
 def _senses(sense: str, edge: str) -> Sequence[tuple[int, int]]:

@@ -13,8 +13,8 @@ LATCH = re.compile(r"\$_DLATCH(?:SR)?_")
 ONE_CLOCK = "designs are timed by one clock, an input that reaches all flip-flops as it is"
 
 
-def check_clocks(module: Mapping[str, Any]) -> None:
-    """Reject a design that is not clocked by one input.
+def check_clocks(module: Mapping[str, Any]) -> str:
+    """Return the one input that clocks a design; empty if it has no flip-flops.
 
     Args:
         module: the flat design in gates and flip-flops, in Yosys's JSON form.
@@ -43,6 +43,7 @@ def check_clocks(module: Mapping[str, Any]) -> None:
         if "[" in inputs[clock]:
             raise ToolError(f"the clock {inputs[clock]} is one bit of a port; give it a port of its own")
         _check_use(module, clock, inputs[clock])
+    return "".join(inputs[clock] for clock in clocks)
 
 
 def check_outputs(module: Mapping[str, Any]) -> None:

@@ -14,7 +14,10 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from softmaxkit.files import whole_folder, write_text
+from softmaxkit.flow.cells.processes import PROCESSES
+from softmaxkit.flow.constraints import SHARE, Constraints
 from softmaxkit.flow.interface import describe, tables, whole_bytes
+from softmaxkit.flow.paths import combinational_paths
 from softmaxkit.flow.vectors import Rows, Stream, stream
 from softmaxkit.flow.verilog import to_verilog
 
@@ -31,6 +34,8 @@ TEMPLATES = {
     "memory.sv": "{name}_memory.sv",
     "tb.sv": "{name}_tb.sv",
     "unit.sdc": "{name}.sdc",
+    "sta.tcl": "{name}_sta.tcl",
+    "librelane.json": "librelane.json",
     "lint.vlt": "lint.vlt",
     "README.md": "README.md",
     "Makefile": "Makefile",
@@ -42,7 +47,7 @@ def export(
     name: str,
     folder: Path,
     segments: Sequence[tuple[Constants, Rows]],
-    period: float = 5.0,
+    constraints: Constraints = Constraints(),
     heads: Mapping[str, Constants] = MappingProxyType({}),
 ) -> None:
     """Write the folder of a unit, completely or not at all.
@@ -53,7 +58,7 @@ def export(
         folder: to write; missing or empty.
         segments: sets of constants with the rows that the test bench runs on them; see
             `softmaxkit.flow.vectors.stream`.
-        period: clock period in ns for the timing constraints and the test bench.
+        constraints: of timing; their clock is also that of the test bench.
         heads: the constants, among those of `segments`, of heads of a model, by the heads' names.
 
     Raises:
@@ -65,8 +70,6 @@ def export(
     folder = check_export_folder(folder, overwrite=False)
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
         raise ValueError(f"a module's name is letters, digits and underscores, a letter first, not {name!r}")
-    if not (period > 0 and np.isfinite(period)):
-        raise ValueError(f"the clock's period is a positive number of ns, not {period}")
     _check_segments(unit, segments)
     vectors = stream(unit, segments)
     verilog = to_verilog(unit, name)
@@ -76,7 +79,7 @@ def export(
     loaded = tables(unit, [constants for constants, _ in segments], heads)
     with whole_folder(folder) as work:
         write_text(work / f"{name}.sv", verilog)
-        _write_templates(work, unit, facts, loaded, segments[0][0], period)
+        _write_templates(work, unit, facts, loaded, segments[0][0], constraints)
         _write_vectors(work, unit, vectors)
         write_text(work / "tables.json", _json(loaded))
         write_text(work / PARAMETERS_FILE, _json(facts))
@@ -123,7 +126,12 @@ def _check_segments(unit: SoftmaxUnit, segments: Sequence[tuple[Constants, Rows]
 
 
 def _write_templates(
-    work: Path, unit: SoftmaxUnit, facts: dict[str, Any], loaded: dict[str, Any], constants: Constants, period: float
+    work: Path,
+    unit: SoftmaxUnit,
+    facts: dict[str, Any],
+    loaded: dict[str, Any],
+    constants: Constants,
+    constraints: Constraints,
 ) -> None:
     templates = Environment(
         loader=PackageLoader("softmaxkit.flow"),
@@ -148,9 +156,19 @@ def _write_templates(
         "result_bits": unit.result_bits,
         "cfg": unit.registers,
         "whole_bytes": whole_bytes,
-        "period": period,
+        "period": constraints.period,
+        "constraints": constraints,
+        "share": SHARE,
+        "wires": {name: process.wire for name, process in PROCESSES.items()},
         "patience": max(20_000, 4 * unit.latency(unit.max_row)),
     }
+    modules = {
+        facts["name"]: (work / f"{facts['name']}.sv").read_text(encoding="utf-8"),
+        f"{facts['name']}_axis": templates.get_template("axis.sv.j2").render(context),
+    }
+    paths = combinational_paths(modules)
+    context["combinational_paths"] = paths
+    facts["combinational_paths"] = {name: [path._asdict() for path in of] for name, of in paths.items()}
     for template, name in TEMPLATES.items():
         if unit.memories or template != "memory.sv":
             text = templates.get_template(f"{template}.j2").render(context)

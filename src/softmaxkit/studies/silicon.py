@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from softmaxkit.studies.progress import Progress, Say, Stage
 
 if TYPE_CHECKING:
     from softmaxkit.flow.figures import Synthesis
+    from softmaxkit.flow.place import Placement, Placing
     from softmaxkit.flow.vectors import Rows
     from softmaxkit.methods.base.unit import SoftmaxUnit
     from softmaxkit.models.evaluation import RealScores
@@ -39,7 +40,8 @@ class SynthesisOptions:
         liberty: Liberty files in place of the package's tables.
         corners: Liberty files of other corners, to time the netlist at as well.
         sram: Liberty files of the macros of which memories are made, in place of those published for the process.
-        output: folder for netlists and longest paths; None writes none.
+        output: folder for netlists and longest paths, or for bitstreams; None writes none.
+        placing: place and route in the FPGA in this way; None counts cells alone.
     """
 
     sizes: Mapping[str, Any]
@@ -50,6 +52,7 @@ class SynthesisOptions:
     corners: Sequence[Path] = ()
     sram: Sequence[Path] = ()
     output: Path | None = None
+    placing: Placing | None = None
 
     def inputs(self) -> dict[str, Any]:
         """Return what a record says of them."""
@@ -136,6 +139,7 @@ def synthesize_units(
     """
     from softmaxkit.flow.cells.macros import macros_from_liberty
     from softmaxkit.flow.fpga import count_cells
+    from softmaxkit.flow.place import place_unit
     from softmaxkit.flow.sources import Source
     from softmaxkit.flow.synthesize import at_corners, synthesize
     from softmaxkit.flow.verilog import to_rtlil
@@ -150,8 +154,11 @@ def synthesize_units(
         about = {"form": title, "lanes": unit.lanes, "max_row": unit.max_row, "depth": unit.depth}
         about |= {"storage": unit.storage, "latency_cycles": unit.latency(unit.max_row)}
         if options.cells in FAMILIES:
-            counts = count_cells(Source("unit", {"design.il": to_rtlil(unit, "unit")}), options.cells)
-            results.append(make_result(spec, "hardware", **about, cells=options.cells, **counts))
+            if options.placing is None:
+                figures = count_cells(Source("unit", {"design.il": to_rtlil(unit, "unit")}), options.cells)
+            else:
+                figures = _placed(name, partial(place_unit, unit), options, say)
+            results.append(make_result(spec, "hardware", **about, cells=options.cells, **figures))
             continue
         synthesis = synthesize(
             unit,
@@ -169,7 +176,7 @@ def synthesize_units(
             say(f"wrong: {fault}")
         results.append(make_result(spec, "hardware", **about, **synthesis.figures(), faults=list(synthesis.faults)))
         if options.output is not None:
-            _write(options.output, re.sub(r"\W+", "_", name).strip("_"), synthesis, say)
+            _write(options.output, _file_name(name), synthesis, say)
     return make_record(command, 0, options.inputs(), results)
 
 
@@ -213,6 +220,7 @@ def synthesize_verilog(
     from softmaxkit.flow.cells.processes import PROCESSES
     from softmaxkit.flow.fpga import count_cells
     from softmaxkit.flow.mapping import map_design
+    from softmaxkit.flow.place import place_verilog
     from softmaxkit.flow.sources import read_verilog
     from softmaxkit.flow.synthesize import at_corners, chosen_library, fit
 
@@ -221,7 +229,11 @@ def synthesize_verilog(
     about = {"method": source.top, "variant": "", "mode": "hardware", "form": "", "cells": cells}
     stage(f"synthesise {source.top}")
     if cells in FAMILIES:
-        return make_record(command, 0, options.inputs(), [about | count_cells(source, cells)])
+        placed = options.placing is not None
+        figures = (
+            _placed(source.top, partial(place_verilog, source), options, say) if placed else count_cells(source, cells)
+        )
+        return make_record(command, 0, options.inputs(), [about | figures])
     library = chosen_library(cells, options.liberty, options.wires)
     period = options.clock if options.clock is not None else PROCESSES[cells].clock
     mapped = map_design(source, library, period)
@@ -234,10 +246,45 @@ def synthesize_verilog(
     return make_record(command, 0, options.inputs(), [about | synthesis.figures()])
 
 
+def _placed(
+    name: str, place: Callable[[str, Placing], Placement], options: SynthesisOptions, say: Say
+) -> dict[str, Any]:
+    """Return the figures of a placed design, or why it does not fit; writes its bitstream."""
+    from softmaxkit.flow.place import DoesNotFit
+
+    assert options.placing is not None
+    try:
+        placement = place(options.cells, options.placing)
+    except DoesNotFit as error:
+        say(f"{name}: {error}")
+        return {"unplaced": str(error)}
+    if options.output is not None and placement.bitstream is not None:
+        path = options.output / f"{_file_name(name)}.bit"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(placement.bitstream)
+        say(f"bitstream: {path}")
+    return placement.figures()
+
+
+def _file_name(name: str) -> str:
+    return re.sub(r"\W+", "_", name).strip("_")
+
+
 def _write(folder: Path, name: str, synthesis: Synthesis, say: Say) -> None:
-    """Write a netlist and its longest path."""
+    """Write a netlist, its cells for a timing analyser, its longest path and that of the smallest hold slack."""
+    from softmaxkit.flow.cells.writing import to_liberty
+
+    timing = synthesis.timing
     write_text(folder / f"{name}.v", synthesis.mapped.to_verilog())
-    lines = [f"{step.time:9.4f} ns  {step.edge:4}  {step.cell:32} {step.instance}" for step in synthesis.timing.path]
+    write_text(folder / "cells.lib", to_liberty(synthesis.mapped.netlist.library, analysis=True))
+    paths = [
+        ("longest path, with the setup time", timing.path),
+        ("smallest hold slack, less the hold time", timing.shortest),
+    ]
+    lines = []
+    for title, path in paths:
+        lines.append(f"{title}:")
+        lines += [f"{step.time:9.4f} ns  {step.edge:4}  {step.cell:32} {step.instance}" for step in path]
     write_text(folder / f"{name}.path.txt", "\n".join(lines) + "\n")
     say(f"netlist: {folder / name}.v")
 

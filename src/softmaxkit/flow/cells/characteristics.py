@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Literal
 
 import numpy as np
 
 from softmaxkit.flow.cells.liberty import Group, LibertyError
-from softmaxkit.flow.cells.library import Arc, Sense, Setup, Table
+from softmaxkit.flow.cells.library import Arc, Constraint, Sense, Table
 from softmaxkit.flow.cells.units import Units
 
 SENSES: dict[str, Sense] = {
@@ -82,26 +83,26 @@ def read_arcs(pin: Group, units: Units) -> Iterator[Arc]:
         yield Arc(pin.name, related, sense, edge, rise, fall, rise_slew, fall_slew)
 
 
-def read_setups(pin: Group, units: Units) -> Iterator[Setup]:
-    """Yield the setup times of an input; where they differ only in their condition, the longer ones."""
+def read_constraints(pin: Group, units: Units, kind: Literal["setup", "hold"]) -> Iterator[Constraint]:
+    """Yield the setup or hold times of an input; where they differ only in their condition, the longer ones."""
     merged: dict[tuple[str, str], tuple[Table, Table]] = {}
     for timing in pin.of("timing"):
-        kind = timing.values.get("timing_type", "")
-        if kind not in ("setup_rising", "setup_falling"):
+        edge = {f"{kind}_rising": "rise", f"{kind}_falling": "fall"}.get(timing.values.get("timing_type", ""))
+        if edge is None:
             continue
         rise, fall = (units.constraint(timing.first(name)) for name in ("rise_constraint", "fall_constraint"))
         if rise is None and fall is None:
             continue
         pair = [table for table in (rise or fall, fall or rise) if table is not None]
         for related in _related(timing, pin):
-            key = related, "rise" if kind == "setup_rising" else "fall"
+            key = related, edge
             if key in merged:
                 a, b = merged[key]
                 merged[key] = a.combined(pair[0], np.maximum), b.combined(pair[1], np.maximum)
             else:
                 merged[key] = pair[0], pair[1]
     for (related, edge), (slow, fast) in merged.items():
-        yield Setup(pin.name, related, edge, slow, fast)
+        yield Constraint(pin.name, related, edge, slow, fast)
 
 
 def _related(timing: Group, pin: Group) -> list[str]:

@@ -20,7 +20,7 @@ Sense = Literal["positive_unate", "negative_unate", "non_unate"]
 
 
 class Table(NamedTuple):
-    """A look-up table over slew in ns and load in pF; for setup times, over the slews of data and clock.
+    """A look-up table over slew in ns and load in pF; for setup and hold times, over the slews of data and clock.
 
     Attributes:
         slews: float64, (s,), ascending.
@@ -79,13 +79,13 @@ class Arc(NamedTuple):
     fall_slew: Table
 
 
-class Setup(NamedTuple):
-    """A setup time.
+class Constraint(NamedTuple):
+    """A setup or hold time.
 
     Attributes:
         pin, clock: pins.
         edge: of the clock, "rise" or "fall".
-        rise, fall: in ns, for the rising and falling edge of the input.
+        rise, fall: in ns, for the rising and falling edge of the input; over the slews of data and clock.
     """
 
     pin: str
@@ -140,7 +140,7 @@ class Cell:
         leakage: in nW, mean over its states.
         pins: by name.
         arcs: timing arcs.
-        setups: setup times of a sequential cell.
+        setups, holds: setup and hold times of a sequential cell.
         energy: internal energy in pJ per edge of an output, by (output, input that caused it): the mean of rise and
             fall, in which the energy of the load cancels out.
         input_energy: in pJ per edge of an input that causes no edge of an output.
@@ -152,10 +152,11 @@ class Cell:
     leakage: float
     pins: dict[str, Pin]
     arcs: tuple[Arc, ...] = ()
-    setups: tuple[Setup, ...] = ()
+    setups: tuple[Constraint, ...] = ()
     energy: dict[tuple[str, str], Table] = field(default_factory=dict)
     input_energy: dict[str, Table] = field(default_factory=dict)
     state: State | None = None
+    holds: tuple[Constraint, ...] = ()
 
     @property
     def inputs(self) -> list[str]:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from softmaxkit.flow.cells.library import Arc, Cell, Library, Pin, Setup, State, Table
+from softmaxkit.flow.cells.library import Arc, Cell, Constraint, Library, Pin, State, Table
 from softmaxkit.flow.cells.reading import library_from_liberty
 
 FOLDER = "softmaxkit.flow.cells"
@@ -149,6 +149,7 @@ def to_json(library: Library) -> dict[str, Any]:
             "pins": {name: [pin.output, pin.capacitance, pin.function, pin.limit] for name, pin in cell.pins.items()},
             "arcs": [[*arc[:4], *map(packed, arc[4:])] for arc in cell.arcs],
             "setups": [[*setup[:3], packed(setup.rise), packed(setup.fall)] for setup in cell.setups],
+            "holds": [[*hold[:3], packed(hold.rise), packed(hold.fall)] for hold in cell.holds],
             "energy": [[*pins, packed(table)] for pins, table in cell.energy.items()],
             "input_energy": [[pin, packed(table)] for pin, table in cell.input_energy.items()],
             "state": cell.state,
@@ -179,10 +180,11 @@ def from_json(library: dict[str, Any], wire: float = 0.0) -> Library:
                 cell["leakage"],
                 {pin: Pin(*fields) for pin, fields in cell["pins"].items()},
                 tuple(Arc(*arc[:4], *map(table, arc[4:])) for arc in cell["arcs"]),
-                tuple(Setup(*setup[:3], *map(table, setup[3:])) for setup in cell["setups"]),
+                tuple(Constraint(*setup[:3], *map(table, setup[3:])) for setup in cell["setups"]),
                 {(output, related): table(packed) for output, related, packed in cell["energy"]},
                 {pin: table(packed) for pin, packed in cell["input_energy"]},
                 State(state[0], (state[1][0], state[1][1]), *state[2:]) if state else None,
+                tuple(Constraint(*hold[:3], *map(table, hold[3:])) for hold in cell["holds"]),
             )
 
     return Library(library["name"], library["voltage"], {cell.name: cell for cell in cells()}, wire)

@@ -7,7 +7,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from softmaxkit.flow.cells.characteristics import read_arcs, read_capacitance, read_energy, read_leakage, read_setups
+from softmaxkit.flow.cells.characteristics import (
+    read_arcs,
+    read_capacitance,
+    read_constraints,
+    read_energy,
+    read_leakage,
+)
 from softmaxkit.flow.cells.functions import expression
 from softmaxkit.flow.cells.liberty import Group, LibertyError, read_liberty
 from softmaxkit.flow.cells.library import Cell, Library, Pin, State, Table
@@ -110,7 +116,8 @@ def read_cell(group: Group, units: Units) -> Cell:
         raise LibertyError("it has no area")
     pins = {pin.name: _read_pin(pin, state, units) for pin in groups}
     arcs = tuple(arc for pin in groups for arc in read_arcs(pin, units))
-    setups = tuple(setup for pin in groups for setup in read_setups(pin, units))
+    setups = tuple(setup for pin in groups for setup in read_constraints(pin, units, "setup"))
+    holds = tuple(hold for pin in groups for hold in read_constraints(pin, units, "hold"))
     energy: dict[tuple[str, str], Table] = {}
     own: dict[str, Table] = {}
     for pin in groups:
@@ -126,7 +133,7 @@ def read_cell(group: Group, units: Units) -> Cell:
                     if not given.output and (pin.name, name) not in energy
                 }
     leakage = read_leakage(group, units) or 0.0
-    cell = Cell(group.name, group.number("area"), leakage, pins, arcs, setups, energy, own, state)
+    cell = Cell(group.name, group.number("area"), leakage, pins, arcs, setups, energy, own, state, holds)
     _check_functions(cell)
     _check_timing(cell)
     return cell
@@ -188,7 +195,9 @@ def _check_functions(cell: Cell) -> None:
 def _check_timing(cell: Cell) -> None:
     """Leave out a cell that lacks a delay or a setup time: it would count as 0."""
     state = cell.state
-    if any(arc.related not in cell.pins for arc in cell.arcs) or any(s.clock not in cell.pins for s in cell.setups):
+    if any(arc.related not in cell.pins for arc in cell.arcs) or any(
+        each.clock not in cell.pins for each in (*cell.setups, *cell.holds)
+    ):
         raise LeftOut("timing from what is no pin")
     if state is None:
         needed = {(name, pin) for name in cell.outputs for pin in expression(cell.pins[name].function).names}

@@ -1,4 +1,4 @@
-"""Writes cell libraries as Liberty for Yosys and ABC: only what mapping needs."""
+"""Writes cell libraries as Liberty: what Yosys and ABC need to map, or what timing analysers need besides."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from softmaxkit.flow.cells.library import Arc, Cell, Library, Setup, Table
+from softmaxkit.flow.cells.library import Arc, Cell, Constraint, Library, Table
 from softmaxkit.formats import Array
 
 HEADER = {
@@ -23,22 +23,36 @@ TEMPLATES = {
     "constraint": ("constrained_pin_transition", "related_pin_transition"),
 }
 
+THRESHOLDS = {
+    **{f"{side}_threshold_pct_{edge}": "50" for side in ("input", "output") for edge in ("rise", "fall")},
+    **{f"slew_lower_threshold_pct_{edge}": "20" for edge in ("rise", "fall")},
+    **{f"slew_upper_threshold_pct_{edge}": "80" for edge in ("rise", "fall")},
+}
+"""Where delays and slews are measured. Analysers ask for it; with one library, the values do not matter."""
 
-def to_liberty(library: Library) -> str:
+
+def to_liberty(library: Library, analysis: bool = False) -> str:
     """Return a library as Liberty text.
 
-    Pin capacitances include the estimated wire, so that mapping sees it. Gates with several outputs are left out.
+    Args:
+        library: the cells.
+        analysis: write it for a timing analyser, with hold times and thresholds; wires are its own affair. Without, pin
+            capacitances include the estimated wire, so that mapping sees it, and gates of several outputs are left out.
     """
     values = {**HEADER, "nom_voltage": f"{library.voltage:g}", "default_max_transition": "1000"}
+    if analysis:
+        values |= THRESHOLDS
     # ABC takes the size of a table from its template, even if the table has axes of its own.
-    shapes = sorted({shape for cell in library.cells.values() for shape in _shapes(cell)})
+    shapes = sorted({shape for cell in library.cells.values() for shape in _shapes(cell, analysis)})
     templates = [_template(kind, rows, columns) for kind in TEMPLATES for rows, columns in shapes]
-    cells = [_cell(cell, library.wire) for cell in library.cells.values() if len(cell.outputs) == 1 or cell.state]
+    wire = 0.0 if analysis else library.wire
+    kept = [cell for cell in library.cells.values() if analysis or cell.state or len(cell.outputs) == 1]
+    cells = [_cell(cell, wire, analysis) for cell in kept]
     return _group("library", library.name, values, templates + cells) + "\n"
 
 
-def _shapes(cell: Cell) -> Iterator[tuple[int, ...]]:
-    for arc in (*cell.arcs, *cell.setups):
+def _shapes(cell: Cell, holds: bool) -> Iterator[tuple[int, ...]]:
+    for arc in (*cell.arcs, *cell.setups, *(cell.holds if holds else ())):
         yield from (table.values.shape for table in arc if isinstance(table, Table))
 
 
@@ -54,7 +68,7 @@ def _group(kind: str, name: str, values: dict[str, str], groups: list[str]) -> s
     return "\n".join([f"{kind} ({name}) {{", *lines, *groups, "}"])
 
 
-def _cell(cell: Cell, wire: float) -> str:
+def _cell(cell: Cell, wire: float, holds: bool) -> str:
     values, groups = {"area": f"{cell.area:g}"}, []
     state = cell.state
     if state is not None and state.kind == "gate":
@@ -83,7 +97,8 @@ def _cell(cell: Cell, wire: float) -> str:
             elif state is not None and state.kind == "gate":
                 mark = "enable" if state.data.split(" ")[0] == name else "test"
                 about[f"clock_gate_{mark}_pin"] = "true"
-            inside_groups = [_setup(setup) for setup in cell.setups if setup.pin == name]
+            inside_groups = [_constraint(setup, "setup") for setup in cell.setups if setup.pin == name]
+            inside_groups += [_constraint(hold, "hold") for hold in cell.holds if holds and hold.pin == name]
         groups.append(_group("pin", name, about, inside_groups))
     return _group("cell", cell.name, values, groups)
 
@@ -100,11 +115,11 @@ def _arc(arc: Arc) -> str:
     return _group("timing", "", values, [_table(name, table, "delay") for name, table in tables.items()])
 
 
-def _setup(setup: Setup) -> str:
-    kind = {"rise": "setup_rising", "fall": "setup_falling"}[setup.edge]
-    tables = {"rise_constraint": setup.rise, "fall_constraint": setup.fall}
+def _constraint(constraint: Constraint, of: str) -> str:
+    kind = {"rise": f"{of}_rising", "fall": f"{of}_falling"}[constraint.edge]
+    tables = {"rise_constraint": constraint.rise, "fall_constraint": constraint.fall}
     inside = [_table(name, table, "constraint") for name, table in tables.items()]
-    return _group("timing", "", {"related_pin": f'"{setup.clock}"', "timing_type": kind}, inside)
+    return _group("timing", "", {"related_pin": f'"{constraint.clock}"', "timing_type": kind}, inside)
 
 
 def _table(name: str, table: Table, kind: str) -> str:

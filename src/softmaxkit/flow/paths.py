@@ -1,0 +1,123 @@
+"""Combinational paths of a module, from an input port to an output port, found by a search of its netlist."""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from softmaxkit.flow.tools import call, need
+
+STEP = """
+read_verilog -sv {top}.sv
+hierarchy -check -top {top}
+proc -norom
+flatten
+memory -nomap
+opt -fast
+write_json {top}.json
+"""
+
+BITWISE = {"$not", "$pos", "$and", "$or", "$xor", "$xnor", "$mux", "$pmux"}
+"""Cells in which a bit of A or B reaches only the bit of Y at the same place; other inputs reach all bits."""
+
+REGISTER = re.compile(r"\$_?\w*(?:dff|dlatch|sr|ff)\w*", re.IGNORECASE)
+"""Cells through which no path goes. A latch of a unit is written by a register and read by one."""
+
+
+class PortPath(NamedTuple):
+    """A combinational path.
+
+    Attributes:
+        start: input port.
+        end: output port.
+    """
+
+    start: str
+    end: str
+
+
+def combinational_paths(modules: Mapping[str, str]) -> dict[str, list[PortPath]]:
+    """Return the combinational paths of modules, sorted, by the modules' names.
+
+    They are those of the structure: from every input of a gate to its output, whatever the values of the others.
+
+    Args:
+        modules: SystemVerilog by module name; what it instantiates stands in it or in one before.
+
+    Raises:
+        ToolError: Yosys is missing or failed.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        for top, text in modules.items():
+            (work / f"{top}.sv").write_text(text, encoding="utf-8")
+        (work / "script.ys").write_text("".join(STEP.format(top=top) for top in modules), encoding="utf-8")
+        named = " and ".join(modules)
+        call([need("yosys"), "-q", "-s", "script.ys"], work, f"searching {named} for combinational paths")
+        designs = {top: json.loads((work / f"{top}.json").read_text(encoding="utf-8")) for top in modules}
+    return {top: search(design["modules"][top]) for top, design in designs.items()}
+
+
+def search(module: Mapping[str, Any]) -> list[PortPath]:
+    """Return the combinational paths of a flat module in Yosys's JSON form, sorted."""
+    after: dict[Any, set[Any]] = {}
+    for cell in module["cells"].values():
+        for inputs, outputs in _dependences(cell):
+            for bit in inputs:
+                after.setdefault(bit, set()).update(outputs)
+    ends = {
+        bit: name for name, port in module["ports"].items() if port["direction"] == "output" for bit in port["bits"]
+    }
+    found = set()
+    for start, port in module["ports"].items():
+        reached = set(port["bits"]) if port["direction"] == "input" else set()
+        waiting = list(reached)
+        while waiting:
+            new = after.get(waiting.pop(), set()) - reached
+            reached |= new
+            waiting += new
+        found |= {PortPath(start, ends[bit]) for bit in reached & ends.keys()}
+    return sorted(found)
+
+
+def _dependences(cell: Mapping[str, Any]) -> Iterator[tuple[set[Any], set[Any]]]:
+    """Yield sets of input bits of a cell with the output bits that follow them at once; constants are left out."""
+    if cell["type"] == "$mem_v2":
+        yield from _reads(cell)
+    elif not REGISTER.fullmatch(cell["type"]) and cell["type"] != "$scopeinfo":
+        pins, directions = cell["connections"], cell["port_directions"]
+        outputs = {bit for pin, direction in directions.items() if direction == "output" for bit in pins[pin]}
+        for pin in [pin for pin, direction in directions.items() if direction == "input"]:
+            if cell["type"] in BITWISE and pin in ("A", "B"):
+                yield from _bit_by_bit(pins[pin], pins["Y"])
+            else:
+                yield _nets(pins[pin]), outputs
+
+
+def _bit_by_bit(inputs: Sequence[Any], outputs: Sequence[Any]) -> Iterator[tuple[set[Any], set[Any]]]:
+    """Yield what `_dependences` does for words one or more times as wide as the output, or narrower and extended."""
+    width = len(outputs)
+    for place, bit in enumerate(inputs):
+        yield _nets([bit]), {outputs[place % width]}
+    yield _nets(inputs[-1:]), set(outputs[len(inputs) :])
+
+
+def _nets(bits: Sequence[Any]) -> set[Any]:
+    """Return bits but for constants."""
+    return {bit for bit in bits if not isinstance(bit, str)}
+
+
+def _reads(memory: Mapping[str, Any]) -> Iterator[tuple[set[Any], set[Any]]]:
+    """Yield what `_dependences` does for the read ports of a memory that have no clock."""
+    parameters = {name: int(memory["parameters"][name], 2) for name in ("ABITS", "WIDTH", "RD_PORTS")}
+    clocked = memory["parameters"]["RD_CLK_ENABLE"][::-1]
+    address, width = parameters["ABITS"], parameters["WIDTH"]
+    for port in range(parameters["RD_PORTS"]):
+        if clocked[port] == "0":
+            inputs = memory["connections"]["RD_ADDR"][port * address : (port + 1) * address]
+            outputs = memory["connections"]["RD_DATA"][port * width : (port + 1) * width]
+            yield _nets(inputs), set(outputs)
