@@ -90,7 +90,8 @@ def talk(top: Shell, pause: float, cycles: int, seed: int = 0) -> None:
     """Write or read at some random places at a time, and see the answers; in between all is reset."""
     rng, kept = random.Random(seed), Kept(top.map)
     bus, places = Manager(top.s_axil, pause, rng), addresses(top.map)
-    wanted: dict[str, list[Any]] = {"b": [], "r": []}
+    bus.reads = [each.address for each in top.map.registers]  # as they are after a reset
+    wanted: dict[str, list[Any]] = {"b": [], "r": [kept.read(place) for place in bus.reads]}
 
     def cycle(at: int, context: Any) -> bool:
         nonlocal kept

@@ -56,6 +56,30 @@ def rtl(
         typer.Option(help="Name of the top module; of several, what it begins with.", show_default="softmaxkit_METHOD"),
     ] = None,
     clock: Annotated[float, typer.Option(help="Clock period in ns, for the timing constraints.")] = 5.0,
+    tkeep: Annotated[
+        bool, typer.Option("--tkeep", help="Shell: tkeep in and out, for bytes that are no part of a row.")
+    ] = False,
+    row_length: Annotated[
+        bool, typer.Option("--row-length", help="Shell: length and causal offset of rows as numbers, for a DMA.")
+    ] = False,
+    status: Annotated[
+        bool, typer.Option("--status", help="Shell: rows that are too long are cut; errors, busy, counts, interrupt.")
+    ] = False,
+    axi_lite: Annotated[
+        bool, typer.Option("--axi-lite", help="Shell: registers and constants through AXI4-Lite, and a SystemRDL file.")
+    ] = False,
+    read_back: Annotated[
+        bool, typer.Option("--read-back", help="Shell: a copy of loadable constants, to be read through AXI4-Lite.")
+    ] = False,
+    tags: Annotated[
+        int, typer.Option(help="Shell: tags of rows, as tid; with AXI4-Lite, of constants too.", show_default="none")
+    ] = 0,
+    sram: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MACRO", help="Memories of macros: sky130, or NAME:WIDTHxDEPTH[/BITS OF A WRITE MASK BIT]."
+        ),
+    ] = None,
     text: HeadTextOption = None,
     context: ContextOption = Recipe().context,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace units in the output folder.")] = False,
@@ -66,11 +90,22 @@ def rtl(
 
     require_amaranth()
     from softmaxkit.flow.export import check_export_folder
+    from softmaxkit.shell.options import ShellOptions
     from softmaxkit.studies.rtl import RtlOptions, write_rtl
 
     check_head_options(command, model)
     check_export_folder(output, overwrite)
-    options = RtlOptions(sizes(lanes, max_row, depth, storage), output, constants, name, clock, overwrite)
+    shell = ShellOptions(tkeep, row_length, status, axi_lite, read_back, tags)
+    options = RtlOptions(
+        sizes(lanes, max_row, depth, storage),
+        output,
+        constants,
+        name,
+        clock,
+        overwrite,
+        shell if shell.any else None,
+        sram,
+    )
     chosen = chosen_units(method, spec, model, layer, head, text, context, options.rows)
     with stages() as stage:
         record = write_rtl(chosen, options, command_line(), stage, lambda line: console.print(line, soft_wrap=True))

@@ -15,13 +15,17 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from softmaxkit.files import whole_folder, write_text
 from softmaxkit.flow.interface import describe, tables, whole_bytes
-from softmaxkit.flow.vectors import Rows, Stream, stream
+from softmaxkit.flow.vectors import Rows, Stream, hexadecimal, stream
 from softmaxkit.flow.verilog import to_verilog
+from softmaxkit.shell.folder import describe_shell, write_shell
+from softmaxkit.shell.sram import choose_macro
 
 if TYPE_CHECKING:
-    from softmaxkit.flow.vectors import Packed
     from softmaxkit.methods.base.constants import Constants
     from softmaxkit.methods.base.unit import SoftmaxUnit
+    from softmaxkit.shell.folder import ShellFacts
+    from softmaxkit.shell.options import ShellOptions
+    from softmaxkit.shell.sram import SramMacro
 
 PARAMETERS_FILE = "parameters.json"
 """The file by which a folder is recognised as an export."""
@@ -44,6 +48,8 @@ def export(
     segments: Sequence[tuple[Constants, Rows]],
     period: float = 5.0,
     heads: Mapping[str, Constants] = MappingProxyType({}),
+    shell: ShellOptions | None = None,
+    sram: str | None = None,
 ) -> None:
     """Write the folder of a unit, completely or not at all.
 
@@ -55,10 +61,12 @@ def export(
             `softmaxkit.flow.vectors.stream`.
         period: clock period in ns for the timing constraints and the test bench.
         heads: the constants, among those of `segments`, of heads of a model, by the heads' names.
+        shell: to write around the unit, with a test bench of its own.
+        sram: macro that its memories are made of, as `softmaxkit.shell.sram.choose_macro` takes it.
 
     Raises:
         ValueError: the name is no Verilog identifier, the folder holds something else, or the unit cannot take the rows
-            or constants.
+            or constants, the shell or the macro.
         ToolError: Yosys is missing or failed.
         OSError: the folder cannot be written.
     """
@@ -68,6 +76,8 @@ def export(
     if not (period > 0 and np.isfinite(period)):
         raise ValueError(f"the clock's period is a positive number of ns, not {period}")
     _check_segments(unit, segments)
+    macro = choose_macro(sram, unit) if sram else None
+    around = describe_shell(unit, shell, segments) if shell else None
     vectors = stream(unit, segments)
     verilog = to_verilog(unit, name)
     if not re.search(rf"^module {name}\(", verilog, re.MULTILINE):  # Yosys escapes keywords
@@ -76,7 +86,7 @@ def export(
     loaded = tables(unit, [constants for constants, _ in segments], heads)
     with whole_folder(folder) as work:
         write_text(work / f"{name}.sv", verilog)
-        _write_templates(work, unit, facts, loaded, segments[0][0], period)
+        _write_templates(work, unit, facts, loaded, segments[0][0], period, around, macro)
         _write_vectors(work, unit, vectors)
         write_text(work / "tables.json", _json(loaded))
         write_text(work / PARAMETERS_FILE, _json(facts))
@@ -123,7 +133,14 @@ def _check_segments(unit: SoftmaxUnit, segments: Sequence[tuple[Constants, Rows]
 
 
 def _write_templates(
-    work: Path, unit: SoftmaxUnit, facts: dict[str, Any], loaded: dict[str, Any], constants: Constants, period: float
+    work: Path,
+    unit: SoftmaxUnit,
+    facts: dict[str, Any],
+    loaded: dict[str, Any],
+    constants: Constants,
+    period: float,
+    shell: ShellFacts | None,
+    sram: SramMacro | None,
 ) -> None:
     templates = Environment(
         loader=PackageLoader("softmaxkit.flow"),
@@ -150,11 +167,19 @@ def _write_templates(
         "whole_bytes": whole_bytes,
         "period": period,
         "patience": max(20_000, 4 * unit.latency(unit.max_row)),
+        "shell": shell,
+        "sram": sram,
     }
-    for template, name in TEMPLATES.items():
-        if unit.memories or template != "memory.sv":
-            text = templates.get_template(f"{template}.j2").render(context)
-            write_text(work / name.format(name=facts["name"]), text)
+    files = dict(TEMPLATES)
+    if sram is not None:
+        files = files | {"macro.sv": f"{sram.name}.sv", "memory_macro.sv": files["memory.sv"]}
+    if sram is not None or not unit.memories:
+        del files["memory.sv"]
+    for template, name in files.items():
+        text = templates.get_template(f"{template}.j2").render(context)
+        write_text(work / name.format(name=facts["name"]), text)
+    if shell is not None:
+        write_shell(work, shell, facts["name"], templates, context)
 
 
 def about(documented: object) -> str:
@@ -163,18 +188,12 @@ def about(documented: object) -> str:
 
 
 def _write_vectors(work: Path, unit: SoftmaxUnit, vectors: Stream) -> None:
-    write_text(work / "scores.hex", _hex(vectors.scores, len(unit.scores.payload.as_value())))
-    write_text(work / "results.hex", _hex(vectors.results, len(unit.results.payload.as_value())))
+    write_text(work / "scores.hex", hexadecimal(vectors.scores, len(unit.scores.payload.as_value())))
+    write_text(work / "results.hex", hexadecimal(vectors.results, len(unit.results.payload.as_value())))
     if unit.registers is not None:
         after = [f"{int(beats):x} " for beats in vectors.writes[:, 0]]
-        lines = _hex(vectors.writes[:, 1:], unit.registers.layout.size).splitlines(keepends=True)
+        lines = hexadecimal(vectors.writes[:, 1:], unit.registers.layout.size).splitlines(keepends=True)
         write_text(work / "writes.hex", "".join(map("".join, zip(after, lines, strict=True))))
-
-
-def _hex(words: Packed, bits: int) -> str:
-    """Return packed payloads as lines of hexadecimal digits."""
-    digits = -(-bits // 4)
-    return "".join(beat[::-1].astype(">u4").tobytes().hex()[-digits:] + "\n" for beat in words)
 
 
 def _json(facts: dict[str, Any]) -> str:

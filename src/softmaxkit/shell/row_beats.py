@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from softmaxkit.methods.base.unit import SoftmaxUnit
     from softmaxkit.shell.options import ShellOptions
 
+FIELDS = ("tdata", "tkeep", "tuser", "tlast", "tid")
+"""What AXI4-Stream carries in a beat, in the order of vectors from bit 0 up."""
+
 
 def row_beat(unit: SoftmaxUnit, tag_bits: int) -> data.StructLayout:
     """Return the payload of a beat: `codes` from lane 0 up; `keep`, what belongs to the row; `mask`, what is attended.

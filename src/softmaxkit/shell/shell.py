@@ -56,7 +56,7 @@ class Shell(wiring.Component):
         s_axis, m_axis: scores in and results out.
         s_axil: registers, with `axi_lite`; without, there are `STATUS_PORTS` and `LENGTH_PORTS`.
         s_axis_cfg: constants in, for a loadable unit without `axi_lite`: a word, and above it its address.
-        interrupt: an enabled error stands, with `status`.
+        irq: an enabled error stands, with `status`.
         scores, results, configuration: to the unit.
         map: the registers, with `axi_lite`.
         outside: the ports on AXI's side, by name.
@@ -86,7 +86,7 @@ class Shell(wiring.Component):
         else:
             self.outside |= (STATUS_PORTS if options.status else {}) | (LENGTH_PORTS if options.row_length else {})
         if options.status:
-            self.outside["interrupt"] = Out(1)
+            self.outside["irq"] = Out(1)
         super().__init__({**self.outside, **self.inside})
 
     def elaborate(self, platform: object) -> Module:
@@ -169,7 +169,7 @@ class Shell(wiring.Component):
             status.raised.eq(Cat(errors.get(name, Const(0, 1)) for name in ERRORS)),
             status.scores.eq(Mux(taken, saturated_scores(m, self.unit, beats.p), 0)),
             status.results.eq(Mux(given, saturated_results(m, self.unit, self.results.p), 0)),
-            self.interrupt.eq(status.interrupt),
+            self.irq.eq(status.interrupt),
         ]
         self.read |= {name: getattr(status, name) for name in ("errors", "saturated_scores", "saturated_results")}
         self.written |= {
