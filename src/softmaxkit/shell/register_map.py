@@ -181,8 +181,8 @@ def register_map(unit: SoftmaxUnit, options: ShellOptions) -> RegisterMap:
         Register(
             "constants",
             0x34,
-            "what was written of them",
-            (Field("load", 1, "pulse", 0, "rows to come are to have it"),),
+            "the words written",
+            (Field("load", 1, "pulse", 0, "rows to come are to have them"),),
         )
     )
     tables = tuple(
