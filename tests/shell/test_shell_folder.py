@@ -69,7 +69,7 @@ def passes(folder: Path) -> None:
     code, printed = make(folder, "test-shell")
     assert code == 0, printed
     beats = len((folder / "axi_results.hex").read_text().splitlines())
-    assert beats > 90
+    assert beats > 50
     assert re.findall(r"^PASS: (\d+) result beats", printed, re.MULTILINE) == [str(beats)] * 2
 
 

@@ -15,7 +15,12 @@ from softmaxkit.shell.register_map import RegisterMap
 if TYPE_CHECKING:
     from softmaxkit.flow.vectors import Booleans, Integers, Packed
     from softmaxkit.methods.base.constants import Constants
+    from softmaxkit.methods.base.unit import SoftmaxUnit
     from softmaxkit.shell.shell import Shell
+
+
+SEED, HOLES = 1, 1 / 16
+"""Of the positions that are not kept, and how many they are."""
 
 
 @dataclass
@@ -46,32 +51,45 @@ LAST_OF_GROUP = 1 << 31
 def shell_vectors(shell: Shell, segments: Sequence[tuple[Constants, Rows]]) -> Vectors:
     """Return the vectors of rows with their constants.
 
-    By number, rows are the first of each segment, all of one length, in causal blocks. Tags follow each other, row by
-    row, and where they have constants, these are those of the segments in turn.
+    With `tkeep`, some positions are not kept. The last row of a segment is too long, where that is cut. By number, rows
+    are of one length, in causal blocks. Tags follow each other, row by row, and where they have constants, these are
+    those of the segments in turn.
 
     Args:
         shell: of a unit.
         segments: sets of constants with rows.
     """
     unit, options, vectors = shell.unit, shell.options, Vectors()
+    random = np.random.default_rng(SEED)
     sets = list(dict.fromkeys(constants for constants, _ in segments))
     a_tag = [sets[tag % len(sets)] for tag in range(options.tags)] if shell.map and shell.map.sets > 1 else []
-    length = min(unit.max_row, max(2, unit.max_row * 3 // 4)) if options.row_length else 0
-    if options.row_length:
+    length = max(unit.max_row - 1, 1) if options.row_length else 0
+    if length:
         _numbers(shell, vectors, length)
     for constants, rows in segments:
         if unit.registers is not None and (not a_tag or not vectors.taken):
             _constants(shell, vectors, a_tag or [constants])
-        given = _numbered(rows, length, vectors.rows) if length else rows
-        tags = np.arange(len(given.lengths)) % max(options.tags, 1)
-        golden = np.zeros(given.codes.shape, np.int64)
-        for tag, own in enumerate(a_tag or [constants]):
-            some = tags == tag if a_tag else np.full(len(tags), True)
-            golden[some] = unit.golden(np.where(given.real, given.codes, 0)[some], given.mask[some], own)
-        _beats(shell, vectors, given, golden, tags)
+        if length:
+            sent = _numbered(rows, length, vectors.rows)
+        else:
+            sent = _with_a_long_one(rows, unit) if unit.holds_rows and options.status else rows
+        kept = sent.real & ((random.random(sent.real.shape) > HOLES) | (not options.keep))
+        tags = np.arange(len(sent.lengths)) % max(options.tags, 1)
+        _beats(shell, vectors, sent, kept, _golden(unit, sent, kept, a_tag or [constants], tags), tags)
     if shell.map is not None:
-        _reads(shell.map, vectors)
+        _reads(shell.map, vectors, cut=not length and unit.holds_rows)
     return vectors
+
+
+def _golden(unit: SoftmaxUnit, sent: Rows, kept: Booleans, sets: Sequence[Constants], tags: Integers) -> Integers:
+    """Return what comes out of the positions that fit; a set of constants for all rows, or one a tag."""
+    fitting = slice(unit.max_row if unit.holds_rows else None)
+    codes, mask = np.where(kept, sent.codes, 0)[:, fitting], (sent.mask & kept)[:, fitting]
+    golden = np.zeros(codes.shape, np.int64)
+    for tag, constants in enumerate(sets):
+        some = tags == tag if len(sets) > 1 else np.full(len(tags), True)
+        golden[some] = unit.golden(codes[some], mask[some], constants)
+    return golden
 
 
 def _numbers(shell: Shell, vectors: Vectors, length: int) -> None:
@@ -105,54 +123,85 @@ def _constants(shell: Shell, vectors: Vectors, sets: Sequence[Constants]) -> Non
 
 def _numbered(rows: Rows, length: int, before: int) -> Rows:
     """Return rows of one length with the mask that the numbers of `_numbers` say; so many rows went before."""
-    width = rows.codes.shape[1]
-    codes = np.pad(rows.codes, ((0, 0), (0, max(length - width, 0))), mode="edge")[:, :length]
-    place = np.arange(length)
+    codes = _widened(rows.codes, length)[:, :length]
     of_block = (before + np.arange(len(codes))) % length
-    return Rows(codes, place < of_block[:, None] + 2, np.full(len(codes), length))
+    return Rows(codes, np.arange(length) < of_block[:, None] + 2, np.full(len(codes), length))
 
 
-def _beats(shell: Shell, vectors: Vectors, rows: Rows, golden: Integers, tags: Integers) -> None:
+def _with_a_long_one(rows: Rows, unit: SoftmaxUnit) -> Rows:
+    """Return rows of which the last is longer than the unit takes."""
+    lengths = rows.lengths.copy()
+    lengths[-1] = longest = unit.max_row + 2 * unit.lanes + 1
+    mask = np.zeros((len(lengths), longest), np.bool_)
+    mask[:, : rows.mask.shape[1]] = rows.mask
+    mask[-1, rows.lengths[-1] :] = True
+    return Rows(_widened(rows.codes, longest), mask, lengths)
+
+
+def _widened(codes: Integers, length: int) -> Integers:
+    """Return codes of rows of at least a length; what is added repeats the last."""
+    return np.pad(codes, ((0, 0), (0, max(length - codes.shape[1], 0))), mode="edge")
+
+
+def _beats(shell: Shell, vectors: Vectors, rows: Rows, kept: Booleans, golden: Integers, tags: Integers) -> None:
     """Add the beats of rows, in and out."""
     unit, options = shell.unit, shell.options
-    lanes = unit.lanes
-    taken = -(-rows.lengths // lanes)
-    width = int(taken.max()) * lanes
-    number = np.arange(width // lanes)
-    chosen = number < taken[:, None]
-    last = (number == taken[:, None] - 1)[chosen][:, None].astype(np.int64)
-    tag = np.broadcast_to(tags[:, None], chosen.shape)[chosen][:, None]
-
-    def by_beats(values: Integers | Booleans) -> Integers:
-        padded = np.zeros((len(values), width), np.int64)
-        padded[:, : values.shape[1]] = values[:, :width]
-        beats: Integers = padded.reshape(len(values), -1, lanes)[chosen]
-        return beats
-
     code_bytes, result_bytes = (whole_bytes(bits) // 8 for bits in (unit.code_shape.width, unit.result_bits))
-    kept = by_beats(rows.real)
-    codes = by_beats(rows.codes) & ((1 << unit.code_shape.width) - 1)
-    source, sink = [(codes, 8 * code_bytes)], [(by_beats(golden), 8 * result_bytes)]
+    sent = _Laid(rows.lengths, unit.lanes)
+    come = _Laid(np.minimum(rows.lengths, golden.shape[1]), unit.lanes)
+    source = [(sent.beats(rows.codes) & ((1 << unit.code_shape.width) - 1), 8 * code_bytes)]
+    sink = [(come.beats(golden), 8 * result_bytes)]
     if options.keep:
-        source.append((np.repeat(kept, code_bytes, axis=1), 1))
-        sink.append((np.repeat(kept, result_bytes, axis=1), 1))
+        source.append((np.repeat(sent.beats(kept), code_bytes, axis=1), 1))
+        sink.append((np.repeat(come.beats(kept[:, : golden.shape[1]]), result_bytes, axis=1), 1))
     if not options.row_length:
-        source += [(by_beats(rows.mask), 1), (last, 1)]
-    sink.append((last, 1))
+        source += [(sent.beats(rows.mask), 1), (sent.last, 1)]
+    sink.append((come.last, 1))
     if options.tags:
-        source.append((tag, options.tag_bits))
-        sink.append((tag, options.tag_bits))
+        source.append((sent.of_rows(tags), options.tag_bits))
+        sink.append((come.of_rows(tags), options.tag_bits))
     vectors.scores.append(pack(source))
     vectors.results.append(pack(sink))
-    vectors.taken += len(last)
+    vectors.taken += len(sent.last)
     vectors.rows += len(rows.lengths)
 
 
-def _reads(registers: RegisterMap, vectors: Vectors) -> None:
-    """Read what is known of the shell's own registers in the end: constants, and that there was no error."""
+class _Laid:
+    """How rows lie in beats.
+
+    Args:
+        lengths: of the rows.
+        lanes: positions a beat.
+
+    Attributes:
+        last: (beats, 1): is it the last of its row?
+    """
+
+    def __init__(self, lengths: Integers, lanes: int) -> None:
+        self.lanes, taken = lanes, -(-lengths // lanes)
+        number = np.arange(taken.max())
+        self.chosen = number < taken[:, None]
+        self.last = (number == taken[:, None] - 1)[self.chosen][:, None].astype(np.int64)
+
+    def beats(self, values: Integers | Booleans) -> Integers:
+        """Return values of positions, (rows, positions), as (beats, lanes); 0 beyond the last position."""
+        width = self.chosen.shape[1] * self.lanes
+        padded = np.zeros((len(values), width), np.int64)
+        padded[:, : values.shape[1]] = values[:, :width]
+        laid: Integers = padded.reshape(len(values), -1, self.lanes)[self.chosen]
+        return laid
+
+    def of_rows(self, values: Integers) -> Integers:
+        """Return a value a row as (beats, 1)."""
+        laid: Integers = np.broadcast_to(values[:, None], self.chosen.shape)[self.chosen][:, None]
+        return laid
+
+
+def _reads(registers: RegisterMap, vectors: Vectors, cut: bool) -> None:
+    """Read what is known of the shell's own registers in the end: constants, and whether a row was cut."""
     for register in registers.registers:
         word, at = 0, 0
         for each in register.fields:
             word, at = word | each.reset << at, at + each.bits
         if all(each.access in ("constant", "read", "clear ones") for each in register.fields):
-            vectors.reads.append((register.address, word))
+            vectors.reads.append((register.address, word | (cut and register.name == "errors")))
