@@ -17,6 +17,7 @@ from shell_bench import (
 )
 
 from softmaxkit import Spec
+from softmaxkit.flow.outcome import Traffic
 from softmaxkit.flow.simulate import Verilated, can_verilate
 from softmaxkit.flow.verify import TRAFFIC
 from softmaxkit.methods import ALL_METHODS, METHODS, method_class
@@ -26,6 +27,7 @@ from softmaxkit.shell import row_beats as row_beats_module
 from softmaxkit.shell import rows_inside as rows_module
 from softmaxkit.shell import shell as shell_module
 from softmaxkit.shell import shelled as shelled_module
+from softmaxkit.shell.constants import switch_cycles
 from softmaxkit.shell.options import ShellOptions
 
 pytestmark = [
@@ -165,3 +167,26 @@ def waits_and_loads(spec: Spec) -> tuple[bool, bool]:
 
 def score_bits(spec: Spec) -> int:
     return spec.score_bits
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", [method for method in ALL_METHODS if waits_and_loads(method_class(method)())[0]])
+def test_what_another_tag_costs(method: str) -> None:
+    """As the folder's note states it: the row before has to leave, and then the constants are loaded."""
+    spec, options, random = method_class(method)(), ShellOptions(axi_lite=True, tags=2), np.random.default_rng(0)
+    unit, length, examples = spec.unit(lanes=2, max_row=8), 8, spec.examples()
+    bench = ShellBench(unit, options)
+    rows = rows_for(unit, examples[0], options, 400, random)
+    count, positions = len(rows.beats), rows.codes.shape[1]
+    rows.beats[:], rows.tags[:] = length // 2, np.arange(count) % 2
+    rows.attended[:], rows.kept[:] = True, np.arange(positions) < length
+    own = [examples[0], examples[1]]
+    first = [write for tag, each in enumerate(own) for write in constant_writes(bench, unit, each, tag)]
+    first.append((address_of(bench, "constants"), 1))
+    given = shell_stream(bench, unit, options, [(own, rows)], random, first)
+    outcome = Verilated(bench, fast=False).run(given, Traffic(), cycles=True)
+    assert outcome.faults(given) == []
+    begins = outcome.taken_at[:: length // 2].astype(int)
+    ends = outcome.given_at[length // 2 - 1 :: length // 2].astype(int)
+    most = switch_cycles(unit.registers)
+    assert {*(begins[2:] - ends[1:-1])} <= {most - 1, most}

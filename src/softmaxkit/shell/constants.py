@@ -66,8 +66,9 @@ class ConstantsPassage(wiring.Component):
 class ConstantsCopy(wiring.Component):
     """Holds sets of constants, and loads one of them into the unit when it is needed, as one group.
 
-    A word takes 2 cycles, between which it can be read back. A word that is written while its set is being loaded may
-    be loaded or not; the `load` that follows sees to it.
+    A word takes a cycle once the unit takes the first, and some more go before; a word is read back where none is
+    loaded, and so not for long while the unit lets the first wait. A word that is written while its set is being loaded
+    may be loaded or not; the `load` that follows sees to it.
 
     Args:
         registers: of the unit.
@@ -109,28 +110,30 @@ class ConstantsCopy(wiring.Component):
         # Without a set of its own, nothing is loaded before it is told to.
         stale, loaded = Signal(init=self.sets > 1), Signal.like(self.wanted)
         running, fetching, index = Signal(), Signal(), Signal(range(words + 1))
+        flowing = Signal()  # the unit has taken a word, and so will take the next
         other = (self.waiting & (stale | (self.wanted != loaded))) if self.sets > 1 else stale
         taken = target.valid & target.ready
-        fetch = Signal()
+        fetch, moves = Signal(), Signal()
         m.d.comb += [
-            fetch.eq(running & (index != words) & ~fetching & (~target.valid | target.ready)),
+            moves.eq(fetching & (~target.valid | target.ready)),  # a word, from the memory's output
+            fetch.eq(running & (index != words) & (~fetching | moves) & ((index == 0) | flowing | taken)),
             self.loading.eq(other | running),
             self.write.ready.eq(1),
             to_write.en.eq(self.write.valid),
             to_write.addr.eq(self._address(self.write.p.place.address, self.write.p.place.set)),
             to_write.data.eq(self.write.p.data),
-            self.read.ready.eq(~fetch),
-            to_read.en.eq(fetch | self.read.valid),
+            self.read.ready.eq(~fetch & (~fetching | moves)),
+            to_read.en.eq(fetch | (self.read.valid & self.read.ready)),
             to_read.addr.eq(self._address(self.read.p.address, self.read.p.set)),
             self.read_data.eq(to_read.data),
         ]
         with m.If(fetch):
             m.d.comb += to_read.addr.eq(self._address(index, loaded))
             m.d.sync += index.eq(index + 1)
-        m.d.sync += fetching.eq(fetch)
+        m.d.sync += fetching.eq(fetch | (fetching & ~moves))
         with m.If(taken):
-            m.d.sync += target.valid.eq(0)
-        with m.If(fetching):
+            m.d.sync += [target.valid.eq(0), flowing.eq(~target.p.last)]
+        with m.If(moves):
             m.d.sync += [
                 target.valid.eq(1),
                 target.p.address.eq(index - 1),
@@ -148,3 +151,8 @@ class ConstantsCopy(wiring.Component):
     def _address(self, word: Value, of_set: Value) -> Value:
         """Return where a word is in the memory."""
         return word + (of_set * self.registers.words if self.sets > 1 else Const(0))
+
+
+def switch_cycles(registers: RegisterMap) -> int:
+    """Return the cycles, at most, from the last results of a row to the first beat of one with another tag."""
+    return registers.words + 4

@@ -13,6 +13,7 @@ from softmaxkit.files import write_text
 from softmaxkit.flow.interface import Port, unit_ports
 from softmaxkit.flow.vectors import hexadecimal
 from softmaxkit.flow.verilog import to_verilog
+from softmaxkit.shell.constants import switch_cycles
 from softmaxkit.shell.register_map import VERSION
 from softmaxkit.shell.row_beats import FIELDS
 from softmaxkit.shell.shell import Shell
@@ -109,6 +110,7 @@ class ShellFacts:
         words: does the bench write words?
         numbers: at the ports that have them.
         copy: is there a copy of the constants?
+        switch_cycles: that a row waits for the constants of another tag.
     """
 
     def __init__(self, shell: Shell, vectors: Vectors) -> None:
@@ -134,6 +136,7 @@ class ShellFacts:
         self.words = bool(self.lite) or unit.registers is not None
         self.numbers = {**dict.fromkeys(_idle_numbers(names), 0), **vectors.numbers}
         self.copy = shell.options.has_copy(unit)
+        self.switch_cycles = switch_cycles(unit.registers) if unit.registers is not None else 0
 
 
 def _idle_numbers(names: dict[str, int]) -> list[str]:
