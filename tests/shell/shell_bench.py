@@ -293,7 +293,8 @@ def _results(bench: ShellBench, unit: Any, options: ShellOptions, constants: Any
     chosen = number < beats[:, None]
     packed = [(_by_beats(golden, lanes, chosen), padded)]
     if options.keep:
-        keep = _by_beats(kept, lanes, chosen).astype(np.int64)
+        ends = np.arange(kept.shape[1]) // lanes == beats[:, None] - 1
+        keep = _by_beats(kept | ~ends, lanes, chosen).astype(np.int64)
         packed.append((np.repeat(keep, padded // 8, axis=1), 1))
     last = (number == beats[:, None] - 1)[chosen][:, None]
     packed.append((last.astype(np.int64), 1))

@@ -82,7 +82,7 @@ def test_shells_with_buffers(method: str) -> None:
 @pytest.mark.parametrize(
     ("module", "name", "right", "wrong", "property_"),
     [
-        (results_module, "write_results", "results.ready.eq(stream.tready & waiting)", "results.ready.eq(1)", "steady"),
+        (results_module, "write_results", "results.ready.eq(stream.tready)", "results.ready.eq(1)", "steady"),
         (shell_module, "Shell", "goes = inside | offered | ~hold", "goes = inside | offered | hold", "drained"),
     ],
 )

@@ -77,7 +77,7 @@ def rtl(
     sram: Annotated[
         str | None,
         typer.Option(
-            metavar="MACRO", help="Memories of macros: sky130, or NAME:WIDTHxDEPTH[/BITS OF A WRITE MASK BIT]."
+            metavar="MACRO", help="Memories of macros: sky130, or NAME:WIDTHxDEPTH, /BITS if writes are masked."
         ),
     ] = None,
     text: HeadTextOption = None,

@@ -36,7 +36,7 @@ MEANINGS = {
     "s_axis_tlast": "the beat is the last of its row",
     "s_axis_tid": "tag of the row, the same in all its beats",
     "m_axis_tdata": "a result a lane, padded to whole bytes",
-    "m_axis_tkeep": "a bit a byte: of the same positions as that of the scores",
+    "m_axis_tkeep": "a bit a byte: in the last beat that of the scores, before it 1",
     "m_axis_tlast": "the beat is the last of its row",
     "m_axis_tid": "tag of the row",
     **{

@@ -9,7 +9,6 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from softmaxkit.blocks.queue import Queue
-from softmaxkit.blocks.stream import beats
 
 if TYPE_CHECKING:
     from softmaxkit.methods.base.unit import SoftmaxUnit
@@ -21,16 +20,8 @@ def most_rows(unit: SoftmaxUnit) -> int:
     return max(unit.schedule(length).rows_held for length in lengths) + 1
 
 
-def most_beats(unit: SoftmaxUnit) -> int:
-    """Return how many beats a unit holds, likewise, and at least those of its longest row."""
-    if not unit.holds_rows:  # rows of any length, a beat after the other
-        return unit.latency(1) + 1
-    rows = unit.schedule(unit.max_row).rows_held * beats(unit.max_row, unit.lanes)
-    return max(rows, unit.latency(1)) + 1
-
-
 class RowsInside(wiring.Component):
-    """Counts rows from the first beat that goes in to the last result that comes out, and keeps their tags.
+    """Counts rows from the first beat that goes in to the last result that comes out, and holds their tags.
 
     Args:
         most: rows that may be inside.

@@ -8,6 +8,7 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from softmaxkit.blocks.queue import Queue
 from softmaxkit.flow.interface import whole_bytes
 from softmaxkit.methods.base.unit import SoftmaxUnit
 from softmaxkit.shell.axi import AxiLite, AxiStream
@@ -16,11 +17,11 @@ from softmaxkit.shell.constants import ConstantsCopy, ConstantsPassage
 from softmaxkit.shell.options import ShellOptions
 from softmaxkit.shell.register_map import WORD, register_map
 from softmaxkit.shell.registers import Registers
-from softmaxkit.shell.results import keep_queue, output_signature, write_results
+from softmaxkit.shell.results import output_signature, write_results
 from softmaxkit.shell.row_beats import input_signature, read_beats, row_beat
 from softmaxkit.shell.row_guard import RowGuard
 from softmaxkit.shell.row_length import LENGTH_BITS, OFFSET_BITS, RowLength
-from softmaxkit.shell.rows_inside import RowsInside, most_beats, most_rows
+from softmaxkit.shell.rows_inside import RowsInside, most_rows
 from softmaxkit.shell.status import COUNT_BITS, ERRORS, Status, saturated_results, saturated_scores
 
 STATUS_PORTS = {
@@ -145,9 +146,13 @@ class Shell(wiring.Component):
         goes = inside | offered | ~hold
         taken = scores.valid & scores.ready
         if self.options.keep:
-            m.submodules.kept = kept = keep_queue(unit, most_beats(unit))
-            m.d.comb += [kept.source.valid.eq(taken), kept.source.payload.eq(beats.p.keep)]
-            goes, self.kept = goes & kept.source.ready, kept.sink
+            m.submodules.kept = kept = Queue(unit.lanes, most_rows(unit))
+            m.d.comb += [
+                kept.source.valid.eq(taken & beats.p.last),
+                kept.source.payload.eq(beats.p.keep),
+                kept.sink.ready.eq(self.results.valid & self.results.ready & self.results.p.last),
+            ]
+            goes, self.kept = goes & (kept.source.ready | ~beats.p.last), kept.sink.payload
         m.d.comb += [
             scores.valid.eq(beats.valid & goes),
             beats.ready.eq(scores.ready & goes),

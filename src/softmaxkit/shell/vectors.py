@@ -153,7 +153,8 @@ def _beats(shell: Shell, vectors: Vectors, rows: Rows, kept: Booleans, golden: I
     sink = [(come.beats(golden), 8 * result_bytes)]
     if options.keep:
         source.append((np.repeat(sent.beats(kept), code_bytes, axis=1), 1))
-        sink.append((np.repeat(come.beats(kept[:, : golden.shape[1]]), result_bytes, axis=1), 1))
+        keep = come.beats(kept[:, : golden.shape[1]]) | (1 - come.last)  # what comes before the last beat is all kept
+        sink.append((np.repeat(keep, result_bytes, axis=1), 1))
     if not options.row_length:
         source += [(sent.beats(rows.mask), 1), (sent.last, 1)]
     sink.append((come.last, 1))
