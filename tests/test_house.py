@@ -19,7 +19,7 @@ LAYERS = (
     ("formats", "tables", "masks", "files", "suggestions", "processes"),
     ("blocks", "kernels"),
     ("methods",),
-    ("fused_attention", "functional", "record", "recipe", "models", "flow", "explanation"),
+    ("fused_attention", "functional", "record", "recipe", "models", "flow", "shell", "explanation"),
     ("studies", "report"),
     ("cli",),
 )

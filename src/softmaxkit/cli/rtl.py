@@ -82,6 +82,30 @@ def rtl(
         ),
     ] = "",
     load: Annotated[float, typer.Option(metavar="PF", help="Load of the outputs, in the constraints.")] = 0.01,
+    tkeep: Annotated[
+        bool, typer.Option("--tkeep", help="Shell: tkeep in and out, for bytes that are no part of a row.")
+    ] = False,
+    row_length: Annotated[
+        bool, typer.Option("--row-length", help="Shell: length and causal offset of rows as numbers, for a DMA.")
+    ] = False,
+    status: Annotated[
+        bool, typer.Option("--status", help="Shell: rows that are too long are cut; errors, busy, counts, interrupt.")
+    ] = False,
+    axi_lite: Annotated[
+        bool, typer.Option("--axi-lite", help="Shell: registers and constants through AXI4-Lite, and a SystemRDL file.")
+    ] = False,
+    read_back: Annotated[
+        bool, typer.Option("--read-back", help="Shell: a copy of loadable constants, to be read through AXI4-Lite.")
+    ] = False,
+    tags: Annotated[
+        int, typer.Option(help="Shell: tags of rows, as tid; with AXI4-Lite, of constants too.", show_default="none")
+    ] = 0,
+    sram: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MACRO", help="Memories of macros: sky130, or NAME:WIDTHxDEPTH, /BITS if writes are masked."
+        ),
+    ] = None,
     text: HeadTextOption = None,
     context: ContextOption = Recipe().context,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace units in the output folder.")] = False,
@@ -93,12 +117,23 @@ def rtl(
     require_amaranth()
     from softmaxkit.flow.constraints import Constraints
     from softmaxkit.flow.export import check_export_folder
+    from softmaxkit.shell.options import ShellOptions
     from softmaxkit.studies.rtl import RtlOptions, write_rtl
 
     check_head_options(command, model)
     check_export_folder(output, overwrite)
     constraints = Constraints(clock, uncertainty, input_delay, output_delay, driving_cell, load=load)
-    options = RtlOptions(sizes(lanes, max_row, depth, storage), output, constants, name, constraints, overwrite)
+    shell = ShellOptions(tkeep, row_length, status, axi_lite, read_back, tags)
+    options = RtlOptions(
+        sizes(lanes, max_row, depth, storage),
+        output,
+        constants,
+        name,
+        constraints,
+        overwrite,
+        shell if shell.any else None,
+        sram,
+    )
     chosen = chosen_units(method, spec, model, layer, head, text, context, options.rows)
     with stages() as stage:
         record = write_rtl(chosen, options, command_line(), stage, lambda line: console.print(line, soft_wrap=True))

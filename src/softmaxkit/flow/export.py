@@ -18,13 +18,17 @@ from softmaxkit.flow.cells.processes import PROCESSES
 from softmaxkit.flow.constraints import SHARE, Constraints
 from softmaxkit.flow.interface import describe, tables, whole_bytes
 from softmaxkit.flow.paths import combinational_paths
-from softmaxkit.flow.vectors import Rows, Stream, stream
+from softmaxkit.flow.vectors import Rows, Stream, hexadecimal, stream
 from softmaxkit.flow.verilog import to_verilog
+from softmaxkit.shell.folder import describe_shell, write_shell
+from softmaxkit.shell.sram import choose_macro
 
 if TYPE_CHECKING:
-    from softmaxkit.flow.vectors import Packed
     from softmaxkit.methods.base.constants import Constants
     from softmaxkit.methods.base.unit import SoftmaxUnit
+    from softmaxkit.shell.folder import ShellFacts
+    from softmaxkit.shell.options import ShellOptions
+    from softmaxkit.shell.sram import SramMacro
 
 PARAMETERS_FILE = "parameters.json"
 """The file by which a folder is recognised as an export."""
@@ -49,6 +53,8 @@ def export(
     segments: Sequence[tuple[Constants, Rows]],
     constraints: Constraints = Constraints(),
     heads: Mapping[str, Constants] = MappingProxyType({}),
+    shell: ShellOptions | None = None,
+    sram: str | None = None,
 ) -> None:
     """Write the folder of a unit, completely or not at all.
 
@@ -60,10 +66,12 @@ def export(
             `softmaxkit.flow.vectors.stream`.
         constraints: of timing; their clock is also that of the test bench.
         heads: the constants, among those of `segments`, of heads of a model, by the heads' names.
+        shell: to write around the unit, with a test bench of its own.
+        sram: macro that its memories are made of, as `softmaxkit.shell.sram.choose_macro` takes it.
 
     Raises:
         ValueError: the name is no Verilog identifier, the folder holds something else, or the unit cannot take the rows
-            or constants.
+            or constants, the shell or the macro.
         ToolError: Yosys is missing or failed.
         OSError: the folder cannot be written.
     """
@@ -71,6 +79,8 @@ def export(
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
         raise ValueError(f"a module's name is letters, digits and underscores, a letter first, not {name!r}")
     _check_segments(unit, segments)
+    macro = choose_macro(sram, unit) if sram else None
+    around = describe_shell(unit, shell, segments) if shell else None
     vectors = stream(unit, segments)
     verilog = to_verilog(unit, name)
     if not re.search(rf"^module {name}\(", verilog, re.MULTILINE):  # Yosys escapes keywords
@@ -79,7 +89,7 @@ def export(
     loaded = tables(unit, [constants for constants, _ in segments], heads)
     with whole_folder(folder) as work:
         write_text(work / f"{name}.sv", verilog)
-        _write_templates(work, unit, facts, loaded, segments[0][0], constraints)
+        _write_templates(work, unit, facts, loaded, segments[0][0], constraints, around, macro)
         _write_vectors(work, unit, vectors)
         write_text(work / "tables.json", _json(loaded))
         write_text(work / PARAMETERS_FILE, _json(facts))
@@ -132,6 +142,8 @@ def _write_templates(
     loaded: dict[str, Any],
     constants: Constants,
     constraints: Constraints,
+    shell: ShellFacts | None,
+    sram: SramMacro | None,
 ) -> None:
     templates = Environment(
         loader=PackageLoader("softmaxkit.flow"),
@@ -161,6 +173,8 @@ def _write_templates(
         "share": SHARE,
         "wires": {name: process.wire for name, process in PROCESSES.items()},
         "patience": max(20_000, 4 * unit.latency(unit.max_row)),
+        "shell": shell,
+        "sram": sram,
     }
     modules = {
         facts["name"]: (work / f"{facts['name']}.sv").read_text(encoding="utf-8"),
@@ -169,10 +183,16 @@ def _write_templates(
     paths = combinational_paths(modules)
     context["combinational_paths"] = paths
     facts["combinational_paths"] = {name: [path._asdict() for path in of] for name, of in paths.items()}
-    for template, name in TEMPLATES.items():
-        if unit.memories or template != "memory.sv":
-            text = templates.get_template(f"{template}.j2").render(context)
-            write_text(work / name.format(name=facts["name"]), text)
+    files = dict(TEMPLATES)
+    if sram is not None:
+        files = files | {"macro.sv": f"{sram.name}.sv", "memory_macro.sv": files["memory.sv"]}
+    if sram is not None or not unit.memories:
+        del files["memory.sv"]
+    for template, name in files.items():
+        text = templates.get_template(f"{template}.j2").render(context)
+        write_text(work / name.format(name=facts["name"]), text)
+    if shell is not None:
+        write_shell(work, shell, facts["name"], templates, context)
 
 
 def about(documented: object) -> str:
@@ -181,18 +201,12 @@ def about(documented: object) -> str:
 
 
 def _write_vectors(work: Path, unit: SoftmaxUnit, vectors: Stream) -> None:
-    write_text(work / "scores.hex", _hex(vectors.scores, len(unit.scores.payload.as_value())))
-    write_text(work / "results.hex", _hex(vectors.results, len(unit.results.payload.as_value())))
+    write_text(work / "scores.hex", hexadecimal(vectors.scores, len(unit.scores.payload.as_value())))
+    write_text(work / "results.hex", hexadecimal(vectors.results, len(unit.results.payload.as_value())))
     if unit.registers is not None:
         after = [f"{int(beats):x} " for beats in vectors.writes[:, 0]]
-        lines = _hex(vectors.writes[:, 1:], unit.registers.layout.size).splitlines(keepends=True)
+        lines = hexadecimal(vectors.writes[:, 1:], unit.registers.layout.size).splitlines(keepends=True)
         write_text(work / "writes.hex", "".join(map("".join, zip(after, lines, strict=True))))
-
-
-def _hex(words: Packed, bits: int) -> str:
-    """Return packed payloads as lines of hexadecimal digits."""
-    digits = -(-bits // 4)
-    return "".join(beat[::-1].astype(">u4").tobytes().hex()[-digits:] + "\n" for beat in words)
 
 
 def _json(facts: dict[str, Any]) -> str:

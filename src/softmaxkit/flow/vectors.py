@@ -174,6 +174,12 @@ def pack(fields: Sequence[tuple[Integers, int]]) -> Packed:
     return whole.view("<u4")
 
 
+def hexadecimal(words: Packed, bits: int) -> str:
+    """Return packed payloads as lines of hexadecimal digits."""
+    digits = -(-bits // 4)
+    return "".join(beat[::-1].astype(">u4").tobytes().hex()[-digits:] + "\n" for beat in words)
+
+
 def unpack(words: Packed, bits: int, lanes: int) -> Integers:
     """Return the first `lanes` fields of `bits` bits from packed beats, unsigned; int64, (beats, lanes)."""
     flat = np.unpackbits(np.ascontiguousarray(words).view(np.uint8), axis=1, bitorder="little")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from softmaxkit.studies.progress import Say, Stage
 if TYPE_CHECKING:
     from softmaxkit.flow.vectors import Rows
     from softmaxkit.methods.base.unit import SoftmaxUnit
+    from softmaxkit.shell.options import ShellOptions
 
 SEED = 1
 """Of the random scores."""
@@ -46,6 +47,8 @@ class RtlOptions:
         name: of the top module; None for one after the method. Where there are several units, the head's follows.
         constraints: of timing.
         overwrite: replace an older export.
+        shell: to write around the units.
+        sram: macro that their memories are made of, as `softmaxkit.shell.sram.choose_macro` takes it.
     """
 
     sizes: Mapping[str, Any]
@@ -54,6 +57,8 @@ class RtlOptions:
     name: str | None = None
     constraints: Constraints = field(default_factory=Constraints)
     overwrite: bool = False
+    shell: ShellOptions | None = None
+    sram: str | None = None
 
     @property
     def rows(self) -> int:
@@ -111,7 +116,12 @@ def write_rtl(
                 same = "of equal constants" if constants else "whose writes are in tables.json"
                 say(f"{options.folder / inside}: one unit for {len(heads)} heads {same}: {names}")
             progress(done, len(units))
-    return make_record(command, SEED, {"clock_ns": options.constraints.period}, results)
+    inputs: dict[str, Any] = {"clock_ns": options.constraints.period}
+    if options.shell is not None:
+        inputs["shell"] = asdict(options.shell)
+    if options.sram is not None:
+        inputs["sram"] = options.sram
+    return make_record(command, SEED, inputs, results)
 
 
 def _write(unit: SoftmaxUnit, name: str, folder: Path, heads: Sequence[TrainedHead], options: RtlOptions) -> None:
@@ -127,7 +137,7 @@ def _write(unit: SoftmaxUnit, name: str, folder: Path, heads: Sequence[TrainedHe
     rows = max(options.rows // max(len(heads), 1), ROWS)
     segments += [(head.constants, head.rows.first(rows, unit.max_row)) for head in heads]
     names = {head.name: head.constants for head in heads}
-    export(unit, name, folder, segments, options.constraints, names)
+    export(unit, name, folder, segments, options.constraints, names, options.shell, options.sram)
 
 
 def _examples(unit: SoftmaxUnit) -> list[Constants]:

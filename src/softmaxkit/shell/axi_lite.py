@@ -1,0 +1,95 @@
+"""The AXI4-Lite protocol: its five channels in, one stream of writes and one of reads out."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Module, Mux, Signal
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from softmaxkit.shell.axi import OKAY, SLVERR, AxiLite
+
+
+class AxiLiteSubordinate(wiring.Component):
+    """Takes a write and a read at a time, which do not wait for each other.
+
+    Address and data of a write may come in any order. A write of less than all four bytes is answered with SLVERR and
+    does nothing, but for one of none, which is OKAY. The lowest two bits of an address are of no consequence.
+
+    Args:
+        address_bits: of byte addresses.
+
+    Attributes:
+        bus: the port.
+        write: words to write, by the address of a word.
+        write_error: no register is there that can be written; looked at while `write` is taken.
+        read: addresses of words to read.
+        read_data, read_error: the word, and whether there is one, in the cycle after `read` was taken.
+    """
+
+    def __init__(self, address_bits: int) -> None:
+        self.address_bits = address_bits
+        words = address_bits - 2
+        super().__init__(
+            {
+                "bus": In(AxiLite(address_bits)),
+                "write": Out(stream.Signature(data.StructLayout({"address": words, "data": 32}))),
+                "write_error": In(1),
+                "read": Out(stream.Signature(words)),
+                "read_data": In(32),
+                "read_error": In(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        """Build it."""
+        m = Module()
+        self._writes(m)
+        self._reads(m)
+        return m
+
+    def _writes(self, m: Module) -> None:
+        bus, write = self.bus, self.write
+        addressed, filled = Signal(), Signal()
+        address, word, strobe = Signal(self.address_bits - 2), Signal(32), Signal(4)
+        complete = addressed & filled & ~bus.bvalid
+        whole = strobe.all()
+        done = complete & (~whole | write.ready)
+        m.d.comb += [
+            bus.awready.eq(~addressed),
+            bus.wready.eq(~filled),
+            write.valid.eq(complete & whole),
+            write.p.address.eq(address),
+            write.p.data.eq(word),
+        ]
+        with m.If(bus.awvalid & bus.awready):
+            m.d.sync += [addressed.eq(1), address.eq(bus.awaddr[2:])]
+        with m.If(bus.wvalid & bus.wready):
+            m.d.sync += [filled.eq(1), word.eq(bus.wdata), strobe.eq(bus.wstrb)]
+        with m.If(bus.bready):
+            m.d.sync += bus.bvalid.eq(0)
+        with m.If(done):
+            wrong = Mux(whole, self.write_error, strobe.any())
+            m.d.sync += [addressed.eq(0), filled.eq(0), bus.bvalid.eq(1), bus.bresp.eq(Mux(wrong, SLVERR, OKAY))]
+
+    def _reads(self, m: Module) -> None:
+        bus, read = self.bus, self.read
+        addressed, coming = Signal(), Signal()
+        address = Signal(self.address_bits - 2)
+        m.d.comb += [
+            bus.arready.eq(~addressed & ~coming & ~bus.rvalid),
+            read.valid.eq(addressed),
+            read.payload.eq(address),
+        ]
+        with m.If(bus.arvalid & bus.arready):
+            m.d.sync += [addressed.eq(1), address.eq(bus.araddr[2:])]
+        with m.If(read.valid & read.ready):
+            m.d.sync += addressed.eq(0)
+        m.d.sync += coming.eq(read.valid & read.ready)
+        with m.If(bus.rready):
+            m.d.sync += bus.rvalid.eq(0)
+        with m.If(coming):
+            m.d.sync += [
+                bus.rvalid.eq(1),
+                bus.rdata.eq(self.read_data),
+                bus.rresp.eq(Mux(self.read_error, SLVERR, OKAY)),
+            ]

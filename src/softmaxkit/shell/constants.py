@@ -1,0 +1,158 @@
+"""How constants written through AXI4-Lite reach a unit: word by word, or from a copy that can be read back."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Const, Module, Signal, Value
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+
+from softmaxkit.blocks.configuration import RegisterMap
+
+
+class ConstantsPassage(wiring.Component):
+    """Hands words on to the unit; all up to a `load` are one group.
+
+    The newest word waits here, since only later it is known whether it closes the group. So a write waits for the word
+    before it, which the unit takes once no row is inside; from then on no row begins until the group is closed.
+
+    Args:
+        registers: of the unit.
+
+    Attributes:
+        write: words, by their number.
+        load: close the group.
+        configuration: stream to the unit.
+        loading: there are words that are not in use.
+    """
+
+    def __init__(self, registers: RegisterMap) -> None:
+        words = data.StructLayout({"address": registers.address_bits, "data": registers.data_bits})
+        super().__init__(
+            {
+                "write": In(stream.Signature(words)),
+                "load": In(1),
+                "configuration": Out(stream.Signature(registers.layout)),
+                "loading": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        """Build it."""
+        m = Module()
+        write, target = self.write, self.configuration
+        word, waiting, closing, grouped = Signal(write.payload.shape()), Signal(), Signal(), Signal()
+        closes = closing | self.load
+        taken = target.valid & target.ready
+        m.d.comb += [
+            target.valid.eq(waiting & (write.valid | closes)),
+            target.p.address.eq(word.address),
+            target.p.data.eq(word.data),
+            target.p.last.eq(closes),
+            write.ready.eq(~waiting | (target.ready & ~closes)),
+            self.loading.eq(waiting | grouped),
+        ]
+        with m.If(write.valid & write.ready):
+            m.d.sync += [waiting.eq(1), word.eq(write.payload)]
+        with m.Elif(taken):
+            m.d.sync += waiting.eq(0)
+        with m.If(taken):
+            m.d.sync += [closing.eq(0), grouped.eq(~closes)]
+        with m.Elif(self.load & waiting):
+            m.d.sync += closing.eq(1)
+        return m
+
+
+class ConstantsCopy(wiring.Component):
+    """Holds sets of constants, and loads one of them into the unit when it is needed, as one group.
+
+    A word takes a cycle once the unit takes the first, and some more go before; a word is read back where none is
+    loaded, and so not for long while the unit lets the first wait. A word that is written while its set is being loaded
+    may be loaded or not; the `load` that follows sees to it.
+
+    Args:
+        registers: of the unit.
+        sets: how many; with more than one, the row to come says which it needs.
+
+    Attributes:
+        write: words, by their number and that of their set.
+        read: numbers of words and sets.
+        read_data: a cycle after `read` was taken.
+        load: what was written is to be used from now on.
+        wanted: set of the row to come.
+        waiting: there is such a row; of no consequence with one set.
+        configuration: stream to the unit.
+        loading: the unit is to be loaded, or being loaded.
+    """
+
+    def __init__(self, registers: RegisterMap, sets: int) -> None:
+        self.registers, self.sets = registers, sets
+        self.place = data.StructLayout({"address": registers.address_bits, "set": max((sets - 1).bit_length(), 1)})
+        super().__init__(
+            {
+                "write": In(stream.Signature(data.StructLayout({"place": self.place, "data": registers.data_bits}))),
+                "read": In(stream.Signature(self.place)),
+                "read_data": Out(registers.data_bits),
+                "load": In(1),
+                "wanted": In(self.place["set"].shape),
+                "waiting": In(1),
+                "configuration": Out(stream.Signature(registers.layout)),
+                "loading": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        """Build it."""
+        m = Module()
+        words, target = self.registers.words, self.configuration
+        m.submodules.words = memory = Memory(shape=self.registers.data_bits, depth=self.sets * words, init=[])
+        to_write, to_read = memory.write_port(), memory.read_port()
+        # Without a set of its own, nothing is loaded before it is told to.
+        stale, loaded = Signal(init=self.sets > 1), Signal.like(self.wanted)
+        running, fetching, index = Signal(), Signal(), Signal(range(words + 1))
+        flowing = Signal()  # the unit has taken a word, and so will take the next
+        other = (self.waiting & (stale | (self.wanted != loaded))) if self.sets > 1 else stale
+        taken = target.valid & target.ready
+        fetch, moves = Signal(), Signal()
+        m.d.comb += [
+            moves.eq(fetching & (~target.valid | target.ready)),  # a word, from the memory's output
+            fetch.eq(running & (index != words) & (~fetching | moves) & ((index == 0) | flowing | taken)),
+            self.loading.eq(other | running),
+            self.write.ready.eq(1),
+            to_write.en.eq(self.write.valid),
+            to_write.addr.eq(self._address(self.write.p.place.address, self.write.p.place.set)),
+            to_write.data.eq(self.write.p.data),
+            self.read.ready.eq(~fetch & (~fetching | moves)),
+            to_read.en.eq(fetch | (self.read.valid & self.read.ready)),
+            to_read.addr.eq(self._address(self.read.p.address, self.read.p.set)),
+            self.read_data.eq(to_read.data),
+        ]
+        with m.If(fetch):
+            m.d.comb += to_read.addr.eq(self._address(index, loaded))
+            m.d.sync += index.eq(index + 1)
+        m.d.sync += fetching.eq(fetch | (fetching & ~moves))
+        with m.If(taken):
+            m.d.sync += [target.valid.eq(0), flowing.eq(~target.p.last)]
+        with m.If(moves):
+            m.d.sync += [
+                target.valid.eq(1),
+                target.p.address.eq(index - 1),
+                target.p.data.eq(to_read.data),
+                target.p.last.eq(index == words),
+            ]
+        with m.If(taken & target.p.last):
+            m.d.sync += running.eq(0)
+        with m.If(~running & other):
+            m.d.sync += [running.eq(1), index.eq(0), stale.eq(0), loaded.eq(self.wanted)]
+        with m.If(self.load):
+            m.d.sync += stale.eq(1)
+        return m
+
+    def _address(self, word: Value, of_set: Value) -> Value:
+        """Return where a word is in the memory."""
+        return word + (of_set * self.registers.words if self.sets > 1 else Const(0))
+
+
+def switch_cycles(registers: RegisterMap) -> int:
+    """Return the cycles, at most, from the last results of a row to the first beat of one with another tag."""
+    return registers.words + 4

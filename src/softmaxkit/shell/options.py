@@ -1,0 +1,70 @@
+"""Which parts of the shell to build, and which go together with a unit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from softmaxkit.methods.base.unit import SoftmaxUnit
+
+MOST_TAGS = 256
+
+
+@dataclass(frozen=True)
+class ShellOptions:
+    """Parts of a shell; what is not asked for is not built.
+
+    Attributes:
+        keep: `tkeep` in and out: positions whose bytes are not kept are no part of their row.
+        row_length: rows have the length of a number, and causal masks come from an offset, in place of `tlast` and
+            mask bits at the input.
+        status: errors that stay until they are cleared, `busy`, counts of saturated scores and results, an interrupt.
+        axi_lite: an AXI4-Lite port for all numbers, and for the constants of a loadable unit.
+        read_back: loadable constants can be read back, from a copy in the shell, which also loads them.
+        tags: number of tags, `tid`, that rows carry through; with `axi_lite` and a loadable unit, tags have constants
+            of their own, and so the copy. 0 for none.
+    """
+
+    keep: bool = False
+    row_length: bool = False
+    status: bool = False
+    axi_lite: bool = False
+    read_back: bool = False
+    tags: int = 0
+
+    @property
+    def any(self) -> bool:
+        """Is there anything to build?"""
+        return self != ShellOptions()
+
+    @property
+    def tag_bits(self) -> int:
+        """Width of `tid`."""
+        return max((self.tags - 1).bit_length(), 1) if self.tags else 0
+
+    def has_copy(self, unit: SoftmaxUnit) -> bool:
+        """Does the shell hold a copy of the constants, or one a tag?"""
+        return self.axi_lite and unit.registers is not None and bool(self.read_back or self.tags)
+
+    def check(self, unit: SoftmaxUnit) -> None:
+        """Refuse options that do not go together or not with a unit.
+
+        Raises:
+            ValueError: which, and what would.
+        """
+        if self.tags and not 2 <= self.tags <= MOST_TAGS:
+            raise ValueError(
+                f"there are 2 to {MOST_TAGS} tags, not {self.tags}; leave them out where all rows are alike"
+            )
+        if self.read_back and not self.axi_lite:
+            raise ValueError("constants are read back through AXI4-Lite, which is not asked for (--axi-lite)")
+        if self.read_back and unit.registers is None:
+            raise ValueError(f"this unit of {unit.spec.method} has no loadable constants to read back")
+        if self.axi_lite and not (self.row_length or self.status or unit.registers is not None):
+            raise ValueError(
+                f"this unit of {unit.spec.method} has no loadable constants, so AXI4-Lite has nothing to say; add the "
+                "row length or the status (--row-length, --status), or leave it out"
+            )
+        if unit.masks != 1:
+            raise ValueError("the shell takes units of one mask bit a lane, not those whose halves work apart")

@@ -1,0 +1,136 @@
+"""Registers as hardware: fields on one side, words that are written and read on the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from softmaxkit.shell.register_map import WORD, Field, Register, RegisterMap
+
+
+class Registers(wiring.Component):
+    """The registers of a map, and the way to the constants beyond them.
+
+    A field `f` of a register `r` is a port `r_f`: an input where hardware has the value, an output where software has;
+    and an output `r_f_clear` where software clears it, a bit for each of its own.
+
+    Args:
+        registers: the map.
+
+    Attributes:
+        write, read: as `softmaxkit.shell.axi_lite.AxiLiteSubordinate` has them.
+        constant_write, constant_read: the same for words of constants, by the number of the word from the first set on.
+        constant_data: the word read, a cycle after `constant_read` was taken.
+    """
+
+    def __init__(self, registers: RegisterMap) -> None:
+        self.map = registers
+        words = registers.address_bits - 2
+        ports: dict[str, Any] = {
+            "write": In(stream.Signature(data.StructLayout({"address": words, "data": 32}))),
+            "write_error": Out(1),
+            "read": In(stream.Signature(words)),
+            "read_data": Out(32),
+            "read_error": Out(1),
+        }
+        for name, _, field in self._fields():
+            if field.access in ("read", "clear ones", "clear"):
+                ports[name] = In(field.bits)
+            if field.access in ("write", "pulse"):
+                ports[name] = Out(field.bits)
+            if field.access in ("clear ones", "clear"):
+                ports[f"{name}_clear"] = Out(field.bits if field.access == "clear ones" else 1)
+        if registers.sets:
+            ports["constant_write"] = Out(stream.Signature(data.StructLayout({"address": words, "data": 32})))
+            if registers.readable:
+                ports |= {"constant_read": Out(stream.Signature(words)), "constant_data": In(32)}
+        super().__init__(ports)
+
+    def _fields(self) -> Iterator[tuple[str, Register, Field]]:
+        for register in self.map.registers:
+            for field in register.fields:
+                yield f"{register.name}_{field.name}", register, field
+
+    def elaborate(self, platform: object) -> Module:
+        """Build it."""
+        m = Module()
+        registers, write, read = self.map, self.write, self.read
+        constant, other = self._places(write.p.address), self._places(read.payload)
+        m.d.comb += [write.ready.eq(1), read.ready.eq(1)]
+        word, error, from_constants = Signal(32), Signal(), Signal()
+        m.d.comb += [self.write_error.eq(1), self.read_data.eq(word), self.read_error.eq(error)]
+        taken = read.valid & read.ready
+        m.d.sync += from_constants.eq(0)
+        with m.If(taken):
+            m.d.sync += [word.eq(0), error.eq(1)]
+        self._register_words(m, write, read, word, error)
+        if registers.sets:
+            with m.If(constant):
+                m.d.comb += [
+                    self.constant_write.valid.eq(write.valid),
+                    self.constant_write.p.address.eq(write.p.address - registers.base // WORD),
+                    self.constant_write.p.data.eq(write.p.data),
+                    write.ready.eq(self.constant_write.ready),
+                    self.write_error.eq(0),
+                ]
+        if registers.readable:
+            with m.If(other):
+                m.d.comb += [
+                    self.constant_read.valid.eq(read.valid),
+                    self.constant_read.payload.eq(read.payload - registers.base // WORD),
+                    read.ready.eq(self.constant_read.ready),
+                ]
+                m.d.sync += [from_constants.eq(taken), error.eq(0)]
+            with m.If(from_constants):
+                m.d.comb += self.read_data.eq(self.constant_data)
+        return m
+
+    def _places(self, address: Value) -> Value:
+        """Is this the address of a word of the unit's constants?"""
+        registers = self.map
+        if not registers.sets:
+            return Const(0)
+        words = sum(table.words for table in registers.tables)
+        within = address[: (registers.stride // WORD - 1).bit_length()] < words
+        return (address >= registers.base // WORD) & within
+
+    def _register_words(self, m: Module, write: Any, read: Any, word: Signal, error: Signal) -> None:
+        """Build the shell's own registers."""
+        for register in self.map.registers:
+            written = Signal(name=f"{register.name}_written")
+            at, values = 0, []
+            m.d.comb += written.eq(write.valid & (write.p.address == register.address // WORD))
+            for name, _, field in ((f"{register.name}_{each.name}", register, each) for each in register.fields):
+                new = write.p.data[at : at + field.bits]
+                values.append(self._field(m, name, field, written, new))
+                at += field.bits
+            with m.If(write.p.address == register.address // WORD):
+                m.d.comb += self.write_error.eq(all(field.access in ("constant", "read") for field in register.fields))
+            with m.If(read.valid & (read.payload == register.address // WORD)):
+                signs = [field.signed for field in register.fields]
+                whole = Cat(values)
+                m.d.sync += [word.eq(whole.as_signed() if signs == [True] else whole), error.eq(0)]
+
+    def _field(self, m: Module, name: str, field: Field, written: Value, new: Value) -> Value:
+        """Build a field, and return what is read of it."""
+        if field.access == "constant":
+            return Const(field.reset, field.bits)
+        port = getattr(self, name)
+        if field.access == "write":
+            value = Signal(field.bits, name=f"{name}_value", init=field.reset)
+            with m.If(written):
+                m.d.sync += value.eq(new)
+            m.d.comb += port.eq(value)
+            return value
+        if field.access == "pulse":
+            m.d.comb += port.eq(Mux(written, new, 0))
+            return Const(0, field.bits)
+        if field.access == "clear ones":
+            m.d.comb += getattr(self, f"{name}_clear").eq(Mux(written, new, 0))
+        if field.access == "clear":
+            m.d.comb += getattr(self, f"{name}_clear").eq(written)
+        return port

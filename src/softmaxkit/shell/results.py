@@ -1,0 +1,47 @@
+"""Results of a unit as AXI4-Stream."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from amaranth.hdl import Cat, Const, Module, Value
+
+from softmaxkit.flow.interface import whole_bytes
+from softmaxkit.shell.axi import AxiStream
+
+if TYPE_CHECKING:
+    from softmaxkit.methods.base.unit import SoftmaxUnit
+    from softmaxkit.shell.options import ShellOptions
+
+
+def output_signature(unit: SoftmaxUnit, options: ShellOptions) -> AxiStream:
+    """Return the stream of results, seen from its source: a result a lane, padded to whole bytes."""
+    return AxiStream(unit.lanes * whole_bytes(unit.result_bits), options.keep, tag=options.tag_bits)
+
+
+def write_results(
+    m: Module, unit: SoftmaxUnit, results: Any, stream: Any, kept: Value | None = None, tag: Value | None = None
+) -> None:
+    """Turn results into AXI4-Stream, without a register. Bits above a result are 0.
+
+    Args:
+        m: the module to build it in.
+        unit: whose lanes it has.
+        results: of the unit.
+        stream: of `output_signature`, seen from the shell, to drive.
+        kept: a bit a lane, of the row's last beat; where there is a `tkeep`. Of other beats all is kept.
+        tag: of the row, where there is a `tid`.
+    """
+    lanes, bits = unit.lanes, unit.result_bits
+    padded = whole_bytes(bits)
+    m.d.comb += [
+        stream.tdata.eq(Cat(Cat(results.p.codes[lane], Const(0, padded - bits)) for lane in range(lanes))),
+        stream.tlast.eq(results.p.last),
+        stream.tvalid.eq(results.valid),
+        results.ready.eq(stream.tready),
+    ]
+    if kept is not None:
+        keep = kept | (~results.p.last).replicate(lanes)
+        m.d.comb += stream.tkeep.eq(Cat(keep[lane].replicate(padded // 8) for lane in range(lanes)))
+    if tag is not None:
+        m.d.comb += stream.tid.eq(tag)

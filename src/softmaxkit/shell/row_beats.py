@@ -1,0 +1,71 @@
+"""Beats of rows between the parts of a shell, and how they come from AXI4-Stream."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from amaranth.hdl import Cat, Const, Module, Value
+from amaranth.lib import data
+
+from softmaxkit.flow.interface import whole_bytes
+from softmaxkit.shell.axi import AxiStream
+
+if TYPE_CHECKING:
+    from softmaxkit.methods.base.unit import SoftmaxUnit
+    from softmaxkit.shell.options import ShellOptions
+
+FIELDS = ("tdata", "tkeep", "tuser", "tlast", "tid")
+"""What AXI4-Stream carries in a beat, in the order of vectors from bit 0 up."""
+
+
+def row_beat(unit: SoftmaxUnit, tag_bits: int) -> data.StructLayout:
+    """Return the payload of a beat: `codes` from lane 0 up; `keep`, what belongs to the row; `mask`, what is attended.
+
+    Without tags, `tag` has no bits.
+    """
+    lanes = unit.lanes
+    return data.StructLayout(
+        {"codes": data.ArrayLayout(unit.code_shape, lanes), "mask": lanes, "keep": lanes, "last": 1, "tag": tag_bits}
+    )
+
+
+def input_signature(unit: SoftmaxUnit, options: ShellOptions) -> AxiStream:
+    """Return the stream of scores, seen from its source: a score a lane, padded to whole bytes."""
+    numbered = options.row_length
+    return AxiStream(
+        unit.lanes * whole_bytes(unit.code_shape.width),
+        options.keep,
+        0 if numbered else unit.lanes,
+        not numbered,
+        options.tag_bits,
+    )
+
+
+def read_beats(m: Module, unit: SoftmaxUnit, stream: Any, beats: Any) -> None:
+    """Turn AXI4-Stream into beats of rows, without a register.
+
+    A position is kept where all its bytes are; without `tkeep`, what is attended is. What is kept is attended where
+    `tuser`, if there is one, says so.
+
+    Args:
+        m: the module to build it in.
+        unit: whose lanes it has.
+        stream: of `input_signature`, seen from the shell.
+        beats: stream of `row_beat`, to drive.
+    """
+    lanes, bits = unit.lanes, unit.code_shape.width
+    padded = whole_bytes(bits)
+    attended: Value = getattr(stream, "tuser", Const((1 << lanes) - 1, lanes))
+    kept = attended
+    if hasattr(stream, "tkeep"):
+        step = padded // 8
+        kept = Cat(stream.tkeep[lane * step : (lane + 1) * step].all() for lane in range(lanes))
+    m.d.comb += [
+        Value.cast(beats.p.codes).eq(Cat(stream.tdata[lane * padded :][:bits] for lane in range(lanes))),
+        beats.p.keep.eq(kept),
+        beats.p.mask.eq(kept & attended),
+        beats.p.last.eq(getattr(stream, "tlast", 0)),
+        beats.p.tag.eq(getattr(stream, "tid", 0)),
+        beats.valid.eq(stream.tvalid),
+        stream.tready.eq(beats.ready),
+    ]

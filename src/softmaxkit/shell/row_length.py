@@ -1,0 +1,101 @@
+"""Rows of a given number of positions, which need no `last` and no mask bits: a DMA has neither."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+LENGTH_BITS = 17
+"""Of a row's length: that of the longest row that any unit is built for, 65,536, fits."""
+OFFSET_BITS = LENGTH_BITS + 1
+"""Of a causal offset, which has a sign."""
+
+
+class RowLength(wiring.Component):
+    """Counts the positions of rows, which follow each other in whole beats.
+
+    Row i of a block, counted from 0, attends to its first `i + causal_offset + 1` positions if `causal`, else to all. A
+    row takes the numbers that stand when the row before it ends, or, in a pause, in the cycle before its first beat is
+    offered: while a beat waits, nothing of it changes.
+
+    Args:
+        beat: layout of a beat, see `softmaxkit.shell.row_beats.row_beat`; `last` of the source is of no consequence.
+
+    Attributes:
+        source, sink: beats of rows.
+        row_length: positions of a row. 0 is an error: the row takes one beat, of which nothing is kept.
+        causal, causal_offset: mask by number; the offset is signed.
+        block_rows: rows of a block, after which their count begins again; 0 if it never does.
+        restart: the next row begins a block.
+        empty: high for a cycle where a row of length 0 passes.
+    """
+
+    def __init__(self, beat: data.StructLayout) -> None:
+        self.lanes = beat["keep"].width
+        super().__init__(
+            {
+                "source": In(stream.Signature(beat)),
+                "sink": Out(stream.Signature(beat)),
+                "row_length": In(LENGTH_BITS),
+                "causal": In(1),
+                "causal_offset": In(signed(OFFSET_BITS)),
+                "block_rows": In(LENGTH_BITS),
+                "restart": In(1),
+                "empty": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        """Build it."""
+        m = Module()
+        source, sink = self.source, self.sink
+        ready, inside = Signal(), Signal()  # numbers are loaded; a row has begun
+        left, allowed, causal = Signal(LENGTH_BITS), Signal(OFFSET_BITS), Signal()  # positions of the row to come
+        taken = sink.valid & sink.ready
+        ends = taken & sink.p.last
+        row = self._rows(m, ends, load := Signal())
+        m.d.comb += [
+            load.eq(~ready | ends | (~source.valid & ~inside)),
+            sink.payload.eq(source.payload),
+            sink.valid.eq(source.valid & ready),
+            source.ready.eq(sink.ready & ready),
+            sink.p.keep.eq(source.p.keep & self._below(left)),
+            sink.p.mask.eq(source.p.mask & self._below(left) & (self._below(allowed) | ~causal.replicate(self.lanes))),
+            sink.p.last.eq(left <= self.lanes),
+            self.empty.eq(taken & (left == 0)),
+        ]
+        first = Signal(signed(OFFSET_BITS + 2))
+        m.d.comb += first.eq(row + self.causal_offset + 1)
+        with m.If(taken):
+            m.d.sync += inside.eq(~sink.p.last)
+        with m.If(load):
+            m.d.sync += [
+                ready.eq(1),
+                left.eq(self.row_length),
+                causal.eq(self.causal),
+                allowed.eq(Mux(first < 0, 0, first)),
+            ]
+        with m.Elif(taken):
+            m.d.sync += [left.eq(left - self.lanes), allowed.eq(Mux(allowed < self.lanes, 0, allowed - self.lanes))]
+        return m
+
+    def _rows(self, m: Module, ends: Value, load: Value) -> Value:
+        """Return the place in its block of the row whose numbers are loaded in this cycle."""
+        row, following, restart = Signal(LENGTH_BITS), Signal(LENGTH_BITS), Signal()
+        m.d.comb += following.eq(row)
+        with m.If(ends):
+            m.d.comb += following.eq(row + 1)
+            with m.If(row + 1 == self.block_rows):
+                m.d.comb += following.eq(0)
+        with m.If(self.restart | restart):
+            m.d.comb += following.eq(0)
+        with m.If(load):
+            m.d.sync += [row.eq(following), restart.eq(0)]
+        with m.Elif(self.restart):
+            m.d.sync += restart.eq(1)
+        return following
+
+    def _below(self, count: Value) -> Value:
+        """Return a bit a lane: is it one of the first `count`?"""
+        return Cat(count > lane for lane in range(self.lanes))

@@ -1,0 +1,61 @@
+"""The rows inside a unit: how many, and their tags."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from amaranth.hdl import Module, Signal
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from softmaxkit.blocks.queue import Queue
+
+if TYPE_CHECKING:
+    from softmaxkit.methods.base.unit import SoftmaxUnit
+
+
+def most_rows(unit: SoftmaxUnit) -> int:
+    """Return how many rows a unit holds that is fed without a pause and whose results are taken at once."""
+    lengths = {1, min(unit.lanes, unit.max_row), unit.max_row}
+    return max(unit.schedule(length).rows_held for length in lengths) + 1
+
+
+class RowsInside(wiring.Component):
+    """Counts rows from the first beat that goes in to the last result that comes out, and holds their tags.
+
+    Args:
+        most: rows that may be inside.
+        tag_bits: of a tag; 0 for none.
+
+    Attributes:
+        begins: the first beat of a row goes in; only while `full` is low.
+        tag: of that row.
+        ends: the last results of a row come out.
+        full: no further row may begin.
+        busy: a row is inside.
+        first: tag of the row whose results come out next.
+    """
+
+    def __init__(self, most: int, tag_bits: int) -> None:
+        self.most, self.tag_bits = most, tag_bits
+        tags = {"tag": In(tag_bits), "first": Out(tag_bits)} if tag_bits else {}
+        super().__init__({"begins": In(1), "ends": In(1), "full": Out(1), "busy": Out(1), **tags})
+
+    def elaborate(self, platform: object) -> Module:
+        """Build it."""
+        m = Module()
+        if self.tag_bits:
+            m.submodules.tags = tags = Queue(self.tag_bits, self.most)
+            m.d.comb += [
+                tags.source.valid.eq(self.begins),
+                tags.source.payload.eq(self.tag),
+                tags.sink.ready.eq(self.ends),
+                self.first.eq(tags.sink.payload),
+                self.full.eq(~tags.source.ready),
+                self.busy.eq(tags.sink.valid),
+            ]
+            return m
+        count = Signal(range(self.most + 1))
+        m.d.sync += count.eq(count + self.begins - self.ends)
+        m.d.comb += [self.full.eq(count == self.most), self.busy.eq(count != 0)]
+        return m

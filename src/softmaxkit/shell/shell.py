@@ -1,0 +1,270 @@
+"""The shell: all that is asked for, joined around the streams of a unit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from softmaxkit.blocks.queue import Queue
+from softmaxkit.flow.interface import whole_bytes
+from softmaxkit.methods.base.unit import SoftmaxUnit
+from softmaxkit.shell.axi import AxiLite, AxiStream
+from softmaxkit.shell.axi_lite import AxiLiteSubordinate
+from softmaxkit.shell.constants import ConstantsCopy, ConstantsPassage
+from softmaxkit.shell.options import ShellOptions
+from softmaxkit.shell.register_map import WORD, register_map
+from softmaxkit.shell.registers import Registers
+from softmaxkit.shell.results import output_signature, write_results
+from softmaxkit.shell.row_beats import input_signature, read_beats, row_beat
+from softmaxkit.shell.row_guard import RowGuard
+from softmaxkit.shell.row_length import LENGTH_BITS, OFFSET_BITS, RowLength
+from softmaxkit.shell.rows_inside import RowsInside, most_rows
+from softmaxkit.shell.status import COUNT_BITS, ERRORS, Status, saturated_results, saturated_scores
+
+STATUS_PORTS = {
+    "busy": Out(1),
+    "errors": Out(len(ERRORS)),
+    "errors_clear": In(len(ERRORS)),
+    "interrupt_enable": In(len(ERRORS)),
+    "saturated_scores": Out(COUNT_BITS),
+    "saturated_scores_clear": In(1),
+    "saturated_results": Out(COUNT_BITS),
+    "saturated_results_clear": In(1),
+}
+"""Of the status, without AXI4-Lite."""
+
+LENGTH_PORTS = {
+    "row_length": In(LENGTH_BITS),
+    "causal": In(1),
+    "causal_offset": In(signed(OFFSET_BITS)),
+    "block_rows": In(LENGTH_BITS),
+    "block_restart": In(1),
+}
+"""Of rows by number, without AXI4-Lite."""
+
+
+class Shell(wiring.Component):
+    """Stands between AXI on one side and the streams of a unit on the other.
+
+    Args:
+        unit: to stand around; asked for facts only, not built.
+        options: the parts to build.
+
+    Attributes:
+        s_axis, m_axis: scores in and results out.
+        s_axil: registers, with `axi_lite`; without, there are `STATUS_PORTS` and `LENGTH_PORTS`.
+        s_axis_cfg: constants in, for a loadable unit without `axi_lite`: a word, and above it its address.
+        irq: an enabled error stands, with `status`.
+        scores, results, configuration: to the unit.
+        map: the registers, with `axi_lite`.
+        outside: the ports on AXI's side, by name.
+        inside: those to the unit.
+
+    Raises:
+        ValueError: options that do not go together or not with the unit.
+    """
+
+    def __init__(self, unit: SoftmaxUnit, options: ShellOptions) -> None:
+        options.check(unit)
+        self.unit, self.options = unit, options
+        self.map = register_map(unit, options) if options.axi_lite else None
+        members = unit.signature.members
+        self.inside: dict[str, Any] = {"scores": members["scores"].flip(), "results": members["results"].flip()}
+        self.outside: dict[str, Any] = {
+            "s_axis": In(input_signature(unit, options)),
+            "m_axis": Out(output_signature(unit, options)),
+        }
+        if unit.registers is not None:
+            self.inside["configuration"] = members["configuration"].flip()
+            if self.map is None:
+                bits = whole_bytes(unit.registers.data_bits) + whole_bytes(unit.registers.address_bits)
+                self.outside["s_axis_cfg"] = In(AxiStream(bits))
+        if self.map is not None:
+            self.outside["s_axil"] = In(AxiLite(self.map.address_bits))
+        else:
+            self.outside |= (STATUS_PORTS if options.status else {}) | (LENGTH_PORTS if options.row_length else {})
+        if options.status:
+            self.outside["irq"] = Out(1)
+        super().__init__({**self.outside, **self.inside})
+
+    def elaborate(self, platform: object) -> Module:
+        """Build it."""
+        m = Module()
+        options, unit = self.options, self.unit
+        # Numbers that hardware has, and those that it is given, by their names at the ports.
+        self.read: dict[str, Any] = {}
+        self.written: dict[str, Any] = {}
+        beat = row_beat(unit, options.tag_bits)
+        beats = stream.Signature(beat).create(path=("beats",))
+        read_beats(m, unit, self.s_axis, beats)
+        errors: dict[str, Value] = {}
+        if options.row_length:
+            m.submodules.row_length = length = RowLength(beat)
+            beats = _through(m, beats, length)
+            errors["row_empty"] = length.empty
+            self.written |= {name: getattr(length, name.replace("block_restart", "restart")) for name in LENGTH_PORTS}
+        if unit.holds_rows and (options.row_length or options.status):
+            m.submodules.row_guard = guard = RowGuard(beat, unit.max_row)
+            beats = _through(m, beats, guard)
+            errors["row_too_long"] = guard.cut
+        hold = Signal()  # no further row may begin
+        starts = self._feed(m, beats, hold)
+        tag, full, busy = None, Const(0), Const(0)
+        if options.tags or options.status or options.axi_lite:
+            m.submodules.rows_inside = rows = RowsInside(most_rows(unit), options.tag_bits)
+            full, busy = rows.full, rows.busy
+            m.d.comb += [
+                rows.begins.eq(starts),
+                rows.ends.eq(self.m_axis.tvalid & self.m_axis.tready & self.m_axis.tlast),
+            ]
+            if options.tags:
+                tag = rows.first
+                m.d.comb += rows.tag.eq(beats.p.tag)
+        write_results(m, unit, self.results, self.m_axis, self.kept, tag)
+        if options.status:
+            self._status(m, beats, errors)
+        if self.map is None:
+            if options.status:
+                self.read["busy"] = busy
+            self._ports(m)
+            m.d.comb += hold.eq(full)
+        else:
+            loading = self._registers(m, busy, beats)
+            m.d.comb += hold.eq(full | loading)
+        return m
+
+    def _feed(self, m: Module, beats: Any, hold: Value) -> Value:
+        """Let beats into the unit, and return when a row begins.
+
+        A row that is to wait is not offered; one that is offered already stays.
+        """
+        scores, unit = self.scores, self.unit
+        inside, offered, self.kept = Signal(name="row_inside"), Signal(name="row_offered"), None
+        goes = inside | offered | ~hold
+        taken = scores.valid & scores.ready
+        if self.options.keep:
+            m.submodules.kept = kept = Queue(unit.lanes, most_rows(unit))
+            m.d.comb += [
+                kept.source.valid.eq(taken & beats.p.last),
+                kept.source.payload.eq(beats.p.keep),
+                kept.sink.ready.eq(self.results.valid & self.results.ready & self.results.p.last),
+            ]
+            goes, self.kept = goes & (kept.source.ready | ~beats.p.last), kept.sink.payload
+        m.d.comb += [
+            scores.valid.eq(beats.valid & goes),
+            beats.ready.eq(scores.ready & goes),
+            Value.cast(scores.p.codes).eq(Value.cast(beats.p.codes)),
+            scores.p.mask.eq(beats.p.mask),
+            scores.p.last.eq(beats.p.last),
+        ]
+        m.d.sync += offered.eq(scores.valid & ~scores.ready)
+        with m.If(taken):
+            m.d.sync += inside.eq(~beats.p.last)
+        self.waiting = beats.valid & ~inside
+        return taken & ~inside
+
+    def _status(self, m: Module, beats: Any, errors: dict[str, Value]) -> None:
+        """Watch what goes in and comes out."""
+        m.submodules.status = status = Status(self.unit.lanes)
+        taken, given = (port.valid & port.ready for port in (self.scores, self.results))
+        m.d.comb += [
+            status.raised.eq(Cat(errors.get(name, Const(0, 1)) for name in ERRORS)),
+            status.scores.eq(Mux(taken, saturated_scores(m, self.unit, beats.p), 0)),
+            status.results.eq(Mux(given, saturated_results(m, self.unit, self.results.p), 0)),
+            self.irq.eq(status.interrupt),
+        ]
+        self.read |= {name: getattr(status, name) for name in ("errors", "saturated_scores", "saturated_results")}
+        self.written |= {
+            "errors_clear": status.clear,
+            "interrupt_enable": status.enable,
+            "saturated_scores_clear": status.clear_scores,
+            "saturated_results_clear": status.clear_results,
+        }
+
+    def _ports(self, m: Module) -> None:
+        """Give every number a port of its own, and the constants their stream."""
+        m.d.comb += [getattr(self, name).eq(value) for name, value in self.read.items()]
+        m.d.comb += [port.eq(getattr(self, name)) for name, port in self.written.items()]
+        registers = self.unit.registers
+        if registers is not None:
+            source, target = self.s_axis_cfg, self.configuration
+            m.d.comb += [
+                target.p.data.eq(source.tdata),
+                target.p.address.eq(source.tdata[whole_bytes(registers.data_bits) :]),
+                target.p.last.eq(source.tlast),
+                target.valid.eq(source.tvalid),
+                source.tready.eq(target.ready),
+            ]
+
+    def _registers(self, m: Module, busy: Value, beats: Any) -> Value:
+        """Put every number into a register, and return whether rows have to wait for constants."""
+        assert self.map is not None
+        m.submodules.axi_lite = lite = AxiLiteSubordinate(self.map.address_bits)
+        m.submodules.registers = registers = Registers(self.map)
+        wiring.connect(m, wiring.flipped(self.s_axil), lite.bus)
+        wiring.connect(m, lite.write, registers.write)
+        wiring.connect(m, lite.read, registers.read)
+        m.d.comb += [
+            lite.write_error.eq(registers.write_error),
+            lite.read_data.eq(registers.read_data),
+            lite.read_error.eq(registers.read_error),
+            registers.state_busy.eq(busy),
+        ]
+        # A register's fields are the bits of its number.
+        joined = {each.name: [f"{each.name}_{field.name}" for field in each.fields] for each in self.map.registers}
+        joined |= {f"{name}_clear": [f"{field}_clear" for field in fields] for name, fields in joined.items()}
+        joined["block_restart"] = joined.get("block", [])
+        for name, value in self.read.items():
+            m.d.comb += Cat(getattr(registers, field) for field in joined[name]).eq(value)
+        for name, port in self.written.items():
+            m.d.comb += port.eq(Cat(getattr(registers, field) for field in joined[name]))
+        return self._constants(m, registers, beats)
+
+    def _constants(self, m: Module, registers: Registers, beats: Any) -> Value:
+        """Build the way of constants to the unit."""
+        unit, options = self.unit, self.options
+        if unit.registers is None or self.map is None:
+            return Const(0)
+        words, port = unit.registers, registers.constant_write
+        stride = (self.map.stride // WORD - 1).bit_length()
+        constants: ConstantsCopy | ConstantsPassage
+        if options.has_copy(unit):
+            m.submodules.constants = constants = ConstantsCopy(words, self.map.sets)
+            place, read = constants.write.p.place, constants.read
+            m.d.comb += [
+                place.address.eq(port.p.address),
+                place.set.eq(port.p.address[stride:]),
+                read.valid.eq(registers.constant_read.valid),
+                read.p.address.eq(registers.constant_read.payload),
+                read.p.set.eq(registers.constant_read.payload[stride:]),
+                registers.constant_read.ready.eq(read.ready),
+                registers.constant_data.eq(constants.read_data),
+                constants.waiting.eq(self.waiting),
+            ]
+            if options.tags:  # one beyond the last set takes the first
+                m.d.comb += constants.wanted.eq(Mux(beats.p.tag < self.map.sets, beats.p.tag, 0))
+        else:
+            m.submodules.constants = constants = ConstantsPassage(words)
+            m.d.comb += constants.write.p.address.eq(port.p.address)
+        m.d.comb += [
+            constants.write.p.data.eq(port.p.data),
+            constants.write.valid.eq(port.valid),
+            port.ready.eq(constants.write.ready),
+            constants.load.eq(registers.constants_load),
+            registers.state_loading.eq(constants.loading),
+        ]
+        wiring.connect(m, constants.configuration, wiring.flipped(self.configuration))
+        return constants.loading if isinstance(constants, ConstantsCopy) else Const(0)
+
+
+def _through(m: Module, beats: Any, part: Any) -> Any:
+    """Lead beats through a part, and return what comes out of it."""
+    m.d.comb += [
+        part.source.payload.eq(beats.payload),
+        part.source.valid.eq(beats.valid),
+        beats.ready.eq(part.source.ready),
+    ]
+    return part.sink

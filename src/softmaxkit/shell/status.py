@@ -1,0 +1,88 @@
+"""Errors that stay until they are cleared, an interrupt, and counts of what saturated."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from amaranth.hdl import Module, Signal, Value
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from softmaxkit.blocks.adder_tree import adder_tree
+
+if TYPE_CHECKING:
+    from softmaxkit.methods.base.unit import SoftmaxUnit
+
+COUNT_BITS = 32
+
+ERRORS = {
+    "row_too_long": "a row was longer than the unit takes, and was cut",
+    "row_empty": "a row of length 0 was asked for, and took a beat of which nothing is kept",
+}
+
+
+class Status(wiring.Component):
+    """Remembers errors and counts saturated codes.
+
+    Args:
+        most: codes that may saturate in a cycle.
+
+    Attributes:
+        raised: errors of this cycle, a bit each in the order of `ERRORS`.
+        clear: errors to forget; one that is raised in the same cycle stays.
+        enable: errors that raise the interrupt.
+        errors: since they were cleared.
+        interrupt: one of the enabled errors stands.
+        scores, results: saturated ones in this cycle.
+        clear_scores, clear_results: count again from 0; what comes in this cycle is not counted.
+        saturated_scores, saturated_results: counts, which stay at their largest value.
+    """
+
+    def __init__(self, most: int) -> None:
+        count = range(most + 1)
+        super().__init__(
+            {
+                "raised": In(len(ERRORS)),
+                "clear": In(len(ERRORS)),
+                "enable": In(len(ERRORS)),
+                "errors": Out(len(ERRORS)),
+                "interrupt": Out(1),
+                "scores": In(count),
+                "results": In(count),
+                "clear_scores": In(1),
+                "clear_results": In(1),
+                "saturated_scores": Out(COUNT_BITS),
+                "saturated_results": Out(COUNT_BITS),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        """Build it."""
+        m = Module()
+        m.d.sync += self.errors.eq((self.errors & ~self.clear) | self.raised)
+        m.d.comb += self.interrupt.eq((self.errors & self.enable).any())
+        for kind in ("scores", "results"):
+            count, total = getattr(self, f"saturated_{kind}"), Signal(COUNT_BITS + 1, name=f"total_{kind}")
+            m.d.comb += total.eq(count + getattr(self, kind))
+            m.d.sync += count.eq(total[:-1] | total[-1].replicate(COUNT_BITS))
+            with m.If(getattr(self, f"clear_{kind}")):
+                m.d.sync += count.eq(0)
+        return m
+
+
+def saturated_scores(m: Module, unit: SoftmaxUnit, beat: data.View) -> Value:
+    """Return how many attended scores of a beat are at an end of the range of codes, to which scores saturate."""
+    far = np.finfo(np.float32).max * np.asarray([-1.0, 1.0])
+    codes = unit.spec.encode(far, unit.spec.examples()[0])
+    ends = [int(code) & ((1 << unit.code_shape.width) - 1) for code in codes]
+    at_end = []
+    for lane in range(unit.lanes):
+        code = beat.codes[lane].as_unsigned()
+        at_end.append(beat.mask[lane] & ((code == ends[0]) | (code == ends[1])))
+    return adder_tree(m, "saturated_scores", at_end)
+
+
+def saturated_results(m: Module, unit: SoftmaxUnit, beat: data.View) -> Value:
+    """Return how many results of a beat are the largest code, to which results saturate."""
+    return adder_tree(m, "saturated_results", [beat.codes[lane].all() for lane in range(unit.lanes)])

@@ -1,0 +1,208 @@
+"""Beats of AXI4-Stream for the test bench of a shell: what goes in, and what golden and the shell make of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from softmaxkit.flow.interface import whole_bytes
+from softmaxkit.flow.vectors import Rows, pack
+from softmaxkit.shell.register_map import RegisterMap
+
+if TYPE_CHECKING:
+    from softmaxkit.flow.vectors import Booleans, Integers, Packed
+    from softmaxkit.methods.base.constants import Constants
+    from softmaxkit.methods.base.unit import SoftmaxUnit
+    from softmaxkit.shell.shell import Shell
+
+
+SEED, HOLES = 1, 1 / 16
+"""Of the positions that are not kept, and how many they are."""
+
+
+@dataclass
+class Vectors:
+    """What a bench sends and what has to come.
+
+    Attributes:
+        scores, results: beats in and out, packed.
+        writes: `(after beats, address, word)`.
+        reads: `(address, word)` once all is through.
+        numbers: at the ports that a shell without AXI4-Lite has for them.
+        taken, rows: how many beats of scores, and rows, there are.
+    """
+
+    scores: list[Packed] = field(default_factory=list)
+    results: list[Packed] = field(default_factory=list)
+    writes: list[tuple[int, int, int]] = field(default_factory=list)
+    reads: list[tuple[int, int]] = field(default_factory=list)
+    numbers: dict[str, int] = field(default_factory=dict)
+    taken: int = 0
+    rows: int = 0
+
+
+LAST_OF_GROUP = 1 << 31
+"""Set in the address of a word of constants that closes its group, where they have a stream of their own."""
+
+
+def shell_vectors(shell: Shell, segments: Sequence[tuple[Constants, Rows]]) -> Vectors:
+    """Return the vectors of rows with their constants.
+
+    With `tkeep`, some positions are not kept. The last row of a segment is too long, where that is cut. By number, rows
+    are of one length, in causal blocks. Tags follow each other, row by row, and where they have constants, these are
+    those of the segments in turn.
+
+    Args:
+        shell: of a unit.
+        segments: sets of constants with rows.
+    """
+    unit, options, vectors = shell.unit, shell.options, Vectors()
+    random = np.random.default_rng(SEED)
+    sets = list(dict.fromkeys(constants for constants, _ in segments))
+    a_tag = [sets[tag % len(sets)] for tag in range(options.tags)] if shell.map and shell.map.sets > 1 else []
+    length = max(unit.max_row - 1, 1) if options.row_length else 0
+    if length:
+        _numbers(shell, vectors, length)
+    for constants, rows in segments:
+        if unit.registers is not None and (not a_tag or not vectors.taken):
+            _constants(shell, vectors, a_tag or [constants])
+        if length:
+            sent = _numbered(rows, length, vectors.rows)
+        else:
+            sent = _with_a_long_one(rows, unit) if unit.holds_rows and options.status else rows
+        kept = sent.real & ((random.random(sent.real.shape) > HOLES) | (not options.keep))
+        tags = np.arange(len(sent.lengths)) % max(options.tags, 1)
+        _beats(shell, vectors, sent, kept, _golden(unit, sent, kept, a_tag or [constants], tags), tags)
+    if shell.map is not None:
+        _reads(shell.map, vectors, cut=not length and unit.holds_rows)
+    return vectors
+
+
+def _golden(unit: SoftmaxUnit, sent: Rows, kept: Booleans, sets: Sequence[Constants], tags: Integers) -> Integers:
+    """Return what comes out of the positions that fit; a set of constants for all rows, or one a tag."""
+    fitting = slice(unit.max_row if unit.holds_rows else None)
+    codes, mask = np.where(kept, sent.codes, 0)[:, fitting], (sent.mask & kept)[:, fitting]
+    golden = np.zeros(codes.shape, np.int64)
+    for tag, constants in enumerate(sets):
+        some = tags == tag if len(sets) > 1 else np.full(len(tags), True)
+        golden[some] = unit.golden(codes[some], mask[some], constants)
+    return golden
+
+
+def _numbers(shell: Shell, vectors: Vectors, length: int) -> None:
+    """Set the length of all rows, and a causal mask."""
+    numbers = {"row_length": length, "causal": 1, "causal_offset": 1, "block_rows": length}
+    if shell.map is None:
+        vectors.numbers = {**numbers, "block_restart": 0}
+    else:
+        address = {register.name: register.address for register in shell.map.registers}
+        vectors.writes += [(0, address[name], value) for name, value in numbers.items()]
+        vectors.reads += [(address[name], value) for name, value in numbers.items()]
+
+
+def _constants(shell: Shell, vectors: Vectors, sets: Sequence[Constants]) -> None:
+    """Write sets of constants, before the next beat."""
+    for at, constants in enumerate(sets):
+        words = shell.unit.writes(constants)
+        if shell.map is None:
+            closing = [0] * (len(words) - 1) + [LAST_OF_GROUP]
+            vectors.writes += [(vectors.taken, a | last, w) for (a, w), last in zip(words, closing, strict=True)]
+            continue
+        first = shell.map.base + at * shell.map.stride
+        placed = [(first + 4 * address, word) for address, word in words]
+        vectors.writes += [(vectors.taken, *each) for each in placed]
+        if shell.map.readable:
+            vectors.reads = [each for each in vectors.reads if each[0] not in dict(placed)] + placed
+    if shell.map is not None:
+        load = next(register.address for register in shell.map.registers if register.name == "constants")
+        vectors.writes.append((vectors.taken, load, 1))
+
+
+def _numbered(rows: Rows, length: int, before: int) -> Rows:
+    """Return rows of one length with the mask that the numbers of `_numbers` say; so many rows went before."""
+    codes = _widened(rows.codes, length)[:, :length]
+    of_block = (before + np.arange(len(codes))) % length
+    return Rows(codes, np.arange(length) < of_block[:, None] + 2, np.full(len(codes), length))
+
+
+def _with_a_long_one(rows: Rows, unit: SoftmaxUnit) -> Rows:
+    """Return rows of which the last is longer than the unit takes."""
+    lengths = rows.lengths.copy()
+    lengths[-1] = longest = unit.max_row + 2 * unit.lanes + 1
+    mask = np.zeros((len(lengths), longest), np.bool_)
+    mask[:, : rows.mask.shape[1]] = rows.mask
+    mask[-1, rows.lengths[-1] :] = True
+    return Rows(_widened(rows.codes, longest), mask, lengths)
+
+
+def _widened(codes: Integers, length: int) -> Integers:
+    """Return codes of rows of at least a length; what is added repeats the last."""
+    return np.pad(codes, ((0, 0), (0, max(length - codes.shape[1], 0))), mode="edge")
+
+
+def _beats(shell: Shell, vectors: Vectors, rows: Rows, kept: Booleans, golden: Integers, tags: Integers) -> None:
+    """Add the beats of rows, in and out."""
+    unit, options = shell.unit, shell.options
+    code_bytes, result_bytes = (whole_bytes(bits) // 8 for bits in (unit.code_shape.width, unit.result_bits))
+    sent = _Laid(rows.lengths, unit.lanes)
+    come = _Laid(np.minimum(rows.lengths, golden.shape[1]), unit.lanes)
+    source = [(sent.beats(rows.codes) & ((1 << unit.code_shape.width) - 1), 8 * code_bytes)]
+    sink = [(come.beats(golden), 8 * result_bytes)]
+    if options.keep:
+        source.append((np.repeat(sent.beats(kept), code_bytes, axis=1), 1))
+        keep = come.beats(kept[:, : golden.shape[1]]) | (1 - come.last)  # what comes before the last beat is all kept
+        sink.append((np.repeat(keep, result_bytes, axis=1), 1))
+    if not options.row_length:
+        source += [(sent.beats(rows.mask), 1), (sent.last, 1)]
+    sink.append((come.last, 1))
+    if options.tags:
+        source.append((sent.of_rows(tags), options.tag_bits))
+        sink.append((come.of_rows(tags), options.tag_bits))
+    vectors.scores.append(pack(source))
+    vectors.results.append(pack(sink))
+    vectors.taken += len(sent.last)
+    vectors.rows += len(rows.lengths)
+
+
+class _Laid:
+    """How rows lie in beats.
+
+    Args:
+        lengths: of the rows.
+        lanes: positions a beat.
+
+    Attributes:
+        last: (beats, 1): is it the last of its row?
+    """
+
+    def __init__(self, lengths: Integers, lanes: int) -> None:
+        self.lanes, taken = lanes, -(-lengths // lanes)
+        number = np.arange(taken.max())
+        self.chosen = number < taken[:, None]
+        self.last = (number == taken[:, None] - 1)[self.chosen][:, None].astype(np.int64)
+
+    def beats(self, values: Integers | Booleans) -> Integers:
+        """Return values of positions, (rows, positions), as (beats, lanes); 0 beyond the last position."""
+        width = self.chosen.shape[1] * self.lanes
+        padded = np.zeros((len(values), width), np.int64)
+        padded[:, : values.shape[1]] = values[:, :width]
+        laid: Integers = padded.reshape(len(values), -1, self.lanes)[self.chosen]
+        return laid
+
+    def of_rows(self, values: Integers) -> Integers:
+        """Return a value a row as (beats, 1)."""
+        laid: Integers = np.broadcast_to(values[:, None], self.chosen.shape)[self.chosen][:, None]
+        return laid
+
+
+def _reads(registers: RegisterMap, vectors: Vectors, cut: bool) -> None:
+    """Read what is known of the shell's own registers in the end: constants, and whether a row was cut."""
+    for register in registers.registers:
+        word, at = 0, 0
+        for each in register.fields:
+            word, at = word | each.reset << at, at + each.bits
+        if all(each.access in ("constant", "read", "clear ones") for each in register.fields):
+            vectors.reads.append((register.address, word | (cut and register.name == "errors")))

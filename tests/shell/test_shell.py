@@ -1,0 +1,194 @@
+"""Units in their shells: every result and every field of AXI4-Stream, in Verilator, against golden."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from mutants import broken
+from shell_bench import (
+    ShellBench,
+    address_of,
+    constant_writes,
+    numbered_rows,
+    rows_for,
+    shell_stream,
+)
+
+from softmaxkit import Spec
+from softmaxkit.flow.outcome import Traffic
+from softmaxkit.flow.simulate import Verilated, can_verilate
+from softmaxkit.flow.verify import TRAFFIC
+from softmaxkit.methods import ALL_METHODS, METHODS, method_class
+from softmaxkit.shell import constants as constants_module
+from softmaxkit.shell import results as results_module
+from softmaxkit.shell import row_beats as row_beats_module
+from softmaxkit.shell import rows_inside as rows_module
+from softmaxkit.shell import shell as shell_module
+from softmaxkit.shell import shelled as shelled_module
+from softmaxkit.shell.constants import switch_cycles
+from softmaxkit.shell.options import ShellOptions
+
+pytestmark = [
+    pytest.mark.skipif(not can_verilate(), reason="needs Yosys, Verilator and a C++ compiler"),
+    pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable"),
+]
+
+KEPT = {"keep": True, "status": True}
+NUMBERED = {"keep": True, "row_length": True, "status": True, "axi_lite": True}
+EVERYTHING = {**NUMBERED, "tags": 3}
+
+
+def run(spec: Spec, options: ShellOptions, outputs: int, traffic: Any = TRAFFIC, **sizes: Any) -> int:
+    """Return how many outputs of a unit in its shell are golden's, and see that there are no others."""
+    random, examples = np.random.default_rng(1), spec.examples()
+    unit = spec.unit(**{"lanes": 2, "max_row": 21, **sizes})
+    bench = ShellBench(unit, options)
+    simulator, compared = Verilated(bench, fast=False), 0
+    loadable = unit.registers is not None
+    first: list[tuple[int, int]] = []
+    if options.tags and options.has_copy(unit):
+        own = [examples[tag % len(examples)] for tag in range(options.tags)]
+        first = [write for tag, each in enumerate(own) for write in constant_writes(bench, unit, each, tag)]
+        first.append((address_of(bench, "constants"), 1))
+    for each in traffic:
+        segments: list[Any] = []
+        turns = 8 if options.row_length else 2
+        for turn in range(turns):
+            share = outputs // len(traffic) // turns + 1
+            loaded: Any = own if first else examples[turn % len(examples) if loadable else 0]
+            if options.row_length:
+                longest = 3 * unit.max_row if unit.holds_rows else 0
+                rows = numbered_rows(bench, unit, examples[0], options, 2 * share // unit.max_row + 1, random, longest)
+            else:
+                rows = rows_for(unit, examples[0], options, share, random, unit.holds_rows and options.status)
+            segments.append((loaded, rows))
+        given = shell_stream(bench, unit, options, segments, random, first)
+        outcome = simulator.run(given, each)
+        assert outcome.faults(given) == []
+        compared += int(given.positions[: outcome.compared].sum())
+    return compared
+
+
+def test_a_unit_in_everything() -> None:
+    """Of a method whose rows wait and whose constants are loaded."""
+    spec = max((method_class(method)() for method in METHODS), key=waits_and_loads)
+    assert run(spec, ShellOptions(**EVERYTHING), 2000) > 1500
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [KEPT, NUMBERED, EVERYTHING], ids=["kept", "numbered", "everything"])
+@pytest.mark.parametrize("method", ALL_METHODS)
+def test_every_method(method: str, options: dict[str, Any]) -> None:
+    spec = method_class(method)()
+    assert run(spec, ShellOptions(**options), 28_000, lanes=4) > 20_000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("options", "sizes"),
+    [
+        ({"keep": True}, {"lanes": 3}),
+        ({"status": True}, {"storage": "latches"}),
+        ({"keep": True, "status": True, "axi_lite": True}, {"storage": "latches", "lanes": 4}),
+        ({"keep": True, "status": True, "axi_lite": True, "read_back": True}, {"lanes": 1}),
+        ({"tags": 2, "status": True}, {"max_row": 1}),
+        ({"keep": True, "status": True}, {"storage": "memory", "lanes": 5, "max_row": 32}),
+        ({"tags": 16, "keep": True}, {"baked": True}),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("method", METHODS)
+def test_more_shells(method: str, options: dict[str, Any], sizes: dict[str, Any]) -> None:
+    spec = method_class(method)()
+    sizes = dict(sizes)
+    if sizes.get("storage", "latches") not in spec.storages:
+        pytest.skip("a storage that its unit does not have")
+    if sizes.pop("baked", False):
+        sizes["constants"] = spec.examples()[0]
+    if sizes.get("lanes") in (3, 5) and "slice width" in refusal(spec, sizes):
+        pytest.skip("lanes that its slices do not take")
+    chosen = ShellOptions(**options)
+    if chosen.read_back and spec.unit(**sizes).registers is None:
+        pytest.skip("no constants to read back")
+    assert run(spec, chosen, 8000, **sizes) > 3000
+
+
+def refusal(spec: Spec, sizes: dict[str, Any]) -> str:
+    try:
+        spec.unit(**sizes)
+    except ValueError as error:
+        return str(error).replace("slices", "slice width")
+    return ""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("module", "name", "right", "wrong", "options"),
+    [
+        (results_module, "write_results", "results.ready.eq(stream.tready)", "results.ready.eq(1)", KEPT),
+        (
+            results_module,
+            "write_results",
+            "stream.tkeep.eq(Cat(keep[lane]",
+            "stream.tkeep.eq(Cat(keep[0]",
+            KEPT,
+        ),
+        (row_beats_module, "read_beats", "lane + 1) * step].all()", "lane + 1) * step].any()", KEPT),
+        (row_beats_module, "read_beats", "beats.p.mask.eq(kept & attended)", "beats.p.mask.eq(attended)", KEPT),
+        (row_beats_module, "read_beats", "beats.p.keep.eq(kept)", "beats.p.keep.eq(kept & attended)", KEPT),
+        (shell_module, "Shell", "goes = inside | offered | ~hold", "goes = inside | offered | 1", EVERYTHING),
+        (shell_module, "Shell", "kept.source.valid.eq(taken & beats.p.last)", "kept.source.valid.eq(taken)", KEPT),
+        (shell_module, "Shell", "inside.eq(~beats.p.last)", "inside.eq(0)", EVERYTHING),
+        (shell_module, "Shell", "rows.begins.eq(starts)", "rows.begins.eq(0)", EVERYTHING),
+        (constants_module, "ConstantsCopy", "self.wanted != loaded", "0", EVERYTHING),
+        (constants_module, "ConstantsCopy", "self.loading.eq(other | running)", "self.loading.eq(running)", EVERYTHING),
+        (shell_module, "Shell", "(kept.source.ready | ~beats.p.last)", "1", {"keep": True}),
+        (results_module, "write_results", "kept | (~results.p.last).replicate(lanes)", "kept", KEPT),
+        (rows_module, "RowsInside", "tags.sink.ready.eq(self.ends)", "tags.sink.ready.eq(1)", {"tags": 3}),
+    ],
+)
+def test_faults_show(
+    module: Any, name: str, right: str, wrong: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = score_bits if module is row_beats_module else waits_and_loads
+    spec = max((method_class(method)() for method in METHODS), key=key)
+    mutant = broken(module, name, right, wrong)
+    for user in (shell_module, shelled_module):
+        if hasattr(user, name):
+            monkeypatch.setattr(user, name, mutant)
+    with pytest.raises(AssertionError):
+        run(spec, ShellOptions(**options), 3000)
+
+
+def waits_and_loads(spec: Spec) -> tuple[bool, bool]:
+    unit = spec.unit(lanes=1)
+    return unit.registers is not None, unit.holds_rows
+
+
+def score_bits(spec: Spec) -> int:
+    return spec.score_bits
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", [method for method in ALL_METHODS if waits_and_loads(method_class(method)())[0]])
+def test_what_another_tag_costs(method: str) -> None:
+    """As the folder's note states it: the row before has to leave, and then the constants are loaded."""
+    spec, options, random = method_class(method)(), ShellOptions(axi_lite=True, tags=2), np.random.default_rng(0)
+    unit, length, examples = spec.unit(lanes=2, max_row=8), 8, spec.examples()
+    bench = ShellBench(unit, options)
+    rows = rows_for(unit, examples[0], options, 400, random)
+    count, positions = len(rows.beats), rows.codes.shape[1]
+    rows.beats[:], rows.tags[:] = length // 2, np.arange(count) % 2
+    rows.attended[:], rows.kept[:] = True, np.arange(positions) < length
+    own = [examples[0], examples[1]]
+    first = [write for tag, each in enumerate(own) for write in constant_writes(bench, unit, each, tag)]
+    first.append((address_of(bench, "constants"), 1))
+    given = shell_stream(bench, unit, options, [(own, rows)], random, first)
+    outcome = Verilated(bench, fast=False).run(given, Traffic(), cycles=True)
+    assert outcome.faults(given) == []
+    begins = outcome.taken_at[:: length // 2].astype(int)
+    ends = outcome.given_at[length // 2 - 1 :: length // 2].astype(int)
+    most = switch_cycles(unit.registers)
+    assert {*(begins[2:] - ends[1:-1])} <= {most - 1, most}

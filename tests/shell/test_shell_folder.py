@@ -1,0 +1,170 @@
+"""What a shell adds to the folder of a unit: clean in lint, and checked by a bench of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from softmaxkit.flow.export import export
+from softmaxkit.flow.rows import random_rows
+from softmaxkit.flow.tools import find
+from softmaxkit.methods import ALL_METHODS, METHODS, method_class
+from softmaxkit.shell.options import ShellOptions
+
+pytestmark = [
+    pytest.mark.skipif(not find("yosys"), reason="needs Yosys"),
+    pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable"),
+]
+icarus = pytest.mark.skipif(not (shutil.which("iverilog") and find("make")), reason="needs Icarus Verilog and make")
+verilator = pytest.mark.skipif(not (find("verilator") and find("make")), reason="needs Verilator and make")
+
+NAME = "unit_under_test"
+KINDS: dict[str, dict[str, Any]] = {
+    "kept": {"keep": True},
+    "streams": {"keep": True, "status": True, "tags": 3},
+    "ports": {"row_length": True, "status": True, "keep": True},
+    "registers": {"keep": True, "row_length": True, "status": True, "axi_lite": True},
+    "passage": {"status": True, "axi_lite": True},
+    "tags": {"keep": True, "status": True, "axi_lite": True, "tags": 3},
+}
+MEMORIES = [method for method in METHODS if "memory" in method_class(method).storages]
+LOADABLE = next(method for method in METHODS if method_class(method)().unit(lanes=1).registers is not None)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    @cache
+    def make_folder(method: str, kind: str, storage: str = "flip-flops", sram: str = "") -> Path:
+        spec = method_class(method)()
+        unit, examples = spec.unit(lanes=2, max_row=24, storage=storage), spec.examples()
+        sets = examples if unit.registers is not None else examples[:1]
+        segments = [(each, random_rows(unit, each, 200, np.random.default_rng(1))) for each in sets]
+        folder = tmp_path_factory.mktemp("shell") / "folder"
+        export(unit, NAME, folder, segments, shell=ShellOptions(**KINDS[kind]) if kind else None, sram=sram or None)
+        return folder
+
+    return make_folder
+
+
+def make(folder: Path, target: str) -> tuple[int, str]:
+    """Run make as one who does not have softmaxkit."""
+    command = ["make", "-s", "-C", str(folder), "--no-print-directory", target, f"VERILATOR={find('verilator')}"]
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": ""}
+    done = subprocess.run(
+        command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False, timeout=300
+    )
+    return done.returncode, done.stdout
+
+
+def passes(folder: Path) -> None:
+    code, printed = make(folder, "test-shell")
+    assert code == 0, printed
+    beats = len((folder / "axi_results.hex").read_text().splitlines())
+    assert beats > 50
+    assert re.findall(r"^PASS: (\d+) result beats", printed, re.MULTILINE) == [str(beats)] * 2
+
+
+@icarus
+@pytest.mark.parametrize("kind", ["registers", pytest.param("tags", marks=pytest.mark.slow)])
+def test_its_bench_passes(kind: str, exported: Any, tmp_path: Path) -> None:
+    passes(shutil.copytree(exported(LOADABLE, kind), tmp_path / "copy"))
+
+
+@pytest.mark.slow
+@icarus
+@verilator
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("method", ALL_METHODS)
+def test_every_bench_passes(method: str, kind: str, exported: Any) -> None:
+    if kind == "passage" and method_class(method)().unit(lanes=1).registers is None:
+        kind = "registers"
+    folder = exported(method, kind)
+    passes(folder)
+    assert make(folder, "lint") == (0, "")
+
+
+@pytest.mark.slow
+@verilator
+@pytest.mark.parametrize("kind", ["registers", "tags"])
+def test_its_bench_in_verilator(kind: str, exported: Any, tmp_path: Path) -> None:
+    folder = shutil.copytree(exported(LOADABLE, kind), tmp_path / "copy")
+    code, printed = make(folder, "test-shell-verilator")
+    assert code == 0, printed
+    assert printed.count("PASS") == 2
+
+
+@verilator
+def test_lint_is_clean(exported: Any) -> None:
+    assert make(exported(LOADABLE, "registers"), "lint") == (0, "")
+
+
+@pytest.mark.slow
+@icarus
+@pytest.mark.parametrize("kind", ["", "streams"])
+@pytest.mark.parametrize("sram", ["sky130", "mine:16x16/4"])
+@pytest.mark.parametrize("method", MEMORIES)
+def test_memories_of_macros(method: str, sram: str, kind: str, exported: Any) -> None:
+    folder = exported(method, kind, "memory", sram)
+    code, printed = make(folder, "test")
+    assert code == 0, printed
+    assert printed.count("PASS") == (4 if kind else 2)
+    if find("verilator"):
+        assert make(folder, "lint") == (0, "")
+    macro = next(path.stem for path in folder.glob("*.sv") if not path.stem.startswith(NAME))
+    facts = json.loads((folder / "parameters.json").read_text())
+    assert f"{macro} macro (" in (folder / f"{NAME}_memory.sv").read_text()
+    assert all(f"`{memory['name']}`" in (folder / "README.md").read_text() for memory in facts["memories"])
+
+
+@icarus
+@pytest.mark.parametrize(
+    ("file", "right", "wrong"),
+    [
+        ("_axi.sv", ".rst(~aresetn)", ".rst(1'b0)"),
+        ("_axi.sv", ".m_axis_tready(m_axis_tready)", ".m_axis_tready(1'b1)"),
+        ("_axi.sv", ".s_axis_tkeep(s_axis_tkeep)", ".s_axis_tkeep(2'b11)"),
+        ("_axi.sv", ".s_axil_awaddr(s_axil_awaddr)", ".s_axil_awaddr(s_axil_awaddr ^ 4)"),
+        ("_axi.sv", ".s_axil_rdata(s_axil_rdata)", ".s_axil_rdata()"),
+    ],
+)
+def test_a_broken_design_fails(file: str, right: str, wrong: str, exported: Any, tmp_path: Path) -> None:
+    folder = shutil.copytree(exported(LOADABLE, "registers"), tmp_path / "copy")
+    text = (folder / f"{NAME}{file}").read_text()
+    assert right in text
+    (folder / f"{NAME}{file}").write_text(text.replace(right, wrong))
+    code, printed = make(folder, "test-shell")
+    assert code != 0
+    assert "FAIL" in printed
+
+
+@icarus
+@pytest.mark.parametrize("file", ["axi_results.hex", "axi_reads.hex", "axi_writes.hex"])
+def test_other_vectors_fail(file: str, exported: Any, tmp_path: Path) -> None:
+    folder = shutil.copytree(exported(LOADABLE, "registers"), tmp_path / "copy")
+    *lines, last = (folder / file).read_text().splitlines()
+    *fields, word = last.split()
+    other = f"{int(word, 16) ^ 1:0{len(word)}x}"
+    (folder / file).write_text("\n".join([*lines, " ".join([*fields, other])]) + "\n")
+    code, printed = make(folder, "test-shell")
+    assert code != 0, printed
+    assert "FAIL" in printed
+
+
+def test_files(exported: Any) -> None:
+    added = {f"{NAME}{end}" for end in ("_axi.sv", "_shell.sv", "_axi_tb.sv", ".rdl")}
+    added |= {"shell.vlt", "axi_scores.hex", "axi_results.hex", "axi_writes.hex", "axi_reads.hex"}
+    with_shell, without = ({path.name for path in exported(LOADABLE, kind).iterdir()} for kind in ("registers", ""))
+    assert with_shell - without - {f"{NAME}_axi.vvp"} == added
+    text = (exported(LOADABLE, "registers") / "README.md").read_text()
+    for name in ("s_axis_tkeep", "irq", f"{NAME}.rdl", "row_length", "causal_offset"):
+        assert name in text
+    assert "## The shell" not in (exported(LOADABLE, "") / "README.md").read_text()

@@ -1,0 +1,110 @@
+"""What a shell says of the rows that went through: errors, counts of what saturated, and whether one is inside."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+from cycles import Sink, Source, clocked
+from mutants import broken
+from shell_bench import ShellBench, rows_for, shell_stream
+
+from softmaxkit.methods import METHODS, method_class
+from softmaxkit.shell import rows_inside, shell, status
+from softmaxkit.shell.options import ShellOptions
+
+pytestmark = pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")
+
+OPTIONS = ShellOptions(keep=True, status=True)
+ENABLED = 1
+
+
+def words(packed: Any) -> list[int]:
+    return [int.from_bytes(row.astype("<u4").tobytes(), "little") for row in packed]
+
+
+def watched(method: str, too_long: bool, outputs: int = 120) -> None:
+    """Send rows, clear what was counted, and send them again."""
+    spec = method_class(method)()
+    constants, numbers = spec.examples()[0], np.random.default_rng(3)
+    unit = spec.unit(lanes=2, max_row=5, constants=constants)
+    bench = ShellBench(unit, OPTIONS)
+    rows = rows_for(unit, constants, OPTIONS, outputs, numbers, too_long)
+    ends = [int(code) for code in spec.encode(np.asarray([-1e6, 1e6]), constants)]
+    rows.codes[::3, ::2] = ends[1]
+    rows.codes[1::3] = ends[0]
+    given = shell_stream(bench, unit, OPTIONS, [(constants, rows)], numbers)
+    place = np.arange(rows.codes.shape[1])
+    fitting = place < (unit.max_row if unit.holds_rows else len(place))
+    mask = rows.kept & rows.attended & fitting & (place < 2 * rows.beats[:, None])
+    most = unit.max_row if unit.holds_rows else len(place)
+    golden = spec.golden(np.where(mask, rows.codes, 0)[:, :most], mask[:, :most], constants)
+    scores = int((mask & np.isin(rows.codes, ends)).sum())
+    results = int((golden == (1 << unit.result_bits) - 1).sum())
+    spilt = unit.holds_rows and bool(((rows.beats > 3) | (rows.kept & (place >= 5)).any(axis=1)).any())
+    assert scores > 0
+    counts = {"errors": int(spilt), "irq": int(spilt), "saturated_scores": scores, "saturated_results": results}
+    for pause in (0.0, 0.4):
+        sent_and_counted(bench, words(given.scores), len(given.results), counts, pause)
+
+
+def sent_and_counted(bench: ShellBench, beats: list[int], results: int, counts: dict[str, int], pause: float) -> None:
+    """Send beats twice, with a clear in between, and see what is counted of them."""
+    rng, top = random.Random(0), bench.shelled
+    source, sink = Source(bench.scores, beats * 2, pause, rng), Sink(bench.results, pause, rng)
+    quiet, turn = 0, 0
+
+    def cycle(at: int, context: Any) -> bool | None:
+        nonlocal quiet, turn
+        context.set(top.interrupt_enable, ENABLED)
+        source.drive(context, source.sent < len(beats) * (turn + 1))
+        sink.drive(context)
+        if source.sent > len(beats) * turn and len(sink.words) == results * turn:
+            assert context.get(top.busy)
+        given, taken = sink.given(context) is not None, source.taken(context)
+        quiet = 0 if given or taken else quiet + 1
+        clear = quiet == 40
+        for name in ("errors_clear", "saturated_scores_clear", "saturated_results_clear"):
+            context.set(getattr(top, name), (3 if name == "errors_clear" else 1) * clear)
+        if clear:
+            assert len(sink.words) == results * (turn + 1)
+            assert not context.get(top.busy)
+            assert {name: context.get(getattr(top, name)) for name in counts} == counts
+        if quiet == 41:
+            assert not any(context.get(getattr(top, name)) for name in counts)
+            turn += 1
+        return None if turn == 2 else False
+
+    clocked(bench, cycle, 40 * len(beats))
+    assert turn == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+def test_what_saturates_is_counted(method: str) -> None:
+    watched(method, too_long=False)
+
+
+def test_long_rows_are_flagged() -> None:
+    waiting = next(method for method in METHODS if method_class(method)().unit(lanes=1).holds_rows)
+    watched(waiting, too_long=True)
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "right", "wrong"),
+    [
+        (status, "saturated_scores", "beat.mask[lane] & (", "("),
+        (status, "saturated_scores", "(code == ends[0]) | (code == ends[1])", "(code == ends[0])"),
+        (status, "saturated_results", ".all()", ".any()"),
+        (status, "Status", "(self.errors & ~self.clear) | self.raised", "self.errors | self.raised"),
+        (status, "Status", "(self.errors & self.enable).any()", "self.errors.any() & 0"),
+        (rows_inside, "RowsInside", "count + self.begins - self.ends", "count + self.begins"),
+    ],
+)
+def test_faults_show(module: Any, name: str, right: str, wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shell, name, broken(module, name, right, wrong))
+    waiting = next(method for method in METHODS if method_class(method)().unit(lanes=1).holds_rows)
+    with pytest.raises(AssertionError):
+        watched(waiting, too_long=True)
