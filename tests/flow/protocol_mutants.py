@@ -153,15 +153,14 @@ class Mutant(wiring.Component):
                 m.d.comb += [outer.valid.eq(0), inner.ready.eq(1)]
                 with m.If(inner.valid):
                     m.d.sync += dropping.eq(0)
-        register, register_valid = Signal.like(Value.cast(outer.payload), reset_less=True), Signal(reset_less=True)
+        kept, kept_valid = Signal.like(Value.cast(outer.payload), reset_less=True), Signal(reset_less=True)
         with m.If(self.on("remembers")):
-            m.d.comb += [
-                outer.valid.eq(register_valid),
-                outer.payload.eq(register),
-                inner.ready.eq(~register_valid | outer.ready),
-            ]
-            with m.If(inner.ready):
-                m.d.sync += [register_valid.eq(inner.valid), register.eq(inner.payload)]
+            with m.If(ResetSignal()):
+                m.d.sync += [kept_valid.eq(outer.valid & ~outer.ready), kept.eq(outer.payload)]
+            with m.Elif(outer.ready):
+                m.d.sync += kept_valid.eq(0)
+            with m.If(kept_valid):
+                m.d.comb += [outer.valid.eq(1), outer.payload.eq(kept), inner.ready.eq(0)]
 
     def break_last(self, m: Module, passed: Value) -> None:
         """Move the ends of rows."""

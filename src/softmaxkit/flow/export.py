@@ -14,7 +14,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from softmaxkit.files import whole_folder, write_text
-from softmaxkit.flow.interface import describe, tables, whole_bytes
+from softmaxkit.flow.interface import describe, stream_ports, tables, whole_bytes
 from softmaxkit.flow.vectors import Rows, Stream, stream
 from softmaxkit.flow.verilog import to_verilog
 
@@ -26,10 +26,17 @@ if TYPE_CHECKING:
 PARAMETERS_FILE = "parameters.json"
 """The file by which a folder is recognised as an export."""
 
+CALM = 5
+"""Cycles of any traffic after which the folder's proofs see whether everything comes out."""
+
 TEMPLATES = {
     "axis.sv": "{name}_axis.sv",
     "memory.sv": "{name}_memory.sv",
     "tb.sv": "{name}_tb.sv",
+    "sva.sv": "{name}_sva.sv",
+    "formal.sv": "{name}_formal.sv",
+    "unit.sby": "{name}.sby",
+    "prove.ys": "prove.ys",
     "unit.sdc": "{name}.sdc",
     "lint.vlt": "lint.vlt",
     "README.md": "README.md",
@@ -150,11 +157,30 @@ def _write_templates(
         "whole_bytes": whole_bytes,
         "period": period,
         "patience": max(20_000, 4 * unit.latency(unit.max_row)),
+        **_checker(unit),
     }
     for template, name in TEMPLATES.items():
         if unit.memories or template != "memory.sv":
             text = templates.get_template(f"{template}.j2").render(context)
             write_text(work / name.format(name=facts["name"]), text)
+
+
+def _checker(unit: SoftmaxUnit) -> dict[str, Any]:
+    """Return what the checker of the protocol and its proof need: streams with the bits of their payloads, and sizes."""
+    latency, interval = unit.latency(unit.max_row), unit.interval(unit.max_row)
+    names = ["scores", "results", *["configuration"] * (unit.registers is not None)]
+    busy, calm_depth = unit.latency(1) + unit.interval(1) + 4, CALM + latency + 3 * interval + 2
+    return {
+        "streams": [(name, len(getattr(unit, name).payload.as_value())) for name in names],
+        "stream_ports": [port._asdict() for port in stream_ports(unit)],
+        "places": 1 << (4 * latency + 64).bit_length(),  # more than all buffers hold
+        "formal": {
+            "depth": busy,
+            "calm": CALM,
+            "calm_depth": calm_depth,
+            "places": 1 << max(busy, calm_depth).bit_length(),  # a beat a cycle, at most
+        },
+    }
 
 
 def about(documented: object) -> str:
