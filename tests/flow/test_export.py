@@ -98,8 +98,17 @@ def test_parameters_and_files(case: tuple[str, str, int], exported: Any) -> None
     files = {path.name for path in folder.iterdir()}
     loadable = facts["constants"] == "loadable"
     assert files == {
-        *(f"{NAME}{end}" for end in (".sv", "_axis.sv", "_tb.sv", ".sdc")),
-        *("scores.hex", "results.hex", "tables.json", "parameters.json", "lint.vlt", "README.md", "Makefile"),
+        *(f"{NAME}{end}" for end in (".sv", "_axis.sv", "_tb.sv", "_sva.sv", "_formal.sv", ".sby", ".sdc")),
+        *(
+            "scores.hex",
+            "results.hex",
+            "tables.json",
+            "parameters.json",
+            "lint.vlt",
+            "prove.ys",
+            "README.md",
+            "Makefile",
+        ),
         *(["writes.hex"] if loadable else []),
         *([f"{NAME}_memory.sv"] if facts["memories"] else []),
     }

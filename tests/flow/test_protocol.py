@@ -14,6 +14,7 @@ from softmaxkit.flow import verify as verification
 from softmaxkit.flow.interface import unit_ports
 from softmaxkit.flow.prove import prove
 from softmaxkit.flow.simulate import TOP, Verilated, can_verilate
+from softmaxkit.flow.tools import find
 from softmaxkit.flow.verify import verify
 from softmaxkit.flow.verilog import to_verilog
 from softmaxkit.methods.base.unit import SoftmaxUnit
@@ -61,9 +62,12 @@ class Chosen:
 def test_verification_catches_every_mutant(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     unit = loadable_with_rows()
     simulation = Verilated(unit, fast=False, verilog=chosen_by_a_file(unit))
-    passed, faults = [], {}
+    passed: list[str] = []
+    faults: dict[str, str] = {}
     for mutant in MUTANTS:
-        monkeypatch.setattr(verification, "Verilated", lambda *_, mutant=mutant, **__: Chosen(simulation, mutant, tmp_path))
+        monkeypatch.setattr(
+            verification, "Verilated", lambda *_, mutant=mutant, **__: Chosen(simulation, mutant, tmp_path)
+        )
         result = verify(Mutant(unit, mutant), outputs=2_000)
         passed += [mutant] * result.passed
         faults[mutant] = "; ".join(result.faults)
@@ -76,3 +80,40 @@ def test_verification_catches_every_mutant(monkeypatch: pytest.MonkeyPatch, tmp_
     }
     for mutant, words in said.items():
         assert re.search(words, faults[mutant]), faults[mutant]
+
+
+BROKEN = {
+    "waits": "offered",
+    "waits for an edge": "offered",
+    "resets once": "counted",
+    "changes": "steady",
+    "withdraws": "steady",
+    "ends early": "ordered",
+    "ends late": "ordered",
+    "endless": "ordered",
+    "doubles": "counted",
+    "drops": "drained",
+    "overruns": "drained",
+    "unmasked": "masked",
+    "loads inside": "apart",
+    "loads halfway": "apart",
+    "forgets": "apart",
+    "remembers": "counted",
+    "takes in reset": "counted",
+    "stuck if empty": "drained",
+    "stuck if stalled": "drained",
+}
+"""The property that a proof finds broken."""
+
+QUICK = ("waits", "resets once", "loads halfway")
+
+
+@pytest.mark.skipif(find("yosys") is None, reason="needs Yosys")
+@pytest.mark.parametrize(
+    "mutant", [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in MUTANTS]
+)
+def test_proofs_catch_every_mutant(mutant: str) -> None:
+    case = BY_METHOD[LOADABLE].proof
+    proof = prove(Mutant(case.spec.unit(lanes=1, max_row=3, depth=case.depth), mutant), depth=14, induction=0)
+    broken = {name for name, verdict in proof.verdicts.items() if verdict.outcome == "fails"}
+    assert (BROKEN[mutant] in broken) if mutant in BROKEN else proof.holds, str(proof)

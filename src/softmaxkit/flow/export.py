@@ -166,7 +166,7 @@ def _write_templates(
 
 
 def _checker(unit: SoftmaxUnit) -> dict[str, Any]:
-    """Return what the checker of the protocol and its proof need: streams with the bits of their payloads, and sizes."""
+    """Return what the assertions and their proof need: streams with the bits of their payloads, and sizes."""
     latency, interval = unit.latency(unit.max_row), unit.interval(unit.max_row)
     names = ["scores", "results", *["configuration"] * (unit.registers is not None)]
     busy, calm_depth = unit.latency(1) + unit.interval(1) + 4, CALM + latency + 3 * interval + 2
