@@ -14,7 +14,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from softmaxkit.files import whole_folder, write_text
-from softmaxkit.flow.interface import describe, stream_ports, tables, whole_bytes
+from softmaxkit.flow.interface import describe, stream_ports, tables, unit_ports, whole_bytes
 from softmaxkit.flow.vectors import Rows, Stream, stream
 from softmaxkit.flow.verilog import to_verilog
 
@@ -37,6 +37,8 @@ TEMPLATES = {
     "formal.sv": "{name}_formal.sv",
     "unit.sby": "{name}.sby",
     "prove.ys": "prove.ys",
+    "cocotb.sv": "{name}_cocotb.sv",
+    "cocotb.py": "{name}_cocotb.py",
     "unit.sdc": "{name}.sdc",
     "lint.vlt": "lint.vlt",
     "README.md": "README.md",
@@ -157,7 +159,7 @@ def _write_templates(
         "whole_bytes": whole_bytes,
         "period": period,
         "patience": max(20_000, 4 * unit.latency(unit.max_row)),
-        **_checker(unit),
+        **_checker(unit, facts["name"]),
     }
     for template, name in TEMPLATES.items():
         if unit.memories or template != "memory.sv":
@@ -165,14 +167,18 @@ def _write_templates(
             write_text(work / name.format(name=facts["name"]), text)
 
 
-def _checker(unit: SoftmaxUnit) -> dict[str, Any]:
+def _checker(unit: SoftmaxUnit, name: str) -> dict[str, Any]:
     """Return what the assertions and their proof need: streams with the bits of their payloads, and sizes."""
     latency, interval = unit.latency(unit.max_row), unit.interval(unit.max_row)
-    names = ["scores", "results", *["configuration"] * (unit.registers is not None)]
+    streams = ["scores", "results", *["configuration"] * (unit.registers is not None)]
     busy, calm_depth = unit.latency(1) + unit.interval(1) + 4, CALM + latency + 3 * interval + 2
     return {
-        "streams": [(name, len(getattr(unit, name).payload.as_value())) for name in names],
+        "streams": [(port, len(getattr(unit, port).payload.as_value())) for port in streams],
         "stream_ports": [port._asdict() for port in stream_ports(unit)],
+        "cocotb_sources": [
+            f"{name}{end}.sv" for end in ("", "_axis", *["_memory"] * bool(unit.memories), "_cocotb")
+        ],
+        "memory_pins": [port.name for port in unit_ports(unit) if port not in stream_ports(unit)],
         "places": 1 << (4 * latency + 64).bit_length(),  # more than all buffers hold
         "formal": {
             "depth": busy,
