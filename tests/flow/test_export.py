@@ -99,7 +99,7 @@ def test_parameters_and_files(case: tuple[str, str, int], exported: Any) -> None
     files = {path.name for path in folder.iterdir()}
     loadable = facts["constants"] == "loadable"
     assert files == {
-        *(f"{NAME}{end}" for end in (".sv", "_axis.sv", "_tb.sv", ".sdc", "_sta.tcl")),
+        *(f"{NAME}{end}" for end in (".sv", "_axis.sv", "_tb.sv", "_sva.sv", "_formal.sv", ".sby", ".sdc", "_sta.tcl")),
         *(
             "scores.hex",
             "results.hex",
@@ -107,6 +107,7 @@ def test_parameters_and_files(case: tuple[str, str, int], exported: Any) -> None
             "parameters.json",
             "lint.vlt",
             "librelane.json",
+            "prove.ys",
             "README.md",
             "Makefile",
         ),
