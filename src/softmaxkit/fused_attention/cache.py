@@ -127,8 +127,8 @@ class KeyValueCache:
             module = module_for(spec, "float", query.shape[1], self._length, parameters, query.device)
             factor = kernels.default_scale(query) if scale is None else scale
             call, choice = choose(module, query, keys, values, scale=factor)
-            if call is not None and choice.native:
-                result = fused(call, query, keys, values, attn_mask, False, factor)
+            if call is not None and choice.kernel:
+                result = fused(call, choice, query, keys, values, attn_mask, False, factor)
                 if result is not None:
                     return result
         return attention(query, self.keys, self.values, spec, attn_mask, scale=scale, enable_gqa=True, **parameters)

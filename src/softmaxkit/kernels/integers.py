@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from softmaxkit.formats import Rounding
+from softmaxkit.kernels.backends import Support
 from softmaxkit.kernels.launch import loaded, run, run_heads
 from softmaxkit.tables import GUARD_BITS, Reciprocal
 
@@ -27,13 +28,14 @@ WORD_BITS, LANE_BITS = 60, 28
 class IntegerCall(ABC):
     """A call that computes golden of one spec and its constants by native kernels."""
 
-    dtypes: ClassVar[tuple[torch.dtype, ...]] = (torch.float32,)
-    differentiable: ClassVar[bool] = True  # straight-through, by the module around it
-
     @property
     @abstractmethod
     def kernel(self) -> str:
         """Name of the native kernel."""
+
+    def support(self, kind: str) -> Support | None:
+        """Say what the kernels can: float32, and gradients straight-through, by the module around them."""
+        return Support((torch.float32,), differentiable=True) if kind in ("native", "triton") else None
 
     @abstractmethod
     def __call__(self, scores: Tensor, mask: Tensor | None = None) -> Tensor:
