@@ -20,7 +20,7 @@ from softmaxkit.kernels.attention import (
     default_scale,
     reason_against_8_bits,
 )
-from softmaxkit.kernels.backends import Choice, only_torch, pick
+from softmaxkit.kernels.backends import Choice, only_torch, pick, runs_on_gpu
 from softmaxkit.masks import expand_mask
 from softmaxkit.methods.base.module import SoftmaxModule
 from softmaxkit.methods.base.numbers import attention_call_with, normalise_with, without_gradients
@@ -183,6 +183,8 @@ def choose(
             query.device, "the integers of the hardware are computed row by row, not in a fused kernel"
         )
     call = learned or module.attention_call()
+    if call is None and isinstance(key, Cached) and module.softmax_base is not None and runs_on_gpu(query.device):
+        call = AttentionCall.by_softmax(module.softmax_base)
     if call is None:
         return None, only_torch(query.device, f"{module.spec.title} has no fused attention")
     reasons = []

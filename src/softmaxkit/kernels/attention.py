@@ -87,12 +87,14 @@ class AttentionCall:
         exponentials: of the levels; none where weights are exponentials.
         offset: () or (heads,), of exponentials; None with levels.
         log_limit: logarithm of the largest exponential.
+        base: of softmax itself, for a few queries of an 8-bit cache; 0 where weights are others.
     """
 
     clip: float = -1.0
     exponentials: tuple[float, ...] = ()
     offset: Tensor | None = None
     log_limit: float = 0.0
+    base: float = 0.0
 
     @classmethod
     def by_levels(cls, clip: float, exponentials: Sequence[float]) -> Self:
@@ -123,13 +125,18 @@ class AttentionCall:
             raise ValueError(f"the largest weight is positive and finite, not {limit}")
         return cls(offset=offset, log_limit=math.log(limit))
 
+    @classmethod
+    def by_softmax(cls, base: float) -> Self:
+        """Let weights be softmax to a base; only GPUs have such a kernel, for a few queries."""
+        return cls(base=base)
+
     kernel: ClassVar[str] = "attention"
 
     def support(self, kind: str) -> Support | None:
         """Say what the kernels can: on GPUs with gradients, and FlexAttention only without levels."""
         if kind == "native":
-            return Support(tuple(DTYPES))
-        return None if kind == "flex" and self.exponentials else Support(GPU_DTYPES, differentiable=True)
+            return None if self.base else Support(tuple(DTYPES))
+        return None if kind == "flex" and (self.exponentials or self.base) else Support(GPU_DTYPES, differentiable=True)
 
     @staticmethod
     def reasons(kind: str, query: Tensor, key: Tensor | Cached, value: Tensor | Cached) -> list[str]:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from softmaxkit.formats import Rounding
-from softmaxkit.kernels.backends import Support
+from softmaxkit.kernels.backends import Support, runs_on_gpu
 from softmaxkit.kernels.launch import loaded, run, run_heads
 from softmaxkit.tables import GUARD_BITS, Reciprocal
 
@@ -42,7 +42,7 @@ class IntegerCall(ABC):
         """Return decoded probabilities, float32; NaN and infinities as in the integer mode of `SoftmaxModule`.
 
         Args:
-            scores: floating on the CPU, (..., keys), or (..., heads, queries, keys) where heads differ; in float32.
+            scores: floating, (..., keys), or (..., heads, queries, keys) where heads differ; in float32.
             mask: boolean, True where attended, broadcasts to the scores.
 
         Raises:
@@ -68,11 +68,17 @@ class KernelCall(IntegerCall):
 
     def __call__(self, scores: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return decoded probabilities, as `IntegerCall`."""
+        if runs_on_gpu(scores.device):
+            return self._run_on_gpu(scores.float(), mask)
         return run(self.kernel, scores.float(), mask, False, *self._parameters(loaded()))
 
     @abstractmethod
     def _parameters(self, kernels: ModuleType) -> tuple[Any, ...]:
         """Return the kernel's own arguments, tables of the native module."""
+
+    @abstractmethod
+    def _run_on_gpu(self, scores: Tensor, mask: Tensor | None) -> Tensor:
+        """Return decoded probabilities by Triton's kernel, of float32 scores."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,6 +128,11 @@ class CodeTableCall(KernelCall):
     def _parameters(self, kernels: ModuleType) -> tuple[Any, ...]:
         table = self.probabilities.data_ptr()
         return (kernels.CodeTable(self.scales, self.lowest, self.highest, table),)
+
+    def _run_on_gpu(self, scores: Tensor, mask: Tensor | None) -> Tensor:
+        from softmaxkit.kernels.triton.integers import run_code_table
+
+        return run_code_table(self, scores, mask)
 
 
 def native_reciprocal(kernels: ModuleType, reciprocal: Reciprocal, rounding: Rounding = "nearest") -> Any:

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import math
-from itertools import pairwise
 from typing import Any
 
 import torch
 import triton
 from torch import Tensor
 
-from softmaxkit.kernels.attention import AttentionCall, check_shapes, default_scale
+from softmaxkit.kernels.attention import AttentionCall, Cached, are_few, check_shapes, default_scale
 from softmaxkit.kernels.triton.attention_backward import keys_backward, queries_backward
 from softmaxkit.kernels.triton.attention_forward import attention_forward
+from softmaxkit.kernels.triton.decode import attend as attend_few
 from softmaxkit.kernels.triton.launch import (
     BACKWARD,
     FORWARD,
-    LOG2_E,
     Blocks,
     blocks_for,
+    check_levels,
+    level_numbers,
     mask_bytes,
+    offsets_of,
     on_device_of,
     precision,
     side_by_side,
@@ -29,8 +30,8 @@ from softmaxkit.kernels.triton.launch import (
 
 def attend(
     query: Tensor,
-    key: Tensor,
-    value: Tensor,
+    key: Tensor | Cached,
+    value: Tensor | Cached,
     call: AttentionCall,
     mask: Tensor | None = None,
     is_causal: bool = False,
@@ -41,7 +42,8 @@ def attend(
     Args:
         query: float32, bfloat16 or float16 on CUDA, (batch, heads, queries, channels), up to 256 channels.
         key: the same dtype, (batch, key heads, keys, channels); each head serves as many consecutive heads of queries.
-        value: the same dtype, (batch, key heads, keys, value channels), up to 256 channels.
+        value: the same dtype, (batch, key heads, keys, value channels), up to 256 channels. Where queries are few and
+            no gradient is asked for, both may be in an 8-bit cache.
         call: how scores become weights.
         mask: boolean, True where attended, broadcasts to (batch, heads, queries, keys).
         is_causal: a query attends to the keys up to its own index.
@@ -53,8 +55,13 @@ def attend(
     Raises:
         TypeError, ValueError: tensors of another kind, or that do not fit.
     """
-    check_shapes(query, key, value)
-    _check_levels(call)
+    keys = key.codes if isinstance(key, Cached) else key
+    check_shapes(query, keys, value.codes if isinstance(value, Cached) else value)
+    check_levels(call)
+    if are_few(query, keys) and not _asks_for_gradients(query, key, value, call.offset):
+        return attend_few(query, key, value, call, mask, is_causal, scale)
+    assert isinstance(key, Tensor)
+    assert isinstance(value, Tensor)
     factor = default_scale(query) if scale is None else scale
     output, _, _ = attend_operator(
         query, key, value, call.offset, mask, call.clip, len(call.exponentials), call.log_limit, is_causal, factor
@@ -83,7 +90,7 @@ def attend_operator(
         return output.zero_(), highest.zero_(), total.zero_()
     blocks = blocks_for(FORWARD, query.dtype, max(query.shape[3], value.shape[3]))
     count = triton.cdiv(query.shape[2], blocks.rows)
-    offsets = _offsets(offset, query)
+    offsets = offsets_of(offset, query)
     bits, strides = mask_bytes(mask, (*query.shape[:3], key.shape[2]), query)
     with on_device_of(query):
         attention_forward[(count * query.shape[0] * query.shape[1],)](
@@ -92,7 +99,7 @@ def attend_operator(
             *strides,
             offsets.stride(0) if offsets.numel() > 1 else 0,
             *(query.shape[1], query.shape[1] // key.shape[1], query.shape[2], key.shape[2], count),
-            *_numbers(clip, levels, log_limit, scale),
+            *level_numbers(clip, levels, log_limit, scale),
             **_constants(query, value, levels, is_causal, mask, blocks),
         )
     return output, highest, total
@@ -125,13 +132,13 @@ def attend_backward(
     )
     of_key, of_value = (x.new_zeros(x.shape, dtype=torch.float32) for x in (key, value))
     if gradient.numel() and keys and channels:
-        factor, limit, step = _numbers(clip, levels, log_limit, scale)
+        factor, limit, step = level_numbers(clip, levels, log_limit, scale)
         if levels:
             inverse = torch.where(total > 0, 1 / total, 0.0)
             shift, mean = highest - limit, (gradient.float() * output.float()).sum(-1).contiguous()
         else:
             inverse, mean = torch.ones_like(sums), torch.zeros_like(sums)
-            shift = _offsets(offset, query)[:, None].expand(batch, heads, queries).contiguous()
+            shift = offsets_of(offset, query)[:, None].expand(batch, heads, queries).contiguous()
         blocks = blocks_for(BACKWARD, query.dtype, max(channels, value.shape[3]))
         bits, strides = mask_bytes(mask, (batch, heads, queries, keys), query)
         tensors = (query, key, value, gradient, shift, inverse, mean, bits)
@@ -151,14 +158,8 @@ def attend_backward(
     return of_query.to(query.dtype), of_key.to(key.dtype), of_value.to(value.dtype), sums
 
 
-def _check_levels(call: AttentionCall) -> None:
-    """Refuse weights of levels that are not their exponentials, which the kernels compute."""
-    if not call.exponentials:
-        return
-    step = call.clip / (1 - len(call.exponentials))
-    ratios = (higher / lower for lower, higher in pairwise(call.exponentials))
-    if not all(math.isclose(ratio, math.exp(step), rel_tol=1e-5) for ratio in ratios):
-        raise ValueError(f"weights are the exponentials of even levels from {call.clip:g} on, not {call.exponentials}")
+def _asks_for_gradients(*operands: Tensor | Cached | None) -> bool:
+    return torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in operands)
 
 
 def _results(query: Tensor, value: Tensor, levels: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -168,23 +169,6 @@ def _results(query: Tensor, value: Tensor, levels: int) -> tuple[Tensor, Tensor,
     rows = (batch, heads, queries) if levels else (0,)
     highest, total = (query.new_empty(rows, dtype=torch.float32) for _ in range(2))
     return output, highest, total
-
-
-def _offsets(offset: Tensor | None, query: Tensor) -> Tensor:
-    """Return the offsets of heads in binary logarithms, float32, (heads,) or (1,)."""
-    if offset is None:
-        return query.new_zeros(1, dtype=torch.float32)
-    if offset.shape not in ((), (query.shape[1],)):
-        raise ValueError(f"offsets are ({query.shape[1]},) or one number, not {tuple(offset.shape)}")
-    return offset.detach().to(query.device, torch.float32).reshape(-1).contiguous() * LOG2_E
-
-
-def _numbers(clip: float, levels: int, log_limit: float, scale: float) -> tuple[float, float, float]:
-    """Return the factor of products, the limit of distances and the step of levels, as `tiles.weigh` takes them."""
-    if not levels:
-        return scale * LOG2_E, log_limit * LOG2_E, 0.0
-    top = levels - 1
-    return scale * top / -clip, float(top), -clip / top * LOG2_E
 
 
 def _constants(

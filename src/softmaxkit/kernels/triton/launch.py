@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from softmaxkit.kernels.attention import AttentionCall
 from softmaxkit.kernels.cards import is_interpreted
 from softmaxkit.masks import expand_mask
 
@@ -32,21 +34,48 @@ class Blocks(NamedTuple):
     stages: int
 
 
-FORWARD = {
+Table = dict[int, dict[int, Blocks]]
+"""Blocks by bytes of a number and channels, up to so many."""
+FORWARD: Table = {
     2: {64: Blocks(128, 64, 4, 3), 128: Blocks(128, 64, 8, 2), 256: Blocks(64, 32, 8, 2)},
     4: {64: Blocks(64, 32, 4, 2), 128: Blocks(32, 32, 4, 2), 256: Blocks(16, 32, 4, 2)},
 }
-"""Blocks by bytes of a number and channels, up to so many, for any card from compute capability 8.0 on."""
-BACKWARD = {
-    2: {64: Blocks(64, 64, 4, 2), 128: Blocks(32, 64, 4, 2), 256: Blocks(32, 32, 8, 1)},
+"""Blocks of the forward kernel, for any card from compute capability 8.0 on: what they take of registers and shared
+memory is in tests/gpu/test_compiled_kernels.py."""
+FORWARD_WITH_ROOM: Table = {
+    2: {64: Blocks(128, 128, 8, 3), 128: Blocks(128, 128, 8, 2), 256: Blocks(64, 64, 8, 2)},
+    4: FORWARD[4],
+}
+"""The same for cards with `ROOM`, as Hopper's."""
+ROOM = 200 * 1024
+"""Bytes of shared memory of a block from which on `FORWARD_WITH_ROOM` holds."""
+QUERIES_BACKWARD: Table = {
+    2: {64: Blocks(64, 64, 4, 2), 128: Blocks(64, 32, 8, 2), 256: Blocks(32, 32, 8, 1)},
     4: {64: Blocks(32, 32, 4, 1), 128: Blocks(16, 32, 4, 1), 256: Blocks(16, 16, 4, 1)},
 }
-"""The same of the backward kernels."""
+"""Blocks of the backward kernel of queries, for any card."""
+KEYS_BACKWARD: Table = {
+    2: {64: Blocks(64, 64, 4, 2), 128: Blocks(32, 64, 8, 2), 256: Blocks(32, 32, 8, 1)},
+    4: {64: Blocks(32, 32, 4, 1), 128: Blocks(16, 32, 4, 1), 256: Blocks(16, 16, 4, 1)},
+}
+"""The same of that of keys and values."""
 
 
-def blocks_for(table: dict[int, dict[int, Blocks]], dtype: torch.dtype, channels: int) -> Blocks:
+def blocks_for(table: Table, dtype: torch.dtype, channels: int) -> Blocks:
     """Return the blocks for numbers of a dtype and channels, the more of queries' and values'."""
     return next(blocks for most, blocks in table[dtype.itemsize].items() if channels <= most)
+
+
+def forward_blocks(device: torch.device, dtype: torch.dtype, channels: int) -> Blocks:
+    """Return the blocks of the forward kernel on a device."""
+    return blocks_for(FORWARD_WITH_ROOM if shared_memory(device) >= ROOM else FORWARD, dtype, channels)
+
+
+def shared_memory(device: torch.device) -> int:
+    """Return the bytes of shared memory that a block may have; 0 for the interpreter, which has no limit."""
+    if device.type != "cuda":
+        return 0
+    return int(torch.cuda.get_device_properties(device).shared_memory_per_block_optin)
 
 
 def width(channels: int) -> int:
@@ -95,3 +124,45 @@ def mask_bytes(mask: Tensor | None, shape: Sequence[int], like: Tensor) -> tuple
         raise TypeError(f"a mask is boolean, True where attended, not {mask.dtype}")
     wide = expand_mask(mask, tuple(shape))
     return wide.view(torch.uint8), wide.stride()
+
+
+def offsets_of(offset: Tensor | None, query: Tensor) -> Tensor:
+    """Return the offsets of heads in binary logarithms, float32, (heads,) or (1,).
+
+    Raises:
+        ValueError: they are for another number of heads.
+    """
+    if offset is None:
+        return query.new_zeros(1, dtype=torch.float32)
+    if offset.shape not in ((), (query.shape[1],)):
+        raise ValueError(f"offsets are ({query.shape[1]},) or one number, not {tuple(offset.shape)}")
+    return offset.detach().to(query.device, torch.float32).reshape(-1).contiguous() * LOG2_E
+
+
+def level_numbers(clip: float, levels: int, log_limit: float, scale: float) -> tuple[float, float, float]:
+    """Return the factor of products, the limit of distances and the step of levels, as `tiles.weigh` takes them."""
+    if not levels:
+        return scale * LOG2_E, log_limit * LOG2_E, 0.0
+    top = levels - 1
+    return scale * top / -clip, float(top), -clip / top * LOG2_E
+
+
+def weigh_numbers(call: AttentionCall, scale: float) -> tuple[float, float, float]:
+    """Return the same of a call; for softmax itself the factor alone counts."""
+    if call.base:
+        return scale * math.log2(call.base), 0.0, 0.0
+    return level_numbers(call.clip, len(call.exponentials), call.log_limit, scale)
+
+
+def check_levels(call: AttentionCall) -> None:
+    """Refuse weights of levels that are not their exponentials, which the kernels compute.
+
+    Raises:
+        ValueError: they are not.
+    """
+    if not call.exponentials:
+        return
+    step = call.clip / (1 - len(call.exponentials))
+    ratios = (higher / lower for lower, higher in pairwise(call.exponentials))
+    if not all(math.isclose(ratio, math.exp(step), rel_tol=1e-5) for ratio in ratios):
+        raise ValueError(f"weights are the exponentials of even levels from {call.clip:g} on, not {call.exponentials}")

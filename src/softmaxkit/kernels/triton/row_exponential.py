@@ -58,7 +58,7 @@ def exponential_rows(
     )
     power = (values - offsets[:, None]) * rate
     result = tl.exp2(tl.where(power > highest, highest, power))
-    store_row(output, tl.where(seen, result, 0.0), rows, columns, count, keys)
+    store_row(output, tl.where(seen, result, 0.0), rows, columns, count, keys, keys)
 
 
 @triton.jit
@@ -125,5 +125,5 @@ def exponential_rows_backward(
         power = tl.exp2(tl.where(passes, exponent, 0.0) * rate)
         result = tl.where(passes, power * given * log_base, 0.0)
         total += tl.sum(result, 1)
-        store_row(output, result, rows, columns, count, keys)
+        store_row(output, result, rows, columns, count, keys, keys)
     tl.store(sums + rows, total, mask=rows < count)

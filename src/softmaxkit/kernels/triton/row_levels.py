@@ -74,7 +74,7 @@ def levels_rows(
         weights = level_weights(values, seen, highest, exponentials, per_step, TOP)
         total = tl.sum(weights, 1)
         result = tl.where(seen, weights / tl.where(total == 0.0, 1.0, total)[:, None], 0.0)
-        store_row(output, result, rows, columns, count, keys)
+        store_row(output, result, rows, columns, count, keys, keys)
     else:
         highest = tl.full([ROWS], float("-inf"), dtype=tl.float32)
         for start in range(0, keys, COLUMNS):
@@ -149,4 +149,4 @@ def levels_rows(
             )
             weights = level_weights(values, seen, highest, exponentials, per_step, TOP)
             result = tl.where(seen, weights / total[:, None], 0.0)
-            store_row(output, result, rows, columns, count, keys)
+            store_row(output, result, rows, columns, count, keys, keys)

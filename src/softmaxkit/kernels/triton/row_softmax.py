@@ -59,7 +59,7 @@ def softmax_rows(
         powers = tl.exp2(values - tl.where(highest == float("-inf"), 0.0, highest)[:, None])
         total = tl.sum(powers, 1)
         result = tl.where(seen, powers / tl.where(total == 0.0, 1.0, total)[:, None], 0.0)
-        store_row(output, result, rows, columns, count, keys)
+        store_row(output, result, rows, columns, count, keys, keys)
     else:
         highest = tl.full([ROWS], float("-inf"), dtype=tl.float32)
         total = tl.zeros([ROWS], dtype=tl.float32)
@@ -115,7 +115,7 @@ def softmax_rows(
                 MASKED,
             )
             result = tl.where(seen, tl.exp2(values * rate - base[:, None]) / total[:, None], 0.0)
-            store_row(output, result, rows, columns, count, keys)
+            store_row(output, result, rows, columns, count, keys, keys)
 
 
 @triton.jit

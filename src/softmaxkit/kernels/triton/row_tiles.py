@@ -51,8 +51,8 @@ def load_scores(
 
 
 @triton.jit
-def store_row(output, values, rows, columns, count, keys):
-    """Store numbers in rows that lie one after the other."""
-    inside = (rows < count)[:, None] & (columns < keys)[None, :]
+def store_row(output, values, rows, columns, count, last, keys):
+    """Store numbers before the column `last` in rows that lie one after the other."""
+    inside = (rows < count)[:, None] & (columns < last)[None, :]
     pointers = output + rows[:, None] * keys + columns[None, :]
     tl.store(pointers, values.to(output.dtype.element_ty), mask=inside)

@@ -71,7 +71,7 @@ def rows_of(scores: Tensor, mask: Tensor | None, is_causal: bool) -> Rows:
 
 def softmax(scores: Tensor, mask: Tensor | None = None, is_causal: bool = False, base: float = math.e) -> Tensor:
     """Return softmax to a base, as `softmaxkit.kernels.rows.softmax`."""
-    result, rows = _empty(scores), rows_of(scores, mask, is_causal)
+    result, rows = empty(scores), rows_of(scores, mask, is_causal)
     if result.numel():
         single = rows.sizes[3] <= rows.constants["COLUMNS"]
         with on_device_of(scores):
@@ -86,7 +86,7 @@ def softmax(scores: Tensor, mask: Tensor | None = None, is_causal: bool = False,
 def softmax_backward(probabilities: Tensor, gradient: Tensor, base: float = math.e) -> Tensor:
     """Return the gradient of scores, as `softmaxkit.kernels.rows.softmax_backward`."""
     weights, given = probabilities.contiguous(), gradient.to(probabilities.dtype).contiguous()
-    result = _empty(weights)
+    result = empty(weights)
     if result.numel():
         keys = weights.shape[-1]
         sizes = block(keys)
@@ -106,7 +106,7 @@ def exponential(
     is_causal: bool = False,
 ) -> Tensor:
     """Return clamped exponentials, as `softmaxkit.kernels.rows.exponential`."""
-    result, rows = _empty(scores), rows_of(scores, mask, is_causal)
+    result, rows = empty(scores), rows_of(scores, mask, is_causal)
     offsets, head, rate, highest = _exponential_numbers(scores, offset, limit, base)
     if result.numel():
         columns = min(rows.constants["COLUMNS"], TILE)
@@ -132,7 +132,7 @@ def exponential_backward(
     """Return the gradient of scores and its row sums, as `softmaxkit.kernels.rows.exponential_backward`."""
     if gradient.shape != scores.shape:
         raise ValueError(f"the gradient is {tuple(scores.shape)} as the scores, not {tuple(gradient.shape)}")
-    result, rows = _empty(scores), rows_of(scores, mask, is_causal)
+    result, rows = empty(scores), rows_of(scores, mask, is_causal)
     sums = scores.new_zeros(scores.shape[:-1], dtype=torch.float32)
     offsets, head, rate, highest = _exponential_numbers(scores, offset, limit, base)
     if result.numel():
@@ -155,7 +155,7 @@ def levels(
 ) -> Tensor:
     """Return softmax over levels, as `softmaxkit.kernels.rows.levels`."""
     check_levels(clip, exponentials)
-    result, rows = _empty(scores), rows_of(scores, mask, is_causal)
+    result, rows = empty(scores), rows_of(scores, mask, is_causal)
     if result.numel():
         top = len(exponentials) - 1
         table = _table(tuple(exponentials), scores.device)
@@ -185,7 +185,8 @@ def _table(numbers: tuple[float, ...], device: torch.device) -> Tensor:
         return torch.tensor(numbers, dtype=torch.float32, device=device)
 
 
-def _empty(scores: Tensor) -> Tensor:
+def empty(scores: Tensor) -> Tensor:
+    """Return memory for a result, contiguous, of the shape, dtype and device of scores."""
     return torch.empty(scores.shape, dtype=scores.dtype, device=scores.device)
 
 
