@@ -20,10 +20,10 @@ pytest.importorskip("triton")
 if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("the interpreter compiles nothing", allow_module_level=True)
 
-import compiling
 from compiling import SHARED_MEMORY, Compiled, compiling_for
+from triton.compiler.errors import CompilationError
 
-from softmaxkit.kernels.triton import attention, decode, rows
+from softmaxkit.kernels.triton import attention, decode, launch, rows
 from softmaxkit.kernels.triton import integers as table_integers
 
 BY_EXPONENTIAL = AttentionCall.by_exponential(torch.tensor(1.0), 1.0)
@@ -62,7 +62,11 @@ def decoding(call: AttentionCall, dtype: torch.dtype, cached: bool) -> Callable[
     return run
 
 
-def check(compiled: list[Compiled], capability: int, spills: int = 0) -> None:
+FRAME = 32
+"""Bytes of local memory that a division of 64-bit floats may take, and a few registers."""
+
+
+def check(compiled: list[Compiled], capability: int, spills: int = FRAME) -> None:
     assert compiled
     for kernel in compiled:
         assert f".target sm_{capability}" in kernel.ptx
@@ -73,7 +77,8 @@ def check(compiled: list[Compiled], capability: int, spills: int = 0) -> None:
 @pytest.mark.parametrize("capability", CAPABILITIES)
 @pytest.mark.parametrize("how", [{}, {"is_causal": True}, {"mask": MASK}], ids=["all", "causal", "mask"])
 @pytest.mark.parametrize("call", [BY_EXPONENTIAL, BY_LEVELS], ids=["exponential", "levels"])
-def test_attention(call: AttentionCall, how: dict[str, Any], capability: int) -> None:
+def test_attention(call: AttentionCall, how: dict[str, Any], capability: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "shared_memory", lambda device: SHARED_MEMORY[capability])
     with compiling_for(capability) as compiled:
         attention_of(call, torch.bfloat16, 128, **how)()
     assert [kernel.name for kernel in compiled] == ["attention_forward", "queries_backward", "keys_backward"]
@@ -88,8 +93,9 @@ def test_attention(call: AttentionCall, how: dict[str, Any], capability: int) ->
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("call", [BY_EXPONENTIAL, BY_LEVELS], ids=["exponential", "levels"])
 def test_attention_of_every_size_and_dtype(
-    call: AttentionCall, dtype: torch.dtype, channels: int, capability: int
+    call: AttentionCall, dtype: torch.dtype, channels: int, capability: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(launch, "shared_memory", lambda device: SHARED_MEMORY[capability])
     with compiling_for(capability) as compiled:
         attention_of(call, dtype, channels, is_causal=True)()
     check(compiled, capability, spills=1024)
@@ -146,6 +152,5 @@ def test_integers(method: str, capability: int) -> None:
 
 def test_a_kernel_that_does_not_compile_shows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention, "width", lambda channels: channels)  # not a power of two
-    with compiling_for(90), pytest.raises(Exception, match="power of 2"):
+    with compiling_for(90), pytest.raises(CompilationError):
         attention_of(BY_EXPONENTIAL, torch.bfloat16, 80)()
-    assert compiling.driver._active is None

@@ -13,11 +13,12 @@ from softmaxkit.kernels.triton.attention_backward import keys_backward, queries_
 from softmaxkit.kernels.triton.attention_forward import attention_forward
 from softmaxkit.kernels.triton.decode import attend as attend_few
 from softmaxkit.kernels.triton.launch import (
-    BACKWARD,
-    FORWARD,
+    KEYS_BACKWARD,
+    QUERIES_BACKWARD,
     Blocks,
     blocks_for,
     check_levels,
+    forward_blocks,
     level_numbers,
     mask_bytes,
     offsets_of,
@@ -88,7 +89,7 @@ def attend_operator(
     output, highest, total = _results(query, value, levels)
     if output.numel() == 0 or key.shape[2] == 0:
         return output.zero_(), highest.zero_(), total.zero_()
-    blocks = blocks_for(FORWARD, query.dtype, max(query.shape[3], value.shape[3]))
+    blocks = forward_blocks(query.device, query.dtype, max(query.shape[3], value.shape[3]), levels)
     count = triton.cdiv(query.shape[2], blocks.rows)
     offsets = offsets_of(offset, query)
     bits, strides = mask_bytes(mask, (*query.shape[:3], key.shape[2]), query)
@@ -139,18 +140,21 @@ def attend_backward(
         else:
             inverse, mean = torch.ones_like(sums), torch.zeros_like(sums)
             shift = offsets_of(offset, query)[:, None].expand(batch, heads, queries).contiguous()
-        blocks = blocks_for(BACKWARD, query.dtype, max(channels, value.shape[3]))
+        widest = max(channels, value.shape[3])
         bits, strides = mask_bytes(mask, (batch, heads, queries, keys), query)
         tensors = (query, key, value, gradient, shift, inverse, mean, bits)
         places = (*(stride for x in (query, key, value, gradient) for stride in x.stride()[:3]), *strides)
         numbers = (factor, limit, step, scale)
-        constants = _constants(query, value, levels, is_causal, mask, blocks)
         groups = heads // key_heads
         with on_device_of(query):
+            blocks = blocks_for(QUERIES_BACKWARD, query.dtype, widest)
+            constants = _constants(query, value, levels, is_causal, mask, blocks)
             count = triton.cdiv(queries, blocks.rows)
             queries_backward[(count * batch * heads,)](
                 *tensors, of_query, sums, *places, heads, groups, queries, keys, count, *numbers, **constants
             )
+            blocks = blocks_for(KEYS_BACKWARD, query.dtype, widest)
+            constants = _constants(query, value, levels, is_causal, mask, blocks)
             count = triton.cdiv(keys, blocks.columns)
             keys_backward[(count * batch * key_heads,)](
                 *tensors, of_key, of_value, *places, key_heads, groups, queries, keys, count, *numbers, **constants

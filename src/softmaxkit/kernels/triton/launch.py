@@ -46,7 +46,7 @@ FORWARD_WITH_ROOM: Table = {
     2: {64: Blocks(128, 128, 8, 3), 128: Blocks(128, 128, 8, 2), 256: Blocks(64, 64, 8, 2)},
     4: FORWARD[4],
 }
-"""The same for cards with `ROOM`, as Hopper's."""
+"""The same for cards with `ROOM`, as Hopper's, without levels, whose sums and maxima take registers."""
 ROOM = 200 * 1024
 """Bytes of shared memory of a block from which on `FORWARD_WITH_ROOM` holds."""
 QUERIES_BACKWARD: Table = {
@@ -66,9 +66,10 @@ def blocks_for(table: Table, dtype: torch.dtype, channels: int) -> Blocks:
     return next(blocks for most, blocks in table[dtype.itemsize].items() if channels <= most)
 
 
-def forward_blocks(device: torch.device, dtype: torch.dtype, channels: int) -> Blocks:
+def forward_blocks(device: torch.device, dtype: torch.dtype, channels: int, levels: int) -> Blocks:
     """Return the blocks of the forward kernel on a device."""
-    return blocks_for(FORWARD_WITH_ROOM if shared_memory(device) >= ROOM else FORWARD, dtype, channels)
+    table = FORWARD_WITH_ROOM if not levels and shared_memory(device) >= ROOM else FORWARD
+    return blocks_for(table, dtype, channels)
 
 
 def shared_memory(device: torch.device) -> int:
