@@ -133,9 +133,10 @@ def _blocks_of(mask: Tensor, shape: tuple[int, ...]) -> BlockMask:
     outer = mask[(None,) * (4 - mask.ndim)].shape[:2] if mask.ndim < 4 else mask.shape[:2]
 
     def is_seen(batch: Tensor, head: Tensor, row: Tensor, column: Tensor) -> Tensor:
-        return wide[batch, head, row, column]
+        seen: Tensor = wide[batch, head, row, column]
+        return seen
 
-    return create_block_mask(is_seen, outer[0], outer[1], *shape[2:], device=mask.device)
+    return create_block_mask(is_seen, outer[0], outer[1], shape[2], shape[3], device=mask.device)
 
 
 @lru_cache(maxsize=64)

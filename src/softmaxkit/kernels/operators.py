@@ -24,26 +24,30 @@ DEVICES = ("cpu", "cuda")
 def softmax(scores: Tensor, mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
     """Softmax over the last axis, as `rows.softmax`; differentiable."""
     _refuse_forward_mode()
-    return _rows(scores).softmax(scores, mask, is_causal)
+    result: Tensor = _rows(scores).softmax(scores, mask, is_causal)
+    return result
 
 
 @torch.library.custom_op("softmaxkit::softmax_backward", mutates_args=(), device_types=DEVICES)
 def softmax_backward(probabilities: Tensor, gradient: Tensor) -> Tensor:
     """The gradient of its scores, as `rows.softmax_backward`."""
-    return _rows(probabilities).softmax_backward(probabilities, gradient)
+    result: Tensor = _rows(probabilities).softmax_backward(probabilities, gradient)
+    return result
 
 
 @torch.library.custom_op("softmaxkit::softmax_to_base", mutates_args=(), device_types=DEVICES)
 def softmax_to_base(scores: Tensor, base: float, mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
     """Softmax to a base, as `rows.softmax`, by Triton alone; differentiable."""
     _refuse_forward_mode()
-    return _triton_rows().softmax(scores, mask, is_causal, base)
+    result: Tensor = _triton_rows().softmax(scores, mask, is_causal, base)
+    return result
 
 
 @torch.library.custom_op("softmaxkit::softmax_to_base_backward", mutates_args=(), device_types=DEVICES)
 def softmax_to_base_backward(probabilities: Tensor, gradient: Tensor, base: float) -> Tensor:
     """The gradient of its scores."""
-    return _triton_rows().softmax_backward(probabilities, gradient, base)
+    result: Tensor = _triton_rows().softmax_backward(probabilities, gradient, base)
+    return result
 
 
 def _rows(scores: Tensor) -> Any:
@@ -66,7 +70,8 @@ def exponential(
 ) -> Tensor:
     """The clamped exponential, as `rows.exponential`; differentiable by scores and offset."""
     _refuse_forward_mode()
-    return _rows(scores).exponential(scores, offset, limit, base, mask, is_causal)
+    result: Tensor = _rows(scores).exponential(scores, offset, limit, base, mask, is_causal)
+    return result
 
 
 @torch.library.custom_op("softmaxkit::exponential_backward", mutates_args=(), device_types=DEVICES)
@@ -80,7 +85,10 @@ def exponential_backward(
     is_causal: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """The gradient of its scores, and its sum for each row, as `rows.exponential_backward`."""
-    return _rows(scores).exponential_backward(scores, gradient, offset, limit, base, mask, is_causal)
+    result: tuple[Tensor, Tensor] = _rows(scores).exponential_backward(
+        scores, gradient, offset, limit, base, mask, is_causal
+    )
+    return result
 
 
 @torch.library.custom_op("softmaxkit::levels", mutates_args=(), device_types=DEVICES)
@@ -89,7 +97,8 @@ def levels(
 ) -> Tensor:
     """Softmax over a few levels, as `rows.levels`; without a gradient."""
     _refuse_forward_mode()
-    return _rows(scores).levels(scores, clip, exponentials, mask, is_causal)
+    result: Tensor = _rows(scores).levels(scores, clip, exponentials, mask, is_causal)
+    return result
 
 
 @torch.library.custom_op("softmaxkit::topk", mutates_args=(), device_types="cpu")

@@ -11,6 +11,11 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
+try:
+    from transformers.utils import output_capturing
+except ImportError:  # before 5.1, whose layers all hear of it
+    output_capturing = None  # type: ignore[assignment]
+
 from softmaxkit.fused_attention.call import IS_TORCHS_OWN, MASKED, after_a_look, choose, fused, scaled_dot_product
 from softmaxkit.kernels.backends import Choice, only_torch, runs_on_gpu
 from softmaxkit.methods.base.module import SoftmaxModule
@@ -133,7 +138,9 @@ def attention_forward(
             scaling,
             bool(is_causal) and query.shape[2] > 1,
             dropout if module.training else 0.0,
-            _reasons_against_fused(softcap, position_bias, attention_mask, bool(kwargs.get("output_attentions"))),
+            _reasons_against_fused(
+                softcap, position_bias, attention_mask, bool(kwargs.get("output_attentions")) or _are_captured()
+            ),
         )
         if output is not None:
             return output.transpose(1, 2).contiguous(), None
@@ -228,6 +235,13 @@ def _reasons_against_fused(
     if output_attentions:
         reasons.append("output_attentions asks for the probabilities, and a fused kernel has none")
     return reasons
+
+
+def _are_captured() -> bool:
+    """Does the model that runs collect its layers' probabilities? Not every layer hears of output_attentions."""
+    collector = getattr(output_capturing, "_active_collector", None)
+    collected = None if collector is None else collector.get()
+    return collected is not None and any("attentions" in name for name in collected)
 
 
 def _reasons_against_native(mode: str) -> list[str]:

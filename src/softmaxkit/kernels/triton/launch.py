@@ -76,7 +76,7 @@ def shared_memory(device: torch.device) -> int:
     """Return the bytes of shared memory that a block may have; 0 for the interpreter, which has no limit."""
     if device.type != "cuda":
         return 0
-    return int(torch.cuda.get_device_properties(device).shared_memory_per_block_optin)
+    return int(getattr(torch.cuda.get_device_properties(device), "shared_memory_per_block_optin", 0))
 
 
 def width(channels: int) -> int:
