@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: demo test test-all lint bench sanitize clean
+.PHONY: demo test test-all test-gpu lint bench sanitize clean
 
 SMOLLM2 := $(wildcard results/smollm2/specs/softermax*.json) results/smollm2/specs/exaq-3.json
 
@@ -15,9 +15,14 @@ demo: $(INSTALLED)  ## every method in a small language model that is trained he
 
 test: $(INSTALLED) lint  ## the fast tests
 	$(BIN)/python -m pytest -n 2 -m "not slow"
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest -n 2 -m "gpu and not slow" tests/gpu
 
 test-all: test  ## the slow ones too, one at a time
 	$(BIN)/python -m pytest -m slow
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest -m "gpu and slow" tests/gpu
+
+test-gpu:  ## the kernels of GPUs on the card that is there, with the Python at hand
+	$(PYTHON) -m pytest -m gpu tests/gpu
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check

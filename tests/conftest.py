@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,9 @@ sys.path.append(str(Path(__file__).parent / "methods"))  # where the cases of ea
 # Tests run side by side: more threads than cores make each other wait many times over.
 torch.set_num_threads(1)
 
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+ON_CARD = torch.cuda.is_available() and not INTERPRETED
+
 DATA = Path(__file__).parents[2] / "shared" / "data"
 
 
@@ -27,6 +31,26 @@ DATA = Path(__file__).parents[2] / "shared" / "data"
 def same_numbers() -> None:
     """Give every test the same random numbers, whatever ran before it."""
     torch.manual_seed(0)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "device" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.gpu)
+
+
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
+    """Return where kernels of GPUs run here: a card, or the CPU, in a process that TRITON_INTERPRET=1 starts so."""
+    from softmaxkit.kernels import backends
+
+    if not (INTERPRETED or ON_CARD):
+        pytest.skip("there is no CUDA device, and TRITON_INTERPRET is not 1")
+    monkeypatch.delenv(backends.VARIABLE, raising=False)
+    backends.reset()
+    yield torch.device("cuda" if ON_CARD else "cpu")
+    monkeypatch.undo()
+    backends.reset()
 
 
 @pytest.fixture

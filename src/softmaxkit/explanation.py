@@ -34,7 +34,7 @@ def explain(spec: Spec, *tensors: Tensor, mode: str = "float", **parameters: Any
         torch
           not avx512, avx2, plain: Softermax has no kernel for this form
     """
-    from softmaxkit.fused_attention.call import after_a_look, choose, module_for
+    from softmaxkit.fused_attention.call import IS_TORCHS_OWN, after_a_look, choose, module_for
     from softmaxkit.kernels.backends import only_torch
 
     check_spec(spec)
@@ -47,5 +47,5 @@ def explain(spec: Spec, *tensors: Tensor, mode: str = "float", **parameters: Any
     query, key, value = tensors
     module = module_for(spec, mode, query.shape[1], key.shape[2], parameters, query.device)
     if mode == "float" and module.softmax_base is not None:
-        return only_torch("torch's scaled_dot_product_attention is this method in float")
+        return only_torch(query.device, IS_TORCHS_OWN)
     return after_a_look(*choose(module, query, key, value), query, key, value)

@@ -70,5 +70,7 @@ def test_exact_leaves_rows_to_torch_without_avx512(monkeypatch: pytest.MonkeyPat
 def test_what_is_no_back_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(backends.VARIABLE, "sse")
     backends.reset()
-    with pytest.raises(ValueError, match="SOFTMAXKIT_KERNELS is avx512, avx2, plain, torch or none, not 'sse'"):
+    with pytest.raises(
+        ValueError, match="SOFTMAXKIT_KERNELS is triton, flex, avx512, avx2, plain, torch or none, not 'sse'"
+    ):
         softmaxkit.explain(Exact(), ROWS)

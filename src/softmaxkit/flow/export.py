@@ -213,9 +213,7 @@ def _checker(unit: SoftmaxUnit, name: str) -> dict[str, Any]:
     return {
         "streams": [(port, len(getattr(unit, port).payload.as_value())) for port in streams],
         "stream_ports": [port._asdict() for port in stream_ports(unit)],
-        "cocotb_sources": [
-            f"{name}{end}.sv" for end in ("", "_axis", *["_memory"] * bool(unit.memories), "_cocotb")
-        ],
+        "cocotb_sources": [f"{name}{end}.sv" for end in ("", "_axis", *["_memory"] * bool(unit.memories), "_cocotb")],
         "memory_pins": [port.name for port in unit_ports(unit) if port not in stream_ports(unit)],
         "places": 1 << (4 * latency + 64).bit_length(),  # more than all buffers hold
         "formal": {

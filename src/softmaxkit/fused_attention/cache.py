@@ -16,7 +16,7 @@ class KeyValueCache:
     """Keys and values of a growing sequence in 8 bits, a step for each token and head: a quarter of float32 to read.
 
     Args:
-        keys: floating on the CPU, (batch, key heads, tokens, channels); the first tokens, or none.
+        keys: floating, (batch, key heads, tokens, channels); the first tokens, or none.
         values: the same dtype, (batch, key heads, tokens, value channels).
 
     Raises:
@@ -37,11 +37,12 @@ class KeyValueCache:
 
         Raises:
             ValueError: shapes that do not fit, NaN or infinity.
-            TypeError: another dtype than the first keys had, or another device than the CPU.
+            TypeError: another dtype than the first keys had, or another device.
         """
         for store, tokens in zip(self._stores, (keys, values), strict=True):
-            if tokens.dtype != self._dtype or not tokens.is_floating_point() or tokens.device.type != "cpu":
-                raise TypeError(f"this cache takes {self._dtype} on the CPU, not {tokens.dtype} on {tokens.device}")
+            where = store.codes.device
+            if tokens.dtype != self._dtype or not tokens.is_floating_point() or tokens.device != where:
+                raise TypeError(f"this cache takes {self._dtype} on {where}, not {tokens.dtype} on {tokens.device}")
             if tokens.ndim != 4 or tokens.shape[:2] != store.codes.shape[:2] or tokens.shape[3] != store.codes.shape[3]:
                 batch, heads, _, channels = store.codes.shape
                 raise ValueError(f"this cache takes ({batch}, {heads}, tokens, {channels}), not {tuple(tokens.shape)}")
@@ -104,7 +105,8 @@ class KeyValueCache:
     ) -> Tensor:
         """Compute attention of queries to all tokens; as the function `attention` with `enable_gqa`.
 
-        A few queries of EXAQ or ConSmax read the codes themselves; others what they stand for.
+        A few queries of EXAQ or ConSmax, and on CUDA of all that have attention kernels or are softmax to some base,
+        read the codes themselves; others what they stand for.
 
         Args:
             query: (batch, heads, queries, channels), in the dtype of the keys.
@@ -127,8 +129,8 @@ class KeyValueCache:
             module = module_for(spec, "float", query.shape[1], self._length, parameters, query.device)
             factor = kernels.default_scale(query) if scale is None else scale
             call, choice = choose(module, query, keys, values, scale=factor)
-            if call is not None and choice.native:
-                result = fused(call, query, keys, values, attn_mask, False, factor)
+            if call is not None and choice.kernel:
+                result = fused(call, choice, query, keys, values, attn_mask, False, factor)
                 if result is not None:
                     return result
         return attention(query, self.keys, self.values, spec, attn_mask, scale=scale, enable_gqa=True, **parameters)
@@ -141,8 +143,8 @@ class _Store:
         if like.ndim != 4:
             raise ValueError(f"keys and values are (batch, key heads, tokens, channels), not {tuple(like.shape)}")
         with torch.inference_mode(False):
-            self.codes = torch.empty((*like.shape[:2], 0, like.shape[3]), dtype=torch.int8)
-            self.steps = torch.empty((*like.shape[:2], 0), dtype=torch.float32)
+            self.codes = torch.empty((*like.shape[:2], 0, like.shape[3]), dtype=torch.int8, device=like.device)
+            self.steps = torch.empty((*like.shape[:2], 0), dtype=torch.float32, device=like.device)
 
     def put(self, first: int, tokens: Tensor) -> None:
         last = first + tokens.shape[2]

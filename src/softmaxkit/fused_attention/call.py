@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -20,14 +20,17 @@ from softmaxkit.kernels.attention import (
     default_scale,
     reason_against_8_bits,
 )
-from softmaxkit.kernels.backends import Choice, only_torch, pick
+from softmaxkit.kernels.backends import Choice, only_torch, pick, runs_on_gpu
 from softmaxkit.masks import expand_mask
 from softmaxkit.methods.base.module import SoftmaxModule
-from softmaxkit.methods.base.numbers import normalise_with, without_gradients
+from softmaxkit.methods.base.numbers import attention_call_with, normalise_with, without_gradients
 from softmaxkit.methods.base.spec import Spec, check_spec
 
 MASKED = -5e3
 """An additive mask at or below this masks; above, it is a bias, as in ALiBi."""
+
+IS_TORCHS_OWN = "torch's scaled_dot_product_attention is this method in float"
+"""Why no kernel here runs attention of a method that is softmax to some base."""
 
 LARGEST_SCALE = 8.0
 """Scale of the scores, times the square root of the channels, up to which products of 8 bits keep them apart."""
@@ -49,9 +52,10 @@ def attention(
     """Compute attention by a method; the arguments are those of `torch.nn.functional.scaled_dot_product_attention`.
 
     A method whose float form is softmax to some base, as `Exact` and `Softermax`, is that function. EXAQ and ConSmax
-    run in native kernels on the CPU in float32 and bfloat16: with 8-bit products for many queries, in float32 for a
-    few, as in generation. Where there is no kernel (another device or dtype, a bias, dropout, gradients, NaN or
-    infinity), torch computes the float form, a stripe of queries at a time. `softmaxkit.explain` says which it is.
+    run in kernels: on CUDA with gradients, in the precision of their tensors; on the CPU in float32 and bfloat16, with
+    8-bit products for many queries, in float32 for a few, as in generation, and without gradients. Where there is no
+    kernel (another device or dtype, a bias, dropout, on the CPU NaN or infinity), torch computes the float form, a
+    stripe of queries at a time. `softmaxkit.explain` says which it is.
 
     Args:
         query: floating, (batch, heads, queries, channels), or without batch, or without heads too.
@@ -95,10 +99,11 @@ def attention(
     mask, bias = (None if x is None else expand_mask(x, (*query.shape[:3], key.shape[2])) for x in (mask, bias))
     module = module_for(spec, mode, query.shape[1], key.shape[2], parameters, query.device)
     if mode == "float" and module.softmax_base is not None:
-        return _scaled_dot_product(module.softmax_base, query, key, value, mask, bias, dropout_p, is_causal, scale)
-    call, choice = choose(module, query, key, value, bias is not None, dropout_p, _learned(parameters), scale)
-    if call is not None and choice.native:
-        result = fused(call, query, key, value, mask, is_causal, scale)
+        return scaled_dot_product(module.softmax_base, query, key, value, mask, bias, dropout_p, is_causal, scale)
+    learned = attention_call_with(module, parameters) if _learned(parameters) else None
+    call, choice = choose(module, query, key, value, bias is not None, dropout_p, scale, learned)
+    if call is not None and choice.kernel:
+        result = fused(call, choice, query, key, value, mask, is_causal, scale)
         if result is not None:
             return result
     normalise = normalise_with(module, parameters)
@@ -156,8 +161,9 @@ def choose(
     value: Tensor | Cached,
     bias: bool = False,
     dropout_p: float = 0.0,
-    learned: bool = False,
     scale: float = 0.0,
+    learned: AttentionCall | None = None,
+    native_reasons: Sequence[str] = (),
 ) -> tuple[AttentionCall | None, Choice]:
     """Return a method's fused attention, and the back end that would run it on some queries, keys and values.
 
@@ -168,30 +174,41 @@ def choose(
         value: as `attention`, or an 8-bit cache.
         bias: is something added to the scores?
         dropout_p: as `attention`.
-        learned: do the method's own numbers ask for a gradient?
         scale: as `attention`.
+        learned: the call with the method's own numbers where these ask for a gradient; left out, that of the module.
+        native_reasons: what else speaks against the native kernels.
     """
     if module.mode == "integer":
-        return None, only_torch("the integers of the hardware are computed row by row, not in a fused kernel")
-    call = module.attention_call()
+        return None, only_torch(
+            query.device, "the integers of the hardware are computed row by row, not in a fused kernel"
+        )
+    call = learned or module.attention_call()
+    if call is None and isinstance(key, Cached) and module.softmax_base is not None and runs_on_gpu(query.device):
+        call = AttentionCall.by_softmax(module.softmax_base)
     if call is None:
-        return None, only_torch(f"{module.spec.title} has no fused attention")
+        return None, only_torch(query.device, f"{module.spec.title} has no fused attention")
     reasons = []
     if bias:
         reasons.append("a bias is added to the scores")
     if dropout_p:
         reasons.append("probabilities are dropped out")
-    if learned:
-        reasons.append("its kernel has no gradient, and one is asked for")
-    if not abs(scale) * query.shape[-1] ** 0.5 <= LARGEST_SCALE:
-        reasons.append(f"a scale of {scale:g} is beyond {LARGEST_SCALE:g} / sqrt(channels): 8 bits lose such scores")
     if reasons:
-        return call, only_torch(*reasons)
+        return call, only_torch(query.device, *reasons)
+
+    def more(kind: str) -> list[str]:
+        against = call.reasons(kind, query, key, value)
+        if kind != "native":
+            return against
+        if learned is not None:
+            against.append("its kernel has no gradient, and one is asked for")
+        if not abs(scale) * query.shape[-1] ** 0.5 <= LARGEST_SCALE:
+            against.append(
+                f"a scale of {scale:g} is beyond {LARGEST_SCALE:g} / sqrt(channels): 8 bits lose such scores"
+            )
+        return [*against, *native_reasons]
+
     tensors = [x for x in (query, key, value) if isinstance(x, Tensor)]
-    choice = pick(call, *tensors)
-    if choice.native and (wrong := call.reasons(query, key, value)):
-        choice = only_torch(*wrong)
-    return call, choice
+    return call, pick(call, *tensors, more=more)
 
 
 def after_a_look(
@@ -208,11 +225,12 @@ def after_a_look(
     if call is None or not choice.native:
         return choice
     reason = reason_against_8_bits(query, key, value, call, mask, is_causal, scale)
-    return only_torch(reason) if reason else choice
+    return only_torch(query.device, reason) if reason else choice
 
 
 def fused(
     call: AttentionCall,
+    choice: Choice,
     query: Tensor,
     key: Tensor | Cached,
     value: Tensor | Cached,
@@ -220,14 +238,24 @@ def fused(
     is_causal: bool,
     scale: float,
 ) -> Tensor | None:
-    """Run a fused attention, shapes as `attention`; None where a number is NaN or infinite."""
+    """Run a fused attention by the back end of choice, shapes as `attention`; None where that cannot after all."""
+    if choice.backend == "triton":
+        from softmaxkit.kernels.triton.attention import attend as attend_by_triton
+
+        return attend_by_triton(query, key, value, call, mask, is_causal, scale)
+    if choice.backend == "flex":
+        from softmaxkit.kernels.flex import attend as attend_by_flex
+
+        assert isinstance(key, Tensor)
+        assert isinstance(value, Tensor)
+        return attend_by_flex(query, key, value, call, mask, is_causal, scale)
     try:
         return attend(query, key, value, call, mask, is_causal, scale)
     except ArithmeticError:
         return None  # torch carries NaN and infinity to where they belong, and has more bits where 8 are too few
 
 
-def _scaled_dot_product(
+def scaled_dot_product(
     base: float,
     query: Tensor,
     key: Tensor,
@@ -240,6 +268,9 @@ def _scaled_dot_product(
 ) -> Tensor:
     """Run torch's own attention, to a base; zeros for queries that attend to nothing."""
     rate = math.log(base)
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1 and mask is not None and query.is_cuda:  # of torch's fused kernels none takes both
+        key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
     allowed = mask
     if bias is not None and mask is not None:
         allowed = torch.where(mask, bias * rate, -torch.inf).to(query.dtype)

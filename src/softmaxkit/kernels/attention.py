@@ -21,13 +21,16 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from softmaxkit.kernels.launch import DTYPES, loaded
+from softmaxkit.kernels.backends import Support
+from softmaxkit.kernels.launch import DTYPES, GPU_DTYPES, loaded
 from softmaxkit.kernels.rows import check_levels
 from softmaxkit.kernels.weights import Weights, exponential_weights, level_weights
 from softmaxkit.masks import expand_mask
 
-WIDEST = 2**14
-"""Channels whose products of 8 bits are sure to fit 32."""
+WIDEST = {"native": 2**14, "triton": 256, "flex": 256}
+"""Channels, by kind of kernel: those whose products of 8 bits are sure to fit 32; and what a program holds."""
+LEAST_FLEX_CHANNELS = 16
+"""Channels from which on FlexAttention is compiled."""
 FEW = 12
 """Queries of one key head up to which keys and values are read as they come: to bring them to 8 bits takes longer."""
 
@@ -84,12 +87,14 @@ class AttentionCall:
         exponentials: of the levels; none where weights are exponentials.
         offset: () or (heads,), of exponentials; None with levels.
         log_limit: logarithm of the largest exponential.
+        base: of softmax itself, for a few queries of an 8-bit cache; 0 where weights are others.
     """
 
     clip: float = -1.0
     exponentials: tuple[float, ...] = ()
     offset: Tensor | None = None
     log_limit: float = 0.0
+    base: float = 0.0
 
     @classmethod
     def by_levels(cls, clip: float, exponentials: Sequence[float]) -> Self:
@@ -120,19 +125,33 @@ class AttentionCall:
             raise ValueError(f"the largest weight is positive and finite, not {limit}")
         return cls(offset=offset, log_limit=math.log(limit))
 
+    @classmethod
+    def by_softmax(cls, base: float) -> Self:
+        """Let weights be softmax to a base; only GPUs have such a kernel, for a few queries."""
+        return cls(base=base)
+
     kernel: ClassVar[str] = "attention"
-    dtypes: ClassVar[tuple[torch.dtype, ...]] = tuple(DTYPES)
-    differentiable: ClassVar[bool] = False
+
+    def support(self, kind: str) -> Support | None:
+        """Say what the kernels can: on GPUs with gradients, and FlexAttention only without levels."""
+        if kind == "native":
+            return None if self.base else Support(tuple(DTYPES))
+        return None if kind == "flex" and (self.exponentials or self.base) else Support(GPU_DTYPES, differentiable=True)
 
     @staticmethod
-    def reasons(query: Tensor, key: Tensor | Cached, value: Tensor | Cached) -> list[str]:
-        """Return why the native kernels cannot run on such queries, keys and values, besides device and dtype."""
+    def reasons(kind: str, query: Tensor, key: Tensor | Cached, value: Tensor | Cached) -> list[str]:
+        """Return why a kind of kernels cannot run on such queries, keys and values, besides device and dtype."""
         reasons = []
-        if query.shape[-1] > WIDEST:
-            reasons.append(f"its products of 8 bits fit up to {WIDEST} channels, not {query.shape[-1]}")
+        tensors = [x.codes if isinstance(x, Cached) else x for x in (key, value)]
+        widest = WIDEST[kind]
+        if (channels := max(query.shape[-1], 0 if kind == "native" else tensors[1].shape[-1])) > widest:
+            reasons.append(f"it takes up to {widest} channels, not {channels}")
         if isinstance(key, Cached) != isinstance(value, Cached):
             reasons.append("keys and values are both in 8-bit caches, or neither is")
-        tensors = [x.codes if isinstance(x, Cached) else x for x in (key, value)]
+        if isinstance(key, Cached) and kind == "flex":
+            reasons.append("it does not read 8-bit caches")
+        if kind == "flex" and min(query.shape[-1], tensors[1].shape[-1]) < LEAST_FLEX_CHANNELS:
+            reasons.append(f"it takes {LEAST_FLEX_CHANNELS} channels or more")
         if any(x.device != query.device for x in tensors):
             reasons.append("query, key and value are on different devices")
         if any(x.dtype not in (query.dtype, torch.int8) for x in tensors):
@@ -240,10 +259,10 @@ class _Operands:
         self.kernels: Any = loaded()
         tensors = [x for x in (query, key, value) if isinstance(x, Tensor)]
         foreign = any(x.device.type != "cpu" or x.dtype not in DTYPES for x in tensors)
-        if foreign or AttentionCall.reasons(query, key, value):
+        if foreign or AttentionCall.reasons("native", query, key, value):
             raise TypeError(
-                f"kernels take query, key and value all in float32 or all in bfloat16 on the CPU, up to {WIDEST} "
-                f"channels, not {', '.join(_kind(x) for x in (query, key, value))}"
+                "kernels take query, key and value all in float32 or all in bfloat16 on the CPU, "
+                f"up to {WIDEST['native']} channels, not {', '.join(_kind(x) for x in (query, key, value))}"
             )
         keys, values = (x.codes if isinstance(x, Cached) else x for x in (key, value))
         check_shapes(query, keys, values)

@@ -1,35 +1,54 @@
 """The back ends: which can run a call, why the others cannot, and the one place that chooses.
 
-A call is what a module answers for itself (`RowCall`, `IntegerCall`, `AttentionCall`): it names its kernel, the dtypes
-that this takes, and whether it has a gradient. Every back end answers with the list of reasons why it cannot; the first
-without any runs, and torch, the last, always can.
+A call is what a module answers for itself (`RowCall`, `IntegerCall`, `AttentionCall`): it names its kernel, and says
+for every kind of back end which dtypes its kernel there takes, and whether it has a gradient. Every back end answers
+with the list of reasons why it cannot; the first without any runs, and torch, the last, always can.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 from types import ModuleType
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
+from softmaxkit.kernels.cards import is_interpreted, missing, reasons_against
 from softmaxkit.kernels.threads import torch_threads
 
+GPU = ("triton", "flex")
+"""Kernels of this package in Triton, and torch's FlexAttention. Both run attention that weighs keys element by element;
+Triton's comes first, since it has neither a maximum nor a sum to keep. `softmaxkit bench --device cuda` sets them side
+by side."""
 NATIVE = {
     "avx512": "AVX-512 F, BW, DQ, VL, VBMI and VNNI",
     "avx2": "AVX2 and FMA",
     "plain": "any CPU",
 }
 """Builds of the native kernels, the best first, and the instructions that each needs."""
-BACKENDS = (*NATIVE, "torch")
+KERNELS = (*GPU, *NATIVE)
+"""All back ends but torch, in order of preference."""
+BACKENDS = (*KERNELS, "torch")
 """All back ends, in order of preference."""
 VARIABLE = "SOFTMAXKIT_KERNELS"
 """Environment variable that asks for one of them; "none" is torch too."""
+
+
+class Support(NamedTuple):
+    """What a kernel can.
+
+    Attributes:
+        dtypes: of the tensors that it takes.
+        differentiable: has it a gradient?
+    """
+
+    dtypes: Sequence[torch.dtype]
+    differentiable: bool = False
 
 
 class Call(Protocol):
@@ -40,14 +59,8 @@ class Call(Protocol):
         """Name of the kernel, by what it computes."""
         ...
 
-    @property
-    def dtypes(self) -> Sequence[torch.dtype]:
-        """What the native kernel takes."""
-        ...
-
-    @property
-    def differentiable(self) -> bool:
-        """Has the native kernel a gradient?"""
+    def support(self, kind: str) -> Support | None:
+        """Say what the kernel of a kind of back end, "native", "triton" or "flex", can; None where there is none."""
         ...
 
 
@@ -68,6 +81,16 @@ class Choice:
         """Does a native kernel run?"""
         return self.backend in NATIVE
 
+    @property
+    def kernel(self) -> bool:
+        """Does any kernel run, native or on a GPU?"""
+        return self.backend in KERNELS
+
+    def reasons(self, device: torch.device) -> list[str]:
+        """Return why no kernel runs on a device: the reasons of the back end that is meant for it."""
+        meant = GPU[0] if runs_on_gpu(device) else backend_name()
+        return self.refusals.get(meant) or next(iter(self.refusals.values()), [])
+
     def __str__(self) -> str:
         by_reason: dict[str, list[str]] = {}
         for name, reasons in self.refusals.items():
@@ -76,44 +99,95 @@ class Choice:
         return "\n".join([self.backend, *lines])
 
 
-def pick(call: Call, *tensors: Tensor) -> Choice:
-    """Return the back end that runs a call on tensors; all of these are what the kernel would read.
+def pick(call: Call, *tensors: Tensor, more: Callable[[str], list[str]] = lambda kind: []) -> Choice:
+    """Return the back end that runs a call on tensors.
+
+    Args:
+        call: what is to run.
+        tensors: all that the kernel would read.
+        more: gives further reasons against a kind of back end, "native", "triton" or "flex".
 
     Raises:
         ValueError: the environment asks for a back end that there is not.
     """
     refusals: dict[str, list[str]] = {}
-    for name in NATIVE:
-        reasons = _reasons(name, call, tensors)
+    for name in candidates(tensors[0].device):
+        reasons = _reasons(name, call, tensors, more)
         if not reasons:
             return Choice(name, refusals)
         refusals[name] = reasons
     return Choice("torch", refusals)
 
 
-def only_torch(*reasons: str) -> Choice:
-    """Return the choice of torch, for reasons that hold for all native kernels."""
-    return Choice("torch", {name: list(reasons) for name in NATIVE})
+def only_torch(device: torch.device, *reasons: str) -> Choice:
+    """Return the choice of torch, for reasons that hold for all kernels that tensors on a device might run on."""
+    return Choice("torch", {name: list(reasons) for name in candidates(device)})
 
 
-def _reasons(name: str, call: Call, tensors: Sequence[Tensor]) -> list[str]:
-    """Return why a native build cannot run a call."""
-    if missing := unavailable(name):
-        return [missing]
-    reasons = []
-    if call.kernel == "softmax" and name != "avx512":
+def candidates(device: torch.device) -> tuple[str, ...]:
+    """Return the back ends that tensors on a device might run on, in order of preference."""
+    if device.type == "cuda":
+        return GPU
+    return (*(name for name in GPU if device.type == "cpu" and takes_cpu(name)), *NATIVE)
+
+
+def kind_of(name: str) -> str:
+    """Return the kind of a back end: "native" for all builds of the native kernels, else its name."""
+    return "native" if name in NATIVE else name
+
+
+def _reasons(name: str, call: Call, tensors: Sequence[Tensor], more: Callable[[str], list[str]]) -> list[str]:
+    """Return why a back end cannot run a call."""
+    if absent := unavailable(name):
+        return [absent]
+    support = call.support(kind_of(name))
+    if support is None:
+        return ["it has no such kernel"]
+    if reasons := more(kind_of(name)):
+        return reasons
+    if call.kernel == "softmax" and name in NATIVE and name != "avx512":
         reasons.append("torch.softmax is faster than its kernel")
     for tensor in tensors:
-        if tensor.device.type != "cpu":
-            reasons.append(f"it runs on the CPU, and the tensors are on {tensor.device}")
-        if tensor.dtype not in call.dtypes:
-            taken = " or ".join(str(dtype).removeprefix("torch.") for dtype in call.dtypes)
+        reasons += _device_reasons(name, tensor.device)
+        if tensor.dtype not in support.dtypes:
+            taken = " or ".join(str(dtype).removeprefix("torch.") for dtype in support.dtypes)
             reasons.append(f"it takes {taken}, not {str(tensor.dtype).removeprefix('torch.')}")
-    if torch.is_grad_enabled() and not call.differentiable and any(tensor.requires_grad for tensor in tensors):
-        reasons.append("its kernel has no gradient, and one is asked for")
+    if len({tensor.device for tensor in tensors}) > 1:
+        reasons.append("the tensors are on different devices")
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+        if not support.differentiable:
+            reasons.append("its kernel has no gradient, and one is asked for")
+        elif name == "flex" and any(tensor.device.type == "cpu" for tensor in tensors):
+            reasons.append("on the CPU it has no gradient, and one is asked for")
     if transform := transform_at_work():
         reasons.append(f"its kernel does not go through {transform}")
     return list(dict.fromkeys(reasons))
+
+
+def _device_reasons(name: str, device: torch.device) -> list[str]:
+    """Return why a back end does not run on a device."""
+    if name in NATIVE:
+        return [] if device.type == "cpu" else [f"it runs on the CPU, and the tensors are on {device}"]
+    return [] if device.type == "cpu" and takes_cpu(name) else reasons_against(device)
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def takes_cpu(name: str) -> bool:
+    """Does a back end of GPUs take tensors on the CPU: Triton interpreted, or FlexAttention asked for by name?
+
+    The latter is then torch's unfused form, to see what it computes.
+    """
+    return interprets() if name == "triton" else os.environ.get(VARIABLE) == name
+
+
+def interprets() -> bool:
+    """Do Triton's kernels run on the CPU, interpreted?"""
+    return is_interpreted() and not unavailable("triton")
+
+
+def runs_on_gpu(device: torch.device) -> bool:
+    """Are tensors on this device for the kernels of GPUs?"""
+    return device.type == "cuda" or (device.type == "cpu" and interprets())
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
@@ -126,7 +200,7 @@ def transform_at_work() -> str:
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def unavailable(name: str) -> str:
-    """Say why a native build cannot run here at all; empty where it is the one that does.
+    """Say why a back end cannot run here at all; empty for the GPU's where they can, and the native build that does.
 
     Raises:
         ValueError: the environment asks for what is no back end, or for what this processor does not have.
@@ -141,6 +215,12 @@ def _unavailable(name: str) -> str:
         raise ValueError(f"{VARIABLE} is {', '.join(BACKENDS)} or none, not {asked!r}")
     if asked in ("none", "torch"):
         return f"{VARIABLE}={asked} asks for torch"
+    if asked in KERNELS and kind_of(asked) != kind_of(name):
+        return f"{VARIABLE}={asked} asks for another"
+    return missing(name) if name in GPU else _native_unavailable(name, asked)
+
+
+def _native_unavailable(name: str, asked: str) -> str:
     built = _supported()
     if not built:
         return "softmaxkit was installed without its native kernels, for want of a compiler"

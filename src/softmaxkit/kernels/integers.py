@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from softmaxkit.formats import Rounding
+from softmaxkit.kernels.backends import Support, runs_on_gpu
 from softmaxkit.kernels.launch import loaded, run, run_heads
 from softmaxkit.tables import GUARD_BITS, Reciprocal
 
@@ -27,20 +28,21 @@ WORD_BITS, LANE_BITS = 60, 28
 class IntegerCall(ABC):
     """A call that computes golden of one spec and its constants by native kernels."""
 
-    dtypes: ClassVar[tuple[torch.dtype, ...]] = (torch.float32,)
-    differentiable: ClassVar[bool] = True  # straight-through, by the module around it
-
     @property
     @abstractmethod
     def kernel(self) -> str:
         """Name of the native kernel."""
+
+    def support(self, kind: str) -> Support | None:
+        """Say what the kernels can: float32, and gradients straight-through, by the module around them."""
+        return Support((torch.float32,), differentiable=True) if kind in ("native", "triton") else None
 
     @abstractmethod
     def __call__(self, scores: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return decoded probabilities, float32; NaN and infinities as in the integer mode of `SoftmaxModule`.
 
         Args:
-            scores: floating on the CPU, (..., keys), or (..., heads, queries, keys) where heads differ; in float32.
+            scores: floating, (..., keys), or (..., heads, queries, keys) where heads differ; in float32.
             mask: boolean, True where attended, broadcasts to the scores.
 
         Raises:
@@ -66,11 +68,17 @@ class KernelCall(IntegerCall):
 
     def __call__(self, scores: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return decoded probabilities, as `IntegerCall`."""
+        if runs_on_gpu(scores.device):
+            return self._run_on_gpu(scores.float(), mask)
         return run(self.kernel, scores.float(), mask, False, *self._parameters(loaded()))
 
     @abstractmethod
     def _parameters(self, kernels: ModuleType) -> tuple[Any, ...]:
         """Return the kernel's own arguments, tables of the native module."""
+
+    @abstractmethod
+    def _run_on_gpu(self, scores: Tensor, mask: Tensor | None) -> Tensor:
+        """Return decoded probabilities by Triton's kernel, of float32 scores."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,6 +128,11 @@ class CodeTableCall(KernelCall):
     def _parameters(self, kernels: ModuleType) -> tuple[Any, ...]:
         table = self.probabilities.data_ptr()
         return (kernels.CodeTable(self.scales, self.lowest, self.highest, table),)
+
+    def _run_on_gpu(self, scores: Tensor, mask: Tensor | None) -> Tensor:
+        from softmaxkit.kernels.triton.integers import run_code_table
+
+        return run_code_table(self, scores, mask)
 
 
 def native_reciprocal(kernels: ModuleType, reciprocal: Reciprocal, rounding: Rounding = "nearest") -> Any:

@@ -13,6 +13,9 @@ from softmaxkit.kernels.backends import native
 from softmaxkit.masks import expand_mask
 
 DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
+"""What the native kernels of floats take."""
+GPU_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+"""What the kernels of GPUs take."""
 HUGE = 4 << 20
 """Bytes from which on a result's memory comes in huge pages."""
 

@@ -6,31 +6,60 @@ Arguments are those of `softmaxkit.kernels.rows`. Gradients of gradients are tor
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from importlib import import_module
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from softmaxkit.kernels import rows
-from softmaxkit.kernels.backends import VARIABLE
-from softmaxkit.kernels.launch import DTYPES, run_heads
+from softmaxkit.kernels.backends import VARIABLE, Support, interprets
+from softmaxkit.kernels.launch import DTYPES, GPU_DTYPES, run_heads
+
+DEVICES = ("cpu", "cuda")
 
 
-@torch.library.custom_op("softmaxkit::softmax", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("softmaxkit::softmax", mutates_args=(), device_types=DEVICES)
 def softmax(scores: Tensor, mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
     """Softmax over the last axis, as `rows.softmax`; differentiable."""
     _refuse_forward_mode()
-    return rows.softmax(scores, mask, is_causal)
+    result: Tensor = _rows(scores).softmax(scores, mask, is_causal)
+    return result
 
 
-@torch.library.custom_op("softmaxkit::softmax_backward", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("softmaxkit::softmax_backward", mutates_args=(), device_types=DEVICES)
 def softmax_backward(probabilities: Tensor, gradient: Tensor) -> Tensor:
     """The gradient of its scores, as `rows.softmax_backward`."""
-    return rows.softmax_backward(probabilities, gradient)
+    result: Tensor = _rows(probabilities).softmax_backward(probabilities, gradient)
+    return result
 
 
-@torch.library.custom_op("softmaxkit::exponential", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("softmaxkit::softmax_to_base", mutates_args=(), device_types=DEVICES)
+def softmax_to_base(scores: Tensor, base: float, mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+    """Softmax to a base, as `rows.softmax`, by Triton alone; differentiable."""
+    _refuse_forward_mode()
+    result: Tensor = _triton_rows().softmax(scores, mask, is_causal, base)
+    return result
+
+
+@torch.library.custom_op("softmaxkit::softmax_to_base_backward", mutates_args=(), device_types=DEVICES)
+def softmax_to_base_backward(probabilities: Tensor, gradient: Tensor, base: float) -> Tensor:
+    """The gradient of its scores."""
+    result: Tensor = _triton_rows().softmax_backward(probabilities, gradient, base)
+    return result
+
+
+def _rows(scores: Tensor) -> Any:
+    """Return the kernels of rows for a device: those of Triton, or the native ones."""
+    return _triton_rows() if scores.is_cuda or interprets() else rows
+
+
+def _triton_rows() -> Any:
+    return import_module("softmaxkit.kernels.triton.rows")
+
+
+@torch.library.custom_op("softmaxkit::exponential", mutates_args=(), device_types=DEVICES)
 def exponential(
     scores: Tensor,
     offset: Tensor,
@@ -41,10 +70,11 @@ def exponential(
 ) -> Tensor:
     """The clamped exponential, as `rows.exponential`; differentiable by scores and offset."""
     _refuse_forward_mode()
-    return rows.exponential(scores, offset, limit, base, mask, is_causal)
+    result: Tensor = _rows(scores).exponential(scores, offset, limit, base, mask, is_causal)
+    return result
 
 
-@torch.library.custom_op("softmaxkit::exponential_backward", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("softmaxkit::exponential_backward", mutates_args=(), device_types=DEVICES)
 def exponential_backward(
     scores: Tensor,
     gradient: Tensor,
@@ -55,16 +85,20 @@ def exponential_backward(
     is_causal: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """The gradient of its scores, and its sum for each row, as `rows.exponential_backward`."""
-    return rows.exponential_backward(scores, gradient, offset, limit, base, mask, is_causal)
+    result: tuple[Tensor, Tensor] = _rows(scores).exponential_backward(
+        scores, gradient, offset, limit, base, mask, is_causal
+    )
+    return result
 
 
-@torch.library.custom_op("softmaxkit::levels", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("softmaxkit::levels", mutates_args=(), device_types=DEVICES)
 def levels(
     scores: Tensor, clip: float, exponentials: list[float], mask: Tensor | None = None, is_causal: bool = False
 ) -> Tensor:
     """Softmax over a few levels, as `rows.levels`; without a gradient."""
     _refuse_forward_mode()
-    return rows.levels(scores, clip, exponentials, mask, is_causal)
+    result: Tensor = _rows(scores).levels(scores, clip, exponentials, mask, is_causal)
+    return result
 
 
 @torch.library.custom_op("softmaxkit::topk", mutates_args=(), device_types="cpu")
@@ -87,7 +121,7 @@ def _like_the_first(first: Tensor, *rest: Any) -> Tensor:
     return torch.empty(first.shape, dtype=first.dtype, device=first.device)
 
 
-for operator in (softmax, softmax_backward, exponential, levels):
+for operator in (softmax, softmax_backward, softmax_to_base, softmax_to_base_backward, exponential, levels):
     operator.register_fake(_like_the_first)
 
 
@@ -111,8 +145,24 @@ def _softmax_gradient(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
     if not torch.is_grad_enabled():
         return softmax_backward(probabilities, gradient), None, None
     # With create_graph the gradient is differentiated again, which the kernel has no formula for.
+    return _differentiable_softmax_backward(probabilities, gradient), None, None
+
+
+def _differentiable_softmax_backward(probabilities: Tensor, gradient: Tensor) -> Tensor:
     p, g = probabilities.float(), gradient.float()
-    return (p * (g - (p * g).sum(-1, keepdim=True))).to(probabilities.dtype), None, None
+    return (p * (g - (p * g).sum(-1, keepdim=True))).to(probabilities.dtype)
+
+
+def _keep_probabilities_and_base(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.base = inputs[1]
+    ctx.save_for_backward(output)
+
+
+def _softmax_to_base_gradient(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+    (probabilities,) = ctx.saved_tensors
+    if not torch.is_grad_enabled():
+        return softmax_to_base_backward(probabilities, gradient, ctx.base), None, None, None
+    return _differentiable_softmax_backward(probabilities, gradient) * math.log(ctx.base), None, None, None
 
 
 def _keep_arguments(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -155,6 +205,7 @@ def _differentiable_exponential_backward(
 
 
 softmax.register_autograd(_softmax_gradient, setup_context=_keep_probabilities)
+softmax_to_base.register_autograd(_softmax_to_base_gradient, setup_context=_keep_probabilities_and_base)
 exponential.register_autograd(_exponential_gradient, setup_context=_keep_arguments)
 
 
@@ -185,14 +236,20 @@ class RowCall(NamedTuple):
         """The operator."""
         return OPERATORS[self.kernel]
 
-    @property
-    def dtypes(self) -> Sequence[torch.dtype]:
-        """What the native kernels of rows take."""
-        return tuple(DTYPES)
+    def support(self, kind: str) -> Support | None:
+        """Say what the kernels of rows can, see `backends.Call`."""
+        if kind == "native" and self.kernel in NATIVE_OPERATORS:
+            return Support(tuple(DTYPES), self.differentiable)
+        if kind == "triton" and self.kernel in TRITON_OPERATORS:
+            return Support(GPU_DTYPES, self.differentiable)
+        return None
 
 
+TRITON_OPERATORS = ("softmax", "softmax_to_base", "exponential", "levels")
+NATIVE_OPERATORS = ("softmax", "exponential", "levels", "topk")
 OPERATORS: dict[str, Callable[..., Any]] = {
     "softmax": softmax,
+    "softmax_to_base": softmax_to_base,
     "exponential": exponential,
     "levels": levels,
     "topk": topk,

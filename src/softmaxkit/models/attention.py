@@ -11,8 +11,13 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
-from softmaxkit.fused_attention.call import MASKED, after_a_look, choose, fused
-from softmaxkit.kernels.backends import Choice, backend_name, only_torch
+try:
+    from transformers.utils import output_capturing
+except ImportError:  # before 5.1, whose layers all hear of it
+    output_capturing = None  # type: ignore[assignment]
+
+from softmaxkit.fused_attention.call import IS_TORCHS_OWN, MASKED, after_a_look, choose, fused, scaled_dot_product
+from softmaxkit.kernels.backends import Choice, only_torch, runs_on_gpu
 from softmaxkit.methods.base.module import SoftmaxModule
 from softmaxkit.methods.base.rows import attended_keys, masked_softmax
 from softmaxkit.models.cache import read_by
@@ -124,7 +129,7 @@ def attention_forward(
     softmax: Any = None if _exact else module._modules.get(NAME)
     method = None if softmax is None else method_of(module)
     # Where scores are watched, as by calibration, they have to be there.
-    if method is not None and _watcher is None and (method.mode == "fused" or _choice_watcher is not None):
+    if method is not None and _watcher is None and _asks_for_kernels(method, query):
         output = _fused_output(
             module,
             method,
@@ -134,7 +139,7 @@ def attention_forward(
             bool(is_causal) and query.shape[2] > 1,
             dropout if module.training else 0.0,
             _reasons_against_fused(
-                method.mode, softcap, position_bias, attention_mask, bool(kwargs.get("output_attentions"))
+                softcap, position_bias, attention_mask, bool(kwargs.get("output_attentions")) or _are_captured()
             ),
         )
         if output is not None:
@@ -170,6 +175,17 @@ def attention_forward(
     return output.transpose(1, 2).contiguous(), probabilities
 
 
+def _asks_for_kernels(method: SoftmaxModule, query: Tensor) -> bool:
+    """Is a layer's attention to run in a kernel? On GPUs always in float, since kernels there have its precision."""
+    if method.observed:
+        return False
+    return method.mode == "fused" or _choice_watcher is not None or _is_float_on_gpu(method, query)
+
+
+def _is_float_on_gpu(method: SoftmaxModule, query: Tensor) -> bool:
+    return method.mode == "float" and runs_on_gpu(query.device)
+
+
 def _fused_output(
     attention: nn.Module,
     method: SoftmaxModule,
@@ -182,34 +198,55 @@ def _fused_output(
 ) -> Tensor | None:
     """Run a layer as fused attention; None, with one warning, where that is not possible for some reasons."""
     query, key, value = tensors
+    base = method.softmax_base
+    if base is not None and method.mode != "integer" and runs_on_gpu(query.device) and not reasons:
+        if _choice_watcher is not None:
+            _choice_watcher(attention, only_torch(query.device, IS_TORCHS_OWN))
+        return scaled_dot_product(base, query, key, value, mask, None, dropout, mask is None and causal, scaling)
     operands = query, read_by(query, key), read_by(query, value)
-    call, choice = choose(method, *operands, dropout_p=dropout, scale=scaling)
+    call, choice = choose(
+        method, *operands, dropout_p=dropout, scale=scaling, native_reasons=_reasons_against_native(method.mode)
+    )
     if call is not None and reasons:  # a method without any such kernel says so before all else
-        choice = only_torch(*reasons)
+        choice = only_torch(query.device, *reasons)
     if _choice_watcher is not None:
         _choice_watcher(attention, after_a_look(call, choice, *operands, mask, causal, scaling))
-    if call is not None and choice.native:
-        return fused(call, *operands, mask, causal, scaling)
-    if method.mode == "fused" and _choice_watcher is None and not torch.compiler.is_compiling():
-        refusal = choice.refusals.get(backend_name()) or next(iter(choice.refusals.values()))
+    if call is not None and choice.kernel:
+        return fused(call, choice, *operands, mask, mask is None and causal, scaling)
+    warns = method.mode == "fused" or _is_float_on_gpu(method, query)
+    if warns and _choice_watcher is None and not torch.compiler.is_compiling():
+        how = 'mode "fused" runs {} in float here' if method.mode == "fused" else "{} runs through plain torch here"
         warn_once(
-            f'mode "fused" runs {method.spec.title} in float here: {"; ".join(refusal)}. '
+            f"{how.format(method.spec.title)}: {'; '.join(choice.reasons(query.device))}. "
             "softmaxkit.models.fused_layers(model, inputs) says it layer by layer"
         )
     return None
 
 
 def _reasons_against_fused(
-    mode: str, softcap: float | None, bias: Tensor | None, mask: Tensor | None, output_attentions: bool
+    softcap: float | None, bias: Tensor | None, mask: Tensor | None, output_attentions: bool
 ) -> list[str]:
     """Return what keeps a call of a layer from fused attention, apart from its tensors."""
-    reasons = [] if mode == "fused" else [f'its mode is "{mode}"']
+    reasons = []
     if softcap is not None:
         reasons.append("the model caps its scores")
     if bias is not None or (mask is not None and mask.dtype != torch.bool):
         reasons.append("a bias, or a mask of numbers, is added to the scores")
     if output_attentions:
         reasons.append("output_attentions asks for the probabilities, and a fused kernel has none")
+    return reasons
+
+
+def _are_captured() -> bool:
+    """Does the model that runs collect its layers' probabilities? Not every layer hears of output_attentions."""
+    collector = getattr(output_capturing, "_active_collector", None)
+    collected = None if collector is None else collector.get()
+    return collected is not None and any("attentions" in name for name in collected)
+
+
+def _reasons_against_native(mode: str) -> list[str]:
+    """Return what keeps a layer from the native kernels, which work in 8 bits and have no gradient."""
+    reasons = [] if mode == "fused" else [f'its mode is "{mode}"']
     if torch.is_grad_enabled():
         reasons.append("gradients are on, and its kernel has none; run it under torch.no_grad()")
     return reasons

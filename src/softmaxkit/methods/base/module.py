@@ -193,7 +193,7 @@ class SoftmaxModule(nn.Module, ABC):
             result: Tensor = self._integer_forward(_wide(scores), mask)
             return result.to(scores.dtype)
         call, choice = self.choose(scores)
-        if call is not None and choice.native:
+        if call is not None and choice.kernel:
             return call.run(scores, mask)
         attended = attended_keys(scores, mask)
         return self.float_forward(_filled(_wide(scores), attended), attended).to(scores.dtype)
@@ -213,7 +213,7 @@ class SoftmaxModule(nn.Module, ABC):
         """Return the kernel of the float form, and the back end that would run it on some scores."""
         call = self.row_call(scores.device)
         if call is None:
-            return None, only_torch(f"{self.spec.title} has no kernel for this form")
+            return None, only_torch(scores.device, f"{self.spec.title} has no kernel for this form")
         return call, pick(call, scores)
 
     def choose_integers(self, scores: Tensor) -> tuple[IntegerCall | None, Choice]:
@@ -223,7 +223,7 @@ class SoftmaxModule(nn.Module, ABC):
             self._integer_call = (constants, self.integer_call(constants))
         call = self._integer_call[1]
         if call is None:
-            return None, only_torch(f"{self.spec.title} has no kernel for the integers of this form")
+            return None, only_torch(scores.device, f"{self.spec.title} has no kernel for the integers of this form")
         with torch.no_grad():  # the gradient is that of the float form
             return call, pick(call, scores)
 
@@ -235,7 +235,7 @@ class SoftmaxModule(nn.Module, ABC):
                 'torch formula; use mode="float" there, or loss.backward() for its straight-through gradient'
             )
         call, choice = self.choose_integers(scores)
-        kernel = call if choice.native else None
+        kernel = call if choice.kernel else None
         if kernel is not None and not torch.is_grad_enabled():
             return kernel(scores, mask)
         attended = attended_keys(scores, mask)

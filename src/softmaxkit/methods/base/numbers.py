@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call
 
 if TYPE_CHECKING:
+    from softmaxkit.kernels.attention import AttentionCall
     from softmaxkit.methods.base.module import SoftmaxModule
 
 
@@ -25,6 +26,26 @@ def normalise_with(module: SoftmaxModule, numbers: Mapping[str, Any]) -> Callabl
     """Return a module's forward, through which gradients of every kind flow to its real numbers that are tensors."""
     learned = module.learned({key: x for key, x in numbers.items() if isinstance(x, Tensor)})
     return (lambda *inputs: functional_call(module, learned, inputs)) if learned else module
+
+
+def attention_call_with(module: SoftmaxModule, numbers: Mapping[str, Any]) -> AttentionCall | None:
+    """Return a module's attention call, through which gradients flow to its real numbers that are tensors."""
+    learned = module.learned({key: x for key, x in numbers.items() if isinstance(x, Tensor)})
+    call: AttentionCall | None = functional_call(
+        _AttentionCall(module), {f"module.{name}": value for name, value in learned.items()}, ()
+    )
+    return call
+
+
+class _AttentionCall(nn.Module):
+    """A module whose forward is another's attention call: parameters are exchanged for a forward only."""
+
+    def __init__(self, module: SoftmaxModule) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self) -> AttentionCall | None:
+        return self.module.attention_call()
 
 
 def bits_of(numbers: Mapping[str, Any], names: Sequence[str]) -> Tensor:

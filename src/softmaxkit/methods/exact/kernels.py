@@ -53,6 +53,11 @@ class ExactCall(KernelCall):
         sizes = (self.mantissa_bits, self.smallest, self.farthest, self.largest)
         return (kernels.IntegerExact(*sizes, *tables, self.slice_width, reciprocal),)
 
+    def _run_on_gpu(self, scores: Tensor, mask: Tensor | None) -> Tensor:
+        from softmaxkit.methods.exact.triton import run
+
+        return run(self, scores, mask)
+
 
 def integer_call(spec: Exact, constants: Constants) -> ExactCall:
     """Tabulate golden's exponentials over every distance to the maximum that the format has."""

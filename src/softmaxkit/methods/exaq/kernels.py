@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from torch import Tensor
+
 from softmaxkit.kernels.integers import WORD_BITS, HeadCalls, IntegerCall, KernelCall, native_reciprocal
 from softmaxkit.tables import Reciprocal
 
@@ -43,6 +45,11 @@ class ExaqCall(KernelCall):
         scores = (self.scale, self.lowest, self.highest)
         tables = (self.thresholds, self.exponentials, native_reciprocal(kernels, self.reciprocal))
         return (kernels.IntegerExaq(*scores, *tables, self.places, self.limit, self.step),)
+
+    def _run_on_gpu(self, scores: Tensor, mask: Tensor | None) -> Tensor:
+        from softmaxkit.methods.exaq.triton import run
+
+        return run(self, scores, mask)
 
 
 def integer_call(spec: Exaq, constants: ExaqConstants) -> IntegerCall | None:

@@ -68,6 +68,11 @@ class SoftermaxCall(KernelCall):
         )
         return tables, self.narrow
 
+    def _run_on_gpu(self, scores: Tensor, mask: Tensor | None) -> Tensor:
+        from softmaxkit.methods.softermax.triton import run
+
+        return run(self, scores, mask)
+
 
 def integer_call(spec: Softermax, constants: Constants) -> SoftermaxCall | None:
     """Tabulate golden's powers over all differences of a score and a whole maximum.

@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
+from softmaxkit.kernels.backends import runs_on_gpu
 from softmaxkit.kernels.integers import IntegerCall
+from softmaxkit.kernels.operators import RowCall
 from softmaxkit.methods.base.module import SoftmaxModule
 from softmaxkit.methods.base.rows import masked_softmax
 from softmaxkit.methods.softermax.kernels import integer_call
@@ -33,6 +36,10 @@ class SoftermaxModule(SoftmaxModule):
     def softmax_base(self) -> float:
         """The float form is softmax to the base of the powers."""
         return self.spec.base
+
+    def row_call(self, device: torch.device) -> RowCall | None:
+        """Return softmax to the base, which has a kernel on GPUs alone."""
+        return RowCall("softmax_to_base", (self.spec.base,)) if runs_on_gpu(device) else None
 
     def integer_call(self, constants: Any) -> IntegerCall | None:
         """Return the kernel of the fixed-point integers; None where products are too wide for it."""

@@ -1,0 +1,54 @@
+"""What the back ends of GPUs need: packages, and a card that kernels are compiled for."""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from importlib.util import find_spec
+
+import torch
+
+LEAST_CAPABILITY = (8, 0)
+"""Compute capability of the oldest cards that kernels are compiled for: Ampere, the first with bfloat16."""
+LEAST_TORCH = "2.9"
+"""The first torch whose FlexAttention returns log-sums beside its result."""
+INTERPRETER = "TRITON_INTERPRET"
+"""Environment variable with which Triton interprets kernels, on the CPU; read when triton is imported."""
+
+
+def missing(name: str) -> str:
+    """Say what a back end of GPUs, "triton" or "flex", lacks here; empty where it lacks nothing."""
+    if torch.version.hip is not None:
+        return "it is for NVIDIA's cards, and this torch is for AMD's"
+    if name == "flex" and torch.__version__ < LEAST_TORCH:
+        return f"FlexAttention returns log-sums from torch {LEAST_TORCH} on, and this is {torch.__version__}"
+    if find_spec("triton") is None and (name == "triton" or torch.cuda.is_available()):
+        return "triton is not installed; pip install 'softmaxkit[triton]' brings it on Linux"
+    return ""
+
+
+def reasons_against(device: torch.device) -> list[str]:
+    """Return why kernels of GPUs do not run on a device."""
+    if device.type != "cuda":
+        return [f"it runs on CUDA, and the tensors are on {device}"]
+    capability = _capability(device.index)
+    if capability >= LEAST_CAPABILITY:
+        return []
+    least, has = (".".join(map(str, numbers)) for numbers in (LEAST_CAPABILITY, capability))
+    return [f"it needs compute capability {least}, and this card has {has}"]
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _capability(index: int | None) -> tuple[int, int]:
+    return _cached_capability(index)
+
+
+@cache
+def _cached_capability(index: int | None) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(index)
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def is_interpreted() -> bool:
+    """Is Triton asked to interpret its kernels?"""
+    return os.environ.get(INTERPRETER) == "1"

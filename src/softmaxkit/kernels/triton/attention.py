@@ -1,0 +1,227 @@
+"""Attention by Triton's kernels, as PyTorch operators: fake tensors, gradients, compile."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+from softmaxkit.kernels.attention import AttentionCall, Cached, are_few, check_shapes, default_scale
+from softmaxkit.kernels.triton.attention_backward import keys_backward, queries_backward
+from softmaxkit.kernels.triton.attention_forward import attention_forward
+from softmaxkit.kernels.triton.decode import attend as attend_few
+from softmaxkit.kernels.triton.launch import (
+    KEYS_BACKWARD,
+    QUERIES_BACKWARD,
+    Blocks,
+    blocks_for,
+    check_levels,
+    forward_blocks,
+    level_numbers,
+    mask_bytes,
+    offsets_of,
+    on_device_of,
+    precision,
+    side_by_side,
+    width,
+)
+
+
+def attend(
+    query: Tensor,
+    key: Tensor | Cached,
+    value: Tensor | Cached,
+    call: AttentionCall,
+    mask: Tensor | None = None,
+    is_causal: bool = False,
+    scale: float | None = None,
+) -> Tensor:
+    """Return attention with weights as `call` says; differentiable, by the call's offset too.
+
+    Args:
+        query: float32, bfloat16 or float16 on CUDA, (batch, heads, queries, channels), up to 256 channels.
+        key: the same dtype, (batch, key heads, keys, channels); each head serves as many consecutive heads of queries.
+        value: the same dtype, (batch, key heads, keys, value channels), up to 256 channels. Where queries are few and
+            no gradient is asked for, both may be in an 8-bit cache.
+        call: how scores become weights.
+        mask: boolean, True where attended, broadcasts to (batch, heads, queries, keys).
+        is_causal: a query attends to the keys up to its own index.
+        scale: factor of the scores; 1/sqrt(channels) if None.
+
+    Returns:
+        (batch, heads, queries, value channels), zeros for a query that attends to nothing; NaN where NaN is attended.
+
+    Raises:
+        TypeError, ValueError: tensors of another kind, or that do not fit.
+    """
+    keys = key.codes if isinstance(key, Cached) else key
+    check_shapes(query, keys, value.codes if isinstance(value, Cached) else value)
+    check_levels(call)
+    if are_few(query, keys) and not _asks_for_gradients(query, key, value, call.offset):
+        return attend_few(query, key, value, call, mask, is_causal, scale)
+    assert isinstance(key, Tensor)
+    assert isinstance(value, Tensor)
+    factor = default_scale(query) if scale is None else scale
+    output, _, _ = attend_operator(
+        query, key, value, call.offset, mask, call.clip, len(call.exponentials), call.log_limit, is_causal, factor
+    )
+    result: Tensor = output
+    return result
+
+
+@torch.library.custom_op("softmaxkit::attention", mutates_args=(), device_types=("cpu", "cuda"))
+def attend_operator(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    offset: Tensor | None,
+    mask: Tensor | None,
+    clip: float,
+    levels: int,
+    log_limit: float,
+    is_causal: bool,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Attention as `attend`; also the rows' highest scores, in levels, and sums of weights; empty without levels."""
+    query, key, value = (side_by_side(x) for x in (query, key, value))
+    output, highest, total = _results(query, value, levels)
+    if output.numel() == 0 or key.shape[2] == 0:
+        return output.zero_(), highest.zero_(), total.zero_()
+    blocks = forward_blocks(query.device, query.dtype, max(query.shape[3], value.shape[3]), levels)
+    count = triton.cdiv(query.shape[2], blocks.rows)
+    offsets = offsets_of(offset, query)
+    bits, strides = mask_bytes(mask, (*query.shape[:3], key.shape[2]), query)
+    with on_device_of(query):
+        attention_forward[(count * query.shape[0] * query.shape[1],)](
+            *(query, key, value, offsets, bits, output, highest, total),
+            *(stride for x in (query, key, value, output) for stride in x.stride()[:3]),
+            *strides,
+            offsets.stride(0) if offsets.numel() > 1 else 0,
+            *(query.shape[1], query.shape[1] // key.shape[1], query.shape[2], key.shape[2], count),
+            *level_numbers(clip, levels, log_limit, scale),
+            **_constants(query, value, levels, is_causal, mask, blocks),
+        )
+    return output, highest, total
+
+
+@torch.library.custom_op("softmaxkit::attention_backward", mutates_args=(), device_types=("cpu", "cuda"))
+def attend_backward(
+    gradient: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    output: Tensor,
+    highest: Tensor,
+    total: Tensor,
+    offset: Tensor | None,
+    mask: Tensor | None,
+    clip: float,
+    levels: int,
+    log_limit: float,
+    is_causal: bool,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The gradients of queries, keys and values, and of scores their sums over rows, float32."""
+    query, key, value, gradient = (side_by_side(x) for x in (query, key, value, gradient.to(query.dtype)))
+    batch, heads, queries, channels = query.shape
+    key_heads, keys = key.shape[1:3]
+    of_query, sums = (
+        query.new_zeros(query.shape, dtype=torch.float32),
+        query.new_zeros((batch, heads, queries), dtype=torch.float32),
+    )
+    of_key, of_value = (x.new_zeros(x.shape, dtype=torch.float32) for x in (key, value))
+    if gradient.numel() and keys and channels:
+        factor, limit, step = level_numbers(clip, levels, log_limit, scale)
+        if levels:
+            inverse = torch.where(total > 0, 1 / total, 0.0)
+            shift, mean = highest - limit, (gradient.float() * output.float()).sum(-1).contiguous()
+        else:
+            inverse, mean = torch.ones_like(sums), torch.zeros_like(sums)
+            shift = offsets_of(offset, query)[:, None].expand(batch, heads, queries).contiguous()
+        widest = max(channels, value.shape[3])
+        bits, strides = mask_bytes(mask, (batch, heads, queries, keys), query)
+        tensors = (query, key, value, gradient, shift, inverse, mean, bits)
+        places = (*(stride for x in (query, key, value, gradient) for stride in x.stride()[:3]), *strides)
+        numbers = (factor, limit, step, scale)
+        groups = heads // key_heads
+        with on_device_of(query):
+            blocks = blocks_for(QUERIES_BACKWARD, query.dtype, widest)
+            constants = _constants(query, value, levels, is_causal, mask, blocks)
+            count = triton.cdiv(queries, blocks.rows)
+            queries_backward[(count * batch * heads,)](
+                *tensors, of_query, sums, *places, heads, groups, queries, keys, count, *numbers, **constants
+            )
+            blocks = blocks_for(KEYS_BACKWARD, query.dtype, widest)
+            constants = _constants(query, value, levels, is_causal, mask, blocks)
+            count = triton.cdiv(keys, blocks.columns)
+            keys_backward[(count * batch * key_heads,)](
+                *tensors, of_key, of_value, *places, key_heads, groups, queries, keys, count, *numbers, **constants
+            )
+    return of_query.to(query.dtype), of_key.to(key.dtype), of_value.to(value.dtype), sums
+
+
+def _asks_for_gradients(*operands: Tensor | Cached | None) -> bool:
+    return torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in operands)
+
+
+def _results(query: Tensor, value: Tensor, levels: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return memory for an output, whose heads lie side by side as models join them, and for what levels need."""
+    batch, heads, queries, _ = query.shape
+    output = query.new_empty((batch, queries, heads, value.shape[3])).transpose(1, 2)
+    rows = (batch, heads, queries) if levels else (0,)
+    highest, total = (query.new_empty(rows, dtype=torch.float32) for _ in range(2))
+    return output, highest, total
+
+
+def _constants(
+    query: Tensor, value: Tensor, levels: int, is_causal: bool, mask: Tensor | None, blocks: Blocks
+) -> dict[str, Any]:
+    return {
+        "LEVELS": bool(levels),
+        "CAUSAL": is_causal,
+        "MASKED": mask is not None,
+        "PRECISION": precision(),
+        "CHANNELS": query.shape[3],
+        "WIDTH": width(query.shape[3]),
+        "VALUE_CHANNELS": value.shape[3],
+        "VALUE_WIDTH": width(value.shape[3]),
+        "ROWS": blocks.rows,
+        "COLUMNS": blocks.columns,
+        "num_warps": blocks.warps,
+        "num_stages": blocks.stages,
+    }
+
+
+@attend_operator.register_fake
+def _(query: Tensor, key: Tensor, value: Tensor, offset: Any, mask: Any, clip: float, levels: int, *rest: Any) -> Any:
+    return _results(query, value, levels)
+
+
+@attend_backward.register_fake
+def _(gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, *rest: Any) -> Any:
+    results = (x.new_empty(x.shape) for x in (query, key, value))
+    return (*results, query.new_empty(query.shape[:3], dtype=torch.float32))
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    query, key, value, offset, mask, *ctx.rest = inputs
+    ctx.save_for_backward(query, key, value, *output, offset, mask)
+    ctx.set_materialize_grads(False)
+
+
+def _gradients(ctx: Any, gradient: Tensor | None, *_: Any) -> tuple[Any, ...]:
+    nothing = (None,) * 6
+    if gradient is None:
+        return (None,) * 4 + nothing
+    offset = ctx.saved_tensors[6]
+    *of_tensors, sums = attend_backward(gradient, *ctx.saved_tensors, *ctx.rest)
+    of_offset = None
+    if offset is not None:
+        of_heads = -sums.sum((0, 2))
+        of_offset = (of_heads if offset.ndim else of_heads.sum()).to(offset.device, offset.dtype)
+    return (*of_tensors, of_offset, *nothing)
+
+
+attend_operator.register_autograd(_gradients, setup_context=_keep)

@@ -1,0 +1,301 @@
+"""Attention forward, a block of queries in each program: element-wise weights in one pass, levels in two."""
+
+import triton
+import triton.language as tl
+
+from softmaxkit.kernels.triton.tiles import (
+    load_rows,
+    multiply,
+    multiply_add,
+    program_place,
+    seen_keys,
+    store_rows,
+    weigh,
+    weigh_unseen,
+)
+
+
+@triton.jit
+def _highest(
+    highest,
+    query,
+    key,
+    mask,
+    rows,
+    first,
+    last,
+    queries,
+    keys,
+    stride_key,
+    stride_mask_q,
+    stride_mask_k,
+    factor,
+    CHECKED: tl.constexpr,
+    CAUSAL: tl.constexpr,
+    MASKED: tl.constexpr,
+    PRECISION: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """Return the highest scores of rows among keys from `first` to `last`, and of what was there before."""
+    for start in range(first, last, COLUMNS):
+        keys_here = load_rows(key, start, stride_key, keys, CHECKED, COLUMNS, CHANNELS, WIDTH)
+        scores = multiply(query, tl.trans(keys_here), PRECISION) * factor
+        if CHECKED:
+            columns = start + tl.arange(0, COLUMNS)
+            seen = seen_keys(mask, rows, columns, queries, keys, stride_mask_q, stride_mask_k, CAUSAL, MASKED)
+            scores = tl.where(seen, scores, float("-inf"))
+        highest = tl.maximum(highest, tl.max(scores, 1))
+    return highest
+
+
+@triton.jit
+def _gather(
+    output,
+    total,
+    shift,
+    query,
+    key,
+    value,
+    mask,
+    rows,
+    first,
+    last,
+    queries,
+    keys,
+    stride_key,
+    stride_value,
+    stride_mask_q,
+    stride_mask_k,
+    factor,
+    limit,
+    step,
+    LEVELS: tl.constexpr,
+    CHECKED: tl.constexpr,
+    CAUSAL: tl.constexpr,
+    MASKED: tl.constexpr,
+    PRECISION: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    VALUE_CHANNELS: tl.constexpr,
+    VALUE_WIDTH: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """Add the weighted values of keys from `first` to `last` to the output, and with levels weights to the total."""
+    for start in range(first, last, COLUMNS):
+        keys_here = load_rows(key, start, stride_key, keys, CHECKED, COLUMNS, CHANNELS, WIDTH)
+        distance = multiply(query, tl.trans(keys_here), PRECISION) * factor - shift[:, None]
+        if CHECKED:
+            columns = start + tl.arange(0, COLUMNS)
+            seen = seen_keys(mask, rows, columns, queries, keys, stride_mask_q, stride_mask_k, CAUSAL, MASKED)
+            weights, _ = weigh_unseen(distance, seen, limit, step, LEVELS)
+        else:
+            weights, _ = weigh(distance, limit, step, LEVELS)
+        if LEVELS:
+            total += tl.sum(weights, 1)
+        values = load_rows(value, start, stride_value, keys, CHECKED, COLUMNS, VALUE_CHANNELS, VALUE_WIDTH)
+        output = multiply_add(weights.to(values.dtype), values, output, PRECISION)
+    return output, total
+
+
+@triton.jit
+def attention_forward(
+    query,
+    key,
+    value,
+    offset,
+    mask,
+    output,
+    highest,
+    total,
+    query_b,
+    query_h,
+    query_t,
+    key_b,
+    key_h,
+    key_t,
+    value_b,
+    value_h,
+    value_t,
+    output_b,
+    output_h,
+    output_t,
+    mask_b,
+    mask_h,
+    mask_q,
+    mask_k,
+    offset_h,
+    heads,
+    groups,
+    queries,
+    keys,
+    blocks,
+    factor,
+    limit,
+    step,
+    LEVELS: tl.constexpr,
+    CAUSAL: tl.constexpr,
+    MASKED: tl.constexpr,
+    PRECISION: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    VALUE_CHANNELS: tl.constexpr,
+    VALUE_WIDTH: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """Compute one block of queries.
+
+    Tensors are (batch, heads, tokens, channels) with strides `_b`, `_h`, `_t` and channels side by side. `factor` turns
+    products into binary logarithms, or into levels. `offset` is float32, one or one a head, binary too; with levels,
+    `highest` and `total`, float32 (batch, heads, queries), receive every row's highest score and sum of weights.
+    """
+    block, batch, head, key_head = program_place(blocks, heads, groups)
+    block = blocks - 1 - block  # of causal attention the longest first
+    first_row = block * ROWS
+    rows = first_row + tl.arange(0, ROWS)
+    key += batch * key_b + key_head * key_h
+    value += batch * value_b + key_head * value_h
+    mask += batch * mask_b + head * mask_h
+    queries_here = load_rows(
+        query + batch * query_b + head * query_h, first_row, query_t, queries, True, ROWS, CHANNELS, WIDTH
+    )
+    last = keys
+    whole = keys // COLUMNS * COLUMNS  # keys in blocks that need no look at what is seen
+    if CAUSAL:
+        last = tl.minimum(keys, first_row + ROWS)
+        whole = tl.minimum(whole, (first_row + 1) // COLUMNS * COLUMNS)
+    if MASKED:
+        whole = 0
+    sums = tl.zeros([ROWS], dtype=tl.float32)
+    if LEVELS:
+        most = tl.full([ROWS], float("-inf"), dtype=tl.float32)
+        if not MASKED:
+            most = _highest(
+                most,
+                queries_here,
+                key,
+                mask,
+                rows,
+                0,
+                whole,
+                queries,
+                keys,
+                key_t,
+                mask_q,
+                mask_k,
+                factor,
+                False,
+                CAUSAL,
+                MASKED,
+                PRECISION,
+                CHANNELS,
+                WIDTH,
+                COLUMNS,
+            )
+        most = _highest(
+            most,
+            queries_here,
+            key,
+            mask,
+            rows,
+            whole,
+            last,
+            queries,
+            keys,
+            key_t,
+            mask_q,
+            mask_k,
+            factor,
+            True,
+            CAUSAL,
+            MASKED,
+            PRECISION,
+            CHANNELS,
+            WIDTH,
+            COLUMNS,
+        )
+        most = tl.where(most == float("-inf"), 0.0, most)
+        shift = most - limit
+    else:
+        shift = tl.zeros([ROWS], dtype=tl.float32) + tl.load(offset + head * offset_h)
+    result = tl.zeros([ROWS, VALUE_WIDTH], dtype=tl.float32)
+    if not MASKED:
+        result, sums = _gather(
+            result,
+            sums,
+            shift,
+            queries_here,
+            key,
+            value,
+            mask,
+            rows,
+            0,
+            whole,
+            queries,
+            keys,
+            key_t,
+            value_t,
+            mask_q,
+            mask_k,
+            factor,
+            limit,
+            step,
+            LEVELS,
+            False,
+            CAUSAL,
+            MASKED,
+            PRECISION,
+            CHANNELS,
+            WIDTH,
+            VALUE_CHANNELS,
+            VALUE_WIDTH,
+            COLUMNS,
+        )
+    result, sums = _gather(
+        result,
+        sums,
+        shift,
+        queries_here,
+        key,
+        value,
+        mask,
+        rows,
+        whole,
+        last,
+        queries,
+        keys,
+        key_t,
+        value_t,
+        mask_q,
+        mask_k,
+        factor,
+        limit,
+        step,
+        LEVELS,
+        True,
+        CAUSAL,
+        MASKED,
+        PRECISION,
+        CHANNELS,
+        WIDTH,
+        VALUE_CHANNELS,
+        VALUE_WIDTH,
+        COLUMNS,
+    )
+    if LEVELS:
+        result = result / tl.where(sums == 0.0, 1.0, sums)[:, None]
+        place = (batch * heads + head) * queries + rows
+        tl.store(highest + place, most, mask=rows < queries)
+        tl.store(total + place, sums, mask=rows < queries)
+    store_rows(
+        output + batch * output_b + head * output_h,
+        result,
+        first_row,
+        output_t,
+        queries,
+        ROWS,
+        VALUE_CHANNELS,
+        VALUE_WIDTH,
+    )

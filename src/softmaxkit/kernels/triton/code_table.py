@@ -1,0 +1,50 @@
+"""Integers of methods in which a probability depends only on its score code: golden's table of them is looked up."""
+
+import triton
+import triton.language as tl
+
+from softmaxkit.kernels.triton.integer_arithmetic import encode
+from softmaxkit.kernels.triton.row_tiles import load_scores, store_row
+
+
+@triton.jit
+def code_table_rows(
+    scores,
+    mask,
+    output,
+    scales,
+    table,
+    count,
+    heads,
+    queries,
+    keys,
+    score_a,
+    score_b,
+    score_c,
+    score_k,
+    mask_a,
+    mask_b,
+    mask_c,
+    mask_k,
+    scale_head,
+    table_head,
+    LOWEST: tl.constexpr,
+    HIGHEST: tl.constexpr,
+    CAUSAL: tl.constexpr,
+    MASKED: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """Write the probabilities of rows; `scales`, float64, and `table`, float32, have one row for each head, or one."""
+    rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    columns = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    head = rows // queries % heads
+    values, seen = load_scores(
+        scores, mask, rows, columns, count, heads, queries, keys,
+        score_a, score_b, score_c, score_k, mask_a, mask_b, mask_c, mask_k, CAUSAL, MASKED,
+    )  # fmt: skip
+    scale = tl.load(scales + head * scale_head)
+    codes = encode(values, seen, scale[:, None], LOWEST, HIGHEST, LOWEST)
+    result = tl.load(table + (head * table_head)[:, None] + (codes - LOWEST))
+    result = tl.where(values == values, result, values)
+    store_row(output, tl.where(seen, result, 0.0), rows, columns, count, keys, keys)

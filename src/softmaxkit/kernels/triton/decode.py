@@ -1,0 +1,122 @@
+"""Attention of a few queries, as in generation: keys split among programs, their parts joined; no gradient."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import triton
+from torch import Tensor
+
+from softmaxkit.kernels.attention import AttentionCall, Cached, check_shapes, default_scale
+from softmaxkit.kernels.triton.decode_merge import decode_merge
+from softmaxkit.kernels.triton.decode_split import decode_split
+from softmaxkit.kernels.triton.launch import (
+    mask_bytes,
+    offsets_of,
+    on_device_of,
+    precision,
+    side_by_side,
+    weigh_numbers,
+    width,
+)
+
+COLUMNS = 64
+"""Keys that a program works on at a time."""
+PROGRAMS_PER_PROCESSOR = 4
+"""Programs for each of the card's processors, so that all have keys to read while some wait."""
+INTERPRETED_PROCESSORS = 2
+"""Processors that the interpreter is taken to have."""
+MOST_SPLITS = 256
+
+
+def attend(
+    query: Tensor,
+    key: Tensor | Cached,
+    value: Tensor | Cached,
+    call: AttentionCall,
+    mask: Tensor | None = None,
+    is_causal: bool = False,
+    scale: float | None = None,
+) -> Tensor:
+    """Return attention as `softmaxkit.kernels.triton.attention.attend`, of up to 16 queries of one head of keys.
+
+    Keys and values may be in an 8-bit cache.
+    """
+    keys, values = (x.codes if isinstance(x, Cached) else x for x in (key, value))
+    check_shapes(query, keys, values)
+    output = query.new_empty((*query.shape[:3], values.shape[3]))
+    if output.numel() == 0 or keys.shape[2] == 0:
+        return output.zero_()
+    query, keys, values = (side_by_side(x) for x in (query, keys, values))
+    batch, heads, queries, channels = query.shape
+    key_heads, count = keys.shape[1:3]
+    bits, mask_strides = mask_bytes(mask, (batch, heads, queries, count), query)
+    splits, share = split(count, batch * key_heads, query.device)
+    parts = query.new_empty((splits, batch, heads, queries, values.shape[3]), dtype=torch.float32)
+    totals, highests = (query.new_empty((splits, batch, heads, queries), dtype=torch.float32) for _ in range(2))
+    offsets = offsets_of(call.offset, query)
+    key_steps, value_steps = (x.steps if isinstance(x, Cached) else totals for x in (key, value))
+    factor = default_scale(query) if scale is None else scale
+    tensors = (query, keys, values, key_steps, value_steps, offsets, bits)
+    numbers = (
+        *(stride for x in (query, keys, values) for stride in x.stride()[:3]),
+        *(stride for x in (key_steps, value_steps) for stride in x.stride()[:2]),
+        *mask_strides,
+        offsets.stride(0) if offsets.numel() > 1 else 0,
+        *(batch, key_heads, heads // key_heads, queries, count, splits, share),
+        *weigh_numbers(call, factor),
+    )
+    levels, softmax = bool(call.exponentials), call.base > 0
+    constants = {
+        "LEVELS": levels,
+        "SOFTMAX": softmax,
+        "CACHED": isinstance(key, Cached),
+        "CAUSAL": is_causal,
+        "MASKED": mask is not None,
+        "PRECISION": precision(),
+        "CHANNELS": channels,
+        "WIDTH": width(channels),
+        "VALUE_CHANNELS": values.shape[3],
+        "VALUE_WIDTH": width(values.shape[3]),
+        "ROWS": 16,
+        "COLUMNS": COLUMNS,
+        "num_warps": 4,
+        "num_stages": 3,
+    }
+    grid = (splits * batch * key_heads,)
+    given = highests
+    with on_device_of(query):
+        if levels:
+            decode_split[grid](*tensors, given, parts, totals, highests, *numbers, ONLY_HIGHEST=True, **constants)
+            given = highests.amax(0)
+            given = torch.where(given == -math.inf, 0.0, given)
+        decode_split[grid](*tensors, given, parts, totals, highests, *numbers, ONLY_HIGHEST=False, **constants)
+        decode_merge[(batch * heads * queries,)](
+            *(parts, totals, highests, output, batch * heads * queries, splits),
+            LEVELS=levels,
+            SOFTMAX=softmax,
+            CHANNELS=values.shape[3],
+            WIDTH=width(values.shape[3]),
+            SPLITS=triton.next_power_of_2(splits),
+        )
+    return output
+
+
+def split(keys: int, rows: int, device: torch.device) -> tuple[int, int]:
+    """Return among how many programs keys are split, and how many each has.
+
+    Args:
+        keys: of a row.
+        rows: batches times heads of keys, each of which is split.
+        device: whose processors are to be busy.
+    """
+    processors = (
+        torch.cuda.get_device_properties(device).multi_processor_count
+        if device.type == "cuda"
+        else INTERPRETED_PROCESSORS
+    )
+    blocks = triton.cdiv(keys, COLUMNS)
+    splits = max(1, min(PROGRAMS_PER_PROCESSOR * processors // max(rows, 1), blocks, MOST_SPLITS))
+    share = triton.cdiv(blocks, splits) * COLUMNS
+    return triton.cdiv(keys, share), share

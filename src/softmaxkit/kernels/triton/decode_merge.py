@@ -1,0 +1,31 @@
+"""Joins the parts of `decode_split`: they add up, after division or rescaling where the method has one."""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def decode_merge(
+    parts, totals, highests, output, rows, splits,
+    LEVELS: tl.constexpr, SOFTMAX: tl.constexpr, CHANNELS: tl.constexpr, WIDTH: tl.constexpr, SPLITS: tl.constexpr,
+):  # fmt: skip
+    """Write one row of the output, of `CHANNELS` numbers, from its parts, float32 (splits, rows, channels)."""
+    row = tl.program_id(0).to(tl.int64)
+    channels = tl.arange(0, WIDTH)
+    part = tl.arange(0, SPLITS)
+    is_part = part < splits
+    places = part.to(tl.int64) * rows + row
+    inside = is_part[:, None] & (channels < CHANNELS)[None, :]
+    values = tl.load(parts + places[:, None] * CHANNELS + channels[None, :], mask=inside, other=0.0)
+    totals_here = tl.load(totals + places, mask=is_part, other=0.0)
+    if SOFTMAX:
+        highest = tl.load(highests + places, mask=is_part, other=float("-inf"))
+        most = tl.max(highest, 0)
+        rescale = tl.exp2(highest - tl.where(most == float("-inf"), 0.0, most))
+        values = values * rescale[:, None]
+        totals_here = totals_here * rescale
+    result = tl.sum(values, 0)
+    if SOFTMAX or LEVELS:
+        total = tl.sum(totals_here, 0)
+        result = result / tl.where(total == 0.0, 1.0, total)
+    tl.store(output + row * CHANNELS + channels, result.to(output.dtype.element_ty), mask=channels < CHANNELS)

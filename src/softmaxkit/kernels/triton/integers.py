@@ -1,0 +1,79 @@
+"""The integers of golden on GPUs: rows as the kernels read them, tables on their device, and the table of codes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+from softmaxkit.formats import Rounding
+from softmaxkit.kernels.integers import CodeTableCall
+from softmaxkit.kernels.triton.code_table import code_table_rows
+from softmaxkit.kernels.triton.launch import on_device_of
+from softmaxkit.kernels.triton.rows import Rows, empty, rows_of
+from softmaxkit.tables import GUARD_BITS, Reciprocal
+
+TILE = 512
+"""Scores that a program works on at a time: 64-bit numbers take registers."""
+UNSEEN = -(1 << 24)
+"""A code below all others, and below every difference of two; for keys that are not attended."""
+
+
+def integer_rows(scores: Tensor, mask: Tensor | None, columns: int = TILE) -> tuple[Rows, Tensor]:
+    """Return scores as kernels of integers read them, so many columns at a time at most, and memory for the result."""
+    rows = rows_of(scores, mask, False)
+    columns = min(triton.next_power_of_2(max(columns, 1)), rows.constants["COLUMNS"], TILE)
+    block = {"ROWS": max(1, min(64, TILE // columns)), "COLUMNS": columns, "num_warps": 4}
+    return rows._replace(constants={**rows.constants, **block}), empty(scores)
+
+
+@lru_cache(maxsize=256)
+def numbers_on(device: torch.device, numbers: tuple[float | int, ...], dtype: torch.dtype) -> Tensor:
+    """Return numbers as a tensor on a device, kept: kernels would take floats of their own in 32 bits."""
+    with torch.inference_mode(False):
+        return torch.tensor(numbers, dtype=dtype, device=device)
+
+
+@lru_cache(maxsize=256)
+def table_on(device: torch.device, table: Tensor) -> Tensor:
+    """Return a table on a device, kept with the tensor that it is made of."""
+    return table.to(device).contiguous()
+
+
+def reciprocal_constants(reciprocal: Reciprocal, rounding: Rounding = "nearest") -> dict[str, Any]:
+    """Return what `integer_arithmetic.reciprocal` is compiled for."""
+    table = reciprocal.table
+    return {
+        "INPUT_BITS": table.input_bits,
+        "REST_BITS": table.rest_bits,
+        "GUARD_BITS": GUARD_BITS,
+        "NEAREST": rounding == "nearest",
+    }
+
+
+def reciprocal_tables(device: torch.device, reciprocal: Reciprocal) -> Sequence[Tensor]:
+    """Return the offsets and slopes of a reciprocal on a device."""
+    table = reciprocal.table
+    return [numbers_on(device, numbers, torch.int64) for numbers in (table.offsets, table.slopes)]
+
+
+def run_code_table(call: CodeTableCall, scores: Tensor, mask: Tensor | None) -> Tensor:
+    """Return decoded probabilities, as `CodeTableCall`."""
+    rows, result = integer_rows(scores, mask)
+    if result.numel():
+        scales = numbers_on(scores.device, call.scales, torch.float64)
+        table = table_on(scores.device, call.probabilities)
+        codes = table.shape[-1]
+        with on_device_of(scores):
+            code_table_rows[(*rows.grid, triton.cdiv(rows.sizes[3], rows.constants["COLUMNS"]))](
+                *(rows.scores, rows.mask, result, scales, table, *rows.sizes, *rows.strides),
+                *(int(len(scales) > 1), codes if table.numel() > codes else 0),
+                LOWEST=call.lowest,
+                HIGHEST=call.highest,
+                **rows.constants,
+            )
+    return result

@@ -1,0 +1,129 @@
+"""The clamped exponential of every score by itself, and its gradient."""
+
+import triton
+import triton.language as tl
+
+from softmaxkit.kernels.triton.row_tiles import load_scores, store_row
+
+
+@triton.jit
+def exponential_rows(
+    scores,
+    mask,
+    output,
+    offset,
+    count,
+    heads,
+    queries,
+    keys,
+    score_a,
+    score_b,
+    score_c,
+    score_k,
+    mask_a,
+    mask_b,
+    mask_c,
+    mask_k,
+    offset_head,
+    rate,
+    highest,
+    CAUSAL: tl.constexpr,
+    MASKED: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """Write `min(2**((score - offset) * rate), 2**highest)`, a tile of rows and columns in each program."""
+    rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    columns = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    offsets = tl.load(offset + rows // queries % heads * offset_head)
+    values, seen = load_scores(
+        scores,
+        mask,
+        rows,
+        columns,
+        count,
+        heads,
+        queries,
+        keys,
+        score_a,
+        score_b,
+        score_c,
+        score_k,
+        mask_a,
+        mask_b,
+        mask_c,
+        mask_k,
+        CAUSAL,
+        MASKED,
+    )
+    power = (values - offsets[:, None]) * rate
+    result = tl.exp2(tl.where(power > highest, highest, power))
+    store_row(output, tl.where(seen, result, 0.0), rows, columns, count, keys, keys)
+
+
+@triton.jit
+def exponential_rows_backward(
+    scores,
+    mask,
+    gradient,
+    output,
+    sums,
+    offset,
+    count,
+    heads,
+    queries,
+    keys,
+    score_a,
+    score_b,
+    score_c,
+    score_k,
+    mask_a,
+    mask_b,
+    mask_c,
+    mask_k,
+    offset_head,
+    rate,
+    log_limit,
+    log_base,
+    CAUSAL: tl.constexpr,
+    MASKED: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """Write the gradient of the scores, 0 above `log_limit` to the base, and its sum for each row.
+
+    As `exponential_rows`, with whole rows in each program; `gradient` has its rows one after the other.
+    """
+    rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    offsets = tl.load(offset + rows // queries % heads * offset_head)
+    total = tl.zeros([ROWS], dtype=tl.float32)
+    for start in range(0, keys, COLUMNS):
+        columns = start + tl.arange(0, COLUMNS)
+        values, seen = load_scores(
+            scores,
+            mask,
+            rows,
+            columns,
+            count,
+            heads,
+            queries,
+            keys,
+            score_a,
+            score_b,
+            score_c,
+            score_k,
+            mask_a,
+            mask_b,
+            mask_c,
+            mask_k,
+            CAUSAL,
+            MASKED,
+        )
+        exponent = values - offsets[:, None]
+        passes = seen & (exponent <= log_limit)
+        given = tl.load(gradient + rows[:, None] * keys + columns[None, :], mask=passes, other=0.0).to(tl.float32)
+        power = tl.exp2(tl.where(passes, exponent, 0.0) * rate)
+        result = tl.where(passes, power * given * log_base, 0.0)
+        total += tl.sum(result, 1)
+        store_row(output, result, rows, columns, count, keys, keys)
+    tl.store(sums + rows, total, mask=rows < count)

@@ -1,0 +1,152 @@
+"""Softmax of rows whose scores, less their maximum, are rounded to a few even levels."""
+
+import triton
+import triton.language as tl
+
+from softmaxkit.kernels.triton.row_tiles import load_scores, store_row
+
+
+@triton.jit
+def level_weights(values, seen, highest, exponentials, per_step, TOP: tl.constexpr):
+    """Return the exponentials of the levels of scores, 0 where not attended, NaN where NaN is.
+
+    Levels are rounded above a bias of 32, where the step's own rounding error is lost, so that ties stay ties.
+    """
+    place = (values - highest[:, None]) * per_step + (TOP + 32.0)
+    place = tl.where(place < 32.0, 32.0, place)
+    level = (place + 12582912.0) - 12582944.0  # 1.5 * 2**23 rounds to whole numbers, ties to even
+    known = level == level
+    weights = tl.load(exponentials + tl.where(known & seen, level, 0.0).to(tl.int32))
+    return tl.where(seen, tl.where(known, weights, level), 0.0)
+
+
+@triton.jit
+def levels_rows(
+    scores,
+    mask,
+    output,
+    exponentials,
+    count,
+    heads,
+    queries,
+    keys,
+    score_a,
+    score_b,
+    score_c,
+    score_k,
+    mask_a,
+    mask_b,
+    mask_c,
+    mask_k,
+    per_step,
+    CAUSAL: tl.constexpr,
+    MASKED: tl.constexpr,
+    SINGLE: tl.constexpr,
+    TOP: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """Write softmax over levels of `ROWS` rows; `TOP` is the highest level, `per_step` levels in a unit of score."""
+    rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    if SINGLE:
+        columns = tl.arange(0, COLUMNS)
+        values, seen = load_scores(
+            scores,
+            mask,
+            rows,
+            columns,
+            count,
+            heads,
+            queries,
+            keys,
+            score_a,
+            score_b,
+            score_c,
+            score_k,
+            mask_a,
+            mask_b,
+            mask_c,
+            mask_k,
+            CAUSAL,
+            MASKED,
+        )
+        highest = tl.max(tl.where(seen, values, float("-inf")), 1)
+        weights = level_weights(values, seen, highest, exponentials, per_step, TOP)
+        total = tl.sum(weights, 1)
+        result = tl.where(seen, weights / tl.where(total == 0.0, 1.0, total)[:, None], 0.0)
+        store_row(output, result, rows, columns, count, keys, keys)
+    else:
+        highest = tl.full([ROWS], float("-inf"), dtype=tl.float32)
+        for start in range(0, keys, COLUMNS):
+            columns = start + tl.arange(0, COLUMNS)
+            values, seen = load_scores(
+                scores,
+                mask,
+                rows,
+                columns,
+                count,
+                heads,
+                queries,
+                keys,
+                score_a,
+                score_b,
+                score_c,
+                score_k,
+                mask_a,
+                mask_b,
+                mask_c,
+                mask_k,
+                CAUSAL,
+                MASKED,
+            )
+            highest = tl.maximum(highest, tl.max(tl.where(seen, values, float("-inf")), 1))
+        total = tl.zeros([ROWS], dtype=tl.float32)
+        for start in range(0, keys, COLUMNS):
+            columns = start + tl.arange(0, COLUMNS)
+            values, seen = load_scores(
+                scores,
+                mask,
+                rows,
+                columns,
+                count,
+                heads,
+                queries,
+                keys,
+                score_a,
+                score_b,
+                score_c,
+                score_k,
+                mask_a,
+                mask_b,
+                mask_c,
+                mask_k,
+                CAUSAL,
+                MASKED,
+            )
+            total += tl.sum(level_weights(values, seen, highest, exponentials, per_step, TOP), 1)
+        total = tl.where(total == 0.0, 1.0, total)
+        for start in range(0, keys, COLUMNS):
+            columns = start + tl.arange(0, COLUMNS)
+            values, seen = load_scores(
+                scores,
+                mask,
+                rows,
+                columns,
+                count,
+                heads,
+                queries,
+                keys,
+                score_a,
+                score_b,
+                score_c,
+                score_k,
+                mask_a,
+                mask_b,
+                mask_c,
+                mask_k,
+                CAUSAL,
+                MASKED,
+            )
+            weights = level_weights(values, seen, highest, exponentials, per_step, TOP)
+            result = tl.where(seen, weights / total[:, None], 0.0)
+            store_row(output, result, rows, columns, count, keys, keys)

@@ -1,0 +1,140 @@
+"""Softmax of rows to a base: rows that fit a program in one pass, others in two with a running maximum."""
+
+import triton
+import triton.language as tl
+
+from softmaxkit.kernels.triton.row_tiles import load_scores, store_row
+
+
+@triton.jit
+def softmax_rows(
+    scores,
+    mask,
+    output,
+    count,
+    heads,
+    queries,
+    keys,
+    score_a,
+    score_b,
+    score_c,
+    score_k,
+    mask_a,
+    mask_b,
+    mask_c,
+    mask_k,
+    rate,
+    CAUSAL: tl.constexpr,
+    MASKED: tl.constexpr,
+    SINGLE: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """Write softmax of `ROWS` rows; `rate` is the binary logarithm of the base, `SINGLE`: rows fit `COLUMNS`."""
+    rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    if SINGLE:
+        columns = tl.arange(0, COLUMNS)
+        values, seen = load_scores(
+            scores,
+            mask,
+            rows,
+            columns,
+            count,
+            heads,
+            queries,
+            keys,
+            score_a,
+            score_b,
+            score_c,
+            score_k,
+            mask_a,
+            mask_b,
+            mask_c,
+            mask_k,
+            CAUSAL,
+            MASKED,
+        )
+        values = tl.where(seen, values * rate, float("-inf"))
+        highest = tl.max(values, 1)
+        powers = tl.exp2(values - tl.where(highest == float("-inf"), 0.0, highest)[:, None])
+        total = tl.sum(powers, 1)
+        result = tl.where(seen, powers / tl.where(total == 0.0, 1.0, total)[:, None], 0.0)
+        store_row(output, result, rows, columns, count, keys, keys)
+    else:
+        highest = tl.full([ROWS], float("-inf"), dtype=tl.float32)
+        total = tl.zeros([ROWS], dtype=tl.float32)
+        for start in range(0, keys, COLUMNS):
+            columns = start + tl.arange(0, COLUMNS)
+            values, seen = load_scores(
+                scores,
+                mask,
+                rows,
+                columns,
+                count,
+                heads,
+                queries,
+                keys,
+                score_a,
+                score_b,
+                score_c,
+                score_k,
+                mask_a,
+                mask_b,
+                mask_c,
+                mask_k,
+                CAUSAL,
+                MASKED,
+            )
+            values = tl.where(seen, values * rate, float("-inf"))
+            risen = tl.maximum(highest, tl.max(values, 1))
+            base = tl.where(risen == float("-inf"), 0.0, risen)
+            total = total * tl.exp2(highest - base) + tl.sum(tl.exp2(values - base[:, None]), 1)
+            highest = risen
+        base = tl.where(highest == float("-inf"), 0.0, highest)
+        total = tl.where(total == 0.0, 1.0, total)
+        for start in range(0, keys, COLUMNS):
+            columns = start + tl.arange(0, COLUMNS)
+            values, seen = load_scores(
+                scores,
+                mask,
+                rows,
+                columns,
+                count,
+                heads,
+                queries,
+                keys,
+                score_a,
+                score_b,
+                score_c,
+                score_k,
+                mask_a,
+                mask_b,
+                mask_c,
+                mask_k,
+                CAUSAL,
+                MASKED,
+            )
+            result = tl.where(seen, tl.exp2(values * rate - base[:, None]) / total[:, None], 0.0)
+            store_row(output, result, rows, columns, count, keys, keys)
+
+
+@triton.jit
+def softmax_rows_backward(
+    probabilities, gradient, output, count, keys, rate, ROWS: tl.constexpr, COLUMNS: tl.constexpr
+):
+    """Write the gradient of the scores of `ROWS` rows, one after the other; `rate` is the logarithm of the base."""
+    rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    mean = tl.zeros([ROWS], dtype=tl.float32)
+    for start in range(0, keys, COLUMNS):
+        columns = start + tl.arange(0, COLUMNS)
+        inside = (rows < count)[:, None] & (columns < keys)[None, :]
+        places = rows[:, None] * keys + columns[None, :]
+        weights = tl.load(probabilities + places, mask=inside, other=0.0).to(tl.float32)
+        mean += tl.sum(weights * tl.load(gradient + places, mask=inside, other=0.0).to(tl.float32), 1)
+    for start in range(0, keys, COLUMNS):
+        columns = start + tl.arange(0, COLUMNS)
+        inside = (rows < count)[:, None] & (columns < keys)[None, :]
+        places = rows[:, None] * keys + columns[None, :]
+        weights = tl.load(probabilities + places, mask=inside, other=0.0).to(tl.float32)
+        given = tl.load(gradient + places, mask=inside, other=0.0).to(tl.float32)
+        tl.store(output + places, (weights * (given - mean[:, None]) * rate).to(output.dtype.element_ty), mask=inside)

@@ -1,0 +1,195 @@
+"""The kernels of rows in Triton; arguments, results and errors as those of `softmaxkit.kernels.rows`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import torch
+import triton
+from torch import Tensor
+
+from softmaxkit.kernels.rows import check_levels, log_limit
+from softmaxkit.kernels.triton.launch import LOG2_E, mask_bytes, on_device_of
+from softmaxkit.kernels.triton.row_exponential import exponential_rows, exponential_rows_backward
+from softmaxkit.kernels.triton.row_levels import levels_rows
+from softmaxkit.kernels.triton.row_softmax import softmax_rows, softmax_rows_backward
+
+LONGEST = 8192
+"""Keys of a row that a program holds at once."""
+TILE = 2048
+"""Scores of short rows that a program works on."""
+
+
+class Rows(NamedTuple):
+    """Scores as the kernels of rows read them.
+
+    Attributes:
+        scores: (any, heads, queries, keys).
+        mask: bytes.
+        sizes: the number of rows, heads, queries and keys.
+        strides: of scores, then of the mask.
+        constants: what they are compiled for.
+    """
+
+    scores: Tensor
+    mask: Tensor
+    sizes: tuple[int, int, int, int]
+    strides: tuple[int, ...]
+    constants: dict[str, Any]
+
+    @property
+    def grid(self) -> tuple[int]:
+        """Programs, each of which works on whole rows."""
+        return (triton.cdiv(self.sizes[0], self.constants["ROWS"]),)
+
+
+def block(keys: int) -> dict[str, int]:
+    """Return rows, columns and warps of a program."""
+    columns = min(LONGEST, triton.next_power_of_2(max(keys, 16)))
+    warps = 4 if columns <= TILE else 8 if columns <= 2 * TILE else 16
+    return {"ROWS": max(1, TILE // columns), "COLUMNS": columns, "num_warps": warps}
+
+
+def rows_of(scores: Tensor, mask: Tensor | None, is_causal: bool) -> Rows:
+    """Return scores as the kernels read them.
+
+    Raises:
+        TypeError, ValueError: a mask that is not boolean or does not fit; scores of fewer axes than they need.
+    """
+    if scores.ndim < 1 or (is_causal and scores.ndim < 2):
+        raise ValueError("scores are (..., queries, keys)")
+    source = _axes(scores)
+    bits = source if mask is None else _axes(mask_bytes(mask, scores.shape, scores)[0])
+    constants = {"CAUSAL": is_causal, "MASKED": mask is not None, **block(scores.shape[-1])}
+    shape = source.shape
+    sizes = (shape[0] * shape[1] * shape[2], shape[1], shape[2], shape[3])
+    return Rows(source, bits, sizes, (*source.stride(), *bits.stride()), constants)
+
+
+def softmax(scores: Tensor, mask: Tensor | None = None, is_causal: bool = False, base: float = math.e) -> Tensor:
+    """Return softmax to a base, as `softmaxkit.kernels.rows.softmax`."""
+    result, rows = empty(scores), rows_of(scores, mask, is_causal)
+    if result.numel():
+        single = rows.sizes[3] <= rows.constants["COLUMNS"]
+        with on_device_of(scores):
+            softmax_rows[rows.grid](
+                *(rows.scores, rows.mask, result, *rows.sizes, *rows.strides, math.log2(base)),
+                SINGLE=single,
+                **rows.constants,
+            )
+    return result
+
+
+def softmax_backward(probabilities: Tensor, gradient: Tensor, base: float = math.e) -> Tensor:
+    """Return the gradient of scores, as `softmaxkit.kernels.rows.softmax_backward`."""
+    weights, given = probabilities.contiguous(), gradient.to(probabilities.dtype).contiguous()
+    result = empty(weights)
+    if result.numel():
+        keys = weights.shape[-1]
+        sizes = block(keys)
+        with on_device_of(weights):
+            softmax_rows_backward[(triton.cdiv(weights.numel() // keys, sizes["ROWS"]),)](
+                weights, given, result, weights.numel() // keys, keys, math.log(base), **sizes
+            )
+    return result
+
+
+def exponential(
+    scores: Tensor,
+    offset: Tensor,
+    limit: float = math.inf,
+    base: float = math.e,
+    mask: Tensor | None = None,
+    is_causal: bool = False,
+) -> Tensor:
+    """Return clamped exponentials, as `softmaxkit.kernels.rows.exponential`."""
+    result, rows = empty(scores), rows_of(scores, mask, is_causal)
+    offsets, head, rate, highest = _exponential_numbers(scores, offset, limit, base)
+    if result.numel():
+        columns = min(rows.constants["COLUMNS"], TILE)
+        grid = (*rows.grid, triton.cdiv(rows.sizes[3], columns))
+        constants = {**rows.constants, "COLUMNS": columns, "num_warps": 4}
+        with on_device_of(scores):
+            exponential_rows[grid](
+                *(rows.scores, rows.mask, result, offsets, *rows.sizes, *rows.strides, head, rate, highest * rate),
+                **constants,
+            )
+    return result
+
+
+def exponential_backward(
+    scores: Tensor,
+    gradient: Tensor,
+    offset: Tensor,
+    limit: float = math.inf,
+    base: float = math.e,
+    mask: Tensor | None = None,
+    is_causal: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Return the gradient of scores and its row sums, as `softmaxkit.kernels.rows.exponential_backward`."""
+    if gradient.shape != scores.shape:
+        raise ValueError(f"the gradient is {tuple(scores.shape)} as the scores, not {tuple(gradient.shape)}")
+    result, rows = empty(scores), rows_of(scores, mask, is_causal)
+    sums = scores.new_zeros(scores.shape[:-1], dtype=torch.float32)
+    offsets, head, rate, highest = _exponential_numbers(scores, offset, limit, base)
+    if result.numel():
+        given = gradient.to(scores.dtype).contiguous()
+        numbers = (head, rate, highest, math.log(base))
+        with on_device_of(scores):
+            exponential_rows_backward[rows.grid](
+                *(rows.scores, rows.mask, given, result, sums, offsets, *rows.sizes, *rows.strides, *numbers),
+                **rows.constants,
+            )
+    return result, sums
+
+
+def levels(
+    scores: Tensor,
+    clip: float,
+    exponentials: Sequence[float],
+    mask: Tensor | None = None,
+    is_causal: bool = False,
+) -> Tensor:
+    """Return softmax over levels, as `softmaxkit.kernels.rows.levels`."""
+    check_levels(clip, exponentials)
+    result, rows = empty(scores), rows_of(scores, mask, is_causal)
+    if result.numel():
+        top = len(exponentials) - 1
+        table = _table(tuple(exponentials), scores.device)
+        single = rows.sizes[3] <= rows.constants["COLUMNS"]
+        with on_device_of(scores):
+            levels_rows[rows.grid](
+                *(rows.scores, rows.mask, result, table, *rows.sizes, *rows.strides, -top / clip),
+                SINGLE=single,
+                TOP=top,
+                **rows.constants,
+            )
+    return result
+
+
+def _exponential_numbers(scores: Tensor, offset: Tensor, limit: float, base: float) -> tuple[Tensor, int, float, float]:
+    """Return the offsets, the stride of heads, the binary logarithm of the base, and the limit's to the base."""
+    if offset.ndim > 1 or (offset.ndim == 1 and (scores.ndim < 3 or scores.shape[-3] != len(offset))):
+        raise ValueError(f"offsets are (heads,) or one number, not {tuple(offset.shape)} for {tuple(scores.shape)}")
+    offsets = offset.detach().to(scores.device, torch.float32).reshape(-1).contiguous()
+    rate = LOG2_E if base == math.e else math.log2(base)
+    return offsets, int(offset.ndim == 1), rate, log_limit(limit, base)
+
+
+@lru_cache(maxsize=64)
+def _table(numbers: tuple[float, ...], device: torch.device) -> Tensor:
+    with torch.inference_mode(False):  # it is kept for calls in any mode
+        return torch.tensor(numbers, dtype=torch.float32, device=device)
+
+
+def empty(scores: Tensor) -> Tensor:
+    """Return memory for a result, contiguous, of the shape, dtype and device of scores."""
+    return torch.empty(scores.shape, dtype=scores.dtype, device=scores.device)
+
+
+def _axes(values: Tensor) -> Tensor:
+    """Return a view of four axes; more are joined, by a copy where strides require it."""
+    return values[(None,) * (4 - values.ndim)] if values.ndim < 4 else values.flatten(0, values.ndim - 4)

@@ -1,0 +1,90 @@
+"""Compiles Triton's kernels for cards that are not there: what would be launched is compiled to machine code.
+
+Kernels are compiled with the arguments that their callers give them, tensors on the CPU standing for those on a card.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.runtime.driver import driver
+from triton.runtime.jit import JITFunction
+
+from softmaxkit.kernels.triton import launch
+
+SHARED_MEMORY = {80: 163 * 1024, 86: 99 * 1024, 90: 227 * 1024}
+"""Bytes of shared memory that a block may have, by compute capability; NVIDIA's CUDA C++ Programming Guide."""
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A kernel's machine code.
+
+    Attributes:
+        name: of the kernel.
+        shared: bytes of shared memory.
+        registers: of a thread.
+        stack: bytes of local memory of a thread, to which registers spill.
+        ptx: its assembly.
+    """
+
+    name: str
+    shared: int
+    registers: int
+    stack: int
+    ptx: str
+
+
+@contextlib.contextmanager
+def compiling_for(capability: int) -> Iterator[list[Compiled]]:
+    """Compile instead of launching; gives the list of what was compiled."""
+    compiled: list[Compiled] = []
+    target = GPUTarget("cuda", capability, 32)
+    # Triton keeps compiled kernels by device: every capability is one of its own here.
+    card = SimpleNamespace(
+        get_current_target=lambda: target,
+        get_current_device=lambda: capability,
+        get_current_stream=lambda device: 0,
+        get_active_torch_device=lambda: "cpu",
+    )
+
+    def compile_it(self: Any, grid: Any) -> Callable[..., None]:
+        assert all(isinstance(size, int) for size in grid)
+
+        def launch_nothing(*args: Any, **options: Any) -> None:
+            compiled.append(_resources(self.run(*args, grid=grid, warmup=True, **options)))
+
+        return launch_nothing
+
+    before = driver._active
+    driver.set_active(card)
+    try:
+        with (
+            mock.patch.object(JITFunction, "__getitem__", compile_it),
+            mock.patch.object(launch, "is_interpreted", return_value=False),
+        ):
+            yield compiled
+    finally:
+        driver._active = before
+
+
+def _resources(kernel: Any) -> Compiled:
+    """Read what a kernel takes from its machine code."""
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(kernel.asm["cubin"])
+        file.flush()
+        usage = subprocess.run([tool, "--dump-resource-usage", file.name], capture_output=True, text=True, check=True)
+    numbers = {key: int(value) for key, value in re.findall(r"(REG|STACK):(\d+)", usage.stdout)}
+    return Compiled(kernel.metadata.name, kernel.metadata.shared, numbers["REG"], numbers["STACK"], kernel.asm["ptx"])

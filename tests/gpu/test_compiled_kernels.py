@@ -1,0 +1,156 @@
+"""Every kernel compiled to machine code for cards that are not there: A100, RTX 30 and H100 do not need to be."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from cases import BY_METHOD
+from torch import Tensor
+
+from softmaxkit import Exact, Exaq
+from softmaxkit.kernels import integers
+from softmaxkit.kernels.attention import AttentionCall, Cached
+
+pytest.importorskip("triton")
+if os.environ.get("TRITON_INTERPRET") == "1":
+    pytest.skip("the interpreter compiles nothing", allow_module_level=True)
+
+from compiling import SHARED_MEMORY, Compiled, compiling_for
+from triton.compiler.errors import CompilationError
+
+from softmaxkit.kernels.triton import attention, decode, launch, rows
+from softmaxkit.kernels.triton import integers as table_integers
+
+BY_EXPONENTIAL = AttentionCall.by_exponential(torch.tensor(1.0), 1.0)
+BY_LEVELS = AttentionCall.by_levels(-4.0, Exaq(bits=2).exponentials(-4.0))
+BY_SOFTMAX = AttentionCall.by_softmax(2.0)
+MASK = torch.ones(300, 300, dtype=torch.bool)
+CAPABILITIES = [pytest.param(80, marks=pytest.mark.slow), pytest.param(86, marks=pytest.mark.slow), 90]
+
+
+@pytest.fixture(autouse=True)
+def anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let launches pass that have tensors on the CPU."""
+    for module in (attention, decode, rows, table_integers):
+        monkeypatch.setattr(module, "on_device_of", lambda tensor: contextlib.nullcontext())
+    monkeypatch.setattr(integers, "runs_on_gpu", lambda device: True)
+    for name in ("exact", "exaq", "softermax"):
+        module = __import__(f"softmaxkit.methods.{name}.triton", fromlist=["on_device_of"])
+        monkeypatch.setattr(module, "on_device_of", lambda tensor: contextlib.nullcontext())
+
+
+def attention_of(call: AttentionCall, dtype: torch.dtype, channels: int, **how: Any) -> Callable[[], None]:
+    def run() -> None:
+        query, key, value = (torch.zeros(1, 4, 300, channels, dtype=dtype).requires_grad_() for _ in range(3))
+        attention.attend(query, key, value, call, **how).sum().backward()
+
+    return run
+
+
+def decoding(call: AttentionCall, dtype: torch.dtype, cached: bool) -> Callable[[], None]:
+    def run() -> None:
+        query, key = torch.zeros(1, 8, 1, 128, dtype=dtype), torch.zeros(1, 2, 300, 128, dtype=dtype)
+        codes = Cached(torch.zeros(1, 2, 300, 128, dtype=torch.int8), torch.zeros(1, 2, 300))
+        operand: Any = codes if cached else key
+        decode.attend(query, operand, operand, call)
+
+    return run
+
+
+FRAME = 32
+"""Bytes of local memory that a division of 64-bit floats may take, and a few registers."""
+
+
+def check(compiled: list[Compiled], capability: int, spills: int = FRAME) -> None:
+    assert compiled
+    for kernel in compiled:
+        assert f".target sm_{capability}" in kernel.ptx
+        assert kernel.shared <= SHARED_MEMORY[capability], kernel.name
+        assert kernel.stack <= spills, kernel.name
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+@pytest.mark.parametrize("how", [{}, {"is_causal": True}, {"mask": MASK}], ids=["all", "causal", "mask"])
+@pytest.mark.parametrize("call", [BY_EXPONENTIAL, BY_LEVELS], ids=["exponential", "levels"])
+def test_attention(call: AttentionCall, how: dict[str, Any], capability: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "shared_memory", lambda device: SHARED_MEMORY[capability])
+    with compiling_for(capability) as compiled:
+        attention_of(call, torch.bfloat16, 128, **how)()
+    assert [kernel.name for kernel in compiled] == ["attention_forward", "queries_backward", "keys_backward"]
+    check(compiled, capability)
+    if capability == 90:
+        assert all("wgmma" in kernel.ptx for kernel in compiled)  # Hopper's own matrix unit
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("capability", [80, 86, 90])
+@pytest.mark.parametrize("channels", [16, 64, 80, 256])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("call", [BY_EXPONENTIAL, BY_LEVELS], ids=["exponential", "levels"])
+def test_attention_of_every_size_and_dtype(
+    call: AttentionCall, dtype: torch.dtype, channels: int, capability: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch, "shared_memory", lambda device: SHARED_MEMORY[capability])
+    with compiling_for(capability) as compiled:
+        attention_of(call, dtype, channels, is_causal=True)()
+    check(compiled, capability, spills=1024)
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+@pytest.mark.parametrize("cached", [False, True])
+@pytest.mark.parametrize("call", [BY_EXPONENTIAL, BY_LEVELS, BY_SOFTMAX], ids=["exponential", "levels", "softmax"])
+def test_decoding(call: AttentionCall, cached: bool, capability: int) -> None:
+    if call is BY_SOFTMAX and not cached:
+        pytest.skip("softmax of keys as they come is torch's own")
+    with compiling_for(capability) as compiled:
+        decoding(call, torch.bfloat16, cached)()
+    assert [kernel.name for kernel in compiled][-2:] == ["decode_split", "decode_merge"]
+    check(compiled, capability)
+
+
+def row_calls(scores: Tensor, mask: Tensor | None) -> Iterator[Callable[[], Any]]:
+    offset = torch.zeros(3)
+    yield lambda: rows.softmax(scores, mask)
+    yield lambda: rows.softmax(scores, mask, is_causal=True)
+    yield lambda: rows.softmax_backward(scores, scores)
+    yield lambda: rows.exponential(scores, offset, 1.0, mask=mask)
+    yield lambda: rows.exponential_backward(scores, scores, offset, 1.0, mask=mask)
+    yield lambda: rows.levels(scores, -4.0, Exaq(bits=3).exponentials(-4.0), mask)
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+@pytest.mark.parametrize("keys", [100, 10000])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rows(dtype: torch.dtype, keys: int, capability: int) -> None:
+    scores = torch.zeros(2, 3, 4, keys, dtype=dtype)
+    with compiling_for(capability) as compiled:
+        for call in (*row_calls(scores, None), *row_calls(scores, torch.ones(4, keys, dtype=torch.bool))):
+            call()
+    assert len(compiled) == 12
+    check(compiled, capability)
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+@pytest.mark.parametrize("method", ["consmax", "softermax", "exaq", "exact", "online"])
+def test_integers(method: str, capability: int) -> None:
+    case = BY_METHOD["exact" if method == "online" else method].default
+    spec = Exact(schedule="online") if method == "online" else case.spec
+    module = spec.module(heads=3, mode="integer", **case.numbers)
+    kernel = module.integer_call(module.constants)
+    assert kernel is not None
+    with compiling_for(capability) as compiled:
+        kernel(torch.zeros(2, 3, 4, 100))
+        kernel(torch.zeros(2, 3, 4, 100), torch.ones(4, 100, dtype=torch.bool))
+    check(compiled, capability)
+    assert all("sqrt" not in kernel.ptx and "div.full" not in kernel.ptx for kernel in compiled)
+
+
+def test_a_kernel_that_does_not_compile_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "width", lambda channels: channels)  # not a power of two
+    with compiling_for(90), pytest.raises(CompilationError):
+        attention_of(BY_EXPONENTIAL, torch.bfloat16, 80)()

@@ -1,0 +1,137 @@
+"""Attention by Triton's kernels beside float64: forward and backward, masks, odd sizes, dtypes, NaN."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from attention_cases import CASES, WEIGHTS, Case, float64_attention
+from torch import Tensor
+
+import softmaxkit
+from softmaxkit import ConSmax, Exaq, Spec
+from softmaxkit.kernels.attention import AttentionCall
+
+pytest.importorskip("triton")
+
+TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 0.012, torch.float16: 0.0015}
+"""Of a result's norm: some roundings of a number in float32; two or three of weights and results below that."""
+
+
+def relative(given: Tensor, truth: Tensor) -> float:
+    return ((given.detach().double() - truth).norm() / truth.norm().clamp(min=1e-30)).item()
+
+
+def check(case: Case, spec: Spec, numbers: dict[str, Any], device: torch.device, dtype: torch.dtype) -> None:
+    tensors, mask = case.tensors(device, dtype), case.seen(device)
+    how = {"attn_mask": mask, "is_causal": case.is_causal, "scale": case.scale, "enable_gqa": True}
+    given = softmaxkit.attention(*tensors, spec, **how, **numbers)  # type: ignore[arg-type]
+    wide = [x.detach().double().requires_grad_() for x in tensors]
+    truth = float64_attention(wide, spec, numbers, mask, case)
+    weights = torch.randn(given.shape, generator=torch.Generator().manual_seed(2)).to(device, dtype)
+    given.backward(weights)
+    truth.backward(weights.double())
+    assert given.dtype == dtype
+    assert relative(given, truth) < TOLERANCE[dtype]
+    for tensor, exact in zip(tensors, wide, strict=True):
+        assert tensor.grad is not None
+        assert exact.grad is not None
+        assert relative(tensor.grad, exact.grad) < 2 * TOLERANCE[dtype]
+    if mask is not None:
+        assert (given[..., 0, :] == 0).all()
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_exponentials_and_their_gradients_are_those_of_float64(case: Case, device: torch.device) -> None:
+    check(case, *WEIGHTS[0], device, torch.float32)
+
+
+@pytest.mark.parametrize("case", [CASES[2], CASES[4]], ids=str)
+@pytest.mark.parametrize(("spec", "numbers"), WEIGHTS[1:], ids=str)
+def test_levels_and_their_gradients_are_those_of_float64(
+    case: Case, spec: Spec, numbers: dict[str, Any], device: torch.device
+) -> None:
+    check(case, spec, numbers, device, torch.float32)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("spec", "numbers"), WEIGHTS[:2], ids=str)
+def test_half_precision(spec: Spec, numbers: dict[str, Any], dtype: torch.dtype, device: torch.device) -> None:
+    check(Case(queries=70, keys=140, channels=64, values=64, key_heads=1, is_causal=True), spec, numbers, device, dtype)
+
+
+@pytest.mark.parametrize("ceiling", [0.1, 1.0, 100.0])
+@pytest.mark.parametrize("per_head", [False, True])
+def test_gradients_reach_beta_and_gamma(ceiling: float, per_head: bool, device: torch.device) -> None:
+    tensors = [x.detach() for x in Case(queries=20, keys=40).tensors(device)]
+    gradients = []
+    for run in ("kernel", "float64"):
+        shape = (2,) if per_head else ()
+        numbers = {
+            name: torch.full(shape, number, device=device, requires_grad=True)
+            for name, number in (("beta", 0.3), ("gamma", 1.7))
+        }
+        if run == "kernel":
+            result = softmaxkit.attention(*tensors, ConSmax(ceiling=ceiling), **numbers)
+            assert result.grad_fn is not None
+        else:
+            query, key, value = (x.double() for x in tensors)
+            offset = (numbers["beta"].double() + numbers["gamma"].double().log()).reshape(-1, 1, 1)
+            exponent = query @ key.mT * query.shape[-1] ** -0.5 - offset
+            result = exponent.clamp(max=math.log(ceiling)).exp() @ value
+        (result * torch.linspace(-1, 1, result.shape[-1], device=device)).sum().backward()
+        gradients.append([number.grad for number in numbers.values()])
+    for given, exact in zip(*gradients, strict=True):
+        torch.testing.assert_close(given, exact, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("spec", "numbers"), WEIGHTS[:2], ids=str)
+def test_nan_reaches_the_rows_that_attend_to_it(spec: Spec, numbers: dict[str, Any], device: torch.device) -> None:
+    query, key, value = (x.detach() for x in Case(queries=8, keys=8).tensors(device))
+    query[0, 0, 3, 0] = math.nan
+    result = softmaxkit.attention(query, key, value, spec, is_causal=True, **numbers)
+    assert result[0, 0, 3].isnan().all()
+    assert not result[0, 0, :3].isnan().any()
+    assert not result[0, 1].isnan().any()
+
+
+@pytest.mark.parametrize("layout", ["transposed", "sliced", "expanded"])
+def test_any_strides(layout: str, device: torch.device) -> None:
+    spec, numbers = WEIGHTS[0]
+    query, key, value = (x.detach() for x in Case(heads=2, queries=20, keys=20).tensors(device))
+    changed = {
+        "transposed": lambda x: x.transpose(1, 2).contiguous().transpose(1, 2),
+        "sliced": lambda x: torch.stack((x, x), -1)[..., 0],
+        "expanded": lambda x: x[:, :1].expand(x.shape),
+    }[layout]
+    given = [changed(x) for x in (query, key, value)]
+    result = softmaxkit.attention(*given, spec, **numbers)
+    assert torch.equal(result, softmaxkit.attention(*(x.contiguous() for x in given), spec, **numbers))
+
+
+def test_nothing_to_attend_to_and_nobody_who_attends(device: torch.device) -> None:
+    spec, numbers = WEIGHTS[1]
+    query, key, value = (x.detach() for x in Case(queries=5, keys=7).tensors(device))
+    assert (softmaxkit.attention(query, key[:, :, :0], value[:, :, :0], spec, **numbers) == 0).all()
+    assert softmaxkit.attention(query[:, :, :0], key, value, spec, **numbers).shape == (1, 2, 0, 16)
+
+
+def test_levels_that_are_not_exponentials_are_refused(device: torch.device) -> None:
+    from softmaxkit.kernels.triton.attention import attend
+
+    tensors = [x.detach() for x in Case().tensors(device)]
+    attend(*tensors, AttentionCall.by_levels(-4.0, Exaq().exponentials(-4.0)))
+    with pytest.raises(ValueError, match="exponentials of even levels"):
+        attend(*tensors, AttentionCall.by_levels(-4.0, [0.1, 0.2, 0.5, 1.0]))
+
+
+def test_torch_s_own_checks_of_the_operator(device: torch.device) -> None:
+    from softmaxkit.kernels.triton.attention import attend_operator
+
+    tensors = Case(queries=5, keys=7).tensors(device)
+    offset = torch.tensor([0.5, 1.0], device=device, requires_grad=True)
+    checks = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_static")
+    for arguments in ((offset, None, -1.0, 0, 0.0), (None, None, -4.0, 4, 0.0)):
+        torch.library.opcheck(attend_operator, (*tensors, *arguments, False, 0.25), test_utils=checks)

@@ -1,0 +1,152 @@
+"""Which back end runs on a card: every branch of the choice, with tensors that are on a card in name alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+import softmaxkit
+from softmaxkit import ConSmax, Exact, Exaq, Index, Softermax
+from softmaxkit.kernels import backends, cards
+
+pytest.importorskip("triton")
+NUMBERS = {"beta": 1.0, "gamma": 2.0}
+FAKE = FakeTensorMode()
+
+
+@pytest.fixture(autouse=True)
+def card(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let there be an H100, whose tensors have no memory."""
+    monkeypatch.setattr(cards, "_cached_capability", lambda index: (9, 0))
+    monkeypatch.delenv(backends.VARIABLE, raising=False)
+    monkeypatch.delenv(cards.INTERPRETER, raising=False)
+    backends.reset()
+    monkeypatch.setattr(torch.nn.Module, "to", lambda module, *where: module)  # parameters stay where they are
+    yield
+    monkeypatch.undo()
+    backends.reset()
+
+
+def on_card(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+    with FAKE:
+        return torch.empty(shape or (1, 2, 8, 64), dtype=dtype, device="cuda")
+
+
+def test_attention_of_every_kind_has_its_back_end() -> None:
+    query = on_card()
+    for spec, numbers in ((ConSmax(), NUMBERS), *((Exaq(bits=bits), {"clip": -4.0}) for bits in (2, 3, 4))):
+        choice = softmaxkit.explain(spec, query, query, query, **numbers)  # type: ignore[arg-type]
+        assert choice == backends.Choice("triton")
+    result = softmaxkit.attention(query, query, query, Exaq(), clip=-4.0)
+    assert (result.device, result.dtype, result.shape) == (query.device, torch.bfloat16, query.shape)
+    for spec in (Exact(), Softermax()):
+        choice = softmaxkit.explain(spec, query, query, query)
+        assert "scaled_dot_product_attention" in choice.refusals["triton"][0]
+    assert "has no fused attention" in softmaxkit.explain(Index(), query, query, query).refusals["triton"][0]
+
+
+def test_rows_and_integers_too() -> None:
+    scores = on_card(3, 100, dtype=torch.float32)
+    for spec, numbers in ((Exact(), {}), (Softermax(), {}), (ConSmax(), NUMBERS), (Exaq(), {"clip": -4.0})):
+        assert softmaxkit.explain(spec, scores, **numbers).backend == "triton"  # type: ignore[arg-type]
+        assert softmaxkit.explain(spec, scores, mode="integer", **numbers).backend == "triton"  # type: ignore[arg-type]
+
+
+def test_gradients_are_the_kernels_own() -> None:
+    query = on_card().requires_grad_()
+    assert softmaxkit.explain(Exaq(), query, query, query, clip=-4.0).backend == "triton"
+    rows = on_card(3, 100).requires_grad_()
+    assert softmaxkit.explain(Exaq(), rows, clip=-4.0).refusals["triton"] == [
+        "its kernel has no gradient, and one is asked for"
+    ]
+    assert softmaxkit.explain(ConSmax(), rows, **NUMBERS).backend == "triton"
+
+
+def test_dtypes_sizes_and_devices_that_there_is_no_kernel_for() -> None:
+    wide, double = on_card(1, 2, 8, 512), on_card(dtype=torch.float64)
+    assert softmaxkit.explain(ConSmax(), wide, wide, wide, **NUMBERS).refusals == {
+        "triton": ["it takes up to 256 channels, not 512"],
+        "flex": ["it takes up to 256 channels, not 512"],
+    }
+    assert softmaxkit.explain(ConSmax(), double, double, double, **NUMBERS).refusals["triton"] == [
+        "it takes float32 or bfloat16 or float16, not float64"
+    ]
+    query = on_card()
+    with FAKE:
+        elsewhere = query.cpu()
+    mixed = softmaxkit.explain(Exaq(), query, elsewhere, query, clip=-4.0)
+    assert mixed.backend == "torch"
+    assert "different devices" in mixed.refusals["triton"][0]
+
+
+def test_transforms_bias_and_dropout_go_through_torch() -> None:
+    query = on_card(dtype=torch.float32)
+    spec = Exaq()
+    with torch.autograd.forward_ad.dual_level():
+        choice = softmaxkit.explain(spec, query, query, query, clip=-4.0)
+    assert choice.refusals["triton"] == ["its kernel does not go through forward-mode derivatives"]
+    from softmaxkit.fused_attention.call import choose
+
+    module = spec.module(clip=-4.0)
+    for how, reason in (({"bias": True}, "a bias"), ({"dropout_p": 0.1}, "dropped out")):
+        assert reason in choose(module, query, query, query, **how)[1].refusals["triton"][0]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("lacking", "reason"),
+    [
+        ("triton", "triton is not installed; pip install 'softmaxkit[triton]' brings it on Linux"),
+        ("NVIDIA", "it is for NVIDIA's cards, and this torch is for AMD's"),
+        ("capability", "it needs compute capability 8.0, and this card has 7.5"),
+    ],
+)
+def test_what_a_machine_lacks(lacking: str, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if lacking == "triton":
+        monkeypatch.setattr(cards, "find_spec", lambda name: None)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    if lacking == "NVIDIA":
+        monkeypatch.setattr(torch.version, "hip", "7.0")
+    if lacking == "capability":
+        monkeypatch.setattr(cards, "_cached_capability", lambda index: (7, 5))
+    query = on_card()
+    assert softmaxkit.explain(ConSmax(), query, query, query, **NUMBERS).refusals == {
+        "triton": [reason],
+        "flex": [reason],
+    }
+
+
+def test_an_old_torch_has_no_flex_but_triton(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cards, "LEAST_TORCH", "99.0")
+    assert "from torch 99.0 on" in backends.unavailable("flex")
+    assert not backends.unavailable("triton")
+
+
+@pytest.mark.parametrize(
+    ("asked", "chosen", "refused"),
+    [("flex", "flex", {"triton"}), ("triton", "triton", set()), ("none", "torch", {"triton", "flex"}),
+     ("plain", "torch", {"triton", "flex"})],
+)  # fmt: skip
+def test_the_environment_asks(asked: str, chosen: str, refused: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(backends.VARIABLE, asked)
+    backends.reset()
+    query = on_card()
+    choice = softmaxkit.explain(ConSmax(), query, query, query, **NUMBERS)
+    assert choice.backend == chosen
+    assert set(choice.refusals) == refused
+    assert all(f"{backends.VARIABLE}={asked} asks for" in reasons[0] for reasons in choice.refusals.values())
+    if chosen == "torch":
+        assert f"={asked}" in choice.reasons(query.device)[0]
+
+
+def test_the_interpreter_takes_the_cpu_and_nothing_else_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    query = torch.empty(1, 2, 8, 64)
+    assert "triton" not in softmaxkit.explain(ConSmax(), query, query, query, **NUMBERS).refusals
+    assert not backends.interprets()
+    monkeypatch.setenv(cards.INTERPRETER, "1")
+    assert backends.interprets()
+    assert softmaxkit.explain(ConSmax(), query, query, query, **NUMBERS).backend == "triton"
+    assert backends.candidates(torch.device("meta")) == tuple(backends.NATIVE)

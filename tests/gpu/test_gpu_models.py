@@ -1,0 +1,153 @@
+"""Methods in Hugging Face models on GPUs: kernels run by themselves, in training too; what they do not run warns."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import softmaxkit
+from conftest import tiny_model
+from softmaxkit import ConSmax, Exact, Exaq, Index, Softermax, Spec
+from softmaxkit.kernels import backends
+
+pytest.importorskip("triton")
+
+TOKENS = torch.arange(24).reshape(2, 12) * 7 % 100
+METHODS: list[tuple[Spec, dict[str, Any]]] = [
+    (Exact(), {}),
+    (Softermax(), {}),
+    (ConSmax(), {}),
+    (Exaq(bits=2), {"clip": -6.0}),
+]
+
+
+def by_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(backends.VARIABLE, "none")
+    backends.reset()
+
+
+@pytest.fixture
+def launches(monkeypatch: pytest.MonkeyPatch, device: torch.device) -> list[str]:
+    """Return the kinds of attention that ran in kernels."""
+    from softmaxkit.fused_attention import call
+    from softmaxkit.models import attention
+
+    seen: list[str] = []
+    for module, name in ((attention, "fused"), (attention, "scaled_dot_product")):
+        original = getattr(call, name)
+
+        def watch(*arguments: Any, name: str = name, original: Any = original) -> Any:
+            seen.append(name)
+            return original(*arguments)
+
+        monkeypatch.setattr(module, name, watch)
+    return seen
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "bert"])
+@pytest.mark.parametrize(("spec", "numbers"), METHODS, ids=lambda x: getattr(x, "method", ""))
+def test_float_layers_run_in_kernels_with_gradients(
+    kind: str,
+    spec: Spec,
+    numbers: dict[str, Any],
+    device: torch.device,
+    launches: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = softmaxkit.apply(tiny_model(kind).to(device), spec, **numbers)
+    padding = torch.ones(2, 12, dtype=torch.long, device=device)
+    padding[0, :3] = 0
+    results = []
+    for way in ("kernels", "torch"):
+        if way == "torch":
+            by_torch(monkeypatch)
+        launches.clear()
+        model.zero_grad()
+        logits = model(TOKENS.to(device), attention_mask=padding).logits[:, 3:]
+        logits.square().mean().backward()
+        assert len(launches) == (2 if way == "kernels" else 0)
+        gradients = {name: x.grad.clone() for name, x in model.named_parameters() if x.grad is not None}
+        results.append((logits.detach(), gradients))
+    (logits, gradients), (truth, expected) = results
+    torch.testing.assert_close(logits, truth, rtol=1e-4, atol=1e-4 * truth.abs().max().item())
+    assert gradients.keys() == expected.keys()
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(
+            gradient, expected[name], rtol=1e-3, atol=1e-8 + 1e-4 * expected[name].abs().max().item()
+        )
+    assert any("softmaxkit" in name for name in gradients) == (spec == ConSmax())
+
+
+def test_fused_layers_says_what_runs(device: torch.device) -> None:
+    model = softmaxkit.apply(tiny_model("gpt2").to(device), ConSmax())
+    assert {choice.backend for choice in softmaxkit.models.fused_layers(model).values()} == {"triton"}
+    model = softmaxkit.apply(tiny_model("gpt2").to(device), Softermax())
+    assert "scaled_dot_product_attention" in str(next(iter(softmaxkit.models.fused_layers(model).values())))
+
+
+@pytest.mark.parametrize(
+    ("spec", "how", "reason"),
+    [(Index(), {}, "has no fused attention"), (ConSmax(), {"output_attentions": True}, "output_attentions asks for")],
+)
+def test_what_goes_through_torch_warns_once(spec: Spec, how: dict[str, Any], reason: str, device: torch.device) -> None:
+    model = softmaxkit.apply(tiny_model("gpt2").to(device), spec)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(3):
+            model(TOKENS.to(device), **how)
+    messages = [str(warning.message) for warning in caught if "runs through plain torch here" in str(warning.message)]
+    assert len(messages) == 1
+    assert reason in messages[0]
+
+
+def test_calibration_sees_scores_and_the_integer_mode_stays_the_gates(
+    device: torch.device, launches: list[str]
+) -> None:
+    model = softmaxkit.apply(tiny_model("gpt2").to(device), Exaq(bits=2))
+    softmaxkit.calibrate(model, [TOKENS.to(device)])
+    assert not launches
+    assert all(module.calibration["clip"] < 0 for module in softmaxkit.layers(model).values())
+    softmaxkit.set_mode(model, "integer")
+    with torch.no_grad():
+        model(TOKENS.to(device))
+    assert not launches
+
+
+def test_trainer_in_bfloat16_and_compiled(device: torch.device, tmp_path: Path, launches: list[str]) -> None:
+    from transformers import Trainer, TrainingArguments
+
+    model = softmaxkit.apply(tiny_model("gpt2").to(device), ConSmax())
+    model.config.resid_pdrop = model.config.attn_pdrop = 0.0
+    before = {name: x.detach().clone() for name, x in model.named_parameters() if "softmaxkit" in name}
+    rows = [{"input_ids": TOKENS[0], "labels": TOKENS[0]} for _ in range(4)]
+    on_cpu = device.type == "cpu"
+    arguments = TrainingArguments(
+        str(tmp_path), max_steps=2, per_device_train_batch_size=2, bf16=True, learning_rate=0.01, report_to=[],
+        use_cpu=on_cpu, save_strategy="no", disable_tqdm=True, logging_strategy="no",
+    )  # fmt: skip
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    Trainer(model=model, args=arguments, train_dataset=rows).train()  # type: ignore[arg-type]
+    assert set(launches) == {"fused"}
+    changed = [not torch.equal(x, before[name]) for name, x in model.named_parameters() if name in before]
+    assert len(changed) == 4
+    assert all(changed)
+
+
+@pytest.mark.parametrize("spec", [ConSmax(), Softermax()], ids=lambda spec: spec.method)
+def test_a_compiled_model_is_the_model(spec: Spec, device: torch.device) -> None:
+    if device.type == "cpu":
+        pytest.skip("Dynamo does not go past the interpreter")
+    model = softmaxkit.apply(tiny_model("gpt2").to(device), spec).eval()
+    with torch.no_grad():
+        truth = model(TOKENS.to(device)).logits
+        compiled: Any = torch.compile(model, backend="inductor")
+        result: Tensor = compiled(TOKENS.to(device)).logits
+    torch.testing.assert_close(result, truth, rtol=1e-4, atol=1e-3)
+    torch._dynamo.reset()
