@@ -215,8 +215,10 @@ def test_compare_takes_a_pretrained_model(capsys: pytest.CaptureFixture[str], tm
         capsys, "train", "exact", "--text", text, "--context", 16, "--steps", 4, "-o", tmp_path / "model"
     )
     assert code == 0, err
-    code, _, err = compare(capsys, tmp_path / "out", text, "--model", tmp_path / "model", "--steps", 0)
+    options = ("--model", tmp_path / "model", "--steps", 0)
+    code, _, err = compare(capsys, tmp_path / "out", text, *options, "--records", Path(__file__).parents[2] / "results")
     assert code == 0, err
+    assert "What the papers claim" in (tmp_path / "out" / "compare.html").read_text(encoding="utf-8")
     results = json.loads((tmp_path / "out" / "compare.json").read_text())["results"]
     assert {result["method"] for result in results} == {"exact", "softermax", "exaq"}  # ConSmax has to train
     code, _, err = compare(
@@ -235,9 +237,10 @@ def test_leaving_out_a_method_that_has_to_train_is_reported(
     code, _, err = compare(capsys, tmp_path / "out", text, *options, "--method", "ConSmax")
     assert code == 2
     assert "consmax has to be trained; give --steps" in err
-    code, _, err = compare(capsys, tmp_path / "out", text, *options)
+    code, _, err = compare(capsys, tmp_path / "out", text, *options, "--records", tmp_path)
     assert code == 0
     assert "consmax is left out" in err
+    assert "What the papers claim" not in (tmp_path / "out" / "compare.html").read_text(encoding="utf-8")
 
 
 def test_models_are_not_overwritten_by_default(capsys: pytest.CaptureFixture[str], tmp_path: Path, text: str) -> None:

@@ -46,6 +46,16 @@ def test_the_finding_and_the_table_say_the_figures(record: dict[str, Any]) -> No
     assert re.search(r'<tr class="[^"]*best[^"]*">.{0,400}Softermax', page, re.DOTALL)
 
 
+def test_the_claims_are_on_the_page_where_there_are_any(record: dict[str, Any]) -> None:
+    claim = {"method": "exaq", "id": "exaq-9", "source": "a paper", "claim": "It is <fast>.", "published": "twice"}
+    judged = claim | {"measured": "1.4 times", "verdict": "not reproduced", "why": "", "records": {}}
+    page = render(record, {"inputs": {"records": "results"}, "results": [judged]})
+    assert "1 claim: 1 not reproduced, from the records in <code>results</code>" in page
+    for text in ("exaq-9", "It is &lt;fast&gt;.", "twice", "1.4 times"):
+        assert text in page
+    assert "What the papers claim" not in render(record)
+
+
 def test_each_chart_is_there_and_vanishes_with_its_data(record: dict[str, Any]) -> None:
     assert len(sections(render(record))) == 4
     for part, left in (("training", 3), ("function", 3), ("error", 3)):

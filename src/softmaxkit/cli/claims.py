@@ -36,7 +36,8 @@ def claims(
     page name the command that makes it.
     """
     from softmaxkit.files import write_text
-    from softmaxkit.report.claims import claims_markdown, render_claims, tally
+    from softmaxkit.report.claims import claims_markdown, render_claims
+    from softmaxkit.report.ledger import tally
     from softmaxkit.studies.claims import judge_claims, measure_claims
 
     names = method or [*METHODS]

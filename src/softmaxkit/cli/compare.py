@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,9 +26,11 @@ from softmaxkit.cli.options import (
     with_gguf,
     writable_file,
 )
+from softmaxkit.methods import BASELINE
 from softmaxkit.recipe import SMALL_GPT, WINDOWS, Recipe
 
 if TYPE_CHECKING:
+    from softmaxkit.methods.base.spec import Spec
     from softmaxkit.studies.options import Options
 
 
@@ -67,6 +70,13 @@ def compare(
             metavar="PATH", callback=writable_file, help="Write the page there.", show_default="compare.html in DIR"
         ),
     ] = None,
+    records: Annotated[
+        Path,
+        typer.Option(
+            metavar="DIR",
+            help="Folder of records by which the page judges the papers' claims; without it, the page has none.",
+        ),
+    ] = Path("results"),
     hardware: Annotated[
         bool, typer.Option("--verify/--no-verify", help="Compare the hardware of every spec with its integers.")
     ] = True,
@@ -122,6 +132,7 @@ def compare(
         synthesize=synthesize and not missing,
     )
     page = html or output / "compare.html"
+    ledger = _claims(specs, records)
     console.print(_plan(options, page), soft_wrap=True)
     with alone_in(output), stages() as stage, stoppable():
         record = compare_methods(options, command_line(), stage, seeds)
@@ -130,11 +141,19 @@ def compare(
     for sentence in lost_to_formats(read_variants(record)):
         screen.print(sentence, soft_wrap=True)
     write_record(record, json or output / "compare.json")
-    write_text(page, render(record))
+    write_text(page, render(record, ledger))
     console.print(f"page:   {page}")
     if failed := [result for result in record["results"] if result.get("hardware_faults")]:
         names = ", ".join(map(name_of, failed))
         raise RuntimeError(f"the hardware differs from the integers it stands for: {names}; run 'softmaxkit verify'")
+
+
+def _claims(specs: Sequence[Spec], folder: Path) -> dict[str, Any] | None:
+    """Return the record of the claims of what is compared; None where no record in the folder says anything of them."""
+    from softmaxkit.studies.claims import judge_claims
+
+    ledger = judge_claims(dict.fromkeys(spec.method for spec in (BASELINE, *specs)), folder, command_line())
+    return ledger if any(result["measured"] for result in ledger["results"]) else None
 
 
 def _plan(options: Options, page: Path) -> str:

@@ -1,24 +1,12 @@
-"""The ledger of the papers' claims, as Markdown and as a page."""
+"""The ledger of the papers' claims, as Markdown and as a page of its own."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
+from softmaxkit.report.ledger import DETAILS, Ledger, tally
 from softmaxkit.report.page import fill
-from softmaxkit.report.sheets import Sheet, sheet_json
-
-Result = Mapping[str, Any]
-
-COLUMNS = {"id": "Claim", "claim": "In our words", "published": "Paper", "measured": "Here", "verdict": "Verdict"}
-DETAILS = {"source": "Source", "published": "Paper", "measured": "Here", "why": "Why"}
-
-
-def tally(results: Sequence[Result]) -> str:
-    """Return how many claims have which verdict, in words."""
-    counts = Counter(result["verdict"] for result in results)
-    return f"{len(results)} claims: {', '.join(f'{count} {verdict}' for verdict, count in counts.items())}"
 
 
 def render_claims(record: Mapping[str, Any]) -> str:
@@ -27,18 +15,7 @@ def render_claims(record: Mapping[str, Any]) -> str:
     Args:
         record: the JSON object that `softmaxkit claims` writes.
     """
-    results = record["results"]
-    keys = ("id", *DETAILS, "verdict")
-    sheet = Sheet(keys, [[result[key] for key in keys] for result in results])
-    return fill(
-        "claims.html.j2",
-        record,
-        tally=tally(results),
-        columns=COLUMNS,
-        details=DETAILS,
-        results=results,
-        sheet=sheet_json(sheet),
-    )
+    return fill("claims.html.j2", record, ledger=Ledger.of(record), details=DETAILS)
 
 
 def claims_markdown(record: Mapping[str, Any]) -> str:

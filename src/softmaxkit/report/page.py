@@ -12,6 +12,7 @@ from plotly.offline import get_plotlyjs  # type: ignore[import-untyped, unused-i
 from softmaxkit.report import charts, columns, panels, papers, provenance
 from softmaxkit.report.advice import advice
 from softmaxkit.report.finding import finding, leaders
+from softmaxkit.report.ledger import Ledger
 from softmaxkit.report.record import MODES, Variant, read_variants
 from softmaxkit.report.sheets import script_text, sheet_json
 from softmaxkit.report.trade_off import has_memory, trade_off
@@ -33,11 +34,12 @@ class Plot(NamedTuple):
         return cls(script_text(figure.to_json()), title, variant)
 
 
-def render(record: Mapping[str, Any]) -> str:
+def render(record: Mapping[str, Any], claims: Mapping[str, Any] | None = None) -> str:
     """Return a record of a comparison as one self-contained HTML page.
 
     Args:
         record: the JSON object that `softmaxkit compare` writes.
+        claims: that of `softmaxkit claims`, for a section on what the papers claim; None for none.
 
     Returns:
         The page, with its charts and the library that draws them; it loads nothing else.
@@ -70,6 +72,7 @@ def render(record: Mapping[str, Any]) -> str:
         paper_headings=papers.HEADINGS,
         paper_sources=papers.sources(variants),
         paper_sheet=sheet_json(papers.sheet(lines)),
+        ledger=None if claims is None else Ledger.of(claims),
         plots={name: [Plot.of(figure)] if figure else [] for name, figure in whole.items()}
         | {name: [Plot.of(figure, variant=variant) for variant, figure in drawn] for name, drawn in divided.items()},
         without_memory=Plot.of(trade_off(variants, memory=False)) if has_memory(variants) else None,
