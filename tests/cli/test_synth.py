@@ -141,7 +141,7 @@ def test_a_memory_where_a_unit_has_no_use_for_one() -> None:
         (["--liberty", "FOLDER/bad.v", "exact"], "bad.v, line"),
         ([], "give either a METHOD or --spec FILE"),
         (["--pareto"], "--pareto takes a METHOD, or all"),
-        (["all", "--pareto", "--lanes", "4", "--clock", "5"], "leave --lanes and --clock out"),
+        (["all", "--pareto", "--depth", "4", "--clock", "5"], "leave --clock and --depth out"),
         (["--pareto", "--verilog", "FOLDER/bad.v"], "--verilog is a design as it is; leave --pareto out"),
         (["all", "--pareto", "--cells", "ice40"], "leave --pareto out"),
         (["softermax", "--storage", "memory", "--sram", "FOLDER/bad.v"], "bad.v, line"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ def stage(title: str) -> Callable[[int, int], None]:
 
 def test_three_clocks_at_one_lane_and_more_lanes_at_one() -> None:
     assert points_of(8.0) == [(1, 12.0), (1, 8.0), (1, 5.0), (4, 8.0), (16, 8.0)]
+    assert points_of(1.0, 8) == [(1, 1.5), (1, 1.0), (1, 0.625), (4, 1.0)]
 
 
 def test_what_is_finished_is_not_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,7 +46,7 @@ def test_what_is_finished_is_not_measured_again(tmp_path: Path, monkeypatch: pyt
         return {"results": [figures]}
 
     monkeypatch.setattr(study, "synthesize_units", measure)
-    options = SynthesisOptions({"lanes": 1, "max_row": 32, "depth": None, "storage": "flip-flops"})
+    options = SynthesisOptions({"lanes": 16, "max_row": 32, "depth": None, "storage": "flip-flops"})
     stop_after = 7
     with pytest.raises(KeyboardInterrupt):
         pareto(FORMS, options, [], stage, print)
@@ -75,9 +77,10 @@ def test_docs_have_the_operating_points_of_the_records(path: Path) -> None:
     record = json.loads(path.read_text())
     docs = (ROOT / "docs" / "silicon.md").read_text()
     assert "\n".join(operating_points(record)) in docs
-    assert record["command"][-1] in docs
+    assert shlex.join(record["command"]) in docs
     forms = [form for name in ALL_METHODS for form in method_class(name).forms() if form.main]
-    assert len(record["results"]) == 5 * len(forms) - 1  # the baseline has no 16 lanes
+    most = max(record["inputs"]["lanes"])
+    assert len(record["results"]) == len(points_of(8.0, most)) * len(forms)
     assert all(result["mismatches"] == 0 < result["compared"] for result in record["results"])
 
 

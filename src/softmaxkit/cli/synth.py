@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 OF_UNITS = ("constants", "lanes", "max_row", "depth", "storage", "sram", "layer", "head", "text", "context", "pareto")
 """Options for units, which anybody's Verilog has no use for."""
 
-OF_PARETO = ("clock", "lanes", "depth", "storage", "constants", "spec", "model", "layer", "head", "text", "context")
+OF_PARETO = ("clock", "depth", "storage", "constants", "spec", "model", "layer", "head", "text", "context")
 """Options that `--pareto` chooses itself, or that go with one unit."""
 
 OF_VERILOG = ("top", "include", "define", "parameter")
@@ -194,7 +194,8 @@ def synth(
     pareto: Annotated[
         bool,
         typer.Option(
-            "--pareto", help="Main forms at three clocks, and with 4 and 16 lanes; Ctrl-C stops, the same goes on."
+            "--pareto",
+            help="Main forms at three clocks, then with 4 and 16 lanes or up to --lanes; what is finished is kept.",
         ),
     ] = False,
     json: JsonOption = None,
@@ -214,6 +215,7 @@ def synth(
     require_amaranth()
     from softmaxkit.flow.fpga import FAMILIES
     from softmaxkit.flow.place import TARGET, Placing, device_of
+    from softmaxkit.studies.pareto import LANES as PARETO_LANES
     from softmaxkit.studies.pareto import pareto as study
     from softmaxkit.studies.silicon import SynthesisOptions, Verilog, storage_in, synthesize_units, synthesize_verilog
 
@@ -244,7 +246,9 @@ def synth(
     if sram and not pareto and storage != "memory":
         refuse(given(command, "sram"), "Liberty files of SRAM say of which macros --storage memory is made")
     if pareto:
-        refuse(given(command, *OF_PARETO, "corner", "output"), "--pareto has clocks, lanes and forms of its own")
+        refuse(given(command, *OF_PARETO, "corner", "output"), "--pareto has clocks and forms of its own")
+    if pareto and not given(command, "lanes"):
+        lanes = PARETO_LANES[-1]
     unit_sizes = sizes(lanes, max_row, depth, storage_in(cells, storage))
     placing = Placing(device, seed, 1e3 / clock if clock else TARGET) if place else None
     options = SynthesisOptions(

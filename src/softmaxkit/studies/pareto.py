@@ -20,20 +20,19 @@ CLOCKS = (1.5, 1.0, 0.625)
 LANES = (1, 4, 16)
 """Lanes; more than the first come with the process's own clock alone."""
 
-BASELINE_LANES = 4
-"""Lanes of the baseline at most: with more it is larger than all others together, and would take most of the time."""
-
 STORAGE = "memory"
 """Where rows wait; loadable tables are of latches then."""
 
 
-def operating_points(period: float) -> list[tuple[int, float]]:
+def operating_points(period: float, most_lanes: int = LANES[-1]) -> list[tuple[int, float]]:
     """Return lanes and clock period in ns of every netlist of a form: all clocks at one lane, then more lanes.
 
     Args:
         period: the process's own, in ns.
+        most_lanes: leaves out what has more.
     """
-    return [(LANES[0], factor * period) for factor in CLOCKS] + [(lanes, period) for lanes in LANES[1:]]
+    more = [(lanes, period) for lanes in LANES[1:] if lanes <= most_lanes]
+    return [(LANES[0], factor * period) for factor in CLOCKS] + more
 
 
 def pareto(
@@ -45,7 +44,7 @@ def pareto(
 
     Args:
         forms: of the methods.
-        options: how; the clock is that of the process, lanes and storage are those of this study.
+        options: how; the clock is that of the process, the storage that of this study, and `lanes` the most of it.
         command: for the record.
         stage: shows progress.
         say: called with what is wrong.
@@ -58,7 +57,7 @@ def pareto(
     """
     from softmaxkit.flow.cells.processes import PROCESSES
 
-    points = operating_points(PROCESSES[options.cells].clock)
+    points = operating_points(PROCESSES[options.cells].clock, options.sizes["lanes"])
     jobs = [(point, unit) for point in points for unit in _units(forms, options, point[0])]
     done = stage(f"netlists in {options.cells}")
     results: list[dict[str, Any]] = []
@@ -68,7 +67,7 @@ def pareto(
         done(number + 1, len(jobs))
     inputs = {
         **options.inputs(),
-        "lanes": LANES,
+        "lanes": sorted({lanes for lanes, _ in points}),
         "clocks_ns": sorted({clock for _, clock in points}),
         "max_row": options.sizes["max_row"],
         "storage": STORAGE,
@@ -78,8 +77,7 @@ def pareto(
 
 def _units(forms: Sequence[Form], options: SynthesisOptions, lanes: int) -> Iterator[UnitToMap]:
     sizes = {**options.sizes, "lanes": lanes, "storage": STORAGE}
-    chosen = [form for form in forms if form.main and (lanes <= BASELINE_LANES or not form.spec.is_baseline)]
-    yield from units_of_forms(chosen, sizes, options.cells)
+    yield from units_of_forms([form for form in forms if form.main], sizes, options.cells)
 
 
 def _finished(
