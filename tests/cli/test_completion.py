@@ -27,7 +27,7 @@ def test_the_script_of_a_shell(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
         ("verify a", ["all"]),
         ("calibrate model so", ["softermax"]),
         ("bench --method con", ["consmax"]),
-        ("synth --cells ", ["sky130", "asap7", "ice40", "ecp5", "xilinx"]),
+        ("synth --cells ", ["sky130", "asap7", "ice40", "ecp5", "nexus", "xilinx"]),
         ("rtl exaq --storage l", ["latches"]),
         ("rtl exaq --constants ", ["baked", "loadable"]),
         ("evaluate model --mode ", ["float", "integer", "both"]),

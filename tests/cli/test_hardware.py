@@ -172,6 +172,11 @@ def test_all_methods(capsys: pytest.CaptureFixture[str]) -> None:
         ),
         (["rtl", "exaq", "--name", "2d"], "a module's name is letters, digits and underscores"),
         (["rtl", "exaq", "--clock", 0], "the clock's period is a positive number"),
+        (
+            ["rtl", "exaq", "--clock", 4, "--input-delay", 2, "--output-delay", 2.5],
+            "leave -0.5 ns for a path from input",
+        ),
+        (["rtl", "exaq", "--load", -1], "the load is 0 or more, not -1"),
         (["rtl", "exaq", "--layer", "first"], "'--layer': a number from 0, or all, not 'first'"),
         (["rtl", "exaq", "-o", __file__], "is a file; give a folder"),
         (["rtl", "exaq", "-o", Path(__file__).parent], "holds no exported unit"),

@@ -116,7 +116,7 @@ def test_a_memory_where_a_unit_has_no_use_for_one() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["softermax", "--cells", "tsmc"], "--cells is sky130, asap7, ice40, ecp5, xilinx, not 'tsmc'"),
+        (["softermax", "--cells", "tsmc"], "--cells is sky130, asap7, ice40, ecp5, nexus, xilinx, not 'tsmc'"),
         (["softmax"], "softmax"),
         (["softermax", "--clock", "-1"], "--clock is a period in ns, more than 0, not -1"),
         (["softermax", "--lanes", "3"], "lanes divide 16"),
@@ -125,6 +125,13 @@ def test_a_memory_where_a_unit_has_no_use_for_one() -> None:
         (["softermax", "--cells", "ice40", "--liberty", "FOLDER/bad.v"], "leave --liberty out"),
         (["softermax", "--cells", "ice40", "--corner", "FOLDER/bad.v"], "leave --corner out"),
         (["exaq", "--cells", "ice40", "--clock", "5", "--no-wires"], "leave --clock and --wires out"),
+        (
+            ["exaq", "--cells", "ecp5", "--device", "25k", "--seed", "2"],
+            "nothing is placed; leave --device and --seed out",
+        ),
+        (["exaq", "--place"], "place and route is for ice40, ecp5, nexus, not sky130"),
+        (["exaq", "--place", "--cells", "ecp5", "--device", "5k"], "a device of ecp5 is 25k, 45k, 85k, not '5k'"),
+        (["exaq", "--place", "--cells", "ecp5", "--no-wires"], "no cells of a library; leave --wires out"),
         (["softermax", "--verilog", "FOLDER/bad.v"], "--verilog takes the place of METHOD"),
         (["--constants", "baked", "--verilog", "FOLDER/bad.v"], "leave --constants out"),
         (["--lanes", "1", "--max-row", "256", "--verilog", "FOLDER/bad.v"], "leave --lanes and --max-row out"),

@@ -129,6 +129,8 @@ def timing_graph(netlist: Netlist) -> Graph:
             whole = End(group.nets[pin], rise, fall, 1, names, cell.name)
             ends.append(whole._replace(rise=None, fall=None, factor=2) if latch else whole)
         holds += [End(group.nets[hold.pin], hold.rise, hold.fall, 1, names, cell.name) for hold in cell.holds]
+        for pin in {setup.pin for setup in cell.setups} - {hold.pin for hold in cell.holds}:
+            holds.append(End(group.nets[pin], None, None, 1, names, cell.name))
         for arc in cell.arcs:
             if cell.state is not None and (cell.state.kind == "gate" or not arc.edge):
                 continue

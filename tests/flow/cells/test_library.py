@@ -98,6 +98,7 @@ def test_cells_areas_and_pins_are_the_files(process: str) -> None:
             assert given.capacitance == pytest.approx(real.pins[pin].capacitance, rel=HALF_DIGIT, abs=1e-9)
         assert list(timing_tables(cell)) == list(timing_tables(real))
         assert [setup[:3] for setup in cell.setups] == [setup[:3] for setup in real.setups]
+        assert [hold[:3] for hold in cell.holds] == [hold[:3] for hold in real.holds]
         assert cell.energy.keys() == real.energy.keys()
         assert cell.input_energy.keys() == real.input_energy.keys()
 
@@ -131,9 +132,9 @@ def test_thinning_keeps_the_ends_and_what_bends() -> None:
         assert thin.at(np.asarray(slew), np.asarray(0.5)) == pytest.approx(max(slew, 3) + 1.5, rel=1e-12)
 
 
-def written(library: Library) -> Library:
+def written(library: Library, analysis: bool = False) -> Library:
     """Return a library written as Liberty and read back."""
-    group = parse(to_liberty(library))
+    group = parse(to_liberty(library, analysis))
     units = Units(group, "written")
     cells = {entry.name: read_cell(entry, units) for entry in group.of("cell")}
     return Library(group.name, units.voltage, cells, library.wire)
@@ -168,6 +169,23 @@ def test_what_is_written_is_read_back(process: str) -> None:
         for setup, read in zip(cell.setups, again.setups, strict=True):
             pairs = zip((*setup.rise, *setup.fall), (*read.rise, *read.fall), strict=True)
             assert all(np.allclose(a, b, rtol=1e-5, atol=1e-12) for a, b in pairs)
+
+
+@processes
+def test_what_is_written_for_analysers_has_holds_and_no_wires(process: str) -> None:
+    library = library_of(process)
+    again = written(library, analysis=True)
+    assert set(again.cells) == set(library.cells)
+    held = [cell for cell in library.cells.values() if cell.holds]
+    assert held
+    for cell in held:
+        read = again.cells[cell.name]
+        assert [hold[:3] for hold in read.holds] == [hold[:3] for hold in cell.holds]
+        for hold, back in zip(cell.holds, read.holds, strict=True):
+            assert all(np.allclose(a, b, rtol=1e-5, atol=1e-12) for a, b in zip(hold.rise, back.rise, strict=True))
+        for name in cell.inputs:
+            assert read.pins[name].capacitance == pytest.approx(cell.pins[name].capacitance, rel=1e-5)
+    assert not any(cell.holds for cell in written(library).cells.values())  # mapping has no use for them
 
 
 def test_json_and_back() -> None:

@@ -12,7 +12,7 @@ import pytest
 from softmaxkit.flow.cells.liberty import LibertyError, parse
 from softmaxkit.flow.cells.library import Library, Table
 from softmaxkit.flow.cells.processes import library_of
-from softmaxkit.flow.cells.reading import NO_LEAKAGE, library_from_liberty
+from softmaxkit.flow.cells.reading import NO_HOLD, NO_LEAKAGE, library_from_liberty
 from softmaxkit.flow.cells.writing import to_liberty
 from softmaxkit.flow.scripts import REGISTERS, mapping_scripts
 from softmaxkit.flow.sources import Source
@@ -190,6 +190,12 @@ def test_setup_over_the_slew_of_the_clock_alone(tmp_path: Path) -> None:
     flip_flop = f'area : 1; ff (IQ, IQN) {{ clocked_on : "C"; next_state : "D"; }} {pins}'
     (read_back,) = read(tmp_path, cell(flip_flop), HEADER + template).cells.values()
     assert read_back.setups[0].rise.at(np.asarray([7.0]), np.asarray([1.5])).tolist() == [4]
+    assert read_back.holds == ()
+    assert read(tmp_path, cell(flip_flop), HEADER + template).remarks[NO_HOLD] == ("INV",)
+    hold = setup.replace("setup_rising", "hold_rising").replace("3, 5", "-1, 2")
+    held = read(tmp_path, cell(flip_flop.replace(setup, setup + hold)), HEADER + template)
+    assert held.cells["INV"].holds[0].fall.values.tolist() == [[-1, 2]]
+    assert (held.cells["INV"].setups[0].fall.values.tolist(), NO_HOLD in held.remarks) == ([[3, 5]], False)
     without = read(tmp_path, cell(flip_flop.replace(setup, "")), HEADER + template)
     assert list(without.remarks) == ["left out for a setup time that is missing"]
 

@@ -36,6 +36,9 @@ SPECIAL = (
 NO_LEAKAGE = "no leakage, which counts as 0"
 """What is said of cells whose leakage is not given."""
 
+NO_HOLD = "no hold time, which counts as 0"
+"""What is said of registers and latches with an input that has a setup time alone."""
+
 
 def library_from_liberty(paths: Sequence[Path], wire: float = 0.0) -> Library:
     """Read one library from one or more Liberty files, plain or gzip.
@@ -92,6 +95,8 @@ def _read_or_remark(group: Group, units: Units, remarks: dict[str, list[str]]) -
         raise LibertyError(f"cell {group.name}: {error}") from None
     if read_leakage(group, units) is None:
         remarks.setdefault(NO_LEAKAGE, []).append(group.name)
+    if cell.state is not None and {setup.pin for setup in cell.setups} - {hold.pin for hold in cell.holds}:
+        remarks.setdefault(NO_HOLD, []).append(group.name)
     return cell
 
 

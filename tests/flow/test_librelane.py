@@ -1,0 +1,75 @@
+"""The configuration of LibreLane in a folder: what its schema knows, with the types that it wants."""
+
+from __future__ import annotations
+
+import json
+import re
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from softmaxkit.flow.constraints import Constraints
+from softmaxkit.flow.export import export
+from softmaxkit.flow.rows import random_rows
+from softmaxkit.flow.tools import find
+from softmaxkit.methods import method_class
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable"),
+    pytest.mark.skipif(find("yosys") is None, reason="needs Yosys"),
+]
+
+
+def exported(storage: str, folder: Path) -> Path:
+    spec = method_class("consmax")()
+    unit = spec.unit(1, None, storage=storage, max_row=8)
+    constants = spec.examples()[0]
+    rows = random_rows(unit, constants, 20, np.random.default_rng(0))
+    export(unit, "attention", folder, [(constants, rows)], Constraints(period=6.5))
+    return folder / "librelane.json"
+
+
+@pytest.mark.parametrize("storage", ["flip-flops", "latches"])
+def test_files_and_clock(storage: str, tmp_path: Path) -> None:
+    path = exported(storage, tmp_path / "folder")
+    configuration = json.loads(path.read_text())
+    assert configuration["CLOCK_PERIOD"] == 6.5
+    named = [*configuration["VERILOG_FILES"], configuration["PNR_SDC_FILE"], configuration["SIGNOFF_SDC_FILE"]]
+    assert all((path.parent / name.removeprefix("dir::")).is_file() for name in named)
+    top = (path.parent / "attention.sv").read_text()
+    header = re.search(rf"^module {configuration['DESIGN_NAME']}\(([^)]*)\)", top, re.MULTILINE)
+    assert header is not None
+    assert configuration["CLOCK_PORT"] in re.findall(r"\w+", header[1])
+    assert configuration.get("LINTER_ERROR_ON_LATCH", True) == (storage != "latches")
+
+
+def load(path: Path, pdk_root: Path) -> Any:
+    """Load a configuration by LibreLane itself, but for what comes with a process design kit."""
+    config, flows = pytest.importorskip("librelane.config"), pytest.importorskip("librelane.flows")
+    flow = flows.Flow.factory.get(json.loads(path.read_text())["meta"]["flow"])
+    variables = [
+        each for each in flow.get_all_config_variables(flow) if not each.pdk or each.name == "STD_CELL_LIBRARY"
+    ]
+    loaded, _ = config.Config.load(str(path), variables, pdk_root=str(pdk_root), _load_pdk_configs=False)
+    return loaded
+
+
+def test_its_schema_takes_it(tmp_path: Path) -> None:
+    config = pytest.importorskip("librelane.config", reason="needs LibreLane")
+    path = exported("latches", tmp_path / "folder")
+    loaded = load(path, tmp_path)
+    assert loaded["CLOCK_PERIOD"] == Decimal("6.5")
+    assert Path(loaded["SIGNOFF_SDC_FILE"]) == tmp_path / "folder" / "attention.sdc"
+    assert loaded["LINTER_ERROR_ON_LATCH"] is False
+    text = path.read_text()
+    for wrong in (
+        text.replace("FP_CORE_UTIL", "FP_CORE_USE"),
+        text.replace('"CLOCK_PERIOD": 6.5', '"CLOCK_PERIOD": "x"'),
+    ):
+        assert wrong != text
+        path.write_text(wrong)
+        with pytest.raises(config.InvalidConfig):
+            load(path, tmp_path)

@@ -1,0 +1,170 @@
+"""Placing in FPGAs: the frame around a unit, the figures against nextpnr's own report, devices that are too small."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from netlists import whole_table
+
+from softmaxkit import ConSmax, Softermax
+from softmaxkit.cli import main
+from softmaxkit.flow import place as placing_module
+from softmaxkit.flow.fpga import FRAME, count_cells, resources
+from softmaxkit.flow.frame import frame_of
+from softmaxkit.flow.place import ROUTERS, DoesNotFit, Placing, device_of, place_unit, place_verilog
+from softmaxkit.flow.sources import Source, read_verilog
+from softmaxkit.flow.tools import ToolError, find
+from softmaxkit.flow.verilog import to_rtlil
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable"),
+    pytest.mark.skipif(find("yosys") is None, reason="needs Yosys"),
+]
+
+
+def needs(family: str) -> Any:
+    """Return the mark of a test that runs a family's router."""
+    tool = ROUTERS[family].tool
+    return pytest.mark.skipif(find(tool) is None, reason=f"needs {tool} (pip install 'softmaxkit[fpga]')")
+
+
+FAMILIES = [
+    pytest.param(family, marks=[needs(family), *([pytest.mark.slow] if family != "ice40" else [])])
+    for family in ROUTERS
+]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_figures_are_those_of_the_report(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    reports = []
+    critical = placing_module._critical
+    monkeypatch.setattr(placing_module, "_critical", lambda report: reports.append(report) or critical(report))
+    placement = place_unit(whole_table(), family, Placing(seed=3, target=50.0))
+    (report,) = reports
+    figures = placement.figures()
+    (clock,) = report["fmax"].values()
+    assert figures["fmax_mhz"] == round(clock["achieved"], 3)
+    assert clock["constraint"] == pytest.approx(50.0)
+    assert figures["clock_met"] == (figures["fmax_mhz"] >= 50.0)
+    path = figures["longest_path"]
+    assert 1e3 / (path["logic_ns"] + path["routing_ns"]) == pytest.approx(figures["fmax_mhz"], rel=0.01)
+    # The unit by itself is what counting finds, and the frame adds a register at each input and two at each output.
+    unit = Source("unit", {"design.il": to_rtlil(whole_table(), "unit")})
+    assert {kind: figures[kind] for kind in placement.counts} == count_cells(unit, family)
+    ports = re.findall(r"(stimulus|result)\[\d+ \+: (\d+)\]", frame_of(whole_table(), "unit"))
+    around = sum(int(bits) * (1 if side == "stimulus" else 2) for side, bits in ports)
+    assert around - 2 <= figures["frame_registers"] <= around  # the lowest bit of a chain may be optimised away
+    assert figures["placed_registers"] == figures["registers"] + figures["frame_registers"]
+    assert figures["placed_luts"] >= figures["luts"]
+    for kind, bel in ROUTERS[family].resources.items():
+        assert figures[f"device_{kind}"] == report["utilization"][bel]["available"] > figures[f"placed_{kind}"]
+    assert placement.bitstream
+    assert len(placement.bitstream) > 50_000
+
+
+@pytest.mark.slow
+@needs("ice40")
+def test_seeds() -> None:
+    first, again, other = (place_unit(whole_table(), "ice40", Placing(seed=seed)) for seed in (1, 1, 2))
+    assert first == again
+    assert first.bitstream != other.bitstream
+
+
+@pytest.mark.slow
+@needs("ecp5")
+def test_rows_wait_in_block_memory() -> None:
+    placement = place_unit(Softermax().unit(1, None, storage="memory", max_row=256), "ecp5")
+    assert placement.frame["block_rams"] == 1
+    assert placement.used["block_rams"] == placement.counts["block_rams"] + 1
+    assert placement.path["from"].startswith(("unit.", "power_memory"))
+
+
+@pytest.mark.slow
+@needs("ice40")
+def test_a_device_that_is_too_small(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    many = ConSmax(tables="whole").unit(16, None, max_row=256)
+    with pytest.raises(
+        DoesNotFit, match="does not fit into iCE40UP5K, SG48: it has too few ICESTORM_LC; give another --cells"
+    ):
+        place_unit(many, "ice40")
+    spec = tmp_path / "spec.json"
+    spec.write_text(json.dumps(ConSmax(tables="whole").to_json()))
+    arguments = ["--cells", "ice40", "--place", "--lanes", "16", "--constants", "loadable"]
+    assert main(["synth", "--spec", str(spec), *arguments]) == 1
+    printed = capsys.readouterr()
+    assert "does not fit into iCE40UP5K" in printed.err
+    assert "does not fit" in printed.out
+
+
+COUNTER = """
+module counter #(parameter WIDTH = 4) (input clock, input [WIDTH-1:0] step, output reg [WIDTH-1:0] count);
+  always @(posedge clock) count <= count + step;
+endmodule
+"""
+
+
+@needs("ice40")
+def test_anybodys_verilog(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "counter.v"
+    file.write_text(COUNTER)
+    arguments = [
+        "synth",
+        "--verilog",
+        str(file),
+        "--cells",
+        "ice40",
+        "--place",
+        "-P",
+        "WIDTH=6",
+        "-o",
+        str(tmp_path / "out"),
+    ]
+    assert main([*arguments, "--clock", "20", "--json", "-"]) == 0
+    (result,) = json.loads(capsys.readouterr().out)["results"]
+    assert result["registers"] == 6
+    assert result["clock_met"]
+    assert result["target_mhz"] == pytest.approx(50)
+    assert (tmp_path / "out" / "counter.bit").stat().st_size > 50_000
+    assert main([*arguments, "--clock", "0.5"]) == 1
+    assert "a clock of 0.5 ns cannot be met; what can: counter" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("module m (input a, b, output reg x, y); always @(posedge a) x <= b; always @(posedge b) y <= a;", "a and b"),
+        ("module m (inout a, output b); assign b = a;", "port a of m is inout"),
+    ],
+)  # fmt: skip
+@needs("ice40")
+def test_designs_that_cannot_be_framed(body: str, message: str, tmp_path: Path) -> None:
+    file = tmp_path / "m.v"
+    file.write_text(f"{body} endmodule\n")
+    with pytest.raises(ToolError, match=message):
+        place_verilog(read_verilog([file], None), "ice40")
+
+
+def test_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("softmaxkit.flow.tools._candidates", lambda tool: [])
+    for family, router in ROUTERS.items():
+        with pytest.raises(
+            ToolError, match=rf"^{router.tool} is not installed; get it with pip install 'softmaxkit\[fpga\]'$"
+        ):
+            place_unit(whole_table(), family)
+    with pytest.raises(ValueError, match="a device of ecp5 is 25k, 45k, 85k, not '12k'"):
+        device_of("ecp5", "12k")
+
+
+def test_tables_in_wide_cells() -> None:
+    assert resources({"LUT4": 3, "CCU2C": 2, "TRELLIS_DPR16X4": 1, "TRELLIS_FF": 5, "PFUMX": 9}, "ecp5") == {
+        "luts": 3 + 4 + 4,
+        "carries": 2,
+        "registers": 5,
+        "dsps": 0,
+        "block_rams": 0,
+    }
+    assert f"module {FRAME} (" in frame_of(whole_table(), "unit")
