@@ -125,6 +125,7 @@ def test_memories_of_macros(method: str, sram: str, kind: str, exported: Any) ->
     assert all(f"`{memory['name']}`" in (folder / "README.md").read_text() for memory in facts["memories"])
 
 
+@pytest.mark.slow
 @icarus
 @pytest.mark.parametrize(
     ("file", "right", "wrong"),
@@ -146,6 +147,7 @@ def test_a_broken_design_fails(file: str, right: str, wrong: str, exported: Any,
     assert "FAIL" in printed
 
 
+@pytest.mark.slow
 @icarus
 @pytest.mark.parametrize("file", ["axi_results.hex", "axi_reads.hex", "axi_writes.hex"])
 def test_other_vectors_fail(file: str, exported: Any, tmp_path: Path) -> None:
