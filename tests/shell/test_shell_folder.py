@@ -166,6 +166,13 @@ def test_files(exported: Any) -> None:
     added |= {"shell.vlt", "axi_scores.hex", "axi_results.hex", "axi_writes.hex", "axi_reads.hex"}
     with_shell, without = ({path.name for path in exported(LOADABLE, kind).iterdir()} for kind in ("registers", ""))
     assert with_shell - without - {f"{NAME}_axi.vvp"} == added
+    facts = json.loads((exported(LOADABLE, "registers") / "parameters.json").read_text())["shell"]
+    header = (exported(LOADABLE, "registers") / f"{NAME}_axi.sv").read_text().split(");")[0]
+    assert [port["name"] for port in facts["ports"]] == re.findall(r"(\w+),?$", header, re.MULTILINE)[1:]
+    assert {name for name, value in facts["options"].items() if value} == {*KINDS["registers"]}
+    assert facts["constants"]["address"] + facts["constants"]["stride"] == 1 << next(
+        port["bits"] for port in facts["ports"] if port["name"] == "s_axil_awaddr"
+    )
     text = (exported(LOADABLE, "registers") / "README.md").read_text()
     for name in ("s_axis_tkeep", "irq", f"{NAME}.rdl", "row_length", "causal_offset"):
         assert name in text
