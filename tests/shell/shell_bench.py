@@ -23,7 +23,7 @@ FIELDS = ("tdata", "tkeep", "tuser", "tlast", "tid")
 class ShellBench(wiring.Component):
     """A unit in its shell behind the streams that the harness drives: all fields of a beat side by side.
 
-    Writes go through AXI4-Lite, or the constants' own stream; no scores go in while one is offered.
+    Writes go through AXI4-Lite, or the constants' own stream; no scores go in until the last of a group is through.
 
     Args:
         unit: to build.
@@ -41,7 +41,7 @@ class ShellBench(wiring.Component):
             **{name: unit.signature.members[name] for name in unit.memories},
         }
         if self.map is not None:
-            ports["configuration"] = In(stream.Signature(data.StructLayout({"address": 20, "data": 32})))
+            ports["configuration"] = In(stream.Signature(data.StructLayout({"address": 20, "data": 32, "last": 1})))
         elif unit.registers is not None:
             ports["configuration"] = In(stream.Signature(unit.registers.layout))
         super().__init__(ports)
@@ -52,7 +52,10 @@ class ShellBench(wiring.Component):
         source, sink, quiet = shelled.s_axis, shelled.m_axis, Signal(init=1)
         port = getattr(self, "configuration", None)
         if port is not None:
-            m.d.comb += quiet.eq(~port.valid)
+            grouped = Signal()
+            with m.If(port.valid & port.ready):
+                m.d.sync += grouped.eq(~port.p.last)
+            m.d.comb += quiet.eq(~port.valid & ~grouped)
         m.d.comb += [
             Cat(fields(source)).eq(self.scores.payload),
             source.tvalid.eq(self.scores.valid & quiet),
@@ -235,7 +238,7 @@ def _pack_writes(bench: ShellBench, unit: Any, group: Sequence[tuple[int, int]],
     address, word = np.asarray(group, np.int64).T[:, :, None]
     last = np.arange(len(group))[:, None] == len(group) - 1
     if bench.map is not None:
-        packed = pack([(address, 20), (word, 32)])
+        packed = pack([(address, 20), (word, 32), (last.astype(np.int64), 1)])
     else:
         registers = unit.registers
         packed = pack([(address, registers.address_bits), (word, registers.data_bits), (last.astype(np.int64), 1)])

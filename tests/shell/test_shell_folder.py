@@ -125,6 +125,7 @@ def test_memories_of_macros(method: str, sram: str, kind: str, exported: Any) ->
     assert all(f"`{memory['name']}`" in (folder / "README.md").read_text() for memory in facts["memories"])
 
 
+@pytest.mark.slow
 @icarus
 @pytest.mark.parametrize(
     ("file", "right", "wrong"),
@@ -146,6 +147,7 @@ def test_a_broken_design_fails(file: str, right: str, wrong: str, exported: Any,
     assert "FAIL" in printed
 
 
+@pytest.mark.slow
 @icarus
 @pytest.mark.parametrize("file", ["axi_results.hex", "axi_reads.hex", "axi_writes.hex"])
 def test_other_vectors_fail(file: str, exported: Any, tmp_path: Path) -> None:
@@ -164,6 +166,13 @@ def test_files(exported: Any) -> None:
     added |= {"shell.vlt", "axi_scores.hex", "axi_results.hex", "axi_writes.hex", "axi_reads.hex"}
     with_shell, without = ({path.name for path in exported(LOADABLE, kind).iterdir()} for kind in ("registers", ""))
     assert with_shell - without - {f"{NAME}_axi.vvp"} == added
+    facts = json.loads((exported(LOADABLE, "registers") / "parameters.json").read_text())["shell"]
+    header = (exported(LOADABLE, "registers") / f"{NAME}_axi.sv").read_text().split(");")[0]
+    assert [port["name"] for port in facts["ports"]] == re.findall(r"(\w+),?$", header, re.MULTILINE)[1:]
+    assert {name for name, value in facts["options"].items() if value} == {*KINDS["registers"]}
+    assert facts["constants"]["address"] + facts["constants"]["stride"] == 1 << next(
+        port["bits"] for port in facts["ports"] if port["name"] == "s_axil_awaddr"
+    )
     text = (exported(LOADABLE, "registers") / "README.md").read_text()
     for name in ("s_axis_tkeep", "irq", f"{NAME}.rdl", "row_length", "causal_offset"):
         assert name in text

@@ -92,6 +92,7 @@ def test_long_rows_are_flagged() -> None:
     watched(waiting, too_long=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "name", "right", "wrong"),
     [

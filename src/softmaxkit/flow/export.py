@@ -94,7 +94,7 @@ def export(
     verilog = to_verilog(unit, name)
     if not re.search(rf"^module {name}\(", verilog, re.MULTILINE):  # Yosys escapes keywords
         raise ValueError(f"{name!r} is a keyword of Verilog; give the module another name")
-    facts = describe(unit, name)
+    facts = describe(unit, name) | ({"shell": around.to_json(name)} if around else {})
     loaded = tables(unit, [constants for constants, _ in segments], heads)
     with whole_folder(folder) as work:
         write_text(work / f"{name}.sv", verilog)

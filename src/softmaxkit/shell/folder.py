@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -137,6 +138,29 @@ class ShellFacts:
         self.numbers = {**dict.fromkeys(_idle_numbers(names), 0), **vectors.numbers}
         self.copy = shell.options.has_copy(unit)
         self.switch_cycles = switch_cycles(unit.registers) if unit.registers is not None else 0
+
+    def to_json(self, name: str) -> dict[str, Any]:
+        """Return what `parameters.json` says of the shell: its top module, options, ports and registers."""
+        facts: dict[str, Any] = {"name": f"{name}_axi", "options": asdict(self.options)}
+        facts["ports"] = [port._asdict() for port in shell_ports(self.shell)]
+        if self.map is not None:
+            facts["registers"] = [
+                {
+                    "name": register.name,
+                    "address": register.address,
+                    "fields": [
+                        {"name": each.name, "bits": each.bits, "access": each.access} for each in register.fields
+                    ],
+                }
+                for register in self.map.registers
+            ]
+            facts["constants"] = {
+                "address": self.map.base,
+                "stride": self.map.stride,
+                "sets": self.map.sets,
+                "tables": [table._asdict() for table in self.map.tables],
+            }
+        return facts
 
 
 def _idle_numbers(names: dict[str, int]) -> list[str]:

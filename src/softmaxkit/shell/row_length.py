@@ -11,6 +11,15 @@ LENGTH_BITS = 17
 OFFSET_BITS = LENGTH_BITS + 1
 """Of a causal offset, which has a sign."""
 
+LENGTH_PORTS = {
+    "row_length": In(LENGTH_BITS),
+    "causal": In(1),
+    "causal_offset": In(signed(OFFSET_BITS)),
+    "block_rows": In(LENGTH_BITS),
+    "block_restart": In(1),
+}
+"""Ports of a shell for rows by number, without AXI4-Lite."""
+
 
 class RowLength(wiring.Component):
     """Counts the positions of rows, which follow each other in whole beats.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -20,30 +20,9 @@ from softmaxkit.shell.registers import Registers
 from softmaxkit.shell.results import output_signature, write_results
 from softmaxkit.shell.row_beats import input_signature, read_beats, row_beat
 from softmaxkit.shell.row_guard import RowGuard
-from softmaxkit.shell.row_length import LENGTH_BITS, OFFSET_BITS, RowLength
+from softmaxkit.shell.row_length import LENGTH_PORTS, RowLength
 from softmaxkit.shell.rows_inside import RowsInside, most_rows
-from softmaxkit.shell.status import COUNT_BITS, ERRORS, Status, saturated_results, saturated_scores
-
-STATUS_PORTS = {
-    "busy": Out(1),
-    "errors": Out(len(ERRORS)),
-    "errors_clear": In(len(ERRORS)),
-    "interrupt_enable": In(len(ERRORS)),
-    "saturated_scores": Out(COUNT_BITS),
-    "saturated_scores_clear": In(1),
-    "saturated_results": Out(COUNT_BITS),
-    "saturated_results_clear": In(1),
-}
-"""Of the status, without AXI4-Lite."""
-
-LENGTH_PORTS = {
-    "row_length": In(LENGTH_BITS),
-    "causal": In(1),
-    "causal_offset": In(signed(OFFSET_BITS)),
-    "block_rows": In(LENGTH_BITS),
-    "block_restart": In(1),
-}
-"""Of rows by number, without AXI4-Lite."""
+from softmaxkit.shell.status import ERRORS, STATUS_PORTS, Status, saturated_results, saturated_scores
 
 
 class Shell(wiring.Component):

@@ -21,6 +21,18 @@ ERRORS = {
     "row_empty": "a row of length 0 was asked for, and took a beat of which nothing is kept",
 }
 
+STATUS_PORTS = {
+    "busy": Out(1),
+    "errors": Out(len(ERRORS)),
+    "errors_clear": In(len(ERRORS)),
+    "interrupt_enable": In(len(ERRORS)),
+    "saturated_scores": Out(COUNT_BITS),
+    "saturated_scores_clear": In(1),
+    "saturated_results": Out(COUNT_BITS),
+    "saturated_results_clear": In(1),
+}
+"""Ports of a shell for the status, without AXI4-Lite."""
+
 
 class Status(wiring.Component):
     """Remembers errors and counts saturated codes.
@@ -35,7 +47,7 @@ class Status(wiring.Component):
         errors: since they were cleared.
         interrupt: one of the enabled errors stands.
         scores, results: saturated ones in this cycle.
-        clear_scores, clear_results: count again from 0; what comes in this cycle is not counted.
+        clear_scores, clear_results: count again from 0, without what came in the cycle before.
         saturated_scores, saturated_results: counts, which stay at their largest value.
     """
 
@@ -64,7 +76,9 @@ class Status(wiring.Component):
         m.d.comb += self.interrupt.eq((self.errors & self.enable).any())
         for kind in ("scores", "results"):
             count, total = getattr(self, f"saturated_{kind}"), Signal(COUNT_BITS + 1, name=f"total_{kind}")
-            m.d.comb += total.eq(count + getattr(self, kind))
+            more = Signal.like(getattr(self, kind), name=f"more_{kind}")  # added a cycle later, for a faster clock
+            m.d.sync += more.eq(getattr(self, kind))
+            m.d.comb += total.eq(count + more)
             m.d.sync += count.eq(total[:-1] | total[-1].replicate(COUNT_BITS))
             with m.If(getattr(self, f"clear_{kind}")):
                 m.d.sync += count.eq(0)

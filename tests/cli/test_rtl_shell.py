@@ -1,0 +1,62 @@
+"""`softmaxkit rtl` with a shell: what it writes and says, and what it refuses in one line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from command_line import SMALL, last_line, run, yosys
+
+pytestmark = pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")
+
+
+@yosys
+def test_a_unit_in_its_shell(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    options = ("--tkeep", "--status", "--axi-lite", "--tags", 2)
+    code, _, err = run(capsys, "rtl", "consmax", *SMALL, *options, "-o", folder, "--name", "unit", "--json", "-")
+    assert code == 0, err
+    assert {"unit.sv", "unit_shell.sv", "unit_axi.sv", "unit.rdl"} <= {path.name for path in folder.iterdir()}
+    top = (folder / "unit_axi.sv").read_text()
+    assert all(f" {port}" in top for port in ("s_axis_tkeep", "m_axis_tid", "s_axil_awaddr", "irq"))
+
+
+@yosys
+def test_the_record_says_what_was_asked_for(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = tmp_path / "record.json"
+    command = ("rtl", "softermax", *SMALL, "--storage", "memory", "--sram", "sky130", "--row-length")
+    code, _, err = run(capsys, *command, "-o", tmp_path / "folder", "--json", path)
+    assert code == 0, err
+    inputs = json.loads(path.read_text())["inputs"]
+    assert inputs["sram"] == "sky130"
+    assert {name for name, value in inputs["shell"].items() if value} == {"row_length"}
+    assert len([*(tmp_path / "folder").glob("sky130_sram_*.sv")]) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("exact", "--axi-lite"), "AXI4-Lite has nothing to say; add the row length or the status"),
+        (("exact", "--axi-lite", "--read-back"), "this unit of exact has no loadable constants to read back"),
+        (("consmax", "--read-back"), "constants are read back through AXI4-Lite, which is not asked for (--axi-lite)"),
+        (("consmax", "--axi-lite", "--constants", "baked"), "has no loadable constants"),
+        (("consmax", "--tags", 1), "there are 2 to 256 tags, not 1"),
+        (("consmax", "--tags", 1000), "there are 2 to 256 tags, not 1000"),
+        (("consmax", "--sram", "sky130"), "storage 'flip-flops' and no rows wait"),
+        (("exact", "--sram", "sky130"), "take --storage memory"),
+        (
+            ("exact", "--sram", "mine", "--storage", "memory"),
+            "an SRAM macro is sky130 or NAME:WIDTHxDEPTH[/BITS], not 'mine'",
+        ),
+    ],
+    ids=str,
+)
+def test_refusals(
+    options: tuple[object, ...], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    code, _, err = run(capsys, "rtl", *options, *SMALL, "-o", tmp_path / "folder")
+    assert code == 2
+    assert message in " ".join(err.split())
+    assert last_line(err).startswith("error: ")
+    assert list(tmp_path.iterdir()) == []
