@@ -15,6 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from softmaxkit.files import whole_folder, write_text
 from softmaxkit.flow.interface import describe, stream_ports, tables, unit_ports, whole_bytes
+from softmaxkit.flow.readable import comment_modules
 from softmaxkit.flow.vectors import Rows, Stream, stream
 from softmaxkit.flow.verilog import to_verilog
 
@@ -37,6 +38,7 @@ TEMPLATES = {
     "formal.sv": "{name}_formal.sv",
     "unit.sby": "{name}.sby",
     "prove.ys": "prove.ys",
+    "unit.core": "{name}.core",
     "cocotb.sv": "{name}_cocotb.sv",
     "cocotb.py": "{name}_cocotb.py",
     "unit.sdc": "{name}.sdc",
@@ -78,7 +80,7 @@ def export(
         raise ValueError(f"the clock's period is a positive number of ns, not {period}")
     _check_segments(unit, segments)
     vectors = stream(unit, segments)
-    verilog = to_verilog(unit, name)
+    verilog = comment_modules(to_verilog(unit, name), unit, name)
     if not re.search(rf"^module {name}\(", verilog, re.MULTILINE):  # Yosys escapes keywords
         raise ValueError(f"{name!r} is a keyword of Verilog; give the module another name")
     facts = describe(unit, name)
@@ -175,9 +177,7 @@ def _checker(unit: SoftmaxUnit, name: str) -> dict[str, Any]:
     return {
         "streams": [(port, len(getattr(unit, port).payload.as_value())) for port in streams],
         "stream_ports": [port._asdict() for port in stream_ports(unit)],
-        "cocotb_sources": [
-            f"{name}{end}.sv" for end in ("", "_axis", *["_memory"] * bool(unit.memories), "_cocotb")
-        ],
+        "cocotb_sources": [f"{name}{end}.sv" for end in ("", "_axis", *["_memory"] * bool(unit.memories), "_cocotb")],
         "memory_pins": [port.name for port in unit_ports(unit) if port not in stream_ports(unit)],
         "places": 1 << (4 * latency + 64).bit_length(),  # more than all buffers hold
         "formal": {
