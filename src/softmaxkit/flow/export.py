@@ -18,6 +18,7 @@ from softmaxkit.flow.cells.processes import PROCESSES
 from softmaxkit.flow.constraints import SHARE, Constraints
 from softmaxkit.flow.interface import describe, stream_ports, tables, unit_ports, whole_bytes
 from softmaxkit.flow.paths import combinational_paths
+from softmaxkit.flow.readable import comment_modules
 from softmaxkit.flow.vectors import Rows, Stream, hexadecimal, stream
 from softmaxkit.flow.verilog import to_verilog
 from softmaxkit.shell.folder import describe_shell, write_shell
@@ -44,6 +45,7 @@ TEMPLATES = {
     "formal.sv": "{name}_formal.sv",
     "unit.sby": "{name}.sby",
     "prove.ys": "prove.ys",
+    "unit.core": "{name}.core",
     "cocotb.sv": "{name}_cocotb.sv",
     "cocotb.py": "{name}_cocotb.py",
     "unit.sdc": "{name}.sdc",
@@ -91,7 +93,7 @@ def export(
     macro = choose_macro(sram, unit) if sram else None
     around = describe_shell(unit, shell, segments) if shell else None
     vectors = stream(unit, segments)
-    verilog = to_verilog(unit, name)
+    verilog = comment_modules(to_verilog(unit, name), unit, name)
     if not re.search(rf"^module {name}\(", verilog, re.MULTILINE):  # Yosys escapes keywords
         raise ValueError(f"{name!r} is a keyword of Verilog; give the module another name")
     facts = describe(unit, name) | ({"shell": around.to_json(name)} if around else {})
