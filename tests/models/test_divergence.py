@@ -27,7 +27,7 @@ def test_the_first_step_is_remembered() -> None:
     assert seen.found() == {"a gradient": (2, [1, 2]), "the loss": (3, [0])}
 
 
-@pytest.mark.parametrize(("at", "looks"), [(3, 4), (5, 50)])
+@pytest.mark.parametrize(("at", "looks"), [(4, 5), (5, 50)])
 def test_training_names_the_step_and_the_place(
     at: int, looks: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -49,7 +49,7 @@ def test_training_names_the_step_and_the_place(
         return gradient * (torch.nan if len(calls) == at else 1.0)
 
     model.get_parameter("transformer.h.0.attn.c_proj.weight").register_hook(spoil)
-    recipe = Recipe(steps=6, context=16, batch=2)
+    recipe = Recipe(steps=12, context=16, batch=2)
     with pytest.raises(FloatingPointError, match=rf"at step {at}, beginning in transformer.h.0.attn.c_proj.weight"):
         train(model, read_corpus(text), recipe, tmp_path / "run", seed=0)
-    assert len(calls) == (4 if looks == 4 else 6)
+    assert len(calls) == (5 if looks == 5 else 6)  # or where a quarter is saved

@@ -150,7 +150,8 @@ class MethodTrainer(Trainer):
     def training_step(self, model: Any, *arguments: Any, **named: Any) -> Tensor:
         """Compute the gradients.
 
-        On a GPU what is not finite is found out at every `LOOKS`-th step, and at the last: to look is to wait for it.
+        On a GPU what is not finite is found out at every `LOOKS`-th step, and before anything is saved: to look is to
+        wait.
 
         Raises:
             FloatingPointError: one is NaN or infinite; the message names the parameter, of all such the last that the
@@ -171,9 +172,9 @@ class MethodTrainer(Trainer):
         step = self.state.global_step + 1
         named = {name: x.grad for name, x in parameters.items() if x.grad is not None}
         divergence.see("a gradient", step, list(named.values()))
-        if step % LOOKS and step < self.state.max_steps:
+        if step % LOOKS and step not in self.watch.stops and step < self.state.max_steps:
             return
-        for what, (first, places) in divergence.found().items():
+        for what, (first, places) in sorted(divergence.found().items(), key=lambda found: found[1][0]):
             names = list(named)
             where = names[max(places)] if what == "a gradient" else "the loss itself"
             self._refuse(f"{what} is not finite", where, first)
