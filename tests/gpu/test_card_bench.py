@@ -7,7 +7,7 @@ import torch
 
 from softmaxkit import ConSmax, Exact, Exaq
 from softmaxkit.cli import main
-from softmaxkit.cli.bench import card_tables
+from softmaxkit.cli.card import card_tables
 from softmaxkit.kernels import cards
 from softmaxkit.studies.card_speed import CardOptions, measure_card
 

@@ -162,6 +162,19 @@ def test_layers_of_different_bits(tmp_path: Path) -> None:
         mix_bits(model, spec, tokens, 1.5)
 
 
+@pytest.mark.parametrize("place", [0, 1])
+def test_bits_go_where_the_output_of_attention_needs_them(place: int) -> None:
+    model = tiny_model("gpt2")
+    attention = model.transformer.h[place].attn.c_attn
+    width = attention.weight.shape[0]
+    with torch.no_grad():  # no queries, so that all scores are equal: no bits are needed
+        attention.weight[:, :width] = 0
+        attention.bias[:width] = 0
+    bits = mix_bits(model, Exaq(clip="output"), [batch["input_ids"] for batch in BATCHES], 2.5)
+    assert bits[place] == 2
+    assert bits[1 - place] == 3
+
+
 @pytest.mark.parametrize("mode", ["float", "integer"])
 def test_decoding_with_a_cache_gives_the_same_as_reading_at_once(mode: str) -> None:
     model = tiny_model("gpt2")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,9 +11,20 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from softmaxkit.cli.card import bench_card
 from softmaxkit.cli.console import command_line, results_console, stages, write_record
-from softmaxkit.cli.options import JsonOption, MethodsOption, SeedOption, SpecsOption, chosen_specs
-from softmaxkit.methods.base.spec import Spec
+from softmaxkit.cli.options import (
+    GgufOption,
+    JsonOption,
+    MethodsOption,
+    SeedOption,
+    SpecsOption,
+    TextOption,
+    chosen_specs,
+    given,
+    refuse,
+    with_gguf,
+)
 
 
 class Device(StrEnum):
@@ -32,8 +42,20 @@ SHAPES = ("4096x128", "4096x1024", "1024x4096", "256x32768", "64x131072", "12x10
 
 
 def bench(
+    context: typer.Context,
     method: MethodsOption = None,
     spec: SpecsOption = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Measure a whole language model, by its folder, hub name or GGUF file; or smollm2, where installed.",
+            show_default=False,
+        ),
+    ] = None,
+    gguf: GgufOption = None,
+    prompt: Annotated[int, typer.Option(min=2, help="With --model: tokens of the prompt.")] = 1024,
+    generate: Annotated[int, typer.Option(min=1, help="With --model: tokens generated after it.")] = 32,
+    text: TextOption = None,
     shape: Annotated[
         list[str] | None,
         typer.Option(
@@ -59,21 +81,27 @@ def bench(
     scaled_dot_product_attention; "new memory" is for calls that return a new tensor, as most do. "error" is against the
     method itself in float64, "from exact" the output's distance to exact attention, which the method itself has too.
 
-    On a GPU: rows, attention forward and backward, and decoding, of bfloat16, by our kernels, FlexAttention and each
-    back end of scaled_dot_product_attention, as shares of what the card copies and multiplies. With TRITON_INTERPRET=1
-    in the environment all of it runs on the CPU, to be tried; times mean nothing then.
+    With --model, a prompt and the tokens after it, in mode "fused", beside the model as it comes, in float32 and
+    bfloat16.
+
+    On a GPU (--device cuda): rows, attention forward and backward, and decoding, of bfloat16, by our kernels,
+    FlexAttention and each back end of scaled_dot_product_attention, as shares of what the card copies and multiplies.
+    With TRITON_INTERPRET=1 in the environment all of it runs on the CPU, to be tried; times mean nothing then.
     """
+    if model is not None or gguf is not None:
+        refuse(given(context, "shape", "compiled", "seed", "device"), "a model brings its own shapes, on the CPU")
+        _bench_model(with_gguf(model, gguf), method, spec, prompt, generate, text, threads, rounds, json)
+        return
+    refuse(given(context, "prompt", "generate", "text"), "no --model is given to read or generate a text")
     shapes = tuple(_shape(text) for text in shape or (SHAPES if device is Device.CPU else CARD_SHAPES))
     specs = chosen_specs(method, spec)
     if device is Device.CUDA:
-        if threads or compiled:
-            raise ValueError("--threads and --compile are of the CPU; on CUDA torch compiles its softmax anyway")
-        _bench_card(specs, shapes, rounds, seed, json)
+        refuse(given(context, "threads", "compiled"), "a GPU has none, and torch's softmax is compiled there anyway")
+        bench_card(specs, shapes, rounds, seed, json)
         return
     from softmaxkit.studies.speed import SpeedOptions, distinct, measure_speed
 
-    counts = tuple(dict.fromkeys(threads or (1, os.cpu_count() or 1)))
-    options = SpeedOptions(distinct(specs), shapes, counts, rounds, compiled, seed)
+    options = SpeedOptions(distinct(specs), shapes, _counts(threads), rounds, compiled, seed)
     with stages() as stage:
         record = measure_speed(options, command_line(), stage)
     screen = results_console(json)
@@ -83,52 +111,69 @@ def bench(
     write_record(record, json)
 
 
-def _bench_card(
-    specs: Sequence[Spec], shapes: tuple[tuple[int, ...], ...], rounds: int, seed: int, json: Path | None
+def _bench_model(
+    model: str | None,
+    method: list[str] | None,
+    spec: list[Path] | None,
+    prompt: int,
+    generate: int,
+    text: Path | None,
+    threads: list[int] | None,
+    rounds: int,
+    json: Path | None,
 ) -> None:
-    from softmaxkit.studies.card_speed import CardOptions, measure_card
+    """Measure a whole model."""
+    from softmaxkit.studies.contenders import has_fused_attention
+    from softmaxkit.studies.model_speed import ModelSpeedOptions, measure_model_speed
     from softmaxkit.studies.speed import distinct
 
-    options = CardOptions(distinct(specs), shapes, rounds=rounds, seed=seed)
+    assert model is not None
+    specs = distinct(chosen_specs(method, spec))
+    if not (method or spec):
+        specs = tuple(filter(has_fused_attention, specs))
+    options = ModelSpeedOptions(model, specs, prompt, generate, text, _counts(threads), rounds)
     with stages() as stage:
-        record = measure_card(options, command_line(), stage)
-    screen = results_console(json)
-    for table in card_tables(record):
-        screen.print(table)
-    inputs = record["inputs"]
-    screen.print(
-        f"{inputs['card']}: copies {inputs['copy_gb_per_s']:.0f} GB/s, multiplies {inputs['matmul_tflops']:.0f} TFLOP/s"
-    )
+        record = measure_model_speed(options, command_line(), stage)
+    results_console(json).print(_model_table(record))
     write_record(record, json)
 
 
-def card_tables(record: dict[str, Any]) -> list[Table]:
-    """Return a table for each shape, causal or not, and pass."""
-    tables: dict[tuple[Any, ...], Table] = {}
+def _counts(threads: list[int] | None) -> tuple[int, ...]:
+    return tuple(dict.fromkeys(threads or (1, os.cpu_count() or 1)))
+
+
+def _model_table(record: dict[str, Any]) -> Table:
+    inputs = record["inputs"]
+    title = f"{inputs['model']['name']}: {inputs['prompt_tokens']} tokens read, {inputs['generated_tokens']} generated"
+    table = Table("method", "threads", title=title, caption=f"kernels: {inputs['kernels']}", box=SIMPLE_HEAD)
+    for part in ("read", "generated"):
+        for column in (f"{part}/s", "over float32", "over bfloat16"):
+            table.add_column(column, justify="right")
+    for column in ("loss", "from its float", "fused layers"):
+        table.add_column(column, justify="right")
     for result in record["results"]:
-        causal, way = result.get("causal", False), result.get("pass", "")
-        key = (*result["shape"], causal, way)
-        if key not in tables:
-            title = ", ".join(("x".join(map(str, result["shape"])), *(["causal"] if causal else []), way or "softmax"))
-            tables[key] = Table("method", "mode", "back end", title=title.removesuffix(", "), box=SIMPLE_HEAD)
-            for column in ("ms", "TFLOP/s", "GB/s", "of the card", "error"):
-                tables[key].add_column(column, justify="right")
-        name = " ".join(part for part in (result["method"], result.get("variant"), result.get("storage")) if part)
-        row = [name, result.get("mode", ""), result["backend"]]
-        if "failure" in result:
-            tables[key].add_row(*row, "does not run", "", "", "", result["failure"][:40])
-            continue
-        share = result.get("share_of_matmul", result.get("share_of_copy"))
-        error = result.get("error_rms")
-        tables[key].add_row(
-            *row,
-            f"{1e3 * result['seconds']:.3f}",
-            f"{result['tflops']:.0f}" if "tflops" in result else "",
-            f"{result['gb_per_s']:.0f}" if "gb_per_s" in result else "",
-            f"{share:.0%}",
-            "" if error is None else f"{error:.1e}",
+        change = result.get("loss_change_from_float_percent")
+        table.add_row(
+            _name(result),
+            str(result["threads"]),
+            *(
+                cell
+                for part in ("prompt", "generated")
+                for cell in (
+                    f"{result[f'{part}_tokens_per_second']:.1f}",
+                    f"{result[f'{part}_speedup_over_float32']:.2f}x",
+                    f"{result[f'{part}_speedup_over_bfloat16']:.2f}x",
+                )
+            ),
+            f"{result['loss_nats']:.4f}",
+            "" if change is None else f"{change:+.2f}%",
+            str(result.get("fused_layers", "")),
         )
-    return list(tables.values())
+    return table
+
+
+def _name(result: dict[str, Any]) -> str:
+    return " ".join(part for part in (result["method"], result.get("variant"), result.get("storage")) if part)
 
 
 def _shape(text: str) -> tuple[int, ...]:
@@ -146,10 +191,9 @@ def _tables(record: dict[str, Any]) -> list[Table]:
         key = (*shape, threads)
         if key not in tables:
             tables[key] = _empty_table(shape, threads)
-        name = " ".join(part for part in (result["method"], result.get("variant"), result.get("storage")) if part)
         error = result.get("error_max", result.get("error_rms"))
         tables[key].add_row(
-            name,
+            _name(result),
             result.get("mode", ""),
             f"{1e3 * result['seconds']:.3f}",
             f"{result['speedup_over_torch']:.2f}x",

@@ -39,7 +39,7 @@ def calibrate(model: PreTrainedModel, batches: Iterable[Batch]) -> PreTrainedMod
     """
     modules = active_layers(model)
     magnitudes = {name: Magnitudes() for name, module in modules.items() if may_saturate(module)}
-    results = _observe(model, {name: module.calibrator() for name, module in modules.items()}, batches, magnitudes)
+    results = observe(model, {name: module.calibrator() for name, module in modules.items()}, batches, magnitudes)
     report(modules, magnitudes, {name for name, values in results.items() if "scale" in values})
     return model
 
@@ -63,11 +63,11 @@ def convert(model: PreTrainedModel, batches: Iterable[Batch], fold: bool = True)
     if fold and batches and any(converters.values()):
         with suppress(UnsupportedError):
             fold_log_sums(model, [inputs_of(batch) for batch in batches])
-    _observe(model, converters, batches)
+    observe(model, converters, batches)
     return model
 
 
-def _observe(
+def observe(
     model: PreTrainedModel,
     calibrators: Mapping[str, Calibrator | None],
     batches: Iterable[Batch],
@@ -83,6 +83,9 @@ def _observe(
 
     Returns:
         what the calibrators found, by layer.
+
+    Raises:
+        TypeError, ValueError: as `calibrate`.
     """
     modules = active_layers(model)
     counted = {model.get_submodule(name): counts for name, counts in (magnitudes or {}).items()}

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
+from typing import Any
 
+import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
+from softmaxkit.methods.base.module import SoftmaxModule
+from softmaxkit.methods.base.rows import masked_softmax, some_rows
 from softmaxkit.methods.base.spec import Spec
-from softmaxkit.models.calibration import Batch, calibrate, inputs_of
-from softmaxkit.models.evaluation import RealScores, watching_scores
+from softmaxkit.models.calibration import Batch, calibrate, observe
 from softmaxkit.models.patch import apply, layers
-from softmaxkit.models.running import evaluating, run
 
 
 def mix_bits(model: PreTrainedModel, spec: Spec, batches: Iterable[Batch], mean_bits: float) -> list[int]:
     """Put a method into a model, with the bits of each layer chosen, and calibrate it, in place.
 
-    Every layer's error is measured with all bits that the spec may have (`Spec.by_bits`): the summed absolute
-    difference of its probabilities to exact softmax of the same scores, a row on average. Of all choices within the
-    budget, that of the least total is taken.
+    Every layer's error is measured with all bits that the spec may have (`Spec.by_bits`): how far the output of its
+    attention is from that of exact softmax on the same scores and values, relative to that output (the lengths of the
+    vectors, summed over some of the queries). Of all choices within the budget, that of the least total is taken.
 
     Args:
         model: exact, or with methods that are replaced.
@@ -40,14 +44,18 @@ def mix_bits(model: PreTrainedModel, spec: Spec, batches: Iterable[Batch], mean_
             f"the mean bits of {spec.title} are from {min(choices)} to {max(choices)} here, not {mean_bits:g}"
         )
     batches = list(batches)
-    errors = []
+    calibrated: list[dict[str, SoftmaxModule]] = []
     for option in choices.values():
         calibrate(apply(model, option), batches)
-        errors.append(_errors(model, batches))
-    chosen = cheapest(list(zip(*errors, strict=True)), list(choices), int(mean_bits * len(errors[0]) + 1e-9))
-    for place, bits in enumerate(chosen):
-        apply(model, choices[bits], layers=[place])
-    calibrate(model, batches)
+        calibrated.append(layers(model))
+    errors = {name: _OutputErrors([modules[name] for modules in calibrated]) for name in layers(model)}
+    observe(apply(model, spec), errors, batches)  # with modules of its own, since those that are compared run inside
+    budget = int(mean_bits * len(errors) + 1e-9)
+    chosen = cheapest([of_layer.relative for of_layer in errors.values()], list(choices), budget)
+    for place, (name, bits) in enumerate(zip(errors, chosen, strict=True)):
+        best = calibrated[list(choices).index(bits)][name]
+        apply(model, best.spec, layers=[place])
+        layers(model)[name].adopt({**best.calibration, "statistics": best.statistics})
     return chosen
 
 
@@ -76,15 +84,39 @@ def cheapest(errors: Sequence[Sequence[float]], choices: Sequence[int], budget: 
     return min(best.values())[1]
 
 
-def _errors(model: PreTrainedModel, batches: Sequence[Batch]) -> list[float]:
-    """Return each layer's mean summed absolute error of a row."""
-    totals, rows = (dict.fromkeys(layers(model), 0.0) for _ in range(2))
+class _OutputErrors:
+    """A calibrator that compares several modules for one layer with exact softmax, on the output of its attention.
 
-    def see(name: str, seen: RealScores) -> None:
-        totals[name] += (seen.probabilities - seen.ideal).abs().sum().item()
-        rows[name] += seen.attended.any(-1).sum().item()
+    Attributes:
+        modules: calibrated.
+        totals: summed lengths of the differences, by module.
+        size: summed length of the exact outputs.
+    """
 
-    with evaluating(model), watching_scores(model, see):
-        for batch in batches:
-            run(model, inputs_of(batch))
-    return [totals[name] / max(rows[name], 1) for name in totals]
+    def __init__(self, modules: Sequence[SoftmaxModule]) -> None:
+        self.modules = modules
+        self.totals, self.size = [0.0] * len(modules), 0.0
+
+    def observe(self, scores: Tensor, attended: Tensor, values: Tensor | None = None) -> Tensor:
+        """Take in one batch; the model goes on with exact softmax."""
+        assert values is not None, "attention layers give their values"
+        exact = masked_softmax(scores * math.log(self.modules[0].spec.base), attended)
+        some = [some_rows(x).contiguous() for x in (scores, attended, exact)]
+        values = values.to(exact.dtype)
+        self.size += _summed_lengths(some[2] @ values)
+        for index, module in enumerate(self.modules):
+            self.totals[index] += _summed_lengths((module(some[0], some[1]) - some[2]) @ values)
+        return exact
+
+    def finish(self) -> dict[str, Any]:
+        """Return nothing to adopt."""
+        return {}
+
+    @property
+    def relative(self) -> list[float]:
+        """The error of every module, relative to the exact output."""
+        return [total / self.size if self.size else 0.0 for total in self.totals]
+
+
+def _summed_lengths(vectors: Tensor) -> float:
+    return float(torch.linalg.vector_norm(vectors, dim=-1).sum(dtype=torch.float64))

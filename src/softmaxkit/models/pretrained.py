@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -63,6 +64,19 @@ def read_pretrained(
         return model, AutoTokenizer.from_pretrained(source.place, **source.options)
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"cannot load the tokenizer of {name}: {str(error).strip().splitlines()[0]}") from None
+
+
+def shared_pretrained(name: str, context: int) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None]:
+    """Return a causal language model and its tokenizer as `read_pretrained`; the last one is kept, to be read once.
+
+    Methods may be put into the model and taken out again. Its weights are everybody's: to train it, read it anew.
+    """
+    return _kept(name, context, fingerprint(name))
+
+
+@lru_cache(maxsize=1)
+def _kept(name: str, context: int, fingerprint: str | None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None]:
+    return read_pretrained(name, context)
 
 
 def fingerprint(name: str | None) -> str | None:

@@ -116,7 +116,7 @@ class Comparison:
 
     def inputs(self) -> dict[str, Any]:
         """Return what a record says of text, model and recipe."""
-        model = self.preparation.fresh()
+        model = self.preparation.fresh(to_train=False)
         config = model.config.get_text_config()
         description = {
             "name": self.options.model or (SMALL_GPT if self.options.shape == Shape() else "language model"),

@@ -142,6 +142,11 @@ def kernel_mode(spec: Spec) -> str:
     return "integer" if call is None else "float"
 
 
+def has_fused_attention(spec: Spec) -> bool:
+    """Has a method a fused attention of its own, which a model's mode "fused" runs?"""
+    return sample_module(spec, 1, "float").attention_call() is not None
+
+
 def sample_module(spec: Spec, keys: int, mode: str, largest: float = 8.0) -> SoftmaxModule:
     """Return the module of a layer whose scores have the standard deviation `SPREAD`.
 

@@ -10,7 +10,7 @@ from typing import Self
 from torch import Tensor
 
 from softmaxkit.methods.base.spec import Spec
-from softmaxkit.models.pretrained import read_pretrained
+from softmaxkit.models.pretrained import shared_pretrained
 from softmaxkit.models.text import Corpus, read_corpus
 from softmaxkit.recipe import WINDOWS, Recipe, Shape
 
@@ -88,7 +88,7 @@ class TokenWindows:
         if options.model is None:
             corpus = read_corpus(options.text, None, options.shape.tokens)
         else:
-            corpus = read_corpus(options.text, read_pretrained(options.model, context)[1])
+            corpus = read_corpus(options.text, shared_pretrained(options.model, context)[1])
         return cls(
             corpus,
             corpus.fingerprint,

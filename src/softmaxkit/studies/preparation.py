@@ -17,7 +17,7 @@ from softmaxkit.models.calibration import calibrate, convert
 from softmaxkit.models.checkpoint import load, save
 from softmaxkit.models.language_model import language_model
 from softmaxkit.models.patch import apply, restore
-from softmaxkit.models.pretrained import fingerprint, read_pretrained
+from softmaxkit.models.pretrained import fingerprint, read_pretrained, shared_pretrained
 from softmaxkit.models.running import to_default_device
 from softmaxkit.models.training import checkpoint_at, train
 from softmaxkit.recipe import Recipe
@@ -59,17 +59,22 @@ class Preparation:
         """
         curve: Curve = []
         if spec.training == "calibrated":
-            model = restore(self.prepare(BASELINE)[0])
+            model = restore(self._trained(BASELINE)[0])
             apply(model, spec)
         else:
             model, curve = self._trained(spec)
         calibrate(to_default_device(model), self.windows.calibration)
         return model, curve
 
-    def fresh(self) -> PreTrainedModel:
-        """Return the model before any training: without a method, pretrained or with random weights."""
+    def fresh(self, to_train: bool = True) -> PreTrainedModel:
+        """Return the model before any training: without a method, pretrained or with random weights.
+
+        Args:
+            to_train: its weights may be changed; else a pretrained one is read only once.
+        """
         if self.options.model is not None:
-            return restore(read_pretrained(self.options.model, self.options.recipe.context)[0])
+            read = read_pretrained if to_train else shared_pretrained
+            return restore(read(self.options.model, self.options.recipe.context)[0])
         return language_model(self.options.shape, self.options.recipe.context, self.options.seed)
 
     def describe(self, spec: Spec) -> str:
@@ -103,7 +108,7 @@ class Preparation:
         """Train a model with a spec in it, or load it where it is finished."""
         folder = self.folder(spec)
         if self.options.pretrained and not self.steps:  # nothing is trained that would have to be kept
-            return apply(self.fresh(), spec), []
+            return apply(self.fresh(to_train=False), spec), []
         if (folder / "model").is_dir():
             return load(folder / "model"), json.loads((folder / "curve.json").read_text(encoding="utf-8"))
         if self._is_converted(spec):
@@ -128,7 +133,7 @@ class Preparation:
         """Put a spec into the finished model of the baseline, and train on for some steps."""
         recipe = self._recipe(spec)
         before = replace(self.options, recipe=recipe.before_conversion())
-        model = restore(Preparation(before, self.windows, self.stage).prepare(BASELINE)[0])
+        model = restore(Preparation(before, self.windows, self.stage)._trained(BASELINE)[0])
         apply(model, spec, mode=_training_mode(spec))
         convert(model, self.windows.calibration, recipe.key_fit)
         conversion = replace(recipe, steps=recipe.conversion_steps, learning_rate=recipe.conversion_rate)

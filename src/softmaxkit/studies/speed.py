@@ -66,7 +66,7 @@ def measure_speed(options: SpeedOptions, command: Sequence[str], stage: Stage) -
         )
         for threads in options.threads:
             progress = stage(f"{'x'.join(map(str, shape))}, {threads} thread{'s' if threads > 1 else ''}")
-            with _threads(threads), torch.no_grad():
+            with torch_with_threads(threads), torch.no_grad():
                 measured = _run_in_turn(contenders, options.rounds, progress)
             results += [{**figures, "shape": list(shape), "threads": threads} for figures in measured]
     inputs = {"spread": SPREAD, "rounds": options.rounds, "kernels": backend_name()}
@@ -97,7 +97,7 @@ def speedups_over_torch(
         softmax_contenders((spec,), shape, modes=(kernel_mode(spec),))[len(torch_and_copy)] for spec in different
     ]
     contenders = [contender._replace(truth=None) for contender in (*torch_and_copy, *methods)]
-    with _threads(1), torch.no_grad():
+    with torch_with_threads(1), torch.no_grad():
         _, _, *measured = _run_in_turn(contenders, rounds, lambda done, total: None)
     keys = ("speedup_over_torch", "speedup_over_torch_low", "speedup_over_torch_high")
     by_computation = {
@@ -176,7 +176,8 @@ def _relative_rms(difference: Tensor, of: Tensor) -> float:
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
+def torch_with_threads(count: int) -> Iterator[None]:
+    """Let torch run on so many threads meanwhile."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

@@ -1,0 +1,189 @@
+"""Speed of a whole language model: a prompt and the tokens after it, beside torch's own attention."""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+
+from softmaxkit.kernels.backends import backend_name
+from softmaxkit.methods.base.spec import Spec
+from softmaxkit.models.cache import EightBitCache
+from softmaxkit.models.calibration import calibrate
+from softmaxkit.models.evaluation import loss_on
+from softmaxkit.models.fused import fused_layers
+from softmaxkit.models.patch import apply, set_mode
+from softmaxkit.models.pretrained import read_pretrained
+from softmaxkit.models.running import device_of
+from softmaxkit.models.text import read_corpus
+from softmaxkit.record import make_record, make_result
+from softmaxkit.studies.progress import Progress, Stage
+from softmaxkit.studies.speed import torch_with_threads
+
+RIVALS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+"""What runs beside the methods: the model with torch's attention, in these dtypes."""
+
+
+@dataclass(frozen=True)
+class ModelSpeedOptions:
+    """What to measure.
+
+    Attributes:
+        model: a causal language model, by folder, hub name or GGUF file.
+        specs: methods, run in mode "fused".
+        prompt: tokens of the prompt.
+        tokens: generated after it.
+        text: whose held-out part is the prompt, and on whose other part methods are calibrated; None for the Python
+            standard library's source.
+        threads: numbers of threads, each measured.
+        rounds: how often everything runs, in turn.
+    """
+
+    model: str
+    specs: tuple[Spec, ...]
+    prompt: int
+    tokens: int
+    text: Path | None
+    threads: tuple[int, ...]
+    rounds: int
+
+
+class Runner(NamedTuple):
+    """A model to run.
+
+    Attributes:
+        figures: what a record says of it.
+        model: with its attention.
+        cache: makes an empty one.
+    """
+
+    figures: dict[str, Any]
+    model: PreTrainedModel
+    cache: Callable[[], DynamicCache]
+
+
+def measure_model_speed(options: ModelSpeedOptions, command: Sequence[str], stage: Stage) -> dict[str, Any]:
+    """Measure a prompt and the tokens generated after it, with torch's attention and with every method.
+
+    Args:
+        options: what to measure.
+        command: for the record.
+        stage: shows progress.
+
+    Returns:
+        A record. Its results, one for each runner and number of threads, have `prompt_tokens_per_second`,
+        `generated_tokens_per_second`, medians over the rounds, their ratios over torch's in each dtype
+        (`prompt_speedup_over_float32`, ...), and `loss_nats` on the prompt; those of methods also
+        `loss_change_from_float_percent`, against their own float mode, and `fused_layers`, how many of the
+        model's layers a kernel runs.
+
+    Raises:
+        ValueError: a text or model that cannot be used.
+    """
+    model, tokenizer = read_pretrained(options.model, options.prompt + options.tokens)
+    corpus = read_corpus(options.text, tokenizer)
+    window = corpus.held_out_windows(options.prompt, 1)
+    batches = corpus.calibration_batches(options.prompt)
+    runners = [_rival(model, name, window) for name in RIVALS]
+    for spec in options.specs:
+        stage(f"calibrate {spec.name}")
+        runners += _with_method(model, spec, batches, window)
+    results = []
+    for threads in options.threads:
+        title = f"{options.model}, {threads} thread{'s' if threads > 1 else ''}"
+        with torch_with_threads(threads), torch.inference_mode():
+            seconds = _run_in_turn(runners, window[:, :-1], options.tokens, options.rounds, stage(title))
+        results += [
+            {**runner.figures, **_figures(own, seconds, options), "threads": threads}
+            for runner, own in zip(runners, seconds, strict=True)
+        ]
+    inputs = {
+        "text": corpus.describe(),
+        "model": {"name": options.model, "parameters": model.num_parameters()},
+        "prompt_tokens": options.prompt,
+        "generated_tokens": options.tokens,
+        "rounds": options.rounds,
+        "kernels": backend_name(),
+    }
+    return make_record(command, 0, inputs, results)
+
+
+def _rival(model: PreTrainedModel, name: str, window: Tensor) -> Runner:
+    """Return a model with torch's own attention."""
+    if RIVALS[name] == model.dtype:
+        cast = _copy_with_same_weights(model)
+    else:
+        cast = copy.deepcopy(model)
+        cast.to(RIVALS[name])  # type: ignore[arg-type, unused-ignore]
+    figures = {"method": "torch", "variant": name, "loss_nats": loss_on(cast, window)}
+    return Runner(figures, cast.eval(), lambda: DynamicCache(config=cast.config))
+
+
+def _with_method(model: PreTrainedModel, spec: Spec, batches: list[Tensor], window: Tensor) -> list[Runner]:
+    """Return a model with a method in mode "fused", with transformers' cache and with ours of 8 bits."""
+    own = calibrate(apply(_copy_with_same_weights(model), spec), batches).eval()
+    in_float = loss_on(own, window)
+    set_mode(own, "fused")
+    loss = loss_on(own, window)
+    native = sum(choice.native for choice in fused_layers(own, window[:, :-1]).values())
+    figures = make_result(
+        spec,
+        "fused",
+        loss_nats=loss,
+        loss_change_from_float_percent=100 * (loss / in_float - 1),
+        fused_layers=native,
+    )
+    plain = Runner(figures, own, lambda: DynamicCache(config=own.config))
+    if not native:
+        return [plain]
+    return [plain, Runner({**figures, "storage": "8-bit cache"}, own, lambda: EightBitCache(own.config))]
+
+
+def _copy_with_same_weights(model: PreTrainedModel) -> PreTrainedModel:
+    return copy.deepcopy(model, {id(weights): weights for weights in (*model.parameters(), *model.buffers())})
+
+
+def _run_in_turn(
+    runners: Sequence[Runner], prompt: Tensor, tokens: int, rounds: int, progress: Progress
+) -> list[list[tuple[float, float]]]:
+    """Return the seconds of prompt and generation, by runner and round; a first round warms up."""
+    seconds: list[list[tuple[float, float]]] = [[] for _ in runners]
+    for turn in range(rounds + 1):
+        for runner, own in zip(runners, seconds, strict=True):
+            times = _generate(runner, prompt.to(device_of(runner.model)), tokens)
+            if turn:
+                own.append(times)
+        progress(turn, rounds)
+    return seconds
+
+
+def _generate(runner: Runner, prompt: Tensor, tokens: int) -> tuple[float, float]:
+    """Read a prompt and generate tokens, the likeliest every time; return the seconds of both."""
+    cache = runner.cache()
+    start = time.perf_counter()
+    logits = runner.model(prompt, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
+    read = time.perf_counter()
+    for _ in range(tokens):
+        token = logits[:, -1:].argmax(-1)
+        logits = runner.model(token, past_key_values=cache, use_cache=True).logits
+    return read - start, time.perf_counter() - read
+
+
+def _figures(
+    own: list[tuple[float, float]], every: list[list[tuple[float, float]]], options: ModelSpeedOptions
+) -> dict[str, float]:
+    figures = {}
+    for part, (name, tokens) in enumerate((("prompt", options.prompt), ("generated", options.tokens))):
+        figures[f"{name}_tokens_per_second"] = tokens / statistics.median(times[part] for times in own)
+        for rival, theirs in zip(RIVALS, every, strict=False):
+            ratios = [b[part] / a[part] for a, b in zip(own, theirs, strict=True)]
+            figures[f"{name}_speedup_over_{rival}"] = statistics.median(ratios)
+    return figures

@@ -1,0 +1,65 @@
+"""The bench of a whole model: its record, and what it refuses; no times are asserted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from softmaxkit.cli import main
+from softmaxkit.kernels.backends import backend_name
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> str:
+    """A folder with a model that reads bytes, two heads of queries for one of keys."""
+    config = LlamaConfig(
+        vocab_size=256,
+        hidden_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=128,
+    )
+    LlamaForCausalLM(config).save_pretrained(tmp_path / "model")
+    return str(tmp_path / "model")
+
+
+def test_a_model_beside_itself_in_float32_and_bfloat16(model: str, tmp_path: Path) -> None:
+    path, text = tmp_path / "speed.json", tmp_path / "text.txt"
+    text.write_text("the cat sat on the mat. " * 400)
+    options = ["--model", model, "--prompt", "100", "--generate", "3", "--rounds", "1", "--threads", "1"]
+    assert main(["bench", *options, "--text", str(text), "--method", "exaq", "--json", str(path)]) == 0
+    record = json.loads(path.read_text(encoding="utf-8"))
+    float32, bfloat16, *methods = record["results"]
+    assert (float32["variant"], bfloat16["variant"]) == ("float32", "bfloat16")
+    for rival in (float32, bfloat16):
+        for part in ("prompt", "generated"):
+            assert rival[f"{part}_tokens_per_second"] > 0
+            assert rival[f"{part}_speedup_over_{rival['variant']}"] == 1
+    assert float32["loss_nats"] == pytest.approx(bfloat16["loss_nats"], rel=2**-6)
+    native = backend_name() != "torch"
+    assert [result.get("storage") for result in methods] == [None, "8-bit cache"] * 3 if native else [None] * 3
+    for result in methods:
+        assert result["method"] == "exaq"
+        assert result["mode"] == "fused"
+        assert result["fused_layers"] == (2 if native else 0)
+        assert abs(result["loss_change_from_float_percent"]) < 1
+        assert result["loss_nats"] == pytest.approx(float32["loss_nats"], rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("options", "wrong"),
+    [
+        (["--model", "smollm2", "--shape", "4x4"], "a model brings its own shapes; leave --shape out"),
+        (["--prompt", "12"], "no --model is given to read or generate a text; leave --prompt out"),
+        (["--gguf", "x.gguf"], "--gguf x.gguf names a file in the model's folder"),
+        (["--model", "nothing-here"], "cannot load the model nothing-here"),
+    ],
+)
+def test_what_cannot_go_together_is_refused(options: list[str], wrong: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", *options]) == 2
+    assert wrong in capsys.readouterr().err.replace("\n", " ")
