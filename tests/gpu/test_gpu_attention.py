@@ -88,6 +88,36 @@ def test_gradients_reach_beta_and_gamma(ceiling: float, per_head: bool, device: 
 
 
 @pytest.mark.parametrize(("spec", "numbers"), WEIGHTS[:2], ids=str)
+def test_dropout_keeps_its_share_and_gradients_know_which(
+    spec: Spec, numbers: dict[str, Any], device: torch.device
+) -> None:
+    rate = 0.25
+    tensors = Case(batch=2, queries=40, keys=40, values=40, key_heads=1).tensors(device)
+    # With the identity for values the output is the weights themselves.
+    one = torch.eye(40, device=device).expand(2, 1, 40, 40)
+    how: dict[str, Any] = {"dropout_p": rate, "is_causal": True, "enable_gqa": True, **numbers}
+    torch.manual_seed(5)
+    dropped = softmaxkit.attention(*tensors[:2], one, spec, **how).detach()
+    torch.manual_seed(5)
+    result = softmaxkit.attention(*tensors, spec, **how)
+    torch.testing.assert_close(result, dropped @ tensors[2], rtol=1e-5, atol=1e-6)
+    assert not torch.equal(dropped, softmaxkit.attention(*tensors[:2], one, spec, **how))
+    case = Case(batch=2, queries=40, keys=40, values=40, key_heads=1, is_causal=True)
+    wide = [x.detach().double().requires_grad_() for x in tensors]
+    weights = float64_attention([*wide[:2], one.double()], spec, numbers, None, case)
+    kept = dropped != 0
+    lower = torch.ones(40, 40, dtype=torch.bool, device=device).tril()
+    share = kept[..., lower].double().mean().item()
+    assert abs(share - (1 - rate)) < 5 * math.sqrt(rate * (1 - rate) / kept[..., lower].numel())
+    truth = torch.where(kept, weights / (1 - rate), 0.0) @ wide[2]
+    gradient = torch.randn(result.shape, generator=torch.Generator().manual_seed(2)).to(device)
+    result.backward(gradient)
+    truth.backward(gradient.double())
+    for tensor, exact in zip(tensors, wide, strict=True):
+        assert relative(tensor.grad, exact.grad) < 4 * TOLERANCE[torch.float32]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("spec", "numbers"), WEIGHTS[:2], ids=str)
 def test_nan_reaches_the_rows_that_attend_to_it(spec: Spec, numbers: dict[str, Any], device: torch.device) -> None:
     query, key, value = (x.detach() for x in Case(queries=8, keys=8).tensors(device))
     query[0, 0, 3, 0] = math.nan
@@ -133,5 +163,5 @@ def test_torch_s_own_checks_of_the_operator(device: torch.device) -> None:
     tensors = Case(queries=5, keys=7).tensors(device)
     offset = torch.tensor([0.5, 1.0], device=device, requires_grad=True)
     checks = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_static")
-    for arguments in ((offset, None, -1.0, 0, 0.0), (None, None, -4.0, 4, 0.0)):
-        torch.library.opcheck(attend_operator, (*tensors, *arguments, False, 0.25), test_utils=checks)
+    for arguments in ((offset, None, None, -1.0, 0, 0.0), (None, None, None, -4.0, 4, 0.0)):
+        torch.library.opcheck(attend_operator, (*tensors, *arguments, False, 0.25, 0.0), test_utils=checks)

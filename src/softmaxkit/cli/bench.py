@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +11,7 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from softmaxkit.cli.card import bench_card
 from softmaxkit.cli.console import command_line, results_console, stages, write_record
 from softmaxkit.cli.options import (
     GgufOption,
@@ -24,6 +26,18 @@ from softmaxkit.cli.options import (
     with_gguf,
 )
 
+
+class Device(StrEnum):
+    """What is measured."""
+
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+CARD_SHAPES = (
+    *("65536x128", "16384x1024", "8192x4096", "1024x65536"),
+    *("16x16384x16384x128", "32x4096x4096x64", "32x1x65536x128"),
+)
 SHAPES = ("4096x128", "4096x1024", "1024x4096", "256x32768", "64x131072", "12x1024x1024x64", "12x1x32768x64")
 
 
@@ -46,7 +60,7 @@ def bench(
         list[str] | None,
         typer.Option(
             help="ROWSxKEYS of a softmax, or HEADSxQUERIESxKEYSxCHANNELS of an attention; may be given again.",
-            show_default=", ".join(SHAPES),
+            show_default=f"{', '.join(SHAPES)}; on CUDA {', '.join(CARD_SHAPES)}",
         ),
     ] = None,
     threads: Annotated[
@@ -54,6 +68,9 @@ def bench(
         typer.Option(min=1, help="Number of threads; may be given again.", show_default="1, and all cores"),
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="How often everything runs, in turn.")] = 9,
+    device: Annotated[
+        Device, typer.Option(help="The CPU, or the GPU at hand: with each of torch's own back ends beside ours.")
+    ] = Device.CPU,
     compiled: Annotated[bool, typer.Option("--compile", help="Measure torch.softmax by torch.compile, too.")] = False,
     seed: SeedOption = 0,
     json: JsonOption = None,
@@ -66,14 +83,22 @@ def bench(
 
     With --model, a prompt and the tokens after it, in mode "fused", beside the model as it comes, in float32 and
     bfloat16.
+
+    On a GPU (--device cuda): rows, attention forward and backward, and decoding, of bfloat16, by our kernels,
+    FlexAttention and each back end of scaled_dot_product_attention, as shares of what the card copies and multiplies.
+    With TRITON_INTERPRET=1 in the environment all of it runs on the CPU, to be tried; times mean nothing then.
     """
     if model is not None or gguf is not None:
-        refuse(given(context, "shape", "compiled", "seed"), "a model brings its own shapes")
+        refuse(given(context, "shape", "compiled", "seed", "device"), "a model brings its own shapes, on the CPU")
         _bench_model(with_gguf(model, gguf), method, spec, prompt, generate, text, threads, rounds, json)
         return
     refuse(given(context, "prompt", "generate", "text"), "no --model is given to read or generate a text")
-    shapes = tuple(_shape(text) for text in shape or SHAPES)
+    shapes = tuple(_shape(text) for text in shape or (SHAPES if device is Device.CPU else CARD_SHAPES))
     specs = chosen_specs(method, spec)
+    if device is Device.CUDA:
+        refuse(given(context, "threads", "compiled"), "a GPU has none, and torch's softmax is compiled there anyway")
+        bench_card(specs, shapes, rounds, seed, json)
+        return
     from softmaxkit.studies.speed import SpeedOptions, distinct, measure_speed
 
     options = SpeedOptions(distinct(specs), shapes, _counts(threads), rounds, compiled, seed)

@@ -103,7 +103,7 @@ def attention(
     learned = attention_call_with(module, parameters) if _learned(parameters) else None
     call, choice = choose(module, query, key, value, bias is not None, dropout_p, scale, learned)
     if call is not None and choice.kernel:
-        result = fused(call, choice, query, key, value, mask, is_causal, scale)
+        result = fused(call, choice, query, key, value, mask, is_causal, scale, dropout_p)
         if result is not None:
             return result
     normalise = normalise_with(module, parameters)
@@ -190,13 +190,13 @@ def choose(
     reasons = []
     if bias:
         reasons.append("a bias is added to the scores")
-    if dropout_p:
-        reasons.append("probabilities are dropped out")
     if reasons:
         return call, only_torch(query.device, *reasons)
 
     def more(kind: str) -> list[str]:
         against = call.reasons(kind, query, key, value)
+        if dropout_p and kind != "triton":
+            against.append("probabilities are dropped out")
         if kind != "native":
             return against
         if learned is not None:
@@ -237,12 +237,13 @@ def fused(
     mask: Tensor | None,
     is_causal: bool,
     scale: float,
+    dropout_p: float = 0.0,
 ) -> Tensor | None:
     """Run a fused attention by the back end of choice, shapes as `attention`; None where that cannot after all."""
     if choice.backend == "triton":
         from softmaxkit.kernels.triton.attention import attend as attend_by_triton
 
-        return attend_by_triton(query, key, value, call, mask, is_causal, scale)
+        return attend_by_triton(query, key, value, call, mask, is_causal, scale, dropout_p)
     if choice.backend == "flex":
         from softmaxkit.kernels.flex import attend as attend_by_flex
 

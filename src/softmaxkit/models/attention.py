@@ -212,7 +212,7 @@ def _fused_output(
     if _choice_watcher is not None:
         _choice_watcher(attention, after_a_look(call, choice, *operands, mask, causal, scaling))
     if call is not None and choice.kernel:
-        return fused(call, choice, *operands, mask, mask is None and causal, scaling)
+        return fused(call, choice, *operands, mask, mask is None and causal, scaling, dropout)
     warns = method.mode == "fused" or _is_float_on_gpu(method, query)
     if warns and _choice_watcher is None and not torch.compiler.is_compiling():
         how = 'mode "fused" runs {} in float here' if method.mode == "fused" else "{} runs through plain torch here"

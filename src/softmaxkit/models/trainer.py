@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -28,6 +28,11 @@ class Interrupted(Exception):
     """Training was stopped by the user; its last step is saved."""
 
 
+def on_gpu() -> dict[str, Any]:
+    """Return how all training here uses a GPU: in mixed precision where it has bfloat16."""
+    return {"bf16": torch.cuda.is_bf16_supported(including_emulation=False)}
+
+
 def training_arguments(folder: Path, steps: int, learning_rate: float, seed: int, **further: Any) -> TrainingArguments:
     """Return the arguments that all training here has in common: linear decay, saving at our own steps, no output."""
     arguments = TrainingArguments(
@@ -46,10 +51,42 @@ def training_arguments(folder: Path, steps: int, learning_rate: float, seed: int
         # What several processes without a GPU have to say, or they train apart.
         use_cpu=processes.count() > 1 and not torch.cuda.is_available(),
         average_tokens_across_devices=False,  # losses are means over equal shares of a batch
+        **(on_gpu() if torch.cuda.is_available() else {}),
         **further,
     )
     arguments._n_gpu = min(arguments.n_gpu, 1)  # several would take several batches a step
     return arguments
+
+
+LOOKS = 50
+"""Steps from one look for what is not finite to the next, on a GPU."""
+
+
+class Divergence:
+    """Remembers the first step at which something was not finite, without waiting for the device to compute it.
+
+    Args:
+        device: of what it sees.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._first: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def see(self, what: str, step: int, values: Sequence[Tensor]) -> None:
+        """Look at the tensors of a step; which they are is remembered by their order."""
+        norms = torch._foreach_norm(list(values), torch.inf)  # NaN or infinity where a number is; few launches
+        wrong = ~torch.stack([norm.float() for norm in norms]).isfinite()
+        step_now = torch.full((), step, device=self._device)
+        none = torch.zeros((), dtype=torch.int64, device=self._device)
+        first, places = self._first.get(what, (none, torch.zeros_like(wrong)))
+        is_new = (first == 0) & wrong.any()
+        self._first[what] = torch.where(is_new, step_now, first), torch.where(is_new, wrong, places)
+
+    def found(self) -> dict[str, tuple[int, list[int]]]:
+        """Return by what was seen the first step at which some was not finite, and which; waits for the device."""
+        first = {what: (int(step), places) for what, (step, places) in self._first.items()}
+        return {what: (step, places.nonzero().flatten().tolist()) for what, (step, places) in first.items() if step}
 
 
 class MethodTrainer(Trainer):
@@ -74,6 +111,8 @@ class MethodTrainer(Trainer):
         self.constants_rate = constants_rate
         self.watch = _Watch(stops or set(), homotopy, progress)
         super().__init__(callbacks=[self.watch], **arguments)
+        alone_on_gpu = self.args.device.type == "cuda" and processes.count() == 1
+        self.divergence = Divergence(self.args.device) if alone_on_gpu else None
         self.remove_callback(PrinterCallback)
 
     def create_optimizer(self, model: Any = None) -> Any:
@@ -99,7 +138,11 @@ class MethodTrainer(Trainer):
         """
         result = super().compute_loss(model, inputs, *arguments, **named)
         loss = result[0] if isinstance(result, tuple) else result
-        if model.training and processes.anywhere(not torch.isfinite(loss).all()):
+        if not model.training:
+            return result
+        if self.divergence is not None:
+            self.divergence.see("the loss", self.state.global_step + 1, [loss.detach()])
+        elif processes.anywhere(not torch.isfinite(loss).all()):
             where = first_not_finite(self.accelerator.unwrap_model(model), inputs)
             self._refuse(f"the loss is {loss.detach().item():g}", where)
         return result
@@ -107,23 +150,40 @@ class MethodTrainer(Trainer):
     def training_step(self, model: Any, *arguments: Any, **named: Any) -> Tensor:
         """Compute the gradients.
 
+        On a GPU what is not finite is found out at every `LOOKS`-th step, and before anything is saved: to look is to
+        wait.
+
         Raises:
             FloatingPointError: one is NaN or infinite; the message names the parameter, of all such the last that the
                 model has, where going back begins.
         """
         loss = super().training_step(model, *arguments, **named)
         parameters = self.accelerator.unwrap_model(model).named_parameters()
+        if self.divergence is not None:
+            self._look(self.divergence, dict(parameters))
+            return loss
         gradients = ((name, parameter.grad) for name, parameter in parameters)
         wrong = [name for name, gradient in gradients if gradient is not None and not torch.isfinite(gradient).all()]
         if wrong:
             self._refuse("a gradient is not finite", wrong[-1])
         return loss
 
-    def _refuse(self, what: str, where: str) -> NoReturn:
+    def _look(self, divergence: Divergence, parameters: dict[str, nn.Parameter]) -> None:
+        step = self.state.global_step + 1
+        named = {name: x.grad for name, x in parameters.items() if x.grad is not None}
+        divergence.see("a gradient", step, list(named.values()))
+        if step % LOOKS and step not in self.watch.stops and step < self.state.max_steps:
+            return
+        for what, (first, places) in sorted(divergence.found().items(), key=lambda found: found[1][0]):
+            names = list(named)
+            where = names[max(places)] if what == "a gradient" else "the loss itself"
+            self._refuse(f"{what} is not finite", where, first)
+
+    def _refuse(self, what: str, where: str, step: int | None = None) -> NoReturn:
         last = self._last_checkpoint() if processes.is_first() else None
         kept = f"; the last checkpoint is {last}" if last else ""
         raise FloatingPointError(
-            f"training diverged: {what} at step {self.state.global_step + 1}, beginning in {where}{kept}; "
+            f"training diverged: {what} at step {step or self.state.global_step + 1}, beginning in {where}{kept}; "
             "try a lower learning rate, or other start values"
         )
 

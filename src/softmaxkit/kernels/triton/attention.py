@@ -37,6 +37,7 @@ def attend(
     mask: Tensor | None = None,
     is_causal: bool = False,
     scale: float | None = None,
+    dropout: float = 0.0,
 ) -> Tensor:
     """Return attention with weights as `call` says; differentiable, by the call's offset too.
 
@@ -49,6 +50,7 @@ def attend(
         mask: boolean, True where attended, broadcasts to (batch, heads, queries, keys).
         is_causal: a query attends to the keys up to its own index.
         scale: factor of the scores; 1/sqrt(channels) if None.
+        dropout: probability with which a weight is set to 0, below 1; the rest are divided by what is left of 1.
 
     Returns:
         (batch, heads, queries, value channels), zeros for a query that attends to nothing; NaN where NaN is attended.
@@ -59,14 +61,14 @@ def attend(
     keys = key.codes if isinstance(key, Cached) else key
     check_shapes(query, keys, value.codes if isinstance(value, Cached) else value)
     check_levels(call)
-    if are_few(query, keys) and not _asks_for_gradients(query, key, value, call.offset):
+    if are_few(query, keys) and not dropout and not _asks_for_gradients(query, key, value, call.offset):
         return attend_few(query, key, value, call, mask, is_causal, scale)
     assert isinstance(key, Tensor)
     assert isinstance(value, Tensor)
     factor = default_scale(query) if scale is None else scale
-    output, _, _ = attend_operator(
-        query, key, value, call.offset, mask, call.clip, len(call.exponentials), call.log_limit, is_causal, factor
-    )
+    seed = torch.randint(1 << 31, (1,), device=query.device) if dropout else None
+    how = (call.clip, len(call.exponentials), call.log_limit, is_causal, factor, dropout)
+    output, _, _ = attend_operator(query, key, value, call.offset, mask, seed, *how)
     result: Tensor = output
     return result
 
@@ -78,11 +80,13 @@ def attend_operator(
     value: Tensor,
     offset: Tensor | None,
     mask: Tensor | None,
+    seed: Tensor | None,
     clip: float,
     levels: int,
     log_limit: float,
     is_causal: bool,
     scale: float,
+    dropout: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Attention as `attend`; also the rows' highest scores, in levels, and sums of weights; empty without levels."""
     query, key, value = (side_by_side(x) for x in (query, key, value))
@@ -95,13 +99,14 @@ def attend_operator(
     bits, strides = mask_bytes(mask, (*query.shape[:3], key.shape[2]), query)
     with on_device_of(query):
         attention_forward[(count * query.shape[0] * query.shape[1],)](
-            *(query, key, value, offsets, bits, output, highest, total),
+            *(query, key, value, offsets, bits, query if seed is None else seed, output, highest, total),
             *(stride for x in (query, key, value, output) for stride in x.stride()[:3]),
             *strides,
             offsets.stride(0) if offsets.numel() > 1 else 0,
             *(query.shape[1], query.shape[1] // key.shape[1], query.shape[2], key.shape[2], count),
             *level_numbers(clip, levels, log_limit, scale),
-            **_constants(query, value, levels, is_causal, mask, blocks),
+            dropout,
+            **_constants(query, value, levels, is_causal, mask, seed, blocks),
         )
     return output, highest, total
 
@@ -117,11 +122,13 @@ def attend_backward(
     total: Tensor,
     offset: Tensor | None,
     mask: Tensor | None,
+    seed: Tensor | None,
     clip: float,
     levels: int,
     log_limit: float,
     is_causal: bool,
     scale: float,
+    dropout: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The gradients of queries, keys and values, and of scores their sums over rows, float32."""
     query, key, value, gradient = (side_by_side(x) for x in (query, key, value, gradient.to(query.dtype)))
@@ -142,19 +149,19 @@ def attend_backward(
             shift = offsets_of(offset, query)[:, None].expand(batch, heads, queries).contiguous()
         widest = max(channels, value.shape[3])
         bits, strides = mask_bytes(mask, (batch, heads, queries, keys), query)
-        tensors = (query, key, value, gradient, shift, inverse, mean, bits)
+        tensors = (query, key, value, gradient, shift, inverse, mean, bits, query if seed is None else seed)
         places = (*(stride for x in (query, key, value, gradient) for stride in x.stride()[:3]), *strides)
-        numbers = (factor, limit, step, scale)
+        numbers = (factor, limit, step, scale, dropout)
         groups = heads // key_heads
         with on_device_of(query):
             blocks = blocks_for(QUERIES_BACKWARD, query.dtype, widest)
-            constants = _constants(query, value, levels, is_causal, mask, blocks)
+            constants = _constants(query, value, levels, is_causal, mask, seed, blocks)
             count = triton.cdiv(queries, blocks.rows)
             queries_backward[(count * batch * heads,)](
                 *tensors, of_query, sums, *places, heads, groups, queries, keys, count, *numbers, **constants
             )
             blocks = blocks_for(KEYS_BACKWARD, query.dtype, widest)
-            constants = _constants(query, value, levels, is_causal, mask, blocks)
+            constants = _constants(query, value, levels, is_causal, mask, seed, blocks)
             count = triton.cdiv(keys, blocks.columns)
             keys_backward[(count * batch * key_heads,)](
                 *tensors, of_key, of_value, *places, key_heads, groups, queries, keys, count, *numbers, **constants
@@ -176,10 +183,11 @@ def _results(query: Tensor, value: Tensor, levels: int) -> tuple[Tensor, Tensor,
 
 
 def _constants(
-    query: Tensor, value: Tensor, levels: int, is_causal: bool, mask: Tensor | None, blocks: Blocks
+    query: Tensor, value: Tensor, levels: int, is_causal: bool, mask: Tensor | None, seed: Tensor | None, blocks: Blocks
 ) -> dict[str, Any]:
     return {
         "LEVELS": bool(levels),
+        "DROPOUT": seed is not None,
         "CAUSAL": is_causal,
         "MASKED": mask is not None,
         "PRECISION": precision(),
@@ -195,7 +203,9 @@ def _constants(
 
 
 @attend_operator.register_fake
-def _(query: Tensor, key: Tensor, value: Tensor, offset: Any, mask: Any, clip: float, levels: int, *rest: Any) -> Any:
+def _(
+    query: Tensor, key: Tensor, value: Tensor, offset: Any, mask: Any, seed: Any, clip: float, levels: int, *rest: Any
+) -> Any:
     return _results(query, value, levels)
 
 
@@ -206,13 +216,13 @@ def _(gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, *rest: Any) -
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    query, key, value, offset, mask, *ctx.rest = inputs
-    ctx.save_for_backward(query, key, value, *output, offset, mask)
+    query, key, value, offset, mask, seed, *ctx.rest = inputs
+    ctx.save_for_backward(query, key, value, *output, offset, mask, seed)
     ctx.set_materialize_grads(False)
 
 
 def _gradients(ctx: Any, gradient: Tensor | None, *_: Any) -> tuple[Any, ...]:
-    nothing = (None,) * 6
+    nothing = (None,) * 8
     if gradient is None:
         return (None,) * 4 + nothing
     offset = ctx.saved_tensors[6]

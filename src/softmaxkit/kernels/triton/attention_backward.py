@@ -4,6 +4,7 @@ import triton
 import triton.language as tl
 
 from softmaxkit.kernels.triton.tiles import (
+    kept,
     load_rows,
     multiply,
     multiply_add,
@@ -24,6 +25,7 @@ def queries_backward(
     inverse,
     mean,
     mask,
+    seed,
     result,
     row_sums,
     query_b,
@@ -51,7 +53,9 @@ def queries_backward(
     limit,
     step,
     scale,
+    dropout,
     LEVELS: tl.constexpr,
+    DROPOUT: tl.constexpr,
     CAUSAL: tl.constexpr,
     MASKED: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -104,7 +108,11 @@ def queries_backward(
         seen = seen_keys(mask, rows, columns, queries, keys, mask_q, mask_k, CAUSAL, MASKED)
         distance = multiply(queries_here, tl.trans(keys_here), PRECISION) * factor - shifts[:, None]
         weights, passes = weigh_unseen(distance, seen, limit, step, LEVELS)
-        of_weights = multiply(gradients, tl.trans(values), PRECISION) - means[:, None]
+        of_weights = multiply(gradients, tl.trans(values), PRECISION)
+        if DROPOUT:
+            here = kept(seed, batch * heads + head, rows, columns, keys, dropout)
+            of_weights = tl.where(here, of_weights / (1.0 - dropout), 0.0)
+        of_weights = of_weights - means[:, None]
         of_scores = tl.where(passes, weights * inverses[:, None] * of_weights, 0.0)
         sums += tl.sum(of_scores, 1)
         total = multiply_add(of_scores.to(keys_here.dtype), keys_here, total, PRECISION)
@@ -122,6 +130,7 @@ def keys_backward(
     inverse,
     mean,
     mask,
+    seed,
     key_result,
     value_result,
     query_b,
@@ -149,7 +158,9 @@ def keys_backward(
     limit,
     step,
     scale,
+    dropout,
     LEVELS: tl.constexpr,
+    DROPOUT: tl.constexpr,
     CAUSAL: tl.constexpr,
     MASKED: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -213,8 +224,14 @@ def keys_backward(
             distance = multiply(queries_here, tl.trans(keys_here), PRECISION) * factor - shifts[:, None]
             weights, passes = weigh_unseen(distance, seen, limit, step, LEVELS)
             weights = weights * inverses[:, None]
-            of_values = multiply_add(tl.trans(weights.to(gradients.dtype)), gradients, of_values, PRECISION)
-            of_weights = multiply(gradients, tl.trans(values), PRECISION) - means[:, None]
+            dropped = weights
+            of_weights = multiply(gradients, tl.trans(values), PRECISION)
+            if DROPOUT:
+                here = kept(seed, batch * heads * groups + head, rows, columns, keys, dropout)
+                dropped = tl.where(here, weights / (1.0 - dropout), 0.0)
+                of_weights = tl.where(here, of_weights / (1.0 - dropout), 0.0)
+            of_values = multiply_add(tl.trans(dropped.to(gradients.dtype)), gradients, of_values, PRECISION)
+            of_weights = of_weights - means[:, None]
             of_scores = tl.where(passes, weights * of_weights, 0.0)
             of_keys = multiply_add(tl.trans(of_scores.to(queries_here.dtype)), queries_here, of_keys, PRECISION)
     place = (batch * heads + key_head) * keys

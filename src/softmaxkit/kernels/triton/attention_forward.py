@@ -4,6 +4,7 @@ import triton
 import triton.language as tl
 
 from softmaxkit.kernels.triton.tiles import (
+    kept,
     load_rows,
     multiply,
     multiply_add,
@@ -71,7 +72,11 @@ def _gather(
     factor,
     limit,
     step,
+    seed,
+    place,
+    dropout,
     LEVELS: tl.constexpr,
+    DROPOUT: tl.constexpr,
     CHECKED: tl.constexpr,
     CAUSAL: tl.constexpr,
     MASKED: tl.constexpr,
@@ -94,6 +99,9 @@ def _gather(
             weights, _ = weigh(distance, limit, step, LEVELS)
         if LEVELS:
             total += tl.sum(weights, 1)
+        if DROPOUT:
+            here = kept(seed, place, rows, start + tl.arange(0, COLUMNS), keys, dropout)
+            weights = tl.where(here, weights / (1.0 - dropout), 0.0)
         values = load_rows(value, start, stride_value, keys, CHECKED, COLUMNS, VALUE_CHANNELS, VALUE_WIDTH)
         output = multiply_add(weights.to(values.dtype), values, output, PRECISION)
     return output, total
@@ -106,6 +114,7 @@ def attention_forward(
     value,
     offset,
     mask,
+    seed,
     output,
     highest,
     total,
@@ -134,7 +143,9 @@ def attention_forward(
     factor,
     limit,
     step,
+    dropout,
     LEVELS: tl.constexpr,
+    DROPOUT: tl.constexpr,
     CAUSAL: tl.constexpr,
     MASKED: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -148,8 +159,9 @@ def attention_forward(
     """Compute one block of queries.
 
     Tensors are (batch, heads, tokens, channels) with strides `_b`, `_h`, `_t` and channels side by side. `factor` turns
-    products into binary logarithms, or into levels. `offset` is float32, one or one a head, binary too; with levels,
-    `highest` and `total`, float32 (batch, heads, queries), receive every row's highest score and sum of weights.
+    products into binary logarithms, or into levels. `offset` is float32, one or one a head, binary too; `seed`, one
+    int64 number, is that of dropout. With levels, `highest` and `total`, float32 (batch, heads, queries), receive every
+    row's highest score and sum of weights.
     """
     block, batch, head, key_head = program_place(blocks, heads, groups)
     block = blocks - 1 - block  # of causal attention the longest first
@@ -242,7 +254,11 @@ def attention_forward(
             factor,
             limit,
             step,
+            seed,
+            batch * heads + head,
+            dropout,
             LEVELS,
+            DROPOUT,
             False,
             CAUSAL,
             MASKED,
@@ -273,7 +289,11 @@ def attention_forward(
         factor,
         limit,
         step,
+        seed,
+        batch * heads + head,
+        dropout,
         LEVELS,
+        DROPOUT,
         True,
         CAUSAL,
         MASKED,

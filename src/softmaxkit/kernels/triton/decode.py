@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import triton
@@ -45,6 +46,30 @@ def attend(
     """
     keys, values = (x.codes if isinstance(x, Cached) else x for x in (key, value))
     check_shapes(query, keys, values)
+    steps = [x.steps if isinstance(x, Cached) else None for x in (key, value)]
+    factor = default_scale(query) if scale is None else scale
+    how = (call.clip, len(call.exponentials), call.log_limit, call.base, is_causal, factor)
+    result: Tensor = decode_operator(query, keys, values, *steps, call.offset, mask, *how)
+    return result
+
+
+@torch.library.custom_op("softmaxkit::decode", mutates_args=(), device_types=("cpu", "cuda"))
+def decode_operator(
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    key_steps: Tensor | None,
+    value_steps: Tensor | None,
+    offset: Tensor | None,
+    mask: Tensor | None,
+    clip: float,
+    levels: int,
+    log_limit: float,
+    base: float,
+    is_causal: bool,
+    scale: float,
+) -> Tensor:
+    """Attention as `attend`; keys and values are int8 where they have steps."""
     output = query.new_empty((*query.shape[:3], values.shape[3]))
     if output.numel() == 0 or keys.shape[2] == 0:
         return output.zero_()
@@ -55,23 +80,21 @@ def attend(
     splits, share = split(count, batch * key_heads, query.device)
     parts = query.new_empty((splits, batch, heads, queries, values.shape[3]), dtype=torch.float32)
     totals, highests = (query.new_empty((splits, batch, heads, queries), dtype=torch.float32) for _ in range(2))
-    offsets = offsets_of(call.offset, query)
-    key_steps, value_steps = (x.steps if isinstance(x, Cached) else totals for x in (key, value))
-    factor = default_scale(query) if scale is None else scale
-    tensors = (query, keys, values, key_steps, value_steps, offsets, bits)
+    offsets = offsets_of(offset, query)
+    steps = [totals if x is None else x for x in (key_steps, value_steps)]
+    tensors = (query, keys, values, *steps, offsets, bits)
     numbers = (
         *(stride for x in (query, keys, values) for stride in x.stride()[:3]),
-        *(stride for x in (key_steps, value_steps) for stride in x.stride()[:2]),
+        *(stride for x in steps for stride in x.stride()[:2]),
         *mask_strides,
         offsets.stride(0) if offsets.numel() > 1 else 0,
         *(batch, key_heads, heads // key_heads, queries, count, splits, share),
-        *weigh_numbers(call, factor),
+        *weigh_numbers(clip, levels, log_limit, base, scale),
     )
-    levels, softmax = bool(call.exponentials), call.base > 0
     constants = {
-        "LEVELS": levels,
-        "SOFTMAX": softmax,
-        "CACHED": isinstance(key, Cached),
+        "LEVELS": bool(levels),
+        "SOFTMAX": base > 0,
+        "CACHED": key_steps is not None,
         "CAUSAL": is_causal,
         "MASKED": mask is not None,
         "PRECISION": precision(),
@@ -94,13 +117,18 @@ def attend(
         decode_split[grid](*tensors, given, parts, totals, highests, *numbers, ONLY_HIGHEST=False, **constants)
         decode_merge[(batch * heads * queries,)](
             *(parts, totals, highests, output, batch * heads * queries, splits),
-            LEVELS=levels,
-            SOFTMAX=softmax,
+            LEVELS=bool(levels),
+            SOFTMAX=base > 0,
             CHANNELS=values.shape[3],
             WIDTH=width(values.shape[3]),
             SPLITS=triton.next_power_of_2(splits),
         )
     return output
+
+
+@decode_operator.register_fake
+def _(query: Tensor, keys: Tensor, values: Tensor, *rest: Any) -> Tensor:
+    return query.new_empty((*query.shape[:3], values.shape[3]))
 
 
 def split(keys: int, rows: int, device: torch.device) -> tuple[int, int]:

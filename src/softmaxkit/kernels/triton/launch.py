@@ -148,11 +148,9 @@ def level_numbers(clip: float, levels: int, log_limit: float, scale: float) -> t
     return scale * top / -clip, float(top), -clip / top * LOG2_E
 
 
-def weigh_numbers(call: AttentionCall, scale: float) -> tuple[float, float, float]:
-    """Return the same of a call; for softmax itself the factor alone counts."""
-    if call.base:
-        return scale * math.log2(call.base), 0.0, 0.0
-    return level_numbers(call.clip, len(call.exponentials), call.log_limit, scale)
+def weigh_numbers(clip: float, levels: int, log_limit: float, base: float, scale: float) -> tuple[float, float, float]:
+    """Return the same; for softmax itself, to a base that is not 0, the factor alone counts."""
+    return (scale * math.log2(base), 0.0, 0.0) if base else level_numbers(clip, levels, log_limit, scale)
 
 
 def check_levels(call: AttentionCall) -> None:

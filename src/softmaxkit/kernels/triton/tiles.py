@@ -86,6 +86,12 @@ def weigh_unseen(distance, seen, limit, step, LEVELS: tl.constexpr):
 
 
 @triton.jit
+def kept(seed, place, rows, columns, keys, dropout):
+    """Say which weights dropout keeps: the same in every kernel. `place` is that of batch and head together."""
+    return tl.rand(tl.load(seed) + place, rows[:, None] * keys + columns[None, :]) >= dropout
+
+
+@triton.jit
 def program_place(blocks, heads, groups):
     """Return this program's block, batch, head and key head, as 64-bit numbers where they are multiplied by strides."""
     program = tl.program_id(0)

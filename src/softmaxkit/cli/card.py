@@ -1,0 +1,62 @@
+"""What `softmaxkit bench` does and shows of a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from softmaxkit.cli.console import command_line, results_console, stages, write_record
+from softmaxkit.methods.base.spec import Spec
+
+
+def bench_card(
+    specs: Sequence[Spec], shapes: tuple[tuple[int, ...], ...], rounds: int, seed: int, json: Path | None
+) -> None:
+    """Measure the card at hand, show it and write the record."""
+    from softmaxkit.studies.card_speed import CardOptions, measure_card
+    from softmaxkit.studies.speed import distinct
+
+    options = CardOptions(distinct(specs), shapes, rounds=rounds, seed=seed)
+    with stages() as stage:
+        record = measure_card(options, command_line(), stage)
+    screen = results_console(json)
+    for table in card_tables(record):
+        screen.print(table)
+    inputs = record["inputs"]
+    screen.print(
+        f"{inputs['card']}: copies {inputs['copy_gb_per_s']:.0f} GB/s, multiplies {inputs['matmul_tflops']:.0f} TFLOP/s"
+    )
+    write_record(record, json)
+
+
+def card_tables(record: dict[str, Any]) -> list[Table]:
+    """Return a table for each shape, causal or not, and pass."""
+    tables: dict[tuple[Any, ...], Table] = {}
+    for result in record["results"]:
+        causal, way = result.get("causal", False), result.get("pass", "")
+        key = (*result["shape"], causal, way)
+        if key not in tables:
+            title = ", ".join(("x".join(map(str, result["shape"])), *(["causal"] if causal else []), way or "softmax"))
+            tables[key] = Table("method", "mode", "back end", title=title.removesuffix(", "), box=SIMPLE_HEAD)
+            for column in ("ms", "TFLOP/s", "GB/s", "of the card", "error"):
+                tables[key].add_column(column, justify="right")
+        name = " ".join(part for part in (result["method"], result.get("variant"), result.get("storage")) if part)
+        row = [name, result.get("mode", ""), result["backend"]]
+        if "failure" in result:
+            tables[key].add_row(*row, "does not run", "", "", "", result["failure"][:40])
+            continue
+        share = result.get("share_of_matmul", result.get("share_of_copy"))
+        error = result.get("error_rms")
+        tables[key].add_row(
+            *row,
+            f"{1e3 * result['seconds']:.3f}",
+            f"{result['tflops']:.0f}" if "tflops" in result else "",
+            f"{result['gb_per_s']:.0f}" if "gb_per_s" in result else "",
+            f"{share:.0%}",
+            "" if error is None else f"{error:.1e}",
+        )
+    return list(tables.values())

@@ -1,0 +1,238 @@
+"""What the bench runs against each other on a GPU: rows, attention forward and backward, and decoding, by back end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import scaled_dot_product_attention
+
+from softmaxkit.fused_attention.cache import KeyValueCache
+from softmaxkit.fused_attention.call import attention
+from softmaxkit.kernels.attention import AttentionCall
+from softmaxkit.methods import BASELINE
+from softmaxkit.methods.base.numbers import without_gradients
+from softmaxkit.methods.base.spec import Spec
+from softmaxkit.record import make_result
+from softmaxkit.studies.contenders import SPREAD, sample_module
+
+KERNELS = {"triton": "softmaxkit.kernels.triton.attention", "flex": "softmaxkit.kernels.flex"}
+"""Modules that run attention on GPUs, by back end."""
+LIBRARY = {
+    "flash": SDPBackend.FLASH_ATTENTION,
+    "cuDNN": SDPBackend.CUDNN_ATTENTION,
+    "efficient": SDPBackend.EFFICIENT_ATTENTION,
+    "math": SDPBackend.MATH,
+}
+"""Back ends of scaled_dot_product_attention."""
+LARGEST_MATRIX = 1 << 30
+"""Scores up to which attention with the whole matrix of them, math's, is run."""
+CHECKED_QUERIES = 64
+"""Queries of the first head whose result is compared with float64."""
+BACKWARD_WORK = 2.5
+"""Products of a backward pass over those of the forward one: five matrices for two, recomputed scores among them."""
+
+
+@dataclass
+class CardContender:
+    """Something to run on a card.
+
+    Attributes:
+        figures: what a record says of it.
+        run: runs it once and returns a result, of which some is compared with `truth`.
+        flops: of a run; 0 where memory sets the pace.
+        bytes: that a run has to read and write.
+        truth: a part of the result in float64; None where it is not compared.
+    """
+
+    figures: dict[str, Any]
+    run: Callable[[], Tensor]
+    flops: float = 0.0
+    bytes: int = 0
+    truth: Callable[[], Tensor] | None = field(default=None, repr=False)
+
+
+def row_contenders(
+    specs: Sequence[Spec], shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, seed: int
+) -> Iterator[CardContender]:
+    """Yield torch's softmax, compiled too, and that of every spec, in float and in integers.
+
+    Args:
+        specs: the methods.
+        shape: (rows, keys).
+        dtype: of the scores; integers take float32.
+        device: the card.
+        seed: of the scores.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    scores = (torch.randn(shape, generator=generator) * SPREAD).to(device, dtype)
+    moved = 2 * scores.nbytes
+    checked = scores[:CHECKED_QUERIES].double()
+    compiled = torch.compile(lambda values: torch.softmax(values, -1), dynamic=False)
+    about = {"kind": "rows", "dtype": _name(dtype)}
+    for name, run in (("eager", partial(torch.softmax, scores, -1)), ("compiled", partial(compiled, scores))):
+        yield CardContender({**about, "method": "torch", "backend": name}, run, 0.0, moved, lambda: checked.softmax(-1))
+    for spec in specs:
+        for mode in ("float", "integer"):
+            source = scores if mode == "float" else scores.float()
+            module = sample_module(spec, shape[1], mode, float(scores.abs().max())).to(device)
+            call, choice = module.choose(source) if mode == "float" else module.choose_integers(source)
+            if call is None:
+                continue
+            numbers = spec.sample_parameters(shape[1], SPREAD)
+            truth = partial(_rows_in_float64, spec, checked, numbers) if mode == "float" else None
+            figures = {**about, **make_result(spec, mode), "backend": choice.backend, "dtype": _name(source.dtype)}
+            yield CardContender(figures, partial(module, source), 0.0, 2 * source.nbytes, truth)
+
+
+def attention_contenders(
+    specs: Sequence[Spec], shape: tuple[int, ...], causal: bool, dtype: torch.dtype, device: torch.device, seed: int
+) -> Iterator[CardContender]:
+    """Yield attention forward, and forward and backward: torch's by its back ends, and every spec's by ours.
+
+    Gradients are those of queries, keys and values. That of a learned offset costs FlexAttention a forward pass more,
+    and Triton's kernels nothing, so it is left out.
+
+    Args:
+        specs: the methods.
+        shape: (heads, queries, keys, channels).
+        causal: is a query to attend to the keys up to its own?
+        dtype: of queries, keys and values.
+        device: the card.
+        seed: of these.
+    """
+    heads, queries, keys, channels = shape
+    query, key, value = _operands(shape, dtype, device, seed)
+    work = 4.0 * heads * queries * keys * channels / (2 if causal else 1)
+    moved = 2 * query.nbytes + key.nbytes + value.nbytes
+    about = {"kind": "attention", "dtype": _name(dtype), "causal": causal}
+
+    def both(
+        figures: dict[str, Any], run: Callable[[Tensor, Tensor, Tensor], Tensor], spec: Spec
+    ) -> Iterator[CardContender]:
+        truth = partial(_attention_in_float64, spec, (query, key, value), causal)
+        forward = {**about, **figures, "pass": "forward"}
+        yield CardContender(forward, partial(_without_gradients, run, query, key, value), work, moved, truth)
+        leaves = [x.detach().requires_grad_() for x in (query, key, value)]
+        gradient = torch.ones_like(query)
+        backward = {**about, **figures, "pass": "forward and backward"}
+        total = work * (1 + BACKWARD_WORK)
+        yield CardContender(backward, partial(_with_gradients, run, leaves, gradient), total, 3 * moved, truth)
+
+    for name, backend in LIBRARY.items():
+        if name != "math" or heads * queries * keys <= LARGEST_MATRIX:
+            figures = {"method": "torch", "backend": f"scaled_dot_product_attention, {name}"}
+            yield from both(figures, partial(_by_library, backend, causal), BASELINE)
+    yield from both({"method": "torch", "backend": "FlexAttention"}, _by_flex_attention(causal), BASELINE)
+    for spec in specs:
+        module = without_gradients(sample_module(spec, keys, "float"), device)
+        if module.softmax_base is not None:
+            figures = {**make_result(spec, "float"), "backend": "scaled_dot_product_attention"}
+            yield from both(figures, partial(attention, spec=spec, is_causal=causal), spec)
+        call = module.attention_call()
+        for name, path in KERNELS.items():
+            if call is None or call.support(name) is None or call.reasons(name, query, key, value):
+                continue
+            run = partial(_by_kernel, path, call, causal)
+            yield from both({**make_result(spec, "float"), "backend": name}, run, spec)
+
+
+def decode_contenders(
+    specs: Sequence[Spec], shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, seed: int
+) -> Iterator[CardContender]:
+    """Yield attention of one query: torch's, every spec's, and every spec's with an 8-bit cache; as above."""
+    query, key, value = _operands(shape, dtype, device, seed)
+    keys = shape[2]
+    moved = key.nbytes + value.nbytes
+    about = {"kind": "decode", "dtype": _name(dtype)}
+
+    def contender(figures: dict[str, Any], run: Callable[[], Tensor], spec: Spec, size: int) -> CardContender:
+        truth = partial(_attention_in_float64, spec, (query, key, value), False)
+        return CardContender({**about, **figures}, run, 0.0, size, truth)
+
+    library = partial(scaled_dot_product_attention, query, key, value)
+    figures = {"method": "torch", "backend": "scaled_dot_product_attention"}
+    yield contender(figures, library, BASELINE, moved)
+    cache = KeyValueCache(key, value)
+    for spec in specs:
+        numbers = spec.sample_parameters(keys, SPREAD)
+        module = sample_module(spec, keys, "float")
+        result = make_result(spec, "float")
+        if module.attention_call() is not None:
+            run = partial(attention, query, key, value, spec, **numbers)
+            yield contender({**result, "backend": "triton"}, run, spec, moved)
+        elif module.softmax_base is None:
+            continue
+        cached = partial(cache.attention, query, spec, **numbers)
+        yield contender({**result, "backend": "triton", "storage": "8-bit cache"}, cached, spec, cache.nbytes)
+
+
+def _operands(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, seed: int) -> list[Tensor]:
+    heads, queries, keys, channels = shape
+    generator = torch.Generator(device).manual_seed(seed)
+    normal = partial(torch.randn, generator=generator, device=device)
+    query, key, value = (normal(1, heads, tokens, channels) for tokens in (queries, keys, keys))
+    return [x.to(dtype) for x in (SPREAD * query, key, value)]
+
+
+def _by_library(backend: SDPBackend, causal: bool, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    with sdpa_kernel(backend):
+        return scaled_dot_product_attention(query, key, value, is_causal=causal)
+
+
+def _by_flex_attention(causal: bool) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """Return exact attention by FlexAttention, its blocks made once."""
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+    compiled = torch.compile(flex_attention)
+    blocks: list[Any] = []
+
+    def run(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        if causal and not blocks:
+            queries, keys = query.shape[2], key.shape[2]
+            blocks.append(create_block_mask(lambda b, h, i, j: i >= j, None, None, queries, keys, query.device))
+        function: Any = compiled if query.is_cuda else flex_attention
+        result: Tensor = function(query, key, value, block_mask=blocks[0] if blocks else None)
+        return result
+
+    return run
+
+
+def _by_kernel(path: str, call: AttentionCall, causal: bool, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    result: Tensor = import_module(path).attend(query, key, value, call, is_causal=causal)
+    return result
+
+
+def _without_gradients(run: Callable[..., Tensor], *operands: Tensor) -> Tensor:
+    with torch.no_grad():
+        return run(*operands)
+
+
+def _with_gradients(run: Callable[..., Tensor], leaves: Sequence[Tensor], gradient: Tensor) -> Tensor:
+    with torch.enable_grad():
+        result = run(*leaves)
+        torch.autograd.grad(result, leaves, gradient)
+    return result.detach()
+
+
+def _rows_in_float64(spec: Spec, scores: Tensor, numbers: dict[str, Any]) -> Tensor:
+    return torch.from_numpy(spec.reference(scores.cpu().numpy(), **numbers)).to(scores.device)
+
+
+def _attention_in_float64(spec: Spec, operands: Sequence[Tensor], causal: bool) -> Tensor:
+    """Return the result of the first queries of the first head."""
+    query, key, value = (x[:, :1].double() for x in operands)
+    query = query[:, :, :CHECKED_QUERIES]
+    numbers = spec.sample_parameters(key.shape[2], SPREAD)
+    # Its first queries see the first keys of the whole, causal or not.
+    return attention(query, key, value, spec, is_causal=causal, **numbers)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

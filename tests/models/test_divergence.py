@@ -1,0 +1,55 @@
+"""What is not finite in training on a GPU: noticed without waiting at every step, and named all the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from softmaxkit.models import trainer
+from softmaxkit.models.language_model import language_model
+from softmaxkit.models.text import read_corpus
+from softmaxkit.models.trainer import Divergence, MethodTrainer
+from softmaxkit.models.training import train
+from softmaxkit.recipe import Recipe, Shape
+
+
+def test_the_first_step_is_remembered() -> None:
+    seen = Divergence(torch.device("cpu"))
+    good, nan, infinite = torch.ones(3), torch.tensor([1.0, torch.nan]), torch.tensor([torch.inf])
+    seen.see("a gradient", 1, [good, good, good])
+    assert seen.found() == {}
+    seen.see("a gradient", 2, [good, nan, infinite])
+    seen.see("a gradient", 3, [nan, nan, good])
+    seen.see("the loss", 3, [infinite])
+    assert seen.found() == {"a gradient": (2, [1, 2]), "the loss": (3, [0])}
+
+
+@pytest.mark.parametrize(("at", "looks"), [(4, 5), (5, 50)])
+def test_training_names_the_step_and_the_place(
+    at: int, looks: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("one two three four five six seven eight nine ten " * 80)
+    monkeypatch.setattr(trainer, "LOOKS", looks)
+    construct = MethodTrainer.__init__
+
+    def as_on_gpu(self: Any, *arguments: Any, **named: Any) -> None:
+        construct(self, *arguments, **named)
+        self.divergence = Divergence(self.args.device)
+
+    monkeypatch.setattr(MethodTrainer, "__init__", as_on_gpu)
+    model = language_model(Shape(layers=1, heads=2, width=16), 16, 0)
+    calls = []
+
+    def spoil(gradient: torch.Tensor) -> torch.Tensor:
+        calls.append(len(calls) + 1)
+        return gradient * (torch.nan if len(calls) == at else 1.0)
+
+    model.get_parameter("transformer.h.0.attn.c_proj.weight").register_hook(spoil)
+    recipe = Recipe(steps=12, context=16, batch=2)
+    with pytest.raises(FloatingPointError, match=rf"at step {at}, beginning in transformer.h.0.attn.c_proj.weight"):
+        train(model, read_corpus(text), recipe, tmp_path / "run", seed=0)
+    assert len(calls) == (5 if looks == 5 else 6)  # or where a quarter is saved
