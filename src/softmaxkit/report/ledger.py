@@ -19,7 +19,8 @@ DETAILS = {"source": "Source", "published": "Paper", "measured": "Here", "why": 
 def tally(results: Sequence[Result]) -> str:
     """Return how many claims have which verdict, in words."""
     counts = Counter(result["verdict"] for result in results)
-    return f"{len(results)} claim{'s'[: len(results) != 1]}: {', '.join(f'{count} {verdict}' for verdict, count in counts.items())}"
+    verdicts = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
+    return f"{len(results)} claim{'s'[: len(results) != 1]}: {verdicts}"
 
 
 class Ledger(NamedTuple):
