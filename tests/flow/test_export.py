@@ -97,9 +97,11 @@ def test_parameters_and_files(case: tuple[str, str, int], exported: Any) -> None
     assert [cycles["row"] for cycles in facts["cycles"]] == sorted({1, lanes, 24})
     files = {path.name for path in folder.iterdir()}
     loadable = facts["constants"] == "loadable"
+    ends = (".sv", "_axis.sv", "_tb.sv", "_sva.sv", "_formal.sv", "_cocotb.sv", "_cocotb.py", ".sby", ".core", ".sdc")
     assert files == {
-        *(f"{NAME}{end}" for end in (".sv", "_axis.sv", "_tb.sv", ".sdc")),
-        *("scores.hex", "results.hex", "tables.json", "parameters.json", "lint.vlt", "README.md", "Makefile"),
+        *(f"{NAME}{end}" for end in ends),
+        *("scores.hex", "results.hex", "tables.json", "parameters.json", "lint.vlt", "prove.ys"),
+        *("README.md", "Makefile"),
         *(["writes.hex"] if loadable else []),
         *([f"{NAME}_memory.sv"] if facts["memories"] else []),
     }
@@ -140,7 +142,9 @@ def test_its_own_bench_passes(case: tuple[str, str, int], exported: Any, tmp_pat
     code, printed = make(folder, "test")
     assert code == 0, printed
     beats = len((folder / "results.hex").read_text().splitlines())
-    assert re.findall(r"^PASS: (\d+) result beats", printed, re.MULTILINE) == [str(beats)] * 2
+    runs = re.findall(r"^PASS: (\d+) result beats.*; (\d+) beats lost in (\d+) resets", printed, re.MULTILINE)
+    assert [int(compared) + int(lost) for compared, lost, _ in runs] == [beats] * 4
+    assert [int(resets) > 0 for *_, resets in runs] == [False, False, True, False]
 
 
 @icarus
@@ -169,7 +173,7 @@ def test_bench_in_verilator(method: str, exported: Any, tmp_path: Path) -> None:
     folder = shutil.copytree(exported(method, "latches", 4), tmp_path / "copy")
     code, printed = make(folder, "test-verilator")
     assert code == 0, printed
-    assert printed.count("PASS") == 2
+    assert printed.count("PASS") == 4
     flip(folder / "results.hex", 5)
     code, printed = make(folder, "test-verilator")
     assert code != 0

@@ -206,11 +206,13 @@ def test_a_simulation_without_an_end() -> None:
         read_outcome("mismatch 3 00000001\n")
     printed = (
         "mismatch 3 0000000a ffffffff\n"
-        "done taken=5 written=1 compared=4 mismatches=1 "
-        "wrong_results=2 extra=0 unstable=2 cycles=99\n"
+        "lost 1 3\n"
+        "done taken=5 written=1 received=4 mismatches=1 "
+        "wrong_results=2 extra=0 unstable=2 dependent=3 resets=1 cycles=99\n"
     )
     outcome = read_outcome(printed)
-    assert (outcome.taken, outcome.written, outcome.compared, outcome.unstable, outcome.cycles) == (5, 1, 4, 2, 99)
+    assert (outcome.taken, outcome.written, outcome.compared, outcome.unstable, outcome.cycles) == (5, 1, 2, 2, 99)
+    assert (outcome.received, outcome.lost, outcome.dependent, outcome.resets) == (4, [(1, 3)], 3, 1)
     assert (outcome.mismatches, outcome.wrong_results) == (1, 2)
     assert outcome.wrong[0][0] == 3
     assert outcome.wrong[0][1].tolist() == [10, 0xFFFFFFFF]
@@ -218,7 +220,7 @@ def test_a_simulation_without_an_end() -> None:
 
 def test_no_faults_take_everything() -> None:
     given = beats(GOOD, (1,))
-    right = {"taken": 20, "written": 1, "compared": 20}
+    right = {"taken": 20, "written": 1, "received": 20}
     assert Outcome(**right).faults(given) == []
     assert all(Outcome(**(right | {name: 0})).faults(given) for name in right)
-    assert all(Outcome(**right, **{name: 1}).faults(given) for name in ("mismatches", "extra", "unstable"))
+    assert all(Outcome(**right, **{name: 1}).faults(given) for name in ("mismatches", "extra", "unstable", "dependent"))

@@ -12,9 +12,10 @@ from method_cases import Case
 
 from softmaxkit import ConSmax, Exaq, Softermax, Spec
 from softmaxkit.flow import verify as verification
+from softmaxkit.flow.amaranth_simulator import Simulated
 from softmaxkit.flow.faults import Fault
 from softmaxkit.flow.rows import all_codes, code_range, random_rows
-from softmaxkit.flow.simulate import Outcome, Simulated, Traffic, Verilated, can_verilate
+from softmaxkit.flow.simulate import Outcome, Traffic, Verilated, can_verilate
 from softmaxkit.flow.tools import ToolError
 from softmaxkit.flow.vectors import Rows, Stream, stream
 from softmaxkit.flow.verify import TRAFFIC, Verification, Wrong, verify
@@ -46,15 +47,18 @@ def test_counts_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
     unit, seen, sent = baked(), [], []
     own = rows_of(unit)
 
-    def counted(*given: Any) -> Stream:
-        sent.append(int(stream(*given).positions.sum()))
-        return stream(*given)
+    def counted(run: Stream, outcome: Outcome) -> int:
+        sent.append(int(run.positions.sum()) - sum(int(run.positions[first:end].sum()) for first, end in outcome.lost))
+        lost.append(len(outcome.lost))
+        return whole(outcome, run)
 
-    monkeypatch.setattr(verification, "stream", counted)
+    whole, lost = Outcome.positions, []
+    monkeypatch.setattr(Outcome, "positions", lambda outcome, run: counted(run, outcome))
     result = verify(unit, outputs=3_000, rows=[(unit.constants, own)], progress=lambda *counts: seen.append(counts))
     assert result.passed
     assert (result.simulator, result.mismatches, result.faults, result.wrong) == ("verilator", 0, [], [])
     assert result.compared == sum(sent)
+    assert sum(map(bool, lost)) == sum(traffic.resets for traffic in TRAFFIC) == 1
     assert sent[:2] == [2 * 65536, own.lengths.sum()]
     assert result.cycles > result.compared // 2
     assert result.seconds > 0
@@ -80,9 +84,9 @@ def test_positions_are_counted() -> None:
     packed = stream(unit, [(SPEC.constants(), Rows(codes, codes == 0, lengths))])
     assert packed.positions.tolist() == [1, 3, 3, 1, 3, 3, 3, 3]
     result = Verification()
-    verification._add(result, unit, [], packed, Outcome(compared=8, taken=8, written=256, cycles=99))
+    verification._add(result, unit, [], packed, Outcome(received=8, taken=8, written=256, cycles=99))
     assert (result.compared, result.cycles, result.faults) == (20, 99, [])
-    verification._add(result, unit, [], packed, Outcome(compared=3, taken=8, written=256))
+    verification._add(result, unit, [], packed, Outcome(received=3, taken=8, written=256))
     assert result.compared == 20 + 7
     assert result.faults == ["only 3 of 8 result beats came"]
 

@@ -7,6 +7,7 @@ import re
 import pytest
 
 from softmaxkit import ConSmax, Softermax
+from softmaxkit.flow.readable import comment_modules, name_ports
 from softmaxkit.flow.tools import ToolError, find
 from softmaxkit.flow.verilog import to_verilog
 from softmaxkit.methods.softermax.normalisation import NormalisationUnit
@@ -28,6 +29,27 @@ def test_names_are_plain_and_nothing_has_an_initial_value() -> None:
     assert "\\" not in text
     assert "__" not in text
     assert not re.search(r"^\s*(reg|initial)\b[^;]*=", text, re.MULTILINE)
+
+
+def test_ports_have_names_and_the_text_is_stable() -> None:
+    unit = Softermax().unit(lanes=2, max_row=8)
+    text = to_verilog(unit, "unit")
+    assert to_verilog(unit, "unit") == text
+    assert not re.search(r"\bport_\d+_\d+\b", text)
+    assert {"source_valid", "powers_ready", "totals_payload_total_port", "totals_payload_highest_port"} < ports(
+        text, "unit_back"
+    )
+    assert "port_1_0" not in name_ports("module \\a\n  wire \\port_1_0\nconnect \\sum \\port_1_0 [3:0]\nend\n")
+
+
+def test_every_module_says_what_it_is() -> None:
+    unit = Softermax().unit(lanes=2, max_row=8)
+    text = to_verilog(unit, "unit")
+    commented = comment_modules(text, unit, "unit")
+    assert re.sub(r"(?m)^// .*\n", "", commented) == text
+    headers = re.findall(r"(?m)^(// \S.*\n)?module (\w+)", commented)
+    assert all(comment for comment, _ in headers), headers
+    assert headers[0][0].startswith("// Softermax: ")
 
 
 def test_latches_are_latches() -> None:

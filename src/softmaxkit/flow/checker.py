@@ -31,7 +31,9 @@ PROPERTIES = {
     "counted": f"there are never more results than scores since the reset, nor {PLACES} scores more than results",
     "ordered": "the k-th result ends a row if the k-th score does",
     "masked": "the k-th result is 0 where the k-th score is masked",
+    "apart": "a write is taken where no score is inside, and no row begins where one is offered or a group is open",
     "drained": "with results taken at once, every complete row soon comes out whole, and what is offered is taken",
+    "offered": "with no result taken, the first of a complete row is soon offered: valid does not wait for ready",
 }
 """What is proved. A lost beat stays inside for ever, and so violates "drained"."""
 
@@ -83,6 +85,7 @@ class Watched(wiring.Component):
             m.d.sync += position.eq(Mux(scores.p.last, 0, position + 1))
         unlawful = _unsteady(m, "scores", scores) | (scores.valid & (position == most - 1) & ~scores.p.last)
         writing: Value = Const(0)
+        open_group: Value = Const(0)
         stuck = refused = scores.valid & ~scores.ready
         if port is not None:
             grouped = Signal()
@@ -91,6 +94,7 @@ class Watched(wiring.Component):
                 m.d.sync += grouped.eq(~port.p.last)
             unlawful = unlawful | _unsteady(m, "configuration", port)
             between = port.valid & (position == 0)
+            open_group = port.valid | grouped
             refused = stuck & ~port.valid & ~grouped
             stuck = (stuck & ~between & ~grouped) | (between & ~port.ready)
         filled = Signal()
@@ -109,11 +113,14 @@ class Watched(wiring.Component):
         with m.If(taken & self.choose & ~marker.any()):
             m.d.sync += [marker.eq(((left << 1) | 1) & ~left), kept.eq(scores.payload)]
         kept_beat = scores.payload.shape()(kept)
+        intruding = (writing & inside[0]) | (taken & (position == 0) & open_group)
         shown = [~mask & code.any() for mask, code in zip(kept_beat.mask, results.p.codes, strict=True)]
 
         calm = Signal(self.patience)  # one bit for each of the last cycles
         m.d.sync += calm.eq((calm << 1) | (results.ready & ~taken & ~writing))
-        rested = calm.all()
+        refusing = Signal(self.patience)
+        m.d.sync += refusing.eq((refusing << 1) | (~results.ready & ~taken & ~writing))
+        rested, complete = calm.all(), inside.bit_select(position, 1)
         began, ended = Signal(), Signal()
         with m.If(taken & scores.p.last):
             m.d.sync += began.eq(1)
@@ -124,7 +131,9 @@ class Watched(wiring.Component):
             "counted": (results.valid & ~inside[0]) | (taken & inside[-1]),
             "ordered": turn & (results.p.last != kept_beat.last),
             "masked": turn & reduce(or_, shown) if self.unit.masks == 1 else Const(0),
-            "drained": rested & (inside.bit_select(position, 1) | stuck),
+            "apart": intruding,
+            "drained": rested & (complete | stuck),
+            "offered": refusing.all() & complete & ~results.valid,
             "rows": ended & delivered & results.p.last,
             "rest": began & rested,
             "full": filled,

@@ -14,7 +14,8 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from softmaxkit.files import whole_folder, write_text
-from softmaxkit.flow.interface import describe, tables, whole_bytes
+from softmaxkit.flow.interface import describe, stream_ports, tables, unit_ports, whole_bytes
+from softmaxkit.flow.readable import comment_modules
 from softmaxkit.flow.vectors import Rows, Stream, hexadecimal, stream
 from softmaxkit.flow.verilog import to_verilog
 from softmaxkit.shell.folder import describe_shell, write_shell
@@ -30,10 +31,20 @@ if TYPE_CHECKING:
 PARAMETERS_FILE = "parameters.json"
 """The file by which a folder is recognised as an export."""
 
+CALM = 5
+"""Cycles of any traffic after which the folder's proofs see whether everything comes out."""
+
 TEMPLATES = {
     "axis.sv": "{name}_axis.sv",
     "memory.sv": "{name}_memory.sv",
     "tb.sv": "{name}_tb.sv",
+    "sva.sv": "{name}_sva.sv",
+    "formal.sv": "{name}_formal.sv",
+    "unit.sby": "{name}.sby",
+    "prove.ys": "prove.ys",
+    "unit.core": "{name}.core",
+    "cocotb.sv": "{name}_cocotb.sv",
+    "cocotb.py": "{name}_cocotb.py",
     "unit.sdc": "{name}.sdc",
     "lint.vlt": "lint.vlt",
     "README.md": "README.md",
@@ -79,7 +90,7 @@ def export(
     macro = choose_macro(sram, unit) if sram else None
     around = describe_shell(unit, shell, segments) if shell else None
     vectors = stream(unit, segments)
-    verilog = to_verilog(unit, name)
+    verilog = comment_modules(to_verilog(unit, name), unit, name)
     if not re.search(rf"^module {name}\(", verilog, re.MULTILINE):  # Yosys escapes keywords
         raise ValueError(f"{name!r} is a keyword of Verilog; give the module another name")
     facts = describe(unit, name) | ({"shell": around.to_json(name)} if around else {})
@@ -167,6 +178,7 @@ def _write_templates(
         "whole_bytes": whole_bytes,
         "period": period,
         "patience": max(20_000, 4 * unit.latency(unit.max_row)),
+        **_checker(unit, facts["name"], sram),
         "shell": shell,
         "sram": sram,
     }
@@ -180,6 +192,29 @@ def _write_templates(
         write_text(work / name.format(name=facts["name"]), text)
     if shell is not None:
         write_shell(work, shell, facts["name"], templates, context)
+
+
+def _checker(unit: SoftmaxUnit, name: str, sram: SramMacro | None) -> dict[str, Any]:
+    """Return what the assertions and their proof need: streams with the bits of their payloads, and sizes."""
+    latency, interval = unit.latency(unit.max_row), unit.interval(unit.max_row)
+    streams = ["scores", "results", *["configuration"] * (unit.registers is not None)]
+    busy, calm_depth = unit.latency(1) + unit.interval(1) + 4, CALM + latency + 3 * interval + 2
+    return {
+        "streams": [(port, len(getattr(unit, port).payload.as_value())) for port in streams],
+        "stream_ports": [port._asdict() for port in stream_ports(unit)],
+        "cocotb_sources": [
+            *(f"{name}{end}.sv" for end in ("", "_axis", *["_memory"] * bool(unit.memories), "_cocotb")),
+            *([f"{sram.name}.sv"] if sram else []),
+        ],
+        "memory_pins": [port.name for port in unit_ports(unit) if port not in stream_ports(unit)],
+        "places": 1 << (4 * latency + 64).bit_length(),  # more than all buffers hold
+        "formal": {
+            "depth": busy,
+            "calm": CALM,
+            "calm_depth": calm_depth,
+            "places": 1 << max(busy, calm_depth).bit_length(),  # a beat a cycle, at most
+        },
+    }
 
 
 def about(documented: object) -> str:

@@ -1,11 +1,15 @@
-// Drives a unit with beats from a file, with gaps and stalls, and compares every result with the expected one.
+// Drives a unit with beats from a file, with gaps, stalls and resets, and compares every result with the expected one.
 //
 // The file consists of 32-bit words: the number of words in a score beat, a result beat and a configuration write; the
-// number of each; then the score beats, the expected result beats, and the writes. A write is preceded by the number
-// of score beats that must have been accepted before it is offered.
+// number of each, and of places to go on from after a reset; then the score beats, the expected result beats, the
+// writes, and the places. A write is preceded by the number of score beats that must have been accepted before it is
+// offered. A place is a score beat that begins a row (or the end), and the writes that load its constants: from which
+// one, and up to which.
 //
 // Arguments: FILE, bits of a result, gap probability at the source (of 256) and longest gap, the same for stalls of
-// the sink, seed, patience in cycles, cycle log (or -), waveform (or -).
+// the sink, its manner (0: ready comes and goes by chance; 1: it waits for valid; 2: it goes when valid comes), whether
+// resets come at any time (0: one at the start), seed, patience in cycles, cycle log (or -), waveform (or -).
+#include <algorithm>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -66,6 +70,22 @@ struct Pauses {
     }
 };
 
+// Where to go on after a reset.
+struct Place {
+    uint32_t beat, begin, end;
+};
+
+// A reset is due some results and some cycles after the one before: few or many, so that it meets every state.
+struct Resets {
+    bool wanted;
+    Random random;
+    uint32_t results = 0, cycles = 0;
+    uint32_t some() { return random.next() % (1u << random.next() % 8); }
+    void plan() { results = some(), cycles = some(); }
+    bool due() { return wanted && !results && !cycles--; }
+    void received() { results -= results > 0; }
+};
+
 // Number of results in a beat that differ; a wrong `last` alone counts as one.
 size_t differences(const uint32_t* got, const uint32_t* wanted, size_t words, size_t bits) {
     size_t count = 0;
@@ -81,29 +101,34 @@ size_t differences(const uint32_t* got, const uint32_t* wanted, size_t words, si
 }
 
 int main(int argc, char** argv) {
-    if (argc != 11) return std::fprintf(stderr, "ten arguments are needed\n"), 2;
+    if (argc != 13) return std::fprintf(stderr, "twelve arguments are needed\n"), 2;
     std::ifstream file(argv[1], std::ios::binary);
-    uint32_t header[6];
+    uint32_t header[7];
     file.read(reinterpret_cast<char*>(header), sizeof header);
     const size_t score_words = header[0], result_words = header[1], write_words = header[2];
     const size_t beats = header[3], results = header[4], writes = header[5];
     Words scores(score_words * beats), expected(result_words * results), configuration((write_words + 1) * writes);
+    std::vector<Place> places(header[6]);
     for (Words* words : {&scores, &expected, &configuration})
         file.read(reinterpret_cast<char*>(words->data()), static_cast<std::streamsize>(words->size() * 4));
+    file.read(reinterpret_cast<char*>(places.data()), static_cast<std::streamsize>(places.size() * sizeof(Place)));
     if (!file) return std::fprintf(stderr, "the file of beats is too short\n"), 2;
-    const uint64_t seed = std::strtoull(argv[7], nullptr, 10) * 0x9E3779B97F4A7C15ull + 1;
+    const uint64_t seed = std::strtoull(argv[9], nullptr, 10) * 0x9E3779B97F4A7C15ull + 1;
     auto number = [&](int at) { return static_cast<uint32_t>(std::strtoul(argv[at], nullptr, 10)); };
-    Pauses gaps{number(3), number(4), {seed}}, stalls{number(5), number(6), {~seed}};
-    const uint64_t patience = number(8);
-    const bool logged = std::strcmp(argv[9], "-") != 0;
+    Pauses gaps{number(3), number(4), {seed}}, write_gaps{number(3), number(4), {seed ^ 0x3333}}, stalls{number(5), number(6), {~seed}};
+    const uint32_t manner = number(7);
+    Resets resets{number(8) && !places.empty(), {seed ^ 0x5555}};
+    const uint64_t patience = number(10);
+    const bool logged = std::strcmp(argv[11], "-") != 0;
 
     const auto context = std::make_unique<VerilatedContext>();
+    if (resets.wanted) context->randReset(2), context->randSeed(static_cast<int>(number(9)) + 1);
     const auto dut = std::make_unique<Vdut>(context.get());
 #ifdef WAVEFORM
     context->traceEverOn(true);
     VerilatedVcdC waveform;
     dut->trace(&waveform, 99);
-    waveform.open(argv[10]);
+    waveform.open(argv[12]);
 #endif
     uint64_t time = 0;
     auto settle = [&](int clock) {
@@ -120,31 +145,71 @@ int main(int argc, char** argv) {
 #ifdef CONFIGURATION
     dut->configuration_valid = 0;
 #endif
-    for (int i = 0; i < 4; ++i) settle(0), edge();
+    for (int i = 0; i < (resets.wanted ? 1 : 4); ++i) settle(0), edge();
     dut->rst = 0;
+    resets.plan();
 
     std::vector<uint64_t> taken_at, received_at;
-    Words got(result_words), held(result_words);
+    Words got(result_words), held(result_words), asked(result_words);
     size_t taken = 0, received = 0, written = 0, mismatches = 0, wrong_results = 0, extra = 0, unstable = 0;
+    size_t dependent = 0, restarts = 0, intruding = 0;
     bool offered = false, offered_write = false, waiting = false;
     uint64_t cycle = 0, quiet = 0;
+#ifdef CONFIGURATION
+    auto after = [&](size_t write) { return configuration[write * (write_words + 1)]; };
+#endif
+
+    // Resets the unit in whatever state it is, with offers standing. What was inside is lost; the next row goes in next.
+    auto reset = [&] {
+        dut->rst = 1;
+        for (uint32_t left = 1 + resets.random.next() % 2, first = left; left; --left, ++cycle) {
+            dut->scores_valid = taken < beats && resets.random.next() % 2;
+            if (taken < beats) drive(dut->scores_payload, &scores[taken * score_words], score_words);
+            dut->results_ready = resets.random.next() % 2;
+            settle(0);
+            if (left != first && dut->results_valid) ++extra;
+            edge();
+        }
+        dut->rst = 0;
+        const auto place = std::find_if(places.begin(), places.end(), [&](const Place& at) { return at.beat >= taken; });
+        if (place->beat > received) std::printf("lost %zu %u\n", received, place->beat);
+        taken = received = place->beat;
+        if (written != place->end) written = place->begin;
+        offered = offered_write = waiting = false;
+        ++restarts, quiet = 0;
+        resets.plan();
+    };
     while (quiet < patience) {
         const bool finished = taken == beats && received >= results && written == writes;
         if (finished && quiet > 300) break;
+        if (!finished && resets.due()) reset();
         if (!offered && taken < beats && !gaps.pause()) {
             offered = true;
             drive(dut->scores_payload, &scores[taken * score_words], score_words);
         }
         dut->scores_valid = offered;
 #ifdef CONFIGURATION
-        if (!offered_write && written < writes && configuration[written * (write_words + 1)] <= taken) {
+        // The first write of a group is offered as soon as it is due, so that it comes before its row.
+        if (!offered_write && written < writes && after(written) <= taken &&
+            !(written && after(written) == after(written - 1) && write_gaps.pause())) {
             offered_write = true;
             drive(dut->configuration_payload, &configuration[written * (write_words + 1) + 1], write_words);
         }
         dut->configuration_valid = offered_write;
 #endif
-        dut->results_ready = !stalls.pause();
+        // In manners 1 and 2, ready follows valid within the cycle; the offer must not follow ready in turn.
+        const bool welcome = !stalls.pause();
+        const bool before = manner == 1 ? false : manner == 2 ? !waiting || welcome : welcome;
+        const bool after = manner == 2 && !waiting ? false : welcome;
+        dut->results_ready = before;
         settle(0);
+        if (dut->results_valid && after != before) {
+            sample(dut->results_payload, asked.data(), result_words);
+            dut->results_ready = after;
+            settle(0);
+            sample(dut->results_payload, got.data(), result_words);
+            if (!dut->results_valid || got != asked) ++dependent;
+        }
 
         ++quiet;
         if (offered && dut->scores_ready) {
@@ -152,7 +217,10 @@ int main(int argc, char** argv) {
             offered = false, ++taken, quiet = 0;
         }
 #ifdef CONFIGURATION
-        if (offered_write && dut->configuration_ready) offered_write = false, ++written, quiet = 0;
+        if (offered_write && dut->configuration_ready) {
+            if (taken > received && !places.empty()) ++intruding;
+            offered_write = false, ++written, quiet = 0;
+        }
 #endif
         if (waiting && !dut->results_valid) ++unstable;
         if (dut->results_valid) {
@@ -172,7 +240,7 @@ int main(int argc, char** argv) {
                     }
                 }
                 if (logged) received_at.push_back(cycle);
-                ++received;
+                ++received, resets.received();
             }
         }
         waiting = dut->results_valid && !dut->results_ready;
@@ -185,12 +253,13 @@ int main(int argc, char** argv) {
     waveform.close();
 #endif
     if (logged) {
-        std::ofstream log(argv[9], std::ios::binary);
+        std::ofstream log(argv[11], std::ios::binary);
         log.write(reinterpret_cast<const char*>(taken_at.data()), static_cast<std::streamsize>(taken_at.size() * 8));
         log.write(reinterpret_cast<const char*>(received_at.data()),
                   static_cast<std::streamsize>(received_at.size() * 8));
     }
-    std::printf("done taken=%zu written=%zu compared=%zu mismatches=%zu wrong_results=%zu extra=%zu unstable=%zu cycles=%llu\n",
-                taken, written, received - extra, mismatches, wrong_results, extra, unstable, static_cast<unsigned long long>(cycle));
+    std::printf("done taken=%zu written=%zu received=%zu mismatches=%zu wrong_results=%zu extra=%zu unstable=%zu ", taken,
+                written, std::min(received, results), mismatches, wrong_results, extra, unstable);
+    std::printf("dependent=%zu intruding=%zu resets=%zu cycles=%llu\n", dependent, intruding, restarts, static_cast<unsigned long long>(cycle));
     return 0;
 }

@@ -104,6 +104,11 @@ def unit_ports(unit: SoftmaxUnit) -> list[Port]:
     return ports
 
 
+def stream_ports(unit: SoftmaxUnit) -> list[Port]:
+    """Return the ports of the unit's module but those of its memories."""
+    return [port for port in unit_ports(unit) if not port.name.startswith(tuple(f"{n}_" for n in unit.memories))]
+
+
 def axis_ports(unit: SoftmaxUnit) -> list[Port]:
     """Return the ports of the wrapper with AXI-Stream names."""
     code, result, masks = unit.code_shape.width, unit.result_bits, unit.lanes * unit.masks
@@ -122,7 +127,7 @@ def axis_ports(unit: SoftmaxUnit) -> list[Port]:
     bits = masks * whole_bytes(result)
     ports.append(Port("m_axis_tdata", "output", bits, f"a result per lane, in {whole_bytes(result)} bits"))
     ports += _handshake("m_axis", "output", "the beat is the last of its row")
-    return ports + [port for port in unit_ports(unit) if port.name.startswith(tuple(f"{n}_" for n in unit.memories))]
+    return ports + [port for port in unit_ports(unit) if port not in stream_ports(unit)]
 
 
 def whole_bytes(bits: int) -> int:

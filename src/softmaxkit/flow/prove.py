@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from softmaxkit.methods.base.unit import SoftmaxUnit
 
 
+PATIENT = ("drained", "offered", "rest")
+"""What takes cycles of calm to be seen."""
+
+
 @dataclass(frozen=True)
 class Verdict:
     """Result for one property.
@@ -87,10 +91,10 @@ def prove(
     Args:
         unit: a small unit, with storage "flip-flops" or "memory".
         depth: cycles of arbitrary traffic. Each takes longer than the one before.
-        busy: the same for "drained", the most expensive property; default: `depth`.
+        busy: the same for "drained" and "offered", the most expensive properties; default: `depth`.
         induction: seconds to search for an inductive proof, per property; 0 to skip it.
-        patience: cycles of calm after which the unit has to be drained; default: enough for a row of one beat accepted
-            in every busy cycle.
+        patience: cycles of calm after which the unit has to be drained, or to offer a result; default: enough for a
+            row of one beat accepted in every busy cycle.
         full: fill the unit first: scores come in every cycle and no result is taken until the unit stalls; from then
             on every result is taken. With so little freedom the search gets far enough for the full buffers to drain,
             but the verdicts hold for such traffic only.
@@ -104,12 +108,12 @@ def prove(
     busy = depth if busy is None else busy
     patience = patience or unit.latency(unit.max_row) + busy * unit.interval(1)
     witnesses = [name for name in WITNESSES if full or name != "full"]
-    depths = dict.fromkeys([*PROPERTIES, *witnesses], depth) | {"drained": busy, "rest": busy}
+    depths = dict.fromkeys([*PROPERTIES, *witnesses], depth) | dict.fromkeys(PATIENT, busy)
     frames = {}
     script = ["strash", "map", "write_blif own.blif"]
     for index, (name, cycles) in enumerate(depths.items()):
         script += ["read_aiger watched.aig", f"cone -a -O {index}", "strash"]
-        frames[name] = 1 + cycles + patience * (name in ("drained", "rest"))
+        frames[name] = 1 + cycles + patience * (name in PATIENT)
         script += [f"bmc3 -F {frames[name]}", f"write_status {name}.bounded"]
         if induction and name in PROPERTIES:
             script += [f"pdr -T {induction}", f"write_status {name}.unbounded"]

@@ -1,35 +1,28 @@
-"""Simulators for units: Verilator, or Amaranth's own where there is no C++ compiler."""
+"""Units in Verilator; what every simulator answers; external memories beside a unit."""
 
 from __future__ import annotations
 
-import copy
 import shutil
 import tempfile
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-from amaranth.hdl import Module, Value
+from amaranth.hdl import Module
 from amaranth.lib import wiring
-from amaranth.sim import Simulator as AmaranthSimulator
-from amaranth.sim import SimulatorContext
 
 from softmaxkit.blocks.storage import WordMemory
 from softmaxkit.files import cache_folder, content_key, whole_folder
 from softmaxkit.flow.outcome import Outcome, Traffic, read_outcome, write_stream
-from softmaxkit.flow.tools import INSTALL, ToolError, call, missing_hardware, need, place_for_make
-from softmaxkit.flow.vectors import Stream, unpack
+from softmaxkit.flow.tools import call, missing_hardware, need, place_for_make
 from softmaxkit.flow.verilog import to_verilog
 
 if TYPE_CHECKING:
-    from softmaxkit.flow.vectors import Packed
+    from softmaxkit.flow.vectors import Stream
 
 TOP = "dut"
-SHOWN = 100
-"""Wrong beats that are kept; all are counted."""
-
 PATIENCE = 20_000
 """Cycles without progress after which a simulation is abandoned."""
 
@@ -132,9 +125,9 @@ class Verilated:
         with tempfile.TemporaryDirectory() as temporary:
             work = folder or Path(temporary)
             write_stream(work / "stream", stream)
-            numbers = [traffic.gap, traffic.longest_gap, traffic.stall, traffic.longest_stall, traffic.seed]
             log = str(work / "log") if cycles else "-"
-            command = [self.program, "stream", stream.result_bits, *numbers, PATIENCE, log, self.waveform or "-"]
+            numbers = [stream.result_bits, *traffic.arguments(), PATIENCE]
+            command = [self.program, "stream", *numbers, log, self.waveform or "-"]
             printed = call([str(word) for word in command], work, "simulating")
             outcome = read_outcome(printed)
             if cycles:
@@ -143,98 +136,6 @@ class Verilated:
         return outcome
 
 
-class Simulated:
-    """A unit in Amaranth's own simulator, which is slow but needs no other tools.
-
-    Args:
-        unit: as for `Verilated`, but without latches.
-
-    Raises:
-        ToolError: the unit has latches, which this simulator does not support.
-    """
-
-    name = "amaranth"
-
-    def __init__(self, unit: wiring.Component) -> None:
-        if getattr(unit, "storage", "") == "latches":
-            raise ToolError(f"a unit with latches needs Verilator: {INSTALL}, and a C++ compiler")
-        self.unit = unit
-
-    def run(self, stream: Stream, traffic: Traffic, cycles: bool = False) -> Outcome:
-        """Drive the unit; see `Simulator`."""
-        top, outcome = WithMemories(copy.copy(self.unit)), Outcome()
-        random = np.random.default_rng(traffic.seed)
-        scores, results = _payloads(stream.scores), _payloads(stream.results)
-        writes = list(zip(stream.writes[:, 0].tolist(), _payloads(stream.writes[:, 1:]), strict=True))
-        times: tuple[list[int], list[int]] = ([], [])
-
-        async def bench(context: SimulatorContext) -> None:
-            source, sink = top.scores, top.results
-            loads: Any = top.configuration if writes else None
-            offered = offered_write = False
-            held, pauses, quiet = None, [0, 0], 0
-            while quiet < 2000 and not (outcome.compared == len(results) and quiet > 50):
-                for side, (chance, longest) in enumerate(
-                    ((traffic.gap, traffic.longest_gap), (traffic.stall, traffic.longest_stall))
-                ):
-                    again = random.integers(1, longest, endpoint=True) if random.integers(256) < chance else 0
-                    pauses[side] = pauses[side] - 1 if pauses[side] else int(again)
-                if not offered and outcome.taken < len(scores) and not pauses[0]:
-                    offered = True
-                    context.set(Value.cast(source.payload), scores[outcome.taken])
-                context.set(source.valid, offered)
-                if not offered_write and outcome.written < len(writes) and writes[outcome.written][0] <= outcome.taken:
-                    offered_write = True
-                    context.set(Value.cast(loads.payload), writes[outcome.written][1])
-                if loads:
-                    context.set(loads.valid, offered_write)
-                context.set(sink.ready, not pauses[1])
-                quiet += 1
-                if offered and context.get(source.ready):
-                    offered, quiet, outcome.taken = False, 0, outcome.taken + 1
-                    times[0].append(outcome.cycles)
-                if offered_write and context.get(loads.ready):
-                    offered_write, quiet, outcome.written = False, 0, outcome.written + 1
-                got = context.get(Value.cast(sink.payload)) if context.get(sink.valid) else None
-                outcome.unstable += held is not None and got != held
-                held = got if pauses[1] else None
-                if got is not None and not pauses[1]:
-                    times[1].append(outcome.cycles)
-                    if outcome.compared == len(results):
-                        outcome.extra += 1
-                    else:
-                        quiet = 0
-                        self._compare(stream, outcome, got, results[outcome.compared])
-                outcome.cycles += 1
-                await context.tick()
-
-        simulator = AmaranthSimulator(top)
-        simulator.add_clock(1e-6)
-        simulator.add_testbench(bench)
-        simulator.run()
-        if cycles:
-            outcome.taken_at, outcome.given_at = (np.asarray(log, np.uint64) for log in times)
-        return outcome
-
-    def _compare(self, stream: Stream, outcome: Outcome, got: int, expected: int) -> None:
-        if got != expected:
-            outcome.mismatches += 1
-            words = stream.results.shape[1]
-            beat = np.frombuffer(got.to_bytes(4 * words, "little"), "<u4")
-            lanes = 32 * words // stream.result_bits if stream.result_bits else 0
-            pair = np.stack((beat, stream.results[outcome.compared]))
-            differing = np.count_nonzero(np.diff(unpack(pair, stream.result_bits, lanes), axis=0)) if lanes else 0
-            outcome.wrong_results += max(int(differing), 1)
-            if len(outcome.wrong) < SHOWN:
-                outcome.wrong.append((outcome.compared, beat))
-        outcome.compared += 1
-
-
 def can_verilate() -> bool:
     """Return whether everything that Verilator needs is installed."""
     return not missing_hardware()
-
-
-def _payloads(words: Packed) -> list[int]:
-    """Return packed payloads as integers."""
-    return [int.from_bytes(row.astype("<u4").tobytes(), "little") for row in words]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -61,6 +61,8 @@ class Stream:
         writes: uint32, (writes, 1 + words): configuration; word 0 is the number of score beats that go in before.
         positions: int64, (result beats,): positions of each beat that exist.
         result_bits: width of a result, to count wrong results; 0 to count wrong beats only.
+        places: uint32, (rows + 1, 3): where a row begins, and at last the end: the beat, and the writes that load its
+            constants, from which one and up to which. Without any, there is no going on after a reset.
     """
 
     scores: Packed
@@ -68,6 +70,20 @@ class Stream:
     writes: Packed
     positions: Integers
     result_bits: int = 0
+    places: Packed = field(default_factory=lambda: np.zeros((0, 3), np.uint32))
+
+    def first(self, beats: int) -> Stream:
+        """Return the first beats, with the writes that are offered before they are in."""
+        writes = self.writes[self.writes[:, 0] < beats]
+        end = np.asarray([[beats, len(writes), len(writes)]], np.uint32)
+        return Stream(
+            self.scores[:beats],
+            self.results[:beats],
+            writes,
+            self.positions[:beats],
+            self.result_bits,
+            np.concatenate((self.places[self.places[:, 0] < beats], end)),
+        )
 
 
 @dataclass(frozen=True)
@@ -106,18 +122,21 @@ def stream(unit: SoftmaxUnit, segments: Sequence[tuple[Constants, Rows]]) -> Str
             segment on, they are offered while the last row of the one before is still inside.
         segments: sets of constants with the rows to run on them.
     """
-    scores, results, writes, positions = [], [], [], []
-    beats = last_row = 0
+    scores, results, writes, positions, begins = [], [], [], [], []
+    beats = last_row = written = 0
     for constants, rows in segments:
         per_lane = unit.positions_a_lane(constants)
         at = places(rows, unit.lanes * per_lane)
         if unit.registers is not None:
             writes.append(pack_writes(unit, unit.writes(constants), beats and last_row + 1))
+        group = written, sum(map(len, writes))
+        written = group[1]
         golden = unit.golden(np.where(rows.real, rows.codes, 0), rows.mask, constants)
         index = (at.rows, at.keys)
         scores.append(pack_scores(unit, at, rows.codes[index], rows.mask[index], per_lane))
         results.append(pack_results(unit, at, golden[index], per_lane))
         positions.append(np.bincount(at.beat, minlength=len(at.last)))
+        begins += [(beats + first, *group) for first in (0, *np.nonzero(at.last)[0][:-1] + 1)]
         beats += len(at.last)
         last_row = beats - int(-(-rows.lengths[-1] // (unit.lanes * per_lane)))
     return Stream(
@@ -126,6 +145,7 @@ def stream(unit: SoftmaxUnit, segments: Sequence[tuple[Constants, Rows]]) -> Str
         np.concatenate(writes) if writes else np.zeros((0, 1), np.uint32),
         np.concatenate(positions),
         unit.result_bits,
+        np.asarray([*begins, (beats, written, written)], np.uint32),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -11,10 +12,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from softmaxkit.blocks.parts import Part, Streamed
+from softmaxkit.flow.amaranth_simulator import Simulated
 from softmaxkit.flow.faults import Fault
 from softmaxkit.flow.outcome import Outcome, Traffic
 from softmaxkit.flow.rows import all_codes, random_rows
-from softmaxkit.flow.simulate import Simulated, Simulator, Verilated, can_verilate
+from softmaxkit.flow.simulate import Simulator, Verilated, can_verilate
 from softmaxkit.flow.tools import ToolError, missing_hardware
 from softmaxkit.flow.vectors import Rows, Stream, pack, places, stream, unpack
 
@@ -41,8 +43,11 @@ TRAFFIC = (
     Traffic(gap=100, longest_gap=4, stall=100, longest_stall=4),
     Traffic(gap=8, longest_gap=60, stall=200, longest_stall=2),
     Traffic(stall=6, longest_stall=120),
+    Traffic(gap=64, longest_gap=8, stall=100, longest_stall=4, ready="late"),
+    Traffic(gap=64, longest_gap=8, stall=100, longest_stall=4, ready="early"),
+    Traffic(gap=32, longest_gap=6, stall=64, longest_stall=6, resets=True),
 )
-"""Patterns of gaps and stalls: none, one of them, both, and bursts."""
+"""Patterns of gaps and stalls: none, one of them, both, and bursts; ready that answers valid; and resets."""
 
 Segments = Sequence[tuple[Any, Rows]]
 Progress = Callable[[int, int], None]
@@ -114,9 +119,9 @@ def verify(
 ) -> Verification:
     """Compare every output of a unit with golden.
 
-    The unit sees all score codes, if there are not too many, and random rows of all lengths, in six patterns of gaps
-    and stalls; its tables and multiplier see every input. Without a C++ compiler, Amaranth's simulator does part of
-    this.
+    The unit sees all score codes, if there are not too many, and random rows of all lengths, in patterns of gaps,
+    stalls and resets; its tables and multiplier see every input. Without a C++ compiler, Amaranth's simulator does
+    part of this.
 
     Args:
         unit: baked or loadable.
@@ -143,8 +148,8 @@ def verify(
     outputs = outputs if fast else outputs // FEWER
     failing: tuple[Stream, Traffic] | None = None
     shown: tuple[Stream, Traffic] | None = None
-    for number, segments in enumerate(_runs(unit, constants, outputs, np.random.default_rng(seed), rows, fast)):
-        traffic = TRAFFIC[number % len(TRAFFIC)]
+    runs = _runs(unit, constants, outputs, np.random.default_rng(seed), rows, fast, verification)
+    for number, (segments, traffic) in enumerate(runs):
         run = stream(unit, segments), Traffic(**{**vars(traffic), "seed": seed + number + 1})
         outcome = simulator.run(*run)
         _add(verification, unit, segments, run[0], outcome)
@@ -170,31 +175,30 @@ def _runs(
     random: np.random.Generator,
     rows: Segments,
     exhaustive: bool,
-) -> Iterator[Segments]:
-    """Yield the runs: all codes, the caller's rows, then random rows until there are enough outputs."""
-    count = 0
+    verification: Verification,
+) -> Iterator[tuple[Segments, Traffic]]:
+    """Yield the runs: all codes, the caller's rows, then random rows until enough outputs have been compared."""
+    whole = itertools.cycle(traffic for traffic in TRAFFIC if not traffic.resets)
     if exhaustive:
         for loaded in constants:
             codes = all_codes(unit, loaded)
             if codes is not None and codes.lengths.sum() <= max(outputs, SHORT):
-                count += int(codes.lengths.sum())
-                yield [(loaded, codes)]
+                yield [(loaded, codes)], next(whole)
     if rows:
-        count += sum(int(segment.lengths.sum()) for _, segment in rows)
-        yield rows
-    # Enough runs for every pattern of gaps and stalls, with every set of constants in each.
+        yield rows, next(whole)
+    # Enough runs for every pattern of traffic, with every set of constants in each.
     size = min(BATCH, max(outputs // len(TRAFFIC), 1))
     done = 0
-    while count < outputs or done < len(TRAFFIC):
+    while verification.compared < outputs or done < len(TRAFFIC):
         share = max(size // (2 * len(constants)), 1)
         segments = [(loaded, random_rows(unit, loaded, share, random)) for _ in range(2) for loaded in constants]
-        count, done = count + sum(int(segment.lengths.sum()) for _, segment in segments), done + 1
-        yield segments
+        yield segments, TRAFFIC[done % len(TRAFFIC)]
+        done += 1
 
 
 def _add(verification: Verification, unit: SoftmaxUnit, segments: Segments, run: Stream, outcome: Outcome) -> None:
     """Add the outcome of a run."""
-    verification.compared += int(run.positions[: outcome.compared].sum())
+    verification.compared += outcome.positions(run)
     verification.mismatches += outcome.wrong_results
     verification.cycles += outcome.cycles
     verification.faults += outcome.faults(run)
@@ -239,13 +243,5 @@ def _try_all(verification: Verification, part: Part) -> None:
 def _write_waveform(unit: SoftmaxUnit, fault: Fault | None, run: tuple[Stream, Traffic], path: Path) -> None:
     """Write the waveform of the first 2000 beats of a run."""
     whole, traffic = run
-    beats = min(len(whole.scores), 2000)
-    begin = Stream(
-        whole.scores[:beats],
-        whole.results[:beats],
-        whole.writes[whole.writes[:, 0] < beats] if whole.writes.shape[1] > 1 else whole.writes,
-        whole.positions[:beats],
-        whole.result_bits,
-    )
     path.parent.mkdir(parents=True, exist_ok=True)
-    Verilated(unit, fault, waveform=path.resolve()).run(begin, traffic)
+    Verilated(unit, fault, waveform=path.resolve()).run(whole.first(min(len(whole.scores), 2000)), traffic)

