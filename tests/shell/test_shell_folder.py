@@ -116,7 +116,7 @@ def test_memories_of_macros(method: str, sram: str, kind: str, exported: Any) ->
     folder = exported(method, kind, "memory", sram)
     code, printed = make(folder, "test")
     assert code == 0, printed
-    assert printed.count("PASS") == (4 if kind else 2)
+    assert printed.count("PASS") >= (4 if kind else 2)
     if find("verilator"):
         assert make(folder, "lint") == (0, "")
     macro = next(path.stem for path in folder.glob("*.sv") if not path.stem.startswith(NAME))

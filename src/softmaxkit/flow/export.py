@@ -184,9 +184,9 @@ def _write_templates(
         "share": SHARE,
         "wires": {name: process.wire for name, process in PROCESSES.items()},
         "patience": max(20_000, 4 * unit.latency(unit.max_row)),
+        **_checker(unit, facts["name"], sram),
         "shell": shell,
         "sram": sram,
-        **_checker(unit, facts["name"]),
     }
     modules = {
         facts["name"]: (work / f"{facts['name']}.sv").read_text(encoding="utf-8"),
@@ -207,7 +207,7 @@ def _write_templates(
         write_shell(work, shell, facts["name"], templates, context)
 
 
-def _checker(unit: SoftmaxUnit, name: str) -> dict[str, Any]:
+def _checker(unit: SoftmaxUnit, name: str, sram: SramMacro | None) -> dict[str, Any]:
     """Return what the assertions and their proof need: streams with the bits of their payloads, and sizes."""
     latency, interval = unit.latency(unit.max_row), unit.interval(unit.max_row)
     streams = ["scores", "results", *["configuration"] * (unit.registers is not None)]
@@ -215,7 +215,10 @@ def _checker(unit: SoftmaxUnit, name: str) -> dict[str, Any]:
     return {
         "streams": [(port, len(getattr(unit, port).payload.as_value())) for port in streams],
         "stream_ports": [port._asdict() for port in stream_ports(unit)],
-        "cocotb_sources": [f"{name}{end}.sv" for end in ("", "_axis", *["_memory"] * bool(unit.memories), "_cocotb")],
+        "cocotb_sources": [
+            *(f"{name}{end}.sv" for end in ("", "_axis", *["_memory"] * bool(unit.memories), "_cocotb")),
+            *([f"{sram.name}.sv"] if sram else []),
+        ],
         "memory_pins": [port.name for port in unit_ports(unit) if port not in stream_ports(unit)],
         "places": 1 << (4 * latency + 64).bit_length(),  # more than all buffers hold
         "formal": {
