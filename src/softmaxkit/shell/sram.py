@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from softmaxkit.flow.sram import MACROS
 from softmaxkit.suggestions import suggestion
 
 if TYPE_CHECKING:
@@ -46,11 +47,10 @@ class SramMacro:
         return -(-width // self.width) * -(-words // self.depth)
 
 
-SKY130 = tuple(
-    SramMacro(f"sky130_sram_{size}kbyte_1rw1r_{width}x{depth}_8", width, depth, 8)
-    for size, width, depth in ((1, 32, 256), (1, 8, 1024), (2, 32, 512))
-)
-"""Those of github.com/VLSIDA/sky130_sram_macros with a port to write and one to read."""
+WRITE_BITS = 8
+"""Bits for which a macro of sky130 has a bit of its write mask."""
+SKY130 = tuple(SramMacro(macro.name, macro.width, macro.depth, WRITE_BITS) for macro in MACROS["sky130"])
+"""Those with published figures; they have a port to write and one to read."""
 
 FORM = re.compile(r"(?P<name>[A-Za-z_]\w*):(?P<width>\d+)x(?P<depth>\d+)(?:/(?P<write>\d+))?")
 
