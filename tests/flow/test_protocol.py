@@ -68,7 +68,7 @@ def test_verification_catches_every_mutant(monkeypatch: pytest.MonkeyPatch, tmp_
     for mutant in MUTANTS:
         chosen = Chosen(simulation, mutant, tmp_path)
         monkeypatch.setattr(verification, "Verilated", lambda *_, chosen=chosen, **__: chosen)
-        result = verify(Mutant(unit, mutant), outputs=2_000)
+        result = verify(Mutant(unit, mutant), outputs=15_000)
         passed += [mutant] * result.passed
         faults[mutant] = "; ".join(result.faults)
     assert passed == ["sound"], faults

@@ -75,14 +75,20 @@ struct Place {
     uint32_t beat, begin, end;
 };
 
-// A reset is due some results and some cycles after the one before: few or many, so that it meets every state.
+// A reset is due some results and some cycles after the one before: few or many, so that it meets every state. Half of
+// them wait until a result does.
 struct Resets {
     bool wanted;
     Random random;
     uint32_t results = 0, cycles = 0;
+    bool patient = false;
     uint32_t some() { return random.next() % (1u << random.next() % 8); }
-    void plan() { results = some(), cycles = some(); }
-    bool due() { return wanted && !results && !cycles--; }
+    void plan() { results = some(), cycles = some(), patient = random.next() % 2; }
+    bool due(bool waiting) {
+        if (!wanted || results) return false;
+        if (cycles) return --cycles, false;
+        return waiting || !patient;
+    }
     void received() { results -= results > 0; }
 };
 
@@ -165,7 +171,7 @@ int main(int argc, char** argv) {
         for (uint32_t left = 1 + resets.random.next() % 2, first = left; left; --left, ++cycle) {
             dut->scores_valid = taken < beats && resets.random.next() % 2;
             if (taken < beats) drive(dut->scores_payload, &scores[taken * score_words], score_words);
-            dut->results_ready = resets.random.next() % 2;
+            dut->results_ready = !waiting && resets.random.next() % 2;
             settle(0);
             if (left != first && dut->results_valid) ++extra;
             edge();
@@ -182,7 +188,7 @@ int main(int argc, char** argv) {
     while (quiet < patience) {
         const bool finished = taken == beats && received >= results && written == writes;
         if (finished && quiet > 300) break;
-        if (!finished && resets.due()) reset();
+        if (!finished && resets.due(waiting)) reset();
         if (!offered && taken < beats && !gaps.pause()) {
             offered = true;
             drive(dut->scores_payload, &scores[taken * score_words], score_words);
