@@ -54,7 +54,9 @@ def test_figures_are_those_of_the_report(family: str, monkeypatch: pytest.Monkey
     assert 1e3 / (path["logic_ns"] + path["routing_ns"]) == pytest.approx(figures["fmax_mhz"], rel=0.01)
     # The unit by itself is what counting finds, and the frame adds a register at each input and two at each output.
     unit = Source("unit", {"design.il": to_rtlil(whole_table(), "unit")})
-    assert {kind: figures[kind] for kind in placement.counts} == count_cells(unit, family)
+    alone = count_cells(unit, family)
+    assert figures["luts"] == pytest.approx(alone.pop("luts"), rel=0.1)  # restructured anew
+    assert {kind: figures[kind] for kind in alone} == alone
     ports = re.findall(r"(stimulus|result)\[\d+ \+: (\d+)\]", frame_of(whole_table(), "unit"))
     around = sum(int(bits) * (1 if side == "stimulus" else 2) for side, bits in ports)
     assert around - 2 <= figures["frame_registers"] <= around  # the lowest bit of a chain may be optimised away
