@@ -187,7 +187,8 @@ def synth(
 
     require_amaranth()
     from softmaxkit.flow.fpga import FAMILIES
-    from softmaxkit.flow.place import TARGET, Placing, device_of
+    from softmaxkit.flow.place import TARGET, Placing
+    from softmaxkit.flow.routers import device_of
     from softmaxkit.studies.silicon import SynthesisOptions, Verilog, storage_in, synthesize_units, synthesize_verilog
 
     if cells not in _names_of_cells():
