@@ -89,7 +89,7 @@ def opensta(folder: Path, period: float, before: str = "", after: str = "", **va
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         check=True,
-        timeout=120,
+        timeout=600,
     )
     # It goes on after what it cannot read, and still tells a slack.
     assert not re.search(r"rror|syntax|black box|no clock|unconstrained", done.stdout), done.stdout

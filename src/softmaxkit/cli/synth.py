@@ -214,7 +214,8 @@ def synth(
 
     require_amaranth()
     from softmaxkit.flow.fpga import FAMILIES
-    from softmaxkit.flow.place import TARGET, Placing, device_of
+    from softmaxkit.flow.place import TARGET, Placing
+    from softmaxkit.flow.routers import device_of
     from softmaxkit.studies.pareto import LANES as PARETO_LANES
     from softmaxkit.studies.pareto import pareto as study
     from softmaxkit.studies.silicon import SynthesisOptions, Verilog, storage_in, synthesize_units, synthesize_verilog

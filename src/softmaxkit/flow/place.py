@@ -13,6 +13,7 @@ from softmaxkit.flow.checks import check_clocks
 from softmaxkit.flow.fpga import FRAME, map_cells, resources
 from softmaxkit.flow.frame import frame, frame_of
 from softmaxkit.flow.interface import Port
+from softmaxkit.flow.routers import ROUTERS, Device, Router, device_of
 from softmaxkit.flow.sources import Source, explained
 from softmaxkit.flow.tools import ToolError, call, find, need
 from softmaxkit.flow.verilog import to_rtlil
@@ -24,73 +25,12 @@ TARGET = 100.0
 """Clock in MHz that is asked of the router, unless one is given."""
 
 SEED = 1
-"""Of placement, unless one is given; another one gives another clock, by some percent."""
+"""Of placement, unless one is given; another one gives another clock."""
 
 
 class DoesNotFit(ToolError):
     """A design is too large for the device; the message says of what there is too little."""
 
-
-class Device(NamedTuple):
-    """A device: its title, and the options by which nextpnr takes it."""
-
-    title: str
-    options: tuple[str, ...]
-
-
-class Router(NamedTuple):
-    """How a family is placed and routed.
-
-    Attributes:
-        tool: program that does.
-        devices: by name, the smallest first.
-        resources: what of a device the counts of `FAMILIES` stand for.
-        routed: option for the file of the routed design.
-        packer: program that makes a bitstream of it, and its first arguments.
-        pins: locations of the three pins, where the router does not choose them.
-    """
-
-    tool: str
-    devices: dict[str, Device]
-    resources: dict[str, str]
-    routed: str
-    packer: tuple[str, ...]
-    pins: str = ""
-
-
-def _ecp5(size: str) -> Device:
-    options = (f"--{size}k", "--package", "CABGA381", "--speed", "6", "--lpf-allow-unconstrained")
-    return Device(f"LFE5U-{size}F, CABGA381, speed grade 6", options)
-
-
-ROUTERS = {
-    "ice40": Router(
-        "nextpnr-ice40",
-        {"up5k": Device("iCE40UP5K, SG48", ("--up5k", "--package", "sg48"))},
-        {"luts": "ICESTORM_LC", "registers": "ICESTORM_LC", "dsps": "ICESTORM_DSP", "block_rams": "ICESTORM_RAM"},
-        "--asc",
-        ("icepack",),
-    ),
-    "ecp5": Router(
-        "nextpnr-ecp5",
-        {f"{size}k": _ecp5(size) for size in ("25", "45", "85")},
-        {"luts": "TRELLIS_COMB", "registers": "TRELLIS_FF", "dsps": "MULT18X18D", "block_rams": "DP16KD"},
-        "--textcfg",
-        ("ecppack",),
-    ),
-    "nexus": Router(
-        "nextpnr-nexus",
-        {"lifcl-40": Device("LIFCL-40, BG400, speed grade 7", ("--device", "LIFCL-40-7BG400C", "--pdc", "pins.pdc"))},
-        {"luts": "OXIDE_COMB", "registers": "OXIDE_FF", "dsps": "MULT18_CORE", "block_rams": "OXIDE_EBR"},
-        "--fasm",
-        ("prjoxide", "pack"),
-        "\n".join(
-            f"ldc_set_location -site {{{site}}} [get_ports {pin}]"
-            for pin, site in (("clk", "D12"), ("shift_in", "E17"), ("shift_out", "F13"))  # D12 leads to a clock network
-        ),
-    ),
-}
-"""By the keys of `softmaxkit.flow.fpga.FAMILIES`."""
 
 FULL = re.compile(
     r"ERROR: .*(?:no BELs remaining to implement cell type '(\w+)'|"
@@ -147,20 +87,6 @@ class Placing(NamedTuple):
     device: str | None = None
     seed: int = SEED
     target: float = TARGET
-
-
-def device_of(family: str, name: str | None) -> Device:
-    """Return a device of a family by name, or its first.
-
-    Raises:
-        ValueError: there is no such device, or nextpnr does not place the family.
-    """
-    if family not in ROUTERS:
-        raise ValueError(f"place and route is for {', '.join(ROUTERS)}, not {family}")
-    devices = ROUTERS[family].devices
-    if name is not None and name not in devices:
-        raise ValueError(f"a device of {family} is {', '.join(devices)}, not {name!r}")
-    return devices[name or next(iter(devices))]
 
 
 def place_unit(unit: SoftmaxUnit, family: str, placing: Placing = Placing()) -> Placement:
