@@ -118,6 +118,23 @@ def test_calibration_sees_scores_and_the_integer_mode_stays_the_gates(
     assert not launches
 
 
+def test_who_watches_a_softmax_sees_its_scores(device: torch.device, launches: list[str]) -> None:
+    model = softmaxkit.apply(tiny_model("gpt2").to(device), ConSmax())
+    seen: list[torch.Size] = []
+    hooks = [
+        module.register_forward_hook(lambda module, inputs, output: seen.append(output.shape))
+        for module in softmaxkit.layers(model).values()
+    ]
+    with torch.no_grad():
+        model(TOKENS.to(device))
+        assert seen == [torch.Size((2, 4, 12, 12))] * 2
+        assert not launches
+        for hook in hooks:
+            hook.remove()
+        model(TOKENS.to(device))
+    assert launches == ["fused", "fused"]
+
+
 def test_trainer_in_bfloat16_and_compiled(device: torch.device, tmp_path: Path, launches: list[str]) -> None:
     from transformers import Trainer, TrainingArguments
 

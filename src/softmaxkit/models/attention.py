@@ -177,8 +177,8 @@ def attention_forward(
 
 def _asks_for_kernels(method: SoftmaxModule, query: Tensor) -> bool:
     """Is a layer's attention to run in a kernel? On GPUs always in float, since kernels there have its precision."""
-    if method.observed:
-        return False
+    if method.observed or method._forward_hooks or method._forward_pre_hooks:
+        return False  # somebody is to see scores and probabilities
     return method.mode == "fused" or _choice_watcher is not None or _is_float_on_gpu(method, query)
 
 
