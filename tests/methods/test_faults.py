@@ -33,6 +33,9 @@ def test_faults_in_the_source(fault: SourceFault, monkeypatch: pytest.MonkeyPatc
     break_source(monkeypatch, fault)
     outcome = verified(fault.unit)
     assert not outcome.passed
+    if outcome.faults[0].endswith("configuration writes were taken while a row was inside"):
+        assert fault.what == "writes inside rows"  # the rule is broken, whether or not a result is
+        return
     assert outcome.faults[0].endswith("wrong result beats")
     assert 0 < len(outcome.wrong) <= outcome.mismatches <= outcome.compared
     assert all(wrong.got != wrong.expected for wrong in outcome.wrong)

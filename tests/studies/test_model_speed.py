@@ -54,7 +54,7 @@ def test_a_model_beside_itself_in_float32_and_bfloat16(model: str, tmp_path: Pat
 @pytest.mark.parametrize(
     ("options", "wrong"),
     [
-        (["--model", "smollm2", "--shape", "4x4"], "a model brings its own shapes; leave --shape out"),
+        (["--model", "smollm2", "--shape", "4x4"], "a model brings its own shapes, on the CPU; leave --shape out"),
         (["--prompt", "12"], "no --model is given to read or generate a text; leave --prompt out"),
         (["--gguf", "x.gguf"], "--gguf x.gguf names a file in the model's folder"),
         (["--model", "nothing-here"], "cannot load the model nothing-here"),
