@@ -154,6 +154,7 @@ def test_setup_hold_and_paths(method: str, storage: str, tmp_path: Path) -> None
             assert port_paths(theirs.printed) == paths
 
 
+@pytest.mark.slow
 def test_parameters_and_what_is_broken(tmp_path: Path) -> None:
     """Every variable of the SDC counts, and slower cells, later holds and an SDC without its exceptions show."""
     period = 6.0
