@@ -87,6 +87,7 @@ def test_rows_wait_in_block_memory() -> None:
 
 
 @needs("ice40")
+@pytest.mark.slow
 def test_a_device_that_is_too_small(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "many.v"
     squares = " ^ ".join(f"a[{place}+:16] * b[{place}+:16]" for place in range(0, 144, 16))
@@ -109,6 +110,7 @@ endmodule
 
 
 @needs("ice40")
+@pytest.mark.slow
 def test_anybodys_verilog(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "counter.v"
     file.write_text(COUNTER)

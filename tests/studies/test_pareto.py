@@ -33,6 +33,7 @@ def test_three_clocks_at_one_lane_and_more_lanes_at_one() -> None:
     assert points_of(1.0, 8) == [(1, 1.5), (1, 1.0), (1, 0.625), (4, 1.0)]
 
 
+@pytest.mark.slow
 def test_what_is_finished_is_not_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOFTMAXKIT_CACHE", str(tmp_path / "cache"))
     measured: list[tuple[str, int, float | None, str]] = []
