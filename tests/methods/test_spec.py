@@ -161,6 +161,12 @@ def test_unknown_parameters_are_refused(case: Case) -> None:
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
+def test_scores_out_of_range_take_the_codes_of_its_ends(case: Case) -> None:
+    codes = case.spec.encode(np.array([[-1e30, 1e30]]), case.constants)
+    assert (np.asarray(codes) == case.spec.score_range()).all()
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
 def test_specs_that_reach_further_do(case: Case) -> None:
     for other in case.spec.reaching_further():
         fitted = {"scale": 1.0} if "scale" in case.numbers or getattr(other, "scale", "") == "calibrated" else {}

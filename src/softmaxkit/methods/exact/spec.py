@@ -154,6 +154,11 @@ class Exact(Spec):
         """Return 0 and the largest pattern of bits."""
         return 0, (1 << self.format.bits) - 1
 
+    def score_range(self) -> tuple[int, int]:
+        """Return the patterns of the most negative and of the largest number."""
+        lowest, highest = self.format.encode(np.array([-self.format.largest, self.format.largest]))
+        return int(lowest), int(highest)
+
     def encode(self, scores: Array, constants: Constants) -> Array:
         """Turn real scores into codes of the float format."""
         return self.format.encode(scores)
