@@ -44,16 +44,16 @@ def mix_bits(model: PreTrainedModel, spec: Spec, batches: Iterable[Batch], mean_
             f"the mean bits of {spec.title} are from {min(choices)} to {max(choices)} here, not {mean_bits:g}"
         )
     batches = list(batches)
-    calibrated: list[dict[str, SoftmaxModule]] = []
-    for option in choices.values():
+    calibrated: dict[int, dict[str, SoftmaxModule]] = {}
+    for bits, option in choices.items():
         calibrate(apply(model, option), batches)
-        calibrated.append(layers(model))
-    errors = {name: _OutputErrors([modules[name] for modules in calibrated]) for name in layers(model)}
+        calibrated[bits] = layers(model)
+    errors = {name: _OutputErrors([modules[name] for modules in calibrated.values()]) for name in layers(model)}
     observe(apply(model, spec), errors, batches)  # with modules of its own, since those that are compared run inside
     budget = int(mean_bits * len(errors) + 1e-9)
     chosen = cheapest([of_layer.relative for of_layer in errors.values()], list(choices), budget)
     for place, (name, bits) in enumerate(zip(errors, chosen, strict=True)):
-        best = calibrated[list(choices).index(bits)][name]
+        best = calibrated[bits][name]
         apply(model, best.spec, layers=[place])
         layers(model)[name].adopt({**best.calibration, "statistics": best.statistics})
     return chosen

@@ -9,7 +9,7 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from softmaxkit.shell.register_map import WORD, Field, Register, RegisterMap
+from softmaxkit.shell.register_map import WORD, Field, RegisterMap
 
 
 class Registers(wiring.Component):
@@ -37,7 +37,7 @@ class Registers(wiring.Component):
             "read_data": Out(32),
             "read_error": Out(1),
         }
-        for name, _, field in self._fields():
+        for name, field in self._fields():
             if field.access in ("read", "clear ones", "clear"):
                 ports[name] = In(field.bits)
             if field.access in ("write", "pulse"):
@@ -50,10 +50,10 @@ class Registers(wiring.Component):
                 ports |= {"constant_read": Out(stream.Signature(words)), "constant_data": In(32)}
         super().__init__(ports)
 
-    def _fields(self) -> Iterator[tuple[str, Register, Field]]:
+    def _fields(self) -> Iterator[tuple[str, Field]]:
         for register in self.map.registers:
             for field in register.fields:
-                yield f"{register.name}_{field.name}", register, field
+                yield f"{register.name}_{field.name}", field
 
     def elaborate(self, platform: object) -> Module:
         """Build it."""
@@ -104,7 +104,8 @@ class Registers(wiring.Component):
             written = Signal(name=f"{register.name}_written")
             at, values = 0, []
             m.d.comb += written.eq(write.valid & (write.p.address == register.address // WORD))
-            for name, _, field in ((f"{register.name}_{each.name}", register, each) for each in register.fields):
+            for field in register.fields:
+                name = f"{register.name}_{field.name}"
                 new = write.p.data[at : at + field.bits]
                 values.append(self._field(m, name, field, written, new))
                 at += field.bits
