@@ -112,7 +112,7 @@ def attention_forward(
         dropout: probability, while the layer trains.
         softcap: scores become `softcap * tanh(scores / softcap)`.
         position_bias: added to the scores.
-        is_causal: with no mask, attend to no later key.
+        is_causal: with no mask, attend to no later key; if None, as the layer says of itself in `is_causal`.
         kwargs: what else a model passes along; what is in `REFUSED` is refused.
 
     Returns:
@@ -126,6 +126,8 @@ def attention_forward(
         if kwargs.get(name) is not None:
             raise UnsupportedError(f"{type(module).__name__} asks for {what}, which no method of softmaxkit has")
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    is_causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
+    is_causal = bool(is_causal) and attention_mask is None and query.shape[2] > 1
     softmax: Any = None if _exact else module._modules.get(NAME)
     method = None if softmax is None else method_of(module)
     # Where scores are watched, as by calibration, they have to be there.
@@ -136,7 +138,7 @@ def attention_forward(
             (query, key, value),
             attention_mask,
             scaling,
-            bool(is_causal) and query.shape[2] > 1,
+            is_causal,
             dropout if module.training else 0.0,
             _reasons_against_fused(
                 softcap, position_bias, attention_mask, bool(kwargs.get("output_attentions")) or _are_captured()
@@ -157,7 +159,7 @@ def attention_forward(
     mask = attention_mask
     if mask is not None and mask.dtype != torch.bool:
         scores, mask = scores + mask, mask > max(torch.finfo(mask.dtype).min / 2, MASKED)
-    if mask is None and is_causal and query.shape[2] > 1:
+    if is_causal:
         mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
     if _watcher is not None:
         _watcher(module, query, scores, mask)
@@ -262,9 +264,31 @@ def _warn_if_frozen(method: SoftmaxModule) -> None:
         )
 
 
-def boolean_mask(*args: Any, **kwargs: Any) -> Tensor | None:
-    """Make the boolean mask of `sdpa_mask`, always whole: it may not leave causality to the attention function."""
-    mask: Tensor | None = sdpa_mask(*args, **{**kwargs, "allow_is_causal_skip": False})
+def boolean_mask(
+    batch_size: int,
+    q_length: int,
+    kv_length: int,
+    q_offset: int | Tensor = 0,
+    attention_mask: Tensor | None = None,
+    local_size: int | None = None,
+    allow_is_causal_skip: bool = True,
+    **others: Any,
+) -> Tensor | None:
+    """Make the boolean mask of transformers' `sdpa_mask`; None where layers are causal and nothing else is masked.
+
+    `sdpa_mask` gives that None too, but not while a model is compiled, where kernels lose by a mask what they win.
+    """
+    is_plain = attention_mask is None and local_size is None and q_length == kv_length
+    if torch.compiler.is_compiling() and allow_is_causal_skip and is_plain and isinstance(q_offset, int):
+        return None
+    sizes = (batch_size, q_length, kv_length, q_offset)
+    mask: Tensor | None = sdpa_mask(
+        *sizes,  # type: ignore[arg-type, unused-ignore]
+        attention_mask=attention_mask,
+        local_size=local_size,
+        allow_is_causal_skip=allow_is_causal_skip,
+        **others,
+    )
     return mask
 
 
