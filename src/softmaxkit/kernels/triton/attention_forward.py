@@ -91,8 +91,9 @@ def attention_forward(
 
     Tensors are (batch, heads, tokens, channels) with strides `_b`, `_h`, `_t` and channels side by side. `factor` turns
     products into binary logarithms, or into levels, and is then positive. `offset` is float32, one or one a head,
-    binary too; `seed`, one int64 number, is that of dropout. With levels, `highest` and `total`, float32 (batch, heads, queries), receive every
-    row's highest score and sum of weights. Keys and values are `DESCRIBED` as matrices, see `launch.Tiles`.
+    binary too; `seed`, one int64 number, is that of dropout. With levels, `highest` and `total`, float32 (batch, heads,
+    queries), receive every row's highest score and sum of weights. Keys and values are `DESCRIBED` as matrices, see
+    `launch.Tiles`.
     """
     block, batch, head, key_head = program_place(blocks, heads, groups)
     block = blocks - 1 - block  # of causal attention the longest first
