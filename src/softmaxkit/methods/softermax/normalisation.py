@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Sequence, Set
+from typing import Any
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from softmaxkit.blocks.piecewise_linear import lookup
 from softmaxkit.blocks.pipeline import Pipeline, named
 from softmaxkit.blocks.reciprocal import PLAIN_BITS, ReciprocalUnit
 from softmaxkit.blocks.shifter import Shifted, saturate, shift, shift_right
 from softmaxkit.blocks.stream import result_layout
-from softmaxkit.methods.softermax.running_sum import power_layout, slices_of, total_layout
+from softmaxkit.methods.softermax.powers import power_layout, slices_of, waiting_bits, whole_shape
+from softmaxkit.methods.softermax.products import Correction, ProductTable, product_table
+from softmaxkit.methods.softermax.running_sum import total_layout
 from softmaxkit.methods.softermax.spec import Softermax
 
 
@@ -56,7 +60,7 @@ class NormalisationUnit(wiring.Component):
         super().__init__(
             {
                 "totals": In(stream.Signature(totals)),
-                "powers": In(stream.Signature(power_layout(spec, lanes))),
+                "powers": In(stream.Signature(power_layout(spec, lanes, waiting_bits(spec)))),
                 "results": Out(stream.Signature(result_layout(spec.output.bits, lanes))),
             }
         )
@@ -76,6 +80,60 @@ class NormalisationUnit(wiring.Component):
             powers.ready.eq(pipe.advance & ready.valid),
             ready.ready.eq(pipe.fire & powers.p.last),
         ]
+        products = product_table(spec)
+        if products is None:
+            self._multiplied(m, pipe, found)
+        else:
+            results = self._looked_up(m, products, found)
+            pipe.finish(Cat(*results, powers.p.last))
+        return m
+
+    def _looked_up(self, m: Module, table: ProductTable, found: Any) -> list[Value]:
+        """Return results as products from a table, which a row's mantissa settles for all of it, shifted."""
+        spec, beat = self.spec, self.powers.p
+        fraction, fr = spec.input.fraction_bits, spec.reciprocal.fraction_bits
+        mantissa = Cat(found.mantissa[: fr - 1], found.mantissa[fr])
+        entries = [self._products(m, f"product{i}", products, found, mantissa) for i, products in enumerate(table.products)]
+        highest = found.tag.as_signed() if spec.maximum == "online" else Const(0)
+        reference = named(m, "reference", highest + found.exponent - spec.power_sum.fraction_bits)
+        top = spec.input.max_code - spec.input.min_code >> fraction
+        farthest = (1 << waiting_bits(spec) - fraction) - 1
+        bits = (top + farthest + spec.power_sum.bits).bit_length()
+        count = slices_of(spec, self.lanes).a_beat
+        results = []
+        for lane in range(self.lanes):
+            power = beat.powers[lane]
+            entry, distance = power[:fraction], power[fraction:]
+            maximum = beat.maxima[lane * count // self.lanes] if spec.maximum == "online" else Const(0)
+            places = named(m, f"places{lane}", (reference - maximum + distance)[:bits])
+            product = named(m, f"chosen{lane}", Array(entries)[entry])
+            near = table.limit.bit_length()
+            shifted = shift(m, f"result{lane}_shifted", product, places[:near], fraction_bits=2)
+            corrected = [self._corrected(correction, found, entry, distance, places) for correction in table.corrections]
+            up = shifted.round_up(spec.rounding) ^ Cat(*corrected).any()
+            rounded = (shifted.whole + up)[: spec.output.bits]
+            results.append(named(m, f"result{lane}", Mux(places[near:].any(), 0, rounded)))
+        return results
+
+    def _products(self, m: Module, name: str, products: Sequence[int], found: Any, mantissa: Value) -> Value:
+        least = 1 << self.spec.reciprocal.fraction_bits - 1
+        factor, rest = divmod(products[0], least)
+        if not rest and all(product == (least + i) * factor for i, product in enumerate(products)):
+            return named(m, name, found.mantissa * factor)
+        return lookup(m, name, products, mantissa)
+
+    def _corrected(self, correction: Correction, found: Any, entry: Value, distance: Value, places: Value) -> Value:
+        """Return whether a result is rounded the other way."""
+        row = (found.mantissa == correction.mantissa) & (found.exponent == correction.exponent)
+        shift = correction.distance + correction.exponent - self.spec.power_sum.fraction_bits
+        here = (entry == correction.entry) & (places == shift)
+        if len(correction.distances) <= correction.distance:
+            here &= Cat(*(distance == local for local in correction.distances)).any()
+        return row & here
+
+    def _multiplied(self, m: Module, pipe: Pipeline, found: Any) -> None:
+        """Multiply powers by the row's mantissa."""
+        spec, powers = self.spec, self.powers
         lanes = self._shifted(m, found.tag)
         # A mantissa is 1 or one of (1/2, 1], of whose bits only the lowest are unknown: take both for one of [1, 2). No
         # sum but 0, whose powers are 0 as well, has its exponent below `least`.
@@ -104,7 +162,6 @@ class NormalisationUnit(wiring.Component):
         ]
         results = [saturate(m, f"result{i}", result, spec.output.bits) for i, result in enumerate(results)]
         pipe.finish(Cat(*results, last))
-        return m
 
     def _shifted(self, m: Module, highest: Value) -> list[tuple[Value, Value]]:
         """Shift powers from their slices' maxima to that of the row; return floor and what rounding adds."""

@@ -5,39 +5,15 @@ from __future__ import annotations
 from collections.abc import Set
 from typing import NamedTuple
 
-from amaranth.hdl import Cat, Const, Module, Mux, Shape, Signal, Value, unsigned
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from softmaxkit.blocks.adder_tree import adder_tree
-from softmaxkit.blocks.piecewise_linear import shape_of
 from softmaxkit.blocks.pipeline import Pipeline, named
 from softmaxkit.blocks.shifter import saturate, shift, shift_right
-from softmaxkit.blocks.stream import Slices, slices
+from softmaxkit.methods.softermax.powers import power_layout, slices_of, summand, summed_bits, whole_shape
 from softmaxkit.methods.softermax.spec import Softermax
-
-
-def slices_of(spec: Softermax, lanes: int) -> Slices:
-    """Return how slices lie in beats; with the global maximum, every beat counts as one."""
-    return slices(spec.slice_width, lanes) if spec.maximum == "online" else Slices(1, 1)
-
-
-def whole_shape(spec: Softermax) -> Shape:
-    """Return the shape of an integer maximum."""
-    shift = spec.input.fraction_bits
-    low, high = spec.input.min_code >> shift, spec.input.max_code >> shift
-    return shape_of([low, high, -1])
-
-
-def power_layout(spec: Softermax, lanes: int) -> data.StructLayout:
-    """Return what of a beat waits for the end of its row.
-
-    `powers` of each lane; `maxima`, the integer maximum that the powers of each slice refer to, of which there is none
-    where a whole row has the one maximum; and `last`.
-    """
-    count = slices_of(spec, lanes).a_beat if spec.maximum == "online" else 0
-    powers, maxima = data.ArrayLayout(spec.unnormalised.bits, lanes), data.ArrayLayout(whole_shape(spec), count)
-    return data.StructLayout({"powers": powers, "maxima": maxima, "last": 1})
 
 
 def total_layout(spec: Softermax) -> data.StructLayout:
@@ -72,7 +48,7 @@ class RunningSum(wiring.Component):
         self.spec, self.lanes, self.beats, self.registers = spec, lanes, beats, registers
         self.latency = 1 + ("sum" in registers)
         self.change = spec.unnormalised.fraction_bits - spec.power_sum.fraction_bits
-        taken = data.StructLayout({"beat": power_layout(spec, lanes), "ends": 1})
+        taken = data.StructLayout({"beat": power_layout(spec, lanes, summed_bits(spec)), "ends": 1})
         super().__init__({"source": In(stream.Signature(taken)), "sink": Out(stream.Signature(total_layout(spec)))})
 
     def elaborate(self, platform: object) -> Module:
@@ -81,9 +57,10 @@ class RunningSum(wiring.Component):
         spec, source, fields = self.spec, self.source.p, self.sink.p
         pipe = Pipeline(m, "sum", self.source.valid, self.sink, self.registers)
         m.d.comb += self.source.ready.eq(pipe.advance)
-        powers, width = source.beat.powers, self.lanes // slices_of(spec, self.lanes).a_beat
+        powers = [summand(m, f"power{lane}", spec, source.beat.powers[lane]) for lane in range(self.lanes)]
+        width = self.lanes // slices_of(spec, self.lanes).a_beat
         sums = [
-            adder_tree(m, f"sum{first}", [powers[lane] for lane in range(first, first + width)])
+            adder_tree(m, f"sum{first}", powers[first : first + width])
             for first in range(0, self.lanes, width)
         ]
         maxima = [source.beat.maxima[index] for index in range(len(sums))] if spec.maximum == "online" else []
