@@ -47,6 +47,7 @@ class RunningSum(wiring.Component):
     def __init__(self, spec: Softermax, lanes: int, beats: int, registers: Set[str]) -> None:
         self.spec, self.lanes, self.beats, self.registers = spec, lanes, beats, registers
         self.latency = 1 + ("sum" in registers)
+        self.in_steps = beats > 1 and spec.maximum == "online" and "sum" in registers
         self.change = spec.unnormalised.fraction_bits - spec.power_sum.fraction_bits
         taken = data.StructLayout({"beat": power_layout(spec, lanes, summed_bits(spec)), "ends": 1})
         super().__init__({"source": In(stream.Signature(taken)), "sink": Out(stream.Signature(total_layout(spec)))})
@@ -54,32 +55,25 @@ class RunningSum(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         """Build it."""
         m = Module()
-        spec, source, fields = self.spec, self.source.p, self.sink.p
-        pipe = Pipeline(m, "sum", self.source.valid, self.sink, self.registers)
-        m.d.comb += self.source.ready.eq(pipe.advance)
+        spec, source = self.spec, self.source.p
         powers = [summand(m, f"power{lane}", spec, source.beat.powers[lane]) for lane in range(self.lanes)]
         width = self.lanes // slices_of(spec, self.lanes).a_beat
         sums = [
-            adder_tree(m, f"sum{first}", powers[first : first + width])
-            for first in range(0, self.lanes, width)
+            adder_tree(m, f"sum{first}", powers[first : first + width]) for first in range(0, self.lanes, width)
         ]
+        if self.in_steps:
+            return self._in_steps(m, sums[0])
+        pipe = Pipeline(m, "sum", self.source.valid, self.sink, self.registers)
+        m.d.comb += self.source.ready.eq(pipe.advance)
         maxima = [source.beat.maxima[index] for index in range(len(sums))] if spec.maximum == "online" else []
         if self.beats == 1:
             sums, maxima, last = pipe.cut("sum", (sums, maxima, source.beat.last))
         else:
-            kept = Signal(len(sums[0]) + (self.beats - 1).bit_length(), name="slice_sum", reset_less=True)
-            begins = Signal(init=1, name="slice_begins")
-            risen = named(m, "slice_sum_next", (sums[0] + Mux(begins, 0, kept))[: len(kept)])
-            with m.If(pipe.fire):
-                m.d.sync += [kept.eq(risen), begins.eq(source.ends)]
-            # What is kept of a slice is the register of the cut, too.
-            sums = [kept if "sum" in self.registers else risen]
+            sums = [self._of_slice(m, pipe, sums[0])]
             maxima = pipe.hold("sum", maxima, source.ends)
             ends, last = pipe.cut("sum", (source.ends, source.beat.last))
             pipe.keep(ends)
-
-        total = Signal(len(fields.total), name="total", reset_less=True)
-        highest = Signal(fields.highest.shape(), name="highest", reset_less=True)
+        total, highest = self._state()
         if spec.maximum == "online":
             first = Signal(init=1)
             with m.If(pipe.fire):
@@ -92,6 +86,65 @@ class RunningSum(wiring.Component):
             joined = Sum(highest, saturate(m, "total_next", settled, len(total)))
         with m.If(pipe.fire):
             m.d.sync += [total.eq(joined.total), highest.eq(joined.highest)]
+        pipe.keep(last)
+        pipe.finish(Cat(), state=Cat(total, highest))
+        return m
+
+    def _state(self) -> tuple[Signal, Signal]:
+        """Return the registers of a row's sum so far, and of the maximum that it refers to."""
+        fields = self.sink.p
+        total = Signal(len(fields.total), name="total", reset_less=True)
+        return total, Signal(fields.highest.shape(), name="highest", reset_less=True)
+
+    def _of_slice(self, m: Module, pipe: Pipeline, added: Value) -> Value:
+        """Return the sum of a slice of several beats; where a cut follows it, the register is that of the cut, too."""
+        kept = Signal(len(added) + (self.beats - 1).bit_length(), name="slice_sum", reset_less=True)
+        begins = Signal(init=1, name="slice_begins")
+        risen = named(m, "slice_sum_next", (added + Mux(begins, 0, kept))[: len(kept)])
+        with m.If(pipe.fire):
+            m.d.sync += [kept.eq(risen), begins.eq(self.source.p.ends)]
+        return kept if "sum" in self.registers else risen
+
+    def _in_steps(self, m: Module, added: Value) -> Module:
+        """Join slices of several beats in two steps, with one shifter and one adder.
+
+        While the last beat of a slice is added to it, the total goes over to a maximum that rises; the cycle after, the
+        slice joins it. How far the two maxima are apart is known from the slice's first beat, so one that is alone stays
+        for another cycle.
+        """
+        source, rounding = self.source.p, self.spec.rounding
+        total, highest = self._state()
+        known, first, rises = Signal(), Signal(init=1), Signal()
+        apart = Signal(len(highest), reset_less=True)
+        ready = known | ~source.ends
+        pipe = Pipeline(m, "sum", self.source.valid & ready, self.sink, self.registers)
+        m.d.comb += self.source.ready.eq(pipe.advance & ready)
+        slice_sum = self._of_slice(m, pipe, added)
+        ends = named(m, "slice_ends", pipe.fire & source.ends)
+        m.d.sync += known.eq((known | self.source.valid) & ~ends)
+        # With one less, the sign is that of a rise, and a fall is the inverse of its bits.
+        rise = named(m, "rise", source.beat.maxima[0] + ~highest)
+        with m.If(self.source.valid & ~known):
+            m.d.sync += [rises.eq(~rise[-1] & ~first), apart.eq(Mux(first, 0, rise[:-1] ^ rise[-1].replicate(len(apart))))]
+        with m.If(ends):
+            m.d.sync += first.eq(source.beat.last)
+        with m.If(ends & (rises | first)):
+            m.d.sync += highest.eq(source.beat.maxima[0])
+        last, is_end = pipe.cut("sum", (source.beat.last, source.ends))
+        pipe.keep(is_end)
+        joins = pipe.valid
+        fine, coarse = max(self.change, 0), max(-self.change, 0)
+        before = named(m, "total_before", Mux(first, 0, total))
+        moved = shift(
+            m,
+            "moved",
+            Mux(joins, slice_sum << (coarse + 1), before << fine),
+            named(m, "places", Mux(joins & rises, 0, apart)),
+            fine + 1,
+        )
+        joined = named(m, "joined", Mux(joins, total, 0) + moved.whole + moved.round_up(rounding))
+        with m.If((ends & (rises | first)) | pipe.fire):
+            m.d.sync += total.eq(saturate(m, "total_next", joined, len(total)))
         pipe.keep(last)
         pipe.finish(Cat(), state=Cat(total, highest))
         return m
