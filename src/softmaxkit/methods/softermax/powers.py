@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Mux, Shape, Signal, Value
+from amaranth.hdl import Cat, Const, Module, Mux, Shape, Signal, Value
 from amaranth.lib import data
 
-from softmaxkit.blocks.piecewise_linear import line, round_line, shape_of
+from softmaxkit.blocks.piecewise_linear import line, lookup, round_line, shape_of
 from softmaxkit.blocks.pipeline import named, resized
-from softmaxkit.blocks.shifter import saturate, shift_right
+from softmaxkit.blocks.shifter import saturate, shift, shift_right
 from softmaxkit.blocks.stream import Slices, slices
-from softmaxkit.methods.softermax.products import product_table
+from softmaxkit.methods.softermax.products import products_of
 from softmaxkit.methods.softermax.spec import Softermax
 
 
@@ -27,14 +27,14 @@ def whole_shape(spec: Softermax) -> Shape:
 
 def summed_bits(spec: Softermax) -> int:
     """Return the bits of what a power is summed from: itself, or a table entry and the distance that shifts it."""
-    if product_table(spec) is None:
+    if products_of(spec) is None:
         return spec.unnormalised.bits
     return spec.input.fraction_bits + (spec.unnormalised.bits + 1).bit_length()
 
 
 def waiting_bits(spec: Softermax) -> int:
     """Return the bits of what of a power waits for the end of its row: itself, or an entry and a shorter distance."""
-    products = product_table(spec)
+    products = products_of(spec)
     if products is None:
         return spec.unnormalised.bits
     # Farthest of all is far enough for a row with nothing in it, too, whose exponent is 0.
@@ -59,34 +59,31 @@ def power_of(m: Module, name: str, spec: Softermax, code: Value, masked: Value, 
     fraction = Cat(code, code[-1].replicate(above))[: spec.input.fraction_bits]
     # No score that counts is above the maximum by 1 or more.
     distance = named(m, f"{name}_distance", (whole - (code >> spec.input.fraction_bits))[: len(whole)]).as_unsigned()
-    if product_table(spec) is None:
-        return named(m, name, Mux(masked, 0, _shifted(m, name, spec, fraction, distance)))
+    if products_of(spec) is None:
+        value = line(m, f"{name}_line", spec.power_table, fraction, spec.rounding)
+        value = round_line(m, f"{name}_fraction", spec.power_table, value, spec.rounding)
+        shifted = shift_right(m, f"{name}_shifted", value, distance, spec.rounding)
+        return named(m, name, Mux(masked, 0, saturate(m, f"{name}_saturated", shifted, spec.unnormalised.bits)))
     near = saturate(m, f"{name}_near", distance, summed_bits(spec) - len(fraction))
     return named(m, name, Cat(fraction, near | masked.replicate(len(near))))
 
 
-def summand(m: Module, name: str, spec: Softermax, power: Value) -> Value:
-    """Return the power in its format."""
-    if product_table(spec) is None:
-        return power
+def summand(m: Module, name: str, spec: Softermax, power: Value) -> tuple[Value, Value]:
+    """Return the power in its format, as a whole number and what rounding adds to it."""
+    if products_of(spec) is None:
+        return power, Const(0)
     fraction, distance = power[: spec.input.fraction_bits], power[spec.input.fraction_bits :]
-    return _shifted(m, name, spec, fraction, distance)
+    entry = lookup(m, f"{name}_entry", spec.power_table.results(spec.rounding), fraction)
+    shifted = shift(m, f"{name}_shifted", entry, distance)
+    return shifted.whole, shifted.round_up(spec.rounding)
 
 
 def waiting(m: Module, name: str, spec: Softermax, power: Value) -> Value:
     """Return what of a power waits: where it is the distance, those that make every result 0 are all the same."""
-    products = product_table(spec)
+    products = products_of(spec)
     if products is None:
         return power
     fraction, distance = power[: spec.input.fraction_bits], power[spec.input.fraction_bits :]
     bits = waiting_bits(spec) - len(fraction)
     far = distance >= products.distances
     return named(m, name, Cat(fraction, resized(distance, bits) | far.replicate(bits)))
-
-
-def _shifted(m: Module, name: str, spec: Softermax, fraction: Value, distance: Value) -> Value:
-    """Return `2**(fraction - distance)` in the unnormalised format."""
-    value = line(m, f"{name}_line", spec.power_table, fraction, spec.rounding)
-    value = round_line(m, f"{name}_fraction", spec.power_table, value, spec.rounding)
-    shifted = shift_right(m, f"{name}_shifted", value, distance, spec.rounding)
-    return saturate(m, f"{name}_saturated", shifted, spec.unnormalised.bits)

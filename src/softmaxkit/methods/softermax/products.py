@@ -1,7 +1,7 @@
-"""Results as shifted products, where a power of two has few values but for its shift.
+"""Results as shifted products, where powers of two have few values but for their shift.
 
-A power is an entry of the power table, shifted. The products of all entries with all mantissas of the reciprocal are then
-a table, and a result is one of these, shifted, but for the few where the powers' own rounding shows.
+A power is an entry of the power table, shifted. Its product with the row's reciprocal is then that of the entry, shifted
+further, but for the few results in which the powers' own rounding shows.
 """
 
 from __future__ import annotations
@@ -14,102 +14,139 @@ import numpy as np
 from softmaxkit.formats import Array, shift_right
 from softmaxkit.methods.softermax.spec import Softermax
 
-MAX_PRODUCTS = 512
-"""Products of the largest table that takes fewer gates than a multiplier."""
-
-MAX_CORRECTIONS = 8
-"""Results that may differ by the rounding of their powers; more are a sign that it matters."""
+MAX_ENTRIES = 8
+"""Entries of the largest power table of which all products together are smaller than a multiplier."""
 
 MAX_SUM_BITS = 20
 """Bits of a sum whose values can all be tried."""
 
+MAX_CUT = 8
+"""Low bits of a factor that are tried at 0."""
+
+MAX_CORRECTIONS = 8
+"""Results that may differ by the rounding of their powers."""
+
 
 class Correction(NamedTuple):
-    """Where rounding the product in place of the power goes the other way.
+    """Where a product is rounded the other way than the one of the rounded power.
 
     Attributes:
-        entry: index of the power's table entry.
-        distances: from the integer maximum of its slice, of which this is so.
+        entry: index in the power table.
+        local: distances from the integer maximum of its slice at which this is so.
         distance: from the integer maximum of its row.
         mantissa, exponent: of the reciprocal.
     """
 
     entry: int
-    distances: tuple[int, ...]
+    local: tuple[int, ...]
     distance: int
     mantissa: int
     exponent: int
 
 
-class ProductTable(NamedTuple):
-    """Products of power table entries and mantissas.
+class Products(NamedTuple):
+    """How results come from products.
 
     Attributes:
-        products: of each entry, with each mantissa from the least on; with two bits below the binary point of the
-            results, the lower of which is sticky.
+        factors: of the mantissa, one for each entry of the power table.
+        places: below the binary point of the product of an entry at the row's maximum, with a sum in [1, 2).
+        distances: distances from a slice's maximum that have any result but 0.
         limit: places by which every product is shifted to 0.
-        distances: distances from the integer maximum of a slice that have results other than 0.
-        corrections: what is rounded the other way.
+        corrections: results that are rounded the other way.
     """
 
-    products: tuple[tuple[int, ...], ...]
-    limit: int
+    factors: tuple[int, ...]
+    places: int
     distances: int
+    limit: int
     corrections: tuple[Correction, ...]
 
 
-@lru_cache
-def product_table(spec: Softermax) -> ProductTable | None:
-    """Return the products for a spec; None where its results come by way of a multiplier.
+class _Rows(NamedTuple):
+    """Reciprocals that rows can have: the largest sum that has each, its mantissa and its exponent."""
 
-    The result of a score is its product shifted by `distance + exponent - power_sum.fraction_bits` places: never by less
-    than 0, as a power of 1 or more is part of its own sum. All sums, powers and ways to round a power are tried.
+    largest: Array
+    mantissa: Array
+    exponent: Array
+
+
+@lru_cache
+def products_of(spec: Softermax) -> Products | None:
+    """Return the products of a spec; None where its results come from powers and a multiplier.
+
+    All entries, distances and sums are tried, and all ways to round a power. A row's sum is at least each power in it, cut
+    to the format of the sum: cutting once is no more than rounding step by step.
     """
     table, rounding = spec.power_table, spec.rounding
-    mantissas = 1 << spec.reciprocal.fraction_bits - 1
+    entries = table.results(rounding) if table.rest_bits == 0 else ()
     places = spec.unnormalised.fraction_bits + spec.reciprocal.fraction_bits - spec.output.fraction_bits
-    least = spec.power_sum.fraction_bits - (spec.integer_maximum == "ceil")
     if (
-        table.rest_bits
-        or not table.input_bits
-        or mantissas << table.input_bits > MAX_PRODUCTS
+        not 1 < len(entries) <= MAX_ENTRIES
         or spec.power_sum.bits > MAX_SUM_BITS
-        or places < 1
-        or max(table.results(rounding)) > spec.unnormalised.max_code
+        or places < 2
+        or spec.reciprocal.fraction_bits > spec.output.fraction_bits + 2
+        or max(entries) > spec.unnormalised.max_code
     ):
         return None
-    sums = np.arange(1 << least, 1 << spec.power_sum.bits)
-    mantissa, exponent = np.unique(np.stack(spec.reciprocal_table(sums, rounding)), axis=1)
-    corrections: list[Correction] = []
-    limit = distances = 0
-    for entry, value in enumerate(table.results(rounding)):
-        for distance in range(spec.unnormalised.bits + 1):
-            reached = np.flatnonzero(distance + exponent >= spec.power_sum.fraction_bits)
-            shifts = distance + exponent[reached] - spec.power_sum.fraction_bits
-            merged = shift_right(value * mantissa[reached], shifts + places, rounding)
-            by_slice: dict[int, Array] = {}
-            for local in range(distance + 1) if spec.maximum == "online" else [distance]:
-                power = shift_right(shift_right(np.int64(value), local, rounding), distance - local, rounding)
-                by_slice[local] = shift_right(power * mantissa[reached], shifts - distance + places, rounding) - merged
-            wrong = np.stack(list(by_slice.values()))
-            if abs(wrong).max() > 1 or merged.max() + wrong.max() > spec.output.max_code:
-                return None
-            for at in np.flatnonzero(wrong.any(axis=0)):
-                locals_ = tuple(local for local, off in by_slice.items() if off[at])
-                corrections.append(
-                    Correction(entry, locals_, distance, int(mantissa[reached][at]), int(exponent[reached][at]))
-                )
-            if (merged + wrong).any():
-                distances = max(distances, distance + 1)
-                limit = max(limit, int(shifts[(merged + wrong).any(axis=0)].max()) + 1)
+    sums = np.arange(1 << spec.power_sum.fraction_bits - (spec.integer_maximum == "ceil"), spec.power_sum.max_code + 1)
+    # Of sums with one reciprocal the largest: `unique` gives the first.
+    pairs, first = np.unique(np.stack(spec.reciprocal_table(sums[::-1], rounding)), axis=1, return_index=True)
+    rows = _Rows(sums[::-1][first], *pairs)
+    factors, corrections, distances, limit = [], [], 0, 0
+    for index, entry in enumerate(entries):
+        exact = _tried(spec, rows, places, index, entry, entry)
+        if exact is None:
+            return None
+        # A factor of fewer bits that does as well takes fewer gates.
+        for cut in range(min(MAX_CUT, places - 2), -1, -1):
+            factor = int(shift_right(np.int64(entry), cut)) << cut
+            tried = exact if cut == 0 else _tried(spec, rows, places, index, entry, factor)
+            if tried is not None and len(tried[0]) <= len(exact[0]):
+                break
+        assert tried is not None
+        factors.append(factor)
+        corrections += tried[0]
+        distances, limit = max(distances, tried[1]), max(limit, tried[2])
     if len(corrections) > MAX_CORRECTIONS:
         return None
-    products = tuple(
-        tuple(_split(value * (mantissas + low), places) for low in range(mantissas + 1)) for value in table.results(rounding)
-    )
-    return ProductTable(products, limit, distances, tuple(corrections))
+    return Products(tuple(factors), places, distances, limit, tuple(corrections))
 
 
-def _split(product: int, places: int) -> int:
-    """Return a product with two bits below the binary point, the lower one set if any bit below it is."""
-    return product >> (places - 2) | bool(product & ((1 << (places - 2)) - 1)) if places > 2 else product << (2 - places)
+def halved(factor: int, mantissa: int, one: int) -> int:
+    """Return how many places less a product is shifted by, as a mantissa of 1 (`one`) is taken for 1/2.
+
+    A power of two is multiplied by wiring, whatever the mantissa.
+    """
+    return int(mantissa == one and factor & (factor - 1) != 0)
+
+
+def _tried(
+    spec: Softermax, rows: _Rows, places: int, index: int, entry: int, factor: int
+) -> tuple[list[Correction], int, int] | None:
+    """Return the corrections of an entry, the distances and places that count; None where it cannot be done so."""
+    rounding, change = spec.rounding, spec.unnormalised.fraction_bits - spec.power_sum.fraction_bits
+    one = 1 << spec.reciprocal.fraction_bits
+    corrections: list[Correction] = []
+    distances = limit = 0
+    for distance in range(spec.unnormalised.bits + 1):
+        least = min(int(shift_right(np.int64(entry), distance + change, "floor")), spec.power_sum.max_code)
+        largest, mantissa, exponent = (each[rows.largest >= least] for each in rows)
+        shifts = distance + exponent - spec.power_sum.fraction_bits
+        taken = np.asarray([halved(factor, each, one) for each in mantissa])
+        if len(mantissa) == 0 or (shifts < taken).any():
+            return None
+        merged = shift_right(factor * mantissa, shifts + places, rounding)
+        off = {}
+        for local in range(distance + 1) if spec.maximum == "online" else [distance]:
+            power = shift_right(shift_right(np.int64(entry), local, rounding), distance - local, rounding)
+            off[local] = shift_right(power * mantissa, shifts - distance + places, rounding) - merged
+        wrong = np.stack(list(off.values()))
+        if abs(wrong).max() > 1 or merged.max() + wrong.max() > spec.output.max_code:
+            return None
+        for at in np.flatnonzero(wrong.any(axis=0)):
+            local = tuple(each for each, error in off.items() if error[at])
+            corrections.append(Correction(index, local, distance, int(mantissa[at]), int(exponent[at])))
+        counts = (merged + wrong).any(axis=0) | merged.astype(bool)
+        if counts.any():
+            distances, limit = distance + 1, max(limit, int((shifts - taken)[counts].max()) + 1)
+    return corrections, distances, limit

@@ -58,9 +58,11 @@ class RunningSum(wiring.Component):
         spec, source = self.spec, self.source.p
         powers = [summand(m, f"power{lane}", spec, source.beat.powers[lane]) for lane in range(self.lanes)]
         width = self.lanes // slices_of(spec, self.lanes).a_beat
-        sums = [
-            adder_tree(m, f"sum{first}", powers[first : first + width]) for first in range(0, self.lanes, width)
-        ]
+        sums = []
+        for first in range(0, self.lanes, width):
+            wholes, ups = zip(*powers[first : first + width], strict=True)
+            whole = adder_tree(m, f"sum{first}", wholes)
+            sums.append(sum(ups, whole)[: len(whole)])
         if self.in_steps:
             return self._in_steps(m, sums[0])
         pipe = Pipeline(m, "sum", self.source.valid, self.sink, self.registers)

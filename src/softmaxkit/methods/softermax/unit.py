@@ -17,7 +17,7 @@ from softmaxkit.methods.base.constants import Constants
 from softmaxkit.methods.base.unit import SoftmaxUnit
 from softmaxkit.methods.softermax.normalisation import NormalisationUnit, has_plain_reciprocal
 from softmaxkit.methods.softermax.powers import power_layout, waiting_bits
-from softmaxkit.methods.softermax.products import product_table
+from softmaxkit.methods.softermax.products import products_of
 from softmaxkit.methods.softermax.spec import Softermax
 from softmaxkit.methods.softermax.unnormalised import UnnormalisedUnit
 
@@ -57,7 +57,7 @@ class Unit(SoftmaxUnit):
         check_storage(storage)
         check_segments(spec.power_segments, spec.reciprocal_segments)
         without = {*(() if spec.maximum == "online" else ["shifted"])}
-        if product_table(spec) is not None:
+        if products_of(spec) is not None:
             without |= {"shifted", "product"}
         if has_plain_reciprocal(spec):
             without |= {*ReciprocalUnit.CUTS}
