@@ -117,35 +117,40 @@ class RunningSum(wiring.Component):
         source, rounding = self.source.p, self.spec.rounding
         total, highest = self._state()
         known, first, rises = Signal(), Signal(init=1), Signal()
-        apart = Signal(len(highest), reset_less=True)
         ready = known | ~source.ends
         pipe = Pipeline(m, "sum", self.source.valid & ready, self.sink, self.registers)
         m.d.comb += self.source.ready.eq(pipe.advance & ready)
         slice_sum = self._of_slice(m, pipe, added)
+        fine, coarse = max(self.change, 0), max(-self.change, 0)
+        # As far as it takes to shift a total, or the sum of a slice, to less than a half.
+        apart = Signal((max(len(total), len(slice_sum) + coarse) + 1).bit_length(), reset_less=True)
         ends = named(m, "slice_ends", pipe.fire & source.ends)
         m.d.sync += known.eq((known | self.source.valid) & ~ends)
-        # With one less, the sign is that of a rise, and a fall is the inverse of its bits.
+        # With one less, the sign is that of a rise, and a fall is the inverse of its bits. From the row before, the first
+        # slice rises by so much that nothing is left of its total.
         rise = named(m, "rise", source.beat.maxima[0] + ~highest)
+        distance = named(m, "distance", rise[:-1] ^ rise[-1].replicate(len(rise) - 1))
         with m.If(self.source.valid & ~known):
-            m.d.sync += [rises.eq(~rise[-1] & ~first), apart.eq(Mux(first, 0, rise[:-1] ^ rise[-1].replicate(len(apart))))]
+            m.d.sync += [
+                rises.eq(~rise[-1] | first),
+                apart.eq(saturate(m, "distance_near", distance, len(apart)) | first.replicate(len(apart))),
+            ]
         with m.If(ends):
             m.d.sync += first.eq(source.beat.last)
-        with m.If(ends & (rises | first)):
+        with m.If(ends & rises):
             m.d.sync += highest.eq(source.beat.maxima[0])
         last, is_end = pipe.cut("sum", (source.beat.last, source.ends))
         pipe.keep(is_end)
         joins = pipe.valid
-        fine, coarse = max(self.change, 0), max(-self.change, 0)
-        before = named(m, "total_before", Mux(first, 0, total))
         moved = shift(
             m,
             "moved",
-            Mux(joins, slice_sum << (coarse + 1), before << fine),
+            Mux(joins, slice_sum << (coarse + 1), total << fine),
             named(m, "places", Mux(joins & rises, 0, apart)),
             fine + 1,
         )
         joined = named(m, "joined", Mux(joins, total, 0) + moved.whole + moved.round_up(rounding))
-        with m.If((ends & (rises | first)) | pipe.fire):
+        with m.If((ends & rises) | pipe.fire):
             m.d.sync += total.eq(saturate(m, "total_next", joined, len(total)))
         pipe.keep(last)
         pipe.finish(Cat(), state=Cat(total, highest))
