@@ -23,7 +23,7 @@ MAX_SUM_BITS = 20
 MAX_CUT = 8
 """Low bits of a factor that are tried at 0."""
 
-MAX_CORRECTIONS = 8
+MAX_CORRECTIONS = 12
 """Results that may differ by the rounding of their powers."""
 
 
@@ -94,19 +94,18 @@ def products_of(spec: Softermax) -> Products | None:
     rows = _Rows(sums[::-1][first], *pairs)
     factors, corrections, distances, limit = [], [], 0, 0
     for index, entry in enumerate(entries):
-        exact = _tried(spec, rows, places, index, entry, entry)
-        if exact is None:
-            return None
-        # A factor of fewer bits that does as well takes fewer gates.
-        for cut in range(min(MAX_CUT, places - 2), -1, -1):
+        # A factor of fewer bits may do as well. A bit takes about as many gates as a correction.
+        tried = {}
+        for cut in range(min(MAX_CUT, places - 2) + 1):
             factor = int(shift_right(np.int64(entry), cut)) << cut
-            tried = exact if cut == 0 else _tried(spec, rows, places, index, entry, factor)
-            if tried is not None and len(tried[0]) <= len(exact[0]):
-                break
-        assert tried is not None
-        factors.append(factor)
-        corrections += tried[0]
-        distances, limit = max(distances, tried[1]), max(limit, tried[2])
+            if (found := _tried(spec, rows, places, index, entry, factor)) is not None:
+                tried[factor] = found
+        if not tried:
+            return None
+        best = min(tried, key=lambda factor: (factor // (factor & -factor)).bit_length() + len(tried[factor].corrections))
+        factors.append(best)
+        corrections += tried[best].corrections
+        distances, limit = max(distances, tried[best].distances), max(limit, tried[best].limit)
     if len(corrections) > MAX_CORRECTIONS:
         return None
     return Products(tuple(factors), places, distances, limit, tuple(corrections))
@@ -122,8 +121,8 @@ def halved(factor: int, mantissa: int, one: int) -> int:
 
 def _tried(
     spec: Softermax, rows: _Rows, places: int, index: int, entry: int, factor: int
-) -> tuple[list[Correction], int, int] | None:
-    """Return the corrections of an entry, the distances and places that count; None where it cannot be done so."""
+) -> Products | None:
+    """Return the products of one entry with a factor; None where it cannot be done so."""
     rounding, change = spec.rounding, spec.unnormalised.fraction_bits - spec.power_sum.fraction_bits
     one = 1 << spec.reciprocal.fraction_bits
     corrections: list[Correction] = []
@@ -149,4 +148,4 @@ def _tried(
         counts = (merged + wrong).any(axis=0) | merged.astype(bool)
         if counts.any():
             distances, limit = distance + 1, max(limit, int((shifts - taken)[counts].max()) + 1)
-    return corrections, distances, limit
+    return Products((factor,), places, distances, limit, tuple(corrections))
