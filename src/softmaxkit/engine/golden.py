@@ -79,7 +79,8 @@ class Attention:
             spec: the method.
             channels: of a query.
             constants: of one head; default: the first example of the spec.
-            query_step, key_step: the real numbers that the code 1 of a query and of a key stands for.
+            query_step: the real number that the code 1 of a query stands for.
+            key_step: the same of a key.
             scale: of scores; default: `1 / sqrt(channels)`.
 
         Raises:
@@ -88,7 +89,10 @@ class Attention:
         constants = spec.examples()[0] if constants is None else constants
         spec.check_constants(constants)
         scale = 1 / math.sqrt(channels) if scale is None else scale
-        multiplier, exponent = encode_scale(query_step * key_step * scale / float(constants.real_scale))
+        score_scale = constants.real_scale
+        if isinstance(score_scale, tuple):
+            raise ValueError("an engine takes the constants of one head; constants.of_head(0) is the first")
+        multiplier, exponent = encode_scale(query_step * key_step * scale / score_scale)
         if exponent > 0:  # a whole number
             multiplier, exponent = multiplier << exponent, 0
         places = max(0, round(-math.log2(spec.weight_step(constants))))
@@ -114,7 +118,8 @@ def golden_attention(attention: Attention, queries: Array, keys: Array, values: 
     Args:
         attention: the integers of the head.
         queries: int8 codes in any integer type, NumPy or torch, (..., rows, channels).
-        keys, values: the same, (..., keys, channels).
+        keys: the same, (..., keys, channels).
+        values: the same, (..., keys, channels).
         attended: integers, (..., rows): the first so many keys are attended; all, where there are fewer.
 
     Returns:
