@@ -119,6 +119,12 @@ class Engine(wiring.Component):
         return self.sizes.steps if isinstance(self.unit, DeferredUnit) else max(self.sizes.steps, self.unit.interval(1))
 
     @property
+    def ordered(self) -> bool:
+        """Does a query that attends to fewer keys than the one before wait until the engine is empty?"""
+        unit = self.unit
+        return unit.slice_beats > 1 if isinstance(unit, DeferredUnit) else unit.holds_rows
+
+    @property
     def most(self) -> int:
         """Queries that can be inside at a time: those of the unit, and one for each beat that the arrays hold."""
         inside = self.unit.most_rows if isinstance(self.unit, DeferredUnit) else most_rows(self.unit)
@@ -193,10 +199,10 @@ class Engine(wiring.Component):
     def _early(self, m: Module, begins: Value, busy: Value) -> Value:
         """Return whether the unit would have to refuse what comes of a query, and so the query waits.
 
-        A unit that holds rows has room for the longest once, and makes reciprocals at a pace of its own.
+        What waits in a unit has room for its longest once, and a unit may make reciprocals at a pace of its own.
         """
         early: Value = Const(0)
-        if self.unit.holds_rows:
+        if self.ordered:
             before = Signal.like(self.queries.p.keys, name="keys_before", reset_less=True)
             with m.If(begins):
                 m.d.sync += before.eq(self.queries.p.keys)

@@ -220,7 +220,6 @@ class DeferredUnit(TakesScores):
         most_rows: rows that can be inside at once.
     """
 
-    holds_rows: ClassVar[bool] = False
     registers: RegisterMap | None = None
     memories: tuple[str, ...] = ()
     least_places: int

@@ -16,6 +16,9 @@ from softmaxkit.methods.softermax.running_sum import whole_shape
 from softmaxkit.methods.softermax.spec import Softermax
 from softmaxkit.methods.softermax.unnormalised import UnnormalisedUnit
 
+FACTORS = 5
+"""Reciprocals that wait for the sums of their rows, where each row is a beat and the next follows in the next cycle."""
+
 
 class Deferred(DeferredUnit):
     """The Unnormalised Softmax Unit, whose powers leave as weights, and the reciprocal of its sum.
@@ -52,6 +55,7 @@ class Deferred(DeferredUnit):
             0,
             spec.rounding,
             self.registers_at,
+            queue=FACTORS,
             plain=has_plain_reciprocal(spec),
         )
         self.least_places = deferred_places(spec)
