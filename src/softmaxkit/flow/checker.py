@@ -117,10 +117,9 @@ class Watched(wiring.Component):
             m.d.sync += [marker.eq(((left << 1) | 1) & ~left), kept.eq(scores.payload)]
         kept_beat = scores.payload.shape()(kept)
         intruding = (writing & inside[0]) | (taken & (position == 0) & open_group)
-        has_mask = "mask" in kept_beat.shape().members and self.unit.masks == 1
-        shown = (
-            [~mask & code.any() for mask, code in zip(kept_beat.mask, results.p.codes, strict=True)] if has_mask else []
-        )
+        shown: list[Value] = [Const(0)]
+        if "mask" in kept_beat.shape().members and self.unit.masks == 1:
+            shown = [~mask & code.any() for mask, code in zip(kept_beat.mask, results.p.codes, strict=True)]
 
         calm = Signal(self.patience)  # one bit for each of the last cycles
         m.d.sync += calm.eq((calm << 1) | (results.ready & ~taken & ~writing))
