@@ -1,4 +1,4 @@
-"""Attention engines: which of them, their verification, and their record."""
+"""Attention engines: which of them, their verification, their Verilog, and what they cost."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from softmaxkit.flow.fpga import FAMILIES
 from softmaxkit.methods.base.spec import Spec
 from softmaxkit.record import make_record, make_result
 from softmaxkit.studies.progress import Say, Stage
+from softmaxkit.studies.silicon import SynthesisOptions, write_netlist
 from softmaxkit.studies.verification import report
 
 if TYPE_CHECKING:
@@ -127,6 +129,101 @@ def verify_engines(
             )
         )
     return make_record(command, seed, {"outputs": outputs}, results)
+
+
+def synthesize_engines(
+    spec: Spec,
+    options: EngineOptions,
+    synthesis: SynthesisOptions,
+    command: Sequence[str],
+    stage: Stage,
+    say: Say,
+) -> dict[str, Any]:
+    """Map a method's engine to cells, compare every output of the netlist with golden attention; return the record.
+
+    Args:
+        spec: the method.
+        options: which engine.
+        synthesis: how; sizes do not matter.
+        command: for the record.
+        stage: shows progress.
+        say: called with what is wrong, and with the files that are written.
+
+    Raises:
+        ToolError: a tool is missing or failed.
+        LibertyError: a library is damaged or lacks what is needed.
+        OSError: a file cannot be read or written.
+        ValueError: sizes that cannot be built.
+    """
+    from softmaxkit.engine.synthesize import synthesize_engine
+    from softmaxkit.engine.vectors import Driven
+    from softmaxkit.flow.cells.macros import macros_from_liberty
+    from softmaxkit.flow.fpga import count_cells
+    from softmaxkit.flow.sources import Source
+    from softmaxkit.flow.synthesize import at_corners
+    from softmaxkit.flow.verilog import to_rtlil
+
+    engine = options.build(spec)
+    about = {"form": f"engine, {engine.pipeline}", **about_engine(engine)}
+    progress = stage(f"synthesise the engine of {spec.name}, {engine.pipeline}")
+    inputs = {"cells": synthesis.cells, "wires": synthesis.wires}
+    if synthesis.cells in FAMILIES:
+        figures = count_cells(Source("engine", {"design.il": to_rtlil(Driven(engine), "engine")}), synthesis.cells)
+        result = make_result(spec, "hardware", **about, cells=synthesis.cells, **figures)
+        return make_record(command, 0, inputs, [result])
+    found = synthesize_engine(
+        *(engine, synthesis.cells, synthesis.clock, synthesis.wires, synthesis.liberty),
+        *(macros_from_liberty(synthesis.sram), progress),
+    )
+    found = at_corners(found, synthesis.corners)
+    for fault in found.faults:
+        say(f"wrong: {fault}")
+    buffers = ", ".join(f"{part} {area:,.0f} um2" for part, area in found.area.items() if part.endswith(" buffer"))
+    if buffers:
+        say(f"beside the datapath: {buffers}")
+    if synthesis.output is not None:
+        write_netlist(synthesis.output, f"engine_{spec.method}_{engine.pipeline}", found, say)
+    result = make_result(spec, "hardware", **about, **found.figures(), faults=list(found.faults))
+    return make_record(command, 0, inputs, [result])
+
+
+def write_engine(
+    spec: Spec,
+    options: EngineOptions,
+    folder: Path,
+    name: str | None,
+    period: float,
+    command: Sequence[str],
+    stage: Stage,
+) -> dict[str, Any]:
+    """Write a method's engine: Verilog, a test bench with vectors, and a note; return the record.
+
+    Args:
+        spec: the method.
+        options: which engine.
+        folder: to write; missing, empty, or an older export.
+        name: of the top module; None for one after the method.
+        period: of the test bench's clock, in ns.
+        command: for the record.
+        stage: shows progress.
+
+    Raises:
+        ToolError: Yosys is missing or failed.
+        OSError: the folder cannot be written.
+        ValueError: sizes that cannot be built, or a name that is none.
+    """
+    from softmaxkit.engine.cycles import times
+    from softmaxkit.engine.export import export_engine
+
+    engine = options.build(spec)
+    progress = stage("write the engine")
+    name = name or f"softmaxkit_{spec.method}_engine"
+    export_engine(engine, name, folder, period)
+    progress(1, 1)
+    last = times(engine, [engine.sizes.max_keys])[0].last
+    about = {"folder": str(folder), "name": name, **about_engine(engine), "latency_cycles": last}
+    result = make_result(spec, "hardware", unit=engine.pipeline, **about)
+    return make_record(command, 0, {"clock_ns": period}, [result])
 
 
 def about_engine(engine: Engine) -> dict[str, Any]:
