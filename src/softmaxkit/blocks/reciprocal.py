@@ -10,9 +10,10 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from softmaxkit.blocks.leading_one import leading_one
-from softmaxkit.blocks.piecewise_linear import line, lookup, round_line
+from softmaxkit.blocks.piecewise_linear import line, round_line
 from softmaxkit.blocks.pipeline import Pipeline, named, resized
 from softmaxkit.blocks.queue import Queue
+from softmaxkit.blocks.two_tables import falling
 from softmaxkit.formats import Rounding
 from softmaxkit.tables import Reciprocal
 
@@ -64,7 +65,7 @@ class ReciprocalUnit(wiring.Component):
         registers: the `CUTS` that get a register; there is always one more at the end, before the queue.
         least: the lowest position that the leading one of a non-zero divisor can have.
         queue: results that can wait; with 0, a waiting result stalls the pipeline combinationally.
-        plain: use a table of all mantissas instead of interpolation.
+        plain: use tables of all mantissas instead of interpolation.
 
     Attributes:
         source: input stream of `divisor` and `tag`.
@@ -106,8 +107,12 @@ class ReciprocalUnit(wiring.Component):
             # A short divisor leaves the low bits of the argument at 0.
             bits = min(len(source.divisor) - 1, table.input_bits)
             arguments = np.arange(1 << bits) << (table.input_bits - bits)
-            rising = lookup(
-                m, "mantissa", table(arguments, self.rounding).tolist(), argument[table.input_bits - bits :]
+            rising = falling(
+                m,
+                "mantissa",
+                table(arguments, self.rounding).tolist(),
+                argument[table.input_bits - bits :],
+                min(table.input_bits - table.rest_bits, bits),
             )
         else:
             rising = line(m, "mantissa_line", table, argument, self.rounding)

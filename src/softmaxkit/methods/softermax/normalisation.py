@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Sequence, Set
+from typing import Any
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from softmaxkit.blocks.piecewise_linear import lookup
 from softmaxkit.blocks.pipeline import Pipeline, named
 from softmaxkit.blocks.reciprocal import PLAIN_BITS, ReciprocalUnit
 from softmaxkit.blocks.shifter import Shifted, saturate, shift, shift_right
 from softmaxkit.blocks.stream import result_layout
-from softmaxkit.methods.softermax.running_sum import power_layout, slices_of, total_layout
+from softmaxkit.methods.softermax.powers import power_layout, slices_of, waiting_bits, whole_shape
+from softmaxkit.methods.softermax.products import Correction, Products, halved, products_of
+from softmaxkit.methods.softermax.running_sum import total_layout
 from softmaxkit.methods.softermax.spec import Softermax
 
 
@@ -56,7 +60,7 @@ class NormalisationUnit(wiring.Component):
         super().__init__(
             {
                 "totals": In(stream.Signature(totals)),
-                "powers": In(stream.Signature(power_layout(spec, lanes))),
+                "powers": In(stream.Signature(power_layout(spec, lanes, waiting_bits(spec)))),
                 "results": Out(stream.Signature(result_layout(spec.output.bits, lanes))),
             }
         )
@@ -76,6 +80,69 @@ class NormalisationUnit(wiring.Component):
             powers.ready.eq(pipe.advance & ready.valid),
             ready.ready.eq(pipe.fire & powers.p.last),
         ]
+        products = products_of(spec)
+        if products is None:
+            self._multiplied(m, pipe, found)
+        else:
+            results = self._by_entry(m, products, found)
+            pipe.finish(Cat(*results, powers.p.last))
+        return m
+
+    def _by_entry(self, m: Module, products: Products, found: Any) -> list[Value]:
+        """Return results as shifted products of entries, which a row's mantissa settles for all of it."""
+        spec, beat = self.spec, self.powers.p
+        fraction, fine = spec.input.fraction_bits, spec.reciprocal.fraction_bits
+        one = found.mantissa[fine]
+        entries = [self._product(m, f"product{i}", factor, products.places, found.mantissa) for i, factor in enumerate(products.factors)]
+        # A product that takes 1 for 1/2 is shifted by one place less.
+        less = Array([one & halved(factor, 1 << fine, 1 << fine) for factor in products.factors])
+        highest = found.tag.as_signed() if spec.maximum == "online" else Const(0)
+        reference = named(m, "reference", highest + found.exponent - spec.power_sum.fraction_bits)
+        top = spec.input.max_code - spec.input.min_code >> fraction
+        farthest = (1 << waiting_bits(spec) - fraction) - 1
+        bits = (top + farthest + spec.power_sum.bits).bit_length()
+        count = slices_of(spec, self.lanes).a_beat
+        near = products.limit.bit_length()
+        results = []
+        for lane in range(self.lanes):
+            entry, distance = beat.powers[lane][:fraction], beat.powers[lane][fraction:]
+            maximum = beat.maxima[lane * count // self.lanes] if spec.maximum == "online" else Const(0, signed(1))
+            places = named(m, f"places{lane}", (reference + ~maximum + ~less[entry] + distance)[:bits])
+            product = named(m, f"chosen{lane}", Array(entries)[entry])
+            shifted = shift(m, f"result{lane}_shifted", product, places[:near], fraction_bits=2)
+            corrected = [self._corrected(each, found, entry, distance, places) for each in products.corrections]
+            up = shifted.round_up(spec.rounding) ^ Cat(*corrected).any()
+            rounded = (shifted.whole + up)[: spec.output.bits]
+            results.append(named(m, f"result{lane}", Mux(places[near:].any(), 0, rounded)))
+        return results
+
+    def _product(self, m: Module, name: str, factor: int, places: int, mantissa: Value) -> Value:
+        """Return a product with two bits below the point, the lower of which is sticky, from tables of half a mantissa."""
+        bits = self.spec.reciprocal.fraction_bits - 1
+        if factor & (factor - 1) == 0:
+            return mantissa << (factor.bit_length() + 1 - places)
+        half = bits // 2
+        least = factor & -factor
+        low = lookup(m, f"{name}_low", [factor // least * i for i in range(1 << half)], mantissa[:half])
+        high = lookup(m, f"{name}_high", [factor // least * (i + (1 << bits - half)) for i in range(1 << bits - half)], mantissa[half:bits])
+        product = named(m, name, (high << half) + low)
+        below = places - (least.bit_length() - 1)
+        dropped = (1 << below - 1) - 1
+        rest = Const(1) if all(factor // least * i & dropped for i in range(1 << bits, 2 << bits)) else product[: below - 1].any()
+        return Cat(rest, product[below - 1 :])
+
+    def _corrected(self, correction: Correction, found: Any, entry: Value, distance: Value, places: Value) -> Value:
+        """Return whether a result is rounded the other way."""
+        row = (found.mantissa == correction.mantissa) & (found.exponent == correction.exponent)
+        shift = correction.distance + correction.exponent - self.spec.power_sum.fraction_bits
+        here = (entry == correction.entry) & (places == shift)
+        if len(correction.local) <= correction.distance:
+            here &= Cat(*(distance == local for local in correction.local)).any()
+        return row & here
+
+    def _multiplied(self, m: Module, pipe: Pipeline, found: Any) -> None:
+        """Multiply powers by the row's mantissa."""
+        spec, powers = self.spec, self.powers
         lanes = self._shifted(m, found.tag)
         # A mantissa is 1 or one of (1/2, 1], of whose bits only the lowest are unknown: take both for one of [1, 2). No
         # sum but 0, whose powers are 0 as well, has its exponent below `least`.
@@ -104,7 +171,6 @@ class NormalisationUnit(wiring.Component):
         ]
         results = [saturate(m, f"result{i}", result, spec.output.bits) for i, result in enumerate(results)]
         pipe.finish(Cat(*results, last))
-        return m
 
     def _shifted(self, m: Module, highest: Value) -> list[tuple[Value, Value]]:
         """Shift powers from their slices' maxima to that of the row; return floor and what rounding adds."""

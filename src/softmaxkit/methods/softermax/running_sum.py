@@ -5,39 +5,15 @@ from __future__ import annotations
 from collections.abc import Set
 from typing import NamedTuple
 
-from amaranth.hdl import Cat, Const, Module, Mux, Shape, Signal, Value, unsigned
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from softmaxkit.blocks.adder_tree import adder_tree
-from softmaxkit.blocks.piecewise_linear import shape_of
 from softmaxkit.blocks.pipeline import Pipeline, named
 from softmaxkit.blocks.shifter import saturate, shift, shift_right
-from softmaxkit.blocks.stream import Slices, slices
+from softmaxkit.methods.softermax.powers import power_layout, slices_of, summand, summed_bits, whole_shape
 from softmaxkit.methods.softermax.spec import Softermax
-
-
-def slices_of(spec: Softermax, lanes: int) -> Slices:
-    """Return how slices lie in beats; with the global maximum, every beat counts as one."""
-    return slices(spec.slice_width, lanes) if spec.maximum == "online" else Slices(1, 1)
-
-
-def whole_shape(spec: Softermax) -> Shape:
-    """Return the shape of an integer maximum."""
-    shift = spec.input.fraction_bits
-    low, high = spec.input.min_code >> shift, spec.input.max_code >> shift
-    return shape_of([low, high, -1])
-
-
-def power_layout(spec: Softermax, lanes: int) -> data.StructLayout:
-    """Return what of a beat waits for the end of its row.
-
-    `powers` of each lane; `maxima`, the integer maximum that the powers of each slice refer to, of which there is none
-    where a whole row has the one maximum; and `last`.
-    """
-    count = slices_of(spec, lanes).a_beat if spec.maximum == "online" else 0
-    powers, maxima = data.ArrayLayout(spec.unnormalised.bits, lanes), data.ArrayLayout(whole_shape(spec), count)
-    return data.StructLayout({"powers": powers, "maxima": maxima, "last": 1})
 
 
 def total_layout(spec: Softermax) -> data.StructLayout:
@@ -71,38 +47,35 @@ class RunningSum(wiring.Component):
     def __init__(self, spec: Softermax, lanes: int, beats: int, registers: Set[str]) -> None:
         self.spec, self.lanes, self.beats, self.registers = spec, lanes, beats, registers
         self.latency = 1 + ("sum" in registers)
+        self.in_steps = beats > 1 and spec.maximum == "online" and "sum" in registers
         self.change = spec.unnormalised.fraction_bits - spec.power_sum.fraction_bits
-        taken = data.StructLayout({"beat": power_layout(spec, lanes), "ends": 1})
+        taken = data.StructLayout({"beat": power_layout(spec, lanes, summed_bits(spec)), "ends": 1})
         super().__init__({"source": In(stream.Signature(taken)), "sink": Out(stream.Signature(total_layout(spec)))})
 
     def elaborate(self, platform: object) -> Module:
         """Build it."""
         m = Module()
-        spec, source, fields = self.spec, self.source.p, self.sink.p
+        spec, source = self.spec, self.source.p
+        powers = [summand(m, f"power{lane}", spec, source.beat.powers[lane]) for lane in range(self.lanes)]
+        width = self.lanes // slices_of(spec, self.lanes).a_beat
+        sums = []
+        for first in range(0, self.lanes, width):
+            wholes, ups = zip(*powers[first : first + width], strict=True)
+            whole = adder_tree(m, f"sum{first}", wholes)
+            sums.append(sum(ups, whole)[: len(whole)])
+        if self.in_steps:
+            return self._in_steps(m, sums[0])
         pipe = Pipeline(m, "sum", self.source.valid, self.sink, self.registers)
         m.d.comb += self.source.ready.eq(pipe.advance)
-        powers, width = source.beat.powers, self.lanes // slices_of(spec, self.lanes).a_beat
-        sums = [
-            adder_tree(m, f"sum{first}", [powers[lane] for lane in range(first, first + width)])
-            for first in range(0, self.lanes, width)
-        ]
         maxima = [source.beat.maxima[index] for index in range(len(sums))] if spec.maximum == "online" else []
         if self.beats == 1:
             sums, maxima, last = pipe.cut("sum", (sums, maxima, source.beat.last))
         else:
-            kept = Signal(len(sums[0]) + (self.beats - 1).bit_length(), name="slice_sum", reset_less=True)
-            begins = Signal(init=1, name="slice_begins")
-            risen = named(m, "slice_sum_next", (sums[0] + Mux(begins, 0, kept))[: len(kept)])
-            with m.If(pipe.fire):
-                m.d.sync += [kept.eq(risen), begins.eq(source.ends)]
-            # What is kept of a slice is the register of the cut, too.
-            sums = [kept if "sum" in self.registers else risen]
+            sums = [self._of_slice(m, pipe, sums[0])]
             maxima = pipe.hold("sum", maxima, source.ends)
             ends, last = pipe.cut("sum", (source.ends, source.beat.last))
             pipe.keep(ends)
-
-        total = Signal(len(fields.total), name="total", reset_less=True)
-        highest = Signal(fields.highest.shape(), name="highest", reset_less=True)
+        total, highest = self._state()
         if spec.maximum == "online":
             first = Signal(init=1)
             with m.If(pipe.fire):
@@ -115,6 +88,70 @@ class RunningSum(wiring.Component):
             joined = Sum(highest, saturate(m, "total_next", settled, len(total)))
         with m.If(pipe.fire):
             m.d.sync += [total.eq(joined.total), highest.eq(joined.highest)]
+        pipe.keep(last)
+        pipe.finish(Cat(), state=Cat(total, highest))
+        return m
+
+    def _state(self) -> tuple[Signal, Signal]:
+        """Return the registers of a row's sum so far, and of the maximum that it refers to."""
+        fields = self.sink.p
+        total = Signal(len(fields.total), name="total", reset_less=True)
+        return total, Signal(fields.highest.shape(), name="highest", reset_less=True)
+
+    def _of_slice(self, m: Module, pipe: Pipeline, added: Value) -> Value:
+        """Return the sum of a slice of several beats; where a cut follows it, the register is that of the cut, too."""
+        kept = Signal(len(added) + (self.beats - 1).bit_length(), name="slice_sum", reset_less=True)
+        begins = Signal(init=1, name="slice_begins")
+        risen = named(m, "slice_sum_next", (added + Mux(begins, 0, kept))[: len(kept)])
+        with m.If(pipe.fire):
+            m.d.sync += [kept.eq(risen), begins.eq(self.source.p.ends)]
+        return kept if "sum" in self.registers else risen
+
+    def _in_steps(self, m: Module, added: Value) -> Module:
+        """Join slices of several beats in two steps, with one shifter and one adder.
+
+        While the last beat of a slice is added to it, the total goes over to a maximum that rises; the cycle after, the
+        slice joins it. How far the two maxima are apart is known from the slice's first beat, so one that is alone stays
+        for another cycle.
+        """
+        source, rounding = self.source.p, self.spec.rounding
+        total, highest = self._state()
+        known, first, rises = Signal(), Signal(init=1), Signal()
+        ready = known | ~source.ends
+        pipe = Pipeline(m, "sum", self.source.valid & ready, self.sink, self.registers)
+        m.d.comb += self.source.ready.eq(pipe.advance & ready)
+        slice_sum = self._of_slice(m, pipe, added)
+        fine, coarse = max(self.change, 0), max(-self.change, 0)
+        # As far as it takes to shift a total, or the sum of a slice, to less than a half.
+        apart = Signal((max(len(total), len(slice_sum) + coarse) + 1).bit_length(), reset_less=True)
+        ends = named(m, "slice_ends", pipe.fire & source.ends)
+        m.d.sync += known.eq((known | self.source.valid) & ~ends)
+        # With one less, the sign is that of a rise, and a fall is the inverse of its bits. From the row before, the first
+        # slice rises by so much that nothing is left of its total.
+        rise = named(m, "rise", source.beat.maxima[0] + ~highest)
+        distance = named(m, "distance", rise[:-1] ^ rise[-1].replicate(len(rise) - 1))
+        with m.If(self.source.valid & ~known):
+            m.d.sync += [
+                rises.eq(~rise[-1] | first),
+                apart.eq(saturate(m, "distance_near", distance, len(apart)) | first.replicate(len(apart))),
+            ]
+        with m.If(ends):
+            m.d.sync += first.eq(source.beat.last)
+        with m.If(ends & rises):
+            m.d.sync += highest.eq(source.beat.maxima[0])
+        last, is_end = pipe.cut("sum", (source.beat.last, source.ends))
+        pipe.keep(is_end)
+        joins = pipe.valid
+        moved = shift(
+            m,
+            "moved",
+            Mux(joins, slice_sum << (coarse + 1), total << fine),
+            named(m, "places", Mux(joins & rises, 0, apart)),
+            fine + 1,
+        )
+        joined = named(m, "joined", Mux(joins, total, 0) + moved.whole + moved.round_up(rounding))
+        with m.If((ends & rises) | pipe.fire):
+            m.d.sync += total.eq(saturate(m, "total_next", joined, len(total)))
         pipe.keep(last)
         pipe.finish(Cat(), state=Cat(total, highest))
         return m

@@ -10,12 +10,14 @@ from softmaxkit.blocks.piecewise_linear import check_segments
 from softmaxkit.blocks.pipeline import choose_cuts
 from softmaxkit.blocks.reciprocal import ReciprocalUnit
 from softmaxkit.blocks.row_buffer import RowBuffer, buffer_latency
+from softmaxkit.blocks.slice_buffer import SliceBuffer
 from softmaxkit.blocks.storage import MemoryPort, check_storage
 from softmaxkit.blocks.stream import beats, check_sizes
 from softmaxkit.methods.base.constants import Constants
 from softmaxkit.methods.base.unit import SoftmaxUnit
 from softmaxkit.methods.softermax.normalisation import NormalisationUnit, has_plain_reciprocal
-from softmaxkit.methods.softermax.running_sum import power_layout
+from softmaxkit.methods.softermax.powers import power_layout, waiting_bits
+from softmaxkit.methods.softermax.products import products_of
 from softmaxkit.methods.softermax.spec import Softermax
 from softmaxkit.methods.softermax.unnormalised import UnnormalisedUnit
 
@@ -55,6 +57,8 @@ class Unit(SoftmaxUnit):
         check_storage(storage)
         check_segments(spec.power_segments, spec.reciprocal_segments)
         without = {*(() if spec.maximum == "online" else ["shifted"])}
+        if products_of(spec) is not None:
+            without |= {"shifted", "product"}
         if has_plain_reciprocal(spec):
             without |= {*ReciprocalUnit.CUTS}
         cuts = [cut for cut in CUTS if cut not in without]
@@ -65,7 +69,7 @@ class Unit(SoftmaxUnit):
         prompt = not registers & {*ReciprocalUnit.CUTS} and self.front.sum.latency + 1 >= buffer_latency(storage)
         queue = 0 if prompt and self.front.gather is not None else buffer_latency(storage)
         self.back = NormalisationUnit(spec, lanes, registers, queue)
-        width = power_layout(spec, lanes).as_shape().width
+        width = power_layout(spec, lanes, waiting_bits(spec)).as_shape().width
         # So many beats come in after a row until its first result leaves.
         held = (
             beats(max_row, lanes) + self.front.sum.latency + max(self.back.reciprocal.latency, buffer_latency(storage))
@@ -92,15 +96,19 @@ class Unit(SoftmaxUnit):
         """Return the cycles from the first beat of a row to its last result."""
         taken = beats(length, self.lanes)
         gather = self.front.gather
-        waiting = 0 if gather is None else gather.waiting(taken)
-        complete = taken - 1 + waiting + self.front.latency
+        if isinstance(gather, SliceBuffer):
+            left = gather.leaves(taken)
+        else:
+            left = taken - 1 + (0 if gather is None else gather.waiting(taken))
+        complete = left + self.front.latency
         # The sum's reciprocal, or a short row's first powers by way of the buffer, come last.
         turn = max(self.back.reciprocal.latency, self.buffer.latency - (taken - 1) - self.front.sum.latency)
         return complete + turn + taken - 1 + self.back.latency
 
     def interval(self, length: int) -> int:
-        """Return the cycles between rows in a stream: a beat a cycle, always."""
-        return beats(length, self.lanes)
+        """Return the cycles between rows in a stream: a beat a cycle, but for what the slice buffer makes of a row's end."""
+        taken = beats(length, self.lanes)
+        return self.front.gather.interval(taken) if isinstance(self.front.gather, SliceBuffer) else taken
 
     def waits(self, length: int, spacing: int) -> int:
         """Return the cycles from the last scores of a row to its first result."""

@@ -11,11 +11,11 @@ from amaranth.lib.wiring import In, Out
 
 from softmaxkit.blocks.adder_tree import maximum_tree
 from softmaxkit.blocks.gather import Gather
-from softmaxkit.blocks.piecewise_linear import line, round_line
-from softmaxkit.blocks.pipeline import Pipeline, named
-from softmaxkit.blocks.shifter import saturate, shift_right
+from softmaxkit.blocks.pipeline import Pipeline
+from softmaxkit.blocks.slice_buffer import SliceBuffer
 from softmaxkit.blocks.stream import beats, check_sizes, score_layout
-from softmaxkit.methods.softermax.running_sum import RunningSum, power_layout, slices_of, total_layout, whole_shape
+from softmaxkit.methods.softermax.powers import power_layout, power_of, slices_of, waiting, waiting_bits, whole_shape
+from softmaxkit.methods.softermax.running_sum import RunningSum, total_layout
 from softmaxkit.methods.softermax.spec import Softermax
 
 
@@ -46,19 +46,21 @@ class UnnormalisedUnit(wiring.Component):
         check_sizes(lanes, max_row)
         self.spec, self.lanes, self.registers, self.slices = spec, lanes, registers, slices_of(spec, lanes)
         whole_rows = spec.maximum == "global"
-        self.gather: Gather | None = None
+        self.gather: Gather | SliceBuffer | None = None
         ports: dict[str, Any] = {
             "scores": In(stream.Signature(score_layout(Shape(spec.input.bits, signed=True), lanes))),
-            "powers": Out(stream.Signature(power_layout(spec, lanes))),
+            "powers": Out(stream.Signature(power_layout(spec, lanes, waiting_bits(spec)))),
             "totals": Out(stream.Signature(total_layout(spec))),
         }
-        if whole_rows or self.slices.beats > 1:
-            held = beats(max_row, lanes) if whole_rows else self.slices.beats
-            # A slice is too small for a memory of its own.
-            kind = "flip-flops" if storage == "memory" and not whole_rows else storage
-            self.gather = Gather(lanes * (spec.input.bits + 1), whole_shape(spec), held, whole_rows, kind)
-            if kind == "memory":
+        width = lanes * (spec.input.bits + 1)
+        if whole_rows:
+            self.gather = Gather(width, whole_shape(spec), beats(max_row, lanes), True, storage)
+            if storage == "memory":
                 ports["score_memory"] = Out(self.gather.signature.members["memory"].signature)
+        elif self.slices.beats > 1:
+            # A slice is too small for a memory of its own.
+            kind = "flip-flops" if storage == "memory" else storage
+            self.gather = SliceBuffer(width, whole_shape(spec), self.slices.beats, kind)
         self.sum = RunningSum(spec, lanes, 1 if self.gather is None else self.gather.beats, registers)
         self.latency = 1 + self.sum.latency
         super().__init__(ports)
@@ -88,14 +90,26 @@ class UnnormalisedUnit(wiring.Component):
                 scores.ready.eq(gather.source.ready),
                 gather.source.p.beat.eq(beat),
                 gather.source.p.key.eq(local[0]),
-                gather.source.p.present.eq(1),
                 gather.source.p.last.eq(scores.p.last),
             ]
+            if isinstance(gather, Gather):
+                m.d.comb += gather.source.p.present.eq(1)
             pipe = Pipeline(m, "front", gather.sink.valid, scored, self.registers)
             m.d.comb += gather.sink.ready.eq(pipe.advance)
             beat, local = gather.sink.p.beat, [gather.sink.p.maximum]
             slice_last, last = gather.sink.p.group_last, gather.sink.p.last
-        powers = [self._power(m, f"power{lane}", beat, lane, local[lane // per_slice]) for lane in range(self.lanes)]
+        bits = spec.input.bits
+        powers = [
+            power_of(
+                m,
+                f"power{lane}",
+                spec,
+                beat[lane * bits : (lane + 1) * bits].as_signed(),
+                ~beat[self.lanes * bits + lane],
+                local[lane // per_slice],
+            )
+            for lane in range(self.lanes)
+        ]
         pipe.finish(Cat(*powers, *(local if self.spec.maximum == "online" else []), last, slice_last))
         m.submodules.sum = running = self.sum
         wiring.connect(m, running.sink, wiring.flipped(self.totals))
@@ -103,7 +117,12 @@ class UnnormalisedUnit(wiring.Component):
             scored.ready.eq(self.powers.ready & running.source.ready),
             self.powers.valid.eq(scored.valid & running.source.ready),
             running.source.valid.eq(scored.valid & self.powers.ready),
-            Value.cast(self.powers.payload).eq(scored.p.beat),
+            *(
+                self.powers.p.powers[lane].eq(waiting(m, f"waiting{lane}", spec, scored.p.beat.powers[lane]))
+                for lane in range(self.lanes)
+            ),
+            self.powers.p.maxima.eq(scored.p.beat.maxima),
+            self.powers.p.last.eq(scored.p.beat.last),
             running.source.payload.eq(scored.payload),
         ]
         return m
@@ -118,17 +137,3 @@ class UnnormalisedUnit(wiring.Component):
         result = Signal(whole_shape(self.spec), name=f"{name}_whole")
         m.d.comb += result.eq(whole)
         return result
-
-    def _power(self, m: Module, name: str, beat: Value, lane: int, whole: Value) -> Value:
-        """Return 2**(score - whole) in the unnormalised format; 0 where masked."""
-        spec, bits = self.spec, self.spec.input.bits
-        code = beat[lane * bits : (lane + 1) * bits].as_signed()
-        above = max(spec.input.fraction_bits - bits, 0)  # bits of the fraction that a narrow code leaves to its sign
-        fraction = Cat(code, code[-1].replicate(above))[: spec.input.fraction_bits]
-        # No score that counts is above the maximum by 1 or more.
-        distance = named(m, f"{name}_distance", (whole - (code >> spec.input.fraction_bits))[: len(whole)])
-        value = line(m, f"{name}_line", spec.power_table, fraction, spec.rounding)
-        value = round_line(m, f"{name}_fraction", spec.power_table, value, spec.rounding)
-        shifted = shift_right(m, f"{name}_shifted", value, distance.as_unsigned(), spec.rounding)
-        saturated = saturate(m, f"{name}_saturated", shifted, spec.unnormalised.bits)
-        return named(m, name, Mux(beat[self.lanes * bits + lane], saturated, 0))

@@ -1,0 +1,89 @@
+"""What stands for a power of two on its way through a unit: the power, or what it is made from."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, Const, Module, Mux, Shape, Signal, Value
+from amaranth.lib import data
+
+from softmaxkit.blocks.piecewise_linear import line, lookup, round_line, shape_of
+from softmaxkit.blocks.pipeline import named, resized
+from softmaxkit.blocks.shifter import saturate, shift, shift_right
+from softmaxkit.blocks.stream import Slices, slices
+from softmaxkit.methods.softermax.products import products_of
+from softmaxkit.methods.softermax.spec import Softermax
+
+
+def slices_of(spec: Softermax, lanes: int) -> Slices:
+    """Return how slices lie in beats; with the global maximum, every beat counts as one."""
+    return slices(spec.slice_width, lanes) if spec.maximum == "online" else Slices(1, 1)
+
+
+def whole_shape(spec: Softermax) -> Shape:
+    """Return the shape of an integer maximum."""
+    shift = spec.input.fraction_bits
+    low, high = spec.input.min_code >> shift, spec.input.max_code >> shift
+    return shape_of([low, high, -1])
+
+
+def summed_bits(spec: Softermax) -> int:
+    """Return the bits of what a power is summed from: itself, or a table entry and the distance that shifts it."""
+    if products_of(spec) is None:
+        return spec.unnormalised.bits
+    return spec.input.fraction_bits + (spec.unnormalised.bits + 1).bit_length()
+
+
+def waiting_bits(spec: Softermax) -> int:
+    """Return the bits of what of a power waits for the end of its row: itself, or an entry and a shorter distance."""
+    products = products_of(spec)
+    if products is None:
+        return spec.unnormalised.bits
+    # Farthest of all is far enough for a row with nothing in it, too, whose exponent is 0.
+    farthest = max(products.distances, products.limit + spec.power_sum.fraction_bits)
+    return spec.input.fraction_bits + farthest.bit_length()
+
+
+def power_layout(spec: Softermax, lanes: int, bits: int) -> data.StructLayout:
+    """Return what there is of a beat behind the maxima of its slices.
+
+    `powers` of each lane, of so many bits; `maxima`, the integer maximum that the powers of each slice refer to, of which
+    there is none where a whole row has the one maximum; and `last`.
+    """
+    count = slices_of(spec, lanes).a_beat if spec.maximum == "online" else 0
+    powers, maxima = data.ArrayLayout(bits, lanes), data.ArrayLayout(whole_shape(spec), count)
+    return data.StructLayout({"powers": powers, "maxima": maxima, "last": 1})
+
+
+def power_of(m: Module, name: str, spec: Softermax, code: Value, masked: Value, whole: Value) -> Value:
+    """Return what the power `2**(score - whole)` is summed from; masked ones are 0, or too far away to count."""
+    above = max(spec.input.fraction_bits - len(code), 0)  # bits of the fraction that a narrow code leaves to its sign
+    fraction = Cat(code, code[-1].replicate(above))[: spec.input.fraction_bits]
+    # No score that counts is above the maximum by 1 or more.
+    distance = named(m, f"{name}_distance", (whole - (code >> spec.input.fraction_bits))[: len(whole)]).as_unsigned()
+    if products_of(spec) is None:
+        value = line(m, f"{name}_line", spec.power_table, fraction, spec.rounding)
+        value = round_line(m, f"{name}_fraction", spec.power_table, value, spec.rounding)
+        shifted = shift_right(m, f"{name}_shifted", value, distance, spec.rounding)
+        return named(m, name, Mux(masked, 0, saturate(m, f"{name}_saturated", shifted, spec.unnormalised.bits)))
+    near = saturate(m, f"{name}_near", distance, summed_bits(spec) - len(fraction))
+    return named(m, name, Cat(fraction, near | masked.replicate(len(near))))
+
+
+def summand(m: Module, name: str, spec: Softermax, power: Value) -> tuple[Value, Value]:
+    """Return the power in its format, as a whole number and what rounding adds to it."""
+    if products_of(spec) is None:
+        return power, Const(0)
+    fraction, distance = power[: spec.input.fraction_bits], power[spec.input.fraction_bits :]
+    entry = lookup(m, f"{name}_entry", spec.power_table.results(spec.rounding), fraction)
+    shifted = shift(m, f"{name}_shifted", entry, distance)
+    return shifted.whole, shifted.round_up(spec.rounding)
+
+
+def waiting(m: Module, name: str, spec: Softermax, power: Value) -> Value:
+    """Return what of a power waits: where it is the distance, those that make every result 0 are all the same."""
+    products = products_of(spec)
+    if products is None:
+        return power
+    fraction, distance = power[: spec.input.fraction_bits], power[spec.input.fraction_bits :]
+    bits = waiting_bits(spec) - len(fraction)
+    far = distance >= products.distances
+    return named(m, name, Cat(fraction, resized(distance, bits) | far.replicate(bits)))
