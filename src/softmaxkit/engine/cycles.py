@@ -58,12 +58,16 @@ def times(engine: Engine, attended: Sequence[int]) -> list[Times]:
     if not isinstance(unit, DeferredUnit):
         _check_pace(unit)
     rows: list[Times] = []
-    begun = free = before = 0
+    begun = free = before = refused = 0
     for keys in attended:
         if rows and engine.ordered and keys < before:
-            begun = max(begun, rows[-1].last + 1)
+            begun, refused = max(begun, rows[-1].last + 1), 0
         count = sizes.beats(keys)
-        scored = begun + steps * count - 1 + DEPTH
+        # What the unit refuses of the query before holds up this one, which is in the QK array by then.
+        held, refused = refused, 0
+        if not isinstance(unit, DeferredUnit):
+            refused = unit.refuses(count * sizes.rows, steps)
+        scored = begun + steps * count - 1 + DEPTH + held + refused
         behind = DEPTH
         if isinstance(unit, DeferredUnit):
             weighted, free = _by_slices(unit, steps, begun, count, free)
@@ -77,7 +81,7 @@ def times(engine: Engine, attended: Sequence[int]) -> list[Times]:
             free = weighted + steps * count
         first = free - steps + behind
         rows.append(Times(begun, scored, weighted, first, first + steps - 1))
-        begun += max(steps * count, engine.apart)
+        begun += max(steps * count + held, engine.apart)
         before = keys
     return rows
 
@@ -96,7 +100,9 @@ def _by_slices(unit: DeferredUnit, steps: int, begun: int, count: int, free: int
 
 def _check_pace(unit: SoftmaxUnit) -> None:
     """Refuse a unit whose cycles have no recurrence."""
-    if unit.interval(unit.max_row) > max(beats(unit.max_row, unit.lanes), unit.interval(1)):
+    taken = beats(unit.max_row, unit.lanes)
+    refused = unit.refuses(unit.max_row, 1)
+    if unit.interval(unit.max_row) > max(taken + refused, unit.interval(1)):
         raise ValueError(
             f"the unit of {unit.spec.name} takes more than a cycle for some beats of a row; its engine runs, but its "
             "cycles have no recurrence"

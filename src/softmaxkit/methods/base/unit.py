@@ -146,6 +146,15 @@ class SoftmaxUnit(TakesScores):
         last, interval = self.latency(length), self.interval(length)
         return Schedule(last - (beats(length, self.lanes) - 1), last, interval, -(-last // interval))
 
+    def refuses(self, length: int, spacing: int) -> int:
+        """Return the cycles for which a row of `length` has to stand at the unit, before its last scores; most have none.
+
+        Args:
+            length: scores of the row; the one before was no longer.
+            spacing: cycles from a beat of scores to the next.
+        """
+        return 0
+
     def waits(self, length: int, spacing: int) -> int:
         """Return the cycles from the last scores of a row of `length` to its first result, which is not held up.
 

@@ -110,11 +110,18 @@ class Unit(SoftmaxUnit):
         taken = beats(length, self.lanes)
         return self.front.gather.interval(taken) if isinstance(self.front.gather, SliceBuffer) else taken
 
+    def refuses(self, length: int, spacing: int) -> int:
+        """Return the cycles for which a shorter slice at the end of a row waits for the slice before it to leave."""
+        gather = self.front.gather
+        return gather.refuses(beats(length, self.lanes), spacing) if isinstance(gather, SliceBuffer) else 0
+
     def waits(self, length: int, spacing: int) -> int:
         """Return the cycles from the last scores of a row to its first result."""
         taken, gather = beats(length, self.lanes), self.front.gather
-        sooner = 0 if gather is None else gather.waiting(taken) - gather.waiting(taken, spacing)
-        return super().waits(length, spacing) - sooner
+        if not isinstance(gather, SliceBuffer):
+            return super().waits(length, spacing)
+        # The last slice leaves a beat a cycle once it is complete.
+        return self.schedule(length).first - gather.leaves(taken) + (taken - 1) % gather.beats + 1
 
     def elaborate(self, platform: object) -> Module:
         """Build it."""
