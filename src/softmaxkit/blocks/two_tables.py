@@ -28,7 +28,7 @@ def falling(m: Module, name: str, results: Sequence[int], argument: Value, segme
             function is about a line.
     """
     low_bits = len(argument) - segment_bits - 1
-    for guard in range(1, MAX_GUARD_BITS + 1) if low_bits > 0 else ():
+    for guard in range(2, MAX_GUARD_BITS + 1) if low_bits > 0 else ():
         tables = _difference(results, segment_bits, low_bits, guard)
         if tables is not None:
             starts, falls = tables

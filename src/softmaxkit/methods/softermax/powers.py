@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Const, Module, Mux, Shape, Signal, Value
+import numpy as np
+from amaranth.hdl import Cat, Module, Mux, Shape, Signal, Value
 from amaranth.lib import data
 
 from softmaxkit.blocks.piecewise_linear import line, lookup, round_line, shape_of
 from softmaxkit.blocks.pipeline import named, resized
-from softmaxkit.blocks.shifter import saturate, shift, shift_right
+from softmaxkit.blocks.shifter import saturate
+from softmaxkit.blocks.shifter import shift_right as shifted_right
 from softmaxkit.blocks.stream import Slices, slices
+from softmaxkit.formats import shift_right
 from softmaxkit.methods.softermax.products import products_of
 from softmaxkit.methods.softermax.spec import Softermax
 
@@ -62,20 +65,20 @@ def power_of(m: Module, name: str, spec: Softermax, code: Value, masked: Value, 
     if products_of(spec) is None:
         value = line(m, f"{name}_line", spec.power_table, fraction, spec.rounding)
         value = round_line(m, f"{name}_fraction", spec.power_table, value, spec.rounding)
-        shifted = shift_right(m, f"{name}_shifted", value, distance, spec.rounding)
+        shifted = shifted_right(m, f"{name}_shifted", value, distance, spec.rounding)
         return named(m, name, Mux(masked, 0, saturate(m, f"{name}_saturated", shifted, spec.unnormalised.bits)))
     near = saturate(m, f"{name}_near", distance, summed_bits(spec) - len(fraction))
     return named(m, name, Cat(fraction, near | masked.replicate(len(near))))
 
 
-def summand(m: Module, name: str, spec: Softermax, power: Value) -> tuple[Value, Value]:
-    """Return the power in its format, as a whole number and what rounding adds to it."""
+def summand(m: Module, name: str, spec: Softermax, power: Value) -> Value:
+    """Return the power in its format; from an entry and a distance, by a table of all of them."""
     if products_of(spec) is None:
-        return power, Const(0)
-    fraction, distance = power[: spec.input.fraction_bits], power[spec.input.fraction_bits :]
-    entry = lookup(m, f"{name}_entry", spec.power_table.results(spec.rounding), fraction)
-    shifted = shift(m, f"{name}_shifted", entry, distance)
-    return shifted.whole, shifted.round_up(spec.rounding)
+        return power
+    fraction = spec.input.fraction_bits
+    entries = np.asarray(spec.power_table.results(spec.rounding), np.int64)
+    distances = np.arange(1 << len(power) - fraction)[:, None]
+    return lookup(m, name, shift_right(entries, distances, spec.rounding).reshape(-1).tolist(), power)
 
 
 def waiting(m: Module, name: str, spec: Softermax, power: Value) -> Value:

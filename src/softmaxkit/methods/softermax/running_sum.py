@@ -58,11 +58,9 @@ class RunningSum(wiring.Component):
         spec, source = self.spec, self.source.p
         powers = [summand(m, f"power{lane}", spec, source.beat.powers[lane]) for lane in range(self.lanes)]
         width = self.lanes // slices_of(spec, self.lanes).a_beat
-        sums = []
-        for first in range(0, self.lanes, width):
-            wholes, ups = zip(*powers[first : first + width], strict=True)
-            whole = adder_tree(m, f"sum{first}", wholes)
-            sums.append(sum(ups, whole)[: len(whole)])
+        sums = [
+            adder_tree(m, f"sum{first}", powers[first : first + width]) for first in range(0, self.lanes, width)
+        ]
         if self.in_steps:
             return self._in_steps(m, sums[0])
         pipe = Pipeline(m, "sum", self.source.valid, self.sink, self.registers)
@@ -149,7 +147,8 @@ class RunningSum(wiring.Component):
             named(m, "places", Mux(joins & rises, 0, apart)),
             fine + 1,
         )
-        joined = named(m, "joined", Mux(joins, total, 0) + moved.whole + moved.round_up(rounding))
+        up = moved.round_up(rounding)
+        joined = named(m, "joined", (Cat(up, Mux(joins, total, 0)) + Cat(up, moved.whole))[1:])  # up is carried in
         with m.If((ends & rises) | pipe.fire):
             m.d.sync += total.eq(saturate(m, "total_next", joined, len(total)))
         pipe.keep(last)
