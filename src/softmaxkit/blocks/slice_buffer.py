@@ -15,8 +15,8 @@ class SliceBuffer(wiring.Component):
     """Sends out every beat together with the maximum of its slice.
 
     A slice leaves from the cycle after its last beat arrived while the next one takes its place, so that whole slices
-    follow each other without a gap. There is room for two maxima, of the slice going out and of the one coming in: after a
-    whole slice, a shorter one at the end of a row waits until that has left.
+    follow each other without a gap. There is room for two maxima, of the slice going out and of the one coming in: a
+    shorter slice at the end of a row, after whole ones, waits until the one before it has left.
 
     Args:
         width: bits to store per beat.
@@ -105,7 +105,7 @@ class SliceBuffer(wiring.Component):
         return Mux(place == self.beats - 1, 0, place + 1)[: len(place)]
 
     def _store(self, m: Module, beat: Value, taken: Value, place: Value, written: Value, read: Value) -> None:
-        """Store a beat that is taken at its place, which `written` is from the next cycle on, and give the one to read."""
+        """Store a beat at its place, which `written` is from the next cycle on, and give the one to read."""
         if self.storage == "flip-flops":
             m.submodules.words = memory = Memory(shape=self.width, depth=self.beats, init=[])
             write, out = memory.write_port(), memory.read_port(domain="comb")

@@ -1,4 +1,7 @@
-"""A large table of a smooth function as the difference of two small ones, exactly (Das Sarma and Matula, ARITH 1995)."""
+"""A large table of a smooth function as the exact difference of two small ones.
+
+Bipartite tables: Das Sarma and Matula, Faithful Bipartite ROM Reciprocal Tables, ARITH 1995.
+"""
 
 from __future__ import annotations
 
@@ -43,8 +46,8 @@ def _difference(
 ) -> tuple[list[int], list[int]] | None:
     """Return two tables whose difference, cut by `guard` bits, is every result; None if there are none.
 
-    Bounds of differences are a problem of shortest paths, which has a solution unless it has a cycle of negative length:
-    Bellman and Ford's algorithm.
+    Bounds of differences are a problem of shortest paths, which has a solution unless there is a cycle of negative
+    length (Bellman and Ford).
     """
     arguments, least = np.arange(len(results)), np.asarray(results, np.int64) << guard
     most = least + (1 << guard) - 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+from collections.abc import Set
 from typing import Any
 
 from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, signed
@@ -14,8 +14,8 @@ from softmaxkit.blocks.pipeline import Pipeline, named
 from softmaxkit.blocks.reciprocal import PLAIN_BITS, ReciprocalUnit
 from softmaxkit.blocks.shifter import Shifted, saturate, shift, shift_right
 from softmaxkit.blocks.stream import result_layout
-from softmaxkit.methods.softermax.powers import power_layout, slices_of, waiting_bits, whole_shape
-from softmaxkit.methods.softermax.products import Correction, Products, halved, products_of
+from softmaxkit.methods.softermax.powers import power_layout, slices_of, waiting_bits
+from softmaxkit.methods.softermax.products import Correction, Products, products_of, significant_bits
 from softmaxkit.methods.softermax.running_sum import total_layout
 from softmaxkit.methods.softermax.spec import Softermax
 
@@ -91,22 +91,22 @@ class NormalisationUnit(wiring.Component):
     def _by_entry(self, m: Module, products: Products, found: Any) -> list[Value]:
         """Return results as shifted products of entries, which a row's mantissa settles for all of it."""
         spec, beat = self.spec, self.powers.p
-        fraction, fine = spec.input.fraction_bits, spec.reciprocal.fraction_bits
-        one = found.mantissa[fine]
-        entries = [self._product(m, f"product{i}", factor, products.places, found.mantissa) for i, factor in enumerate(products.factors)]
-        # A product that takes 1 for 1/2 is shifted by one place less.
-        less = Array([one & halved(factor, 1 << fine, 1 << fine) for factor in products.factors])
-        highest = found.tag.as_signed() if spec.maximum == "online" else Const(0)
+        fraction, online = spec.input.fraction_bits, spec.maximum == "online"
+        entries = [
+            self._product(m, f"product{i}", factor, products.places, found.mantissa)
+            for i, factor in enumerate(products.factors)
+        ]
+        # A mantissa of 1 that is taken for 1/2 is shifted by one place less.
+        less = Array([found.mantissa[-1] & (significant_bits(factor) > 1) for factor in products.factors])
+        highest = found.tag.as_signed() if online else Const(0)
         reference = named(m, "reference", highest + found.exponent - spec.power_sum.fraction_bits)
-        top = spec.input.max_code - spec.input.min_code >> fraction
-        farthest = (1 << waiting_bits(spec) - fraction) - 1
-        bits = (top + farthest + spec.power_sum.bits).bit_length()
+        farthest = (spec.input.max_code - spec.input.min_code >> fraction) + (1 << len(beat.powers[0]) - fraction)
+        bits, near = (farthest + spec.power_sum.bits).bit_length(), products.limit.bit_length()
         count = slices_of(spec, self.lanes).a_beat
-        near = products.limit.bit_length()
         results = []
         for lane in range(self.lanes):
             entry, distance = beat.powers[lane][:fraction], beat.powers[lane][fraction:]
-            maximum = beat.maxima[lane * count // self.lanes] if spec.maximum == "online" else Const(0, signed(1))
+            maximum = beat.maxima[lane * count // self.lanes] if online else Const(0, signed(1))
             places = named(m, f"places{lane}", (reference + ~maximum + ~less[entry] + distance)[:bits])
             product = named(m, f"chosen{lane}", Array(entries)[entry])
             shifted = shift(m, f"result{lane}_shifted", product, places[:near], fraction_bits=2)
@@ -117,19 +117,17 @@ class NormalisationUnit(wiring.Component):
         return results
 
     def _product(self, m: Module, name: str, factor: int, places: int, mantissa: Value) -> Value:
-        """Return a product with two bits below the point, the lower of which is sticky, from tables of half a mantissa."""
-        bits = self.spec.reciprocal.fraction_bits - 1
-        if factor & (factor - 1) == 0:
-            return mantissa << (factor.bit_length() + 1 - places)
-        half = bits // 2
-        least = factor & -factor
-        low = lookup(m, f"{name}_low", [factor // least * i for i in range(1 << half)], mantissa[:half])
-        high = lookup(m, f"{name}_high", [factor // least * (i + (1 << bits - half)) for i in range(1 << bits - half)], mantissa[half:bits])
-        product = named(m, name, (high << half) + low)
-        below = places - (least.bit_length() - 1)
-        dropped = (1 << below - 1) - 1
-        rest = Const(1) if all(factor // least * i & dropped for i in range(1 << bits, 2 << bits)) else product[: below - 1].any()
-        return Cat(rest, product[below - 1 :])
+        """Return a product with two bits below the point, the lower of them sticky; from tables of half a mantissa."""
+        zeros, bits = (factor & -factor).bit_length() - 1, self.spec.reciprocal.fraction_bits - 1
+        if significant_bits(factor) == 1:
+            return mantissa << (zeros + 2 - places)
+        odd, half, below = factor >> zeros, bits // 2, places - zeros - 1
+        low = [odd * i for i in range(1 << half)]
+        high = [odd * (i + (1 << bits - half)) for i in range(1 << bits - half)]
+        upper = lookup(m, f"{name}_high", high, mantissa[half:bits]) << half
+        product = named(m, name, upper + lookup(m, f"{name}_low", low, mantissa[:half]))
+        always = all(odd * i & ((1 << below) - 1) for i in range(1 << bits, 2 << bits))
+        return Cat(Const(1) if always else product[:below].any(), product[below:])
 
     def _corrected(self, correction: Correction, found: Any, entry: Value, distance: Value, places: Value) -> Value:
         """Return whether a result is rounded the other way."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from amaranth.hdl import Cat, Module, Mux, Shape, Signal, Value
+from amaranth.hdl import Cat, Module, Mux, Shape, Value
 from amaranth.lib import data
 
 from softmaxkit.blocks.piecewise_linear import line, lookup, round_line, shape_of
@@ -48,8 +48,8 @@ def waiting_bits(spec: Softermax) -> int:
 def power_layout(spec: Softermax, lanes: int, bits: int) -> data.StructLayout:
     """Return what there is of a beat behind the maxima of its slices.
 
-    `powers` of each lane, of so many bits; `maxima`, the integer maximum that the powers of each slice refer to, of which
-    there is none where a whole row has the one maximum; and `last`.
+    `powers` of each lane, of so many bits; `maxima`, the integer maximum that the powers of each slice refer to, of
+    which there is none where a whole row has the one maximum; and `last`.
     """
     count = slices_of(spec, lanes).a_beat if spec.maximum == "online" else 0
     powers, maxima = data.ArrayLayout(bits, lanes), data.ArrayLayout(whole_shape(spec), count)

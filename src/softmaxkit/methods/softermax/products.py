@@ -1,7 +1,7 @@
 """Results as shifted products, where powers of two have few values but for their shift.
 
-A power is an entry of the power table, shifted. Its product with the row's reciprocal is then that of the entry, shifted
-further, but for the few results in which the powers' own rounding shows.
+A power is an entry of the power table, shifted. Its product with the row's reciprocal is then that of the entry,
+shifted further, but for the few results in which the powers' own rounding shows.
 """
 
 from __future__ import annotations
@@ -74,8 +74,8 @@ class _Rows(NamedTuple):
 def products_of(spec: Softermax) -> Products | None:
     """Return the products of a spec; None where its results come from powers and a multiplier.
 
-    All entries, distances and sums are tried, and all ways to round a power. A row's sum is at least each power in it, cut
-    to the format of the sum: cutting once is no more than rounding step by step.
+    All entries, distances and sums are tried, and all ways to round a power. A row's sum is at least each power in it,
+    cut to the format of the sum: cutting once is no more than rounding step by step.
     """
     table, rounding = spec.power_table, spec.rounding
     entries = table.results(rounding) if table.rest_bits == 0 else ()
@@ -92,36 +92,33 @@ def products_of(spec: Softermax) -> Products | None:
     # Of sums with one reciprocal the largest: `unique` gives the first.
     pairs, first = np.unique(np.stack(spec.reciprocal_table(sums[::-1], rounding)), axis=1, return_index=True)
     rows = _Rows(sums[::-1][first], *pairs)
-    factors, corrections, distances, limit = [], [], 0, 0
+    factors: list[int] = []
+    corrections: list[Correction] = []
+    distances = limit = 0
     for index, entry in enumerate(entries):
         # A factor of fewer bits may do as well. A bit takes about as many gates as a correction.
-        tried = {}
+        tried = []
         for cut in range(min(MAX_CUT, places - 2) + 1):
             factor = int(shift_right(np.int64(entry), cut)) << cut
             if (found := _tried(spec, rows, places, index, entry, factor)) is not None:
-                tried[factor] = found
+                tried.append(found)
         if not tried:
             return None
-        best = min(tried, key=lambda factor: (factor // (factor & -factor)).bit_length() + len(tried[factor].corrections))
-        factors.append(best)
-        corrections += tried[best].corrections
-        distances, limit = max(distances, tried[best].distances), max(limit, tried[best].limit)
+        best = min(tried, key=lambda each: significant_bits(each.factors[0]) + len(each.corrections))
+        factors.append(best.factors[0])
+        corrections += best.corrections
+        distances, limit = max(distances, best.distances), max(limit, best.limit)
     if len(corrections) > MAX_CORRECTIONS:
         return None
     return Products(tuple(factors), places, distances, limit, tuple(corrections))
 
 
-def halved(factor: int, mantissa: int, one: int) -> int:
-    """Return how many places less a product is shifted by, as a mantissa of 1 (`one`) is taken for 1/2.
-
-    A power of two is multiplied by wiring, whatever the mantissa.
-    """
-    return int(mantissa == one and factor & (factor - 1) != 0)
+def significant_bits(factor: int) -> int:
+    """Return the bits of a factor without the zeros below them; of a power of two, whose products are wires, 1."""
+    return (factor // (factor & -factor)).bit_length()
 
 
-def _tried(
-    spec: Softermax, rows: _Rows, places: int, index: int, entry: int, factor: int
-) -> Products | None:
+def _tried(spec: Softermax, rows: _Rows, places: int, index: int, entry: int, factor: int) -> Products | None:
     """Return the products of one entry with a factor; None where it cannot be done so."""
     rounding, change = spec.rounding, spec.unnormalised.fraction_bits - spec.power_sum.fraction_bits
     one = 1 << spec.reciprocal.fraction_bits
@@ -129,9 +126,11 @@ def _tried(
     distances = limit = 0
     for distance in range(spec.unnormalised.bits + 1):
         least = min(int(shift_right(np.int64(entry), distance + change, "floor")), spec.power_sum.max_code)
-        largest, mantissa, exponent = (each[rows.largest >= least] for each in rows)
+        reached = rows.largest >= least
+        mantissa, exponent = rows.mantissa[reached], rows.exponent[reached]
         shifts = distance + exponent - spec.power_sum.fraction_bits
-        taken = np.asarray([halved(factor, each, one) for each in mantissa])
+        # Where products are not wires, a mantissa of 1 is taken for 1/2.
+        taken = ((mantissa == one) & (significant_bits(factor) > 1)).astype(np.int64)
         if len(mantissa) == 0 or (shifts < taken).any():
             return None
         merged = shift_right(factor * mantissa, shifts + places, rounding)
@@ -143,8 +142,8 @@ def _tried(
         if abs(wrong).max() > 1 or merged.max() + wrong.max() > spec.output.max_code:
             return None
         for at in np.flatnonzero(wrong.any(axis=0)):
-            local = tuple(each for each, error in off.items() if error[at])
-            corrections.append(Correction(index, local, distance, int(mantissa[at]), int(exponent[at])))
+            where = tuple(each for each, error in off.items() if error[at])
+            corrections.append(Correction(index, where, distance, int(mantissa[at]), int(exponent[at])))
         counts = (merged + wrong).any(axis=0) | merged.astype(bool)
         if counts.any():
             distances, limit = distance + 1, max(limit, int((shifts - taken)[counts].max()) + 1)

@@ -58,9 +58,7 @@ class RunningSum(wiring.Component):
         spec, source = self.spec, self.source.p
         powers = [summand(m, f"power{lane}", spec, source.beat.powers[lane]) for lane in range(self.lanes)]
         width = self.lanes // slices_of(spec, self.lanes).a_beat
-        sums = [
-            adder_tree(m, f"sum{first}", powers[first : first + width]) for first in range(0, self.lanes, width)
-        ]
+        sums = [adder_tree(m, f"sum{first}", powers[first : first + width]) for first in range(0, self.lanes, width)]
         if self.in_steps:
             return self._in_steps(m, sums[0])
         pipe = Pipeline(m, "sum", self.source.valid, self.sink, self.registers)
@@ -109,8 +107,8 @@ class RunningSum(wiring.Component):
         """Join slices of several beats in two steps, with one shifter and one adder.
 
         While the last beat of a slice is added to it, the total goes over to a maximum that rises; the cycle after, the
-        slice joins it. How far the two maxima are apart is known from the slice's first beat, so one that is alone stays
-        for another cycle.
+        slice joins it. How far the two maxima are apart is known a cycle after the slice's first beat, and so a beat
+        that is a slice of its own stays for two.
         """
         source, rounding = self.source.p, self.spec.rounding
         total, highest = self._state()
@@ -124,8 +122,8 @@ class RunningSum(wiring.Component):
         apart = Signal((max(len(total), len(slice_sum) + coarse) + 1).bit_length(), reset_less=True)
         ends = named(m, "slice_ends", pipe.fire & source.ends)
         m.d.sync += known.eq((known | self.source.valid) & ~ends)
-        # With one less, the sign is that of a rise, and a fall is the inverse of its bits. From the row before, the first
-        # slice rises by so much that nothing is left of its total.
+        # With one less, the sign is that of a rise, and a fall is the inverse of its bits. The first slice rises by so
+        # much that nothing is left of the row before.
         rise = named(m, "rise", source.beat.maxima[0] + ~highest)
         distance = named(m, "distance", rise[:-1] ^ rise[-1].replicate(len(rise) - 1))
         with m.If(self.source.valid & ~known):

@@ -10,7 +10,6 @@ from softmaxkit.blocks.piecewise_linear import check_segments
 from softmaxkit.blocks.pipeline import choose_cuts
 from softmaxkit.blocks.reciprocal import ReciprocalUnit
 from softmaxkit.blocks.row_buffer import RowBuffer, buffer_latency
-from softmaxkit.blocks.slice_buffer import SliceBuffer
 from softmaxkit.blocks.storage import MemoryPort, check_storage
 from softmaxkit.blocks.stream import beats, check_sizes
 from softmaxkit.methods.base.constants import Constants
@@ -95,20 +94,17 @@ class Unit(SoftmaxUnit):
     def latency(self, length: int) -> int:
         """Return the cycles from the first beat of a row to its last result."""
         taken = beats(length, self.lanes)
-        gather = self.front.gather
-        if isinstance(gather, SliceBuffer):
-            left = gather.leaves(taken)
-        else:
-            left = taken - 1 + (0 if gather is None else gather.waiting(taken))
-        complete = left + self.front.latency
+        complete = self.front.leaves(taken) + self.front.latency
         # The sum's reciprocal, or a short row's first powers by way of the buffer, come last.
         turn = max(self.back.reciprocal.latency, self.buffer.latency - (taken - 1) - self.front.sum.latency)
         return complete + turn + taken - 1 + self.back.latency
 
     def interval(self, length: int) -> int:
-        """Return the cycles between rows in a stream: a beat a cycle, but for what the slice buffer makes of a row's end."""
-        taken = beats(length, self.lanes)
-        return self.front.gather.interval(taken) if isinstance(self.front.gather, SliceBuffer) else taken
+        """Return the cycles between rows in a stream: a beat a cycle, if they end with a whole slice.
+
+        With fewer lanes than the slice width, a shorter slice after whole ones takes as long as these.
+        """
+        return self.front.interval(beats(length, self.lanes))
 
     def refuses(self, length: int, spacing: int) -> int:
         """Return the cycles for which a shorter slice at the end of a row waits for the slice before it to leave."""

@@ -65,6 +65,22 @@ class UnnormalisedUnit(wiring.Component):
         self.latency = 1 + self.sum.latency
         super().__init__(ports)
 
+    def leaves(self, count: int) -> int:
+        """Return the cycles from the first of a row's beats until its last one has all that its power needs."""
+        if isinstance(self.gather, SliceBuffer):
+            return self.gather.leaves(count) + self._stays(count)
+        return count - 1 + (0 if self.gather is None else self.gather.waiting(count))
+
+    def interval(self, count: int) -> int:
+        """Return the cycles between rows of so many beats in a stream."""
+        if isinstance(self.gather, SliceBuffer):
+            return max(self.gather.interval(count), count + self._stays(count))
+        return count
+
+    def _stays(self, count: int) -> bool:
+        """Return whether a row ends with a beat that is a slice of its own, and stays a cycle longer for it."""
+        return self.sum.in_steps and count % self.slices.beats == 1
+
     def elaborate(self, platform: object) -> Module:
         """Build it."""
         m = Module()
