@@ -20,7 +20,7 @@ ENGINE = "engine"
 OF_ENGINES = ("of_method", "rows", "columns", "channels", "keys", "pipeline")
 """Options for engines, which a unit has no use for."""
 
-OF_UNITS = ("lanes", "max_row", "constants", "model", "layer", "head", "text", "context")
+OF_UNITS = ("lanes", "max_row", "model", "layer", "head", "text", "context")
 """Options for units, which an engine has no use for."""
 
 _DEFAULT = EngineOptions()
@@ -41,7 +41,9 @@ ChannelsOption = Annotated[int, typer.Option(help="Engine: channels of a query."
 KeysOption = Annotated[int, typer.Option(help="Engine: keys that its buffers hold.")]
 PipelineOption = Annotated[
     Literal["token", "element", "deferred"] | None,
-    typer.Option(help="Engine: the division last, or as the unit has it.", show_default="the unit's own; all with verify"),
+    typer.Option(
+        help="Engine: the division last, or as the unit has it.", show_default="the unit's own; with verify all"
+    ),
 ]
 ROWS, COLUMNS, CHANNELS, KEYS = _DEFAULT.rows, _DEFAULT.columns, _DEFAULT.channels, _DEFAULT.max_keys
 

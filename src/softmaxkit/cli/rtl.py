@@ -153,7 +153,7 @@ def rtl(
 
     if method == ENGINE:
         of = chosen_engine(command, of_method, spec, *NOT_OF_ENGINES)
-        engine = EngineOptions(rows, columns, channels, keys, pipeline, storage, depth)
+        engine = EngineOptions(rows, columns, channels, keys, pipeline, storage, depth, constants == "loadable")
         check_export_folder(output, overwrite)
         with stages() as stage:
             record = write_engine(of, engine, output, name, clock, command_line(), stage)

@@ -284,7 +284,8 @@ def synth(
     )
     engine = None
     if method == ENGINE:
-        sized = EngineOptions(rows, columns, channels, keys, pipeline, where or STORAGE, depth)
+        loadable = constants == "loadable"
+        sized = EngineOptions(rows, columns, channels, keys, pipeline, where or STORAGE, depth, loadable)
         engine = chosen_engine(command, of_method, spec, *NOT_OF_ENGINES), sized
     else:
         refuse_engine_options(command)

@@ -116,7 +116,7 @@ def verify(
     if method == ENGINE:
         engine = EngineOptions(rows, columns, channels, keys, pipeline, storage, depth)
         of_all = [*ALL_METHODS] if of_method == ALL and spec is None else [of_method]
-        specs = [chosen_engine(command, name, spec) for name in of_all]
+        specs = [chosen_engine(command, name, spec, "constants") for name in of_all]
         compared = outputs if given(command, "outputs") else OUTPUTS
         with stages() as stage:
             record = verify_engines(
