@@ -49,7 +49,7 @@ class SliceBuffer(wiring.Component):
         return start + rest - 1 + (rest == 1 and self.storage == "latches")
 
     def refuses(self, beats: int, spacing: int) -> int:
-        """Return the cycles for which the last of so many beats of a row is not taken, where they come `spacing` apart."""
+        """Return the cycles for which the last of so many beats of a row, `spacing` cycles apart, is not taken."""
         whole, rest = divmod(beats, self.beats)
         return max(self.beats - spacing * rest, 0) if whole and rest else 0
 

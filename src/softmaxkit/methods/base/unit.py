@@ -147,7 +147,7 @@ class SoftmaxUnit(TakesScores):
         return Schedule(last - (beats(length, self.lanes) - 1), last, interval, -(-last // interval))
 
     def refuses(self, length: int, spacing: int) -> int:
-        """Return the cycles for which a row of `length` has to stand at the unit, before its last scores; most have none.
+        """Return the cycles for which the last scores of a row of `length` are not taken; most units take all at once.
 
         Args:
             length: scores of the row; the one before was no longer.

@@ -15,7 +15,7 @@ from softmaxkit.blocks.reciprocal import PLAIN_BITS, ReciprocalUnit
 from softmaxkit.blocks.shifter import saturate, shift_right
 from softmaxkit.methods.base.unit import DeferredUnit
 from softmaxkit.methods.softermax.golden import check_deferred, deferred_places
-from softmaxkit.methods.softermax.running_sum import whole_shape
+from softmaxkit.methods.softermax.powers import whole_shape
 from softmaxkit.methods.softermax.spec import Softermax
 
 FACTORS = 5
