@@ -7,8 +7,11 @@ import pytest
 import torch
 
 import softmaxkit
-from softmaxkit import UQ, Softermax
+from softmaxkit import UQ, Q, Softermax
+from softmaxkit.formats import shift_right
 from softmaxkit.masks import exact_softmax
+from softmaxkit.methods.softermax import golden
+from softmaxkit.methods.softermax.products import products_of
 
 
 def test_its_reference_is_softmax_to_base_two() -> None:
@@ -46,3 +49,59 @@ def test_the_order_of_slices_is_part_of_the_result() -> None:
     swapped = np.concatenate([codes[:, 128:], codes[:, :128]], axis=1)
     first, second = spec.golden(codes, None, spec.constants()), spec.golden(swapped, None, spec.constants())
     assert (np.concatenate([second[:, 128:], second[:, :128]], axis=1) != first).any()
+
+
+def sparse_rows(spec: Softermax, count: int) -> np.ndarray:
+    """Return rows of a few near scores of two slices, so that sums are small and often equal; (count, 2 slices)."""
+    rng = np.random.default_rng(0)
+    codes = rng.integers(-40, 4, (count, 2 * spec.slice_width))
+    far = rng.random(codes.shape) < rng.choice([0, 0.5, 0.9, 0.95], (count, 1))
+    return np.where(far, spec.input.min_code, codes)
+
+
+def test_results_are_shifted_products_of_table_entries_but_for_the_corrections() -> None:
+    spec = Softermax()
+    products = products_of(spec)
+    assert products is not None
+    codes = sparse_rows(spec, 50_000)
+    slices = codes.reshape(len(codes), 2, spec.slice_width)
+    local = golden.integer_maximum_candidates(spec, slices).max(-1, keepdims=True)
+    sums = golden.power_of_two(spec, slices, local).sum(-1)
+    highest, total = golden.running_sum(spec, local[..., 0], sums)
+    mantissa, exponent, highest = (
+        np.broadcast_to(each[:, None, None], slices.shape)
+        for each in (*spec.reciprocal_table(total, spec.rounding), highest)
+    )
+    entry, whole = slices & 3, slices >> spec.input.fraction_bits
+    places = highest - whole + exponent - spec.power_sum.fraction_bits
+    assert places.min() >= 0
+    merged = shift_right(np.asarray(products.factors)[entry] * mantissa, places + products.places, spec.rounding)
+    right = spec.golden(codes, None, spec.constants()).reshape(slices.shape)
+    corrected, met = np.zeros(slices.shape, np.bool_), 0
+    for each in products.corrections:
+        here = (entry == each.entry) & (highest - whole == each.distance) & np.isin(local - whole, each.local)
+        here &= (mantissa == each.mantissa) & (exponent == each.exponent)
+        corrected, met = corrected | here, met + here.any()
+    assert ((abs(right - merged) == 1) == corrected).all()
+    assert (right == merged)[~corrected].all()
+    assert met >= 5
+    assert not right[highest - whole >= products.distances].any()
+    assert not right[places >= products.limit].any()
+
+
+@pytest.mark.parametrize(
+    ("spec", "count"),
+    [
+        (Softermax(), 4),
+        (Softermax(maximum="global", integer_maximum="floor", rounding="floor"), 4),
+        (Softermax(input=Q(6, 1), power_segments=2), 2),
+        (Softermax(input=Q(6, 4), power_segments=8), 0),
+        (Softermax(output=UQ(1, 15)), 0),
+        (Softermax(power_sum=UQ(10, 16)), 0),
+        (Softermax(unnormalised=UQ(1, 7)), 0),
+    ],
+    ids=str,
+)
+def test_which_specs_have_products(spec: Softermax, count: int) -> None:
+    products = products_of(spec)
+    assert (0 if products is None else len(products.factors)) == count

@@ -36,7 +36,7 @@ def falling(m: Module, name: str, results: Sequence[int], argument: Value, segme
         if tables is not None:
             starts, falls = tables
             start = lookup(m, f"{name}_start", starts, argument[low_bits:])
-            fall = lookup(m, f"{name}_fall", falls, Cat(argument[:low_bits], argument[-segment_bits:]))
+            fall = lookup(m, f"{name}_fall", falls, Cat(argument[:low_bits], argument[low_bits + 1 :]))
             return named(m, name, (start - fall)[guard : guard + max(results).bit_length()])
     return lookup(m, name, results, argument)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
 
 from method_cases import Case, MethodCases, NarrowUnit, OracleCase, ProofCase, SourceFault, buildable
@@ -127,12 +128,25 @@ REFUSED_UNITS = [
 ]
 
 NARROW_FORMATS = {"unnormalised": UQ(1, 5), "power_sum": UQ(3, 3), "reciprocal": UQ(1, 5), "output": UQ(1, 5)}
+BY_ENTRY = Softermax(
+    input=Q(4, 2),
+    reciprocal_segments=4,
+    slice_width=4,
+    unnormalised=UQ(1, 11),
+    power_sum=UQ(3, 4),
+    reciprocal=UQ(1, 5),
+    output=UQ(1, 4),
+)
 NARROW = {
     "softermax": NarrowUnit(Softermax(input=Q(4, 2), reciprocal_segments=4, slice_width=4, **NARROW_FORMATS)),
+    "softermax whole slices": NarrowUnit(BY_ENTRY, {"lanes": 4, "max_row": 12}),
+    "softermax by entry": NarrowUnit(BY_ENTRY),
+    "softermax fine powers": NarrowUnit(replace(BY_ENTRY, unnormalised=UQ(1, 15))),
     "softermax global": NarrowUnit(Softermax(input=Q(4, 2), reciprocal_segments=4, maximum="global", **NARROW_FORMATS)),
 }
 
-SUM, POWERS = "methods.softermax.running_sum", "methods.softermax.unnormalised:UnnormalisedUnit"
+SUM, POWERS = "methods.softermax.running_sum", "methods.softermax.unnormalised"
+RESULTS = "methods.softermax.normalisation:NormalisationUnit"
 FAULTS = [
     SourceFault(
         "no saturation",
@@ -142,29 +156,74 @@ FAULTS = [
         "Mux(value[bits:].any(), (1 << bits) - 1, value[:bits])",
         "value[:bits]",
     ),
-    SourceFault("floor in place of ceil", "softermax", POWERS, "_whole", "whole + 1, whole)", "whole, whole)"),
-    SourceFault("no largest whole number", "softermax", POWERS, "_whole", " & (whole != largest)", ""),
     SourceFault(
-        "mask of powers ignored",
+        "floor in place of ceil",
         "softermax",
-        POWERS,
-        "_power",
-        "Mux(beat[self.lanes * bits + lane], saturated, 0)",
-        "saturated",
+        f"{POWERS}:UnnormalisedUnit",
+        "_whole",
+        "whole + 1, whole)",
+        "whole, whole)",
     ),
     SourceFault(
-        "total of the row before", "softermax", f"{SUM}:RunningSum", "elaborate", "Mux(first, 0, total)", "total"
+        "no largest whole number", "softermax", f"{POWERS}:UnnormalisedUnit", "_whole", " & (whole != largest)", ""
+    ),
+    SourceFault(
+        "mask of powers ignored", "softermax", POWERS, "power_of", "Mux(masked, 0, ", "Mux(masked, saturated, "
+    ),
+    SourceFault(
+        "mask of entries ignored", "softermax by entry", POWERS, "power_of", " | masked.replicate(len(near))", ""
+    ),
+    SourceFault(
+        "far powers taken for near ones", "softermax fine powers", POWERS, "waiting", " | far.replicate(bits)", ""
+    ),
+    SourceFault(
+        "total of the row before",
+        "softermax whole slices",
+        f"{SUM}:RunningSum",
+        "elaborate",
+        "Mux(first, 0, total)",
+        "total",
+    ),
+    SourceFault(
+        "total of the row before, in steps",
+        "softermax",
+        f"{SUM}:RunningSum",
+        "_in_steps",
+        " | first.replicate(len(apart))",
+        "",
     ),
     SourceFault(
         "total not rescaled",
-        "softermax",
+        "softermax whole slices",
         f"{SUM}:RunningSum",
         "_join",
         "places, fine + 1)",
         "0, fine + 1)",
         quick=True,
     ),
-    SourceFault("slices joined", "softermax global", f"{SUM}:RunningSum", "elaborate", "Mux(begins, 0, kept)", "kept"),
+    SourceFault(
+        "total not rescaled, in steps",
+        "softermax",
+        f"{SUM}:RunningSum",
+        "_in_steps",
+        "Mux(joins & rises, 0, apart)",
+        "Mux(joins & ~rises, apart, 0)",
+        quick=True,
+    ),
+    SourceFault(
+        "single beats not held",
+        "softermax by entry",
+        f"{SUM}:RunningSum",
+        "_in_steps",
+        "known | ~source.ends",
+        "Const(1)",
+    ),
+    SourceFault("slices joined", "softermax global", f"{SUM}:RunningSum", "_of_slice", "Mux(begins, 0, kept)", "kept"),
+    SourceFault(
+        "rounding not corrected", "softermax by entry", RESULTS, "_by_entry", " ^ Cat(*corrected).any()", "", quick=True
+    ),
+    SourceFault("one taken for a half", "softermax by entry", RESULTS, "_by_entry", " + ~less[entry]", " + 1"),
+    SourceFault("far results wrap", "softermax by entry", RESULTS, "_by_entry", "places[near:].any()", "0"),
 ]
 
 PROOF = ProofCase(

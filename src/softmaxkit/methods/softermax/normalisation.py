@@ -132,8 +132,7 @@ class NormalisationUnit(wiring.Component):
     def _corrected(self, correction: Correction, found: Any, entry: Value, distance: Value, places: Value) -> Value:
         """Return whether a result is rounded the other way."""
         row = (found.mantissa == correction.mantissa) & (found.exponent == correction.exponent)
-        shift = correction.distance + correction.exponent - self.spec.power_sum.fraction_bits
-        here = (entry == correction.entry) & (places == shift)
+        here = (entry == correction.entry) & (places == correction.places)
         if len(correction.local) <= correction.distance:
             here &= Cat(*(distance == local for local in correction.local)).any()
         return row & here

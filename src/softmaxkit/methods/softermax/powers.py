@@ -66,7 +66,8 @@ def power_of(m: Module, name: str, spec: Softermax, code: Value, masked: Value, 
         value = line(m, f"{name}_line", spec.power_table, fraction, spec.rounding)
         value = round_line(m, f"{name}_fraction", spec.power_table, value, spec.rounding)
         shifted = shifted_right(m, f"{name}_shifted", value, distance, spec.rounding)
-        return named(m, name, Mux(masked, 0, saturate(m, f"{name}_saturated", shifted, spec.unnormalised.bits)))
+        saturated = saturate(m, f"{name}_saturated", shifted, spec.unnormalised.bits)
+        return named(m, name, Mux(masked, 0, saturated))
     near = saturate(m, f"{name}_near", distance, summed_bits(spec) - len(fraction))
     return named(m, name, Cat(fraction, near | masked.replicate(len(near))))
 

@@ -35,6 +35,7 @@ class Correction(NamedTuple):
         local: distances from the integer maximum of its slice at which this is so.
         distance: from the integer maximum of its row.
         mantissa, exponent: of the reciprocal.
+        places: by which the product is shifted.
     """
 
     entry: int
@@ -42,6 +43,7 @@ class Correction(NamedTuple):
     distance: int
     mantissa: int
     exponent: int
+    places: int
 
 
 class Products(NamedTuple):
@@ -143,7 +145,8 @@ def _tried(spec: Softermax, rows: _Rows, places: int, index: int, entry: int, fa
             return None
         for at in np.flatnonzero(wrong.any(axis=0)):
             where = tuple(each for each, error in off.items() if error[at])
-            corrections.append(Correction(index, where, distance, int(mantissa[at]), int(exponent[at])))
+            row = int(mantissa[at]), int(exponent[at])
+            corrections.append(Correction(index, where, distance, *row, int((shifts - taken)[at])))
         counts = (merged + wrong).any(axis=0) | merged.astype(bool)
         if counts.any():
             distances, limit = distance + 1, max(limit, int((shifts - taken)[counts].max()) + 1)
