@@ -20,6 +20,7 @@ LAYERS = (
     ("blocks", "kernels"),
     ("methods",),
     ("fused_attention", "functional", "record", "recipe", "models", "flow", "shell", "explanation"),
+    ("engine",),
     ("studies", "report"),
     ("cli",),
 )

@@ -48,6 +48,11 @@ class SliceBuffer(wiring.Component):
         start = (whole + 1) * self.beats if whole else rest
         return start + rest - 1 + (rest == 1 and self.storage == "latches")
 
+    def refuses(self, beats: int, spacing: int) -> int:
+        """Return the cycles for which the last of so many beats of a row, `spacing` cycles apart, is not taken."""
+        whole, rest = divmod(beats, self.beats)
+        return max(self.beats - spacing * rest, 0) if whole and rest else 0
+
     def interval(self, beats: int) -> int:
         """Return the cycles between rows of so many beats in a stream."""
         whole, rest = divmod(beats, self.beats)

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 from array_api_compat import array_namespace
 
-from softmaxkit.formats import Array, Fixed
+from softmaxkit.formats import Array, Fixed, shift_right
 from softmaxkit.masks import broadcast_mask
 from softmaxkit.methods.base.answers import Answers
 from softmaxkit.methods.base.answers import Dataflow as Dataflow
 from softmaxkit.methods.base.answers import Storage as Storage
 from softmaxkit.methods.base.answers import Training as Training
 from softmaxkit.methods.base.constants import Constants
+from softmaxkit.methods.base.deferred import DeferredRows
 from softmaxkit.methods.base.fields import check_fields, field_choices, read_fields, read_values, write_fields
 from softmaxkit.methods.base.partial import ElementPartial, Partial
 from softmaxkit.suggestions import suggestion
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
     from softmaxkit.methods.base.forms import Form
     from softmaxkit.methods.base.module import SoftmaxModule
-    from softmaxkit.methods.base.unit import SoftmaxUnit
+    from softmaxkit.methods.base.unit import DeferredUnit, SoftmaxUnit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,6 +206,53 @@ class Spec(Answers, ABC):
         self._check_codes(np.asarray(codes))
         values: NDArray[np.float64] = np.asarray(codes, np.float64) * constants.score_scale(np.asarray(codes))
         return values
+
+    # Scores from integers, and results as weights of integers, as in an attention engine.
+
+    def scores_of(self, products: Array, places: int) -> Array:
+        """Turn the numbers `products * 2**-places`, in units of the score scale, into the nearest score codes.
+
+        Args:
+            products: int64, any shape, below 2**61 in size.
+            places: 0 or more.
+        """
+        return Fixed(self.score_bits, 0).saturate(shift_right(products, places))
+
+    def weights(self, codes: Array) -> Array:
+        """Turn result codes into what values are multiplied by: unsigned fixed point; here they are that already."""
+        return codes
+
+    def weight_step(self, constants: Constants) -> float:
+        """Return the probability that the weight 1 stands for."""
+        return float(self.decode(np.ones(1, np.int64), constants)[0])
+
+    def deferred(self, codes: Array, mask: Array | None, constants: Constants) -> DeferredRows:
+        """Return the integers of rows whose division comes after the weighted sum, as `deferred_unit` computes them.
+
+        Args:
+            codes: score codes, int64 (..., keys).
+            mask: boolean, broadcasts to the codes.
+            constants: of this spec.
+
+        Raises:
+            ValueError: the method has no such form.
+        """
+        raise ValueError(self._without_deferred())
+
+    def deferred_unit(self, lanes: int, **sizes: Any) -> DeferredUnit:
+        """Return the hardware of `deferred`.
+
+        Args:
+            lanes: scores a cycle.
+            sizes: `max_row`, `depth` and `storage`, as for `unit`.
+
+        Raises:
+            ValueError: the method has no such form, or not of these sizes.
+        """
+        raise ValueError(self._without_deferred())
+
+    def _without_deferred(self) -> str:
+        return f'{self.name} has no hardware with the division after the weighted sum; leave pipeline="deferred" out'
 
     # Torch, hardware, and rows in parts.
 

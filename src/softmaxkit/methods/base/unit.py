@@ -6,12 +6,13 @@ from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, NamedTuple
 
-from amaranth.hdl import Shape
-from amaranth.lib import stream, wiring
+from amaranth.hdl import Module, Shape, Value
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from softmaxkit.blocks.configuration import RegisterMap
 from softmaxkit.blocks.parts import Part
+from softmaxkit.blocks.requantise import round_places, saturate_to
 from softmaxkit.blocks.storage import check_storage
 from softmaxkit.blocks.stream import beats, check_sizes, result_layout, score_layout
 from softmaxkit.formats import Array
@@ -36,7 +37,26 @@ class Schedule(NamedTuple):
     rows_held: int
 
 
-class SoftmaxUnit(wiring.Component):
+class TakesScores(wiring.Component):
+    """What takes a method's score codes.
+
+    Attributes:
+        spec: the method.
+    """
+
+    spec: Spec
+
+    @property
+    def code_shape(self) -> Shape:
+        """Shape of a score code: signed, as wide as the spec says."""
+        return Shape(self.spec.score_bits, signed=True)
+
+    def score_code(self, m: Module, name: str, product: Value, places: int) -> Value:
+        """Build `Spec.scores_of`: return the score code of a signed product."""
+        return saturate_to(m, name, round_places(m, f"{name}_rounded", product, places), self.code_shape)
+
+
+class SoftmaxUnit(TakesScores):
     """A streaming unit: rows of score codes in, rows of results out, equal to `spec.golden` bit for bit.
 
     Subclasses are called `Unit`, one in the file `unit.py` of each method, and take `(spec, lanes, constants, max_row,
@@ -56,6 +76,7 @@ class SoftmaxUnit(wiring.Component):
         scores: stream in, of `score_layout`.
         results: stream out, of `result_layout`.
         holds_rows: do rows wait in it, so that one of more than `max_row` scores stops it?
+        whole_rows: does it take rows of `max_row` scores alone?
         depth: pipeline registers from scores to results, buffers not counted.
         configuration: stream in, of `registers.layout`.
 
@@ -66,6 +87,7 @@ class SoftmaxUnit(wiring.Component):
 
     depth: int
     holds_rows: ClassVar[bool] = True
+    whole_rows: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -94,14 +116,18 @@ class SoftmaxUnit(wiring.Component):
         super().__init__(ports)
 
     @property
-    def code_shape(self) -> Shape:
-        """Shape of a score code: signed, as wide as the spec says."""
-        return Shape(self.spec.score_bits, signed=True)
-
-    @property
     @abstractmethod
     def result_bits(self) -> int:
         """Width of a result code."""
+
+    @property
+    def weight_bits(self) -> int:
+        """Width of a result as `Spec.weights` gives it."""
+        return self.result_bits
+
+    def weight(self, m: Module, name: str, result: Value) -> Value:
+        """Build `Spec.weights`: return the weight, unsigned, of a result code."""
+        return result
 
     @abstractmethod
     def latency(self, length: int) -> int:
@@ -119,6 +145,24 @@ class SoftmaxUnit(wiring.Component):
         """Return when a unit takes and gives rows of `length` scores; results leave a beat a cycle once they begin."""
         last, interval = self.latency(length), self.interval(length)
         return Schedule(last - (beats(length, self.lanes) - 1), last, interval, -(-last // interval))
+
+    def refuses(self, length: int, spacing: int) -> int:
+        """Return the cycles for which the last scores of a row of `length` are not taken; most units take all at once.
+
+        Args:
+            length: scores of the row; the one before was no longer.
+            spacing: cycles from a beat of scores to the next.
+        """
+        return 0
+
+    def waits(self, length: int, spacing: int) -> int:
+        """Return the cycles from the last scores of a row of `length` to its first result, which is not held up.
+
+        Args:
+            length: scores of the row.
+            spacing: cycles from a beat of scores to the next.
+        """
+        return self.schedule(length).first - (beats(length, self.lanes) - 1)
 
     @classmethod
     def verified_forms(
@@ -164,6 +208,60 @@ class SoftmaxUnit(wiring.Component):
     def golden(self, codes: Array, mask: Array | None, constants: Constants) -> Array:
         """Return what the unit gives, from the spec."""
         return self.spec.golden(codes, mask, constants)
+
+
+class DeferredUnit(TakesScores):
+    """A streaming unit whose weights leave before their row is whole, equal to `spec.deferred` bit for bit.
+
+    Args:
+        spec: the method.
+        lanes: positions a beat, which divide the width of a slice.
+        max_row: scores of the longest row.
+        storage: of what waits.
+        weight_bits: width of a weight.
+        rise_bits: width of what the maximum rises by.
+        factor: payload of `factors`: `factor` and `places`.
+
+    Attributes:
+        scores: stream in, of `score_layout`.
+        weights: stream out: `codes`, a weight for each lane; `rise`, for what was summed before; and `last`.
+        factors: stream out, one a row.
+        least_places: that the places of a factor count from.
+        slice_beats: beats of a slice.
+        most_rows: rows that can be inside at once.
+    """
+
+    registers: RegisterMap | None = None
+    memories: tuple[str, ...] = ()
+    least_places: int
+    slice_beats: int
+    most_rows: int
+
+    def __init__(
+        self,
+        spec: Spec,
+        lanes: int,
+        max_row: int,
+        storage: str,
+        weight_bits: int,
+        rise_bits: int,
+        factor: data.StructLayout,
+    ) -> None:
+        check_sizes(lanes, max_row)
+        check_storage(storage)
+        self.spec, self.lanes, self.max_row, self.storage, self.weight_bits = spec, lanes, max_row, storage, weight_bits
+        weights = {"codes": data.ArrayLayout(weight_bits, lanes), "rise": rise_bits, "last": 1}
+        super().__init__(
+            {
+                "scores": In(stream.Signature(score_layout(self.code_shape, lanes))),
+                "weights": Out(stream.Signature(data.StructLayout(weights))),
+                "factors": Out(stream.Signature(factor)),
+            }
+        )
+
+    @abstractmethod
+    def waits(self, count: int) -> int:
+        """Return the cycles from the last of `count` beats of a slice to its first weights, which are not held up."""
 
 
 def check_constants(spec: Spec, constants: Constants) -> None:

@@ -10,6 +10,7 @@ from softmaxkit.blocks.piecewise_linear import check_segments
 from softmaxkit.blocks.pipeline import choose_cuts
 from softmaxkit.blocks.reciprocal import ReciprocalUnit
 from softmaxkit.blocks.row_buffer import RowBuffer, buffer_latency
+from softmaxkit.blocks.slice_buffer import SliceBuffer
 from softmaxkit.blocks.storage import MemoryPort, check_storage
 from softmaxkit.blocks.stream import beats, check_sizes
 from softmaxkit.methods.base.constants import Constants
@@ -105,6 +106,19 @@ class Unit(SoftmaxUnit):
         With fewer lanes than the slice width, a shorter slice after whole ones takes as long as these.
         """
         return self.front.interval(beats(length, self.lanes))
+
+    def refuses(self, length: int, spacing: int) -> int:
+        """Return the cycles for which a shorter slice at the end of a row waits for the slice before it to leave."""
+        gather = self.front.gather
+        return gather.refuses(beats(length, self.lanes), spacing) if isinstance(gather, SliceBuffer) else 0
+
+    def waits(self, length: int, spacing: int) -> int:
+        """Return the cycles from the last scores of a row to its first result."""
+        taken, gather = beats(length, self.lanes), self.front.gather
+        if not isinstance(gather, SliceBuffer):
+            return super().waits(length, spacing)
+        # The last slice leaves a beat a cycle once it is complete.
+        return self.schedule(length).first - gather.leaves(taken) + (taken - 1) % gather.beats + 1
 
     def elaborate(self, platform: object) -> Module:
         """Build it."""

@@ -1,0 +1,236 @@
+"""The attention engine as one component: arrays, unit and buffers, and how the buffers are loaded."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from softmaxkit.blocks.configuration import hold_between_rows
+from softmaxkit.blocks.storage import MemoryPort, WordMemory, check_storage
+from softmaxkit.blocks.stream import result_layout
+from softmaxkit.engine.arrays import DEPTH, QueryKeyArray, ValueArray, output_layout, query_layout
+from softmaxkit.engine.golden import Attention, golden_attention, golden_deferred
+from softmaxkit.engine.outputs import Division, Shift
+from softmaxkit.engine.sizes import EngineSizes
+from softmaxkit.formats import Array
+from softmaxkit.methods.base.constants import Constants
+from softmaxkit.methods.base.unit import DeferredUnit, SoftmaxUnit
+from softmaxkit.shell.rows_inside import RowsInside, most_rows
+
+PIPELINES = ("token", "element", "deferred")
+"""Ways through an engine."""
+
+BUFFERS = ("key_memory", "value_memory")
+"""Ports to the buffers where these are memories outside."""
+
+
+class Engine(wiring.Component):
+    """Attention of one head at a time: queries in, outputs out, equal bit for bit to golden attention.
+
+    Keys and values are written to the buffers before; the constants of the method, where they can be loaded, likewise.
+    Any number of queries may then run on them: those of a prompt, of one token, or of several heads that share keys.
+    One structure serves a unit that waits for its rows ("token") and one that does not ("element").
+
+    Writes go through `configuration`, whose layout is that of a unit: address, data, and `last`, which closes a group.
+    Words of the buffer of keys come first, then those of values, then the registers of the unit, with which a group
+    ends that writes them. The word at `beat * steps + step` holds `rows` keys from `beat * rows` on, the first lowest,
+    and of each `columns` channels from `step * columns` on. Writes are taken while no query is inside.
+
+    Args:
+        attention: the integers of the head, whose constants are baked in where `loadable` is not set.
+        rows: keys at a time.
+        columns: channels at a time.
+        max_keys: that the buffers hold.
+        storage: of the buffers, and of the rows and tables of the unit: "flip-flops" or "memory".
+        depth: registers of the unit; None for its own.
+        loadable: can the constants of the method be loaded?
+        pipeline: "deferred" puts the division last, where the method can; else it is that of the unit.
+
+    Attributes:
+        queries: stream in, of `query_layout`; a query is `steps` beats, of which the last is marked.
+        outputs: stream out, of `output_layout`, as many beats a query.
+        configuration: stream in: `address`, `data` and `last`.
+        address_bits, data_bits: of a write.
+        unit: the unit inside.
+
+    Raises:
+        ValueError: sizes that cannot be built.
+    """
+
+    def __init__(
+        self,
+        attention: Attention,
+        rows: int = 4,
+        columns: int = 8,
+        max_keys: int = 256,
+        storage: str = "flip-flops",
+        depth: int | None = None,
+        loadable: bool = False,
+        pipeline: str | None = None,
+    ) -> None:
+        check_storage(storage, but="latches")
+        if pipeline is not None and pipeline not in PIPELINES:
+            raise ValueError(f"pipeline is {', '.join(PIPELINES)}, or left out for the unit's own, not {pipeline!r}")
+        self.attention, self.storage = attention, storage
+        self.sizes = sizes = EngineSizes(rows, columns, attention.channels, max_keys)
+        spec = attention.spec
+        of_unit: Any = {"max_row": max_keys, "depth": depth}
+        of_unit["storage"] = storage if storage in spec.storages else "flip-flops"
+        self.unit: SoftmaxUnit | DeferredUnit
+        if pipeline == "deferred":
+            self.unit = spec.deferred_unit(rows, **of_unit)
+        else:
+            self.unit = spec.unit(rows, None if loadable else attention.constants, **of_unit)
+        if loadable and self.unit.registers is None:
+            raise ValueError(f"there are no constants to be loaded in an engine of {spec.name}; leave loadable out")
+        if pipeline not in (None, self.pipeline):
+            raise ValueError(f"an engine of {spec.name} is of the pipeline {self.pipeline!r}, not {pipeline!r}")
+        constants_bits = 0 if self.unit.registers is None else self.unit.registers.data_bits
+        self.address_bits = (self.writes(max_keys) - 1).bit_length()
+        self.data_bits = max(sizes.word_bits, constants_bits)
+        write = data.StructLayout({"address": self.address_bits, "data": self.data_bits, "last": 1})
+        self.query_key = QueryKeyArray(attention, sizes, self.unit)
+        self.value, self.output = self._back()
+        ports: dict[str, Any] = {
+            "queries": In(stream.Signature(query_layout(columns, max_keys))),
+            "outputs": Out(stream.Signature(output_layout(columns))),
+            "configuration": In(stream.Signature(write)),
+        }
+        memories = {name: self.unit.signature.members[name].signature for name in self.unit.memories}
+        if storage == "memory":
+            memories |= {name: MemoryPort(sizes.word_bits, sizes.words) for name in BUFFERS}
+        self.memories = tuple(memories)
+        super().__init__(ports | {name: Out(signature) for name, signature in memories.items()})
+
+    def _back(self) -> tuple[ValueArray, Shift | Division]:
+        """Return the PV array, and what turns its sums to outputs."""
+        unit, sizes = self.unit, self.sizes
+        if isinstance(unit, DeferredUnit):
+            array = ValueArray(sizes, unit.weights.payload.shape(), unit.weight_bits)
+            return array, Division(array, unit.factors.payload.shape(), unit.least_places)
+        array = ValueArray(sizes, result_layout(unit.weight_bits, sizes.rows), unit.weight_bits)
+        return array, Shift(array, self.attention.output_places)
+
+    @property
+    def apart(self) -> int:
+        """Cycles between the beginnings of two queries, at least."""
+        return self.sizes.steps if isinstance(self.unit, DeferredUnit) else max(self.sizes.steps, self.unit.interval(1))
+
+    @property
+    def ordered(self) -> bool:
+        """Does a query that attends to fewer keys than the one before wait until the engine is empty?"""
+        unit = self.unit
+        return unit.slice_beats > 1 if isinstance(unit, DeferredUnit) else unit.holds_rows
+
+    @property
+    def most(self) -> int:
+        """Queries that can be inside at a time: those of the unit, and one for each beat that the arrays hold."""
+        inside = self.unit.most_rows if isinstance(self.unit, DeferredUnit) else most_rows(self.unit)
+        return inside + 2 * DEPTH + 2
+
+    @property
+    def pipeline(self) -> str:
+        """How queries go through: "token", row by row; "element", score by score; or "deferred", the division last."""
+        if isinstance(self.unit, DeferredUnit):
+            return "deferred"
+        return "token" if self.unit.holds_rows else "element"
+
+    def writes(self, keys: int) -> int:
+        """Return how many writes load so many keys and values, and the constants of a unit that has to be loaded."""
+        constants = 0 if self.unit.registers is None else self.unit.registers.words
+        return 2 * self.sizes.beats(keys) * self.sizes.steps + constants
+
+    def golden(
+        self, queries: Array, keys: Array, values: Array, attended: Array, constants: Constants | None = None
+    ) -> Array:
+        """Return what the engine gives, with other constants loaded if given; else as `golden_attention`."""
+        golden = golden_deferred if self.pipeline == "deferred" else golden_attention
+        attention = self.attention if constants is None else replace(self.attention, constants=constants)
+        return golden(attention, queries, keys, values, attended)
+
+    def elaborate(self, platform: object) -> Module:
+        """Build it."""
+        m = Module()
+        query_key, unit, value, output = self.query_key, self.unit, self.value, self.output
+        m.submodules.query_key, m.submodules.unit = query_key, unit
+        m.submodules.value, m.submodules.output = value, output
+        m.submodules.inside = inside = RowsInside(self.most, 0)
+        hold, write = hold_between_rows(m, self.queries, self.configuration, inside.busy)
+        # Between rows, `first` is set: a beat begins a query.
+        first = Signal(init=1)
+        taken = self.queries.valid & self.queries.ready
+        goes = ~first | ~(hold | inside.full | self._early(m, taken & first, inside.busy))
+        with m.If(taken):
+            m.d.sync += first.eq(self.queries.p.last)
+        m.d.comb += [
+            query_key.queries.valid.eq(self.queries.valid & goes),
+            query_key.queries.payload.eq(self.queries.payload),
+            self.queries.ready.eq(query_key.queries.ready & goes),
+            inside.begins.eq(taken & first),
+            inside.ends.eq(self.outputs.valid & self.outputs.ready & self.outputs.p.last),
+        ]
+        wiring.connect(m, query_key.scores, unit.scores)
+        if isinstance(unit, DeferredUnit):
+            wiring.connect(m, unit.weights, value.weights)
+            wiring.connect(m, unit.factors, output.factors)
+        else:
+            weights = [unit.weight(m, f"weight{row}", unit.results.p.codes[row]) for row in range(unit.lanes)]
+            m.d.comb += [
+                Value.cast(value.weights.payload).eq(Cat(*weights, unit.results.p.last)),
+                value.weights.valid.eq(unit.results.valid),
+                unit.results.ready.eq(value.weights.ready),
+            ]
+        wiring.connect(m, value.sums, output.sums)
+        wiring.connect(m, output.outputs, wiring.flipped(self.outputs))
+        for name in unit.memories:
+            wiring.connect(m, wiring.flipped(getattr(self, name)), getattr(unit, name))
+        words = self.sizes.words
+        self._buffer(m, "key_memory", 0, write, query_key.keys)
+        self._buffer(m, "value_memory", words, write, value.values)
+        if unit.registers is not None:
+            port, address = unit.configuration, self.configuration.p.address
+            m.d.comb += [
+                port.valid.eq(write & (address >= 2 * words)),  # the unit is empty, and so takes it
+                port.p.address.eq(address - 2 * words),
+                port.p.data.eq(self.configuration.p.data),
+                port.p.last.eq(self.configuration.p.last),
+            ]
+        return m
+
+    def _early(self, m: Module, begins: Value, busy: Value) -> Value:
+        """Return whether the unit would have to refuse what comes of a query, and so the query waits.
+
+        What waits in a unit has room for its longest once, and a unit may make reciprocals at a pace of its own.
+        """
+        early: Value = Const(0)
+        if self.ordered:
+            before = Signal.like(self.queries.p.keys, name="keys_before", reset_less=True)
+            with m.If(begins):
+                m.d.sync += before.eq(self.queries.p.keys)
+            early = busy & (self.queries.p.keys < before)
+        if self.apart > self.sizes.steps:
+            left = Signal(range(self.apart), name="apart_left")
+            m.d.sync += left.eq(Mux(begins, self.apart - 1, Mux(left == 0, 0, left - 1)))
+            early = early | (left != 0)
+        return early
+
+    def _buffer(self, m: Module, name: str, first: int, write: Value, port: Any) -> None:
+        """Build a buffer whose words are written from an address on."""
+        if self.storage == "memory":
+            memory = getattr(self, name)
+        else:
+            m.submodules[name] = buffer = WordMemory(self.sizes.word_bits, self.sizes.words)
+            memory = buffer.port
+        address = self.configuration.p.address
+        m.d.comb += [
+            memory.write_enable.eq(write & (address >= first) & (address < first + self.sizes.words)),
+            memory.write_address.eq(address - first),
+            memory.write_data.eq(self.configuration.p.data),
+            memory.read_enable.eq(port.enable),
+            memory.read_address.eq(port.address),
+            port.data.eq(memory.read_data),
+        ]
