@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 from array_api_compat import array_namespace
 
-from softmaxkit.formats import Array, Fixed
+from softmaxkit.formats import Array, Fixed, shift_right
 from softmaxkit.masks import broadcast_mask
 from softmaxkit.methods.base.answers import Answers
 from softmaxkit.methods.base.answers import Dataflow as Dataflow
@@ -205,6 +205,25 @@ class Spec(Answers, ABC):
         self._check_codes(np.asarray(codes))
         values: NDArray[np.float64] = np.asarray(codes, np.float64) * constants.score_scale(np.asarray(codes))
         return values
+
+    # Scores from integers, and results as weights of integers, as in an attention engine.
+
+    def scores_of(self, products: Array, places: int) -> Array:
+        """Turn the numbers `products * 2**-places`, in units of the score scale, into the nearest score codes.
+
+        Args:
+            products: int64, any shape, below 2**61 in size.
+            places: 0 or more.
+        """
+        return Fixed(self.score_bits, 0).saturate(shift_right(products, places))
+
+    def weights(self, codes: Array) -> Array:
+        """Turn result codes into what values are multiplied by: unsigned fixed point; here they are that already."""
+        return codes
+
+    def weight_step(self, constants: Constants) -> float:
+        """Return the probability that the weight 1 stands for."""
+        return float(self.decode(np.ones(1, np.int64), constants)[0])
 
     # Torch, hardware, and rows in parts.
 

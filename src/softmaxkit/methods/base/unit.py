@@ -6,12 +6,13 @@ from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, NamedTuple
 
-from amaranth.hdl import Shape
+from amaranth.hdl import Module, Shape, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from softmaxkit.blocks.configuration import RegisterMap
 from softmaxkit.blocks.parts import Part
+from softmaxkit.blocks.requantise import round_places, saturate_to
 from softmaxkit.blocks.storage import check_storage
 from softmaxkit.blocks.stream import beats, check_sizes, result_layout, score_layout
 from softmaxkit.formats import Array
@@ -102,6 +103,19 @@ class SoftmaxUnit(wiring.Component):
     @abstractmethod
     def result_bits(self) -> int:
         """Width of a result code."""
+
+    @property
+    def weight_bits(self) -> int:
+        """Width of a result as `Spec.weights` gives it."""
+        return self.result_bits
+
+    def score_code(self, m: Module, name: str, product: Value, places: int) -> Value:
+        """Build `Spec.scores_of`: return the score code of a signed product."""
+        return saturate_to(m, name, round_places(m, f"{name}_rounded", product, places), self.code_shape)
+
+    def weight(self, m: Module, name: str, result: Value) -> Value:
+        """Build `Spec.weights`: return the weight, unsigned, of a result code."""
+        return result
 
     @abstractmethod
     def latency(self, length: int) -> int:

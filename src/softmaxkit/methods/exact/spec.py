@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 import numpy as np
 from array_api_compat import array_namespace
 
-from softmaxkit.formats import FP16, Array, Float
+from softmaxkit.formats import FP16, UQ, Array, Fixed, Float, shift_right
 from softmaxkit.masks import broadcast_mask, exact_softmax
 from softmaxkit.methods.base.constants import Constants
 from softmaxkit.methods.base.published import Published, consmax_paper
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from softmaxkit.methods.base.online import OnlineSoftmax
     from softmaxkit.methods.exact.module import ExactModule
 
+WEIGHT: Fixed = UQ(0, 8)
+"""Of a result as the weight of an 8-bit value: 1 saturates to 255/256."""
 MAX_DEGREE = 5
 """Highest degree of a Taylor series: with one segment its error is below half an ulp of FP16."""
 ROOM_BITS = 4
@@ -153,6 +155,22 @@ class Exact(Spec):
     def code_range(self) -> tuple[int, int]:
         """Return 0 and the largest pattern of bits."""
         return 0, (1 << self.format.bits) - 1
+
+    def scores_of(self, products: Array, places: int) -> Array:
+        """Turn the numbers `products * 2**-places` into the nearest codes of the float format."""
+        xp = array_namespace(products)
+        return self.format.join(products < 0, xp.abs(products), xp.full_like(products, -places))
+
+    def weights(self, codes: Array) -> Array:
+        """Turn float codes into fixed point, rounded once."""
+        from softmaxkit.methods.exact.golden import fixed_point
+
+        exact = fixed_point(codes, self.format)
+        return WEIGHT.saturate(shift_right(exact, self.sum_fraction_bits - WEIGHT.fraction_bits))
+
+    def weight_step(self, constants: Constants) -> float:
+        """Return the probability that the weight 1 stands for."""
+        return WEIGHT.resolution
 
     def score_range(self) -> tuple[int, int]:
         """Return the patterns of the most negative and of the largest number."""

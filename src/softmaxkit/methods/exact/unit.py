@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Shape, unsigned
+from amaranth.hdl import Cat, Module, Shape, Value, unsigned
 from amaranth.lib import wiring
 
 from softmaxkit.blocks.parts import Part, table_part
@@ -17,9 +17,10 @@ from softmaxkit.methods.base.constants import Constants
 from softmaxkit.methods.base.unit import SoftmaxUnit
 from softmaxkit.methods.exact import datapath
 from softmaxkit.methods.exact.datapath import exponentials, from_ordered
+from softmaxkit.methods.exact.conversion import float_code, fixed_weight
 from softmaxkit.methods.exact.fronts import OnlineFront, ThreePassFront, scores_of
 from softmaxkit.methods.exact.sliced import SlicedFront, is_sliced
-from softmaxkit.methods.exact.spec import Exact
+from softmaxkit.methods.exact.spec import WEIGHT, Exact
 
 CUTS = (
     *("exponent", *datapath.BENDS, "product", "difference", "fraction", "power", "sum", "line", "fixed", "align"),
@@ -114,6 +115,19 @@ class Unit(SoftmaxUnit):
     def result_bits(self) -> int:
         """Width of a result code."""
         return self.spec.format.bits
+
+    @property
+    def weight_bits(self) -> int:
+        """Width of a result in fixed point."""
+        return WEIGHT.bits
+
+    def score_code(self, m: Module, name: str, product: Value, places: int) -> Value:
+        """Return the code of a float of a signed product."""
+        return float_code(m, name, self.spec.format, product, places)
+
+    def weight(self, m: Module, name: str, result: Value) -> Value:
+        """Return a result in fixed point."""
+        return fixed_weight(m, name, self.spec.format, result)
 
     def latency(self, length: int) -> int:
         """Return the cycles from the first beat of a row to its last result."""

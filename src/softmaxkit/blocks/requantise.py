@@ -1,0 +1,26 @@
+"""Signed numbers brought to a narrower format: a shift with one rounding, and saturation."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Const, Module, Mux, Shape, Signal, Value, signed
+
+from softmaxkit.blocks.pipeline import named
+
+
+def round_places(m: Module, name: str, value: Value, places: int) -> Value:
+    """Return a signed value divided by `2**places`, rounded to nearest, ties to even; as `formats.shift_right` does."""
+    if places == 0:
+        return named(m, name, value)
+    wide = Signal(signed(max(len(value), places + 1)), name=f"{name}_wide")
+    m.d.comb += wide.eq(value)
+    # One less than half, and the one back if the quotient is odd, carries just when rounding goes up.
+    raised = named(m, f"{name}_raised", wide + Const((1 << (places - 1)) - 1) + wide[places])
+    return named(m, name, raised[places:].as_signed())
+
+
+def saturate_to(m: Module, name: str, value: Value, shape: Shape) -> Signal:
+    """Return a signed value in a signed shape, clamped to its ends."""
+    most = 1 << (shape.width - 1)
+    result = Signal(shape, name=name)
+    m.d.comb += result.eq(Mux(value > most - 1, most - 1, Mux(value < -most, -most, value)))
+    return result

@@ -1,0 +1,223 @@
+"""The two arrays of multipliers of an attention engine, each a pipeline that moves as a whole."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Shape, Signal, Value, signed
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from softmaxkit.blocks.adder_tree import adder_tree
+from softmaxkit.blocks.pipeline import Pipeline, named
+from softmaxkit.blocks.requantise import round_places, saturate_to
+from softmaxkit.engine.golden import Attention
+from softmaxkit.engine.sizes import EngineSizes
+from softmaxkit.methods.base.unit import SoftmaxUnit
+
+CODE = signed(8)
+REGISTERS = ("fetch", "product", "sum")
+"""Registers of an array before that of its output."""
+DEPTH = len(REGISTERS) + 1
+"""Cycles from the last step of a beat to what an array makes of it."""
+
+
+def query_layout(columns: int, max_keys: int) -> data.StructLayout:
+    """Return the payload of a beat of a query: `codes` of so many channels, `keys` that it attends to, and `last`."""
+    keys = max_keys.bit_length()
+    return data.StructLayout({"codes": data.ArrayLayout(CODE, columns), "keys": keys, "last": 1})
+
+
+def output_layout(columns: int) -> data.StructLayout:
+    """Return the payload of a beat of an output: `codes` of so many channels, and `last`."""
+    return data.StructLayout({"codes": data.ArrayLayout(CODE, columns), "last": 1})
+
+
+class ReadPort(wiring.Signature):
+    """Port to read words of a buffer: as of `MemoryPort`, data come a cycle after `enable`, and stay."""
+
+    def __init__(self, sizes: EngineSizes) -> None:
+        super().__init__({"enable": Out(1), "address": Out(sizes.address_bits), "data": In(sizes.word_bits)})
+
+
+class QueryKeyArray(wiring.Component):
+    """Scores of a query: `rows` keys at a time, `columns` channels a cycle.
+
+    A beat of the query is taken as its channels meet the first keys, and held for those that follow.
+
+    Args:
+        attention: the integers.
+        sizes: of the engine.
+        unit: that takes the scores.
+
+    Attributes:
+        queries: stream in, of `query_layout`, `steps` beats a query.
+        scores: stream out, as the unit takes it.
+        keys: port to the buffer of keys.
+        sum_bits: width of an accumulator.
+    """
+
+    def __init__(self, attention: Attention, sizes: EngineSizes, unit: SoftmaxUnit) -> None:
+        self.attention, self.sizes, self.unit = attention, sizes, unit
+        self.sum_bits = 2 * CODE.width + (attention.channels - 1).bit_length()
+        super().__init__(
+            {
+                "queries": In(stream.Signature(query_layout(sizes.columns, sizes.max_keys))),
+                "scores": Out(stream.Signature(unit.scores.payload.shape())),
+                "keys": Out(ReadPort(sizes)),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        """Build it."""
+        m = Module()
+        sizes, queries, rows = self.sizes, self.queries, range(self.sizes.rows)
+        first_beat, place = Signal(init=1), Signal(range(max(sizes.steps, 2)))
+        pipe = Pipeline(m, "query_key", ~first_beat | queries.valid, self.scores, REGISTERS)
+        begins, ends = place == 0, place == sizes.steps - 1
+        # Keys that are left, this beat's among them; what is beyond the buffer does not count.
+        left = Signal.like(queries.p.keys, reset_less=True)
+        given = Mux(queries.p.keys > sizes.max_keys, sizes.max_keys, queries.p.keys)
+        now = named(m, "left_now", Mux(first_beat & begins, given, left))
+        last = named(m, "last_beat", now <= sizes.rows)
+        address = Signal(sizes.address_bits)
+        held = [Signal(CODE.width * sizes.columns, name=f"query{step}", reset_less=True) for step in range(sizes.steps)]
+        codes = Value.cast(queries.p.codes)
+        query = named(m, "query", Mux(first_beat, codes, Array(held)[place]))
+        m.d.comb += [
+            queries.ready.eq(pipe.advance & first_beat),
+            self.keys.enable.eq(pipe.fire),
+            self.keys.address.eq(address),
+        ]
+        with m.If(pipe.fire):
+            m.d.sync += [
+                place.eq(Mux(ends, 0, place + 1)),
+                address.eq(Mux(ends & last, 0, address + 1)),
+                left.eq(Mux(ends, now - sizes.rows, now)),
+            ]
+            with m.If(ends):
+                m.d.sync += first_beat.eq(last)
+            with m.If(first_beat):
+                m.d.sync += Array(held)[place].eq(codes)
+        mask = Cat(now > row for row in rows)
+        flags = {"begins": begins, "ends": ends, "mask": mask, "last": last}
+        query, flags = pipe.cut("fetch", (query, flags))
+        dots = [self._dot(m, f"dot{row}", query, row) for row in rows]
+        dots, flags = pipe.cut("product", (dots, flags))
+        sums = [Signal(signed(self.sum_bits), name=f"sum{row}", reset_less=True) for row in rows]
+        with m.If(pipe.fire):
+            m.d.sync += [each.eq(Mux(flags["begins"], 0, each) + dot) for each, dot in zip(sums, dots, strict=True)]
+        mask, last, ends = pipe.cut("sum", (flags["mask"], flags["last"], flags["ends"]))
+        pipe.keep(ends)
+        attention = self.attention
+        scores = [
+            self.unit.score_code(
+                m, f"score{row}", named(m, f"product{row}", each * Const(attention.multiplier)), attention.score_places
+            )
+            for row, each in enumerate(sums)
+        ]
+        pipe.finish(Cat(*scores, mask, last))
+        return m
+
+    def _dot(self, m: Module, name: str, query: Value, row: int) -> Value:
+        """Return the sum of products of the channels at hand, for the key of a row."""
+        columns = self.sizes.columns
+        products = [
+            named(m, f"{name}_{column}", code_at(query, column) * code_at(self.keys.data, row * columns + column))
+            for column in range(columns)
+        ]
+        return adder_tree(m, name, products)
+
+
+class ValueArray(wiring.Component):
+    """Outputs of a query: the weights of `rows` keys at a time, `columns` channels a cycle.
+
+    Channels are summed in turn, and leave as they meet the last keys.
+
+    Args:
+        attention: the integers.
+        sizes: of the engine.
+        unit: that gives the probabilities.
+
+    Attributes:
+        results: stream in, as the unit gives it.
+        outputs: stream out, of `output_layout`, `steps` beats a query.
+        values: port to the buffer of values.
+        sum_bits: width of an accumulator.
+    """
+
+    def __init__(self, attention: Attention, sizes: EngineSizes, unit: SoftmaxUnit) -> None:
+        self.attention, self.sizes, self.unit = attention, sizes, unit
+        self.sum_bits = unit.weight_bits + CODE.width + (sizes.max_keys - 1).bit_length()
+        super().__init__(
+            {
+                "results": In(stream.Signature(unit.results.payload.shape())),
+                "outputs": Out(stream.Signature(output_layout(sizes.columns))),
+                "values": Out(ReadPort(sizes)),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        """Build it."""
+        m = Module()
+        sizes, results, columns = self.sizes, self.results, range(self.sizes.columns)
+        first_beat, place = Signal(init=1), Signal(range(max(sizes.steps, 2)))
+        pipe = Pipeline(m, "value", results.valid, self.outputs, REGISTERS)
+        begins, ends, last = place == 0, place == sizes.steps - 1, results.p.last
+        address = Signal(sizes.address_bits)
+        m.d.comb += [
+            results.ready.eq(pipe.advance & ends),
+            self.values.enable.eq(pipe.fire),
+            self.values.address.eq(address),
+        ]
+        with m.If(pipe.fire):
+            m.d.sync += [
+                place.eq(Mux(ends, 0, place + 1)),
+                address.eq(Mux(ends & last, 0, address + 1)),
+            ]
+            with m.If(ends):
+                m.d.sync += first_beat.eq(last)
+        weights = [self.unit.weight(m, f"weight{row}", results.p.codes[row]) for row in range(sizes.rows)]
+        weights = pipe.hold("fetch", weights, begins)
+        flags: Any = {"first": first_beat, "last": last, "place": place}
+        flags = pipe.cut("fetch", flags)
+        dots = [self._dot(m, f"dot{column}", weights, column) for column in columns]
+        dots, flags = pipe.cut("product", (dots, flags))
+        sums = Array(
+            [
+                [Signal(signed(self.sum_bits), name=f"sum{step}_{column}", reset_less=True) for column in columns]
+                for step in range(sizes.steps)
+            ]
+        )
+        kept = sums[flags["place"]]
+        totals = [
+            named(m, f"total{column}", (Mux(flags["first"], 0, kept[column]) + dots[column])[: self.sum_bits].as_signed())
+            for column in columns
+        ]
+        with m.If(pipe.fire & ~flags["last"]):
+            m.d.sync += [kept[column].eq(totals[column]) for column in columns]
+        totals = pipe.hold("sum", totals, flags["last"])
+        ended, place = pipe.cut("sum", (flags["last"], flags["place"]))
+        pipe.keep(ended)
+        outputs = [
+            saturate_to(
+                m, f"output{column}", round_places(m, f"rounded{column}", total, self.attention.output_places), CODE
+            )
+            for column, total in enumerate(totals)
+        ]
+        pipe.finish(Cat(*outputs, place == sizes.steps - 1))
+        return m
+
+    def _dot(self, m: Module, name: str, weights: list[Value], column: int) -> Value:
+        """Return the sum of products of the keys at hand, for a channel."""
+        columns = self.sizes.columns
+        products = [
+            named(m, f"{name}_{row}", weight * code_at(self.values.data, row * columns + column))
+            for row, weight in enumerate(weights)
+        ]
+        return adder_tree(m, name, products)
+
+
+def code_at(word: Value, index: int) -> Value:
+    """Return a code of a word of codes."""
+    return word[index * CODE.width :][: CODE.width].as_signed()

@@ -1,0 +1,155 @@
+"""The attention engine as one component: arrays, unit and buffers, and how the buffers are loaded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from amaranth.hdl import Module, Signal, Value
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from softmaxkit.blocks.configuration import hold_between_rows
+from softmaxkit.blocks.storage import MemoryPort, WordMemory, check_storage
+from softmaxkit.engine.arrays import QueryKeyArray, ValueArray, output_layout, query_layout
+from softmaxkit.engine.golden import Attention, golden_attention
+from softmaxkit.engine.sizes import EngineSizes
+from softmaxkit.formats import Array
+from softmaxkit.shell.rows_inside import RowsInside, most_rows
+
+BUFFERS = ("key_memory", "value_memory")
+"""Ports to the buffers where these are memories outside."""
+
+
+class Engine(wiring.Component):
+    """Attention of one head at a time: queries in, outputs out, equal to `golden_attention` bit for bit.
+
+    Keys and values are written to the buffers before; the constants of the method, where they can be loaded, likewise.
+    Any number of queries may then run on them: those of a prompt, of one token, or of several heads that share keys.
+    One structure serves a unit that waits for its rows ("token") and one that does not ("element").
+
+    Writes go through `configuration`, whose layout is that of a unit: address, data, and `last`, which closes a group.
+    Words of the buffer of keys come first, then those of values, then the registers of the unit, with which a group
+    ends that writes them. The word at `beat * steps + step` holds `rows` keys from `beat * rows` on, the first lowest,
+    and of each `columns` channels from `step * columns` on. Writes are taken while no query is inside.
+
+    Args:
+        attention: the integers of the head, whose constants are baked in where `loadable` is not set.
+        rows: keys at a time.
+        columns: channels at a time.
+        max_keys: that the buffers hold.
+        storage: of the buffers, and of the rows and tables of the unit: "flip-flops" or "memory".
+        depth: registers of the unit; None for its own.
+        loadable: can the constants of the method be loaded?
+
+    Attributes:
+        queries: stream in, of `query_layout`; a query is `steps` beats, of which the last is marked.
+        outputs: stream out, of `output_layout`, as many beats a query.
+        configuration: stream in: `address`, `data` and `last`.
+        address_bits, data_bits: of a write.
+        unit: the unit inside.
+
+    Raises:
+        ValueError: sizes that cannot be built.
+    """
+
+    def __init__(
+        self,
+        attention: Attention,
+        rows: int = 4,
+        columns: int = 8,
+        max_keys: int = 256,
+        storage: str = "flip-flops",
+        depth: int | None = None,
+        loadable: bool = False,
+    ) -> None:
+        check_storage(storage, but="latches")
+        self.attention, self.storage = attention, storage
+        self.sizes = sizes = EngineSizes(rows, columns, attention.channels, max_keys)
+        spec = attention.spec
+        of_unit: Any = storage if storage in spec.storages else "flip-flops"
+        constants = None if loadable else attention.constants
+        self.unit = spec.unit(rows, constants, max_row=max_keys, storage=of_unit, depth=depth)
+        constants_words, constants_bits = 0, 1
+        if self.unit.registers is not None:
+            constants_words, constants_bits = self.unit.registers.words, self.unit.registers.data_bits
+        self.address_bits = max((2 * sizes.words + constants_words - 1).bit_length(), 1)
+        self.data_bits = max(sizes.word_bits, constants_bits)
+        write = data.StructLayout({"address": self.address_bits, "data": self.data_bits, "last": 1})
+        self.query_key, self.value = QueryKeyArray(attention, sizes, self.unit), ValueArray(attention, sizes, self.unit)
+        ports: dict[str, Any] = {
+            "queries": In(stream.Signature(query_layout(columns, max_keys))),
+            "outputs": Out(stream.Signature(output_layout(columns))),
+            "configuration": In(stream.Signature(write)),
+        }
+        memories = {name: self.unit.signature.members[name].signature for name in self.unit.memories}
+        if storage == "memory":
+            memories |= {name: MemoryPort(sizes.word_bits, sizes.words) for name in BUFFERS}
+        self.memories = tuple(memories)
+        super().__init__(ports | {name: Out(signature) for name, signature in memories.items()})
+
+    @property
+    def most(self) -> int:
+        """Queries that can be inside at a time: those of the unit, and one for each register of the arrays."""
+        return most_rows(self.unit) + 8
+
+    def golden(self, queries: Array, keys: Array, values: Array, attended: Array) -> Array:
+        """Return what the engine gives; see `golden_attention`."""
+        return golden_attention(self.attention, queries, keys, values, attended)
+
+    def elaborate(self, platform: object) -> Module:
+        """Build it."""
+        m = Module()
+        m.submodules.query_key, m.submodules.unit, m.submodules.value = query_key, unit, value = (
+            self.query_key,
+            self.unit,
+            self.value,
+        )
+        m.submodules.inside = inside = RowsInside(self.most, 0)
+        hold, write = hold_between_rows(m, self.queries, self.configuration, inside.busy)
+        # Between rows, `first` is set: a beat begins a query.
+        first = Signal(init=1)
+        goes = ~first | ~(hold | inside.full)
+        taken = self.queries.valid & self.queries.ready
+        with m.If(taken):
+            m.d.sync += first.eq(self.queries.p.last)
+        m.d.comb += [
+            query_key.queries.valid.eq(self.queries.valid & goes),
+            query_key.queries.payload.eq(self.queries.payload),
+            self.queries.ready.eq(query_key.queries.ready & goes),
+            inside.begins.eq(taken & first),
+            inside.ends.eq(self.outputs.valid & self.outputs.ready & self.outputs.p.last),
+        ]
+        wiring.connect(m, query_key.scores, unit.scores)
+        wiring.connect(m, unit.results, value.results)
+        wiring.connect(m, value.outputs, wiring.flipped(self.outputs))
+        for name in unit.memories:
+            wiring.connect(m, wiring.flipped(getattr(self, name)), getattr(unit, name))
+        words = self.sizes.words
+        self._buffer(m, "key_memory", 0, write, query_key.keys)
+        self._buffer(m, "value_memory", words, write, value.values)
+        if unit.registers is not None:
+            port, address = unit.configuration, self.configuration.p.address
+            m.d.comb += [
+                port.valid.eq(write & (address >= 2 * words)),  # the unit is empty, and so takes it
+                port.p.address.eq(address - 2 * words),
+                port.p.data.eq(self.configuration.p.data),
+                port.p.last.eq(self.configuration.p.last),
+            ]
+        return m
+
+    def _buffer(self, m: Module, name: str, first: int, write: Value, port: Any) -> None:
+        """Build a buffer whose words are written from an address on."""
+        if self.storage == "memory":
+            memory = getattr(self, name)
+        else:
+            m.submodules[name] = buffer = WordMemory(self.sizes.word_bits, self.sizes.words)
+            memory = buffer.port
+        address = self.configuration.p.address
+        m.d.comb += [
+            memory.write_enable.eq(write & (address >= first) & (address < first + self.sizes.words)),
+            memory.write_address.eq(address - first),
+            memory.write_data.eq(self.configuration.p.data),
+            memory.read_enable.eq(port.enable),
+            memory.read_address.eq(port.address),
+            port.data.eq(memory.read_data),
+        ]

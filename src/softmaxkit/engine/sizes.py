@@ -1,0 +1,59 @@
+"""The sizes of an attention engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from softmaxkit.blocks.stream import beats
+
+
+@dataclass(frozen=True)
+class EngineSizes:
+    """How large an engine is.
+
+    Args:
+        rows: keys at a time: the lanes of its unit, and rows of each array of multipliers.
+        columns: channels at a time, which divide `channels`.
+        channels: of a query, key, value and output.
+        max_keys: that its buffers hold.
+
+    Raises:
+        ValueError: sizes that cannot be built.
+    """
+
+    rows: int
+    columns: int
+    channels: int
+    max_keys: int
+
+    def __post_init__(self) -> None:
+        for name, most in (("rows", 256), ("columns", 256), ("channels", 1024), ("max_keys", 1 << 16)):
+            value = getattr(self, name)
+            if type(value) is not int or not 1 <= value <= most:
+                raise ValueError(f"{name} of an engine is a whole number from 1 to {most}, not {value!r}")
+        if self.channels % self.columns:
+            raise ValueError(f"columns of an engine divide its {self.channels} channels, not {self.columns}")
+
+    @property
+    def steps(self) -> int:
+        """Cycles that an array takes for a beat of `rows` keys."""
+        return self.channels // self.columns
+
+    @property
+    def words(self) -> int:
+        """Words of a buffer."""
+        return beats(self.max_keys, self.rows) * self.steps
+
+    @property
+    def word_bits(self) -> int:
+        """Bits of a word: 8-bit codes of `rows` keys, `columns` channels each."""
+        return 8 * self.rows * self.columns
+
+    @property
+    def address_bits(self) -> int:
+        """Bits of the address of a word in one buffer."""
+        return max((self.words - 1).bit_length(), 1)
+
+    def beats(self, attended: int) -> int:
+        """Return the beats of a row that attends to so many keys; one, where it attends to none."""
+        return max(beats(min(attended, self.max_keys), self.rows), 1)
