@@ -20,7 +20,8 @@ LAYERS = (
     ("blocks", "kernels"),
     ("methods",),
     ("fused_attention", "functional", "record", "recipe", "models", "flow", "shell", "explanation"),
-    ("studies", "report"),
+    ("engine",),
+    ("studies", "report", "simulation"),
     ("cli",),
 )
 """Imports go downwards: what stands in one line knows only what stands above it, and what stands beside it."""

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 from amaranth.lib.wiring import Component
 
 from softmaxkit.flow.activity import count_toggles, state_nets
@@ -34,26 +33,26 @@ class Driven(NamedTuple):
         fmax_mhz: of the netlist that is taken: the smallest that meets the clock, or the fastest.
         clock_ns: the period asked for, at which the leakage counts.
         energy_pj_per_cycle: glitches, clock and leakage included.
-        outputs: of each cycle, (cycles,), integers by the name of the port; those after the cycle's rising edge.
+        outputs: by the name of the port, an integer for each cycle, as it is after the cycle's rising edge.
     """
 
     area_um2: float
     fmax_mhz: float
     clock_ns: float
     energy_pj_per_cycle: float
-    outputs: dict[str, Array]
+    outputs: dict[str, list[int]]
 
     def figures(self) -> dict[str, Any]:
         """Return the figures for a record; their names carry their unit."""
         return {key: round(value, 4) for key, value in self._asdict().items() if key != "outputs"}
 
 
-def drive(component: Component, inputs: Mapping[str, Array], cells: str, warm_up: int = 16) -> Driven:
+def drive(component: Component, inputs: Mapping[str, Sequence[int]], cells: str, warm_up: int = 16) -> Driven:
     """Map a design to cells, run the netlist with some inputs, and measure it.
 
     Args:
-        component: with flat inputs and outputs, of at most 63 bits each, and one clock.
-        inputs: bits of each input in each cycle, (cycles,), as integers from 0; all but `rst`, which is 1 in the first.
+        component: with one clock, and a reset that is set in the first cycle alone.
+        inputs: an integer from 0 for each cycle, by the name of the port in Verilog; of all ports but clock and reset.
         cells: process, see `softmaxkit.flow.cells.processes`.
         warm_up: cycles that no energy is counted of.
 
@@ -71,13 +70,13 @@ def drive(component: Component, inputs: Mapping[str, Array], cells: str, warm_up
     return Driven(sum(fitted.area.values()), fitted.timing.fmax_mhz, period, cycle, outputs)
 
 
-def _run(netlist: Netlist, inputs: Mapping[str, Array]) -> tuple[Array, dict[str, Array]]:
+def _run(netlist: Netlist, inputs: Mapping[str, Sequence[int]]) -> tuple[Array, dict[str, list[int]]]:
     """Return the states of `state_nets`, (cycles, nets), and the outputs of each cycle."""
     cycles = len(next(iter(inputs.values())))
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         for name, values in inputs.items():
-            (work / f"{name}.hex").write_text("\n".join(f"{value:x}" for value in values.tolist()), encoding="ascii")
+            (work / f"{name}.hex").write_text("\n".join(f"{value:x}" for value in values), encoding="ascii")
         lines = [*simulation_model(netlist, "netlist", cycles), *_bench(netlist, inputs, cycles)]
         (work / "bench.sv").write_text("\n".join(lines) + "\n", encoding="utf-8")
         command = [need("verilator"), "--binary", "--timing", "-O3", "-Wno-fatal", "-Wno-lint", "--output-split", "0"]
@@ -87,12 +86,12 @@ def _run(netlist: Netlist, inputs: Mapping[str, Array]) -> tuple[Array, dict[str
         words = [line.split() for line in (work / OUTPUTS).read_text(encoding="ascii").splitlines()]
     columns = zip(*words, strict=True)
     return states, {
-        name: np.asarray([int(word, 16) for word in column], np.int64)
+        name: [int(word, 16) for word in column]
         for name, column in zip(netlist.outputs, columns, strict=True)
     }
 
 
-def _bench(netlist: Netlist, inputs: Mapping[str, Array], cycles: int) -> Iterator[str]:
+def _bench(netlist: Netlist, inputs: Mapping[str, Sequence[int]], cycles: int) -> Iterator[str]:
     """Yield the lines of a test bench that gives the inputs after each rising edge and writes the outputs before it."""
     yield "module bench;"
     yield f"reg {netlist.clock} = 0; integer cycle = 0, out;"

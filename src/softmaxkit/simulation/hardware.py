@@ -40,6 +40,7 @@ class Buffers:
 
     key_kib: float = _key("KiB of keys an engine holds")
     value_kib: float = _key("KiB of values an engine holds")
+    double: bool = _key("true where one half is loaded while the other is in use; false loads between queries")
 
     @property
     def key_bytes(self) -> int:
@@ -191,6 +192,10 @@ def _value(kind: type[Any], each: dataclasses.Field[Any], value: Any, path: str)
     what, least, most = (each.metadata[key] for key in ("what", "least", "most"))
     if dataclasses.is_dataclass(kind):
         return _read(kind, value, f"{path}.")
+    if kind is bool:
+        if not isinstance(value, bool):
+            raise ValueError(f"{path} is true or false ({what}), not {value!r}")
+        return value
     if kind is str:
         if not isinstance(value, str) or not value.strip():
             raise ValueError(f"{path} is a text ({what}), not {value!r}")

@@ -1,0 +1,190 @@
+"""What the parts of an engine cost: area, clock and energy from the records of synthesis, and memories of macros."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from softmaxkit.blocks.stream import beats
+from softmaxkit.engine.sizes import EngineSizes
+from softmaxkit.flow.sram import MACROS, Arrangement, arranged
+from softmaxkit.methods.base.spec import Spec
+from softmaxkit.simulation.hardware import Hardware
+
+FOLDER = "accelerator"
+"""Of the records, in the folder of all records."""
+
+Result = Mapping[str, Any]
+
+
+class NoRecord(ValueError):
+    """No record says what a part costs; the message has the command that makes one."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of an engine.
+
+    Attributes:
+        area_um2: of it.
+        energy_pj: of a cycle of an array, of a score of a unit.
+        fmax_mhz: of its netlist; infinite where none is known.
+        source: the record, and what was scaled.
+    """
+
+    area_um2: float
+    energy_pj: float
+    fmax_mhz: float
+    source: str
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What an engine's parts cost.
+
+    Attributes:
+        hardware: whose engine.
+        spec: the method of its unit.
+        sizes: of the engine.
+        keys: of the longest row that waits.
+        records: folder of records.
+    """
+
+    hardware: Hardware
+    spec: Spec
+    pipeline: str
+    sizes: EngineSizes
+    keys: int
+    records: Path
+
+    @cached_property
+    def unit(self) -> Part:
+        """The softmax unit, from the record of the nearest number of lanes; wider ones are of several side by side.
+
+        Raises:
+            NoRecord: there is none of the method in the process.
+        """
+        found = [(path, each) for path, each in self._results("units-*.json") if each.get("spec") == self.spec.to_json()]
+        lanes = self.sizes.rows
+        if not found:
+            raise NoRecord(
+                f"no record in {self.records / FOLDER} says what a unit of {self.spec.name} costs in "
+                f"{self.hardware.process}: softmaxkit synth {self.spec.method} --lanes {lanes} --storage memory --cells "
+                f"{self.hardware.process} --json {self.records / FOLDER}/units-{self.spec.method}-{lanes}.json"
+            )
+        path, result = min(found, key=lambda each: abs(np.log(each[1]["lanes"] / lanes)))
+        share = lanes / result["lanes"]
+        scaled = "" if share == 1 else f", of {result['lanes']} lanes, its area times {share:g}"
+        area, energy = result["area_um2"] * share, result["energy_pj_per_element"]
+        return Part(area, energy, result["fmax_mhz"], f"{path.name}{scaled}")
+
+    @cached_property
+    def unit_memories(self) -> dict[str, tuple[Arrangement, float]]:
+        """The memories in which rows of the unit wait, with the energy of a score in pJ: of accesses counted there."""
+        found = [each for _, each in self._results("units-*.json") if each.get("spec") == self.spec.to_json()]
+        result = min(found, key=lambda each: abs(np.log(each["lanes"] / self.sizes.rows)))
+        lanes, memories = result["lanes"], {}
+        for name, memory in result["memories"].items():
+            width = -(-memory["width_bits"] * self.sizes.rows // lanes)
+            rest = memory["depth_words"] - beats(result["max_row"], lanes)
+            made = arranged(width, beats(self.keys, self.sizes.rows) + max(rest, 0), self._macros)
+            share = lanes / self.sizes.rows  # a word has so many times fewer scores
+            writes, reads = (memory[f"{kind}_per_element"] * share for kind in ("writes", "reads"))
+            energy = writes * made.cycle(1, 0, self._period) + reads * made.cycle(0, 1, self._period)
+            memories[name] = made, energy
+        return memories
+
+    def array(self, name: str) -> Part:
+        """Return an array, `query-key` or `value`, fitted to the record of arrays.
+
+        Area and energy of a cycle are sums of one share for each multiplier, one for each row (of the query-key array)
+        or column (of the other), one for each channel, and one for all.
+
+        Raises:
+            NoRecord: there is none of the method in the process.
+        """
+        wanted = {"array": name, "method": self.spec.method, "cells": self.hardware.process}
+        found = [
+            (path, each)
+            for path, each in self._results("arrays-*.json")
+            if all(each.get(key) == value for key, value in wanted.items())
+        ]
+        if not found:
+            raise NoRecord(
+                f"no record in {self.records / FOLDER} says what the arrays beside {self.spec.method} cost in "
+                f"{self.hardware.process}: python -m softmaxkit.simulation.arrays --cells {self.hardware.process} "
+                f"--method {self.spec.method} --json {self.records / FOLDER}/arrays-{self.hardware.process}.json"
+            )
+        results = [each for _, each in found]
+        across = "rows" if name == "query-key" else "columns"
+        counts = np.asarray([_counts(each, across) for each in results], float)
+        own = np.asarray(_counts(vars(self.sizes), across), float)
+
+        def fitted(figure: str) -> float:
+            shares, *_ = np.linalg.lstsq(counts, np.asarray([each[figure] for each in results]), rcond=None)
+            return float(own @ shares)
+
+        fmax = min(each["fmax_mhz"] for each in results)
+        return Part(fitted("area_um2"), fitted("energy_pj_per_cycle"), fmax, f"{found[0][0].name}, fitted to its sizes")
+
+    def buffer(self, size: int) -> Arrangement:
+        """Return the arrangement of macros of a buffer of so many bytes, a word for a cycle of the array."""
+        width = self.sizes.word_bits
+        return arranged(width, -(-8 * size // width), self._macros)
+
+    def access(self, made: Arrangement) -> tuple[float, float]:
+        """Return what it takes to write a word of a buffer, and to read one, in pJ."""
+        return made.cycle(1, 0, self._period), made.cycle(0, 1, self._period)
+
+    def check_clock(self, parts: Mapping[str, Part]) -> None:
+        """Refuse a clock that the netlists of the records do not reach.
+
+        Raises:
+            ValueError: there is one; the message has the key, and the clock that can be.
+        """
+        slowest = min(parts, key=lambda name: parts[name].fmax_mhz)
+        if self.hardware.clock_mhz > parts[slowest].fmax_mhz:
+            raise ValueError(
+                f"clock_mhz: the {slowest} of {self.spec.method} in {self.hardware.process} reaches "
+                f"{parts[slowest].fmax_mhz:.0f} MHz ({parts[slowest].source}), not {self.hardware.clock_mhz:g}"
+            )
+
+    @property
+    def _period(self) -> float:
+        """The clock's period in ns."""
+        return 1e3 / self.hardware.clock_mhz
+
+    @property
+    def _macros(self) -> Sequence[Any]:
+        return MACROS[self.hardware.process]
+
+    def _results(self, pattern: str) -> Iterator[tuple[Path, Result]]:
+        """Yield the results of the records of a name, of this process."""
+        for path in sorted((self.records / FOLDER).glob(pattern)):
+            for result in _read(path)["results"]:
+                if result.get("cells") == self.hardware.process:
+                    yield path, result
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Return a record.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no record: {error}") from None
+    return record
+
+
+def _counts(result: Result, across: str) -> list[int]:
+    """Return of what an array has how many: multipliers, rows or columns, channels, and the one array itself."""
+    return [result["rows"] * result["columns"], result[across], result["channels"], 1]
