@@ -44,9 +44,17 @@ class Gather(wiring.Component):
             ports["memory"] = Out(self.buffer.memory.signature)
         super().__init__(ports)
 
-    def waiting(self, beats: int) -> int:
-        """Return the cycles from the arrival of the last of `beats` beats of a row until it leaves."""
-        return max(min(beats, self.beats), self.buffer.latency)
+    def waiting(self, beats: int, spacing: int = 1) -> int:
+        """Return the cycles from the arrival of the last of `beats` beats of a row until it leaves.
+
+        Args:
+            beats: of the row.
+            spacing: cycles from one to the next.
+        """
+        of_last = (beats - 1) % self.beats + 1
+        # The group before leaves a beat a cycle, and may still do so.
+        behind = self.beats + (1 - spacing) * of_last if beats > self.beats else 0
+        return max(of_last, behind, self.buffer.latency)
 
     def elaborate(self, platform: object) -> Module:
         """Build it."""

@@ -10,6 +10,7 @@ from amaranth.lib.wiring import In, Out
 
 from softmaxkit.blocks.adder_tree import adder_tree
 from softmaxkit.blocks.pipeline import Pipeline, named
+from softmaxkit.blocks.queue import Queue
 from softmaxkit.blocks.requantise import round_places, saturate_to
 from softmaxkit.engine.golden import Attention
 from softmaxkit.engine.sizes import EngineSizes
@@ -160,7 +161,18 @@ class ValueArray(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         """Build it."""
         m = Module()
-        sizes, results, columns = self.sizes, self.results, range(self.sizes.columns)
+        sizes, columns = self.sizes, range(self.sizes.columns)
+        # While a beat is worked on, the unit is not held up: one that is goes on in time for the next row.
+        m.submodules.queue = queue = Queue(Shape.cast(self.results.payload.shape()).width, 2)
+        results = stream.Signature(self.results.payload.shape()).create(path=("waiting",))
+        m.d.comb += [
+            queue.source.valid.eq(self.results.valid),
+            queue.source.payload.eq(self.results.payload),
+            self.results.ready.eq(queue.source.ready),
+            results.valid.eq(queue.sink.valid),
+            Value.cast(results.payload).eq(queue.sink.payload),
+            queue.sink.ready.eq(results.ready),
+        ]
         first_beat, place = Signal(init=1), Signal(range(max(sizes.steps, 2)))
         pipe = Pipeline(m, "value", results.valid, self.outputs, REGISTERS)
         begins, ends, last = place == 0, place == sizes.steps - 1, results.p.last
@@ -191,7 +203,9 @@ class ValueArray(wiring.Component):
         )
         kept = sums[flags["place"]]
         totals = [
-            named(m, f"total{column}", (Mux(flags["first"], 0, kept[column]) + dots[column])[: self.sum_bits].as_signed())
+            named(
+                m, f"total{column}", (Mux(flags["first"], 0, kept[column]) + dots[column])[: self.sum_bits].as_signed()
+            )
             for column in columns
         ]
         with m.If(pipe.fire & ~flags["last"]):

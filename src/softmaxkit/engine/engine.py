@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Module, Signal, Value
+from amaranth.hdl import Const, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from softmaxkit.blocks.configuration import hold_between_rows
 from softmaxkit.blocks.storage import MemoryPort, WordMemory, check_storage
-from softmaxkit.engine.arrays import QueryKeyArray, ValueArray, output_layout, query_layout
+from softmaxkit.engine.arrays import DEPTH, QueryKeyArray, ValueArray, output_layout, query_layout
 from softmaxkit.engine.golden import Attention, golden_attention
 from softmaxkit.engine.sizes import EngineSizes
 from softmaxkit.formats import Array
@@ -69,10 +69,8 @@ class Engine(wiring.Component):
         of_unit: Any = storage if storage in spec.storages else "flip-flops"
         constants = None if loadable else attention.constants
         self.unit = spec.unit(rows, constants, max_row=max_keys, storage=of_unit, depth=depth)
-        constants_words, constants_bits = 0, 1
-        if self.unit.registers is not None:
-            constants_words, constants_bits = self.unit.registers.words, self.unit.registers.data_bits
-        self.address_bits = max((2 * sizes.words + constants_words - 1).bit_length(), 1)
+        constants_bits = 0 if self.unit.registers is None else self.unit.registers.data_bits
+        self.address_bits = (self.writes(max_keys) - 1).bit_length()
         self.data_bits = max(sizes.word_bits, constants_bits)
         write = data.StructLayout({"address": self.address_bits, "data": self.data_bits, "last": 1})
         self.query_key, self.value = QueryKeyArray(attention, sizes, self.unit), ValueArray(attention, sizes, self.unit)
@@ -88,9 +86,24 @@ class Engine(wiring.Component):
         super().__init__(ports | {name: Out(signature) for name, signature in memories.items()})
 
     @property
+    def apart(self) -> int:
+        """Cycles between the beginnings of two queries, at least."""
+        return max(self.sizes.steps, self.unit.interval(1))
+
+    @property
     def most(self) -> int:
-        """Queries that can be inside at a time: those of the unit, and one for each register of the arrays."""
-        return most_rows(self.unit) + 8
+        """Queries that can be inside at a time: those of the unit, and one for each beat that the arrays hold."""
+        return most_rows(self.unit) + 2 * DEPTH + 2
+
+    @property
+    def pipeline(self) -> str:
+        """How queries go through: "token", row by row, or "element", a score at a time."""
+        return "token" if self.unit.holds_rows else "element"
+
+    def writes(self, keys: int) -> int:
+        """Return how many writes load so many keys and values, and the constants of a unit that has to be loaded."""
+        constants = 0 if self.unit.registers is None else self.unit.registers.words
+        return 2 * self.sizes.beats(keys) * self.sizes.steps + constants
 
     def golden(self, queries: Array, keys: Array, values: Array, attended: Array) -> Array:
         """Return what the engine gives; see `golden_attention`."""
@@ -108,8 +121,8 @@ class Engine(wiring.Component):
         hold, write = hold_between_rows(m, self.queries, self.configuration, inside.busy)
         # Between rows, `first` is set: a beat begins a query.
         first = Signal(init=1)
-        goes = ~first | ~(hold | inside.full)
         taken = self.queries.valid & self.queries.ready
+        goes = ~first | ~(hold | inside.full | self._early(m, taken & first, inside.busy))
         with m.If(taken):
             m.d.sync += first.eq(self.queries.p.last)
         m.d.comb += [
@@ -136,6 +149,23 @@ class Engine(wiring.Component):
                 port.p.last.eq(self.configuration.p.last),
             ]
         return m
+
+    def _early(self, m: Module, begins: Value, busy: Value) -> Value:
+        """Return whether the unit would have to refuse what comes of a query, and so the query waits.
+
+        A unit that holds rows has room for the longest once, and makes reciprocals at a pace of its own.
+        """
+        early: Value = Const(0)
+        if self.unit.holds_rows:
+            before = Signal.like(self.queries.p.keys, name="keys_before", reset_less=True)
+            with m.If(begins):
+                m.d.sync += before.eq(self.queries.p.keys)
+            early = busy & (self.queries.p.keys < before)
+        if self.apart > self.sizes.steps:
+            left = Signal(range(self.apart), name="apart_left")
+            m.d.sync += left.eq(Mux(begins, self.apart - 1, Mux(left == 0, 0, left - 1)))
+            early = early | (left != 0)
+        return early
 
     def _buffer(self, m: Module, name: str, first: int, write: Value, port: Any) -> None:
         """Build a buffer whose words are written from an address on."""

@@ -46,12 +46,7 @@ class Attention:
     output_places: int
 
     def __post_init__(self) -> None:
-        self.spec.check_constants(self.constants)
-        if self.constants.heads is not None:
-            raise ValueError(
-                f"an engine takes the constants of one head, not of {self.constants.heads}; constants.of_head(0) is "
-                "the first"
-            )
+        _score_scale(self.spec, self.constants)
         ranges = {
             "channels": (1, MAX_CHANNELS),
             "multiplier": (1, (1 << 16) - 1),
@@ -79,16 +74,16 @@ class Attention:
             spec: the method.
             channels: of a query.
             constants: of one head; default: the first example of the spec.
-            query_step, key_step: the real numbers that the code 1 of a query and of a key stands for.
+            query_step: the real number that the code 1 of a query stands for.
+            key_step: the same of a key.
             scale: of scores; default: `1 / sqrt(channels)`.
 
         Raises:
             ValueError: the steps and the scale are too far from the method's score scale.
         """
         constants = spec.examples()[0] if constants is None else constants
-        spec.check_constants(constants)
         scale = 1 / math.sqrt(channels) if scale is None else scale
-        multiplier, exponent = encode_scale(query_step * key_step * scale / float(constants.real_scale))
+        multiplier, exponent = encode_scale(query_step * key_step * scale / _score_scale(spec, constants))
         if exponent > 0:  # a whole number
             multiplier, exponent = multiplier << exponent, 0
         places = max(0, round(-math.log2(spec.weight_step(constants))))
@@ -114,7 +109,8 @@ def golden_attention(attention: Attention, queries: Array, keys: Array, values: 
     Args:
         attention: the integers of the head.
         queries: int8 codes in any integer type, NumPy or torch, (..., rows, channels).
-        keys, values: the same, (..., keys, channels).
+        keys: the same, (..., keys, channels).
+        values: the same, (..., keys, channels).
         attended: integers, (..., rows): the first so many keys are attended; all, where there are fewer.
 
     Returns:
@@ -146,6 +142,16 @@ def check_codes(attention: Attention, queries: Array, keys: Array, values: Array
             raise ValueError(f"codes of {name} are from {CODE.min_code} to {CODE.max_code}")
     if keys.shape[-2] != values.shape[-2]:
         raise ValueError(f"there are {keys.shape[-2]} keys and {values.shape[-2]} values; give as many")
+
+
+def _score_scale(spec: Spec, constants: Constants) -> float:
+    """Return the score scale of the constants of one head, and refuse any other."""
+    spec.check_constants(constants)
+    if isinstance(constants.real_scale, tuple):
+        raise ValueError(
+            f"an engine takes the constants of one head, not of {constants.heads}; constants.of_head(0) is the first"
+        )
+    return constants.real_scale
 
 
 def _product(first: Array, second: Array) -> Array:

@@ -133,7 +133,7 @@ def _of_scores(attention: Attention, sizes: EngineSizes, unit: Any) -> Words:
         "queries_valid": [1] * cycles,
         "queries_payload": payloads,
         "scores_ready": [1] * cycles,
-        "keys_data": _memory(keys, sizes, cycles),
+        "keys_data": _memory(keys, sizes, cycles, 1),
     }
     return Words(_after_reset(inputs), "scores_valid", "scores_payload", expected)
 
@@ -158,10 +158,10 @@ def _of_values(attention: Attention, sizes: EngineSizes, unit: Any) -> Words:
         for step in range(sizes.steps)
     ]
     inputs = {
-        "results_valid": [1] * cycles,
+        "results_valid": [int(cycle % sizes.steps == 0) for cycle in range(cycles)],
         "results_payload": payloads,
         "outputs_ready": [1] * cycles,
-        "values_data": _memory(values, sizes, cycles),
+        "values_data": _memory(values, sizes, cycles, 2),  # a result first goes through a queue
     }
     return Words(_after_reset(inputs), "outputs_valid", "outputs_payload", expected)
 
@@ -171,14 +171,14 @@ def _codes(random: np.random.Generator, count: int, channels: int) -> Array:
     return np.clip(np.round(SPREAD * random.standard_normal((count, channels))), -128, 127).astype(np.int64)
 
 
-def _memory(codes: Array, sizes: EngineSizes, cycles: int) -> list[int]:
-    """Return the words that a buffer gives in each cycle, one after they are asked for, over and over."""
+def _memory(codes: Array, sizes: EngineSizes, cycles: int, after: int) -> list[int]:
+    """Return the words that a buffer gives in each cycle, so many after the input, over and over."""
     words = [
         _packed(codes[beat : beat + sizes.rows, step : step + sizes.columns].ravel(), 8)
         for beat in range(0, len(codes), sizes.rows)
         for step in range(0, sizes.channels, sizes.columns)
     ]
-    return [words[(cycle - 1) % len(words)] for cycle in range(cycles)]
+    return [words[(cycle - after) % len(words)] for cycle in range(cycles)]
 
 
 def _packed(codes: Array, bits: int) -> int:

@@ -134,6 +134,15 @@ class SoftmaxUnit(wiring.Component):
         last, interval = self.latency(length), self.interval(length)
         return Schedule(last - (beats(length, self.lanes) - 1), last, interval, -(-last // interval))
 
+    def waits(self, length: int, spacing: int) -> int:
+        """Return the cycles from the last scores of a row of `length` to its first result, which is not held up.
+
+        Args:
+            length: scores of the row.
+            spacing: cycles from a beat of scores to the next.
+        """
+        return self.schedule(length).first - (beats(length, self.lanes) - 1)
+
     @classmethod
     def verified_forms(
         cls, spec: Any, constants: Sequence[Constants], **sizes: Any

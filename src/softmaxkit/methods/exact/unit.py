@@ -16,8 +16,8 @@ from softmaxkit.blocks.stream import beats, check_sizes
 from softmaxkit.methods.base.constants import Constants
 from softmaxkit.methods.base.unit import SoftmaxUnit
 from softmaxkit.methods.exact import datapath
+from softmaxkit.methods.exact.conversion import fixed_weight, float_code
 from softmaxkit.methods.exact.datapath import exponentials, from_ordered
-from softmaxkit.methods.exact.conversion import float_code, fixed_weight
 from softmaxkit.methods.exact.fronts import OnlineFront, ThreePassFront, scores_of
 from softmaxkit.methods.exact.sliced import SlicedFront, is_sliced
 from softmaxkit.methods.exact.spec import WEIGHT, Exact

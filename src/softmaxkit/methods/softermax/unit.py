@@ -102,6 +102,12 @@ class Unit(SoftmaxUnit):
         """Return the cycles between rows in a stream: a beat a cycle, always."""
         return beats(length, self.lanes)
 
+    def waits(self, length: int, spacing: int) -> int:
+        """Return the cycles from the last scores of a row to its first result."""
+        taken, gather = beats(length, self.lanes), self.front.gather
+        sooner = 0 if gather is None else gather.waiting(taken) - gather.waiting(taken, spacing)
+        return super().waits(length, spacing) - sooner
+
     def elaborate(self, platform: object) -> Module:
         """Build it."""
         m = Module()

@@ -1,0 +1,114 @@
+"""Golden attention against attention in floats, within bounds that follow from the formats; and what it refuses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from softmaxkit import Softermax
+from softmaxkit.engine.golden import Attention, causal, golden_attention
+from softmaxkit.methods import METHODS
+from softmaxkit.methods.base.spec import Spec
+
+CHANNELS, KEYS, QUERIES = 16, 24, 40
+STEP = 1 / 32
+
+
+def head_of(spec: Spec, seed: int = 0) -> tuple[Attention, dict[str, Any], list[Any]]:
+    """Return the integers of a head with the real numbers behind them; queries, keys, values, and keys attended."""
+    random = np.random.default_rng(seed)
+    parameters = spec.sample_parameters(KEYS, 1.5)
+    attention = Attention.of(spec, CHANNELS, spec.constants(**parameters), STEP, STEP)
+    codes = [np.round(40 * random.standard_normal((rows, CHANNELS))) for rows in (QUERIES, KEYS, KEYS)]
+    codes = [np.clip(each, -128, 127).astype(np.int64) for each in codes]
+    return attention, parameters, [*codes, random.integers(0, KEYS, QUERIES, endpoint=True)]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_scores_are_those_of_the_real_numbers(method: str) -> None:
+    attention, _, (queries, keys, _, _) = head_of(METHODS[method]())
+    # Exact: the multiplier has 16 bits, the sum 20.
+    real = (queries @ keys.T) * attention.multiplier * 2.0**-attention.score_places
+    assert (
+        attention.scores(queries, keys)
+        == attention.spec.encode(real * attention.constants.real_scale, attention.constants)
+    ).all()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_outputs_are_within_their_bound_of_float_attention(method: str) -> None:
+    spec = METHODS[method]()
+    attention, parameters, (queries, keys, values, attended) = head_of(spec)
+    codes, mask = attention.scores(queries, keys), causal(attended, keys)
+    truth = spec.reference(spec.score_values(codes, attention.constants), mask, **parameters)
+    bound = spec.error_bound(codes, mask, attention.constants, **parameters)
+    result = spec.golden(codes, mask, attention.constants)
+    # What is lost between a result and its weight.
+    lost = np.abs(
+        spec.weights(result) * spec.weight_step(attention.constants) - spec.decode(result, attention.constants)
+    )
+    assert (lost <= spec.weight_step(attention.constants)).all()
+    exact = truth @ values
+    off = (bound + lost) @ np.abs(values) + attention.output_step / 2
+    got = golden_attention(attention, queries, keys, values, attended)
+    inside = np.abs(got) < 127
+    assert inside.mean() > 0.8
+    assert (np.abs(got * attention.output_step - exact) <= off + 1e-9)[inside].all()
+    assert np.abs(exact).max() > 10 * attention.output_step  # the bound is not all there is to see
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_is_not_attended_does_not_matter(method: str) -> None:
+    attention, _, (queries, keys, values, attended) = head_of(METHODS[method]())
+    before = golden_attention(attention, queries, keys, values, attended)
+    one = np.full(QUERIES, KEYS - 1)
+    changed = [np.where(np.arange(KEYS)[:, None] == KEYS - 1, -128, each) for each in (keys, values)]
+    whole = golden_attention(attention, queries, keys, values, one)
+    assert (golden_attention(attention, queries, *changed, one) == whole).all()
+    assert (attended == 0).any()
+    assert (before[attended == 0] == 0).all()
+    assert (golden_attention(attention, queries, keys, values, np.full(QUERIES, KEYS + 9)) != whole).any()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_torch_gives_the_same_integers(method: str) -> None:
+    attention, _, arrays = head_of(METHODS[method]())
+    as_torch = golden_attention(attention, *(torch.as_tensor(each) for each in arrays))
+    assert (as_torch.numpy() == golden_attention(attention, *arrays)).all()
+
+
+def test_heads_are_stacked() -> None:
+    attention, _, arrays = head_of(Softermax())
+    stacked = golden_attention(attention, *(np.stack((each, each[::-1])) for each in arrays))
+    assert (stacked[1] == golden_attention(attention, *(each[::-1] for each in arrays))).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"multiplier": 1 << 16}, "multiplier of an engine is a whole number from 1 to 65535"),
+        ({"channels": 0}, "channels of an engine is a whole number from 1 to 1024"),
+        ({"output_places": -1}, "output_places of an engine is a whole number from 0 to 32"),
+    ],
+    ids=str,
+)
+def test_refuses_integers(change: dict[str, int], message: str) -> None:
+    spec = Softermax()
+    numbers = {"channels": 4, "multiplier": 1, "score_places": 0, "output_places": 0} | change
+    with pytest.raises(ValueError, match=message):
+        Attention(spec, spec.constants(), **numbers)
+
+
+def test_refuses_heads_and_codes() -> None:
+    attention, _, (queries, keys, values, attended) = head_of(Softermax())
+    with pytest.raises(ValueError, match=r"queries are \(..., 16\), not \(40, 8\)"):
+        golden_attention(attention, queries[:, :8], keys, values, attended)
+    with pytest.raises(ValueError, match="24 keys and 23 values"):
+        golden_attention(attention, queries, keys, values[1:], attended)
+    with pytest.raises(ValueError, match="codes of keys are from -128 to 127"):
+        golden_attention(attention, queries, keys + 128, values, attended)
+    with pytest.raises(TypeError, match="Constants"):
+        Attention.of(Softermax(), 4, METHODS["consmax"]().examples()[0])
