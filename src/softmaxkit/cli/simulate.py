@@ -91,7 +91,10 @@ def simulate(
     chips: Annotated[
         list[int] | None,
         typer.Option(
-            min=1, max=1024, metavar="N", help="Also split the keys over so many chips; may be given again.",
+            min=1,
+            max=1024,
+            metavar="N",
+            help="Also split the keys over so many chips; may be given again.",
             show_default=False,
         ),
     ] = None,
@@ -105,14 +108,14 @@ def simulate(
     ] = None,
     stream: Annotated[
         Path | None,
-        typer.Option(
-            metavar="DIR", callback=writable_folder, help="Write the hardware for Stream there (stream-dse)."
-        ),
+        typer.Option(metavar="DIR", callback=writable_folder, help="Write the hardware for Stream there (stream-dse)."),
     ] = None,
     accelforge: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR", callback=writable_folder, help="Write the units as a package of hwcomponents, for AccelForge."
+            metavar="DIR",
+            callback=writable_folder,
+            help="Write the units as a package of hwcomponents, for AccelForge.",
         ),
     ] = None,
 ) -> None:
@@ -183,7 +186,17 @@ def _table(record: dict[str, Any]) -> Table:
     table = Table(title=title, box=SIMPLE_HEAD)
     table.add_column("method")
     table.add_column("pipeline")
-    for heading in ("context", "cycles", "time, s", "energy, uJ", "area, mm2", "used, %", "waits: memory", "unit", "drain"):
+    for heading in (
+        "context",
+        "cycles",
+        "time, s",
+        "energy, uJ",
+        "area, mm2",
+        "used, %",
+        "waits: memory",
+        "unit",
+        "drain",
+    ):
         table.add_column(heading, justify="right")
     for result in results:
         known = "energy_uj" in result
@@ -203,7 +216,10 @@ def _table(record: dict[str, Any]) -> Table:
 
 def _notes(results: list[dict[str, Any]]) -> list[str]:
     """Return why energies are missing, and by what part the others go, one line each."""
-    notes = [f"no energy: {reason}" for reason in dict.fromkeys(r["without_energy"] for r in results if "without_energy" in r)]
+    notes = [
+        f"no energy: {reason}"
+        for reason in dict.fromkeys(r["without_energy"] for r in results if "without_energy" in r)
+    ]
     for result in results:
         if "energy_uj" in result:
             parts = sorted(result["energy_uj_by_part"].items(), key=lambda part: -part[1])

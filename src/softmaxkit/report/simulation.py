@@ -42,16 +42,24 @@ def render_simulation(record: Mapping[str, Any]) -> str:
     methods = read_methods(record, [result["method"] for result in results])
     names = [name_of(result, methods[result["method"]].title) for result in results]
     contexts = sorted({result["context"] for result in results})
-    curves = {"seconds": "time, s", "energy_uj_per_token": "energy a token, µJ", "utilization_percent": "multipliers used, %"}
+    curves = {
+        "seconds": "time, s",
+        "energy_uj_per_token": "energy a token, µJ",
+        "utilization_percent": "multipliers used, %",
+    }
     drawn = (
-        [(title, curve(results, names, methods, key, title)) for key, title in curves.items()] if len(contexts) > 1 else []
+        [(title, curve(results, names, methods, key, title)) for key, title in curves.items()]
+        if len(contexts) > 1
+        else []
     )
     timelines = [
         (f"{name}, {result['context']:,} keys", result["series"]["timeline"])
         for name, result in zip(names, results, strict=True)
         if result["series"]["timeline"] and result["context"] == contexts[0]
     ]
-    parts = by_part([result for result in results if "energy_uj" in result and result["context"] == contexts[-1]], methods)
+    parts = by_part(
+        [result for result in results if "energy_uj" in result and result["context"] == contexts[-1]], methods
+    )
     split = [(name, each) for name, result in zip(names, results, strict=True) for each in result.get("chips", ())]
     return fill(
         "simulation.html.j2",
@@ -90,7 +98,10 @@ def _shown(values: Mapping[str, Any], key: str, form: str) -> str:
 def _sheet(names: Sequence[str], results: Sequence[Result]) -> Sheet:
     """Return the figures with all their digits."""
     keys = [key for key, *_ in COLUMNS]
-    rows = [[name, result["context"], *(result.get(key) for key in keys)] for name, result in zip(names, results, strict=True)]
+    rows = [
+        [name, result["context"], *(result.get(key) for key in keys)]
+        for name, result in zip(names, results, strict=True)
+    ]
     return Sheet(["method", "context", *keys], rows)
 
 

@@ -77,11 +77,14 @@ def by_part(results: Sequence[Result], methods: Mapping[str, Method]) -> go.Figu
     if not results:
         return None
     figure = go.Figure()
-    names = [f"{methods[each['method']].title} {each['variant']} {each['pipeline']}".replace("  ", " ") for each in results]
+    names = [
+        f"{methods[each['method']].title} {each['variant']} {each['pipeline']}".replace("  ", " ") for each in results
+    ]
     parts = list(dict.fromkeys(part for each in results for part in each["energy_uj_by_part"]))
     for place, part in enumerate(parts):
         share = [
-            each["energy_uj_by_part"].get(part, 0.0) * each["energy_uj_per_token"] / each["energy_uj"] for each in results
+            each["energy_uj_by_part"].get(part, 0.0) * each["energy_uj_per_token"] / each["energy_uj"]
+            for each in results
         ]
         colour = PART_COLOURS[place % len(PART_COLOURS)]
         figure.add_bar(x=share, y=names, name=part, orientation="h", marker={"color": colour})

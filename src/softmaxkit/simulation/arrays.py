@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -75,7 +75,9 @@ def measure_arrays(cells: str, methods: Sequence[str], command: Sequence[str]) -
                 driven = measure_array(spec, name, sizes, cells)
                 about = {"array": name, **vars(sizes), "cells": cells}
                 results.append(make_result(spec, "hardware", **about, **driven.figures()))
-                print(f"{method} {name} {sizes.rows} x {sizes.columns}, {sizes.channels}: {driven.figures()}", flush=True)
+                print(
+                    f"{method} {name} {sizes.rows} x {sizes.columns}, {sizes.channels}: {driven.figures()}", flush=True
+                )
     return make_record(command, 0, {"cells": cells, "queries": QUERIES, "keys": KEYS}, results)
 
 
@@ -189,7 +191,7 @@ def _packed(codes: Array, bits: int) -> int:
     return word
 
 
-def _after_reset(inputs: dict[str, Sequence[int]]) -> dict[str, Sequence[int]]:
+def _after_reset(inputs: Mapping[str, Sequence[int]]) -> dict[str, Sequence[int]]:
     """Put the cycle of the reset before those of the inputs."""
     return {name: [values[0], *values] for name, values in inputs.items()}
 

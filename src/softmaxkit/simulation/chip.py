@@ -87,19 +87,23 @@ def run(workload: Workload, hardware: Hardware, pace: Pace, queries: Queries) ->
     Raises:
         ValueError: a tile does not fit the buffers; the message has the key and what it takes.
     """
+    sizes = pace.engine.sizes
     shares = [share for share in range(1, hardware.engines + 1) if hardware.engines % share == 0]
-    runs = [_shared(workload, hardware, pace, queries, share) for share in shares]
+    runs = [
+        _run(workload, hardware, pace, queries, share, loading)
+        for loading in _loadings(hardware, sizes.channels, sizes.rows, queries.last)
+        for share in shares
+    ]
     return min(runs, key=lambda each: each.cycles)
 
 
-def _shared(workload: Workload, hardware: Hardware, pace: Pace, queries: Queries, share: int) -> Run:
-    """Return the run in which so many engines work on each head of keys."""
-    sizes, keys = pace.engine.sizes, queries.last
+def _run(workload: Workload, hardware: Hardware, pace: Pace, queries: Queries, share: int, loading: Loading) -> Run:
+    """Return the run in which so many engines work on each head of keys, whose keys come in this way."""
+    keys = queries.last
     heads, layers = workload.key_heads, workload.layers
     together = hardware.engines // share
     rounds = -(-heads // together)
     own = queries.of_engine(share)
-    loading = _loading(hardware, sizes.channels, sizes.rows, keys)
     # The caches hold the model's own channels; those that pad it to whole columns are no bytes.
     head_bytes = 2 * workload.channels * keys
     loaded = heads * (head_bytes if loading != "streamed" else 2 * workload.channels * own.keys)
@@ -115,7 +119,8 @@ def _shared(workload: Workload, hardware: Hardware, pace: Pace, queries: Queries
         layer, filled = loaded / rate + max(computed, (moved - loaded) / rate), 0.0
     else:
         layer = max(computed, moved / rate)
-        filled = min(together, heads) * min(head_bytes, _tile_bytes(hardware)) / rate
+        beat = 2 * workload.channels * pace.engine.sizes.rows
+        filled = min(together, heads) * (beat if loading == "streamed" else head_bytes) / rate
     cycles = layers * layer + filled
     return Run(
         cycles,
@@ -133,8 +138,8 @@ def _shared(workload: Workload, hardware: Hardware, pace: Pace, queries: Queries
     )
 
 
-def _loading(hardware: Hardware, channels: int, rows: int, keys: int) -> Loading:
-    """Return how keys and values come into the buffers of an engine.
+def _loadings(hardware: Hardware, channels: int, rows: int, keys: int) -> list[Loading]:
+    """Return how keys and values can come into the buffers of an engine.
 
     Raises:
         ValueError: not even a beat of keys fits.
@@ -148,13 +153,7 @@ def _loading(hardware: Hardware, channels: int, rows: int, keys: int) -> Loading
                 f"channels at least, {beat / 1024:g} KiB, not {size / 1024:g}"
             )
     size = min(hardware.buffers.key_bytes, hardware.buffers.value_bytes)
-    beats = -(-keys // rows)
-    if parts * beats * rows * channels <= size:
-        return "overlapped" if hardware.buffers.double else "between"
-    return "between" if hardware.buffers.double and beats * rows * channels <= size else "streamed"
-
-
-def _tile_bytes(hardware: Hardware) -> int:
-    """Return the bytes of a tile of keys and values: half of both buffers, or all where there are no halves."""
-    parts = 2 if hardware.buffers.double else 1
-    return (hardware.buffers.key_bytes + hardware.buffers.value_bytes) // parts
+    head = -(-keys // rows) * rows * channels
+    if parts * head <= size:
+        return ["overlapped" if hardware.buffers.double else "between", "streamed"]
+    return ["between", "streamed"] if head <= size else ["streamed"]

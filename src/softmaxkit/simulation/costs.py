@@ -70,15 +70,8 @@ class Costs:
         Raises:
             NoRecord: there is none of the method in the process.
         """
-        found = [(path, each) for path, each in self._results("units-*.json") if each.get("spec") == self.spec.to_json()]
         lanes = self.sizes.rows
-        if not found:
-            raise NoRecord(
-                f"no record in {self.records / FOLDER} says what a unit of {self.spec.name} costs in "
-                f"{self.hardware.process}: softmaxkit synth {self.spec.method} --lanes {lanes} --storage memory --cells "
-                f"{self.hardware.process} --json {self.records / FOLDER}/units-{self.spec.method}-{lanes}.json"
-            )
-        path, result = min(found, key=lambda each: abs(np.log(each[1]["lanes"] / lanes)))
+        path, result = self._nearest()
         share = lanes / result["lanes"]
         scaled = "" if share == 1 else f", of {result['lanes']} lanes, its area times {share:g}"
         area, energy = result["area_um2"] * share, result["energy_pj_per_element"]
@@ -87,8 +80,7 @@ class Costs:
     @cached_property
     def unit_memories(self) -> dict[str, tuple[Arrangement, float]]:
         """The memories in which rows of the unit wait, with the energy of a score in pJ: of accesses counted there."""
-        found = [each for _, each in self._results("units-*.json") if each.get("spec") == self.spec.to_json()]
-        result = min(found, key=lambda each: abs(np.log(each["lanes"] / self.sizes.rows)))
+        _, result = self._nearest()
         lanes, memories = result["lanes"], {}
         for name, memory in result["memories"].items():
             width = -(-memory["width_bits"] * self.sizes.rows // lanes)
@@ -99,6 +91,23 @@ class Costs:
             energy = writes * made.cycle(1, 0, self._period) + reads * made.cycle(0, 1, self._period)
             memories[name] = made, energy
         return memories
+
+    def _nearest(self) -> tuple[Path, Result]:
+        """Return the record of the unit with the nearest number of lanes.
+
+        Raises:
+            NoRecord: there is none of the method in the process.
+        """
+        lanes, spec = self.sizes.rows, self.spec.to_json()
+        found = [each for each in self._results("units-*.json") if each[1].get("spec") == spec]
+        if not found:
+            folder, process = self.records / FOLDER, self.hardware.process
+            raise NoRecord(
+                f"no record in {folder} says what a unit of {self.spec.name} costs in {process}: softmaxkit synth "
+                f"{self.spec.method} --lanes {lanes} --storage memory --cells {process} --json "
+                f"{folder}/units-{self.spec.method}-{lanes}.json"
+            )
+        return min(found, key=lambda each: abs(np.log(each[1]["lanes"] / lanes)))
 
     def array(self, name: str) -> Part:
         """Return an array, `query-key` or `value`, fitted to the record of arrays.

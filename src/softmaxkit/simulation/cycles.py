@@ -57,7 +57,7 @@ class Pace:
         return max(self.steps * beats(keys, self.engine.sizes.rows), self.engine.apart)
 
     def drain(self, keys: int) -> int:
-        """Return the cycles that a query is inside after the next one could begin: for its row, the PV array, the end."""
+        """Return the cycles that a query stays inside after the next one could begin."""
         return self.latency(keys) - self.interval(keys)
 
     def begins(self, queries: Queries) -> int:

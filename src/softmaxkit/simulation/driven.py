@@ -86,8 +86,7 @@ def _run(netlist: Netlist, inputs: Mapping[str, Sequence[int]]) -> tuple[Array, 
         words = [line.split() for line in (work / OUTPUTS).read_text(encoding="ascii").splitlines()]
     columns = zip(*words, strict=True)
     return states, {
-        name: [int(word, 16) for word in column]
-        for name, column in zip(netlist.outputs, columns, strict=True)
+        name: [int(word, 16) for word in column] for name, column in zip(netlist.outputs, columns, strict=True)
     }
 
 
@@ -99,7 +98,7 @@ def _bench(netlist: Netlist, inputs: Mapping[str, Sequence[int]], cycles: int) -
         if name != netlist.clock:
             yield f"{'reg' if name in netlist.inputs else 'wire'} [{len(nets) - 1}:0] {name};"
     for name in inputs:
-        yield f'reg [{len(netlist.inputs[name]) - 1}:0] {name}_of [0:{cycles - 1}];'
+        yield f"reg [{len(netlist.inputs[name]) - 1}:0] {name}_of [0:{cycles - 1}];"
     yield "initial begin"
     yield from (f'$readmemh("{name}.hex", {name}_of); {name} = {name}_of[0];' for name in inputs)
     yield "".join(f"{name} = 1;" for name in netlist.inputs if name not in inputs and name != netlist.clock)

@@ -66,5 +66,3 @@ def bill(costs: Costs, run: Run, clock: bool = True) -> Bill:
         {name: hardware.engines * amount * 1e-6 for name, amount in area.items() if amount},
         sources,
     )
-
-

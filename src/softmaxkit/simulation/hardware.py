@@ -21,26 +21,28 @@ FOLDER = "softmaxkit.simulation.machines"
 SUFFIXES = (".yaml", ".yml")
 
 
-def _key(what: str, least: float = 0.0, most: float = math.inf) -> Any:
-    """Return a field that is read from a key: what it is, and the bounds of a number; a lower bound of 0 is not met."""
-    return field(metadata={"what": what, "least": least, "most": most})
+def _about(what: str, least: float = 0.0, most: float = math.inf) -> dict[str, Any]:
+    """Return what is known of a key: what it is, and the bounds of a number; a lower bound of 0 is not met."""
+    return {"what": what, "least": least, "most": most}
 
 
 @dataclass(frozen=True)
 class Arrays:
     """The multipliers of an engine: a QK array and a PV array, of 8 bits."""
 
-    rows: int = _key("keys at a time, and lanes of the softmax unit", 1, 256)
-    columns: int = _key("channels at a time", 1, 1024)
+    rows: int = field(metadata=_about("keys at a time, and lanes of the softmax unit", 1, 256))
+    columns: int = field(metadata=_about("channels at a time", 1, 1024))
 
 
 @dataclass(frozen=True)
 class Buffers:
     """SRAM of an engine."""
 
-    key_kib: float = _key("KiB of keys an engine holds")
-    value_kib: float = _key("KiB of values an engine holds")
-    double: bool = _key("true where one half is loaded while the other is in use; false loads between queries")
+    key_kib: float = field(metadata=_about("KiB of keys an engine holds"))
+    value_kib: float = field(metadata=_about("KiB of values an engine holds"))
+    double: bool = field(
+        metadata=_about("true where one half is loaded while the other is in use; false loads between queries")
+    )
 
     @property
     def key_bytes(self) -> int:
@@ -57,19 +59,21 @@ class Buffers:
 class Dram:
     """Memory that all engines of a chip share."""
 
-    bandwidth_gb_per_s: float = _key("bandwidth in GB/s (1e9 bytes)")
-    energy_pj_per_bit: float = _key("energy of a bit that is read or written, in pJ")
-    source: str = _key("where the energy is from")
+    bandwidth_gb_per_s: float = field(metadata=_about("bandwidth in GB/s (1e9 bytes)"))
+    energy_pj_per_bit: float = field(metadata=_about("energy of a bit that is read or written, in pJ"))
+    source: str = field(metadata=_about("where the energy is from"))
 
 
 @dataclass(frozen=True)
 class Links:
     """What joins chips."""
 
-    latency_ns: float = _key("time in ns until the first byte of a message arrives")
-    bandwidth_gb_per_s: float = _key("bandwidth of a chip's link in each direction, in GB/s (1e9 bytes)")
-    energy_pj_per_bit: float = _key("energy of a bit that crosses a link, in pJ")
-    source: str = _key("where latency, bandwidth and energy are from")
+    latency_ns: float = field(metadata=_about("time in ns until the first byte of a message arrives"))
+    bandwidth_gb_per_s: float = field(
+        metadata=_about("bandwidth of a chip's link in each direction, in GB/s (1e9 bytes)")
+    )
+    energy_pj_per_bit: float = field(metadata=_about("energy of a bit that crosses a link, in pJ"))
+    source: str = field(metadata=_about("where latency, bandwidth and energy are from"))
 
 
 @dataclass(frozen=True)
@@ -79,14 +83,16 @@ class Hardware:
     The fields are the keys of the YAML file; those of a part are one level below it.
     """
 
-    name: str = _key("what the hardware is called")
-    process: str = _key("the process of its cells, sky130 or asap7, whose records give area and energy")
-    clock_mhz: float = _key("clock of the engines in MHz")
-    engines: int = _key("attention engines on the chip", 1)
-    arrays: Arrays = _key("the arrays of an engine")
-    buffers: Buffers = _key("the buffers of an engine")
-    dram: Dram = _key("the memory of the chip")
-    links: Links = _key("links between chips")
+    name: str = field(metadata=_about("what the hardware is called"))
+    process: str = field(
+        metadata=_about("the process of its cells, sky130 or asap7, whose records give area and energy")
+    )
+    clock_mhz: float = field(metadata=_about("clock of the engines in MHz"))
+    engines: int = field(metadata=_about("attention engines on the chip", 1))
+    arrays: Arrays = field(metadata=_about("the arrays of an engine"))
+    buffers: Buffers = field(metadata=_about("the buffers of an engine"))
+    dram: Dram = field(metadata=_about("the memory of the chip"))
+    links: Links = field(metadata=_about("links between chips"))
 
     @property
     def bytes_per_cycle(self) -> float:
@@ -130,9 +136,9 @@ def read_hardware(name: str) -> Hardware:
             raise ValueError(f"cannot read the hardware {path}: {getattr(error, 'strerror', None) or error}") from None
     else:
         hint = suggestion(name, hardware_names(), "there are")
-        raise ValueError(f"no hardware is called {name!r}; {hint}; or give a {SUFFIXES[0]} file")
+        raise ValueError(f"no hardware is called {name!r}, and it is no {SUFFIXES[0]} file; {hint}")
     try:
-        return hardware_from(yaml.load(text, _UniqueKeys))  # noqa: S506  # a safe loader
+        return hardware_from(_loaded(text))
     except yaml.YAMLError as error:
         raise ValueError(f"{source}: this is no YAML: {' '.join(str(error).split())}") from None
     except ValueError as error:
@@ -145,7 +151,7 @@ def hardware_from(data: Any) -> Hardware:
     Raises:
         ValueError: a key is unknown, missing or impossible; the message has its path, and what it may be.
     """
-    hardware = _read(Hardware, data, "")
+    hardware: Hardware = _read(Hardware, data, "")
     from softmaxkit.flow.cells.processes import PROCESSES
 
     if hardware.process not in PROCESSES:
@@ -160,15 +166,23 @@ def hardware_from(data: Any) -> Hardware:
     return hardware
 
 
-class _UniqueKeys(yaml.SafeLoader):
-    """A loader that refuses a key that is given twice, of which YAML would take the last in silence."""
+def _loaded(text: str) -> Any:
+    """Return what a YAML text says.
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
-        for place, key in enumerate(keys):
-            if key in keys[:place]:
-                raise ValueError(f"the key {key} in line {node.value[place][0].start_mark.line + 1} is there twice")
-        return super().construct_mapping(node, deep)
+    Raises:
+        ValueError: a key is there twice, of which YAML would take the last in silence.
+        yaml.YAMLError: it is no YAML.
+    """
+    nodes = [yaml.compose(text, yaml.SafeLoader)]
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, yaml.MappingNode):
+            keys = [key.value for key, _ in node.value]
+            for place, (key, value) in enumerate(node.value):
+                if key.value in keys[:place]:
+                    raise ValueError(f"the key {key.value} in line {key.start_mark.line + 1} is there twice")
+                nodes.append(value)
+    return yaml.safe_load(text)
 
 
 def _read(part: type[Any], data: Any, path: str) -> Any:

@@ -35,4 +35,6 @@ def engine_of(spec: Spec, pipeline: str, hardware: Hardware, channels: int, cont
     try:
         return Engine(Attention.of(spec, padded), arrays.rows, arrays.columns, min(context, LONGEST), storage="memory")
     except ValueError as error:
-        raise ValueError(f"arrays.rows {arrays.rows}, arrays.columns {arrays.columns} and {spec.name}: {error}") from None
+        raise ValueError(
+            f"arrays.rows {arrays.rows}, arrays.columns {arrays.columns} and {spec.name}: {error}"
+        ) from None

@@ -20,8 +20,9 @@ SOFTMAX = ("ReduceMax", "Exp", "ReduceSum", "Div")
 ELEMENT = ("Exp",)
 """What stands for a method that looks at every score by itself."""
 
-EXAMPLE = Template('''"""Prices a head of attention, $rows queries on $keys keys, with Stream: pip install stream-dse six pydot onnx.
+EXAMPLE = Template('''"""Prices a head of attention, $rows queries on $keys keys, with Stream.
 
+    pip install stream-dse six pydot
     python attention.py
 """
 

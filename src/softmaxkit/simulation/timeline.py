@@ -17,8 +17,9 @@ def timeline(engine: Engine, queries: Queries) -> list[dict[str, Any]]:
     """Return when each stage works on the first queries of a job, and on those that follow it in a next one.
 
     Returns:
-        dicts of `query`, `keys`, and the cycles from which and to which the QK array (`qk`), the unit (`unit`: until the
-        first weights leave) and the PV array (`pv`) work; empty where the keys are more than the engine is built for.
+        dicts of `query`, `keys`, and the cycles from which and to which the QK array (`qk`), the unit (`unit`: until
+        the first weights leave) and the PV array (`pv`) work; empty where the keys are more than the engine is built
+        for.
     """
     if queries.last > engine.sizes.max_keys:
         return []
