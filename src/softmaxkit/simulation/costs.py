@@ -14,6 +14,7 @@ import numpy as np
 from softmaxkit.blocks.stream import beats
 from softmaxkit.engine.sizes import EngineSizes
 from softmaxkit.flow.sram import MACROS, Arrangement, arranged
+from softmaxkit.methods.base.forms import has_constants
 from softmaxkit.methods.base.spec import Spec
 from softmaxkit.simulation.hardware import Hardware
 
@@ -102,10 +103,11 @@ class Costs:
         found = [each for each in self._results("units-*.json") if each[1].get("spec") == spec]
         if not found:
             folder, process = self.records / FOLDER, self.hardware.process
+            loadable = " --constants loadable" if has_constants(self.spec) else ""
             raise NoRecord(
                 f"no record in {folder} says what a unit of {self.spec.name} costs in {process}: softmaxkit synth "
-                f"{self.spec.method} --lanes {lanes} --storage memory --cells {process} --json "
-                f"{folder}/units-{self.spec.method}-{lanes}.json"
+                f"{self.spec.method} --lanes {lanes} --storage memory{loadable} --cells {process} --clock "
+                f"{self._period:g} --json {folder}/units-{self.spec.method}-{lanes}.json"
             )
         return min(found, key=lambda each: abs(np.log(each[1]["lanes"] / lanes)))
 

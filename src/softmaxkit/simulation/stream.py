@@ -203,7 +203,7 @@ def _dram(options: SimulationOptions) -> dict[str, Any]:
 
 def _port(kind: str, width: int, allocation: list[str]) -> dict[str, Any]:
     return {
-        "name": f"{kind}_port",
+        "name": {"read": "r_port_1", "write": "w_port_1", "read_write": "rw_port_1"}[kind],
         "type": kind,
         "bandwidth_min": min(8, width),
         "bandwidth_max": width,
