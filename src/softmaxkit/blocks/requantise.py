@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Const, Module, Mux, Shape, Signal, Value, signed
+from amaranth.hdl import Cat, Const, Module, Mux, Shape, Signal, Value, signed
 
 from softmaxkit.blocks.pipeline import named
 
@@ -16,6 +16,28 @@ def round_places(m: Module, name: str, value: Value, places: int) -> Value:
     # One less than half, and the one back if the quotient is odd, carries just when rounding goes up.
     raised = named(m, f"{name}_raised", wide + Const((1 << (places - 1)) - 1) + wide[places])
     return named(m, name, raised[places:].as_signed())
+
+
+def round_shifted(m: Module, name: str, value: Value, amount: Value, places: int = 0) -> Value:
+    """Return a signed value divided by `2**(amount + places)`, rounded as `round_places` does.
+
+    Args:
+        m: the module to build it in.
+        name: prefix of its signals.
+        value: signed.
+        amount: unsigned.
+        places: 0 or more.
+    """
+    # The lowest bit that is kept is the half; all below goes into the sticky bit.
+    below = max(places - 1, 0)
+    current = named(m, f"{name}_above", (value[below:] if places else Cat(Const(0, 1), value)).as_signed())
+    sticky = named(m, f"{name}_below", value[:below].any())
+    for place in range(len(amount)):
+        step = min(1 << place, len(current))
+        sticky = named(m, f"{name}_sticky_{place}", sticky | (amount[place] & current[:step].any()))
+        current = named(m, f"{name}_by_{1 << place}", Mux(amount[place], current >> step, current))
+    whole = current[1:].as_signed()
+    return named(m, name, whole + (current[0] & (sticky | whole[0])))
 
 
 def saturate_to(m: Module, name: str, value: Value, shape: Shape) -> Signal:

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from amaranth.hdl import Array, Cat, Const, Module, Mux, Shape, Signal, Value, signed
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from softmaxkit.blocks.adder_tree import adder_tree
 from softmaxkit.blocks.pipeline import Pipeline, named
 from softmaxkit.blocks.queue import Queue
-from softmaxkit.blocks.requantise import round_places, saturate_to
+from softmaxkit.blocks.requantise import round_shifted
 from softmaxkit.engine.golden import Attention
 from softmaxkit.engine.sizes import EngineSizes
-from softmaxkit.methods.base.unit import SoftmaxUnit
+from softmaxkit.methods.base.unit import TakesScores
 
 CODE = signed(8)
 REGISTERS = ("fetch", "product", "sum")
-"""Registers of an array before that of its output."""
+"""Registers of the QK array before that of its scores; those of the PV array end with its sums."""
 DEPTH = len(REGISTERS) + 1
-"""Cycles from the last step of a beat to what an array makes of it."""
+"""Cycles from the last step of a beat to its scores, and likewise to its outputs, one register behind the sums."""
 
 
 def query_layout(columns: int, max_keys: int) -> data.StructLayout:
@@ -58,7 +56,7 @@ class QueryKeyArray(wiring.Component):
         sum_bits: width of an accumulator.
     """
 
-    def __init__(self, attention: Attention, sizes: EngineSizes, unit: SoftmaxUnit) -> None:
+    def __init__(self, attention: Attention, sizes: EngineSizes, unit: TakesScores) -> None:
         self.attention, self.sizes, self.unit = attention, sizes, unit
         self.sum_bits = 2 * CODE.width + (attention.channels - 1).bit_length()
         super().__init__(
@@ -131,29 +129,30 @@ class QueryKeyArray(wiring.Component):
 
 
 class ValueArray(wiring.Component):
-    """Outputs of a query: the weights of `rows` keys at a time, `columns` channels a cycle.
+    """Weighted sums of values: the weights of `rows` keys at a time, `columns` channels a cycle.
 
     Channels are summed in turn, and leave as they meet the last keys.
 
     Args:
-        attention: the integers.
         sizes: of the engine.
-        unit: that gives the probabilities.
+        weights: payload of the stream of weights: `codes`, `last`, and what else comes with a beat.
+        weight_bits: width of a weight.
 
     Attributes:
-        results: stream in, as the unit gives it.
-        outputs: stream out, of `output_layout`, `steps` beats a query.
+        weights: stream in.
+        sums: stream out: `sums` of so many channels, and `last`; `steps` beats a query.
         values: port to the buffer of values.
         sum_bits: width of an accumulator.
     """
 
-    def __init__(self, attention: Attention, sizes: EngineSizes, unit: SoftmaxUnit) -> None:
-        self.attention, self.sizes, self.unit = attention, sizes, unit
-        self.sum_bits = unit.weight_bits + CODE.width + (sizes.max_keys - 1).bit_length()
+    def __init__(self, sizes: EngineSizes, weights: data.StructLayout, weight_bits: int) -> None:
+        self.sizes, self.layout = sizes, weights
+        self.sum_bits = weight_bits + CODE.width + (sizes.max_keys - 1).bit_length()
+        sums = {"sums": data.ArrayLayout(signed(self.sum_bits), sizes.columns), "last": 1}
         super().__init__(
             {
-                "results": In(stream.Signature(unit.results.payload.shape())),
-                "outputs": Out(stream.Signature(output_layout(sizes.columns))),
+                "weights": In(stream.Signature(weights)),
+                "sums": Out(stream.Signature(data.StructLayout(sums))),
                 "values": Out(ReadPort(sizes)),
             }
         )
@@ -162,38 +161,34 @@ class ValueArray(wiring.Component):
         """Build it."""
         m = Module()
         sizes, columns = self.sizes, range(self.sizes.columns)
-        # While a beat is worked on, the unit is not held up: one that is goes on in time for the next row.
-        m.submodules.queue = queue = Queue(Shape.cast(self.results.payload.shape()).width, 2)
-        results = stream.Signature(self.results.payload.shape()).create(path=("waiting",))
+        # While a beat is worked on, the unit is not held up: it goes on in time for the next row.
+        m.submodules.queue = queue = Queue(self.layout.size, 2)
+        beat = self.layout(queue.sink.payload)
         m.d.comb += [
-            queue.source.valid.eq(self.results.valid),
-            queue.source.payload.eq(self.results.payload),
-            self.results.ready.eq(queue.source.ready),
-            results.valid.eq(queue.sink.valid),
-            Value.cast(results.payload).eq(queue.sink.payload),
-            queue.sink.ready.eq(results.ready),
+            queue.source.valid.eq(self.weights.valid),
+            queue.source.payload.eq(self.weights.payload),
+            self.weights.ready.eq(queue.source.ready),
         ]
         first_beat, place = Signal(init=1), Signal(range(max(sizes.steps, 2)))
-        pipe = Pipeline(m, "value", results.valid, self.outputs, REGISTERS)
-        begins, ends, last = place == 0, place == sizes.steps - 1, results.p.last
+        pipe = Pipeline(m, "value", queue.sink.valid, self.sums, REGISTERS)
+        begins, ends, last = place == 0, place == sizes.steps - 1, beat.last
         address = Signal(sizes.address_bits)
         m.d.comb += [
-            results.ready.eq(pipe.advance & ends),
+            queue.sink.ready.eq(pipe.advance & ends),
             self.values.enable.eq(pipe.fire),
             self.values.address.eq(address),
         ]
         with m.If(pipe.fire):
-            m.d.sync += [
-                place.eq(Mux(ends, 0, place + 1)),
-                address.eq(Mux(ends & last, 0, address + 1)),
-            ]
+            m.d.sync += [place.eq(Mux(ends, 0, place + 1)), address.eq(Mux(ends & last, 0, address + 1))]
             with m.If(ends):
                 m.d.sync += first_beat.eq(last)
-        weights = [self.unit.weight(m, f"weight{row}", results.p.codes[row]) for row in range(sizes.rows)]
-        weights = pipe.hold("fetch", weights, begins)
-        flags: Any = {"first": first_beat, "last": last, "place": place}
-        flags = pipe.cut("fetch", flags)
+        beat = pipe.hold(
+            "fetch", {name: Value.cast(beat[name]) for name in self.layout.members if name != "last"}, begins
+        )
+        flags = pipe.cut("fetch", {"first": first_beat, "last": last, "place": place})
+        weights = [Value.cast(each) for each in self.layout.members["codes"](beat["codes"])]
         dots = [self._dot(m, f"dot{column}", weights, column) for column in columns]
+        beat = pipe.hold("product", {name: each for name, each in beat.items() if name != "codes"}, Const(1))
         dots, flags = pipe.cut("product", (dots, flags))
         sums = Array(
             [
@@ -202,25 +197,20 @@ class ValueArray(wiring.Component):
             ]
         )
         kept = sums[flags["place"]]
-        totals = [
-            named(
-                m, f"total{column}", (Mux(flags["first"], 0, kept[column]) + dots[column])[: self.sum_bits].as_signed()
-            )
-            for column in columns
-        ]
+        totals = []
+        for column in columns:
+            before = named(m, f"before{column}", Mux(flags["first"], 0, kept[column]))
+            before = self._lowered(m, f"lowered{column}", before, beat)
+            totals.append(named(m, f"total{column}", (before + dots[column])[: self.sum_bits].as_signed()))
         with m.If(pipe.fire & ~flags["last"]):
             m.d.sync += [kept[column].eq(totals[column]) for column in columns]
-        totals = pipe.hold("sum", totals, flags["last"])
-        ended, place = pipe.cut("sum", (flags["last"], flags["place"]))
-        pipe.keep(ended)
-        outputs = [
-            saturate_to(
-                m, f"output{column}", round_places(m, f"rounded{column}", total, self.attention.output_places), CODE
-            )
-            for column, total in enumerate(totals)
-        ]
-        pipe.finish(Cat(*outputs, place == sizes.steps - 1))
+        pipe.keep(flags["last"])
+        pipe.finish(Cat(*totals, flags["place"] == sizes.steps - 1))
         return m
+
+    def _lowered(self, m: Module, name: str, before: Value, beat: dict[str, Value]) -> Value:
+        """Return what was summed before, as far as a beat changes it."""
+        return round_shifted(m, name, before, beat["rise"]) if "rise" in beat else before
 
     def _dot(self, m: Module, name: str, weights: list[Value], column: int) -> Value:
         """Return the sum of products of the keys at hand, for a channel."""

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Const, Module, Mux, Signal, Value
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from softmaxkit.blocks.configuration import hold_between_rows
 from softmaxkit.blocks.storage import MemoryPort, WordMemory, check_storage
+from softmaxkit.blocks.stream import result_layout
 from softmaxkit.engine.arrays import DEPTH, QueryKeyArray, ValueArray, output_layout, query_layout
-from softmaxkit.engine.golden import Attention, golden_attention
+from softmaxkit.engine.golden import Attention, golden_attention, golden_deferred
+from softmaxkit.engine.outputs import Division, Shift
 from softmaxkit.engine.sizes import EngineSizes
 from softmaxkit.formats import Array
+from softmaxkit.methods.base.unit import DeferredUnit, SoftmaxUnit
 from softmaxkit.shell.rows_inside import RowsInside, most_rows
+
+PIPELINES = ("token", "element", "deferred")
+"""Ways through an engine."""
 
 BUFFERS = ("key_memory", "value_memory")
 """Ports to the buffers where these are memories outside."""
@@ -40,6 +46,7 @@ class Engine(wiring.Component):
         storage: of the buffers, and of the rows and tables of the unit: "flip-flops" or "memory".
         depth: registers of the unit; None for its own.
         loadable: can the constants of the method be loaded?
+        pipeline: "deferred" puts the division last, where the method can; else it is that of the unit.
 
     Attributes:
         queries: stream in, of `query_layout`; a query is `steps` beats, of which the last is marked.
@@ -61,19 +68,31 @@ class Engine(wiring.Component):
         storage: str = "flip-flops",
         depth: int | None = None,
         loadable: bool = False,
+        pipeline: str | None = None,
     ) -> None:
         check_storage(storage, but="latches")
+        if pipeline is not None and pipeline not in PIPELINES:
+            raise ValueError(f"pipeline is {', '.join(PIPELINES)}, or left out for the unit's own, not {pipeline!r}")
         self.attention, self.storage = attention, storage
         self.sizes = sizes = EngineSizes(rows, columns, attention.channels, max_keys)
         spec = attention.spec
-        of_unit: Any = storage if storage in spec.storages else "flip-flops"
-        constants = None if loadable else attention.constants
-        self.unit = spec.unit(rows, constants, max_row=max_keys, storage=of_unit, depth=depth)
+        of_unit: Any = {"max_row": max_keys, "depth": depth}
+        of_unit["storage"] = storage if storage in spec.storages else "flip-flops"
+        self.unit: SoftmaxUnit | DeferredUnit
+        if pipeline == "deferred":
+            self.unit = spec.deferred_unit(rows, **of_unit)
+        else:
+            self.unit = spec.unit(rows, None if loadable else attention.constants, **of_unit)
+        if loadable and self.unit.registers is None:
+            raise ValueError(f"there are no constants to be loaded in an engine of {spec.name}; leave loadable out")
+        if pipeline not in (None, self.pipeline):
+            raise ValueError(f"an engine of {spec.name} is of the pipeline {self.pipeline!r}, not {pipeline!r}")
         constants_bits = 0 if self.unit.registers is None else self.unit.registers.data_bits
         self.address_bits = (self.writes(max_keys) - 1).bit_length()
         self.data_bits = max(sizes.word_bits, constants_bits)
         write = data.StructLayout({"address": self.address_bits, "data": self.data_bits, "last": 1})
-        self.query_key, self.value = QueryKeyArray(attention, sizes, self.unit), ValueArray(attention, sizes, self.unit)
+        self.query_key = QueryKeyArray(attention, sizes, self.unit)
+        self.value, self.output = self._back()
         ports: dict[str, Any] = {
             "queries": In(stream.Signature(query_layout(columns, max_keys))),
             "outputs": Out(stream.Signature(output_layout(columns))),
@@ -85,19 +104,37 @@ class Engine(wiring.Component):
         self.memories = tuple(memories)
         super().__init__(ports | {name: Out(signature) for name, signature in memories.items()})
 
+    def _back(self) -> tuple[ValueArray, Shift | Division]:
+        """Return the PV array, and what turns its sums to outputs."""
+        unit, sizes = self.unit, self.sizes
+        if isinstance(unit, DeferredUnit):
+            array = ValueArray(sizes, unit.weights.payload.shape(), unit.weight_bits)
+            return array, Division(array, unit.factors.payload.shape(), unit.least_places)
+        array = ValueArray(sizes, result_layout(unit.weight_bits, sizes.rows), unit.weight_bits)
+        return array, Shift(array, self.attention.output_places)
+
     @property
     def apart(self) -> int:
         """Cycles between the beginnings of two queries, at least."""
-        return max(self.sizes.steps, self.unit.interval(1))
+        return self.sizes.steps if isinstance(self.unit, DeferredUnit) else max(self.sizes.steps, self.unit.interval(1))
+
+    @property
+    def ordered(self) -> bool:
+        """Does a query that attends to fewer keys than the one before wait until the engine is empty?"""
+        unit = self.unit
+        return unit.slice_beats > 1 if isinstance(unit, DeferredUnit) else unit.holds_rows
 
     @property
     def most(self) -> int:
         """Queries that can be inside at a time: those of the unit, and one for each beat that the arrays hold."""
-        return most_rows(self.unit) + 2 * DEPTH + 2
+        inside = self.unit.most_rows if isinstance(self.unit, DeferredUnit) else most_rows(self.unit)
+        return inside + 2 * DEPTH + 2
 
     @property
     def pipeline(self) -> str:
-        """How queries go through: "token", row by row, or "element", a score at a time."""
+        """How queries go through: "token", row by row; "element", score by score; or "deferred", the division last."""
+        if isinstance(self.unit, DeferredUnit):
+            return "deferred"
         return "token" if self.unit.holds_rows else "element"
 
     def writes(self, keys: int) -> int:
@@ -106,17 +143,16 @@ class Engine(wiring.Component):
         return 2 * self.sizes.beats(keys) * self.sizes.steps + constants
 
     def golden(self, queries: Array, keys: Array, values: Array, attended: Array) -> Array:
-        """Return what the engine gives; see `golden_attention`."""
-        return golden_attention(self.attention, queries, keys, values, attended)
+        """Return what the engine gives; see `golden_attention` and `golden_deferred`."""
+        golden = golden_deferred if self.pipeline == "deferred" else golden_attention
+        return golden(self.attention, queries, keys, values, attended)
 
     def elaborate(self, platform: object) -> Module:
         """Build it."""
         m = Module()
-        m.submodules.query_key, m.submodules.unit, m.submodules.value = query_key, unit, value = (
-            self.query_key,
-            self.unit,
-            self.value,
-        )
+        query_key, unit, value, output = self.query_key, self.unit, self.value, self.output
+        m.submodules.query_key, m.submodules.unit = query_key, unit
+        m.submodules.value, m.submodules.output = value, output
         m.submodules.inside = inside = RowsInside(self.most, 0)
         hold, write = hold_between_rows(m, self.queries, self.configuration, inside.busy)
         # Between rows, `first` is set: a beat begins a query.
@@ -133,8 +169,18 @@ class Engine(wiring.Component):
             inside.ends.eq(self.outputs.valid & self.outputs.ready & self.outputs.p.last),
         ]
         wiring.connect(m, query_key.scores, unit.scores)
-        wiring.connect(m, unit.results, value.results)
-        wiring.connect(m, value.outputs, wiring.flipped(self.outputs))
+        if isinstance(unit, DeferredUnit):
+            wiring.connect(m, unit.weights, value.weights)
+            wiring.connect(m, unit.factors, output.factors)
+        else:
+            weights = [unit.weight(m, f"weight{row}", unit.results.p.codes[row]) for row in range(unit.lanes)]
+            m.d.comb += [
+                Value.cast(value.weights.payload).eq(Cat(*weights, unit.results.p.last)),
+                value.weights.valid.eq(unit.results.valid),
+                unit.results.ready.eq(value.weights.ready),
+            ]
+        wiring.connect(m, value.sums, output.sums)
+        wiring.connect(m, output.outputs, wiring.flipped(self.outputs))
         for name in unit.memories:
             wiring.connect(m, wiring.flipped(getattr(self, name)), getattr(unit, name))
         words = self.sizes.words
@@ -153,10 +199,10 @@ class Engine(wiring.Component):
     def _early(self, m: Module, begins: Value, busy: Value) -> Value:
         """Return whether the unit would have to refuse what comes of a query, and so the query waits.
 
-        A unit that holds rows has room for the longest once, and makes reciprocals at a pace of its own.
+        What waits in a unit has room for its longest once, and a unit may make reciprocals at a pace of its own.
         """
         early: Value = Const(0)
-        if self.unit.holds_rows:
+        if self.ordered:
             before = Signal.like(self.queries.p.keys, name="keys_before", reset_less=True)
             with m.If(begins):
                 m.d.sync += before.eq(self.queries.p.keys)

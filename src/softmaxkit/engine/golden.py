@@ -98,9 +98,9 @@ class Attention:
         """Return score codes, int64 (..., rows, keys), of codes (..., rows, channels) and (..., keys, channels)."""
         return self.spec.scores_of(_product(queries, keys.mT) * self.multiplier, self.score_places)
 
-    def outputs(self, sums: Array, places: int | Array | None = None) -> Array:
+    def outputs(self, sums: Array) -> Array:
         """Bring sums of weighted values to int8 codes, held in int64."""
-        return CODE.saturate(shift_right(sums, self.output_places if places is None else places))
+        return CODE.saturate(shift_right(sums, self.output_places))
 
 
 def golden_attention(attention: Attention, queries: Array, keys: Array, values: Array, attended: Array) -> Array:
@@ -124,6 +124,25 @@ def golden_attention(attention: Attention, queries: Array, keys: Array, values: 
         attention.spec.golden(attention.scores(queries, keys), causal(attended, keys), attention.constants)
     )
     return attention.outputs(_product(weights, values))
+
+
+def golden_deferred(attention: Attention, queries: Array, keys: Array, values: Array, attended: Array) -> Array:
+    """Return the outputs of an engine with the division last; arguments and result as of `golden_attention`.
+
+    What is summed is shifted down where the maximum rises, slice by slice of the method, each time rounded once; then
+    the sum times the factor is brought to int8 by a shift, rounded once.
+
+    Raises:
+        ValueError: as `golden_attention`, or the method has no such form.
+    """
+    check_codes(attention, queries, keys, values)
+    xp = array_namespace(queries)
+    rows = attention.spec.deferred(attention.scores(queries, keys), causal(attended, keys), attention.constants)
+    sums = xp.zeros_like(_product(rows.weights, values))
+    for index in range(rows.rises.shape[-1]):
+        some = slice(index * rows.width, (index + 1) * rows.width)
+        sums = shift_right(sums, rows.rises[..., index, None]) + _product(rows.weights[..., some], values[..., some, :])
+    return CODE.saturate(shift_right(sums * rows.factor, rows.places))
 
 
 def causal(attended: Array, keys: Array) -> Array:

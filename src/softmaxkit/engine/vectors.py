@@ -65,12 +65,6 @@ class Head:
     constants: Constants | None = None
 
 
-def causal_head(engine: Engine, count: int, offset: int, group: int, random: np.random.Generator) -> Head:
-    """Return random queries of a prompt: `count` tokens after `offset` earlier ones, `group` heads on the same keys."""
-    attended = np.repeat(offset + 1 + np.arange(count), group)
-    return random_head(engine, attended, random)
-
-
 def random_head(engine: Engine, attended: Integers, random: np.random.Generator) -> Head:
     """Return random queries that attend to so many keys: codes near 0 and far, at their ends, and equal ones."""
     channels, most = engine.sizes.channels, max(int(attended.max()), 1)

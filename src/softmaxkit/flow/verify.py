@@ -86,7 +86,7 @@ class Verification:
         compared: number of outputs compared.
         mismatches: how many of them were wrong.
         faults: descriptions of everything that is wrong; empty if the unit is right.
-        wrong: the first wrong results.
+        wrong: the first wrong results, each a `Wrong`, or a `WrongOutput` of an engine.
         cycles: number of cycles simulated.
         parts: parts that were tested exhaustively.
         seconds: run time.
@@ -96,7 +96,7 @@ class Verification:
     compared: int = 0
     mismatches: int = 0
     faults: list[str] = field(default_factory=list)
-    wrong: list[Wrong] = field(default_factory=list)
+    wrong: list[Any] = field(default_factory=list)
     cycles: int = 0
     parts: list[str] = field(default_factory=list)
     seconds: float = 0.0

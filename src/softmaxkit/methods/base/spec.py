@@ -19,6 +19,7 @@ from softmaxkit.methods.base.answers import Dataflow as Dataflow
 from softmaxkit.methods.base.answers import Storage as Storage
 from softmaxkit.methods.base.answers import Training as Training
 from softmaxkit.methods.base.constants import Constants
+from softmaxkit.methods.base.deferred import DeferredRows
 from softmaxkit.methods.base.fields import check_fields, field_choices, read_fields, read_values, write_fields
 from softmaxkit.methods.base.partial import ElementPartial, Partial
 from softmaxkit.suggestions import suggestion
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
     from softmaxkit.methods.base.forms import Form
     from softmaxkit.methods.base.module import SoftmaxModule
-    from softmaxkit.methods.base.unit import SoftmaxUnit
+    from softmaxkit.methods.base.unit import DeferredUnit, SoftmaxUnit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -224,6 +225,34 @@ class Spec(Answers, ABC):
     def weight_step(self, constants: Constants) -> float:
         """Return the probability that the weight 1 stands for."""
         return float(self.decode(np.ones(1, np.int64), constants)[0])
+
+    def deferred(self, codes: Array, mask: Array | None, constants: Constants) -> DeferredRows:
+        """Return the integers of rows whose division comes after the weighted sum, as `deferred_unit` computes them.
+
+        Args:
+            codes: score codes, int64 (..., keys).
+            mask: boolean, broadcasts to the codes.
+            constants: of this spec.
+
+        Raises:
+            ValueError: the method has no such form.
+        """
+        raise ValueError(self._without_deferred())
+
+    def deferred_unit(self, lanes: int, **sizes: Any) -> DeferredUnit:
+        """Return the hardware of `deferred`.
+
+        Args:
+            lanes: scores a cycle.
+            sizes: `max_row`, `depth` and `storage`, as for `unit`.
+
+        Raises:
+            ValueError: the method has no such form, or not of these sizes.
+        """
+        raise ValueError(self._without_deferred())
+
+    def _without_deferred(self) -> str:
+        return f'{self.name} has no hardware with the division after the weighted sum; leave pipeline="deferred" out'
 
     # Torch, hardware, and rows in parts.
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 from amaranth.hdl import Module, Shape, Value
-from amaranth.lib import stream, wiring
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from softmaxkit.blocks.configuration import RegisterMap
@@ -37,7 +37,26 @@ class Schedule(NamedTuple):
     rows_held: int
 
 
-class SoftmaxUnit(wiring.Component):
+class TakesScores(wiring.Component):
+    """What takes a method's score codes.
+
+    Attributes:
+        spec: the method.
+    """
+
+    spec: Spec
+
+    @property
+    def code_shape(self) -> Shape:
+        """Shape of a score code: signed, as wide as the spec says."""
+        return Shape(self.spec.score_bits, signed=True)
+
+    def score_code(self, m: Module, name: str, product: Value, places: int) -> Value:
+        """Build `Spec.scores_of`: return the score code of a signed product."""
+        return saturate_to(m, name, round_places(m, f"{name}_rounded", product, places), self.code_shape)
+
+
+class SoftmaxUnit(TakesScores):
     """A streaming unit: rows of score codes in, rows of results out, equal to `spec.golden` bit for bit.
 
     Subclasses are called `Unit`, one in the file `unit.py` of each method, and take `(spec, lanes, constants, max_row,
@@ -95,11 +114,6 @@ class SoftmaxUnit(wiring.Component):
         super().__init__(ports)
 
     @property
-    def code_shape(self) -> Shape:
-        """Shape of a score code: signed, as wide as the spec says."""
-        return Shape(self.spec.score_bits, signed=True)
-
-    @property
     @abstractmethod
     def result_bits(self) -> int:
         """Width of a result code."""
@@ -108,10 +122,6 @@ class SoftmaxUnit(wiring.Component):
     def weight_bits(self) -> int:
         """Width of a result as `Spec.weights` gives it."""
         return self.result_bits
-
-    def score_code(self, m: Module, name: str, product: Value, places: int) -> Value:
-        """Build `Spec.scores_of`: return the score code of a signed product."""
-        return saturate_to(m, name, round_places(m, f"{name}_rounded", product, places), self.code_shape)
 
     def weight(self, m: Module, name: str, result: Value) -> Value:
         """Build `Spec.weights`: return the weight, unsigned, of a result code."""
@@ -187,6 +197,60 @@ class SoftmaxUnit(wiring.Component):
     def golden(self, codes: Array, mask: Array | None, constants: Constants) -> Array:
         """Return what the unit gives, from the spec."""
         return self.spec.golden(codes, mask, constants)
+
+
+class DeferredUnit(TakesScores):
+    """A streaming unit whose weights leave before their row is whole, equal to `spec.deferred` bit for bit.
+
+    Args:
+        spec: the method.
+        lanes: positions a beat, which divide the width of a slice.
+        max_row: scores of the longest row.
+        storage: of what waits.
+        weight_bits: width of a weight.
+        rise_bits: width of what the maximum rises by.
+        factor: payload of `factors`: `factor` and `places`.
+
+    Attributes:
+        scores: stream in, of `score_layout`.
+        weights: stream out: `codes`, a weight for each lane; `rise`, for what was summed before; and `last`.
+        factors: stream out, one a row.
+        least_places: that the places of a factor count from.
+        slice_beats: beats of a slice.
+        most_rows: rows that can be inside at once.
+    """
+
+    registers: RegisterMap | None = None
+    memories: tuple[str, ...] = ()
+    least_places: int
+    slice_beats: int
+    most_rows: int
+
+    def __init__(
+        self,
+        spec: Spec,
+        lanes: int,
+        max_row: int,
+        storage: str,
+        weight_bits: int,
+        rise_bits: int,
+        factor: data.StructLayout,
+    ) -> None:
+        check_sizes(lanes, max_row)
+        check_storage(storage)
+        self.spec, self.lanes, self.max_row, self.storage, self.weight_bits = spec, lanes, max_row, storage, weight_bits
+        weights = {"codes": data.ArrayLayout(weight_bits, lanes), "rise": rise_bits, "last": 1}
+        super().__init__(
+            {
+                "scores": In(stream.Signature(score_layout(self.code_shape, lanes))),
+                "weights": Out(stream.Signature(data.StructLayout(weights))),
+                "factors": Out(stream.Signature(factor)),
+            }
+        )
+
+    @abstractmethod
+    def waits(self, count: int) -> int:
+        """Return the cycles from the last of `count` beats of a slice to its first weights, which are not held up."""
 
 
 def check_constants(spec: Spec, constants: Constants) -> None:

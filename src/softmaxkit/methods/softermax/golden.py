@@ -8,6 +8,7 @@ from array_api_compat import array_namespace
 
 from softmaxkit.formats import Array, shift_right
 from softmaxkit.masks import broadcast_mask
+from softmaxkit.methods.base.deferred import DeferredRows
 
 if TYPE_CHECKING:
     from softmaxkit.methods.softermax.spec import Softermax
@@ -21,27 +22,89 @@ def golden(spec: Softermax, codes: Array, mask: Array | None) -> Array:
     if keys == 0:
         return codes
     lowest = spec.input.min_code >> spec.input.fraction_bits
-    whole = integer_maximum_candidates(spec, codes)
-    whole = xp.where(attended, whole, xp.full_like(whole, lowest))
     if spec.maximum == "global":
+        whole = integer_maximum_candidates(spec, codes)
+        whole = xp.where(attended, whole, xp.full_like(whole, lowest))
         highest = xp.max(whole, axis=-1, keepdims=True)
         power = xp.where(attended, power_of_two(spec, codes, highest), xp.zeros_like(codes))
         change = spec.unnormalised.fraction_bits - spec.power_sum.fraction_bits
         total = shift_right(xp.sum(power, axis=-1, keepdims=True), change, spec.rounding)
         return normalise(spec, power, spec.power_sum.saturate(total))
-    slices = -(-keys // spec.slice_width)
-    padding = slices * spec.slice_width - keys
-    if padding:
-        codes, whole = _pad(codes, padding, 0), _pad(whole, padding, lowest)
-        attended = _pad(xp.astype(attended, xp.int64), padding, 0) == 1
-    rows = codes.shape[:-1]
-    codes, whole, attended = (xp.reshape(x, (*rows, slices, spec.slice_width)) for x in (codes, whole, attended))
-    local = xp.max(whole, axis=-1, keepdims=True)
-    power = xp.where(attended, power_of_two(spec, codes, local), xp.zeros_like(codes))
+    power, local = sliced_powers(spec, codes, attended)
     highest, total = running_sum(spec, local[..., 0], xp.sum(power, axis=-1))
     shifted = shift_right(power, highest[..., None, None] - local, spec.rounding)
     outputs = normalise(spec, shifted, total[..., None, None])
-    return xp.reshape(outputs, (*rows, slices * spec.slice_width))[..., :keys]
+    return _flat(outputs)[..., :keys]
+
+
+def sliced_powers(spec: Softermax, codes: Array, attended: Array) -> tuple[Array, Array]:
+    """Return powers that refer to the maximum of their slice, and that maximum.
+
+    Args:
+        spec: the spec.
+        codes: input codes, int64 (..., keys), at least one key.
+        attended: boolean, the same shape.
+
+    Returns:
+        int64 (..., slices, slice_width), 0 where masked and beyond the row; and int64 (..., slices, 1).
+    """
+    xp = array_namespace(codes)
+    lowest = spec.input.min_code >> spec.input.fraction_bits
+    whole = integer_maximum_candidates(spec, codes)
+    whole = xp.where(attended, whole, xp.full_like(whole, lowest))
+    slices = -(-codes.shape[-1] // spec.slice_width)
+    padding = slices * spec.slice_width - codes.shape[-1]
+    if padding:
+        codes, whole = _pad(codes, padding, 0), _pad(whole, padding, lowest)
+        attended = _pad(xp.astype(attended, xp.int64), padding, 0) == 1
+    shape = (*codes.shape[:-1], slices, spec.slice_width)
+    codes, whole, attended = (xp.reshape(x, shape) for x in (codes, whole, attended))
+    local = xp.max(whole, axis=-1, keepdims=True)
+    return xp.where(attended, power_of_two(spec, codes, local), xp.zeros_like(codes)), local
+
+
+def deferred(spec: Softermax, codes: Array, mask: Array | None) -> DeferredRows:
+    """Return rows whose division comes last; powers become weights in the output format.
+
+    Raises:
+        ValueError: the spec has no such form.
+    """
+    xp = array_namespace(codes)
+    check_deferred(spec)
+    power, local = sliced_powers(spec, codes, broadcast_mask(codes, mask))
+    running = [local[..., 0, :]]
+    for index in range(1, local.shape[-2]):
+        running.append(xp.maximum(running[-1], local[..., index, :]))
+    highest = xp.stack(running, axis=-2)
+    change = spec.unnormalised.fraction_bits - spec.output.fraction_bits
+    weights = shift_right(power, highest - local + change, spec.rounding, least=min(change, 0))
+    rises = xp.concat((xp.zeros_like(highest[..., :1, 0]), highest[..., 1:, 0] - highest[..., :-1, 0]), axis=-1)
+    _, total = running_sum(spec, local[..., 0], xp.sum(power, axis=-1))
+    mantissa, exponent = spec.reciprocal_table(total[..., None], spec.rounding)
+    weights = _flat(spec.output.saturate(weights))[..., : codes.shape[-1]]
+    return DeferredRows(weights, rises, spec.slice_width, mantissa, exponent + deferred_places(spec))
+
+
+def deferred_places(spec: Softermax) -> int:
+    """Return the bits that a sum of weighted values times a mantissa has below the values, the exponent apart."""
+    return spec.output.fraction_bits + spec.reciprocal.fraction_bits - spec.power_sum.fraction_bits
+
+
+def check_deferred(spec: Softermax) -> None:
+    """Refuse a spec whose division cannot come last.
+
+    Raises:
+        ValueError: its maximum is that of the whole row, or its sum is finer than weights and reciprocal together.
+    """
+    if spec.maximum != "online":
+        raise ValueError(
+            'Softermax with its division last needs maximum="online", not "global", which takes whole rows'
+        )
+    if deferred_places(spec) < 0:
+        raise ValueError(
+            f"Softermax with its division last needs a power_sum of at most "
+            f"{spec.output.fraction_bits + spec.reciprocal.fraction_bits} fraction bits, not {spec.power_sum}"
+        )
 
 
 def integer_maximum_candidates(spec: Softermax, codes: Array) -> Array:
@@ -92,6 +155,11 @@ def normalise(spec: Softermax, power: Array, total: Array) -> Array:
         - spec.output.fraction_bits
     )
     return spec.output.saturate(shift_right(power * mantissa, exponent + places, spec.rounding, least=places))
+
+
+def _flat(values: Array) -> Array:
+    """Join the last two axes."""
+    return array_namespace(values).reshape(values, (*values.shape[:-2], values.shape[-2] * values.shape[-1]))
 
 
 def _pad(values: Array, count: int, fill: int) -> Array:

@@ -11,6 +11,7 @@ import numpy as np
 from softmaxkit.formats import MAX_SCORE_BITS, UQ, Array, Fixed, Q, encode_scale
 from softmaxkit.masks import broadcast_mask, exact_softmax
 from softmaxkit.methods.base.constants import Constants
+from softmaxkit.methods.base.deferred import DeferredRows
 from softmaxkit.methods.base.published import FRONT, REST, Published, Ratio, UnitPart, consmax_paper
 from softmaxkit.methods.base.spec import Dataflow, Spec, Training
 from softmaxkit.tables import GUARD_BITS, PiecewiseLinear, Reciprocal, power_of_two, power_of_two_error
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from softmaxkit.methods.base.online import OnlineSoftmax
+    from softmaxkit.methods.base.unit import DeferredUnit
     from softmaxkit.methods.softermax.module import SoftermaxModule
 
 
@@ -140,6 +142,18 @@ class Softermax(Spec):
         from softmaxkit.methods.softermax.golden import golden
 
         return golden(self, codes, mask)
+
+    def deferred(self, codes: Array, mask: Array | None, constants: Constants) -> DeferredRows:
+        """Return rows whose division comes last; see `softmaxkit.methods.softermax.golden`."""
+        from softmaxkit.methods.softermax.golden import deferred
+
+        return deferred(self, codes, mask)
+
+    def deferred_unit(self, lanes: int, **sizes: Any) -> DeferredUnit:
+        """Return the hardware of `deferred`: the unnormalised half, and the reciprocal of its sum."""
+        from softmaxkit.methods.softermax.deferred import Deferred
+
+        return Deferred(self, lanes, **sizes)
 
     def _decode(self, codes: Array, constants: Any) -> Array:
         """Turn output codes into probabilities."""

@@ -1,0 +1,79 @@
+"""From the sums of an engine to its outputs: a shift, or the division that was put off."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from amaranth.hdl import Cat, Module, Value
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from softmaxkit.blocks.pipeline import Pipeline, named
+from softmaxkit.blocks.requantise import round_places, round_shifted, saturate_to
+from softmaxkit.engine.arrays import CODE, ValueArray, output_layout
+
+
+class Shift(wiring.Component):
+    """Brings sums to outputs by a constant shift.
+
+    Args:
+        array: that gives the sums.
+        places: of the shift.
+
+    Attributes:
+        sums: stream in, as the array gives it.
+        outputs: stream out, of `output_layout`.
+    """
+
+    def __init__(self, array: ValueArray, places: int) -> None:
+        self.places = places
+        super().__init__(_ports(array))
+
+    def elaborate(self, platform: object) -> Module:
+        """Build it."""
+        m = Module()
+        sums = self.sums
+        pipe = Pipeline(m, "output", sums.valid, self.outputs, ())
+        m.d.comb += sums.ready.eq(pipe.advance)
+        rounded = [round_places(m, f"rounded{i}", each, self.places) for i, each in enumerate(sums.p.sums)]
+        pipe.finish(Cat(*(saturate_to(m, f"output{i}", each, CODE) for i, each in enumerate(rounded)), sums.p.last))
+        return m
+
+
+class Division(wiring.Component):
+    """Multiplies the sums of a query by its factor, and shifts them by its places.
+
+    Args:
+        array: that gives the sums.
+        factors: payload of the stream of factors: `factor` and `places`.
+        least: that the places count from.
+
+    Attributes:
+        sums: stream in, as the array gives it.
+        factors: stream in, one a query.
+        outputs: stream out, of `output_layout`.
+    """
+
+    def __init__(self, array: ValueArray, factors: Any, least: int) -> None:
+        self.least = least
+        super().__init__({**_ports(array), "factors": In(stream.Signature(factors))})
+
+    def elaborate(self, platform: object) -> Module:
+        """Build it."""
+        m = Module()
+        sums, factors = self.sums, self.factors
+        pipe = Pipeline(m, "output", sums.valid & factors.valid, self.outputs, ("product",))
+        m.d.comb += [sums.ready.eq(pipe.advance & factors.valid), factors.ready.eq(pipe.fire & sums.p.last)]
+        products = [named(m, f"product{i}", each * factors.p.factor) for i, each in enumerate(sums.p.sums)]
+        places: Value = factors.p.places
+        products, places, last = pipe.cut("product", (products, places, sums.p.last))
+        rounded = [round_shifted(m, f"rounded{i}", each, places, self.least) for i, each in enumerate(products)]
+        pipe.finish(Cat(*(saturate_to(m, f"output{i}", each, CODE) for i, each in enumerate(rounded)), last))
+        return m
+
+
+def _ports(array: ValueArray) -> dict[str, Any]:
+    return {
+        "sums": In(stream.Signature(array.sums.payload.shape())),
+        "outputs": Out(stream.Signature(output_layout(array.sizes.columns))),
+    }

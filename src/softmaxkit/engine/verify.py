@@ -1,0 +1,175 @@
+"""Verification of engines: every output against golden attention, and their cycles against the recurrence."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from softmaxkit.engine.cycles import loading, times
+from softmaxkit.engine.engine import Engine
+from softmaxkit.engine.vectors import Driven, Head, engine_stream, random_head
+from softmaxkit.flow.amaranth_simulator import Simulated
+from softmaxkit.flow.faults import Fault
+from softmaxkit.flow.outcome import Outcome, Traffic
+from softmaxkit.flow.simulate import Simulator, Verilated, can_verilate
+from softmaxkit.flow.tools import ToolError, missing_hardware
+from softmaxkit.flow.vectors import Stream, unpack
+from softmaxkit.flow.verify import BATCH, FEWER, SHORT, TRAFFIC, Verification
+
+if TYPE_CHECKING:
+    from softmaxkit.flow.vectors import Integers, Packed
+
+OUTPUTS = 200_000
+"""Outputs that are compared by default."""
+
+QUERIES = 48
+"""Queries of a head, at most."""
+
+ORDERS = ("prompt", "group", "token", "growing", "any")
+"""How many keys the queries of a head attend to: one more each; the same for several; all; more and more; any number."""
+
+
+class WrongOutput(NamedTuple):
+    """An output that differs from golden.
+
+    Attributes:
+        query: index within its run.
+        channel: of the output.
+        expected: int8 code.
+        got: int8 code.
+    """
+
+    query: int
+    channel: int
+    expected: int
+    got: int
+
+    def __str__(self) -> str:
+        return f"query {self.query}, channel {self.channel}: expected {self.expected}, got {self.got}"
+
+
+def verify_engine(
+    engine: Engine,
+    outputs: int = OUTPUTS,
+    seed: int = 0,
+    fault: Fault | None = None,
+    waveform: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Verification:
+    """Compare every output of an engine with golden, and where nothing pauses its cycles with `times`.
+
+    Heads of random codes are loaded one after the other, with queries of a prompt, of heads that share keys, of a token
+    at a time, and in any order; in patterns of gaps, stalls and resets.
+
+    Args:
+        engine: baked or loadable.
+        outputs: minimum number of outputs to compare.
+        seed: of all random numbers.
+        fault: to inject into the engine, as a test of the verification itself.
+        waveform: file for the waveform (VCD) of the first failing run or, if none fails, of the last.
+        progress: called with the number of outputs compared so far and in total.
+
+    Raises:
+        ToolError: a tool is missing or failed.
+    """
+    started = time.monotonic()
+    fast = can_verilate()
+    if not fast and (fault is not None or waveform is not None):
+        raise ToolError(f"to inject a fault or to write a waveform takes Verilator; {missing_hardware()}")
+    driven = Driven(engine)
+    simulator: Simulator = Verilated(driven, fault, fast=outputs > SHORT) if fast else Simulated(driven)
+    verification = Verification(simulator.name)
+    outputs = outputs if fast else outputs // FEWER
+    for heads, traffic in _runs(engine, outputs, np.random.default_rng(seed), verification):
+        run = engine_stream(engine, heads)
+        undisturbed = traffic == Traffic()
+        outcome = simulator.run(run, Traffic(**{**vars(traffic), "seed": seed + 1}), cycles=undisturbed)
+        verification.compared += outcome.positions(run)
+        verification.mismatches += outcome.wrong_results
+        verification.cycles += outcome.cycles
+        verification.faults += outcome.faults(run)
+        verification.wrong += [wrong for beat, words in outcome.wrong for wrong in _locate(engine, run, beat, words)]
+        if undisturbed and not verification.faults:
+            verification.faults += wrong_cycles(engine, heads, outcome)
+        if progress:
+            progress(min(verification.compared, outputs), outputs)
+        if verification.faults:
+            break
+    if waveform is not None:
+        waveform.parent.mkdir(parents=True, exist_ok=True)
+        Verilated(driven, fault, waveform=waveform.resolve()).run(run.first(min(len(run.scores), 2000)), traffic)
+    verification.seconds = time.monotonic() - started
+    return verification
+
+
+def _runs(
+    engine: Engine, outputs: int, random: np.random.Generator, verification: Verification
+) -> Iterator[tuple[list[Head], Traffic]]:
+    """Yield runs, each pattern of traffic at least once, until enough outputs have been compared."""
+    size = min(BATCH, max(outputs // len(TRAFFIC), 1))
+    done = 0
+    while verification.compared < outputs or done < len(TRAFFIC):
+        heads: list[Head] = []
+        while sum(head.queries.size for head in heads) < size or len(heads) < len(ORDERS):
+            heads.append(random_head(engine, _attended(engine, ORDERS[len(heads) % len(ORDERS)], random), random))
+        yield heads, TRAFFIC[done % len(TRAFFIC)]
+        done += 1
+
+
+def _attended(engine: Engine, order: str, random: np.random.Generator) -> Integers:
+    """Return how many keys the queries of a head attend to."""
+    most = engine.sizes.max_keys
+    count = int(random.integers(1, min(QUERIES, most), endpoint=True))
+    offset = int(random.integers(0, most - count, endpoint=True))
+    if order == "prompt":
+        return offset + 1 + np.arange(count)
+    if order == "group":
+        return offset + 1 + np.arange(count) // 4
+    if order == "token":
+        return np.full(min(count, 4), offset + count)
+    some: Integers = random.integers(0, most, count, endpoint=True)
+    return np.sort(some) if order == "growing" else some
+
+
+def expected_cycles(engine: Engine, heads: list[Head]) -> Integers:
+    """Return the cycle of each output beat, from the first query's first beat on, where nothing pauses.
+
+    Raises:
+        ValueError: as `times`.
+    """
+    beats, start = [], 0
+    for number, head in enumerate(heads):
+        rows = times(engine, head.attended.tolist())
+        start += loading(engine, len(head.keys)) if number else 0
+        beats += [start + np.arange(row.first, row.last + 1) for row in rows]
+        start += rows[-1].last
+    return np.concatenate(beats)
+
+
+def wrong_cycles(engine: Engine, heads: list[Head], outcome: Outcome) -> list[str]:
+    """Return what differs between counted cycles and those of `expected_cycles`, where these are known."""
+    assert outcome.taken_at is not None
+    assert outcome.given_at is not None
+    try:
+        expected = expected_cycles(engine, heads)
+    except ValueError:
+        return []
+    counted = outcome.given_at.astype(np.int64) - int(outcome.taken_at[0])
+    (wrong,) = np.nonzero(counted != expected)
+    if not len(wrong):
+        return []
+    beat = int(wrong[0])
+    return [f"output beat {beat} came in cycle {counted[beat]}, not {expected[beat]}, and {len(wrong) - 1} more"]
+
+
+def _locate(engine: Engine, run: Stream, beat: int, words: Packed) -> Iterator[WrongOutput]:
+    """Yield the wrong outputs of a beat."""
+    steps, columns = engine.sizes.steps, engine.sizes.columns
+    got, expected = (unpack(packed[None], 8, columns)[0] for packed in (words, run.results[beat]))
+    for column in np.nonzero(got != expected)[0]:
+        pair = (int(code) - 256 * (int(code) > 127) for code in (expected[column], got[column]))
+        yield WrongOutput(beat // steps, beat % steps * columns + int(column), *pair)
