@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from made_records import UNIT, array_area, write_records
+from made_records import MADE, array_area, write_records
 
 from softmaxkit.engine.sizes import EngineSizes
 from softmaxkit.flow.sram import MACROS, arranged
@@ -34,8 +34,8 @@ def test_arrays_are_fitted_to_their_sizes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("rows", "share"), [(16, 1), (32, 2), (8, 0.5)])
 def test_units_are_taken_from_the_nearest_record(tmp_path: Path, rows: int, share: float) -> None:
     unit = costs(write_records(tmp_path, SPEC), rows).unit
-    assert unit.area_um2 == share * float(UNIT["area_um2"])
-    assert unit.energy_pj == UNIT["energy_pj_per_element"]
+    assert unit.area_um2 == share * float(MADE["area_um2"])
+    assert unit.energy_pj == MADE["energy_pj_per_element"]
     assert ("times" in unit.source) == (share != 1)
 
 

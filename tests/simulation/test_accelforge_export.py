@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from made_records import UNIT, write_records
+from made_records import MADE, write_records
 
 from softmaxkit.methods import METHODS
 from softmaxkit.simulation.accelforge import PACKAGE, write_package
@@ -46,7 +46,7 @@ def test_the_package_has_a_component_for_each_unit(tmp_path: Path) -> None:
     text = (tmp_path / "out" / PACKAGE / "__init__.py").read_text()
     classes = [node.name for node in ast.parse(text).body if isinstance(node, ast.ClassDef)]
     assert classes == ["SoftmaxConsmaxElement", "SoftmaxSoftermaxToken"]
-    assert f"energy={UNIT['energy_pj_per_element'] * 1e-12!r}" in text
+    assert f"energy={MADE['energy_pj_per_element'] * 1e-12!r}" in text
     assert PACKAGE in (tmp_path / "out" / "pyproject.toml").read_text()
 
 
@@ -63,6 +63,6 @@ def test_hwcomponents_finds_the_units(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-2000:]
     lines = [line.split() for line in done.stdout.strip().splitlines()]
     assert [name for name, *_ in lines] == NAMES
-    assert all(float(energy) == pytest.approx(UNIT["energy_pj_per_element"] * 1e-12) for _, energy, _ in lines)
+    assert all(float(energy) == pytest.approx(MADE["energy_pj_per_element"] * 1e-12) for _, energy, _ in lines)
     # A row waits in the one and not in the other.
     assert float(lines[0][2]) < float(lines[1][2])

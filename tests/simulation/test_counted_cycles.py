@@ -14,7 +14,9 @@ from softmaxkit.engine.vectors import Driven, Head, engine_stream, random_head
 from softmaxkit.flow.outcome import Traffic
 from softmaxkit.flow.simulate import Verilated, can_verilate
 from softmaxkit.methods import METHODS
+from softmaxkit.methods.base.forms import has_constants
 from softmaxkit.simulation.cycles import Pace
+from softmaxkit.simulation.pipelines import pipelines_of
 from softmaxkit.simulation.queries import Queries
 
 pytestmark = [
@@ -22,16 +24,20 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*created but never used"),
 ]
 
-COUNT = 56
-"""Random configurations; every method has as many of them as any other, or one less."""
+SPECS = [method().for_hardware() for method in METHODS.values()]
+KINDS = [(spec, pipeline) for spec in SPECS for pipeline in pipelines_of(spec)]
+COUNT = 8 * len(KINDS)
+"""Random configurations, as many of every method and pipeline."""
 
 
 def configuration(number: int) -> tuple[Engine, Queries]:
-    """Return an engine of some method and sizes, and queries of a prompt, of heads that share keys, or of a token."""
+    """Return an engine of some method, pipeline and sizes, and queries of a prompt, of heads that share keys, or one."""
     chosen = random.Random(number)
-    spec = [*METHODS.values()][number % len(METHODS)]().for_hardware()
+    spec, pipeline = KINDS[number % len(KINDS)]
     rows, columns, steps = (chosen.choice(sizes) for sizes in ([2, 4, 8], [1, 2, 4], [1, 2, 3, 4]))
-    engine = Engine(Attention.of(spec, columns * steps), rows, columns, 64, loadable=chosen.random() < 0.3)
+    loadable = has_constants(spec) and chosen.random() < 0.3
+    attention = Attention.of(spec, columns * steps)
+    engine = Engine(attention, rows, columns, 64, loadable=loadable, pipeline=pipeline)
     first, step = chosen.choice([(1, 1), (chosen.randint(1, 30), 0), (chosen.randint(1, 30), 1)])
     positions = 1 if not step else chosen.randint(2, 20)
     return engine, Queries(first, step, positions, chosen.randint(1, 3))

@@ -49,14 +49,14 @@ def test_a_method_without_parts_is_refused() -> None:
             spec.partial()
         options = SimulationOptions(workload, hardware, [spec], None, "generation", [64], [2], Path("none"))
         with pytest.raises(ValueError, match="leave --chips out"):
-            simulate(options, [])
+            simulate(options, [], print)
 
 
 def test_chips_wait_for_their_exchanges() -> None:
     hardware, workload = read_hardware("edge-npu"), PUBLISHED["gpt2"]
     spec = METHODS["softermax"]()
     options = SimulationOptions(workload, hardware, [spec], None, "generation", [4096], [1, 2, 3, 1024], Path("none"))
-    one, two, three, many = simulate(options, [])["results"][0]["chips"]
+    one, two, three, many = simulate(options, [], print)["results"][0]["chips"]
     assert (one["exchanges"], one["sent_bytes"], one["waiting_seconds"]) == (0, 0, 0.0)
     message = 4 * (workload.channels + 2) * workload.heads
     step = 1e-9 * hardware.links.latency_ns + message / (1e9 * hardware.links.bandwidth_gb_per_s)
@@ -81,7 +81,7 @@ def test_more_links_take_more_energy(tmp_path: Path) -> None:
     spec, hardware = METHODS["softermax"](), read_hardware("edge-npu")
     write_records(tmp_path, spec)
     options = SimulationOptions(PUBLISHED["gpt2"], hardware, [spec], None, "generation", [256], [1, 2, 4], tmp_path)
-    result = simulate(options, [])["results"][0]
+    result = simulate(options, [], print)["results"][0]
     one, two, four = result["chips"]
     assert one["energy_uj"] == result["energy_uj"]
     assert two["link_energy_uj"] == pytest.approx(8e-6 * two["sent_bytes"] * hardware.links.energy_pj_per_bit)

@@ -16,7 +16,7 @@ from softmaxkit.methods import METHODS
 from softmaxkit.simulation.chip import queries_of, run
 from softmaxkit.simulation.cycles import Pace
 from softmaxkit.simulation.hardware import Hardware, read_hardware
-from softmaxkit.simulation.pipelines import engine_of
+from softmaxkit.simulation.pipelines import engine_of, pipelines_of
 from softmaxkit.simulation.simulate import SimulationOptions, simulate
 from softmaxkit.simulation.workload import PUBLISHED, Workload
 
@@ -37,15 +37,21 @@ def changed(hardware: Hardware, **keys: Any) -> Hardware:
 
 
 def results(hardware: Hardware, workload: Workload = SMALL, phase: Any = "generation", **options: Any) -> list[Any]:
-    chosen = {"specs": [CONSMAX, SOFTERMAX], "pipelines": None, "contexts": [256], "chips": [], "records": Path("none")}
-    return simulate(SimulationOptions(workload, hardware, phase=phase, **{**chosen, **options}), [])["results"]
+    chosen = {
+        "specs": [CONSMAX, SOFTERMAX],
+        "pipelines": ["element", "token"],
+        "contexts": [256],
+        "chips": [],
+        "records": Path("none"),
+    }
+    return simulate(SimulationOptions(workload, hardware, phase=phase, **{**chosen, **options}), [], print)["results"]
 
 
 def test_where_memory_is_no_limit_cycles_are_those_of_the_engine() -> None:
     """One engine, one layer after another: the recurrence of one engine over all heads is the whole."""
     hardware = changed(EDGE, engines=1, dram__bandwidth_gb_per_s=1e9)
     for spec in (CONSMAX, SOFTERMAX):
-        engine = engine_of(spec, "", hardware, SMALL.channels, 256)
+        engine = engine_of(spec, pipelines_of(spec)[0], hardware, SMALL.channels, 256)
         (result,) = results(hardware, specs=[spec])
         layer = times(engine, [256] * SMALL.heads)[-1].last + 1
         assert result["cycles"] == SMALL.layers * layer
@@ -85,7 +91,7 @@ def test_more_of_anything_never_takes_longer() -> None:
 
 def test_engines_share_a_head_where_there_are_more_engines_than_heads() -> None:
     hardware = changed(EDGE, engines=8, dram__bandwidth_gb_per_s=1e9)
-    engine = engine_of(CONSMAX, "", hardware, SMALL.channels, 256)
+    engine = engine_of(CONSMAX, "element", hardware, SMALL.channels, 256)
     queries = queries_of(SMALL, "prompt", 256)
     done = run(SMALL, hardware, Pace(engine), queries)
     assert done.engines_per_head >= 4

@@ -12,9 +12,13 @@ from softmaxkit.engine.engine import Engine
 from softmaxkit.engine.golden import Attention
 from softmaxkit.methods import METHODS
 from softmaxkit.simulation.cycles import Pace
+from softmaxkit.simulation.pipelines import pipelines_of
 from softmaxkit.simulation.queries import Queries
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*created but never used")
+
+
+SPECS = [method().for_hardware() for method in METHODS.values()]
 
 
 def random_queries(random: random.Random) -> Queries:
@@ -23,9 +27,10 @@ def random_queries(random: random.Random) -> Queries:
 
 def engines(random: random.Random, count: int) -> Iterator[Engine]:
     for _ in range(count):
-        spec = METHODS[random.choice([*METHODS])]().for_hardware()
-        rows, columns, steps = (random.choice(sizes) for sizes in ([1, 2, 4, 8, 16, 32], [1, 2, 4, 8], [1, 2, 4, 8]))
-        yield Engine(Attention.of(spec, columns * steps), rows, columns, 256)
+        spec = random.choice(SPECS)
+        rows, columns, steps = (random.choice(sizes) for sizes in ([1, 2, 4, 8, 16], [1, 2, 4, 8], [1, 2, 4, 8]))
+        pipeline = random.choice(pipelines_of(spec))
+        yield Engine(Attention.of(spec, columns * steps), rows, columns, 256, pipeline=pipeline)
 
 
 def test_sums_over_queries_are_those_of_a_list() -> None:
@@ -67,9 +72,9 @@ def test_closed_forms_equal_the_recurrence() -> None:
 
 def test_rows_longer_than_the_engine_follow_from_its_own() -> None:
     chosen = random.Random(3)
-    for method in METHODS.values():
-        attention = Attention.of(method().for_hardware(), 16)
-        short, long = (Pace(Engine(attention, 8, 8, keys)) for keys in (512, 2048))
+    for spec, pipeline in [(each, pipeline) for each in SPECS for pipeline in pipelines_of(each)]:
+        attention = Attention.of(spec, 16)
+        short, long = (Pace(Engine(attention, 8, 8, keys, pipeline=pipeline)) for keys in (512, 2048))
         for keys in (600, 1024, chosen.randint(513, 2048)):
             assert short.latency(keys) == long.latency(keys)
             assert short.interval(keys) == long.interval(keys)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from made_records import UNIT, write_records
+from made_records import MADE, write_records
 
 from softmaxkit.methods import METHODS
 from softmaxkit.simulation.costs import NoRecord
@@ -37,15 +37,15 @@ def test_the_unit_is_a_core_of_its_own(tmp_path: Path) -> None:
         assert "Softmax" in unit["operator_types"]
         array = unit["operational_array"]
         assert array["sizes"] == [16]
-        assert array["unit_area"] * 16 == pytest.approx(UNIT["area_um2"])
+        assert array["unit_area"] * 16 == pytest.approx(MADE["area_um2"])
         energies[name] = array["unit_energy"]
     # Stream takes a softmax apart, and prices each of its operators by this figure.
-    assert energies["consmax-element"] == UNIT["energy_pj_per_element"]
-    assert energies["softermax-token"] * len(SOFTMAX) == UNIT["energy_pj_per_element"]
+    assert energies["consmax-element"] == MADE["energy_pj_per_element"]
+    assert energies["softermax-token"] * len(SOFTMAX) == MADE["energy_pj_per_element"]
 
 
 def test_without_records_nothing_is_written(tmp_path: Path) -> None:
-    with pytest.raises(NoRecord, match="what the arrays beside consmax cost"):
+    with pytest.raises(NoRecord, match="what the arrays beside consmax"):
         write_stream(tmp_path / "out", options(tmp_path))
     assert not (tmp_path / "out").exists()
 

@@ -148,7 +148,7 @@ def simulate(
         chips or [],
         records,
     )
-    record = run(options, command_line())
+    record = run(options, command_line(), console.print)
     screen = results_console(json)
     screen.print(_table(record))
     for line in _notes(record["results"]):
@@ -171,11 +171,11 @@ def simulate(
 
 def _check_pipelines(pipelines: list[str]) -> None:
     """Refuse a pipeline that there is not."""
-    from softmaxkit.simulation.pipelines import NAMES
+    from softmaxkit.engine.engine import PIPELINES
 
     for name in pipelines:
-        if name not in NAMES:
-            raise ValueError(f"--pipeline is {any_of(NAMES)}, not {name!r}")
+        if name not in PIPELINES:
+            raise ValueError(f"--pipeline is {any_of(PIPELINES)}, not {name!r}")
 
 
 def _table(record: dict[str, Any]) -> Table:

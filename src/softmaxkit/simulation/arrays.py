@@ -2,66 +2,114 @@
 
     python -m softmaxkit.simulation.arrays --json results/accelerator/arrays-sky130.json
 
-measures both arrays of every method at a few sizes; `softmaxkit simulate` fits its own sizes to them.
+measures both arrays of every method at a few sizes, and units of the deferred pipeline, which `synth` has not;
+`softmaxkit simulate` fits its own sizes to them.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from amaranth.hdl import Module
+from amaranth.lib import wiring
 
-from softmaxkit.engine.arrays import QueryKeyArray, ValueArray
+from softmaxkit.engine.engine import Engine
 from softmaxkit.engine.golden import Attention
 from softmaxkit.engine.sizes import EngineSizes
 from softmaxkit.files import write_json
-from softmaxkit.flow.scores import sampled_rows
 from softmaxkit.formats import Array
 from softmaxkit.methods import ALL_METHODS, method_class
 from softmaxkit.methods.base.spec import Spec
 from softmaxkit.record import make_record, make_result
 from softmaxkit.simulation.driven import Driven, drive
+from softmaxkit.simulation.pipelines import pipelines_of
+
+SIZES = ((2, 2, 4), (4, 2, 4), (2, 4, 4), (2, 2, 8))
+"""Rows, columns and channels that tell apart what a multiplier, a row or column, and a channel cost: each but the first
+changes one."""
+
+LANES = 16
+"""Of a deferred unit."""
 
 MAX_KEYS = 4096
 """For which accumulators are wide enough."""
 
-SIZES = tuple(EngineSizes(*sizes, MAX_KEYS) for sizes in ((2, 4, 8), (4, 4, 8), (2, 8, 8), (2, 4, 16)))
-"""Rows, columns and channels that tell apart what a multiplier, a row or column, and a channel cost: each but the first
-changes one."""
-
-KEYS = 16
-"""Keys of a query that energy is measured with."""
-
-QUERIES = 12
-"""Queries that energy is measured with."""
+QUERIES, KEYS = 12, 32
+"""Queries that energy is measured with, and the keys of each."""
 
 SPREAD = 32.0
 """Standard deviation of the codes of queries, keys and values, which are normal."""
 
-ARRAYS = {"query-key": QueryKeyArray, "value": ValueArray}
+QUERY_KEY, VALUE, UNIT = ARRAYS = ("query-key", "value", "deferred unit")
 
 
 class Words(NamedTuple):
-    """What goes into an array, and what has to come out.
+    """What goes into a part, and what has to come out.
 
     Attributes:
         inputs: of each cycle, by port.
-        valid, payload: ports of the output stream.
+        outputs: the name of the output stream.
         expected: its payloads, in order.
     """
 
     inputs: dict[str, Sequence[int]]
-    valid: str
-    payload: str
+    outputs: str
     expected: list[int]
 
 
+class Back(wiring.Component):
+    """The PV array of an engine, and what turns its sums to outputs."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.value, self.output = engine.value, engine.output
+        inner, outer = engine.value.signature.members, engine.output.signature.members
+        ports = {name: member for name, member in inner.items() if name != "sums"}
+        ports |= {name: member for name, member in outer.items() if name != "sums"}
+        super().__init__(ports)
+
+    def elaborate(self, platform: object) -> Module:
+        """Build it."""
+        m = Module()
+        m.submodules.value, m.submodules.output = value, output = self.value, self.output
+        wiring.connect(m, value.sums, output.sums)
+        for name in self.signature.members:
+            inner = value if name in ("weights", "values") else output
+            wiring.connect(m, wiring.flipped(getattr(self, name)), getattr(inner, name))
+        return m
+
+
+class Sample(NamedTuple):
+    """Queries on keys and values, and what an engine makes of them.
+
+    Attributes:
+        queries: int64 (QUERIES, channels).
+        keys, values: int64 (KEYS, channels).
+        scores: codes, (QUERIES, KEYS).
+        outputs: (QUERIES, channels).
+    """
+
+    queries: Array
+    keys: Array
+    values: Array
+    scores: Array
+    outputs: Array
+
+    @classmethod
+    def of(cls, engine: Engine) -> Sample:
+        """Return normal codes for an engine."""
+        random, channels = np.random.default_rng(0), engine.sizes.channels
+        queries, keys, values = (_codes(random, count, channels) for count in (QUERIES, KEYS, KEYS))
+        outputs = engine.golden(queries, keys, values, np.full(QUERIES, KEYS))
+        return cls(queries, keys, values, engine.attention.scores(queries, keys), outputs)
+
+
 def measure_arrays(cells: str, methods: Sequence[str], command: Sequence[str]) -> dict[str, Any]:
-    """Map both arrays of some methods at `SIZES`, and return the record.
+    """Map the arrays of some methods at `SIZES`, and the deferred units that they have, and return the record.
 
     Raises:
         RuntimeError: an output of a netlist differs from the integers.
@@ -70,102 +118,141 @@ def measure_arrays(cells: str, methods: Sequence[str], command: Sequence[str]) -
     results = []
     for method in methods:
         spec = method_class(method)().for_hardware()
-        for sizes in SIZES:
-            for name in ARRAYS:
-                driven = measure_array(spec, name, sizes, cells)
-                about = {"array": name, **vars(sizes), "cells": cells}
-                results.append(make_result(spec, "hardware", **about, **driven.figures()))
-                print(
-                    f"{method} {name} {sizes.rows} x {sizes.columns}, {sizes.channels}: {driven.figures()}", flush=True
-                )
+        for pipeline, name, engine in _parts(spec):
+            driven = measure_array(engine, name, cells)
+            about = {"array": name, "pipeline": pipeline, **vars(engine.sizes), "cells": cells}
+            results.append(make_result(spec, "hardware", **about, **driven.figures()))
+            print(f"{method} {pipeline} {name} {vars(engine.sizes)}: {driven.figures()}", flush=True)
     return make_record(command, 0, {"cells": cells, "queries": QUERIES, "keys": KEYS}, results)
 
 
-def measure_array(spec: Spec, name: str, sizes: EngineSizes, cells: str) -> Driven:
-    """Map an array of an engine and run its netlist on random codes.
+def _parts(spec: Spec) -> Iterator[tuple[str, str, Engine]]:
+    """Yield what is measured of a method: pipeline, part, and the engine that it is of."""
+    for pipeline in pipelines_of(spec):
+        engines = [
+            Engine(Attention.of(spec, channels), rows, columns, MAX_KEYS, pipeline=pipeline)
+            for rows, columns, channels in SIZES
+        ]
+        yield from ((pipeline, name, engine) for engine in engines for name in (QUERY_KEY, VALUE))
+        if pipeline == "deferred":
+            yield pipeline, UNIT, Engine(Attention.of(spec, 4), LANES, 2, MAX_KEYS, pipeline=pipeline)
+
+
+def measure_array(engine: Engine, name: str, cells: str) -> Driven:
+    """Map a part of an engine and run its netlist on random codes.
 
     Args:
-        spec: the method whose unit stands beside it.
+        engine: the hardware.
         name: one of `ARRAYS`.
-        sizes: of the engine.
         cells: process.
 
     Raises:
         RuntimeError: an output differs from the integers.
         ToolError: a tool is missing or failed.
     """
-    attention = Attention.of(spec, sizes.channels)
-    unit = spec.unit(sizes.rows, attention.constants, max_row=sizes.max_keys)
-    array = ARRAYS[name](attention, sizes, unit)
-    words = (_of_scores if name == "query-key" else _of_values)(attention, sizes, unit)
-    driven = drive(array, words.inputs, cells)
-    given = [
-        payload
-        for valid, payload in zip(driven.outputs[words.valid], driven.outputs[words.payload], strict=True)
-        if valid
-    ]
+    words = {QUERY_KEY: _of_scores, VALUE: _of_values, UNIT: _of_unit}[name](engine, Sample.of(engine))
+    part = {QUERY_KEY: engine.query_key, VALUE: Back(engine), UNIT: engine.unit}[name]
+    driven = drive(part, words.inputs, cells)
+    ports = {name.rstrip("_"): values for name, values in driven.outputs.items()}  # a name that is taken gets a "_"
+    stream = zip(ports[f"{words.outputs}_valid"], ports[f"{words.outputs}_payload"], strict=True)
+    given = [payload for valid, payload in stream if valid]
     wrong = sum(one != other for one, other in zip(given, words.expected, strict=False))
     if wrong or len(given) < len(words.expected) // 2:
         raise RuntimeError(f"{wrong} of {len(given)} outputs of the {name} array differ from the integers")
     return driven
 
 
-def _of_scores(attention: Attention, sizes: EngineSizes, unit: Any) -> Words:
+def _of_scores(engine: Engine, sample: Sample) -> Words:
     """Return queries that meet `KEYS` keys each, and their scores."""
-    random = np.random.default_rng(0)
-    queries, keys = _codes(random, QUERIES, sizes.channels), _codes(random, KEYS, sizes.channels)
+    sizes, unit = engine.sizes, engine.unit
     words = sizes.beats(KEYS) * sizes.steps
-    cycles = words * QUERIES
-    bits = sizes.max_keys.bit_length()
-    width = 8 * sizes.columns
+    cycles, bits, width = words * QUERIES, sizes.max_keys.bit_length(), 8 * sizes.columns
     payloads = []
     for cycle in range(cycles):
         query, step = cycle // words, cycle % sizes.steps
-        codes = queries[query, step * sizes.columns :][: sizes.columns]
+        codes = sample.queries[query, step * sizes.columns :][: sizes.columns]
         payloads.append(_packed(codes, 8) | KEYS << width | (step == sizes.steps - 1) << (width + bits))
-    scores = attention.scores(queries, keys)
-    beats = [row[beat : beat + sizes.rows] for row in scores for beat in range(0, KEYS, sizes.rows)]
-    code, full = unit.code_shape.width, (1 << sizes.rows) - 1
-    last = sizes.beats(KEYS) - 1
-    expected = [
-        _packed(beat, code) | full << (code * sizes.rows) | (place % (last + 1) == last) << ((code + 1) * sizes.rows)
-        for place, beat in enumerate(beats)
-    ]
     inputs = {
         "queries_valid": [1] * cycles,
         "queries_payload": payloads,
         "scores_ready": [1] * cycles,
-        "keys_data": _memory(keys, sizes, cycles, 1),
+        "keys_data": _memory(sample.keys, sizes, cycles, 1),
     }
-    return Words(_after_reset(inputs), "scores_valid", "scores_payload", expected)
+    return Words(_after_reset(inputs), "scores", _score_beats(sample.scores, sizes, unit.code_shape.width))
 
 
-def _of_values(attention: Attention, sizes: EngineSizes, unit: Any) -> Words:
-    """Return rows of probabilities of real scores, as the unit gives them, and the outputs."""
-    random = np.random.default_rng(0)
-    values = _codes(random, KEYS, sizes.channels)
-    spec, constants = attention.spec, attention.constants
-    results = spec.golden(sampled_rows(spec, constants, QUERIES, KEYS).codes, None, constants)
-    outputs = attention.outputs(spec.weights(results) @ values)
+def _score_beats(scores: Array, sizes: EngineSizes, bits: int) -> list[int]:
+    """Return rows of scores as beats of the unit's stream."""
+    full, last = (1 << sizes.rows) - 1, sizes.beats(KEYS) - 1
+    return [
+        _packed(row[beat * sizes.rows :][: sizes.rows], bits)
+        | full << (bits * sizes.rows)
+        | (beat == last) << ((bits + 1) * sizes.rows)
+        for row in scores
+        for beat in range(last + 1)
+    ]
+
+
+def _of_values(engine: Engine, sample: Sample) -> Words:
+    """Return weights as the unit gives them, and the outputs."""
+    sizes = engine.sizes
     words = sizes.beats(KEYS) * sizes.steps
-    cycles, width = words * QUERIES, unit.result_bits * sizes.rows
-    payloads = []
-    for cycle in range(cycles):
-        query, beat = cycle // words, cycle % words // sizes.steps
-        codes = results[query, beat * sizes.rows :][: sizes.rows]
-        payloads.append(_packed(codes, unit.result_bits) | (beat == sizes.beats(KEYS) - 1) << width)
+    cycles = words * QUERIES
+    beats = _weight_beats(engine, sample)
+    inputs: dict[str, Sequence[int]] = {
+        "weights_valid": [int(cycle % sizes.steps == 0) for cycle in range(cycles)],
+        "weights_payload": [beats[cycle // sizes.steps] for cycle in range(cycles)],
+        "outputs_ready": [1] * cycles,
+        "values_data": _memory(sample.values, sizes, cycles, 2),  # weights first go through a queue
+    }
+    if engine.pipeline == "deferred":
+        rows = engine.attention.spec.deferred(sample.scores, None, engine.attention.constants)
+        width = engine.output.factors.p.factor.shape().width
+        least = engine.unit.least_places
+        factors = [int(row[0]) | (int(places[0]) - least) << width for row, places in zip(*rows[-2:], strict=True)]
+        # A row's sums come some cycles after its weights.
+        inputs["factors_payload"] = [factors[max(cycle - 4 - sizes.steps, 0) // words] for cycle in range(cycles)]
+        inputs["factors_valid"] = [1] * cycles
     expected = [
         _packed(output[step * sizes.columns :][: sizes.columns], 8) | (step == sizes.steps - 1) << (8 * sizes.columns)
-        for output in outputs
+        for output in sample.outputs
         for step in range(sizes.steps)
     ]
+    return Words(_after_reset(inputs), "outputs", expected)
+
+
+def _weight_beats(engine: Engine, sample: Sample) -> list[int]:
+    """Return the weights of rows as beats of the stream into the PV array."""
+    spec, constants = engine.attention.spec, engine.attention.constants
+    sizes, bits = engine.sizes, engine.unit.weight_bits
+    last = sizes.beats(KEYS) - 1
+    if engine.pipeline != "deferred":
+        weights = spec.weights(spec.golden(sample.scores, None, constants))
+        rises, width, rise_bits = np.zeros((len(weights), 1), np.int64), KEYS, 0
+    else:
+        rows = spec.deferred(sample.scores, None, constants)
+        weights, rises, width = rows.weights, rows.rises, rows.width
+        rise_bits = engine.unit.weights.p.rise.shape().width
+    words = []
+    for row, rise in zip(weights, rises, strict=True):
+        for beat in range(last + 1):
+            first = beat * sizes.rows
+            risen = int(rise[first // width]) if first % width == 0 else 0
+            word = _packed(row[first:][: sizes.rows], bits) | risen << (bits * sizes.rows)
+            words.append(word | (beat == last) << (bits * sizes.rows + rise_bits))
+    return words
+
+
+def _of_unit(engine: Engine, sample: Sample) -> Words:
+    """Return scores at full rate, and the weights of a deferred unit."""
+    beats = _score_beats(sample.scores, engine.sizes, engine.unit.code_shape.width) * 12
     inputs = {
-        "results_valid": [int(cycle % sizes.steps == 0) for cycle in range(cycles)],
-        "results_payload": payloads,
-        "outputs_ready": [1] * cycles,
-        "values_data": _memory(values, sizes, cycles, 2),  # a result first goes through a queue
+        "scores_valid": [1] * len(beats),
+        "scores_payload": beats,
+        "weights_ready": [1] * len(beats),
+        "factors_ready": [1] * len(beats),
     }
-    return Words(_after_reset(inputs), "outputs_valid", "outputs_payload", expected)
+    return Words(_after_reset(inputs), "weights", _weight_beats(engine, sample) * 12)
 
 
 def _codes(random: np.random.Generator, count: int, channels: int) -> Array:

@@ -71,9 +71,8 @@ class Costs:
         Raises:
             NoRecord: there is none of the method in the process.
         """
-        lanes = self.sizes.rows
         path, result = self._nearest()
-        share = lanes / result["lanes"]
+        share = self.sizes.rows / result["lanes"]
         scaled = "" if share == 1 else f", of {result['lanes']} lanes, its area times {share:g}"
         area, energy = result["area_um2"] * share, result["energy_pj_per_element"]
         return Part(area, energy, result["fmax_mhz"], f"{path.name}{scaled}")
@@ -100,7 +99,10 @@ class Costs:
             NoRecord: there is none of the method in the process.
         """
         lanes, spec = self.sizes.rows, self.spec.to_json()
-        found = [each for each in self._results("units-*.json") if each[1].get("spec") == spec]
+        if self.pipeline == "deferred":
+            found = [(path, _as_unit(each)) for path, each in self._arrays("deferred unit")]
+        else:
+            found = [each for each in self._results("units-*.json") if each[1].get("spec") == spec]
         if not found:
             folder, process = self.records / FOLDER, self.hardware.process
             loadable = " --constants loadable" if has_constants(self.spec) else ""
@@ -120,18 +122,7 @@ class Costs:
         Raises:
             NoRecord: there is none of the method in the process.
         """
-        wanted = {"array": name, "method": self.spec.method, "cells": self.hardware.process}
-        found = [
-            (path, each)
-            for path, each in self._results("arrays-*.json")
-            if all(each.get(key) == value for key, value in wanted.items())
-        ]
-        if not found:
-            raise NoRecord(
-                f"no record in {self.records / FOLDER} says what the arrays beside {self.spec.method} cost in "
-                f"{self.hardware.process}: python -m softmaxkit.simulation.arrays --cells {self.hardware.process} "
-                f"--method {self.spec.method} --json {self.records / FOLDER}/arrays-{self.hardware.process}.json"
-            )
+        found = self._arrays(name)
         results = [each for _, each in found]
         across = "rows" if name == "query-key" else "columns"
         counts = np.asarray([_counts(each, across) for each in results], float)
@@ -143,6 +134,27 @@ class Costs:
 
         fmax = min(each["fmax_mhz"] for each in results)
         return Part(fitted("area_um2"), fitted("energy_pj_per_cycle"), fmax, f"{found[0][0].name}, fitted to its sizes")
+
+    def _arrays(self, name: str) -> list[tuple[Path, Result]]:
+        """Return the records of a part that `softmaxkit.simulation.arrays` measures.
+
+        Raises:
+            NoRecord: there is none of the method and pipeline in the process.
+        """
+        wanted = {"array": name, "pipeline": self.pipeline, "spec": self.spec.to_json()}
+        found = [
+            (path, each)
+            for path, each in self._results("arrays-*.json")
+            if all(each.get(key) == value for key, value in wanted.items())
+        ]
+        if not found:
+            folder, process = self.records / FOLDER, self.hardware.process
+            raise NoRecord(
+                f"no record in {folder} says what the arrays beside {self.spec.name} cost in {process}, pipeline "
+                f"{self.pipeline}: python -m softmaxkit.simulation.arrays --cells {process} --method "
+                f"{self.spec.method} --json {folder}/arrays-{self.spec.method}-{process}.json"
+            )
+        return found
 
     def buffer(self, size: int) -> Arrangement:
         """Return the arrangement of macros of a buffer of so many bytes, a word for a cycle of the array."""
@@ -199,3 +211,10 @@ def _read(path: Path) -> dict[str, Any]:
 def _counts(result: Result, across: str) -> list[int]:
     """Return of what an array has how many: multipliers, rows or columns, channels, and the one array itself."""
     return [result["rows"] * result["columns"], result[across], result["channels"], 1]
+
+
+def _as_unit(result: Result) -> Result:
+    """Return the record of a unit that takes a beat a cycle and holds no rows as one of `synth`."""
+    lanes = result["rows"]
+    energy = result["energy_pj_per_cycle"] / lanes
+    return {**result, "lanes": lanes, "energy_pj_per_element": energy, "max_row": result["max_keys"], "memories": {}}

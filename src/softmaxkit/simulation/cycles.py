@@ -67,11 +67,11 @@ class Pace:
     def total(self, queries: Queries, jobs: int = 1) -> int:
         """Return the cycles of jobs of such queries, one after another, from the first beat in to the last beat out.
 
-        A job may begin while the last queries of the one before it are inside, but for a unit that holds rows, into
-        which none may go after a longer one.
+        A job may begin while the last queries of the one before it are inside, but in an engine into which none may go
+        after a longer one.
         """
         drain = self.drain(queries.last)
-        drains = jobs if self.engine.unit.holds_rows and queries.last > queries.first else 1
+        drains = jobs if self.engine.ordered and queries.last > queries.first else 1
         return jobs * self.begins(queries) + drains * drain
 
     def busy(self, queries: Queries) -> int:

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 from softmaxkit.engine.engine import Engine
 from softmaxkit.engine.golden import Attention
-from softmaxkit.methods.base.answers import Dataflow
 from softmaxkit.methods.base.spec import Spec
 from softmaxkit.simulation.hardware import Hardware
-
-PIPELINES: dict[Dataflow, tuple[str, ...]] = {"element": ("element",), "row": ("token",), "deferred": ("token",)}
-"""By what a method allows: "element", where no row waits; "token", row by row."""
-
-NAMES = tuple(dict.fromkeys(name for names in PIPELINES.values() for name in names))
 
 LONGEST = 1 << 16
 """Keys that an engine is built for, at most; the cycles of longer rows follow from its own."""
 
 
+class CannotBuild(ValueError):
+    """An engine cannot be built on some hardware; the message has the key."""
+
+
 def pipelines_of(spec: Spec) -> tuple[str, ...]:
-    """Return the pipelines of a method."""
-    return PIPELINES[spec.dataflow]
+    """Return the pipelines of which a method has hardware: its own, and that with the division last."""
+    own = "element" if spec.dataflow == "element" else "token"
+    return (own,) if type(spec).deferred_unit is Spec.deferred_unit else (own, "deferred")
 
 
 def engine_of(spec: Spec, pipeline: str, hardware: Hardware, channels: int, context: int) -> Engine:
@@ -28,12 +27,13 @@ def engine_of(spec: Spec, pipeline: str, hardware: Hardware, channels: int, cont
     Channels are padded to whole columns.
 
     Raises:
-        ValueError: it cannot be built so; the message names the key.
+        CannotBuild: not with these arrays.
     """
     arrays = hardware.arrays
     padded = -(-channels // arrays.columns) * arrays.columns
     try:
-        return Engine(Attention.of(spec, padded), arrays.rows, arrays.columns, min(context, LONGEST), storage="memory")
+        sizes = (arrays.rows, arrays.columns, min(context, LONGEST))
+        return Engine(Attention.of(spec, padded), *sizes, storage="memory", pipeline=pipeline)
     except ValueError as error:
         raise ValueError(
             f"arrays.rows {arrays.rows}, arrays.columns {arrays.columns} and {spec.name}: {error}"

@@ -14,10 +14,11 @@ from softmaxkit.simulation.costs import Costs, NoRecord
 from softmaxkit.simulation.cycles import Pace
 from softmaxkit.simulation.energy import bill
 from softmaxkit.simulation.hardware import Hardware
-from softmaxkit.simulation.pipelines import engine_of, pipelines_of
+from softmaxkit.simulation.pipelines import CannotBuild, engine_of, pipelines_of
 from softmaxkit.simulation.scale_out import exchange
 from softmaxkit.simulation.timeline import timeline
 from softmaxkit.simulation.workload import Workload
+from softmaxkit.studies.progress import Say
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,13 @@ class SimulationOptions:
     records: Path
 
 
-def simulate(options: SimulationOptions, command: Sequence[str]) -> dict[str, Any]:
+def simulate(options: SimulationOptions, command: Sequence[str], say: Say) -> dict[str, Any]:
     """Return the record: a result for each method, pipeline and context.
+
+    Args:
+        options: what to simulate.
+        command: for the record.
+        say: called with why a pipeline is left out, where no pipelines were asked for.
 
     Figures are those of the attention of all layers; projections and feed-forward layers are not in them. Where the
     records do not say what a part costs, `without_energy` says why in place of energy and area.
@@ -55,7 +61,7 @@ def simulate(options: SimulationOptions, command: Sequence[str]) -> dict[str, An
         ValueError: hardware that the model does not fit, a clock that the parts do not reach, or no method with such a
             pipeline.
     """
-    results = list(_results(options))
+    results = list(_results(options, say))
     if not results:
         methods = "; ".join(f"{spec.name}: {', '.join(pipelines_of(spec))}" for spec in options.specs)
         raise ValueError(f"no method has the pipeline {' or '.join(options.pipelines or ())}; there are {methods}")
@@ -69,12 +75,19 @@ def simulate(options: SimulationOptions, command: Sequence[str]) -> dict[str, An
     return make_record(command, 0, inputs, results)
 
 
-def _results(options: SimulationOptions) -> Iterator[dict[str, Any]]:
+def _results(options: SimulationOptions, say: Say) -> Iterator[dict[str, Any]]:
     for spec in options.specs:
-        for pipeline in pipelines_of(spec):
-            if options.pipelines is None or pipeline in options.pipelines:
+        own, *others = pipelines_of(spec)
+        for pipeline in (own, *others):
+            if options.pipelines is not None and pipeline not in options.pipelines:
+                continue
+            try:
                 for context in options.contexts:
                     yield _result(options, spec, pipeline, context)
+            except CannotBuild as error:
+                if options.pipelines is not None or pipeline == own:
+                    raise
+                say(f"{spec.title} is left out with the pipeline {pipeline}: {error}")
 
 
 def _result(options: SimulationOptions, spec: Spec, pipeline: str, context: int) -> dict[str, Any]:
