@@ -31,7 +31,7 @@ COUNT = 8 * len(KINDS)
 
 
 def configuration(number: int) -> tuple[Engine, Queries]:
-    """Return an engine of some method, pipeline and sizes, and queries of a prompt, of heads that share keys, or one."""
+    """Return an engine of some method, pipeline and sizes, and queries of a prompt, of heads or of one."""
     chosen = random.Random(number)
     spec, pipeline = KINDS[number % len(KINDS)]
     rows, columns, steps = (chosen.choice(sizes) for sizes in ([2, 4, 8], [1, 2, 4], [1, 2, 3, 4]))

@@ -17,8 +17,8 @@ from softmaxkit.simulation.simulate import SimulationOptions
 SOFTMAX = ("ReduceMax", "Exp", "ReduceSum", "Div")
 """The operators into which Stream takes a softmax apart, each for every score or over all of them."""
 
-ELEMENT = ("Exp",)
-"""What stands for a method that looks at every score by itself."""
+ELEMENT = ("Sigmoid",)
+"""What stands for a method that looks at every score by itself: an activation, which Stream prices like any other."""
 
 EXAMPLE = Template('''"""Prices a head of attention, $rows queries on $keys keys, with Stream.
 
@@ -130,7 +130,7 @@ def _write(folder: Path, spec: Spec, pipeline: str, options: SimulationOptions) 
         rows=min(context, 64),
         keys=min(context, 256),
         channels=sizes.channels,
-        operator="Exp" if element else "Softmax",
+        operator=ELEMENT[0] if element else "Softmax",
         arguments="" if element else ", axis=-1",
     )
     write_text(folder / "attention.py", example)
