@@ -60,7 +60,11 @@ def render_simulation(record: Mapping[str, Any]) -> str:
     parts = by_part(
         [result for result in results if "energy_uj" in result and result["context"] == contexts[-1]], methods
     )
-    split = [(name, each) for name, result in zip(names, results, strict=True) for each in result.get("chips", ())]
+    split = [
+        (name, f"{result['context']:,}", each)
+        for name, result in zip(names, results, strict=True)
+        for each in result.get("chips", ())
+    ]
     return fill(
         "simulation.html.j2",
         record,
@@ -74,7 +78,9 @@ def render_simulation(record: Mapping[str, Any]) -> str:
         ],
         sheet=sheet_json(_sheet(names, results)),
         chip_headings=[heading for _, heading, _ in CHIPS],
-        chip_rows=[(name, [_shown(each, key, form) for key, _, form in CHIPS]) for name, each in split],
+        chip_rows=[
+            (name, context, [_shown(each, key, form) for key, _, form in CHIPS]) for name, context, each in split
+        ],
         missing=list(dict.fromkeys(result["without_energy"] for result in results if "without_energy" in result)),
         sources=_sources(results),
         context=contexts[-1],

@@ -14,6 +14,9 @@ Result = Mapping[str, Any]
 
 DASHES = {"token": "solid", "deferred": "dash", "element": "dot"}
 STAGES = {"qk": ("QK", "#0072b2"), "unit": ("row in the unit", "#e69f00"), "pv": ("PV", "#009e73")}
+BAR = 0.26
+"""Height of a stage's bar; three are one below the other for a query."""
+
 PART_COLOURS = ("#0072b2", "#009e73", "#d55e00", *FURTHER_COLOURS, "#f0e442", REFERENCE_COLOUR)
 
 
@@ -50,14 +53,15 @@ def curve(
 def gantt(timeline: Sequence[Mapping[str, Any]]) -> go.Figure:
     """Draw when each stage of an engine works on its first queries: a row for each query, a bar for each stage."""
     figure = go.Figure()
-    for stage, (title, colour) in STAGES.items():
+    for place, (stage, (title, colour)) in enumerate(STAGES.items()):
         figure.add_bar(
             x=[each[stage][1] - each[stage][0] for each in timeline],
             base=[each[stage][0] for each in timeline],
             y=[f"query {each['query']}" for each in timeline],
             name=title,
             orientation="h",
-            width=0.3 if stage == "unit" else 0.7,
+            width=BAR,
+            offset=(place - len(STAGES) / 2) * BAR,
             marker={"color": colour},
         )
     figure.update_layout(

@@ -23,7 +23,7 @@ from softmaxkit.engine.golden import Attention
 from softmaxkit.engine.sizes import EngineSizes
 from softmaxkit.files import write_json
 from softmaxkit.formats import Array
-from softmaxkit.methods import ALL_METHODS, method_class
+from softmaxkit.methods import ALL_METHODS, METHODS
 from softmaxkit.methods.base.spec import Spec
 from softmaxkit.record import make_record, make_result
 from softmaxkit.simulation.driven import Driven, drive
@@ -108,21 +108,20 @@ class Sample(NamedTuple):
         return cls(queries, keys, values, engine.attention.scores(queries, keys), outputs)
 
 
-def measure_arrays(cells: str, methods: Sequence[str], command: Sequence[str]) -> dict[str, Any]:
-    """Map the arrays of some methods at `SIZES`, and the deferred units that they have, and return the record.
+def measure_arrays(cells: str, specs: Sequence[Spec], command: Sequence[str]) -> dict[str, Any]:
+    """Map the arrays of some specs at `SIZES`, and the deferred units that they have, and return the record.
 
     Raises:
         RuntimeError: an output of a netlist differs from the integers.
         ToolError: a tool is missing or failed.
     """
     results = []
-    for method in methods:
-        spec = method_class(method)().for_hardware()
+    for spec in specs:
         for pipeline, name, engine in _parts(spec):
             driven = measure_array(engine, name, cells)
             about = {"array": name, "pipeline": pipeline, **vars(engine.sizes), "cells": cells}
             results.append(make_result(spec, "hardware", **about, **driven.figures()))
-            print(f"{method} {pipeline} {name} {vars(engine.sizes)}: {driven.figures()}", flush=True)
+            print(f"{spec.name} {pipeline} {name} {vars(engine.sizes)}: {driven.figures()}", flush=True)
     return make_record(command, 0, {"cells": cells, "queries": QUERIES, "keys": KEYS}, results)
 
 
@@ -287,11 +286,15 @@ def main() -> None:
     """Measure, and write the record where it is asked for."""
     parser = argparse.ArgumentParser(prog="python -m softmaxkit.simulation.arrays")
     parser.add_argument("--cells", default="sky130", help="process (default: sky130)")
-    parser.add_argument("--method", action="append", choices=ALL_METHODS, help="may be given again (default: all)")
+    parser.add_argument("--method", action="append", choices=[*METHODS], help="may be given again (default: all)")
+    parser.add_argument("--spec", type=Path, metavar="FILE", help="a spec as JSON, in place of methods")
     parser.add_argument("--json", type=Path, metavar="PATH", help="write the record there")
     arguments = parser.parse_args()
     command = ["python", "-m", "softmaxkit.simulation.arrays", *sys.argv[1:]]
-    record = measure_arrays(arguments.cells, arguments.method or ALL_METHODS, command)
+    specs = [METHODS[name]().for_hardware() for name in arguments.method or ALL_METHODS]
+    if arguments.spec is not None:
+        specs = [Spec.from_json(arguments.spec.read_text(encoding="utf-8"))]
+    record = measure_arrays(arguments.cells, specs, command)
     if arguments.json is not None:
         write_json(arguments.json, record)
 

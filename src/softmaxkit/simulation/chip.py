@@ -88,7 +88,8 @@ def run(workload: Workload, hardware: Hardware, pace: Pace, queries: Queries) ->
         ValueError: a tile does not fit the buffers; the message has the key and what it takes.
     """
     sizes = pace.engine.sizes
-    shares = [share for share in range(1, hardware.engines + 1) if hardware.engines % share == 0]
+    most = min(hardware.engines, len(queries))
+    shares = [share for share in range(1, most + 1) if hardware.engines % share == 0]
     runs = [
         _run(workload, hardware, pace, queries, share, loading)
         for loading in _loadings(hardware, sizes.channels, sizes.rows, queries.last)
