@@ -117,7 +117,9 @@ def _run(workload: Workload, hardware: Hardware, pace: Pace, queries: Queries, s
         load = max(pace.load(keys), min(together, heads) * head_bytes / rate)
         layer, filled = rounds * load + max(computed, (moved - loaded) / rate), 0.0
     elif not hardware.buffers.double:
-        layer, filled = loaded / rate + max(computed, (moved - loaded) / rate), 0.0
+        # Tiles take turns with queries, and every word of one goes through the port that loads an engine.
+        load = max(loaded / rate, 2 * rounds * busy)
+        layer, filled = load + max(computed, (moved - loaded) / rate), 0.0
     else:
         layer = max(computed, moved / rate)
         beat = 2 * workload.channels * pace.engine.sizes.rows
@@ -155,6 +157,8 @@ def _loadings(hardware: Hardware, channels: int, rows: int, keys: int) -> list[L
             )
     size = min(hardware.buffers.key_bytes, hardware.buffers.value_bytes)
     head = -(-keys // rows) * rows * channels
+    if not hardware.buffers.double:
+        return ["between"] if head <= size else ["streamed"]
     if parts * head <= size:
-        return ["overlapped" if hardware.buffers.double else "between", "streamed"]
+        return ["overlapped", "streamed"]
     return ["between", "streamed"] if head <= size else ["streamed"]

@@ -35,6 +35,6 @@ def engine_of(spec: Spec, pipeline: str, hardware: Hardware, channels: int, cont
         sizes = (arrays.rows, arrays.columns, min(context, LONGEST))
         return Engine(Attention.of(spec, padded), *sizes, storage="memory", pipeline=pipeline)
     except ValueError as error:
-        raise ValueError(
+        raise CannotBuild(
             f"arrays.rows {arrays.rows}, arrays.columns {arrays.columns} and {spec.name}: {error}"
         ) from None
