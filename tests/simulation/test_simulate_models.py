@@ -81,10 +81,12 @@ def test_more_of_anything_never_takes_longer() -> None:
         ("buffers__key_kib", (1, 8, 64)),
         ("engines", (1, 2, 4)),
     ):
+        # Several engines that begin at once share the memory for their first keys, which takes each some cycles longer.
+        chip = changed(EDGE, dram__bandwidth_gb_per_s=1e9) if key == "engines" else EDGE
         for phase in ("prompt", "generation"):
             slower: list[int] | None = None
             for value in values:
-                cycles = [each["cycles"] for each in results(changed(EDGE, **{key: value}), phase=phase)]
+                cycles = [each["cycles"] for each in results(changed(chip, **{key: value}), phase=phase)]
                 assert slower is None or all(new <= old for new, old in zip(cycles, slower, strict=True)), (key, value)
                 slower = cycles
 
