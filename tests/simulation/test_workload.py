@@ -11,6 +11,7 @@ from transformers import (
     GPT2Config,
     LlamaConfig,
     MambaConfig,
+    MistralConfig,
     Qwen3Config,
     T5Config,
 )
@@ -33,7 +34,6 @@ def test_a_folder_is_read(tmp_path: Path) -> None:
     workload = read_workload(str(tmp_path))
     assert (workload.layers, workload.heads, workload.key_heads, workload.channels) == (3, 8, 2, 16)
     assert workload.queries_per_key_head == 4
-    assert workload.cache_bytes(100) == 2 * 3 * 2 * 16 * 100
 
 
 def test_layers_with_windows_are_left_out() -> None:
@@ -41,6 +41,8 @@ def test_layers_with_windows_are_left_out() -> None:
     assert workload_of(Qwen3Config(num_hidden_layers=4, layer_types=kinds), "mixed").layers == 2
     with pytest.raises(ValueError, match="no layer attends to the whole context"):
         workload_of(Qwen3Config(num_hidden_layers=2, layer_types=["sliding_attention"] * 2), "windows")
+    with pytest.raises(ValueError, match=r"windows: (layer_types|sliding_window) is .*no layer attends to the whole"):
+        workload_of(MistralConfig(num_hidden_layers=2, sliding_window=64), "windows")
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ from softmaxkit.files import write_text
 from softmaxkit.methods.base.spec import Spec
 from softmaxkit.simulation.costs import Costs
 from softmaxkit.simulation.cycles import Pace
-from softmaxkit.simulation.pipelines import engine_of, pipelines_of
-from softmaxkit.simulation.simulate import SimulationOptions
+from softmaxkit.simulation.pipelines import engine_of
+from softmaxkit.simulation.simulate import SimulationOptions, chosen
 
 PACKAGE = "hwcomponents_softmaxkit"
 
@@ -67,13 +67,8 @@ def write_package(folder: Path, options: SimulationOptions) -> list[str]:
     Raises:
         ValueError: no record says what a unit costs.
     """
-    models, names = [HEAD], []
-    for spec in options.specs:
-        for pipeline in pipelines_of(spec):
-            if options.pipelines is None or pipeline in options.pipelines:
-                name, text = _model(spec, pipeline, options)
-                models.append(text)
-                names.append(name)
+    found = [_model(spec, pipeline, options) for spec, pipeline in chosen(options)]
+    names, models = [name for name, _ in found], [HEAD, *(text for _, text in found)]
     write_text(folder / "pyproject.toml", PROJECT)
     write_text(folder / PACKAGE / "__init__.py", "".join(models))
     return names

@@ -17,8 +17,6 @@ Loading = Literal["overlapped", "between", "streamed"]
 """How keys and values come into the buffers: those of the next head while this one's are in use; between heads; or in
 tiles for every query, where those of a head do not fit."""
 
-STALLS = ("memory", "unit", "drain")
-
 
 @dataclass(frozen=True)
 class Run:

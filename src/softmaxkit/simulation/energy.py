@@ -22,7 +22,7 @@ class Bill(NamedTuple):
     sources: dict[str, str]
 
 
-def bill(costs: Costs, run: Run, clock: bool = True) -> Bill:
+def bill(costs: Costs, run: Run) -> Bill:
     """Return energy and area of a run.
 
     An array takes the energy of a cycle where it works, a memory that of its accesses; what waits takes nothing. Scores
@@ -31,15 +31,13 @@ def bill(costs: Costs, run: Run, clock: bool = True) -> Bill:
     Args:
         costs: of an engine.
         run: what its chip does.
-        clock: refuse a clock that the netlists do not reach.
 
     Raises:
-        ValueError: they do not reach it, or there is no record of a part.
+        ValueError: the netlists do not reach the clock, or there is no record of a part.
     """
     hardware = costs.hardware
     parts = {"QK array": costs.array("query-key"), "PV array": costs.array("value"), "softmax unit": costs.unit}
-    if clock:
-        costs.check_clock(parts)
+    costs.check_clock(parts)
     energy = {
         "QK array": run.array_cycles * parts["QK array"].energy_pj,
         "softmax unit": run.scores * parts["softmax unit"].energy_pj,

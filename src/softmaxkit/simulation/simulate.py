@@ -46,6 +46,14 @@ class SimulationOptions:
     records: Path
 
 
+def chosen(options: SimulationOptions) -> Iterator[tuple[Spec, str]]:
+    """Yield the methods with those of their pipelines that were asked for."""
+    for spec in options.specs:
+        for pipeline in pipelines_of(spec):
+            if options.pipelines is None or pipeline in options.pipelines:
+                yield spec, pipeline
+
+
 def simulate(options: SimulationOptions, command: Sequence[str], say: Say) -> dict[str, Any]:
     """Return the record: a result for each method, pipeline and context.
 
@@ -76,18 +84,14 @@ def simulate(options: SimulationOptions, command: Sequence[str], say: Say) -> di
 
 
 def _results(options: SimulationOptions, say: Say) -> Iterator[dict[str, Any]]:
-    for spec in options.specs:
-        own, *others = pipelines_of(spec)
-        for pipeline in (own, *others):
-            if options.pipelines is not None and pipeline not in options.pipelines:
-                continue
-            try:
-                for context in options.contexts:
-                    yield _result(options, spec, pipeline, context)
-            except CannotBuild as error:
-                if options.pipelines is not None or pipeline == own:
-                    raise
-                say(f"{spec.title} is left out with the pipeline {pipeline}: {error}")
+    for spec, pipeline in chosen(options):
+        try:
+            for context in options.contexts:
+                yield _result(options, spec, pipeline, context)
+        except CannotBuild as error:
+            if options.pipelines is not None or pipeline == pipelines_of(spec)[0]:
+                raise
+            say(f"{spec.title} is left out with the pipeline {pipeline}: {error}")
 
 
 def _result(options: SimulationOptions, spec: Spec, pipeline: str, context: int) -> dict[str, Any]:

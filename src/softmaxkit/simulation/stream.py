@@ -11,8 +11,8 @@ import yaml
 from softmaxkit.files import write_text
 from softmaxkit.methods.base.spec import Spec
 from softmaxkit.simulation.costs import Costs
-from softmaxkit.simulation.pipelines import engine_of, pipelines_of
-from softmaxkit.simulation.simulate import SimulationOptions
+from softmaxkit.simulation.pipelines import engine_of
+from softmaxkit.simulation.simulate import SimulationOptions, chosen
 
 SOFTMAX = ("ReduceMax", "Exp", "ReduceSum", "Div")
 """The operators into which Stream takes a softmax apart, each for every score or over all of them."""
@@ -79,12 +79,9 @@ def write_stream(folder: Path, options: SimulationOptions) -> list[str]:
         ValueError: no record says what a part costs.
     """
     written = []
-    for spec in options.specs:
-        for pipeline in pipelines_of(spec):
-            if options.pipelines is None or pipeline in options.pipelines:
-                name = f"{spec.method}-{pipeline}"
-                _write(folder / name, spec, pipeline, options)
-                written.append(name)
+    for spec, pipeline in chosen(options):
+        written.append(f"{spec.method}-{pipeline}")
+        _write(folder / written[-1], spec, pipeline, options)
     return written
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -47,10 +46,6 @@ class Workload:
     def queries_per_key_head(self) -> int:
         """Query heads that use the same keys."""
         return self.heads // self.key_heads
-
-    def cache_bytes(self, keys: int) -> int:
-        """Bytes of the keys and values of all layers, of 8 bits."""
-        return 2 * self.layers * self.key_heads * self.channels * keys
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready dict."""
@@ -131,7 +126,8 @@ def workload_of(config: Any, name: str) -> Workload:
         raise refuse("head_dim", "neither it nor hidden_size says how many channels a head has")
     whole = _layers_over_all(config, layers)
     if not whole:
-        raise refuse("layer_types", "no layer attends to the whole context")
+        key = "layer_types" if getattr(config, "layer_types", None) else "sliding_window"
+        raise refuse(key, "no layer attends to the whole context")
     return Workload(
         name,
         whole,
@@ -146,16 +142,21 @@ def workload_of(config: Any, name: str) -> Workload:
 def _layers_over_all(config: Any, layers: int) -> int:
     """Return how many layers attend to the whole context: not those of windows, states or convolutions."""
     kinds = getattr(config, "layer_types", None)
-    if not kinds:
-        return layers
-    return sum(kind in ("full_attention", "attention") for kind in kinds)
+    if kinds:
+        return sum(kind in ("full_attention", "attention") for kind in kinds)
+    windowed = getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
+    return 0 if windowed else layers
 
 
 def _decodes(config: Any) -> bool:
     """Is there a causal language model of this configuration, and no masked one?"""
     from transformers.models.auto import modeling_auto
 
-    names: Callable[[Any], Any] = lambda table: table.get(config.model_type)  # noqa: E731
-    causal = names(modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
-    masked = names(modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES)
+    causal, masked = (
+        table.get(config.model_type)
+        for table in (
+            modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+            modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+        )
+    )
     return causal is not None and masked is None
