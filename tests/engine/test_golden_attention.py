@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -9,9 +10,10 @@ import pytest
 import torch
 
 from softmaxkit import Softermax
-from softmaxkit.engine.golden import Attention, causal, golden_attention
+from softmaxkit.engine.golden import Attention, causal, golden_attention, golden_deferred
 from softmaxkit.methods import METHODS
 from softmaxkit.methods.base.spec import Spec
+from softmaxkit.tables import power_of_two_error
 
 CHANNELS, KEYS, QUERIES = 16, 24, 40
 STEP = 1 / 32
@@ -58,6 +60,72 @@ def test_outputs_are_within_their_bound_of_float_attention(method: str) -> None:
     assert inside.mean() > 0.8
     assert (np.abs(got * attention.output_step - exact) <= off + 1e-9)[inside].all()
     assert np.abs(exact).max() > 10 * attention.output_step  # the bound is not all there is to see
+
+
+def one_by_one(spec: Softermax, codes: list[int], values: np.ndarray) -> list[int]:
+    """Return a row with its division last, a number at a time in plain integers, from docs/accelerator.md alone."""
+    step, highest, total = 1 << spec.input.fraction_bits, None, 0
+    sums = [0] * values.shape[1]
+    for start in range(0, len(codes), spec.slice_width):
+        part = codes[start : start + spec.slice_width]
+        local = max(min(-(-code // step), spec.input.max_code // step) for code in part)
+        rise = 0 if highest is None else max(local - highest, 0)
+        highest = local if highest is None else max(local, highest)
+        sums = [rounded(each, rise) for each in sums]
+        added = 0
+        for key, code in enumerate(part, start):
+            fraction, whole = (code - local * step) % step, (code - local * step) // step
+            entry = int(spec.power_table(np.asarray([fraction]), spec.rounding)[0])
+            power = min(rounded(entry, -whole), spec.unnormalised.max_code)
+            added += power
+            places = spec.unnormalised.fraction_bits - spec.output.fraction_bits
+            weight = min(rounded(power, highest - local + places), spec.output.max_code)
+            sums = [each + weight * int(value) for each, value in zip(sums, values[key], strict=True)]
+        change = spec.unnormalised.fraction_bits - spec.power_sum.fraction_bits
+        total = min(rounded(total, rise) + rounded(added, highest - local + change), spec.power_sum.max_code)
+    mantissa, exponent = (int(each[0]) for each in spec.reciprocal_table(np.asarray([total]), spec.rounding))
+    places = exponent + spec.output.fraction_bits + spec.reciprocal.fraction_bits - spec.power_sum.fraction_bits
+    return [max(-128, min(127, rounded(each * mantissa, places))) for each in sums]
+
+
+def rounded(number: int, places: int) -> int:
+    """Divide by a power of two, to nearest, ties to even."""
+    return round(Fraction(number, 1 << places))
+
+
+def test_the_division_last_a_number_at_a_time() -> None:
+    spec = Softermax(slice_width=8)
+    attention, _, (queries, keys, values, attended) = head_of(spec)
+    codes = attention.scores(queries, keys)
+    got = golden_deferred(attention, queries, keys, values, attended)
+    for query, count in enumerate(attended):
+        if count:
+            assert got[query].tolist() == one_by_one(spec, codes[query, :count].tolist(), values), query
+        else:
+            assert not got[query].any()
+    assert (np.maximum.accumulate(codes, axis=-1) > codes[:, :1] + 8).any()  # maxima rise on the way
+
+
+def test_the_division_last_is_within_its_bound_of_float_attention() -> None:
+    """Weights are rounded to 7 bits, each, and sums once for each rise; else the errors are those of golden."""
+    spec = Softermax(slice_width=8)
+    attention, _, (queries, keys, values, attended) = head_of(spec)
+    codes, mask = attention.scores(queries, keys), causal(attended, keys)
+    scores = np.where(mask, spec.score_values(codes, attention.constants), -np.inf)
+    exact = spec.reference(spec.score_values(codes, attention.constants), mask) @ values
+    slices = -(-KEYS // spec.slice_width)
+    highest = np.ceil(np.max(scores, axis=-1, keepdims=True, initial=-32.0))
+    total = (2.0 ** (scores - highest)).sum(axis=-1, keepdims=True)
+    # A power is off by its chord and its rounding, the sum by two roundings a slice.
+    least = total * (1 - power_of_two_error(spec.power_segments)) - slices * 2.0**-6 - KEYS * 2.0**-15
+    lost = (mask @ np.abs(values) + slices) * spec.output.resolution / 2 / np.maximum(least, 2.0**-6)
+    off = spec.error_bound(codes, mask, attention.constants) @ np.abs(values) + lost + 0.5
+    got = golden_deferred(attention, queries, keys, values, attended)
+    inside = np.abs(got) < 127
+    assert (np.abs(got - exact) <= off + 1e-9)[inside].all()
+    # Weights that are not divided yet lose less than probabilities do.
+    token = golden_attention(attention, queries, keys, values, attended) * attention.output_step
+    assert np.abs(got - exact)[inside].mean() < np.abs(token - exact)[inside].mean()
 
 
 @pytest.mark.parametrize("method", METHODS)

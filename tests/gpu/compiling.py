@@ -73,6 +73,7 @@ def compiling_for(capability: int) -> Iterator[list[Compiled]]:
         with (
             mock.patch.object(JITFunction, "__getitem__", compile_it),
             mock.patch.object(launch, "is_interpreted", return_value=False),
+            mock.patch.object(launch, "has_copy_engine", return_value=capability >= 90),
         ):
             yield compiled
     finally:

@@ -158,10 +158,10 @@ def test_levels_that_are_not_exponentials_are_refused(device: torch.device) -> N
 
 
 def test_torch_s_own_checks_of_the_operator(device: torch.device) -> None:
-    from softmaxkit.kernels.triton.attention import attend_operator
+    from softmaxkit.kernels.triton.attention import attention
 
     tensors = Case(queries=5, keys=7).tensors(device)
     offset = torch.tensor([0.5, 1.0], device=device, requires_grad=True)
     checks = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_static")
     for arguments in ((offset, None, None, -1.0, 0, 0.0), (None, None, None, -4.0, 4, 0.0)):
-        torch.library.opcheck(attend_operator, (*tensors, *arguments, False, 0.25, 0.0), test_utils=checks)
+        torch.library.opcheck(attention.overload, (*tensors, *arguments, False, 0.25, 0.0), test_utils=checks)

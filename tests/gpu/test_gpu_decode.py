@@ -120,7 +120,8 @@ def test_nan_reaches_its_own_row(device: torch.device) -> None:
 def test_every_key_is_in_one_part(keys: int, rows: int, device: torch.device) -> None:
     from softmaxkit.kernels.triton import decode
 
-    parts, share = decode.split(keys, rows, device)
-    assert (parts - 1) * share < keys <= parts * share
-    assert 1 <= parts <= decode.MOST_SPLITS
-    assert share % decode.COLUMNS == 0
+    for how in (decode.AS_THEY_COME, decode.CACHED):
+        parts, share = decode.split(keys, rows, how, device)
+        assert (parts - 1) * share < keys <= parts * share
+        assert 1 <= parts <= decode.MOST_SPLITS
+        assert share % how.columns == 0

@@ -63,6 +63,7 @@ def test_float_layers_run_in_kernels_with_gradients(
     padding = torch.ones(2, 12, dtype=torch.long, device=device)
     padding[0, :3] = 0
     results = []
+    is_torchs_own = spec.module(heads=4, **numbers).softmax_base is not None
     for way in ("kernels", "torch"):
         if way == "torch":
             by_torch(monkeypatch)
@@ -70,7 +71,8 @@ def test_float_layers_run_in_kernels_with_gradients(
         model.zero_grad()
         logits = model(TOKENS.to(device), attention_mask=padding).logits[:, 3:]
         logits.square().mean().backward()
-        assert len(launches) == (2 if way == "kernels" else 0)
+        assert launches.count("fused") == (2 if way == "kernels" and not is_torchs_own else 0)
+        assert way == "torch" or len(launches) == 2
         gradients = {name: x.grad.clone() for name, x in model.named_parameters() if x.grad is not None}
         results.append((logits.detach(), gradients))
     (logits, gradients), (truth, expected) = results

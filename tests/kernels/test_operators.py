@@ -28,12 +28,12 @@ def scores_of(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
 def test_torch_s_own_checks_of_operators(dtype: torch.dtype) -> None:
     scores, mask = scores_of(2, 3, 5, 40, dtype=dtype), torch.rand(5, 40) < 0.7
     for given in (scores, scores.clone().requires_grad_()):
-        torch.library.opcheck(operators.softmax, (given, mask, True))
-        torch.library.opcheck(operators.exponential, (given, torch.zeros(3), 1.0, math.e, mask))
-    torch.library.opcheck(operators.levels, (scores, -5.0, EXPONENTIALS, mask))
-    torch.library.opcheck(operators.topk, (scores, 7))
-    torch.library.opcheck(operators.softmax_backward, (scores, scores))
-    torch.library.opcheck(operators.exponential_backward, (scores, scores, torch.zeros(3), 1.0, 2.0, mask))
+        torch.library.opcheck(operators.softmax.overload, (given, mask, True))
+        torch.library.opcheck(operators.exponential.overload, (given, torch.zeros(3), 1.0, math.e, mask))
+    torch.library.opcheck(operators.levels.overload, (scores, -5.0, EXPONENTIALS, mask))
+    torch.library.opcheck(operators.topk.overload, (scores, 7))
+    torch.library.opcheck(operators.softmax_backward.overload, (scores, scores))
+    torch.library.opcheck(operators.exponential_backward.overload, (scores, scores, torch.zeros(3), 1.0, 2.0, mask))
 
 
 def gradients(run: Callable[..., Tensor], *inputs: Tensor) -> list[Tensor]:

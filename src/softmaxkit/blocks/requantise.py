@@ -11,8 +11,7 @@ def round_places(m: Module, name: str, value: Value, places: int) -> Value:
     """Return a signed value divided by `2**places`, rounded to nearest, ties to even; as `formats.shift_right` does."""
     if places == 0:
         return named(m, name, value)
-    wide = Signal(signed(max(len(value), places + 1)), name=f"{name}_wide")
-    m.d.comb += wide.eq(value)
+    wide = _extended(m, name, value, places)
     # One less than half, and the one back if the quotient is odd, carries just when rounding goes up.
     raised = named(m, f"{name}_raised", wide + Const((1 << (places - 1)) - 1) + wide[places])
     return named(m, name, raised[places:].as_signed())
@@ -29,9 +28,9 @@ def round_shifted(m: Module, name: str, value: Value, amount: Value, places: int
         places: 0 or more.
     """
     # The lowest bit that is kept is the half; all below goes into the sticky bit.
-    below = max(places - 1, 0)
-    current = named(m, f"{name}_above", (value[below:] if places else Cat(Const(0, 1), value)).as_signed())
-    sticky = named(m, f"{name}_below", value[:below].any())
+    below, wide = max(places - 1, 0), _extended(m, name, value, places)
+    current = named(m, f"{name}_above", (wide[below:] if places else Cat(Const(0, 1), wide)).as_signed())
+    sticky = named(m, f"{name}_below", wide[:below].any())
     for place in range(len(amount)):
         step = min(1 << place, len(current))
         sticky = named(m, f"{name}_sticky_{place}", sticky | (amount[place] & current[:step].any()))
@@ -46,3 +45,10 @@ def saturate_to(m: Module, name: str, value: Value, shape: Shape) -> Signal:
     result = Signal(shape, name=name)
     m.d.comb += result.eq(Mux(value > most - 1, most - 1, Mux(value < -most, -most, value)))
     return result
+
+
+def _extended(m: Module, name: str, value: Value, places: int) -> Signal:
+    """Return a signed value with a bit more than the places that are cut off, at least."""
+    wide = Signal(signed(max(len(value), places + 1)), name=f"{name}_wide")
+    m.d.comb += wide.eq(value)
+    return wide

@@ -26,9 +26,9 @@ QUIET = 10.0
 
 
 @contextmanager
-def stages() -> Iterator[Callable[[str], Callable[[int, int], None]]]:
-    """Show each piece of work with a progress bar; in lines where standard error is no terminal."""
-    if not console.is_terminal:
+def stages(in_lines: bool = False) -> Iterator[Callable[[str], Callable[[int, int], None]]]:
+    """Show each piece of work with a progress bar; in lines where asked, and where standard error is no terminal."""
+    if in_lines or not console.is_terminal:
         yield _in_lines
         return
     columns = (

@@ -8,10 +8,25 @@ from typing import Annotated
 import typer
 
 from softmaxkit.cli.console import command_line, console, stages, write_record
+from softmaxkit.cli.engines import (
+    CHANNELS,
+    COLUMNS,
+    ENGINE,
+    KEYS,
+    ROWS,
+    ChannelsOption,
+    ColumnsOption,
+    KeysOption,
+    OfMethodOption,
+    PipelineOption,
+    RowsOption,
+    chosen_engine,
+    refuse_engine_options,
+    unit_argument,
+)
 from softmaxkit.cli.options import (
     ContextOption,
     JsonOption,
-    MethodArgument,
     SpecOption,
     output_folder,
 )
@@ -35,10 +50,16 @@ from softmaxkit.cli.units import (
 from softmaxkit.methods.base.forms import Kind
 from softmaxkit.recipe import Recipe
 
+NOT_OF_ENGINES = (
+    *("uncertainty", "input_delay", "output_delay", "driving_cell", "load", "sram"),
+    *("tkeep", "row_length", "status", "axi_lite", "read_back", "tags"),
+)
+"""Options that an engine has no use for: it comes without constraints and shell."""
+
 
 def rtl(
     command: typer.Context,
-    method: MethodArgument = None,
+    method: Annotated[str | None, unit_argument()] = None,
     output: Annotated[Path, output_folder("Folder for the unit; with several, for a folder each.")] = Path(
         "softmaxkit-rtl"
     ),
@@ -109,17 +130,39 @@ def rtl(
     text: HeadTextOption = None,
     context: ContextOption = Recipe().context,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace units in the output folder.")] = False,
+    of_method: OfMethodOption = None,
+    rows: RowsOption = ROWS,
+    columns: ColumnsOption = COLUMNS,
+    channels: ChannelsOption = CHANNELS,
+    keys: KeysOption = KEYS,
+    pipeline: PipelineOption = None,
     json: JsonOption = None,
 ) -> None:
-    """Write the hardware unit of a method as Verilog, with a test bench, vectors, an AXI-Stream wrapper and a note."""
+    """Write the hardware unit of a method as Verilog, with a test bench, vectors, an AXI-Stream wrapper and a note.
+
+    With "engine" in place of METHOD it is an attention engine around the unit of --method, without a wrapper.
+    """
     from softmaxkit.studies.hardware import require_amaranth
 
     require_amaranth()
     from softmaxkit.flow.constraints import Constraints
     from softmaxkit.flow.export import check_export_folder
     from softmaxkit.shell.options import ShellOptions
+    from softmaxkit.studies.engines import EngineOptions, write_engine
     from softmaxkit.studies.rtl import RtlOptions, write_rtl
 
+    if method == ENGINE:
+        chosen_one = chosen_engine(
+            *(command, of_method, spec, EngineOptions(rows, columns, channels, keys, pipeline, storage, depth)),
+            *NOT_OF_ENGINES,
+        )
+        check_export_folder(output, overwrite)
+        with stages() as stage:
+            record = write_engine(*chosen_one, output, name, clock, command_line(), stage)
+        console.print(f"engine of {chosen_one[0].method}: {output}; begin with {output / 'README.md'}", soft_wrap=True)
+        write_record(record, json)
+        return
+    refuse_engine_options(command)
     check_head_options(command, model)
     check_export_folder(output, overwrite)
     constraints = Constraints(clock, uncertainty, input_delay, output_delay, driving_cell, load=load)

@@ -31,6 +31,7 @@ def study(
             "--output", "-o", metavar="DIR", callback=writable_folder, help="Folder for models and finished points."
         ),
     ] = Path("softmaxkit-study"),
+    jobs: Annotated[int, typer.Option(min=1, help="Seeds to train side by side, each in a process of its own.")] = 1,
     json: JsonOption = None,
     html: Annotated[
         Path | None, typer.Option(metavar="PATH", callback=writable_file, help="Write a page with the picture there.")
@@ -54,8 +55,8 @@ def study(
         results_console(None).print(table)
         return
     chosen = read_study(config)
-    with alone_in(output), stages() as stage, stoppable():
-        record = run_study(chosen, text, output, seed, command_line(), stage)
+    with alone_in(output), stages(in_lines=jobs > 1) as stage, stoppable():
+        record = run_study(chosen, text, output, seed, command_line(), stage, jobs)
     results_console(json).print(_table(record))
     write_record(record, json)
     if html is not None:

@@ -8,12 +8,27 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from softmaxkit.cli.console import command_line, console, results_console, stages, write_record
+from softmaxkit.cli.engines import (
+    CHANNELS,
+    COLUMNS,
+    ENGINE,
+    KEYS,
+    ROWS,
+    ChannelsOption,
+    ColumnsOption,
+    KeysOption,
+    OfMethodOption,
+    PipelineOption,
+    RowsOption,
+    chosen_engine,
+    refuse_engine_options,
+    unit_argument,
+)
 from softmaxkit.cli.options import (
     ALL,
     ContextOption,
     InputFile,
     JsonOption,
-    MethodOrAllArgument,
     SpecOption,
     given,
     refuse,
@@ -54,6 +69,9 @@ OF_UNITS = ("constants", "lanes", "max_row", "depth", "storage", "sram", "layer"
 OF_PARETO = ("clock", "depth", "storage", "constants", "spec", "model", "layer", "head", "text", "context")
 """Options that `--pareto` chooses itself, or that go with one unit."""
 
+NOT_OF_ENGINES = ("pareto", "place", "device", "seed", "markdown")
+"""Options that an engine has no use for."""
+
 OF_VERILOG = ("top", "include", "define", "parameter")
 """Options for anybody's Verilog."""
 
@@ -68,7 +86,7 @@ def _names_of_cells() -> list[str]:
 
 def synth(
     command: typer.Context,
-    method: MethodOrAllArgument = None,
+    method: Annotated[str | None, unit_argument(ALL)] = None,
     cells: Annotated[
         str,
         typer.Option(
@@ -198,6 +216,12 @@ def synth(
             help="Main forms at three clocks, then with 4 and 16 lanes or up to --lanes; what is finished is kept.",
         ),
     ] = False,
+    of_method: OfMethodOption = None,
+    rows: RowsOption = ROWS,
+    columns: ColumnsOption = COLUMNS,
+    channels: ChannelsOption = CHANNELS,
+    keys: KeysOption = KEYS,
+    pipeline: PipelineOption = None,
     json: JsonOption = None,
     markdown: Annotated[
         Path | None, typer.Option(metavar="PATH", callback=writable_file, help="Write the table there, as Markdown.")
@@ -206,7 +230,8 @@ def synth(
     """Map hardware units to standard cells: area, clock, power and energy, every output compared with the integers.
 
     Netlists run on real attention scores; rows that wait are counted apart, and so are loadable tables. With --storage
-    memory rows wait in SRAM, which has figures of its own.
+    memory rows wait in SRAM, which has figures of its own. With "engine" in place of METHOD it is an attention engine
+    around the unit of --method, on random queries.
     """
     from softmaxkit.files import write_text
     from softmaxkit.report import silicon as as_markdown
@@ -216,6 +241,7 @@ def synth(
     from softmaxkit.flow.fpga import FAMILIES
     from softmaxkit.flow.place import TARGET, Placing
     from softmaxkit.flow.routers import device_of
+    from softmaxkit.studies.engines import EngineOptions, synthesize_engines
     from softmaxkit.studies.pareto import LANES as PARETO_LANES
     from softmaxkit.studies.pareto import pareto as study
     from softmaxkit.studies.silicon import SynthesisOptions, Verilog, storage_in, synthesize_units, synthesize_verilog
@@ -250,19 +276,28 @@ def synth(
         refuse(given(command, *OF_PARETO, "corner", "output"), "--pareto has clocks and forms of its own")
     if pareto and not given(command, "lanes"):
         lanes = PARETO_LANES[-1]
-    unit_sizes = sizes(lanes, max_row, depth, storage_in(cells, storage))
+    where = storage_in(cells, storage)
+    unit_sizes = sizes(lanes, max_row, depth, where)
     placing = Placing(device, seed, 1e3 / clock if clock else TARGET) if place else None
     options = SynthesisOptions(
         unit_sizes, cells, clock, wires, liberty or [], corner or [], sram or [], output, placing
     )
+    engine = None
+    if method == ENGINE:
+        chosen = EngineOptions(rows, columns, channels, keys, pipeline, where or STORAGE, depth)
+        engine = chosen_engine(command, of_method, spec, chosen, *NOT_OF_ENGINES)
+    else:
+        refuse_engine_options(command)
     units = []
-    if not verilog and not pareto:
+    if not verilog and not pareto and engine is None:
         every = _units(method, spec, model, layer, head, text, context, unit_sizes, cells, constants != "loadable")
         units = of_kind(every, lambda each: each.unit, constants)
     with stages() as stage:
         if verilog:
             design = Verilog(verilog, top, include or [], define or [], parameter or [])
             record = synthesize_verilog(design, options, command_line(), stage, console.print)
+        elif engine is not None:
+            record = synthesize_engines(*engine, options, command_line(), stage, console.print)
         elif pareto:
             record = study(_forms(method), options, command_line(), stage, console.print)
         else:

@@ -10,13 +10,29 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from softmaxkit.cli.console import command_line, console, name_of, results_console, stages, write_record
+from softmaxkit.cli.engines import (
+    CHANNELS,
+    COLUMNS,
+    ENGINE,
+    KEYS,
+    ROWS,
+    ChannelsOption,
+    ColumnsOption,
+    KeysOption,
+    OfMethodOption,
+    PipelineOption,
+    RowsOption,
+    chosen_engine,
+    refuse_engine_options,
+    unit_argument,
+)
 from softmaxkit.cli.options import (
     ALL,
     ContextOption,
     JsonOption,
-    MethodOrAllArgument,
     SeedOption,
     SpecOption,
+    given,
     writable_file,
 )
 from softmaxkit.cli.units import (
@@ -43,7 +59,7 @@ from softmaxkit.recipe import Recipe
 
 def verify(
     command: typer.Context,
-    method: MethodOrAllArgument = None,
+    method: Annotated[str | None, unit_argument(ALL)] = None,
     lanes: LanesOption = LANES,
     max_row: MaxRowOption = MAX_ROW,
     depth: DepthOption = None,
@@ -53,7 +69,9 @@ def verify(
     model: ModelOption = None,
     layer: LayerOption = 0,
     head: HeadOption = 0,
-    outputs: Annotated[int, typer.Option(min=1, help="Outputs to compare of each method, at least.")] = 2_000_000,
+    outputs: Annotated[
+        int, typer.Option(min=1, help="Outputs to compare of each method, at least; of an engine 200,000.")
+    ] = 2_000_000,
     inject_fault: Annotated[
         bool,
         typer.Option("--inject-fault", help="First break one gate or table bit, which --seed chooses."),
@@ -69,30 +87,58 @@ def verify(
     seed: SeedOption = 0,
     text: HeadTextOption = None,
     context: ContextOption = Recipe().context,
+    of_method: OfMethodOption = None,
+    rows: RowsOption = ROWS,
+    columns: ColumnsOption = COLUMNS,
+    channels: ChannelsOption = CHANNELS,
+    keys: KeysOption = KEYS,
+    pipeline: PipelineOption = None,
     json: JsonOption = None,
 ) -> None:
-    """Compare every output of a method's hardware unit with the exact integers; exit code 1 if any differs."""
+    """Compare every output of a method's hardware unit with the exact integers; exit code 1 if any differs.
+
+    With "engine" in place of METHOD it is an attention engine around the unit of --method, whose cycles are compared
+    too.
+    """
     from softmaxkit.studies.hardware import require_amaranth
 
     require_amaranth()
+    from softmaxkit.engine.verify import OUTPUTS
     from softmaxkit.flow.simulate import can_verilate
+    from softmaxkit.studies.engines import EngineOptions, verify_engines
     from softmaxkit.studies.verification import VerificationOptions, verify_units
 
+    if not can_verilate():
+        console.print(
+            "Verilator, make, perl or a C++ compiler is missing: Amaranth's simulator compares a fiftieth of the "
+            "outputs; get them with pip install 'softmaxkit[hardware]' and your system's packages make, perl and g++"
+        )
+    if method == ENGINE:
+        engine = EngineOptions(rows, columns, channels, keys, pipeline, storage, depth)
+        of, engine = chosen_engine(command, of_method, spec, engine)
+        compared = outputs if given(command, "outputs") else OUTPUTS
+        with stages() as stage:
+            record = verify_engines(
+                of, engine, compared, seed, inject_fault, waveform, command_line(), stage, console.print
+            )
+        _finish(record, json, inject_fault)
+        return
+    refuse_engine_options(command)
     every = method == ALL
     if every and (spec is not None or model is not None):
         raise ValueError(f"{ALL!r} stands for the methods' defaults; leave it out with --spec or --model")
     check_head_options(command, model)
     names = [*ALL_METHODS] if every else [method]
     chosen = [unit for name in names for unit in chosen_units(name, spec, model, layer, head, text, context)]
-    if not can_verilate():
-        console.print(
-            "Verilator, make, perl or a C++ compiler is missing: Amaranth's simulator compares a fiftieth of the "
-            "outputs; get them with pip install 'softmaxkit[hardware]' and your system's packages make, perl and g++"
-        )
     unit_sizes = sizes(lanes, max_row, depth, storage)
     options = VerificationOptions(unit_sizes, outputs, seed, inject_fault, waveform, constants)
     with stages() as stage:
         record = verify_units(chosen, options, command_line(), stage, console.print)
+    _finish(record, json, inject_fault)
+
+
+def _finish(record: dict[str, Any], json: Path | None, inject_fault: bool) -> None:
+    """Show and write the record, and raise what is wrong."""
     results = record["results"]
     results_console(json).print(_table(results))
     write_record(record, json)

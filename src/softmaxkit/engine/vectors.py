@@ -10,6 +10,7 @@ import numpy as np
 from amaranth.hdl import Module
 from amaranth.lib import wiring
 
+from softmaxkit.engine.cycles import times
 from softmaxkit.engine.engine import Engine
 from softmaxkit.flow.vectors import Stream, pack
 from softmaxkit.methods.base.constants import Constants
@@ -27,7 +28,7 @@ class Driven(wiring.Component):
     A query stands for a row of `channels` scores, `columns` a beat.
     """
 
-    masks = 1
+    masks, whole_rows = 1, True
 
     def __init__(self, engine: Engine) -> None:
         self.engine, self.memories, self.storage = engine, engine.memories, engine.storage
@@ -35,6 +36,14 @@ class Driven(wiring.Component):
         members = engine.signature.members
         names = {"queries": "scores", "outputs": "results"}
         super().__init__({names.get(name, name): member for name, member in members.items()})
+
+    def latency(self, length: int) -> int:
+        """Return the cycles from the first beat of a query that attends to all keys to its last output."""
+        return times(self.engine, [self.engine.sizes.max_keys])[0].last + 1
+
+    def interval(self, length: int) -> int:
+        """Return the cycles from a query to the next, at most: one that attends to fewer keys waits for the last."""
+        return self.latency(length)
 
     def elaborate(self, platform: object) -> Module:
         """Build it."""

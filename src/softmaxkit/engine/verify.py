@@ -30,7 +30,7 @@ QUERIES = 48
 """Queries of a head, at most."""
 
 ORDERS = ("prompt", "group", "token", "growing", "any")
-"""How many keys the queries of a head attend to: one more each; the same for several; all; more and more; any number."""
+"""How many keys queries attend to: one more each; the same for several; all alike; more and more; any number."""
 
 
 class WrongOutput(NamedTuple):

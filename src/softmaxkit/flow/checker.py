@@ -83,7 +83,10 @@ class Watched(wiring.Component):
         position = Signal(range(most))  # in the row that has begun
         with m.If(taken):
             m.d.sync += position.eq(Mux(scores.p.last, 0, position + 1))
-        unlawful = _unsteady(m, "scores", scores) | (scores.valid & (position == most - 1) & ~scores.p.last)
+        at_end = position == most - 1
+        unlawful = _unsteady(m, "scores", scores) | (scores.valid & at_end & ~scores.p.last)
+        if self.unit.whole_rows:
+            unlawful = unlawful | (scores.valid & ~at_end & scores.p.last)
         writing: Value = Const(0)
         open_group: Value = Const(0)
         stuck = refused = scores.valid & ~scores.ready
@@ -114,7 +117,9 @@ class Watched(wiring.Component):
             m.d.sync += [marker.eq(((left << 1) | 1) & ~left), kept.eq(scores.payload)]
         kept_beat = scores.payload.shape()(kept)
         intruding = (writing & inside[0]) | (taken & (position == 0) & open_group)
-        shown = [~mask & code.any() for mask, code in zip(kept_beat.mask, results.p.codes, strict=True)]
+        shown: list[Value] = [Const(0)]
+        if "mask" in kept_beat.shape().members and self.unit.masks == 1:
+            shown = [~mask & code.any() for mask, code in zip(kept_beat.mask, results.p.codes, strict=True)]
 
         calm = Signal(self.patience)  # one bit for each of the last cycles
         m.d.sync += calm.eq((calm << 1) | (results.ready & ~taken & ~writing))
@@ -130,7 +135,7 @@ class Watched(wiring.Component):
             "steady": _unsteady(m, "results", results),
             "counted": (results.valid & ~inside[0]) | (taken & inside[-1]),
             "ordered": turn & (results.p.last != kept_beat.last),
-            "masked": turn & reduce(or_, shown) if self.unit.masks == 1 else Const(0),
+            "masked": turn & reduce(or_, shown),
             "apart": intruding,
             "drained": rested & (complete | stuck),
             "offered": refusing.all() & complete & ~results.valid,

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from amaranth.hdl import Shape
-from amaranth.lib import data
+from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In
 
 import softmaxkit
@@ -57,7 +57,7 @@ def describe(unit: SoftmaxUnit, name: str) -> dict[str, Any]:
         "ports": [port._asdict() for port in unit_ports(unit)],
         "axis_ports": [port._asdict() for port in axis_ports(unit)],
         "payloads": {port: _fields(layout) for port, layout in layouts.items()},
-        "memories": [_memory(unit, memory) for memory in unit.memories],
+        "memories": [memory_facts(unit, memory) for memory in unit.memories],
     }
 
 
@@ -94,8 +94,8 @@ def tables(unit: SoftmaxUnit, sets: Sequence[Constants], heads: Mapping[str, Con
     }
 
 
-def unit_ports(unit: SoftmaxUnit) -> list[Port]:
-    """Return the ports of the unit's module."""
+def unit_ports(unit: wiring.Component) -> list[Port]:
+    """Return the ports of the module of a unit, or of an engine."""
     ports = [Port("clk", "input", 1, "clock, rising edge"), Port("rst", "input", 1, "reset, synchronous, active high")]
     meanings = {"payload": "its fields are below", "valid": "a beat is offered", "ready": "it is taken"}
     for path, member, _ in unit.signature.flatten(unit):
@@ -158,7 +158,8 @@ def _fields(layout: data.StructLayout) -> list[dict[str, Any]]:
     return fields
 
 
-def _memory(unit: SoftmaxUnit, name: str) -> dict[str, Any]:
+def memory_facts(unit: wiring.Component, name: str) -> dict[str, Any]:
+    """Return what there is to know of a memory outside."""
     port = unit.signature.members[name].signature
     return {
         "name": name,

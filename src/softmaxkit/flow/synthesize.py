@@ -27,7 +27,7 @@ from softmaxkit.flow.scores import sampled_rows
 from softmaxkit.flow.sources import Source
 from softmaxkit.flow.sram import MACROS, Use, arranged
 from softmaxkit.flow.timing import analyse
-from softmaxkit.flow.vectors import Rows, stream
+from softmaxkit.flow.vectors import Rows, Stream, stream
 from softmaxkit.flow.verilog import to_rtlil
 
 if TYPE_CHECKING:
@@ -136,6 +136,33 @@ def synthesize(
     sets = [constants] if unit.registers is None else [*unit.spec.examples(), constants]
     random = np.random.default_rng(0)
     stalled = stream(unit, [(loaded, random_rows(unit, loaded, CHECKED, random)) for loaded in sets])
+    run = measured(fitted, unit, steady, stalled, (warm_up, window), parts, macros or MACROS[cells], tick)
+    return replace(run, elements=length / interval, row=length)
+
+
+def measured(
+    fitted: Synthesis,
+    unit: SoftmaxUnit,
+    steady: Stream,
+    stalled: Stream,
+    cycles: tuple[int, int],
+    parts: Mapping[str, str],
+    macros: Sequence[Macro],
+    tick: Callable[[], None],
+) -> Synthesis:
+    """Return a synthesis with the energy of its netlist, and with its outputs compared with golden.
+
+    Args:
+        fitted: the netlist.
+        unit: what it was made from.
+        steady: input at full rate, for the energy, with golden's results.
+        stalled: input with gaps and stalls.
+        cycles: to warm up, and to measure.
+        parts: as for `synthesize`.
+        macros: of which memories outside are made.
+        tick: called after each of three steps.
+    """
+    warm_up, window = cycles
     netlist = fitted.mapped.netlist
     outcomes, states = simulate_netlist(unit, netlist, steady, stalled, warm_up + window)
     tick()
@@ -153,10 +180,8 @@ def synthesize(
         energy=energy,
         settled=settled,
         unswallowed=unswallowed,
-        memories=memories_in_use(unit, netlist, activity, macros or MACROS[cells]),
+        memories=memories_in_use(unit, netlist, activity, macros),
         activity=activity,
-        elements=length / interval,
-        row=length,
         compared=sum(int(run.positions[: outcome.compared].sum()) for outcome, run in runs),
         mismatches=sum(outcome.wrong_results for outcome in outcomes),
         faults=tuple(fault for outcome, run in runs for fault in outcome.faults(run)),

@@ -31,20 +31,22 @@ def reasons_against(device: torch.device) -> list[str]:
     """Return why kernels of GPUs do not run on a device."""
     if device.type != "cuda":
         return [f"it runs on CUDA, and the tensors are on {device}"]
-    capability = _capability(device.index)
-    if capability >= LEAST_CAPABILITY:
-        return []
-    least, has = (".".join(map(str, numbers)) for numbers in (LEAST_CAPABILITY, capability))
-    return [f"it needs compute capability {least}, and this card has {has}"]
+    reason = _reason_against(device.index)
+    return [reason] if reason else []
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _capability(index: int | None) -> tuple[int, int]:
-    return _cached_capability(index)
+def _reason_against(index: int | None) -> str:
+    """Say why a card's kind is too old; empty where it is not. Dynamo takes a string for a constant, and no tuple."""
+    capability = _capability(index)
+    if capability >= LEAST_CAPABILITY:
+        return ""
+    least, has = (".".join(map(str, numbers)) for numbers in (LEAST_CAPABILITY, capability))
+    return f"it needs compute capability {least}, and this card has {has}"
 
 
 @cache
-def _cached_capability(index: int | None) -> tuple[int, int]:
+def _capability(index: int | None) -> tuple[int, int]:
     return torch.cuda.get_device_capability(index)
 
 

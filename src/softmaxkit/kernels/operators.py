@@ -16,11 +16,10 @@ from torch import Tensor
 from softmaxkit.kernels import rows
 from softmaxkit.kernels.backends import VARIABLE, Support, interprets
 from softmaxkit.kernels.launch import DTYPES, GPU_DTYPES, run_heads
+from softmaxkit.kernels.operator import operator
 
-DEVICES = ("cpu", "cuda")
 
-
-@torch.library.custom_op("softmaxkit::softmax", mutates_args=(), device_types=DEVICES)
+@operator("cpu", "cuda")
 def softmax(scores: Tensor, mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
     """Softmax over the last axis, as `rows.softmax`; differentiable."""
     _refuse_forward_mode()
@@ -28,14 +27,14 @@ def softmax(scores: Tensor, mask: Tensor | None = None, is_causal: bool = False)
     return result
 
 
-@torch.library.custom_op("softmaxkit::softmax_backward", mutates_args=(), device_types=DEVICES)
+@operator("cpu", "cuda")
 def softmax_backward(probabilities: Tensor, gradient: Tensor) -> Tensor:
     """The gradient of its scores, as `rows.softmax_backward`."""
     result: Tensor = _rows(probabilities).softmax_backward(probabilities, gradient)
     return result
 
 
-@torch.library.custom_op("softmaxkit::softmax_to_base", mutates_args=(), device_types=DEVICES)
+@operator("cpu", "cuda")
 def softmax_to_base(scores: Tensor, base: float, mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
     """Softmax to a base, as `rows.softmax`, by Triton alone; differentiable."""
     _refuse_forward_mode()
@@ -43,7 +42,7 @@ def softmax_to_base(scores: Tensor, base: float, mask: Tensor | None = None, is_
     return result
 
 
-@torch.library.custom_op("softmaxkit::softmax_to_base_backward", mutates_args=(), device_types=DEVICES)
+@operator("cpu", "cuda")
 def softmax_to_base_backward(probabilities: Tensor, gradient: Tensor, base: float) -> Tensor:
     """The gradient of its scores."""
     result: Tensor = _triton_rows().softmax_backward(probabilities, gradient, base)
@@ -59,7 +58,7 @@ def _triton_rows() -> Any:
     return import_module("softmaxkit.kernels.triton.rows")
 
 
-@torch.library.custom_op("softmaxkit::exponential", mutates_args=(), device_types=DEVICES)
+@operator("cpu", "cuda")
 def exponential(
     scores: Tensor,
     offset: Tensor,
@@ -74,7 +73,7 @@ def exponential(
     return result
 
 
-@torch.library.custom_op("softmaxkit::exponential_backward", mutates_args=(), device_types=DEVICES)
+@operator("cpu", "cuda")
 def exponential_backward(
     scores: Tensor,
     gradient: Tensor,
@@ -91,7 +90,7 @@ def exponential_backward(
     return result
 
 
-@torch.library.custom_op("softmaxkit::levels", mutates_args=(), device_types=DEVICES)
+@operator("cpu", "cuda")
 def levels(
     scores: Tensor, clip: float, exponentials: list[float], mask: Tensor | None = None, is_causal: bool = False
 ) -> Tensor:
@@ -101,7 +100,7 @@ def levels(
     return result
 
 
-@torch.library.custom_op("softmaxkit::topk", mutates_args=(), device_types="cpu")
+@operator("cpu")
 def topk(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k largest probabilities and their indices, as `rows.topk`; without a gradient."""
     _refuse_forward_mode()
@@ -121,8 +120,8 @@ def _like_the_first(first: Tensor, *rest: Any) -> Tensor:
     return torch.empty(first.shape, dtype=first.dtype, device=first.device)
 
 
-for operator in (softmax, softmax_backward, softmax_to_base, softmax_to_base_backward, exponential, levels):
-    operator.register_fake(_like_the_first)
+for of_scores in (softmax, softmax_backward, softmax_to_base, softmax_to_base_backward, exponential, levels):
+    of_scores.register_fake(_like_the_first)
 
 
 @exponential_backward.register_fake

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch.utils.data import Subset
 from transformers import PreTrainedModel
 
 from softmaxkit import processes
+from softmaxkit.models.patch import layers
 from softmaxkit.models.text import Corpus, NextToken, windows_at_once
 from softmaxkit.models.trainer import MethodTrainer, Progress, training_arguments
 from softmaxkit.recipe import Recipe
@@ -23,6 +25,9 @@ CURVE_TOKENS = 1 << 14
 
 LOGITS_AT_ONCE = 1 << 28
 """Outputs of the model that are held at a time when it does."""
+
+COMPILED_STEPS = 2000
+"""Steps from which on a GPU trains the compiled model: compiling takes it half a minute."""
 
 
 def train(
@@ -69,6 +74,7 @@ def _train(
     """Train in this process, one of several perhaps."""
     quarter = max(1, recipe.steps // 4)
     every = -(-recipe.steps // _points(recipe))
+    compiled = _is_worth_compiling(model, recipe)
     at_once = LOGITS_AT_ONCE // (recipe.context * model.config.get_text_config().vocab_size)
     arguments = training_arguments(
         folder,
@@ -85,6 +91,7 @@ def _train(
         eval_strategy="steps",
         eval_steps=every,
         remove_unused_columns=False,
+        torch_compile=compiled,
     )
     held_out = NextToken(corpus.held_out, recipe.context)
     windows = max(1, CURVE_TOKENS // recipe.context)
@@ -95,7 +102,7 @@ def _train(
         args=arguments,
         train_dataset=NextToken(corpus.train, recipe.context),
         eval_dataset=sample,
-        compute_loss_func=_next_token_loss,
+        compute_loss_func=_next_token_loss(compiled),
         constants_rate=recipe.constants_rate,
         homotopy=recipe.homotopy,
         stops=stops,
@@ -116,5 +123,17 @@ def checkpoint_at(folder: Path, step: int) -> Path:
     return folder / f"checkpoint-{step}"
 
 
-def _next_token_loss(outputs: Any, labels: Tensor, num_items_in_batch: Any = None) -> Tensor:
-    return torch.nn.functional.cross_entropy(outputs.logits.flatten(0, 1).float(), labels.flatten())
+def _is_worth_compiling(model: PreTrainedModel, recipe: Recipe) -> bool:
+    """Say whether to compile a model for training: on a GPU, for long, in float, whose layers then stay as they are."""
+    in_float = all(module.mode == "float" for module in layers(model).values())
+    return torch.cuda.is_available() and recipe.steps >= COMPILED_STEPS and in_float and not recipe.homotopy
+
+
+def _next_token_loss(compiled: bool) -> Callable[..., Tensor]:
+    """Return the loss of a model's outputs against the tokens that follow, as the Trainer calls it."""
+    compute = torch.compile(_cross_entropy, dynamic=False) if compiled else _cross_entropy
+    return lambda outputs, labels, num_items_in_batch=None: compute(outputs.logits, labels)
+
+
+def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    return torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), labels.flatten())

@@ -26,6 +26,8 @@ from softmaxkit.studies.progress import Progress, Stage
 
 CACHE_BYTES = 1 << 28
 """More than any card's L2 cache holds; written before every run, so that this finds nothing in it."""
+LEAD = 16
+"""How often it is written: a millisecond or so, in which the run's kernels are all on their way to the card."""
 COPY_BYTES = 1 << 30
 MATRIX = 8192
 """Rows and columns of the matrices whose product is the ceiling of operations."""
@@ -63,8 +65,9 @@ def measure_card(options: CardOptions, command: Sequence[str], stage: Stage) -> 
     Returns:
         A record. Its inputs have the card and its ceilings: `copy_gb_per_s`, read and written, and `matmul_tflops`, of
         bfloat16. Its results have `kind`, `shape`, `method`, `backend`; the median of the rounds, `seconds`, with its
-        quartiles; `tflops` and `share_of_matmul`, or `gb_per_s` and `share_of_copy`; and `error_rms` against the method
-        in float64, as a share of its result; or `failure`, what it said in place of running.
+        quartiles, all of them the card's own time; `call_seconds`, that of the processor that calls it; `tflops` and
+        `share_of_matmul`, or `gb_per_s` and `share_of_copy`; and `error_rms` against the method in float64, as a share
+        of its result; or `failure`, what it said in place of running.
 
     Raises:
         RuntimeError: there is no card, and Triton is not interpreted.
@@ -122,19 +125,22 @@ class CardClock:
         self._on_card = device.type == "cuda"
         self._cache = torch.empty(CACHE_BYTES, dtype=torch.uint8, device=device) if self._on_card else None
 
-    def seconds(self, run: Callable[[], Tensor]) -> float:
-        """Run once, and return the seconds that it took."""
+    def seconds(self, run: Callable[[], Tensor]) -> tuple[float, float]:
+        """Run once, and return the seconds that it took the card, and those that it took to call."""
         if self._cache is None:
             start = time.perf_counter()
             run()
-            return time.perf_counter() - start
-        self._cache.zero_()
+            return (time.perf_counter() - start,) * 2
+        for _ in range(LEAD):
+            self._cache.zero_()
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         begin.record()
+        start = time.perf_counter()
         run()
+        called = time.perf_counter() - start
         end.record()
         end.synchronize()
-        return float(begin.elapsed_time(end)) / 1e3
+        return float(begin.elapsed_time(end)) / 1e3, called
 
 
 def ceilings(device: torch.device, clock: CardClock, rounds: int) -> tuple[float, float]:
@@ -150,7 +156,7 @@ def ceilings(device: torch.device, clock: CardClock, rounds: int) -> tuple[float
 
 
 def _median(clock: CardClock, run: Callable[[], Tensor], rounds: int) -> float:
-    seconds = [clock.seconds(run) for _ in range(rounds + 2)]
+    seconds = [clock.seconds(run)[0] for _ in range(rounds + 2)]
     return statistics.median(seconds[2:])
 
 
@@ -177,7 +183,7 @@ def _measure(
 ) -> list[dict[str, Any]]:
     """Run all in turn and return their figures; what does not run says why."""
     results: list[dict[str, Any]] = []
-    running: list[tuple[CardContender, dict[str, Any], list[float]]] = []
+    running: list[tuple[CardContender, dict[str, Any], list[tuple[float, float]]]] = []
     for contender in contenders:
         figures = {**contender.figures, "flops": contender.flops, "bytes": contender.bytes}
         results.append(figures)
@@ -192,9 +198,10 @@ def _measure(
             seconds.append(clock.seconds(contender.run))
         progress(turn, options.rounds)
     for _, figures, seconds in running:
-        timed = seconds[1:]
+        timed = [on_card for on_card, _ in seconds[1:]]
         low, middle, high = statistics.quantiles(timed, n=4, method="inclusive") if len(timed) > 1 else timed * 3
-        figures |= {"seconds": middle, "seconds_low": low, "seconds_high": high}
+        called = statistics.median(to_call for _, to_call in seconds[1:])
+        figures |= {"seconds": middle, "seconds_low": low, "seconds_high": high, "call_seconds": called}
     return results
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,13 @@ from softmaxkit.studies.resume import Results
 
 
 def run_study(
-    study: Study, text: Path | None, folder: Path, seeds: Sequence[int] | None, command: Sequence[str], stage: Stage
+    study: Study,
+    text: Path | None,
+    folder: Path,
+    seeds: Sequence[int] | None,
+    command: Sequence[str],
+    stage: Stage,
+    jobs: int = 1,
 ) -> dict[str, Any]:
     """Train and measure all points of a study; those that are finished in the folder are not run again.
 
@@ -29,7 +38,8 @@ def run_study(
         folder: for models and finished points.
         seeds: in place of the study's own.
         command: for the record.
-        stage: shows progress.
+        stage: shows progress; a function of a module, where there are several jobs.
+        jobs: how many seeds are trained side by side, each in a process of its own.
 
     Returns:
         the record: a result for each point, seed and mode, with `seed`, `settings` and the changes against the baseline
@@ -40,6 +50,8 @@ def run_study(
         Interrupted: training was stopped; the same call continues.
     """
     seeds = tuple(dict.fromkeys(seeds)) if seeds else study.seeds
+    if jobs > 1 and len(seeds) > 1:
+        _run_side_by_side(study, text, folder, seeds, stage, jobs)
     texts: dict[tuple[int, int], TokenWindows] = {}
     results: Results = []
     for seed in seeds:
@@ -74,6 +86,19 @@ def run_study(
         "finding": study.finding,
     }
     return make_record(command, seeds[0], inputs, results)
+
+
+def _run_side_by_side(
+    study: Study, text: Path | None, folder: Path, seeds: Sequence[int], stage: Stage, jobs: int
+) -> None:
+    """Finish all points of all seeds, each seed in a process of its own."""
+    context = multiprocessing.get_context("spawn")  # a process that is forked cannot use the GPU of its parent
+    with ProcessPoolExecutor(min(jobs, len(seeds)), mp_context=context) as pool:
+        list(pool.map(partial(_run_seed, study, text, folder, stage), seeds))
+
+
+def _run_seed(study: Study, text: Path | None, folder: Path, stage: Stage, seed: int) -> None:
+    run_study(study, text, folder, [seed], [], lambda title: stage(f"seed {seed}: {title}"))
 
 
 def point_results(comparison: Comparison, spec: Spec) -> Results:

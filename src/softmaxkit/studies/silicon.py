@@ -176,7 +176,7 @@ def synthesize_units(
             say(f"wrong: {fault}")
         results.append(make_result(spec, "hardware", **about, **synthesis.figures(), faults=list(synthesis.faults)))
         if options.output is not None:
-            _write(options.output, _file_name(name), synthesis, say)
+            write_netlist(options.output, _file_name(name), synthesis, say)
     return make_record(command, 0, options.inputs(), results)
 
 
@@ -242,7 +242,7 @@ def synthesize_verilog(
     synthesis = fit(mapped, period, library.name if options.liberty else cells)
     synthesis = at_corners(synthesis, options.corners)
     if options.output is not None:
-        _write(options.output, source.top, synthesis, say)
+        write_netlist(options.output, source.top, synthesis, say)
     return make_record(command, 0, options.inputs(), [about | synthesis.figures()])
 
 
@@ -270,7 +270,7 @@ def _file_name(name: str) -> str:
     return re.sub(r"\W+", "_", name).strip("_")
 
 
-def _write(folder: Path, name: str, synthesis: Synthesis, say: Say) -> None:
+def write_netlist(folder: Path, name: str, synthesis: Synthesis, say: Say) -> None:
     """Write a netlist, its cells for a timing analyser, its longest path and that of the smallest hold slack."""
     from softmaxkit.flow.cells.writing import to_liberty
 

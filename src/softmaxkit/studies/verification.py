@@ -117,7 +117,7 @@ def _verify_unit(
     fault = Fault(options.seed) if options.inject_fault else None
     progress = stage(f"verify {unit.spec.name} {title}".rstrip())
     verification = verify(unit, constants, outputs, options.seed, rows, fault, options.waveform, progress)
-    _report(verification, fault, say)
+    report(verification, fault, say)
     return make_result(
         unit.spec,
         "hardware",
@@ -141,7 +141,7 @@ def _constants_json(constants: Any) -> Any:
     return constants.to_json() if hasattr(constants, "to_json") else str(constants)
 
 
-def _report(verification: Verification, fault: Fault | None, say: Say) -> None:
+def report(verification: Verification, fault: Fault | None, say: Say) -> None:
     """Say what was broken, and what is wrong."""
     if fault is not None:
         say(f"injected: {fault.what}")

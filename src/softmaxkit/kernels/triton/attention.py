@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -9,22 +10,22 @@ import triton
 from torch import Tensor
 
 from softmaxkit.kernels.attention import AttentionCall, Cached, are_few, check_shapes, default_scale
+from softmaxkit.kernels.operator import operator
 from softmaxkit.kernels.triton.attention_backward import keys_backward, queries_backward
 from softmaxkit.kernels.triton.attention_forward import attention_forward
 from softmaxkit.kernels.triton.decode import attend as attend_few
 from softmaxkit.kernels.triton.launch import (
-    KEYS_BACKWARD,
-    QUERIES_BACKWARD,
     Blocks,
     blocks_for,
     check_levels,
-    forward_blocks,
     level_numbers,
     mask_bytes,
     offsets_of,
     on_device_of,
+    plan_for,
     precision,
     side_by_side,
+    tiles_of,
     width,
 )
 
@@ -68,13 +69,13 @@ def attend(
     factor = default_scale(query) if scale is None else scale
     seed = torch.randint(1 << 31, (1,), device=query.device) if dropout else None
     how = (call.clip, len(call.exponentials), call.log_limit, is_causal, factor, dropout)
-    output, _, _ = attend_operator(query, key, value, call.offset, mask, seed, *how)
+    output, _, _ = attention(query, key, value, call.offset, mask, seed, *how)
     result: Tensor = output
     return result
 
 
-@torch.library.custom_op("softmaxkit::attention", mutates_args=(), device_types=("cpu", "cuda"))
-def attend_operator(
+@operator("cpu", "cuda")
+def attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -93,26 +94,29 @@ def attend_operator(
     output, highest, total = _results(query, value, levels)
     if output.numel() == 0 or key.shape[2] == 0:
         return output.zero_(), highest.zero_(), total.zero_()
-    blocks = forward_blocks(query.device, query.dtype, max(query.shape[3], value.shape[3]), levels)
+    blocks = blocks_for(plan_for(query.device).forward, query.dtype, max(query.shape[3], value.shape[3]))
     count = triton.cdiv(query.shape[2], blocks.rows)
     offsets = offsets_of(offset, query)
     bits, strides = mask_bytes(mask, (*query.shape[:3], key.shape[2]), query)
+    described, tiles, distances = tiles_of((key, value), blocks.columns)
     with on_device_of(query):
         attention_forward[(count * query.shape[0] * query.shape[1],)](
-            *(query, key, value, offsets, bits, query if seed is None else seed, output, highest, total),
+            *(query, key, value, *tiles, offsets, bits, query if seed is None else seed, output, highest, total),
             *(stride for x in (query, key, value, output) for stride in x.stride()[:3]),
+            *distances,
             *strides,
             offsets.stride(0) if offsets.numel() > 1 else 0,
             *(query.shape[1], query.shape[1] // key.shape[1], query.shape[2], key.shape[2], count),
             *level_numbers(clip, levels, log_limit, scale),
             dropout,
+            DESCRIBED=described,
             **_constants(query, value, levels, is_causal, mask, seed, blocks),
         )
     return output, highest, total
 
 
-@torch.library.custom_op("softmaxkit::attention_backward", mutates_args=(), device_types=("cpu", "cuda"))
-def attend_backward(
+@operator("cpu", "cuda")
+def attention_backward(
     gradient: Tensor,
     query: Tensor,
     key: Tensor,
@@ -134,39 +138,41 @@ def attend_backward(
     query, key, value, gradient = (side_by_side(x) for x in (query, key, value, gradient.to(query.dtype)))
     batch, heads, queries, channels = query.shape
     key_heads, keys = key.shape[1:3]
-    of_query, sums = (
-        query.new_zeros(query.shape, dtype=torch.float32),
-        query.new_zeros((batch, heads, queries), dtype=torch.float32),
-    )
-    of_key, of_value = (x.new_zeros(x.shape, dtype=torch.float32) for x in (key, value))
-    if gradient.numel() and keys and channels:
-        factor, limit, step = level_numbers(clip, levels, log_limit, scale)
-        if levels:
-            inverse = torch.where(total > 0, 1 / total, 0.0)
-            shift, mean = highest - limit, (gradient.float() * output.float()).sum(-1).contiguous()
-        else:
-            inverse, mean = torch.ones_like(sums), torch.zeros_like(sums)
-            shift = offsets_of(offset, query)[:, None].expand(batch, heads, queries).contiguous()
-        widest = max(channels, value.shape[3])
-        bits, strides = mask_bytes(mask, (batch, heads, queries, keys), query)
-        tensors = (query, key, value, gradient, shift, inverse, mean, bits, query if seed is None else seed)
-        places = (*(stride for x in (query, key, value, gradient) for stride in x.stride()[:3]), *strides)
-        numbers = (factor, limit, step, scale, dropout)
-        groups = heads // key_heads
-        with on_device_of(query):
-            blocks = blocks_for(QUERIES_BACKWARD, query.dtype, widest)
-            constants = _constants(query, value, levels, is_causal, mask, seed, blocks)
-            count = triton.cdiv(queries, blocks.rows)
-            queries_backward[(count * batch * heads,)](
-                *tensors, of_query, sums, *places, heads, groups, queries, keys, count, *numbers, **constants
-            )
-            blocks = blocks_for(KEYS_BACKWARD, query.dtype, widest)
-            constants = _constants(query, value, levels, is_causal, mask, seed, blocks)
-            count = triton.cdiv(keys, blocks.columns)
-            keys_backward[(count * batch * key_heads,)](
-                *tensors, of_key, of_value, *places, key_heads, groups, queries, keys, count, *numbers, **constants
-            )
-    return of_query.to(query.dtype), of_key.to(key.dtype), of_value.to(value.dtype), sums
+    sums = query.new_zeros((batch, heads, queries), dtype=torch.float32)
+    if not (gradient.numel() and keys and channels):
+        return query.new_zeros(query.shape), key.new_zeros(key.shape), value.new_zeros(value.shape), sums
+    of_query, of_key, of_value = (x.new_empty(x.shape) for x in (query, key, value))
+    if levels:
+        inverse = torch.where(total > 0, 1 / total, 0.0)
+        _, limit, _ = level_numbers(clip, levels, log_limit, scale)
+        shift, mean = highest - limit, (gradient.float() * output.float()).sum(-1).contiguous()
+    else:
+        inverse = mean = sums  # neither is read
+        shift = offsets_of(offset, query)[:, None].expand(batch, heads, queries).contiguous()
+    bits, strides = mask_bytes(mask, (batch, heads, queries, keys), query)
+    operands = (query, key, value, gradient)
+    numbers = (shift, inverse, mean, bits, query if seed is None else seed)
+    places = tuple(stride for x in operands for stride in x.stride()[:3])
+    groups, plan, widest = heads // key_heads, plan_for(query.device), max(channels, value.shape[3])
+
+    def launch(kernel: Any, blocks: Blocks, taken: tuple[Tensor, ...], rows: int, results: Any, sizes: Any) -> None:
+        described, tiles, distances = tiles_of(taken, rows)
+        kernel[(batch * math.prod(sizes[:2]),)](
+            *(*operands, *tiles, *numbers, *results, *places, *distances, *strides),
+            *(sizes[1], groups, queries, keys, sizes[0], *level_numbers(clip, levels, log_limit, scale)),
+            *(scale, dropout),
+            DESCRIBED=described,
+            **_constants(query, value, levels, is_causal, mask, seed, blocks),
+        )
+
+    with on_device_of(query):
+        blocks = blocks_for(plan.queries, query.dtype, widest)
+        sizes = (triton.cdiv(queries, blocks.rows), heads)
+        launch(queries_backward, blocks, (key, value), blocks.columns, (of_query, sums), sizes)
+        blocks = blocks_for(plan.keys, query.dtype, widest)
+        sizes = (triton.cdiv(keys, blocks.columns), key_heads)
+        launch(keys_backward, blocks, (query, gradient), blocks.rows, (of_key, of_value), sizes)
+    return of_query, of_key, of_value, sums
 
 
 def _asks_for_gradients(*operands: Tensor | Cached | None) -> bool:
@@ -202,14 +208,14 @@ def _constants(
     }
 
 
-@attend_operator.register_fake
+@attention.register_fake
 def _(
     query: Tensor, key: Tensor, value: Tensor, offset: Any, mask: Any, seed: Any, clip: float, levels: int, *rest: Any
 ) -> Any:
     return _results(query, value, levels)
 
 
-@attend_backward.register_fake
+@attention_backward.register_fake
 def _(gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, *rest: Any) -> Any:
     results = (x.new_empty(x.shape) for x in (query, key, value))
     return (*results, query.new_empty(query.shape[:3], dtype=torch.float32))
@@ -226,7 +232,7 @@ def _gradients(ctx: Any, gradient: Tensor | None, *_: Any) -> tuple[Any, ...]:
     if gradient is None:
         return (None,) * 4 + nothing
     offset = ctx.saved_tensors[6]
-    *of_tensors, sums = attend_backward(gradient, *ctx.saved_tensors, *ctx.rest)
+    *of_tensors, sums = attention_backward(gradient, *ctx.saved_tensors, *ctx.rest)
     of_offset = None
     if offset is not None:
         of_heads = -sums.sum((0, 2))
@@ -234,4 +240,4 @@ def _gradients(ctx: Any, gradient: Tensor | None, *_: Any) -> tuple[Any, ...]:
     return (*of_tensors, of_offset, *nothing)
 
 
-attend_operator.register_autograd(_gradients, setup_context=_keep)
+attention.register_autograd(_gradients, setup_context=_keep)

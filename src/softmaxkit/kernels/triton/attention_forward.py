@@ -6,11 +6,13 @@ import triton.language as tl
 from softmaxkit.kernels.triton.tiles import (
     kept,
     load_rows,
+    load_tile,
     multiply,
     multiply_add,
     program_place,
     seen_keys,
     store_rows,
+    tile_place,
     weigh,
     weigh_unseen,
 )
@@ -18,34 +20,22 @@ from softmaxkit.kernels.triton.tiles import (
 
 @triton.jit
 def _highest(
-    highest,
-    query,
-    key,
-    mask,
-    rows,
-    first,
-    last,
-    queries,
-    keys,
-    stride_key,
-    stride_mask_q,
-    stride_mask_k,
-    factor,
-    CHECKED: tl.constexpr,
-    CAUSAL: tl.constexpr,
-    MASKED: tl.constexpr,
-    PRECISION: tl.constexpr,
-    CHANNELS: tl.constexpr,
-    WIDTH: tl.constexpr,
-    COLUMNS: tl.constexpr,
-):
-    """Return the highest scores of rows among keys from `first` to `last`, and of what was there before."""
+    highest, query, key, key_tiles, key_row, key_column, mask, rows, first, last, queries, keys, stride_key,
+    stride_mask_q, stride_mask_k,
+    CHECKED: tl.constexpr, DESCRIBED: tl.constexpr, CAUSAL: tl.constexpr, MASKED: tl.constexpr,
+    PRECISION: tl.constexpr, CHANNELS: tl.constexpr, WIDTH: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """Return the highest products of rows among keys from `first` to `last`, and of what was there before."""
     for start in range(first, last, COLUMNS):
-        keys_here = load_rows(key, start, stride_key, keys, CHECKED, COLUMNS, CHANNELS, WIDTH)
-        scores = multiply(query, tl.trans(keys_here), PRECISION) * factor
+        keys_here = load_tile(
+            key, key_tiles, key_row, key_column, start, stride_key, keys, CHECKED, DESCRIBED, COLUMNS, CHANNELS, WIDTH
+        )
+        scores = multiply(query, tl.trans(keys_here), PRECISION)
         if CHECKED:
             columns = start + tl.arange(0, COLUMNS)
-            seen = seen_keys(mask, rows, columns, queries, keys, stride_mask_q, stride_mask_k, CAUSAL, MASKED)
+            seen = seen_keys(
+                mask, rows[:, None], columns[None, :], queries, keys, stride_mask_q, stride_mask_k, CAUSAL, MASKED
+            )
             scores = tl.where(seen, scores, float("-inf"))
         highest = tl.maximum(highest, tl.max(scores, 1))
     return highest
@@ -53,115 +43,56 @@ def _highest(
 
 @triton.jit
 def _gather(
-    output,
-    total,
-    shift,
-    query,
-    key,
-    value,
-    mask,
-    rows,
-    first,
-    last,
-    queries,
-    keys,
-    stride_key,
-    stride_value,
-    stride_mask_q,
-    stride_mask_k,
-    factor,
-    limit,
-    step,
-    seed,
-    place,
-    dropout,
-    LEVELS: tl.constexpr,
-    DROPOUT: tl.constexpr,
-    CHECKED: tl.constexpr,
-    CAUSAL: tl.constexpr,
-    MASKED: tl.constexpr,
-    PRECISION: tl.constexpr,
-    CHANNELS: tl.constexpr,
-    WIDTH: tl.constexpr,
-    VALUE_CHANNELS: tl.constexpr,
-    VALUE_WIDTH: tl.constexpr,
-    COLUMNS: tl.constexpr,
-):
+    output, total, shift, query, key, value, key_tiles, value_tiles, key_row, key_column, value_row, value_column,
+    mask, rows, first, last, queries, keys, stride_key, stride_value, stride_mask_q, stride_mask_k,
+    factor, limit, step, seed, place, dropout,
+    LEVELS: tl.constexpr, DROPOUT: tl.constexpr, CHECKED: tl.constexpr, DESCRIBED: tl.constexpr,
+    CAUSAL: tl.constexpr, MASKED: tl.constexpr, PRECISION: tl.constexpr, CHANNELS: tl.constexpr, WIDTH: tl.constexpr,
+    VALUE_CHANNELS: tl.constexpr, VALUE_WIDTH: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
     """Add the weighted values of keys from `first` to `last` to the output, and with levels weights to the total."""
     for start in range(first, last, COLUMNS):
-        keys_here = load_rows(key, start, stride_key, keys, CHECKED, COLUMNS, CHANNELS, WIDTH)
+        keys_here = load_tile(
+            key, key_tiles, key_row, key_column, start, stride_key, keys, CHECKED, DESCRIBED, COLUMNS, CHANNELS, WIDTH
+        )
         distance = multiply(query, tl.trans(keys_here), PRECISION) * factor - shift[:, None]
+        columns = start + tl.arange(0, COLUMNS)
         if CHECKED:
-            columns = start + tl.arange(0, COLUMNS)
-            seen = seen_keys(mask, rows, columns, queries, keys, stride_mask_q, stride_mask_k, CAUSAL, MASKED)
+            seen = seen_keys(
+                mask, rows[:, None], columns[None, :], queries, keys, stride_mask_q, stride_mask_k, CAUSAL, MASKED
+            )
             weights, _ = weigh_unseen(distance, seen, limit, step, LEVELS)
         else:
             weights, _ = weigh(distance, limit, step, LEVELS)
         if LEVELS:
             total += tl.sum(weights, 1)
         if DROPOUT:
-            here = kept(seed, place, rows, start + tl.arange(0, COLUMNS), keys, dropout)
+            here = kept(seed, place, rows[:, None], columns[None, :], keys, dropout)
             weights = tl.where(here, weights / (1.0 - dropout), 0.0)
-        values = load_rows(value, start, stride_value, keys, CHECKED, COLUMNS, VALUE_CHANNELS, VALUE_WIDTH)
+        values = load_tile(
+            value, value_tiles, value_row, value_column, start, stride_value, keys, CHECKED, DESCRIBED, COLUMNS,
+            VALUE_CHANNELS, VALUE_WIDTH,
+        )  # fmt: skip
         output = multiply_add(weights.to(values.dtype), values, output, PRECISION)
     return output, total
 
 
 @triton.jit
 def attention_forward(
-    query,
-    key,
-    value,
-    offset,
-    mask,
-    seed,
-    output,
-    highest,
-    total,
-    query_b,
-    query_h,
-    query_t,
-    key_b,
-    key_h,
-    key_t,
-    value_b,
-    value_h,
-    value_t,
-    output_b,
-    output_h,
-    output_t,
-    mask_b,
-    mask_h,
-    mask_q,
-    mask_k,
-    offset_h,
-    heads,
-    groups,
-    queries,
-    keys,
-    blocks,
-    factor,
-    limit,
-    step,
-    dropout,
-    LEVELS: tl.constexpr,
-    DROPOUT: tl.constexpr,
-    CAUSAL: tl.constexpr,
-    MASKED: tl.constexpr,
-    PRECISION: tl.constexpr,
-    CHANNELS: tl.constexpr,
-    WIDTH: tl.constexpr,
-    VALUE_CHANNELS: tl.constexpr,
-    VALUE_WIDTH: tl.constexpr,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-):
+    query, key, value, key_tiles, value_tiles, offset, mask, seed, output, highest, total,
+    query_b, query_h, query_t, key_b, key_h, key_t, value_b, value_h, value_t, output_b, output_h, output_t,
+    key_tiles_b, key_tiles_h, key_tiles_c, value_tiles_b, value_tiles_h, value_tiles_c,
+    mask_b, mask_h, mask_q, mask_k, offset_h, heads, groups, queries, keys, blocks, factor, limit, step, dropout,
+    LEVELS: tl.constexpr, DROPOUT: tl.constexpr, DESCRIBED: tl.constexpr, CAUSAL: tl.constexpr, MASKED: tl.constexpr,
+    PRECISION: tl.constexpr, CHANNELS: tl.constexpr, WIDTH: tl.constexpr, VALUE_CHANNELS: tl.constexpr,
+    VALUE_WIDTH: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
     """Compute one block of queries.
 
     Tensors are (batch, heads, tokens, channels) with strides `_b`, `_h`, `_t` and channels side by side. `factor` turns
     products into binary logarithms, or into levels. `offset` is float32, one or one a head, binary too; `seed`, one
     int64 number, is that of dropout. With levels, `highest` and `total`, float32 (batch, heads, queries), receive every
-    row's highest score and sum of weights.
+    row's highest score and sum of weights. Keys and values are `DESCRIBED` as matrices, see `launch.Tiles`.
     """
     block, batch, head, key_head = program_place(blocks, heads, groups)
     block = blocks - 1 - block  # of causal attention the longest first
@@ -170,9 +101,15 @@ def attention_forward(
     key += batch * key_b + key_head * key_h
     value += batch * value_b + key_head * value_h
     mask += batch * mask_b + head * mask_h
+    key_row, key_column = tile_place(batch, key_head, key_tiles_b, key_tiles_h, key_tiles_c)
+    value_row, value_column = tile_place(batch, key_head, value_tiles_b, value_tiles_h, value_tiles_c)
+    place = batch * heads + head
     queries_here = load_rows(
         query + batch * query_b + head * query_h, first_row, query_t, queries, True, ROWS, CHANNELS, WIDTH
     )
+    if LEVELS:  # so that the highest product has the highest score
+        queries_here = tl.where(factor < 0.0, -queries_here, queries_here)
+        factor = tl.abs(factor)
     last = keys
     whole = keys // COLUMNS * COLUMNS  # keys in blocks that need no look at what is seen
     if CAUSAL:
@@ -185,137 +122,35 @@ def attention_forward(
         most = tl.full([ROWS], float("-inf"), dtype=tl.float32)
         if not MASKED:
             most = _highest(
-                most,
-                queries_here,
-                key,
-                mask,
-                rows,
-                0,
-                whole,
-                queries,
-                keys,
-                key_t,
-                mask_q,
-                mask_k,
-                factor,
-                False,
-                CAUSAL,
-                MASKED,
-                PRECISION,
-                CHANNELS,
-                WIDTH,
-                COLUMNS,
-            )
+                most, queries_here, key, key_tiles, key_row, key_column, mask, rows, 0, whole, queries, keys, key_t,
+                mask_q, mask_k, False, DESCRIBED, CAUSAL, MASKED, PRECISION, CHANNELS, WIDTH, COLUMNS,
+            )  # fmt: skip
         most = _highest(
-            most,
-            queries_here,
-            key,
-            mask,
-            rows,
-            whole,
-            last,
-            queries,
-            keys,
-            key_t,
-            mask_q,
-            mask_k,
-            factor,
-            True,
-            CAUSAL,
-            MASKED,
-            PRECISION,
-            CHANNELS,
-            WIDTH,
-            COLUMNS,
-        )
-        most = tl.where(most == float("-inf"), 0.0, most)
+            most, queries_here, key, key_tiles, key_row, key_column, mask, rows, whole, last, queries, keys, key_t,
+            mask_q, mask_k, True, DESCRIBED, CAUSAL, MASKED, PRECISION, CHANNELS, WIDTH, COLUMNS,
+        )  # fmt: skip
+        most = tl.where(most == float("-inf"), 0.0, most * factor)
         shift = most - limit
     else:
         shift = tl.zeros([ROWS], dtype=tl.float32) + tl.load(offset + head * offset_h)
     result = tl.zeros([ROWS, VALUE_WIDTH], dtype=tl.float32)
     if not MASKED:
         result, sums = _gather(
-            result,
-            sums,
-            shift,
-            queries_here,
-            key,
-            value,
-            mask,
-            rows,
-            0,
-            whole,
-            queries,
-            keys,
-            key_t,
-            value_t,
-            mask_q,
-            mask_k,
-            factor,
-            limit,
-            step,
-            seed,
-            batch * heads + head,
-            dropout,
-            LEVELS,
-            DROPOUT,
-            False,
-            CAUSAL,
-            MASKED,
-            PRECISION,
-            CHANNELS,
-            WIDTH,
-            VALUE_CHANNELS,
-            VALUE_WIDTH,
-            COLUMNS,
-        )
+            result, sums, shift, queries_here, key, value, key_tiles, value_tiles, key_row, key_column, value_row,
+            value_column, mask, rows, 0, whole, queries, keys, key_t, value_t, mask_q, mask_k, factor, limit, step,
+            seed, place, dropout, LEVELS, DROPOUT, False, DESCRIBED, CAUSAL, MASKED, PRECISION, CHANNELS, WIDTH,
+            VALUE_CHANNELS, VALUE_WIDTH, COLUMNS,
+        )  # fmt: skip
     result, sums = _gather(
-        result,
-        sums,
-        shift,
-        queries_here,
-        key,
-        value,
-        mask,
-        rows,
-        whole,
-        last,
-        queries,
-        keys,
-        key_t,
-        value_t,
-        mask_q,
-        mask_k,
-        factor,
-        limit,
-        step,
-        seed,
-        batch * heads + head,
-        dropout,
-        LEVELS,
-        DROPOUT,
-        True,
-        CAUSAL,
-        MASKED,
-        PRECISION,
-        CHANNELS,
-        WIDTH,
-        VALUE_CHANNELS,
-        VALUE_WIDTH,
-        COLUMNS,
-    )
+        result, sums, shift, queries_here, key, value, key_tiles, value_tiles, key_row, key_column, value_row,
+        value_column, mask, rows, whole, last, queries, keys, key_t, value_t, mask_q, mask_k, factor, limit, step,
+        seed, place, dropout, LEVELS, DROPOUT, True, DESCRIBED, CAUSAL, MASKED, PRECISION, CHANNELS, WIDTH,
+        VALUE_CHANNELS, VALUE_WIDTH, COLUMNS,
+    )  # fmt: skip
     if LEVELS:
         result = result / tl.where(sums == 0.0, 1.0, sums)[:, None]
-        place = (batch * heads + head) * queries + rows
-        tl.store(highest + place, most, mask=rows < queries)
-        tl.store(total + place, sums, mask=rows < queries)
-    store_rows(
-        output + batch * output_b + head * output_h,
-        result,
-        first_row,
-        output_t,
-        queries,
-        ROWS,
-        VALUE_CHANNELS,
-        VALUE_WIDTH,
-    )
+        row_place = place * queries + rows
+        tl.store(highest + row_place, most, mask=rows < queries)
+        tl.store(total + row_place, sums, mask=rows < queries)
+    output += batch * output_b + head * output_h
+    store_rows(output, result, first_row, output_t, queries, ROWS, VALUE_CHANNELS, VALUE_WIDTH)

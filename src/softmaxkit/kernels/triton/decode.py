@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
 from torch import Tensor
 
 from softmaxkit.kernels.attention import AttentionCall, Cached, check_shapes, default_scale
+from softmaxkit.kernels.operator import operator
 from softmaxkit.kernels.triton.decode_merge import decode_merge
 from softmaxkit.kernels.triton.decode_split import decode_split
 from softmaxkit.kernels.triton.launch import (
@@ -22,11 +23,28 @@ from softmaxkit.kernels.triton.launch import (
     width,
 )
 
-COLUMNS = 64
-"""Keys that a program works on at a time."""
-PROGRAMS_PER_PROCESSOR = 4
-"""Programs for each of the card's processors, so that all have keys to read while some wait."""
-INTERPRETED_PROCESSORS = 2
+
+class Share(NamedTuple):
+    """How keys are shared out.
+
+    Attributes:
+        columns: keys that a program works on at a time.
+        warps: of 32 threads.
+        stages: blocks of keys on their way at once.
+        programs: for each of the card's processors, so that all have keys to read while some wait.
+    """
+
+    columns: int
+    warps: int
+    stages: int
+    programs: int
+
+
+AS_THEY_COME = Share(64, 4, 3, 2)
+"""Of keys and values as they come."""
+CACHED = Share(64, 4, 3, 4)
+"""Of those in an 8-bit cache."""
+INTERPRETED_PROCESSORS = 8
 """Processors that the interpreter is taken to have."""
 MOST_SPLITS = 256
 
@@ -49,12 +67,12 @@ def attend(
     steps = [x.steps if isinstance(x, Cached) else None for x in (key, value)]
     factor = default_scale(query) if scale is None else scale
     how = (call.clip, len(call.exponentials), call.log_limit, call.base, is_causal, factor)
-    result: Tensor = decode_operator(query, keys, values, *steps, call.offset, mask, *how)
+    result: Tensor = decode(query, keys, values, *steps, call.offset, mask, *how)
     return result
 
 
-@torch.library.custom_op("softmaxkit::decode", mutates_args=(), device_types=("cpu", "cuda"))
-def decode_operator(
+@operator("cpu", "cuda")
+def decode(
     query: Tensor,
     keys: Tensor,
     values: Tensor,
@@ -77,7 +95,8 @@ def decode_operator(
     batch, heads, queries, channels = query.shape
     key_heads, count = keys.shape[1:3]
     bits, mask_strides = mask_bytes(mask, (batch, heads, queries, count), query)
-    splits, share = split(count, batch * key_heads, query.device)
+    how = AS_THEY_COME if key_steps is None else CACHED
+    splits, share = split(count, batch * key_heads, how, query.device)
     parts = query.new_empty((splits, batch, heads, queries, values.shape[3]), dtype=torch.float32)
     totals, highests = (query.new_empty((splits, batch, heads, queries), dtype=torch.float32) for _ in range(2))
     offsets = offsets_of(offset, query)
@@ -103,18 +122,21 @@ def decode_operator(
         "VALUE_CHANNELS": values.shape[3],
         "VALUE_WIDTH": width(values.shape[3]),
         "ROWS": 16,
-        "COLUMNS": COLUMNS,
-        "num_warps": 4,
-        "num_stages": 3,
+        "COLUMNS": how.columns,
+        "num_warps": how.warps,
+        "num_stages": how.stages,
     }
     grid = (splits * batch * key_heads,)
-    given = highests
+    given = scores = highests
     with on_device_of(query):
         if levels:
-            decode_split[grid](*tensors, given, parts, totals, highests, *numbers, ONLY_HIGHEST=True, **constants)
+            scores = query.new_empty((batch, heads, queries, count), dtype=torch.float32)
+            decode_split[grid](
+                *tensors, given, scores, parts, totals, highests, *numbers, ONLY_HIGHEST=True, **constants
+            )
             given = highests.amax(0)
             given = torch.where(given == -math.inf, 0.0, given)
-        decode_split[grid](*tensors, given, parts, totals, highests, *numbers, ONLY_HIGHEST=False, **constants)
+        decode_split[grid](*tensors, given, scores, parts, totals, highests, *numbers, ONLY_HIGHEST=False, **constants)
         decode_merge[(batch * heads * queries,)](
             *(parts, totals, highests, output, batch * heads * queries, splits),
             LEVELS=bool(levels),
@@ -126,17 +148,18 @@ def decode_operator(
     return output
 
 
-@decode_operator.register_fake
+@decode.register_fake
 def _(query: Tensor, keys: Tensor, values: Tensor, *rest: Any) -> Tensor:
     return query.new_empty((*query.shape[:3], values.shape[3]))
 
 
-def split(keys: int, rows: int, device: torch.device) -> tuple[int, int]:
+def split(keys: int, rows: int, how: Share, device: torch.device) -> tuple[int, int]:
     """Return among how many programs keys are split, and how many each has.
 
     Args:
         keys: of a row.
         rows: batches times heads of keys, each of which is split.
+        how: into what.
         device: whose processors are to be busy.
     """
     processors = (
@@ -144,7 +167,7 @@ def split(keys: int, rows: int, device: torch.device) -> tuple[int, int]:
         if device.type == "cuda"
         else INTERPRETED_PROCESSORS
     )
-    blocks = triton.cdiv(keys, COLUMNS)
-    splits = max(1, min(PROGRAMS_PER_PROCESSOR * processors // max(rows, 1), blocks, MOST_SPLITS))
-    share = triton.cdiv(blocks, splits) * COLUMNS
+    blocks = triton.cdiv(keys, how.columns)
+    splits = max(1, min(how.programs * processors // max(rows, 1), blocks, MOST_SPLITS))
+    share = triton.cdiv(blocks, splits) * how.columns
     return triton.cdiv(keys, share), share

@@ -3,12 +3,12 @@
 import triton
 import triton.language as tl
 
-from softmaxkit.kernels.triton.tiles import load_rows, multiply, multiply_add, weigh
+from softmaxkit.kernels.triton.tiles import from_codes, load_rows, multiply, multiply_add, weigh
 
 
 @triton.jit
 def decode_split(
-    query, key, value, key_steps, value_steps, offset, mask, given, output, total, highest,
+    query, key, value, key_steps, value_steps, offset, mask, given, scores_kept, output, total, highest,
     query_b, query_h, query_t, key_b, key_h, key_t, value_b, value_h, value_t, key_step_b, key_step_h, value_step_b,
     value_step_h, mask_b, mask_h, mask_q, mask_k, offset_h,
     batches, heads, groups, queries, keys, splits, share, factor, limit, step,
@@ -22,7 +22,8 @@ def decode_split(
     Arguments as `attention_forward`, `heads` being those of the keys; `CACHED` keys and values are int8, with steps,
     float32 (batch, key heads, keys). The results are float32, (splits, batch, heads, queries) and channels: sums of
     weighted values, of weights where these are divided by them, and the highest scores of softmax and levels; with
-    `ONLY_HIGHEST` nothing else, and else `given` has those of whole rows for levels.
+    `ONLY_HIGHEST` nothing else. With levels such a run comes first and keeps all scores, float32 (batch, heads,
+    queries, keys), -inf where a key is not seen; a second reads them, with the highest of whole rows as `given`.
     """
     program = tl.program_id(0)
     split = program % splits
@@ -59,19 +60,29 @@ def decode_split(
     for start in range(first, last, COLUMNS):
         columns = start + tl.arange(0, COLUMNS)
         is_key = columns < last
-        keys_here = load_rows(key, start, key_t, last, True, COLUMNS, CHANNELS, WIDTH)
-        keys_here = keys_here.to(tl.float32).to(queries_here.dtype)  # by float32, as the interpreter knows bfloat16
-        scores = multiply(queries_here, tl.trans(keys_here), PRECISION) * factor
-        if CACHED:
-            steps = tl.load(key_steps + batch * key_step_b + key_head * key_step_h + columns, mask=is_key, other=0.0)
-            scores = scores * steps[None, :]
+        kept = scores_kept + row_place.to(tl.int64)[:, None] * keys + columns[None, :]
         seen = is_row[:, None] & is_key[None, :]
-        if CAUSAL:
-            seen = seen & (columns[None, :] <= row_query[:, None])
-        if MASKED:
-            bits = mask + batch * mask_b + (head * mask_h + row_query.to(tl.int64) * mask_q)[:, None]
-            seen = seen & (tl.load(bits + columns.to(tl.int64)[None, :] * mask_k, mask=seen, other=0) != 0)
-        if LEVELS or SOFTMAX:
+        if LEVELS and not ONLY_HIGHEST:
+            scores = tl.load(kept, mask=seen, other=float("-inf"))
+            seen = scores != float("-inf")
+        else:
+            keys_here = load_rows(key, start, key_t, last, True, COLUMNS, CHANNELS, WIDTH)
+            if CACHED:
+                keys_here = from_codes(keys_here, queries_here, PRECISION)
+            scores = multiply(queries_here, tl.trans(keys_here), PRECISION) * factor
+            if CACHED:
+                steps = tl.load(
+                    key_steps + batch * key_step_b + key_head * key_step_h + columns, mask=is_key, other=0.0
+                )
+                scores = scores * steps[None, :]
+            if CAUSAL:
+                seen = seen & (columns[None, :] <= row_query[:, None])
+            if MASKED:
+                bits = mask + batch * mask_b + (head * mask_h + row_query.to(tl.int64) * mask_q)[:, None]
+                seen = seen & (tl.load(bits + columns.to(tl.int64)[None, :] * mask_k, mask=seen, other=0) != 0)
+            if LEVELS:
+                tl.store(kept, tl.where(seen, scores, float("-inf")), mask=is_row[:, None] & is_key[None, :])
+        if ONLY_HIGHEST or SOFTMAX:
             risen = tl.maximum(most, tl.max(tl.where(seen, scores, float("-inf")), 1))
         if not ONLY_HIGHEST:
             if SOFTMAX:
@@ -88,11 +99,12 @@ def decode_split(
                 steps = value_steps + batch * value_step_b + key_head * value_step_h + columns
                 weights = weights * tl.load(steps, mask=is_key, other=0.0)[None, :]
             values = load_rows(value, start, value_t, last, True, COLUMNS, VALUE_CHANNELS, VALUE_WIDTH)
-            values = values.to(tl.float32).to(queries_here.dtype)
+            if CACHED:
+                values = from_codes(values, queries_here, PRECISION)
             result = multiply_add(weights.to(values.dtype), values, result, PRECISION)
-        if LEVELS or SOFTMAX:
+        if ONLY_HIGHEST or SOFTMAX:
             most = risen
-    if LEVELS or SOFTMAX:
+    if ONLY_HIGHEST or SOFTMAX:
         tl.store(highest + part_place, most, mask=is_row)
     if not ONLY_HIGHEST:
         tl.store(total + part_place, sums, mask=is_row)

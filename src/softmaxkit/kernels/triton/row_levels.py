@@ -7,17 +7,16 @@ from softmaxkit.kernels.triton.row_tiles import load_scores, store_row
 
 
 @triton.jit
-def level_weights(values, seen, highest, exponentials, per_step, TOP: tl.constexpr):
-    """Return the exponentials of the levels of scores, 0 where not attended, NaN where NaN is.
+def level_weights(values, seen, highest, per_step, step, TOP: tl.constexpr):
+    """Return the exponentials of the levels of scores over the highest one's, 0 where not attended, NaN where NaN is.
 
-    Levels are rounded above a bias of 32, where the step's own rounding error is lost, so that ties stay ties.
+    `step` is the binary logarithm of the ratio of two neighbours. Levels are rounded above a bias of 32, where the
+    step's own rounding error is lost, so that ties stay ties.
     """
     place = (values - highest[:, None]) * per_step + (TOP + 32.0)
     place = tl.where(place < 32.0, 32.0, place)
-    level = (place + 12582912.0) - 12582944.0  # 1.5 * 2**23 rounds to whole numbers, ties to even
-    known = level == level
-    weights = tl.load(exponentials + tl.where(known & seen, level, 0.0).to(tl.int32))
-    return tl.where(seen, tl.where(known, weights, level), 0.0)
+    below = (place + 12582912.0) - (12582944.0 + TOP)  # 1.5 * 2**23 rounds to whole numbers, ties to even
+    return tl.where(seen, tl.exp2(below * step), 0.0)
 
 
 @triton.jit
@@ -25,7 +24,6 @@ def levels_rows(
     scores,
     mask,
     output,
-    exponentials,
     count,
     heads,
     queries,
@@ -39,6 +37,7 @@ def levels_rows(
     mask_c,
     mask_k,
     per_step,
+    step,
     CAUSAL: tl.constexpr,
     MASKED: tl.constexpr,
     SINGLE: tl.constexpr,
@@ -71,12 +70,13 @@ def levels_rows(
             MASKED,
         )
         highest = tl.max(tl.where(seen, values, float("-inf")), 1)
-        weights = level_weights(values, seen, highest, exponentials, per_step, TOP)
+        weights = level_weights(values, seen, highest, per_step, step, TOP)
         total = tl.sum(weights, 1)
-        result = tl.where(seen, weights / tl.where(total == 0.0, 1.0, total)[:, None], 0.0)
+        result = weights * (1.0 / tl.where(total == 0.0, 1.0, total))[:, None]
         store_row(output, result, rows, columns, count, keys, keys)
     else:
-        highest = tl.full([ROWS], float("-inf"), dtype=tl.float32)
+        # Maxima and sums of every place of a tile by itself, joined at the end: warps do not wait for each other.
+        maxima = tl.full([ROWS, COLUMNS], float("-inf"), dtype=tl.float32)
         for start in range(0, keys, COLUMNS):
             columns = start + tl.arange(0, COLUMNS)
             values, seen = load_scores(
@@ -99,8 +99,9 @@ def levels_rows(
                 CAUSAL,
                 MASKED,
             )
-            highest = tl.maximum(highest, tl.max(tl.where(seen, values, float("-inf")), 1))
-        total = tl.zeros([ROWS], dtype=tl.float32)
+            maxima = tl.maximum(maxima, tl.where(seen, values, float("-inf")))
+        highest = tl.max(maxima, 1)
+        totals = tl.zeros([ROWS, COLUMNS], dtype=tl.float32)
         for start in range(0, keys, COLUMNS):
             columns = start + tl.arange(0, COLUMNS)
             values, seen = load_scores(
@@ -123,8 +124,9 @@ def levels_rows(
                 CAUSAL,
                 MASKED,
             )
-            total += tl.sum(level_weights(values, seen, highest, exponentials, per_step, TOP), 1)
-        total = tl.where(total == 0.0, 1.0, total)
+            totals += level_weights(values, seen, highest, per_step, step, TOP)
+        total = tl.sum(totals, 1)
+        inverse = (1.0 / tl.where(total == 0.0, 1.0, total))[:, None]
         for start in range(0, keys, COLUMNS):
             columns = start + tl.arange(0, COLUMNS)
             values, seen = load_scores(
@@ -147,6 +149,5 @@ def levels_rows(
                 CAUSAL,
                 MASKED,
             )
-            weights = level_weights(values, seen, highest, exponentials, per_step, TOP)
-            result = tl.where(seen, weights / total[:, None], 0.0)
-            store_row(output, result, rows, columns, count, keys, keys)
+            weights = level_weights(values, seen, highest, per_step, step, TOP)
+            store_row(output, weights * inverse, rows, columns, count, keys, keys)

@@ -56,13 +56,16 @@ def softmax_rows(
         )
         values = tl.where(seen, values * rate, float("-inf"))
         highest = tl.max(values, 1)
-        powers = tl.exp2(values - tl.where(highest == float("-inf"), 0.0, highest)[:, None])
-        total = tl.sum(powers, 1)
-        result = tl.where(seen, powers / tl.where(total == 0.0, 1.0, total)[:, None], 0.0)
+        base = tl.where(highest == float("-inf"), 0.0, highest)
+        total = tl.sum(tl.exp2(values - base[:, None]), 1)
+        # Computed again rather than kept: of long rows, registers hold the scores and no more.
+        base += tl.log2(tl.where(total == 0.0, 1.0, total))
+        result = tl.where(seen, tl.exp2(values - base[:, None]), 0.0)
         store_row(output, result, rows, columns, count, keys, keys)
     else:
-        highest = tl.full([ROWS], float("-inf"), dtype=tl.float32)
-        total = tl.zeros([ROWS], dtype=tl.float32)
+        # Maxima and sums of every place of a tile by itself, joined at the end: warps do not wait for each other.
+        highest = tl.full([ROWS, COLUMNS], float("-inf"), dtype=tl.float32)
+        totals = tl.zeros([ROWS, COLUMNS], dtype=tl.float32)
         for start in range(0, keys, COLUMNS):
             columns = start + tl.arange(0, COLUMNS)
             values, seen = load_scores(
@@ -86,14 +89,17 @@ def softmax_rows(
                 MASKED,
             )
             values = tl.where(seen, values * rate, float("-inf"))
-            risen = tl.maximum(highest, tl.max(values, 1))
+            risen = tl.maximum(highest, values)
             base = tl.where(risen == float("-inf"), 0.0, risen)
-            total = total * tl.exp2(highest - base) + tl.sum(tl.exp2(values - base[:, None]), 1)
+            totals = totals * tl.exp2(highest - base) + tl.exp2(values - base)
             highest = risen
-        base = tl.where(highest == float("-inf"), 0.0, highest)
-        total = tl.where(total == 0.0, 1.0, total)
-        for start in range(0, keys, COLUMNS):
-            columns = start + tl.arange(0, COLUMNS)
+        most = tl.max(highest, 1)
+        base = tl.where(most == float("-inf"), 0.0, most)[:, None]
+        total = tl.sum(totals * tl.exp2(highest - base), 1)[:, None]
+        inverse = 1.0 / tl.where(total == 0.0, 1.0, total)
+        last = tl.cdiv(keys, COLUMNS) - 1
+        for index in range(0, last + 1):
+            columns = (last - index) * COLUMNS + tl.arange(0, COLUMNS)  # backwards: the cache has the last ones
             values, seen = load_scores(
                 scores,
                 mask,
@@ -114,7 +120,7 @@ def softmax_rows(
                 CAUSAL,
                 MASKED,
             )
-            result = tl.where(seen, tl.exp2(values * rate - base[:, None]) / total[:, None], 0.0)
+            result = tl.where(seen, tl.exp2(values * rate - base) * inverse, 0.0)
             store_row(output, result, rows, columns, count, keys, keys)
 
 

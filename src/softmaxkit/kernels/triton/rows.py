@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -12,15 +11,18 @@ import triton
 from torch import Tensor
 
 from softmaxkit.kernels.rows import check_levels, log_limit
-from softmaxkit.kernels.triton.launch import LOG2_E, mask_bytes, on_device_of
+from softmaxkit.kernels.triton.launch import LOG2_E, level_step, mask_bytes, on_device_of
 from softmaxkit.kernels.triton.row_exponential import exponential_rows, exponential_rows_backward
 from softmaxkit.kernels.triton.row_levels import levels_rows
 from softmaxkit.kernels.triton.row_softmax import softmax_rows, softmax_rows_backward
 
-LONGEST = 8192
+LONGEST = 16384
 """Keys of a row that a program holds at once."""
-TILE = 2048
-"""Scores of short rows that a program works on."""
+PART = 8192
+"""Keys that it holds of longer rows."""
+TILE = 1024
+"""Scores that a warp works on; of shorter rows, `WARPS` warps on as many scores in all."""
+WARPS = 4
 
 
 class Rows(NamedTuple):
@@ -48,8 +50,10 @@ class Rows(NamedTuple):
 
 def block(keys: int) -> dict[str, int]:
     """Return rows, columns and warps of a program."""
-    columns = min(LONGEST, triton.next_power_of_2(max(keys, 16)))
-    warps = 4 if columns <= TILE else 8 if columns <= 2 * TILE else 16
+    if keys > LONGEST:
+        return {"ROWS": 1, "COLUMNS": PART, "num_warps": 2 * PART // TILE}
+    columns = triton.next_power_of_2(max(keys, 16))
+    warps = WARPS if columns < TILE else columns // TILE
     return {"ROWS": max(1, TILE // columns), "COLUMNS": columns, "num_warps": warps}
 
 
@@ -109,9 +113,9 @@ def exponential(
     result, rows = empty(scores), rows_of(scores, mask, is_causal)
     offsets, head, rate, highest = _exponential_numbers(scores, offset, limit, base)
     if result.numel():
-        columns = min(rows.constants["COLUMNS"], TILE)
+        columns = min(rows.constants["COLUMNS"], WARPS * TILE)
         grid = (*rows.grid, triton.cdiv(rows.sizes[3], columns))
-        constants = {**rows.constants, "COLUMNS": columns, "num_warps": 4}
+        constants = {**rows.constants, "COLUMNS": columns, "num_warps": WARPS}
         with on_device_of(scores):
             exponential_rows[grid](
                 *(rows.scores, rows.mask, result, offsets, *rows.sizes, *rows.strides, head, rate, highest * rate),
@@ -158,11 +162,11 @@ def levels(
     result, rows = empty(scores), rows_of(scores, mask, is_causal)
     if result.numel():
         top = len(exponentials) - 1
-        table = _table(tuple(exponentials), scores.device)
+        step = level_step(clip, exponentials)
         single = rows.sizes[3] <= rows.constants["COLUMNS"]
         with on_device_of(scores):
             levels_rows[rows.grid](
-                *(rows.scores, rows.mask, result, table, *rows.sizes, *rows.strides, -top / clip),
+                *(rows.scores, rows.mask, result, *rows.sizes, *rows.strides, -top / clip, step),
                 SINGLE=single,
                 TOP=top,
                 **rows.constants,
@@ -177,12 +181,6 @@ def _exponential_numbers(scores: Tensor, offset: Tensor, limit: float, base: flo
     offsets = offset.detach().to(scores.device, torch.float32).reshape(-1).contiguous()
     rate = LOG2_E if base == math.e else math.log2(base)
     return offsets, int(offset.ndim == 1), rate, log_limit(limit, base)
-
-
-@lru_cache(maxsize=64)
-def _table(numbers: tuple[float, ...], device: torch.device) -> Tensor:
-    with torch.inference_mode(False):  # it is kept for calls in any mode
-        return torch.tensor(numbers, dtype=torch.float32, device=device)
 
 
 def empty(scores: Tensor) -> Tensor:

@@ -22,6 +22,20 @@ def load_rows(
 
 
 @triton.jit
+def load_tile(
+    tensor, described, row, column, start, stride, limit,
+    CHECKED: tl.constexpr, DESCRIBED: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
+    """Load as `load_rows`; whole tiles by the card's copy engine where the tensor is `DESCRIBED`, see `launch.Tiles`.
+
+    `row` and `column` are where the tensor's own numbers begin in the matrix that is described.
+    """
+    if DESCRIBED and not CHECKED:
+        return described.load([row + start, column])
+    return load_rows(tensor, start, stride, limit, CHECKED, ROWS, CHANNELS, WIDTH)
+
+
+@triton.jit
 def store_rows(tensor, tile, first, stride, limit, ROWS: tl.constexpr, CHANNELS: tl.constexpr, WIDTH: tl.constexpr):
     """Store a tile as rows from row `first` on, but for what is beyond row `limit` and the padding."""
     rows = first + tl.arange(0, ROWS)
@@ -32,13 +46,51 @@ def store_rows(tensor, tile, first, stride, limit, ROWS: tl.constexpr, CHANNELS:
 
 
 @triton.jit
+def from_codes(codes, like, PRECISION: tl.constexpr):
+    """Return codes of 8 bits as numbers of the type of `like`.
+
+    On a card as bfloat16 in 11 instructions for 4: bytes become the last ones of 2**23, which is taken off again, and
+    of float32 the upper half is all there is. What is no plain conversion stays before numbers are rearranged for
+    matrix units, where bytes would be fetched one at a time.
+    """
+    if PRECISION != "wide" and like.dtype == tl.bfloat16:
+        return tl.inline_asm_elementwise(
+            """
+            {
+            .reg .b32 bytes, a, b, c, d;
+            xor.b32 bytes, $2, 0x80808080;
+            prmt.b32 a, bytes, 0x4B000000, 0x7540;
+            prmt.b32 b, bytes, 0x4B000000, 0x7541;
+            prmt.b32 c, bytes, 0x4B000000, 0x7542;
+            prmt.b32 d, bytes, 0x4B000000, 0x7543;
+            add.f32 a, a, 0fCB000080;
+            add.f32 b, b, 0fCB000080;
+            add.f32 c, c, 0fCB000080;
+            add.f32 d, d, 0fCB000080;
+            prmt.b32 $0, a, b, 0x7632;
+            prmt.b32 $1, c, d, 0x7632;
+            }
+            """,
+            "=r,=r,r",
+            [codes],
+            dtype=tl.bfloat16,
+            is_pure=False,
+            pack=4,
+        )
+    return codes.to(tl.float32).to(like.dtype)
+
+
+@triton.jit
 def seen_keys(mask, rows, columns, queries, keys, stride_query, stride_key, CAUSAL: tl.constexpr, MASKED: tl.constexpr):
-    """Say which keys, by column, queries attend to, by row; none of either beyond their number."""
-    seen = (rows < queries)[:, None] & (columns < keys)[None, :]
+    """Say which keys queries attend to; none of either beyond their number.
+
+    `rows` and `columns` number queries and keys, one of them standing, (n, 1), and one lying, (1, n).
+    """
+    seen = (rows < queries) & (columns < keys)
     if CAUSAL:
-        seen = seen & (columns[None, :] <= rows[:, None])
+        seen = seen & (columns <= rows)
     if MASKED:
-        pointers = mask + rows.to(tl.int64)[:, None] * stride_query + columns.to(tl.int64)[None, :] * stride_key
+        pointers = mask + rows.to(tl.int64) * stride_query + columns.to(tl.int64) * stride_key
         seen = seen & (tl.load(pointers, mask=seen, other=0) != 0)
     return seen
 
@@ -69,12 +121,12 @@ def weigh(distance, limit, step, LEVELS: tl.constexpr):
     """
     if LEVELS:
         passes = distance >= 0.0
-        level = tl.where(distance < 0.0, 0.0, distance)
+        level = tl.maximum(distance, 0.0, propagate_nan=tl.PropagateNan.ALL)
         level = (level + 12582912.0) - 12582912.0  # 1.5 * 2**23 rounds to whole numbers, ties to even
-        weights = tl.where(distance == float("-inf"), 0.0, tl.exp2((level - limit) * step))
+        weights = tl.exp2((level - limit) * step)
     else:
         passes = distance <= limit
-        weights = tl.exp2(tl.where(distance > limit, limit, distance))
+        weights = tl.exp2(tl.minimum(distance, limit, propagate_nan=tl.PropagateNan.ALL))
     return weights, passes
 
 
@@ -87,8 +139,11 @@ def weigh_unseen(distance, seen, limit, step, LEVELS: tl.constexpr):
 
 @triton.jit
 def kept(seed, place, rows, columns, keys, dropout):
-    """Say which weights dropout keeps: the same in every kernel. `place` is that of batch and head together."""
-    return tl.rand(tl.load(seed) + place, rows[:, None] * keys + columns[None, :]) >= dropout
+    """Say which weights dropout keeps, the same in every kernel.
+
+    `place` is that of batch and head together; `rows` and `columns` as in `seen_keys`.
+    """
+    return tl.rand(tl.load(seed) + place, rows * keys + columns) >= dropout
 
 
 @triton.jit
@@ -98,3 +153,9 @@ def program_place(blocks, heads, groups):
     place = program // blocks
     head = place % heads
     return program % blocks, (place // heads).to(tl.int64), head.to(tl.int64), (head // groups).to(tl.int64)
+
+
+@triton.jit
+def tile_place(batch, head, rows_b, rows_h, columns_h):
+    """Return row and column where a head begins in the matrix that a descriptor describes, see `launch.Tiles`."""
+    return (batch * rows_b + head * rows_h).to(tl.int32), (head * columns_h).to(tl.int32)

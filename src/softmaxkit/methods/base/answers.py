@@ -45,6 +45,11 @@ class Answers:
     published: ClassVar[tuple[Published, ...]] = ()
     """Figures of its hardware in papers."""
 
+    @property
+    def divides_last(self) -> bool:
+        """Is there hardware with the division after the weighted sum, `Spec.deferred_unit`?"""
+        return False
+
     # How a model comes to it.
 
     @property

@@ -76,6 +76,7 @@ class SoftmaxUnit(TakesScores):
         scores: stream in, of `score_layout`.
         results: stream out, of `result_layout`.
         holds_rows: do rows wait in it, so that one of more than `max_row` scores stops it?
+        whole_rows: does it take rows of `max_row` scores alone?
         depth: pipeline registers from scores to results, buffers not counted.
         configuration: stream in, of `registers.layout`.
 
@@ -86,6 +87,7 @@ class SoftmaxUnit(TakesScores):
 
     depth: int
     holds_rows: ClassVar[bool] = True
+    whole_rows: ClassVar[bool] = False
 
     def __init__(
         self,

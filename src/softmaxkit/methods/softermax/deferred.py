@@ -2,32 +2,50 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Mux, Signal
-from amaranth.lib import data, wiring
+from typing import Any, NamedTuple
 
-from softmaxkit.blocks.adder_tree import maximum
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.lib import data, stream
+
+from softmaxkit.blocks.adder_tree import adder_tree, maximum, maximum_tree
+from softmaxkit.blocks.gather import Gather
+from softmaxkit.blocks.piecewise_linear import check_segments, line, round_line
 from softmaxkit.blocks.pipeline import Pipeline, choose_cuts, named
-from softmaxkit.blocks.reciprocal import ReciprocalUnit
+from softmaxkit.blocks.reciprocal import PLAIN_BITS, ReciprocalUnit
 from softmaxkit.blocks.shifter import saturate, shift_right
 from softmaxkit.methods.base.unit import DeferredUnit
 from softmaxkit.methods.softermax.golden import check_deferred, deferred_places
-from softmaxkit.methods.softermax.normalisation import has_plain_reciprocal
 from softmaxkit.methods.softermax.running_sum import whole_shape
 from softmaxkit.methods.softermax.spec import Softermax
-from softmaxkit.methods.softermax.unnormalised import UnnormalisedUnit
 
 FACTORS = 5
 """Reciprocals that wait for the sums of their rows, where each row is a beat and the next follows in the next cycle."""
 
 
+class Beat(NamedTuple):
+    """A beat of powers, and the maximum of their slice.
+
+    Attributes:
+        powers: in the unnormalised format.
+        local: the slice's integer maximum.
+        ends: the beat ends its slice.
+        last: the beat ends its row.
+    """
+
+    powers: list[Value]
+    local: Value
+    ends: Value
+    last: Value
+
+
 class Deferred(DeferredUnit):
-    """The Unnormalised Softmax Unit, whose powers leave as weights, and the reciprocal of its sum.
+    """Powers of two leave as weights as soon as the maximum of their slice is known; a reciprocal follows its row.
 
     Args:
         spec: the method, with the maximum "online".
         lanes: positions a beat; a divisor of the slice width.
         max_row: scores of the longest row.
-        depth: registers from scores to weights, those of a slice that waits not counted.
+        depth: registers from scores to weights, those of a slice that waits not counted: 2.
         storage: of no consequence: no rows wait.
 
     Raises:
@@ -35,73 +53,149 @@ class Deferred(DeferredUnit):
     """
 
     spec: Softermax
+    most_rows = 8
 
     def __init__(
         self, spec: Softermax, lanes: int, max_row: int = 256, depth: int | None = None, storage: str = "flip-flops"
     ) -> None:
         check_deferred(spec)
+        check_segments(spec.power_segments, spec.reciprocal_segments)
         if spec.slice_width % lanes:
             raise ValueError(
                 f"with the division last, lanes divide a slice of {spec.slice_width} positions, not {lanes}"
             )
-        self.registers_at = choose_cuts((), depth, default=2, fixed=2)
+        choose_cuts((), depth, default=2, fixed=2)
         self.depth = 2
-        self.front = UnnormalisedUnit(spec, lanes, max_row, self.registers_at)
-        self.most_rows = 8
-        self.slice_beats = self.front.slices.beats
+        self.slice_beats = spec.slice_width // lanes
+        whole = whole_shape(spec)
+        self.gather = Gather(lanes * (spec.input.bits + 1), whole, self.slice_beats, False)
+        plain = spec.reciprocal_table.table.input_bits <= PLAIN_BITS
         self.reciprocal = ReciprocalUnit(
-            spec.reciprocal_table,
-            spec.power_sum.bits,
-            0,
-            spec.rounding,
-            self.registers_at,
-            queue=FACTORS,
-            plain=has_plain_reciprocal(spec),
+            spec.reciprocal_table, spec.power_sum.bits, 0, spec.rounding, (), queue=FACTORS, plain=plain
         )
         self.least_places = deferred_places(spec)
-        mantissa, exponent = (self.reciprocal.sink.p[name] for name in ("mantissa", "exponent"))
-        factor = data.StructLayout({"factor": len(mantissa), "places": len(exponent)})
-        super().__init__(spec, lanes, max_row, storage, spec.output.bits, whole_shape(spec).width, factor)
+        factor, places = (len(self.reciprocal.sink.p[name]) for name in ("mantissa", "exponent"))
+        layout = data.StructLayout({"factor": factor, "places": places})
+        super().__init__(spec, lanes, max_row, storage, spec.output.bits, whole.width, layout)
 
     def waits(self, count: int) -> int:
         """Return the cycles from the last beat of a slice to its first weights."""
-        gather = self.front.gather
-        return self.depth + (0 if gather is None else max(1, gather.buffer.latency - (count - 1)))
+        return self.depth + max(1, self.gather.buffer.latency - (count - 1))
 
     def elaborate(self, platform: object) -> Module:
         """Build it."""
         m = Module()
-        spec = self.spec
-        m.submodules.front, m.submodules.reciprocal = front, reciprocal = self.front, self.reciprocal
-        wiring.connect(m, wiring.flipped(self.scores), front.scores)
+        m.submodules.reciprocal = reciprocal = self.reciprocal
         m.d.comb += [
-            reciprocal.source.valid.eq(front.totals.valid),
-            reciprocal.source.p.divisor.eq(front.totals.p.total),
-            front.totals.ready.eq(reciprocal.source.ready),
             self.factors.valid.eq(reciprocal.sink.valid),
             self.factors.p.factor.eq(reciprocal.sink.p.mantissa),
             self.factors.p.places.eq(reciprocal.sink.p.exponent),
             reciprocal.sink.ready.eq(self.factors.ready),
         ]
-        powers = front.powers
-        pipe = Pipeline(m, "weights", powers.valid, self.weights, ())
-        m.d.comb += powers.ready.eq(pipe.advance)
-        local = powers.p.maxima[0]
-        highest, first = Signal(whole_shape(spec), reset_less=True), Signal(init=1)
-        risen = named(m, "risen", Mux(first, local, maximum(local, highest)))
-        with m.If(pipe.fire):
-            m.d.sync += [highest.eq(risen), first.eq(powers.p.last)]
-        rise = named(m, "rise", Mux(first, 0, risen - highest)[: len(highest)])
-        lag = named(m, "lag", (risen - local)[: len(highest)])
-        change = spec.unnormalised.fraction_bits - spec.output.fraction_bits
-        weights = [
-            saturate(
-                m,
-                f"weight{lane}",
-                shift_right(m, f"lowered{lane}", powers.p.powers[lane], lag, spec.rounding, fraction_bits=change),
-                spec.output.bits,
-            )
-            for lane in range(self.lanes)
+        pipe, beat = self._powers(m)
+        # A beat goes on to the weights and to the sum at once.
+        total = stream.Signature(self.spec.power_sum.bits).create(path=("total",))
+        sums = Pipeline(m, "sum", pipe.valid & self._free(self.weights), total, ())
+        weights = Pipeline(m, "weights", pipe.valid & self._free(total), self.weights, ())
+        m.d.comb += [
+            pipe.ready.eq(weights.advance & sums.advance),
+            reciprocal.source.valid.eq(total.valid),
+            reciprocal.source.p.divisor.eq(total.payload),
+            total.ready.eq(reciprocal.source.ready),
         ]
-        pipe.finish(Cat(*weights, rise, powers.p.last))
+        whole = beat.local.shape()
+        highest, first = Signal(whole, reset_less=True), Signal(init=1)
+        risen = named(m, "risen", Mux(first, beat.local, maximum(beat.local, highest)))
+        with m.If(weights.fire):
+            m.d.sync += [highest.eq(risen), first.eq(beat.last)]
+        rise = named(m, "rise", Mux(first, 0, risen - highest)[: whole.width])
+        lag = named(m, "lag", (risen - beat.local)[: whole.width])
+        weights.finish(Cat(*self._weights(m, beat, lag), rise, beat.last))
+        self._sum(m, sums, beat, rise, lag)
         return m
+
+    def _free(self, sink: Any) -> Value:
+        """Return whether the register of a stream can be written."""
+        return ~sink.valid | sink.ready
+
+    def _powers(self, m: Module) -> tuple[Any, Beat]:
+        """Hold scores back until the maximum of their slice is known, and return the stream of their powers."""
+        spec, scores, lanes = self.spec, self.scores, range(self.lanes)
+        m.submodules.gather = gather = self.gather
+        candidates = [Mux(scores.p.mask[lane], scores.p.codes[lane], spec.input.min_code) for lane in lanes]
+        local = self._whole(m, maximum_tree(m, "maximum", candidates))
+        m.d.comb += [
+            gather.source.valid.eq(scores.valid),
+            scores.ready.eq(gather.source.ready),
+            gather.source.p.beat.eq(Cat(scores.p.codes, scores.p.mask)),
+            gather.source.p.key.eq(local),
+            gather.source.p.present.eq(1),
+            gather.source.p.last.eq(scores.p.last),
+        ]
+        found = gather.sink.p
+        powers = [self._power(m, f"power{lane}", found.beat, lane, found.maximum) for lane in lanes]
+        bits = spec.unnormalised.bits
+        layout = data.StructLayout(
+            {"powers": data.ArrayLayout(bits, self.lanes), "local": local.shape(), "ends": 1, "last": 1}
+        )
+        powered = stream.Signature(layout).create(path=("powered",))
+        pipe = Pipeline(m, "front", gather.sink.valid, powered, ())
+        m.d.comb += gather.sink.ready.eq(pipe.advance)
+        pipe.finish(Cat(*powers, found.maximum, found.group_last, found.last))
+        beat = powered.p
+        return powered, Beat([beat.powers[lane] for lane in lanes], beat.local, beat.ends, beat.last)
+
+    def _whole(self, m: Module, code: Value) -> Value:
+        """Round a score up (or down) to a whole number, saturating at the format's largest."""
+        spec, bits = self.spec, self.spec.input.fraction_bits
+        whole = code >> bits
+        if spec.integer_maximum == "ceil" and bits:
+            whole = Mux(code[:bits].any() & (whole != spec.input.max_code >> bits), whole + 1, whole)
+        result = Signal(whole_shape(spec), name="whole")
+        m.d.comb += result.eq(whole)
+        return result
+
+    def _power(self, m: Module, name: str, beat: Value, lane: int, whole: Value) -> Value:
+        """Return 2**(score - whole) in the unnormalised format; 0 where masked."""
+        spec, bits = self.spec, self.spec.input.bits
+        code = beat[lane * bits :][:bits].as_signed()
+        above = max(spec.input.fraction_bits - bits, 0)  # bits of the fraction that a narrow code leaves to its sign
+        fraction = Cat(code, code[-1].replicate(above))[: spec.input.fraction_bits]
+        # No score that counts is above the maximum by 1 or more.
+        distance = named(m, f"{name}_distance", (whole - (code >> spec.input.fraction_bits))[: len(whole)])
+        value = line(m, f"{name}_line", spec.power_table, fraction, spec.rounding)
+        value = round_line(m, f"{name}_fraction", spec.power_table, value, spec.rounding)
+        shifted = shift_right(m, f"{name}_shifted", value, distance.as_unsigned(), spec.rounding)
+        mask = beat[self.lanes * bits + lane]
+        return named(m, name, Mux(mask, saturate(m, f"{name}_saturated", shifted, spec.unnormalised.bits), 0))
+
+    def _weights(self, m: Module, beat: Beat, lag: Value) -> list[Value]:
+        """Return powers in the output format, relative to the maximum so far."""
+        spec = self.spec
+        change = spec.unnormalised.fraction_bits - spec.output.fraction_bits
+        lowered = [
+            shift_right(m, f"lowered{lane}", power, lag, spec.rounding, fraction_bits=change)
+            for lane, power in enumerate(beat.powers)
+        ]
+        return [saturate(m, f"weight{lane}", each, spec.output.bits) for lane, each in enumerate(lowered)]
+
+    def _sum(self, m: Module, pipe: Pipeline, beat: Beat, rise: Value, lag: Value) -> None:
+        """Sum the powers of a slice exactly, and join the slices of a row."""
+        spec, bits = self.spec, self.spec.power_sum.bits
+        added = adder_tree(m, "added", beat.powers)
+        kept = Signal(len(added) + (self.slice_beats - 1).bit_length(), name="slice_sum", reset_less=True)
+        total = Signal(bits, name="total", reset_less=True)
+        begins, first = Signal(init=1, name="slice_begins"), Signal(init=1, name="row_begins")
+        # The maximum rises with the first beat of a slice, the total with its last.
+        risen = Signal(len(rise), name="rise_of_slice", reset_less=True)
+        rise = named(m, "rise_now", Mux(begins, rise, risen))
+        slice_sum = named(m, "slice_sum_next", (added + Mux(begins, 0, kept))[: len(kept)])
+        change = spec.unnormalised.fraction_bits - spec.power_sum.fraction_bits
+        before = shift_right(m, "total_lowered", Mux(first, 0, total), rise, spec.rounding)
+        joins = shift_right(m, "slice_lowered", slice_sum, lag, spec.rounding, fraction_bits=change)
+        with m.If(pipe.fire):
+            m.d.sync += [kept.eq(slice_sum), begins.eq(beat.ends), risen.eq(rise)]
+            with m.If(beat.ends):
+                m.d.sync += [total.eq(saturate(m, "total_next", before + joins, bits)), first.eq(beat.last)]
+        pipe.keep(beat.last)
+        pipe.finish(Cat(), state=total)

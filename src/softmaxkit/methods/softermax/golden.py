@@ -98,7 +98,7 @@ def check_deferred(spec: Softermax) -> None:
     """
     if spec.maximum != "online":
         raise ValueError(
-            'Softermax with its division last needs maximum="online", not "global", which takes whole rows'
+            'Softermax with its division last takes maximum="online"; "global" is known with the whole row'
         )
     if deferred_places(spec) < 0:
         raise ValueError(

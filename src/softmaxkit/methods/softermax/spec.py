@@ -143,6 +143,13 @@ class Softermax(Spec):
 
         return golden(self, codes, mask)
 
+    @property
+    def divides_last(self) -> bool:
+        """With the online maximum, as far as the formats allow."""
+        from softmaxkit.methods.softermax.golden import deferred_places
+
+        return self.maximum == "online" and deferred_places(self) >= 0
+
     def deferred(self, codes: Array, mask: Array | None, constants: Constants) -> DeferredRows:
         """Return rows whose division comes last; see `softmaxkit.methods.softermax.golden`."""
         from softmaxkit.methods.softermax.golden import deferred

@@ -1,0 +1,125 @@
+"""Writes an engine as a folder: Verilog, a test bench with vectors of golden attention, and a README."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+
+import softmaxkit
+from softmaxkit.engine import cycles
+from softmaxkit.engine.engine import Engine
+from softmaxkit.engine.vectors import engine_stream, random_head
+from softmaxkit.files import whole_folder, write_text
+from softmaxkit.flow.export import PARAMETERS_FILE, about
+from softmaxkit.flow.interface import memory_facts, unit_ports
+from softmaxkit.flow.readable import comment_modules
+from softmaxkit.flow.vectors import Stream, hexadecimal
+from softmaxkit.flow.verilog import to_verilog
+
+TEMPLATES = {"tb.sv": "{name}_tb.sv", "Makefile": "Makefile", "README.md": "README.md"}
+
+SEED = 1
+"""Of the random queries, keys and values."""
+
+OUTPUTS = 2048
+"""Outputs that the test bench compares, at least."""
+
+
+def export_engine(engine: Engine, name: str, folder: Path, period: float) -> None:
+    """Write the folder of an engine, completely or not at all.
+
+    Args:
+        engine: baked or loadable.
+        name: of the top module; the names of files and of the other modules begin with it.
+        folder: to write; missing or empty.
+        period: of the test bench's clock, in ns.
+
+    Raises:
+        ValueError: the name is no Verilog identifier.
+        ToolError: Yosys is missing or failed.
+        OSError: the folder cannot be written.
+    """
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
+        raise ValueError(f"a module's name is letters, digits and underscores, a letter first, not {name!r}")
+    vectors, facts = _vectors(engine), _facts(engine, name)
+    templates = Environment(
+        loader=ChoiceLoader([PackageLoader("softmaxkit.engine"), PackageLoader("softmaxkit.flow")]),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    prefixes = tuple(f"{memory}_" for memory in engine.memories)
+    streams = ("queries", "outputs", "configuration")
+    bits = {stream: len(getattr(engine, stream).payload.as_value()) for stream in streams}
+    context: dict[str, Any] = {
+        **facts,
+        "title": engine.attention.spec.title,
+        "about": about(Engine),
+        "cycles": (inspect.getdoc(cycles) or "").partition("\n\n")[2],
+        "bits": bits,
+        "period": period,
+        "patience": 20_000 + 4 * facts["first"],
+        "memory_ports": [port for port in unit_ports(engine) if port.name.startswith(prefixes)],
+    }
+    files = TEMPLATES | ({"memory.sv": "{name}_memory.sv"} if engine.memories else {})
+    with whole_folder(folder) as work:
+        write_text(work / f"{name}.sv", comment_modules(to_verilog(engine, name), engine, name))
+        for template, file in files.items():
+            write_text(work / file.format(name=name), templates.get_template(f"{template}.j2").render(context))
+        write_text(work / "queries.hex", hexadecimal(vectors.scores, bits["queries"]))
+        write_text(work / "outputs.hex", hexadecimal(vectors.results, bits["outputs"]))
+        after = [f"{int(beats):x} " for beats in vectors.writes[:, 0]]
+        lines = hexadecimal(vectors.writes[:, 1:], bits["configuration"]).splitlines(keepends=True)
+        write_text(work / "writes.hex", "".join(map("".join, zip(after, lines, strict=True))))
+        write_text(work / PARAMETERS_FILE, json.dumps(facts, indent=1) + "\n")
+
+
+def _vectors(engine: Engine) -> Stream:
+    """Return what the test bench runs: two loads, each with queries of a prompt and in any order."""
+    random, most = np.random.default_rng(SEED), engine.sizes.max_keys
+    count = -(-OUTPUTS // (4 * engine.sizes.channels)) + 2
+    prompt = most - min(count, most) + 1 + np.arange(min(count, most))
+    orders = [prompt, random.integers(0, most, count, endpoint=True)]
+    return engine_stream(engine, [random_head(engine, attended, random) for attended in orders * 2])
+
+
+def _facts(engine: Engine, name: str) -> dict[str, Any]:
+    """Return the contents of `parameters.json`, ready for JSON."""
+    attention, sizes = engine.attention, engine.sizes
+    longest = cycles.times(engine, [sizes.max_keys] * 2)
+    return {
+        "schema": attention.spec.to_json()["schema"],
+        "softmaxkit": softmaxkit.__version__,
+        "name": name,
+        "method": attention.spec.method,
+        "variant": attention.spec.variant,
+        "spec": attention.spec.to_json(),
+        "constants": attention.constants.to_json(),
+        **asdict(sizes),
+        "steps": sizes.steps,
+        "pipeline": engine.pipeline,
+        "storage": engine.storage,
+        "depth": engine.unit.depth,
+        "multiplier": attention.multiplier,
+        "score_places": attention.score_places,
+        "output_places": attention.output_places,
+        "output_step": 1.0 if engine.pipeline == "deferred" else attention.output_step,
+        "score_accumulator_bits": engine.query_key.sum_bits,
+        "value_accumulator_bits": engine.value.sum_bits,
+        "key_bits": len(engine.queries.p.keys),
+        "address_bits": engine.address_bits,
+        "data_bits": engine.data_bits,
+        "writes": engine.writes(sizes.max_keys),
+        "first": longest[0].first,
+        "interval": longest[1].first - longest[0].first,
+        "ports": [port._asdict() for port in unit_ports(engine)],
+        "memories": [memory_facts(engine, memory) for memory in engine.memories],
+    }

@@ -1,0 +1,165 @@
+"""Engines against golden attention and their recurrence of cycles; and that what is wrong is noticed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from cases import BY_METHOD
+
+from softmaxkit import Softermax
+from softmaxkit.engine import cycles, verify
+from softmaxkit.engine.cycles import DEPTH, Times, times
+from softmaxkit.engine.engine import Engine
+from softmaxkit.engine.golden import Attention
+from softmaxkit.engine.vectors import Driven, engine_stream, random_head
+from softmaxkit.engine.verify import verify_engine, wrong_cycles
+from softmaxkit.flow.amaranth_simulator import Simulated
+from softmaxkit.flow.faults import Fault
+from softmaxkit.flow.outcome import Traffic
+from softmaxkit.flow.simulate import can_verilate
+from softmaxkit.methods import METHODS
+from softmaxkit.methods.base.spec import Spec
+
+pytestmark = pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")
+verilator = pytest.mark.skipif(not can_verilate(), reason="needs Yosys, Verilator and a C++ compiler")
+
+DEFERRED = [method for method in BY_METHOD if METHODS[method]().divides_last]
+ELEMENT = next(method for method in BY_METHOD if METHODS[method].dataflow == "element")
+
+
+def engine_of(spec: Spec, channels: int = 8, **sizes: Any) -> Engine:
+    return Engine(Attention.of(spec, channels), **({"rows": 2, "columns": 4, "max_keys": 19} | sizes))
+
+
+@verilator
+@pytest.mark.parametrize(("method", "pipeline"), [(ELEMENT, "element"), (DEFERRED[0], "deferred")])
+def test_small_engines(method: str, pipeline: str) -> None:
+    engine = engine_of(METHODS[method](), pipeline=pipeline)
+    result = verify_engine(engine, outputs=3000)
+    assert (result.faults, result.mismatches) == ([], 0)
+    assert result.compared >= 3000
+    assert engine.pipeline == pipeline
+
+
+@pytest.mark.slow
+@verilator
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"rows": 4, "columns": 8, "channels": 16, "max_keys": 40},
+        {"rows": 1, "columns": 3, "channels": 3, "max_keys": 7},
+        {"rows": 8, "columns": 4, "channels": 20, "max_keys": 64, "storage": "memory"},
+        {"rows": 16, "columns": 2, "channels": 2, "max_keys": 100},
+        {"rows": 4, "columns": 8, "channels": 8, "max_keys": 33, "loadable": True},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method(method: str, sizes: dict[str, Any]) -> None:
+    spec = METHODS[method]()
+    if sizes.get("loadable") and spec.unit().registers is None:
+        pytest.skip("no constants to load")
+    result = verify_engine(engine_of(spec, **sizes), outputs=20_000)
+    assert (result.faults, result.mismatches) == ([], 0)
+    assert result.compared >= 20_000
+
+
+@pytest.mark.slow
+@verilator
+@pytest.mark.parametrize(
+    ("spec", "sizes"),
+    [
+        (Softermax(), {"rows": 4, "columns": 8, "channels": 16, "max_keys": 70}),
+        (Softermax(), {"rows": 1, "columns": 4, "channels": 4, "max_keys": 40}),
+        (Softermax(), {"rows": 16, "columns": 4, "channels": 4, "max_keys": 100, "storage": "memory"}),
+        (Softermax(rounding="floor", slice_width=4), {"rows": 2, "columns": 4, "channels": 12, "max_keys": 50}),
+        (Softermax(integer_maximum="floor", power_segments=2), {"rows": 8, "columns": 8, "channels": 8}),
+    ],
+    ids=str,
+)
+def test_division_last(spec: Spec, sizes: dict[str, Any]) -> None:
+    result = verify_engine(engine_of(spec, pipeline="deferred", **sizes), outputs=20_000)
+    assert (result.faults, result.mismatches) == ([], 0)
+
+
+def test_a_unit_whose_rows_take_cycles_of_their_own_runs_without_a_recurrence() -> None:
+    engine = engine_of(METHODS["exact"](schedule="online"), max_keys=64)
+    with pytest.raises(ValueError, match="its cycles have no recurrence"):
+        times(engine, [64])
+
+
+def test_cycles_by_hand() -> None:
+    """Three queries of 1, 2 and 2 beats, two steps each, in an engine whose unit takes `depth` cycles."""
+    engine = engine_of(METHODS[ELEMENT]())
+    depth = engine.unit.depth
+    first = 1 + DEPTH + depth + 1
+    assert times(engine, [1, 3, 4]) == [
+        Times(0, 1 + DEPTH, first, first + DEPTH, first + DEPTH + 1),
+        Times(2, 5 + DEPTH, first + 2, first + 4 + DEPTH, first + 4 + DEPTH + 1),
+        Times(6, 9 + DEPTH, first + 6, first + 8 + DEPTH, first + 8 + DEPTH + 1),
+    ]
+
+
+def test_amaranths_simulator_agrees() -> None:
+    engine = engine_of(METHODS[ELEMENT](), channels=4)
+    head = random_head(engine, np.asarray([0, 1, 5, 9]), np.random.default_rng(0))
+    run = engine_stream(engine, [head, head])
+    outcome = Simulated(Driven(engine)).run(run, Traffic(), cycles=True)
+    assert outcome.faults(run) == []
+    assert wrong_cycles(engine, [head, head], outcome) == []
+
+
+@pytest.mark.slow
+@verilator
+def test_a_fault_is_noticed() -> None:
+    broken = verify_engine(engine_of(METHODS[ELEMENT]()), outputs=3000, fault=Fault(2))
+    assert broken.mismatches
+    assert "expected" in str(broken.wrong[0])
+
+
+@verilator
+def test_what_is_wrong_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = engine_of(METHODS[ELEMENT]())
+    golden = Engine.golden
+    monkeypatch.setattr(Engine, "golden", lambda self, *codes: golden(self, *codes) ^ (codes[3] == 7)[:, None])
+    result = verify_engine(engine, outputs=3000)
+    assert result.mismatches
+    assert abs(result.wrong[0].expected - result.wrong[0].got) == 1
+    monkeypatch.setattr(Engine, "golden", golden)
+    monkeypatch.setattr(cycles, "DEPTH", DEPTH + 1)
+    late = verify_engine(engine, outputs=3000)
+    assert late.mismatches == 0
+    assert "output beat 0 came in cycle" in late.faults[0]
+
+
+def test_a_run_of_nothing_does_not_pass() -> None:
+    assert not verify.Verification().passed
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"columns": 3}, "columns of an engine divide its 8 channels, not 3"),
+        ({"rows": 0}, "rows of an engine is a whole number from 1 to 256, not 0"),
+        ({"max_keys": 1 << 17}, "max_keys of an engine is a whole number from 1 to 65536"),
+        ({"pipeline": "token"}, "is of the pipeline 'element', not 'token'"),
+        ({"pipeline": "serial"}, "pipeline is token, element, deferred, or left out"),
+        ({"pipeline": "deferred"}, "no hardware with the division after the weighted sum"),
+        ({"storage": "latches"}, "storage is 'flip-flops' or 'memory'"),
+    ],
+    ids=str,
+)
+def test_refuses(sizes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        engine_of(METHODS[ELEMENT](), **sizes)
+
+
+def test_refuses_what_cannot_divide_last() -> None:
+    with pytest.raises(ValueError, match="lanes divide a slice of 16 positions, not 3"):
+        engine_of(Softermax(), rows=3, pipeline="deferred")
+    with pytest.raises(ValueError, match='takes maximum="online"'):
+        engine_of(Softermax(maximum="global"), pipeline="deferred")
+    with pytest.raises(ValueError, match="no constants to be loaded"):
+        engine_of(Softermax(), loadable=True)
