@@ -58,6 +58,19 @@ def test_what_no_record_says_comes_with_the_command(tmp_path: Path) -> None:
         _ = costs(other).unit
 
 
+def test_arrays_of_another_method_serve_where_their_widths_are_the_same(tmp_path: Path) -> None:
+    other, exact = METHODS["consmax"](), METHODS["exact"]()
+    made = costs(write_records(tmp_path, other))
+    assert made.array("value").area_um2 == pytest.approx(array_area("value", 16, 8, 64))
+    floats = Costs(EDGE, exact, "token", made.sizes, 1024, tmp_path)
+    assert floats.array("value") == made.array("value")
+    with pytest.raises(NoRecord, match="the query-key of exact"):  # its scores are floats
+        floats.array("query-key")
+    late = Costs(EDGE, SPEC, "deferred", made.sizes, 1024, tmp_path)
+    with pytest.raises(NoRecord, match="the value of softermax"):  # whose sums are shifted, and divided in the end
+        late.array("value")
+
+
 def test_a_damaged_record_is_named(tmp_path: Path) -> None:
     write_records(tmp_path, SPEC)
     (tmp_path / "accelerator" / "units-broken.json").write_text("{")

@@ -45,7 +45,7 @@ def test_the_unit_is_a_core_of_its_own(tmp_path: Path) -> None:
 
 
 def test_without_records_nothing_is_written(tmp_path: Path) -> None:
-    with pytest.raises(NoRecord, match="what the arrays beside consmax"):
+    with pytest.raises(NoRecord, match="what the query-key of consmax costs"):
         write_stream(tmp_path / "out", options(tmp_path))
     assert not (tmp_path / "out").exists()
 

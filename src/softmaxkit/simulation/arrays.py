@@ -27,9 +27,9 @@ from softmaxkit.simulation.driven import Driven, drive
 from softmaxkit.simulation.pipelines import pipelines_of
 from softmaxkit.simulation.stimuli import KEYS, QUERIES, Sample, of_scores, of_unit, of_values
 
-SIZES = ((2, 2, 4), (4, 2, 4), (2, 4, 4), (2, 2, 8))
-"""Rows, columns and channels that tell apart what a multiplier, a row or column, and a channel cost: each but the first
-changes one."""
+SIZES = ((2, 2, 4), (4, 2, 4), (2, 4, 8), (2, 2, 8))
+"""Rows, columns and channels that tell apart what a multiplier, a row or column, and a channel cost. All take several
+cycles for a beat of keys: where one is enough, there is nothing to sum up."""
 
 LANES = 16
 """Of a deferred unit."""
@@ -61,8 +61,16 @@ class Back(wiring.Component):
         return m
 
 
-def measure_arrays(cells: str, specs: Sequence[Spec], command: Sequence[str]) -> dict[str, Any]:
+def measure_arrays(
+    cells: str, specs: Sequence[Spec], command: Sequence[str], names: Sequence[str] = ARRAYS
+) -> dict[str, Any]:
     """Map the arrays of some specs at `SIZES`, and the deferred units that they have, and return the record.
+
+    Args:
+        cells: process.
+        specs: of the units that stand between the arrays.
+        command: for the record.
+        names: of what is measured.
 
     Raises:
         RuntimeError: an output of a netlist differs from the integers.
@@ -71,6 +79,8 @@ def measure_arrays(cells: str, specs: Sequence[Spec], command: Sequence[str]) ->
     results = []
     for spec in specs:
         for pipeline, name, engine in _parts(spec):
+            if name not in names:
+                continue
             driven = measure_array(engine, name, cells)
             about = {"array": name, "pipeline": pipeline, **vars(engine.sizes), "cells": cells}
             results.append(make_result(spec, "hardware", **about, **driven.figures()))
@@ -119,6 +129,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m softmaxkit.simulation.arrays")
     parser.add_argument("--cells", default="sky130", help="process (default: sky130)")
     parser.add_argument("--method", action="append", choices=[*METHODS], help="may be given again (default: all)")
+    parser.add_argument("--array", action="append", choices=ARRAYS, help="may be given again (default: all)")
     parser.add_argument("--spec", type=Path, metavar="FILE", help="a spec as JSON, in place of methods")
     parser.add_argument("--json", type=Path, metavar="PATH", help="write the record there")
     arguments = parser.parse_args()
@@ -126,7 +137,7 @@ def main() -> None:
     specs = [METHODS[name]().for_hardware() for name in arguments.method or ALL_METHODS]
     if arguments.spec is not None:
         specs = [Spec.from_json(arguments.spec.read_text(encoding="utf-8"))]
-    record = measure_arrays(arguments.cells, specs, command)
+    record = measure_arrays(arguments.cells, specs, command, arguments.array or ARRAYS)
     if arguments.json is not None:
         write_json(arguments.json, record)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from softmaxkit.engine.sizes import EngineSizes
 from softmaxkit.flow.sram import MACROS, Arrangement, arranged
 from softmaxkit.methods.base.forms import has_constants
 from softmaxkit.methods.base.spec import Spec
+from softmaxkit.simulation.arrays import QUERY_KEY, UNIT
 from softmaxkit.simulation.hardware import Hardware
 
 FOLDER = "accelerator"
@@ -100,7 +101,7 @@ class Costs:
         """
         lanes, spec = self.sizes.rows, self.spec.to_json()
         if self.pipeline == "deferred":
-            found = [(path, _as_unit(each)) for path, each in self._arrays("deferred unit")]
+            found = [(path, _as_unit(each)) for path, each in self._arrays(UNIT)]
         else:
             found = [each for each in self._results("units-*.json") if each[1].get("spec") == spec]
         if not found:
@@ -124,7 +125,7 @@ class Costs:
         """
         found = self._arrays(name)
         results = [each for _, each in found]
-        across = "rows" if name == "query-key" else "columns"
+        across = "rows" if name == QUERY_KEY else "columns"
         counts = np.asarray([_counts(each, across) for each in results], float)
         own = np.asarray(_counts(vars(self.sizes), across), float)
 
@@ -136,25 +137,27 @@ class Costs:
         return Part(fitted("area_um2"), fitted("energy_pj_per_cycle"), fmax, f"{found[0][0].name}, fitted to its sizes")
 
     def _arrays(self, name: str) -> list[tuple[Path, Result]]:
-        """Return the records of a part that `softmaxkit.simulation.arrays` measures.
+        """Return the records of a part that `softmaxkit.simulation.arrays` measures, all of one spec.
+
+        An array is told by its widths: those of another method do, where it has none of its own.
 
         Raises:
-            NoRecord: there is none of the method and pipeline in the process.
+            NoRecord: there is none of such widths in the process.
         """
-        wanted = {"array": name, "pipeline": self.pipeline, "spec": self.spec.to_json()}
-        found = [
-            (path, each)
-            for path, each in self._results("arrays-*.json")
-            if all(each.get(key) == value for key, value in wanted.items())
-        ]
+        wanted = _widths(name, self.spec, self.pipeline)
+        found: dict[str, list[tuple[Path, Result]]] = {}
+        for path, each in self._results("arrays-*.json"):
+            if each["array"] == name and _widths(name, Spec.from_json(each["spec"]), each["pipeline"]) == wanted:
+                found.setdefault(json.dumps([each["spec"], each["pipeline"]]), []).append((path, each))
         if not found:
             folder, process = self.records / FOLDER, self.hardware.process
             raise NoRecord(
-                f"no record in {folder} says what the arrays beside {self.spec.name} cost in {process}, pipeline "
+                f"no record in {folder} says what the {name} of {self.spec.name} costs in {process}, pipeline "
                 f"{self.pipeline}: python -m softmaxkit.simulation.arrays --cells {process} --method "
                 f"{self.spec.method} --json {folder}/arrays-{self.spec.method}-{process}.json"
             )
-        return found
+        own = json.dumps([self.spec.to_json(), self.pipeline])
+        return found.get(own) or next(iter(found.values()))
 
     def buffer(self, size: int) -> Arrangement:
         """Return the arrangement of macros of a buffer of so many bytes, a word for a cycle of the array."""
@@ -218,3 +221,16 @@ def _as_unit(result: Result) -> Result:
     lanes = result["rows"]
     energy = result["energy_pj_per_cycle"] / lanes
     return {**result, "lanes": lanes, "energy_pj_per_element": energy, "max_row": result["max_keys"], "memories": {}}
+
+
+@lru_cache
+def _widths(name: str, spec: Spec, pipeline: str) -> tuple[Any, ...]:
+    """Return what tells a part from those of other methods: widths of score codes, of weights, or the spec itself."""
+    if name == UNIT:
+        return (spec,)
+    deferred = pipeline == "deferred"
+    lanes = 2
+    unit = spec.deferred_unit(lanes) if deferred else spec.unit(lanes, spec.examples()[0])
+    if name == QUERY_KEY:
+        return unit.code_shape.width, unit.code_shape.signed
+    return unit.weight_bits, deferred
