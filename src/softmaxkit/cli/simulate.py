@@ -215,17 +215,14 @@ def _table(record: dict[str, Any]) -> Table:
 
 
 def _notes(results: list[dict[str, Any]]) -> list[str]:
-    """Return why energies are missing, and by what part the others go, one line each."""
-    notes = [
-        f"no energy: {reason}"
-        for reason in dict.fromkeys(r["without_energy"] for r in results if "without_energy" in r)
-    ]
+    """Return by what part energies go, one line each, and why those of the whole are missing."""
+    notes = []
     for result in results:
-        if "energy_uj" in result:
-            parts = sorted(result["energy_uj_by_part"].items(), key=lambda part: -part[1])
-            shares = ", ".join(f"{name} {100 * amount / result['energy_uj']:.0f}%" for name, amount in parts)
-            notes.append(f"energy of {result['method']} {result['pipeline']} at {result['context']:,}: {shares}")
-    return notes
+        parts = sorted(result["energy_uj_by_part"].items(), key=lambda part: -part[1])
+        amounts = ", ".join(f"{name} {amount:,.4g}" for name, amount in parts)
+        notes.append(f"uJ of {result['method']} {result['pipeline']} at {result['context']:,}: {amounts}")
+    missing = dict.fromkeys(reason for result in results for reason in result.get("without_energy", ()))
+    return [*notes, *(f"no energy of the whole: {reason}" for reason in missing)]
 
 
 def _chips_table(results: list[dict[str, Any]]) -> Table:

@@ -81,7 +81,7 @@ def render_simulation(record: Mapping[str, Any]) -> str:
         chip_rows=[
             (name, context, [_shown(each, key, form) for key, _, form in CHIPS]) for name, context, each in split
         ],
-        missing=list(dict.fromkeys(result["without_energy"] for result in results if "without_energy" in result)),
+        missing=list(dict.fromkeys(reason for result in results for reason in result.get("without_energy", ()))),
         sources=_sources(results),
         context=contexts[-1],
         plots={

@@ -37,6 +37,9 @@ LANES = 16
 MAX_KEYS = 4096
 """For which accumulators are wide enough."""
 
+STEP = 0.03
+"""What the code 1 of a query and of a key stands for: no power of two, so that scores are scaled by a multiplier."""
+
 QUERY_KEY, VALUE, UNIT = ARRAYS = ("query-key", "value", "deferred unit")
 
 
@@ -91,13 +94,15 @@ def measure_arrays(
 def _parts(spec: Spec) -> Iterator[tuple[str, str, Engine]]:
     """Yield what is measured of a method: pipeline, part, and the engine that it is of."""
     for pipeline in pipelines_of(spec):
-        engines = [
-            Engine(Attention.of(spec, channels), rows, columns, MAX_KEYS, pipeline=pipeline)
-            for rows, columns, channels in SIZES
-        ]
+        engines = [_engine(spec, pipeline, *sizes) for sizes in SIZES]
         yield from ((pipeline, name, engine) for engine in engines for name in (QUERY_KEY, VALUE))
         if pipeline == "deferred":
-            yield pipeline, UNIT, Engine(Attention.of(spec, 4), LANES, 2, MAX_KEYS, pipeline=pipeline)
+            yield pipeline, UNIT, _engine(spec, pipeline, LANES, 2, 4)
+
+
+def _engine(spec: Spec, pipeline: str, rows: int, columns: int, channels: int) -> Engine:
+    attention = Attention.of(spec, channels, query_step=STEP, key_step=STEP, scale=1.0)
+    return Engine(attention, rows, columns, MAX_KEYS, pipeline=pipeline)
 
 
 def measure_array(engine: Engine, name: str, cells: str) -> Driven:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
+from softmaxkit.simulation.arrays import QUERY_KEY, VALUE
 from softmaxkit.simulation.chip import Run
-from softmaxkit.simulation.costs import Costs
+from softmaxkit.simulation.costs import Costs, NoRecord, Part
 
 
 class Bill(NamedTuple):
@@ -15,11 +17,13 @@ class Bill(NamedTuple):
         energy_uj: by part.
         area_mm2: of all engines, by part.
         sources: where the figures of each part are from.
+        missing: why a part has no figures, by the part.
     """
 
     energy_uj: dict[str, float]
     area_mm2: dict[str, float]
     sources: dict[str, str]
+    missing: dict[str, str]
 
 
 def bill(costs: Costs, run: Run) -> Bill:
@@ -33,23 +37,32 @@ def bill(costs: Costs, run: Run) -> Bill:
         run: what its chip does.
 
     Raises:
-        ValueError: the netlists do not reach the clock, or there is no record of a part.
+        ValueError: the netlists do not reach the clock.
     """
     hardware = costs.hardware
-    parts = {"QK array": costs.array("query-key"), "PV array": costs.array("value"), "softmax unit": costs.unit}
-    costs.check_clock(parts)
-    energy = {
-        "QK array": run.array_cycles * parts["QK array"].energy_pj,
-        "softmax unit": run.scores * parts["softmax unit"].energy_pj,
-        "PV array": run.array_cycles * parts["PV array"].energy_pj,
+    parts, missing = {}, {}
+    of_parts: dict[str, Callable[[], Part]] = {
+        "QK array": lambda: costs.array(QUERY_KEY),
+        "softmax unit": lambda: costs.unit,
+        "PV array": lambda: costs.array(VALUE),
     }
+    for name, part in of_parts.items():
+        try:
+            parts[name] = part()
+        except NoRecord as error:
+            missing[name] = str(error)
+    if parts:
+        costs.check_clock(parts)
+    times = {"QK array": run.array_cycles, "softmax unit": run.scores, "PV array": run.array_cycles}
+    energy = {name: times[name] * part.energy_pj for name, part in parts.items()}
     area = {name: part.area_um2 for name, part in parts.items()}
     sources = {name: part.source for name, part in parts.items()}
-    rows = costs.unit_memories
-    energy["row memory"] = run.scores * sum(each for _, each in rows.values())
-    area["row memory"] = sum(made.area for made, _ in rows.values())
-    if rows:
-        sources["row memory"] = next(iter(rows.values()))[0].macro.source
+    if "softmax unit" in parts:
+        rows = costs.unit_memories
+        energy["row memory"] = run.scores * sum(each for _, each in rows.values())
+        area["row memory"] = sum(made.area for made, _ in rows.values())
+        if rows:
+            sources["row memory"] = next(iter(rows.values()))[0].macro.source
     word = costs.sizes.word_bits // 8
     for name, size in (("key buffer", hardware.buffers.key_bytes), ("value buffer", hardware.buffers.value_bytes)):
         made = costs.buffer(size)
@@ -63,4 +76,5 @@ def bill(costs: Costs, run: Run) -> Bill:
         {name: amount * 1e-6 for name, amount in energy.items() if amount},
         {name: hardware.engines * amount * 1e-6 for name, amount in area.items() if amount},
         sources,
+        missing,
     )

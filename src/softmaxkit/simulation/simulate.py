@@ -10,7 +10,7 @@ from typing import Any
 from softmaxkit.methods.base.spec import Spec
 from softmaxkit.record import make_record, make_result
 from softmaxkit.simulation.chip import Phase, Run, queries_of, run
-from softmaxkit.simulation.costs import Costs, NoRecord
+from softmaxkit.simulation.costs import Costs
 from softmaxkit.simulation.cycles import Pace
 from softmaxkit.simulation.energy import bill
 from softmaxkit.simulation.hardware import Hardware
@@ -63,7 +63,7 @@ def simulate(options: SimulationOptions, command: Sequence[str], say: Say) -> di
         say: called with why a pipeline is left out, where no pipelines were asked for.
 
     Figures are those of the attention of all layers; projections and feed-forward layers are not in them. Where the
-    records do not say what a part costs, `without_energy` says why in place of energy and area.
+    records do not say what a part costs, `without_energy` says why, in place of energy and area of the whole.
 
     Raises:
         ValueError: hardware that the model does not fit, a clock that the parts do not reach, or no method with such a
@@ -133,16 +133,16 @@ def _result(options: SimulationOptions, spec: Spec, pipeline: str, context: int)
 
 
 def _costs(costs: Costs, done: Run, tokens: int) -> dict[str, Any]:
-    """Return energy and area of a run, or why there are none."""
-    try:
-        taken = bill(costs, done)
-    except NoRecord as error:
-        return {"without_energy": str(error)}
+    """Return energy and area of a run: by part, and in all where no part is missing, else why it is."""
+    taken = bill(costs, done)
     energy = sum(taken.energy_uj.values())
-    return {
+    whole = {
         "energy_uj": energy,
         "energy_uj_per_token": energy / tokens,
         "area_mm2": sum(taken.area_mm2.values()),
+    }
+    return {
+        **({"without_energy": list(dict.fromkeys(taken.missing.values()))} if taken.missing else whole),
         "energy_uj_by_part": taken.energy_uj,
         "area_mm2_by_part": taken.area_mm2,
         "sources": taken.sources,
