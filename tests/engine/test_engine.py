@@ -123,7 +123,7 @@ def test_a_fault_is_noticed() -> None:
 def test_what_is_wrong_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = engine_of(METHODS[ELEMENT]())
     golden = Engine.golden
-    monkeypatch.setattr(Engine, "golden", lambda self, *codes: golden(self, *codes) ^ (codes[3] == 7)[:, None])
+    monkeypatch.setattr(Engine, "golden", lambda self, *of: golden(self, *of) ^ (of[3] == 7)[:, None])
     result = verify_engine(engine, outputs=3000)
     assert result.mismatches
     assert abs(result.wrong[0].expected - result.wrong[0].got) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from amaranth.hdl import Module, Value
 
 from blocks.bench import check, verilator
@@ -15,6 +16,7 @@ CASES = [(number, places) for number in (FP16, Float(4, 3), Float(5, 12)) for pl
 """Formats, and the places of products: of the smallest and of the largest numbers, and beyond both."""
 
 
+@pytest.mark.slow
 @verilator
 def test_every_product_as_a_float_and_every_result_as_a_weight() -> None:
     product = np.arange(-(1 << (BITS - 1)), 1 << (BITS - 1))

@@ -63,7 +63,7 @@ def test_outputs_are_within_their_bound_of_float_attention(method: str) -> None:
 
 
 def one_by_one(spec: Softermax, codes: list[int], values: np.ndarray) -> list[int]:
-    """Return a row with its division last, a number at a time in plain integers, from docs/accelerator.md alone."""
+    """Return a row with its division last, a number at a time in plain integers, from docs/arithmetic.md alone."""
     step, highest, total = 1 << spec.input.fraction_bits, None, 0
     sums = [0] * values.shape[1]
     for start in range(0, len(codes), spec.slice_width):

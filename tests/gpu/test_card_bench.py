@@ -33,6 +33,7 @@ def test_everything_runs_and_says_its_error(device: torch.device, monkeypatch: p
             continue
         assert "failure" not in result, result
         assert result["seconds_low"] <= result["seconds"] <= result["seconds_high"]
+        assert result["call_seconds"] > 0
         assert ("tflops" in result) == (result["kind"] == "attention")
         assert result.get("share_of_matmul", result.get("share_of_copy")) > 0
         if result.get("mode", "float") == "float":

@@ -86,8 +86,10 @@ def test_attention(call: AttentionCall, how: dict[str, Any], capability: int, mo
     with compiling_for(capability) as compiled:
         attention_of(call, torch.bfloat16, 128, **how)()
     assert [kernel.name for kernel in compiled] == ["attention_forward", "queries_backward", "keys_backward"]
-    # Masks and random numbers take registers, which older matrix units leave fewer of.
-    check(compiled, capability, spills=FRAME if capability == 90 and "dropout" not in how else 1024)
+    # Masks, random numbers and levels take registers, which older matrix units leave fewer of. On an H200 the blocks
+    # that spill some of levels were the fastest all the same.
+    few = capability == 90 and call is BY_EXPONENTIAL and not {"mask", "dropout"} & set(how)
+    check(compiled, capability, spills=FRAME if few else 1024)
     if capability == 90:
         assert all("wgmma" in kernel.ptx for kernel in compiled)  # Hopper's own matrix unit
 

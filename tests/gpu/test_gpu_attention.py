@@ -16,6 +16,7 @@ from softmaxkit.kernels.attention import AttentionCall
 
 pytest.importorskip("triton")
 
+BY_LEVELS = AttentionCall.by_levels(-4.0, Exaq(bits=2).exponentials(-4.0))
 TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 0.012, torch.float16: 0.0015}
 """Of a result's norm: some roundings of a number in float32; two or three of weights and results below that."""
 
@@ -165,3 +166,49 @@ def test_torch_s_own_checks_of_the_operator(device: torch.device) -> None:
     checks = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_static")
     for arguments in ((offset, None, None, -1.0, 0, 0.0), (None, None, None, -4.0, 4, 0.0)):
         torch.library.opcheck(attention.overload, (*tensors, *arguments, False, 0.25, 0.0), test_utils=checks)
+
+
+@pytest.mark.parametrize("lies_in_rows", [False, True])
+@pytest.mark.parametrize("queries", [256, 200])
+@pytest.mark.parametrize("call", [AttentionCall.by_exponential(torch.tensor(1.0), 2.0), BY_LEVELS])
+def test_tiles_by_the_copy_engine_change_nothing(
+    call: AttentionCall, queries: int, lies_in_rows: bool, device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from softmaxkit.kernels.triton import launch
+    from softmaxkit.kernels.triton.attention import attend
+
+    random = torch.Generator().manual_seed(0)
+    shape = (2, queries, 2, 32) if lies_in_rows else (2, 2, queries, 32)
+    rows = [torch.randn(shape, generator=random).to(device, torch.bfloat16) for _ in range(3)]
+    results = []
+    for engine in (True, False):
+        described = []
+        plain = launch.tiles_of
+        monkeypatch.setattr(launch, "has_copy_engine", lambda device, engine=engine: engine)
+        monkeypatch.setattr(
+            "softmaxkit.kernels.triton.attention.tiles_of",
+            lambda *given, plain=plain, seen=described: seen.append(plain(*given)) or seen[-1],
+        )
+        tensors = [x.clone().requires_grad_() for x in rows]
+        operands = [x.transpose(1, 2) if lies_in_rows else x for x in tensors]
+        output = attend(*operands, call, is_causal=True)
+        output.square().sum().backward()
+        assert {is_described for is_described, *_ in described} == {engine}
+        assert len(described) == 3
+        results.append([output, *(x.grad for x in tensors)])
+    for by_engine, by_pointers in zip(*results, strict=True):
+        assert torch.equal(by_engine, by_pointers)
+
+
+def test_what_the_copy_engine_does_not_take_comes_by_pointers(device: torch.device) -> None:
+    from softmaxkit.kernels.triton.launch import tiles_of
+
+    good = torch.zeros(2, 3, 40, 32, dtype=torch.bfloat16, device=device)
+    if not tiles_of((good, good), 16)[0]:
+        pytest.skip("this card has no copy engine")
+    for bad in (
+        good[..., :24],  # channels that are no power of two
+        good.float(),
+        torch.zeros(2, 3, 40, 33, dtype=torch.bfloat16, device=device)[..., 1:],  # rows that are not aligned
+    ):
+        assert tiles_of((good, bad), 16) == (False, [None, None], [0] * 6)

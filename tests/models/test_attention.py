@@ -314,3 +314,26 @@ def test_set_mode_needs_a_method() -> None:
     softmaxkit.apply(model, Exact())
     softmaxkit.models.set_mode(model, "integer")
     assert {module.mode for module in layers(model).values()} == {"integer"}
+
+
+@pytest.mark.parametrize("compiling", [False, True])
+def test_a_causal_layer_gets_no_mask_unless_something_else_is_masked(
+    compiling: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: compiling)
+    assert boolean_mask(1, 5, 5) is None
+    assert boolean_mask(1, 5, 5, allow_is_causal_skip=False) is not None
+    assert boolean_mask(1, 3, 5, q_offset=2) is not None
+    assert boolean_mask(1, 5, 5, local_size=2) is not None
+    padded = torch.tensor([[False, True, True, True, True]])
+    assert boolean_mask(1, 5, 5, attention_mask=padded) is not None
+
+
+@pytest.mark.parametrize(("given", "own", "expected"), [(None, True, True), (None, False, False), (False, True, False)])
+def test_a_layer_says_itself_whether_it_is_causal(given: bool | None, own: bool, expected: bool) -> None:
+    query = torch.randn(1, 2, 3, 4, generator=torch.Generator().manual_seed(0))
+    layer = nn.Linear(1, 1)
+    layer.is_causal = own  # type: ignore[assignment]
+    weights = attention_forward(layer, query, query, query, None, is_causal=given)[1]
+    assert weights is not None
+    assert bool((weights.triu(1) == 0).all()) == expected

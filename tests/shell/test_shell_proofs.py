@@ -30,7 +30,8 @@ class AsUnit(wiring.Component):
 
     def __init__(self, unit: SoftmaxUnit, options: ShellOptions) -> None:
         self.shelled = Shelled(unit, options)
-        for fact in ("lanes", "max_row", "masks", "storage", "registers", "memories", "latency", "interval"):
+        sizes = ("lanes", "max_row", "whole_rows", "masks", "storage")
+        for fact in (*sizes, "registers", "memories", "latency", "interval"):
             setattr(self, fact, getattr(unit, fact))
         super().__init__({name: unit.signature.members[name] for name in ("scores", "results")})
 

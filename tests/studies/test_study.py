@@ -265,3 +265,19 @@ def test_a_conversion_is_compared_with_softmax_trained_on_by_as_many_steps(tmp_p
     # gamma is set from the model's own scores, whatever its start value.
     assert len(losses) == 4
     assert len(set(losses.values())) == 2
+
+
+@pytest.mark.slow
+def test_seeds_side_by_side_give_what_they_give_in_turn(tmp_path: Path) -> None:
+    text = SMALL[: SMALL.index("[vary]")] + SMALL[SMALL.index("[picture]") :].replace("spec.gamma0", "step")
+    study = read_study(written(tmp_path, text))
+    records = [run_study(study, None, tmp_path / str(jobs), None, [], say_nothing, jobs) for jobs in (1, 2)]
+    assert [x["loss_nats"] for x in records[0]["results"]] == [x["loss_nats"] for x in records[1]["results"]]
+
+
+def say_nothing(title: str) -> Any:
+    return print_nothing
+
+
+def print_nothing(done: int, total: int) -> None:
+    pass

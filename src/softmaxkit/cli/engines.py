@@ -20,7 +20,7 @@ ENGINE = "engine"
 OF_ENGINES = ("of_method", "rows", "columns", "channels", "keys", "pipeline")
 """Options for engines, which a unit has no use for."""
 
-OF_UNITS = ("lanes", "max_row", "constants", "model", "layer", "head", "text", "context")
+OF_UNITS = ("lanes", "max_row", "model", "layer", "head", "text", "context")
 """Options for units, which an engine has no use for."""
 
 _DEFAULT = EngineOptions()
@@ -33,7 +33,7 @@ def unit_argument(*also: str) -> object:
 
 OfMethodOption = Annotated[
     str | None,
-    typer.Option("--method", help="Engine: the method of its unit; or --spec.", show_default=False),
+    typer.Option("--method", help="Engine: the method of its unit, or all with verify; or --spec.", show_default=False),
 ]
 RowsOption = Annotated[int, typer.Option(help="Engine: keys at a time.")]
 ColumnsOption = Annotated[int, typer.Option(help="Engine: channels at a time, which divide --channels.")]
@@ -41,15 +41,15 @@ ChannelsOption = Annotated[int, typer.Option(help="Engine: channels of a query."
 KeysOption = Annotated[int, typer.Option(help="Engine: keys that its buffers hold.")]
 PipelineOption = Annotated[
     Literal["token", "element", "deferred"] | None,
-    typer.Option(help="Engine: the division last, or as the unit has it.", show_default="the unit's own"),
+    typer.Option(
+        help="Engine: the division last, or as the unit has it.", show_default="the unit's own; with verify all"
+    ),
 ]
 ROWS, COLUMNS, CHANNELS, KEYS = _DEFAULT.rows, _DEFAULT.columns, _DEFAULT.channels, _DEFAULT.max_keys
 
 
-def chosen_engine(
-    command: typer.Context, of_method: str | None, spec: Path | None, options: EngineOptions, *unused: str
-) -> tuple[Spec, EngineOptions]:
-    """Return the method of an engine, and which engine; refuse options that are for units, and those `unused`.
+def chosen_engine(command: typer.Context, of_method: str | None, spec: Path | None, *unused: str) -> Spec:
+    """Return the method of an engine; refuse options that are for units, and those `unused`.
 
     Raises:
         ValueError: such an option is given, or no method.
@@ -57,7 +57,7 @@ def chosen_engine(
     refuse(given(command, *OF_UNITS, *unused), "an engine has --rows, --columns, --channels and --keys")
     if of_method is None and spec is None:
         raise ValueError("an engine takes --method or --spec FILE; 'softmaxkit methods' lists the methods")
-    return chosen_spec(of_method, spec), options
+    return chosen_spec(of_method, spec)
 
 
 def refuse_engine_options(command: typer.Context) -> None:

@@ -152,14 +152,12 @@ def rtl(
     from softmaxkit.studies.rtl import RtlOptions, write_rtl
 
     if method == ENGINE:
-        chosen_one = chosen_engine(
-            *(command, of_method, spec, EngineOptions(rows, columns, channels, keys, pipeline, storage, depth)),
-            *NOT_OF_ENGINES,
-        )
+        of = chosen_engine(command, of_method, spec, *NOT_OF_ENGINES)
+        engine = EngineOptions(rows, columns, channels, keys, pipeline, storage, depth, constants == "loadable")
         check_export_folder(output, overwrite)
         with stages() as stage:
-            record = write_engine(*chosen_one, output, name, clock, command_line(), stage)
-        console.print(f"engine of {chosen_one[0].method}: {output}; begin with {output / 'README.md'}", soft_wrap=True)
+            record = write_engine(of, engine, output, name, clock, command_line(), stage)
+        console.print(f"engine of {of.method}: {output}; begin with {output / 'README.md'}", soft_wrap=True)
         write_record(record, json)
         return
     refuse_engine_options(command)

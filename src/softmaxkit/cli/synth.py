@@ -284,8 +284,9 @@ def synth(
     )
     engine = None
     if method == ENGINE:
-        chosen = EngineOptions(rows, columns, channels, keys, pipeline, where or STORAGE, depth)
-        engine = chosen_engine(command, of_method, spec, chosen, *NOT_OF_ENGINES)
+        loadable = constants == "loadable"
+        sized = EngineOptions(rows, columns, channels, keys, pipeline, where or STORAGE, depth, loadable)
+        engine = chosen_engine(command, of_method, spec, *NOT_OF_ENGINES), sized
     else:
         refuse_engine_options(command)
     units = []

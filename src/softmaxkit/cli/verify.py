@@ -115,11 +115,12 @@ def verify(
         )
     if method == ENGINE:
         engine = EngineOptions(rows, columns, channels, keys, pipeline, storage, depth)
-        of, engine = chosen_engine(command, of_method, spec, engine)
+        of_all = [*ALL_METHODS] if of_method == ALL and spec is None else [of_method]
+        specs = [chosen_engine(command, name, spec, "constants") for name in of_all]
         compared = outputs if given(command, "outputs") else OUTPUTS
         with stages() as stage:
             record = verify_engines(
-                of, engine, compared, seed, inject_fault, waveform, command_line(), stage, console.print
+                specs, engine, compared, seed, inject_fault, waveform, command_line(), stage, console.print
             )
         _finish(record, json, inject_fault)
         return

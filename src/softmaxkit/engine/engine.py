@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
@@ -16,6 +17,7 @@ from softmaxkit.engine.golden import Attention, golden_attention, golden_deferre
 from softmaxkit.engine.outputs import Division, Shift
 from softmaxkit.engine.sizes import EngineSizes
 from softmaxkit.formats import Array
+from softmaxkit.methods.base.constants import Constants
 from softmaxkit.methods.base.unit import DeferredUnit, SoftmaxUnit
 from softmaxkit.shell.rows_inside import RowsInside, most_rows
 
@@ -27,7 +29,7 @@ BUFFERS = ("key_memory", "value_memory")
 
 
 class Engine(wiring.Component):
-    """Attention of one head at a time: queries in, outputs out, equal to `golden_attention` bit for bit.
+    """Attention of one head at a time: queries in, outputs out, equal bit for bit to golden attention.
 
     Keys and values are written to the buffers before; the constants of the method, where they can be loaded, likewise.
     Any number of queries may then run on them: those of a prompt, of one token, or of several heads that share keys.
@@ -142,10 +144,13 @@ class Engine(wiring.Component):
         constants = 0 if self.unit.registers is None else self.unit.registers.words
         return 2 * self.sizes.beats(keys) * self.sizes.steps + constants
 
-    def golden(self, queries: Array, keys: Array, values: Array, attended: Array) -> Array:
-        """Return what the engine gives; see `golden_attention` and `golden_deferred`."""
+    def golden(
+        self, queries: Array, keys: Array, values: Array, attended: Array, constants: Constants | None = None
+    ) -> Array:
+        """Return what the engine gives, with other constants loaded if given; else as `golden_attention`."""
         golden = golden_deferred if self.pipeline == "deferred" else golden_attention
-        return golden(self.attention, queries, keys, values, attended)
+        attention = self.attention if constants is None else replace(self.attention, constants=constants)
+        return golden(attention, queries, keys, values, attended)
 
     def elaborate(self, platform: object) -> Module:
         """Build it."""

@@ -64,7 +64,7 @@ class Head:
         queries: int8 codes, int64 (queries, channels).
         keys, values: the same, (keys, channels).
         attended: int64, (queries,): how many of the first keys each query attends to, at least 0.
-        constants: of the head; None for those of the engine.
+        constants: to load with them; None for those of the engine.
     """
 
     queries: Integers
@@ -75,10 +75,15 @@ class Head:
 
 
 def random_head(engine: Engine, attended: Integers, random: np.random.Generator) -> Head:
-    """Return random queries that attend to so many keys: codes near 0 and far, at their ends, and equal ones."""
+    """Return random queries that attend to so many keys: codes near 0 and far, at their ends, and equal ones.
+
+    Where constants are loaded, they are those of any example of the method.
+    """
     channels, most = engine.sizes.channels, max(int(attended.max()), 1)
     queries, keys, values = (_codes((count, channels), random) for count in (len(attended), most, most))
-    return Head(queries, keys, values, attended)
+    examples = engine.attention.spec.examples()
+    constants = None if engine.unit.registers is None else examples[int(random.integers(len(examples)))]
+    return Head(queries, keys, values, attended, constants)
 
 
 def _codes(shape: tuple[int, int], random: np.random.Generator) -> Integers:
@@ -101,7 +106,7 @@ def engine_stream(engine: Engine, heads: Sequence[Head]) -> Stream:
         writes.append(_writes(engine, head, beats))
         group = written, written + len(writes[-1])
         written = group[1]
-        golden = engine.golden(head.queries, head.keys, head.values, head.attended)
+        golden = engine.golden(head.queries, head.keys, head.values, head.attended, head.constants)
         last = np.tile(np.arange(steps) == steps - 1, len(head.queries))[:, None].astype(np.int64)
         keys = np.repeat(head.attended, steps)[:, None]
         bits = engine.sizes.max_keys.bit_length()

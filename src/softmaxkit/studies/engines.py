@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -72,7 +73,7 @@ def forms_of_engine(spec: Spec, options: EngineOptions) -> list[tuple[EngineOpti
 
 
 def verify_engines(
-    spec: Spec,
+    specs: Sequence[Spec],
     options: EngineOptions,
     outputs: int,
     seed: int,
@@ -82,10 +83,10 @@ def verify_engines(
     stage: Stage,
     say: Say,
 ) -> dict[str, Any]:
-    """Compare every output of a method's engines with golden attention, and return the record.
+    """Compare every output of the engines of some methods with golden attention, and return the record.
 
     Args:
-        spec: the method.
+        specs: the methods.
         options: which engine.
         outputs: to compare of each pipeline, at least.
         seed: of all random numbers, and of the fault.
@@ -102,15 +103,16 @@ def verify_engines(
     from softmaxkit.engine.verify import verify_engine
     from softmaxkit.flow.faults import Fault
 
-    forms = forms_of_engine(spec, options)
+    forms = [form for spec in specs for form in forms_of_engine(spec, options)]
+    alike = Counter((engine.attention.spec, engine.pipeline) for _, engine in forms)
     results = []
     for each, engine in forms:
-        alike = sum(other.pipeline == engine.pipeline for _, other in forms)
-        share = -(-outputs // alike)
+        spec = engine.attention.spec
+        several = alike[spec, engine.pipeline]
+        title = engine.pipeline + (f" {'loadable' if each.loadable else 'baked'}" if several > 1 else "")
         fault = Fault(seed) if inject_fault else None
-        title = engine.pipeline + (f" {'loadable' if each.loadable else 'baked'}" if alike > 1 else "")
         progress = stage(f"verify {spec.name} {title}")
-        verification = verify_engine(engine, share, seed, fault, waveform, progress)
+        verification = verify_engine(engine, -(-outputs // several), seed, fault, waveform, progress)
         report(verification, fault, say)
         results.append(
             make_result(

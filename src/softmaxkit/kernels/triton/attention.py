@@ -18,6 +18,7 @@ from softmaxkit.kernels.triton.launch import (
     Blocks,
     blocks_for,
     check_levels,
+    forward_table,
     level_numbers,
     mask_bytes,
     offsets_of,
@@ -94,7 +95,8 @@ def attention(
     output, highest, total = _results(query, value, levels)
     if output.numel() == 0 or key.shape[2] == 0:
         return output.zero_(), highest.zero_(), total.zero_()
-    blocks = blocks_for(plan_for(query.device).forward, query.dtype, max(query.shape[3], value.shape[3]))
+    table = forward_table(query.device, levels, is_plain=mask is None and seed is None)
+    blocks = blocks_for(table, query.dtype, max(query.shape[3], value.shape[3]))
     count = triton.cdiv(query.shape[2], blocks.rows)
     offsets = offsets_of(offset, query)
     bits, strides = mask_bytes(mask, (*query.shape[:3], key.shape[2]), query)

@@ -42,7 +42,7 @@ class Share(NamedTuple):
 
 AS_THEY_COME = Share(64, 4, 3, 2)
 """Of keys and values as they come."""
-CACHED = Share(64, 4, 3, 4)
+CACHED = Share(64, 2, 4, 8)
 """Of those in an 8-bit cache."""
 INTERPRETED_PROCESSORS = 8
 """Processors that the interpreter is taken to have."""

@@ -68,7 +68,7 @@ def decode_split(
         else:
             keys_here = load_rows(key, start, key_t, last, True, COLUMNS, CHANNELS, WIDTH)
             if CACHED:
-                keys_here = from_codes(keys_here, queries_here, PRECISION)
+                keys_here = from_codes(keys_here).to(queries_here.dtype)
             scores = multiply(queries_here, tl.trans(keys_here), PRECISION) * factor
             if CACHED:
                 steps = tl.load(
@@ -100,7 +100,7 @@ def decode_split(
                 weights = weights * tl.load(steps, mask=is_key, other=0.0)[None, :]
             values = load_rows(value, start, value_t, last, True, COLUMNS, VALUE_CHANNELS, VALUE_WIDTH)
             if CACHED:
-                values = from_codes(values, queries_here, PRECISION)
+                values = from_codes(values).to(queries_here.dtype)
             result = multiply_add(weights.to(values.dtype), values, result, PRECISION)
         if ONLY_HIGHEST or SOFTMAX:
             most = risen

@@ -43,21 +43,25 @@ class Plan(NamedTuple):
     """The blocks of the three kernels.
 
     Attributes:
-        forward: of the kernel forward.
+        forward: of the kernel forward, without levels.
+        levels: of the same with levels, whose maxima and sums take registers.
         queries: of that backward for queries.
         keys: of that backward for keys and values.
     """
 
     forward: Table
+    levels: Table
     queries: Table
     keys: Table
 
 
+FORWARD: Table = {
+    2: {64: Blocks(128, 64, 4, 3), 128: Blocks(128, 64, 8, 2), 256: Blocks(64, 32, 8, 2)},
+    4: {64: Blocks(64, 32, 4, 2), 128: Blocks(32, 32, 4, 2), 256: Blocks(16, 32, 4, 2)},
+}
 ANY_CARD = Plan(
-    forward={
-        2: {64: Blocks(128, 64, 4, 3), 128: Blocks(128, 64, 8, 2), 256: Blocks(64, 32, 8, 2)},
-        4: {64: Blocks(64, 32, 4, 2), 128: Blocks(32, 32, 4, 2), 256: Blocks(16, 32, 4, 2)},
-    },
+    forward=FORWARD,
+    levels=FORWARD,
     queries={
         2: {64: Blocks(64, 64, 4, 2), 128: Blocks(64, 32, 8, 2), 256: Blocks(32, 32, 8, 1)},
         4: {64: Blocks(32, 32, 4, 1), 128: Blocks(16, 32, 4, 1), 256: Blocks(16, 16, 4, 1)},
@@ -71,8 +75,12 @@ ANY_CARD = Plan(
 tests/gpu/test_compiled_kernels.py."""
 ROOMY_CARD = Plan(
     forward={
+        2: {64: Blocks(64, 64, 4, 3), 128: Blocks(128, 64, 8, 3), 256: Blocks(64, 64, 8, 2)},
+        4: FORWARD[4],
+    },
+    levels={
         2: {64: Blocks(64, 64, 4, 3), 128: Blocks(128, 128, 8, 3), 256: Blocks(64, 64, 8, 2)},
-        4: ANY_CARD.forward[4],
+        4: FORWARD[4],
     },
     queries={
         2: {64: Blocks(64, 32, 4, 3), 128: Blocks(128, 64, 8, 3), 256: Blocks(32, 32, 8, 1)},
@@ -91,6 +99,12 @@ ROOM = 200 * 1024
 def plan_for(device: torch.device) -> Plan:
     """Return the blocks for a device."""
     return ROOMY_CARD if shared_memory(device) >= ROOM else ANY_CARD
+
+
+def forward_table(device: torch.device, levels: int, is_plain: bool) -> Table:
+    """Return the blocks of the kernel forward; with a mask or dropout, which is not plain, they are smaller."""
+    plan = plan_for(device) if is_plain else ANY_CARD
+    return plan.levels if levels else plan.forward
 
 
 def blocks_for(table: Table, dtype: torch.dtype, channels: int) -> Blocks:

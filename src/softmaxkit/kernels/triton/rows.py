@@ -16,10 +16,8 @@ from softmaxkit.kernels.triton.row_exponential import exponential_rows, exponent
 from softmaxkit.kernels.triton.row_levels import levels_rows
 from softmaxkit.kernels.triton.row_softmax import softmax_rows, softmax_rows_backward
 
-LONGEST = 16384
+LONGEST = 8192
 """Keys of a row that a program holds at once."""
-PART = 8192
-"""Keys that it holds of longer rows."""
 TILE = 1024
 """Scores that a warp works on; of shorter rows, `WARPS` warps on as many scores in all."""
 WARPS = 4
@@ -51,7 +49,7 @@ class Rows(NamedTuple):
 def block(keys: int) -> dict[str, int]:
     """Return rows, columns and warps of a program."""
     if keys > LONGEST:
-        return {"ROWS": 1, "COLUMNS": PART, "num_warps": 2 * PART // TILE}
+        return {"ROWS": 1, "COLUMNS": LONGEST, "num_warps": 2 * LONGEST // TILE}
     columns = triton.next_power_of_2(max(keys, 16))
     warps = WARPS if columns < TILE else columns // TILE
     return {"ROWS": max(1, TILE // columns), "COLUMNS": columns, "num_warps": warps}
