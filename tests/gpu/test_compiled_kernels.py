@@ -64,6 +64,8 @@ def decoding(call: AttentionCall, dtype: torch.dtype, cached: bool) -> Callable[
 
 FRAME = 32
 """Bytes of local memory that a division of 64-bit floats may take, and a few registers."""
+FEW_SPILLS = 64
+"""Bytes of it that kernels may take which wait for memory, not for registers."""
 
 
 def check(compiled: list[Compiled], capability: int, spills: int = FRAME) -> None:
@@ -117,7 +119,7 @@ def test_decoding(call: AttentionCall, cached: bool, capability: int) -> None:
     with compiling_for(capability) as compiled:
         decoding(call, torch.bfloat16, cached)()
     assert [kernel.name for kernel in compiled][-2:] == ["decode_split", "decode_merge"]
-    check(compiled, capability)
+    check(compiled, capability, spills=FEW_SPILLS)
 
 
 def row_calls(scores: Tensor, mask: Tensor | None) -> Iterator[Callable[[], Any]]:
@@ -139,7 +141,7 @@ def test_rows(dtype: torch.dtype, keys: int, capability: int) -> None:
         for call in (*row_calls(scores, None), *row_calls(scores, torch.ones(4, keys, dtype=torch.bool))):
             call()
     assert len(compiled) == 12
-    check(compiled, capability)
+    check(compiled, capability, spills=FEW_SPILLS)
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES)

@@ -91,6 +91,8 @@ def attention(
     dropout: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Attention as `attend`; also the rows' highest scores, in levels, and sums of weights; empty without levels."""
+    if levels and scale < 0:
+        query, scale = -query, -scale  # so that the highest product has the highest score
     query, key, value = (side_by_side(x) for x in (query, key, value))
     output, highest, total = _results(query, value, levels)
     if output.numel() == 0 or key.shape[2] == 0:

@@ -90,9 +90,10 @@ def attention_forward(
     """Compute one block of queries.
 
     Tensors are (batch, heads, tokens, channels) with strides `_b`, `_h`, `_t` and channels side by side. `factor` turns
-    products into binary logarithms, or into levels. `offset` is float32, one or one a head, binary too; `seed`, one
-    int64 number, is that of dropout. With levels, `highest` and `total`, float32 (batch, heads, queries), receive every
-    row's highest score and sum of weights. Keys and values are `DESCRIBED` as matrices, see `launch.Tiles`.
+    products into binary logarithms, or into levels, and is then positive. `offset` is float32, one or one a head,
+    binary too; `seed`, one int64 number, is that of dropout. With levels, `highest` and `total`, float32 (batch, heads,
+    queries), receive every row's highest score and sum of weights. Keys and values are `DESCRIBED` as matrices, see
+    `launch.Tiles`.
     """
     block, batch, head, key_head = program_place(blocks, heads, groups)
     block = blocks - 1 - block  # of causal attention the longest first
@@ -107,9 +108,6 @@ def attention_forward(
     queries_here = load_rows(
         query + batch * query_b + head * query_h, first_row, query_t, queries, True, ROWS, CHANNELS, WIDTH
     )
-    if LEVELS:  # so that the highest product has the highest score
-        queries_here = tl.where(factor < 0.0, -queries_here, queries_here)
-        factor = tl.abs(factor)
     last = keys
     whole = keys // COLUMNS * COLUMNS  # keys in blocks that need no look at what is seen
     if CAUSAL:

@@ -59,9 +59,10 @@ FORWARD: Table = {
     2: {64: Blocks(128, 64, 4, 3), 128: Blocks(128, 64, 8, 2), 256: Blocks(64, 32, 8, 2)},
     4: {64: Blocks(64, 32, 4, 2), 128: Blocks(32, 32, 4, 2), 256: Blocks(16, 32, 4, 2)},
 }
+WIDE_LEVELS = {64: Blocks(32, 32, 4, 2), 128: Blocks(32, 32, 4, 2), 256: Blocks(16, 16, 4, 2)}
 ANY_CARD = Plan(
     forward=FORWARD,
-    levels=FORWARD,
+    levels={2: FORWARD[2], 4: WIDE_LEVELS},
     queries={
         2: {64: Blocks(64, 64, 4, 2), 128: Blocks(64, 32, 8, 2), 256: Blocks(32, 32, 8, 1)},
         4: {64: Blocks(32, 32, 4, 1), 128: Blocks(16, 32, 4, 1), 256: Blocks(16, 16, 4, 1)},
@@ -80,7 +81,7 @@ ROOMY_CARD = Plan(
     },
     levels={
         2: {64: Blocks(64, 64, 4, 3), 128: Blocks(128, 128, 8, 3), 256: Blocks(64, 64, 8, 2)},
-        4: FORWARD[4],
+        4: WIDE_LEVELS,
     },
     queries={
         2: {64: Blocks(64, 32, 4, 3), 128: Blocks(128, 64, 8, 3), 256: Blocks(32, 32, 8, 1)},

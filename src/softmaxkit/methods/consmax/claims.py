@@ -108,9 +108,9 @@ def judge_budget(record: Record) -> Finding:
     holds = late.at_most(LATE_GAP) and late.mean < early.mean
     within = "" if holds or late.mean - late.spread > LATE_GAP else f" {LATE_GAP}% is within the spread."
     why = (
-        "The paper's size, steps and rows, with 30 passes over 20 MB of Python source, and layer norm before its blocks; "
-        "the paper's learns WikiText-103, and has it after them. A small model of bytes, of three seeds, is farther "
-        f"behind (docs/accuracy.md).{within}"
+        "The paper's size, steps and rows, with 30 passes over 20 MB of Python source, and layer norm before its "
+        "blocks; the paper's learns WikiText-103, and has it after them. A small model of bytes, of three seeds, is "
+        f"farther behind (docs/accuracy.md).{within}"
     )
     return Finding(measured, "reproduced" if holds else "not reproduced", why)
 
