@@ -121,8 +121,8 @@ def simulate(
 ) -> None:
     """Work out cycles, time, energy and area of a model's attention on engines that hold a softmax unit.
 
-    Queries take the cycles of the verified engine; area and energy are those of its synthesised parts, memories by their
-    published figures. Projections and feed-forward layers are not in it.
+    Queries take the cycles of the verified engine; area and energy are those of its synthesised parts, and published
+    figures of memories. Projections and feed-forward layers are not in it.
     """
     from softmaxkit.studies.hardware import require_amaranth
 
