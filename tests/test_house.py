@@ -21,7 +21,7 @@ LAYERS = (
     ("methods",),
     ("fused_attention", "functional", "record", "recipe", "models", "flow", "shell", "explanation"),
     ("engine",),
-    ("studies", "report"),
+    ("studies", "report", "simulation"),
     ("cli",),
 )
 """Imports go downwards: what stands in one line knows only what stands above it, and what stands beside it."""

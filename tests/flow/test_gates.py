@@ -12,7 +12,7 @@ from netlists import PREFIX, consmax, hand_netlist, mapped, settled, softermax, 
 
 from softmaxkit.flow.activity import count_toggles, state_nets
 from softmaxkit.flow.cells.processes import library_of
-from softmaxkit.flow.gates import CHUNK, _read_states, simulate_netlist, simulation_model
+from softmaxkit.flow.gates import CHUNK, read_states, simulate_netlist, simulation_model
 from softmaxkit.flow.netlist import Group, Netlist
 from softmaxkit.flow.rows import random_rows
 from softmaxkit.flow.simulate import Outcome, can_verilate
@@ -188,4 +188,4 @@ def test_states_are_read_as_they_are_written(count: int) -> None:
         words = [row[at : at + CHUNK] for at in range(0, count, CHUNK)]
         values = [(int("".join("01"[int(bit)] for bit in word), 2), -(-len(word) // 4)) for word in words]
         lines.append("".join(f"{value:0{digits}x} " for value, digits in values) + "\n")
-    assert (_read_states("".join(lines), count) == bits).all()
+    assert (read_states("".join(lines), count) == bits).all()

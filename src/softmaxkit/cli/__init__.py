@@ -21,6 +21,7 @@ from softmaxkit.cli.methods import methods
 from softmaxkit.cli.options import any_of
 from softmaxkit.cli.recommend import recommend
 from softmaxkit.cli.rtl import rtl
+from softmaxkit.cli.simulate import simulate
 from softmaxkit.cli.study import study
 from softmaxkit.cli.synth import synth
 from softmaxkit.cli.tasks import tasks
@@ -70,7 +71,11 @@ def _join_processes(context: typer.Context) -> None:
         raise typer.Exit
 
 
-for verb in (compare, methods, train, calibrate, evaluate, recommend, rtl, verify, synth, bench, study, tasks, claims):
+VERBS = (
+    *(compare, methods, train, calibrate, evaluate, recommend, rtl, verify, synth, simulate, bench),
+    *(study, tasks, claims),
+)
+for verb in VERBS:
     app.command()(verb)
 
 

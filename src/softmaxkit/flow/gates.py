@@ -51,7 +51,7 @@ def simulate_netlist(
         work = Path(folder)
         outcomes = [simulator.run(steady, Traffic(), folder=work)]
         text = (work / FILE).read_text(encoding="ascii")
-        states = _read_states(text, len(state_nets(netlist)))
+        states = read_states(text, len(state_nets(netlist)))
     outcomes.append(simulator.run(stalled, Traffic(gap=100, longest_gap=4, stall=100, longest_stall=4)))
     return outcomes, states
 
@@ -149,7 +149,7 @@ def _recorder(netlist: Netlist, cycles: int) -> Iterator[str]:
     yield "end"
 
 
-def _read_states(text: str, count: int) -> Array:
+def read_states(text: str, count: int) -> Array:
     """Read what the recorder wrote; boolean, (cycles, count)."""
     rows = []
     for line in text.splitlines():

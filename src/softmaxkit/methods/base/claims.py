@@ -41,17 +41,15 @@ class Claim:
         judge: of the records of `files`, in their order; raises ValueError or KeyError where one lacks a figure.
         records: files in the folder of records, by name, each with the command that makes it.
         measure: returns the figures of a record of its own, within seconds.
-        waits: what has to be built before it can be measured; empty where nothing has.
     """
 
     id: str
     place: str
     claim: str
     published: str
-    judge: Callable[..., Finding] | None = None
+    judge: Callable[..., Finding]
     records: Mapping[str, str] = field(default_factory=dict)
     measure: Callable[[], dict[str, Any]] | None = None
-    waits: str = ""
 
     @property
     def own_record(self) -> str:

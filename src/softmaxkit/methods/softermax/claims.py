@@ -67,9 +67,9 @@ def judge_parts(record: Record) -> Finding:
         reached += [ratio[f"{cost}_ratio"] <= float(ratio[f"paper_{cost}"]) for cost in ("area", "energy")]
         parts.append(f"{ratio['what']}: {ratio['area_ratio']:.2f}x area, {ratio['energy_ratio']:.2f}x energy")
     why = (
-        "The whole processing element waits for the accelerator. Our parts are of one lane in sky130, rows of 256, "
-        "beside our own softmax in FP16; the paper's are 32 wide in 7 nm, rows of 384, beside a DesignWare one. A "
-        "smaller rival makes larger ratios."
+        "Of the parts alone; what is known of the whole element is in docs/accelerator.md. Our parts are of one lane "
+        "in sky130, rows of 256, beside our own softmax in FP16; the paper's are 32 wide in 7 nm, rows of 384, beside "
+        "a DesignWare one. A smaller rival makes larger ratios."
     )
     return Finding("; ".join(parts), "not measured" if all(reached) else "not reproduced", why)
 

@@ -1,0 +1,248 @@
+"""`softmaxkit simulate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from softmaxkit.cli.console import command_line, console, results_console, write_record
+from softmaxkit.cli.options import JsonOption, any_of, chosen_spec, writable_file, writable_folder
+from softmaxkit.methods import ALL_METHODS, METHODS
+
+CONTEXT = 1024
+
+
+def _hardware_names() -> list[str]:
+    from softmaxkit.simulation.hardware import hardware_names
+
+    return hardware_names()
+
+
+def _model_names() -> list[str]:
+    from softmaxkit.simulation.workload import PUBLISHED
+
+    return [*PUBLISHED]
+
+
+def tokens(text: str | int) -> int:
+    """Return a number of tokens as it is written: "1024", "128k" or "1M", of 1,024 and 1,024² each.
+
+    Raises:
+        typer.BadParameter: it is no such number from 1.
+    """
+    written = str(text).strip().lower()
+    scale = {"k": 1 << 10, "m": 1 << 20}.get(written[-1:], 1)
+    number = written[:-1] if scale > 1 else written
+    if not number.isdecimal() or int(number) < 1:
+        raise typer.BadParameter(f"a number of tokens such as 1024, 128k or 1M, not {text!r}")
+    return int(number) * scale
+
+
+def simulate(
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="A model by name (gpt2, bert-base, llama-7b, llama-13b, llama-70b, smollm2-135m), or a folder, hub "
+            "name or GGUF file whose configuration transformers reads.",
+            show_default=False,
+            autocompletion=_model_names,
+        ),
+    ],
+    hardware: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME_OR_FILE",
+            help="Hardware: edge-npu, tpu-like or softermax-element, or a YAML file.",
+            autocompletion=_hardware_names,
+        ),
+    ] = "edge-npu",
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--method",
+            help="The unit in the engines; may be given again.",
+            show_default="all but rivals",
+            autocompletion=lambda: [*METHODS],
+        ),
+    ] = None,
+    spec: Annotated[
+        list[Path] | None,
+        typer.Option("--spec", metavar="FILE", help="A unit by its spec, as JSON; may be given again."),
+    ] = None,
+    pipeline: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--pipeline", help="token, deferred or element; may be given again.", show_default="all that methods have"
+        ),
+    ] = None,
+    context: Annotated[
+        list[int] | None,
+        typer.Option(
+            parser=tokens, metavar="TOKENS", help="Such as 1024, 128k or 1M; may be given again.", show_default="1024"
+        ),
+    ] = None,
+    generate: Annotated[
+        bool, typer.Option("--generate", help="The next token after the context, in place of a prompt of its length.")
+    ] = False,
+    chips: Annotated[
+        list[int] | None,
+        typer.Option(
+            min=1,
+            max=1024,
+            metavar="N",
+            help="Also split the keys over so many chips; may be given again.",
+            show_default=False,
+        ),
+    ] = None,
+    records: Annotated[
+        Path, typer.Option(metavar="DIR", help="Folder of records that say what the parts cost.")
+    ] = Path("results"),
+    json: JsonOption = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(metavar="PATH", callback=writable_file, help="Write a page with pictures there."),
+    ] = None,
+    stream: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", callback=writable_folder, help="Write the hardware for Stream there (stream-dse)."),
+    ] = None,
+    accelforge: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            callback=writable_folder,
+            help="Write the units as a package of hwcomponents, for AccelForge.",
+        ),
+    ] = None,
+) -> None:
+    """Work out cycles, time, energy and area of a model's attention on engines that hold a softmax unit.
+
+    Queries take the cycles of the verified engine; area and energy are those of its synthesised parts, and published
+    figures of memories. Projections and feed-forward layers are not in it.
+    """
+    from softmaxkit.studies.hardware import require_amaranth
+
+    require_amaranth()
+    from softmaxkit.files import write_text
+    from softmaxkit.report.simulation import render_simulation
+    from softmaxkit.simulation.hardware import read_hardware
+    from softmaxkit.simulation.simulate import SimulationOptions
+    from softmaxkit.simulation.simulate import simulate as run
+    from softmaxkit.simulation.workload import read_workload
+
+    named = method or ([] if spec else ALL_METHODS)
+    specs = [chosen_spec(None, file) for file in spec or []]
+    specs += [chosen_spec(name, None).for_hardware() for name in named]
+    _check_pipelines(pipeline or [])
+    options = SimulationOptions(
+        read_workload(model),
+        read_hardware(hardware),
+        specs,
+        pipeline,
+        "generation" if generate else "prompt",
+        context or [CONTEXT],
+        chips or [],
+        records,
+    )
+    record = run(options, command_line(), console.print)
+    screen = results_console(json)
+    screen.print(_table(record))
+    for line in _notes(record["results"]):
+        screen.print(line, soft_wrap=True)
+    if chips:
+        screen.print(_chips_table(record["results"]))
+    write_record(record, json)
+    if html is not None:
+        write_text(html, render_simulation(record))
+        console.print(f"page: {html}")
+    if stream is not None:
+        from softmaxkit.simulation.stream import write_stream
+
+        console.print(f"for Stream: {write_stream(stream, options)}")
+    if accelforge is not None:
+        from softmaxkit.simulation.accelforge import write_package
+
+        console.print(f"for AccelForge: {write_package(accelforge, options)}")
+
+
+def _check_pipelines(pipelines: list[str]) -> None:
+    """Refuse a pipeline that there is not."""
+    from softmaxkit.engine.engine import PIPELINES
+
+    for name in pipelines:
+        if name not in PIPELINES:
+            raise ValueError(f"--pipeline is {any_of(PIPELINES)}, not {name!r}")
+
+
+def _table(record: dict[str, Any]) -> Table:
+    """Return a row for each method, pipeline and context."""
+    inputs, results = record["inputs"], record["results"]
+    unit = "token" if inputs["phase"] == "generation" else "prompt"
+    title = f"Attention of {inputs['model']['name']} on {inputs['hardware']['name']}, a {unit}"
+    table = Table(title=title, box=SIMPLE_HEAD)
+    table.add_column("method")
+    table.add_column("pipeline")
+    for heading in (
+        "context",
+        "cycles",
+        "time, s",
+        "energy, uJ",
+        "area, mm2",
+        "used, %",
+        "waits: memory",
+        "unit",
+        "drain",
+    ):
+        table.add_column(heading, justify="right")
+    for result in results:
+        known = "energy_uj" in result
+        table.add_row(
+            f"{result['method']} {result['variant']}".strip(),
+            result["pipeline"],
+            f"{result['context']:,}",
+            f"{result['cycles']:,}",
+            f"{result['seconds']:.3g}",
+            f"{result['energy_uj']:,.4g}" if known else "–",
+            f"{result['area_mm2']:,.3g}" if known else "–",
+            f"{result['utilization_percent']:.1f}",
+            *(f"{result[f'{name}_percent']:.1f}" for name in ("memory", "unit", "drain")),
+        )
+    return table
+
+
+def _notes(results: list[dict[str, Any]]) -> list[str]:
+    """Return by what part energies go, one line each, and why those of the whole are missing."""
+    notes = []
+    for result in results:
+        parts = sorted(result["energy_uj_by_part"].items(), key=lambda part: -part[1])
+        amounts = ", ".join(f"{name} {amount:,.4g}" for name, amount in parts)
+        notes.append(f"uJ of {result['method']} {result['pipeline']} at {result['context']:,}: {amounts}")
+    missing = dict.fromkeys(reason for result in results for reason in result.get("without_energy", ()))
+    return [*notes, *(f"no energy of the whole: {reason}" for reason in missing)]
+
+
+def _chips_table(results: list[dict[str, Any]]) -> Table:
+    """Return a row for each number of chips: what a query exchanges, and for how long it waits."""
+    table = Table(title="Keys split over chips", box=SIMPLE_HEAD)
+    table.add_column("method")
+    table.add_column("pipeline")
+    for heading in ("context", "chips", "exchanges", "bytes a query", "waits, us", "time, s", "energy, uJ"):
+        table.add_column(heading, justify="right")
+    for result in results:
+        for each in result["chips"]:
+            table.add_row(
+                result["method"],
+                result["pipeline"],
+                f"{result['context']:,}",
+                f"{each['chips']:,}",
+                str(each["exchanges"]),
+                f"{each['bytes_per_query']:,}",
+                f"{1e6 * each['waiting_seconds']:,.2f}",
+                f"{each['seconds']:.3g}",
+                f"{each['energy_uj']:,.4g}" if "energy_uj" in each else "–",
+            )
+    return table

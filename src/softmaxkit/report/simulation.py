@@ -1,0 +1,116 @@
+"""A simulation of the accelerator on a page: curves over the context, what an engine does when, and what it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from softmaxkit.report.methods import read_methods
+from softmaxkit.report.page import Plot, fill
+from softmaxkit.report.sheets import Sheet, sheet_json
+from softmaxkit.report.simulation_charts import by_part, curve, gantt
+
+Result = Mapping[str, Any]
+
+COLUMNS = (
+    ("cycles", "Cycles", "{:,}"),
+    ("seconds", "Time, s", "{:.3g}"),
+    ("energy_uj_per_token", "Energy a token, µJ", "{:,.4g}"),
+    ("area_mm2", "Area, mm²", "{:,.3g}"),
+    ("utilization_percent", "Multipliers used, %", "{:.1f}"),
+    ("memory_percent", "Waits for memory, %", "{:.1f}"),
+    ("unit_percent", "for its unit, %", "{:.1f}"),
+    ("drain_percent", "for the last rows, %", "{:.1f}"),
+)
+CHIPS = (
+    ("chips", "Chips", "{:,}"),
+    ("exchanges", "Exchanges", "{}"),
+    ("bytes_per_query", "Bytes a query", "{:,}"),
+    ("waiting_seconds", "Waits, s", "{:.3g}"),
+    ("seconds", "Time, s", "{:.3g}"),
+    ("energy_uj", "Energy, µJ", "{:,.4g}"),
+)
+
+
+def render_simulation(record: Mapping[str, Any]) -> str:
+    """Return the record of a simulation as one self-contained HTML page.
+
+    Args:
+        record: the JSON object that `softmaxkit simulate` writes.
+    """
+    inputs, results = record["inputs"], record["results"]
+    methods = read_methods(record, [result["method"] for result in results])
+    names = [name_of(result, methods[result["method"]].title) for result in results]
+    contexts = sorted({result["context"] for result in results})
+    curves = {
+        "seconds": "time, s",
+        "energy_uj_per_token": "energy a token, µJ",
+        "utilization_percent": "multipliers used, %",
+    }
+    drawn = (
+        [(title, curve(results, names, methods, key, title)) for key, title in curves.items()]
+        if len(contexts) > 1
+        else []
+    )
+    timelines = [
+        (f"{name}, {result['context']:,} keys", result["series"]["timeline"])
+        for name, result in zip(names, results, strict=True)
+        if result["series"]["timeline"] and result["context"] == contexts[0]
+    ]
+    parts = by_part(
+        [result for result in results if "energy_uj" in result and result["context"] == contexts[-1]], methods
+    )
+    split = [
+        (name, f"{result['context']:,}", each)
+        for name, result in zip(names, results, strict=True)
+        for each in result.get("chips", ())
+    ]
+    return fill(
+        "simulation.html.j2",
+        record,
+        model=inputs["model"],
+        hardware=inputs["hardware"],
+        phase=inputs["phase"],
+        headings=[heading for _, heading, _ in COLUMNS],
+        rows=[
+            (name, f"{result['context']:,}", [_shown(result, key, form) for key, _, form in COLUMNS])
+            for name, result in zip(names, results, strict=True)
+        ],
+        sheet=sheet_json(_sheet(names, results)),
+        chip_headings=[heading for _, heading, _ in CHIPS],
+        chip_rows=[
+            (name, context, [_shown(each, key, form) for key, _, form in CHIPS]) for name, context, each in split
+        ],
+        missing=list(dict.fromkeys(reason for result in results for reason in result.get("without_energy", ()))),
+        sources=_sources(results),
+        context=contexts[-1],
+        plots={
+            "curves": [Plot.of(figure, title) for title, figure in drawn if figure],
+            "timeline": [Plot.of(gantt(shown), title) for title, shown in timelines],
+            "parts": [Plot.of(parts)] if parts else [],
+        },
+    )
+
+
+def name_of(result: Result, title: str) -> str:
+    """Return what a result is called: method, variant and pipeline."""
+    return " ".join(filter(None, (title, result["variant"], result["pipeline"])))
+
+
+def _shown(values: Mapping[str, Any], key: str, form: str) -> str:
+    return form.format(values[key]) if key in values else "–"
+
+
+def _sheet(names: Sequence[str], results: Sequence[Result]) -> Sheet:
+    """Return the figures with all their digits."""
+    keys = [key for key, *_ in COLUMNS]
+    rows = [
+        [name, result["context"], *(result.get(key) for key in keys)]
+        for name, result in zip(names, results, strict=True)
+    ]
+    return Sheet(["method", "context", *keys], rows)
+
+
+def _sources(results: Sequence[Result]) -> list[tuple[str, str]]:
+    """Return where the figures of each part are from."""
+    return list(dict.fromkeys(pair for result in results for pair in result.get("sources", {}).items()))

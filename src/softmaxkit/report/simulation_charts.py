@@ -1,0 +1,104 @@
+"""The pictures of a simulation: figures against the context, an engine's stages over time, and energy by part."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import plotly.graph_objects as go  # type: ignore[import-untyped, unused-ignore]
+
+from softmaxkit.report.methods import Method
+from softmaxkit.report.style import FURTHER_COLOURS, REFERENCE_COLOUR, axis, base_layout
+
+Result = Mapping[str, Any]
+
+DASHES = {"token": "solid", "deferred": "dash", "element": "dot"}
+STAGES = {"qk": ("QK", "#0072b2"), "unit": ("row in the unit", "#e69f00"), "pv": ("PV", "#009e73")}
+BAR = 0.26
+"""Height of a stage's bar; three are one below the other for a query."""
+
+PART_COLOURS = ("#0072b2", "#009e73", "#d55e00", *FURTHER_COLOURS, "#f0e442", REFERENCE_COLOUR)
+
+
+def curve(
+    results: Sequence[Result], names: Sequence[str], methods: Mapping[str, Method], key: str, title: str
+) -> go.Figure | None:
+    """Draw a figure against the context, a line for each method and pipeline; None where no result has it."""
+    figure = go.Figure()
+    for name in dict.fromkeys(names):
+        own = [each for each, other in zip(results, names, strict=True) if other == name and key in each]
+        if own:
+            figure.add_scatter(
+                x=[each["context"] for each in own],
+                y=[each[key] for each in own],
+                name=name,
+                mode="lines+markers",
+                line={"color": methods[own[0]["method"]].colour, "dash": DASHES[own[0]["pipeline"]]},
+            )
+    if not figure.data:
+        return None
+    contexts = sorted({each["context"] for each in results})
+    ticks = {"tickvals": contexts, "ticktext": [f"{context:,}" for context in contexts]}
+    figure.update_layout(
+        base_layout(
+            height=320,
+            showlegend=True,
+            xaxis=axis(title="context, tokens", type="log", **ticks),
+            yaxis=axis(title=title, type="linear" if key.endswith("percent") else "log", exponentformat="power"),
+        )
+    )
+    return figure
+
+
+def gantt(timeline: Sequence[Mapping[str, Any]]) -> go.Figure:
+    """Draw when each stage of an engine works on its first queries: a row for each query, a bar for each stage."""
+    figure = go.Figure()
+    for place, (stage, (title, colour)) in enumerate(STAGES.items()):
+        figure.add_bar(
+            x=[each[stage][1] - each[stage][0] for each in timeline],
+            base=[each[stage][0] for each in timeline],
+            y=[f"query {each['query']}" for each in timeline],
+            name=title,
+            orientation="h",
+            width=BAR,
+            offset=(place - len(STAGES) / 2) * BAR,
+            marker={"color": colour},
+        )
+    figure.update_layout(
+        base_layout(
+            height=60 + 36 * len(timeline),
+            showlegend=True,
+            barmode="overlay",
+            xaxis=axis(title="cycles"),
+            yaxis=axis(autorange="reversed", showgrid=False),
+        )
+    )
+    return figure
+
+
+def by_part(results: Sequence[Result], methods: Mapping[str, Method]) -> go.Figure | None:
+    """Draw the energy of a token by part, a bar for each method and pipeline; None where no energy is known."""
+    if not results:
+        return None
+    figure = go.Figure()
+    names = [
+        f"{methods[each['method']].title} {each['variant']} {each['pipeline']}".replace("  ", " ") for each in results
+    ]
+    parts = list(dict.fromkeys(part for each in results for part in each["energy_uj_by_part"]))
+    for place, part in enumerate(parts):
+        share = [
+            each["energy_uj_by_part"].get(part, 0.0) * each["energy_uj_per_token"] / each["energy_uj"]
+            for each in results
+        ]
+        colour = PART_COLOURS[place % len(PART_COLOURS)]
+        figure.add_bar(x=share, y=names, name=part, orientation="h", marker={"color": colour})
+    figure.update_layout(
+        base_layout(
+            height=80 + 40 * len(names),
+            showlegend=True,
+            barmode="stack",
+            xaxis=axis(title="energy a token, µJ"),
+            yaxis=axis(autorange="reversed", showgrid=False),
+        )
+    )
+    return figure

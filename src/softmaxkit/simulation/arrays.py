@@ -1,0 +1,151 @@
+"""The arrays of an engine in cells: area, clock, and energy of a cycle, each output compared with the integers.
+
+    python -m softmaxkit.simulation.arrays --json results/accelerator/arrays-sky130.json
+
+measures both arrays of every method at a few sizes, and units of the deferred pipeline, which `synth` has not;
+`softmaxkit simulate` fits its own sizes to them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from amaranth.hdl import Module
+from amaranth.lib import wiring
+
+from softmaxkit.engine.engine import Engine
+from softmaxkit.engine.golden import Attention
+from softmaxkit.files import write_json
+from softmaxkit.methods import ALL_METHODS, METHODS
+from softmaxkit.methods.base.spec import Spec
+from softmaxkit.record import make_record, make_result
+from softmaxkit.simulation.driven import Driven, drive
+from softmaxkit.simulation.pipelines import pipelines_of
+from softmaxkit.simulation.stimuli import KEYS, QUERIES, Sample, of_scores, of_unit, of_values
+
+SIZES = ((2, 2, 4), (4, 2, 4), (2, 4, 8), (2, 2, 8))
+"""Rows, columns and channels that tell apart what a multiplier, a row or column, and a channel cost. All take several
+cycles for a beat of keys: where one is enough, there is nothing to sum up."""
+
+LANES = 16
+"""Of a deferred unit."""
+
+MAX_KEYS = 4096
+"""For which accumulators are wide enough."""
+
+STEP = 0.03
+"""What the code 1 of a query and of a key stands for: no power of two, so that scores are scaled by a multiplier."""
+
+QUERY_KEY, VALUE, UNIT = ARRAYS = ("query-key", "value", "deferred unit")
+
+
+class Back(wiring.Component):
+    """The PV array of an engine, and what turns its sums to outputs."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.value, self.output = engine.value, engine.output
+        inner, outer = engine.value.signature.members, engine.output.signature.members
+        ports = {name: member for name, member in inner.items() if name != "sums"}
+        ports |= {name: member for name, member in outer.items() if name != "sums"}
+        super().__init__(ports)
+
+    def elaborate(self, platform: object) -> Module:
+        """Build it."""
+        m = Module()
+        m.submodules.value, m.submodules.output = value, output = self.value, self.output
+        wiring.connect(m, value.sums, output.sums)
+        for name in self.signature.members:
+            inner = value if name in ("weights", "values") else output
+            wiring.connect(m, wiring.flipped(getattr(self, name)), getattr(inner, name))
+        return m
+
+
+def measure_arrays(
+    cells: str, specs: Sequence[Spec], command: Sequence[str], names: Sequence[str] = ARRAYS
+) -> dict[str, Any]:
+    """Map the arrays of some specs at `SIZES`, and the deferred units that they have, and return the record.
+
+    Args:
+        cells: process.
+        specs: of the units that stand between the arrays.
+        command: for the record.
+        names: of what is measured.
+
+    Raises:
+        RuntimeError: an output of a netlist differs from the integers.
+        ToolError: a tool is missing or failed.
+    """
+    results = []
+    for spec in specs:
+        for pipeline, name, engine in _parts(spec):
+            if name not in names:
+                continue
+            driven = measure_array(engine, name, cells)
+            about = {"array": name, "pipeline": pipeline, **vars(engine.sizes), "cells": cells}
+            results.append(make_result(spec, "hardware", **about, **driven.figures()))
+            print(f"{spec.name} {pipeline} {name} {vars(engine.sizes)}: {driven.figures()}", flush=True)
+    return make_record(command, 0, {"cells": cells, "queries": QUERIES, "keys": KEYS}, results)
+
+
+def _parts(spec: Spec) -> Iterator[tuple[str, str, Engine]]:
+    """Yield what is measured of a method: pipeline, part, and the engine that it is of."""
+    for pipeline in pipelines_of(spec):
+        engines = [_engine(spec, pipeline, *sizes) for sizes in SIZES]
+        yield from ((pipeline, name, engine) for engine in engines for name in (QUERY_KEY, VALUE))
+        if pipeline == "deferred":
+            yield pipeline, UNIT, _engine(spec, pipeline, LANES, 2, 4)
+
+
+def _engine(spec: Spec, pipeline: str, rows: int, columns: int, channels: int) -> Engine:
+    attention = Attention.of(spec, channels, query_step=STEP, key_step=STEP, scale=1.0)
+    return Engine(attention, rows, columns, MAX_KEYS, pipeline=pipeline)
+
+
+def measure_array(engine: Engine, name: str, cells: str) -> Driven:
+    """Map a part of an engine and run its netlist on random codes.
+
+    Args:
+        engine: the hardware.
+        name: one of `ARRAYS`.
+        cells: process.
+
+    Raises:
+        RuntimeError: an output differs from the integers.
+        ToolError: a tool is missing or failed.
+    """
+    words = {QUERY_KEY: of_scores, VALUE: of_values, UNIT: of_unit}[name](engine, Sample.of(engine))
+    part = {QUERY_KEY: engine.query_key, VALUE: Back(engine), UNIT: engine.unit}[name]
+    driven = drive(part, words.inputs, cells)
+    ports = {name.rstrip("_"): values for name, values in driven.outputs.items()}  # a name that is taken gets a "_"
+    stream = zip(ports[f"{words.outputs}_valid"], ports[f"{words.outputs}_payload"], strict=True)
+    given = [payload for valid, payload in stream if valid]
+    wrong = sum(one != other for one, other in zip(given, words.expected, strict=False))
+    if wrong or len(given) < len(words.expected) // 2:
+        raise RuntimeError(f"{wrong} of {len(given)} outputs of the {name} array differ from the integers")
+    return driven
+
+
+def main() -> None:
+    """Measure, and write the record where it is asked for."""
+    parser = argparse.ArgumentParser(prog="python -m softmaxkit.simulation.arrays")
+    parser.add_argument("--cells", default="sky130", help="process (default: sky130)")
+    parser.add_argument("--method", action="append", choices=[*METHODS], help="may be given again (default: all)")
+    parser.add_argument("--array", action="append", choices=ARRAYS, help="may be given again (default: all)")
+    parser.add_argument("--spec", type=Path, metavar="FILE", help="a spec as JSON, in place of methods")
+    parser.add_argument("--json", type=Path, metavar="PATH", help="write the record there")
+    arguments = parser.parse_args()
+    command = ["python", "-m", "softmaxkit.simulation.arrays", *sys.argv[1:]]
+    specs = [METHODS[name]().for_hardware() for name in arguments.method or ALL_METHODS]
+    if arguments.spec is not None:
+        specs = [Spec.from_json(arguments.spec.read_text(encoding="utf-8"))]
+    record = measure_arrays(arguments.cells, specs, command, arguments.array or ARRAYS)
+    if arguments.json is not None:
+        write_json(arguments.json, record)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""Any design as a netlist under given inputs: area, clock and energy a cycle, with its outputs compared."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from amaranth.lib.wiring import Component
+
+from softmaxkit.flow.activity import count_toggles, state_nets
+from softmaxkit.flow.cells.processes import PROCESSES
+from softmaxkit.flow.gates import FILE, read_states, simulation_model
+from softmaxkit.flow.mapping import map_design
+from softmaxkit.flow.netlist import Netlist
+from softmaxkit.flow.power import energies
+from softmaxkit.flow.sources import Source
+from softmaxkit.flow.synthesize import chosen_library, fit
+from softmaxkit.flow.tools import call, need
+from softmaxkit.flow.verilog import to_rtlil
+from softmaxkit.formats import Array
+
+OUTPUTS = "outputs"
+"""The file of the outputs of a run."""
+
+
+class Driven(NamedTuple):
+    """A design in cells, and what it takes with some inputs.
+
+    Attributes:
+        area_um2: of all its cells.
+        fmax_mhz: of the netlist that is taken: the smallest that meets the clock, or the fastest.
+        clock_ns: the period asked for, at which the leakage counts.
+        energy_pj_per_cycle: glitches, clock and leakage included.
+        outputs: by the name of the port, an integer for each cycle, as it is after the cycle's rising edge.
+    """
+
+    area_um2: float
+    fmax_mhz: float
+    clock_ns: float
+    energy_pj_per_cycle: float
+    outputs: dict[str, list[int]]
+
+    def figures(self) -> dict[str, Any]:
+        """Return the figures for a record; their names carry their unit."""
+        return {key: round(value, 4) for key, value in self._asdict().items() if key != "outputs"}
+
+
+def drive(component: Component, inputs: Mapping[str, Sequence[int]], cells: str, warm_up: int = 16) -> Driven:
+    """Map a design to cells, run the netlist with some inputs, and measure it.
+
+    Args:
+        component: with one clock, and a reset that is set in the first cycle alone.
+        inputs: an integer from 0 for each cycle, by the name of the port in Verilog; of all ports but clock and reset.
+        cells: process, see `softmaxkit.flow.cells.processes`.
+        warm_up: cycles that no energy is counted of.
+
+    Raises:
+        ToolError: a tool is missing or failed.
+        ValueError: there is no such process.
+    """
+    library, period = chosen_library(cells), PROCESSES[cells].clock
+    source = Source("unit", {"design.il": to_rtlil(component, "unit")})
+    fitted = fit(map_design(source, library, period), period, cells)
+    netlist = fitted.mapped.netlist
+    states, outputs = _run(netlist, inputs)
+    activity = count_toggles(netlist, fitted.timing, states, warm_up)
+    cycle = sum(energy.cycle(period) for energy in energies(netlist, fitted.timing, activity).values())
+    return Driven(sum(fitted.area.values()), fitted.timing.fmax_mhz, period, cycle, outputs)
+
+
+def _run(netlist: Netlist, inputs: Mapping[str, Sequence[int]]) -> tuple[Array, dict[str, list[int]]]:
+    """Return the states of `state_nets`, (cycles, nets), and the outputs of each cycle."""
+    cycles = len(next(iter(inputs.values())))
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        for name, values in inputs.items():
+            (work / f"{name}.hex").write_text("\n".join(f"{value:x}" for value in values), encoding="ascii")
+        lines = [*simulation_model(netlist, "netlist", cycles), *_bench(netlist, inputs, cycles)]
+        (work / "bench.sv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        command = [need("verilator"), "--binary", "--timing", "-O3", "-Wno-fatal", "-Wno-lint", "--output-split", "0"]
+        call([*command, "--top-module", "bench", "-CFLAGS", "-O0", "bench.sv"], work, "compiling a netlist")
+        call([str(work / "obj_dir" / "Vbench")], work, "simulating a netlist")
+        states = read_states((work / FILE).read_text(encoding="ascii"), len(state_nets(netlist)))
+        words = [line.split() for line in (work / OUTPUTS).read_text(encoding="ascii").splitlines()]
+    columns = zip(*words, strict=True)
+    return states, {
+        name: [int(word, 16) for word in column] for name, column in zip(netlist.outputs, columns, strict=True)
+    }
+
+
+def _bench(netlist: Netlist, inputs: Mapping[str, Sequence[int]], cycles: int) -> Iterator[str]:
+    """Yield the lines of a test bench that gives the inputs after each rising edge and writes the outputs before it."""
+    yield "module bench;"
+    yield f"reg {netlist.clock} = 0; integer cycle = 0, out;"
+    for name, nets in (netlist.inputs | netlist.outputs).items():
+        if name != netlist.clock:
+            yield f"{'reg' if name in netlist.inputs else 'wire'} [{len(nets) - 1}:0] {name};"
+    for name in inputs:
+        yield f"reg [{len(netlist.inputs[name]) - 1}:0] {name}_of [0:{cycles - 1}];"
+    yield "initial begin"
+    yield from (f'$readmemh("{name}.hex", {name}_of); {name} = {name}_of[0];' for name in inputs)
+    yield "".join(f"{name} = 1;" for name in netlist.inputs if name not in inputs and name != netlist.clock)
+    yield f'out = $fopen("{OUTPUTS}", "w"); end'
+    yield f"always #5 {netlist.clock} = ~{netlist.clock};"
+    words = ", ".join(netlist.outputs)
+    yield f"always @(negedge {netlist.clock}) begin"
+    yield f'$fwrite(out, "{" ".join("%h" for _ in netlist.outputs)}\\n", {words});'
+    yield f"cycle = cycle + 1; if (cycle == {cycles}) $finish;"
+    yield from (f"{name} = {name}_of[cycle];" for name in inputs)
+    yield "".join(f"{name} = 0;" for name in netlist.inputs if name not in inputs and name != netlist.clock)
+    yield "end"
+    yield f"netlist netlist ({', '.join(f'.{name}({name})' for name in netlist.inputs | netlist.outputs)});"
+    yield "endmodule"

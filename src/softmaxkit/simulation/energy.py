@@ -1,0 +1,80 @@
+"""Energy and area of a run, by part."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from softmaxkit.simulation.arrays import QUERY_KEY, VALUE
+from softmaxkit.simulation.chip import Run
+from softmaxkit.simulation.costs import Costs, NoRecord, Part
+
+
+class Bill(NamedTuple):
+    """What a run takes.
+
+    Attributes:
+        energy_uj: by part.
+        area_mm2: of all engines, by part.
+        sources: where the figures of each part are from.
+        missing: why a part has no figures, by the part.
+    """
+
+    energy_uj: dict[str, float]
+    area_mm2: dict[str, float]
+    sources: dict[str, str]
+    missing: dict[str, str]
+
+
+def bill(costs: Costs, run: Run) -> Bill:
+    """Return energy and area of a run.
+
+    An array takes the energy of a cycle where it works, a memory that of its accesses; what waits takes nothing. Scores
+    that are masked in a query's last beat are no scores of the unit.
+
+    Args:
+        costs: of an engine.
+        run: what its chip does.
+
+    Raises:
+        ValueError: the netlists do not reach the clock.
+    """
+    hardware = costs.hardware
+    parts, missing = {}, {}
+    of_parts: dict[str, Callable[[], Part]] = {
+        "QK array": lambda: costs.array(QUERY_KEY),
+        "softmax unit": lambda: costs.unit,
+        "PV array": lambda: costs.array(VALUE),
+    }
+    for name, part in of_parts.items():
+        try:
+            parts[name] = part()
+        except NoRecord as error:
+            missing[name] = str(error)
+    if parts:
+        costs.check_clock(parts)
+    times = {"QK array": run.array_cycles, "softmax unit": run.scores, "PV array": run.array_cycles}
+    energy = {name: times[name] * part.energy_pj for name, part in parts.items()}
+    area = {name: part.area_um2 for name, part in parts.items()}
+    sources = {name: part.source for name, part in parts.items()}
+    if "softmax unit" in parts:
+        rows = costs.unit_memories
+        energy["row memory"] = run.scores * sum(each for _, each in rows.values())
+        area["row memory"] = sum(made.area for made, _ in rows.values())
+        if rows:
+            sources["row memory"] = next(iter(rows.values()))[0].macro.source
+    word = costs.sizes.word_bits // 8
+    for name, size in (("key buffer", hardware.buffers.key_bytes), ("value buffer", hardware.buffers.value_bytes)):
+        made = costs.buffer(size)
+        write, read = costs.access(made)
+        energy[name] = run.array_cycles * read + run.loaded_bytes / 2 / word * write
+        area[name] = made.area
+        sources[name] = f"{made.pieces} x {made.macro.name}, {made.macro.source}"
+    energy["DRAM"] = 8 * run.moved_bytes * hardware.dram.energy_pj_per_bit
+    sources["DRAM"] = hardware.dram.source
+    return Bill(
+        {name: amount * 1e-6 for name, amount in energy.items() if amount},
+        {name: hardware.engines * amount * 1e-6 for name, amount in area.items() if amount},
+        sources,
+        missing,
+    )

@@ -1,0 +1,178 @@
+"""What goes into the parts of an engine as they are measured, and what has to come out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from softmaxkit.engine.engine import Engine
+from softmaxkit.engine.sizes import EngineSizes
+from softmaxkit.formats import Array
+
+QUERIES, KEYS = 12, 32
+"""Queries that energy is measured with, and the keys of each."""
+
+SPREAD = 32.0
+"""Standard deviation of the codes of queries, keys and values, which are normal."""
+
+
+class Words(NamedTuple):
+    """What goes into a part, and what has to come out.
+
+    Attributes:
+        inputs: of each cycle, by port.
+        outputs: the name of the output stream.
+        expected: its payloads, in order.
+    """
+
+    inputs: dict[str, Sequence[int]]
+    outputs: str
+    expected: list[int]
+
+
+class Sample(NamedTuple):
+    """Queries on keys and values, and what an engine makes of them.
+
+    Attributes:
+        queries: int64 (QUERIES, channels).
+        keys, values: int64 (KEYS, channels).
+        scores: codes, (QUERIES, KEYS).
+        outputs: (QUERIES, channels).
+    """
+
+    queries: Array
+    keys: Array
+    values: Array
+    scores: Array
+    outputs: Array
+
+    @classmethod
+    def of(cls, engine: Engine) -> Sample:
+        """Return normal codes for an engine."""
+        random, channels = np.random.default_rng(0), engine.sizes.channels
+        queries, keys, values = (_codes(random, count, channels) for count in (QUERIES, KEYS, KEYS))
+        outputs = engine.golden(queries, keys, values, np.full(QUERIES, KEYS))
+        return cls(queries, keys, values, engine.attention.scores(queries, keys), outputs)
+
+
+def of_scores(engine: Engine, sample: Sample) -> Words:
+    """Return queries that meet `KEYS` keys each, and their scores."""
+    sizes, unit = engine.sizes, engine.unit
+    words = sizes.beats(KEYS) * sizes.steps
+    cycles, bits, width = words * QUERIES, sizes.max_keys.bit_length(), 8 * sizes.columns
+    payloads = []
+    for cycle in range(cycles):
+        query, step = cycle // words, cycle % sizes.steps
+        codes = sample.queries[query, step * sizes.columns :][: sizes.columns]
+        payloads.append(_packed(codes, 8) | KEYS << width | (step == sizes.steps - 1) << (width + bits))
+    inputs = {
+        "queries_valid": [1] * cycles,
+        "queries_payload": payloads,
+        "scores_ready": [1] * cycles,
+        "keys_data": _memory(sample.keys, sizes, cycles, 1),
+    }
+    return Words(_after_reset(inputs), "scores", _score_beats(sample.scores, sizes, unit.code_shape.width))
+
+
+def _score_beats(scores: Array, sizes: EngineSizes, bits: int) -> list[int]:
+    """Return rows of scores as beats of the unit's stream."""
+    full, last = (1 << sizes.rows) - 1, sizes.beats(KEYS) - 1
+    return [
+        _packed(row[beat * sizes.rows :][: sizes.rows], bits)
+        | full << (bits * sizes.rows)
+        | (beat == last) << ((bits + 1) * sizes.rows)
+        for row in scores
+        for beat in range(last + 1)
+    ]
+
+
+def of_values(engine: Engine, sample: Sample) -> Words:
+    """Return weights as the unit gives them, and the outputs."""
+    sizes = engine.sizes
+    words = sizes.beats(KEYS) * sizes.steps
+    cycles = words * QUERIES
+    beats = _weight_beats(engine, sample)
+    inputs: dict[str, Sequence[int]] = {
+        "weights_valid": [int(cycle % sizes.steps == 0) for cycle in range(cycles)],
+        "weights_payload": [beats[cycle // sizes.steps] for cycle in range(cycles)],
+        "outputs_ready": [1] * cycles,
+        "values_data": _memory(sample.values, sizes, cycles, 2),  # weights first go through a queue
+    }
+    if engine.pipeline == "deferred":
+        rows = engine.attention.spec.deferred(sample.scores, None, engine.attention.constants)
+        width = engine.output.factors.p.factor.shape().width
+        least = engine.unit.least_places
+        factors = [int(row[0]) | (int(places[0]) - least) << width for row, places in zip(*rows[-2:], strict=True)]
+        # A row's sums come some cycles after its weights.
+        inputs["factors_payload"] = [factors[max(cycle - 4 - sizes.steps, 0) // words] for cycle in range(cycles)]
+        inputs["factors_valid"] = [1] * cycles
+    expected = [
+        _packed(output[step * sizes.columns :][: sizes.columns], 8) | (step == sizes.steps - 1) << (8 * sizes.columns)
+        for output in sample.outputs
+        for step in range(sizes.steps)
+    ]
+    return Words(_after_reset(inputs), "outputs", expected)
+
+
+def _weight_beats(engine: Engine, sample: Sample) -> list[int]:
+    """Return the weights of rows as beats of the stream into the PV array."""
+    spec, constants = engine.attention.spec, engine.attention.constants
+    sizes, bits = engine.sizes, engine.unit.weight_bits
+    last = sizes.beats(KEYS) - 1
+    if engine.pipeline != "deferred":
+        weights = spec.weights(spec.golden(sample.scores, None, constants))
+        rises, width, rise_bits = np.zeros((len(weights), 1), np.int64), KEYS, 0
+    else:
+        rows = spec.deferred(sample.scores, None, constants)
+        weights, rises, width = rows.weights, rows.rises, rows.width
+        rise_bits = engine.unit.weights.p.rise.shape().width
+    words = []
+    for row, rise in zip(weights, rises, strict=True):
+        for beat in range(last + 1):
+            first = beat * sizes.rows
+            risen = int(rise[first // width]) if first % width == 0 else 0
+            word = _packed(row[first:][: sizes.rows], bits) | risen << (bits * sizes.rows)
+            words.append(word | (beat == last) << (bits * sizes.rows + rise_bits))
+    return words
+
+
+def of_unit(engine: Engine, sample: Sample) -> Words:
+    """Return scores at full rate, and the weights of a deferred unit."""
+    beats = _score_beats(sample.scores, engine.sizes, engine.unit.code_shape.width) * 12
+    inputs = {
+        "scores_valid": [1] * len(beats),
+        "scores_payload": beats,
+        "weights_ready": [1] * len(beats),
+        "factors_ready": [1] * len(beats),
+    }
+    return Words(_after_reset(inputs), "weights", _weight_beats(engine, sample) * 12)
+
+
+def _codes(random: np.random.Generator, count: int, channels: int) -> Array:
+    """Return normal codes, int64 (count, channels)."""
+    return np.clip(np.round(SPREAD * random.standard_normal((count, channels))), -128, 127).astype(np.int64)
+
+
+def _memory(codes: Array, sizes: EngineSizes, cycles: int, after: int) -> list[int]:
+    """Return the words that a buffer gives in each cycle, so many after the input, over and over."""
+    words = [
+        _packed(codes[beat : beat + sizes.rows, step : step + sizes.columns].ravel(), 8)
+        for beat in range(0, len(codes), sizes.rows)
+        for step in range(0, sizes.channels, sizes.columns)
+    ]
+    return [words[(cycle - after) % len(words)] for cycle in range(cycles)]
+
+
+def _packed(codes: Array, bits: int) -> int:
+    """Return codes side by side in one word, the first lowest."""
+    word = 0
+    for code in reversed(codes.tolist()):
+        word = word << bits | (code & (1 << bits) - 1)
+    return word
+
+
+def _after_reset(inputs: Mapping[str, Sequence[int]]) -> dict[str, Sequence[int]]:
+    """Put the cycle of the reset before those of the inputs."""
+    return {name: [values[0], *values] for name, values in inputs.items()}

@@ -1,0 +1,37 @@
+"""What an engine does with its first queries, stage by stage, for a picture."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import Any
+
+from softmaxkit.engine.cycles import times
+from softmaxkit.engine.engine import Engine
+from softmaxkit.simulation.queries import Queries
+
+SHOWN = 6
+"""Queries in a picture."""
+
+
+def timeline(engine: Engine, queries: Queries) -> list[dict[str, Any]]:
+    """Return when each stage works on the first queries of a job, and on those that follow it in a next one.
+
+    Returns:
+        dicts of `query`, `keys`, and the cycles from which and to which the QK array (`qk`), the unit (`unit`: until
+        the first weights leave) and the PV array (`pv`) work; empty where the keys are more than the engine is built
+        for.
+    """
+    if queries.last > engine.sizes.max_keys:
+        return []
+    jobs = -(-SHOWN // len(queries)) if len(queries) < SHOWN else 1
+    attended = list(islice((keys for _ in range(jobs) for keys in queries), SHOWN))
+    shown = []
+    for number, (keys, each) in enumerate(zip(attended, times(engine, attended), strict=True)):
+        works = engine.sizes.steps * engine.sizes.beats(keys)
+        stages = {
+            "qk": (each.begun, each.begun + works),
+            "unit": (each.begun + engine.sizes.steps, each.weighted),
+            "pv": (each.weighted, each.weighted + works),
+        }
+        shown.append({"query": number, "keys": keys, **stages})
+    return shown

@@ -1,0 +1,87 @@
+"""Area and energy of an engine's parts, from records."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from made_records import MADE, array_area, write_records
+
+from softmaxkit.engine.sizes import EngineSizes
+from softmaxkit.flow.sram import MACROS, arranged
+from softmaxkit.methods import METHODS
+from softmaxkit.simulation.costs import Costs, NoRecord
+from softmaxkit.simulation.hardware import read_hardware
+
+SPEC = METHODS["softermax"]()
+EDGE = read_hardware("edge-npu")
+
+
+def costs(records: Path, rows: int = 16, keys: int = 1024) -> Costs:
+    return Costs(EDGE, SPEC, "token", EngineSizes(rows, 8, 64, 1024), keys, records)
+
+
+def test_arrays_are_fitted_to_their_sizes(tmp_path: Path) -> None:
+    made = costs(write_records(tmp_path, SPEC))
+    for name in ("query-key", "value"):
+        area = array_area(name, 16, 8, 64)
+        part = made.array(name)
+        assert part.area_um2 == pytest.approx(area)
+        assert part.energy_pj == pytest.approx(area / 100)
+
+
+@pytest.mark.parametrize(("rows", "share"), [(16, 1), (32, 2), (8, 0.5)])
+def test_units_are_taken_from_the_nearest_record(tmp_path: Path, rows: int, share: float) -> None:
+    unit = costs(write_records(tmp_path, SPEC), rows).unit
+    assert unit.area_um2 == share * float(MADE["area_um2"])
+    assert unit.energy_pj == MADE["energy_pj_per_element"]
+    assert ("times" in unit.source) == (share != 1)
+
+
+def test_rows_wait_in_memory_for_the_longest_of_them(tmp_path: Path) -> None:
+    records = write_records(tmp_path, SPEC)
+    for keys in (256, 4096, 1 << 20):
+        ((made, energy),) = costs(records, keys=keys).unit_memories.values()
+        # The record's memory has 4 words beyond the 16 of its longest row.
+        assert made == arranged(160, keys // 16 + 4, MACROS["sky130"])
+        assert energy == pytest.approx((made.cycle(1, 0, 10.0) + made.cycle(0, 1, 10.0)) / 16)
+
+
+def test_what_no_record_says_comes_with_the_command(tmp_path: Path) -> None:
+    with pytest.raises(NoRecord, match="softmaxkit synth softermax --lanes 16 --storage memory"):
+        _ = costs(tmp_path).unit
+    with pytest.raises(NoRecord, match=r"python -m softmaxkit\.simulation\.arrays --cells sky130 --method softermax"):
+        costs(tmp_path).array("value")
+    other = write_records(tmp_path, METHODS["exact"]())
+    with pytest.raises(NoRecord, match="a unit of softermax"):
+        _ = costs(other).unit
+
+
+def test_arrays_of_another_method_serve_where_their_widths_are_the_same(tmp_path: Path) -> None:
+    other, exact = METHODS["consmax"](), METHODS["exact"]()
+    made = costs(write_records(tmp_path, other))
+    assert made.array("value").area_um2 == pytest.approx(array_area("value", 16, 8, 64))
+    floats = Costs(EDGE, exact, "token", made.sizes, 1024, tmp_path)
+    assert floats.array("value") == made.array("value")
+    with pytest.raises(NoRecord, match="the query-key of exact"):  # its scores are floats
+        floats.array("query-key")
+    late = Costs(EDGE, SPEC, "deferred", made.sizes, 1024, tmp_path)
+    with pytest.raises(NoRecord, match="the value of softermax"):  # whose sums are shifted, and divided in the end
+        late.array("value")
+
+
+def test_a_damaged_record_is_named(tmp_path: Path) -> None:
+    write_records(tmp_path, SPEC)
+    (tmp_path / "accelerator" / "units-broken.json").write_text("{")
+    with pytest.raises(ValueError, match=r"units-broken\.json is no record"):
+        _ = costs(tmp_path).unit
+
+
+def test_a_clock_that_no_netlist_reaches_is_refused(tmp_path: Path) -> None:
+    made = costs(write_records(tmp_path, SPEC))
+    parts = {"QK array": made.array("query-key"), "softmax unit": made.unit}
+    made.check_clock(parts)
+    fast = replace(made, hardware=replace(EDGE, clock_mhz=115.0))
+    with pytest.raises(ValueError, match="clock_mhz: the QK array of softermax in sky130 reaches 110 MHz"):
+        fast.check_clock(parts)

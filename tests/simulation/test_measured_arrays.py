@@ -1,0 +1,50 @@
+"""Arrays as netlists: what goes in, that every output is compared, and that a wrong one is found."""
+
+from __future__ import annotations
+
+import pytest
+
+from softmaxkit.engine.engine import Engine
+from softmaxkit.engine.golden import Attention
+from softmaxkit.flow.simulate import can_verilate
+from softmaxkit.methods import METHODS
+from softmaxkit.simulation import arrays
+from softmaxkit.simulation.arrays import QUERY_KEY, UNIT, VALUE, measure_array
+from softmaxkit.simulation.stimuli import KEYS, QUERIES, Sample, of_scores
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*created but never used")
+
+SPEC = METHODS["softermax"]()
+
+
+def engine(pipeline: str = "token") -> Engine:
+    return Engine(Attention.of(SPEC, 2), 2, 1, 64, pipeline=pipeline)
+
+
+def test_the_sample_is_what_golden_attention_makes_of_it() -> None:
+    own = engine()
+    sample = Sample.of(own)
+    assert sample.outputs.shape == (QUERIES, 2)
+    assert (sample.scores == own.attention.scores(sample.queries, sample.keys)).all()
+    words = of_scores(own, sample)
+    # Two cycles for a beat of two keys, and one for the reset.
+    assert {len(values) for values in words.inputs.values()} == {QUERIES * KEYS // 2 * 2 + 1}
+    assert len(words.expected) == QUERIES * KEYS // 2
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not can_verilate(), reason="Verilator is not installed")
+@pytest.mark.parametrize(
+    ("name", "pipeline"), [(QUERY_KEY, "token"), (VALUE, "token"), (VALUE, "deferred"), (UNIT, "deferred")]
+)
+def test_a_netlist_is_compared_with_the_integers(name: str, pipeline: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = engine(pipeline)
+    driven = measure_array(own, name, "sky130")
+    assert driven.area_um2 > 1000
+    assert driven.energy_pj_per_cycle > 1
+    made_by = {QUERY_KEY: "of_scores", VALUE: "of_values", UNIT: "of_unit"}[name]
+    words = getattr(arrays, made_by)(own, Sample.of(own))
+    wrong = words._replace(expected=[*words.expected[:9], words.expected[9] ^ 1, *words.expected[10:]])
+    monkeypatch.setattr(arrays, made_by, lambda *_: wrong)
+    with pytest.raises(RuntimeError, match=f"1 of .* outputs of the {name} array differ from the integers"):
+        measure_array(own, name, "sky130")

@@ -1,0 +1,173 @@
+"""Whole models on chips: conservation, limits of memory, and how engines share heads."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made_records import write_records
+
+from softmaxkit.cli import main
+from softmaxkit.engine.cycles import times
+from softmaxkit.methods import METHODS
+from softmaxkit.simulation.chip import queries_of, run
+from softmaxkit.simulation.cycles import Pace
+from softmaxkit.simulation.hardware import Hardware, read_hardware
+from softmaxkit.simulation.pipelines import engine_of, pipelines_of
+from softmaxkit.simulation.simulate import SimulationOptions, simulate
+from softmaxkit.simulation.workload import PUBLISHED, Workload
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*created but never used")
+
+EDGE = read_hardware("edge-npu")
+SMALL = Workload("small", 2, 4, 2, 32, True, "for tests")
+CONSMAX, SOFTERMAX = METHODS["consmax"](), METHODS["softermax"]()
+
+
+def changed(hardware: Hardware, **keys: Any) -> Hardware:
+    """Return hardware with other keys: of its parts as `dram__bandwidth_gb_per_s`."""
+    for key, value in keys.items():
+        part, _, name = key.rpartition("__")
+        inner = replace(getattr(hardware, part), **{name: value}) if part else value
+        hardware = replace(hardware, **{part or name: inner})
+    return hardware
+
+
+def results(hardware: Hardware, workload: Workload = SMALL, phase: Any = "generation", **options: Any) -> list[Any]:
+    chosen = {
+        "specs": [CONSMAX, SOFTERMAX],
+        "pipelines": ["element", "token"],
+        "contexts": [256],
+        "chips": [],
+        "records": Path("none"),
+    }
+    return simulate(SimulationOptions(workload, hardware, phase=phase, **{**chosen, **options}), [], print)["results"]
+
+
+def test_where_memory_is_no_limit_cycles_are_those_of_the_engine() -> None:
+    """One engine, one layer after another: the recurrence of one engine over all heads is the whole."""
+    hardware = changed(EDGE, engines=1, dram__bandwidth_gb_per_s=1e9)
+    for spec in (CONSMAX, SOFTERMAX):
+        engine = engine_of(spec, pipelines_of(spec)[0], hardware, SMALL.channels, 256)
+        (result,) = results(hardware, specs=[spec])
+        layer = times(engine, [256] * SMALL.heads)[-1].last + 1
+        assert result["cycles"] == SMALL.layers * layer
+        assert result["memory_percent"] == pytest.approx(0, abs=1e-3)
+
+
+@pytest.mark.parametrize("phase", ["prompt", "generation"])
+@pytest.mark.parametrize("double", [True, False])
+@pytest.mark.parametrize("kib", [1, 16, 256])
+@pytest.mark.parametrize("bandwidth", [0.1, 10.0, 1e6])
+def test_the_parts_of_the_time_add_up(phase: str, double: bool, kib: int, bandwidth: float) -> None:
+    hardware = changed(
+        EDGE, buffers__double=double, buffers__key_kib=kib, buffers__value_kib=kib, dram__bandwidth_gb_per_s=bandwidth
+    )
+    for result in results(hardware, phase=phase):
+        parts = [result[f"{name}_percent"] for name in ("busy", "memory", "unit", "drain")]
+        assert sum(parts) == pytest.approx(100)
+        assert min(parts) >= -1e-9
+        assert result["computed_cycles"] <= result["cycles"]
+        assert result["seconds"] >= result["moved_bytes"] / (bandwidth * 1e9)  # no more than memory gives
+        assert 0 < result["utilization_percent"] <= 100
+
+
+def test_more_of_anything_never_takes_longer() -> None:
+    for key, values in (
+        ("dram__bandwidth_gb_per_s", (0.1, 1.0, 10.0, 1000.0)),
+        ("buffers__key_kib", (1, 8, 64)),
+        ("engines", (1, 2, 4)),
+    ):
+        # Several engines that begin at once share the memory for their first keys, which takes each some cycles longer.
+        chip = changed(EDGE, dram__bandwidth_gb_per_s=1e9) if key == "engines" else EDGE
+        for phase in ("prompt", "generation"):
+            slower: list[int] | None = None
+            for value in values:
+                cycles = [each["cycles"] for each in results(changed(chip, **{key: value}), phase=phase)]
+                assert slower is None or all(new <= old for new, old in zip(cycles, slower, strict=True)), (key, value)
+                slower = cycles
+
+
+def test_engines_share_a_head_where_there_are_more_engines_than_heads() -> None:
+    hardware = changed(EDGE, engines=8, dram__bandwidth_gb_per_s=1e9)
+    engine = engine_of(CONSMAX, "element", hardware, SMALL.channels, 256)
+    queries = queries_of(SMALL, "prompt", 256)
+    done = run(SMALL, hardware, Pace(engine), queries)
+    assert done.engines_per_head >= 4
+    alone = run(SMALL, changed(hardware, engines=1), Pace(engine), queries)
+    assert done.cycles < 0.15 * alone.cycles
+    assert done.multiplications == alone.multiplications
+
+
+def test_buffers_smaller_than_a_tile_are_refused() -> None:
+    hardware = changed(EDGE, buffers__key_kib=0.5)
+    with pytest.raises(ValueError, match=r"buffers\.key_kib holds two tiles of arrays\.rows keys of 128 channels"):
+        results(hardware, replace(SMALL, channels=128))
+
+
+def test_a_row_unit_waits_and_an_element_unit_does_not() -> None:
+    hardware = changed(EDGE, engines=4, dram__bandwidth_gb_per_s=1e9)
+    element, token = results(hardware, contexts=[4096])
+    assert element["drain_percent"] < 5
+    assert token["drain_percent"] > 30
+
+
+def test_the_largest_takes_seconds() -> None:
+    began = time.monotonic()
+    found = results(read_hardware("tpu-like"), PUBLISHED["llama-70b"], "prompt", contexts=[1 << 20])
+    found += results(read_hardware("tpu-like"), PUBLISHED["llama-70b"], contexts=[1 << 20])
+    assert time.monotonic() - began < 10
+    assert all(each["cycles"] > 1e6 for each in found)
+
+
+def test_energy_is_that_of_the_parts(tmp_path: Path) -> None:
+    records = write_records(tmp_path, CONSMAX, waits=False)
+    (result,) = results(EDGE, specs=[CONSMAX], records=records)
+    scores = SMALL.layers * SMALL.heads * 256
+    assert result["energy_uj_by_part"]["softmax unit"] == pytest.approx(1e-6 * scores * 10.0)
+    assert result["energy_uj_by_part"]["DRAM"] == pytest.approx(8e-6 * result["moved_bytes"] * 8)
+    assert sum(result["energy_uj_by_part"].values()) == pytest.approx(result["energy_uj"])
+    assert sum(result["area_mm2_by_part"].values()) == pytest.approx(result["area_mm2"])
+    assert set(result["area_mm2_by_part"]) <= set(result["sources"])
+    assert "row memory" not in result["area_mm2_by_part"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["gpt2", "--context", "many"], "a number of tokens such as 1024, 128k or 1M, not 'many'"),
+        (["gpt2", "--pipeline", "fast"], "--pipeline is "),
+        (["gpt2", "--method", "exaq", "--pipeline", "element"], "no method has the pipeline element"),
+        (["bert-base", "--generate"], "not causal"),
+        (["gpt2", "--hardware", "none"], "no hardware is called 'none'"),
+    ],
+)
+def test_wrong_arguments_get_one_line(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["simulate", *words]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page, record = tmp_path / "page.html", tmp_path / "record.json"
+    words = ["simulate", "gpt2", "--generate", "--context", "128", "--context", "1k", "--method", "consmax"]
+    files = [
+        "--json",
+        str(record),
+        "--html",
+        str(page),
+        "--records",
+        str(write_records(tmp_path, CONSMAX, waits=False)),
+    ]
+    assert main([*words, *files, "--chips", "2"]) == 0
+    out = capsys.readouterr().out
+    assert "Attention of gpt2 on Edge NPU, a token" in out
+    assert "Keys split over chips" in out
+    text = page.read_text(encoding="utf-8")
+    assert "What an engine does with its first queries" in text
+    assert "timeline-chart" in text or "timeline-figure" in text
+    assert '"energy_uj_per_token"' in record.read_text(encoding="utf-8")

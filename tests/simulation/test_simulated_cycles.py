@@ -1,0 +1,89 @@
+"""Closed forms against the recurrence, and the recurrence of a chip against the engine's own."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+import pytest
+
+from softmaxkit.engine.cycles import times
+from softmaxkit.engine.engine import Engine
+from softmaxkit.engine.golden import Attention
+from softmaxkit.methods import METHODS
+from softmaxkit.simulation.cycles import Pace
+from softmaxkit.simulation.pipelines import pipelines_of
+from softmaxkit.simulation.queries import Queries
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*created but never used")
+
+
+SPECS = [method().for_hardware() for method in METHODS.values()]
+
+
+def random_queries(random: random.Random) -> Queries:
+    return Queries(random.randint(1, 40), random.choice([0, 1, 2]), random.randint(1, 60), random.randint(1, 3))
+
+
+def engines(random: random.Random, count: int) -> Iterator[Engine]:
+    for _ in range(count):
+        spec = random.choice(SPECS)
+        rows, columns, steps = (random.choice(sizes) for sizes in ([1, 2, 4, 8, 16], [1, 2, 4, 8], [1, 2, 4, 8]))
+        pipeline = random.choice(pipelines_of(spec))
+        yield Engine(Attention.of(spec, columns * steps), rows, columns, 256, pipeline=pipeline)
+
+
+def test_sums_over_queries_are_those_of_a_list() -> None:
+    chosen = random.Random(0)
+    for _ in range(500):
+        queries, rows = random_queries(chosen), chosen.randint(1, 17)
+        steps, least = chosen.randint(1, 8), chosen.randint(1, 30)
+        listed = [*queries]
+        assert queries.cycles(rows, steps, least) == sum(max(steps * -(-keys // rows), least) for keys in listed)
+        assert (queries.keys, len(queries), queries.last) == (sum(listed), len(listed), listed[-1])
+
+
+def test_an_engine_that_shares_a_head_has_most_to_do() -> None:
+    chosen = random.Random(1)
+    for _ in range(200):
+        queries = Queries(chosen.randint(1, 9), chosen.choice([0, 1]), chosen.randint(1, 40), chosen.choice([1, 2, 4]))
+        share = chosen.choice([1, 2, 4, 8])
+        positions = max(share // queries.group, 1)
+        dealt = [
+            [
+                keys
+                for place in range(start, queries.positions, positions)
+                for keys in [queries.first + queries.step * place]
+            ]
+            for start in range(min(positions, queries.positions))
+        ]
+        own = queries.of_engine(share)
+        most = max(sum(each) for each in dealt) * -(-queries.group // share)
+        assert own.keys == most, (queries, share)
+
+
+def test_closed_forms_equal_the_recurrence() -> None:
+    chosen = random.Random(2)
+    for engine in engines(chosen, 120):
+        queries, jobs = random_queries(chosen), chosen.randint(1, 3)
+        stepped = times(engine, [*queries] * jobs)[-1].last + 1
+        assert Pace(engine).total(queries, jobs) == stepped, (engine.attention.spec, engine.sizes, queries, jobs)
+
+
+def test_rows_longer_than_the_engine_follow_from_its_own() -> None:
+    chosen = random.Random(3)
+    for spec, pipeline in [(each, pipeline) for each in SPECS for pipeline in pipelines_of(each)]:
+        attention = Attention.of(spec, 16)
+        short, long = (Pace(Engine(attention, 8, 8, keys, pipeline=pipeline)) for keys in (512, 2048))
+        for keys in (600, 1024, chosen.randint(513, 2048)):
+            assert short.latency(keys) == long.latency(keys)
+            assert short.interval(keys) == long.interval(keys)
+            assert short.load(keys) == long.load(keys)
+
+
+def test_the_parts_of_a_queries_time_add_up() -> None:
+    engine = Engine(Attention.of(METHODS["softermax"](), 64), 16, 16, 1024)
+    pace, queries = Pace(engine), Queries(1, 1, 100, 2)
+    waiting = pace.begins(queries) - pace.busy(queries)
+    assert waiting == 0
+    assert pace.total(queries) == pace.busy(queries) + waiting + pace.drain(queries.last)
