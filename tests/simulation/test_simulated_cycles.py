@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
@@ -41,6 +42,8 @@ def test_sums_over_queries_are_those_of_a_list() -> None:
         listed = [*queries]
         assert queries.cycles(rows, steps, least) == sum(max(steps * -(-keys // rows), least) for keys in listed)
         assert (queries.keys, len(queries), queries.last) == (sum(listed), len(listed), listed[-1])
+        by_beats = Counter(-(-keys // rows) for keys in listed)
+        assert {count: number for count, number in queries.by_beats(rows) if number} == by_beats
 
 
 def test_an_engine_that_shares_a_head_has_most_to_do() -> None:

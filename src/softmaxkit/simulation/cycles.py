@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from softmaxkit.blocks.stream import beats
 from softmaxkit.engine.cycles import loading, times
+from softmaxkit.methods.base.unit import DeferredUnit
 from softmaxkit.simulation.queries import Queries
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ class Pace:
 
     A query follows the one before it as soon as the QK array is free and the unit takes a further row. Where none
     attends to fewer keys than the one before it, none waits for the PV array: that works as long on a query as the QK
-    array does.
+    array does. What the unit refuses of a query holds up the one behind it.
 
     Args:
         engine: the hardware.
@@ -60,9 +61,16 @@ class Pace:
         """Return the cycles that a query stays inside after the next one could begin."""
         return self.latency(keys) - self.interval(keys)
 
+    def refused(self, keys: int) -> int:
+        """Return the cycles for which the unit does not take the last scores of a query, behind which others wait."""
+        unit, rows = self.engine.unit, self.engine.sizes.rows
+        return 0 if isinstance(unit, DeferredUnit) else unit.refuses(rows * beats(keys, rows), self.steps)
+
     def begins(self, queries: Queries) -> int:
         """Return the cycles from the first query to that which could follow the last."""
-        return queries.cycles(self.engine.sizes.rows, self.steps, self.engine.apart)
+        rows = self.engine.sizes.rows
+        held = sum(self.refused(rows * count) * number for count, number in queries.by_beats(rows))
+        return queries.cycles(rows, self.steps, self.engine.apart) + held - self.refused(queries.last)
 
     def total(self, queries: Queries, jobs: int = 1) -> int:
         """Return the cycles of jobs of such queries, one after another, from the first beat in to the last beat out.
@@ -70,9 +78,9 @@ class Pace:
         A job may begin while the last queries of the one before it are inside, but in an engine into which none may go
         after a longer one.
         """
-        drain = self.drain(queries.last)
         drains = jobs if self.engine.ordered and queries.last > queries.first else 1
-        return jobs * self.begins(queries) + drains * drain
+        held = (jobs - drains) * self.refused(queries.last)
+        return jobs * self.begins(queries) + held + drains * self.drain(queries.last)
 
     def busy(self, queries: Queries) -> int:
         """Return the cycles in which each array works on queries."""

@@ -59,6 +59,20 @@ class Queries:
             total += _sum(steps * first, steps * self.step, count, least)
         return self.group * total
 
+    def by_beats(self, rows: int) -> Iterator[tuple[int, int]]:
+        """Yield numbers of beats, and how many queries take so many.
+
+        Args:
+            rows: keys of a beat.
+        """
+        for count in range(-(-self.first // rows), -(-self.last // rows) + 1):
+            if self.step == 0:
+                yield count, len(self)
+                continue
+            begin = max(-(-((count - 1) * rows + 1 - self.first) // self.step), 0)
+            end = min((count * rows - self.first) // self.step, self.positions - 1)
+            yield count, self.group * max(end - begin + 1, 0)
+
     def of_engine(self, engines: int) -> Queries:
         """Return those of the engine that has most to do, where several take them in turn."""
         if self.group % engines == 0:
