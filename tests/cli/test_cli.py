@@ -210,6 +210,7 @@ def test_compare_does_the_main_job(capsys: pytest.CaptureFixture[str], tmp_path:
     assert timeless[0] == timeless[1]
 
 
+@pytest.mark.slow
 def test_compare_takes_a_pretrained_model(capsys: pytest.CaptureFixture[str], tmp_path: Path, text: str) -> None:
     code, _, err = run(
         capsys, "train", "exact", "--text", text, "--context", 16, "--steps", 4, "-o", tmp_path / "model"
@@ -229,6 +230,7 @@ def test_compare_takes_a_pretrained_model(capsys: pytest.CaptureFixture[str], tm
     assert [result["training_description"] for result in results] == ["pretrained, then 2 steps"] * 6
 
 
+@pytest.mark.slow
 def test_leaving_out_a_method_that_has_to_train_is_reported(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, text: str
 ) -> None:
@@ -277,6 +279,7 @@ def test_compare_takes_specs_from_files(capsys: pytest.CaptureFixture[str], tmp_
     assert results[2]["loss_nats"] == results[0]["loss_nats"]
 
 
+@pytest.mark.slow
 def test_ctrl_c_then_the_same_command_continues(tmp_path: Path, text: str) -> None:
     script = (
         "import os, signal, sys\n"
@@ -444,6 +447,7 @@ def test_options_of_a_head_without_a_model_are_refused(
     assert "say which head of a --model, and what to run it on; give one" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_compare_of_several_seeds_gives_means_and_spreads(tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_text("all work and no play makes a dull text. " * 2000)

@@ -141,7 +141,7 @@ def test_a_phone_has_room_for_fingers_and_one_column_of_panels(tab: Browser) -> 
     assert len({panel["x"] for panel in boxes(tab, "#function .plot")}) == 3
 
 
-@pytest.mark.parametrize("width", [300, 640, 1280])
+@pytest.mark.parametrize("width", [300, 640, pytest.param(1280, marks=pytest.mark.slow)])
 def test_random_points_get_labels_that_keep_apart(tab: Browser, width: int) -> None:
     chance = random.Random(width)
     for count in (2, 9, 30):

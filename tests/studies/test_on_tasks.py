@@ -89,6 +89,7 @@ def test_methods_learn_a_task(encoder: str, task: str, tmp_path: Path) -> None:
     assert titles == []
 
 
+@pytest.mark.slow
 def test_calibrated_methods_can_be_fine_tuned_too(encoder: str, task: str, tmp_path: Path) -> None:
     chosen = options(encoder, task, tmp_path / "runs", seeds=(0,))
     specs = (Exaq(bits=2), Softermax(log2e=True))
@@ -144,6 +145,7 @@ def test_an_interrupted_task_continues(
     assert not [folder for folder in runs if folder.exists()]
 
 
+@pytest.mark.slow
 def test_weights_come_back_as_they_were_trained(encoder: str, task: str, tmp_path: Path) -> None:
     chosen = options(encoder, task, tmp_path / "runs", seeds=(0,))
     first = measure_tasks(chosen, [], silent)

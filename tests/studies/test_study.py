@@ -200,6 +200,7 @@ def test_a_point_that_diverges_is_recorded_and_the_others_continue(
     json.dumps(record, allow_nan=False)
 
 
+@pytest.mark.slow
 def test_a_text_is_read_once_for_every_context_and_number_of_tokens(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
