@@ -21,7 +21,7 @@ FAKE = FakeTensorMode()
 @pytest.fixture(autouse=True)
 def card(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Let there be an H100, whose tensors have no memory."""
-    monkeypatch.setattr(cards, "_capability", lambda index: (9, 0))
+    monkeypatch.setattr(cards, "capability", lambda index: (9, 0))
     monkeypatch.delenv(backends.VARIABLE, raising=False)
     monkeypatch.delenv(cards.INTERPRETER, raising=False)
     backends.reset()
@@ -111,7 +111,7 @@ def test_what_a_machine_lacks(lacking: str, reason: str, monkeypatch: pytest.Mon
     if lacking == "NVIDIA":
         monkeypatch.setattr(torch.version, "hip", "7.0")
     if lacking == "capability":
-        monkeypatch.setattr(cards, "_capability", lambda index: (7, 5))
+        monkeypatch.setattr(cards, "capability", lambda index: (7, 5))
     query = on_card()
     assert softmaxkit.explain(ConSmax(), query, query, query, **NUMBERS).refusals == {
         "triton": [reason],

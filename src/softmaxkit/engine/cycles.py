@@ -64,9 +64,7 @@ def times(engine: Engine, attended: Sequence[int]) -> list[Times]:
             begun, refused = max(begun, rows[-1].last + 1), 0
         count = sizes.beats(keys)
         # What the unit refuses of the query before holds up this one, which is in the QK array by then.
-        held, refused = refused, 0
-        if not isinstance(unit, DeferredUnit):
-            refused = unit.refuses(count * sizes.rows, steps)
+        held, refused = refused, unit.refuses(count * sizes.rows, steps)
         scored = begun + steps * count - 1 + DEPTH + held + refused
         behind = DEPTH
         if isinstance(unit, DeferredUnit):

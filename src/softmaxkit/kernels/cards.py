@@ -38,15 +38,16 @@ def reasons_against(device: torch.device) -> list[str]:
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _reason_against(index: int | None) -> str:
     """Say why a card's kind is too old; empty where it is not. Dynamo takes a string for a constant, and no tuple."""
-    capability = _capability(index)
-    if capability >= LEAST_CAPABILITY:
+    has = capability(index)
+    if has >= LEAST_CAPABILITY:
         return ""
-    least, has = (".".join(map(str, numbers)) for numbers in (LEAST_CAPABILITY, capability))
-    return f"it needs compute capability {least}, and this card has {has}"
+    least, own = (".".join(map(str, numbers)) for numbers in (LEAST_CAPABILITY, has))
+    return f"it needs compute capability {least}, and this card has {own}"
 
 
 @cache
-def _capability(index: int | None) -> tuple[int, int]:
+def capability(index: int | None) -> tuple[int, int]:
+    """Return the compute capability of a card."""
     return torch.cuda.get_device_capability(index)
 
 

@@ -204,7 +204,7 @@ def _fused_output(
     if base is not None and method.mode != "integer" and runs_on_gpu(query.device) and not reasons:
         if _choice_watcher is not None:
             _choice_watcher(attention, only_torch(query.device, IS_TORCHS_OWN))
-        return scaled_dot_product(base, query, key, value, mask, None, dropout, mask is None and causal, scaling)
+        return scaled_dot_product(base, query, key, value, mask, None, dropout, causal, scaling)
     operands = query, read_by(query, key), read_by(query, value)
     call, choice = choose(
         method, *operands, dropout_p=dropout, scale=scaling, native_reasons=_reasons_against_native(method.mode)
@@ -214,7 +214,7 @@ def _fused_output(
     if _choice_watcher is not None:
         _choice_watcher(attention, after_a_look(call, choice, *operands, mask, causal, scaling))
     if call is not None and choice.kernel:
-        return fused(call, choice, *operands, mask, mask is None and causal, scaling, dropout)
+        return fused(call, choice, *operands, mask, causal, scaling, dropout)
     warns = method.mode == "fused" or _is_float_on_gpu(method, query)
     if warns and _choice_watcher is None and not torch.compiler.is_compiling():
         how = 'mode "fused" runs {} in float here' if method.mode == "fused" else "{} runs through plain torch here"

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from softmaxkit.blocks.stream import beats
 from softmaxkit.engine.cycles import loading, times
-from softmaxkit.methods.base.unit import DeferredUnit
 from softmaxkit.simulation.queries import Queries
 
 if TYPE_CHECKING:
@@ -63,8 +62,8 @@ class Pace:
 
     def refused(self, keys: int) -> int:
         """Return the cycles for which the unit does not take the last scores of a query, behind which others wait."""
-        unit, rows = self.engine.unit, self.engine.sizes.rows
-        return 0 if isinstance(unit, DeferredUnit) else unit.refuses(rows * beats(keys, rows), self.steps)
+        rows = self.engine.sizes.rows
+        return self.engine.unit.refuses(rows * beats(keys, rows), self.steps)
 
     def begins(self, queries: Queries) -> int:
         """Return the cycles from the first query to that which could follow the last."""

@@ -146,9 +146,9 @@ def attention_backward(
     if not (gradient.numel() and keys and channels):
         return query.new_zeros(query.shape), key.new_zeros(key.shape), value.new_zeros(value.shape), sums
     of_query, of_key, of_value = (x.new_empty(x.shape) for x in (query, key, value))
+    factor, limit, step = level_numbers(clip, levels, log_limit, scale)
     if levels:
         inverse = torch.where(total > 0, 1 / total, 0.0)
-        _, limit, _ = level_numbers(clip, levels, log_limit, scale)
         shift, mean = highest - limit, (gradient.float() * output.float()).sum(-1).contiguous()
     else:
         inverse = mean = sums  # neither is read
@@ -163,8 +163,7 @@ def attention_backward(
         described, tiles, distances = tiles_of(taken, rows)
         kernel[(batch * math.prod(sizes[:2]),)](
             *(*operands, *tiles, *numbers, *results, *places, *distances, *strides),
-            *(sizes[1], groups, queries, keys, sizes[0], *level_numbers(clip, levels, log_limit, scale)),
-            *(scale, dropout),
+            *(sizes[1], groups, queries, keys, sizes[0], factor, limit, step, scale, dropout),
             DESCRIBED=described,
             **_constants(query, value, levels, is_causal, mask, seed, blocks),
         )

@@ -13,7 +13,7 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from softmaxkit.kernels.attention import AttentionCall
-from softmaxkit.kernels.cards import is_interpreted
+from softmaxkit.kernels.cards import capability, is_interpreted
 from softmaxkit.masks import expand_mask
 
 LOG2_E = math.log2(math.e)
@@ -156,7 +156,7 @@ def tiles_of(tensors: Sequence[Tensor], rows: int) -> tuple[bool, list[TensorDes
 
 def has_copy_engine(device: torch.device) -> bool:
     """Does a device bring tiles by itself, as Hopper does? The interpreter plays it."""
-    return device.type != "cuda" or torch.cuda.get_device_capability(device) >= (9, 0)
+    return device.type != "cuda" or capability(device.index) >= (9, 0)
 
 
 def _tiles(tensor: Tensor, rows: int) -> Tiles | None:

@@ -55,6 +55,15 @@ class TakesScores(wiring.Component):
         """Build `Spec.scores_of`: return the score code of a signed product."""
         return saturate_to(m, name, round_places(m, f"{name}_rounded", product, places), self.code_shape)
 
+    def refuses(self, length: int, spacing: int) -> int:
+        """Return the cycles for which the last scores of a row of `length` are not taken; most units take all at once.
+
+        Args:
+            length: scores of the row; the one before was no longer.
+            spacing: cycles from a beat of scores to the next.
+        """
+        return 0
+
 
 class SoftmaxUnit(TakesScores):
     """A streaming unit: rows of score codes in, rows of results out, equal to `spec.golden` bit for bit.
@@ -145,15 +154,6 @@ class SoftmaxUnit(TakesScores):
         """Return when a unit takes and gives rows of `length` scores; results leave a beat a cycle once they begin."""
         last, interval = self.latency(length), self.interval(length)
         return Schedule(last - (beats(length, self.lanes) - 1), last, interval, -(-last // interval))
-
-    def refuses(self, length: int, spacing: int) -> int:
-        """Return the cycles for which the last scores of a row of `length` are not taken; most units take all at once.
-
-        Args:
-            length: scores of the row; the one before was no longer.
-            spacing: cycles from a beat of scores to the next.
-        """
-        return 0
 
     def waits(self, length: int, spacing: int) -> int:
         """Return the cycles from the last scores of a row of `length` to its first result, which is not held up.
