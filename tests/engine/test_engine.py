@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from cases import BY_METHOD
 
-from softmaxkit import Softermax
+from softmaxkit import Exact, Softermax
 from softmaxkit.engine import cycles, verify
 from softmaxkit.engine.cycles import DEPTH, Times, times
 from softmaxkit.engine.engine import Engine
@@ -19,6 +19,7 @@ from softmaxkit.flow.amaranth_simulator import Simulated
 from softmaxkit.flow.faults import Fault
 from softmaxkit.flow.outcome import Traffic
 from softmaxkit.flow.simulate import can_verilate
+from softmaxkit.formats import Float
 from softmaxkit.methods import METHODS
 from softmaxkit.methods.base.spec import Spec
 
@@ -34,7 +35,7 @@ def engine_of(spec: Spec, channels: int = 8, **sizes: Any) -> Engine:
 
 
 @verilator
-@pytest.mark.parametrize(("method", "pipeline"), [(ELEMENT, "element"), (DEFERRED[0], "deferred")])
+@pytest.mark.parametrize(("method", "pipeline"), [(ELEMENT, "element"), *((each, "deferred") for each in DEFERRED)])
 def test_small_engines(method: str, pipeline: str) -> None:
     engine = engine_of(METHODS[method](), pipeline=pipeline)
     result = verify_engine(engine, outputs=3000)
@@ -76,6 +77,10 @@ def test_every_method(method: str, sizes: dict[str, Any]) -> None:
         (Softermax(), {"rows": 16, "columns": 4, "channels": 4, "max_keys": 100, "storage": "memory"}),
         (Softermax(rounding="floor", slice_width=4), {"rows": 2, "columns": 4, "channels": 12, "max_keys": 50}),
         (Softermax(integer_maximum="floor", power_segments=2), {"rows": 8, "columns": 8, "channels": 8}),
+        (Exact(), {"rows": 4, "columns": 8, "channels": 16, "max_keys": 70}),
+        (Exact(), {"rows": 16, "columns": 2, "channels": 6, "max_keys": 100, "storage": "memory"}),
+        (Exact(format=Float(5, 5), schedule="online", slice_width=4), {"rows": 4, "columns": 4, "channels": 8}),
+        (Exact(taylor_degree=3, exponential_segments=2), {"rows": 1, "columns": 4, "channels": 12, "max_keys": 40}),
     ],
     ids=str,
 )
@@ -161,5 +166,9 @@ def test_refuses_what_cannot_divide_last() -> None:
         engine_of(Softermax(), rows=3, pipeline="deferred")
     with pytest.raises(ValueError, match='takes maximum="online"'):
         engine_of(Softermax(maximum="global"), pipeline="deferred")
+    with pytest.raises(ValueError, match="lanes divide a slice of 16 positions, not 3"):
+        engine_of(Exact(), rows=3, pipeline="deferred")
+    with pytest.raises(ValueError, match="a beat every 2 cycles, so columns are at most 4 of 8 channels, not 8"):
+        engine_of(Exact(), columns=8, pipeline="deferred")
     with pytest.raises(ValueError, match="no constants to be loaded"):
         engine_of(Softermax(), loadable=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from softmaxkit import Softermax
+from softmaxkit import Exact, Softermax
 from softmaxkit.engine.golden import Attention, causal, golden_attention, golden_deferred
 from softmaxkit.methods import METHODS
 from softmaxkit.methods.base.spec import Spec
@@ -88,22 +89,66 @@ def one_by_one(spec: Softermax, codes: list[int], values: np.ndarray) -> list[in
     return [max(-128, min(127, rounded(each * mantissa, places))) for each in sums]
 
 
+def floats_one_by_one(spec: Exact, codes: list[int], values: np.ndarray) -> list[int]:
+    """Return a row of `Exact` in the same way; scores are exact fractions."""
+    bits, mantissa_bits = spec.sum_fraction_bits, spec.format.mantissa_bits
+    scores = [Fraction(float(each)) for each in spec.format.decode(np.asarray(codes))]
+    highest: Fraction | None = None
+    total, sums = 0, [0] * values.shape[1]
+
+    def exponential(difference: Fraction) -> tuple[int, int]:
+        """Return significand and shift of exp of a difference up to 0; (0, 0) below the smallest normal."""
+        flushed = Fraction(float(spec.format.decode(spec.format.encode(np.asarray([float(-difference)])))[0]))
+        argument = rounded(rounded_to(flushed, spec.argument_bits) * spec.log2e[0], spec.log2e[1])
+        fraction, shift = argument % (1 << spec.argument_bits), argument >> spec.argument_bits
+        significand = int(spec.exponential(np.asarray([fraction]))[0])
+        exponent = -shift - (significand < 1 << (mantissa_bits + 1))
+        return (significand, shift) if exponent >= spec.format.min_exponent else (0, 0)
+
+    for start in range(0, len(codes), spec.slice_width):
+        part = scores[start : start + spec.slice_width]
+        risen = max([*part, *([] if highest is None else [highest])])
+        significand, shift = (1 << (mantissa_bits + 1), 0) if highest is None else exponential(highest - risen)
+        highest = risen
+        sums = [rounded(each * significand, mantissa_bits + 1 + shift) for each in sums]
+        total = rounded(total * significand, mantissa_bits + 1 + shift)
+        for key, score in enumerate(part, start):
+            significand, shift = exponential(score - highest)
+            power = (significand << (bits - mantissa_bits)) >> (shift + 1)
+            total += power
+            weight = min(rounded(power, bits - 8), 255)
+            sums = [each + weight * int(value) for each, value in zip(sums, values[key], strict=True)]
+    mantissa, exponent = (int(each[0]) for each in spec.reciprocal(np.asarray([total])))
+    places = exponent - bits + 8 + spec.reciprocal.mantissa_bits
+    return [max(-128, min(127, rounded(each * mantissa, places))) for each in sums]
+
+
 def rounded(number: int, places: int) -> int:
     """Divide by a power of two, to nearest, ties to even."""
     return round(Fraction(number, 1 << places))
 
 
-def test_the_division_last_a_number_at_a_time() -> None:
-    spec = Softermax(slice_width=8)
+def rounded_to(number: Fraction, places: int) -> int:
+    """Return a number in so many fraction bits, to nearest, ties to even."""
+    return round(number * (1 << places))
+
+
+@pytest.mark.parametrize(
+    ("spec", "by_hand"),
+    [(Softermax(slice_width=8), one_by_one), (Exact(slice_width=8), floats_one_by_one)],
+    ids=["softermax", "exact"],
+)
+def test_the_division_last_a_number_at_a_time(spec: Spec, by_hand: Callable[..., list[int]]) -> None:
     attention, _, (queries, keys, values, attended) = head_of(spec)
     codes = attention.scores(queries, keys)
     got = golden_deferred(attention, queries, keys, values, attended)
     for query, count in enumerate(attended):
         if count:
-            assert got[query].tolist() == one_by_one(spec, codes[query, :count].tolist(), values), query
+            assert got[query].tolist() == by_hand(spec, codes[query, :count].tolist(), values), query
         else:
             assert not got[query].any()
-    assert (np.maximum.accumulate(codes, axis=-1) > codes[:, :1] + 8).any()  # maxima rise on the way
+    scores = spec.score_values(codes, attention.constants)
+    assert (np.maximum.accumulate(scores, axis=-1) > scores[:, :1] + 2).any()  # maxima rise on the way
 
 
 def test_the_division_last_is_within_its_bound_of_float_attention() -> None:
@@ -123,6 +168,25 @@ def test_the_division_last_is_within_its_bound_of_float_attention() -> None:
     got = golden_deferred(attention, queries, keys, values, attended)
     inside = np.abs(got) < 127
     assert (np.abs(got - exact) <= off + 1e-9)[inside].all()
+    # Weights that are not divided yet lose less than probabilities do.
+    token = golden_attention(attention, queries, keys, values, attended) * attention.output_step
+    assert np.abs(got - exact)[inside].mean() < np.abs(token - exact)[inside].mean()
+
+
+def test_exact_with_the_division_last_is_within_its_bound_of_float_attention() -> None:
+    """Weights are rounded to 8 bits, or saturate, each, and sums once for each rise; the sum errs as golden's does."""
+    spec = Exact(schedule="online", slice_width=8)
+    attention, _, (queries, keys, values, attended) = head_of(spec)
+    codes, mask = attention.scores(queries, keys), causal(attended, keys)
+    exact = spec.reference(spec.score_values(codes, attention.constants), mask) @ values
+    slices = -(-KEYS // spec.slice_width)
+    # The sum is 1 at least, less its own error; of its weights each is off by a step at most, where it saturates.
+    lost = (mask @ np.abs(values) + slices) * 2.0**-8 * 1.01
+    off = 2 * spec.error_bound(codes, mask, attention.constants) @ np.abs(values) + lost + 0.5
+    got = golden_deferred(attention, queries, keys, values, attended)
+    inside = np.abs(got) < 127
+    assert (np.abs(got - exact) <= off + 1e-9)[inside].all()
+    assert np.abs(exact).max() > 10
     # Weights that are not divided yet lose less than probabilities do.
     token = golden_attention(attention, queries, keys, values, attended) * attention.output_step
     assert np.abs(got - exact)[inside].mean() < np.abs(token - exact)[inside].mean()

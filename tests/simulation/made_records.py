@@ -37,7 +37,7 @@ def write_records(folder: Path, *specs: Spec, waits: bool = True) -> Path:
             if pipeline == "deferred":
                 sizes = {"rows": 16, "columns": 2, "channels": 4, "max_keys": 4096}
                 figures = {"area_um2": 30_000.0, "energy_pj_per_cycle": 80.0, "fmax_mhz": 115.0}
-                arrays.append(about | {"array": UNIT, "pipeline": pipeline} | sizes | figures)
+                arrays.append(about | {"array": UNIT, "pipeline": pipeline, "pace": 1} | sizes | figures)
     for file, results in (("units-made", units), ("arrays-made", arrays)):
         (folder / "accelerator" / f"{file}.json").write_text(json.dumps({"results": results}))
     return folder

@@ -35,6 +35,8 @@ def configuration(number: int) -> tuple[Engine, Queries]:
     chosen = random.Random(number)
     spec, pipeline = KINDS[number % len(KINDS)]
     rows, columns, steps = (chosen.choice(sizes) for sizes in ([2, 4, 8], [1, 2, 4], [1, 2, 3, 4]))
+    if pipeline == "deferred":
+        steps = max(steps, spec.deferred_unit(rows).pace)
     loadable = has_constants(spec) and chosen.random() < 0.3
     attention = Attention.of(spec, columns * steps)
     engine = Engine(attention, rows, columns, 64, loadable=loadable, pipeline=pipeline)

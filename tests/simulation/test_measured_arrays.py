@@ -14,11 +14,9 @@ from softmaxkit.simulation.stimuli import KEYS, QUERIES, Sample, of_scores
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*created but never used")
 
-SPEC = METHODS["softermax"]()
 
-
-def engine(pipeline: str = "token") -> Engine:
-    return Engine(Attention.of(SPEC, 2), 2, 1, 64, pipeline=pipeline)
+def engine(pipeline: str = "token", method: str = "softermax") -> Engine:
+    return Engine(Attention.of(METHODS[method](), 2), 2, 1, 64, pipeline=pipeline)
 
 
 def test_the_sample_is_what_golden_attention_makes_of_it() -> None:
@@ -35,10 +33,17 @@ def test_the_sample_is_what_golden_attention_makes_of_it() -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(not can_verilate(), reason="Verilator is not installed")
 @pytest.mark.parametrize(
-    ("name", "pipeline"), [(QUERY_KEY, "token"), (VALUE, "token"), (VALUE, "deferred"), (UNIT, "deferred")]
+    ("method", "name", "pipeline"),
+    [
+        ("softermax", QUERY_KEY, "token"),
+        ("softermax", VALUE, "token"),
+        *((method, name, "deferred") for method in ("softermax", "exact") for name in (VALUE, UNIT)),
+    ],
 )
-def test_a_netlist_is_compared_with_the_integers(name: str, pipeline: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    own = engine(pipeline)
+def test_a_netlist_is_compared_with_the_integers(
+    method: str, name: str, pipeline: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = engine(pipeline, method)
     driven = measure_array(own, name, "sky130")
     assert driven.area_um2 > 1000
     assert driven.energy_pj_per_cycle > 1

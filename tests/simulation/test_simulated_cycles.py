@@ -31,6 +31,8 @@ def engines(random: random.Random, count: int) -> Iterator[Engine]:
         spec = random.choice(SPECS)
         rows, columns, steps = (random.choice(sizes) for sizes in ([1, 2, 4, 8, 16], [1, 2, 4, 8], [1, 2, 4, 8]))
         pipeline = random.choice(pipelines_of(spec))
+        if pipeline == "deferred":
+            steps = max(steps, spec.deferred_unit(rows).pace)
         yield Engine(Attention.of(spec, columns * steps), rows, columns, 256, pipeline=pipeline)
 
 

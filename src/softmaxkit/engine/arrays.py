@@ -137,6 +137,8 @@ class ValueArray(wiring.Component):
         sizes: of the engine.
         weights: payload of the stream of weights: `codes`, `last`, and what else comes with a beat.
         weight_bits: width of a weight.
+        scale_places: bits of the fraction of `scale`, by which some weights have the sums before multiplied; that takes
+            two steps a beat, at least.
 
     Attributes:
         weights: stream in.
@@ -145,8 +147,8 @@ class ValueArray(wiring.Component):
         sum_bits: width of an accumulator.
     """
 
-    def __init__(self, sizes: EngineSizes, weights: data.StructLayout, weight_bits: int) -> None:
-        self.sizes, self.layout = sizes, weights
+    def __init__(self, sizes: EngineSizes, weights: data.StructLayout, weight_bits: int, scale_places: int = 0) -> None:
+        self.sizes, self.layout, self.scale_places = sizes, weights, scale_places
         self.sum_bits = weight_bits + CODE.width + (sizes.max_keys - 1).bit_length()
         sums = {"sums": data.ArrayLayout(signed(self.sum_bits), sizes.columns), "last": 1}
         super().__init__(
@@ -188,29 +190,35 @@ class ValueArray(wiring.Component):
         flags = pipe.cut("fetch", {"first": first_beat, "last": last, "place": place})
         weights = [Value.cast(each) for each in self.layout.members["codes"](beat["codes"])]
         dots = [self._dot(m, f"dot{column}", weights, column) for column in columns]
-        beat = pipe.hold("product", {name: each for name, each in beat.items() if name != "codes"}, Const(1))
-        dots, flags = pipe.cut("product", (dots, flags))
         sums = Array(
             [
                 [Signal(signed(self.sum_bits), name=f"sum{step}_{column}", reset_less=True) for column in columns]
                 for step in range(sizes.steps)
             ]
         )
+        scaled: list[Value] = []
+        if "scale" in beat:
+            # Sums are read a stage ahead for their multiplication; those of the beat before are there by then.
+            before = [Mux(flags["first"], 0, each) for each in sums[flags["place"]]]
+            scaled = [named(m, f"scaled{column}", each * beat["scale"]) for column, each in enumerate(before)]
+        beat = pipe.hold("product", {name: beat[name] for name in ("rise",) if name in beat}, Const(1))
+        dots, scaled, flags = pipe.cut("product", (dots, scaled, flags))
         kept = sums[flags["place"]]
-        totals = []
-        for column in columns:
-            before = named(m, f"before{column}", Mux(flags["first"], 0, kept[column]))
-            before = self._lowered(m, f"lowered{column}", before, beat)
-            totals.append(named(m, f"total{column}", (before + dots[column])[: self.sum_bits].as_signed()))
+        before = scaled or [named(m, f"before{i}", Mux(flags["first"], 0, each)) for i, each in enumerate(kept)]
+        if "rise" in beat:
+            before = [
+                round_shifted(m, f"lowered{column}", each, beat["rise"], self.scale_places)
+                for column, each in enumerate(before)
+            ]
+        totals = [
+            named(m, f"total{column}", (before[column] + dots[column])[: self.sum_bits].as_signed())
+            for column in columns
+        ]
         with m.If(pipe.fire & ~flags["last"]):
             m.d.sync += [kept[column].eq(totals[column]) for column in columns]
         pipe.keep(flags["last"])
         pipe.finish(Cat(*totals, flags["place"] == sizes.steps - 1))
         return m
-
-    def _lowered(self, m: Module, name: str, before: Value, beat: dict[str, Value]) -> Value:
-        """Return what was summed before, as far as a beat changes it."""
-        return round_shifted(m, name, before, beat["rise"]) if "rise" in beat else before
 
     def _dot(self, m: Module, name: str, weights: list[Value], column: int) -> Value:
         """Return the sum of products of the keys at hand, for a channel."""

@@ -110,7 +110,13 @@ class Engine(wiring.Component):
         """Return the PV array, and what turns its sums to outputs."""
         unit, sizes = self.unit, self.sizes
         if isinstance(unit, DeferredUnit):
-            array = ValueArray(sizes, unit.weights.payload.shape(), unit.weight_bits)
+            if sizes.steps < unit.pace:
+                raise ValueError(
+                    f"with the division last, a unit of {unit.spec.name} takes a beat every {unit.pace} cycles, so "
+                    f"columns are at most {sizes.channels // unit.pace} of {sizes.channels} channels, not "
+                    f"{sizes.columns}"
+                )
+            array = ValueArray(sizes, unit.weights.payload.shape(), unit.weight_bits, unit.scale_places)
             return array, Division(array, unit.factors.payload.shape(), unit.least_places)
         array = ValueArray(sizes, result_layout(unit.weight_bits, sizes.rows), unit.weight_bits)
         return array, Shift(array, self.attention.output_places)

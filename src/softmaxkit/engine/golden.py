@@ -129,8 +129,8 @@ def golden_attention(attention: Attention, queries: Array, keys: Array, values: 
 def golden_deferred(attention: Attention, queries: Array, keys: Array, values: Array, attended: Array) -> Array:
     """Return the outputs of an engine with the division last; arguments and result as of `golden_attention`.
 
-    What is summed is shifted down where the maximum rises, slice by slice of the method, each time rounded once; then
-    the sum times the factor is brought to int8 by a shift, rounded once.
+    What is summed is rescaled where the maximum rises, slice by slice of the method, each time rounded once; then the
+    sum times the factor is brought to int8 by a shift, rounded once.
 
     Raises:
         ValueError: as `golden_attention`, or the method has no such form.
@@ -141,7 +141,7 @@ def golden_deferred(attention: Attention, queries: Array, keys: Array, values: A
     sums = xp.zeros_like(_product(rows.weights, values))
     for index in range(rows.rises.shape[-1]):
         some = slice(index * rows.width, (index + 1) * rows.width)
-        sums = shift_right(sums, rows.rises[..., index, None]) + _product(rows.weights[..., some], values[..., some, :])
+        sums = rows.rescaled(sums, index) + _product(rows.weights[..., some], values[..., some, :])
     return CODE.saturate(shift_right(sums * rows.factor, rows.places))
 
 

@@ -86,6 +86,8 @@ def measure_arrays(
                 continue
             driven = measure_array(engine, name, cells)
             about = {"array": name, "pipeline": pipeline, **vars(engine.sizes), "cells": cells}
+            if name == UNIT:
+                about["pace"] = engine.unit.pace
             results.append(make_result(spec, "hardware", **about, **driven.figures()))
             print(f"{spec.name} {pipeline} {name} {vars(engine.sizes)}: {driven.figures()}", flush=True)
     return make_record(command, 0, {"cells": cells, "queries": QUERIES, "keys": KEYS}, results)
@@ -118,7 +120,7 @@ def measure_array(engine: Engine, name: str, cells: str) -> Driven:
         ToolError: a tool is missing or failed.
     """
     words = {QUERY_KEY: of_scores, VALUE: of_values, UNIT: of_unit}[name](engine, Sample.of(engine))
-    part = {QUERY_KEY: engine.query_key, VALUE: Back(engine), UNIT: engine.unit}[name]
+    part = Back(engine) if name == VALUE else engine.query_key if name == QUERY_KEY else engine.unit
     driven = drive(part, words.inputs, cells)
     ports = {name.rstrip("_"): values for name, values in driven.outputs.items()}  # a name that is taken gets a "_"
     stream = zip(ports[f"{words.outputs}_valid"], ports[f"{words.outputs}_payload"], strict=True)

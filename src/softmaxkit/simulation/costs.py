@@ -16,6 +16,7 @@ from softmaxkit.engine.sizes import EngineSizes
 from softmaxkit.flow.sram import MACROS, Arrangement, arranged
 from softmaxkit.methods.base.forms import has_constants
 from softmaxkit.methods.base.spec import Spec
+from softmaxkit.methods.base.unit import SoftmaxUnit
 from softmaxkit.simulation.arrays import QUERY_KEY, UNIT
 from softmaxkit.simulation.hardware import Hardware
 
@@ -217,9 +218,9 @@ def _counts(result: Result, across: str) -> list[int]:
 
 
 def _as_unit(result: Result) -> Result:
-    """Return the record of a unit that takes a beat a cycle and holds no rows as one of `synth`."""
+    """Return the record of a deferred unit, which holds no rows, as one of `synth`."""
     lanes = result["rows"]
-    energy = result["energy_pj_per_cycle"] / lanes
+    energy = result["energy_pj_per_cycle"] * result["pace"] / lanes
     return {**result, "lanes": lanes, "energy_pj_per_element": energy, "max_row": result["max_keys"], "memories": {}}
 
 
@@ -228,9 +229,10 @@ def _widths(name: str, spec: Spec, pipeline: str) -> tuple[Any, ...]:
     """Return what tells a part from those of other methods: widths of score codes, of weights, or the spec itself."""
     if name == UNIT:
         return (spec,)
-    deferred = pipeline == "deferred"
     lanes = 2
-    unit = spec.deferred_unit(lanes) if deferred else spec.unit(lanes, spec.examples()[0])
+    unit = spec.deferred_unit(lanes) if pipeline == "deferred" else spec.unit(lanes, spec.examples()[0])
     if name == QUERY_KEY:
         return unit.code_shape.width, unit.code_shape.signed
-    return unit.weight_bits, deferred
+    if isinstance(unit, SoftmaxUnit):
+        return (unit.weight_bits,)
+    return unit.weight_bits, unit.weights.payload.shape().size, unit.factors.payload.shape().size

@@ -104,7 +104,8 @@ def of_values(engine: Engine, sample: Sample) -> Words:
         rows = engine.attention.spec.deferred(sample.scores, None, engine.attention.constants)
         width = engine.output.factors.p.factor.shape().width
         least = engine.unit.least_places
-        factors = [int(row[0]) | (int(places[0]) - least) << width for row, places in zip(*rows[-2:], strict=True)]
+        pairs = zip(rows.factor, rows.places, strict=True)
+        factors = [int(factor[0]) | (int(places[0]) - least) << width for factor, places in pairs]
         # A row's sums come some cycles after its weights.
         inputs["factors_payload"] = [factors[max(cycle - 4 - sizes.steps, 0) // words] for cycle in range(cycles)]
         inputs["factors_valid"] = [1] * cycles
@@ -123,29 +124,37 @@ def _weight_beats(engine: Engine, sample: Sample) -> list[int]:
     last = sizes.beats(KEYS) - 1
     if engine.pipeline != "deferred":
         weights = spec.weights(spec.golden(sample.scores, None, constants))
-        rises, width, rise_bits = np.zeros((len(weights), 1), np.int64), KEYS, 0
+        moves, width, move_bits = np.zeros((len(weights), 1), np.int64), KEYS, 0
+        unmoved = 0
     else:
         rows = spec.deferred(sample.scores, None, constants)
-        weights, rises, width = rows.weights, rows.rises, rows.width
-        rise_bits = engine.unit.weights.p.rise.shape().width
+        payload = engine.unit.weights.p
+        weights, moves, width = rows.weights, rows.rises, rows.width
+        move_bits, unmoved = payload.rise.shape().width, 0
+        if rows.scales is not None:
+            moves = moves | rows.scales << move_bits
+            unmoved = 1 << rows.scale_places << move_bits
+            move_bits += payload.scale.shape().width
     words = []
-    for row, rise in zip(weights, rises, strict=True):
+    for row, move in zip(weights, moves, strict=True):
         for beat in range(last + 1):
             first = beat * sizes.rows
-            risen = int(rise[first // width]) if first % width == 0 else 0
-            word = _packed(row[first:][: sizes.rows], bits) | risen << (bits * sizes.rows)
-            words.append(word | (beat == last) << (bits * sizes.rows + rise_bits))
+            moved = int(move[first // width]) if first % width == 0 else unmoved
+            word = _packed(row[first:][: sizes.rows], bits) | moved << (bits * sizes.rows)
+            words.append(word | (beat == last) << (bits * sizes.rows + move_bits))
     return words
 
 
 def of_unit(engine: Engine, sample: Sample) -> Words:
-    """Return scores at full rate, and the weights of a deferred unit."""
+    """Return scores at the rate of a deferred unit, and its weights."""
     beats = _score_beats(sample.scores, engine.sizes, engine.unit.code_shape.width) * 12
-    inputs = {
-        "scores_valid": [1] * len(beats),
-        "scores_payload": beats,
-        "weights_ready": [1] * len(beats),
-        "factors_ready": [1] * len(beats),
+    pace = engine.unit.pace
+    cycles = range(len(beats) * pace)
+    inputs: dict[str, Sequence[int]] = {
+        "scores_valid": [int(cycle % pace == 0) for cycle in cycles],
+        "scores_payload": [beats[cycle // pace] for cycle in cycles],
+        "weights_ready": [1] * len(cycles),
+        "factors_ready": [1] * len(cycles),
     }
     return Words(_after_reset(inputs), "weights", _weight_beats(engine, sample) * 12)
 

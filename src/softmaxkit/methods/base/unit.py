@@ -219,20 +219,26 @@ class DeferredUnit(TakesScores):
         max_row: scores of the longest row.
         storage: of what waits.
         weight_bits: width of a weight.
-        rise_bits: width of what the maximum rises by.
+        rise_bits: width of what the sums before are shifted down by.
         factor: payload of `factors`: `factor` and `places`.
+        scale_bits: width of what they are multiplied by; 0 where a shift is enough.
 
     Attributes:
         scores: stream in, of `score_layout`.
-        weights: stream out: `codes`, a weight for each lane; `rise`, for what was summed before; and `last`.
+        weights: stream out: `codes`, a weight for each lane; `rise` and, if need be, `scale`, for what was summed
+            before; and `last`.
         factors: stream out, one a row.
         least_places: that the places of a factor count from.
+        scale_places: bits of the fraction of a scale.
+        pace: cycles from one beat to the next, at least.
         slice_beats: beats of a slice.
         most_rows: rows that can be inside at once.
     """
 
     registers: RegisterMap | None = None
     memories: tuple[str, ...] = ()
+    scale_places: int = 0
+    pace: int = 1
     least_places: int
     slice_beats: int
     most_rows: int
@@ -246,11 +252,13 @@ class DeferredUnit(TakesScores):
         weight_bits: int,
         rise_bits: int,
         factor: data.StructLayout,
+        scale_bits: int = 0,
     ) -> None:
         check_sizes(lanes, max_row)
         check_storage(storage)
         self.spec, self.lanes, self.max_row, self.storage, self.weight_bits = spec, lanes, max_row, storage, weight_bits
-        weights = {"codes": data.ArrayLayout(weight_bits, lanes), "rise": rise_bits, "last": 1}
+        scale = {"scale": scale_bits} if scale_bits else {}
+        weights = {"codes": data.ArrayLayout(weight_bits, lanes), "rise": rise_bits, **scale, "last": 1}
         super().__init__(
             {
                 "scores": In(stream.Signature(score_layout(self.code_shape, lanes))),

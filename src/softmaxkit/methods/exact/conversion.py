@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
+from amaranth.hdl import Cat, Const, Module, Mux, Shape, Signal, Value, signed, unsigned
 
 from softmaxkit.blocks.leading_one import leading_one
 from softmaxkit.blocks.pipeline import named
 from softmaxkit.blocks.shifter import saturate, shift_right
 from softmaxkit.formats import Float
-from softmaxkit.methods.exact.spec import WEIGHT
+from softmaxkit.methods.base.unit import TakesScores
+from softmaxkit.methods.exact.spec import WEIGHT, Exact
+
+
+class TakesFloats(TakesScores):
+    """What takes scores in the float format."""
+
+    spec: Exact
+
+    @property
+    def code_shape(self) -> Shape:
+        """Shape of a score code: the bits of a float."""
+        return unsigned(self.spec.format.bits)
+
+    def score_code(self, m: Module, name: str, product: Value, places: int) -> Value:
+        """Return the code of a float of a signed product."""
+        return float_code(m, name, self.spec.format, product, places)
 
 
 def float_code(m: Module, name: str, number: Float, product: Value, places: int) -> Value:

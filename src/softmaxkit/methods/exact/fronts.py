@@ -125,7 +125,7 @@ class OnlineFront(wiring.Component):
             keys = [self._slice_maximum(m, index, scores, mask) for index in range(self.slices.a_beat)]
         else:
             keys = [(source.p.maximum, source.p.present)]
-        moves = self._running_maximum(m, pipe, keys, source.p.last)
+        moves = running_maximum(m, pipe, number, keys, source.p.last)
         scores, mask, moves, last = pipe.cut("maximum", (scores, mask, moves, source.p.last))
         width = self.lanes // self.slices.a_beat
         pairs = [(score, from_ordered(moves[i // width][1])) for i, score in enumerate(scores)]
@@ -156,25 +156,6 @@ class OnlineFront(wiring.Component):
         width = self.lanes // self.slices.a_beat
         part = slice(index * width, (index + 1) * width)
         return _maximum(m, f"slice{index}", scores[part], mask[part]), Cat(*mask[part]).any()
-
-    def _running_maximum(
-        self, m: Module, pipe: Pipeline, keys: list[tuple[Value, Value]], last: Value
-    ) -> list[tuple[Value, Value]]:
-        """Return the running maximum before and after each slice of the beat."""
-        running, begun = Signal(datapath.key_shape(self.spec.format), name="running", reset_less=True), Signal()
-        highest, any_before = running, begun
-        moves = []
-        for index, (key, present) in enumerate(keys):
-            after = Signal.like(running, name=f"running{index}", reset_less=False)
-            m.d.comb += after.eq(Mux(any_before & (~present | (highest > key)), highest, key))
-            # From nothing there is nothing to rescale.
-            before = Signal.like(running, name=f"before{index}", reset_less=False)
-            m.d.comb += before.eq(Mux(any_before, highest, after))
-            moves.append((before, after))
-            highest, any_before = after, named(m, f"begun{index}", any_before | present)
-        with m.If(pipe.fire):
-            m.d.sync += [running.eq(highest), begun.eq(any_before & ~last)]
-        return moves
 
 
 def front_ports(front: Any, max_row: int, memory: str = "") -> dict[str, wiring.Member]:
@@ -224,3 +205,31 @@ def _maximum(m: Module, name: str, scores: list[Score], mask: list[Value]) -> Va
         for i, (score, on) in enumerate(zip(scores, mask, strict=True))
     ]
     return maximum_tree(m, f"{name}_maximum", keys)
+
+
+def running_maximum(
+    m: Module, pipe: Pipeline, number: Float, keys: list[tuple[Value, Value]], last: Value
+) -> list[tuple[Value, Value]]:
+    """Return the running maximum before and after each slice of the beat, in the form that orders scores.
+
+    Args:
+        m: the module to build it in.
+        pipe: the pipeline whose stage this is.
+        number: format of the scores.
+        keys: of each slice its maximum, and whether anything in it is attended.
+        last: the beat ends its row.
+    """
+    running, begun = Signal(datapath.key_shape(number), name="running", reset_less=True), Signal()
+    highest, any_before = running, begun
+    moves = []
+    for index, (key, present) in enumerate(keys):
+        after = Signal.like(running, name=f"running{index}", reset_less=False)
+        m.d.comb += after.eq(Mux(any_before & (~present | (highest > key)), highest, key))
+        # From nothing there is nothing to rescale.
+        before = Signal.like(running, name=f"before{index}", reset_less=False)
+        m.d.comb += before.eq(Mux(any_before, highest, after))
+        moves.append((before, after))
+        highest, any_before = after, named(m, f"begun{index}", any_before | present)
+    with m.If(pipe.fire):
+        m.d.sync += [running.eq(highest), begun.eq(any_before & ~last)]
+    return moves

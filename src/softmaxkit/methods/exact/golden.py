@@ -5,15 +5,18 @@ Exponentials are carried as whole numbers of the format's smallest step, `2**-su
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 from array_api_compat import array_namespace
 
-from softmaxkit.formats import Array, Float, integers, leading_one, shift_right
+from softmaxkit.formats import Array, Float, leading_one, shift_right
 from softmaxkit.masks import broadcast_mask
+from softmaxkit.methods.base.deferred import DeferredRows
+from softmaxkit.methods.exact.spec import WEIGHT, Exact
 
-if TYPE_CHECKING:
-    from softmaxkit.methods.exact.spec import Exact
+LOWEST = -(1 << 62)
+"""Below every score."""
 
 
 def golden(spec: Exact, codes: Array, mask: Array | None) -> Array:
@@ -23,14 +26,12 @@ def golden(spec: Exact, codes: Array, mask: Array | None) -> Array:
     if codes.shape[-1] == 0:
         return codes
     values = fixed_point(codes, spec.format)
-    lowest = -(1 << 62)
-    candidates = xp.where(attended, values, xp.full_like(values, lowest))
-    highest = xp.max(candidates, axis=-1, keepdims=True)
+    highest = xp.max(_candidates(values, attended), axis=-1, keepdims=True)
     power = xp.where(attended, exponential(spec, values - highest), xp.zeros_like(values))
     total = (
         xp.sum(power, axis=-1, keepdims=True)
         if spec.schedule == "three-pass"
-        else online_sum(spec, values, attended, candidates)
+        else online_sum(spec, online_slices(spec, values, attended))
     )
     mantissa, exponent = spec.reciprocal(total)
     fraction = -(spec.reciprocal.mantissa_bits + exponent)
@@ -79,22 +80,86 @@ def exponential(spec: Exact, difference: Array) -> Array:
     return xp.where(power < 1 << spec.format.mantissa_bits, xp.zeros_like(power), power)
 
 
-def online_sum(spec: Exact, values: Array, attended: Array, candidates: Array) -> Array:
-    """Sum exponentials with a running maximum, slice by slice (Milakov & Gimelshein, Algorithm 3, in slices)."""
+class Slice(NamedTuple):
+    """A slice of rows that are gone through with the maximum so far.
+
+    Attributes:
+        powers: exponentials relative to that maximum, in whole steps, int64 (..., keys of the slice); 0 where masked.
+        significand: int64 (..., 1), see `significand_and_shift`; 0 where all before is too small to count.
+        shift: int64 (..., 1): both are the exponential of the maximum's change, by which all before is rescaled.
+    """
+
+    powers: Array
+    significand: Array
+    shift: Array
+
+
+def online_slices(spec: Exact, values: Array, attended: Array) -> Iterator[Slice]:
+    """Yield the slices of rows in order (Milakov & Gimelshein, Algorithm 3, in slices).
+
+    Args:
+        spec: the spec.
+        values: scores in whole steps, int64 (..., keys).
+        attended: boolean, the same shape.
+    """
     xp = array_namespace(values)
-    running, total = None, None
+    running = xp.full_like(values[..., :1], LOWEST)
     for start in range(0, values.shape[-1], spec.slice_width):
         part = slice(start, start + spec.slice_width)
-        local = xp.max(candidates[..., part], axis=-1, keepdims=True)
-        highest = local if running is None else xp.maximum(running, local)
-        power = exponential(spec, values[..., part] - highest)
-        added = xp.sum(xp.where(attended[..., part], power, integers(0, power)), axis=-1, keepdims=True)
-        if running is None:
-            running, total = highest, added
-            continue
-        significand, shift = significand_and_shift(spec, running - highest)
-        factor_is_zero = exponential(spec, running - highest) == 0
-        rescaled = shift_right(total * significand, spec.format.mantissa_bits + 1 + shift)
-        total = xp.where(factor_is_zero, xp.zeros_like(rescaled), rescaled) + added
+        highest = xp.maximum(running, xp.max(_candidates(values, attended)[..., part], axis=-1, keepdims=True))
+        powers = exponential(spec, values[..., part] - highest)
+        powers = xp.where(attended[..., part], powers, xp.zeros_like(powers))
+        # From nothing there is nothing to rescale.
+        change = xp.where(running == LOWEST, xp.zeros_like(running), running - highest)
+        significand, shift = significand_and_shift(spec, change)
+        none = exponential(spec, change) == 0
+        yield Slice(powers, *(xp.where(none, xp.zeros_like(each), each) for each in (significand, shift)))
         running = highest
+
+
+def online_sum(spec: Exact, slices: Iterable[Slice]) -> Array:
+    """Sum exponentials slice by slice: int64 (..., 1), in whole steps."""
+    total: Array = 0
+    for powers, significand, shift in slices:
+        xp = array_namespace(powers)
+        rescaled = shift_right(total * significand, spec.format.mantissa_bits + 1 + shift)
+        total = rescaled + xp.sum(powers, axis=-1, keepdims=True)
     return total
+
+
+def deferred(spec: Exact, codes: Array, mask: Array | None) -> DeferredRows:
+    """Return rows whose division comes last: exponentials relative to the maximum so far become weights.
+
+    The maximum is that of `online_slices`, whatever the schedule.
+    """
+    xp = array_namespace(codes)
+    attended = broadcast_mask(codes, mask)
+    slices = list(online_slices(spec, fixed_point(codes, spec.format), attended))
+    weights = xp.concat([fixed_weights(spec, each.powers) for each in slices], axis=-1)
+    # A row that attends to something has an exponential of 1, and its sum no less.
+    total = xp.clip(online_sum(spec, slices), 1 << spec.sum_fraction_bits, None)
+    mantissa, exponent = spec.reciprocal(total)
+    return DeferredRows(
+        weights,
+        xp.concat([each.shift for each in slices], axis=-1),
+        spec.slice_width,
+        mantissa,
+        exponent - spec.sum_fraction_bits + deferred_places(spec),
+        xp.concat([each.significand for each in slices], axis=-1),
+        spec.format.mantissa_bits + 1,
+    )
+
+
+def deferred_places(spec: Exact) -> int:
+    """Return the bits that a sum of weighted values times a reciprocal has below the values, where the sum is 1."""
+    return WEIGHT.fraction_bits + spec.reciprocal.mantissa_bits
+
+
+def fixed_weights(spec: Exact, powers: Array) -> Array:
+    """Turn numbers from 0 to 1 in whole steps into weights, rounded once."""
+    return WEIGHT.saturate(shift_right(powers, spec.sum_fraction_bits - WEIGHT.fraction_bits))
+
+
+def _candidates(values: Array, attended: Array) -> Array:
+    """Return what the maximum is taken of."""
+    return array_namespace(values).where(attended, values, array_namespace(values).full_like(values, LOWEST))

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 import numpy as np
 from array_api_compat import array_namespace
 
-from softmaxkit.formats import FP16, UQ, Array, Fixed, Float, shift_right
+from softmaxkit.formats import FP16, UQ, Array, Fixed, Float
 from softmaxkit.masks import broadcast_mask, exact_softmax
 from softmaxkit.methods.base.constants import Constants
+from softmaxkit.methods.base.deferred import DeferredRows
 from softmaxkit.methods.base.published import Published, consmax_paper
 from softmaxkit.methods.base.spec import Dataflow, Spec, Training
 from softmaxkit.tables import (
@@ -29,10 +30,11 @@ if TYPE_CHECKING:
 
     from softmaxkit.methods.base.forms import Form
     from softmaxkit.methods.base.online import OnlineSoftmax
+    from softmaxkit.methods.base.unit import DeferredUnit
     from softmaxkit.methods.exact.module import ExactModule
 
 WEIGHT: Fixed = UQ(0, 8)
-"""Of a result as the weight of an 8-bit value: 1 saturates to 255/256."""
+"""Of a result, or an exponential, as the weight of an 8-bit value: 1 saturates to 255/256."""
 MAX_DEGREE = 5
 """Highest degree of a Taylor series: with one segment its error is below half an ulp of FP16."""
 ROOM_BITS = 4
@@ -163,10 +165,9 @@ class Exact(Spec):
 
     def weights(self, codes: Array) -> Array:
         """Turn float codes into fixed point, rounded once."""
-        from softmaxkit.methods.exact.golden import fixed_point
+        from softmaxkit.methods.exact.golden import fixed_point, fixed_weights
 
-        exact = fixed_point(codes, self.format)
-        return WEIGHT.saturate(shift_right(exact, self.sum_fraction_bits - WEIGHT.fraction_bits))
+        return fixed_weights(self, fixed_point(codes, self.format))
 
     def weight_step(self, constants: Constants) -> float:
         """Return the probability that the weight 1 stands for."""
@@ -194,6 +195,23 @@ class Exact(Spec):
         from softmaxkit.methods.exact.golden import golden
 
         return golden(self, codes, mask)
+
+    @property
+    def divides_last(self) -> bool:
+        """Its division may come last, whatever the schedule."""
+        return True
+
+    def deferred(self, codes: Array, mask: Array | None, constants: Constants) -> DeferredRows:
+        """Return rows whose division comes last; see `softmaxkit.methods.exact.golden`."""
+        from softmaxkit.methods.exact.golden import deferred
+
+        return deferred(self, codes, mask)
+
+    def deferred_unit(self, lanes: int, **sizes: Any) -> DeferredUnit:
+        """Return the hardware of `deferred`: exponentials relative to the maximum so far, and the sum's reciprocal."""
+        from softmaxkit.methods.exact.deferred import Deferred
+
+        return Deferred(self, lanes, **sizes)
 
     def _decode(self, codes: Array, constants: Any) -> Array:
         """Turn float codes into probabilities."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Shape, Value, unsigned
+from amaranth.hdl import Cat, Module, Value
 from amaranth.lib import wiring
 
 from softmaxkit.blocks.parts import Part, table_part
@@ -16,7 +16,7 @@ from softmaxkit.blocks.stream import beats, check_sizes
 from softmaxkit.methods.base.constants import Constants
 from softmaxkit.methods.base.unit import SoftmaxUnit
 from softmaxkit.methods.exact import datapath
-from softmaxkit.methods.exact.conversion import fixed_weight, float_code
+from softmaxkit.methods.exact.conversion import TakesFloats, fixed_weight
 from softmaxkit.methods.exact.datapath import exponentials, from_ordered
 from softmaxkit.methods.exact.fronts import OnlineFront, ThreePassFront, scores_of
 from softmaxkit.methods.exact.sliced import SlicedFront, is_sliced
@@ -32,7 +32,7 @@ Where a power has a register anyway, before it waits, there is no choice of one;
 """
 
 
-class Unit(SoftmaxUnit):
+class Unit(TakesFloats, SoftmaxUnit):
     """Exact softmax in a small float.
 
     Three-pass: scores wait for the row's maximum, exponentials for its sum. Online: only scores wait, for both, and
@@ -107,11 +107,6 @@ class Unit(SoftmaxUnit):
         return [table_part(f"{name} table", table) for name, table in tables.items()]
 
     @property
-    def code_shape(self) -> Shape:
-        """Shape of a score code: the bits of a float."""
-        return unsigned(self.spec.format.bits)
-
-    @property
     def result_bits(self) -> int:
         """Width of a result code."""
         return self.spec.format.bits
@@ -120,10 +115,6 @@ class Unit(SoftmaxUnit):
     def weight_bits(self) -> int:
         """Width of a result in fixed point."""
         return WEIGHT.bits
-
-    def score_code(self, m: Module, name: str, product: Value, places: int) -> Value:
-        """Return the code of a float of a signed product."""
-        return float_code(m, name, self.spec.format, product, places)
 
     def weight(self, m: Module, name: str, result: Value) -> Value:
         """Return a result in fixed point."""
