@@ -87,8 +87,8 @@ class Deferred(TakesFloats, DeferredUnit):
             reciprocal.sink.ready.eq(self.factors.ready),
         ]
         front = self._exponentials(m)
-        # A beat goes on to the weights and to the sum at once, and the next not right behind it. They enter the front like
-        # that, but may close up there.
+        # A beat goes on to the weights and to the sum at once, and the next not right behind it: beats enter the front
+        # with a gap between them, but a stall may close it.
         total = stream.Signature(len(reciprocal.source.p.divisor)).create(path=("total",))
         rests = Signal()
         goes = front.valid & ~rests
