@@ -92,7 +92,12 @@ CHANGES: dict[str, list[tuple[str, list[Change]]]] = {
         ("reproduced", [to("drain_percent", 0.4, method="consmax"), to("drain_percent", 4.1, method="exact")]),
         ("not reproduced", [to("drain_percent", 0.4, method="consmax"), to("drain_percent", 3.9, method="exact")]),
     ],
-    "softermax-1": [("not measured", []), ("not reproduced", [to("energy_ratio", 0.4, what="normalisation")])],
+    "softermax-1": [
+        ("reproduced", []),
+        ("not reproduced", [to("energy_ratio", 0.4, what="normalisation")]),
+        ("not reproduced", [to("energy_uj", 121.0, method="softermax")]),
+        ("not reproduced", [to("area_mm2", 91.0, method="softermax")]),
+    ],
     "softermax-2": [
         ("reproduced", [to("change_points", 0.1, method="softermax", variant="")]),
         ("not reproduced", [to("change_points", -0.1, method="softermax", variant="")]),
@@ -161,6 +166,17 @@ MADE_UP = {
         unit("consmax", "loadable tables", 10.0, 10.0),
     ],
     "silicon/papers.json": [part("unnormalised", "0.25", "0.10"), part("normalisation", "0.65", "0.39")],
+    "accelerator/softermax-element.json": [
+        {
+            "method": method,
+            "pipeline": "token",
+            "area_mm2": area,
+            "energy_uj": energy,
+            "energy_uj_by_part": {"DRAM": 20.0},
+            "spec": {},
+        }
+        for method, area, energy in (("softermax", 90.0, 120.0), ("exact", 100.0, 255.0))
+    ],
     "accelerator/generation-gpt2.json": [
         generated("consmax", "element"),
         generated("exact", "token"),
@@ -221,7 +237,8 @@ def test_the_record_of_the_papers_ratios_has_what_is_judged() -> None:
     )
     costs: Any = {(part.spec.name, part.baked): cost for _, ratio in ratios() for part in (ratio.over, ratio.under)}
     judge = CLAIMS["softermax-1"].judge
-    assert judge(paper_ratios(costs, [])).measured.count("1.00x area, 1.00x energy") == 2
+    element = {"results": MADE_UP["accelerator/softermax-element.json"]}
+    assert judge(paper_ratios(costs, []), element).measured.count("1.00x area, 1.00x energy") == 2
 
 
 def test_the_spread_counts(folder: Path) -> None:
