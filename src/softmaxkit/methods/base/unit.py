@@ -11,6 +11,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from softmaxkit.blocks.configuration import RegisterMap
+from softmaxkit.blocks.gather import Gather
 from softmaxkit.blocks.parts import Part
 from softmaxkit.blocks.requantise import round_places, saturate_to
 from softmaxkit.blocks.storage import check_storage
@@ -231,6 +232,8 @@ class DeferredUnit(TakesScores):
         least_places: that the places of a factor count from.
         scale_places: bits of the fraction of a scale.
         pace: cycles from one beat to the next, at least.
+        gather: holds a slice until its maximum is known.
+        depth: registers from scores to weights, those of a slice that waits not counted.
         slice_beats: beats of a slice.
         most_rows: rows that can be inside at once.
     """
@@ -240,6 +243,8 @@ class DeferredUnit(TakesScores):
     scale_places: int = 0
     pace: int = 1
     least_places: int
+    gather: Gather
+    depth: int
     slice_beats: int
     most_rows: int
 
@@ -267,9 +272,20 @@ class DeferredUnit(TakesScores):
             }
         )
 
-    @abstractmethod
     def waits(self, count: int) -> int:
         """Return the cycles from the last of `count` beats of a slice to its first weights, which are not held up."""
+        return self.depth + max(1, self.gather.buffer.latency - (count - 1))
+
+
+def whole_slices(width: int, lanes: int) -> int:
+    """Return the beats of a slice, for a unit that divides last.
+
+    Raises:
+        ValueError: it does not consist of whole beats.
+    """
+    if width % lanes:
+        raise ValueError(f"with the division last, lanes divide a slice of {width} positions, not {lanes}")
+    return width // lanes
 
 
 def check_constants(spec: Spec, constants: Constants) -> None:

@@ -11,7 +11,7 @@ from softmaxkit.blocks.piecewise_linear import check_segments
 from softmaxkit.blocks.pipeline import Pipeline, choose_cuts, named
 from softmaxkit.blocks.reciprocal import ReciprocalUnit
 from softmaxkit.blocks.shifter import shift_right
-from softmaxkit.methods.base.unit import DeferredUnit
+from softmaxkit.methods.base.unit import DeferredUnit, whole_slices
 from softmaxkit.methods.exact import datapath
 from softmaxkit.methods.exact.conversion import TakesFloats, fixed_weight
 from softmaxkit.methods.exact.datapath import exponentials, from_ordered
@@ -47,16 +47,12 @@ class Deferred(TakesFloats, DeferredUnit):
         self, spec: Exact, lanes: int, max_row: int = 256, depth: int | None = None, storage: str = "flip-flops"
     ) -> None:
         check_segments(spec.exponential_segments, spec.reciprocal_segments)
-        if spec.slice_width % lanes:
-            raise ValueError(
-                f"with the division last, lanes divide a slice of {spec.slice_width} positions, not {lanes}"
-            )
         number = spec.format
         bends = set(datapath.BENDS[spec.bends :])
         cuts = [cut for cut in (*datapath.CUTS, "maximum") if cut not in bends]
         self.cuts = choose_cuts(cuts, depth, default=2 + len(cuts), fixed=2)
         self.depth = 2 + len(self.cuts)
-        self.slice_beats = spec.slice_width // lanes
+        self.slice_beats = whole_slices(spec.slice_width, lanes)
         self.most_rows = 8 + self.depth // self.pace
         self.gather = Gather(lanes * (number.bits + 1), datapath.key_shape(number), self.slice_beats, False)
         total_bits = (max_row << spec.sum_fraction_bits).bit_length()
@@ -71,10 +67,6 @@ class Deferred(TakesFloats, DeferredUnit):
         super().__init__(
             spec, lanes, max_row, storage, WEIGHT.bits, number.exponent_bits, layout, self.scale_places + 1
         )
-
-    def waits(self, count: int) -> int:
-        """Return the cycles from the last beat of a slice to its first weights."""
-        return self.depth + max(1, self.gather.buffer.latency - (count - 1))
 
     def elaborate(self, platform: object) -> Module:
         """Build it."""

@@ -13,7 +13,7 @@ from softmaxkit.blocks.piecewise_linear import check_segments, line, round_line
 from softmaxkit.blocks.pipeline import Pipeline, choose_cuts, named
 from softmaxkit.blocks.reciprocal import PLAIN_BITS, ReciprocalUnit
 from softmaxkit.blocks.shifter import saturate, shift_right
-from softmaxkit.methods.base.unit import DeferredUnit
+from softmaxkit.methods.base.unit import DeferredUnit, whole_slices
 from softmaxkit.methods.softermax.golden import check_deferred, deferred_places
 from softmaxkit.methods.softermax.powers import whole_shape
 from softmaxkit.methods.softermax.spec import Softermax
@@ -60,13 +60,9 @@ class Deferred(DeferredUnit):
     ) -> None:
         check_deferred(spec)
         check_segments(spec.power_segments, spec.reciprocal_segments)
-        if spec.slice_width % lanes:
-            raise ValueError(
-                f"with the division last, lanes divide a slice of {spec.slice_width} positions, not {lanes}"
-            )
         choose_cuts((), depth, default=2, fixed=2)
         self.depth = 2
-        self.slice_beats = spec.slice_width // lanes
+        self.slice_beats = whole_slices(spec.slice_width, lanes)
         whole = whole_shape(spec)
         self.gather = Gather(lanes * (spec.input.bits + 1), whole, self.slice_beats, False)
         plain = spec.reciprocal_table.table.input_bits <= PLAIN_BITS
@@ -77,10 +73,6 @@ class Deferred(DeferredUnit):
         factor, places = (len(self.reciprocal.sink.p[name]) for name in ("mantissa", "exponent"))
         layout = data.StructLayout({"factor": factor, "places": places})
         super().__init__(spec, lanes, max_row, storage, spec.output.bits, whole.width, layout)
-
-    def waits(self, count: int) -> int:
-        """Return the cycles from the last beat of a slice to its first weights."""
-        return self.depth + max(1, self.gather.buffer.latency - (count - 1))
 
     def elaborate(self, platform: object) -> Module:
         """Build it."""
