@@ -41,7 +41,8 @@ def test_engines_with_rows(method: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("method", DEFERRED)
 def test_engines_with_the_division_last(method: str) -> None:
-    proof = prove(Driven(smallest(method, "deferred", channels=2)), depth=26, busy=2, induction=0)
+    steps = BY_METHOD[method].proof.spec.deferred_unit(1).pace
+    proof = prove(Driven(smallest(method, "deferred", channels=steps)), depth=18 + 8 * steps, busy=2, induction=0)
     assert proof.holds, str(proof)
 
 

@@ -82,7 +82,7 @@ class Engine(wiring.Component):
         of_unit["storage"] = storage if storage in spec.storages else "flip-flops"
         self.unit: SoftmaxUnit | DeferredUnit
         if pipeline == "deferred":
-            self.unit = spec.deferred_unit(rows, **of_unit)
+            self.unit = spec.deferred_unit(rows, **of_unit, pace=sizes.steps)
         else:
             self.unit = spec.unit(rows, None if loadable else attention.constants, **of_unit)
         if loadable and self.unit.registers is None:

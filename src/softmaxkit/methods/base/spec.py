@@ -244,7 +244,8 @@ class Spec(Answers, ABC):
 
         Args:
             lanes: scores a cycle.
-            sizes: `max_row`, `depth` and `storage`, as for `unit`.
+            sizes: `max_row`, `depth` and `storage`, as for `unit`; `pace`, cycles for which whoever takes the weights
+                works on a beat.
 
         Raises:
             ValueError: the method has no such form, or not of these sizes.

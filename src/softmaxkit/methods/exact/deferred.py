@@ -21,13 +21,16 @@ from softmaxkit.methods.exact.spec import WEIGHT, Exact
 
 FACTORS = 5
 """Reciprocals that wait for the sums of their rows."""
+LEAST_PACE = 2
+"""Cycles in which a sum is rescaled."""
 
 
 class Deferred(TakesFloats, DeferredUnit):
     """Exponentials leave as weights as soon as the maximum of their slice is known; a reciprocal follows its row.
 
     Where the maximum rises, its own exponential goes with the weights, for the sums before to be multiplied by, as the
-    sum of the row is here. That takes a cycle for the product and one for the rest, so a beat is taken every other one.
+    sum of the row is here. That takes a cycle for the product and one for the rest, so a beat is taken every other one
+    at most.
 
     Args:
         spec: the method.
@@ -35,16 +38,22 @@ class Deferred(TakesFloats, DeferredUnit):
         max_row: scores of the longest row.
         depth: registers from scores to weights, those of a slice that waits not counted.
         storage: of no consequence: no rows wait.
+        pace: cycles for which whoever takes the weights works on a beat, if these are more than 2.
 
     Raises:
         ValueError: sizes that cannot be built.
     """
 
     spec: Exact
-    pace = 2
 
     def __init__(
-        self, spec: Exact, lanes: int, max_row: int = 256, depth: int | None = None, storage: str = "flip-flops"
+        self,
+        spec: Exact,
+        lanes: int,
+        max_row: int = 256,
+        depth: int | None = None,
+        storage: str = "flip-flops",
+        pace: int = 0,
     ) -> None:
         check_segments(spec.exponential_segments, spec.reciprocal_segments)
         number = spec.format
@@ -52,8 +61,9 @@ class Deferred(TakesFloats, DeferredUnit):
         cuts = [cut for cut in (*datapath.CUTS, "maximum") if cut not in bends]
         self.cuts = choose_cuts(cuts, depth, default=2 + len(cuts), fixed=2)
         self.depth = 2 + len(self.cuts)
+        self.pace = max(pace, LEAST_PACE)
         self.slice_beats = whole_slices(spec.slice_width, lanes)
-        self.most_rows = 8 + self.depth // self.pace
+        self.most_rows = 8 + self.depth // LEAST_PACE
         self.gather = Gather(lanes * (number.bits + 1), datapath.key_shape(number), self.slice_beats, False)
         total_bits = (max_row << spec.sum_fraction_bits).bit_length()
         self.reciprocal = ReciprocalUnit(
@@ -79,8 +89,8 @@ class Deferred(TakesFloats, DeferredUnit):
             reciprocal.sink.ready.eq(self.factors.ready),
         ]
         front = self._exponentials(m)
-        # A beat goes on to the weights and to the sum at once, and the next not right behind it: beats enter the front
-        # with a gap between them, but a stall may close it.
+        # A beat goes on to the weights and to the sum at once, and the next not right behind it, as it may come after a
+        # stall.
         total = stream.Signature(len(reciprocal.source.p.divisor)).create(path=("total",))
         rests = Signal()
         goes = front.valid & ~rests
@@ -114,11 +124,13 @@ class Deferred(TakesFloats, DeferredUnit):
             **{name: members[name] for name in ("rise", "scale", "last")},
         }
         front = stream.Signature(data.StructLayout(layout)).create(path=("front",))
-        entered = Signal()
-        pipe = Pipeline(m, "front", source.valid & ~entered, front, self.cuts)
-        m.d.comb += source.ready.eq(pipe.advance & ~entered)
+        # At the pace at which beats are taken, so that none holds up those behind it: gaps between them do not close.
+        left = Signal(range(self.pace))
+        enters = left == 0
+        pipe = Pipeline(m, "front", source.valid & enters, front, self.cuts)
+        m.d.comb += source.ready.eq(pipe.advance & enters)
         with m.If(pipe.advance):
-            m.d.sync += entered.eq(pipe.valid)
+            m.d.sync += left.eq(Mux(enters, Mux(source.valid, self.pace - 1, 0), left - 1))
         scores, mask = scores_of(number, source.p.beat, self.lanes)
         ((before, after),) = running_maximum(m, pipe, number, [(source.p.maximum, source.p.present)], source.p.last)
         scores, mask, before, after, last = pipe.cut("maximum", (scores, mask, before, after, source.p.last))

@@ -47,6 +47,7 @@ class Deferred(DeferredUnit):
         max_row: scores of the longest row.
         depth: registers from scores to weights, those of a slice that waits not counted: 2.
         storage: of no consequence: no rows wait.
+        pace: of no consequence: it takes a beat a cycle.
 
     Raises:
         ValueError: sizes that cannot be built, or a spec without this form.
@@ -56,7 +57,13 @@ class Deferred(DeferredUnit):
     most_rows = 8
 
     def __init__(
-        self, spec: Softermax, lanes: int, max_row: int = 256, depth: int | None = None, storage: str = "flip-flops"
+        self,
+        spec: Softermax,
+        lanes: int,
+        max_row: int = 256,
+        depth: int | None = None,
+        storage: str = "flip-flops",
+        pace: int = 0,
     ) -> None:
         check_deferred(spec)
         check_segments(spec.power_segments, spec.reciprocal_segments)
