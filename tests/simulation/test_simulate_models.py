@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,18 @@ def test_engines_share_a_head_where_there_are_more_engines_than_heads() -> None:
     alone = run(SMALL, changed(hardware, engines=1), Pace(engine), queries)
     assert done.cycles < 0.15 * alone.cycles
     assert done.multiplications == alone.multiplications
+
+
+def test_heads_that_do_not_divide_the_engines_are_dealt_out() -> None:
+    """Three query heads on each head of keys: every further engine has to do something."""
+    grouped = replace(SMALL, heads=6)
+    chip = changed(EDGE, dram__bandwidth_gb_per_s=1e9)
+    cycles = [
+        results(changed(chip, engines=engines), grouped, "prompt", specs=[CONSMAX])[0]["cycles"]
+        for engines in (1, 2, 4, 8)
+    ]
+    for fewer, more in pairwise(cycles):
+        assert more < 0.6 * fewer
 
 
 def test_buffers_smaller_than_a_tile_are_refused() -> None:

@@ -50,21 +50,24 @@ def test_sums_over_queries_are_those_of_a_list() -> None:
 
 def test_an_engine_that_shares_a_head_has_most_to_do() -> None:
     chosen = random.Random(1)
-    for _ in range(200):
-        queries = Queries(chosen.randint(1, 9), chosen.choice([0, 1]), chosen.randint(1, 40), chosen.choice([1, 2, 4]))
-        share = chosen.choice([1, 2, 4, 8])
-        positions = max(share // queries.group, 1)
-        dealt = [
-            [
-                keys
-                for place in range(start, queries.positions, positions)
-                for keys in [queries.first + queries.step * place]
-            ]
-            for start in range(min(positions, queries.positions))
-        ]
+    for _ in range(500):
+        queries = Queries(
+            chosen.randint(1, 9), chosen.choice([0, 1, 2]), chosen.randint(1, 40), chosen.choice([1, 2, 3, 4, 6, 12])
+        )
+        share, rows, steps = chosen.randint(1, 13), chosen.randint(1, 17), chosen.randint(1, 8)
+        hands = [[*queries][engine::share] for engine in range(share)]
+
+        def cycles(hand: list[int], rows: int = rows, steps: int = steps) -> int:
+            return sum(max(steps * -(-keys // rows), 5) for keys in hand)
+
         own = queries.of_engine(share)
-        most = max(sum(each) for each in dealt) * -(-queries.group // share)
-        assert own.keys == most, (queries, share)
+        assert [*own] in hands
+        assert len(own) == len([*own]) == max(map(len, hands))
+        assert (own.first, own.last) == (next(iter(own)), queries.last)
+        assert own.keys == sum(own) == max(map(sum, hands)), (queries, share)
+        assert own.cycles(rows, steps, 5) == cycles([*own]) == max(map(cycles, hands)), (queries, share)
+        by_beats = Counter(-(-keys // rows) for keys in own)
+        assert {count: number for count, number in own.by_beats(rows) if number} == by_beats
 
 
 def test_closed_forms_equal_the_recurrence() -> None:

@@ -129,7 +129,7 @@ def simulate(
     require_amaranth()
     from softmaxkit.files import write_text
     from softmaxkit.report.simulation import render_simulation
-    from softmaxkit.simulation.hardware import read_hardware
+    from softmaxkit.simulation.hardware import hardware_named, read_hardware
     from softmaxkit.simulation.simulate import SimulationOptions
     from softmaxkit.simulation.simulate import simulate as run
     from softmaxkit.simulation.workload import read_workload
@@ -148,7 +148,8 @@ def simulate(
         chips or [],
         records,
     )
-    record = run(options, command_line(), console.print)
+    with hardware_named(hardware):
+        record = run(options, command_line(), console.print)
     screen = results_console(json)
     screen.print(_table(record))
     for line in _notes(record["results"]):
@@ -180,9 +181,12 @@ def _check_pipelines(pipelines: list[str]) -> None:
 
 def _table(record: dict[str, Any]) -> Table:
     """Return a row for each method, pipeline and context."""
+    from softmaxkit.report.simulation import layers_left_out
+
     inputs, results = record["inputs"], record["results"]
     unit = "token" if inputs["phase"] == "generation" else "prompt"
     title = f"Attention of {inputs['model']['name']} on {inputs['hardware']['name']}, a {unit}"
+    title = "\n".join([title, *layers_left_out(results)])
     table = Table(title=title, box=SIMPLE_HEAD)
     table.add_column("method")
     table.add_column("pipeline")

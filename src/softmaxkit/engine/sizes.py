@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from softmaxkit.blocks.stream import beats
+from softmaxkit.engine.limits import LARGEST
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class EngineSizes:
     max_keys: int
 
     def __post_init__(self) -> None:
-        for name, most in (("rows", 256), ("columns", 256), ("channels", 1024), ("max_keys", 1 << 16)):
+        for name, most in LARGEST.items():
             value = getattr(self, name)
             if type(value) is not int or not 1 <= value <= most:
                 raise ValueError(f"{name} of an engine is a whole number from 1 to {most}, not {value!r}")

@@ -71,6 +71,7 @@ def render_simulation(record: Mapping[str, Any]) -> str:
         model=inputs["model"],
         hardware=inputs["hardware"],
         phase=inputs["phase"],
+        left_out=layers_left_out(results),
         headings=[heading for _, heading, _ in COLUMNS],
         rows=[
             (name, f"{result['context']:,}", [_shown(result, key, form) for key, _, form in COLUMNS])
@@ -90,6 +91,25 @@ def render_simulation(record: Mapping[str, Any]) -> str:
             "parts": [Plot.of(parts)] if parts else [],
         },
     )
+
+
+def layers_left_out(results: Sequence[Result]) -> list[str]:
+    """Return which layers are not in the figures, a line for each context: "13 of 26 layers; 13 with windows left out".
+
+    Contexts share a line of which the same layers count; there is none where all layers do.
+    """
+    lines: dict[int, str] = {}
+    for result in results:
+        if left_out := result.get("left_out"):
+            others = ", ".join(f"{count} {what}" for what, count in left_out.items())
+            total = result["layers"] + sum(left_out.values())
+            lines[result["context"]] = f"{result['layers']} of {total} layers; {others} left out"
+    if len({lines.get(result["context"]) for result in results}) == 1:
+        return list(dict.fromkeys(lines.values()))
+    return [
+        f"at {', '.join(f'{context:,}' for context in lines if lines[context] == line)}: {line}"
+        for line in dict.fromkeys(lines.values())
+    ]
 
 
 def name_of(result: Result, title: str) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from softmaxkit.simulation.cycles import Pace
-from softmaxkit.simulation.hardware import Hardware
+from softmaxkit.simulation.hardware import Hardware, HardwareError
 from softmaxkit.simulation.queries import Queries
 from softmaxkit.simulation.workload import Workload
 
@@ -83,7 +83,7 @@ def run(workload: Workload, hardware: Hardware, pace: Pace, queries: Queries) ->
         queries: of a head of keys; the last one attends to all keys that there are.
 
     Raises:
-        ValueError: a tile does not fit the buffers; the message has the key and what it takes.
+        HardwareError: a tile does not fit the buffers; the message has the key and what it takes.
     """
     sizes = pace.engine.sizes
     most = min(hardware.engines, len(queries))
@@ -143,13 +143,13 @@ def _loadings(hardware: Hardware, channels: int, rows: int, keys: int) -> list[L
     """Return how keys and values can come into the buffers of an engine.
 
     Raises:
-        ValueError: not even a beat of keys fits.
+        HardwareError: not even a beat of keys fits.
     """
     parts = 2 if hardware.buffers.double else 1
     for part, size in (("key", hardware.buffers.key_bytes), ("value", hardware.buffers.value_bytes)):
         beat = parts * rows * channels
         if size < beat:
-            raise ValueError(
+            raise HardwareError(
                 f"buffers.{part}_kib holds {'two tiles' if parts == 2 else 'a tile'} of arrays.rows keys of {channels} "
                 f"channels at least, {beat / 1024:g} KiB, not {size / 1024:g}"
             )

@@ -18,7 +18,7 @@ from softmaxkit.methods.base.forms import has_constants
 from softmaxkit.methods.base.spec import Spec
 from softmaxkit.methods.base.unit import SoftmaxUnit
 from softmaxkit.simulation.arrays import QUERY_KEY, UNIT
-from softmaxkit.simulation.hardware import Hardware
+from softmaxkit.simulation.hardware import Hardware, HardwareError
 
 FOLDER = "accelerator"
 """Of the records, in the folder of all records."""
@@ -173,11 +173,11 @@ class Costs:
         """Refuse a clock that the netlists of the records do not reach.
 
         Raises:
-            ValueError: there is one; the message has the key, and the clock that can be.
+            HardwareError: there is one; the message has the key, and the clock that can be.
         """
         slowest = min(parts, key=lambda name: parts[name].fmax_mhz)
         if self.hardware.clock_mhz > parts[slowest].fmax_mhz:
-            raise ValueError(
+            raise HardwareError(
                 f"clock_mhz: the {slowest} of {self.spec.method} in {self.hardware.process} reaches "
                 f"{parts[slowest].fmax_mhz:.0f} MHz ({parts[slowest].source}), not {self.hardware.clock_mhz:g}"
             )

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import math
+import re
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from softmaxkit.engine.limits import LARGEST
 from softmaxkit.suggestions import suggestion
 
 FOLDER = "softmaxkit.simulation.machines"
@@ -21,8 +23,24 @@ FOLDER = "softmaxkit.simulation.machines"
 SUFFIXES = (".yaml", ".yml")
 
 
-def _about(what: str, least: float = 0.0, most: float = math.inf) -> dict[str, Any]:
-    """Return what is known of a key: what it is, and the bounds of a number; a lower bound of 0 is not met."""
+class HardwareError(ValueError):
+    """Something cannot run on some hardware; the message begins with the key that says so."""
+
+
+@contextmanager
+def hardware_named(source: str) -> Iterator[None]:
+    """Name the hardware, or its file, in errors that only name a key."""
+    try:
+        yield
+    except HardwareError as error:
+        raise HardwareError(f"{source}: {error}") from None
+
+
+def _about(what: str, least: float = 1e-9, most: float = 1e12) -> dict[str, Any]:
+    """Return what is known of a key: what it is, and the bounds of a number.
+
+    Those of any number are far from what is built, and so near that cycles, times and shares are numbers as well.
+    """
     return {"what": what, "least": least, "most": most}
 
 
@@ -30,8 +48,8 @@ def _about(what: str, least: float = 0.0, most: float = math.inf) -> dict[str, A
 class Arrays:
     """The multipliers of an engine: a QK array and a PV array, of 8 bits."""
 
-    rows: int = field(metadata=_about("keys at a time, and lanes of the softmax unit", 1, 256))
-    columns: int = field(metadata=_about("channels at a time", 1, 1024))
+    rows: int = field(metadata=_about("keys at a time, and lanes of the softmax unit", 1, LARGEST["rows"]))
+    columns: int = field(metadata=_about("channels at a time", 1, LARGEST["columns"]))
 
 
 @dataclass(frozen=True)
@@ -137,29 +155,25 @@ def read_hardware(name: str) -> Hardware:
     else:
         hint = suggestion(name, hardware_names(), "there are")
         raise ValueError(f"no hardware is called {name!r}, and it is no {SUFFIXES[0]} file; {hint}")
-    try:
+    with hardware_named(source):
         return hardware_from(_loaded(text))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{source}: this is no YAML: {' '.join(str(error).split())}") from None
-    except ValueError as error:
-        raise ValueError(f"{source}: {error}") from None
 
 
 def hardware_from(data: Any) -> Hardware:
     """Return the hardware that a mapping describes.
 
     Raises:
-        ValueError: a key is unknown, missing or impossible; the message has its path, and what it may be.
+        HardwareError: a key is unknown, missing or impossible; the message has its path, and what it may be.
     """
     hardware: Hardware = _read(Hardware, data, "")
     from softmaxkit.flow.cells.processes import PROCESSES
 
     if hardware.process not in PROCESSES:
-        raise ValueError(f"process is {' or '.join(PROCESSES)}, not {hardware.process!r}")
+        raise HardwareError(f"process is {' or '.join(PROCESSES)}, not {hardware.process!r}")
     beat = hardware.arrays.rows * hardware.arrays.columns
     for part in ("key", "value"):
         if getattr(hardware.buffers, f"{part}_bytes") < beat:
-            raise ValueError(
+            raise HardwareError(
                 f"buffers.{part}_kib holds a tile of arrays.rows x arrays.columns bytes at least, {beat / 1024:g} KiB, "
                 f"not {getattr(hardware.buffers, f'{part}_kib'):g}"
             )
@@ -170,19 +184,33 @@ def _loaded(text: str) -> Any:
     """Return what a YAML text says.
 
     Raises:
-        ValueError: a key is there twice, of which YAML would take the last in silence.
-        yaml.YAMLError: it is no YAML.
+        HardwareError: it is no YAML; a key is there twice, of which YAML would take the last in silence; or there are
+            aliases, by which a few lines can be endless.
     """
-    nodes = [yaml.compose(text, yaml.SafeLoader)]
+    try:  # composed first: what is nested too deeply ends there
+        root, data = yaml.compose(text, yaml.SafeLoader), yaml.safe_load(text)
+        events = list(yaml.parse(text, yaml.SafeLoader))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise HardwareError(f"this is no YAML: {' '.join(str(error).split())}") from None
+    for event in events:
+        if isinstance(event, yaml.AliasEvent):
+            line = event.start_mark.line + 1
+            raise HardwareError(f"the alias *{event.anchor} in line {line} is not read; write out what it stands for")
+    _check_keys(root)
+    return data
+
+
+def _check_keys(root: Any) -> None:
+    """Refuse a key that is there twice."""
+    nodes = [root]
     while nodes:
         node = nodes.pop()
         if isinstance(node, yaml.MappingNode):
             keys = [key.value for key, _ in node.value]
             for place, (key, value) in enumerate(node.value):
                 if key.value in keys[:place]:
-                    raise ValueError(f"the key {key.value} in line {key.start_mark.line + 1} is there twice")
+                    raise HardwareError(f"the key {key.value} in line {key.start_mark.line + 1} is there twice")
                 nodes.append(value)
-    return yaml.safe_load(text)
 
 
 def _read(part: type[Any], data: Any, path: str) -> Any:
@@ -190,14 +218,14 @@ def _read(part: type[Any], data: Any, path: str) -> Any:
     known = {each.name: each for each in dataclasses.fields(part)}
     if not isinstance(data, Mapping):
         where = path.removesuffix(".") or "hardware"
-        raise ValueError(f"{where} has the keys {', '.join(known)} below it, not {data!r}")
+        raise HardwareError(f"{where} has the keys {', '.join(known)} below it, not {data!r}")
     for key in data:
         if key not in known:
-            raise ValueError(f"{path}{key} is unknown; {suggestion(str(key), known, 'the keys here are')}")
+            raise HardwareError(f"{path}{key} is unknown; {suggestion(str(key), known, 'the keys here are')}")
     types = typing.get_type_hints(part)
     for key, each in known.items():
         if key not in data:
-            raise ValueError(f"{path}{key} is missing: {each.metadata['what']}")
+            raise HardwareError(f"{path}{key} is missing: {each.metadata['what']}")
     return part(**{key: _value(types[key], each, data[key], f"{path}{key}") for key, each in known.items()})
 
 
@@ -208,16 +236,20 @@ def _value(kind: type[Any], each: dataclasses.Field[Any], value: Any, path: str)
         return _read(kind, value, f"{path}.")
     if kind is bool:
         if not isinstance(value, bool):
-            raise ValueError(f"{path} is true or false ({what}), not {value!r}")
+            raise HardwareError(f"{path} is true or false ({what}), not {value!r}")
         return value
     if kind is str:
         if not isinstance(value, str) or not value.strip():
-            raise ValueError(f"{path} is a text ({what}), not {value!r}")
+            raise HardwareError(f"{path} is a text ({what}), not {value!r}")
         return value
     number = type(value) is int or (type(value) is float and kind is float)
-    above = f"from {least:g}" if least else "above 0"
-    bounds = above + (f" to {most:g}" if most < math.inf else "")
-    if not number or not math.isfinite(value) or not (least <= value <= most) or value <= 0:
+    if not number or not least <= value <= most:  # no comparison holds for one that is not a number
         whole = "whole number" if kind is int else "number"
-        raise ValueError(f"{path} is a {whole} {bounds} ({what}), not {value!r}")
+        hint = "; YAML takes it for a text: a power of ten has a point and a sign there, as 1.0e+2" * _is_power(value)
+        raise HardwareError(f"{path} is a {whole} from {least:g} to {most:g} ({what}), not {value!r}{hint}")
     return kind(value)
+
+
+def _is_power(value: Any) -> bool:
+    """Return whether a text is a number with an exponent, which YAML 1.1 knows in one form alone."""
+    return isinstance(value, str) and re.fullmatch(r"[+-]?[0-9.]+[eE][+-]?[0-9]+", value.strip()) is not None

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from softmaxkit.engine.engine import Engine
 from softmaxkit.engine.golden import Attention
+from softmaxkit.engine.limits import LARGEST
 from softmaxkit.methods.base.spec import Spec
-from softmaxkit.simulation.hardware import Hardware
+from softmaxkit.simulation.hardware import Hardware, HardwareError
 
-LONGEST = 1 << 16
+LONGEST = LARGEST["max_keys"]
 """Keys that an engine is built for, at most; the cycles of longer rows follow from its own."""
 
 
-class CannotBuild(ValueError):
+class CannotBuild(HardwareError):
     """An engine cannot be built on some hardware; the message has the key."""
 
 

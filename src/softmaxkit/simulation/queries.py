@@ -2,8 +2,46 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
+from math import gcd
+from typing import NamedTuple
+
+
+class Progression(NamedTuple):
+    """Queries of which each attends to so many keys more than the one before it.
+
+    Attributes:
+        first: keys of the first query.
+        step: keys that each next query attends to in addition; 0 where all attend to as many.
+        length: number of queries.
+    """
+
+    first: int
+    step: int
+    length: int
+
+    def cycles(self, rows: int, steps: int, least: int) -> int:
+        """Return the sum that `Queries.cycles` states.
+
+        Closed: queries whose keys leave the same remainder by `rows` take beats in arithmetic progression.
+        """
+        total = 0
+        for start in range(min(rows, self.length)):  # after so many queries the remainder repeats
+            count = -(-(self.length - start) // rows)
+            first = -(-(self.first + self.step * start) // rows)
+            total += _sum(steps * first, steps * self.step, count, least)
+        return total
+
+    def of_beats(self, count: int, rows: int) -> int:
+        """Return how many queries take so many beats of `rows` keys."""
+        if self.step == 0:
+            return self.length if -(-self.first // rows) == count else 0
+        begin = max(-(-((count - 1) * rows + 1 - self.first) // self.step), 0)
+        end = min((count * rows - self.first) // self.step, self.length - 1)
+        return max(end - begin + 1, 0)
 
 
 @dataclass(frozen=True)
@@ -15,22 +53,24 @@ class Queries:
         step: keys that each next position attends to in addition; 0 where all attend to as many.
         positions: in the sequence.
         group: query heads, whose queries at a position follow each other.
+        every: of all these queries, counted back from the last, one in so many is meant, as they are dealt out in turn;
+            one of the first position is among them.
     """
 
     first: int
     step: int
     positions: int
     group: int
+    every: int = 1
 
     def __iter__(self) -> Iterator[int]:
         """Yield the keys of every query."""
-        for position in range(self.positions):
-            for _ in range(self.group):
-                yield self.first + self.step * position
+        for number in range(self._start, self.positions * self.group, self.every):
+            yield self.first + self.step * (number // self.group)
 
     def __len__(self) -> int:
         """Return the number of queries."""
-        return self.positions * self.group
+        return -(-self.positions * self.group // self.every)
 
     @property
     def last(self) -> int:
@@ -40,24 +80,17 @@ class Queries:
     @property
     def keys(self) -> int:
         """Keys of all queries together."""
-        return self.group * self.positions * (self.first + self.last) // 2
+        return self.cycles(1)
 
     def cycles(self, rows: int, steps: int = 1, least: int = 1) -> int:
         """Return the sum over all queries of `steps` for each of their beats, but at least `least` for each query.
-
-        Closed: positions whose keys leave the same remainder by `rows` take beats in arithmetic progression.
 
         Args:
             rows: keys of a beat.
             steps: cycles of a beat.
             least: cycles of a query.
         """
-        total = 0
-        for start in range(min(rows, self.positions)):  # after so many positions the remainder repeats
-            count = -(-(self.positions - start) // rows)
-            first = -(-(self.first + self.step * start) // rows)
-            total += _sum(steps * first, steps * self.step, count, least)
-        return self.group * total
+        return sum(times * part.cycles(rows, steps, least) for part, times in self._progressions.items())
 
     def by_beats(self, rows: int) -> Iterator[tuple[int, int]]:
         """Yield numbers of beats, and how many queries take so many.
@@ -66,23 +99,36 @@ class Queries:
             rows: keys of a beat.
         """
         for count in range(-(-self.first // rows), -(-self.last // rows) + 1):
-            if self.step == 0:
-                yield count, len(self)
-                continue
-            begin = max(-(-((count - 1) * rows + 1 - self.first) // self.step), 0)
-            end = min((count * rows - self.first) // self.step, self.positions - 1)
-            yield count, self.group * max(end - begin + 1, 0)
+            yield count, sum(times * part.of_beats(count, rows) for part, times in self._progressions.items())
 
     def of_engine(self, engines: int) -> Queries:
-        """Return those of the engine that has most to do, where several take them in turn."""
-        if self.group % engines == 0:
-            return Queries(self.first, self.step, self.positions, self.group // engines)
-        if engines % self.group == 0:
-            share = engines // self.group
-            positions = -(-self.positions // share)
-            first = self.last - self.step * share * (positions - 1)
-            return Queries(first, self.step * share, positions, 1)
-        return Queries(self.first, self.step, self.positions, -(-self.group // engines))
+        """Return those of the engine that has most to do, where as many take all these queries in turn.
+
+        It is the one with the last query: counted back from there, none of its queries attends to fewer keys than that
+        of any other engine.
+        """
+        every = self.every * min(engines, len(self))
+        before = replace(self, every=every)._start // self.group  # positions of which others have all queries
+        return replace(self, first=self.first + self.step * before, positions=self.positions - before, every=every)
+
+    @property
+    def _start(self) -> int:
+        """The number of the first query that is meant."""
+        return (self.positions * self.group - 1) % self.every
+
+    @cached_property
+    def _progressions(self) -> Counter[Progression]:
+        """The queries, as progressions with how often each of them is there.
+
+        After `group / gcd(group, every)` queries of one engine, the heads that it has at a position repeat.
+        """
+        repeats = self.group // gcd(self.group, self.every)
+        stride = self.every // gcd(self.group, self.every)
+        numbers = range(self._start, self.positions * self.group, self.every)[:repeats]
+        return Counter(
+            Progression(self.first + self.step * start, self.step * stride, -(-(self.positions - start) // stride))
+            for start in (number // self.group for number in numbers)
+        )
 
 
 def _sum(first: int, step: int, count: int, least: int) -> int:

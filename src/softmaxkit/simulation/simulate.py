@@ -62,12 +62,13 @@ def simulate(options: SimulationOptions, command: Sequence[str], say: Say) -> di
         command: for the record.
         say: called with why a pipeline is left out, where no pipelines were asked for.
 
-    Figures are those of the attention of all layers; projections and feed-forward layers are not in them. Where the
-    records do not say what a part costs, `without_energy` says why, in place of energy and area of the whole.
+    Figures are those of the attention of all layers over the whole context, `layers`; `left_out` says what others there
+    are, and how many. Projections and feed-forward layers are not in them. Where the records do not say what a part
+    costs, `without_energy` says why, in place of energy and area of the whole.
 
     Raises:
-        ValueError: hardware that the model does not fit, a clock that the parts do not reach, or no method with such a
-            pipeline.
+        HardwareError: hardware that the model does not fit, or a clock that the parts do not reach.
+        ValueError: no layer attends to so long a context, or no method has such a pipeline.
     """
     results = list(_results(options, say))
     if not results:
@@ -96,7 +97,7 @@ def _results(options: SimulationOptions, say: Say) -> Iterator[dict[str, Any]]:
 
 def _result(options: SimulationOptions, spec: Spec, pipeline: str, context: int) -> dict[str, Any]:
     """Return the result of one chip, and in `chips` of the keys split over several."""
-    workload, hardware = options.workload, options.hardware
+    workload, hardware = options.workload.at(context), options.hardware
     engine = engine_of(spec, pipeline, hardware, workload.channels, context)
     pace, tokens = Pace(engine), context if options.phase == "prompt" else 1
 
@@ -117,6 +118,8 @@ def _result(options: SimulationOptions, spec: Spec, pipeline: str, context: int)
         "hardware",
         pipeline=pipeline,
         context=context,
+        layers=workload.layers,
+        left_out=dict(workload.left_out),
         cycles=round(done.cycles),
         computed_cycles=round(done.cycles - done.memory),
         seconds=seconds,

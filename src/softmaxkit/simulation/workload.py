@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from softmaxkit.engine.limits import LARGEST
+from softmaxkit.simulation.causality import is_causal
+from softmaxkit.simulation.configuration import Configuration
+from softmaxkit.simulation.layer_kinds import layers_of
 from softmaxkit.suggestions import suggestion
 
 
@@ -15,15 +18,18 @@ class Workload:
 
     Attributes:
         name: of the model.
-        layers: layers with attention over the whole context.
+        layers: layers with attention over the whole context, however long it is.
         heads: query heads of a layer.
         key_heads: heads of keys and values, each for `heads / key_heads` query heads.
         channels: of a head.
         causal: does a query see no later key?
         source: where these numbers are from.
+        windows: of each further layer, to how many keys it attends at most.
+        left_out: what further layers are that do not count, and how many: ("without attention", 28).
 
     Raises:
-        ValueError: a number is below 1, or the query heads do not share the key heads evenly.
+        ValueError: a number is below 1 or larger than an engine takes, or the query heads do not share the key heads
+            evenly.
     """
 
     name: str
@@ -33,12 +39,19 @@ class Workload:
     channels: int
     causal: bool
     source: str
+    windows: tuple[int, ...] = ()
+    left_out: tuple[tuple[str, int], ...] = ()
 
     def __post_init__(self) -> None:
+        least = {"layers": 0 if self.windows else 1}
         for key in ("layers", "heads", "key_heads", "channels"):
             value = getattr(self, key)
-            if type(value) is not int or value < 1:
-                raise ValueError(f"{self.name}: {key} is a whole number from 1, not {value!r}")
+            if type(value) is not int or value < least.get(key, 1):
+                raise ValueError(f"{self.name}: {key} is a whole number from {least.get(key, 1)}, not {value!r}")
+        if self.channels > LARGEST["channels"]:
+            raise ValueError(
+                f"{self.name}: an engine takes heads of up to {LARGEST['channels']:,} channels, not {self.channels:,}"
+            )
         if self.heads % self.key_heads:
             raise ValueError(f"{self.name}: {self.heads} query heads do not share {self.key_heads} key heads evenly")
 
@@ -47,9 +60,25 @@ class Workload:
         """Query heads that use the same keys."""
         return self.heads // self.key_heads
 
+    def at(self, context: int) -> Workload:
+        """Return the workload of a context of so many tokens: layers count whose windows are not shorter.
+
+        Raises:
+            ValueError: none is left.
+        """
+        whole = self.layers + sum(window >= context for window in self.windows)
+        if not whole:
+            raise ValueError(
+                f"{self.name}: no layer attends to the whole of {context:,} keys, the longest window has "
+                f"{max(self.windows):,}; give a --context of up to so many"
+            )
+        shorter = self.layers + len(self.windows) - whole
+        left_out = (*((("with windows", shorter),) if shorter else ()), *self.left_out)
+        return replace(self, layers=whole, windows=(), left_out=left_out)
+
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready dict."""
-        return asdict(self)
+        return {**asdict(self), "windows": list(self.windows), "left_out": dict(self.left_out)}
 
 
 _LLAMA, _LLAMA_2 = "arXiv 2302.13971, table 2", "arXiv 2307.09288, section 2.2 and appendix A.2.1"
@@ -80,18 +109,28 @@ def read_workload(name: str) -> Workload:
 
 
 def _config(name: str) -> Any:
-    """Return the configuration of a model from where transformers finds it."""
+    """Return the configuration of a model from where transformers finds it; code that comes with it is not run."""
     from transformers import AutoConfig
 
     from softmaxkit.models.sources import source_of
 
     source = source_of(name)
     try:
-        return AutoConfig.from_pretrained(source.place, **source.options)
-    except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
+        return AutoConfig.from_pretrained(source.place, trust_remote_code=False, **source.options)
+    except Exception as error:  # classes of configurations compute with whatever the file says
         hint = suggestion(name, PUBLISHED, "by name there are")
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"cannot read the configuration of {name} ({reason}); {hint}") from None
+        raise ValueError(f"cannot read the configuration of {name} ({_reason(error)}); {hint}") from None
+
+
+def _reason(error: Exception) -> str:
+    """Return why a configuration is not read, in one line."""
+    if "trust_remote_code" in str(error):
+        return "auto_map names code that comes with it, which is not run"
+    if isinstance(error, ZeroDivisionError):
+        return "a number that others are divided by is 0, such as num_attention_heads"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    # Validators of huggingface_hub name themselves in the first line, and say in the second what is wrong.
+    return lines[1].partition(": ")[2] if lines[0].endswith(":") and len(lines) > 1 else lines[0]
 
 
 def workload_of(config: Any, name: str) -> Workload:
@@ -104,59 +143,39 @@ def workload_of(config: Any, name: str) -> Workload:
     Raises:
         ValueError: there is no attention in it, or one that the engine cannot run.
     """
-    config = config.get_text_config()
-
-    def refuse(key: str, why: str) -> ValueError:
-        return ValueError(f"{name}: {key} is {getattr(config, key, None)!r} in its configuration: {why}")
-
-    if getattr(config, "is_encoder_decoder", False):
-        raise refuse("is_encoder_decoder", "give the configuration of its encoder or its decoder alone")
-    layers, heads = (getattr(config, key, None) for key in ("num_hidden_layers", "num_attention_heads"))
-    if not isinstance(layers, int) or not isinstance(heads, int) or heads < 1:
-        raise ValueError(
-            f"{name} is a model without attention: its configuration ({type(config).__name__}) has no "
-            f"{'num_attention_heads' if isinstance(layers, int) else 'num_hidden_layers'}; give a transformer, such as "
-            f"{', '.join(PUBLISHED)}"
+    Configuration(config, name).check()  # before its text part, in which an encoder beside it is no longer seen
+    try:
+        text = config.get_text_config()
+    except ValueError:  # there are several
+        raise ValueError(f"{name} has several texts in its configuration; give that of one of them alone") from None
+    keys = Configuration(text, name)
+    keys.check()
+    layers, heads = (_count(keys, key) for key in ("num_hidden_layers", "num_attention_heads"))
+    whole, windows, left_out = layers_of(keys, layers)
+    causal = is_causal(config, text)
+    if causal is None:
+        raise Configuration(config, name).refuse(
+            "model_type",
+            "whether the queries of its prompts see later keys is not known",
         )
-    if getattr(config, "kv_lora_rank", None):
-        raise refuse("kv_lora_rank", "keys and values are not of as many channels each; the engine has one number")
-    width = getattr(config, "hidden_size", None)
-    channels = getattr(config, "head_dim", None) or (width // heads if isinstance(width, int) else None)
-    if not isinstance(channels, int):
-        raise refuse("head_dim", "neither it nor hidden_size says how many channels a head has")
-    whole = _layers_over_all(config, layers)
-    if not whole:
-        key = "layer_types" if getattr(config, "layer_types", None) else "sliding_window"
-        raise refuse(key, "no layer attends to the whole context")
     return Workload(
         name,
         whole,
         heads,
-        getattr(config, "num_key_value_heads", None) or heads,
-        channels,
-        bool(getattr(config, "is_decoder", False) or _decodes(config)),
-        f"{type(config).__name__} as transformers reads it",
+        keys.key_heads(heads),
+        keys.channels(heads),
+        causal,
+        f"{type(text).__name__} as transformers reads it",
+        windows,
+        left_out,
     )
 
 
-def _layers_over_all(config: Any, layers: int) -> int:
-    """Return how many layers attend to the whole context: not those of windows, states or convolutions."""
-    kinds = getattr(config, "layer_types", None)
-    if kinds:
-        return sum(kind in ("full_attention", "attention") for kind in kinds)
-    windowed = getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
-    return 0 if windowed else layers
-
-
-def _decodes(config: Any) -> bool:
-    """Is there a causal language model of this configuration, and no masked one?"""
-    from transformers.models.auto import modeling_auto
-
-    causal, masked = (
-        table.get(config.model_type)
-        for table in (
-            modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-            modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+def _count(keys: Configuration, key: str) -> int:
+    """Return the number of layers or heads, of which a transformer has one or more."""
+    if not isinstance(keys.get(key), int):
+        raise ValueError(
+            f"{keys.name} is a model without attention, or one of unlike parts: its configuration "
+            f"({type(keys.config).__name__}) has no number of {key}; give a transformer, such as {', '.join(PUBLISHED)}"
         )
-    )
-    return causal is not None and masked is None
+    return keys.required(key)
