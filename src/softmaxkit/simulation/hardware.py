@@ -12,15 +12,17 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from softmaxkit.engine.limits import LARGEST
+from softmaxkit.simulation.strict_yaml import load
 from softmaxkit.suggestions import suggestion
 
 FOLDER = "softmaxkit.simulation.machines"
 """The package's own hardware files."""
 
 SUFFIXES = (".yaml", ".yml")
+
+POWER = re.compile(r"[+-]?[0-9.]+[eE][+-]?[0-9]+")
+"""A number with an exponent, of which YAML 1.1 knows one form alone."""
 
 
 class HardwareError(ValueError):
@@ -155,8 +157,10 @@ def read_hardware(name: str) -> Hardware:
     else:
         hint = suggestion(name, hardware_names(), "there are")
         raise ValueError(f"no hardware is called {name!r}, and it is no {SUFFIXES[0]} file; {hint}")
-    with hardware_named(source):
-        return hardware_from(_loaded(text))
+    try:
+        return hardware_from(load(text))
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from None
 
 
 def hardware_from(data: Any) -> Hardware:
@@ -178,39 +182,6 @@ def hardware_from(data: Any) -> Hardware:
                 f"not {getattr(hardware.buffers, f'{part}_kib'):g}"
             )
     return hardware
-
-
-def _loaded(text: str) -> Any:
-    """Return what a YAML text says.
-
-    Raises:
-        HardwareError: it is no YAML; a key is there twice, of which YAML would take the last in silence; or there are
-            aliases, by which a few lines can be endless.
-    """
-    try:  # composed first: what is nested too deeply ends there
-        root, data = yaml.compose(text, yaml.SafeLoader), yaml.safe_load(text)
-        events = list(yaml.parse(text, yaml.SafeLoader))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise HardwareError(f"this is no YAML: {' '.join(str(error).split())}") from None
-    for event in events:
-        if isinstance(event, yaml.AliasEvent):
-            line = event.start_mark.line + 1
-            raise HardwareError(f"the alias *{event.anchor} in line {line} is not read; write out what it stands for")
-    _check_keys(root)
-    return data
-
-
-def _check_keys(root: Any) -> None:
-    """Refuse a key that is there twice."""
-    nodes = [root]
-    while nodes:
-        node = nodes.pop()
-        if isinstance(node, yaml.MappingNode):
-            keys = [key.value for key, _ in node.value]
-            for place, (key, value) in enumerate(node.value):
-                if key.value in keys[:place]:
-                    raise HardwareError(f"the key {key.value} in line {key.start_mark.line + 1} is there twice")
-                nodes.append(value)
 
 
 def _read(part: type[Any], data: Any, path: str) -> Any:
@@ -245,11 +216,7 @@ def _value(kind: type[Any], each: dataclasses.Field[Any], value: Any, path: str)
     number = type(value) is int or (type(value) is float and kind is float)
     if not number or not least <= value <= most:  # no comparison holds for one that is not a number
         whole = "whole number" if kind is int else "number"
-        hint = "; YAML takes it for a text: a power of ten has a point and a sign there, as 1.0e+2" * _is_power(value)
+        text = kind is float and isinstance(value, str) and POWER.fullmatch(value)
+        hint = "; YAML takes it for a text: a power of ten has a point and a sign there, as 1.0e+2" if text else ""
         raise HardwareError(f"{path} is a {whole} from {least:g} to {most:g} ({what}), not {value!r}{hint}")
     return kind(value)
-
-
-def _is_power(value: Any) -> bool:
-    """Return whether a text is a number with an exponent, which YAML 1.1 knows in one form alone."""
-    return isinstance(value, str) and re.fullmatch(r"[+-]?[0-9.]+[eE][+-]?[0-9]+", value.strip()) is not None
