@@ -1,4 +1,4 @@
-"""Does a query of a transformers model see later keys? No configuration says so of itself."""
+"""Does a query of a transformers model see later keys? Few configurations say so by a key."""
 
 from __future__ import annotations
 
