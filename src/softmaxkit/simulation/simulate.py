@@ -62,9 +62,10 @@ def simulate(options: SimulationOptions, command: Sequence[str], say: Say) -> di
         command: for the record.
         say: called with why a pipeline is left out, where no pipelines were asked for.
 
-    Figures are those of the attention of all layers over the whole context, `layers`; `left_out` says what others there
-    are, and how many. Projections and feed-forward layers are not in them. Where the records do not say what a part
-    costs, `without_energy` says why, in place of energy and area of the whole.
+    Figures are those of the attention of all layers over the whole context. Where there are others, `layers` says how
+    many these are, and `left_out` what the others are, with their numbers. Projections and feed-forward layers are not
+    in them. Where the records do not say what a part costs, `without_energy` says why, in place of energy and area of
+    the whole.
 
     Raises:
         HardwareError: hardware that the model does not fit, or a clock that the parts do not reach.
@@ -118,8 +119,7 @@ def _result(options: SimulationOptions, spec: Spec, pipeline: str, context: int)
         "hardware",
         pipeline=pipeline,
         context=context,
-        layers=workload.layers,
-        left_out=dict(workload.left_out),
+        **({"layers": workload.layers, "left_out": dict(workload.left_out)} if workload.left_out else {}),
         cycles=round(done.cycles),
         computed_cycles=round(done.cycles - done.memory),
         stall_percent=100 * done.drain / (done.cycles - done.memory),
