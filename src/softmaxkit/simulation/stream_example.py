@@ -27,7 +27,8 @@ SHAPES = {
 }
 
 
-def main() -> None:
+def price() -> tuple[float, float]:
+    """Return cycles, and energy in pJ."""
     tensors = {name: helper.make_tensor_value_info(name, TensorProto.INT8, shape) for name, shape in SHAPES.items()}
     nodes = [
         helper.make_node("MatMul", ["queries", "keys"], ["scores"], name="qk"),
@@ -43,8 +44,13 @@ def main() -> None:
     tiling = {"intra_core_tiling": [{"dim": "qk.D0", "tile": 1}]}
     options = SolveOptions(artifacts=False, time_limit_s=60, stage_options=tiling)
     estimate = evaluate_mapping(str(HERE / "hardware.yaml"), str(path), str(HERE / "out"), options=options)
-    energy = estimate.context.get("allocation").solution.performance["energy"]
-    print(f"cycles: {estimate.cycles:.0f}, energy: {energy['total_pj'] * 1e-6:.4g} uJ")
+    solution = estimate.context.get("allocation").solution
+    return estimate.cycles, solution.performance["energy"]["total_pj"]
+
+
+def main() -> None:
+    cycles, energy = price()
+    print(f"cycles: {cycles:.0f}, energy: {energy * 1e-6:.4g} uJ")
 
 
 if __name__ == "__main__":
