@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from made_records import MADE, array_area, write_records
 from softmaxkit.engine.sizes import EngineSizes
 from softmaxkit.flow.sram import MACROS, arranged
 from softmaxkit.methods import METHODS
+from softmaxkit.methods.base.spec import Spec
 from softmaxkit.simulation.costs import Costs, NoRecord
 from softmaxkit.simulation.hardware import read_hardware
 
@@ -45,7 +47,20 @@ def test_rows_wait_in_memory_for_the_longest_of_them(tmp_path: Path) -> None:
         ((made, energy),) = costs(records, keys=keys).unit_memories.values()
         # The record's memory has 4 words beyond the 16 of its longest row.
         assert made == arranged(160, keys // 16 + 4, MACROS["sky130"])
-        assert energy == pytest.approx((made.cycle(1, 0, 10.0) + made.cycle(0, 1, 10.0)) / 16)
+        # Of a deeper memory, an access takes no more macros than of a shallow one: five of 32 bits.
+        assert energy == pytest.approx(5 * (made.macro.write + made.macro.read) / 16)
+
+
+def test_the_memory_of_a_record_takes_what_the_record_says() -> None:
+    """In its own size and lanes: there a read and a write share a cycle, and so the macros' clock."""
+    for path in sorted(Path("results/accelerator").glob("units-*.json")):
+        (result,) = json.loads(path.read_text())["results"]
+        spec = Spec.from_json(result["spec"])
+        own = Costs(EDGE, spec, "token", EngineSizes(result["lanes"], 8, 64, 1024), result["max_row"], Path("results"))
+        energy = sum(each for _, each in own.unit_memories.values())
+        idle = sum(made.across * made.macro.idle for made, _ in own.unit_memories.values()) / result["lanes"]
+        recorded = result["memory_energy_pj_per_element"]
+        assert recorded <= energy <= recorded + idle + 1e-9, path.name
 
 
 def test_what_no_record_says_comes_with_the_command(tmp_path: Path) -> None:
@@ -53,6 +68,10 @@ def test_what_no_record_says_comes_with_the_command(tmp_path: Path) -> None:
         _ = costs(tmp_path).unit
     with pytest.raises(NoRecord, match=r"python -m softmaxkit\.simulation\.arrays --cells sky130 --method softermax"):
         costs(tmp_path).array("value")
+    wide = replace(costs(tmp_path), spec=replace(SPEC, slice_width=32))
+    for part in (lambda: wide.unit, lambda: wide.array("value")):
+        with pytest.raises(NoRecord, match="--spec FILE"):
+            part()
     other = write_records(tmp_path, METHODS["exact"]())
     with pytest.raises(NoRecord, match="a unit of softermax"):
         _ = costs(other).unit

@@ -89,8 +89,8 @@ CHANGES: dict[str, list[tuple[str, list[Change]]]] = {
     ],
     "consmax-5": [("reproduced", []), ("not reproduced", [to("faults", ["one"], unit="halves apart")])],  # type: ignore[arg-type]
     "consmax-6": [
-        ("reproduced", [to("drain_percent", 0.4, method="consmax"), to("drain_percent", 4.1, method="exact")]),
-        ("not reproduced", [to("drain_percent", 0.4, method="consmax"), to("drain_percent", 3.9, method="exact")]),
+        ("reproduced", [to("stall_percent", 0.4, method="consmax"), to("stall_percent", 4.1, method="exact")]),
+        ("not reproduced", [to("stall_percent", 0.4, method="consmax"), to("stall_percent", 3.9, method="exact")]),
     ],
     "softermax-1": [
         ("reproduced", []),
@@ -155,7 +155,7 @@ def part(what: str, area: str, energy: str) -> dict[str, Any]:
 
 
 def generated(method: str, pipeline: str) -> dict[str, Any]:
-    cycles = {"cycles": 10_000, "computed_cycles": 1_000, "drain_percent": 1.0}
+    cycles = {"cycles": 10_000, "computed_cycles": 1_000, "stall_percent": 1.0}
     return {"method": method, "pipeline": pipeline, "context": 1024, "spec": {}, **cycles}
 
 

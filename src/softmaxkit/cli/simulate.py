@@ -192,6 +192,8 @@ def _table(record: dict[str, Any]) -> Table:
         "time, s",
         "energy, uJ",
         "area, mm2",
+        "keys loaded: cycles",
+        "stall, %",
         "used, %",
         "waits: memory",
         "unit",
@@ -208,6 +210,8 @@ def _table(record: dict[str, Any]) -> Table:
             f"{result['seconds']:.3g}",
             f"{result['energy_uj']:,.4g}" if known else "–",
             f"{result['area_mm2']:,.3g}" if known else "–",
+            f"{result['computed_cycles']:,}",
+            f"{result['stall_percent']:.1f}",
             f"{result['utilization_percent']:.1f}",
             *(f"{result[f'{name}_percent']:.1f}" for name in ("memory", "unit", "drain")),
         )

@@ -128,6 +128,18 @@ class Arrangement(NamedTuple):
         still = macro.idle + macro.leakage * period * 1e-6
         return self.pieces * still + self.across * accesses / share
 
+    def accesses(self, writes: float, reads: float) -> float:
+        """Return the energy in pJ of accesses alone, macros that wait being gated.
+
+        A write and a read count as two cycles of the macros that they take.
+        """
+        return self.across * (writes * self.macro.write + reads * self.macro.read) / (3 - self.macro.ports)
+
+    @property
+    def leakage(self) -> float:
+        """Leakage of all macros in nW."""
+        return self.pieces * self.macro.leakage
+
 
 def arranged(width: int, depth: int, macros: Sequence[Macro]) -> Arrangement:
     """Return the arrangement of least area for a memory; of equal ones, that which takes least energy.

@@ -17,6 +17,8 @@ COLUMNS = (
     ("seconds", "Time, s", "{:.3g}"),
     ("energy_uj_per_token", "Energy a token, µJ", "{:,.4g}"),
     ("area_mm2", "Area, mm²", "{:,.3g}"),
+    ("computed_cycles", "Cycles with keys loaded", "{:,}"),
+    ("stall_percent", "of these the stall for the last rows, %", "{:.1f}"),
     ("utilization_percent", "Multipliers used, %", "{:.1f}"),
     ("memory_percent", "Waits for memory, %", "{:.1f}"),
     ("unit_percent", "for its unit, %", "{:.1f}"),
@@ -44,6 +46,7 @@ def render_simulation(record: Mapping[str, Any]) -> str:
     contexts = sorted({result["context"] for result in results})
     curves = {
         "seconds": "time, s",
+        "computed_cycles": "cycles with keys loaded",
         "energy_uj_per_token": "energy a token, µJ",
         "utilization_percent": "multipliers used, %",
     }

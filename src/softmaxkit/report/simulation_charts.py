@@ -51,7 +51,7 @@ def curve(
 
 
 def gantt(timeline: Sequence[Mapping[str, Any]]) -> go.Figure:
-    """Draw when each stage of an engine works on its first queries: a row for each query, a bar for each stage."""
+    """Draw when the stages of an engine work on the last queries of a head: a row a query, a bar a stage."""
     figure = go.Figure()
     for place, (stage, (title, colour)) in enumerate(STAGES.items()):
         figure.add_bar(

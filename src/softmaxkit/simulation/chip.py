@@ -108,6 +108,8 @@ def _run(workload: Workload, hardware: Hardware, pace: Pace, queries: Queries, s
     loaded = heads * (head_bytes if loading != "streamed" else 2 * workload.channels * own.keys)
     moved = loaded + 2 * workload.channels * heads * len(queries)  # queries come and outputs go
     begins, busy = pace.begins(own), pace.busy(own)
+    # What is loaded goes through an engine's one port, a word a cycle, keys first and then values.
+    port = rounds * 2 * (busy if loading == "streamed" else pace.words(keys))
     jobs = 1 if loading == "between" else rounds
     computed = rounds // jobs * pace.total(own, jobs)
     rate = hardware.bytes_per_cycle
@@ -115,11 +117,10 @@ def _run(workload: Workload, hardware: Hardware, pace: Pace, queries: Queries, s
         load = max(pace.load(keys), min(together, heads) * head_bytes / rate)
         layer, filled = rounds * load + max(computed, (moved - loaded) / rate), 0.0
     elif not hardware.buffers.double:
-        # Tiles take turns with queries, and every word of one goes through the port that loads an engine.
-        load = max(loaded / rate, 2 * rounds * busy)
-        layer, filled = load + max(computed, (moved - loaded) / rate), 0.0
+        # Tiles take turns with queries.
+        layer, filled = max(loaded / rate, port) + max(computed, (moved - loaded) / rate), 0.0
     else:
-        layer = max(computed, moved / rate)
+        layer = max(computed, moved / rate, port)
         beat = 2 * workload.channels * pace.engine.sizes.rows
         filled = min(together, heads) * (beat if loading == "streamed" else head_bytes) / rate
     cycles = layers * layer + filled

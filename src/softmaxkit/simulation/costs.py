@@ -14,6 +14,7 @@ import numpy as np
 from softmaxkit.blocks.stream import beats
 from softmaxkit.engine.sizes import EngineSizes
 from softmaxkit.flow.sram import MACROS, Arrangement, arranged
+from softmaxkit.methods import METHODS
 from softmaxkit.methods.base.forms import has_constants
 from softmaxkit.methods.base.spec import Spec
 from softmaxkit.methods.base.unit import SoftmaxUnit
@@ -90,8 +91,7 @@ class Costs:
             made = arranged(width, beats(self.keys, self.sizes.rows) + max(rest, 0), self._macros)
             share = lanes / self.sizes.rows  # a word has so many times fewer scores
             writes, reads = (memory[f"{kind}_per_element"] * share for kind in ("writes", "reads"))
-            energy = writes * made.cycle(1, 0, self._period) + reads * made.cycle(0, 1, self._period)
-            memories[name] = made, energy
+            memories[name] = made, made.accesses(writes, reads)
         return memories
 
     def _nearest(self) -> tuple[Path, Result]:
@@ -108,9 +108,10 @@ class Costs:
         if not found:
             folder, process = self.records / FOLDER, self.hardware.process
             loadable = " --constants loadable" if has_constants(self.spec) else ""
+            method = self.spec.method if self._is_default else "--spec FILE"
             raise NoRecord(
                 f"no record in {folder} says what a unit of {self.spec.name} costs in {process}: softmaxkit synth "
-                f"{self.spec.method} --lanes {lanes} --storage memory{loadable} --cells {process} --clock "
+                f"{method} --lanes {lanes} --storage memory{loadable} --cells {process} --clock "
                 f"{self._period:g} --json {folder}/units-{self.spec.method}-{lanes}.json"
             )
         return min(found, key=lambda each: abs(np.log(each[1]["lanes"] / lanes)))
@@ -152,10 +153,11 @@ class Costs:
                 found.setdefault(json.dumps([each["spec"], each["pipeline"]]), []).append((path, each))
         if not found:
             folder, process = self.records / FOLDER, self.hardware.process
+            method = f"--method {self.spec.method}" if self._is_default else "--spec FILE"
             raise NoRecord(
                 f"no record in {folder} says what the {name} of {self.spec.name} costs in {process}, pipeline "
-                f"{self.pipeline}: python -m softmaxkit.simulation.arrays --cells {process} --method "
-                f"{self.spec.method} --json {folder}/arrays-{self.spec.method}-{process}.json"
+                f"{self.pipeline}: python -m softmaxkit.simulation.arrays --cells {process} {method} "
+                f"--json {folder}/arrays-{self.spec.method}-{process}.json"
             )
         own = json.dumps([self.spec.to_json(), self.pipeline])
         return found.get(own) or next(iter(found.values()))
@@ -167,7 +169,7 @@ class Costs:
 
     def access(self, made: Arrangement) -> tuple[float, float]:
         """Return what it takes to write a word of a buffer, and to read one, in pJ."""
-        return made.cycle(1, 0, self._period), made.cycle(0, 1, self._period)
+        return made.accesses(1, 0), made.accesses(0, 1)
 
     def check_clock(self, parts: Mapping[str, Part]) -> None:
         """Refuse a clock that the netlists of the records do not reach.
@@ -181,6 +183,11 @@ class Costs:
                 f"clock_mhz: the {slowest} of {self.spec.method} in {self.hardware.process} reaches "
                 f"{parts[slowest].fmax_mhz:.0f} MHz ({parts[slowest].source}), not {self.hardware.clock_mhz:g}"
             )
+
+    @property
+    def _is_default(self) -> bool:
+        """Is the spec what commands take by the method's name alone?"""
+        return self.spec == METHODS[self.spec.method]().for_hardware()
 
     @property
     def _period(self) -> float:

@@ -48,9 +48,12 @@ class Pace:
 
     def load(self, keys: int) -> int:
         """Return the cycles from the last output before a load of so many keys and values to the first query."""
-        sizes = self.engine.sizes
-        built = min(keys, sizes.max_keys)
-        return loading(self.engine, built) + 2 * self.steps * (beats(keys, sizes.rows) - beats(built, sizes.rows))
+        built = min(keys, self.engine.sizes.max_keys)
+        return loading(self.engine, built) + 2 * (self.words(keys) - self.words(built))
+
+    def words(self, keys: int) -> int:
+        """Return the words of a buffer that so many keys, or values, are."""
+        return self.steps * beats(keys, self.engine.sizes.rows)
 
     def interval(self, keys: int) -> int:
         """Return the cycles between two queries that attend to so many keys."""

@@ -29,8 +29,9 @@ class Bill(NamedTuple):
 def bill(costs: Costs, run: Run) -> Bill:
     """Return energy and area of a run.
 
-    An array takes the energy of a cycle where it works, a memory that of its accesses; what waits takes nothing. Scores
-    that are masked in a query's last beat are no scores of the unit.
+    An array takes the energy of a cycle where it works, a unit that of its scores, a memory that of its accesses, and
+    all the time it leaks; the clock of what waits is gated. Scores that are masked in a query's last beat are no scores
+    of the unit.
 
     Args:
         costs: of an engine.
@@ -57,9 +58,11 @@ def bill(costs: Costs, run: Run) -> Bill:
     energy = {name: times[name] * part.energy_pj for name, part in parts.items()}
     area = {name: part.area_um2 for name, part in parts.items()}
     sources = {name: part.source for name, part in parts.items()}
+    # nW for ns are 1e-6 pJ.
+    leaks = 1e-6 * hardware.engines * run.cycles * 1e3 / hardware.clock_mhz
     if "softmax unit" in parts:
         rows = costs.unit_memories
-        energy["row memory"] = run.scores * sum(each for _, each in rows.values())
+        energy["row memory"] = sum(run.scores * each + leaks * made.leakage for made, each in rows.values())
         area["row memory"] = sum(made.area for made, _ in rows.values())
         if rows:
             sources["row memory"] = next(iter(rows.values()))[0].macro.source
@@ -67,7 +70,7 @@ def bill(costs: Costs, run: Run) -> Bill:
     for name, size in (("key buffer", hardware.buffers.key_bytes), ("value buffer", hardware.buffers.value_bytes)):
         made = costs.buffer(size)
         write, read = costs.access(made)
-        energy[name] = run.array_cycles * read + run.loaded_bytes / 2 / word * write
+        energy[name] = run.array_cycles * read + run.loaded_bytes / 2 / word * write + leaks * made.leakage
         area[name] = made.area
         sources[name] = f"{made.pieces} x {made.macro.name}, {made.macro.source}"
     energy["DRAM"] = 8 * run.moved_bytes * hardware.dram.energy_pj_per_bit

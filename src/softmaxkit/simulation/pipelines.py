@@ -24,7 +24,8 @@ def pipelines_of(spec: Spec) -> tuple[str, ...]:
 def engine_of(spec: Spec, pipeline: str, hardware: Hardware, channels: int, context: int) -> Engine:
     """Return an engine of some hardware, for rows of up to `context` keys or `LONGEST`.
 
-    Channels are padded to whole columns.
+    Channels are padded to whole columns. With the division last, slices are a beat wide at least: its maximum is one of
+    a slice, so the integers are those of the wider one.
 
     Raises:
         CannotBuild: not with these arrays.
@@ -33,7 +34,8 @@ def engine_of(spec: Spec, pipeline: str, hardware: Hardware, channels: int, cont
     padded = -(-channels // arrays.columns) * arrays.columns
     try:
         sizes = (arrays.rows, arrays.columns, min(context, LONGEST))
-        return Engine(Attention.of(spec, padded), *sizes, storage="memory", pipeline=pipeline)
+        built = spec.sliced_for(arrays.rows) if pipeline == "deferred" else spec
+        return Engine(Attention.of(built, padded), *sizes, storage="memory", pipeline=pipeline)
     except ValueError as error:
         raise CannotBuild(
             f"arrays.rows {arrays.rows}, arrays.columns {arrays.columns} and {spec.name}: {error}"

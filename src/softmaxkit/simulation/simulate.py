@@ -128,12 +128,13 @@ def _result(options: SimulationOptions, spec: Spec, pipeline: str, context: int)
         part, part_costs = on_chip(chips)
         split.append(exchange(spec, workload, hardware, chips, tokens, part, part_costs))
     return make_result(
-        spec,
+        engine.attention.spec,
         "hardware",
         pipeline=pipeline,
         context=context,
         cycles=round(done.cycles),
         computed_cycles=round(done.cycles - done.memory),
+        stall_percent=100 * done.drain / (done.cycles - done.memory),
         seconds=seconds,
         tokens_per_second=tokens / seconds,
         utilization_percent=100 * done.multiplications / (hardware.multipliers * done.cycles),

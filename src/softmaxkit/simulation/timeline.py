@@ -1,4 +1,4 @@
-"""What an engine does with its first queries, stage by stage, for a picture."""
+"""What an engine does with the last queries of a job, stage by stage, for a picture."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SHOWN = 6
 
 
 def timeline(engine: Engine, queries: Queries) -> list[dict[str, Any]]:
-    """Return when each stage works on the first queries of a job, and on those that follow it in a next one.
+    """Return when each stage works on the last queries of a job, or of several where one has few.
 
     Returns:
         dicts of `query`, `keys`, and the cycles from which and to which the QK array (`qk`), the unit (`unit`: until
@@ -24,7 +24,7 @@ def timeline(engine: Engine, queries: Queries) -> list[dict[str, Any]]:
     if queries.last > engine.sizes.max_keys:
         return []
     jobs = -(-SHOWN // len(queries)) if len(queries) < SHOWN else 1
-    attended = list(islice((keys for _ in range(jobs) for keys in queries), SHOWN))
+    attended = list(islice((keys for _ in range(jobs) for keys in queries), max(len(queries) * jobs - SHOWN, 0), None))
     shown = []
     for number, (keys, each) in enumerate(zip(attended, times(engine, attended), strict=True)):
         works = engine.sizes.steps * engine.sizes.beats(keys)

@@ -226,6 +226,10 @@ class Spec(Answers, ABC):
         """Return the probability that the weight 1 stands for."""
         return float(self.decode(np.ones(1, np.int64), constants)[0])
 
+    def sliced_for(self, lanes: int) -> Self:
+        """Return this spec with slices of whole beats of so many lanes, where it has slices and they are narrower."""
+        return self
+
     def deferred(self, codes: Array, mask: Array | None, constants: Constants) -> DeferredRows:
         """Return the integers of rows whose division comes after the weighted sum, as `deferred_unit` computes them.
 

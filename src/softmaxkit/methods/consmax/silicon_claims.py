@@ -132,22 +132,18 @@ def judge_stall(record: Record) -> Finding:
     element = only_result(record, method=ConSmax.method, pipeline="element", **shown)
     token = only_result(record, method=Exact.method, pipeline="token", **shown)
     deferred = only_result(record, method=Softermax.method, pipeline="deferred", **shown)
-    left, stalled = (each["drain_percent"] * each["cycles"] for each in (element, token))
+    left, stalled = (each["stall_percent"] * each["computed_cycles"] for each in (element, token))
     parts = [
-        f"{title} {100 * _stall(each):.1f}%"
+        f"{title} {each['stall_percent']:.1f}%"
         for title, each in (("ConSmax", element), ("softmax row by row", token), ("Softermax, division last", deferred))
     ]
     measured = f"of an engine's cycles at {STALL_CONTEXT:,} tokens wait for the last rows: {', '.join(parts)}"
     why = (
-        "Cycles of verified engines that share the heads of GPT-2, on the package's edge NPU, its memory left out: "
-        f"that feeds them {element['cycles'] / element['computed_cycles']:.0f} times too slowly, and then every "
-        "pipeline takes as long. The division after the weighted sum, which the paper does not consider, removes the "
-        "stall too."
+        "Cycles of verified engines that share the heads of GPT-2, on the package's edge NPU, with keys and values "
+        f"loaded: loading them takes {element['cycles'] / element['computed_cycles']:.0f} times as long, and then "
+        "every pipeline takes as long. The figures that the paper cites are of partial softmax on a GPU, of joining "
+        "its parts, and not of rows that wait. The division after the weighted sum, which the paper does not consider, "
+        "removes the stall too."
     )
     removed = stalled > 0 and left <= 0.1 * stalled
     return Finding(measured, "reproduced" if removed else "not reproduced", why)
-
-
-def _stall(result: Result) -> float:
-    """Return which fraction of the cycles, those for memory left out, an engine waits for the last rows."""
-    return float(result["drain_percent"] / 100 * result["cycles"] / result["computed_cycles"])

@@ -201,6 +201,10 @@ class Exact(Spec):
         """Its division may come last, whatever the schedule."""
         return True
 
+    def sliced_for(self, lanes: int) -> Self:
+        """Return this spec with slices of `lanes` positions, where its own are narrower."""
+        return replace(self, slice_width=lanes) if lanes > self.slice_width else self
+
     def deferred(self, codes: Array, mask: Array | None, constants: Constants) -> DeferredRows:
         """Return rows whose division comes last; see `softmaxkit.methods.exact.golden`."""
         from softmaxkit.methods.exact.golden import deferred

@@ -150,6 +150,10 @@ class Softermax(Spec):
 
         return self.maximum == "online" and deferred_places(self) >= 0
 
+    def sliced_for(self, lanes: int) -> Self:
+        """Return this spec with slices of `lanes` positions, where its own are narrower."""
+        return replace(self, slice_width=lanes) if lanes > self.slice_width else self
+
     def deferred(self, codes: Array, mask: Array | None, constants: Constants) -> DeferredRows:
         """Return rows whose division comes last; see `softmaxkit.methods.softermax.golden`."""
         from softmaxkit.methods.softermax.golden import deferred

@@ -1,0 +1,34 @@
+"""The kept records of simulations are what the code of today gives."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from softmaxkit.cli import main
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*created but never used")
+
+KEPT = [
+    path
+    for path in sorted(Path("results/accelerator").glob("*.json"))
+    if json.loads(path.read_text())["command"][1] == "simulate"
+]
+
+
+def simulated(record: dict[str, Any], path: Path) -> list[dict[str, Any]]:
+    """Run a record's command again, and return its results."""
+    words = record["command"][1:]
+    words[words.index("--json") + 1] = str(path)
+    assert main(words) == 0
+    results: list[dict[str, Any]] = json.loads(path.read_text())["results"]
+    return results
+
+
+@pytest.mark.parametrize("path", KEPT, ids=lambda path: path.stem)
+def test_a_kept_record_is_what_its_command_gives(path: Path, tmp_path: Path) -> None:
+    record = json.loads(path.read_text())
+    assert simulated(record, tmp_path / "again.json") == record["results"]
