@@ -70,7 +70,7 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     class ComponentModel:
         def __init__(self, area: float, leak_power: float) -> None:
-            self.area = area
+            self.area, self.leak_power = area, leak_power
 
     stand_in = ModuleType("hwcomponents")
     vars(stand_in).update(ActionCost=SimpleNamespace, ComponentModel=ComponentModel, action=lambda method: method)
@@ -115,7 +115,7 @@ def test_figures_follow_the_length_of_a_row(tmp_path: Path, records: Path, load:
         write(tmp_path / str(length), records, length, methods=methods)
         short = getattr(load(tmp_path / str(length)), name)
         assert vars(long(length).compute()) == vars(short().compute())
-        assert long(length).area == short().area
+        assert (long(length).area, long(length).leak_power) == (short().area, short().leak_power)
     assert long(131072).area >= long(1024).area
     with pytest.raises(ValueError, match="rows of 1 to 131072 scores, not 131073"):
         long(131073)
@@ -219,3 +219,5 @@ def test_the_example_prices_the_wait_of_a_row_in_accelforge(tmp_path: Path, reco
         assert softmax[2 * place + 1] == pytest.approx(1e6 * cycles / CLOCK_HZ, abs=0.0006)
         waits = softmax[2 * place + 1] - softmax[2 * place]
         assert attention[2 * place + 1] - attention[2 * place] == pytest.approx(waits, abs=0.0021)
+    with pytest.raises(AssertionError, match="rows of 1 to 1024 keys, not 1025"):
+        run(tmp_path, "attention.py", "1025")

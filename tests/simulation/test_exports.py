@@ -23,7 +23,7 @@ from softmaxkit.studies.progress import Say
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*created but never used")
 
-CONSMAX, SOFTERMAX = METHODS["consmax"](), METHODS["softermax"]()
+CONSMAX, SOFTERMAX, EXACT = (METHODS[name]() for name in ("consmax", "softermax", "exact"))
 CONSMAX_16 = METHODS["consmax"].from_json({"schema": 1, "method": "consmax", "bits": 16})
 WRITERS = [write_stream, write_package]
 
@@ -47,20 +47,20 @@ def without_deferred(records: Path) -> Path:
 
 @pytest.mark.parametrize("write", WRITERS)
 def test_what_the_table_leaves_out_is_left_out(tmp_path: Path, write: Writer) -> None:
-    # Lanes divide a slice of 16 positions, and there are 128.
-    chosen = options(write_records(tmp_path / "records", SOFTERMAX), SOFTERMAX, model="llama-7b", hardware="tpu-like")
+    # A beat of exact exponentials takes two cycles with the division last, and the arrays take one.
+    chosen = options(write_records(tmp_path / "records", EXACT), EXACT, model="llama-7b", hardware="tpu-like")
     of_table: list[str] = []
     shown = simulate(chosen, [], of_table.append)["results"]
     assert [result["pipeline"] for result in shown] == ["token"]
     said: list[str] = []
     assert len(write(tmp_path / "out", chosen, said.append)) == 1
     assert said == of_table
-    assert "Softermax is left out with the pipeline deferred" in said[0]
+    assert f"{EXACT.title} is left out with the pipeline deferred: arrays.rows 128" in said[0]
 
 
 def test_what_was_asked_for_is_not_left_out(tmp_path: Path) -> None:
-    records = write_records(tmp_path / "records", SOFTERMAX)
-    chosen = options(records, SOFTERMAX, pipelines=["deferred"], model="llama-7b", hardware="tpu-like")
+    records = write_records(tmp_path / "records", EXACT)
+    chosen = options(records, EXACT, pipelines=["deferred"], model="llama-7b", hardware="tpu-like")
     with pytest.raises(CannotBuild, match=r"arrays\.rows 128"):
         exported(chosen, pytest.fail, lambda unit: unit.name)
 
@@ -91,6 +91,16 @@ def test_variants_have_names_of_their_own(tmp_path: Path) -> None:
     ]
     components = ["softmax_consmax_element", "softmax_consmax_bits_16_element"]
     assert write_package(tmp_path / "package", chosen, pytest.fail) == components
+
+
+def test_the_name_is_that_of_what_is_built(tmp_path: Path) -> None:
+    # With the division last, slices are as wide as a beat.
+    records = write_records(tmp_path / "records", SOFTERMAX)
+    chosen = options(records, SOFTERMAX, model="llama-7b", hardware="tpu-like")
+    assert write_stream(tmp_path / "cores", chosen, pytest.fail) == [
+        "softermax-token",
+        "softermax-slice-width-128-deferred",
+    ]
 
 
 @pytest.mark.parametrize("write", WRITERS)

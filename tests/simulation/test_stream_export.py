@@ -24,6 +24,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*created but never used")
 
 SPECS = [METHODS["consmax"](), METHODS["softermax"]()]
 NAMES = ["consmax-element", "softermax-token", "softermax-deferred"]
+KEYS = 256
+"""As many as the example has, so that a core has room for no more."""
+
 PRICE = "import attention; print(*attention.price())"
 
 needs_stream = pytest.mark.skipif(
@@ -39,7 +42,7 @@ def options(tmp_path: Path) -> SimulationOptions:
     for path in element.iterdir():
         path.rename(records / "accelerator" / path.name.replace("made", "element"))
     hardware = read_hardware("edge-npu")
-    return SimulationOptions(PUBLISHED["gpt2"], hardware, SPECS, None, "prompt", [1024], [], records)
+    return SimulationOptions(PUBLISHED["gpt2"], hardware, SPECS, None, "prompt", [KEYS], [], records)
 
 
 def cores(folder: Path) -> dict[str, dict[str, Any]]:
@@ -93,8 +96,8 @@ def test_areas_are_those_of_the_simulator(tmp_path: Path) -> None:
 def test_an_array_has_its_own_buffer_and_the_unit_that_of_its_rows(tmp_path: Path) -> None:
     chosen = options(tmp_path)
     write_stream(tmp_path, chosen, pytest.fail)
-    engine = engine_of(SPECS[1], "token", chosen.hardware, 64, 1024)
-    costs = Costs(chosen.hardware, SPECS[1], "token", engine.sizes, 1024, chosen.records)
+    engine = engine_of(SPECS[1], "token", chosen.hardware, 64, KEYS)
+    costs = Costs(chosen.hardware, SPECS[1], "token", engine.sizes, KEYS, chosen.records)
     token = cores(tmp_path / "softermax-token")
     for core, buffer, size in (
         ("qk_array", "key_buffer", chosen.hardware.buffers.key_bytes),
@@ -137,8 +140,8 @@ def test_rows_that_wait_cost_in_stream_what_they_cost_here(tmp_path: Path) -> No
     (folder / "softmax_unit.yaml").write_text(yaml.safe_dump(unit))
     same, without = priced(folder)
     assert same == cycles
-    engine = engine_of(SPECS[1], "token", chosen.hardware, 64, 1024)
-    costs = Costs(chosen.hardware, SPECS[1], "token", engine.sizes, 1024, chosen.records)
-    waiting = 64 * 256 * sum(energy for _, energy in costs.unit_memories.values())
+    engine = engine_of(SPECS[1], "token", chosen.hardware, 64, KEYS)
+    costs = Costs(chosen.hardware, SPECS[1], "token", engine.sizes, KEYS, chosen.records)
+    waiting = 64 * KEYS * sum(energy for _, energy in costs.unit_memories.values())
     # Maximum and sum are a word apiece beside the 16 of a row, written and read; of a row, so are READS and WRITES.
     assert waiting <= energy - without <= waiting * (1 + 2 / (16 * min(READS, WRITES)))

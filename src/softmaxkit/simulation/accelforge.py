@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -42,7 +42,8 @@ from hwcomponents import ActionCost, ComponentModel, action
 
 
 class _Unit(ComponentModel):
-    """A unit: `compute` is a score. Energies are of the netlist and of the memory in which rows wait.
+    """A unit: `compute` is a score. Energies are of the netlist and of the memory in which rows wait,
+    leakage is of that memory.
 
     AccelForge takes a component's time from calls and throughput alone. So `throughput` has in it what rows wait, from
     the first score to the last weight of `rows` rows behind each other. With `waits=False` it has not: weights leave as
@@ -65,8 +66,8 @@ class _Unit(ComponentModel):
                 "export it with a longer --context"
             )
         self.rows, self.waits = rows, waits
-        _, area_m2, self.waiting_j = self.memories[bisect_left(self.memories, (self.length,))]
-        super().__init__(area=self.area_m2 + area_m2, leak_power=0.0)
+        _, area_m2, self.waiting_j, leak_w = self.memories[bisect_left(self.memories, (self.length,))]
+        super().__init__(area=self.area_m2 + area_m2, leak_power=leak_w)
 
     @action
     def compute(self) -> ActionCost:
@@ -102,7 +103,7 @@ class $name(_Unit):
     # Beats of a row, with the cycles from its first score to its last weight, and to the first score of the next.
     latencies = $latencies
     intervals = $intervals
-    # Rows of up to so many scores, with area in m2 of the memory in which they wait, and its energy in J for a score.
+    # Rows of up to so many scores, with what the memory in which they wait takes: m2, J for a score, W of leakage.
     memories = $memories
 ''')
 
@@ -152,11 +153,13 @@ def _model(unit: Exported) -> str:
     component, lanes = _component(unit.name), unit.engine.sizes.rows
     count = beats(costs.keys, lanes)
     latencies, intervals = _points(unit)
-    memories = [(rows, area * 1e-12, energy * 1e-12) for rows, area, energy in _memories(costs, count)]
+    memories = [
+        (row, area * 1e-12, energy * 1e-12, leaks * 1e-9) for row, area, energy, leaks in _memories(costs, count)
+    ]
     return MODEL.substitute(
         name="".join(part.capitalize() for part in component.split("_")),
         component=component,
-        title=unit.spec.title,
+        title=unit.engine.attention.spec.title,
         pipeline=unit.pipeline,
         lanes=lanes,
         process=hardware.process,
@@ -171,7 +174,7 @@ def _model(unit: Exported) -> str:
     )
 
 
-def _written(values: list[tuple[int, int]] | list[tuple[int, float, float]]) -> str:
+def _written(values: Sequence[tuple[float, ...]]) -> str:
     """Return tuples as Python, one a line."""
     return "(\n" + "".join(f"        {value!r},\n" for value in values) + "    )"
 
@@ -209,10 +212,10 @@ def _bends(cycles: list[int], count: int) -> Points:
     return points
 
 
-def _memories(costs: Costs, count: int) -> Iterator[tuple[int, float, float]]:
-    """Yield the memories in which rows wait: scores of the longest row, area in um2, energy of a score in pJ.
+def _memories(costs: Costs, count: int) -> Iterator[tuple[int, float, float, float]]:
+    """Yield the memories in which rows wait, each for rows longer than those of the one before.
 
-    Each is for all rows that are longer than those of the one before.
+    A memory is scores of its longest row, area in um2, energy of a score in pJ, and leakage in nW.
 
     Args:
         costs: of the unit.
@@ -220,9 +223,10 @@ def _memories(costs: Costs, count: int) -> Iterator[tuple[int, float, float]]:
     """
     lanes = costs.sizes.rows
 
-    def made(beat: int) -> tuple[float, float]:
+    def made(beat: int) -> tuple[float, float, float]:
         memories = replace(costs, keys=beat * lanes).unit_memories.values()
-        return sum(each.area for each, _ in memories), sum(energy for _, energy in memories)
+        area, leakage = (sum(getattr(each, figure) for each, _ in memories) for figure in ("area", "leakage"))
+        return area, sum(energy for _, energy in memories), leakage
 
     begin = 1
     while begin <= count:

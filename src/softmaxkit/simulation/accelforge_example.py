@@ -29,6 +29,8 @@ def price(unit, keys, waits):
 
 def main():
     keys = int(sys.argv[1]) if len(sys.argv) > 1 else $keys
+    if not 1 <= keys <= $keys:
+        sys.exit(f"units are known for rows of 1 to $keys keys, not {keys}; export them with a longer --context")
     for unit in UNITS:
         for waits in (False, True):
             seconds, joules = price(unit, keys, waits)

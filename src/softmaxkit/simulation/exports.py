@@ -20,7 +20,6 @@ class Exported:
 
     Attributes:
         name: lower-case words joined by hyphens: method, variant and pipeline.
-        spec: the method.
         pipeline: of the engine.
         engine: for rows of the longest context, as far as engines are built.
         costs: of it, for rows of the longest context.
@@ -28,7 +27,6 @@ class Exported:
     """
 
     name: str
-    spec: Spec
     pipeline: str
     engine: Engine
     costs: Costs
@@ -49,13 +47,13 @@ def exported(options: SimulationOptions, say: Say, work: Callable[[Exported], Wo
     context, specs = max(options.contexts), dict[str, Spec]()
 
     def of_unit(spec: Spec, pipeline: str) -> tuple[str, Work]:
-        name = re.sub("[^a-z0-9]+", "-", f"{spec.name} {pipeline}".lower())
-        if specs.setdefault(name, spec) != spec:
-            raise ValueError(
-                f"{specs[name].name} and {spec.name} would both be written as {name}; export one at a time"
-            )
         engine = engine_of(spec, pipeline, options.hardware, options.workload.channels, context)
+        built = engine.attention.spec
+        name = re.sub("[^a-z0-9]+", "-", f"{built.name} {pipeline}".lower())
+        if specs.setdefault(name, built) != built:
+            both = f"{specs[name].name} and {built.name}"
+            raise ValueError(f"{both} would both be written as {name}; export one at a time")
         costs = Costs(options.hardware, spec, pipeline, engine.sizes, context, options.records)
-        return name, work(Exported(name, spec, pipeline, engine, costs, options))
+        return name, work(Exported(name, pipeline, engine, costs, options))
 
     return dict(by_pipeline(options, say, of_unit))
