@@ -23,12 +23,12 @@ ELEMENT = ("Sigmoid",)
 """What stands for a method that looks at every score by itself: an activation, which Stream prices like any other."""
 
 ROWS_HELD = {SOFTMAX: 8, ELEMENT: 4}
-"""Rows for which stream-dse 2.1.1 needs room in a core: two of all that its operators take from other cores or from each
-other, and give to them."""
+"""Rows for which a core needs room in stream-dse 2.1.1: two of all that its operators take from other cores or from
+each other, and give to them."""
 
 READS, WRITES = 5, 3
-"""How often stream-dse 2.1.1 reads and writes a row in the memory of a unit: it is written as scores, powers and weights, read by
-each operator, and read to leave. The unit does both once."""
+"""How often stream-dse 2.1.1 reads and writes a row in the memory of a unit: it is written as scores, powers and
+weights, read by each operator, and read to leave. The unit does both once."""
 
 
 def write_stream(folder: Path, options: SimulationOptions, say: Say) -> list[str]:
