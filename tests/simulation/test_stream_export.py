@@ -6,33 +6,62 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from made_records import MADE, write_records
 
 from softmaxkit.methods import METHODS
-from softmaxkit.simulation.costs import NoRecord
+from softmaxkit.simulation.costs import Costs
 from softmaxkit.simulation.hardware import read_hardware
-from softmaxkit.simulation.simulate import SimulationOptions
-from softmaxkit.simulation.stream import SOFTMAX, write_stream
+from softmaxkit.simulation.pipelines import engine_of
+from softmaxkit.simulation.simulate import SimulationOptions, simulate
+from softmaxkit.simulation.stream import READS, SOFTMAX, WRITES, write_stream
 from softmaxkit.simulation.workload import PUBLISHED
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*created but never used")
 
 SPECS = [METHODS["consmax"](), METHODS["softermax"]()]
+NAMES = ["consmax-element", "softermax-token", "softermax-deferred"]
+KEYS = 256
+"""As many as the example has, so that a core has room for no more."""
+
+PRICE = "import attention; print(*attention.price())"
+
+needs_stream = pytest.mark.skipif(
+    any(find_spec(name) is None for name in ("stream", "onnx", "six", "pydot")),
+    reason="Stream is not installed: pip install stream-dse six pydot (Python 3.12 or later)",
+)
 
 
-def options(records: Path) -> SimulationOptions:
+def options(tmp_path: Path) -> SimulationOptions:
+    # As ConSmax has no rows that wait, its record has no memory of theirs.
+    records = write_records(tmp_path / "records", SPECS[1])
+    element = write_records(tmp_path / "element", SPECS[0], waits=False) / "accelerator"
+    for path in element.iterdir():
+        path.rename(records / "accelerator" / path.name.replace("made", "element"))
     hardware = read_hardware("edge-npu")
-    return SimulationOptions(PUBLISHED["gpt2"], hardware, SPECS, ["element", "token"], "prompt", [1024], [], records)
+    return SimulationOptions(PUBLISHED["gpt2"], hardware, SPECS, None, "prompt", [KEYS], [], records)
+
+
+def cores(folder: Path) -> dict[str, dict[str, Any]]:
+    return {path.stem: yaml.safe_load(path.read_text()) for path in folder.glob("*.yaml") if path.stem != "hardware"}
+
+
+def priced(folder: Path) -> tuple[float, float]:
+    """Return cycles and pJ of the example."""
+    command = [sys.executable, "-c", PRICE]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    cycles, energy = done.stdout.split()[-2:]
+    return float(cycles), float(energy)
 
 
 def test_the_unit_is_a_core_of_its_own(tmp_path: Path) -> None:
-    written = write_stream(tmp_path, options(write_records(tmp_path / "records", *SPECS)))
-    assert written == ["consmax-element", "softermax-token"]
+    assert write_stream(tmp_path, options(tmp_path), pytest.fail) == NAMES
     energies = {}
-    for name in written:
+    for name in NAMES[:2]:
         unit = yaml.safe_load((tmp_path / name / "softmax_unit.yaml").read_text())
         assert "Softmax" in unit["operator_types"]
         array = unit["operational_array"]
@@ -44,22 +73,75 @@ def test_the_unit_is_a_core_of_its_own(tmp_path: Path) -> None:
     assert energies["softermax-token"] * len(SOFTMAX) == MADE["energy_pj_per_element"]
 
 
-def test_without_records_nothing_is_written(tmp_path: Path) -> None:
-    with pytest.raises(NoRecord, match="what the query-key of consmax costs"):
-        write_stream(tmp_path / "out", options(tmp_path))
-    assert not (tmp_path / "out").exists()
+def test_areas_are_those_of_the_simulator(tmp_path: Path) -> None:
+    chosen = options(tmp_path)
+    for name, result in zip(
+        write_stream(tmp_path, chosen, pytest.fail), simulate(chosen, [], pytest.fail)["results"], strict=True
+    ):
+        assert name.split("-")[1] == result["pipeline"]
+        memories = {
+            name: memory["area"]
+            for core, about in cores(tmp_path / name).items()
+            for name, memory in about["memories"].items()
+            if core != "dram"
+        }
+        assert memories.pop("registers") == 0
+        of_parts = {"key buffer": "key_buffer", "value buffer": "value_buffer", "row memory": "row_memory"}
+        areas = {part: result["area_mm2_by_part"].get(part, 0) * 1e6 / 4 for part in of_parts}  # of four engines
+        assert {part: memories.pop(memory) for part, memory in of_parts.items()} == pytest.approx(areas)
+        assert memories == {}
+        assert (areas["row memory"] > 0) == (result["pipeline"] == "token")
 
 
-@pytest.mark.skipif(
-    any(find_spec(name) is None for name in ("stream", "onnx", "six", "pydot")),
-    reason="Stream is not installed: pip install stream-dse six pydot (Python 3.12 or later)",
-)
-@pytest.mark.parametrize("name", ["consmax-element", "softermax-token"])
+def test_an_array_has_its_own_buffer_and_the_unit_that_of_its_rows(tmp_path: Path) -> None:
+    chosen = options(tmp_path)
+    write_stream(tmp_path, chosen, pytest.fail)
+    engine = engine_of(SPECS[1], "token", chosen.hardware, 64, KEYS)
+    costs = Costs(chosen.hardware, SPECS[1], "token", engine.sizes, KEYS, chosen.records)
+    token = cores(tmp_path / "softermax-token")
+    for core, buffer, size in (
+        ("qk_array", "key_buffer", chosen.hardware.buffers.key_bytes),
+        ("pv_array", "value_buffer", chosen.hardware.buffers.value_bytes),
+    ):
+        memory = token[core]["memories"][buffer]
+        assert memory["size"] == 8 * size
+        assert memory["operands"] == ["I2"]
+        assert (memory["w_cost"], memory["r_cost"]) == costs.access(costs.buffer(size))
+    rows = token["softmax_unit"]["memories"]["row_memory"]
+    # A word of 16 scores goes in and comes out once in the unit, and so often in Stream.
+    energy = sum(energy for _, energy in costs.unit_memories.values())
+    assert (READS * rows["r_cost"] + WRITES * rows["w_cost"]) / 16 == pytest.approx(energy)
+    for name in ("consmax-element", "softermax-deferred"):
+        waits = cores(tmp_path / name)["softmax_unit"]["memories"]["row_memory"]
+        assert (waits["r_cost"], waits["w_cost"], waits["area"]) == (0, 0, 0)
+
+
+@needs_stream
+@pytest.mark.parametrize("name", NAMES)
 def test_the_example_runs_in_stream(tmp_path: Path, name: str) -> None:
-    write_stream(tmp_path, options(write_records(tmp_path / "records", *SPECS)))
-    command = [sys.executable, str(tmp_path / name / "attention.py")]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    cycles = float(done.stdout.strip().splitlines()[-1].removeprefix("cycles: "))
-    # 64 queries on 256 keys of 64 channels, on arrays of 16 by 16: no schedule is faster than the multipliers.
-    assert cycles >= 64 * 256 * 64 / (16 * 16)
+    write_stream(tmp_path, options(tmp_path), pytest.fail)
+    cycles, energy = priced(tmp_path / name)
+    # 64 queries on 256 keys of 64 channels, on arrays of 16 by 16: no schedule is faster than the multipliers, and the
+    # arrays alone take as much energy.
+    works = 64 * 256 * 64 / (16 * 16)
+    assert cycles >= works
+    of_arrays = (cores(tmp_path / name)[core]["operational_array"] for core in ("qk_array", "pv_array"))
+    assert energy > sum(works * 16 * 16 * array["unit_energy"] for array in of_arrays)
+
+
+@needs_stream
+def test_rows_that_wait_cost_in_stream_what_they_cost_here(tmp_path: Path) -> None:
+    chosen = options(tmp_path)
+    write_stream(tmp_path, chosen, pytest.fail)
+    folder = tmp_path / "softermax-token"
+    cycles, energy = priced(folder)
+    unit = yaml.safe_load((folder / "softmax_unit.yaml").read_text())
+    unit["memories"]["row_memory"] |= {"r_cost": 0.0, "w_cost": 0.0}
+    (folder / "softmax_unit.yaml").write_text(yaml.safe_dump(unit))
+    same, without = priced(folder)
+    assert same == cycles
+    engine = engine_of(SPECS[1], "token", chosen.hardware, 64, KEYS)
+    costs = Costs(chosen.hardware, SPECS[1], "token", engine.sizes, KEYS, chosen.records)
+    waiting = 64 * KEYS * sum(energy for _, energy in costs.unit_memories.values())
+    # Maximum and sum are a word apiece beside the 16 of a row, written and read; of a row, so are READS and WRITES.
+    assert waiting <= energy - without <= waiting * (1 + 2 / (16 * min(READS, WRITES)))

@@ -163,11 +163,11 @@ def simulate(
     if stream is not None:
         from softmaxkit.simulation.stream import write_stream
 
-        console.print(f"for Stream: {write_stream(stream, options)}")
+        console.print(f"for Stream: {', '.join(write_stream(stream, options, console.print))}")
     if accelforge is not None:
         from softmaxkit.simulation.accelforge import write_package
 
-        console.print(f"for AccelForge: {write_package(accelforge, options)}")
+        console.print(f"for AccelForge: {', '.join(write_package(accelforge, options, console.print))}")
 
 
 def _check_pipelines(pipelines: list[str]) -> None:
@@ -207,7 +207,7 @@ def _table(record: dict[str, Any]) -> Table:
     for result in results:
         known = "energy_uj" in result
         table.add_row(
-            f"{result['method']} {result['variant']}".strip(),
+            _method(result),
             result["pipeline"],
             f"{result['context']:,}",
             f"{result['cycles']:,}",
@@ -222,13 +222,18 @@ def _table(record: dict[str, Any]) -> Table:
     return table
 
 
+def _method(result: dict[str, Any]) -> str:
+    """Return the method of a result, with its variant."""
+    return f"{result['method']} {result['variant']}".strip()
+
+
 def _notes(results: list[dict[str, Any]]) -> list[str]:
     """Return by what part energies go, one line each, and why those of the whole are missing."""
     notes = []
     for result in results:
         parts = sorted(result["energy_uj_by_part"].items(), key=lambda part: -part[1])
         amounts = ", ".join(f"{name} {amount:,.4g}" for name, amount in parts)
-        notes.append(f"uJ of {result['method']} {result['pipeline']} at {result['context']:,}: {amounts}")
+        notes.append(f"uJ of {_method(result)} {result['pipeline']} at {result['context']:,}: {amounts}")
     missing = dict.fromkeys(reason for result in results for reason in result.get("without_energy", ()))
     return [*notes, *(f"no energy of the whole: {reason}" for reason in missing)]
 
@@ -243,7 +248,7 @@ def _chips_table(results: list[dict[str, Any]]) -> Table:
     for result in results:
         for each in result["chips"]:
             table.add_row(
-                result["method"],
+                _method(result),
                 result["pipeline"],
                 f"{result['context']:,}",
                 f"{each['chips']:,}",

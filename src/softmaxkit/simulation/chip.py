@@ -52,7 +52,7 @@ class Run:
 
 
 def queries_of(workload: Workload, phase: Phase, context: int, chips: int = 1) -> Queries:
-    """Return the queries of a head of keys, of which every chip has each so-manieth.
+    """Return the queries of a head of keys, of which every chip has its share.
 
     Args:
         workload: the model.

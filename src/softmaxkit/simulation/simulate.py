@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from softmaxkit.methods.base.spec import Spec
 from softmaxkit.record import make_record, make_result
 from softmaxkit.simulation.chip import Phase, Run, queries_of, run
-from softmaxkit.simulation.costs import Costs
+from softmaxkit.simulation.costs import Costs, NoRecord
 from softmaxkit.simulation.cycles import Pace
 from softmaxkit.simulation.energy import bill
 from softmaxkit.simulation.hardware import Hardware
@@ -19,6 +19,8 @@ from softmaxkit.simulation.scale_out import exchange
 from softmaxkit.simulation.timeline import timeline
 from softmaxkit.simulation.workload import Workload
 from softmaxkit.studies.progress import Say
+
+Work = TypeVar("Work")
 
 
 @dataclass(frozen=True)
@@ -46,12 +48,35 @@ class SimulationOptions:
     records: Path
 
 
-def chosen(options: SimulationOptions) -> Iterator[tuple[Spec, str]]:
-    """Yield the methods with those of their pipelines that were asked for."""
+def by_pipeline(options: SimulationOptions, say: Say, work: Callable[[Spec, str], Work]) -> list[Work]:
+    """Return what `work` gives for the methods and those of their pipelines that were asked for.
+
+    A pipeline that nobody asked for, and that is not the method's own, is left out where it cannot be built or `work`
+    finds no record of a part.
+
+    Args:
+        options: which.
+        say: called with why a pipeline is left out.
+        work: takes a method and a pipeline.
+
+    Raises:
+        ValueError: no method has such a pipeline; or one that is not left out cannot be built or has no record.
+    """
+    done = []
     for spec in options.specs:
         for pipeline in pipelines_of(spec):
-            if options.pipelines is None or pipeline in options.pipelines:
-                yield spec, pipeline
+            if options.pipelines is not None and pipeline not in options.pipelines:
+                continue
+            try:
+                done.append(work(spec, pipeline))
+            except (CannotBuild, NoRecord) as error:
+                if options.pipelines is not None or pipeline == pipelines_of(spec)[0]:
+                    raise
+                say(f"{spec.title} is left out with the pipeline {pipeline}: {error}")
+    if not done:
+        methods = "; ".join(f"{spec.name}: {', '.join(pipelines_of(spec))}" for spec in options.specs)
+        raise ValueError(f"no method has the pipeline {' or '.join(options.pipelines or ())}; there are {methods}")
+    return done
 
 
 def simulate(options: SimulationOptions, command: Sequence[str], say: Say) -> dict[str, Any]:
@@ -71,10 +96,11 @@ def simulate(options: SimulationOptions, command: Sequence[str], say: Say) -> di
         HardwareError: hardware that the model does not fit, or a clock that the parts do not reach.
         ValueError: no layer attends to so long a context, or no method has such a pipeline.
     """
-    results = list(_results(options, say))
-    if not results:
-        methods = "; ".join(f"{spec.name}: {', '.join(pipelines_of(spec))}" for spec in options.specs)
-        raise ValueError(f"no method has the pipeline {' or '.join(options.pipelines or ())}; there are {methods}")
+
+    def of_contexts(spec: Spec, pipeline: str) -> list[dict[str, Any]]:
+        return [_result(options, spec, pipeline, context) for context in options.contexts]
+
+    results = [result for each in by_pipeline(options, say, of_contexts) for result in each]
     inputs = {
         "model": options.workload.to_json(),
         "hardware": options.hardware.to_json(),
@@ -83,17 +109,6 @@ def simulate(options: SimulationOptions, command: Sequence[str], say: Say) -> di
         "records": str(options.records),
     }
     return make_record(command, 0, inputs, results)
-
-
-def _results(options: SimulationOptions, say: Say) -> Iterator[dict[str, Any]]:
-    for spec, pipeline in chosen(options):
-        try:
-            for context in options.contexts:
-                yield _result(options, spec, pipeline, context)
-        except CannotBuild as error:
-            if options.pipelines is not None or pipeline == pipelines_of(spec)[0]:
-                raise
-            say(f"{spec.title} is left out with the pipeline {pipeline}: {error}")
 
 
 def _result(options: SimulationOptions, spec: Spec, pipeline: str, context: int) -> dict[str, Any]:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from string import Template
 from typing import Any
 
 import yaml
 
-from softmaxkit.files import write_text
-from softmaxkit.methods.base.spec import Spec
+from softmaxkit.blocks.stream import beats
+from softmaxkit.files import whole_folder, write_text
+from softmaxkit.simulation.arrays import QUERY_KEY, VALUE
 from softmaxkit.simulation.costs import Costs
-from softmaxkit.simulation.pipelines import engine_of
-from softmaxkit.simulation.simulate import SimulationOptions, chosen
+from softmaxkit.simulation.exports import Exported, exported
+from softmaxkit.simulation.simulate import SimulationOptions
+from softmaxkit.simulation.stream_example import EXAMPLE
+from softmaxkit.studies.progress import Say
 
 SOFTMAX = ("ReduceMax", "Exp", "ReduceSum", "Div")
 """The operators into which Stream takes a softmax apart, each for every score or over all of them."""
@@ -20,98 +22,55 @@ SOFTMAX = ("ReduceMax", "Exp", "ReduceSum", "Div")
 ELEMENT = ("Sigmoid",)
 """What stands for a method that looks at every score by itself: an activation, which Stream prices like any other."""
 
-EXAMPLE = Template('''"""Prices a head of attention, $rows queries on $keys keys, with Stream.
+ROWS_HELD = {SOFTMAX: 8, ELEMENT: 4}
+"""Rows for which a core needs room in stream-dse 2.1.1: two of all that its operators take from other cores or from
+each other, and give to them."""
 
-    pip install stream-dse six pydot
-    python attention.py
-"""
-
-from pathlib import Path
-
-import onnx
-from onnx import TensorProto, helper
-from stream.api import SolveOptions, evaluate_mapping
-
-HERE = Path(__file__).parent
-SHAPES = {
-    "queries": ($rows, $channels),
-    "keys": ($channels, $keys),
-    "values": ($keys, $channels),
-    "scores": ($rows, $keys),
-    "weights": ($rows, $keys),
-    "outputs": ($rows, $channels),
-}
+READS, WRITES = 5, 3
+"""How often stream-dse 2.1.1 reads and writes a row in the memory of a unit: it is written as scores, powers and
+weights, read by each operator, and read to leave. The unit does both once."""
 
 
-def main() -> None:
-    tensors = {name: helper.make_tensor_value_info(name, TensorProto.INT8, shape) for name, shape in SHAPES.items()}
-    nodes = [
-        helper.make_node("MatMul", ["queries", "keys"], ["scores"], name="qk"),
-        helper.make_node("$operator", ["scores"], ["weights"], name="softmax"$arguments),
-        helper.make_node("MatMul", ["weights", "values"], ["outputs"], name="pv"),
-    ]
-    inputs = [tensors[name] for name in ("queries", "keys", "values")]
-    inside = [tensors[name] for name in ("scores", "weights")]
-    graph = helper.make_graph(nodes, "attention", inputs, [tensors["outputs"]], value_info=inside)
-    path = HERE / "attention.onnx"
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)]), path)
-    options = SolveOptions(artifacts=False, time_limit_s=60)
-    estimate = evaluate_mapping(str(HERE / "hardware.yaml"), str(path), str(HERE / "out"), options=options)
-    print(f"cycles: {estimate.cycles:.0f}")
-
-
-if __name__ == "__main__":
-    main()
-''')
-
-
-def write_stream(folder: Path, options: SimulationOptions) -> list[str]:
+def write_stream(folder: Path, options: SimulationOptions, say: Say) -> list[str]:
     """Write a folder for each method and pipeline: hardware, its cores, and an example.
 
     Energies are in pJ, areas in um2. Stream prices a core's operation by one figure, and takes a softmax apart into
-    `SOFTMAX`: each of these has its share of the energy of a score. Its schedule is its own; that of the engine is what
-    `softmaxkit simulate` has.
+    `SOFTMAX`: each of these has its share of the energy of a score, and the memory in which rows wait its share of what
+    a row takes there. Its schedule is its own; that of the engine is what `softmaxkit simulate` has.
+
+    Args:
+        folder: for the folders; those of the same names are replaced.
+        options: what to write.
+        say: called with why a pipeline is left out.
 
     Returns:
         the names of the folders.
 
     Raises:
-        ValueError: no record says what a part costs.
+        ValueError: no record says what a part costs, or two units have one name; nothing is written then.
     """
-    written = []
-    for spec, pipeline in chosen(options):
-        written.append(f"{spec.method}-{pipeline}")
-        _write(folder / written[-1], spec, pipeline, options)
-    return written
+    written = exported(options, say, _files)
+    for name, files in written.items():
+        with whole_folder(folder / name) as work:
+            for file, text in files.items():
+                write_text(work / file, text)
+    return [*written]
 
 
-def _write(folder: Path, spec: Spec, pipeline: str, options: SimulationOptions) -> None:
-    hardware, context = options.hardware, max(options.contexts)
-    engine = engine_of(spec, pipeline, hardware, options.workload.channels, context)
-    costs = Costs(hardware, spec, pipeline, engine.sizes, context, options.records)
-    sizes, element = engine.sizes, spec.dataflow == "element"
-    operators = ELEMENT if element else SOFTMAX
-    buffer = _buffer(costs)
+def _files(unit: Exported) -> dict[str, str]:
+    """Return the files of a unit and the engine around it, by their names."""
+    hardware, costs, sizes = unit.options.hardware, unit.costs, unit.engine.sizes
+    element = unit.pipeline == "element"
+    buffers = hardware.buffers
     cores = {
-        "qk_array": _array("qk_array", costs, "query-key", buffer),
-        "pv_array": _array("pv_array", costs, "value", buffer),
-        "softmax_unit": {
-            "name": "softmax_unit",
-            "type": "zigzag.compute",
-            "memories": {"buffer": buffer | {"served_dimensions": ["D1"]}},
-            "operational_array": {
-                "unit_energy": costs.unit.energy_pj / len(operators),
-                "unit_area": costs.unit.area_um2 / sizes.rows,
-                "dimensions": ["D1"],
-                "sizes": [sizes.rows],
-            },
-            "operator_types": [*operators, "Softmax"],
-        },
-        "dram": _dram(options),
+        "qk_array": _array("qk_array", costs, QUERY_KEY, "key_buffer", buffers.key_bytes, "MatMul"),
+        "pv_array": _array("pv_array", costs, VALUE, "value_buffer", buffers.value_bytes, "Gemm"),
+        "softmax_unit": _unit(costs, ELEMENT if element else SOFTMAX),
+        "dram": _dram(unit.options),
     }
     width = min(round(8 * hardware.bytes_per_cycle), sizes.word_bits)
     system: dict[str, Any] = {
-        "name": f"{spec.method}_{pipeline}",
+        "name": unit.name.replace("-", "_"),
         "cores": {place: f"./{name}.yaml" for place, name in enumerate(cores)},
         "offchip_core_id": len(cores) - 1,
         "unit_energy_cost": 0,
@@ -121,54 +80,109 @@ def _write(folder: Path, spec: Spec, pipeline: str, options: SimulationOptions) 
             *({"type": "link", "cores": [place, 3], "bandwidth": width} for place in range(3)),
         ],
     }
-    for name, core in (*cores.items(), ("hardware", system)):
-        write_text(folder / f"{name}.yaml", yaml.safe_dump(core, sort_keys=False))
-    example = EXAMPLE.substitute(
-        rows=min(context, 64),
-        keys=min(context, 256),
+    files = {f"{name}.yaml": yaml.safe_dump(core, sort_keys=False) for name, core in cores.items()}
+    files["hardware.yaml"] = yaml.safe_dump(system, sort_keys=False)
+    files["attention.py"] = EXAMPLE.substitute(
+        rows=min(costs.keys, 64),
+        keys=min(costs.keys, 256, buffers.key_bytes // sizes.channels, buffers.value_bytes // sizes.channels),
         channels=sizes.channels,
         operator=ELEMENT[0] if element else "Softmax",
         arguments="" if element else ", axis=-1",
     )
-    write_text(folder / "attention.py", example)
+    return files
 
 
-def _array(name: str, costs: Costs, array: str, buffer: dict[str, Any]) -> dict[str, Any]:
-    """Return the core of an array."""
-    part, sizes = costs.array(array), costs.sizes
+def _array(name: str, costs: Costs, array: str, buffer: str, size: int, operator: str) -> dict[str, Any]:
+    """Return the core of an array, with its buffer of so many bytes."""
+    part, sizes, made = costs.array(array), costs.sizes, costs.buffer(size)
     multipliers = sizes.rows * sizes.columns
+    write, read = costs.access(made)
+    # Stream takes the room of a core from the memory of its first operand. This one is in the array, with its figures.
+    room = 8 * (size + 2 * (_row(costs) + sizes.channels))
     return {
         "name": name,
         "type": "zigzag.compute",
-        "memories": {"buffer": buffer},
+        "memories": {
+            "registers": _memory(["I1", "O"], ["D1", "D2"], sizes.word_bits, room),
+            buffer: _memory(["I2"], ["D1", "D2"], sizes.word_bits, 8 * size, read, write, made.area),
+        },
         "operational_array": {
             "unit_energy": part.energy_pj / multipliers,
             "unit_area": part.area_um2 / multipliers,
             "dimensions": ["D1", "D2"],
             "sizes": [sizes.rows, sizes.columns],
         },
-        "operator_types": ["MatMul", "Gemm"],
+        "operator_types": [operator],
     }
 
 
-def _buffer(costs: Costs) -> dict[str, Any]:
-    """Return a core's memory: as large as both buffers of an engine, a word of which an array takes in a cycle."""
-    buffers = costs.hardware.buffers
-    made = costs.buffer(buffers.key_bytes + buffers.value_bytes)
-    write, read = costs.access(made)
-    word = costs.sizes.word_bits
+def _unit(costs: Costs, operators: tuple[str, ...]) -> dict[str, Any]:
+    """Return the core of the softmax unit, with the memory in which its rows wait, if they do.
+
+    Stream hands over no less than a row, so there is room for some in any unit. Without such a memory that costs
+    nothing: what waits there is in registers of the unit, with its figures.
+    """
+    sizes, reads, writes, area = costs.sizes, 0.0, 0.0, 0.0
+    for made, energy in costs.unit_memories.values():
+        write, read = costs.access(made)
+        word = energy * sizes.rows / (write + read)
+        reads, writes, area = reads + word * read / READS, writes + word * write / WRITES, area + made.area
+    size = 8 * ROWS_HELD[operators] * _row(costs)
     return {
-        "size": 8 * (buffers.key_bytes + buffers.value_bytes),
+        "name": "softmax_unit",
+        "type": "zigzag.compute",
+        "memories": {
+            "row_memory": _memory(["I1", "I2", "O"], ["D1"], 8 * sizes.rows, size, reads, writes, area),
+        },
+        "operational_array": {
+            "unit_energy": costs.unit.energy_pj / len(operators),
+            "unit_area": costs.unit.area_um2 / sizes.rows,
+            "dimensions": ["D1"],
+            "sizes": [sizes.rows],
+        },
+        "operator_types": [*operators, "Softmax"],
+    }
+
+
+def _row(costs: Costs) -> int:
+    """Return the bytes of the longest row in whole beats, with another beat for its maximum and its sum."""
+    return costs.sizes.rows * (beats(costs.keys, costs.sizes.rows) + 1)
+
+
+def _memory(
+    operands: list[str],
+    dimensions: list[str],
+    width: int,
+    size: int,
+    read: float = 0.0,
+    write: float = 0.0,
+    area: float = 0.0,
+) -> dict[str, Any]:
+    """Return a memory of a core.
+
+    Args:
+        operands: that it holds.
+        dimensions: of the array that one such memory serves.
+        width: bits of a word, which it gives and takes in a cycle.
+        size: in bits.
+        read: energy of a word in pJ.
+        write: likewise.
+        area: in um2.
+    """
+
+    def port(kind: str, ways: tuple[str, str]) -> dict[str, Any]:
+        allocation = [f"{each}, {way}" for each in operands for way in (ways if each == "O" else ways[:1])]
+        return _port(kind, width, allocation)
+
+    return {
+        "size": size,
         "r_cost": read,
         "w_cost": write,
-        "area": made.area,
+        "area": area,
         "latency": 1,
-        "operands": ["I1", "I2", "O"],
-        "ports": [
-            _port("read", word, ["I1, tl", "I2, tl", "O, tl", "O, th"]),
-            _port("write", word, ["I1, fh", "I2, fh", "O, fh", "O, fl"]),
-        ],
-        "served_dimensions": ["D1", "D2"],
+        "operands": operands,
+        "ports": [port("read", ("tl", "th")), port("write", ("fh", "fl"))],
+        "served_dimensions": dimensions,
     }
 
 
