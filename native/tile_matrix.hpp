@@ -1,0 +1,124 @@
+// What integer_matrix.hpp has for six rows, for the 32 of two tiles: the same integers. Sums are 2 x 2 tiles, so that
+// each tile of either side meets two; they pass through memory to the vectors.
+#pragma once
+
+#include "integer_matrix.hpp"
+
+#if defined(SOFTMAXKIT_TILES)
+
+namespace softmaxkit {
+
+constexpr int64_t tile_pair = 2 * tiles::rows;  // rows at once
+
+// Sums of 32 rows and four tiles' columns. Rows are not a power of two apart: of such, many share a set of the cache.
+struct alignas(64) TileSums {
+    static constexpr int64_t row = 4 * lanes + lanes;
+    int32_t sums[tile_pair * row];
+
+    const int32_t* of(int64_t index) const { return sums + index * row; }
+
+    // Products of a side of 32 rows with one of 16 or 32 columns; `load_rows` keeps the rows for several calls.
+    static void load_rows(const uint8_t* from, int64_t stride) {
+        tiles::load<4>(from, stride);
+        tiles::load<5>(from + tiles::rows * stride, stride);
+    }
+    template <int columns>
+    static void add(const int8_t* with, int64_t stride) {
+        tiles::load<6>(with, stride);
+        tiles::dot_bytes<0, 4, 6>();
+        tiles::dot_bytes<1, 5, 6>();
+        if constexpr (columns == 2) {
+            tiles::load<7>(with + tiles::row_bytes, stride);
+            tiles::dot_bytes<2, 4, 7>();
+            tiles::dot_bytes<3, 5, 7>();
+        }
+    }
+    template <int columns>
+    static void clear() {
+        tiles::zero<0>();
+        tiles::zero<1>();
+        if constexpr (columns == 2) {
+            tiles::zero<2>();
+            tiles::zero<3>();
+        }
+    }
+    template <int columns>
+    void take(int64_t column) {
+        constexpr int64_t stride = row * sizeof(int32_t);
+        int32_t* to = sums + column * lanes;
+        tiles::store<0>(to, stride);
+        tiles::store<1>(to + tiles::rows * row, stride);
+        if constexpr (columns == 2) {
+            tiles::store<2>(to + lanes, stride);
+            tiles::store<3>(to + lanes + tiles::rows * row, stride);
+        }
+    }
+};
+
+// Sums of 32 queries, `stride` bytes each, with a panel of keys. Queries of a single tile's width are there already.
+inline void score_panel(const uint8_t* queries, int64_t stride, const int8_t* keys, TileSums& sums) {
+    constexpr int64_t step = panel * 4;
+    for (int64_t half = 0; half < 2; ++half) {
+        TileSums::clear<2>();
+        const int8_t* with = keys + half * 2 * tiles::row_bytes;
+        for (int64_t part = 0; part < stride; part += tiles::row_bytes, with += tiles::rows * step) {
+            if (stride > tiles::row_bytes) TileSums::load_rows(queries + part, stride);
+            TileSums::add<2>(with, step);
+        }
+        sums.take<2>(2 * half);
+    }
+}
+
+// Scores of so many rows from their sums, shifted into 16 bits, and into `highest` the largest that each half of a
+// panel's places has seen.
+inline void narrow_panel(const TileSums& sums, int64_t rows, const int32_t* start, int shift, uint16_t* scores,
+                         uint16_t* highest) {
+    Sums from[4];
+    std::memcpy(from, start, sizeof from);
+    const Sums by = Sums{} + shift;
+    for (int64_t row = 0; row < rows; ++row) {
+        uint16_t* to = scores + row * panel;
+        __builtin_prefetch(to + tile_pair * panel, 1);
+        __builtin_prefetch(to + tile_pair * panel + panel / 2, 1);
+        Sums four[4];
+        std::memcpy(four, sums.of(row), sizeof four);
+#pragma GCC unroll 4
+        for (int64_t vector = 0; vector < 4; ++vector) four[vector] = (four[vector] + from[vector]) >> by;
+        const __m512i one = _mm512_packus_epi32((__m512i)four[0], (__m512i)four[1]);
+        const __m512i other = _mm512_packus_epi32((__m512i)four[2], (__m512i)four[3]);
+        _mm512_store_si512(to, one);
+        _mm512_store_si512(to + panel / 2, other);
+        uint16_t* top = highest + row * panel;
+        _mm512_store_si512(top, _mm512_max_epu16(_mm512_max_epu16(one, other), _mm512_load_si512(top)));
+    }
+}
+
+// Adds to rows of floats the product of their weights with the panels' values, times a power of two.
+template <int vectors>
+void value_block(const uint8_t* weights, int64_t rows, const int8_t* values, int64_t columns, int64_t panels,
+                 float power, TileSums& sums, float* to) {
+    const auto multiply = [&]<int wide>(std::integral_constant<int, wide>, int64_t column) {
+        TileSums::clear<wide>();
+        const uint8_t* from = weights;
+        const int8_t* with = values + column * tiles::row_bytes;
+        for (int64_t at = 0; at < panels; ++at, from += tile_pair * panel, with += panel * columns) {
+            TileSums::load_rows(from, panel);
+            TileSums::add<wide>(with, 4 * columns);
+        }
+        sums.take<wide>(column);
+    };
+    multiply(std::integral_constant<int, std::min(vectors, 2)>{}, 0);
+    if constexpr (vectors > 2) multiply(std::integral_constant<int, vectors - 2>{}, 2);
+    for (int64_t row = 0; row < rows; ++row) {
+        Sums some[vectors];
+        std::memcpy(some, sums.of(row), sizeof some);
+#pragma GCC unroll 4
+        for (int64_t vector = 0; vector < vectors; ++vector) {
+            add_to(to + row * columns + lanes * vector, some[vector], power);
+        }
+    }
+}
+
+}  // namespace softmaxkit
+
+#endif

@@ -1,0 +1,136 @@
+// The matrix unit of Sapphire Rapids and later (AMX): eight registers of 16 rows of 64 bytes each, and products of two.
+// SOFTMAXKIT_PORTABLE_TILES asks for the same in C++, for tests on processors that have none.
+//
+// Source: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 1 chapter 18, and volume 2 for TDPBUSD
+// and TDPBF16PS.
+#pragma once
+
+#include <cstdint>
+
+#if defined(SOFTMAXKIT_PORTABLE_TILES)
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <limits>
+#endif
+
+#if defined(__AMX_INT8__) || defined(SOFTMAXKIT_PORTABLE_TILES)
+#define SOFTMAXKIT_TILES
+
+namespace softmaxkit::tiles {
+
+constexpr int64_t rows = 16, row_bytes = 64;
+
+#if !defined(SOFTMAXKIT_PORTABLE_TILES)
+
+// What LDTILECFG reads.
+struct alignas(64) Configuration {
+    uint8_t palette = 1, start_row = 0, reserved[14] = {};
+    uint16_t row_bytes_of[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+    uint8_t rows_of[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+};
+static_assert(sizeof(Configuration) == 64);
+
+// While there is one, its thread has the tiles, all of full size.
+class Session {
+public:
+    Session() {
+        const Configuration whole;
+        asm volatile("ldtilecfg %0" : : "m"(whole));
+    }
+    ~Session() { asm volatile("tilerelease"); }
+    Session(const Session&) = delete;
+    Session& operator=(const Session&) = delete;
+};
+
+// GCC's own functions for these take no template's number, and its _tile_loadd lets stores sink below the load.
+template <int tile>
+[[gnu::always_inline]] inline void zero() {
+    asm volatile("tilezero %%tmm%c0" : : "i"(tile));
+}
+
+template <int tile>
+[[gnu::always_inline]] inline void load(const void* from, int64_t stride) {
+    asm volatile("tileloadd (%0,%1,1), %%tmm%c2" : : "r"(from), "r"(stride), "i"(tile) : "memory");
+}
+
+template <int tile>
+[[gnu::always_inline]] inline void store(void* to, int64_t stride) {
+    asm volatile("tilestored %%tmm%c2, (%0,%1,1)" : : "r"(to), "r"(stride), "i"(tile) : "memory");
+}
+
+// Adds to 32-bit integers the dot products of four unsigned bytes with four signed ones.
+template <int sums, int left, int right>
+[[gnu::always_inline]] inline void dot_bytes() {
+    asm volatile("tdpbusd %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(sums), "i"(left), "i"(right));
+}
+
+#else
+
+struct alignas(64) Register {
+    uint8_t bytes[rows][row_bytes];
+};
+inline thread_local Register registers[8];
+inline thread_local bool configured = false;
+
+class Session {
+public:
+    Session() {
+        configured = true;
+        std::memset(registers, 0, sizeof registers);
+    }
+    ~Session() { configured = false; }
+    Session(const Session&) = delete;
+    Session& operator=(const Session&) = delete;
+};
+
+// Without a configuration, the processor refuses every one of these.
+inline Register& at(int tile) {
+    if (!configured) std::abort();
+    return registers[tile];
+}
+
+template <int tile>
+void zero() {
+    std::memset(&at(tile), 0, sizeof(Register));
+}
+
+template <int tile>
+void load(const void* from, int64_t stride) {
+    for (int64_t row = 0; row < rows; ++row) {
+        std::memcpy(at(tile).bytes[row], static_cast<const uint8_t*>(from) + row * stride, row_bytes);
+    }
+}
+
+template <int tile>
+void store(void* to, int64_t stride) {
+    for (int64_t row = 0; row < rows; ++row) {
+        std::memcpy(static_cast<uint8_t*>(to) + row * stride, at(tile).bytes[row], row_bytes);
+    }
+}
+
+template <int sums, int left, int right>
+void dot_bytes() {
+    constexpr int64_t columns = row_bytes / 4;
+    const Register &a = at(left), &b = at(right);
+    for (int64_t row = 0; row < rows; ++row) {
+        int32_t total[columns];
+        std::memcpy(total, at(sums).bytes[row], sizeof total);
+        for (int64_t step = 0; step < rows; ++step) {
+            int8_t with[row_bytes];
+            std::memcpy(with, b.bytes[step], sizeof with);
+            for (int64_t column = 0; column < columns; ++column) {
+                for (int64_t byte = 0; byte < 4; ++byte) {
+                    total[column] += a.bytes[row][4 * step + byte] * with[4 * column + byte];
+                }
+            }
+        }
+        std::memcpy(at(sums).bytes[row], total, sizeof total);
+    }
+}
+
+#endif
+
+}  // namespace softmaxkit::tiles
+
+#endif
