@@ -300,21 +300,27 @@ private:
 
         template <bool summed>
         void weigh_rows(int plane, int64_t begin, int64_t end) {
-            const auto one = [&](const Row& row, int64_t index, int64_t at, Sums& sum) {
-                const uint8_t* table = of_.weights_.of(row.resolution, plane) + at % Weights::variants * codes;
-                weigh<summed>(scores(index, at), row.anchor, row.multiplier, table,
-                              at < open_ ? ~uint64_t{0} : visible(row, at), weights(index, at - begin), sum);
+            const Weights weights_of = of_.weights_;
+            const auto one = [&](const Row& row, int64_t at, const uint16_t* from, uint8_t* to, Sums& sum) {
+                const uint8_t* table = weights_of.of(row.resolution, plane) + at % Weights::variants * codes;
+                weigh<summed>(from, row.anchor, row.multiplier, table, visible(row, at), to, sum);
             };
             Sums* sums = sums_.data() + plane * rows_.size();
 #if defined(SOFTMAXKIT_TILES)
+            const int64_t count = count_;
+            const Row* rows = rows_.data();
             for (int64_t at = begin; at < end; ++at) {
-                for (int64_t index = 0; index < count_; ++index) one(rows_[index], index, at, sums[index]);
+                const uint16_t* from = scores(0, at);
+                uint8_t* to = weights(0, at - begin);
+                for (int64_t row = 0; row < count; ++row, from += panel, to += panel) {
+                    one(rows[row], at, from, to, sums[row]);
+                }
             }
 #else
             for (int64_t index = 0; index < count_; ++index) {
                 const Row row = rows_[index];
                 Sums sum = sums[index];
-                for (int64_t at = begin; at < end; ++at) one(row, index, at, sum);
+                for (int64_t at = begin; at < end; ++at) one(row, at, scores(index, at), weights(index, at - begin), sum);
                 sums[index] = sum;
             }
 #endif

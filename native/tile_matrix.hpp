@@ -73,19 +73,18 @@ inline void score_panel(const uint8_t* queries, int64_t stride, const int8_t* ke
 // panel's places has seen.
 inline void narrow_panel(const TileSums& sums, int64_t rows, const int32_t* start, int shift, uint16_t* scores,
                          uint16_t* highest) {
-    Sums from[4];
-    std::memcpy(from, start, sizeof from);
-    const Sums by = Sums{} + shift;
+    const __m512i by = _mm512_set1_epi32(shift);
+    const auto from = [start](int64_t vector) { return _mm512_load_si512(start + lanes * vector); };
+    const __m512i from_0 = from(0), from_1 = from(1), from_2 = from(2), from_3 = from(3);
     for (int64_t row = 0; row < rows; ++row) {
         uint16_t* to = scores + row * panel;
         __builtin_prefetch(to + tile_pair * panel, 1);
         __builtin_prefetch(to + tile_pair * panel + panel / 2, 1);
-        Sums four[4];
-        std::memcpy(four, sums.of(row), sizeof four);
-#pragma GCC unroll 4
-        for (int64_t vector = 0; vector < 4; ++vector) four[vector] = (four[vector] + from[vector]) >> by;
-        const __m512i one = _mm512_packus_epi32((__m512i)four[0], (__m512i)four[1]);
-        const __m512i other = _mm512_packus_epi32((__m512i)four[2], (__m512i)four[3]);
+        const auto shifted = [&](const __m512i& add, int64_t vector) {
+            return _mm512_srav_epi32(_mm512_add_epi32(add, _mm512_load_si512(sums.of(row) + lanes * vector)), by);
+        };
+        const __m512i one = _mm512_packus_epi32(shifted(from_0, 0), shifted(from_1, 1));
+        const __m512i other = _mm512_packus_epi32(shifted(from_2, 2), shifted(from_3, 3));
         _mm512_store_si512(to, one);
         _mm512_store_si512(to + panel / 2, other);
         uint16_t* top = highest + row * panel;
@@ -110,11 +109,11 @@ void value_block(const uint8_t* weights, int64_t rows, const int8_t* values, int
     multiply(std::integral_constant<int, std::min(vectors, 2)>{}, 0);
     if constexpr (vectors > 2) multiply(std::integral_constant<int, vectors - 2>{}, 2);
     for (int64_t row = 0; row < rows; ++row) {
-        Sums some[vectors];
-        std::memcpy(some, sums.of(row), sizeof some);
 #pragma GCC unroll 4
         for (int64_t vector = 0; vector < vectors; ++vector) {
-            add_to(to + row * columns + lanes * vector, some[vector], power);
+            Sums some;
+            std::memcpy(&some, sums.of(row) + lanes * vector, sizeof some);
+            add_to(to + row * columns + lanes * vector, some, power);
         }
     }
 }
