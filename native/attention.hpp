@@ -253,7 +253,7 @@ private:
                 step *= 2;
                 ++row.resolution;
             }
-            row.multiplier = of_words(65536.0 * row.unit / step);
+            row.multiplier = Words{} + word(65536.0 * row.unit / step);
             if (weights.normalised) return;
             const double offset = weights.offsets[head] + weights.limit;
             constexpr double zero = static_cast<double>(middle);
@@ -263,11 +263,11 @@ private:
             row.factor = std::exp(static_cast<float>(std::min(value, 0.0) + weights.limit)) / weights.one;
             // Half a step more, so that distances are rounded and not cut off.
             const double half = row.unit > 0 ? step / 2 / row.unit : 0.0;
-            row.anchor = of_words(place + half);
+            row.anchor = Words{} + word(place + half);
         }
 
-        static Words of_words(double value) {
-            return Words{} + static_cast<uint16_t>(std::min(std::nearbyint(value), 65535.0));
+        static uint16_t word(double value) {
+            return static_cast<uint16_t>(std::min(std::nearbyint(value), 65535.0));
         }
 
         // The products of a block's weights and values.

@@ -30,10 +30,10 @@ NATIVE = {
     "avx512": "AVX-512 F, BW, DQ, VL, VBMI and VNNI",
     "avx2": "AVX2 and FMA",
     "plain": "any CPU",
-    "amx": "AMX with tiles, int8 and bfloat16, besides what avx512 needs",
+    "amx": "AMX with int8 and bfloat16",
 }
-"""Builds of the native kernels in order of preference, and the instructions that each needs. amx has not been timed yet:
-after one that runs everywhere, it is taken only where it is asked for by name."""
+"""Builds of the native kernels in order of preference, and the instructions that each needs. amx has not been timed
+yet: after one that runs everywhere, it is taken only where it is asked for by name."""
 KERNELS = (*GPU, *NATIVE)
 """All back ends but torch, in order of preference."""
 BACKENDS = (*KERNELS, "torch")
