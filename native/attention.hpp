@@ -201,10 +201,10 @@ private:
             if (bytes_ == tiles::row_bytes) TileSums::load_rows(queries_.data(), bytes_);
 #endif
             for (int64_t at = 0; at < panels; ++at) {
-                const int8_t* with = keys.panels.data() + at * panel * bytes_;
+                const auto* with = keys.panels.data() + at * panel * bytes_;
                 const int32_t* start = keys.start.data() + at * panel;
 #if defined(SOFTMAXKIT_TILES)
-                score_panel(queries_.data(), bytes_, with, *tile_sums_);
+                score_panel<int8_t>(queries_.data(), bytes_, reinterpret_cast<const uint8_t*>(with), *tile_sums_);
                 narrow_panel(*tile_sums_, count_, start, shift, scores(0, at),
                              at < open_ ? highest_.data() : aside.data());
 #else
@@ -230,14 +230,8 @@ private:
         uint8_t* weights(int64_t row, int64_t at) { return panel_weights_.data() + (row * block + at) * panel; }
 #endif
 
-        // Which keys of a panel a row sees, a bit each.
         uint64_t visible(const Row& row, int64_t at) const {
-            const int64_t count = std::min(row.seen - at * panel, panel);
-            if (count <= 0) return 0;
-            const uint64_t some = count == panel ? ~uint64_t{0} : (uint64_t{1} << count) - 1;
-            if (row.mask == nullptr) return some;
-            if (of_.shape_.mask[3] == 0) return *row.mask ? some : 0;
-            return some & true_bits(row.mask + at * panel, some, count);
+            return seen_of_panel(row.seen, row.mask, of_.shape_.mask[3], at);
         }
 
         // Where a row's distances start, how long their steps are, and what the weights stand for.
@@ -281,8 +275,9 @@ private:
                         const auto part = [&](auto vectors) {
                             float* to = totals_.data() + row * columns_ + column;
 #if defined(SOFTMAXKIT_TILES)
-                            value_block<vectors>(weights(0, 0), count_, from + 4 * column, columns_, end - begin,
-                                                 power, *tile_sums_, to);
+                            value_block<vectors>(weights(0, 0), count_,
+                                                 reinterpret_cast<const uint8_t*>(from + 4 * column), columns_,
+                                                 end - begin, power, *tile_sums_, to);
 #else
                             value_tile<vectors>(weights(row, 0), block * panel, from + 4 * column, columns_,
                                                 (end - begin) * panel_steps, power, to);

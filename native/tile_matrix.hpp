@@ -1,6 +1,8 @@
-// What integer_matrix.hpp has for six rows, for the 32 of two tiles: the same integers. Sums are 2 x 2 tiles, so that
-// each tile of either side meets two; they pass through memory to the vectors.
+// What integer_matrix.hpp has for six rows, for the 32 of two tiles: the same integers; and products of bfloat16. Sums
+// are 2 x 2 tiles, so that each tile of either side meets two; they pass through memory to the vectors.
 #pragma once
+
+#include <type_traits>
 
 #include "integer_matrix.hpp"
 
@@ -22,15 +24,24 @@ struct alignas(64) TileSums {
         tiles::load<4>(from, stride);
         tiles::load<5>(from + tiles::rows * stride, stride);
     }
-    template <int columns>
-    static void add(const int8_t* with, int64_t stride) {
+    template <class Element, int columns>
+    static void add(const uint8_t* with, int64_t stride) {
         tiles::load<6>(with, stride);
-        tiles::dot_bytes<0, 4, 6>();
-        tiles::dot_bytes<1, 5, 6>();
+        dot<Element, 0, 4, 6>();
+        dot<Element, 1, 5, 6>();
         if constexpr (columns == 2) {
             tiles::load<7>(with + tiles::row_bytes, stride);
-            tiles::dot_bytes<2, 4, 7>();
-            tiles::dot_bytes<3, 5, 7>();
+            dot<Element, 2, 4, 7>();
+            dot<Element, 3, 5, 7>();
+        }
+    }
+    // Of signed bytes with unsigned rows, or of bfloat16.
+    template <class Element, int sums, int left, int right>
+    static void dot() {
+        if constexpr (std::is_same_v<Element, int8_t>) {
+            tiles::dot_bytes<sums, left, right>();
+        } else {
+            tiles::dot_bfloat16<sums, left, right>();
         }
     }
     template <int columns>
@@ -44,26 +55,53 @@ struct alignas(64) TileSums {
     }
     template <int columns>
     void take(int64_t column) {
-        constexpr int64_t stride = row * sizeof(int32_t);
-        int32_t* to = sums + column * lanes;
-        tiles::store<0>(to, stride);
-        tiles::store<1>(to + tiles::rows * row, stride);
+        store<columns>(sums + column * lanes, row);
+    }
+
+    // Sums in memory, rows so many lanes apart.
+    template <int columns, class Lane>
+    static void load(const Lane* from, int64_t stride) {
+        const int64_t bytes = stride * static_cast<int64_t>(sizeof(Lane));
+        tiles::load<0>(from, bytes);
+        tiles::load<1>(from + tiles::rows * stride, bytes);
         if constexpr (columns == 2) {
-            tiles::store<2>(to + lanes, stride);
-            tiles::store<3>(to + lanes + tiles::rows * row, stride);
+            tiles::load<2>(from + lanes, bytes);
+            tiles::load<3>(from + lanes + tiles::rows * stride, bytes);
+        }
+    }
+    template <int columns, class Lane>
+    static void store(Lane* to, int64_t stride) {
+        const int64_t bytes = stride * static_cast<int64_t>(sizeof(Lane));
+        tiles::store<0>(to, bytes);
+        tiles::store<1>(to + tiles::rows * stride, bytes);
+        if constexpr (columns == 2) {
+            tiles::store<2>(to + lanes, bytes);
+            tiles::store<3>(to + lanes + tiles::rows * stride, bytes);
         }
     }
 };
 
+// Adds the products of 32 rows, in tiles side by side, with one or two tiles' columns, over so many tiles.
+template <class Element, int wide>
+void add_products(const uint8_t* rows, const uint8_t* with, int64_t columns, int64_t count) {
+    for (int64_t at = 0; at < count; ++at) {
+        TileSums::load_rows(rows, tiles::row_bytes);
+        TileSums::add<Element, wide>(with, 4 * columns);
+        rows += tile_pair * tiles::row_bytes;
+        with += tiles::rows * 4 * columns;
+    }
+}
+
 // Sums of 32 queries, `stride` bytes each, with a panel of keys. Queries of a single tile's width are there already.
-inline void score_panel(const uint8_t* queries, int64_t stride, const int8_t* keys, TileSums& sums) {
+template <class Element>
+void score_panel(const uint8_t* queries, int64_t stride, const uint8_t* keys, TileSums& sums) {
     constexpr int64_t step = panel * 4;
     for (int64_t half = 0; half < 2; ++half) {
         TileSums::clear<2>();
-        const int8_t* with = keys + half * 2 * tiles::row_bytes;
+        const uint8_t* with = keys + half * 2 * tiles::row_bytes;
         for (int64_t part = 0; part < stride; part += tiles::row_bytes, with += tiles::rows * step) {
             if (stride > tiles::row_bytes) TileSums::load_rows(queries + part, stride);
-            TileSums::add<2>(with, step);
+            TileSums::add<Element, 2>(with, step);
         }
         sums.take<2>(2 * half);
     }
@@ -94,16 +132,11 @@ inline void narrow_panel(const TileSums& sums, int64_t rows, const int32_t* star
 
 // Adds to rows of floats the product of their weights with the panels' values, times a power of two.
 template <int vectors>
-void value_block(const uint8_t* weights, int64_t rows, const int8_t* values, int64_t columns, int64_t panels,
+void value_block(const uint8_t* weights, int64_t rows, const uint8_t* values, int64_t columns, int64_t panels,
                  float power, TileSums& sums, float* to) {
     const auto multiply = [&]<int wide>(std::integral_constant<int, wide>, int64_t column) {
         TileSums::clear<wide>();
-        const uint8_t* from = weights;
-        const int8_t* with = values + column * tiles::row_bytes;
-        for (int64_t at = 0; at < panels; ++at, from += tile_pair * panel, with += panel * columns) {
-            TileSums::load_rows(from, panel);
-            TileSums::add<wide>(with, 4 * columns);
-        }
+        add_products<int8_t, wide>(weights, values + column * tiles::row_bytes, columns, panels);
         sums.take<wide>(column);
     };
     multiply(std::integral_constant<int, std::min(vectors, 2)>{}, 0);

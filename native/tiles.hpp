@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #if defined(SOFTMAXKIT_PORTABLE_TILES)
+#include <bit>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
@@ -63,6 +64,12 @@ template <int tile>
 template <int sums, int left, int right>
 [[gnu::always_inline]] inline void dot_bytes() {
     asm volatile("tdpbusd %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(sums), "i"(left), "i"(right));
+}
+
+// Adds to float32 the products of pairs of bfloat16.
+template <int sums, int left, int right>
+[[gnu::always_inline]] inline void dot_bfloat16() {
+    asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(sums), "i"(left), "i"(right));
 }
 
 #else
@@ -124,6 +131,36 @@ void dot_bytes() {
                     total[column] += a.bytes[row][4 * step + byte] * with[4 * column + byte];
                 }
             }
+        }
+        std::memcpy(at(sums).bytes[row], total, sizeof total);
+    }
+}
+
+// Numbers too small to be normal count as 0, in and out.
+inline float normal(float value) {
+    return std::abs(value) < std::numeric_limits<float>::min() ? std::copysign(0.0f, value) : value;
+}
+inline float widened(uint16_t bits) { return normal(std::bit_cast<float>(static_cast<uint32_t>(bits) << 16)); }
+
+// First and second of the pairs are summed apart, from 0; then both together, then with what was there.
+template <int sums, int left, int right>
+void dot_bfloat16() {
+    constexpr int64_t columns = row_bytes / 4;
+    for (int64_t row = 0; row < rows; ++row) {
+        uint16_t a[2 * rows];
+        std::memcpy(a, at(left).bytes[row], sizeof a);
+        float total[columns], first[columns] = {}, second[columns] = {};
+        for (int64_t step = 0; step < rows; ++step) {
+            uint16_t b[2 * columns];
+            std::memcpy(b, at(right).bytes[step], sizeof b);
+            for (int64_t column = 0; column < columns; ++column) {
+                first[column] = normal(std::fma(widened(a[2 * step]), widened(b[2 * column]), first[column]));
+                second[column] = normal(std::fma(widened(a[2 * step + 1]), widened(b[2 * column + 1]), second[column]));
+            }
+        }
+        std::memcpy(total, at(sums).bytes[row], sizeof total);
+        for (int64_t column = 0; column < columns; ++column) {
+            total[column] = normal(normal(total[column]) + normal(first[column] + second[column]));
         }
         std::memcpy(at(sums).bytes[row], total, sizeof total);
     }
