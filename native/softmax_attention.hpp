@@ -62,7 +62,7 @@ public:
     // Brings keys and values to bfloat16. Probabilities are powers of 2 to the products times `scale`.
     SoftmaxAttention(const Shape& shape, double scale, const T* query, const T* key, const T* value,
                      const uint8_t* mask, T* result, int threads)
-        : shape_(shape), scale_(static_cast<float>(std::abs(scale))), sign_(scale < 0 ? 0x80008000 : 0), query_(query), key_(key), value_(value), mask_(mask),
+        : shape_(shape), scale_(std::max(static_cast<float>(std::abs(scale)), least_scale)), sign_(scale < 0 ? 0x80008000 : 0), query_(query), key_(key), value_(value), mask_(mask),
           result_(result), threads_(threads), count_(shape.seen(shape.queries - 1)) {
         for (int64_t head = 0; head < shape_.batch * shape_.key_heads; ++head) {
             heads_.emplace_back(count_, shape_.channels, shape_.value_channels);
@@ -92,6 +92,7 @@ public:
 
 private:
     static constexpr int64_t block = 4;  // panels of keys whose scores are held
+    static constexpr float least_scale = std::numeric_limits<float>::min();  // hidden scores, -infinity, stay that
 
     void pack(int64_t index) {
         const int64_t batch = index / shape_.key_heads, head = index % shape_.key_heads;
@@ -259,8 +260,8 @@ private:
     };
 
     const Shape shape_;
-    const float scale_;     // its size; queries take its sign
-    const uint32_t sign_;   // of both numbers of a pair
+    const float scale_;    // its size; queries take its sign
+    const uint32_t sign_;  // of both numbers of a pair
     const T *query_, *key_, *value_;
     const uint8_t* mask_;
     T* result_;

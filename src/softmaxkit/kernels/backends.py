@@ -260,6 +260,12 @@ def _supported() -> list[str]:
     return [name for name in NATIVE if name in supported and find_spec(f"softmaxkit.kernels._{name}")]
 
 
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def has_tiles() -> bool:
+    """Does the native build that runs here have AMX's products of bfloat16?"""
+    return backend_name() == "amx"
+
+
 @cache
 def native() -> ModuleType | None:
     """Return the native kernels that run here, or None where none do.
