@@ -121,14 +121,14 @@ void dot_bytes() {
     constexpr int64_t columns = row_bytes / 4;
     const Register &a = at(left), &b = at(right);
     for (int64_t row = 0; row < rows; ++row) {
-        int32_t total[columns];
+        uint32_t total[columns];  // of any size: they wrap
         std::memcpy(total, at(sums).bytes[row], sizeof total);
         for (int64_t step = 0; step < rows; ++step) {
             int8_t with[row_bytes];
             std::memcpy(with, b.bytes[step], sizeof with);
             for (int64_t column = 0; column < columns; ++column) {
                 for (int64_t byte = 0; byte < 4; ++byte) {
-                    total[column] += a.bytes[row][4 * step + byte] * with[4 * column + byte];
+                    total[column] += static_cast<uint32_t>(a.bytes[row][4 * step + byte] * with[4 * column + byte]);
                 }
             }
         }
