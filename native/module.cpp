@@ -18,12 +18,13 @@
 
 namespace {
 
-// The processor has AMX with products of bytes and of bfloat16: CPUID leaf 7.
+// The processor has AMX with products of bytes and of bfloat16, and AVX-512's own bfloat16: CPUID leaf 7.
 bool has_tiles() {
 #if defined(__x86_64__) && defined(__linux__)
     constexpr unsigned bfloat16 = 1u << 22, tile = 1u << 24, bytes = 1u << 25, all = bfloat16 | tile | bytes;
     unsigned a, b, c, d;
-    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & all) == all;
+    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & all) == all &&
+           __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & 1u << 5) != 0;
 #else
     return false;
 #endif

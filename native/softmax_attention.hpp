@@ -9,21 +9,12 @@
 
 #include "access.hpp"
 #include "attention_shape.hpp"
+#include "bfloat16_pairs.hpp"
 #include "pool.hpp"
-#include "quantise.hpp"
 #include "seen.hpp"
 #include "tile_matrix.hpp"
 
 namespace softmaxkit {
-
-// 16 values as bfloat16, each in 32 bits; notes where one is not finite.
-template <class T>
-__m512i halves(const T* from, int64_t count, bool& finite) {
-    const __m512i bits = _mm512_cvtepu16_epi32(narrowed(load_upto(from, count)));
-    const __m512i exponent = _mm512_set1_epi32(0x7f80);
-    finite = finite && _mm512_cmpeq_epi32_mask(_mm512_and_si512(bits, exponent), exponent) == 0;
-    return bits;
-}
 
 // 32 weights in bfloat16.
 inline __m512i halves(const __m512& first, const __m512& second) {
@@ -43,18 +34,6 @@ inline __m512 coarse_exp2(const __m512& t) {
     p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f));
     return _mm512_scalef_ps(p, t);
 }
-
-// Keys and values of one head, in pairs along the axis that is summed: keys (panels, pairs of channels, 64 keys),
-// values (pairs of keys, columns).
-struct PackedHead {
-    int64_t pairs, columns;
-    Buffer<uint32_t> keys, values;
-    bool finite = true;
-
-    PackedHead(int64_t count, int64_t channels, int64_t value_channels)
-        : pairs(rounded_up((channels + 1) / 2, tiles::rows)), columns(rounded_up(value_channels, lanes)),
-          keys(rounded_up(count, panel) * pairs), values(rounded_up(count, panel) / 2 * columns) {}
-};
 
 template <class T>
 class SoftmaxAttention {
@@ -96,35 +75,11 @@ private:
 
     void pack(int64_t index) {
         const int64_t batch = index / shape_.key_heads, head = index % shape_.key_heads;
-        PackedHead& to = heads_[index];
-        std::vector<uint32_t> row(rounded_up(to.pairs, lanes));
-        for (int64_t key = 0; key < rounded_up(count_, panel); ++key) {
-            std::fill(row.begin(), row.end(), 0u);
-            if (key < count_) {
-                pack_row(token(key_, shape_.key, batch, head, key), shape_.channels, row.data(), to.finite);
-            }
-            uint32_t* dwords = to.keys.data() + key / panel * panel * to.pairs + key % panel;
-            for (int64_t pair = 0; pair < to.pairs; ++pair) dwords[pair * panel] = row[pair];
-        }
-        for (int64_t key = 0; key < rounded_up(count_, panel); key += 2) {
-            uint32_t* dwords = to.values.data() + key / 2 * to.columns;
-            for (int64_t channel = 0; channel < to.columns; channel += lanes) {
-                const int64_t some = std::min(lanes, shape_.value_channels - channel);
-                __m512i pair = _mm512_setzero_si512();
-                for (int64_t odd = std::min<int64_t>(1, count_ - 1 - key); odd >= 0; --odd) {
-                    const T* from = token(value_, shape_.value, batch, head, key + odd) + channel;
-                    pair = _mm512_or_si512(_mm512_slli_epi32(pair, 16), halves(from, some, to.finite));
-                }
-                _mm512_store_si512(dwords + channel, pair);
-            }
-        }
-    }
-
-    static void pack_row(const T* from, int64_t channels, uint32_t* pairs, bool& finite) {
-        for (int64_t channel = 0; channel < channels; channel += width) {
-            const __m512i bits = halves(from + channel, channels - channel, finite);
-            _mm256_storeu_si256(reinterpret_cast<__m256i*>(pairs + channel / 2), _mm512_cvtepi32_epi16(bits));
-        }
+        pack_keys(Tokens<T>{token(key_, shape_.key, batch, head, 0), shape_.key[2], count_, shape_.channels},
+                  heads_[index]);
+        pack_values(Tokens<T>{token(value_, shape_.value, batch, head, 0), shape_.value[2], count_,
+                              shape_.value_channels},
+                    heads_[index]);
     }
 
     struct Row {
@@ -152,7 +107,7 @@ private:
             for (int64_t index = first; index < last; ++index) {
                 Row& row = rows_[index - first];
                 uint32_t* query = queries_.data() + (index - first) * pairs_;
-                pack_row(token(of_.query_, shape.query, batch, head, index), shape.channels, query, finite);
+                pack_pairs(token(of_.query_, shape.query, batch, head, index), shape.channels, query, finite);
                 for (int64_t pair = 0; pair < pairs_; ++pair) query[pair] ^= of_.sign_;
                 row.seen = shape.seen(index);
                 if (shape.masked) row.mask = token(of_.mask_, shape.mask, batch, head, index);
