@@ -185,7 +185,13 @@ def test_where_it_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.equal(softmaxkit.attention(*given, Exact()), scaled_dot_product_attention(*given))
 
 
-def test_a_weight_of_other_rounding_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_builds_have_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "native", lambda: import_module("softmaxkit.kernels._avx512"))
+    with pytest.raises(RuntimeError, match="SOFTMAXKIT_KERNELS=amx asks for"):
+        fused.attend(*inputs(40, 70, 64, 64), BY_E)
+
+
+def test_a_weight_of_other_rounding_is_seen() -> None:
     """The tolerance is tight: weights of seven bits in place of eight would not pass."""
     given = [x.bfloat16() for x in inputs(65, 600, 64, 64)]
     query, key, value = (x.double() for x in given)

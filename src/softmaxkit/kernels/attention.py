@@ -225,7 +225,7 @@ def attend(
         (batch, heads, queries, value channels); zeros for a query that attends to nothing.
 
     Raises:
-        RuntimeError: no kernels are built, see `softmaxkit.kernels.backends`.
+        RuntimeError: no kernels are built, or none for softmax itself, see `softmaxkit.kernels.backends`.
         TypeError: tensors of another kind, or a mask that is not boolean.
         ValueError: shapes that do not fit.
         FloatingPointError: a number is NaN or infinite; of softmax itself, a score or a result too.
@@ -321,7 +321,9 @@ class _Operands:
 
     def softmax(self, base: float) -> Tensor:
         """Run the kernel of softmax itself."""
-        kernel = getattr(self.kernels, f"softmax_attention_{DTYPES[self.dtype]}")
+        kernel = getattr(self.kernels, f"softmax_attention_{DTYPES[self.dtype]}", None)
+        if kernel is None:
+            raise RuntimeError("softmax itself has a kernel with AMX alone, which SOFTMAXKIT_KERNELS=amx asks for")
         self.query = self.query.to(self.dtype)
         return self._run(lambda shape, pointers, tail: kernel(shape, self.scale * math.log2(base), *pointers, *tail))
 
