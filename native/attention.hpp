@@ -12,6 +12,7 @@
 #include "pool.hpp"
 #include "quantise.hpp"
 #include "seen.hpp"
+#include "tile_matrix.hpp"
 
 namespace softmaxkit {
 
@@ -19,7 +20,7 @@ namespace softmaxkit {
 struct Row {
     double unit = 0, zero = 0;  // a score is unit * (16 bits - middle) + zero
     double factor = 0;          // of the weights, besides their sum
-    uint16_t anchor = 0, multiplier = 0;
+    Words anchor = {}, multiplier = {};
     int resolution = 0;
     int64_t seen = 0;           // keys, if no mask hides them
     const uint8_t* mask = nullptr;
@@ -64,11 +65,12 @@ public:
 
     // False where a query is not finite: the result then means nothing.
     bool run() {
-        // As many rows as keep their scores in the second-level cache, so that a panel of keys serves several tiles.
-        constexpr int64_t cached = int64_t{1} << 18, most = 4;
-        rows_ = tile * std::clamp<int64_t>(cached / (2 * tile * std::max<int64_t>(seen_.count(), 1)), 1, most);
+        rows_ = stripe_rows(seen_.count());
         const int64_t stripes = (shape_.queries + rows_ - 1) / rows_;
         parallel_for(shape_.batch * shape_.heads * stripes, 1, threads_, [this, stripes](int64_t first, int64_t last) {
+#if defined(SOFTMAXKIT_TILES)
+            const tiles::Session session;
+#endif
             Stripe stripe(*this);
             for (int64_t index = first; index < last; ++index) {
                 const int64_t head = index / stripes, begin = index % stripes * rows_;
@@ -81,6 +83,16 @@ public:
 private:
     static constexpr int64_t block = 8;     // panels of keys whose weights are held
     static constexpr int64_t sampled = 32;  // queries of a head that tell how far scores err
+
+    static int64_t stripe_rows([[maybe_unused]] int64_t keys) {
+#if defined(SOFTMAXKIT_TILES)
+        return tile_pair;
+#else
+        // As many as keep their scores in the second-level cache, so that a panel of keys serves several tiles.
+        constexpr int64_t cached = int64_t{1} << 18, most = 4;
+        return tile * std::clamp<int64_t>(cached / (2 * tile * std::max<int64_t>(keys, 1)), 1, most);
+#endif
+    }
 
     int64_t key_head(int64_t head) const { return head / (shape_.heads / shape_.key_heads); }
 
@@ -120,7 +132,7 @@ private:
     public:
         explicit Stripe(Attention& of)
             : of_(of), padded_(rounded_up(of.seen_.count(), panel)),
-              columns_(rounded_up(of.shape_.value_channels, lanes)), bytes_(rounded_up(of.shape_.channels, 4)),
+              columns_(rounded_up(of.shape_.value_channels, lanes)), bytes_(4 * key_steps(of.shape_.channels)),
               rows_(of.rows_), whole_(rounded_up(of.shape_.channels, width)), queries_(of.rows_ * bytes_),
               scores_(of.rows_ * padded_), highest_(of.rows_ * panel), panel_weights_(of.rows_ * block * panel),
               sums_(of.rows_ * of.weights_.planes), totals_(of.rows_ * columns_) {}
@@ -130,13 +142,15 @@ private:
             const PackedKeys& keys = of_.keys_[with];
             const PackedValues& values = of_.values_[with];
             const int64_t panels = (of_.shape_.seen(last - 1) + panel - 1) / panel;
+            count_ = last - first;
+            open_ = of_.shape_.masked ? 0 : of_.shape_.seen(first) / panel;
             pack_queries(batch, head, first, last, keys);
-            score(keys, panels, of_.shape_.masked ? 0 : of_.shape_.seen(first) / panel);
-            for (int64_t row = 0; row < last - first; ++row) anchor(rows_[row], row, head);
+            score(keys, panels);
+            for (int64_t row = 0; row < count_; ++row) anchor(rows_[row], row, head);
             std::fill_n(sums_.data(), rows_.size() * of_.weights_.planes, Sums{});
             std::fill_n(totals_.data(), static_cast<int64_t>(rows_.size()) * columns_, 0.0f);
             for (int64_t begin = 0; begin < panels; begin += block) add(values, begin, std::min(begin + block, panels));
-            for (int64_t row = 0; row < last - first; ++row) finish(values, row, batch, head, first + row);
+            for (int64_t row = 0; row < count_; ++row) finish(values, row, batch, head, first + row);
         }
 
     private:
@@ -176,37 +190,48 @@ private:
             return std::accumulate(sums.begin(), sums.end(), 0.0);
         }
 
-        // Scores of all rows; the panels from `open` on have keys that not every row sees.
-        void score(const PackedKeys& keys, int64_t panels, int64_t open) {
+        // Scores of all rows.
+        void score(const PackedKeys& keys, int64_t panels) {
             const int64_t count = static_cast<int64_t>(rows_.size());
             std::fill_n(highest_.data(), count * panel, uint16_t(0));
-            Buffer<uint16_t> aside(tile * panel);
-            std::fill_n(aside.data(), tile * panel, uint16_t(0));
             const int shift = score_shift(of_.shape_.channels);
+            Buffer<uint16_t> aside(at_once * panel);
+            std::fill_n(aside.data(), at_once * panel, uint16_t(0));
+#if defined(SOFTMAXKIT_TILES)
+            if (bytes_ == tiles::row_bytes) TileSums::load_rows(queries_.data(), bytes_);
+#endif
             for (int64_t at = 0; at < panels; ++at) {
+                const auto* with = keys.panels.data() + at * panel * bytes_;
+                const int32_t* start = keys.start.data() + at * panel;
+#if defined(SOFTMAXKIT_TILES)
+                score_panel<int8_t>(queries_.data(), bytes_, reinterpret_cast<const uint8_t*>(with), *tile_sums_);
+                narrow_panel(*tile_sums_, count_, start, shift, scores(0, at),
+                             at < open_ ? highest_.data() : aside.data());
+#else
                 for (int64_t row = 0; row < count; row += tile) {
-                    score_tile(queries_.data() + row * bytes_, keys.steps, keys.panels.data() + at * panel * bytes_,
-                               keys.start.data() + at * panel, shift, scores(row, at), padded_,
-                               at < open ? highest_.data() + row * panel : aside.data());
+                    score_tile(queries_.data() + row * bytes_, keys.steps, with, start, shift, scores(row, at),
+                               padded_, at < open_ ? highest_.data() + row * panel : aside.data());
                 }
+#endif
             }
-            for (int64_t row = 0; row < count; ++row) {
-                for (int64_t at = open; at < panels; ++at) {
+            for (int64_t row = 0; row < count_; ++row) {
+                for (int64_t at = open_; at < panels; ++at) {
                     hide(scores(row, at), visible(rows_[row], at), highest_.data() + row * panel);
                 }
             }
         }
 
+        // With tiles, a panel's scores of all rows lie together, and so do its weights; else a row's do.
+#if defined(SOFTMAXKIT_TILES)
+        uint16_t* scores(int64_t row, int64_t at) { return scores_.data() + (at * tile_pair + row) * panel; }
+        uint8_t* weights(int64_t row, int64_t at) { return panel_weights_.data() + (at * tile_pair + row) * panel; }
+#else
         uint16_t* scores(int64_t row, int64_t at) { return scores_.data() + row * padded_ + at * panel; }
+        uint8_t* weights(int64_t row, int64_t at) { return panel_weights_.data() + (row * block + at) * panel; }
+#endif
 
-        // Which keys of a panel a row sees, a bit each.
         uint64_t visible(const Row& row, int64_t at) const {
-            const int64_t count = std::min(row.seen - at * panel, panel);
-            if (count <= 0) return 0;
-            const uint64_t some = count == panel ? ~uint64_t{0} : (uint64_t{1} << count) - 1;
-            if (row.mask == nullptr) return some;
-            if (of_.shape_.mask[3] == 0) return *row.mask ? some : 0;
-            return some & true_bits(row.mask + at * panel, some, count);
+            return seen_of_panel(row.seen, row.mask, of_.shape_.mask[3], at);
         }
 
         // Where a row's distances start, how long their steps are, and what the weights stand for.
@@ -216,13 +241,13 @@ private:
             uint16_t highest = 0;
             for (int64_t key = 0; key < panel; ++key) highest = std::max(highest, top[key]);
             if (highest == 0) row.seen = 0;  // nothing is attended
-            row.anchor = highest;
+            row.anchor = Words{} + highest;
             double step = weights.step;
             while (row.unit > step && row.resolution + 1 < weights.resolutions) {
                 step *= 2;
                 ++row.resolution;
             }
-            row.multiplier = static_cast<uint16_t>(std::min(std::nearbyint(65536.0 * row.unit / step), 65535.0));
+            row.multiplier = Words{} + word(65536.0 * row.unit / step);
             if (weights.normalised) return;
             const double offset = weights.offsets[head] + weights.limit;
             constexpr double zero = static_cast<double>(middle);
@@ -232,22 +257,31 @@ private:
             row.factor = std::exp(static_cast<float>(std::min(value, 0.0) + weights.limit)) / weights.one;
             // Half a step more, so that distances are rounded and not cut off.
             const double half = row.unit > 0 ? step / 2 / row.unit : 0.0;
-            row.anchor = static_cast<uint16_t>(std::min(std::nearbyint(place + half), 65535.0));
+            row.anchor = Words{} + word(place + half);
+        }
+
+        static uint16_t word(double value) {
+            return static_cast<uint16_t>(std::min(std::nearbyint(value), 65535.0));
         }
 
         // The products of a block's weights and values.
         void add(const PackedValues& values, int64_t begin, int64_t end) {
-            const int64_t count = static_cast<int64_t>(rows_.size()), steps = (end - begin) * panel_steps;
             for (int plane = 0; plane < of_.weights_.planes; ++plane) {
                 of_.weights_.normalised ? weigh_rows<true>(plane, begin, end) : weigh_rows<false>(plane, begin, end);
                 const float power = static_cast<float>(power_of(plane));
                 const int8_t* from = values.panels.data() + 4 * begin * panel_steps * columns_;
-                for (int64_t row = 0; row < count; row += tile) {
+                for (int64_t row = 0; row < count_; row += at_once) {
                     for (int64_t column = 0; column < columns_; column += 4 * lanes) {
                         const auto part = [&](auto vectors) {
-                            value_tile<vectors>(panel_weights_.data() + row * block * panel, block * panel,
-                                                from + 4 * column, columns_, steps, power,
-                                                totals_.data() + row * columns_ + column);
+                            float* to = totals_.data() + row * columns_ + column;
+#if defined(SOFTMAXKIT_TILES)
+                            value_block<vectors>(weights(0, 0), count_,
+                                                 reinterpret_cast<const uint8_t*>(from + 4 * column), columns_,
+                                                 end - begin, power, *tile_sums_, to);
+#else
+                            value_tile<vectors>(weights(row, 0), block * panel, from + 4 * column, columns_,
+                                                (end - begin) * panel_steps, power, to);
+#endif
                         };
                         const int64_t vectors = std::min<int64_t>((columns_ - column) / lanes, 4);
                         if (vectors == 1) part(std::integral_constant<int, 1>{});
@@ -261,19 +295,30 @@ private:
 
         template <bool summed>
         void weigh_rows(int plane, int64_t begin, int64_t end) {
-            for (size_t index = 0; index < rows_.size(); ++index) {
-                const Row row = rows_[index];
-                const uint8_t* tables = of_.weights_.of(row.resolution, plane);
-                const uint16_t* from = scores(index, 0);
-                uint8_t* to = panel_weights_.data() + index * block * panel;
-                Sums& into = sums_.data()[plane * rows_.size() + index];
-                Sums sum = into;
-                for (int64_t at = begin; at < end; ++at, to += panel) {
-                    weigh<summed>(from + at * panel, row.anchor, row.multiplier,
-                                  tables + at % Weights::variants * codes, visible(row, at), to, sum);
+            const Weights weights_of = of_.weights_;
+            const auto one = [&](const Row& row, int64_t at, const uint16_t* from, uint8_t* to, Sums& sum) {
+                const uint8_t* table = weights_of.of(row.resolution, plane) + at % Weights::variants * codes;
+                weigh<summed>(from, row.anchor, row.multiplier, table, visible(row, at), to, sum);
+            };
+            Sums* sums = sums_.data() + plane * rows_.size();
+#if defined(SOFTMAXKIT_TILES)
+            const int64_t count = count_;
+            const Row* rows = rows_.data();
+            for (int64_t at = begin; at < end; ++at) {
+                const uint16_t* from = scores(0, at);
+                uint8_t* to = weights(0, at - begin);
+                for (int64_t row = 0; row < count; ++row, from += panel, to += panel) {
+                    one(rows[row], at, from, to, sums[row]);
                 }
-                into = sum;
             }
+#else
+            for (int64_t index = 0; index < count_; ++index) {
+                const Row row = rows_[index];
+                Sums sum = sums[index];
+                for (int64_t at = begin; at < end; ++at) one(row, at, scores(index, at), weights(index, at - begin), sum);
+                sums[index] = sum;
+            }
+#endif
         }
 
         int64_t power_of(int plane) const { return int64_t{1} << 8 * (of_.weights_.planes - 1 - plane); }
@@ -299,8 +344,16 @@ private:
             }
         }
 
+#if defined(SOFTMAXKIT_TILES)
+        static constexpr int64_t at_once = tile_pair;
+        std::unique_ptr<TileSums> tile_sums_ = std::make_unique<TileSums>();
+#else
+        static constexpr int64_t at_once = tile;
+#endif
         Attention& of_;
         int64_t padded_, columns_, bytes_;
+        int64_t count_ = 0;  // rows of this stripe
+        int64_t open_ = 0;   // from this panel on, keys are not seen by every row
         std::vector<Row> rows_;
         std::vector<float> whole_;
         Buffer<uint8_t> queries_;

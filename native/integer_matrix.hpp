@@ -7,6 +7,8 @@
 #include <cstring>
 #include <memory>
 
+#include "tiles.hpp"
+
 #if defined(__AVX512VNNI__) && defined(__AVX512VBMI__)
 #define SOFTMAXKIT_VNNI
 #include <immintrin.h>
@@ -22,6 +24,7 @@ constexpr int64_t codes = 128;                // entries of a table of weights
 constexpr int64_t middle = 1 << 14;           // of scores in 16 bits, which reach 127 * 127 to either side
 using Sums [[gnu::vector_size(64)]] = int32_t;
 using Floats [[gnu::vector_size(64)]] = float;
+using Words [[gnu::vector_size(64)]] = uint16_t;
 
 // Memory on cache lines, not cleared.
 struct alignas(64) Line {
@@ -41,6 +44,15 @@ private:
 };
 
 inline int64_t rounded_up(int64_t count, int64_t multiple) { return (count + multiple - 1) / multiple * multiple; }
+
+// Dot products of four that go through a key's channels; tiles have all of theirs.
+inline int64_t key_steps(int64_t channels) {
+#if defined(SOFTMAXKIT_TILES)
+    return rounded_up((channels + 3) / 4, tiles::rows);
+#else
+    return (channels + 3) / 4;
+#endif
+}
 
 // Where a key's dword of four channels lies among those of its panel: narrowing 32 bits to 16 and to 8 interleaves
 // vectors, and in this order it puts the keys where they belong.
@@ -132,15 +144,14 @@ inline void hide(uint16_t* scores, uint64_t visible, uint16_t* highest) {
 }
 
 // Weights of a panel: the distance below `anchor` times multiplier / 2^16, at most 127, addresses the table. If
-// they are to be summed, adds their sum, spread over the lanes.
+// they are to be summed, adds their sum, spread over the lanes. All of an anchor's words are the same.
 template <bool summed>
-void weigh(const uint16_t* scores, uint16_t anchor, uint16_t multiplier, const uint8_t* table, uint64_t visible,
-           uint8_t* weights, Sums& sums) {
+void weigh(const uint16_t* scores, const Words& anchor, const Words& multiplier, const uint8_t* table,
+           uint64_t visible, uint8_t* weights, Sums& sums) {
 #if defined(SOFTMAXKIT_VNNI)
-    const __m512i from = _mm512_set1_epi16(static_cast<int16_t>(anchor));
-    const __m512i by = _mm512_set1_epi16(static_cast<int16_t>(multiplier));
     const auto code = [&](int64_t half) {
-        return _mm512_mulhi_epu16(_mm512_subs_epu16(from, _mm512_load_si512(scores + 32 * half)), by);
+        return _mm512_mulhi_epu16(_mm512_subs_epu16((__m512i)anchor, _mm512_load_si512(scores + 32 * half)),
+                                  (__m512i)multiplier);
     };
     const __m512i bytes =
         _mm512_maskz_permutex2var_epi8(visible, _mm512_loadu_si512(table), _mm512_packs_epi16(code(0), code(1)),
@@ -149,12 +160,20 @@ void weigh(const uint16_t* scores, uint16_t anchor, uint16_t multiplier, const u
     if constexpr (summed) sums = (Sums)_mm512_dpbusd_epi32((__m512i)sums, bytes, _mm512_set1_epi8(1));
 #else
     for (int64_t key = 0; key < panel; ++key) {
-        const uint32_t distance = static_cast<uint32_t>(std::max(anchor - scores[key], 0));
-        const uint32_t code = std::min<uint32_t>(distance * multiplier >> 16, codes - 1);
+        const uint32_t distance = static_cast<uint32_t>(std::max(anchor[0] - scores[key], 0));
+        const uint32_t code = std::min<uint32_t>(distance * multiplier[0] >> 16, codes - 1);
         weights[key] = visible >> key & 1 ? table[code] : 0;
         if constexpr (summed) sums[key / 4] += weights[key];
     }
 #endif
+}
+
+// Adds sums times a power of two to floats.
+inline void add_to(float* to, const Sums& sums, float power) {
+    Floats total;
+    std::memcpy(&total, to, sizeof total);
+    total += power * __builtin_convertvector(sums, Floats);
+    std::memcpy(to, &total, sizeof total);
 }
 
 // Adds to a tile's rows of floats the product of their weights with the panels' values, times a power of two.
@@ -167,10 +186,7 @@ void value_tile(const uint8_t* weights, int64_t row, const int8_t* values, int64
     for (int64_t index = 0; index < tile; ++index) {
 #pragma GCC unroll 4
         for (int64_t vector = 0; vector < vectors; ++vector) {
-            Floats total;
-            std::memcpy(&total, to + index * columns + lanes * vector, sizeof total);
-            total += power * __builtin_convertvector(sums[index][vector], Floats);
-            std::memcpy(to + index * columns + lanes * vector, &total, sizeof total);
+            add_to(to + index * columns + lanes * vector, sums[index][vector], power);
         }
     }
 }

@@ -1,12 +1,53 @@
 // The kernels as a Python module, once for each instruction set.
 #include <nanobind/nanobind.h>
+#include <nanobind/stl/map.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
+
+#if defined(__x86_64__) && defined(__linux__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#endif
 
 #include "pool.hpp"
 #include "registry.hpp"
 
 namespace {
+
+// The processor has AMX with products of bytes and of bfloat16, and AVX-512's own bfloat16: CPUID leaf 7.
+bool has_tiles() {
+#if defined(__x86_64__) && defined(__linux__)
+    constexpr unsigned bfloat16 = 1u << 22, tile = 1u << 24, bytes = 1u << 25, all = bfloat16 | tile | bytes;
+    unsigned a, b, c, d;
+    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & all) == all &&
+           __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & 1u << 5) != 0;
+#else
+    return false;
+#endif
+}
+
+// Asks for tiles on behalf of the process; why they are refused, or empty.
+std::string refusal_of_tiles() {
+#if defined(__x86_64__) && defined(__linux__)
+    constexpr int request = 0x1023, tile_data = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+    if (syscall(SYS_arch_prctl, request, tile_data) == 0) return "";
+    if (errno == ENOSPC) return "a thread's alternate signal stack is too small for them";
+    return std::strerror(errno);
+#else
+    return "they are known on Linux alone";
+#endif
+}
+
+// Builds that the processor has the instructions for and the system refuses, with the reasons.
+std::map<std::string, std::string> refused() {
+    const std::string reason = has_tiles() ? refusal_of_tiles() : "";
+    if (reason.empty()) return {};
+    return {{"amx", "the system refuses this process the tiles of AMX: " + reason}};
+}
 
 // The instruction sets, of those that kernels are built for, that this processor and its system have.
 std::vector<std::string> supported() {
@@ -19,6 +60,7 @@ std::vector<std::string> supported() {
         __builtin_cpu_supports("avx512vbmi") &&  // Ice Lake, Zen 4 and later
         __builtin_cpu_supports("avx512vnni")) {
         names.push_back("avx512");
+        if (has_tiles() && refused().empty()) names.push_back("amx");
     }
 #endif
     return names;
@@ -28,6 +70,7 @@ std::vector<std::string> supported() {
 
 NB_MODULE(MODULE_NAME, m) {
     m.def("supported", &supported);
+    m.def("refused", &refused);
     m.def("share_threads", &softmaxkit::share_threads);
     for (const softmaxkit::Binding bind : softmaxkit::bindings()) bind(m);
 }

@@ -129,7 +129,7 @@ struct PackedKeys {
     bool finite = true;
 
     PackedKeys(int64_t keys, int64_t channels)
-        : steps((channels + 3) / 4),
+        : steps(key_steps(channels)),
           panels(rounded_up(keys, panel) * steps * 4),
           start(rounded_up(keys, panel)),
           centre(rounded_up(channels, width)),

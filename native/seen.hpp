@@ -10,6 +10,16 @@
 
 namespace softmaxkit {
 
+// Which keys of a panel a query sees, a bit each: of the first so many, those that its row of a mask, if any, leaves.
+inline uint64_t seen_of_panel(int64_t seen, const uint8_t* mask, int64_t stride, int64_t at) {
+    const int64_t count = std::min(seen - at * panel, panel);
+    if (count <= 0) return 0;
+    const uint64_t some = count == panel ? ~uint64_t{0} : (uint64_t{1} << count) - 1;
+    if (mask == nullptr) return some;
+    if (stride == 0) return *mask ? some : 0;
+    return some & true_bits(mask + at * panel, some, count);
+}
+
 // One list of bytes for the keys, 0 where no query sees them, for each batch and key head that the mask tells apart.
 class SeenKeys {
 public:

@@ -32,9 +32,9 @@ def explain(spec: Spec, *tensors: Tensor, mode: str = "float", **parameters: Any
     Example:
         >>> print(softmaxkit.explain(softmaxkit.Softermax(), torch.zeros(2, 8)))
         torch
-          not avx512, avx2, plain: Softermax has no kernel for this form
+          not avx512, avx2, plain, amx: Softermax has no kernel for this form
     """
-    from softmaxkit.fused_attention.call import IS_TORCHS_OWN, after_a_look, choose, module_for
+    from softmaxkit.fused_attention.call import IS_TORCHS_OWN, after_a_look, choose, may_use_tiles, module_for
     from softmaxkit.kernels.backends import only_torch
 
     check_spec(spec)
@@ -46,6 +46,6 @@ def explain(spec: Spec, *tensors: Tensor, mode: str = "float", **parameters: Any
         return (module.choose_integers(scores.float()) if mode == "integer" else module.choose(scores))[1]
     query, key, value = tensors
     module = module_for(spec, mode, query.shape[1], key.shape[2], parameters, query.device)
-    if mode == "float" and module.softmax_base is not None:
+    if mode == "float" and module.softmax_base is not None and not may_use_tiles(query):
         return only_torch(query.device, IS_TORCHS_OWN)
     return after_a_look(*choose(module, query, key, value), query, key, value)

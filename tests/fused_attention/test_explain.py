@@ -71,6 +71,6 @@ def test_what_is_no_back_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv(backends.VARIABLE, "sse")
     backends.reset()
     with pytest.raises(
-        ValueError, match="SOFTMAXKIT_KERNELS is triton, flex, avx512, avx2, plain, torch or none, not 'sse'"
+        ValueError, match="SOFTMAXKIT_KERNELS is triton, flex, avx512, avx2, plain, amx, torch or none, not 'sse'"
     ):
         softmaxkit.explain(Exact(), ROWS)

@@ -19,8 +19,9 @@ from softmaxkit.kernels.attention import (
     check_shapes,
     default_scale,
     reason_against_8_bits,
+    reasons_against_bfloat16,
 )
-from softmaxkit.kernels.backends import Choice, only_torch, pick, runs_on_gpu
+from softmaxkit.kernels.backends import Choice, has_tiles, only_torch, pick, runs_on_gpu
 from softmaxkit.masks import expand_mask
 from softmaxkit.methods.base.module import SoftmaxModule
 from softmaxkit.methods.base.numbers import attention_call_with, normalise_with, without_gradients
@@ -51,7 +52,9 @@ def attention(
 ) -> Tensor:
     """Compute attention by a method; the arguments are those of `torch.nn.functional.scaled_dot_product_attention`.
 
-    A method whose float form is softmax to some base, as `Exact` and `Softermax`, is that function. EXAQ and ConSmax
+    A method whose float form is softmax to some base, as `Exact` and `Softermax`, is that function; where kernels of
+    AMX are asked for (`softmaxkit.kernels.backends`), theirs for bfloat16, and for float32 if torch's matrix products
+    may be in bfloat16 ("medium" precision). EXAQ and ConSmax
     run in kernels: on CUDA with gradients, in the precision of their tensors; on the CPU in float32 and bfloat16, with
     8-bit products for many queries, in float32 for a few, as in generation, and without gradients. Where there is no
     kernel (another device or dtype, a bias, dropout, on the CPU NaN or infinity), torch computes the float form, a
@@ -98,14 +101,16 @@ def attention(
     scale = default_scale(query) if scale is None else scale
     mask, bias = (None if x is None else expand_mask(x, (*query.shape[:3], key.shape[2])) for x in (mask, bias))
     module = module_for(spec, mode, query.shape[1], key.shape[2], parameters, query.device)
-    if mode == "float" and module.softmax_base is not None:
-        return scaled_dot_product(module.softmax_base, query, key, value, mask, bias, dropout_p, is_causal, scale)
-    learned = attention_call_with(module, parameters) if _learned(parameters) else None
-    call, choice = choose(module, query, key, value, bias is not None, dropout_p, scale, learned)
-    if call is not None and choice.kernel:
-        result = fused(call, choice, query, key, value, mask, is_causal, scale, dropout_p)
-        if result is not None:
-            return result
+    base = module.softmax_base if mode == "float" else None
+    if base is None or may_use_tiles(query):
+        learned = attention_call_with(module, parameters) if _learned(parameters) else None
+        call, choice = choose(module, query, key, value, bias is not None, dropout_p, scale, learned)
+        if call is not None and choice.kernel:
+            result = fused(call, choice, query, key, value, mask, is_causal, scale, dropout_p)
+            if result is not None:
+                return result
+    if base is not None:
+        return scaled_dot_product(base, query, key, value, mask, bias, dropout_p, is_causal, scale)
     normalise = normalise_with(module, parameters)
     return attend_by_stripes(normalise, query, key, value, mask, bias, dropout_p, is_causal, scale)
 
@@ -183,7 +188,8 @@ def choose(
             query.device, "the integers of the hardware are computed row by row, not in a fused kernel"
         )
     call = learned or module.attention_call()
-    if call is None and isinstance(key, Cached) and module.softmax_base is not None and runs_on_gpu(query.device):
+    may_be_softmax = runs_on_gpu(query.device) if isinstance(key, Cached) else may_use_tiles(query)
+    if call is None and module.softmax_base is not None and may_be_softmax:
         call = AttentionCall.by_softmax(module.softmax_base)
     if call is None:
         return None, only_torch(query.device, f"{module.spec.title} has no fused attention")
@@ -201,6 +207,8 @@ def choose(
             return against
         if learned is not None:
             against.append("its kernel has no gradient, and one is asked for")
+        if call.base and isinstance(key, Tensor):
+            return [*against, *reasons_against_bfloat16(query, key), *native_reasons]
         if not abs(scale) * query.shape[-1] ** 0.5 <= LARGEST_SCALE:
             against.append(
                 f"a scale of {scale:g} is beyond {LARGEST_SCALE:g} / sqrt(channels): 8 bits lose such scores"
@@ -209,6 +217,11 @@ def choose(
 
     tensors = [x for x in (query, key, value) if isinstance(x, Tensor)]
     return call, pick(call, *tensors, more=more)
+
+
+def may_use_tiles(query: Tensor) -> bool:
+    """Is softmax itself, of such queries, a matter for a kernel of this package?"""
+    return query.device.type == "cpu" and has_tiles()
 
 
 def after_a_look(
@@ -222,7 +235,7 @@ def after_a_look(
     scale: float | None = None,
 ) -> Choice:
     """Return a choice again, or torch where these numbers are too much for 8 bits; arguments as `fused`."""
-    if call is None or not choice.native:
+    if call is None or call.base or not choice.native:
         return choice
     reason = reason_against_8_bits(query, key, value, call, mask, is_causal, scale)
     return only_torch(query.device, reason) if reason else choice

@@ -8,6 +8,8 @@ panels, so errors average out. Where 8 bits would err by too much, `too_coarse` 
 and float32 runs instead.
 
 A few queries, as in generation: float32 products, keys and values as they come, in float32, bfloat16 or an 8-bit cache.
+
+Softmax itself, to any base, with AMX alone: products of bfloat16, sums of float32, as torch's own in bfloat16.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from softmaxkit.kernels.backends import Support
+from softmaxkit.kernels.backends import Support, has_tiles
 from softmaxkit.kernels.launch import DTYPES, GPU_DTYPES, loaded
 from softmaxkit.kernels.rows import check_levels
 from softmaxkit.kernels.weights import Weights, exponential_weights, level_weights
@@ -87,7 +89,7 @@ class AttentionCall:
         exponentials: of the levels; none where weights are exponentials.
         offset: () or (heads,), of exponentials; None with levels.
         log_limit: logarithm of the largest exponential.
-        base: of softmax itself, for a few queries of an 8-bit cache; 0 where weights are others.
+        base: of softmax itself; 0 where weights are others.
     """
 
     clip: float = -1.0
@@ -127,7 +129,7 @@ class AttentionCall:
 
     @classmethod
     def by_softmax(cls, base: float) -> Self:
-        """Let weights be softmax to a base; only GPUs have such a kernel, for a few queries."""
+        """Let weights be softmax to a base: on GPUs for a few queries of an 8-bit cache, natively for many by AMX."""
         return cls(base=base)
 
     kernel: ClassVar[str] = "attention"
@@ -135,7 +137,7 @@ class AttentionCall:
     def support(self, kind: str) -> Support | None:
         """Say what the kernels can: on GPUs with gradients, and FlexAttention only without levels."""
         if kind == "native":
-            return None if self.base else Support(tuple(DTYPES))
+            return None if self.base and not has_tiles() else Support(tuple(DTYPES))
         return None if kind == "flex" and (self.exponentials or self.base) else Support(GPU_DTYPES, differentiable=True)
 
     @staticmethod
@@ -181,6 +183,18 @@ def are_few(query: Tensor, keys: Tensor) -> bool:
     return query.shape[1] // keys.shape[1] * query.shape[2] <= FEW
 
 
+def reasons_against_bfloat16(query: Tensor, key: Tensor) -> list[str]:
+    """Return why softmax itself is not for a kernel with products of bfloat16."""
+    reasons = []
+    if query.dtype == torch.float32 and torch.get_float32_matmul_precision() != "medium":
+        reasons.append(
+            "it multiplies float32 in bfloat16, which torch.set_float32_matmul_precision('medium') would allow"
+        )
+    if are_few(query, key):
+        reasons.append(f"for up to {FEW} queries of a head of keys torch's own is as good")
+    return reasons
+
+
 def default_scale(query: Tensor) -> float:
     """Return 1/sqrt(channels), and 1 where there are none."""
     return float(max(query.shape[-1], 1) ** -0.5)
@@ -211,13 +225,15 @@ def attend(
         (batch, heads, queries, value channels); zeros for a query that attends to nothing.
 
     Raises:
-        RuntimeError: no kernels are built, see `softmaxkit.kernels.backends`.
+        RuntimeError: no kernels are built, or none for softmax itself, see `softmaxkit.kernels.backends`.
         TypeError: tensors of another kind, or a mask that is not boolean.
         ValueError: shapes that do not fit.
-        FloatingPointError: a number is NaN or infinite.
+        FloatingPointError: a number is NaN or infinite; of softmax itself, a score or a result too.
         TooCoarseError: 8 bits would not keep scores or values apart, see `too_coarse`.
     """
     operands = _Operands(query, key, value, mask, is_causal, scale)
+    if call.base:
+        return operands.softmax(call.base)
     offsets = call.offsets(query.shape[1])
     return operands.few(call, offsets) if operands.are_few else operands.many(call, offsets)
 
@@ -302,6 +318,14 @@ class _Operands:
         if precision.finite and (reason := too_coarse(precision.scores, precision.values)):
             raise TooCoarseError(reason)
         return bool(precision.finite and (only_pack or packed.run()))
+
+    def softmax(self, base: float) -> Tensor:
+        """Run the kernel of softmax itself."""
+        kernel = getattr(self.kernels, f"softmax_attention_{DTYPES[self.dtype]}", None)
+        if kernel is None:
+            raise RuntimeError("softmax itself has a kernel with AMX alone, which SOFTMAXKIT_KERNELS=amx asks for")
+        self.query = self.query.to(self.dtype)
+        return self._run(lambda shape, pointers, tail: kernel(shape, self.scale * math.log2(base), *pointers, *tail))
 
     def few(self, call: AttentionCall, offsets: Tensor | None) -> Tensor:
         """Run the kernel of a few queries."""

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
+from importlib.util import find_spec
 from types import ModuleType
 from typing import NamedTuple, Protocol
 
@@ -29,8 +30,10 @@ NATIVE = {
     "avx512": "AVX-512 F, BW, DQ, VL, VBMI and VNNI",
     "avx2": "AVX2 and FMA",
     "plain": "any CPU",
+    "amx": "AMX with int8 and bfloat16",
 }
-"""Builds of the native kernels, the best first, and the instructions that each needs."""
+"""Builds of the native kernels in order of preference, and the instructions that each needs. amx has not been timed
+yet: after one that runs everywhere, it is taken only where it is asked for by name."""
 KERNELS = (*GPU, *NATIVE)
 """All back ends but torch, in order of preference."""
 BACKENDS = (*KERNELS, "torch")
@@ -145,7 +148,7 @@ def _reasons(name: str, call: Call, tensors: Sequence[Tensor], more: Callable[[s
         return ["it has no such kernel"]
     if reasons := more(kind_of(name)):
         return reasons
-    if call.kernel == "softmax" and name in NATIVE and name != "avx512":
+    if call.kernel == "softmax" and name in NATIVE and name not in ("avx512", "amx"):
         reasons.append("torch.softmax is faster than its kernel")
     for tensor in tensors:
         reasons += _device_reasons(name, tensor.device)
@@ -225,13 +228,21 @@ def _native_unavailable(name: str, asked: str) -> str:
     if not built:
         return "softmaxkit was installed without its native kernels, for want of a compiler"
     if asked and asked not in built:
-        raise ValueError(f"{VARIABLE}={asked}, but this processor has {', '.join(built)}")
+        raise ValueError(f"{VARIABLE}={asked}, but {_why_not(asked)}; it may be {', '.join(built)} here")
     if name not in built:
-        return f"this processor does not have {NATIVE[name]}"
+        return _why_not(name)
     chosen = asked or built[0]
     if name == chosen:
         return ""
-    return f"{VARIABLE}={asked} asks for another" if asked else f"{chosen} is better"
+    return f"{VARIABLE}={asked} asks for another" if asked else f"{chosen} comes first"
+
+
+def _why_not(name: str) -> str:
+    """Say why a native build does not run here, while others do."""
+    plain = import_module("softmaxkit.kernels._plain")
+    if name in plain.supported():
+        return f"the compiler that built softmaxkit does not know {NATIVE[name]}"
+    return str(plain.refused().get(name, f"this processor does not have {NATIVE[name]}"))
 
 
 def backend_name() -> str:
@@ -240,13 +251,19 @@ def backend_name() -> str:
 
 
 def _supported() -> list[str]:
-    """Return the native builds that are there and that this processor runs, the best first."""
+    """Return the native builds that are there and that this processor runs, in order of preference."""
     try:
         plain = import_module("softmaxkit.kernels._plain")
     except ImportError:
         return []
     supported = plain.supported()
-    return [name for name in NATIVE if name in supported]
+    return [name for name in NATIVE if name in supported and find_spec(f"softmaxkit.kernels._{name}")]
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def has_tiles() -> bool:
+    """Does the native build that runs here have AMX's products of bfloat16?"""
+    return backend_name() == "amx"
 
 
 @cache

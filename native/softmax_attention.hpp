@@ -1,0 +1,229 @@
+// Attention by softmax with products of bfloat16 by tiles, 32 queries and 256 keys at a time: the scores of a block, its
+// largest, the weights in bfloat16, and their products with the values, which are brought to a new largest as it comes
+// (online softmax). Scores, sums and results are float32.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cmath>
+
+#include "access.hpp"
+#include "attention_shape.hpp"
+#include "bfloat16_pairs.hpp"
+#include "pool.hpp"
+#include "seen.hpp"
+#include "tile_matrix.hpp"
+
+namespace softmaxkit {
+
+// 32 weights in bfloat16.
+inline __m512i halves(const __m512& first, const __m512& second) {
+#if defined(__AVX512BF16__)
+    return (__m512i)_mm512_cvtne2ps_pbh(second, first);
+#else
+    return _mm512_inserti64x4(_mm512_castsi256_si512(narrowed(Vector(first))), narrowed(Vector(second)), 1);
+#endif
+}
+
+// 2^t for t up to 0. The polynomial for 2^r, r from 0 to 1, errs by 9e-5, and not at 0: less than 1/40 of what rounding
+// to bfloat16 may take.
+inline __m512 coarse_exp2(const __m512& t) {
+    const __m512 r = _mm512_reduce_ps(t, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
+    __m512 p = _mm512_fmadd_ps(_mm512_set1_ps(0.0770672f), r, _mm512_set1_ps(0.22764482f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0.69511682f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f));
+    return _mm512_scalef_ps(p, t);
+}
+
+template <class T>
+class SoftmaxAttention {
+public:
+    // Brings keys and values to bfloat16. Probabilities are powers of 2 to the products times `scale`.
+    SoftmaxAttention(const Shape& shape, double scale, const T* query, const T* key, const T* value,
+                     const uint8_t* mask, T* result, int threads)
+        : shape_(shape), scale_(std::max(static_cast<float>(std::abs(scale)), least_scale)), sign_(scale < 0 ? 0x80008000 : 0), query_(query), key_(key), value_(value), mask_(mask),
+          result_(result), threads_(threads), count_(shape.seen(shape.queries - 1)) {
+        for (int64_t head = 0; head < shape_.batch * shape_.key_heads; ++head) {
+            heads_.emplace_back(count_, shape_.channels, shape_.value_channels);
+        }
+        parallel_for(static_cast<int64_t>(heads_.size()), 1, threads_, [this](int64_t first, int64_t last) {
+            for (int64_t head = first; head < last; ++head) pack(head);
+        });
+    }
+
+    // False where a number, a score or a result is not finite: the result then means nothing.
+    bool run() {
+        for (const PackedHead& head : heads_) {
+            if (!head.finite) return false;
+        }
+        const int64_t stripes = (shape_.queries + tile_pair - 1) / tile_pair;
+        parallel_for(shape_.batch * shape_.heads * stripes, 1, threads_, [this, stripes](int64_t first, int64_t last) {
+            const tiles::Session session;
+            Stripe stripe(*this);
+            for (int64_t index = first; index < last; ++index) {
+                const int64_t head = index / stripes, begin = index % stripes * tile_pair;
+                stripe.run(head / shape_.heads, head % shape_.heads, begin,
+                           std::min(begin + tile_pair, shape_.queries));
+            }
+        });
+        return finite_;
+    }
+
+private:
+    static constexpr int64_t block = 4;  // panels of keys whose scores are held
+    static constexpr float least_scale = std::numeric_limits<float>::min();  // hidden scores, -infinity, stay that
+
+    void pack(int64_t index) {
+        const int64_t batch = index / shape_.key_heads, head = index % shape_.key_heads;
+        pack_keys(Tokens<T>{token(key_, shape_.key, batch, head, 0), shape_.key[2], count_, shape_.channels},
+                  heads_[index]);
+        pack_values(Tokens<T>{token(value_, shape_.value, batch, head, 0), shape_.value[2], count_,
+                              shape_.value_channels},
+                    heads_[index]);
+    }
+
+    struct Row {
+        float highest = -infinity;  // score so far
+        double sum = 0;             // of the weights below it
+        int64_t seen = 0;
+        const uint8_t* mask = nullptr;
+    };
+
+    // The working memory of one thread.
+    class Stripe {
+    public:
+        explicit Stripe(SoftmaxAttention& of)
+            : of_(of), pairs_(of.heads_[0].pairs), columns_(of.heads_[0].columns), queries_(tile_pair * pairs_),
+              totals_(tile_pair * columns_), weights_(block * panel * tile_pair) {}
+
+        void run(int64_t batch, int64_t head, int64_t first, int64_t last) {
+            const Shape& shape = of_.shape_;
+            const PackedHead& with = of_.heads_[batch * shape.key_heads + head / (shape.heads / shape.key_heads)];
+            const int64_t panels = (shape.seen(last - 1) + panel - 1) / panel;
+            rows_.fill(Row{});
+            std::fill_n(queries_.data(), tile_pair * pairs_, 0u);
+            std::fill_n(totals_.data(), tile_pair * columns_, 0.0f);
+            bool finite = true;
+            for (int64_t index = first; index < last; ++index) {
+                Row& row = rows_[index - first];
+                uint32_t* query = queries_.data() + (index - first) * pairs_;
+                pack_pairs(token(of_.query_, shape.query, batch, head, index), shape.channels, query, finite);
+                for (int64_t pair = 0; pair < pairs_; ++pair) query[pair] ^= of_.sign_;
+                row.seen = shape.seen(index);
+                if (shape.masked) row.mask = token(of_.mask_, shape.mask, batch, head, index);
+            }
+            for (int64_t begin = 0; begin < panels; begin += block) {
+                const int64_t end = std::min(begin + block, panels);
+                for (int64_t at = begin; at < end; ++at) {
+                    const auto* keys = reinterpret_cast<const uint8_t*>(with.keys.data() + at * panel * pairs_);
+                    const auto* queries = reinterpret_cast<const uint8_t*>(queries_.data());
+                    if (pairs_ == tiles::rows) TileSums::load_rows(queries, tiles::row_bytes);
+                    score_panel<bfloat16>(queries, 4 * pairs_, keys, scores_[at - begin]);
+                }
+                for (int64_t index = 0; index < last - first; ++index) weigh(index, begin, end);
+                for (int64_t column = 0; column < columns_; column += 2 * lanes) {
+                    const uint32_t* values = with.values.data() + begin * panel / 2 * columns_ + column;
+                    column + lanes < columns_ ? add<2>(values, column, end - begin) : add<1>(values, column, end - begin);
+                }
+            }
+            for (int64_t index = first; index < last; ++index) {
+                finite = finish(rows_[index - first].sum, totals_.data() + (index - first) * columns_,
+                                token(of_.result_, shape.result, batch, head, index)) && finite;
+            }
+            if (!finite) of_.finite_ = false;
+        }
+
+    private:
+        // Weights of one row in a block; totals and sum take the new largest score.
+        void weigh(int64_t index, int64_t begin, int64_t end) {
+            Row& row = rows_[index];
+            __m512 largest = _mm512_set1_ps(-infinity);
+            for (int64_t at = begin; at < end; ++at) {
+                float* scores = scores_of(index, at - begin);
+                const uint64_t seen = seen_of_panel(row.seen, row.mask, of_.shape_.mask[3], at);
+                for (int64_t vector = 0; vector < 4; ++vector) {
+                    __m512 score = _mm512_load_ps(scores + lanes * vector);
+                    if (seen != ~uint64_t{0}) {
+                        const auto hidden = static_cast<__mmask16>(~seen >> lanes * vector);
+                        score = _mm512_mask_mov_ps(score, hidden, _mm512_set1_ps(-infinity));
+                        _mm512_store_ps(scores + lanes * vector, score);
+                    }
+                    largest = _mm512_max_ps(largest, score);
+                }
+            }
+            const float highest = std::max(row.highest, of_.scale_ * _mm512_reduce_max_ps(largest));
+            if (highest > row.highest) lower(row, totals_.data() + index * columns_, highest);
+            const __m512 by = _mm512_set1_ps(of_.scale_), less = _mm512_set1_ps(highest == -infinity ? 0.0f : highest);
+            __m512 sum = _mm512_setzero_ps();
+            uint8_t* to = weights() + index * tiles::row_bytes;
+            for (int64_t at = begin; at < end; ++at) {
+                const float* scores = scores_of(index, at - begin);
+                for (int64_t half = 0; half < 2; ++half, scores += 2 * lanes, to += tile_pair * tiles::row_bytes) {
+                    const __m512 one = coarse_exp2(_mm512_fmsub_ps(_mm512_load_ps(scores), by, less));
+                    const __m512 other = coarse_exp2(_mm512_fmsub_ps(_mm512_load_ps(scores + lanes), by, less));
+                    sum = _mm512_add_ps(sum, _mm512_add_ps(one, other));
+                    _mm512_store_si512(to, halves(one, other));
+                }
+            }
+            row.sum += static_cast<double>(_mm512_reduce_add_ps(sum));
+        }
+
+        void lower(Row& row, float* totals, float highest) {
+            const float factor = std::exp2(row.highest - highest);
+            for (int64_t column = 0; column < columns_; column += lanes) {
+                const __m512 total = _mm512_load_ps(totals + column);
+                _mm512_store_ps(totals + column, _mm512_mul_ps(total, _mm512_set1_ps(factor)));
+            }
+            row.sum *= factor;
+            row.highest = highest;
+        }
+
+        // The products of a block's weights with one or two tiles' columns of values.
+        template <int wide>
+        void add(const uint32_t* values, int64_t column, int64_t panels) {
+            TileSums::load<wide>(totals_.data() + column, columns_);
+            add_products<bfloat16, wide>(weights(), reinterpret_cast<const uint8_t*>(values), columns_,
+                                         2 * panels);
+            TileSums::store<wide>(totals_.data() + column, columns_);
+        }
+
+        bool finish(double sum, const float* totals, T* to) {
+            const Vector factor = sum > 0 ? static_cast<float>(1 / sum) : 0.0f;
+            Vector finite = static_cast<float>(sum) * 0.0f;
+            const int64_t channels = of_.shape_.value_channels;
+            for (int64_t channel = 0; channel < channels; channel += width) {
+                const Vector total = load(totals + channel) * factor;
+                finite += total * 0.0f;
+                store_some(to + channel, total, std::min(width, channels - channel));
+            }
+            return stdx::all_of(finite == 0.0f);
+        }
+
+        uint8_t* weights() { return reinterpret_cast<uint8_t*>(weights_.data()); }
+
+        float* scores_of(int64_t index, int64_t at) {
+            return reinterpret_cast<float*>(scores_[at].sums) + index * TileSums::row;
+        }
+
+        SoftmaxAttention& of_;
+        int64_t pairs_, columns_;
+        std::array<Row, tile_pair> rows_;
+        Buffer<uint32_t> queries_;
+        Buffer<float> totals_;
+        Buffer<bfloat16> weights_;  // two tiles' columns of keys a panel, each of 32 rows
+        std::unique_ptr<TileSums[]> scores_ = std::make_unique<TileSums[]>(block);
+    };
+
+    const Shape shape_;
+    const float scale_;    // its size; queries take its sign
+    const uint32_t sign_;  // of both numbers of a pair
+    const T *query_, *key_, *value_;
+    const uint8_t* mask_;
+    T* result_;
+    const int threads_;
+    const int64_t count_;
+    std::vector<PackedHead> heads_;
+    std::atomic<bool> finite_{true};
+};
+
+}  // namespace softmaxkit

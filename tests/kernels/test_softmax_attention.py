@@ -1,0 +1,201 @@
+"""Softmax attention by tiles of AMX, with the processor's tiles and with tiles in C++: near torch's own in bfloat16."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from importlib import import_module
+from importlib.util import find_spec
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+import softmaxkit
+from softmaxkit import Exact, Softermax
+from softmaxkit.fused_attention import call as dispatch
+from softmaxkit.kernels import attention as fused
+from softmaxkit.kernels import backends, launch
+
+BY_E = fused.AttentionCall.by_softmax(math.e)
+ROUNDING = 2.0**-7 / math.sqrt(12) * math.sqrt(3 / (8 * math.log(2)))
+"""Of bfloat16, relative, root mean square: half a step of 2^-7, of numbers whose mantissas lie evenly on a logarithmic
+scale, where the mean of 1 / mantissa^2 is 3 / (8 ln 2)."""
+
+
+@pytest.fixture(params=["amx", "portable_tiles"], autouse=True)
+def tiles(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Run the kernels of AMX, and the same whose tiles are C++."""
+    if request.param == "amx" and "amx" not in backends._supported():
+        pytest.skip(backends._why_not("amx"))
+    if "avx512" not in backends._supported() or find_spec(f"softmaxkit.kernels._{request.param}") is None:
+        pytest.skip("tiles in C++ come with an editable install, and run where AVX-512 is")
+    kernels = import_module(f"softmaxkit.kernels._{request.param}")
+    monkeypatch.setattr(launch, "native", lambda: kernels)
+    for module in (fused, dispatch):
+        monkeypatch.setattr(module, "has_tiles", lambda: True)
+    yield request.param
+    backends.reset()
+
+
+def inputs(queries: int, keys: int, channels: int, values: int, heads: int = 2, key_heads: int = 2) -> list[Tensor]:
+    random = torch.Generator().manual_seed(queries + keys + channels)
+    sizes = (heads, queries, channels), (key_heads, keys, channels), (key_heads, keys, values)
+    query, key, value = (torch.randn(2, *size, generator=random) for size in sizes)
+    return [query * 2, key + 0.5, value]
+
+
+def exact(given: list[Tensor], mask: Tensor | None = None, scale: float | None = None, base: float = math.e) -> Tensor:
+    query, key, value = (x.double() for x in given)
+    groups = query.shape[1] // key.shape[1]
+    scores = query @ key.repeat_interleave(groups, 1).mT * (query.shape[-1] ** -0.5 if scale is None else scale)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -math.inf)
+    return (scores * math.log(base)).softmax(-1).nan_to_num(0.0) @ value.repeat_interleave(groups, 1)
+
+
+def rms(values: Tensor) -> float:
+    return values.double().square().mean().sqrt().item()
+
+
+SIZES = [  # queries, keys, channels, value channels: on either side of tiles, panels of 64 and blocks of 256 keys
+    (13, 1, 1, 1),
+    (16, 64, 64, 16),
+    (17, 63, 65, 17),
+    (31, 65, 31, 33),
+    (32, 256, 32, 64),
+    (33, 257, 80, 48),
+    (65, 600, 128, 65),
+    (20, 1100, 192, 144),
+]
+
+
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+def test_bfloat16_errs_by_two_roundings(sizes: tuple[int, int, int, int]) -> None:
+    """Of weights and of results; scores, sums and all else are float32. A tenth more, since these are few numbers."""
+    given = [x.bfloat16() for x in inputs(*sizes)]
+    found, truth = fused.attend(*given, BY_E), exact(given)
+    assert found.dtype == torch.bfloat16
+    assert rms(found - truth) <= 1.1 * math.sqrt(2) * ROUNDING * rms(truth)
+
+
+@pytest.mark.parametrize("is_causal", [False, True])
+@pytest.mark.parametrize("channels", [64, 128])
+def test_errs_no_more_than_torch_in_bfloat16(channels: int, is_causal: bool) -> None:
+    """Weights are rounded below other maxima than torch's: errors differ by chance, less than 1% in 10^5 results."""
+    given = inputs(300, 300, channels, channels)
+    mask = torch.ones(300, 300, dtype=torch.bool).tril() if is_causal else None
+    small = [x.bfloat16() for x in given]
+    theirs = scaled_dot_product_attention(*small, is_causal=is_causal)
+    ours = fused.attend(*small, BY_E, is_causal=is_causal)
+    assert rms(ours - exact(small, mask)) <= 1.01 * rms(theirs - exact(small, mask))
+    wide = fused.attend(*given, BY_E, is_causal=is_causal)  # results are not rounded
+    assert wide.dtype == torch.float32
+    assert rms(wide - exact(given, mask)) <= rms(theirs - exact(given, mask))
+
+
+def masks(queries: int, keys: int) -> dict[str, Tensor]:
+    random = torch.rand(2, 4, queries, keys, generator=torch.Generator().manual_seed(1)) < 0.6
+    random[:, :, -1] = False  # a query that attends to nothing
+    random[:, :, 3, : keys // 2] = False
+    padding = torch.ones(2, 1, 1, keys, dtype=torch.bool)
+    padding[1, ..., : keys // 2] = False
+    nothing = torch.zeros(1, 1, 1, 1, dtype=torch.bool)
+    return {
+        "scores": random,
+        "queries": random[:, :, :, :1],
+        "heads": random[:1, :, :1],
+        "padding": padding,
+        "nothing": nothing,
+    }
+
+
+@pytest.mark.parametrize("kind", masks(4, 1))
+@pytest.mark.parametrize(("queries", "keys"), [(40, 700), (150, 70)])
+def test_masks_and_grouped_keys(queries: int, keys: int, kind: str) -> None:
+    given, mask = [x.bfloat16() for x in inputs(queries, keys, 64, 64, heads=4)], masks(queries, keys)[kind]
+    found, truth = fused.attend(*given, BY_E, mask), exact(given, mask)
+    assert rms(found - truth) <= 1.1 * math.sqrt(2) * ROUNDING * rms(truth)
+    assert (found[~mask.expand(2, 4, queries, keys).any(-1)] == 0).all()
+
+
+@pytest.mark.parametrize(("keys", "queries"), [(70, 200), (200, 70)])
+def test_causal(queries: int, keys: int) -> None:
+    given = [x.bfloat16() for x in inputs(queries, keys, 64, 64)]
+    truth = exact(given, torch.ones(queries, keys, dtype=torch.bool).tril())
+    assert rms(fused.attend(*given, BY_E, is_causal=True) - truth) <= 1.1 * math.sqrt(2) * ROUNDING * rms(truth)
+
+
+def test_scales_bases_and_rows_whose_largest_score_comes_last() -> None:
+    query, key, value = (x.bfloat16() for x in inputs(40, 700, 64, 64))
+    key = key * torch.linspace(0.1, 3, 700).bfloat16()[:, None]
+    for scale, base in ((0.3, 2.0), (-0.1, math.e), (0.0, 2.0)):
+        found = fused.attend(query, key, value, fused.AttentionCall.by_softmax(base), scale=scale)
+        truth = exact([query, key, value], scale=scale, base=base)
+        assert rms(found - truth) <= 1.1 * math.sqrt(2) * ROUNDING * rms(truth)
+
+
+def test_strides_and_threads() -> None:
+    given = [x.bfloat16() for x in inputs(200, 300, 64, 80)]
+    alone = fused.attend(*given, BY_E)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        assert torch.equal(fused.attend(*given, BY_E), alone)
+    finally:
+        torch.set_num_threads(before)
+    turned = [x.transpose(1, 2).contiguous().transpose(1, 2) for x in given]
+    assert torch.equal(fused.attend(*turned, BY_E), alone)
+
+
+@pytest.mark.parametrize("place", range(3))
+@pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf, 3e38])
+def test_nan_infinity_and_overflow_are_torchs(place: int, wrong: float) -> None:
+    given = [x.bfloat16() for x in inputs(40, 70, 64, 64)]
+    given[place][0, 0, 1, :] = wrong
+    given[0][0, 0, 2] = 100.0
+    if place < 2 or not math.isfinite(wrong):
+        with pytest.raises(FloatingPointError):
+            fused.attend(*given, BY_E)
+    found, theirs = softmaxkit.attention(*given, Exact()), scaled_dot_product_attention(*given)
+    assert torch.equal(found.isnan(), theirs.isnan())
+    assert torch.allclose(found, theirs, rtol=2**-6, atol=2**-6, equal_nan=True)
+
+
+def test_where_it_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = [x.bfloat16() for x in inputs(40, 70, 64, 64)]
+    assert torch.equal(softmaxkit.attention(*given, Exact()), fused.attend(*given, BY_E))
+    by_two = fused.attend(*given, fused.AttentionCall.by_softmax(2.0))
+    assert torch.equal(softmaxkit.attention(*given, Softermax()), by_two)
+    assert softmaxkit.explain(Exact(), *given).native
+    wide = [x.float() for x in given]
+    assert "set_float32_matmul_precision('medium')" in str(softmaxkit.explain(Exact(), *wide))
+    assert torch.equal(softmaxkit.attention(*wide, Exact()), scaled_dot_product_attention(*wide))
+    with monkeypatch.context() as medium:
+        medium.setattr(torch, "get_float32_matmul_precision", lambda: "medium")
+        assert torch.equal(softmaxkit.attention(*wide, Exact()), fused.attend(*wide, BY_E))
+    one = given[0][:, :, :1]
+    assert "torch's own is as good" in str(softmaxkit.explain(Exact(), one, *given[1:]))
+    bias = torch.randn(40, 70).bfloat16()
+    assert torch.equal(softmaxkit.attention(*given, Exact(), bias), scaled_dot_product_attention(*given, bias))
+    learned = given[0].clone().requires_grad_()
+    assert softmaxkit.attention(learned, *given[1:], Exact()).requires_grad
+    monkeypatch.setattr(dispatch, "has_tiles", lambda: False)
+    assert torch.equal(softmaxkit.attention(*given, Exact()), scaled_dot_product_attention(*given))
+
+
+def test_other_builds_have_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "native", lambda: import_module("softmaxkit.kernels._avx512"))
+    with pytest.raises(RuntimeError, match="SOFTMAXKIT_KERNELS=amx asks for"):
+        fused.attend(*inputs(40, 70, 64, 64), BY_E)
+
+
+def test_a_weight_of_other_rounding_is_seen() -> None:
+    """The tolerance is tight: weights of seven bits in place of eight would not pass."""
+    given = [x.bfloat16() for x in inputs(65, 600, 64, 64)]
+    query, key, value = (x.double() for x in given)
+    weights = (query @ key.mT / 8).softmax(-1)
+    step = 2.0 ** (weights.log2().floor() - 6)
+    coarse = ((weights / step).round() * step @ value).bfloat16()
+    assert rms(coarse - exact(given)) > 1.1 * math.sqrt(2) * ROUNDING * rms(exact(given))

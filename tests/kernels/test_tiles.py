@@ -1,0 +1,194 @@
+"""Attention by tiles of AMX: equal to that by AVX-512, with the processor's tiles and with tiles in C++."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import softmaxkit
+from softmaxkit import ConSmax, Exaq
+from softmaxkit.kernels import attention as fused
+from softmaxkit.kernels import backends, launch
+
+if "avx512" not in backends._supported():
+    pytest.skip("no AVX-512 kernels here, with which these are compared", allow_module_level=True)
+
+ONE_BYTE, TWO_BYTES = (fused.AttentionCall.by_levels(clip, Exaq(bits=2).exponentials(clip)) for clip in (-5.0, -9.0))
+CALLS = {
+    "levels": ONE_BYTE,
+    "levels of two bytes": TWO_BYTES,
+    "exponentials": fused.AttentionCall.by_exponential(torch.tensor(4.0), 1.0),
+}
+
+
+@pytest.fixture(params=["amx", "portable_tiles"])
+def tiles(request: pytest.FixtureRequest) -> Any:
+    """The kernels of AMX, and the same whose tiles are C++."""
+    if request.param == "amx" and "amx" not in backends._supported():
+        pytest.skip(backends._why_not("amx"))
+    if find_spec(f"softmaxkit.kernels._{request.param}") is None:
+        pytest.skip("softmaxkit is not installed editable, which brings tiles in C++")
+    return import_module(f"softmaxkit.kernels._{request.param}")
+
+
+@pytest.fixture
+def avx512() -> Any:
+    return import_module("softmaxkit.kernels._avx512")
+
+
+@pytest.fixture(autouse=True)
+def fresh() -> Iterator[None]:
+    yield
+    backends.reset()
+
+
+def inputs(queries: int, keys: int, channels: int, values: int, heads: int = 2, key_heads: int = 2) -> list[Tensor]:
+    random = torch.Generator().manual_seed(queries + keys + channels)
+    sizes = (heads, queries, channels), (key_heads, keys, channels), (key_heads, keys, values)
+    query, key, value = (torch.randn(2, *size, generator=random) for size in sizes)
+    return [query * 2, key + 0.5, value]
+
+
+def attend(kernels: Any, given: list[Tensor], call: fused.AttentionCall, **how: Any) -> Tensor:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(launch, "native", lambda: kernels)
+        return fused.attend(*given, call, **how)
+
+
+SIZES = [  # queries, keys, channels, value channels: on either side of tiles, panels of 64 and blocks of 512 keys
+    (13, 1, 1, 1),
+    (16, 64, 64, 16),
+    (17, 63, 65, 17),
+    (31, 65, 32, 33),
+    (32, 512, 64, 64),
+    (33, 513, 80, 48),
+    (65, 600, 128, 65),
+    (20, 1100, 192, 144),
+]
+
+
+@pytest.mark.parametrize("kind", CALLS)
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+def test_every_size(sizes: tuple[int, int, int, int], kind: str, tiles: Any, avx512: Any) -> None:
+    given = inputs(*sizes)
+    found = attend(tiles, given, CALLS[kind])
+    assert torch.equal(found, attend(avx512, given, CALLS[kind]))
+    assert found.abs().max() > 0
+
+
+def masks(queries: int, keys: int) -> dict[str, dict[str, Any]]:
+    random = torch.rand(2, 4, queries, keys, generator=torch.Generator().manual_seed(1)) < 0.6
+    random[:, :, -1] = False  # a query that attends to nothing
+    padding = torch.ones(2, 1, 1, keys, dtype=torch.bool)
+    padding[1, ..., keys // 2 :] = False
+    return {
+        "causal": {"is_causal": True},
+        "every score": {"mask": random},
+        "queries": {"mask": random[:, :, :, :1]},
+        "heads": {"mask": random[:1, :, :1]},
+        "padding": {"mask": padding},
+        "nothing": {"mask": torch.zeros(1, 1, 1, 1, dtype=torch.bool)},
+    }
+
+
+@pytest.mark.parametrize("kind", CALLS)
+@pytest.mark.parametrize("mask", masks(1, 1))
+@pytest.mark.parametrize(("queries", "keys"), [(40, 700), (150, 70)])
+def test_masks_and_grouped_keys(queries: int, keys: int, mask: str, kind: str, tiles: Any, avx512: Any) -> None:
+    given, how = inputs(queries, keys, 64, 64, heads=4), masks(queries, keys)[mask]
+    found = attend(tiles, given, CALLS[kind], **how)
+    assert torch.equal(found, attend(avx512, given, CALLS[kind], **how))
+    assert (found == 0).all() == (mask == "nothing")
+
+
+def test_bfloat16_strides_and_threads(tiles: Any, avx512: Any) -> None:
+    given = [x.bfloat16().transpose(1, 2).contiguous().transpose(1, 2) for x in inputs(200, 300, 64, 80)]
+    before = torch.get_num_threads()
+    try:
+        for call in CALLS.values():
+            torch.set_num_threads(1)
+            exact = attend(avx512, given, call)
+            for threads in (1, 3):
+                torch.set_num_threads(threads)
+                assert torch.equal(attend(tiles, given, call), exact)
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("place", range(3))
+@pytest.mark.parametrize("wrong", [math.nan, math.inf, 3e38])
+def test_nan_infinity_and_overflow(place: int, wrong: float, tiles: Any, avx512: Any) -> None:
+    given = inputs(40, 70, 64, 64)
+    given[place][0, 0, 1, :5] = wrong
+    for call in CALLS.values():
+        results: list[Any] = []
+        for kernels in (tiles, avx512):
+            try:
+                results.append(attend(kernels, given, call))
+            except ArithmeticError as error:
+                results.append(error)
+        if isinstance(results[1], Tensor):
+            assert torch.equal(*results)
+        else:
+            assert type(results[0]) is type(results[1])
+            assert str(results[0]) == str(results[1])
+
+
+def test_one_wrong_weight_is_seen(tiles: Any, avx512: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    given, right = inputs(40, 70, 64, 64), ONE_BYTE.weights
+    exact = attend(avx512, given, ONE_BYTE)
+    assert torch.equal(attend(tiles, given, ONE_BYTE), exact)
+    tables = right.tables.copy()
+    tables[0, 0, 0, 0] -= 1
+    monkeypatch.setattr(fused, "level_weights", lambda *_: dataclasses.replace(right, tables=tables))
+    assert not torch.equal(attend(tiles, given, ONE_BYTE), exact)
+
+
+def test_amx_runs_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, query = import_module("softmaxkit.kernels._plain"), inputs(20, 20, 16, 16)[0]
+
+    def explained() -> softmaxkit.kernels.backends.Choice:
+        backends.reset()
+        return softmaxkit.explain(Exaq(), query, query, query, clip=-4.0)
+
+    monkeypatch.setattr(plain, "supported", lambda: ["plain", "avx2", "avx512", "amx"])
+    monkeypatch.setattr(backends, "find_spec", lambda name: name)
+    assert explained().backend == "avx512"
+    monkeypatch.setenv(backends.VARIABLE, "amx")
+    assert backends._supported()[-1] == "amx"
+    backends.reset()
+    assert not backends.unavailable("amx")
+    assert "asks for another" in backends.unavailable("avx512")
+
+
+def test_why_amx_does_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, query = import_module("softmaxkit.kernels._plain"), inputs(20, 20, 16, 16)[0]
+    reason = "the system refuses this process the tiles of AMX: a thread's alternate signal stack is too small for them"
+    first = {"amx": backends.NATIVE["amx"], **backends.NATIVE}
+    for supported, refused, built, said in (
+        (["plain", "avx512"], {}, True, "this processor does not have AMX"),
+        (["plain", "avx512"], {"amx": reason}, True, reason),
+        (["plain", "avx512", "amx"], {}, False, "the compiler that built softmaxkit does not know AMX"),
+    ):
+        monkeypatch.setattr(plain, "supported", lambda names=supported: names)
+        monkeypatch.setattr(plain, "refused", lambda reasons=refused: reasons)
+        monkeypatch.setattr(backends, "find_spec", lambda name, built=built: built or not name.endswith("_amx"))
+        with monkeypatch.context() as timed:  # once it is the first choice, the next build runs
+            timed.setattr(backends, "NATIVE", first)
+            backends.reset()
+            choice = softmaxkit.explain(ConSmax(), query, query, query, beta=4.0, gamma=1.0)
+            assert choice.backend == "avx512"
+            assert said in choice.refusals["amx"][0]
+        with monkeypatch.context() as asked:
+            asked.setenv(backends.VARIABLE, "amx")
+            backends.reset()
+            with pytest.raises(ValueError, match=f"SOFTMAXKIT_KERNELS=amx, but {said}.*; it may be avx512, plain here"):
+                softmaxkit.explain(ConSmax(), query, query, query, beta=4.0, gamma=1.0)
