@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Sequence, Set
 from typing import Any
 
 from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, signed
@@ -14,8 +14,9 @@ from softmaxkit.blocks.pipeline import Pipeline, named
 from softmaxkit.blocks.reciprocal import PLAIN_BITS, ReciprocalUnit
 from softmaxkit.blocks.shifter import Shifted, saturate, shift, shift_right
 from softmaxkit.blocks.stream import result_layout
+from softmaxkit.blocks.two_tables import two_tables
 from softmaxkit.methods.softermax.powers import power_layout, slices_of, waiting_bits
-from softmaxkit.methods.softermax.products import Correction, Products, products_of, significant_bits
+from softmaxkit.methods.softermax.products import Correction, Products, products_of
 from softmaxkit.methods.softermax.running_sum import total_layout
 from softmaxkit.methods.softermax.spec import Softermax
 
@@ -31,6 +32,7 @@ class NormalisationUnit(wiring.Component):
     Args:
         spec: the method.
         lanes: positions a beat.
+        max_row: scores of the longest row.
         registers: cuts that hold a register.
         queue: reciprocals that can wait for the powers of their rows.
 
@@ -40,15 +42,15 @@ class NormalisationUnit(wiring.Component):
         results: stream out, of `result_layout`.
     """
 
-    def __init__(self, spec: Softermax, lanes: int, registers: Set[str], queue: int = 2) -> None:
+    def __init__(self, spec: Softermax, lanes: int, max_row: int, registers: Set[str], queue: int = 2) -> None:
         self.spec, self.lanes, self.registers = spec, lanes, registers
-        totals = total_layout(spec)
+        totals = total_layout(spec, max_row)
         tag_bits = totals.members["highest"].width
         # The power of the largest score is in (1/2, 1], or in [1, 2) where its integer is the floor.
         self.least = spec.power_sum.fraction_bits - (spec.integer_maximum == "ceil")
         self.reciprocal = ReciprocalUnit(
             spec.reciprocal_table,
-            spec.power_sum.bits,
+            totals["total"].width,
             tag_bits,
             spec.rounding,
             registers,
@@ -92,12 +94,9 @@ class NormalisationUnit(wiring.Component):
         """Return results as shifted products of entries, which a row's mantissa settles for all of it."""
         spec, beat = self.spec, self.powers.p
         fraction, online = spec.input.fraction_bits, spec.maximum == "online"
-        entries = [
-            self._product(m, f"product{i}", factor, products.places, found.mantissa)
-            for i, factor in enumerate(products.factors)
-        ]
-        # A mantissa of 1 that is taken for 1/2 is shifted by one place less.
-        less = Array([found.mantissa[-1] & (significant_bits(factor) > 1) for factor in products.factors])
+        one, wires = found.mantissa[-1], Array([Const(each) for each in products.wires])
+        # What all lanes share has all products; a lane alone has the one that it takes.
+        shared = [self._product(m, f"product{i}", [each], found.mantissa) for i, each in enumerate(products.quarters)]
         highest = found.tag.as_signed() if online else Const(0)
         reference = named(m, "reference", highest + found.exponent - spec.power_sum.fraction_bits)
         farthest = (spec.input.max_code - spec.input.min_code >> fraction) + (1 << len(beat.powers[0]) - fraction)
@@ -107,8 +106,14 @@ class NormalisationUnit(wiring.Component):
         for lane in range(self.lanes):
             entry, distance = beat.powers[lane][:fraction], beat.powers[lane][fraction:]
             maximum = beat.maxima[lane * count // self.lanes] if online else Const(0, signed(1))
-            places = named(m, f"places{lane}", (reference + ~maximum + ~less[entry] + distance)[:bits])
-            product = named(m, f"chosen{lane}", Array(entries)[entry])
+            wired = wires[entry]
+            places = named(m, f"places{lane}", (reference + ~maximum + ~(one & ~wired) + distance)[:bits])
+            if self.lanes == 1:
+                product = self._product(m, "chosen", products.quarters, found.mantissa, entry)
+            else:
+                product = named(m, f"chosen{lane}", Array(shared)[entry])
+            half, twice = spec.reciprocal.fraction_bits + 1, one & wired
+            product = Cat(product[:half], product[half] & ~twice, product[half + 1] | twice, product[half + 2 :])
             shifted = shift(m, f"result{lane}_shifted", product, places[:near], fraction_bits=2)
             corrected = [self._corrected(each, found, entry, distance, places) for each in products.corrections]
             up = shifted.round_up(spec.rounding) ^ Cat(*corrected).any()
@@ -116,18 +121,16 @@ class NormalisationUnit(wiring.Component):
             results.append(named(m, f"result{lane}", Mux(places[near:].any(), 0, rounded)))
         return results
 
-    def _product(self, m: Module, name: str, factor: int, places: int, mantissa: Value) -> Value:
-        """Return a product with two bits below the point, the lower of them sticky; from tables of half a mantissa."""
-        zeros, bits = (factor & -factor).bit_length() - 1, self.spec.reciprocal.fraction_bits - 1
-        if significant_bits(factor) == 1:
-            return mantissa << (zeros + 2 - places)
-        odd, half, below = factor >> zeros, bits // 2, places - zeros - 1
-        low = [odd * i for i in range(1 << half)]
-        high = [odd * (i + (1 << bits - half)) for i in range(1 << bits - half)]
-        upper = lookup(m, f"{name}_high", high, mantissa[half:bits]) << half
-        product = named(m, name, upper + lookup(m, f"{name}_low", low, mantissa[:half]))
-        always = all(odd * i & ((1 << below) - 1) for i in range(1 << bits, 2 << bits))
-        return Cat(Const(1) if always else product[:below].any(), product[below:])
+    def _product(
+        self, m: Module, name: str, quarters: Sequence[Sequence[int]], mantissa: Value, entry: Value | None = None
+    ) -> Value:
+        """Return the product of a mantissa, 1 being taken for 1/2, with an entry of the power table, in quarters."""
+        bits = self.spec.reciprocal.fraction_bits - 1
+        index = mantissa[:bits] if entry is None else Cat(mantissa[:bits], entry)
+        products = [product for each in quarters for product in each]
+        sticky = lookup(m, f"{name}_sticky", [product & 1 for product in products], index)
+        halves = [product >> 1 for product in products]
+        return Cat(sticky, two_tables(m, name, halves, index, len(index) - bits, bits - bits // 2))
 
     def _corrected(self, correction: Correction, found: Any, entry: Value, distance: Value, places: Value) -> Value:
         """Return whether a result is rounded the other way."""

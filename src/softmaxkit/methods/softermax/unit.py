@@ -68,7 +68,7 @@ class Unit(SoftmaxUnit):
         # With a gather in front the sums themselves may wait, if a reciprocal is there no sooner than the row's powers.
         prompt = not registers & {*ReciprocalUnit.CUTS} and self.front.sum.latency + 1 >= buffer_latency(storage)
         queue = 0 if prompt and self.front.gather is not None else buffer_latency(storage)
-        self.back = NormalisationUnit(spec, lanes, registers, queue)
+        self.back = NormalisationUnit(spec, lanes, max_row, registers, queue)
         width = power_layout(spec, lanes, waiting_bits(spec)).as_shape().width
         # So many beats come in after a row until its first result leaves.
         held = (

@@ -50,7 +50,7 @@ class UnnormalisedUnit(wiring.Component):
         ports: dict[str, Any] = {
             "scores": In(stream.Signature(score_layout(Shape(spec.input.bits, signed=True), lanes))),
             "powers": Out(stream.Signature(power_layout(spec, lanes, waiting_bits(spec)))),
-            "totals": Out(stream.Signature(total_layout(spec))),
+            "totals": Out(stream.Signature(total_layout(spec, max_row))),
         }
         width = lanes * (spec.input.bits + 1)
         if whole_rows:
@@ -61,7 +61,7 @@ class UnnormalisedUnit(wiring.Component):
             # A slice is too small for a memory of its own.
             kind = "flip-flops" if storage == "memory" else storage
             self.gather = SliceBuffer(width, whole_shape(spec), self.slices.beats, kind)
-        self.sum = RunningSum(spec, lanes, 1 if self.gather is None else self.gather.beats, registers)
+        self.sum = RunningSum(spec, lanes, max_row, 1 if self.gather is None else self.gather.beats, registers)
         self.latency = 1 + self.sum.latency
         super().__init__(ports)
 
