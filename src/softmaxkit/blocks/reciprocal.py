@@ -113,6 +113,7 @@ class ReciprocalUnit(wiring.Component):
                 table(arguments, self.rounding).tolist(),
                 argument[table.input_bits - bits :],
                 min(table.input_bits - table.rest_bits, bits),
+                part_bits=2,
             )
         else:
             rising = line(m, "mantissa_line", table, argument, self.rounding)

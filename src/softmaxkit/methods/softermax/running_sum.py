@@ -19,16 +19,18 @@ from softmaxkit.methods.softermax.powers import power_layout, slices_of, summand
 from softmaxkit.methods.softermax.spec import Softermax
 
 
-def largest_sum(spec: Softermax, max_row: int) -> int:
-    """Return a bound of the sum of a row of up to so many scores, as it would be in a format that holds it.
+def largest_sum(spec: Softermax, max_row: int, rises: bool = False) -> int:
+    """Return a bound of the sum of a row of up to so many scores; with `rises`, of one before its maximum rises.
 
     Each slice adds its largest powers, rounded up, at most; lowered sums are not raised by rounding.
     """
     entries = spec.power_table(np.arange(1 << spec.power_table.input_bits), spec.rounding)
+    # With "ceil" no power is above 1, but for scores above the largest whole number, from which no maximum rises.
+    largest = entries[0] if rises and spec.integer_maximum == "ceil" else entries.max()
     width = spec.slice_width if spec.maximum == "online" else max_row
     change = spec.unnormalised.fraction_bits - spec.power_sum.fraction_bits
-    a_slice = shift_right(np.minimum(entries.max(), spec.unnormalised.max_code) * width, change, "ceil")
-    return int(a_slice) * -(-max_row // width)
+    a_slice = shift_right(np.minimum(largest, spec.unnormalised.max_code) * width, change, "ceil")
+    return int(a_slice) * (-(-max_row // width) - rises)
 
 
 def total_layout(spec: Softermax, max_row: int) -> data.StructLayout:
@@ -64,6 +66,7 @@ class RunningSum(wiring.Component):
     def __init__(self, spec: Softermax, lanes: int, max_row: int, beats: int, registers: Set[str]) -> None:
         self.spec, self.lanes, self.beats, self.registers = spec, lanes, beats, registers
         self.saturates = largest_sum(spec, max_row) > spec.power_sum.max_code
+        self.most = min(largest_sum(spec, max_row, rises=True), spec.power_sum.max_code)
         self.latency = 1 + ("sum" in registers)
         self.in_steps = beats > 1 and spec.maximum == "online" and "sum" in registers
         self.change = spec.unnormalised.fraction_bits - spec.power_sum.fraction_bits
@@ -141,8 +144,9 @@ class RunningSum(wiring.Component):
         m.d.comb += self.source.ready.eq(pipe.advance & ready)
         slice_sum = self._of_slice(m, pipe, added)
         fine, coarse = max(self.change, 0), max(-self.change, 0)
-        # As far as it takes to shift a total, or the sum of a slice, to less than a half.
-        apart = Signal((max(len(total), len(slice_sum) + coarse) + 1).bit_length(), reset_less=True)
+        # As far as it takes to shift a total, or the sum of a slice, to a half or less, which is even.
+        least = max((self.most - 1).bit_length() + 1, len(total), len(slice_sum) + coarse - fine + 1)
+        apart = Signal(least.bit_length(), reset_less=True)
         ends = named(m, "slice_ends", pipe.fire & source.ends)
         m.d.sync += known.eq((known | self.source.valid) & ~ends)
         # With one less, the sign is that of a rise, and a fall is the inverse of its bits. The first slice rises by so
@@ -161,14 +165,11 @@ class RunningSum(wiring.Component):
         pipe.keep(source.ends)
         last = pipe.cut("sum", source.beat.last)
         joins = pipe.valid
-        moved = shift(
-            m,
-            "moved",
-            Mux(joins, slice_sum << (coarse + 1), total << fine),
-            named(m, "places", Mux(joins & rises, 0, apart)),
-            fine + 1,
-        )
+        places = named(m, "places", Mux(joins & rises, 0, apart))
+        moved = shift(m, "moved", Mux(joins, slice_sum << (coarse + 1), total << fine), places, fine + 1)
         up = moved.round_up(rounding)
+        if len(total) == (1 << len(apart)) - 1:
+            up &= ~places.all()  # the row before may have left more than a half
         joined = named(m, "joined", (Cat(up, Mux(joins, total, 0)) + Cat(up, moved.whole))[1:])  # up is carried in
         with m.If((ends & rises) | pipe.fire):
             m.d.sync += total.eq(self._limited(m, joined))
