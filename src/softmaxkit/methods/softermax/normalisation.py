@@ -134,7 +134,10 @@ class NormalisationUnit(wiring.Component):
 
     def _corrected(self, correction: Correction, found: Any, entry: Value, distance: Value, places: Value) -> Value:
         """Return whether a result is rounded the other way."""
-        row = (found.mantissa == correction.mantissa) & (found.exponent == correction.exponent)
+        bits, one = self.spec.reciprocal.fraction_bits - 1, found.mantissa[-1]
+        row = (found.mantissa[:bits] == correction.mantissa % (1 << bits)) & (found.exponent == correction.exponent)
+        if correction.mantissa % (1 << bits) == 0:
+            row &= one if correction.mantissa >> bits > 1 else ~one
         here = (entry == correction.entry) & (places == correction.places)
         if len(correction.local) <= correction.distance:
             here &= Cat(*(distance == local for local in correction.local)).any()

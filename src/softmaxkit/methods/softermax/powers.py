@@ -48,12 +48,12 @@ def waiting_bits(spec: Softermax) -> int:
 def power_layout(spec: Softermax, lanes: int, bits: int) -> data.StructLayout:
     """Return what there is of a beat behind the maxima of its slices.
 
-    `powers` of each lane, of so many bits; `maxima`, the integer maximum that the powers of each slice refer to, of
-    which there is none where a whole row has the one maximum; and `last`.
+    `powers` of each lane, of so many bits; `last`; and `maxima`, the integer maximum that the powers of each slice refer
+    to, of which there is none where a whole row has the one maximum.
     """
     count = slices_of(spec, lanes).a_beat if spec.maximum == "online" else 0
     powers, maxima = data.ArrayLayout(bits, lanes), data.ArrayLayout(whole_shape(spec), count)
-    return data.StructLayout({"powers": powers, "maxima": maxima, "last": 1})
+    return data.StructLayout({"powers": powers, "last": 1, "maxima": maxima})
 
 
 def power_of(m: Module, name: str, spec: Softermax, code: Value, masked: Value, whole: Value) -> Value:

@@ -126,7 +126,15 @@ class UnnormalisedUnit(wiring.Component):
             )
             for lane in range(self.lanes)
         ]
-        pipe.finish(Cat(*powers, *(local if self.spec.maximum == "online" else []), last, slice_last))
+        maxima = Cat(*local) if spec.maximum == "online" else Cat()
+        held = None
+        if isinstance(self.gather, SliceBuffer):
+            # All beats of a slice have its maximum.
+            held = Signal(len(maxima), name="maximum", reset_less=True)
+            with m.If(pipe.fire & self.gather.sink.p.group_first):
+                m.d.sync += held.eq(maxima)
+        front = Cat(slice_last, *powers, last)
+        pipe.finish(front if held is not None else Cat(front, maxima), state=held)
         m.submodules.sum = running = self.sum
         wiring.connect(m, running.sink, wiring.flipped(self.totals))
         m.d.comb += [
