@@ -15,7 +15,7 @@ from softmaxkit.blocks.reciprocal import PLAIN_BITS, ReciprocalUnit
 from softmaxkit.blocks.shifter import Shifted, saturate, shift, shift_right
 from softmaxkit.blocks.stream import result_layout
 from softmaxkit.blocks.two_tables import two_tables
-from softmaxkit.methods.softermax.powers import power_layout, slices_of, waiting_bits
+from softmaxkit.methods.softermax.powers import codes_wait, slices_of, waiting_layout
 from softmaxkit.methods.softermax.products import Correction, Products, products_of
 from softmaxkit.methods.softermax.running_sum import total_layout
 from softmaxkit.methods.softermax.spec import Softermax
@@ -38,7 +38,7 @@ class NormalisationUnit(wiring.Component):
 
     Attributes:
         totals: stream in, of `total_layout`, one a row.
-        powers: stream in, of `power_layout`.
+        powers: stream in, of `waiting_layout`.
         results: stream out, of `result_layout`.
     """
 
@@ -62,7 +62,7 @@ class NormalisationUnit(wiring.Component):
         super().__init__(
             {
                 "totals": In(stream.Signature(totals)),
-                "powers": In(stream.Signature(power_layout(spec, lanes, waiting_bits(spec)))),
+                "powers": In(stream.Signature(waiting_layout(spec, lanes))),
                 "results": Out(stream.Signature(result_layout(spec.output.bits, lanes))),
             }
         )
@@ -99,15 +99,25 @@ class NormalisationUnit(wiring.Component):
         shared = [self._product(m, f"product{i}", [each], found.mantissa) for i, each in enumerate(products.quarters)]
         highest = found.tag.as_signed() if online else Const(0)
         reference = named(m, "reference", highest + found.exponent - spec.power_sum.fraction_bits)
-        farthest = (spec.input.max_code - spec.input.min_code >> fraction) + (1 << len(beat.powers[0]) - fraction)
+        codes = codes_wait(spec, self.lanes)
+        farthest = spec.input.max_code - spec.input.min_code >> fraction
+        if not codes:
+            farthest += 1 << len(beat.powers[0]) - fraction
         bits, near = (farthest + spec.power_sum.bits).bit_length(), products.limit.bit_length()
         count = slices_of(spec, self.lanes).a_beat
         results = []
         for lane in range(self.lanes):
-            entry, distance = beat.powers[lane][:fraction], beat.powers[lane][fraction:]
-            maximum = beat.maxima[lane * count // self.lanes] if online else Const(0, signed(1))
+            entry, above = beat.powers[lane][:fraction], beat.powers[lane][fraction:]
+            if codes:
+                whole, distance = above[: spec.input.bits - fraction].as_signed(), Const(0)
+                local = above[spec.input.bits - fraction :]
+                masked = local.all()
+            else:
+                whole = beat.maxima[lane * count // self.lanes] if online else Const(0, signed(1))
+                local = distance = above
+                masked = Const(0)
             wired = wires[entry]
-            places = named(m, f"places{lane}", (reference + ~maximum + ~(one & ~wired) + distance)[:bits])
+            places = named(m, f"places{lane}", (reference + ~whole + ~(one & ~wired) + distance)[:bits])
             if self.lanes == 1:
                 product = self._product(m, "chosen", products.quarters, found.mantissa, entry)
             else:
@@ -115,10 +125,10 @@ class NormalisationUnit(wiring.Component):
             half, twice = spec.reciprocal.fraction_bits + 1, one & wired
             product = Cat(product[:half], product[half] & ~twice, product[half + 1] | twice, product[half + 2 :])
             shifted = shift(m, f"result{lane}_shifted", product, places[:near], fraction_bits=2)
-            corrected = [self._corrected(each, found, entry, distance, places) for each in products.corrections]
+            corrected = [self._corrected(each, found, entry, local, places) for each in products.corrections]
             up = shifted.round_up(spec.rounding) ^ Cat(*corrected).any()
             rounded = (shifted.whole + up)[: spec.output.bits]
-            results.append(named(m, f"result{lane}", Mux(places[near:].any(), 0, rounded)))
+            results.append(named(m, f"result{lane}", Mux(places[near:].any() | masked, 0, rounded)))
         return results
 
     def _product(
@@ -132,15 +142,20 @@ class NormalisationUnit(wiring.Component):
         halves = [product >> 1 for product in products]
         return Cat(sticky, two_tables(m, name, halves, index, len(index) - bits, bits - bits // 2))
 
-    def _corrected(self, correction: Correction, found: Any, entry: Value, distance: Value, places: Value) -> Value:
-        """Return whether a result is rounded the other way."""
+    def _corrected(self, correction: Correction, found: Any, entry: Value, local: Value, places: Value) -> Value:
+        """Return whether a result is rounded the other way; `local` is the distance in its slice, or the kind of that."""
         bits, one = self.spec.reciprocal.fraction_bits - 1, found.mantissa[-1]
         row = (found.mantissa[:bits] == correction.mantissa % (1 << bits)) & (found.exponent == correction.exponent)
         if correction.mantissa % (1 << bits) == 0:
             row &= one if correction.mantissa >> bits > 1 else ~one
         here = (entry == correction.entry) & (places == correction.places)
-        if len(correction.local) <= correction.distance:
-            here &= Cat(*(distance == local for local in correction.local)).any()
+        if correction.is_partial:
+            where = set(correction.local)
+            if codes_wait(self.spec, self.lanes):
+                products = products_of(self.spec)
+                assert products is not None
+                where = {products.kinds()[correction.entry][distance] for distance in where}
+            here &= Cat(*(local == each for each in sorted(where))).any()
         return row & here
 
     def _multiplied(self, m: Module, pipe: Pipeline, found: Any) -> None:

@@ -45,6 +45,11 @@ class Correction(NamedTuple):
     exponent: int
     places: int
 
+    @property
+    def is_partial(self) -> bool:
+        """Whether the distance from the maximum of a slice matters."""
+        return len(self.local) <= self.distance
+
 
 class Products(NamedTuple):
     """How results come from products.
@@ -64,6 +69,23 @@ class Products(NamedTuple):
     distances: int
     limit: int
     corrections: tuple[Correction, ...]
+
+    def kinds(self) -> tuple[tuple[int, ...], ...]:
+        """Return numbers that stand for distances from a slice's maximum, for each entry: as few as corrections can tell."""
+        numbers = []
+        for entry in range(len(self.quarters)):
+            partial = [each for each in self.corrections if each.entry == entry and each.is_partial]
+            kinds: list[list[bool | None]] = []
+            of_entry = []
+            for local in range(self.distances):
+                told = [local in each.local if local <= each.distance else None for each in partial]
+                alike = (i for i, kind in enumerate(kinds) if all(None in pair or len(set(pair)) == 1 for pair in zip(kind, told, strict=True)))
+                number = next(alike, len(kinds))
+                before = kinds[number] if number < len(kinds) else told
+                kinds[number : number + 1] = [[b if a is None else a for a, b in zip(told, before, strict=True)]]
+                of_entry.append(number)
+            numbers.append(tuple(of_entry))
+        return tuple(numbers)
 
 
 class _Rows(NamedTuple):
