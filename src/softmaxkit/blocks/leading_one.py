@@ -31,10 +31,7 @@ def leading_one(m: Module, name: str, value: Value, least: int = 0) -> tuple[Val
         current = named(m, f"{name}_over_{step}", Mux(empty, (current << step)[:width], current))
         missing.append(empty)
     zeros = Cat(*reversed(missing), Const(0, bits - len(missing)))
-    if width == 1 << bits:
-        position = ~zeros
-    else:
-        position = width - 1 - zeros
+    position = ~zeros if width == 1 << bits else width - 1 - zeros
     if len(missing) < bits or width < 1 << bits:
         # `zeros` exceeds the width only for the value 0.
         position = Mux(value.any(), position[:bits], 0)

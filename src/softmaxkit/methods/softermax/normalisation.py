@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+from collections.abc import Set
 from typing import Any
 
 from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, signed
@@ -94,9 +94,9 @@ class NormalisationUnit(wiring.Component):
         """Return results as shifted products of entries, which a row's mantissa settles for all of it."""
         spec, beat = self.spec, self.powers.p
         fraction, online = spec.input.fraction_bits, spec.maximum == "online"
-        one, wires = found.mantissa[-1], Array([Const(each) for each in products.wires])
-        # What all lanes share has all products; a lane alone has the one that it takes.
-        shared = [self._product(m, f"product{i}", [each], found.mantissa) for i, each in enumerate(products.quarters)]
+        entries = [self._product(m, products, index, found.mantissa) for index in range(len(products.quarters))]
+        # A mantissa of 1 that is taken for 1/2 is shifted by one place less.
+        less = Array([found.mantissa[-1] & (not wires) for wires in products.wires])
         highest = found.tag.as_signed() if online else Const(0)
         reference = named(m, "reference", highest + found.exponent - spec.power_sum.fraction_bits)
         codes = codes_wait(spec, self.lanes)
@@ -116,14 +116,8 @@ class NormalisationUnit(wiring.Component):
                 whole = beat.maxima[lane * count // self.lanes] if online else Const(0, signed(1))
                 local = distance = above
                 masked = Const(0)
-            wired = wires[entry]
-            places = named(m, f"places{lane}", (reference + ~whole + ~(one & ~wired) + distance)[:bits])
-            if self.lanes == 1:
-                product = self._product(m, "chosen", products.quarters, found.mantissa, entry)
-            else:
-                product = named(m, f"chosen{lane}", Array(shared)[entry])
-            half, twice = spec.reciprocal.fraction_bits + 1, one & wired
-            product = Cat(product[:half], product[half] & ~twice, product[half + 1] | twice, product[half + 2 :])
+            places = named(m, f"places{lane}", (reference + ~whole + ~less[entry] + distance)[:bits])
+            product = named(m, f"chosen{lane}", Array(entries)[entry])
             shifted = shift(m, f"result{lane}_shifted", product, places[:near], fraction_bits=2)
             corrected = [self._corrected(each, found, entry, local, places) for each in products.corrections]
             up = shifted.round_up(spec.rounding) ^ Cat(*corrected).any()
@@ -131,19 +125,18 @@ class NormalisationUnit(wiring.Component):
             results.append(named(m, f"result{lane}", Mux(places[near:].any() | masked, 0, rounded)))
         return results
 
-    def _product(
-        self, m: Module, name: str, quarters: Sequence[Sequence[int]], mantissa: Value, entry: Value | None = None
-    ) -> Value:
-        """Return the product of a mantissa, 1 being taken for 1/2, with an entry of the power table, in quarters."""
-        bits = self.spec.reciprocal.fraction_bits - 1
-        index = mantissa[:bits] if entry is None else Cat(mantissa[:bits], entry)
-        products = [product for each in quarters for product in each]
-        sticky = lookup(m, f"{name}_sticky", [product & 1 for product in products], index)
-        halves = [product >> 1 for product in products]
-        return Cat(sticky, two_tables(m, name, halves, index, len(index) - bits, bits - bits // 2))
+    def _product(self, m: Module, products: Products, entry: int, mantissa: Value) -> Value:
+        """Return the product of a mantissa with an entry of the power table, in quarters."""
+        bits, quarters = self.spec.reciprocal.fraction_bits - 1, products.quarters[entry]
+        if products.wires[entry]:
+            return mantissa << (quarters[0] >> bits).bit_length() - 1
+        below = mantissa[:bits]
+        sticky = lookup(m, f"sticky{entry}", [quarter & 1 for quarter in quarters], below)
+        halves = [quarter >> 1 for quarter in quarters]
+        return Cat(sticky, two_tables(m, f"product{entry}", halves, below, 0, bits - bits // 2))
 
     def _corrected(self, correction: Correction, found: Any, entry: Value, local: Value, places: Value) -> Value:
-        """Return whether a result is rounded the other way; `local` is the distance in its slice, or the kind of that."""
+        """Return whether a result is rounded the other way; `local` is its distance in its slice, or the kind of it."""
         bits, one = self.spec.reciprocal.fraction_bits - 1, found.mantissa[-1]
         row = (found.mantissa[:bits] == correction.mantissa % (1 << bits)) & (found.exponent == correction.exponent)
         if correction.mantissa % (1 << bits) == 0:

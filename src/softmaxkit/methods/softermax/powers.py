@@ -45,7 +45,8 @@ def codes_wait(spec: Softermax, lanes: int) -> bool:
     if products is None or spec.maximum == "global":
         return False
     shared = slices_of(spec, lanes).a_beat * whole_shape(spec).width
-    return lanes * (spec.input.bits + kind_bits(products)) < lanes * waiting_bits(spec, lanes, codes=False) + shared
+    code, power = spec.input.bits + kind_bits(products), waiting_bits(spec, lanes, codes=False)
+    return lanes * code < lanes * power + shared
 
 
 def kind_bits(products: Products) -> int:
@@ -73,8 +74,8 @@ def waiting_layout(spec: Softermax, lanes: int) -> data.StructLayout:
 def power_layout(spec: Softermax, lanes: int, bits: int, maxima: int | None = None) -> data.StructLayout:
     """Return what there is of a beat behind the maxima of its slices.
 
-    `powers` of each lane, of so many bits; `last`; and `maxima`, the integer maximum that the powers of each slice refer
-    to, of which there is none where a whole row has the one maximum, and as many as it takes else.
+    `powers` of each lane, of so many bits; `last`; and `maxima`, the integer maximum that the powers of each slice
+    refer to, of which there is none where a whole row has the one maximum. `maxima` says how many there are else.
     """
     if maxima is None:
         maxima = slices_of(spec, lanes).a_beat if spec.maximum == "online" else 0

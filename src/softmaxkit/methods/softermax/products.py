@@ -55,8 +55,8 @@ class Products(NamedTuple):
     """How results come from products.
 
     Attributes:
-        quarters: what is shifted to the results, for each entry of the power table: its products with the mantissas from
-            1/2 up to below 1, in quarters, the lowest bit sticky.
+        quarters: what is shifted to the results, for each entry of the power table: its products with the mantissas
+            from 1/2 up to below 1, in quarters, the lowest bit sticky.
         wires: entries that are powers of two. Their products with a mantissa of 1 are as wide; other entries take 1 for
             1/2 and are shifted by a place less.
         distances: distances from a slice's maximum that have any result but 0.
@@ -71,21 +71,26 @@ class Products(NamedTuple):
     corrections: tuple[Correction, ...]
 
     def kinds(self) -> tuple[tuple[int, ...], ...]:
-        """Return numbers that stand for distances from a slice's maximum, for each entry: as few as corrections can tell."""
+        """Return the kind of each distance from a slice's maximum, for each entry: as few as tell corrections apart."""
+        return tuple(tuple(self._kinds_of(entry)) for entry in range(len(self.quarters)))
+
+    def _kinds_of(self, entry: int) -> list[int]:
+        partial = [each for each in self.corrections if each.entry == entry and each.is_partial]
+        kinds: list[list[bool | None]] = []
         numbers = []
-        for entry in range(len(self.quarters)):
-            partial = [each for each in self.corrections if each.entry == entry and each.is_partial]
-            kinds: list[list[bool | None]] = []
-            of_entry = []
-            for local in range(self.distances):
-                told = [local in each.local if local <= each.distance else None for each in partial]
-                alike = (i for i, kind in enumerate(kinds) if all(None in pair or len(set(pair)) == 1 for pair in zip(kind, told, strict=True)))
-                number = next(alike, len(kinds))
-                before = kinds[number] if number < len(kinds) else told
-                kinds[number : number + 1] = [[b if a is None else a for a, b in zip(told, before, strict=True)]]
-                of_entry.append(number)
-            numbers.append(tuple(of_entry))
-        return tuple(numbers)
+        for local in range(self.distances):
+            # None where it does not matter: no distance from the row's maximum is below that from its slice's.
+            told = [local in each.local if local <= each.distance else None for each in partial]
+            for number, kind in enumerate(kinds):
+                pairs = list(zip(told, kind, strict=True))
+                if all(None in pair or pair[0] == pair[1] for pair in pairs):
+                    kinds[number] = [known if ours is None else ours for ours, known in pairs]
+                    break
+            else:
+                number = len(kinds)
+                kinds.append(told)
+            numbers.append(number)
+        return numbers
 
 
 class _Rows(NamedTuple):
@@ -136,7 +141,7 @@ def products_of(spec: Softermax) -> Products | None:
 
 
 def _of_entry(spec: Softermax, rows: _Rows, places: int, index: int, entry: int) -> Products | None:
-    """Return the products of one entry, where a half more or less spares corrections with that; None if there are none."""
+    """Return the products of one entry, a half more or less where that spares corrections; None if there are none."""
     half = 1 << spec.reciprocal.fraction_bits - 1
     exact = entry * np.arange(half, 2 * half)
     halves = exact >> places - 1

@@ -71,7 +71,9 @@ class RunningSum(wiring.Component):
         self.in_steps = beats > 1 and spec.maximum == "online" and "sum" in registers
         self.change = spec.unnormalised.fraction_bits - spec.power_sum.fraction_bits
         taken = data.StructLayout({"ends": 1, "beat": power_layout(spec, lanes, summed_bits(spec))})
-        super().__init__({"source": In(stream.Signature(taken)), "sink": Out(stream.Signature(total_layout(spec, max_row)))})
+        super().__init__(
+            {"source": In(stream.Signature(taken)), "sink": Out(stream.Signature(total_layout(spec, max_row)))}
+        )
 
     def elaborate(self, platform: object) -> Module:
         """Build it."""
