@@ -44,7 +44,7 @@ def codes_wait(spec: Softermax, lanes: int) -> bool:
     products = products_of(spec)
     if products is None or spec.maximum == "global":
         return False
-    shared = slices_of(spec, lanes).a_beat * whole_shape(spec).width
+    shared: int = slices_of(spec, lanes).a_beat * whole_shape(spec).width
     code, power = spec.input.bits + kind_bits(products), waiting_bits(spec, lanes, codes=False)
     return lanes * code < lanes * power + shared
 

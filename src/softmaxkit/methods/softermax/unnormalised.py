@@ -144,7 +144,7 @@ class UnnormalisedUnit(wiring.Component):
         if isinstance(self.gather, SliceBuffer):
             # All beats of a slice have its maximum.
             held = Signal(len(maxima), name="maximum", reset_less=True)
-            with m.If(pipe.fire & self.gather.sink.p.group_first):
+            with m.If(pipe.fire & gather.sink.p.group_first):
                 m.d.sync += held.eq(maxima)
         front = Cat(slice_last, *powers, last)
         pipe.finish(front if held is not None else Cat(front, maxima), state=held)
