@@ -94,8 +94,8 @@ def test_results_are_shifted_products_of_table_entries_but_for_the_corrections()
     # The kind of a distance tells as much of a correction as the distance does.
     for each in (each for each in products.corrections if each.is_partial):
         kinds = products.kinds()[each.entry][: each.distance + 1]
-        assert {kinds[local] for local in each.local}.isdisjoint(set(kinds) - {kinds[local] for local in each.local})
-        assert [local for local, kind in enumerate(kinds) if kind in {kinds[l] for l in each.local}] == [*each.local]
+        named = {kinds[local] for local in each.local}
+        assert tuple(local for local, kind in enumerate(kinds) if kind in named) == each.local
     assert not right[highest - whole >= products.distances].any()
     assert not right[places >= products.limit].any()
 
