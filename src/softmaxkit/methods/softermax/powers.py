@@ -126,7 +126,8 @@ def kind_of(m: Module, name: str, spec: Softermax, power: Value) -> Value:
     assert products is not None
     masked = (1 << kind_bits(products)) - 1
     distances = 1 << len(power) - spec.input.fraction_bits
-    near = 1 << (products.distances - 1).bit_length()
+    # What is far is told by few bits; the farthest of all is that of masked scores.
+    near = min(1 << (products.distances - 1).bit_length(), distances - 1)
     kinds = [
         kinds[distance] if distance < products.distances else kinds[-1] if distance < near else masked
         for distance in range(distances)
