@@ -82,7 +82,7 @@ DEEP = "&get -n;&st;&if -g -K 6;&put"
 END = "topo;buffer -c;topo;upsize {D};dnsize {D};stime -p"
 RECIPES = {
     "smallest": f"{BEGIN};{FEWER};{FEWER};strash;dch;dch;amap -m;{END}",
-    "exact": f"{BEGIN};dc2;dc2;dc2;dc2;{FEWER};strash;dch;dch;amap -m -F 50 -A 50;{END}",
+    "thorough": f"{BEGIN};dc2;dc2;dc2;dc2;{FEWER};strash;dch;dch;amap -m -F 50 -A 50;{END}",
     "smaller": f"{BEGIN};{FEWER};{FEWER};strash;{DEEP};dch;dch;amap -m;{END}",
     "small": f"{BEGIN};dc2;dc2;strash;{DEEP};dch;amap;{END}",
     "balanced": f"{BEGIN};dc2;strash;{DEEP};dch;map -a;{END}",
