@@ -20,15 +20,18 @@ MUTANT = SliceBuffer(WIDTH, unsigned(KEY), 3)
 def held_back(buffer: SliceBuffer, taken: dict[str, np.ndarray]) -> list[Field]:
     """Return what a slice buffer has to give."""
     maxima: list[int] = []
+    begins: list[bool] = []
     ends: list[bool] = []
     group: list[int] = []
     for at, last in enumerate(taken["last"]):
         group.append(at)
         if last or len(group) == buffer.beats:
             maxima += [max(taken["key"][beat] for beat in group)] * len(group)
+            begins += [beat == group[0] for beat in group]
             ends += [beat == at for beat in group]
             group = []
-    return [(taken["beat"], WIDTH), (np.asarray(maxima), KEY), (np.asarray(ends, np.int64), 1), (taken["last"], 1)]
+    flags = [(np.asarray(each, np.int64), 1) for each in (begins, ends, taken["last"])]
+    return [(taken["beat"], WIDTH), (np.asarray(maxima), KEY), *flags]
 
 
 @verilator

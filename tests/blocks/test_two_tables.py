@@ -27,11 +27,12 @@ def test_every_result_is_that_of_the_one_table() -> None:
     arguments = np.arange(1 << 10)
     tables = [*(results_of(*case) for case in CASES), ANY]
     segments = [*(reciprocal.segments.bit_length() - 1 for reciprocal, _ in CASES), 3]
+    parts = [2, 1, 1, 1, 2]
     bits = [len(table).bit_length() - 1 for table in tables]
 
     def build(m: Module, inputs: list[Value]) -> list[Value]:
         return [
-            two_tables.falling(m, f"table_{at}", table.tolist(), inputs[0][: bits[at]], segments[at])
+            two_tables.two_tables(m, f"table_{at}", table.tolist(), inputs[0][: bits[at]], segments[at], parts[at])
             for at, table in enumerate(tables)
         ]
 
@@ -41,11 +42,15 @@ def test_every_result_is_that_of_the_one_table() -> None:
 
 def test_where_there_are_two_tables() -> None:
     table = results_of(*CASES[0]).tolist()
-    assert two_tables._difference(table, 3, 6, 0) is None
-    assert two_tables._difference(ANY.tolist(), 3, 6, 4) is None
-    starts, falls = two_tables._difference(table, 3, 6, 2)
+    assert two_tables._difference(table, 3, 1, 6, 0) is None
+    assert two_tables._difference(ANY.tolist(), 3, 1, 6, 4) is None
+    starts, falls = two_tables._difference(table, 3, 1, 6, 2)
     assert (len(starts), len(falls), max(falls).bit_length()) == (16, 512, 5)
     arguments = np.arange(1 << 10)
     segment = arguments >> 7
     given = np.asarray(starts)[arguments >> 6] - np.asarray(falls)[segment << 6 | arguments & 63]
+    assert (given >> 2 == table).all()
+    starts, falls = two_tables._difference(table, 3, 2, 5, 2)
+    assert (len(starts), len(falls)) == (32, 256)
+    given = np.asarray(starts)[arguments >> 5] - np.asarray(falls)[segment << 5 | arguments & 31]
     assert (given >> 2 == table).all()

@@ -61,7 +61,7 @@ def test_latches_are_latches() -> None:
 def test_the_two_softermax_units_stand_alone() -> None:
     spec, registers = Softermax(), frozenset({"power", "product"})
     front = to_verilog(UnnormalisedUnit(spec, 4, 64, registers), "unnormalised")
-    back = to_verilog(NormalisationUnit(spec, 4, registers), "normalisation")
+    back = to_verilog(NormalisationUnit(spec, 4, 64, registers), "normalisation")
     assert {"scores_payload", "powers_payload"} < ports(front, "unnormalised")
     assert {"totals_payload", "powers_payload", "results_payload"} < ports(back, "normalisation")
 

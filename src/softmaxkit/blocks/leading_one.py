@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Const, Module, Mux, Value
+from amaranth.hdl import Cat, Const, Module, Mux, Value
 
 from softmaxkit.blocks.pipeline import named
 
@@ -20,15 +20,19 @@ def leading_one(m: Module, name: str, value: Value, least: int = 0) -> tuple[Val
         `(position, normalised)`: position of the highest set bit, and `value` shifted left, at its own width, until
         that bit is on top. Both are 0 for the value 0.
     """
-    width = len(value)
+    bits = max((len(value) - 1).bit_length(), 1)
+    # Zeros on top that take no further step make the position the inverse of how many zeros there are.
+    padded = (len(value) - 1 - least).bit_length() == ((1 << bits) - 1 - least).bit_length()
+    width = 1 << bits if padded else len(value)
     steps = [1 << place for place in reversed(range((width - 1 - least).bit_length()))]
-    current, missing = value, []
+    current, missing = Cat(value, Const(0, width - len(value))), []
     for step in steps:
         empty = named(m, f"{name}_empty_{step}", ~current[-step:].any())
         current = named(m, f"{name}_over_{step}", Mux(empty, (current << step)[:width], current))
         missing.append(empty)
-    zeros = sum((empty << place for place, empty in enumerate(reversed(missing))), Const(0, 1))
-    bits = max((width - 1).bit_length(), 1)
-    # `zeros` exceeds the width only for the value 0.
-    position = named(m, f"{name}_position", Mux(value.any(), (width - 1 - zeros)[:bits], 0))
-    return position, current
+    zeros = Cat(*reversed(missing), Const(0, bits - len(missing)))
+    position = ~zeros if width == 1 << bits else width - 1 - zeros
+    if len(missing) < bits or width < 1 << bits:
+        # `zeros` exceeds the width only for the value 0.
+        position = Mux(value.any(), position[:bits], 0)
+    return named(m, f"{name}_position", position[:bits]), current[-len(value) :]

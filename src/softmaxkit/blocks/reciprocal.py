@@ -13,7 +13,7 @@ from softmaxkit.blocks.leading_one import leading_one
 from softmaxkit.blocks.piecewise_linear import line, round_line
 from softmaxkit.blocks.pipeline import Pipeline, named, resized
 from softmaxkit.blocks.queue import Queue
-from softmaxkit.blocks.two_tables import falling
+from softmaxkit.blocks.two_tables import two_tables
 from softmaxkit.formats import Rounding
 from softmaxkit.tables import Reciprocal
 
@@ -107,12 +107,13 @@ class ReciprocalUnit(wiring.Component):
             # A short divisor leaves the low bits of the argument at 0.
             bits = min(len(source.divisor) - 1, table.input_bits)
             arguments = np.arange(1 << bits) << (table.input_bits - bits)
-            rising = falling(
+            rising = two_tables(
                 m,
                 "mantissa",
                 table(arguments, self.rounding).tolist(),
                 argument[table.input_bits - bits :],
                 min(table.input_bits - table.rest_bits, bits),
+                part_bits=2,
             )
         else:
             rising = line(m, "mantissa_line", table, argument, self.rounding)

@@ -7,7 +7,6 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from softmaxkit.blocks.adder_tree import maximum
 from softmaxkit.blocks.storage import check_storage, latch
 
 
@@ -26,13 +25,13 @@ class SliceBuffer(wiring.Component):
 
     Attributes:
         source: input stream of `beat`, `key` (the beat's own maximum) and `last`.
-        sink: output stream of `beat`, `maximum`, `group_last` and `last`.
+        sink: output stream of `beat`, `maximum`, `group_first`, `group_last` and `last`.
     """
 
     def __init__(self, width: int, key: Shape, beats: int, storage: str = "flip-flops") -> None:
         check_storage(storage, but="memory")
         self.width, self.key, self.beats, self.storage = width, key, beats, storage
-        gathered = {"beat": width, "maximum": key, "group_last": 1, "last": 1}
+        gathered = {"beat": width, "maximum": key, "group_first": 1, "group_last": 1, "last": 1}
         super().__init__(
             {
                 "source": In(stream.Signature(data.StructLayout({"beat": width, "key": key, "last": 1}))),
@@ -69,11 +68,12 @@ class SliceBuffer(wiring.Component):
         left = Signal(data.StructLayout({"maximum": self.key, "end": written.shape(), "last": 1}), reset_less=True)
         leaves, settled = Signal(), Signal()
         place, highest = Signal.like(written), Signal(self.key)
-        taken, given, completes = Signal(), Signal(), Signal()
+        taken, given, completes, rises = Signal(), Signal(), Signal(), Signal()
         group_last = source.p.last | (place == final)
         m.d.comb += [
             place.eq(Mux(begins, 0, self._after(written))),
-            highest.eq(Mux(begins, source.p.key, maximum(best, source.p.key))),
+            rises.eq(begins | (source.p.key > best)),
+            highest.eq(Mux(rises, source.p.key, best)),
             # While a slice leaves, the next one stays behind it, and ends no sooner.
             source.ready.eq(~leaves | Mux(group_last, given & sink.p.group_last, given | (place != read))),
             taken.eq(source.valid & source.ready),
@@ -81,11 +81,14 @@ class SliceBuffer(wiring.Component):
             sink.valid.eq(leaves & settled),
             given.eq(sink.valid & sink.ready),
             sink.p.maximum.eq(left.maximum),
+            sink.p.group_first.eq(read == 0),
             sink.p.group_last.eq(read == left.end),
             sink.p.last.eq(left.last & sink.p.group_last),
         ]
         with m.If(taken):
-            m.d.sync += [written.eq(place), best.eq(highest), begins.eq(group_last)]
+            m.d.sync += [written.eq(place), begins.eq(group_last)]
+        with m.If(taken & rises):
+            m.d.sync += best.eq(source.p.key)
         with m.If(given):
             m.d.sync += read.eq(Mux(sink.p.group_last, 0, self._after(read)))
         m.d.sync += leaves.eq(completes | (leaves & ~(given & sink.p.group_last)))

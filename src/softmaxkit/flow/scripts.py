@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 FRONT = """
 {read}
-proc -norom
+{contents}
+proc
 {initial}
 setattr -unset init
 delete t:$print t:$check
@@ -28,7 +29,7 @@ peepopt
 opt_clean
 alumacc
 opt
-memory -nomap {memory}
+memory -nomap -nordff
 opt_clean
 opt -fast -full
 memory_map
@@ -81,6 +82,7 @@ DEEP = "&get -n;&st;&if -g -K 6;&put"
 END = "topo;buffer -c;topo;upsize {D};dnsize {D};stime -p"
 RECIPES = {
     "smallest": f"{BEGIN};{FEWER};{FEWER};strash;dch;dch;amap -m;{END}",
+    "thorough": f"{BEGIN};dc2;dc2;dc2;dc2;{FEWER};strash;dch;dch;amap -m -F 50 -A 50;{END}",
     "smaller": f"{BEGIN};{FEWER};{FEWER};strash;{DEEP};dch;dch;amap -m;{END}",
     "small": f"{BEGIN};dc2;dc2;strash;{DEEP};dch;amap;{END}",
     "balanced": f"{BEGIN};dc2;strash;{DEEP};dch;map -a;{END}",
@@ -95,13 +97,13 @@ SHARE = 0.92
 REGISTERS = ("$_DFF_P_", "$_DFF_PN0_", "$_DFF_PN1_", "$_DFF_PP0_", "$_DFF_PP1_")
 """Yosys's flip-flops of the rising edge: plain, cleared and preset, by a low or by a high input."""
 
-UNIT = {"initial": "delete t:$meminit t:$meminit_v2", "memory": "", "initial_words": "", "registers_too": ""}
+UNIT = {"contents": "delete t:$meminit t:$meminit_v2", "initial": "", "initial_words": "", "registers_too": ""}
 """What `FRONT` does with units, whose memories start with any contents."""
 
 VERILOG = {
+    "contents": "",
     "initial": "tee -q -o initial.txt select -list a:init\nsetattr -mod -unset keep_hierarchy *\n"
     "setattr -unset keep_hierarchy\ntribuf",
-    "memory": "-nordff",  # a table beside a register stays one
     "initial_words": "tee -q -a initial.txt select -list a:init",
     "registers_too": "write_json registers.json",
 }

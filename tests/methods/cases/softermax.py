@@ -141,7 +141,12 @@ NARROW = {
     "softermax": NarrowUnit(Softermax(input=Q(4, 2), reciprocal_segments=4, slice_width=4, **NARROW_FORMATS)),
     "softermax whole slices": NarrowUnit(BY_ENTRY, {"lanes": 4, "max_row": 12}),
     "softermax by entry": NarrowUnit(BY_ENTRY),
-    "softermax fine powers": NarrowUnit(replace(BY_ENTRY, unnormalised=UQ(1, 15))),
+    "softermax fine powers": NarrowUnit(
+        replace(BY_ENTRY, input=Q(5, 2), unnormalised=UQ(1, 15)), {"lanes": 4, "max_row": 12}
+    ),
+    "softermax corrected": NarrowUnit(
+        replace(BY_ENTRY, unnormalised=UQ(1, 10), reciprocal=UQ(1, 4), output=UQ(1, 6)), {"lanes": 1, "max_row": 12}
+    ),
     "softermax global": NarrowUnit(Softermax(input=Q(4, 2), reciprocal_segments=4, maximum="global", **NARROW_FORMATS)),
 }
 
@@ -220,9 +225,27 @@ FAULTS = [
     ),
     SourceFault("slices joined", "softermax global", f"{SUM}:RunningSum", "_of_slice", "Mux(begins, 0, kept)", "kept"),
     SourceFault(
-        "rounding not corrected", "softermax by entry", RESULTS, "_by_entry", " ^ Cat(*corrected).any()", "", quick=True
+        "rounding not corrected",
+        "softermax corrected",
+        RESULTS,
+        "_by_entry",
+        " ^ Cat(*corrected).any()",
+        "",
+        quick=True,
+    ),
+    SourceFault(
+        "corrected at any distance", "softermax corrected", RESULTS, "_corrected", "correction.is_partial", "False"
     ),
     SourceFault("one taken for a half", "softermax by entry", RESULTS, "_by_entry", " + ~less[entry]", " + 1"),
+    SourceFault("masked codes count", "softermax by entry", RESULTS, "_by_entry", " | masked", "", quick=True),
+    SourceFault(
+        "maximum of the slice before",
+        "softermax by entry",
+        f"{POWERS}:UnnormalisedUnit",
+        "elaborate",
+        "gather.sink.p.group_first",
+        "gather.sink.p.group_last",
+    ),
     SourceFault("far results wrap", "softermax by entry", RESULTS, "_by_entry", "places[near:].any()", "0"),
 ]
 

@@ -14,8 +14,9 @@ from softmaxkit.blocks.pipeline import Pipeline, named
 from softmaxkit.blocks.reciprocal import PLAIN_BITS, ReciprocalUnit
 from softmaxkit.blocks.shifter import Shifted, saturate, shift, shift_right
 from softmaxkit.blocks.stream import result_layout
-from softmaxkit.methods.softermax.powers import power_layout, slices_of, waiting_bits
-from softmaxkit.methods.softermax.products import Correction, Products, products_of, significant_bits
+from softmaxkit.blocks.two_tables import two_tables
+from softmaxkit.methods.softermax.powers import codes_wait, slices_of, waiting_layout
+from softmaxkit.methods.softermax.products import Correction, Products, products_of
 from softmaxkit.methods.softermax.running_sum import total_layout
 from softmaxkit.methods.softermax.spec import Softermax
 
@@ -31,24 +32,25 @@ class NormalisationUnit(wiring.Component):
     Args:
         spec: the method.
         lanes: positions a beat.
+        max_row: scores of the longest row.
         registers: cuts that hold a register.
         queue: reciprocals that can wait for the powers of their rows.
 
     Attributes:
         totals: stream in, of `total_layout`, one a row.
-        powers: stream in, of `power_layout`.
+        powers: stream in, of `waiting_layout`.
         results: stream out, of `result_layout`.
     """
 
-    def __init__(self, spec: Softermax, lanes: int, registers: Set[str], queue: int = 2) -> None:
+    def __init__(self, spec: Softermax, lanes: int, max_row: int, registers: Set[str], queue: int = 2) -> None:
         self.spec, self.lanes, self.registers = spec, lanes, registers
-        totals = total_layout(spec)
+        totals = total_layout(spec, max_row)
         tag_bits = totals.members["highest"].width
         # The power of the largest score is in (1/2, 1], or in [1, 2) where its integer is the floor.
         self.least = spec.power_sum.fraction_bits - (spec.integer_maximum == "ceil")
         self.reciprocal = ReciprocalUnit(
             spec.reciprocal_table,
-            spec.power_sum.bits,
+            totals["total"].width,
             tag_bits,
             spec.rounding,
             registers,
@@ -60,7 +62,7 @@ class NormalisationUnit(wiring.Component):
         super().__init__(
             {
                 "totals": In(stream.Signature(totals)),
-                "powers": In(stream.Signature(power_layout(spec, lanes, waiting_bits(spec)))),
+                "powers": In(stream.Signature(waiting_layout(spec, lanes))),
                 "results": Out(stream.Signature(result_layout(spec.output.bits, lanes))),
             }
         )
@@ -92,49 +94,61 @@ class NormalisationUnit(wiring.Component):
         """Return results as shifted products of entries, which a row's mantissa settles for all of it."""
         spec, beat = self.spec, self.powers.p
         fraction, online = spec.input.fraction_bits, spec.maximum == "online"
-        entries = [
-            self._product(m, f"product{i}", factor, products.places, found.mantissa)
-            for i, factor in enumerate(products.factors)
-        ]
+        entries = [self._product(m, products, index, found.mantissa) for index in range(len(products.quarters))]
         # A mantissa of 1 that is taken for 1/2 is shifted by one place less.
-        less = Array([found.mantissa[-1] & (significant_bits(factor) > 1) for factor in products.factors])
+        less = Array([found.mantissa[-1] & (not wires) for wires in products.wires])
         highest = found.tag.as_signed() if online else Const(0)
         reference = named(m, "reference", highest + found.exponent - spec.power_sum.fraction_bits)
-        farthest = (spec.input.max_code - spec.input.min_code >> fraction) + (1 << len(beat.powers[0]) - fraction)
+        codes = codes_wait(spec, self.lanes)
+        farthest = spec.input.max_code - spec.input.min_code >> fraction
+        if not codes:
+            farthest += 1 << len(beat.powers[0]) - fraction
         bits, near = (farthest + spec.power_sum.bits).bit_length(), products.limit.bit_length()
         count = slices_of(spec, self.lanes).a_beat
         results = []
         for lane in range(self.lanes):
-            entry, distance = beat.powers[lane][:fraction], beat.powers[lane][fraction:]
-            maximum = beat.maxima[lane * count // self.lanes] if online else Const(0, signed(1))
-            places = named(m, f"places{lane}", (reference + ~maximum + ~less[entry] + distance)[:bits])
+            entry, above = beat.powers[lane][:fraction], beat.powers[lane][fraction:]
+            if codes:
+                whole, distance = above[: spec.input.bits - fraction].as_signed(), Const(0)
+                local = above[spec.input.bits - fraction :]
+                masked = local.all()
+            else:
+                whole = beat.maxima[lane * count // self.lanes] if online else Const(0, signed(1))
+                local = distance = above
+                masked = Const(0)
+            places = named(m, f"places{lane}", (reference + ~whole + ~less[entry] + distance)[:bits])
             product = named(m, f"chosen{lane}", Array(entries)[entry])
             shifted = shift(m, f"result{lane}_shifted", product, places[:near], fraction_bits=2)
-            corrected = [self._corrected(each, found, entry, distance, places) for each in products.corrections]
+            corrected = [self._corrected(each, found, entry, local, places) for each in products.corrections]
             up = shifted.round_up(spec.rounding) ^ Cat(*corrected).any()
             rounded = (shifted.whole + up)[: spec.output.bits]
-            results.append(named(m, f"result{lane}", Mux(places[near:].any(), 0, rounded)))
+            results.append(named(m, f"result{lane}", Mux(places[near:].any() | masked, 0, rounded)))
         return results
 
-    def _product(self, m: Module, name: str, factor: int, places: int, mantissa: Value) -> Value:
-        """Return a product with two bits below the point, the lower of them sticky; from tables of half a mantissa."""
-        zeros, bits = (factor & -factor).bit_length() - 1, self.spec.reciprocal.fraction_bits - 1
-        if significant_bits(factor) == 1:
-            return mantissa << (zeros + 2 - places)
-        odd, half, below = factor >> zeros, bits // 2, places - zeros - 1
-        low = [odd * i for i in range(1 << half)]
-        high = [odd * (i + (1 << bits - half)) for i in range(1 << bits - half)]
-        upper = lookup(m, f"{name}_high", high, mantissa[half:bits]) << half
-        product = named(m, name, upper + lookup(m, f"{name}_low", low, mantissa[:half]))
-        always = all(odd * i & ((1 << below) - 1) for i in range(1 << bits, 2 << bits))
-        return Cat(Const(1) if always else product[:below].any(), product[below:])
+    def _product(self, m: Module, products: Products, entry: int, mantissa: Value) -> Value:
+        """Return the product of a mantissa with an entry of the power table, in quarters."""
+        bits, quarters = self.spec.reciprocal.fraction_bits - 1, products.quarters[entry]
+        if products.wires[entry]:
+            return mantissa << (quarters[0] >> bits).bit_length() - 1
+        below = mantissa[:bits]
+        sticky = lookup(m, f"sticky{entry}", [quarter & 1 for quarter in quarters], below)
+        halves = [quarter >> 1 for quarter in quarters]
+        return Cat(sticky, two_tables(m, f"product{entry}", halves, below, 0, bits - bits // 2))
 
-    def _corrected(self, correction: Correction, found: Any, entry: Value, distance: Value, places: Value) -> Value:
-        """Return whether a result is rounded the other way."""
-        row = (found.mantissa == correction.mantissa) & (found.exponent == correction.exponent)
+    def _corrected(self, correction: Correction, found: Any, entry: Value, local: Value, places: Value) -> Value:
+        """Return whether a result is rounded the other way; `local` is its distance in its slice, or the kind of it."""
+        bits, one = self.spec.reciprocal.fraction_bits - 1, found.mantissa[-1]
+        row = (found.mantissa[:bits] == correction.mantissa % (1 << bits)) & (found.exponent == correction.exponent)
+        if correction.mantissa % (1 << bits) == 0:
+            row &= one if correction.mantissa >> bits > 1 else ~one
         here = (entry == correction.entry) & (places == correction.places)
-        if len(correction.local) <= correction.distance:
-            here &= Cat(*(distance == local for local in correction.local)).any()
+        if correction.is_partial:
+            where = set(correction.local)
+            if codes_wait(self.spec, self.lanes):
+                products = products_of(self.spec)
+                assert products is not None
+                where = {products.kinds()[correction.entry][distance] for distance in where}
+            here &= Cat(*(local == each for each in sorted(where))).any()
         return row & here
 
     def _multiplied(self, m: Module, pipe: Pipeline, found: Any) -> None:

@@ -12,7 +12,7 @@ from softmaxkit.blocks.shifter import saturate
 from softmaxkit.blocks.shifter import shift_right as shifted_right
 from softmaxkit.blocks.stream import Slices, slices
 from softmaxkit.formats import shift_right
-from softmaxkit.methods.softermax.products import products_of
+from softmaxkit.methods.softermax.products import Products, products_of
 from softmaxkit.methods.softermax.spec import Softermax
 
 
@@ -35,25 +35,52 @@ def summed_bits(spec: Softermax) -> int:
     return spec.input.fraction_bits + (spec.unnormalised.bits + 1).bit_length()
 
 
-def waiting_bits(spec: Softermax) -> int:
-    """Return the bits of what of a power waits for the end of its row: itself, or an entry and a shorter distance."""
+def codes_wait(spec: Softermax, lanes: int) -> bool:
+    """Return whether a score waits for the end of its row as its code and the kind of its distance.
+
+    Else its power does, or an entry and a distance with the maximum of its slice, which takes fewer bits where several
+    lanes share it.
+    """
+    products = products_of(spec)
+    if products is None or spec.maximum == "global":
+        return False
+    shared: int = slices_of(spec, lanes).a_beat * whole_shape(spec).width
+    code, power = spec.input.bits + kind_bits(products), waiting_bits(spec, lanes, codes=False)
+    return lanes * code < lanes * power + shared
+
+
+def kind_bits(products: Products) -> int:
+    """Return the bits of the kind of a distance, the highest of which is that of a masked score."""
+    return (1 + max(max(kinds) for kinds in products.kinds())).bit_length()
+
+
+def waiting_bits(spec: Softermax, lanes: int, codes: bool | None = None) -> int:
+    """Return the bits of what of a score waits for the end of its row."""
     products = products_of(spec)
     if products is None:
         return spec.unnormalised.bits
+    if codes_wait(spec, lanes) if codes is None else codes:
+        return spec.input.bits + kind_bits(products)
     # Farthest of all is far enough for a row with nothing in it, too, whose exponent is 0.
     farthest = max(products.distances, products.limit + spec.power_sum.fraction_bits)
     return spec.input.fraction_bits + farthest.bit_length()
 
 
-def power_layout(spec: Softermax, lanes: int, bits: int) -> data.StructLayout:
+def waiting_layout(spec: Softermax, lanes: int) -> data.StructLayout:
+    """Return what there is of a beat in the row buffer."""
+    return power_layout(spec, lanes, waiting_bits(spec, lanes), 0 if codes_wait(spec, lanes) else None)
+
+
+def power_layout(spec: Softermax, lanes: int, bits: int, maxima: int | None = None) -> data.StructLayout:
     """Return what there is of a beat behind the maxima of its slices.
 
-    `powers` of each lane, of so many bits; `maxima`, the integer maximum that the powers of each slice refer to, of
-    which there is none where a whole row has the one maximum; and `last`.
+    `powers` of each lane, of so many bits; `last`; and `maxima`, the integer maximum that the powers of each slice
+    refer to, of which there is none where a whole row has the one maximum. `maxima` says how many there are else.
     """
-    count = slices_of(spec, lanes).a_beat if spec.maximum == "online" else 0
-    powers, maxima = data.ArrayLayout(bits, lanes), data.ArrayLayout(whole_shape(spec), count)
-    return data.StructLayout({"powers": powers, "maxima": maxima, "last": 1})
+    if maxima is None:
+        maxima = slices_of(spec, lanes).a_beat if spec.maximum == "online" else 0
+    powers, wholes = data.ArrayLayout(bits, lanes), data.ArrayLayout(whole_shape(spec), maxima)
+    return data.StructLayout({"powers": powers, "last": 1, "maxima": wholes})
 
 
 def power_of(m: Module, name: str, spec: Softermax, code: Value, masked: Value, whole: Value) -> Value:
@@ -88,6 +115,22 @@ def waiting(m: Module, name: str, spec: Softermax, power: Value) -> Value:
     if products is None:
         return power
     fraction, distance = power[: spec.input.fraction_bits], power[spec.input.fraction_bits :]
-    bits = waiting_bits(spec) - len(fraction)
+    bits = waiting_bits(spec, 0, codes=False) - len(fraction)
     far = distance >= products.distances
     return named(m, name, Cat(fraction, resized(distance, bits) | far.replicate(bits)))
+
+
+def kind_of(m: Module, name: str, spec: Softermax, power: Value) -> Value:
+    """Return the kind of a distance, by entry and distance; one that is too far for any result counts as masked."""
+    products = products_of(spec)
+    assert products is not None
+    masked = (1 << kind_bits(products)) - 1
+    distances = 1 << len(power) - spec.input.fraction_bits
+    # What is far is told by few bits; the farthest of all is that of masked scores.
+    near = min(1 << (products.distances - 1).bit_length(), distances - 1)
+    kinds = [
+        kinds[distance] if distance < products.distances else kinds[-1] if distance < near else masked
+        for distance in range(distances)
+        for kinds in products.kinds()
+    ]
+    return lookup(m, name, kinds, power)

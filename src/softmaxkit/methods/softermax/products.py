@@ -20,8 +20,8 @@ MAX_ENTRIES = 8
 MAX_SUM_BITS = 20
 """Bits of a sum whose values can all be tried."""
 
-MAX_CUT = 8
-"""Low bits of a factor that are tried at 0."""
+MAX_RECIPROCAL_BITS = 9
+"""Fraction bits of a reciprocal whose products with all entries stand in a table."""
 
 MAX_CORRECTIONS = 12
 """Results that may differ by the rounding of their powers."""
@@ -45,23 +45,52 @@ class Correction(NamedTuple):
     exponent: int
     places: int
 
+    @property
+    def is_partial(self) -> bool:
+        """Whether the distance from the maximum of a slice matters."""
+        return len(self.local) <= self.distance
+
 
 class Products(NamedTuple):
     """How results come from products.
 
     Attributes:
-        factors: of the mantissa, one for each entry of the power table.
-        places: below the binary point of the product of an entry at the row's maximum, with a sum in [1, 2).
+        quarters: what is shifted to the results, for each entry of the power table: its products with the mantissas
+            from 1/2 up to below 1, in quarters, the lowest bit sticky.
+        wires: entries that are powers of two. Their products with a mantissa of 1 are as wide; other entries take 1 for
+            1/2 and are shifted by a place less.
         distances: distances from a slice's maximum that have any result but 0.
         limit: places by which every product is shifted to 0.
         corrections: results that are rounded the other way.
     """
 
-    factors: tuple[int, ...]
-    places: int
+    quarters: tuple[tuple[int, ...], ...]
+    wires: tuple[bool, ...]
     distances: int
     limit: int
     corrections: tuple[Correction, ...]
+
+    def kinds(self) -> tuple[tuple[int, ...], ...]:
+        """Return the kind of each distance from a slice's maximum, for each entry: as few as tell corrections apart."""
+        return tuple(tuple(self._kinds_of(entry)) for entry in range(len(self.quarters)))
+
+    def _kinds_of(self, entry: int) -> list[int]:
+        partial = [each for each in self.corrections if each.entry == entry and each.is_partial]
+        kinds: list[list[bool | None]] = []
+        numbers = []
+        for local in range(self.distances):
+            # None where it does not matter: no distance from the row's maximum is below that from its slice's.
+            told = [local in each.local if local <= each.distance else None for each in partial]
+            for number, kind in enumerate(kinds):
+                pairs = list(zip(told, kind, strict=True))
+                if all(None in pair or pair[0] == pair[1] for pair in pairs):
+                    kinds[number] = [known if ours is None else ours for ours, known in pairs]
+                    break
+            else:
+                number = len(kinds)
+                kinds.append(told)
+            numbers.append(number)
+        return numbers
 
 
 class _Rows(NamedTuple):
@@ -86,7 +115,7 @@ def products_of(spec: Softermax) -> Products | None:
         not 1 < len(entries) <= MAX_ENTRIES
         or spec.power_sum.bits > MAX_SUM_BITS
         or places < 2
-        or spec.reciprocal.fraction_bits > spec.output.fraction_bits + 2
+        or not 1 < spec.reciprocal.fraction_bits <= min(spec.output.fraction_bits + 2, MAX_RECIPROCAL_BITS)
         or max(entries) > spec.unnormalised.max_code
     ):
         return None
@@ -94,35 +123,50 @@ def products_of(spec: Softermax) -> Products | None:
     # Of sums with one reciprocal the largest: `unique` gives the first.
     pairs, first = np.unique(np.stack(spec.reciprocal_table(sums[::-1], rounding)), axis=1, return_index=True)
     rows = _Rows(sums[::-1][first], *pairs)
-    factors: list[int] = []
-    corrections: list[Correction] = []
-    distances = limit = 0
+    products = []
     for index, entry in enumerate(entries):
-        # A factor of fewer bits may do as well. A bit takes about as many gates as a correction.
-        tried = []
-        for cut in range(min(MAX_CUT, places - 2) + 1):
-            factor = int(shift_right(np.int64(entry), cut)) << cut
-            if (found := _tried(spec, rows, places, index, entry, factor)) is not None:
-                tried.append(found)
-        if not tried:
+        if (found := _of_entry(spec, rows, places, index, entry)) is None:
             return None
-        best = min(tried, key=lambda each: significant_bits(each.factors[0]) + len(each.corrections))
-        factors.append(best.factors[0])
-        corrections += best.corrections
-        distances, limit = max(distances, best.distances), max(limit, best.limit)
+        products.append(found)
+    corrections = tuple(correction for each in products for correction in each.corrections)
     if len(corrections) > MAX_CORRECTIONS:
         return None
-    return Products(tuple(factors), places, distances, limit, tuple(corrections))
+    return Products(
+        tuple(each.quarters[0] for each in products),
+        tuple(each.wires[0] for each in products),
+        max(each.distances for each in products),
+        max(each.limit for each in products),
+        corrections,
+    )
 
 
-def significant_bits(factor: int) -> int:
-    """Return the bits of a factor without the zeros below them; of a power of two, whose products are wires, 1."""
-    return (factor // (factor & -factor)).bit_length()
+def _of_entry(spec: Softermax, rows: _Rows, places: int, index: int, entry: int) -> Products | None:
+    """Return the products of one entry, a half more or less where that spares corrections; None if there are none."""
+    half = 1 << spec.reciprocal.fraction_bits - 1
+    exact = entry * np.arange(half, 2 * half)
+    halves = exact >> places - 1
+    quarters = 2 * halves + (exact > halves << places - 1)
+    wires = entry & (entry - 1) == 0
+    best = _tried(spec, rows, index, entry, quarters, wires)
+    for change in (-2, 2):
+        changed = None if wires else _tried(spec, rows, index, entry, quarters + change, wires)
+        if best is not None and changed is not None:
+            fewer = _counts(changed, half) < _counts(best, half)
+            better = np.where(fewer, changed.quarters[0], best.quarters[0])
+            best = _tried(spec, rows, index, entry, better, wires)
+    return best
 
 
-def _tried(spec: Softermax, rows: _Rows, places: int, index: int, entry: int, factor: int) -> Products | None:
-    """Return the products of one entry with a factor; None where it cannot be done so."""
+def _counts(products: Products, half: int) -> Array:
+    """Return the corrections of each mantissa."""
+    indices = [correction.mantissa % half for correction in products.corrections]
+    return np.bincount(np.asarray(indices, np.int64), minlength=half)
+
+
+def _tried(spec: Softermax, rows: _Rows, index: int, entry: int, quarters: Array, wires: bool) -> Products | None:
+    """Return products of one entry with what they take; None where results are off by more than 1."""
     rounding, change = spec.rounding, spec.unnormalised.fraction_bits - spec.power_sum.fraction_bits
+    places = spec.unnormalised.fraction_bits + spec.reciprocal.fraction_bits - spec.output.fraction_bits
     one = 1 << spec.reciprocal.fraction_bits
     corrections: list[Correction] = []
     distances = limit = 0
@@ -130,12 +174,14 @@ def _tried(spec: Softermax, rows: _Rows, places: int, index: int, entry: int, fa
         least = min(int(shift_right(np.int64(entry), distance + change, "floor")), spec.power_sum.max_code)
         reached = rows.largest >= least
         mantissa, exponent = rows.mantissa[reached], rows.exponent[reached]
-        shifts = distance + exponent - spec.power_sum.fraction_bits
         # Where products are not wires, a mantissa of 1 is taken for 1/2.
-        taken = ((mantissa == one) & (significant_bits(factor) > 1)).astype(np.int64)
-        if len(mantissa) == 0 or (shifts < taken).any():
+        ones = mantissa == one
+        shifts = distance + exponent - spec.power_sum.fraction_bits
+        taken = shifts - (ones & (not wires))
+        if len(mantissa) == 0 or (taken < 0).any():
             return None
-        merged = shift_right(factor * mantissa, shifts + places, rounding)
+        product = quarters[mantissa % (one >> 1)] << (ones & wires)
+        merged = shift_right(product, taken + 2, rounding)
         off = {}
         for local in range(distance + 1) if spec.maximum == "online" else [distance]:
             power = shift_right(shift_right(np.int64(entry), local, rounding), distance - local, rounding)
@@ -146,8 +192,8 @@ def _tried(spec: Softermax, rows: _Rows, places: int, index: int, entry: int, fa
         for at in np.flatnonzero(wrong.any(axis=0)):
             where = tuple(each for each, error in off.items() if error[at])
             row = int(mantissa[at]), int(exponent[at])
-            corrections.append(Correction(index, where, distance, *row, int((shifts - taken)[at])))
+            corrections.append(Correction(index, where, distance, *row, int(taken[at])))
         counts = (merged + wrong).any(axis=0) | merged.astype(bool)
         if counts.any():
-            distances, limit = distance + 1, max(limit, int((shifts - taken)[counts].max()) + 1)
-    return Products((factor,), places, distances, limit, tuple(corrections))
+            distances, limit = distance + 1, max(limit, int(taken[counts].max()) + 1)
+    return Products((tuple(quarters.tolist()),), (wires,), distances, limit, tuple(corrections))

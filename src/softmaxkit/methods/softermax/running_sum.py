@@ -5,21 +5,39 @@ from __future__ import annotations
 from collections.abc import Set
 from typing import NamedTuple
 
+import numpy as np
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from softmaxkit.blocks.adder_tree import adder_tree
 from softmaxkit.blocks.pipeline import Pipeline, named
-from softmaxkit.blocks.shifter import saturate, shift, shift_right
+from softmaxkit.blocks.shifter import saturate, shift
+from softmaxkit.blocks.shifter import shift_right as shifted_right
+from softmaxkit.formats import shift_right
 from softmaxkit.methods.softermax.powers import power_layout, slices_of, summand, summed_bits, whole_shape
 from softmaxkit.methods.softermax.spec import Softermax
 
 
-def total_layout(spec: Softermax) -> data.StructLayout:
+def largest_sum(spec: Softermax, max_row: int, rises: bool = False) -> int:
+    """Return a bound of the sum of a row of up to so many scores; with `rises`, of one before its maximum rises.
+
+    Each slice adds its largest powers, rounded up, at most; lowered sums are not raised by rounding.
+    """
+    entries = spec.power_table(np.arange(1 << spec.power_table.input_bits), spec.rounding)
+    # With "ceil" no power is above 1, but for scores above the largest whole number, from which no maximum rises.
+    largest = entries[0] if rises and spec.integer_maximum == "ceil" else entries.max()
+    width = spec.slice_width if spec.maximum == "online" else max_row
+    change = spec.unnormalised.fraction_bits - spec.power_sum.fraction_bits
+    a_slice = shift_right(np.minimum(largest, spec.unnormalised.max_code) * width, change, "ceil")
+    return int(a_slice) * (-(-max_row // width) - rises)
+
+
+def total_layout(spec: Softermax, max_row: int) -> data.StructLayout:
     """Return what there is of a row in the end: `total`, its sum, and `highest`, the maximum that this refers to."""
     highest = whole_shape(spec) if spec.maximum == "online" else unsigned(0)
-    return data.StructLayout({"total": spec.power_sum.bits, "highest": highest})
+    bits = min(largest_sum(spec, max_row).bit_length(), spec.power_sum.bits)
+    return data.StructLayout({"total": bits, "highest": highest})
 
 
 class Sum(NamedTuple):
@@ -35,6 +53,7 @@ class RunningSum(wiring.Component):
     Args:
         spec: the method.
         lanes: positions a beat; a divisor or a multiple of the slice width.
+        max_row: scores of the longest row.
         beats: that one exact sum runs over: those of a slice, or of the longest row where the maximum is global.
         registers: cuts that hold a register; "sum" stands between the sum of a slice and its joining.
 
@@ -44,13 +63,17 @@ class RunningSum(wiring.Component):
         latency: cycles from a row's last beat to its sum.
     """
 
-    def __init__(self, spec: Softermax, lanes: int, beats: int, registers: Set[str]) -> None:
+    def __init__(self, spec: Softermax, lanes: int, max_row: int, beats: int, registers: Set[str]) -> None:
         self.spec, self.lanes, self.beats, self.registers = spec, lanes, beats, registers
+        self.saturates = largest_sum(spec, max_row) > spec.power_sum.max_code
+        self.most = min(largest_sum(spec, max_row, rises=True), spec.power_sum.max_code)
         self.latency = 1 + ("sum" in registers)
         self.in_steps = beats > 1 and spec.maximum == "online" and "sum" in registers
         self.change = spec.unnormalised.fraction_bits - spec.power_sum.fraction_bits
-        taken = data.StructLayout({"beat": power_layout(spec, lanes, summed_bits(spec)), "ends": 1})
-        super().__init__({"source": In(stream.Signature(taken)), "sink": Out(stream.Signature(total_layout(spec)))})
+        taken = data.StructLayout({"ends": 1, "beat": power_layout(spec, lanes, summed_bits(spec))})
+        super().__init__(
+            {"source": In(stream.Signature(taken)), "sink": Out(stream.Signature(total_layout(spec, max_row)))}
+        )
 
     def elaborate(self, platform: object) -> Module:
         """Build it."""
@@ -69,8 +92,8 @@ class RunningSum(wiring.Component):
         else:
             sums = [self._of_slice(m, pipe, sums[0])]
             maxima = pipe.hold("sum", maxima, source.ends)
-            ends, last = pipe.cut("sum", (source.ends, source.beat.last))
-            pipe.keep(ends)
+            pipe.keep(source.ends)
+            last = pipe.cut("sum", source.beat.last)
         total, highest = self._state()
         if spec.maximum == "online":
             first = Signal(init=1)
@@ -80,8 +103,8 @@ class RunningSum(wiring.Component):
             for index, part in enumerate(map(Sum, maxima, sums)):
                 joined = self._join(m, f"join{index}", joined, part, first if index == 0 else Const(0))
         else:
-            settled = shift_right(m, "settled", sums[0], 0, spec.rounding, fraction_bits=self.change)
-            joined = Sum(highest, saturate(m, "total_next", settled, len(total)))
+            settled = shifted_right(m, "settled", sums[0], 0, spec.rounding, fraction_bits=self.change)
+            joined = Sum(highest, self._limited(m, settled))
         with m.If(pipe.fire):
             m.d.sync += [total.eq(joined.total), highest.eq(joined.highest)]
         pipe.keep(last)
@@ -93,6 +116,11 @@ class RunningSum(wiring.Component):
         fields = self.sink.p
         total = Signal(len(fields.total), name="total", reset_less=True)
         return total, Signal(fields.highest.shape(), name="highest", reset_less=True)
+
+    def _limited(self, m: Module, value: Value) -> Value:
+        """Return a sum at its width, saturated if there are rows that go beyond its format."""
+        bits = len(self.sink.p.total)
+        return saturate(m, "total_next", value, bits) if self.saturates else named(m, "total_next", value[:bits])
 
     def _of_slice(self, m: Module, pipe: Pipeline, added: Value) -> Value:
         """Return the sum of a slice of several beats; where a cut follows it, the register is that of the cut, too."""
@@ -118,8 +146,9 @@ class RunningSum(wiring.Component):
         m.d.comb += self.source.ready.eq(pipe.advance & ready)
         slice_sum = self._of_slice(m, pipe, added)
         fine, coarse = max(self.change, 0), max(-self.change, 0)
-        # As far as it takes to shift a total, or the sum of a slice, to less than a half.
-        apart = Signal((max(len(total), len(slice_sum) + coarse) + 1).bit_length(), reset_less=True)
+        # As far as it takes to shift a total, or the sum of a slice, to a half or less, which is even.
+        least = max((self.most - 1).bit_length() + 1, len(total), len(slice_sum) + coarse - fine + 1)
+        apart = Signal(least.bit_length(), reset_less=True)
         ends = named(m, "slice_ends", pipe.fire & source.ends)
         m.d.sync += known.eq((known | self.source.valid) & ~ends)
         # With one less, the sign is that of a rise, and a fall is the inverse of its bits. The first slice rises by so
@@ -135,20 +164,17 @@ class RunningSum(wiring.Component):
             m.d.sync += first.eq(source.beat.last)
         with m.If(ends & rises):
             m.d.sync += highest.eq(source.beat.maxima[0])
-        last, is_end = pipe.cut("sum", (source.beat.last, source.ends))
-        pipe.keep(is_end)
+        pipe.keep(source.ends)
+        last = pipe.cut("sum", source.beat.last)
         joins = pipe.valid
-        moved = shift(
-            m,
-            "moved",
-            Mux(joins, slice_sum << (coarse + 1), total << fine),
-            named(m, "places", Mux(joins & rises, 0, apart)),
-            fine + 1,
-        )
+        places = named(m, "places", Mux(joins & rises, 0, apart))
+        moved = shift(m, "moved", Mux(joins, slice_sum << (coarse + 1), total << fine), places, fine + 1)
         up = moved.round_up(rounding)
+        if len(total) == (1 << len(apart)) - 1:
+            up &= ~places.all()  # the row before may have left more than a half
         joined = named(m, "joined", (Cat(up, Mux(joins, total, 0)) + Cat(up, moved.whole))[1:])  # up is carried in
         with m.If((ends & rises) | pipe.fire):
-            m.d.sync += total.eq(saturate(m, "total_next", joined, len(total)))
+            m.d.sync += total.eq(self._limited(m, joined))
         pipe.keep(last)
         pipe.finish(Cat(), state=Cat(total, highest))
         return m
@@ -161,8 +187,8 @@ class RunningSum(wiring.Component):
         # A fall of d is a rise of -d: the inverse of its bits, and one place more.
         places = named(m, f"{name}_places", rise[:-1] ^ (~rises).replicate(len(rise) - 1))
         exact = added.total << coarse
-        settled = shift_right(m, f"{name}_settled", exact, 0, rounding, fraction_bits=fine)
+        settled = shifted_right(m, f"{name}_settled", exact, 0, rounding, fraction_bits=fine)
         moved = shift(m, f"{name}_moved", Mux(rises, before.total << (fine + 1), exact), places, fine + 1)
         joined = Mux(rises, settled, before.total) + moved.whole + moved.round_up(rounding)
-        total = saturate(m, f"{name}_total", joined, len(before.total))
+        total = self._limited(m, joined)
         return Sum(named(m, f"{name}_highest", Mux(rises, added.highest, before.highest)), total)

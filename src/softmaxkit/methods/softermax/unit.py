@@ -16,7 +16,7 @@ from softmaxkit.blocks.stream import beats, check_sizes
 from softmaxkit.methods.base.constants import Constants
 from softmaxkit.methods.base.unit import SoftmaxUnit
 from softmaxkit.methods.softermax.normalisation import NormalisationUnit, has_plain_reciprocal
-from softmaxkit.methods.softermax.powers import power_layout, waiting_bits
+from softmaxkit.methods.softermax.powers import waiting_layout
 from softmaxkit.methods.softermax.products import products_of
 from softmaxkit.methods.softermax.spec import Softermax
 from softmaxkit.methods.softermax.unnormalised import UnnormalisedUnit
@@ -68,12 +68,11 @@ class Unit(SoftmaxUnit):
         # With a gather in front the sums themselves may wait, if a reciprocal is there no sooner than the row's powers.
         prompt = not registers & {*ReciprocalUnit.CUTS} and self.front.sum.latency + 1 >= buffer_latency(storage)
         queue = 0 if prompt and self.front.gather is not None else buffer_latency(storage)
-        self.back = NormalisationUnit(spec, lanes, registers, queue)
-        width = power_layout(spec, lanes, waiting_bits(spec)).as_shape().width
+        self.back = NormalisationUnit(spec, lanes, max_row, registers, queue)
+        width = waiting_layout(spec, lanes).as_shape().width
         # So many beats come in after a row until its first result leaves.
-        held = (
-            beats(max_row, lanes) + self.front.sum.latency + max(self.back.reciprocal.latency, buffer_latency(storage))
-        )
+        waits = self.front.ahead + self.front.sum.latency
+        held = beats(max_row, lanes) + waits + max(self.back.reciprocal.latency, buffer_latency(storage))
         self.buffer = RowBuffer(width, held, storage)
         memories = {}
         if storage == "memory":
@@ -97,7 +96,8 @@ class Unit(SoftmaxUnit):
         taken = beats(length, self.lanes)
         complete = self.front.leaves(taken) + self.front.latency
         # The sum's reciprocal, or a short row's first powers by way of the buffer, come last.
-        turn = max(self.back.reciprocal.latency, self.buffer.latency - (taken - 1) - self.front.sum.latency)
+        waits = self.front.ahead + self.front.sum.latency
+        turn = max(self.back.reciprocal.latency, self.buffer.latency - (taken - 1) - waits)
         return complete + turn + taken - 1 + self.back.latency
 
     def interval(self, length: int) -> int:

@@ -14,7 +14,15 @@ from softmaxkit.blocks.gather import Gather
 from softmaxkit.blocks.pipeline import Pipeline
 from softmaxkit.blocks.slice_buffer import SliceBuffer
 from softmaxkit.blocks.stream import beats, check_sizes, score_layout
-from softmaxkit.methods.softermax.powers import power_layout, power_of, slices_of, waiting, waiting_bits, whole_shape
+from softmaxkit.methods.softermax.powers import (
+    codes_wait,
+    kind_of,
+    power_of,
+    slices_of,
+    waiting,
+    waiting_layout,
+    whole_shape,
+)
 from softmaxkit.methods.softermax.running_sum import RunningSum, total_layout
 from softmaxkit.methods.softermax.spec import Softermax
 
@@ -31,8 +39,9 @@ class UnnormalisedUnit(wiring.Component):
 
     Attributes:
         scores: stream in, of `score_layout`.
-        powers: stream out, of `power_layout`.
+        powers: stream out, of `waiting_layout`.
         totals: stream out, of `total_layout`, one a row.
+        ahead: cycles by which powers leave sooner than they are summed.
         latency: cycles from a row's last scores, their maximum being known, to its sum.
         score_memory: port, where whole rows wait in a "memory".
 
@@ -45,12 +54,13 @@ class UnnormalisedUnit(wiring.Component):
     ) -> None:
         check_sizes(lanes, max_row)
         self.spec, self.lanes, self.registers, self.slices = spec, lanes, registers, slices_of(spec, lanes)
+        self.codes_wait = codes_wait(spec, lanes)
         whole_rows = spec.maximum == "global"
         self.gather: Gather | SliceBuffer | None = None
         ports: dict[str, Any] = {
             "scores": In(stream.Signature(score_layout(Shape(spec.input.bits, signed=True), lanes))),
-            "powers": Out(stream.Signature(power_layout(spec, lanes, waiting_bits(spec)))),
-            "totals": Out(stream.Signature(total_layout(spec))),
+            "powers": Out(stream.Signature(waiting_layout(spec, lanes))),
+            "totals": Out(stream.Signature(total_layout(spec, max_row))),
         }
         width = lanes * (spec.input.bits + 1)
         if whole_rows:
@@ -61,8 +71,9 @@ class UnnormalisedUnit(wiring.Component):
             # A slice is too small for a memory of its own.
             kind = "flip-flops" if storage == "memory" else storage
             self.gather = SliceBuffer(width, whole_shape(spec), self.slices.beats, kind)
-        self.sum = RunningSum(spec, lanes, 1 if self.gather is None else self.gather.beats, registers)
+        self.sum = RunningSum(spec, lanes, max_row, 1 if self.gather is None else self.gather.beats, registers)
         self.latency = 1 + self.sum.latency
+        self.ahead = int(self.codes_wait)
         super().__init__(ports)
 
     def leaves(self, count: int) -> int:
@@ -110,8 +121,10 @@ class UnnormalisedUnit(wiring.Component):
             ]
             if isinstance(gather, Gather):
                 m.d.comb += gather.source.p.present.eq(1)
-            pipe = Pipeline(m, "front", gather.sink.valid, scored, self.registers)
-            m.d.comb += gather.sink.ready.eq(pipe.advance)
+            # Codes go to the row buffer from here, while their distances go to be summed.
+            taken = self.powers.ready if self.codes_wait else Const(1)
+            pipe = Pipeline(m, "front", gather.sink.valid & taken, scored, self.registers)
+            m.d.comb += gather.sink.ready.eq(pipe.advance & taken)
             beat, local = gather.sink.p.beat, [gather.sink.p.maximum]
             slice_last, last = gather.sink.p.group_last, gather.sink.p.last
         bits = spec.input.bits
@@ -126,9 +139,30 @@ class UnnormalisedUnit(wiring.Component):
             )
             for lane in range(self.lanes)
         ]
-        pipe.finish(Cat(*powers, *(local if self.spec.maximum == "online" else []), last, slice_last))
+        maxima = Cat(*local) if spec.maximum == "online" else Cat()
+        held = None
+        if isinstance(self.gather, SliceBuffer):
+            # All beats of a slice have its maximum.
+            held = Signal(len(maxima), name="maximum", reset_less=True)
+            with m.If(pipe.fire & gather.sink.p.group_first):
+                m.d.sync += held.eq(maxima)
+        front = Cat(slice_last, *powers, last)
+        pipe.finish(front if held is not None else Cat(front, maxima), state=held)
         m.submodules.sum = running = self.sum
         wiring.connect(m, running.sink, wiring.flipped(self.totals))
+        m.d.comb += running.source.payload.eq(scored.payload)
+        if self.codes_wait:
+            codes = [
+                Cat(beat[lane * bits : (lane + 1) * bits], kind_of(m, f"kind{lane}", spec, power))
+                for lane, power in enumerate(powers)
+            ]
+            m.d.comb += [
+                scored.ready.eq(running.source.ready),
+                running.source.valid.eq(scored.valid),
+                self.powers.valid.eq(gather.sink.valid & pipe.advance),
+                Value.cast(self.powers.p).eq(Cat(*codes, last)),
+            ]
+            return m
         m.d.comb += [
             scored.ready.eq(self.powers.ready & running.source.ready),
             self.powers.valid.eq(scored.valid & running.source.ready),
@@ -139,7 +173,6 @@ class UnnormalisedUnit(wiring.Component):
             ),
             self.powers.p.maxima.eq(scored.p.beat.maxima),
             self.powers.p.last.eq(scored.p.beat.last),
-            running.source.payload.eq(scored.payload),
         ]
         return m
 
