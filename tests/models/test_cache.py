@@ -15,10 +15,10 @@ from transformers.cache_utils import DynamicLayer
 
 import softmaxkit
 from models.architectures import make
-from softmaxkit import ConSmax, EightBitCache, Exaq, KeyValueCache, Softermax, Spec
+from softmaxkit import ConSmax, QuantisedCache, Exaq, KeyValueCache, Softermax, Spec
 from softmaxkit.kernels import attention as kernels
 from softmaxkit.kernels.backends import backend_name
-from softmaxkit.models.cache import CachedTensor, EightBitLayer
+from softmaxkit.models.cache import CachedTensor, QuantisedLayer
 
 METHODS: list[tuple[Spec, dict[str, Any]]] = [(Exaq(bits=3), {"clip": -5.0}), (ConSmax(), {}), (Softermax(), {})]
 TOKENS = torch.randint(3, 100, (3, 20), generator=torch.Generator().manual_seed(0))
@@ -69,11 +69,11 @@ def test_it_is_a_cache_of_rounded_tensors(name: str, spec: Spec, numbers: dict[s
     model = with_method(name, spec, **numbers)
     for mode in ("fused", "float", "integer"):
         softmaxkit.set_mode(model, mode)
-        check_equal(model, EightBitCache(model.config), rounded_cache(model))
+        check_equal(model, QuantisedCache(model.config), rounded_cache(model))
     softmaxkit.restore(model)
     for implementation in ("eager", "sdpa") if model._supports_sdpa else ("eager",):
         model.set_attn_implementation(implementation)
-        check_equal(model, EightBitCache(model.config), rounded_cache(model))
+        check_equal(model, QuantisedCache(model.config), rounded_cache(model))
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_it_is_a_cache_of_rounded_tensors(name: str, spec: Spec, numbers: dict[s
 def test_ways_to_generate(how: dict[str, Any], spec: Spec, numbers: dict[str, Any]) -> None:
     model = with_method("LlamaForCausalLM", spec, **numbers)
     results = []
-    for cache in (EightBitCache(model.config), rounded_cache(model)):
+    for cache in (QuantisedCache(model.config), rounded_cache(model)):
         torch.manual_seed(0)
         results.append(generated(model, cache, **how))
     assert torch.equal(results[0][0], results[1][0])
@@ -100,7 +100,7 @@ def test_ways_to_generate(how: dict[str, Any], spec: Spec, numbers: dict[str, An
 @pytest.mark.parametrize(("spec", "numbers"), METHODS, ids=str)
 def test_a_second_turn_goes_on(spec: Spec, numbers: dict[str, Any]) -> None:
     model = with_method("LlamaForCausalLM", spec, **numbers)
-    caches = EightBitCache(model.config), rounded_cache(model)
+    caches = QuantisedCache(model.config), rounded_cache(model)
     for more in (1, 3, 9):  # few queries for each key head, and many
         length = caches[0].get_seq_length()
         tokens = TOKENS.repeat(1, 2)[:, : length + more]
@@ -109,7 +109,7 @@ def test_a_second_turn_goes_on(spec: Spec, numbers: dict[str, Any]) -> None:
 
 def test_one_prompt_for_several_answers() -> None:
     model = with_method("LlamaForCausalLM", ConSmax())
-    prompts = EightBitCache(model.config), rounded_cache(model)
+    prompts = QuantisedCache(model.config), rounded_cache(model)
     for cache in prompts:
         with torch.no_grad():
             model(TOKENS[:, :12], past_key_values=cache)
@@ -121,7 +121,7 @@ def test_one_prompt_for_several_answers() -> None:
 
 def test_crop_reset_and_batches() -> None:
     model = with_method("LlamaForCausalLM", ConSmax())
-    caches = EightBitCache(model.config), rounded_cache(model)
+    caches = QuantisedCache(model.config), rounded_cache(model)
     rest = torch.arange(3, 6).repeat(4, 1)
     for cache in caches:
         with torch.no_grad():
@@ -151,24 +151,24 @@ def test_generated_tokens_read_the_codes(monkeypatch: pytest.MonkeyPatch) -> Non
         raise AssertionError("the cache was read in float")
 
     monkeypatch.setattr(kernels.Cached, "decoded", forbidden)
-    generated(model, EightBitCache(model.config))
-    generated(model, EightBitCache(model.config), num_beams=2)
+    generated(model, QuantisedCache(model.config))
+    generated(model, QuantisedCache(model.config), num_beams=2)
     softmaxkit.set_mode(model, "float")
     with pytest.raises(AssertionError, match="read in float"):
-        generated(model, EightBitCache(model.config))
+        generated(model, QuantisedCache(model.config))
 
 
 def test_without_native_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("softmaxkit.kernels.backends.unavailable", lambda name: "this test asks for torch")
     model = with_method("LlamaForCausalLM", ConSmax())
-    check_equal(model, EightBitCache(model.config), rounded_cache(model))
+    check_equal(model, QuantisedCache(model.config), rounded_cache(model))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_dtypes(dtype: torch.dtype) -> None:
     model = with_method("LlamaForCausalLM", ConSmax()).to(dtype)
     found, expected = (
-        generated(model, cache, new=2)[1] for cache in (EightBitCache(model.config), rounded_cache(model))
+        generated(model, cache, new=2)[1] for cache in (QuantisedCache(model.config), rounded_cache(model))
     )
     assert found.dtype == expected.dtype
     # The reference rounds what the codes stand for to bfloat16 once more: 2^-9 for each of keys, scores, weights and
@@ -179,7 +179,7 @@ def test_dtypes(dtype: torch.dtype) -> None:
 
 def test_memory() -> None:
     model = with_method("LlamaForCausalLM", ConSmax())
-    cache, plain = EightBitCache(model.config), DynamicCache(config=model.config)
+    cache, plain = QuantisedCache(model.config), DynamicCache(config=model.config)
     for each in (cache, plain):
         generated(model, each)
     bytes_of_plain = sum(layer.keys.nbytes + layer.values.nbytes for layer in plain.layers)
@@ -191,7 +191,7 @@ def test_encoder_and_decoder() -> None:
     model = with_method("BartForConditionalGeneration", ConSmax())
     caches = [
         EncoderDecoderCache(own, DynamicCache(config=model.config))
-        for own in (EightBitCache(model.config), rounded_cache(model))
+        for own in (QuantisedCache(model.config), rounded_cache(model))
     ]
     check_equal(model, *caches, num_beams=2)
 
@@ -223,10 +223,10 @@ def test_a_cached_tensor_reads_as_a_plain_one(inference: bool) -> None:
 def test_what_it_refuses() -> None:
     model = with_method("LlamaForCausalLM", ConSmax())
     with pytest.raises(TypeError, match=re.escape("model.config, not LlamaForCausalLM")):
-        EightBitCache(model)  # type: ignore[arg-type]
+        QuantisedCache(model)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="no layer of this mistral attends to all tokens"):
-        EightBitCache(make("MistralForCausalLM")[0].config)
+        QuantisedCache(make("MistralForCausalLM")[0].config)
     with pytest.raises(ValueError, match=re.escape("run the model under torch.no_grad()")):
-        model(TOKENS, past_key_values=EightBitCache(model.config))
+        model(TOKENS, past_key_values=QuantisedCache(model.config))
     with pytest.raises(TypeError, match=re.escape('move it there with model.to("cpu")')):
-        EightBitLayer().update(*[torch.empty(1, 2, 3, 4, device="meta")] * 2)
+        QuantisedLayer().update(*[torch.empty(1, 2, 3, 4, device="meta")] * 2)

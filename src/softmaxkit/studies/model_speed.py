@@ -16,7 +16,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from softmaxkit.kernels.backends import backend_name
 from softmaxkit.methods.base.spec import Spec
-from softmaxkit.models.cache import EightBitCache
+from softmaxkit.models.cache import QuantisedCache
 from softmaxkit.models.calibration import calibrate
 from softmaxkit.models.evaluation import loss_on
 from softmaxkit.models.fused import fused_layers
@@ -144,7 +144,7 @@ def _with_method(model: PreTrainedModel, spec: Spec, batches: list[Tensor], wind
     plain = Runner(figures, own, lambda: DynamicCache(config=own.config))
     if not native:
         return [plain]
-    return [plain, Runner({**figures, "storage": "8-bit cache"}, own, lambda: EightBitCache(own.config))]
+    return [plain, Runner({**figures, "storage": "8-bit cache"}, own, lambda: QuantisedCache(own.config))]
 
 
 def _copy_with_same_weights(model: PreTrainedModel) -> PreTrainedModel:

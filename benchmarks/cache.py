@@ -22,7 +22,7 @@ from torch import Tensor
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 import softmaxkit
-from softmaxkit import ConSmax, EightBitCache, Exaq, Spec
+from softmaxkit import ConSmax, QuantisedCache, Exaq, Spec
 
 METHODS: list[tuple[str, Spec, dict[str, Any]]] = [
     ("EXAQ, 2 bits", Exaq(bits=2), {"clip": -5.0}),
@@ -64,7 +64,7 @@ def contenders(config: LlamaConfig, dtype: torch.dtype) -> dict[str, Contender]:
     for name, spec, numbers in METHODS:
         fused = softmaxkit.apply(copy.deepcopy(model), spec, mode="fused", **numbers)
         found[f"{name}, fused"] = Contender(fused, DynamicCache(config=config), plain_bytes)
-        found[f"{name}, fused, 8-bit cache"] = Contender(fused, EightBitCache(config), lambda cache: cache.nbytes)
+        found[f"{name}, fused, 8-bit cache"] = Contender(fused, QuantisedCache(config), lambda cache: cache.nbytes)
     return found
 
 
