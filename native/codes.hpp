@@ -17,23 +17,19 @@ struct Codes {
     using Step = std::conditional_t<bits == 8, float, bfloat16>;
 
     const Code* from;
-    const Step* steps;                // (batch, key heads, groups, room for tokens)
-    std::array<int64_t, 3> strides;   // in bytes, of batch, key head, token
-    int64_t key_heads, channels;
-    int64_t head_steps, group_steps;  // from one key head, one group, to the next
+    const Step* steps;                       // (batch, key heads, groups, tokens), token by token
+    std::array<int64_t, 3> strides;          // in bytes, of batch, key head, token
+    std::array<int64_t, 3> step_strides;     // of batch, key head, group
+    int64_t channels;
 
-    static int64_t groups_of(int64_t channels) {
-        return bits == 8 ? 1 : (channels + channels_of_step - 1) / channels_of_step;
-    }
-    int64_t groups() const { return groups_of(channels); }
+    int64_t groups() const { return bits == 8 ? 1 : (channels + channels_of_step - 1) / channels_of_step; }
     int64_t bytes() const { return bits == 8 ? channels : (channels + 1) / 2; }
     const Code* at(const Span& span, int64_t index) const {
         return token(from, strides, span.batch, span.key_head, span.first + index);
     }
     // Steps of consecutive tokens of a span, from one of them on.
     const Step* steps_at(const Span& span, int64_t group, int64_t index) const {
-        return steps + (span.batch * key_heads + span.key_head) * head_steps + group * group_steps + span.first +
-               index;
+        return token(steps, step_strides, span.batch, span.key_head, group) + span.first + index;
     }
 };
 

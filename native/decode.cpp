@@ -35,27 +35,20 @@ bool decode(const Shape& shape, const Normalisation& how, double scale, uintptr_
     return run(queries, how, keys, values, mask, result, threads);
 }
 
-// Codes and steps of keys or of values. Strides of steps are those of key heads and of groups of channels.
 template <int bits>
-Codes<bits> codes_of(uintptr_t codes, uintptr_t steps, const std::array<int64_t, 2>& step_strides,
-                     const std::array<int64_t, 3>& strides, int64_t key_heads, int64_t channels) {
+Codes<bits> codes_of(uintptr_t codes, uintptr_t steps, const std::array<int64_t, 3>& strides,
+                     const std::array<int64_t, 3>& step_strides, int64_t channels) {
     return {reinterpret_cast<const typename Codes<bits>::Code*>(codes),
-            reinterpret_cast<const typename Codes<bits>::Step*>(steps),
-            strides,
-            key_heads,
-            channels,
-            step_strides[0],
-            step_strides[1]};
+            reinterpret_cast<const typename Codes<bits>::Step*>(steps), strides, step_strides, channels};
 }
 
 template <int bits>
 bool decode_codes(const Shape& shape, const Normalisation& how, double scale, uintptr_t query, uintptr_t key,
-                  uintptr_t value, uintptr_t key_steps, uintptr_t value_steps, std::array<int64_t, 2> key_step_strides,
-                  std::array<int64_t, 2> value_step_strides, uintptr_t mask, uintptr_t result, int threads) {
+                  uintptr_t value, uintptr_t key_steps, uintptr_t value_steps, std::array<int64_t, 3> of_key_steps,
+                  std::array<int64_t, 3> of_value_steps, uintptr_t mask, uintptr_t result, int threads) {
     const FewQueries queries{shape, reinterpret_cast<const float*>(query), static_cast<float>(scale)};
-    const auto keys = codes_of<bits>(key, key_steps, key_step_strides, shape.key, shape.key_heads, shape.channels);
-    const auto values =
-        codes_of<bits>(value, value_steps, value_step_strides, shape.value, shape.key_heads, shape.value_channels);
+    const auto keys = codes_of<bits>(key, key_steps, shape.key, of_key_steps, shape.channels);
+    const auto values = codes_of<bits>(value, value_steps, shape.value, of_value_steps, shape.value_channels);
     return run(queries, how, CodedKeys<bits>(queries, keys), CodedValues<bits>(queries, values), mask, result, threads);
 }
 

@@ -78,7 +78,7 @@ public:
           packed_(queries.shape.batch * queries.shape.key_heads * rows_) {
         for (int64_t index = 0; index < static_cast<int64_t>(packed_.size()); ++index) {
             const int64_t head = index / rows_;
-            pack(queries.of(head / codes.key_heads, head % codes.key_heads, index % rows_), index);
+            pack(queries.of(head / queries.shape.key_heads, head % queries.shape.key_heads, index % rows_), index);
         }
     }
 
@@ -89,7 +89,7 @@ public:
             const int64_t count = std::min(keys_together, at.count - first);
             gather(at, first, count, keys.data());
             for (int64_t row = 0; row < rows_; ++row) {
-                const int64_t index = (at.batch * codes_.key_heads + at.key_head) * rows_ + row;
+                const int64_t index = (at.batch * queries_.shape.key_heads + at.key_head) * rows_ + row;
                 Vector scores = 0.0f;
                 if constexpr (bits == 8) {
                     const Halves sums = products(keys.data(), index, 0, padded_);

@@ -255,7 +255,7 @@ class _Operands:
         check_shapes(query, key, value)
         cached = [x for x in (key, value) if isinstance(x, Cached)]
         self.kind = f"codes{cached[0].bits}" if cached else DTYPES[query.dtype]
-        self.steps = [x.steps for x in cached]
+        self.steps = [x.steps if x.steps.stride(-1) == 1 else x.steps.contiguous() for x in cached]
         self.are_few = bool(cached) or are_few(query, key)
         self.query = query.float() if self.are_few else query
         self.query, self.key, self.value = (
@@ -299,7 +299,7 @@ class _Operands:
             call.clip, list(call.exponentials), _pointer(offsets), call.log_limit
         )
         kernel = getattr(self.kernels, f"decode_{self.kind}")
-        steps = [*(_pointer(x) for x in self.steps), *(list(x.stride()[1:3]) for x in self.steps)]
+        steps = [*(_pointer(x) for x in self.steps), *(list(x.stride()[:3]) for x in self.steps)]
         return self._run(
             lambda shape, pointers, tail: kernel(shape, normalisation, self.scale, *pointers, *steps, *tail)
         )

@@ -73,14 +73,14 @@ def encode(tokens: Tensor, bits: int) -> Cached:
     channels = wide.shape[3]
     if bits == 8:
         steps = wide.abs().amax(-1, keepdim=True) / 127 if channels else wide.new_zeros((*wide.shape[:3], 1))
-        return Cached((wide * _inverse(steps)).round().to(torch.int8), steps.mT, channels)
+        return Cached((wide * _inverse(steps)).round().to(torch.int8), steps.mT.contiguous(), channels)
     padded = functional.pad(wide, (0, -channels % CHANNELS_OF_STEP))
     groups = padded.unflatten(-1, (padded.shape[3] // CHANNELS_OF_STEP, CHANNELS_OF_STEP))
     largest = groups.gather(-1, groups.abs().argmax(-1, keepdim=True))
     steps = _away_from_zero(largest / -8)
     codes = (groups * _inverse(steps.float())).round().clamp(-8, 7).add(8).to(torch.uint8).flatten(-2)
     codes = codes[..., : channels + channels % 2]
-    return Cached(codes[..., 0::2] | codes[..., 1::2] << 4, steps[..., 0].mT, channels)
+    return Cached(codes[..., 0::2] | codes[..., 1::2] << 4, steps[..., 0].mT.contiguous(), channels)
 
 
 def _inverse(steps: Tensor) -> Tensor:
