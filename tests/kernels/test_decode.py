@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
 
@@ -34,12 +33,12 @@ CONSMAX = {"beta": 2.0, "gamma": 1.0}
 
 
 @pytest.fixture(params=backends.NATIVE)
-def build(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def build(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param not in import_module("softmaxkit.kernels._plain").supported():
         pytest.skip(f"this processor has no {request.param}")
     module = import_module(f"softmaxkit.kernels._{request.param}")
     monkeypatch.setattr(launch, "native", lambda: module)
-    yield request.param
+    return str(request.param)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,8 +92,7 @@ def weights_of(spec: Any, scores: Tensor, seen: Tensor, error: Tensor) -> tuple[
     step = -CLIP / (2**spec.bits - 1)
     widest = error.amax(-1, keepdim=True) + error  # the largest errs, too
     low, middle, high = (
-        ((distance + change).clamp(CLIP, 0) / step).round().mul(step).exp() * seen
-        for change in (-widest, 0.0, widest)
+        ((distance + change).clamp(CLIP, 0) / step).round().mul(step).exp() * seen for change in (-widest, 0.0, widest)
     )
     return middle, low, high
 
@@ -269,7 +267,7 @@ def test_calls_that_do_not_fit() -> None:
     tokens = torch.randn(1, 1, 5, 8)
     with pytest.raises(ValueError, match="a cache has 8 or 4 bits, not 3"):
         KeyValueCache(tokens, tokens, bits=3)
-    with pytest.raises(TypeError, match="not 8 of torch.float32 on cpu, a cache of 8 bits, a cache of 4 bits"):
+    with pytest.raises(TypeError, match=r"not 8 of torch\.float32 on cpu, a cache of 8 bits, a cache of 4 bits"):
         kernels.attend(tokens, encode(tokens, 8), encode(tokens, 4), call_of(ConSmax()))
 
 

@@ -1,4 +1,4 @@
-"""The cache of 8 or 4 bits in `generate`: equal to a cache of rounded tensors, whoever reads it, and what it refuses."""
+"""The cache of 8 or 4 bits in `generate`: as a cache of rounded tensors, whoever reads it, and what it refuses."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from transformers.cache_utils import DynamicLayer
 
 import softmaxkit
 from models.architectures import make
-from softmaxkit import ConSmax, QuantisedCache, Exaq, KeyValueCache, Softermax, Spec
+from softmaxkit import ConSmax, Exaq, KeyValueCache, QuantisedCache, Softermax, Spec
 from softmaxkit.kernels.backends import backend_name
 from softmaxkit.kernels.codes import BITS, Cached
 from softmaxkit.models.cache import CachedTensor, QuantisedLayer

@@ -32,8 +32,8 @@ class QuantisedCache(DynamicCache):
 
     Raises:
         TypeError: not a config of transformers; in use, keys that are not on the CPU, or that change their dtype.
-        ValueError: another number of bits, or no layer of the model attends to all tokens; in use, gradients are asked for, or keys or values are
-            NaN or infinite.
+        ValueError: another number of bits, or no layer of the model attends to all tokens; in use, gradients are asked
+            for, or keys or values are NaN or infinite.
 
     Example:
         >>> softmaxkit.set_mode(model, "fused")
@@ -207,7 +207,9 @@ class CachedTensor(Tensor):
     ) -> Any:
         for value, argument in zip(args, func._schema.arguments, strict=False):
             if isinstance(value, cls) and argument.is_write:
-                raise TypeError(f"{func} would write into keys or values in a cache of codes; write into a clone of them")
+                raise TypeError(
+                    f"{func} would write into keys or values in a cache of codes; write into a clone of them"
+                )
         plain_args, plain_kwargs = tree_map_only(cls, cls.decoded, (args, kwargs or {}))
         return func(*plain_args, **plain_kwargs)
 

@@ -25,6 +25,7 @@ from softmaxkit.models.pretrained import read_pretrained
 from softmaxkit.models.running import device_of
 from softmaxkit.models.text import read_corpus
 from softmaxkit.record import make_record, make_result
+from softmaxkit.studies.machine import processor
 from softmaxkit.studies.progress import Progress, Stage
 from softmaxkit.studies.speed import torch_with_threads
 
@@ -112,6 +113,7 @@ def measure_model_speed(options: ModelSpeedOptions, command: Sequence[str], stag
         "generated_tokens": options.tokens,
         "rounds": options.rounds,
         "kernels": backend_name(),
+        "processor": processor(),
     }
     return make_record(command, 0, inputs, results)
 
