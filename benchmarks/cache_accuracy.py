@@ -54,9 +54,10 @@ def main() -> None:
             keys, values = (
                 sum(map(difference, codes[first::2], held[first::2])) / (len(held) // 2) for first in (0, 1)
             )
+            change, of_logits = found / loss - 1, difference(theirs, logits)
             print(
-                f"  {bits} bits   loss {found:.4f} ({100 * (found / loss - 1):+.2f}%), logits {difference(theirs, logits):.2%}, "
-                f"keys {keys:.2%}, values {values:.2%}"
+                f"  {bits} bits   loss {found:.4f} ({change:+.2%}), logits {of_logits:.2%}, keys {keys:.2%}, "
+                f"values {values:.2%}"
             )
 
 
