@@ -24,9 +24,9 @@ template <class Keys, class Values>
 class Decode {
 public:
     Decode(const FewQueries& queries, const Normalisation& how, const Keys& keys, const Values& values,
-           const uint8_t* mask, float* result)
-        : queries_(queries), shape_(queries.shape), how_(how), keys_(keys), values_(values), mask_(mask),
-          result_(result), rows_(queries.rows()), chunks_((shape_.keys + chunk - 1) / chunk),
+           const float* shifts, const uint8_t* mask, float* result)
+        : queries_(queries), shape_(queries.shape), how_(how), keys_(keys), values_(values), shifts_(shifts),
+          mask_(mask), result_(result), rows_(queries.rows()), chunks_((shape_.keys + chunk - 1) / chunk),
           parts_(shape_.batch * shape_.key_heads * chunks_), columns_(rounded_up(shape_.value_channels, panel)),
           spans_(parts_), scores_(parts_ * rows_ * chunk), highest_(parts_ * rows_), sums_(parts_ * rows_),
           totals_(parts_ * rows_ * columns_) {}
@@ -87,6 +87,11 @@ private:
         if (at.count > 0) keys_.score(at, scores(part, 0), chunk);
         for (int64_t row = 0; row < rows_; ++row) {
             float* row_scores = scores(part, row);
+            if (shifts_ != nullptr) {
+                const int64_t head = at.batch * shape_.heads + queries_.head_of(at.key_head, row);
+                const float shift = shifts_[head * shape_.queries + row % shape_.queries];
+                for (int64_t key = 0; key < at.count; ++key) row_scores[key] += shift;
+            }
             std::fill(row_scores + at.count, row_scores + rounded_up(at.count, width), -infinity);
             hide(at, row, row_scores);
             Vector highest = -infinity;
@@ -173,6 +178,7 @@ private:
     const Normalisation& how_;
     const Keys& keys_;
     const Values& values_;
+    const float* shifts_;  // of the scores of each query, (batch, heads, queries); or null
     const uint8_t* mask_;
     float* result_;
     const int64_t rows_, chunks_, parts_, columns_;

@@ -161,6 +161,22 @@ def test_one_wrong_step_is_seen(bits: int, build: str) -> None:
         assert ((attend([query, *wrong], case, ConSmax()) - expected).abs() > bound).any()
 
 
+@pytest.mark.parametrize("bits", BITS)
+def test_keys_about_a_centre(bits: int, build: str) -> None:
+    """What the centre adds to all scores of a query counts for ConSmax; levels are from the largest score."""
+    case = CASES[2]
+    query, key, value = case.tensors()
+    centre = key.mean(2, keepdim=True)
+    cached = [encode(key, bits, centre), encode(value, bits)]
+    held = [query, *(x.decoded(torch.float32) for x in cached)]
+    assert ((held[1] - key).square().mean() < (encode(key, bits).decoded(torch.float32) - key).square().mean()).all()
+    for spec in (ConSmax(), Exaq()):
+        expected, bound = bound_of(spec, held, case.seen())
+        assert ((attend([query, *cached], case, spec) - expected).abs() <= bound + 1e-7).all()
+    other = [dataclasses.replace(cached[0], centre=centre * 1.1), cached[1]]
+    assert ((attend([query, *other], case, ConSmax()) - bound_of(ConSmax(), held, case.seen())[0]).abs() > bound).any()
+
+
 def test_many_channels_fit_32_bits() -> None:
     """The largest products there are: all codes 127, all of one sign."""
     channels = 2**14
@@ -216,8 +232,8 @@ def test_lengths_are_a_mask_of_first_tokens(bits: int) -> None:
     for spec, numbers in ((ConSmax(), CONSMAX), (Exaq(), {"clip": CLIP}), (softmaxkit.Exact(), {})):
         found = cache.attention(query, spec, lengths=lengths, **numbers)
         assert torch.equal(found, cache.attention(query, spec, mask, **numbers))
-        alone = KeyValueCache(key[1:2, :, :7], value[1:2, :, :7], bits).attention(query[1:2], spec, **numbers)
-        assert torch.allclose(found[1], alone[0], atol=1e-6)
+        alone = softmaxkit.attention(query[1:2], cache.keys[1:2, :, :7], cache.values[1:2, :, :7], spec, **numbers)
+        assert torch.allclose(found[1], alone[0], atol=1e-3)
         assert (found[2] == 0).all()
         odd = torch.arange(50) % 2 == 1
         both = cache.attention(query, spec, odd & mask, **numbers)

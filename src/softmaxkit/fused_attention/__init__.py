@@ -1,1 +1,1 @@
-"""Attention by a method without the whole matrix of scores: in one call, with a cache of 8 or 4 bits, or over some keys."""
+"""Attention by a method without the whole matrix of scores: in one call, over a cache of codes, or over some keys."""

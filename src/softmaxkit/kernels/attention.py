@@ -262,6 +262,7 @@ class _Operands:
             x if x.stride(-1) == 1 else x.contiguous()
             for x in (self.query, *(x.codes if isinstance(x, Cached) else x for x in (key, value)))
         )
+        self.centre = cached[0].centre if cached else None
         self.sizes = [*query.shape[:2], key.shape[1], query.shape[2], *key.shape[2:], value.shape[3]]
         self.mask = None if mask is None else _mask(mask, query, key)
         self.dtype = query.dtype
@@ -299,7 +300,13 @@ class _Operands:
             call.clip, list(call.exponentials), _pointer(offsets), call.log_limit
         )
         kernel = getattr(self.kernels, f"decode_{self.kind}")
+        shifts = None
+        if self.centre is not None:  # what the keys' centre adds to all scores of a query
+            centres = self.centre.repeat_interleave(self.query.shape[1] // self.centre.shape[1], dim=1)
+            shifts = ((self.query * centres).sum(-1) * self.scale).contiguous()
         steps = [*(_pointer(x) for x in self.steps), *(list(x.stride()[:3]) for x in self.steps)]
+        if self.steps:
+            steps.append(_pointer(shifts))
         return self._run(
             lambda shape, pointers, tail: kernel(shape, normalisation, self.scale, *pointers, *steps, *tail)
         )
