@@ -9,7 +9,8 @@
 #include "registry.hpp"
 
 #if defined(SOFTMAXKIT_VNNI)
-#include "integer_codes.hpp"
+#include "integer_keys.hpp"
+#include "integer_values.hpp"
 #else
 #include "widened_codes.hpp"
 #endif

@@ -78,6 +78,7 @@ CASES = [
     Case(batch=2, heads=6, key_heads=2, queries=2, keys=145, channels=80, values=48, mask=(2, 1, 2, 145)),
     Case(heads=3, key_heads=1, queries=4, keys=77, channels=13, values=7, is_causal=True),
     Case(heads=4, key_heads=4, keys=33, channels=200, values=130, mask=(1, 1, 1, 33)),
+    Case(keys=20, channels=63, values=127),
     Case(keys=1, channels=1, values=1),
 ]
 
