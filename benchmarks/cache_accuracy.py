@@ -24,7 +24,7 @@ def behind_prompt(model: PreTrainedModel, window: Tensor, cache: DynamicCache) -
     """Return the loss on the second half of some tokens, its logits, and the first half's keys and values."""
     half = window.shape[1] // 2
     model(window[:, :half], past_key_values=cache, logits_to_keep=1)
-    held = [x[:, :, :half] + 0.0 for layer in cache.layers for x in (layer.keys, layer.values)]  # read, if codes
+    held = [x[:, :, :half] + 0.0 for keys, values, *_ in cache for x in (keys, values)]  # read, if codes
     logits = model(window[:, half:-1], past_key_values=cache).logits
     loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), window[:, half + 1 :].flatten())
     return loss.item(), logits, held

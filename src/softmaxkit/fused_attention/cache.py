@@ -208,10 +208,9 @@ class _Store:
 
     def select(self, sequences: Tensor) -> None:
         with torch.inference_mode(False):
-            parts = {"codes": self.held.codes, "steps": self.held.steps, "centre": self.held.centre}
-            self.held = replace(
-                self.held, **{name: x.index_select(0, sequences) for name, x in parts.items() if x is not None}
-            )
+            codes, steps = (x.index_select(0, sequences) for x in (self.held.codes, self.held.steps))
+            centre = None if self.held.centre is None else self.held.centre.index_select(0, sequences)
+            self.held = replace(self.held, codes=codes, steps=steps, centre=centre)
 
     def cached(self, length: int) -> Cached:
         return replace(self.held, codes=self.held.codes[:, :, :length], steps=self.held.steps[..., :length])
