@@ -33,6 +33,14 @@ struct Scores {
     }
 };
 
+// Asks for what lies a row further, mostly the next row, while this one is worked on; not where that would take the
+// place of this one in a core's second cache.
+template <class T>
+void ask_for_next(const T* from, int64_t keys) {
+    constexpr int64_t most = 1 << 19;  // bytes
+    if (keys * static_cast<int64_t>(sizeof(T)) <= most) __builtin_prefetch(from + keys, 0, 2);
+}
+
 template <class T, class Count>
 void put(T* to, const Vector& value, Count count) {
     if constexpr (std::is_same_v<Count, Full>) {
@@ -82,12 +90,16 @@ void fill_zero(Streamed<T> to, int64_t count) {
     fill_zero(to.to, count);
 }
 
-// Memory of the calling thread, for a row.
+// Memory of the calling thread, for a row, on cache lines: vectors that cross them take twice as long.
 template <class T>
 T* scratch(int64_t count) {
-    thread_local std::vector<T> kept;
-    if (static_cast<int64_t>(kept.size()) < count) kept.resize(static_cast<size_t>(count));
-    return kept.data();
+    struct alignas(64) Line {
+        T elements[64 / sizeof(T)];
+    };
+    thread_local std::vector<Line> kept;
+    const size_t lines = (static_cast<size_t>(count) * sizeof(T) + sizeof(Line) - 1) / sizeof(Line);
+    if (kept.size() < lines) kept.resize(lines);
+    return kept.data()->elements;
 }
 
 }  // namespace softmaxkit

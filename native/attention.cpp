@@ -2,10 +2,8 @@
 // arguments.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/array.h>
-#include <nanobind/stl/vector.h>
 
 #include "attention.hpp"
-#include "decode.hpp"
 #include "registry.hpp"
 
 namespace softmaxkit {
@@ -28,23 +26,13 @@ void bind_attention(nanobind::module_& m, const char* name) {
         .def("run", &Attention<T>::run, nanobind::call_guard<nanobind::gil_scoped_release>());
 }
 
-template <class Element>
-bool decode(const Shape& shape, const Normalisation& how, double scale, uintptr_t query, uintptr_t key, uintptr_t value,
-            uintptr_t key_steps, uintptr_t value_steps, uintptr_t mask, uintptr_t result, int threads) {
-    return Decode<Element>(shape, how, static_cast<float>(scale), reinterpret_cast<const float*>(query),
-                           reinterpret_cast<const Element*>(key), reinterpret_cast<const Element*>(value),
-                           reinterpret_cast<const float*>(key_steps), reinterpret_cast<const float*>(value_steps),
-                           reinterpret_cast<const uint8_t*>(mask), reinterpret_cast<float*>(result))
-        .run(threads);
-}
-
 const Registration registration([](nanobind::module_& m) {
     using Strides = std::array<int64_t, 3>;
     nanobind::class_<Shape>(m, "AttentionShape")
         .def("__init__", [](Shape* self, std::array<int64_t, 7> sizes, Strides query, Strides key, Strides value,
-                            Strides result, std::array<int64_t, 4> mask, int64_t step, bool masked, bool causal) {
+                            Strides result, std::array<int64_t, 4> mask, bool masked, bool causal) {
             new (self) Shape{sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], sizes[5], sizes[6],
-                           query, key, value, result, mask, step, masked, causal};
+                           query, key, value, result, mask, masked, causal};
         });
     nanobind::class_<Weights>(m, "AttentionWeights")
         .def("__init__", [](Weights* self, double step, int resolutions, int planes, uintptr_t tables, bool normalised,
@@ -52,20 +40,12 @@ const Registration registration([](nanobind::module_& m) {
             new (self) Weights{step, resolutions, planes, reinterpret_cast<const uint8_t*>(tables), normalised,
                              reinterpret_cast<const float*>(offsets), limit, one};
         });
-    nanobind::class_<Normalisation>(m, "Normalisation")
-        .def("__init__", [](Normalisation* self, float clip, const std::vector<float>& exponentials,
-                            uintptr_t offsets, float limit) {
-            new (self) Normalisation{Levels(clip, exponentials), reinterpret_cast<const float*>(offsets), limit};
-        });
     nanobind::class_<Precision>(m, "Precision")
         .def_ro("finite", &Precision::finite)
         .def_ro("scores", &Precision::scores)
         .def_ro("values", &Precision::values);
     bind_attention<float>(m, "Attention_float32");
     bind_attention<bfloat16>(m, "Attention_bfloat16");
-    m.def("decode_float32", &decode<float>, nanobind::call_guard<nanobind::gil_scoped_release>());
-    m.def("decode_bfloat16", &decode<bfloat16>, nanobind::call_guard<nanobind::gil_scoped_release>());
-    m.def("decode_int8", &decode<int8_t>, nanobind::call_guard<nanobind::gil_scoped_release>());
 });
 
 }  // namespace

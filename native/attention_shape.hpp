@@ -14,7 +14,6 @@ struct Shape {
     int64_t batch, heads, key_heads, queries, keys, channels, value_channels;
     std::array<int64_t, 3> query, key, value, result;  // of batch, head, token
     std::array<int64_t, 4> mask;                       // of batch, head, query, key; 0 where it is broadcast
-    int64_t step;                                      // of a key head among the steps of an 8-bit cache
     bool masked, causal;                               // causal: a query sees the keys up to its own index
 
     int64_t seen(int64_t row) const { return causal ? std::min(row + 1, keys) : keys; }

@@ -2,21 +2,28 @@
 #pragma once
 
 #include "reductions.hpp"
+#include "softmax_bfloat16.hpp"
 
 namespace softmaxkit {
 
-template <class T, class Row>
-void softmax_row(const Row& scores, T* to, int64_t keys) {
+template <class To, class Row>
+void softmax_row(const Row& scores, To to, int64_t keys) {
+#if defined(__AVX512BW__)
+    if constexpr (std::is_same_v<Row, Scores<bfloat16, false>>) {
+        if (keys >= bfloat16_pairs) return softmax_bfloat16_row(scores, to, keys);
+    }
+#endif
     const float maximum = row_maximum(scores, keys);
     if (is_empty(scores, keys, maximum)) return fill_zero(to, keys);
     float* exponentials;
-    if constexpr (std::is_same_v<T, float>) {
+    if constexpr (std::is_same_v<To, float*>) {
         exponentials = to;
     } else {
-        exponentials = scratch<float>(keys);  // bfloat16 would lose what the sum needs
+        exponentials = scratch<float>(keys);  // bfloat16 would lose what the sum needs; what is streamed is not read
     }
     Chains sums = all_chains(0.0f);
     sweep(keys, [&](int64_t key, auto chain, auto count) {
+        ask_for_next(scores.from + key, keys);
         const Vector value = exp2((scores(key, count) - maximum) * log2e);
         put(exponentials + key, value, count);
         sums[chain] += value;

@@ -17,7 +17,7 @@ _MODULES = {
     "methods.base.constants": ("Constants",),
     "methods.base.online": ("OnlineSoftmax",),
     "methods.base.spec": ("Spec",),
-    "models": ("EightBitCache", "apply", "calibrate", "fused_layers", "layers", "load", "restore", "save", "set_mode"),
+    "models": ("QuantisedCache", "apply", "calibrate", "fused_layers", "layers", "load", "restore", "save", "set_mode"),
     "flow.verify": ("verify",),
     "flow.synthesize": ("synthesize",),
 }
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from softmaxkit.methods.base.constants import Constants as Constants
     from softmaxkit.methods.base.online import OnlineSoftmax as OnlineSoftmax
     from softmaxkit.methods.base.spec import Spec as Spec
-    from softmaxkit.models import EightBitCache as EightBitCache
+    from softmaxkit.models import QuantisedCache as QuantisedCache
     from softmaxkit.models import apply as apply
     from softmaxkit.models import calibrate as calibrate
     from softmaxkit.models import fused_layers as fused_layers

@@ -1,4 +1,4 @@
-"""The 8-bit cache of keys and values: how far its rounding goes, and fewer tokens or other sequences than it had."""
+"""The cache of keys and values: how far its rounding goes, and fewer tokens or other sequences than it had."""
 
 from __future__ import annotations
 
@@ -27,12 +27,13 @@ def test_how_far_rounding_takes_attention(queries: int) -> None:
     assert (error > bound / 100).any()
 
 
-def test_fewer_tokens_and_other_sequences() -> None:
+@pytest.mark.parametrize(("bits", "bytes_of_token"), [(8, 8 + 4 + 5 + 4), (4, 4 + 2 + 3 + 2)])
+def test_fewer_tokens_and_other_sequences(bits: int, bytes_of_token: int) -> None:
     random = torch.Generator().manual_seed(0)
     key, value = (torch.randn(3, 2, 20, channels, generator=random) for channels in (8, 5))
-    cache = KeyValueCache(key, value)
+    cache = KeyValueCache(key, value, bits)
     keys, values = cache.keys, cache.values
-    assert cache.nbytes == 3 * 2 * 20 * (8 + 4 + 5 + 4)
+    assert cache.nbytes == 3 * 2 * 20 * bytes_of_token
     cache.crop(12)
     cache.select(torch.tensor([2, 0, 2, 2]))
     chosen = [2, 0, 2, 2]

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from softmaxkit import Exact, Exaq
 from softmaxkit.kernels import integers
-from softmaxkit.kernels.attention import AttentionCall, Cached
+from softmaxkit.kernels.attention import AttentionCall
+from softmaxkit.kernels.codes import Cached
 
 pytest.importorskip("triton")
 if os.environ.get("TRITON_INTERPRET") == "1":
@@ -55,7 +56,7 @@ def attention_of(call: AttentionCall, dtype: torch.dtype, channels: int, **how: 
 def decoding(call: AttentionCall, dtype: torch.dtype, cached: bool) -> Callable[[], None]:
     def run() -> None:
         query, key = torch.zeros(1, 8, 1, 128, dtype=dtype), torch.zeros(1, 2, 300, 128, dtype=dtype)
-        codes = Cached(torch.zeros(1, 2, 300, 128, dtype=torch.int8), torch.zeros(1, 2, 300))
+        codes = Cached(torch.zeros(1, 2, 300, 128, dtype=torch.int8), torch.zeros(1, 2, 1, 300), 128)
         operand: Any = codes if cached else key
         decode.attend(query, operand, operand, call)
 

@@ -233,7 +233,8 @@ def test_cache(dtype: torch.dtype) -> None:
     largest = key.float().abs().amax(-1, keepdim=True)
     assert ((cache.keys - key).float().abs() <= largest * (0.51 / 127 + 2.0**-8 * (dtype != torch.float32))).all()
     held = [query, cache.keys, cache.values]
-    tolerance = 1e-5 if dtype == torch.float32 else 0.02
+    # Queries have 16 bits of their largest: scores of spread 2 err by 1e-4 at most.
+    tolerance = 1e-4 if dtype == torch.float32 else 0.02
     for spec, real in [*methods([query.float(), key.float(), value.float()]), (Softermax(), {}), (Exact(), {})]:
         found = cache.attention(query, spec, **real)
         plain = softmaxkit.attention(*held, spec, enable_gqa=True, **real)

@@ -101,6 +101,7 @@ INVALID = torch.tensor(
         [1.0, 2.0, -math.inf, 0.0],
         [math.nan, -math.inf, math.inf, 0.0],
         [math.nan, -math.inf, -math.inf, -math.inf],
+        [-math.nan, -math.inf, -math.inf, -math.inf],
     ]
 )
 """Rows with NaN and infinities, and two without."""

@@ -1,9 +1,10 @@
-"""The 8-bit cache in `generate`: equal to a cache of rounded tensors, whoever reads it, and what it refuses."""
+"""The cache of 8 or 4 bits in `generate`: as a cache of rounded tensors, whoever reads it, and what it refuses."""
 
 from __future__ import annotations
 
 import copy
 import re
+from functools import partial
 from typing import Any
 
 import pytest
@@ -15,10 +16,10 @@ from transformers.cache_utils import DynamicLayer
 
 import softmaxkit
 from models.architectures import make
-from softmaxkit import ConSmax, EightBitCache, Exaq, KeyValueCache, Softermax, Spec
-from softmaxkit.kernels import attention as kernels
+from softmaxkit import ConSmax, Exaq, KeyValueCache, QuantisedCache, Softermax, Spec
 from softmaxkit.kernels.backends import backend_name
-from softmaxkit.models.cache import CachedTensor, EightBitLayer
+from softmaxkit.kernels.codes import BITS, Cached
+from softmaxkit.models.cache import CachedTensor, QuantisedLayer
 
 METHODS: list[tuple[Spec, dict[str, Any]]] = [(Exaq(bits=3), {"clip": -5.0}), (ConSmax(), {}), (Softermax(), {})]
 TOKENS = torch.randint(3, 100, (3, 20), generator=torch.Generator().manual_seed(0))
@@ -38,9 +39,18 @@ class RoundedLayer(DynamicLayer):
         return (key_states, value_states) if first else every
 
 
-def rounded_cache(model: PreTrainedModel) -> DynamicCache:
+class DecodedLayer(QuantisedLayer):
+    """The cache itself, read as plain tensors: of 4 bits, whose keys are set about the mean of the first."""
+
+    def _show(self, cache: KeyValueCache) -> tuple[Tensor, Tensor]:
+        self.keys, self.values = cache.keys, cache.values
+        return self.keys, self.values
+
+
+def rounded_cache(model: PreTrainedModel, bits: int = 8) -> DynamicCache:
     cache = DynamicCache(config=model.config)
-    cache.layers = [RoundedLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    made = RoundedLayer if bits == 8 else partial(DecodedLayer, bits)
+    cache.layers = [made() if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache
 
 
@@ -55,11 +65,20 @@ def generated(model: PreTrainedModel, cache: Any, new: int = 8, **how: Any) -> t
     return found.sequences, torch.stack(found.logits)
 
 
-def check_equal(model: PreTrainedModel, cache: Any, reference: Any, tolerance: float = 1e-4, **how: Any) -> None:
-    """Compare with a reference that holds the same numbers: only sums in another order are left."""
+NEAR = {8: 5e-4, 4: 8e-3}
+"""Of the largest logit. Queries that read codes have 16 bits, so scores err by 1e-4 at most, which layers amplify: in
+the next, a code at the border of two may be the other, which is 16 times as far in 4 bits."""
+
+
+def check_near(found: Tensor, expected: Tensor, bits: int = 8) -> None:
+    assert torch.allclose(found, expected, atol=NEAR[bits] * expected.abs().max().item())
+
+
+def check_equal(model: PreTrainedModel, cache: Any, reference: Any, bits: int = 8, **how: Any) -> None:
+    """Compare with a reference that holds the same numbers."""
     (tokens, logits), (expected, near) = (generated(model, each, **how) for each in (cache, reference))
     assert torch.equal(tokens, expected)
-    assert torch.allclose(logits, near, atol=tolerance * near.abs().max().item())
+    check_near(logits, near, bits)
     assert cache.get_seq_length() == reference.get_seq_length()
 
 
@@ -69,11 +88,12 @@ def test_it_is_a_cache_of_rounded_tensors(name: str, spec: Spec, numbers: dict[s
     model = with_method(name, spec, **numbers)
     for mode in ("fused", "float", "integer"):
         softmaxkit.set_mode(model, mode)
-        check_equal(model, EightBitCache(model.config), rounded_cache(model))
+        for bits in BITS if mode == "fused" else (8,):
+            check_equal(model, QuantisedCache(model.config, bits), rounded_cache(model, bits), bits)
     softmaxkit.restore(model)
     for implementation in ("eager", "sdpa") if model._supports_sdpa else ("eager",):
         model.set_attn_implementation(implementation)
-        check_equal(model, EightBitCache(model.config), rounded_cache(model))
+        check_equal(model, QuantisedCache(model.config), rounded_cache(model))
 
 
 @pytest.mark.parametrize(
@@ -86,21 +106,21 @@ def test_it_is_a_cache_of_rounded_tensors(name: str, spec: Spec, numbers: dict[s
     ],
     ids=["beams", "sampled beams", "prompt look-up", "several"],
 )
-@pytest.mark.parametrize(("spec", "numbers"), METHODS[:2], ids=str)
-def test_ways_to_generate(how: dict[str, Any], spec: Spec, numbers: dict[str, Any]) -> None:
+@pytest.mark.parametrize(("spec", "numbers", "bits"), [(*METHODS[0], 8), (*METHODS[1], 4)], ids=str)
+def test_ways_to_generate(how: dict[str, Any], spec: Spec, numbers: dict[str, Any], bits: int) -> None:
     model = with_method("LlamaForCausalLM", spec, **numbers)
     results = []
-    for cache in (EightBitCache(model.config), rounded_cache(model)):
+    for cache in (QuantisedCache(model.config, bits), rounded_cache(model, bits)):
         torch.manual_seed(0)
         results.append(generated(model, cache, **how))
     assert torch.equal(results[0][0], results[1][0])
-    assert torch.allclose(results[0][1], results[1][1], atol=1e-4 * results[1][1].abs().max().item())
+    check_near(results[0][1], results[1][1], bits)
 
 
 @pytest.mark.parametrize(("spec", "numbers"), METHODS, ids=str)
 def test_a_second_turn_goes_on(spec: Spec, numbers: dict[str, Any]) -> None:
     model = with_method("LlamaForCausalLM", spec, **numbers)
-    caches = EightBitCache(model.config), rounded_cache(model)
+    caches = QuantisedCache(model.config), rounded_cache(model)
     for more in (1, 3, 9):  # few queries for each key head, and many
         length = caches[0].get_seq_length()
         tokens = TOKENS.repeat(1, 2)[:, : length + more]
@@ -109,7 +129,7 @@ def test_a_second_turn_goes_on(spec: Spec, numbers: dict[str, Any]) -> None:
 
 def test_one_prompt_for_several_answers() -> None:
     model = with_method("LlamaForCausalLM", ConSmax())
-    prompts = EightBitCache(model.config), rounded_cache(model)
+    prompts = QuantisedCache(model.config), rounded_cache(model)
     for cache in prompts:
         with torch.no_grad():
             model(TOKENS[:, :12], past_key_values=cache)
@@ -119,9 +139,10 @@ def test_one_prompt_for_several_answers() -> None:
     check_equal(model, *prompts)
 
 
-def test_crop_reset_and_batches() -> None:
+@pytest.mark.parametrize("bits", BITS)
+def test_crop_reset_and_batches(bits: int) -> None:
     model = with_method("LlamaForCausalLM", ConSmax())
-    caches = EightBitCache(model.config), rounded_cache(model)
+    caches = QuantisedCache(model.config, bits), rounded_cache(model, bits)
     rest = torch.arange(3, 6).repeat(4, 1)
     for cache in caches:
         with torch.no_grad():
@@ -134,11 +155,11 @@ def test_crop_reset_and_batches() -> None:
     assert all(torch.equal(*pair) for pair in zip(*held, strict=True))
     with torch.no_grad():
         found, expected = (model(rest, past_key_values=cache).logits for cache in caches)
-    assert torch.allclose(found, expected, atol=1e-4 * expected.abs().max().item())
+    check_near(found, expected, bits)
     caches[0].crop(-100)
     assert caches[0].get_seq_length() == 0
     caches[0].reset()
-    check_equal(model, caches[0], rounded_cache(model))
+    check_equal(model, caches[0], rounded_cache(model, bits), bits)
     with pytest.raises(ValueError, match="to keep n tokens"):
         caches[0].crop(5)
 
@@ -150,25 +171,25 @@ def test_generated_tokens_read_the_codes(monkeypatch: pytest.MonkeyPatch) -> Non
     def forbidden(self: Any, dtype: torch.dtype) -> Tensor:
         raise AssertionError("the cache was read in float")
 
-    monkeypatch.setattr(kernels.Cached, "decoded", forbidden)
-    generated(model, EightBitCache(model.config))
-    generated(model, EightBitCache(model.config), num_beams=2)
+    monkeypatch.setattr(Cached, "decoded", forbidden)
+    generated(model, QuantisedCache(model.config))
+    generated(model, QuantisedCache(model.config), num_beams=2)
     softmaxkit.set_mode(model, "float")
     with pytest.raises(AssertionError, match="read in float"):
-        generated(model, EightBitCache(model.config))
+        generated(model, QuantisedCache(model.config))
 
 
 def test_without_native_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("softmaxkit.kernels.backends.unavailable", lambda name: "this test asks for torch")
     model = with_method("LlamaForCausalLM", ConSmax())
-    check_equal(model, EightBitCache(model.config), rounded_cache(model))
+    check_equal(model, QuantisedCache(model.config), rounded_cache(model))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_dtypes(dtype: torch.dtype) -> None:
     model = with_method("LlamaForCausalLM", ConSmax()).to(dtype)
     found, expected = (
-        generated(model, cache, new=2)[1] for cache in (EightBitCache(model.config), rounded_cache(model))
+        generated(model, cache, new=2)[1] for cache in (QuantisedCache(model.config), rounded_cache(model))
     )
     assert found.dtype == expected.dtype
     # The reference rounds what the codes stand for to bfloat16 once more: 2^-9 for each of keys, scores, weights and
@@ -179,19 +200,21 @@ def test_dtypes(dtype: torch.dtype) -> None:
 
 def test_memory() -> None:
     model = with_method("LlamaForCausalLM", ConSmax())
-    cache, plain = EightBitCache(model.config), DynamicCache(config=model.config)
-    for each in (cache, plain):
-        generated(model, each)
-    bytes_of_plain = sum(layer.keys.nbytes + layer.values.nbytes for layer in plain.layers)
+    plain = DynamicCache(config=model.config)
     channels = model.config.head_dim
-    assert cache.nbytes / bytes_of_plain == (channels + 4) / (4 * channels)  # of each token and head a step, too
+    generated(model, plain)
+    bytes_of_plain = sum(layer.keys.nbytes + layer.values.nbytes for layer in plain.layers)
+    for bits, of_steps in ((8, 4), (4, 2 * -(-channels // 32))):  # of each token and head
+        cache = QuantisedCache(model.config, bits)
+        generated(model, cache)
+        assert cache.nbytes / bytes_of_plain == (channels * bits / 8 + of_steps) / (4 * channels)
 
 
 def test_encoder_and_decoder() -> None:
     model = with_method("BartForConditionalGeneration", ConSmax())
     caches = [
         EncoderDecoderCache(own, DynamicCache(config=model.config))
-        for own in (EightBitCache(model.config), rounded_cache(model))
+        for own in (QuantisedCache(model.config), rounded_cache(model))
     ]
     check_equal(model, *caches, num_beams=2)
 
@@ -223,10 +246,12 @@ def test_a_cached_tensor_reads_as_a_plain_one(inference: bool) -> None:
 def test_what_it_refuses() -> None:
     model = with_method("LlamaForCausalLM", ConSmax())
     with pytest.raises(TypeError, match=re.escape("model.config, not LlamaForCausalLM")):
-        EightBitCache(model)  # type: ignore[arg-type]
+        QuantisedCache(model)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="no layer of this mistral attends to all tokens"):
-        EightBitCache(make("MistralForCausalLM")[0].config)
+        QuantisedCache(make("MistralForCausalLM")[0].config)
     with pytest.raises(ValueError, match=re.escape("run the model under torch.no_grad()")):
-        model(TOKENS, past_key_values=EightBitCache(model.config))
+        model(TOKENS, past_key_values=QuantisedCache(model.config))
+    with pytest.raises(ValueError, match="QuantisedCache has 8 or 4 bits, not 2"):
+        QuantisedCache(model.config, bits=2)
     with pytest.raises(TypeError, match=re.escape('move it there with model.to("cpu")')):
-        EightBitLayer().update(*[torch.empty(1, 2, 3, 4, device="meta")] * 2)
+        QuantisedLayer(8).update(*[torch.empty(1, 2, 3, 4, device="meta")] * 2)

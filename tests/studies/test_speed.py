@@ -13,28 +13,43 @@ from softmaxkit.cli import main
 from softmaxkit.kernels.backends import backend_name
 from softmaxkit.studies import speed
 from softmaxkit.studies.contenders import kernel_mode
+from softmaxkit.studies.machine import processor
 
 
 def test_the_record_has_ratios_and_errors_for_every_shape_and_thread(tmp_path: Path) -> None:
     path = tmp_path / "speed.json"
-    shapes = [x for shape in ("32x100", "2x9x33x16", "2x1x50x16") for x in ("--shape", shape)]
+    shapes = [x for shape in ("32x100", "2x9x33x16", "2x1x50x16", "4/2x1x50x16") for x in ("--shape", shape)]
     assert main(["bench", *shapes, "--threads", "1", "--threads", "2", "--rounds", "2", "--json", str(path)]) == 0
     record = json.loads(path.read_text(encoding="utf-8"))
     assert record["inputs"]["kernels"] == backend_name()
     assert {(tuple(result["shape"]), result["threads"]) for result in record["results"]} == {
-        (shape, threads) for shape in ((32, 100), (2, 9, 33, 16), (2, 1, 50, 16)) for threads in (1, 2)
+        (shape, threads)
+        for shape in ((32, 100), (2, 9, 33, 16), (2, 1, 50, 16), (4, 1, 50, 16, 2))
+        for threads in (1, 2)
     }
     for result in record["results"]:
         assert result["seconds"] > 0
         assert result["time_over_copy"] > 0
+        half = result.get("variant") == "bfloat16"
+        assert ("speedup_over_torch_bfloat16" in result) == (len(result["shape"]) > 2)
         if result["method"] == "torch":
-            assert result["speedup_over_torch"] == 1
-        if result["method"] in ("torch", "exact") and result.get("mode", "float") == "float":
+            assert result["speedup_over_torch_bfloat16" if half else "speedup_over_torch"] == 1
+        if result["method"] in ("torch", "exact") and result.get("mode", "float") == "float" and not half:
             assert result.get("error_max", 0) < 1e-6
             assert result.get("error_rms", 0) < 1e-5
     forms = {(result["method"], result["spec"]["bits"]) for result in record["results"] if result["method"] == "exaq"}
     assert forms == {("exaq", 2), ("exaq", 3), ("exaq", 4)}
-    assert any("storage" in result for result in record["results"]) == (backend_name() != "torch")
+    storages = {result.get("storage") for result in record["results"] if result["shape"] == [4, 1, 50, 16, 2]}
+    assert storages == ({None, "8-bit cache", "4-bit cache"} if backend_name() != "torch" else {None})
+    assert record["inputs"]["processor"] == processor()
+
+
+def test_the_processor_has_a_name_and_its_instructions(tmp_path: Path) -> None:
+    file = tmp_path / "cpuinfo"
+    file.write_text("processor\t: 0\nmodel name\t: Some CPU\nflags\t\t: fpu avx2 avx512f avx512vbmi amx_int8\n\n")
+    found = processor(file)
+    assert (found["name"], found["instructions"]) == ("Some CPU", ["avx2", "avx512f", "avx512_vbmi", "amx_int8"])
+    assert processor(tmp_path / "none")["instructions"] == []
 
 
 def test_torch_keeps_its_threads() -> None:
@@ -67,7 +82,7 @@ def test_specs_that_compute_the_same_have_one_speed() -> None:
         assert speedups[specs[1]] == speedups[specs[2]]
 
 
-@pytest.mark.parametrize("shape", ["12", "4x", "0x4", "4x5x6", "axb"])
+@pytest.mark.parametrize("shape", ["12", "4x", "0x4", "4x5x6", "axb", "4/2x6", "4/x1x2x3", "4x1/2x3x4"])
 def test_a_wrong_shape_is_refused(shape: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "--shape", shape]) == 2
     error = capsys.readouterr().err

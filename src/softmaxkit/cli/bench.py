@@ -38,7 +38,10 @@ CARD_SHAPES = (
     *("524288x128", "65536x1024", "32768x4096", "4096x65536"),
     *("16x16384x16384x128", "32x4096x4096x64", "32x1x65536x128"),
 )
-SHAPES = ("4096x128", "4096x1024", "1024x4096", "256x32768", "64x131072", "12x1024x1024x64", "12x1x32768x64")
+SHAPES = (
+    *("4096x128", "4096x1024", "1024x4096", "256x32768", "64x131072"),
+    *("12x1024x1024x64", "12x1x32768x64", "32/8x1x32768x128"),
+)
 
 
 def bench(
@@ -59,7 +62,8 @@ def bench(
     shape: Annotated[
         list[str] | None,
         typer.Option(
-            help="ROWSxKEYS of a softmax, or HEADSxQUERIESxKEYSxCHANNELS of an attention; may be given again.",
+            help="ROWSxKEYS of a softmax, or HEADSxQUERIESxKEYSxCHANNELS of an attention, HEADS/KEY_HEADS where keys "
+            "have fewer; may be given again.",
             show_default=f"{', '.join(SHAPES)}; on CUDA {', '.join(CARD_SHAPES)}",
         ),
     ] = None,
@@ -71,14 +75,15 @@ def bench(
     device: Annotated[
         Device, typer.Option(help="The CPU, or the GPU at hand: with each of torch's own back ends beside ours.")
     ] = Device.CPU,
-    compiled: Annotated[bool, typer.Option("--compile", help="Measure torch.softmax by torch.compile, too.")] = False,
+    compiled: Annotated[bool, typer.Option("--compile", help="Measure torch by torch.compile, too.")] = False,
     seed: SeedOption = 0,
     json: JsonOption = None,
 ) -> None:
     """Measure the speed of the methods on this machine, beside torch and a plain copy.
 
     Everything runs in turn in one process, on the same scores. Speedups are over torch.softmax, or over
-    scaled_dot_product_attention; "new memory" is for calls that return a new tensor, as most do. "error" is against the
+    scaled_dot_product_attention, in float32 and in bfloat16; the record names the processor and its instructions. "new
+    memory" is for calls that return a new tensor, as most do. "error" is against the
     method itself in float64, "from exact" the output's distance to exact attention, which the method itself has too.
 
     With --model, a prompt and the tokens after it, in mode "fused", beside the model as it comes, in float32 and
@@ -97,6 +102,8 @@ def bench(
     specs = chosen_specs(method, spec)
     if device is Device.CUDA:
         refuse(given(context, "threads", "compiled"), "a GPU has none, and torch's softmax is compiled there anyway")
+        if any(len(shape) > 4 for shape in shapes):
+            raise ValueError("on a GPU attention has as many heads of keys as of queries: HEADSxQUERIESxKEYSxCHANNELS")
         bench_card(specs, shapes, rounds, seed, json)
         return
     from softmaxkit.studies.speed import SpeedOptions, distinct, measure_speed
@@ -107,7 +114,8 @@ def bench(
     screen = results_console(json)
     for table in _tables(record):
         screen.print(table)
-    screen.print(f"kernels: {record['inputs']['kernels']}")
+    machine = record["inputs"]["processor"]
+    screen.print(f"kernels: {record['inputs']['kernels']}, on {machine['name']} ({', '.join(machine['instructions'])})")
     write_record(record, json)
 
 
@@ -177,9 +185,13 @@ def _name(result: dict[str, Any]) -> str:
 
 
 def _shape(text: str) -> tuple[int, ...]:
-    parts = text.lower().split("x")
-    if len(parts) not in (2, 4) or not all(part.isdecimal() and int(part) > 0 for part in parts):
+    heads, slash, key_heads = text.lower().partition("x")[0].partition("/")
+    parts = [heads, *text.lower().split("x")[1:], *([key_heads] if slash else [])]
+    wrong = len(parts) not in ((5,) if slash else (2, 4))
+    if wrong or not all(part.isdecimal() and int(part) > 0 for part in parts):
         raise ValueError(f"a shape is ROWSxKEYS or HEADSxQUERIESxKEYSxCHANNELS, such as 1024x4096, not {text!r}")
+    if slash and int(heads) % int(key_heads):
+        raise ValueError(f"{heads} heads cannot share {key_heads} heads of keys evenly: give a divisor, not {text!r}")
     return tuple(map(int, parts))
 
 
@@ -198,9 +210,9 @@ def _tables(record: dict[str, Any]) -> list[Table]:
             f"{1e3 * result['seconds']:.3f}",
             f"{result['speedup_over_torch']:.2f}x",
             f"{result['time_over_copy']:.2f}",
-            *([f"{result['speedup_over_torch_new_memory']:.2f}x"] if len(shape) == 2 else []),
+            f"{result['speedup_over_torch_new_memory' if len(shape) == 2 else 'speedup_over_torch_bfloat16']:.2f}x",
             "" if error is None else f"{error:.1e}",
-            *([_percent(result.get("difference_from_exact_rms"))] if len(shape) == 4 else []),
+            *([] if len(shape) == 2 else [_percent(result.get("difference_from_exact_rms"))]),
         )
     return list(tables.values())
 
@@ -212,9 +224,10 @@ def _percent(share: float | None) -> str:
 def _empty_table(shape: list[int], threads: int) -> Table:
     softmax = len(shape) == 2
     axes = "rows x keys" if softmax else "heads x queries x keys x channels"
-    title = f"{'x'.join(map(str, shape))} ({axes}), {threads} thread{'s' if threads > 1 else ''}"
+    shared = f", {shape[4]} heads of keys" if len(shape) > 4 else ""
+    title = f"{'x'.join(map(str, shape[:4]))} ({axes}{shared}), {threads} thread{'s' if threads > 1 else ''}"
     table = Table("method", "mode", title=title, box=SIMPLE_HEAD)
-    columns = ["ms", "over torch", "copies", *(["new memory: over torch"] if softmax else []), "error"]
+    columns = ["ms", "over torch", "copies", "new memory: over torch" if softmax else "over bfloat16", "error"]
     for column in [*columns, *([] if softmax else ["from exact"])]:
         table.add_column(column, justify="right")
     return table

@@ -1,7 +1,8 @@
-"""An 8-bit cache of keys and values, for generation."""
+"""A cache of keys and values in 8 or 4 bits, for generation."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,24 +10,34 @@ from torch import Tensor
 
 from softmaxkit.fused_attention.call import attention, choose, fused, module_for
 from softmaxkit.kernels import attention as kernels
+from softmaxkit.kernels.codes import BITS, Cached, encode
 from softmaxkit.methods.base.spec import Spec, check_spec
 
 
 class KeyValueCache:
-    """Keys and values of a growing sequence in 8 bits, a step for each token and head: a quarter of float32 to read.
+    """Keys and values of a growing sequence in 8 or 4 bits, to be read instead of float32 or bfloat16.
 
     Args:
         keys: floating, (batch, key heads, tokens, channels); the first tokens, or none.
         values: the same dtype, (batch, key heads, tokens, value channels).
+        bits: 8, with a step for each token and head, or 4, with one for every 32 channels of these, and keys less the
+            mean of the first that came, which real keys have in common: `nbytes` is about a quarter or a seventh of
+            float32.
 
     Raises:
-        ValueError, TypeError: as `append`.
+        ValueError: another number of bits; and as `append`.
+        TypeError: as `append`.
     """
 
-    def __init__(self, keys: Tensor, values: Tensor) -> None:
+    def __init__(self, keys: Tensor, values: Tensor, bits: int = 8) -> None:
+        if bits not in BITS:
+            raise ValueError(f"a cache has {' or '.join(map(str, BITS))} bits, not {bits}")
+        for tokens in (keys, values):
+            if tokens.ndim != 4:
+                raise ValueError(f"keys and values are (batch, key heads, tokens, channels), not {tuple(tokens.shape)}")
         self._dtype = keys.dtype
         self._length = 0
-        self._stores = [_Store(keys), _Store(values)]
+        self._stores = [_Store(keys[:, :, :0], bits, centred=bits == 4), _Store(values[:, :, :0], bits)]
         self.append(keys, values)
 
     def __len__(self) -> int:
@@ -40,14 +51,14 @@ class KeyValueCache:
             TypeError: another dtype than the first keys had, or another device.
         """
         for store, tokens in zip(self._stores, (keys, values), strict=True):
-            where = store.codes.device
+            where = store.held.device
             if tokens.dtype != self._dtype or not tokens.is_floating_point() or tokens.device != where:
                 raise TypeError(f"this cache takes {self._dtype} on {where}, not {tokens.dtype} on {tokens.device}")
-            if tokens.ndim != 4 or tokens.shape[:2] != store.codes.shape[:2] or tokens.shape[3] != store.codes.shape[3]:
-                batch, heads, _, channels = store.codes.shape
+            batch, heads, _, channels = store.held.shape
+            if tokens.ndim != 4 or (*tokens.shape[:2], tokens.shape[3]) != (batch, heads, channels):
                 raise ValueError(f"this cache takes ({batch}, {heads}, tokens, {channels}), not {tuple(tokens.shape)}")
             if not tokens.float().isfinite().all():
-                raise ValueError("keys and values are finite in float32; 8 bits hold neither NaN nor infinity")
+                raise ValueError("keys and values are finite in float32; codes stand for neither NaN nor infinity")
         if keys.shape[:3] != values.shape[:3]:
             raise ValueError(f"as many values as keys, not {tuple(keys.shape)} and {tuple(values.shape)}")
         for store, tokens in zip(self._stores, (keys, values), strict=True):
@@ -80,7 +91,7 @@ class KeyValueCache:
             store.select(sequences)
 
     @property
-    def codes(self) -> tuple[kernels.Cached, kernels.Cached]:
+    def codes(self) -> tuple[Cached, Cached]:
         """Keys and values as kernels read them, also after further tokens, until `crop` lets these write over some."""
         keys, values = self._stores
         return keys.cached(self._length), values.cached(self._length)
@@ -98,34 +109,45 @@ class KeyValueCache:
     @property
     def nbytes(self) -> int:
         """Bytes of codes and steps, without the room that is kept for tokens to come."""
-        return sum(tensor.nbytes for cached in self.codes for tensor in (cached.codes, cached.steps))
+        return sum(cached.nbytes for cached in self.codes)
 
     def attention(
-        self, query: Tensor, spec: Spec, attn_mask: Tensor | None = None, scale: float | None = None, **parameters: Any
+        self,
+        query: Tensor,
+        spec: Spec,
+        attn_mask: Tensor | None = None,
+        scale: float | None = None,
+        lengths: Tensor | None = None,
+        **parameters: Any,
     ) -> Tensor:
         """Compute attention of queries to all tokens; as the function `attention` with `enable_gqa`.
 
         A few queries of EXAQ or ConSmax, and on CUDA of all that have attention kernels or are softmax to some base,
-        read the codes themselves; others what they stand for.
+        read the codes themselves; others what they stand for. On the CPU these few do not read what a mask, or
+        `lengths`, hides at the beginning or the end of a sequence, nor any 1,024 tokens that are all hidden.
 
         Args:
             query: (batch, heads, queries, channels), in the dtype of the keys.
             spec: as in `attention`.
             attn_mask: as in `attention`.
             scale: as in `attention`.
+            lengths: integers, (batch,): how many of its first tokens each sequence attends to, where it has fewer than
+                the longest; None for all.
             parameters: as in `attention`.
 
         Returns:
             (batch, heads, queries, value channels), in the dtype of the queries.
 
         Raises:
-            ValueError, TypeError: as `attention`.
+            ValueError, TypeError: as `attention`; or lengths that are none.
         """
         check_spec(spec)
         spec.require(parameters)
         keys, values = self.codes
-        kernels.check_shapes(query, keys.codes, values.codes)
-        if kernels.are_few(query, keys.codes) and (attn_mask is None or attn_mask.dtype == torch.bool):
+        kernels.check_shapes(query, keys, values)
+        if lengths is not None:
+            attn_mask = _within(self._seen(lengths), attn_mask)
+        if kernels.are_few(query, keys) and (attn_mask is None or attn_mask.dtype == torch.bool):
             module = module_for(spec, "float", query.shape[1], self._length, parameters, query.device)
             factor = kernels.default_scale(query) if scale is None else scale
             call, choice = choose(module, query, keys, values, scale=factor)
@@ -135,38 +157,60 @@ class KeyValueCache:
                     return result
         return attention(query, self.keys, self.values, spec, attn_mask, scale=scale, enable_gqa=True, **parameters)
 
+    def _seen(self, lengths: Tensor) -> Tensor:
+        """Return which tokens are within lengths, (batch, 1, 1, tokens)."""
+        held = self._stores[0].held
+        if lengths.shape != held.shape[:1] or lengths.is_floating_point() or lengths.dtype == torch.bool:
+            raise ValueError(
+                f"lengths are integers, one for each of {held.shape[0]} sequences, not {lengths.dtype} of shape "
+                f"{tuple(lengths.shape)}"
+            )
+        if lengths.numel() and not 0 <= int(lengths.min()) <= int(lengths.max()) <= self._length:
+            raise ValueError(
+                f"lengths are 0 to {self._length}, the tokens held, not {int(lengths.min())} to {int(lengths.max())}"
+            )
+        places = torch.arange(self._length, device=held.device)
+        return (places < lengths.to(held.device)[:, None])[:, None, None]
+
+
+def _within(seen: Tensor, mask: Tensor | None) -> Tensor:
+    """Return a mask, boolean or added to the scores, that hides what is not seen, too."""
+    if mask is None:
+        return seen
+    return mask & seen if mask.dtype == torch.bool else mask.masked_fill(~seen, -torch.inf)
+
 
 class _Store:
     """Codes of tokens and their steps, with room to grow."""
 
-    def __init__(self, like: Tensor) -> None:
-        if like.ndim != 4:
-            raise ValueError(f"keys and values are (batch, key heads, tokens, channels), not {tuple(like.shape)}")
-        with torch.inference_mode(False):
-            self.codes = torch.empty((*like.shape[:2], 0, like.shape[3]), dtype=torch.int8, device=like.device)
-            self.steps = torch.empty((*like.shape[:2], 0), dtype=torch.float32, device=like.device)
+    def __init__(self, none: Tensor, bits: int, centred: bool = False) -> None:
+        self._centred = centred
+        with torch.inference_mode(False):  # what is kept may grow later, in any mode
+            self.held = encode(torch.empty_like(none), bits)
 
     def put(self, first: int, tokens: Tensor) -> None:
         last = first + tokens.shape[2]
-        with torch.inference_mode(False):  # what is kept may grow later, in any mode
-            if last > self.codes.shape[2]:
+        with torch.inference_mode(False):
+            plain = tokens.clone() if tokens.is_inference() else tokens
+            if self._centred and first == 0 < last:
+                self.held = replace(self.held, centre=plain.float().mean(2, keepdim=True))
+            if last > self.held.shape[2]:
                 self._grow(first, 2 * last)
-            wide = tokens.detach().float().clone() if tokens.is_inference() else tokens.detach().float()
-            step = wide.abs().amax(dim=-1) / 127 if wide.shape[3] else wide.new_zeros(wide.shape[:3])
-            inverse = torch.where(step > 1e-30, 1 / step, 0.0)
-            self.codes[:, :, first:last] = (wide * inverse[..., None]).round().to(torch.int8)
-            self.steps[:, :, first:last] = step
+            codes = encode(plain, self.held.bits, self.held.centre)
+            self.held.codes[:, :, first:last] = codes.codes
+            self.held.steps[..., first:last] = codes.steps
 
     def _grow(self, used: int, room: int) -> None:
-        batch, heads, _, channels = self.codes.shape
-        codes, steps = self.codes, self.steps
-        self.codes = codes.new_empty(batch, heads, room, channels)
-        self.steps = steps.new_empty(batch, heads, room)
-        self.codes[:, :, :used], self.steps[:, :, :used] = codes[:, :, :used], steps[:, :, :used]
+        codes, steps = self.held.codes, self.held.steps
+        wide = codes.new_empty(*codes.shape[:2], room, codes.shape[3]), steps.new_empty(*steps.shape[:3], room)
+        wide[0][:, :, :used], wide[1][..., :used] = codes[:, :, :used], steps[..., :used]
+        self.held = replace(self.held, codes=wide[0], steps=wide[1])
 
     def select(self, sequences: Tensor) -> None:
         with torch.inference_mode(False):
-            self.codes, self.steps = (x.index_select(0, sequences) for x in (self.codes, self.steps))
+            codes, steps = (x.index_select(0, sequences) for x in (self.held.codes, self.held.steps))
+            centre = None if self.held.centre is None else self.held.centre.index_select(0, sequences)
+            self.held = replace(self.held, codes=codes, steps=steps, centre=centre)
 
-    def cached(self, length: int) -> kernels.Cached:
-        return kernels.Cached(self.codes[:, :, :length], self.steps[:, :, :length])
+    def cached(self, length: int) -> Cached:
+        return replace(self.held, codes=self.held.codes[:, :, :length], steps=self.held.steps[..., :length])

@@ -14,7 +14,6 @@ from torch.nn import functional
 from softmaxkit.fused_attention.stripes import attend_by_stripes
 from softmaxkit.kernels.attention import (
     AttentionCall,
-    Cached,
     attend,
     check_shapes,
     default_scale,
@@ -22,6 +21,7 @@ from softmaxkit.kernels.attention import (
     reasons_against_bfloat16,
 )
 from softmaxkit.kernels.backends import Choice, has_tiles, only_torch, pick, runs_on_gpu
+from softmaxkit.kernels.codes import Cached
 from softmaxkit.masks import expand_mask
 from softmaxkit.methods.base.module import SoftmaxModule
 from softmaxkit.methods.base.numbers import attention_call_with, normalise_with, without_gradients
@@ -175,8 +175,8 @@ def choose(
     Args:
         module: the method's.
         query: as `attention`.
-        key: as `attention`, or an 8-bit cache.
-        value: as `attention`, or an 8-bit cache.
+        key: as `attention`, or those of a cache.
+        value: as `attention`, or those of a cache.
         bias: is something added to the scores?
         dropout_p: as `attention`.
         scale: as `attention`.

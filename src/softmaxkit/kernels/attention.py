@@ -7,7 +7,9 @@ nothing. A score's distance from its row's largest addresses a table of 8-bit we
 panels, so errors average out. Where 8 bits would err by too much, `too_coarse` says so before anything is multiplied,
 and float32 runs instead.
 
-A few queries, as in generation: float32 products, keys and values as they come, in float32, bfloat16 or an 8-bit cache.
+A few queries, as in generation, read keys and values as they come: float32 and bfloat16 in float32 products, those of a
+cache in its codes. There, with AVX-512, queries have 15 bits of their largest, and weights times the steps of their
+values 15 bits of the largest of 128 keys, so that all products are integers.
 
 Softmax itself, to any base, with AMX alone: products of bfloat16, sums of float32, as torch's own in bfloat16.
 """
@@ -24,6 +26,7 @@ import torch
 from torch import Tensor
 
 from softmaxkit.kernels.backends import Support, has_tiles
+from softmaxkit.kernels.codes import BITS, Cached
 from softmaxkit.kernels.launch import DTYPES, GPU_DTYPES, loaded
 from softmaxkit.kernels.rows import check_levels
 from softmaxkit.kernels.weights import Weights, exponential_weights, level_weights
@@ -31,6 +34,8 @@ from softmaxkit.masks import expand_mask
 
 WIDEST = {"native": 2**14, "triton": 256, "flex": 256}
 """Channels, by kind of kernel: those whose products of 8 bits are sure to fit 32; and what a program holds."""
+CACHED_BITS = {"native": {0, *BITS}, "triton": {0, 8}, "flex": {0}}
+"""Bits of the caches that each kind of kernel reads; 0 for keys and values as they come."""
 LEAST_FLEX_CHANNELS = 16
 """Channels from which on FlexAttention is compiled."""
 FEW = 12
@@ -61,23 +66,6 @@ def too_coarse(scores: float, values: float) -> str:
     if values > VALUE_ERROR:
         return f"8 bits would change these values by {values:.1%} of their size, which is more than {VALUE_ERROR:.1%}"
     return ""
-
-
-@dataclass(frozen=True)
-class Cached:
-    """Keys or values in 8 bits, a step for each token.
-
-    Attributes:
-        codes: int8, (batch, key heads, tokens, channels).
-        steps: float32, (batch, key heads, tokens), token by token.
-    """
-
-    codes: Tensor
-    steps: Tensor
-
-    def decoded(self, dtype: torch.dtype) -> Tensor:
-        """Return what the codes stand for, (batch, key heads, tokens, channels)."""
-        return (self.codes.float() * self.steps[..., None]).to(dtype)
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,19 +132,19 @@ class AttentionCall:
     def reasons(kind: str, query: Tensor, key: Tensor | Cached, value: Tensor | Cached) -> list[str]:
         """Return why a kind of kernels cannot run on such queries, keys and values, besides device and dtype."""
         reasons = []
-        tensors = [x.codes if isinstance(x, Cached) else x for x in (key, value)]
         widest = WIDEST[kind]
-        if (channels := max(query.shape[-1], 0 if kind == "native" else tensors[1].shape[-1])) > widest:
+        if (channels := max(query.shape[-1], 0 if kind == "native" else value.shape[-1])) > widest:
             reasons.append(f"it takes up to {widest} channels, not {channels}")
-        if isinstance(key, Cached) != isinstance(value, Cached):
-            reasons.append("keys and values are both in 8-bit caches, or neither is")
-        if isinstance(key, Cached) and kind == "flex":
-            reasons.append("it does not read 8-bit caches")
-        if kind == "flex" and min(query.shape[-1], tensors[1].shape[-1]) < LEAST_FLEX_CHANNELS:
+        bits = {x.bits if isinstance(x, Cached) else 0 for x in (key, value)}
+        if len(bits) > 1:
+            reasons.append("keys and values are both in caches of as many bits, or neither is")
+        elif unread := bits - CACHED_BITS[kind]:
+            reasons.append(f"it does not read {max(unread)}-bit caches")
+        if kind == "flex" and min(query.shape[-1], value.shape[-1]) < LEAST_FLEX_CHANNELS:
             reasons.append(f"it takes {LEAST_FLEX_CHANNELS} channels or more")
-        if any(x.device != query.device for x in tensors):
+        if any(x.device != query.device for x in (key, value)):
             reasons.append("query, key and value are on different devices")
-        if any(x.dtype not in (query.dtype, torch.int8) for x in tensors):
+        if any(isinstance(x, Tensor) and x.dtype != query.dtype for x in (key, value)):
             reasons.append("query, key and value have different dtypes")
         return reasons
 
@@ -178,7 +166,7 @@ class AttentionCall:
         return self.offset.detach().to(torch.float32).expand(heads).contiguous()
 
 
-def are_few(query: Tensor, keys: Tensor) -> bool:
+def are_few(query: Tensor, keys: Tensor | Cached) -> bool:
     """Are queries so few for each key head that keys and values are read as they come?"""
     return query.shape[1] // keys.shape[1] * query.shape[2] <= FEW
 
@@ -214,8 +202,8 @@ def attend(
     Args:
         query: float32 or bfloat16 on the CPU, (batch, heads, queries, channels).
         key: the same dtype, (batch, key heads, keys, channels); each head serves as many consecutive heads of queries.
-            Or an 8-bit cache.
-        value: (batch, key heads, keys, value channels), or an 8-bit cache.
+            Or those of a cache.
+        value: (batch, key heads, keys, value channels), or those of a cache of as many bits.
         call: how scores become weights.
         mask: boolean, True where attended, broadcasts to (batch, heads, queries, keys).
         is_causal: a query attends to the keys up to its own index.
@@ -280,16 +268,19 @@ class _Operands:
                 "kernels take query, key and value all in float32 or all in bfloat16 on the CPU, "
                 f"up to {WIDEST['native']} channels, not {', '.join(_kind(x) for x in (query, key, value))}"
             )
-        keys, values = (x.codes if isinstance(x, Cached) else x for x in (key, value))
-        check_shapes(query, keys, values)
-        self.cached = isinstance(key, Cached)
-        self.are_few = self.cached or are_few(query, keys)
+        check_shapes(query, key, value)
+        cached = [x for x in (key, value) if isinstance(x, Cached)]
+        self.kind = f"codes{cached[0].bits}" if cached else DTYPES[query.dtype]
+        self.steps = [x.steps if x.steps.stride(-1) == 1 else x.steps.contiguous() for x in cached]
+        self.are_few = bool(cached) or are_few(query, key)
         self.query = query.float() if self.are_few else query
         self.query, self.key, self.value = (
-            x if x.stride(-1) == 1 else x.contiguous() for x in (self.query, keys, values)
+            x if x.stride(-1) == 1 else x.contiguous()
+            for x in (self.query, *(x.codes if isinstance(x, Cached) else x for x in (key, value)))
         )
-        self.steps = [x.steps if isinstance(x, Cached) else None for x in (key, value)]
-        self.mask = None if mask is None else _mask(mask, query, keys)
+        self.centre = cached[0].centre if cached else None
+        self.sizes = [*query.shape[:2], key.shape[1], query.shape[2], *key.shape[2:], value.shape[3]]
+        self.mask = None if mask is None else _mask(mask, query, key)
         self.dtype = query.dtype
         self.is_causal = is_causal
         self.scale = default_scale(query) if scale is None else scale
@@ -332,22 +323,27 @@ class _Operands:
         normalisation = self.kernels.Normalisation(
             call.clip, list(call.exponentials), _pointer(offsets), call.log_limit
         )
-        kind = "int8" if self.cached else DTYPES[self.dtype]
-        kernel, steps = getattr(self.kernels, f"decode_{kind}"), [_pointer(x) for x in self.steps]
+        kernel = getattr(self.kernels, f"decode_{self.kind}")
+        shifts = None
+        if self.centre is not None:  # what the keys' centre adds to all scores of a query
+            centres = self.centre.repeat_interleave(self.query.shape[1] // self.centre.shape[1], dim=1)
+            shifts = ((self.query * centres).sum(-1) * self.scale).contiguous()
+        steps = [*(_pointer(x) for x in self.steps), *(list(x.stride()[:3]) for x in self.steps)]
+        if self.steps:
+            steps.append(_pointer(shifts))
         return self._run(
             lambda shape, pointers, tail: kernel(shape, normalisation, self.scale, *pointers, *steps, *tail)
         )
 
     def _run(self, kernel: Callable[[Any, list[int], list[int]], bool]) -> Tensor:
         query, key, value, mask = self.query, self.key, self.value, self.mask
-        result = query.new_empty((*query.shape[:-1], value.shape[-1]))
+        result = query.new_empty((*query.shape[:-1], self.sizes[-1]))
         if result.numel() == 0 or key.shape[2] == 0:
             return result.zero_().to(self.dtype)
         shape = self.kernels.AttentionShape(
-            [*query.shape[:2], key.shape[1], query.shape[2], key.shape[2], key.shape[3], value.shape[3]],
+            self.sizes,
             *(list(x.stride()[:3]) for x in (query, key, value, result)),
             [0] * 4 if mask is None else list(mask.stride()),
-            0 if self.steps[0] is None else self.steps[0].stride(1),
             mask is not None,
             self.is_causal,
         )
@@ -363,18 +359,18 @@ def _pointer(values: Tensor | None) -> int:
 
 def _kind(operand: Tensor | Cached) -> str:
     if isinstance(operand, Cached):
-        return "an 8-bit cache"
+        return f"a cache of {operand.bits} bits"
     return f"{operand.shape[-1]} of {operand.dtype} on {operand.device}"
 
 
-def check_shapes(query: Tensor, key: Tensor, value: Tensor) -> None:
+def check_shapes(query: Tensor, key: Tensor | Cached, value: Tensor | Cached) -> None:
     """Refuse queries, keys and values that do not go together.
 
     Raises:
         ValueError: they do not.
     """
     shapes = f"query {tuple(query.shape)}, key {tuple(key.shape)}, value {tuple(value.shape)}"
-    if not query.ndim == key.ndim == value.ndim == 4:
+    if not len(query.shape) == len(key.shape) == len(value.shape) == 4:
         raise ValueError(f"query, key and value are (batch, heads, tokens, channels), not {shapes}")
     if key.shape[:3] != value.shape[:3] or query.shape[0] != key.shape[0] or query.shape[3] != key.shape[3]:
         raise ValueError(
@@ -384,7 +380,7 @@ def check_shapes(query: Tensor, key: Tensor, value: Tensor) -> None:
         raise ValueError(f"the heads of the queries are a multiple of those of the keys; got {shapes}")
 
 
-def _mask(mask: Tensor, query: Tensor, key: Tensor) -> Tensor:
+def _mask(mask: Tensor, query: Tensor, key: Tensor | Cached) -> Tensor:
     if mask.dtype != torch.bool:
         raise TypeError(f"a mask is boolean, True where attended, not {mask.dtype}")
     wide: Tensor = expand_mask(mask, (*query.shape[:3], key.shape[2]))

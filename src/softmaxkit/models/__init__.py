@@ -4,7 +4,7 @@ Importing this package lets transformers know of the methods: its `from_pretrain
 checkpoint, and its `save_pretrained` and `Trainer` write them.
 """
 
-from softmaxkit.models.cache import EightBitCache
+from softmaxkit.models.cache import QuantisedCache
 from softmaxkit.models.calibration import calibrate, convert
 from softmaxkit.models.checkpoint import load, save
 from softmaxkit.models.fused import fused_layers
@@ -12,7 +12,7 @@ from softmaxkit.models.hooks import install
 from softmaxkit.models.patch import apply, layers, restore, set_mode
 
 __all__ = [
-    "EightBitCache",
+    "QuantisedCache",
     "apply",
     "calibrate",
     "convert",

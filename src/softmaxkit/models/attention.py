@@ -104,7 +104,7 @@ def attention_forward(
     Args:
         module: the attention layer; its `softmaxkit` submodule normalises, or exact softmax where it has none.
         query: (batch, heads, queries, channels).
-        key: (batch, key heads, keys, channels), expanded by `module.num_key_value_groups`; of an `EightBitCache`, a
+        key: (batch, key heads, keys, channels), expanded by `module.num_key_value_groups`; of an `QuantisedCache`, a
             `CachedTensor`, whose codes fused attention of a few queries reads.
         value: (batch, key heads, keys, channels), likewise.
         attention_mask: boolean (True attends) or additive, broadcasts to (batch, heads, queries, keys); or None.

@@ -1,4 +1,4 @@
-"""The 8-bit cache of keys and values as a cache of transformers, for `generate`."""
+"""The cache of keys and values in 8 or 4 bits as a cache of transformers, for `generate`."""
 
 from __future__ import annotations
 
@@ -13,53 +13,60 @@ from transformers import DynamicCache, PreTrainedConfig
 from transformers.cache_utils import DynamicLayer
 
 from softmaxkit.fused_attention.cache import KeyValueCache
-from softmaxkit.kernels.attention import Cached, are_few
+from softmaxkit.kernels.attention import are_few
+from softmaxkit.kernels.codes import BITS, Cached
 
 
-class EightBitCache(DynamicCache):
-    """A cache for `generate` that holds keys and values in 8 bits, a step for each token and head.
+class QuantisedCache(DynamicCache):
+    """A cache for `generate` that holds keys and values in 8 or 4 bits, as `softmaxkit.KeyValueCache`.
 
     For models on the CPU. In mode "fused" the tokens that are generated read the codes themselves where the method has
     a native kernel; everything else reads what the codes stand for. The attention over the first prompt reads keys and
     values as they come, before they are rounded, as with the quantised caches of transformers. Layers that do not
     attend to all tokens, such as those with a sliding window, keep what they keep in a `DynamicCache`. With encoder and
-    decoder: `EncoderDecoderCache(EightBitCache(model.config), DynamicCache(config=model.config))`.
+    decoder: `EncoderDecoderCache(QuantisedCache(model.config), DynamicCache(config=model.config))`.
 
     Args:
         config: the model's.
+        bits: 8, with a step for each token and head, or 4, with one for every 32 channels of these.
 
     Raises:
         TypeError: not a config of transformers; in use, keys that are not on the CPU, or that change their dtype.
-        ValueError: no layer of the model attends to all tokens; in use, gradients are asked for, or keys or values are
-            NaN or infinite.
+        ValueError: another number of bits, or no layer of the model attends to all tokens; in use, gradients are asked
+            for, or keys or values are NaN or infinite.
 
     Example:
         >>> softmaxkit.set_mode(model, "fused")
-        >>> cache = softmaxkit.EightBitCache(model.config)
+        >>> cache = softmaxkit.QuantisedCache(model.config)
         >>> model.generate(**inputs, past_key_values=cache, max_new_tokens=100)
     """
 
-    def __init__(self, config: PreTrainedConfig) -> None:
+    def __init__(self, config: PreTrainedConfig, bits: int = 8) -> None:
         if not isinstance(config, PreTrainedConfig):
-            raise TypeError(f"EightBitCache takes the config of a model, model.config, not {type(config).__name__}")
+            raise TypeError(f"QuantisedCache takes the config of a model, model.config, not {type(config).__name__}")
+        if bits not in BITS:
+            raise ValueError(f"QuantisedCache has {' or '.join(map(str, BITS))} bits, not {bits}")
         super().__init__(config=config)
-        self.layers = [EightBitLayer() if type(layer) is DynamicLayer else layer for layer in self.layers]
-        if not any(isinstance(layer, EightBitLayer) for layer in self.layers):
+        self.layers = [QuantisedLayer(bits) if type(layer) is DynamicLayer else layer for layer in self.layers]
+        if not any(isinstance(layer, QuantisedLayer) for layer in self.layers):
             kinds = " and ".join(sorted({type(layer).__name__ for layer in self.layers})) or "none"
             raise ValueError(
                 f"no layer of this {config.model_type} attends to all tokens (the caches of its layers: {kinds}), so "
-                "nothing would be held in 8 bits; generate with a DynamicCache"
+                f"nothing would be held in {bits} bits; generate with a DynamicCache"
             )
 
     @property
     def nbytes(self) -> int:
         """Bytes of all codes and steps, without the room that is kept for tokens to come and without other layers."""
-        caches = [layer.cache for layer in self.layers if isinstance(layer, EightBitLayer)]
+        caches = [layer.cache for layer in self.layers if isinstance(layer, QuantisedLayer)]
         return sum(cache.nbytes for cache in caches if cache is not None)
 
 
-class EightBitLayer(DynamicLayer):
+class QuantisedLayer(DynamicLayer):
     """The keys and values of one attention layer.
+
+    Args:
+        bits: 8 or 4.
 
     Attributes:
         cache: where they are; None before the first tokens.
@@ -67,8 +74,9 @@ class EightBitLayer(DynamicLayer):
         values: all values, (batch, key heads, tokens, value channels), likewise.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, bits: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self.bits = bits
         self.cache: KeyValueCache | None = None
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
@@ -79,11 +87,11 @@ class EightBitLayer(DynamicLayer):
         """
         if key_states.device.type != "cpu":
             raise TypeError(
-                f"EightBitCache is for models on the CPU, not on {key_states.device}; move it there with "
+                f"QuantisedCache is for models on the CPU, not on {key_states.device}; move it there with "
                 'model.to("cpu"), or generate with a DynamicCache'
             )
         super().lazy_initialization(key_states, value_states)
-        self.cache = KeyValueCache(key_states[:, :, :0], value_states[:, :, :0])
+        self.cache = KeyValueCache(key_states[:, :, :0], value_states[:, :, :0], self.bits)
         self._show(self.cache)
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
@@ -99,11 +107,11 @@ class EightBitLayer(DynamicLayer):
             all keys and values: the first tokens as they were given, later all as `CachedTensor`s.
 
         Raises:
-            ValueError, TypeError: as `EightBitCache`.
+            ValueError, TypeError: as `QuantisedCache`.
         """
         if key_states.requires_grad or value_states.requires_grad:
             raise ValueError(
-                "EightBitCache has no gradients, and keys or values ask for one; run the model under torch.no_grad(), "
+                "QuantisedCache has no gradients, and keys or values ask for one; run the model under torch.no_grad(), "
                 "or with a DynamicCache"
             )
         if self.cache is None:
@@ -168,12 +176,12 @@ class EightBitLayer(DynamicLayer):
 
 
 class CachedTensor(Tensor):
-    """Keys or values in an 8-bit cache: to whoever reads them a tensor of what the codes stand for.
+    """Keys or values in a cache of codes: to whoever reads them a tensor of what the codes stand for.
 
     It has shape, dtype and device without reading a code; operations on it compute with plain tensors and return such.
 
     Args:
-        codes: in 8 bits, (batch, key heads, tokens, channels).
+        codes: of (batch, key heads, tokens, channels).
         dtype: floating, which it reads as.
 
     Raises:
@@ -185,7 +193,7 @@ class CachedTensor(Tensor):
     @staticmethod
     def __new__(cls, codes: Cached, dtype: torch.dtype) -> Self:
         """Make a tensor without memory of its own."""
-        made: Self = Tensor._make_wrapper_subclass(cls, codes.codes.shape, dtype=dtype, device=codes.codes.device)
+        made: Self = Tensor._make_wrapper_subclass(cls, codes.shape, dtype=dtype, device=codes.device)
         made.codes = codes
         return made
 
@@ -199,7 +207,9 @@ class CachedTensor(Tensor):
     ) -> Any:
         for value, argument in zip(args, func._schema.arguments, strict=False):
             if isinstance(value, cls) and argument.is_write:
-                raise TypeError(f"{func} would write into keys or values in an 8-bit cache; write into a clone of them")
+                raise TypeError(
+                    f"{func} would write into keys or values in a cache of codes; write into a clone of them"
+                )
         plain_args, plain_kwargs = tree_map_only(cls, cls.decoded, (args, kwargs or {}))
         return func(*plain_args, **plain_kwargs)
 

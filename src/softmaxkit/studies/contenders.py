@@ -14,6 +14,7 @@ from softmaxkit.fused_attention.cache import KeyValueCache
 from softmaxkit.fused_attention.call import attention
 from softmaxkit.kernels import packed, rows
 from softmaxkit.kernels.backends import backend_name
+from softmaxkit.kernels.codes import BITS
 from softmaxkit.methods import BASELINE
 from softmaxkit.methods.base.module import SoftmaxModule
 from softmaxkit.methods.base.spec import Spec
@@ -24,6 +25,11 @@ SPREAD = 2.0
 
 CHECKED = 1 << 19
 """Scores whose error against float64 is measured, at most."""
+
+
+BFLOAT16 = "bfloat16"
+TORCH_BFLOAT16: dict[str, Any] = {"method": "torch", "variant": BFLOAT16}
+"""What a record says of torch's attention in bfloat16, the faster one on many processors."""
 
 
 class Contender(NamedTuple):
@@ -94,21 +100,27 @@ def _softmax_of(spec: Spec, mode: str, scores: Tensor, truth: Callable[[], Tenso
     return contenders
 
 
-def attention_contenders(specs: Sequence[Spec], shape: tuple[int, ...], seed: int = 0) -> list[Contender]:
+def attention_contenders(
+    specs: Sequence[Spec], shape: tuple[int, ...], seed: int = 0, compiled: bool = False
+) -> list[Contender]:
     """Return a copy of keys and values, torch's attention, and that of each spec that has a kernel in float.
+
+    Torch's runs in float32 and in bfloat16; the methods' in float32, and where there is one query, over caches too.
 
     Args:
         specs: the methods.
-        shape: (heads, queries, keys, channels).
+        shape: (heads, queries, keys, channels), and the number of heads of keys where these are fewer.
         seed: of queries, keys and values.
+        compiled: torch's attention compiled, too.
     """
-    heads, queries, keys, channels = shape
+    heads, queries, keys, channels, *fewer = shape
+    key_heads = fewer[0] if fewer else heads
     normal = partial(torch.randn, generator=torch.Generator().manual_seed(seed))
     # Keys and values have a mean for each channel, as real ones have.
-    query, key = SPREAD * normal(1, heads, queries, channels), normal(1, heads, keys, channels)
+    query, key = SPREAD * normal(1, heads, queries, channels), normal(1, key_heads, keys, channels)
     key, value = (
-        key + normal(1, heads, 1, channels),
-        normal(1, heads, keys, channels) + normal(1, heads, 1, channels) / 2,
+        key + normal(1, key_heads, 1, channels),
+        normal(1, key_heads, keys, channels) + normal(1, key_heads, 1, channels) / 2,
     )
     checked_query, checked_key, checked_value = (tensor[:, :1].double() for tensor in (query, key, value))
 
@@ -119,20 +131,31 @@ def attention_contenders(specs: Sequence[Spec], shape: tuple[int, ...], seed: in
         truth = partial(attention, checked_query, checked_key, checked_value, spec, **numbers)
         return Contender(figures, lambda out: run(), truth, exact)
 
+    torchs = partial(scaled_dot_product_attention, enable_gqa=bool(fewer))
+    half = [tensor.bfloat16() for tensor in (query, key, value)]
     contenders = [
         Contender({"method": "copy"}, lambda out: (key.clone(), value.clone())[1]),
-        contender({"method": "torch"}, partial(scaled_dot_product_attention, query, key, value), BASELINE),
+        contender({"method": "torch"}, partial(torchs, query, key, value), BASELINE),
+        contender(TORCH_BFLOAT16, partial(torchs, *half), BASELINE),
     ]
-    cache = KeyValueCache(key, value) if queries == 1 and backend_name() != "torch" else None
+    if compiled:
+        with_compiler = torch.compile(torchs)
+        contenders += [
+            contender({"method": "torch, compiled"}, partial(with_compiler, query, key, value), BASELINE),
+            contender({"method": "torch, compiled", "variant": BFLOAT16}, partial(with_compiler, *half), BASELINE),
+        ]
+    decoded = queries == 1 and backend_name() != "torch"
+    caches = {bits: KeyValueCache(key, value, bits) for bits in BITS} if decoded else {}
+    attend = partial(attention, enable_gqa=bool(fewer))
     for spec in specs:
         if kernel_mode(spec) != "float":
             continue  # in integers it runs through torch
         numbers = spec.sample_parameters(keys, SPREAD)
         figures = make_result(spec, "float")
-        contenders.append(contender(figures, partial(attention, query, key, value, spec, **numbers), spec))
-        if cache is not None and not spec.is_baseline:
+        contenders.append(contender(figures, partial(attend, query, key, value, spec, **numbers), spec))
+        for bits, cache in caches.items() if not spec.is_baseline else ():
             cached = partial(cache.attention, query, spec, **numbers)
-            contenders.append(contender({**figures, "storage": "8-bit cache"}, cached, spec))
+            contenders.append(contender({**figures, "storage": f"{bits}-bit cache"}, cached, spec))
     return contenders
 
 

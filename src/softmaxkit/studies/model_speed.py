@@ -16,7 +16,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from softmaxkit.kernels.backends import backend_name
 from softmaxkit.methods.base.spec import Spec
-from softmaxkit.models.cache import EightBitCache
+from softmaxkit.models.cache import QuantisedCache
 from softmaxkit.models.calibration import calibrate
 from softmaxkit.models.evaluation import loss_on
 from softmaxkit.models.fused import fused_layers
@@ -25,6 +25,7 @@ from softmaxkit.models.pretrained import read_pretrained
 from softmaxkit.models.running import device_of
 from softmaxkit.models.text import read_corpus
 from softmaxkit.record import make_record, make_result
+from softmaxkit.studies.machine import processor
 from softmaxkit.studies.progress import Progress, Stage
 from softmaxkit.studies.speed import torch_with_threads
 
@@ -112,6 +113,7 @@ def measure_model_speed(options: ModelSpeedOptions, command: Sequence[str], stag
         "generated_tokens": options.tokens,
         "rounds": options.rounds,
         "kernels": backend_name(),
+        "processor": processor(),
     }
     return make_record(command, 0, inputs, results)
 
@@ -144,7 +146,7 @@ def _with_method(model: PreTrainedModel, spec: Spec, batches: list[Tensor], wind
     plain = Runner(figures, own, lambda: DynamicCache(config=own.config))
     if not native:
         return [plain]
-    return [plain, Runner({**figures, "storage": "8-bit cache"}, own, lambda: EightBitCache(own.config))]
+    return [plain, Runner({**figures, "storage": "8-bit cache"}, own, lambda: QuantisedCache(own.config))]
 
 
 def _copy_with_same_weights(model: PreTrainedModel) -> PreTrainedModel:

@@ -15,7 +15,16 @@ from torch import Tensor
 from softmaxkit.kernels.backends import backend_name
 from softmaxkit.methods.base.spec import Spec
 from softmaxkit.record import make_record
-from softmaxkit.studies.contenders import SPREAD, Contender, attention_contenders, kernel_mode, softmax_contenders
+from softmaxkit.studies.contenders import (
+    BFLOAT16,
+    SPREAD,
+    TORCH_BFLOAT16,
+    Contender,
+    attention_contenders,
+    kernel_mode,
+    softmax_contenders,
+)
+from softmaxkit.studies.machine import processor
 from softmaxkit.studies.progress import Progress, Stage
 
 Times = tuple[list[float], list[float]]
@@ -28,10 +37,11 @@ class SpeedOptions:
 
     Attributes:
         specs: the methods.
-        shapes: (rows, keys) of a softmax, or (heads, queries, keys, channels) of an attention.
+        shapes: (rows, keys) of a softmax, or (heads, queries, keys, channels) of an attention; then the number of heads
+            of keys, where these are fewer.
         threads: numbers of threads, each measured.
         rounds: how often everything runs, in turn.
-        compiled: torch's softmax compiled, too.
+        compiled: torch's softmax and attention compiled, too.
         seed: of the scores.
     """
 
@@ -55,21 +65,22 @@ def measure_speed(options: SpeedOptions, command: Sequence[str], stage: Stage) -
         A record. Its results have `shape` and `threads`, and `storage` where it is not that of torch; medians over the
         rounds, `seconds` where the result goes to memory that is there, and `seconds_new_memory`; medians of the
         rounds' ratios, `speedup_over_torch` and `time_over_copy`, for both; and against the method in float64
-        `error_max`, of a softmax, or `error_rms`, of an attention as a share of its output.
+        `error_max`, of a softmax, or `error_rms`, of an attention as a share of its output. Of an attention
+        `speedup_over_torch_bfloat16` stands beside. The inputs say which processor it was.
     """
     results = []
     for shape in options.shapes:
         contenders = (
             softmax_contenders(options.specs, shape, options.seed, options.compiled)
             if len(shape) == 2
-            else attention_contenders(options.specs, shape, options.seed)
+            else attention_contenders(options.specs, shape, options.seed, options.compiled)
         )
         for threads in options.threads:
             progress = stage(f"{'x'.join(map(str, shape))}, {threads} thread{'s' if threads > 1 else ''}")
             with torch_with_threads(threads), torch.no_grad():
                 measured = _run_in_turn(contenders, options.rounds, progress)
             results += [{**figures, "shape": list(shape), "threads": threads} for figures in measured]
-    inputs = {"spread": SPREAD, "rounds": options.rounds, "kernels": backend_name()}
+    inputs = {"spread": SPREAD, "rounds": options.rounds, "kernels": backend_name(), "processor": processor()}
     return make_record(command, options.seed, inputs, results)
 
 
@@ -128,8 +139,14 @@ def _run_in_turn(contenders: list[Contender], rounds: int, progress: Progress) -
                 del result
         progress(turn, rounds)
     copy, torch_times = times[0], times[1]
+    half = [own[0] for contender, own in zip(contenders, times, strict=True) if contender.figures == TORCH_BFLOAT16]
     return [
-        {**contender.figures, **_ratios(own, torch_times, copy), **_errors(contender, out)}
+        {
+            **contender.figures,
+            **_ratios(own, torch_times, copy),
+            **{f"speedup_over_torch_{BFLOAT16}": _median_ratio(of_half, own[0]) for of_half in half},
+            **_errors(contender, out),
+        }
         for contender, out, own in zip(contenders, outs, times, strict=True)
     ]
 

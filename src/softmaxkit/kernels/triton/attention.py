@@ -9,7 +9,8 @@ import torch
 import triton
 from torch import Tensor
 
-from softmaxkit.kernels.attention import AttentionCall, Cached, are_few, check_shapes, default_scale
+from softmaxkit.kernels.attention import AttentionCall, are_few, check_shapes, default_scale
+from softmaxkit.kernels.codes import Cached
 from softmaxkit.kernels.operator import operator
 from softmaxkit.kernels.triton.attention_backward import keys_backward, queries_backward
 from softmaxkit.kernels.triton.attention_forward import attention_forward
@@ -60,10 +61,9 @@ def attend(
     Raises:
         TypeError, ValueError: tensors of another kind, or that do not fit.
     """
-    keys = key.codes if isinstance(key, Cached) else key
-    check_shapes(query, keys, value.codes if isinstance(value, Cached) else value)
+    check_shapes(query, key, value)
     check_levels(call)
-    if are_few(query, keys) and not dropout and not _asks_for_gradients(query, key, value, call.offset):
+    if are_few(query, key) and not dropout and not _asks_for_gradients(query, key, value, call.offset):
         return attend_few(query, key, value, call, mask, is_causal, scale)
     assert isinstance(key, Tensor)
     assert isinstance(value, Tensor)

@@ -9,7 +9,8 @@ import torch
 import triton
 from torch import Tensor
 
-from softmaxkit.kernels.attention import AttentionCall, Cached, check_shapes, default_scale
+from softmaxkit.kernels.attention import AttentionCall, check_shapes, default_scale
+from softmaxkit.kernels.codes import Cached
 from softmaxkit.kernels.operator import operator
 from softmaxkit.kernels.triton.decode_merge import decode_merge
 from softmaxkit.kernels.triton.decode_split import decode_split
@@ -62,9 +63,9 @@ def attend(
 
     Keys and values may be in an 8-bit cache.
     """
+    check_shapes(query, key, value)
     keys, values = (x.codes if isinstance(x, Cached) else x for x in (key, value))
-    check_shapes(query, keys, values)
-    steps = [x.steps if isinstance(x, Cached) else None for x in (key, value)]
+    steps = [x.steps[:, :, 0] if isinstance(x, Cached) else None for x in (key, value)]
     factor = default_scale(query) if scale is None else scale
     how = (call.clip, len(call.exponentials), call.log_limit, call.base, is_causal, factor)
     result: Tensor = decode(query, keys, values, *steps, call.offset, mask, *how)

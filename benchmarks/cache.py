@@ -1,4 +1,4 @@
-"""Time of a generated token of a small LLaMA with the 8-bit cache, relative to transformers' default.
+"""Time of a generated token of a small LLaMA with caches of 8 and 4 bits, relative to transformers' default.
 
 The default is a DynamicCache and torch's scaled_dot_product_attention. In each round every contender generates the same
 number of tokens after the same prompt, in turn. Printed are the medians of the ratios, with quartiles, and the bytes
@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import argparse
 import copy
-import platform
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,7 +20,8 @@ from torch import Tensor
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 import softmaxkit
-from softmaxkit import ConSmax, EightBitCache, Exaq, Spec
+from softmaxkit import ConSmax, Exaq, QuantisedCache, Spec
+from softmaxkit.studies.machine import processor
 
 METHODS: list[tuple[str, Spec, dict[str, Any]]] = [
     ("EXAQ, 2 bits", Exaq(bits=2), {"clip": -5.0}),
@@ -64,21 +63,15 @@ def contenders(config: LlamaConfig, dtype: torch.dtype) -> dict[str, Contender]:
     for name, spec, numbers in METHODS:
         fused = softmaxkit.apply(copy.deepcopy(model), spec, mode="fused", **numbers)
         found[f"{name}, fused"] = Contender(fused, DynamicCache(config=config), plain_bytes)
-        found[f"{name}, fused, 8-bit cache"] = Contender(fused, EightBitCache(config), lambda cache: cache.nbytes)
+        for bits in (8, 4):
+            cache = QuantisedCache(config, bits)
+            found[f"{name}, fused, {bits}-bit cache"] = Contender(fused, cache, lambda cache: cache.nbytes)
     return found
 
 
 def plain_bytes(cache: DynamicCache) -> int:
     """Return the bytes of a cache of plain tensors."""
     return sum(int(keys.nbytes + values.nbytes) for keys, values, *_ in cache)
-
-
-def processor() -> str:
-    """Return the name of this machine's processor."""
-    file = Path("/proc/cpuinfo")
-    lines = file.read_text().splitlines() if file.is_file() else []
-    named = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return named[0] if named else platform.processor() or platform.machine()
 
 
 def main() -> None:
@@ -112,7 +105,7 @@ def main() -> None:
             for _ in range(arguments.rounds + 1)
         ][1:]  # the first round warms up
     threads = f"{arguments.threads} thread{'s' if arguments.threads > 1 else ''}"
-    print(f"{processor()}, {threads}, {arguments.dtype}, {arguments.context} tokens of context")
+    print(f"{processor()['name']}, {threads}, {arguments.dtype}, {arguments.context} tokens of context")
     print("time of a generated token over sdpa with a DynamicCache (quartiles), milliseconds, bytes held for a token")
     for name in running:
         low, middle, high = statistics.quantiles((times[name] / times["sdpa"] for times in rounds), n=4)

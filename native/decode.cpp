@@ -1,0 +1,73 @@
+// Attention of a few queries as Python calls it: keys and values as they come, or as codes of a cache with their steps.
+#include "decode.hpp"
+
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/array.h>
+#include <nanobind/stl/vector.h>
+
+#include "plain_tokens.hpp"
+#include "registry.hpp"
+
+#if defined(SOFTMAXKIT_VNNI)
+#include "integer_keys.hpp"
+#include "integer_values.hpp"
+#else
+#include "widened_codes.hpp"
+#endif
+
+namespace softmaxkit {
+
+namespace {
+
+template <class Keys, class Values>
+bool run(const FewQueries& queries, const Normalisation& how, const Keys& keys, const Values& values, uintptr_t shifts,
+         uintptr_t mask, uintptr_t result, int threads) {
+    Decode<Keys, Values> decode(queries, how, keys, values, reinterpret_cast<const float*>(shifts),
+                                reinterpret_cast<const uint8_t*>(mask), reinterpret_cast<float*>(result));
+    return decode.run(threads);
+}
+
+template <class Element>
+bool decode(const Shape& shape, const Normalisation& how, double scale, uintptr_t query, uintptr_t key, uintptr_t value,
+            uintptr_t mask, uintptr_t result, int threads) {
+    const FewQueries queries{shape, reinterpret_cast<const float*>(query), static_cast<float>(scale)};
+    const PlainKeys<Element> keys(queries, reinterpret_cast<const Element*>(key));
+    const PlainValues<Element> values(queries, reinterpret_cast<const Element*>(value));
+    return run(queries, how, keys, values, 0, mask, result, threads);
+}
+
+template <int bits>
+Codes<bits> codes_of(uintptr_t codes, uintptr_t steps, const std::array<int64_t, 3>& strides,
+                     const std::array<int64_t, 3>& step_strides, int64_t channels) {
+    return {reinterpret_cast<const typename Codes<bits>::Code*>(codes),
+            reinterpret_cast<const typename Codes<bits>::Step*>(steps), strides, step_strides, channels};
+}
+
+template <int bits>
+bool decode_codes(const Shape& shape, const Normalisation& how, double scale, uintptr_t query, uintptr_t key,
+                  uintptr_t value, uintptr_t key_steps, uintptr_t value_steps, std::array<int64_t, 3> of_key_steps,
+                  std::array<int64_t, 3> of_value_steps, uintptr_t shifts, uintptr_t mask, uintptr_t result,
+                  int threads) {
+    const FewQueries queries{shape, reinterpret_cast<const float*>(query), static_cast<float>(scale)};
+    const auto keys = codes_of<bits>(key, key_steps, shape.key, of_key_steps, shape.channels);
+    const auto values = codes_of<bits>(value, value_steps, shape.value, of_value_steps, shape.value_channels);
+    return run(queries, how, CodedKeys<bits>(queries, keys), CodedValues<bits>(queries, values), shifts, mask, result,
+               threads);
+}
+
+const Registration registration([](nanobind::module_& m) {
+    const auto without_gil = nanobind::call_guard<nanobind::gil_scoped_release>();
+    nanobind::class_<Normalisation>(m, "Normalisation")
+        .def("__init__", [](Normalisation* self, float clip, const std::vector<float>& exponentials,
+                            uintptr_t offsets, float limit) {
+            new (self) Normalisation{Levels(clip, exponentials), reinterpret_cast<const float*>(offsets), limit};
+        });
+    m.def("decode_float32", &decode<float>, without_gil);
+    m.def("decode_bfloat16", &decode<bfloat16>, without_gil);
+    m.def("decode_codes8", &decode_codes<8>, without_gil);
+    m.def("decode_codes4", &decode_codes<4>, without_gil);
+});
+
+}  // namespace
+
+}  // namespace softmaxkit

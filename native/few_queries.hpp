@@ -1,0 +1,45 @@
+// A few queries of each key head, and the keys that they are set against.
+#pragma once
+
+#include <vector>
+
+#include "attention_shape.hpp"
+
+namespace softmaxkit {
+
+// The queries of all heads that share a key head are its rows.
+struct FewQueries {
+    const Shape& shape;
+    const float* query;
+    float scale;
+
+    int64_t group() const { return shape.heads / shape.key_heads; }
+    int64_t rows() const { return group() * shape.queries; }
+    int64_t head_of(int64_t key_head, int64_t row) const { return key_head * group() + row / shape.queries; }
+    const float* of(int64_t batch, int64_t key_head, int64_t row) const {
+        return token(query, shape.query, batch, head_of(key_head, row), row % shape.queries);
+    }
+    std::vector<const float*> all(int64_t batch, int64_t key_head) const {
+        std::vector<const float*> queries(rows());
+        for (int64_t row = 0; row < rows(); ++row) queries[row] = of(batch, key_head, row);
+        return queries;
+    }
+};
+
+// Consecutive tokens of one key head.
+struct Span {
+    int64_t batch, key_head, first, count;
+};
+
+constexpr int64_t cache_line = 64;
+constexpr int64_t ahead = 16;  // tokens: so early memory is asked for
+
+// Asks for memory; `locality` is 3 for the nearest cache, 2 for the next.
+template <int locality = 3>
+void prefetch(const void* from, int64_t bytes) {
+    for (int64_t byte = 0; byte < bytes; byte += cache_line) {
+        __builtin_prefetch(static_cast<const char*>(from) + byte, 0, locality);
+    }
+}
+
+}  // namespace softmaxkit
