@@ -33,6 +33,17 @@ def test_arrays_are_fitted_to_their_sizes(tmp_path: Path) -> None:
         assert part.energy_pj == pytest.approx(area / 100)
 
 
+def test_the_fit_foretells_an_array_that_it_has_not_seen() -> None:
+    """The record of a larger size; figures of the others are met exactly, there being four of them."""
+    (record,) = Path("results/accelerator").glob("check-arrays-*.json")
+    for result in json.loads(record.read_text())["results"]:
+        sizes = EngineSizes(*(result[name] for name in ("rows", "columns", "channels", "max_keys")))
+        spec = Spec.from_json(result["spec"])
+        own = Costs(EDGE, spec, result["pipeline"], sizes, 1024, Path("results")).array(result["array"])
+        assert own.area_um2 == pytest.approx(result["area_um2"], rel=0.021)
+        assert own.energy_pj == pytest.approx(result["energy_pj_per_cycle"], rel=0.021)
+
+
 @pytest.mark.parametrize(("rows", "share"), [(16, 1), (32, 2), (8, 0.5)])
 def test_units_are_taken_from_the_nearest_record(tmp_path: Path, rows: int, share: float) -> None:
     unit = costs(write_records(tmp_path, SPEC), rows).unit

@@ -39,7 +39,7 @@ def claims() -> list[Claim]:
             records={
                 "silicon/papers.json": "python -m softmaxkit.studies.papers --json results/silicon/papers.json",
                 "accelerator/softermax-element.json": "softmaxkit simulate bert-base --hardware softermax-element "
-                "--context 384 --method softermax --method exact --pipeline token "
+                "--context 384 --method softermax --method exact "
                 "--json results/accelerator/softermax-element.json",
             },
         ),
