@@ -137,3 +137,10 @@ def rows_of_codes(codes: np.ndarray) -> Rows:
 def test_which_specs_have_products(spec: Softermax, count: int) -> None:
     products = products_of(spec)
     assert (0 if products is None else len(products.quarters)) == count
+
+
+@pytest.mark.skipif(not can_verilate(), reason="Verilator is missing")
+@pytest.mark.parametrize("width", [2, 4])
+def test_slices_of_a_beat_wait_nowhere(width: int) -> None:
+    result = verify(Softermax(slice_width=width).unit(lanes=4, max_row=32), outputs=2_000)
+    assert (result.faults, result.mismatches) == ([], 0)

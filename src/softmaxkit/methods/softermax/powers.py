@@ -42,9 +42,10 @@ def codes_wait(spec: Softermax, lanes: int) -> bool:
     lanes share it.
     """
     products = products_of(spec)
-    if products is None or spec.maximum == "global":
+    slices = slices_of(spec, lanes)
+    if products is None or spec.maximum == "global" or slices.beats == 1:
         return False
-    shared: int = slices_of(spec, lanes).a_beat * whole_shape(spec).width
+    shared: int = slices.a_beat * whole_shape(spec).width
     code, power = spec.input.bits + kind_bits(products), waiting_bits(spec, lanes, codes=False)
     return lanes * code < lanes * power + shared
 
