@@ -41,8 +41,9 @@ public:
     // Brings keys and values to bfloat16. Probabilities are powers of 2 to the products times `scale`.
     SoftmaxAttention(const Shape& shape, double scale, const T* query, const T* key, const T* value,
                      const uint8_t* mask, T* result, int threads)
-        : shape_(shape), scale_(std::max(static_cast<float>(std::abs(scale)), least_scale)), sign_(scale < 0 ? 0x80008000 : 0), query_(query), key_(key), value_(value), mask_(mask),
-          result_(result), threads_(threads), count_(shape.seen(shape.queries - 1)) {
+        : shape_(shape), scale_(std::max(static_cast<float>(std::abs(scale)), least_scale)),
+          sign_(scale < 0 ? 0x80008000 : 0), query_(query), key_(key), value_(value), mask_(mask), result_(result),
+          threads_(threads), count_(shape.seen(shape.queries - 1)) {
         for (int64_t head = 0; head < shape_.batch * shape_.key_heads; ++head) {
             heads_.emplace_back(count_, shape_.channels, shape_.value_channels);
         }

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from importlib import import_module
-from importlib.util import find_spec
 
 import pytest
 import torch
+from tile_builds import BUILDS, inputs, kernels_of
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
@@ -24,26 +24,15 @@ ROUNDING = 2.0**-7 / math.sqrt(12) * math.sqrt(3 / (8 * math.log(2)))
 scale, where the mean of 1 / mantissa^2 is 3 / (8 ln 2)."""
 
 
-@pytest.fixture(params=["amx", "portable_tiles"], autouse=True)
+@pytest.fixture(params=BUILDS, autouse=True)
 def tiles(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Run the kernels of AMX, and the same whose tiles are C++."""
-    if request.param == "amx" and "amx" not in backends._supported():
-        pytest.skip(backends._why_not("amx"))
-    if "avx512" not in backends._supported() or find_spec(f"softmaxkit.kernels._{request.param}") is None:
-        pytest.skip("tiles in C++ come with an editable install, and run where AVX-512 is")
-    kernels = import_module(f"softmaxkit.kernels._{request.param}")
+    kernels = kernels_of(request.param)
     monkeypatch.setattr(launch, "native", lambda: kernels)
     for module in (fused, dispatch):
         monkeypatch.setattr(module, "has_tiles", lambda: True)
     yield request.param
     backends.reset()
-
-
-def inputs(queries: int, keys: int, channels: int, values: int, heads: int = 2, key_heads: int = 2) -> list[Tensor]:
-    random = torch.Generator().manual_seed(queries + keys + channels)
-    sizes = (heads, queries, channels), (key_heads, keys, channels), (key_heads, keys, values)
-    query, key, value = (torch.randn(2, *size, generator=random) for size in sizes)
-    return [query * 2, key + 0.5, value]
 
 
 def exact(given: list[Tensor], mask: Tensor | None = None, scale: float | None = None, base: float = math.e) -> Tensor:

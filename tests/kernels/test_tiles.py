@@ -6,11 +6,11 @@ import dataclasses
 import math
 from collections.abc import Iterator
 from importlib import import_module
-from importlib.util import find_spec
 from typing import Any
 
 import pytest
 import torch
+from tile_builds import BUILDS, inputs, kernels_of
 from torch import Tensor
 
 import softmaxkit
@@ -29,14 +29,10 @@ CALLS = {
 }
 
 
-@pytest.fixture(params=["amx", "portable_tiles"])
+@pytest.fixture(params=BUILDS)
 def tiles(request: pytest.FixtureRequest) -> Any:
     """The kernels of AMX, and the same whose tiles are C++."""
-    if request.param == "amx" and "amx" not in backends._supported():
-        pytest.skip(backends._why_not("amx"))
-    if find_spec(f"softmaxkit.kernels._{request.param}") is None:
-        pytest.skip("softmaxkit is not installed editable, which brings tiles in C++")
-    return import_module(f"softmaxkit.kernels._{request.param}")
+    return kernels_of(request.param)
 
 
 @pytest.fixture
@@ -48,13 +44,6 @@ def avx512() -> Any:
 def fresh() -> Iterator[None]:
     yield
     backends.reset()
-
-
-def inputs(queries: int, keys: int, channels: int, values: int, heads: int = 2, key_heads: int = 2) -> list[Tensor]:
-    random = torch.Generator().manual_seed(queries + keys + channels)
-    sizes = (heads, queries, channels), (key_heads, keys, channels), (key_heads, keys, values)
-    query, key, value = (torch.randn(2, *size, generator=random) for size in sizes)
-    return [query * 2, key + 0.5, value]
 
 
 def attend(kernels: Any, given: list[Tensor], call: fused.AttentionCall, **how: Any) -> Tensor:

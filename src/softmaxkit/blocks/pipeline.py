@@ -34,7 +34,7 @@ class Pipeline:
         self.advance = Signal(name=f"{name}_advance")
         self.valid: Value = valid
         self.busy: Value = sink.valid
-        m.d.comb += self.advance.eq(~sink.valid | sink.ready)
+        m.d.comb += self.advance.eq(is_free(sink))
 
     @property
     def fire(self) -> Value:
@@ -88,6 +88,12 @@ class Pipeline:
         with self.m.If(self.fire):
             self.m.d.sync += held.eq(payload)
         self.m.d.comb += Value.cast(self.sink.payload).eq(held if state is None else Cat(held, state))
+
+
+def is_free(sink: Any) -> Value:
+    """Return whether the register in front of a stream can be written."""
+    free: Value = ~sink.valid | sink.ready
+    return free
 
 
 def choose_cuts(cuts: Sequence[str], depth: int | None, default: int, fixed: int = 1) -> frozenset[str]:

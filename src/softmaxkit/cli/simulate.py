@@ -9,7 +9,7 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from softmaxkit.cli.console import command_line, console, results_console, write_record
+from softmaxkit.cli.console import command_line, console, name_of, results_console, write_record
 from softmaxkit.cli.options import JsonOption, any_of, chosen_spec, writable_file, writable_folder
 from softmaxkit.methods import ALL_METHODS, METHODS
 
@@ -207,7 +207,7 @@ def _table(record: dict[str, Any]) -> Table:
     for result in results:
         known = "energy_uj" in result
         table.add_row(
-            _method(result),
+            name_of(result),
             result["pipeline"],
             f"{result['context']:,}",
             f"{result['cycles']:,}",
@@ -222,18 +222,13 @@ def _table(record: dict[str, Any]) -> Table:
     return table
 
 
-def _method(result: dict[str, Any]) -> str:
-    """Return the method of a result, with its variant."""
-    return f"{result['method']} {result['variant']}".strip()
-
-
 def _notes(results: list[dict[str, Any]]) -> list[str]:
     """Return by what part energies go, one line each, and why those of the whole are missing."""
     notes = []
     for result in results:
         parts = sorted(result["energy_uj_by_part"].items(), key=lambda part: -part[1])
         amounts = ", ".join(f"{name} {amount:,.4g}" for name, amount in parts)
-        notes.append(f"uJ of {_method(result)} {result['pipeline']} at {result['context']:,}: {amounts}")
+        notes.append(f"uJ of {name_of(result)} {result['pipeline']} at {result['context']:,}: {amounts}")
     missing = dict.fromkeys(reason for result in results for reason in result.get("without_energy", ()))
     return [*notes, *(f"no energy of the whole: {reason}" for reason in missing)]
 
@@ -248,7 +243,7 @@ def _chips_table(results: list[dict[str, Any]]) -> Table:
     for result in results:
         for each in result["chips"]:
             table.add_row(
-                _method(result),
+                name_of(result),
                 result["pipeline"],
                 f"{result['context']:,}",
                 f"{each['chips']:,}",

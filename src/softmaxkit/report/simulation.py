@@ -60,9 +60,8 @@ def render_simulation(record: Mapping[str, Any]) -> str:
         for name, result in zip(names, results, strict=True)
         if result["series"]["timeline"] and result["context"] == contexts[0]
     ]
-    parts = by_part(
-        [result for result in results if "energy_uj" in result and result["context"] == contexts[-1]], methods
-    )
+    priced = [place for place, each in enumerate(results) if "energy_uj" in each and each["context"] == contexts[-1]]
+    parts = by_part([results[place] for place in priced], [names[place] for place in priced])
     split = [
         (name, f"{result['context']:,}", each)
         for name, result in zip(names, results, strict=True)

@@ -76,14 +76,11 @@ def gantt(timeline: Sequence[Mapping[str, Any]]) -> go.Figure:
     return figure
 
 
-def by_part(results: Sequence[Result], methods: Mapping[str, Method]) -> go.Figure | None:
-    """Draw the energy of a token by part, a bar for each method and pipeline; None where no energy is known."""
+def by_part(results: Sequence[Result], names: Sequence[str]) -> go.Figure | None:
+    """Draw the energy of a token by part, a bar for each result, by its name; None where there are none."""
     if not results:
         return None
     figure = go.Figure()
-    names = [
-        f"{methods[each['method']].title} {each['variant']} {each['pipeline']}".replace("  ", " ") for each in results
-    ]
     parts = list(dict.fromkeys(part for each in results for part in each["energy_uj_by_part"]))
     for place, part in enumerate(parts):
         share = [

@@ -201,13 +201,14 @@ class Costs:
     def _results(self, pattern: str) -> Iterator[tuple[Path, Result]]:
         """Yield the results of the records of a name, of this process."""
         for path in sorted((self.records / FOLDER).glob(pattern)):
-            for result in _read(path)["results"]:
+            for result in _read(path, path.stat().st_mtime_ns)["results"]:
                 if result.get("cells") == self.hardware.process:
                     yield path, result
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """Return a record.
+@lru_cache
+def _read(path: Path, changed: int) -> dict[str, Any]:
+    """Return a record; it is read once for each time that it was changed.
 
     Raises:
         ValueError: it is none.

@@ -65,12 +65,15 @@ class Queries:
 
     def __iter__(self) -> Iterator[int]:
         """Yield the keys of every query."""
-        for number in range(self._start, self.positions * self.group, self.every):
-            yield self.first + self.step * (number // self.group)
+        return map(self._keys_of, self._numbers)
+
+    def __reversed__(self) -> Iterator[int]:
+        """Yield the same from the last query back."""
+        return map(self._keys_of, reversed(self._numbers))
 
     def __len__(self) -> int:
         """Return the number of queries."""
-        return -(-self.positions * self.group // self.every)
+        return len(self._numbers)
 
     @property
     def last(self) -> int:
@@ -108,13 +111,18 @@ class Queries:
         of any other engine.
         """
         every = self.every * min(engines, len(self))
-        before = replace(self, every=every)._start // self.group  # positions of which others have all queries
+        before = replace(self, every=every)._numbers[0] // self.group  # positions of which others have all queries
         return replace(self, first=self.first + self.step * before, positions=self.positions - before, every=every)
 
     @property
-    def _start(self) -> int:
-        """The number of the first query that is meant."""
-        return (self.positions * self.group - 1) % self.every
+    def _numbers(self) -> range:
+        """The numbers of the queries that are meant, among those of all positions and heads."""
+        count = self.positions * self.group
+        return range((count - 1) % self.every, count, self.every)
+
+    def _keys_of(self, number: int) -> int:
+        """Return the keys of a query by its number."""
+        return self.first + self.step * (number // self.group)
 
     @cached_property
     def _progressions(self) -> Counter[Progression]:
@@ -124,10 +132,9 @@ class Queries:
         """
         repeats = self.group // gcd(self.group, self.every)
         stride = self.every // gcd(self.group, self.every)
-        numbers = range(self._start, self.positions * self.group, self.every)[:repeats]
         return Counter(
             Progression(self.first + self.step * start, self.step * stride, -(-(self.positions - start) // stride))
-            for start in (number // self.group for number in numbers)
+            for start in (number // self.group for number in self._numbers[:repeats])
         )
 
 

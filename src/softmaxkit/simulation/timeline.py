@@ -23,8 +23,8 @@ def timeline(engine: Engine, queries: Queries) -> list[dict[str, Any]]:
     """
     if queries.last > engine.sizes.max_keys:
         return []
-    jobs = -(-SHOWN // len(queries)) if len(queries) < SHOWN else 1
-    attended = list(islice((keys for _ in range(jobs) for keys in queries), max(len(queries) * jobs - SHOWN, 0), None))
+    jobs = -(-SHOWN // len(queries))
+    attended = list(islice((keys for _ in range(jobs) for keys in reversed(queries)), SHOWN))[::-1]
     shown = []
     for number, (keys, each) in enumerate(zip(attended, times(engine, attended), strict=True)):
         works = engine.sizes.steps * engine.sizes.beats(keys)

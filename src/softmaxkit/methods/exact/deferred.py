@@ -8,7 +8,7 @@ from amaranth.lib import data, stream
 from softmaxkit.blocks.adder_tree import adder_tree
 from softmaxkit.blocks.gather import Gather
 from softmaxkit.blocks.piecewise_linear import check_segments
-from softmaxkit.blocks.pipeline import Pipeline, choose_cuts, named
+from softmaxkit.blocks.pipeline import Pipeline, choose_cuts, is_free, named
 from softmaxkit.blocks.reciprocal import ReciprocalUnit
 from softmaxkit.blocks.shifter import shift_right
 from softmaxkit.methods.base.unit import DeferredUnit, whole_slices
@@ -94,8 +94,8 @@ class Deferred(TakesFloats, DeferredUnit):
         total = stream.Signature(len(reciprocal.source.p.divisor)).create(path=("total",))
         rests = Signal()
         goes = front.valid & ~rests
-        sums = Pipeline(m, "sum", goes & (~self.weights.valid | self.weights.ready), total, ("scaled",))
-        weights = Pipeline(m, "weights", goes & (~total.valid | total.ready), self.weights, ())
+        sums = Pipeline(m, "sum", goes & is_free(self.weights), total, ("scaled",))
+        weights = Pipeline(m, "weights", goes & is_free(total), self.weights, ())
         m.d.comb += [
             front.ready.eq(weights.advance & sums.advance & ~rests),
             reciprocal.source.valid.eq(total.valid),

@@ -103,10 +103,11 @@ def online_slices(spec: Exact, values: Array, attended: Array) -> Iterator[Slice
         attended: boolean, the same shape.
     """
     xp = array_namespace(values)
+    candidates = _candidates(values, attended)
     running = xp.full_like(values[..., :1], LOWEST)
     for start in range(0, values.shape[-1], spec.slice_width):
         part = slice(start, start + spec.slice_width)
-        highest = xp.maximum(running, xp.max(_candidates(values, attended)[..., part], axis=-1, keepdims=True))
+        highest = xp.maximum(running, xp.max(candidates[..., part], axis=-1, keepdims=True))
         powers = exponential(spec, values[..., part] - highest)
         powers = xp.where(attended[..., part], powers, xp.zeros_like(powers))
         # From nothing there is nothing to rescale.
@@ -162,4 +163,5 @@ def fixed_weights(spec: Exact, powers: Array) -> Array:
 
 def _candidates(values: Array, attended: Array) -> Array:
     """Return what the maximum is taken of."""
-    return array_namespace(values).where(attended, values, array_namespace(values).full_like(values, LOWEST))
+    xp = array_namespace(values)
+    return xp.where(attended, values, xp.full_like(values, LOWEST))

@@ -10,7 +10,7 @@ from amaranth.lib import data, stream
 from softmaxkit.blocks.adder_tree import adder_tree, maximum, maximum_tree
 from softmaxkit.blocks.gather import Gather
 from softmaxkit.blocks.piecewise_linear import check_segments, line, round_line
-from softmaxkit.blocks.pipeline import Pipeline, choose_cuts, named
+from softmaxkit.blocks.pipeline import Pipeline, choose_cuts, is_free, named
 from softmaxkit.blocks.reciprocal import PLAIN_BITS, ReciprocalUnit
 from softmaxkit.blocks.shifter import saturate, shift_right
 from softmaxkit.methods.base.unit import DeferredUnit, whole_slices
@@ -94,8 +94,8 @@ class Deferred(DeferredUnit):
         pipe, beat = self._powers(m)
         # A beat goes on to the weights and to the sum at once.
         total = stream.Signature(self.spec.power_sum.bits).create(path=("total",))
-        sums = Pipeline(m, "sum", pipe.valid & self._free(self.weights), total, ())
-        weights = Pipeline(m, "weights", pipe.valid & self._free(total), self.weights, ())
+        sums = Pipeline(m, "sum", pipe.valid & is_free(self.weights), total, ())
+        weights = Pipeline(m, "weights", pipe.valid & is_free(total), self.weights, ())
         m.d.comb += [
             pipe.ready.eq(weights.advance & sums.advance),
             reciprocal.source.valid.eq(total.valid),
@@ -112,10 +112,6 @@ class Deferred(DeferredUnit):
         weights.finish(Cat(*self._weights(m, beat, lag), rise, beat.last))
         self._sum(m, sums, beat, rise, lag)
         return m
-
-    def _free(self, sink: Any) -> Value:
-        """Return whether the register of a stream can be written."""
-        return ~sink.valid | sink.ready
 
     def _powers(self, m: Module) -> tuple[Any, Beat]:
         """Hold scores back until the maximum of their slice is known, and return the stream of their powers."""

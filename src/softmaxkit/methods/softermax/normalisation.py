@@ -16,7 +16,7 @@ from softmaxkit.blocks.shifter import Shifted, saturate, shift, shift_right
 from softmaxkit.blocks.stream import result_layout
 from softmaxkit.blocks.two_tables import two_tables
 from softmaxkit.methods.softermax.powers import codes_wait, slices_of, waiting_layout
-from softmaxkit.methods.softermax.products import Correction, Products, products_of
+from softmaxkit.methods.softermax.products import Correction, Kinds, Products, products_of
 from softmaxkit.methods.softermax.running_sum import total_layout
 from softmaxkit.methods.softermax.spec import Softermax
 
@@ -99,16 +99,16 @@ class NormalisationUnit(wiring.Component):
         less = Array([found.mantissa[-1] & (not wires) for wires in products.wires])
         highest = found.tag.as_signed() if online else Const(0)
         reference = named(m, "reference", highest + found.exponent - spec.power_sum.fraction_bits)
-        codes = codes_wait(spec, self.lanes)
+        kinds = products.kinds() if codes_wait(spec, self.lanes) else None
         farthest = spec.input.max_code - spec.input.min_code >> fraction
-        if not codes:
+        if kinds is None:
             farthest += 1 << len(beat.powers[0]) - fraction
         bits, near = (farthest + spec.power_sum.bits).bit_length(), products.limit.bit_length()
         count = slices_of(spec, self.lanes).a_beat
         results = []
         for lane in range(self.lanes):
             entry, above = beat.powers[lane][:fraction], beat.powers[lane][fraction:]
-            if codes:
+            if kinds is not None:
                 whole, distance = above[: spec.input.bits - fraction].as_signed(), Const(0)
                 local = above[spec.input.bits - fraction :]
                 masked = local.all()
@@ -119,7 +119,7 @@ class NormalisationUnit(wiring.Component):
             places = named(m, f"places{lane}", (reference + ~whole + ~less[entry] + distance)[:bits])
             product = named(m, f"chosen{lane}", Array(entries)[entry])
             shifted = shift(m, f"result{lane}_shifted", product, places[:near], fraction_bits=2)
-            corrected = [self._corrected(each, found, entry, local, places) for each in products.corrections]
+            corrected = [self._corrected(each, kinds, found, entry, local, places) for each in products.corrections]
             up = shifted.round_up(spec.rounding) ^ Cat(*corrected).any()
             rounded = (shifted.whole + up)[: spec.output.bits]
             results.append(named(m, f"result{lane}", Mux(places[near:].any() | masked, 0, rounded)))
@@ -135,7 +135,9 @@ class NormalisationUnit(wiring.Component):
         halves = [quarter >> 1 for quarter in quarters]
         return Cat(sticky, two_tables(m, f"product{entry}", halves, below, 0, bits - bits // 2))
 
-    def _corrected(self, correction: Correction, found: Any, entry: Value, local: Value, places: Value) -> Value:
+    def _corrected(
+        self, correction: Correction, kinds: Kinds | None, found: Any, entry: Value, local: Value, places: Value
+    ) -> Value:
         """Return whether a result is rounded the other way; `local` is its distance in its slice, or the kind of it."""
         bits, one = self.spec.reciprocal.fraction_bits - 1, found.mantissa[-1]
         row = (found.mantissa[:bits] == correction.mantissa % (1 << bits)) & (found.exponent == correction.exponent)
@@ -144,10 +146,8 @@ class NormalisationUnit(wiring.Component):
         here = (entry == correction.entry) & (places == correction.places)
         if correction.is_partial:
             where = set(correction.local)
-            if codes_wait(self.spec, self.lanes):
-                products = products_of(self.spec)
-                assert products is not None
-                where = {products.kinds()[correction.entry][distance] for distance in where}
+            if kinds is not None:
+                where = {kinds[correction.entry][distance] for distance in where}
             here &= Cat(*(local == each for each in sorted(where))).any()
         return row & here
 

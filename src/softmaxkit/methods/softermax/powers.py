@@ -46,8 +46,7 @@ def codes_wait(spec: Softermax, lanes: int) -> bool:
     if products is None or spec.maximum == "global" or slices.beats == 1:
         return False
     shared: int = slices.a_beat * whole_shape(spec).width
-    code, power = spec.input.bits + kind_bits(products), waiting_bits(spec, lanes, codes=False)
-    return lanes * code < lanes * power + shared
+    return lanes * _code_bits(spec, products) < lanes * _entry_bits(spec, products) + shared
 
 
 def kind_bits(products: Products) -> int:
@@ -55,13 +54,21 @@ def kind_bits(products: Products) -> int:
     return (1 + max(max(kinds) for kinds in products.kinds())).bit_length()
 
 
-def waiting_bits(spec: Softermax, lanes: int, codes: bool | None = None) -> int:
+def waiting_bits(spec: Softermax, lanes: int) -> int:
     """Return the bits of what of a score waits for the end of its row."""
     products = products_of(spec)
     if products is None:
         return spec.unnormalised.bits
-    if codes_wait(spec, lanes) if codes is None else codes:
-        return spec.input.bits + kind_bits(products)
+    return (_code_bits if codes_wait(spec, lanes) else _entry_bits)(spec, products)
+
+
+def _code_bits(spec: Softermax, products: Products) -> int:
+    """Return the bits of a code and the kind of its distance."""
+    return spec.input.bits + kind_bits(products)
+
+
+def _entry_bits(spec: Softermax, products: Products) -> int:
+    """Return the bits of an entry and a distance."""
     # Farthest of all is far enough for a row with nothing in it, too, whose exponent is 0.
     farthest = max(products.distances, products.limit + spec.power_sum.fraction_bits)
     return spec.input.fraction_bits + farthest.bit_length()
@@ -116,7 +123,7 @@ def waiting(m: Module, name: str, spec: Softermax, power: Value) -> Value:
     if products is None:
         return power
     fraction, distance = power[: spec.input.fraction_bits], power[spec.input.fraction_bits :]
-    bits = waiting_bits(spec, 0, codes=False) - len(fraction)
+    bits = _entry_bits(spec, products) - len(fraction)
     far = distance >= products.distances
     return named(m, name, Cat(fraction, resized(distance, bits) | far.replicate(bits)))
 

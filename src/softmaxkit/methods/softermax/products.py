@@ -27,6 +27,10 @@ MAX_CORRECTIONS = 12
 """Results that may differ by the rounding of their powers."""
 
 
+Kinds = tuple[tuple[int, ...], ...]
+"""The kind of each distance from a slice's maximum, for each entry of the power table."""
+
+
 class Correction(NamedTuple):
     """Where a product is rounded the other way than the one of the rounded power.
 
@@ -70,7 +74,7 @@ class Products(NamedTuple):
     limit: int
     corrections: tuple[Correction, ...]
 
-    def kinds(self) -> tuple[tuple[int, ...], ...]:
+    def kinds(self) -> Kinds:
         """Return the kind of each distance from a slice's maximum, for each entry: as few as tell corrections apart."""
         return tuple(tuple(self._kinds_of(entry)) for entry in range(len(self.quarters)))
 
