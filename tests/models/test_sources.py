@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import softmaxkit
+from conftest import tiny_model
 from softmaxkit.methods import BASELINE
 from softmaxkit.models import layers
 from softmaxkit.models.evaluation import loss_on
@@ -109,3 +112,26 @@ def test_smollm2_is_a_plain_model_that_takes_methods(tmp_path: Path) -> None:
     assert AutoTokenizer.from_pretrained(tmp_path / "saved")("fox")["input_ids"] == tokenizer("fox")["input_ids"]
     assert fingerprint("smollm2") == fingerprint(str(Path(source_of("smollm2").place) / str(source_of("smollm2").gguf)))
     assert model.dtype == torch.float32
+
+
+CODE = """
+from transformers import LlamaConfig, LlamaForCausalLM
+
+class Config(LlamaConfig):
+    model_type = "mine"
+
+class Model(LlamaForCausalLM):
+    config_class = Config
+"""
+
+
+def test_code_that_comes_with_a_model_is_run_where_that_is_said_alone(tmp_path: Path) -> None:
+    softmaxkit.save(tiny_model("llama"), tmp_path)
+    (tmp_path / "mine.py").write_text(CODE)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config |= {"model_type": "mine", "auto_map": {"AutoConfig": "mine.Config", "AutoModelForCausalLM": "mine.Model"}}
+    (tmp_path / "config.json").write_text(json.dumps(config | {"architectures": ["Model"]}))
+    for read in (softmaxkit.load, partial(read_pretrained, context=8)):
+        with pytest.raises(ValueError, match=r"not run; .*trust_remote_code=True"):
+            read(str(tmp_path))
+    assert type(softmaxkit.load(tmp_path, AutoModelForCausalLM, trust_remote_code=True)).__name__ == "Model"

@@ -101,7 +101,8 @@ def load(path: str | Path, model_class: Any = None, **kwargs: Any) -> PreTrained
         path: the folder, or a hub name.
         model_class: the model's class, where `config.json` names none of transformers', such as a subclass of your
             own; or one of transformers' `AutoModel` classes.
-        kwargs: for transformers' `from_pretrained`, e.g. `dtype`, `revision` or `gguf_file`.
+        kwargs: for transformers' `from_pretrained`, e.g. `dtype`, `revision` or `gguf_file`. Code that comes
+            with the model is run with `trust_remote_code=True` alone.
 
     Raises:
         ValueError: it is no checkpoint, parts of it are missing, damaged, or newer than this version, its method was
@@ -110,9 +111,17 @@ def load(path: str | Path, model_class: Any = None, **kwargs: Any) -> PreTrained
     _check_path(path)
     where: dict[str, Any] = {key: kwargs[key] for key in HUB_OPTIONS if key in kwargs}
     gguf = {key: kwargs[key] for key in ("gguf_file",) if key in kwargs}
+    kwargs.setdefault("trust_remote_code", False)  # left out, transformers asks at the keyboard
+    trust = {"trust_remote_code": kwargs["trust_remote_code"]}
     try:
-        config = (getattr(model_class, "config_class", None) or AutoConfig).from_pretrained(path, **where, **gguf)
+        reader = getattr(model_class, "config_class", None) or AutoConfig
+        config = reader.from_pretrained(path, **where, **gguf, **trust)
     except (OSError, ValueError) as error:
+        if "trust_remote_code" in str(error):
+            raise ValueError(
+                f"{path} is a model with code of its own, which is not run; where you trust it, load it with "
+                "softmaxkit.load(..., model_class=..., trust_remote_code=True)"
+            ) from None
         here = "" if Path(path).is_dir() else f"there is no folder {path}, and as a hub name "
         raise ValueError(f"{here}{path} is no checkpoint that transformers can read: {_first_line(error)}") from None
     architecture = model_class or getattr(transformers, (config.architectures or ["?"])[0], None)

@@ -59,8 +59,8 @@ def read_encoder(name: str, task: Task, seed: int) -> tuple[PreTrainedModel, Pre
     set_seed(seed)
     heads = {"num_labels": task.classes} if task.kind == "classes" else {}
     try:
-        model = HEADS[task.kind].from_pretrained(name, dtype=torch.float32, **heads)
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        model = HEADS[task.kind].from_pretrained(name, dtype=torch.float32, trust_remote_code=False, **heads)
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(f"cannot load {name} as an encoder with a head for {task.kind}: {first}") from None

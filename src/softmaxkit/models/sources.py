@@ -40,8 +40,8 @@ class Source:
 
     @property
     def options(self) -> dict[str, Any]:
-        """What transformers' `from_pretrained` takes besides the place."""
-        return {} if self.gguf is None else {"gguf_file": self.gguf}
+        """What transformers' `from_pretrained` takes besides the place; code that comes with a model is not run."""
+        return {"trust_remote_code": False} | ({} if self.gguf is None else {"gguf_file": self.gguf})
 
     @property
     def files(self) -> list[Path] | None:

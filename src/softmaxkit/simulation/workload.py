@@ -116,7 +116,7 @@ def _config(name: str) -> Any:
 
     source = source_of(name)
     try:
-        return AutoConfig.from_pretrained(source.place, trust_remote_code=False, **source.options)
+        return AutoConfig.from_pretrained(source.place, **source.options)
     except Exception as error:  # classes of configurations compute with whatever the file says
         hint = suggestion(name, PUBLISHED, "by name there are")
         raise ValueError(f"cannot read the configuration of {name} ({_reason(error)}); {hint}") from None
