@@ -160,14 +160,15 @@ def simulate(
     if html is not None:
         write_text(html, render_simulation(record))
         console.print(f"page: {html}")
-    if stream is not None:
-        from softmaxkit.simulation.stream import write_stream
+    with hardware_named(hardware):
+        if stream is not None:
+            from softmaxkit.simulation.stream import write_stream
 
-        console.print(f"for Stream: {', '.join(write_stream(stream, options, console.print))}")
-    if accelforge is not None:
-        from softmaxkit.simulation.accelforge import write_package
+            console.print(f"for Stream: {', '.join(write_stream(stream, options, console.print))}")
+        if accelforge is not None:
+            from softmaxkit.simulation.accelforge import write_package
 
-        console.print(f"for AccelForge: {', '.join(write_package(accelforge, options, console.print))}")
+            console.print(f"for AccelForge: {', '.join(write_package(accelforge, options, console.print))}")
 
 
 def _check_pipelines(pipelines: list[str]) -> None:
