@@ -100,6 +100,17 @@ def test_docs_have_the_parts_of_the_record() -> None:
     assert "\n".join(parts(record)) in (ROOT / "docs" / "silicon.md").read_text()
 
 
+def test_docs_have_what_the_rivals_take() -> None:
+    docs = [(ROOT / "docs" / name).read_text() for name in ("silicon.md", "accuracy.md")]
+    for path in (ROOT / "results" / "rivals").glob("*.json"):
+        record = json.loads(path.read_text())
+        if record["command"][:2] == ["softmaxkit", "synth"]:
+            _, _, *rows = parts(record)
+            assert set(rows) <= set(docs[0].splitlines())
+            area, energy = (rows[0].split(" | ")[column] for column in (1, 5))
+            assert f" | {area} | {energy} |\n" in docs[1]
+
+
 def test_a_table_that_says_otherwise_is_seen(tmp_path: Path) -> None:
     record = json.loads((RECORDS / "sky130.json").read_text())
     write_text(tmp_path / "docs.md", "\n".join(parts(record)))

@@ -20,6 +20,11 @@ def _energy(key: str) -> Callable[[Result], str]:
     return lambda result: _figure(key, ",.1f" if (result.get(key) or 0.0) >= 10 else ".3g")(result)
 
 
+def _area(key: str) -> Callable[[Result], str]:
+    """Return a column of areas, in whole numbers from 100 on."""
+    return lambda result: _figure(key, ",.0f" if (result.get(key) or 0.0) >= 100 else ".3g")(result)
+
+
 def unit_title(result: Result, methods: Mapping[str, Any]) -> str:
     """Return what a result is called: the method's title, and the form."""
     title = methods.get(result["method"], {}).get("title", result["method"])
@@ -39,12 +44,12 @@ OPERATING_POINTS: Columns = (
     ("lanes", _figure("lanes", "d")),
     ("clock asked for, MHz", lambda result: f"{1e3 / result['clock_ns']:,.0f}"),
     ("reached", _figure("fmax_mhz")),
-    ("area, µm²", _figure("area_um2")),
+    ("area, µm²", _area("area_um2")),
     *ENERGY,
     *MEMORY,
 )
 PARTS: Columns = (
-    ("area, µm²", _figure("area_datapath_um2")),
+    ("area, µm²", _area("area_datapath_um2")),
     ("tables", lambda result: f"{result.get('area_tables_um2', 0):,.0f}"),
     ("row buffer", lambda result: f"{result.get('area_row_buffer_um2', 0):,.0f}"),
     ("clock, MHz", _figure("fmax_mhz")),
