@@ -7,7 +7,7 @@ import re
 import pytest
 
 from softmaxkit import ConSmax, Softermax
-from softmaxkit.flow.readable import comment_modules, name_ports
+from softmaxkit.flow.readable import comment_modules, name_elements, name_ports
 from softmaxkit.flow.tools import ToolError, find
 from softmaxkit.flow.verilog import to_verilog
 from softmaxkit.methods.softermax.normalisation import NormalisationUnit
@@ -40,6 +40,12 @@ def test_ports_have_names_and_the_text_is_stable() -> None:
         text, "unit_back"
     )
     assert "port_1_0" not in name_ports("module \\a\n  wire \\port_1_0\nconnect \\sum \\port_1_0 [3:0]\nend\n")
+
+
+def test_elements_have_plain_names() -> None:
+    assert name_elements("wire \\a[0]\nwire \\a_0\nconnect \\a[0] [1] \\b [0]\n") == (
+        "wire \\a_0_element\nwire \\a_0\nconnect \\a_0_element [1] \\b [0]\n"
+    )
 
 
 def test_every_module_says_what_it_is() -> None:

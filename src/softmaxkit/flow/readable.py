@@ -35,6 +35,18 @@ def name_ports(design: str) -> str:
     return "".join(modules)
 
 
+def name_elements(design: str) -> str:
+    """Return RTLIL without indices in the names of signals, which Verilog would have to escape."""
+    taken = set(re.findall(r"\\(\w+)(?![\w\[])", design))
+    for name in sorted(set(re.findall(r"\\(\w+(?:\[\d+\])+)", design))):
+        plain = re.sub(r"\W+", "_", name).rstrip("_")
+        while plain in taken:
+            plain += "_element"
+        taken.add(plain)
+        design = re.sub(rf"\\{re.escape(name)}(?!\[)", rf"\\{plain}", design)
+    return design
+
+
 def comment_modules(verilog: str, component: Component, name: str) -> str:
     """Return Verilog with the first sentence of the docstring of what each module is made of above it."""
     for module, words in _descriptions(Fragment.get(component, None), name):

@@ -10,8 +10,9 @@ from pathlib import Path
 from amaranth.back import rtlil
 from amaranth.lib.wiring import Component
 
-from softmaxkit.flow.readable import name_ports
+from softmaxkit.flow.readable import name_elements, name_ports
 from softmaxkit.flow.tools import call, need
+from softmaxkit.flow.wire_names import name_wires
 
 SCRIPT = """
 read_rtlil design.il
@@ -63,12 +64,12 @@ def to_verilog(component: Component, name: str, fault: Callable[[str], str] | No
     """
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        design = name_ports(to_rtlil(component, name))
+        design = name_elements(name_ports(to_rtlil(component, name)))
         (work / "design.il").write_text(fault(design) if fault else design, encoding="utf-8")
         (work / "script.ys").write_text(SCRIPT.format(name=name), encoding="utf-8")
         call([need("yosys"), "-q", "-s", "script.ys"], work, f"writing {name} as Verilog")
         text = (work / f"{name}.v").read_text(encoding="utf-8")
-    return without_header(text)
+    return name_wires(without_header(text))
 
 
 def without_header(verilog: str) -> str:
