@@ -88,7 +88,7 @@ class ConstantsCopy(wiring.Component):
 
     def __init__(self, registers: RegisterMap, sets: int) -> None:
         self.registers, self.sets = registers, sets
-        self.place = data.StructLayout({"address": registers.address_bits, "set": max((sets - 1).bit_length(), 1)})
+        self.place = data.StructLayout({"address": registers.word_bits, "set": max((sets - 1).bit_length(), 1)})
         super().__init__(
             {
                 "write": In(stream.Signature(data.StructLayout({"place": self.place, "data": registers.data_bits}))),
@@ -136,7 +136,7 @@ class ConstantsCopy(wiring.Component):
         address: Value = index - 1
         if whole:  # of the unit: the number of the set above that of the word
             place, fetched = Signal(self.place), Signal(self.place)
-            address = Cat(fetched.address[: self.registers.word_bits], fetched.set)
+            address = Cat(fetched.address, fetched.set)
             ends = place.address == self.registers.words - 1
             with m.If(fetch):
                 m.d.sync += [
