@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from unit_checks import agrees, verilator
 
-from softmaxkit import ConSmax, Exaq, Float, Q, Sigmoid, Softermax, Spec, UQ, verify
+from softmaxkit import UQ, ConSmax, Exaq, Float, Q, Sigmoid, Softermax, Spec, verify
 from softmaxkit.blocks.configuration import RegisterMap
 from softmaxkit.flow.outcome import Traffic
 from softmaxkit.flow.prove import prove

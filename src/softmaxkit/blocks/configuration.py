@@ -11,7 +11,6 @@ from amaranth.lib import data
 from softmaxkit.blocks.piecewise_linear import lookup
 from softmaxkit.blocks.storage import Words as Table
 
-
 MOST_SETS = 16
 
 Words = Mapping[str, Sequence[int] | Sequence[Value]]
@@ -157,8 +156,8 @@ def number_of_set(scores: Any) -> Value:
 def words_of(m: Module, name: str, sets: Sequence[Words], number: Value, *names: str) -> Words:
     """Return the words of one set, chosen for a whole stage.
 
-    A set is chosen once for all lanes, ahead of their look-ups. With one lane too that takes no more gates than a longer
-    index would, and nothing but the look-up moves while rows of one set follow each other.
+    A set is chosen once for all lanes, ahead of their look-ups. With one lane too that takes no more gates than a
+    longer index would, and nothing but the look-up moves while rows of one set follow each other.
 
     Args:
         m: the module to build it in.

@@ -74,7 +74,9 @@ class RowMaximum(wiring.Component):
         with m.If(taken):
             m.d.sync += [best.eq(highest), begun.eq(~source.p.last), complete.eq(source.p.last)]
         if self.set_bits:
-            of_best, of_leaving = (Signal(self.set_bits, name=f"set_of_{row}", reset_less=True) for row in ("best", "leaving"))
+            of_best, of_leaving = (
+                Signal(self.set_bits, name=f"set_of_{row}", reset_less=True) for row in ("best", "leaving")
+            )
             with m.If(taken):
                 m.d.sync += of_best.eq(source.p.set)
             with m.If(~leaves):

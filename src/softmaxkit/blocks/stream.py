@@ -15,7 +15,7 @@ from amaranth.lib import data
 
 
 def score_layout(code: Shape, lanes: int, masks: int = 1, set_bits: int = 0) -> data.StructLayout:
-    """Return the payload of a beat of scores: `codes` from lane 0 up, `mask` (True: attend), `last` and, if need be, `set`.
+    """Return the payload of a beat of scores: `codes` from lane 0 up, `mask` (True: attend), `last`, perhaps `set`.
 
     Args:
         code: shape of a score code.

@@ -66,7 +66,20 @@ if TYPE_CHECKING:
     from softmaxkit.studies.silicon import UnitToMap
 
 
-OF_UNITS = ("constants", "sets", "lanes", "max_row", "depth", "storage", "sram", "layer", "head", "text", "context", "pareto")
+OF_UNITS = (
+    "constants",
+    "sets",
+    "lanes",
+    "max_row",
+    "depth",
+    "storage",
+    "sram",
+    "layer",
+    "head",
+    "text",
+    "context",
+    "pareto",
+)
 """Options for units, which anybody's Verilog has no use for."""
 
 OF_PARETO = ("clock", "depth", "storage", "constants", "sets", "spec", "model", "layer", "head", "text", "context")

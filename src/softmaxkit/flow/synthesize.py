@@ -134,12 +134,13 @@ def synthesize(
     if rows is None:
         rows = sampled_rows(unit.spec, constants, count, length)
     steadily = rows.taken(np.arange(count) % len(rows.lengths))
+    own: Constants | Sets = constants
     if unit.sets > 1:  # they take turns, all with the same constants
         steadily = replace(steadily, sets=np.arange(count) % unit.sets)
-        constants = Sets((constants,) * unit.sets)
-    steady = stream(unit, [(constants, steadily)])
+        own = Sets((constants,) * unit.sets)
+    steady = stream(unit, [(own, steadily)])
     # Load constants several times, to test the configuration port as well.
-    loads = [constants] if unit.registers is None else [*unit.loads(unit.spec.examples()), constants]
+    loads = [own] if unit.registers is None else [*unit.loads(unit.spec.examples()), own]
     random = np.random.default_rng(0)
     stalled = stream(unit, [(each, random_rows(unit, each, CHECKED, random)) for each in loads])
     run = measured(fitted, unit, steady, stalled, (warm_up, window), parts, macros or MACROS[cells], tick)

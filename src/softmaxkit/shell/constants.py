@@ -108,7 +108,9 @@ class ConstantsCopy(wiring.Component):
         target, whole = self.configuration, self.registers.sets > 1
         words = self.registers.words * self.registers.sets  # that are loaded as one group
         choice = self.sets > 1 and not whole
-        m.submodules.words = memory = Memory(shape=self.registers.data_bits, depth=self.sets * self.registers.words, init=[])
+        m.submodules.words = memory = Memory(
+            shape=self.registers.data_bits, depth=self.sets * self.registers.words, init=[]
+        )
         to_write, to_read = memory.write_port(), memory.read_port()
         # Without a set of its own, nothing is loaded before it is told to.
         stale, loaded = Signal(init=choice), Signal.like(self.wanted)

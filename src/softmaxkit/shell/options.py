@@ -22,9 +22,9 @@ class ShellOptions:
         status: errors that stay until they are cleared, `busy`, counts of saturated scores and results, an interrupt.
         axi_lite: an AXI4-Lite port for all numbers, and for the constants of a loadable unit.
         read_back: loadable constants can be read back, from a copy in the shell, which also loads them.
-        tags: number of tags, `tid`, that rows carry through; 0 for none. In a unit with several sets of constants, tag t
-            takes set t, and tags beyond the last set take set 0. With `axi_lite` and a loadable unit of one set, tags have
-            constants of their own in the copy, from which the unit is loaded anew for another tag.
+        tags: number of tags, `tid`, that rows carry through; 0 for none. In a unit with several sets of constants, tag
+            t takes set t, and tags beyond the last set take set 0. With `axi_lite` and a loadable unit of one set, tags
+            have constants of their own in the copy, from which the unit is loaded anew for another tag.
     """
 
     keep: bool = False
@@ -69,8 +69,8 @@ class ShellOptions:
             )
         if unit.sets > 1 and not self.tags:
             raise ValueError(
-                f"rows choose among the {unit.sets} sets of constants of the unit by their tags; give the shell as many "
-                f"(--tags {unit.sets}), or leave the sets out"
+                f"rows choose among the {unit.sets} sets of constants of the unit by their tags; give the shell as "
+                f"many (--tags {unit.sets}), or leave the sets out"
             )
         if unit.masks != 1:
             raise ValueError("the shell takes units of one mask bit a lane, not those whose halves work apart")

@@ -14,7 +14,7 @@ from softmaxkit.shell.register_map import WORD, RegisterMap
 
 if TYPE_CHECKING:
     from softmaxkit.flow.vectors import Booleans, Integers, Packed
-    from softmaxkit.methods.base.constants import Constants
+    from softmaxkit.methods.base.constants import Constants, Sets
     from softmaxkit.methods.base.unit import SoftmaxUnit
     from softmaxkit.shell.shell import Shell
 
@@ -48,7 +48,7 @@ LAST_OF_GROUP = 1 << 31
 """Set in the address of a word of constants that closes its group, where they have a stream of their own."""
 
 
-def shell_vectors(shell: Shell, segments: Sequence[tuple[Constants, Rows]]) -> Vectors:
+def shell_vectors(shell: Shell, segments: Sequence[tuple[Constants | Sets, Rows]]) -> Vectors:
     """Return the vectors of rows with their constants.
 
     With `tkeep`, some positions are not kept. The last row of a segment is too long, where that is cut. By number, rows
@@ -84,7 +84,9 @@ def shell_vectors(shell: Shell, segments: Sequence[tuple[Constants, Rows]]) -> V
     return vectors
 
 
-def _golden(unit: SoftmaxUnit, sent: Rows, kept: Booleans, sets: Sequence[Constants], tags: Integers) -> Integers:
+def _golden(
+    unit: SoftmaxUnit, sent: Rows, kept: Booleans, sets: Sequence[Constants | Sets], tags: Integers
+) -> Integers:
     """Return what comes out of the positions that fit; a set of constants for all rows, or one a tag."""
     fitting = slice(unit.max_row if unit.holds_rows else None)
     codes, mask = np.where(kept, sent.codes, 0)[:, fitting], (sent.mask & kept)[:, fitting]
@@ -106,7 +108,7 @@ def _numbers(shell: Shell, vectors: Vectors, length: int) -> None:
         vectors.reads += [(address[name], value) for name, value in numbers.items()]
 
 
-def _constants(shell: Shell, vectors: Vectors, sets: Sequence[Constants]) -> None:
+def _constants(shell: Shell, vectors: Vectors, sets: Sequence[Constants | Sets]) -> None:
     """Write sets of constants, before the next beat."""
     for at, constants in enumerate(sets):
         words = shell.unit.writes(constants)
@@ -125,7 +127,8 @@ def _constants(shell: Shell, vectors: Vectors, sets: Sequence[Constants]) -> Non
 
 def _address(shell: Shell, of_set: int, address: int) -> int:
     """Return the address, in bytes, of a word at an address of the unit; in several sets of the shell, of this one."""
-    assert shell.map is not None and shell.unit.registers is not None
+    assert shell.map is not None
+    assert shell.unit.registers is not None
     inner, word = divmod(address, shell.unit.registers.stride)
     return shell.map.base + (of_set + inner) * shell.map.stride + WORD * word
 

@@ -240,9 +240,7 @@ class SoftmaxUnit(TakesScores):
         """Return how many scores a lane takes with some constants: one, but for halves that work apart."""
         return 1
 
-    def golden(
-        self, codes: Array, mask: Array | None, constants: Constants | Sets, sets: Array | None = None
-    ) -> Array:
+    def golden(self, codes: Array, mask: Array | None, constants: Constants | Sets, sets: Array | None = None) -> Array:
         """Return what the unit gives, from the spec.
 
         Args:

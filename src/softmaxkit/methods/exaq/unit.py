@@ -153,9 +153,7 @@ class Unit(SoftmaxUnit):
         self._gather(m, hold)
         width = total_bits(self.spec, self.max_row)
         m.submodules.results = results = (
-            SerialResults(self.passes, sets)
-            if self.passes
-            else PipelinedResults(self.spec, width, sets, self.cuts)
+            SerialResults(self.passes, sets) if self.passes else PipelinedResults(self.spec, width, sets, self.cuts)
         )
         self._levels(m, sets, results)
         self._results(m, results.sink)
