@@ -62,7 +62,7 @@ class Loaded(wiring.Component):
         words = []
         for storage in self.storages:
             m.submodules[storage.replace("-", "_")] = inner = Module()
-            words.append(build_registers(inner, REGISTERS, self.configuration, write, storage))
+            words += build_registers(inner, REGISTERS, self.configuration, write, storage)
         values = pipe.cut("found", [Array(registers["table"])[self.scores.p.code] for registers in words])
         values = pipe.cut(
             "scaled", [value * registers["scale"][0] for value, registers in zip(values, words, strict=True)]

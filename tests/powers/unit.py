@@ -61,7 +61,7 @@ class Unit(SoftmaxUnit):
             offset = Const(cast(PowersConstants, self.constants).offset, signed(12))
         else:
             hold, write = hold_between_rows(m, self.scores, self.configuration, busy)
-            offset = build_registers(m, self.registers, self.configuration, write, self.storage)["offset"][0]
+            offset = build_registers(m, self.registers, self.configuration, write, self.storage)[0]["offset"][0]
         pipe = Pipeline(m, "pipe", self.scores.valid & ~hold, self.results, self.cuts)
         m.d.comb += self.scores.ready.eq(pipe.advance & ~hold)
         bits = self.spec.fraction_bits

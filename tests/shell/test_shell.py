@@ -48,9 +48,12 @@ def run(spec: Spec, options: ShellOptions, outputs: int, traffic: Any = TRAFFIC,
     simulator, compared = Verilated(bench, fast=False), 0
     loadable = unit.registers is not None
     first: list[tuple[int, int]] = []
-    if options.tags and options.has_copy(unit):
+    if options.tags and (options.has_copy(unit) or unit.sets > 1):
         own = [examples[tag % len(examples)] for tag in range(options.tags)]
-        first = [write for tag, each in enumerate(own) for write in constant_writes(bench, unit, each, tag)]
+        if unit.sets > 1:  # tags beyond the last set take set 0
+            own[unit.sets :] = [own[0]] * (options.tags - unit.sets)
+        given_sets = own[: unit.sets] if unit.sets > 1 else own
+        first = [write for tag, each in enumerate(given_sets) for write in constant_writes(bench, unit, each, tag)]
         first.append((address_of(bench, "constants"), 1))
     for each in traffic:
         segments: list[Any] = []
@@ -113,6 +116,36 @@ def test_more_shells(method: str, options: dict[str, Any], sizes: dict[str, Any]
     if chosen.read_back and spec.unit(**sizes).registers is None:
         pytest.skip("no constants to read back")
     assert run(spec, chosen, 8000, **sizes) > 3000
+
+
+SETS = {"axi_lite": True, "tags": 3}
+
+
+@pytest.mark.parametrize(
+    ("method", "more", "sets"),
+    [
+        ("exaq", {}, 3),
+        pytest.param("consmax", {"read_back": True}, 2, marks=pytest.mark.slow),
+        pytest.param("exaq", {"keep": True, "status": True, "read_back": True}, 3, marks=pytest.mark.slow),
+        pytest.param("consmax", {}, 2, marks=pytest.mark.slow),
+    ],
+)
+def test_sets_of_the_unit_by_tags(method: str, more: dict[str, Any], sets: int) -> None:
+    options = ShellOptions(**SETS, **more)
+    assert run(method_class(method)(), options, 2000, sets=sets) > 1500
+
+
+def test_sets_take_tags() -> None:
+    unit = method_class("consmax")().unit(lanes=1, sets=4)
+    with pytest.raises(ValueError, match=r"4 sets of constants of the unit by their tags.*--tags 4"):
+        ShellOptions(axi_lite=True).check(unit)
+
+
+@pytest.mark.slow
+def test_a_tag_that_takes_another_set_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shell_module, "_set_of", lambda tag, sets: tag[:1])
+    with pytest.raises(AssertionError):
+        run(method_class("consmax")(), ShellOptions(**SETS), 2000, sets=3)
 
 
 def refusal(spec: Spec, sizes: dict[str, Any]) -> str:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from amaranth.hdl import Module, Shape, Signal, Value
+from amaranth.hdl import Const, Module, Shape, Signal, Value
 from amaranth.lib import data
 
-from softmaxkit.blocks.storage import Words
+from softmaxkit.blocks.piecewise_linear import lookup
+from softmaxkit.blocks.storage import Words as Table
+
+MOST_SETS = 16
+
+Words = Mapping[str, Sequence[int] | Sequence[Value]]
+"""Tables and registers by name: integers where they are baked in."""
 
 
 class Register(NamedTuple):
@@ -26,12 +32,30 @@ class Register(NamedTuple):
 
 
 class RegisterMap:
-    """Registers at consecutive addresses from 0, in the order given."""
+    """Registers at consecutive addresses from 0, in the order given; with several sets of them, the set's number above.
 
-    def __init__(self, registers: Sequence[Register]) -> None:
-        self.registers = tuple(registers)
+    Args:
+        registers: of a set.
+        sets: how many there are of each register.
+
+    Attributes:
+        words: of a set.
+        word_bits: of the address of a word within its set.
+        set_bits: of the number of a set; 0 with one.
+        stride: from the address of a word to that of the same word of the next set.
+
+    Raises:
+        ValueError: the number of sets cannot be.
+    """
+
+    def __init__(self, registers: Sequence[Register], sets: int = 1) -> None:
+        if type(sets) is not int or not 1 <= sets <= MOST_SETS:
+            raise ValueError(f"sets of constants are a whole number from 1 to {MOST_SETS}, not {sets!r}")
+        self.registers, self.sets = tuple(registers), sets
         self.words = sum(register.depth for register in registers)
-        self.address_bits = max((self.words - 1).bit_length(), 1)
+        self.word_bits, self.set_bits = max((self.words - 1).bit_length(), 1), (sets - 1).bit_length()
+        self.stride = 1 << self.word_bits
+        self.address_bits = self.word_bits + self.set_bits
         self.data_bits = max(register.shape.width for register in registers)
 
     @property
@@ -40,7 +64,7 @@ class RegisterMap:
         return data.StructLayout({"address": self.address_bits, "data": self.data_bits, "last": 1})
 
     def address(self, name: str) -> int:
-        """Return the address of a register, or of the first word of a table."""
+        """Return the address of a register, or of the first word of a table, in the first set."""
         address = 0
         for register in self.registers:
             if register.name == name:
@@ -48,8 +72,8 @@ class RegisterMap:
             address += register.depth
         raise KeyError(name)
 
-    def writes(self, values: dict[str, int | Sequence[int]]) -> list[tuple[int, int]]:
-        """Return the `(address, data)` pairs that load these values.
+    def writes(self, values: dict[str, int | Sequence[int]], of_set: int = 0) -> list[tuple[int, int]]:
+        """Return the `(address, data)` pairs that load these values into a set.
 
         Raises:
             ValueError: a value does not fit its register.
@@ -67,7 +91,8 @@ class RegisterMap:
             for place, word in enumerate(words):
                 if not low <= word <= high:
                     raise ValueError(f"{register.name} of the unit holds {low} to {high}, but {word} is to be loaded")
-                writes.append((self.address(register.name) + place, word & ((1 << self.data_bits) - 1)))
+                address = of_set * self.stride + self.address(register.name) + place
+                writes.append((address, word & ((1 << self.data_bits) - 1)))
         return writes
 
 
@@ -94,28 +119,62 @@ def hold_between_rows(m: Module, scores: Any, port: Any, busy: Value) -> tuple[V
     return ~inside & (port.valid | grouped | settling), write
 
 
-def build_registers(
-    m: Module, registers: RegisterMap, port: Any, write: Value, storage: str
-) -> dict[str, Sequence[Value]]:
-    """Build the registers and return their words by name."""
-    words: dict[str, Sequence[Value]] = {}
+def build_registers(m: Module, registers: RegisterMap, port: Any, write: Value, storage: str) -> list[Words]:
+    """Build the registers and return the words of each set by name."""
+    sets: list[dict[str, Sequence[Value]]] = [{} for _ in range(registers.sets)]
+    word = port.p.address if registers.sets == 1 else port.p.address[: registers.word_bits]
     for register in registers.registers:
         first = registers.address(register.name)
-        address = port.p.address
-        if register.depth == 1:
-            word = Signal(register.shape, name=register.name, reset_less=True)
-            with m.If(write & (address == first)):
-                m.d.sync += word.eq(port.p.data[: register.shape.width])
-            words[register.name] = [word]
+        if register.depth == 1 and registers.sets == 1:
+            held = Signal(register.shape, name=register.name, reset_less=True)
+            with m.If(write & (word == first)):
+                m.d.sync += held.eq(port.p.data[: register.shape.width])
+            sets[0][register.name] = [held]
             continue
-        m.submodules[f"{register.name}_table"] = table = Words(register.shape.width, register.depth, storage)
+        # All sets in one table, which has one register for the data.
+        depth = register.depth * registers.sets
+        place = word - first
+        if registers.sets > 1:
+            place = place + port.p.address[registers.word_bits :] * register.depth
+        m.submodules[f"{register.name}_table"] = table = Table(register.shape.width, depth, storage)
         m.d.comb += [
-            table.enable.eq(write & _within(address, first, first + register.depth)),
-            table.address.eq(address - first),
+            table.enable.eq(write & _within(word, first, first + register.depth)),
+            table.address.eq(place),
             table.data.eq(port.p.data),
         ]
-        words[register.name] = [word.as_signed() if register.shape.signed else word for word in table.words]
-    return words
+        words = [each.as_signed() if register.shape.signed else each for each in table.words]
+        for index, of_set in enumerate(sets):
+            of_set[register.name] = words[index * register.depth :][: register.depth]
+    return [dict(of_set) for of_set in sets]
+
+
+def number_of_set(scores: Any) -> Value:
+    """Return the number of the set of constants that a beat of scores is for: 0 where there is one set."""
+    return scores.p.set if "set" in scores.payload.shape().members else Const(0)
+
+
+def words_of(m: Module, name: str, sets: Sequence[Words], number: Value, *names: str) -> Words:
+    """Return the words of one set, chosen for a whole stage.
+
+    A set is chosen once for all lanes, ahead of their look-ups. With one lane too that takes no more gates than a
+    longer index would, and nothing but the look-up moves while rows of one set follow each other.
+
+    Args:
+        m: the module to build it in.
+        name: of the stage, prefix of its signals.
+        sets: words of each set.
+        number: of the set, below how many there are.
+        names: of the registers that the stage reads.
+    """
+    if len(sets) == 1:
+        return sets[0]
+    return {
+        register: [
+            lookup(m, f"{name}_{register}{index}", words, number)
+            for index, words in enumerate(zip(*(each[register] for each in sets), strict=True))
+        ]
+        for register in names
+    }
 
 
 def _within(address: Value, first: int, end: int) -> Value:

@@ -22,19 +22,30 @@ class Gather(wiring.Component):
         beats: length of the longest group.
         whole_rows: a group is a row; otherwise `beats` consecutive beats, fewer at the end of a row.
         storage: where waiting beats are held; "memory" adds a port `memory`.
+        set_bits: width of a number that is the same in all beats of a group, and so is held once; 0 for none.
 
     Attributes:
-        source: input stream: `beat`, `key` (the beat's own maximum), `present` (whether it has one) and `last`.
-        sink: output stream: `beat`, `maximum`, `present`, `group_last` and `last`.
+        source: input stream: `beat`, `key` (the beat's own maximum), `present` (whether it has one), `last` and, if
+            need be, `set`.
+        sink: output stream: `beat`, `maximum`, `present`, `group_last`, `last` and, if need be, `set`.
         empty: nothing is waiting.
     """
 
-    def __init__(self, width: int, key: Shape, beats: int, whole_rows: bool, storage: str = "flip-flops") -> None:
+    def __init__(
+        self,
+        width: int,
+        key: Shape,
+        beats: int,
+        whole_rows: bool,
+        storage: str = "flip-flops",
+        set_bits: int = 0,
+    ) -> None:
+        self.set_bits, of_set = set_bits, {"set": set_bits} if set_bits else {}
         self.width, self.key, self.beats, self.whole_rows = width, key, beats, whole_rows
         # With whole rows the end of the group is the end of the row: one flag less to store.
         self.buffer = RowBuffer(width + (1 if whole_rows else 2), max(beats, 3), storage)
-        beat = {"beat": width, "key": key, "present": 1, "last": 1}
-        gathered = {"beat": width, "maximum": key, "present": 1, "group_last": 1, "last": 1}
+        beat = {"beat": width, "key": key, "present": 1, "last": 1, **of_set}
+        gathered = {"beat": width, "maximum": key, "present": 1, "group_last": 1, "last": 1, **of_set}
         ports = {
             "source": In(stream.Signature(data.StructLayout(beat))),
             "sink": Out(stream.Signature(data.StructLayout(gathered))),
@@ -64,7 +75,8 @@ class Gather(wiring.Component):
         m.submodules["buffer" if self.whole_rows else "slices"] = buffer = self.buffer
         # Enough for groups of a single beat to follow each other without a gap.
         places = buffer.latency + 1
-        m.submodules.maxima = maxima = Queue(self.key.width + 1, places)
+        m.submodules.maxima = maxima = Queue(self.key.width + 1 + self.set_bits, places)
+        of_set = ([source.p.set], [sink.p.set]) if self.set_bits else ([], [])
         if buffer.storage == "memory":
             wiring.connect(m, wiring.flipped(self.memory), buffer.memory)
 
@@ -81,11 +93,11 @@ class Gather(wiring.Component):
             buffer.source.valid.eq(taken),
             buffer.source.payload.eq(Cat(source.p.beat, source.p.last, group_last)),
             maxima.source.valid.eq(taken & group_last),
-            maxima.source.payload.eq(Cat(highest, present | source.p.present)),
+            maxima.source.payload.eq(Cat(highest, present | source.p.present, *of_set[0])),
             sink.valid.eq(buffer.sink.valid & maxima.sink.valid),
             Cat(sink.p.beat, sink.p.last).eq(buffer.sink.payload),
             sink.p.group_last.eq(buffer.sink.payload[-1]),
-            Cat(sink.p.maximum, sink.p.present).eq(maxima.sink.payload),
+            Cat(sink.p.maximum, sink.p.present, *of_set[1]).eq(maxima.sink.payload),
             buffer.sink.ready.eq(sink.ready & maxima.sink.valid),
             maxima.sink.ready.eq(sink.valid & sink.ready & sink.p.group_last),
             self.empty.eq(buffer.empty & ~maxima.sink.valid),

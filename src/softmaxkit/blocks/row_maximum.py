@@ -22,18 +22,20 @@ class RowMaximum(wiring.Component):
         key: shape of the values that the maximum is taken of.
         beats: length of the longest row.
         storage: where waiting beats are held; "memory" adds a port `memory`.
+        set_bits: width of a number that is the same in all beats of a row, and so is held once; 0 for none.
 
     Attributes:
-        source: input stream of `beat`, `key` (the beat's own maximum) and `last`.
-        sink: output stream of `beat`, `maximum` and `last`.
+        source: input stream of `beat`, `key` (the beat's own maximum), `last` and, if need be, `set`.
+        sink: output stream of `beat`, `maximum`, `last` and, if need be, `set`.
     """
 
-    def __init__(self, width: int, key: Shape, beats: int, storage: str = "flip-flops") -> None:
-        self.width, self.key = width, key
+    def __init__(self, width: int, key: Shape, beats: int, storage: str = "flip-flops", set_bits: int = 0) -> None:
+        self.width, self.key, self.set_bits = width, key, set_bits
+        of_set = {"set": set_bits} if set_bits else {}
         self.buffer = RowBuffer(width + 1, max(beats, 3), storage)
         ports = {
-            "source": In(stream.Signature(data.StructLayout({"beat": width, "key": key, "last": 1}))),
-            "sink": Out(stream.Signature(data.StructLayout({"beat": width, "maximum": key, "last": 1}))),
+            "source": In(stream.Signature(data.StructLayout({"beat": width, "key": key, "last": 1, **of_set}))),
+            "sink": Out(stream.Signature(data.StructLayout({"beat": width, "maximum": key, "last": 1, **of_set}))),
         }
         if storage == "memory":
             ports["memory"] = Out(self.buffer.memory.signature)
@@ -71,4 +73,13 @@ class RowMaximum(wiring.Component):
         m.d.sync += leaves.eq(known & ~(sink.valid & sink.ready & sink.p.last))
         with m.If(taken):
             m.d.sync += [best.eq(highest), begun.eq(~source.p.last), complete.eq(source.p.last)]
+        if self.set_bits:
+            of_best, of_leaving = (
+                Signal(self.set_bits, name=f"set_of_{row}", reset_less=True) for row in ("best", "leaving")
+            )
+            with m.If(taken):
+                m.d.sync += of_best.eq(source.p.set)
+            with m.If(~leaves):
+                m.d.sync += of_leaving.eq(of_best)
+            m.d.comb += sink.p.set.eq(Mux(leaves, of_leaving, of_best))
         return m

@@ -14,15 +14,17 @@ from amaranth.hdl import Shape
 from amaranth.lib import data
 
 
-def score_layout(code: Shape, lanes: int, masks: int = 1) -> data.StructLayout:
-    """Return the payload of a beat of scores: `codes` from lane 0 up, `mask` (True: attend), `last`.
+def score_layout(code: Shape, lanes: int, masks: int = 1, set_bits: int = 0) -> data.StructLayout:
+    """Return the payload of a beat of scores: `codes` from lane 0 up, `mask` (True: attend), `last`, perhaps `set`.
 
     Args:
         code: shape of a score code.
         lanes: positions per beat.
         masks: mask bits per lane; more than one if a lane can carry several narrow scores.
+        set_bits: width of the number of the row's set of constants, the same in all its beats; 0 for none.
     """
-    return data.StructLayout({"codes": data.ArrayLayout(code, lanes), "mask": lanes * masks, "last": 1})
+    of_set = {"set": set_bits} if set_bits else {}
+    return data.StructLayout({"codes": data.ArrayLayout(code, lanes), "mask": lanes * masks, "last": 1, **of_set})
 
 
 def result_layout(bits: int, lanes: int) -> data.StructLayout:

@@ -41,10 +41,12 @@ from softmaxkit.cli.units import (
     LayersOption,
     MaxRowOption,
     ModelOption,
+    SetsOption,
     StorageOption,
     check_head_options,
     chosen_units,
     constants_option,
+    kind_of,
     sizes,
 )
 from softmaxkit.methods.base.forms import Kind
@@ -52,7 +54,7 @@ from softmaxkit.recipe import Recipe
 
 NOT_OF_ENGINES = (
     *("uncertainty", "input_delay", "output_delay", "driving_cell", "load", "sram"),
-    *("tkeep", "row_length", "status", "axi_lite", "read_back", "tags"),
+    *("tkeep", "row_length", "status", "axi_lite", "read_back", "tags", "sets"),
 )
 """Options that an engine has no use for: it comes without constraints and shell."""
 
@@ -68,6 +70,7 @@ def rtl(
     depth: DepthOption = None,
     storage: StorageOption = STORAGE,
     constants: Annotated[Kind | None, constants_option("baked with --model, loadable without")] = None,
+    sets: SetsOption = 1,
     spec: SpecOption = None,
     model: ModelOption = None,
     layer: LayersOption = 0,
@@ -166,9 +169,9 @@ def rtl(
     constraints = Constraints(clock, uncertainty, input_delay, output_delay, driving_cell, load=load)
     shell = ShellOptions(tkeep, row_length, status, axi_lite, read_back, tags)
     options = RtlOptions(
-        sizes(lanes, max_row, depth, storage),
+        sizes(lanes, max_row, depth, storage, sets),
         output,
-        constants,
+        kind_of(constants, sets),
         name,
         constraints,
         overwrite,

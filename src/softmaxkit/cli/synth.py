@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -48,9 +49,11 @@ from softmaxkit.cli.units import (
     LayerOption,
     MaxRowOption,
     ModelOption,
+    SetsOption,
     check_head_options,
     chosen_units,
     constants_option,
+    kind_of,
     sizes,
 )
 from softmaxkit.methods import ALL_METHODS, method_class
@@ -63,13 +66,26 @@ if TYPE_CHECKING:
     from softmaxkit.studies.silicon import UnitToMap
 
 
-OF_UNITS = ("constants", "lanes", "max_row", "depth", "storage", "sram", "layer", "head", "text", "context", "pareto")
+OF_UNITS = (
+    "constants",
+    "sets",
+    "lanes",
+    "max_row",
+    "depth",
+    "storage",
+    "sram",
+    "layer",
+    "head",
+    "text",
+    "context",
+    "pareto",
+)
 """Options for units, which anybody's Verilog has no use for."""
 
-OF_PARETO = ("clock", "depth", "storage", "constants", "spec", "model", "layer", "head", "text", "context")
+OF_PARETO = ("clock", "depth", "storage", "constants", "sets", "spec", "model", "layer", "head", "text", "context")
 """Options that `--pareto` chooses itself, or that go with one unit."""
 
-NOT_OF_ENGINES = ("pareto", "place", "device", "seed", "markdown")
+NOT_OF_ENGINES = ("sets", "pareto", "place", "device", "seed", "markdown")
 """Options that an engine has no use for."""
 
 OF_VERILOG = ("top", "include", "define", "parameter")
@@ -181,6 +197,7 @@ def synth(
         Storage | None, typer.Option(help=STORAGE_HELP, show_default=f"{STORAGE}; memory in an FPGA")
     ] = None,
     constants: Annotated[Kind | None, constants_option("the method's forms; baked with --model")] = None,
+    sets: SetsOption = 1,
     spec: SpecOption = None,
     model: ModelOption = None,
     layer: LayerOption = 0,
@@ -276,8 +293,9 @@ def synth(
         refuse(given(command, *OF_PARETO, "corner", "output"), "--pareto has clocks and forms of its own")
     if pareto and not given(command, "lanes"):
         lanes = PARETO_LANES[-1]
+    kind = kind_of(constants, sets)
     where = storage_in(cells, storage)
-    unit_sizes = sizes(lanes, max_row, depth, where)
+    unit_sizes = sizes(lanes, max_row, depth, where, sets)
     placing = Placing(device, seed, 1e3 / clock if clock else TARGET) if place else None
     options = SynthesisOptions(
         unit_sizes, cells, clock, wires, liberty or [], corner or [], sram or [], output, placing
@@ -291,8 +309,8 @@ def synth(
         refuse_engine_options(command)
     units = []
     if not verilog and not pareto and engine is None:
-        every = _units(method, spec, model, layer, head, text, context, unit_sizes, cells, constants != "loadable")
-        units = of_kind(every, lambda each: each.unit, constants)
+        every = _units(method, spec, model, layer, head, text, context, unit_sizes, cells, kind)
+        units = of_kind(every, lambda each: each.unit, kind)
     with stages() as stage:
         if verilog:
             design = Verilog(verilog, top, include or [], define or [], parameter or [])
@@ -328,19 +346,24 @@ def _units(
     context: int,
     unit_sizes: dict[str, Any],
     cells: str,
-    baked: bool,
+    kind: Kind | None,
 ) -> list[UnitToMap]:
     """Return the units to synthesise: all forms of methods, those of a spec, or the one of a model's head."""
     from softmaxkit.studies.silicon import unit_of_head, units_of_forms
 
     if method is not None and spec is None and model is None:
-        return units_of_forms(_forms(method), unit_sizes, cells)
+        return units_of_forms(_of_sets(_forms(method), unit_sizes), unit_sizes, cells)
     if method is not None and method.lower() == ALL:
         raise ValueError(f"{ALL!r} stands for the methods' own forms; leave it out with --spec or --model")
     ((chosen, trained),) = chosen_units(method, spec, model, layer, head, text, context)
     if trained is None:
-        return units_of_forms(forms_of(chosen), unit_sizes, cells)
-    return [unit_of_head(trained, f"layer {layer}, head {head}", unit_sizes, cells, baked)]
+        return units_of_forms(_of_sets(forms_of(chosen), unit_sizes), unit_sizes, cells)
+    return [unit_of_head(trained, f"layer {layer}, head {head}", unit_sizes, cells, kind != "loadable")]
+
+
+def _of_sets(forms: Sequence[Form], unit_sizes: Mapping[str, Any]) -> list[Form]:
+    """Return the forms of such sizes: with several sets of constants, those whose constants are loaded."""
+    return [form for form in forms if not (form.baked and "sets" in unit_sizes)]
 
 
 def _forms(method: str | None) -> list[Form]:

@@ -9,6 +9,7 @@ import typer
 
 from softmaxkit.cli.options import ALL, chosen_spec, given
 from softmaxkit.methods.base.answers import Storage
+from softmaxkit.methods.base.forms import Kind
 
 if TYPE_CHECKING:
     from softmaxkit.methods.base.spec import Spec
@@ -24,6 +25,9 @@ DepthOption = Annotated[
     int | None, typer.Option(help="Pipeline registers, not counting buffers.", show_default="the unit's own")
 ]
 STORAGE_HELP = "Where rows and loadable tables are held."
+SetsOption = Annotated[
+    int, typer.Option(min=1, max=16, help="Sets of loadable constants; rows say theirs, and none waits for another's.")
+]
 StorageOption = Annotated[Storage, typer.Option(help=STORAGE_HELP)]
 ModelOption = Annotated[
     str | None,
@@ -113,6 +117,18 @@ def check_head_options(command: typer.Context, model: str | None) -> None:
             )
 
 
-def sizes(lanes: int, max_row: int, depth: int | None, storage: Storage | None) -> dict[str, Any]:
-    """Return the sizes of a unit as `Spec.unit` takes them."""
-    return {"lanes": lanes, "max_row": max_row, "depth": depth, "storage": storage or STORAGE}
+def sizes(lanes: int, max_row: int, depth: int | None, storage: Storage | None, sets: int = 1) -> dict[str, Any]:
+    """Return the sizes of a unit as `Spec.unit` takes them; one set of constants goes without saying."""
+    several = {"sets": sets} if sets > 1 else {}
+    return {"lanes": lanes, "max_row": max_row, "depth": depth, "storage": storage or STORAGE, **several}
+
+
+def kind_of(constants: Kind | None, sets: int) -> Kind | None:
+    """Return the kind of units that is asked for: several sets of constants are loadable ones.
+
+    Raises:
+        ValueError: they are to be baked in.
+    """
+    if sets > 1 and constants == "baked":
+        raise ValueError(f"--sets {sets} are of loadable constants; leave --sets or --constants baked out")
+    return "loadable" if sets > 1 else constants

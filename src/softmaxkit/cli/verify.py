@@ -46,10 +46,12 @@ from softmaxkit.cli.units import (
     LayerOption,
     MaxRowOption,
     ModelOption,
+    SetsOption,
     StorageOption,
     check_head_options,
     chosen_units,
     constants_option,
+    kind_of,
     sizes,
 )
 from softmaxkit.methods import ALL_METHODS
@@ -65,6 +67,7 @@ def verify(
     depth: DepthOption = None,
     storage: StorageOption = STORAGE,
     constants: Annotated[Kind | None, constants_option("both")] = None,
+    sets: SetsOption = 1,
     spec: SpecOption = None,
     model: ModelOption = None,
     layer: LayerOption = 0,
@@ -116,7 +119,7 @@ def verify(
     if method == ENGINE:
         engine = EngineOptions(rows, columns, channels, keys, pipeline, storage, depth)
         of_all = [*ALL_METHODS] if of_method == ALL and spec is None else [of_method]
-        specs = [chosen_engine(command, name, spec, "constants") for name in of_all]
+        specs = [chosen_engine(command, name, spec, "constants", "sets") for name in of_all]
         compared = outputs if given(command, "outputs") else OUTPUTS
         with stages() as stage:
             record = verify_engines(
@@ -131,8 +134,8 @@ def verify(
     check_head_options(command, model)
     names = [*ALL_METHODS] if every else [method]
     chosen = [unit for name in names for unit in chosen_units(name, spec, model, layer, head, text, context)]
-    unit_sizes = sizes(lanes, max_row, depth, storage)
-    options = VerificationOptions(unit_sizes, outputs, seed, inject_fault, waveform, constants)
+    unit_sizes = sizes(lanes, max_row, depth, storage, sets)
+    options = VerificationOptions(unit_sizes, outputs, seed, inject_fault, waveform, kind_of(constants, sets))
     with stages() as stage:
         record = verify_units(chosen, options, command_line(), stage, console.print)
     _finish(record, json, inject_fault)

@@ -21,11 +21,11 @@ from softmaxkit.flow.paths import combinational_paths
 from softmaxkit.flow.readable import comment_modules
 from softmaxkit.flow.vectors import Rows, Stream, hexadecimal, stream
 from softmaxkit.flow.verilog import to_verilog
+from softmaxkit.methods.base.constants import Constants, Sets
 from softmaxkit.shell.folder import describe_shell, write_shell
 from softmaxkit.shell.sram import choose_macro
 
 if TYPE_CHECKING:
-    from softmaxkit.methods.base.constants import Constants
     from softmaxkit.methods.base.unit import SoftmaxUnit
     from softmaxkit.shell.folder import ShellFacts
     from softmaxkit.shell.options import ShellOptions
@@ -61,7 +61,7 @@ def export(
     unit: SoftmaxUnit,
     name: str,
     folder: Path,
-    segments: Sequence[tuple[Constants, Rows]],
+    segments: Sequence[tuple[Constants | Sets, Rows]],
     constraints: Constraints = Constraints(),
     heads: Mapping[str, Constants] = MappingProxyType({}),
     shell: ShellOptions | None = None,
@@ -73,7 +73,7 @@ def export(
         unit: baked or loadable.
         name: of the top module; the names of files and of the other modules begin with it.
         folder: to write; missing or empty.
-        segments: sets of constants with the rows that the test bench runs on them; see
+        segments: constants, of one head or `Sets`, with the rows that the test bench runs on them; see
             `softmaxkit.flow.vectors.stream`.
         constraints: of timing; their clock is also that of the test bench.
         heads: the constants, among those of `segments`, of heads of a model, by the heads' names.
@@ -98,9 +98,11 @@ def export(
         raise ValueError(f"{name!r} is a keyword of Verilog; give the module another name")
     facts = describe(unit, name) | ({"shell": around.to_json(name)} if around else {})
     loaded = tables(unit, [constants for constants, _ in segments], heads)
+    first = segments[0][0]
+    first = first.heads[0] if isinstance(first, Sets) else first
     with whole_folder(folder) as work:
         write_text(work / f"{name}.sv", verilog)
-        _write_templates(work, unit, facts, loaded, segments[0][0], constraints, around, macro)
+        _write_templates(work, unit, facts, loaded, first, constraints, around, macro)
         _write_vectors(work, unit, vectors)
         write_text(work / "tables.json", _json(loaded))
         write_text(work / PARAMETERS_FILE, _json(facts))
@@ -136,7 +138,7 @@ def _holds_a_unit(folder: Path) -> bool:
         return False
 
 
-def _check_segments(unit: SoftmaxUnit, segments: Sequence[tuple[Constants, Rows]]) -> None:
+def _check_segments(unit: SoftmaxUnit, segments: Sequence[tuple[Constants | Sets, Rows]]) -> None:
     if not segments or any(len(rows.lengths) == 0 for _, rows in segments):
         raise ValueError("a test bench needs rows; give at least one with each set of constants")
     longest = max(int(rows.lengths.max()) for _, rows in segments)
@@ -178,6 +180,7 @@ def _write_templates(
         "code_bits": unit.code_shape.width,
         "result_bits": unit.result_bits,
         "cfg": unit.registers,
+        "set_bits": unit.registers.set_bits if unit.registers else 0,
         "whole_bytes": whole_bytes,
         "period": constraints.period,
         "constraints": constraints,

@@ -11,9 +11,9 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In
 
 import softmaxkit
+from softmaxkit.methods.base.constants import Constants, Sets
 
 if TYPE_CHECKING:
-    from softmaxkit.methods.base.constants import Constants
     from softmaxkit.methods.base.unit import SoftmaxUnit
 
 
@@ -53,6 +53,7 @@ def describe(unit: SoftmaxUnit, name: str) -> dict[str, Any]:
         "depth": unit.depth,
         "storage": unit.storage,
         "constants": loading,
+        **({"sets": unit.sets} if unit.sets > 1 else {}),
         "cycles": [{"row": n, "latency": unit.latency(n), "interval": unit.interval(n)} for n in lengths],
         "ports": [port._asdict() for port in unit_ports(unit)],
         "axis_ports": [port._asdict() for port in axis_ports(unit)],
@@ -61,18 +62,21 @@ def describe(unit: SoftmaxUnit, name: str) -> dict[str, Any]:
     }
 
 
-def tables(unit: SoftmaxUnit, sets: Sequence[Constants], heads: Mapping[str, Constants]) -> dict[str, Any]:
+def tables(unit: SoftmaxUnit, sets: Sequence[Constants | Sets], heads: Mapping[str, Constants]) -> dict[str, Any]:
     """Return the contents of `tables.json`: the registers, and each set of constants with the writes that load it.
 
     Args:
         unit: baked or loadable.
-        sets: of constants; equal ones are written once.
+        sets: of constants; equal ones are written once. The writes are those into the unit's first set.
         heads: the constants of heads, by their names, which stand beside the set that is theirs.
     """
     registers = unit.registers.registers if unit.registers is not None else ()
-    different = {json.dumps(constants.to_json()): constants for constants in sets}
+    all_heads = [head for each in sets for head in (each.heads if isinstance(each, Sets) else (each,))]
+    different = {json.dumps(constants.to_json()): constants for constants in all_heads}
+    several = {"unit_sets": unit.sets, "set_stride": unit.registers.stride} if unit.registers and unit.sets > 1 else {}
     return {
         "schema": unit.spec.to_json()["schema"],
+        **several,
         "registers": [
             {
                 "name": register.name,
@@ -112,11 +116,13 @@ def stream_ports(unit: SoftmaxUnit) -> list[Port]:
 def axis_ports(unit: SoftmaxUnit) -> list[Port]:
     """Return the ports of the wrapper with AXI-Stream names."""
     code, result, masks = unit.code_shape.width, unit.result_bits, unit.lanes * unit.masks
+    set_bits = unit.registers.set_bits if unit.registers else 0
+    above = "; above it the number of the row's set of constants" if set_bits else ""
     ports = [
         Port("aclk", "input", 1, "clock, rising edge"),
         Port("aresetn", "input", 1, "reset, synchronous, active low"),
         Port("s_axis_tdata", "input", unit.lanes * whole_bytes(code), f"a score per lane, in {whole_bytes(code)} bits"),
-        Port("s_axis_tuser", "input", masks, "the mask, from lane 0 up: 1 attends"),
+        Port("s_axis_tuser", "input", masks + set_bits, f"the mask, from lane 0 up: 1 attends{above}"),
         *_handshake("s_axis", "input", "the beat is the last of its row"),
     ]
     if unit.registers is not None:

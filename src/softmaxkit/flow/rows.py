@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from softmaxkit.flow.vectors import Rows
+from softmaxkit.methods.base.constants import Sets
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -19,14 +20,14 @@ MASKS = ("none", "random", "sparse", "all", "one", "blocks")
 SPREADS = (0.3, 1.0, 2.0, 4.0, 10.0)
 
 
-def code_range(unit: SoftmaxUnit, constants: Constants) -> tuple[int, int]:
+def code_range(unit: SoftmaxUnit, constants: Constants | Sets) -> tuple[int, int]:
     """Return the smallest and the largest score code."""
     bits = unit.code_shape.width // unit.positions_a_lane(constants)
     return (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if unit.code_shape.signed else (0, (1 << bits) - 1)
 
 
-def random_rows(unit: SoftmaxUnit, constants: Constants, results: int, random: np.random.Generator) -> Rows:
-    """Return rows of every kind, length and mask, with about `results` results in total."""
+def random_rows(unit: SoftmaxUnit, constants: Constants | Sets, results: int, random: np.random.Generator) -> Rows:
+    """Return rows of every kind, length and mask, with about `results` results in total; of `Sets`, of random ones."""
     lanes, most = unit.lanes, unit.max_row
     special = [n for n in (1, 2, lanes - 1, lanes, lanes + 1, most - 1, most) if 1 <= n <= most]
     count = max(len(special), 2 * results // (most + 1))
@@ -34,17 +35,18 @@ def random_rows(unit: SoftmaxUnit, constants: Constants, results: int, random: n
     lengths[: len(special)] = special
     random.shuffle(lengths)
     shape = (count, int(lengths.max()))
+    sets = random.integers(0, len(constants.heads), count) if isinstance(constants, Sets) else None
     kind = random.integers(0, len(KINDS), (count, 1))
-    codes = np.select([kind == i for i in range(len(KINDS))], _codes(unit, constants, shape, random))
+    codes = np.select([kind == i for i in range(len(KINDS))], _codes(unit, constants, shape, random, sets))
     which = random.integers(0, len(MASKS), (count, 1))
     mask = np.select([which == i for i in range(len(MASKS))], _masks(shape, random), default=False)
-    return Rows(codes, mask & (np.arange(shape[1]) < lengths[:, None]), lengths)
+    return Rows(codes, mask & (np.arange(shape[1]) < lengths[:, None]), lengths, sets)
 
 
-def all_codes(unit: SoftmaxUnit, constants: Constants) -> Rows | None:
+def all_codes(unit: SoftmaxUnit, constants: Constants | Sets) -> Rows | None:
     """Return unmasked rows of two scores with every pair of codes or, with more than 256 codes, every code at least.
 
-    None if the unit's rows are too short, or if there are more than 65,536 codes.
+    Of `Sets` the rows take turns. None if the unit's rows are too short, or if there are more than 65,536 codes.
     """
     low, high = code_range(unit, constants)
     count = high - low + 1
@@ -56,17 +58,28 @@ def all_codes(unit: SoftmaxUnit, constants: Constants) -> Rows | None:
     else:
         others = np.asarray([low, high, *(codes[len(codes) * i // 8] for i in range(1, 8))])
         pairs = np.stack((np.tile(codes, len(others)), np.repeat(others, count)), axis=-1)
-    return Rows(pairs, np.ones(pairs.shape, np.bool_), np.full(len(pairs), 2))
+    sets = None
+    if isinstance(constants, Sets):  # all codes for every set, whose rows follow each other
+        sets = np.tile(np.arange(len(constants.heads)), len(pairs))
+        pairs = np.repeat(pairs, len(constants.heads), axis=0)
+    return Rows(pairs, np.ones(pairs.shape, np.bool_), np.full(len(pairs), 2), sets)
 
 
 def _codes(
-    unit: SoftmaxUnit, constants: Constants, shape: tuple[int, int], random: np.random.Generator
+    unit: SoftmaxUnit,
+    constants: Constants | Sets,
+    shape: tuple[int, int],
+    random: np.random.Generator,
+    sets: NDArray[np.int64] | None,
 ) -> list[NDArray[np.int64]]:
     """Return codes of each kind, in the order of `KINDS`."""
     low, high = code_range(unit, constants)
     spread = random.choice(SPREADS, (shape[0], 1))
     real = spread * random.standard_normal(shape)
-    if unit.positions_a_lane(constants) == 1:
+    if isinstance(constants, Sets):
+        encoded = [np.asarray(unit.spec.encode(real, each), np.int64) for each in constants.heads]
+        scores = np.stack(encoded)[sets, np.arange(shape[0])]
+    elif unit.positions_a_lane(constants) == 1:
         scores = np.asarray(unit.spec.encode(real, constants), np.int64)
     else:
         scores = np.clip(np.round(16 * real), low, high).astype(np.int64)

@@ -29,6 +29,7 @@ from softmaxkit.flow.sram import MACROS, Use, arranged
 from softmaxkit.flow.timing import analyse
 from softmaxkit.flow.vectors import Rows, Stream, stream
 from softmaxkit.flow.verilog import to_rtlil
+from softmaxkit.methods.base.constants import Sets
 
 if TYPE_CHECKING:
     from softmaxkit.methods.base.constants import Constants
@@ -127,15 +128,21 @@ def synthesize(
     length = min(ROW, unit.max_row) if rows is None else int(rows.lengths[0])
     interval = unit.interval(length)
     window = max(1, round(max(CYCLES // unit.lanes, LEAST_CYCLES) / interval)) * interval
-    warm_up = unit.latency(length) + interval + 64 + (0 if unit.registers is None else 2 * unit.registers.words)
+    loaded_words = 0 if unit.registers is None else unit.sets * unit.registers.words
+    warm_up = unit.latency(length) + interval + 64 + 2 * loaded_words
     count = -(-(warm_up + window) // interval) + 2
     if rows is None:
         rows = sampled_rows(unit.spec, constants, count, length)
-    steady = stream(unit, [(constants, rows.taken(np.arange(count) % len(rows.lengths)))])
-    # Load several sets of constants, to test the configuration port as well.
-    sets = [constants] if unit.registers is None else [*unit.spec.examples(), constants]
+    steadily = rows.taken(np.arange(count) % len(rows.lengths))
+    own: Constants | Sets = constants
+    if unit.sets > 1:  # they take turns, all with the same constants
+        steadily = replace(steadily, sets=np.arange(count) % unit.sets)
+        own = Sets((constants,) * unit.sets)
+    steady = stream(unit, [(own, steadily)])
+    # Load constants several times, to test the configuration port as well.
+    loads = [own] if unit.registers is None else [*unit.loads(unit.spec.examples()), own]
     random = np.random.default_rng(0)
-    stalled = stream(unit, [(loaded, random_rows(unit, loaded, CHECKED, random)) for loaded in sets])
+    stalled = stream(unit, [(each, random_rows(unit, each, CHECKED, random)) for each in loads])
     run = measured(fitted, unit, steady, stalled, (warm_up, window), parts, macros or MACROS[cells], tick)
     return replace(run, elements=length / interval, row=length)
 

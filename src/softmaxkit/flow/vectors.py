@@ -11,7 +11,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from softmaxkit.methods.base.constants import Constants
+    from softmaxkit.methods.base.constants import Constants, Sets
     from softmaxkit.methods.base.unit import SoftmaxUnit
 
     Integers = NDArray[np.int64]
@@ -27,11 +27,13 @@ class Rows:
         codes: int64, (rows, keys).
         mask: boolean, (rows, keys); False beyond a row's length.
         lengths: int64, (rows,), 1 to keys.
+        sets: int64, (rows,): the number of each row's set of constants; None where it is the first of all.
     """
 
     codes: Integers
     mask: Booleans
     lengths: Integers
+    sets: Integers | None = None
 
     def first(self, rows: int, longest: int) -> Rows:
         """Return `rows` of the rows, evenly spread, truncated to the length `longest`."""
@@ -39,11 +41,14 @@ class Rows:
         lengths = np.minimum(self.lengths[some], longest)
         keys = int(lengths.max())
         mask = self.mask[some, :keys] & (np.arange(keys) < lengths[:, None])
-        return Rows(self.codes[some, :keys], mask, lengths)
+        return Rows(self.codes[some, :keys], mask, lengths, self._sets(some))
 
     def taken(self, some: Integers) -> Rows:
         """Return the rows at these indices, in this order."""
-        return Rows(self.codes[some], self.mask[some], self.lengths[some])
+        return Rows(self.codes[some], self.mask[some], self.lengths[some], self._sets(some))
+
+    def _sets(self, some: Integers) -> Integers | None:
+        return None if self.sets is None else self.sets[some]
 
     @property
     def real(self) -> Booleans:
@@ -114,13 +119,13 @@ def places(rows: Rows, lanes: int) -> Places:
     return Places(row, key, beat, key % lanes, last)
 
 
-def stream(unit: SoftmaxUnit, segments: Sequence[tuple[Constants, Rows]]) -> Stream:
+def stream(unit: SoftmaxUnit, segments: Sequence[tuple[Constants | Sets, Rows]]) -> Stream:
     """Pack rows for a unit, with the results of golden.
 
     Args:
         unit: baked or loadable. Loadable constants are written before the first row of each segment; from the second
             segment on, they are offered while the last row of the one before is still inside.
-        segments: sets of constants with the rows to run on them.
+        segments: constants, of one head or `Sets`, with the rows to run on them.
     """
     scores, results, writes, positions, begins = [], [], [], [], []
     beats = last_row = written = 0
@@ -131,9 +136,9 @@ def stream(unit: SoftmaxUnit, segments: Sequence[tuple[Constants, Rows]]) -> Str
             writes.append(pack_writes(unit, unit.writes(constants), beats and last_row + 1))
         group = written, sum(map(len, writes))
         written = group[1]
-        golden = unit.golden(np.where(rows.real, rows.codes, 0), rows.mask, constants)
+        golden = unit.golden(np.where(rows.real, rows.codes, 0), rows.mask, constants, rows.sets)
         index = (at.rows, at.keys)
-        scores.append(pack_scores(unit, at, rows.codes[index], rows.mask[index], per_lane))
+        scores.append(pack_scores(unit, at, rows.codes[index], rows.mask[index], per_lane, rows.sets))
         results.append(pack_results(unit, at, golden[index], per_lane))
         positions.append(np.bincount(at.beat, minlength=len(at.last)))
         begins += [(beats + first, *group) for first in (0, *np.nonzero(at.last)[0][:-1] + 1)]
@@ -149,12 +154,27 @@ def stream(unit: SoftmaxUnit, segments: Sequence[tuple[Constants, Rows]]) -> Str
     )
 
 
-def pack_scores(unit: SoftmaxUnit, at: Places, codes: Integers, mask: Booleans, per_lane: int = 1) -> Packed:
-    """Pack scores and masks, `per_lane` positions to a lane; a position sets all mask bits of its part of the lane."""
+def pack_scores(
+    unit: SoftmaxUnit,
+    at: Places,
+    codes: Integers,
+    mask: Booleans,
+    per_lane: int = 1,
+    sets: Integers | None = None,
+) -> Packed:
+    """Pack scores and masks, `per_lane` positions to a lane; a position sets all mask bits of its part of the lane.
+
+    With several sets of constants, beats have the number of their row's; `sets` are those of the rows, None for 0.
+    """
     bits, lanes = unit.code_shape.width // per_lane, unit.lanes * per_lane
     laid, masks = _lay(at, lanes, codes), _lay(at, lanes, mask.astype(np.int64))
     masks = np.repeat(masks, unit.masks // per_lane, axis=1)
-    return pack([(laid, bits), (masks, 1), (at.last[:, None].astype(np.int64), 1)])
+    fields = [(laid, bits), (masks, 1), (at.last[:, None].astype(np.int64), 1)]
+    if unit.sets > 1:
+        of_rows = np.zeros(int(at.last.sum()), np.int64) if sets is None else sets
+        of_beats = of_rows[np.cumsum(at.last) - at.last]
+        fields.append((of_beats[:, None], (unit.sets - 1).bit_length()))
+    return pack(fields)
 
 
 def pack_results(unit: SoftmaxUnit, at: Places, codes: Integers, per_lane: int = 1) -> Packed:

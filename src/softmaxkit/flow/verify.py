@@ -21,7 +21,7 @@ from softmaxkit.flow.tools import ToolError, missing_hardware
 from softmaxkit.flow.vectors import Rows, Stream, pack, places, stream, unpack
 
 if TYPE_CHECKING:
-    from softmaxkit.methods.base.constants import Constants
+    from softmaxkit.methods.base.constants import Constants, Sets
     from softmaxkit.methods.base.unit import SoftmaxUnit
 
 OUTPUTS = 2_000_000
@@ -109,7 +109,7 @@ class Verification:
 
 def verify(
     unit: SoftmaxUnit,
-    constants: Sequence[Constants] | None = None,
+    constants: Sequence[Constants | Sets] | None = None,
     outputs: int = OUTPUTS,
     seed: int = 0,
     rows: Segments = (),
@@ -125,7 +125,7 @@ def verify(
 
     Args:
         unit: baked or loadable.
-        constants: sets of constants to load in turn; default: those baked in, or the examples of the spec.
+        constants: what to load in turn, of one head each or `Sets`; default: those baked in, or the spec's examples.
         outputs: minimum number of outputs to compare.
         seed: of all random numbers.
         rows: further rows with their constants, for example from a real model.
@@ -139,7 +139,7 @@ def verify(
     """
     started = time.monotonic()
     if constants is None:
-        constants = [unit.constants] if unit.constants is not None else unit.spec.examples()
+        constants = [unit.constants] if unit.constants is not None else unit.loads(unit.spec.examples())
     fast = can_verilate()
     if not fast and (fault is not None or waveform is not None):
         raise ToolError(f"to inject a fault or to write a waveform takes Verilator; {missing_hardware()}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Const, Module, Signal, Value
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -72,7 +72,8 @@ class ConstantsCopy(wiring.Component):
 
     Args:
         registers: of the unit.
-        sets: how many; with more than one, the row to come says which it needs.
+        sets: how many. A unit that holds them all is loaded with all of them; else, with more than one, the row to come
+            says which it needs.
 
     Attributes:
         write: words, by their number and that of their set.
@@ -80,14 +81,14 @@ class ConstantsCopy(wiring.Component):
         read_data: a cycle after `read` was taken.
         load: what was written is to be used from now on.
         wanted: set of the row to come.
-        waiting: there is such a row; of no consequence with one set.
+        waiting: there is such a row; neither is of consequence with one set, or with a unit that holds all.
         configuration: stream to the unit.
         loading: the unit is to be loaded, or being loaded.
     """
 
     def __init__(self, registers: RegisterMap, sets: int) -> None:
         self.registers, self.sets = registers, sets
-        self.place = data.StructLayout({"address": registers.address_bits, "set": max((sets - 1).bit_length(), 1)})
+        self.place = data.StructLayout({"address": registers.word_bits, "set": max((sets - 1).bit_length(), 1)})
         super().__init__(
             {
                 "write": In(stream.Signature(data.StructLayout({"place": self.place, "data": registers.data_bits}))),
@@ -104,14 +105,18 @@ class ConstantsCopy(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         """Build it."""
         m = Module()
-        words, target = self.registers.words, self.configuration
-        m.submodules.words = memory = Memory(shape=self.registers.data_bits, depth=self.sets * words, init=[])
+        target, whole = self.configuration, self.registers.sets > 1
+        words = self.registers.words * self.registers.sets  # that are loaded as one group
+        choice = self.sets > 1 and not whole
+        m.submodules.words = memory = Memory(
+            shape=self.registers.data_bits, depth=self.sets * self.registers.words, init=[]
+        )
         to_write, to_read = memory.write_port(), memory.read_port()
         # Without a set of its own, nothing is loaded before it is told to.
-        stale, loaded = Signal(init=self.sets > 1), Signal.like(self.wanted)
+        stale, loaded = Signal(init=choice), Signal.like(self.wanted)
         running, fetching, index = Signal(), Signal(), Signal(range(words + 1))
         flowing = Signal()  # the unit has taken a word, and so will take the next
-        other = (self.waiting & (stale | (self.wanted != loaded))) if self.sets > 1 else stale
+        other = (self.waiting & (stale | (self.wanted != loaded))) if choice else stale
         taken = target.valid & target.ready
         fetch, moves = Signal(), Signal()
         m.d.comb += [
@@ -128,15 +133,28 @@ class ConstantsCopy(wiring.Component):
             self.read_data.eq(to_read.data),
         ]
         with m.If(fetch):
-            m.d.comb += to_read.addr.eq(self._address(index, loaded))
+            m.d.comb += to_read.addr.eq(index if whole else self._address(index, loaded))
             m.d.sync += index.eq(index + 1)
+        address: Value = index - 1
+        if whole:  # of the unit: the number of the set above that of the word
+            place, fetched = Signal(self.place), Signal(self.place)
+            address = Cat(fetched.address, fetched.set)
+            ends = place.address == self.registers.words - 1
+            with m.If(fetch):
+                m.d.sync += [
+                    Value.cast(fetched).eq(Value.cast(place)),
+                    place.address.eq(Mux(ends, 0, place.address + 1)),
+                    place.set.eq(place.set + ends),
+                ]
+            with m.If(~running):
+                m.d.sync += Value.cast(place).eq(0)
         m.d.sync += fetching.eq(fetch | (fetching & ~moves))
         with m.If(taken):
             m.d.sync += [target.valid.eq(0), flowing.eq(~target.p.last)]
         with m.If(moves):
             m.d.sync += [
                 target.valid.eq(1),
-                target.p.address.eq(index - 1),
+                target.p.address.eq(address),
                 target.p.data.eq(to_read.data),
                 target.p.last.eq(index == words),
             ]

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
     from softmaxkit.flow.vectors import Rows
-    from softmaxkit.methods.base.constants import Constants
+    from softmaxkit.methods.base.constants import Constants, Sets
     from softmaxkit.methods.base.unit import SoftmaxUnit
     from softmaxkit.shell.options import ShellOptions
 
@@ -77,7 +77,9 @@ def shell_ports(shell: Shell) -> list[Port]:
     return ports + [port for port in unit_ports(shell.unit) if port.name.startswith(memories)]
 
 
-def describe_shell(unit: SoftmaxUnit, options: ShellOptions, segments: Sequence[tuple[Constants, Rows]]) -> ShellFacts:
+def describe_shell(
+    unit: SoftmaxUnit, options: ShellOptions, segments: Sequence[tuple[Constants | Sets, Rows]]
+) -> ShellFacts:
     """Return what templates and files need to know of a unit's shell, with the vectors of its test bench."""
     shell = Shell(unit, options)
     return ShellFacts(shell, shell_vectors(shell, segments))

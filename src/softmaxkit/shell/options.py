@@ -22,8 +22,9 @@ class ShellOptions:
         status: errors that stay until they are cleared, `busy`, counts of saturated scores and results, an interrupt.
         axi_lite: an AXI4-Lite port for all numbers, and for the constants of a loadable unit.
         read_back: loadable constants can be read back, from a copy in the shell, which also loads them.
-        tags: number of tags, `tid`, that rows carry through; with `axi_lite` and a loadable unit, tags have constants
-            of their own, and so the copy. 0 for none.
+        tags: number of tags, `tid`, that rows carry through; 0 for none. In a unit with several sets of constants, tag
+            t takes set t, and tags beyond the last set take set 0. With `axi_lite` and a loadable unit of one set, tags
+            have constants of their own in the copy, from which the unit is loaded anew for another tag.
     """
 
     keep: bool = False
@@ -44,8 +45,8 @@ class ShellOptions:
         return max((self.tags - 1).bit_length(), 1) if self.tags else 0
 
     def has_copy(self, unit: SoftmaxUnit) -> bool:
-        """Does the shell hold a copy of the constants, or one a tag?"""
-        return self.axi_lite and unit.registers is not None and bool(self.read_back or self.tags)
+        """Does the shell hold a copy of the constants: to be read back, or one a tag where the unit has one set?"""
+        return self.axi_lite and unit.registers is not None and bool(self.read_back or (self.tags and unit.sets == 1))
 
     def check(self, unit: SoftmaxUnit) -> None:
         """Refuse options that do not go together or not with a unit.
@@ -65,6 +66,11 @@ class ShellOptions:
             raise ValueError(
                 f"this unit of {unit.spec.method} has no loadable constants, so AXI4-Lite has nothing to say; add the "
                 "row length or the status (--row-length, --status), or leave it out"
+            )
+        if unit.sets > 1 and not self.tags:
+            raise ValueError(
+                f"rows choose among the {unit.sets} sets of constants of the unit by their tags; give the shell as "
+                f"many (--tags {unit.sets}), or leave the sets out"
             )
         if unit.masks != 1:
             raise ValueError("the shell takes units of one mask bit a lane, not those whose halves work apart")

@@ -87,7 +87,7 @@ class RegisterMap:
         tables: of the unit's constants.
         base: address of the first set of constants, in bytes.
         stride: from a set to the next.
-        sets: of constants: one a tag, one without, or none.
+        sets: of constants: those of the unit, else one a tag, one without, or none.
         readable: can constants be read back?
     """
 
@@ -194,8 +194,9 @@ def register_map(unit: SoftmaxUnit, options: ShellOptions) -> RegisterMap:
             f"constants of this unit have up to {unit.registers.data_bits} bits, and a register {8 * WORD}; "
             "load them through their stream"
         )
+    sets = unit.sets if unit.sets > 1 else max(options.tags, 1) if options.has_copy(unit) else 1
     stride = max(1 << (unit.registers.words * WORD - 1).bit_length(), 0x40)
-    return RegisterMap(tuple(registers), tables, stride, stride, max(options.tags, 1), options.has_copy(unit))
+    return RegisterMap(tuple(registers), tables, stride, stride, sets, options.has_copy(unit))
 
 
 def _loading(unit: SoftmaxUnit, options: ShellOptions) -> tuple[Field, ...]:

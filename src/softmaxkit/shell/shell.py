@@ -139,6 +139,8 @@ class Shell(wiring.Component):
             scores.p.mask.eq(beats.p.mask),
             scores.p.last.eq(beats.p.last),
         ]
+        if unit.sets > 1:
+            m.d.comb += scores.p.set.eq(_set_of(beats.p.tag, unit.sets))
         m.d.sync += offered.eq(scores.valid & ~scores.ready)
         with m.If(taken):
             m.d.sync += inside.eq(~beats.p.last)
@@ -223,11 +225,14 @@ class Shell(wiring.Component):
                 registers.constant_data.eq(constants.read_data),
                 constants.waiting.eq(self.waiting),
             ]
-            if options.tags:  # one beyond the last set takes the first
-                m.d.comb += constants.wanted.eq(Mux(beats.p.tag < self.map.sets, beats.p.tag, 0))
+            if options.tags and unit.sets == 1:
+                m.d.comb += constants.wanted.eq(_set_of(beats.p.tag, self.map.sets))
         else:
             m.submodules.constants = constants = ConstantsPassage(words)
-            m.d.comb += constants.write.p.address.eq(port.p.address)
+            address = port.p.address
+            if unit.sets > 1:
+                address = Cat(address[: words.word_bits], address[stride:][: words.set_bits])
+            m.d.comb += constants.write.p.address.eq(address)
         m.d.comb += [
             constants.write.p.data.eq(port.p.data),
             constants.write.valid.eq(port.valid),
@@ -237,6 +242,11 @@ class Shell(wiring.Component):
         ]
         wiring.connect(m, constants.configuration, wiring.flipped(self.configuration))
         return constants.loading if isinstance(constants, ConstantsCopy) else Const(0)
+
+
+def _set_of(tag: Value, sets: int) -> Value:
+    """Return the number of the set of constants of a tag; one beyond the last set takes the first."""
+    return Mux(tag < sets, tag, 0)
 
 
 def _through(m: Module, beats: Any, part: Any) -> Any:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from softmaxkit.flow.interface import whole_bytes
 from softmaxkit.flow.vectors import Rows, pack
-from softmaxkit.shell.register_map import RegisterMap
+from softmaxkit.shell.register_map import WORD, RegisterMap
 
 if TYPE_CHECKING:
     from softmaxkit.flow.vectors import Booleans, Integers, Packed
-    from softmaxkit.methods.base.constants import Constants
+    from softmaxkit.methods.base.constants import Constants, Sets
     from softmaxkit.methods.base.unit import SoftmaxUnit
     from softmaxkit.shell.shell import Shell
 
@@ -48,7 +48,7 @@ LAST_OF_GROUP = 1 << 31
 """Set in the address of a word of constants that closes its group, where they have a stream of their own."""
 
 
-def shell_vectors(shell: Shell, segments: Sequence[tuple[Constants, Rows]]) -> Vectors:
+def shell_vectors(shell: Shell, segments: Sequence[tuple[Constants | Sets, Rows]]) -> Vectors:
     """Return the vectors of rows with their constants.
 
     With `tkeep`, some positions are not kept. The last row of a segment is too long, where that is cut. By number, rows
@@ -62,7 +62,8 @@ def shell_vectors(shell: Shell, segments: Sequence[tuple[Constants, Rows]]) -> V
     unit, options, vectors = shell.unit, shell.options, Vectors()
     random = np.random.default_rng(SEED)
     sets = list(dict.fromkeys(constants for constants, _ in segments))
-    a_tag = [sets[tag % len(sets)] for tag in range(options.tags)] if shell.map and shell.map.sets > 1 else []
+    several = shell.map and shell.map.sets > 1 and unit.sets == 1
+    a_tag = [sets[tag % len(sets)] for tag in range(options.tags)] if several else []
     length = max(unit.max_row - 1, 1) if options.row_length else 0
     if length:
         _numbers(shell, vectors, length)
@@ -75,20 +76,24 @@ def shell_vectors(shell: Shell, segments: Sequence[tuple[Constants, Rows]]) -> V
             sent = _with_a_long_one(rows, unit) if unit.holds_rows and options.status else rows
         kept = sent.real & ((random.random(sent.real.shape) > HOLES) | (not options.keep))
         tags = np.arange(len(sent.lengths)) % max(options.tags, 1)
+        if unit.sets > 1:
+            sent = replace(sent, sets=np.where(tags < unit.sets, tags, 0))
         _beats(shell, vectors, sent, kept, _golden(unit, sent, kept, a_tag or [constants], tags), tags)
     if shell.map is not None:
         _reads(shell.map, vectors, cut=not length and unit.holds_rows)
     return vectors
 
 
-def _golden(unit: SoftmaxUnit, sent: Rows, kept: Booleans, sets: Sequence[Constants], tags: Integers) -> Integers:
+def _golden(
+    unit: SoftmaxUnit, sent: Rows, kept: Booleans, sets: Sequence[Constants | Sets], tags: Integers
+) -> Integers:
     """Return what comes out of the positions that fit; a set of constants for all rows, or one a tag."""
     fitting = slice(unit.max_row if unit.holds_rows else None)
     codes, mask = np.where(kept, sent.codes, 0)[:, fitting], (sent.mask & kept)[:, fitting]
     golden = np.zeros(codes.shape, np.int64)
     for tag, constants in enumerate(sets):
         some = tags == tag if len(sets) > 1 else np.full(len(tags), True)
-        golden[some] = unit.golden(codes[some], mask[some], constants)
+        golden[some] = unit.golden(codes[some], mask[some], constants, sent.taken(some).sets)
     return golden
 
 
@@ -103,7 +108,7 @@ def _numbers(shell: Shell, vectors: Vectors, length: int) -> None:
         vectors.reads += [(address[name], value) for name, value in numbers.items()]
 
 
-def _constants(shell: Shell, vectors: Vectors, sets: Sequence[Constants]) -> None:
+def _constants(shell: Shell, vectors: Vectors, sets: Sequence[Constants | Sets]) -> None:
     """Write sets of constants, before the next beat."""
     for at, constants in enumerate(sets):
         words = shell.unit.writes(constants)
@@ -111,14 +116,21 @@ def _constants(shell: Shell, vectors: Vectors, sets: Sequence[Constants]) -> Non
             closing = [0] * (len(words) - 1) + [LAST_OF_GROUP]
             vectors.writes += [(vectors.taken, a | last, w) for (a, w), last in zip(words, closing, strict=True)]
             continue
-        first = shell.map.base + at * shell.map.stride
-        placed = [(first + 4 * address, word) for address, word in words]
+        placed = [(_address(shell, at, address), word) for address, word in words]
         vectors.writes += [(vectors.taken, *each) for each in placed]
         if shell.map.readable:
             vectors.reads = [each for each in vectors.reads if each[0] not in dict(placed)] + placed
     if shell.map is not None:
         load = next(register.address for register in shell.map.registers if register.name == "constants")
         vectors.writes.append((vectors.taken, load, 1))
+
+
+def _address(shell: Shell, of_set: int, address: int) -> int:
+    """Return the address, in bytes, of a word at an address of the unit; in several sets of the shell, of this one."""
+    assert shell.map is not None
+    assert shell.unit.registers is not None
+    inner, word = divmod(address, shell.unit.registers.stride)
+    return shell.map.base + (of_set + inner) * shell.map.stride + WORD * word
 
 
 def _numbered(rows: Rows, length: int, before: int) -> Rows:

@@ -131,8 +131,8 @@ def _write(unit: SoftmaxUnit, name: str, folder: Path, heads: Sequence[TrainedHe
 
     sets = list(dict.fromkeys(head.constants for head in heads)) or _examples(unit)
     scores = SCORES // len(sets) if heads else SCORES
-    segments: list[tuple[Constants, Rows]] = [
-        (constants, random_rows(unit, constants, scores, np.random.default_rng(SEED))) for constants in sets
+    segments: list[tuple[Any, Rows]] = [
+        (constants, random_rows(unit, constants, scores, np.random.default_rng(SEED))) for constants in unit.loads(sets)
     ]
     rows = max(options.rows // max(len(heads), 1), ROWS)
     segments += [(head.constants, head.rows.first(rows, unit.max_row)) for head in heads]
@@ -164,6 +164,7 @@ def _results(unit: SoftmaxUnit, name: str, folder: Path, heads: Sequence[Trained
             max_row=unit.max_row,
             depth=unit.depth,
             storage=unit.storage,
+            **({"sets": unit.sets} if unit.sets > 1 else {}),
             latency_cycles=unit.latency(unit.max_row),
             interval_cycles=unit.interval(unit.max_row),
             constants=[each.to_json() for each in constants],

@@ -153,6 +153,7 @@ def synthesize_units(
             say(f"{name} keeps no rows, and so uses no {options.sizes['storage']}; its tables are in {unit.storage}")
         about = {"form": title, "lanes": unit.lanes, "max_row": unit.max_row, "depth": unit.depth}
         about |= {"storage": unit.storage, "latency_cycles": unit.latency(unit.max_row)}
+        about |= {"sets": unit.sets} if unit.sets > 1 else {}
         if options.cells in FAMILIES:
             if options.placing is None:
                 figures = count_cells(Source("unit", {"design.il": to_rtlil(unit, "unit")}), options.cells)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from softmaxkit.formats import Array
 from softmaxkit.tables import per_head
@@ -70,6 +70,16 @@ class Constants:
     def score_scale(self, codes: Array) -> Any:
         """Return the real score scale: a float, or float64 of shape (heads, 1, 1) like `codes` where stacked."""
         return per_head(self.real_scale, codes)
+
+
+class Sets(NamedTuple):
+    """Constants of several heads, for a unit with so many sets of them.
+
+    Attributes:
+        heads: the constants of each set.
+    """
+
+    heads: tuple[Any, ...]
 
 
 def _ldexp(mantissa: int, exponent: int) -> float:

@@ -265,12 +265,14 @@ class Spec(Answers, ABC):
     def module(self, heads: int | None = None, mode: str = "float", **parameters: Any) -> SoftmaxModule:
         """Return the `torch.nn.Module` of this method; `heads` counts the axis -3 of its scores."""
 
-    def unit(self, lanes: int = 16, constants: Constants | None = None, **sizes: Any) -> SoftmaxUnit:
+    def unit(self, lanes: int = 16, constants: Constants | None = None, sets: int = 1, **sizes: Any) -> SoftmaxUnit:
         """Return the hardware of this method, a streaming Amaranth component.
 
         Args:
             lanes: scores a cycle.
             constants: of one head, baked in; None makes them loadable, where the method has any.
+            sets: of loadable constants, 1 to 16; with more than one, every row says which is its own, and rows of
+                different sets follow each other as those of one do.
             sizes: `max_row`, the longest row (default 256); `depth`, pipeline registers; `storage`, one of `storages`;
                 and what the method's `Unit` has besides.
 
@@ -278,7 +280,14 @@ class Spec(Answers, ABC):
             ValueError: sizes that cannot be built, with the rule.
             ModuleNotFoundError: Amaranth is not installed; the message says how to get it.
         """
-        unit: SoftmaxUnit = self.unit_class()(self, lanes, constants, **sizes)
+        unit_class = self.unit_class()
+        if sets != 1:
+            if not unit_class.takes_sets:
+                raise ValueError(f"a unit of {self.title} has no sets of constants to choose from; leave sets out")
+            if constants is not None:
+                raise ValueError(f"{sets} sets of constants are loadable ones; leave sets or the baked constants out")
+            sizes["sets"] = sets
+        unit: SoftmaxUnit = unit_class(self, lanes, constants, **sizes)
         return unit
 
     @classmethod

@@ -6,6 +6,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
 from amaranth.hdl import Module, Shape, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
@@ -17,7 +18,7 @@ from softmaxkit.blocks.requantise import round_places, saturate_to
 from softmaxkit.blocks.storage import check_storage
 from softmaxkit.blocks.stream import beats, check_sizes, result_layout, score_layout
 from softmaxkit.formats import Array
-from softmaxkit.methods.base.constants import Constants
+from softmaxkit.methods.base.constants import Constants, Sets
 from softmaxkit.methods.base.spec import Spec
 
 
@@ -83,8 +84,10 @@ class SoftmaxUnit(TakesScores):
         masks: mask bits and results a lane.
 
     Attributes:
-        scores: stream in, of `score_layout`.
+        scores: stream in, of `score_layout`; with several sets of constants, rows say which is theirs.
         results: stream out, of `result_layout`.
+        takes_sets: can it be built with several sets of loadable constants, by the argument `sets`?
+        sets: of constants.
         holds_rows: do rows wait in it, so that one of more than `max_row` scores stops it?
         whole_rows: does it take rows of `max_row` scores alone?
         depth: pipeline registers from scores to results, buffers not counted.
@@ -96,6 +99,7 @@ class SoftmaxUnit(TakesScores):
     """
 
     depth: int
+    takes_sets: ClassVar[bool] = False
     holds_rows: ClassVar[bool] = True
     whole_rows: ClassVar[bool] = False
 
@@ -116,8 +120,9 @@ class SoftmaxUnit(TakesScores):
             check_constants(spec, constants)
         self.spec, self.lanes, self.constants, self.max_row, self.storage = spec, lanes, constants, max_row, storage
         self.registers, self.memories, self.masks = registers, tuple(memories or ()), masks
+        set_bits = registers.set_bits if registers else 0
         ports: dict[str, Any] = {
-            "scores": In(stream.Signature(score_layout(self.code_shape, lanes, masks))),
+            "scores": In(stream.Signature(score_layout(self.code_shape, lanes, masks, set_bits))),
             "results": Out(stream.Signature(result_layout(self.result_bits, lanes * masks))),
         }
         if registers is not None:
@@ -171,6 +176,8 @@ class SoftmaxUnit(TakesScores):
     ) -> Iterator[tuple[str, SoftmaxUnit, Sequence[Any]]]:
         """Yield the units of a spec that verification goes through: title, unit, and constants to run it with.
 
+        With several sets of constants there are loadable units alone.
+
         Args:
             spec: the method.
             constants: of heads.
@@ -180,19 +187,46 @@ class SoftmaxUnit(TakesScores):
         if loadable.registers is None:
             yield "", loadable, constants[:1]
             return
+        if loadable.sets > 1:
+            yield f"{loadable.sets} sets", loadable, loadable.loads(constants)
+            return
         yield "loadable", loadable, constants
         yield "baked", spec.unit(constants=constants[0], **sizes), constants[:1]
 
-    def writes(self, constants: Constants) -> list[tuple[int, int]]:
+    @property
+    def sets(self) -> int:
+        """How many sets of constants it holds."""
+        return self.registers.sets if self.registers else 1
+
+    def loads(self, constants: Sequence[Constants]) -> Sequence[Any]:
+        """Return what to load one after the other to try a unit with the constants of some heads.
+
+        With several sets these are `Sets`, two or more, of the heads and, so that sets differ, of the spec's examples.
+        """
+        if self.sets == 1:
+            return constants
+        heads = list(dict.fromkeys([*constants, *self.spec.examples()]))
+        starts = [*range(0, len(heads), self.sets), 1]
+        return [Sets(tuple(heads[(start + i) % len(heads)] for i in range(self.sets))) for start in starts]
+
+    def writes(self, constants: Constants | Sets) -> list[tuple[int, int]]:
         """Return the writes, `(address, data)`, that load constants through the port `configuration`.
 
+        Those of one head go into the first set.
+
         Raises:
-            ValueError: the unit's constants are baked in, or a value does not fit its register.
+            ValueError: the unit's constants are baked in, it has fewer sets, or a value does not fit its register.
         """
         if self.registers is None:
             raise ValueError("this unit has no port to load constants through; build it without constants for that")
-        check_constants(self.spec, constants)
-        return self.registers.writes(self.loaded(constants))
+        heads = constants.heads if isinstance(constants, Sets) else (constants,)
+        if len(heads) > self.sets:
+            raise ValueError(f"this unit holds {self.sets} sets of constants, not {len(heads)}")
+        for each in heads:
+            check_constants(self.spec, each)
+        return [
+            write for number, each in enumerate(heads) for write in self.registers.writes(self.loaded(each), number)
+        ]
 
     def loaded(self, constants: Any) -> dict[str, int | Sequence[int]]:
         """Return what the registers hold for some constants, by the names of `registers`."""
@@ -206,9 +240,24 @@ class SoftmaxUnit(TakesScores):
         """Return how many scores a lane takes with some constants: one, but for halves that work apart."""
         return 1
 
-    def golden(self, codes: Array, mask: Array | None, constants: Constants) -> Array:
-        """Return what the unit gives, from the spec."""
-        return self.spec.golden(codes, mask, constants)
+    def golden(self, codes: Array, mask: Array | None, constants: Constants | Sets, sets: Array | None = None) -> Array:
+        """Return what the unit gives, from the spec.
+
+        Args:
+            codes: integers, (rows, keys).
+            mask: boolean, of the same shape.
+            constants: of one head, or `Sets`.
+            sets: int64, (rows,): of `Sets`, the number of each row's; None for the first of all.
+        """
+        if not isinstance(constants, Sets):
+            return self.spec.golden(codes, mask, constants)
+        if sets is None:
+            return self.spec.golden(codes, mask, constants.heads[0])
+        golden = np.zeros(codes.shape, np.int64)
+        for number, each in enumerate(constants.heads):
+            own = sets == number
+            golden[own] = self.spec.golden(codes[own], None if mask is None else mask[own], each)
+        return golden
 
 
 class DeferredUnit(TakesScores):

@@ -6,11 +6,11 @@ output's scale) in one *offset*, so that the shift of the last product is that o
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from amaranth.hdl import Cat, Const, Module, Mux, Value, signed, unsigned
 
-from softmaxkit.blocks.configuration import Register, RegisterMap
+from softmaxkit.blocks.configuration import Register, RegisterMap, Words
 from softmaxkit.blocks.float_multiplier import Number
 from softmaxkit.blocks.piecewise_linear import lookup
 from softmaxkit.blocks.pipeline import named, resized
@@ -18,9 +18,6 @@ from softmaxkit.blocks.shifter import shift_right
 from softmaxkit.formats import Float
 from softmaxkit.methods.consmax.constants import ConSmaxConstants
 from softmaxkit.methods.consmax.spec import ConSmax
-
-Words = Mapping[str, Sequence[int] | Sequence[Value]]
-"""Tables and registers by name: integers where they are baked in."""
 
 FLOAT_OFFSET = signed(12)
 """Shape of the offset's register, with float tables."""
@@ -40,19 +37,19 @@ def entry_bits(spec: ConSmax) -> int:
     return spec.table_format.bits - isinstance(spec.table_format, Float)
 
 
-def register_map(spec: ConSmax, apart: bool) -> RegisterMap:
-    """Return the registers of a loadable unit."""
+def register_map(spec: ConSmax, apart: bool, sets: int = 1) -> RegisterMap:
+    """Return the registers of a loadable unit; with halves apart there is one set."""
     words = unsigned(entry_bits(spec))
     entries = 256 if spec.tables == "whole" else 16
     registers = [Register(name, words, entries) for name in table_names(spec)]
     if spec.tables == "whole":
-        return RegisterMap(registers)
+        return RegisterMap(registers, sets)
     offset = FLOAT_OFFSET if isinstance(spec.table_format, Float) else unsigned(_largest_offset(spec).bit_length())
     for prefix in ["", "lower_"] if apart else [""]:
         if spec.constant == "multiplied":
             registers.append(Register(f"{prefix}multiplier", words))
         registers += [Register(f"{prefix}offset", offset), Register(f"{prefix}limit", unsigned(spec.output_bits))]
-    return RegisterMap([*registers, Register("apart", unsigned(1))] if apart else registers)
+    return RegisterMap([*registers, Register("apart", unsigned(1))] if apart else registers, sets)
 
 
 def loaded(spec: ConSmax, constants: ConSmaxConstants, unit: ConSmax) -> dict[str, int | Sequence[int]]:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 
-from softmaxkit.blocks.configuration import build_registers, hold_between_rows
+from softmaxkit.blocks.configuration import Words, build_registers, hold_between_rows, number_of_set, words_of
 from softmaxkit.blocks.float_multiplier import Number, multiply, round_product
 from softmaxkit.blocks.parts import Part, multiplier_part
 from softmaxkit.blocks.piecewise_linear import lookup
@@ -17,7 +17,7 @@ from softmaxkit.blocks.pipeline import Pipeline, choose_cuts, named, resized
 from softmaxkit.blocks.storage import check_storage
 from softmaxkit.blocks.stream import beats
 from softmaxkit.formats import Array, Float
-from softmaxkit.methods.base.constants import Constants
+from softmaxkit.methods.base.constants import Constants, Sets
 from softmaxkit.methods.base.unit import SoftmaxUnit
 from softmaxkit.methods.consmax import datapath
 from softmaxkit.methods.consmax.constants import ConSmaxConstants
@@ -31,7 +31,7 @@ class Halves(NamedTuple):
     lower: ConSmaxConstants
 
 
-Step = Callable[[str, list[Number]], list[Number]]
+Step = Callable[[str, list[Number], Words], list[Number]]
 
 
 class Unit(SoftmaxUnit):
@@ -49,13 +49,15 @@ class Unit(SoftmaxUnit):
         depth: registers from score to result. Left out: one behind each multiplier, and the output's.
         storage: of loadable tables, "flip-flops" or "latches".
         apart: can the two halves of an INT16 unit be used apart?
+        sets: of loadable constants.
 
     Raises:
-        ValueError: sizes that cannot be built, or `apart` of anything but a loadable unit of 16 bits.
+        ValueError: sizes that cannot be built, or `apart` of anything but a loadable unit of 16 bits with one set.
     """
 
     spec: ConSmax
     holds_rows = False
+    takes_sets = True
 
     def __init__(
         self,
@@ -66,17 +68,20 @@ class Unit(SoftmaxUnit):
         depth: int | None = None,
         storage: str = "flip-flops",
         apart: bool = False,
+        sets: int = 1,
     ) -> None:
         check_storage(storage, but="memory")
         if apart and (spec.bits != 16 or constants is not None):
             raise ValueError("apart=True takes a spec of bits=16 and loadable constants, constants=None")
+        if apart and sets != 1:
+            raise ValueError(f"halves apart have one set of constants each, not {sets}; leave apart or sets out")
         multipliers = ["product"] if spec.tables == "split" else []
         multipliers += ["reduction"] if spec.bits == 16 else []
         multipliers += ["constant"] if spec.constant == "multiplied" else []
         cuts = [] if spec.tables == "whole" else [*multipliers, "rounded", "tables"]
         self.cuts = choose_cuts(cuts, depth, default=1 + len(multipliers))
         self.depth, self.apart = 1 + len(self.cuts), apart
-        registers = datapath.register_map(spec, apart) if constants is None else None
+        registers = datapath.register_map(spec, apart, sets) if constants is None else None
         super().__init__(spec, lanes, constants, max_row, storage, registers, masks=2 if apart else 1)
 
     @classmethod
@@ -85,7 +90,7 @@ class Unit(SoftmaxUnit):
     ) -> Iterator[tuple[str, SoftmaxUnit, Sequence[Any]]]:
         """Yield the units of every method, and of 16 bits that with halves apart."""
         yield from super().verified_forms(spec, constants, **sizes)
-        if spec.bits == 16:
+        if spec.bits == 16 and sizes.get("sets", 1) == 1:
             unit = cls(spec, constants=None, apart=True, **sizes)
             examples: Any = unit.half.examples()
             yield "halves apart", unit, [*constants[:1], Halves(*examples[:2]), Halves(*examples[1:])]
@@ -120,7 +125,7 @@ class Unit(SoftmaxUnit):
         """The spec of one half of an INT16 unit."""
         return dataclasses.replace(self.spec, bits=8)
 
-    def writes(self, constants: Constants | Halves) -> list[tuple[int, int]]:
+    def writes(self, constants: Constants | Sets | Halves) -> list[tuple[int, int]]:
         """Return the writes that load constants; those of two `Halves` set the halves apart.
 
         Raises:
@@ -137,10 +142,12 @@ class Unit(SoftmaxUnit):
         """Return 2 for halves that work apart; their even positions are the lower half's."""
         return 2 if isinstance(constants, Halves) else 1
 
-    def golden(self, codes: Array, mask: Array | None, constants: Constants | Halves) -> Array:
+    def golden(
+        self, codes: Array, mask: Array | None, constants: Constants | Sets | Halves, sets: Array | None = None
+    ) -> Array:
         """Return what the unit gives; of two halves, for codes of 8 bits."""
         if not isinstance(constants, Halves):
-            return super().golden(codes, mask, constants)
+            return super().golden(codes, mask, constants, sets)
         upper, lower = (self.half.golden(codes, mask, each) for each in constants)
         even = np.arange(codes.shape[-1]) % 2 == 0
         return np.where(even, lower, upper)
@@ -149,24 +156,28 @@ class Unit(SoftmaxUnit):
         """Build it."""
         m = Module()
         hold: Value = Const(0)
-        words: datapath.Words
         busy = Signal()
         if self.registers is None:
-            words = datapath.baked(self.spec, cast(ConSmaxConstants, self.constants))
+            sets = [datapath.baked(self.spec, cast(ConSmaxConstants, self.constants))]
         else:
             hold, write = hold_between_rows(m, self.scores, self.configuration, busy)
-            words = build_registers(m, self.registers, self.configuration, write, self.storage)
+            sets = build_registers(m, self.registers, self.configuration, write, self.storage)
         pipe = Pipeline(m, "stage", self.scores.valid & ~hold, self.results, self.cuts)
         m.d.comb += self.scores.ready.eq(pipe.advance & ~hold)
-        pipe.finish(Cat(*self._results(m, pipe, words)))
+        pipe.finish(Cat(*self._results(m, pipe, sets)))
         m.d.comb += busy.eq(pipe.busy)
         return m
 
-    def _results(self, m: Module, pipe: Pipeline, words: datapath.Words) -> list[Value]:
-        """Build what lies between scores and results; return the results and `last`."""
-        scores, last = self.scores.p, self.scores.p.last
+    def _results(self, m: Module, pipe: Pipeline, sets: Sequence[Words]) -> list[Value]:
+        """Build what lies between scores and results; return the results and `last`.
+
+        The number of a row's set goes with its beats, and what a stage reads is that of the beat in it.
+        """
+        scores, last, own = self.scores.p, self.scores.p.last, number_of_set(self.scores)
+        tables = datapath.table_names(self.spec)
         names = [f"lane{lane}" for lane in range(self.lanes)]
         if self.spec.tables == "whole":
+            words = words_of(m, "own", sets, own, *tables)
             entries = [
                 lookup(m, f"{name}_entry", words["high"], scores.codes[lane].as_unsigned())
                 for lane, name in enumerate(names)
@@ -174,21 +185,24 @@ class Unit(SoftmaxUnit):
             # Small entries are narrower than a result.
             results = [resized(entry, self.result_bits) for entry in entries]
             return [*(Mux(scores.mask[lane], result, 0) for lane, result in enumerate(results)), last]
+        words = words_of(m, "entries", sets, own, *tables, "offset")
         lanes = [self._entries(m, name, words, lane) for lane, name in enumerate(names)]
-        lanes, last = pipe.cut("tables", (lanes, last))
-        for cut, before, after in self._steps(m, words):
-            lanes = [before(f"{name}_{cut}", numbers) for name, numbers in zip(names, lanes, strict=True)]
-            lanes, last = pipe.cut(cut, (lanes, last))
-            lanes = [after(f"{name}_{cut}", numbers) for name, numbers in zip(names, lanes, strict=True)]
-        lanes, last = pipe.cut("rounded", (lanes, last))
+        lanes, last, own = pipe.cut("tables", (lanes, last, own))
+        for cut, before, after in self._steps(m):
+            words = words_of(m, cut, sets, own, *["multiplier"] * (cut == "constant"))
+            lanes = [before(f"{name}_{cut}", numbers, words) for name, numbers in zip(names, lanes, strict=True)]
+            lanes, last, own = pipe.cut(cut, (lanes, last, own))
+            lanes = [after(f"{name}_{cut}", numbers, words) for name, numbers in zip(names, lanes, strict=True)]
+        lanes, last, own = pipe.cut("rounded", (lanes, last, own))
+        words, base = words_of(m, "output", sets, own, "limit"), datapath.base(self.spec, sets[0])
         outputs = [
             output
             for name, numbers in zip(names, lanes, strict=True)
-            for output in self._outputs(m, name, words, numbers)
+            for output in self._outputs(m, name, words, numbers, base)
         ]
         return [*outputs, last]
 
-    def _entries(self, m: Module, name: str, words: datapath.Words, lane: int) -> list[Number]:
+    def _entries(self, m: Module, name: str, words: Words, lane: int) -> list[Number]:
         """Look a score up in every table; masked scores become 0."""
         code = self.scores.p.codes[lane].as_unsigned()
         mask = self.scores.p.mask[self.masks * lane : self.masks * (lane + 1)]
@@ -211,36 +225,39 @@ class Unit(SoftmaxUnit):
                 numbers[index] = numbers[index]._replace(zero=numbers[index].zero | each)
         return numbers
 
-    def _steps(self, m: Module, words: datapath.Words) -> list[tuple[str, Step, Step]]:
+    def _steps(self, m: Module) -> list[tuple[str, Step, Step]]:
         """Return each multiplication, as what lies before and what behind its register."""
         spec = self.spec
-        apart = words["apart"][0] if self.apart else None
         multiplied = spec.constant == "multiplied"
+
+        def switch(words: Words) -> Any:
+            return words["apart"][0] if self.apart else None
 
         def finished(name: str, product: Number) -> Number:
             if not isinstance(spec.table_format, Float):
                 return product
             return round_product(m, f"{name}_rounded", product, spec.significant_bits)
 
-        def constant(which: str) -> Number:
+        def constant(which: str, words: Words) -> Number:
             return datapath.number(m, which, spec, words[which], Const(0))
 
-        def multiply_pairs(name: str, n: list[Number]) -> list[Number]:
+        def multiply_pairs(name: str, n: list[Number], words: Words) -> list[Number]:
             return [multiply(m, f"{name}{i}", n[i], n[i + 1]) for i in range(0, len(n), 2)]
 
-        def round_all(name: str, n: list[Number]) -> list[Number]:
+        def round_all(name: str, n: list[Number], words: Words) -> list[Number]:
             return [finished(f"{name}{i}", each) for i, each in enumerate(n)]
 
-        def reduce(name: str, n: list[Number]) -> list[Number]:
-            upper, lower = n
+        def reduce(name: str, n: list[Number], words: Words) -> list[Number]:
+            (upper, lower), apart = n, switch(words)
             if apart is None:
                 return [multiply(m, name, upper, lower)]
             if not multiplied:
                 return [multiply(m, name, upper, lower), upper, lower]
-            factor = datapath.either(m, f"{name}_factor", apart, constant("lower_multiplier"), upper)
+            factor = datapath.either(m, f"{name}_factor", apart, constant("lower_multiplier", words), upper)
             return [multiply(m, name, factor, lower), upper]
 
-        def reduced(name: str, n: list[Number]) -> list[Number]:
+        def reduced(name: str, n: list[Number], words: Words) -> list[Number]:
+            apart = switch(words)
             joined = finished(name, n[0])
             if apart is None:
                 return [joined]
@@ -249,20 +266,20 @@ class Unit(SoftmaxUnit):
             main = datapath.either(m, f"{name}_upper", apart, n[1], joined)
             return [main, n[2]]
 
-        def scale(name: str, n: list[Number]) -> list[Number]:
+        def scale(name: str, n: list[Number], words: Words) -> list[Number]:
+            apart = switch(words)
             main = n[0] if apart is None else datapath.either(m, f"{name}_main", apart, n[1], n[0])
-            return [multiply(m, name, main, constant("multiplier")), *n[: len(n) - 1]]
+            return [multiply(m, name, main, constant("multiplier", words)), *n[: len(n) - 1]]
 
-        def scaled(name: str, n: list[Number]) -> list[Number]:
+        def scaled(name: str, n: list[Number], words: Words) -> list[Number]:
             return [finished(name, n[0]), *n[1:]]
 
         steps = [("product", multiply_pairs, round_all)] if spec.tables == "split" else []
         steps += [("reduction", reduce, reduced)] if spec.bits == 16 else []
         return steps + ([("constant", scale, scaled)] if multiplied else [])
 
-    def _outputs(self, m: Module, name: str, words: datapath.Words, numbers: list[Number]) -> list[Value]:
+    def _outputs(self, m: Module, name: str, words: Words, numbers: list[Number], base: int) -> list[Value]:
         """Convert the numbers of a lane to its results."""
-        base = datapath.base(self.spec, words)
         main = datapath.to_output(m, f"{name}_output", self.spec, numbers[0], words["limit"][0], base)
         if not self.apart:
             return [main]

@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from softmaxkit.blocks.adder_tree import adder_tree
+from softmaxkit.blocks.configuration import Words, words_of
 from softmaxkit.blocks.piecewise_linear import lookup
 from softmaxkit.blocks.pipeline import Pipeline, named
 from softmaxkit.methods.exaq.golden import CODES_PER_LOOKUP
 from softmaxkit.methods.exaq.spec import Exaq
 
-Words = Mapping[str, Sequence[int] | Sequence[Value]]
-"""Tables and registers by name: integers where they are baked in."""
-
 
 class Levels(NamedTuple):
-    """The levels of a beat: of each lane, whether it counts, and whether the row ends here."""
+    """The levels of a beat: of each lane, whether it counts, whether the row ends here, and the number of its set."""
 
     levels: list[Value]
     mask: list[Value]
     last: Value
+    set: Value
 
 
 def plain_sum(m: Module, pipe: Pipeline, spec: Exaq, beat: Levels, words: Words, max_row: int) -> Value:
@@ -91,16 +90,17 @@ class HistogramSum(wiring.Component):
     Args:
         spec: the method.
         max_row: scores of the longest row.
-        exponentials: of the levels, constant or held elsewhere.
+        sets: the exponentials of the levels of each set, constant or held elsewhere.
 
     Attributes:
         source: stream in, of the counts; one is taken every `spec.levels` cycles.
         sink: stream out, of the sum.
+        source_set, sink_set: with several sets, the number of the row's, beside the streams.
     """
 
-    def __init__(self, spec: Exaq, max_row: int, exponentials: Sequence[int] | Sequence[Value]) -> None:
-        self.exponentials, self.count_bits = exponentials, max_row.bit_length()
-        super().__init__(histogram_ports(spec, max_row))
+    def __init__(self, spec: Exaq, max_row: int, sets: Sequence[Words]) -> None:
+        self.sets, self.count_bits, self.levels = sets, max_row.bit_length(), spec.levels
+        super().__init__(histogram_ports(spec, max_row, len(sets)))
 
     @staticmethod
     def cycles(spec: Exaq, max_row: int) -> int:
@@ -111,11 +111,13 @@ class HistogramSum(wiring.Component):
         """Build it."""
         m = Module()
         source, sink = self.source, self.sink
-        levels = len(self.exponentials)
+        levels = self.levels
         counts = [Signal(self.count_bits, name=f"held{level}", reset_less=True) for level in range(levels)]
         level, busy, total = Signal(range(levels)), Signal(), Signal.like(sink.payload, reset_less=True)
+        number = held_set(m, self, source.valid & source.ready)
+        exponentials = exponentials_of(m, self.sets, number)
         count = lookup(m, "count", counts, level)
-        added = named(m, "added", total + count * lookup(m, "exponential", self.exponentials, level))
+        added = named(m, "added", total + count * lookup(m, "exponential", exponentials, level))
         final = level == levels - 1
         moves = busy & (~final | ~sink.valid | sink.ready)
         m.d.comb += source.ready.eq(~busy | (moves & final))
@@ -125,6 +127,8 @@ class HistogramSum(wiring.Component):
             m.d.sync += [level.eq(level + 1), total.eq(added)]
             with m.If(final):
                 m.d.sync += [sink.payload.eq(added), sink.valid.eq(1), busy.eq(0)]
+                if len(self.sets) > 1:
+                    m.d.sync += self.sink_set.eq(number)
         with m.If(source.valid & source.ready):
             m.d.sync += [each.eq(source.payload[index]) for index, each in enumerate(counts)]
             m.d.sync += [level.eq(0), total.eq(0), busy.eq(1)]
@@ -137,16 +141,17 @@ class SerialHistogramSum(wiring.Component):
     Args:
         spec: the method.
         max_row: scores of the longest row.
-        exponentials: of the levels, constant or held elsewhere.
+        sets: the exponentials of the levels of each set, constant or held elsewhere.
 
     Attributes:
         source: stream in, of the counts; one is taken every `cycles(spec, max_row)` cycles.
         sink: stream out, of the sum.
+        source_set, sink_set: with several sets, the number of the row's, beside the streams.
     """
 
-    def __init__(self, spec: Exaq, max_row: int, exponentials: Sequence[int] | Sequence[Value]) -> None:
-        self.exponentials, self.count_bits = exponentials, max_row.bit_length()
-        super().__init__(histogram_ports(spec, max_row))
+    def __init__(self, spec: Exaq, max_row: int, sets: Sequence[Words]) -> None:
+        self.sets, self.count_bits, self.levels = sets, max_row.bit_length(), spec.levels
+        super().__init__(histogram_ports(spec, max_row, len(sets)))
 
     @staticmethod
     def cycles(spec: Exaq, max_row: int) -> int:
@@ -157,17 +162,21 @@ class SerialHistogramSum(wiring.Component):
         """Build it."""
         m = Module()
         source, sink, total = self.source, self.sink, self.sink.payload
-        levels = len(self.exponentials)
+        levels = self.levels
         counts = [Signal(self.count_bits, name=f"held{level}", reset_less=True) for level in range(levels)]
         place, level, busy = Signal(range(self.count_bits)), Signal(range(levels)), Signal()
         m.d.comb += source.ready.eq(~busy & (~sink.valid | sink.ready))
+        number = held_set(m, self, source.valid & source.ready)
+        exponentials = exponentials_of(m, self.sets, number)
+        if len(self.sets) > 1:  # a row is taken once the sum before has left
+            m.d.comb += self.sink_set.eq(number)
         counted = lookup(m, "count", counts, level).bit_select(place, 1)
         # From the highest bits of the counts down.
         above = Mux(level == 0, total << 1, total)
         with m.If(sink.ready):
             m.d.sync += sink.valid.eq(0)
         with m.If(busy):
-            m.d.sync += total.eq(above + Mux(counted, lookup(m, "exponential", self.exponentials, level), 0))
+            m.d.sync += total.eq(above + Mux(counted, lookup(m, "exponential", exponentials, level), 0))
             m.d.sync += level.eq(level + 1)
             with m.If(level == levels - 1):
                 m.d.sync += [place.eq(place - 1), busy.eq(place != 0), sink.valid.eq(place == 0)]
@@ -177,10 +186,37 @@ class SerialHistogramSum(wiring.Component):
         return m
 
 
-def histogram_ports(spec: Exaq, max_row: int) -> dict[str, wiring.Member]:
+def histogram_ports(spec: Exaq, max_row: int, sets: int) -> dict[str, wiring.Member]:
     """Return the ports of what sums over a histogram."""
     counts = data.ArrayLayout(max_row.bit_length(), spec.levels)
-    return {"source": In(stream.Signature(counts)), "sink": Out(stream.Signature(total_bits(spec, max_row)))}
+    ports = {"source": In(stream.Signature(counts)), "sink": Out(stream.Signature(total_bits(spec, max_row)))}
+    return ports | source_of_set(sets) | ({"sink_set": Out((sets - 1).bit_length())} if sets > 1 else {})
+
+
+def source_of_set(sets: int) -> dict[str, wiring.Member]:
+    """Return the port for the number of a row's set, beside a stream in of one word a row: none with one set."""
+    return {"source_set": In((sets - 1).bit_length())} if sets > 1 else {}
+
+
+def held_set(m: Module, part: Any, taken: Value) -> Value:
+    """Return the number of the set of the row that a part with a `source_of_set` is at work on: 0 with one set.
+
+    Args:
+        m: the module of the part.
+        part: with `sets`.
+        taken: it takes a row.
+    """
+    if len(part.sets) == 1:
+        return Const(0)
+    number = Signal.like(part.source_set, name="own_set", reset_less=True)
+    with m.If(taken):
+        m.d.sync += number.eq(part.source_set)
+    return number
+
+
+def exponentials_of(m: Module, sets: Sequence[Words], number: Value) -> Sequence[int] | Sequence[Value]:
+    """Return the exponentials of a set."""
+    return words_of(m, "own", sets, number, "exponentials")["exponentials"]
 
 
 def _accumulate(m: Module, pipe: Pipeline, added: Value, last: Value, bits: int, name: str = "total") -> Value:

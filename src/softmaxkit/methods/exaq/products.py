@@ -8,10 +8,12 @@ from amaranth.hdl import Cat, Module, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from softmaxkit.blocks.configuration import Words
 from softmaxkit.blocks.piecewise_linear import lookup
 from softmaxkit.blocks.pipeline import Pipeline, named
 from softmaxkit.blocks.reciprocal import ReciprocalUnit
 from softmaxkit.blocks.shifter import saturate, shift_right
+from softmaxkit.methods.exaq.accumulators import exponentials_of, source_of_set
 from softmaxkit.methods.exaq.spec import Exaq
 
 
@@ -20,8 +22,8 @@ class ProductUnit(wiring.Component):
 
     Args:
         spec: the method.
-        reciprocal: layout of the reciprocal: `mantissa` and `exponent`.
-        exponentials: of the levels, constant or held elsewhere.
+        reciprocal: layout of the reciprocal: `mantissa`, `exponent`, and as `tag` the number of the row's set.
+        sets: the exponentials of the levels of each set, constant or held elsewhere.
         registers: cuts that hold a register.
 
     Attributes:
@@ -33,10 +35,10 @@ class ProductUnit(wiring.Component):
         self,
         spec: Exaq,
         reciprocal: data.StructLayout,
-        exponentials: Sequence[int] | Sequence[Value],
+        sets: Sequence[Words],
         registers: Collection[str],
     ) -> None:
-        self.spec, self.exponentials, self.registers = spec, exponentials, registers
+        self.spec, self.sets, self.registers = spec, sets, registers
         super().__init__(
             {
                 "source": In(stream.Signature(reciprocal)),
@@ -54,7 +56,8 @@ class ProductUnit(wiring.Component):
         with m.If(pipe.fire):
             m.d.sync += level.eq(level + 1)
         m.d.comb += source.ready.eq(pipe.advance & (level == spec.levels - 1))
-        product = named(m, "product", lookup(m, "exponential", self.exponentials, level) * source.p.mantissa)
+        exponentials = exponentials_of(m, self.sets, source.p.tag)
+        product = named(m, "product", lookup(m, "exponential", exponentials, level) * source.p.mantissa)
         product, exponent, which = pipe.cut("product", (product, source.p.exponent, level))
         places = spec.reciprocal.fraction_bits - spec.output.fraction_bits
         rounded = shift_right(m, "rounded", product, exponent, fraction_bits=places)
@@ -78,11 +81,12 @@ class PipelinedResults(wiring.Component):
     Args:
         spec: the method.
         sum_bits: width of a row's sum, which is at least 1 where anything is attended.
-        exponentials: of the levels, constant or held elsewhere.
+        sets: the exponentials of the levels of each set, constant or held elsewhere.
         registers: cuts that hold a register.
 
     Attributes:
         source: stream in, of a row's sum; one is taken every `spec.levels` cycles.
+        source_set: with several sets, the number of the row's, beside the stream.
         sink: stream out, of the results of the levels.
     """
 
@@ -90,16 +94,19 @@ class PipelinedResults(wiring.Component):
         self,
         spec: Exaq,
         sum_bits: int,
-        exponentials: Sequence[int] | Sequence[Value],
+        sets: Sequence[Words],
         registers: Collection[str],
     ) -> None:
         least = spec.exponential.fraction_bits
-        self.reciprocal = ReciprocalUnit(spec.reciprocal_table, sum_bits, 0, "nearest", registers, least)
-        self.products = ProductUnit(spec, self.reciprocal.sink.payload.shape(), exponentials, registers)
+        self.reciprocal = ReciprocalUnit(
+            spec.reciprocal_table, sum_bits, (len(sets) - 1).bit_length(), "nearest", registers, least
+        )
+        self.products = ProductUnit(spec, self.reciprocal.sink.payload.shape(), sets, registers)
         super().__init__(
             {
                 "source": In(stream.Signature(sum_bits)),
                 "sink": Out(stream.Signature(self.products.sink.payload.shape())),
+                **source_of_set(len(sets)),
             }
         )
 
@@ -118,6 +125,8 @@ class PipelinedResults(wiring.Component):
             reciprocal.source.p.divisor.eq(self.source.payload),
             self.source.ready.eq(reciprocal.source.ready),
         ]
+        if "source_set" in self.signature.members:
+            m.d.comb += reciprocal.source.p.tag.eq(self.source_set)
         wiring.connect(m, reciprocal.sink, products.source)
         wiring.connect(m, products.sink, wiring.flipped(self.sink))
         return m

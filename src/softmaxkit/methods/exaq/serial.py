@@ -13,10 +13,12 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from softmaxkit.blocks.configuration import Words
 from softmaxkit.blocks.piecewise_linear import lookup
 from softmaxkit.blocks.pipeline import named
 from softmaxkit.blocks.shifter import saturate
 from softmaxkit.blocks.stream import beats
+from softmaxkit.methods.exaq.accumulators import exponentials_of, held_set, source_of_set
 from softmaxkit.methods.exaq.spec import Exaq
 from softmaxkit.tables import GUARD_BITS
 
@@ -114,17 +116,19 @@ class SerialResults(wiring.Component):
 
     Args:
         passes: of the adder.
-        exponentials: of the levels, constant or held elsewhere.
+        sets: the exponentials of the levels of each set, constant or held elsewhere.
 
     Attributes:
         source: stream in, of a row's sum; one is taken every `passes.cycles` cycles.
+        source_set: with several sets, the number of the row's, beside the stream.
         sink: stream out, of the results of the levels.
     """
 
-    def __init__(self, passes: Passes, exponentials: Sequence[int] | Sequence[Value]) -> None:
-        self.passes, self.exponentials = passes, exponentials
+    def __init__(self, passes: Passes, sets: Sequence[Words]) -> None:
+        self.passes, self.sets = passes, sets
         results = data.ArrayLayout(passes.spec.output.bits, passes.spec.levels)
-        super().__init__({"source": In(stream.Signature(passes.sum_bits)), "sink": Out(stream.Signature(results))})
+        ports = {"source": In(stream.Signature(passes.sum_bits)), "sink": Out(stream.Signature(results))}
+        super().__init__(ports | source_of_set(len(sets)))
 
     def elaborate(self, platform: object) -> Module:
         """Build it."""
@@ -136,6 +140,7 @@ class SerialResults(wiring.Component):
         busy, line, ends = Signal(name="busy"), Signal(name="line"), Signal(name="ends")
         taken, moves, complete = Signal(name="taken"), Signal(name="moves"), Signal(name="complete")
         rank = Signal(range(passes.shifts + 1), reset_less=True)
+        exponentials = exponentials_of(m, self.sets, held_set(m, self, taken))
 
         # The sum, inverted since the line falls; from the end of the line on, the mantissa.
         table, digit, zeros = spec.reciprocal_table.table, passes.digit, passes.product_zeros - passes.line_zeros
@@ -151,7 +156,7 @@ class SerialResults(wiring.Component):
         for place in range(digit):
             slope = _bit(m, f"slope{place}", [-each for each in table.slopes], segment, along, place)
             height = _bit(m, f"height{place}", passes.ends, segment, along, place)
-            factor = _bit(m, f"factor{place}", self.exponentials, level, across, place)
+            factor = _bit(m, f"factor{place}", exponentials, level, across, place)
             # A line is its end and slope * (~rest + 1), as what is left of it is the rest's complement.
             falling = Cat(slope.replicate(passes.line_zeros), rest & slope.replicate(len(rest)), height)
             rising = Cat(Const(0, passes.product_zeros), Mux(factor, mantissa, 0))
@@ -189,7 +194,7 @@ class SerialResults(wiring.Component):
                 line.eq(1),
                 busy.eq(1),
             ]
-        self._give(m, rounded, moves & ends, level, complete)
+        self._give(m, rounded, moves & ends, level, complete, exponentials)
         return m
 
     def _add(self, m: Module, operands: Sequence[tuple[Value, Value]], ends: Value, moves: Value) -> Value:
@@ -214,11 +219,19 @@ class SerialResults(wiring.Component):
             ]
         return rounded
 
-    def _give(self, m: Module, rounded: Value, ends: Value, level: Value, complete: Value) -> None:
+    def _give(
+        self,
+        m: Module,
+        rounded: Value,
+        ends: Value,
+        level: Value,
+        complete: Value,
+        exponentials: Sequence[int] | Sequence[Value],
+    ) -> None:
         """Let the results wait for the last one, then show all of them at once."""
         sink, passes = self.sink, self.passes
         result = saturate(m, "result", rounded, passes.spec.output.bits)
-        widths = [passes.result_bits(each) for each in self.exponentials]
+        widths = [passes.result_bits(each) for each in exponentials]
         waiting = [Signal(bits, name=f"waiting{index}", reset_less=True) for index, bits in enumerate(widths[:-1])]
         shown = [Signal(bits, name=f"shown{index}", reset_less=True) for index, bits in enumerate(widths)]
         for index, each in enumerate(waiting):

@@ -9,7 +9,16 @@ from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, signed, 
 from amaranth.lib import data, stream, wiring
 
 from softmaxkit.blocks.adder_tree import maximum_tree
-from softmaxkit.blocks.configuration import Register, RegisterMap, build_registers, hold_between_rows, rows_inside
+from softmaxkit.blocks.configuration import (
+    Register,
+    RegisterMap,
+    Words,
+    build_registers,
+    hold_between_rows,
+    number_of_set,
+    rows_inside,
+    words_of,
+)
 from softmaxkit.blocks.gather import Gather
 from softmaxkit.blocks.parts import Part, table_part
 from softmaxkit.blocks.piecewise_linear import check_segments
@@ -25,7 +34,6 @@ from softmaxkit.methods.exaq.accumulators import (
     HistogramSum,
     Levels,
     SerialHistogramSum,
-    Words,
     packed_sums,
     state_bits,
     total_bits,
@@ -54,12 +62,14 @@ class Unit(SoftmaxUnit):
         max_row: scores of the longest row.
         depth: registers from scores to results, buffers not counted.
         storage: of the rows that wait, and of a loadable table of sums (which "memory" leaves in flip-flops).
+        sets: of loadable constants.
 
     Raises:
         ValueError: sizes that cannot be built, or constants that give a row's maximum less than 1.
     """
 
     spec: Exaq
+    takes_sets = True
 
     def __init__(
         self,
@@ -69,6 +79,7 @@ class Unit(SoftmaxUnit):
         max_row: int = 256,
         depth: int | None = None,
         storage: str = "flip-flops",
+        sets: int = 1,
     ) -> None:
         check_sizes(lanes, max_row)
         check_storage(storage)
@@ -82,11 +93,13 @@ class Unit(SoftmaxUnit):
         self.depth = FIXED + len(self.cuts)
         taken = beats(max_row, lanes)
         width, code = lanes * (spec.score_bits + 1), signed(spec.score_bits)
+        registers = None if constants is not None else register_map(spec, lanes, sets)
+        set_bits = registers.set_bits if registers else 0
         self.gather: RowMaximum | Gather
         if self.passes:  # rows wait for their results, and need no queue of maxima
-            self.gather = RowMaximum(width, code, taken, storage)
+            self.gather = RowMaximum(width, code, taken, storage, set_bits)
         else:
-            self.gather = Gather(width, code, taken, True, storage)
+            self.gather = Gather(width, code, taken, True, storage, set_bits)
         self.histogram_sum = SerialHistogramSum if self.passes else HistogramSum
         self.counted = self.histogram_sum.cycles(spec, max_row) if spec.accumulator == "histogram" else 0
         self.turn = self.counted + (self.passes.cycles if self.passes else PipelinedResults.latency(spec, self.cuts))
@@ -95,7 +108,6 @@ class Unit(SoftmaxUnit):
         if storage == "memory":
             memories["score_memory"] = self.gather.signature.members["memory"].signature
             memories["level_memory"] = MemoryPort(self.buffer.width, self.buffer.depth)
-        registers = None if constants is not None else register_map(spec, lanes)
         super().__init__(spec, lanes, constants, max_row, storage, registers, memories)
 
     def parts(self) -> list[Part]:
@@ -130,21 +142,20 @@ class Unit(SoftmaxUnit):
             if name in self.memories:
                 wiring.connect(m, wiring.flipped(getattr(self, name)), inner.memory)
         if self.registers is None:
-            hold, words = Const(0), baked(self.spec, cast(ExaqConstants, self.constants), self.lanes)
+            hold = Const(0)
+            sets: list[Words] = [baked(self.spec, cast(ExaqConstants, self.constants), self.lanes)]
         else:
             most = self.gather.buffer.depth + self.buffer.depth + self.depth + 8
             busy = rows_inside(m, self.scores, self.results, most)
             hold, write = hold_between_rows(m, self.scores, self.configuration, busy)
             kind = "flip-flops" if self.storage == "memory" else self.storage
-            words = build_registers(m, self.registers, self.configuration, write, kind)
+            sets = build_registers(m, self.registers, self.configuration, write, kind)
         self._gather(m, hold)
-        exponentials, width = words["exponentials"], total_bits(self.spec, self.max_row)
+        width = total_bits(self.spec, self.max_row)
         m.submodules.results = results = (
-            SerialResults(self.passes, exponentials)
-            if self.passes
-            else PipelinedResults(self.spec, width, exponentials, self.cuts)
+            SerialResults(self.passes, sets) if self.passes else PipelinedResults(self.spec, width, sets, self.cuts)
         )
-        self._levels(m, words, results.source)
+        self._levels(m, sets, results)
         self._results(m, results.sink)
         return m
 
@@ -160,35 +171,49 @@ class Unit(SoftmaxUnit):
             source.p.key.eq(maximum_tree(m, "maximum", candidates)),
             source.p.last.eq(scores.p.last),
         ]
+        if self.sets > 1:
+            m.d.comb += source.p.set.eq(scores.p.set)
         if isinstance(self.gather, Gather):
             m.d.comb += source.p.present.eq(1)
 
-    def _levels(self, m: Module, words: Words, following: Any) -> None:
-        """Turn scores into levels, which wait in the buffer; pass on the sum of their exponentials."""
+    def _levels(self, m: Module, sets: Sequence[Words], part: Any) -> None:
+        """Turn scores into levels, which wait in the buffer; pass on the sum of their exponentials, and their set."""
         spec, gathered, bits = self.spec, self.gather.sink, self.spec.score_bits
         fields = {"levels": self.lanes * spec.bits, "mask": self.lanes, "last": 1}
+        if self.registers is not None and self.sets > 1:
+            fields["set"] = self.registers.set_bits
         layout = data.StructLayout({**fields, "state": state_bits(spec, self.max_row)})
         summed = stream.Signature(layout).create(path=("summed",))
         pipe = Pipeline(m, "front", gathered.valid, summed, self.cuts)
+        own = number_of_set(gathered)
+        thresholds = words_of(m, "level", sets, own, "thresholds")["thresholds"]
         levels = []
         for lane in range(self.lanes):
             distance = Signal(signed(bits + 1), name=f"distance{lane}")
             m.d.comb += distance.eq(gathered.p.beat[lane * bits :][:bits].as_signed() - gathered.p.maximum)
-            reached = [distance >= threshold for threshold in words["thresholds"]]
+            reached = [distance >= threshold for threshold in thresholds]
             levels.append(named(m, f"level{lane}", sum(reached[1:], reached[0])[: spec.bits]))
         mask = list(gathered.p.beat[self.lanes * bits :])
-        beat = pipe.cut("level", Levels(levels, mask, gathered.p.last))
+        beat = pipe.cut("level", Levels(levels, mask, gathered.p.last, own))
+        names = ["exponentials", *["sums"] * (spec.accumulator == "packed")]
+        words = words_of(m, "sum", sets, beat.set, *names)
         state = ACCUMULATORS[spec.accumulator](m, pipe, spec, beat, words, self.max_row)
-        pipe.finish(Cat(*beat.levels, *beat.mask, beat.last), state=state)
+        pipe.finish(Cat(*beat.levels, *beat.mask, beat.last, *[beat.set] * (self.sets > 1)), state=state)
 
+        following = part.source
         if spec.accumulator == "histogram":
-            m.submodules.histogram = adder = self.histogram_sum(spec, self.max_row, words["exponentials"])
+            m.submodules.histogram = adder = self.histogram_sum(spec, self.max_row, sets)
             m.d.comb += [
                 following.valid.eq(adder.sink.valid),
                 following.payload.eq(adder.sink.payload),
                 adder.sink.ready.eq(following.ready),
             ]
             following = adder.source
+            if self.sets > 1:
+                m.d.comb += part.source_set.eq(adder.sink_set)
+            part = adder
+        if self.sets > 1:
+            m.d.comb += part.source_set.eq(summed.p.set)
         ready = self.buffer.source.ready & (~summed.p.last | following.ready)
         m.d.comb += [
             gathered.ready.eq(pipe.advance),
@@ -217,7 +242,7 @@ class Unit(SoftmaxUnit):
         pipe.finish(Cat(*results, last))
 
 
-def register_map(spec: Exaq, lanes: int) -> RegisterMap:
+def register_map(spec: Exaq, lanes: int, sets: int = 1) -> RegisterMap:
     """Return the registers of a loadable unit."""
     registers = [
         Register("thresholds", signed(spec.score_bits + 1), spec.levels - 1),
@@ -226,7 +251,7 @@ def register_map(spec: Exaq, lanes: int) -> RegisterMap:
     if spec.accumulator == "packed":
         largest = CODES_PER_LOOKUP[spec.bits] * spec.exponential.max_code
         registers.append(Register("sums", unsigned(largest.bit_length()), packed_sums(spec, lanes)))
-    return RegisterMap(registers)
+    return RegisterMap(registers, sets)
 
 
 def baked(spec: Exaq, constants: ExaqConstants, lanes: int) -> dict[str, Sequence[int]]:

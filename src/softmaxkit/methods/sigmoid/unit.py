@@ -7,7 +7,15 @@ from typing import Any, cast
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, unsigned
 
-from softmaxkit.blocks.configuration import Register, RegisterMap, build_registers, hold_between_rows
+from softmaxkit.blocks.configuration import (
+    Register,
+    RegisterMap,
+    Words,
+    build_registers,
+    hold_between_rows,
+    number_of_set,
+    words_of,
+)
 from softmaxkit.blocks.piecewise_linear import lookup
 from softmaxkit.blocks.pipeline import Pipeline, choose_cuts, resized
 from softmaxkit.blocks.storage import check_storage
@@ -27,6 +35,7 @@ class Unit(SoftmaxUnit):
         max_row: of no consequence here: rows may have any length.
         depth: registers from score to result: 1.
         storage: of a loadable table, "flip-flops" or "latches".
+        sets: of loadable tables.
 
     Raises:
         ValueError: sizes that cannot be built.
@@ -34,6 +43,7 @@ class Unit(SoftmaxUnit):
 
     spec: Sigmoid
     holds_rows = False
+    takes_sets = True
 
     def __init__(
         self,
@@ -43,12 +53,13 @@ class Unit(SoftmaxUnit):
         max_row: int = 256,
         depth: int | None = None,
         storage: str = "flip-flops",
+        sets: int = 1,
     ) -> None:
         check_storage(storage, but="memory")
         self.cuts = choose_cuts((), depth, default=1)
         self.depth = 1
         table = Register("table", unsigned(spec.output.bits), 1 << spec.score_bits)
-        registers = RegisterMap([table]) if constants is None else None
+        registers = RegisterMap([table], sets) if constants is None else None
         super().__init__(spec, lanes, constants, max_row, storage, registers)
 
     @property
@@ -73,10 +84,11 @@ class Unit(SoftmaxUnit):
         m = Module()
         busy, hold, scores = Signal(), cast(Any, Const(0)), self.scores
         if self.registers is None:
-            table = cast(SigmoidConstants, self.constants).table
+            sets: list[Words] = [{"table": cast(SigmoidConstants, self.constants).table}]
         else:
             hold, write = hold_between_rows(m, scores, self.configuration, busy)
-            table = build_registers(m, self.registers, self.configuration, write, self.storage)["table"]
+            sets = build_registers(m, self.registers, self.configuration, write, self.storage)
+        table = words_of(m, "own", sets, number_of_set(scores), "table")["table"]
         pipe = Pipeline(m, "stage", scores.valid & ~hold, self.results, self.cuts)
         m.d.comb += scores.ready.eq(pipe.advance & ~hold)
         entries = [lookup(m, f"entry{i}", table, scores.p.codes[i].as_unsigned()) for i in range(self.lanes)]
