@@ -95,6 +95,14 @@ def test_the_readme_has_rows_of_the_record() -> None:
     assert set(shown) <= set(lines)
 
 
+def test_the_readme_has_what_is_recommended_for_smollm2() -> None:
+    record = json.loads((ROOT / "results" / "smollm2" / "recommend.json").read_text())
+    readme = (ROOT / "README.md").read_text()
+    for result in record["results"]:
+        if result["method"] != "exact":
+            assert f"{result['area_um2']:,.0f} µm² and {result['energy_pj_per_element']:.1f} pJ" in readme
+
+
 def test_docs_have_the_parts_of_the_record() -> None:
     record = json.loads((RECORDS / "sky130.json").read_text())
     assert "\n".join(parts(record)) in (ROOT / "docs" / "silicon.md").read_text()
