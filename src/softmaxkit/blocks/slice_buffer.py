@@ -69,13 +69,15 @@ class SliceBuffer(wiring.Component):
         leaves, settled = Signal(), Signal()
         place, highest = Signal.like(written), Signal(self.key)
         taken, given, completes, rises = Signal(), Signal(), Signal(), Signal()
+        # What is not offered is unknown, and says nothing about ready.
+        ends = (source.valid & source.p.last) | (place == final)
         group_last = source.p.last | (place == final)
         m.d.comb += [
             place.eq(Mux(begins, 0, self._after(written))),
             rises.eq(begins | (source.p.key > best)),
             highest.eq(Mux(rises, source.p.key, best)),
             # While a slice leaves, the next one stays behind it, and ends no sooner.
-            source.ready.eq(~leaves | Mux(group_last, given & sink.p.group_last, given | (place != read))),
+            source.ready.eq(~leaves | Mux(ends, given & sink.p.group_last, given | (place != read))),
             taken.eq(source.valid & source.ready),
             completes.eq(taken & group_last),
             sink.valid.eq(leaves & settled),

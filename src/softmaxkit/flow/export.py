@@ -190,24 +190,37 @@ def _write_templates(
         **_checker(unit, facts["name"], sram),
         "shell": shell,
         "sram": sram,
+        "interfaces": _interfaces(facts, shell),
     }
     modules = {
         facts["name"]: (work / f"{facts['name']}.sv").read_text(encoding="utf-8"),
         f"{facts['name']}_axis": templates.get_template("axis.sv.j2").render(context),
     }
+    if shell is not None:
+        write_shell(work, shell, facts["name"], templates, context)
+        files = (work / f"{facts['name']}{part}.sv" for part in ("", "_shell", "_axi"))
+        modules[f"{facts['name']}_axi"] = "".join(file.read_text(encoding="utf-8") for file in files)
     paths = combinational_paths(modules)
     context["combinational_paths"] = paths
     facts["combinational_paths"] = {name: [path._asdict() for path in of] for name, of in paths.items()}
-    files = dict(TEMPLATES)
+    written = dict(TEMPLATES)
     if sram is not None:
-        files = files | {"macro.sv": f"{sram.name}.sv", "memory_macro.sv": files["memory.sv"]}
+        written |= {"macro.sv": f"{sram.name}.sv", "memory_macro.sv": written["memory.sv"]}
     if sram is not None or not unit.memories:
-        del files["memory.sv"]
-    for template, name in files.items():
+        del written["memory.sv"]
+    for template, name in written.items():
         text = templates.get_template(f"{template}.j2").render(context)
         write_text(work / name.format(name=facts["name"]), text)
-    if shell is not None:
-        write_shell(work, shell, facts["name"], templates, context)
+
+
+def _interfaces(facts: dict[str, Any], shell: ShellFacts | None) -> list[dict[str, Any]]:
+    """Return the modules that a netlist may be of, with their clocks and ports."""
+    name = facts["name"]
+    interfaces = [
+        {"name": name, "clock": "clk", "ports": facts["ports"]},
+        {"name": f"{name}_axis", "clock": "aclk", "ports": facts["axis_ports"]},
+    ]
+    return interfaces + ([{"name": f"{name}_axi", "clock": "aclk", "ports": shell.ports}] if shell else [])
 
 
 def _checker(unit: SoftmaxUnit, name: str, sram: SramMacro | None) -> dict[str, Any]:

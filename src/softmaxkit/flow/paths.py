@@ -46,7 +46,7 @@ def combinational_paths(modules: Mapping[str, str]) -> dict[str, list[PortPath]]
     They are those of the structure: from every input of a gate to its output, whatever the values of the others.
 
     Args:
-        modules: SystemVerilog by module name; what it instantiates stands in it or in one before.
+        modules: SystemVerilog by module name; what it instantiates stands in it or in the one before.
 
     Raises:
         ToolError: Yosys is missing or failed.

@@ -125,7 +125,8 @@ def waiting(m: Module, name: str, spec: Softermax, power: Value) -> Value:
     fraction, distance = power[: spec.input.fraction_bits], power[spec.input.fraction_bits :]
     bits = _entry_bits(spec, products) - len(fraction)
     far = distance >= products.distances
-    return named(m, name, Cat(fraction, resized(distance, bits) | far.replicate(bits)))
+    # The fraction too, which may be unknown where a score is masked.
+    return named(m, name, Cat(fraction, resized(distance, bits)) | far.replicate(len(fraction) + bits))
 
 
 def kind_of(m: Module, name: str, spec: Softermax, power: Value) -> Value:
