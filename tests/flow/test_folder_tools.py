@@ -10,14 +10,18 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from protocol_mutants import MUTANTS, Mutant
 from test_assertions import NAME, exported, small
 from test_export import flip
 from test_protocol import LOADABLE
 
+from softmaxkit.flow.export import export
+from softmaxkit.flow.rows import random_rows
 from softmaxkit.flow.tools import find
 from softmaxkit.flow.verilog import to_verilog
+from softmaxkit.shell.options import ShellOptions
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable"),
@@ -97,6 +101,22 @@ def test_fusesoc_reads_the_core(folder: Path, tmp_path: Path) -> None:
     if shutil.which("verilator"):
         code, printed = ran([*command, "run", "--target=lint", f"::{NAME}"], tmp_path)
         assert code == 0, printed
+
+
+@fusesoc
+def test_fusesoc_reads_the_shell_in_the_core(tmp_path: Path) -> None:
+    unit = small(LOADABLE, "loadable")
+    constants = unit.spec.examples()[0]
+    rows = random_rows(unit, constants, 60, np.random.default_rng(0))
+    export(unit, NAME, tmp_path / "folder", [(constants, rows)], shell=ShellOptions(status=True, axi_lite=True))
+    command = [str(Path(BESIDE) / "fusesoc"), "--cores-root", str(tmp_path / "folder")]
+    code, printed = ran([*command, "core", "show", f"::{NAME}"], tmp_path)
+    assert code == 0, printed
+    assert all(target in printed for target in ("shell", "lint_shell", "sim_shell"))
+    if shutil.which("iverilog"):
+        code, printed = ran([*command, "run", "--target=sim_shell", f"::{NAME}"], tmp_path)
+        assert code == 0, printed
+        assert "PASS: " in printed
 
 
 @sby

@@ -16,6 +16,7 @@ from softmaxkit.flow.rows import random_rows
 from softmaxkit.flow.tools import find
 from softmaxkit.flow.verilog import to_verilog
 from softmaxkit.methods import method_class
+from softmaxkit.shell.options import ShellOptions
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable"),
@@ -57,8 +58,7 @@ READY = "results_ready", "scores_ready"
 OFFERED = ("scores_payload", "scores_ready"), ("scores_valid", "scores_ready")
 ISSUED = {
     ("consmax", "latches"): {READY, ("configuration_valid", "scores_ready")},
-    # A slice that waits for its place refuses beats, by whether they end a slice: that is in the payload, which is unknown
-    # without valid.
+    # A slice that waits for its place refuses beats by whether they end a slice, which the payload says if it is valid.
     ("softermax", "flip-flops"): {READY, *OFFERED},
     ("softermax", "memory"): {
         READY,
@@ -94,9 +94,13 @@ def test_the_folder_says_what_is_found(tmp_path: Path) -> None:
         "attention",
         tmp_path / "folder",
         [(constants, random_rows(unit, constants, 20, np.random.default_rng(0)))],
+        shell=ShellOptions(status=True),
     )
     facts = json.loads((tmp_path / "folder" / "parameters.json").read_text())["combinational_paths"]
-    texts = {name: (tmp_path / "folder" / f"{name}.sv").read_text() for name in ("attention", "attention_axis")}
+    of_shell = ("attention", "attention_shell", "attention_axi")
+    files = {name: (tmp_path / "folder" / f"{name}.sv").read_text() for name in (*of_shell, "attention_axis")}
+    texts = {name: files[name] for name in ("attention", "attention_axis")}
+    texts["attention_axi"] = "".join(files[name] for name in of_shell)
     assert facts == {name: [path._asdict() for path in paths] for name, paths in combinational_paths(texts).items()}
     assert {"start": "s_axis_cfg_tvalid", "end": "s_axis_tready"} in facts["attention_axis"]
     readme = (tmp_path / "folder" / "README.md").read_text()
@@ -105,4 +109,5 @@ def test_the_folder_says_what_is_found(tmp_path: Path) -> None:
         for path in paths:
             assert f"`{path['start']}` to `{path['end']}`" in readme
     listed = re.findall(r"^#   (\S+) to (\S+)$", sdc, re.MULTILINE)
-    assert listed == [(path["start"], path["end"]) for path in facts["attention"]]
+    assert listed == [(path["start"], path["end"]) for paths in facts.values() for path in paths]
+    assert "attention_axi {" in sdc
