@@ -105,7 +105,7 @@ def test_a_wrong_result_is_located(row: int, position: int, monkeypatch: pytest.
     rows = Rows(codes, np.ones(codes.shape, np.bool_), np.full(7, MOST))
     right = type(unit).golden
 
-    def golden(self: Any, codes: Any, mask: Any, constants: Any) -> Any:
+    def golden(self: Any, codes: Any, mask: Any, constants: Any, sets: Any = None) -> Any:
         results = right(self, codes, mask, constants)
         if len(codes) == 7:
             results[row, position] ^= 1
