@@ -205,7 +205,7 @@ def test_the_wrapper(tmp_path: Path) -> None:
     library = replace(library_of("sky130"), wire=0.0)
     (design,) = map_design(Source(top, texts), library, 5.0, ["small"])
     put(tmp_path, design)
-    theirs = opensta(tmp_path, 8.0, after=PAIRS, INTERFACE=top)
+    theirs = opensta(tmp_path, 8.0, after=PAIRS, TOP=top, INTERFACE=top)
     same(theirs, inside(design.netlist, constraints), constraints)
     assert port_paths(theirs.printed) == combinational_paths({name[:-3]: text for name, text in texts.items()})[top]
 
