@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, dynamic_module_utils
 
 import softmaxkit
 from conftest import tiny_model
@@ -125,7 +125,11 @@ class Model(LlamaForCausalLM):
 """
 
 
-def test_code_that_comes_with_a_model_is_run_where_that_is_said_alone(tmp_path: Path) -> None:
+def test_code_that_comes_with_a_model_is_run_where_that_is_said_alone(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path_factory.mktemp("modules")))
+    monkeypatch.setattr(sys, "path", [*sys.path])
     softmaxkit.save(tiny_model("llama"), tmp_path)
     (tmp_path / "mine.py").write_text(CODE)
     config = json.loads((tmp_path / "config.json").read_text())
