@@ -145,7 +145,7 @@ def build_registers(m: Module, registers: RegisterMap, port: Any, write: Value, 
         words = [each.as_signed() if register.shape.signed else each for each in table.words]
         for index, of_set in enumerate(sets):
             of_set[register.name] = words[index * register.depth :][: register.depth]
-    return [dict(of_set) for of_set in sets]
+    return [*sets]
 
 
 def number_of_set(scores: Any) -> Value:

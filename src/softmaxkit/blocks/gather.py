@@ -8,6 +8,7 @@ from amaranth.lib.wiring import In, Out
 
 from softmaxkit.blocks.queue import Queue
 from softmaxkit.blocks.row_buffer import RowBuffer
+from softmaxkit.blocks.stream import set_field
 
 
 class Gather(wiring.Component):
@@ -40,12 +41,11 @@ class Gather(wiring.Component):
         storage: str = "flip-flops",
         set_bits: int = 0,
     ) -> None:
-        self.set_bits, of_set = set_bits, {"set": set_bits} if set_bits else {}
-        self.width, self.key, self.beats, self.whole_rows = width, key, beats, whole_rows
+        self.width, self.key, self.beats, self.whole_rows, self.set_bits = width, key, beats, whole_rows, set_bits
         # With whole rows the end of the group is the end of the row: one flag less to store.
         self.buffer = RowBuffer(width + (1 if whole_rows else 2), max(beats, 3), storage)
-        beat = {"beat": width, "key": key, "present": 1, "last": 1, **of_set}
-        gathered = {"beat": width, "maximum": key, "present": 1, "group_last": 1, "last": 1, **of_set}
+        beat = {"beat": width, "key": key, "present": 1, "last": 1, **set_field(set_bits)}
+        gathered = {"beat": width, "maximum": key, "present": 1, "group_last": 1, "last": 1, **set_field(set_bits)}
         ports = {
             "source": In(stream.Signature(data.StructLayout(beat))),
             "sink": Out(stream.Signature(data.StructLayout(gathered))),

@@ -8,6 +8,7 @@ from amaranth.lib.wiring import In, Out
 
 from softmaxkit.blocks.adder_tree import maximum
 from softmaxkit.blocks.row_buffer import RowBuffer
+from softmaxkit.blocks.stream import set_field
 
 
 class RowMaximum(wiring.Component):
@@ -31,11 +32,11 @@ class RowMaximum(wiring.Component):
 
     def __init__(self, width: int, key: Shape, beats: int, storage: str = "flip-flops", set_bits: int = 0) -> None:
         self.width, self.key, self.set_bits = width, key, set_bits
-        of_set = {"set": set_bits} if set_bits else {}
         self.buffer = RowBuffer(width + 1, max(beats, 3), storage)
+        ends = {"last": 1, **set_field(set_bits)}
         ports = {
-            "source": In(stream.Signature(data.StructLayout({"beat": width, "key": key, "last": 1, **of_set}))),
-            "sink": Out(stream.Signature(data.StructLayout({"beat": width, "maximum": key, "last": 1, **of_set}))),
+            "source": In(stream.Signature(data.StructLayout({"beat": width, "key": key, **ends}))),
+            "sink": Out(stream.Signature(data.StructLayout({"beat": width, "maximum": key, **ends}))),
         }
         if storage == "memory":
             ports["memory"] = Out(self.buffer.memory.signature)

@@ -23,8 +23,13 @@ def score_layout(code: Shape, lanes: int, masks: int = 1, set_bits: int = 0) -> 
         masks: mask bits per lane; more than one if a lane can carry several narrow scores.
         set_bits: width of the number of the row's set of constants, the same in all its beats; 0 for none.
     """
-    of_set = {"set": set_bits} if set_bits else {}
-    return data.StructLayout({"codes": data.ArrayLayout(code, lanes), "mask": lanes * masks, "last": 1, **of_set})
+    fields = {"codes": data.ArrayLayout(code, lanes), "mask": lanes * masks, "last": 1}
+    return data.StructLayout({**fields, **set_field(set_bits)})
+
+
+def set_field(set_bits: int) -> dict[str, int]:
+    """Return the field `set` of a payload, of so many bits; none of 0 bits."""
+    return {"set": set_bits} if set_bits else {}
 
 
 def result_layout(bits: int, lanes: int) -> data.StructLayout:

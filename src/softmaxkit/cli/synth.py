@@ -67,18 +67,8 @@ if TYPE_CHECKING:
 
 
 OF_UNITS = (
-    "constants",
-    "sets",
-    "lanes",
-    "max_row",
-    "depth",
-    "storage",
-    "sram",
-    "layer",
-    "head",
-    "text",
-    "context",
-    "pareto",
+    *("constants", "sets", "lanes", "max_row", "depth", "storage", "sram"),
+    *("layer", "head", "text", "context", "pareto"),
 )
 """Options for units, which anybody's Verilog has no use for."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from softmaxkit.flow.constraints import SHARE, Constraints
 from softmaxkit.flow.interface import describe, stream_ports, tables, unit_ports, whole_bytes
 from softmaxkit.flow.paths import combinational_paths
 from softmaxkit.flow.readable import comment_modules
-from softmaxkit.flow.vectors import Rows, Stream, hexadecimal, stream
+from softmaxkit.flow.vectors import Segments, Stream, hexadecimal, stream
 from softmaxkit.flow.verilog import to_verilog
 from softmaxkit.methods.base.constants import Constants, Sets
 from softmaxkit.shell.folder import describe_shell, write_shell
@@ -61,7 +61,7 @@ def export(
     unit: SoftmaxUnit,
     name: str,
     folder: Path,
-    segments: Sequence[tuple[Constants | Sets, Rows]],
+    segments: Segments,
     constraints: Constraints = Constraints(),
     heads: Mapping[str, Constants] = MappingProxyType({}),
     shell: ShellOptions | None = None,
@@ -73,8 +73,7 @@ def export(
         unit: baked or loadable.
         name: of the top module; the names of files and of the other modules begin with it.
         folder: to write; missing or empty.
-        segments: constants, of one head or `Sets`, with the rows that the test bench runs on them; see
-            `softmaxkit.flow.vectors.stream`.
+        segments: constants with the rows that the test bench runs on them; see `softmaxkit.flow.vectors.stream`.
         constraints: of timing; their clock is also that of the test bench.
         heads: the constants, among those of `segments`, of heads of a model, by the heads' names.
         shell: to write around the unit, with a test bench of its own.
@@ -138,7 +137,7 @@ def _holds_a_unit(folder: Path) -> bool:
         return False
 
 
-def _check_segments(unit: SoftmaxUnit, segments: Sequence[tuple[Constants | Sets, Rows]]) -> None:
+def _check_segments(unit: SoftmaxUnit, segments: Segments) -> None:
     if not segments or any(len(rows.lengths) == 0 for _, rows in segments):
         raise ValueError("a test bench needs rows; give at least one with each set of constants")
     longest = max(int(rows.lengths.max()) for _, rows in segments)
@@ -180,7 +179,7 @@ def _write_templates(
         "code_bits": unit.code_shape.width,
         "result_bits": unit.result_bits,
         "cfg": unit.registers,
-        "set_bits": unit.registers.set_bits if unit.registers else 0,
+        "set_bits": unit.set_bits,
         "whole_bytes": whole_bytes,
         "period": constraints.period,
         "constraints": constraints,
@@ -198,17 +197,18 @@ def _write_templates(
     }
     if shell is not None:
         write_shell(work, shell, facts["name"], templates, context)
-        files = (work / f"{facts['name']}{part}.sv" for part in ("", "_shell", "_axi"))
-        modules[f"{facts['name']}_axi"] = "".join(file.read_text(encoding="utf-8") for file in files)
+        modules[f"{facts['name']}_axi"] = "".join(
+            (work / f"{facts['name']}{part}.sv").read_text(encoding="utf-8") for part in ("", "_shell", "_axi")
+        )
     paths = combinational_paths(modules)
     context["combinational_paths"] = paths
     facts["combinational_paths"] = {name: [path._asdict() for path in of] for name, of in paths.items()}
-    written = dict(TEMPLATES)
+    files = dict(TEMPLATES)
     if sram is not None:
-        written |= {"macro.sv": f"{sram.name}.sv", "memory_macro.sv": written["memory.sv"]}
+        files |= {"macro.sv": f"{sram.name}.sv", "memory_macro.sv": files["memory.sv"]}
     if sram is not None or not unit.memories:
-        del written["memory.sv"]
-    for template, name in written.items():
+        del files["memory.sv"]
+    for template, name in files.items():
         text = templates.get_template(f"{template}.j2").render(context)
         write_text(work / name.format(name=facts["name"]), text)
 

@@ -116,13 +116,12 @@ def stream_ports(unit: SoftmaxUnit) -> list[Port]:
 def axis_ports(unit: SoftmaxUnit) -> list[Port]:
     """Return the ports of the wrapper with AXI-Stream names."""
     code, result, masks = unit.code_shape.width, unit.result_bits, unit.lanes * unit.masks
-    set_bits = unit.registers.set_bits if unit.registers else 0
-    above = "; above it the number of the row's set of constants" if set_bits else ""
+    above = "; above it the number of the row's set of constants" if unit.set_bits else ""
     ports = [
         Port("aclk", "input", 1, "clock, rising edge"),
         Port("aresetn", "input", 1, "reset, synchronous, active low"),
         Port("s_axis_tdata", "input", unit.lanes * whole_bytes(code), f"a score per lane, in {whole_bytes(code)} bits"),
-        Port("s_axis_tuser", "input", masks + set_bits, f"the mask, from lane 0 up: 1 attends{above}"),
+        Port("s_axis_tuser", "input", masks + unit.set_bits, f"the mask, from lane 0 up: 1 attends{above}"),
         *_handshake("s_axis", "input", "the beat is the last of its row"),
     ]
     if unit.registers is not None:

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from softmaxkit.flow.vectors import Rows
-from softmaxkit.methods.base.constants import Sets
+from softmaxkit.methods.base.constants import Constants, Sets
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from softmaxkit.methods.base.constants import Constants
     from softmaxkit.methods.base.unit import SoftmaxUnit
 
 KINDS = ("scores", "codes", "ties", "ends", "equal", "rising", "falling")

@@ -29,10 +29,9 @@ from softmaxkit.flow.sram import MACROS, Use, arranged
 from softmaxkit.flow.timing import analyse
 from softmaxkit.flow.vectors import Rows, Stream, stream
 from softmaxkit.flow.verilog import to_rtlil
-from softmaxkit.methods.base.constants import Sets
+from softmaxkit.methods.base.constants import Constants, Sets
 
 if TYPE_CHECKING:
-    from softmaxkit.methods.base.constants import Constants
     from softmaxkit.methods.base.unit import SoftmaxUnit
 
 CYCLES = 2048

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from softmaxkit.methods.base.constants import Constants, Sets
     from softmaxkit.methods.base.unit import SoftmaxUnit
 
     Integers = NDArray[np.int64]
@@ -54,6 +53,10 @@ class Rows:
     def real(self) -> Booleans:
         """Which positions exist, that is, are no padding; boolean, (rows, keys)."""
         return np.arange(self.codes.shape[1]) < self.lengths[:, None]
+
+
+Segments = Sequence[tuple[Any, Rows]]
+"""Constants, of one head or several (`Sets`, or halves that work apart), with the rows to run on them."""
 
 
 @dataclass(frozen=True)
@@ -119,13 +122,13 @@ def places(rows: Rows, lanes: int) -> Places:
     return Places(row, key, beat, key % lanes, last)
 
 
-def stream(unit: SoftmaxUnit, segments: Sequence[tuple[Constants | Sets, Rows]]) -> Stream:
+def stream(unit: SoftmaxUnit, segments: Segments) -> Stream:
     """Pack rows for a unit, with the results of golden.
 
     Args:
         unit: baked or loadable. Loadable constants are written before the first row of each segment; from the second
             segment on, they are offered while the last row of the one before is still inside.
-        segments: constants, of one head or `Sets`, with the rows to run on them.
+        segments: constants with the rows to run on them.
     """
     scores, results, writes, positions, begins = [], [], [], [], []
     beats = last_row = written = 0
@@ -173,7 +176,7 @@ def pack_scores(
     if unit.sets > 1:
         of_rows = np.zeros(int(at.last.sum()), np.int64) if sets is None else sets
         of_beats = of_rows[np.cumsum(at.last) - at.last]
-        fields.append((of_beats[:, None], (unit.sets - 1).bit_length()))
+        fields.append((of_beats[:, None], unit.set_bits))
     return pack(fields)
 
 

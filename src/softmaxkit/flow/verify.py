@@ -18,7 +18,7 @@ from softmaxkit.flow.outcome import Outcome, Traffic
 from softmaxkit.flow.rows import all_codes, random_rows
 from softmaxkit.flow.simulate import Simulator, Verilated, can_verilate
 from softmaxkit.flow.tools import ToolError, missing_hardware
-from softmaxkit.flow.vectors import Rows, Stream, pack, places, stream, unpack
+from softmaxkit.flow.vectors import Segments, Stream, pack, places, stream, unpack
 
 if TYPE_CHECKING:
     from softmaxkit.methods.base.constants import Constants, Sets
@@ -49,7 +49,6 @@ TRAFFIC = (
 )
 """Patterns of gaps and stalls: none, one of them, both, and bursts; ready that answers valid; and resets."""
 
-Segments = Sequence[tuple[Any, Rows]]
 Progress = Callable[[int, int], None]
 
 

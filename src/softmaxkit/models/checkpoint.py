@@ -110,12 +110,10 @@ def load(path: str | Path, model_class: Any = None, **kwargs: Any) -> PreTrained
     """
     _check_path(path)
     where: dict[str, Any] = {key: kwargs[key] for key in HUB_OPTIONS if key in kwargs}
-    gguf = {key: kwargs[key] for key in ("gguf_file",) if key in kwargs}
     kwargs.setdefault("trust_remote_code", False)  # left out, transformers asks at the keyboard
-    trust = {"trust_remote_code": kwargs["trust_remote_code"]}
+    more = {key: kwargs[key] for key in ("gguf_file", "trust_remote_code") if key in kwargs}
     try:
-        reader = getattr(model_class, "config_class", None) or AutoConfig
-        config = reader.from_pretrained(path, **where, **gguf, **trust)
+        config = (getattr(model_class, "config_class", None) or AutoConfig).from_pretrained(path, **where, **more)
     except (OSError, ValueError) as error:
         if "trust_remote_code" in str(error):
             raise ValueError(
@@ -138,7 +136,7 @@ def load(path: str | Path, model_class: Any = None, **kwargs: Any) -> PreTrained
         raise ValueError(f"cannot read the weights of {path}: {_first_line(error)}") from None
     if report["missing_keys"]:
         raise ValueError(f"the weights of {path} are incomplete: {sorted(report['missing_keys'])[0]} is missing")
-    if gguf:
+    if "gguf_file" in kwargs:
         _forget_quantisation(model)
     model.eval()
     settings, parameters = (_companion(path, name, where) for name in (SETTINGS_FILE, PARAMETERS_FILE))

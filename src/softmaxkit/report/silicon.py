@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 ABSENT = "–"
@@ -15,14 +16,13 @@ def _figure(key: str, specification: str = ",.0f") -> Callable[[Result], str]:
     return lambda result: format(result[key], specification) if result.get(key) is not None else ABSENT
 
 
-def _energy(key: str) -> Callable[[Result], str]:
-    """Return a column of energies, with a digit behind the point, or more of what is smaller than 10."""
-    return lambda result: _figure(key, ",.1f" if (result.get(key) or 0.0) >= 10 else ".3g")(result)
+def _three_digits(key: str, specification: str, least: float) -> Callable[[Result], str]:
+    """Return a column written by a specification, or with three digits where it is smaller than `least`."""
+    return lambda result: _figure(key, specification if (result.get(key) or 0.0) >= least else ".3g")(result)
 
 
-def _area(key: str) -> Callable[[Result], str]:
-    """Return a column of areas, in whole numbers from 100 on."""
-    return lambda result: _figure(key, ",.0f" if (result.get(key) or 0.0) >= 100 else ".3g")(result)
+_energy = partial(_three_digits, specification=",.1f", least=10)
+_area = partial(_three_digits, specification=",.0f", least=100)
 
 
 def unit_title(result: Result, methods: Mapping[str, Any]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -12,7 +11,7 @@ from amaranth.lib.wiring import In
 
 from softmaxkit.files import write_text
 from softmaxkit.flow.interface import Port, unit_ports
-from softmaxkit.flow.vectors import hexadecimal
+from softmaxkit.flow.vectors import Segments, hexadecimal
 from softmaxkit.flow.verilog import to_verilog
 from softmaxkit.shell.constants import switch_cycles
 from softmaxkit.shell.register_map import VERSION
@@ -23,8 +22,6 @@ from softmaxkit.shell.vectors import Vectors, shell_vectors
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-    from softmaxkit.flow.vectors import Rows
-    from softmaxkit.methods.base.constants import Constants, Sets
     from softmaxkit.methods.base.unit import SoftmaxUnit
     from softmaxkit.shell.options import ShellOptions
 
@@ -77,9 +74,7 @@ def shell_ports(shell: Shell) -> list[Port]:
     return ports + [port for port in unit_ports(shell.unit) if port.name.startswith(memories)]
 
 
-def describe_shell(
-    unit: SoftmaxUnit, options: ShellOptions, segments: Sequence[tuple[Constants | Sets, Rows]]
-) -> ShellFacts:
+def describe_shell(unit: SoftmaxUnit, options: ShellOptions, segments: Segments) -> ShellFacts:
     """Return what templates and files need to know of a unit's shell, with the vectors of its test bench."""
     shell = Shell(unit, options)
     return ShellFacts(shell, shell_vectors(shell, segments))

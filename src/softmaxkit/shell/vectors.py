@@ -13,7 +13,7 @@ from softmaxkit.flow.vectors import Rows, pack
 from softmaxkit.shell.register_map import WORD, RegisterMap
 
 if TYPE_CHECKING:
-    from softmaxkit.flow.vectors import Booleans, Integers, Packed
+    from softmaxkit.flow.vectors import Booleans, Integers, Packed, Segments
     from softmaxkit.methods.base.constants import Constants, Sets
     from softmaxkit.methods.base.unit import SoftmaxUnit
     from softmaxkit.shell.shell import Shell
@@ -48,7 +48,7 @@ LAST_OF_GROUP = 1 << 31
 """Set in the address of a word of constants that closes its group, where they have a stream of their own."""
 
 
-def shell_vectors(shell: Shell, segments: Sequence[tuple[Constants | Sets, Rows]]) -> Vectors:
+def shell_vectors(shell: Shell, segments: Segments) -> Vectors:
     """Return the vectors of rows with their constants.
 
     With `tkeep`, some positions are not kept. The last row of a segment is too long, where that is cut. By number, rows

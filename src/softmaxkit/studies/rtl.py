@@ -19,7 +19,6 @@ from softmaxkit.studies.hardware import TrainedHead, of_kind
 from softmaxkit.studies.progress import Say, Stage
 
 if TYPE_CHECKING:
-    from softmaxkit.flow.vectors import Rows
     from softmaxkit.methods.base.unit import SoftmaxUnit
     from softmaxkit.shell.options import ShellOptions
 
@@ -131,7 +130,7 @@ def _write(unit: SoftmaxUnit, name: str, folder: Path, heads: Sequence[TrainedHe
 
     sets = list(dict.fromkeys(head.constants for head in heads)) or _examples(unit)
     scores = SCORES // len(sets) if heads else SCORES
-    segments: list[tuple[Any, Rows]] = [
+    segments = [
         (constants, random_rows(unit, constants, scores, np.random.default_rng(SEED))) for constants in unit.loads(sets)
     ]
     rows = max(options.rows // max(len(heads), 1), ROWS)

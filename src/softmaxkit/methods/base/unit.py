@@ -120,9 +120,8 @@ class SoftmaxUnit(TakesScores):
             check_constants(spec, constants)
         self.spec, self.lanes, self.constants, self.max_row, self.storage = spec, lanes, constants, max_row, storage
         self.registers, self.memories, self.masks = registers, tuple(memories or ()), masks
-        set_bits = registers.set_bits if registers else 0
         ports: dict[str, Any] = {
-            "scores": In(stream.Signature(score_layout(self.code_shape, lanes, masks, set_bits))),
+            "scores": In(stream.Signature(score_layout(self.code_shape, lanes, masks, self.set_bits))),
             "results": Out(stream.Signature(result_layout(self.result_bits, lanes * masks))),
         }
         if registers is not None:
@@ -197,6 +196,11 @@ class SoftmaxUnit(TakesScores):
     def sets(self) -> int:
         """How many sets of constants it holds."""
         return self.registers.sets if self.registers else 1
+
+    @property
+    def set_bits(self) -> int:
+        """Width of the number of a set: 0 with one."""
+        return self.registers.set_bits if self.registers else 0
 
     def loads(self, constants: Sequence[Constants]) -> Sequence[Any]:
         """Return what to load one after the other to try a unit with the constants of some heads.

@@ -31,7 +31,8 @@ class Halves(NamedTuple):
     lower: ConSmaxConstants
 
 
-Step = Callable[[str, list[Number], Words], list[Number]]
+Before = Callable[[str, list[Number], Words], list[Number]]
+After = Callable[[str, list[Number]], list[Number]]
 
 
 class Unit(SoftmaxUnit):
@@ -188,11 +189,11 @@ class Unit(SoftmaxUnit):
         words = words_of(m, "entries", sets, own, *tables, "offset")
         lanes = [self._entries(m, name, words, lane) for lane, name in enumerate(names)]
         lanes, last, own = pipe.cut("tables", (lanes, last, own))
-        for cut, before, after in self._steps(m):
+        for cut, before, after in self._steps(m, sets[0]):
             words = words_of(m, cut, sets, own, *["multiplier"] * (cut == "constant"))
             lanes = [before(f"{name}_{cut}", numbers, words) for name, numbers in zip(names, lanes, strict=True)]
             lanes, last, own = pipe.cut(cut, (lanes, last, own))
-            lanes = [after(f"{name}_{cut}", numbers, words) for name, numbers in zip(names, lanes, strict=True)]
+            lanes = [after(f"{name}_{cut}", numbers) for name, numbers in zip(names, lanes, strict=True)]
         lanes, last, own = pipe.cut("rounded", (lanes, last, own))
         words, base = words_of(m, "output", sets, own, "limit"), datapath.base(self.spec, sets[0])
         outputs = [
@@ -225,13 +226,14 @@ class Unit(SoftmaxUnit):
                 numbers[index] = numbers[index]._replace(zero=numbers[index].zero | each)
         return numbers
 
-    def _steps(self, m: Module) -> list[tuple[str, Step, Step]]:
-        """Return each multiplication, as what lies before and what behind its register."""
-        spec = self.spec
-        multiplied = spec.constant == "multiplied"
+    def _steps(self, m: Module, first: Words) -> list[tuple[str, Before, After]]:
+        """Return each multiplication, as what lies before and what behind its register.
 
-        def switch(words: Words) -> Any:
-            return words["apart"][0] if self.apart else None
+        What lies before takes the words of its stage; halves that work apart have one set, the first.
+        """
+        spec = self.spec
+        apart = first["apart"][0] if self.apart else None
+        multiplied = spec.constant == "multiplied"
 
         def finished(name: str, product: Number) -> Number:
             if not isinstance(spec.table_format, Float):
@@ -244,11 +246,11 @@ class Unit(SoftmaxUnit):
         def multiply_pairs(name: str, n: list[Number], words: Words) -> list[Number]:
             return [multiply(m, f"{name}{i}", n[i], n[i + 1]) for i in range(0, len(n), 2)]
 
-        def round_all(name: str, n: list[Number], words: Words) -> list[Number]:
+        def round_all(name: str, n: list[Number]) -> list[Number]:
             return [finished(f"{name}{i}", each) for i, each in enumerate(n)]
 
         def reduce(name: str, n: list[Number], words: Words) -> list[Number]:
-            (upper, lower), apart = n, switch(words)
+            upper, lower = n
             if apart is None:
                 return [multiply(m, name, upper, lower)]
             if not multiplied:
@@ -256,8 +258,7 @@ class Unit(SoftmaxUnit):
             factor = datapath.either(m, f"{name}_factor", apart, constant("lower_multiplier", words), upper)
             return [multiply(m, name, factor, lower), upper]
 
-        def reduced(name: str, n: list[Number], words: Words) -> list[Number]:
-            apart = switch(words)
+        def reduced(name: str, n: list[Number]) -> list[Number]:
             joined = finished(name, n[0])
             if apart is None:
                 return [joined]
@@ -267,11 +268,10 @@ class Unit(SoftmaxUnit):
             return [main, n[2]]
 
         def scale(name: str, n: list[Number], words: Words) -> list[Number]:
-            apart = switch(words)
             main = n[0] if apart is None else datapath.either(m, f"{name}_main", apart, n[1], n[0])
             return [multiply(m, name, main, constant("multiplier", words)), *n[: len(n) - 1]]
 
-        def scaled(name: str, n: list[Number], words: Words) -> list[Number]:
+        def scaled(name: str, n: list[Number]) -> list[Number]:
             return [finished(name, n[0]), *n[1:]]
 
         steps = [("product", multiply_pairs, round_all)] if spec.tables == "split" else []

@@ -26,7 +26,7 @@ from softmaxkit.blocks.pipeline import Pipeline, choose_cuts, named
 from softmaxkit.blocks.row_buffer import RowBuffer
 from softmaxkit.blocks.row_maximum import RowMaximum
 from softmaxkit.blocks.storage import MemoryPort, check_storage
-from softmaxkit.blocks.stream import beats, check_sizes
+from softmaxkit.blocks.stream import beats, check_sizes, set_field
 from softmaxkit.methods.base.constants import Constants
 from softmaxkit.methods.base.unit import SoftmaxUnit, check_constants
 from softmaxkit.methods.exaq.accumulators import (
@@ -179,9 +179,7 @@ class Unit(SoftmaxUnit):
     def _levels(self, m: Module, sets: Sequence[Words], part: Any) -> None:
         """Turn scores into levels, which wait in the buffer; pass on the sum of their exponentials, and their set."""
         spec, gathered, bits = self.spec, self.gather.sink, self.spec.score_bits
-        fields = {"levels": self.lanes * spec.bits, "mask": self.lanes, "last": 1}
-        if self.registers is not None and self.sets > 1:
-            fields["set"] = self.registers.set_bits
+        fields = {"levels": self.lanes * spec.bits, "mask": self.lanes, "last": 1, **set_field(self.set_bits)}
         layout = data.StructLayout({**fields, "state": state_bits(spec, self.max_row)})
         summed = stream.Signature(layout).create(path=("summed",))
         pipe = Pipeline(m, "front", gathered.valid, summed, self.cuts)
