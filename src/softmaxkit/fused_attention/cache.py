@@ -57,13 +57,11 @@ class KeyValueCache:
             batch, heads, _, channels = store.held.shape
             if tokens.ndim != 4 or (*tokens.shape[:2], tokens.shape[3]) != (batch, heads, channels):
                 raise ValueError(f"this cache takes ({batch}, {heads}, tokens, {channels}), not {tuple(tokens.shape)}")
-            if not tokens.float().isfinite().all():
-                raise ValueError("keys and values are finite in float32; codes stand for neither NaN nor infinity")
         if keys.shape[:3] != values.shape[:3]:
             raise ValueError(f"as many values as keys, not {tuple(keys.shape)} and {tuple(values.shape)}")
         for store, tokens in zip(self._stores, (keys, values), strict=True):
             store.put(self._length, tokens.detach())
-        self._length += keys.shape[2]
+        self._length += keys.shape[2]  # not before both are there: codes beyond it are nobody's
 
     def crop(self, length: int) -> None:
         """Keep the first tokens; those after them are gone.

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import ModuleType
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from softmaxkit.kernels.backends import native
+from softmaxkit.kernels.launch import DTYPES
 
 BITS = (8, 4)
 """Bits of a code."""
@@ -74,9 +78,47 @@ def encode(tokens: Tensor, bits: int, centre: Tensor | None = None) -> Cached:
         bits: 8 or 4. A step of 8 bits is the 127th part of a token's largest magnitude. Of 4 bits it is the 8th part of
             the largest of its channels, with the sign that makes this one the code -8, and rounded up to bfloat16.
         centre: what is taken from the tokens first, as in `Cached`.
+
+    Raises:
+        ValueError: a number is NaN or infinite in float32, or becomes so less the centre.
     """
+    kernels = native() if tokens.device.type == "cpu" and tokens.dtype in DTYPES else None
+    found = _by_torch(tokens, bits, centre) if kernels is None else _natively(kernels, tokens, bits, centre)
+    if found is None:
+        raise ValueError("keys and values are finite in float32; codes stand for neither NaN nor infinity")
+    return found
+
+
+def _natively(kernels: ModuleType, tokens: Tensor, bits: int, centre: Tensor | None) -> Cached | None:
+    """As `encode`, by a kernel; None where a number is not finite."""
+    *places, channels = tokens.shape
+    tokens = tokens.detach() if tokens.stride(-1) == 1 else tokens.detach().contiguous()
+    if bits == 8:
+        codes = torch.empty((*places, channels), dtype=torch.int8)
+        steps = torch.empty((*places[:2], 1, places[2]))
+    else:
+        codes = torch.empty((*places, (channels + 1) // 2), dtype=torch.uint8)
+        steps = torch.empty((*places[:2], -(-channels // CHANNELS_OF_STEP), places[2]), dtype=torch.bfloat16)
+    finite = getattr(kernels, f"encode{bits}_{DTYPES[tokens.dtype]}")(
+        list(tokens.shape),
+        tokens.data_ptr(),
+        list(tokens.stride()[:3]),
+        0 if centre is None else centre.contiguous().data_ptr(),
+        codes.data_ptr(),
+        list(codes.stride()[:3]),
+        steps.data_ptr(),
+        list(steps.stride()[:3]),
+        torch.get_num_threads(),
+    )
+    return Cached(codes, steps, channels, centre) if finite else None
+
+
+def _by_torch(tokens: Tensor, bits: int, centre: Tensor | None) -> Cached | None:
+    """As `encode`; None where a number is not finite."""
     wide = tokens.float() if centre is None else tokens.float() - centre
     channels = wide.shape[3]
+    if not wide.isfinite().all():
+        return None
     if bits == 8:
         steps = wide.abs().amax(-1, keepdim=True) / 127 if channels else wide.new_zeros((*wide.shape[:3], 1))
         return Cached((wide * _inverse(steps)).round().to(torch.int8), steps.mT.contiguous(), channels, centre)

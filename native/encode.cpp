@@ -1,0 +1,113 @@
+// Keys and values brought to the codes of a cache (codes.hpp), as kernels/codes.py defines them: equal to it in every
+// bit.
+#include <atomic>
+
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/array.h>
+
+#include "codes.hpp"
+#include "registry.hpp"
+#include "row_runner.hpp"
+
+namespace softmaxkit {
+
+namespace {
+
+// A token less the centre, which may be null, as whole vectors; false where a number is not finite.
+template <class T>
+bool centred(const T* from, const float* centre, int64_t channels, float* to) {
+    bool finite = true;
+    for (int64_t channel = 0; channel < channels; channel += width) {
+        Vector value = load_upto(from + channel, channels - channel);
+        if (centre != nullptr) value -= load_upto(centre + channel, channels - channel);
+        finite = finite && stdx::all_of(magnitude(value) < infinity);
+        store(to + channel, value);
+    }
+    return finite;
+}
+
+float largest_magnitude(const float* values, int64_t count) {
+    Vector largest = 0.0f;
+    for (int64_t index = 0; index < count; index += width) largest = stdx::max(largest, magnitude(load(values + index)));
+    return stdx::hmax(largest);
+}
+
+float inverse(float step) { return std::fabs(step) > least_magnitude ? 1.0f / step : 0.0f; }
+
+// `values` are padded with zeros to whole vectors.
+void write_codes(const float* values, int64_t channels, int8_t* codes, float* step, int64_t) {
+    *step = largest_magnitude(values, channels) / largest_code;
+    const float factor = inverse(*step);
+    for (int64_t channel = 0; channel < channels; channel += width) {
+        int8_t some[width];
+        store_bytes(some, rounded(load(values + channel) * factor));
+        std::copy_n(some, std::min(width, channels - channel), codes + channel);
+    }
+}
+
+// The next bfloat16 that is no smaller in magnitude, or the one before where that is infinite.
+bfloat16 away_from_zero(float value) {
+    const auto bits = std::bit_cast<uint32_t>(value), up = bits + 0xffff;
+    const bool finite = std::isfinite(std::bit_cast<float>(up & 0xffff0000u));
+    return {static_cast<uint16_t>((finite ? up : bits) >> 16)};
+}
+
+// `values` are padded with zeros to whole groups of channels; steps of groups are `stride` apart.
+void write_codes(const float* values, int64_t channels, uint8_t* codes, bfloat16* steps, int64_t stride) {
+    for (int64_t first = 0; first < channels; first += channels_of_step, values += channels_of_step, steps += stride) {
+        const float largest = largest_magnitude(values, channels_of_step);
+        const float* at = std::find_if(values, values + channels_of_step - 1,
+                                       [&](float value) { return std::fabs(value) == largest; });
+        *steps = away_from_zero(*at / -8.0f);
+        const float factor = inverse(to_float(*steps));
+        int8_t whole[channels_of_step];
+        for (int64_t channel = 0; channel < channels_of_step; channel += width) {
+            const Vector code = stdx::clamp(load(values + channel) * factor, Vector(-8.0f), Vector(7.0f));
+            store_bytes(whole + channel, rounded(code) + 8);
+        }
+        const int64_t pairs = (std::min(channels_of_step, channels - first) + 1) / 2;
+        for (int64_t pair = 0; pair < pairs; ++pair) {
+            codes[first / 2 + pair] = static_cast<uint8_t>(whole[2 * pair] | whole[2 * pair + 1] << 4);
+        }
+    }
+}
+
+// Strides are in elements; those of the centre of each head are 0 and 1. False where a number is not finite: codes then
+// mean nothing.
+template <class T, int bits>
+bool encode(const std::array<int64_t, 4>& sizes, uintptr_t from, const std::array<int64_t, 3>& strides,
+            uintptr_t centre, uintptr_t codes, const std::array<int64_t, 3>& code_strides, uintptr_t steps,
+            const std::array<int64_t, 3>& step_strides, int threads) {
+    const auto [batch, heads, tokens, channels] = sizes;
+    auto* const to = reinterpret_cast<Codes<bits>::Code*>(codes);
+    auto* const step = reinterpret_cast<Codes<bits>::Step*>(steps);
+    std::atomic<bool> finite = true;
+    parallel_for(batch * heads * tokens, least_rows(channels), threads, [&](int64_t first, int64_t last) {
+        std::vector<float> values(rounded_up(channels, std::max(channels_of_step, width)));
+        for (int64_t row = first; row < last; ++row) {
+            const int64_t head = row / tokens, index = row % tokens, of = head / heads, in = head % heads;
+            const auto* own = reinterpret_cast<const float*>(centre);
+            if (own != nullptr) own += head * channels;
+            const T* source = token(reinterpret_cast<const T*>(from), strides, of, in, index);
+            if (!centred(source, own, channels, values.data())) finite = false;
+            write_codes(values.data(), channels, token(to, code_strides, of, in, index),
+                        token(step, step_strides, of, in, 0) + index, step_strides[2]);
+        }
+    });
+    return finite;
+}
+
+template <class T>
+void bind(nanobind::module_& m, const char* type) {
+    define(m, "encode8", type, &encode<T, 8>);
+    define(m, "encode4", type, &encode<T, 4>);
+}
+
+const Registration registration([](nanobind::module_& m) {
+    bind<float>(m, "float32");
+    bind<bfloat16>(m, "bfloat16");
+});
+
+}  // namespace
+
+}  // namespace softmaxkit

@@ -1,0 +1,106 @@
+"""Codes of a cache by the native kernel, equal to those by torch in every bit."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from softmaxkit import KeyValueCache
+from softmaxkit.kernels import codes
+from softmaxkit.kernels.backends import native
+from softmaxkit.kernels.codes import Cached, encode
+
+pytestmark = pytest.mark.skipif(native() is None, reason="softmaxkit was installed without its native kernels")
+
+
+def both(tokens: Tensor, bits: int, centre: Tensor | None) -> tuple[Cached, Cached]:
+    """Return codes by the kernel and by torch, where these are both."""
+    kernels = native()
+    assert kernels is not None
+    own, theirs = codes._natively(kernels, tokens, bits, centre), codes._by_torch(tokens, bits, centre)
+    assert own is not None
+    assert theirs is not None
+    return own, theirs
+
+
+def assert_same(own: Cached, theirs: Cached) -> None:
+    assert own.codes.dtype == theirs.codes.dtype
+    assert own.steps.dtype == theirs.steps.dtype
+    assert torch.equal(own.codes, theirs.codes)
+    assert torch.equal(own.steps, theirs.steps)
+    assert own.shape == theirs.shape
+
+
+@pytest.mark.parametrize("bits", codes.BITS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("channels", [1, 5, 31, 32, 33, 64, 80, 129])
+@pytest.mark.parametrize("centred", [False, True])
+def test_as_by_torch(bits: int, dtype: torch.dtype, channels: int, centred: bool) -> None:
+    random = torch.Generator().manual_seed(channels)
+    tokens = torch.randn(2, 3, 70, channels, generator=random)
+    tokens *= torch.randn(2, 3, 70, 1, generator=random).mul(8).exp2()
+    centre = torch.randn(2, 3, 1, channels, generator=random) if centred else None
+    assert_same(*both(tokens.to(dtype), bits, centre))
+
+
+@pytest.mark.parametrize("bits", codes.BITS)
+def test_any_strides_and_no_tokens(bits: int) -> None:
+    tokens = torch.randn(2, 40, 3, 48, generator=torch.Generator().manual_seed(0))
+    for view in (
+        tokens.transpose(1, 2),
+        tokens.transpose(1, 2)[:, :, ::3, 4:41],
+        tokens.transpose(2, 3),
+        tokens[:, :1].expand(2, 5, 3, 48),
+        tokens[:, :, :0],
+        tokens[..., :0],
+        tokens[:0],
+    ):
+        assert_same(*both(view, bits, None))
+
+
+@pytest.mark.parametrize("bits", codes.BITS)
+def test_numbers_at_the_ends(bits: int) -> None:
+    """Ties between codes and between signs, zeros, steps without an inverse, subnormal and the largest numbers."""
+    rows = [
+        torch.arange(-16.0, 16.0),
+        torch.arange(16.0, -16.0, -1) / 2,
+        torch.tensor([127.0, -127.0, *(index + 0.5 for index in range(30))]),
+        torch.tensor([-8.0, 8.0, *(index / 2 for index in range(-15, 15))]),
+        torch.tensor([8.0, -8.0, *(index / 2 for index in range(-15, 15))]),
+        torch.zeros(32),
+        torch.full((32,), -0.0),
+        torch.full((32,), 1e-28),
+        torch.full((32,), -1e-29),
+        torch.full((32,), 1e-40),
+        torch.full((32,), torch.finfo(torch.float32).max),
+        torch.linspace(-1, 1, 32) * torch.finfo(torch.float32).max,
+    ]
+    assert_same(*both(torch.stack(rows)[None, None], bits, None))
+
+
+@pytest.mark.parametrize("bits", codes.BITS)
+@pytest.mark.parametrize("by_torch", [False, True])
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+def test_what_is_not_finite_is_refused(bits: int, by_torch: bool, bad: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    if by_torch:
+        monkeypatch.setattr(codes, "native", lambda: None)
+    tokens = torch.ones(1, 2, 3, 33)
+    cache = KeyValueCache(tokens, tokens, bits)
+    for channel in (0, 32):
+        broken = tokens.clone()
+        broken[0, 1, 2, channel] = bad
+        for pair in ((broken, tokens), (tokens, broken)):
+            with pytest.raises(ValueError, match="finite in float32"):
+                cache.append(*pair)
+    assert len(cache) == 3
+    assert torch.equal(cache.keys, KeyValueCache(tokens, tokens, bits).keys)
+
+
+@pytest.mark.parametrize("by_torch", [False, True])
+def test_a_difference_beyond_float32_is_refused(by_torch: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if by_torch:
+        monkeypatch.setattr(codes, "native", lambda: None)
+    largest = torch.full((1, 1, 1, 4), torch.finfo(torch.float32).max)
+    with pytest.raises(ValueError, match="finite in float32"):
+        encode(largest, 4, -largest)
