@@ -42,7 +42,9 @@ def test_a_model_beside_itself_in_float32_and_bfloat16(model: str, tmp_path: Pat
             assert rival[f"{part}_speedup_over_{rival['variant']}"] == 1
     assert float32["loss_nats"] == pytest.approx(bfloat16["loss_nats"], rel=2**-6)
     native = backend_name() != "torch"
-    assert [result.get("storage") for result in methods] == [None, "8-bit cache"] * 3 if native else [None] * 3
+    kinds = [(result["dtype"], result.get("storage")) for result in methods]
+    storages = [None, "8-bit cache"] if native else [None]
+    assert kinds == [(dtype, storage) for dtype in ("float32", "bfloat16") for storage in storages] * 3
     for result in methods:
         assert result["method"] == "exaq"
         assert result["mode"] == "fused"

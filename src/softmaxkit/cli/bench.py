@@ -181,7 +181,8 @@ def _model_table(record: dict[str, Any]) -> Table:
 
 
 def _name(result: dict[str, Any]) -> str:
-    return " ".join(part for part in (result["method"], result.get("variant"), result.get("storage")) if part)
+    parts = (result["method"], result.get("variant"), result.get("dtype"), result.get("storage"))
+    return " ".join(part for part in parts if part)
 
 
 def _shape(text: str) -> tuple[int, ...]:

@@ -29,8 +29,8 @@ from softmaxkit.studies.machine import processor
 from softmaxkit.studies.progress import Progress, Stage
 from softmaxkit.studies.speed import torch_with_threads
 
-RIVALS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-"""What runs beside the methods: the model with torch's attention, in these dtypes."""
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+"""Of the model, with torch's attention and with every method."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def measure_model_speed(options: ModelSpeedOptions, command: Sequence[str], stag
     Returns:
         A record. Its results, one for each runner and number of threads, have `prompt_tokens_per_second`,
         `generated_tokens_per_second`, medians over the rounds, their ratios over torch's in each dtype
-        (`prompt_speedup_over_float32`, ...), and `loss_nats` on the prompt; those of methods also
+        (`prompt_speedup_over_float32`, ...), and `loss_nats` on the prompt; those of methods also `dtype`,
         `loss_change_from_float_percent`, against their own float mode, and `fused_layers`, how many of the
         model's layers a kernel runs.
 
@@ -93,10 +93,12 @@ def measure_model_speed(options: ModelSpeedOptions, command: Sequence[str], stag
     corpus = read_corpus(options.text, tokenizer)
     window = corpus.held_out_windows(options.prompt, 1)
     batches = corpus.calibration_batches(options.prompt)
-    runners = [_rival(model, name, window) for name in RIVALS]
+    models = {name: _cast(model, dtype) for name, dtype in DTYPES.items()}
+    runners = [_rival(cast, name, window) for name, cast in models.items()]
     for spec in options.specs:
-        stage(f"calibrate {spec.name}")
-        runners += _with_method(model, spec, batches, window)
+        for name, cast in models.items():
+            stage(f"calibrate {spec.name} in {name}")
+            runners += _with_method(cast, name, spec, batches, window)
     results = []
     for threads in options.threads:
         title = f"{options.model}, {threads} thread{'s' if threads > 1 else ''}"
@@ -118,18 +120,24 @@ def measure_model_speed(options: ModelSpeedOptions, command: Sequence[str], stag
     return make_record(command, 0, inputs, results)
 
 
-def _rival(model: PreTrainedModel, name: str, window: Tensor) -> Runner:
+def _cast(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
+    """Return a model in a dtype; weights that have it already are shared."""
+    if dtype == model.dtype:
+        return _copy_with_same_weights(model).eval()
+    cast = copy.deepcopy(model)
+    cast.to(dtype)  # type: ignore[arg-type, unused-ignore]
+    return cast.eval()
+
+
+def _rival(model: PreTrainedModel, dtype: str, window: Tensor) -> Runner:
     """Return a model with torch's own attention."""
-    if RIVALS[name] == model.dtype:
-        cast = _copy_with_same_weights(model)
-    else:
-        cast = copy.deepcopy(model)
-        cast.to(RIVALS[name])  # type: ignore[arg-type, unused-ignore]
-    figures = {"method": "torch", "variant": name, "loss_nats": loss_on(cast, window)}
-    return Runner(figures, cast.eval(), lambda: DynamicCache(config=cast.config))
+    figures = {"method": "torch", "variant": dtype, "loss_nats": loss_on(model, window)}
+    return Runner(figures, model, lambda: DynamicCache(config=model.config))
 
 
-def _with_method(model: PreTrainedModel, spec: Spec, batches: list[Tensor], window: Tensor) -> list[Runner]:
+def _with_method(
+    model: PreTrainedModel, dtype: str, spec: Spec, batches: list[Tensor], window: Tensor
+) -> list[Runner]:
     """Return a model with a method in mode "fused", with transformers' cache and with ours of 8 bits."""
     own = calibrate(apply(_copy_with_same_weights(model), spec), batches).eval()
     in_float = loss_on(own, window)
@@ -139,6 +147,7 @@ def _with_method(model: PreTrainedModel, spec: Spec, batches: list[Tensor], wind
     figures = make_result(
         spec,
         "fused",
+        dtype=dtype,
         loss_nats=loss,
         loss_change_from_float_percent=100 * (loss / in_float - 1),
         fused_layers=native,
@@ -185,7 +194,7 @@ def _figures(
     figures = {}
     for part, (name, tokens) in enumerate((("prompt", options.prompt), ("generated", options.tokens))):
         figures[f"{name}_tokens_per_second"] = tokens / statistics.median(times[part] for times in own)
-        for rival, theirs in zip(RIVALS, every, strict=False):
+        for rival, theirs in zip(DTYPES, every, strict=False):
             ratios = [b[part] / a[part] for a, b in zip(own, theirs, strict=True)]
             figures[f"{name}_speedup_over_{rival}"] = statistics.median(ratios)
     return figures
