@@ -11,6 +11,8 @@
 #if defined(SOFTMAXKIT_VNNI)
 #include "integer_keys.hpp"
 #include "integer_values.hpp"
+#include "nibble_keys.hpp"
+#include "nibble_values.hpp"
 #else
 #include "widened_codes.hpp"
 #endif

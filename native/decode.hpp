@@ -27,7 +27,7 @@ public:
            const float* shifts, const uint8_t* mask, float* result)
         : queries_(queries), shape_(queries.shape), how_(how), keys_(keys), values_(values), shifts_(shifts),
           mask_(mask), result_(result), rows_(queries.rows()), chunks_((shape_.keys + chunk - 1) / chunk),
-          parts_(shape_.batch * shape_.key_heads * chunks_), columns_(rounded_up(shape_.value_channels, panel)),
+          parts_(shape_.batch * shape_.key_heads * chunks_), columns_(values.columns()),
           spans_(parts_), scores_(parts_ * rows_ * chunk), highest_(parts_ * rows_), sums_(parts_ * rows_),
           totals_(parts_ * rows_ * columns_) {}
 
@@ -167,7 +167,7 @@ private:
         for (int64_t channel = 0; channel < shape_.value_channels; ++channel) {
             double total = 0;
             for (int64_t part = first; part < last; ++part) {
-                total += totals_.data()[(part * rows_ + row) * columns_ + Values::place(channel)];
+                total += totals_.data()[(part * rows_ + row) * columns_ + values_.place(channel)];
             }
             to[channel] = static_cast<float>(total * factor);
         }

@@ -4,13 +4,22 @@
 // times the steps of their values are integers of 16 bits in two signed bytes, as parts of the largest of 128; so are
 // queries, as parts of their largest: what is lost of a query is lost in all its scores alike, where errors of keys
 // average out. 16 keys are brought together, and their sums reduced together, once for all heads that share them.
+// Each number of bits has keys and values of its own: integer_keys.hpp and integer_values.hpp, nibble_keys.hpp and
+// nibble_values.hpp.
 #pragma once
+
+#include <cmath>
+#include <limits>
 
 #include "codes.hpp"
 
 namespace softmaxkit {
 
-constexpr int64_t bytes_of_vector = 64;  // channels
+constexpr int64_t bytes_of_vector = 64;
+constexpr int64_t keys_together = 16;              // whose scores fill a vector
+constexpr int64_t keys_ahead = 64;                 // so early memory is asked for
+constexpr int64_t values_together = 128;           // whose weights have one largest
+constexpr int64_t values_ahead = values_together;  // so early memory is asked for
 constexpr int32_t largest_integer = 127 * 256 + 127;
 
 // An integer of 16 bits is 256 times the upper byte and the lower one, both signed.
@@ -23,18 +32,84 @@ Integer upper_byte(const Integer& value) {
 template <int bits>
 constexpr int32_t excess = 1 << (bits - 1);
 
-// Up to 64 codes of a token as unsigned bytes.
+template <int bits>
+class CodedKeys;
+template <int bits>
+class CodedValues;
+
+// Up to 64 codes of 8 bits of a token as unsigned bytes.
 inline __m512i bytes_of(const int8_t* from, int64_t count) {
     const __m512i bytes = count >= bytes_of_vector ? _mm512_loadu_si512(from)
                                                    : _mm512_maskz_loadu_epi8((uint64_t{1} << count) - 1, from);
     return _mm512_xor_si512(bytes, _mm512_set1_epi8(-128));
 }
-inline __m512i bytes_of(const uint8_t* from, int64_t count) {
-    const __m256i pairs = count >= bytes_of_vector
-                              ? _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from))
-                              : _mm256_maskz_loadu_epi8(static_cast<__mmask32>((uint64_t{1} << (count + 1) / 2) - 1), from);
-    const __m512i wide = _mm512_cvtepu8_epi16(pairs);
-    return _mm512_and_si512(_mm512_or_si512(wide, _mm512_slli_epi16(wide, 4)), _mm512_set1_epi8(15));
+
+// Interleaves the bytes of four tokens: a dword has one byte of each, in each lane those of its four quarters apart.
+inline void side_by_side(const __m512i (&four)[4], __m512i (&to)[4]) {
+    const __m512i low[2] = {_mm512_unpacklo_epi8(four[0], four[1]), _mm512_unpacklo_epi8(four[2], four[3])};
+    const __m512i high[2] = {_mm512_unpackhi_epi8(four[0], four[1]), _mm512_unpackhi_epi8(four[2], four[3])};
+    to[0] = _mm512_unpacklo_epi16(low[0], low[1]);
+    to[1] = _mm512_unpackhi_epi16(low[0], low[1]);
+    to[2] = _mm512_unpacklo_epi16(high[0], high[1]);
+    to[3] = _mm512_unpackhi_epi16(high[0], high[1]);
+}
+
+// Sums of the four dwords of every lane of four vectors: in each lane of the result, those of the vectors in their
+// order.
+inline __m512i sums_of_lanes(const __m512i* of) {
+    const __m512i one = _mm512_add_epi32(_mm512_unpacklo_epi32(of[0], of[1]), _mm512_unpackhi_epi32(of[0], of[1]));
+    const __m512i two = _mm512_add_epi32(_mm512_unpacklo_epi32(of[2], of[3]), _mm512_unpackhi_epi32(of[2], of[3]));
+    return _mm512_add_epi32(_mm512_unpacklo_epi64(one, two), _mm512_unpackhi_epi64(one, two));
+}
+
+// The largest integer of a query; its products with so many codes of 8 bits fit 32 bits.
+constexpr int32_t largest_query(int64_t channels) {
+    const int64_t fits = std::numeric_limits<int32_t>::max() / (127 * std::max<int64_t>(channels, 1));
+    return static_cast<int32_t>(std::min<int64_t>(fits, largest_integer));
+}
+
+// Writes a query's integers, and returns what one of them stands for: NaN where the query is not finite.
+inline float integers_of(const float* query, int64_t channels, int32_t* to) {
+    Vector largest = 0.0f, sizes = 0.0f;
+    for (int64_t channel = 0; channel < channels; channel += width) {
+        const Vector size = magnitude(load_upto(query + channel, channels - channel));
+        sizes += size;
+        largest = stdx::max(largest, size);
+    }
+    const float top = stdx::hmax(largest), most = static_cast<float>(largest_query(channels));
+    const bool finite = stdx::all_of(sizes < infinity), any = finite && top > least_magnitude;
+    const float inverse = any ? most / top : 0.0f;
+    for (int64_t channel = 0; channel < channels; ++channel) {
+        to[channel] = any ? static_cast<int32_t>(std::nearbyint(query[channel] * inverse)) : 0;
+    }
+    return finite ? any ? top / most : 0.0f : infinity - infinity;
+}
+
+// Weights of tokens times their steps as integers in two bytes, their sum, and what one of them stands for.
+struct IntegerWeights {
+    int32_t sum;
+    float factor;
+};
+
+template <int64_t tokens, class Step>
+IntegerWeights integers_of(const float* weights, const Step* steps, int64_t count, int8_t* high, int8_t* low) {
+    Vector products[tokens / width], largest = 0.0f;
+    for (int64_t part = 0; part * width < tokens; ++part) {
+        const int64_t rest = count - part * width;
+        products[part] = rest > 0 ? load(weights + part * width) * load_upto(steps + part * width, rest) : 0.0f;
+        largest = stdx::max(largest, magnitude(products[part]));
+    }
+    const float top = stdx::hmax(largest);
+    const bool any = top > least_magnitude;
+    const Vector inverse = any ? static_cast<float>(largest_integer) / top : 0.0f;
+    Integers sum = 0;
+    for (int64_t part = 0; part * width < tokens; ++part) {
+        const Integers codes = rounded(products[part] * inverse);
+        sum += codes;
+        store_bytes(high + part * width, upper_byte(codes));
+        store_bytes(low + part * width, codes);
+    }
+    return {stdx::reduce(sum), any ? top / static_cast<float>(largest_integer) : 0.0f};
 }
 
 }  // namespace softmaxkit

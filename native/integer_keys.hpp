@@ -1,52 +1,24 @@
-// Scores of a few queries with keys of a cache, in integers: see integer_codes.hpp.
+// Scores of a few queries with keys of a cache of 8 bits, in integers: see integer_codes.hpp.
 #pragma once
 
 #include "integer_codes.hpp"
 
 namespace softmaxkit {
 
-constexpr int64_t keys_together = 16;  // whose scores fill a vector
-constexpr int64_t keys_ahead = 64;     // so early memory is asked for
-
-// The largest integer of a query; its products with so many codes of 8 bits fit 32 bits.
-constexpr int32_t largest_query(int64_t channels) {
-    const int64_t fits = std::numeric_limits<int32_t>::max() / (127 * std::max<int64_t>(channels, 1));
-    return static_cast<int32_t>(std::min<int64_t>(fits, largest_integer));
-}
-
-// Sums over the lower and the upper half of 16 vectors, in their order.
-struct Halves {
-    __m512i lower, upper;
-};
-
-inline Halves reduced(const __m512i (&sums)[keys_together]) {
-    __m512i fours[4];
-#pragma GCC unroll 4
-    for (int index = 0; index < 4; ++index) {
-        const __m512i* of = sums + 4 * index;
-        const __m512i one = _mm512_add_epi32(_mm512_unpacklo_epi32(of[0], of[1]), _mm512_unpackhi_epi32(of[0], of[1]));
-        const __m512i two = _mm512_add_epi32(_mm512_unpacklo_epi32(of[2], of[3]), _mm512_unpackhi_epi32(of[2], of[3]));
-        fours[index] = _mm512_add_epi32(_mm512_unpacklo_epi64(one, two), _mm512_unpackhi_epi64(one, two));
-    }
-    const auto halves = [](__m512i one, __m512i two) {
-        return _mm512_add_epi32(_mm512_shuffle_i32x4(one, two, 0x88), _mm512_shuffle_i32x4(one, two, 0xdd));
-    };
-    const __m512i first = halves(fours[0], fours[1]), last = halves(fours[2], fours[3]);
-    return {_mm512_shuffle_i32x4(first, last, 0x88), _mm512_shuffle_i32x4(first, last, 0xdd)};
-}
-
-template <int bits>
-class CodedKeys {
+template <>
+class CodedKeys<8> {
 public:
-    CodedKeys(const FewQueries& queries, const Codes<bits>& codes)
+    CodedKeys(const FewQueries& queries, const Codes<8>& codes)
         : queries_(queries), codes_(codes), rows_(queries.rows()),
           padded_(rounded_up(codes.channels, bytes_of_vector)),
           high_(queries.shape.batch * queries.shape.key_heads * rows_ * padded_),
           low_(queries.shape.batch * queries.shape.key_heads * rows_ * padded_),
           packed_(queries.shape.batch * queries.shape.key_heads * rows_) {
+        std::vector<int32_t> integers(padded_);
         for (int64_t index = 0; index < static_cast<int64_t>(packed_.size()); ++index) {
             const int64_t head = index / rows_;
-            pack(queries.of(head / queries.shape.key_heads, head % queries.shape.key_heads, index % rows_), index);
+            pack(queries.of(head / queries.shape.key_heads, head % queries.shape.key_heads, index % rows_), index,
+                 integers.data());
         }
     }
 
@@ -56,88 +28,57 @@ public:
         for (int64_t first = 0; first < at.count; first += keys_together) {
             const int64_t count = std::min(keys_together, at.count - first);
             gather(at, first, count, keys.data());
+            const Vector steps = load_upto(codes_.steps_at(at, 0, first), count);
             for (int64_t row = 0; row < rows_; ++row) {
                 const int64_t index = (at.batch * queries_.shape.key_heads + at.key_head) * rows_ + row;
-                Vector scores = 0.0f;
-                if constexpr (bits == 8) {
-                    const Halves sums = products(keys.data(), index, 0, padded_);
-                    scores = scaled(_mm512_add_epi32(sums.lower, sums.upper), at, first, count, index, 0);
-                } else {
-                    for (int64_t channel = 0; channel < padded_; channel += bytes_of_vector) {
-                        const int64_t group = channel / channels_of_step;
-                        const Halves sums = products(keys.data(), index, channel, channel + bytes_of_vector);
-                        scores += scaled(sums.lower, at, first, count, index, group);
-                        if (group + 1 < codes_.groups()) {
-                            scores += scaled(sums.upper, at, first, count, index, group + 1);
-                        }
-                    }
-                }
-                store(to + row * stride + first, scores * packed_[index].factor);
+                const __m512i sums =
+                    _mm512_sub_epi32(products(keys.data(), index), _mm512_set1_epi32(packed_[index].offset));
+                store(to + row * stride + first, Vector(_mm512_cvtepi32_ps(sums)) * steps * packed_[index].factor);
             }
         }
     }
 
 private:
     struct Packed {
-        float factor = 0.0f;             // a score is this times the sum of products with codes and their steps
-        std::vector<int32_t> offsets;    // of each group of channels, what unsigned codes add to the products
+        float factor;    // a score is this times the sum of products with codes and their step
+        int32_t offset;  // what unsigned codes add to the products
     };
 
-    void pack(const float* query, int64_t index) {
-        const int64_t channels = codes_.channels;
-        Vector largest = 0.0f, sizes = 0.0f;
-        for (int64_t channel = 0; channel < channels; channel += width) {
-            const Vector size = magnitude(load_upto(query + channel, channels - channel));
-            sizes += size;
-            largest = stdx::max(largest, size);
-        }
-        Packed& packed = packed_[index];
-        packed.offsets.assign(codes_.groups(), 0);
-        const float top = stdx::hmax(largest);
-        const bool finite = stdx::all_of(sizes < infinity), small = !(top > least_magnitude);
-        const float most = static_cast<float>(largest_query(channels));
-        const float inverse = small || !finite ? 0.0f : most / top;
-        packed.factor = finite ? small ? 0.0f : queries_.scale * (top / most) : infinity - infinity;
+    void pack(const float* query, int64_t index, int32_t* integers) {
+        const float factor = integers_of(query, codes_.channels, integers);
         int8_t *high = high_.data() + index * padded_, *low = low_.data() + index * padded_;
+        uint32_t sum = 0;  // modulo 2^32, as the products are
         for (int64_t channel = 0; channel < padded_; ++channel) {
-            const bool inside = channel < channels && finite;
-            const int32_t code = inside ? static_cast<int32_t>(std::nearbyint(query[channel] * inverse)) : 0;
-            high[channel] = static_cast<int8_t>(upper_byte(code));
-            low[channel] = static_cast<int8_t>(code);
-            if (channel < channels) {
-                uint32_t& sum = reinterpret_cast<uint32_t&>(packed.offsets[bits == 8 ? 0 : channel / channels_of_step]);
-                sum += static_cast<uint32_t>(code * excess<bits>);  // modulo 2^32, as the products are
-            }
+            high[channel] = static_cast<int8_t>(upper_byte(integers[channel]));
+            low[channel] = static_cast<int8_t>(integers[channel]);
+            sum += static_cast<uint32_t>(integers[channel] * excess<8>);
         }
+        packed_[index] = {queries_.scale * factor, static_cast<int32_t>(sum)};
     }
 
-    // Bytes of up to 16 keys: (channels / 64, keys, 64).
+    // Bytes of 16 keys, the last of so many again where there are fewer: (channels / 64, keys, 64).
     void gather(const Span& at, int64_t first, int64_t count, uint8_t* to) const {
+        const int8_t* const keys = codes_.at(at, first);
+        const int64_t stride = codes_.strides[2], channels = codes_.channels;
         for (int64_t key = 0; key < keys_together; ++key) {
-            if (key >= count) {
-                for (int64_t channel = 0; channel < padded_; channel += bytes_of_vector) {
-                    std::fill_n(to + channel * keys_together + key * bytes_of_vector, bytes_of_vector, uint8_t(0));
-                }
-                continue;
-            }
-            const auto* from = codes_.at(at, first + key);
-            prefetch<2>(from + keys_ahead * codes_.strides[2], codes_.bytes());
-            for (int64_t channel = 0; channel < padded_; channel += bytes_of_vector) {
+            const int8_t* from = keys + std::min(key, count - 1) * stride;
+            prefetch<2>(from + keys_ahead * stride, channels);
+            for (int64_t channel = 0; channel < channels; channel += bytes_of_vector) {
                 _mm512_store_si512(to + channel * keys_together + key * bytes_of_vector,
-                                   bytes_of(from + channel * bits / 8, codes_.channels - channel));
+                                   bytes_of(from + channel, channels - channel));
             }
         }
     }
 
-    Halves products(const uint8_t* keys, int64_t index, int64_t begin, int64_t end) const {
+    // The products of a query with 16 keys.
+    __m512i products(const uint8_t* keys, int64_t index) const {
         __m512i sums[keys_together] = {};
         const auto add = [&](const int8_t* query) {
-            for (int64_t channel = begin; channel < end; channel += bytes_of_vector) {
+            for (int64_t channel = 0; channel < padded_; channel += bytes_of_vector) {
                 const __m512i some = _mm512_load_si512(query + channel);
 #pragma GCC unroll 16
                 for (int64_t key = 0; key < keys_together; ++key) {
-                    const __m512i bytes =
-                        _mm512_load_si512(keys + channel * keys_together + key * bytes_of_vector);
+                    const __m512i bytes = _mm512_load_si512(keys + channel * keys_together + key * bytes_of_vector);
                     sums[key] = _mm512_dpbusd_epi32(sums[key], bytes, some);
                 }
             }
@@ -146,16 +87,17 @@ private:
 #pragma GCC unroll 16
         for (int64_t key = 0; key < keys_together; ++key) sums[key] = _mm512_slli_epi32(sums[key], 8);
         add(low_.data() + index * padded_);
-        return reduced(sums);
-    }
-
-    Vector scaled(__m512i sums, const Span& at, int64_t first, int64_t count, int64_t index, int64_t group) const {
-        const __m512i products = _mm512_sub_epi32(sums, _mm512_set1_epi32(packed_[index].offsets[group]));
-        return Vector(_mm512_cvtepi32_ps(products)) * load_upto(codes_.steps_at(at, group, first), count);
+        __m512i fours[4];
+#pragma GCC unroll 4
+        for (int index = 0; index < 4; ++index) fours[index] = sums_of_lanes(sums + 4 * index);
+        const auto halves = [](__m512i one, __m512i two) {
+            return _mm512_add_epi32(_mm512_shuffle_i32x4(one, two, 0x88), _mm512_shuffle_i32x4(one, two, 0xdd));
+        };
+        return halves(halves(fours[0], fours[1]), halves(fours[2], fours[3]));
     }
 
     const FewQueries& queries_;
-    const Codes<bits>& codes_;
+    const Codes<8>& codes_;
     const int64_t rows_, padded_;
     Buffer<int8_t> high_, low_;
     std::vector<Packed> packed_;

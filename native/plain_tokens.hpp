@@ -97,8 +97,9 @@ public:
         }
     }
 
-    // Where a channel's total is.
-    static int64_t place(int64_t channel) { return channel; }
+    // Totals of a row, and where a channel's is.
+    int64_t columns() const { return rounded_up(shape_.value_channels, width); }
+    int64_t place(int64_t channel) const { return channel; }
 
 private:
     const Shape& shape_;

@@ -121,7 +121,9 @@ public:
         });
     }
 
-    static int64_t place(int64_t channel) { return channel; }
+    // Totals of a row, and where a channel's is.
+    int64_t columns() const { return rounded_up(codes_.channels, width); }
+    int64_t place(int64_t channel) const { return channel; }
 
 private:
     const int64_t rows_;
