@@ -8,10 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from softmaxkit.fused_attention.call import attention, choose, fused, module_for
-from softmaxkit.kernels import attention as kernels
+from softmaxkit.fused_attention.over_codes import attention_over_codes, checked_lengths
 from softmaxkit.kernels.codes import BITS, Cached, encode
-from softmaxkit.methods.base.spec import Spec, check_spec
+from softmaxkit.methods.base.spec import Spec
 
 
 class KeyValueCache:
@@ -141,43 +140,10 @@ class KeyValueCache:
         Raises:
             ValueError, TypeError: as `attention`; or lengths that are none.
         """
-        check_spec(spec)
-        spec.require(parameters)
-        keys, values = self.codes
-        kernels.check_shapes(query, keys, values)
         if lengths is not None:
-            attn_mask = _within(self._seen(lengths), attn_mask)
-        if kernels.are_few(query, keys) and (attn_mask is None or attn_mask.dtype == torch.bool):
-            module = module_for(spec, "float", query.shape[1], self._length, parameters, query.device)
-            factor = kernels.default_scale(query) if scale is None else scale
-            call, choice = choose(module, query, keys, values, scale=factor)
-            if call is not None and choice.kernel:
-                result = fused(call, choice, query, keys, values, attn_mask, False, factor)
-                if result is not None:
-                    return result
-        return attention(query, self.keys, self.values, spec, attn_mask, scale=scale, enable_gqa=True, **parameters)
-
-    def _seen(self, lengths: Tensor) -> Tensor:
-        """Return which tokens are within lengths, (batch, 1, 1, tokens)."""
-        held = self._stores[0].held
-        if lengths.shape != held.shape[:1] or lengths.is_floating_point() or lengths.dtype == torch.bool:
-            raise ValueError(
-                f"lengths are integers, one for each of {held.shape[0]} sequences, not {lengths.dtype} of shape "
-                f"{tuple(lengths.shape)}"
-            )
-        if lengths.numel() and not 0 <= int(lengths.min()) <= int(lengths.max()) <= self._length:
-            raise ValueError(
-                f"lengths are 0 to {self._length}, the tokens held, not {int(lengths.min())} to {int(lengths.max())}"
-            )
-        places = torch.arange(self._length, device=held.device)
-        return (places < lengths.to(held.device)[:, None])[:, None, None]
-
-
-def _within(seen: Tensor, mask: Tensor | None) -> Tensor:
-    """Return a mask, boolean or added to the scores, that hides what is not seen, too."""
-    if mask is None:
-        return seen
-    return mask & seen if mask.dtype == torch.bool else mask.masked_fill(~seen, -torch.inf)
+            lengths = checked_lengths(lengths, self._stores[0].held.shape[0], self._length, "the tokens held")
+        keys, values = self.codes
+        return attention_over_codes(query, keys, values, self._dtype, spec, attn_mask, scale, lengths, parameters)
 
 
 class _Store:

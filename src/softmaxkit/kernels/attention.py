@@ -196,6 +196,7 @@ def attend(
     mask: Tensor | None = None,
     is_causal: bool = False,
     scale: float | None = None,
+    lengths: Tensor | None = None,
 ) -> Tensor:
     """Return attention with weights as `call` says.
 
@@ -208,6 +209,8 @@ def attend(
         mask: boolean, True where attended, broadcasts to (batch, heads, queries, keys).
         is_causal: a query attends to the keys up to its own index.
         scale: factor of the scores; 1/sqrt(channels) if None.
+        lengths: int64 on the CPU, (batch,), of a few queries: how many of its first keys each sequence attends to,
+            which are no more than there are.
 
     Returns:
         (batch, heads, queries, value channels); zeros for a query that attends to nothing.
@@ -220,10 +223,14 @@ def attend(
         TooCoarseError: 8 bits would not keep scores or values apart, see `too_coarse`.
     """
     operands = _Operands(query, key, value, mask, is_causal, scale)
+    if lengths is not None and (call.base or not operands.are_few):
+        raise ValueError(f"lengths go with up to {FEW} queries of a head of keys; say it by a mask to more")
+    if lengths is not None and lengths.shape != query.shape[:1]:
+        raise ValueError(f"lengths are one for each of {query.shape[0]} sequences, not {tuple(lengths.shape)}")
     if call.base:
         return operands.softmax(call.base)
     offsets = call.offsets(query.shape[1])
-    return operands.few(call, offsets) if operands.are_few else operands.many(call, offsets)
+    return operands.few(call, offsets, lengths) if operands.are_few else operands.many(call, offsets)
 
 
 def reason_against_8_bits(
@@ -318,7 +325,7 @@ class _Operands:
         self.query = self.query.to(self.dtype)
         return self._run(lambda shape, pointers, tail: kernel(shape, self.scale * math.log2(base), *pointers, *tail))
 
-    def few(self, call: AttentionCall, offsets: Tensor | None) -> Tensor:
+    def few(self, call: AttentionCall, offsets: Tensor | None, lengths: Tensor | None) -> Tensor:
         """Run the kernel of a few queries."""
         normalisation = self.kernels.Normalisation(
             call.clip, list(call.exponentials), _pointer(offsets), call.log_limit
@@ -331,8 +338,11 @@ class _Operands:
         steps = [*(_pointer(x) for x in self.steps), *(list(x.stride()[:3]) for x in self.steps)]
         if self.steps:
             steps.append(_pointer(shifts))
+        counts = None if lengths is None else lengths.to("cpu", torch.int64).contiguous()
         return self._run(
-            lambda shape, pointers, tail: kernel(shape, normalisation, self.scale, *pointers, *steps, *tail)
+            lambda shape, pointers, tail: kernel(
+                shape, normalisation, self.scale, *pointers, *steps, _pointer(counts), *tail
+            )
         )
 
     def _run(self, kernel: Callable[[Any, list[int], list[int]], bool]) -> Tensor:
