@@ -52,23 +52,31 @@ public:
 
     // The scores of all rows, `stride` apart; room for whole vectors of them is there.
     void score(const Span& at, float* to, int64_t stride) const {
+        using Step = typename Codes<bits>::Step;
+        const int64_t groups = codes_.groups();
         Buffer<uint8_t> keys(keys_together * padded_);
+        Buffer<Step> room(keys_together * groups);
+        std::vector<const Step*> steps(groups);  // of the keys that are together
+        Rows<bits> rows(codes_, at, 0), far(codes_, at, keys_ahead);
         for (int64_t first = 0; first < at.count; first += keys_together) {
             const int64_t count = std::min(keys_together, at.count - first);
-            gather(at, first, count, keys.data());
+            gather(rows, far, count, keys.data());
+            for (int64_t group = 0; group < groups; ++group) {
+                steps[group] = codes_.steps_of(at, group, first, count, room.data() + group * keys_together);
+            }
             for (int64_t row = 0; row < rows_; ++row) {
                 const int64_t index = (at.batch * queries_.shape.key_heads + at.key_head) * rows_ + row;
                 Vector scores = 0.0f;
                 if constexpr (bits == 8) {
                     const Halves sums = products(keys.data(), index, 0, padded_);
-                    scores = scaled(_mm512_add_epi32(sums.lower, sums.upper), at, first, count, index, 0);
+                    scores = scaled(_mm512_add_epi32(sums.lower, sums.upper), steps[0], count, index, 0);
                 } else {
                     for (int64_t channel = 0; channel < padded_; channel += bytes_of_vector) {
                         const int64_t group = channel / channels_of_step;
                         const Halves sums = products(keys.data(), index, channel, channel + bytes_of_vector);
-                        scores += scaled(sums.lower, at, first, count, index, group);
-                        if (group + 1 < codes_.groups()) {
-                            scores += scaled(sums.upper, at, first, count, index, group + 1);
+                        scores += scaled(sums.lower, steps[group], count, index, group);
+                        if (group + 1 < groups) {
+                            scores += scaled(sums.upper, steps[group + 1], count, index, group + 1);
                         }
                     }
                 }
@@ -112,7 +120,7 @@ private:
     }
 
     // Bytes of up to 16 keys: (channels / 64, keys, 64).
-    void gather(const Span& at, int64_t first, int64_t count, uint8_t* to) const {
+    void gather(Rows<bits>& rows, Rows<bits>& far, int64_t count, uint8_t* to) const {
         for (int64_t key = 0; key < keys_together; ++key) {
             if (key >= count) {
                 for (int64_t channel = 0; channel < padded_; channel += bytes_of_vector) {
@@ -120,8 +128,8 @@ private:
                 }
                 continue;
             }
-            const auto* from = codes_.at(at, first + key);
-            prefetch<2>(from + keys_ahead * codes_.strides[2], codes_.bytes());
+            const auto* from = rows.next();
+            prefetch<2>(far.next(), codes_.bytes());
             for (int64_t channel = 0; channel < padded_; channel += bytes_of_vector) {
                 _mm512_store_si512(to + channel * keys_together + key * bytes_of_vector,
                                    bytes_of(from + channel * bits / 8, codes_.channels - channel));
@@ -149,9 +157,10 @@ private:
         return reduced(sums);
     }
 
-    Vector scaled(__m512i sums, const Span& at, int64_t first, int64_t count, int64_t index, int64_t group) const {
+    Vector scaled(__m512i sums, const typename Codes<bits>::Step* steps, int64_t count, int64_t index,
+                  int64_t group) const {
         const __m512i products = _mm512_sub_epi32(sums, _mm512_set1_epi32(packed_[index].offsets[group]));
-        return Vector(_mm512_cvtepi32_ps(products)) * load_upto(codes_.steps_at(at, group, first), count);
+        return Vector(_mm512_cvtepi32_ps(products)) * load_upto(steps, count);
     }
 
     const FewQueries& queries_;

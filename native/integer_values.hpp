@@ -18,11 +18,12 @@ public:
         const int64_t groups = codes_.groups();
         std::vector<Block> blocks(rows_ * groups);
         Buffer<uint8_t> values(values_together * bytes_of_vector);
+        typename Codes<bits>::Step room[values_together];
         for (int64_t first = 0; first < at.count; first += values_together) {
             const int64_t count = std::min(values_together, at.count - first);
-            for (int64_t row = 0; row < rows_; ++row) {
-                for (int64_t group = 0; group < groups; ++group) {
-                    const auto* steps = codes_.steps_at(at, group, first);
+            for (int64_t group = 0; group < groups; ++group) {
+                const auto* steps = codes_.steps_of(at, group, first, count, room);
+                for (int64_t row = 0; row < rows_; ++row) {
                     pack(weights + row * stride + first, steps, count, blocks[row * groups + group]);
                 }
             }
@@ -75,6 +76,7 @@ private:
     // Bytes of 64 channels, those of four tokens side by side.
     void interleave(const Span& at, int64_t first, int64_t count, int64_t channel, uint8_t* to) const {
         const int64_t channels = codes_.channels - channel;
+        Rows<bits> rows(codes_, at, first), far(codes_, at, first + values_ahead);
         for (int64_t token = 0; token < count; token += 4) {
             __m512i four[4];
 #pragma GCC unroll 4
@@ -83,9 +85,8 @@ private:
                     four[index] = _mm512_setzero_si512();
                     continue;
                 }
-                const auto* from = codes_.at(at, first + token + index) + channel * bits / 8;
-                prefetch<2>(from + values_ahead * codes_.strides[2], 1);
-                four[index] = bytes_of(from, channels);
+                prefetch<2>(far.next() + channel * bits / 8, 1);
+                four[index] = bytes_of(rows.next() + channel * bits / 8, channels);
             }
             const __m512i low[2] = {_mm512_unpacklo_epi8(four[0], four[1]), _mm512_unpacklo_epi8(four[2], four[3])};
             const __m512i high[2] = {_mm512_unpackhi_epi8(four[0], four[1]), _mm512_unpackhi_epi8(four[2], four[3])};

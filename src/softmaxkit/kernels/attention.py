@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from softmaxkit.kernels.backends import Support, has_tiles
-from softmaxkit.kernels.codes import BITS, Cached
+from softmaxkit.kernels.codes import BITS, Cached, Paged
 from softmaxkit.kernels.launch import DTYPES, GPU_DTYPES, loaded
 from softmaxkit.kernels.rows import check_levels
 from softmaxkit.kernels.weights import Weights, exponential_weights, level_weights
@@ -140,6 +140,8 @@ class AttentionCall:
             reasons.append("keys and values are both in caches of as many bits, or neither is")
         elif unread := bits - CACHED_BITS[kind]:
             reasons.append(f"it does not read {max(unread)}-bit caches")
+        if kind != "native" and isinstance(key, Paged):
+            reasons.append("it does not read pages")
         if kind == "flex" and min(query.shape[-1], value.shape[-1]) < LEAST_FLEX_CHANNELS:
             reasons.append(f"it takes {LEAST_FLEX_CHANNELS} channels or more")
         if any(x.device != query.device for x in (key, value)):
@@ -286,6 +288,10 @@ class _Operands:
             for x in (self.query, *(x.codes if isinstance(x, Cached) else x for x in (key, value)))
         )
         self.centre = cached[0].centre if cached else None
+        self.table, self.pages = None, [0, 0]
+        if isinstance(key, Paged):
+            self.table = key.table.contiguous()
+            self.pages = [key.table.shape[1], key.codes.shape[2]]
         self.sizes = [*query.shape[:2], key.shape[1], query.shape[2], *key.shape[2:], value.shape[3]]
         self.mask = None if mask is None else _mask(mask, query, key)
         self.dtype = query.dtype
@@ -337,7 +343,7 @@ class _Operands:
             shifts = ((self.query * centres).sum(-1) * self.scale).contiguous()
         steps = [*(_pointer(x) for x in self.steps), *(list(x.stride()[:3]) for x in self.steps)]
         if self.steps:
-            steps.append(_pointer(shifts))
+            steps += [_pointer(self.table), self.pages, _pointer(shifts)]
         counts = None if lengths is None else lengths.to("cpu", torch.int64).contiguous()
         return self._run(
             lambda shape, pointers, tail: kernel(
@@ -348,7 +354,7 @@ class _Operands:
     def _run(self, kernel: Callable[[Any, list[int], list[int]], bool]) -> Tensor:
         query, key, value, mask = self.query, self.key, self.value, self.mask
         result = query.new_empty((*query.shape[:-1], self.sizes[-1]))
-        if result.numel() == 0 or key.shape[2] == 0:
+        if result.numel() == 0 or self.sizes[4] == 0:
             return result.zero_().to(self.dtype)
         shape = self.kernels.AttentionShape(
             self.sizes,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -64,6 +64,33 @@ class Cached:
         pairs = torch.stack([self.codes & 15, self.codes >> 4], dim=-1).flatten(-2)[..., : self.channels]
         steps = self.steps.mT.float().repeat_interleave(CHANNELS_OF_STEP, dim=-1)[..., : self.channels]
         return (pairs.float() - 8) * steps
+
+
+@dataclass(frozen=True)
+class Paged(Cached):
+    """Keys or values of sequences as codes in pages, which sequences may share.
+
+    Attributes:
+        codes: as of `Cached`, (pages, key heads, tokens of a page, channels or bytes).
+        steps: likewise, (pages, key heads, groups of channels, tokens of a page).
+        centre: (1, key heads, 1, channels).
+        table: int64, (sequences, pages of the longest), which pages a sequence has, in order; all are among the pages.
+        tokens: of the longest sequence.
+    """
+
+    table: Tensor = field(kw_only=True)
+    tokens: int = field(kw_only=True)
+
+    @property
+    def shape(self) -> torch.Size:
+        """(sequences, key heads, tokens, channels)."""
+        return torch.Size((self.table.shape[0], self.codes.shape[1], self.tokens, self.channels))
+
+    def decoded(self, dtype: torch.dtype) -> Tensor:
+        """Return what the codes stand for, (sequences, key heads, tokens, channels)."""
+        codes = self.codes[self.table].transpose(1, 2).flatten(2, 3)[:, :, : self.tokens]
+        steps = self.steps[self.table].permute(0, 2, 3, 1, 4).flatten(3, 4)[..., : self.tokens]
+        return Cached(codes, steps, self.channels, self.centre).decoded(dtype)
 
 
 def encode(tokens: Tensor, bits: int, centre: Tensor | None = None) -> Cached:
