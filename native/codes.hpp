@@ -63,16 +63,35 @@ public:
 
     Rows(const Codes<bits>& codes, const Span& span, int64_t index) : codes_(codes), span_(span), index_(index) {}
 
-    const Code* next() {
+    // The next few, the last one again where there are fewer.
+    template <int64_t few>
+    std::array<const Code*, few> next(int64_t count = few) {
+        std::array<const Code*, few> rows;
         if (together_ == 0) turn();
-        --together_;
-        ++index_;
-        const Code* row = next_;
-        next_ += codes_.strides[2];
-        return row;
+        if (together_ >= few) {
+            for (int64_t row = 0; row < few; ++row) rows[row] = next_ + std::min(row, count - 1) * codes_.strides[2];
+            pass(count);
+            return rows;
+        }
+        for (int64_t row = 0; row < few; ++row) {
+            if (row < count) {
+                if (together_ == 0) turn();
+                rows[row] = next_;
+                pass(1);
+            } else {
+                rows[row] = rows[row - 1];
+            }
+        }
+        return rows;
     }
 
 private:
+    void pass(int64_t count) {
+        next_ += count * codes_.strides[2];
+        together_ -= count;
+        index_ += count;
+    }
+
     void turn() {
         if (codes_.table != nullptr && span_.first + index_ >= codes_.tokens) {
             next_ = codes_.from;

@@ -121,6 +121,7 @@ private:
 
     // Bytes of up to 16 keys: (channels / 64, keys, 64).
     void gather(Rows<bits>& rows, Rows<bits>& far, int64_t count, uint8_t* to) const {
+        const auto from = rows.template next<keys_together>(count), later = far.template next<keys_together>(count);
         for (int64_t key = 0; key < keys_together; ++key) {
             if (key >= count) {
                 for (int64_t channel = 0; channel < padded_; channel += bytes_of_vector) {
@@ -128,11 +129,10 @@ private:
                 }
                 continue;
             }
-            const auto* from = rows.next();
-            prefetch<2>(far.next(), codes_.bytes());
+            prefetch<2>(later[key], codes_.bytes());
             for (int64_t channel = 0; channel < padded_; channel += bytes_of_vector) {
                 _mm512_store_si512(to + channel * keys_together + key * bytes_of_vector,
-                                   bytes_of(from + channel * bits / 8, codes_.channels - channel));
+                                   bytes_of(from[key] + channel * bits / 8, codes_.channels - channel));
             }
         }
     }

@@ -78,15 +78,17 @@ private:
         const int64_t channels = codes_.channels - channel;
         Rows<bits> rows(codes_, at, first), far(codes_, at, first + values_ahead);
         for (int64_t token = 0; token < count; token += 4) {
+            const int64_t some = std::min<int64_t>(4, count - token);
+            const auto from = rows.template next<4>(some), later = far.template next<4>(some);
             __m512i four[4];
 #pragma GCC unroll 4
             for (int64_t index = 0; index < 4; ++index) {
-                if (token + index >= count) {
+                if (index >= some) {
                     four[index] = _mm512_setzero_si512();
                     continue;
                 }
-                prefetch<2>(far.next() + channel * bits / 8, 1);
-                four[index] = bytes_of(rows.next() + channel * bits / 8, channels);
+                prefetch<2>(later[index] + channel * bits / 8, 1);
+                four[index] = bytes_of(from[index] + channel * bits / 8, channels);
             }
             const __m512i low[2] = {_mm512_unpacklo_epi8(four[0], four[1]), _mm512_unpacklo_epi8(four[2], four[3])};
             const __m512i high[2] = {_mm512_unpackhi_epi8(four[0], four[1]), _mm512_unpackhi_epi8(four[2], four[3])};

@@ -66,17 +66,10 @@ private:
 template <int bits, class Body>
 void for_tokens(const Codes<bits>& codes, const Span& at, const Body& body) {
     Rows<bits> rows(codes, at, 0), far(codes, at, ahead);
-    Tokens4<typename Codes<bits>::Code> some;
-    const auto few = [&](int64_t first) -> const auto& {
-        for (int64_t index = 0; index < together; ++index) {
-            if (first + index >= at.count) {
-                some[index] = some[index - 1];
-                continue;
-            }
-            some[index] = rows.next();
-            prefetch(far.next(), codes.bytes());
-        }
-        return some;
+    const auto few = [&](int64_t first) {
+        const int64_t count = std::min(together, at.count - first);
+        for (const auto* row : far.template next<together>(count)) prefetch(row, codes.bytes());
+        return rows.template next<together>(count);
     };
     if constexpr (bits == 8) {
         for (int64_t first = 0; first < at.count; first += together) body(first, few(first));

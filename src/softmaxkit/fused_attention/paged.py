@@ -236,8 +236,10 @@ class PagedKeyValueCache:
         needed = torch.arange(-(-tokens // self.block_size)) * self.block_size < lengths[:, None]
         table = block_tables[:, : needed.shape[1]].to(torch.int64).masked_fill(~needed, 0)
         self._check_blocks("block_tables", table)
-        fields = {"table": table, "tokens": tokens}
-        keys, values = (Paged(x.codes, x.steps, x.channels, x.centre, **fields) for x in (self._keys, self._values))
+        keys, values = (
+            Paged(x.codes, x.steps, x.channels, x.centre, table=table, tokens=tokens)
+            for x in (self._keys, self._values)
+        )
         return lengths, (keys, values)
 
     def _frame(self, keys: Tensor) -> None:
