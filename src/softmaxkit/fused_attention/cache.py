@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from softmaxkit.fused_attention.over_codes import attention_over_codes, checked_lengths
-from softmaxkit.kernels.codes import BITS, Cached, encode
+from softmaxkit.kernels.codes import BITS, Cached, encode, frame
 from softmaxkit.methods.base.spec import Spec
 
 
@@ -21,7 +21,8 @@ class KeyValueCache:
         values: the same dtype, (batch, key heads, tokens, value channels).
         bits: 8, with a step for each token and head, or 4, with one for every 32 channels of these, and keys less the
             mean of the first that came, which real keys have in common: `nbytes` is about a quarter or a seventh of
-            float32.
+            float32. Channels that are much larger than others in the keys that come first are divided by a power of 2,
+            so that they do not take the others' bits.
 
     Raises:
         ValueError: another number of bits; and as `append`.
@@ -36,7 +37,7 @@ class KeyValueCache:
                 raise ValueError(f"keys and values are (batch, key heads, tokens, channels), not {tuple(tokens.shape)}")
         self._dtype = keys.dtype
         self._length = 0
-        self._stores = [_Store(keys[:, :, :0], bits, centred=bits == 4), _Store(values[:, :, :0], bits)]
+        self._stores = [_Store(keys[:, :, :0], bits, framed=True), _Store(values[:, :, :0], bits)]
         self.append(keys, values)
 
     def __len__(self) -> int:
@@ -149,8 +150,8 @@ class KeyValueCache:
 class _Store:
     """Codes of tokens and their steps, with room to grow."""
 
-    def __init__(self, none: Tensor, bits: int, centred: bool = False) -> None:
-        self._centred = centred
+    def __init__(self, none: Tensor, bits: int, framed: bool = False) -> None:
+        self._framed = framed
         with torch.inference_mode(False):  # what is kept may grow later, in any mode
             self.held = encode(torch.empty_like(none), bits)
 
@@ -158,11 +159,12 @@ class _Store:
         last = first + tokens.shape[2]
         with torch.inference_mode(False):
             plain = tokens.clone() if tokens.is_inference() else tokens
-            if self._centred and first == 0 < last:
-                self.held = replace(self.held, centre=plain.float().mean(2, keepdim=True))
+            if self._framed and first == 0 < last:
+                centre, factor = frame(plain, self.held.bits)
+                self.held = replace(self.held, centre=centre, factor=factor)
             if last > self.held.shape[2]:
                 self._grow(first, 2 * last)
-            codes = encode(plain, self.held.bits, self.held.centre)
+            codes = encode(plain, self.held.bits, self.held.centre, self.held.factor)
             self.held.codes[:, :, first:last] = codes.codes
             self.held.steps[..., first:last] = codes.steps
 
@@ -175,8 +177,10 @@ class _Store:
     def select(self, sequences: Tensor) -> None:
         with torch.inference_mode(False):
             codes, steps = (x.index_select(0, sequences) for x in (self.held.codes, self.held.steps))
-            centre = None if self.held.centre is None else self.held.centre.index_select(0, sequences)
-            self.held = replace(self.held, codes=codes, steps=steps, centre=centre)
+            centre, factor = (
+                None if x is None else x.index_select(0, sequences) for x in (self.held.centre, self.held.factor)
+            )
+            self.held = replace(self.held, codes=codes, steps=steps, centre=centre, factor=factor)
 
     def cached(self, length: int) -> Cached:
         return replace(self.held, codes=self.held.codes[:, :, :length], steps=self.held.steps[..., :length])

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from softmaxkit.fused_attention.over_codes import attention_over_codes, checked_lengths
-from softmaxkit.kernels.codes import BITS, Cached, Paged, encode
+from softmaxkit.kernels.codes import BITS, Cached, Paged, encode, frame
 from softmaxkit.methods.base.spec import Spec
 
 TOKENS_TOGETHER = 16
@@ -23,10 +23,10 @@ class PagedKeyValueCache:
     Which pages are free, and which a sequence has, the caller knows, as with vLLM. A token's slot is its page times
     `block_size` plus its place there. Sequences may share pages, as those with a common prefix do.
 
-    What keys of 4 bits are set about is fixed for the whole pool, for each head and channel: its pages pass from one
-    sequence to another and are shared, so no sequence can have a centre of its own, and codes do not change once they
-    are written. It is the mean of `sample_keys`, or without those of the keys of the first write; any mean will do, and
-    one that keys have in common lets them take smaller steps.
+    What keys of 4 bits are set about, and the factors of large channels, as in `KeyValueCache`, are fixed for the whole
+    pool, for each head and channel: its pages pass from one sequence to another and are shared, so no sequence can have
+    its own, and codes do not change once they are written. They are those of `sample_keys`, or without such of the keys
+    of the first write. Any will do; those of keys such as will come lets these take smaller steps.
 
     Args:
         num_blocks: pages.
@@ -140,7 +140,7 @@ class PagedKeyValueCache:
             self._frame(key)
         blocks, places = slot_mapping // self.block_size, slot_mapping % self.block_size
         for tokens, pool in ((key, self._keys), (value, self._values)):
-            written = encode(_by_head(tokens), pool.bits, pool.centre)
+            written = encode(_by_head(tokens), pool.bits, pool.centre, pool.factor)
             pool.codes[blocks, :, places] = written.codes[0].transpose(0, 1)
             pool.steps[blocks, :, :, places] = written.steps[0].permute(2, 0, 1)
 
@@ -237,17 +237,16 @@ class PagedKeyValueCache:
         table = block_tables[:, : needed.shape[1]].to(torch.int64).masked_fill(~needed, 0)
         self._check_blocks("block_tables", table)
         keys, values = (
-            Paged(x.codes, x.steps, x.channels, x.centre, table=table, tokens=tokens)
+            Paged(x.codes, x.steps, x.channels, x.centre, x.factor, table=table, tokens=tokens)
             for x in (self._keys, self._values)
         )
         return lengths, (keys, values)
 
     def _frame(self, keys: Tensor) -> None:
-        """Set what the codes of keys are about, once for all."""
-        if self.bits == 4:
-            with torch.inference_mode(False):
-                centre = _by_head(keys).float().mean(2, keepdim=True).clone()
-            self._keys = replace(self._keys, centre=centre)
+        """Set what the codes of keys are about, and their factors, once for all."""
+        with torch.inference_mode(False):
+            centre, factor = frame(_by_head(keys).clone(), self.bits)
+            self._keys = replace(self._keys, centre=centre, factor=factor)
         self._is_framed = True
 
     def _check_tokens(self, name: str, tokens: Tensor, pool: Cached) -> None:

@@ -287,7 +287,10 @@ class _Operands:
             x if x.stride(-1) == 1 else x.contiguous()
             for x in (self.query, *(x.codes if isinstance(x, Cached) else x for x in (key, value)))
         )
-        self.centre = cached[0].centre if cached else None
+        self.shifts = None
+        if cached:
+            self.shifts = _shifts(self.query, cached[0])
+            self.query = cached[0].taken_up(self.query)
         self.table, self.pages = None, [0, 0]
         if isinstance(key, Paged):
             self.table = key.table.contiguous()
@@ -337,10 +340,7 @@ class _Operands:
             call.clip, list(call.exponentials), _pointer(offsets), call.log_limit
         )
         kernel = getattr(self.kernels, f"decode_{self.kind}")
-        shifts = None
-        if self.centre is not None:  # what the keys' centre adds to all scores of a query
-            centres = self.centre.repeat_interleave(self.query.shape[1] // self.centre.shape[1], dim=1)
-            shifts = ((self.query * centres).sum(-1) * self.scale).contiguous()
+        shifts = None if self.shifts is None else (self.shifts * self.scale).contiguous()
         steps = [*(_pointer(x) for x in self.steps), *(list(x.stride()[:3]) for x in self.steps)]
         if self.steps:
             steps += [_pointer(self.table), self.pages, _pointer(shifts)]
@@ -367,6 +367,13 @@ class _Operands:
         if not kernel(shape, pointers, [_pointer(mask), result.data_ptr(), torch.get_num_threads()]):
             raise FloatingPointError("query, key or value holds NaN or infinity")
         return result.to(self.dtype)
+
+
+def _shifts(query: Tensor, keys: Cached) -> Tensor | None:
+    """Return what the keys' centre adds to all products of a query, (batch, heads, queries)."""
+    if keys.centre is None:
+        return None
+    return (query * keys.centre.repeat_interleave(query.shape[1] // keys.centre.shape[1], dim=1)).sum(-1)
 
 
 def _pointer(values: Tensor | None) -> int:
