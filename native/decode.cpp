@@ -23,38 +23,39 @@ namespace {
 
 template <class Keys, class Values>
 bool run(const FewQueries& queries, const Normalisation& how, const Keys& keys, const Values& values, uintptr_t shifts,
-         uintptr_t mask, uintptr_t result, int threads) {
+         uintptr_t lengths, uintptr_t mask, uintptr_t result, int threads) {
     Decode<Keys, Values> decode(queries, how, keys, values, reinterpret_cast<const float*>(shifts),
-                                reinterpret_cast<const uint8_t*>(mask), reinterpret_cast<float*>(result));
+                                reinterpret_cast<const int64_t*>(lengths), reinterpret_cast<const uint8_t*>(mask),
+                                reinterpret_cast<float*>(result));
     return decode.run(threads);
 }
 
 template <class Element>
 bool decode(const Shape& shape, const Normalisation& how, double scale, uintptr_t query, uintptr_t key, uintptr_t value,
-            uintptr_t mask, uintptr_t result, int threads) {
+            uintptr_t lengths, uintptr_t mask, uintptr_t result, int threads) {
     const FewQueries queries{shape, reinterpret_cast<const float*>(query), static_cast<float>(scale)};
     const PlainKeys<Element> keys(queries, reinterpret_cast<const Element*>(key));
     const PlainValues<Element> values(queries, reinterpret_cast<const Element*>(value));
-    return run(queries, how, keys, values, 0, mask, result, threads);
+    return run(queries, how, keys, values, 0, lengths, mask, result, threads);
 }
 
-template <int bits>
-Codes<bits> codes_of(uintptr_t codes, uintptr_t steps, const std::array<int64_t, 3>& strides,
-                     const std::array<int64_t, 3>& step_strides, int64_t channels) {
-    return {reinterpret_cast<const typename Codes<bits>::Code*>(codes),
-            reinterpret_cast<const typename Codes<bits>::Step*>(steps), strides, step_strides, channels};
-}
-
+// Codes as Python gives them: addresses, strides of steps, and of pages the table, its width and their tokens.
 template <int bits>
 bool decode_codes(const Shape& shape, const Normalisation& how, double scale, uintptr_t query, uintptr_t key,
                   uintptr_t value, uintptr_t key_steps, uintptr_t value_steps, std::array<int64_t, 3> of_key_steps,
-                  std::array<int64_t, 3> of_value_steps, uintptr_t shifts, uintptr_t mask, uintptr_t result,
-                  int threads) {
+                  std::array<int64_t, 3> of_value_steps, uintptr_t table, std::array<int64_t, 2> pages,
+                  uintptr_t shifts, uintptr_t lengths, uintptr_t mask, uintptr_t result, int threads) {
     const FewQueries queries{shape, reinterpret_cast<const float*>(query), static_cast<float>(scale)};
-    const auto keys = codes_of<bits>(key, key_steps, shape.key, of_key_steps, shape.channels);
-    const auto values = codes_of<bits>(value, value_steps, shape.value, of_value_steps, shape.value_channels);
-    return run(queries, how, CodedKeys<bits>(queries, keys), CodedValues<bits>(queries, values), shifts, mask, result,
-               threads);
+    const auto codes_of = [&](uintptr_t codes, uintptr_t steps, const auto& strides, const auto& of_steps,
+                              int64_t channels) {
+        return Codes<bits>{reinterpret_cast<const typename Codes<bits>::Code*>(codes),
+                           reinterpret_cast<const typename Codes<bits>::Step*>(steps), strides, of_steps, channels,
+                           shape.keys, reinterpret_cast<const int64_t*>(table), pages[0], pages[1]};
+    };
+    const auto keys = codes_of(key, key_steps, shape.key, of_key_steps, shape.channels);
+    const auto values = codes_of(value, value_steps, shape.value, of_value_steps, shape.value_channels);
+    return run(queries, how, CodedKeys<bits>(queries, keys), CodedValues<bits>(queries, values), shifts, lengths, mask,
+               result, threads);
 }
 
 const Registration registration([](nanobind::module_& m) {

@@ -1,5 +1,6 @@
 // Attention of a few queries over many keys: keys and values are read once, in chunks that threads share, whose parts
-// are then merged. What the mask hides from all queries at either end of a chunk is not read.
+// are then merged. What the mask hides from all queries at either end of a chunk, and what is beyond a sequence's length,
+// is not read.
 #pragma once
 
 #include <atomic>
@@ -24,9 +25,10 @@ template <class Keys, class Values>
 class Decode {
 public:
     Decode(const FewQueries& queries, const Normalisation& how, const Keys& keys, const Values& values,
-           const float* shifts, const uint8_t* mask, float* result)
+           const float* shifts, const int64_t* lengths, const uint8_t* mask, float* result)
         : queries_(queries), shape_(queries.shape), how_(how), keys_(keys), values_(values), shifts_(shifts),
-          mask_(mask), result_(result), rows_(queries.rows()), chunks_((shape_.keys + chunk - 1) / chunk),
+          lengths_(lengths), mask_(mask), result_(result), rows_(queries.rows()),
+          chunks_((shape_.keys + chunk - 1) / chunk),
           parts_(shape_.batch * shape_.key_heads * chunks_), columns_(values.columns()),
           spans_(parts_), scores_(parts_ * rows_ * chunk), highest_(parts_ * rows_), sums_(parts_ * rows_),
           totals_(parts_ * rows_ * columns_) {}
@@ -68,6 +70,7 @@ private:
         const int64_t head = part / chunks_, first = part % chunks_ * chunk;
         Span at{head / shape_.key_heads, head % shape_.key_heads, first, 0};
         int64_t last = std::min(first + chunk, shape_.seen(shape_.queries - 1));
+        if (lengths_ != nullptr) last = std::min(last, lengths_[at.batch]);
         if (shape_.masked) {
             const auto hidden = [&](int64_t key) {
                 for (int64_t row = 0; row < rows_; ++row) {
@@ -118,10 +121,11 @@ private:
 
     void add(int64_t part) {
         const Span& at = spans_[part];
+        if (at.count == 0) return;
         float* totals = totals_.data() + part * rows_ * columns_;
         std::fill_n(totals, rows_ * columns_, 0.0f);
         for (int64_t row = 0; row < rows_; ++row) sums_.data()[part * rows_ + row] = weigh(at, part, row);
-        if (at.count > 0) values_.add(at, scores(part, 0), chunk, totals, columns_);
+        values_.add(at, scores(part, 0), chunk, totals, columns_);
     }
 
     // Turns a part's scores of a row into weights, and returns their sum.
@@ -162,11 +166,14 @@ private:
         float* to = token(result_, shape_.result, batch, queries_.head_of(key_head, row), row % shape_.queries);
         const int64_t first = head * chunks_, last = first + chunks_;
         double sum = 0;
-        for (int64_t part = first; part < last; ++part) sum += sums_.data()[part * rows_ + row];
+        for (int64_t part = first; part < last; ++part) {
+            if (spans_[part].count > 0) sum += sums_.data()[part * rows_ + row];
+        }
         const double factor = how_.levels.count == 0 ? 1.0 : sum > 0 ? 1.0 / sum : 0.0;
         for (int64_t channel = 0; channel < shape_.value_channels; ++channel) {
             double total = 0;
             for (int64_t part = first; part < last; ++part) {
+                if (spans_[part].count == 0) continue;
                 total += totals_.data()[(part * rows_ + row) * columns_ + values_.place(channel)];
             }
             to[channel] = static_cast<float>(total * factor);
@@ -179,6 +186,7 @@ private:
     const Keys& keys_;
     const Values& values_;
     const float* shifts_;  // of the scores of each query, (batch, heads, queries); or null
+    const int64_t* lengths_;  // of each sequence, how many of its first keys count; or null
     const uint8_t* mask_;
     float* result_;
     const int64_t rows_, chunks_, parts_, columns_;

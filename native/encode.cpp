@@ -13,13 +13,19 @@ namespace softmaxkit {
 
 namespace {
 
-// A token less the centre, which may be null, as whole vectors; false where a number is not finite.
+// A token less the centre and over the factors, which may be null, as whole vectors; false where a number is not finite.
 template <class T>
-bool centred(const T* from, const float* centre, int64_t channels, float* to) {
+bool framed(const T* from, const float* centre, const float* factor, int64_t channels, float* to) {
     bool finite = true;
     for (int64_t channel = 0; channel < channels; channel += width) {
-        Vector value = load_upto(from + channel, channels - channel);
-        if (centre != nullptr) value -= load_upto(centre + channel, channels - channel);
+        const int64_t rest = channels - channel;
+        Vector value = load_upto(from + channel, rest);
+        if (centre != nullptr) value -= load_upto(centre + channel, rest);
+        if (factor != nullptr) {
+            Vector divisor = load_upto(factor + channel, rest);
+            stdx::where(divisor == 0.0f, divisor) = 1.0f;  // beyond the last channel
+            value /= divisor;
+        }
         finite = finite && stdx::all_of(magnitude(value) < infinity);
         store(to + channel, value);
     }
@@ -72,11 +78,11 @@ void write_codes(const float* values, int64_t channels, uint8_t* codes, bfloat16
     }
 }
 
-// Strides are in elements; those of the centre of each head are 0 and 1. False where a number is not finite: codes then
-// mean nothing.
+// Strides are in elements; centre and factor are (batch, heads, channels), without gaps. False where a number is not
+// finite: codes then mean nothing.
 template <class T, int bits>
 bool encode(const std::array<int64_t, 4>& sizes, uintptr_t from, const std::array<int64_t, 3>& strides,
-            uintptr_t centre, uintptr_t codes, const std::array<int64_t, 3>& code_strides, uintptr_t steps,
+            uintptr_t centre, uintptr_t factor, uintptr_t codes, const std::array<int64_t, 3>& code_strides, uintptr_t steps,
             const std::array<int64_t, 3>& step_strides, int threads) {
     const auto [batch, heads, tokens, channels] = sizes;
     auto* const to = reinterpret_cast<Codes<bits>::Code*>(codes);
@@ -86,10 +92,11 @@ bool encode(const std::array<int64_t, 4>& sizes, uintptr_t from, const std::arra
         std::vector<float> values(rounded_up(channels, std::max(channels_of_step, width)));
         for (int64_t row = first; row < last; ++row) {
             const int64_t head = row / tokens, index = row % tokens, of = head / heads, in = head % heads;
-            const auto* own = reinterpret_cast<const float*>(centre);
-            if (own != nullptr) own += head * channels;
+            const auto own = [&](uintptr_t all) {
+                return all == 0 ? nullptr : reinterpret_cast<const float*>(all) + head * channels;
+            };
             const T* source = token(reinterpret_cast<const T*>(from), strides, of, in, index);
-            if (!centred(source, own, channels, values.data())) finite = false;
+            if (!framed(source, own(centre), own(factor), channels, values.data())) finite = false;
             write_codes(values.data(), channels, token(to, code_strides, of, in, index),
                         token(step, step_strides, of, in, 0) + index, step_strides[2]);
         }

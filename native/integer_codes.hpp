@@ -16,7 +16,7 @@
 namespace softmaxkit {
 
 constexpr int64_t bytes_of_vector = 64;
-constexpr int64_t keys_together = 16;              // whose scores fill a vector
+constexpr int64_t tokens_together = 16;            // that are looked up together; scores of as many keys fill a vector
 constexpr int64_t keys_ahead = 64;                 // so early memory is asked for
 constexpr int64_t values_together = 128;           // whose weights have one largest
 constexpr int64_t values_ahead = values_together;  // so early memory is asked for

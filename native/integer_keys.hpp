@@ -24,11 +24,13 @@ public:
 
     // The scores of all rows, `stride` apart; room for whole vectors of them is there.
     void score(const Span& at, float* to, int64_t stride) const {
-        Buffer<uint8_t> keys(keys_together * padded_);
-        for (int64_t first = 0; first < at.count; first += keys_together) {
-            const int64_t count = std::min(keys_together, at.count - first);
-            gather(at, first, count, keys.data());
-            const Vector steps = load_upto(codes_.steps_at(at, 0, first), count);
+        Buffer<uint8_t> keys(tokens_together * padded_);
+        float room[tokens_together];
+        Rows<8> rows(codes_, at, 0);
+        for (int64_t first = 0; first < at.count; first += tokens_together) {
+            const int64_t count = std::min(tokens_together, at.count - first);
+            rows.next<tokens_together>(count, [&](auto token) { gather(token, rows.later(keys_ahead), keys.data()); });
+            const Vector steps = load_upto(codes_.steps_of(at, 0, first, count, room), count);
             for (int64_t row = 0; row < rows_; ++row) {
                 const int64_t index = (at.batch * queries_.shape.key_heads + at.key_head) * rows_ + row;
                 const __m512i sums =
@@ -56,15 +58,14 @@ private:
         packed_[index] = {queries_.scale * factor, static_cast<int32_t>(sum)};
     }
 
-    // Bytes of 16 keys, the last of so many again where there are fewer: (channels / 64, keys, 64).
-    void gather(const Span& at, int64_t first, int64_t count, uint8_t* to) const {
-        const int8_t* const keys = codes_.at(at, first);
-        const int64_t stride = codes_.strides[2], channels = codes_.channels;
-        for (int64_t key = 0; key < keys_together; ++key) {
-            const int8_t* from = keys + std::min(key, count - 1) * stride;
-            prefetch<2>(from + keys_ahead * stride, channels);
+    // Bytes of 16 keys, and a later one to ask for: (channels / 64, keys, 64).
+    void gather(const auto& key_at, const int8_t* later, uint8_t* to) const {
+        const int64_t channels = codes_.channels, stride = codes_.strides[2];
+        for (int64_t key = 0; key < tokens_together; ++key) {
+            const int8_t* from = key_at(key);
+            prefetch<2>(later + key * stride, channels);
             for (int64_t channel = 0; channel < channels; channel += bytes_of_vector) {
-                _mm512_store_si512(to + channel * keys_together + key * bytes_of_vector,
+                _mm512_store_si512(to + channel * tokens_together + key * bytes_of_vector,
                                    bytes_of(from + channel, channels - channel));
             }
         }
@@ -72,20 +73,20 @@ private:
 
     // The products of a query with 16 keys.
     __m512i products(const uint8_t* keys, int64_t index) const {
-        __m512i sums[keys_together] = {};
+        __m512i sums[tokens_together] = {};
         const auto add = [&](const int8_t* query) {
             for (int64_t channel = 0; channel < padded_; channel += bytes_of_vector) {
                 const __m512i some = _mm512_load_si512(query + channel);
 #pragma GCC unroll 16
-                for (int64_t key = 0; key < keys_together; ++key) {
-                    const __m512i bytes = _mm512_load_si512(keys + channel * keys_together + key * bytes_of_vector);
+                for (int64_t key = 0; key < tokens_together; ++key) {
+                    const __m512i bytes = _mm512_load_si512(keys + channel * tokens_together + key * bytes_of_vector);
                     sums[key] = _mm512_dpbusd_epi32(sums[key], bytes, some);
                 }
             }
         };
         add(high_.data() + index * padded_);
 #pragma GCC unroll 16
-        for (int64_t key = 0; key < keys_together; ++key) sums[key] = _mm512_slli_epi32(sums[key], 8);
+        for (int64_t key = 0; key < tokens_together; ++key) sums[key] = _mm512_slli_epi32(sums[key], 8);
         add(low_.data() + index * padded_);
         __m512i fours[4];
 #pragma GCC unroll 4

@@ -22,12 +22,14 @@ public:
     void add(const Span& at, const float* weights, int64_t stride, float* totals, int64_t columns) const {
         std::vector<Block> blocks(rows_);
         Buffer<uint8_t> values(values_together * bytes_of_vector);
+        float room[values_together];
         for (int64_t first = 0; first < at.count; first += values_together) {
             const int64_t count = std::min(values_together, at.count - first);
+            const float* steps = codes_.steps_of(at, 0, first, count, room);
             for (int64_t row = 0; row < rows_; ++row) {
                 Block& block = blocks[row];
-                block.integers = integers_of<values_together>(
-                    weights + row * stride + first, codes_.steps_at(at, 0, first), count, block.high, block.low);
+                block.integers =
+                    integers_of<values_together>(weights + row * stride + first, steps, count, block.high, block.low);
             }
             for (int64_t channel = 0; channel < codes_.channels; channel += bytes_of_vector) {
                 interleave(at, first, count, channel, values.data());
@@ -47,21 +49,26 @@ private:
 
     // Bytes of 64 channels, those of four tokens side by side, the last token again where there are fewer.
     void interleave(const Span& at, int64_t first, int64_t count, int64_t channel, uint8_t* to) const {
-        const int8_t* const from = codes_.at(at, first) + channel;
-        const int64_t stride = codes_.strides[2], channels = codes_.channels - channel;
-        for (int64_t token = 0; token < count; token += 4) {
-            __m512i four[4], places[4];
+        const int64_t channels = codes_.channels - channel, stride = codes_.strides[2];
+        Rows<8> rows(codes_, at, first);
+        for (int64_t token = 0; token < count; token += tokens_together) {
+            const int64_t some = std::min(tokens_together, count - token);
+            rows.next<tokens_together>(some, [&](auto token_at) {
+                const int8_t* later = rows.later(values_ahead) + channel;
+                for (int64_t four = 0; four < some; four += 4) {
+                    __m512i bytes[4], places[4];
 #pragma GCC unroll 4
-            for (int64_t index = 0; index < 4; ++index) {
-                const int8_t* own = from + std::min(token + index, count - 1) * stride;
-                prefetch<2>(own + values_ahead * stride, 1);
-                four[index] = bytes_of(own, channels);
-            }
-            side_by_side(four, places);
+                    for (int64_t index = 0; index < 4; ++index) {
+                        prefetch<2>(later + (four + index) * stride, 1);
+                        bytes[index] = bytes_of(token_at(four + index) + channel, channels);
+                    }
+                    side_by_side(bytes, places);
 #pragma GCC unroll 4
-            for (int64_t place = 0; place < 4; ++place) {
-                _mm512_store_si512(to + (token + place) * bytes_of_vector, places[place]);
-            }
+                    for (int64_t place = 0; place < 4; ++place) {
+                        _mm512_store_si512(to + (token + four + place) * bytes_of_vector, places[place]);
+                    }
+                }
+            });
         }
     }
 

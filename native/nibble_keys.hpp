@@ -56,13 +56,17 @@ private:
     void score(const Span& at, float* to, int64_t stride) const {
         constexpr int64_t groups = 4 / slots;
         const int64_t all_groups = codes_.groups();
-        Buffer<float> steps(all_groups * keys_together);
-        Buffer<uint8_t> keys(layout_.vectors * 2 * (keys_together / slots) * bytes_of_vector);
-        for (int64_t first = 0; first < at.count; first += keys_together) {
-            const int64_t count = std::min(keys_together, at.count - first);
-            gather<slots>(at, first, count, keys.data());
+        Buffer<float> steps(all_groups * tokens_together);
+        bfloat16 room[tokens_together];
+        Rows<4> rows(codes_, at, 0);
+        Buffer<uint8_t> keys(layout_.vectors * 2 * (tokens_together / slots) * bytes_of_vector);
+        for (int64_t first = 0; first < at.count; first += tokens_together) {
+            const int64_t count = std::min(tokens_together, at.count - first);
+            rows.next<tokens_together>(count, [&](auto token) {
+                gather<slots>(token, rows.later(keys_ahead), keys.data());
+            });
             for (int64_t group = 0; group < all_groups; ++group) {
-                store(steps.data() + group * keys_together, load_upto(codes_.steps_at(at, group, first), count));
+                store(steps.data() + group * tokens_together, load_upto(codes_.steps_of(at, group, first, count, room), count));
             }
             for (int64_t row = 0; row < rows_; ++row) {
                 const int64_t index = (at.batch * queries_.shape.key_heads + at.key_head) * rows_ + row;
@@ -75,7 +79,7 @@ private:
                         const int64_t group = vector * groups + part;
                         if (group >= all_groups) break;
                         const __m512i own = _mm512_sub_epi32(sums[part], _mm512_set1_epi32(packed.offsets[group]));
-                        scores += Vector(_mm512_cvtepi32_ps(own)) * load(steps.data() + group * keys_together);
+                        scores += Vector(_mm512_cvtepi32_ps(own)) * load(steps.data() + group * tokens_together);
                     }
                 }
                 store(to + row * stride + first, scores * packed.factor);
@@ -83,16 +87,17 @@ private:
         }
     }
 
-    // Codes of 16 keys, the last of so many again where there are fewer: (vectors, even and odd, keys / slots, 64).
+    // Codes of 16 keys, and a later one to ask for: (vectors, even and odd, keys / slots, 64).
     template <int64_t slots>
-    void gather(const Span& at, int64_t first, int64_t count, uint8_t* to) const {
-        constexpr int64_t size = keys_together / slots * bytes_of_vector;
+    void gather(const auto& key_at, const uint8_t* later, uint8_t* to) const {
+        constexpr int64_t size = tokens_together / slots * bytes_of_vector;
+        const int64_t stride = codes_.strides[2];
         for (int64_t vector = 0; vector < layout_.vectors; ++vector, to += 2 * size) {
-            const NibbleReader<slots> read(codes_, at, first, count, vector);
-#pragma GCC unroll 4
-            for (int64_t key = 0; key < keys_together; key += slots) {
-                read.ask(key + keys_ahead);
-                const __m512i codes = read(key);
+            const int64_t begin = vector * bytes_of_vector, bytes = layout_.bytes_in(vector, codes_);
+            const bool dense = are_dense<slots>(key_at, bytes);
+            for (int64_t key = 0; key < tokens_together; key += slots) {
+                prefetch<2>(later + key * stride + begin, 1);
+                const __m512i codes = in_slots<slots>(key_at, key, begin, bytes, dense);
                 uint8_t* place = to + key / slots * bytes_of_vector;
                 _mm512_store_si512(place, even_channels(codes));
                 _mm512_store_si512(place + size, odd_channels(codes));
@@ -103,7 +108,7 @@ private:
     // The products of a query with 16 keys, for the steps of a vector apart.
     template <int64_t slots>
     void products(const uint8_t* keys, int64_t index, int64_t vector, __m512i (&to)[4 / slots]) const {
-        constexpr int64_t each = keys_together / slots;
+        constexpr int64_t each = tokens_together / slots;
         __m512i sums[each] = {};
         const auto add = [&](const int8_t* queries) {
             for (int64_t odd = 0; odd < 2; ++odd) {

@@ -55,12 +55,13 @@ private:
 
     template <int64_t groups>
     void pack(const float* weights, const Span& at, int64_t first, int64_t count, int64_t vector, Block& to) const {
+        bfloat16 room[values_together];
         alignas(64) int8_t high[groups][values_together] = {}, low[groups][values_together] = {};
         for (int64_t part = 0; part < groups; ++part) {
             const int64_t group = vector * groups + part;
             IntegerWeights integers{0, 0.0f};
             if (group < codes_.groups()) {
-                integers = integers_of<values_together>(weights, codes_.steps_at(at, group, first), count, high[part],
+                integers = integers_of<values_together>(weights, codes_.steps_of(at, group, first, count, room), count, high[part],
                                                         low[part]);
             }
             to.surplus[part] = integers.sum * excess<4>;
@@ -112,20 +113,29 @@ private:
     // (tokens / 4 / slots, even and odd, 4, 64).
     template <int64_t slots>
     void interleave(const Span& at, int64_t first, int64_t count, int64_t vector, uint8_t* to) const {
-        const NibbleReader<slots> read(codes_, at, first, count, vector);
-        for (int64_t token = 0; token < count; token += 4 * slots, to += 8 * bytes_of_vector) {
-            __m512i four[4], places[4];
+        const int64_t begin = vector * bytes_of_vector, bytes = layout_.bytes_in(vector, codes_);
+        const int64_t stride = codes_.strides[2];
+        Rows<4> rows(codes_, at, first);
+        for (int64_t token = 0; token < count; token += tokens_together) {
+            const int64_t some = std::min(tokens_together, count - token);
+            rows.next<tokens_together>(some, [&](auto token_at) {
+                const uint8_t* later = rows.later(values_ahead) + begin;
+                const bool dense = are_dense<slots>(token_at, bytes);
+                for (int64_t set = 0; set < some; set += 4 * slots, to += 8 * bytes_of_vector) {
+                    __m512i four[4], places[4];
 #pragma GCC unroll 4
-            for (int64_t index = 0; index < 4; ++index) {
-                read.ask(token + index * slots + values_ahead);
-                four[index] = read(token + index * slots);
-            }
-            side_by_side(four, places);
+                    for (int64_t index = 0; index < 4; ++index) {
+                        prefetch<2>(later + (set + index * slots) * stride, 1);
+                        four[index] = in_slots<slots>(token_at, set + index * slots, begin, bytes, dense);
+                    }
+                    side_by_side(four, places);
 #pragma GCC unroll 4
-            for (int64_t place = 0; place < 4; ++place) {
-                _mm512_store_si512(to + place * bytes_of_vector, even_channels(places[place]));
-                _mm512_store_si512(to + (4 + place) * bytes_of_vector, odd_channels(places[place]));
-            }
+                    for (int64_t place = 0; place < 4; ++place) {
+                        _mm512_store_si512(to + place * bytes_of_vector, even_channels(places[place]));
+                        _mm512_store_si512(to + (4 + place) * bytes_of_vector, odd_channels(places[place]));
+                    }
+                }
+            });
         }
     }
 

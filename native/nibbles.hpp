@@ -17,6 +17,11 @@ struct NibbleLayout {
         : slots(channels <= 32 ? 4 : channels <= 64 ? 2 : 1),
           vectors(std::max<int64_t>((channels + 2 * bytes_of_vector - 1) / (2 * bytes_of_vector), 1)) {}
 
+    // Bytes of a token in one of its vectors.
+    static int64_t bytes_in(int64_t vector, const Codes<4>& codes) {
+        return std::min(codes.bytes() - vector * bytes_of_vector, bytes_of_vector);
+    }
+
     int64_t slots;    // tokens in a vector
     int64_t vectors;  // of a token
 };
@@ -29,33 +34,22 @@ void with_slots(const NibbleLayout& layout, const Work& work) {
     work(std::integral_constant<int64_t, 1>());
 }
 
-// Reads the tokens of a span, `slots` to a vector, one vector of each token's at a time.
+// Are 16 tokens as close to each other as they are in slots? They are of two pages at most, so their ends tell.
 template <int64_t slots>
-class NibbleReader {
-public:
-    NibbleReader(const Codes<4>& codes, const Span& at, int64_t first, int64_t count, int64_t vector)
-        : from_(codes.at(at, first) + vector * bytes_of_vector), stride_(codes.strides[2]), last_(count - 1),
-          bytes_(std::min(codes.bytes() - vector * bytes_of_vector, bytes_of_vector)),
-          dense_(bytes_ * slots == bytes_of_vector && stride_ == bytes_) {}
+bool are_dense(const auto& token_at, int64_t bytes) {
+    return bytes * slots == bytes_of_vector && token_at(tokens_together - 1) == token_at(0) + (tokens_together - 1) * bytes;
+}
 
-    // Tokens from one on, each in its slot, the last again where there are no more.
-    __m512i operator()(int64_t token) const {
-        if (dense_ && token + slots - 1 <= last_) return _mm512_loadu_si512(from_ + token * stride_);
-        alignas(64) uint8_t bytes[bytes_of_vector] = {};
-        for (int64_t slot = 0; slot < slots; ++slot) {
-            std::memcpy(bytes + slot * (bytes_of_vector / slots), from_ + std::min(token + slot, last_) * stride_, bytes_);
-        }
-        return _mm512_load_si512(bytes);
+// One of the vectors of some tokens, each in its slot: so many bytes of each, from `begin` on.
+template <int64_t slots>
+__m512i in_slots(const auto& token_at, int64_t first, int64_t begin, int64_t bytes, bool dense) {
+    if (slots == 1 ? bytes == bytes_of_vector : dense) return _mm512_loadu_si512(token_at(first) + begin);
+    alignas(64) uint8_t some[bytes_of_vector] = {};
+    for (int64_t slot = 0; slot < slots; ++slot) {
+        std::memcpy(some + slot * (bytes_of_vector / slots), token_at(first + slot) + begin, bytes);
     }
-
-    // Asks for a token that comes later.
-    void ask(int64_t token) const { prefetch<2>(from_ + token * stride_, 1); }
-
-private:
-    const uint8_t* const from_;
-    const int64_t stride_, last_, bytes_;
-    const bool dense_;
-};
+    return _mm512_load_si512(some);
+}
 
 inline __m512i even_channels(__m512i bytes) { return _mm512_and_si512(bytes, _mm512_set1_epi8(15)); }
 inline __m512i odd_channels(__m512i bytes) { return even_channels(_mm512_srli_epi16(bytes, 4)); }

@@ -17,17 +17,16 @@ public:
     explicit FourBitTokens(const Codes<4>& codes)
         : codes_(codes), padded_(rounded_up(codes.channels, channels_of_step)), floats_(together * padded_) {}
 
-    Tokens4<float> at(const Span& span, int64_t first) {
+    Tokens4<float> at(const Span& span, int64_t first, const Tokens4<uint8_t>& codes) {
         Tokens4<float> next;
         for (int64_t index = 0; index < together; ++index) {
             float* to = floats_.data() + index * padded_;
-            const int64_t at = std::min(first + index, span.count - 1);
-            const uint8_t* bytes = codes_.at(span, at);
-            prefetch(bytes + ahead * codes_.strides[2], codes_.bytes());
+            const auto at = codes_.place(span, std::min(first + index, span.count - 1));
+            const uint8_t* bytes = codes[index];
             for (int64_t group = 0; group < codes_.groups(); ++group) {
                 int8_t whole[channels_of_step];
                 split(bytes + group * channels_of_step / 2, codes_.channels - group * channels_of_step, whole);
-                const Vector step = to_float(*codes_.steps_at(span, group, at));
+                const Vector step = to_float(token(codes_.steps, codes_.step_strides, at.page, span.key_head, group)[at.token]);
                 for (int64_t channel = 0; channel < channels_of_step; channel += width) {
                     store(to + group * channels_of_step + channel, load(whole + channel) * step);
                 }
@@ -63,16 +62,34 @@ private:
     Buffer<float> floats_;
 };
 
-// Calls body(first, tokens) for a few tokens of a span after the other.
+// Calls body(first, tokens) for a few tokens of a span after the other, the last one again where there are fewer.
 template <int bits, class Body>
 void for_tokens(const Codes<bits>& codes, const Span& at, const Body& body) {
+    Rows<bits> rows(codes, at, 0);
+    const auto few = [&](int64_t first) {
+        std::array<const typename Codes<bits>::Code*, together> from;
+        rows.template next<together>(std::min(together, at.count - first), [&](auto token_at) {
+            for (int64_t index = 0; index < together; ++index) {
+                from[index] = token_at(index);
+                prefetch(rows.later(ahead) + index * codes.strides[2], codes.bytes());
+            }
+        });
+        return from;
+    };
     if constexpr (bits == 8) {
-        for (int64_t first = 0; first < at.count; first += together) {
-            body(first, tokens_at(codes.at(at, 0), codes.strides[2], first, at.count, codes.channels));
-        }
+        for (int64_t first = 0; first < at.count; first += together) body(first, few(first));
     } else {
         FourBitTokens tokens(codes);
-        for (int64_t first = 0; first < at.count; first += together) body(first, tokens.at(at, first));
+        for (int64_t first = 0; first < at.count; first += together) body(first, tokens.at(at, first, few(first)));
+    }
+}
+
+// Multiplies what all rows have for the tokens of a span, `stride` apart, by the tokens' steps.
+inline void multiply_by_steps(const Codes<8>& codes, const Span& at, int64_t rows, float* to, int64_t stride) {
+    std::vector<float> room(codes.table == nullptr ? 0 : at.count);
+    const float* steps = codes.steps_of(at, 0, 0, at.count, room.data());
+    for (int64_t row = 0; row < rows; ++row) {
+        for (int64_t key = 0; key < at.count; ++key) to[row * stride + key] *= steps[key];
     }
 }
 
@@ -89,12 +106,7 @@ public:
                 multiply_keys(from, codes_.channels, queries[row], queries_.scale, to + row * stride + first);
             }
         });
-        if constexpr (bits == 8) {
-            const float* steps = codes_.steps_at(at, 0, 0);
-            for (int64_t row = 0; row < rows; ++row) {
-                for (int64_t key = 0; key < at.count; ++key) to[row * stride + key] *= steps[key];
-            }
-        }
+        if constexpr (bits == 8) multiply_by_steps(codes_, at, rows, to, stride);
     }
 
 private:
@@ -108,12 +120,7 @@ public:
     CodedValues(const FewQueries& queries, const Codes<bits>& codes) : rows_(queries.rows()), codes_(codes) {}
 
     void add(const Span& at, float* weights, int64_t stride, float* totals, int64_t columns) const {
-        if constexpr (bits == 8) {
-            const float* steps = codes_.steps_at(at, 0, 0);
-            for (int64_t row = 0; row < rows_; ++row) {
-                for (int64_t key = 0; key < at.count; ++key) weights[row * stride + key] *= steps[key];
-            }
-        }
+        if constexpr (bits == 8) multiply_by_steps(codes_, at, rows_, weights, stride);
         for_tokens(codes_, at, [&](int64_t first, const auto& from) {
             for (int64_t row = 0; row < rows_; ++row) {
                 add_values(from, codes_.channels, weights + row * stride + first, totals + row * columns);

@@ -12,6 +12,7 @@ _MODULES = {
     "explanation": ("explain",),
     "fused_attention.call": ("attention",),
     "fused_attention.cache": ("KeyValueCache",),
+    "fused_attention.paged": ("PagedKeyValueCache",),
     "fused_attention.partial": ("partial_attention",),
     "formats": ("BF16", "FP16", "UQ", "Float", "Q"),
     "methods.base.constants": ("Constants",),
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from softmaxkit.functional import softmax_topk as softmax_topk
     from softmaxkit.fused_attention.cache import KeyValueCache as KeyValueCache
     from softmaxkit.fused_attention.call import attention as attention
+    from softmaxkit.fused_attention.paged import PagedKeyValueCache as PagedKeyValueCache
     from softmaxkit.fused_attention.partial import partial_attention as partial_attention
     from softmaxkit.methods import *  # noqa: F403
     from softmaxkit.methods.base.constants import Constants as Constants

@@ -82,6 +82,25 @@ def test_an_8_bit_cache_is_what_its_codes_stand_for(
     assert error < (1e-6 if dtype == torch.float32 else 0.01)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_factors_of_outlier_channels_go_into_the_queries(
+    dtype: torch.dtype, device: torch.device, splits: list[int]
+) -> None:
+    case = Case(batch=2, heads=4, key_heads=2, queries=2, keys=150, channels=32, values=48)
+    query, key, value = (x.detach() for x in case.tensors(device, dtype))
+    key[..., 3] *= 50.0
+    query[..., 3] /= 50.0
+    query[0, 0, 0, 3] = 1e4 if dtype == torch.float16 else 1e-2  # times 32 it is beyond float16
+    cache = KeyValueCache(key, value)
+    assert cache.codes[0].factor is not None
+    for spec, numbers in ALL[:3]:
+        keys, values = (x.decoded(torch.float64) for x in cache.codes)
+        exact = truth(case, [query, keys, values], spec, numbers, None)
+        error = (cache.attention(query, spec, **numbers).double() - exact).norm() / exact.norm()
+        assert error < (1e-5 if dtype == torch.float32 else 2e-3)
+    assert len(splits) == 3
+
+
 def test_many_queries_of_a_cache_read_what_the_codes_stand_for(device: torch.device, splits: list[int]) -> None:
     case = Case(queries=20, keys=40)
     query, key, value = (x.detach() for x in case.tensors(device))

@@ -14,6 +14,7 @@ from torch.nn.functional import max_pool1d
 
 import softmaxkit
 from softmaxkit import ConSmax, Exaq, KeyValueCache
+from softmaxkit.fused_attention import call as call_module
 from softmaxkit.kernels import attention as kernels
 from softmaxkit.kernels import backends, codes, launch
 from softmaxkit.kernels.attention import AttentionCall
@@ -188,7 +189,18 @@ def test_many_channels_fit_32_bits() -> None:
     assert torch.allclose(found, torch.full_like(found, 20 * math.exp(1e-4 * channels**0.5 - 1)), rtol=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["float32", "bfloat16", "8 bits", "4 bits"])
+KINDS = ["float32", "bfloat16", "8 bits", "4 bits"]
+
+
+def operand(kind: str, tokens: Tensor, spoilt: Tensor) -> Any:
+    """Return tokens as a kernel reads them, NaN where `spoilt`, (batch, 1, 1, tokens), says so."""
+    if "bits" in kind:
+        codes = encode(tokens, int(kind[0]))
+        return dataclasses.replace(codes, steps=codes.steps.masked_fill(spoilt, math.nan))
+    return torch.where(spoilt[:, 0].mT[:, None], math.nan, tokens).to(getattr(torch, kind))
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("where", ["left", "right", "both", "middle", "all"])
 def test_what_is_hidden_is_not_read(kind: str, where: str, build: str) -> None:
     """Hidden tokens are NaN, which would spread to all that reads them, under weights of 0 too."""
@@ -207,20 +219,45 @@ def test_what_is_hidden_is_not_read(kind: str, where: str, build: str) -> None:
     for spec in (ConSmax(), Exaq()):
         results = []
         for poison in (False, True):
-            operands: list[Any] = []
-            for tokens in (key, value):
-                nan = torch.where(hidden[:, 0].mT[:, None] & poison, math.nan, tokens)
-                if "bits" in kind:
-                    codes = encode(tokens, int(kind[0]))
-                    steps = codes.steps.masked_fill(hidden & poison, math.nan)
-                    operands.append(dataclasses.replace(codes, steps=steps))
-                else:
-                    operands.append(nan.to(getattr(torch, kind)))
+            operands = [operand(kind, tokens, hidden & poison) for tokens in (key, value)]
             asked = query.to(operands[0].dtype) if isinstance(operands[0], Tensor) else query
             results.append(attend([asked, *operands], case, spec, ~hidden))
         assert results[0].isfinite().all()
         assert torch.equal(*results)
         assert (results[0][1] == 0).all() == (where == "all")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_lengths_as_numbers_are_what_a_mask_says(kind: str, build: str) -> None:
+    case = Case(batch=4, heads=4, queries=2, keys=2100)
+    query, key, value = case.tensors()
+    lengths = torch.tensor([2100, 0, 1025, 7])
+    hidden = torch.arange(2100) >= lengths[:, None, None, None]
+    operands = [operand(kind, tokens, hidden) for tokens in (key, value)]
+    asked = query.to(operands[0].dtype) if isinstance(operands[0], Tensor) else query
+    some = torch.rand(4, 1, 2, 2100, generator=torch.Generator().manual_seed(1)) < 0.6
+    for spec in (ConSmax(), Exaq()):
+        call = call_of(spec)
+        for mask in (None, some):
+            found = kernels.attend(asked, *operands, call, mask, lengths=lengths)
+            assert torch.equal(found, attend([asked, *operands], case, spec, ~hidden & (mask is None or mask)))
+            assert found.isfinite().all()
+            assert (found[1] == 0).all()
+            assert (found[2] != 0).any()
+        with pytest.raises(ValueError, match="lengths are one for each of 4 sequences"):
+            kernels.attend(asked, *operands, call, lengths=lengths[:2])
+    many = torch.randn(1, 1, 20, 8)
+    with pytest.raises(ValueError, match="lengths go with up to 12 queries of a head of keys"):
+        kernels.attend(many, many, many, call_of(Exaq()), lengths=torch.tensor([3]))
+
+
+def test_lengths_build_no_mask_for_a_native_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens = torch.randn(2, 2, 50, 8)
+    cache, lengths, seen = KeyValueCache(tokens, tokens), torch.tensor([50, 7]), []
+    inner = kernels.attend
+    monkeypatch.setattr(call_module, "attend", lambda *given: seen.append(given[4]) or inner(*given))
+    cache.attention(tokens[:, :, :1], Exaq(), lengths=lengths, clip=CLIP)
+    assert seen == [None]
 
 
 @pytest.mark.parametrize("bits", BITS)

@@ -12,41 +12,13 @@ import torch
 from torch import Tensor
 
 import softmaxkit
-from softmaxkit import ConSmax, Exaq, KeyValueCache
+from expected_errors import FEW_ROWS, error, methods, truth
+from softmaxkit import ConSmax, KeyValueCache
 from softmaxkit.kernels import attention as fused
 from softmaxkit.kernels import backends
 
 BUILDS = [*backends.NATIVE, "none"]
-SCORES, VALUES, DISTANCES = 0.02, 0.01, 1 / 16 / 12**0.5
-"""What 8 bits take, root mean square. Rounding errs by 1/sqrt(12) of a step; steps are 1/127 of the largest of some
-hundred normal numbers, which is 2.5 to 3.2 standard deviations. So queries err by 0.6% and keys by 0.7% of their size,
-scores of spread 2 by 1% of that; values err by 1% of their size at most; distances below exponentials' largest have
-steps of 1/16."""
-
-
-def of_levels(clip: float, bits: int) -> float:
-    """Return what a result with levels errs by, over its size.
-
-    A weight errs where its score crosses the border of two levels, as many do as lie within the mean error, 0.8 of the
-    root mean square, of one; and then by 1 - exp(-distance of levels) of the larger weight. In squares, as weights err
-    apart: of few levels the first border counts, where normal scores of spread 2 become fewer by exp(-1.3) a nat (2.6
-    standard deviations above their middle), so that a nat there holds 1.3 of those above; of many levels all borders
-    count, one in each distance.
-    """
-    distance = -clip / (2**bits - 1)
-    share = 0.8 * SCORES * max(1.3, 1 / distance)
-    return math.hypot(math.sqrt(share) * (1 - math.exp(-distance)), VALUES)
-
-
-METHODS: list[tuple[Any, dict[str, Any], float]] = [
-    (Exaq(), {"clip": -5.0}, of_levels(-5.0, 2)),
-    (Exaq(bits=3), {"clip": -6.0}, of_levels(-6.0, 3)),
-    (Exaq(bits=4), {"clip": -6.0}, of_levels(-6.0, 4)),
-    (ConSmax(), {"beta": 7.0, "gamma": 1.0}, math.hypot(SCORES, VALUES, DISTANCES)),
-]
-"""And the errors expected of results, root mean square over the result's."""
-FEW_ROWS = 2
-"""Times the expected error that a few rows may have: in them, a single weight at a border of levels counts."""
+METHODS = methods()
 
 
 @pytest.fixture(params=BUILDS)
@@ -64,16 +36,6 @@ def inputs(queries: int, keys: int, batch: int = 1) -> list[Tensor]:
     random = torch.Generator().manual_seed(queries + keys)
     query, key, value = (torch.randn(batch, 2, n, 64, generator=random) for n in (queries, keys, keys))
     return [query * 2, key + 1, value]
-
-
-def truth(spec: Any, numbers: dict[str, Any], given: list[Tensor], mask: Tensor | None = None) -> Tensor:
-    query, key, value = (x.double() for x in given)
-    found: Tensor = spec.module(heads=2, **numbers)(query @ key.mT / 8, mask) @ value
-    return found.detach()
-
-
-def error(found: Tensor, exact: Tensor) -> float:
-    return ((found - exact).square().mean().sqrt() / exact.square().mean().sqrt()).item()
 
 
 UNSEEN = ["keys", "heads", "batch", "rows", "causal"]

@@ -14,11 +14,13 @@ from softmaxkit.kernels.codes import Cached, encode
 pytestmark = pytest.mark.skipif(native() is None, reason="softmaxkit was installed without its native kernels")
 
 
-def both(tokens: Tensor, bits: int, centre: Tensor | None) -> tuple[Cached, Cached]:
-    """Return codes by the kernel and by torch, where these are both."""
+def both(
+    tokens: Tensor, bits: int, centre: Tensor | None = None, factor: Tensor | None = None
+) -> tuple[Cached, Cached]:
+    """Return codes by the kernel and by torch."""
     kernels = native()
     assert kernels is not None
-    own, theirs = codes._natively(kernels, tokens, bits, centre), codes._by_torch(tokens, bits, centre)
+    own, theirs = codes._natively(kernels, tokens, bits, centre, factor), codes._by_torch(tokens, bits, centre, factor)
     assert own is not None
     assert theirs is not None
     return own, theirs
@@ -35,13 +37,14 @@ def assert_same(own: Cached, theirs: Cached) -> None:
 @pytest.mark.parametrize("bits", codes.BITS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("channels", [1, 5, 31, 32, 33, 64, 80, 129])
-@pytest.mark.parametrize("centred", [False, True])
-def test_as_by_torch(bits: int, dtype: torch.dtype, channels: int, centred: bool) -> None:
+@pytest.mark.parametrize("framed", [False, True])
+def test_as_by_torch(bits: int, dtype: torch.dtype, channels: int, framed: bool) -> None:
     random = torch.Generator().manual_seed(channels)
     tokens = torch.randn(2, 3, 70, channels, generator=random)
     tokens *= torch.randn(2, 3, 70, 1, generator=random).mul(8).exp2()
-    centre = torch.randn(2, 3, 1, channels, generator=random) if centred else None
-    assert_same(*both(tokens.to(dtype), bits, centre))
+    centre = torch.randn(2, 3, 1, channels, generator=random) if framed else None
+    factor = torch.randint(0, 9, (2, 3, 1, channels), generator=random).float().exp2() if framed else None
+    assert_same(*both(tokens.to(dtype), bits, centre, factor))
 
 
 @pytest.mark.parametrize("bits", codes.BITS)
@@ -56,7 +59,7 @@ def test_any_strides_and_no_tokens(bits: int) -> None:
         tokens[..., :0],
         tokens[:0],
     ):
-        assert_same(*both(view, bits, None))
+        assert_same(*both(view, bits))
 
 
 @pytest.mark.parametrize("bits", codes.BITS)
@@ -76,7 +79,7 @@ def test_numbers_at_the_ends(bits: int) -> None:
         torch.full((32,), torch.finfo(torch.float32).max),
         torch.linspace(-1, 1, 32) * torch.finfo(torch.float32).max,
     ]
-    assert_same(*both(torch.stack(rows)[None, None], bits, None))
+    assert_same(*both(torch.stack(rows)[None, None], bits))
 
 
 @pytest.mark.parametrize("bits", codes.BITS)

@@ -18,7 +18,7 @@ import softmaxkit
 from models.architectures import make
 from softmaxkit import ConSmax, Exaq, KeyValueCache, QuantisedCache, Softermax, Spec
 from softmaxkit.kernels.backends import backend_name
-from softmaxkit.kernels.codes import BITS, Cached
+from softmaxkit.kernels.codes import BITS, Cached, encode, frame
 from softmaxkit.models.cache import CachedTensor, QuantisedLayer
 
 METHODS: list[tuple[Spec, dict[str, Any]]] = [(Exaq(bits=3), {"clip": -5.0}), (ConSmax(), {}), (Softermax(), {})]
@@ -32,11 +32,25 @@ NATIVE = backend_name() != "torch"
 class RoundedLayer(DynamicLayer):
     """Plain tensors of what 8 bits make of keys and values, but for the attention over the first prompt."""
 
+    factor: Tensor | None = None
+
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         first = self.get_seq_length() == 0
-        rounded = KeyValueCache(key_states, value_states)
-        every = super().update(rounded.keys, rounded.values)
+        if first:
+            _, self.factor = frame(key_states, 8)
+        keys, values = encode(key_states, 8, None, self.factor), encode(value_states, 8)
+        every = super().update(keys.decoded(key_states.dtype), values.decoded(value_states.dtype))
         return (key_states, value_states) if first else every
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        self.batch_select_indices(beam_idx)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        self.batch_select_indices(torch.arange(self.keys.shape[0]).repeat_interleave(repeats))
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        super().batch_select_indices(indices)
+        self.factor = None if self.factor is None else self.factor[indices]
 
 
 class DecodedLayer(QuantisedLayer):

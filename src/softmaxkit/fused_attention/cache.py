@@ -8,10 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from softmaxkit.fused_attention.call import attention, choose, fused, module_for
-from softmaxkit.kernels import attention as kernels
-from softmaxkit.kernels.codes import BITS, Cached, encode
-from softmaxkit.methods.base.spec import Spec, check_spec
+from softmaxkit.fused_attention.over_codes import attention_over_codes, checked_lengths
+from softmaxkit.kernels.codes import BITS, Cached, encode, frame
+from softmaxkit.methods.base.spec import Spec
 
 
 class KeyValueCache:
@@ -22,7 +21,8 @@ class KeyValueCache:
         values: the same dtype, (batch, key heads, tokens, value channels).
         bits: 8, with a step for each token and head, or 4, with one for every 32 channels of these, and keys less the
             mean of the first that came, which real keys have in common: `nbytes` is about a quarter or a seventh of
-            float32.
+            float32. Channels that are much larger than others in the keys that come first are divided by a power of 2,
+            so that they do not take the others' bits.
 
     Raises:
         ValueError: another number of bits; and as `append`.
@@ -37,7 +37,7 @@ class KeyValueCache:
                 raise ValueError(f"keys and values are (batch, key heads, tokens, channels), not {tuple(tokens.shape)}")
         self._dtype = keys.dtype
         self._length = 0
-        self._stores = [_Store(keys[:, :, :0], bits, centred=bits == 4), _Store(values[:, :, :0], bits)]
+        self._stores = [_Store(keys[:, :, :0], bits, framed=True), _Store(values[:, :, :0], bits)]
         self.append(keys, values)
 
     def __len__(self) -> int:
@@ -139,50 +139,17 @@ class KeyValueCache:
         Raises:
             ValueError, TypeError: as `attention`; or lengths that are none.
         """
-        check_spec(spec)
-        spec.require(parameters)
-        keys, values = self.codes
-        kernels.check_shapes(query, keys, values)
         if lengths is not None:
-            attn_mask = _within(self._seen(lengths), attn_mask)
-        if kernels.are_few(query, keys) and (attn_mask is None or attn_mask.dtype == torch.bool):
-            module = module_for(spec, "float", query.shape[1], self._length, parameters, query.device)
-            factor = kernels.default_scale(query) if scale is None else scale
-            call, choice = choose(module, query, keys, values, scale=factor)
-            if call is not None and choice.kernel:
-                result = fused(call, choice, query, keys, values, attn_mask, False, factor)
-                if result is not None:
-                    return result
-        return attention(query, self.keys, self.values, spec, attn_mask, scale=scale, enable_gqa=True, **parameters)
-
-    def _seen(self, lengths: Tensor) -> Tensor:
-        """Return which tokens are within lengths, (batch, 1, 1, tokens)."""
-        held = self._stores[0].held
-        if lengths.shape != held.shape[:1] or lengths.is_floating_point() or lengths.dtype == torch.bool:
-            raise ValueError(
-                f"lengths are integers, one for each of {held.shape[0]} sequences, not {lengths.dtype} of shape "
-                f"{tuple(lengths.shape)}"
-            )
-        if lengths.numel() and not 0 <= int(lengths.min()) <= int(lengths.max()) <= self._length:
-            raise ValueError(
-                f"lengths are 0 to {self._length}, the tokens held, not {int(lengths.min())} to {int(lengths.max())}"
-            )
-        places = torch.arange(self._length, device=held.device)
-        return (places < lengths.to(held.device)[:, None])[:, None, None]
-
-
-def _within(seen: Tensor, mask: Tensor | None) -> Tensor:
-    """Return a mask, boolean or added to the scores, that hides what is not seen, too."""
-    if mask is None:
-        return seen
-    return mask & seen if mask.dtype == torch.bool else mask.masked_fill(~seen, -torch.inf)
+            lengths = checked_lengths(lengths, self._stores[0].held.shape[0], self._length, "the tokens held")
+        keys, values = self.codes
+        return attention_over_codes(query, keys, values, self._dtype, spec, attn_mask, scale, lengths, parameters)
 
 
 class _Store:
     """Codes of tokens and their steps, with room to grow."""
 
-    def __init__(self, none: Tensor, bits: int, centred: bool = False) -> None:
-        self._centred = centred
+    def __init__(self, none: Tensor, bits: int, framed: bool = False) -> None:
+        self._framed = framed
         with torch.inference_mode(False):  # what is kept may grow later, in any mode
             self.held = encode(torch.empty_like(none), bits)
 
@@ -190,11 +157,12 @@ class _Store:
         last = first + tokens.shape[2]
         with torch.inference_mode(False):
             plain = tokens.clone() if tokens.is_inference() else tokens
-            if self._centred and first == 0 < last:
-                self.held = replace(self.held, centre=plain.float().mean(2, keepdim=True))
+            if self._framed and first == 0 < last:
+                centre, factor = frame(plain, self.held.bits)
+                self.held = replace(self.held, centre=centre, factor=factor)
             if last > self.held.shape[2]:
                 self._grow(first, 2 * last)
-            codes = encode(plain, self.held.bits, self.held.centre)
+            codes = encode(plain, self.held.bits, self.held.centre, self.held.factor)
             self.held.codes[:, :, first:last] = codes.codes
             self.held.steps[..., first:last] = codes.steps
 
@@ -207,8 +175,10 @@ class _Store:
     def select(self, sequences: Tensor) -> None:
         with torch.inference_mode(False):
             codes, steps = (x.index_select(0, sequences) for x in (self.held.codes, self.held.steps))
-            centre = None if self.held.centre is None else self.held.centre.index_select(0, sequences)
-            self.held = replace(self.held, codes=codes, steps=steps, centre=centre)
+            centre, factor = (
+                None if x is None else x.index_select(0, sequences) for x in (self.held.centre, self.held.factor)
+            )
+            self.held = replace(self.held, codes=codes, steps=steps, centre=centre, factor=factor)
 
     def cached(self, length: int) -> Cached:
         return replace(self.held, codes=self.held.codes[:, :, :length], steps=self.held.steps[..., :length])

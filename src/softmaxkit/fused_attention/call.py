@@ -251,8 +251,12 @@ def fused(
     is_causal: bool,
     scale: float,
     dropout_p: float = 0.0,
+    lengths: Tensor | None = None,
 ) -> Tensor | None:
-    """Run a fused attention by the back end of choice, shapes as `attention`; None where that cannot after all."""
+    """Run a fused attention by the back end of choice, shapes as `attention`; None where that cannot after all.
+
+    Lengths are for native kernels alone, as in `softmaxkit.kernels.attention.attend`.
+    """
     if choice.backend == "triton":
         from softmaxkit.kernels.triton.attention import attend as attend_by_triton
 
@@ -264,7 +268,7 @@ def fused(
         assert isinstance(value, Tensor)
         return attend_by_flex(query, key, value, call, mask, is_causal, scale)
     try:
-        return attend(query, key, value, call, mask, is_causal, scale)
+        return attend(query, key, value, call, mask, is_causal, scale, lengths)
     except ArithmeticError:
         return None  # torch carries NaN and infinity to where they belong, and has more bits where 8 are too few
 

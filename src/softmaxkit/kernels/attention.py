@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from softmaxkit.kernels.backends import Support, has_tiles
-from softmaxkit.kernels.codes import BITS, Cached
+from softmaxkit.kernels.codes import BITS, Cached, Paged
 from softmaxkit.kernels.launch import DTYPES, GPU_DTYPES, loaded
 from softmaxkit.kernels.rows import check_levels
 from softmaxkit.kernels.weights import Weights, exponential_weights, level_weights
@@ -140,6 +140,8 @@ class AttentionCall:
             reasons.append("keys and values are both in caches of as many bits, or neither is")
         elif unread := bits - CACHED_BITS[kind]:
             reasons.append(f"it does not read {max(unread)}-bit caches")
+        if kind != "native" and isinstance(key, Paged):
+            reasons.append("it does not read pages")
         if kind == "flex" and min(query.shape[-1], value.shape[-1]) < LEAST_FLEX_CHANNELS:
             reasons.append(f"it takes {LEAST_FLEX_CHANNELS} channels or more")
         if any(x.device != query.device for x in (key, value)):
@@ -196,6 +198,7 @@ def attend(
     mask: Tensor | None = None,
     is_causal: bool = False,
     scale: float | None = None,
+    lengths: Tensor | None = None,
 ) -> Tensor:
     """Return attention with weights as `call` says.
 
@@ -208,6 +211,8 @@ def attend(
         mask: boolean, True where attended, broadcasts to (batch, heads, queries, keys).
         is_causal: a query attends to the keys up to its own index.
         scale: factor of the scores; 1/sqrt(channels) if None.
+        lengths: int64 on the CPU, (batch,), of a few queries: how many of its first keys each sequence attends to,
+            which are no more than there are.
 
     Returns:
         (batch, heads, queries, value channels); zeros for a query that attends to nothing.
@@ -220,10 +225,14 @@ def attend(
         TooCoarseError: 8 bits would not keep scores or values apart, see `too_coarse`.
     """
     operands = _Operands(query, key, value, mask, is_causal, scale)
+    if lengths is not None and (call.base or not operands.are_few):
+        raise ValueError(f"lengths go with up to {FEW} queries of a head of keys; say it by a mask to more")
+    if lengths is not None and lengths.shape != query.shape[:1]:
+        raise ValueError(f"lengths are one for each of {query.shape[0]} sequences, not {tuple(lengths.shape)}")
     if call.base:
         return operands.softmax(call.base)
     offsets = call.offsets(query.shape[1])
-    return operands.few(call, offsets) if operands.are_few else operands.many(call, offsets)
+    return operands.few(call, offsets, lengths) if operands.are_few else operands.many(call, offsets)
 
 
 def reason_against_8_bits(
@@ -278,7 +287,14 @@ class _Operands:
             x if x.stride(-1) == 1 else x.contiguous()
             for x in (self.query, *(x.codes if isinstance(x, Cached) else x for x in (key, value)))
         )
-        self.centre = cached[0].centre if cached else None
+        self.shifts = None
+        if cached:
+            self.shifts = _shifts(self.query, cached[0])
+            self.query = cached[0].taken_up(self.query)
+        self.table, self.pages = None, [0, 0]
+        if isinstance(key, Paged):
+            self.table = key.table.contiguous()
+            self.pages = [key.table.shape[1], key.codes.shape[2]]
         self.sizes = [*query.shape[:2], key.shape[1], query.shape[2], *key.shape[2:], value.shape[3]]
         self.mask = None if mask is None else _mask(mask, query, key)
         self.dtype = query.dtype
@@ -318,27 +334,27 @@ class _Operands:
         self.query = self.query.to(self.dtype)
         return self._run(lambda shape, pointers, tail: kernel(shape, self.scale * math.log2(base), *pointers, *tail))
 
-    def few(self, call: AttentionCall, offsets: Tensor | None) -> Tensor:
+    def few(self, call: AttentionCall, offsets: Tensor | None, lengths: Tensor | None) -> Tensor:
         """Run the kernel of a few queries."""
         normalisation = self.kernels.Normalisation(
             call.clip, list(call.exponentials), _pointer(offsets), call.log_limit
         )
         kernel = getattr(self.kernels, f"decode_{self.kind}")
-        shifts = None
-        if self.centre is not None:  # what the keys' centre adds to all scores of a query
-            centres = self.centre.repeat_interleave(self.query.shape[1] // self.centre.shape[1], dim=1)
-            shifts = ((self.query * centres).sum(-1) * self.scale).contiguous()
+        shifts = None if self.shifts is None else (self.shifts * self.scale).contiguous()
         steps = [*(_pointer(x) for x in self.steps), *(list(x.stride()[:3]) for x in self.steps)]
         if self.steps:
-            steps.append(_pointer(shifts))
+            steps += [_pointer(self.table), self.pages, _pointer(shifts)]
+        counts = None if lengths is None else lengths.to("cpu", torch.int64).contiguous()
         return self._run(
-            lambda shape, pointers, tail: kernel(shape, normalisation, self.scale, *pointers, *steps, *tail)
+            lambda shape, pointers, tail: kernel(
+                shape, normalisation, self.scale, *pointers, *steps, _pointer(counts), *tail
+            )
         )
 
     def _run(self, kernel: Callable[[Any, list[int], list[int]], bool]) -> Tensor:
         query, key, value, mask = self.query, self.key, self.value, self.mask
         result = query.new_empty((*query.shape[:-1], self.sizes[-1]))
-        if result.numel() == 0 or key.shape[2] == 0:
+        if result.numel() == 0 or self.sizes[4] == 0:
             return result.zero_().to(self.dtype)
         shape = self.kernels.AttentionShape(
             self.sizes,
@@ -351,6 +367,13 @@ class _Operands:
         if not kernel(shape, pointers, [_pointer(mask), result.data_ptr(), torch.get_num_threads()]):
             raise FloatingPointError("query, key or value holds NaN or infinity")
         return result.to(self.dtype)
+
+
+def _shifts(query: Tensor, keys: Cached) -> Tensor | None:
+    """Return what the keys' centre adds to all products of a query, (batch, heads, queries)."""
+    if keys.centre is None:
+        return None
+    return (query * keys.centre.repeat_interleave(query.shape[1] // keys.centre.shape[1], dim=1)).sum(-1)
 
 
 def _pointer(values: Tensor | None) -> int:

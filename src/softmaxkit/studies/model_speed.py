@@ -135,9 +135,7 @@ def _rival(model: PreTrainedModel, dtype: str, window: Tensor) -> Runner:
     return Runner(figures, model, lambda: DynamicCache(config=model.config))
 
 
-def _with_method(
-    model: PreTrainedModel, dtype: str, spec: Spec, batches: list[Tensor], window: Tensor
-) -> list[Runner]:
+def _with_method(model: PreTrainedModel, dtype: str, spec: Spec, batches: list[Tensor], window: Tensor) -> list[Runner]:
     """Return a model with a method in mode "fused", with transformers' cache and with ours of 8 bits."""
     own = calibrate(apply(_copy_with_same_weights(model), spec), batches).eval()
     in_float = loss_on(own, window)

@@ -68,8 +68,9 @@ def attend(
     steps = [x.steps[:, :, 0] if isinstance(x, Cached) else None for x in (key, value)]
     factor = default_scale(query) if scale is None else scale
     how = (call.clip, len(call.exponentials), call.log_limit, call.base, is_causal, factor)
-    result: Tensor = decode(query, keys, values, *steps, call.offset, mask, *how)
-    return result
+    asked = key.taken_up(query) if isinstance(key, Cached) else query
+    result: Tensor = decode(asked, keys, values, *steps, call.offset, mask, *how)
+    return result.to(query.dtype)
 
 
 @operator("cpu", "cuda")
