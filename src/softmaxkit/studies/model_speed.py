@@ -122,11 +122,10 @@ def measure_model_speed(options: ModelSpeedOptions, command: Sequence[str], stag
 
 def _cast(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
     """Return a model in a dtype; weights that have it already are shared."""
-    if dtype == model.dtype:
-        return _copy_with_same_weights(model).eval()
-    cast = copy.deepcopy(model)
+    cast = _copy_with_same_weights(model) if dtype == model.dtype else copy.deepcopy(model)
     cast.to(dtype)  # type: ignore[arg-type, unused-ignore]
-    return cast.eval()
+    cast.eval()
+    return cast
 
 
 def _rival(model: PreTrainedModel, dtype: str, window: Tensor) -> Runner:
