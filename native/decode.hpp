@@ -43,7 +43,7 @@ public:
         if (how_.levels.count == 0) {  // no part needs another's maximum
             all_parts([this](int64_t part) {
                 score(part);
-                add(part);
+                if (finite_) add(part);
             });
         } else {
             all_parts([this](int64_t part) { score(part); });

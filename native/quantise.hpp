@@ -272,8 +272,12 @@ PackedQuery pack_query(const T* from, int64_t channels, double scale, const Pack
         sizes += size;
         largest = stdx::max(largest, size);
     }
-    finite = finite && stdx::all_of(sizes < infinity);
     PackedQuery packed;
+    if (!stdx::all_of(sizes < infinity)) {  // no integer stands for such a number
+        finite = false;
+        std::fill_n(to, rounded_up(channels, 4), uint8_t(128));
+        return packed;
+    }
     const float top = stdx::hmax(largest);
     const Vector inverse = inverse_steps(top);
     Integers of_mean = 0;

@@ -16,6 +16,10 @@ BITS = (8, 4)
 """Bits of a code."""
 CHANNELS_OF_STEP = 32
 """Channels that share a step where codes have 4 bits."""
+OUTLIER = {8: 4, 4: 8}
+"""By bits, times the middle channel's size from which on a channel of keys is an outlier. In models, those that are a
+little larger have larger queries, too, and would lose more by a factor than others gain; of 4 bits most, where 32
+channels alone share a step (`benchmarks/cache_accuracy.py`)."""
 SEEN_BEFORE = 4
 """Tokens in which a channel counts as having been as large as the middle one: few tokens say little of a channel."""
 LARGEST_FACTOR = 24
@@ -116,10 +120,10 @@ def frame(keys: Tensor, bits: int) -> tuple[Tensor | None, Tensor | None]:
     """Return the centre and the factors of keys to come, from the first that came.
 
     Codes of 4 bits are set about the mean. A channel whose root mean square, about the centre, is r times that of the
-    head's middle channel, is divided by the largest power of 2 up to r, and not below 1: so it is never twice the
-    middle one, and a token's step is that of ordinary channels. Queries are multiplied instead. Where they are as much
-    smaller in that channel, as in models, it costs scores nothing more; where they are not, its own error is to its
-    share of the scores as those of other channels are to theirs.
+    head's middle channel, and r no less than `OUTLIER`, is divided by the largest power of 2 up to r/2: so that it is 2
+    to 4 times the middle one, and a token's step at most twice that of ordinary channels. Queries are multiplied
+    instead. Where they are as much smaller in that channel, it costs scores nothing more; where they are not, its own
+    error is to its share of the scores no more than those of other channels are to theirs.
 
     Args:
         keys: floating, (batch, key heads, tokens, channels), one token or more.
@@ -138,8 +142,9 @@ def frame(keys: Tensor, bits: int) -> tuple[Tensor | None, Tensor | None]:
     sizes = largest * (rest / largest.clamp(min=LEAST_STEP)).square().mean(2, keepdim=True).sqrt()
     middle = sizes.masked_fill(sizes == 0, torch.nan).nanmedian(-1, keepdim=True).values
     tokens = keys.shape[2]
-    ratio = ((sizes / middle).square() * tokens + SEEN_BEFORE) / (tokens + SEEN_BEFORE)
-    powers = (ratio.log2() / 2).nan_to_num(nan=0.0).floor().clamp(0, LARGEST_FACTOR)
+    squares = ((sizes / middle).square() * tokens + SEEN_BEFORE) / (tokens + SEEN_BEFORE)
+    ratio = squares.sqrt()
+    powers = (ratio.log2() - 1).floor().clamp(0, LARGEST_FACTOR).where(ratio >= OUTLIER[bits], 0.0)
     return centre, torch.ldexp(torch.ones_like(powers), powers) if powers.any() else None
 
 
