@@ -13,8 +13,8 @@ from torch import Tensor
 
 from softmaxkit import ConSmax, Exaq, KeyValueCache, PagedKeyValueCache, QuantisedCache
 from softmaxkit.fused_attention import cache as cache_module
-from softmaxkit.kernels import attention as kernels
 from softmaxkit.kernels import backends
+from softmaxkit.kernels import native_attention as kernels
 from softmaxkit.kernels.attention import AttentionCall
 from softmaxkit.kernels.codes import BITS, encode, frame
 

@@ -14,8 +14,8 @@ import softmaxkit
 from expected_errors import FEW_ROWS, Method, error, methods, truth
 from softmaxkit import KeyValueCache, PagedKeyValueCache
 from softmaxkit.fused_attention import over_codes
-from softmaxkit.kernels import attention as fused
 from softmaxkit.kernels import backends
+from softmaxkit.kernels import native_attention as fused
 
 KEYS, PADDING, ROWS = 400, 80, 16
 FLOAT = 1e-5

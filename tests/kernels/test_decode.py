@@ -15,8 +15,8 @@ from torch.nn.functional import max_pool1d
 import softmaxkit
 from softmaxkit import ConSmax, Exaq, KeyValueCache
 from softmaxkit.fused_attention import call as call_module
-from softmaxkit.kernels import attention as kernels
 from softmaxkit.kernels import backends, codes, launch
+from softmaxkit.kernels import native_attention as kernels
 from softmaxkit.kernels.attention import AttentionCall
 from softmaxkit.kernels.codes import BITS, Cached, encode
 

@@ -17,8 +17,9 @@ import softmaxkit
 from softmaxkit import ConSmax, Exact, Exaq, Softermax
 from softmaxkit.fused_attention.cache import KeyValueCache
 from softmaxkit.fused_attention.call import module_for
-from softmaxkit.kernels import attention as fused
 from softmaxkit.kernels import backends, launch, weights
+from softmaxkit.kernels import native_attention as fused
+from softmaxkit.kernels.attention import FEW, AttentionCall
 
 BUILT = backends.native() is not None
 needs_kernels = pytest.mark.skipif(not BUILT, reason="the native kernels are not built")
@@ -67,10 +68,10 @@ def methods(given: list[Tensor]) -> list[tuple[Any, dict[str, Any]]]:
     return [(Exaq(), {"clip": CLIP}), (ConSmax(), {"beta": total.float(), "gamma": 1.0})]
 
 
-def call_of(spec: Any, real: dict[str, Any]) -> fused.AttentionCall:
+def call_of(spec: Any, real: dict[str, Any]) -> AttentionCall:
     if isinstance(spec, Exaq):
-        return fused.AttentionCall.by_levels(CLIP, LEVELS)
-    return fused.AttentionCall.by_exponential(real["beta"], 1.0)
+        return AttentionCall.by_levels(CLIP, LEVELS)
+    return AttentionCall.by_exponential(real["beta"], 1.0)
 
 
 def numbers_of(spec: Any) -> dict[str, Any]:
@@ -105,7 +106,7 @@ def test_instruction_sets_give_equal_numbers_near_float64(
     how = {**how, "mask": some_of(*how["mask"])} if "mask" in how else how
     queries, keys = shape[2], given[1].shape[2]
     seen = torch.ones(queries, keys, dtype=torch.bool).tril() if how.get("is_causal") else how.get("mask")
-    few = shape[1] // given[1].shape[1] * queries <= fused.FEW
+    few = shape[1] // given[1].shape[1] * queries <= FEW
     for spec, real in methods(given):
         results = []
         for module in modules():
@@ -163,17 +164,17 @@ def test_weights_are_right_on_average() -> None:
 @needs_kernels
 def test_calls_that_cannot_be_are_refused() -> None:
     with pytest.raises(ValueError, match="4, 8 or 16 levels"):
-        fused.AttentionCall.by_levels(-1.0, [0.3, 1.0])
+        AttentionCall.by_levels(-1.0, [0.3, 1.0])
     with pytest.raises(ValueError, match="positive and finite"):
-        fused.AttentionCall.by_exponential(torch.tensor(0.0), math.inf)
+        AttentionCall.by_exponential(torch.tensor(0.0), math.inf)
     with pytest.raises(ValueError, match=r"offsets are \(2,\) or one number, not \(3,\)"):
-        fused.attend(*inputs(1, 2, 40, 64), fused.AttentionCall.by_exponential(torch.zeros(3), 1.0))
+        fused.attend(*inputs(1, 2, 40, 64), AttentionCall.by_exponential(torch.zeros(3), 1.0))
 
 
 @needs_kernels
 def test_one_wrong_weight_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     given, right = inputs(1, 2, 40, 64), weights.level_weights(CLIP, LEVELS)
-    call = fused.AttentionCall.by_levels(CLIP, LEVELS)
+    call = AttentionCall.by_levels(CLIP, LEVELS)
     result = fused.attend(*given, call)
     tables = right.tables.copy()
     tables[0, 0, 0, 0] -= 1

@@ -15,10 +15,11 @@ from torch.nn.functional import scaled_dot_product_attention
 import softmaxkit
 from softmaxkit import Exact, Softermax
 from softmaxkit.fused_attention import call as dispatch
-from softmaxkit.kernels import attention as fused
 from softmaxkit.kernels import backends, launch
+from softmaxkit.kernels import native_attention as fused
+from softmaxkit.kernels.attention import AttentionCall
 
-BY_E = fused.AttentionCall.by_softmax(math.e)
+BY_E = AttentionCall.by_softmax(math.e)
 ROUNDING = 2.0**-7 / math.sqrt(12) * math.sqrt(3 / (8 * math.log(2)))
 """Of bfloat16, relative, root mean square: half a step of 2^-7, of numbers whose mantissas lie evenly on a logarithmic
 scale, where the mean of 1 / mantissa^2 is 3 / (8 ln 2)."""
@@ -120,7 +121,7 @@ def test_scales_bases_and_rows_whose_largest_score_comes_last() -> None:
     query, key, value = (x.bfloat16() for x in inputs(40, 700, 64, 64))
     key = key * torch.linspace(0.1, 3, 700).bfloat16()[:, None]
     for scale, base in ((0.3, 2.0), (-0.1, math.e), (0.0, 2.0)):
-        found = fused.attend(query, key, value, fused.AttentionCall.by_softmax(base), scale=scale)
+        found = fused.attend(query, key, value, AttentionCall.by_softmax(base), scale=scale)
         truth = exact([query, key, value], scale=scale, base=base)
         assert rms(found - truth) <= 1.1 * math.sqrt(2) * ROUNDING * rms(truth)
 
@@ -155,7 +156,7 @@ def test_nan_infinity_and_overflow_are_torchs(place: int, wrong: float) -> None:
 def test_where_it_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     given = [x.bfloat16() for x in inputs(40, 70, 64, 64)]
     assert torch.equal(softmaxkit.attention(*given, Exact()), fused.attend(*given, BY_E))
-    by_two = fused.attend(*given, fused.AttentionCall.by_softmax(2.0))
+    by_two = fused.attend(*given, AttentionCall.by_softmax(2.0))
     assert torch.equal(softmaxkit.attention(*given, Softermax()), by_two)
     assert softmaxkit.explain(Exact(), *given).native
     wide = [x.float() for x in given]

@@ -15,17 +15,18 @@ from torch import Tensor
 
 import softmaxkit
 from softmaxkit import ConSmax, Exaq
-from softmaxkit.kernels import attention as fused
 from softmaxkit.kernels import backends, launch
+from softmaxkit.kernels import native_attention as fused
+from softmaxkit.kernels.attention import AttentionCall
 
 if "avx512" not in backends._supported():
     pytest.skip("no AVX-512 kernels here, with which these are compared", allow_module_level=True)
 
-ONE_BYTE, TWO_BYTES = (fused.AttentionCall.by_levels(clip, Exaq(bits=2).exponentials(clip)) for clip in (-5.0, -9.0))
+ONE_BYTE, TWO_BYTES = (AttentionCall.by_levels(clip, Exaq(bits=2).exponentials(clip)) for clip in (-5.0, -9.0))
 CALLS = {
     "levels": ONE_BYTE,
     "levels of two bytes": TWO_BYTES,
-    "exponentials": fused.AttentionCall.by_exponential(torch.tensor(4.0), 1.0),
+    "exponentials": AttentionCall.by_exponential(torch.tensor(4.0), 1.0),
 }
 
 
@@ -46,7 +47,7 @@ def fresh() -> Iterator[None]:
     backends.reset()
 
 
-def attend(kernels: Any, given: list[Tensor], call: fused.AttentionCall, **how: Any) -> Tensor:
+def attend(kernels: Any, given: list[Tensor], call: AttentionCall, **how: Any) -> Tensor:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(launch, "native", lambda: kernels)
         return fused.attend(*given, call, **how)

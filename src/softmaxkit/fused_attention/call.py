@@ -12,16 +12,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from softmaxkit.fused_attention.stripes import attend_by_stripes
-from softmaxkit.kernels.attention import (
-    AttentionCall,
-    attend,
-    check_shapes,
-    default_scale,
-    reason_against_8_bits,
-    reasons_against_bfloat16,
-)
+from softmaxkit.kernels.attention import AttentionCall, check_shapes, default_scale, reasons_against_bfloat16
 from softmaxkit.kernels.backends import Choice, has_tiles, only_torch, pick, runs_on_gpu
 from softmaxkit.kernels.codes import Cached
+from softmaxkit.kernels.native_attention import attend, reason_against_8_bits
 from softmaxkit.masks import expand_mask
 from softmaxkit.methods.base.module import SoftmaxModule
 from softmaxkit.methods.base.numbers import attention_call_with, normalise_with, without_gradients
@@ -255,7 +249,7 @@ def fused(
 ) -> Tensor | None:
     """Run a fused attention by the back end of choice, shapes as `attention`; None where that cannot after all.
 
-    Lengths are for native kernels alone, as in `softmaxkit.kernels.attention.attend`.
+    Lengths are for native kernels alone, as in `softmaxkit.kernels.native_attention.attend`.
     """
     if choice.backend == "triton":
         from softmaxkit.kernels.triton.attention import attend as attend_by_triton
