@@ -81,7 +81,9 @@ def test_ordinary_keys_have_no_factors() -> None:
         for seed in range(20):
             assert frame(normal(tokens, seed)[1], 8)[1] is None
     assert frame(torch.zeros(1, 2, 5, 8), 8)[1] is None
-    assert frame(torch.randn(1, 1, 50, 1), 4)[1] is None
+    for bits in BITS:
+        assert frame(torch.randn(1, 1, 50, 1), bits)[1] is None
+        assert frame(torch.randn(1, 1, 50, 0), bits)[1] is None
 
 
 @pytest.mark.parametrize("tokens", [1, 2, 4])

@@ -297,6 +297,8 @@ def test_pools_and_copies_that_do_not_fit() -> None:
         PagedKeyValueCache(3, 16, 2, 8, dtype=torch.int8)
     with pytest.raises(ValueError, match=r"takes sample_keys as \(tokens, 2, 8\)"):
         PagedKeyValueCache(3, 16, 2, 8, sample_keys=torch.ones(2, 8))
+    with pytest.raises(ValueError, match="sample_keys are one token or more"):
+        PagedKeyValueCache(3, 16, 2, 8, sample_keys=torch.ones(0, 2, 8))
     pool = PagedKeyValueCache(3, 16, 2, 8)
     for wrong, message in (
         ([[0, 3]], "block_mapping has pages 0 to 2"),

@@ -79,6 +79,8 @@ class PagedKeyValueCache:
         if sample_keys is not None:
             self._check_tokens("sample_keys", sample_keys, self._keys)
             self._check_finite("sample_keys", sample_keys)
+            if not sample_keys.shape[0]:
+                raise ValueError("sample_keys are one token or more; leave them out for those of the first write")
             self._frame(sample_keys)
 
     @property

@@ -137,6 +137,8 @@ def frame(keys: Tensor, bits: int) -> tuple[Tensor | None, Tensor | None]:
     """
     wide = keys.float()
     centre = wide.mean(2, keepdim=True) if bits == 4 else None
+    if keys.shape[3] == 0:
+        return centre, None
     rest = wide if centre is None else wide - centre
     largest = rest.abs().amax(2, keepdim=True)  # whose square may be no float32
     sizes = largest * (rest / largest.clamp(min=LEAST_STEP)).square().mean(2, keepdim=True).sqrt()
