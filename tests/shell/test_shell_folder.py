@@ -35,6 +35,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "registers": {"keep": True, "row_length": True, "status": True, "axi_lite": True},
     "passage": {"status": True, "axi_lite": True},
     "tags": {"keep": True, "status": True, "axi_lite": True, "tags": 3},
+    "sliced": {"keep": True, "status": True, "register_slice": "both"},
 }
 MEMORIES = [method for method in METHODS if "memory" in method_class(method).storages]
 LOADABLE = next(method for method in METHODS if method_class(method)().unit(lanes=1).registers is not None)
