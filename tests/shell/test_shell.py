@@ -177,7 +177,7 @@ def refusal(spec: Spec, sizes: dict[str, Any]) -> str:
         (shell_module, "Shell", "rows.begins.eq(starts)", "rows.begins.eq(0)", EVERYTHING),
         (constants_module, "ConstantsCopy", "self.wanted != loaded", "0", EVERYTHING),
         (constants_module, "ConstantsCopy", "self.loading.eq(other | running)", "self.loading.eq(running)", EVERYTHING),
-        (shell_module, "Shell", "(kept.source.ready | ~beats.p.last)", "1", {"keep": True}),
+        (shell_module, "Shell", "(kept.source.ready | ~ends)", "1", {"keep": True}),
         (results_module, "write_results", "kept | (~results.p.last).replicate(lanes)", "kept", KEPT),
         (rows_module, "RowsInside", "tags.sink.ready.eq(self.ends)", "tags.sink.ready.eq(1)", {"tags": 3}),
     ],

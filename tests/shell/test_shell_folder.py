@@ -75,6 +75,21 @@ def passes(folder: Path) -> None:
 
 
 @icarus
+def test_what_is_not_offered_says_nothing_about_ready(exported: Any, tmp_path: Path) -> None:
+    """A queue of `tkeep` that is full looks at the last of a row only where one is offered: else ready is X."""
+    method = next(method for method in METHODS if method_class(method)().unit(lanes=1).holds_rows)
+    folder = shutil.copytree(exported(method, "kept"), tmp_path / "copy")
+    passes(folder)
+    monitored = (folder / f"{NAME}_axi.sv").read_text()
+    broken = monitored.replace(".s_axis_tvalid(s_axis_tvalid)", ".s_axis_tvalid(s_axis_tvalid | s_axis_tlast)")
+    assert broken != monitored
+    (folder / f"{NAME}_axi.sv").write_text(broken)
+    code, printed = make(folder, "test-shell")
+    assert code != 0
+    assert "is unknown" in printed
+
+
+@icarus
 @pytest.mark.parametrize("kind", ["registers", pytest.param("tags", marks=pytest.mark.slow)])
 def test_its_bench_passes(kind: str, exported: Any, tmp_path: Path) -> None:
     passes(shutil.copytree(exported(LOADABLE, kind), tmp_path / "copy"))

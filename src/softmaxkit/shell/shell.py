@@ -135,7 +135,8 @@ class Shell(wiring.Component):
                 kept.source.payload.eq(beats.p.keep),
                 kept.sink.ready.eq(results.valid & results.ready & results.p.last),
             ]
-            goes, self.kept = goes & (kept.source.ready | ~beats.p.last), kept.sink.payload
+            ends = beats.valid & beats.p.last  # what is not offered is unknown, and says nothing about ready
+            goes, self.kept = goes & (kept.source.ready | ~ends), kept.sink.payload
         m.d.comb += [
             scores.valid.eq(beats.valid & goes),
             beats.ready.eq(scores.ready & goes),
