@@ -231,6 +231,8 @@ def _checker(unit: SoftmaxUnit, name: str, sram: SramMacro | None) -> dict[str, 
     latency, interval = unit.latency(unit.max_row), unit.interval(unit.max_row)
     streams = ["scores", "results", *["configuration"] * (unit.registers is not None)]
     busy, calm_depth = unit.latency(1) + unit.interval(1) + 4, CALM + latency + 3 * interval + 2
+    if unit.sets > 1 and not unit.holds_rows:
+        busy += unit.latency(1) + 2  # a row, a write into another set, and the row again
     return {
         "streams": [(port, len(getattr(unit, port).payload.as_value())) for port in streams],
         "stream_ports": [port._asdict() for port in stream_ports(unit)],
