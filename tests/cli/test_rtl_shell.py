@@ -43,6 +43,7 @@ def test_the_record_says_what_was_asked_for(capsys: pytest.CaptureFixture[str], 
         (("consmax", "--axi-lite", "--constants", "baked"), "has no loadable constants"),
         (("consmax", "--tags", 1), "there are 2 to 256 tags, not 1"),
         (("consmax", "--tags", 1000), "there are 2 to 256 tags, not 1000"),
+        (("exact", "--register-slice", "score"), "a register slice is in scores, results, both, not 'score'"),
         (("consmax", "--sram", "sky130"), "storage 'flip-flops' and no rows wait"),
         (("exact", "--sram", "sky130"), "take --storage memory"),
         (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from test_protocol import LOADABLE
 
 from softmaxkit.flow.export import export
 from softmaxkit.flow.rows import random_rows
+from softmaxkit.flow.simulate import can_verilate
 from softmaxkit.flow.tools import find
 from softmaxkit.flow.verilog import to_verilog
 from softmaxkit.methods.base.unit import SoftmaxUnit
@@ -24,20 +26,25 @@ pytestmark = [
     pytest.mark.skipif(not (find("yosys") and find("make")), reason="needs Yosys and make"),
 ]
 NAME = "unit_under_test"
+verilator = pytest.mark.skipif(not can_verilate(), reason="needs Verilator and a C++ compiler")
 FORMS = [
     (method, form)
     for method, cases in BY_METHOD.items()
-    for form in ("baked", "loadable", "memory")
-    if form == "baked" or (cases.proof.numbers if form == "loadable" else "memory" in cases.proof.spec.storages)
+    for form in ("baked", "loadable", "memory", "sets")
+    if form == "baked"
+    or (form == "loadable" and cases.proof.numbers)
+    or (form == "memory" and "memory" in cases.proof.spec.storages)
+    or (form == "sets" and cases.proof.spec.unit(lanes=1).takes_sets)
 ]
 
 
-def small(method: str, form: str) -> SoftmaxUnit:
+def small(method: str, form: str, depth: int | None = None) -> SoftmaxUnit:
     """Return the unit about which proofs are soon made."""
-    spec, numbers, depth, _ = BY_METHOD[method].proof
-    constants = None if form == "loadable" else spec.constants(**numbers)
+    spec, numbers, least, _ = BY_METHOD[method].proof
+    constants = None if form in ("loadable", "sets") else spec.constants(**numbers)
     storage = "memory" if form == "memory" else "flip-flops"
-    return spec.unit(lanes=1, constants=constants, max_row=2, depth=depth, storage=storage)
+    sets = {"sets": 2} if form == "sets" else {}
+    return spec.unit(lanes=1, constants=constants, max_row=2, depth=depth or least, storage=storage, **sets)
 
 
 def exported(unit: SoftmaxUnit, folder: Path) -> Path:
@@ -85,6 +92,64 @@ BROKEN = {
 
 Left out is what does not show within so few cycles, and the wrong constants, which are no matter of the protocol.
 """
+
+
+def other_sets(module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a unit take the words of the set whose row enters, for a stage behind."""
+    right, entered = module.words_of, []
+
+    def wrong(m: Any, stage: str, sets: Any, number: Any, *names: str) -> Any:
+        entered.append(number)
+        return right(m, stage, sets, entered[0], *names)
+
+    monkeypatch.setattr(module, "words_of", wrong)
+
+
+def swapped(module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a unit take the words of the set beside."""
+    right = module.number_of_set
+    monkeypatch.setattr(module, "number_of_set", lambda scores: ~right(scores))
+
+
+@pytest.mark.parametrize(
+    ("method", "fault", "depth"),
+    [
+        ("consmax", other_sets, 2),
+        pytest.param("consmax", swapped, 1, marks=pytest.mark.slow),
+        ("sigmoid", swapped, 1),
+    ],
+)
+def test_a_row_of_another_set_shows(
+    method: str, fault: Any, depth: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = exported(small(method, "sets", depth), tmp_path / "folder")
+    fault(import_module(f"softmaxkit.methods.{method}.unit"), monkeypatch)
+    (folder / f"{NAME}.sv").write_text(to_verilog(small(method, "sets", depth), NAME))
+    code, printed = proved(folder)
+    assert code != 0, printed
+    failing = re.search(rf"FAIL: .*: in cycle \d+, {NAME}_sva.sv:(\d+)", printed)
+    assert failing is not None, printed
+    line = (folder / f"{NAME}_sva.sv").read_text().splitlines()[int(failing[1]) - 1]
+    assert "== first_result" in line
+
+
+@verilator
+def test_a_set_that_changes_within_a_row_shows(tmp_path: Path) -> None:
+    """In simulation, that is asserted of what surrounds the unit."""
+    folder = exported(small("consmax", "sets"), tmp_path / "folder")
+    run = ["make", "-s", "-C", str(folder), "--no-print-directory", "test-verilator", f"VERILATOR={find('verilator')}"]
+    done = subprocess.run(run, text=True, capture_output=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    wrapper = folder / f"{NAME}_axis.sv"
+    text = wrapper.read_text()
+    broken = re.sub(r"(s_axis_tuser\[1[^\]]*\])", r"(\1 ^ s_axis_tlast)", text)
+    assert broken != text, text
+    wrapper.write_text(broken)
+    done = subprocess.run(run, text=True, capture_output=True, check=False)
+    assert done.returncode != 0
+    line = re.search(rf"{NAME}_sva.sv:(\d+)", done.stdout + done.stderr)
+    assert line is not None, done.stdout + done.stderr
+    assert "== set_of_row" in (folder / f"{NAME}_sva.sv").read_text().splitlines()[int(line[1]) - 1]
 
 
 @pytest.fixture(scope="module")

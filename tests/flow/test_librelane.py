@@ -16,6 +16,7 @@ from softmaxkit.flow.export import export
 from softmaxkit.flow.rows import random_rows
 from softmaxkit.flow.tools import find
 from softmaxkit.methods import method_class
+from softmaxkit.shell.options import ShellOptions
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable"),
@@ -23,26 +24,34 @@ pytestmark = [
 ]
 
 
-def exported(storage: str, folder: Path) -> Path:
+SHELL = ShellOptions(keep=True, status=True)
+
+
+def exported(storage: str, folder: Path, shell: ShellOptions | None = None) -> Path:
     spec = method_class("consmax")()
     unit = spec.unit(1, None, storage=storage, max_row=8)
     constants = spec.examples()[0]
     rows = random_rows(unit, constants, 20, np.random.default_rng(0))
-    export(unit, "attention", folder, [(constants, rows)], Constraints(period=6.5))
+    export(unit, "attention", folder, [(constants, rows)], Constraints(period=6.5), shell=shell)
     return folder / "librelane.json"
 
 
+@pytest.mark.parametrize("shell", [None, SHELL], ids=["unit", "shell"])
 @pytest.mark.parametrize("storage", ["flip-flops", "latches"])
-def test_files_and_clock(storage: str, tmp_path: Path) -> None:
-    path = exported(storage, tmp_path / "folder")
+def test_files_and_clock(storage: str, shell: ShellOptions | None, tmp_path: Path) -> None:
+    path = exported(storage, tmp_path / "folder", shell)
     configuration = json.loads(path.read_text())
     assert configuration["CLOCK_PERIOD"] == 6.5
     named = [*configuration["VERILOG_FILES"], configuration["PNR_SDC_FILE"], configuration["SIGNOFF_SDC_FILE"]]
     assert all((path.parent / name.removeprefix("dir::")).is_file() for name in named)
-    top = (path.parent / "attention.sv").read_text()
-    header = re.search(rf"^module {configuration['DESIGN_NAME']}\(([^)]*)\)", top, re.MULTILINE)
+    assert configuration["DESIGN_NAME"] == ("attention_axi" if shell else "attention")
+    texts = [(path.parent / name.removeprefix("dir::")).read_text() for name in configuration["VERILOG_FILES"]]
+    header = re.search(rf"^module {configuration['DESIGN_NAME']} ?\(([^)]*)\)", "".join(texts), re.MULTILINE)
     assert header is not None
     assert configuration["CLOCK_PORT"] in re.findall(r"\w+", header[1])
+    defined = set(re.findall(r"^module (\w+)", "".join(texts), re.MULTILINE))
+    assert set(re.findall(r"^  (attention\w*) \w+ \(", "".join(texts), re.MULTILINE)) <= defined
+    assert f"set interface {configuration['DESIGN_NAME']} " in (path.parent / "attention.sdc").read_text()
     assert configuration.get("LINTER_ERROR_ON_LATCH", True) == (storage != "latches")
 
 
@@ -57,13 +66,15 @@ def load(path: Path, pdk_root: Path) -> Any:
     return loaded
 
 
-def test_its_schema_takes_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("shell", [None, SHELL], ids=["unit", "shell"])
+def test_its_schema_takes_it(shell: ShellOptions | None, tmp_path: Path) -> None:
     config = pytest.importorskip("librelane.config", reason="needs LibreLane")
-    path = exported("latches", tmp_path / "folder")
+    path = exported("latches", tmp_path / "folder", shell)
     loaded = load(path, tmp_path)
     assert loaded["CLOCK_PERIOD"] == Decimal("6.5")
     assert Path(loaded["SIGNOFF_SDC_FILE"]) == tmp_path / "folder" / "attention.sdc"
     assert loaded["LINTER_ERROR_ON_LATCH"] is False
+    assert all(Path(file).is_file() for file in loaded["VERILOG_FILES"])
     text = path.read_text()
     for wrong in (
         text.replace("FP_CORE_UTIL", "FP_CORE_USE"),

@@ -35,6 +35,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "registers": {"keep": True, "row_length": True, "status": True, "axi_lite": True},
     "passage": {"status": True, "axi_lite": True},
     "tags": {"keep": True, "status": True, "axi_lite": True, "tags": 3},
+    "sliced": {"keep": True, "status": True, "register_slice": "both"},
 }
 MEMORIES = [method for method in METHODS if "memory" in method_class(method).storages]
 LOADABLE = next(method for method in METHODS if method_class(method)().unit(lanes=1).registers is not None)
@@ -71,6 +72,21 @@ def passes(folder: Path) -> None:
     beats = len((folder / "axi_results.hex").read_text().splitlines())
     assert beats > 50
     assert re.findall(r"^PASS: (\d+) result beats", printed, re.MULTILINE) == [str(beats)] * 2
+
+
+@icarus
+def test_what_is_not_offered_says_nothing_about_ready(exported: Any, tmp_path: Path) -> None:
+    """A queue of `tkeep` that is full looks at the last of a row only where one is offered: else ready is X."""
+    method = next(method for method in METHODS if method_class(method)().unit(lanes=1).holds_rows)
+    folder = shutil.copytree(exported(method, "kept"), tmp_path / "copy")
+    passes(folder)
+    monitored = (folder / f"{NAME}_axi.sv").read_text()
+    broken = monitored.replace(".s_axis_tvalid(s_axis_tvalid)", ".s_axis_tvalid(s_axis_tvalid | s_axis_tlast)")
+    assert broken != monitored
+    (folder / f"{NAME}_axi.sv").write_text(broken)
+    code, printed = make(folder, "test-shell")
+    assert code != 0
+    assert "is unknown" in printed
 
 
 @icarus

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,13 @@ from mutants import broken
 from shell_bench import ShellBench, rows_for, shell_stream
 
 from softmaxkit.methods import METHODS, method_class
-from softmaxkit.shell import rows_inside, shell, status
+from softmaxkit.shell import rows_inside, shell, shelled, status
 from softmaxkit.shell.options import ShellOptions
 
 pytestmark = pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")
 
 OPTIONS = ShellOptions(keep=True, status=True)
+SLICED = replace(OPTIONS, register_slice="both")
 ENABLED = 1
 
 
@@ -25,17 +27,17 @@ def words(packed: Any) -> list[int]:
     return [int.from_bytes(row.astype("<u4").tobytes(), "little") for row in packed]
 
 
-def watched(method: str, too_long: bool, outputs: int = 120) -> None:
+def watched(method: str, too_long: bool, options: ShellOptions = OPTIONS, outputs: int = 120) -> None:
     """Send rows, clear what was counted, and send them again."""
     spec = method_class(method)()
     constants, numbers = spec.examples()[0], np.random.default_rng(3)
     unit = spec.unit(lanes=2, max_row=5, constants=constants)
-    bench = ShellBench(unit, OPTIONS)
-    rows = rows_for(unit, constants, OPTIONS, outputs, numbers, too_long)
+    bench = ShellBench(unit, options)
+    rows = rows_for(unit, constants, options, outputs, numbers, too_long)
     ends = [int(code) for code in spec.encode(np.asarray([-1e6, 1e6]), constants)]
     rows.codes[::3, ::2] = ends[1]
     rows.codes[1::3] = ends[0]
-    given = shell_stream(bench, unit, OPTIONS, [(constants, rows)], numbers)
+    given = shell_stream(bench, unit, options, [(constants, rows)], numbers)
     place = np.arange(rows.codes.shape[1])
     fitting = place < (unit.max_row if unit.holds_rows else len(place))
     mask = rows.kept & rows.attended & fitting & (place < 2 * rows.beats[:, None])
@@ -61,7 +63,9 @@ def sent_and_counted(bench: ShellBench, beats: list[int], results: int, counts: 
         context.set(top.interrupt_enable, ENABLED)
         source.drive(context, source.sent < len(beats) * (turn + 1))
         sink.drive(context)
-        if source.sent > len(beats) * turn and len(sink.words) == results * turn:
+        first = source.sent > len(beats) * turn and len(sink.words) == results * turn
+        rest = source.sent == len(beats) * (turn + 1) and len(sink.words) < results * (turn + 1)
+        if first or rest:
             assert context.get(top.busy)
         given, taken = sink.given(context) is not None, source.taken(context)
         quiet = 0 if given or taken else quiet + 1
@@ -82,14 +86,16 @@ def sent_and_counted(bench: ShellBench, beats: list[int], results: int, counts: 
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("options", [OPTIONS, SLICED], ids=["plain", "sliced"])
 @pytest.mark.parametrize("method", METHODS)
-def test_what_saturates_is_counted(method: str) -> None:
-    watched(method, too_long=False)
+def test_what_saturates_is_counted(method: str, options: ShellOptions) -> None:
+    watched(method, False, options)
 
 
-def test_long_rows_are_flagged() -> None:
+@pytest.mark.parametrize("options", [OPTIONS, SLICED], ids=["plain", "sliced"])
+def test_long_rows_are_flagged(options: ShellOptions) -> None:
     waiting = next(method for method in METHODS if method_class(method)().unit(lanes=1).holds_rows)
-    watched(waiting, too_long=True)
+    watched(waiting, True, options)
 
 
 @pytest.mark.slow
@@ -109,3 +115,20 @@ def test_faults_show(module: Any, name: str, right: str, wrong: str, monkeypatch
     waiting = next(method for method in METHODS if method_class(method)().unit(lanes=1).holds_rows)
     with pytest.raises(AssertionError):
         watched(waiting, too_long=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        (
+            "rows.ends.eq(self.m_axis.tvalid & self.m_axis.tready & self.m_axis.tlast)",
+            "rows.ends.eq(self.results.valid & self.results.ready & self.results.p.last)",
+        ),
+        ("rows.begins.eq(starts)", "rows.begins.eq(self.scores.valid & self.scores.ready & self.scores.p.last)"),
+    ],
+)
+def test_what_is_in_a_slice_is_inside(right: str, wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shelled, "Shell", broken(shell, "Shell", right, wrong))
+    with pytest.raises(AssertionError):
+        watched("consmax", False, SLICED)

@@ -54,7 +54,7 @@ from softmaxkit.recipe import Recipe
 
 NOT_OF_ENGINES = (
     *("uncertainty", "input_delay", "output_delay", "driving_cell", "load", "sram"),
-    *("tkeep", "row_length", "status", "axi_lite", "read_back", "tags", "sets"),
+    *("tkeep", "row_length", "status", "axi_lite", "read_back", "tags", "register_slice", "sets"),
 )
 """Options that an engine has no use for: it comes without constraints and shell."""
 
@@ -124,6 +124,14 @@ def rtl(
     tags: Annotated[
         int, typer.Option(help="Shell: tags of rows, as tid; with AXI4-Lite, of constants too.", show_default="none")
     ] = 0,
+    register_slice: Annotated[
+        str,
+        typer.Option(
+            metavar="STREAM",
+            help="Shell: a full register slice before the unit (scores), behind it (results), or both.",
+            show_default="none",
+        ),
+    ] = "",
     sram: Annotated[
         str | None,
         typer.Option(
@@ -167,7 +175,7 @@ def rtl(
     check_head_options(command, model)
     check_export_folder(output, overwrite)
     constraints = Constraints(clock, uncertainty, input_delay, output_delay, driving_cell, load=load)
-    shell = ShellOptions(tkeep, row_length, status, axi_lite, read_back, tags)
+    shell = ShellOptions(tkeep, row_length, status, axi_lite, read_back, tags, register_slice)
     options = RtlOptions(
         sizes(lanes, max_row, depth, storage, sets),
         output,

@@ -189,7 +189,8 @@ def _write_templates(
         **_checker(unit, facts["name"], sram),
         "shell": shell,
         "sram": sram,
-        "interfaces": _interfaces(facts, shell),
+        "interfaces": (interfaces := _interfaces(facts, shell)),
+        "top": interfaces[-1 if shell else 0],
     }
     modules = {
         facts["name"]: (work / f"{facts['name']}.sv").read_text(encoding="utf-8"),
@@ -214,13 +215,15 @@ def _write_templates(
 
 
 def _interfaces(facts: dict[str, Any], shell: ShellFacts | None) -> list[dict[str, Any]]:
-    """Return the modules that a netlist may be of, with their clocks and ports."""
+    """Return the modules that a netlist may be of, with their files, clocks and ports; that of the shell last."""
+    ends = [("", "clk", facts["ports"], [""]), ("_axis", "aclk", facts["axis_ports"], ["", "_axis"])]
+    if shell is not None:
+        ends.append(("_axi", "aclk", shell.ports, ["", "_shell", "_axi"]))
     name = facts["name"]
-    interfaces = [
-        {"name": name, "clock": "clk", "ports": facts["ports"]},
-        {"name": f"{name}_axis", "clock": "aclk", "ports": facts["axis_ports"]},
+    return [
+        {"name": f"{name}{end}", "clock": clock, "ports": ports, "files": [f"{name}{part}.sv" for part in parts]}
+        for end, clock, ports, parts in ends
     ]
-    return interfaces + ([{"name": f"{name}_axi", "clock": "aclk", "ports": shell.ports}] if shell else [])
 
 
 def _checker(unit: SoftmaxUnit, name: str, sram: SramMacro | None) -> dict[str, Any]:
@@ -228,6 +231,8 @@ def _checker(unit: SoftmaxUnit, name: str, sram: SramMacro | None) -> dict[str, 
     latency, interval = unit.latency(unit.max_row), unit.interval(unit.max_row)
     streams = ["scores", "results", *["configuration"] * (unit.registers is not None)]
     busy, calm_depth = unit.latency(1) + unit.interval(1) + 4, CALM + latency + 3 * interval + 2
+    if unit.sets > 1 and not unit.holds_rows:
+        busy += unit.latency(1) + 2  # a row, a write into another set, and the row again
     return {
         "streams": [(port, len(getattr(unit, port).payload.as_value())) for port in streams],
         "stream_ports": [port._asdict() for port in stream_ports(unit)],

@@ -104,6 +104,8 @@ class ShellFacts:
         ports: of the top module; `vector` where a port is more than a bit, `memory` where it is one to a memory.
         streams: to the unit: name and bits.
         source, sink: beats of the streams of scores and results.
+        known: outputs that are never X after a reset: handshakes, and the shell's own numbers.
+        unattended: conditions, in Verilog, that the score of a `lane` of `beat` is of no consequence.
         lite: bits of an address of AXI4-Lite; 0 for none.
         words: does the bench write words?
         numbers: at the ports that have them.
@@ -130,6 +132,12 @@ class ShellFacts:
             for stream in ("s_axis", "m_axis")
         }
         self.source, self.sink = (Beat(each, sum(names[pin] for pin in each)) for each in pins.values())
+        self.known = [
+            str(port["name"])
+            for port in self.ports
+            if port["direction"] == "output" and not port["memory"] and not _goes_with_valid(str(port["name"]))
+        ]
+        self.unattended = _unattended(self.source.pins, names, unit.lanes)
         self.lite = shell.map.address_bits if shell.map else 0
         self.words = bool(self.lite) or unit.registers is not None
         self.numbers = {**dict.fromkeys(_idle_numbers(names), 0), **vectors.numbers}
@@ -158,6 +166,23 @@ class ShellFacts:
                 "tables": [table._asdict() for table in self.map.tables],
             }
         return facts
+
+
+def _goes_with_valid(name: str) -> bool:
+    """Is it a port that says something only while its valid is high?"""
+    handshakes = ("tvalid", "tready", "awready", "wready", "bvalid", "arready", "rvalid")
+    return name.startswith(("m_axis_", "s_axis_", "s_axil_")) and not name.endswith(handshakes)
+
+
+def _unattended(pins: list[str], names: dict[str, int], lanes: int) -> list[str]:
+    """Return conditions that a score is not attended: that of `tkeep`, and that of `tuser`, where they are."""
+    conditions, at = [], 0
+    for pin in pins:
+        share = names[pin] // lanes
+        if pin.endswith(("tkeep", "tuser")):
+            conditions.append(f"!(&beat[{at} + {share}*lane +: {share}])")
+        at += names[pin]
+    return conditions
 
 
 def _idle_numbers(names: dict[str, int]) -> list[str]:

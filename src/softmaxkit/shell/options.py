@@ -5,10 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from softmaxkit.suggestions import suggestion
+
 if TYPE_CHECKING:
     from softmaxkit.methods.base.unit import SoftmaxUnit
 
 MOST_TAGS = 256
+
+SLICED = ("scores", "results", "both")
+"""Streams between shell and unit that may have a register slice."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +30,8 @@ class ShellOptions:
         tags: number of tags, `tid`, that rows carry through; 0 for none. In a unit with several sets of constants, tag
             t takes set t, and tags beyond the last set take set 0. With `axi_lite` and a loadable unit of one set, tags
             have constants of their own in the copy, from which the unit is loaded anew for another tag.
+        register_slice: streams between shell and unit that a full register slice cuts, of `SLICED`: their valid, ready
+            and payload are registers, for a cycle each; "" for none.
     """
 
     keep: bool = False
@@ -33,6 +40,7 @@ class ShellOptions:
     axi_lite: bool = False
     read_back: bool = False
     tags: int = 0
+    register_slice: str = ""
 
     @property
     def any(self) -> bool:
@@ -43,6 +51,15 @@ class ShellOptions:
     def tag_bits(self) -> int:
         """Width of `tid`."""
         return max((self.tags - 1).bit_length(), 1) if self.tags else 0
+
+    def has_slice(self, stream: str) -> bool:
+        """Is there a register slice in a stream?"""
+        return self.register_slice in (stream, "both")
+
+    @property
+    def slices(self) -> int:
+        """How many register slices there are."""
+        return self.has_slice("scores") + self.has_slice("results")
 
     def has_copy(self, unit: SoftmaxUnit) -> bool:
         """Does the shell hold a copy of the constants: to be read back, or one a tag where the unit has one set?"""
@@ -57,6 +74,11 @@ class ShellOptions:
         if self.tags and not 2 <= self.tags <= MOST_TAGS:
             raise ValueError(
                 f"there are 2 to {MOST_TAGS} tags, not {self.tags}; leave them out where all rows are alike"
+            )
+        if self.register_slice and self.register_slice not in SLICED:
+            raise ValueError(
+                f"a register slice is in {', '.join(SLICED)}, not {self.register_slice!r}; "
+                f"{suggestion(self.register_slice, SLICED)}"
             )
         if self.read_back and not self.axi_lite:
             raise ValueError("constants are read back through AXI4-Lite, which is not asked for (--axi-lite)")

@@ -14,10 +14,15 @@ if TYPE_CHECKING:
     from softmaxkit.methods.base.unit import SoftmaxUnit
 
 
-def most_rows(unit: SoftmaxUnit) -> int:
-    """Return how many rows a unit holds that is fed without a pause and whose results are taken at once."""
-    lengths = {1, min(unit.lanes, unit.max_row), unit.max_row}
-    return max(unit.schedule(length).rows_held for length in lengths) + 1
+def most_rows(unit: SoftmaxUnit, slices: int = 0) -> int:
+    """Return how many rows a unit holds that is fed without a pause and whose results are taken at once.
+
+    Args:
+        unit: which.
+        slices: register slices before and behind it, through which a row takes a cycle more each.
+    """
+    schedules = map(unit.schedule, {1, min(unit.lanes, unit.max_row), unit.max_row})
+    return max(-(-(schedule.last + slices) // schedule.interval) for schedule in schedules) + 1
 
 
 class RowsInside(wiring.Component):

@@ -16,6 +16,7 @@ from softmaxkit.shell.axi_lite import AxiLiteSubordinate
 from softmaxkit.shell.constants import ConstantsCopy, ConstantsPassage
 from softmaxkit.shell.options import ShellOptions
 from softmaxkit.shell.register_map import WORD, register_map
+from softmaxkit.shell.register_slice import InnerStreams
 from softmaxkit.shell.registers import Registers
 from softmaxkit.shell.results import output_signature, write_results
 from softmaxkit.shell.row_beats import input_signature, read_beats, row_beat
@@ -90,10 +91,11 @@ class Shell(wiring.Component):
             beats = _through(m, beats, guard)
             errors["row_too_long"] = guard.cut
         hold = Signal()  # no further row may begin
+        self.inner = inner = InnerStreams(m, self)
         starts = self._feed(m, beats, hold)
         tag, full, busy = None, Const(0), Const(0)
-        if options.tags or options.status or options.axi_lite:
-            m.submodules.rows_inside = rows = RowsInside(most_rows(unit), options.tag_bits)
+        if options.tags or options.status or options.axi_lite or inner.apart is not None:
+            m.submodules.rows_inside = rows = RowsInside(most_rows(unit, options.slices), options.tag_bits)
             full, busy = rows.full, rows.busy
             m.d.comb += [
                 rows.begins.eq(starts),
@@ -102,36 +104,39 @@ class Shell(wiring.Component):
             if options.tags:
                 tag = rows.first
                 m.d.comb += rows.tag.eq(beats.p.tag)
-        write_results(m, unit, self.results, self.m_axis, self.kept, tag)
+        write_results(m, unit, inner.results, self.m_axis, self.kept, tag)
         if options.status:
             self._status(m, beats, errors)
         if self.map is None:
             if options.status:
                 self.read["busy"] = busy
             self._ports(m)
-            m.d.comb += hold.eq(full)
         else:
-            loading = self._registers(m, busy, beats)
-            m.d.comb += hold.eq(full | loading)
+            full = full | self._registers(m, busy, beats)
+        if inner.apart is not None:
+            m.d.comb += inner.apart.busy.eq(busy)
+            full = full | inner.apart.hold
+        m.d.comb += hold.eq(full)
         return m
 
     def _feed(self, m: Module, beats: Any, hold: Value) -> Value:
         """Let beats into the unit, and return when a row begins.
 
-        A row that is to wait is not offered; one that is offered already stays.
+        A row that is to wait is not offered; one that is offered to the unit already stays.
         """
-        scores, unit = self.scores, self.unit
+        scores, results, unit = self.inner.scores, self.inner.results, self.unit
         inside, offered, self.kept = Signal(name="row_inside"), Signal(name="row_offered"), None
         goes = inside | offered | ~hold
         taken = scores.valid & scores.ready
         if self.options.keep:
-            m.submodules.kept = kept = Queue(unit.lanes, most_rows(unit))
+            m.submodules.kept = kept = Queue(unit.lanes, most_rows(unit, self.options.slices))
             m.d.comb += [
                 kept.source.valid.eq(taken & beats.p.last),
                 kept.source.payload.eq(beats.p.keep),
-                kept.sink.ready.eq(self.results.valid & self.results.ready & self.results.p.last),
+                kept.sink.ready.eq(results.valid & results.ready & results.p.last),
             ]
-            goes, self.kept = goes & (kept.source.ready | ~beats.p.last), kept.sink.payload
+            ends = beats.valid & beats.p.last  # what is not offered is unknown, and says nothing about ready
+            goes, self.kept = goes & (kept.source.ready | ~ends), kept.sink.payload
         m.d.comb += [
             scores.valid.eq(beats.valid & goes),
             beats.ready.eq(scores.ready & goes),
@@ -141,7 +146,8 @@ class Shell(wiring.Component):
         ]
         if unit.sets > 1:
             m.d.comb += scores.p.set.eq(_set_of(beats.p.tag, unit.sets))
-        m.d.sync += offered.eq(scores.valid & ~scores.ready)
+        if not self.options.has_slice("scores"):  # a slice lets go what it has not taken
+            m.d.sync += offered.eq(scores.valid & ~scores.ready)
         with m.If(taken):
             m.d.sync += inside.eq(~beats.p.last)
         self.waiting = beats.valid & ~inside
@@ -150,11 +156,12 @@ class Shell(wiring.Component):
     def _status(self, m: Module, beats: Any, errors: dict[str, Value]) -> None:
         """Watch what goes in and comes out."""
         m.submodules.status = status = Status(self.unit.lanes)
-        taken, given = (port.valid & port.ready for port in (self.scores, self.results))
+        scores, results = self.inner.scores, self.inner.results
+        taken, given = (port.valid & port.ready for port in (scores, results))
         m.d.comb += [
             status.raised.eq(Cat(errors.get(name, Const(0, 1)) for name in ERRORS)),
             status.scores.eq(Mux(taken, saturated_scores(m, self.unit, beats.p), 0)),
-            status.results.eq(Mux(given, saturated_results(m, self.unit, self.results.p), 0)),
+            status.results.eq(Mux(given, saturated_results(m, self.unit, results.p), 0)),
             self.irq.eq(status.interrupt),
         ]
         self.read |= {name: getattr(status, name) for name in ("errors", "saturated_scores", "saturated_results")}
@@ -171,7 +178,7 @@ class Shell(wiring.Component):
         m.d.comb += [port.eq(getattr(self, name)) for name, port in self.written.items()]
         registers = self.unit.registers
         if registers is not None:
-            source, target = self.s_axis_cfg, self.configuration
+            source, target = self.s_axis_cfg, self.inner.writes
             m.d.comb += [
                 target.p.data.eq(source.tdata),
                 target.p.address.eq(source.tdata[whole_bytes(registers.data_bits) :]),
@@ -240,7 +247,7 @@ class Shell(wiring.Component):
             constants.load.eq(registers.constants_load),
             registers.state_loading.eq(constants.loading),
         ]
-        wiring.connect(m, constants.configuration, wiring.flipped(self.configuration))
+        wiring.connect(m, constants.configuration, self.inner.writes)
         return constants.loading if isinstance(constants, ConstantsCopy) else Const(0)
 
 
