@@ -26,7 +26,7 @@ DepthOption = Annotated[
 ]
 STORAGE_HELP = "Where rows and loadable tables are held."
 SetsOption = Annotated[
-    int, typer.Option(min=1, max=16, help="Sets of loadable constants; rows say theirs, and none waits for another's.")
+    int, typer.Option(min=1, help="Sets of loadable constants; rows say theirs, and none waits for another's.")
 ]
 StorageOption = Annotated[Storage, typer.Option(help=STORAGE_HELP)]
 ModelOption = Annotated[
