@@ -190,10 +190,15 @@ def test_a_missing_tool(tool: str, fresh: Path, monkeypatch: pytest.MonkeyPatch)
 
 @verilator
 @pytest.mark.parametrize(
-    ("program", "said"), [("verilator", "verilator failed while reading the Verilog"), ("c++", "failed while")]
+    ("programs", "said"),
+    [
+        (["verilator"], "verilator failed while reading the Verilog"),
+        (["c++", "g++"], "failed while"),
+    ],  # as it was built
 )
-def test_a_build_that_fails(program: str, said: str, fresh: Path) -> None:
-    fake(fresh / "bin", program, "for i in 1 2 3; do echo line $i >&2; done; exit 7")
+def test_a_build_that_fails(programs: list[str], said: str, fresh: Path) -> None:
+    for program in programs:
+        fake(fresh / "bin", program, "for i in 1 2 3; do echo line $i >&2; done; exit 7")
     with pytest.raises(ToolError, match=said) as error:
         Verilated(Faulty())
     assert "last lines:" in str(error.value)

@@ -15,7 +15,7 @@ from torch.nn.functional import max_pool1d
 import softmaxkit
 from softmaxkit import ConSmax, Exaq, KeyValueCache
 from softmaxkit.fused_attention import call as call_module
-from softmaxkit.kernels import backends, codes, launch
+from softmaxkit.kernels import attention, backends, codes, launch
 from softmaxkit.kernels import native_attention as kernels
 from softmaxkit.kernels.attention import AttentionCall
 from softmaxkit.kernels.codes import BITS, Cached, encode
@@ -332,6 +332,6 @@ def test_a_cache_that_no_kernel_reads_is_read_in_float(monkeypatch: pytest.Monke
     read = []
     decoded = Cached.decoded
     monkeypatch.setattr(Cached, "decoded", lambda self, dtype: read.append(1) or decoded(self, dtype))
-    monkeypatch.setitem(kernels.CACHED_BITS, "native", {0, 8})
+    monkeypatch.setitem(attention.CACHED_BITS, "native", {0, 8})
     assert torch.allclose(cache.attention(query, Exaq(), clip=CLIP), found, atol=1e-3)
     assert read

@@ -17,7 +17,7 @@ import softmaxkit
 from softmaxkit import ConSmax, Exact, Exaq, Softermax
 from softmaxkit.fused_attention.cache import KeyValueCache
 from softmaxkit.fused_attention.call import module_for
-from softmaxkit.kernels import backends, launch, weights
+from softmaxkit.kernels import attention, backends, launch, weights
 from softmaxkit.kernels import native_attention as fused
 from softmaxkit.kernels.attention import FEW, AttentionCall
 
@@ -178,7 +178,7 @@ def test_one_wrong_weight_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     result = fused.attend(*given, call)
     tables = right.tables.copy()
     tables[0, 0, 0, 0] -= 1
-    monkeypatch.setattr(fused, "level_weights", lambda *_: dataclasses.replace(right, tables=tables))
+    monkeypatch.setattr(attention, "level_weights", lambda *_: dataclasses.replace(right, tables=tables))
     assert not torch.equal(fused.attend(*given, call), result)
 
 

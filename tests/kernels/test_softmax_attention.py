@@ -15,7 +15,7 @@ from torch.nn.functional import scaled_dot_product_attention
 import softmaxkit
 from softmaxkit import Exact, Softermax
 from softmaxkit.fused_attention import call as dispatch
-from softmaxkit.kernels import backends, launch
+from softmaxkit.kernels import attention, backends, launch
 from softmaxkit.kernels import native_attention as fused
 from softmaxkit.kernels.attention import AttentionCall
 
@@ -30,7 +30,7 @@ def tiles(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
     """Run the kernels of AMX, and the same whose tiles are C++."""
     kernels = kernels_of(request.param)
     monkeypatch.setattr(launch, "native", lambda: kernels)
-    for module in (fused, dispatch):
+    for module in (attention, dispatch):
         monkeypatch.setattr(module, "has_tiles", lambda: True)
     yield request.param
     backends.reset()

@@ -15,7 +15,7 @@ from torch import Tensor
 
 import softmaxkit
 from softmaxkit import ConSmax, Exaq
-from softmaxkit.kernels import backends, launch
+from softmaxkit.kernels import attention, backends, launch
 from softmaxkit.kernels import native_attention as fused
 from softmaxkit.kernels.attention import AttentionCall
 
@@ -138,7 +138,7 @@ def test_one_wrong_weight_is_seen(tiles: Any, avx512: Any, monkeypatch: pytest.M
     assert torch.equal(attend(tiles, given, ONE_BYTE), exact)
     tables = right.tables.copy()
     tables[0, 0, 0, 0] -= 1
-    monkeypatch.setattr(fused, "level_weights", lambda *_: dataclasses.replace(right, tables=tables))
+    monkeypatch.setattr(attention, "level_weights", lambda *_: dataclasses.replace(right, tables=tables))
     assert not torch.equal(attend(tiles, given, ONE_BYTE), exact)
 
 
