@@ -194,10 +194,10 @@ def test_a_missing_tool(tool: str, fresh: Path, monkeypatch: pytest.MonkeyPatch)
     [
         (["verilator"], "verilator failed while reading the Verilog"),
         (["c++", "g++"], "failed while"),
-    ],  # as it was built
+    ],
 )
 def test_a_build_that_fails(programs: list[str], said: str, fresh: Path) -> None:
-    for program in programs:
+    for program in programs:  # Verilator calls the compiler by the name that it was built with
         fake(fresh / "bin", program, "for i in 1 2 3; do echo line $i >&2; done; exit 7")
     with pytest.raises(ToolError, match=said) as error:
         Verilated(Faulty())
