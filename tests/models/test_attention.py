@@ -162,9 +162,10 @@ def test_what_no_method_has_is_refused(name: str) -> None:
         attention_forward(nn.Linear(1, 1), query, query, query, None, **{name: torch.zeros(2)})
 
 
-def test_a_model_whose_attention_does_more_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_model_whose_attention_does_more_is_refused(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     """Exact softmax through the interface has to give what the model gave before."""
-    model = tiny_model("llama")
+    model = tiny_model("llama").to(dtype)
 
     def doubled(module: Any, query: Any, key: Any, value: Any, mask: Any, **kwargs: Any) -> Any:
         output, weights = attention_forward(module, query, key, value, mask, **kwargs)
@@ -176,6 +177,24 @@ def test_a_model_whose_attention_does_more_is_refused(monkeypatch: pytest.Monkey
     with pytest.raises(UnsupportedError, match="gives other outputs through transformers' AttentionInterface"):
         softmaxkit.apply(model, Exact())
     assert model.config._attn_implementation == "doubled"
+
+
+def test_half_precision_that_rounds_otherwise_in_one_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some models turn bfloat16's roundings into another result; eager attention has ours."""
+    model = tiny_model("llama").to(torch.bfloat16)
+    sdpa = AttentionInterface._global_mapping["sdpa"]
+
+    def rounded(*given: Any, **kwargs: Any) -> Any:
+        output, weights = sdpa(*given, **kwargs)
+        return output * 1.5, weights
+
+    monkeypatch.setitem(AttentionInterface._global_mapping, "sdpa", rounded)
+    model.set_attn_implementation("sdpa")
+    assert len(layers(softmaxkit.apply(model, Exact()))) == 2
+    softmaxkit.restore(model)
+    assert model.config._attn_implementation == "sdpa"
+    with pytest.raises(UnsupportedError, match="gives other outputs through transformers' AttentionInterface"):
+        softmaxkit.apply(model.to(torch.float32), Exact())
 
 
 def test_attention_that_did_not_call_is_named() -> None:
