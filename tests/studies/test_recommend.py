@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -112,6 +113,7 @@ def test_the_command_writes_specs_and_says_what_to_do(
         assert written == Spec.from_json(result["spec"])
         assert result["holds"]
         assert result["loss_change_percent"] <= 50
+        assert 0 < result["loss_change_standard_error_percent"] < 50
         assert written != type(written).widest(32)
     assert "is left out: a model has to be trained for it" in shown.err
     assert f"softmaxkit rtl --spec {record['results'][0]['spec_file']} --max-row 32" in shown.err
@@ -125,13 +127,22 @@ def test_a_budget_that_nothing_holds_shows_the_nearest(
     model: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, text = model
-    losses = iter([2.0, 2.5])
-    monkeypatch.setattr("softmaxkit.studies.yardsticks.loss_on", lambda *_: next(losses))
+    losses = iter([torch.tensor([1.0, 3.0]), torch.tensor([1.0, 4.0])])
+    monkeypatch.setattr("softmaxkit.studies.yardsticks.token_losses", lambda *_: next(losses))
     arguments = ["recommend", str(folder), "--text", str(text), "--context", "32", "--no-synth", "--method", "exaq"]
     assert main([*arguments, "--loss", "0", "-o", str(tmp_path / "specs")]) == 1
     assert "nothing holds 0 on" in (error := capsys.readouterr().err)
     assert "the nearest is exaq" in error
     assert "with +25.00" in error
+
+
+def test_the_standard_error_is_that_of_the_changes_of_tokens() -> None:
+    baseline = torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=torch.float64)
+    search, spec = Search(SimpleNamespace(baseline=baseline)), softmaxkit.Exaq()  # type: ignore[arg-type]
+    search.figures[spec] = baseline + torch.tensor([0.1, 0.2, 0.3, 0.4])
+    assert search.standard_error(spec) == pytest.approx(100 * 0.12910 / 2 / 2.5, rel=1e-4)
+    search.yardstick = SimpleNamespace(baseline=baseline[:1])  # type: ignore[assignment]
+    assert search.standard_error(spec) is None
 
 
 @pytest.mark.parametrize(("loss", "message"), [("half", "a share such as 0.5%, not 'half'"), ("-1", "0% or more")])

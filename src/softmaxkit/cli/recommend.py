@@ -128,5 +128,7 @@ def _table(record: dict[str, Any], budget: float) -> Table:
             for key, digits in (("area_um2", 0), ("energy_pj_per_element", 1), ("fmax_mhz", 0))
         ]
         holds = "" if result["holds"] else ", does not hold"
-        table.add_row(f"{name_of(result)}{holds}", f"{_change(result):+.2f}", *costs)
+        error = result.get("loss_change_standard_error_percent")
+        spread = "" if error is None else f" ± {error:.2f}"
+        table.add_row(f"{name_of(result)}{holds}", f"{_change(result):+.2f}{spread}", *costs)
     return table

@@ -56,6 +56,7 @@ def held_out_figures(
     windows: Tensor,
     words: Words | None = None,
     progress: Callable[[int, int], None] | None = None,
+    see_losses: Callable[[Tensor], None] | None = None,
 ) -> dict[str, float]:
     """Return how well a model foretells held-out text.
 
@@ -64,6 +65,7 @@ def held_out_figures(
         windows: tokens, (windows, context + 1); each is read on its own.
         words: of the model's tokens; None leaves out the words.
         progress: called with the windows done and all windows.
+        see_losses: called with losses of tokens in nats, (tokens,), again and again, in the order of the text.
 
     Returns:
         `loss_nats`, the mean of a token; its `perplexity`; and `words_right_percent`, see `Words.tally`.
@@ -82,7 +84,10 @@ def held_out_figures(
             for of_tokens, of_labels in zip(
                 logits.split(LOSS_TOKENS), labels.flatten().split(LOSS_TOKENS), strict=True
             ):
-                total += torch.nn.functional.cross_entropy(of_tokens.float(), of_labels, reduction="sum").item()
+                losses = torch.nn.functional.cross_entropy(of_tokens.float(), of_labels, reduction="none")
+                total += losses.sum().item()
+                if see_losses is not None:
+                    see_losses(losses.cpu())
                 if words is not None:
                     first_choices.append(of_tokens.argmax(-1))
             if words is not None:
@@ -102,6 +107,13 @@ def held_out_figures(
 def loss_on(model: PreTrainedModel, windows: Tensor) -> float:
     """Return the mean loss in nats per token, as `held_out_figures`."""
     return held_out_figures(model, windows)["loss_nats"]
+
+
+def token_losses(model: PreTrainedModel, windows: Tensor) -> Tensor:
+    """Return the loss of every token in nats, (tokens,), as `held_out_figures`."""
+    losses: list[Tensor] = []
+    held_out_figures(model, windows, see_losses=losses.append)
+    return torch.cat(losses).double()
 
 
 def perplexity(loss: float) -> float:

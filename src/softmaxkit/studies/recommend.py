@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from softmaxkit.files import write_json
 from softmaxkit.methods.base.spec import Spec
 from softmaxkit.models.calibration import calibrate
@@ -53,18 +55,26 @@ class Search:
 
     Attributes:
         yardstick: the model, and what it is held against.
-        figures: by spec.
+        figures: by spec, as the yardstick measures.
     """
 
     yardstick: Yardstick
-    figures: dict[Spec, float] = field(default_factory=dict)
+    figures: dict[Spec, Tensor] = field(default_factory=dict)
 
     def change(self, spec: Spec) -> float:
         """Return how much worse the model is with a spec in integers, in percent of the loss or in points."""
         if spec not in self.figures:
             self.put_in(spec)
             self.figures[spec] = self.yardstick.measure()
-        return self.yardstick.worse(self.figures[spec], self.yardstick.baseline)
+        return self.yardstick.worse(float(self.figures[spec].mean()), float(self.yardstick.baseline.mean()))
+
+    def standard_error(self, spec: Spec) -> float | None:
+        """Return that of the change of a loss, over the tokens that were measured, in percent; None of a task."""
+        baseline = self.yardstick.baseline
+        if baseline.numel() < 2:
+            return None
+        apart = self.figures[spec] - baseline
+        return float(100 * apart.std() / apart.numel() ** 0.5 / baseline.mean())
 
     def put_in(self, spec: Spec) -> None:
         """Put a spec into the model, calibrated, in integer mode."""
@@ -89,7 +99,8 @@ def recommend(options: RecommendOptions, command: Sequence[str], stage: Stage, s
         say: called with each format that was decided.
 
     Returns:
-        the record: a result for each method, with `loss_nats` and `loss_change_percent` (of a task `spearman_percent`
+        the record: a result for each method, with `loss_nats`, `loss_change_percent` and
+        `loss_change_standard_error_percent`, over the tokens measured (of a task `spearman_percent`
         and `change_points`, how much lower it is), whether it `holds` the budget (else it is the widest, the nearest
         there is), `steps`, what was tried, and the unit's figures. The methods that
         hold come first, by the energy of their units.
@@ -113,7 +124,7 @@ def recommend(options: RecommendOptions, command: Sequence[str], stage: Stage, s
             continue
         results.append(_result(search, widest, options, stage, say))
     results.sort(key=lambda result: (not result["holds"], result.get("energy_pj_per_element", 0.0)))
-    inputs = {"budget": options.budget, f"baseline_{yardstick.figure}": yardstick.baseline}
+    inputs = {"budget": options.budget, f"baseline_{yardstick.figure}": float(yardstick.baseline.mean())}
     return make_record(command, 0, yardstick.inputs | inputs, results)
 
 
@@ -123,7 +134,7 @@ def _result(search: Search, widest: Spec, options: RecommendOptions, stage: Stag
     spec, steps = narrowest(search, widest, options.budget, progress)
     for step in steps:
         say(f"  {step['what']}: {step['chosen']}")
-    change, yardstick = search.change(spec), search.yardstick
+    change, error, yardstick = search.change(spec), search.standard_error(spec), search.yardstick
     costs: dict[str, Any] = {}
     if options.synthesize:
         search.put_in(spec)
@@ -135,8 +146,9 @@ def _result(search: Search, widest: Spec, options: RecommendOptions, stage: Stag
         spec,
         "integer",
         holds=change <= options.budget,
-        **{yardstick.figure: search.figures[spec]},
+        **{yardstick.figure: float(search.figures[spec].mean())},
         **{"loss_change_percent" if options.task is None else "change_points": change},
+        **({} if error is None else {"loss_change_standard_error_percent": error}),
         spec_file=str(file),
         steps=steps,
         **costs,

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from softmaxkit.models.evaluation import loss_on
+from softmaxkit.models.evaluation import token_losses
 from softmaxkit.models.fine_tuning import calibration_batches, measure, read_encoder, tokens_at_most
 from softmaxkit.models.patch import restore
 from softmaxkit.models.pretrained import read_pretrained
@@ -29,9 +29,9 @@ class Yardstick:
     Attributes:
         model: with no method in it.
         calibration: batches to calibrate on.
-        measure: returns the model's figure as it is now.
+        measure: returns what the model's figure is the mean of as it is now: losses of tokens, or the figure alone.
         figure: its name, with its unit.
-        baseline: the figure of exact softmax in float.
+        baseline: the same of exact softmax in float.
         worse: of two figures, how much worse the first is than the second, in percent of it or in points.
         sample: token ids, (1, tokens), whose scores a unit is run with.
         inputs: for the record.
@@ -39,9 +39,9 @@ class Yardstick:
 
     model: PreTrainedModel
     calibration: Sequence[Any]
-    measure: Callable[[], float]
+    measure: Callable[[], torch.Tensor]
     figure: str
-    baseline: float
+    baseline: torch.Tensor
     worse: Callable[[float, float], float]
     sample: torch.Tensor
     inputs: dict[str, Any]
@@ -66,9 +66,9 @@ def on_text(name: str, text: Any, context: int, windows: int) -> Yardstick:
     return Yardstick(
         model,
         corpus.calibration_batches(context, batch=CALIBRATION_WINDOWS, count=1),
-        lambda: loss_on(model, held_out),
+        lambda: token_losses(model, held_out),
         "loss_nats",
-        loss_on(model, held_out),
+        token_losses(model, held_out),
         lambda loss, exact: 100 * (loss / exact - 1),
         held_out[:1],
         {"text": corpus.describe(), "model": {"name": name}, "context": context, "windows": len(held_out)},
@@ -96,8 +96,8 @@ def on_task(name: str, source: str, context: int) -> Yardstick:
     model = restore(to_default_device(model))
     length = min(context, TaskRecipe().length, tokens_at_most(model), tokenizer.model_max_length)
 
-    def correlation() -> float:
-        return measure(model, tokenizer, task, length)["spearman_percent"]
+    def correlation() -> torch.Tensor:
+        return torch.tensor([measure(model, tokenizer, task, length)["spearman_percent"]], dtype=torch.float64)
 
     batches = calibration_batches(task, tokenizer, length)
     longest = max(batches, key=lambda batch: batch["input_ids"].shape[1])["input_ids"][:1]

@@ -35,8 +35,8 @@ def claims() -> list[Claim]:
             published="4x fewer accumulations, 36.9% off the softmax time (Gaudi 2)",
             judge=judge_time,
             records={
-                "speed/epyc.json": "softmaxkit bench --compile --rounds 25 --method exact --method consmax --method exaq "
-                "--json results/speed/epyc.json"
+                "speed/epyc.json": "softmaxkit bench --compile --rounds 25 --method exact --method consmax "
+                "--method exaq --json results/speed/epyc.json"
             },
         ),
         Claim(
