@@ -33,8 +33,8 @@ private:
     // Weights of a row for the steps of a vector.
     struct Block {
         alignas(64) int8_t high[4 * values_together], low[4 * values_together];  // as `in_fours` leaves them
-        int32_t surplus[4];  // of the sums of products with unsigned codes
-        float factors[4];
+        int32_t surplus[4] = {};  // of the sums of products with unsigned codes
+        float factors[4] = {};
     };
 
     template <int64_t slots>
@@ -61,8 +61,8 @@ private:
             const int64_t group = vector * groups + part;
             IntegerWeights integers{0, 0.0f};
             if (group < codes_.groups()) {
-                integers = integers_of<values_together>(weights, codes_.steps_of(at, group, first, count, room), count, high[part],
-                                                        low[part]);
+                const bfloat16* steps = codes_.steps_of(at, group, first, count, room);
+                integers = integers_of<values_together>(weights, steps, count, high[part], low[part]);
             }
             to.surplus[part] = integers.sum * excess<4>;
             to.factors[part] = integers.factor;
