@@ -39,30 +39,39 @@ private:
 
     template <int64_t slots>
     void add(const Span& at, const float* weights, int64_t stride, float* totals, int64_t columns) const {
+        constexpr int64_t groups = 4 / slots;
         Block block;
         Buffer<uint8_t> values(2 * values_together / slots * bytes_of_vector);
+        bfloat16 room[groups][values_together];
+        Steps<groups> steps;
         for (int64_t first = 0; first < at.count; first += values_together) {
             const int64_t count = std::min(values_together, at.count - first);
             for (int64_t vector = 0; vector < layout_.vectors; ++vector) {
                 interleave<slots>(at, first, count, vector, values.data());
+                for (int64_t part = 0; part < groups; ++part) {
+                    const int64_t group = vector * groups + part;
+                    const bool is_there = group < codes_.groups();
+                    steps[part] = is_there ? codes_.steps_of(at, group, first, count, room[part]) : nullptr;
+                }
                 for (int64_t row = 0; row < rows_; ++row) {
-                    pack<4 / slots>(weights + row * stride + first, at, first, count, vector, block);
+                    pack<groups>(weights + row * stride + first, steps, count, block);
                     multiply<slots>(block, count, values.data(), totals + row * columns + vector * totals_of_vector);
                 }
             }
         }
     }
 
+    // Those of a vector, of all tokens of a block; null beyond the last.
     template <int64_t groups>
-    void pack(const float* weights, const Span& at, int64_t first, int64_t count, int64_t vector, Block& to) const {
-        bfloat16 room[values_together];
+    using Steps = std::array<const bfloat16*, groups>;
+
+    template <int64_t groups>
+    static void pack(const float* weights, const Steps<groups>& steps, int64_t count, Block& to) {
         alignas(64) int8_t high[groups][values_together] = {}, low[groups][values_together] = {};
         for (int64_t part = 0; part < groups; ++part) {
-            const int64_t group = vector * groups + part;
             IntegerWeights integers{0, 0.0f};
-            if (group < codes_.groups()) {
-                const bfloat16* steps = codes_.steps_of(at, group, first, count, room);
-                integers = integers_of<values_together>(weights, steps, count, high[part], low[part]);
+            if (steps[part] != nullptr) {
+                integers = integers_of<values_together>(weights, steps[part], count, high[part], low[part]);
             }
             to.surplus[part] = integers.sum * excess<4>;
             to.factors[part] = integers.factor;
