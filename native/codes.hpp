@@ -52,6 +52,13 @@ struct Codes {
         }
         return room;
     }
+
+    // Where the steps of a later token lie, to prefetch them: pages lie anywhere, and no processor foresees the jump.
+    const Step* later_steps(const Span& span, int64_t group, int64_t index) const {
+        if (table == nullptr || span.first + index >= tokens) return steps;
+        const Place at = place(span, index);
+        return token(steps, step_strides, at.page, span.key_head, group) + at.token;
+    }
 };
 
 // The codes of a span's tokens, one after the other.

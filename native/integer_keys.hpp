@@ -30,6 +30,7 @@ public:
         for (int64_t first = 0; first < at.count; first += tokens_together) {
             const int64_t count = std::min(tokens_together, at.count - first);
             rows.next<tokens_together>(count, [&](auto token) { gather(token, rows.later(keys_ahead), keys.data()); });
+            prefetch<2>(codes_.later_steps(at, 0, first + keys_ahead), 1);
             const Vector steps = load_upto(codes_.steps_of(at, 0, first, count, room), count);
             for (int64_t row = 0; row < rows_; ++row) {
                 const int64_t index = (at.batch * queries_.shape.key_heads + at.key_head) * rows_ + row;

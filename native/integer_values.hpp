@@ -53,6 +53,7 @@ private:
         Rows<8> rows(codes_, at, first);
         for (int64_t token = 0; token < count; token += tokens_together) {
             const int64_t some = std::min(tokens_together, count - token);
+            if (channel == 0) prefetch<2>(codes_.later_steps(at, 0, first + token + values_ahead), 1);
             rows.next<tokens_together>(some, [&](auto token_at) {
                 const int8_t* later = rows.later(values_ahead) + channel;
                 for (int64_t four = 0; four < some; four += 4) {

@@ -66,6 +66,7 @@ private:
                 gather<slots>(token, rows.later(keys_ahead), keys.data());
             });
             for (int64_t group = 0; group < all_groups; ++group) {
+                prefetch<2>(codes_.later_steps(at, group, first + keys_ahead), 1);
                 store(steps.data() + group * tokens_together, load_upto(codes_.steps_of(at, group, first, count, room), count));
             }
             for (int64_t row = 0; row < rows_; ++row) {
