@@ -181,10 +181,10 @@ def test_a_map_of_registers() -> None:
         REGISTERS.address("offset")
     right = {"bias": 0, "table": [0] * ENTRIES, "scale": 0}
     for wrong, said in (
-        ({"bias": 32}, "bias of the unit holds -32 to 31, but 32"),
-        ({"bias": -33}, "bias of the unit holds -32 to 31, but -33"),
-        ({"table": [0, 0, 16, 0, 0]}, "table of the unit holds -8 to 7, but 16"),
-        ({"scale": -1}, "scale of the unit holds 0 to 7, but -1"),
+        ({"bias": 32}, "bias of this unit is from -32 to 31, not 32"),
+        ({"bias": -33}, "bias of this unit is from -32 to 31, not -33"),
+        ({"table": [0, 0, 16, 0, 0]}, "table of this unit is from -8 to 7, not 16"),
+        ({"scale": -1}, "scale of this unit is from 0 to 7, not -1"),
     ):
         with pytest.raises(ValueError, match=said):
             REGISTERS.writes(right | wrong)

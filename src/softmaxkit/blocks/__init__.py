@@ -1,4 +1,4 @@
-"""Building blocks of the hardware units, in Amaranth, for all methods: streams, pipelines, arithmetic, storage."""
+"""Amaranth building blocks shared by the hardware units of all methods: streams, pipelines, arithmetic, storage."""
 
 from importlib.util import find_spec
 

@@ -10,7 +10,7 @@ from softmaxkit.blocks.pipeline import named
 
 
 def adder_tree(m: Module, name: str, values: Sequence[Value]) -> Value:
-    """Return the exact sum; every level adds one bit of width."""
+    """Return the exact sum of several values; each level of the tree widens it by one bit."""
     return _tree(m, name, values, lambda first, second: first + second)
 
 

@@ -11,17 +11,18 @@ from amaranth.lib import data
 from softmaxkit.blocks.piecewise_linear import lookup
 from softmaxkit.blocks.storage import Words as Table
 
-MOST_SETS = 16
+MAX_SETS = 16
+"""Most sets of constants that a unit can hold."""
 
 Words = Mapping[str, Sequence[int] | Sequence[Value]]
-"""Tables and registers by name: integers where they are baked in."""
+"""Words of each table or register by name: integers if the constants are baked in, signals if they are loadable."""
 
 
 class Register(NamedTuple):
     """One register, or one table of words, on a configuration port.
 
     Attributes:
-        name: what it holds.
+        name: of the register or table.
         shape: of a word.
         depth: number of words.
     """
@@ -32,25 +33,27 @@ class Register(NamedTuple):
 
 
 class RegisterMap:
-    """Registers at consecutive addresses from 0, in the order given; with several sets of them, the set's number above.
+    """Registers at consecutive addresses from 0; with several sets, the set number forms the upper address bits.
 
     Args:
-        registers: of a set.
-        sets: how many there are of each register.
+        registers: of one set, in address order.
+        sets: number of sets, 1 to 16; every register exists once in each.
 
     Attributes:
-        words: of a set.
-        word_bits: of the address of a word within its set.
-        set_bits: of the number of a set; 0 with one.
-        stride: from the address of a word to that of the same word of the next set.
+        words: number of words in a set.
+        word_bits: width of the address of a word within its set.
+        set_bits: width of a set number; 0 with a single set.
+        stride: address distance between the same word of consecutive sets.
+        address_bits: width of the whole address.
+        data_bits: width of the widest word.
 
     Raises:
-        ValueError: the number of sets cannot be.
+        ValueError: the number of sets is out of range.
     """
 
     def __init__(self, registers: Sequence[Register], sets: int = 1) -> None:
-        if type(sets) is not int or not 1 <= sets <= MOST_SETS:
-            raise ValueError(f"sets of constants are a whole number from 1 to {MOST_SETS}, not {sets!r}")
+        if type(sets) is not int or not 1 <= sets <= MAX_SETS:
+            raise ValueError(f"sets is a whole number from 1 to {MAX_SETS}, not {sets!r}")
         self.registers, self.sets = tuple(registers), sets
         self.words = sum(register.depth for register in registers)
         self.word_bits, self.set_bits = max((self.words - 1).bit_length(), 1), (sets - 1).bit_length()
@@ -60,11 +63,15 @@ class RegisterMap:
 
     @property
     def layout(self) -> data.StructLayout:
-        """Payload of the port: write `data` to `address`. `last` closes a group, which takes effect as a whole."""
+        """Payload of the port: write `data` to `address`; `last` ends a group, which takes effect as a whole."""
         return data.StructLayout({"address": self.address_bits, "data": self.data_bits, "last": 1})
 
     def address(self, name: str) -> int:
-        """Return the address of a register, or of the first word of a table, in the first set."""
+        """Return the address of a register, or of the first word of a table, in set 0.
+
+        Raises:
+            KeyError: there is no register of that name.
+        """
         address = 0
         for register in self.registers:
             if register.name == name:
@@ -76,7 +83,7 @@ class RegisterMap:
         """Return the `(address, data)` pairs that load these values into a set.
 
         Raises:
-            ValueError: a value does not fit its register.
+            ValueError: a value does not fit its register, or a table has the wrong number of words.
         """
         writes = []
         for register in self.registers:
@@ -85,28 +92,26 @@ class RegisterMap:
             low = -(1 << (register.shape.width - 1)) if register.shape.signed else 0
             high = low + (1 << register.shape.width) - 1
             if len(words) != register.depth:
-                raise ValueError(
-                    f"{register.name} of the unit holds {register.depth} words, but {len(words)} are given"
-                )
+                raise ValueError(f"{register.name} of this unit has {register.depth} words, not {len(words)}")
             for place, word in enumerate(words):
                 if not low <= word <= high:
-                    raise ValueError(f"{register.name} of the unit holds {low} to {high}, but {word} is to be loaded")
+                    raise ValueError(f"{register.name} of this unit is from {low} to {high}, not {word}")
                 address = of_set * self.stride + self.address(register.name) + place
                 writes.append((address, word & ((1 << self.data_bits) - 1)))
         return writes
 
 
 def hold_between_rows(m: Module, scores: Any, port: Any, busy: Value) -> tuple[Value, Value]:
-    """Accept writes only between rows, with the unit empty, and rows only while no group of writes is open.
+    """Accept writes only while the unit is empty, and start rows only while no group of writes is open.
 
     Args:
-        m: the module to build it in.
+        m: module to add the logic to.
         scores: the unit's score stream.
         port: the configuration port.
         busy: high while a row is inside the unit.
 
     Returns:
-        `(hold, write)`: scores have to wait; a write happens in this cycle.
+        `(hold, write)`: the next row must wait; a write is accepted in this cycle.
     """
     inside, grouped, settling = Signal(name="row_inside"), Signal(name="group_open"), Signal(name="settling")
     with m.If(scores.valid & scores.ready):
@@ -115,12 +120,20 @@ def hold_between_rows(m: Module, scores: Any, port: Any, busy: Value) -> tuple[V
     write = port.valid & port.ready
     with m.If(write):
         m.d.sync += grouped.eq(~port.p.last)
-    m.d.sync += settling.eq(write)  # latches hold a new word half a cycle later
+    m.d.sync += settling.eq(write)  # a latch takes its new word half a cycle after the write
     return ~inside & (port.valid | grouped | settling), write
 
 
 def build_registers(m: Module, registers: RegisterMap, port: Any, write: Value, storage: str) -> list[Words]:
-    """Build the registers and return the words of each set by name."""
+    """Build the registers; return one mapping per set, from the name of a register to its words.
+
+    Args:
+        m: module to add the logic to.
+        registers: to build.
+        port: configuration port.
+        write: a write is accepted in this cycle.
+        storage: of tables and of registers in several sets, "flip-flops" or "latches".
+    """
     sets: list[dict[str, Sequence[Value]]] = [{} for _ in range(registers.sets)]
     word = port.p.address if registers.sets == 1 else port.p.address[: registers.word_bits]
     for register in registers.registers:
@@ -131,7 +144,7 @@ def build_registers(m: Module, registers: RegisterMap, port: Any, write: Value, 
                 m.d.sync += held.eq(port.p.data[: register.shape.width])
             sets[0][register.name] = [held]
             continue
-        # All sets in one table, which has one register for the data.
+        # One table for all sets, so that they share the write-data register of latches.
         depth = register.depth * registers.sets
         place = word - first
         if registers.sets > 1:
@@ -149,22 +162,22 @@ def build_registers(m: Module, registers: RegisterMap, port: Any, write: Value, 
 
 
 def number_of_set(scores: Any) -> Value:
-    """Return the number of the set of constants that a beat of scores is for: 0 where there is one set."""
+    """Return the set number that a beat of scores carries; 0 in a unit with a single set of constants."""
     return scores.p.set if "set" in scores.payload.shape().members else Const(0)
 
 
 def words_of(m: Module, name: str, sets: Sequence[Words], number: Value, *names: str) -> Words:
-    """Return the words of one set, chosen for a whole stage.
+    """Return the words of one set, selected once for a whole pipeline stage.
 
-    A set is chosen once for all lanes, ahead of their look-ups. With one lane too that takes no more gates than a
-    longer index would, and nothing but the look-up moves while rows of one set follow each other.
+    The set is selected for all lanes together, before their look-ups. Even with one lane this costs no more gates than
+    a longer look-up index, and while consecutive rows use the same set only the look-up itself toggles.
 
     Args:
-        m: the module to build it in.
-        name: of the stage, prefix of its signals.
+        m: module to add the logic to.
+        name: of the stage; prefix of its signals.
         sets: words of each set.
-        number: of the set, below how many there are.
-        names: of the registers that the stage reads.
+        number: set number, less than the number of sets.
+        names: registers that the stage reads.
     """
     if len(sets) == 1:
         return sets[0]
@@ -182,7 +195,7 @@ def _within(address: Value, first: int, end: int) -> Value:
 
 
 def rows_inside(m: Module, scores: Any, results: Any, most: int) -> Value:
-    """Return whether a complete row has gone in that has not completely come out; `most` rows fit inside at a time."""
+    """Return whether a row has entered completely but not left completely; at most `most` such rows fit inside."""
     count = Signal(range(most + 1), name="rows_inside")
     comes, leaves = scores.valid & scores.ready & scores.p.last, results.valid & results.ready & results.p.last
     m.d.sync += count.eq(count + comes - leaves)

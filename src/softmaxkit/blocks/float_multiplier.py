@@ -1,7 +1,7 @@
-"""Multiplier for small positive floats, in two steps so that a register can stand between them.
+"""Multiplier for small positive floats, split in two so that a pipeline register can be placed in between.
 
-`multiply` forms the exact product and `round_product` rounds it to a number of significant bits, as
-`softmaxkit.formats.round_significand` does in software. Exponents are unbounded.
+`multiply` forms the exact product; `round_product` rounds it to a number of significant bits like
+`softmaxkit.formats.round_significand`. Exponents are unbounded.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class Number(NamedTuple):
     """A non-negative number: `fraction * 2**-shift`, or 0.
 
     Attributes:
-        fraction: unsigned, with the binary point above its top bit, which is set if the number comes from a float.
+        fraction: unsigned, with the binary point above its top bit; the top bit is 1 in a normalised number.
         shift: an integer, signed or unsigned.
         zero: the number is 0 regardless of the other fields.
     """
@@ -29,7 +29,7 @@ class Number(NamedTuple):
 
 
 def multiply(m: Module, name: str, first: Number, second: Number) -> Number:
-    """Return the exact product of two numbers. Its top bit may be 0; `round_product` normalises it."""
+    """Return the exact product of two normalised numbers; its top bit may be 0 until `round_product` normalises it."""
     return Number(
         named(m, f"{name}_fraction", first.fraction * second.fraction),
         named(m, f"{name}_shift", first.shift + second.shift),
@@ -38,9 +38,9 @@ def multiply(m: Module, name: str, first: Number, second: Number) -> Number:
 
 
 def round_product(m: Module, name: str, product: Number, bits: int) -> Number:
-    """Round the product of two floats from `multiply` to `bits` significant bits, nearest, ties to even.
+    """Normalise a product from `multiply` and round it to `bits` significant bits, to nearest, ties to even.
 
-    A product that fits `bits` bits stays exact. The top bit of the result's fraction is set.
+    A product that fits in `bits` bits stays exact. The top bit of the result's fraction is 1.
     """
     fraction = product.fraction
     low = ~fraction[-1]

@@ -1,4 +1,4 @@
-"""Holds beats back until the maximum of their group is known; a group is a slice or a whole row."""
+"""Holds beats back until the maximum of their group, a slice or a whole row, is known."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from softmaxkit.blocks.stream import set_field
 class Gather(wiring.Component):
     """Sends out every beat together with the maximum of its group.
 
-    The first beat of a group leaves one cycle after the last one arrived, or when the buffer can read it, whichever is
-    later. Groups follow each other without a gap.
+    The first beat of a group leaves one cycle after its last beat arrives, or as soon as the buffer can read it,
+    whichever is later. Groups follow each other without a bubble.
 
     Args:
         width: bits to store per beat.
-        key: shape of the values that the maximum is taken of.
-        beats: length of the longest group.
-        whole_rows: a group is a row; otherwise `beats` consecutive beats, fewer at the end of a row.
-        storage: where waiting beats are held; "memory" adds a port `memory`.
-        set_bits: width of a number that is the same in all beats of a group, and so is held once; 0 for none.
+        key: shape of the values whose maximum is taken.
+        beats: length of the longest group, in beats.
+        whole_rows: a group is a row; otherwise it is `beats` consecutive beats, or fewer at the end of a row.
+        storage: of the waiting beats; "memory" adds a port `memory`.
+        set_bits: width of the set number, which all beats of a group share and which is stored once; 0 for none.
 
     Attributes:
-        source: input stream: `beat`, `key` (the beat's own maximum), `present` (whether it has one), `last` and, if
-            need be, `set`.
-        sink: output stream: `beat`, `maximum`, `present`, `group_last`, `last` and, if need be, `set`.
-        empty: nothing is waiting.
+        source: input stream: `beat`, `key` (the beat's own maximum), `present` (whether it has one), `last` and, with
+            `set_bits`, `set`.
+        sink: output stream: `beat`, `maximum`, `present`, `group_last`, `last` and, with `set_bits`, `set`.
+        empty: no beat is waiting.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Gather(wiring.Component):
         set_bits: int = 0,
     ) -> None:
         self.width, self.key, self.beats, self.whole_rows, self.set_bits = width, key, beats, whole_rows, set_bits
-        # With whole rows the end of the group is the end of the row: one flag less to store.
+        # In a whole row the group ends with the row, so one flag fewer is stored.
         self.buffer = RowBuffer(width + (1 if whole_rows else 2), max(beats, 3), storage)
         beat = {"beat": width, "key": key, "present": 1, "last": 1, **set_field(set_bits)}
         gathered = {"beat": width, "maximum": key, "present": 1, "group_last": 1, "last": 1, **set_field(set_bits)}
@@ -56,24 +56,25 @@ class Gather(wiring.Component):
         super().__init__(ports)
 
     def waiting(self, beats: int, spacing: int = 1) -> int:
-        """Return the cycles from the arrival of the last of `beats` beats of a row until it leaves.
+        """Return the cycles from the arrival of a row's last beat until that beat leaves.
 
         Args:
-            beats: of the row.
-            spacing: cycles from one to the next.
+            beats: length of the row, in beats.
+            spacing: cycles from one beat to the next.
         """
         of_last = (beats - 1) % self.beats + 1
-        # The group before leaves a beat a cycle, and may still do so.
+        # The previous group leaves at one beat per cycle, and may not have left completely.
         behind = self.beats + (1 - spacing) * of_last if beats > self.beats else 0
         return max(of_last, behind, self.buffer.latency)
 
     def elaborate(self, platform: object) -> Module:
-        """Build it."""
+        """Build the Amaranth module."""
         m = Module()
         source, sink = self.source, self.sink
-        # By its name a row buffer is told apart in silicon, since it may wait outside; slices are the unit's own.
+        # Synthesis reports a submodule called "buffer" as a row buffer, which could be an external memory; slices are
+        # part of the unit proper.
         m.submodules["buffer" if self.whole_rows else "slices"] = buffer = self.buffer
-        # Enough for groups of a single beat to follow each other without a gap.
+        # Enough for groups of a single beat to follow each other without a bubble.
         places = buffer.latency + 1
         m.submodules.maxima = maxima = Queue(self.key.width + 1 + self.set_bits, places)
         of_set = ([source.p.set], [sink.p.set]) if self.set_bits else ([], [])

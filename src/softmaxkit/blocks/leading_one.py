@@ -11,17 +11,17 @@ def leading_one(m: Module, name: str, value: Value, least: int = 0) -> tuple[Val
     """Find the highest set bit by binary search.
 
     Args:
-        m: the module to build it in.
-        name: prefix of its signals.
+        m: module to add the logic to.
+        name: prefix of the signal names.
         value: unsigned.
         least: the lowest position that the leading one of a non-zero value can have.
 
     Returns:
-        `(position, normalised)`: position of the highest set bit, and `value` shifted left, at its own width, until
-        that bit is on top. Both are 0 for the value 0.
+        `(position, normalised)`: position of the highest set bit, and `value` shifted left, in its own width, until
+        that bit is the top bit. Both are 0 if `value` is 0.
     """
     bits = max((len(value) - 1).bit_length(), 1)
-    # Zeros on top that take no further step make the position the inverse of how many zeros there are.
+    # Where padding to a power of two adds no step, the position is simply the complement of the number of zeros.
     padded = (len(value) - 1 - least).bit_length() == ((1 << bits) - 1 - least).bit_length()
     width = 1 << bits if padded else len(value)
     steps = [1 << place for place in reversed(range((width - 1 - least).bit_length()))]

@@ -1,4 +1,4 @@
-"""Parts of a unit that are small enough for an exhaustive test, with their expected results."""
+"""Parts of a unit that are small enough to test exhaustively, with their expected results."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Part:
-    """A combinational part, every input it can have, and the results of golden's arithmetic.
+    """A combinational part, all of its possible inputs, and the results that golden's arithmetic gives for them.
 
     Attributes:
-        name: for messages.
-        build: adds the part to a module; takes and returns unsigned values.
-        input_bits, output_bits: widths.
-        inputs, expected: int64, (inputs,).
+        name: shown in messages.
+        build: adds the part to a module; takes and returns an unsigned value.
+        input_bits, output_bits: widths of that input and output.
+        inputs, expected: every input and its result; int64, (inputs,).
     """
 
     name: str
@@ -41,7 +41,7 @@ class Part:
 
 
 class Streamed(wiring.Component):
-    """A part between two streams, `scores` and `results`, so that it can be driven like a unit."""
+    """A part between two streams named `scores` and `results`, so that it can be driven like a unit."""
 
     def __init__(self, part: Part) -> None:
         self.part = part
@@ -50,7 +50,7 @@ class Streamed(wiring.Component):
         )
 
     def elaborate(self, platform: object) -> Module:
-        """Build it."""
+        """Build the Amaranth module."""
         m = Module()
         pipe = Pipeline(m, "part", self.scores.valid, self.results, ())
         m.d.comb += self.scores.ready.eq(pipe.advance)
@@ -59,7 +59,7 @@ class Streamed(wiring.Component):
 
 
 def table_part(name: str, table: PiecewiseLinear, rounding: Rounding = "nearest") -> Part:
-    """Return a piecewise-linear table with every argument."""
+    """Return the evaluation of a piecewise-linear table, with every argument."""
 
     def build(m: Module, argument: Value) -> Value:
         return round_line(m, "value", table, line(m, "line", table, argument, rounding), rounding)
@@ -70,7 +70,7 @@ def table_part(name: str, table: PiecewiseLinear, rounding: Rounding = "nearest"
 
 
 def multiplier_part(number: Float, bits: int) -> Part:
-    """Return the float multiplier with every pair of mantissas, its product rounded to `bits` significant bits."""
+    """Return the float multiplier, with every pair of mantissas; products are rounded to `bits` significant bits."""
     width = number.mantissa_bits
     whole, kept = 2 * width + 2, min(bits, 2 * width + 2)
     inputs = np.arange(1 << (2 * width))
@@ -79,7 +79,7 @@ def multiplier_part(number: Float, bits: int) -> Part:
     rounded, exponent = round_significand(exact, np.zeros_like(exact), bits)
     value = rounded << exponent
     leading = leading_one(value)
-    # Only zeros are shifted out.
+    # The bits shifted out are all 0.
     fraction = (value << 2) >> (leading - (kept - 1) + 2)
     expected = fraction | (((whole - 1 - leading) & 3) << kept)
 

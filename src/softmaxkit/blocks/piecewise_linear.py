@@ -13,14 +13,14 @@ from softmaxkit.formats import Rounding
 from softmaxkit.tables import GUARD_BITS, PiecewiseLinear
 
 MAX_SEGMENTS = 1024
-"""Entries of the largest table that is built from gates."""
+"""Segments of the largest table that is built from gates."""
 
 
 def check_segments(*counts: int) -> None:
-    """Reject tables that are too large to be built from gates.
+    """Reject tables that are too large to build from gates.
 
     Raises:
-        ValueError: one has more than `MAX_SEGMENTS` segments.
+        ValueError: a table has more than `MAX_SEGMENTS` segments.
     """
     for segments in counts:
         if segments > MAX_SEGMENTS:
@@ -28,7 +28,7 @@ def check_segments(*counts: int) -> None:
 
 
 def lookup(m: Module, name: str, entries: Sequence[int] | Sequence[Value], index: Value) -> Value:
-    """Return `entries[index]` of constants or of signals; constants get the narrowest shape that holds them all."""
+    """Return `entries[index]`; entries that are constants share the narrowest shape that represents them all."""
     constant = all(isinstance(entry, int) for entry in entries)
     if constant:
         shape = shape_of(entries)
@@ -36,22 +36,23 @@ def lookup(m: Module, name: str, entries: Sequence[int] | Sequence[Value], index
     if len(entries) == 1:
         return Value.cast(entries[0])
     if constant and len(entries) == 1 << len(index):
-        # Yosys infers a ROM and would retime an index register to its wider output; the inverted index prevents that.
+        # Yosys infers a ROM and would move an index register to its wider output; inverting the index prevents that.
         entries, index = entries[::-1], ~index
     return named(m, name, Array(entries)[index])
 
 
 def shape_of(values: Sequence[int]) -> Shape:
-    """Return the narrowest shape that holds all the integers."""
+    """Return the narrowest shape that represents all of the integers."""
     low, high = min(values), max(values)
     bits = max((~value if value < 0 else value).bit_length() for value in (low, high))
     return signed(bits + 1) if low < 0 else unsigned(max(bits, 1))
 
 
 class Points(NamedTuple):
-    """Start of a segment, its slope, and the argument's offset in it; only a start where the table has no lines.
+    """An argument's segment: its start value, its slope, and the offset of the argument within it.
 
-    `curves` are the magnitudes of what `bend` has still to take into the slope.
+    A table without interpolation uses `start` only. `curves` are the magnitudes of the higher-order coefficients that
+    `bend` has yet to fold into the slope.
     """
 
     start: Value
@@ -61,14 +62,14 @@ class Points(NamedTuple):
 
 
 def line(m: Module, name: str, table: PiecewiseLinear, argument: Value, rounding: Rounding = "nearest") -> Value:
-    """Interpolate, up to the final rounding, which `round_line` does: a register can stand between the two.
+    """Interpolate without the final rounding, which is `round_line`: a register can be placed between the two.
 
     Args:
-        m: the module to build it in.
-        name: prefix of its signals.
+        m: module to add the logic to.
+        name: prefix of the signal names.
         table: of a function that is positive everywhere.
         argument: unsigned, `table.input_bits` wide.
-        rounding: the same as for `round_line`.
+        rounding: must be that of `round_line`.
     """
     points = segment_of(m, name, table, argument, rounding)
     for _ in table.curves:
@@ -77,7 +78,7 @@ def line(m: Module, name: str, table: PiecewiseLinear, argument: Value, rounding
 
 
 def segment_of(m: Module, name: str, table: PiecewiseLinear, argument: Value, rounding: Rounding = "nearest") -> Points:
-    """Look up the segment of an argument: the first half of `line`, with the same arguments."""
+    """Look up the segment of an argument: the first step of `line`, with the same arguments."""
     if table.rest_bits == 0:
         return Points(lookup(m, name, table.results(rounding), argument), Const(0, 0), Const(0, 0))
     segment, rest = argument[table.rest_bits :], argument[: table.rest_bits]
@@ -91,7 +92,7 @@ def segment_of(m: Module, name: str, table: PiecewiseLinear, argument: Value, ro
 
 
 def bend(m: Module, name: str, table: PiecewiseLinear, points: Points) -> Points:
-    """Take the highest curve into the one below it, or into the slope: a step of Horner's rule for a falling table."""
+    """Fold the highest-order coefficient into the next one down: a step of Horner's rule, for a falling table."""
     *curves, highest = points.curves
     place = len(curves)
     below = curves.pop() if curves else points.slope
@@ -101,7 +102,7 @@ def bend(m: Module, name: str, table: PiecewiseLinear, points: Points) -> Points
 
 
 def along(m: Module, name: str, table: PiecewiseLinear, points: Points, rounding: Rounding = "nearest") -> Value:
-    """Interpolate within a segment: the second half of `line`."""
+    """Interpolate within a segment: the last step of `line`."""
     if table.rest_bits == 0:
         return points.start
     low = Const(rounding_addend(table.rest_bits + GUARD_BITS, rounding), table.rest_bits)
@@ -112,7 +113,7 @@ def along(m: Module, name: str, table: PiecewiseLinear, points: Points, rounding
 
 
 def _starts(table: PiecewiseLinear, rounding: Rounding) -> list[int]:
-    """Return the offsets with the rounding constant added in."""
+    """Return the start values of all segments with the rounding constant added."""
     addend = rounding_addend(table.rest_bits + GUARD_BITS, rounding) >> table.rest_bits
     return [offset + addend for offset in table.offsets]
 

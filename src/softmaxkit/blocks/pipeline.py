@@ -1,4 +1,4 @@
-"""Pipelines that advance as a whole: all registers move while the output is free and hold while it is stalled."""
+"""Pipelines that advance as a whole: all registers load while the output is free, and hold while it is stalled."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ State = TypeVar("State")
 class Pipeline:
     """A chain of stages from one stream to another.
 
-    The datapath is written as plain expressions, with a `cut` wherever a register may stand; `registers` says where
-    one does. `finish` adds the output register. A bubble is a stage with its valid bit at 0; its data registers hold.
+    The datapath is written as plain expressions, with a `cut` wherever a register may be placed; `registers` selects
+    the cuts that get one. `finish` adds the output register. In a bubble the valid bit is 0 and data registers hold.
 
     Args:
-        m: the module that the pipeline is part of.
-        name: prefix of its signals.
+        m: module to add the pipeline to.
+        name: prefix of the signal names.
         valid: a beat enters.
-        sink: the stream interface that the pipeline drives.
+        sink: stream that the pipeline drives.
         registers: names of the cuts that get a register.
 
     Attributes:
-        advance: the pipeline moves; use it as the ready of whatever feeds the pipeline.
-        valid: the stage built last holds a beat.
-        busy: any stage built so far, behind the input, holds a beat.
+        advance: the pipeline moves; also the ready signal for its source.
+        valid: the most recently built stage holds a beat.
+        busy: any register stage built so far holds a beat.
     """
 
     def __init__(self, m: Module, name: str, valid: Value, sink: Any, registers: Collection[str]) -> None:
@@ -38,11 +38,11 @@ class Pipeline:
 
     @property
     def fire(self) -> Value:
-        """The stage built last holds a beat, which moves on at this clock edge."""
+        """The most recently built stage holds a beat that moves on at this clock edge."""
         return self.valid & self.advance
 
     def cut(self, name: str, state: State) -> State:
-        """Return `state` behind the register called `name`, or unchanged if there is no register at this cut.
+        """Return `state` registered if the cut `name` has a register, and unchanged if it has none.
 
         Args:
             name: of the cut.
@@ -58,10 +58,10 @@ class Pipeline:
         return held
 
     def hold(self, name: str, state: State, when: Value) -> State:
-        """Return `state` behind the register called `name`, which is written only for beats where `when` is high.
+        """Return `state` registered as in `cut`, with registers that load only for beats where `when` is high.
 
-        Call it before the `cut` of that name, for values that stay the same over the following beats or that only
-        such beats need: registers that hold burn no energy.
+        Call it before the `cut` of that name, for values that only those beats need or that stay the same for the beats
+        that follow: a register that holds uses no switching energy.
         """
         if name not in self.registers:
             return state
@@ -72,15 +72,15 @@ class Pipeline:
         return cast(State, held)
 
     def keep(self, condition: Value) -> None:
-        """Drop the beats at this stage for which a condition does not hold."""
+        """Drop the beats at this stage for which a condition is false."""
         self.valid = self.valid & condition
 
     def finish(self, payload: Value, state: Value | None = None) -> None:
-        """Add the output register in front of the sink.
+        """Add the output register that drives the sink.
 
         Args:
-            payload: what it holds.
-            state: the top bits of the payload, if they already are registers that are written when this stage fires.
+            payload: to register; without the bits of `state`.
+            state: the top bits of the sink's payload, if they are registers already and load when this stage fires.
         """
         with self.m.If(self.advance):
             self.m.d.sync += self.sink.valid.eq(self.valid)
@@ -91,22 +91,22 @@ class Pipeline:
 
 
 def is_free(sink: Any) -> Value:
-    """Return whether the register in front of a stream can be written."""
+    """Return whether the register that drives a stream can load."""
     free: Value = ~sink.valid | sink.ready
     return free
 
 
 def choose_cuts(cuts: Sequence[str], depth: int | None, default: int, fixed: int = 1) -> frozenset[str]:
-    """Return the cuts that get a register in a unit of `depth` registers from input to output.
+    """Return the cuts that get a register in a unit of `depth` register stages.
 
     Args:
         cuts: all cuts, the most useful first.
-        depth: number of registers; None for the default.
-        default: the unit's own depth.
-        fixed: registers that are always there, such as the output register.
+        depth: number of register stages from input to output; None for the default.
+        default: default depth of the unit.
+        fixed: stages that are always present, such as the output register.
 
     Raises:
-        ValueError: the unit cannot have this depth.
+        ValueError: the unit cannot be built with this depth.
     """
     depth = default if depth is None else depth
     most = fixed + len(cuts)
@@ -116,7 +116,7 @@ def choose_cuts(cuts: Sequence[str], depth: int | None, default: int, fixed: int
 
 
 def named(m: Module, name: str, value: Any) -> Signal:
-    """Give a value its own signal: for a readable netlist, and so that shared logic is built once."""
+    """Assign a value to a signal of its own, for a readable netlist and so that shared logic is built once."""
     value = Value.cast(value)
     signal = Signal(value.shape(), name=name)
     m.d.comb += signal.eq(value)
@@ -129,7 +129,7 @@ def resized(value: Value, bits: int) -> Value:
 
 
 def _registers(state: Any, name: str, pairs: list[tuple[Signal, Value]]) -> Any:
-    """Return `state` with every value replaced by a register; append the pairs of register and value to `pairs`."""
+    """Return `state` with every value replaced by a register; append each `(register, value)` to `pairs`."""
     if isinstance(state, dict):
         return {key: _registers(value, f"{name}_{key}", pairs) for key, value in state.items()}
     if isinstance(state, tuple) and hasattr(state, "_fields"):

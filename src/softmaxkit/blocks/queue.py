@@ -1,4 +1,4 @@
-"""A shift-register FIFO of a few words: smaller than a memory with pointers, and its output is a register."""
+"""A shift-register FIFO for a few words: smaller than a memory with pointers, and its output is registered."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from amaranth.lib.wiring import In, Out
 
 
 class Queue(wiring.Component):
-    """Words move up as the first one leaves. With two places or more, a word can go in and one come out every cycle.
+    """A shift-register FIFO. With two places or more it can take a word and deliver one in every cycle.
 
     Args:
         width: bits of a word.
@@ -24,7 +24,7 @@ class Queue(wiring.Component):
         super().__init__({"source": In(stream.Signature(width)), "sink": Out(stream.Signature(width))})
 
     def elaborate(self, platform: object) -> Module:
-        """Build it."""
+        """Build the Amaranth module."""
         m = Module()
         source, sink = self.source, self.sink
         words = [Signal(self.width, name=f"word_{place}", reset_less=True) for place in range(self.places)]

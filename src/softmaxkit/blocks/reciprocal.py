@@ -1,4 +1,4 @@
-"""Reciprocal of positive integers in hardware, matching `softmaxkit.tables.Reciprocal`."""
+"""Reciprocals of positive integers in hardware, matching `softmaxkit.tables.Reciprocal`."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from softmaxkit.formats import Rounding
 from softmaxkit.tables import Reciprocal
 
 SERIAL_LANES = 4
-"""Units with up to this many lanes use the serial reciprocal: nearly all their rows have enough beats to hide it."""
+"""Units with up to this many lanes use the serial reciprocal: nearly all of their rows are long enough to hide it."""
 
 PLAIN_BITS = 10
-"""Longest argument, in bits, for which a full table takes fewer gates than interpolation with its multiplier."""
+"""Widest argument, in bits, for which a full table takes fewer gates than interpolation with its multiplier."""
 
 
 def normalise(m: Module, name: str, reciprocal: Reciprocal, divisor: Value, least: int = 0) -> tuple[Value, Value]:
     """Return `(argument, exponent)`: the argument for `reciprocal.table`, and the position of the leading one.
 
     Args:
-        m: the module to build it in.
-        name: prefix of its signals.
-        reciprocal: its tables and widths.
-        divisor: unsigned; 0 gives the argument 0, as does 1.
+        m: module to add the logic to.
+        name: prefix of the signal names.
+        reciprocal: defines the tables and widths.
+        divisor: unsigned; 0 and 1 both give the argument 0.
         least: the lowest position that the leading one of a non-zero divisor can have.
     """
     position, normalised = leading_one(m, name, divisor, least)
@@ -53,19 +53,19 @@ def reciprocal_ports(reciprocal: Reciprocal, divisor_bits: int, tag_bits: int) -
 
 
 class ReciprocalUnit(wiring.Component):
-    """Pipelined reciprocal, one integer a cycle, each with a tag that travels along.
+    """Pipelined reciprocal: one integer per cycle, with a tag that accompanies it.
 
     A queue at the output keeps the pipeline moving while a result waits.
 
     Args:
-        reciprocal: its tables and widths.
+        reciprocal: defines the tables and widths.
         divisor_bits: width of the integers.
         tag_bits: width of the tag.
         rounding: of the table.
-        registers: the `CUTS` that get a register; there is always one more at the end, before the queue.
+        registers: the `CUTS` that get a register, in addition to the one in front of the queue.
         least: the lowest position that the leading one of a non-zero divisor can have.
-        queue: results that can wait; with 0, a waiting result stalls the pipeline combinationally.
-        plain: use tables of all mantissas instead of interpolation.
+        queue: capacity in results; with 0, a waiting result stalls the pipeline combinationally.
+        plain: use a table of all mantissas instead of interpolation.
 
     Attributes:
         source: input stream of `divisor` and `tag`.
@@ -94,7 +94,7 @@ class ReciprocalUnit(wiring.Component):
         super().__init__(reciprocal_ports(reciprocal, divisor_bits, tag_bits))
 
     def elaborate(self, platform: object) -> Module:
-        """Build it."""
+        """Build the Amaranth module."""
         m = Module()
         source = self.source.p
         result = stream.Signature(self.sink.payload.shape()).create(path=("result",)) if self.queue else self.sink
@@ -104,7 +104,7 @@ class ReciprocalUnit(wiring.Component):
         argument, exponent, tag = pipe.cut("argument", (argument, exponent, source.tag))
         table = self.reciprocal.table
         if self.plain:
-            # A short divisor leaves the low bits of the argument at 0.
+            # A narrow divisor leaves the low bits of the argument at 0.
             bits = min(len(source.divisor) - 1, table.input_bits)
             arguments = np.arange(1 << bits) << (table.input_bits - bits)
             rising = two_tables(

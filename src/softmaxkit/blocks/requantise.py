@@ -1,4 +1,4 @@
-"""Signed numbers brought to a narrower format: a shift with one rounding, and saturation."""
+"""Requantisation of signed numbers to a narrower format: a shift with a single rounding, and saturation."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from softmaxkit.blocks.pipeline import named
 
 
 def round_places(m: Module, name: str, value: Value, places: int) -> Value:
-    """Return a signed value divided by `2**places`, rounded to nearest, ties to even; as `formats.shift_right` does."""
+    """Return a signed value divided by `2**places`, rounded to nearest, ties to even, like `formats.shift_right`."""
     if places == 0:
         return named(m, name, value)
     wide = _extended(m, name, value, places)
-    # One less than half, and the one back if the quotient is odd, carries just when rounding goes up.
+    # Adding one less than half, plus 1 if the quotient is odd, carries exactly when rounding goes up.
     raised = named(m, f"{name}_raised", wide + Const((1 << (places - 1)) - 1) + wide[places])
     return named(m, name, raised[places:].as_signed())
 
 
 def round_shifted(m: Module, name: str, value: Value, amount: Value, places: int = 0) -> Value:
-    """Return a signed value divided by `2**(amount + places)`, rounded as `round_places` does.
+    """Return a signed value divided by `2**(amount + places)`, rounded like `round_places`.
 
     Args:
-        m: the module to build it in.
-        name: prefix of its signals.
+        m: module to add the logic to.
+        name: prefix of the signal names.
         value: signed.
-        amount: unsigned.
-        places: 0 or more.
+        amount: variable part of the shift, unsigned.
+        places: constant part of the shift, 0 or more.
     """
-    # The lowest bit that is kept is the half; all below goes into the sticky bit.
+    # The lowest bit of `current` is the half bit; everything below it goes into the sticky bit.
     below, wide = max(places - 1, 0), _extended(m, name, value, places)
     current = named(m, f"{name}_above", (wide[below:] if places else Cat(Const(0, 1), wide)).as_signed())
     sticky = named(m, f"{name}_below", wide[:below].any())
@@ -40,7 +40,7 @@ def round_shifted(m: Module, name: str, value: Value, amount: Value, places: int
 
 
 def saturate_to(m: Module, name: str, value: Value, shape: Shape) -> Signal:
-    """Return a signed value in a signed shape, clamped to its ends."""
+    """Return a signed value clamped to the range of a signed shape."""
     most = 1 << (shape.width - 1)
     result = Signal(shape, name=name)
     m.d.comb += result.eq(Mux(value > most - 1, most - 1, Mux(value < -most, -most, value)))
@@ -48,7 +48,7 @@ def saturate_to(m: Module, name: str, value: Value, shape: Shape) -> Signal:
 
 
 def _extended(m: Module, name: str, value: Value, places: int) -> Signal:
-    """Return a signed value with a bit more than the places that are cut off, at least."""
+    """Return a signed value, sign-extended to at least one bit more than the `places` that are dropped."""
     wide = Signal(signed(max(len(value), places + 1)), name=f"{name}_wide")
     m.d.comb += wide.eq(value)
     return wide

@@ -1,4 +1,4 @@
-"""The FIFO in which beats of rows wait, with a choice of storage for its words."""
+"""The FIFO that buffers the beats of rows, with a choice of storage for its words."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from softmaxkit.blocks.storage import MemoryPort, WordMemory, check_storage
 
 
 class RowBuffer(wiring.Component):
-    """A FIFO of beats. A beat can go in and one come out every cycle, unless it is shallower than its latency.
+    """A FIFO of row beats. It can take a beat and deliver one in every cycle unless its depth is less than its latency.
 
     Its output is the read register of the memory.
 
     Args:
         width: bits of a beat.
-        depth: capacity in beats, 1 or more, not counting one that waits at the output.
+        depth: capacity in beats, 1 or more, not counting a beat that waits at the output.
         storage: "flip-flops", "latches", or "memory", which adds a port `memory`.
 
     Attributes:
-        latency: cycles from a beat being written until it can be read.
+        latency: cycles from the write of a beat until it can be read.
         source: input stream.
         sink: output stream.
-        empty: it holds nothing.
-        memory: port to the memory, if `storage` is "memory".
+        empty: it holds no beat.
+        memory: port to the external memory, with the storage "memory".
     """
 
     def __init__(self, width: int, depth: int, storage: str = "flip-flops") -> None:
@@ -37,7 +37,7 @@ class RowBuffer(wiring.Component):
         super().__init__(ports)
 
     def elaborate(self, platform: object) -> Module:
-        """Build it."""
+        """Build the Amaranth module."""
         m = Module()
         if self.storage == "memory":
             memory = self.memory
@@ -45,7 +45,7 @@ class RowBuffer(wiring.Component):
             m.submodules.words = words = WordMemory(self.width, self.depth, self.storage)
             memory = words.port
         written, read = Signal(), Signal()
-        # Pointers: the address, and above it a wrap bit that tells full from empty.
+        # Pointers: the address and, above it, a wrap bit that distinguishes full from empty.
         write = _pointer(m, "write", written, memory.write_address, self.depth)
         next_read = _pointer(m, "read", read, memory.read_address, self.depth)
         readable = write
@@ -68,7 +68,7 @@ class RowBuffer(wiring.Component):
 
 
 def _pointer(m: Module, name: str, enable: Value, address: Value, depth: int) -> Signal:
-    """Return a register that cycles through the words of a memory: an address, and above it a wrap bit."""
+    """Return a pointer that cycles through the words of a memory: an address and, above it, a wrap bit."""
     pointer = Signal(len(address) + 1, name=f"{name}_pointer")
     following = pointer + 1
     if depth != 1 << len(address):
@@ -80,5 +80,5 @@ def _pointer(m: Module, name: str, enable: Value, address: Value, depth: int) ->
 
 
 def buffer_latency(storage: str) -> int:
-    """Return the cycles from a beat being written until it can be read: latches take one more."""
+    """Return the cycles from the write of a beat until it can be read; latches take one more than other storage."""
     return 3 if storage == "latches" else 2

@@ -14,20 +14,20 @@ from softmaxkit.blocks.stream import set_field
 class RowMaximum(wiring.Component):
     """Sends out every beat together with the maximum of its row.
 
-    The first beat of a row leaves one cycle after the last one arrived, or when the buffer can read it, whichever is
-    later. There is room for two maxima, of the row going out and of the row coming in: long rows follow each other
-    without a gap, and a row of a single beat waits until the row before it has left.
+    The first beat of a row leaves one cycle after its last beat arrives, or as soon as the buffer can read it,
+    whichever is later. Two maxima are stored, of the row that leaves and of the row that arrives: long rows follow each
+    other without a bubble, and a row of a single beat waits until the previous row has left.
 
     Args:
         width: bits to store per beat.
-        key: shape of the values that the maximum is taken of.
-        beats: length of the longest row.
-        storage: where waiting beats are held; "memory" adds a port `memory`.
-        set_bits: width of a number that is the same in all beats of a row, and so is held once; 0 for none.
+        key: shape of the values whose maximum is taken.
+        beats: length of the longest row, in beats.
+        storage: of the waiting beats; "memory" adds a port `memory`.
+        set_bits: width of the set number, which all beats of a row share and which is stored once; 0 for none.
 
     Attributes:
-        source: input stream of `beat`, `key` (the beat's own maximum), `last` and, if need be, `set`.
-        sink: output stream of `beat`, `maximum`, `last` and, if need be, `set`.
+        source: input stream of `beat`, `key` (the beat's own maximum), `last` and, with `set_bits`, `set`.
+        sink: output stream of `beat`, `maximum`, `last` and, with `set_bits`, `set`.
     """
 
     def __init__(self, width: int, key: Shape, beats: int, storage: str = "flip-flops", set_bits: int = 0) -> None:
@@ -43,17 +43,17 @@ class RowMaximum(wiring.Component):
         super().__init__(ports)
 
     def waiting(self, beats: int) -> int:
-        """Return the cycles from the arrival of the last of `beats` beats of a row until it leaves."""
+        """Return the cycles from the arrival of the last beat of a row of `beats` beats until that beat leaves."""
         return max(beats, self.buffer.latency)
 
     def elaborate(self, platform: object) -> Module:
-        """Build it."""
+        """Build the Amaranth module."""
         m = Module()
         source, sink = self.source, self.sink
         m.submodules.buffer = buffer = self.buffer
         if buffer.storage == "memory":
             wiring.connect(m, wiring.flipped(self.memory), buffer.memory)
-        # `best` belongs to the incoming row; once that is complete, it moves to `leaving` when no row is going out.
+        # `best` belongs to the arriving row; once that row is complete, it moves to `leaving` as soon as no row leaves.
         best, begun, complete = Signal(self.key, reset_less=True), Signal(), Signal()
         leaving, highest = Signal(self.key, reset_less=True), Signal(self.key)
         leaves, taken, known = Signal(), Signal(), Signal()

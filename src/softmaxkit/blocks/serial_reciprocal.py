@@ -1,4 +1,4 @@
-"""Reciprocal for low rates: it interpolates two bits a cycle in a single adder."""
+"""Reciprocal for low throughput: it interpolates two bits per cycle in a single adder."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from softmaxkit.tables import GUARD_BITS, Reciprocal
 
 
 class SerialReciprocalUnit(wiring.Component):
-    """Reciprocal of one integer at a time, in a fixed number of cycles, with a tag that travels along.
+    """Reciprocal of one integer at a time, in a fixed number of cycles, with a tag that accompanies it.
 
-    The next integer can go in while a result waits at the output.
+    It accepts the next integer while a result waits at the output.
 
     Args:
-        reciprocal: its tables and widths.
+        reciprocal: defines the tables and widths.
         divisor_bits: width of the integers.
         tag_bits: width of the tag.
         rounding: of the table.
@@ -41,7 +41,7 @@ class SerialReciprocalUnit(wiring.Component):
         super().__init__(reciprocal_ports(reciprocal, divisor_bits, tag_bits))
 
     def elaborate(self, platform: object) -> Module:
-        """Build it."""
+        """Build the Amaranth module."""
         m = Module()
         source, sink, table = self.source, self.sink, self.reciprocal.table
         working, step = Signal(), Signal(range(self.steps + 1))
@@ -72,12 +72,12 @@ class SerialReciprocalUnit(wiring.Component):
         return m
 
     def _along(self, m: Module, segment: Value, rest: Value, working: Signal, step: Signal) -> Value:
-        """Multiply slope by rest, lowest bits first; return the mantissa, which is valid after the last step."""
+        """Multiply the slope by the rest, lowest bits first; return the mantissa, valid after the last step."""
         table = self.reciprocal.table
         slope = lookup(m, "slope", [-slope for slope in table.slopes], segment)
         digits = Cat(Const(0, 2 * self.steps - len(rest)), rest)
         digit = digits.word_select(step, 2)
-        # Of the bits shifted out only a sticky bit is needed.
+        # A sticky bit replaces the bits that are shifted out.
         along, below = Signal(len(slope) + 1, reset_less=True), Signal(reset_less=True)
         risen = Signal(len(along) + 2)
         m.d.comb += risen.eq(along + Mux(digit[0], slope, 0) + (Mux(digit[1], slope, 0) << 1))
@@ -88,6 +88,6 @@ class SerialReciprocalUnit(wiring.Component):
         addend = rounding_addend(GUARD_BITS, self.rounding)
         offset = lookup(m, "offset", [offset + addend for offset in table.offsets], segment)
         exact = Signal(len(offset))
-        # "ceil" rounds up whether or not anything is left below.
+        # "ceil" rounds up regardless of the bits below.
         m.d.comb += exact.eq(offset - along - (Const(0) if self.rounding == "ceil" else below))
         return cut_rounded(m, "mantissa", exact, GUARD_BITS, self.rounding, below)

@@ -11,7 +11,7 @@ from softmaxkit.formats import Rounding
 
 
 class Shifted(NamedTuple):
-    """A number split at the binary point: integer part, half bit, and sticky bit."""
+    """A number split at the binary point: integer part, half bit, and a sticky bit for everything below."""
 
     whole: Value
     half: Value
@@ -25,10 +25,10 @@ class Shifted(NamedTuple):
 
 
 def shift(m: Module, name: str, value: Value, amount: Value | int, fraction_bits: int = 0) -> Shifted:
-    """Shift right and split at the binary point; the arguments are those of `shift_right`."""
+    """Shift right and split the result at the binary point; arguments as for `shift_right`, without `rounding`."""
     if isinstance(amount, int):
         amount, fraction_bits = Const(0, 0), fraction_bits + amount
-    # At least one bit below the point, for the half bit. Everything below that only goes into the sticky bit.
+    # Keep at least one bit below the point, the half bit; everything below that only feeds the sticky bit.
     padding = max(1 - fraction_bits, 0)
     current = Cat(Const(0, padding), value, Const(0, max(fraction_bits - len(value), 0)))
     below = fraction_bits + padding - 1
@@ -48,10 +48,10 @@ def shift_right(
     """Return `value * 2**-(amount + fraction_bits)`, rounded once.
 
     Args:
-        m: the module to build it in.
-        name: prefix of its signals.
+        m: module to add the logic to.
+        name: prefix of the signal names.
         value: unsigned.
-        amount: unsigned, or an int of 0 or more.
+        amount: unsigned, or a constant of 0 or more.
         rounding: "nearest" (ties to even), "floor" or "ceil".
         fraction_bits: bits of `value` below the result's binary point before the shift; may be negative.
 
@@ -65,7 +65,7 @@ def shift_right(
 
 
 def rounding_addend(places: int, rounding: Rounding) -> int:
-    """Return the rounding constant to fold into a sum that is formed anyway, so that `cut_rounded` only truncates."""
+    """Return the rounding constant to include in a sum that exists anyway, so that `cut_rounded` only truncates."""
     return {"nearest": 1 << (places - 1), "floor": 0, "ceil": (1 << places) - 1}[rounding]
 
 
@@ -75,16 +75,16 @@ def cut_rounded(
     """Drop the lowest `places` bits, 1 or more, of a sum that includes `rounding_addend`.
 
     Args:
-        m: the module to build it in.
-        name: prefix of its signals.
+        m: module to add the logic to.
+        name: prefix of the signal names.
         value: unsigned, the sum.
         places: bits to drop.
-        rounding: the same as for the addend.
-        below: sticky bit of what lies below `value`.
+        rounding: must be that of the addend.
+        below: sticky bit of everything below `value`.
     """
     whole = value[places:]
     if rounding == "nearest":
-        # All dropped bits at 0 after adding the half: a tie, which goes to even.
+        # If all dropped bits are 0 after the half was added, it was a tie, which goes to even.
         tie = ~value[:places].any() if below is None else ~(value[:places].any() | below)
         whole = Cat(whole[0] & ~tie, whole[1:])
     return named(m, name, whole)

@@ -1,4 +1,4 @@
-"""Holds a slice back until its maximum is known."""
+"""Holds slices back until their maximum is known."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from softmaxkit.blocks.storage import check_storage, latch
 class SliceBuffer(wiring.Component):
     """Sends out every beat together with the maximum of its slice.
 
-    A slice leaves from the cycle after its last beat arrived while the next one takes its place, so that whole slices
-    follow each other without a gap. There is room for two maxima, of the slice going out and of the one coming in: a
-    shorter slice at the end of a row, after whole ones, waits until the one before it has left.
+    A slice leaves from the cycle after its last beat arrives, while the next one takes its place, so that full slices
+    follow each other without a bubble. Two maxima are stored, of the slice that leaves and of the one that arrives: a
+    shorter slice at the end of a row, after full ones, waits until the previous slice has left.
 
     Args:
         width: bits to store per beat.
-        key: shape of the values that the maximum is taken of.
-        beats: of a slice, 2 or more; the last of a row may have fewer.
-        storage: where waiting beats are held, "flip-flops" or "latches".
+        key: shape of the values whose maximum is taken.
+        beats: length of a slice in beats, 2 or more; the last slice of a row may be shorter.
+        storage: of the waiting beats, "flip-flops" or "latches".
 
     Attributes:
         source: input stream of `beat`, `key` (the beat's own maximum) and `last`.
@@ -40,7 +40,7 @@ class SliceBuffer(wiring.Component):
         )
 
     def leaves(self, beats: int) -> int:
-        """Return the cycles from the first beat of a row of so many until its last one leaves, in an empty buffer."""
+        """Return the cycles from the first beat of a row of `beats` beats until its last leaves, in an empty buffer."""
         whole, rest = divmod(beats, self.beats)
         if rest == 0:
             return (whole + 1) * self.beats - 1
@@ -48,18 +48,18 @@ class SliceBuffer(wiring.Component):
         return start + rest - 1 + (rest == 1 and self.storage == "latches")
 
     def refuses(self, beats: int, spacing: int) -> int:
-        """Return the cycles for which the last of so many beats of a row, `spacing` cycles apart, is not taken."""
+        """Return the cycles for which the last beat of a row of `beats` beats, `spacing` cycles apart, is refused."""
         whole, rest = divmod(beats, self.beats)
         return max(self.beats - spacing * rest, 0) if whole and rest else 0
 
     def interval(self, beats: int) -> int:
-        """Return the cycles between rows of so many beats in a stream."""
+        """Return the cycles between the starts of consecutive rows of `beats` beats each."""
         whole, rest = divmod(beats, self.beats)
         alone = rest == 1 and self.storage == "latches"
         return beats + alone if whole == 0 or rest == 0 else (whole + 1) * self.beats + alone
 
     def elaborate(self, platform: object) -> Module:
-        """Build it."""
+        """Build the Amaranth module."""
         m = Module()
         source, sink = self.source, self.sink
         final = self.beats - 1
@@ -69,14 +69,14 @@ class SliceBuffer(wiring.Component):
         leaves, settled = Signal(), Signal()
         place, highest = Signal.like(written), Signal(self.key)
         taken, given, completes, rises = Signal(), Signal(), Signal(), Signal()
-        # What is not offered is unknown, and says nothing about ready.
+        # Without valid the payload is unknown and must not affect ready.
         ends = (source.valid & source.p.last) | (place == final)
         group_last = source.p.last | (place == final)
         m.d.comb += [
             place.eq(Mux(begins, 0, self._after(written))),
             rises.eq(begins | (source.p.key > best)),
             highest.eq(Mux(rises, source.p.key, best)),
-            # While a slice leaves, the next one stays behind it, and ends no sooner.
+            # While a slice leaves, the next one must not overwrite its unread beats, nor end before it.
             source.ready.eq(~leaves | Mux(ends, given & sink.p.group_last, given | (place != read))),
             taken.eq(source.valid & source.ready),
             completes.eq(taken & group_last),
@@ -97,20 +97,20 @@ class SliceBuffer(wiring.Component):
         with m.If(completes):
             m.d.sync += [left.maximum.eq(highest), left.end.eq(place), left.last.eq(source.p.last)]
         self._store(m, source.p.beat, taken, place, written, read)
-        if self.storage == "latches":  # a beat alone is not there yet in the next cycle
+        if self.storage == "latches":  # in the next cycle, the latch of a single-beat slice is not open yet
             m.d.sync += settled.eq(~(completes & begins))
         else:
             m.d.comb += settled.eq(1)
         return m
 
     def _after(self, place: Value) -> Value:
-        """Return the place after another one."""
+        """Return the place that follows, cyclically."""
         if self.beats == 1 << len(place):
             return (place + 1)[: len(place)]
         return Mux(place == self.beats - 1, 0, place + 1)[: len(place)]
 
     def _store(self, m: Module, beat: Value, taken: Value, place: Value, written: Value, read: Value) -> None:
-        """Store a beat at its place, which `written` is from the next cycle on, and give the one to read."""
+        """Store a beat at `place`, which `written` equals from the next cycle on, and output the beat at `read`."""
         if self.storage == "flip-flops":
             m.submodules.words = memory = Memory(shape=self.width, depth=self.beats, init=[])
             write, out = memory.write_port(), memory.read_port(domain="comb")

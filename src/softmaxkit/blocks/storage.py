@@ -1,4 +1,4 @@
-"""Storage for the words that a unit holds: flip-flops, latches, or an external memory."""
+"""Storage for the words of a unit: flip-flops, latches, or an external memory."""
 
 from __future__ import annotations
 
@@ -10,17 +10,22 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 Storage = Literal["flip-flops", "latches", "memory"]
-"""Where rows are held, and loadable tables, for which "memory" is no choice.
+"""Storage of row buffers and of loadable tables.
 
-"memory" gives the unit a port for an SRAM or register file with one write and one read port.
+"memory", which is for row buffers only, gives the unit a port to an SRAM or register file with one write port and one
+read port.
 """
 
 
 def check_storage(storage: str, but: str = "") -> None:
-    """Check the name of a storage, with `but` ruled out.
+    """Check the name of a storage.
+
+    Args:
+        storage: name to check.
+        but: the one storage that is not available.
 
     Raises:
-        ValueError: it is none of the choices.
+        ValueError: it is not an available storage.
     """
     choices = [choice for choice in get_args(Storage) if choice != but]
     if storage not in choices:
@@ -30,7 +35,7 @@ def check_storage(storage: str, but: str = "") -> None:
 class MemoryPort(wiring.Signature):
     """Port to a memory of `depth` words of `width` bits, seen from its user.
 
-    A read that is enabled at a clock edge returns its data after that edge and holds them until the next read.
+    Data of a read that is enabled at a clock edge appear after that edge and stay until the next read.
     """
 
     def __init__(self, width: int, depth: int) -> None:
@@ -51,8 +56,8 @@ class MemoryPort(wiring.Signature):
 class Words(wiring.Component):
     """Words that are written one at a time and can all be read at once.
 
-    A word written at a clock edge shows after it. With latches it shows half a cycle later: registers hold address and
-    data, and the latches open in the low phase of the clock.
+    A word written at a clock edge is visible after that edge; with latches, half a cycle later, because address and
+    data are registered and the latches open in the low phase of the clock.
 
     Args:
         width: bits of a word.
@@ -67,7 +72,7 @@ class Words(wiring.Component):
         super().__init__({"enable": In(1), "address": In(max((depth - 1).bit_length(), 1)), "data": In(width)})
 
     def elaborate(self, platform: object) -> Module:
-        """Build it."""
+        """Build the Amaranth module."""
         m = Module()
         if self.storage == "flip-flops":
             for index, word in enumerate(self.words):
@@ -85,7 +90,7 @@ class Words(wiring.Component):
 
 
 def latch(enable: object, data: Signal, output: Signal) -> Instance:
-    """Return a latch, transparent while `enable` is high: a Yosys cell that `flow.verilog` knows how to write."""
+    """Return a latch, transparent while `enable` is high, as the Yosys cell that `flow.verilog` translates."""
     return Instance("$dlatch", p_WIDTH=len(data), p_EN_POLARITY=1, i_EN=enable, i_D=data, o_Q=output)
 
 
@@ -95,7 +100,7 @@ class WordMemory(wiring.Component):
     Args:
         width: bits of a word.
         depth: number of words.
-        storage: "flip-flops" (a memory cell in the netlist, mapped by the synthesis tool) or "latches".
+        storage: "flip-flops" (a memory cell that the synthesis tool maps) or "latches".
     """
 
     def __init__(self, width: int, depth: int, storage: str = "flip-flops") -> None:
@@ -104,7 +109,7 @@ class WordMemory(wiring.Component):
         super().__init__({"port": In(MemoryPort(width, depth))})
 
     def elaborate(self, platform: object) -> Module:
-        """Build it."""
+        """Build the Amaranth module."""
         m = Module()
         port = self.port
         if self.storage == "flip-flops":

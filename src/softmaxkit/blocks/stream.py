@@ -1,9 +1,9 @@
 """The row streams at the input and output of every unit.
 
-A row goes in as one or more *beats* of `lanes` positions, with `last` on the final one. The mask bit is 0 for masked
-positions and for those beyond the end of the row in its last beat. Results come out in the same shape, one for each
-position, 0 where masked. Valid and ready are those of `amaranth.lib.stream`: a beat transfers when both are high, and
-an offered beat must not change until it has.
+A row is sent as one or more *beats* of `lanes` positions, with `last` on the final one. The mask bit is 0 for masked
+positions and for positions beyond the end of the row in its last beat. Results have the same layout, one per position,
+and are 0 where masked. Valid and ready follow `amaranth.lib.stream`: a beat transfers when both are high, and an
+offered beat must not change until it has transferred.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from amaranth.lib import data
 
 
 def score_layout(code: Shape, lanes: int, masks: int = 1, set_bits: int = 0) -> data.StructLayout:
-    """Return the payload of a beat of scores: `codes` from lane 0 up, `mask` (True: attend), `last`, perhaps `set`.
+    """Return the payload of a beat of scores: `codes` from lane 0 up, `mask` (1: attend), `last`, optionally `set`.
 
     Args:
         code: shape of a score code.
         lanes: positions per beat.
         masks: mask bits per lane; more than one if a lane can carry several narrow scores.
-        set_bits: width of the number of the row's set of constants, the same in all its beats; 0 for none.
+        set_bits: width of the row's set number, the same in all of its beats; 0 for none.
     """
     fields = {"codes": data.ArrayLayout(code, lanes), "mask": lanes * masks, "last": 1}
     return data.StructLayout({**fields, **set_field(set_bits)})
 
 
 def set_field(set_bits: int) -> dict[str, int]:
-    """Return the field `set` of a payload, of so many bits; none of 0 bits."""
+    """Return the payload field `set` of that width; nothing for width 0."""
     return {"set": set_bits} if set_bits else {}
 
 
@@ -38,10 +38,10 @@ def result_layout(bits: int, lanes: int) -> data.StructLayout:
 
 
 def check_sizes(lanes: int, max_row: int) -> None:
-    """Check that a number of lanes and a longest row can be built.
+    """Check the number of lanes and the length of the longest row.
 
     Raises:
-        ValueError: lanes are not 1 to 256, or the longest row is not 1 to 65536 scores.
+        ValueError: lanes are not from 1 to 256, or the longest row is not from 1 to 65536 scores.
     """
     for name, value, most in (("lanes", lanes, 256), ("max_row", max_row, 1 << 16)):
         if type(value) is not int or not 1 <= value <= most:
@@ -49,7 +49,7 @@ def check_sizes(lanes: int, max_row: int) -> None:
 
 
 def beats(length: int, lanes: int) -> int:
-    """Return how many beats a row of `length` scores takes."""
+    """Return the number of beats of a row of `length` scores."""
     return -(-length // lanes)
 
 
@@ -58,7 +58,7 @@ class Slices(NamedTuple):
 
     Attributes:
         a_beat: slices per beat; 1 if a slice spans several beats.
-        beats: beats per slice; 1 if a beat holds whole slices.
+        beats: beats per slice; 1 if a beat holds one or more whole slices.
     """
 
     a_beat: int

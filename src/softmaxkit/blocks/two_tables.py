@@ -1,4 +1,4 @@
-"""A large table of a smooth function as the exact difference of two small ones.
+"""A large table of a smooth function, as the exact difference of two small ones.
 
 Bipartite tables: Das Sarma and Matula, Faithful Bipartite ROM Reciprocal Tables, ARITH 1995.
 """
@@ -14,25 +14,25 @@ from softmaxkit.blocks.piecewise_linear import lookup
 from softmaxkit.blocks.pipeline import named
 
 MAX_GUARD_BITS = 4
-"""Fraction bits of the two tables that are tried."""
+"""Most fraction bits that are tried for the two tables."""
 
 
 def two_tables(
     m: Module, name: str, results: Sequence[int], argument: Value, segment_bits: int, part_bits: int = 1
 ) -> Value:
-    """Return `results[argument]`, as the difference of two tables if that can be.
+    """Return `results[argument]`, as the difference of two tables where such tables exist.
 
-    The first table holds a start for each part of a segment, the second what is taken off on the way through a part,
-    which is the same for all parts of a segment.
+    The first table has a start value for every part of a segment; the second has the decrease within a part, which all
+    parts of a segment share.
 
     Args:
-        m: the module to build it in.
-        name: prefix of its signals.
+        m: module to add the logic to.
+        name: prefix of the signal names.
         results: one for each argument, 0 or more.
         argument: unsigned.
-        segment_bits: upper bits of the argument that say in which of equal segments it is, over each of which the
-            function is about a line.
-        part_bits: bits of the argument that say in which of equal parts of its segment it is.
+        segment_bits: upper bits of the argument, which select one of equal segments; the function should be nearly
+            linear within a segment.
+        part_bits: the bits below, which select one of equal parts of the segment.
     """
     low_bits = len(argument) - segment_bits - part_bits
     for guard in range(MAX_GUARD_BITS + 1) if low_bits > 0 else ():
@@ -48,10 +48,10 @@ def two_tables(
 def _difference(
     results: Sequence[int], segment_bits: int, part_bits: int, low_bits: int, guard: int
 ) -> tuple[list[int], list[int]] | None:
-    """Return two tables whose difference, cut by `guard` bits, is every result; None if there are none.
+    """Return two tables whose difference, without its lowest `guard` bits, equals every result; None if none exist.
 
-    Bounds of differences are a problem of shortest paths, which has a solution unless there is a cycle of negative
-    length (Bellman and Ford).
+    Bounds on differences are a shortest-path problem, which has a solution unless there is a cycle of negative length
+    (Bellman-Ford).
     """
     arguments, least = np.arange(len(results)), np.asarray(results, np.int64) << guard
     most = least + (1 << guard) - 1
@@ -66,7 +66,7 @@ def _difference(
             break
     else:
         return None
-    # What is taken off in a segment counts from its least.
+    # Shift each segment so that its smallest decrease is 0.
     bases = falls.reshape(1 << segment_bits, -1).min(axis=1)
     starts, falls = starts - np.repeat(bases, 1 << part_bits), falls - np.repeat(bases, 1 << low_bits)
     return (starts.tolist(), falls.tolist()) if starts.min() >= 0 else None

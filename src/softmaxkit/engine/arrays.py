@@ -68,7 +68,7 @@ class QueryKeyArray(wiring.Component):
         )
 
     def elaborate(self, platform: object) -> Module:
-        """Build it."""
+        """Build the Amaranth module."""
         m = Module()
         sizes, queries, rows = self.sizes, self.queries, range(self.sizes.rows)
         first_beat, place = Signal(init=1), Signal(range(max(sizes.steps, 2)))
@@ -160,7 +160,7 @@ class ValueArray(wiring.Component):
         )
 
     def elaborate(self, platform: object) -> Module:
-        """Build it."""
+        """Build the Amaranth module."""
         m = Module()
         sizes, columns = self.sizes, range(self.sizes.columns)
         # While a beat is worked on, the unit is not held up: it goes on in time for the next row.

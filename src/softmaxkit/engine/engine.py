@@ -159,7 +159,7 @@ class Engine(wiring.Component):
         return golden(attention, queries, keys, values, attended)
 
     def elaborate(self, platform: object) -> Module:
-        """Build it."""
+        """Build the Amaranth module."""
         m = Module()
         query_key, unit, value, output = self.query_key, self.unit, self.value, self.output
         m.submodules.query_key, m.submodules.unit = query_key, unit

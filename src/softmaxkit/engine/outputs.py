@@ -30,7 +30,7 @@ class Shift(wiring.Component):
         super().__init__(_ports(array))
 
     def elaborate(self, platform: object) -> Module:
-        """Build it."""
+        """Build the Amaranth module."""
         m = Module()
         sums = self.sums
         pipe = Pipeline(m, "output", sums.valid, self.outputs, ())
@@ -59,7 +59,7 @@ class Division(wiring.Component):
         super().__init__({**_ports(array), "factors": In(stream.Signature(factors))})
 
     def elaborate(self, platform: object) -> Module:
-        """Build it."""
+        """Build the Amaranth module."""
         m = Module()
         sums, factors = self.sums, self.factors
         pipe = Pipeline(m, "output", sums.valid & factors.valid, self.outputs, ("product",))

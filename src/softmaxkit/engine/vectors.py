@@ -46,7 +46,7 @@ class Driven(wiring.Component):
         return self.latency(length)
 
     def elaborate(self, platform: object) -> Module:
-        """Build it."""
+        """Build the Amaranth module."""
         m = Module()
         m.submodules.engine = engine = self.engine
         wiring.connect(m, wiring.flipped(self.scores), engine.queries)

@@ -41,7 +41,7 @@ class AxiLiteSubordinate(wiring.Component):
         )
 
     def elaborate(self, platform: object) -> Module:
-        """Build it."""
+        """Build the Amaranth module."""
         m = Module()
         self._writes(m)
         self._reads(m)

@@ -38,7 +38,7 @@ class ConstantsPassage(wiring.Component):
         )
 
     def elaborate(self, platform: object) -> Module:
-        """Build it."""
+        """Build the Amaranth module."""
         m = Module()
         write, target = self.write, self.configuration
         word, waiting, closing, grouped = Signal(write.payload.shape()), Signal(), Signal(), Signal()
@@ -103,7 +103,7 @@ class ConstantsCopy(wiring.Component):
         )
 
     def elaborate(self, platform: object) -> Module:
-        """Build it."""
+        """Build the Amaranth module."""
         m = Module()
         target, whole = self.configuration, self.registers.sets > 1
         words = self.registers.words * self.registers.sets  # that are loaded as one group

@@ -22,7 +22,7 @@ def register_slice(m: Module, name: str, source: Any, sink: Any) -> None:
     """Join two streams of one payload by a full register slice, which a beat passes in a cycle.
 
     Args:
-        m: the module to build it in.
+        m: module to add the logic to.
         name: of the slice.
         source: stream in, to take from.
         sink: stream out, to drive.
@@ -58,7 +58,7 @@ class WritesApart(wiring.Component):
         super().__init__({"source": In(writes), "sink": Out(writes), "busy": In(1), "hold": Out(1)})
 
     def elaborate(self, platform: object) -> Module:
-        """Build it."""
+        """Build the Amaranth module."""
         m = Module()
         source, sink, grouped = self.source, self.sink, Signal(name="group_open")
         m.d.comb += [

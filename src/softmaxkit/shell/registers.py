@@ -56,7 +56,7 @@ class Registers(wiring.Component):
                 yield f"{register.name}_{field.name}", field
 
     def elaborate(self, platform: object) -> Module:
-        """Build it."""
+        """Build the Amaranth module."""
         m = Module()
         registers, write, read = self.map, self.write, self.read
         constant, other = self._places(write.p.address), self._places(read.payload)

@@ -25,7 +25,7 @@ def write_results(
     """Turn results into AXI4-Stream, without a register. Bits above a result are 0.
 
     Args:
-        m: the module to build it in.
+        m: module to add the logic to.
         unit: whose lanes it has.
         results: of the unit.
         stream: of `output_signature`, seen from the shell, to drive.

@@ -48,7 +48,7 @@ def read_beats(m: Module, unit: SoftmaxUnit, stream: Any, beats: Any) -> None:
     `tuser`, if there is one, says so.
 
     Args:
-        m: the module to build it in.
+        m: module to add the logic to.
         unit: whose lanes it has.
         stream: of `input_signature`, seen from the shell.
         beats: stream of `row_beat`, to drive.

@@ -29,7 +29,7 @@ class RowGuard(wiring.Component):
         super().__init__({"source": In(stream.Signature(beat)), "sink": Out(stream.Signature(beat)), "cut": Out(1)})
 
     def elaborate(self, platform: object) -> Module:
-        """Build it."""
+        """Build the Amaranth module."""
         m = Module()
         source, sink = self.source, self.sink
         most = beats(self.max_row, self.lanes)

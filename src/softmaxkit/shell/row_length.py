@@ -56,7 +56,7 @@ class RowLength(wiring.Component):
         )
 
     def elaborate(self, platform: object) -> Module:
-        """Build it."""
+        """Build the Amaranth module."""
         m = Module()
         source, sink = self.source, self.sink
         ready, inside = Signal(), Signal()  # numbers are loaded; a row has begun

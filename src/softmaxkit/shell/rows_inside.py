@@ -47,7 +47,7 @@ class RowsInside(wiring.Component):
         super().__init__({"begins": In(1), "ends": In(1), "full": Out(1), "busy": Out(1), **tags})
 
     def elaborate(self, platform: object) -> Module:
-        """Build it."""
+        """Build the Amaranth module."""
         m = Module()
         if self.tag_bits:
             m.submodules.tags = tags = Queue(self.tag_bits, self.most)

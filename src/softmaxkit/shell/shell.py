@@ -71,7 +71,7 @@ class Shell(wiring.Component):
         super().__init__({**self.outside, **self.inside})
 
     def elaborate(self, platform: object) -> Module:
-        """Build it."""
+        """Build the Amaranth module."""
         m = Module()
         options, unit = self.options, self.unit
         # Numbers that hardware has, and those that it is given, by their names at the ports.

@@ -20,7 +20,7 @@ class Shelled(wiring.Component):
         super().__init__({**self.shell.outside, **{name: unit.signature.members[name] for name in unit.memories}})
 
     def elaborate(self, platform: object) -> Module:
-        """Build it."""
+        """Build the Amaranth module."""
         m = Module()
         m.submodules.unit, m.submodules.shell = self.unit, self.shell
         for name in self.shell.inside:

@@ -70,7 +70,7 @@ class Status(wiring.Component):
         )
 
     def elaborate(self, platform: object) -> Module:
-        """Build it."""
+        """Build the Amaranth module."""
         m = Module()
         m.d.sync += self.errors.eq((self.errors & ~self.clear) | self.raised)
         m.d.comb += self.interrupt.eq((self.errors & self.enable).any())
