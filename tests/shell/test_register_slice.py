@@ -96,7 +96,7 @@ def test_no_path_goes_through(method: str) -> None:
 
 def test_other_streams_are_refused() -> None:
     unit = HARDEST.unit(lanes=1)
-    with pytest.raises(ValueError, match=r"in scores, results, both, not 'result'; did you mean 'results'"):
+    with pytest.raises(ValueError, match=r"for scores, results, both, not 'result'; did you mean 'results'"):
         ShellOptions(register_slice="result").check(unit)
 
 

@@ -251,7 +251,7 @@ def test_faults_of_the_bus_show(
         (True, "fetching & (~target.valid | target.ready)", "fetching"),
         (True, "(~fetching | moves) & (", "("),
         (True, "target.p.last.eq(index == words)", "target.p.last.eq(index == words - 1)"),
-        (True, "target.p.address.eq(index - 1)", "target.p.address.eq(index)"),
+        (True, "address: Value = index - 1", "address: Value = index"),
         (True, "m.d.sync += stale.eq(1)", "m.d.sync += stale.eq(0)"),
     ],
 )

@@ -126,10 +126,11 @@ def test_the_choice() -> None:
     ("text", "message"),
     [
         ("sky131", "an SRAM macro is sky130 or NAME:WIDTHxDEPTH.*, not 'sky131'; did you mean 'sky130'"),
-        ("a:8x100", "a power of 2 of words, 2 or more, not 8x100"),
-        ("a:0x64", "1 bit or more"),
+        ("a:8x100", "2, 4, 8, ... words deep, not 8x100"),
+        ("a:0x64", "1 bit wide or more"),
         ("a:32x64/5", "a divisor of its 32 bits, not 5"),
         ("a b:32x64", "not 'a b:32x64'"),
+        ("é:32x64", "not 'é:32x64'"),
     ],
 )
 def test_refusals(text: str, message: str) -> None:
@@ -140,6 +141,6 @@ def test_refusals(text: str, message: str) -> None:
 def test_units_without_memories_are_refused() -> None:
     for method in METHODS:
         spec = method_class(method)()
-        advice = "take --storage memory" if "memory" in spec.storages else "no rows wait"
+        advice = "use --storage memory" if "memory" in spec.storages else "buffers no rows"
         with pytest.raises(ValueError, match=f"storage 'flip-flops'.*{advice}"):
             choose_macro("sky130", spec.unit(lanes=1))

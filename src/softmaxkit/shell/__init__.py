@@ -1,4 +1,4 @@
-"""What goes around a unit on a chip: AXI-Stream and AXI4-Lite, rows by number, errors and status, tags, SRAM macros."""
+"""Integration logic around a unit: AXI4-Stream, AXI4-Lite, row lengths, errors and status, tags, SRAM macros."""
 
 from importlib.util import find_spec
 

@@ -13,11 +13,11 @@ class AxiStream(wiring.Signature):
     """An AXI4-Stream, seen from its source.
 
     Args:
-        bits: of `tdata`, whole bytes.
-        keep: is there a `tkeep`, a bit a byte?
-        user: bits of `tuser`; 0 for none.
-        last: is there a `tlast`?
-        tag: bits of `tid`; 0 for none.
+        bits: width of `tdata`, in whole bytes.
+        keep: add `tkeep`, one bit per byte.
+        user: width of `tuser`; 0 for none.
+        last: add `tlast`.
+        tag: width of `tid`; 0 for none.
     """
 
     def __init__(self, bits: int, keep: bool = False, user: int = 0, last: bool = True, tag: int = 0) -> None:
@@ -33,10 +33,10 @@ class AxiStream(wiring.Signature):
 
 
 class AxiLite(wiring.Signature):
-    """An AXI4-Lite port of 32 bits, seen from its manager.
+    """An AXI4-Lite port with 32-bit data, seen from its manager.
 
     Args:
-        address_bits: of byte addresses.
+        address_bits: width of byte addresses.
     """
 
     def __init__(self, address_bits: int) -> None:

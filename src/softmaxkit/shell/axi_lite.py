@@ -1,4 +1,4 @@
-"""The AXI4-Lite protocol: its five channels in, one stream of writes and one of reads out."""
+"""The AXI4-Lite protocol: converts its five channels to one stream of writes and one of reads."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ from softmaxkit.shell.axi import OKAY, SLVERR, AxiLite
 
 
 class AxiLiteSubordinate(wiring.Component):
-    """Takes a write and a read at a time, which do not wait for each other.
+    """An AXI4-Lite subordinate that handles one write and one read at a time, independently of each other.
 
-    Address and data of a write may come in any order. A write of less than all four bytes is answered with SLVERR and
-    does nothing, but for one of none, which is OKAY. The lowest two bits of an address are of no consequence.
+    Address and data of a write may arrive in either order. A write with only some of its four byte strobes set has no
+    effect and is answered with SLVERR; one with no strobe set has no effect and is answered with OKAY. The lowest two
+    address bits are ignored.
 
     Args:
-        address_bits: of byte addresses.
+        address_bits: width of byte addresses.
 
     Attributes:
-        bus: the port.
-        write: words to write, by the address of a word.
-        write_error: no register is there that can be written; looked at while `write` is taken.
-        read: addresses of words to read.
-        read_data, read_error: the word, and whether there is one, in the cycle after `read` was taken.
+        bus: AXI4-Lite port.
+        write: stream of writes: word address and data.
+        write_error: there is no writable register at that address; sampled when `write` transfers.
+        read: stream of word addresses to read.
+        read_data, read_error: the word read, or that there is none, in the cycle after `read` transferred.
     """
 
     def __init__(self, address_bits: int) -> None:

@@ -1,4 +1,4 @@
-"""How constants written through AXI4-Lite reach a unit: word by word, or from a copy that can be read back."""
+"""Transfer of constants from AXI4-Lite to a unit: word by word, or from a copy that can be read back."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ from softmaxkit.blocks.configuration import RegisterMap
 
 
 class ConstantsPassage(wiring.Component):
-    """Hands words on to the unit; all up to a `load` are one group.
+    """Passes words on to the unit; all words up to a `load` form one group.
 
-    The newest word waits here, since only later it is known whether it closes the group. So a write waits for the word
-    before it, which the unit takes once no row is inside; from then on no row begins until the group is closed.
+    The newest word waits here, because only the next write or `load` tells whether it ends the group. A write therefore
+    waits for the word before it, which the unit accepts once no row is inside; from then on no row begins until the
+    group ends.
 
     Args:
         registers: of the unit.
 
     Attributes:
-        write: words, by their number.
-        load: close the group.
+        write: stream of words with their addresses.
+        load: end the group.
         configuration: stream to the unit.
-        loading: there are words that are not in use.
+        loading: some written words are not in use yet.
     """
 
     def __init__(self, registers: RegisterMap) -> None:
@@ -64,26 +65,26 @@ class ConstantsPassage(wiring.Component):
 
 
 class ConstantsCopy(wiring.Component):
-    """Holds sets of constants, and loads one of them into the unit when it is needed, as one group.
+    """Stores sets of constants and loads a set into the unit, as one group, when a row needs it.
 
-    A word takes a cycle once the unit takes the first, and some more go before; a word is read back where none is
-    loaded, and so not for long while the unit lets the first wait. A word that is written while its set is being loaded
-    may be loaded or not; the `load` that follows sees to it.
+    Once the unit accepts the first word, loading takes one cycle per word after a few cycles of latency. Read-back uses
+    the cycles in which no word is fetched for loading, so it hardly waits while the unit refuses the first word. A word
+    written while its set is being loaded may or may not be included; the `load` that follows it loads the set again.
 
     Args:
         registers: of the unit.
-        sets: how many. A unit that holds them all is loaded with all of them; else, with more than one, the row to come
-            says which it needs.
+        sets: number of sets. A unit that stores all of them is loaded with all of them; otherwise, with more than one
+            set, the next row selects the set to load.
 
     Attributes:
-        write: words, by their number and that of their set.
-        read: numbers of words and sets.
-        read_data: a cycle after `read` was taken.
-        load: what was written is to be used from now on.
-        wanted: set of the row to come.
-        waiting: there is such a row; neither is of consequence with one set, or with a unit that holds all.
+        write: stream of words with their addresses and set numbers.
+        read: stream of addresses and set numbers to read.
+        read_data: the word read, in the cycle after `read` transferred.
+        load: use the words written so far from the next row on.
+        wanted: set number of the next row.
+        waiting: the next row is waiting; `wanted` and `waiting` are ignored with one set, or if the unit stores all.
         configuration: stream to the unit.
-        loading: the unit is to be loaded, or being loaded.
+        loading: the unit must be loaded, or is being loaded.
     """
 
     def __init__(self, registers: RegisterMap, sets: int) -> None:
@@ -106,21 +107,21 @@ class ConstantsCopy(wiring.Component):
         """Build the Amaranth module."""
         m = Module()
         target, whole = self.configuration, self.registers.sets > 1
-        words = self.registers.words * self.registers.sets  # that are loaded as one group
+        words = self.registers.words * self.registers.sets  # loaded as one group
         choice = self.sets > 1 and not whole
         m.submodules.words = memory = Memory(
             shape=self.registers.data_bits, depth=self.sets * self.registers.words, init=[]
         )
         to_write, to_read = memory.write_port(), memory.read_port()
-        # Without a set of its own, nothing is loaded before it is told to.
+        # A unit without a selectable set is not loaded before the first `load`.
         stale, loaded = Signal(init=choice), Signal.like(self.wanted)
         running, fetching, index = Signal(), Signal(), Signal(range(words + 1))
-        flowing = Signal()  # the unit has taken a word, and so will take the next
+        flowing = Signal()  # the unit has accepted a word, and so will accept the next
         other = (self.waiting & (stale | (self.wanted != loaded))) if choice else stale
         taken = target.valid & target.ready
         fetch, moves = Signal(), Signal()
         m.d.comb += [
-            moves.eq(fetching & (~target.valid | target.ready)),  # a word, from the memory's output
+            moves.eq(fetching & (~target.valid | target.ready)),  # the word at the memory's output is passed on
             fetch.eq(running & (index != words) & (~fetching | moves) & ((index == 0) | flowing | taken)),
             self.loading.eq(other | running),
             self.write.ready.eq(1),
@@ -136,7 +137,7 @@ class ConstantsCopy(wiring.Component):
             m.d.comb += to_read.addr.eq(index if whole else self._address(index, loaded))
             m.d.sync += index.eq(index + 1)
         address: Value = index - 1
-        if whole:  # of the unit: the number of the set above that of the word
+        if whole:  # the unit addresses a word by set number and, below it, word number
             place, fetched = Signal(self.place), Signal(self.place)
             address = Cat(fetched.address, fetched.set)
             ends = place.address == self.registers.words - 1
@@ -167,10 +168,10 @@ class ConstantsCopy(wiring.Component):
         return m
 
     def _address(self, word: Value, of_set: Value) -> Value:
-        """Return where a word is in the memory."""
+        """Return the address of a word in the memory."""
         return word + (of_set * self.registers.words if self.sets > 1 else Const(0))
 
 
 def switch_cycles(registers: RegisterMap) -> int:
-    """Return the cycles, at most, from the last results of a row to the first beat of one with another tag."""
+    """Return the most cycles from the last result of a row to the first beat of a row with another tag."""
     return registers.words + 4

@@ -1,4 +1,4 @@
-"""The files that a shell adds to the folder of a unit."""
+"""The files that a shell adds to the exported folder of a unit."""
 
 from __future__ import annotations
 
@@ -28,42 +28,42 @@ if TYPE_CHECKING:
 MEANINGS = {
     "aclk": "clock, rising edge",
     "aresetn": "reset, synchronous, active low",
-    "s_axis_tdata": "a score a lane, padded to whole bytes",
-    "s_axis_tkeep": "a bit a byte: positions all of whose bytes are kept belong to the row",
-    "s_axis_tuser": "the mask, from lane 0 up: 1 attends",
-    "s_axis_tlast": "the beat is the last of its row",
-    "s_axis_tid": "tag of the row, the same in all its beats",
-    "m_axis_tdata": "a result a lane, padded to whole bytes",
-    "m_axis_tkeep": "a bit a byte: in the last beat that of the scores, before it 1",
-    "m_axis_tlast": "the beat is the last of its row",
+    "s_axis_tdata": "one score per lane, padded to whole bytes",
+    "s_axis_tkeep": "one bit per byte: a position belongs to the row if all of its bytes are kept",
+    "s_axis_tuser": "attention mask, from lane 0 up; 1: attend",
+    "s_axis_tlast": "last beat of the row",
+    "s_axis_tid": "tag of the row, the same in all of its beats",
+    "m_axis_tdata": "one result per lane, padded to whole bytes",
+    "m_axis_tkeep": "one bit per byte: the tkeep of the scores in the row's last beat, 1 in earlier beats",
+    "m_axis_tlast": "last beat of the row",
     "m_axis_tid": "tag of the row",
     **{
         f"{stream}_{pin}": meaning
         for stream in ("s_axis", "m_axis", "s_axis_cfg")
-        for pin, meaning in (("tvalid", "a beat is offered"), ("tready", "it is taken"))
+        for pin, meaning in (("tvalid", "a beat is offered"), ("tready", "the beat is accepted"))
     },
-    "s_axis_cfg_tdata": "a word, and above it its address",
-    "s_axis_cfg_tlast": "the write is the last of its group",
-    "irq": "an enabled error stands",
-    "busy": "a row is inside",
-    "errors": "since they were cleared: bit 0 a row too long, bit 1 a row of length 0",
-    "errors_clear": "a bit each: forget it",
-    "interrupt_enable": "a bit each: it raises the interrupt",
-    "saturated_scores": "attended scores at an end of their range; stays at its largest value",
-    "saturated_scores_clear": "count from 0",
-    "saturated_results": "results that are the largest code; stays at its largest value",
-    "saturated_results_clear": "count from 0",
-    "row_length": "positions of a row",
+    "s_axis_cfg_tdata": "a word and, above it, its address",
+    "s_axis_cfg_tlast": "last write of its group",
+    "irq": "interrupt: an enabled error flag is set",
+    "busy": "a row has entered and its last result has not left",
+    "errors": "sticky error flags: bit 0, row too long; bit 1, row of length 0",
+    "errors_clear": "one bit per error flag: clear it",
+    "interrupt_enable": "one bit per error flag: it raises irq",
+    "saturated_scores": "count of attended scores at an end of their range; stays at its maximum",
+    "saturated_scores_clear": "set the count to 0",
+    "saturated_results": "count of results that are the largest code; stays at its maximum",
+    "saturated_results_clear": "set the count to 0",
+    "row_length": "positions per row; 0 is an error",
     "causal": "row i of a block attends to its first i + causal_offset + 1 positions",
-    "causal_offset": "of a block's first row, two's complement",
-    "block_rows": "rows of a block, after which i begins at 0 again; 0: it does not",
-    "block_restart": "the next row is a block's first",
+    "causal_offset": "offset of the causal mask, two's complement",
+    "block_rows": "rows per block, after which i restarts at 0; 0: it does not restart",
+    "block_restart": "the next row is the first of a block",
 }
-"""A line for each port; those of AXI4-Lite are the standard's."""
+"""One line per port; the ports of AXI4-Lite are described by the standard."""
 
 
 def shell_ports(shell: Shell) -> list[Port]:
-    """Return the ports of a unit in its shell, those to its memories last."""
+    """Return the ports of a unit in its shell; those to its memories come last."""
     ports = [Port(name, "input", 1, MEANINGS[name]) for name in ("aclk", "aresetn")]
     for path, member, _ in shell.signature.flatten(shell):
         if path[0] in shell.outside:
@@ -75,17 +75,21 @@ def shell_ports(shell: Shell) -> list[Port]:
 
 
 def describe_shell(unit: SoftmaxUnit, options: ShellOptions, segments: Segments) -> ShellFacts:
-    """Return what templates and files need to know of a unit's shell, with the vectors of its test bench."""
+    """Return the facts about a unit's shell that its files need, and the vectors of its test bench.
+
+    Raises:
+        ValueError: options that conflict with each other or with the unit.
+    """
     shell = Shell(unit, options)
     return ShellFacts(shell, shell_vectors(shell, segments))
 
 
 class Beat(NamedTuple):
-    """A beat of AXI4-Stream in a file.
+    """The layout of an AXI4-Stream beat in a vector file.
 
     Attributes:
-        pins: side by side, from bit 0 up.
-        bits: of all of them.
+        pins: names of the pins in the beat, from bit 0 up.
+        bits: total width.
     """
 
     pins: list[str]
@@ -93,24 +97,24 @@ class Beat(NamedTuple):
 
 
 class ShellFacts:
-    """A shell as its files show it.
+    """The facts about a shell that the templates of its files use.
 
     Args:
-        shell: to write.
+        shell: to describe.
         vectors: of its test bench.
 
     Attributes:
         options, map: of the shell.
-        ports: of the top module; `vector` where a port is more than a bit, `memory` where it is one to a memory.
-        streams: to the unit: name and bits.
-        source, sink: beats of the streams of scores and results.
-        known: outputs that are never X after a reset: handshakes, and the shell's own numbers.
-        unattended: conditions, in Verilog, that the score of a `lane` of `beat` is of no consequence.
-        lite: bits of an address of AXI4-Lite; 0 for none.
-        words: does the bench write words?
-        numbers: at the ports that have them.
-        copy: is there a copy of the constants?
-        switch_cycles: that a row waits for the constants of another tag.
+        ports: of the top module; `vector` if the port is declared with a range, `memory` if it connects to a memory.
+        streams: name and payload width of each stream between shell and unit.
+        source, sink: layouts of the beats of scores and results.
+        known: outputs that are never X after a reset: handshakes, status and interrupt.
+        unattended: Verilog conditions under which the score of `lane` in `beat` is ignored.
+        lite: width of AXI4-Lite addresses; 0 without AXI4-Lite.
+        words: whether the test bench writes registers or constants.
+        numbers: constant values that the test bench drives on input ports, by port.
+        copy: whether the shell has a copy of the constants.
+        switch_cycles: most cycles that a row waits while the constants of another tag are loaded.
     """
 
     def __init__(self, shell: Shell, vectors: Vectors) -> None:
@@ -145,7 +149,7 @@ class ShellFacts:
         self.switch_cycles = switch_cycles(unit.registers) if unit.registers is not None else 0
 
     def to_json(self, name: str) -> dict[str, Any]:
-        """Return what `parameters.json` says of the shell: its top module, options, ports and registers."""
+        """Return the entry of the shell in `parameters.json`: its top module, options, ports and registers."""
         facts: dict[str, Any] = {"name": f"{name}_axi", "options": asdict(self.options)}
         facts["ports"] = [port._asdict() for port in shell_ports(self.shell)]
         if self.map is not None:
@@ -169,13 +173,13 @@ class ShellFacts:
 
 
 def _goes_with_valid(name: str) -> bool:
-    """Is it a port that says something only while its valid is high?"""
+    """Return whether a port is only meaningful while its valid is high."""
     handshakes = ("tvalid", "tready", "awready", "wready", "bvalid", "arready", "rvalid")
     return name.startswith(("m_axis_", "s_axis_", "s_axil_")) and not name.endswith(handshakes)
 
 
 def _unattended(pins: list[str], names: dict[str, int], lanes: int) -> list[str]:
-    """Return conditions that a score is not attended: that of `tkeep`, and that of `tuser`, where they are."""
+    """Return the Verilog conditions under which a score is not attended, from `tkeep` and `tuser` if present."""
     conditions, at = [], 0
     for pin in pins:
         share = names[pin] // lanes
@@ -190,14 +194,18 @@ def _idle_numbers(names: dict[str, int]) -> list[str]:
 
 
 def write_shell(work: Path, facts: ShellFacts, name: str, templates: Environment, context: dict[str, Any]) -> None:
-    """Write a shell, the module that joins it with the unit, its registers in SystemRDL and its test bench.
+    """Write the shell, the module that connects it to the unit, its registers in SystemRDL, and its test bench.
 
     Args:
         work: folder to write to.
-        facts: of the shell.
+        facts: about the shell.
         name: of the unit.
-        templates: of the folder's files.
-        context: of the templates.
+        templates: environment with the templates of the folder.
+        context: variables of the templates.
+
+    Raises:
+        ToolError: Yosys is missing or failed.
+        OSError: the folder cannot be written.
     """
     write_text(work / f"{name}_shell.sv", to_verilog(facts.shell, f"{name}_shell"))
     files = {"axi.sv": f"{name}_axi.sv", "axi_tb.sv": f"{name}_axi_tb.sv", "shell.vlt": "shell.vlt"}

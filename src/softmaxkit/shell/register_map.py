@@ -1,4 +1,4 @@
-"""The registers of a shell, as data: hardware, SystemRDL and the note are derived from them."""
+"""The register map of a shell, as data from which the hardware, the SystemRDL and the README are derived."""
 
 from __future__ import annotations
 
@@ -13,26 +13,33 @@ if TYPE_CHECKING:
     from softmaxkit.methods.base.unit import SoftmaxUnit
 
 VERSION = 1
-"""Of this map: it changes where software has to."""
+"""Version of the register map; it changes whenever software must change."""
 
 WORD = 4
 """Bytes of a register."""
 
 Access = Literal["constant", "read", "write", "clear ones", "clear", "pulse"]
-"""How software sees a field: a constant; hardware's, to be read; its own, to be written and read; hardware's, cleared
-by writing 1 to its bits, or by any write; a bit that acts when 1 is written, and reads 0."""
+"""Software's access to a field.
+
+- "constant": reads as its reset value.
+- "read": read-only; set by hardware.
+- "write": readable and writable.
+- "clear ones": set by hardware; writing 1 clears a bit.
+- "clear": set by hardware; any write clears the field.
+- "pulse": writing 1 triggers an action; reads as 0.
+"""
 
 
 class Field(NamedTuple):
     """A field of a register.
 
     Attributes:
-        name: within its register.
-        bits: width; fields follow each other from bit 0.
+        name: unique within its register.
+        bits: width; the fields of a register are adjacent, from bit 0 up.
         access: see `Access`.
-        reset: after a reset; what a constant is.
-        about: a line.
-        signed: is it in two's complement?
+        reset: value after a reset, or of a constant.
+        about: one-line description.
+        signed: two's complement, sign-extended when read.
     """
 
     name: str
@@ -48,9 +55,9 @@ class Register:
     """A register of 32 bits.
 
     Attributes:
-        name: in the map.
+        name: unique within the map.
         address: in bytes.
-        about: a line.
+        about: one-line description.
         fields: from bit 0 up.
     """
 
@@ -61,14 +68,14 @@ class Register:
 
 
 class Table(NamedTuple):
-    """Words of a unit's constants, a register each.
+    """A table of a unit's constants, one register per word.
 
     Attributes:
         name: of the unit's register or table.
-        address: of its first word, in bytes, from the start of a set.
-        words: how many.
-        bits: of a word.
-        signed: are they in two's complement?
+        address: byte offset of the first word from the start of a set.
+        words: number of words.
+        bits: width of a word.
+        signed: words are in two's complement.
     """
 
     name: str
@@ -80,15 +87,16 @@ class Table(NamedTuple):
 
 @dataclass(frozen=True)
 class RegisterMap:
-    """All that is behind an AXI4-Lite port.
+    """The address map of an AXI4-Lite port.
 
     Attributes:
         registers: of the shell.
-        tables: of the unit's constants.
-        base: address of the first set of constants, in bytes.
-        stride: from a set to the next.
-        sets: of constants: those of the unit, else one a tag, one without, or none.
-        readable: can constants be read back?
+        tables: of the unit's constants, the same in every set.
+        base: byte address of the first set of constants.
+        stride: bytes from one set to the next.
+        sets: number of sets of constants: those of the unit if it has several, else one per tag if the shell stores
+            them, else 1; 0 without loadable constants.
+        readable: constants can be read back.
     """
 
     registers: tuple[Register, ...]
@@ -105,7 +113,7 @@ class RegisterMap:
 
 
 def register_map(unit: SoftmaxUnit, options: ShellOptions) -> RegisterMap:
-    """Return the registers of a shell; a part's are at the same address whatever else there is.
+    """Return the register map of a shell; the address of a register does not depend on the other options.
 
     Raises:
         ValueError: a word of the unit's constants is wider than a register.
@@ -114,34 +122,43 @@ def register_map(unit: SoftmaxUnit, options: ShellOptions) -> RegisterMap:
         Register(
             "identity",
             0x00,
-            "what this is",
+            "identification",
             (
-                Field("version", 8, "constant", VERSION, "of this register map"),
-                Field("lanes", 9, "constant", unit.lanes, "positions a beat"),
+                Field("version", 8, "constant", VERSION, "version of this register map"),
+                Field("lanes", 9, "constant", unit.lanes, "positions per beat"),
             ),
         ),
         Register(
-            "capacity", 0x04, "what fits", (Field("max_row", LENGTH_BITS, "constant", unit.max_row, "positions"),)
+            "capacity",
+            0x04,
+            "limits of the unit",
+            (Field("max_row", LENGTH_BITS, "constant", unit.max_row, "positions of the longest row"),),
         ),
         Register(
-            "state", 0x08, "what goes on", (Field("busy", 1, "read", 0, "a row is inside"), *_loading(unit, options))
+            "state",
+            0x08,
+            "current activity",
+            (Field("busy", 1, "read", 0, "a row has entered and its last result has not left"), *_loading(unit)),
         ),
     ]
     if options.status:
         errors = tuple(Field(name, 1, "clear ones", 0, about) for name, about in ERRORS.items())
-        enables = tuple(Field(name, 1, "write", 0, "raises the interrupt") for name in ERRORS)
+        enables = tuple(Field(name, 1, "write", 0, "1: this error raises the interrupt") for name in ERRORS)
         registers += [
-            Register("errors", 0x0C, "errors since they were cleared, by writing 1", errors),
+            Register("errors", 0x0C, "sticky error flags; writing 1 clears a flag", errors),
             Register("interrupt_enable", 0x10, "errors that raise the interrupt", enables),
             *(
                 Register(
                     f"saturated_{kind}",
                     0x14 + place * WORD,
-                    f"{kind} that were {what}; a write sets it to 0, and it stays at its largest value",
-                    (Field("count", COUNT_BITS, "clear", 0, f"of saturated {kind}"),),
+                    f"number of {what}; any write sets it to 0, and it stays at its maximum",
+                    (Field("count", COUNT_BITS, "clear", 0, f"saturated {kind}"),),
                 )
                 for place, (kind, what) in enumerate(
-                    (("scores", "attended and at an end of their range"), ("results", "the largest code"))
+                    (
+                        ("scores", "attended scores at an end of their range"),
+                        ("results", "results that are the largest code"),
+                    )
                 )
             ),
         ]
@@ -150,29 +167,32 @@ def register_map(unit: SoftmaxUnit, options: ShellOptions) -> RegisterMap:
             Register(
                 "row_length",
                 0x20,
-                "of the rows to come; 0 is an error",
-                (Field("positions", LENGTH_BITS, "write", unit.max_row, "positions of a row"),),
+                "length of the following rows; 0 is an error",
+                (Field("positions", LENGTH_BITS, "write", unit.max_row, "positions per row"),),
             ),
             Register(
                 "causal",
                 0x24,
-                "row i of a block attends to its first i + offset + 1 positions",
-                (Field("enable", 1, "write", 0, "0: rows attend to all their positions"),),
+                "causal mask: row i of a block attends to its first i + offset + 1 positions",
+                (Field("enable", 1, "write", 0, "0: rows attend to all of their positions"),),
             ),
             Register(
-                "causal_offset", 0x28, "of a block's first row", (Field("offset", OFFSET_BITS, "write", 0, "", True),)
+                "causal_offset",
+                0x28,
+                "offset of the causal mask",
+                (Field("offset", OFFSET_BITS, "write", 0, "two's complement", True),),
             ),
             Register(
                 "block_rows",
                 0x2C,
-                "rows after which their count begins again",
-                (Field("rows", LENGTH_BITS, "write", 0, "0: it never does, or only after 131,072"),),
+                "rows per block, after which i restarts at 0",
+                (Field("rows", LENGTH_BITS, "write", 0, "0: i restarts only after 131,072 rows"),),
             ),
             Register(
                 "block",
                 0x30,
-                "the count of rows",
-                (Field("restart", 1, "pulse", 0, "the next row is a block's first"),),
+                "control of blocks",
+                (Field("restart", 1, "pulse", 0, "1: the next row is the first of a block"),),
             ),
         ]
     if unit.registers is None:
@@ -181,8 +201,8 @@ def register_map(unit: SoftmaxUnit, options: ShellOptions) -> RegisterMap:
         Register(
             "constants",
             0x34,
-            "the words written",
-            (Field("load", 1, "pulse", 0, "rows to come are to have them"),),
+            "control of the loadable constants",
+            (Field("load", 1, "pulse", 0, "1: use the words written so far, from the next row on"),),
         )
     )
     tables = tuple(
@@ -191,15 +211,15 @@ def register_map(unit: SoftmaxUnit, options: ShellOptions) -> RegisterMap:
     )
     if unit.registers.data_bits > 8 * WORD:
         raise ValueError(
-            f"constants of this unit have up to {unit.registers.data_bits} bits, and a register {8 * WORD}; "
-            "load them through their stream"
+            f"constants of this unit have up to {unit.registers.data_bits} bits, a register of AXI4-Lite {8 * WORD}; "
+            "leave --axi-lite out and load them through s_axis_cfg"
         )
     sets = unit.sets if unit.sets > 1 else max(options.tags, 1) if options.has_copy(unit) else 1
     stride = max(1 << (unit.registers.words * WORD - 1).bit_length(), 0x40)
     return RegisterMap(tuple(registers), tables, stride, stride, sets, options.has_copy(unit))
 
 
-def _loading(unit: SoftmaxUnit, options: ShellOptions) -> tuple[Field, ...]:
+def _loading(unit: SoftmaxUnit) -> tuple[Field, ...]:
     if unit.registers is None:
         return ()
-    return (Field("loading", 1, "read", 0, "constants that were written are not all in use yet"),)
+    return (Field("loading", 1, "read", 0, "some of the written constants are not in use yet"),)

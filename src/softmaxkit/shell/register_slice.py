@@ -1,4 +1,4 @@
-"""AXI's register slice between a shell and its unit, and writes that go round it."""
+"""Register slices between a shell and its unit, and the interlock for writes, which bypass them."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
     from softmaxkit.shell.shell import Shell
 
 PLACES = 2
-"""Of a full slice: valid, ready and payload are registers, and a beat passes every cycle."""
+"""Places in the queue of a full slice: valid, ready and payload are registered, at one beat per cycle."""
 
 
 def register_slice(m: Module, name: str, source: Any, sink: Any) -> None:
-    """Join two streams of one payload by a full register slice, which a beat passes in a cycle.
+    """Connect two streams with the same payload through a full register slice, which adds one cycle.
 
     Args:
         m: module to add the logic to.
         name: of the slice.
-        source: stream in, to take from.
-        sink: stream out, to drive.
+        source: stream to take beats from.
+        sink: stream to drive.
     """
     m.submodules[name] = places = Queue(len(Value.cast(source.payload)), PLACES)
     m.d.comb += [
@@ -39,17 +39,18 @@ def register_slice(m: Module, name: str, source: Any, sink: Any) -> None:
 
 
 class WritesApart(wiring.Component):
-    """Keeps writes of constants and rows apart where a slice has taken rows that the unit does not know of yet.
+    """Separates writes of constants from rows, including rows in a slice that have not reached the unit yet.
 
-    As in a unit: a write waits until no row is inside, and while one is offered, or a group is open, no row may begin.
+    The rule is that of a unit: a write waits until no row is inside, and no row may begin while a write is offered or a
+    group of writes is open.
 
     Args:
         registers: of the unit.
 
     Attributes:
-        source: writes.
-        sink: those that the unit may take.
-        busy: a row is inside the unit or a slice; it stays low while `hold` is high.
+        source: stream of writes from the shell.
+        sink: stream of writes that may proceed to the unit.
+        busy: a row is inside the unit or a slice; no row may enter while `hold` is high.
         hold: no row may begin.
     """
 
@@ -73,17 +74,17 @@ class WritesApart(wiring.Component):
 
 
 class InnerStreams:
-    """The streams to the unit as the other parts of a shell see them, with their slices.
+    """The streams to and from the unit on the shell's side of the register slices.
 
     Args:
-        m: the module to build the slices in.
-        shell: of the unit.
+        m: module to add the slices to.
+        shell: whose streams they are.
 
     Attributes:
-        scores: before the slice.
-        results: behind the slice.
-        writes: of constants; None where the unit takes none.
-        apart: keeps these apart from rows; None where the unit does by itself.
+        scores: stream of scores in front of its slice, if any.
+        results: stream of results behind its slice, if any.
+        writes: stream of writes of constants; None if the unit has no loadable constants.
+        apart: interlock between writes and rows; None if that of the unit suffices.
     """
 
     def __init__(self, m: Module, shell: Shell) -> None:

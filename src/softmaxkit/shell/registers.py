@@ -1,4 +1,4 @@
-"""Registers as hardware: fields on one side, words that are written and read on the other."""
+"""The registers of a shell in hardware: streams of reads and writes on one side, fields on the other."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from softmaxkit.shell.register_map import WORD, Field, RegisterMap
 
 
 class Registers(wiring.Component):
-    """The registers of a map, and the way to the constants beyond them.
+    """The registers of a map, and the decoder that forwards accesses to the constants.
 
-    A field `f` of a register `r` is a port `r_f`: an input where hardware has the value, an output where software has;
-    and an output `r_f_clear` where software clears it, a bit for each of its own.
+    Field `f` of register `r` is a port `r_f`: an input if hardware sets the value, an output if software does. If
+    software can clear it, there is also an output `r_f_clear`: one bit per bit of the field for "clear ones", a single
+    bit for "clear".
 
     Args:
-        registers: the map.
+        registers: the register map.
 
     Attributes:
-        write, read: as `softmaxkit.shell.axi_lite.AxiLiteSubordinate` has them.
-        constant_write, constant_read: the same for words of constants, by the number of the word from the first set on.
-        constant_data: the word read, a cycle after `constant_read` was taken.
+        write, write_error, read, read_data, read_error: those of `softmaxkit.shell.axi_lite.AxiLiteSubordinate`.
+        constant_write, constant_read: accesses to constants, by word offset from the first set.
+        constant_data: the word read, in the cycle after `constant_read` transferred.
     """
 
     def __init__(self, registers: RegisterMap) -> None:
@@ -90,7 +91,7 @@ class Registers(wiring.Component):
         return m
 
     def _places(self, address: Value) -> Value:
-        """Is this the address of a word of the unit's constants?"""
+        """Return whether a word address is that of a constant of the unit."""
         registers = self.map
         if not registers.sets:
             return Const(0)
@@ -117,7 +118,7 @@ class Registers(wiring.Component):
                 m.d.sync += [word.eq(whole.as_signed() if signs == [True] else whole), error.eq(0)]
 
     def _field(self, m: Module, name: str, field: Field, written: Value, new: Value) -> Value:
-        """Build a field, and return what is read of it."""
+        """Build a field, and return the value that software reads."""
         if field.access == "constant":
             return Const(field.reset, field.bits)
         port = getattr(self, name)

@@ -1,4 +1,4 @@
-"""Results of a unit as AXI4-Stream."""
+"""Conversion of a unit's results to AXI4-Stream."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ if TYPE_CHECKING:
 
 
 def output_signature(unit: SoftmaxUnit, options: ShellOptions) -> AxiStream:
-    """Return the stream of results, seen from its source: a result a lane, padded to whole bytes."""
+    """Return the stream of results, seen from its source: one result per lane, padded to whole bytes."""
     return AxiStream(unit.lanes * whole_bytes(unit.result_bits), options.keep, tag=options.tag_bits)
 
 
 def write_results(
     m: Module, unit: SoftmaxUnit, results: Any, stream: Any, kept: Value | None = None, tag: Value | None = None
 ) -> None:
-    """Turn results into AXI4-Stream, without a register. Bits above a result are 0.
+    """Convert results to AXI4-Stream combinationally. Padding bits above a result are 0.
 
     Args:
         m: module to add the logic to.
-        unit: whose lanes it has.
-        results: of the unit.
-        stream: of `output_signature`, seen from the shell, to drive.
-        kept: a bit a lane, of the row's last beat; where there is a `tkeep`. Of other beats all is kept.
-        tag: of the row, where there is a `tid`.
+        unit: source of the results.
+        results: stream of results.
+        stream: stream to drive, of `output_signature`, seen from the shell.
+        kept: with `tkeep`, one bit per lane for the row's last beat; in other beats all lanes are kept.
+        tag: with `tid`, tag of the row.
     """
     lanes, bits = unit.lanes, unit.result_bits
     padded = whole_bytes(bits)

@@ -1,4 +1,4 @@
-"""Beats of rows between the parts of a shell, and how they come from AXI4-Stream."""
+"""Beats of rows between the parts of a shell, and their conversion from AXI4-Stream."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from softmaxkit.shell.options import ShellOptions
 
 FIELDS = ("tdata", "tkeep", "tuser", "tlast", "tid")
-"""What AXI4-Stream carries in a beat, in the order of vectors from bit 0 up."""
+"""Pins of an AXI4-Stream beat, in the order of their bits in a vector file, from bit 0 up."""
 
 
 def row_beat(unit: SoftmaxUnit, tag_bits: int) -> data.StructLayout:
-    """Return the payload of a beat: `codes` from lane 0 up; `keep`, what belongs to the row; `mask`, what is attended.
+    """Return the payload of a beat: `codes`, `keep` (1: part of the row), `mask` (1: attend), `last` and `tag`.
 
-    Without tags, `tag` has no bits.
+    Lanes are in order from lane 0 up. Without tags, `tag` has no bits.
     """
     lanes = unit.lanes
     return data.StructLayout(
@@ -30,7 +30,7 @@ def row_beat(unit: SoftmaxUnit, tag_bits: int) -> data.StructLayout:
 
 
 def input_signature(unit: SoftmaxUnit, options: ShellOptions) -> AxiStream:
-    """Return the stream of scores, seen from its source: a score a lane, padded to whole bytes."""
+    """Return the stream of scores, seen from its source: one score per lane, padded to whole bytes."""
     numbered = options.row_length
     return AxiStream(
         unit.lanes * whole_bytes(unit.code_shape.width),
@@ -42,16 +42,16 @@ def input_signature(unit: SoftmaxUnit, options: ShellOptions) -> AxiStream:
 
 
 def read_beats(m: Module, unit: SoftmaxUnit, stream: Any, beats: Any) -> None:
-    """Turn AXI4-Stream into beats of rows, without a register.
+    """Convert AXI4-Stream to beats of rows combinationally.
 
-    A position is kept where all its bytes are; without `tkeep`, what is attended is. What is kept is attended where
-    `tuser`, if there is one, says so.
+    A position is kept if all of its bytes are; without `tkeep`, if it is attended. A kept position is attended if its
+    bit of `tuser` is 1, or if there is no `tuser`.
 
     Args:
         m: module to add the logic to.
-        unit: whose lanes it has.
+        unit: destination of the scores.
         stream: of `input_signature`, seen from the shell.
-        beats: stream of `row_beat`, to drive.
+        beats: stream of `row_beat` to drive.
     """
     lanes, bits = unit.lanes, unit.code_shape.width
     padded = whole_bytes(bits)

@@ -1,4 +1,4 @@
-"""Cuts rows that are longer than a unit can hold, so that one of them costs its own results and no others."""
+"""Truncates rows that are longer than a unit can buffer, so that only their own results are affected."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from softmaxkit.blocks.stream import beats
 
 
 class RowGuard(wiring.Component):
-    """Passes rows of up to `max_row` positions as they are, and of longer ones the first `max_row`.
+    """Passes rows of up to `max_row` positions unchanged, and the first `max_row` positions of longer ones.
 
-    What follows in a longer row is taken and dropped, up to its `last`. Adds no register between the streams.
+    The rest of a longer row, up to its `last`, is accepted and dropped. Adds no register between the streams.
 
     Args:
         beat: layout of a beat, see `softmaxkit.shell.row_beats.row_beat`.
         max_row: positions of the longest row.
 
     Attributes:
-        source: rows of any length.
-        sink: rows that fit.
-        cut: high for a cycle where a row begins to be cut.
+        source: stream of rows of any length.
+        sink: stream of rows of up to `max_row` positions.
+        cut: high for one cycle when the last beat of a truncated row transfers.
     """
 
     def __init__(self, beat: data.StructLayout, max_row: int) -> None:

@@ -1,4 +1,4 @@
-"""Rows of a given number of positions, which need no `last` and no mask bits: a DMA has neither."""
+"""Row lengths and causal masks from parameters instead of `last` and mask bits, which a DMA does not provide."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 LENGTH_BITS = 17
-"""Of a row's length: that of the longest row that any unit is built for, 65,536, fits."""
+"""Width of a row's length, which is at most 65,536 in any unit."""
 OFFSET_BITS = LENGTH_BITS + 1
-"""Of a causal offset, which has a sign."""
+"""Width of a causal offset, which is signed."""
 
 LENGTH_PORTS = {
     "row_length": In(LENGTH_BITS),
@@ -18,26 +18,26 @@ LENGTH_PORTS = {
     "block_rows": In(LENGTH_BITS),
     "block_restart": In(1),
 }
-"""Ports of a shell for rows by number, without AXI4-Lite."""
+"""Ports of a shell with row lengths but without AXI4-Lite."""
 
 
 class RowLength(wiring.Component):
-    """Counts the positions of rows, which follow each other in whole beats.
+    """Divides a stream of beats into rows of a given length, each in whole beats, and masks them.
 
-    Row i of a block, counted from 0, attends to its first `i + causal_offset + 1` positions if `causal`, else to all. A
-    row takes the numbers that stand when the row before it ends, or, in a pause, in the cycle before its first beat is
-    offered: while a beat waits, nothing of it changes.
+    Row i of a block, counted from 0, attends to its first `i + causal_offset + 1` positions if `causal` is high, and
+    otherwise to all of them. A row samples its parameters when the previous row ends or, after a pause, in the cycle
+    before its first beat is offered, so that a waiting beat does not change.
 
     Args:
-        beat: layout of a beat, see `softmaxkit.shell.row_beats.row_beat`; `last` of the source is of no consequence.
+        beat: layout of a beat, see `softmaxkit.shell.row_beats.row_beat`; `last` of the source is ignored.
 
     Attributes:
-        source, sink: beats of rows.
-        row_length: positions of a row. 0 is an error: the row takes one beat, of which nothing is kept.
-        causal, causal_offset: mask by number; the offset is signed.
-        block_rows: rows of a block, after which their count begins again; 0 if it never does.
-        restart: the next row begins a block.
-        empty: high for a cycle where a row of length 0 passes.
+        source, sink: streams of beats.
+        row_length: positions per row. 0 is an error: the row takes one beat, in which nothing is kept.
+        causal, causal_offset: enable and signed offset of the causal mask.
+        block_rows: rows per block, after which i restarts at 0; 0: it does not restart.
+        restart: the next row is the first of a block.
+        empty: high for one cycle when the beat of a row of length 0 transfers.
     """
 
     def __init__(self, beat: data.StructLayout) -> None:
@@ -59,8 +59,8 @@ class RowLength(wiring.Component):
         """Build the Amaranth module."""
         m = Module()
         source, sink = self.source, self.sink
-        ready, inside = Signal(), Signal()  # numbers are loaded; a row has begun
-        left, allowed, causal = Signal(LENGTH_BITS), Signal(OFFSET_BITS), Signal()  # positions of the row to come
+        ready, inside = Signal(), Signal()  # parameters are sampled; a row has begun
+        left, allowed, causal = Signal(LENGTH_BITS), Signal(OFFSET_BITS), Signal()  # positions still to come in the row
         taken = sink.valid & sink.ready
         ends = taken & sink.p.last
         row = self._rows(m, ends, load := Signal())
@@ -90,7 +90,7 @@ class RowLength(wiring.Component):
         return m
 
     def _rows(self, m: Module, ends: Value, load: Value) -> Value:
-        """Return the place in its block of the row whose numbers are loaded in this cycle."""
+        """Return the index within its block of the row whose parameters are sampled in this cycle."""
         row, following, restart = Signal(LENGTH_BITS), Signal(LENGTH_BITS), Signal()
         m.d.comb += following.eq(row)
         with m.If(ends):
@@ -106,5 +106,5 @@ class RowLength(wiring.Component):
         return following
 
     def _below(self, count: Value) -> Value:
-        """Return a bit a lane: is it one of the first `count`?"""
+        """Return one bit per lane, set in the first `count` lanes."""
         return Cat(count > lane for lane in range(self.lanes))

@@ -1,4 +1,4 @@
-"""The rows inside a unit: how many, and their tags."""
+"""The number of rows inside a unit, and their tags."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ if TYPE_CHECKING:
 
 
 def most_rows(unit: SoftmaxUnit, slices: int = 0) -> int:
-    """Return how many rows a unit holds that is fed without a pause and whose results are taken at once.
+    """Return how many rows a unit holds at full throughput, with continuous input and results that never wait.
 
     Args:
-        unit: which.
-        slices: register slices before and behind it, through which a row takes a cycle more each.
+        unit: baked or loadable.
+        slices: register slices around it, each of which adds one cycle.
     """
     schedules = map(unit.schedule, {1, min(unit.lanes, unit.max_row), unit.max_row})
     return max(-(-(schedule.last + slices) // schedule.interval) for schedule in schedules) + 1
 
 
 class RowsInside(wiring.Component):
-    """Counts rows from the first beat that goes in to the last result that comes out, and holds their tags.
+    """Counts rows from the transfer of their first beat to that of their last result, and stores their tags.
 
     Args:
-        most: rows that may be inside.
-        tag_bits: of a tag; 0 for none.
+        most: most rows that may be inside.
+        tag_bits: width of a tag; 0 for none.
 
     Attributes:
-        begins: the first beat of a row goes in; only while `full` is low.
+        begins: the first beat of a row enters; only while `full` is low.
         tag: of that row.
-        ends: the last results of a row come out.
+        ends: the last result of a row leaves.
         full: no further row may begin.
         busy: a row is inside.
-        first: tag of the row whose results come out next.
+        first: tag of the oldest row, whose results leave next.
     """
 
     def __init__(self, most: int, tag_bits: int) -> None:

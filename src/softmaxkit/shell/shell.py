@@ -1,4 +1,4 @@
-"""The shell: all that is asked for, joined around the streams of a unit."""
+"""The shell: connects its selected parts to the streams of a unit."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ from softmaxkit.shell.status import ERRORS, STATUS_PORTS, Status, saturated_resu
 
 
 class Shell(wiring.Component):
-    """Stands between AXI on one side and the streams of a unit on the other.
+    """Connects AXI to the streams of a unit.
 
     Args:
-        unit: to stand around; asked for facts only, not built.
+        unit: to connect; it is not instantiated here.
         options: the parts to build.
 
     Attributes:
-        s_axis, m_axis: scores in and results out.
-        s_axil: registers, with `axi_lite`; without, there are `STATUS_PORTS` and `LENGTH_PORTS`.
-        s_axis_cfg: constants in, for a loadable unit without `axi_lite`: a word, and above it its address.
-        irq: an enabled error stands, with `status`.
-        scores, results, configuration: to the unit.
-        map: the registers, with `axi_lite`.
-        outside: the ports on AXI's side, by name.
-        inside: those to the unit.
+        s_axis, m_axis: AXI4-Streams of scores and results.
+        s_axil: AXI4-Lite port, with `axi_lite`; without it, `STATUS_PORTS` and `LENGTH_PORTS` replace the registers.
+        s_axis_cfg: stream of constants, for a loadable unit without `axi_lite`: a word and, above it, its address.
+        irq: an enabled error flag is set; with `status`.
+        scores, results, configuration: streams to and from the unit.
+        map: register map, with `axi_lite`; else None.
+        outside: members on the AXI side, by name.
+        inside: members on the unit's side, by name.
 
     Raises:
-        ValueError: options that do not go together or not with the unit.
+        ValueError: options that conflict with each other or with the unit.
     """
 
     def __init__(self, unit: SoftmaxUnit, options: ShellOptions) -> None:
@@ -74,7 +74,7 @@ class Shell(wiring.Component):
         """Build the Amaranth module."""
         m = Module()
         options, unit = self.options, self.unit
-        # Numbers that hardware has, and those that it is given, by their names at the ports.
+        # Values that software reads, and values that it writes, by the names of their ports.
         self.read: dict[str, Any] = {}
         self.written: dict[str, Any] = {}
         beat = row_beat(unit, options.tag_bits)
@@ -120,9 +120,9 @@ class Shell(wiring.Component):
         return m
 
     def _feed(self, m: Module, beats: Any, hold: Value) -> Value:
-        """Let beats into the unit, and return when a row begins.
+        """Pass beats to the unit, and return a value that is high when a row begins.
 
-        A row that is to wait is not offered; one that is offered to the unit already stays.
+        A row that must wait is not offered; a beat that the unit has been offered is not withdrawn.
         """
         scores, results, unit = self.inner.scores, self.inner.results, self.unit
         inside, offered, self.kept = Signal(name="row_inside"), Signal(name="row_offered"), None
@@ -135,7 +135,7 @@ class Shell(wiring.Component):
                 kept.source.payload.eq(beats.p.keep),
                 kept.sink.ready.eq(results.valid & results.ready & results.p.last),
             ]
-            ends = beats.valid & beats.p.last  # what is not offered is unknown, and says nothing about ready
+            ends = beats.valid & beats.p.last  # without valid, `last` is unknown and must not affect ready
             goes, self.kept = goes & (kept.source.ready | ~ends), kept.sink.payload
         m.d.comb += [
             scores.valid.eq(beats.valid & goes),
@@ -146,7 +146,7 @@ class Shell(wiring.Component):
         ]
         if unit.sets > 1:
             m.d.comb += scores.p.set.eq(_set_of(beats.p.tag, unit.sets))
-        if not self.options.has_slice("scores"):  # a slice lets go what it has not taken
+        if not self.options.has_slice("scores"):  # a slice tolerates that an offer is withdrawn
             m.d.sync += offered.eq(scores.valid & ~scores.ready)
         with m.If(taken):
             m.d.sync += inside.eq(~beats.p.last)
@@ -154,7 +154,7 @@ class Shell(wiring.Component):
         return taken & ~inside
 
     def _status(self, m: Module, beats: Any, errors: dict[str, Value]) -> None:
-        """Watch what goes in and comes out."""
+        """Connect errors, saturated codes and the interrupt."""
         m.submodules.status = status = Status(self.unit.lanes)
         scores, results = self.inner.scores, self.inner.results
         taken, given = (port.valid & port.ready for port in (scores, results))
@@ -173,7 +173,7 @@ class Shell(wiring.Component):
         }
 
     def _ports(self, m: Module) -> None:
-        """Give every number a port of its own, and the constants their stream."""
+        """Connect parameters and status to ports of their own, and the constants to their stream."""
         m.d.comb += [getattr(self, name).eq(value) for name, value in self.read.items()]
         m.d.comb += [port.eq(getattr(self, name)) for name, port in self.written.items()]
         registers = self.unit.registers
@@ -188,7 +188,7 @@ class Shell(wiring.Component):
             ]
 
     def _registers(self, m: Module, busy: Value, beats: Any) -> Value:
-        """Put every number into a register, and return whether rows have to wait for constants."""
+        """Connect parameters and status to registers; return whether the next row must wait for constants."""
         assert self.map is not None
         m.submodules.axi_lite = lite = AxiLiteSubordinate(self.map.address_bits)
         m.submodules.registers = registers = Registers(self.map)
@@ -201,7 +201,7 @@ class Shell(wiring.Component):
             lite.read_error.eq(registers.read_error),
             registers.state_busy.eq(busy),
         ]
-        # A register's fields are the bits of its number.
+        # A port corresponds to all fields of the register with its name.
         joined = {each.name: [f"{each.name}_{field.name}" for field in each.fields] for each in self.map.registers}
         joined |= {f"{name}_clear": [f"{field}_clear" for field in fields] for name, fields in joined.items()}
         joined["block_restart"] = joined.get("block", [])
@@ -212,7 +212,7 @@ class Shell(wiring.Component):
         return self._constants(m, registers, beats)
 
     def _constants(self, m: Module, registers: Registers, beats: Any) -> Value:
-        """Build the way of constants to the unit."""
+        """Connect the constants to the unit; return whether the next row must wait for them."""
         unit, options = self.unit, self.options
         if unit.registers is None or self.map is None:
             return Const(0)
@@ -252,12 +252,12 @@ class Shell(wiring.Component):
 
 
 def _set_of(tag: Value, sets: int) -> Value:
-    """Return the number of the set of constants of a tag; one beyond the last set takes the first."""
+    """Return the set number of a tag; tags beyond the last set select set 0."""
     return Mux(tag < sets, tag, 0)
 
 
 def _through(m: Module, beats: Any, part: Any) -> Any:
-    """Lead beats through a part, and return what comes out of it."""
+    """Connect a stream of beats to a part, and return the stream that leaves it."""
     m.d.comb += [
         part.source.payload.eq(beats.payload),
         part.source.valid.eq(beats.valid),

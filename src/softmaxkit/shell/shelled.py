@@ -1,4 +1,4 @@
-"""A unit in its shell, as one component: what is simulated and synthesised as a whole."""
+"""A unit in its shell as one component, for simulation and synthesis of the whole."""
 
 from __future__ import annotations
 
@@ -12,7 +12,15 @@ from softmaxkit.shell.shell import Shell
 
 
 class Shelled(wiring.Component):
-    """A unit in its shell, with the ports of the shell and those to the unit's memories."""
+    """A unit in its shell, with the outer ports of the shell and the memory ports of the unit.
+
+    Args:
+        unit: to instantiate.
+        options: parts of the shell.
+
+    Raises:
+        ValueError: options that conflict with each other or with the unit.
+    """
 
     def __init__(self, unit: SoftmaxUnit, options: ShellOptions) -> None:
         self.unit, self.shell = unit, Shell(unit, options)

@@ -1,4 +1,4 @@
-"""SRAM macros that the row memories of a unit are made of: side by side, one behind the other."""
+"""SRAM macros from which the row memories of a unit are composed, in width and in depth."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SramMacro:
-    """A macro with the ports of OpenRAM's `1rw1r`: 0 reads and writes, 1 reads.
+    """A macro with the ports of OpenRAM's `1rw1r`: port 0 reads and writes, port 1 reads.
 
-    Its output is valid from the second half of the cycle after a read until that cycle ends.
+    Its output is valid in the second half of the cycle after a read.
 
     Attributes:
         name: of its module.
-        width: bits of a word.
+        width: bits per word.
         depth: number of words, a power of 2.
-        write_bits: bits that its write mask has a bit for; as many as its width where it has no mask.
+        write_bits: data bits per bit of the write mask; equal to `width` without a mask.
     """
 
     name: str
@@ -34,7 +34,7 @@ class SramMacro:
 
     @property
     def masks(self) -> int:
-        """Bits of the write mask; 0 where there is none."""
+        """Width of the write mask; 0 without one."""
         return self.width // self.write_bits if self.write_bits < self.width else 0
 
     @property
@@ -43,33 +43,33 @@ class SramMacro:
         return (self.depth - 1).bit_length()
 
     def count(self, width: int, words: int) -> int:
-        """Return how many make up a memory."""
+        """Return the number of macros in a memory of `words` words of `width` bits."""
         return -(-width // self.width) * -(-words // self.depth)
 
 
 WRITE_BITS = 8
-"""Bits for which a macro of sky130 has a bit of its write mask."""
+"""Data bits per bit of the write mask of the sky130 macros."""
 SKY130 = tuple(SramMacro(macro.name, macro.width, macro.depth, WRITE_BITS) for macro in MACROS["sky130"])
-"""Those with published figures; they have a port to write and one to read."""
+"""OpenRAM macros with published figures; they have one write and one read port."""
 
-FORM = re.compile(r"(?P<name>[A-Za-z_]\w*):(?P<width>\d+)x(?P<depth>\d+)(?:/(?P<write>\d+))?")
+FORM = re.compile(r"(?P<name>[A-Za-z_]\w*):(?P<width>\d+)x(?P<depth>\d+)(?:/(?P<write>\d+))?", re.ASCII)
 
 
 def choose_macro(text: str, unit: SoftmaxUnit) -> SramMacro:
     """Return the macro for the memories of a unit.
 
     Args:
-        text: "sky130", for that of `SKY130` of which the fewest bits are needed; the name of one of them; or
-            `NAME:WIDTHxDEPTH`, with `/BITS` behind it where its write mask has a bit for so many.
-        unit: whose memories they are.
+        text: "sky130" for the macro of `SKY130` that needs the fewest bits in total; the name of one of them; or
+            `NAME:WIDTHxDEPTH`, followed by `/BITS` if each bit of its write mask covers BITS bits.
+        unit: whose memories are composed.
 
     Raises:
-        ValueError: the text names none, or the unit has no memories.
+        ValueError: the text describes no macro, or the unit has no memories.
     """
     if not unit.memories:
         raise ValueError(
-            f"SRAM macros are for units whose rows wait in memories; this one of {unit.spec.method} has storage "
-            f"{unit.storage!r}" + (", take --storage memory" if "memory" in unit.spec.storages else " and no rows wait")
+            f"SRAM macros are for units with row memories; this unit of {unit.spec.method} has storage {unit.storage!r}"
+            + ("; use --storage memory" if "memory" in unit.spec.storages else " and buffers no rows")
         )
     memories = [unit.signature.members[name].signature for name in unit.memories]
 
@@ -83,10 +83,14 @@ def choose_macro(text: str, unit: SoftmaxUnit) -> SramMacro:
 
 
 def read_macro(text: str, names: Sequence[str]) -> SramMacro:
-    """Read `NAME:WIDTHxDEPTH`, with or without `/BITS`; `names` are what else might have been meant.
+    """Parse `NAME:WIDTHxDEPTH`, with or without `/BITS`.
+
+    Args:
+        text: to parse.
+        names: valid alternatives to suggest in the error message.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the text has another form, or the sizes are not those of a macro.
     """
     form = FORM.fullmatch(text)
     if form is None:
@@ -94,7 +98,7 @@ def read_macro(text: str, names: Sequence[str]) -> SramMacro:
     width, depth = int(form["width"]), int(form["depth"])
     write = int(form["write"] or width)
     if not width or depth < 2 or depth & (depth - 1):
-        raise ValueError(f"an SRAM macro has 1 bit or more and a power of 2 of words, 2 or more, not {width}x{depth}")
+        raise ValueError(f"an SRAM macro is 1 bit wide or more and 2, 4, 8, ... words deep, not {width}x{depth}")
     if not write or width % write:
-        raise ValueError(f"the write mask of an SRAM macro has a bit for a divisor of its {width} bits, not {write}")
+        raise ValueError(f"a bit of an SRAM macro's write mask covers a divisor of its {width} bits, not {write}")
     return SramMacro(form["name"], width, depth, write)

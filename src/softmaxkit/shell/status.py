@@ -1,4 +1,4 @@
-"""Errors that stay until they are cleared, an interrupt, and counts of what saturated."""
+"""Sticky error flags, their interrupt, and counts of saturated scores and results."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 COUNT_BITS = 32
 
 ERRORS = {
-    "row_too_long": "a row was longer than the unit takes, and was cut",
-    "row_empty": "a row of length 0 was asked for, and took a beat of which nothing is kept",
+    "row_too_long": "a row was longer than max_row and was truncated",
+    "row_empty": "a row had length 0; it took one beat, in which nothing is kept",
 }
 
 STATUS_PORTS = {
@@ -31,24 +31,24 @@ STATUS_PORTS = {
     "saturated_results": Out(COUNT_BITS),
     "saturated_results_clear": In(1),
 }
-"""Ports of a shell for the status, without AXI4-Lite."""
+"""Ports of a shell with status but without AXI4-Lite."""
 
 
 class Status(wiring.Component):
-    """Remembers errors and counts saturated codes.
+    """Stores error flags and counts saturated codes.
 
     Args:
-        most: codes that may saturate in a cycle.
+        most: most codes that can saturate in a cycle.
 
     Attributes:
-        raised: errors of this cycle, a bit each in the order of `ERRORS`.
-        clear: errors to forget; one that is raised in the same cycle stays.
+        raised: errors in this cycle, one bit each in the order of `ERRORS`.
+        clear: flags to clear; a flag raised in the same cycle stays set.
         enable: errors that raise the interrupt.
-        errors: since they were cleared.
-        interrupt: one of the enabled errors stands.
-        scores, results: saturated ones in this cycle.
-        clear_scores, clear_results: count again from 0, without what came in the cycle before.
-        saturated_scores, saturated_results: counts, which stay at their largest value.
+        errors: sticky flags.
+        interrupt: an enabled flag is set.
+        scores, results: number of saturated scores and results in this cycle.
+        clear_scores, clear_results: set the count to 0; codes of the previous cycle are not counted.
+        saturated_scores, saturated_results: counts, which stay at their maximum.
     """
 
     def __init__(self, most: int) -> None:
@@ -86,7 +86,7 @@ class Status(wiring.Component):
 
 
 def saturated_scores(m: Module, unit: SoftmaxUnit, beat: data.View) -> Value:
-    """Return how many attended scores of a beat are at an end of the range of codes, to which scores saturate."""
+    """Return the number of attended scores of a beat at an end of the code range, where scores saturate."""
     far = np.finfo(np.float32).max * np.asarray([-1.0, 1.0])
     codes = unit.spec.encode(far, unit.spec.examples()[0])
     ends = [int(code) & ((1 << unit.code_shape.width) - 1) for code in codes]
@@ -98,5 +98,5 @@ def saturated_scores(m: Module, unit: SoftmaxUnit, beat: data.View) -> Value:
 
 
 def saturated_results(m: Module, unit: SoftmaxUnit, beat: data.View) -> Value:
-    """Return how many results of a beat are the largest code, to which results saturate."""
+    """Return the number of results of a beat that are the largest code, where results saturate."""
     return adder_tree(m, "saturated_results", [beat.codes[lane].all() for lane in range(unit.lanes)])

@@ -1,4 +1,4 @@
-"""Beats of AXI4-Stream for the test bench of a shell: what goes in, and what golden and the shell make of it."""
+"""AXI4-Stream beats for the test bench of a shell: inputs, and the outputs expected from golden and the shell."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
 
 
 SEED, HOLES = 1, 1 / 16
-"""Of the positions that are not kept, and how many they are."""
+"""Random seed and fraction of the positions that are not kept."""
 
 
 @dataclass
 class Vectors:
-    """What a bench sends and what has to come.
+    """The stimuli of a test bench and its expected responses.
 
     Attributes:
-        scores, results: beats in and out, packed.
-        writes: `(after beats, address, word)`.
-        reads: `(address, word)` once all is through.
-        numbers: at the ports that a shell without AXI4-Lite has for them.
-        taken, rows: how many beats of scores, and rows, there are.
+        scores, results: input and expected output beats, packed.
+        writes: `(beats sent before, address, word)`.
+        reads: `(address, expected word)`, read at the end.
+        numbers: values of the parameter ports of a shell without AXI4-Lite.
+        taken, rows: number of input beats and of rows so far.
     """
 
     scores: list[Packed] = field(default_factory=list)
@@ -45,19 +45,19 @@ class Vectors:
 
 
 LAST_OF_GROUP = 1 << 31
-"""Set in the address of a word of constants that closes its group, where they have a stream of their own."""
+"""Flag in the address of a write to `s_axis_cfg` that ends its group."""
 
 
 def shell_vectors(shell: Shell, segments: Segments) -> Vectors:
-    """Return the vectors of rows with their constants.
+    """Return the vectors for rows and their constants.
 
-    With `tkeep`, some positions are not kept. The last row of a segment is too long, where that is cut. By number, rows
-    are of one length, in causal blocks. Tags follow each other, row by row, and where they have constants, these are
-    those of the segments in turn.
+    With `tkeep`, some positions are not kept. If the shell truncates long rows, the last row of a segment is too long.
+    With row lengths as a parameter, all rows have one length and form causal blocks. Tags cycle from row to row; if
+    they select constants, the tags get those of the segments in turn.
 
     Args:
-        shell: of a unit.
-        segments: sets of constants with rows.
+        shell: whose test bench it is.
+        segments: sets of constants, each with its rows.
     """
     unit, options, vectors = shell.unit, shell.options, Vectors()
     random = np.random.default_rng(SEED)
@@ -66,28 +66,28 @@ def shell_vectors(shell: Shell, segments: Segments) -> Vectors:
     a_tag = [sets[tag % len(sets)] for tag in range(options.tags)] if several else []
     length = max(unit.max_row - 1, 1) if options.row_length else 0
     if length:
-        _numbers(shell, vectors, length)
+        _set_parameters(shell, vectors, length)
     for constants, rows in segments:
         if unit.registers is not None and (not a_tag or not vectors.taken):
             _constants(shell, vectors, a_tag or [constants])
         if length:
-            sent = _numbered(rows, length, vectors.rows)
+            sent = _with_one_length(rows, length, vectors.rows)
         else:
-            sent = _with_a_long_one(rows, unit) if unit.holds_rows and options.status else rows
+            sent = _with_too_long_row(rows, unit) if unit.holds_rows and options.status else rows
         kept = sent.real & ((random.random(sent.real.shape) > HOLES) | (not options.keep))
         tags = np.arange(len(sent.lengths)) % max(options.tags, 1)
         if unit.sets > 1:
             sent = replace(sent, sets=np.where(tags < unit.sets, tags, 0))
         _beats(shell, vectors, sent, kept, _golden(unit, sent, kept, a_tag or [constants], tags), tags)
     if shell.map is not None:
-        _reads(shell.map, vectors, cut=not length and unit.holds_rows)
+        _final_reads(shell.map, vectors, cut=not length and unit.holds_rows)
     return vectors
 
 
 def _golden(
     unit: SoftmaxUnit, sent: Rows, kept: Booleans, sets: Sequence[Constants | Sets], tags: Integers
 ) -> Integers:
-    """Return what comes out of the positions that fit; a set of constants for all rows, or one a tag."""
+    """Return the results of the positions that fit, with one set of constants for all rows or one per tag."""
     fitting = slice(unit.max_row if unit.holds_rows else None)
     codes, mask = np.where(kept, sent.codes, 0)[:, fitting], (sent.mask & kept)[:, fitting]
     golden = np.zeros(codes.shape, np.int64)
@@ -97,7 +97,7 @@ def _golden(
     return golden
 
 
-def _numbers(shell: Shell, vectors: Vectors, length: int) -> None:
+def _set_parameters(shell: Shell, vectors: Vectors, length: int) -> None:
     """Set the length of all rows, and a causal mask."""
     numbers = {"row_length": length, "causal": 1, "causal_offset": 1, "block_rows": length}
     if shell.map is None:
@@ -109,7 +109,7 @@ def _numbers(shell: Shell, vectors: Vectors, length: int) -> None:
 
 
 def _constants(shell: Shell, vectors: Vectors, sets: Sequence[Constants | Sets]) -> None:
-    """Write sets of constants, before the next beat."""
+    """Write sets of constants before the next beat."""
     for at, constants in enumerate(sets):
         words = shell.unit.writes(constants)
         if shell.map is None:
@@ -126,46 +126,46 @@ def _constants(shell: Shell, vectors: Vectors, sets: Sequence[Constants | Sets])
 
 
 def _address(shell: Shell, of_set: int, address: int) -> int:
-    """Return the address, in bytes, of a word at an address of the unit; in several sets of the shell, of this one."""
+    """Return the byte address, in a set of the shell's, of the word at an address of the unit."""
     assert shell.map is not None
     assert shell.unit.registers is not None
     inner, word = divmod(address, shell.unit.registers.stride)
     return shell.map.base + (of_set + inner) * shell.map.stride + WORD * word
 
 
-def _numbered(rows: Rows, length: int, before: int) -> Rows:
-    """Return rows of one length with the mask that the numbers of `_numbers` say; so many rows went before."""
-    codes = _widened(rows.codes, length)[:, :length]
+def _with_one_length(rows: Rows, length: int, before: int) -> Rows:
+    """Return rows of one length with the causal mask of `_set_parameters`, after `before` rows."""
+    codes = _extended(rows.codes, length)[:, :length]
     of_block = (before + np.arange(len(codes))) % length
     return Rows(codes, np.arange(length) < of_block[:, None] + 2, np.full(len(codes), length))
 
 
-def _with_a_long_one(rows: Rows, unit: SoftmaxUnit) -> Rows:
-    """Return rows of which the last is longer than the unit takes."""
+def _with_too_long_row(rows: Rows, unit: SoftmaxUnit) -> Rows:
+    """Return the rows with the last one extended beyond `max_row`."""
     lengths = rows.lengths.copy()
     lengths[-1] = longest = unit.max_row + 2 * unit.lanes + 1
     mask = np.zeros((len(lengths), longest), np.bool_)
     mask[:, : rows.mask.shape[1]] = rows.mask
     mask[-1, rows.lengths[-1] :] = True
-    return Rows(_widened(rows.codes, longest), mask, lengths)
+    return Rows(_extended(rows.codes, longest), mask, lengths)
 
 
-def _widened(codes: Integers, length: int) -> Integers:
-    """Return codes of rows of at least a length; what is added repeats the last."""
+def _extended(codes: Integers, length: int) -> Integers:
+    """Return codes extended to at least `length` positions by repeating the last one."""
     return np.pad(codes, ((0, 0), (0, max(length - codes.shape[1], 0))), mode="edge")
 
 
 def _beats(shell: Shell, vectors: Vectors, rows: Rows, kept: Booleans, golden: Integers, tags: Integers) -> None:
-    """Add the beats of rows, in and out."""
+    """Append the input and expected output beats of rows."""
     unit, options = shell.unit, shell.options
     code_bytes, result_bytes = (whole_bytes(bits) // 8 for bits in (unit.code_shape.width, unit.result_bits))
-    sent = _Laid(rows.lengths, unit.lanes)
-    come = _Laid(np.minimum(rows.lengths, golden.shape[1]), unit.lanes)
+    sent = _BeatLayout(rows.lengths, unit.lanes)
+    come = _BeatLayout(np.minimum(rows.lengths, golden.shape[1]), unit.lanes)
     source = [(sent.beats(rows.codes) & ((1 << unit.code_shape.width) - 1), 8 * code_bytes)]
     sink = [(come.beats(golden), 8 * result_bytes)]
     if options.keep:
         source.append((np.repeat(sent.beats(kept), code_bytes, axis=1), 1))
-        keep = come.beats(kept[:, : golden.shape[1]]) | (1 - come.last)  # what comes before the last beat is all kept
+        keep = come.beats(kept[:, : golden.shape[1]]) | (1 - come.last)  # all lanes are kept before the last beat
         sink.append((np.repeat(keep, result_bytes, axis=1), 1))
     if not options.row_length:
         source += [(sent.beats(rows.mask), 1), (sent.last, 1)]
@@ -179,15 +179,15 @@ def _beats(shell: Shell, vectors: Vectors, rows: Rows, kept: Booleans, golden: I
     vectors.rows += len(rows.lengths)
 
 
-class _Laid:
-    """How rows lie in beats.
+class _BeatLayout:
+    """Arrangement of rows in beats.
 
     Args:
-        lengths: of the rows.
-        lanes: positions a beat.
+        lengths: of the rows, int64 (rows,).
+        lanes: positions per beat.
 
     Attributes:
-        last: (beats, 1): is it the last of its row?
+        last: 1 for the last beat of a row, int64 (beats, 1).
     """
 
     def __init__(self, lengths: Integers, lanes: int) -> None:
@@ -197,7 +197,7 @@ class _Laid:
         self.last = (number == taken[:, None] - 1)[self.chosen][:, None].astype(np.int64)
 
     def beats(self, values: Integers | Booleans) -> Integers:
-        """Return values of positions, (rows, positions), as (beats, lanes); 0 beyond the last position."""
+        """Return values per position, (rows, positions), as (beats, lanes); 0 beyond the last position."""
         width = self.chosen.shape[1] * self.lanes
         padded = np.zeros((len(values), width), np.int64)
         padded[:, : values.shape[1]] = values[:, :width]
@@ -205,13 +205,13 @@ class _Laid:
         return laid
 
     def of_rows(self, values: Integers) -> Integers:
-        """Return a value a row as (beats, 1)."""
+        """Return values per row, (rows,), as (beats, 1)."""
         laid: Integers = np.broadcast_to(values[:, None], self.chosen.shape)[self.chosen][:, None]
         return laid
 
 
-def _reads(registers: RegisterMap, vectors: Vectors, cut: bool) -> None:
-    """Read what is known of the shell's own registers in the end: constants, and whether a row was cut."""
+def _final_reads(registers: RegisterMap, vectors: Vectors, cut: bool) -> None:
+    """Read the registers whose final values are known: constants, `busy`, and the errors of truncated rows."""
     for register in registers.registers:
         word, at = 0, 0
         for each in register.fields:
