@@ -149,7 +149,7 @@ def test_a_run_of_nothing_does_not_pass() -> None:
         ({"columns": 3}, "columns of an engine divide its 8 channels, not 3"),
         ({"rows": 0}, "rows of an engine is a whole number from 1 to 256, not 0"),
         ({"max_keys": 1 << 17}, "max_keys of an engine is a whole number from 1 to 65536"),
-        ({"pipeline": "token"}, "is of the pipeline 'element', not 'token'"),
+        ({"pipeline": "token"}, "has the pipeline 'element', not 'token'"),
         ({"pipeline": "serial"}, "pipeline is token, element, deferred, or left out"),
         ({"pipeline": "deferred"}, "no hardware with the division after the weighted sum"),
         ({"storage": "latches"}, "storage is 'flip-flops' or 'memory'"),
@@ -170,5 +170,5 @@ def test_refuses_what_cannot_divide_last() -> None:
         engine_of(Exact(), rows=3, pipeline="deferred")
     with pytest.raises(ValueError, match="a beat every 2 cycles, so columns are at most 4 of 8 channels, not 8"):
         engine_of(Exact(), columns=8, pipeline="deferred")
-    with pytest.raises(ValueError, match="no constants to be loaded"):
+    with pytest.raises(ValueError, match="no constants to load"):
         engine_of(Softermax(), loadable=True)

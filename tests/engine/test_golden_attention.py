@@ -238,9 +238,13 @@ def test_refuses_heads_and_codes() -> None:
     attention, _, (queries, keys, values, attended) = head_of(Softermax())
     with pytest.raises(ValueError, match=r"queries are \(..., 16\), not \(40, 8\)"):
         golden_attention(attention, queries[:, :8], keys, values, attended)
-    with pytest.raises(ValueError, match="24 keys and 23 values"):
+    with pytest.raises(ValueError, match="24 keys but 23 values"):
         golden_attention(attention, queries, keys, values[1:], attended)
     with pytest.raises(ValueError, match="codes of keys are from -128 to 127"):
         golden_attention(attention, queries, keys + 128, values, attended)
+    with pytest.raises(ValueError, match="codes of values are integers, not float64"):
+        golden_attention(attention, queries, keys, values + 0.5, attended)
+    with pytest.raises(ValueError, match=r"codes of keys are integers, not torch\.float32"):
+        golden_attention(attention, *map(torch.as_tensor, (queries, np.float32(keys), values, attended)))
     with pytest.raises(TypeError, match="Constants"):
         Attention.of(Softermax(), 4, METHODS["consmax"]().examples()[0])

@@ -1,1 +1,1 @@
-"""The attention engine: a QK array, any method's unit, a PV array and their buffers; and the integers it computes."""
+"""The attention engine: a QK array, the unit of any method, a PV array and their buffers; and its golden integers."""

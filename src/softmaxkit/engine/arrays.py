@@ -1,4 +1,4 @@
-"""The two arrays of multipliers of an attention engine, each a pipeline that moves as a whole."""
+"""The two multiplier arrays of an attention engine, each a pipeline that advances as a whole."""
 
 from __future__ import annotations
 
@@ -16,43 +16,43 @@ from softmaxkit.methods.base.unit import TakesScores
 
 CODE = signed(8)
 REGISTERS = ("fetch", "product", "sum")
-"""Registers of the QK array before that of its scores; those of the PV array end with its sums."""
+"""Register stages of the QK array in front of its score register; in the PV array the last one holds the sums."""
 DEPTH = len(REGISTERS) + 1
-"""Cycles from the last step of a beat to its scores, and likewise to its outputs, one register behind the sums."""
+"""Cycles from the last step of a beat to its scores; also from the last step of a query to its outputs."""
 
 
 def query_layout(columns: int, max_keys: int) -> data.StructLayout:
-    """Return the payload of a beat of a query: `codes` of so many channels, `keys` that it attends to, and `last`."""
+    """Return the payload of a query beat: int8 `codes` of `columns` channels, number of attended `keys`, and `last`."""
     keys = max_keys.bit_length()
     return data.StructLayout({"codes": data.ArrayLayout(CODE, columns), "keys": keys, "last": 1})
 
 
 def output_layout(columns: int) -> data.StructLayout:
-    """Return the payload of a beat of an output: `codes` of so many channels, and `last`."""
+    """Return the payload of an output beat: int8 `codes` of `columns` channels, and `last`."""
     return data.StructLayout({"codes": data.ArrayLayout(CODE, columns), "last": 1})
 
 
 class ReadPort(wiring.Signature):
-    """Port to read words of a buffer: as of `MemoryPort`, data come a cycle after `enable`, and stay."""
+    """Read port of a buffer, with the timing of `MemoryPort`: data appear one cycle after `enable`, and stay."""
 
     def __init__(self, sizes: EngineSizes) -> None:
         super().__init__({"enable": Out(1), "address": Out(sizes.address_bits), "data": In(sizes.word_bits)})
 
 
 class QueryKeyArray(wiring.Component):
-    """Scores of a query: `rows` keys at a time, `columns` channels a cycle.
+    """QK array: scores of a query against `rows` keys at a time, `columns` channels per cycle.
 
-    A beat of the query is taken as its channels meet the first keys, and held for those that follow.
+    A beat of a query is consumed when its channels are multiplied with the first keys, and stored for the other keys.
 
     Args:
-        attention: the integers.
+        attention: integer parameters of the head.
         sizes: of the engine.
-        unit: that takes the scores.
+        unit: destination of the scores.
 
     Attributes:
-        queries: stream in, of `query_layout`, `steps` beats a query.
-        scores: stream out, as the unit takes it.
-        keys: port to the buffer of keys.
+        queries: input stream of `query_layout`, `steps` beats per query.
+        scores: output stream, in the unit's layout.
+        keys: read port to the key buffer.
         sum_bits: width of an accumulator.
     """
 
@@ -74,7 +74,7 @@ class QueryKeyArray(wiring.Component):
         first_beat, place = Signal(init=1), Signal(range(max(sizes.steps, 2)))
         pipe = Pipeline(m, "query_key", ~first_beat | queries.valid, self.scores, REGISTERS)
         begins, ends = place == 0, place == sizes.steps - 1
-        # Keys that are left, this beat's among them; what is beyond the buffer does not count.
+        # Keys still to attend to, including those of this beat; limited to the size of the buffer.
         left = Signal.like(queries.p.keys, reset_less=True)
         given = Mux(queries.p.keys > sizes.max_keys, sizes.max_keys, queries.p.keys)
         now = named(m, "left_now", Mux(first_beat & begins, given, left))
@@ -119,7 +119,7 @@ class QueryKeyArray(wiring.Component):
         return m
 
     def _dot(self, m: Module, name: str, query: Value, row: int) -> Value:
-        """Return the sum of products of the channels at hand, for the key of a row."""
+        """Return the dot product over this step's channels of the query and the key in one row."""
         columns = self.sizes.columns
         products = [
             named(m, f"{name}_{column}", code_at(query, column) * code_at(self.keys.data, row * columns + column))
@@ -129,21 +129,21 @@ class QueryKeyArray(wiring.Component):
 
 
 class ValueArray(wiring.Component):
-    """Weighted sums of values: the weights of `rows` keys at a time, `columns` channels a cycle.
+    """PV array: sums of values weighted by the weights of `rows` keys at a time, `columns` channels per cycle.
 
-    Channels are summed in turn, and leave as they meet the last keys.
+    The channels are accumulated in turn, and their sums leave when the weights of the last keys have been added.
 
     Args:
         sizes: of the engine.
-        weights: payload of the stream of weights: `codes`, `last`, and what else comes with a beat.
+        weights: payload of the weight stream: `codes`, `last`, and optionally `rise` and `scale`, the shift and the
+            factor that rescale the sums so far before a beat is added.
         weight_bits: width of a weight.
-        scale_places: bits of the fraction of `scale`, by which some weights have the sums before multiplied; that takes
-            two steps a beat, at least.
+        scale_places: fraction bits of `scale`, which requires at least two steps per beat.
 
     Attributes:
-        weights: stream in.
-        sums: stream out: `sums` of so many channels, and `last`; `steps` beats a query.
-        values: port to the buffer of values.
+        weights: input stream.
+        sums: output stream of `sums` of `columns` channels, and `last`; `steps` beats per query.
+        values: read port to the value buffer.
         sum_bits: width of an accumulator.
     """
 
@@ -163,7 +163,7 @@ class ValueArray(wiring.Component):
         """Build the Amaranth module."""
         m = Module()
         sizes, columns = self.sizes, range(self.sizes.columns)
-        # While a beat is worked on, the unit is not held up: it goes on in time for the next row.
+        # The queue takes the unit's beats while the array works on one, so that the unit can go on to the next row.
         m.submodules.queue = queue = Queue(self.layout.size, 2)
         beat = self.layout(queue.sink.payload)
         m.d.comb += [
@@ -198,7 +198,7 @@ class ValueArray(wiring.Component):
         )
         scaled: list[Value] = []
         if "scale" in beat:
-            # Sums are read a stage ahead for their multiplication; those of the beat before are there by then.
+            # The sums are read one stage earlier to be multiplied; those of the previous beat are complete by then.
             before = [Mux(flags["first"], 0, each) for each in sums[flags["place"]]]
             scaled = [named(m, f"scaled{column}", each * beat["scale"]) for column, each in enumerate(before)]
         beat = pipe.hold("product", {name: beat[name] for name in ("rise",) if name in beat}, Const(1))
@@ -221,7 +221,7 @@ class ValueArray(wiring.Component):
         return m
 
     def _dot(self, m: Module, name: str, weights: list[Value], column: int) -> Value:
-        """Return the sum of products of the keys at hand, for a channel."""
+        """Return the sum over this beat's keys of weight times value, for one channel."""
         columns = self.sizes.columns
         products = [
             named(m, f"{name}_{row}", weight * code_at(self.values.data, row * columns + column))
@@ -231,5 +231,5 @@ class ValueArray(wiring.Component):
 
 
 def code_at(word: Value, index: int) -> Value:
-    """Return a code of a word of codes."""
+    """Return the code at an index of a buffer word."""
     return word[index * CODE.width :][: CODE.width].as_signed()

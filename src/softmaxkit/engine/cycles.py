@@ -1,18 +1,20 @@
-"""When an engine takes each query and gives its output, in cycles: the recurrence that its hardware keeps.
+"""The cycles in which an engine accepts queries and delivers outputs: a recurrence that the hardware matches exactly.
 
-With `steps` cycles for a beat of `rows` keys, and queries that come and outputs that leave without a pause:
+A beat of `rows` keys takes `steps` cycles. Without gaps at the input and stalls at the output:
 
-- A query takes up the QK array for `steps` cycles a beat. The next begins right behind it, but no sooner than the unit
-  takes rows, `Engine.apart`; and, in an engine that is `ordered`, a query that attends to fewer keys than the one
-  before begins once all before it have left.
-- `DEPTH` cycles after its last step, a beat's scores reach the unit. A unit that holds rows gives its first result
-  `waits` cycles after a row's last scores; any other gives each result `depth` cycles after its scores.
-- The PV array takes up a result a cycle after it is offered, `steps` cycles for each, one row behind the other.
-- The outputs of a query leave `DEPTH` cycles after the last `steps` steps of it.
-- With the division last, what is said of rows and their results holds of slices and their weights, each of which is
-  given `waits` cycles after its last scores; and outputs leave a cycle later.
+- A query occupies the QK array for `steps` cycles per beat. The next query follows immediately, but begins at least
+  `apart` cycles after the previous one, the rate at which the unit accepts rows. In an `ordered` engine, a query that
+  attends to fewer keys than the previous one begins only after all earlier outputs have left.
+- The scores of a beat reach the unit `DEPTH` cycles after its last step. A unit that buffers rows offers its first
+  result `waits` cycles after the last scores of the row; any other unit offers each result `depth` cycles after its
+  scores.
+- The PV array begins with a beat of results in the cycle after it is offered and works on it for `steps` cycles, one
+  row after another.
+- The outputs of a query leave `DEPTH` cycles after the `steps` steps of its last beat.
+- If the division comes last, slices and their weights take the place of rows and their results: the weights of a slice
+  are offered `waits` cycles after its last scores, and outputs leave one cycle later.
 
-Beats that wait for each other never hold up the unit: no result is offered more than two beats before it is taken up.
+The PV array never stalls the unit: no more than two beats of results wait for it at a time.
 """
 
 from __future__ import annotations
@@ -27,14 +29,14 @@ from softmaxkit.methods.base.unit import DeferredUnit, SoftmaxUnit
 
 
 class Times(NamedTuple):
-    """The cycles of one query; the first query's first beat is taken in cycle 0.
+    """The cycles of one query, counted from the cycle in which the first query's first beat is accepted.
 
     Attributes:
-        begun: its first beat is taken, and the QK array begins with it.
-        scored: the unit takes its last scores.
+        begun: its first beat is accepted, and the QK array begins with it.
+        scored: the unit accepts its last scores.
         weighted: the PV array begins with its first weights.
         first: its first output beat is offered.
-        last: its last output beat is.
+        last: its last output beat is offered.
     """
 
     begun: int
@@ -45,14 +47,14 @@ class Times(NamedTuple):
 
 
 def times(engine: Engine, attended: Sequence[int]) -> list[Times]:
-    """Return the cycles of queries on the keys of one load.
+    """Return the cycles of consecutive queries on the same keys.
 
     Args:
-        engine: whose hardware this is.
-        attended: how many keys each query attends to.
+        engine: baked or loadable.
+        attended: number of keys that each query attends to.
 
     Raises:
-        ValueError: the unit takes cycles of its own inside a row, so that they do not follow from these rules.
+        ValueError: the unit needs more than one cycle for some beats of a row, so the recurrence does not apply.
     """
     unit, sizes, steps = engine.unit, engine.sizes, engine.sizes.steps
     if not isinstance(unit, DeferredUnit):
@@ -63,7 +65,7 @@ def times(engine: Engine, attended: Sequence[int]) -> list[Times]:
         if rows and engine.ordered and keys < before:
             begun, refused = max(begun, rows[-1].last + 1), 0
         count = sizes.beats(keys)
-        # What the unit refuses of the query before holds up this one, which is in the QK array by then.
+        # If the unit refuses scores of the previous query, this one is delayed, since it is in the QK array by then.
         held, refused = refused, unit.refuses(count * sizes.rows, steps)
         scored = begun + steps * count - 1 + DEPTH + held + refused
         behind = DEPTH
@@ -85,7 +87,7 @@ def times(engine: Engine, attended: Sequence[int]) -> list[Times]:
 
 
 def _by_slices(unit: DeferredUnit, steps: int, begun: int, count: int, free: int) -> tuple[int, int]:
-    """Return when the PV array begins with a row and when it is done, with the division last."""
+    """Return the cycle in which the PV array begins with a row and the one in which it is free again."""
     weighted = -1
     for done in range(0, count, unit.slice_beats):
         taken = min(unit.slice_beats, count - done)
@@ -97,16 +99,16 @@ def _by_slices(unit: DeferredUnit, steps: int, begun: int, count: int, free: int
 
 
 def _check_pace(unit: SoftmaxUnit) -> None:
-    """Refuse a unit whose cycles have no recurrence."""
+    """Refuse a unit to which the recurrence does not apply."""
     taken = beats(unit.max_row, unit.lanes)
     refused = unit.refuses(unit.max_row, 1)
     if unit.interval(unit.max_row) > max(taken + refused, unit.interval(1)):
         raise ValueError(
-            f"the unit of {unit.spec.name} takes more than a cycle for some beats of a row; its engine runs, but its "
-            "cycles have no recurrence"
+            f"the unit of {unit.spec.name} needs more than one cycle for some beats of a row; its engine runs, but "
+            "its cycles have no recurrence"
         )
 
 
 def loading(engine: Engine, keys: int) -> int:
-    """Return the cycles from the last output before a load of so many keys and values to the first query behind it."""
+    """Return the cycles from the last output before a load of `keys` keys and values to the first query after it."""
     return 2 + engine.writes(keys)

@@ -1,4 +1,4 @@
-"""The attention engine as one component: arrays, unit and buffers, and how the buffers are loaded."""
+"""The attention engine as one component: arrays, unit, and buffers with their write port."""
 
 from __future__ import annotations
 
@@ -22,43 +22,46 @@ from softmaxkit.methods.base.unit import DeferredUnit, SoftmaxUnit
 from softmaxkit.shell.rows_inside import RowsInside, most_rows
 
 PIPELINES = ("token", "element", "deferred")
-"""Ways through an engine."""
+"""Pipelines of an engine: row by row, score by score, or with the division last."""
 
 BUFFERS = ("key_memory", "value_memory")
-"""Ports to the buffers where these are memories outside."""
+"""Ports to the buffers, if these are external memories."""
 
 
 class Engine(wiring.Component):
-    """Attention of one head at a time: queries in, outputs out, equal bit for bit to golden attention.
+    """Attention of one head at a time, bit for bit equal to golden attention.
 
-    Keys and values are written to the buffers before; the constants of the method, where they can be loaded, likewise.
-    Any number of queries may then run on them: those of a prompt, of one token, or of several heads that share keys.
-    One structure serves a unit that waits for its rows ("token") and one that does not ("element").
+    Keys and values are first written to the buffers, together with the constants of the method if these are loadable.
+    Any number of queries can then use them: those of a prompt, of a single token, or of several heads that share keys.
+    The pipeline is "token" if the unit waits for whole rows, "element" if it does not, and "deferred" if the division
+    follows the weighted sum.
 
-    Writes go through `configuration`, whose layout is that of a unit: address, data, and `last`, which closes a group.
-    Words of the buffer of keys come first, then those of values, then the registers of the unit, with which a group
-    ends that writes them. The word at `beat * steps + step` holds `rows` keys from `beat * rows` on, the first lowest,
-    and of each `columns` channels from `step * columns` on. Writes are taken while no query is inside.
+    Writes use the stream `configuration`, with the layout of a unit: address, data, and `last`, which ends a group. The
+    words of the key buffer have the lowest addresses, followed by those of the value buffer and by the registers of the
+    unit; a group that writes registers must end with them. The word at `beat * steps + step` has `rows` keys from
+    `beat * rows` on, the first in the lowest bits, with `columns` channels each from `step * columns` on. Writes are
+    accepted while no query is inside.
 
     Args:
-        attention: the integers of the head, whose constants are baked in where `loadable` is not set.
-        rows: keys at a time.
-        columns: channels at a time.
-        max_keys: that the buffers hold.
-        storage: of the buffers, and of the rows and tables of the unit: "flip-flops" or "memory".
-        depth: registers of the unit; None for its own.
-        loadable: can the constants of the method be loaded?
-        pipeline: "deferred" puts the division last, where the method can; else it is that of the unit.
+        attention: integer parameters of the head; its constants are baked in unless `loadable` is set.
+        rows: keys processed in parallel.
+        columns: channels processed in parallel.
+        max_keys: capacity of each buffer, in keys.
+        storage: of the buffers, and of the unit's rows: "flip-flops" or "memory".
+        depth: pipeline registers of the unit; None for its default.
+        loadable: build the unit with loadable constants.
+        pipeline: "deferred" to divide last, if the method supports it; None for that of the unit.
 
     Attributes:
-        queries: stream in, of `query_layout`; a query is `steps` beats, of which the last is marked.
-        outputs: stream out, of `output_layout`, as many beats a query.
-        configuration: stream in: `address`, `data` and `last`.
-        address_bits, data_bits: of a write.
+        queries: input stream of `query_layout`; a query is `steps` beats, the last one marked.
+        outputs: output stream of `output_layout`; `steps` beats per query.
+        configuration: input stream of `address`, `data` and `last`.
+        address_bits, data_bits: widths of a write.
         unit: the unit inside.
+        memories: names of the ports to external memories.
 
     Raises:
-        ValueError: sizes that cannot be built.
+        ValueError: sizes or options that cannot be built.
     """
 
     def __init__(
@@ -74,7 +77,7 @@ class Engine(wiring.Component):
     ) -> None:
         check_storage(storage, but="latches")
         if pipeline is not None and pipeline not in PIPELINES:
-            raise ValueError(f"pipeline is {', '.join(PIPELINES)}, or left out for the unit's own, not {pipeline!r}")
+            raise ValueError(f"pipeline is {', '.join(PIPELINES)}, or left out for that of the unit, not {pipeline!r}")
         self.attention, self.storage = attention, storage
         self.sizes = sizes = EngineSizes(rows, columns, attention.channels, max_keys)
         spec = attention.spec
@@ -86,9 +89,9 @@ class Engine(wiring.Component):
         else:
             self.unit = spec.unit(rows, None if loadable else attention.constants, **of_unit)
         if loadable and self.unit.registers is None:
-            raise ValueError(f"there are no constants to be loaded in an engine of {spec.name}; leave loadable out")
+            raise ValueError(f"an engine of {spec.name} has no constants to load; leave loadable out")
         if pipeline not in (None, self.pipeline):
-            raise ValueError(f"an engine of {spec.name} is of the pipeline {self.pipeline!r}, not {pipeline!r}")
+            raise ValueError(f"an engine of {spec.name} has the pipeline {self.pipeline!r}, not {pipeline!r}")
         constants_bits = 0 if self.unit.registers is None else self.unit.registers.data_bits
         self.address_bits = (self.writes(max_keys) - 1).bit_length()
         self.data_bits = max(sizes.word_bits, constants_bits)
@@ -107,7 +110,7 @@ class Engine(wiring.Component):
         super().__init__(ports | {name: Out(signature) for name, signature in memories.items()})
 
     def _back(self) -> tuple[ValueArray, Shift | Division]:
-        """Return the PV array, and what turns its sums to outputs."""
+        """Return the PV array, and the component that converts its sums to outputs."""
         unit, sizes = self.unit, self.sizes
         if isinstance(unit, DeferredUnit):
             if sizes.steps < unit.pace:
@@ -123,37 +126,37 @@ class Engine(wiring.Component):
 
     @property
     def apart(self) -> int:
-        """Cycles between the beginnings of two queries, at least."""
+        """Least number of cycles between the starts of two queries."""
         return self.sizes.steps if isinstance(self.unit, DeferredUnit) else max(self.sizes.steps, self.unit.interval(1))
 
     @property
     def ordered(self) -> bool:
-        """Does a query that attends to fewer keys than the one before wait until the engine is empty?"""
+        """Whether a query that attends to fewer keys than the previous one waits until the engine is empty."""
         unit = self.unit
         return unit.slice_beats > 1 if isinstance(unit, DeferredUnit) else unit.holds_rows
 
     @property
     def most(self) -> int:
-        """Queries that can be inside at a time: those of the unit, and one for each beat that the arrays hold."""
+        """Most queries inside at a time: those of the unit, and one per beat in the arrays."""
         inside = self.unit.most_rows if isinstance(self.unit, DeferredUnit) else most_rows(self.unit)
         return inside + 2 * DEPTH + 2
 
     @property
     def pipeline(self) -> str:
-        """How queries go through: "token", row by row; "element", score by score; or "deferred", the division last."""
+        """The pipeline: "token", row by row; "element", score by score; or "deferred", with the division last."""
         if isinstance(self.unit, DeferredUnit):
             return "deferred"
         return "token" if self.unit.holds_rows else "element"
 
     def writes(self, keys: int) -> int:
-        """Return how many writes load so many keys and values, and the constants of a unit that has to be loaded."""
+        """Return the number of writes that load `keys` keys and values, and the constants if they are loadable."""
         constants = 0 if self.unit.registers is None else self.unit.registers.words
         return 2 * self.sizes.beats(keys) * self.sizes.steps + constants
 
     def golden(
         self, queries: Array, keys: Array, values: Array, attended: Array, constants: Constants | None = None
     ) -> Array:
-        """Return what the engine gives, with other constants loaded if given; else as `golden_attention`."""
+        """Return the golden outputs of this engine, optionally with other constants; see `golden_attention`."""
         golden = golden_deferred if self.pipeline == "deferred" else golden_attention
         attention = self.attention if constants is None else replace(self.attention, constants=constants)
         return golden(attention, queries, keys, values, attended)
@@ -166,7 +169,7 @@ class Engine(wiring.Component):
         m.submodules.value, m.submodules.output = value, output
         m.submodules.inside = inside = RowsInside(self.most, 0)
         hold, write = hold_between_rows(m, self.queries, self.configuration, inside.busy)
-        # Between rows, `first` is set: a beat begins a query.
+        # `first` is set between queries: the next beat begins a query.
         first = Signal(init=1)
         taken = self.queries.valid & self.queries.ready
         goes = ~first | ~(hold | inside.full | self._early(m, taken & first, inside.busy))
@@ -200,7 +203,7 @@ class Engine(wiring.Component):
         if unit.registers is not None:
             port, address = unit.configuration, self.configuration.p.address
             m.d.comb += [
-                port.valid.eq(write & (address >= 2 * words)),  # the unit is empty, and so takes it
+                port.valid.eq(write & (address >= 2 * words)),  # accepted at once, since the unit is empty
                 port.p.address.eq(address - 2 * words),
                 port.p.data.eq(self.configuration.p.data),
                 port.p.last.eq(self.configuration.p.last),
@@ -208,9 +211,9 @@ class Engine(wiring.Component):
         return m
 
     def _early(self, m: Module, begins: Value, busy: Value) -> Value:
-        """Return whether the unit would have to refuse what comes of a query, and so the query waits.
+        """Return whether the next query must wait because the unit could not accept its scores in time.
 
-        What waits in a unit has room for its longest once, and a unit may make reciprocals at a pace of its own.
+        A unit has room for one row of the longest length, and may need several cycles per reciprocal.
         """
         early: Value = Const(0)
         if self.ordered:
@@ -225,7 +228,7 @@ class Engine(wiring.Component):
         return early
 
     def _buffer(self, m: Module, name: str, first: int, write: Value, port: Any) -> None:
-        """Build a buffer whose words are written from an address on."""
+        """Build a buffer whose words are written at the addresses from `first` on."""
         if self.storage == "memory":
             memory = getattr(self, name)
         else:

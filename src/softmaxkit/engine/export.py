@@ -1,4 +1,4 @@
-"""Writes an engine as a folder: Verilog, a test bench with vectors of golden attention, and a README."""
+"""Exports an engine as a folder: Verilog, a test bench with vectors from golden attention, and a README."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 import softmaxkit
 from softmaxkit.engine import cycles
+from softmaxkit.engine.arrays import DEPTH
 from softmaxkit.engine.engine import Engine
 from softmaxkit.engine.vectors import engine_stream, random_head
 from softmaxkit.files import whole_folder, write_text
@@ -26,10 +27,10 @@ from softmaxkit.flow.verilog import to_verilog
 TEMPLATES = {"tb.sv": "{name}_tb.sv", "Makefile": "Makefile", "README.md": "README.md"}
 
 SEED = 1
-"""Of the random queries, keys and values."""
+"""Seed of the random queries, keys and values."""
 
 OUTPUTS = 2048
-"""Outputs that the test bench compares, at least."""
+"""Least number of outputs that the test bench compares."""
 
 
 def export_engine(engine: Engine, name: str, folder: Path, period: float) -> None:
@@ -39,16 +40,19 @@ def export_engine(engine: Engine, name: str, folder: Path, period: float) -> Non
         engine: baked or loadable.
         name: of the top module; the names of files and of the other modules begin with it.
         folder: to write; missing or empty.
-        period: of the test bench's clock, in ns.
+        period: clock period of the test bench, in ns.
 
     Raises:
-        ValueError: the name is no Verilog identifier.
+        ValueError: the name is no Verilog identifier, or the engine's cycles have no recurrence.
         ToolError: Yosys is missing or failed.
         OSError: the folder cannot be written.
     """
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
         raise ValueError(f"a module's name is letters, digits and underscores, a letter first, not {name!r}")
     vectors, facts = _vectors(engine), _facts(engine, name)
+    verilog = comment_modules(to_verilog(engine, name), engine, name)
+    if not re.search(rf"^module {name}\(", verilog, re.MULTILINE):  # Yosys escapes keywords
+        raise ValueError(f"{name!r} is a keyword of Verilog; give the module another name")
     templates = Environment(
         loader=ChoiceLoader([PackageLoader("softmaxkit.engine"), PackageLoader("softmaxkit.flow")]),
         undefined=StrictUndefined,
@@ -64,6 +68,10 @@ def export_engine(engine: Engine, name: str, folder: Path, period: float) -> Non
         "title": engine.attention.spec.title,
         "about": about(Engine),
         "cycles": (inspect.getdoc(cycles) or "").partition("\n\n")[2],
+        "array_depth": DEPTH,
+        "apart": engine.apart,
+        "ordered": engine.ordered,
+        "loadable": engine.unit.registers is not None,
         "bits": bits,
         "period": period,
         "patience": 20_000 + 4 * facts["first"],
@@ -71,7 +79,7 @@ def export_engine(engine: Engine, name: str, folder: Path, period: float) -> Non
     }
     files = TEMPLATES | ({"memory.sv": "{name}_memory.sv"} if engine.memories else {})
     with whole_folder(folder) as work:
-        write_text(work / f"{name}.sv", comment_modules(to_verilog(engine, name), engine, name))
+        write_text(work / f"{name}.sv", verilog)
         for template, file in files.items():
             write_text(work / file.format(name=name), templates.get_template(f"{template}.j2").render(context))
         write_text(work / "queries.hex", hexadecimal(vectors.scores, bits["queries"]))
@@ -83,7 +91,7 @@ def export_engine(engine: Engine, name: str, folder: Path, period: float) -> Non
 
 
 def _vectors(engine: Engine) -> Stream:
-    """Return what the test bench runs: two loads, each with queries of a prompt and in any order."""
+    """Return the vectors of the test bench: four loads, alternately with queries of a prompt and in any order."""
     random, most = np.random.default_rng(SEED), engine.sizes.max_keys
     count = -(-OUTPUTS // (4 * engine.sizes.channels)) + 2
     prompt = most - min(count, most) + 1 + np.arange(min(count, most))

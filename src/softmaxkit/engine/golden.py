@@ -1,4 +1,4 @@
-"""Golden attention: exactly what an engine computes, from int8 queries, keys and values to int8 outputs."""
+"""Golden attention: the exact integers of an engine, from int8 queries, keys and values to int8 outputs."""
 
 from __future__ import annotations
 
@@ -7,19 +7,18 @@ from dataclasses import dataclass
 
 from array_api_compat import array_namespace, device
 
+from softmaxkit.engine.limits import LARGEST
 from softmaxkit.formats import Array, Fixed, encode_scale, shift_right
 from softmaxkit.methods.base.constants import Constants
 from softmaxkit.methods.base.spec import Spec
 
 CODE = Fixed(8, 0)
-"""Of queries, keys, values and outputs."""
-
-MAX_CHANNELS = 1024
+"""Format of queries, keys, values and outputs."""
 
 
 @dataclass(frozen=True)
 class Attention:
-    """The integers of one head, fixed when an engine is built.
+    """The integer parameters of one head, fixed when an engine is built.
 
     A score is `sum(query * key)`, times `multiplier`, times `2**-score_places`, rounded once to a score code of the
     method and saturated. An output is `sum(weight * value)` times `2**-output_places`, rounded once to int8 and
@@ -28,13 +27,13 @@ class Attention:
     Args:
         spec: the method.
         constants: of one head.
-        channels: of a query, key, value and output.
-        multiplier: unsigned, up to 16 bits.
-        score_places: bits that a product has beyond a score code; for a method with float scores, beyond 1.
-        output_places: bits that a sum of weighted values has beyond an output.
+        channels: of a query, key, value and output; 1 to 1,024.
+        multiplier: 1 to 65,535.
+        score_places: fraction bits of a product relative to a score code, or to 1 if scores are floats; 0 to 48.
+        output_places: fraction bits of a weighted sum relative to an output; 0 to 32.
 
     Raises:
-        ValueError: a number out of these ranges, or constants of several heads.
+        ValueError: a parameter out of its range, or constants of several heads.
         TypeError: constants of another method.
     """
 
@@ -48,7 +47,7 @@ class Attention:
     def __post_init__(self) -> None:
         _score_scale(self.spec, self.constants)
         ranges = {
-            "channels": (1, MAX_CHANNELS),
+            "channels": (1, LARGEST["channels"]),
             "multiplier": (1, (1 << 16) - 1),
             "score_places": (0, 48),
             "output_places": (0, 32),
@@ -68,56 +67,56 @@ class Attention:
         key_step: float = 1 / 32,
         scale: float | None = None,
     ) -> Attention:
-        """Return the integers for real numbers.
+        """Return the integer parameters for real quantisation steps and a real scale.
 
         Args:
             spec: the method.
             channels: of a query.
             constants: of one head; default: the first example of the spec.
-            query_step: the real number that the code 1 of a query stands for.
-            key_step: the same of a key.
-            scale: of scores; default: `1 / sqrt(channels)`.
+            query_step: real value of a query code of 1.
+            key_step: real value of a key code of 1.
+            scale: factor of `query @ key`; default: `1 / sqrt(channels)`.
 
         Raises:
-            ValueError: the steps and the scale are too far from the method's score scale.
+            ValueError: the steps and the scale are too far from the method's score scale, or as `Attention`.
         """
         constants = spec.examples()[0] if constants is None else constants
         scale = 1 / math.sqrt(channels) if scale is None else scale
         multiplier, exponent = encode_scale(query_step * key_step * scale / _score_scale(spec, constants))
-        if exponent > 0:  # a whole number
+        if exponent > 0:  # a whole number: no places
             multiplier, exponent = multiplier << exponent, 0
         places = max(0, round(-math.log2(spec.weight_step(constants))))
         return cls(spec, constants, channels, multiplier, -exponent, places)
 
     @property
     def output_step(self) -> float:
-        """The real number that the code 1 of an output stands for, where the code 1 of a value stands for 1."""
+        """Real value of an output code of 1, if a value code of 1 represents 1."""
         return float(self.spec.weight_step(self.constants) * 2.0**self.output_places)
 
     def scores(self, queries: Array, keys: Array) -> Array:
-        """Return score codes, int64 (..., rows, keys), of codes (..., rows, channels) and (..., keys, channels)."""
+        """Return score codes, int64 (..., rows, keys), for codes (..., rows, channels) and (..., keys, channels)."""
         return self.spec.scores_of(_product(queries, keys.mT) * self.multiplier, self.score_places)
 
     def outputs(self, sums: Array) -> Array:
-        """Bring sums of weighted values to int8 codes, held in int64."""
+        """Return the outputs for weighted sums, int64: shifted, rounded and saturated to the range of int8."""
         return CODE.saturate(shift_right(sums, self.output_places))
 
 
 def golden_attention(attention: Attention, queries: Array, keys: Array, values: Array, attended: Array) -> Array:
-    """Return the outputs of an engine whose unit sees whole rows, or every score by itself.
+    """Return the outputs of an engine with the pipeline "token" or "element".
 
     Args:
-        attention: the integers of the head.
-        queries: int8 codes in any integer type, NumPy or torch, (..., rows, channels).
-        keys: the same, (..., keys, channels).
-        values: the same, (..., keys, channels).
-        attended: integers, (..., rows): the first so many keys are attended; all, where there are fewer.
+        attention: integer parameters of the head.
+        queries: int8 codes in any integer dtype, NumPy or torch, (..., rows, channels).
+        keys: likewise, (..., keys, channels).
+        values: likewise, (..., keys, channels).
+        attended: integers, (..., rows): each row attends to its first `attended` keys, or to all if there are fewer.
 
     Returns:
         int64, (..., rows, channels).
 
     Raises:
-        ValueError: shapes that do not fit, or codes out of range.
+        ValueError: mismatched shapes, codes that are not integers, or codes out of range.
     """
     check_codes(attention, queries, keys, values)
     weights = attention.spec.weights(
@@ -127,13 +126,13 @@ def golden_attention(attention: Attention, queries: Array, keys: Array, values: 
 
 
 def golden_deferred(attention: Attention, queries: Array, keys: Array, values: Array, attended: Array) -> Array:
-    """Return the outputs of an engine with the division last; arguments and result as of `golden_attention`.
+    """Return the outputs of an engine with the pipeline "deferred"; arguments and result as in `golden_attention`.
 
-    What is summed is rescaled where the maximum rises, slice by slice of the method, each time rounded once; then the
-    sum times the factor is brought to int8 by a shift, rounded once.
+    The sums are rescaled and rounded once whenever the maximum rises, slice by slice. At the end they are multiplied by
+    the row's factor, shifted and rounded once to int8.
 
     Raises:
-        ValueError: as `golden_attention`, or the method has no such form.
+        ValueError: as `golden_attention`, or the method cannot divide last.
     """
     check_codes(attention, queries, keys, values)
     xp = array_namespace(queries)
@@ -152,19 +151,25 @@ def causal(attended: Array, keys: Array) -> Array:
 
 
 def check_codes(attention: Attention, queries: Array, keys: Array, values: Array) -> None:
-    """Refuse what are no codes of queries, keys and values that go together."""
+    """Check dtypes, shapes and ranges of queries, keys and values.
+
+    Raises:
+        ValueError: the first of them that does not fit, and what would.
+    """
     xp = array_namespace(queries)
     for name, codes in (("queries", queries), ("keys", keys), ("values", values)):
         if codes.ndim < 2 or codes.shape[-1] != attention.channels:
             raise ValueError(f"{name} are (..., {attention.channels}), not {tuple(codes.shape)}")
+        if not xp.isdtype(codes.dtype, "integral"):
+            raise ValueError(f"codes of {name} are integers, not {codes.dtype}")
         if xp.any((codes < CODE.min_code) | (codes > CODE.max_code)):
             raise ValueError(f"codes of {name} are from {CODE.min_code} to {CODE.max_code}")
     if keys.shape[-2] != values.shape[-2]:
-        raise ValueError(f"there are {keys.shape[-2]} keys and {values.shape[-2]} values; give as many")
+        raise ValueError(f"there are {keys.shape[-2]} keys but {values.shape[-2]} values; give equally many")
 
 
 def _score_scale(spec: Spec, constants: Constants) -> float:
-    """Return the score scale of the constants of one head, and refuse any other."""
+    """Return the score scale of the constants of one head; refuse constants of several heads or of another spec."""
     spec.check_constants(constants)
     if isinstance(constants.real_scale, tuple):
         raise ValueError(
@@ -174,6 +179,6 @@ def _score_scale(spec: Spec, constants: Constants) -> float:
 
 
 def _product(first: Array, second: Array) -> Array:
-    """Return the exact matrix product of integers, which torch has on no GPU, but of floats: it fits their 53 bits."""
+    """Return the exact product of integer matrices, by way of float64, since torch has no integer one on GPUs."""
     xp = array_namespace(first)
     return xp.astype(xp.matmul(xp.astype(first, xp.float64), xp.astype(second, xp.float64)), xp.int64)

@@ -1,4 +1,4 @@
-"""From the sums of an engine to its outputs: a shift, or the division that was put off."""
+"""Conversion of an engine's weighted sums to outputs: a shift, or the deferred division."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from softmaxkit.engine.arrays import CODE, ValueArray, output_layout
 
 
 class Shift(wiring.Component):
-    """Brings sums to outputs by a constant shift.
+    """Converts sums to outputs by a constant right shift, with rounding and saturation.
 
     Args:
-        array: that gives the sums.
+        array: source of the sums.
         places: of the shift.
 
     Attributes:
-        sums: stream in, as the array gives it.
-        outputs: stream out, of `output_layout`.
+        sums: input stream, in the array's layout.
+        outputs: output stream of `output_layout`.
     """
 
     def __init__(self, array: ValueArray, places: int) -> None:
@@ -41,17 +41,17 @@ class Shift(wiring.Component):
 
 
 class Division(wiring.Component):
-    """Multiplies the sums of a query by its factor, and shifts them by its places.
+    """Multiplies the sums of a query by its factor and shifts them right, with rounding and saturation.
 
     Args:
-        array: that gives the sums.
+        array: source of the sums.
         factors: payload of the stream of factors: `factor` and `places`.
-        least: that the places count from.
+        least: constant part of the shift, to which `places` is added.
 
     Attributes:
-        sums: stream in, as the array gives it.
-        factors: stream in, one a query.
-        outputs: stream out, of `output_layout`.
+        sums: input stream, in the array's layout.
+        factors: input stream, one beat per query.
+        outputs: output stream of `output_layout`.
     """
 
     def __init__(self, array: ValueArray, factors: Any, least: int) -> None:

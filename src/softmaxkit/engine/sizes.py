@@ -10,13 +10,13 @@ from softmaxkit.engine.limits import LARGEST
 
 @dataclass(frozen=True)
 class EngineSizes:
-    """How large an engine is.
+    """The sizes of an engine.
 
     Args:
-        rows: keys at a time: the lanes of its unit, and rows of each array of multipliers.
-        columns: channels at a time, which divide `channels`.
+        rows: keys processed in parallel: the lanes of the unit, and the rows of each multiplier array.
+        columns: channels processed in parallel; a divisor of `channels`.
         channels: of a query, key, value and output.
-        max_keys: that its buffers hold.
+        max_keys: capacity of each buffer, in keys.
 
     Raises:
         ValueError: sizes that cannot be built.
@@ -37,24 +37,24 @@ class EngineSizes:
 
     @property
     def steps(self) -> int:
-        """Cycles that an array takes for a beat of `rows` keys."""
+        """Cycles of an array per beat of `rows` keys."""
         return self.channels // self.columns
 
     @property
     def words(self) -> int:
-        """Words of a buffer."""
+        """Number of words in a buffer."""
         return beats(self.max_keys, self.rows) * self.steps
 
     @property
     def word_bits(self) -> int:
-        """Bits of a word: 8-bit codes of `rows` keys, `columns` channels each."""
+        """Width of a buffer word: 8-bit codes of `rows` keys, `columns` channels each."""
         return 8 * self.rows * self.columns
 
     @property
     def address_bits(self) -> int:
-        """Bits of the address of a word in one buffer."""
+        """Width of the address of a word in one buffer."""
         return max((self.words - 1).bit_length(), 1)
 
     def beats(self, attended: int) -> int:
-        """Return the beats of a row that attends to so many keys; one, where it attends to none."""
+        """Return the number of beats of a row that attends to `attended` keys; 1 if it attends to none."""
         return max(beats(min(attended, self.max_keys), self.rows), 1)

@@ -22,13 +22,13 @@ from softmaxkit.flow.synthesize import PARTS, chosen_library, fit, measured
 from softmaxkit.flow.verilog import to_rtlil
 
 ENGINE_PARTS: Mapping[str, str] = {"key buffer": "key_memory", "value buffer": "value_memory", **PARTS}
-"""Parts of an engine that are storage only. The rest, arrays and unit, is the datapath."""
+"""Parts of an engine that are storage only; the rest, the arrays and the unit, is the datapath."""
 
 CYCLES = 512
-"""Cycles to count activity over, at least."""
+"""Least number of cycles over which activity is counted."""
 
 QUERIES = 6
-"""Queries of each of two heads that run with gaps and stalls."""
+"""Queries of each of the two heads that run with gaps and stalls."""
 
 
 def synthesize_engine(
@@ -42,21 +42,21 @@ def synthesize_engine(
 ) -> Synthesis:
     """Map an engine to cells, time it, run the netlist, compare every output, and measure its energy.
 
-    It runs on random queries that attend to all keys, one behind the other; an element is a query meeting a key.
+    The stimuli are random consecutive queries that attend to all keys; an element is one query-key pair.
 
     Args:
-        engine: baked or loadable; memories outside have figures of their own.
+        engine: baked or loadable; external memories are reported separately.
         cells: process, see `softmaxkit.flow.synthesize.chosen_library`.
         clock: target period in ns; default: that of the process.
         wires: estimate wire capacitance.
         liberty: files to use in place of the bundled tables.
-        macros: of which memories outside are made; default: those published for the process.
+        macros: that make up external memories; default: those published for the process.
         progress: called with the steps done and the total.
 
     Raises:
         ToolError: a tool is missing or failed.
-        LibertyError: the library is damaged or lacks what is needed.
-        ValueError: there is no such process, or the engine's cycles have no recurrence.
+        LibertyError: the library is damaged or incomplete.
+        ValueError: the process is unknown, or the engine's cycles have no recurrence.
     """
     library = chosen_library(cells, liberty, wires)
     period = clock if clock is not None else PROCESSES[cells].clock
@@ -71,7 +71,7 @@ def synthesize_engine(
     count = -(-CYCLES // interval)
     random = np.random.default_rng(0)
     whole = random_head(engine, np.full(3 * count, keys), random)
-    # From the reset on: the load, and the queries that fill the engine.
+    # Cycles from the reset on: the load, and the queries that fill the engine.
     warm_up = loading(engine, keys) + 8 + int(expected_cycles(engine, [whole])[0]) + interval
     steady = engine_stream(engine, [whole])
     heads = [random_head(engine, random.integers(0, keys, QUERIES, endpoint=True), random) for _ in range(2)]

@@ -1,4 +1,4 @@
-"""Test vectors of an engine: heads with their queries, keys and values as beats, and what golden makes of them."""
+"""Test vectors of an engine: queries, keys and values of heads as beats, with the outputs of golden attention."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ SPREADS = (4.0, 16.0, 32.0, 64.0)
 
 
 class Driven(wiring.Component):
-    """An engine behind the port names of a unit, so that whatever drives and checks a unit takes it.
+    """An engine with the port names of a unit, so that the tools that drive and check units can be used.
 
-    A query stands for a row of `channels` scores, `columns` a beat.
+    A query takes the place of a row of `channels` scores, in beats of `columns`.
     """
 
     masks, whole_rows = 1, True
@@ -42,7 +42,7 @@ class Driven(wiring.Component):
         return times(self.engine, [self.engine.sizes.max_keys])[0].last + 1
 
     def interval(self, length: int) -> int:
-        """Return the cycles from a query to the next, at most: one that attends to fewer keys waits for the last."""
+        """Return the most cycles between queries: one with fewer keys waits until the previous one has left."""
         return self.latency(length)
 
     def elaborate(self, platform: object) -> Module:
@@ -58,13 +58,13 @@ class Driven(wiring.Component):
 
 @dataclass(frozen=True)
 class Head:
-    """Queries of one head, on the keys and values that are loaded for it.
+    """Queries of one head, with the keys and values that are loaded for them.
 
     Attributes:
         queries: int8 codes, int64 (queries, channels).
-        keys, values: the same, (keys, channels).
-        attended: int64, (queries,): how many of the first keys each query attends to, at least 0.
-        constants: to load with them; None for those of the engine.
+        keys, values: likewise, (keys, channels).
+        attended: int64, (queries,): each query attends to its first `attended` keys, 0 or more.
+        constants: to load with the keys; None for those of the engine.
     """
 
     queries: Integers
@@ -75,9 +75,9 @@ class Head:
 
 
 def random_head(engine: Engine, attended: Integers, random: np.random.Generator) -> Head:
-    """Return random queries that attend to so many keys: codes near 0 and far, at their ends, and equal ones.
+    """Return random queries that attend to `attended` keys each, with codes of narrow and wide spread and corner cases.
 
-    Where constants are loaded, they are those of any example of the method.
+    Loadable constants are those of a random example of the method.
     """
     channels, most = engine.sizes.channels, max(int(attended.max()), 1)
     queries, keys, values = (_codes((count, channels), random) for count in (len(attended), most, most))
@@ -87,7 +87,7 @@ def random_head(engine: Engine, attended: Integers, random: np.random.Generator)
 
 
 def _codes(shape: tuple[int, int], random: np.random.Generator) -> Integers:
-    """Return int8 codes, each row of a kind of its own."""
+    """Return int8 codes; each row is Gaussian, uniform, at the ends of the range, or constant."""
     near = np.round(random.choice(SPREADS, (shape[0], 1)) * random.standard_normal(shape))
     any_code = random.integers(-128, 128, shape)
     ends = random.choice(np.asarray([-128, 127, 0]), shape)
@@ -98,7 +98,7 @@ def _codes(shape: tuple[int, int], random: np.random.Generator) -> Integers:
 
 
 def engine_stream(engine: Engine, heads: Sequence[Head]) -> Stream:
-    """Pack heads for an engine, with the outputs of golden; each is loaded before its first query."""
+    """Pack heads with their golden outputs for an engine; each head is loaded before its first query."""
     steps, columns = engine.sizes.steps, engine.sizes.columns
     queries, outputs, writes, begins = [], [], [], []
     beats = written = 0
@@ -125,7 +125,7 @@ def engine_stream(engine: Engine, heads: Sequence[Head]) -> Stream:
 
 
 def _writes(engine: Engine, head: Head, after: int) -> Packed:
-    """Pack the writes that load a head, to be offered once so many beats of queries have gone in."""
+    """Pack the writes that load a head, to be offered after `after` beats of queries."""
     groups = [(base, _words(engine, codes)) for base, codes in ((0, head.keys), (engine.sizes.words, head.values))]
     fields = [(base + np.arange(len(words)), words, 8) for base, words in groups]
     if engine.unit.registers is not None:
@@ -134,7 +134,7 @@ def _writes(engine: Engine, head: Head, after: int) -> Packed:
         fields.append((2 * engine.sizes.words + address, data[:, None], engine.unit.registers.data_bits))
     packed = []
     for address, data, bits in fields:
-        closes = fields[-1][0] is address  # one group, so that no query comes between
+        closes = fields[-1][0] is address  # one group, so that no query comes in between
         last = ((np.arange(len(address)) == len(address) - 1) & closes)[:, None].astype(np.int64)
         padding = np.zeros((len(data), engine.data_bits - bits * data.shape[1]), np.int64)
         packed.append(pack([(address[:, None], engine.address_bits), (data, bits), (padding, 1), (last, 1)]))
@@ -143,7 +143,7 @@ def _writes(engine: Engine, head: Head, after: int) -> Packed:
 
 
 def _words(engine: Engine, codes: Integers) -> Integers:
-    """Return codes (keys, channels) as words (words, codes) of a buffer."""
+    """Return codes (keys, channels) as buffer words (words, codes)."""
     sizes = engine.sizes
     beats = sizes.beats(len(codes))
     padded = np.zeros((beats * sizes.rows, sizes.channels), np.int64)

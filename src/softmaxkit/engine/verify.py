@@ -1,4 +1,4 @@
-"""Verification of engines: every output against golden attention, and their cycles against the recurrence."""
+"""Verification of engines: every output against golden attention, and the cycles against the recurrence."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from softmaxkit.flow.vectors import Integers, Packed
 
 OUTPUTS = 200_000
-"""Outputs that are compared by default."""
+"""Default number of outputs to compare."""
 
 QUERIES = 48
-"""Queries of a head, at most."""
+"""Most queries per head."""
 
 ORDERS = ("prompt", "group", "token", "growing", "any")
-"""How many keys queries attend to: one more each; the same for several; all alike; more and more; any number."""
+"""How many keys the queries attend to: 1 more each; 1 more every four; equally many; increasing; random."""
 
 
 class WrongOutput(NamedTuple):
@@ -60,10 +60,10 @@ def verify_engine(
     waveform: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Verification:
-    """Compare every output of an engine with golden, and where nothing pauses its cycles with `times`.
+    """Compare every output of an engine with golden and, in runs without gaps and stalls, its cycles with `times`.
 
-    Heads of random codes are loaded one after the other, with queries of a prompt, of heads that share keys, of a token
-    at a time, and in any order; in patterns of gaps, stalls and resets.
+    Heads with random codes are loaded one after another, with queries of a prompt, of heads that share keys, of single
+    tokens, and in any order, under patterns of gaps, stalls and resets.
 
     Args:
         engine: baked or loadable.
@@ -79,7 +79,7 @@ def verify_engine(
     started = time.monotonic()
     fast = can_verilate()
     if not fast and (fault is not None or waveform is not None):
-        raise ToolError(f"to inject a fault or to write a waveform takes Verilator; {missing_hardware()}")
+        raise ToolError(f"injecting a fault and writing a waveform need Verilator; {missing_hardware()}")
     driven = Driven(engine)
     simulator: Simulator = Verilated(driven, fault, fast=outputs > SHORT) if fast else Simulated(driven)
     verification = Verification(simulator.name)
@@ -109,7 +109,7 @@ def verify_engine(
 def _runs(
     engine: Engine, outputs: int, random: np.random.Generator, verification: Verification
 ) -> Iterator[tuple[list[Head], Traffic]]:
-    """Yield runs, each pattern of traffic at least once, until enough outputs have been compared."""
+    """Yield heads with a traffic pattern, every pattern at least once, until enough outputs have been compared."""
     size = min(BATCH, max(outputs // len(TRAFFIC), 1))
     done = 0
     while verification.compared < outputs or done < len(TRAFFIC):
@@ -121,7 +121,7 @@ def _runs(
 
 
 def _attended(engine: Engine, order: str, random: np.random.Generator) -> Integers:
-    """Return how many keys the queries of a head attend to."""
+    """Return the number of keys that each query of a head attends to."""
     most = engine.sizes.max_keys
     count = int(random.integers(1, min(QUERIES, most), endpoint=True))
     offset = int(random.integers(0, most - count, endpoint=True))
@@ -136,7 +136,7 @@ def _attended(engine: Engine, order: str, random: np.random.Generator) -> Intege
 
 
 def expected_cycles(engine: Engine, heads: list[Head]) -> Integers:
-    """Return the cycle of each output beat, from the first query's first beat on, where nothing pauses.
+    """Return the cycle of each output beat, without gaps and stalls, counted from the first query's first beat.
 
     Raises:
         ValueError: as `times`.
@@ -151,7 +151,7 @@ def expected_cycles(engine: Engine, heads: list[Head]) -> Integers:
 
 
 def wrong_cycles(engine: Engine, heads: list[Head], outcome: Outcome) -> list[str]:
-    """Return what differs between counted cycles and those of `expected_cycles`, where these are known."""
+    """Return the differences between counted cycles and `expected_cycles`; none if the recurrence does not apply."""
     assert outcome.taken_at is not None
     assert outcome.given_at is not None
     try:
@@ -163,7 +163,7 @@ def wrong_cycles(engine: Engine, heads: list[Head], outcome: Outcome) -> list[st
     if not len(wrong):
         return []
     beat = int(wrong[0])
-    return [f"output beat {beat} came in cycle {counted[beat]}, not {expected[beat]}, and {len(wrong) - 1} more"]
+    return [f"output beat {beat} came in cycle {counted[beat]}, not {expected[beat]}; {len(wrong) - 1} more differ"]
 
 
 def _locate(engine: Engine, run: Stream, beat: int, words: Packed) -> Iterator[WrongOutput]:

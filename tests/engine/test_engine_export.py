@@ -1,0 +1,39 @@
+"""The folder of an engine: its README gives the figures of this engine, and a name that Verilog reserves is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from softmaxkit import ConSmax, Softermax
+from softmaxkit.engine.arrays import DEPTH
+from softmaxkit.engine.engine import Engine
+from softmaxkit.engine.export import export_engine
+from softmaxkit.engine.golden import Attention
+from softmaxkit.flow.tools import find
+from softmaxkit.methods.base.spec import Spec
+
+pytestmark = [
+    pytest.mark.skipif(not find("yosys"), reason="needs Yosys"),
+    pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable"),
+]
+
+
+@pytest.mark.parametrize(("spec", "pipeline"), [(ConSmax(), "element"), (Softermax(), "deferred")], ids=str)
+def test_the_readme_gives_the_figures_of_the_recurrence(spec: Spec, pipeline: str, tmp_path: Path) -> None:
+    engine = Engine(Attention.of(spec, 4), rows=2, columns=2, max_keys=5, pipeline=pipeline)
+    export_engine(engine, "attention", tmp_path / "folder", 5.0)
+    text = " ".join((tmp_path / "folder" / "README.md").read_text().split())
+    ordered = "it is `ordered`" if engine.ordered else "it is not `ordered`"
+    depths = f"`DEPTH` {DEPTH}, `apart` {engine.apart} and the unit's `depth` {engine.unit.depth}; {ordered}"
+    assert f"`rows` is 2, `steps` 2, {depths}" in text
+    assert f'with the pipeline "{pipeline}"' in text
+
+
+def test_keywords_are_refused(tmp_path: Path) -> None:
+    """Yosys would escape such a name, and the test bench would not find the module."""
+    engine = Engine(Attention.of(ConSmax(), 2), rows=1, columns=1, max_keys=2)
+    with pytest.raises(ValueError, match="'begin' is a keyword of Verilog; give the module another name"):
+        export_engine(engine, "begin", tmp_path / "folder", 5.0)
+    assert list(tmp_path.iterdir()) == []
