@@ -1,4 +1,4 @@
-"""A bench for blocks: values through one of them in Verilator, with and without stalls, and what has to come out."""
+"""A bench for blocks: runs values through a block in Verilator, with and without stalls, and compares the outputs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from softmaxkit.flow.tools import find
 from softmaxkit.flow.vectors import Stream, pack, unpack
 
 Field = tuple[Any, int]
-"""Integers, one a beat, and their bits; negative ones in two's complement."""
+"""Integers, one per beat, and their width in bits; negative ones in two's complement."""
 
 verilator = pytest.mark.skipif(
     not all(find(tool) for tool in ("yosys", "verilator", "perl", "make", "g++")),
@@ -27,16 +27,16 @@ verilator = pytest.mark.skipif(
 
 STALLS = Traffic(gap=90, longest_gap=3, stall=90, longest_stall=3)
 LONG = 1 << 18
-"""Beats from which on a quicker program is worth its compilation."""
+"""Number of beats from which an optimised simulator is worth its longer compilation."""
 
 
 class Streamed(wiring.Component):
     """A combinational block between two streams, with one register behind it.
 
     Args:
-        inputs: bits of each of its inputs.
-        outputs: bits of each of its outputs.
-        build: makes the outputs, each no wider than that.
+        inputs: width of each input.
+        outputs: width of each output.
+        build: builds the outputs, none wider than that.
     """
 
     def __init__(
@@ -56,10 +56,10 @@ class Streamed(wiring.Component):
 
 
 class Bank(wiring.Component):
-    """Parts with the streams `source` and `sink`, of which the first field of every beat chooses one.
+    """Parts with the streams `source` and `sink`; the first field of every beat selects one of them.
 
-    What a part calls `empty` is compared with the beats that have gone in and out; a difference sets the highest bit
-    of its results from then on.
+    The output `empty` of a part is compared with the number of beats inside; after a difference, the highest bit of its
+    results stays set.
     """
 
     def __init__(self, parts: Sequence[Any]) -> None:
@@ -100,7 +100,7 @@ class Bank(wiring.Component):
         return m
 
     def stream(self, at: int, beats: Sequence[Field], results: Sequence[Field]) -> Stream:
-        """Pack the beats of one part, and what has to come out."""
+        """Pack the beats for one part, and its expected results."""
         chosen = (np.full(len(beats[0][0]), at), self.select_bits)
         used = sum(bits for _, bits in results)
         quiet = (np.zeros(len(results[0][0]), np.int64), self.sink_bits + 1 - used)
@@ -108,20 +108,20 @@ class Bank(wiring.Component):
 
 
 def split(value: Value, widths: Sequence[int]) -> list[Value]:
-    """Cut a value into fields, the first from its lowest bits."""
+    """Split a value into fields, the first from its lowest bits."""
     ends = np.cumsum(widths).tolist()
     return [value[end - width : end] for width, end in zip(widths, ends, strict=True)]
 
 
 def fitted(value: Value, bits: int) -> Value:
-    """Extend a value, by its sign where it has one; it must not be wider."""
+    """Extend a value to `bits` bits, by its sign if it is signed; it must not be wider."""
     value = Value.cast(value)
-    assert len(value) <= bits, f"{len(value)} bits where {bits} hold every result"
+    assert len(value) <= bits, f"{len(value)} bits, but {bits} are enough for every result"
     return Cat(value, (value < 0).replicate(bits - len(value)))
 
 
 def joined(fields: Sequence[Field]) -> Any:
-    """Pack fields, some beats at a time."""
+    """Pack fields, in chunks of beats."""
     fields = [(np.asarray(values, np.int64)[:, None], bits) for values, bits in fields]
     count, step = len(fields[0][0]), 1 << 15
     return np.concatenate(
@@ -130,7 +130,7 @@ def joined(fields: Sequence[Field]) -> Any:
 
 
 def packed(inputs: Sequence[Field], outputs: Sequence[Field]) -> Stream:
-    """Pack a beat for every value."""
+    """Pack one beat per value."""
     scores, results = joined(inputs), joined(outputs)
     return Stream(scores, results, np.zeros((0, 1), np.uint32), np.ones(len(results), np.int64))
 
@@ -141,7 +141,7 @@ def check(
     build: Callable[[Module, list[Value]], Iterable[Value]],
     names: Sequence[str] = (),
 ) -> None:
-    """Build a block, or many side by side, and see that it gives the outputs of the inputs, and that errors show."""
+    """Build one block, or several in parallel; check its outputs for the inputs, and that a wrong bit is noticed."""
     simulator = Verilated(
         Streamed([bits for _, bits in inputs], [bits for _, bits in outputs], build), fast=len(inputs[0][0]) > LONG
     )
@@ -149,7 +149,7 @@ def check(
 
 
 def agree(simulator: Any, expected: Stream, widths: Sequence[int] = (), names: Sequence[str] = ()) -> None:
-    """See that a stream agrees with and without stalls, and that one wrong bit of it would be noticed."""
+    """Check that results agree with and without stalls, and that a single wrong bit is noticed."""
     for traffic in (Traffic(), STALLS):
         outcome = simulator.run(expected, traffic)
         assert outcome.faults(expected) == [], explain(outcome, expected, widths, names)
@@ -165,7 +165,7 @@ def agree(simulator: Any, expected: Stream, widths: Sequence[int] = (), names: S
 
 
 def explain(outcome: Outcome, expected: Stream, widths: Sequence[int], names: Sequence[str]) -> str:
-    """Say which outputs of the first wrong beats are wrong."""
+    """Return a text that lists the wrong outputs of the first wrong beats."""
     lines = []
     for beat, words in outcome.wrong[:5]:
         bits = [unpack(beats[None], 1, sum(widths))[0] for beats in (words, expected.results[beat])] if widths else []
@@ -179,7 +179,7 @@ def explain(outcome: Outcome, expected: Stream, widths: Sequence[int], names: Se
 def simulate(
     inputs: Sequence[Field], outputs: Sequence[Field], build: Callable[[Module, list[Value]], Iterable[Value]]
 ) -> None:
-    """As `check`, in Amaranth's simulator and without a register: for few values."""
+    """Like `check`, but in Amaranth's simulator and without a register: for few values."""
     m = Module()
     given = [Signal(bits) for _, bits in inputs]
     results = list(build(m, given))
@@ -203,12 +203,12 @@ def simulate(
 
 
 def clocked(component: Any, cycle: Callable[[int, Any], bool], most: int = 5000) -> None:
-    """Run a component in Amaranth's simulator: call `cycle` before each clock edge, until it says no.
+    """Run a component in Amaranth's simulator: call `cycle` before each clock edge, until it returns False.
 
     Args:
-        component: which.
-        cycle: takes the number of the cycle and the simulator's context.
-        most: cycles.
+        component: to simulate.
+        cycle: receives the number of the cycle and the simulator's context.
+        most: most cycles to run.
     """
 
     async def testbench(context: SimulatorContext) -> None:

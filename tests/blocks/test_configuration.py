@@ -32,12 +32,12 @@ def result(code: int, loaded: Constants) -> int:
 
 
 class Loaded(wiring.Component):
-    """Looks its scores up, scales what it finds a cycle later, and then adds a bias; once for each storage.
+    """Looks scores up in a table, scales them one cycle later, and then adds a bias; once for each storage.
 
     Args:
         storages: of the table.
         mutant: "busy" (writes do not wait until the unit is empty), "row" (nor until a row has ended), or "group"
-            (rows go in between the writes of a group).
+            (rows may begin between the writes of a group).
     """
 
     def __init__(self, storages: tuple[str, ...], mutant: str = "") -> None:
@@ -74,7 +74,7 @@ class Loaded(wiring.Component):
 
 @verilator
 def test_constants_take_effect_between_rows() -> None:
-    """Of both storages, offered before a row, in the middle of one, and at its last beat."""
+    """In both storages, with writes offered before a row, in the middle of one, and at its last beat."""
     rng = random.Random(0)
     lengths = [rng.choice([1, 1, 2, 3, 9]) for _ in range(300)]
     loaded = constants(rng)
@@ -107,7 +107,7 @@ def test_constants_take_effect_between_rows() -> None:
 
 
 def run(unit: Loaded, beats: int, valid: float, ready: float, configure: float) -> tuple[int, int]:
-    """Offer rows and writes as they come; return how many groups of writes and how many rows were taken."""
+    """Offer rows and writes at random; return the numbers of groups of writes and of rows that were accepted."""
     rng = random.Random(0)
     loaded: Constants = {}
     coming = constants(rng)
@@ -156,7 +156,7 @@ def run(unit: Loaded, beats: int, valid: float, ready: float, configure: float) 
 
 
 @pytest.mark.parametrize("traffic", [(1, 1, 1), (0.5, 1, 0.5), (0.9, 0.3, 0.3), (0.3, 0.9, 0.9)])
-def test_writes_and_rows_keep_apart(traffic: tuple[float, float, float]) -> None:
+def test_writes_and_rows_stay_apart(traffic: tuple[float, float, float]) -> None:
     groups, rows = run(Loaded(("flip-flops",)), 300, *traffic)
     assert groups > 10
     assert rows > 50
@@ -165,7 +165,7 @@ def test_writes_and_rows_keep_apart(traffic: tuple[float, float, float]) -> None
 @pytest.mark.parametrize(
     ("mutant", "message"), [("busy", "in the unit"), ("row", "middle of a row"), ("group", "middle of a group")]
 )
-def test_what_does_not_keep_them_apart_is_noticed(mutant: str, message: str) -> None:
+def test_mutants_that_mix_writes_and_rows_are_noticed(mutant: str, message: str) -> None:
     with pytest.raises(AssertionError, match=message):
         run(Loaded(("flip-flops",), mutant), 600, 0.25, 0.5, 0.5)
 

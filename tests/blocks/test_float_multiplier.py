@@ -9,11 +9,11 @@ from softmaxkit import formats
 from softmaxkit.blocks.float_multiplier import Number, multiply, round_product
 
 SHIFTS = 6
-"""Bits of a shift, signed."""
+"""Width of a shift, signed."""
 
 
 def rounded(significand: np.ndarray, exponent: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
-    """Round with golden's function, and bring the highest bit to place `bits - 1`."""
+    """Round with golden's function, and normalise the highest bit to place `bits - 1`."""
     significand, exponent = formats.round_significand(significand, exponent, bits)
     missing = bits - 1 - formats.leading_one(significand)  # -1 where it came back as 2**bits
     return np.where(missing < 0, significand >> 1, significand << np.clip(missing, 0, None)), exponent - missing
@@ -31,7 +31,7 @@ def signed_number(mantissa: Value, shift: Value, zero: Value) -> Number:
 @verilator
 @pytest.mark.parametrize("count", [1 << 15, pytest.param(1 << 20, marks=pytest.mark.slow)], ids=["some", "all"])
 def test_pairs_of_mantissas(count: int) -> None:
-    """Every product of two BF16 and of two FP16 significands, rounded and exact; and of three, rounded twice."""
+    """Products of two BF16 and of two FP16 significands, rounded and exact; and of three, rounded twice."""
     rng = np.random.default_rng(0)
     pair = rng.permutation(1 << 20)[:count]
     low, high = pair % 1024, pair // 1024

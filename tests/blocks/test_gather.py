@@ -14,11 +14,11 @@ SIZES = [*((beats, False) for beats in (1, 2, 3, 5)), (1, True), (8, True)]
 CASES = [*product(SIZES, ("flip-flops", "latches")), ((3, False), "memory"), ((8, True), "memory")]
 GATHERS = [Gather(WIDTH, signed(KEY), *size, storage) for size, storage in CASES]
 MUTANT = Gather(WIDTH, unsigned(KEY), 3, False)
-"""The maximum of keys that it takes for unsigned."""
+"""Treats the signed keys as unsigned."""
 
 
 def beats_of(lengths: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Return the beats of rows, many of them absent, and whole rows of them."""
+    """Return the beats of rows; many beats have no key, in some rows all of them."""
     count = lengths.sum()
     often = np.repeat(rng.choice([0, 0.5, 1], len(lengths)), lengths)
     return {
@@ -30,7 +30,7 @@ def beats_of(lengths: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndar
 
 
 def gathered(gather: Gather, taken: dict[str, np.ndarray]) -> list[Field]:
-    """Return what a gather has to give; where nothing of a group is present, the last beat's key."""
+    """Return the expected outputs of a gather; the maximum of a group without keys is its last beat's key field."""
     given: dict[str, list[int]] = {"maximum": [], "present": [], "group_last": []}
     group: list[int] = []
     for at, last in enumerate(taken["last"]):
@@ -48,7 +48,7 @@ def gathered(gather: Gather, taken: dict[str, np.ndarray]) -> list[Field]:
 
 @verilator
 def test_every_beat_leaves_with_the_maximum_of_its_group() -> None:
-    """Groups of 1 to 5 beats and whole rows, of every storage: what comes out, and when."""
+    """Groups of 1 to 5 beats and whole rows, in every storage: the outputs and their cycles."""
     rng = np.random.default_rng(0)
     bank = Bank([*GATHERS, MUTANT])
     simulator = Verilated(bank, fast=False)

@@ -52,7 +52,7 @@ def test_every_argument_of_every_table() -> None:
 
 
 def test_lookups() -> None:
-    """Of constants, signed or not, and of words that are held elsewhere."""
+    """Of constants, signed or not, and of signals."""
     constants = [[-3, 5, 0, -8], [7], [-1], [0, 0], [1, 200, 3, 4, 5, 6, 7, 8]]
     rng = np.random.default_rng(0)
     index, words = np.arange(256) % 8, rng.integers(-16, 16, (4, 256))

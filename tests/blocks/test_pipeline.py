@@ -21,11 +21,11 @@ class Pair(NamedTuple):
 
 
 class Chain(wiring.Component):
-    """Adds 1 in front of each cut, to a state of every kind; counts beats in the highest bits of what it gives.
+    """Adds 1 after each cut, to a state that nests every container; counts beats in the highest bits of its results.
 
     Args:
         depth: of the pipeline.
-        mutant: "no hold" (the stages move on while the output waits).
+        mutant: "no hold" (the stages advance while the output is stalled).
     """
 
     def __init__(self, depth: int, mutant: str = "") -> None:
@@ -62,7 +62,7 @@ class Chain(wiring.Component):
 
 
 def run(chain: Chain, beats: list[int], valid: float, ready: float) -> list[int]:
-    """See that beats pass as they should; return how many cycles each took."""
+    """Check that beats pass correctly; return how many cycles each took."""
     rng, fresh = random.Random(0), object()
     inside: list[tuple[int, int]] = []
     delays: list[int] = []

@@ -22,7 +22,7 @@ CASES = [
     *product((12,), (Reciprocal(1, 8), Reciprocal(4, 6), Reciprocal(8, 3), Reciprocal(16, 15)), get_args(Rounding)),
     *product((1, 2, 7, 30, 40), (Reciprocal(4, 6), Reciprocal(16, 10)), ("nearest",)),
 ]
-"""Bits of the divisor, which reciprocal, and its rounding."""
+"""Width of the divisor, reciprocal, and rounding."""
 
 
 @verilator

@@ -1,4 +1,4 @@
-"""Signed numbers rounded, shifted and saturated, as golden's arithmetic has them."""
+"""Signed numbers are rounded, shifted and saturated as in golden's arithmetic."""
 
 from __future__ import annotations
 

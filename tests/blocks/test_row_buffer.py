@@ -21,7 +21,7 @@ TRAFFIC = (
 
 
 class NeverEmpty(RowBuffer):
-    """A buffer that says so."""
+    """A buffer whose `empty` is always low."""
 
     def elaborate(self, platform: object) -> Module:
         m = super().elaborate(platform)
@@ -30,7 +30,7 @@ class NeverEmpty(RowBuffer):
 
 
 class NeverFull(RowBuffer):
-    """A buffer that takes more than it can hold."""
+    """A buffer that accepts more beats than it has room for."""
 
     def elaborate(self, platform: object) -> Module:
         m = super().elaborate(platform)
@@ -43,7 +43,7 @@ MUTANTS = [NeverEmpty(WIDTH, 4), NeverFull(WIDTH, 4)]
 
 @verilator
 def test_beats_come_out_in_order_one_each_cycle() -> None:
-    """Of every depth and storage: a first-in first-out buffer of that depth, that says when it is empty."""
+    """Every depth and storage is a FIFO of that depth, with a correct `empty`."""
     bank = Bank([*BUFFERS, *MUTANTS])
     simulator = Verilated(bank, fast=False)
     beats = [(np.random.default_rng(0).integers(0, 1 << WIDTH, 400), WIDTH)]

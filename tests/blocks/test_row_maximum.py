@@ -43,7 +43,7 @@ class Streamed(wiring.Component):
 
 
 def rows_of(lengths: np.ndarray, rng: np.random.Generator) -> Stream:
-    """Return the beats of rows, and every one of them with the maximum of its row."""
+    """Return the beats of rows, and as expected results each beat with the maximum of its row."""
     count = int(lengths.sum())
     beat, key = rng.integers(0, 1 << WIDTH, count), rng.integers(-(1 << (KEY - 1)), 1 << (KEY - 1), count)
     ends = np.cumsum(lengths)

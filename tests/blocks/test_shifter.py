@@ -11,12 +11,12 @@ from softmaxkit import formats
 from softmaxkit.blocks.shifter import saturate, shift_right
 
 CASES = list(product(range(-3, 9), get_args(formats.Rounding)))
-"""Places of the point, and roundings."""
+"""Fraction bits, and rounding."""
 SATURATED = (1, 5, 8, 9)
 
 
 def right(value: np.ndarray, amount: np.ndarray | int, bits: int, point: int, rounding: formats.Rounding) -> Field:
-    """Return what golden's shift gives, in one bit more than the whole bits where rounding can go up."""
+    """Return the results of golden's shift, one bit wider than the integer part if rounding can go up."""
     width = max(bits - point, 1) + (rounding != "floor")
     return formats.shift_right(value, amount + np.full_like(value, point), rounding, least=-3), width
 

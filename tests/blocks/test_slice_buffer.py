@@ -14,11 +14,11 @@ BUFFERS = [
     SliceBuffer(WIDTH, signed(KEY), beats, storage) for beats, storage in product((2, 3, 4), ("flip-flops", "latches"))
 ]
 MUTANT = SliceBuffer(WIDTH, unsigned(KEY), 3)
-"""The maximum of keys that it takes for unsigned."""
+"""Treats the signed keys as unsigned."""
 
 
 def held_back(buffer: SliceBuffer, taken: dict[str, np.ndarray]) -> list[Field]:
-    """Return what a slice buffer has to give."""
+    """Return the expected outputs of a slice buffer."""
     maxima: list[int] = []
     begins: list[bool] = []
     ends: list[bool] = []
@@ -36,7 +36,7 @@ def held_back(buffer: SliceBuffer, taken: dict[str, np.ndarray]) -> list[Field]:
 
 @verilator
 def test_every_beat_leaves_with_the_maximum_of_its_slice() -> None:
-    """Slices of 2 to 4 beats, of both storages: what comes out, and when."""
+    """Slices of 2 to 4 beats, in both storages: the outputs and their cycles."""
     rng = np.random.default_rng(0)
     bank = Bank([*BUFFERS, MUTANT])
     simulator = Verilated(bank, fast=False)

@@ -13,11 +13,11 @@ from softmaxkit.flow.simulate import Verilated
 
 WIDTH, ADDRESS, DEPTHS = 5, 3, (1, 2, 5, 8)
 INPUTS = (1, ADDRESS, WIDTH, ADDRESS)
-"""Bits of: enable, address, data, and the address that is read just afterwards."""
+"""Widths of enable, address, data, and the address that is read in the next cycle."""
 
 
 class Written(wiring.Component):
-    """Words of both storages, written as a beat comes and read a cycle later."""
+    """Words in both storages, written when a beat arrives and read one cycle later."""
 
     def __init__(self) -> None:
         self.words = [Words(WIDTH, depth, storage) for depth in DEPTHS for storage in ("flip-flops", "latches")]
@@ -38,7 +38,7 @@ class Written(wiring.Component):
 
 
 @verilator
-def test_words_are_there_just_after_they_were_written() -> None:
+def test_words_can_be_read_in_the_cycle_after_their_write() -> None:
     rng = np.random.default_rng(0)
     count = 2000
     enable, data = rng.integers(0, 2, count), rng.integers(0, 1 << WIDTH, count)

@@ -15,7 +15,7 @@ CASES: list[tuple[Reciprocal, Rounding]] = [
     (Reciprocal(1, 3), "nearest"),
 ]
 ANY = np.random.default_rng(0).integers(0, 256, 1 << 10)
-"""Results that are no difference of two small tables."""
+"""Results that are not the difference of two small tables."""
 
 
 def results_of(reciprocal: Reciprocal, rounding: Rounding) -> np.ndarray:
@@ -23,7 +23,7 @@ def results_of(reciprocal: Reciprocal, rounding: Rounding) -> np.ndarray:
 
 
 @verilator
-def test_every_result_is_that_of_the_one_table() -> None:
+def test_every_result_equals_that_of_the_single_table() -> None:
     arguments = np.arange(1 << 10)
     tables = [*(results_of(*case) for case in CASES), ANY]
     segments = [*(reciprocal.segments.bit_length() - 1 for reciprocal, _ in CASES), 3]
@@ -40,7 +40,7 @@ def test_every_result_is_that_of_the_one_table() -> None:
     check([(arguments, 10)], outputs, build, [*map(str, CASES), "any results"])
 
 
-def test_where_there_are_two_tables() -> None:
+def test_when_two_tables_exist() -> None:
     table = results_of(*CASES[0]).tolist()
     assert two_tables._difference(table, 3, 1, 6, 0) is None
     assert two_tables._difference(ANY.tolist(), 3, 1, 6, 4) is None

@@ -1,4 +1,4 @@
-"""Engines against golden attention and their recurrence of cycles; and that what is wrong is noticed."""
+"""Engines against golden attention and the recurrence of their cycles; wrong outputs and cycles are noticed."""
 
 from __future__ import annotations
 
@@ -89,14 +89,14 @@ def test_division_last(spec: Spec, sizes: dict[str, Any]) -> None:
     assert (result.faults, result.mismatches) == ([], 0)
 
 
-def test_a_unit_whose_rows_take_cycles_of_their_own_runs_without_a_recurrence() -> None:
+def test_a_unit_that_pauses_within_rows_has_no_recurrence() -> None:
     engine = engine_of(METHODS["exact"](schedule="online"), max_keys=64)
     with pytest.raises(ValueError, match="its cycles have no recurrence"):
         times(engine, [64])
 
 
 def test_cycles_by_hand() -> None:
-    """Three queries of 1, 2 and 2 beats, two steps each, in an engine whose unit takes `depth` cycles."""
+    """Three queries of 1, 2 and 2 beats of two steps each, with a unit of `depth` cycles."""
     engine = engine_of(METHODS[ELEMENT]())
     depth = engine.unit.depth
     first = 1 + DEPTH + depth + 1
@@ -125,7 +125,7 @@ def test_a_fault_is_noticed() -> None:
 
 
 @verilator
-def test_what_is_wrong_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_outputs_and_cycles_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = engine_of(METHODS[ELEMENT]())
     golden = Engine.golden
     monkeypatch.setattr(Engine, "golden", lambda self, *of: golden(self, *of) ^ (of[3] == 7)[:, None])
@@ -161,7 +161,7 @@ def test_refuses(sizes: dict[str, Any], message: str) -> None:
         engine_of(METHODS[ELEMENT](), **sizes)
 
 
-def test_refuses_what_cannot_divide_last() -> None:
+def test_refuses_units_that_cannot_divide_last() -> None:
     with pytest.raises(ValueError, match="lanes divide a slice of 16 positions, not 3"):
         engine_of(Softermax(), rows=3, pipeline="deferred")
     with pytest.raises(ValueError, match='takes maximum="online"'):

@@ -1,7 +1,8 @@
-"""The folder of an engine: its README gives the figures of this engine, and a name that Verilog reserves is refused."""
+"""The folder of an engine: its README and parameters describe this engine, and keywords of Verilog are refused."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,20 @@ def test_the_readme_gives_the_figures_of_the_recurrence(spec: Spec, pipeline: st
     depths = f"`DEPTH` {DEPTH}, `apart` {engine.apart} and the unit's `depth` {engine.unit.depth}; {ordered}"
     assert f"`rows` is 2, `steps` 2, {depths}" in text
     assert f'with the pipeline "{pipeline}"' in text
+
+
+def test_the_registers_of_loadable_constants(tmp_path: Path) -> None:
+    """Their words follow those of both buffers, without a gap, up to the last write."""
+    engine = Engine(Attention.of(ConSmax(), 4), rows=2, columns=2, max_keys=5, loadable=True)
+    export_engine(engine, "attention", tmp_path / "folder", 5.0)
+    facts = json.loads((tmp_path / "folder" / "parameters.json").read_text())
+    buffers, last = 2 * engine.sizes.words, engine.writes(5)
+    words = [each["address"] + at for each in facts["registers"] for at in range(each["words"])]
+    assert words == [address for address, _ in facts["constant_writes"]] == [*range(buffers, last)]
+    bits = {each["name"]: each["bits"] for each in facts["registers"]}
+    assert max(bits.values()) >= max(word for _, word in facts["constant_writes"]).bit_length()
+    text = (tmp_path / "folder" / "README.md").read_text()
+    assert all(f"| {each['address']} | `{each['name']}` | {each['words']} word" in text for each in facts["registers"])
 
 
 def test_keywords_are_refused(tmp_path: Path) -> None:

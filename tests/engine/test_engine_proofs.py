@@ -1,4 +1,4 @@
-"""Proofs that engines keep the protocol of their streams; and that a proof notices where one does not."""
+"""Proofs that engines obey the protocol of their streams; and that a proof notices one that does not."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DEFERRED = [
     for method in BY_METHOD
     if METHODS[method]().divides_last and BY_METHOD[method].proof.spec.deferred_unit(1).pace == 1
 ]
-"""Where a beat takes two cycles, as with a multiplier for every sum, a proof takes more than a quarter of an hour."""
+"""Without engines that need two cycles per beat: their proof takes more than a quarter of an hour."""
 
 
 def smallest(method: str, pipeline: str | None = None, channels: int = 1) -> Engine:
@@ -31,7 +31,7 @@ def smallest(method: str, pipeline: str | None = None, channels: int = 1) -> Eng
     return Engine(attention, rows=1, columns=1, max_keys=2, depth=depth, pipeline=pipeline)
 
 
-def test_an_engine_keeps_the_protocol() -> None:
+def test_an_engine_obeys_the_protocol() -> None:
     proof = prove(Driven(smallest(ELEMENT)), depth=20, busy=3, induction=0)
     assert proof.holds, str(proof)
 
@@ -51,7 +51,7 @@ def test_engines_with_the_division_last(method: str) -> None:
 
 
 class Broken(Driven):
-    """An engine with something wrong at its outputs or its port to load it."""
+    """An engine with a protocol error at its outputs or its configuration port."""
 
     def __init__(self, engine: Engine, wrong: str) -> None:
         super().__init__(engine)

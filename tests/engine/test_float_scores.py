@@ -1,4 +1,4 @@
-"""Integers to the floats of a unit and back to weights, as golden has them, with every input."""
+"""Conversion of integers to a unit's floats, and of its results to weights, equals golden's for every input."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from softmaxkit.methods.exact.conversion import fixed_weight, float_code
 
 BITS = 13
 CASES = [(number, places) for number in (FP16, Float(4, 3), Float(5, 12)) for places in (0, 4, 17, 30)]
-"""Formats, and the places of products: of the smallest and of the largest numbers, and beyond both."""
+"""Formats, and fraction bits of products that reach the smallest and the largest numbers and go beyond both."""
 
 
 @pytest.mark.slow
@@ -24,7 +24,7 @@ def test_every_product_as_a_float_and_every_result_as_a_weight() -> None:
     formats = [number for number, places in CASES if places == 0]
     codes = {}
     for number in formats:
-        # Every code up to that of 1; beyond the number of products they begin again.
+        # Codes from 0 to that of 1, evenly spaced: as many as there are products.
         one = number.bias << number.mantissa_bits
         codes[number] = np.linspace(0, one, len(product)).round().astype(np.int64)
         outputs.append((Exact(format=number).weights(codes[number]), 8))

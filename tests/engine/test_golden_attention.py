@@ -1,4 +1,4 @@
-"""Golden attention against attention in floats, within bounds that follow from the formats; and what it refuses."""
+"""Golden attention against attention in floats, within bounds derived from the formats; and what it refuses."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STEP = 1 / 32
 
 
 def head_of(spec: Spec, seed: int = 0) -> tuple[Attention, dict[str, Any], list[Any]]:
-    """Return the integers of a head with the real numbers behind them; queries, keys, values, and keys attended."""
+    """Return a head's integer parameters, its real parameters, and its queries, keys, values and attended keys."""
     random = np.random.default_rng(seed)
     parameters = spec.sample_parameters(KEYS, 1.5)
     attention = Attention.of(spec, CHANNELS, spec.constants(**parameters), STEP, STEP)
@@ -49,7 +49,7 @@ def test_outputs_are_within_their_bound_of_float_attention(method: str) -> None:
     truth = spec.reference(spec.score_values(codes, attention.constants), mask, **parameters)
     bound = spec.error_bound(codes, mask, attention.constants, **parameters)
     result = spec.golden(codes, mask, attention.constants)
-    # What is lost between a result and its weight.
+    # The error of the conversion from a result to its weight.
     lost = np.abs(
         spec.weights(result) * spec.weight_step(attention.constants) - spec.decode(result, attention.constants)
     )
@@ -63,8 +63,8 @@ def test_outputs_are_within_their_bound_of_float_attention(method: str) -> None:
     assert np.abs(exact).max() > 10 * attention.output_step  # the bound is not all there is to see
 
 
-def one_by_one(spec: Softermax, codes: list[int], values: np.ndarray) -> list[int]:
-    """Return a row with its division last, a number at a time in plain integers, from docs/arithmetic.md alone."""
+def softermax_by_hand(spec: Softermax, codes: list[int], values: np.ndarray) -> list[int]:
+    """Return the outputs of a row with the division last, in plain Python integers, from docs/arithmetic.md alone."""
     step, highest, total = 1 << spec.input.fraction_bits, None, 0
     sums = [0] * values.shape[1]
     for start in range(0, len(codes), spec.slice_width):
@@ -89,8 +89,8 @@ def one_by_one(spec: Softermax, codes: list[int], values: np.ndarray) -> list[in
     return [max(-128, min(127, rounded(each * mantissa, places))) for each in sums]
 
 
-def floats_one_by_one(spec: Exact, codes: list[int], values: np.ndarray) -> list[int]:
-    """Return a row of `Exact` in the same way; scores are exact fractions."""
+def exact_by_hand(spec: Exact, codes: list[int], values: np.ndarray) -> list[int]:
+    """Return a row of `Exact` in the same way, with scores as exact fractions."""
     bits, mantissa_bits = spec.sum_fraction_bits, spec.format.mantissa_bits
     scores = [Fraction(float(each)) for each in spec.format.decode(np.asarray(codes))]
     highest: Fraction | None = None
@@ -129,13 +129,13 @@ def rounded(number: int, places: int) -> int:
 
 
 def rounded_to(number: Fraction, places: int) -> int:
-    """Return a number in so many fraction bits, to nearest, ties to even."""
+    """Return a number in units of `2**-places`, rounded to nearest, ties to even."""
     return round(number * (1 << places))
 
 
 @pytest.mark.parametrize(
     ("spec", "by_hand"),
-    [(Softermax(slice_width=8), one_by_one), (Exact(slice_width=8), floats_one_by_one)],
+    [(Softermax(slice_width=8), softermax_by_hand), (Exact(slice_width=8), exact_by_hand)],
     ids=["softermax", "exact"],
 )
 def test_the_division_last_a_number_at_a_time(spec: Spec, by_hand: Callable[..., list[int]]) -> None:
@@ -152,7 +152,7 @@ def test_the_division_last_a_number_at_a_time(spec: Spec, by_hand: Callable[...,
 
 
 def test_the_division_last_is_within_its_bound_of_float_attention() -> None:
-    """Weights are rounded to 7 bits, each, and sums once for each rise; else the errors are those of golden."""
+    """Each weight is rounded to 7 bits, and the sums once per rise of the maximum; other errors are those of golden."""
     spec = Softermax(slice_width=8)
     attention, _, (queries, keys, values, attended) = head_of(spec)
     codes, mask = attention.scores(queries, keys), causal(attended, keys)
@@ -161,39 +161,39 @@ def test_the_division_last_is_within_its_bound_of_float_attention() -> None:
     slices = -(-KEYS // spec.slice_width)
     highest = np.ceil(np.max(scores, axis=-1, keepdims=True, initial=-32.0))
     total = (2.0 ** (scores - highest)).sum(axis=-1, keepdims=True)
-    # A power is off by its chord and its rounding, the sum by two roundings a slice.
+    # A power has the error of its chord and its rounding; the sum has two roundings per slice.
     least = total * (1 - power_of_two_error(spec.power_segments)) - slices * 2.0**-6 - KEYS * 2.0**-15
     lost = (mask @ np.abs(values) + slices) * spec.output.resolution / 2 / np.maximum(least, 2.0**-6)
     off = spec.error_bound(codes, mask, attention.constants) @ np.abs(values) + lost + 0.5
     got = golden_deferred(attention, queries, keys, values, attended)
     inside = np.abs(got) < 127
     assert (np.abs(got - exact) <= off + 1e-9)[inside].all()
-    # Weights that are not divided yet lose less than probabilities do.
+    # Undivided weights lose less to rounding than probabilities do.
     token = golden_attention(attention, queries, keys, values, attended) * attention.output_step
     assert np.abs(got - exact)[inside].mean() < np.abs(token - exact)[inside].mean()
 
 
 def test_exact_with_the_division_last_is_within_its_bound_of_float_attention() -> None:
-    """Weights are rounded to 8 bits, or saturate, each, and sums once for each rise; the sum errs as golden's does."""
+    """Each weight is rounded to 8 bits or saturates, and the sums once per rise; other errors are those of golden."""
     spec = Exact(schedule="online", slice_width=8)
     attention, _, (queries, keys, values, attended) = head_of(spec)
     codes, mask = attention.scores(queries, keys), causal(attended, keys)
     exact = spec.reference(spec.score_values(codes, attention.constants), mask) @ values
     slices = -(-KEYS // spec.slice_width)
-    # The sum is 1 at least, less its own error; of its weights each is off by a step at most, where it saturates.
+    # The sum is at least 1 minus its own error; each weight is off by at most one step, where it saturates.
     lost = (mask @ np.abs(values) + slices) * 2.0**-8 * 1.01
     off = 2 * spec.error_bound(codes, mask, attention.constants) @ np.abs(values) + lost + 0.5
     got = golden_deferred(attention, queries, keys, values, attended)
     inside = np.abs(got) < 127
     assert (np.abs(got - exact) <= off + 1e-9)[inside].all()
     assert np.abs(exact).max() > 10
-    # Weights that are not divided yet lose less than probabilities do.
+    # Undivided weights lose less to rounding than probabilities do.
     token = golden_attention(attention, queries, keys, values, attended) * attention.output_step
     assert np.abs(got - exact)[inside].mean() < np.abs(token - exact)[inside].mean()
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_what_is_not_attended_does_not_matter(method: str) -> None:
+def test_keys_that_are_not_attended_do_not_matter(method: str) -> None:
     attention, _, (queries, keys, values, attended) = head_of(METHODS[method]())
     before = golden_attention(attention, queries, keys, values, attended)
     one = np.full(QUERIES, KEYS - 1)

@@ -1,4 +1,4 @@
-"""Cycle by cycle in Amaranth's simulator, with resets at any time, and what drives streams and AXI4-Lite there."""
+"""Cycle-by-cycle simulation in Amaranth with resets at any time, and drivers for streams and AXI4-Lite."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from amaranth.sim import Simulator, SimulatorContext
 
 
 def clocked(component: Any, cycle: Callable[[int, Any], bool | None], cycles: int) -> None:
-    """Call `cycle` before each clock edge, to set and get; it returns whether the edge resets all, or None to end."""
+    """Call `cycle` before each clock edge, to set and get; it returns whether to reset at the edge, or None to stop."""
     reset = Signal()
 
     async def testbench(context: SimulatorContext) -> None:
@@ -29,7 +29,7 @@ def clocked(component: Any, cycle: Callable[[int, Any], bool | None], cycles: in
 
 
 class Source:
-    """Offers words on a stream with random pauses; an offered word stays."""
+    """Offers words on a stream with random pauses; a word stays offered until it transfers."""
 
     def __init__(self, stream: Any, words: Sequence[int], pause: float, rng: random.Random) -> None:
         self.stream, self.words, self.pause, self.rng = stream, words, pause, rng
@@ -43,7 +43,7 @@ class Source:
             context.set(Value.cast(self.stream.payload), self.words[self.sent])
 
     def taken(self, context: Any) -> bool:
-        """Return whether the offered word goes at this edge."""
+        """Return whether the offered word transfers at this edge."""
         goes = self.offered and bool(context.get(self.stream.ready))
         if goes:
             self.sent, self.offered = self.sent + 1, False
@@ -51,7 +51,7 @@ class Source:
 
 
 class Sink:
-    """Takes words with random pauses, and sees that an offered one stays."""
+    """Accepts words with random pauses, and checks that an offered word does not change."""
 
     def __init__(self, stream: Any, pause: float, rng: random.Random) -> None:
         self.stream, self.pause, self.rng = stream, pause, rng
@@ -62,7 +62,7 @@ class Sink:
         context.set(self.stream.ready, self.ready)
 
     def given(self, context: Any) -> int | None:
-        """Return the word that goes at this edge."""
+        """Return the word that transfers at this edge, if any."""
         word = context.get(Value.cast(self.stream.payload)) if context.get(self.stream.valid) else None
         assert self.held is None or word == self.held, "an offered word changed"
         goes = word is not None and self.ready
@@ -76,7 +76,7 @@ class Sink:
 
 
 class Manager:
-    """Drives AXI4-Lite: address and data of writes in any order, reads beside them, every channel with pauses.
+    """Drives AXI4-Lite: address and data of writes in any order, reads at the same time, pauses on every channel.
 
     Attributes:
         responses: of writes, in order.
@@ -117,7 +117,7 @@ class Manager:
             context.set(getattr(bus, f"{channel}ready"), self.ready[channel])
 
     def step(self, context: Any) -> list[str]:
-        """Return the channels on which something passes at this edge."""
+        """Return the channels that transfer at this edge."""
         bus, passed = self.bus, []
         for channel in ("aw", "w", "ar"):
             if self.offered[channel] and context.get(getattr(bus, f"{channel}ready")):

@@ -8,7 +8,7 @@ from typing import Any
 
 
 def broken(module: ModuleType, name: str, right: str, wrong: str) -> Any:
-    """Return a class or function of a module whose source has `wrong` in place of `right`, which is in it once."""
+    """Return a class or function of a module in whose source the only occurrence of `right` is replaced by `wrong`."""
     source = inspect.getsource(module)
     assert source.count(right) == 1, f"{right!r} is in {module.__name__} {source.count(right)} times"
     names: dict[str, Any] = {"__name__": module.__name__}

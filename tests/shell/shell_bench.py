@@ -1,4 +1,4 @@
-"""A bench for whole shells: rows as AXI4-Stream, and what has to come out by golden and the rules of the shell."""
+"""A bench for whole shells: rows as AXI4-Stream, and the outputs expected from golden and the rules of the shell."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ FIELDS = ("tdata", "tkeep", "tuser", "tlast", "tid")
 
 
 class ShellBench(wiring.Component):
-    """A unit in its shell behind the streams that the harness drives: all fields of a beat side by side.
+    """A unit in its shell, with the streams that the harness drives: the fields of a beat are concatenated.
 
-    Writes go through AXI4-Lite, or the constants' own stream; no scores go in until the last of a group is through.
+    Writes use AXI4-Lite or the stream of constants; scores wait until the last write of a group is done.
 
     Args:
         unit: to build.
         options: of its shell.
-        numbers: values at the ports that a shell without AXI4-Lite has for them.
+        numbers: values of the parameter ports of a shell without AXI4-Lite.
     """
 
     def __init__(self, unit: Any, options: ShellOptions, numbers: dict[str, int] | None = None) -> None:
@@ -100,7 +100,7 @@ class ShellBench(wiring.Component):
             m.d.sync += [addressed.eq(0), filled.eq(0)]
 
     def widths(self, port: str) -> list[int]:
-        """Return the bits of the fields of a stream."""
+        """Return the widths of the fields of a stream."""
         return [len(field) for field in fields(getattr(self.shelled, port))]
 
 
@@ -110,13 +110,13 @@ def fields(port: Any) -> list[Value]:
 
 @dataclass
 class Rows:
-    """Rows of one set of constants, padded to whole beats and to the longest of them.
+    """Rows with one set of constants, padded to whole beats and to the longest row.
 
     Attributes:
-        codes, kept, attended: (rows, positions); what is said of positions beyond a row's end as well.
+        codes, kept, attended: (rows, positions), including the positions beyond the end of a row.
         beats: of each row.
         tags: of each row.
-        writes: registers to write before them, `(address, data)`.
+        writes: register writes before the rows, `(address, data)`.
     """
 
     codes: Any
@@ -130,7 +130,7 @@ class Rows:
 def rows_for(
     unit: Any, constants: Any, options: ShellOptions, results: int, random: np.random.Generator, too_long: bool = False
 ) -> Rows:
-    """Return rows of all kinds; with `keep`, some with holes; with `too_long`, some that do not fit."""
+    """Return rows of all kinds; with `keep`, some have holes; with `too_long`, some exceed `max_row`."""
     rows = random_rows(unit, constants, results, random)
     count, lanes = len(rows.lengths), unit.lanes
     longest = 2 * unit.max_row + 3 * lanes if too_long else unit.max_row
@@ -169,7 +169,7 @@ def numbered_rows(
     random: np.random.Generator,
     most: int = 0,
 ) -> Rows:
-    """Return blocks of rows whose length and mask are numbers, which are written before them."""
+    """Return blocks of rows whose length and mask come from registers, with the writes of these."""
     length = int(random.integers(1, most or unit.max_row, endpoint=True))
     block = int(random.integers(1, 2 * length, endpoint=True))
     offset, causal = int(random.integers(-length, length, endpoint=True)), bool(random.random() < 0.7)
@@ -195,7 +195,7 @@ def address_of(bench: Any, name: str) -> int:
 
 
 def constant_writes(bench: ShellBench, unit: Any, constants: Any, of_set: int = 0) -> list[tuple[int, int]]:
-    """Return the writes that load constants through AXI4-Lite, without the last one."""
+    """Return the AXI4-Lite writes of constants, without the final `load`."""
     return [
         (bench.map.base + of_set * bench.map.stride + 4 * address, word) for address, word in unit.writes(constants)
     ]
@@ -209,7 +209,7 @@ def shell_stream(
     random: np.random.Generator,
     first: Sequence[tuple[int, int]] = (),
 ) -> Stream:
-    """Pack rows and results as beats of AXI4-Stream; constants may be a list, of each tag."""
+    """Pack rows and expected results as AXI4-Stream beats; constants can be a list with those of each tag."""
     scores, results, writes, positions, before = [], [], [], [], 0
     for constants, rows in segments:
         group = [*(first if not before else ()), *rows.writes]
@@ -246,7 +246,7 @@ def _pack_writes(bench: ShellBench, unit: Any, group: Sequence[tuple[int, int]],
 
 
 def _by_beats(values: Any, lanes: int, chosen: Any) -> Any:
-    """Return values (rows, positions) as (beats, lanes), of the beats that are chosen in (rows, beats)."""
+    """Return values (rows, positions) as (beats, lanes), for the beats selected by `chosen`, (rows, beats)."""
     return values.reshape(len(values), -1, lanes)[chosen]
 
 
@@ -260,7 +260,7 @@ def _scores(bench: ShellBench, unit: Any, options: ShellOptions, rows: Rows, ran
     if options.keep:
         step = padded // 8
         keep = np.repeat(_by_beats(rows.kept, lanes, chosen)[:, :, None], step, axis=2)
-        if step > 1:  # part of a score is no score
+        if step > 1:  # a position with only some of its bytes kept is not kept
             part = np.arange(step) == random.integers(0, step, keep.shape[:2])[:, :, None]
             keep |= part & (random.random(keep.shape[:2]) < 0.5)[:, :, None]
         packed.append((keep.reshape(len(keep), -1).astype(np.int64), 1))
@@ -283,7 +283,7 @@ def _results(bench: ShellBench, unit: Any, options: ShellOptions, constants: Any
         kept = kept & (np.arange(kept.shape[1]) < unit.max_row)
         beats = np.minimum(beats, -(-unit.max_row // lanes))
     mask = kept & rows.attended
-    if unit.holds_rows:  # golden takes no longer rows
+    if unit.holds_rows:  # golden accepts no longer rows
         width = -(-unit.max_row // lanes) * lanes
         mask, kept = mask[:, :width], kept[:, :width]
     codes = rows.codes[:, : mask.shape[1]]

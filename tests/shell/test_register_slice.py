@@ -1,4 +1,4 @@
-"""Register slices between shell and unit: a cycle each, no path through, nothing lost, rows and writes in order."""
+"""Register slices between shell and unit: one cycle each, no combinational path, no loss, rows and writes in order."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_sets_of_the_unit(method: str, more: dict[str, Any]) -> None:
 
 
 def cycles(method: str, where: str, length: int, tags: int) -> tuple[int, set[int]]:
-    """Return the cycles from a row's first beat to its last result, and those between first beats of rows."""
+    """Return the cycles from a row's first beat to its last result, and the set of those between first beats."""
     spec, options = method_class(method)(), ShellOptions(keep=True, tags=tags, register_slice=where)
     unit, random = spec.unit(lanes=2, max_row=16, constants=spec.examples()[0]), np.random.default_rng(0)
     bench = ShellBench(unit, options)
@@ -68,15 +68,15 @@ def cycles(method: str, where: str, length: int, tags: int) -> tuple[int, set[in
     "method", [pytest.param(name, marks=[] if name == "consmax" else pytest.mark.slow) for name in METHODS]
 )
 def test_a_slice_costs_a_cycle_and_no_throughput(method: str, length: int) -> None:
-    """With tags and `tkeep`, whose queues hold a row for each that is inside."""
+    """With tags and `tkeep`, whose queues have an entry for every row inside."""
     latency, spacing = cycles(method, "", length, 2)
     for where, slices in (("scores", 1), ("results", 1), ("both", 2)):
         assert cycles(method, where, length, 2) == (latency + slices, spacing)
 
 
 @pytest.mark.parametrize("method", ["consmax", pytest.param("exaq", marks=pytest.mark.slow)])
-def test_no_path_goes_through(method: str) -> None:
-    """From the shell's ports to the unit's streams and back there is none; without slices there are."""
+def test_no_combinational_path_crosses_a_slice(method: str) -> None:
+    """There is none between the shell's ports and the unit's streams; without slices there are some."""
 
     def paths(where: str) -> set[tuple[str, str]]:
         spec = method_class(method)()
@@ -86,7 +86,7 @@ def test_no_path_goes_through(method: str) -> None:
         inner = ("scores_", "results_")
         return {
             (start, end) for start, end in ends if any(name.startswith(inner) for name in (start, end))
-        }  # those of constants pass by
+        }  # the stream of constants bypasses the slices
 
     assert {name.split("_")[0] for path in paths("") for name in path} >= {"scores", "results"}
     assert not any("scores_" in name for path in paths("scores") for name in path)
@@ -108,7 +108,7 @@ MUTANTS = {
     "writes ahead": (slice_module, "WritesApart", "source.valid & ~self.busy", "source.valid"),
     "loses writes": (slice_module, "WritesApart", "sink.ready & ~self.busy", "sink.ready"),
 }
-"""Rows that begin where they have to wait for writes are left to the proofs, since this bench sends none there."""
+"""Rows that begin although they must wait for writes are left to the proofs: this bench offers no such rows."""
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""AXI4-Lite: reads and writes in any order, against registers in Python; and constants on their way to the unit."""
+"""AXI4-Lite: reads and writes in any order, against a Python model; and the transfer of constants to the unit."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ pytestmark = pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable
 
 SPEC = ConSmax()
 STATE = 0x08
-"""Address of what only hardware knows."""
+"""Address of the register whose value only hardware knows."""
 ALL = ShellOptions(keep=True, row_length=True, status=True, axi_lite=True)
 
 
-def small(spec: Spec = SPEC, **options: Any) -> Shell:
+def small_shell(spec: Spec = SPEC, **options: Any) -> Shell:
     return Shell(spec.unit(lanes=2, max_row=6), ShellOptions(**{**vars(ALL), **options}))
 
 
-class Kept:
-    """The registers in Python."""
+class RegisterModel:
+    """A model of the registers."""
 
     def __init__(self, registers: RegisterMap) -> None:
         self.map, self.words = registers, dict[int, int]()
         self.fields = {each.address: each.fields for each in registers.registers}
 
     def constant(self, address: int) -> int | None:
-        """Return the width of the word of a table at an address."""
+        """Return the width of the constant at an address; None if there is none."""
         offset = address - self.map.base
         if not 0 <= offset < self.map.stride * self.map.sets:
             return None
@@ -77,7 +77,7 @@ class Kept:
 
 
 def addresses(registers: RegisterMap) -> list[int]:
-    """Return those of all registers and some words of constants, and some where nothing is."""
+    """Return the addresses of all registers, of some constants, and some where nothing is mapped."""
     places = [each.address for each in registers.registers]
     for of_set in range(registers.sets):
         first = registers.base + of_set * registers.stride
@@ -87,15 +87,15 @@ def addresses(registers: RegisterMap) -> list[int]:
     return [place for place in every if place < 1 << registers.address_bits]
 
 
-def talk(top: Shell, pause: float, cycles: int, seed: int = 0) -> None:
-    """Write or read at some random places at a time, and see the answers; in between all is reset."""
-    rng, kept = random.Random(seed), Kept(top.map)
+def check_random_accesses(top: Shell, pause: float, cycles: int, seed: int = 0) -> None:
+    """Write and read at random addresses and check the responses, with occasional resets."""
+    rng, model = random.Random(seed), RegisterModel(top.map)
     bus, places = Manager(top.s_axil, pause, rng), addresses(top.map)
     bus.reads = [each.address for each in top.map.registers]  # as they are after a reset
-    wanted: dict[str, list[Any]] = {"b": [], "r": [kept.read(place) for place in bus.reads]}
+    expected: dict[str, list[Any]] = {"b": [], "r": [model.read(place) for place in bus.reads]}
 
     def cycle(at: int, context: Any) -> bool:
-        nonlocal kept
+        nonlocal model
         if hasattr(top, "configuration"):
             context.set(top.configuration.ready, 1)
         if bus.idle and rng.random() < 0.7:
@@ -107,31 +107,31 @@ def talk(top: Shell, pause: float, cycles: int, seed: int = 0) -> None:
                         rng.choice([15] * 4 + [0, rng.randrange(16)]),
                     )
                     bus.writes.append((place, word, strobe))
-                    wanted["b"].append(kept.write(place, word, strobe))
-            else:  # what has not been written of the copy is unknown
+                    expected["b"].append(model.write(place, word, strobe))
+            else:  # words of the copy are unknown until they are written
                 known = [
                     each
                     for each in places
-                    if not kept.constant(each & ~3) or each & ~3 in kept.words or not kept.map.readable
+                    if not model.constant(each & ~3) or each & ~3 in model.words or not model.map.readable
                 ]
                 for _ in range(rng.choice([1, 5])):
                     bus.reads.append(rng.choice(known))
-                    wanted["r"].append(kept.read(bus.reads[-1]))
+                    expected["r"].append(model.read(bus.reads[-1]))
         bus.drive(context)
         for channel in bus.step(context):
             if channel == "b":
                 at = len(bus.responses) - 1
-                assert bus.responses[at] == wanted["b"][at], f"write to {bus.writes[at][0]:#x}"
+                assert bus.responses[at] == expected["b"][at], f"write to {bus.writes[at][0]:#x}"
             if channel == "r":
                 at = len(bus.answers) - 1
-                got, right = bus.answers[at], wanted["r"][at]
+                got, right = bus.answers[at], expected["r"][at]
                 if bus.reads[at] & ~3 == STATE:
                     got = (got[0], 0)
                 assert got == right or (got[0] == right[0] == 2), f"read of {bus.reads[at]:#x}"
         if bus.idle and rng.random() < 0.002:
-            words = {at: word for at, word in kept.words.items() if kept.constant(at) and kept.map.readable}
-            kept = Kept(top.map)
-            kept.words = words  # memories keep what they hold
+            words = {at: word for at, word in model.words.items() if model.constant(at) and model.map.readable}
+            model = RegisterModel(top.map)
+            model.words = words  # a reset does not clear memories
             return True
         return False
 
@@ -146,7 +146,7 @@ def talk(top: Shell, pause: float, cycles: int, seed: int = 0) -> None:
     ids=str,
 )
 def test_registers_answer(options: dict[str, Any], pause: float) -> None:
-    talk(small(**options), pause, 1500)
+    check_random_accesses(small_shell(**options), pause, 1500)
 
 
 @pytest.mark.slow
@@ -155,12 +155,12 @@ def test_registers_answer_for_long(method: str) -> None:
     spec = method_class(method)()
     loadable = spec.unit(lanes=2).registers is not None
     for seed, pause in enumerate((0.0, 0.3, 0.9)):
-        talk(small(spec, read_back=loadable and seed > 0), pause, 8000, seed)
+        check_random_accesses(small_shell(spec, read_back=loadable and seed > 0), pause, 8000, seed)
 
 
 def test_reads_and_writes_do_not_wait_for_each_other() -> None:
-    """Not even for a write that waits for the unit."""
-    top, rng = small(), random.Random(0)
+    """Reads do not even wait for a write that waits for the unit."""
+    top, rng = small_shell(), random.Random(0)
     bus = Manager(top.s_axil, 0.0, rng)
     base = top.map.base
     bus.writes = [(base, 1, 15), (base + 4, 2, 15)]
@@ -172,29 +172,29 @@ def test_reads_and_writes_do_not_wait_for_each_other() -> None:
         return False
 
     clocked(top, cycle, 100)
-    assert bus.responses == [0]  # the second waits for the first, which the unit does not take
+    assert bus.responses == [0]  # the second waits for the first, which the unit does not accept
     assert len(bus.answers) == 10
 
 
-def loaded(options: dict[str, Any], pause: float, seed: int = 0, groups: int = 4) -> None:
-    """Write groups of constants, and see what the unit is given."""
-    top, rng = small(**options), random.Random(seed)
+def check_loading(options: dict[str, Any], pause: float, seed: int = 0, groups: int = 4) -> None:
+    """Write groups of constants, and check what the unit receives."""
+    top, rng = small_shell(**options), random.Random(seed)
     words, bus, sink = top.unit.registers, Manager(top.s_axil, pause, rng), Sink(top.configuration, pause, rng)
     load = next(each.address for each in top.map.registers if each.name == "constants")
-    copy, wanted, written = dict[int, int](), list[int](), 0
+    copy, expected, written = dict[int, int](), list[int](), 0
 
     def cycle(at: int, context: Any) -> bool | None:
         nonlocal written
-        if bus.idle and len(sink.words) == len(wanted) and written == groups:
+        if bus.idle and len(sink.words) == len(expected) and written == groups:
             return None
-        if bus.idle and len(sink.words) == len(wanted) and written < groups:
+        if bus.idle and len(sink.words) == len(expected) and written < groups:
             places = [rng.randrange(words.words) for _ in range(rng.choice([1, 2, 30]))]
             group = [(place, rng.getrandbits(words.data_bits)) for place in (places if written else range(words.words))]
             bus.writes += [(top.map.base + 4 * place, word, 15) for place, word in group] + [(load, 1, 15)]
             copy.update(group)
             given = [*copy.items()] if options.get("read_back") else group
             for last, (place, word) in zip([0] * (len(given) - 1) + [1], given, strict=True):
-                wanted.append(place | word << words.address_bits | last << (words.address_bits + words.data_bits))
+                expected.append(place | word << words.address_bits | last << (words.address_bits + words.data_bits))
             written += 1
         bus.drive(context)
         sink.drive(context)
@@ -205,13 +205,13 @@ def loaded(options: dict[str, Any], pause: float, seed: int = 0, groups: int = 4
     clocked(top, cycle, int(500 * groups / (1 - pause) ** 2))
     assert written == groups
     assert set(bus.responses) == {0}
-    assert sink.words == wanted
+    assert sink.words == expected
 
 
 @pytest.mark.parametrize("options", [{}, {"read_back": True}], ids=str)
 @pytest.mark.parametrize("pause", [0.0, 0.5])
 def test_groups_reach_the_unit(options: dict[str, Any], pause: float) -> None:
-    loaded(options, pause)
+    check_loading(options, pause)
 
 
 @pytest.mark.parametrize(
@@ -238,7 +238,7 @@ def test_faults_of_the_bus_show(
 ) -> None:
     monkeypatch.setattr(shell, name, broken(module, name, right, wrong))
     with pytest.raises(AssertionError):
-        talk(small(read_back=True, tags=3), 0.6, 8000)
+        check_random_accesses(small_shell(read_back=True, tags=3), 0.6, 8000)
 
 
 @pytest.mark.slow
@@ -259,4 +259,4 @@ def test_faults_of_the_constants_show(read_back: bool, right: str, wrong: str, m
     name = "ConstantsCopy" if read_back else "ConstantsPassage"
     monkeypatch.setattr(shell, name, broken(constants, name, right, wrong))
     with pytest.raises(AssertionError):
-        loaded({"read_back": read_back}, 0.4, groups=2)
+        check_loading({"read_back": read_back}, 0.4, groups=2)

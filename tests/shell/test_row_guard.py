@@ -1,4 +1,4 @@
-"""Rows that are too long are cut, and the next one is whole."""
+"""Rows that are too long are truncated, and the next row is intact."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def pack(beat: dict[str, int]) -> int:
 
 
 def rows(max_row: int, rng: random.Random) -> tuple[list[int], list[int], list[int]]:
-    """Return beats in, beats out, and which of the latter belong to a row that is cut."""
+    """Return input beats, expected output beats, and for each of these whether it ends a truncated row."""
     given, wanted, cut = list[int](), list[int](), list[int]()
     most = -(-max_row // LANES)
     for _ in range(ROWS):
@@ -82,7 +82,7 @@ def run(max_row: int, pause: float, seed: int = 0) -> int:
 
 
 @pytest.mark.parametrize("max_row", [1, 3, 7, 8, 9])
-def test_long_rows_are_cut(max_row: int) -> None:
+def test_long_rows_are_truncated(max_row: int) -> None:
     for pause in (0.0, 0.5):
         assert ROWS // 4 < run(max_row, pause) < ROWS
 

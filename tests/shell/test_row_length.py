@@ -1,4 +1,4 @@
-"""Rows by number: length, causal mask and blocks, against rows counted in Python."""
+"""Row lengths, causal masks and blocks from parameters, against a Python model."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ BEAT = data.StructLayout(
 )
 
 
-class Counted:
-    """The same in Python: positions of a row as numbers, none counted down."""
+class RowModel:
+    """A model that counts positions up instead of down."""
 
     def __init__(self) -> None:
         self.row, self.position, self.restart, self.numbers = 0, 0, False, dict[str, int]()
 
     def between(self, numbers: dict[str, int], after_row: bool) -> None:
-        """Take numbers for the row to come."""
+        """Sample the parameters of the next row."""
         self.row += after_row
         if self.restart or (after_row and self.row == numbers["block_rows"]):
             self.row = 0
         self.restart, self.numbers = False, dict(numbers)
 
     def beat(self, word: int) -> tuple[int, bool]:
-        """Return what becomes of a beat, and whether it ends its row."""
+        """Return the expected output beat, and whether it ends its row."""
         n, codes, mask, keep = self.numbers, word & 0xFFF, word >> 12 & 7, word >> 15 & 7
         for lane in range(LANES):
             place = self.position + lane
@@ -61,11 +61,11 @@ def numbers(rng: random.Random) -> dict[str, int]:
 
 
 def run(cycles: int, seed: int, pause: float) -> int:
-    """Return how many beats came through, with numbers that change and resets at any time."""
+    """Return the number of beats compared, with parameters that change and resets at any time."""
     rng = random.Random(seed)
     part, compared = RowLength(BEAT), 0
     words = [rng.getrandbits(19) for _ in range(cycles)]
-    model, now, inside, after_reset = Counted(), numbers(rng), False, True
+    model, now, inside, after_reset = RowModel(), numbers(rng), False, True
     source, sink = Source(part.source, words, pause, rng), Sink(part.sink, pause / 2, rng)
 
     def cycle(at: int, context: Any) -> bool:
@@ -92,7 +92,7 @@ def run(cycles: int, seed: int, pause: float) -> int:
             model.between(now, last)
         after_reset = rng.random() < 0.01
         if after_reset:
-            model, inside = Counted(), False
+            model, inside = RowModel(), False
             sink.reset()
         return after_reset
 
@@ -101,7 +101,7 @@ def run(cycles: int, seed: int, pause: float) -> int:
 
 
 @pytest.mark.parametrize("pause", [0.0, 0.4, 0.8])
-def test_rows_are_those_of_the_numbers(pause: float) -> None:
+def test_rows_follow_their_parameters(pause: float) -> None:
     assert run(2000, 0, pause) > 300
 
 

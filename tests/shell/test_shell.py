@@ -41,7 +41,7 @@ EVERYTHING = {**NUMBERED, "tags": 3}
 
 
 def run(spec: Spec, options: ShellOptions, outputs: int, traffic: Any = TRAFFIC, **sizes: Any) -> int:
-    """Return how many outputs of a unit in its shell are golden's, and see that there are no others."""
+    """Compare the outputs of a unit in its shell with golden, in all traffic patterns; return how many there were."""
     random, examples = np.random.default_rng(1), spec.examples()
     unit = spec.unit(**{"lanes": 2, "max_row": 21, **sizes})
     bench = ShellBench(unit, options)
@@ -74,8 +74,8 @@ def run(spec: Spec, options: ShellOptions, outputs: int, traffic: Any = TRAFFIC,
     return compared
 
 
-def test_a_unit_in_everything() -> None:
-    """Of a method whose rows wait and whose constants are loaded."""
+def test_a_unit_with_every_option() -> None:
+    """For a method whose rows wait and whose constants are loadable."""
     spec = max((method_class(method)() for method in METHODS), key=waits_and_loads)
     assert run(spec, ShellOptions(**EVERYTHING), 2000) > 1500
 
@@ -107,11 +107,11 @@ def test_more_shells(method: str, options: dict[str, Any], sizes: dict[str, Any]
     spec = method_class(method)()
     sizes = dict(sizes)
     if sizes.get("storage", "latches") not in spec.storages:
-        pytest.skip("a storage that its unit does not have")
+        pytest.skip("a storage that the unit does not support")
     if sizes.pop("baked", False):
         sizes["constants"] = spec.examples()[0]
-    if sizes.get("lanes") in (3, 5) and "slice width" in refusal(spec, sizes):
-        pytest.skip("lanes that its slices do not take")
+    if sizes.get("lanes") in (3, 5) and "with slices of" in refusal(spec, sizes):
+        pytest.skip("lanes that do not divide its slices")
     chosen = ShellOptions(**options)
     if chosen.read_back and spec.unit(**sizes).registers is None:
         pytest.skip("no constants to read back")
@@ -152,7 +152,7 @@ def refusal(spec: Spec, sizes: dict[str, Any]) -> str:
     try:
         spec.unit(**sizes)
     except ValueError as error:
-        return str(error).replace("slices", "slice width")
+        return str(error)
     return ""
 
 
@@ -207,8 +207,8 @@ def score_bits(spec: Spec) -> int:
 @pytest.mark.slow
 @pytest.mark.parametrize("where", ["", "both"])
 @pytest.mark.parametrize("method", [method for method in ALL_METHODS if waits_and_loads(method_class(method)())[0]])
-def test_what_another_tag_costs(method: str, where: str) -> None:
-    """As the folder's note states it: the row before has to leave, and then the constants are loaded."""
+def test_cycles_of_a_change_of_tag(method: str, where: str) -> None:
+    """As the folder's README states it: the previous row has to leave, and then the constants are loaded."""
     spec, random = method_class(method)(), np.random.default_rng(0)
     options = ShellOptions(axi_lite=True, tags=2, register_slice=where)
     unit, length, examples = spec.unit(lanes=2, max_row=8), 8, spec.examples()
@@ -226,5 +226,5 @@ def test_what_another_tag_costs(method: str, where: str) -> None:
     begins = outcome.taken_at[:: length // 2].astype(int)
     ends = outcome.given_at[length // 2 - 1 :: length // 2].astype(int)
     most = switch_cycles(unit.registers)
-    sooner = int(options.has_slice("scores"))  # the slice takes a row while the last word settles
+    sooner = int(options.has_slice("scores"))  # the slice accepts a row while the last word settles
     assert {*(begins[2:] - ends[1:-1])} <= {most - 1 - sooner, most - sooner}

@@ -1,4 +1,4 @@
-"""What a shell adds to the folder of a unit: clean in lint, and checked by a bench of its own."""
+"""The files that a shell adds to the folder of a unit: clean in lint, and checked by their own test bench."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def make(folder: Path, target: str) -> tuple[int, str]:
-    """Run make as one who does not have softmaxkit."""
+    """Run make in an environment without softmaxkit."""
     command = ["make", "-s", "-C", str(folder), "--no-print-directory", target, f"VERILATOR={find('verilator')}"]
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": ""}
     done = subprocess.run(
@@ -75,8 +75,8 @@ def passes(folder: Path) -> None:
 
 
 @icarus
-def test_what_is_not_offered_says_nothing_about_ready(exported: Any, tmp_path: Path) -> None:
-    """A queue of `tkeep` that is full looks at the last of a row only where one is offered: else ready is X."""
+def test_ready_does_not_depend_on_payloads_that_are_not_offered(exported: Any, tmp_path: Path) -> None:
+    """A full `tkeep` queue evaluates `tlast` only while a beat is offered; otherwise ready would be X."""
     method = next(method for method in METHODS if method_class(method)().unit(lanes=1).holds_rows)
     folder = shutil.copytree(exported(method, "kept"), tmp_path / "copy")
     passes(folder)

@@ -1,4 +1,4 @@
-"""Proofs that a unit in its shell keeps the protocol of a unit; and that a fault of the shell breaks one."""
+"""Proofs that a unit in its shell obeys the protocol of a unit; and that faults of the shell violate it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SLICED = replace(OPTIONS, register_slice="both")
 
 
 class AsUnit(wiring.Component):
-    """A unit in its shell, with the unit's streams: what is masked is not kept."""
+    """A unit in its shell, with the unit's streams; masked positions are not kept."""
 
     def __init__(self, unit: SoftmaxUnit, options: ShellOptions) -> None:
         self.shelled = Shelled(unit, options)
@@ -93,7 +93,7 @@ def test_shells_that_are_proved_for_ever(method: str, options: ShellOptions) -> 
 @pytest.mark.parametrize("options", [OPTIONS, SLICED], ids=["plain", "sliced"])
 @pytest.mark.parametrize("method", FOR_EVER)
 def test_writes_stay_apart_from_rows(method: str, options: ShellOptions) -> None:
-    """For ever; of the other properties, an induction is not found for all."""
+    """Proved without a bound; for some of the other properties no induction is found."""
     proof = prove(in_shell(method, options, loadable=True, max_row=3), depth=10, induction=5)
     assert proof.holds, str(proof)
     assert proof.verdicts["apart"].outcome == "proved", str(proof)

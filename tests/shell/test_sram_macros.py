@@ -1,4 +1,4 @@
-"""Memories of SRAM macros behave as the generic one does, and what is no macro is refused."""
+"""Memories composed of SRAM macros behave like the generic one; texts that describe no macro are refused."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ endmodule
 
 
 def run(macro: SramMacro, width: int, words: int, folder: Path, right: str = "", wrong: str = "") -> str:
-    """Return what a bench of both memories prints; in that of macros, `wrong` may be in the place of `right`."""
+    """Return what a bench of both memories prints; in the one of macros, `right` can be replaced by `wrong`."""
     templates = Environment(loader=PackageLoader("softmaxkit.flow"), undefined=StrictUndefined, trim_blocks=True)
     files = {"memory.sv": "generic", "memory_macro.sv": "macros", "macro.sv": macro.name}
     for template, name in files.items():

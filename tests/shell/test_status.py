@@ -1,4 +1,4 @@
-"""What a shell says of the rows that went through: errors, counts of what saturated, and whether one is inside."""
+"""The status of a shell: error flags, counts of saturated codes, and `busy`."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def words(packed: Any) -> list[int]:
     return [int.from_bytes(row.astype("<u4").tobytes(), "little") for row in packed]
 
 
-def watched(method: str, too_long: bool, options: ShellOptions = OPTIONS, outputs: int = 120) -> None:
-    """Send rows, clear what was counted, and send them again."""
+def check_status(method: str, too_long: bool, options: ShellOptions = OPTIONS, outputs: int = 120) -> None:
+    """Send rows, clear flags and counts, and send the rows again."""
     spec = method_class(method)()
     constants, numbers = spec.examples()[0], np.random.default_rng(3)
     unit = spec.unit(lanes=2, max_row=5, constants=constants)
@@ -53,7 +53,7 @@ def watched(method: str, too_long: bool, options: ShellOptions = OPTIONS, output
 
 
 def sent_and_counted(bench: ShellBench, beats: list[int], results: int, counts: dict[str, int], pause: float) -> None:
-    """Send beats twice, with a clear in between, and see what is counted of them."""
+    """Send beats twice, with a clear in between, and check flags and counts."""
     rng, top = random.Random(0), bench.shelled
     source, sink = Source(bench.scores, beats * 2, pause, rng), Sink(bench.results, pause, rng)
     quiet, turn = 0, 0
@@ -88,14 +88,14 @@ def sent_and_counted(bench: ShellBench, beats: list[int], results: int, counts: 
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [OPTIONS, SLICED], ids=["plain", "sliced"])
 @pytest.mark.parametrize("method", METHODS)
-def test_what_saturates_is_counted(method: str, options: ShellOptions) -> None:
-    watched(method, False, options)
+def test_saturated_codes_are_counted(method: str, options: ShellOptions) -> None:
+    check_status(method, False, options)
 
 
 @pytest.mark.parametrize("options", [OPTIONS, SLICED], ids=["plain", "sliced"])
 def test_long_rows_are_flagged(options: ShellOptions) -> None:
     waiting = next(method for method in METHODS if method_class(method)().unit(lanes=1).holds_rows)
-    watched(waiting, True, options)
+    check_status(waiting, True, options)
 
 
 @pytest.mark.slow
@@ -114,7 +114,7 @@ def test_faults_show(module: Any, name: str, right: str, wrong: str, monkeypatch
     monkeypatch.setattr(shell, name, broken(module, name, right, wrong))
     waiting = next(method for method in METHODS if method_class(method)().unit(lanes=1).holds_rows)
     with pytest.raises(AssertionError):
-        watched(waiting, too_long=True)
+        check_status(waiting, too_long=True)
 
 
 @pytest.mark.slow
@@ -128,7 +128,7 @@ def test_faults_show(module: Any, name: str, right: str, wrong: str, monkeypatch
         ("rows.begins.eq(starts)", "rows.begins.eq(self.scores.valid & self.scores.ready & self.scores.p.last)"),
     ],
 )
-def test_what_is_in_a_slice_is_inside(right: str, wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_in_a_slice_are_inside(right: str, wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shelled, "Shell", broken(shell, "Shell", right, wrong))
     with pytest.raises(AssertionError):
-        watched("consmax", False, SLICED)
+        check_status("consmax", False, SLICED)

@@ -1,4 +1,4 @@
-"""Registers as SystemRDL: what a compiler of it reads is the map; documents, IP-XACT and a C header come of it."""
+"""Registers as SystemRDL: a compiler reads back the map, and PeakRDL exports HTML, IP-XACT and a C header."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ OPTIONS = {
 
 
 def registers_of(method: str, options: dict[str, Any]) -> RegisterMap | None:
-    """Return the map of a unit with an AXI4-Lite port; None where it cannot have these options."""
+    """Return the map of a unit with an AXI4-Lite port; None if the unit does not support the options."""
     unit, chosen = method_class(method)().unit(lanes=2, max_row=10), ShellOptions(axi_lite=True, **options)
     if chosen.read_back and unit.registers is None:
         return None
@@ -87,8 +87,8 @@ def test_a_compiler_reads_the_map(method: str, options: dict[str, Any], tmp_path
     assert not found
 
 
-def test_what_peakrdl_makes_of_it(tmp_path: Path) -> None:
-    """The commands are those of `make registers`."""
+def test_exports_of_peakrdl(tmp_path: Path) -> None:
+    """With the commands of `make registers`."""
     for exporter in ("peakrdl_html", "peakrdl_ipxact", "peakrdl_cheader"):
         pytest.importorskip(exporter)
     maps = [registers_of(method, OPTIONS["tags"]) for method in ALL_METHODS]

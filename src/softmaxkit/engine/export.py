@@ -71,7 +71,6 @@ def export_engine(engine: Engine, name: str, folder: Path, period: float) -> Non
         "array_depth": DEPTH,
         "apart": engine.apart,
         "ordered": engine.ordered,
-        "loadable": engine.unit.registers is not None,
         "bits": bits,
         "period": period,
         "patience": 20_000 + 4 * facts["first"],
@@ -128,6 +127,27 @@ def _facts(engine: Engine, name: str) -> dict[str, Any]:
         "writes": engine.writes(sizes.max_keys),
         "first": longest[0].first,
         "interval": longest[1].first - longest[0].first,
+        **_registers(engine),
         "ports": [port._asdict() for port in unit_ports(engine)],
         "memories": [memory_facts(engine, memory) for memory in engine.memories],
+    }
+
+
+def _registers(engine: Engine) -> dict[str, Any]:
+    """Return the registers of loadable constants at their addresses in the engine, and the writes that load them."""
+    registers, base = engine.unit.registers, 2 * engine.sizes.words
+    if registers is None:
+        return {"registers": [], "constant_writes": []}
+    return {
+        "registers": [
+            {
+                "name": each.name,
+                "address": base + registers.address(each.name),
+                "words": each.depth,
+                "bits": each.shape.width,
+                "signed": each.shape.signed,
+            }
+            for each in registers.registers
+        ],
+        "constant_writes": [(base + at, word) for at, word in engine.unit.writes(engine.attention.constants)],
     }
