@@ -101,10 +101,15 @@ def test_other_streams_are_refused() -> None:
 
 
 MUTANTS = {
-    "drops": (queue_module, "Queue", "source.ready.eq(~filled[-1])", "source.ready.eq(1)"),
-    "repeats": (queue_module, "Queue", "leaves = sink.valid & sink.ready", "leaves = sink.ready & filled[-1]"),
-    "mixes": (queue_module, "Queue", "words[min(place + 1, self.places - 1)]", "words[place]"),
-    "changes": (queue_module, "Queue", "with m.If(comes | (leaves & more))", "with m.If(source.valid)"),
+    "drops": (queue_module, "connect_by_queue", "source.ready.eq(~filled[-1])", "source.ready.eq(1)"),
+    "repeats": (
+        queue_module,
+        "connect_by_queue",
+        "leaves = sink.valid & sink.ready",
+        "leaves = sink.ready & filled[-1]",
+    ),
+    "mixes": (queue_module, "connect_by_queue", "words[min(place + 1, self.places - 1)]", "words[place]"),
+    "changes": (queue_module, "connect_by_queue", "with m.If(comes | (leaves & more))", "with m.If(source.valid)"),
     "writes ahead": (slice_module, "WritesApart", "source.valid & ~self.busy", "source.valid"),
     "loses writes": (slice_module, "WritesApart", "sink.ready & ~self.busy", "sink.ready"),
 }

@@ -126,16 +126,28 @@ def test_faults_show(
 
 
 SLICE_MUTANTS = {
-    "drops": (queue_module, "Queue", "source.ready.eq(~filled[-1])", "source.ready.eq(1)", "drained"),
+    "drops": (queue_module, "connect_by_queue", "source.ready.eq(~filled[-1])", "source.ready.eq(1)", "drained"),
     "repeats": (
         queue_module,
-        "Queue",
+        "connect_by_queue",
         "leaves = sink.valid & sink.ready",
         "leaves = sink.ready & filled[-1]",
         "counted",
     ),
-    "changes": (queue_module, "Queue", "with m.If(comes | (leaves & more))", "with m.If(source.valid)", "steady"),
-    "waits": (queue_module, "Queue", "sink.valid.eq(filled[0])", "sink.valid.eq(filled[0] & sink.ready)", "offered"),
+    "changes": (
+        queue_module,
+        "connect_by_queue",
+        "with m.If(comes | (leaves & more))",
+        "with m.If(source.valid)",
+        "steady",
+    ),
+    "waits": (
+        queue_module,
+        "connect_by_queue",
+        "sink.valid.eq(filled[0])",
+        "sink.valid.eq(filled[0] & sink.ready)",
+        "offered",
+    ),
     "writes ahead": (slice_module, "WritesApart", "source.valid & ~self.busy", "source.valid", "drained"),
     "takes writes": (slice_module, "WritesApart", "sink.ready & ~self.busy", "sink.ready", "apart"),
     "rows in a group": (slice_module, "WritesApart", "source.valid | grouped", "source.valid", "apart"),

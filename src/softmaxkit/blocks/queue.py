@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from amaranth.hdl import Const, Module, Mux, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
@@ -45,3 +47,24 @@ class Queue(wiring.Component):
             sink.payload.eq(words[0]),
         ]
         return m
+
+
+def connect_by_queue(m: Module, name: str, source: Any, sink: Any, places: int) -> None:
+    """Connect two streams with the same payload by a queue.
+
+    Args:
+        m: module to add the queue to.
+        name: of the queue.
+        source: stream to take beats from.
+        sink: stream to drive.
+        places: capacity in beats.
+    """
+    m.submodules[name] = queue = Queue(len(Value.cast(source.payload)), places)
+    m.d.comb += [
+        queue.source.payload.eq(source.payload),
+        queue.source.valid.eq(source.valid),
+        source.ready.eq(queue.source.ready),
+        Value.cast(sink.payload).eq(queue.sink.payload),
+        sink.valid.eq(queue.sink.valid),
+        queue.sink.ready.eq(sink.ready),
+    ]

@@ -12,7 +12,7 @@ from amaranth.lib.wiring import In, Out
 from softmaxkit.blocks.leading_one import leading_one
 from softmaxkit.blocks.piecewise_linear import line, round_line
 from softmaxkit.blocks.pipeline import Pipeline, named, resized
-from softmaxkit.blocks.queue import Queue
+from softmaxkit.blocks.queue import connect_by_queue
 from softmaxkit.blocks.two_tables import two_tables
 from softmaxkit.formats import Rounding
 from softmaxkit.tables import Reciprocal
@@ -123,13 +123,5 @@ class ReciprocalUnit(wiring.Component):
         widths = (len(fields.mantissa), len(fields.exponent))
         pipe.finish(Cat(resized(mantissa, widths[0]), resized(exponent, widths[1]), tag))
         if self.queue:
-            m.submodules.queue = queue = Queue(len(Value.cast(result.payload)), self.queue)
-            m.d.comb += [
-                queue.source.valid.eq(result.valid),
-                queue.source.payload.eq(result.payload),
-                result.ready.eq(queue.source.ready),
-                self.sink.valid.eq(queue.sink.valid),
-                Value.cast(self.sink.payload).eq(queue.sink.payload),
-                queue.sink.ready.eq(self.sink.ready),
-            ]
+            connect_by_queue(m, "queue", result, self.sink, self.queue)
         return m

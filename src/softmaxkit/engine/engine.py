@@ -97,7 +97,7 @@ class Engine(wiring.Component):
         self.data_bits = max(sizes.word_bits, constants_bits)
         write = data.StructLayout({"address": self.address_bits, "data": self.data_bits, "last": 1})
         self.query_key = QueryKeyArray(attention, sizes, self.unit)
-        self.value, self.output = self._back()
+        self.value, self.output = self._build_value_side()
         ports: dict[str, Any] = {
             "queries": In(stream.Signature(query_layout(columns, max_keys))),
             "outputs": Out(stream.Signature(output_layout(columns))),
@@ -109,7 +109,7 @@ class Engine(wiring.Component):
         self.memories = tuple(memories)
         super().__init__(ports | {name: Out(signature) for name, signature in memories.items()})
 
-    def _back(self) -> tuple[ValueArray, Shift | Division]:
+    def _build_value_side(self) -> tuple[ValueArray, Shift | Division]:
         """Return the PV array, and the component that converts its sums to outputs."""
         unit, sizes = self.unit, self.sizes
         if isinstance(unit, DeferredUnit):
@@ -172,7 +172,7 @@ class Engine(wiring.Component):
         # `first` is set between queries: the next beat begins a query.
         first = Signal(init=1)
         taken = self.queries.valid & self.queries.ready
-        goes = ~first | ~(hold | inside.full | self._early(m, taken & first, inside.busy))
+        goes = ~first | ~(hold | inside.full | self._must_wait(m, taken & first, inside.busy))
         with m.If(taken):
             m.d.sync += first.eq(self.queries.p.last)
         m.d.comb += [
@@ -210,7 +210,7 @@ class Engine(wiring.Component):
             ]
         return m
 
-    def _early(self, m: Module, begins: Value, busy: Value) -> Value:
+    def _must_wait(self, m: Module, begins: Value, busy: Value) -> Value:
         """Return whether the next query must wait because the unit could not accept its scores in time.
 
         A unit has room for one row of the longest length, and may need several cycles per reciprocal.

@@ -4,38 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from amaranth.hdl import Module, Signal, Value
+from amaranth.hdl import Module, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from softmaxkit.blocks.configuration import RegisterMap
-from softmaxkit.blocks.queue import Queue
+from softmaxkit.blocks.queue import connect_by_queue
 
 if TYPE_CHECKING:
     from softmaxkit.shell.shell import Shell
 
 PLACES = 2
 """Places in the queue of a full slice: valid, ready and payload are registered, at one beat per cycle."""
-
-
-def register_slice(m: Module, name: str, source: Any, sink: Any) -> None:
-    """Connect two streams with the same payload through a full register slice, which adds one cycle.
-
-    Args:
-        m: module to add the logic to.
-        name: of the slice.
-        source: stream to take beats from.
-        sink: stream to drive.
-    """
-    m.submodules[name] = places = Queue(len(Value.cast(source.payload)), PLACES)
-    m.d.comb += [
-        places.source.payload.eq(source.payload),
-        places.source.valid.eq(source.valid),
-        source.ready.eq(places.source.ready),
-        Value.cast(sink.payload).eq(places.sink.payload),
-        sink.valid.eq(places.sink.valid),
-        places.sink.ready.eq(sink.ready),
-    ]
 
 
 class WritesApart(wiring.Component):
@@ -93,10 +73,10 @@ class InnerStreams:
         self.apart: WritesApart | None = None
         if shell.options.has_slice("scores"):
             self.scores = stream.Signature(shell.scores.payload.shape()).create(path=("scores_before",))
-            register_slice(m, "scores_slice", self.scores, shell.scores)
+            connect_by_queue(m, "scores_slice", self.scores, shell.scores, PLACES)
         if shell.options.has_slice("results"):
             self.results = stream.Signature(shell.results.payload.shape()).create(path=("results_behind",))
-            register_slice(m, "results_slice", shell.results, self.results)
+            connect_by_queue(m, "results_slice", shell.results, self.results, PLACES)
         if shell.unit.registers is not None:
             self.writes = wiring.flipped(shell.configuration)
             if shell.options.has_slice("scores"):

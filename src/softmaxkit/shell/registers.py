@@ -60,7 +60,7 @@ class Registers(wiring.Component):
         """Build the Amaranth module."""
         m = Module()
         registers, write, read = self.map, self.write, self.read
-        constant, other = self._places(write.p.address), self._places(read.payload)
+        constant, other = self._is_constant(write.p.address), self._is_constant(read.payload)
         m.d.comb += [write.ready.eq(1), read.ready.eq(1)]
         word, error, from_constants = Signal(32), Signal(), Signal()
         m.d.comb += [self.write_error.eq(1), self.read_data.eq(word), self.read_error.eq(error)]
@@ -90,7 +90,7 @@ class Registers(wiring.Component):
                 m.d.comb += self.read_data.eq(self.constant_data)
         return m
 
-    def _places(self, address: Value) -> Value:
+    def _is_constant(self, address: Value) -> Value:
         """Return whether a word address is that of a constant of the unit."""
         registers = self.map
         if not registers.sets:
