@@ -234,6 +234,12 @@ def test_refuses_integers(change: dict[str, int], message: str) -> None:
         Attention(spec, spec.constants(), **numbers)
 
 
+@pytest.mark.parametrize("step", [1e-14, 1e9])
+def test_refuses_steps_out_of_range(step: float) -> None:
+    with pytest.raises(ValueError, match=r"score codes, out of the range of an engine; change query_step"):
+        Attention.of(Softermax(), 4, query_step=step)
+
+
 def test_refuses_heads_and_codes() -> None:
     attention, _, (queries, keys, values, attended) = head_of(Softermax())
     with pytest.raises(ValueError, match=r"queries are \(..., 16\), not \(40, 8\)"):

@@ -15,6 +15,14 @@ from softmaxkit.methods.base.spec import Spec
 CODE = Fixed(8, 0)
 """Format of queries, keys, values and outputs."""
 
+RANGES = {
+    "channels": (1, LARGEST["channels"]),
+    "multiplier": (1, (1 << 16) - 1),
+    "score_places": (0, 48),
+    "output_places": (0, 32),
+}
+"""Least and largest value of each integer parameter."""
+
 
 @dataclass(frozen=True)
 class Attention:
@@ -46,13 +54,7 @@ class Attention:
 
     def __post_init__(self) -> None:
         _score_scale(self.spec, self.constants)
-        ranges = {
-            "channels": (1, LARGEST["channels"]),
-            "multiplier": (1, (1 << 16) - 1),
-            "score_places": (0, 48),
-            "output_places": (0, 32),
-        }
-        for name, (least, most) in ranges.items():
+        for name, (least, most) in RANGES.items():
             value = getattr(self, name)
             if type(value) is not int or not least <= value <= most:
                 raise ValueError(f"{name} of an engine is a whole number from {least} to {most}, not {value!r}")
@@ -82,9 +84,15 @@ class Attention:
         """
         constants = spec.examples()[0] if constants is None else constants
         scale = 1 / math.sqrt(channels) if scale is None else scale
-        multiplier, exponent = encode_scale(query_step * key_step * scale / _score_scale(spec, constants))
+        product_step = query_step * key_step * scale / _score_scale(spec, constants)
+        multiplier, exponent = encode_scale(product_step)
         if exponent > 0:  # a whole number: no places
             multiplier, exponent = multiplier << exponent, 0
+        if multiplier > RANGES["multiplier"][1] or -exponent > RANGES["score_places"][1]:
+            raise ValueError(
+                f"the product of a query and a key code of 1 is {product_step:g} score codes, out of the range of an "
+                "engine; change query_step, key_step or scale"
+            )
         places = max(0, round(-math.log2(spec.weight_step(constants))))
         return cls(spec, constants, channels, multiplier, -exponent, places)
 

@@ -138,7 +138,10 @@ def register_map(unit: SoftmaxUnit, options: ShellOptions) -> RegisterMap:
             "state",
             0x08,
             "current activity",
-            (Field("busy", 1, "read", 0, "a row has entered and its last result has not left"), *_loading(unit)),
+            (
+                Field("busy", 1, "read", 0, "a row has entered and its last result has not left"),
+                *_loading(unit, options),
+            ),
         ),
     ]
     if options.status:
@@ -219,7 +222,11 @@ def register_map(unit: SoftmaxUnit, options: ShellOptions) -> RegisterMap:
     return RegisterMap(tuple(registers), tables, stride, stride, sets, options.has_copy(unit))
 
 
-def _loading(unit: SoftmaxUnit) -> tuple[Field, ...]:
+def _loading(unit: SoftmaxUnit, options: ShellOptions) -> tuple[Field, ...]:
     if unit.registers is None:
         return ()
-    return (Field("loading", 1, "read", 0, "some of the written constants are not in use yet"),)
+    if options.has_copy(unit):
+        about = "the next row waits until its constants have been loaded from the copy into the unit"
+    else:
+        about = "some of the written constants are not in use yet"
+    return (Field("loading", 1, "read", 0, about),)
