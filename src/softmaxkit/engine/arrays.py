@@ -76,8 +76,8 @@ class QueryKeyArray(wiring.Component):
         begins, ends = place == 0, place == sizes.steps - 1
         # Keys still to attend to, including those of this beat; limited to the size of the buffer.
         left = Signal.like(queries.p.keys, reset_less=True)
-        given = Mux(queries.p.keys > sizes.max_keys, sizes.max_keys, queries.p.keys)
-        now = named(m, "left_now", Mux(first_beat & begins, given, left))
+        requested = Mux(queries.p.keys > sizes.max_keys, sizes.max_keys, queries.p.keys)
+        now = named(m, "left_now", Mux(first_beat & begins, requested, left))
         last = named(m, "last_beat", now <= sizes.rows)
         address = Signal(sizes.address_bits)
         held = [Signal(CODE.width * sizes.columns, name=f"query{step}", reset_less=True) for step in range(sizes.steps)]

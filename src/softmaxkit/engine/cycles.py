@@ -74,10 +74,10 @@ def times(engine: Engine, attended: Sequence[int]) -> list[Times]:
             behind += 1  # the product
         else:
             if unit.holds_rows:
-                given = scored + unit.waits(count * sizes.rows, steps)
+                offered = scored + unit.waits(count * sizes.rows, steps)
             else:
-                given = scored - steps * (count - 1) + unit.latency(1)
-            weighted = max(given + 1, free)
+                offered = scored - steps * (count - 1) + unit.latency(1)
+            weighted = max(offered + 1, free)
             free = weighted + steps * count
         first = free - steps + behind
         rows.append(Times(begun, scored, weighted, first, first + steps - 1))
@@ -91,8 +91,8 @@ def _by_slices(unit: DeferredUnit, steps: int, begun: int, count: int, free: int
     weighted = -1
     for done in range(0, count, unit.slice_beats):
         taken = min(unit.slice_beats, count - done)
-        given = begun + steps * (done + taken) - 1 + DEPTH + unit.waits(taken)
-        starts = max(given + 1, free)
+        offered = begun + steps * (done + taken) - 1 + DEPTH + unit.waits(taken)
+        starts = max(offered + 1, free)
         weighted = starts if weighted < 0 else weighted
         free = starts + steps * taken
     return weighted, free

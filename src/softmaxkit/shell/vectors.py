@@ -32,7 +32,7 @@ class Vectors:
         writes: `(beats sent before, address, word)`.
         reads: `(address, expected word)`, read at the end.
         numbers: values of the parameter ports of a shell without AXI4-Lite.
-        taken, rows: number of input beats and of rows so far.
+        beats, rows: number of input beats and of rows so far.
     """
 
     scores: list[Packed] = field(default_factory=list)
@@ -40,7 +40,7 @@ class Vectors:
     writes: list[tuple[int, int, int]] = field(default_factory=list)
     reads: list[tuple[int, int]] = field(default_factory=list)
     numbers: dict[str, int] = field(default_factory=dict)
-    taken: int = 0
+    beats: int = 0
     rows: int = 0
 
 
@@ -68,7 +68,7 @@ def shell_vectors(shell: Shell, segments: Segments) -> Vectors:
     if length:
         _set_parameters(shell, vectors, length)
     for constants, rows in segments:
-        if unit.registers is not None and (not a_tag or not vectors.taken):
+        if unit.registers is not None and (not a_tag or not vectors.beats):
             _constants(shell, vectors, a_tag or [constants])
         if length:
             sent = _with_one_length(rows, length, vectors.rows)
@@ -114,15 +114,15 @@ def _constants(shell: Shell, vectors: Vectors, sets: Sequence[Constants | Sets])
         words = shell.unit.writes(constants)
         if shell.map is None:
             closing = [0] * (len(words) - 1) + [LAST_OF_GROUP]
-            vectors.writes += [(vectors.taken, a | last, w) for (a, w), last in zip(words, closing, strict=True)]
+            vectors.writes += [(vectors.beats, a | last, w) for (a, w), last in zip(words, closing, strict=True)]
             continue
         placed = [(_address(shell, at, address), word) for address, word in words]
-        vectors.writes += [(vectors.taken, *each) for each in placed]
+        vectors.writes += [(vectors.beats, *each) for each in placed]
         if shell.map.readable:
             vectors.reads = [each for each in vectors.reads if each[0] not in dict(placed)] + placed
     if shell.map is not None:
         load = next(register.address for register in shell.map.registers if register.name == "constants")
-        vectors.writes.append((vectors.taken, load, 1))
+        vectors.writes.append((vectors.beats, load, 1))
 
 
 def _address(shell: Shell, of_set: int, address: int) -> int:
@@ -160,22 +160,24 @@ def _beats(shell: Shell, vectors: Vectors, rows: Rows, kept: Booleans, golden: I
     unit, options = shell.unit, shell.options
     code_bytes, result_bytes = (whole_bytes(bits) // 8 for bits in (unit.code_shape.width, unit.result_bits))
     sent = _BeatLayout(rows.lengths, unit.lanes)
-    come = _BeatLayout(np.minimum(rows.lengths, golden.shape[1]), unit.lanes)
+    received = _BeatLayout(np.minimum(rows.lengths, golden.shape[1]), unit.lanes)
     source = [(sent.beats(rows.codes) & ((1 << unit.code_shape.width) - 1), 8 * code_bytes)]
-    sink = [(come.beats(golden), 8 * result_bytes)]
+    sink = [(received.beats(golden), 8 * result_bytes)]
     if options.keep:
         source.append((np.repeat(sent.beats(kept), code_bytes, axis=1), 1))
-        keep = come.beats(kept[:, : golden.shape[1]]) | (1 - come.last)  # all lanes are kept before the last beat
+        keep = received.beats(kept[:, : golden.shape[1]]) | (
+            1 - received.last
+        )  # all lanes are kept before the last beat
         sink.append((np.repeat(keep, result_bytes, axis=1), 1))
     if not options.row_length:
         source += [(sent.beats(rows.mask), 1), (sent.last, 1)]
-    sink.append((come.last, 1))
+    sink.append((received.last, 1))
     if options.tags:
         source.append((sent.of_rows(tags), options.tag_bits))
-        sink.append((come.of_rows(tags), options.tag_bits))
+        sink.append((received.of_rows(tags), options.tag_bits))
     vectors.scores.append(pack(source))
     vectors.results.append(pack(sink))
-    vectors.taken += len(sent.last)
+    vectors.beats += len(sent.last)
     vectors.rows += len(rows.lengths)
 
 
