@@ -1,4 +1,4 @@
-"""The main job at its default budget on real text: what the README claims of every method."""
+"""The main job at its default budget on real text: what docs/accuracy.md reports of every method."""
 
 from __future__ import annotations
 

@@ -1,0 +1,118 @@
+"""README and docs against the package: links lead somewhere, files and options exist, and the README's code runs."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import typer
+from transformers import LlamaConfig, LlamaForCausalLM
+
+import softmaxkit
+from models.architectures import ARCHITECTURES
+from softmaxkit.cli import app
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+VERBS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+FOLDERS = ("results", "tests", "benchmarks", "docs", "native", "src")
+MADE = ("results/demo", "results/demo-smollm2")
+"""Folders that commands write and that are not in the repository."""
+
+
+def code_blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def spans(text: str) -> list[str]:
+    prose = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+    return [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", prose)]
+
+
+def anchors(text: str) -> set[str]:
+    """Return the names under which GitHub lists a page's headings."""
+    prose = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.*)$", prose, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def broken_links(page: Path) -> list[str]:
+    broken = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        if target.startswith("http"):
+            continue
+        name, _, anchor = target.partition("#")
+        other = page.parent / name if name else page
+        if not other.exists() or (anchor and anchor not in anchors(other.read_text(encoding="utf-8"))):
+            broken.append(target)
+    return broken
+
+
+def commands(text: str) -> list[str]:
+    """Return the calls of the command in shell blocks and code spans, without the comments behind them."""
+    lines = [
+        line for language in ("sh", "bash") for block in code_blocks(text, language) for line in block.splitlines()
+    ]
+    return [line for line in [*lines, *spans(text)] if re.match(r"softmaxkit [a-z]", line)]
+
+
+def unknown_options(command: str) -> list[str]:
+    """Return the verb, or the options, that a command names and the program does not have."""
+    _, verb, *arguments = shlex.split(command, comments=True)
+    if verb not in VERBS:
+        return [verb]
+    known = {name for parameter in VERBS[verb].params for name in (*parameter.opts, *parameter.secondary_opts)}
+    known |= {"--help", "-h"}
+    return [argument for argument in arguments if re.match(r"--?[a-zA-Z]", argument) and argument not in known]
+
+
+def missing_files(text: str) -> list[str]:
+    """Return the files of the repository that code spans name and that are not there."""
+    named = [span for span in spans(text) if re.fullmatch(rf"({'|'.join(FOLDERS)})/[\w./-]+\w", span)]
+    named += [f"src/{span}" for span in spans(text) if re.fullmatch(r"softmaxkit/[\w./-]+\.\w+", span)]
+    named = [name for name in named if not name.startswith(MADE) and "NAME" not in name]
+    return [name for name in named if not (ROOT / name).exists()]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_commands_and_files_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert broken_links(page) == []
+    assert {command: unknown for command in commands(text) if (unknown := unknown_options(command))} == {}
+    assert missing_files(text) == []
+
+
+def test_what_is_wrong_is_found(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("# One\n[a](#one) [b](#two) [c](other.md) [d](page.md#one)\n")
+    assert broken_links(page) == ["#two", "other.md"]
+    text = "```sh\nsoftmaxkit synth all --lane 4    # --comment\nsoftmaxkit make it\n```\nand `softmaxkit rtl --tkeep`."
+    assert [unknown_options(command) for command in commands(text)] == [["--lane"], ["make"], []]
+    assert missing_files("`results/none.json`, `tests/test_docs.py`, `softmaxkit/none.py`, `results/demo/x`") == [
+        "results/none.json",
+        "src/softmaxkit/none.py",
+    ]
+
+
+def test_the_readme_runs_and_prints_what_it_shows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every Python block of the README, with a tiny model for the reader's own."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    first, in_a_model, in_inference = code_blocks(readme, "python")
+    monkeypatch.chdir(tmp_path)
+
+    exec(first, {})
+    assert capsys.readouterr().out == code_blocks(readme, "text")[0]
+
+    _, fields, inputs = ARCHITECTURES["LlamaForCausalLM"]
+    LlamaForCausalLM(LlamaConfig(**fields)).save_pretrained("my-llama")
+    exec(in_a_model, {"batches": [inputs["input_ids"]]})
+
+    query, key, value = torch.randn(3, 1, 2, 8, 16, generator=torch.Generator().manual_seed(0)).unbind()
+    named: dict[str, Any] = {"softmaxkit": softmaxkit, "query": query, "key": key, "value": value, "inputs": inputs}
+    exec(in_inference, named | {"logits": torch.randn(4, 1000), "model": softmaxkit.load("my-llama-exaq")})
