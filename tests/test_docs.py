@@ -54,10 +54,8 @@ def broken_links(page: Path) -> list[str]:
 
 def commands(text: str) -> list[str]:
     """Return the calls of the command in shell blocks and code spans, without the comments behind them."""
-    lines = [
-        line for language in ("sh", "bash") for block in code_blocks(text, language) for line in block.splitlines()
-    ]
-    return [line for line in [*lines, *spans(text)] if re.match(r"softmaxkit [a-z]", line)]
+    shell = "".join([*code_blocks(text, "sh"), *code_blocks(text, "bash")]).replace("\\\n", "")
+    return [line for line in [*shell.splitlines(), *spans(text)] if re.match(r"softmaxkit [a-z]", line)]
 
 
 def unknown_options(command: str) -> list[str]:
@@ -90,7 +88,7 @@ def test_what_is_wrong_is_found(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("# One\n[a](#one) [b](#two) [c](other.md) [d](page.md#one)\n")
     assert broken_links(page) == ["#two", "other.md"]
-    text = "```sh\nsoftmaxkit synth all --lane 4    # --comment\nsoftmaxkit make it\n```\nand `softmaxkit rtl --tkeep`."
+    text = "```sh\nsoftmaxkit synth all \\\n  --lane 4    # --comment\nsoftmaxkit make it\n```\nand `softmaxkit rtl --tkeep`."
     assert [unknown_options(command) for command in commands(text)] == [["--lane"], ["make"], []]
     assert missing_files("`results/none.json`, `tests/test_docs.py`, `softmaxkit/none.py`, `results/demo/x`") == [
         "results/none.json",
