@@ -88,8 +88,8 @@ def test_what_is_wrong_is_found(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("# One\n[a](#one) [b](#two) [c](other.md) [d](page.md#one)\n")
     assert broken_links(page) == ["#two", "other.md"]
-    text = "```sh\nsoftmaxkit synth all \\\n  --lane 4    # --comment\nsoftmaxkit make it\n```\nand `softmaxkit rtl --tkeep`."
-    assert [unknown_options(command) for command in commands(text)] == [["--lane"], ["make"], []]
+    text = "```sh\nsoftmaxkit synth all \\\n  --lane 4    # --comment\nsoftmaxkit go\n```\n`softmaxkit rtl --tkeep`"
+    assert [unknown_options(command) for command in commands(text)] == [["--lane"], ["go"], []]
     assert missing_files("`results/none.json`, `tests/test_docs.py`, `softmaxkit/none.py`, `results/demo/x`") == [
         "results/none.json",
         "src/softmaxkit/none.py",
