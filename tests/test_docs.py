@@ -114,3 +114,10 @@ def test_the_readme_runs_and_prints_what_it_shows(
     query, key, value = torch.randn(3, 1, 2, 8, 16, generator=torch.Generator().manual_seed(0)).unbind()
     named: dict[str, Any] = {"softmaxkit": softmaxkit, "query": query, "key": key, "value": value, "inputs": inputs}
     exec(in_inference, named | {"logits": torch.randn(4, 1000), "model": softmaxkit.load("my-llama-exaq")})
+
+
+def test_the_code_of_the_methods_runs() -> None:
+    names: dict[str, Any] = {"softmaxkit": softmaxkit}
+    for block in code_blocks((ROOT / "docs" / "methods.md").read_text(encoding="utf-8"), "python"):
+        exec(block, names)
+    assert (names["off"].max(), (names["off"] > 0).sum()) == (1, 19)  # as the table has it for UQ(0,9), folded
