@@ -121,3 +121,21 @@ def test_the_code_of_the_methods_runs() -> None:
     for block in code_blocks((ROOT / "docs" / "methods.md").read_text(encoding="utf-8"), "python"):
         exec(block, names)
     assert (names["off"].max(), (names["off"] > 0).sum()) == (1, 19)  # as the table has it for UQ(0,9), folded
+
+
+def missing_modules(text: str) -> list[str]:
+    """Return the modules that the table of folders names and that are not there."""
+    missing = []
+    for folder, modules in re.findall(r"^\| `([a-zA-Z_/]+)/`.*? \| (.*) \|$", text, re.MULTILINE):
+        for name in re.findall(r"`(\w+)`", modules):
+            if not any((ROOT / "src" / "softmaxkit").glob(f"{folder.replace('NAME', '*')}/{name}.py")):
+                missing.append(f"{folder}/{name}")
+    return missing
+
+
+def test_the_folders_hold_what_the_architecture_says() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    assert missing_modules(text) == []
+    for name in re.findall(r"^ {4}(\w+(?:/|\.py)) ", text, re.MULTILINE):
+        assert (ROOT / "src" / "softmaxkit" / name).exists(), name
+    assert missing_modules("| `flow/`, to silicon | `mapping` with `none` |") == ["flow/none"]
