@@ -1,0 +1,107 @@
+"""Tables of README and docs/speed.md, cell by cell against the records that they name."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SHAPES = ([12, 1024, 1024, 64], [12, 1, 32768, 64], [32, 1, 32768, 128, 8])
+CONTENDERS = {
+    "torch, float32": ("torch", "", ""),
+    "torch, bfloat16": ("torch", "bfloat16", ""),
+    "ConSmax": ("consmax", "", ""),
+    "ConSmax, 8-bit cache": ("consmax", "", "8-bit cache"),
+    "ConSmax, 4-bit cache": ("consmax", "", "4-bit cache"),
+    "EXAQ, 2 bits": ("exaq", "2 bits, gaussian clip", ""),
+    "EXAQ, 2 bits, 8-bit cache": ("exaq", "2 bits, gaussian clip", "8-bit cache"),
+    "EXAQ, 2 bits, 4-bit cache": ("exaq", "2 bits, gaussian clip", "4-bit cache"),
+}
+
+
+def results(name: str) -> list[dict[str, Any]]:
+    return list(json.loads((ROOT / "results" / name).read_text())["results"])
+
+
+def rows(page: str, head: str) -> list[list[str]]:
+    """Return the cells of every table of a page whose first line begins so, without the first two lines."""
+    found = []
+    for block in (ROOT / page).read_text(encoding="utf-8").split("\n\n"):
+        lines = block.splitlines()
+        if lines and lines[0].startswith(head):
+            found += [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+    return found
+
+
+def times(record: str, label: str) -> list[dict[str, Any] | None]:
+    """Return a contender's results of one thread, in the order of `SHAPES`."""
+    method, variant, storage = CONTENDERS[label]
+    found = {
+        tuple(r["shape"]): r
+        for r in results(record)
+        if (r["method"], r.get("variant", ""), r.get("storage", ""), r["threads"]) == (method, variant, storage, 1)
+    }
+    return [found.get(tuple(shape)) for shape in SHAPES]
+
+
+def milliseconds(result: dict[str, Any] | None) -> str:
+    return f"{1e3 * result['seconds']:.1f}" if result else ""
+
+
+def test_attention_in_the_readme() -> None:
+    table = rows("README.md", "| | Xeon")
+    assert len(table) >= 7
+    for label, *cells in table:
+        shown = [*times("speed/xeon.json", label), *times("speed/epyc.json", label)]
+        assert cells == [milliseconds(result) for result in shown], label
+
+
+@pytest.mark.parametrize(
+    ("record", "over", "place"),
+    [("xeon", "speedup_over_torch_bfloat16", 0), ("epyc", "speedup_over_torch", 1)],
+    ids=["xeon", "epyc"],
+)
+def test_attention_in_the_docs(record: str, over: str, place: int) -> None:
+    table = rows("docs/speed.md", "| | 12 heads, 1,024 queries")
+    for label, *cells in table[place * 8 :][:8]:
+        for cell, result in zip(cells, times(f"speed/{record}.json", label), strict=True):
+            assert bool(cell) == (result is not None)
+            if result is not None:
+                time, ratio = cell.strip(")").split(" (")
+                assert time == milliseconds(result), label
+                digits = len(ratio.partition(".")[2])
+                assert float(ratio) == round(result[over], digits), label
+    assert len(table) == 16
+
+
+def test_a_whole_model_in_the_docs() -> None:
+    table = rows("docs/speed.md", "| | tokens read per second")
+    measured = results("speed/smollm2.json")
+    assert len(table) == len(measured)
+    for (label, *cells), result in zip(table, measured, strict=True):
+        expected = [f"{result['prompt_tokens_per_second']:.0f}"]
+        for verb in ("prompt", "generated"):
+            if verb == "generated":
+                expected.append(f"{result['generated_tokens_per_second']:.1f}")
+            own = result["variant"] if result["method"] == "torch" else ""
+            for dtype in ("float32", "bfloat16"):
+                ratio = result[f"{verb}_speedup_over_{dtype}"]
+                expected.append("1" if dtype == own else f"{ratio:.2f}")
+        change = result.get("loss_change_from_float_percent")
+        expected += [f"{result['loss_nats']:.4f}", "" if change is None else f"{change:.2f}%"]
+        assert cells == expected, label
+
+
+def test_a_real_language_model_in_the_readme() -> None:
+    table = rows("README.md", "| method | formats |")
+    measured = results("smollm2/compare.json")
+    pairs = list(zip(measured[::2], measured[1::2], strict=True))
+    assert len(table) == len(pairs)
+    for (*_, floating, integers, words), (in_float, in_integers) in zip(table, pairs, strict=True):
+        assert (in_float["mode"], in_integers["mode"]) == ("float", "integer")
+        changes = [float(cell.strip("%")) for cell in (floating, integers)]
+        assert changes == [round(r["loss_change_percent"], 2) for r in (in_float, in_integers)]
+        assert words == f"{in_integers['words_right_percent']:.2f}%"
