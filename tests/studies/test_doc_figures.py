@@ -105,3 +105,82 @@ def test_a_real_language_model_in_the_readme() -> None:
         changes = [float(cell.strip("%")) for cell in (floating, integers)]
         assert changes == [round(r["loss_change_percent"], 2) for r in (in_float, in_integers)]
         assert words == f"{in_integers['words_right_percent']:.2f}%"
+
+
+def shows(cell: str, value: float) -> bool:
+    """Is a cell the value, rounded to the digits that it has?"""
+    figure = cell.strip("%").replace(",", "")
+    digits = len(figure.partition(".")[2])
+    return abs(float(figure) - value) <= 0.5001 * 10**-digits  # a value in the middle may be rounded either way
+
+
+def test_a_cell_shows_its_value() -> None:
+    assert shows("1,748", 1747.6)
+    assert shows("3.7%", 3.746)
+    assert not shows("3.8", 3.746)
+
+
+ROW_SHAPES = ([4096, 128], [4096, 1024], [1024, 4096], [256, 32768], [64, 131072])
+ROW_CONTENDERS = {
+    "exact": ("exact", "", ""),
+    "ConSmax": ("consmax", "", ""),
+    "EXAQ, 2 bits": ("exaq", "2 bits, gaussian clip", ""),
+    "EXAQ, 2 bits, packed codes": ("exaq", "2 bits, gaussian clip", "packed codes"),
+    "torch, compiled": ("torch, compiled", "", ""),
+}
+
+
+def test_rows_in_the_docs() -> None:
+    tables = rows("docs/speed.md", "| float32 rows")
+    assert len(tables) == 9
+    for place, (label, *cells) in enumerate(tables):
+        record = "speed/xeon.json" if place < 4 else "speed/epyc.json"
+        for cell, shape in zip(cells, ROW_SHAPES, strict=True):
+            (found,) = (
+                r
+                for r in results(record)
+                if (r["method"], r.get("variant", ""), r.get("storage", "")) == ROW_CONTENDERS[label]
+                and (r["shape"], r["threads"], r.get("mode", "float")) == (shape, 1, "float")
+            )
+            into, new = cell.split(" / ")
+            assert shows(into, found["speedup_over_torch"]), (record, label, shape)
+            assert shows(new, found["speedup_over_torch_new_memory"]), (record, label, shape)
+
+
+def generated(method: str, pipeline: str) -> list[dict[str, Any]]:
+    """Return the results of a token of GPT-2 at contexts of 1k, 16k and 128k."""
+    name = method.split(",")[0].lower()
+    found = {
+        r["context"]: r
+        for r in results("accelerator/generation-gpt2.json")
+        if (r["method"], r["pipeline"]) == (name, pipeline)
+    }
+    return [found[1024 * context] for context in (1, 16, 128)]
+
+
+def test_pipelines_in_the_docs() -> None:
+    table = rows("docs/accelerator.md", "| method | pipeline | cycles with keys loaded")
+    assert len(table) == 6
+    for method, pipeline, *cells in table:
+        short, middle, long = generated(method, pipeline)
+        values = [r["computed_cycles"] for r in (short, middle, long)]
+        values += [r["stall_percent"] for r in (short, long)] + [r["cycles"] for r in (short, long)]
+        assert all(shows(cell, value) for cell, value in zip(cells, values, strict=True)), (method, pipeline)
+
+
+def test_energy_and_area_of_a_token_in_the_docs() -> None:
+    table = rows("docs/accelerator.md", "| method | pipeline | total, µJ")
+    assert len(table) == 6
+    for method, pipeline, *cells in table:
+        runs = generated(method, pipeline)
+
+        def parts(result: dict[str, Any], figure: str, *names: str) -> float:
+            return float(sum(result[figure].get(name, 0) for name in names))
+
+        values = [run["energy_uj"] for run in runs]
+        values += [parts(run, "energy_uj_by_part", "softmax unit", "row memory") for run in runs]
+        values += [parts(run, "energy_uj_by_part", "QK array", "PV array") for run in runs[::2]]
+        values += [parts(run, "area_mm2_by_part", "row memory") for run in runs[::2]]
+        values += [run["area_mm2"] for run in runs[::2]]
+        wrong = [(cell, value) for cell, value in zip(cells, values, strict=True) if not shows(cell, value)]
+        assert wrong == [], (method, pipeline)
