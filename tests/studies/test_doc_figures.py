@@ -1,4 +1,4 @@
-"""Tables of README and docs/speed.md, cell by cell against the records that they name."""
+"""Tables of README, docs/speed.md and docs/accelerator.md, cell by cell against the records that they name."""
 
 from __future__ import annotations
 
@@ -184,3 +184,58 @@ def test_energy_and_area_of_a_token_in_the_docs() -> None:
         values += [run["area_mm2"] for run in runs[::2]]
         wrong = [(cell, value) for cell, value in zip(cells, values, strict=True) if not shows(cell, value)]
         assert wrong == [], (method, pipeline)
+
+
+CARD_CONTENDERS = {
+    "**ConSmax, element by element**": ("consmax", "triton"),
+    "ConSmax by FlexAttention's log-sum": ("consmax", "flex"),
+    "**EXAQ, 2 bits**": ("exaq", "triton"),
+    "exact: FlexAttention": ("torch", "FlexAttention"),
+    "exact: torch's flash (FlashAttention-2)": ("torch", "scaled_dot_product_attention, flash"),
+    "exact: torch's cuDNN": ("torch", "scaled_dot_product_attention, cuDNN"),
+    "Exact": ("exact", "triton"),
+    "ConSmax": ("consmax", "triton"),
+    "Softermax": ("softermax", "triton"),
+    "EXAQ, 2 bits": ("exaq", "triton"),
+    "torch.softmax": ("torch", "eager"),
+    "torch.softmax, compiled": ("torch", "compiled"),
+}
+
+
+def on_the_card(kind: str, label: str) -> list[dict[str, Any]]:
+    """Return a contender's results in floats on the H200, in the order of the record, which is that of the tables."""
+    return [
+        r
+        for r in results("speed/h200.json")
+        if (r["kind"], r["method"], r["backend"], r.get("mode", "float")) == (kind, *CARD_CONTENDERS[label], "float")
+        and r.get("variant", "") in ("", "2 bits, gaussian clip")
+    ]
+
+
+def test_attention_on_a_card_in_the_docs() -> None:
+    table = rows("docs/speed.md", "| TFLOP/s |")
+    assert len(table) == 6
+    for label, *cells in table:
+        values = [r["tflops"] for r in on_the_card("attention", label)]
+        assert all(shows(cell, value) for cell, value in zip(cells, values, strict=True)), (label, values)
+
+
+def test_rows_on_a_card_in_the_docs() -> None:
+    table = rows("docs/speed.md", "| keys | 128 |")
+    assert len(table) == 6
+    for label, *cells in table:
+        values = [100 * r["share_of_copy"] for r in on_the_card("rows", label)]
+        assert all(shows(cell, value) for cell, value in zip(cells, values, strict=True)), (label, values)
+
+
+def test_many_chips_in_the_docs() -> None:
+    table = rows("docs/accelerator.md", "| method | exchanges |")
+    measured = results("accelerator/scale-out-llama-70b.json")
+    assert len(table) == len(measured)
+    for (label, *cells), result in zip(table, measured, strict=True):
+        assert label.endswith(result["pipeline"])
+        chips = {run["chips"]: run for run in result["chips"]}
+        values = [chips[4]["exchanges"], chips[4]["bytes_per_query"]]
+        values += [1e3 * chips[n]["waiting_seconds"] for n in (4, 64, 1024)]
+        values += [1e3 * chips[n]["seconds"] for n in (1, 4, 64, 256, 1024)]
+        assert all(shows(cell, value) for cell, value in zip(cells, values, strict=True)), (label, values)
