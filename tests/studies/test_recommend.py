@@ -26,9 +26,12 @@ NARROWING = [method for method in METHODS.values() if method.widest(64) is not N
 class Table(Search):
     """Losses that follow a rule in place of a model's."""
 
-    def __init__(self, rule: Any) -> None:
+    def __init__(self, rule: Any, error: float | None = None) -> None:
         super().__init__(None)  # type: ignore[arg-type]
-        self.rule = rule
+        self.rule, self.error = rule, error
+
+    def standard_error(self, spec: Spec) -> float | None:
+        return self.error
 
     def change(self, spec: Spec) -> float:
         self.figures[spec] = change = self.rule(spec)
@@ -77,6 +80,21 @@ def test_the_search_keeps_the_narrowest_of_each_that_holds() -> None:
     assert len(search.figures) < 16
 
 
+def test_a_format_at_the_edge_of_the_budget_does_not_hold() -> None:
+    widest = softmaxkit.Softermax.widest(1024)
+
+    def loss(spec: Any) -> float:
+        return 0.45 if spec.output.fraction_bits < widest.output.fraction_bits else 0.2
+
+    (sure, _), (unsure, steps) = (
+        narrowest(Table(loss, error), widest, 0.5, lambda done, total: None) for error in (0.04, 0.06)
+    )
+    assert isinstance(sure, softmaxkit.Softermax)
+    assert isinstance(unsure, softmaxkit.Softermax)
+    assert sure.output.fraction_bits < unsure.output.fraction_bits == widest.output.fraction_bits
+    assert steps[0]["chosen"].endswith("(+0.20 ± 0.06)")
+
+
 def test_where_not_even_the_widest_holds_it_is_returned() -> None:
     widest = softmaxkit.Exaq.widest(64)
     spec, (step,) = narrowest(Table(lambda spec: 3.0), widest, 0.5, lambda done, total: None)
@@ -112,7 +130,7 @@ def test_the_command_writes_specs_and_says_what_to_do(
         written = Spec.from_json(Path(result["spec_file"]).read_text())
         assert written == Spec.from_json(result["spec"])
         assert result["holds"]
-        assert result["loss_change_percent"] <= 50
+        assert result["loss_change_percent"] + result["loss_change_standard_error_percent"] <= 50
         assert 0 < result["loss_change_standard_error_percent"] < 50
         assert written != type(written).widest(32)
     assert "is left out: a model has to be trained for it" in shown.err

@@ -46,7 +46,9 @@ def recommend(
     loss: Annotated[
         float,
         typer.Option(
-            parser=percent, metavar="PERCENT", help="Largest change of the loss, such as 0.5%; with --task in points."
+            parser=percent,
+            metavar="PERCENT",
+            help="Largest change of the loss with its standard error added, such as 0.5%; with --task in points.",
         ),
     ] = 0.5,
     task: Annotated[
@@ -115,6 +117,8 @@ def _change(result: dict[str, Any]) -> float:
 
 def _table(record: dict[str, Any], budget: float) -> Table:
     """Return a row for each method: formats, change, and what the unit costs."""
+    from softmaxkit.studies.recommend import change_with_error
+
     results, inputs = record["results"], record["inputs"]
     unit = "points of " + inputs["task"] if "task" in inputs else "% of the loss"
     title = f"The narrowest formats that lose at most {budget:g} {unit} at rows of {inputs['context']}"
@@ -128,7 +132,6 @@ def _table(record: dict[str, Any], budget: float) -> Table:
             for key, digits in (("area_um2", 0), ("energy_pj_per_element", 1), ("fmax_mhz", 0))
         ]
         holds = "" if result["holds"] else ", does not hold"
-        error = result.get("loss_change_standard_error_percent")
-        spread = "" if error is None else f" ± {error:.2f}"
-        table.add_row(f"{name_of(result)}{holds}", f"{_change(result):+.2f}{spread}", *costs)
+        lost = change_with_error(_change(result), result.get("loss_change_standard_error_percent"))
+        table.add_row(f"{name_of(result)}{holds}", lost, *costs)
     return table

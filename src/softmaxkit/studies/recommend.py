@@ -28,7 +28,8 @@ class RecommendOptions:
     Attributes:
         model: a causal language model: folder, hub name, GGUF file or packaged model; for a task, an encoder.
         methods: classes of specs, of which those that a model has to be trained for are left out.
-        budget: largest change of the loss against exact softmax in float, in percent; of a task's figure in points.
+        budget: largest change of the loss against exact softmax in float, its standard error added, in percent; of a
+            task's figure in points.
         text: a text file, of which the first part calibrates and the held-out part is measured; None for the Python
             standard library's source.
         context: tokens in a window, the row length.
@@ -75,6 +76,14 @@ class Search:
             return None
         apart = self.figures[spec] - baseline
         return float(100 * apart.std() / apart.numel() ** 0.5 / baseline.mean())
+
+    def holds(self, spec: Spec, budget: float) -> bool:
+        """Return whether the change stays within the budget with its standard error added.
+
+        Without it, a format at the edge would hold or not by the tokens that were drawn, and by rounding.
+        """
+        change = self.change(spec)
+        return change + (self.standard_error(spec) or 0.0) <= budget
 
     def put_in(self, spec: Spec) -> None:
         """Put a spec into the model, calibrated, in integer mode."""
@@ -145,7 +154,7 @@ def _result(search: Search, widest: Spec, options: RecommendOptions, stage: Stag
     return make_result(
         spec,
         "integer",
-        holds=change <= options.budget,
+        holds=search.holds(spec, options.budget),
         **{yardstick.figure: float(search.figures[spec].mean())},
         **{"loss_change_percent" if options.task is None else "change_points": change},
         **({} if error is None else {"loss_change_standard_error_percent": error}),
@@ -165,11 +174,11 @@ def narrowest(search: Search, spec: Spec, budget: float, progress: Progress) -> 
         progress: called with the decisions made and all.
 
     Returns:
-        the narrowest that holds the budget, or the widest where that does not; and a step for each decision: `what`,
-        what was `chosen`, and what was `tried`, with the change of the loss of each.
+        the narrowest that holds the budget (`Search.holds`), or the widest where that does not; and a step for each
+        decision: `what`, what was `chosen`, and what was `tried`, with the change of the loss of each.
     """
     steps: list[dict[str, Any]] = []
-    if search.change(spec) > budget:
+    if not search.holds(spec, budget):
         tried = {spec.name: search.change(spec)}
         return spec, [{"what": "widest", "chosen": _change_text(search, spec, "does not hold"), "tried": tried}]
     axes = [*spec.narrower()]
@@ -180,7 +189,7 @@ def narrowest(search: Search, spec: Spec, budget: float, progress: Progress) -> 
             middle = (low + high) // 2
             change = search.change(candidates[middle])
             tried[_difference(candidates[middle], spec)] = change
-            low, high = (low, middle) if change <= budget else (middle + 1, high)
+            low, high = (low, middle) if search.holds(candidates[middle], budget) else (middle + 1, high)
         chosen = candidates[low]
         kept = _difference(chosen, spec) or "as it was"
         steps.append({"what": what, "chosen": _change_text(search, chosen, kept), "tried": tried})
@@ -190,7 +199,12 @@ def narrowest(search: Search, spec: Spec, budget: float, progress: Progress) -> 
 
 
 def _change_text(search: Search, spec: Spec, what: str) -> str:
-    return f"{what} ({search.change(spec):+.2f})"
+    return f"{what} ({change_with_error(search.change(spec), search.standard_error(spec))})"
+
+
+def change_with_error(change: float, standard_error: float | None) -> str:
+    """Return a change as text, as "+0.29 ± 0.12"."""
+    return f"{change:+.2f}" + ("" if standard_error is None else f" ± {standard_error:.2f}")
 
 
 def _difference(spec: Spec, other: Spec) -> str:
