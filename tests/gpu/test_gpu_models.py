@@ -94,7 +94,7 @@ def test_fused_layers_says_what_runs(device: torch.device) -> None:
 
 @pytest.mark.parametrize(
     ("spec", "how", "reason"),
-    [(Index(), {}, "has no fused attention"), (ConSmax(), {"output_attentions": True}, "output_attentions asks for")],
+    [(Index(), {}, "has no fused attention"), (ConSmax(), {"output_attentions": True}, "output_attentions needs")],
 )
 def test_what_goes_through_torch_warns_once(spec: Spec, how: dict[str, Any], reason: str, device: torch.device) -> None:
     model = softmaxkit.apply(tiny_model("gpt2").to(device), spec)
@@ -102,7 +102,7 @@ def test_what_goes_through_torch_warns_once(spec: Spec, how: dict[str, Any], rea
         warnings.simplefilter("always")
         for _ in range(3):
             model(TOKENS.to(device), **how)
-    messages = [str(warning.message) for warning in caught if "runs through plain torch here" in str(warning.message)]
+    messages = [str(warning.message) for warning in caught if "runs in plain torch here" in str(warning.message)]
     assert len(messages) == 1
     assert reason in messages[0]
 

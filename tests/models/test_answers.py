@@ -60,15 +60,18 @@ def test_squad_and_lines_are_read_alike(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ({"question": "?", "answers": {"text": [], "answer_start": []}}, "has question, answers; a question with"),
-        ({"question": "?", "context": "abc", "answers": {"text": ["b"], "answer_start": [2]}}, "'b' does not stand at"),
-        ({"question": "?", "context": "abc", "answers": "b"}, "a question with answers has question, context and"),
+        ({"question": "?", "answers": {"text": [], "answer_start": []}}, "has question, answers; a question needs"),
+        (
+            {"question": "?", "context": "abc", "answers": {"text": ["b"], "answer_start": [2]}},
+            "'b' is not at character 2",
+        ),
+        ({"question": "?", "context": "abc", "answers": "b"}, "a question needs question, context and answers"),
         ({"question": "?", "context": "abc", "answers": {"text": ["b"], "answer_start": ["1"]}}, "at character '1'"),
         ({"question": "?", "context": "abc", "answers": {"text": ["a"], "answer_start": [-3]}}, "at character -3"),
-        ({"question": "?", "context": "abc", "answers": {"text": None}}, "lists of the same length"),
+        ({"question": "?", "context": "abc", "answers": {"text": None}}, "lists of equal length"),
         (
             {"question": "?", "context": "abc", "answers": {"text": ["b"], "answer_start": []}},
-            "lists of the same length",
+            "lists of equal length",
         ),
     ],
 )
@@ -78,7 +81,7 @@ def test_what_is_no_answer_is_refused(line: dict[str, Any], message: str, tmp_pa
         read_task(str(tmp_path))
     (tmp_path / "test.jsonl").unlink()
     (tmp_path / "dev.json").write_text(json.dumps({"data": [line]}))
-    with pytest.raises(ValueError, match="is not of SQuAD's form"):
+    with pytest.raises(ValueError, match="does not have SQuAD's format"):
         read_task(str(tmp_path))
 
 
@@ -111,7 +114,7 @@ def test_long_questions_are_cut(question: str, tokenizer: Any) -> None:
     windows = Windows([Example(question, TEXT, Answers(("London",), (TEXT.index("London"),)))], tokenizer, 20).windows
     assert max(len(window.spans) for window in windows) <= 20
     assert any(window.tokens["end_positions"] for window in windows)
-    with pytest.raises(ValueError, match="windows of 2 tokens leave no room for a text beside its question"):
+    with pytest.raises(ValueError, match="windows of 2 tokens leave no room for text after the question"):
         Windows([Example(question, TEXT, Answers((), ()))], tokenizer, 2)
 
 

@@ -158,7 +158,7 @@ def test_another_attention_function_set_since_is_noticed() -> None:
 @pytest.mark.parametrize("name", ["s_aux", "sinks", "indices", "cache"])
 def test_what_no_method_has_is_refused(name: str) -> None:
     query = torch.zeros(1, 2, 3, 4)
-    with pytest.raises(UnsupportedError, match="which no method of softmaxkit has"):
+    with pytest.raises(UnsupportedError, match="which no method of softmaxkit supports"):
         attention_forward(nn.Linear(1, 1), query, query, query, None, **{name: torch.zeros(2)})
 
 
@@ -174,7 +174,9 @@ def test_a_model_whose_attention_does_more_is_refused(dtype: torch.dtype, monkey
     monkeypatch.setitem(AttentionInterface._global_mapping, "doubled", doubled)
     monkeypatch.setitem(AttentionMaskInterface._global_mapping, "doubled", boolean_mask)
     model.set_attn_implementation("doubled")
-    with pytest.raises(UnsupportedError, match="gives other outputs through transformers' AttentionInterface"):
+    with pytest.raises(
+        UnsupportedError, match="returns other outputs with exact softmax through transformers' AttentionInterface"
+    ):
         softmaxkit.apply(model, Exact())
     assert model.config._attn_implementation == "doubled"
 
@@ -193,7 +195,9 @@ def test_half_precision_that_rounds_otherwise_in_one_kernel(monkeypatch: pytest.
     assert len(layers(softmaxkit.apply(model, Exact()))) == 2
     softmaxkit.restore(model)
     assert model.config._attn_implementation == "sdpa"
-    with pytest.raises(UnsupportedError, match="gives other outputs through transformers' AttentionInterface"):
+    with pytest.raises(
+        UnsupportedError, match="returns other outputs with exact softmax through transformers' AttentionInterface"
+    ):
         softmaxkit.apply(model.to(torch.float32), Exact())
 
 
@@ -227,7 +231,7 @@ def test_half_precision_models_get_the_gates_integers() -> None:
 
 
 def test_models_that_cannot_take_it_are_refused() -> None:
-    with pytest.raises(TypeError, match=r"use spec\.module\(heads=\.\.\.\) in place of softmax"):
+    with pytest.raises(TypeError, match=r"use spec\.module\(heads=\.\.\.\) instead of softmax"):
         softmaxkit.apply(nn.Linear(2, 2), Exact())  # type: ignore[arg-type]
 
 

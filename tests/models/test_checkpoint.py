@@ -199,7 +199,7 @@ def test_calibration_without_a_method_or_batches() -> None:
     softmaxkit.apply(model, Exaq())
     with pytest.raises(ValueError, match=r"layer transformer\.h\.0\.attn: calibration saw no scores"):
         softmaxkit.calibrate(model, [])
-    with pytest.raises(TypeError, match=r"batches are token ids \(batch, length\)"):
+    with pytest.raises(TypeError, match=r"batches must be token ids \(batch, length\)"):
         softmaxkit.calibrate(model, TOKENS[0])
     with pytest.raises(ValueError, match=r"softmaxkit\.calibrate\(model, batches\) first"):
         model(TOKENS[0])
@@ -251,7 +251,7 @@ def test_save_keeps_other_files_and_refuses_other_folders(tmp_path: Path) -> Non
     assert not (path / SETTINGS_FILE).exists()
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "thesis.txt").write_text("years")
-    with pytest.raises(ValueError, match="is not empty and holds no model"):
+    with pytest.raises(ValueError, match="is not empty and contains no model"):
         softmaxkit.save(model, tmp_path / "precious")
     with pytest.raises(ValueError, match="is a file"):
         softmaxkit.save(model, path / "README.md")
@@ -329,10 +329,10 @@ def test_a_method_whose_settings_are_missing_is_not_dropped_in_silence(tmp_path:
     weights = load_file(path / "model.safetensors") | load_file(path / PARAMETERS_FILE)
     save_file(weights, path / "model.safetensors", metadata={"format": "pt"})
     (path / SETTINGS_FILE).unlink()
-    with pytest.raises(ValueError, match=r"had a method and lost it.* there is no softmaxkit\.json"):
+    with pytest.raises(ValueError, match=r"has lost its method.* there is no softmaxkit\.json"):
         softmaxkit.load(path)
 
 
 def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no checkpoint that transformers can read"):
+    with pytest.raises(ValueError, match="not a checkpoint that transformers can read"):
         softmaxkit.load(tmp_path)

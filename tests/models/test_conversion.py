@@ -77,7 +77,7 @@ def test_a_model_that_is_not_ours_comes_back_as_it_was() -> None:
 
 
 def test_what_cannot_be_folded_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UnsupportedError, match="LlamaAttention has no bias of its own for every head's keys"):
+    with pytest.raises(UnsupportedError, match="LlamaAttention has no separate key bias for every head"):
         fold_log_sums(tiny_model("llama"), BATCHES)
     with pytest.raises(ValueError, match="at least one batch"):
         fold_log_sums(tiny_model("gpt2"), [])
@@ -85,7 +85,7 @@ def test_what_cannot_be_folded_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
     attention = model.bert.encoder.layer[0].attention.self
     attention.key.register_forward_hook(lambda module, given, output: output * torch.linspace(-1, 1, 20)[:, None])
     bias = key_bias(attention, 4).clone()
-    with pytest.raises(UnsupportedError, match="does more with its keys after their bias"):
+    with pytest.raises(UnsupportedError, match="transforms its keys after adding their bias"):
         fold_log_sums(model, BATCHES)
     assert torch.equal(key_bias(attention, 4), bias)
 
@@ -158,7 +158,7 @@ def test_layers_of_different_bits(tmp_path: Path) -> None:
         logits = model(**BATCHES[0]).logits
         loaded = softmaxkit.load(softmaxkit.save(model, tmp_path / "mixed"))
         assert torch.equal(loaded(**BATCHES[0]).logits, logits)
-    with pytest.raises(ValueError, match=r"from 2 to 4 here, not 1\.5"):
+    with pytest.raises(ValueError, match=r"must be from 2 to 4, got 1\.5"):
         mix_bits(model, spec, tokens, 1.5)
 
 

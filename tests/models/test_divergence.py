@@ -33,7 +33,7 @@ def test_training_names_the_step_and_the_place(
 ) -> None:
     text = tmp_path / "text.txt"
     text.write_text("one two three four five six seven eight nine ten " * 80)
-    monkeypatch.setattr(trainer, "LOOKS", looks)
+    monkeypatch.setattr(trainer, "CHECK_INTERVAL", looks)
     construct = MethodTrainer.__init__
 
     def as_on_gpu(self: Any, *arguments: Any, **named: Any) -> None:

@@ -37,7 +37,7 @@ def test_a_percentile_beyond_what_is_kept_is_refused() -> None:
     seen = _Range()
     seen.see(nn.Linear(1, 1), (torch.randn(10, KEPT),))
     assert seen.percentile(99.0) > 2
-    with pytest.raises(ValueError, match=r"the percentile is 90\.0000 or more, not 80"):
+    with pytest.raises(ValueError, match=r"percentile must be at least 90\.0000, got 80"):
         seen.percentile(80.0)
 
 
@@ -87,7 +87,7 @@ def test_what_cannot_be_rounded_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one batch"):
         round_linear(model, [])
     assert not [module for module in model.modules() if isinstance(module, EightBitLinear)]
-    with pytest.raises(ValueError, match=r"from 50 to 100, such as 99\.999, not 0\.999"):
+    with pytest.raises(ValueError, match=r"must be from 50 to 100, such as 99\.999, got 0\.999"):
         round_linear(model, [TOKENS], 0.999)
     round_linear(model, [TOKENS])
     with pytest.raises(ValueError, match="has 8-bit layers already"):

@@ -12,6 +12,7 @@ import softmaxkit
 from conftest import tiny_model
 from softmaxkit import ConSmax, Softermax
 from softmaxkit.formats import UQ
+from softmaxkit.methods.base.module import SoftmaxModule
 from softmaxkit.models.evaluation import real_scores
 from softmaxkit.models.format_loss import report_format_loss
 from softmaxkit.models.patch import layers
@@ -31,11 +32,11 @@ def flat_model() -> Any:
 def test_coarse_outputs_are_counted_and_warned_of() -> None:
     model = softmaxkit.apply(flat_model(), Softermax(log2e=True, output=UQ(1, 4)), mode="fused")
     with pytest.warns(
-        UserWarning, match=r"formats of Softermax are narrow for rows of 60: .* in 2 of 2 layers"
+        UserWarning, match=r"formats of Softermax are too narrow for rows of 60 keys: .* in 2 of 2 layers"
     ) as caught:
         report_format_loss(model, TOKENS)
     assert len(caught) == 1
-    assert "'softmaxkit recommend' finds formats that hold" in str(caught[0].message)
+    assert "'softmaxkit recommend' finds formats that are wide enough" in str(caught[0].message)
     assert all(module.mode == "fused" for module in layers(model).values())
     softmaxkit.set_mode(model, "integer")
     for seen in real_scores(model, torch.nn.functional.pad(TOKENS, (0, 1))):
@@ -46,6 +47,16 @@ def test_coarse_outputs_are_counted_and_warned_of() -> None:
         kept = seen.probabilities.double().sum() / seen.attended.any(-1).sum()  # rows of softmax sum to 1
         assert statistics["row_sum_change_percent"] == pytest.approx(100 * (kept.item() - 1), abs=1e-3)
         assert statistics["dead_probability_percent"] > 10
+
+
+def test_inactive_adapters_get_their_mode_back() -> None:
+    peft = pytest.importorskip("peft")
+    model = softmaxkit.apply(flat_model(), ConSmax(), gamma=1000.0, beta=0.0)
+    config = peft.LoraConfig(target_modules=["c_attn"], fan_in_fan_out=True, modules_to_save=["softmaxkit"])
+    adapted = peft.get_peft_model(model, config)
+    report_format_loss(adapted.get_base_model(), TOKENS)
+    modes = [module.mode for module in adapted.modules() if isinstance(module, SoftmaxModule)]
+    assert modes == ["float"] * 4  # an original and a copy in each layer
 
 
 def test_formats_that_hold_are_not_warned_of() -> None:

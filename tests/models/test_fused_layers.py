@@ -39,7 +39,7 @@ def test_it_is_told_layer_by_layer() -> None:
 def test_it_is_told_of_the_inputs_that_are_given() -> None:
     model = softmaxkit.apply(tiny_model("llama"), ConSmax(), mode="fused")
     choices = fused_layers(model, {"input_ids": TOKENS, "output_attentions": True})
-    assert all("output_attentions asks for the probabilities" in reasons(choice) for choice in choices.values())
+    assert all("output_attentions needs the probabilities" in reasons(choice) for choice in choices.values())
     choices = fused_layers(model, {"input_ids": TOKENS})
     assert all(choice.native == NATIVE for choice in choices.values())
     choices = fused_layers(model.double(), {"input_ids": TOKENS})
@@ -56,7 +56,7 @@ def test_it_needs_a_method() -> None:
     [
         (Exact(), False, "runs Exact in float here: Exact has no fused attention"),
         (Softermax(), True, "runs Softermax in float here: Softermax has no fused attention"),
-        (ConSmax(), True, "runs ConSmax in float here: gradients are on"),
+        (ConSmax(), True, "runs ConSmax in float here: gradients are enabled"),
     ],
 )
 def test_fused_that_is_float_warns_once(spec: Any, grad: bool, message: str) -> None:

@@ -70,7 +70,7 @@ def test_an_unknown_task_is_refused(small: tuple[Any, Any], tasks: Path) -> None
     with pytest.raises(ValueError, match="lm-eval has no task 'piqaa'"):
         harness_figures(*small, ["piqaa"])
     (tasks / "data.jsonl").unlink()
-    with pytest.raises(ValueError, match="lm-eval cannot measure even"):
+    with pytest.raises(ValueError, match="lm-eval cannot evaluate even"):
         harness_figures(*small, ["even"], include=tasks)
 
 

@@ -53,7 +53,9 @@ def test_magnitudes_count_what_is_beyond_any_limits() -> None:
 @pytest.mark.parametrize("spec", [Exaq(bits=3), Softermax()], ids=["exaq", "softermax"])
 def test_calibrate_reports_and_warns_of_saturated_scores(spec: Any) -> None:
     model = softmaxkit.apply(wide_model(), spec)
-    with pytest.warns(UserWarning, match=r"% of the scores of transformer\.h\.0\.attn are beyond .* ±31\.75") as caught:
+    with pytest.warns(
+        UserWarning, match=r"% of the scores of transformer\.h\.0\.attn are outside .* ±31\.75"
+    ) as caught:
         softmaxkit.calibrate(model, TOKENS)
     text = str(caught[0].message)
     assert len([w for w in caught if "saturate in integer mode" in str(w.message)]) == 1

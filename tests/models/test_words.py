@@ -1,4 +1,4 @@
-"""Words among tokens: which tokens they are, and which were said right."""
+"""Words in a vocabulary of tokens, and how many of them were predicted correctly."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ PIECES = ["Ġthe", "Ġhou", "se", ".", "Ġ1", "Ċ", "Ġred"]
 
 
 class Vocabulary:
-    """As much of a tokenizer as is asked."""
+    """The part of a tokenizer that `Words` uses; unused ids are None, as in transformers."""
 
-    def __init__(self, pieces: list[str]) -> None:
+    def __init__(self, pieces: list[str | None]) -> None:
         self.pieces = pieces
 
-    def __len__(self) -> int:
-        return len(self.pieces)
+    def get_vocab(self) -> dict[str, int]:
+        return {piece: index for index, piece in enumerate(self.pieces) if piece is not None}
 
-    def convert_ids_to_tokens(self, ids: list[int]) -> list[str]:
+    def convert_ids_to_tokens(self, ids: list[int]) -> list[str | None]:
         return [self.pieces[token] for token in ids]
 
     def convert_tokens_to_string(self, tokens: list[str]) -> str:
@@ -33,8 +33,14 @@ def words() -> Words:
 
 def test_tokens_of_words() -> None:
     assert [PIECES[i] for i in words().starts.nonzero().flatten()] == ["Ġthe", "Ġhou", "Ġred"]
-    assert [PIECES[i] for i in words().goes_on.nonzero().flatten()] == ["se"]
+    assert [PIECES[i] for i in words().continues.nonzero().flatten()] == ["se"]
     assert Words.of(Vocabulary(["a", "b", "##c"])) is None  # type: ignore[arg-type]
+
+
+def test_unused_ids_are_no_words() -> None:
+    found = Words.of(Vocabulary(["Ġthe", None, "se"]))  # type: ignore[arg-type]
+    assert found is not None
+    assert (found.starts.tolist(), found.continues.tolist()) == ([True, False, False], [False, False, True])
 
 
 def test_a_word_is_right_with_all_its_tokens() -> None:

@@ -1,6 +1,6 @@
 """Hugging Face models: methods in and out, calibration, checkpoints, training and evaluation.
 
-Importing this package lets transformers know of the methods: its `from_pretrained` then brings back those of a
+Importing this package registers the methods with transformers: its `from_pretrained` then restores the methods of a
 checkpoint, and its `save_pretrained` and `Trainer` write them.
 """
 

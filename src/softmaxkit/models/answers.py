@@ -1,4 +1,4 @@
-"""Questions answered with a span of a text, as in SQuAD: windows of tokens, the best span, exact match and F1."""
+"""Extractive question answering, as in SQuAD: windows of tokens, the best span, exact match and F1."""
 
 from __future__ import annotations
 
@@ -18,19 +18,20 @@ from softmaxkit.models.running import check_finite, run
 from softmaxkit.models.tasks import Answers, Example
 
 LONGEST = 30
-"""Tokens of an answer, at most."""
+"""Maximum length of a predicted answer, in tokens."""
 
 OVERLAP = 3
-"""Windows of a long text overlap by one part in so many."""
+"""Consecutive windows of a long text share 1/OVERLAP of their text tokens."""
 
 
 class Window(NamedTuple):
-    """A question with as much of its text as a model takes.
+    """A question followed by as much of its text as fits into the model's input.
 
     Attributes:
         example: index of the example.
-        tokens: what the model takes, and where its answer begins and ends: both 0, the first token, without one.
-        spans: (tokens, 2), where each token of the text stands in it; -1 for others.
+        tokens: the model's inputs, with the first and last token of the answer as `start_positions` and
+            `end_positions`; both are 0, the first token, if the answer is not in this window.
+        spans: (tokens, 2), the start and end offset of each token in the text; -1 for tokens outside the text.
     """
 
     example: int
@@ -39,21 +40,21 @@ class Window(NamedTuple):
 
 
 class Windows(Dataset[dict[str, Any]]):
-    """Examples as windows of tokens, to train on or to measure.
+    """Examples split into windows of tokens, for training or evaluation.
 
     Args:
         examples: questions, their texts and their answers.
-        tokenizer: of the model, a fast one.
-        length: tokens of a window.
+        tokenizer: the model's tokenizer, which must be a fast one.
+        length: length of a window, in tokens.
 
     Raises:
-        ValueError: the tokenizer does not say where its tokens stand, or windows are too short.
+        ValueError: the tokenizer does not return offsets, or the windows are too short for question and text.
     """
 
     def __init__(self, examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, length: int) -> None:
         if not tokenizer.is_fast:
             raise ValueError(
-                f"{type(tokenizer).__name__} does not say where tokens stand in a text; take a fast tokenizer"
+                f"{type(tokenizer).__name__} does not return the offsets of its tokens; use a fast tokenizer"
             )
         self.windows = [
             window for index, example in enumerate(examples) for window in _windows(index, example, tokenizer, length)
@@ -68,13 +69,14 @@ class Windows(Dataset[dict[str, Any]]):
 
 def _windows(index: int, example: Example, tokenizer: PreTrainedTokenizerBase, length: int) -> list[Window]:
     assert isinstance(example.label, Answers)
-    asked = tokenizer(example.first, add_special_tokens=False, return_offsets_mapping=True)
+    encoded_question = tokenizer(example.first, add_special_tokens=False, return_offsets_mapping=True)
     longest = length // 2
-    question = example.first[: asked["offset_mapping"][longest][0] if len(asked["input_ids"]) > longest else None]
+    question_offsets = encoded_question["offset_mapping"]
+    question = example.first[: question_offsets[longest][0] if len(question_offsets) > longest else None]
     count = len(tokenizer(question, add_special_tokens=False)["input_ids"])
     room = length - count - tokenizer.num_special_tokens_to_add(pair=True)
     if room < OVERLAP:
-        raise ValueError(f"windows of {length} tokens leave no room for a text beside its question; take 384 or so")
+        raise ValueError(f"windows of {length} tokens leave no room for text after the question; 384 is usual")
     encoded = tokenizer(
         question,
         example.second,
@@ -95,7 +97,7 @@ def _windows(index: int, example: Example, tokenizer: PreTrainedTokenizerBase, l
 
 
 def _answer_tokens(answers: Answers, spans: NDArray[np.int64]) -> tuple[int, int]:
-    """Return the first and last token of the first answer; 0 and 0 if it is not wholly among them."""
+    """Return the first and last token of the first answer; (0, 0) if the window does not contain all of it."""
     if not answers.texts:
         return 0, 0
     text = answers.texts[0]
@@ -115,18 +117,19 @@ def measure_answers(
     size: int,
     tick: Callable[[int], None],
 ) -> dict[str, float]:
-    """Return `exact_match_percent` and `answer_f1_percent`, the mean over questions of the best over their answers.
+    """Return `exact_match_percent` and `answer_f1_percent`: each question's best score over its answers, averaged.
 
     Args:
-        model: with a head for answers.
-        tokenizer: its own.
-        examples: to measure on. Where some have no answer, a model may give none, by its first token.
-        length: tokens of a window.
-        size: windows at a time.
-        tick: called with the number of examples that are done.
+        model: a model with a question-answering head.
+        tokenizer: the model's tokenizer.
+        examples: the evaluation set. If some of its questions have no answer, the model may decline to answer, by
+            scoring the first token highest.
+        length: length of a window, in tokens.
+        size: windows per batch.
+        tick: progress callback; receives the number of examples completed since its last call.
 
     Raises:
-        FloatingPointError: the model gives NaN or infinity.
+        FloatingPointError: the model returns NaN or infinity.
 
     Source: the measures of Rajpurkar et al. 2016, arXiv 1606.05250, section 6.1; windows and spans as in Devlin et al.
     2018, arXiv 1810.04805, section 4.2 and 4.3.
@@ -163,7 +166,7 @@ def measure_answers(
 
 
 def _best_span(scores: NDArray[np.float32], spans: NDArray[np.int64], text: str) -> tuple[float, str]:
-    """Return the best score of a span of the text, and what stands there."""
+    """Return the highest score of any span of the text, and that span."""
     places = np.flatnonzero(spans[:, 0] >= 0)
     if not len(places):
         return -np.inf, ""
@@ -176,12 +179,12 @@ def _best_span(scores: NDArray[np.float32], spans: NDArray[np.int64], text: str)
 
 
 def exact_match(guessed: str, answer: str) -> float:
-    """Return 1 where two answers are the same but for case, punctuation, articles and spaces, else 0."""
+    """Return 1 if two answers are equal except for case, punctuation, articles and spaces, else 0."""
     return float(_words(guessed) == _words(answer))
 
 
 def answer_f1(guessed: str, answer: str) -> float:
-    """Return the F1 of the words of two answers, 0 to 1."""
+    """Return the F1 score of the words of two answers, 0 to 1."""
     one, other = _words(guessed), _words(answer)
     if not one or not other:
         return float(one == other)
@@ -190,5 +193,5 @@ def answer_f1(guessed: str, answer: str) -> float:
 
 
 def _words(text: str) -> list[str]:
-    kept = "".join(letter for letter in text.lower() if letter not in string.punctuation)
-    return re.sub(r"\b(a|an|the)\b", " ", kept).split()
+    unpunctuated = "".join(letter for letter in text.lower() if letter not in string.punctuation)
+    return re.sub(r"\b(a|an|the)\b", " ", unpunctuated).split()

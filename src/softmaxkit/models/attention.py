@@ -1,4 +1,4 @@
-"""The attention function that transformers calls, which runs each layer's own softmax."""
+"""The attention function registered with transformers, which runs each layer's own softmax."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from transformers.masking_utils import sdpa_mask
 
 try:
     from transformers.utils import output_capturing
-except ImportError:  # before 5.1, whose layers all hear of it
+except ImportError:  # transformers before 5.1 passes output_attentions to every layer
     output_capturing = None  # type: ignore[assignment]
 
 from softmaxkit.fused_attention.call import IS_TORCHS_OWN, MASKED, after_a_look, choose, fused, scaled_dot_product
@@ -24,7 +24,7 @@ from softmaxkit.models.cache import read_by
 from softmaxkit.models.running import warn_once
 
 NAME = "softmaxkit"
-"""Name of the attention function, of the mask function, and of the submodule that attention layers get."""
+"""Name of the attention function, of the mask function, and of the submodule added to attention layers."""
 
 REFUSED = {
     "s_aux": "attention sinks",
@@ -33,13 +33,13 @@ REFUSED = {
     "block_indices": "sparse attention",
     "cache": "a paged cache",
 }
-"""What a model may ask of its attention function that changes the result and that no method here has."""
+"""Arguments of an attention function that would change its result and that no method here supports."""
 
 Watcher = Callable[[nn.Module, Tensor, Tensor, Tensor | None], None]
-"""Called with an attention layer, its queries (batch, heads, queries, channels) and scores, and its mask."""
+"""Called with an attention layer, its queries (batch, heads, queries, channels), its scores and its mask."""
 
 ChoiceWatcher = Callable[[nn.Module, Choice], None]
-"""Called with an attention layer and the back end that its fused attention would run on, or why it would not."""
+"""Called with an attention layer and the back end chosen for its fused attention, or the reasons against each."""
 
 _watcher: Watcher | None = None
 _exact = False
@@ -47,12 +47,12 @@ _choice_watcher: ChoiceWatcher | None = None
 
 
 class UnsupportedError(ValueError):
-    """A model that a method cannot be put into."""
+    """A method cannot be applied to this model."""
 
 
 @contextmanager
 def watching(watcher: Watcher, exact: bool = False) -> Iterator[None]:
-    """Call a watcher at every call of an attention layer; with `exact`, all layers run exact softmax meanwhile."""
+    """Call a watcher at every call of an attention layer; with `exact`, every layer runs exact softmax meanwhile."""
     global _watcher, _exact
     _watcher, _exact = watcher, exact
     try:
@@ -63,7 +63,7 @@ def watching(watcher: Watcher, exact: bool = False) -> Iterator[None]:
 
 @contextmanager
 def watching_choices(watcher: ChoiceWatcher) -> Iterator[None]:
-    """Call a watcher with the choice of a back end for fused attention, at every call of a layer with a method."""
+    """Call a watcher with the back end chosen for fused attention, at every call of a layer that has a method."""
     global _choice_watcher
     _choice_watcher = watcher
     try:
@@ -73,11 +73,11 @@ def watching_choices(watcher: ChoiceWatcher) -> Iterator[None]:
 
 
 def method_of(attention: nn.Module) -> SoftmaxModule | None:
-    """Return the softmax module of an attention layer, inside any wrapper, such as PEFT's; None where it has none."""
+    """Return an attention layer's softmax module, unwrapped from e.g. PEFT's wrappers; None if it has none."""
     module = attention._modules.get(NAME)
     while module is not None and not isinstance(module, SoftmaxModule):
         parts = module._modules
-        adapters = parts.get("modules_to_save")  # PEFT's copies, of which one is trained and runs
+        adapters = parts.get("modules_to_save")  # PEFT's copies; only the active one trains and runs
         active = getattr(module, "active_adapters", None)
         if isinstance(adapters, nn.ModuleDict) and active and active[0] in adapters and not module.disable_adapters:
             module = adapters[active[0]]
@@ -99,39 +99,39 @@ def attention_forward(
     is_causal: bool | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """Compute attention with the layer's own softmax; an attention function as transformers calls it.
+    """Compute attention with the layer's own softmax, with the signature of a transformers attention function.
 
     Args:
-        module: the attention layer; its `softmaxkit` submodule normalises, or exact softmax where it has none.
+        module: the attention layer; its `softmaxkit` submodule normalises the scores, or exact softmax if it has none.
         query: (batch, heads, queries, channels).
-        key: (batch, key heads, keys, channels), expanded by `module.num_key_value_groups`; of an `QuantisedCache`, a
-            `CachedTensor`, whose codes fused attention of a few queries reads.
-        value: (batch, key heads, keys, channels), likewise.
-        attention_mask: boolean (True attends) or additive, broadcasts to (batch, heads, queries, keys); or None.
-        scaling: factor of the scores; 1/sqrt(channels) if None.
-        dropout: probability, while the layer trains.
-        softcap: scores become `softcap * tanh(scores / softcap)`.
+        key: (batch, key heads, keys, channels); each key head serves heads / key heads query heads. From a
+            `QuantisedCache` this is a `CachedTensor`, whose codes fused attention reads directly for a few queries.
+        value: (batch, key heads, keys, channels), like `key`.
+        attention_mask: boolean (True attends) or additive, broadcastable to (batch, heads, queries, keys); or None.
+        scaling: factor applied to the scores; 1/sqrt(channels) if None.
+        dropout: dropout probability, applied only while the layer trains.
+        softcap: if set, scores become `softcap * tanh(scores / softcap)`.
         position_bias: added to the scores.
-        is_causal: with no mask, attend to no later key; if None, as the layer says of itself in `is_causal`.
-        kwargs: what else a model passes along; what is in `REFUSED` is refused.
+        is_causal: without a mask, attend to no later key; if None, the layer's own `is_causal` decides.
+        kwargs: the model's further arguments; those named in `REFUSED` raise an error unless they are None.
 
     Returns:
-        The output, (batch, queries, heads, channels), and the probabilities, (batch, heads, queries, keys); None of a
-        fused kernel, which has none.
+        The output, (batch, queries, heads, channels), and the probabilities, (batch, heads, queries, keys), or None
+        if a fused kernel ran, which does not compute them.
 
     Raises:
-        UnsupportedError: the model asks for attention sinks, sparse attention or a paged cache.
+        UnsupportedError: the model uses attention sinks, sparse attention or a paged cache.
     """
     for name, what in REFUSED.items():
         if kwargs.get(name) is not None:
-            raise UnsupportedError(f"{type(module).__name__} asks for {what}, which no method of softmaxkit has")
+            raise UnsupportedError(f"{type(module).__name__} uses {what}, which no method of softmaxkit supports")
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     is_causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     is_causal = bool(is_causal) and attention_mask is None and query.shape[2] > 1
     softmax: Any = None if _exact else module._modules.get(NAME)
     method = None if softmax is None else method_of(module)
-    # Where scores are watched, as by calibration, they have to be there.
-    if method is not None and _watcher is None and _asks_for_kernels(method, query):
+    # A watcher, such as calibration, needs the scores, which a fused kernel never materialises.
+    if method is not None and _watcher is None and _prefers_kernel(method, query):
         output = _fused_output(
             module,
             method,
@@ -168,7 +168,7 @@ def attention_forward(
     elif method is not None and method.observed:
         probabilities = method.observe(scores, mask, value).to(value.dtype)
     elif method is not None and method.mode == "integer":
-        # The gates' numbers have up to 16 bits: float32 holds them, half precision would not.
+        # The hardware's probabilities have up to 16 bits, which float32 represents exactly and half precision does not.
         probabilities = softmax(scores.float(), mask)
     else:
         probabilities = softmax(scores, mask).to(value.dtype)
@@ -177,10 +177,10 @@ def attention_forward(
     return output.transpose(1, 2).contiguous(), probabilities
 
 
-def _asks_for_kernels(method: SoftmaxModule, query: Tensor) -> bool:
-    """Is a layer's attention to run in a kernel? On GPUs always in float, since kernels there have its precision."""
+def _prefers_kernel(method: SoftmaxModule, query: Tensor) -> bool:
+    """Return whether to try a fused kernel; on GPUs in mode "float" too, where kernels have the same precision."""
     if method.observed or method._forward_hooks or method._forward_pre_hooks:
-        return False  # somebody is to see scores and probabilities
+        return False  # calibration or a hook needs the scores and probabilities
     return method.mode == "fused" or _choice_watcher is not None or _is_float_on_gpu(method, query)
 
 
@@ -198,7 +198,7 @@ def _fused_output(
     dropout: float,
     reasons: list[str],
 ) -> Tensor | None:
-    """Run a layer as fused attention; None, with one warning, where that is not possible for some reasons."""
+    """Run a layer as fused attention; return None, with one warning, if no kernel can run it."""
     query, key, value = tensors
     base = method.softmax_base
     if base is not None and method.mode != "integer" and runs_on_gpu(query.device) and not reasons:
@@ -209,7 +209,7 @@ def _fused_output(
     call, choice = choose(
         method, *operands, dropout_p=dropout, scale=scaling, native_reasons=_reasons_against_native(method.mode)
     )
-    if call is not None and reasons:  # a method without any such kernel says so before all else
+    if call is not None and reasons:  # if the method has no fused kernel at all, that reason comes first
         choice = only_torch(query.device, *reasons)
     if _choice_watcher is not None:
         _choice_watcher(attention, after_a_look(call, choice, *operands, mask, causal, scaling))
@@ -217,10 +217,10 @@ def _fused_output(
         return fused(call, choice, *operands, mask, causal, scaling, dropout)
     warns = method.mode == "fused" or _is_float_on_gpu(method, query)
     if warns and _choice_watcher is None and not torch.compiler.is_compiling():
-        how = 'mode "fused" runs {} in float here' if method.mode == "fused" else "{} runs through plain torch here"
+        fallback = 'mode "fused" runs {} in float here' if method.mode == "fused" else "{} runs in plain torch here"
         warn_once(
-            f"{how.format(method.spec.title)}: {'; '.join(choice.reasons(query.device))}. "
-            "softmaxkit.models.fused_layers(model, inputs) says it layer by layer"
+            f"{fallback.format(method.spec.title)}: {'; '.join(choice.reasons(query.device))}. "
+            "softmaxkit.models.fused_layers(model, inputs) lists the back end of each layer"
         )
     return None
 
@@ -228,39 +228,39 @@ def _fused_output(
 def _reasons_against_fused(
     softcap: float | None, bias: Tensor | None, mask: Tensor | None, output_attentions: bool
 ) -> list[str]:
-    """Return what keeps a call of a layer from fused attention, apart from its tensors."""
+    """Return the reasons why a layer's call cannot run as fused attention, apart from those due to its tensors."""
     reasons = []
     if softcap is not None:
         reasons.append("the model caps its scores")
     if bias is not None or (mask is not None and mask.dtype != torch.bool):
-        reasons.append("a bias, or a mask of numbers, is added to the scores")
+        reasons.append("a bias or an additive mask is added to the scores")
     if output_attentions:
-        reasons.append("output_attentions asks for the probabilities, and a fused kernel has none")
+        reasons.append("output_attentions needs the probabilities, which a fused kernel does not compute")
     return reasons
 
 
 def _are_captured() -> bool:
-    """Does the model that runs collect its layers' probabilities? Not every layer hears of output_attentions."""
+    """Return whether the running model collects attention probabilities; not every layer receives the argument."""
     collector = getattr(output_capturing, "_active_collector", None)
     collected = None if collector is None else collector.get()
     return collected is not None and any("attentions" in name for name in collected)
 
 
 def _reasons_against_native(mode: str) -> list[str]:
-    """Return what keeps a layer from the native kernels, which work in 8 bits and have no gradient."""
+    """Return the reasons against the native kernels, which compute in 8 bits and have no gradient."""
     reasons = [] if mode == "fused" else [f'its mode is "{mode}"']
     if torch.is_grad_enabled():
-        reasons.append("gradients are on, and its kernel has none; run it under torch.no_grad()")
+        reasons.append("gradients are enabled, and the kernel has none; run the model under torch.no_grad()")
     return reasons
 
 
 def _warn_if_frozen(method: SoftmaxModule) -> None:
-    """Warn, once, where a method's learned parameters are frozen while its layer trains."""
+    """Warn, once, if a method's learned parameters are frozen while its layer trains."""
     learned = dict(method.named_parameters())
     if learned and not any(parameter.requires_grad for parameter in learned.values()):
         warn_once(
             f"{' and '.join(learned)} of {method.spec.title} are frozen while the model trains, as PEFT's "
-            f'get_peft_model freezes them; to train them, give its config modules_to_save=["{NAME}"]'
+            f'get_peft_model freezes them; to train them, set modules_to_save=["{NAME}"] in its config'
         )
 
 
@@ -274,9 +274,10 @@ def boolean_mask(
     allow_is_causal_skip: bool = True,
     **others: Any,
 ) -> Tensor | None:
-    """Make the boolean mask of transformers' `sdpa_mask`; None where layers are causal and nothing else is masked.
+    """Return the boolean mask of transformers' `sdpa_mask`; None if a causal mask is all that is needed.
 
-    `sdpa_mask` gives that None too, but not while a model is compiled, where kernels lose by a mask what they win.
+    `sdpa_mask` returns that None too, but not while a model is being compiled, where an explicit mask would cost
+    the kernels their advantage.
     """
     is_plain = attention_mask is None and local_size is None and q_length == kv_length
     if torch.compiler.is_compiling() and allow_is_causal_skip and is_plain and isinstance(q_offset, int):

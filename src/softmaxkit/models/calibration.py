@@ -20,22 +20,31 @@ Batch = Tensor | Mapping[str, Any] | Sequence[Tensor]
 
 
 def calibrate(model: PreTrainedModel, batches: Iterable[Batch]) -> PreTrainedModel:
-    """Run batches through a model and let every method in it set its score scale, clip or range.
+    """Calibrate every method in a model, in place: run batches and set its score scale, clip or output range.
 
-    Methods see the scores of the float model; EXAQ those of exact softmax. A method with nothing to calibrate is left
-    as it is. Each layer's `statistics` then have `saturated_scores_percent`, the share of its scores that are beyond
-    its codes in integer mode; where it is much and the scale was not fitted to the scores, one warning says so.
+    The batches run in evaluation mode and in floating point, whatever mode is set; EXAQ is calibrated on the scores of
+    exact softmax. A method with nothing to calibrate is left as it is. Afterwards each layer's
+    `softmaxkit.layers(model)[name].statistics` has `saturated_scores_percent`, the percentage of its scores outside
+    the range of its integer score codes. If that is high in a layer whose scale was not fitted to its scores, one
+    warning names the layer and the remedy.
 
     Args:
-        model: a model with a method in it.
-        batches: token ids (batch, length), or dicts of what the model takes; 25 batches are usual.
+        model: a model to which `softmaxkit.apply` has been called.
+        batches: the calibration set: tensors of token ids (batch, length), or dicts of the model's inputs. 25 batches
+            are usual.
 
     Returns:
         The same model.
 
     Raises:
-        TypeError: a batch is of another kind.
-        ValueError: no method is in the model, or there are no batches. The model is then unchanged.
+        TypeError: a batch is neither token ids nor a dict.
+        ValueError: the model has no method, its attention function was changed after `apply`, or there are no
+            batches. The model is unchanged if anything is raised.
+
+    Example:
+        >>> softmaxkit.apply(model, softmaxkit.Exaq(bits=3))
+        >>> softmaxkit.calibrate(model, [tokenizer(text, return_tensors="pt") for text in texts])
+        >>> softmaxkit.set_mode(model, "integer")
     """
     modules = active_layers(model)
     magnitudes = {name: Magnitudes() for name, module in modules.items() if may_saturate(module)}
@@ -45,15 +54,15 @@ def calibrate(model: PreTrainedModel, batches: Iterable[Batch]) -> PreTrainedMod
 
 
 def convert(model: PreTrainedModel, batches: Iterable[Batch], fold: bool = True) -> PreTrainedModel:
-    """Set a method's learned parameters so that it stands for the exact softmax of a pretrained model, in place.
+    """Set a method's learned parameters, in place, to approximate the exact softmax of a pretrained model.
 
-    A start for fine-tuning, no more. Only ConSmax has such parameters; other methods are left alone.
+    This is only a starting point for fine-tuning. Only ConSmax has such parameters; other methods are left as they are.
 
     Args:
-        model: a model with a method in it.
+        model: a model to which `softmaxkit.apply` has been called.
         batches: as for `calibrate`.
-        fold: first fold into the key biases what makes rows differ, see `softmaxkit.models.key_bias.fold_log_sums`;
-            models whose keys do not take that go without.
+        fold: first fold the part of the log-sums that differs between rows into the key biases, see
+            `softmaxkit.models.key_bias.fold_log_sums`; skipped for models whose keys do not allow it.
 
     Raises:
         TypeError, ValueError: as `calibrate`.
@@ -73,16 +82,16 @@ def observe(
     batches: Iterable[Batch],
     magnitudes: Mapping[str, Magnitudes] | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Run batches while modules observe; they adopt the results only if all went well for all of them.
+    """Run batches while calibrators observe the layers; adopt their results only if all of them succeed.
 
     Args:
-        model: with the modules.
-        calibrators: by layer.
+        model: a model with methods in it.
+        calibrators: one for each layer, by name; None for a layer with nothing to calibrate.
         batches: as for `calibrate`.
-        magnitudes: by layer, where scores are counted.
+        magnitudes: histograms of score magnitudes to fill, by layer.
 
     Returns:
-        what the calibrators found, by layer.
+        The calibrated values, by layer.
 
     Raises:
         TypeError, ValueError: as `calibrate`.
@@ -118,16 +127,16 @@ def observe(
 
 
 def inputs_of(batch: Batch) -> Mapping[str, Any]:
-    """Return a batch as what a model takes.
+    """Return a batch as keyword arguments of a model.
 
     Raises:
-        TypeError: it is of another kind.
+        TypeError: it is neither token ids nor a dict.
     """
-    if isinstance(batch, list | tuple) and len(batch) == 1:  # as a TensorDataset gives them
+    if isinstance(batch, list | tuple) and len(batch) == 1:  # as a DataLoader over a TensorDataset yields them
         batch = batch[0]
     if isinstance(batch, Tensor) and batch.ndim == 2:
         return {"input_ids": batch}
     if isinstance(batch, Mapping):
         return batch
     what = f"a tensor of shape {tuple(batch.shape)}" if isinstance(batch, Tensor) else type(batch).__name__
-    raise TypeError(f"batches are token ids (batch, length), or dicts of what the model takes, not {what}")
+    raise TypeError(f"batches must be token ids (batch, length) or dicts of the model's inputs, got {what}")

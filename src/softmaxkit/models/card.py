@@ -1,4 +1,4 @@
-"""The section of a model card that says which method is in a model, and how to load it."""
+"""The section of a model card that names the method in a model and explains how to load it."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ CARD = "README.md"
 BEGIN = "<!-- softmaxkit: this section is written when the model is saved -->"
 END = "<!-- softmaxkit: end -->"
 FRONT = "---\nlibrary_name: transformers\ntags:\n- softmaxkit\n---\n\n"
-"""What begins a card where there was none."""
+"""The front matter of a new card."""
 
 
 def write_card(folder: Path, model: nn.Module, name: str) -> None:
-    """Write the section into a folder's card, in place of an earlier one; take it out where no method is in the model.
+    """Write the section into a folder's card, replacing an earlier one; remove it if the model has no method.
 
     Args:
-        folder: with a model in it.
+        folder: the folder of a saved model.
         model: the model.
-        name: its folder or hub name, as it is loaded.
+        name: the folder or hub name under which the model is loaded.
     """
     path = folder / CARD
     before = path.read_text(encoding="utf-8") if path.is_file() else ""
@@ -39,7 +39,7 @@ def write_card(folder: Path, model: nn.Module, name: str) -> None:
 
 
 def _section(model: nn.Module, name: str) -> str:
-    """Return the section; empty for a model without a method."""
+    """Return the text of the section; empty for a model without a method."""
     forms: dict[str, list[str]] = {}
     for layer, module in layers(model).items():
         spec = json.dumps(module.spec.to_json())
@@ -48,13 +48,13 @@ def _section(model: nn.Module, name: str) -> str:
         return ""
     total = sum(len(of_form) for of_form in forms.values())
     if len(forms) == 1:
-        which = f"All {total} layers with a method have {next(iter(forms))}."
+        which = f"All {total} layers that have a method use {next(iter(forms))}."
     else:
         which = "\n".join(f"- {', '.join(of_form)}: {form}" for form, of_form in forms.items())
     return f"""{BEGIN}
 ## Attention softmax
 
-Attention layers of this model normalise their scores by a method of softmaxkit in place of softmax.
+The attention layers of this model normalise their scores with a method of softmaxkit instead of softmax.
 
 {which}
 
@@ -64,7 +64,7 @@ import softmaxkit
 model = softmaxkit.load({name!r})
 ```
 
-After `import softmaxkit.models`, transformers' `from_pretrained` loads it as well. Without softmaxkit it refuses to;
-`from_pretrained(..., attn_implementation="eager")` then gives the model with exact softmax.
+After `import softmaxkit.models`, transformers' `from_pretrained` loads it too. Without softmaxkit, it refuses to;
+`from_pretrained(..., attn_implementation="eager")` then loads the model with exact softmax.
 {END}
 """

@@ -1,8 +1,8 @@
-"""Checkpoints that bring spec, constants and learned parameters back.
+"""Checkpoints that restore spec, constants and learned parameters.
 
-A checkpoint is transformers' own: its `config.json` names the methods (see `quantizer`), and the learned parameters are
-among the weights. Earlier versions of softmaxkit wrote a plain one and beside it `softmaxkit.json` and
-`softmaxkit.safetensors`; these are read too.
+The format is transformers' own: `config.json` names the methods (see `quantizer`), and the learned parameters are
+among the weights. Earlier versions of softmaxkit wrote a plain checkpoint with `softmaxkit.json` and
+`softmaxkit.safetensors` next to it; these are read too.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from transformers.utils.hub import cached_file
 from softmaxkit.files import whole_folder
 from softmaxkit.models.attention import NAME
 from softmaxkit.models.card import write_card
+from softmaxkit.models.errors import first_line
 from softmaxkit.models.hooks import check_savable
 from softmaxkit.models.patch import layers
 from softmaxkit.models.settings import MethodError, attach_saved, check_schema, freeze_saved
@@ -31,28 +32,33 @@ SETTINGS_FILE = "softmaxkit.json"
 PARAMETERS_FILE = "softmaxkit.safetensors"
 HUB_OPTIONS = ("revision", "token", "cache_dir", "subfolder")
 REPLACED = ("softmaxkit.", "model", "pytorch_model", "generation_config")
-"""How the names of files begin that a new checkpoint replaces; others beside it are kept."""
+"""Prefixes of the files that a new checkpoint replaces; other files in its folder are kept."""
 
 
 def save(model: PreTrainedModel, path: str | Path, tokenizer: PreTrainedTokenizerBase | None = None) -> Path:
-    """Write a model and its methods into a folder, whole or not at all.
+    """Save a model and its methods to a folder, atomically: either the whole checkpoint is written or nothing is.
 
-    What `model.save_pretrained` writes, with its checks first. A checkpoint that is there is replaced; other files
-    beside it, such as a tokenizer, are kept, and so is a README but for the section on the method.
+    This checks the model and then writes what `model.save_pretrained` writes: spec, mode, calibration and constants
+    of each layer in `config.json`, learned parameters among the weights. A checkpoint already in the folder is
+    replaced; other files, such as a tokenizer, are kept, and so is a README except for its section on the method.
 
     Args:
-        model: a transformers model; with no method in it, this writes a plain checkpoint.
-        path: the folder.
-        tokenizer: written with it where given.
+        model: a transformers model; one without a method is saved as a plain checkpoint.
+        path: the folder, which is created if it does not exist.
+        tokenizer: saved to the same folder, if given.
 
     Returns:
-        The folder.
+        The absolute path of the folder.
 
     Raises:
-        TypeError: not a transformers model, such as one that PEFT wraps.
-        ValueError: the path is a file, or a folder of something else; the model has adapters, is quantised, or was
-            given another attention function since, so that its methods do not run.
-        OSError: it cannot be written; an older checkpoint there is then untouched.
+        TypeError: `model` is not a transformers model; one wrapped by PEFT is not.
+        ValueError: `path` is a file, or a non-empty folder without a model; or the model has adapters, is quantised,
+            or had its attention function changed after `apply`, so that its methods do not run.
+        OSError: writing failed; a checkpoint that was already there is untouched.
+
+    Example:
+        >>> softmaxkit.save(model, "my-llama-exaq", tokenizer)
+        >>> model = softmaxkit.load("my-llama-exaq")
     """
     _check_model(model)
     path = check_folder(path)
@@ -70,70 +76,82 @@ def save(model: PreTrainedModel, path: str | Path, tokenizer: PreTrainedTokenize
 def _check_model(model: Any) -> None:
     adapters = "merge them into it first, softmaxkit.save(model.merge_and_unload(), ...)"
     if not isinstance(model, PreTrainedModel):
-        base = "give the model inside"
+        base = "pass the model inside"
         if type(model).__module__.startswith("peft."):
             base = f"{adapters}, or save them alone with model.save_pretrained"
         raise TypeError(f"save takes a transformers model, not {type(model).__name__}; {base}")
     if any(type(part).__module__.startswith("peft.") for part in model.modules()):
-        raise ValueError(f"this {type(model).__name__} has adapters of PEFT in it; {adapters}")
+        raise ValueError(f"this {type(model).__name__} contains PEFT adapters; {adapters}")
     if layers(model):
         check_savable(model)
 
 
 def check_folder(path: str | Path) -> Path:
-    """Return a path that a checkpoint may be written to.
+    """Return the absolute path of a folder to which a checkpoint may be written.
 
     Raises:
-        ValueError: it is a file, or a folder with something in it that is no checkpoint.
+        ValueError: it is a file, or a non-empty folder that does not contain a model.
     """
     path = Path(path).resolve()
     if path.exists() and not path.is_dir():
-        raise ValueError(f"{path} is a file; give a folder to write the model to")
+        raise ValueError(f"{path} is a file; choose a folder for the model")
     if path.is_dir() and any(path.iterdir()) and not (path / "config.json").is_file():
-        raise ValueError(f"{path} is not empty and holds no model; give another folder")
+        raise ValueError(f"{path} is not empty and contains no model; choose another folder")
     return path
 
 
 def load(path: str | Path, model_class: Any = None, **kwargs: Any) -> PreTrainedModel:
-    """Read a model with its methods, as `save` or `save_pretrained` wrote it; one without methods is read as it is.
+    """Load a model and its methods, as written by `softmaxkit.save` or `save_pretrained`.
+
+    A checkpoint without methods is loaded as a plain model. Saved constants are used as they are, integer for integer,
+    until the model trains.
 
     Args:
-        path: the folder, or a hub name.
-        model_class: the model's class, where `config.json` names none of transformers', such as a subclass of your
-            own; or one of transformers' `AutoModel` classes.
-        kwargs: for transformers' `from_pretrained`, e.g. `dtype`, `revision` or `gguf_file`. Code that comes
-            with the model is run with `trust_remote_code=True` alone.
+        path: a folder, or a name on the Hugging Face hub.
+        model_class: the model's class, required if `config.json` does not name a class of transformers, e.g. for a
+            subclass of your own; or one of transformers' `AutoModel` classes.
+        kwargs: passed to transformers' `from_pretrained`, e.g. `dtype`, `revision` or `gguf_file`. Code in the
+            checkpoint runs only with `trust_remote_code=True`.
+
+    Returns:
+        The model, in evaluation mode, with each layer's spec, mode, calibration and constants restored.
 
     Raises:
-        ValueError: it is no checkpoint, parts of it are missing, damaged, or newer than this version, its method was
-            lost, or does not fit the model.
+        ValueError: there is no checkpoint at `path`; part of it is missing, damaged or of a format that this version
+            does not read; or its method was lost or does not fit the model.
+
+    Example:
+        >>> model = softmaxkit.load("my-llama-exaq", dtype=torch.bfloat16)
+        >>> softmaxkit.layers(model)
     """
     _check_path(path)
     where: dict[str, Any] = {key: kwargs[key] for key in HUB_OPTIONS if key in kwargs}
-    kwargs.setdefault("trust_remote_code", False)  # left out, transformers asks at the keyboard
+    kwargs.setdefault("trust_remote_code", False)  # without it, transformers prompts on the terminal
     more = {key: kwargs[key] for key in ("gguf_file", "trust_remote_code") if key in kwargs}
     try:
         config = (getattr(model_class, "config_class", None) or AutoConfig).from_pretrained(path, **where, **more)
     except (OSError, ValueError) as error:
         if "trust_remote_code" in str(error):
             raise ValueError(
-                f"{path} is a model with code of its own, which is not run; where you trust it, load it with "
-                "softmaxkit.load(..., model_class=..., trust_remote_code=True)"
+                f"{path} is a model with code of its own, which does not run by default; if you trust it, load it "
+                "with softmaxkit.load(..., model_class=..., trust_remote_code=True)"
             ) from None
-        here = "" if Path(path).is_dir() else f"there is no folder {path}, and as a hub name "
-        raise ValueError(f"{here}{path} is no checkpoint that transformers can read: {_first_line(error)}") from None
+        missing = "" if Path(path).is_dir() else f"there is no folder {path}, and as a hub name "
+        raise ValueError(
+            f"{missing}{path} is not a checkpoint that transformers can read: {first_line(error)}"
+        ) from None
     architecture = model_class or getattr(transformers, (config.architectures or ["?"])[0], None)
     if architecture is None:
         raise ValueError(
-            f"{path}: config.json names no model class of transformers, but {config.architectures}; give the class, "
-            "softmaxkit.load(..., model_class=...)"
+            f"{path}: config.json names {config.architectures}, which is not a model class of transformers; pass the "
+            "class with softmaxkit.load(..., model_class=...)"
         )
     try:
         model, report = architecture.from_pretrained(path, output_loading_info=True, **kwargs)
     except MethodError as error:
         raise ValueError(f"{path}: {error}") from None
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
-        raise ValueError(f"cannot read the weights of {path}: {_first_line(error)}") from None
+        raise ValueError(f"cannot read the weights of {path}: {first_line(error)}") from None
     if report["missing_keys"]:
         raise ValueError(f"the weights of {path} are incomplete: {sorted(report['missing_keys'])[0]} is missing")
     if "gguf_file" in kwargs:
@@ -145,32 +163,32 @@ def load(path: str | Path, model_class: Any = None, **kwargs: Any) -> PreTrained
             _put_back(model, settings, parameters)
         elif any(f".{NAME}." in key for key in report["unexpected_keys"]) or config._attn_implementation == NAME:
             raise ValueError(
-                f"{path} had a method and lost it: its config.json names none, and there is no {SETTINGS_FILE}; it was "
-                "written by save_pretrained under an earlier softmaxkit. Load it into a model that has had "
-                "softmaxkit.apply, with model.load_state_dict, and save it again"
+                f"{path} has lost its method: its config.json names none, and there is no {SETTINGS_FILE}; it was "
+                "written by save_pretrained under an earlier softmaxkit. Call softmaxkit.apply on a model, load the "
+                "weights with model.load_state_dict, and save it again"
             )
     loaded: PreTrainedModel = model
     return loaded
 
 
 def _forget_quantisation(model: PreTrainedModel) -> None:
-    """Let a model whose weights were made floats as they were read be a plain one, which can be saved and trained."""
+    """Mark a model whose weights were dequantised on loading as a plain one, which can be saved and trained."""
     for holder, name in ((model.config, "quantization_config"), (model, "hf_quantizer"), (model, "is_quantized")):
         if hasattr(holder, name):
             delattr(holder, name)
 
 
 def _check_path(path: str | Path) -> None:
-    """Refuse what can only be a folder and is none, before it is looked for on the hub."""
+    """Reject a path that can only mean a folder but is not one, before transformers looks for it on the hub."""
     text = str(path)
     local = isinstance(path, Path) or text.startswith((".", "/", "~")) or text.count("/") > 1 or os.sep + os.sep in text
     if local and not Path(path).is_dir():
         what = "is a file, not a folder" if Path(path).exists() else "does not exist"
-        raise ValueError(f"the folder {path} {what}; give that of a checkpoint, or a hub name such as owner/name")
+        raise ValueError(f"{path} {what}; give the folder of a checkpoint, or a hub name such as owner/name")
 
 
 def _put_back(model: PreTrainedModel, settings: Path, parameters: Path | None) -> None:
-    """Put the methods of a checkpoint of an earlier version into its model; nothing may be missing or left over."""
+    """Restore the methods of a checkpoint of an earlier version; no parameter may be missing or left over."""
     saved = _read_settings(settings)["layers"]
     try:
         tensors = load_file(parameters) if parameters is not None else {}
@@ -183,12 +201,12 @@ def _put_back(model: PreTrainedModel, settings: Path, parameters: Path | None) -
         if tensors:
             raise ValueError(f"{sorted(tensors)[0]} belongs to no layer")
     except (MethodError, RuntimeError, SafetensorError, ValueError) as error:
-        raise ValueError(f"{settings} does not fit its model: {_first_line(error)}") from None
+        raise ValueError(f"{settings} does not fit its model: {first_line(error)}") from None
     remember(model, switch_on(model))
 
 
 def _companion(path: str | Path, name: str, where: dict[str, Any]) -> Path | None:
-    """Return a file of our own beside a model, in its folder or on the hub; None where it has none."""
+    """Return a file of softmaxkit's stored with a model, in its folder or on the hub; None if there is none."""
     file = cached_file(
         str(path),
         name,
@@ -198,10 +216,6 @@ def _companion(path: str | Path, name: str, where: dict[str, Any]) -> Path | Non
         **where,
     )
     return None if file is None else Path(file)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _read_settings(path: Path) -> dict[str, Any]:

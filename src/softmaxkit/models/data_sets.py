@@ -1,4 +1,4 @@
-"""Data sets of the hub, by `datasets`."""
+"""Data sets from the Hugging Face hub, through the `datasets` package."""
 
 from __future__ import annotations
 
@@ -6,18 +6,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from softmaxkit.models.errors import first_line
+
 
 @contextmanager
 def data_set(source: str, **options: Any) -> Iterator[Any]:
-    """Open a data set by its name; an error while it is read becomes a ValueError that names it.
+    """Open a data set by its name; any error while it is read becomes a ValueError that names it.
 
     Args:
-        source: name on the hub, with a configuration behind a colon where it has several.
-        options: as `datasets.load_dataset` takes them.
+        source: name on the hub, followed by a colon and a configuration if the data set has several.
+        options: passed to `datasets.load_dataset`.
 
     Raises:
-        ValueError: `datasets` is not installed, or it cannot be read; the message begins with the name of what may
-            have been meant as a file.
+        ValueError: `datasets` is not installed, or the data set cannot be read; the message also covers the case that
+            `source` was meant as a file.
     """
     try:
         from datasets import load_dataset
@@ -30,6 +32,7 @@ def data_set(source: str, **options: Any) -> Iterator[Any]:
         yield load_dataset(name, configuration or None, **options)
     except ValueError as error:
         raise ValueError(f"the data set {source}: {error}") from None
-    except Exception as error:  # what it raises is many things
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(f"there is no file or folder {source}, and as a data set it cannot be read: {first}") from None
+    except Exception as error:  # load_dataset raises errors of many types
+        raise ValueError(
+            f"there is no file or folder {source}, and as a data set it cannot be read: {first_line(error)}"
+        ) from None

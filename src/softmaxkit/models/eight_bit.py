@@ -1,4 +1,4 @@
-"""Linear layers of 8-bit weights and activations in training: rounded forward, straight through backward."""
+"""Quantisation-aware training of linear layers, 8-bit weights and activations with a straight-through gradient."""
 
 from __future__ import annotations
 
@@ -14,35 +14,38 @@ from transformers.pytorch_utils import Conv1D
 from softmaxkit.models.running import evaluating, hooked, run
 
 PERCENTILE = 99.999
-"""Of the absolute values of activations that the largest code stands for, as in Softermax's paper."""
+"""The percentile of absolute activations that the largest code represents, as in Softermax's paper."""
 
 LARGEST = 127
 KEPT = 1 << 16
-"""Largest values that calibration keeps of each layer: enough for 6.5 billion activations."""
+"""How many of each layer's largest activations calibration keeps: enough for 6.5 billion activations."""
 
 
 def round_linear(
     model: PreTrainedModel, batches: Iterable[Mapping[str, Any]], percentile: float = PERCENTILE
 ) -> PreTrainedModel:
-    """Give all linear layers of a model 8-bit weights and activations, in place; it trains on as before.
+    """Give a model's linear layers 8-bit weights and activations, in place; the model trains as before.
 
-    Weights have a scale for each output, from their largest value as training moves it; activations have one for the
-    layer, from calibration, kept in the buffer `activation_scale`. Both are symmetric: -127 to 127.
+    Weights have one scale for each output channel, recomputed from their largest absolute value in every forward pass.
+    Activations have one scale for each layer, calibrated here and stored in the buffer `activation_scale`. Both are
+    symmetric, with codes from -127 to 127.
 
     Args:
-        model: with `nn.Linear` layers, or GPT-2's `Conv1D`; embeddings and norms stay as they are.
-        batches: dicts of what the model takes.
-        percentile: of activations, 50 to 100; of more activations than are kept only high ones.
+        model: a model with `nn.Linear` layers or GPT-2's `Conv1D`; embeddings and norms stay as they are, and so does
+            a linear layer that the batches do not reach.
+        batches: the calibration set, dicts of the model's inputs.
+        percentile: percentile of absolute activations, 50 to 100, that the largest code represents; with many
+            activations only high percentiles are available, since only the largest values are kept.
 
     Returns:
         The same model.
 
     Raises:
-        ValueError: it has no such layers, they are rounded already, there are no batches, or a percentile that cannot
-            be.
+        ValueError: the model has no linear layers, they are rounded already, there are no batches, or the percentile
+            is out of range.
     """
     if not 50 <= percentile <= 100:
-        raise ValueError(f"percentile is from 50 to 100, such as {PERCENTILE}, not {percentile}")
+        raise ValueError(f"percentile must be from 50 to 100, such as {PERCENTILE}, got {percentile}")
     linear = {name: module for name, module in model.named_modules() if type(module) in ROUNDED}
     if not linear:
         done = any(type(module) in ROUNDED.values() for module in model.modules())
@@ -63,13 +66,13 @@ def round_linear(
 
 
 def rounded_activations(activations: Tensor, scale: Tensor) -> Tensor:
-    """Round activations to codes of a scale; no gradient passes where they saturate."""
+    """Quantise and dequantise activations with a scale; no gradient passes where they saturate."""
     zero = torch.zeros((), dtype=torch.int32, device=activations.device)
     return torch.fake_quantize_per_tensor_affine(activations, scale.to(activations.dtype), zero, -LARGEST, LARGEST)
 
 
 def rounded_weights(weight: Tensor, outputs: int) -> Tensor:
-    """Round weights to 8 bits, with a scale for each place of the axis `outputs`."""
+    """Quantise weights to 8 bits and dequantise them, with a scale for each index of the axis `outputs`."""
     others = [axis for axis in range(weight.ndim) if axis != outputs]
     scale = weight.detach().abs().amax(dim=others).clamp(min=torch.finfo(weight.dtype).tiny * LARGEST) / LARGEST
     zeros = torch.zeros_like(scale, dtype=torch.int32)
@@ -77,23 +80,23 @@ def rounded_weights(weight: Tensor, outputs: int) -> Tensor:
 
 
 class EightBitLinear(nn.Linear):
-    """A linear layer of 8-bit weights and activations."""
+    """A linear layer with 8-bit weights and activations."""
 
     activation_scale: Tensor
 
     def forward(self, input: Tensor) -> Tensor:
-        """Compute it."""
+        """Return the layer's output for rounded weights and activations."""
         rounded = rounded_activations(input, self.activation_scale)
         return nn.functional.linear(rounded, rounded_weights(self.weight, 0), self.bias)
 
 
 class EightBitConv1D(Conv1D):  # type: ignore[misc, unused-ignore]
-    """GPT-2's linear layer, whose weights lie the other way round."""
+    """GPT-2's linear layer, whose weights are stored transposed, with 8-bit weights and activations."""
 
     activation_scale: Tensor
 
     def forward(self, x: Tensor) -> Tensor:
-        """Compute it."""
+        """Return the layer's output for rounded weights and activations."""
         rounded = rounded_activations(x, self.activation_scale)
         return torch.matmul(rounded, rounded_weights(self.weight, 1)) + self.bias
 
@@ -102,7 +105,7 @@ ROUNDED: dict[type[nn.Module], type[nn.Module]] = {nn.Linear: EightBitLinear, Co
 
 
 class _Range:
-    """The largest absolute values that a layer was given."""
+    """The largest absolute values among a layer's inputs."""
 
     def __init__(self) -> None:
         self.count, self.largest = 0, torch.zeros(0)
@@ -114,9 +117,9 @@ class _Range:
         self.largest = both.topk(min(KEPT, both.numel())).values
 
     def percentile(self, percentile: float) -> float:
-        """Return it; never 0."""
+        """Return a percentile of the absolute values, at least 1e-9 so that it can be a scale."""
         place = min(math.floor(self.count * (1 - percentile / 100)), self.count - 1)
         if place >= len(self.largest):
             least = 100 * (1 - KEPT / self.count)
-            raise ValueError(f"of so many activations the percentile is {least:.4f} or more, not {percentile}")
+            raise ValueError(f"with {self.count} activations percentile must be at least {least:.4f}, got {percentile}")
         return max(self.largest[place].item(), 1e-9)

@@ -1,4 +1,4 @@
-"""What a method does to a model: its loss on held-out text, its row sums, saturation and error on real scores."""
+"""Evaluate a method in a model: held-out loss, and row sums, saturation and error on real scores."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from softmaxkit.models.words import Words
 
 BATCH = 16
 LOSS_TOKENS = 2048
-"""Tokens whose loss is worked out at a time; the probabilities of all words are as many numbers for each."""
+"""Tokens per chunk of the loss, to limit memory: each has a float32 logit for every entry of the vocabulary."""
 KEPT_SCORES = 1 << 24
-"""Scores of a whole model that are kept to look at; where there are more, those of some queries are."""
+"""How many scores of a whole model are kept for inspection; of more, only those of some queries."""
 ERROR_BINS = 48
 LOWEST_BIN = -24.0
-"""Errors are shown over `score - row maximum` from here to 0, in `ERROR_BINS` bins; what is lower is in the first."""
+"""Errors are binned by `score - row maximum`, in `ERROR_BINS` bins from here to 0; lower scores fall into the first."""
 
 
 @dataclass(frozen=True)
 class RealScores:
-    """The scores of one layer, and the probabilities that its method gives for them.
+    """The scores of one layer, and its method's probabilities for them.
 
     Attributes:
         module: the layer's softmax module.
@@ -47,7 +47,7 @@ class RealScores:
 
     @property
     def ideal(self) -> Tensor:
-        """Real softmax of the same scores, to the method's own base."""
+        """Exact softmax of the same scores, to the method's own base."""
         return masked_softmax(self.scores * math.log(self.module.spec.base), self.attended)
 
 
@@ -58,17 +58,17 @@ def held_out_figures(
     progress: Callable[[int, int], None] | None = None,
     see_losses: Callable[[Tensor], None] | None = None,
 ) -> dict[str, float]:
-    """Return how well a model foretells held-out text.
+    """Measure how well a model predicts held-out text.
 
     Args:
-        model: a causal language model, in whatever mode its softmax modules are.
-        windows: tokens, (windows, context + 1); each is read on its own.
-        words: of the model's tokens; None leaves out the words.
-        progress: called with the windows done and all windows.
-        see_losses: called with losses of tokens in nats, (tokens,), again and again, in the order of the text.
+        model: a causal language model; its softmax modules run in their current mode.
+        windows: tokens, (windows, context + 1); each window is evaluated independently.
+        words: the word boundaries of the model's tokens; if None, words are not counted.
+        progress: called with the number of windows done and their total.
+        see_losses: called with chunks of the token losses in nats, (tokens,), in the order of the text.
 
     Returns:
-        `loss_nats`, the mean of a token; its `perplexity`; and `words_right_percent`, see `Words.tally`.
+        `loss_nats`, the mean over tokens; its `perplexity`; and with `words`, `words_right_percent`, see `Words.tally`.
 
     Raises:
         FloatingPointError: the loss is NaN or infinite.
@@ -98,33 +98,33 @@ def held_out_figures(
     loss = total / windows[:, 1:].numel()
     if not math.isfinite(loss):
         raise FloatingPointError(
-            f"the model's loss on held-out text is {loss}: its weights or a method in it give NaN or infinity"
+            f"the model's loss on held-out text is {loss}: its weights or a method in it produce NaN or infinity"
         )
     figures = {"loss_nats": loss, "perplexity": perplexity(loss)}
     return figures | ({"words_right_percent": 100 * right_words / all_words} if all_words else {})
 
 
 def loss_on(model: PreTrainedModel, windows: Tensor) -> float:
-    """Return the mean loss in nats per token, as `held_out_figures`."""
+    """Return the mean loss in nats per token, computed by `held_out_figures`."""
     return held_out_figures(model, windows)["loss_nats"]
 
 
 def token_losses(model: PreTrainedModel, windows: Tensor) -> Tensor:
-    """Return the loss of every token in nats, (tokens,), as `held_out_figures`."""
+    """Return the loss of every token in nats, float64 (tokens,), computed by `held_out_figures`."""
     losses: list[Tensor] = []
     held_out_figures(model, windows, see_losses=losses.append)
     return torch.cat(losses).double()
 
 
 def perplexity(loss: float) -> float:
-    """Return exp of a loss in nats; infinite where that is beyond floats."""
+    """Return exp of a loss in nats; infinity if that overflows."""
     return math.exp(loss) if loss < 700 else math.inf
 
 
 def real_scores(model: PreTrainedModel, windows: Tensor) -> list[RealScores]:
-    """Run windows through a model and return, layer by layer, what its softmax modules saw and gave.
+    """Run windows through a model and return the scores and probabilities of each of its softmax modules.
 
-    Of long windows and large models these are the rows of some queries, evenly spread, see `KEPT_SCORES`.
+    For long windows or large models, only the rows of evenly spaced queries are returned, see `KEPT_SCORES`.
     """
     scores: list[RealScores] = []
     kept = KEPT_SCORES // max(1, len(layers(model)))
@@ -133,13 +133,13 @@ def real_scores(model: PreTrainedModel, windows: Tensor) -> list[RealScores]:
 
 
 def see_scores(model: PreTrainedModel, windows: Tensor, see: Callable[[RealScores], None]) -> None:
-    """Run windows through a model and call a function with what each of its softmax modules sees and gives, in turn."""
+    """Run windows through a model and call a function with the scores and probabilities of each softmax module."""
     with evaluating(model), watching_scores(model, lambda _, of_layer: see(of_layer)):
         model(input_ids=windows[:, :-1].to(device_of(model)))
 
 
 def _thinned(layer: RealScores, limit: int) -> RealScores:
-    """Return the rows of as many queries, the last among them, as have `limit` scores."""
+    """Return the rows of evenly spaced queries, the last one included, with `limit` scores or fewer in total."""
     batch, heads, queries, keys = layer.scores.shape
     count = max(1, limit // (batch * heads * keys))
     if count >= queries:
@@ -166,7 +166,7 @@ def watching_scores(model: PreTrainedModel, see: Callable[[str, RealScores], Non
 
 
 def figures(seen: list[RealScores]) -> dict[str, Any]:
-    """Return row sums over all layers, and in integer mode the share of scores beyond the codes' range."""
+    """Return row sums over all layers, and in integer mode the percentage of scores outside the codes' range."""
     sums = torch.cat([layer.probabilities.sum(-1)[layer.attended.any(-1)] for layer in seen])
     result: dict[str, Any] = {
         "row_sum_mean": sums.mean().item(),
@@ -180,12 +180,12 @@ def figures(seen: list[RealScores]) -> dict[str, Any]:
 
 
 def clamped(seen: RealScores) -> Tensor:
-    """Return the scores clamped to what their codes can say."""
+    """Return the scores clamped to the range of their codes."""
     return seen.module.clamp_to_codes(seen.scores)
 
 
 def error_series(seen: list[RealScores]) -> dict[str, list[float]]:
-    """Return the mean absolute error against real softmax, and the share of scores, by distance to the row maximum."""
+    """Return the mean absolute error against exact softmax, and the share of scores, by distance to the row maximum."""
     total, error = torch.zeros(ERROR_BINS), torch.zeros(ERROR_BINS)
     width = -LOWEST_BIN / ERROR_BINS
     for layer in seen:
@@ -205,10 +205,10 @@ def error_series(seen: list[RealScores]) -> dict[str, list[float]]:
 
 
 def function_series(seen: list[RealScores], points: int = 241) -> dict[str, list[float]]:
-    """Sweep one score of a real row, the others kept, and return its probability under the method and real softmax.
+    """Sweep one score of a real row, with the others fixed, and return its probability by the method and exactly.
 
-    The row is the last query of the first window, in the first head of the middle layer; the score swept is its
-    highest, from 10 below the highest of the others to 4 above.
+    The row is the last query of the first window, in the first head of the middle layer. Its highest score is swept
+    from 10 below to 4 above the highest of the others.
     """
     layer = seen[len(seen) // 2]
     row, attended = layer.scores[0, 0, -1], layer.attended[0, 0, -1]
@@ -219,7 +219,7 @@ def function_series(seen: list[RealScores], points: int = 241) -> dict[str, list
     sweep = torch.linspace(centre - 10, centre + 4, points, device=row.device)
     rows = row.repeat(points, 1)
     rows[:, best] = sweep
-    # Every head gets the rows, since the module expects all of them; the first one's answer is taken.
+    # The module expects scores of all heads, so every head gets the rows; only the first head's result is used.
     scores = rows.expand(1, layer.scores.shape[1], -1, -1).contiguous()
     mask = attended.expand_as(scores)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Inputs on which a model is tried: those that the user gave once, else tiny ones made up from its config."""
+"""Inputs for trial runs of a model: the user's own, or else tiny ones generated from its config."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 SAMPLES = 4000
-"""Samples of sound that a model of raw sound is tried on: a quarter of a second."""
+"""Length of a generated waveform, in samples: a quarter of a second at 16 kHz."""
 
 _examples: WeakKeyDictionary[PreTrainedModel, Mapping[str, Any]] = WeakKeyDictionary()
 
 
 def remember_example(model: PreTrainedModel, example: Mapping[str, Any]) -> None:
-    """Keep inputs for later looks at a model, as long as the model lives."""
+    """Keep inputs for later trial runs of a model, for the model's lifetime."""
     _examples[model] = example
 
 
 def example_of(model: PreTrainedModel) -> Mapping[str, Any]:
-    """Return the inputs that a model was given for a look at it, else tiny ones."""
+    """Return the inputs remembered for a model, or else tiny ones."""
     return _examples[model] if model in _examples else tiny_inputs(model)
 
 
 def positions(model: PreTrainedModel) -> int | None:
-    """Return how many positions a model of tokens has; None where its config does not say, or says none, as XLNet's."""
+    """Return a model's maximum number of positions; None if its config has none, or a value below 1 as XLNet's."""
     count = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     return int(count) if count is not None and count > 0 else None
 
 
 def tiny_inputs(model: PreTrainedModel) -> dict[str, Any]:
-    """Make up tiny inputs: token ids, an image or sound, by what the model calls its main input."""
+    """Generate tiny inputs: token ids, an image or audio, depending on the name of the model's main input."""
     config = model.config.get_text_config()
     if model.main_input_name == "input_ids":
-        # Different tokens, so that attention makes a difference.
+        # The tokens differ, so that attention affects the output.
         length = min(12, positions(model) or 12)
         tokens = (torch.arange(length) % config.vocab_size)[None]
         return {"input_ids": tokens} | ({"decoder_input_ids": tokens} if config.is_encoder_decoder else {})
@@ -48,13 +48,13 @@ def tiny_inputs(model: PreTrainedModel) -> dict[str, Any]:
         return {"input_values": _wave(model, SAMPLES)}
     bins, frames = (getattr(model.config, name, None) for name in ("num_mel_bins", "max_source_positions"))
     if model.main_input_name == "input_features" and bins and frames:
-        sound = {"input_features": _wave(model, bins, 2 * frames)}  # two frames of sound make a position
+        sound = {"input_features": _wave(model, bins, 2 * frames)}  # two audio frames form one position
         return sound | ({"decoder_input_ids": torch.arange(4)[None]} if model.config.is_encoder_decoder else {})
     return dict(model.dummy_inputs)
 
 
 def example_hint(model: PreTrainedModel) -> str:
-    """Return how to give a model inputs to run on, in its own terms."""
+    """Return the call of `apply` that passes example inputs, with the names of the model's inputs."""
     values = {
         "pixel_values": "images",
         "input_values": "sound",
@@ -65,6 +65,6 @@ def example_hint(model: PreTrainedModel) -> str:
 
 
 def _wave(model: PreTrainedModel, *shape: int) -> Tensor:
-    """Return a batch of one made-up image or sound, in which no part is like another."""
+    """Return a batch of one synthetic image or waveform, a chirp, so that all of its parts differ."""
     count = torch.Size(shape).numel()
     return torch.sin(torch.linspace(0, 1, count).square() * 200).reshape(1, *shape).to(model.dtype)

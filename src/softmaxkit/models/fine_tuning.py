@@ -1,4 +1,4 @@
-"""Encoders on tasks: fine-tuning with a method in the model, and measuring."""
+"""Encoders on tasks: fine-tuning with a method in the model, and evaluation."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from transformers import (
 from softmaxkit import processes
 from softmaxkit.models.answers import Windows, measure_answers
 from softmaxkit.models.checkpoint import SETTINGS_FILE
+from softmaxkit.models.errors import first_line
 from softmaxkit.models.patch import layers
 from softmaxkit.models.running import check_finite, evaluating, run
 from softmaxkit.models.tasks import Example, Kind, Task
@@ -39,22 +40,23 @@ HEADS: dict[Kind, Any] = {
 }
 
 BATCH = 64
-"""Examples that are measured at a time."""
+"""Batch size of evaluation."""
 
 CALIBRATION_EXAMPLES = 400
-"""25 batches of 16, as EXAQ's paper calibrates."""
+"""25 batches of 16, as in EXAQ's paper."""
 
 
 def read_encoder(name: str, task: Task, seed: int) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load an encoder and its tokenizer: with a new head for classes or answers, or without one for similarity.
+    """Load an encoder and its tokenizer, with a new head for classes or answers, or without a head for similarity.
 
     Args:
         name: folder or hub name.
-        task: it.
-        seed: of the new head.
+        task: the task, whose kind determines the head.
+        seed: seed of the new head's weights.
 
     Raises:
-        ValueError: it is not found, has a method in it, or cannot have such a head.
+        ValueError: there is no such encoder, it already has a method, it has no padding token, or its architecture has
+            no head for this kind of task.
     """
     set_seed(seed)
     heads = {"num_labels": task.classes} if task.kind == "classes" else {}
@@ -62,33 +64,32 @@ def read_encoder(name: str, task: Task, seed: int) -> tuple[PreTrainedModel, Pre
         model = HEADS[task.kind].from_pretrained(name, dtype=torch.float32, trust_remote_code=False, **heads)
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(f"cannot load {name} as an encoder with a head for {task.kind}: {first}") from None
+        raise ValueError(f"cannot load {name} as an encoder with a head for {task.kind}: {first_line(error)}") from None
     if layers(model) or (Path(name) / SETTINGS_FILE).is_file():
-        raise ValueError(f"{name} has a method in it already; give a plain model, into which methods are put here")
+        raise ValueError(f"{name} already has a method; give a plain model, to which each method is applied here")
     if tokenizer.pad_token is None:
         raise ValueError(f"{name} has no padding token, which batches of sentences need; give an encoder, such as BERT")
     if task.kind == "answers":
-        tokenizer.padding_side = "right"  # answers are counted from the left
+        tokenizer.padding_side = "right"  # token positions of answers are counted from the left
     return model, tokenizer
 
 
 def tokens_at_most(model: PreTrainedModel) -> int:
-    """Return how many tokens a model has places for."""
+    """Return the maximum number of tokens in a model's input."""
     for name, module in model.named_modules():
         if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
-            # RoBERTa's places begin behind that of padding.
+            # RoBERTa's positions start after the index of its padding token.
             return module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
     return int(getattr(model.config, "max_position_embeddings", sys.maxsize))
 
 
 class Encoded(Dataset[dict[str, Any]]):
-    """Examples as tokens.
+    """Tokenised examples.
 
     Args:
-        examples: them.
-        tokenizer: of the model.
-        length: tokens at most; longer ones are cut.
+        examples: the examples to tokenise.
+        tokenizer: the model's tokenizer.
+        length: maximum number of tokens; longer examples are truncated.
     """
 
     def __init__(self, examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, length: int) -> None:
@@ -107,10 +108,10 @@ class Encoded(Dataset[dict[str, Any]]):
 def calibration_batches(
     task: Task, tokenizer: PreTrainedTokenizerBase, length: int, count: int = CALIBRATION_EXAMPLES, size: int = 16
 ) -> list[dict[str, Any]]:
-    """Return batches to calibrate on, without labels and without padding, whose queries would count as rows.
+    """Return batches for calibration, without labels, and without padding, whose queries would be counted as rows.
 
-    They are of the examples to train on, or, where there are none, of those that are measured; pairs of similarity are
-    read as they are measured, each sentence by itself.
+    They are taken from the training examples, or from the held-out ones if there are none. The sentences of a
+    similarity pair are encoded separately, as in evaluation.
     """
     examples = [*(task.train or task.held_out)[:count]]
     if task.similarity:
@@ -125,7 +126,7 @@ def calibration_batches(
 def batches(
     examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, length: int, size: int = BATCH
 ) -> list[dict[str, Any]]:
-    """Return examples as batches of what a model takes, without labels."""
+    """Return examples as batches of the model's inputs, without labels."""
     result = []
     for start in range(0, len(examples), size):
         texts = examples[start : start + size]
@@ -154,20 +155,20 @@ def fine_tune(
     seed: int,
     progress: Progress | None = None,
 ) -> PreTrainedModel:
-    """Train an encoder on a task, with whatever method is in it; take up an earlier, unfinished run in the same folder.
+    """Train an encoder on a task, with or without a method in it; resume an unfinished run in the same folder.
 
     Args:
         model: from `read_encoder`; trained in place.
-        tokenizer: its own.
-        task: of classes or answers.
-        recipe: how.
-        folder: for checkpoints.
-        seed: of the order of the examples.
+        tokenizer: the model's tokenizer.
+        task: a task of classes or answers.
+        recipe: hyperparameters of the training.
+        folder: folder for checkpoints.
+        seed: seed of the order of the examples.
         progress: called at every step.
 
     Raises:
-        Interrupted: by Ctrl-C; the same call goes on from there.
-        ValueError: a batch cannot be shared equally among processes.
+        Interrupted: after Ctrl-C; the same call resumes the training.
+        ValueError: a batch cannot be divided equally among the processes.
         FloatingPointError: the loss became NaN or infinite.
     """
     processes.together(_fine_tune, model, tokenizer, task, recipe, folder, seed, progress=progress)
@@ -183,7 +184,7 @@ def _fine_tune(
     seed: int,
     progress: Progress | None = None,
 ) -> None:
-    """Train in this process, one of several perhaps."""
+    """Train in this process, which may be one of several."""
     encoded = Windows if task.kind == "answers" else Encoded
     examples = encoded(task.train, tokenizer, recipe.length)
     steps = -(-len(examples) // recipe.batch) * recipe.epochs
@@ -214,15 +215,15 @@ def measure(
     length: int,
     progress: Progress | None = None,
 ) -> dict[str, float]:
-    """Measure an encoder on a task.
+    """Evaluate an encoder on the held-out examples of a task.
 
     Returns:
-        of classes `accuracy_percent`, and of two `f1_percent` too; of similarity `spearman_percent`, the rank
-        correlation of labels and the cosine of both sentences' mean-pooled states; of answers `answer_f1_percent` and
-        `exact_match_percent`.
+        For classes, `accuracy_percent`, and `f1_percent` too if there are two. For similarity, `spearman_percent`, the
+        rank correlation of the labels with the cosine similarity of both sentences' mean-pooled states. For answers,
+        `answer_f1_percent` and `exact_match_percent`.
 
     Raises:
-        FloatingPointError: the encoder gives NaN or infinity.
+        FloatingPointError: the encoder returns NaN or infinity.
     """
     order = sorted(
         range(len(task.held_out)), key=lambda i: len(task.held_out[i].first + (task.held_out[i].second or ""))
@@ -257,7 +258,7 @@ def measure(
 
 
 def _pooled(model: PreTrainedModel, inputs: list[dict[str, Any]], tick: Callable[[int], None]) -> Tensor:
-    """Return the mean of the states of all tokens that are no padding; float32, (sentences, width)."""
+    """Return the mean hidden state of each sentence over its tokens without padding; float32, (sentences, width)."""
     pooled = []
     for batch in inputs:
         states = run(model, batch).last_hidden_state.float().cpu()
@@ -270,7 +271,7 @@ def _pooled(model: PreTrainedModel, inputs: list[dict[str, Any]], tick: Callable
 def rank_correlation(first: Any, second: Any) -> float:
     """Return Spearman's rank correlation of two arrays; equal values share the mean of their ranks.
 
-    It is 0 where all values of one are equal.
+    The result is 0 if all values of one array are equal.
     """
 
     def ranks(values: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What the formats of a method take from real rows: their sum, and probability that falls on outputs of 0."""
+"""What a method's number formats cost on real rows: changed row sums, and probability rounded to 0."""
 
 from __future__ import annotations
 
@@ -9,28 +9,29 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from softmaxkit.methods.base.module import SoftmaxModule
 from softmaxkit.models.calibration import Batch, inputs_of
 from softmaxkit.models.evaluation import RealScores, watching_scores
 from softmaxkit.models.patch import layers, set_mode
 from softmaxkit.models.running import evaluating, run
 
 ALLOWED_PERCENT = 1.0
-"""More than this of a layer's probability, lost on the way to integers, is warned of."""
+"""A layer in which integers lose a higher percentage of the probability causes a warning."""
 
 
 def report_format_loss(model: PreTrainedModel, batch: Batch) -> None:
-    """Run a batch in integers, compare with each method's float form, and warn, once, where its formats lose much.
+    """Run a batch in integer mode, compare it with each method's float form, and warn once if formats are too narrow.
 
-    Each layer's `statistics` get `row_sum_change_percent`, how much larger the mean sum of a row is in integers;
-    `dead_outputs_percent`, the share of outputs of attended keys that are 0; `dead_probability_percent`, the
-    probability that these have in float; and `longest_row`, the keys of the longest row that was seen.
+    Each layer's `statistics` get `row_sum_change_percent`, the change of the mean row sum in integers;
+    `dead_outputs_percent`, the share of attended keys whose output is 0; `dead_probability_percent`, the probability
+    of these keys in float; and `longest_row`, the number of attended keys in the longest row.
 
     Args:
-        model: with a calibrated method in it; its mode stays what it was.
+        model: a model with a calibrated method in it; its mode is restored at the end.
         batch: as for `calibrate`.
     """
     modules = layers(model)
-    modes = {name: module.mode for name, module in modules.items()}
+    modes = {module: module.mode for module in model.modules() if isinstance(module, SoftmaxModule)}
     lost: dict[str, dict[str, Any]] = {}
 
     def see(name: str, seen: RealScores) -> None:
@@ -41,8 +42,8 @@ def report_format_loss(model: PreTrainedModel, batch: Batch) -> None:
         with evaluating(model), watching_scores(model, see):
             run(model, inputs_of(batch))
     finally:
-        for name, mode in modes.items():
-            modules[name].mode = mode
+        for module, mode in modes.items():
+            module.mode = mode
     for name, losses in lost.items():
         modules[name].statistics = {**modules[name].statistics, **losses}
     _warn(model, lost)
@@ -63,16 +64,16 @@ def _losses(seen: RealScores) -> dict[str, Any]:
 
 def _warn(model: PreTrainedModel, lost: Mapping[str, Mapping[str, Any]]) -> None:
     worst = {name: max(abs(x["row_sum_change_percent"]), x["dead_probability_percent"]) for name, x in lost.items()}
-    much = [name for name in worst if worst[name] > ALLOWED_PERCENT]
-    if not much:
+    excessive = [name for name in worst if worst[name] > ALLOWED_PERCENT]
+    if not excessive:
         return
-    name = max(much, key=lambda layer: worst[layer])
+    name = max(excessive, key=lambda layer: worst[layer])
     losses = lost[name]
     warnings.warn(
-        f"the formats of {layers(model)[name].spec.title} are narrow for rows of {losses['longest_row']:,}: in "
-        f"integers the sums of {name} change by {losses['row_sum_change_percent']:+.1f}%, and "
-        f"{losses['dead_probability_percent']:.1f}% of its probability is in outputs that are 0; in {len(much)} of "
-        f"{len(lost)} layers either is more than {ALLOWED_PERCENT:g}%. 'softmaxkit recommend' finds formats that hold; "
-        "the figures of each layer are in softmaxkit.layers(model)[name].statistics",
+        f"the formats of {layers(model)[name].spec.title} are too narrow for rows of {losses['longest_row']:,} keys: "
+        f"in integers the row sums of {name} change by {losses['row_sum_change_percent']:+.1f}%, and "
+        f"{losses['dead_probability_percent']:.1f}% of its probability is rounded to 0; in {len(excessive)} of "
+        f"{len(lost)} layers one of the two exceeds {ALLOWED_PERCENT:g}%. 'softmaxkit recommend' finds formats that "
+        "are wide enough; the figures of each layer are in softmaxkit.layers(model)[name].statistics",
         stacklevel=3,
     )

@@ -1,4 +1,4 @@
-"""Which layers of a model run as fused attention, and why the others do not."""
+"""A report of which layers of a model run as fused attention, and why the others do not."""
 
 from __future__ import annotations
 
@@ -14,20 +14,21 @@ from softmaxkit.models.running import evaluating, run
 
 
 def fused_layers(model: PreTrainedModel, inputs: Batch | None = None) -> dict[str, Choice]:
-    """Say of each layer with a method whether mode "fused" runs it in a native kernel, and if not, why.
+    """Report, for each layer with a method, whether mode "fused" runs it in a kernel, and if not, why.
 
-    The model runs once, in evaluation and without gradients.
+    The model runs once, in evaluation mode and without gradients.
 
     Args:
-        model: a model with a method in it.
-        inputs: token ids (batch, length), or a dict of what the model takes; those that `apply` ran on if left out.
+        model: a model to which `softmaxkit.apply` has been called.
+        inputs: token ids (batch, length), or a dict of the model's inputs; the inputs that `apply` used if None.
 
     Returns:
-        by the names of `softmaxkit.layers`, a `Choice`: `native` says whether a kernel runs, `refusals` why those that
-        come first do not; print it to read it. Layers that did not run on these inputs are left out.
+        A printable `Choice` for each layer, by the names of `softmaxkit.layers`: `native` is True if a native kernel
+        runs, and `refusals` gives the reasons against the preferred back ends. Layers that did not run on these
+        inputs are missing.
 
     Raises:
-        ValueError: the model has no method in it, or another attention function was set since.
+        ValueError: the model has no method, or its attention function was changed after `apply`.
 
     Example:
         >>> for name, choice in softmaxkit.models.fused_layers(model).items():

@@ -1,7 +1,7 @@
-"""Three functions of transformers that learn of methods: saving, pushing to the hub, and what weight decay is for.
+"""Wrappers of three functions of transformers: saving, pushing to the hub, and the choice of decayed parameters.
 
-Attention functions, masks and quantisations are registered with transformers; for these three it has no such door, so
-they are wrapped when `softmaxkit.models` is imported. For a model without a method they do what they did.
+transformers has registries for attention functions, masks and quantisations but not for these three, so they are
+wrapped when `softmaxkit.models` is imported. For a model without a method they behave as before.
 """
 
 from __future__ import annotations
@@ -24,46 +24,46 @@ _MARK = "_softmaxkit_wrapped"
 
 
 def install() -> None:
-    """Wrap what is not wrapped yet."""
+    """Wrap those of the functions that are not wrapped yet."""
     _wrap(PreTrainedModel, "save_pretrained", _save_pretrained)
     _wrap(PreTrainedModel, "_upload_modified_files", _upload)
     _wrap(Trainer, "get_decay_parameter_names", _decay_parameter_names)
 
 
 def method_parameters(model: nn.Module) -> list[str]:
-    """Return the names of the parameters that methods brought into a model."""
+    """Return the names of a model's parameters that belong to its methods."""
     own = {id(parameter) for module in layers(model).values() for parameter in module.parameters()}
     return [name for name, parameter in model.named_parameters() if id(parameter) in own]
 
 
 def check_savable(model: PreTrainedModel) -> None:
-    """Refuse models whose methods cannot be saved with them.
+    """Reject a model whose methods cannot be saved with it.
 
     Raises:
-        ValueError: the methods are in the model but do not run, or the model is quantised: its config has one place
-            for a quantisation, which the methods would need.
+        ValueError: the model has methods that do not run, or it is quantised: config.json has room for a single
+            `quantization_config`, which the methods need.
     """
     active_layers(model)
     if _quantisation(model) not in (None, NAME):
         raise ValueError(
-            f"this {type(model).__name__} is quantised, and config.json has one place for a quantisation, where the "
-            "method would go too: save the model without the quantisation, or take the method out with "
+            f"this {type(model).__name__} is quantised, and the method would be stored in the same "
+            "quantization_config of config.json: save the model without the quantisation, or remove the method with "
             "softmaxkit.restore(model) and apply it again after loading"
         )
 
 
 def _quantisation(model: PreTrainedModel) -> str | None:
-    """Return what quantisation a model's config names: another than ours, or ours where it was made by a config."""
+    """Return the `quant_method` in a model's config; it is `NAME` for a model built from a softmaxkit checkpoint."""
     named = getattr(model.config, "quantization_config", None)
     return None if named is None else dict(named).get("quant_method", "unknown")
 
 
 @contextmanager
 def _described(model: PreTrainedModel, state: Mapping[str, Tensor] | None) -> Iterator[None]:
-    """Let a model's config name its methods, for the time of saving.
+    """Name a model's methods in its config while it is being saved.
 
-    `attn_implementation` is what makes transformers refuse the model where softmaxkit is not imported: of a
-    quantisation that it does not know it only warns.
+    `attn_implementation` makes transformers refuse the checkpoint if softmaxkit is not imported; an unknown
+    `quantization_config` alone only produces a warning.
     """
     config: Any = model.config
     config.quantization_config, config.attn_implementation = SoftmaxConfig.of(model, state), NAME
@@ -82,9 +82,9 @@ def _save_pretrained(
     *arguments: Any,
     **options: Any,
 ) -> Any:
-    # Of a model with adapters transformers saves these alone: the method is in the model below them.
+    # transformers saves only the adapters of a model that has some; the method belongs to the base model.
     if not layers(model) or getattr(model, "_hf_peft_config_loaded", False):
-        if _quantisation(model) == NAME:  # of a model made by the config of a checkpoint, without its method
+        if _quantisation(model) == NAME:  # the model was built from a checkpoint's config, without its method
             del model.config.quantization_config
         return original(model, save_directory, is_main_process, state_dict, *arguments, **options)
     check_savable(model)
@@ -109,7 +109,7 @@ def _decay_parameter_names(original: Callable[..., list[str]], trainer: Trainer,
 
 
 def _wrap(owner: type, name: str, wrapper: Callable[..., Any]) -> None:
-    """Put a wrapper around a method of a class, once."""
+    """Wrap a method of a class, unless it is wrapped already."""
     original = getattr(owner, name, None)
     if original is None or hasattr(original, _MARK):
         return

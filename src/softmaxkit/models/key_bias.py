@@ -1,4 +1,4 @@
-"""Rows' log-sums made alike by the biases of the keys, which softmax does not feel and ConSmax does."""
+"""Equalise the log-sums of rows through the key biases, which do not affect softmax but bring ConSmax closer to it."""
 
 from __future__ import annotations
 
@@ -16,38 +16,41 @@ from softmaxkit.models.running import evaluating, run
 from softmaxkit.models.switching import is_on, remember, switch_on
 
 SEPARATE = ("k_proj", "key", "k_lin", "k")
-"""How layers call the linear part that makes keys."""
+"""Names that attention layers use for their key projection."""
 JOINT = ("c_attn",)
-"""How they call one that makes queries, keys and values, in this order."""
+"""Names that they use for a joint projection of queries, keys and values, in this order."""
 
 RIDGE = 1e-6
-"""Of the normal equations' mean diagonal: queries that never vary in some direction get no weight there."""
+"""Regularisation, relative to the mean diagonal of the normal equations: directions in which queries do not vary get
+no weight."""
 
 SAME = 1e-3
-"""How far the outputs of exact softmax may move by the fold, of their largest: what float32 leaves of rounding."""
+"""Allowed change of exact softmax's outputs by the fold, relative to the largest: float32 rounding stays below it."""
 
 
 def fold_log_sums(model: PreTrainedModel, batches: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-    """Fold into each key bias what of the rows' log-sums is linear in their queries, in place.
+    """Fold the part of the rows' log-sums that is linear in their queries into the key biases, in place.
 
-    A row's scores are `q . k / sqrt(d)`. Taking a vector w from every key, after the scale, takes `w . q` from every
-    score of a row: exact softmax stays what it is, while ConSmax, with one constant for all rows, comes nearer to it.
-    w is fitted for each head by least squares on the log-sums of exact softmax.
+    A row's scores are `q . k / sqrt(d)`. Subtracting a vector w from every scaled key subtracts `w . q` from every
+    score of a row. That leaves exact softmax unchanged and brings ConSmax, with one constant for all rows, closer to
+    it. w is fitted for each head by least squares to the log-sums of exact softmax.
 
     Args:
-        model: with key biases and no rotary positions, such as GPT-2 or BERT; methods in it do not run meanwhile.
-        batches: dicts of what the model takes.
+        model: a model with key biases and without rotary positions, such as GPT-2 or BERT; its methods, if any, do
+            not run meanwhile.
+        batches: dicts of the model's inputs.
 
     Returns:
-        by attention layer, the share of the log-sums' variance that is left.
+        The fraction of the log-sums' variance that remains, by attention layer.
 
     Raises:
-        UnsupportedError: its keys have no bias, are shared by groups, or are turned after it. It is then unchanged.
+        UnsupportedError: the keys have no bias, are shared by a group of heads, or are rotated after the bias. The
+            model is then unchanged.
         ValueError: there are no batches.
     """
     batches = list(batches)
     if not batches:
-        raise ValueError("a fold needs the scores of at least one batch")
+        raise ValueError("folding log-sums into key biases needs at least one batch")
     names = {module: name for name, module in model.named_modules()}
     sums: dict[nn.Module, _LogSums] = {}
 
@@ -63,20 +66,20 @@ def fold_log_sums(model: PreTrainedModel, batches: Iterable[Mapping[str, Any]]) 
                 before = run(model, batches[0])[0]
                 for batch in batches[1:]:
                     run(model, batch)
-            kept = {module: key_bias(module, fit.heads).clone() for module, fit in sums.items()}
+            original = {module: key_bias(module, fit.heads).clone() for module, fit in sums.items()}
             left = {}
             for module, fit in sums.items():
                 weights, left[names[module]] = fit.solve()
                 scale = getattr(module, "scaling", None) or fit.channels**-0.5
-                key_bias(module, fit.heads).sub_(weights.to(kept[module]) / scale)
+                key_bias(module, fit.heads).sub_(weights.to(original[module]) / scale)
             with watching(lambda *_: None, exact=True):
                 after = run(model, batches[0])[0]
             if (after - before).abs().max() > SAME * before.abs().max():
-                for module, bias in kept.items():
+                for module, bias in original.items():
                     key_bias(module, sums[module].heads).copy_(bias)
                 raise UnsupportedError(
-                    f"{type(model).__name__} does more with its keys after their bias, such as rotary positions; "
-                    "convert it without the fold"
+                    f"{type(model).__name__} transforms its keys after adding their bias, e.g. by rotary positions; "
+                    "convert it with fold=False"
                 )
     finally:
         if foreign:
@@ -88,7 +91,7 @@ def key_bias(attention: nn.Module, heads: int) -> Tensor:
     """Return a view of a layer's key bias, (heads, channels).
 
     Raises:
-        UnsupportedError: it has none, or fewer key heads.
+        UnsupportedError: it has none, or fewer key heads than query heads.
     """
     for name in (*SEPARATE, *JOINT):
         bias = getattr(getattr(attention, name, None), "bias", None)
@@ -99,12 +102,12 @@ def key_bias(attention: nn.Module, heads: int) -> Tensor:
             if size == heads * width:
                 return own.view(heads, width)
     raise UnsupportedError(
-        f"{type(attention).__name__} has no bias of its own for every head's keys; convert it without the fold"
+        f"{type(attention).__name__} has no separate key bias for every head; convert it with fold=False"
     )
 
 
 class _LogSums:
-    """The normal equations of the rows' log-sums on their queries, head by head."""
+    """The normal equations of a least-squares fit of rows' log-sums to their queries, for each head."""
 
     def __init__(self) -> None:
         self.heads = self.channels = 0
@@ -113,7 +116,7 @@ class _LogSums:
         self.squares: Tensor | float = 0.0
 
     def add(self, query: Tensor, scores: Tensor, mask: Tensor | None) -> None:
-        """Take in the rows of one call."""
+        """Add the rows of one call."""
         attended = attended_keys(scores, mask)
         used = attended.any(-1)
         sums = torch.where(attended, scores.double(), -torch.inf).logsumexp(-1)
@@ -126,7 +129,7 @@ class _LogSums:
         self.squares = self.squares + sums.square().sum(1)
 
     def solve(self) -> tuple[Tensor, float]:
-        """Return the weights, (heads, channels), and the share of the variance that they leave."""
+        """Return the weights, (heads, channels), and the fraction of the variance that they do not explain."""
         assert isinstance(self.gram, Tensor)
         assert isinstance(self.target, Tensor)
         assert isinstance(self.squares, Tensor)

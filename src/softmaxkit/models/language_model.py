@@ -1,4 +1,4 @@
-"""Language models of our own, untrained, and their tokens."""
+"""Small untrained language models, and tokenizers learned from a text."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from softmaxkit.recipe import Shape
 
 
 def language_model(shape: Shape, context: int, seed: int) -> PreTrainedModel:
-    """Make an untrained causal language model: a GPT-2 where layer norms come first, else a BERT that looks back only.
+    """Build an untrained causal language model: a GPT-2 for pre-layer norms, a BERT with a causal mask for post-norms.
 
     Args:
-        shape: its sizes.
-        context: tokens that it reads at most.
-        seed: of its weights.
+        shape: its dimensions.
+        context: maximum number of tokens in its input.
+        seed: seed of its initial weights.
     """
     set_seed(seed)
     if shape.norm == "post":
@@ -64,20 +64,20 @@ def language_model(shape: Shape, context: int, seed: int) -> PreTrainedModel:
 
 
 def learned_tokens(text: str, count: int) -> PreTrainedTokenizerBase:
-    """Learn tokens from a text by byte-pair encoding.
+    """Train a byte-level byte-pair encoding on a text and return its tokenizer.
 
     Args:
-        text: it; the part to train on.
-        count: how many tokens, the 256 bytes among them.
+        text: the training part of a text.
+        count: size of the vocabulary, including the 256 bytes.
 
     Raises:
-        ValueError: the text does not give so many.
+        ValueError: the text is too short for a vocabulary of this size.
     """
     learned = ByteLevelBPETokenizer()
     learned.train_from_iterator(text.splitlines(keepends=True), vocab_size=count, min_frequency=2, show_progress=False)
     if learned.get_vocab_size() < count:
         raise ValueError(
-            f"the text gives {learned.get_vocab_size()} tokens by byte-pair encoding, not {count}; "
-            "ask for fewer, or give a longer text"
+            f"byte-pair encoding finds only {learned.get_vocab_size()} tokens in the text, not {count}; "
+            "choose fewer tokens or give a longer text"
         )
     return PreTrainedTokenizerFast(tokenizer_object=learned._tokenizer)

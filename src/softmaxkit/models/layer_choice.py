@@ -1,4 +1,4 @@
-"""Layers as they are asked for: by number, in the order in which a model runs them, or by name."""
+"""Resolve the `layers` argument of `apply`: indices in the order in which a model runs its layers, or names."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from softmaxkit.suggestions import suggestion
 
 
 def wanted_layers(layers: Any) -> list[int | str] | None:
-    """Return which layers are asked for, as numbers and names; None for all.
+    """Return the requested layers as a list of indices and names; None for all layers.
 
     Raises:
-        TypeError: they are neither.
-        ValueError: there are none.
+        TypeError: an item is neither an index nor a name.
+        ValueError: the list is empty.
     """
     if layers is None:
         return None
@@ -24,11 +24,12 @@ def wanted_layers(layers: Any) -> list[int | str] | None:
     for layer in layers if several else [layers]:
         if isinstance(layer, bool) or not (isinstance(layer, str) or hasattr(layer, "__index__")):
             raise TypeError(
-                f"layers are numbers, as 0 or range(4), or names, as softmaxkit.layers(model) has them, not {layer!r}"
+                f"layers must be indices, such as 0 or range(4), or names, the keys of softmaxkit.layers(model), "
+                f"got {layer!r}"
             )
         wanted.append(layer if isinstance(layer, str) else int(layer))
     if not wanted:
-        raise ValueError("layers names no layer; leave it out for all of them")
+        raise ValueError("layers is empty; leave it out to choose all layers")
     return wanted
 
 
@@ -39,7 +40,7 @@ def layer_names(model: nn.Module, candidates: Iterable[tuple[nn.Module, int]]) -
 
 
 def chosen_layers(wanted: list[int | str] | None, names: list[str]) -> list[int]:
-    """Return the numbers of the layers that are asked for.
+    """Return the indices of the requested layers, in ascending order.
 
     Raises:
         ValueError: there is no such layer.
@@ -60,7 +61,7 @@ def chosen_layers(wanted: list[int | str] | None, names: list[str]) -> list[int]
 
 
 def _range(names: list[str]) -> str:
-    """Say which layers there are."""
+    """Describe which layers the model has."""
     if len(names) == 1:
         return f"the model has 1 attention layer, 0, called {names[0]}"
     last = len(names) - 1

@@ -1,4 +1,4 @@
-"""A method with more bits in some layers than in others, by a budget."""
+"""Choose the number of bits of each layer within a budget, so that the attention outputs have the least error."""
 
 from __future__ import annotations
 
@@ -18,30 +18,31 @@ from softmaxkit.models.patch import apply, layers
 
 
 def mix_bits(model: PreTrainedModel, spec: Spec, batches: Iterable[Batch], mean_bits: float) -> list[int]:
-    """Put a method into a model, with the bits of each layer chosen, and calibrate it, in place.
+    """Apply a method to a model with the best number of bits for each layer, and calibrate it, in place.
 
-    Every layer's error is measured with all bits that the spec may have (`Spec.by_bits`): how far the output of its
-    attention is from that of exact softmax on the same scores and values, relative to that output (the lengths of the
-    vectors, summed over some of the queries). Of all choices within the budget, that of the least total is taken.
+    The error of each layer is measured with every number of bits that the spec offers (`Spec.by_bits`). It is the
+    difference between the layer's attention output and that of exact softmax on the same scores and values: the norms
+    of the difference vectors over those of the exact outputs, both summed over a sample of the queries. Of all choices
+    within the budget, the one with the least total error is applied.
 
     Args:
-        model: exact, or with methods that are replaced.
-        spec: everything but the bits.
-        batches: to calibrate on, as for `softmaxkit.calibrate`.
-        mean_bits: the budget: the mean over layers.
+        model: a model with exact softmax, or with methods, which are replaced.
+        spec: the method, with all fields except the number of bits.
+        batches: the calibration set, as for `softmaxkit.calibrate`.
+        mean_bits: the budget, as the mean number of bits over the layers.
 
     Returns:
-        the bits of each layer, in running order.
+        The number of bits of each layer, in running order.
 
     Raises:
-        ValueError: a budget that cannot be, or a method that has no choice of bits.
+        ValueError: the budget is out of range, or the method has no choice of bits.
     """
     choices = spec.by_bits()
     if not choices:
         raise ValueError(f"{spec.title} has no choice of bits for each layer; apply it without mean bits")
     if not min(choices) <= mean_bits <= max(choices):
         raise ValueError(
-            f"the mean bits of {spec.title} are from {min(choices)} to {max(choices)} here, not {mean_bits:g}"
+            f"the mean bits of {spec.title} must be from {min(choices)} to {max(choices)}, got {mean_bits:g}"
         )
     batches = list(batches)
     calibrated: dict[int, dict[str, SoftmaxModule]] = {}
@@ -49,7 +50,7 @@ def mix_bits(model: PreTrainedModel, spec: Spec, batches: Iterable[Batch], mean_
         calibrate(apply(model, option), batches)
         calibrated[bits] = layers(model)
     errors = {name: _OutputErrors([modules[name] for modules in calibrated.values()]) for name in layers(model)}
-    observe(apply(model, spec), errors, batches)  # with modules of its own, since those that are compared run inside
+    observe(apply(model, spec), errors, batches)  # applied anew, because `errors` runs the calibrated modules itself
     budget = int(mean_bits * len(errors) + 1e-9)
     chosen = cheapest([of_layer.relative for of_layer in errors.values()], list(choices), budget)
     for place, (name, bits) in enumerate(zip(errors, chosen, strict=True)):
@@ -60,15 +61,15 @@ def mix_bits(model: PreTrainedModel, spec: Spec, batches: Iterable[Batch], mean_
 
 
 def cheapest(errors: Sequence[Sequence[float]], choices: Sequence[int], budget: int) -> list[int]:
-    """Return a choice for each layer of least total error, whose sum is within a budget.
+    """Return the number of bits of each layer that minimises the total error within a budget.
 
     Args:
-        errors: of each layer, by choice.
-        choices: the bits.
-        budget: of them all.
+        errors: for each layer, the error of each choice.
+        choices: the numbers of bits to choose from.
+        budget: the maximum sum of bits over the layers.
 
     Raises:
-        ValueError: not even the smallest choices fit.
+        ValueError: even the fewest bits in all layers exceed the budget.
     """
     best: dict[int, tuple[float, list[int]]] = {0: (0.0, [])}
     for layer in errors:
@@ -85,12 +86,12 @@ def cheapest(errors: Sequence[Sequence[float]], choices: Sequence[int], budget: 
 
 
 class _OutputErrors:
-    """A calibrator that compares several modules for one layer with exact softmax, on the output of its attention.
+    """A calibrator that compares the attention outputs of several modules for one layer with those of exact softmax.
 
     Attributes:
-        modules: calibrated.
-        totals: summed lengths of the differences, by module.
-        size: summed length of the exact outputs.
+        modules: the calibrated modules to compare.
+        totals: for each module, the summed norms of the differences.
+        size: the summed norms of the exact outputs.
     """
 
     def __init__(self, modules: Sequence[SoftmaxModule]) -> None:
@@ -98,8 +99,8 @@ class _OutputErrors:
         self.totals, self.size = [0.0] * len(modules), 0.0
 
     def observe(self, scores: Tensor, attended: Tensor, values: Tensor | None = None) -> Tensor:
-        """Take in one batch; the model goes on with exact softmax."""
-        assert values is not None, "attention layers give their values"
+        """Add one batch; return the probabilities of exact softmax, with which the model continues."""
+        assert values is not None, "attention layers pass their values"
         exact = masked_softmax(scores * math.log(self.modules[0].spec.base), attended)
         some = [some_rows(x).contiguous() for x in (scores, attended, exact)]
         values = values.to(exact.dtype)
@@ -114,7 +115,7 @@ class _OutputErrors:
 
     @property
     def relative(self) -> list[float]:
-        """The error of every module, relative to the exact output."""
+        """The error of each module, relative to the exact outputs."""
         return [total / self.size if self.size else 0.0 for total in self.totals]
 
 

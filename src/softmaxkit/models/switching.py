@@ -1,4 +1,4 @@
-"""The name of the attention function in the configs of a model: ours, and that which it had."""
+"""Switch a model's configs between softmaxkit's attention function and the one that they had before."""
 
 from __future__ import annotations
 
@@ -14,16 +14,15 @@ from softmaxkit.models.attention import NAME, UnsupportedError
 _ORIGINAL = "_softmaxkit_original"
 
 _switched: WeakSet[nn.Module] = WeakSet()
-"""Models that were made to call our attention function."""
+"""Models that were switched to softmaxkit's attention function."""
 
 Implementations = list[tuple[Any, str | None]]
 
 
 def separate_configs(model: PreTrainedModel) -> None:
-    """Give a model configs of its own where it shares some with another model that has a method.
+    """Give a model its own copies of configs that it shares with another model that has a method.
 
-    The name of the attention function is in the config: taking the method out of one model would switch it off in the
-    other.
+    The config names the attention function, so removing the method from one model would switch it off in the other.
     """
     copies: dict[int, Any] = {}
     memo: dict[int, Any] = {}
@@ -42,13 +41,13 @@ def separate_configs(model: PreTrainedModel) -> None:
 
 
 def switch_on(model: PreTrainedModel) -> Implementations:
-    """Make a model call our attention function; its layers without a module then run exact softmax.
+    """Make a model call softmaxkit's attention function; its layers without a module then run exact softmax.
 
     Returns:
-        What to `remember` once all has gone well.
+        The previous implementations, to be passed to `remember` if the rest succeeds.
 
     Raises:
-        UnsupportedError: the model does not take attention functions; it is then unchanged.
+        UnsupportedError: the model does not accept attention functions; it is then unchanged.
     """
     original = implementations(model)
     try:
@@ -62,26 +61,26 @@ def switch_on(model: PreTrainedModel) -> Implementations:
         set_implementations(original)
         raise UnsupportedError(
             f"{type(model).__name__} does not run its attention through transformers' AttentionInterface, "
-            "so no method can be put into it; use a model that does, such as GPT-2, BERT or LLaMA"
+            "so no method can be applied to it; use a model that does, such as GPT-2, BERT or LLaMA"
         )
     return original
 
 
 def is_on(model: nn.Module) -> bool:
-    """Does the model call our attention function?"""
+    """Return whether a model calls softmaxkit's attention function."""
     return any(name == NAME for _, name in implementations(model))
 
 
 def remember(model: PreTrainedModel, original: Implementations) -> None:
-    """Keep the attention names that a model had, for `restore`; those of an earlier change stay."""
-    kept = model.__dict__.setdefault(_ORIGINAL, [])
-    known = {id(config) for config, _ in kept}
-    kept += [(config, name) for config, name in original if name != NAME and id(config) not in known]
+    """Remember a model's previous implementations for `restore`, unless an earlier change already did."""
+    remembered = model.__dict__.setdefault(_ORIGINAL, [])
+    known = {id(config) for config, _ in remembered}
+    remembered += [(config, name) for config, name in original if name != NAME and id(config) not in known]
     _switched.add(model)
 
 
 def switch_back(model: PreTrainedModel) -> None:
-    """Give a model back the attention that was remembered, where it still has ours."""
+    """Restore the remembered implementations of the configs that still name softmaxkit's attention function."""
     for part in [part for part in model.modules() if _ORIGINAL in part.__dict__]:
         remembered = part.__dict__.pop(_ORIGINAL)
         set_implementations([(config, name) for config, name in remembered if _current(config) == NAME])
@@ -89,12 +88,12 @@ def switch_back(model: PreTrainedModel) -> None:
 
 
 def implementations(model: nn.Module) -> Implementations:
-    """Return the attention names of all configs in a model."""
+    """Return all configs in a model, with the attention implementation that each one names."""
     return _named(model) + [(config, _current(config)) for config in _stray_configs(model)]
 
 
 def _named(model: nn.Module) -> Implementations:
-    """Return those of the configs that belong to a model, and of the configs in these."""
+    """Return the configs of a model and its submodels, and their sub-configs, with their implementations."""
     configs = {id(part.config): part.config for part in model.modules() if isinstance(part, PreTrainedModel)}
     for config in list(configs.values()):
         for name in config.sub_configs:
@@ -104,11 +103,10 @@ def _named(model: nn.Module) -> Implementations:
 
 
 def _stray_configs(model: nn.Module) -> list[PreTrainedConfig]:
-    """Return configs that layers hold and no model has, which transformers passes over: ViTMAE's decoder has one."""
+    """Return the configs of layers that belong to no model, which transformers does not update, as in ViTMAE."""
     known = {id(config) for config, _ in _named(model)}
-    held = (vars(module).get("config") for module in model.modules())
-    strays = {id(config): config for config in held if isinstance(config, PreTrainedConfig) and id(config) not in known}
-    return list(strays.values())
+    configs = {id(config): config for module in model.modules() if (config := vars(module).get("config")) is not None}
+    return [config for key, config in configs.items() if isinstance(config, PreTrainedConfig) and key not in known]
 
 
 def _current(config: Any) -> str | None:
@@ -117,6 +115,6 @@ def _current(config: Any) -> str | None:
 
 
 def set_implementations(names: Implementations) -> None:
-    """Set the attention names of configs."""
+    """Set the attention implementation that each config names."""
     for config, name in names:
         config._attn_implementation_internal = name

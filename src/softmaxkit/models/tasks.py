@@ -1,4 +1,4 @@
-"""Tasks for encoders: sentences, or pairs of them, with a label or a score of similarity; questions with answers."""
+"""Tasks for encoders: sentences or sentence pairs with a class or a similarity score, and questions with answers."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ TEXT_COLUMNS = (
     "question2",
 )
 HELD_OUT = ("test", "validation", "val", "dev")
-"""Names of files and splits of held-out examples; the first that exists is read."""
+"""Names of files with held-out examples, in order of preference."""
 
 
 Kind = Literal["classes", "similarity", "answers"]
 
 
 class Answers(NamedTuple):
-    """Right answers to a question, each a span of the text: what stands there, and from which character on."""
+    """The correct answers to a question, as spans of its text: their strings, and the offsets at which they start."""
 
     texts: tuple[str, ...]
     starts: tuple[int, ...]
 
 
 class Example(NamedTuple):
-    """A sentence, or two, and its label: a class from 0, or a score; or a question, a text and its answers."""
+    """One or two sentences with a class from 0 or a score; or a question, its text and the answers."""
 
     first: str
     second: str | None
@@ -48,7 +48,7 @@ class Example(NamedTuple):
 
     @property
     def number(self) -> float:
-        """The label, where it is a class or a score."""
+        """The label, which must be a class or a score."""
         assert not isinstance(self.label, Answers)
         return self.label
 
@@ -58,10 +58,10 @@ class Task:
     """A task.
 
     Attributes:
-        name: for people.
-        kind: what the labels are: classes, scores of similarity, or answers.
-        train: what to fine-tune on; empty where a task is only measured.
-        held_out: what to measure on.
+        name: name to display.
+        kind: kind of the labels: classes, similarity scores or answers.
+        train: training examples; empty for a task without fine-tuning.
+        held_out: evaluation examples.
     """
 
     name: str
@@ -71,38 +71,39 @@ class Task:
 
     @property
     def classes(self) -> int:
-        """How many classes there are; 1 if labels are none."""
+        """The number of classes; 1 if the labels are not classes."""
         if self.kind != "classes":
             return 1
         return int(max(example.number for example in (*self.train, *self.held_out))) + 1
 
     @property
     def similarity(self) -> bool:
-        """Are the labels scores of similarity?"""
+        """Whether the labels are similarity scores."""
         return self.kind == "similarity"
 
     def sampled(self, count: int, seed: int) -> Task:
-        """Return the task with at most so many examples to train on, drawn by a seed."""
+        """Return the task with at most `count` training examples, drawn at random with a seed."""
         if count >= len(self.train):
             return self
         return Task(self.name, self.kind, tuple(random.Random(seed).sample(self.train, count)), self.held_out)
 
 
 def read_task(source: str) -> Task:
-    """Read a task.
+    """Read a task from files or from a data set of the hub.
 
-    Files hold an example a line: .tsv (tabs, no quoting), .csv, or .jsonl. Columns are found by their names in a header
-    (label or score; sentence, text, sentence1, premise, question, ...), else the first is the label and the sentences
-    are the last, or the last two of three and more. Labels that are not all whole numbers are scores of similarity.
-    Questions with answers come as .jsonl, with the fields of `datasets`: question, context, and answers, which has text
-    and answer_start; or as SQuAD's own .json.
+    Files have one example per line: .tsv (tabs, no quoting), .csv or .jsonl. Columns are identified by a header (label
+    or score; sentence, text, sentence1, premise, question, ...). Without one, the first column is the label, and the
+    last column is the sentence, or the last two are the sentence pair if there are three columns or more. If any label
+    is not a whole number, the labels are similarity scores. Questions with answers are .jsonl files with the fields of
+    `datasets`: question, context, and answers with text and answer_start; or .json files in SQuAD's own format.
 
     Args:
-        source: a folder with a train file and a test, validation, val or dev file; a folder of other files, or one
-            file, which is only measured on; or a name for `datasets`, with its configuration, as "nyu-mll/glue:mrpc".
+        source: a folder with a train file and a test, validation, val or dev file; a folder of other files, or a
+            single file, which then has no training examples; or a name for `datasets`, with its configuration, such
+            as "nyu-mll/glue:mrpc".
 
     Raises:
-        ValueError: nothing is found, a column is missing, or a label is none; the message says in which line.
+        ValueError: there is no such task, a column is missing, or a label is invalid; the message names the line.
     """
     path = Path(source)
     if not path.exists():
@@ -110,10 +111,10 @@ def read_task(source: str) -> Task:
     if path.is_file():
         return _checked(path.stem, (), tuple(_read(path)))
     tables = [file for file in sorted(path.iterdir()) if file.suffix in READERS]
-    tables = [file for file in tables if file.suffix != ".json"] or tables  # beside tables it is more likely about them
+    tables = [file for file in tables if file.suffix != ".json"] or tables  # next to tables, .json is likely metadata
     files = {file.stem: file for file in tables}
     if twice := [file.name for file in tables if files[file.stem] != file]:
-        raise ValueError(f"{path} has {twice[0]} and {files[Path(twice[0]).stem].name}; keep one of them")
+        raise ValueError(f"{path} has both {twice[0]} and {files[Path(twice[0]).stem].name}; keep one of them")
     if not files:
         raise ValueError(f"{path} has no {', '.join(READERS)} file to read a task from")
     held_out = next((files[name] for name in HELD_OUT if name in files), None)
@@ -121,35 +122,35 @@ def read_task(source: str) -> Task:
         measured = [held_out] if held_out else list(files.values())
         return _checked(path.name, (), tuple(example for file in measured for example in _read(file)))
     if held_out is None:
-        raise ValueError(f"{path} has a train file but none to measure on: {', '.join(HELD_OUT)}")
+        raise ValueError(f"{path} has a train file but none to evaluate on; add one named {', '.join(HELD_OUT)}")
     return _checked(path.name, tuple(_read(files["train"])), tuple(_read(held_out)))
 
 
 def _checked(name: str, train: tuple[Example, ...], held_out: tuple[Example, ...]) -> Task:
-    """Make a task of examples that go together."""
+    """Return a task after checking that its examples are consistent."""
     if not held_out:
-        raise ValueError(f"{name} has no examples to measure on")
+        raise ValueError(f"{name} has no examples to evaluate on")
     answers = {isinstance(example.label, Answers) for example in (*train, *held_out)}
     if len(answers) > 1:
-        raise ValueError(f"{name} has answers to some of its examples and labels of others")
+        raise ValueError(f"{name} has answers in some of its examples and labels in others")
     if answers == {True}:
         return Task(name, "answers", train, held_out)
     similarity = any(example.number != int(example.number) for example in (*train, *held_out))
     if not similarity:
         low = min(example.number for example in (*train, *held_out))
         if low < 0:
-            raise ValueError(f"{name} has the label {low:g}; classes are whole numbers from 0")
+            raise ValueError(f"{name} has the label {low:g}; classes must be whole numbers from 0")
         known = {example.number for example in train}
         if train and (new := {example.number for example in held_out} - known):
             raise ValueError(
-                f"{name} is measured on the label {min(new):g}, which is not among those trained on: "
-                f"{', '.join(f'{label:g}' for label in sorted(known))}"
+                f"{name} has the label {min(new):g} in its held-out examples but not in its training examples, which "
+                f"have {', '.join(f'{label:g}' for label in sorted(known))}"
             )
     pairs = {example.second is not None for example in (*train, *held_out)}
     if similarity and pairs == {False}:
-        raise ValueError(f"{name} has scores but single sentences; similarity is that of two")
+        raise ValueError(f"{name} has scores for single sentences; similarity needs pairs of sentences")
     if len(pairs) > 1:
-        raise ValueError(f"{name} has sentences in some of its files and pairs of them in others")
+        raise ValueError(f"{name} has single sentences in some of its examples and pairs in others")
     return Task(name, "similarity" if similarity else "classes", train, held_out)
 
 
@@ -158,15 +159,15 @@ def _read(path: Path) -> Iterator[Example]:
     try:
         rows = READERS[path.suffix](path)
     except KeyError:
-        raise ValueError(f"{path} is no {', '.join(READERS)} file") from None
+        raise ValueError(f"{path} is not a {', '.join(READERS)} file") from None
     try:
         yield from _examples(rows, str(path))
-    except (UnicodeDecodeError, OSError) as error:
+    except (UnicodeDecodeError, OSError, csv.Error) as error:
         raise ValueError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
 
 
 def _delimited(path: Path) -> Iterator[tuple[int, Mapping[str, str] | Sequence[str]]]:
-    """Yield the rows of a table with their lines; by names where it has a header."""
+    """Yield the rows of a table with their line numbers; as dicts if the table has a header."""
     with path.open(encoding="utf-8", newline="") as file:
         tabs = path.suffix == ".tsv"
         reader = csv.reader(
@@ -178,7 +179,7 @@ def _delimited(path: Path) -> Iterator[tuple[int, Mapping[str, str] | Sequence[s
                 continue
             if reader.line_num == 1 and _number(row[0]) is None:
                 names = [name.strip().lower() for name in row]
-                # Where only the label's name is known, and it comes first, the sentences come last.
+                # If the label is the only known column and comes first, the sentences are taken by position.
                 positional = names[0] in LABEL_COLUMNS or not any(name in names for name in LABEL_COLUMNS)
                 header = names if any(name in names for name in TEXT_COLUMNS) or not positional else None
                 continue
@@ -186,17 +187,21 @@ def _delimited(path: Path) -> Iterator[tuple[int, Mapping[str, str] | Sequence[s
 
 
 def _json_lines(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """Yield the objects of a file of JSON lines."""
-    for line, text in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    """Yield the objects of a JSON lines file with their line numbers."""
+    # Not splitlines(), which also splits at characters such as U+2028 that JSON strings may contain.
+    for line, text in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
         if text.strip():
             try:
-                yield line, json.loads(text)
+                row = json.loads(text)
             except json.JSONDecodeError as error:
-                raise ValueError(f"{path}, line {line}, is no JSON: {error}") from None
+                raise ValueError(f"{path}, line {line}, is not JSON: {error}") from None
+            if not isinstance(row, Mapping):
+                raise ValueError(f"{path}, line {line}, must be a JSON object, got {text.strip()[:40]}")
+            yield line, row
 
 
 def _squad(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """Yield the questions of SQuAD's own form, as `datasets` has them, numbered."""
+    """Yield the numbered questions of a file in SQuAD's own format, with the fields of `datasets`."""
     try:
         rows = [
             {
@@ -211,7 +216,7 @@ def _squad(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
             for question in part["qas"]
         ]
     except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is not of SQuAD's form, data, paragraphs, qas, answers: {error!r}") from None
+        raise ValueError(f"{path} does not have SQuAD's format (data, paragraphs, qas, answers): {error!r}") from None
     yield from enumerate(rows, 1)
 
 
@@ -221,7 +226,7 @@ READERS: dict[str, Any] = {".tsv": _delimited, ".csv": _delimited, ".jsonl": _js
 def _examples(rows: Iterator[tuple[int, Any]], where: str) -> Iterator[Example]:
     for line, row in rows:
         if isinstance(row, Mapping) and "answers" in row:
-            yield _asked(row, f"{where}, line {line}")
+            yield _question(row, f"{where}, line {line}")
             continue
         if isinstance(row, Mapping):
             label = next((row[name] for name in LABEL_COLUMNS if name in row), None)
@@ -233,25 +238,26 @@ def _examples(rows: Iterator[tuple[int, Any]], where: str) -> Iterator[Example]:
         number = _number(label)
         if not texts or label is None:
             raise ValueError(
-                f"{where}, line {line}, has {columns}; a task has a label ({', '.join(LABEL_COLUMNS)}) and one or two "
-                f"sentences ({', '.join(TEXT_COLUMNS)}), or, without a header, the label first and the sentences last"
+                f"{where}, line {line}, has {columns}; a task needs a label ({', '.join(LABEL_COLUMNS)}) and one or "
+                f"two sentences ({', '.join(TEXT_COLUMNS)}), or, without a header, the label first and the sentences "
+                "last"
             )
         if number is None:
-            raise ValueError(f"{where}, line {line}: the label is a class from 0, or a score, not {label!r}")
+            raise ValueError(f"{where}, line {line}: the label must be a class from 0 or a score, got {label!r}")
         yield Example(texts[0], texts[1] if len(texts) > 1 else None, number)
 
 
-def _asked(row: Mapping[str, Any], where: str) -> Example:
-    """Return a question with its answers, which have to stand where they are said to."""
+def _question(row: Mapping[str, Any], where: str) -> Example:
+    """Return a question with its answers, after checking that the text has them at their offsets."""
     question, context, answers = (row.get(name) for name in ("question", "context", "answers"))
     if not (isinstance(question, str) and isinstance(context, str) and isinstance(answers, Mapping)):
-        raise ValueError(f"{where}, has {', '.join(row)}; a question with answers has question, context and answers")
+        raise ValueError(f"{where}, has {', '.join(row)}; a question needs question, context and answers")
     texts, starts = (answers.get(name) for name in ("text", "answer_start"))
     if not (isinstance(texts, list | tuple) and isinstance(starts, list | tuple) and len(texts) == len(starts)):
-        raise ValueError(f"{where}: answers have text and answer_start, lists of the same length, not {answers}")
+        raise ValueError(f"{where}: answers must have text and answer_start, lists of equal length, got {answers}")
     for text, start in zip(texts, starts, strict=True):
         if not (isinstance(text, str) and isinstance(start, int) and start >= 0 and context.startswith(text, start)):
-            raise ValueError(f"{where}: the answer {text!r} does not stand at character {start!r} of its context")
+            raise ValueError(f"{where}: the answer {text!r} is not at character {start!r} of its context")
     return Example(question, context, Answers(tuple(texts), tuple(starts)))
 
 
@@ -264,12 +270,12 @@ def _number(text: Any) -> float | None:
 
 
 def _from_hub(source: str) -> Task:
-    """Read a task by `datasets`."""
+    """Read a task from a data set of the hub."""
     with data_set(source) as splits:
-        # The labels of a test split are often hidden.
+        # The test split comes last, because its labels are often hidden.
         held_out = next((splits[split] for split in (*HELD_OUT[1:], "test") if split in splits), None)
         if "train" not in splits or held_out is None:
-            raise ValueError(f"it has the splits {', '.join(splits)}; a task has train, and validation or test")
+            raise ValueError(f"it has the splits {', '.join(splits)}; a task needs train, and validation or test")
         return _checked(
             source,
             tuple(_examples(enumerate(splits["train"], 1), "train")),

@@ -1,4 +1,4 @@
-"""Text as tokens: bytes for models of our own, the model's tokenizer for pretrained ones."""
+"""Read a text as tokens: bytes, a vocabulary learned from the text, or the tokenizer of a pretrained model."""
 
 from __future__ import annotations
 
@@ -22,33 +22,33 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 HELD_OUT_SHARE = 10
-"""One part in so many, at the end of the text, is never trained on."""
+"""The last 1/HELD_OUT_SHARE of the text is held out from training."""
 
 CALIBRATION_BATCHES = 25
-"""How many batches EXAQ's paper calibrates on."""
+"""Number of calibration batches in EXAQ's paper."""
 CALIBRATION_SCORES = 1 << 21
-"""Scores of a head that calibration looks at by default, at most: long windows are fewer."""
+"""Default limit of calibration, in scores per head: of long windows, fewer are used."""
 
 SCORES_AT_ONCE = 1 << 22
-"""Scores of a head that are held at a time, when a model is only looked at."""
+"""Limit of a batch without gradients, in scores per head, so that the scores fit into memory."""
 
 DATA_SET_BYTES = 100_000_000
-"""How much of a data set is read."""
+"""How many bytes of a data set's text are read."""
 
 STANDARD_LIBRARY_BYTES = 1_200_000
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """A text, split into a part to train on and a held-out part.
+    """A text, split into a training part and a held-out part.
 
     Attributes:
-        name: where it is from.
-        size: bytes.
-        sha256: of the bytes.
-        train: tokens, 1-D.
-        held_out: tokens, 1-D, the last tenth.
-        words: among the tokens; None of bytes.
+        name: name of its source.
+        size: size in bytes.
+        sha256: hash of the bytes.
+        train: tokens, int64 (tokens,).
+        held_out: tokens, int64 (tokens,), the last tenth.
+        words: the word boundaries of the vocabulary; None for bytes.
     """
 
     name: str
@@ -60,11 +60,11 @@ class Corpus:
 
     @property
     def fingerprint(self) -> str:
-        """What tells its tokens from all others."""
+        """A hash of the tokens."""
         return hashlib.sha256(torch.cat([self.train, self.held_out]).numpy().tobytes()).hexdigest()
 
     def describe(self) -> dict[str, Any]:
-        """Return what a record says of it."""
+        """Return the text's entry in a record."""
         return {
             "name": self.name,
             "bytes": self.size,
@@ -82,15 +82,15 @@ class Corpus:
         return _windows(self.held_out, context, count, f"the held-out tenth of {self.name}")
 
     def calibration_batches(self, context: int, batch: int = 16, count: int | None = None) -> list[Tensor]:
-        """Return batches of windows of `context` tokens from the part to train on, evenly spread.
+        """Return batches of evenly spread windows of `context` tokens from the training part.
 
         Args:
-            context: tokens in a window.
-            batch: windows in a batch; batches of long windows are smaller, see `windows_at_once`.
-            count: how many; None for 25, or fewer of long windows, see `CALIBRATION_SCORES`.
+            context: tokens per window.
+            batch: windows per batch; reduced for long windows, see `windows_at_once` and `CALIBRATION_SCORES`.
+            count: number of batches; None for 25, or fewer for long windows, see `CALIBRATION_SCORES`.
 
         Raises:
-            ValueError: that part is shorter than one window.
+            ValueError: the training part is shorter than one window.
         """
         batch = min(windows_at_once(batch, context), -(-CALIBRATION_SCORES // context**2))
         if count is None:
@@ -100,7 +100,7 @@ class Corpus:
 
 
 def windows_at_once(most: int, context: int) -> int:
-    """Return how many windows to run at once, so that the scores of long ones fit into memory: `most` or fewer."""
+    """Return how many windows to run at once so that the scores of long ones fit into memory, at most `most`."""
     return max(1, min(most, SCORES_AT_ONCE // context**2))
 
 
@@ -108,13 +108,13 @@ def read_corpus(path: Path | None, tokenizer: PreTrainedTokenizerBase | None = N
     """Read a text file, or, for None, the Python standard library's own source.
 
     Args:
-        path: the file, UTF-8 or any other text, read as bytes; or the name of a data set on the hub, with its
-            configuration, as "Salesforce/wikitext:wikitext-2-raw-v1", of which the column "text" is read.
-        tokenizer: how to make tokens; bytes if None.
-        learned: so many tokens instead, where these are more than bytes: learned from the part to train on.
+        path: a file, UTF-8 or any other text, read as bytes; or the name of a data set on the hub, with its
+            configuration, such as "Salesforce/wikitext:wikitext-2-raw-v1", whose column "text" is read.
+        tokenizer: the tokenizer; if None, tokens are bytes.
+        learned: if above 256, the size of a vocabulary that is learned from the training part and replaces `tokenizer`.
 
     Raises:
-        ValueError: the file is missing, a folder, empty, not text, or too short for so many tokens.
+        ValueError: the file is missing, a folder, empty, not text, or too short for this vocabulary.
     """
     if path is None:
         name, data = "Python standard library source", standard_library_source(STANDARD_LIBRARY_BYTES)
@@ -133,7 +133,7 @@ def read_corpus(path: Path | None, tokenizer: PreTrainedTokenizerBase | None = N
 
 
 def standard_library_source(limit: int) -> bytes:
-    """Return source files of the Python standard library, in the order of their names, up to `limit` bytes."""
+    """Return the first `limit` bytes of the Python standard library's source files, sorted by name."""
     parts, size = [], 0
     for path in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py")):
         parts.append(path.read_bytes())
@@ -144,13 +144,13 @@ def standard_library_source(limit: int) -> bytes:
 
 
 class NextToken(Dataset[dict[str, Tensor]]):
-    """Every window of `context` tokens, with the token after each as its label."""
+    """All windows of `context` tokens, labelled with the token that follows each of their tokens."""
 
     def __init__(self, tokens: Tensor, context: int) -> None:
         if len(tokens) <= context:
             raise ValueError(
-                f"the text to train on has {len(tokens)} tokens; a context of {context} needs more than "
-                "that; give a longer text"
+                f"the training part of the text has {len(tokens)} tokens; a context of {context} needs at least "
+                f"{context + 1}; give a longer text"
             )
         self.tokens, self.context = tokens, context
 
@@ -173,11 +173,15 @@ def _windows(tokens: Tensor, context: int, count: int, what: str) -> Tensor:
 
 
 def read_bytes(path: Path) -> bytes:
-    """Return the bytes of a text file, or of a data set's texts; a ValueError says what is wrong with it."""
+    """Return the bytes of a text file or of a data set's texts.
+
+    Raises:
+        ValueError: it cannot be read, is empty, or is not text.
+    """
     try:
         data = path.read_bytes()
     except FileNotFoundError as error:
-        if len(path.parts) != 2 or path.suffix or path.is_absolute():  # no "owner/name" of a data set
+        if len(path.parts) != 2 or path.suffix or path.is_absolute():  # not the "owner/name" of a data set
             raise ValueError(f"cannot read the text {path}: {error.strerror}") from None
         data = _data_set(str(path))
     except OSError as error:
@@ -191,13 +195,13 @@ def read_bytes(path: Path) -> bytes:
 
 @cache
 def _data_set(source: str) -> bytes:
-    """Return the texts of a data set's part to train on, up to `DATA_SET_BYTES`."""
+    """Return the texts of a data set's train split, up to `DATA_SET_BYTES`."""
     parts: list[bytes] = []
     size = 0
     with data_set(source, split="train", streaming=True) as rows:
         for row in rows:
             if "text" not in row:
-                raise ValueError(f"it has the columns {', '.join(row)}, and none called text")
+                raise ValueError(f"it has the columns {', '.join(row)}, but none named text")
             parts.append(row["text"].encode())
             size += len(parts[-1])
             if size >= DATA_SET_BYTES:

@@ -1,4 +1,4 @@
-"""transformers' Trainer as all training here uses it: it can be interrupted and resumed, and stops by itself at NaN."""
+"""transformers' Trainer with interrupt and resume, and an error as soon as training diverges to NaN or infinity."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from softmaxkit.models.patch import layers
 from softmaxkit.models.running import hooked
 
 Progress = Callable[[int, int], None]
-"""Called with the step reached and the last step."""
+"""Called with the number of steps done and their total."""
 
 
 class Interrupted(Exception):
-    """Training was stopped by the user; its last step is saved."""
+    """The user stopped the training, which has saved a checkpoint of its last step."""
 
 
 def on_gpu() -> dict[str, Any]:
-    """Return how all training here uses a GPU: in mixed precision where it has bfloat16."""
+    """Return the training arguments for a GPU: mixed precision if it supports bfloat16."""
     return {"bf16": torch.cuda.is_bf16_supported(including_emulation=False)}
 
 
 def training_arguments(folder: Path, steps: int, learning_rate: float, seed: int, **further: Any) -> TrainingArguments:
-    """Return the arguments that all training here has in common: linear decay, saving at our own steps, no output."""
+    """Return the arguments common to all training here: linear decay, checkpoints only at chosen steps, no output."""
     arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=steps,
@@ -48,25 +48,25 @@ def training_arguments(folder: Path, steps: int, learning_rate: float, seed: int
         dataloader_pin_memory=False,
         log_level="error",
         logging_nan_inf_filter=False,
-        # What several processes without a GPU have to say, or they train apart.
+        # Without this, several processes without a GPU would each train on their own.
         use_cpu=processes.count() > 1 and not torch.cuda.is_available(),
         average_tokens_across_devices=False,  # losses are means over equal shares of a batch
         **(on_gpu() if torch.cuda.is_available() else {}),
         **further,
     )
-    arguments._n_gpu = min(arguments.n_gpu, 1)  # several would take several batches a step
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # with several GPUs, a step would consume several batches
     return arguments
 
 
-LOOKS = 50
-"""Steps from one look for what is not finite to the next, on a GPU."""
+CHECK_INTERVAL = 50
+"""Steps between two checks for NaN and infinity on a GPU."""
 
 
 class Divergence:
-    """Remembers the first step at which something was not finite, without waiting for the device to compute it.
+    """Records the first step at which a value is not finite, without synchronising with the device.
 
     Args:
-        device: of what it sees.
+        device: device of the values.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -74,8 +74,8 @@ class Divergence:
         self._first: dict[str, tuple[Tensor, Tensor]] = {}
 
     def see(self, what: str, step: int, values: Sequence[Tensor]) -> None:
-        """Look at the tensors of a step; which they are is remembered by their order."""
-        norms = torch._foreach_norm(list(values), torch.inf)  # NaN or infinity where a number is; few launches
+        """Check the tensors of a step, which must come in the same order at every step."""
+        norms = torch._foreach_norm(list(values), torch.inf)  # not finite if any element is not; few kernel launches
         wrong = ~torch.stack([norm.float() for norm in norms]).isfinite()
         step_now = torch.full((), step, device=self._device)
         none = torch.zeros((), dtype=torch.int64, device=self._device)
@@ -84,20 +84,24 @@ class Divergence:
         self._first[what] = torch.where(is_new, step_now, first), torch.where(is_new, wrong, places)
 
     def found(self) -> dict[str, tuple[int, list[int]]]:
-        """Return by what was seen the first step at which some was not finite, and which; waits for the device."""
+        """Return for each kind of value the first step at which one was not finite, and the indices of those tensors.
+
+        This waits for the device.
+        """
         first = {what: (int(step), places) for what, (step, places) in self._first.items()}
         return {what: (step, places.nonzero().flatten().tolist()) for what, (step, places) in first.items() if step}
 
 
 class MethodTrainer(Trainer):
-    """The Trainer, with a learning rate of their own for the methods' parameters.
+    """The Trainer, with a separate learning rate for the methods' parameters.
 
     Args:
-        constants_rate: their learning rate, as a multiple of the others'.
-        homotopy: share of the steps over which exact softmax becomes the method, where that has such a way.
+        constants_rate: learning rate of the methods' parameters, as a multiple of the model's.
+        homotopy: fraction of the steps over which exact softmax turns gradually into the method, if the method supports
+            it.
         stops: steps at which a checkpoint is written.
         progress: called at every step.
-        arguments: as the Trainer takes them.
+        arguments: arguments of the Trainer.
     """
 
     def __init__(
@@ -116,10 +120,10 @@ class MethodTrainer(Trainer):
         self.remove_callback(PrinterCallback)
 
     def create_optimizer(self, model: Any = None) -> Any:
-        """Make the optimiser, the methods' own parameters in a group of theirs."""
-        made_for: Any = model or self.model
+        """Create the optimiser, with the methods' parameters in a group of their own."""
+        optimized: Any = model or self.model
         optimizer = super().create_optimizer(model)
-        own = {id(parameter) for module in layers(made_for).values() for parameter in module.parameters()}
+        own = {id(parameter) for module in layers(optimized).values() for parameter in module.parameters()}
         if own and self.constants_rate != 1 and len(optimizer.param_groups) == 2:
             rate = self.constants_rate * optimizer.param_groups[0]["lr"]
             settings = {k: v for k, v in optimizer.param_groups[-1].items() if k != "params"} | {"lr": rate}
@@ -134,7 +138,7 @@ class MethodTrainer(Trainer):
         """Compute the loss.
 
         Raises:
-            FloatingPointError: it is NaN or infinite; the message names the layer where that begins.
+            FloatingPointError: it is NaN or infinite; the message names the layer in which that begins.
         """
         result = super().compute_loss(model, inputs, *arguments, **named)
         loss = result[0] if isinstance(result, tuple) else result
@@ -144,60 +148,61 @@ class MethodTrainer(Trainer):
             self.divergence.see("the loss", self.state.global_step + 1, [loss.detach()])
         elif processes.anywhere(not torch.isfinite(loss).all()):
             where = first_not_finite(self.accelerator.unwrap_model(model), inputs)
-            self._refuse(f"the loss is {loss.detach().item():g}", where)
+            self._stop(f"the loss is {loss.detach().item():g}", where)
         return result
 
     def training_step(self, model: Any, *arguments: Any, **named: Any) -> Tensor:
         """Compute the gradients.
 
-        On a GPU what is not finite is found out at every `LOOKS`-th step, and before anything is saved: to look is to
-        wait.
+        On a GPU they are checked only at every `CHECK_INTERVAL`-th step and before a checkpoint is saved, because
+        reading the result synchronises with the device.
 
         Raises:
-            FloatingPointError: one is NaN or infinite; the message names the parameter, of all such the last that the
-                model has, where going back begins.
+            FloatingPointError: one is NaN or infinite; the message names the last such parameter in the order of the
+                model, where backpropagation starts.
         """
         loss = super().training_step(model, *arguments, **named)
         parameters = self.accelerator.unwrap_model(model).named_parameters()
         if self.divergence is not None:
-            self._look(self.divergence, dict(parameters))
+            self._check(self.divergence, dict(parameters))
             return loss
         gradients = ((name, parameter.grad) for name, parameter in parameters)
         wrong = [name for name, gradient in gradients if gradient is not None and not torch.isfinite(gradient).all()]
         if wrong:
-            self._refuse("a gradient is not finite", wrong[-1])
+            self._stop("a gradient is not finite", wrong[-1])
         return loss
 
-    def _look(self, divergence: Divergence, parameters: dict[str, nn.Parameter]) -> None:
+    def _check(self, divergence: Divergence, parameters: dict[str, nn.Parameter]) -> None:
         step = self.state.global_step + 1
         named = {name: x.grad for name, x in parameters.items() if x.grad is not None}
         divergence.see("a gradient", step, list(named.values()))
-        if step % LOOKS and step not in self.watch.stops and step < self.state.max_steps:
+        if step % CHECK_INTERVAL and step not in self.watch.stops and step < self.state.max_steps:
             return
         for what, (first, places) in sorted(divergence.found().items(), key=lambda found: found[1][0]):
             names = list(named)
             where = names[max(places)] if what == "a gradient" else "the loss itself"
-            self._refuse(f"{what} is not finite", where, first)
+            self._stop(f"{what} is not finite", where, first)
 
-    def _refuse(self, what: str, where: str, step: int | None = None) -> NoReturn:
+    def _stop(self, what: str, where: str, step: int | None = None) -> NoReturn:
         last = self._last_checkpoint() if processes.is_first() else None
-        kept = f"; the last checkpoint is {last}" if last else ""
+        saved = f"; the last checkpoint is {last}" if last else ""
         raise FloatingPointError(
-            f"training diverged: {what} at step {step or self.state.global_step + 1}, beginning in {where}{kept}; "
+            f"training diverged: {what} at step {step or self.state.global_step + 1}, beginning in {where}{saved}; "
             "try a lower learning rate, or other start values"
         )
 
     def run(self, branch: Path | None = None) -> list[dict[str, Any]]:
-        """Train; go on from the last checkpoint in the output folder, where there is one.
+        """Train, resuming from the last checkpoint in the output folder if there is one.
 
         Args:
-            branch: else a checkpoint of another run to go on from, its optimiser and schedule too.
+            branch: if the folder has no checkpoint, one of another run to continue from, with its optimiser and
+                schedule.
 
         Returns:
-            What was logged.
+            The Trainer's log history.
 
         Raises:
-            Interrupted: by Ctrl-C; the same call goes on from there.
+            Interrupted: after Ctrl-C; the same call resumes the training.
             FloatingPointError: the loss became NaN or infinite.
         """
         last = processes.of_first(self._last_checkpoint() if processes.is_first() else None)
@@ -209,17 +214,17 @@ class MethodTrainer(Trainer):
         return logged
 
     def _last_checkpoint(self) -> str | None:
-        """Return the last checkpoint that was written to its end; what was broken off goes."""
+        """Return the last complete checkpoint; delete later ones that were left incomplete."""
         folder = Path(str(self.args.output_dir))
         while folder.is_dir() and (last := get_last_checkpoint(str(folder))) is not None:
-            if (Path(last) / "trainer_state.json").is_file():  # which is written last
+            if (Path(last) / "trainer_state.json").is_file():  # this file is written last
                 return str(last)
             shutil.rmtree(last)
         return None
 
 
 def first_not_finite(model: nn.Module, inputs: Any) -> str:
-    """Return the name of the part of a model that first gives NaN or infinity, with its own parameters' state."""
+    """Return the first parameter of a model that is not finite, or else the first submodule with such an output."""
     for name, parameter in model.named_parameters():
         if not torch.isfinite(parameter).all():
             return f"{name}, which is not finite itself"
@@ -240,21 +245,21 @@ def first_not_finite(model: nn.Module, inputs: Any) -> str:
 
 
 class _Watch(TrainerCallback):
-    """Saves at chosen steps and on Ctrl-C, reports progress, and logs the values of the methods' parameters."""
+    """Save at chosen steps and on Ctrl-C, report progress, and log the values of the methods' parameters."""
 
     def __init__(self, stops: set[int], homotopy: float, progress: Progress | None) -> None:
         self.stops, self.homotopy, self.progress, self.interrupted = stops, homotopy, progress, False
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:
-        """Let Ctrl-C end the step at hand and save, instead of breaking off. Only the main thread hears signals."""
+        """Make Ctrl-C finish the current step and save instead of aborting; only the main thread handles signals."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
 
         def stop(*_: Any) -> None:
             if self.interrupted:
-                raise KeyboardInterrupt  # a second Ctrl-C does not wait
+                raise KeyboardInterrupt  # a second Ctrl-C aborts at once
             self.interrupted = True
 
         previous = signal.signal(signal.SIGINT, stop)

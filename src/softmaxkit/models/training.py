@@ -1,4 +1,4 @@
-"""Training language models."""
+"""Train language models."""
 
 from __future__ import annotations
 
@@ -18,16 +18,17 @@ from softmaxkit.models.trainer import MethodTrainer, Progress, training_argument
 from softmaxkit.recipe import Recipe
 
 EVALUATION_POINTS = 20
-"""How often a training curve looks at held-out text, at most; short trainings less often, see `_points`."""
+"""Maximum number of points of a training curve at which the held-out loss is evaluated; fewer in a short training, see
+`_points`."""
 
 CURVE_TOKENS = 1 << 14
-"""Held-out tokens that it looks at."""
+"""Held-out tokens evaluated at each of these points."""
 
 LOGITS_AT_ONCE = 1 << 28
-"""Outputs of the model that are held at a time when it does."""
+"""Maximum number of logits in memory during this evaluation."""
 
 COMPILED_STEPS = 2000
-"""Steps from which on a GPU trains the compiled model: compiling takes it half a minute."""
+"""Minimum number of steps for which the model is compiled on a GPU: compiling takes half a minute."""
 
 
 def train(
@@ -39,24 +40,24 @@ def train(
     branch: Path | None = None,
     progress: Progress | None = None,
 ) -> list[dict[str, Any]]:
-    """Train a model to predict the next token; take up an earlier, unfinished run in the same folder.
+    """Train a model to predict the next token; resume an unfinished run in the same folder.
 
     Args:
-        model: trained in place, with whatever method is in it.
+        model: trained in place, with or without a method in it.
         corpus: the text.
-        recipe: how.
-        folder: for checkpoints, one at every quarter and one where training was stopped.
-        seed: of the order of the data.
-        branch: a checkpoint of another run to go on from, its optimiser and schedule too.
+        recipe: hyperparameters of the training.
+        folder: folder for checkpoints, one at every quarter of the training and one at an interruption.
+        seed: seed of the order of the data.
+        branch: a checkpoint of another run to continue from, with its optimiser and schedule.
         progress: called at every step.
 
     Returns:
-        The training curve: dicts with `step` and either `loss` or `eval_loss`, both in nats per token; with the latter
-        `constants` too, the values of the methods' own parameters by layer and name, where there are any.
+        The training curve: dicts with `step` and either `loss` or `eval_loss`, both in nats per token. Those with
+        `eval_loss` also have `constants`, the values of the methods' parameters by layer and name, if there are any.
 
     Raises:
-        Interrupted: by Ctrl-C; the same call goes on from there.
-        ValueError: the text is too short, or the batch cannot be shared equally among processes.
+        Interrupted: after Ctrl-C; the same call resumes the training.
+        ValueError: the text is too short, or the batch cannot be divided equally among the processes.
         FloatingPointError: the loss became NaN or infinite.
     """
     return processes.together(_train, model, corpus, recipe, folder, seed, branch, progress=progress)
@@ -71,7 +72,7 @@ def _train(
     branch: Path | None,
     progress: Progress | None = None,
 ) -> list[dict[str, Any]]:
-    """Train in this process, one of several perhaps."""
+    """Train in this process, which may be one of several."""
     quarter = max(1, recipe.steps // 4)
     every = -(-recipe.steps // _points(recipe))
     compiled = _is_worth_compiling(model, recipe)
@@ -113,24 +114,24 @@ def _train(
 
 
 def _points(recipe: Recipe) -> int:
-    """Return how often to look at held-out text: every quarter, and more often where training takes much longer."""
+    """Return how often to evaluate on held-out text: at every quarter, and more often in long trainings."""
     trained = recipe.steps * recipe.batch * recipe.context
     return max(4, min(EVALUATION_POINTS, trained // (2 * CURVE_TOKENS)))
 
 
 def checkpoint_at(folder: Path, step: int) -> Path:
-    """Return the checkpoint that `train` left in a folder at a step."""
+    """Return the path of the checkpoint that `train` writes to a folder at a step."""
     return folder / f"checkpoint-{step}"
 
 
 def _is_worth_compiling(model: PreTrainedModel, recipe: Recipe) -> bool:
-    """Say whether to compile a model for training: on a GPU, for long, in float, whose layers then stay as they are."""
+    """Return whether to compile a model for training: on a GPU, for many steps, with layers fixed in mode "float"."""
     in_float = all(module.mode == "float" for module in layers(model).values())
     return torch.cuda.is_available() and recipe.steps >= COMPILED_STEPS and in_float and not recipe.homotopy
 
 
 def _next_token_loss(compiled: bool) -> Callable[..., Tensor]:
-    """Return the loss of a model's outputs against the tokens that follow, as the Trainer calls it."""
+    """Return the Trainer's `compute_loss_func`: the cross-entropy of the next token, over labels already shifted."""
     compute = torch.compile(_cross_entropy, dynamic=False) if compiled else _cross_entropy
     return lambda outputs, labels, num_items_in_batch=None: compute(outputs.logits, labels)
 

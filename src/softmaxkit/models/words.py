@@ -1,4 +1,4 @@
-"""Whole words among tokens, and how many of them a model would have said."""
+"""Count the whole words that a language model predicts correctly."""
 
 from __future__ import annotations
 
@@ -9,24 +9,25 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 SPACE = ("Ġ", "▁")
-"""How vocabularies write a space: byte-level byte-pair encoding, and SentencePiece."""
+"""Characters that represent a space in a vocabulary: of byte-level byte-pair encoding, and of SentencePiece."""
 
 
 class Words(NamedTuple):
-    """What each token of a vocabulary is to words; boolean, (tokens,).
+    """How each token of a vocabulary relates to words, as boolean tensors (tokens,).
 
     Attributes:
-        starts: a space, and letters after it.
-        goes_on: letters alone.
+        starts: the token starts a word: a space followed by letters.
+        continues: the token continues a word: letters alone.
     """
 
     starts: Tensor
-    goes_on: Tensor
+    continues: Tensor
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase) -> Self | None:
-        """Return those of a tokenizer; None where its tokens do not say where words start."""
-        pieces = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+        """Return the words of a tokenizer's vocabulary; None if its tokens do not mark where words start."""
+        size = max(tokenizer.get_vocab().values(), default=-1) + 1  # more than the tokens if some ids are unused
+        pieces = [piece or "" for piece in tokenizer.convert_ids_to_tokens(list(range(size)))]
         spaces = [piece.startswith(SPACE) for piece in pieces]
         letters = [tokenizer.convert_tokens_to_string([piece]).removeprefix(" ").isalpha() for piece in pieces]
         if not any(spaces):
@@ -35,18 +36,18 @@ class Words(NamedTuple):
         return cls(space & of_letters, ~space & of_letters)
 
     def tally(self, labels: Tensor, right: Tensor) -> tuple[int, int]:
-        """Return how many words were said right, and how many there are.
+        """Return how many words were predicted correctly, and how many there are.
 
-        A word is right if all its tokens are: each is the model's first choice after all that precedes it, as LAMBADA
-        has it (arXiv 1606.06031).
+        A word is correct if each of its tokens is the model's first choice given all preceding tokens, as in LAMBADA
+        (arXiv 1606.06031).
 
         Args:
             labels: tokens, (windows, tokens).
-            right: were they the model's first choice? Boolean, same shape.
+            right: whether each token was the model's first choice; boolean, same shape.
         """
         labels, right = labels.cpu(), right.cpu()
-        # Every token that does not go on with a word begins a group, and those that go on belong to it.
-        begins = ~self.goes_on[labels]
+        # Every token that does not continue a word begins a group; the tokens that continue it belong to the group.
+        begins = ~self.continues[labels]
         begins[:, 0] = True
         group = begins.flatten().cumsum(0) - 1
         wrong = torch.zeros(int(group[-1]) + 1, dtype=torch.long).index_add_(0, group, (~right).flatten().long())
