@@ -97,7 +97,7 @@ def test_a_head_that_the_model_does_not_have(capsys: pytest.CaptureFixture[str],
         for option, value in (("--layer", 4), ("--layer", -1), ("--head", 4), ("--head", -1)):
             code, _, err = run(capsys, verb, *model, option, value)
             assert code == 2
-            assert last_line(err) == f"error: {option} is 0 to 3 for this model, not {value}"
+            assert last_line(err) == f"error: {option} must be from 0 to 3 for this model, got {value}"
         code, _, err = run(capsys, verb, "exaq", *model)
         assert code == 2
         assert "has consmax in it; leave METHOD and --spec out, or give that" in last_line(err)
@@ -111,4 +111,4 @@ def test_a_model_without_a_method(
     GPT2LMHeadModel(GPT2Config(vocab_size=256, n_positions=16, n_embd=8, n_layer=1, n_head=2)).save_pretrained(tmp_path)
     code, _, err = run(capsys, "verify", "--model", tmp_path, *model[2:])
     assert code == 2
-    assert f"has no method in it; put one in with 'softmaxkit calibrate {tmp_path} METHOD'" in last_line(err)
+    assert f"has no method in it; apply one with 'softmaxkit calibrate {tmp_path} METHOD'" in last_line(err)

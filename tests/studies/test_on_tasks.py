@@ -194,14 +194,19 @@ def test_calibration_sees_no_padding(encoder: str, task: str) -> None:
 
 
 def test_two_tasks_of_one_name_are_refused(encoder: str, task: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="two tasks are called mood"):
+    with pytest.raises(ValueError, match="two tasks are named mood"):
         measure_tasks(replace(options(encoder, task, tmp_path), tasks=(task, task)), [], silent)
 
 
 def test_tasks_and_models_that_cannot_be_used_are_refused(encoder: str, task: str, tmp_path: Path) -> None:
     (tmp_path / "labels.tsv").write_text("1\tgood\n0\tbad\n")
-    with pytest.raises(ValueError, match="labels has classes but no examples to train on"):
+    with pytest.raises(ValueError, match="labels has classes but no training examples"):
         measure_tasks(options(encoder, str(tmp_path / "labels.tsv"), tmp_path / "runs"), [], silent)
+    # Every task is checked before anything is trained on the first one.
+    both = replace(options(encoder, task, tmp_path / "early"), tasks=(task, str(tmp_path / "labels.tsv")))
+    with pytest.raises(ValueError, match="labels has classes but no training examples"):
+        measure_tasks(both, [], silent)
+    assert not (tmp_path / "early").exists()
     with pytest.raises(ValueError, match=r"cannot load .*missing as an encoder with a head for classes"):
         measure_tasks(options(str(tmp_path / "missing"), task, tmp_path / "runs"), [], silent)
     with pytest.raises(ValueError, match="1 or more"):

@@ -133,7 +133,7 @@ def test_the_command_writes_specs_and_says_what_to_do(
         assert result["loss_change_percent"] + result["loss_change_standard_error_percent"] <= 50
         assert 0 < result["loss_change_standard_error_percent"] < 50
         assert written != type(written).widest(32)
-    assert "is left out: a model has to be trained for it" in shown.err
+    assert "is skipped: a model has to be trained for it" in shown.err
     assert f"softmaxkit rtl --spec {record['results'][0]['spec_file']} --max-row 32" in shown.err
     calibrated = tmp_path / "calibrated"
     spec_file = record["results"][0]["spec_file"]

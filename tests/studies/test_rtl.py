@@ -61,7 +61,7 @@ def test_baked_heads_have_a_folder_each_and_equal_ones_share_it(tmp_path: Path) 
     assert [Path(result["folder"]).name for result in results] == ["layer2-head0", "layer2-head0", "layer2-head1"]
     assert [(result["layer"], result["head"]) for result in results] == [(2, 0), (2, 2), (2, 1)]
     assert sorted(path.name for path in folder.iterdir()) == ["layer2-head0", "layer2-head1"]
-    assert said == [f"{folder / 'layer2-head0'}: one unit for 2 heads of equal constants: layer2-head0, layer2-head2"]
+    assert said == [f"{folder / 'layer2-head0'}: one unit for 2 heads with equal constants: layer2-head0, layer2-head2"]
     assert progress == [(1, 2), (2, 2)]
     for result in results:
         assert Spec.from_json(result["spec"]) == WHOLE

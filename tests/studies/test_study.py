@@ -52,9 +52,9 @@ def test_a_study_of_a_pretrained_model(tmp_path: Path) -> None:
     study = read_study(written(tmp_path, 'model = "smollm2"' + text))
     assert study.model == "smollm2"
     assert {(point.recipe.steps, point.recipe.context) for point in study.points} == {(0, 8)}
-    with pytest.raises(ValueError, match="smollm2 comes with its shape"):
+    with pytest.raises(ValueError, match="the shape of smollm2 is fixed"):
         read_study(written(tmp_path, 'model = "smollm2"' + SMALL))
-    with pytest.raises(ValueError, match="a study's model is a folder, hub name or file, not 3"):
+    with pytest.raises(ValueError, match="a study's model must be a folder, hub name or file, got 3"):
         read_study(written(tmp_path, "model = 3" + text))
 
 
@@ -84,27 +84,32 @@ def test_the_own_studies_can_be_read() -> None:
     ("before", "after", "message"),
     [
         ("question", "qestion", "a study has no 'qestion'; did you mean 'question'"),
-        ("question", "#", "a study has question; this one has none"),
-        ("[0, 1]", "[]", r"seeds are whole numbers, such as \[0, 1, 2\], not \[\]"),
-        ("[0, 1]", "[0.5]", r"seeds are whole numbers"),
+        ("question", "#", "a study needs question; this one has none"),
+        ("[0, 1]", "[]", r"seeds must be whole numbers from 0, such as \[0, 1, 2\], got \[\]"),
+        ("[0, 1]", "[0.5]", r"seeds must be whole numbers from 0"),
         ("layers = 1", "layer = 1", "a shape has no 'layer'; did you mean 'layers'"),
-        ("width = 16", 'width = "16"', "shape.width is a int, not '16'"),
+        ("width = 16", 'width = "16"', "shape.width must be of type int, got '16'"),
         ("width = 16", "width = 15", "a width that is a multiple of its heads"),
+        ("windows = 8", "windows = 0", "windows must be a whole number from 1, got 0"),
+        ("windows = 8", 'windows = "all"', "windows must be a whole number from 1, got 'all'"),
+        ("windows = 8", "windows = true", "windows must be a whole number from 1, got True"),
+        ("windows = 8", "finding = 1", "finding must be a text, got 1"),
+        ('"Does it work?"', "7", "question must be a text, got 7"),
         ("steps = 4", "steps = -4", "steps, batch, context"),
-        ('"spec.gamma0" =', '"spec.gama0" =', "none of the methods has the field that spec.gama0 varies"),
-        ('"spec.gamma0" =', '"gamma0" =', 'settings that vary are called "recipe.steps"'),
-        ("= [1.0, 10.0]", "= 1.0", "spec.gamma0 varies over a list of values, not 1.0"),
+        ('"spec.gamma0" =', '"spec.gama0" =', "spec.gama0 varies, but none of the methods has this field"),
+        ('"spec.gamma0" =', '"gamma0" =', 'settings that vary must be named like "recipe.steps"'),
+        ("= [1.0, 10.0]", "= 1.0", "spec.gamma0 must be a list of values, got 1.0"),
         ("bits = 3", "bits = 5", "bits"),
         ('method = "exaq"', 'method = "exact-ish"', "no method is called 'exact-ish'"),
         ("[vary]", "[vary", "small.toml: "),
-        ('y = "loss_change_percent"', "", "a picture has x and y"),
-        ('y = "loss_change_percent"', 'y = "loss"', "a picture's y is loss_change_percent, .*, not 'loss'"),
+        ('y = "loss_change_percent"', "", "a picture needs x and y"),
+        ('y = "loss_change_percent"', 'y = "loss"', "a picture's y must be one of loss_change_percent, .*, got 'loss'"),
         (
             'x = "spec.gamma0"',
             'x = "gamma0"',
-            r"a picture's x is a setting that varies \(spec.gamma0, .* or step, not 'gamma0'",
+            r"a picture's x must be a setting that varies or step \(spec.gamma0, .*, step\), got 'gamma0'",
         ),
-        ("[0, 1]", "[1, 1]", r"seeds are given once each, not \[1, 1\]"),
+        ("[0, 1]", "[1, 1]", r"each seed must occur only once, got \[1, 1\]"),
     ],
 )
 def test_a_wrong_config_is_refused(before: str, after: str, message: str, tmp_path: Path) -> None:
@@ -114,7 +119,7 @@ def test_a_wrong_config_is_refused(before: str, after: str, message: str, tmp_pa
 
 
 def test_a_missing_study_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"no study is called 'consmax-strat'; there are .*consmax-start"):
+    with pytest.raises(ValueError, match=r"there is no study 'consmax-strat'; choose .*consmax-start"):
         read_study("consmax-strat")
     with pytest.raises(ValueError, match="cannot read the study"):
         read_study(str(tmp_path / "missing.toml"))

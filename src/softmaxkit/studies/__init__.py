@@ -1,1 +1,1 @@
-"""Joins the parts: models, methods and hardware, measured together. Every verb of the command calls one module here."""
+"""Measurements that combine models, methods and hardware. Every verb of the command calls one module here."""

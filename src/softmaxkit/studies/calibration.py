@@ -1,4 +1,4 @@
-"""A model calibrated on its own scores, with the method that is in it or with another."""
+"""Calibrate a model on its own scores, with the method that is in it or with another one."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class CalibrationOptions:
     Attributes:
         model: folder or hub name.
         output: folder for the calibrated model.
-        spec: the method to put in; None keeps those that are in it.
+        spec: the method to apply; None keeps the methods that are in the model.
         text: a text file; None for the Python standard library's source.
-        batches: of 16 windows, to look at, or of fewer long ones; None for as many as are usual.
-        context: tokens in a window.
-        mean_bits: choose the bits of each layer, so many on average, for a spec that has a choice; None keeps the
-            spec's own.
+        batches: number of calibration batches, of 16 windows, or fewer if they are long; None for the default.
+        context: tokens per window.
+        mean_bits: choose the number of bits of each layer, with this mean, for a spec that offers a choice; None keeps
+            the spec's own.
     """
 
     model: str
@@ -47,13 +47,13 @@ def calibrate_model(options: CalibrationOptions, command: Sequence[str]) -> dict
 
     Args:
         options: what to calibrate.
-        command: for the record.
+        command: the command line, for the record.
 
     Returns:
-        the record: a result for each layer, with `layer`, `calibration`, `statistics` and `constants`.
+        The record: a result for each layer, with `layer`, `calibration`, `statistics` and `constants`.
 
     Raises:
-        ValueError: a text or model that cannot be used, no method to calibrate, or bits that cannot be had.
+        ValueError: the text or model cannot be used, there is no method to calibrate, or `mean_bits` is out of range.
     """
     spec, context = options.spec, options.context
     model, tokenizer = read_pretrained(options.model, context, causal=False)

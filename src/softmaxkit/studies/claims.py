@@ -1,4 +1,4 @@
-"""The ledger of the papers' claims: each with our figure and the verdict, read from the records in a folder."""
+"""The ledger of the papers' claims: our figure and the verdict for each, read from the records in a folder."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from softmaxkit.studies.progress import Stage
 
 
 def measure_claims(methods: Iterable[str], folder: Path, command: Sequence[str], stage: Stage) -> None:
-    """Measure the claims of some methods that take seconds, and write their records into a folder.
+    """Measure those claims of some methods that take only seconds, and write their records to a folder.
 
     Raises:
-        RuntimeError: the native kernels, of which some are measured, are not built.
-        ModuleNotFoundError: Amaranth, whose units some count cycles of, is not installed.
+        RuntimeError: the native kernels, which some claims measure, are not built.
+        ModuleNotFoundError: Amaranth, with which some claims count the cycles of units, is not installed.
         OSError: a record cannot be written.
     """
     for name in methods:
@@ -36,17 +36,17 @@ def judge_claims(methods: Iterable[str], folder: Path, command: Sequence[str]) -
     """Judge all claims of some methods by the records in a folder.
 
     Args:
-        methods: their names.
-        folder: of records; those that are missing leave claims unmeasured.
-        command: for the record.
+        methods: names of the methods.
+        folder: folder of records; a claim whose record is missing is "not measured".
+        command: the command line, for the record.
 
     Returns:
-        the record: a result for each claim, with its `source`, the `claim`, what is `published`, what was `measured`,
-        the `verdict`, `why`, and the `records` it is read from, by file, with the commands that made or would make
-        them.
+        The record: a result for each claim, with its `source`, the `claim`, the `published` and the `measured` figure,
+        the `verdict`, `why`, and `records`, the files that it is read from, each with the command that made it or
+        would make it.
 
     Raises:
-        ValueError: a record cannot be read, or lacks what a claim is read from.
+        ValueError: a record cannot be read, or lacks a figure that a claim needs.
     """
     results = []
     for name in methods:
@@ -64,22 +64,22 @@ def judge_claims(methods: Iterable[str], folder: Path, command: Sequence[str]) -
 
 
 def _read(path: Path) -> Record | None:
-    """Return a record; None where there is none."""
+    """Return a record; None if the file does not exist."""
     try:
         record: Record = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except ValueError:
-        raise ValueError(f"{path} is no JSON; make the record again") from None
+        raise ValueError(f"{path} is not JSON; make the record again") from None
     return record
 
 
 def _judge(claim: Claim, records: dict[str, Record | None], folder: Path) -> Finding:
-    there = [record for record in records.values() if record is not None]
+    present = [record for record in records.values() if record is not None]
     if missing := [file for file, record in records.items() if record is None]:
         return Finding("", "not measured", f"No record {' and '.join(missing)} yet.")
     try:
-        return claim.judge(*there)
+        return claim.judge(*present)
     except (ValueError, LookupError, TypeError) as error:
         files = " and ".join(str(folder / file) for file in records)
         what = f"{error} is missing" if isinstance(error, KeyError) else str(error)

@@ -1,4 +1,4 @@
-"""The main job: every method in one language model, in floating point, in integers and in gates."""
+"""The `compare` command: every method in one language model, in floating point, in integers and in hardware."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from softmaxkit.models.patch import set_mode
 from softmaxkit.recipe import SMALL_GPT, Shape
 from softmaxkit.record import make_record, make_result
 from softmaxkit.studies.contenders import kernel_mode
+from softmaxkit.studies.model_cost import cost_of_scores
 from softmaxkit.studies.options import Options, TokenWindows
 from softmaxkit.studies.preparation import Curve, Preparation
 from softmaxkit.studies.progress import Stage
 from softmaxkit.studies.resume import Results, resumed
-from softmaxkit.studies.silicon import cost_of_scores
 from softmaxkit.studies.speed import speedups_over_torch
 from softmaxkit.studies.verification import verify_scores
 
@@ -36,23 +36,23 @@ MODES = ("float", "integer")
 
 
 def compare(options: Options, command: Sequence[str], stage: Stage, seeds: int = 1) -> dict[str, Any]:
-    """Train or load a model, put every method in, measure, and return the record.
+    """Train or load a model, apply every method, measure, and return the record.
 
     Args:
-        options: what to compare; the hardware is that of its seed.
-        command: for the record.
-        stage: shows progress.
-        seeds: how many, from that of the options on; everything is trained and measured with each.
+        options: what to compare; hardware is verified and synthesised for its seed only.
+        command: the command line, for the record.
+        stage: reports progress.
+        seeds: number of consecutive seeds, from that of the options; everything is trained and measured with each.
 
     Returns:
-        the record: two results for each spec, float and integer, those of the baseline first; each with its changes
-        in loss and perplexity against the baseline in float with the same seed. Of several seeds the means, with
-        `loss_nats_spread` and `loss_change_percent_spread`, standard deviations.
+        The record: two results for each spec, float and integer, those of the baseline first; each with its changes
+        in loss and perplexity against the baseline in float with the same seed. With several seeds, the figures in
+        `AVERAGED` are means, and each has its standard deviation in a figure with the suffix `_spread`.
 
     Raises:
-        ValueError: a text or model that cannot be used.
-        FloatingPointError: a training or model gave NaN or infinity.
-        Interrupted: training was stopped; the same call continues.
+        ValueError: the text or model cannot be used.
+        FloatingPointError: a training or model produced NaN or infinity.
+        Interrupted: training was stopped; the same call resumes it.
     """
     specs = [BASELINE, *(spec for spec in options.specs if not spec.is_baseline)]
     comparisons: list[Comparison] = []
@@ -73,11 +73,11 @@ def compare(options: Options, command: Sequence[str], stage: Stage, seeds: int =
 
 
 AVERAGED = ("loss_nats", "perplexity", "words_right_percent", "loss_change_percent", "perplexity_change_percent")
-"""Figures that are means over seeds."""
+"""Figures that are averaged over seeds."""
 
 
 def _over_seeds(results: Sequence[dict[str, Any]], first_seed: int) -> dict[str, Any]:
-    """Return the result of the first seed, with means over all of them, and their spread."""
+    """Return the result of the first seed, with averaged figures replaced by their means over all seeds and spreads."""
     merged = {**results[0], "seeds": list(range(first_seed, first_seed + len(results)))}
     if len(results) > 1:
         for key in (key for key in AVERAGED if key in merged):
@@ -87,7 +87,7 @@ def _over_seeds(results: Sequence[dict[str, Any]], first_seed: int) -> dict[str,
 
 
 def changes(result: Mapping[str, Any], baseline: float | None) -> dict[str, float]:
-    """Return the changes of a result against the baseline's loss, in percent; empty where either diverged."""
+    """Return the changes of a result against the baseline's loss, in percent; empty if either diverged."""
     if baseline is None or "loss_nats" not in result:
         return {}
     change = result["loss_nats"] - baseline
@@ -98,15 +98,15 @@ def changes(result: Mapping[str, Any], baseline: float | None) -> dict[str, floa
 
 
 class Comparison:
-    """One comparison: a text, a model, and the folder that keeps what is finished.
+    """One comparison: a text, a model, and the folder of finished results.
 
     Args:
         options: what to compare.
-        stage: shows progress.
-        windows: the text, where it is read already.
+        stage: reports progress.
+        windows: the text, if it has been read already.
 
     Raises:
-        ValueError: a text or model that cannot be used.
+        ValueError: the text or model cannot be used.
     """
 
     def __init__(self, options: Options, stage: Stage, windows: TokenWindows | None = None) -> None:
@@ -115,7 +115,7 @@ class Comparison:
         self.preparation = Preparation(options, self.windows, stage)
 
     def inputs(self) -> dict[str, Any]:
-        """Return what a record says of text, model and recipe."""
+        """Return the inputs of the record: text, model and recipe."""
         model = self.preparation.fresh(to_train=False)
         config = model.config.get_text_config()
         description = {
@@ -135,15 +135,15 @@ class Comparison:
         }
 
     def results(self, spec: Spec, keep_divergence: bool = False) -> Results:
-        """Return the results of one spec in every mode, from the folder where they are finished.
+        """Return the results of one spec in every mode, from the folder if they are finished.
 
         Args:
             spec: the method.
-            keep_divergence: a training that diverges is a result too, with `diverged` and no figures.
+            keep_divergence: if training diverges, return results with `diverged` and no figures instead of raising.
 
         Raises:
-            FloatingPointError: it diverged, and `keep_divergence` is not set.
-            Interrupted: training was stopped; the same call continues.
+            FloatingPointError: training diverged, and `keep_divergence` is False.
+            Interrupted: training was stopped; the same call resumes it.
         """
         options = self.options
         synthesized = spec.compared_kinds if options.synthesize else ()
@@ -179,7 +179,7 @@ class Comparison:
         )
 
     def _hardware(self, spec: Spec, scores: list[RealScores]) -> dict[str, Any]:
-        """Return what a method's hardware costs, and how it compares with its integers on the model's scores."""
+        """Return the cost of a method's hardware, and its verification against the integers on the model's scores."""
         costs: dict[str, Any] = {}
         if self.options.synthesize:
             costs = cost_of_scores(scores, self.stage(f"synthesise {spec.name}"))

@@ -1,4 +1,4 @@
-"""What the bench runs against each other: a copy, torch, and the methods, on a softmax or on an attention."""
+"""The contenders of the benchmark: a memory copy, torch and the methods, for softmax and for attention."""
 
 from __future__ import annotations
 
@@ -24,22 +24,23 @@ SPREAD = 2.0
 """Standard deviation of the scores, as in trained attention layers."""
 
 CHECKED = 1 << 19
-"""Scores whose error against float64 is measured, at most."""
+"""Maximum number of scores whose error against float64 is measured."""
 
 
 BFLOAT16 = "bfloat16"
 TORCH_BFLOAT16: dict[str, Any] = {"method": "torch", "variant": BFLOAT16}
-"""What a record says of torch's attention in bfloat16, the faster one on many processors."""
+"""The record's entry of torch's attention in bfloat16, which is faster than float32 on many processors."""
 
 
 class Contender(NamedTuple):
-    """Something to run.
+    """An implementation to time.
 
     Attributes:
-        figures: what a record says of it.
-        run: `run(out)` writes into `out`, or returns new memory where that is None.
-        truth: the result in float64, of as many first rows or heads as it has; None where it is not compared.
-        exact: the same of exact attention, from which the method itself departs; None where that is not asked.
+        figures: its entry in the record.
+        run: `run(out)` writes its result into `out`, or into new memory if `out` is None.
+        truth: returns the method's result in float64 for the first rows or heads; None if errors are not measured.
+        exact: returns the result of exact attention in float64, from which the method itself differs; None if that
+            difference is not measured.
     """
 
     figures: dict[str, Any]
@@ -55,17 +56,17 @@ def softmax_contenders(
     compiled: bool = False,
     modes: Sequence[str] = ("float", "integer"),
 ) -> list[Contender]:
-    """Return a copy of the scores, torch's softmax, and that of each spec.
+    """Return a copy of the scores, torch's softmax, and the softmax of each spec.
 
     Args:
         specs: the methods.
         shape: (rows, keys).
-        seed: of the scores.
-        compiled: torch's softmax compiled, too.
-        modes: of the methods.
+        seed: seed of the scores.
+        compiled: add torch's softmax under torch.compile.
+        modes: modes in which the methods run.
     """
     generator = torch.Generator().manual_seed(seed)
-    # Rows differ in their level, as queries do.
+    # Each row gets its own offset, as the scores of different queries have.
     scores = torch.randn(shape, generator=generator) * SPREAD + torch.randn(shape[0], 1, generator=generator) * SPREAD
     checked = scores[: max(1, CHECKED // shape[1])].double()
 
@@ -86,7 +87,7 @@ def softmax_contenders(
 
 
 def _softmax_of(spec: Spec, mode: str, scores: Tensor, truth: Callable[[], Tensor]) -> list[Contender]:
-    """Return a method's softmax; with packed codes too, where its kernel writes them."""
+    """Return a method's softmax, and a second contender for packed codes if its kernel can write them."""
     module = sample_module(spec, scores.shape[1], mode, float(scores.abs().max()))
     call, choice = module.choose(scores)
     figures = make_result(spec, mode)
@@ -103,20 +104,20 @@ def _softmax_of(spec: Spec, mode: str, scores: Tensor, truth: Callable[[], Tenso
 def attention_contenders(
     specs: Sequence[Spec], shape: tuple[int, ...], seed: int = 0, compiled: bool = False
 ) -> list[Contender]:
-    """Return a copy of keys and values, torch's attention, and that of each spec that has a kernel in float.
+    """Return a copy of keys and values, torch's attention, and the attention of each spec that has a float kernel.
 
-    Torch's runs in float32 and in bfloat16; the methods' in float32, and where there is one query, over caches too.
+    Torch's runs in float32 and in bfloat16; the methods' in float32, and with a single query over quantised caches too.
 
     Args:
         specs: the methods.
-        shape: (heads, queries, keys, channels), and the number of heads of keys where these are fewer.
-        seed: of queries, keys and values.
-        compiled: torch's attention compiled, too.
+        shape: (heads, queries, keys, channels), followed by the number of key heads if these are fewer than the heads.
+        seed: seed of queries, keys and values.
+        compiled: add torch's attention under torch.compile.
     """
     heads, queries, keys, channels, *fewer = shape
     key_heads = fewer[0] if fewer else heads
     normal = partial(torch.randn, generator=torch.Generator().manual_seed(seed))
-    # Keys and values have a mean for each channel, as real ones have.
+    # Each channel of keys and values has its own mean, as in real models.
     query, key = SPREAD * normal(1, heads, queries, channels), normal(1, key_heads, keys, channels)
     key, value = (
         key + normal(1, key_heads, 1, channels),
@@ -149,7 +150,7 @@ def attention_contenders(
     attend = partial(attention, enable_gqa=bool(fewer))
     for spec in specs:
         if kernel_mode(spec) != "float":
-            continue  # in integers it runs through torch
+            continue  # its integer kernel serves softmax only; attention would run in plain torch
         numbers = spec.sample_parameters(keys, SPREAD)
         figures = make_result(spec, "float")
         contenders.append(contender(figures, partial(attend, query, key, value, spec, **numbers), spec))
@@ -160,24 +161,24 @@ def attention_contenders(
 
 
 def kernel_mode(spec: Spec) -> str:
-    """Return the mode in which a method has a kernel, whether or not that is built here; float if it has both."""
+    """Return the mode in which a method has a kernel, whether or not it is built here; "float" if it has both."""
     call, _ = sample_module(spec, 1, "float").choose(torch.zeros(1, 1))
     return "integer" if call is None else "float"
 
 
 def has_fused_attention(spec: Spec) -> bool:
-    """Has a method a fused attention of its own, which a model's mode "fused" runs?"""
+    """Return whether a method has its own fused attention, which a model runs in mode "fused"."""
     return sample_module(spec, 1, "float").attention_call() is not None
 
 
 def sample_module(spec: Spec, keys: int, mode: str, largest: float = 8.0) -> SoftmaxModule:
-    """Return the module of a layer whose scores have the standard deviation `SPREAD`.
+    """Return a softmax module with parameters that suit scores of the standard deviation `SPREAD`.
 
     Args:
         spec: the method.
-        keys: of a row.
+        keys: row length.
         mode: "float" or "integer".
-        largest: magnitude of the scores; no integer code saturates up to there.
+        largest: largest magnitude of the scores, up to which no integer code saturates.
     """
     numbers = spec.sample_parameters(keys, SPREAD, largest if mode == "integer" else None)
     return spec.module(mode=mode, **numbers).eval()

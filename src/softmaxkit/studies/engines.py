@@ -1,4 +1,4 @@
-"""Attention engines: which of them, their verification, their Verilog, and what they cost."""
+"""Attention engines: their configuration, verification, synthesis and export as Verilog."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from softmaxkit.flow.fpga import FAMILIES
 from softmaxkit.methods.base.spec import Spec
 from softmaxkit.record import make_record, make_result
+from softmaxkit.studies.netlists import write_netlist
 from softmaxkit.studies.progress import Say, Stage
-from softmaxkit.studies.silicon import SynthesisOptions, write_netlist
+from softmaxkit.studies.silicon import SynthesisOptions
 from softmaxkit.studies.verification import report
 
 if TYPE_CHECKING:
@@ -21,17 +22,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """Which engine to build.
+    """Configuration of an engine.
 
     Attributes:
-        rows: keys at a time.
-        columns: channels at a time.
-        channels: of a query.
-        max_keys: that the buffers hold.
-        pipeline: "token", "element" or "deferred"; None for the unit's own.
-        storage: of buffers, rows and tables.
-        depth: registers of the unit; None for its own.
-        loadable: are the constants of the method loaded?
+        rows: keys processed in parallel.
+        columns: channels processed in parallel.
+        channels: channels of a query.
+        max_keys: capacity of the buffers, in keys.
+        pipeline: "token", "element" or "deferred"; None for the unit's default.
+        storage: what buffers, rows and tables are stored in.
+        depth: pipeline registers of the unit; None for its default.
+        loadable: whether the method's constants are loadable instead of baked in.
     """
 
     rows: int = 4
@@ -44,10 +45,10 @@ class EngineOptions:
     loadable: bool = False
 
     def build(self, spec: Spec) -> Engine:
-        """Return the engine of a method, with its first example's constants.
+        """Return the engine of a method, with the constants of its first example.
 
         Raises:
-            ValueError: sizes that cannot be built, or a pipeline that the method has not.
+            ValueError: the sizes cannot be built, or the method does not support the pipeline.
         """
         from softmaxkit.engine.engine import Engine
         from softmaxkit.engine.golden import Attention
@@ -57,9 +58,10 @@ class EngineOptions:
 
 
 def forms_of_engine(spec: Spec, options: EngineOptions) -> list[tuple[EngineOptions, Engine]]:
-    """Return the engines of a method that verification goes through.
+    """Return the engines of a method to verify.
 
-    Without a pipeline, that of its unit and that with the division last; and loadable ones where constants can be.
+    If the options name no pipeline, these are the default one and, if the method supports it, "deferred". An engine
+    whose unit can load constants is verified with baked-in and with loadable constants.
     """
     pipelines = [options.pipeline] if options.pipeline else [None, *["deferred"] * spec.divides_last]
     forms = []
@@ -87,32 +89,32 @@ def verify_engines(
 
     Args:
         specs: the methods.
-        options: which engine.
-        outputs: to compare of each pipeline, at least.
-        seed: of all random numbers, and of the fault.
-        inject_fault: break each engine first, to see that this is noticed.
-        waveform: file for the waveform (VCD) of the first run that fails, or of the last.
-        command: for the record.
-        stage: shows progress.
-        say: called with each fault that is injected, and with what is wrong.
+        options: configuration of the engines.
+        outputs: minimum number of outputs to compare for each pipeline.
+        seed: seed of all random numbers and of the injected fault.
+        inject_fault: inject a fault into each engine, to check that verification detects it.
+        waveform: file for the waveform (VCD) of the first run that fails, or else of the last run.
+        command: the command line, for the record.
+        stage: reports progress.
+        say: called with each injected fault and each error found.
 
     Raises:
         ToolError: a tool is missing or failed.
-        ValueError: sizes that cannot be built.
+        ValueError: the sizes cannot be built.
     """
     from softmaxkit.engine.verify import verify_engine
     from softmaxkit.flow.faults import Fault
 
     forms = [form for spec in specs for form in forms_of_engine(spec, options)]
-    alike = Counter((engine.attention.spec, engine.pipeline) for _, engine in forms)
+    forms_of_pipeline = Counter((engine.attention.spec, engine.pipeline) for _, engine in forms)
     results = []
     for each, engine in forms:
         spec = engine.attention.spec
-        several = alike[spec, engine.pipeline]
-        title = engine.pipeline + (f" {'loadable' if each.loadable else 'baked'}" if several > 1 else "")
+        count = forms_of_pipeline[spec, engine.pipeline]
+        title = engine.pipeline + (f" {'loadable' if each.loadable else 'baked'}" if count > 1 else "")
         fault = Fault(seed) if inject_fault else None
         progress = stage(f"verify {spec.name} {title}")
-        verification = verify_engine(engine, -(-outputs // several), seed, fault, waveform, progress)
+        verification = verify_engine(engine, -(-outputs // count), seed, fault, waveform, progress)
         report(verification, fault, say)
         results.append(
             make_result(
@@ -145,17 +147,17 @@ def synthesize_engines(
 
     Args:
         spec: the method.
-        options: which engine.
-        synthesis: how; sizes do not matter.
-        command: for the record.
-        stage: shows progress.
-        say: called with what is wrong, and with the files that are written.
+        options: configuration of the engine.
+        synthesis: how to synthesise; its `sizes` are ignored.
+        command: the command line, for the record.
+        stage: reports progress.
+        say: called with each error found and each file written.
 
     Raises:
         ToolError: a tool is missing or failed.
-        LibertyError: a library is damaged or lacks what is needed.
+        LibertyError: a library is damaged or incomplete.
         OSError: a file cannot be read or written.
-        ValueError: sizes that cannot be built.
+        ValueError: the sizes cannot be built.
     """
     from softmaxkit.engine.synthesize import synthesize_engine
     from softmaxkit.engine.vectors import Driven
@@ -173,19 +175,19 @@ def synthesize_engines(
         figures = count_cells(Source("engine", {"design.il": to_rtlil(Driven(engine), "engine")}), synthesis.cells)
         result = make_result(spec, "hardware", **about, cells=synthesis.cells, **figures)
         return make_record(command, 0, inputs, [result])
-    found = synthesize_engine(
+    mapped = synthesize_engine(
         *(engine, synthesis.cells, synthesis.clock, synthesis.wires, synthesis.liberty),
         *(macros_from_liberty(synthesis.sram), progress),
     )
-    found = at_corners(found, synthesis.corners)
-    for fault in found.faults:
+    mapped = at_corners(mapped, synthesis.corners)
+    for fault in mapped.faults:
         say(f"wrong: {fault}")
-    buffers = ", ".join(f"{part} {area:,.0f} um2" for part, area in found.area.items() if part.endswith(" buffer"))
+    buffers = ", ".join(f"{part} {area:,.0f} um2" for part, area in mapped.area.items() if part.endswith(" buffer"))
     if buffers:
-        say(f"beside the datapath: {buffers}")
+        say(f"in addition to the datapath: {buffers}")
     if synthesis.output is not None:
-        write_netlist(synthesis.output, f"engine_{spec.method}_{engine.pipeline}", found, say)
-    result = make_result(spec, "hardware", **about, **found.figures(), faults=list(found.faults))
+        write_netlist(synthesis.output, f"engine_{spec.method}_{engine.pipeline}", mapped, say)
+    result = make_result(spec, "hardware", **about, **mapped.figures(), faults=list(mapped.faults))
     return make_record(command, 0, inputs, [result])
 
 

@@ -1,4 +1,4 @@
-"""A model measured with the methods that are in it: its loss on held-out text, or tasks of lm-eval."""
+"""Evaluate a model with the methods that are in it: its loss on held-out text, or its metrics on lm-eval's tasks."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from softmaxkit.studies.options import sampled_windows
 from softmaxkit.studies.progress import Stage
 
 MIXED = "mixed"
-"""What a result calls the method of a model whose layers differ."""
+"""The `method` in the results of a model whose layers have different specs."""
 
 
 @dataclass(frozen=True)
 class EvaluationOptions:
-    """What to measure.
+    """What to evaluate.
 
     Attributes:
-        model: folder or hub name; one without a method counts as the baseline.
+        model: folder or hub name; a model without a method is evaluated as the baseline.
         modes: "float", "integer" or both.
-        context: tokens in a window.
+        context: tokens per window.
         text: a text file; None for the Python standard library's source.
-        windows: held-out windows to measure on, at most.
-        tasks: of lm-eval, to measure on instead of a text.
-        include: a folder with tasks of one's own, as lm-eval's YAML files.
-        limit: examples of each task, at most; None for all.
+        windows: maximum number of held-out windows.
+        tasks: names of lm-eval's tasks, which replace the text.
+        include: a folder with further tasks, defined in lm-eval's YAML format.
+        limit: maximum number of examples of each task; None for all.
     """
 
     model: str
@@ -50,47 +50,39 @@ class EvaluationOptions:
 
 
 def evaluate_model(options: EvaluationOptions, command: Sequence[str], stage: Stage) -> dict[str, Any]:
-    """Measure a model on held-out text, or on tasks where the options have any, and return the record.
+    """Evaluate a model on held-out text, or on tasks if the options name any, and return the record.
 
     Args:
-        options: what to measure.
-        command: for the record.
-        stage: shows progress.
+        options: what to evaluate.
+        command: the command line, for the record.
+        stage: reports progress.
 
     Returns:
-        the record: a result for each mode, with `loss_nats`; or for each task and mode, with `metrics`.
+        The record: a result for each mode, with `loss_nats`; or for each task and mode, with `metrics`.
 
     Raises:
-        ValueError: a text, model or task that cannot be used.
+        ValueError: a text, model or task cannot be used.
         FloatingPointError: the loss is NaN or infinite.
-        ModuleNotFoundError: tasks need lm-eval, which is not installed.
+        ModuleNotFoundError: the options name tasks, and lm-eval is not installed.
     """
     model, tokenizer = read_pretrained(options.model, options.context)
     if not layers(model):
         apply(model, BASELINE)
     if options.tasks:
         if tokenizer is None:
-            raise ValueError(f"{options.model} reads bytes; tasks of lm-eval need a model with a tokenizer")
+            raise ValueError(f"{options.model} reads bytes; lm-eval's tasks need a model with a tokenizer")
         results = _on_tasks(model, tokenizer, options, stage)
         return make_record(command, 0, {"model": {"name": options.model}, "limit": options.limit}, results)
     corpus = read_corpus(options.text, tokenizer)
     held_out = corpus.held_out_windows(options.context, options.windows)
     sample = held_out[: sampled_windows(options.context)]
     specs = {name: module.spec for name, module in layers(model).items()}
-    title = " and ".join(dict.fromkeys(spec.name for spec in specs.values()))
-    mixed = len(set(specs.values())) > 1
     results = []
     for mode in options.modes:
         set_mode(model, mode)
-        measured = held_out_figures(model, held_out, corpus.words, stage(f"measure {title}, {mode}"))
-        result = make_result(
-            next(iter(specs.values())),
-            mode,
-            **measured,
-            layers={name: spec.to_json() for name, spec in specs.items()},
-            **figures(real_scores(model, sample)),
-        )
-        results.append(result | ({"method": MIXED, "variant": title, "spec": None} if mixed else {}))
+        measured = held_out_figures(model, held_out, corpus.words, stage(f"measure {_title(model)}, {mode}"))
+        of_layers = {name: spec.to_json() for name, spec in specs.items()}
+        results.append(_result(model, mode, **measured, layers=of_layers, **figures(real_scores(model, sample))))
     inputs = {
         "text": corpus.describe(),
         "model": {"name": options.model},
@@ -104,11 +96,22 @@ def _on_tasks(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, options: EvaluationOptions, stage: Stage
 ) -> list[dict[str, Any]]:
     """Return a result for each task and mode."""
-    spec = next(iter(layers(model).values())).spec
     results = []
     for mode in options.modes:
-        stage(f"measure {spec.name}, {mode}")
+        stage(f"measure {_title(model)}, {mode}")
         set_mode(model, mode)
         metrics_by_task = harness_figures(model, tokenizer, options.tasks, options.limit, options.include)
-        results += [make_result(spec, mode, task=task, metrics=metrics) for task, metrics in metrics_by_task.items()]
+        results += [_result(model, mode, task=task, metrics=metrics) for task, metrics in metrics_by_task.items()]
     return results
+
+
+def _title(model: PreTrainedModel) -> str:
+    """Return the names of the specs in a model."""
+    return " and ".join(dict.fromkeys(module.spec.name for module in layers(model).values()))
+
+
+def _result(model: PreTrainedModel, mode: str, **measured: Any) -> dict[str, Any]:
+    """Return a result with the spec of a model's layers, or with `MIXED` if they differ."""
+    specs = [module.spec for module in layers(model).values()]
+    mixed = {"method": MIXED, "variant": _title(model), "spec": None} if len(set(specs)) > 1 else {}
+    return make_result(specs[0], mode, **measured) | mixed

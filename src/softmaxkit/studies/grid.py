@@ -1,4 +1,4 @@
-"""Runs a study: every point trained and measured with every seed, against the baseline trained the same way."""
+"""Run a study: train and measure every point with every seed, against the baseline trained in the same way."""
 
 from __future__ import annotations
 
@@ -28,30 +28,30 @@ def run_study(
     stage: Stage,
     jobs: int = 1,
 ) -> dict[str, Any]:
-    """Train and measure all points of a study; those that are finished in the folder are not run again.
+    """Train and measure all points of a study; points that are finished in the folder are not run again.
 
-    A training that diverges is a result too: it is recorded with what happened, and the others continue.
+    A training that diverges is recorded as a result, with the reason, and the others continue.
 
     Args:
-        study: what to run.
+        study: the study.
         text: a text file; None for the Python standard library's source.
-        folder: for models and finished points.
-        seeds: in place of the study's own.
-        command: for the record.
-        stage: shows progress; a function of a module, where there are several jobs.
-        jobs: how many seeds are trained side by side, each in a process of its own.
+        folder: folder for models and finished points.
+        seeds: replace the study's own seeds.
+        command: the command line, for the record.
+        stage: reports progress; with several jobs it must be picklable, such as a function of a module.
+        jobs: number of seeds to train in parallel, each in its own process.
 
     Returns:
-        the record: a result for each point, seed and mode, with `seed`, `settings` and the changes against the baseline
-        with the same seed, model and recipe, whose own results precede those of the points trained that way.
+        The record: a result for each point, seed and mode, with `seed`, `settings` and the changes against the baseline
+        with the same seed, model and recipe. The results of each baseline precede those of its points.
 
     Raises:
-        ValueError: a text that cannot be used.
-        Interrupted: training was stopped; the same call continues.
+        ValueError: the text cannot be used.
+        Interrupted: training was stopped; the same call resumes it.
     """
     seeds = tuple(dict.fromkeys(seeds)) if seeds else study.seeds
     if jobs > 1 and len(seeds) > 1:
-        _run_side_by_side(study, text, folder, seeds, stage, jobs)
+        _run_in_parallel(study, text, folder, seeds, stage, jobs)
     texts: dict[tuple[int, int], TokenWindows] = {}
     results: Results = []
     for seed in seeds:
@@ -88,11 +88,11 @@ def run_study(
     return make_record(command, seeds[0], inputs, results)
 
 
-def _run_side_by_side(
+def _run_in_parallel(
     study: Study, text: Path | None, folder: Path, seeds: Sequence[int], stage: Stage, jobs: int
 ) -> None:
-    """Finish all points of all seeds, each seed in a process of its own."""
-    context = multiprocessing.get_context("spawn")  # a process that is forked cannot use the GPU of its parent
+    """Finish all points of all seeds, each seed in its own process."""
+    context = multiprocessing.get_context("spawn")  # a forked process cannot use the GPU of its parent
     with ProcessPoolExecutor(min(jobs, len(seeds)), mp_context=context) as pool:
         list(pool.map(partial(_run_seed, study, text, folder, stage), seeds))
 
@@ -102,7 +102,7 @@ def _run_seed(study: Study, text: Path | None, folder: Path, stage: Stage, seed:
 
 
 def point_results(comparison: Comparison, spec: Spec) -> Results:
-    """Return the results of a point, or that it diverged; of their series, the training curve alone."""
+    """Return the results of a point, diverged or not; of their series, only the training curve is kept."""
     results = comparison.results(spec, keep_divergence=True)
     return [
         {**result, "series": {name: series for name, series in result.get("series", {}).items() if name == "training"}}

@@ -1,4 +1,4 @@
-"""The processor that speed is measured on."""
+"""Describe the processor on which speed is measured."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ INSTRUCTIONS = (
     *("avx2", "avx512f", "avx512_vnni", "avx512_vbmi", "avx512_vbmi2", "avx512_bf16", "avx512_fp16"),
     *("amx_tile", "amx_int8", "amx_bf16", "asimd", "asimddp", "i8mm", "bf16", "sve", "sve2"),
 )
-"""Those that decide how fast softmax and attention run, ours or torch's, by Linux's names: of x86 and of ARM."""
+"""Linux's names of the x86 and ARM instruction sets that affect the speed of softmax and attention, torch's too."""
 
 
 def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> dict[str, Any]:
-    """Return a record's `processor`: its name, the instructions it has of `INSTRUCTIONS`, and the cores at hand."""
+    """Return the `processor` of a record: its name, which of `INSTRUCTIONS` it has, and its number of cores."""
     lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else []
     values = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
     flags = values.get("flags", values.get("Features", "")).replace("avx512vbmi", "avx512_vbmi").split()

@@ -1,4 +1,4 @@
-"""Speed of a whole language model: a prompt and the tokens after it, beside torch's own attention."""
+"""Speed of a whole language model, for a prompt and for generation, compared with torch's own attention."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from softmaxkit.studies.progress import Progress, Stage
 from softmaxkit.studies.speed import torch_with_threads
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-"""Of the model, with torch's attention and with every method."""
+"""Dtypes in which the model is measured, with torch's attention and with every method."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,12 @@ class ModelSpeedOptions:
     Attributes:
         model: a causal language model, by folder, hub name or GGUF file.
         specs: methods, run in mode "fused".
-        prompt: tokens of the prompt.
-        tokens: generated after it.
-        text: whose held-out part is the prompt, and on whose other part methods are calibrated; None for the Python
-            standard library's source.
-        threads: numbers of threads, each measured.
-        rounds: how often everything runs, in turn.
+        prompt: length of the prompt, in tokens.
+        tokens: number of tokens to generate.
+        text: a text file, whose held-out part provides the prompt and whose training part calibrates the methods; None
+            for the Python standard library's source.
+        threads: numbers of threads to measure with.
+        rounds: number of rounds, in each of which all models run in turn.
     """
 
     model: str
@@ -58,12 +58,12 @@ class ModelSpeedOptions:
 
 
 class Runner(NamedTuple):
-    """A model to run.
+    """A model to time.
 
     Attributes:
-        figures: what a record says of it.
-        model: with its attention.
-        cache: makes an empty one.
+        figures: its entry in the record.
+        model: the model, with its attention.
+        cache: returns a new empty cache.
     """
 
     figures: dict[str, Any]
@@ -72,22 +72,22 @@ class Runner(NamedTuple):
 
 
 def measure_model_speed(options: ModelSpeedOptions, command: Sequence[str], stage: Stage) -> dict[str, Any]:
-    """Measure a prompt and the tokens generated after it, with torch's attention and with every method.
+    """Time a prompt and the generation after it, with torch's attention and with every method.
 
     Args:
         options: what to measure.
-        command: for the record.
-        stage: shows progress.
+        command: the command line, for the record.
+        stage: reports progress.
 
     Returns:
-        A record. Its results, one for each runner and number of threads, have `prompt_tokens_per_second`,
-        `generated_tokens_per_second`, medians over the rounds, their ratios over torch's in each dtype
-        (`prompt_speedup_over_float32`, ...), and `loss_nats` on the prompt; those of methods also `dtype`,
-        `loss_change_from_float_percent`, against their own float mode, and `fused_layers`, how many of the
-        model's layers a kernel runs.
+        The record: a result for each runner and number of threads, with `prompt_tokens_per_second` and
+        `generated_tokens_per_second`, medians over the rounds; their ratios to torch's in each dtype
+        (`prompt_speedup_over_float32`, ...); and `loss_nats` on the prompt. Those of methods also have `dtype`,
+        `loss_change_from_float_percent`, against their own float mode, and `fused_layers`, the number of layers that
+        run in a native kernel.
 
     Raises:
-        ValueError: a text or model that cannot be used.
+        ValueError: the text or model cannot be used.
     """
     model, tokenizer = read_pretrained(options.model, options.prompt + options.tokens)
     corpus = read_corpus(options.text, tokenizer)
@@ -121,7 +121,7 @@ def measure_model_speed(options: ModelSpeedOptions, command: Sequence[str], stag
 
 
 def _cast(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
-    """Return a model in a dtype; weights that have it already are shared."""
+    """Return a copy of a model in a dtype; it shares the weights if the model has this dtype already."""
     cast = _copy_with_same_weights(model) if dtype == model.dtype else copy.deepcopy(model)
     cast.to(dtype)  # type: ignore[arg-type, unused-ignore]
     cast.eval()
@@ -135,7 +135,7 @@ def _rival(model: PreTrainedModel, dtype: str, window: Tensor) -> Runner:
 
 
 def _with_method(model: PreTrainedModel, dtype: str, spec: Spec, batches: list[Tensor], window: Tensor) -> list[Runner]:
-    """Return a model with a method in mode "fused", with transformers' cache and with ours of 8 bits."""
+    """Return a model with a method in mode "fused", with transformers' cache and with the 8-bit `QuantisedCache`."""
     own = calibrate(apply(_copy_with_same_weights(model), spec), batches).eval()
     in_float = loss_on(own, window)
     set_mode(own, "fused")
@@ -162,7 +162,7 @@ def _copy_with_same_weights(model: PreTrainedModel) -> PreTrainedModel:
 def _run_in_turn(
     runners: Sequence[Runner], prompt: Tensor, tokens: int, rounds: int, progress: Progress
 ) -> list[list[tuple[float, float]]]:
-    """Return the seconds of prompt and generation, by runner and round; a first round warms up."""
+    """Return the seconds for prompt and generation, by runner and round, after one warm-up round."""
     seconds: list[list[tuple[float, float]]] = [[] for _ in runners]
     for turn in range(rounds + 1):
         for runner, own in zip(runners, seconds, strict=True):
@@ -174,7 +174,7 @@ def _run_in_turn(
 
 
 def _generate(runner: Runner, prompt: Tensor, tokens: int) -> tuple[float, float]:
-    """Read a prompt and generate tokens, the likeliest every time; return the seconds of both."""
+    """Process a prompt and generate tokens greedily; return the seconds for each of the two."""
     cache = runner.cache()
     start = time.perf_counter()
     logits = runner.model(prompt, past_key_values=cache, use_cache=True, logits_to_keep=1).logits

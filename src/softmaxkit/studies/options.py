@@ -1,4 +1,4 @@
-"""What a comparison starts from: its options, and its text cut into windows of tokens."""
+"""The inputs of a comparison: its options, and its text divided into windows of tokens."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from softmaxkit.models.text import Corpus, read_corpus
 from softmaxkit.recipe import WINDOWS, Recipe, Shape
 
 SAMPLE_TOKENS = 2048
-"""Tokens, in whole windows, whose scores are sampled for row sums, saturation and error."""
+"""Number of tokens, rounded down to whole windows, whose scores are sampled for row sums, saturation and error."""
 
 
 def sampled_windows(context: int) -> int:
-    """Return how many windows of `context` tokens have their scores sampled, where there are so many."""
+    """Return the number of windows of `context` tokens whose scores are sampled, if the text has that many."""
     return max(1, SAMPLE_TOKENS // context)
 
 
@@ -31,14 +31,14 @@ class Options:
         specs: the methods; the baseline is always measured, first.
         text: a text file; None for the Python standard library's source.
         model: a pretrained causal language model, by folder or hub name; None trains one from scratch.
-        shape: of the model that is trained from scratch.
-        recipe: how models are trained. With zero steps, a pretrained model stays as it is.
-        seed: of all random numbers.
-        windows: held-out windows to measure the loss on, at most.
-        folder: for checkpoints and finished results, from which a stopped comparison continues.
+        shape: dimensions of the model that is trained from scratch.
+        recipe: hyperparameters of all trainings. With zero steps, a pretrained model stays as it is.
+        seed: seed of all random numbers.
+        windows: maximum number of held-out windows on which the loss is measured.
+        folder: folder for checkpoints and finished results, from which a stopped comparison resumes.
         verify: compare the hardware of every spec with its integers, on the model's own scores and constants.
         synthesize: map that hardware to standard cells, for area, clock and energy.
-        speed: measure the kernel of every spec beside torch's.
+        speed: measure the speed of every spec's kernel against torch's.
     """
 
     specs: Sequence[Spec]
@@ -55,20 +55,20 @@ class Options:
 
     @property
     def pretrained(self) -> bool:
-        """Does the model come trained?"""
+        """Whether the model is pretrained."""
         return self.model is not None
 
 
 @dataclass(frozen=True)
 class TokenWindows:
-    """A text as a comparison reads it.
+    """The text of a comparison, divided into windows.
 
     Attributes:
         corpus: the text as tokens.
         fingerprint: a hash of its tokens.
-        held_out: to measure the loss on, (windows, context + 1).
-        sample: held out as well, the few whose scores are looked at, (windows, context + 1).
-        calibration: batches of the part to train on, each (batch, context).
+        held_out: windows on which the loss is measured, (windows, context + 1).
+        sample: a few held-out windows whose scores are analysed, (windows, context + 1).
+        calibration: batches of the training part, each (batch, context).
     """
 
     corpus: Corpus
@@ -79,10 +79,10 @@ class TokenWindows:
 
     @classmethod
     def read(cls, options: Options) -> Self:
-        """Read the text of a comparison, with the tokens of its model.
+        """Read the text of a comparison with the tokenizer of its model.
 
         Raises:
-            ValueError: a text or model that cannot be used.
+            ValueError: the text or model cannot be used.
         """
         context = options.recipe.context
         if options.model is None:

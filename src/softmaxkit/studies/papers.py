@@ -1,8 +1,8 @@
-"""The papers' ratios of area and energy beside ours, without storage and with it, measured in one run.
+"""Compare the papers' ratios of area and energy with ours, without and with storage, measured in one run.
 
     python -m softmaxkit.studies.papers --json papers.json
 
-prints the table of docs/silicon.md and writes the record. Each method says which figures its paper publishes.
+prints the table of docs/silicon.md and writes the record. Each method lists the ratios that its paper publishes.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ if TYPE_CHECKING:
     from softmaxkit.flow.figures import Synthesis
 
 Costs = dict[tuple[str, bool], "Synthesis"]
-"""By the name of a spec, and whether its constants are baked in."""
+"""Synthesis results by the name of a spec and whether its constants are baked in."""
 
 Result = Mapping[str, Any]
 
 
 def ratios() -> list[tuple[str, Ratio]]:
-    """Return the ratios that the methods' papers publish, each with the method."""
+    """Return the ratios that the methods' papers publish, each with the name of the method."""
     return [(name, ratio) for name, spec in METHODS.items() for ratio in spec.published_ratios()]
 
 
 def paper_ratios(costs: Costs, command: Sequence[str]) -> dict[str, Any]:
-    """Return the record: a result for each ratio, as the paper has it and as ours are, with storage and without.
+    """Return the record: a result for each ratio, with the paper's figure and ours, without and with storage.
 
     Args:
-        costs: of the units of all ratios, see `measured`.
-        command: for the record.
+        costs: synthesis results of the units in all ratios, see `measured`.
+        command: the command line, for the record.
     """
     results = []
     for method, ratio in ratios():
@@ -57,7 +57,7 @@ def paper_ratios(costs: Costs, command: Sequence[str]) -> dict[str, Any]:
 
 
 def lines(results: Sequence[Result]) -> Iterator[str]:
-    """Yield the lines of the table in Markdown."""
+    """Yield the lines of the Markdown table."""
     yield "| ratio | paper: area | ours, no storage | with storage | paper: energy | ours, no storage | with storage |"
     yield "| --- | --- | --- | --- | --- | --- | --- |"
     for result in results:
@@ -82,7 +82,7 @@ def _energy(synthesis: Synthesis, parts: Sequence[str]) -> float:
 
 
 def measured() -> Costs:
-    """Synthesise the units of all ratios: one lane, sky130, its usual clock."""
+    """Synthesise the units in all ratios: one lane, sky130, at its default clock."""
     parts = {_key(part): part for _, ratio in ratios() for part in (ratio.over, ratio.under)}
     return {
         key: synthesize(Form("", part.spec, part.baked).unit(lanes=1, storage="latches"), parts={**PARTS, FRONT: FRONT})
@@ -91,9 +91,9 @@ def measured() -> Costs:
 
 
 def main() -> None:
-    """Measure, print the table, and write the record where it is asked for."""
+    """Measure, print the table, and write the record if --json is given."""
     parser = argparse.ArgumentParser(prog="python -m softmaxkit.studies.papers")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="write the record there")
+    parser.add_argument("--json", type=Path, metavar="PATH", help="write the record to this file")
     arguments = parser.parse_args()
     record = paper_ratios(measured(), ["python", "-m", "softmaxkit.studies.papers", *sys.argv[1:]])
     print("\n".join(lines(record["results"])))

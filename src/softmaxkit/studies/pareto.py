@@ -1,4 +1,4 @@
-"""Area, clock and energy of the methods' main forms at three clocks, and with more lanes: what to choose from."""
+"""Area, clock and energy of the methods' main forms at three clocks and with several lanes, to choose from."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from softmaxkit.studies.resume import result_folder, resumed
 from softmaxkit.studies.silicon import SynthesisOptions, UnitToMap, synthesize_units, units_of_forms
 
 CLOCKS = (1.5, 1.0, 0.625)
-"""Periods, as multiples of the process's own."""
+"""Clock periods, as multiples of the process's default."""
 
 LANES = (1, 4, 16)
-"""Lanes; more than the first come with the process's own clock alone."""
+"""Numbers of lanes; all but the first are synthesised at the default clock only."""
 
 STORAGE = "memory"
-"""Where rows wait; loadable tables are of latches then."""
+"""What rows are buffered in; loadable tables are then made of latches."""
 
 
 def operating_points(period: float, most_lanes: int = LANES[-1]) -> list[tuple[int, float]]:
-    """Return lanes and clock period in ns of every netlist of a form: all clocks at one lane, then more lanes.
+    """Return the lanes and the clock period in ns of each netlist of a form: all clocks with one lane, then more lanes.
 
     Args:
-        period: the process's own, in ns.
-        most_lanes: leaves out what has more.
+        period: the process's default period, in ns.
+        most_lanes: maximum number of lanes.
     """
     more = [(lanes, period) for lanes in LANES[1:] if lanes <= most_lanes]
     return [(LANES[0], factor * period) for factor in CLOCKS] + more
@@ -38,19 +38,21 @@ def operating_points(period: float, most_lanes: int = LANES[-1]) -> list[tuple[i
 def pareto(
     forms: Sequence[Form], options: SynthesisOptions, command: Sequence[str], stage: Stage, say: Say
 ) -> dict[str, Any]:
-    """Synthesise the main ones of some forms at every operating point, and return the record.
+    """Synthesise the main forms at every operating point, and return the record.
 
-    What is finished is kept in the cache, by content, so that a run that was stopped goes on where it was.
+    Finished netlists are cached by content, so that a run that was stopped resumes where it was.
 
     Args:
-        forms: of the methods.
-        options: how; the clock is that of the process, the storage that of this study, and `lanes` the most of it.
-        command: for the record.
-        stage: shows progress.
-        say: called with what is wrong.
+        forms: the methods' forms, of which only the main ones are used.
+        options: how to synthesise; the clock is that of the process, the storage is `STORAGE`, and `lanes` is the
+            maximum.
+        command: the command line, for the record.
+        stage: reports progress.
+        say: called with each error found.
 
     Returns:
-        the record: the results of `synthesize_units`, forms within points, without paths and lists of cells.
+        The record: the results of `synthesize_units`, ordered by operating point and then by form, without paths and
+        lists of cells.
 
     Raises:
         ToolError, LibertyError, OSError: as `synthesize_units`.
@@ -83,14 +85,14 @@ def _units(forms: Sequence[Form], options: SynthesisOptions, lanes: int) -> Iter
 def _finished(
     unit: UnitToMap, options: SynthesisOptions, command: Sequence[str], stage: Stage, say: Say
 ) -> list[dict[str, Any]]:
-    """Return the result of one unit, from the cache where it is there."""
+    """Return the result of one unit, from the cache if it is finished."""
     from softmaxkit.flow.verilog import to_rtlil
 
-    given = [path.read_bytes().hex() for path in (*options.liberty, *options.sram)]
-    # The design itself and what measures it, so that no figures of other gates or of another flow are taken.
+    libraries = [path.read_bytes().hex() for path in (*options.liberty, *options.sram)]
+    # The key includes the design and the flow's own code: a change of either gives a new folder.
     code = [path.read_text("utf-8") for path in _flow()]
     about = (unit.title, unit.spec.to_json(), to_rtlil(unit.unit, "unit"), options.inputs(), options.clock)
-    folder = result_folder(cache_folder() / "figures", unit.spec.method, *about, given, code)
+    folder = result_folder(cache_folder() / "figures", unit.spec.method, *about, libraries, code)
 
     def measure() -> list[dict[str, Any]]:
         (result,) = synthesize_units([unit], options, command, stage, say)["results"]
@@ -100,7 +102,7 @@ def _finished(
 
 
 def _flow() -> Iterator[Any]:
-    """Yield the files of the flow."""
+    """Yield the Python files of the synthesis flow."""
     flow = files("softmaxkit.flow")
     for folder in (flow, flow / "cells"):
         yield from sorted((path for path in folder.iterdir() if path.name.endswith(".py")), key=str)

@@ -1,4 +1,4 @@
-"""How a model comes to each method: trained, fine-tuned, converted or calibrated, and kept once it is finished."""
+"""Prepare a model for each method: train, fine-tune, convert or calibrate it, and store the finished model."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ from softmaxkit.studies.progress import Stage
 from softmaxkit.studies.resume import result_folder
 
 Curve = list[dict[str, Any]]
-"""What a training logged, in the order of its steps."""
+"""The log of a training, in the order of its steps."""
 
 
 class Preparation:
     """Prepares the model of a comparison for each method.
 
-    Equal training for all: a method trained from scratch gets all steps; a fine-tuned one leaves the baseline's
-    training at the branch step and continues with the same data, optimiser and schedule; a calibrated one gets the
-    baseline's finished model.
+    All methods get equal training: one that is trained from scratch gets all steps; a fine-tuned one branches off the
+    baseline's training at the branch step and continues with the same data, optimiser and schedule; a calibrated one
+    uses the baseline's finished model.
 
     Args:
-        options: of the comparison.
+        options: options of the comparison.
         windows: its text.
-        stage: shows progress.
+        stage: reports progress.
 
     Attributes:
-        steps: training steps of every model that is trained.
+        steps: total training steps of every model that is trained.
     """
 
     def __init__(self, options: Options, windows: TokenWindows, stage: Stage) -> None:
@@ -51,11 +51,11 @@ class Preparation:
         self.steps = options.recipe.steps + options.recipe.conversion_steps
 
     def prepare(self, spec: Spec) -> tuple[PreTrainedModel, Curve]:
-        """Return the model, ready to be measured with a spec, and its training curve, empty where it was not trained.
+        """Return the model, ready to be measured with a spec, and its training curve, empty if it was not trained.
 
         Raises:
             FloatingPointError: training diverged.
-            Interrupted: training was stopped; the same call continues it.
+            Interrupted: training was stopped; the same call resumes it.
         """
         curve: Curve = []
         if spec.training == "calibrated":
@@ -69,10 +69,10 @@ class Preparation:
         return model, curve
 
     def fresh(self, to_train: bool = True) -> PreTrainedModel:
-        """Return the model before any training: without a method, pretrained or with random weights.
+        """Return the untrained starting point: a model without a method, pretrained or with random weights.
 
         Args:
-            to_train: its weights may be changed; else a pretrained one is read only once.
+            to_train: whether the caller may change its weights; if not, a pretrained model is shared between calls.
         """
         if self.options.model is not None:
             read = read_pretrained if to_train else shared_pretrained
@@ -80,7 +80,7 @@ class Preparation:
         return language_model(self.options.shape, self.options.recipe.context, self.options.seed)
 
     def describe(self, spec: Spec) -> str:
-        """Return in a few words how the model came to a spec."""
+        """Return a short description of how the model for a spec is prepared."""
         recipe = self.options.recipe
         if spec.training == "calibrated":
             return f"{BASELINE.method} model, calibrated"
@@ -93,7 +93,7 @@ class Preparation:
         return "from scratch"
 
     def folder(self, spec: Spec, *inputs: Any) -> Path:
-        """Return the folder of whatever depends on the trained model of a spec, and on further inputs."""
+        """Return the folder of results that depend on the trained model of a spec and on further inputs."""
         return result_folder(
             self.options.folder / "runs",
             spec.method,
@@ -107,9 +107,9 @@ class Preparation:
         )
 
     def _trained(self, spec: Spec) -> tuple[PreTrainedModel, Curve]:
-        """Train a model with a spec in it, or load it where it is finished."""
+        """Train a model with a spec in it, or load it if it is finished."""
         folder = self.folder(spec)
-        if self.options.pretrained and not self.steps:  # nothing is trained that would have to be kept
+        if self.options.pretrained and not self.steps:  # there is no training to store
             return apply(self.fresh(to_train=False), spec), []
         if (folder / "model").is_dir():
             return load(folder / "model"), json.loads((folder / "curve.json").read_text(encoding="utf-8"))
@@ -128,11 +128,11 @@ class Preparation:
             progress = self.stage(f"train {spec.name}, {self.describe(spec)}")
             recipe = self._recipe(spec).before_conversion()
             curve = train(model, self.windows.corpus, recipe, folder, self.options.seed, branch, progress)
-        self._keep(model, curve, folder)
+        self._store(model, curve, folder)
         return model, curve
 
     def _converted(self, spec: Spec, folder: Path) -> tuple[PreTrainedModel, Curve]:
-        """Put a spec into the finished model of the baseline, and train on for some steps."""
+        """Apply a spec to the finished model of the baseline, and train it for the conversion steps."""
         recipe = self._recipe(spec)
         before = replace(self.options, recipe=recipe.before_conversion())
         model = restore(Preparation(before, self.windows, self.stage)._trained(BASELINE)[0])
@@ -141,11 +141,11 @@ class Preparation:
         conversion = replace(recipe, steps=recipe.conversion_steps, learning_rate=recipe.conversion_rate)
         progress = self.stage(f"convert {BASELINE.name} to {spec.name}")
         curve = train(model, self.windows.corpus, conversion, folder, self.options.seed, None, progress)
-        self._keep(model, curve, folder)
+        self._store(model, curve, folder)
         return model, curve
 
-    def _keep(self, model: PreTrainedModel, curve: Curve, folder: Path) -> None:
-        """Write a finished model with its curve, and remove the checkpoints on the way to it."""
+    def _store(self, model: PreTrainedModel, curve: Curve, folder: Path) -> None:
+        """Write a finished model with its curve, and remove the checkpoints of its training."""
         write_json(folder / "curve.json", curve)
         save(model, folder / "model")
         for checkpoint in folder.glob("checkpoint-*"):
@@ -153,26 +153,26 @@ class Preparation:
                 shutil.rmtree(checkpoint)
 
     def _is_converted(self, spec: Spec) -> bool:
-        """Does a spec come from the baseline's finished model? The baseline does too, to train as long as the rest."""
+        """Return whether a spec continues from the baseline's finished model, as the baseline itself does too."""
         return bool(self.options.recipe.conversion_steps) and spec.training != "calibrated"
 
     @property
     def _branch(self) -> Path:
-        """The checkpoint of the baseline from which fine-tuned methods continue."""
+        """The baseline's checkpoint from which fine-tuned methods continue."""
         return checkpoint_at(self.folder(BASELINE), self.options.recipe.branch_step)
 
     def _recipe(self, spec: Spec) -> Recipe:
-        """Return what of the recipe matters to a spec: some of it is for methods trained from scratch alone."""
+        """Return the recipe, without settings that only affect methods trained from scratch if the spec is not one."""
         if needs_training(spec):
             return self.options.recipe
         return replace(self.options.recipe, homotopy=0.0, key_fit=False, constants_rate=1.0)
 
 
 def needs_training(spec: Spec) -> bool:
-    """Does a spec have learned parameters, so that a model trained with the baseline cannot serve?"""
+    """Return whether a spec has learned parameters, so that a model trained with the baseline cannot be used."""
     return spec.training == "from scratch" and not spec.is_baseline
 
 
 def _training_mode(spec: Spec) -> str:
-    """Return the mode to train in: what is fine-tuned sees the rounding of its integers."""
+    """Return the mode to train in: fine-tuned methods train with the rounding of their integers."""
     return "integer" if spec.training == "fine-tuned" else "float"

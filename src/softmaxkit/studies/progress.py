@@ -1,14 +1,14 @@
-"""How a study reports its progress; it is the caller that shows it."""
+"""Types of the callbacks by which a study reports progress, which its caller displays."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 Progress = Callable[[int, int], None]
-"""Called with the steps done and the steps in all."""
+"""Called with the number of steps done and their total."""
 
 Stage = Callable[[str], Progress]
-"""Called with the title of a piece of work as it begins; returns what to call as it advances."""
+"""Called with the title of a task when it begins; returns the callback for its progress."""
 
 Say = Callable[[str], None]
 """Called with a line of text for the user."""

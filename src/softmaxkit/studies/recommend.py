@@ -1,4 +1,4 @@
-"""What a unit needs on one model: the narrowest formats of each method that hold a budget of loss, and their cost."""
+"""Recommend a unit for one model: the narrowest formats of each method within a budget of loss, and their cost."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from softmaxkit.models.calibration import calibrate
 from softmaxkit.models.evaluation import real_scores
 from softmaxkit.models.patch import apply, layers, restore
 from softmaxkit.record import make_record, make_result
+from softmaxkit.studies.model_cost import cost_of_scores
 from softmaxkit.studies.progress import Progress, Say, Stage
-from softmaxkit.studies.silicon import cost_of_scores
 from softmaxkit.studies.yardsticks import Yardstick, on_task, on_text
 
 
 @dataclass(frozen=True)
 class RecommendOptions:
-    """What to look for.
+    """What to search.
 
     Attributes:
         model: a causal language model: folder, hub name, GGUF file or packaged model; for a task, an encoder.
-        methods: classes of specs, of which those that a model has to be trained for are left out.
-        budget: largest change of the loss against exact softmax in float, its standard error added, in percent; of a
-            task's figure in points.
-        text: a text file, of which the first part calibrates and the held-out part is measured; None for the Python
+        methods: spec classes; methods for which a model has to be trained are skipped.
+        budget: largest allowed change against exact softmax in float, in percent of the loss with the standard error
+            added, or in points on a task.
+        text: a text file, whose training part calibrates and whose held-out part is measured; None for the Python
             standard library's source.
-        context: tokens in a window, the row length.
-        windows: held-out windows to measure on.
-        task: of similarity, to measure an encoder on instead of a text.
-        folder: for the specs.
-        synthesize: work out area and energy of each unit.
+        context: tokens per window, which is the row length.
+        windows: number of held-out windows to measure.
+        task: a similarity task, on which an encoder is measured instead of a text.
+        folder: folder for the spec files.
+        synthesize: also determine area and energy of each unit.
     """
 
     model: str
@@ -52,11 +52,11 @@ class RecommendOptions:
 
 @dataclass
 class Search:
-    """What different specs do to one model, each measured once.
+    """The effect of different specs on one model, each measured once.
 
     Attributes:
-        yardstick: the model, and what it is held against.
-        figures: by spec, as the yardstick measures.
+        yardstick: the model and its measure.
+        figures: what `yardstick.measure` returned for each spec.
     """
 
     yardstick: Yardstick
@@ -70,53 +70,53 @@ class Search:
         return self.yardstick.worse(float(self.figures[spec].mean()), float(self.yardstick.baseline.mean()))
 
     def standard_error(self, spec: Spec) -> float | None:
-        """Return that of the change of a loss, over the tokens that were measured, in percent; None of a task."""
+        """Return the standard error of the change of the loss over the tokens, in percent; None for a task."""
         baseline = self.yardstick.baseline
         if baseline.numel() < 2:
             return None
-        apart = self.figures[spec] - baseline
-        return float(100 * apart.std() / apart.numel() ** 0.5 / baseline.mean())
+        difference = self.figures[spec] - baseline
+        return float(100 * difference.std() / difference.numel() ** 0.5 / baseline.mean())
 
     def holds(self, spec: Spec, budget: float) -> bool:
-        """Return whether the change stays within the budget with its standard error added.
+        """Return whether the change plus its standard error is within the budget.
 
-        Without it, a format at the edge would hold or not by the tokens that were drawn, and by rounding.
+        Without the standard error, the decision on a borderline format would depend on the sampled tokens and on
+        rounding.
         """
         change = self.change(spec)
         return change + (self.standard_error(spec) or 0.0) <= budget
 
     def put_in(self, spec: Spec) -> None:
-        """Put a spec into the model, calibrated, in integer mode."""
+        """Apply a spec to the model in integer mode, and calibrate it."""
         model = self.yardstick.model
         apply(restore(model), spec, mode="integer")
         if any(module.calibrator() is not None for module in layers(model).values()):
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)  # saturation shows in what is measured
+                warnings.simplefilter("ignore", UserWarning)  # the measured change includes the effect of saturation
                 calibrate(model, self.yardstick.calibration)
 
 
 def recommend(options: RecommendOptions, command: Sequence[str], stage: Stage, say: Say) -> dict[str, Any]:
-    """Search the narrowest formats of each method, from its widest down, one after the other, and return the record.
+    """Search for the narrowest formats of each method, one format after the other, and return the record.
 
-    Everything is measured in integers on the same windows: a format that holds is kept, so that the last spec of each
-    method was measured as a whole.
+    The search starts from the method's widest spec and measures in integers, always on the same windows. Each decision
+    is kept for the following ones, so that the final spec of each method was measured as a whole.
 
     Args:
-        options: what to look for.
-        command: for the record.
-        stage: shows progress.
-        say: called with each format that was decided.
+        options: what to search.
+        command: the command line, for the record.
+        stage: reports progress.
+        say: called with each decision.
 
     Returns:
-        the record: a result for each method, with `loss_nats`, `loss_change_percent` and
-        `loss_change_standard_error_percent`, over the tokens measured (of a task `spearman_percent`
-        and `change_points`, how much lower it is), whether it `holds` the budget (else it is the widest, the nearest
-        there is), `steps`, what was tried, and the unit's figures. The methods that
-        hold come first, by the energy of their units.
+        The record: a result for each method, with `loss_nats`, `loss_change_percent` and
+        `loss_change_standard_error_percent` over the tokens (for a task, `spearman_percent` and `change_points`, its
+        decrease); `holds`, whether the spec is within the budget (if not, it is the widest spec); `steps`, the
+        decisions; and the unit's figures. Methods within the budget come first, sorted by the energy of their units.
 
     Raises:
-        ValueError: a text or model that cannot be used.
-        FloatingPointError: the model's own loss is NaN or infinite.
+        ValueError: the text or model cannot be used.
+        FloatingPointError: the loss is NaN or infinite.
         ToolError: a tool is missing or failed.
     """
     stage("measure the model as it is")
@@ -129,7 +129,7 @@ def recommend(options: RecommendOptions, command: Sequence[str], stage: Stage, s
     for method in options.methods:
         widest = method.widest(options.context)
         if widest is None:
-            say(f"{method.title} is left out: a model has to be trained for it; see softmaxkit compare --steps")
+            say(f"{method.title} is skipped: a model has to be trained for it; see softmaxkit compare --steps")
             continue
         results.append(_result(search, widest, options, stage, say))
     results.sort(key=lambda result: (not result["holds"], result.get("energy_pj_per_element", 0.0)))
@@ -165,17 +165,18 @@ def _result(search: Search, widest: Spec, options: RecommendOptions, stage: Stag
 
 
 def narrowest(search: Search, spec: Spec, budget: float, progress: Progress) -> tuple[Spec, list[dict[str, Any]]]:
-    """Narrow a spec down, what saves most first, by halving the candidates that are left.
+    """Narrow a spec format by format, the one that saves most first, by binary search over each one's candidates.
 
     Args:
         search: the model.
-        spec: the widest.
-        budget: largest change.
-        progress: called with the decisions made and all.
+        spec: the widest spec.
+        budget: largest allowed change.
+        progress: called with the number of decisions made and their total.
 
     Returns:
-        the narrowest that holds the budget (`Search.holds`), or the widest where that does not; and a step for each
-        decision: `what`, what was `chosen`, and what was `tried`, with the change of the loss of each.
+        The narrowest spec within the budget (`Search.holds`), or the widest if even that exceeds it; and a step for
+        each decision: its name in `what`, the decision in `chosen`, and in `tried` the change for each candidate that
+        was measured.
     """
     steps: list[dict[str, Any]] = []
     if not search.holds(spec, budget):
@@ -191,8 +192,8 @@ def narrowest(search: Search, spec: Spec, budget: float, progress: Progress) -> 
             tried[_difference(candidates[middle], spec)] = change
             low, high = (low, middle) if search.holds(candidates[middle], budget) else (middle + 1, high)
         chosen = candidates[low]
-        kept = _difference(chosen, spec) or "as it was"
-        steps.append({"what": what, "chosen": _change_text(search, chosen, kept), "tried": tried})
+        decision = _difference(chosen, spec) or "as it was"
+        steps.append({"what": what, "chosen": _change_text(search, chosen, decision), "tried": tried})
         spec = chosen
         progress(place + 1, len(axes))
     return spec, steps
@@ -208,5 +209,5 @@ def change_with_error(change: float, standard_error: float | None) -> str:
 
 
 def _difference(spec: Spec, other: Spec) -> str:
-    """Return in what a spec differs from another one of its method, as "output=UQ(1,9)"."""
+    """Return the fields in which a spec differs from another one of its method, e.g. "output=UQ(1,9)"."""
     return ", ".join(f"{name}={getattr(spec, name)}" for name in spec.unlike(other))

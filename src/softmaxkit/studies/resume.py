@@ -1,4 +1,4 @@
-"""Results that are kept on disk, so that a study that was stopped continues where it left off."""
+"""Store finished results on disk, so that a study that was stopped resumes where it left off."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ RESULTS_FILE = "results.json"
 
 
 def result_folder(parent: Path, name: str, *inputs: Any) -> Path:
-    """Return the folder of whatever depends on some inputs: equal inputs, equal folder.
+    """Return the folder of results that depend on some inputs; equal inputs give the same folder.
 
     The versions of softmaxkit and of the packages that figures depend on are always among the inputs.
 
     Args:
-        parent: the folder that holds it.
-        name: how its own name begins, for people.
-        inputs: everything else that the results depend on, as values that JSON can hold.
+        parent: the parent folder.
+        name: readable prefix of the folder's name.
+        inputs: everything else on which the results depend, as JSON values.
     """
     return parent / f"{name}-{content_key(versions(), *inputs)}"
 
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Work in a folder as the only run that does.
+    """Lock a folder, so that no other run works in it.
 
     Raises:
-        ValueError: another run is at work in it.
+        ValueError: another run has locked it.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     file = folder.with_name(f".{folder.name}.lock")
@@ -44,24 +44,24 @@ def alone_in(folder: Path) -> Iterator[None]:
     try:
         lock.acquire()
     except Timeout:
-        raise ValueError(f"another run is at work in {folder}; wait for it to end, or give another --output") from None
+        raise ValueError(f"another run is using {folder}; wait for it to end, or choose another --output") from None
     try:
         yield
     finally:
-        file.unlink(missing_ok=True)  # while it is held, so that nobody holds what is gone
+        file.unlink(missing_ok=True)  # before the release: otherwise another run could lock the file being deleted
         lock.release()
 
 
 def resumed(
     folder: Path, measure: Callable[[], Results], diverged: Callable[[FloatingPointError], Results] | None = None
 ) -> Results:
-    """Return the results in a folder; measure and keep them where there are none yet.
+    """Return the results stored in a folder; if there are none yet, measure and store them.
 
     Args:
-        folder: of these results, see `result_folder`.
-        measure: returns them.
-        diverged: returns the results of a training or model that gave NaN or infinity, which are kept as well; None
-            lets the error through.
+        folder: folder of these results, see `result_folder`.
+        measure: measures and returns the results.
+        diverged: returns the results to store if a training or model produced NaN or infinity; None re-raises the
+            error.
 
     Raises:
         FloatingPointError: the measurement diverged, and `diverged` is None.
@@ -69,8 +69,8 @@ def resumed(
     """
     file = folder / RESULTS_FILE
     if file.is_file():
-        kept: Results = json.loads(file.read_text(encoding="utf-8"))
-        return kept
+        stored: Results = json.loads(file.read_text(encoding="utf-8"))
+        return stored
     try:
         results = measure()
     except FloatingPointError as error:

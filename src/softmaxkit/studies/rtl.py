@@ -1,4 +1,4 @@
-"""A method's unit as a folder of Verilog, or those of a model's heads, with a test bench that runs rows of its own."""
+"""Export the unit of a method, or the units of a model's heads, as Verilog with a test bench and its vectors."""
 
 from __future__ import annotations
 
@@ -23,31 +23,32 @@ if TYPE_CHECKING:
     from softmaxkit.shell.options import ShellOptions
 
 SEED = 1
-"""Of the random scores."""
+"""Seed of the random scores."""
 
 SCORES = 4096
-"""Random scores that the test bench runs with each set of a method's examples, or with all heads, at least."""
+"""Minimum number of random scores in the test bench, for each of a method's examples, or for all heads together."""
 
 REAL_SCORES = 4 * SCORES
-"""Scores of the model itself that the test bench runs with all heads, at least."""
+"""Minimum number of the model's own scores in the test bench, for all heads together."""
 
 ROWS = 4
-"""Rows that it runs of each head, at least."""
+"""Minimum number of rows of each head in the test bench."""
 
 
 @dataclass(frozen=True)
 class RtlOptions:
-    """What to write.
+    """What to export.
 
     Attributes:
         sizes: `lanes`, `max_row`, `depth` and `storage`, as for `Spec.unit`.
-        folder: to write; missing, empty, or an older export.
-        kind: are constants baked in or loadable? None: those of heads are baked in, a method's examples are not.
-        name: of the top module; None for one after the method. Where there are several units, the head's follows.
-        constraints: of timing.
+        folder: the output folder, which must be missing, empty, or an older export.
+        kind: "baked" or "loadable" constants; None bakes in the constants of heads and makes those of a method without
+            heads loadable.
+        name: name of the top module; None derives it from the method. With several units, the head's name is appended.
+        constraints: timing constraints.
         overwrite: replace an older export.
-        shell: to write around the units.
-        sram: macro that their memories are made of, as `softmaxkit.shell.sram.choose_macro` takes it.
+        shell: the shell around the units; None for none.
+        sram: the macro that memories are made of, as for `softmaxkit.shell.sram.choose_macro`.
     """
 
     sizes: Mapping[str, Any]
@@ -61,7 +62,7 @@ class RtlOptions:
 
     @property
     def rows(self) -> int:
-        """Rows that the heads of a unit give to its test bench together, and so the most that one gives."""
+        """Number of rows that the heads of a unit contribute to its test bench together, so also one head's maximum."""
         return max(REAL_SCORES // max(int(self.sizes["max_row"]), 1), ROWS)
 
 
@@ -72,23 +73,24 @@ def write_rtl(
     stage: Stage,
     say: Say,
 ) -> dict[str, Any]:
-    """Write units: Verilog, a wrapper, a test bench with vectors, constraints and a note.
+    """Export units: Verilog, a wrapper, a test bench with vectors, constraints and a note.
 
-    Heads share a unit where their constants are equal, or loaded. One unit is written to the folder itself, several
-    to folders in it, each named after its first head.
+    Heads share a unit if their constants are equal or loadable. A single unit is written to the folder itself, several
+    units to subfolders, each named after its first head.
 
     Args:
-        chosen: a spec, for its examples and random scores; or specs with the heads whose constants and scores to use.
-        options: what to write.
-        command: for the record.
-        stage: shows progress.
-        say: called with which heads share a unit.
+        chosen: one spec without a head, to use its examples and random scores; or specs with the heads whose constants
+            and scores to use.
+        options: what to export.
+        command: the command line, for the record.
+        stage: reports progress.
+        say: called with the heads that share a unit.
 
     Returns:
-        the record: a result for each head, or one for the spec, with the `folder` of its unit.
+        The record: a result for each head, or one for the spec, with the `folder` of its unit.
 
     Raises:
-        ValueError: sizes, a name, a clock or a folder that cannot be, or a method has no unit of the kind.
+        ValueError: a size, name, clock or folder is invalid, or a method has no unit of this kind.
         ToolError: Yosys is missing or failed.
         OSError: the folder cannot be written.
     """
@@ -112,8 +114,8 @@ def write_rtl(
             results += _results(unit, name, options.folder / inside, heads)
             if len(heads) > 1:
                 names = ", ".join(head.name for head in heads)
-                same = "of equal constants" if constants else "whose writes are in tables.json"
-                say(f"{options.folder / inside}: one unit for {len(heads)} heads {same}: {names}")
+                shared = "with equal constants" if constants else "whose register writes are in tables.json"
+                say(f"{options.folder / inside}: one unit for {len(heads)} heads {shared}: {names}")
             progress(done, len(units))
     inputs: dict[str, Any] = {"clock_ns": options.constraints.period}
     if options.shell is not None:
@@ -124,7 +126,7 @@ def write_rtl(
 
 
 def _write(unit: SoftmaxUnit, name: str, folder: Path, heads: Sequence[TrainedHead], options: RtlOptions) -> None:
-    """Write the folder of one unit, whose test bench runs random scores and those of its heads."""
+    """Write the folder of one unit, with random scores and those of its heads in the test bench."""
     from softmaxkit.flow.export import export
     from softmaxkit.flow.rows import random_rows
 
@@ -140,13 +142,13 @@ def _write(unit: SoftmaxUnit, name: str, folder: Path, heads: Sequence[TrainedHe
 
 
 def _examples(unit: SoftmaxUnit) -> list[Constants]:
-    """Return the constants of a method's examples that a unit runs with: the first, where it cannot be loaded."""
+    """Return the constants of a method's examples with which a unit runs: only the first if it cannot load others."""
     examples = unit.spec.examples()
     return examples[:1] if unit.registers is None else examples
 
 
 def _results(unit: SoftmaxUnit, name: str, folder: Path, heads: Sequence[TrainedHead]) -> list[dict[str, Any]]:
-    """Return a result for each head of a unit, or one where it has none."""
+    """Return a result for each head of a unit, or a single one if it has no heads."""
     places: list[tuple[int | None, int | None, list[Constants]]] = [(None, None, _examples(unit))]
     if heads:
         places = [(head.layer, head.number, [head.constants]) for head in heads]

@@ -1,4 +1,4 @@
-"""Speed of softmax and attention on this machine: the methods beside torch, in one process, run in turn."""
+"""Speed of softmax and attention on this machine: the methods and torch, run in turn in one process."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from softmaxkit.studies.machine import processor
 from softmaxkit.studies.progress import Progress, Stage
 
 Times = tuple[list[float], list[float]]
-"""Seconds of a contender in every round: into memory that is there, and into new memory."""
+"""A contender's seconds in each round, writing into existing memory and into new memory."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,12 @@ class SpeedOptions:
 
     Attributes:
         specs: the methods.
-        shapes: (rows, keys) of a softmax, or (heads, queries, keys, channels) of an attention; then the number of heads
-            of keys, where these are fewer.
-        threads: numbers of threads, each measured.
-        rounds: how often everything runs, in turn.
-        compiled: torch's softmax and attention compiled, too.
-        seed: of the scores.
+        shapes: (rows, keys) for softmax, or (heads, queries, keys, channels) for attention, followed by the number of
+            key heads if these are fewer than the heads.
+        threads: numbers of threads to measure with.
+        rounds: number of rounds, in each of which all contenders run in turn.
+        compiled: add torch's softmax and attention under torch.compile.
+        seed: seed of the scores.
     """
 
     specs: tuple[Spec, ...]
@@ -58,15 +58,15 @@ def measure_speed(options: SpeedOptions, command: Sequence[str], stage: Stage) -
 
     Args:
         options: what to measure.
-        command: for the record.
-        stage: shows progress.
+        command: the command line, for the record.
+        stage: reports progress.
 
     Returns:
-        A record. Its results have `shape` and `threads`, and `storage` where it is not that of torch; medians over the
-        rounds, `seconds` where the result goes to memory that is there, and `seconds_new_memory`; medians of the
-        rounds' ratios, `speedup_over_torch` and `time_over_copy`, for both; and against the method in float64
-        `error_max`, of a softmax, or `error_rms`, of an attention as a share of its output. Of an attention
-        `speedup_over_torch_bfloat16` stands beside. The inputs say which processor it was.
+        The record. Its results have `shape` and `threads`, and `storage` if it differs from torch's. `seconds` is the
+        median over the rounds when writing into existing memory, `seconds_new_memory` when allocating.
+        `speedup_over_torch` and `time_over_copy` are medians of the ratios of each round, for both; attention also has
+        `speedup_over_torch_bfloat16`. The error against the method in float64 is `error_max` for softmax and, relative
+        to the output, `error_rms` for attention. The inputs describe the processor.
     """
     results = []
     for shape in options.shapes:
@@ -87,18 +87,18 @@ def measure_speed(options: SpeedOptions, command: Sequence[str], stage: Stage) -
 def speedups_over_torch(
     specs: Sequence[Spec], shape: tuple[int, int] = (1024, 1024), rounds: int = 25
 ) -> dict[Spec, dict[str, float]]:
-    """Return how many times faster than torch.softmax the methods' softmax is, with one thread.
+    """Return the methods' speedups over torch.softmax with one thread.
 
-    All run in turn, round after round, on the same scores; specs that compute the same are measured once.
+    In every round all of them run in turn on the same scores; specs that compute the same are measured once.
 
     Args:
         specs: the methods; each runs in the mode in which it has a kernel.
         shape: (rows, keys) of the scores.
-        rounds: how often all run.
+        rounds: number of rounds.
 
     Returns:
-        by spec `speedup_over_torch`, the median of the rounds' ratios, with `_low` and `_high`, their quartiles; empty
-        where no kernels are built.
+        For each spec, `speedup_over_torch`, the median of the ratios of each round, and their quartiles with the
+        suffixes `_low` and `_high`; empty if no kernels are built.
     """
     if backend_name() == "torch":
         return {}
@@ -119,7 +119,7 @@ def speedups_over_torch(
 
 
 def distinct(specs: Sequence[Spec]) -> tuple[Spec, ...]:
-    """Return specs without those that differ from an earlier one in what only calibration looks at."""
+    """Return the specs, without those that differ from an earlier one only in settings of calibration."""
     by_computation: dict[Spec, Spec] = {}
     for spec in specs:
         by_computation.setdefault(spec.without_calibration(), spec)
@@ -127,7 +127,7 @@ def distinct(specs: Sequence[Spec]) -> tuple[Spec, ...]:
 
 
 def _run_in_turn(contenders: list[Contender], rounds: int, progress: Progress) -> list[dict[str, Any]]:
-    """Run all in turn, with and without new memory, and return their figures; the first round warms up."""
+    """Run all contenders in turn, into existing and new memory, and return their figures; the first round warms up."""
     outs = [contender.run(None) for contender in contenders]
     times: list[Times] = [([], []) for _ in contenders]
     for turn in range(rounds + 1):
@@ -173,7 +173,7 @@ def _quartile_ratios(numerators: list[float], denominators: list[float]) -> tupl
 
 
 def _errors(contender: Contender, out: Tensor | None) -> dict[str, float]:
-    """Return the error against float64; empty where there is nothing to compare with."""
+    """Return the error against float64; empty if the contender has no reference."""
     if contender.truth is None:
         return {}
     truth = contender.truth()
@@ -194,7 +194,7 @@ def _relative_rms(difference: Tensor, of: Tensor) -> float:
 
 @contextmanager
 def torch_with_threads(count: int) -> Iterator[None]:
-    """Let torch run on so many threads meanwhile."""
+    """Set torch's number of threads, and restore it at the end."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

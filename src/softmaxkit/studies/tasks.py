@@ -1,4 +1,4 @@
-"""Methods on tasks: each put into an encoder, fine-tuned where the method needs it, and measured with every seed."""
+"""Methods on tasks: apply each to an encoder, fine-tune it if the method requires that, and evaluate every seed."""
 
 from __future__ import annotations
 
@@ -49,11 +49,11 @@ class TaskOptions:
         model: an encoder, by folder or hub name.
         tasks: sources, see `softmaxkit.models.tasks.read_task`.
         specs: the methods; the baseline is always measured, first.
-        recipe: of the fine-tuning.
+        recipe: hyperparameters of fine-tuning.
         eight_bit: fine-tune with 8-bit linear layers, the baseline too.
         fine_tune: also fine-tune methods that would only be calibrated, with their integers in the forward pass.
-        seeds: each task is fine-tuned with each.
-        folder: for trained models and finished results.
+        seeds: each task is fine-tuned with each of them.
+        folder: folder for trained models and finished results.
     """
 
     model: str
@@ -69,35 +69,34 @@ class TaskOptions:
 def measure_tasks(options: TaskOptions, command: Sequence[str], stage: Stage) -> dict[str, Any]:
     """Fine-tune and measure all methods on all tasks, and return the record.
 
-    Tasks of classes or answers: first the baseline is fine-tuned in float. Methods that are calibrated use that model;
-    the others are fine-tuned from the pretrained one with their integers in the forward pass, from the same start and
-    with the same examples in the same order. Tasks of similarity are measured without training, and without 8-bit
-    layers.
+    For tasks of classes or answers, the baseline is fine-tuned in float first. Methods that are calibrated use that
+    model. The others are fine-tuned from the pretrained model with their integers in the forward pass, from the same
+    start and with the same examples in the same order. Similarity tasks are measured without training and without
+    8-bit layers.
 
     Args:
         options: what to measure.
-        command: for the record.
-        stage: shows progress.
+        command: the command line, for the record.
+        stage: reports progress.
 
     Returns:
-        the record: a result for each task, seed and method with `task`, `seed`, the task's figures, and
-        `change_points`, the main one less the baseline's. One that diverged has `diverged`, and no figures.
+        The record: a result for each task, seed and method, with `task`, `seed`, the task's figures, and
+        `change_points`, the main figure minus the baseline's. A run that diverged has `diverged` and no figures.
 
     Raises:
-        ValueError: a task or model that cannot be used.
-        Interrupted: training was stopped; the same call continues.
+        ValueError: a task or the model cannot be used.
+        Interrupted: training was stopped; the same call resumes it.
     """
     tasks = [read_task(source) for source in options.tasks]
     names = [task.name for task in tasks]
     if repeated := [name for name in names if names.count(name) > 1]:
-        raise ValueError(f"two tasks are called {repeated[0]}; measure them one after the other, or rename one")
+        raise ValueError(f"two tasks are named {repeated[0]}; measure them one after the other, or rename one")
+    for task in tasks:
+        if not task.similarity and not task.train:
+            raise ValueError(f"{task.name} has {task.kind} but no training examples; give a folder with a train file")
     specs = (BASELINE, *(spec for spec in options.specs if not spec.is_baseline))
     results: Results = []
     for task in tasks:
-        if not task.similarity and not task.train:
-            raise ValueError(
-                f"{task.name} has {task.kind} but no examples to train on; give a folder with a train file"
-            )
         for seed in dict.fromkeys(options.seeds[: 1 if task.similarity else None]):
             run = _TaskRun(options, task.sampled(options.recipe.examples, seed), seed, stage)
             of_run = [result for spec in specs for result in run.results(spec)]
@@ -117,15 +116,16 @@ def measure_tasks(options: TaskOptions, command: Sequence[str], stage: Stage) ->
 
 
 class _TaskRun:
-    """One task with one seed, and the folder that keeps what is finished."""
+    """One task with one seed, and the folders of its finished results."""
 
     def __init__(self, options: TaskOptions, task: Task, seed: int, stage: Stage) -> None:
         self.options, self.task, self.seed, self.stage = options, task, seed, stage
+        self.fingerprint = fingerprint(options.model)
 
     def results(self, spec: Spec) -> Results:
-        """Return the results of one spec, from the folder where they are finished.
+        """Return the results of one spec, from the folder if they are finished.
 
-        What is fine-tuned with its integers is measured in these alone, all else in float and in integers.
+        Methods fine-tuned with their integers are measured in integers only, all others in float and in integers.
         """
         trains = self._trains(spec)
         modes = ("integer",) if trains and not spec.is_baseline else ("float", "integer")
@@ -139,7 +139,7 @@ class _TaskRun:
         def measured() -> Results:
             title = f"{self.task.name}, seed {self.seed}: {spec.name}"
             model, tokenizer = self._prepared(spec, title)
-            length = self._fitting(model, tokenizer).length
+            length = self._recipe_for(model, tokenizer).length
             results = []
             for mode in modes:
                 set_mode(model, mode)
@@ -152,8 +152,8 @@ class _TaskRun:
 
         return resumed(self._folder(spec), measured, diverged)
 
-    def _fitting(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> TaskRecipe:
-        """Return the recipe, with no more tokens than the model has positions for."""
+    def _recipe_for(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> TaskRecipe:
+        """Return the recipe, with its length limited to the model's maximum."""
         recipe = self.options.recipe
         return replace(recipe, length=min(recipe.length, tokens_at_most(model), tokenizer.model_max_length))
 
@@ -161,11 +161,11 @@ class _TaskRun:
         return not self.task.similarity and (self.options.fine_tune or spec.training != "calibrated")
 
     def _prepared(self, spec: Spec, title: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-        """Return the encoder with a method in it, ready to be measured."""
+        """Return the encoder with a spec applied, ready to be measured."""
         options = self.options
         model, tokenizer = read_encoder(options.model, self.task, self.seed)
         to_default_device(model)
-        recipe = self._fitting(model, tokenizer)
+        recipe = self._recipe_for(model, tokenizer)
         batches = calibration_batches(self.task, tokenizer, recipe.length)
         if options.eight_bit and not self.task.similarity:
             round_linear(model, batches)
@@ -179,7 +179,7 @@ class _TaskRun:
             if not weights.is_dir():
                 run = self._folder(base) / "run"
                 fine_tune(model, tokenizer, self.task, recipe, run, self.seed, self.stage(f"{title}, train"))
-                with whole_folder(weights) as work:  # not save_pretrained: it would lose what 8-bit layers add
+                with whole_folder(weights) as work:  # save_pretrained would lose the buffers of 8-bit layers
                     save_model(model, str(work / WEIGHTS))
                 shutil.rmtree(run, ignore_errors=True)
             else:
@@ -191,12 +191,12 @@ class _TaskRun:
         return model, tokenizer
 
     def _folder(self, spec: Spec) -> Path:
-        """Return the folder of whatever depends on a spec's fine-tuning and measurement."""
+        """Return the folder of results that depend on a spec's fine-tuning and measurement."""
         options = self.options
         return result_folder(
             options.folder / "tasks",
             f"{self.task.name}-{spec.method}",
-            fingerprint(options.model),
+            self.fingerprint,
             [self.task.name, self.task.train, self.task.held_out],
             options.recipe.describe(),
             options.eight_bit,
@@ -212,7 +212,7 @@ def main_figure(result: Mapping[str, Any]) -> str:
 
 
 def _change(result: Mapping[str, Any], baseline: Mapping[str, Any]) -> dict[str, float]:
-    """Return the change against the baseline in points; empty where one of them diverged."""
+    """Return the change against the baseline in points; empty if either diverged."""
     if "diverged" in result or "diverged" in baseline:
         return {}
     return {"change_points": result[main_figure(result)] - baseline[main_figure(baseline)]}

@@ -1,4 +1,4 @@
-"""One language model trained with one method in it, from scratch or from another model."""
+"""Train one language model with one method in it, from scratch or starting from another model."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class TrainingOptions:
         output: folder for the trained model.
         start: the model to fine-tune, by folder or hub name; None for a new small GPT.
         text: a text file; None for the Python standard library's source.
-        recipe: how to train.
-        mode: of the method in training, "float" or "integer".
-        seed: of all random numbers.
+        recipe: hyperparameters of the training.
+        mode: the method's mode during training, "float" or "integer".
+        seed: seed of all random numbers.
     """
 
     spec: Spec
@@ -51,20 +51,20 @@ class TrainingOptions:
 def train_model(options: TrainingOptions, command: Sequence[str], stage: Stage) -> dict[str, Any]:
     """Train a model, calibrate it, measure its loss on held-out text, save it, and return the record.
 
-    Checkpoints lie beside the output folder until it is written.
+    Checkpoints are stored next to the output folder until that is written.
 
     Args:
         options: what to train.
-        command: for the record.
-        stage: shows progress.
+        command: the command line, for the record.
+        stage: reports progress.
 
     Returns:
-        the record, with one result: `loss_nats`, `trained_steps` and the training curve.
+        The record, with one result: `loss_nats`, `trained_steps` and the training curve.
 
     Raises:
-        ValueError: a text, model or mode that cannot be used.
+        ValueError: the text, model or mode cannot be used.
         FloatingPointError: training diverged.
-        Interrupted: training was stopped; the same call continues.
+        Interrupted: training was stopped; the same call resumes it.
     """
     spec, recipe, start = options.spec, options.recipe, options.start
     context = recipe.context

@@ -1,4 +1,4 @@
-"""Verification of the methods' units: every output against the integers, for `verify` and for `compare`."""
+"""Verify the methods' units, every output against golden, for the commands `verify` and `compare`."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ if TYPE_CHECKING:
     from softmaxkit.models.evaluation import RealScores
 
 COMPARED_OUTPUTS = 200_000
-"""Outputs that a comparison of models verifies of each spec, at least."""
+"""Minimum number of outputs that `compare` verifies for each spec."""
 
 ROWS = 256
-"""Rows of each head of a model among them, at most."""
+"""Maximum number of rows of each of the model's heads among them."""
 
 MODEL_OUTPUTS = 1_000_000
-"""Outputs of all heads of a model among them, about, at most."""
+"""Approximate maximum number of outputs from the model's own scores among them, over all heads."""
 
 EXAMPLES = 3
-"""Heads whose constants are tried with all codes and random rows."""
+"""Number of heads whose constants are also tried with all codes and random rows."""
 
 HEAD_ROWS = 2000
-"""Rows of a head that its unit is verified with, on top of random ones."""
+"""Rows of a head with which its unit is verified, in addition to random ones."""
 
 SHOWN = 10
-"""Wrong results that are printed of each unit, at most."""
+"""Maximum number of wrong results printed for each unit."""
 
 
 @dataclass(frozen=True)
@@ -45,12 +45,12 @@ class VerificationOptions:
     """How to verify units.
 
     Attributes:
-        sizes: of every unit: `lanes`, `max_row`, `depth` and `storage`, as for `Spec.unit`.
-        outputs: to compare of each spec, at least.
-        seed: of random rows, gaps and stalls, and of the fault.
-        inject_fault: break each unit first, to see that this is noticed.
-        waveform: file for the waveform (VCD) of the first run that fails, or of a short one.
-        kind: verify the units with baked or with loadable constants alone; None for both.
+        sizes: `lanes`, `max_row`, `depth` and `storage` of every unit, as for `Spec.unit`.
+        outputs: minimum number of outputs to compare for each spec.
+        seed: seed of random rows, gaps and stalls, and of the injected fault.
+        inject_fault: inject a fault into each unit, to check that verification detects it.
+        waveform: file for the waveform (VCD) of the first run that fails, or else of a short run.
+        kind: verify only units with "baked" or with "loadable" constants; None for both.
     """
 
     sizes: dict[str, Any]
@@ -71,19 +71,19 @@ def verify_units(
     """Compare every output of the units of some specs with golden, and return the record.
 
     Args:
-        specs: the methods, each with the head of a model whose constants and scores to use; None for the spec's
+        specs: the methods, each with a model's head, whose constants and scores are used, or with None for the spec's
             examples and random scores.
-        options: how to verify them.
-        command: for the record.
-        stage: shows progress.
-        say: called with each fault that is injected, and with what is wrong, as it is found.
+        options: how to verify.
+        command: the command line, for the record.
+        stage: reports progress.
+        say: called with each injected fault, and with each error as it is found.
 
     Returns:
-        the record: a result for each form of a unit, with `compared`, `mismatches` and `faults`.
+        The record: a result for each form of a unit, with `compared`, `mismatches` and `faults`.
 
     Raises:
         ToolError: a tool is missing or failed.
-        ValueError: sizes that cannot be built, or none of the units is of the kind that is asked for.
+        ValueError: the sizes cannot be built, or there is no unit of the requested kind.
     """
     forms = [
         (head, *form)
@@ -137,12 +137,12 @@ def _verify_unit(
 
 
 def _constants_json(constants: Any) -> Any:
-    """Return constants as JSON has them; those of several rows at once, which have no JSON of their own, as text."""
+    """Return constants in JSON form; those of several rows at once, which have none, as text."""
     return constants.to_json() if hasattr(constants, "to_json") else str(constants)
 
 
 def report(verification: Verification, fault: Fault | None, say: Say) -> None:
-    """Say what was broken, and what is wrong."""
+    """Report the injected fault, if any, and the errors found."""
     if fault is not None:
         say(f"injected: {fault.what}")
     for message in verification.faults:
@@ -154,22 +154,22 @@ def report(verification: Verification, fault: Fault | None, say: Say) -> None:
 def verified_forms(
     spec: Spec, constants: Constants | None = None, **sizes: Any
 ) -> Iterator[tuple[str, SoftmaxUnit, Sequence[Any]]]:
-    """Yield the units of a spec that verification goes through: title, unit, and constants to run it with.
+    """Yield the units of a spec to verify, as title, unit, and the constants to run it with.
 
     Args:
         spec: the method.
-        constants: of one head; None for the spec's examples.
-        sizes: of the unit, as for `Spec.unit`.
+        constants: constants of one head; None for the spec's examples.
+        sizes: sizes of the unit, as for `Spec.unit`.
     """
     yield from spec.unit_class().verified_forms(spec, spec.examples() if constants is None else [constants], **sizes)
 
 
 def verify_scores(scores: Sequence[RealScores], progress: Progress | None = None) -> Verification:
-    """Verify the unit of a method in a model, with the constants and scores of every layer and head.
+    """Verify the unit of a model's method with the constants and scores of every layer and head.
 
     Args:
-        scores: of every layer.
-        progress: called with the outputs compared and all.
+        scores: the scores of every layer.
+        progress: called with the number of outputs compared and their total.
 
     Raises:
         ToolError: a tool is missing or failed.

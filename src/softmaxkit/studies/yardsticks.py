@@ -1,4 +1,4 @@
-"""What formats are held against: the loss of a language model on a text, or an encoder's figure on a task."""
+"""Measures of the effect of formats: the loss of a language model on a text, or an encoder's figure on a task."""
 
 from __future__ import annotations
 
@@ -19,22 +19,23 @@ from softmaxkit.models.text import read_corpus
 from softmaxkit.recipe import TaskRecipe
 
 CALIBRATION_WINDOWS = 2
-"""Windows that a method is calibrated on before it is measured."""
+"""Number of windows on which a method is calibrated before it is measured."""
 
 
 @dataclass(frozen=True)
 class Yardstick:
-    """One model, and how far a method moves it.
+    """A model, and a measure of how much a method degrades it.
 
     Attributes:
-        model: with no method in it.
-        calibration: batches to calibrate on.
-        measure: returns what the model's figure is the mean of as it is now: losses of tokens, or the figure alone.
-        figure: its name, with its unit.
-        baseline: the same of exact softmax in float.
-        worse: of two figures, how much worse the first is than the second, in percent of it or in points.
-        sample: token ids, (1, tokens), whose scores a unit is run with.
-        inputs: for the record.
+        model: the model, initially without a method.
+        calibration: calibration batches.
+        measure: measures the model in its current state; returns values whose mean is the figure: the losses of tokens,
+            or the figure alone.
+        figure: name of the figure, with its unit.
+        baseline: the result of `measure` for exact softmax in float.
+        worse: returns how much worse a first figure is than a second, in percent of the second or in points.
+        sample: token ids, (1, tokens), whose scores are the stimulus of a unit.
+        inputs: inputs of the record.
     """
 
     model: PreTrainedModel
@@ -48,16 +49,16 @@ class Yardstick:
 
 
 def on_text(name: str, text: Any, context: int, windows: int) -> Yardstick:
-    """Return the loss of a causal language model on held-out windows of a text, in percent of that of exact softmax.
+    """Return the yardstick of a causal language model: its loss on held-out windows, in percent of exact softmax's.
 
     Args:
         name: the model, see `read_pretrained`.
         text: a text file; None for the Python standard library's source.
-        context: tokens in a window.
-        windows: how many to measure on.
+        context: tokens per window.
+        windows: number of windows.
 
     Raises:
-        ValueError: a text or model that cannot be used.
+        ValueError: the text or model cannot be used.
     """
     model, tokenizer = read_pretrained(name, context)
     corpus = read_corpus(text, tokenizer)
@@ -76,20 +77,20 @@ def on_text(name: str, text: Any, context: int, windows: int) -> Yardstick:
 
 
 def on_task(name: str, source: str, context: int) -> Yardstick:
-    """Return the rank correlation of an encoder on a task of similarity, as it is, in points below exact softmax.
+    """Return the yardstick of an encoder: its rank correlation on a similarity task, in points below exact softmax's.
 
     Args:
         name: the encoder, a folder or hub name.
         source: the task, see `read_task`.
-        context: tokens of a sentence, at most.
+        context: maximum number of tokens per sentence.
 
     Raises:
-        ValueError: an encoder or task that cannot be used; a task that an encoder has to be trained for.
+        ValueError: the encoder or task cannot be used, or the task requires training.
     """
     task = read_task(source)
     if not task.similarity:
         raise ValueError(
-            f"{task.name} is a task of {task.kind}, for which an encoder has to be trained; give one of similarity, or "
+            f"{task.name} is a task of {task.kind}, for which an encoder has to be trained; give a similarity task, or "
             "a text with --text, or see softmaxkit tasks"
         )
     model, tokenizer = read_encoder(name, task, 0)
