@@ -94,7 +94,7 @@ def test_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
         (["evaluate", "missing"], "cannot load the model missing"),
         (["calibrate", "missing", "exaq"], "cannot load the model missing"),
         (["calibrate", "missing", "exaq", "--mean-bits", "5"], "--mean-bits"),
-        (["study", "consmax-strat"], "there are consmax-budget, consmax-conversion"),
+        (["study", "consmax-strat"], "choose consmax-budget, consmax-conversion"),
         (["study", "missing.toml"], "cannot read the study missing.toml"),
         (["tasks", "missing", "no/such-task"], "no/such-task"),
         (["tasks", "missing", "--epochs", "2"], "Missing argument"),
@@ -430,11 +430,11 @@ def test_a_folder_in_which_a_run_is_at_work_is_refused(tmp_path: Path, capsys: p
     arguments = ["train", "exact", "--steps", "1", "--context", "8", "-o", str(tmp_path / "model")]
     with alone_in(tmp_path / "model"):
         assert main(arguments) == 2
-    assert f"another run is at work in {tmp_path / 'model'}" in capsys.readouterr().err
+    assert f"another run is using {tmp_path / 'model'}" in capsys.readouterr().err
     assert not (tmp_path / "model").exists()
     with alone_in(tmp_path / "model"):  # which the end of the first one allows
         assert main(["calibrate", "no-model", "exaq", "-o", str(tmp_path / "model")]) == 2
-    assert f"another run is at work in {tmp_path / 'model'}" in capsys.readouterr().err
+    assert f"another run is using {tmp_path / 'model'}" in capsys.readouterr().err
     assert not [*tmp_path.iterdir()]
 
 

@@ -35,10 +35,10 @@ def by_torch(monkeypatch: pytest.MonkeyPatch) -> None:
 def launches(monkeypatch: pytest.MonkeyPatch, device: torch.device) -> list[str]:
     """Return the kinds of attention that ran in kernels."""
     from softmaxkit.fused_attention import call
-    from softmaxkit.models import attention
+    from softmaxkit.models import fused_path
 
     seen: list[str] = []
-    for module, name in ((attention, "fused"), (attention, "scaled_dot_product")):
+    for module, name in ((fused_path, "fused"), (fused_path, "scaled_dot_product")):
         original = getattr(call, name)
 
         def watch(*arguments: Any, name: str = name, original: Any = original) -> Any:

@@ -1,4 +1,4 @@
-"""Tiny random models of many architectures, with inputs that run all of each."""
+"""Tiny random models of many architectures, with inputs that reach all of their layers."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any], dict[str, Tensor]]] = {
 
 
 def make(name: str) -> tuple[PreTrainedModel, dict[str, Tensor]]:
-    """Return a random model of a class, in evaluation, and inputs for it."""
+    """Return a random model of a class, in evaluation mode, and inputs for it."""
     config, settings, inputs = ARCHITECTURES[name]
     torch.manual_seed(0)
     model: PreTrainedModel = getattr(transformers, name)(getattr(transformers, config)(**settings))

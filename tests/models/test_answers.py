@@ -1,4 +1,4 @@
-"""Questions with answers in a text: reading, windows, spans and measures."""
+"""Extractive question answering: reading, windows, spans and scores."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def tokenizer() -> Any:
     return found
 
 
-def test_squad_and_lines_are_read_alike(tmp_path: Path) -> None:
+def test_squad_and_json_lines_give_equal_examples(tmp_path: Path) -> None:
     lines = [
         {
             "id": "1",
@@ -75,7 +75,7 @@ def test_squad_and_lines_are_read_alike(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_is_no_answer_is_refused(line: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_invalid_answers_are_refused(line: dict[str, Any], message: str, tmp_path: Path) -> None:
     (tmp_path / "test.jsonl").write_text(json.dumps(line))
     with pytest.raises(ValueError, match=message):
         read_task(str(tmp_path))
@@ -86,7 +86,7 @@ def test_what_is_no_answer_is_refused(line: dict[str, Any], message: str, tmp_pa
 
 
 @pytest.mark.parametrize("length", [16, 24, 40, 200])
-def test_windows_hold_every_answer(length: int, tokenizer: Any) -> None:
+def test_windows_contain_every_answer(length: int, tokenizer: Any) -> None:
     windows = Windows(EXAMPLES, tokenizer, length)
     told = set()
     for window in windows.windows:
@@ -100,7 +100,7 @@ def test_windows_hold_every_answer(length: int, tokenizer: Any) -> None:
     assert len(windows) == 2 or length < 200
 
 
-def test_spaces_around_an_answer_do_not_count(tokenizer: Any) -> None:
+def test_spaces_around_an_answer_are_ignored(tokenizer: Any) -> None:
     places = [
         (window.tokens["start_positions"], window.tokens["end_positions"])
         for text in ("London", " London")
@@ -110,7 +110,7 @@ def test_spaces_around_an_answer_do_not_count(tokenizer: Any) -> None:
 
 
 @pytest.mark.parametrize("question", ["where was Ada born? " * 9, "日本語" * 30], ids=["words", "bytes"])
-def test_long_questions_are_cut(question: str, tokenizer: Any) -> None:
+def test_long_questions_are_truncated(question: str, tokenizer: Any) -> None:
     windows = Windows([Example(question, TEXT, Answers(("London",), (TEXT.index("London"),)))], tokenizer, 20).windows
     assert max(len(window.spans) for window in windows) <= 20
     assert any(window.tokens["end_positions"] for window in windows)
@@ -118,19 +118,19 @@ def test_long_questions_are_cut(question: str, tokenizer: Any) -> None:
         Windows([Example(question, TEXT, Answers((), ()))], tokenizer, 2)
 
 
-def test_the_best_span_is_of_the_text_in_order_and_short() -> None:
+def test_the_best_span_lies_in_the_text_is_ordered_and_short() -> None:
     spans = np.array([[-1, -1], *([place, place + 1] for place in range(50))])
     scores = np.zeros((51, 2), np.float32)
-    scores[0] = 9.0  # no part of the text
+    scores[0] = 9.0  # not part of the text
     scores[45, 0], scores[3, 1], scores[48, 1], scores[2, 0] = 3.0, 4.0, 2.0, 1.5
-    # Ends before its beginning, and too long a span, score more.
+    # A span that ends before it starts, and one that is too long, have higher scores.
     assert _best_span(scores, spans, "x" * 44 + "yes!" + "x" * 9) == (5.5, "xx")
     scores[3, 1] = 0.0
     assert _best_span(scores, spans, "x" * 44 + "yes!" + "x" * 9) == (5.0, "yes!")
 
 
 class Oracle(BertForQuestionAnswering):  # type: ignore[misc, unused-ignore]
-    """Points to the answers that it is told."""
+    """A model that points to the correct answers."""
 
     told: list[tuple[int, int]]
 
@@ -150,14 +150,14 @@ def oracle(told: list[tuple[int, int]]) -> Oracle:
 
 
 @pytest.mark.parametrize("length", [24, 200])
-def test_a_model_that_knows_has_all_points(length: int, tokenizer: Any) -> None:
+def test_a_perfect_model_scores_100_percent(length: int, tokenizer: Any) -> None:
     unanswered = Example("where was Bob born?", TEXT, Answers((), ()))
     for examples in (EXAMPLES, [*EXAMPLES, unanswered]):
         windows = Windows(examples, tokenizer, length).windows
         told = [(each.tokens["start_positions"], each.tokens["end_positions"]) for each in windows]
         done: list[int] = []
         found = measure_answers(oracle(told), tokenizer, examples, length, 3, done.append)
-        if length == 200:  # else a window without the answer points to the first token
+        if length == 200:  # shorter windows may lack the answer and point to the first token
             assert found == {"exact_match_percent": 100, "answer_f1_percent": 100}
         assert sum(done) == len(examples)
     tokenizer.padding_side = "left"
@@ -168,7 +168,7 @@ def test_a_model_that_knows_has_all_points(length: int, tokenizer: Any) -> None:
     assert measure_answers(oracle(wrong), tokenizer, EXAMPLES, 200, 3, done.append)["exact_match_percent"] == 0
 
 
-def test_measures() -> None:
+def test_exact_match_and_f1() -> None:
     assert exact_match("The  London!", "london") == 1
     assert exact_match("in London", "London") == 0
     assert answer_f1("in London", "London") == pytest.approx(2 / 3)

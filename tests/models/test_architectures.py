@@ -1,4 +1,4 @@
-"""Every kind of architecture: in, saved by transformers, loaded by transformers, and the same outputs."""
+"""Every kind of architecture: apply a method, save and load it with transformers, and compare the outputs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FAST = (
     "ViTForImageClassification",
     "WhisperForConditionalGeneration",
 )
-"""One of each kind is tried by the fast tests."""
+"""The fast tests run one model of each kind."""
 
 SPECS: tuple[Any, ...] = (Softermax(), ConSmax(), Exaq(bits=3))
 
@@ -29,11 +29,11 @@ SPECS: tuple[Any, ...] = (Softermax(), ConSmax(), Exaq(bits=3))
     "name", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in ARCHITECTURES]
 )
 @torch.no_grad()
-def test_a_method_goes_in_is_saved_and_comes_back(name: str, tmp_path: Path) -> None:
+def test_a_method_is_applied_saved_and_loaded(name: str, tmp_path: Path) -> None:
     model, inputs = make(name)
     before = model(**inputs)[0]
     softmaxkit.apply(model, softmaxkit.Exact())
-    rows = before.ndim > 2 and before.shape[:2] == (2, 12)  # of a model of tokens: those that are no padding
+    rows = before.ndim > 2 and before.shape[:2] == (2, 12)  # of a model of tokens, only those that are not padding
     attended = inputs["attention_mask"].bool() if rows and "attention_mask" in inputs else ...
     difference = (model(**inputs)[0] - before)[attended].abs().max()
     assert difference <= 1e-4 * before.abs().max()

@@ -1,4 +1,4 @@
-"""Methods in Hugging Face models: the same logits with exact softmax, in every way that models are used."""
+"""Methods in Hugging Face models: equal logits with exact softmax, in all uses of a model."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_exact_gives_the_logits_of_eager_attention(kind: str, padding: str) -> N
 
 @pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()
-def test_a_dropped_mask_would_be_seen(kind: str) -> None:
+def test_a_dropped_mask_is_detected(kind: str) -> None:
     model, inputs = tiny_model(kind), batch("right")
     masked = model(**inputs).logits
     unmasked = model(inputs["input_ids"]).logits
@@ -93,7 +93,7 @@ def test_output_attentions_are_the_methods_probabilities() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("padding", ["none", "left", "right"])
 @torch.no_grad()
-def test_fused_attention_is_near_float_and_gives_way_where_gradients_are_needed(kind: str, padding: str) -> None:
+def test_fused_attention_is_close_to_float_and_falls_back_for_gradients(kind: str, padding: str) -> None:
     model, inputs = tiny_model(kind), batch(padding)
     attended = inputs["attention_mask"].bool()
     for spec, numbers in ((Exaq(bits=4), {"clip": -4.0}), (ConSmax(), {}), (Exact(), {}), (Softermax(), {})):
@@ -101,7 +101,7 @@ def test_fused_attention_is_near_float_and_gives_way_where_gradients_are_needed(
         plain = model(**inputs)
         softmaxkit.set_mode(model, "fused")
         fused = model(**inputs).logits
-        # 8 bits of queries and keys take some scores to the next level, 4 bits of which are near each other.
+        # Rounding queries and keys to 8 bits moves some scores to a neighbouring level; with 4 bits, levels are close.
         error, size = (each[attended].square().mean().sqrt() for each in (fused - plain.logits, plain.logits))
         assert error <= 0.05 * size
         native = backend_name() != "torch" and spec.method in ("exaq", "consmax")
@@ -136,9 +136,9 @@ def test_a_failed_apply_leaves_the_model_unchanged() -> None:
         assert not layers(model)
 
 
-def test_restore_gives_back_what_was_there_whatever_went_before() -> None:
+def test_restore_returns_the_original_attention_after_any_changes() -> None:
     model = tiny_model("gpt2")
-    softmaxkit.apply(model.transformer, Softermax())  # the part alone
+    softmaxkit.apply(model.transformer, Softermax())  # only the submodel
     softmaxkit.apply(model, Exact(), layers=[0])
     softmaxkit.restore(model)
     assert model.config._attn_implementation == "eager"
@@ -148,7 +148,7 @@ def test_restore_gives_back_what_was_there_whatever_went_before() -> None:
     assert softmaxkit.restore(model).config._attn_implementation == "sdpa"
 
 
-def test_another_attention_function_set_since_is_noticed() -> None:
+def test_an_attention_function_set_after_apply_is_detected() -> None:
     model = softmaxkit.apply(tiny_model("gpt2"), Exact())
     model.set_attn_implementation("sdpa")
     with pytest.raises(ValueError, match="so its methods do not run"):
@@ -156,7 +156,7 @@ def test_another_attention_function_set_since_is_noticed() -> None:
 
 
 @pytest.mark.parametrize("name", ["s_aux", "sinks", "indices", "cache"])
-def test_what_no_method_has_is_refused(name: str) -> None:
+def test_unsupported_arguments_are_refused(name: str) -> None:
     query = torch.zeros(1, 2, 3, 4)
     with pytest.raises(UnsupportedError, match="which no method of softmaxkit supports"):
         attention_forward(nn.Linear(1, 1), query, query, query, None, **{name: torch.zeros(2)})
@@ -164,7 +164,7 @@ def test_what_no_method_has_is_refused(name: str) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_model_whose_attention_does_more_is_refused(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Exact softmax through the interface has to give what the model gave before."""
+    """Exact softmax through the interface must reproduce the model's original outputs."""
     model = tiny_model("llama").to(dtype)
 
     def doubled(module: Any, query: Any, key: Any, value: Any, mask: Any, **kwargs: Any) -> Any:
@@ -181,8 +181,8 @@ def test_a_model_whose_attention_does_more_is_refused(dtype: torch.dtype, monkey
     assert model.config._attn_implementation == "doubled"
 
 
-def test_half_precision_that_rounds_otherwise_in_one_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Some models turn bfloat16's roundings into another result; eager attention has ours."""
+def test_half_precision_models_may_round_differently_in_a_fused_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some models amplify the rounding of bfloat16; eager attention rounds as softmaxkit's function does."""
     model = tiny_model("llama").to(torch.bfloat16)
     sdpa = AttentionInterface._global_mapping["sdpa"]
 
@@ -201,7 +201,7 @@ def test_half_precision_that_rounds_otherwise_in_one_kernel(monkeypatch: pytest.
         softmaxkit.apply(model.to(torch.float32), Exact())
 
 
-def test_attention_that_did_not_call_is_named() -> None:
+def test_layers_that_do_not_call_the_interface_are_named() -> None:
     class SideAttention(nn.Module):
         pass
 
@@ -213,7 +213,7 @@ def test_attention_that_did_not_call_is_named() -> None:
     assert len(layers(softmaxkit.apply(model, Softermax(), layers=range(2)))) == 2
 
 
-def test_additive_masks_of_any_size_mask() -> None:
+def test_additive_masks_of_any_magnitude_mask() -> None:
     query = torch.randn(1, 2, 3, 4, generator=torch.Generator().manual_seed(0))
     expected = attention_forward(nn.Linear(1, 1), query, query, query, torch.ones(3, 3, dtype=torch.bool).tril())[1]
     for low in (torch.finfo(torch.float32).min, -1e4, -math.inf):
@@ -222,7 +222,7 @@ def test_additive_masks_of_any_size_mask() -> None:
 
 
 @torch.no_grad()
-def test_half_precision_models_get_the_gates_integers() -> None:
+def test_half_precision_models_get_the_hardware_integers() -> None:
     model = softmaxkit.apply(tiny_model("llama").bfloat16(), Exaq(bits=3), mode="integer", clip=-6.0)
     weights = model(**batch("none"), output_attentions=True).attentions[0]
     codes = weights * 2**15
@@ -230,13 +230,13 @@ def test_half_precision_models_get_the_gates_integers() -> None:
     assert (codes > 2**8).any()
 
 
-def test_models_that_cannot_take_it_are_refused() -> None:
+def test_modules_that_are_no_transformers_models_are_refused() -> None:
     with pytest.raises(TypeError, match=r"use spec\.module\(heads=\.\.\.\) instead of softmax"):
         softmaxkit.apply(nn.Linear(2, 2), Exact())  # type: ignore[arg-type]
 
 
 class Stubborn(PreTrainedModel):
-    """A model that says it does not, or silently does not, call the attention interface."""
+    """A model that does not call the attention interface, openly or silently."""
 
     config_class = GPT2Config
 
@@ -270,7 +270,7 @@ def test_a_model_that_does_not_run_on_token_ids_alone_names_the_remedy() -> None
     softmaxkit.apply(model, Exact(), example={"input_ids": torch.zeros((1, 2), dtype=torch.long)})
 
 
-def test_dropout_works_on_the_probabilities() -> None:
+def test_dropout_applies_to_the_probabilities() -> None:
     torch.manual_seed(0)
     model = GPT2LMHeadModel(
         GPT2Config(
@@ -340,9 +340,7 @@ def test_set_mode_needs_a_method() -> None:
 
 
 @pytest.mark.parametrize("compiling", [False, True])
-def test_a_causal_layer_gets_no_mask_unless_something_else_is_masked(
-    compiling: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_causal_layer_gets_no_mask_without_further_masking(compiling: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: compiling)
     assert boolean_mask(1, 5, 5) is None
     assert boolean_mask(1, 5, 5, allow_is_causal_skip=False) is not None
@@ -353,7 +351,7 @@ def test_a_causal_layer_gets_no_mask_unless_something_else_is_masked(
 
 
 @pytest.mark.parametrize(("given", "own", "expected"), [(None, True, True), (None, False, False), (False, True, False)])
-def test_a_layer_says_itself_whether_it_is_causal(given: bool | None, own: bool, expected: bool) -> None:
+def test_causality_defaults_to_that_of_the_layer(given: bool | None, own: bool, expected: bool) -> None:
     query = torch.randn(1, 2, 3, 4, generator=torch.Generator().manual_seed(0))
     layer = nn.Linear(1, 1)
     layer.is_causal = own  # type: ignore[assignment]

@@ -1,4 +1,4 @@
-"""Calibration, saving and loading: equal logits, equal integers, and nothing half written."""
+"""Calibration, saving and loading: equal logits, equal integers, and no partial checkpoints."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TOKENS = torch.randint(0, 100, (8, 4, 20), generator=torch.Generator().manual_se
 
 
 def save_as_before(model: PreTrainedModel, path: Path) -> Path:
-    """Write a checkpoint as softmaxkit 0.1.0 did: a plain one, and the methods in two files beside it."""
+    """Write a checkpoint in the format of softmaxkit 0.1.0: a plain one, with the methods in two more files."""
     plain = softmaxkit.restore(copy.deepcopy(model))
     plain.save_pretrained(path)
     (path / SETTINGS_FILE).write_text(json.dumps(settings_of(model), indent=1))
@@ -48,7 +48,7 @@ def test_checkpoints_of_earlier_versions_load(spec: Spec, mode: str, tmp_path: P
     path = save_as_before(model, tmp_path / "model")
     again = softmaxkit.load(path)
     assert torch.equal(again(TOKENS[0]).logits, model(TOKENS[0]).logits)
-    # Saved again, it is a checkpoint of today.
+    # Saved again, it has the current format.
     softmaxkit.save(again, path)
     assert not (path / SETTINGS_FILE).exists()
     assert not (path / PARAMETERS_FILE).exists()
@@ -78,7 +78,7 @@ def test_loaded_models_give_equal_logits(kind: str, spec: Spec, tmp_path: Path) 
 
 
 def test_exaq_clips_follow_the_papers_fits() -> None:
-    """On Gaussian scores the clip is slope * sigma + offset, of the spread of `score - maximum`."""
+    """On Gaussian scores the clip is slope * sigma + offset, with the standard deviation of `score - maximum`."""
     scores = torch.randn(64, 512, generator=torch.Generator().manual_seed(0)) * 2
     distance = scores - scores.amax(-1, keepdim=True)
     sigma, deviation = distance.std(correction=0).item(), (distance - distance.mean()).abs().mean().item()
@@ -99,7 +99,7 @@ def test_exaq_clips_follow_the_papers_fits() -> None:
         assert module.calibration["clip"] == pytest.approx(expected, rel=1e-5)
 
 
-def test_the_clip_is_the_mean_over_batches_and_not_below_what_was_seen() -> None:
+def test_the_clip_is_the_mean_over_batches_and_not_below_the_observed_minimum() -> None:
     module = Exaq(bits=2).module()
     calibrator = module.calibrator()
     module.observe_with(calibrator)
@@ -110,7 +110,7 @@ def test_the_clip_is_the_mean_over_batches_and_not_below_what_was_seen() -> None
     clips = []
     for part in parts:
         exact = module(part)
-        assert torch.allclose(exact, torch.softmax(part, -1))  # the model goes on with exact softmax
+        assert torch.allclose(exact, torch.softmax(part, -1))  # the model continues with exact softmax
         clips.append(-1.66 * (part - part.amax(-1, keepdim=True)).std(correction=0).item() - 1.85)
     module.observe_with(None)
     module.adopt(calibrator.finish())
@@ -165,7 +165,7 @@ def test_consmax_calibration_beats_the_default_scale() -> None:
     before = error()
     calibrator = module.calibrator()
     module.observe_with(calibrator)
-    # A calibrator goes on with torch's own operations: exp of a score of 20 or so rounds otherwise in a kernel.
+    # A calibrator uses torch's own operations; in a kernel, exp of a score of about 20 rounds differently.
     assert torch.allclose(module(scores), truth, rtol=1e-5)
     module.observe_with(None)
     module.adopt(calibrator.finish())
@@ -220,7 +220,7 @@ def test_a_failed_calibration_changes_nothing() -> None:
     assert torch.equal(model(TOKENS[0]).logits, expected)
 
 
-def test_calibration_takes_what_data_loaders_give_and_keeps_training_flags() -> None:
+def test_calibration_accepts_data_loader_batches_and_keeps_training_flags() -> None:
     model = softmaxkit.apply(tiny_model("gpt2"), Exaq()).train()
     model.transformer.h[0].eval()
     softmaxkit.calibrate(model, [[TOKENS[0]], {"input_ids": TOKENS[1]}, TOKENS[2]])
@@ -278,7 +278,7 @@ def test_missing_weights_are_refused(tmp_path: Path) -> None:
         softmaxkit.load(path)
 
 
-def test_a_full_disk_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_the_old_checkpoint_intact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = softmaxkit.apply(tiny_model("gpt2"), ConSmax())
     path = softmaxkit.save(model, tmp_path / "model")
     before = {file.name: file.read_bytes() for file in path.iterdir()}
@@ -324,7 +324,7 @@ def test_damaged_settings_are_refused(damage: Any, message: str, tmp_path: Path)
         softmaxkit.load(path)
 
 
-def test_a_method_whose_settings_are_missing_is_not_dropped_in_silence(tmp_path: Path) -> None:
+def test_a_method_whose_settings_are_missing_is_not_silently_dropped(tmp_path: Path) -> None:
     path = save_as_before(softmaxkit.apply(tiny_model("gpt2"), ConSmax()), tmp_path / "model")
     weights = load_file(path / "model.safetensors") | load_file(path / PARAMETERS_FILE)
     save_file(weights, path / "model.safetensors", metadata={"format": "pt"})
@@ -333,6 +333,6 @@ def test_a_method_whose_settings_are_missing_is_not_dropped_in_silence(tmp_path:
         softmaxkit.load(path)
 
 
-def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
+def test_a_folder_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not a checkpoint that transformers can read"):
         softmaxkit.load(tmp_path)

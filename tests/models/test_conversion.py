@@ -29,7 +29,7 @@ BATCHES = [
 
 
 def log_sums(model: Any) -> dict[str, tuple[Any, Any]]:
-    """Return each layer's queries, (heads, rows, channels), and log-sums, (heads, rows)."""
+    """Return the queries, (heads, rows, channels), and log-sums, (heads, rows), of each layer."""
     names = {module: name for name, module in model.named_modules()}
     found: dict[str, tuple[list[Any], list[Any]]] = {}
 
@@ -46,7 +46,7 @@ def log_sums(model: Any) -> dict[str, tuple[Any, Any]]:
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "bert"])
-def test_the_fold_leaves_exact_softmax_and_makes_log_sums_alike(kind: str) -> None:
+def test_the_fold_keeps_exact_softmax_and_equalises_log_sums(kind: str) -> None:
     model = tiny_model(kind)
     softmaxkit.apply(model, softmaxkit.Exact())
     with torch.no_grad():
@@ -55,7 +55,7 @@ def test_the_fold_leaves_exact_softmax_and_makes_log_sums_alike(kind: str) -> No
     left = fold_log_sums(model, BATCHES)
     with torch.no_grad():
         after = model(**BATCHES[0])[0]
-    # What float32 makes of it: some ulp of the outputs.
+    # The difference due to float32: a few ulp of the outputs.
     assert (after - before).abs().max() < 1e-5 * before.abs().max()
     for name, (queries, sums) in first.items():
         shares = []
@@ -69,14 +69,14 @@ def test_the_fold_leaves_exact_softmax_and_makes_log_sums_alike(kind: str) -> No
         assert share == pytest.approx(left[name], rel=1e-2)
 
 
-def test_a_model_that_is_not_ours_comes_back_as_it_was() -> None:
+def test_folding_restores_the_attention_of_a_model_without_a_method() -> None:
     model = tiny_model("gpt2")
     name = model.config._attn_implementation
     fold_log_sums(model, BATCHES)
     assert model.config._attn_implementation == name
 
 
-def test_what_cannot_be_folded_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_models_that_cannot_be_folded_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UnsupportedError, match="LlamaAttention has no separate key bias for every head"):
         fold_log_sums(tiny_model("llama"), BATCHES)
     with pytest.raises(ValueError, match="at least one batch"):
@@ -91,7 +91,7 @@ def test_what_cannot_be_folded_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize("kind", ["bert", "llama"])
-def test_a_converted_model_is_nearer_with_the_fold_and_still_the_same_without_the_method(kind: str) -> None:
+def test_the_fold_brings_a_converted_model_closer_and_keeps_exact_softmax(kind: str) -> None:
     tokens = [batch["input_ids"] for batch in BATCHES]
     probe, losses = tokens[0], {}
     with torch.no_grad():
@@ -102,7 +102,7 @@ def test_a_converted_model_is_nearer_with_the_fold_and_still_the_same_without_th
             losses[fold] = (model(probe).logits - before).square().mean().item()
             softmaxkit.restore(model)
             assert (model(probe).logits - before).abs().max() < 1e-5 * before.abs().max()
-    # Llama's keys have no bias: it goes without.
+    # Llama's keys have no bias, so the fold is skipped.
     assert losses[True] == losses[False] if kind == "llama" else losses[True] < 0.5 * losses[False]
 
 
@@ -116,13 +116,13 @@ def test_homotopy_goes_from_softmax_to_consmax() -> None:
     exact = torch.where(mask, torch.softmax(scores.masked_fill(~mask, -1e30), -1), 0.0)
     assert torch.allclose(module(scores, mask), exact, rtol=1e-12, atol=0)
     module.set_homotopy(0.25)
-    # On the way it is the weighted geometric mean of both.
+    # In between it is the weighted geometric mean of both.
     assert torch.allclose(module(scores, mask), exact**0.75 * at_end**0.25, rtol=1e-6, atol=0)
     module.set_homotopy(1.0)
     assert torch.equal(module(scores, mask), at_end)
 
 
-def test_training_walks_the_homotopy_to_its_end(tmp_path: Path) -> None:
+def test_training_completes_the_homotopy(tmp_path: Path) -> None:
     path = tmp_path / "text.txt"
     path.write_text("the cat sat on the mat. " * 400)
     model = softmaxkit.apply(language_model(Shape(layers=1, heads=2, width=16), 8, 0), ConSmax())
@@ -163,11 +163,11 @@ def test_layers_of_different_bits(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("place", [0, 1])
-def test_bits_go_where_the_output_of_attention_needs_them(place: int) -> None:
+def test_bits_go_to_the_layer_whose_output_needs_them(place: int) -> None:
     model = tiny_model("gpt2")
     attention = model.transformer.h[place].attn.c_attn
     width = attention.weight.shape[0]
-    with torch.no_grad():  # no queries, so that all scores are equal: no bits are needed
+    with torch.no_grad():  # zero queries make all scores equal, which needs no bits
         attention.weight[:, :width] = 0
         attention.bias[:width] = 0
     bits = mix_bits(model, Exaq(clip="output"), [batch["input_ids"] for batch in BATCHES], 2.5)
@@ -176,7 +176,7 @@ def test_bits_go_where_the_output_of_attention_needs_them(place: int) -> None:
 
 
 @pytest.mark.parametrize("mode", ["float", "integer"])
-def test_decoding_with_a_cache_gives_the_same_as_reading_at_once(mode: str) -> None:
+def test_decoding_with_a_cache_equals_a_single_pass(mode: str) -> None:
     model = tiny_model("gpt2")
     softmaxkit.calibrate(softmaxkit.apply(model, Exaq(bits=2), mode=mode), [BATCHES[0]["input_ids"]])
     tokens = BATCHES[1]["input_ids"]
@@ -186,6 +186,6 @@ def test_decoding_with_a_cache_gives_the_same_as_reading_at_once(mode: str) -> N
         for place in range(tokens.shape[1]):
             step = model(tokens[:, place : place + 1], past_key_values=cache, use_cache=True)
             cache = step.past_key_values
-            # Scores differ in their last bits, which may take one to another level: such rows are few.
+            # Scores differ in their last bits, which may move one to another level; such rows are rare.
             near = (step.logits[:, 0] - whole[:, place]).abs().amax(-1) < 1e-4 * whole.abs().max()
             assert near.float().mean() >= 0.75

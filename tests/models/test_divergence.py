@@ -1,4 +1,4 @@
-"""What is not finite in training on a GPU: noticed without waiting at every step, and named all the same."""
+"""NaN and infinity in training on a GPU: detected without synchronising at every step, and located."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ import pytest
 import torch
 
 from softmaxkit.models import trainer
+from softmaxkit.models.divergence import Divergence
 from softmaxkit.models.language_model import language_model
 from softmaxkit.models.text import read_corpus
-from softmaxkit.models.trainer import Divergence, MethodTrainer
+from softmaxkit.models.trainer import MethodTrainer
 from softmaxkit.models.training import train
 from softmaxkit.recipe import Recipe, Shape
 
 
-def test_the_first_step_is_remembered() -> None:
+def test_the_first_diverging_step_is_recorded() -> None:
     seen = Divergence(torch.device("cpu"))
     good, nan, infinite = torch.ones(3), torch.tensor([1.0, torch.nan]), torch.tensor([torch.inf])
     seen.see("a gradient", 1, [good, good, good])
@@ -28,7 +29,7 @@ def test_the_first_step_is_remembered() -> None:
 
 
 @pytest.mark.parametrize(("at", "looks"), [(4, 5), (5, 50)])
-def test_training_names_the_step_and_the_place(
+def test_training_names_the_step_and_the_parameter(
     at: int, looks: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = tmp_path / "text.txt"
@@ -52,4 +53,4 @@ def test_training_names_the_step_and_the_place(
     recipe = Recipe(steps=12, context=16, batch=2)
     with pytest.raises(FloatingPointError, match=rf"at step {at}, beginning in transformer.h.0.attn.c_proj.weight"):
         train(model, read_corpus(text), recipe, tmp_path / "run", seed=0)
-    assert len(calls) == (5 if looks == 5 else 6)  # or where a quarter is saved
+    assert len(calls) == (5 if looks == 5 else 6)  # or when a checkpoint is saved

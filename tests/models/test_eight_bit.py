@@ -1,4 +1,4 @@
-"""8-bit linear layers: what they round to, what they learn, and what they refuse."""
+"""8-bit linear layers: rounding, training and errors."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_the_percentile_is_exact_over_batches(percentile: float) -> None:
     assert seen.percentile(percentile) == values[int(len(values) * (1 - percentile / 100))]
 
 
-def test_a_percentile_beyond_what_is_kept_is_refused() -> None:
+def test_a_percentile_below_the_stored_values_is_refused() -> None:
     seen = _Range()
     seen.see(nn.Linear(1, 1), (torch.randn(10, KEPT),))
     assert seen.percentile(99.0) > 2
@@ -48,13 +48,13 @@ def test_weights_have_a_scale_for_each_output() -> None:
     codes = rounded / scale
     assert (codes - codes.round()).abs().max() < 1e-4
     assert codes.round().abs().amax(1).tolist() == [127] * 5
-    # Half a step, and what float32 adds.
+    # Half a step, plus the rounding of float32.
     assert ((rounded - weight).abs() <= scale * (0.5 + 1e-4)).all()
     assert torch.equal(rounded_weights(weight.T.contiguous(), 1), rounded.T)
     assert torch.equal(rounded_weights(torch.zeros(2, 3), 0), torch.zeros(2, 3))
 
 
-def test_gradients_pass_straight_through_but_where_activations_saturate() -> None:
+def test_gradients_pass_straight_through_except_where_activations_saturate() -> None:
     given = torch.tensor([-300.0, -1.3, 0.2, 126.4, 200.0], requires_grad=True)
     rounded = rounded_activations(given, torch.tensor(1.0))
     assert rounded.tolist() == [-127, -1, 0, 126, 127]
@@ -64,7 +64,7 @@ def test_gradients_pass_straight_through_but_where_activations_saturate() -> Non
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "bert", "llama"])
-def test_a_rounded_model_is_near_and_learns(kind: str) -> None:
+def test_a_rounded_model_is_close_and_learns(kind: str) -> None:
     model = tiny_model(kind)
     with torch.no_grad():
         before = model(**TOKENS).logits
@@ -82,7 +82,7 @@ def test_a_rounded_model_is_near_and_learns(kind: str) -> None:
     assert "activation_scale" in "".join(model.state_dict())
 
 
-def test_what_cannot_be_rounded_is_refused() -> None:
+def test_models_that_cannot_be_rounded_are_refused() -> None:
     model = tiny_model("bert")
     with pytest.raises(ValueError, match="at least one batch"):
         round_linear(model, [])

@@ -1,4 +1,4 @@
-"""What formats take from real rows is counted and warned of."""
+"""The cost of number formats on real rows is measured and causes a warning."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TOKENS = torch.randint(0, 100, (2, 60), generator=torch.Generator().manual_seed(
 
 
 def flat_model() -> Any:
-    """Return a model of whose attention no key has much, so that coarse outputs are 0."""
+    """Return a model whose attention is spread over all keys, so that coarse outputs are 0."""
     model = tiny_model("gpt2")
     with torch.no_grad():
         for block in model.transformer.h:
@@ -29,7 +29,7 @@ def flat_model() -> Any:
     return model
 
 
-def test_coarse_outputs_are_counted_and_warned_of() -> None:
+def test_coarse_outputs_are_counted_and_cause_a_warning() -> None:
     model = softmaxkit.apply(flat_model(), Softermax(log2e=True, output=UQ(1, 4)), mode="fused")
     with pytest.warns(
         UserWarning, match=r"formats of Softermax are too narrow for rows of 60 keys: .* in 2 of 2 layers"
@@ -59,7 +59,7 @@ def test_inactive_adapters_get_their_mode_back() -> None:
     assert modes == ["float"] * 4  # an original and a copy in each layer
 
 
-def test_formats_that_hold_are_not_warned_of() -> None:
+def test_sufficient_formats_cause_no_warning() -> None:
     model = softmaxkit.apply(flat_model(), Softermax(log2e=True, output=UQ(1, 15), reciprocal=UQ(1, 15)))
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -1,4 +1,4 @@
-"""Which layers run fused, why the others do not, and one warning where "fused" turns into float."""
+"""Which layers run fused, why the others do not, and one warning if "fused" falls back to float."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def reasons(choice: Any) -> str:
     return "; ".join(reason for listed in choice.refusals.values() for reason in listed)
 
 
-def test_it_is_told_layer_by_layer() -> None:
+def test_every_layer_is_reported() -> None:
     model = softmaxkit.apply(tiny_model("gpt2"), Exaq(bits=2), mode="fused", clip=-4.0)
     softmaxkit.apply(model, Softermax(), layers=[1], mode="fused")
     choices = fused_layers(model)
@@ -36,7 +36,7 @@ def test_it_is_told_layer_by_layer() -> None:
     assert 'its mode is "float"' in reasons(fused_layers(model)[FIRST])
 
 
-def test_it_is_told_of_the_inputs_that_are_given() -> None:
+def test_the_report_depends_on_the_inputs() -> None:
     model = softmaxkit.apply(tiny_model("llama"), ConSmax(), mode="fused")
     choices = fused_layers(model, {"input_ids": TOKENS, "output_attentions": True})
     assert all("output_attentions needs the probabilities" in reasons(choice) for choice in choices.values())
@@ -46,7 +46,7 @@ def test_it_is_told_of_the_inputs_that_are_given() -> None:
     assert not any(choice.native for choice in choices.values())
 
 
-def test_it_needs_a_method() -> None:
+def test_the_report_needs_a_method() -> None:
     with pytest.raises(ValueError, match=r"softmaxkit\.apply\(model, spec\)"):
         fused_layers(tiny_model("gpt2"))
 
@@ -59,7 +59,7 @@ def test_it_needs_a_method() -> None:
         (ConSmax(), True, "runs ConSmax in float here: gradients are enabled"),
     ],
 )
-def test_fused_that_is_float_warns_once(spec: Any, grad: bool, message: str) -> None:
+def test_fused_that_falls_back_to_float_warns_once(spec: Any, grad: bool, message: str) -> None:
     model = softmaxkit.apply(tiny_model("gpt2"), spec)
     softmaxkit.set_mode(model, "fused")
     with torch.set_grad_enabled(grad), warnings.catch_warnings(record=True) as caught:
@@ -69,15 +69,15 @@ def test_fused_that_is_float_warns_once(spec: Any, grad: bool, message: str) -> 
     found = [str(warning.message) for warning in caught if "fused" in str(warning.message)]
     assert len(found) == 1
     assert message in found[0]
-    softmaxkit.set_mode(model, "fused")  # asked for again, said again
+    softmaxkit.set_mode(model, "fused")  # setting the mode again repeats the warning
     with torch.set_grad_enabled(grad), pytest.warns(UserWarning, match="in float here"):
         model(TOKENS)
 
 
 @pytest.mark.skipif(not NATIVE, reason="no native kernels here")
-def test_fused_that_is_fused_does_not_warn() -> None:
+def test_fused_that_runs_in_a_kernel_does_not_warn() -> None:
     model = softmaxkit.apply(tiny_model("gpt2"), ConSmax(), mode="fused")
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         model(TOKENS)
-        softmaxkit.calibrate(model, [TOKENS])  # which has to see the scores
+        softmaxkit.calibrate(model, [TOKENS])  # which needs the scores

@@ -1,4 +1,4 @@
-"""Tasks of lm-eval on patched models."""
+"""Tasks of lm-eval on models with methods."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def small() -> tuple[Any, Any]:
     return softmaxkit.apply(model, softmaxkit.Softermax(), mode="integer"), tokenizer
 
 
-def test_choices_are_those_of_the_patched_model(small: tuple[Any, Any], tasks: Path) -> None:
+def test_accuracy_is_that_of_the_model_with_its_method(small: tuple[Any, Any], tasks: Path) -> None:
     model, tokenizer = small
     right = 0
     for place, question in enumerate(QUESTIONS):

@@ -1,4 +1,4 @@
-"""What is refused is refused for its true reason, and what is no fault is not refused."""
+"""Models are rejected for the true reason, and valid ones are not rejected."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ NAMES = ["transformer.h.0.attn", "transformer.h.1.attn"]
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama", "bert"])
 def test_a_padded_example_is_compared_where_it_is_attended(kind: str) -> None:
-    """Eager attention gives anything for a query that attends to nothing, such as left padding under a causal mask."""
+    """Eager attention is arbitrary for a query that attends to nothing, e.g. left padding under a causal mask."""
     mask = torch.ones(2, 8, dtype=torch.long)
     mask[0, :3] = 0
     example = {"input_ids": torch.arange(16).reshape(2, 8), "attention_mask": mask}
     assert len(layers(softmaxkit.apply(tiny_model(kind), Exact(), example=example))) == 2
 
 
-def test_a_model_that_draws_random_numbers_is_compared_from_one_seed() -> None:
+def test_a_model_that_draws_random_numbers_is_compared_with_one_seed() -> None:
     torch.manual_seed(0)
     decoder = {f"decoder_{name}": value for name, value in IMAGE.items() if name not in ("image_size", "patch_size")}
     model = ViTMAEForPreTraining(ViTMAEConfig(**IMAGE, **decoder)).eval()
@@ -53,7 +53,7 @@ def test_a_model_that_draws_random_numbers_is_compared_from_one_seed() -> None:
 
 
 class Unsteady(nn.Module):
-    """Adds something else at every call."""
+    """Adds different noise at every call."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class Unsteady(nn.Module):
         return states + self.calls
 
 
-def test_a_model_that_is_random_whatever_the_seed_is_called_so() -> None:
+def test_a_model_that_ignores_the_seed_is_reported_as_random() -> None:
     model = tiny_model("gpt2")
     model.transformer.ln_f = nn.Sequential(model.transformer.ln_f, Unsteady())
     with pytest.raises(UnsupportedError, match="GPT2LMHeadModel is random"):
@@ -72,7 +72,7 @@ def test_a_model_that_is_random_whatever_the_seed_is_called_so() -> None:
     assert model.config._attn_implementation == "eager"
 
 
-def test_a_model_of_nan_is_called_so() -> None:
+def test_a_model_with_nan_is_reported() -> None:
     model = tiny_model("gpt2")
     nn.init.constant_(model.transformer.h[1].mlp.c_proj.bias, torch.nan)
     with pytest.raises(UnsupportedError, match="returns NaN or infinity even without a method"):
@@ -99,15 +99,15 @@ def test_a_model_off_the_interface_is_refused_before_it_runs(monkeypatch: pytest
         ("GPT2LMHeadModel", r"example=\{'input_ids': ids\}"),
     ],
 )
-def test_the_hint_is_in_the_models_own_terms(name: str, hint: str) -> None:
+def test_the_hint_names_the_inputs_of_the_model(name: str, hint: str) -> None:
     model, _ = make(name)
     with pytest.raises(UnsupportedError, match=rf"did not run on inputs of wrong \(1,\) .*{hint}"):
         softmaxkit.apply(model, Exact(), example={"wrong": torch.zeros(1)})
-    # and what is made up for it runs
+    # and the generated inputs run
     assert layers(softmaxkit.apply(model, Exact()))
 
 
-def test_made_up_sound_fits_a_model_of_frames() -> None:
+def test_generated_audio_fits_a_model_of_frames() -> None:
     model = WhisperModel(WhisperConfig(**SEQUENCES, num_mel_bins=8, max_source_positions=20))
     assert {name: tuple(each.shape) for name, each in tiny_inputs(model).items()} == {
         "input_features": (1, 8, 40),
@@ -116,7 +116,7 @@ def test_made_up_sound_fits_a_model_of_frames() -> None:
 
 
 class Particular(PreTrainedModel):
-    """A model that needs inputs of its own."""
+    """A model that needs special inputs."""
 
     config_class = GPT2Config
 
@@ -154,7 +154,7 @@ def test_an_example_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
         (set(NAMES), NAMES),
     ],
 )
-def test_layers_are_chosen_by_numbers_and_names(wanted: Any, expected: list[str]) -> None:
+def test_layers_are_chosen_by_index_and_name(wanted: Any, expected: list[str]) -> None:
     assert list(layers(softmaxkit.apply(tiny_model("gpt2"), Exact(), layers=wanted))) == expected
 
 
@@ -175,7 +175,7 @@ def test_layers_are_chosen_by_numbers_and_names(wanted: Any, expected: list[str]
         ([0, 2], ValueError, "no layer 2: "),
     ],
 )
-def test_layers_that_name_nothing_are_refused(wanted: Any, error: type[Exception], message: str) -> None:
+def test_invalid_layers_are_refused(wanted: Any, error: type[Exception], message: str) -> None:
     model = tiny_model("gpt2")
     with pytest.raises(error, match=message):
         softmaxkit.apply(model, Exact(), layers=wanted)
@@ -204,6 +204,6 @@ def test_a_model_that_is_only_calibrated_need_not_be_causal(tmp_path: Path) -> N
             read_pretrained(str(tmp_path / name), 16, causal=False)
 
 
-def test_a_name_that_may_be_either_says_both() -> None:
+def test_an_ambiguous_name_is_reported_as_folder_and_hub_name() -> None:
     with pytest.raises(ValueError, match="there is no folder results/model, and as a hub name results/model is no"):
         softmaxkit.load("results/model")

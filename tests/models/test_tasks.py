@@ -1,4 +1,4 @@
-"""Tasks as files, and how well an encoder does on them."""
+"""Files of tasks, and the figures of an encoder on them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from conftest import DATA
-from softmaxkit.models.fine_tuning import rank_correlation
+from softmaxkit.models.task_evaluation import rank_correlation
 from softmaxkit.models.tasks import Example, read_task
 
 PAIRS = [Example("a cat", "the cat", 1), Example('a "dog"', "no", 0)]
@@ -31,7 +31,7 @@ PAIRS = [Example("a cat", "the cat", 1), Example('a "dog"', "no", 0)]
         ),
     ],
 )
-def test_columns_are_found(name: str, text: str, tmp_path: Path) -> None:
+def test_columns_are_identified(name: str, text: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(text)
     assert read_task(str(tmp_path / name)).held_out == tuple(PAIRS)
     task = read_task(str(tmp_path))
@@ -48,14 +48,14 @@ def test_folders(tmp_path: Path) -> None:
     assert len(task.sampled(2, seed=0).train) == 2
     assert task.sampled(2, seed=0) == task.sampled(2, seed=0)
     (tmp_path / "test.tsv").write_text("1\tfine\n")
-    (tmp_path / "test.json").write_text("{}")  # about the tables, no table
+    (tmp_path / "test.json").write_text("{}")  # metadata, not a table
     assert read_task(str(tmp_path)).held_out[0].first == "fine"
     for name in ("train", "val", "test"):
         (tmp_path / f"{name}.tsv").rename(tmp_path / f"2015-{name}.tsv")
     assert len(read_task(str(tmp_path)).held_out) == 5
 
 
-def test_labels_that_are_no_whole_numbers_are_similarity(tmp_path: Path) -> None:
+def test_fractional_labels_are_similarity_scores(tmp_path: Path) -> None:
     (tmp_path / "a.tsv").write_text("4.500\tone\ttwo\n0.000\tthree\tfour\n")
     task = read_task(str(tmp_path / "a.tsv"))
     assert (task.kind, task.classes) == ("similarity", 1)
@@ -86,7 +86,7 @@ def test_labels_that_are_no_whole_numbers_are_similarity(tmp_path: Path) -> None
         ({"notes.md": "x"}, r"has no .tsv, .csv, .jsonl, .json file"),
     ],
 )
-def test_what_is_no_task_is_refused(files: dict[str, str], message: str, tmp_path: Path) -> None:
+def test_invalid_tasks_are_refused(files: dict[str, str], message: str, tmp_path: Path) -> None:
     for name, text in files.items():
         (tmp_path / name).write_text(text)
     with pytest.raises(ValueError, match=message):
@@ -100,7 +100,7 @@ def test_only_a_line_feed_ends_a_line_of_json(tmp_path: Path) -> None:
     assert [example.first for example in read_task(str(tmp_path)).held_out] == texts
 
 
-def test_what_is_neither_a_file_nor_a_data_set_is_refused() -> None:
+def test_a_name_of_neither_a_file_nor_a_data_set_is_refused() -> None:
     with pytest.raises(ValueError, match="there is no file or folder no/such-task"):
         read_task("no/such-task")
 

@@ -1,4 +1,4 @@
-"""Texts, training that stops and goes on, and what evaluation measures."""
+"""Texts, training with interruption and resumption, and evaluation."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_next_token_pairs() -> None:
     assert item["labels"].tolist() == [4, 5, 6, 7]
 
 
-def test_stopped_training_goes_on_to_the_same_model(text: Path, tmp_path: Path) -> None:
+def test_stopped_training_resumes_to_the_same_model(text: Path, tmp_path: Path) -> None:
     corpus = read_corpus(text)
 
     def run(folder: Path, stop_at: int | None = None) -> torch.Tensor:
@@ -151,7 +151,7 @@ def test_learned_constants_are_kept_out_of_weight_decay() -> None:
     assert "transformer.h.0.attn.c_attn.weight" in decayed
 
 
-def test_a_training_that_goes_astray_stops(text: Path, tmp_path: Path) -> None:
+def test_a_diverging_training_stops(text: Path, tmp_path: Path) -> None:
     model = language_model(Shape(), 16, 0)
     with torch.no_grad():
         model.transformer.wte.weight[0, 0] = math.nan
@@ -159,11 +159,11 @@ def test_a_training_that_goes_astray_stops(text: Path, tmp_path: Path) -> None:
         train(model, read_corpus(text), QUICK, tmp_path / "run", seed=0)
 
 
-def test_where_a_training_goes_astray_is_told_with_the_last_good_checkpoint(text: Path, tmp_path: Path) -> None:
+def test_the_error_names_the_diverging_layer_and_the_last_good_checkpoint(text: Path, tmp_path: Path) -> None:
     model = language_model(Shape(), 16, 0)
 
     def progress(step: int, _: int) -> None:
-        if step == 5:  # no weight is at fault, only what a layer makes of them
+        if step == 5:  # all weights are finite, but the layer's output is not
             model.transformer.h[2].mlp.register_forward_hook(lambda module, given, output: output + math.inf)
 
     with pytest.raises(FloatingPointError, match=r"at step 6, beginning in transformer.h.2.mlp; .*checkpoint-4;"):
@@ -184,7 +184,7 @@ def test_gradients_that_are_not_finite_stop_a_training_before_the_step(text: Pat
     assert all(parameter.isfinite().all() for parameter in model.parameters())
 
 
-def test_learned_constants_have_a_learning_rate_of_their_own(text: Path, tmp_path: Path) -> None:
+def test_learned_constants_have_a_separate_learning_rate(text: Path, tmp_path: Path) -> None:
     def moved(rate: float) -> float:
         model = softmaxkit.apply(language_model(Shape(layers=1, width=32), 16, 0), ConSmax())
         recipe = replace(QUICK, constants_rate=rate)
@@ -199,7 +199,7 @@ def test_learned_constants_have_a_learning_rate_of_their_own(text: Path, tmp_pat
 
 
 @pytest.mark.parametrize("norm", ["pre", "post"])
-def test_language_models_look_back_only(norm: Literal["pre", "post"]) -> None:
+def test_language_models_are_causal(norm: Literal["pre", "post"]) -> None:
     model = language_model(Shape(layers=2, heads=2, width=32, norm=norm), 16, 0).eval()
     tokens = torch.randint(0, 256, (2, 16), generator=torch.Generator().manual_seed(0))
     changed = tokens.clone()
@@ -210,7 +210,7 @@ def test_language_models_look_back_only(norm: Literal["pre", "post"]) -> None:
     assert not torch.equal(one[:, 9:], other[:, 9:])
 
 
-def test_tokens_are_learned_from_the_part_to_train_on(tmp_path: Path) -> None:
+def test_tokens_are_learned_from_the_training_part(tmp_path: Path) -> None:
     path = tmp_path / "text.txt"
     path.write_text("the cat sat on the mat. " * 400 + "zyzzyva " * 100)
     corpus = read_corpus(path, learned=265)
@@ -231,7 +231,7 @@ def test_integer_training_does_not_diverge(spec: softmaxkit.Spec, text: Path, tm
     assert curve[-1] < curve[0] - 1
 
 
-def test_what_evaluation_measures(text: Path) -> None:
+def test_evaluation_figures(text: Path) -> None:
     model = softmaxkit.apply(language_model(Shape(), 16, 0), Exact())
     windows = read_corpus(text).held_out_windows(16, 40)
     loss = loss_on(model, windows)
@@ -244,7 +244,7 @@ def test_what_evaluation_measures(text: Path) -> None:
     assert figures(seen)["row_sum_mean"] == pytest.approx(1, abs=1e-6)
     assert "saturated_scores_percent" not in figures(seen)
     errors = error_series(seen)
-    assert max(errors["mean_absolute_error"]) <= 1e-7  # a kernel rounds otherwise than torch
+    assert max(errors["mean_absolute_error"]) <= 1e-7  # a kernel rounds differently from torch
     assert sum(errors["share_of_scores"]) == pytest.approx(1)
     series = function_series(seen)
     assert len(series["score"]) == len(series["probability"]) == len(series["exact_probability"]) == 241
@@ -261,7 +261,7 @@ def test_a_loss_that_is_nan_is_refused() -> None:
         loss_on(model, torch.zeros((2, 17), dtype=torch.long))
 
 
-def test_saturation_and_errors_are_seen() -> None:
+def test_saturation_and_errors_are_measured() -> None:
     model = softmaxkit.apply(language_model(Shape(), 16, 0), Softermax(), mode="integer")
     with torch.no_grad():
         for name, parameter in model.named_parameters():

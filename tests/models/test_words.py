@@ -37,19 +37,19 @@ def test_tokens_of_words() -> None:
     assert Words.of(Vocabulary(["a", "b", "##c"])) is None  # type: ignore[arg-type]
 
 
-def test_unused_ids_are_no_words() -> None:
+def test_unused_ids_are_not_words() -> None:
     found = Words.of(Vocabulary(["Ġthe", None, "se"]))  # type: ignore[arg-type]
     assert found is not None
     assert (found.starts.tolist(), found.continues.tolist()) == ([True, False, False], [False, False, True])
 
 
-def test_a_word_is_right_with_all_its_tokens() -> None:
+def test_a_word_is_correct_if_all_its_tokens_are() -> None:
     labels = torch.tensor([[0, 1, 2, 3, 4, 6], [2, 0, 1, 2, 2, 5]])  # "the hou-se . 1 red", "-se the hou-se-se \n"
     right = torch.ones_like(labels, dtype=torch.bool)
     assert words().tally(labels, right) == (5, 5)
     right[0, 2] = False  # the house
-    right[1, 0] = False  # the end of a word that began before the window, which does not count
-    right[0, 3] = right[0, 4] = right[1, 5] = False  # neither do a full stop, a number and the end of a line
+    right[1, 0] = False  # the end of a word that began before the window is not counted
+    right[0, 3] = right[0, 4] = right[1, 5] = False  # nor are a full stop, a number and a line break
     assert words().tally(labels, right) == (4, 5)
     right[1, 4] = False
     assert words().tally(labels, right) == (3, 5)

@@ -1,4 +1,4 @@
-"""The ledger: verdicts follow the records, and docs/claims.md is what the records in results/ say."""
+"""The ledger of claims: verdicts follow from the records, and docs/claims.md matches the records in results/."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def put(**figures: Any) -> Change:
 
 
 def to(key: str, value: float, **only: Any) -> Change:
-    """Change a figure of the results that have these values, in themselves or in their spec."""
+    """Change a figure of the results that match these values, in the result itself or in its spec."""
 
     def change(result: dict[str, Any]) -> None:
         if key in result and all(result.get(name, result.get("spec", {}).get(name)) == only[name] for name in only):
@@ -59,7 +59,7 @@ def put_energy(value: float, **only: Any) -> Change:
 
 
 def last_gap(percent: float) -> Change:
-    """End every curve of held-out loss so many percent above exact softmax."""
+    """Make every curve of held-out loss end a given percentage above exact softmax."""
 
     def change(result: dict[str, Any]) -> None:
         curve = result["series"].get("training")
@@ -130,11 +130,11 @@ CHANGES: dict[str, list[tuple[str, list[Change]]]] = {
         ),
     ],
 }
-"""Records on either side of what decides, by claim, and the verdict there."""
+"""For each claim, changes to the records on both sides of its threshold, and the verdict expected there."""
 
 
 def unit(method: str, form: str, without: float, whole: float) -> dict[str, Any]:
-    """Return a result of `synth`, area and energy alike, with the row buffer and without."""
+    """Return a result of `synth` with equal figures for area and energy, with and without the row buffer."""
     figures = {
         "area_um2": whole,
         "energy_pj_per_element": whole,
@@ -184,12 +184,12 @@ MADE_UP = {
     ],
     "verification/consmax-16.json": [halves("loadable"), halves("halves apart")],
 }
-"""Small records in the shape of those that take long to make."""
+"""Small records in the format of those that take long to make."""
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A copy of the records, with made-up ones in place of those that take long to make."""
+    """A copy of the records, with synthetic ones in place of those that take long to make."""
     shutil.copytree(RESULTS, tmp_path / "results")
     for file, results in MADE_UP.items():
         path = tmp_path / "results" / file
@@ -203,7 +203,7 @@ def finding(folder: Path, claim: str) -> dict[str, Any]:
     return next(result for result in results if result["id"] == claim)
 
 
-def test_every_claim_that_can_be_judged_is_tried_below() -> None:
+def test_every_claim_that_can_be_judged_is_tested_below() -> None:
     assert len(CLAIMS) == 14
     assert set(CHANGES) == set(CLAIMS)
     assert all(len({verdict for verdict, _ in sides}) >= 2 for sides in CHANGES.values())
@@ -213,7 +213,7 @@ def test_every_claim_that_can_be_judged_is_tried_below() -> None:
     ("claim", "verdict", "changes"),
     [(claim, verdict, changes) for claim, sides in CHANGES.items() for verdict, changes in sides],
 )
-def test_another_figure_is_another_verdict(folder: Path, claim: str, verdict: str, changes: list[Change]) -> None:
+def test_verdicts_depend_on_the_figures(folder: Path, claim: str, verdict: str, changes: list[Change]) -> None:
     for file in CLAIMS[claim].files:
         record = json.loads((folder / file).read_text())
         for result in record["results"]:
@@ -226,7 +226,7 @@ def test_another_figure_is_another_verdict(folder: Path, claim: str, verdict: st
     assert found["why"]
 
 
-def test_the_record_of_the_papers_ratios_has_what_is_judged() -> None:
+def test_the_record_of_the_papers_ratios_has_all_judged_figures() -> None:
     power = SimpleNamespace(cycle=lambda clock: 2.0)
     cost = SimpleNamespace(
         cells="sky130",
@@ -241,7 +241,7 @@ def test_the_record_of_the_papers_ratios_has_what_is_judged() -> None:
     assert judge(paper_ratios(costs, []), element).measured.count("1.00x area, 1.00x energy") == 2
 
 
-def test_the_spread_counts(folder: Path) -> None:
+def test_verdicts_consider_the_spread(folder: Path) -> None:
     path = folder / "studies/exaq-bits.json"
     record = json.loads(path.read_text())
     for result in record["results"]:
@@ -252,7 +252,7 @@ def test_the_spread_counts(folder: Path) -> None:
     assert finding(folder, "exaq-2")["verdict"] == "not reproduced"
 
 
-def test_the_page_of_the_docs_is_what_the_records_say() -> None:
+def test_the_page_in_the_docs_matches_the_records() -> None:
     markdown = claims_markdown(judge_claims(METHODS, RESULTS, []))
     assert (ROOT / "docs/claims.md").read_text(encoding="utf-8") == markdown, (
         "write it again: softmaxkit claims --markdown docs/claims.md"
@@ -260,7 +260,7 @@ def test_the_page_of_the_docs_is_what_the_records_say() -> None:
 
 
 @pytest.mark.parametrize("claim", MEASURED_AGAIN, ids=lambda claim: claim.id)
-def test_what_takes_seconds_is_as_recorded(claim: Any) -> None:
+def test_quick_measurements_match_their_records(claim: Any) -> None:
     (recorded,) = json.loads((RESULTS / claim.own_record).read_text())["results"]
     for name, figure in claim.measure().items():
         assert recorded[name] == pytest.approx(figure, rel=0.5 if "error" in name else 0)  # exp differs by machine

@@ -1,4 +1,4 @@
-"""The main job at its default budget on real text: what docs/accuracy.md reports of every method."""
+"""The `compare` command at its default budget on real text: what docs/accuracy.md reports of every method."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 
 @pytest.mark.slow
-def test_every_method_keeps_near_exact_softmax_at_the_default_budget(shakespeare: Path, tmp_path: Path) -> None:
+def test_every_method_stays_close_to_exact_softmax_at_the_default_budget(shakespeare: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "softmaxkit", "compare", "--text", str(shakespeare), "-o", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""The forms that are synthesised, and the papers' ratios beside ours."""
+"""The forms that are synthesised, and the papers' ratios compared with ours."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_the_papers_ratios() -> None:
         assert len(cells) == 7
         assert all(float(cells[place]) > 0 for place in (2, 5))
     loaded, constant = (float(table[2 + row].split("|")[3]) for row in (0, 1))
-    assert loaded < constant  # loadable tables make ConSmax larger, and so its rival's ratio smaller
+    assert loaded < constant  # loadable tables make ConSmax larger, so the other unit's ratio becomes smaller
 
 
 def test_units_of_one_kind() -> None:

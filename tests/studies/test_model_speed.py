@@ -1,4 +1,4 @@
-"""The bench of a whole model: its record, and what it refuses; no times are asserted."""
+"""The benchmark of a whole model: its record and its errors; no times are asserted."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from softmaxkit.kernels.backends import backend_name
 
 @pytest.fixture
 def model(tmp_path: Path) -> str:
-    """A folder with a model that reads bytes, two heads of queries for one of keys."""
+    """A folder with a model that reads bytes, with two query heads per key head."""
     config = LlamaConfig(
         vocab_size=256,
         hidden_size=64,
@@ -28,7 +28,7 @@ def model(tmp_path: Path) -> str:
     return str(tmp_path / "model")
 
 
-def test_a_model_beside_itself_in_float32_and_bfloat16(model: str, tmp_path: Path) -> None:
+def test_a_model_is_measured_in_float32_and_bfloat16(model: str, tmp_path: Path) -> None:
     path, text = tmp_path / "speed.json", tmp_path / "text.txt"
     text.write_text("the cat sat on the mat. " * 400)
     options = ["--model", model, "--prompt", "100", "--generate", "3", "--rounds", "1", "--threads", "1"]
@@ -62,6 +62,6 @@ def test_a_model_beside_itself_in_float32_and_bfloat16(model: str, tmp_path: Pat
         (["--model", "nothing-here"], "cannot load the model nothing-here"),
     ],
 )
-def test_what_cannot_go_together_is_refused(options: list[str], wrong: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_conflicting_options_are_refused(options: list[str], wrong: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", *options]) == 2
     assert wrong in capsys.readouterr().err.replace("\n", " ")

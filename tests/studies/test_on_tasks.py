@@ -1,4 +1,4 @@
-"""Methods on tasks: a small encoder that learns, kept results, and what is refused."""
+"""Methods on tasks: a small encoder that learns, stored results, and errors."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from conftest import DATA
 from softmaxkit import ConSmax, Exact, Exaq, Softermax
 from softmaxkit.cli.tasks import _tables
 from softmaxkit.models.eight_bit import EightBitLinear
-from softmaxkit.models.fine_tuning import calibration_batches, measure, read_encoder
+from softmaxkit.models.fine_tuning import calibration_batches, read_encoder
 from softmaxkit.models.language_model import learned_tokens
+from softmaxkit.models.task_evaluation import measure
 from softmaxkit.models.tasks import read_task
 from softmaxkit.models.trainer import Interrupted
 from softmaxkit.recipe import TaskRecipe
@@ -29,7 +30,7 @@ GOOD, BAD = ("fine", "lovely", "great", "bright"), ("awful", "dull", "poor", "gr
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A BERT of one layer, untrained, with tokens of its own."""
+    """An untrained BERT of one layer with its own tokenizer."""
     folder = tmp_path_factory.mktemp("encoder")
     torch.manual_seed(0)
     sizes: dict[str, Any] = {"num_hidden_layers": 1, "num_attention_heads": 2, "hidden_size": 32}
@@ -141,12 +142,12 @@ def test_an_interrupted_task_continues(
         measure_tasks(chosen, [], silent)
     record = measure_tasks(chosen, [], silent)
     assert [result["seed"] for result in record["results"]] == [0] * 6 + [1] * 6
-    assert len(runs) == 6 + 1  # exact, Softermax and ConSmax with two seeds, and the one that was stopped
+    assert len(runs) == 6 + 1  # exact, Softermax and ConSmax with two seeds, and the interrupted one
     assert not [folder for folder in runs if folder.exists()]
 
 
 @pytest.mark.slow
-def test_weights_come_back_as_they_were_trained(encoder: str, task: str, tmp_path: Path) -> None:
+def test_weights_are_restored_as_trained(encoder: str, task: str, tmp_path: Path) -> None:
     chosen = options(encoder, task, tmp_path / "runs", seeds=(0,))
     first = measure_tasks(chosen, [], silent)
     for file in (tmp_path / "runs").rglob("results.json"):
@@ -164,7 +165,7 @@ def test_similarity_is_measured_without_training(encoder: str, tmp_path: Path) -
     assert len(record["results"]) == 8
 
 
-def test_a_model_that_gives_nan_is_a_result_and_the_others_continue(
+def test_nan_is_recorded_as_a_result_and_the_others_continue(
     encoder: str, task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tuned = study.fine_tune
@@ -193,7 +194,7 @@ def test_calibration_sees_no_padding(encoder: str, task: str) -> None:
     assert all(batch["attention_mask"].all() for batch in batches)
 
 
-def test_two_tasks_of_one_name_are_refused(encoder: str, task: str, tmp_path: Path) -> None:
+def test_tasks_with_equal_names_are_refused(encoder: str, task: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="two tasks are named mood"):
         measure_tasks(replace(options(encoder, task, tmp_path), tasks=(task, task)), [], silent)
 

@@ -1,4 +1,4 @@
-"""The main forms at their operating points: what is measured, what is kept, and the tables of the docs."""
+"""The main forms at their operating points: measurement, caching, and the tables in the docs."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def stage(title: str) -> Callable[[int, int], None]:
     return lambda done, total: None
 
 
-def test_three_clocks_at_one_lane_and_more_lanes_at_one() -> None:
+def test_three_clocks_with_one_lane_and_one_clock_with_more() -> None:
     assert points_of(8.0) == [(1, 12.0), (1, 8.0), (1, 5.0), (4, 8.0), (16, 8.0)]
     assert points_of(1.0, 8) == [(1, 1.5), (1, 1.0), (1, 0.625), (4, 1.0)]
 
 
 @pytest.mark.slow
-def test_what_is_finished_is_not_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_finished_netlists_are_not_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOFTMAXKIT_CACHE", str(tmp_path / "cache"))
     measured: list[tuple[str, int, float | None, str]] = []
 
@@ -62,7 +62,7 @@ def test_what_is_finished_is_not_measured_again(tmp_path: Path, monkeypatch: pyt
     assert {(lanes, clock) for _, lanes, clock, _ in measured} == {*points_of(8.0)}
     pareto(FORMS, options, [], stage, print)
     assert len(measured) == 5 * len(main)
-    # Another flow measures anew.
+    # A changed flow is measured again.
     (tmp_path / "new.py").write_text("changed = True\n")
     monkeypatch.setattr(study, "_flow", lambda: [tmp_path / "new.py"])
     pareto(FORMS[:1], options, [], stage, print)
@@ -95,7 +95,7 @@ def test_the_readme_has_rows_of_the_record() -> None:
     assert set(shown) <= set(lines)
 
 
-def test_the_readme_has_what_is_recommended_for_smollm2() -> None:
+def test_the_readme_has_the_recommendation_for_smollm2() -> None:
     record = json.loads((ROOT / "results" / "smollm2" / "recommend.json").read_text())
     readme = (ROOT / "README.md").read_text()
     for result in record["results"]:
@@ -108,7 +108,7 @@ def test_docs_have_the_parts_of_the_record() -> None:
     assert "\n".join(parts(record)) in (ROOT / "docs" / "silicon.md").read_text()
 
 
-def test_docs_have_what_the_rivals_take() -> None:
+def test_docs_have_the_costs_of_the_rivals() -> None:
     docs = [(ROOT / "docs" / name).read_text() for name in ("silicon.md", "accuracy.md")]
     for path in (ROOT / "results" / "rivals").glob("*.json"):
         record = json.loads(path.read_text())
@@ -119,7 +119,7 @@ def test_docs_have_what_the_rivals_take() -> None:
             assert f" | {area} | {energy} |\n" in docs[1]
 
 
-def test_a_table_that_says_otherwise_is_seen(tmp_path: Path) -> None:
+def test_a_wrong_table_is_detected(tmp_path: Path) -> None:
     record = json.loads((RECORDS / "sky130.json").read_text())
     write_text(tmp_path / "docs.md", "\n".join(parts(record)))
     record["results"][0]["fmax_mhz"] += 10

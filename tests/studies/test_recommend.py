@@ -1,4 +1,4 @@
-"""The narrowest formats that hold a budget of loss."""
+"""The narrowest formats within a budget of loss."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NARROWING = [method for method in METHODS.values() if method.widest(64) is not N
 
 
 class Table(Search):
-    """Losses that follow a rule in place of a model's."""
+    """A search whose losses follow a rule instead of a model."""
 
     def __init__(self, rule: Any, error: float | None = None) -> None:
         super().__init__(None)  # type: ignore[arg-type]
@@ -39,7 +39,7 @@ class Table(Search):
 
 
 @pytest.mark.parametrize("method", NARROWING, ids=lambda method: method.method)
-def test_candidates_differ_in_one_thing_and_become_wider(method: type[Spec]) -> None:
+def test_candidates_differ_in_one_field_and_become_wider(method: type[Spec]) -> None:
     widest = method.widest(1024)
     assert widest is not None
     for what, candidates in widest.narrower().items():
@@ -51,12 +51,12 @@ def test_candidates_differ_in_one_thing_and_become_wider(method: type[Spec]) -> 
         assert all(spec.unit(lanes=1, max_row=64) for spec in candidates)
 
 
-def test_a_row_of_the_longest_length_fits_the_sum() -> None:
+def test_the_sum_format_fits_the_longest_row() -> None:
     widest = softmaxkit.Softermax.widest(4096)
     assert widest.power_sum.max_code * widest.power_sum.resolution >= 4096
 
 
-def test_the_search_keeps_the_narrowest_of_each_that_holds() -> None:
+def test_the_search_keeps_the_narrowest_format_within_the_budget() -> None:
     widest = softmaxkit.Softermax.widest(1024)
 
     def loss(spec: Any) -> float:
@@ -80,7 +80,7 @@ def test_the_search_keeps_the_narrowest_of_each_that_holds() -> None:
     assert len(search.figures) < 16
 
 
-def test_a_format_at_the_edge_of_the_budget_does_not_hold() -> None:
+def test_a_borderline_format_exceeds_the_budget() -> None:
     widest = softmaxkit.Softermax.widest(1024)
 
     def loss(spec: Any) -> float:
@@ -95,7 +95,7 @@ def test_a_format_at_the_edge_of_the_budget_does_not_hold() -> None:
     assert steps[0]["chosen"].endswith("(+0.20 ± 0.06)")
 
 
-def test_where_not_even_the_widest_holds_it_is_returned() -> None:
+def test_the_widest_spec_is_returned_if_it_exceeds_the_budget() -> None:
     widest = softmaxkit.Exaq.widest(64)
     spec, (step,) = narrowest(Table(lambda spec: 3.0), widest, 0.5, lambda done, total: None)
     assert spec == widest
@@ -114,7 +114,7 @@ def model(tmp_path: Path) -> tuple[Path, Path]:
     return tmp_path / "model", text
 
 
-def test_the_command_writes_specs_and_says_what_to_do(
+def test_the_command_writes_specs_and_names_the_next_commands(
     model: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, text = model
@@ -141,7 +141,7 @@ def test_the_command_writes_specs_and_says_what_to_do(
     assert main([*arguments, "-o", str(calibrated)]) == 0
 
 
-def test_a_budget_that_nothing_holds_shows_the_nearest(
+def test_a_budget_that_no_spec_meets_shows_the_closest(
     model: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, text = model
@@ -164,7 +164,7 @@ def test_the_standard_error_is_that_of_the_changes_of_tokens() -> None:
 
 
 @pytest.mark.parametrize(("loss", "message"), [("half", "a share such as 0.5%, not 'half'"), ("-1", "0% or more")])
-def test_a_budget_that_is_none_is_refused(loss: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_invalid_budget_is_refused(loss: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["recommend", "model", "--loss", loss]) == 2
     assert message in capsys.readouterr().err
 

@@ -1,4 +1,4 @@
-"""Results that are kept: measured once, read back, and apart for other inputs."""
+"""Stored results: measured once, read back, and separate for different inputs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_results_are_measured_once(tmp_path: Path) -> None:
     assert len(calls) == 2
 
 
-def test_an_error_is_kept_only_where_that_is_a_result(tmp_path: Path) -> None:
+def test_divergence_is_stored_only_if_requested(tmp_path: Path) -> None:
     def measure() -> list[dict[str, Any]]:
         raise FloatingPointError("the loss is nan")
 

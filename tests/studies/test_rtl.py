@@ -1,4 +1,4 @@
-"""Units of several heads: which heads share one, where each lies, and what the record and the tables say."""
+"""Units of several heads: which heads share one, their folders, and the contents of the record and the tables."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def trained(number: int, spec: Spec = WHOLE, **parameters: float) -> TrainedHead
 
 
 HEADS = [trained(0), trained(1, beta=0.5, gamma=60.0), trained(2)]
-"""Of which the first and the last have equal constants."""
+"""The first and the last have equal constants."""
 
 
 def write(
     folder: Path, heads: Sequence[TrainedHead], **options: Any
 ) -> tuple[list[dict[str, Any]], list[str], list[tuple[int, int]]]:
-    """Return the results, what was said, and the progress."""
+    """Return the results, the messages and the progress."""
     said: list[str] = []
     progress: list[tuple[int, int]] = []
     sizes = {"lanes": 1, "max_row": 8, "depth": None, "storage": "flip-flops"}
@@ -92,7 +92,7 @@ def test_loadable_heads_share_a_unit_that_runs_with_all_of_them(tmp_path: Path) 
     for each, head in ((first, HEADS[0]), (second, HEADS[1])):
         assert [tuple(write) for write in each["writes"]] == unit.writes(head.constants)
     lines = (tmp_path / "writes.hex").read_text().splitlines()
-    # Two sets with random rows, then every head with its own.
+    # Two sets of constants with random rows, then every head with its own rows.
     assert len(lines) == 5 * len(unit.writes(HEADS[0].constants))
     assert len({line.split()[0] for line in lines}) == 5
 
@@ -105,7 +105,7 @@ def test_other_specs_are_other_units(tmp_path: Path) -> None:
     assert [result["name"] for result in results] == names
 
 
-def test_nothing_is_left_where_there_is_nothing_to_load(tmp_path: Path) -> None:
+def test_a_kind_without_units_leaves_no_folder(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="softermax has no constants to bake in or to load; leave --constants out"):
         write(tmp_path / "chip", [HEADS[0], trained(1, Softermax())], kind="loadable")
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""The bench: what its record says, and its errors; no times are asserted."""
+"""The benchmark: its record and its measured errors; no times are asserted."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_specs_that_differ_in_their_clip_alone_are_measured_once() -> None:
     )
 
 
-def test_what_compare_shows_is_the_mode_that_has_a_kernel() -> None:
+def test_compare_shows_the_mode_that_has_a_kernel() -> None:
     assert [kernel_mode(spec) for spec in (ConSmax(), Exaq(), Softermax())] == ["float", "float", "integer"]
 
 

@@ -1,4 +1,4 @@
-"""Studies: what a config says, what is refused, and that finished points are kept."""
+"""Studies: configs, their errors, and that finished points are not run again."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_a_config_becomes_points(tmp_path: Path) -> None:
     assert (study.name, study.question, study.seeds, study.windows) == ("small", "Does it work?", (0, 1), 8)
     assert [point.spec for point in study.points] == [
         *(ConSmax(gamma0=gamma) for gamma in (1.0, 1.0, 10.0, 10.0)),
-        *(Exaq(bits=3),) * 2,  # which has no gamma0 to vary
+        *(Exaq(bits=3),) * 2,  # has no gamma0 to vary
     ]
     assert [point.recipe.learning_rate for point in study.points] == [0.001, 0.004] * 3
     assert study.points[0].settings == {"spec.gamma0": 1.0, "recipe.learning_rate": 0.001}
@@ -71,7 +71,7 @@ def test_a_config_becomes_points(tmp_path: Path) -> None:
     assert {point.shape.width for point in study.points} == {16}
 
 
-def test_the_own_studies_can_be_read() -> None:
+def test_the_built_in_studies_can_be_read() -> None:
     assert "consmax-start" in study_names()
     for name in study_names():
         study = read_study(name)
@@ -130,11 +130,11 @@ def run(folder: Path, config: str, stage: Any = lambda title: lambda done, total
     return run_study(read_study(config), folder / "text.txt", folder / "runs", None, ["a", "command"], stage)
 
 
-def test_points_are_measured_against_exact_softmax_of_the_same_training(tmp_path: Path) -> None:
+def test_points_are_compared_with_exact_softmax_after_the_same_training(tmp_path: Path) -> None:
     config = written(tmp_path, SMALL)
     record = run(tmp_path, config)
     results = record["results"]
-    # Two seeds of two learning rates, each with exact, two of ConSmax and one of EXAQ, in two modes.
+    # Two seeds and two learning rates, each with exact softmax, two ConSmax points and one EXAQ point, in two modes.
     assert len(results) == 2 * 2 * 4 * 2
     for result in results:
         exact = next(
@@ -222,7 +222,7 @@ def test_a_text_is_read_once_for_every_context_and_number_of_tokens(
     assert reads == [256, 256]
 
 
-def test_an_interrupted_study_keeps_what_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_study_keeps_finished_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trained = preparation.train
     trainings: list[str] = []
 
@@ -237,11 +237,11 @@ def test_an_interrupted_study_keeps_what_is_finished(tmp_path: Path, monkeypatch
     with pytest.raises(Interrupted):
         run(tmp_path, config)
     run(tmp_path, config)
-    assert len(trainings) == len(set(trainings)) + 1  # the one that was stopped
+    assert len(trainings) == len(set(trainings)) + 1  # one was interrupted
     assert Exact().method in trainings[0]
 
 
-def test_seeds_that_diverged_are_counted_beside_the_mean_of_the_others() -> None:
+def test_diverged_seeds_are_counted_next_to_the_mean_of_the_others() -> None:
     results = [
         {
             "method": "consmax",
@@ -258,7 +258,7 @@ def test_seeds_that_diverged_are_counted_beside_the_mean_of_the_others() -> None
     assert picture(results, {"x": "recipe.steps", "y": "loss_nats"}) is None
 
 
-def test_a_conversion_is_compared_with_softmax_trained_on_by_as_many_steps(tmp_path: Path) -> None:
+def test_a_conversion_is_compared_with_softmax_after_equal_steps(tmp_path: Path) -> None:
     config = SMALL.replace("[0, 1]", "[0]").replace("context = 8", "context = 8\nconversion_steps = 3\nhomotopy = 0.5")
     config = config.replace('"recipe.learning_rate" = [0.001, 0.004]', '"recipe.key_fit" = [false, true]')
     titles: list[str] = []
@@ -268,13 +268,13 @@ def test_a_conversion_is_compared_with_softmax_trained_on_by_as_many_steps(tmp_p
     assert len([title for title in titles if title.startswith("convert exact to consmax")]) == 4
     assert {result["trained_steps"] for result in record["results"]} == {4 + 3}
     losses = {str(r["settings"]): r["loss_nats"] for r in record["results"] if r["method"] == "consmax"}
-    # gamma is set from the model's own scores, whatever its start value.
+    # gamma is set from the model's own scores, regardless of its start value.
     assert len(losses) == 4
     assert len(set(losses.values())) == 2
 
 
 @pytest.mark.slow
-def test_seeds_side_by_side_give_what_they_give_in_turn(tmp_path: Path) -> None:
+def test_parallel_seeds_equal_sequential_ones(tmp_path: Path) -> None:
     text = SMALL[: SMALL.index("[vary]")] + SMALL[SMALL.index("[picture]") :].replace("spec.gamma0", "step")
     study = read_study(written(tmp_path, text))
     records = [run_study(study, None, tmp_path / str(jobs), None, [], say_nothing, jobs) for jobs in (1, 2)]

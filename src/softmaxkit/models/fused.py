@@ -6,9 +6,9 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from softmaxkit.kernels.backends import Choice
-from softmaxkit.models.attention import watching_choices
 from softmaxkit.models.calibration import Batch, inputs_of
 from softmaxkit.models.examples import example_of
+from softmaxkit.models.fused_path import watching_choices
 from softmaxkit.models.patch import active_layers
 from softmaxkit.models.running import evaluating, run
 

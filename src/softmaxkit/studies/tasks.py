@@ -19,13 +19,13 @@ from softmaxkit.models.eight_bit import round_linear
 from softmaxkit.models.fine_tuning import (
     calibration_batches,
     fine_tune,
-    measure,
     read_encoder,
     tokens_at_most,
 )
 from softmaxkit.models.patch import apply, set_mode
 from softmaxkit.models.pretrained import fingerprint
 from softmaxkit.models.running import to_default_device
+from softmaxkit.models.task_evaluation import measure
 from softmaxkit.models.tasks import Kind, Task, read_task
 from softmaxkit.recipe import TaskRecipe
 from softmaxkit.record import make_record, make_result

@@ -10,10 +10,11 @@ import torch
 from transformers import PreTrainedModel
 
 from softmaxkit.models.evaluation import token_losses
-from softmaxkit.models.fine_tuning import calibration_batches, measure, read_encoder, tokens_at_most
+from softmaxkit.models.fine_tuning import calibration_batches, read_encoder, tokens_at_most
 from softmaxkit.models.patch import restore
 from softmaxkit.models.pretrained import read_pretrained
 from softmaxkit.models.running import to_default_device
+from softmaxkit.models.task_evaluation import measure
 from softmaxkit.models.tasks import read_task
 from softmaxkit.models.text import read_corpus
 from softmaxkit.recipe import TaskRecipe

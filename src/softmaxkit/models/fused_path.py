@@ -1,0 +1,127 @@
+"""The fused path of an attention layer: whether a kernel runs its attention, or why none can."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+try:
+    from transformers.utils import output_capturing
+except ImportError:  # transformers before 5.1 passes output_attentions to every layer
+    output_capturing = None  # type: ignore[assignment]
+
+from softmaxkit.fused_attention.call import IS_TORCHS_OWN, after_a_look, choose, fused, scaled_dot_product
+from softmaxkit.kernels.backends import Choice, only_torch, runs_on_gpu
+from softmaxkit.methods.base.module import SoftmaxModule
+from softmaxkit.models.cache import read_by
+from softmaxkit.models.running import warn_once
+
+ChoiceWatcher = Callable[[nn.Module, Choice], None]
+"""Called with an attention layer and the back end chosen for its fused attention, or the reasons against each."""
+
+_choice_watcher: ChoiceWatcher | None = None
+
+
+@contextmanager
+def watching_choices(watcher: ChoiceWatcher) -> Iterator[None]:
+    """Call a watcher with the back end chosen for fused attention, at every call of a layer that has a method."""
+    global _choice_watcher
+    _choice_watcher = watcher
+    try:
+        yield
+    finally:
+        _choice_watcher = None
+
+
+def prefers_kernel(method: SoftmaxModule, query: Tensor) -> bool:
+    """Return whether to try a fused kernel; on GPUs in mode "float" too, where kernels have the same precision."""
+    if method.observed or method._forward_hooks or method._forward_pre_hooks:
+        return False  # calibration or a hook needs the scores and probabilities
+    return method.mode == "fused" or _choice_watcher is not None or _is_float_on_gpu(method, query)
+
+
+def _is_float_on_gpu(method: SoftmaxModule, query: Tensor) -> bool:
+    return method.mode == "float" and runs_on_gpu(query.device)
+
+
+def fused_output(
+    attention: nn.Module,
+    method: SoftmaxModule,
+    tensors: tuple[Tensor, Tensor, Tensor],
+    mask: Tensor | None,
+    scaling: float,
+    causal: bool,
+    dropout: float,
+    reasons: list[str],
+) -> Tensor | None:
+    """Run a layer as fused attention; return None, with one warning, if no kernel can run it.
+
+    Args:
+        attention: the attention layer.
+        method: its softmax module.
+        tensors: query, key and value, as for `attention_forward`.
+        mask: boolean, broadcastable to (batch, heads, queries, keys); or None.
+        scaling: factor applied to the scores.
+        causal: attend to no later key.
+        dropout: dropout probability.
+        reasons: reasons against any kernel, see `reasons_against_fused`.
+
+    Returns:
+        The output, (batch, heads, queries, channels), or None.
+    """
+    query, key, value = tensors
+    base = method.softmax_base
+    if base is not None and method.mode != "integer" and runs_on_gpu(query.device) and not reasons:
+        if _choice_watcher is not None:
+            _choice_watcher(attention, only_torch(query.device, IS_TORCHS_OWN))
+        return scaled_dot_product(base, query, key, value, mask, None, dropout, causal, scaling)
+    operands = query, read_by(query, key), read_by(query, value)
+    call, choice = choose(
+        method, *operands, dropout_p=dropout, scale=scaling, native_reasons=_reasons_against_native(method.mode)
+    )
+    if call is not None and reasons:  # if the method has no fused kernel at all, that reason comes first
+        choice = only_torch(query.device, *reasons)
+    if _choice_watcher is not None:
+        _choice_watcher(attention, after_a_look(call, choice, *operands, mask, causal, scaling))
+    if call is not None and choice.kernel:
+        return fused(call, choice, *operands, mask, causal, scaling, dropout)
+    warns = method.mode == "fused" or _is_float_on_gpu(method, query)
+    if warns and _choice_watcher is None and not torch.compiler.is_compiling():
+        fallback = 'mode "fused" runs {} in float here' if method.mode == "fused" else "{} runs in plain torch here"
+        warn_once(
+            f"{fallback.format(method.spec.title)}: {'; '.join(choice.reasons(query.device))}. "
+            "softmaxkit.models.fused_layers(model, inputs) lists the back end of each layer"
+        )
+    return None
+
+
+def reasons_against_fused(
+    softcap: float | None, bias: Tensor | None, mask: Tensor | None, output_attentions: bool
+) -> list[str]:
+    """Return the reasons why a layer's call cannot run as fused attention, apart from those due to its tensors."""
+    reasons = []
+    if softcap is not None:
+        reasons.append("the model caps its scores")
+    if bias is not None or (mask is not None and mask.dtype != torch.bool):
+        reasons.append("a bias or an additive mask is added to the scores")
+    if output_attentions or _are_captured():
+        reasons.append("output_attentions needs the probabilities, which a fused kernel does not compute")
+    return reasons
+
+
+def _are_captured() -> bool:
+    """Return whether the running model collects attention probabilities; not every layer receives the argument."""
+    collector = getattr(output_capturing, "_active_collector", None)
+    collected = None if collector is None else collector.get()
+    return collected is not None and any("attentions" in name for name in collected)
+
+
+def _reasons_against_native(mode: str) -> list[str]:
+    """Return the reasons against the native kernels, which compute in 8 bits and have no gradient."""
+    reasons = [] if mode == "fused" else [f'its mode is "{mode}"']
+    if torch.is_grad_enabled():
+        reasons.append("gradients are enabled, and the kernel has none; run the model under torch.no_grad()")
+    return reasons
