@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,9 @@ import softmaxkit
 from conftest import tiny_model
 from softmaxkit import Exact, Softermax
 from softmaxkit.models.attention import UnsupportedError
+from softmaxkit.models.evaluation import loss_on
 from softmaxkit.models.examples import tiny_inputs
+from softmaxkit.models.language_model import learned_tokens
 from softmaxkit.models.patch import layers
 from softmaxkit.models.pretrained import read_pretrained
 
@@ -77,6 +80,17 @@ def test_a_model_with_nan_is_reported() -> None:
     nn.init.constant_(model.transformer.h[1].mlp.c_proj.bias, torch.nan)
     with pytest.raises(UnsupportedError, match="returns NaN or infinity even without a method"):
         softmaxkit.apply(model, Exact())
+
+
+def test_a_model_with_nan_is_not_reported_as_one_that_is_not_causal(tmp_path: Path) -> None:
+    model, _ = make("GPT2LMHeadModel")
+    learned_tokens("some words " * 9, 256).save_pretrained(tmp_path)
+    with torch.no_grad():
+        model.transformer.ln_f.weight.fill_(math.nan)
+    model.save_pretrained(tmp_path)
+    assert read_pretrained(str(tmp_path), 8)[1] is not None
+    with pytest.raises(FloatingPointError, match="held-out text is nan"):
+        loss_on(model, torch.zeros((1, 9), dtype=torch.long))
 
 
 def test_a_model_off_the_interface_is_refused_before_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -183,7 +183,7 @@ def set_mode(model: nn.Module, mode: str) -> None:
     Args:
         model: a model to which `softmaxkit.apply` has been called.
         mode: for every layer with a method:
-            "float": the method's mathematics in floating point, differentiable.
+            "float": the method's mathematics in floating point, differentiable; on a GPU also in fused kernels.
             "integer": scores are rounded to the spec's codes, and the probabilities are exactly those of the hardware.
                 A method with required calibration must be calibrated first.
             "fused": inference on the CPU; EXAQ and ConSmax run through `softmaxkit.attention`, with 8-bit products,
