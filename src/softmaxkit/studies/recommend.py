@@ -119,7 +119,7 @@ def recommend(options: RecommendOptions, command: Sequence[str], stage: Stage, s
         FloatingPointError: the loss is NaN or infinite.
         ToolError: a tool is missing or failed.
     """
-    stage("measure the model as it is")
+    stage("measure the model with exact softmax")
     if options.task is not None:
         yardstick = on_task(options.model, options.task, options.context)
     else:
