@@ -28,6 +28,7 @@ import softmaxkit
 from conftest import tiny_model
 from softmaxkit import Exact, Softermax
 from softmaxkit.models.attention import UnsupportedError
+from softmaxkit.models.errors import first_line
 from softmaxkit.models.evaluation import loss_on
 from softmaxkit.models.examples import tiny_inputs
 from softmaxkit.models.language_model import learned_tokens
@@ -221,3 +222,8 @@ def test_a_model_that_is_only_calibrated_need_not_be_causal(tmp_path: Path) -> N
 def test_an_ambiguous_name_is_reported_as_folder_and_hub_name() -> None:
     with pytest.raises(ValueError, match="there is no folder results/model, and as a hub name results/model is no"):
         softmaxkit.load("results/model")
+
+
+def test_an_error_without_a_message_is_named_by_its_type() -> None:
+    assert first_line(ValueError()) == "ValueError"
+    assert first_line(OSError("\n no such file \n more")) == "no such file "
