@@ -1,4 +1,4 @@
-"""Rows that arrive in parts: a state that takes in keys, merges with that of other keys, and gives the result."""
+"""Rows that arrive in parts: states that accumulate keys, merge, and yield the result."""
 
 from __future__ import annotations
 
@@ -14,35 +14,35 @@ if TYPE_CHECKING:
 
 
 class Partial(Protocol):
-    """What is known of rows from some of their keys; frozen, `update` and `merge` return new states."""
+    """State of rows over some of their keys. States are frozen; `update` and `merge` return new ones."""
 
     def update(self, scores: Array, mask: Array | None = None, values: Array | None = None) -> Self:
-        """Take in more keys of the same rows.
+        """Add more keys of the same rows.
 
         Args:
-            scores: shape (..., keys), floating, NumPy or torch.
+            scores: shape (..., keys), floating-point, NumPy or torch.
             mask: boolean, broadcasts to the scores, True where attended.
-            values: shape (..., keys, channels), meets the scores as in `scores @ values`.
+            values: shape (..., keys, channels), as in `scores @ values`.
         """
         ...
 
     def merge(self, other: Self) -> Self:
-        """Join with the state of other keys of the same rows."""
+        """Combine with the state of other keys of the same rows."""
         ...
 
     def result(self, scores: Array | None = None, mask: Array | None = None) -> Array:
-        """Return the weighted sum of the values, (..., channels); or, given scores of the rows, their probabilities."""
+        """Return the weighted sum of the values, (..., channels), or with `scores` of the rows their probabilities."""
         ...
 
 
 @dataclass(frozen=True)
 class ElementPartial:
-    """The state of a method that looks at every score by itself: the sum of the weighted values.
+    """State of an element-wise method: the weighted sum of the values so far.
 
     Attributes:
-        spec: an element-wise method.
-        parameters: its real numbers.
-        weighted: shape (..., channels); None where no values were seen.
+        spec: spec of an element-wise method.
+        parameters: its real parameters.
+        weighted: shape (..., channels); None before any values.
     """
 
     spec: Spec
@@ -50,7 +50,7 @@ class ElementPartial:
     weighted: Array = None
 
     def update(self, scores: Array, mask: Array | None = None, values: Array | None = None) -> Self:
-        """Take in more keys, see `Partial`; without values nothing needs to be kept."""
+        """Add more keys, see `Partial`; without values the state does not change."""
         if values is None:
             return self
         xp = array_namespace(scores)
@@ -59,23 +59,27 @@ class ElementPartial:
         return replace(self, weighted=weighted if self.weighted is None else self.weighted + weighted)
 
     def merge(self, other: Self) -> Self:
-        """Join with the state of other keys, see `Partial`."""
+        """Combine with the state of other keys, see `Partial`.
+
+        Raises:
+            ValueError: the specs differ.
+        """
         if self.spec != other.spec:
-            raise ValueError("parts of a row by different specs do not merge")
+            raise ValueError(f"states of different specs do not merge: {self.spec.name} and {other.spec.name}")
         if self.weighted is None or other.weighted is None:
             return other if self.weighted is None else self
         return replace(self, weighted=self.weighted + other.weighted)
 
     def result(self, scores: Array | None = None, mask: Array | None = None) -> Array:
-        """Return the sum of the weighted values, or the probabilities of scores.
+        """Return the weighted sum of the values, or with `scores` their probabilities.
 
         Raises:
-            ValueError: no values were given and no scores are.
+            ValueError: the state has no values and `scores` is None.
         """
         if scores is not None:
             return self._probabilities(scores, mask)
         if self.weighted is None:
-            raise ValueError("no values were given to update; ask for probabilities with result(scores)")
+            raise ValueError("no values were passed to update; get probabilities with result(scores)")
         return self.weighted
 
     def _probabilities(self, scores: Array, mask: Array | None) -> Array:
