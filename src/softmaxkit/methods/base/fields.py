@@ -23,7 +23,7 @@ def read_fields(data: Mapping[str, Any] | str) -> tuple[str, dict[str, Any]]:
     """Check the schema of a spec's JSON; return the method's name and the remaining keys.
 
     Raises:
-        ValueError: `data` is not a JSON object, or its schema is unknown.
+        ValueError: `data` is not a JSON object, its schema is unknown, or it has no method.
     """
     if isinstance(data, str):
         try:
@@ -37,6 +37,8 @@ def read_fields(data: Mapping[str, Any] | str) -> tuple[str, dict[str, Any]]:
     if schema != SCHEMA:
         hint = f'; add "schema": {SCHEMA}' if schema is None else ""
         raise ValueError(f'this version reads specs with "schema": {SCHEMA}, got {schema!r}{hint}')
+    if method is None:
+        raise ValueError('a spec must name its method; add "method": "METHOD"')
     return str(method), fields
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
+import numpy as np
 from array_api_compat import array_namespace, is_torch_array
 
 from softmaxkit.formats import Array
@@ -62,10 +63,10 @@ class ElementPartial:
         """Combine with the state of other keys, see `Partial`.
 
         Raises:
-            ValueError: the specs differ.
+            ValueError: the specs or the parameters differ.
         """
-        if self.spec != other.spec:
-            raise ValueError(f"states of different specs do not merge: {self.spec.name} and {other.spec.name}")
+        if self.spec != other.spec or not _are_equal(self.parameters, other.parameters):
+            raise ValueError("states of different specs or parameters do not merge; build both with the same ones")
         if self.weighted is None or other.weighted is None:
             return other if self.weighted is None else self
         return replace(self, weighted=self.weighted + other.weighted)
@@ -86,3 +87,14 @@ class ElementPartial:
         if is_torch_array(scores):
             return self.spec.module(**self.parameters).to(scores.device)(scores, mask)
         return self.spec.reference(scores, mask, **self.parameters)
+
+
+def _are_equal(first: dict[str, Any], second: dict[str, Any]) -> bool:
+    """Compare parameters by value: numbers, sequences, arrays or tensors."""
+
+    def plain(value: Any) -> Any:
+        return value.detach().double().cpu().numpy() if is_torch_array(value) else value
+
+    return first.keys() == second.keys() and all(
+        value is second[name] or np.array_equal(plain(value), plain(second[name])) for name, value in first.items()
+    )

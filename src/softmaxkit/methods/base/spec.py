@@ -121,8 +121,7 @@ class Spec(Answers, ABC):
         if array_namespace(codes).any(outside):
             wrong = int(codes[outside][0])
             raise ValueError(
-                f"score codes of {type(self).__name__} must be from {low} to {high}, got {wrong}; "
-                "spec.encode saturates"
+                f"score codes of {type(self).__name__} must be from {low} to {high}, got {wrong}; spec.encode saturates"
             )
 
     def check_constants(self, constants: Constants) -> None:

@@ -230,9 +230,7 @@ class SoftmaxUnit(TakesScores):
             raise ValueError(f"this unit has {self.sets} sets of constants, got {len(heads)}")
         for each in heads:
             check_constants(self.spec, each)
-        return [
-            write for index, each in enumerate(heads) for write in self.registers.writes(self.loaded(each), index)
-        ]
+        return [write for index, each in enumerate(heads) for write in self.registers.writes(self.loaded(each), index)]
 
     def loaded(self, constants: Any) -> dict[str, int | Sequence[int]]:
         """Return the register values for some constants, by their names in `registers`."""

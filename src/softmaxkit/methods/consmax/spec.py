@@ -100,8 +100,7 @@ class ConSmax(Spec):
         self._check_fields()
         if self.product_bits and not 2 <= self.product_bits <= 24:
             raise ValueError(
-                "ConSmax.product_bits must be from 2 to 24, or 0 for that of the table format, got "
-                f"{self.product_bits}"
+                f"ConSmax.product_bits must be from 2 to 24, or 0 for that of the table format, got {self.product_bits}"
             )
         if not 1 <= self.output_bits <= 24:
             raise ValueError(f"ConSmax.output_bits must be from 1 to 24, got {self.output_bits}")

@@ -194,8 +194,7 @@ def histogram_ports(spec: Exaq, max_row: int, sets: int) -> dict[str, wiring.Mem
 
 
 def source_of_set(sets: int) -> dict[str, wiring.Member]:
-    """Return the port for the index of a row's set, alongside an input stream of one word per row; none with one set.
-    """
+    """Return the port for the index of a row's set, next to an input stream of one word per row; none with one set."""
     return {"source_set": In((sets - 1).bit_length())} if sets > 1 else {}
 
 

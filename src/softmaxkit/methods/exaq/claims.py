@@ -75,8 +75,8 @@ def judge_time(record: Record) -> Finding:
         f"{record['inputs']['kernels']}"
     )
     why = (
-        "A CPU instead of a Gaudi 2, and float32 results, so that writing them limits the speed; every shape must reach "
-        f"{SHARE:.2f}. Accumulations were not counted."
+        "A CPU instead of a Gaudi 2, and float32 results, so that writing them limits the speed; every shape must "
+        f"reach {SHARE:.2f}. Accumulations were not counted."
     )
     return Finding(measured, "reproduced" if slowest <= SHARE else "not reproduced", why)
 

@@ -158,7 +158,7 @@ class SerialResults(wiring.Component):
             slope = _bit(m, f"slope{place}", [-each for each in table.slopes], segment, along, place)
             height = _bit(m, f"height{place}", passes.ends, segment, along, place)
             factor = _bit(m, f"factor{place}", exponentials, level, across, place)
-            # The value on a line is its end plus slope * (~rest + 1), since the remaining way is the complement of rest.
+            # A value on a line is its end plus slope * (~rest + 1), since the remaining way is the complement of rest.
             falling = Cat(slope.replicate(passes.line_zeros), rest & slope.replicate(len(rest)), height)
             rising = Cat(Const(0, passes.product_zeros), Mux(factor, mantissa, 0))
             operands.append((Mux(line, falling, rising), line & slope))

@@ -183,8 +183,7 @@ class Unit(SoftmaxUnit):
             m.d.comb += source.p.present.eq(1)
 
     def _levels(self, m: Module, sets: Sequence[Words], part: Any) -> None:
-        """Convert scores to levels, which wait in the buffer; pass the sum of their exponentials, and the set, to `part`.
-        """
+        """Convert scores to levels, which wait in the buffer; pass the sum of their exponentials and the set on."""
         spec, gathered, bits = self.spec, self.gather.sink, self.spec.score_bits
         fields = {"levels": self.lanes * spec.bits, "mask": self.lanes, "last": 1, **set_field(self.set_bits)}
         layout = data.StructLayout({**fields, "state": state_bits(spec, self.max_row)})
