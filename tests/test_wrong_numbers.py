@@ -222,7 +222,7 @@ def test_constants_and_codes_of_another_kind_are_refused_by_decode_too() -> None
     with pytest.raises(ValueError, match="from -128 to 127, got 300"):
         ConSmax().score_values(np.array([300]), ConSmax().constants())
     for wrong in (70000, -3):
-        with pytest.raises(ValueError, match=r"codes of Float\(5,10\) must be from 0 to 65535, got 70000"):
+        with pytest.raises(ValueError, match=rf"codes of Float\(5,10\) must be from 0 to 65535, got {wrong}"):
             Exact().decode(np.array([1, wrong]), Exact().constants())
 
 

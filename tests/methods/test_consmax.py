@@ -39,7 +39,19 @@ def test_rows_of_keys_over_e_sum_to_one() -> None:
     assert torch.allclose(rows, torch.full((3,), np.e))
 
 
+def test_calibration_that_does_not_fit_the_heads_is_refused() -> None:
+    with pytest.raises(ValueError, match="scale must be a single number or 2 of them, one per head, got 3"):
+        ConSmax().module(heads=2, scale=[0.1, 0.2, 0.3])
+    with pytest.raises(ValueError, match="largest must be a single number, got 2"):
+        ConSmax(share="layer").module(heads=2, largest=[0.1, 0.2])
+    with pytest.raises(ValueError, match="built for one head, so beta must be a single number"):
+        ConSmax().constants(beta=[1.0, 2.0], gamma=3.0)
+
+
 def test_invalid_heads_and_gamma_are_refused() -> None:
+    for heads in (0, 2.0, True):
+        with pytest.raises(ValueError, match="heads must be a whole number, 1 or more, or None"):
+            ConSmax().module(heads=heads)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="this module has 4 heads"):
         ConSmax().module(heads=4)(torch.zeros(2, 3, 5, 5))
     with pytest.raises(ValueError, match="positive, finite gamma"):

@@ -242,5 +242,14 @@ def test_clips_that_do_not_fit_the_heads_are_refused() -> None:
         Exaq(share="head").module(heads=2, clip=[-1.0, -2.0, -3.0])
     with pytest.raises(ValueError, match="clip must be a single number, got 2"):
         Exaq().module(heads=2, clip=[-1.0, -2.0])
-    with pytest.raises(ValueError, match="must be a single number here, got one for each of 2 heads"):
+    with pytest.raises(ValueError, match=r"built for one head, so clip must be a single number, got shape \(2,\)"):
         Exaq(share="head").constants(clip=[-1.0, -2.0])
+
+
+@pytest.mark.parametrize("kind", [tuple, np.array, torch.tensor])
+def test_clips_of_heads_may_be_sequences_arrays_or_tensors(kind: Any) -> None:
+    scores, mask = head_scores()
+    clips = [-2.0, -5.0, -9.0]
+    module, expected = (Exaq(share="head").module(heads=3, clip=each) for each in (kind(clips), clips))
+    assert torch.equal(module(scores, mask), expected(scores, mask))
+    assert torch.equal(module.calibrated, expected.calibrated)

@@ -203,6 +203,22 @@ def test_codes_out_of_range_are_refused_unless_masked(case: Case) -> None:
         assert (spec.golden(codes, mask, constants) == right).all()
 
 
+@pytest.mark.parametrize("case", [case for case in CASES if case.spec.divides_last], ids=str)
+def test_deferred_rows_check_their_input_as_golden_does(case: Case) -> None:
+    spec, constants, codes = case.spec, case.constants, np.zeros((2, 3), np.int64)
+    spec.deferred(codes, None, constants)
+    other = next(each for each in DEFAULTS if each.spec.constants_class is not spec.constants_class)
+    with pytest.raises(TypeError, match=f"{type(spec).__name__} requires"):
+        spec.deferred(codes, None, other.constants)
+    wrong = np.where(np.arange(3) == 1, spec.code_range()[1] + 1, codes)
+    with pytest.raises(ValueError, match="score codes of"):
+        spec.deferred(wrong, None, constants)
+    mask = np.arange(3) != 1
+    assert (spec.deferred(wrong, mask, constants).weights == spec.deferred(codes, mask, constants).weights).all()
+    with pytest.raises(ValueError, match=r"at least one key, got codes of shape \(2, 0\)"):
+        spec.deferred(codes[:, :0], None, constants)
+
+
 @pytest.mark.parametrize("case", DEFAULTS, ids=str)
 def test_missing_required_parameters_are_refused(case: Case) -> None:
     spec, required = case.spec, {name: case.numbers[name] for name in case.spec.required}

@@ -156,7 +156,8 @@ REFUSED = [
     (lambda: Exact(format="FP16"), "of type Float"),  # type: ignore[arg-type]
     (lambda: Exact(schedule="two-pass"), "'three-pass' or 'online'"),  # type: ignore[arg-type]
     (lambda: Exact(exponential_segments=3), "power of two"),
-    (lambda: Exact(slice_width=0), "1 or more"),
+    (lambda: Exact(slice_width=0), "Exact.slice_width must be from 1 to 65536, got 0"),
+    (lambda: Exact(slice_width=65537), "from 1 to 65536, got 65537"),
     (lambda: Exact(taylor_degree=6), "Exact.taylor_degree must be from 1 to 5, or 0 for lines, got 6"),
 ]
 

@@ -44,6 +44,7 @@ REFUSED = [
     (lambda: Sigmoid(scores=Q(6, 5)), "2 to 10 bits wide"),
     (lambda: Sigmoid(output=Q(1, 15)), "Sigmoid.output must be unsigned"),
     (lambda: Sigmoid().constants(bias=float("nan")), "finite bias"),
+    (lambda: Sigmoid().constants(bias=[0.0] * 256), "built for one head, so bias must be a single number"),
     (lambda: Sigmoid().module(heads=3, bias=[1.0, 2.0]), r"of shape \(3,\), got shape \(2,\)"),
     (lambda: Sigmoid().module(bias=float("inf")), "finite bias"),
 ]

@@ -120,7 +120,8 @@ REFUSED = [
     (lambda: Softermax(input=UQ(6, 2)), "signed"),
     (lambda: Softermax(output=Q(1, 7)), "unsigned"),
     (lambda: Softermax(power_segments=8), "at most 4 segments"),
-    (lambda: Softermax(slice_width=0), "1 or more"),
+    (lambda: Softermax(slice_width=0), "Softermax.slice_width must be from 1 to 65536, got 0"),
+    (lambda: Softermax(slice_width=65537), "from 1 to 65536, got 65537"),
 ]
 REFUSED_UNITS = [
     (Softermax(), {"lanes": 3}, "with slices of 16 positions, lanes divide 16 or are a multiple of it, not 3"),

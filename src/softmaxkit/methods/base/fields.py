@@ -15,6 +15,9 @@ from softmaxkit.suggestions import suggestion
 if TYPE_CHECKING:
     from softmaxkit.methods.base.spec import Spec
 
+MAX_SLICE_WIDTH = 1 << 16
+"""Widest slice: the longest row of a unit."""
+
 SCHEMA = 1
 """Version of the JSON schema of specs, constants and records."""
 
@@ -83,6 +86,16 @@ def check_fields(spec: Spec) -> None:
             hint = ", e.g. softmaxkit.Q(6, 2)" if _is_format(kind) else ""
             names = " or ".join(member.__name__ for member in _members(kind))
             raise ValueError(f"{field} must be of type {names}{hint}, got {value!r}")
+
+
+def check_slice_width(spec: Spec, width: int) -> None:
+    """Check the slice width of a method that works slice by slice.
+
+    Raises:
+        ValueError: it is out of range.
+    """
+    if not 1 <= width <= MAX_SLICE_WIDTH:
+        raise ValueError(f"{type(spec).__name__}.slice_width must be from 1 to {MAX_SLICE_WIDTH}, got {width}")
 
 
 def field_choices(spec_class: type[Spec]) -> dict[str, tuple[Any, ...]]:

@@ -73,8 +73,8 @@ class SoftmaxModule(nn.Module, ABC):
 
     def __init__(self, spec: Spec, heads: int | None, mode: str) -> None:
         super().__init__()
-        if heads is not None and heads < 1:
-            raise ValueError(f"heads must be 1 or more, or None, got {heads}")
+        if heads is not None and (type(heads) is not int or heads < 1):
+            raise ValueError(f"heads must be a whole number, 1 or more, or None, got {heads!r}")
         self.spec = spec
         self.heads = heads
         self.mode = mode
@@ -297,8 +297,20 @@ class SoftmaxModule(nn.Module, ABC):
         self._frozen = constants
 
     def set_calibration(self, calibration: Mapping[str, Any]) -> None:
-        """Replace the calibrated parameters; the constants are rebuilt from them."""
-        self._calibration = deepcopy(dict(calibration))
+        """Replace the calibrated parameters; the constants are rebuilt from them.
+
+        Args:
+            calibration: by name, a single number, or a sequence, array or tensor with one number per head.
+
+        Raises:
+            ValueError: there are several numbers, but not one per head, or the heads share their calibration.
+        """
+        calibration = {key: x.tolist() if hasattr(x, "tolist") else deepcopy(x) for key, x in calibration.items()}
+        for name, value in calibration.items():
+            if isinstance(value, Sequence) and (not self.per_head or len(value) != self.heads):
+                per_head = f" or {self.heads} of them, one per head" if self.per_head else ""
+                raise ValueError(f"{name} must be a single number{per_head}, got {len(value)} numbers")
+        self._calibration = calibration
         self._frozen = self._built = None
         self.calibrated = bits_of(self._calibration, self.calibrated_numbers).to(self.calibrated.device)
 

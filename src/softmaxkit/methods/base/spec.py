@@ -100,6 +100,10 @@ class Spec(Answers, ABC):
             ValueError: the codes have no axis, the mask does not broadcast, an attended code is out of range, or the
                 constants have another form.
         """
+        return self._golden(self._checked(codes, mask, constants), mask, constants)
+
+    def _checked(self, codes: Array, mask: Array | None, constants: Constants) -> Array:
+        """Check codes, mask and constants as documented in `golden`; return the codes as int64."""
         xp = array_namespace(codes)
         if not xp.isdtype(codes.dtype, "integral"):
             raise TypeError(f"golden requires integer codes, got {codes.dtype}; encode scores with spec.encode")
@@ -110,7 +114,7 @@ class Spec(Answers, ABC):
         self._check_codes(codes, mask)
         low, high = self.code_range()
         # Masked codes are arbitrary; clip them so that they stay within the tables.
-        return self._golden(xp.clip(codes, low, high) if mask is not None else codes, mask, constants)
+        return xp.clip(codes, low, high) if mask is not None else codes
 
     def _check_codes(self, codes: Array, mask: Array | None = None) -> None:
         """Raise ValueError if an attended code is out of range."""
@@ -252,13 +256,22 @@ class Spec(Answers, ABC):
         """Compute the integers of rows with deferred division, exactly as `deferred_unit` does.
 
         Args:
-            codes: score codes, int64 (..., keys).
+            codes: score codes, integers of any width, (..., keys), at least one key.
             mask: boolean, broadcasts to the codes.
             constants: constants built by this spec.
 
         Raises:
-            ValueError: the method has no form with deferred division.
+            TypeError, ValueError: as in `golden`; or there are no keys, or the spec does not support deferred division.
         """
+        codes = self._checked(codes, mask, constants)
+        if codes.shape[-1] == 0:
+            raise ValueError(
+                "deferred division requires at least one key, got codes of shape " + str(tuple(codes.shape))
+            )
+        return self._deferred(codes, mask, constants)
+
+    def _deferred(self, codes: Array, mask: Array | None, constants: Any) -> DeferredRows:
+        """Compute `deferred` on checked int64 codes."""
         raise ValueError(self._without_deferred())
 
     def deferred_unit(self, lanes: int, **sizes: Any) -> DeferredUnit:
@@ -414,6 +427,16 @@ class Spec(Answers, ABC):
             if name not in known:
                 hint = suggestion(name, known, "known parameters are")
                 raise TypeError(f"{cls.__name__} has no parameter {name!r}; {hint}")
+
+    @classmethod
+    def _check_one_head(cls, parameters: Mapping[str, Any]) -> None:
+        """Raise ValueError for a parameter that is not a single number, as the constants of one head require."""
+        for name, value in parameters.items():
+            if np.shape(value) != ():
+                raise ValueError(
+                    f"constants of {cls.__name__} are built for one head, so {name} must be a single number, got shape "
+                    f"{tuple(np.shape(value))}; stack those of several heads with {cls.constants_class.__name__}.stack"
+                )
 
     def _check_fields(self) -> None:
         """Check the types and choices of all fields, see `fields.check_fields`."""

@@ -222,6 +222,7 @@ class ConSmax(Spec):
                 is not ln2/16 with tables="shift".
         """
         self.refuse(parameters, PARAMETERS)
+        self._check_one_head(parameters)
         scale = self._encode_scale(float(parameters.get("scale", self.default_scale)))
         largest = float(parameters.get("largest", self.ceiling))
         if not (math.isfinite(largest) and largest >= 0):

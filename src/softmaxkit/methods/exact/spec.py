@@ -13,6 +13,7 @@ from softmaxkit.formats import FP16, UQ, Array, Fixed, Float
 from softmaxkit.masks import broadcast_mask, exact_softmax
 from softmaxkit.methods.base.constants import Constants
 from softmaxkit.methods.base.deferred import DeferredRows
+from softmaxkit.methods.base.fields import check_slice_width
 from softmaxkit.methods.base.published import Published, consmax_paper
 from softmaxkit.methods.base.spec import Dataflow, Spec, Training
 from softmaxkit.tables import (
@@ -90,8 +91,7 @@ class Exact(Spec):
                 "Exact.format must have 4 or 5 exponent bits, for the range of exp, and at most 12 mantissa bits, so "
                 f"that its sum is exact in 64-bit integers, got {self.format}; FP16 is Float(5,10)"
             )
-        if self.slice_width < 1:
-            raise ValueError(f"Exact.slice_width must be 1 or more, got {self.slice_width}")
+        check_slice_width(self, self.slice_width)
         if not 0 <= self.taylor_degree <= MAX_DEGREE:
             raise ValueError(
                 f"Exact.taylor_degree must be from 1 to {MAX_DEGREE}, or 0 for lines, got {self.taylor_degree}"
@@ -208,7 +208,7 @@ class Exact(Spec):
         """Return this spec with slices of at least `lanes` positions."""
         return replace(self, slice_width=lanes) if lanes > self.slice_width else self
 
-    def deferred(self, codes: Array, mask: Array | None, constants: Constants) -> DeferredRows:
+    def _deferred(self, codes: Array, mask: Array | None, constants: Constants) -> DeferredRows:
         """Compute rows with deferred division, see `softmaxkit.methods.exact.golden`."""
         from softmaxkit.methods.exact.golden import deferred
 

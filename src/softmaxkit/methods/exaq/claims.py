@@ -44,7 +44,7 @@ def claims() -> list[Claim]:
             place="abstract, tables of accuracy",
             claim=(
                 "With 2 and 3 bits and the analytic clip, without training, accuracy is at or near the baseline and "
-                f"far above NAIVE. Near is taken as {NEAR}% of the loss, far as {FAR} times the loss."
+                f"far above NAIVE. Near is taken as {NEAR}% of the loss, far as losing {FAR} times as much."
             ),
             published="LLaMA-1 30B at 2 bits equal to the baseline on PIQA",
             judge=judge_accuracy,

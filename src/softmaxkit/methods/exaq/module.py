@@ -52,10 +52,6 @@ class ExaqModule(SoftmaxModule):
     ) -> None:
         super().__init__(spec, heads, mode)
         calibration = {"clip": clip, "scale": scale}
-        for name, value in calibration.items():
-            if isinstance(value, Sequence) and (not self.per_head or len(value) != heads):
-                expected = f"a single number or {heads} of them, one per head" if self.per_head else "a single number"
-                raise ValueError(f"{name} must be {expected}, got {len(value)} numbers")
         self.set_calibration({key: value for key, value in calibration.items() if value is not None})
         if clip is not None:
             _ = self.constants  # checks clip and scale at once

@@ -191,6 +191,7 @@ class Exaq(Spec):
             ValueError: the clip is missing or not negative, or the scale is not positive.
         """
         self.refuse(parameters, PARAMETERS)
+        self._check_one_head(parameters)
         mantissa, exponent = encode_scale(float(parameters.get("scale", self.scores.resolution)))
         clip = self.required_clip(parameters)
         lowest = -(1 << self.score_bits)  # below every difference of two codes

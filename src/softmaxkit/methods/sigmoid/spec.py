@@ -141,6 +141,7 @@ class Sigmoid(Spec):
             ValueError: the bias is not finite.
         """
         self.refuse(parameters, self.required)
+        self._check_one_head(parameters)
         codes = np.arange(1 << self.score_bits)
         signed = np.where(codes <= self.scores.max_code, codes, codes - len(codes))
         bias = self._bias(parameters, DEFAULT_KEYS)

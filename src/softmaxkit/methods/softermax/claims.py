@@ -61,7 +61,7 @@ def claims() -> list[Claim]:
         Claim(
             id="softermax-3",
             place="algorithm",
-            claim="The integer maximum is computed along with the sum: one pass fewer, and shifts renormalise.",
+            claim="The integer maximum is computed along with the sum: one pass fewer, renormalised only by shifts.",
             published="one pass fewer",
             judge=judge_passes,
             measure=measure_passes,

@@ -12,6 +12,7 @@ from softmaxkit.formats import MAX_SCORE_BITS, UQ, Array, Fixed, Q, encode_scale
 from softmaxkit.masks import broadcast_mask, exact_softmax
 from softmaxkit.methods.base.constants import Constants
 from softmaxkit.methods.base.deferred import DeferredRows
+from softmaxkit.methods.base.fields import check_slice_width
 from softmaxkit.methods.base.published import FRONT, REST, Published, Ratio, UnitPart, consmax_paper
 from softmaxkit.methods.base.spec import Dataflow, Spec, Training
 from softmaxkit.tables import GUARD_BITS, PiecewiseLinear, Reciprocal, power_of_two, power_of_two_error
@@ -101,8 +102,7 @@ class Softermax(Spec):
             raise ValueError(
                 f"Softermax.reciprocal must be a mantissa in (1/2, 1], such as UQ(1,7), got {self.reciprocal}"
             )
-        if self.slice_width < 1:
-            raise ValueError(f"Softermax.slice_width must be 1 or more, got {self.slice_width}")
+        check_slice_width(self, self.slice_width)
         _ = self.power_table, self.reciprocal_table.table  # checks the segment counts
 
     @property
@@ -158,7 +158,7 @@ class Softermax(Spec):
         """Return this spec with slices of at least `lanes` positions."""
         return replace(self, slice_width=lanes) if lanes > self.slice_width else self
 
-    def deferred(self, codes: Array, mask: Array | None, constants: Constants) -> DeferredRows:
+    def _deferred(self, codes: Array, mask: Array | None, constants: Constants) -> DeferredRows:
         """Compute rows with deferred division, see `softmaxkit.methods.softermax.golden`."""
         from softmaxkit.methods.softermax.golden import deferred
 
