@@ -118,16 +118,13 @@ def test_exact_softmax() -> None:
     assert (exact_softmax(np.full((2, 3), -np.inf)) == 0).all()
 
 
-def test_importing_softmaxkit_is_quick_and_loads_neither_torch_nor_amaranth() -> None:
+def test_importing_softmaxkit_loads_neither_torch_nor_transformers_nor_amaranth() -> None:
     code = (
-        "import time, sys; start = time.perf_counter(); import softmaxkit; took = time.perf_counter() - start; "
-        f"softmaxkit.{type(SECOND).__name__}; print(took, 'torch' in sys.modules, 'amaranth' in sys.modules)"
+        f"import sys, softmaxkit; softmaxkit.{type(SECOND).__name__}; "
+        "print([name for name in ('torch', 'transformers', 'amaranth') if name in sys.modules])"
     )
-    seconds, *loaded = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    ).stdout.split()
-    assert loaded == ["False", "False"]
-    assert float(seconds) < 0.3
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
 
 
 @pytest.mark.parametrize("case", DEFAULTS, ids=str)

@@ -15,6 +15,7 @@ from softmaxkit.methods.base.constants import Constants
 from softmaxkit.methods.base.forms import Kind
 from softmaxkit.methods.base.published import Published, Ratio, UnitPart, consmax_paper, ratio_text
 from softmaxkit.methods.base.spec import Dataflow, Spec, Storage, Training
+from softmaxkit.methods.consmax.bounds import error_bound
 from softmaxkit.methods.consmax.constants import (
     ConSmaxConstants,
     with_shift_table,
@@ -278,53 +279,11 @@ class ConSmax(Spec):
     def error_bound(
         self, codes: Array, mask: Array | None, constants: Constants, **parameters: Any
     ) -> NDArray[np.float64]:
-        """Bound golden against `reference` with the same beta and gamma, for the constants of one head.
-
-        Each float table entry (and C) is off by at most half an ulp of its format, and each product by half an ulp of
-        its width. A fixed-point entry with code k represents a value from k - 1/2 to k + 1/2, and its products are
-        exact. Entries that round to 0 give 0. A high entry clipped to the largest fixed-point code still reaches all
-        but one step of the limit. With tables="shift" the tables are computed for ln2/16 itself, not for the rounded
-        score scale. The output is off by half a step and saturates at its limit; that is the only error of a whole
-        table.
-        """
+        """Bound golden against `reference` with the same beta and gamma, see `softmaxkit.methods.consmax.bounds`."""
         assert isinstance(constants, ConSmaxConstants)
-        scores = self.score_values(codes, constants)
-        truth = self.reference(scores, mask, **parameters)
-        parts = self._entries(codes, constants)
-        shrink, growth = self._ratios(parts)
-        vanished = np.any([significand == 0 for significand, _ in parts], axis=0)
-        step = 2.0**-constants.output_fraction_bits
-        # Unclamped, so that a value rounded to just below the clamp is covered too.
+        truth = self.reference(self.score_values(codes, constants), mask, **parameters)
         beta, gamma = self._beta_gamma(parameters, keys=truth.shape[-1])
-        tabulated = np.asarray(codes) * self.default_scale if self.tables == "shift" else scores
-        unclamped = np.exp(np.minimum(tabulated - beta - np.log(gamma), 700.0))
-        least = unclamped
-        if isinstance(self.table_format, Fixed) and self.tables == "split":
-            clipped = parts[0][0] == self.table_format.max_code
-            least = np.where(clipped, np.minimum(unclamped, max(constants.limit - 1, 1) * step), unclamped)
-        low = np.minimum(np.where(vanished, 0.0, least * shrink - step / 2), constants.limit * step)
-        high = np.minimum(np.where(vanished, 0.0, unclamped * growth + step / 2), constants.limit * step)
-        bound = np.maximum(np.abs(high - truth), np.abs(truth - low))
-        # The constants are built from beta and log gamma in float32, as the module stores them.
-        bound = bound + high * np.expm1((np.abs(beta) + np.abs(np.log(gamma))) * 2.0**-24)
-        return np.where(truth > 0, bound, 0.0) if mask is None else np.where(mask, bound, 0.0)
-
-    def _entries(self, codes: Array, constants: ConSmaxConstants) -> list[tuple[Array, Array]]:
-        """Return the factors that are rounded to the table format."""
-        from softmaxkit.methods.consmax.golden import factors
-
-        if self.tables == "whole":
-            return []
-        return factors(self, np.asarray(codes), constants)[-self.factor_count :]
-
-    def _ratios(self, entries: list[tuple[Array, Array]]) -> tuple[Any, Any]:
-        """Return lower and upper bounds of the ratio of the rounded to the exact product, for entries other than 0."""
-        if isinstance(self.table_format, Fixed):
-            codes = [significand for significand, _ in entries]
-            return math.prod(k / (k + 0.5) for k in codes), math.prod(k / (k - 0.5) for k in codes)
-        entry, product = 2.0 ** -(self.table_format.mantissa_bits + 1), 2.0**-self.significant_bits
-        count, products = len(entries), max(len(entries) - 1, 0)
-        return (1 - entry) ** count * (1 - product) ** products, (1 + entry) ** count * (1 + product) ** products
+        return error_bound(self, codes, mask, constants, truth, beta, gamma)
 
     def examples(self) -> list[Constants]:
         """Return constants of heads with small, medium and large probabilities."""

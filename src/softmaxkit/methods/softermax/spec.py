@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 import numpy as np
 
 from softmaxkit.formats import MAX_SCORE_BITS, UQ, Array, Fixed, Q, encode_scale
-from softmaxkit.masks import broadcast_mask, exact_softmax
+from softmaxkit.masks import exact_softmax
 from softmaxkit.methods.base.constants import Constants
 from softmaxkit.methods.base.deferred import DeferredRows
 from softmaxkit.methods.base.fields import check_slice_width
 from softmaxkit.methods.base.published import FRONT, REST, Published, Ratio, UnitPart, consmax_paper
 from softmaxkit.methods.base.spec import Dataflow, Spec, Training
-from softmaxkit.tables import GUARD_BITS, PiecewiseLinear, Reciprocal, power_of_two, power_of_two_error
+from softmaxkit.methods.softermax.bounds import error_bound
+from softmaxkit.tables import PiecewiseLinear, Reciprocal, power_of_two
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -177,45 +178,9 @@ class Softermax(Spec):
     def error_bound(
         self, codes: Array, mask: Array | None, constants: Constants, **parameters: Any
     ) -> NDArray[np.float64]:
-        """Bound golden against `reference`, by interval arithmetic.
-
-        A power has the relative error of its chord, plus one rounding of its format for the table entry and for each
-        of two shifts. The sum accumulates these, plus two roundings of its own format per slice; it can saturate at
-        each slice, and is shifted when the maximum rises. The reciprocal has its relative bound, and the product is
-        rounded once.
-        """
-        share = 0.5 if self.rounding == "nearest" else 1.0
-        scores = np.asarray(codes, np.float64) * self.input.resolution
-        attended = broadcast_mask(scores, None if mask is None else np.asarray(mask))
-        chord = 0.0 if self.power_table.rest_bits == 0 else power_of_two_error(self.power_segments)
-        off = self.unnormalised.resolution * (3 * share + 2.0**-GUARD_BITS)
-        unmasked = np.where(attended, scores, -np.inf)
-        rounded = np.ceil(unmasked) if self.integer_maximum == "ceil" else np.floor(unmasked)
-        whole = np.minimum(rounded, self.input.max_code >> self.input.fraction_bits)
-        least, largest = self.power_sum.resolution, float(self.power_sum.decode(np.asarray(self.power_sum.max_code)))
-        width = self.slice_width if self.maximum == "online" else max(scores.shape[-1], 1)
-        top = np.full((*scores.shape[:-1], 1), float(self.input.min_code >> self.input.fraction_bits))
-        low = high = np.zeros_like(top)
-        for start in range(0, scores.shape[-1], width):
-            part = slice(start, start + width)
-            risen = np.maximum(top, whole[..., part].max(axis=-1, keepdims=True))
-            factor, added = 2.0 ** (top - risen), (2.0 ** (unmasked[..., part] - risen)).sum(axis=-1, keepdims=True)
-            loss = attended[..., part].sum(axis=-1, keepdims=True) * off + 2 * share * self.power_sum.resolution
-            low = np.clip(low * factor + added * (1 - chord) - loss, 0.0, largest)
-            high = np.clip(high * factor + added * (1 + chord) + loss, 0.0, largest)
-            top = risen
-        low, high = np.maximum(low, least), np.maximum(high, least)
-        power = 2.0 ** (unmasked - top)
-        total = power.sum(axis=-1, keepdims=True)
-        reciprocal = self.reciprocal_table.relative_error(self.rounding)
-        rounding = share * self.output.resolution
-        below = np.maximum(power * (1 - chord) - off, 0) / high * max(1 - reciprocal, 0) - rounding
-        above = (power * (1 + chord) + off) / low * (1 + reciprocal) + rounding
-        limit = self.output.decode(np.asarray(self.output.max_code))
-        truth = power / np.where(total > 0, total, 1.0)
-        scale_error = 0.0 if not self.log2e else _scale_error(scores, constants, self.input.resolution)
-        bound = np.maximum(np.minimum(above, limit) - truth, truth - np.clip(below, 0, limit)) + scale_error
-        return np.where(attended, bound, 0.0)
+        """Bound golden against `reference`, see `softmaxkit.methods.softermax.bounds`."""
+        self.refuse(parameters)
+        return error_bound(self, codes, mask, constants)
 
     def module(self, heads: int | None = None, mode: str = "float", **parameters: Any) -> SoftermaxModule:
         """Return the torch module; it has no learned parameters, but the model is fine-tuned with it."""
@@ -283,9 +248,3 @@ class Softermax(Spec):
             )
             for name, (part, area, energy) in halves.items()
         ]
-
-
-def _scale_error(scores: NDArray[np.float64], constants: Constants, resolution: float) -> float:
-    """Bound the change of any probability from rounding the scale to 16 bits with `log2e`: dp <= p * 2 * max|ds|."""
-    relative = abs(constants.score_scale(scores) / (resolution * math.log(2)) - 1)
-    return float(np.expm1(2 * relative * float(np.max(np.abs(scores), initial=0.0)) * math.log(2)))
