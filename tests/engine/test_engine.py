@@ -151,7 +151,7 @@ def test_a_run_of_nothing_does_not_pass() -> None:
         ({"max_keys": 1 << 17}, "max_keys of an engine is a whole number from 1 to 65536"),
         ({"pipeline": "token"}, "has the pipeline 'element', not 'token'"),
         ({"pipeline": "serial"}, "pipeline is token, element, deferred, or left out"),
-        ({"pipeline": "deferred"}, "no hardware with the division after the weighted sum"),
+        ({"pipeline": "deferred"}, "no hardware that divides after the weighted sum"),
         ({"storage": "latches"}, "storage is 'flip-flops' or 'memory'"),
     ],
     ids=str,
@@ -162,11 +162,11 @@ def test_refuses(sizes: dict[str, Any], message: str) -> None:
 
 
 def test_refuses_units_that_cannot_divide_last() -> None:
-    with pytest.raises(ValueError, match="lanes divide a slice of 16 positions, not 3"):
+    with pytest.raises(ValueError, match="lanes must divide a slice of 16 positions, got 3"):
         engine_of(Softermax(), rows=3, pipeline="deferred")
-    with pytest.raises(ValueError, match='takes maximum="online"'):
+    with pytest.raises(ValueError, match='requires maximum="online"'):
         engine_of(Softermax(maximum="global"), pipeline="deferred")
-    with pytest.raises(ValueError, match="lanes divide a slice of 16 positions, not 3"):
+    with pytest.raises(ValueError, match="lanes must divide a slice of 16 positions, got 3"):
         engine_of(Exact(), rows=3, pipeline="deferred")
     with pytest.raises(ValueError, match="a beat every 2 cycles, so columns are at most 4 of 8 channels, not 8"):
         engine_of(Exact(), columns=8, pipeline="deferred")

@@ -336,7 +336,7 @@ def test_what_does_not_fit_is_refused() -> None:
     query, key, value = inputs(1, 4, 20, 16, key_heads=2)
     with pytest.raises(ValueError, match="4 heads of queries and 2 of keys go with enable_gqa=True"):
         softmaxkit.attention(query, key, value, Exaq(), clip=CLIP)
-    with pytest.raises(ValueError, match="Exaq needs its clip"):
+    with pytest.raises(ValueError, match="Exaq requires clip"):
         softmaxkit.attention(query, key, value, Exaq(), enable_gqa=True)
     with pytest.raises(ValueError, match="is_causal goes without attn_mask"):
         softmaxkit.attention(query, query, query, Exaq(), some_of(20, 20), is_causal=True, clip=CLIP)
@@ -350,7 +350,7 @@ def test_what_does_not_fit_is_refused() -> None:
         softmaxkit.attention(query, key.double(), value, Exaq(), clip=CLIP)
     with pytest.raises(TypeError, match="a mask is boolean"):
         softmaxkit.attention(query, query, query, Exaq(), torch.ones(20, 20, dtype=torch.int), clip=CLIP)
-    with pytest.raises(TypeError, match="a spec is made as"):
+    with pytest.raises(TypeError, match="expected a spec such as"):
         softmaxkit.attention(query, key, value, "exaq")  # type: ignore[arg-type]
 
 

@@ -1,4 +1,4 @@
-"""What a file of `cases` says of its method: all that tests which all methods share need to know of one."""
+"""The format of the files in `cases`: the inputs that the shared tests require from each method."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ NO_NUMBERS: Numbers = MappingProxyType({})
 
 
 class Case(NamedTuple):
-    """A spec, and the real numbers of a layer for it.
+    """A spec, and real parameters of a layer for it.
 
     Attributes:
-        spec: which.
-        numbers: as `Spec.constants` takes them.
-        unit: the form of its unit that is verified by the quick tests too: a storage, or "baked"; most have none.
+        spec: the spec.
+        numbers: arguments of `Spec.constants`.
+        unit: the form of its unit that the fast tests verify: a storage, or "baked"; empty for most.
     """
 
     spec: Spec
@@ -40,7 +40,7 @@ class Case(NamedTuple):
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """The numbers that `Spec.reference` takes: without the scale, which belongs to integers alone."""
+        """The arguments of `Spec.reference`: `numbers` without the scale, which affects only the integers."""
         return {name: value for name, value in self.numbers.items() if name != "scale"}
 
     def __str__(self) -> str:
@@ -48,12 +48,12 @@ class Case(NamedTuple):
 
 
 class OracleCase(NamedTuple):
-    """A spec whose golden is compared with the oracle.
+    """A spec whose golden model is compared with the oracle.
 
     Attributes:
-        thousands: of rows, in the slow test; the quick one takes some of each.
-        spec: which.
-        numbers: as `Spec.constants` takes them.
+        thousands: thousands of rows in the slow test; the fast test uses a fraction of them.
+        spec: the spec.
+        numbers: arguments of `Spec.constants`.
     """
 
     thousands: int
@@ -65,11 +65,11 @@ class OracleCase(NamedTuple):
 
 
 class NarrowUnit(NamedTuple):
-    """A unit of narrow numbers, so that it is built quickly, few codes say much, and sums saturate.
+    """A unit with narrow formats, so that it builds quickly, few codes cover many cases, and sums saturate.
 
     Attributes:
-        spec: which.
-        sizes: of the unit.
+        spec: the spec.
+        sizes: arguments of `Spec.unit`.
     """
 
     spec: Spec
@@ -77,13 +77,13 @@ class NarrowUnit(NamedTuple):
 
 
 class ProofCase(NamedTuple):
-    """A unit so narrow that proofs about it are soon made; of one lane and rows of two scores.
+    """A unit that is narrow enough for quick proofs, with one lane and rows of two scores.
 
     Attributes:
-        spec: which.
-        numbers: as `Spec.constants` takes them.
-        depth: the fewest registers: the shorter a unit, the more happens within a number of cycles.
-        two_rows: cycles until two rows can be out; 0 of a unit that is proved for all time.
+        spec: the spec.
+        numbers: arguments of `Spec.constants`.
+        depth: the smallest number of registers, so that as much as possible happens within the proof's cycles.
+        two_rows: cycles until two rows can have left; 0 for a unit that is proved for unbounded time.
     """
 
     spec: Spec
@@ -93,16 +93,16 @@ class ProofCase(NamedTuple):
 
 
 class SourceFault(NamedTuple):
-    """A fault in the source of a unit, which verification has to find.
+    """A fault injected into the source of a unit, which verification must detect.
 
     Attributes:
-        what: in words.
-        unit: the narrow unit that shows it.
-        owner: of the function, "module:name" below `softmaxkit`, or a module alone.
-        function: the name of a function, method, or entry of a dict.
-        right: text that is in its source once.
-        wrong: what stands there instead.
-        quick: is it put in by the quick tests too?
+        what: description.
+        unit: name of the narrow unit that shows the fault.
+        owner: where the function is looked up: a module below `softmaxkit`, or "module:name".
+        function: name of the function, method, or dict entry.
+        right: text that occurs exactly once in its source.
+        wrong: the replacement.
+        quick: whether the fast tests inject it too.
     """
 
     what: str
@@ -115,13 +115,13 @@ class SourceFault(NamedTuple):
 
 
 def uniform_codes(rng: np.random.Generator, spec: Spec, shape: tuple[int, ...]) -> Codes:
-    """Draw from the full range of codes."""
+    """Draw uniformly from the full range of codes."""
     low, high = spec.code_range()
     return rng.integers(low, high, shape, endpoint=True)
 
 
 def ends_of_range(spec: Spec) -> list[int]:
-    """Return the least and the largest codes."""
+    """Return the two smallest and the two largest codes."""
     low, high = spec.code_range()
     return [low, high, low + 1, high - 1]
 
@@ -139,7 +139,7 @@ def always(spec: Any) -> bool:
 
 
 def buildable(spec: type[Spec], **choices: Sequence[Any]) -> Iterator[Any]:
-    """Yield the specs of all choices that do not contradict each other."""
+    """Yield the specs of all combinations of choices that the spec accepts."""
     for values in itertools.product(*choices.values()):
         try:
             yield spec(**dict(zip(choices, values, strict=True)))
@@ -149,35 +149,36 @@ def buildable(spec: type[Spec], **choices: Sequence[Any]) -> Iterator[Any]:
 
 @dataclass(frozen=True)
 class MethodCases:
-    """What tests that all methods share need to know of one.
+    """The inputs that the shared tests require from a method.
 
     Attributes:
-        specs: what most tests go through; the first is the default spec.
-        oracle: the integers of one row once more, (spec, codes, mask, constants) -> results, written from
-            `docs/arithmetic.md` alone with what `tests/oracle.py` has.
-        oracle_cases: 100 thousand rows or more, together.
-        changed_specs: a spec and changes to it that the oracle has to notice.
-        changed_constants: a spec, a field of its constants, and the entry in it (None of a number), of which 1 less
-            has to be noticed.
-        refused: what makes a spec or constants that cannot be, and what is said.
-        refused_fields: fields in JSON that cannot be, and what is said.
+        specs: cases for most tests; the first has the default spec.
+        oracle: independent integer model of one row, (spec, codes, mask, constants) -> results, written only from
+            `docs/arithmetic.md` and with the helpers of `tests/oracle.py`.
+        oracle_cases: cases for the oracle, at least 100,000 rows in total.
+        changed_specs: pairs of a spec and field changes that the comparison with the oracle must detect.
+        changed_constants: triples of a spec, a field of its constants, and an index into it (None for a single
+            number); decrementing that entry must be detected.
+        refused: pairs of a function that builds an invalid spec or invalid constants, and the expected message.
+        refused_fields: pairs of invalid JSON fields and the expected message.
         raw_codes: draws codes, (rng, spec, shape).
-        extreme_codes: codes of a spec at which something special happens.
-        score_centres: draws what the scores of a row lie around, (rng, rows) -> (rows, 1), and results are middling.
-        in_any_order: is a spec one of those with which the order of keys changes no result?
-        float_tolerance: of the module's float mode against the reference, of the largest probability or of 1.
-        smooth: has the float form a gradient that finite differences show?
-        whole_row: what a partial state asks for of the whole row, (scores, mask) -> parameters; None where the method
-            has no partial state.
-        units: specs whose units are built each in a way of its own; the default where empty.
-        reloaded: specs whose units are given other constants all the time.
+        extreme_codes: returns the codes of a spec that are special cases.
+        score_centres: draws the centres of the scores of each row, (rng, rows) -> (rows, 1), such that results are of
+            medium size.
+        in_any_order: returns whether the results of a spec do not depend on the order of keys.
+        float_tolerance: tolerance of the float mode against the reference, relative to the largest probability or 1.
+        smooth: whether the gradient of the float form agrees with finite differences.
+        whole_row: returns the parameters that a partial state requires of the whole row, (scores, mask) -> parameters;
+            None if the method has no partial state.
+        units: specs whose units differ in structure; the default spec if empty.
+        reloaded: specs whose units are tested while constants are reloaded continually.
         forms: specs whose units are verified in every form.
-        timed: specs and sizes of more units whose stated cycles are counted.
-        refused_units: a spec, sizes that its unit cannot have, and what is said.
-        narrow: small units for faults, by name.
-        faults: in the sources.
-        proof: a unit for proofs.
-        row_buffers: a narrow unit, and the module through which it gets a buffer that must not be too short.
+        timed: specs and sizes of further units whose stated cycles are measured.
+        refused_units: triples of a spec, sizes that its unit does not support, and the expected message.
+        narrow: small units for fault injection, by name.
+        faults: faults to inject.
+        proof: the unit for proofs.
+        row_buffers: pairs of a narrow unit and the module that builds its row buffer, to test with too short a buffer.
     """
 
     specs: Sequence[Case]

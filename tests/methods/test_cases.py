@@ -1,4 +1,4 @@
-"""Every registered method has its cases, they are its own, and their oracles share nothing with the package."""
+"""Every registered method has its own cases, and their oracles share no code with the package."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from softmaxkit.methods import METHODS
 
 
 def missing_files(methods: Iterable[str]) -> list[str]:
-    """Return the files that methods have to have here and have not."""
+    """Return the required files of these methods that are missing."""
     return [f"tests/methods/cases/{method}.py" for method in methods if not (FOLDER / f"{method}.py").is_file()]
 
 
@@ -25,12 +25,12 @@ def test_every_method_has_cases() -> None:
     assert {path.stem for path in FOLDER.glob("[!_]*.py")} == set(METHODS), "cases of no registered method"
 
 
-def test_a_method_without_cases_is_missed() -> None:
+def test_a_method_without_cases_is_reported() -> None:
     assert missing_files([*METHODS, "other"]) == ["tests/methods/cases/other.py"]
 
 
 @pytest.mark.parametrize("method", BY_METHOD)
-def test_cases_are_of_their_method_and_enough(method: str) -> None:
+def test_cases_belong_to_their_method_and_are_sufficient(method: str) -> None:
     cases = BY_METHOD[method]
     assert cases.default.spec == METHODS[method]()
     specs = [
@@ -43,11 +43,11 @@ def test_cases_are_of_their_method_and_enough(method: str) -> None:
     assert len({str(case) for case in cases.specs}) == len(cases.specs)
     assert sum(case.thousands for case in cases.oracle_cases) >= 100
     assert {fault.unit for fault in cases.faults} <= set(cases.narrow)
-    assert any(case.unit for case in cases.specs), "no unit of it is verified by the quick tests"
+    assert any(case.unit for case in cases.specs), "the fast tests verify no unit of this method"
 
 
 def imported(path: Path) -> list[tuple[str, str]]:
-    """Return what a file imports from the package when it runs: modules, and names in them."""
+    """Return what a file imports from the package at run time, as (module, name)."""
     nodes = ast.parse(path.read_text(encoding="utf-8")).body
     names = [
         (node.module or "", alias.name) for node in nodes if isinstance(node, ast.ImportFrom) for alias in node.names
@@ -58,7 +58,7 @@ def imported(path: Path) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize("method", BY_METHOD)
 def test_oracles_are_independent(method: str) -> None:
-    """Of the package they have classes alone: specs, formats, constants, whose fields they read."""
+    """They may import only classes from the package: specs, formats and constants, to read their fields."""
     assert imported(Path(oracle.__file__)) == []
     for module, name in imported(FOLDER / f"{method}.py"):
         assert module in ("softmaxkit", f"softmaxkit.methods.{method}", "softmaxkit.methods.base.constants")

@@ -1,4 +1,4 @@
-"""ConSmax alone: its constants, tables of every kind and their errors, heads, and halves of its unit."""
+"""ConSmax only: constants, all kinds of tables and their errors, heads, and halves of the unit."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from softmaxkit.methods.consmax.unit import Halves
 pytestmark = pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")
 
 
-def test_what_differs_is_said() -> None:
+def test_variants_name_the_differences() -> None:
     assert ConSmax(bits=16, constant="multiplied").variant == "bits=16, constant=multiplied"
     assert ConSmax(tables="shift", table_format=UQ(0, 9)).variant == "tables=shift, table_format=UQ(0,9)"
 
 
-def test_its_constants_are_merged() -> None:
+def test_beta_and_gamma_merge_into_one_constant() -> None:
     """C = exp(-beta)/gamma, which the paper's Eq. 3 misprints."""
     scores = np.linspace(-3, 0, 7)
-    given = ConSmax().reference(scores, beta=1.2, gamma=7.0)
-    assert np.allclose(given, np.exp(-1.2) / 7.0 * np.exp(scores), rtol=1e-13)
+    result = ConSmax().reference(scores, beta=1.2, gamma=7.0)
+    assert np.allclose(result, np.exp(-1.2) / 7.0 * np.exp(scores), rtol=1e-13)
 
 
 def test_rows_of_keys_over_e_sum_to_one() -> None:
@@ -39,15 +39,27 @@ def test_rows_of_keys_over_e_sum_to_one() -> None:
     assert torch.allclose(rows, torch.full((3,), np.e))
 
 
-def test_what_its_module_refuses() -> None:
+def test_calibration_that_does_not_fit_the_heads_is_refused() -> None:
+    with pytest.raises(ValueError, match="scale must be a single number or 2 of them, one per head, got 3"):
+        ConSmax().module(heads=2, scale=[0.1, 0.2, 0.3])
+    with pytest.raises(ValueError, match="largest must be a single number, got 2"):
+        ConSmax(share="layer").module(heads=2, largest=[0.1, 0.2])
+    with pytest.raises(ValueError, match="built for one head, so beta must be a single number"):
+        ConSmax().constants(beta=[1.0, 2.0], gamma=3.0)
+
+
+def test_invalid_heads_and_gamma_are_refused() -> None:
+    for heads in (0, 2.0, True):
+        with pytest.raises(ValueError, match="heads must be a whole number, 1 or more, or None"):
+            ConSmax().module(heads=heads)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="this module has 4 heads"):
         ConSmax().module(heads=4)(torch.zeros(2, 3, 5, 5))
-    with pytest.raises(ValueError, match="positive gamma"):
+    with pytest.raises(ValueError, match="positive, finite gamma"):
         ConSmax().module(gamma=-1.0)
 
 
 @pytest.mark.parametrize("tables", ["split", "shift", "whole"])
-def test_it_is_calibrated_head_by_head_with_the_scales_that_its_tables_take(tables: str) -> None:
+def test_calibration_is_per_head_with_the_scales_that_the_tables_support(tables: str) -> None:
     spec = ConSmax.from_json({"schema": 1, "method": "consmax", "tables": tables})
     module = spec.module(heads=2, mode="integer").eval()
     scores = torch.randn(3, 2, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -62,7 +74,7 @@ def test_it_is_calibrated_head_by_head_with_the_scales_that_its_tables_take(tabl
     assert torch.equal(module(scores), spec.decode(spec.golden(codes, None, constants), constants).float())
 
 
-def test_no_gradient_at_its_ceiling() -> None:
+def test_no_gradient_at_the_ceiling() -> None:
     module = ConSmax().module(beta=0.0, gamma=1.0)
     scores = torch.tensor([[-2.0, 3.0]], requires_grad=True)
     module(scores).sum().backward()  # type: ignore[no-untyped-call]
@@ -91,14 +103,14 @@ def test_constants_follow_the_parameters() -> None:
     assert module.constants != before
 
 
-def test_it_keeps_its_resolution_for_small_probabilities() -> None:
+def test_small_probabilities_keep_their_resolution() -> None:
     for table in (FP16, Float(4, 10)):
         spec = ConSmax(table_format=table)
         for largest, scale in ((2.0**-20, 0.5), (2.0**-8, 0.5), (2.0**-8, 1 / 16)):
             constants = spec.constants(beta=0.0, gamma=1 / largest, scale=scale, largest=largest)
             codes = np.arange(-128, 1)
-            given = spec.decode(spec.golden(codes, None, constants), constants)
-            assert np.abs(given - np.exp(codes * scale) * largest).max() <= 1.01 * largest / 256
+            result = spec.decode(spec.golden(codes, None, constants), constants)
+            assert np.abs(result - np.exp(codes * scale) * largest).max() <= 1.01 * largest / 256
 
 
 @pytest.mark.parametrize(
@@ -116,7 +128,7 @@ def test_split_tables_have_the_stated_error(table: str, product_bits: int, expec
         }
     )
     codes = np.arange(-128, 128)
-    # Each code with an output range of its own, so that only the tables' error is left.
+    # Each code has its own output range, so that only the error of the tables remains.
     errors = []
     for code in codes:
         value = np.exp(code / 16)
@@ -143,10 +155,10 @@ def test_split_tables_have_the_stated_error(table: str, product_bits: int, expec
     ],
     ids=["folded", "multiplied", "shift"],
 )
-def test_tables_are_as_far_from_the_exactly_rounded_value_as_stated(
+def test_errors_against_the_exactly_rounded_value_are_as_stated(
     changes: dict[str, Any], expected: dict[Fixed | Float, tuple[int, int]]
 ) -> None:
-    """The largest distance in output LSBs, and how many of all codes are off; `docs/methods.md` has these figures."""
+    """The largest error in output LSBs, and the number of codes that are off; `docs/methods.md` has these figures."""
     codes, whole = np.arange(-128, 128), ConSmax(tables="whole")
     for entry, figures in expected.items():
         spec = ConSmax(table_format=entry, **changes)
@@ -161,14 +173,14 @@ def test_a_whole_table_is_the_reference_rounded_once() -> None:
     constants = spec.constants(beta=0.0, gamma=2.0)
     codes = np.arange(-128, 128)
     value = np.minimum(np.exp(codes / 16) / 2.0, 3.0) * 2.0**constants.output_fraction_bits
-    given = spec.golden(codes, None, constants)
-    assert (given == np.minimum(np.round(value), constants.limit)).all()
+    result = spec.golden(codes, None, constants)
+    assert (result == np.minimum(np.round(value), constants.limit)).all()
     assert (constants.low, constants.exponent, len(constants.high)) == ((), 0, 256)
 
 
 @pytest.mark.parametrize("bits", range(4, 13))
 @pytest.mark.parametrize("constant", ["folded", "multiplied"])
-def test_fixed_tables_are_scaled_to_fit_and_cut_where_the_result_saturates(bits: int, constant: str) -> None:
+def test_fixed_point_tables_are_scaled_to_fit_and_clipped_where_the_result_saturates(bits: int, constant: str) -> None:
     spec = ConSmax.from_json(
         {"schema": 1, "method": "consmax", "table_format": f"UQ(0,{bits})", "constant": constant, "beta0": 0.0}
     )
@@ -178,15 +190,15 @@ def test_fixed_tables_are_scaled_to_fit_and_cut_where_the_result_saturates(bits:
     high = np.array(constants.high)[[*range(8, 16), *range(8)]]  # from the lowest score up
     assert high.max() == top
     assert (np.diff(high) >= 0).all()
-    # Codes 64 and up have high entries of exp(4) / 24 = 2.3 and more; exp(3) / 24 = 0.84 does not saturate.
+    # Codes from 64 up have high entries of at least exp(4) / 24 = 2.3; exp(3) / 24 = 0.84 does not saturate.
     assert [code == top for code in constants.high[:8]] == [False] * 4 + [True] * 4
-    given = spec.golden(np.arange(64, 128), None, constants)
-    assert (given >= constants.limit - 1 - (constant == "multiplied") * (256 >> bits)).all()
+    result = spec.golden(np.arange(64, 128), None, constants)
+    assert (result >= constants.limit - 1 - (constant == "multiplied") * (256 >> bits)).all()
 
 
 @pytest.mark.parametrize("tables", ["folded", "multiplied", "16 bits", "shift"])
 def test_the_exact_product_never_overflows(tables: str) -> None:
-    """The widest entries in all places, at every shift, against Python's integers."""
+    """The largest entries in all tables, at every shift, against Python integers."""
     changes: dict[str, dict[str, Any]] = {
         "folded": {"table_format": UQ(0, 12), "output_bits": 24},
         "multiplied": {"table_format": UQ(0, 11), "output_bits": 24, "constant": "multiplied"},
@@ -238,13 +250,13 @@ HALVES = ConSmax(bits=16, constant="multiplied", table_format=UQ(0, 9))
 
 @pytest.mark.slow
 @verilator
-def test_halves_of_sixteen_bits_together_and_apart() -> None:
+def test_halves_of_a_16_bit_unit_joined_and_apart() -> None:
     unit = HALVES.unit(lanes=2, max_row=9, apart=True)
     agrees(unit, [unit.spec.examples()[0], Halves(*unit.half.examples()[1:])])
 
 
 @verilator
-def test_halves_that_part_and_join_all_the_time() -> None:
+def test_halves_that_switch_between_joined_and_apart_continually() -> None:
     unit = HALVES.unit(lanes=2, max_row=9, apart=True)
     halves = unit.half.examples()
     loaded_often(unit, [unit.spec.examples()[0], Halves(*halves[:2]), unit.spec.examples()[1], Halves(*halves[1:])])
@@ -252,7 +264,7 @@ def test_halves_that_part_and_join_all_the_time() -> None:
 
 @pytest.mark.slow
 @verilator
-def test_writes_that_do_not_wait_for_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_writes_that_do_not_wait_for_rows_are_detected(monkeypatch: pytest.MonkeyPatch) -> None:
     spec, sizes = BY_METHOD["consmax"].narrow["consmax fixed"]
     loaded_often(spec.unit(**sizes))
     busy = ("port.ready.eq(~inside & ~busy)", "port.ready.eq(~inside)")
@@ -261,10 +273,10 @@ def test_writes_that_do_not_wait_for_rows(monkeypatch: pytest.MonkeyPatch) -> No
         loaded_often(spec.unit(**sizes))
 
 
-def test_constants_of_several_heads() -> None:
+def test_a_unit_refuses_the_constants_of_several_heads() -> None:
     spec = ConSmax()
     several = type(spec.constants()).stack(spec.examples())
-    message = r"takes the constants of one head, not of 3; constants\.of_head\(0\) is the first"
+    message = r"requires the constants of one head, got those of 3; select one, e\.g\. constants\.of_head\(0\)"
     with pytest.raises(ValueError, match=message):
         spec.unit(constants=several)
     with pytest.raises(ValueError, match=message):
@@ -272,11 +284,11 @@ def test_constants_of_several_heads() -> None:
     assert spec.unit(constants=several.of_head(1)).constants == spec.examples()[1]
 
 
-def test_constants_that_cannot_be_loaded() -> None:
+def test_constants_that_cannot_be_loaded_are_refused() -> None:
     spec = ConSmax(bits=16)
     apart = Halves(*ConSmax().examples()[:2])
-    with pytest.raises(ValueError, match="has no port to load constants through; build it without constants"):
+    with pytest.raises(ValueError, match="has no port to load constants; build it with constants=None"):
         ConSmax().unit(constants=ConSmax().constants()).writes(ConSmax().constants())
-    with pytest.raises(ValueError, match="halves cannot be used apart; build it with apart=True"):
+    with pytest.raises(ValueError, match="halves of this unit cannot work apart; build it with apart=True"):
         spec.unit().writes(apart)
     assert spec.unit(apart=True).writes(apart)

@@ -1,4 +1,4 @@
-"""Exact softmax alone: its reference, its exponential, and its bound."""
+"""Exact softmax only: its reference, exponential and error bound."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from softmaxkit.masks import exact_softmax
 from softmaxkit.methods.exact.golden import exponential, fixed_point
 
 
-def test_its_reference_is_softmax() -> None:
+def test_the_reference_is_softmax() -> None:
     scores = np.random.default_rng(0).normal(size=(5, 9)) * 5
     assert (Exact().reference(scores) == exact_softmax(scores)).all()
 
 
-def test_the_bound_is_close_for_long_rows() -> None:
+def test_the_bound_is_tight_for_long_rows() -> None:
     spec = Exact()
     codes = spec.encode(np.zeros((1, 8192)), spec.constants())
     assert spec.error_bound(codes, None, spec.constants()).max() < 2 / 8192

@@ -1,4 +1,4 @@
-"""EXAQ alone: its levels, its three ways to sum, gradients through steps, and results made serially."""
+"""EXAQ only: levels, the three accumulators, straight-through gradients, serial results, and clips per head."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from softmaxkit.methods.exaq.golden import ACCUMULATORS
 pytestmark = pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")
 
 
-def test_what_differs_is_said() -> None:
+def test_variants_name_the_differences() -> None:
     assert Exaq(bits=3, clip="searched", scores=Q(5, 3)).variant == "3 bits, searched clip, scores=Q(5,3)"
 
 
 def test_levels_are_rounded_to_nearest_ties_to_even() -> None:
     spec = Exaq(bits=2)
-    distance = np.array([0.0, -0.5, -1.0, -1.5, -2.0, -2.5, -3.0, -7.0])  # clip -3: levels at -3, -2, -1, 0
-    given = spec.reference(distance, clip=-3.0)
-    levels = np.round(np.log(given / given[0]) + 3)
+    distance = np.array([0.0, -0.5, -1.0, -1.5, -2.0, -2.5, -3.0, -7.0])  # with clip -3, levels are -3, -2, -1, 0
+    result = spec.reference(distance, clip=-3.0)
+    levels = np.round(np.log(result / result[0]) + 3)
     assert levels.tolist() == np.round(np.clip(distance, -3, 0) + 3).tolist()
 
 
@@ -46,7 +46,7 @@ def test_the_three_accumulators_are_equal() -> None:
             assert (sums[0] == sums[2]).all()
 
 
-def test_a_flipped_table_bit_is_seen() -> None:
+def test_a_flipped_table_bit_is_detected() -> None:
     spec = Exaq(bits=3)
     constants = spec.constants(clip=-6.0)
     codes = spec.encode(np.random.default_rng(0).normal(size=(200, 64)) * 2, constants)
@@ -54,7 +54,7 @@ def test_a_flipped_table_bit_is_seen() -> None:
     assert (spec.golden(codes, None, flipped) != spec.golden(codes, None, constants)).any()
 
 
-def test_no_gradient_below_the_clip_and_one_that_passes_through_rounding() -> None:
+def test_gradients_pass_through_rounding_but_not_below_the_clip() -> None:
     module = Exaq(bits=2).module(clip=-3.0)
     scores = torch.tensor([[0.0, -0.6, -9.0]], requires_grad=True)
     result = module(scores)
@@ -73,25 +73,25 @@ def test_float32_rounds_ties_as_the_reference_does() -> None:
     scores = torch.randint(-24, 25, (500, 32), generator=generator) / 4
     for bits in (2, 3, 4):
         for clip in (-3.0, -6.0, -9.0):
-            given = Exaq(bits=bits).module(clip=clip)(scores)  # type: ignore[arg-type]
+            result = Exaq(bits=bits).module(clip=clip)(scores)  # type: ignore[arg-type]
             truth = Exaq(bits=bits).reference(scores.numpy(), clip=clip)  # type: ignore[arg-type]
-            assert np.abs(given.numpy() - truth).max() < 1e-6
+            assert np.abs(result.numpy() - truth).max() < 1e-6
 
 
-def test_frozen_constants_alone_run_integers_and_ask_for_the_clip_in_float() -> None:
+def test_frozen_constants_suffice_for_integer_mode_but_float_mode_requires_the_clip() -> None:
     module = Exaq().module(mode="integer").eval()
     module.freeze(Exaq().constants(clip=-5.0))
     with torch.no_grad():
         assert torch.equal(module(torch.zeros(1, 2)), torch.full((1, 2), 0.5))
     module.mode = "float"
-    with pytest.raises(ValueError, match="needs its clip"):
+    with pytest.raises(ValueError, match="requires clip"):
         module(torch.zeros(3))
 
 
-def test_the_clip_is_asked_for() -> None:
+def test_a_missing_or_positive_clip_is_refused() -> None:
     with pytest.raises(ValueError, match=r"clip.* softmaxkit\.calibrate"):
         softmaxkit.softmax(torch.zeros(2, 3), Exaq())
-    with pytest.raises(ValueError, match="negative and finite"):
+    with pytest.raises(ValueError, match="must be negative and finite"):
         softmaxkit.softmax(torch.zeros(2, 3), Exaq(), clip=1.0)
 
 
@@ -111,7 +111,7 @@ SERIAL: list[tuple[Exaq, dict[str, Any], int]] = [
     (dataclasses.replace(NARROW, reciprocal_segments=1, output=UQ(1, 20)), {"max_row": 128, "storage": "memory"}, 1),
     (dataclasses.replace(NARROW, reciprocal_segments=256), {"max_row": 128, "storage": "memory"}, 1),
 ]
-"""Units that make a row's results serially, and the bits a cycle."""
+"""Units that compute a row's results serially: spec, sizes, and bits per cycle."""
 
 
 @verilator
@@ -120,7 +120,7 @@ SERIAL: list[tuple[Exaq, dict[str, Any], int]] = [
     ("spec", "sizes", "digit"),
     [pytest.param(*serial, marks=pytest.mark.slow if at else []) for at, serial in enumerate(SERIAL)],
 )
-def test_results_made_serially(spec: Exaq, sizes: dict[str, Any], digit: int, baked: bool) -> None:
+def test_serial_results(spec: Exaq, sizes: dict[str, Any], digit: int, baked: bool) -> None:
     unit = spec.unit(constants=spec.constants(clip=-3.0) if baked else None, **{"lanes": 1, **sizes})
     assert unit.passes.digit == digit
     agrees(unit)
@@ -128,7 +128,7 @@ def test_results_made_serially(spec: Exaq, sizes: dict[str, Any], digit: int, ba
         counts_hold(unit)
 
 
-def test_results_are_made_serially_where_a_row_takes_longer() -> None:
+def test_results_are_serial_if_a_row_takes_longer() -> None:
     spec = Exaq()
     assert [spec.unit(lanes=lanes).passes is None for lanes in (1, 2, 3, 16)] == [False, False, True, True]
     assert [spec.unit(lanes=1, max_row=length).interval(1) for length in (60, 100, 200)] == [4, 70, 128]
@@ -136,9 +136,9 @@ def test_results_are_made_serially_where_a_row_takes_longer() -> None:
 
 
 @pytest.mark.parametrize("constants", [{"exponentials": (1, 2, 3, 32767)}, {"thresholds": (-9, -5, 1)}])
-def test_constants_that_make_less_of_the_maximum(constants: dict[str, Any]) -> None:
+def test_constants_that_map_the_maximum_to_less_than_one_are_refused(constants: dict[str, Any]) -> None:
     wrong = dataclasses.replace(Exaq().constants(clip=-5.0), **constants)
-    message = "whose last threshold is not above 0 and whose last exponential is 1, not"
+    message = "with a last threshold of at most 0 and a last exponential of at least 32768"
     with pytest.raises(ValueError, match=message):
         Exaq().unit(constants=wrong)
     with pytest.raises(ValueError, match=message):
@@ -146,7 +146,7 @@ def test_constants_that_make_less_of_the_maximum(constants: dict[str, Any]) -> N
 
 
 def head_scores(seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Return scores of 3 heads that spread differently, (2, 3, 40, 40), and a causal mask."""
+    """Return scores of 3 heads with different spread, (2, 3, 40, 40), and a causal mask."""
     spread = torch.tensor([0.5, 2.0, 6.0])[:, None, None]
     scores = spread * torch.randn(2, 3, 40, 40, generator=torch.Generator().manual_seed(seed))
     return scores, torch.ones(40, 40, dtype=torch.bool).tril()
@@ -154,7 +154,7 @@ def head_scores(seed: int = 0) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("scale", ["format", "calibrated"])
 @pytest.mark.parametrize("mode", ["float", "integer"])
-def test_heads_with_clips_of_their_own_are_each_a_layer(mode: str, scale: str) -> None:
+def test_heads_with_their_own_clips_equal_single_layers(mode: str, scale: str) -> None:
     scores, mask = head_scores()
     spec = Exaq(bits=3, clip="searched", share="head", scale=scale)  # type: ignore[arg-type]
     module = spec.module(heads=3, mode=mode)
@@ -169,13 +169,13 @@ def test_heads_with_clips_of_their_own_are_each_a_layer(mode: str, scale: str) -
         of_head.observe(scores[:, head], mask.expand_as(scores[:, head]))
         alone.adopt(of_head.finish())
         assert alone.calibration == module.calibration_of(head)
-        # In float the layer runs by a kernel, and the heads by torch: each within two roundings of 1.
+        # In float mode a kernel runs the layer, and torch the heads: each within two roundings of 1.
         assert torch.allclose(whole[:, head], alone(scores[:, head], mask), atol=0 if mode == "integer" else 2.0**-22)
         assert module.constants.of_head(head) == alone.constants
 
 
 def sink_attention() -> tuple[Tensor, Tensor, Tensor]:
-    """Return scores, a mask and values of attention with a sink: all rows look at the first key, whose value is 0."""
+    """Return scores, mask and values of attention with a sink: all rows attend to the first key, whose value is 0."""
     generator = torch.Generator().manual_seed(0)
     scores = torch.randn(1, 2, 200, 200, generator=generator)
     scores[..., 0] += 7
@@ -184,7 +184,7 @@ def sink_attention() -> tuple[Tensor, Tensor, Tensor]:
     return scores, torch.ones(200, 200, dtype=torch.bool).tril(), values
 
 
-def test_a_clip_searched_on_the_output_serves_the_output() -> None:
+def test_a_clip_searched_on_the_output_reduces_its_error() -> None:
     scores, mask, values = sink_attention()
     attended = mask.expand_as(scores)
     truth = masked_softmax(scores, attended) @ values
@@ -192,25 +192,25 @@ def test_a_clip_searched_on_the_output_serves_the_output() -> None:
     for clip in ("searched", "output"):
         module = Exaq(bits=2, clip=clip).module()  # type: ignore[arg-type]
         calibrator = module.calibrator()
-        given = calibrator.observe(scores, attended, values)
-        assert torch.equal(given, masked_softmax(scores, attended))
+        probabilities = calibrator.observe(scores, attended, values)
+        assert torch.equal(probabilities, masked_softmax(scores, attended))
         module.adopt(calibrator.finish())
         errors[clip] = torch.linalg.vector_norm(module(scores, mask) @ values - truth, dim=-1).sum()
         clips[clip] = module.calibration["clip"]
     assert clips["output"] != clips["searched"]
     assert errors["output"] < 0.9 * errors["searched"]
-    with pytest.raises(ValueError, match="takes its values: calibrate a model"):
+    with pytest.raises(ValueError, match="requires values: calibrate a model"):
         Exaq(clip="output").module().calibrator().observe(scores, attended)
 
 
-def test_a_model_gives_its_values_to_calibration() -> None:
+def test_calibration_of_a_model_observes_its_values() -> None:
     tokens = torch.randint(0, 100, (4, 20), generator=torch.Generator().manual_seed(0))
     model = softmaxkit.apply(tiny_model("llama"), Exaq(bits=2, clip="output", share="head"))
     softmaxkit.calibrate(model, [tokens])
     assert all(len(module.calibration["clip"]) == 4 for module in softmaxkit.layers(model).values())
 
 
-def test_golden_of_heads_is_what_the_kernel_computes() -> None:
+def test_golden_of_several_heads_equals_the_kernel() -> None:
     scores, mask = head_scores(1)
     module = Exaq(bits=2, share="head").module(heads=3, mode="integer", clip=[-2.0, -5.0, -9.0])
     with torch.no_grad():
@@ -238,9 +238,18 @@ def test_clips_of_heads_survive_a_checkpoint(tmp_path: Path) -> None:
 
 
 def test_clips_that_do_not_fit_the_heads_are_refused() -> None:
-    with pytest.raises(ValueError, match="clip is one number for these 2 heads, not 3"):
+    with pytest.raises(ValueError, match="clip must be a single number or 2 of them, one per head, got 3"):
         Exaq(share="head").module(heads=2, clip=[-1.0, -2.0, -3.0])
-    with pytest.raises(ValueError, match="clip is one number for these 2 heads, not 2"):
+    with pytest.raises(ValueError, match="clip must be a single number, got 2"):
         Exaq().module(heads=2, clip=[-1.0, -2.0])
-    with pytest.raises(ValueError, match="one clip here, not one for each of 2 heads"):
+    with pytest.raises(ValueError, match=r"built for one head, so clip must be a single number, got shape \(2,\)"):
         Exaq(share="head").constants(clip=[-1.0, -2.0])
+
+
+@pytest.mark.parametrize("kind", [tuple, np.array, torch.tensor])
+def test_clips_of_heads_may_be_sequences_arrays_or_tensors(kind: Any) -> None:
+    scores, mask = head_scores()
+    clips = [-2.0, -5.0, -9.0]
+    module, expected = (Exaq(share="head").module(heads=3, clip=each) for each in (kind(clips), clips))
+    assert torch.equal(module(scores, mask), expected(scores, mask))
+    assert torch.equal(module.calibrated, expected.calibrated)

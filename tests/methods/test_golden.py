@@ -1,4 +1,4 @@
-"""Golden: NumPy and torch alike, within its derived bound of reference, and the same however rows are laid out."""
+"""Golden models: equal on NumPy and torch, within the derived bound of the reference, independent of layout."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ every_case = pytest.mark.parametrize("case", CASES, ids=str)
 
 
 def rows(spread: float, keys: int, seed: int = 0) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Return 200 rows of scores and masks; some rows are all masked, have ties only, or one key."""
+    """Return 200 rows of scores and masks; some rows are fully masked, have only ties, or one attended key."""
     rng = np.random.default_rng([seed, keys, int(spread * 100)])
     scores = rng.normal(size=(200, keys)) * spread
     mask = rng.random((200, keys)) < rng.choice([0.2, 0.8, 1.0], size=(200, 1))
@@ -32,11 +32,11 @@ def test_golden_is_within_its_bound_of_reference(case: Case, spread: float) -> N
     for keys in LENGTHS:
         scores, mask = rows(spread, keys)
         codes = spec.encode(scores, constants)
-        given = spec.decode(spec.golden(codes, mask, constants), constants)
+        result = spec.decode(spec.golden(codes, mask, constants), constants)
         truth = spec.reference(spec.score_values(codes, constants), mask, **parameters)
         bound = spec.error_bound(codes, mask, constants, **parameters)
-        assert (np.abs(given - truth) <= bound * (1 + 1e-9)).all()
-        assert (given[~mask] == 0).all()
+        assert (np.abs(result - truth) <= bound * (1 + 1e-9)).all()
+        assert (result[~mask] == 0).all()
         assert (bound[~mask] == 0).all()
 
 
@@ -58,12 +58,12 @@ def test_numpy_and_torch_give_equal_integers(case: Case) -> None:
         scores, mask = rows(4.0, keys)
         codes = spec.encode(scores, constants)
         assert (spec.encode(torch.tensor(scores), constants).numpy() == codes).all()
-        given = spec.golden(codes, mask, constants)
-        assert given.dtype == np.int64
+        array = spec.golden(codes, mask, constants)
+        assert array.dtype == np.int64
         tensor = spec.golden(torch.tensor(codes), torch.tensor(mask), constants)
-        assert (tensor.numpy() == given).all()
+        assert (tensor.numpy() == array).all()
         decoded = spec.decode(tensor, constants)
-        assert (decoded.numpy() == spec.decode(given, constants)).all()
+        assert (decoded.numpy() == spec.decode(array, constants)).all()
 
 
 @every_case
@@ -77,7 +77,7 @@ def test_layout_never_changes_an_integer(case: Case) -> None:
     ).all()
     for row in (0, 12, 100):
         assert (spec.golden(codes[row], mask[row], constants) == whole[row]).all()
-    # Masked keys at the end are as if they were not there.
+    # Masked keys at the end do not change the result.
     longer = np.concatenate([codes, codes[:, ::-1]], axis=1)
     attended = np.concatenate([mask, np.zeros_like(mask)], axis=1)
     assert (spec.golden(longer, attended, constants)[:, :40] == whole).all()
@@ -102,7 +102,7 @@ def test_narrow_integers_are_widened(case: Case) -> None:
 
 
 @every_case
-def test_the_order_of_keys_changes_results_where_the_cases_say_so_and_nowhere_else(case: Case) -> None:
+def test_results_depend_on_the_order_of_keys_only_as_stated_by_the_cases(case: Case) -> None:
     spec, constants = case.spec, case.constants
     scores, mask = rows(4.0, 256)
     order = np.random.default_rng(0).permutation(256)

@@ -1,4 +1,4 @@
-"""The torch modules: equal to golden in every bit, right gradients, NaN, masks, halves and dimensions."""
+"""The torch modules: bit-exact to golden, with correct gradients, NaN, masks, half precision and dimensions."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_integer_mode_equals_golden_over_many_scores(case: Case, rows: int) -> N
 
 @st.composite
 def hard_rows(draw: st.DrawFn) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows that break things: empty, one key, all masked, ties, extremes, up to 5000 keys."""
+    """Draw difficult rows: empty, one key, fully masked, ties, extremes, up to 5000 keys."""
     keys = draw(st.one_of(st.integers(0, 40), st.sampled_from([255, 256, 257, 1000, 5000])))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
     scores = torch.randn(2, keys, generator=generator) * draw(st.sampled_from([0.0, 0.1, 3.0, 30.0, 1e4, 1e30]))
@@ -59,7 +59,7 @@ def hard_rows(draw: st.DrawFn) -> tuple[torch.Tensor, torch.Tensor]:
     return scores, mask
 
 
-def see_hard_rows(case: Case, rows: tuple[torch.Tensor, torch.Tensor]) -> None:
+def check_hard_rows(case: Case, rows: tuple[torch.Tensor, torch.Tensor]) -> None:
     scores, mask = rows
     module, spec = module_of(case, "integer"), case.spec
     result = module(scores, mask)
@@ -79,7 +79,7 @@ def see_hard_rows(case: Case, rows: tuple[torch.Tensor, torch.Tensor]) -> None:
 @settings(max_examples=15, deadline=None)
 @given(rows=hard_rows())
 def test_hard_rows(case: Case, rows: tuple[torch.Tensor, torch.Tensor]) -> None:
-    see_hard_rows(case, rows)
+    check_hard_rows(case, rows)
 
 
 @pytest.mark.slow
@@ -87,7 +87,7 @@ def test_hard_rows(case: Case, rows: tuple[torch.Tensor, torch.Tensor]) -> None:
 @settings(max_examples=200, deadline=None)
 @given(rows=hard_rows())
 def test_more_hard_rows(case: Case, rows: tuple[torch.Tensor, torch.Tensor]) -> None:
-    see_hard_rows(case, rows)
+    check_hard_rows(case, rows)
 
 
 @every_case
@@ -126,7 +126,7 @@ def gradient(case: Case, scores: torch.Tensor, mode: str) -> torch.Tensor:
 def test_integer_gradients_are_those_of_the_float_form_where_nothing_saturates(case: Case) -> None:
     scores = normal(20, 16)
     integer, floating = (gradient(case, scores, mode) for mode in ("integer", "float"))
-    # A native kernel rounds otherwise than torch: exp and sums of 16 terms, a few units in the last place.
+    # A native kernel rounds differently from torch: exp and sums of 16 terms, a few units in the last place.
     assert torch.allclose(integer, floating, rtol=1e-5, atol=1e-7)
 
 
@@ -162,7 +162,7 @@ def test_infinity_is_as_in_torch_softmax(case: Case, mode: str) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 @every_method
-def test_dtypes_come_back(case: Case, dtype: torch.dtype) -> None:
+def test_results_have_the_dtype_of_the_scores(case: Case, dtype: torch.dtype) -> None:
     scores = normal(4, 9).to(dtype)
     for mode in ("float", "integer"):
         module = module_of(case, mode)
@@ -182,7 +182,7 @@ def test_any_dimension(case: Case) -> None:
 
 
 @every_method
-def test_frozen_constants_hold_until_the_module_trains(case: Case) -> None:
+def test_frozen_constants_are_used_until_the_module_trains(case: Case) -> None:
     module, other = module_of(case, "integer"), case.spec.examples()[-1]
     own = module.constants
     module.freeze(other)
@@ -194,7 +194,7 @@ def test_frozen_constants_hold_until_the_module_trains(case: Case) -> None:
 @both_modes
 @every_method
 def test_the_module_compiles(case: Case, mode: str) -> None:
-    torch.compiler.reset()  # else one after the other counts as a recompilation, of which there is a limit
+    torch.compiler.reset()  # otherwise each case counts towards the limit on recompilations
     scores, module = normal(2, 4, 8, 8), module_of(case, mode, heads=4)
     compiled = torch.compile(module, backend="eager", fullgraph=mode == "float")
     assert torch.equal(compiled(scores), module(scores))
@@ -211,7 +211,7 @@ def test_one_call_for_tensors_and_arrays(case: Case, mode: str) -> None:
     assert (array == tensor.detach().numpy()).all()
 
 
-def test_one_call_like_torch_softmax() -> None:
+def test_one_call_equals_torch_softmax() -> None:
     scores = normal(4, 7)
     assert torch.allclose(softmaxkit.softmax(scores, BASELINE), torch.softmax(scores, -1))
     assert np.allclose(softmaxkit.softmax([0.0, 0.0], BASELINE), 0.5)
@@ -220,27 +220,27 @@ def test_one_call_like_torch_softmax() -> None:
 def test_numpy_masks_of_any_layout() -> None:
     mask = np.array([True, False, True, True])[::-1]
     assert np.allclose(softmaxkit.softmax(np.zeros(4), BASELINE, mask=mask), mask / 3)
-    with pytest.raises(TypeError, match="a mask is a boolean tensor"):
+    with pytest.raises(TypeError, match="the mask must be a boolean torch tensor"):
         BASELINE.module()(torch.zeros(4), mask)
 
 
-def test_bad_input_is_refused_with_the_remedy() -> None:
+def test_invalid_input_is_refused_with_a_remedy() -> None:
     scores, spec_class = torch.zeros(2, 3), type(BASELINE)
     with pytest.raises(ValueError, match=r"mask of shape \(2, 4\) does not broadcast to scores of shape \(2, 3\)"):
         softmaxkit.softmax(scores, BASELINE, mask=torch.ones(2, 4, dtype=torch.bool))
     with pytest.raises(ValueError, match="a mask is boolean"):
         softmaxkit.softmax(scores, BASELINE, mask=torch.zeros(2, 3))
-    with pytest.raises(TypeError, match="scores are floating"):
+    with pytest.raises(TypeError, match=r"scores (are|must be) floating"):
         softmaxkit.softmax(torch.zeros(2, 3, dtype=torch.long), BASELINE)
-    with pytest.raises(TypeError, match="scores are floating"):
+    with pytest.raises(TypeError, match=r"scores (are|must be) floating"):
         softmaxkit.softmax(np.zeros(3, np.int64), BASELINE)
-    with pytest.raises(TypeError, match=rf"give a spec, {spec_class.__name__}\(\), not the class"):
+    with pytest.raises(TypeError, match=rf"pass a spec, {spec_class.__name__}\(\), not the class"):
         softmaxkit.softmax(scores, spec_class)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match=r"a spec is made as softmaxkit.Softermax\(\)"):
+    with pytest.raises(TypeError, match=r"expected a spec such as softmaxkit.Softermax\(\)"):
         softmaxkit.softmax(scores, "exact")  # type: ignore[arg-type]
     with pytest.raises(AttributeError, match=f"did you mean '{spec_class.__name__}'"):
         getattr(softmaxkit, spec_class.__name__.upper())
-    with pytest.raises(ValueError, match="mode is 'float', 'integer' or 'fused'"):
+    with pytest.raises(ValueError, match="mode must be 'float', 'integer' or 'fused', got 'int'"):
         BASELINE.module(mode="int")
     with pytest.raises(TypeError, match="no parameter 'other'"):
         softmaxkit.softmax(scores, BASELINE, other=-1.0)

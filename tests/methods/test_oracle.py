@@ -1,4 +1,4 @@
-"""Golden equals the independent oracles, `==`: on some rows of every case, in the slow tests on 100,000 a method."""
+"""Golden models equal independent oracles, by `==`: on some rows of every case, or 100,000 per method when slow."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from softmaxkit import Spec
 from softmaxkit.methods.base.constants import Constants
 
 LENGTHS = {1: 60, 2: 100, 3: 120, 5: 170, 8: 170, 15: 100, 16: 90, 17: 90, 24: 60, 31: 15, 33: 15, 64: 6, 200: 4}
-"""Keys of a row, and how many rows of a thousand have that many."""
+"""Row lengths, and how many of a thousand rows have each."""
 QUICK = 0.06
-"""The part of a case's rows that the quick tests look at."""
+"""Fraction of a case's rows that the fast tests check."""
 SPREADS = (0.3, 2.0, 8.0, 40.0)
 CASES = [case for cases in BY_METHOD.values() for case in cases.oracle_cases]
 
@@ -28,7 +28,7 @@ class Design(NamedTuple):
 
 
 def draw_codes(rng: np.random.Generator, design: Design, rows: int, keys: int) -> Codes:
-    """Draw rows of each kind in turn: real scores, raw codes, ties, all equal, extremes."""
+    """Draw rows of several kinds, shuffled: real scores, raw codes, ties, all equal, extremes."""
     spec, cases = design.spec, BY_METHOD[design.spec.method]
     kinds: list[Codes] = []
     share = -(-rows // 8)
@@ -44,7 +44,7 @@ def draw_codes(rng: np.random.Generator, design: Design, rows: int, keys: int) -
 
 
 def draw_mask(rng: np.random.Generator, spec: Spec, rows: int, keys: int) -> Mask:
-    """Draw masks of each kind in turn: nothing, 20 to 80 %, everything, all but one key, whole slices masked."""
+    """Draw masks of several kinds in turn: none, 20 to 80 %, all, all but one key, whole slices masked."""
     width = int(getattr(spec, "slice_width", 16))
     kind = (np.arange(rows)[:, None] + rng.integers(10)) % 10
     random = rng.random((rows, keys)) < rng.uniform(0.2, 0.8, (rows, 1))
@@ -57,7 +57,7 @@ def draw_mask(rng: np.random.Generator, spec: Spec, rows: int, keys: int) -> Mas
 
 
 def batches(design: Design, count: int, seed: int) -> Iterator[tuple[Codes, Mask | None]]:
-    """Yield about `count` rows by their length, a fifth of them without a mask."""
+    """Yield about `count` rows, grouped by length; a fifth of them have no mask."""
     rng = np.random.default_rng(seed)
     for keys, of_a_thousand in LENGTHS.items():
         codes = draw_codes(rng, design, -(-of_a_thousand * count // 1000), keys)
@@ -68,7 +68,7 @@ def batches(design: Design, count: int, seed: int) -> Iterator[tuple[Codes, Mask
 
 
 def oracle_rows(design: Design, codes: Codes, mask: Mask | None) -> list[list[int]]:
-    """Return what golden has to give, from the oracle of the method; a row with nothing attended gives zeros."""
+    """Return the expected results from the oracle of the method; fully masked rows give zeros."""
     attended = np.ones(codes.shape, dtype=np.bool_) if mask is None else mask
     oracle = BY_METHOD[design.spec.method].oracle
     return [
@@ -78,7 +78,7 @@ def oracle_rows(design: Design, codes: Codes, mask: Mask | None) -> list[list[in
 
 
 def first_difference(ours: Design, theirs: Design, count: int, seed: int) -> str | None:
-    """Return the first row, drawn for the first design, where its golden is not the oracle of the second."""
+    """Return the first row drawn for `ours` for which its golden model differs from the oracle of `theirs`."""
     for codes, mask in batches(ours, count, seed):
         golden = ours.spec.golden(codes, mask, ours.constants)
         expected = oracle_rows(theirs, codes, mask)
@@ -100,7 +100,7 @@ def test_golden_equals_oracle(case: OracleCase, part: float) -> None:
 @pytest.mark.parametrize(
     ("spec", "change"), [changed for cases in BY_METHOD.values() for changed in cases.changed_specs], ids=str
 )
-def test_another_spec_is_noticed(spec: Spec, change: dict[str, Any]) -> None:
+def test_a_changed_spec_is_detected(spec: Spec, change: dict[str, Any]) -> None:
     changed, constants = dataclasses.replace(spec, **change), spec.examples()[0]
     ours, theirs = Design(changed, dataclasses.replace(constants, form=changed.constants_form)), Design(spec, constants)
     assert first_difference(ours, theirs, count=10_000, seed=0) is not None
@@ -111,7 +111,7 @@ def test_another_spec_is_noticed(spec: Spec, change: dict[str, Any]) -> None:
     [changed for cases in BY_METHOD.values() for changed in cases.changed_constants],
     ids=str,
 )
-def test_one_changed_constant_is_noticed(spec: Spec, field: str, entry: int | None) -> None:
+def test_a_changed_constant_is_detected(spec: Spec, field: str, entry: int | None) -> None:
     constants = spec.examples()[0]
     value = getattr(constants, field)
     changed = value - 1 if entry is None else (*value[:entry], value[entry] - 1, *value[entry + 1 :])
@@ -119,5 +119,5 @@ def test_one_changed_constant_is_noticed(spec: Spec, field: str, entry: int | No
     assert first_difference(Design(spec, other), Design(spec, constants), count=10_000, seed=0) is not None
 
 
-def test_all_thousand_rows_have_a_length() -> None:
+def test_row_lengths_add_up_to_a_thousand() -> None:
     assert sum(LENGTHS.values()) == 1000

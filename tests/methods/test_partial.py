@@ -1,4 +1,4 @@
-"""Rows in parts: any cut and any order of merging gives the whole row, of every method; and the blog post's mistake."""
+"""Partial rows: any split and merge order gives the whole row, for every method; and a blog post's mistake."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from softmaxkit.masks import exact_softmax
 
 
 class Rows(NamedTuple):
-    """Rows of float64 with values, and where they are cut."""
+    """Rows of float64 with values, and the parts into which they are split."""
 
     scores: NDArray[np.float64]
     mask: NDArray[np.bool_]
@@ -33,7 +33,7 @@ class Rows(NamedTuple):
 
 @st.composite
 def cut_rows(draw: st.DrawFn) -> Rows:
-    """Rows of 1 to 60 keys in 1 to 7 parts: close or far apart, some scores -inf, masked anyhow, the first wholly."""
+    """Draw rows of 1 to 60 keys in 1 to 7 parts, with small or large spread, some -inf, and the first fully masked."""
     keys, seed = draw(st.integers(1, 60)), draw(st.integers(0, 2**32))
     edges = [0, *sorted(draw(st.lists(st.integers(0, keys), max_size=6))), keys]
     rng = np.random.default_rng(seed)
@@ -45,7 +45,7 @@ def cut_rows(draw: st.DrawFn) -> Rows:
 
 
 def merged(empty: Any, rows: Rows, make: Callable[[Any], Any], with_values: bool = True) -> Any:
-    """Give each part to a state of its own, and merge the states in an order of chance."""
+    """Update one state per part, and merge the states in random order."""
     rng = random.Random(rows.seed)
     states = []
     for part in rows.parts:
@@ -71,27 +71,27 @@ def test_parts_merge_to_the_whole_row(case: Case, make: Callable[[Any], Any], ro
     whole = cases.whole_row(scores, mask)
     empty = case.spec.partial(**case.parameters, **{name: make(number) for name, number in whole.items()})
     truth = case.spec.reference(scores, mask, **case.parameters)
-    # A score of up to 400 in size is rounded a few times, by up to 2**-45: so much a power is off, relatively, with
-    # each of 7 parts. Torch takes what a module holds in float32.
+    # Scores of magnitude up to 400 are rounded a few times, by up to 2**-45, which is the relative error of a power in
+    # each of 7 parts. With torch, a module's parameters are float32.
     tolerance = max(1e-12, cases.float_tolerance if make is torch.as_tensor else 0.0)
     with torch.no_grad():
         state = merged(empty, rows, make)
         weighted, probabilities = state.result(), state.result(make(scores), make(mask))
-        alone = merged(empty, rows, make, with_values=False).result(make(scores), make(mask))
+        without_values = merged(empty, rows, make, with_values=False).result(make(scores), make(mask))
     scale = np.maximum(truth @ np.abs(values), 1)
     assert (np.abs(np.asarray(weighted) - truth @ values) <= tolerance * scale).all()
-    for given_ in (probabilities, alone):
-        assert np.abs(np.asarray(given_) - truth).max() <= tolerance * max(truth.max(), 1)
-        assert (np.asarray(given_)[~mask] == 0).all()
+    for result in (probabilities, without_values):
+        assert np.abs(np.asarray(result) - truth).max() <= tolerance * max(truth.max(), 1)
+        assert (np.asarray(result)[~mask] == 0).all()
     assert (np.asarray(weighted)[0, 0] == 0).all()
 
 
 @pytest.mark.parametrize("case", [case for case in DEFAULTS if BY_METHOD[case.spec.method].whole_row], ids=str)
-def test_what_partial_states_refuse(case: Case) -> None:
+def test_invalid_use_of_partial_states_is_refused(case: Case) -> None:
     spec, scores = case.spec, np.array([[0.5, 1.0]])
     whole = BY_METHOD[spec.method].whole_row(scores, scores == scores)  # type: ignore[misc]
     state = spec.partial(**case.parameters, **whole).update(scores)
-    with pytest.raises(ValueError, match=r"no values were given.*result\(scores\)"):
+    with pytest.raises(ValueError, match=r"no values were passed.*result\(scores\)"):
         state.result()
     for name in whole:
         with pytest.raises(ValueError, match=f"whole row.*{name}="):
@@ -99,6 +99,11 @@ def test_what_partial_states_refuse(case: Case) -> None:
         other = spec.partial(**case.parameters, **{name: whole[name] + 1}).update(scores)
         with pytest.raises(ValueError, match="do not merge"):
             state.merge(other)
+    for name, number in case.parameters.items():
+        other = spec.partial(**{**case.parameters, name: 1.5 * number}, **whole).update(scores)
+        with pytest.raises(ValueError, match="do not merge"):
+            state.merge(other)
+    state.merge(spec.partial(**case.parameters, **whole).update(scores))
 
 
 def test_updates_one_key_at_a_time() -> None:
@@ -111,7 +116,7 @@ def test_updates_one_key_at_a_time() -> None:
 
 
 def test_the_blog_posts_update_is_wrong() -> None:
-    """`d += exp(s - m'); d *= exp(m' - m)` rescales the new term too, with the sign flipped."""
+    """`d += exp(s - m'); d *= exp(m' - m)` also rescales the new term, and with the wrong sign."""
     results = []
     for start in (-math.inf, 1.0):
         highest, total = start, 0.0
@@ -133,7 +138,7 @@ def test_rows_without_an_attended_key_give_zeros() -> None:
 
 
 def test_integers_are_refused() -> None:
-    with pytest.raises(TypeError, match="scores are floating"):
+    with pytest.raises(TypeError, match="scores must be floating-point"):
         OnlineSoftmax().update(np.array([1, 2]))
     with pytest.raises(TypeError, match="logits are floating"):
         softmax_topk(torch.tensor([1, 2]), 1)
@@ -141,20 +146,20 @@ def test_integers_are_refused() -> None:
         softmax_topk(torch.zeros(3), 1, chunk=0)
 
 
-def test_halves_are_carried_as_float32() -> None:
+def test_half_precision_is_accumulated_in_float32() -> None:
     scores = torch.randn(4, 3000, generator=torch.Generator().manual_seed(0)).half()
     state = OnlineSoftmax().update(scores)
     assert state.total.dtype == torch.float32
     assert torch.allclose(state.result(scores).sum(-1), torch.ones(4), atol=1e-5)
 
 
-def test_mistakes_are_named() -> None:
+def test_misuse_is_refused_with_a_remedy() -> None:
     scores = np.zeros((2, 3))
     with pytest.raises(ValueError, match="has seen no scores"):
         OnlineSoftmax().result()
     with pytest.raises(ValueError, match=r"result\(scores\)"):
         OnlineSoftmax().update(scores).result()
-    with pytest.raises(ValueError, match="give values to every update"):
+    with pytest.raises(ValueError, match="pass values to every update"):
         OnlineSoftmax().update(scores).update(scores, values=np.zeros((2, 3, 1)))
 
 
@@ -169,7 +174,7 @@ def test_topk_equals_softmax_then_topk(size: int, k: int, chunk: int) -> None:
     assert torch.allclose(highest.values, expected.values, rtol=1e-5, atol=0)
 
 
-def test_topk_in_half_precision_and_bad_k() -> None:
+def test_topk_in_half_precision_and_invalid_k() -> None:
     logits = torch.randn(2, 100, generator=torch.Generator().manual_seed(0)).bfloat16()
     assert softmax_topk(logits, 5).values.dtype == torch.bfloat16
     for k in (0, 101):

@@ -1,4 +1,4 @@
-"""The rivals: what they are in real numbers, and that only who names them gets them; and the series of Exact."""
+"""The rivals: their mathematics, and that they run only when named; and the Taylor series of Exact."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from softmaxkit.tables import inverse_power_series, inverse_power_series_error
 pytestmark = pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")
 
 PAPER_TABLE = "255 206 167 135 109 88 71 57 46 38 30 25 20 16"
-"""The first entries of the table in the authors' published kernel for Arm."""
+"""The first entries of the table in the authors' published Arm kernel."""
 
 
-def test_all_stands_for_all_but_rivals() -> None:
+def test_all_means_all_except_rivals() -> None:
     assert [*ALL_METHODS, *RIVALS] == list(METHODS)
     assert RIVALS == ("index", "sigmoid")
     assert {spec.method for spec in chosen_specs(None, None)} == set(ALL_METHODS)
@@ -34,7 +34,7 @@ def test_the_table_of_the_paper() -> None:
     assert len(Index().exponentials) == 32
 
 
-def test_a_reciprocal_in_place_of_the_division_is_off_by_one_at_most() -> None:
+def test_a_reciprocal_instead_of_division_is_off_by_at_most_one() -> None:
     spec, rng = Index(), np.random.default_rng(0)
     constants = spec.constants()
     codes = spec.encode(rng.normal(0, 2, (2000, 64)), constants)
@@ -49,7 +49,7 @@ def test_a_reciprocal_in_place_of_the_division_is_off_by_one_at_most() -> None:
 
 
 def test_flat_rows_vanish_in_8_bits() -> None:
-    """Of more than 510 equal scores each has less than half of 1/255."""
+    """Each of more than 510 equal scores has a probability below half of 1/255."""
     codes = np.zeros((1, 511), np.int64)
     spec, wide = Index(), Index(output_bits=16)
     assert spec.decode(spec.golden(codes[:, :509], None, spec.constants()), spec.constants()).sum() > 1.9
@@ -57,7 +57,7 @@ def test_flat_rows_vanish_in_8_bits() -> None:
     assert abs(wide.decode(wide.golden(codes, None, wide.constants()), wide.constants()).sum() - 1) < 1e-2
 
 
-def test_a_row_of_equal_scores_sums_to_about_one_by_sigmoids() -> None:
+def test_sigmoids_of_equal_scores_sum_to_about_one() -> None:
     rows = softmaxkit.softmax(torch.zeros(2, 300), Sigmoid(), **Sigmoid().start(300)).sum(-1)
     # n / (n + 1)
     assert torch.allclose(rows, torch.full((2,), 300 / 301))
@@ -78,28 +78,28 @@ def test_a_fitted_bias_is_minus_the_mean_log_sum_of_each_head() -> None:
 
 
 @verilator
-def test_a_table_of_small_entries_alone_fills_its_results() -> None:
-    """Its constants are narrower than a result; with several lanes the others must not move down."""
+def test_a_whole_table_of_small_entries_keeps_the_result_width() -> None:
+    """Constant entries may be narrower than a result; results of further lanes must not shift down."""
     spec = ConSmax(tables="whole")
     agrees(spec.unit(lanes=2, constants=spec.constants(beta=5.0, gamma=100.0)))
 
 
 @pytest.mark.parametrize("segments", [1, 4, 16])
 @pytest.mark.parametrize("degree", [1, 2, 3, 5])
-def test_a_series_keeps_its_bound(degree: int, segments: int) -> None:
+def test_a_series_stays_within_its_bound(degree: int, segments: int) -> None:
     bits = 16
     series = inverse_power_series(degree, segments, 14, bits)
     x = np.arange(1 << 14)
-    found = series(x) / 2**bits
-    error = np.abs(found - 2.0 ** -(x / 2**14))
+    values = series(x) / 2**bits
+    error = np.abs(values - 2.0 ** -(x / 2**14))
     bound = inverse_power_series_error(degree, segments, bits) + 2.0 ** -(bits + 1)
     assert error.max() <= bound
-    assert error.max() > bound / 8  # the bound says something
-    assert found[0] == 1
-    assert found.min() >= 0.5
+    assert error.max() > bound / 8  # the bound is not vacuous
+    assert values[0] == 1
+    assert values.min() >= 0.5
 
 
-def test_a_spec_says_its_series() -> None:
+def test_variants_name_series_and_formats() -> None:
     assert Exact(exponential_segments=1, taylor_degree=2).variant == "exponential_segments=1, taylor_degree=2"
     assert Exact(taylor_degree=2).training == "calibrated"
     assert Index(scores=Q(6, 2)).name == "index scores=Q(6,2)"

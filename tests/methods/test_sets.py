@@ -1,4 +1,4 @@
-"""Units with several sets of constants: every row by its own set, at full rate, and mutants that take another's."""
+"""Units with several sets of constants: each row uses its own set, at full rate; mutants with the wrong set fail."""
 
 from __future__ import annotations
 
@@ -60,14 +60,14 @@ def slow(*case: Any) -> Any:
     ],
     ids=str,
 )
-def test_every_row_by_its_own_set(spec: Spec, sizes: dict[str, Any], sets: int) -> None:
+def test_every_row_uses_its_own_set(spec: Spec, sizes: dict[str, Any], sets: int) -> None:
     agrees(spec.unit(**sizes, sets=sets))
 
 
 @pytest.mark.parametrize(
     ("spec", "sizes"), [(NARROW_CONSMAX, SHORT), slow(NARROW_SIGMOID, SHORT), slow(NARROW_EXAQ, SHORT)], ids=str
 )
-def test_rows_of_other_sets_come_at_full_rate(spec: Spec, sizes: dict[str, Any]) -> None:
+def test_rows_of_different_sets_pass_at_full_rate(spec: Spec, sizes: dict[str, Any]) -> None:
     unit, count, length = spec.unit(**sizes, sets=3), 60, 12
     (loads, *_), random = unit.loads(spec.examples()), np.random.default_rng(0)
     low, high = spec.code_range()
@@ -85,7 +85,7 @@ def test_rows_of_other_sets_come_at_full_rate(spec: Spec, sizes: dict[str, Any])
 
 
 def entering(module: Any, at: str) -> Any:
-    """Return a choice of words that gives a stage those of the set whose row enters."""
+    """Return a faulty `words_of` that gives one stage the words of the set whose row is entering."""
     right, entered = module.words_of, {}
 
     def wrong(m: Any, stage: str, sets: Any, number: Any, *names: str) -> Any:
@@ -103,11 +103,11 @@ def entering(module: Any, at: str) -> Any:
         slow(exaq, "sum", NARROW_EXAQ),
     ],
 )
-def test_a_stage_with_the_set_that_enters_shows(
+def test_a_stage_with_the_set_of_the_entering_row_is_detected(
     module: Any, stage: str, spec: Spec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     heads = spec.examples()
-    if stage == "output":  # the limit, which the examples share
+    if stage == "output":  # uses only the limit, which is the same in all examples
         heads = [replace(heads[0], limit=limit) for limit in (63, 20, 5)]
     monkeypatch.setattr(module, "words_of", entering(module, stage))
     unit = spec.unit(**SHORT, sets=len(heads))
@@ -122,7 +122,7 @@ def test_a_stage_with_the_set_that_enters_shows(
         slow(exaq, "number_of_set", lambda gathered: gathered.p.beat[0], NARROW_EXAQ, SHORT),
     ],
 )
-def test_another_set_shows(
+def test_a_wrong_set_is_detected(
     module: Any, name: str, wrong: Any, spec: Spec, sizes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, name, wrong)
@@ -145,7 +145,7 @@ def test_addresses_and_writes() -> None:
     assert unit.writes(first) == one.writes(first)
     shifted = [(16 + address, word) for address, word in one.writes(second)]
     assert unit.writes(Sets((first, second))) == [*one.writes(first), *shifted]
-    with pytest.raises(ValueError, match="this unit holds 4 sets of constants, not 5"):
+    with pytest.raises(ValueError, match="this unit has 4 sets of constants, got 5"):
         unit.writes(Sets((first,) * 5))
 
 
@@ -155,10 +155,10 @@ def test_addresses_and_writes() -> None:
         (ConSmax(), {"sets": 17}, "from 1 to 16, not 17"),
         (ConSmax(), {"sets": 0}, "from 1 to 16, not 0"),
         (ConSmax(bits=16), {"sets": 2, "apart": True}, "leave apart or sets out"),
-        (Sigmoid(), {"sets": 2, "constants": Sigmoid().examples()[0]}, "sets of constants are loadable ones"),
-        (Softermax(), {"sets": 2}, "has no sets of constants to choose from; leave sets out"),
+        (Sigmoid(), {"sets": 2, "constants": Sigmoid().examples()[0]}, "sets of constants must be loadable"),
+        (Softermax(), {"sets": 2}, "does not support several sets of constants; leave out sets"),
     ],
 )
-def test_what_cannot_be(spec: Spec, sizes: dict[str, Any], message: str) -> None:
+def test_invalid_sets_are_refused(spec: Spec, sizes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         spec.unit(**sizes)

@@ -1,4 +1,4 @@
-"""Softermax alone: powers of two, and slices whose order is part of the result."""
+"""Softermax only: powers of two, slices whose order affects the result, and shifted products."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from softmaxkit.methods.softermax import golden
 from softmaxkit.methods.softermax.products import Products, products_of
 
 
-def test_its_reference_is_softmax_to_base_two() -> None:
+def test_the_reference_is_softmax_to_base_two() -> None:
     scores = np.random.default_rng(0).normal(size=(5, 9)) * 5
     assert np.allclose(Softermax().reference(scores), 2**scores / (2**scores).sum(-1, keepdims=True), rtol=1e-13)
     assert np.allclose(Softermax(log2e=True).reference(scores), exact_softmax(scores), rtol=1e-13)
 
 
-def test_the_defaults_are_no_variant() -> None:
+def test_the_default_has_no_variant() -> None:
     assert Softermax().variant == ""
 
 
 def test_two_scores_in_integers() -> None:
-    given = softmaxkit.softmax(np.array([0.0, 1.0]), Softermax(), mode="integer")
-    assert np.allclose(given, [0.328125, 0.6640625])
+    result = softmaxkit.softmax(np.array([0.0, 1.0]), Softermax(), mode="integer")
+    assert np.allclose(result, [0.328125, 0.6640625])
     with pytest.raises(TypeError, match="no parameter 'clip'"):
         softmaxkit.softmax(torch.zeros(2, 3), Softermax(), clip=-1.0)
 
@@ -39,14 +39,14 @@ def test_two_scores_in_integers() -> None:
     [(Softermax(), [0] * 2048 + [24] * 16), (Softermax(power_sum=UQ(2, 6)), [0] * 16 + [8] + [-100] * 15)],
     ids=["defaults", "a narrow sum"],
 )
-def test_the_bound_holds_where_the_sum_saturates_before_the_maximum_rises(spec: Softermax, row: list[int]) -> None:
+def test_the_bound_holds_if_the_sum_saturates_before_the_maximum_rises(spec: Softermax, row: list[int]) -> None:
     codes, constants = np.array([row]), spec.constants()
-    given = spec.decode(spec.golden(codes, None, constants), constants)
+    result = spec.decode(spec.golden(codes, None, constants), constants)
     truth = spec.reference(spec.score_values(codes, constants))
-    assert (np.abs(given - truth) <= spec.error_bound(codes, None, constants) * (1 + 1e-9)).all()
+    assert (np.abs(result - truth) <= spec.error_bound(codes, None, constants) * (1 + 1e-9)).all()
 
 
-def test_the_order_of_slices_is_part_of_the_result() -> None:
+def test_the_order_of_slices_affects_the_result() -> None:
     spec = Softermax()
     codes = spec.encode(np.random.default_rng(0).normal(size=(500, 256)) * 4, spec.constants())
     swapped = np.concatenate([codes[:, 128:], codes[:, :128]], axis=1)
@@ -55,14 +55,14 @@ def test_the_order_of_slices_is_part_of_the_result() -> None:
 
 
 def sparse_rows(spec: Softermax, count: int) -> np.ndarray:
-    """Return rows of a few near scores of two slices, so that sums are small and often equal; (count, 2 slices)."""
+    """Return rows of two slices with few large scores, so that sums are small and often equal, (count, 2 slices)."""
     rng = np.random.default_rng(0)
     codes = rng.integers(-40, 4, (count, 2 * spec.slice_width))
     far = rng.random(codes.shape) < rng.choice([0, 0.5, 0.9, 0.95], (count, 1))
     return np.where(far, spec.input.min_code, codes)
 
 
-def test_results_are_shifted_products_of_table_entries_but_for_the_corrections() -> None:
+def test_results_are_shifted_products_of_table_entries_except_for_the_corrections() -> None:
     spec = Softermax()
     products = products_of(spec)
     assert products is not None
@@ -91,7 +91,7 @@ def test_results_are_shifted_products_of_table_entries_but_for_the_corrections()
     assert ((abs(right - merged) == 1) == corrected).all()
     assert (right == merged)[~corrected].all()
     assert met >= 4
-    # The kind of a distance tells as much of a correction as the distance does.
+    # The kind of a distance determines whether a correction applies, just as the distance does.
     for each in (each for each in products.corrections if each.is_partial):
         kinds = products.kinds()[each.entry][: each.distance + 1]
         named = {kinds[local] for local in each.local}
@@ -103,7 +103,7 @@ def test_results_are_shifted_products_of_table_entries_but_for_the_corrections()
 @pytest.mark.slow
 @pytest.mark.skipif(not can_verilate(), reason="Verilator is missing")
 def test_rare_rows_in_gates(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows of corrections, whose kinds of distances wait; and near rows after one whose sum is above 256."""
+    """Rows with corrections, where kinds of distances wait; and a sparse row after one whose sum exceeds 256."""
     spec = Softermax()
     sparse = sparse_rows(spec, 4_000)
     highest = np.full((1, 256), spec.input.max_code)
@@ -117,7 +117,7 @@ def test_rare_rows_in_gates(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def rows_of_codes(codes: np.ndarray) -> Rows:
-    """Return whole rows, none of whose scores are masked."""
+    """Return rows of full length without masked scores."""
     return Rows(codes, np.ones(codes.shape, np.bool_), np.full(len(codes), codes.shape[1]))
 
 
@@ -141,6 +141,6 @@ def test_which_specs_have_products(spec: Softermax, count: int) -> None:
 
 @pytest.mark.skipif(not can_verilate(), reason="Verilator is missing")
 @pytest.mark.parametrize("width", [2, 4])
-def test_slices_of_a_beat_wait_nowhere(width: int) -> None:
+def test_slices_within_a_beat_need_no_buffer(width: int) -> None:
     result = verify(Softermax(slice_width=width).unit(lanes=4, max_row=32), outputs=2_000)
     assert (result.faults, result.mismatches) == ([], 0)

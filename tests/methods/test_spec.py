@@ -1,4 +1,4 @@
-"""Specs: JSON there and back, validation, and what reference refuses."""
+"""Specs: JSON round trip, validation, and input checks of the reference."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_json_round_trip(case: Case) -> None:
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_left_out_keys_have_their_defaults(case: Case) -> None:
+def test_omitted_keys_get_their_defaults(case: Case) -> None:
     fields, defaults = case.spec.to_json(), type(case.spec)().to_json()
     changed = {key: value for key, value in fields.items() if value != defaults[key]}
     assert Spec.from_json({"schema": 1, "method": case.spec.method, **changed}) == case.spec
@@ -41,10 +41,11 @@ def test_left_out_keys_have_their_defaults(case: Case) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "no JSON"),
+        ("{", "not JSON"),
         ("[]", "JSON object"),
-        (json.dumps({"schema": 2, "method": FIRST.method}), '"schema": 1, not 2'),
-        (json.dumps({"method": FIRST.method}), "not None"),
+        (json.dumps({"schema": 2, "method": FIRST.method}), '"schema": 1, got 2'),
+        (json.dumps({"method": FIRST.method}), "got None"),
+        ('{"schema": 1}', 'add "method"'),
         ('{"schema": 1, "method": "other"}', "no method is called 'other'"),
         (json.dumps({"schema": 1, "method": f"{FIRST.method}t"}), f"did you mean {FIRST.method!r}"),
         *(
@@ -54,7 +55,7 @@ def test_left_out_keys_have_their_defaults(case: Case) -> None:
         ),
     ],
 )
-def test_bad_json_is_refused_with_the_remedy(text: str, message: str) -> None:
+def test_invalid_json_is_refused_with_a_remedy(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message) as raised:
         Spec.from_json(text)
     assert "\n" not in str(raised.value)
@@ -73,13 +74,13 @@ def test_a_spec_of_another_method_is_refused() -> None:
         for number, refused in enumerate(cases.refused)
     ],
 )
-def test_what_cannot_be_is_refused_at_once(build: Callable[[], object], message: str) -> None:
+def test_invalid_specs_and_constants_are_refused_at_once(build: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build()
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_specs_are_frozen_and_say_what_differs(case: Case) -> None:
+def test_specs_are_frozen_and_name_their_differences(case: Case) -> None:
     spec = case.spec
     field = dataclasses.fields(spec)[0].name
     with pytest.raises(dataclasses.FrozenInstanceError):
@@ -100,7 +101,7 @@ def test_the_registry_is_complete() -> None:
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_reference_refuses_nan_but_not_where_it_is_masked(case: Case) -> None:
+def test_reference_refuses_nan_unless_masked(case: Case) -> None:
     spec, parameters = case.spec, case.parameters
     scores, mask = np.array([0.0, np.nan, 1.0]), np.array([True, False, True])
     assert np.isfinite(spec.reference(scores, mask, **parameters)).all()
@@ -117,29 +118,26 @@ def test_exact_softmax() -> None:
     assert (exact_softmax(np.full((2, 3), -np.inf)) == 0).all()
 
 
-def test_importing_softmaxkit_is_quick_and_loads_neither_torch_nor_amaranth() -> None:
+def test_importing_softmaxkit_loads_neither_torch_nor_transformers_nor_amaranth() -> None:
     code = (
-        "import time, sys; start = time.perf_counter(); import softmaxkit; took = time.perf_counter() - start; "
-        f"softmaxkit.{type(SECOND).__name__}; print(took, 'torch' in sys.modules, 'amaranth' in sys.modules)"
+        f"import sys, softmaxkit; softmaxkit.{type(SECOND).__name__}; "
+        "print([name for name in ('torch', 'transformers', 'amaranth') if name in sys.modules])"
     )
-    seconds, *loaded = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    ).stdout.split()
-    assert loaded == ["False", "False"]
-    assert float(seconds) < 0.3
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
 
 
 @pytest.mark.parametrize("case", DEFAULTS, ids=str)
-def test_constants_of_another_kind_and_codes_that_are_none_are_refused(case: Case) -> None:
+def test_constants_of_another_method_and_invalid_codes_are_refused(case: Case) -> None:
     spec, codes, constants = case.spec, np.zeros(4, np.int64), case.constants
     for other in DEFAULTS:
         if other.spec.constants_class is not spec.constants_class:
-            message = f"{type(spec).__name__} takes {type(constants).__name__}, not {type(other.constants).__name__}"
+            message = f"{type(spec).__name__} requires {type(constants).__name__}, got {type(other.constants).__name__}"
             with pytest.raises(TypeError, match=message):
                 spec.golden(codes, None, other.constants)
-    with pytest.raises(TypeError, match="golden takes integer codes, not float64"):
+    with pytest.raises(TypeError, match="golden requires integer codes, got float64"):
         spec.golden(codes.astype(float), None, constants)
-    with pytest.raises(ValueError, match="not a single number"):
+    with pytest.raises(ValueError, match="got a single number"):
         spec.golden(codes[0], None, constants)
 
 
@@ -161,13 +159,13 @@ def test_unknown_parameters_are_refused(case: Case) -> None:
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_scores_out_of_range_take_the_codes_of_its_ends(case: Case) -> None:
+def test_scores_out_of_range_saturate(case: Case) -> None:
     codes = case.spec.encode(np.array([[-1e30, 1e30]]), case.constants)
     assert (np.asarray(codes) == case.spec.score_range()).all()
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_specs_that_reach_further_do(case: Case) -> None:
+def test_reaching_further_widens_the_score_range(case: Case) -> None:
     for other in case.spec.reaching_further():
         fitted = {"scale": 1.0} if "scale" in case.numbers or getattr(other, "scale", "") == "calibrated" else {}
         limits = [
@@ -182,31 +180,47 @@ def test_constants_of_another_form_are_refused(case: Case) -> None:
     spec, codes = case.spec, np.zeros(4, np.int64)
     others = [other for other in BY_METHOD[spec.method].specs if other.spec.constants_form != spec.constants_form]
     for other in others:
-        with pytest.raises(ValueError, match=f"made by another {type(spec).__name__}.*spec.constants"):
+        with pytest.raises(ValueError, match=f"built by a different {type(spec).__name__}.*spec.constants"):
             spec.golden(codes, None, other.constants)
-    same = dataclasses.replace(case.constants, form=0)  # as in a checkpoint of before there were forms
+    same = dataclasses.replace(case.constants, form=0)  # as in a checkpoint written before forms existed
     assert (spec.golden(codes, None, same) == spec.golden(codes, None, case.constants)).all()
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_codes_out_of_range_are_refused_but_not_where_they_are_masked(case: Case) -> None:
+def test_codes_out_of_range_are_refused_unless_masked(case: Case) -> None:
     spec, constants = case.spec, case.constants
     low, high = spec.code_range()
     assert high - low + 1 == 1 << spec.score_bits
     mask = np.array([True, False, True])
     for wrong in (low - 1, high + 1, 1 << 40):
         codes = np.array([low, wrong, high])
-        with pytest.raises(ValueError, match=f"from {low} to {high} here, not {wrong}"):
+        with pytest.raises(ValueError, match=f"from {low} to {high}, got {wrong}"):
             spec.golden(codes, None, constants)
         right = spec.golden(np.array([low, low, high]), mask, constants)
         assert (spec.golden(codes, mask, constants) == right).all()
 
 
+@pytest.mark.parametrize("case", [case for case in CASES if case.spec.divides_last], ids=str)
+def test_deferred_rows_check_their_input_as_golden_does(case: Case) -> None:
+    spec, constants, codes = case.spec, case.constants, np.zeros((2, 3), np.int64)
+    spec.deferred(codes, None, constants)
+    other = next(each for each in DEFAULTS if each.spec.constants_class is not spec.constants_class)
+    with pytest.raises(TypeError, match=f"{type(spec).__name__} requires"):
+        spec.deferred(codes, None, other.constants)
+    wrong = np.where(np.arange(3) == 1, spec.code_range()[1] + 1, codes)
+    with pytest.raises(ValueError, match="score codes of"):
+        spec.deferred(wrong, None, constants)
+    mask = np.arange(3) != 1
+    assert (spec.deferred(wrong, mask, constants).weights == spec.deferred(codes, mask, constants).weights).all()
+    with pytest.raises(ValueError, match=r"at least one key, got codes of shape \(2, 0\)"):
+        spec.deferred(codes[:, :0], None, constants)
+
+
 @pytest.mark.parametrize("case", DEFAULTS, ids=str)
-def test_required_numbers_are_asked_for(case: Case) -> None:
-    spec, given = case.spec, {name: case.numbers[name] for name in case.spec.required}
-    softmaxkit.softmax(np.zeros(3), spec, **given)
+def test_missing_required_parameters_are_refused(case: Case) -> None:
+    spec, required = case.spec, {name: case.numbers[name] for name in case.spec.required}
+    softmaxkit.softmax(np.zeros(3), spec, **required)
     for name in spec.required:
         for mode in ("float", "integer"):
-            with pytest.raises(ValueError, match=rf"needs its {name}.* softmaxkit\.calibrate"):
-                softmaxkit.softmax(np.zeros(3), spec, mode=mode, **{**given, name: None})
+            with pytest.raises(ValueError, match=rf"requires {name}.* softmaxkit\.calibrate"):
+                softmaxkit.softmax(np.zeros(3), spec, mode=mode, **{**required, name: None})

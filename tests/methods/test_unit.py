@@ -1,4 +1,4 @@
-"""Every unit against golden, in every form; its stated cycles against counted ones; and the sizes it refuses."""
+"""Every unit against its golden model, in every form; stated against measured cycles; and sizes that are refused."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable
 
 SMALL: dict[str, Any] = {"lanes": 4, "max_row": 40}
 SMALLER: dict[str, Any] = {"lanes": 2, "max_row": 24}
-"""For the quick tests: built sooner, and still with rows of two slices."""
+"""For the fast tests: quicker to build, but still with rows of two slices."""
 SPECS = [case.spec for case in DEFAULTS]
 STALLS = Traffic(gap=100, longest_gap=4, stall=100, longest_stall=4)
 SLOW = pytest.mark.slow
@@ -38,7 +38,7 @@ def has_constants(spec: Spec) -> bool:
 
 
 def unit_of(case: Case, form: str, sizes: dict[str, Any]) -> SoftmaxUnit:
-    """Return a unit with its constants baked in, or a loadable one with the storage that `form` says."""
+    """Return a unit with its constants baked in if `form` is "baked", else a loadable one with the storage `form`."""
     if form == "baked":
         return case.spec.unit(constants=case.constants, **sizes)
     return case.spec.unit(storage=form, **sizes)
@@ -46,7 +46,7 @@ def unit_of(case: Case, form: str, sizes: dict[str, Any]) -> SoftmaxUnit:
 
 @verilator
 @pytest.mark.parametrize("case", [case for case in CASES if case.unit], ids=lambda case: f"{case} {case.unit}")
-def test_every_result_is_goldens(case: Case) -> None:
+def test_every_result_equals_golden(case: Case) -> None:
     agrees(unit_of(case, case.unit, SMALLER))
 
 
@@ -54,9 +54,9 @@ def test_every_result_is_goldens(case: Case) -> None:
 @verilator
 @pytest.mark.parametrize("form", ["flip-flops", "latches", "memory", "baked"])
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_every_result_of_more_units_is_goldens(case: Case, form: str) -> None:
+def test_every_result_of_more_units_equals_golden(case: Case, form: str) -> None:
     if form not in ("flip-flops", "baked", case.unit):
-        pytest.skip("a storage that is tried with other cases")
+        pytest.skip("this storage is tested with other cases")
     if form == "baked" and not has_constants(case.spec):
         pytest.skip("a unit without constants")
     agrees(unit_of(case, form, SMALL))
@@ -66,7 +66,7 @@ def test_every_result_of_more_units_is_goldens(case: Case, form: str) -> None:
 @verilator
 @pytest.mark.parametrize("storage", ["flip-flops", "latches"])
 @pytest.mark.parametrize("spec", [spec for cases in BY_METHOD.values() for spec in cases.reloaded], ids=title)
-def test_constants_that_change_all_the_time(spec: Spec, storage: str) -> None:
+def test_constants_that_are_reloaded_continually(spec: Spec, storage: str) -> None:
     loaded_often(spec.unit(lanes=2, max_row=9, storage=storage))
 
 
@@ -76,10 +76,10 @@ def test_constants_that_change_all_the_time(spec: Spec, storage: str) -> None:
 @pytest.mark.parametrize("spec", [spec for cases in BY_METHOD.values() for spec in cases.forms], ids=title)
 def test_every_form(spec: Spec, storage: str) -> None:
     if storage == "latches" and not has_constants(spec):
-        pytest.skip("a unit without constants, whose storages are tried elsewhere")
+        pytest.skip("a unit without constants, whose storages are tested elsewhere")
     examples = [*spec.examples()[1:], spec.examples()[0]]
     for _, unit, constants in spec.unit_class().verified_forms(spec, examples, storage=storage, **SMALL):
-        if unit.constants is None or storage == "flip-flops":  # nothing of a row buffer here is new
+        if unit.constants is None or storage == "flip-flops":  # row buffers are tested elsewhere
             agrees(unit, constants)
 
 
@@ -91,7 +91,7 @@ def test_every_form(spec: Spec, storage: str) -> None:
 @every_unit
 def test_depths_and_storages(spec: Spec, which: int, storage: str) -> None:
     if storage not in spec.storages:
-        pytest.skip("a storage that its unit does not have")
+        pytest.skip("a storage that its unit does not support")
     unit = spec.unit(depth=depths(spec, **SMALL)[which], storage=storage, **SMALL)
     agrees(unit)
     counts_hold(unit)
@@ -100,7 +100,7 @@ def test_depths_and_storages(spec: Spec, which: int, storage: str) -> None:
 @SLOW
 @verilator
 @every_unit
-def test_lanes_change_no_result(spec: Spec) -> None:
+def test_lanes_do_not_change_results(spec: Spec) -> None:
     constants = spec.examples()[0]
     units = [spec.unit(lanes, max_row=1024 if lanes == 16 else 256) for lanes in (1, 4, 16, 32)]
     near = {n for unit in units for n in (unit.lanes - 1, unit.lanes, unit.lanes + 1)}
@@ -167,7 +167,7 @@ def test_schedules_of_default_sizes(spec: Spec, lanes: int) -> None:
     ],
     ids=str,
 )
-def test_sizes_that_cannot_be(spec: Spec, sizes: dict[str, Any], message: str) -> None:
+def test_invalid_sizes_are_refused(spec: Spec, sizes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         spec.unit(**sizes)
 
@@ -177,13 +177,13 @@ def test_sizes_that_cannot_be(spec: Spec, sizes: dict[str, Any], message: str) -
     [refused for cases in BY_METHOD.values() for refused in cases.refused_units],
     ids=title,
 )
-def test_what_cannot_go_together(spec: Spec, sizes: dict[str, Any], message: str) -> None:
+def test_incompatible_specs_and_sizes_are_refused(spec: Spec, sizes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         spec.unit(**sizes)
 
 
 @every_unit
-def test_a_unit_can_have_the_storages_that_its_spec_names(spec: Spec) -> None:
+def test_a_unit_supports_the_storages_of_its_spec(spec: Spec) -> None:
     for storage in ("flip-flops", "latches", "memory"):
         if storage in spec.storages:
             assert spec.unit(storage=storage, **SMALL).storage == storage
@@ -193,16 +193,16 @@ def test_a_unit_can_have_the_storages_that_its_spec_names(spec: Spec) -> None:
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=title)
-def test_constants_of_others(spec: Spec) -> None:
+def test_constants_of_another_method_are_refused(spec: Spec) -> None:
     other = next(case for case in DEFAULTS if case.spec.constants_class is not spec.constants_class).constants
-    with pytest.raises(TypeError, match=f"{type(spec).__name__} takes .*Constants, not {type(other).__name__}"):
+    with pytest.raises(TypeError, match=f"{type(spec).__name__} requires .*Constants, got {type(other).__name__}"):
         spec.unit(constants=other)
     unit = spec.unit()
     if unit.registers is None:
-        with pytest.raises(ValueError, match="has no port to load constants through"):
+        with pytest.raises(ValueError, match="has no port to load constants"):
             unit.writes(spec.examples()[0])
     else:
-        with pytest.raises(TypeError, match=f"not {type(other).__name__}"):
+        with pytest.raises(TypeError, match=f"got {type(other).__name__}"):
             unit.writes(other)
 
 

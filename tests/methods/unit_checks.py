@@ -1,4 +1,4 @@
-"""What tests of units see to, and how they put a fault into a source."""
+"""Checks shared by the tests of units, and fault injection."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ OUTPUTS = 5_000
 
 
 def agrees(unit: SoftmaxUnit, constants: Any = None, outputs: int = OUTPUTS, rows: Sequence[Any] = ()) -> None:
-    """See that every result of a unit is golden's."""
+    """Assert that every result of a unit equals that of the golden model."""
     outcome = softmaxkit.verify(unit, constants, outputs, rows=rows)
     assert outcome.passed, "\n".join([*outcome.faults, *map(str, outcome.wrong[:10])])
     assert (outcome.simulator, outcome.mismatches) == ("verilator", 0)
@@ -35,7 +35,7 @@ def agrees(unit: SoftmaxUnit, constants: Any = None, outputs: int = OUTPUTS, row
 
 
 def rows_of(unit: SoftmaxUnit, lengths: Sequence[int], seed: int = 0) -> Rows:
-    """Return rows of these lengths, some positions masked."""
+    """Return rows of the given lengths, with some positions masked."""
     random = np.random.default_rng(seed)
     low, high = code_range(unit, unit.spec.examples()[0])
     shape = (len(lengths), max(lengths))
@@ -44,7 +44,7 @@ def rows_of(unit: SoftmaxUnit, lengths: Sequence[int], seed: int = 0) -> Rows:
 
 
 def loaded_often(unit: SoftmaxUnit, constants: Sequence[Any] | None = None) -> None:
-    """See that rows keep the constants that were loaded before them, however long their results have to wait."""
+    """Assert that rows use the constants loaded before them, no matter how long their results wait."""
     simulator, random = Verilated(unit, fast=False), np.random.default_rng(0)
     constants = constants or unit.spec.examples()
     turns = [constants[at % len(constants)] for at in range(200)]
@@ -58,11 +58,11 @@ def loaded_often(unit: SoftmaxUnit, constants: Sequence[Any] | None = None) -> N
 
 
 def counts_hold(unit: SoftmaxUnit, lengths: Sequence[int] = ()) -> None:
-    """See that latency, interval and schedule are stated as they are counted, of a row alone and of a stream of rows.
+    """Assert that the stated latency, interval and schedule equal the measured ones, for single rows and streams.
 
     Args:
-        unit: which.
-        lengths: of the rows; left out, those at which something may change.
+        unit: the unit.
+        lengths: row lengths; the default are those at which the timing may change.
     """
     constants = unit.constants or unit.spec.examples()[0]
     simulator = Verilated(unit, fast=False)
@@ -84,17 +84,23 @@ def counts_hold(unit: SoftmaxUnit, lengths: Sequence[int] = ()) -> None:
         assert (schedule.last, schedule.interval) == (unit.latency(length), unit.interval(length))
         ends = steady.given_at[count - 1 :: count].astype(int)
         held = max(np.searchsorted(begins, end) - row for row, end in enumerate(ends))
-        # Where rows come faster than they leave, some more wait in its buffers.
+        # If rows arrive faster than they leave, further rows wait in the buffers.
         assert held == schedule.rows_held or (held > schedule.rows_held and schedule.interval > count)
     assert counted == stated
 
 
-def break_source(patch: pytest.MonkeyPatch, fault: SourceFault) -> None:
-    """Put a fault into the source of a function, of a module, class or dict."""
+def faulty_function(fault: SourceFault) -> tuple[Any, Any, str]:
+    """Return the owner of the function with a fault, the function, and its correct source."""
     owner, name = resolve_name(f"softmaxkit.{fault.owner}"), fault.function
     function = owner[name] if isinstance(owner, dict) else getattr(owner, name)
     source = textwrap.dedent(inspect.getsource(function))
-    assert source.count(fault.right) == 1, f"{fault.right!r} is not in {name} once"
+    assert source.count(fault.right) == 1, f"{fault.right!r} does not occur exactly once in {name}"
+    return owner, function, source
+
+
+def break_source(patch: pytest.MonkeyPatch, fault: SourceFault) -> None:
+    """Inject a fault into the source of a function, of a module, class or dict."""
+    (owner, function, source), name = faulty_function(fault), fault.function
     names: dict[str, Any] = {}
     exec(source.replace(fault.right, fault.wrong), function.__globals__, names)
     broken = names[function.__name__]
@@ -105,8 +111,8 @@ def break_source(patch: pytest.MonkeyPatch, fault: SourceFault) -> None:
 
 
 def depths(spec: Spec, **sizes: int) -> tuple[int, int]:
-    """Return the smallest and the largest depth of a unit of some sizes, as a refusal names them."""
+    """Return the smallest and the largest depth of a unit with the given sizes, as stated by the error message."""
     with pytest.raises(ValueError, match=r"depth is a whole number from \d+ to \d+ for this unit, not 0") as error:
         spec.unit(depth=0, **sizes)
-    least, most = map(int, re.findall(r"\d+", str(error.value))[:2])
-    return least, most
+    smallest, largest = map(int, re.findall(r"\d+", str(error.value))[:2])
+    return smallest, largest

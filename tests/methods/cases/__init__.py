@@ -1,4 +1,4 @@
-"""The cases of each method, from the file of its name beside this one; `test_cases.py` demands one of every method."""
+"""The cases of each method, from the file with its name in this folder; `test_cases.py` requires one per method."""
 
 from __future__ import annotations
 

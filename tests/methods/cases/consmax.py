@@ -1,4 +1,4 @@
-"""ConSmax: its cases, and its integers once more."""
+"""ConSmax: test cases, and an independent model of its integers."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def oracle(spec: ConSmax, codes: Sequence[int], mask: Sequence[bool], constants:
 
 @cache
 def oracle_function(spec: ConSmax, constants: ConSmaxConstants) -> Callable[[int], int]:
-    """Return the function from a score code to its result."""
+    """Return the function that maps a score code to its result."""
     form = spec.table_format
     fixed = str(form).startswith("UQ")
 
@@ -83,7 +83,7 @@ ORACLE = [
     OracleCase(5, ConSmax(product_bits=24), {"beta": 4.0, "gamma": 50.0, "scale": 0.1}),
     OracleCase(5, ConSmax(table_format=FP16), {"beta": 1.0, "gamma": 30.0}),
     OracleCase(5, ConSmax(table_format=FP16, constant="multiplied", product_bits=24), {"beta": 1.5, "gamma": 8.0}),
-    # Here and below, FP16 with a large scale: some or most table entries vanish.
+    # This and the next two: FP16 with a large scale, so that some or most table entries round to 0.
     OracleCase(5, ConSmax(table_format=FP16), {"beta": 0.0, "gamma": 1.0, "scale": 0.15}),
     OracleCase(2, ConSmax(table_format=FP16, constant="multiplied"), {"beta": 5.0, "gamma": 9.0, "scale": 0.17}),
     OracleCase(2, ConSmax(table_format=FP16, constant="multiplied"), {"beta": 20.0, "gamma": 900.0, "scale": 1.0}),
@@ -103,12 +103,12 @@ ORACLE = [
     OracleCase(5, ConSmax(table_format=UQ(0, 9))),
     OracleCase(4, ConSmax(table_format=UQ(0, 9), constant="multiplied"), {"beta": 0.7, "gamma": 12.5}),
     OracleCase(2, ConSmax(table_format=UQ(0, 12), output_bits=24), {"beta": -1.0, "gamma": 3.0, "scale": 0.37}),
-    # Every high entry saturates; and most entries vanish.
+    # All high entries saturate; then most entries round to 0.
     OracleCase(2, ConSmax(table_format=UQ(0, 6)), {"beta": -60.0, "gamma": 1.0}),
     OracleCase(2, ConSmax(table_format=UQ(0, 4), constant="multiplied"), {"beta": 20.0, "gamma": 900.0, "scale": 1.0}),
     OracleCase(2, ConSmax(table_format=UQ(0, 7), output_bits=1), {"beta": 0.0, "gamma": 1.0}),
     OracleCase(4, ConSmax(bits=16, table_format=UQ(0, 12)), {"beta": 1.5, "gamma": 250.0, "scale": 2.0**-12}),
-    # As wide as products can be.
+    # The widest products.
     OracleCase(
         3,
         ConSmax(bits=16, table_format=UQ(0, 10), constant="multiplied", output_bits=9),
@@ -153,49 +153,49 @@ CHANGED_CONSTANTS = [
 
 
 def score_centres(rng: np.random.Generator, rows: int) -> NDArray[np.float64]:
-    """Draw what gives probabilities of middling size."""
+    """Draw score centres that give probabilities of medium size."""
     return np.log(rng.uniform(0.5, 200.0, (rows, 1)))
 
 
 REFUSED_FIELDS = [
-    ({"table_format": 9}, "is of type Float or Fixed as the format itself"),
-    ({"table_format": "UQ(0,13)"}, "n from 4 to 12, not UQ"),
+    ({"table_format": 9}, "must be of type Float or Fixed, e.g. softmaxkit.Q"),
+    ({"table_format": "UQ(0,13)"}, "n from 4 to 12, got UQ"),
 ]
 REFUSED = [
-    (lambda: ConSmax(table_format=Float(3, 7)), "4 or more exponent"),
-    (lambda: ConSmax(beta0=1000.0), "between -64 and 64"),
+    (lambda: ConSmax(table_format=Float(3, 7)), "at least 4 exponent bits"),
+    (lambda: ConSmax(beta0=1000.0), "from -64 to 64"),
     (lambda: ConSmax(gamma0=-1.0), "gamma0"),
-    (lambda: ConSmax().constants(largest=float("nan")), "finite and not negative"),
+    (lambda: ConSmax().constants(largest=float("nan")), "finite and >= 0, got nan"),
     (lambda: ConSmax().constants(scale=1e300), "of a size to be of use"),
     (lambda: ConSmax(bits=4), "8 or 16"),
     (lambda: ConSmax(product_bits=1), "2 to 24"),
     (lambda: ConSmax(output_bits=0), "1 to 24"),
     (lambda: ConSmax(table_format=Float(8, 23)), "mantissa"),
     (lambda: ConSmax(ceiling=0.0), "positive"),
-    (lambda: ConSmax(table_format="BF16"), "of type Float or Fixed as the format itself"),
-    (lambda: ConSmax(table_format=Q(0, 9)), r"UQ\(0, n\) with n from 4 to 12, not Q\(0,9\)"),
-    (lambda: ConSmax(table_format=UQ(1, 8)), r"n from 4 to 12, not UQ\(1,8\)"),
+    (lambda: ConSmax(table_format="BF16"), "of type Float or Fixed, e.g. softmaxkit.Q"),
+    (lambda: ConSmax(table_format=Q(0, 9)), r"UQ\(0, n\) with n from 4 to 12, got Q\(0,9\)"),
+    (lambda: ConSmax(table_format=UQ(1, 8)), r"n from 4 to 12, got UQ\(1,8\)"),
     (lambda: ConSmax(table_format=UQ(0, 3)), "n from 4 to 12"),
     (lambda: ConSmax(table_format=UQ(0, 13)), "n from 4 to 12"),
-    (lambda: ConSmax(table_format=UQ(0, 9), product_bits=9), "exact: ConSmax.product_bits is 0 with them, not 9"),
+    (lambda: ConSmax(table_format=UQ(0, 9), product_bits=9), "exact, so ConSmax.product_bits must be 0, got 9"),
     (
         lambda: ConSmax(bits=16, constant="multiplied", table_format=UQ(0, 11)),
-        r"UQ\(0, 10\) or narrower here, not UQ\(0,11\).* it has 5 factors and output_bits=8",
+        r"UQ\(0, 10\) or narrower, got UQ\(0,11\).* with 5 factors and output_bits=8",
     ),
     (lambda: ConSmax(constant="multiplied", table_format=UQ(0, 12), output_bits=24), r"UQ\(0, 11\) or narrower"),
     (lambda: ConSmax(tables="shifted"), "'split' or 'shift' or 'whole'"),
-    (lambda: ConSmax(tables="shift", bits=16), "takes the defaults bits=8, .*, not bits=16; leave it out"),
-    (lambda: ConSmax(tables="shift", constant="multiplied"), "not constant=multiplied"),
-    (lambda: ConSmax(tables="shift", product_bits=9), "not product_bits=9"),
-    (lambda: ConSmax(tables="shift").constants(scale=1 / 16), r"scale ln2/16 = 0.0433217 alone, not 0.0625; leave"),
-    (lambda: ConSmax(tables="whole", bits=16, constant="multiplied"), "not bits=16, constant=multiplied; leave them"),
-    (lambda: ConSmax(tables="whole", product_bits=9), "not product_bits=9"),
-    (lambda: ConSmax(tables="whole", table_format=UQ(0, 9)), r"table_format is not used\); leave it out"),
+    (lambda: ConSmax(tables="shift", bits=16), "only the defaults bits=8, .*, got bits=16; leave it out"),
+    (lambda: ConSmax(tables="shift", constant="multiplied"), "got constant=multiplied"),
+    (lambda: ConSmax(tables="shift", product_bits=9), "got product_bits=9"),
+    (lambda: ConSmax(tables="shift").constants(scale=1 / 16), r"scale ln2/16 = 0.0433217, got 0.0625; leave"),
+    (lambda: ConSmax(tables="whole", bits=16, constant="multiplied"), "got bits=16, constant=multiplied; leave them"),
+    (lambda: ConSmax(tables="whole", product_bits=9), "got product_bits=9"),
+    (lambda: ConSmax(tables="whole", table_format=UQ(0, 9)), r"table_format is unused\); leave it out"),
 ]
 REFUSED_UNITS = [
     (ConSmax(), {"storage": "memory"}, "storage is 'flip-flops' or 'latches' for this unit, not 'memory'"),
-    (ConSmax(), {"apart": True}, "apart=True takes a spec of bits=16 and loadable constants"),
-    (ConSmax(bits=16), {"apart": True, "constants": ConSmax(bits=16).constants()}, "apart=True takes"),
+    (ConSmax(), {"apart": True}, "apart=True requires a spec with bits=16 and loadable constants"),
+    (ConSmax(bits=16), {"apart": True, "constants": ConSmax(bits=16).constants()}, "apart=True requires"),
 ]
 
 NARROW = {

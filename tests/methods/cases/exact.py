@@ -1,4 +1,4 @@
-"""Exact softmax: its cases, and its integers once more."""
+"""Exact softmax: test cases, and an independent model of its integers."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def oracle(spec: Exact, codes: Sequence[int], mask: Sequence[bool], constants: C
 
 @cache
 def oracle_functions(spec: Exact) -> tuple[Callable[[int], int], Callable[[int], tuple[int, int, int]]]:
-    """Return the functions from a score code to steps, and from steps x <= 0 to (E(x), w, n)."""
+    """Return the functions that map a score code to steps, and steps x <= 0 to (E(x), w, n)."""
     mantissa_bits, offset = spec.format.mantissa_bits, bias(spec.format)
     k = mantissa_bits + offset - 1
     a_bits = mantissa_bits + 4
@@ -136,7 +136,7 @@ CHANGED_SPECS = [
 
 
 def raw_codes(rng: np.random.Generator, spec: Exact, shape: tuple[int, ...]) -> Codes:
-    """Draw from the full range, mostly without the other codes of the number 0."""
+    """Draw from the full range, but rarely the redundant encodings of 0."""
     codes = uniform_codes(rng, spec, shape)
     mantissa_bits = spec.format.mantissa_bits
     zero = (codes >> mantissa_bits) % (1 << spec.format.exponent_bits) == 0
@@ -144,7 +144,7 @@ def raw_codes(rng: np.random.Generator, spec: Exact, shape: tuple[int, ...]) -> 
 
 
 def extreme_codes(spec: Exact) -> list[int]:
-    """Return, of both signs: zero, what lies beside the smallest normal number, and the largest ones."""
+    """Return, with both signs: zero, the neighbours of the smallest normal number, and the largest numbers."""
     smallest, minus = 1 << spec.format.mantissa_bits, 1 << (spec.score_bits - 1)
     magnitudes = [0, 1, smallest - 1, smallest, minus - 2, minus - 1]
     return [*magnitudes, *(minus + code for code in magnitudes)]
@@ -156,8 +156,9 @@ REFUSED = [
     (lambda: Exact(format="FP16"), "of type Float"),  # type: ignore[arg-type]
     (lambda: Exact(schedule="two-pass"), "'three-pass' or 'online'"),  # type: ignore[arg-type]
     (lambda: Exact(exponential_segments=3), "power of two"),
-    (lambda: Exact(slice_width=0), "1 or more"),
-    (lambda: Exact(taylor_degree=6), "Exact.taylor_degree is 1 to 5, or 0 for lines, not 6"),
+    (lambda: Exact(slice_width=0), "Exact.slice_width must be from 1 to 65536, got 0"),
+    (lambda: Exact(slice_width=65537), "from 1 to 65536, got 65537"),
+    (lambda: Exact(taylor_degree=6), "Exact.taylor_degree must be from 1 to 5, or 0 for lines, got 6"),
 ]
 
 REFUSED_UNITS = [
@@ -182,14 +183,14 @@ FAULTS = [
     SourceFault(
         "masked exponentials in the sum", "exact", DATAPATH, "masked", "Mux(on, power.field, 0)", "power.field"
     ),
-    SourceFault("sum of the row before", "exact", THREE_PASS, "elaborate", "Mux(first, 0, total)", "total"),
-    SourceFault("maximum of the group before", "exact", GATHER, "elaborate", "present & (~source", "(~source"),
+    SourceFault("sum of the previous row", "exact", THREE_PASS, "elaborate", "Mux(first, 0, total)", "total"),
+    SourceFault("maximum of the previous group", "exact", GATHER, "elaborate", "present & (~source", "(~source"),
     SourceFault("results not flushed", "exact", DATAPATH, "to_float", "rounded.zero | (field < 1)", "rounded.zero"),
     SourceFault(
         "maximum kept beyond the row",
         "exact online",
-        ONLINE,
-        "_running_maximum",
+        "methods.exact.fronts",
+        "running_maximum",
         "begun.eq(any_before & ~last)",
         "begun.eq(any_before)",
     ),

@@ -1,4 +1,4 @@
-"""EXAQ: its cases, and its integers once more."""
+"""EXAQ: test cases, and an independent model of its integers."""
 
 from __future__ import annotations
 
@@ -63,20 +63,20 @@ CHANGED_CONSTANTS = [
 
 
 def whole_row(scores: NDArray[np.float64], mask: Mask) -> dict[str, Any]:
-    """Return the maximum, from which levels count."""
+    """Return the maximum, to which levels are relative."""
     return {"maximum": np.max(scores, axis=-1, keepdims=True, initial=-np.inf, where=mask)}
 
 
 REFUSED_FIELDS = [
     ({"bit": 3}, "no key 'bit'; did you mean 'bits'"),
-    ({"bits": 5}, "Exaq.bits is 2 or 3 or 4, not 5"),
+    ({"bits": 5}, "Exaq.bits must be 2 or 3 or 4, got 5"),
     ({"scores": "Q(0,0)"}, "0 bits wide"),
-    ({"scores": 8}, "Exaq.scores is of type Fixed as the format itself"),
+    ({"scores": 8}, "Exaq.scores must be of type Fixed, e.g. softmaxkit.Q"),
 ]
 REFUSED = [
-    (lambda: Exaq(bits=2.0), "2 or 3 or 4, not 2.0"),  # type: ignore[arg-type]
-    (lambda: Exaq(bits=3, clip="laplace"), "2 and 4 bits"),
-    (lambda: Exaq(exponential=UQ(0, 15)), "holds 1.0"),
+    (lambda: Exaq(bits=2.0), "2 or 3 or 4, got 2.0"),  # type: ignore[arg-type]
+    (lambda: Exaq(bits=3, clip="laplace"), "2 or 4 bits, got 3"),
+    (lambda: Exaq(exponential=UQ(0, 15)), "must represent 1.0"),
     (lambda: Exaq(scores=UQ(6, 2)), "signed"),
 ]
 REFUSED_UNITS = [(Exaq(reciprocal_segments=2048), {}, "a unit's tables have at most 1024 segments, not 2048")]
@@ -109,13 +109,13 @@ FAULTS = [
         "distance > threshold",
         quick=True,
     ),
-    SourceFault("surplus not taken off", "exaq", f"{SUMS}:ACCUMULATORS", "packed", "found - surplus", "found"),
+    SourceFault("surplus not subtracted", "exaq", f"{SUMS}:ACCUMULATORS", "packed", "found - surplus", "found"),
     SourceFault(
-        "maximum of the row before", "exaq serial", MAXIMUM, "elaborate", "maximum(best, source.p.key), s", "best, s"
+        "maximum of the previous row", "exaq serial", MAXIMUM, "elaborate", "maximum(best, source.p.key), s", "best, s"
     ),
     SourceFault("maximum of the next row", "exaq serial", MAXIMUM, "elaborate", "Mux(leaves, leaving, best)", "best"),
-    SourceFault("masked results", "exaq", f"{UNIT}:Unit", "_results", "Mux(mask[lane], ", "Mux(1, "),
-    SourceFault("counts of the row before", "exaq histogram", SUMS, "_accumulate", "Mux(first, 0, total)", "total"),
+    SourceFault("mask of results ignored", "exaq", f"{UNIT}:Unit", "_results", "Mux(mask[lane], ", "Mux(1, "),
+    SourceFault("counts of the previous row", "exaq histogram", SUMS, "_accumulate", "Mux(first, 0, total)", "total"),
     SourceFault(
         "mask not counted",
         "exaq histogram",
@@ -124,8 +124,8 @@ FAULTS = [
         "(each == level) & mask",
         "(each == level)",
     ),
-    SourceFault("no sum inverted", "exaq serial", SERIAL, "elaborate", "~source.payload", "source.payload"),
-    SourceFault("no leading one", "exaq serial", SERIAL, "elaborate", "line & held[-1] & (rank != 0)", "0"),
+    SourceFault("sum not inverted", "exaq serial", SERIAL, "elaborate", "~source.payload", "source.payload"),
+    SourceFault("sum not normalised", "exaq serial", SERIAL, "elaborate", "line & held[-1] & (rank != 0)", "0"),
     SourceFault(
         "serial ties away from even", "exaq serial", SERIAL, "_add", "half & (sticky | total[0])", "half", quick=True
     ),
@@ -166,7 +166,7 @@ CASES = MethodCases(
     proof=PROOF,
     refused=REFUSED,
     refused_fields=REFUSED_FIELDS,
-    smooth=False,  # it has steps
+    smooth=False,  # a step function
     whole_row=whole_row,
     reloaded=[Exaq(), Exaq(accumulator="histogram")],
     forms=list(buildable(Exaq, bits=[2, 3, 4], accumulator=["packed", "histogram", "plain"])),

@@ -1,4 +1,4 @@
-"""IndexSoftmax: its cases, and its integers once more."""
+"""IndexSoftmax: test cases, and an independent model of its integers."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def oracle(spec: Index, codes: Sequence[int], mask: Sequence[bool], constants: C
 
 @cache
 def oracle_entry(spec: Index) -> Callable[[int], int]:
-    """Return the function from a difference of codes to its table entry."""
+    """Return the function that maps a difference of codes to its table entry."""
     top, clip = 2**spec.bits - 1, Fraction(spec.clip)
 
     @cache
@@ -68,16 +68,16 @@ CHANGED_SPECS = [
 ]
 REFUSED_FIELDS = [
     ({"bit": 3}, "no key 'bit'; did you mean 'bits'"),
-    ({"clip": "6.6"}, "Index.clip is of type float"),
+    ({"clip": "6.6"}, "Index.clip must be of type float"),
 ]
 REFUSED = [
-    (lambda: Index(bits=9), "Index.bits is 2 to 8, not 9"),
-    (lambda: Index(table_bits=1), "Index.table_bits is 2 to 16"),
-    (lambda: Index(output_bits=17), "Index.output_bits is 2 to 16"),
-    (lambda: Index(clip=0.0), "Index.clip is positive"),
-    (lambda: Index(clip=math.inf), "Index.clip is positive"),
-    (lambda: Index(scores=UQ(6, 2)), "Index.scores is signed"),
-    (lambda: Index(reciprocal=UQ(2, 6)), r"Index.reciprocal is UQ\(1,f\)"),
+    (lambda: Index(bits=9), "Index.bits must be from 2 to 8, got 9"),
+    (lambda: Index(table_bits=1), "Index.table_bits must be from 2 to 16"),
+    (lambda: Index(output_bits=17), "Index.output_bits must be from 2 to 16"),
+    (lambda: Index(clip=0.0), "Index.clip must be positive"),
+    (lambda: Index(clip=math.inf), "Index.clip must be positive"),
+    (lambda: Index(scores=UQ(6, 2)), "Index.scores must be signed"),
+    (lambda: Index(reciprocal=UQ(2, 6)), r"Index.reciprocal must be UQ\(1,f\)"),
     (lambda: Index(reciprocal_segments=3), "power of two"),
 ]
 REFUSED_UNITS = [
@@ -101,8 +101,8 @@ FAULTS = [
     SourceFault(
         "far scores wrap", "index", UNIT, "_levels", 'saturate(m, f"distance{lane}", below, places)', "below[:places]"
     ),
-    SourceFault("sum of the row before", "index", UNIT, "_sum", "Mux(first, 0, total)", "total"),
-    SourceFault("one is a power of two", "index", UNIT, "_results", ") - product)", ") - 0)"),
+    SourceFault("sum of the previous row", "index", UNIT, "_sum", "Mux(first, 0, total)", "total"),
+    SourceFault("output scale is a power of two", "index", UNIT, "_results", ") - product)", ") - 0)"),
 ]
 PROOF = ProofCase(
     Index(bits=2, clip=2.0, scores=Q(3, 0), table_bits=2, output_bits=2, reciprocal=UQ(1, 2), reciprocal_segments=2),
@@ -121,7 +121,7 @@ CASES = MethodCases(
     proof=PROOF,
     refused=REFUSED,
     refused_fields=REFUSED_FIELDS,
-    smooth=False,  # it has steps
+    smooth=False,  # a step function
     whole_row=None,
     forms=list(buildable(Index, bits=[2, 5], output_bits=[8, 16])),
     refused_units=REFUSED_UNITS,

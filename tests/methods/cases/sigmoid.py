@@ -1,4 +1,4 @@
-"""Sigmoid attention: its cases, and its integers once more."""
+"""Sigmoid attention: test cases, and an independent model of its integers."""
 
 from __future__ import annotations
 
@@ -31,20 +31,21 @@ CHANGED_CONSTANTS = [(Sigmoid(), "table", entry) for entry in (0, 1, 127, 128, 2
 
 
 def score_centres(rng: np.random.Generator, rows: int) -> NDArray[np.float64]:
-    """Draw what gives probabilities of middling size."""
+    """Draw score centres that give probabilities of medium size."""
     return np.log(rng.uniform(0.5, 200.0, (rows, 1)))
 
 
 REFUSED_FIELDS = [
     ({"key": 3}, "no key 'key'; did you mean 'keys'"),
-    ({"bias": "learned"}, "Sigmoid.bias is 'length' or 'fitted', not 'learned'"),
+    ({"bias": "learned"}, "Sigmoid.bias must be 'length' or 'fitted', got 'learned'"),
 ]
 REFUSED = [
-    (lambda: Sigmoid(keys=-1), "Sigmoid.keys is the number of keys of a row, or 0, not -1"),
+    (lambda: Sigmoid(keys=-1), "Sigmoid.keys must be a number of keys from 1 to 2..32, or 0, got -1"),
     (lambda: Sigmoid(scores=Q(6, 5)), "2 to 10 bits wide"),
-    (lambda: Sigmoid(output=Q(1, 15)), "Sigmoid.output is unsigned"),
+    (lambda: Sigmoid(output=Q(1, 15)), "Sigmoid.output must be unsigned"),
     (lambda: Sigmoid().constants(bias=float("nan")), "finite bias"),
-    (lambda: Sigmoid().module(heads=3, bias=[1.0, 2.0]), r"of shape \(3,\), not \(2,\)"),
+    (lambda: Sigmoid().constants(bias=[0.0] * 256), "built for one head, so bias must be a single number"),
+    (lambda: Sigmoid().module(heads=3, bias=[1.0, 2.0]), r"of shape \(3,\), got shape \(2,\)"),
     (lambda: Sigmoid().module(bias=float("inf")), "finite bias"),
 ]
 REFUSED_UNITS = [

@@ -1,4 +1,4 @@
-"""Softermax: its cases, and its integers once more."""
+"""Softermax: test cases, and an independent model of its integers."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def oracle(spec: Softermax, codes: Sequence[int], mask: Sequence[bool], constant
 
 @cache
 def oracle_function(spec: Softermax) -> Callable[[int], int]:
-    """Return the power as a function of the score less the whole maximum, in codes of the input."""
+    """Return the function that maps a score code minus an integer maximum to its power."""
     fi, fu = spec.input.fraction_bits, spec.unnormalised.fraction_bits
 
     @cache
@@ -84,7 +84,7 @@ ORACLE = [
     OracleCase(3, Softermax(maximum="global", power_sum=UQ(2, 6))),
     OracleCase(3, Softermax(unnormalised=UQ(1, 7), rounding="floor")),
     OracleCase(3, Softermax(unnormalised=UQ(2, 10), power_sum=UQ(3, 1), slice_width=2)),
-    # The largest power rounds up to 2, which the format of the powers does not hold.
+    # The largest power rounds up to 2, which saturates in the format of the powers.
     OracleCase(3, Softermax(input=Q(6, 4), unnormalised=UQ(1, 2), integer_maximum="floor", slice_width=4)),
     OracleCase(3, Softermax(power_sum=UQ(6, 20), reciprocal=UQ(1, 15), output=UQ(0, 12), slice_width=8)),
 ]
@@ -107,20 +107,21 @@ CHANGED_SPECS = [
 ]
 
 REFUSED_FIELDS = [
-    ({"slice_width": 1.5}, "slice_width is of type int, not 1.5"),
-    ({"slice_width": True}, "slice_width is of type int, not True"),
+    ({"slice_width": 1.5}, "slice_width must be of type int, got 1.5"),
+    ({"slice_width": True}, "slice_width must be of type int, got True"),
     ({"maximum": "local"}, "'online' or 'global'"),
 ]
 REFUSED = [
-    (lambda: Softermax(power_sum=UQ(0, 8)), "holds 1.0"),
-    (lambda: Softermax(unnormalised=UQ(0, 8)), "holds 1.0"),
+    (lambda: Softermax(power_sum=UQ(0, 8)), "must represent 1.0"),
+    (lambda: Softermax(unnormalised=UQ(0, 8)), "must represent 1.0"),
     (lambda: Softermax(reciprocal=UQ(1, 30)), "more than 64-bit integers"),
     (lambda: Softermax(reciprocal=UQ(2, 7)), "mantissa"),
     (lambda: Softermax(log2e="no"), "of type bool"),
     (lambda: Softermax(input=UQ(6, 2)), "signed"),
     (lambda: Softermax(output=Q(1, 7)), "unsigned"),
     (lambda: Softermax(power_segments=8), "at most 4 segments"),
-    (lambda: Softermax(slice_width=0), "1 or more"),
+    (lambda: Softermax(slice_width=0), "Softermax.slice_width must be from 1 to 65536, got 0"),
+    (lambda: Softermax(slice_width=65537), "from 1 to 65536, got 65537"),
 ]
 REFUSED_UNITS = [
     (Softermax(), {"lanes": 3}, "with slices of 16 positions, lanes divide 16 or are a multiple of it, not 3"),
@@ -170,7 +171,12 @@ FAULTS = [
         "whole, whole)",
     ),
     SourceFault(
-        "no largest whole number", "softermax", f"{POWERS}:UnnormalisedUnit", "_whole", " & (whole != largest)", ""
+        "integer maximum not saturated",
+        "softermax",
+        f"{POWERS}:UnnormalisedUnit",
+        "_whole",
+        " & (whole != largest)",
+        "",
     ),
     SourceFault(
         "mask of powers ignored", "softermax", POWERS, "power_of", "Mux(masked, 0, ", "Mux(masked, saturated, "
@@ -179,10 +185,15 @@ FAULTS = [
         "mask of entries ignored", "softermax by entry", POWERS, "power_of", " | masked.replicate(len(near))", ""
     ),
     SourceFault(
-        "far powers taken for near ones", "softermax fine powers", POWERS, "waiting", " | far.replicate(bits)", ""
+        "far powers treated as near ones",
+        "softermax fine powers",
+        POWERS,
+        "waiting",
+        " | far.replicate(len(fraction) + bits)",
+        "",
     ),
     SourceFault(
-        "total of the row before",
+        "total of the previous row",
         "softermax whole slices",
         f"{SUM}:RunningSum",
         "elaborate",
@@ -190,7 +201,7 @@ FAULTS = [
         "total",
     ),
     SourceFault(
-        "total of the row before, in steps",
+        "total of the previous row, in steps",
         "softermax",
         f"{SUM}:RunningSum",
         "_in_steps",
@@ -236,10 +247,10 @@ FAULTS = [
     SourceFault(
         "corrected at any distance", "softermax corrected", RESULTS, "_corrected", "correction.is_partial", "False"
     ),
-    SourceFault("one taken for a half", "softermax by entry", RESULTS, "_by_entry", " + ~less[entry]", " + 1"),
-    SourceFault("masked codes count", "softermax by entry", RESULTS, "_by_entry", " | masked", "", quick=True),
+    SourceFault("one treated as a half", "softermax by entry", RESULTS, "_by_entry", " + ~less[entry]", " + 1"),
+    SourceFault("mask of codes ignored", "softermax by entry", RESULTS, "_by_entry", " | masked", "", quick=True),
     SourceFault(
-        "maximum of the slice before",
+        "maximum of the previous slice",
         "softermax by entry",
         f"{POWERS}:UnnormalisedUnit",
         "elaborate",

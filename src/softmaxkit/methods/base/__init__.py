@@ -1,1 +1,1 @@
-"""What every method answers: its spec and constants, its torch module, its hardware unit, its partial results."""
+"""Interfaces that every method implements: spec and constants, torch module, hardware unit, partial results."""

@@ -1,4 +1,4 @@
-"""What a method says of itself besides its mathematics: names, how a model comes to it, what to compare."""
+"""Metadata of a method: its names, how a model is trained for it, and which specs to compare."""
 
 from __future__ import annotations
 
@@ -19,87 +19,88 @@ Storage = Literal["flip-flops", "latches", "memory"]
 
 
 class Answers:
-    """The answers of a spec that have a default."""
+    """Class variables and methods of a spec that have a default and are not part of its mathematics."""
 
     method: ClassVar[str]
-    """Its name on the command line and in JSON: that of its folder."""
+    """Name on the command line and in JSON; also the name of the method's folder."""
     title: ClassVar[str]
-    """Its name as its authors write it."""
+    """Name as its authors write it."""
     summary: ClassVar[str]
-    """One line for listings."""
+    """One-line description for listings."""
     source: ClassVar[str]
-    """The paper."""
+    """The paper that introduced the method."""
     trained: ClassVar[Training]
-    """How a model is brought to it: trained "from scratch", "fine-tuned" from exact, or only "calibrated"."""
+    """How a model is prepared for it: trained "from scratch", "fine-tuned" from exact softmax, or only "calibrated"."""
     rival: ClassVar[bool] = False
-    """Is it here to be compared with? What goes through all methods takes a rival only where it is named."""
+    """Whether the method is included only for comparison; commands that run all methods skip it unless it is named."""
     dataflow: ClassVar[Dataflow]
-    """The most parallel way through a pipeline of QK, softmax and PV that the method allows: "element", a score at a
-    time, partial outputs just added; "deferred", a running maximum with the division after PV; "row", row by row."""
+    """The most parallel schedule of the QK, softmax and PV pipeline that the method allows: "element", one score at a
+    time, with partial outputs simply added; "deferred", a running maximum with the division after PV; "row", row by
+    row."""
     storages: ClassVar[tuple[Storage, ...]] = ("flip-flops", "latches", "memory")
-    """Where its unit can hold what waits."""
+    """Storage types that its unit supports for waiting rows and loadable tables."""
     compared_kinds: ClassVar[tuple[Kind, ...]] = ("loadable",)
-    """Kinds of units that `compare` synthesises, that of its table first: more where it is the constants that cost."""
+    """Kinds of unit that `compare` synthesises, the one in its main table first; both where constants dominate cost."""
     colour: ClassVar[str] = ""
-    """Its colour in pictures, as "#0072b2"; empty for one of those that are left."""
+    """Plot colour, e.g. "#0072b2"; empty to assign one that is still free."""
     published: ClassVar[tuple[Published, ...]] = ()
-    """Figures of its hardware in papers."""
+    """Hardware figures published in papers."""
 
     @property
     def divides_last(self) -> bool:
-        """Is there hardware with the division after the weighted sum, `Spec.deferred_unit`?"""
+        """Whether `Spec.deferred_unit` exists: hardware that divides after the weighted sum."""
         return False
 
-    # How a model comes to it.
+    # Training.
 
     @property
     def training(self) -> Training:
-        """How a model is brought to this spec; by default as to every spec of its method."""
+        """How a model is prepared for this spec; `trained` by default."""
         return self.trained
 
     def as_trained(self) -> Self:
-        """Return the spec whose trained model serves this one too: they differ in what no training looks at."""
+        """Return the spec whose trained model serves this one too, as they differ only in what training ignores."""
         return self
 
     @property
     def base(self) -> float:
-        """The base to which real softmax is what the method stands for."""
+        """Base of the real softmax that the method approximates."""
         return math.e
 
     @property
     def is_baseline(self) -> bool:
-        """Is this what all others are compared with: exact softmax?"""
+        """Whether this is exact softmax, the baseline for all comparisons."""
         return False
 
     def start(self, keys: int) -> dict[str, Any]:
-        """Return the parameters that a module trains from, for rows of up to `keys` keys; most methods have none."""
+        """Return the initial values of learned parameters, for rows of up to `keys` keys; empty for most methods."""
         return {}
 
     @classmethod
     def published_ratios(cls) -> list[Ratio]:
-        """Return the ratios of area and energy to other units that its paper reports."""
+        """Return the area and energy ratios to other units that its paper reports."""
         return []
 
     @classmethod
     def claims(cls) -> list[Claim]:
-        """Return what its paper claims: `claims()` of the file claims.py beside the spec, where there is one."""
+        """Return the claims of its paper, from `claims()` in claims.py next to the spec; empty without that file."""
         name = f"{cls.__module__.rpartition('.')[0]}.claims"
-        found: list[Claim] = import_module(name).claims() if find_spec(name) else []
-        return found
+        claims: list[Claim] = import_module(name).claims() if find_spec(name) else []
+        return claims
 
     def by_bits(self) -> dict[int, Self]:
-        """Return this spec with other widths of what it mainly trades accuracy for, by bits; most have no choice."""
+        """Return variants of this spec by the bit width that mainly sets its accuracy; empty where it has no choice."""
         return {}
 
-    # Examples, forms, and what to compare.
+    # Examples, forms, and specs to compare.
 
     def sample_parameters(self, keys: int, spread: float, largest: float | None = None) -> dict[str, Any]:
-        """Return the real numbers of a layer to measure with.
+        """Return representative real parameters of a layer, for benchmarks.
 
         Args:
-            keys: of a row.
-            spread: standard deviation of the scores, which are normal.
-            largest: magnitude up to which no score saturates, where the method has a score scale to set.
+            keys: number of keys in a row.
+            spread: standard deviation of the scores, which are normally distributed.
+            largest: magnitude up to which no score may saturate; used where the method has a score scale.
         """
         return {}
 
@@ -109,36 +110,37 @@ class Answers:
         return [cls()]
 
     def reaching_further(self) -> list[Self]:
-        """Return specs that differ only in that larger scores have a code, the best first; many have none."""
+        """Return specs that differ only in a wider score range, best first; empty for many methods."""
         return []
 
     @classmethod
     def widest(cls, keys: int) -> Self | None:
-        """Return the spec to narrow down from, for a model as it is; None where one has to be trained.
+        """Return the widest spec, where `recommend` starts to narrow formats; None if the method requires training.
 
         Args:
-            keys: of the longest row.
+            keys: number of keys in the longest row.
         """
         return None
 
     def narrower(self) -> dict[str, list[Self]]:
-        """Return what can be narrower, by name, what saves most first: specs that differ in it alone, narrowest first.
+        """Return candidates for narrowing, by the name of what is narrowed; the largest saving comes first.
 
-        Each comes in an order in which a model loses less and less, as far as one can know beforehand.
+        Each list holds specs that differ from this one only in that respect, from the narrowest up, which is the
+        expected order of decreasing loss.
         """
         return {}
 
     def for_hardware(self) -> Self:
-        """Return the spec of equal integers whose unit with loadable constants costs least."""
+        """Return the spec with the same integers whose unit with loadable constants is cheapest."""
         return self
 
     def without_calibration(self) -> Self:
-        """Return this spec with defaults in place of what only calibration looks at: equal ones compute the same."""
+        """Return this spec with calibration-only fields reset; specs that compute the same then compare equal."""
         return self
 
     @classmethod
     def about(cls) -> dict[str, Any]:
-        """Return what a record says of the method: title, colour, published figures, and whether it is the baseline."""
+        """Return the method's entry in a record: title, colour, published figures, and whether it is the baseline."""
         return {
             "title": cls.title,
             "colour": cls.colour,

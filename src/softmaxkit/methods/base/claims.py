@@ -1,4 +1,4 @@
-"""Claims of papers, and what becomes of them here: figures and verdicts are read from records, never typed in."""
+"""Claims made by papers and our verdicts on them; figures are read from records, never typed in."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ Record = Mapping[str, Any]
 Result = Mapping[str, Any]
 
 MEASURE = "softmaxkit claims --measure"
-"""The command that makes the records of claims that take seconds to measure."""
+"""Command that writes the records of claims that can be measured within seconds."""
 
 
 class Finding(NamedTuple):
-    """What records say of a claim.
+    """The result of judging a claim from records.
 
     Attributes:
-        measured: our figure, with its spread, and on what it was measured.
-        verdict: "not comparable" where the setting differs so much that reaching the figure would show nothing.
-        why: what stands between the figure and the verdict: how our setting differs from the paper's, what is left out.
+        measured: our figure with its spread, and the setting in which it was measured.
+        verdict: "not comparable" where the setting differs so much that reaching the figure would prove nothing.
+        why: the reason for the verdict: how our setting differs from the paper's, and what it leaves out.
     """
 
     measured: str
@@ -31,16 +31,16 @@ class Finding(NamedTuple):
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim of a method's paper, and how it is judged.
+    """A claim made by a method's paper, and how it is judged.
 
     Attributes:
-        id: short name, e.g. "online-2".
-        place: where in the paper.
-        claim: in our words; and what it is taken to mean, where the paper leaves that open.
+        id: short identifier, e.g. "online-2".
+        place: location in the paper.
+        claim: the claim in our words, with our interpretation where the paper leaves it open.
         published: the paper's figure.
-        judge: of the records of `files`, in their order; raises ValueError or KeyError where one lacks a figure.
-        records: files in the folder of records, by name, each with the command that makes it.
-        measure: returns the figures of a record of its own, within seconds.
+        judge: called with the records of `files`, in order; raises ValueError or KeyError if one lacks a figure.
+        records: file names in the results folder, each mapped to the command that writes it.
+        measure: measures the figures of the claim's own record, within seconds.
     """
 
     id: str
@@ -53,17 +53,17 @@ class Claim:
 
     @property
     def own_record(self) -> str:
-        """The file that `measure` fills."""
+        """Name of the file that holds the figures of `measure`."""
         return f"claims/{self.id}.json"
 
     @property
     def files(self) -> dict[str, str]:
-        """All files it is read from, each with the command that makes it."""
+        """All record files that `judge` reads, each mapped to the command that writes it."""
         return {**self.records, **({self.own_record: MEASURE} if self.measure else {})}
 
 
 class Figure(NamedTuple):
-    """A figure over several runs: its mean, its standard deviation (0 for one run), and how many runs."""
+    """A figure over several runs: mean, sample standard deviation (0 for one run), and number of runs."""
 
     mean: float
     spread: float
@@ -71,35 +71,35 @@ class Figure(NamedTuple):
 
     @classmethod
     def of(cls, values: Iterable[float]) -> Figure:
-        """Return the figure of some runs.
+        """Summarise the values of several runs.
 
         Raises:
-            ValueError: there are none.
+            ValueError: `values` is empty.
         """
-        found = list(values)
-        if not found:
+        runs = list(values)
+        if not runs:
             raise ValueError("no run has the figure")
-        return cls(statistics.fmean(found), statistics.stdev(found) if len(found) > 1 else 0.0, len(found))
+        return cls(statistics.fmean(runs), statistics.stdev(runs) if len(runs) > 1 else 0.0, len(runs))
 
     def at_most(self, limit: float) -> bool:
-        """Is it at most that, its spread included?"""
+        """Return whether the mean plus the spread is at most `limit`."""
         return self.mean + self.spread <= limit
 
     def at_least(self, limit: float) -> bool:
-        """Is it at least that, its spread included?"""
+        """Return whether the mean minus the spread is at least `limit`."""
         return self.mean - self.spread >= limit
 
     def text(self, digits: int, unit: str = "") -> str:
-        """Return it as "1.45 ± 0.58%"."""
+        """Format the figure, e.g. "1.45 ± 0.58%"."""
         spread = f" ± {self.spread:.{digits}f}" if self.runs > 1 else ""
         return f"{round(self.mean, digits) or 0.0:.{digits}f}{spread}{unit}"
 
 
 def results_of(record: Record, spec: Mapping[str, Any] | None = None, **fields: Any) -> list[Result]:
-    """Return the results of a record that have these values, in themselves and in their spec.
+    """Return the results of a record whose fields, and whose spec's fields, have the given values.
 
     Raises:
-        ValueError: there are none.
+        ValueError: no result matches.
     """
     wanted = spec or {}
     found = [
@@ -115,17 +115,17 @@ def results_of(record: Record, spec: Mapping[str, Any] | None = None, **fields: 
 
 
 def only_result(record: Record, **fields: Any) -> Result:
-    """Return the one result of a record that has these values.
+    """Return the single result of a record whose fields have the given values.
 
     Raises:
-        ValueError: there is none, or several.
+        ValueError: no result matches, or several do.
     """
     found = results_of(record, **fields)
     if len(found) > 1:
-        raise ValueError(f"{len(found)} results, where one is expected, have {fields}")
+        raise ValueError(f"expected one result with {fields}, found {len(found)}")
     return found[0]
 
 
 def seeds_of(count: int) -> str:
-    """Return how many seeds a figure is of, in words."""
+    """Return the number of seeds as text, e.g. "one seed" or "3 seeds"."""
     return "one seed" if count == 1 else f"{count} seeds"

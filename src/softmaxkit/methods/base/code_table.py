@@ -1,4 +1,4 @@
-"""Golden of element-wise methods by a native kernel: a probability depends only on its score code."""
+"""Native integer kernel of element-wise methods: a table from score code to probability."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 
 def code_table_call(spec: Spec, constants: Constants) -> CodeTableCall:
-    """Tabulate golden over every score code, for each head.
+    """Tabulate the golden model over all score codes, for each head.
 
     Args:
-        spec: an element-wise method of up to 16 score bits.
-        constants: of it, stacked or of one head.
+        spec: spec of an element-wise method with at most 16 score bits.
+        constants: constants of that spec, for one head or stacked.
     """
     lowest, highest = spec.score_range()
     codes = torch.arange(lowest, highest + 1, device="cpu").expand(constants.heads or 1, 1, -1)

@@ -1,4 +1,4 @@
-"""Constants: the integers that one trained or calibrated layer or head adds to a spec."""
+"""Constants: the integers that a trained or calibrated layer or head adds to a spec."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from softmaxkit.tables import per_head
 
 @dataclasses.dataclass(frozen=True)
 class Constants:
-    """The integers of one layer or head. Scalars and tables become tuples of them where heads are stacked.
+    """The integers of one layer or head. Where heads are stacked, each field is a tuple with one entry per head.
 
     Attributes:
-        scale: the score scale as `(mantissa, exponent)`: a score code `c` stands for `c * mantissa * 2**exponent`.
-        form: `Spec.constants_form` of the spec that made them; 0 where an older checkpoint does not say.
+        scale: score scale as `(mantissa, exponent)`: a score code `c` represents `c * mantissa * 2**exponent`.
+        form: `Spec.constants_form` of the spec that built them; 0 if read from an older checkpoint without it.
     """
 
     scale: Any
@@ -28,33 +28,33 @@ class Constants:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """Read what `to_json` wrote.
+        """Build constants from the output of `to_json`.
 
         Raises:
             ValueError: keys are missing or unknown.
         """
         names = {field.name for field in dataclasses.fields(cls)}
         if set(data) | {"form"} != names:
-            raise ValueError(f"constants of {cls.__name__} have the keys {sorted(names)}, not {sorted(data)}")
+            raise ValueError(f"{cls.__name__} must have the keys {sorted(names)}, got {sorted(data)}")
         return cls(**{name: _tuples(value) for name, value in data.items()})
 
     def fits(self, other: Constants) -> bool:
-        """Are these of the same form, field by field: integers where it has them, tables of the same lengths?"""
+        """Return whether all fields have the same structure as in `other`: the same types and table lengths."""
         return type(self) is type(other) and _form(dataclasses.astuple(self)) == _form(dataclasses.astuple(other))
 
     @property
     def heads(self) -> int | None:
-        """How many heads are stacked; None for the constants of one."""
+        """Number of stacked heads; None for the constants of one head."""
         return len(self.scale) if isinstance(self.scale[0], tuple) else None
 
     @classmethod
     def stack(cls, heads: Sequence[Self]) -> Self:
-        """Join the constants of several heads into those of a layer, to meet codes of shape (..., heads, q, k)."""
+        """Stack the constants of several heads, for codes of shape (..., heads, queries, keys)."""
         names = [field.name for field in dataclasses.fields(cls) if not field.kw_only]
         return cls(**{name: tuple(getattr(head, name) for head in heads) for name in names}, form=heads[0].form)
 
     def of_head(self, head: int) -> Self:
-        """Return the constants of one head; these themselves where heads are not stacked."""
+        """Return the constants of one head; `self` if heads are not stacked."""
         if self.heads is None:
             return self
         stacked = [field.name for field in dataclasses.fields(self) if not field.kw_only]
@@ -62,21 +62,21 @@ class Constants:
 
     @property
     def real_scale(self) -> float | tuple[float, ...]:
-        """The real score scale; one a head where heads are stacked."""
+        """The score scale as a float; a tuple with one per head if heads are stacked."""
         if self.heads is not None:
             return tuple(_ldexp(*scale) for scale in self.scale)
         return _ldexp(*self.scale)
 
     def score_scale(self, codes: Array) -> Any:
-        """Return the real score scale: a float, or float64 of shape (heads, 1, 1) like `codes` where stacked."""
+        """Return the score scale: a float, or for stacked heads float64 (heads, 1, 1), NumPy or torch like `codes`."""
         return per_head(self.real_scale, codes)
 
 
 class Sets(NamedTuple):
-    """Constants of several heads, for a unit with so many sets of them.
+    """Constants of several heads, for a unit with several sets of constants.
 
     Attributes:
-        heads: the constants of each set.
+        heads: the constants of each set, in order.
     """
 
     heads: tuple[Any, ...]

@@ -1,4 +1,4 @@
-"""Division after the weighted sum: what a method gives where weights leave it before their row is whole."""
+"""Deferred division: results of a method whose weights leave before the row is complete."""
 
 from __future__ import annotations
 
@@ -8,19 +8,20 @@ from softmaxkit.formats import Array, shift_right
 
 
 class DeferredRows(NamedTuple):
-    """Rows as weights that refer to the maximum so far, slice by slice.
+    """Weights of rows, slice by slice, each relative to the running maximum.
 
-    With `sum = 0`, for each slice in order `sum = sum * scale * 2**-(rise + scale_places) + weights @ values`; in the
-    end the row's output is `sum * factor * 2**-places`. Each is rounded once.
+    Starting from `sum = 0`, each slice in order computes
+    `sum = sum * scale * 2**-(rise + scale_places) + weights @ values`; the output of the row is then
+    `sum * factor * 2**-places`. Each right-hand product is rounded once.
 
     Attributes:
         weights: unsigned codes, int64 (..., keys); 0 where masked.
-        rises: int64, (..., slices): what all before is shifted down by, where the maximum rises; 0 with the first.
-        width: keys of a slice.
-        factor: int64, (..., 1): what stands for the division.
-        places: int64, (..., 1), 0 or more.
-        scales: int64, (..., slices): what all before is multiplied by; None where a shift is enough.
-        scale_places: bits of the fraction of a scale.
+        rises: int64 (..., slices): right shift of the previous sum when the maximum rises; 0 for the first slice.
+        width: number of keys in a slice.
+        factor: int64 (..., 1): multiplier that replaces the division.
+        places: int64 (..., 1): right shift after `factor`, 0 or more.
+        scales: int64 (..., slices): multiplier of the previous sum; None where a shift suffices.
+        scale_places: number of fraction bits in `scales`.
     """
 
     weights: Array
@@ -32,7 +33,7 @@ class DeferredRows(NamedTuple):
     scale_places: int = 0
 
     def rescaled(self, sums: Array, index: int) -> Array:
-        """Return what was summed before a slice, as the rise of the maximum leaves it."""
+        """Rescale the previous sums to the running maximum of slice `index`."""
         places = self.rises[..., index, None] + self.scale_places
         scaled = sums if self.scales is None else sums * self.scales[..., index, None]
         return shift_right(scaled, places)

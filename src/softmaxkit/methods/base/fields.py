@@ -1,4 +1,4 @@
-"""The fields of a spec as JSON, and the checks of their types and choices."""
+"""Reading, writing and checking the fields of a spec."""
 
 from __future__ import annotations
 
@@ -15,36 +15,41 @@ from softmaxkit.suggestions import suggestion
 if TYPE_CHECKING:
     from softmaxkit.methods.base.spec import Spec
 
+MAX_SLICE_WIDTH = 1 << 16
+"""Widest slice: the longest row of a unit."""
+
 SCHEMA = 1
-"""Version of the JSON of specs, constants and records."""
+"""Version of the JSON schema of specs, constants and records."""
 
 
 def read_fields(data: Mapping[str, Any] | str) -> tuple[str, dict[str, Any]]:
-    """Return the method's name and the other keys of a spec's JSON, its schema checked.
+    """Check the schema of a spec's JSON; return the method's name and the remaining keys.
 
     Raises:
-        ValueError: no JSON object, or an unknown schema.
+        ValueError: `data` is not a JSON object, its schema is unknown, or it has no method.
     """
     if isinstance(data, str):
         try:
             data = json.loads(data)
         except json.JSONDecodeError as error:
-            raise ValueError(f"a spec is a JSON object, but this is no JSON: {error}") from None
+            raise ValueError(f"a spec must be a JSON object, but this is not JSON: {error}") from None
     if not isinstance(data, Mapping):
-        raise ValueError(f'a spec is a JSON object such as {{"schema": {SCHEMA}, "method": "METHOD"}}')
+        raise ValueError(f'a spec must be a JSON object such as {{"schema": {SCHEMA}, "method": "METHOD"}}')
     fields = dict(data)
     schema, method = fields.pop("schema", None), fields.pop("method", None)
     if schema != SCHEMA:
         hint = f'; add "schema": {SCHEMA}' if schema is None else ""
-        raise ValueError(f'this version reads specs of "schema": {SCHEMA}, not {schema!r}{hint}')
+        raise ValueError(f'this version reads specs with "schema": {SCHEMA}, got {schema!r}{hint}')
+    if method is None:
+        raise ValueError('a spec must name its method; add "method": "METHOD"')
     return str(method), fields
 
 
 def read_values(spec_class: type[Spec], fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Turn JSON values into those of a spec's fields; the spec itself then checks their types.
+    """Convert JSON values to the values of a spec's fields; the spec's constructor checks their types.
 
     Raises:
-        ValueError: an unknown key.
+        ValueError: a key is unknown.
     """
     types = field_types(spec_class)
     for key in fields:
@@ -58,17 +63,17 @@ def read_values(spec_class: type[Spec], fields: Mapping[str, Any]) -> dict[str, 
 
 
 def write_fields(spec: Spec) -> dict[str, Any]:
-    """Return a spec as a JSON-ready dict: schema, method, and every field; formats as text."""
+    """Return a spec as a JSON-ready dict: schema, method and every field, with formats as text."""
     values = {field.name: getattr(spec, field.name) for field in dataclasses.fields(spec)}
     plain = {key: str(value) if isinstance(value, Fixed | Float) else value for key, value in values.items()}
     return {"schema": SCHEMA, "method": spec.method, **plain}
 
 
 def check_fields(spec: Spec) -> None:
-    """Refuse fields that hold another type than theirs, or none of their choices.
+    """Check that each field has its declared type or is one of its choices.
 
     Raises:
-        ValueError: a field does, with what it may hold.
+        ValueError: a field has another type or value; the message lists what is accepted.
     """
     for name, kind in field_types(type(spec)).items():
         value, field = getattr(spec, name), f"{type(spec).__name__}.{name}"
@@ -76,28 +81,38 @@ def check_fields(spec: Spec) -> None:
             choices = typing.get_args(kind)
             if not any(type(value) is type(choice) and value == choice for choice in choices):
                 allowed = " or ".join(repr(choice) for choice in choices)
-                raise ValueError(f"{field} is {allowed}, not {value!r}")
+                raise ValueError(f"{field} must be {allowed}, got {value!r}")
         elif not (type(value) in _members(kind) or (kind is float and type(value) is int)):
-            hint = " as the format itself, e.g. softmaxkit.Q(6, 2)" if _is_format(kind) else ""
+            hint = ", e.g. softmaxkit.Q(6, 2)" if _is_format(kind) else ""
             names = " or ".join(member.__name__ for member in _members(kind))
-            raise ValueError(f"{field} is of type {names}{hint}, not {value!r}")
+            raise ValueError(f"{field} must be of type {names}{hint}, got {value!r}")
+
+
+def check_slice_width(spec: Spec, width: int) -> None:
+    """Check the slice width of a method that works slice by slice.
+
+    Raises:
+        ValueError: it is out of range.
+    """
+    if not 1 <= width <= MAX_SLICE_WIDTH:
+        raise ValueError(f"{type(spec).__name__}.slice_width must be from 1 to {MAX_SLICE_WIDTH}, got {width}")
 
 
 def field_choices(spec_class: type[Spec]) -> dict[str, tuple[Any, ...]]:
-    """Return the choices of the fields that have few."""
+    """Return the allowed values of the fields that have a fixed set of them, by field name."""
     types = field_types(spec_class).items()
     return {name: typing.get_args(kind) for name, kind in types if typing.get_origin(kind) is Literal}
 
 
 @lru_cache
 def field_types(spec_class: type[Spec]) -> dict[str, Any]:
-    """Return the types of a spec's fields, by name."""
+    """Return the declared types of a spec's fields, by field name."""
     hints = typing.get_type_hints(spec_class)
     return {field.name: hints[field.name] for field in dataclasses.fields(spec_class)}
 
 
 def _members(kind: Any) -> tuple[Any, ...]:
-    """Return the types of a union, or the one type."""
+    """Return the members of a union type, or the type itself."""
     return typing.get_args(kind) or (kind,)
 
 

@@ -9,20 +9,20 @@ if TYPE_CHECKING:
     from softmaxkit.methods.base.unit import SoftmaxUnit
 
 Kind = Literal["baked", "loadable"]
-"""How a unit comes to its constants."""
+"""How a unit obtains its constants."""
 
 KIND_TITLES: dict[Kind, str] = {"baked": "baked in", "loadable": "loadable"}
-"""What is said of the constants."""
+"""Title of each kind, as shown in tables."""
 
 
 class Form(NamedTuple):
     """A form of a method in silicon.
 
     Attributes:
-        title: what is special about it, in a few words.
-        spec: the method.
-        baked: are its constants, those of `spec.examples()[0]`, baked in?
-        main: is it one of those that stand for the method where there is room for few?
+        title: short description of what distinguishes this form.
+        spec: the spec.
+        baked: whether its constants, `spec.examples()[0]`, are baked in.
+        main: whether it also appears in short tables, which show only the main forms.
     """
 
     title: str
@@ -31,18 +31,18 @@ class Form(NamedTuple):
     main: bool = True
 
     def unit(self, **sizes: Any) -> SoftmaxUnit:
-        """Return the unit, of sizes as for `Spec.unit`."""
+        """Build the unit; `sizes` are those of `Spec.unit`."""
         constants = self.spec.examples()[0] if self.baked else None
         return self.spec.unit(constants=constants, **sizes)
 
 
 def has_constants(spec: Spec) -> bool:
-    """Return whether a spec's unit has constants, which can be baked in or loaded."""
+    """Return whether a spec's unit has constants that can be baked in or loaded."""
     return spec.unit().registers is not None
 
 
 def forms_of(spec: Spec) -> list[Form]:
-    """Return the forms of one spec: with baked constants and with loadable ones, where it has constants."""
+    """Return the forms of one spec: with constants baked in and loadable, or a single form if it has none."""
     if not has_constants(spec):
         return [Form("", spec)]
     return [Form(f"constants {title}", spec, kind == "baked") for kind, title in KIND_TITLES.items()]

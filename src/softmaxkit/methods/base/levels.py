@@ -1,4 +1,4 @@
-"""Even levels between a clip and a row's maximum: where each begins, exactly, and what their table costs in error."""
+"""Evenly spaced levels between a clip and a row's maximum: exact thresholds, and the error bound of the table."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ if TYPE_CHECKING:
 
 
 def thresholds(clip: float, levels: int) -> list[tuple[Fraction, bool]]:
-    """Return where each level but the lowest begins, as `(value, does the value itself round up)`.
+    """Return the lower threshold of each level except the lowest, as `(value, inclusive)`.
 
-    Midpoints of even levels from the clip to 0, ties to even. Exact fractions of the clip, so that real and integer
-    coding agree to the last tie.
+    Thresholds are the midpoints between evenly spaced levels from the clip to 0. A tie goes to the even level, so a
+    threshold is inclusive if it rounds up. They are exact fractions, so that real and integer scores agree on ties.
     """
     low, top = Fraction(clip), levels - 1
     return [(low - low * Fraction(2 * k + 1, 2 * top), k % 2 == 1) for k in range(top)]
 
 
 def least_values(clip: float, levels: int) -> list[float]:
-    """Return, for each level but the lowest, the smallest float64 `score - maximum` that takes it."""
+    """Return, for each level except the lowest, the smallest float64 `score - maximum` that maps to it."""
     floats = []
     for value, inclusive in thresholds(clip, levels):
         least = float(value)
@@ -34,13 +34,13 @@ def least_values(clip: float, levels: int) -> list[float]:
 
 
 def threshold_codes(clip: float, levels: int, step: Fraction, lowest: int) -> tuple[int, ...]:
-    """Return, for each level but the lowest, the smallest difference of two score codes that takes it.
+    """Return, for each level except the lowest, the smallest difference of two score codes that maps to it.
 
     Args:
         clip: the lowest level, negative.
-        levels: how many.
+        levels: number of levels.
         step: real value of one step of the score code.
-        lowest: what is below every difference of two codes.
+        lowest: lower limit of the result, below every difference of two codes.
     """
     codes = [
         math.ceil(value / step) if inclusive else math.floor(value / step) + 1
@@ -52,17 +52,20 @@ def threshold_codes(clip: float, levels: int, step: Fraction, lowest: int) -> tu
 def quotient_error(
     truth: NDArray[np.float64], off: float, relative: float, step: float, limit: float
 ) -> NDArray[np.float64]:
-    """Bound the error of probabilities whose levels are right.
+    """Bound the error of probabilities whose levels are correct.
 
-    A table entry is off by half its step, the sum by that for each key, the reciprocal by its relative bound, the
-    output by half its step. The entry of the row's largest score is exact.
+    Each table entry is off by at most `off`, the sum by `off` per key, the reciprocal by `relative`, and the output by
+    `step`. The table entry of the row's largest score is exact.
 
     Args:
-        truth: the probabilities with a true exp, (..., keys).
+        truth: probabilities computed with an exact exp, (..., keys).
         off: half a step of the table.
-        relative: error of the reciprocal.
+        relative: relative error bound of the reciprocal.
         step: half a step of the output.
-        limit: the largest output.
+        limit: the largest representable output.
+
+    Returns:
+        The bound of each element's absolute error, (..., keys); 0 where `truth` is 0.
     """
     keys = (truth > 0).sum(axis=-1, keepdims=True)
     # The largest power is 1, so the true sum is the inverse of the row's largest probability.

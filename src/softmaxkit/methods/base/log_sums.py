@@ -1,4 +1,4 @@
-"""What the rows of exact softmax sum to on average, for methods with a constant in place of the sum."""
+"""Mean log-sum-exp of rows, for methods that replace the row sum of softmax with a constant."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ if TYPE_CHECKING:
 
 
 class LogSumCalibrator:
-    """Gathers the geometric mean of the rows' denominators, of each head or of all.
+    """Collects the geometric mean of the rows' denominators, per head or over all heads.
 
-    The arithmetic mean would be ruled by a few outlier rows. A model still has to be fine-tuned: denominators differ
-    from row to row by orders of magnitude.
+    An arithmetic mean would be dominated by a few outlier rows. The model still has to be fine-tuned, because
+    denominators differ between rows by orders of magnitude.
 
     Args:
-        module: of a layer.
-        adopted: turns the mean log-sums, float64, (heads,) or () where all heads share, into what the module adopts.
+        module: the module of one layer.
+        adopted: maps the mean log-sums, float64 of shape (heads,), or () if heads share one, to what
+            `SoftmaxModule.adopt` takes.
     """
 
     def __init__(self, module: SoftmaxModule, adopted: Callable[[Tensor], dict[str, Any]]) -> None:
@@ -31,7 +32,7 @@ class LogSumCalibrator:
         self.rows: Any = 0.0
 
     def observe(self, scores: Tensor, attended: Tensor, values: Tensor | None = None) -> Tensor:
-        """Add the log-sums of these rows; the model goes on with exact softmax."""
+        """Accumulate the log-sums of these rows; return exact softmax, with which the model continues."""
         row = attended.any(dim=-1, keepdim=True)
         log_sum = torch.where(attended, scores, -torch.inf).logsumexp(dim=-1, keepdim=True)
         self.total = self.total + by_head(torch.where(row, log_sum, 0.0), self.module.per_head).double().sum(dim=1)
@@ -39,8 +40,12 @@ class LogSumCalibrator:
         return masked_softmax(scores, attended)
 
     def finish(self) -> dict[str, Any]:
-        """Return what the module adopts."""
+        """Return the results for `SoftmaxModule.adopt`.
+
+        Raises:
+            ValueError: nothing was observed, or no row of some head had an attended key.
+        """
         if not isinstance(self.total, Tensor) or not self.rows.all():
-            raise ValueError("conversion saw no scores; give it at least one batch")
+            raise ValueError("conversion saw no scores; pass at least one batch")
         mean = self.total / self.rows
         return self.adopted(mean if self.module.per_head else mean[0])

@@ -1,4 +1,4 @@
-"""The torch module that all methods share: masks, precision, the modes, calibration, and what kernels can run it."""
+"""Base class of the torch modules: masks, precision, modes, calibration, and the choice of kernels."""
 
 from __future__ import annotations
 
@@ -25,17 +25,22 @@ Mode = Literal["float", "integer", "fused"]
 
 
 class Calibrator(Protocol):
-    """Gathers what a method needs to know of real scores."""
+    """Collects the statistics of real scores that a method's calibration requires."""
 
     def observe(self, scores: Tensor, attended: Tensor, values: Tensor | None = None) -> Tensor:
-        """Take in the scores and the full boolean mask of one batch, both (..., queries, keys).
+        """Observe one batch.
 
-        Of attention there are `values` too, (..., keys, channels). Returns the probabilities that the model is to go
-        on with.
+        Args:
+            scores: floating-point, (..., queries, keys).
+            attended: full boolean mask of the same shape.
+            values: the values of attention, (..., keys, channels); None outside attention.
+
+        Returns:
+            The probabilities with which the model continues, shape of the scores.
         """
 
     def finish(self) -> dict[str, Any]:
-        """Return the real numbers that `Spec.constants` takes.
+        """Return the calibrated parameters, for `SoftmaxModule.adopt`.
 
         Raises:
             ValueError: nothing was observed.
@@ -45,31 +50,31 @@ class Calibrator(Protocol):
 class SoftmaxModule(nn.Module, ABC):
     """Normalises attention scores along one dimension.
 
-    In "float" mode it computes the differentiable form of the method; in "integer" mode exactly the integers of
-    `Spec.golden`, with the gradient of the float form, taken where neither scores nor results saturate
-    (straight-through). "fused" is the float form, which attention layers take through `softmaxkit.attention` where they
-    can: 8-bit products, and no probabilities to see. Computes in float32, or float64 for float64 scores; returns the
-    dtype of the scores.
+    "float" mode computes the differentiable form of the method. "integer" mode computes exactly the integers of
+    `Spec.golden`; its gradient is that of the float form, and zero where scores or results saturate (straight-through).
+    "fused" mode is the float form too, but attention layers run it through `softmaxkit.attention` where possible, with
+    8-bit products and without materialising the probabilities. Computation is in float32, or in float64 for float64
+    scores; the result has the dtype of the scores.
 
     Args:
-        spec: the method.
-        heads: size of the axis -3 of the scores where the method has something for each head, or None.
+        spec: the spec.
+        heads: size of axis -3 of the scores if the method has parameters per head, else None.
         mode: "float", "integer" or "fused".
 
     Attributes:
-        statistics: what calibration saw, for people to read; not kept in checkpoints.
-        calibrated: a buffer with the bits of the calibration, so that every state dict has it; int64, (numbers, heads
-            or 1), which no change of dtype touches.
+        statistics: calibration statistics for display; not saved in checkpoints.
+        calibrated: buffer with the bits of the calibrated parameters, so that every state dict includes them; int64,
+            (parameters, heads or 1), which a change of the module's dtype leaves alone.
     """
 
     calibrated_numbers: ClassVar[tuple[str, ...]] = ()
-    """Names of the real numbers that calibration gives, in the order of `calibrated`."""
+    """Names of the calibrated parameters, in the order of the rows of `calibrated`."""
     calibrated: Tensor
 
     def __init__(self, spec: Spec, heads: int | None, mode: str) -> None:
         super().__init__()
-        if heads is not None and heads < 1:
-            raise ValueError(f"heads is 1 or more, or None, not {heads}")
+        if heads is not None and (type(heads) is not int or heads < 1):
+            raise ValueError(f"heads must be a whole number, 1 or more, or None, got {heads!r}")
         self.spec = spec
         self.heads = heads
         self.mode = mode
@@ -83,20 +88,20 @@ class SoftmaxModule(nn.Module, ABC):
 
     @property
     def mode(self) -> str:
-        """The mode, "float", "integer" or "fused"; may be set."""
+        """The mode: "float", "integer" or "fused"; can be assigned."""
         return self._mode
 
     @mode.setter
     def mode(self, mode: str) -> None:
         if mode not in get_args(Mode):
-            raise ValueError(f"mode is 'float', 'integer' or 'fused', not {mode!r}")
+            raise ValueError(f"mode must be 'float', 'integer' or 'fused', got {mode!r}")
         self._mode = mode
 
     def extra_repr(self) -> str:
-        """Say what the module is when a model is printed."""
+        """Describe the module in the printed form of a model."""
         return f"{self.spec!r}, heads={self.heads}, mode={self.mode!r}"
 
-    # What the method answers for itself.
+    # Implemented by each method.
 
     @abstractmethod
     def float_forward(self, scores: Tensor, attended: Tensor) -> Tensor:
@@ -104,142 +109,143 @@ class SoftmaxModule(nn.Module, ABC):
 
     @property
     def per_head(self) -> bool:
-        """Does the module hold something for each head?"""
+        """Whether the module has parameters or constants per head."""
         return False
 
     @property
     def softmax_base(self) -> float | None:
-        """The base, where the float form is softmax itself to some base; None where it is not."""
+        """Base of the float form if that is exactly softmax to some base; otherwise None."""
         return None
 
     def row_call(self, device: torch.device) -> RowCall | None:
-        """Return the kernel of the float form for rows on a device; None where it has none."""
+        """Return the kernel that runs the float form on rows on `device`; None if there is none."""
         return None
 
     def integer_call(self, constants: Any) -> IntegerCall | None:
-        """Return the kernel of the integers with some constants; None where the method or this form has none."""
+        """Return the kernel that runs the integer form with `constants`; None if this form has none."""
         return None
 
     def attention_call(self) -> AttentionCall | None:
-        """Return how a fused attention weighs keys, with 8-bit products; None where the method has no such kernel."""
+        """Return how fused attention with 8-bit products computes the weights; None if there is no such kernel."""
         return None
 
     def nan_reach(self, scores: Tensor, attended: Tensor) -> Tensor:
-        """Return what becomes NaN: rows in which NaN or +inf is attended, as in `torch.softmax`."""
+        """Return a mask of what becomes NaN: rows with an attended NaN or +inf, as in `torch.softmax`."""
         return ((scores.isnan() | (scores == torch.inf)) & attended).any(dim=-1, keepdim=True)
 
     def surrogate(self, scores: Tensor, attended: Tensor) -> Tensor:
-        """Compute the float form whose gradient stands for that of the integers."""
+        """Compute the float form that supplies the gradient of the integer form."""
         return self.float_forward(self.clamp_to_codes(scores), attended)
 
     def build_constants(self) -> Constants:
-        """Build the constants from calibrated and learned numbers."""
+        """Build the constants from the calibrated and learned parameters."""
         return self.spec.constants(**self.calibration)
 
     def calibrator(self) -> Calibrator | None:
-        """Return a fresh calibrator, or None where the method has nothing to calibrate."""
+        """Return a new calibrator; None if the method has nothing to calibrate."""
         return None
 
     def converter(self) -> Calibrator | None:
-        """Return what sets learned parameters to stand for exact softmax, or None where there are none."""
+        """Return a calibrator that fits learned parameters to exact softmax; None if nothing is learned."""
         return None
 
     def learned(self, numbers: Mapping[str, Any]) -> dict[str, Tensor]:
-        """Return this module's parameters, by name, that real numbers given as tensors stand for; for gradients."""
+        """Map parameters passed as tensors to this module's learned parameters, by name, so gradients reach them."""
         return {}
 
     def set_homotopy(self, share: float) -> None:
-        """Let the float form go from exact softmax, 0, to the method, 1; no effect where a method has no such way."""
+        """Blend the float form from exact softmax (0) to the method (1); no effect in methods without a blend."""
 
     # Forward.
 
     def forward(self, scores: Tensor, mask: Tensor | None = None, dim: int = -1) -> Tensor:
         """Normalise scores.
 
-        A row with an attended NaN or +inf becomes NaN as in `torch.softmax` (in an element-wise method, which has no
-        rows, only the NaN itself); a score of -inf is masked; what is masked is 0.
+        A row with an attended NaN or +inf becomes NaN as in `torch.softmax`; in element-wise methods only the NaN
+        element does. A score of -inf is masked; masked positions give 0.
 
         Args:
-            scores: floating, any shape; (..., heads, queries, keys) where the method has something for each head.
+            scores: floating-point, any shape; (..., heads, queries, keys) if the module has parameters per head.
             mask: boolean, True where attended, broadcasts to the scores.
             dim: the dimension of the keys.
 
         Returns:
-            Probabilities, shape and dtype of the scores.
+            Probabilities, with the shape and dtype of the scores.
 
         Raises:
-            TypeError: scores are not floating.
-            ValueError: the mask is not boolean or does not fit; the scores do not have the module's heads; a method
-                that needs calibration has had none.
+            TypeError: the scores are not floating-point, or the mask is not a tensor.
+            ValueError: the mask is not boolean or does not broadcast; axis -3 is not the module's number of heads; or
+                the method is not calibrated yet.
         """
         if not scores.is_floating_point():
-            raise TypeError(f"scores are floating, not {scores.dtype}; integer codes go to spec.golden")
+            raise TypeError(f"scores must be floating-point, got {scores.dtype}; pass integer codes to spec.golden")
         if scores.ndim < 1:
-            raise ValueError("scores are (..., keys), not a single number")
+            raise ValueError("scores must have the shape (..., keys), got a single number")
         check_attended(scores, mask)
         if dim not in (-1, scores.ndim - 1):
             attended = attended_keys(scores, mask)
             return self.forward(scores.movedim(dim, -1), attended.movedim(dim, -1)).movedim(-1, dim)
         if self.per_head and (scores.ndim < 3 or scores.shape[-3] != self.heads):
             raise ValueError(
-                f"this module has {self.heads} heads: scores are (..., {self.heads}, queries, keys), "
-                f"not {tuple(scores.shape)}"
+                f"this module has {self.heads} heads, so scores must be (..., {self.heads}, queries, keys), "
+                f"got {tuple(scores.shape)}"
             )
         if self._calibrator is not None:
             return self.observe(scores, mask)
         if self.mode == "integer":
             if torch.compiler.is_exporting():
-                raise RuntimeError('the integer mode is not for export; export the module in mode="float"')
-            result: Tensor = self._integer_forward(_wide(scores), mask)
+                raise RuntimeError('the integer mode cannot be exported; export the module in mode="float"')
+            result: Tensor = self._integer_forward(_at_least_float32(scores), mask)
             return result.to(scores.dtype)
         call, choice = self.choose(scores)
         if call is not None and choice.kernel:
             return call.run(scores, mask)
         attended = attended_keys(scores, mask)
-        return self.float_forward(_filled(_wide(scores), attended), attended).to(scores.dtype)
+        return self.float_forward(_zero_masked(_at_least_float32(scores), attended), attended).to(scores.dtype)
 
     def observe(self, scores: Tensor, mask: Tensor | None, values: Tensor | None = None) -> Tensor:
-        """Let the calibrator at work see scores, and the values that they weigh, (..., keys, channels).
+        """Pass scores, and in attention the values, (..., keys, channels), to the active calibrator.
 
         Returns:
-            Probabilities to go on with, shape and dtype of the scores.
+            Probabilities with which the model continues, with the shape and dtype of the scores.
         """
         assert self._calibrator is not None
         attended = attended_keys(scores, mask)
         with torch.no_grad():
-            return self._calibrator.observe(_filled(_wide(scores), attended), attended, values).to(scores.dtype)
+            filled = _zero_masked(_at_least_float32(scores), attended)
+            return self._calibrator.observe(filled, attended, values).to(scores.dtype)
 
     def choose(self, scores: Tensor) -> tuple[RowCall | None, Choice]:
-        """Return the kernel of the float form, and the back end that would run it on some scores."""
+        """Return the kernel of the float form, and the back end that would run it on these scores."""
         call = self.row_call(scores.device)
         if call is None:
             return None, only_torch(scores.device, f"{self.spec.title} has no kernel for this form")
         return call, pick(call, scores)
 
     def choose_integers(self, scores: Tensor) -> tuple[IntegerCall | None, Choice]:
-        """Return the kernel of the integers, and the back end that would run it on some scores."""
+        """Return the kernel of the integer form, and the back end that would run it on these scores."""
         constants = self.constants
         if self._integer_call is None or self._integer_call[0] is not constants:
             self._integer_call = (constants, self.integer_call(constants))
         call = self._integer_call[1]
         if call is None:
             return None, only_torch(scores.device, f"{self.spec.title} has no kernel for the integers of this form")
-        with torch.no_grad():  # the gradient is that of the float form
+        with torch.no_grad():  # the gradient comes from the float form
             return call, pick(call, scores)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _integer_forward(self, scores: Tensor, mask: Tensor | None) -> Tensor:
         if transform := transform_at_work():
             raise RuntimeError(
-                f"the integer mode does not go through {transform} (vmap, grad, jvp): its integers are no "
-                'torch formula; use mode="float" there, or loss.backward() for its straight-through gradient'
+                f"the integer mode does not support {transform} (vmap, grad, jvp), which need differentiable torch "
+                'operations; use mode="float" there, or loss.backward() for its straight-through gradient'
             )
         call, choice = self.choose_integers(scores)
         kernel = call if choice.kernel else None
         if kernel is not None and not torch.is_grad_enabled():
             return kernel(scores, mask)
         attended = attended_keys(scores, mask)
-        scores = _filled(scores, attended)
+        scores = _zero_masked(scores, attended)
         with torch.no_grad():
             values = self.decoded_golden(scores, attended) if kernel is None else kernel(scores, attended)
         if not torch.is_grad_enabled():
@@ -247,14 +253,14 @@ class SoftmaxModule(nn.Module, ABC):
         return _StraightThrough.apply(self.surrogate(scores, attended), values)  # type: ignore[no-untyped-call, no-any-return]
 
     def decoded_golden(self, scores: Tensor, attended: Tensor) -> Tensor:
-        """Encode, run golden, decode; NaN where NaN was attended in the row."""
+        """Encode the scores, run the golden model, decode; NaN as defined by `nan_reach`."""
         constants = self.constants
         codes = self.spec.golden(self.spec.encode(scores, constants), attended, constants)
         values = self.spec.decode(codes, constants).to(scores.dtype)
         return torch.where(self.nan_reach(scores, attended) & attended, torch.nan, values)
 
     def clamp_to_codes(self, scores: Tensor) -> Tensor:
-        """Clamp scores where their codes saturate, so that no gradient passes there."""
+        """Clamp scores to the range of their codes, so that saturated scores get no gradient."""
         low, high = self.spec.score_limits(self.constants)
         if not self.per_head:
             return torch.clamp(scores, low, high)
@@ -264,14 +270,14 @@ class SoftmaxModule(nn.Module, ABC):
 
     @property
     def constants(self) -> Constants:
-        """The integers of this layer: frozen ones where a checkpoint brought them, else built from the real numbers.
+        """The integers of this layer: frozen ones if loaded from a checkpoint, else built from the real parameters.
 
         Raises:
-            ValueError: the method needs calibration and has had none.
+            ValueError: the method is not calibrated yet.
         """
         if self._frozen is not None:
             return self._frozen
-        # By value: fused optimisers change parameters without a trace.
+        # Compared by value, since fused optimisers do not bump the version counters of parameters.
         key = tuple(parameter.detach().double().cpu().numpy().tobytes() for parameter in self.parameters())
         if self._built is None or self._built[0] != key:
             self._built = (key, self.build_constants())
@@ -279,25 +285,37 @@ class SoftmaxModule(nn.Module, ABC):
 
     @property
     def calibration(self) -> Mapping[str, Any]:
-        """The real numbers that calibration gave, as `Spec.constants` takes them; `set_calibration` sets them."""
+        """The calibrated parameters, as accepted by `Spec.constants`; change them with `set_calibration`."""
         return MappingProxyType(deepcopy(self._calibration))
 
     def calibration_of(self, head: int) -> dict[str, Any]:
-        """Return the calibration of one head; a number that all heads share counts for each."""
+        """Return the calibrated parameters of one head; a single number applies to all heads."""
         return {key: x[head] if isinstance(x, Sequence) else x for key, x in self._calibration.items()}
 
     def freeze(self, constants: Constants) -> None:
-        """Hold to these constants until the module trains or is calibrated again."""
+        """Use these constants until the module is trained or calibrated again."""
         self._frozen = constants
 
     def set_calibration(self, calibration: Mapping[str, Any]) -> None:
-        """Set the real numbers of a calibration; the constants are built from them anew."""
-        self._calibration = deepcopy(dict(calibration))
+        """Replace the calibrated parameters; the constants are rebuilt from them.
+
+        Args:
+            calibration: by name, a single number, or a sequence, array or tensor with one number per head.
+
+        Raises:
+            ValueError: there are several numbers, but not one per head, or the heads share their calibration.
+        """
+        calibration = {key: x.tolist() if hasattr(x, "tolist") else deepcopy(x) for key, x in calibration.items()}
+        for name, value in calibration.items():
+            if isinstance(value, Sequence) and (not self.per_head or len(value) != self.heads):
+                per_head = f" or {self.heads} of them, one per head" if self.per_head else ""
+                raise ValueError(f"{name} must be a single number{per_head}, got {len(value)} numbers")
+        self._calibration = calibration
         self._frozen = self._built = None
         self.calibrated = bits_of(self._calibration, self.calibrated_numbers).to(self.calibrated.device)
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
-        """Take the calibration along; a state dict of before there was one leaves it as it is."""
+        """Load the calibration too; a state dict written before calibration was stored leaves it unchanged."""
         key = f"{prefix}calibrated"
         saved = state_dict.get(key)
         if saved is None:
@@ -307,24 +325,25 @@ class SoftmaxModule(nn.Module, ABC):
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def train(self, mode: bool = True) -> SoftmaxModule:
-        """Switch to training, after which frozen constants no longer hold, or to evaluation."""
+        """Switch to training mode, which discards frozen constants, or to evaluation mode."""
         if mode:
             self._frozen = None
         return super().train(mode)
 
     @property
     def observed(self) -> bool:
-        """Is a calibrator at work?"""
+        """Whether a calibrator is active."""
         return self._calibrator is not None
 
     def observe_with(self, calibrator: Calibrator | None) -> None:
-        """Let a calibrator observe every forward from here on; None ends it."""
+        """Let a calibrator observe every forward call from now on; None removes it."""
         self._calibrator = calibrator
 
     def adopt(self, results: Mapping[str, Any]) -> None:
-        """Adopt the results of a calibrator: those named as a parameter become it, and the rest is the calibration.
+        """Apply the results of a calibrator.
 
-        What it calls `statistics` is for people to read.
+        Entries named like a parameter are copied into it, "statistics" is stored for display, and the rest updates the
+        calibration.
         """
         results = dict(results)
         self.statistics = results.pop("statistics", {})
@@ -336,7 +355,7 @@ class SoftmaxModule(nn.Module, ABC):
 
 
 class _StraightThrough(torch.autograd.Function):
-    """The value of one tensor with the gradient of another."""
+    """Returns the value of one tensor with the gradient of another."""
 
     @staticmethod
     def forward(ctx: Any, surrogate: Tensor, value: Tensor) -> Tensor:
@@ -347,9 +366,9 @@ class _StraightThrough(torch.autograd.Function):
         return gradients[0], None
 
 
-def _wide(scores: Tensor) -> Tensor:
+def _at_least_float32(scores: Tensor) -> Tensor:
     return scores if scores.dtype == torch.float64 else scores.float()
 
 
-def _filled(scores: Tensor, attended: Tensor) -> Tensor:
+def _zero_masked(scores: Tensor, attended: Tensor) -> Tensor:
     return torch.where(attended, scores, 0.0)

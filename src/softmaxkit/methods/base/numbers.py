@@ -1,4 +1,4 @@
-"""The real numbers of a layer: given to a call with their gradients, and calibrated ones as bits in a state dict."""
+"""Real parameters of a layer: tensors passed to one call, with gradients, and calibrated ones stored in state dicts."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ if TYPE_CHECKING:
 
 
 def without_gradients(module: SoftmaxModule, device: torch.device) -> SoftmaxModule:
-    """Return a module, for a call, on a device, whose own parameters ask for no gradient; within transforms too."""
+    """Move a module to a device and freeze its parameters, for a single call; works inside transforms too."""
     for parameter in module.parameters():
         parameter.requires_grad = False
     return module if device.type == "cpu" else module.to(device)
 
 
 def normalise_with(module: SoftmaxModule, numbers: Mapping[str, Any]) -> Callable[..., Tensor]:
-    """Return a module's forward, through which gradients of every kind flow to its real numbers that are tensors."""
+    """Return a module's forward that uses the tensors in `numbers` as its parameters, so that they get gradients."""
     learned = module.learned({key: x for key, x in numbers.items() if isinstance(x, Tensor)})
     return (lambda *inputs: functional_call(module, learned, inputs)) if learned else module
 
 
 def attention_call_with(module: SoftmaxModule, numbers: Mapping[str, Any]) -> AttentionCall | None:
-    """Return a module's attention call, through which gradients flow to its real numbers that are tensors."""
+    """Return a module's attention call that uses the tensors in `numbers` as its parameters, so they get gradients."""
     learned = module.learned({key: x for key, x in numbers.items() if isinstance(x, Tensor)})
     call: AttentionCall | None = functional_call(
         _AttentionCall(module), {f"module.{name}": value for name, value in learned.items()}, ()
@@ -38,7 +38,7 @@ def attention_call_with(module: SoftmaxModule, numbers: Mapping[str, Any]) -> At
 
 
 class _AttentionCall(nn.Module):
-    """A module whose forward is another's attention call: parameters are exchanged for a forward only."""
+    """Wraps `attention_call` as a forward, since `functional_call` swaps parameters only during a forward."""
 
     def __init__(self, module: SoftmaxModule) -> None:
         super().__init__()
@@ -49,20 +49,20 @@ class _AttentionCall(nn.Module):
 
 
 def bits_of(numbers: Mapping[str, Any], names: Sequence[str]) -> Tensor:
-    """Return the bits of float64 numbers, one or one a head: int64, (names, heads or 1); those of NaN where one is not.
+    """Return the bits of float64 parameters as int64, shape (names, heads or 1); NaN marks a missing parameter.
 
     Args:
-        numbers: floats or sequences of floats, by name.
-        names: whose, in this order.
+        numbers: floats, or sequences with one float per head, by name.
+        names: which parameters to return, in row order.
     """
     values = [numbers.get(name, math.nan) for name in names]
     width = max([len(x) for x in values if isinstance(x, Sequence)], default=1)
     rows = [[*x] if isinstance(x, Sequence) else [x] * width for x in values]
-    # On the processor, even while transformers builds a model on no device.
+    # On the CPU, even while transformers builds a model on the meta device.
     return torch.tensor(rows, dtype=torch.float64, device="cpu").reshape(len(rows), width).view(torch.int64)
 
 
 def numbers_of(bits: Tensor, names: Sequence[str]) -> dict[str, Any]:
-    """Return the numbers that `bits_of` made bits of; several as lists."""
+    """Return the parameters from which `bits_of` made `bits`; those with several heads as lists."""
     rows = zip(names, bits.cpu().view(torch.float64).tolist(), strict=True)
     return {name: x if len(x) > 1 else x[0] for name, x in rows if not math.isnan(x[0])}

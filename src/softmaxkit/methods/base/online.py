@@ -1,4 +1,4 @@
-"""Softmax of rows that arrive in parts (Milakov & Gimelshein, arXiv 1805.02867)."""
+"""Online softmax: rows that arrive in parts (Milakov & Gimelshein, arXiv 1805.02867)."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from softmaxkit.masks import broadcast_mask
 
 @dataclass(frozen=True)
 class OnlineSoftmax:
-    """The state of softmax over the keys seen so far; `OnlineSoftmax()` has seen none.
+    """State of softmax over the keys seen so far; `OnlineSoftmax()` is the empty state.
 
-    `update` and `merge` return new states. Merging is associative and commutative, up to float rounding, so a row may
-    be cut into chunks, threads or machines in any way. NumPy arrays or torch tensors; halves are carried as float32.
+    `update` and `merge` return new states. Merging is associative and commutative up to float rounding, so a row can
+    be split across chunks, threads or machines in any way. Works on NumPy arrays and torch tensors; half precision is
+    accumulated in float32.
 
     Attributes:
         maximum: the highest score, shape (..., 1); -inf where no key was attended.
         total: the sum of `exp(score - maximum)`, shape (..., 1).
         weighted: the sum of `exp(score - maximum) * value`, shape (..., channels); None without values.
-        base: of the powers, in place of e; `maximum` is then of `score * ln(base)`.
+        base: base of the powers; if it is not e, `maximum` refers to `score * ln(base)`.
     """
 
     maximum: Array = None
@@ -32,20 +33,20 @@ class OnlineSoftmax:
     base: float = math.e
 
     def update(self, scores: Array, mask: Array | None = None, values: Array | None = None) -> Self:
-        """Take in more keys of the same rows.
+        """Add more keys of the same rows.
 
         Args:
-            scores: shape (..., keys), floating; -inf is a masked score.
+            scores: shape (..., keys), floating-point; -inf is a masked score.
             mask: boolean, broadcasts to the scores, True where attended.
-            values: shape (..., keys, channels), meets the scores as in `scores @ values`; in every update or in none.
+            values: shape (..., keys, channels), as in `scores @ values`; pass them to every update or to none.
 
         Raises:
-            TypeError: scores are not floating.
-            ValueError: a mask that does not fit, or values that are there in one update and not in another.
+            TypeError: the scores are not floating-point.
+            ValueError: the mask does not broadcast, or values were passed to some updates only.
         """
         xp = array_namespace(scores)
         if not xp.isdtype(scores.dtype, "real floating"):
-            raise TypeError(f"scores are floating, not {scores.dtype}")
+            raise TypeError(f"scores must be floating-point, got {scores.dtype}")
         scores = self._to_e(scores)
         if mask is not None:
             scores = xp.where(broadcast_mask(scores, mask), scores, xp.full_like(scores, -xp.inf))
@@ -59,19 +60,19 @@ class OnlineSoftmax:
         return self.merge(type(self)(maximum, total, weighted, self.base))
 
     def merge(self, other: Self) -> Self:
-        """Join with the state of other keys of the same rows.
+        """Combine with the state of other keys of the same rows.
 
         Raises:
-            ValueError: one state has values and the other has not, or their bases differ.
+            ValueError: only one of the states has values, or their bases differ.
         """
         if self.base != other.base:
-            raise ValueError(f"parts of a row to the bases {self.base} and {other.base} do not merge")
+            raise ValueError(f"states with the bases {self.base} and {other.base} do not merge")
         if self.maximum is None:
             return other
         if other.maximum is None:
             return self
         if (self.weighted is None) != (other.weighted is None):
-            raise ValueError("one part of the row came with values and the other without; give values to every update")
+            raise ValueError("one state has values and the other has not; pass values to every update or to none")
         xp = array_namespace(self.maximum)
         maximum = xp.maximum(self.maximum, other.maximum)
         mine, theirs = xp.exp(self.maximum - _finite(maximum)), xp.exp(other.maximum - _finite(maximum))
@@ -79,16 +80,16 @@ class OnlineSoftmax:
         return type(self)(maximum, self.total * mine + other.total * theirs, weighted, self.base)
 
     def result(self, scores: Array | None = None, mask: Array | None = None) -> Array:
-        """Return the weighted sum of the values, shape (..., channels); or, given scores, their probabilities.
+        """Return the weighted sum of the values, shape (..., channels), or with `scores` their probabilities.
 
         Rows without an attended key give zeros.
 
         Args:
-            scores: shape (..., keys): any of the row's scores, whose probabilities in the whole row are wanted.
+            scores: shape (..., keys): scores of the row whose probabilities are to be returned.
             mask: boolean, as in `update`.
 
         Raises:
-            ValueError: nothing was seen yet, or no values were given and no scores are.
+            ValueError: the state is empty, or it has no values and `scores` is None.
         """
         if self.maximum is None:
             raise ValueError(
@@ -99,7 +100,7 @@ class OnlineSoftmax:
         if scores is None:
             if self.weighted is None:
                 raise ValueError(
-                    "no values were given to update; ask for probabilities with result(scores), or "
+                    "no values were passed to update; get probabilities with result(scores), or use "
                     "update(scores, values=values)"
                 )
             return self.weighted / total
@@ -108,13 +109,13 @@ class OnlineSoftmax:
         return xp.exp(xp.where(attended, shifted, xp.full_like(shifted, -xp.inf))) / total
 
     def _to_e(self, scores: Array) -> Array:
-        """Return scores, at least float32, whose powers are to base e."""
+        """Scale scores so that powers to base e equal those to `base`; at least float32."""
         scores = _at_least_float32(scores)
         return scores if self.base == math.e else scores * math.log(self.base)
 
 
 def _finite(maximum: Array) -> Array:
-    """Guard (-inf) - (-inf): with nothing attended, shift by 0."""
+    """Replace -inf, the maximum of a fully masked row, with 0, to avoid (-inf) - (-inf)."""
     xp = array_namespace(maximum)
     return xp.where(maximum == -xp.inf, xp.zeros_like(maximum), maximum)
 

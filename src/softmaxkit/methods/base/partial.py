@@ -1,10 +1,11 @@
-"""Rows that arrive in parts: a state that takes in keys, merges with that of other keys, and gives the result."""
+"""Rows that arrive in parts: states that accumulate keys, merge, and yield the result."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
+import numpy as np
 from array_api_compat import array_namespace, is_torch_array
 
 from softmaxkit.formats import Array
@@ -14,35 +15,35 @@ if TYPE_CHECKING:
 
 
 class Partial(Protocol):
-    """What is known of rows from some of their keys; frozen, `update` and `merge` return new states."""
+    """State of rows over some of their keys. States are frozen; `update` and `merge` return new ones."""
 
     def update(self, scores: Array, mask: Array | None = None, values: Array | None = None) -> Self:
-        """Take in more keys of the same rows.
+        """Add more keys of the same rows.
 
         Args:
-            scores: shape (..., keys), floating, NumPy or torch.
+            scores: shape (..., keys), floating-point, NumPy or torch.
             mask: boolean, broadcasts to the scores, True where attended.
-            values: shape (..., keys, channels), meets the scores as in `scores @ values`.
+            values: shape (..., keys, channels), as in `scores @ values`.
         """
         ...
 
     def merge(self, other: Self) -> Self:
-        """Join with the state of other keys of the same rows."""
+        """Combine with the state of other keys of the same rows."""
         ...
 
     def result(self, scores: Array | None = None, mask: Array | None = None) -> Array:
-        """Return the weighted sum of the values, (..., channels); or, given scores of the rows, their probabilities."""
+        """Return the weighted sum of the values, (..., channels), or with `scores` of the rows their probabilities."""
         ...
 
 
 @dataclass(frozen=True)
 class ElementPartial:
-    """The state of a method that looks at every score by itself: the sum of the weighted values.
+    """State of an element-wise method: the weighted sum of the values so far.
 
     Attributes:
-        spec: an element-wise method.
-        parameters: its real numbers.
-        weighted: shape (..., channels); None where no values were seen.
+        spec: spec of an element-wise method.
+        parameters: its real parameters.
+        weighted: shape (..., channels); None before any values.
     """
 
     spec: Spec
@@ -50,7 +51,7 @@ class ElementPartial:
     weighted: Array = None
 
     def update(self, scores: Array, mask: Array | None = None, values: Array | None = None) -> Self:
-        """Take in more keys, see `Partial`; without values nothing needs to be kept."""
+        """Add more keys, see `Partial`; without values the state does not change."""
         if values is None:
             return self
         xp = array_namespace(scores)
@@ -59,26 +60,41 @@ class ElementPartial:
         return replace(self, weighted=weighted if self.weighted is None else self.weighted + weighted)
 
     def merge(self, other: Self) -> Self:
-        """Join with the state of other keys, see `Partial`."""
-        if self.spec != other.spec:
-            raise ValueError("parts of a row by different specs do not merge")
+        """Combine with the state of other keys, see `Partial`.
+
+        Raises:
+            ValueError: the specs or the parameters differ.
+        """
+        if self.spec != other.spec or not _are_equal(self.parameters, other.parameters):
+            raise ValueError("states of different specs or parameters do not merge; build both with the same ones")
         if self.weighted is None or other.weighted is None:
             return other if self.weighted is None else self
         return replace(self, weighted=self.weighted + other.weighted)
 
     def result(self, scores: Array | None = None, mask: Array | None = None) -> Array:
-        """Return the sum of the weighted values, or the probabilities of scores.
+        """Return the weighted sum of the values, or with `scores` their probabilities.
 
         Raises:
-            ValueError: no values were given and no scores are.
+            ValueError: the state has no values and `scores` is None.
         """
         if scores is not None:
             return self._probabilities(scores, mask)
         if self.weighted is None:
-            raise ValueError("no values were given to update; ask for probabilities with result(scores)")
+            raise ValueError("no values were passed to update; get probabilities with result(scores)")
         return self.weighted
 
     def _probabilities(self, scores: Array, mask: Array | None) -> Array:
         if is_torch_array(scores):
             return self.spec.module(**self.parameters).to(scores.device)(scores, mask)
         return self.spec.reference(scores, mask, **self.parameters)
+
+
+def _are_equal(first: dict[str, Any], second: dict[str, Any]) -> bool:
+    """Compare parameters by value: numbers, sequences, arrays or tensors."""
+
+    def plain(value: Any) -> Any:
+        return value.detach().double().cpu().numpy() if is_torch_array(value) else value
+
+    return first.keys() == second.keys() and all(
+        value is second[name] or np.array_equal(plain(value), plain(second[name])) for name, value in first.items()
+    )

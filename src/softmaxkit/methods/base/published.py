@@ -1,4 +1,4 @@
-"""Published figures of a method's hardware."""
+"""Published hardware figures of methods."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from softmaxkit.methods.base.spec import Spec
 
 FRONT, REST = "front", "datapath"
-"""Parts of a unit, see `softmaxkit.flow.synthesize.PARTS`: its component of that name, and all that is no storage."""
+"""Parts of a unit, see `softmaxkit.flow.synthesize.PARTS`: the component "front", and all other logic but storage."""
 WHOLE = (REST, FRONT)
 
 
@@ -16,11 +16,11 @@ class Published(NamedTuple):
     """A unit as a paper reports it.
 
     Attributes:
-        title: the paper's name for it.
+        title: the paper's name of the unit.
         process: e.g. "sky130" or "16 nm".
         tools: "open" or "commercial".
-        area_um2, fmax_mhz, power_mw, energy_pj: the paper's; energy of one operation.
-        source: the paper, and where in it.
+        area_um2, fmax_mhz, power_mw, energy_pj: figures of the paper; energy per operation.
+        source: the paper and the place in it.
     """
 
     title: str
@@ -38,13 +38,13 @@ class Published(NamedTuple):
 
 
 class UnitPart(NamedTuple):
-    """A unit, or parts of it, in a ratio.
+    """Numerator or denominator of a ratio: a unit, or parts of one.
 
     Attributes:
-        spec: the method.
-        baked: are its constants baked in?
-        parts: what counts of it.
-        with_storage: is the ratio also of interest with row buffer and tables counted?
+        spec: the spec of the unit.
+        baked: whether its constants are baked in.
+        parts: the parts that are counted.
+        with_storage: whether the ratio is also reported with row buffer and tables included.
     """
 
     spec: Spec
@@ -54,12 +54,12 @@ class UnitPart(NamedTuple):
 
 
 class Ratio(NamedTuple):
-    """A published ratio of two units.
+    """A published ratio between two units.
 
     Attributes:
-        what: in words.
-        area, energy: as the paper has them; of power, where it gives no energy. Empty where it has none.
-        over, under: what of ours is divided by what.
+        what: description of the ratio.
+        area, energy: the paper's ratios, as text; power where it gives no energy; empty where it gives neither.
+        over, under: our numerator and denominator.
     """
 
     what: str
@@ -70,11 +70,11 @@ class Ratio(NamedTuple):
 
 
 CONSMAX_PAPER = "arXiv 2402.10930, table of results, rows of 256 scores"
-"""Where the figures of several methods are from: the ConSmax paper compares them."""
+"""Source of the figures of several methods, which the ConSmax paper compares."""
 
 
 def consmax_paper(title: str, *rows: tuple[str, str, float, float, float, float]) -> tuple[Published, ...]:
-    """Return a unit's figures in the ConSmax paper: (process, tools, MHz, mm2, mW, pJ) of each row."""
+    """Return a unit's figures from the ConSmax paper; each row is (process, tools, MHz, mm2, mW, pJ)."""
     return tuple(
         Published(title, process, tools, round(mm2 * 1e6), mhz, mw, pj, CONSMAX_PAPER)
         for process, tools, mhz, mm2, mw, pj in rows
@@ -82,7 +82,7 @@ def consmax_paper(title: str, *rows: tuple[str, str, float, float, float, float]
 
 
 def ratio_text(over: tuple[Published, ...], under: tuple[Published, ...], figure: str) -> str:
-    """Return the ratios of a figure in the ConSmax paper: with commercial tools in 16 nm, and open ones in sky130."""
+    """Format the ratios of a figure in the ConSmax paper: commercial tools in 16 nm, then open tools in sky130."""
     rows = [("16 nm", "commercial"), ("sky130", "open")]
     values = [
         [getattr(unit, figure) for unit in units for row in rows if (unit.process, unit.tools) == row]

@@ -1,4 +1,4 @@
-"""Rows of scores with their masks, as torch tensors."""
+"""Operations on masked rows of scores, as torch tensors."""
 
 from __future__ import annotations
 
@@ -10,19 +10,24 @@ from softmaxkit.methods.base.levels import least_values
 
 
 def check_attended(scores: Tensor, mask: Tensor | None) -> None:
-    """Refuse what `attended_keys` refuses."""
+    """Check a mask.
+
+    Raises:
+        TypeError: the mask is not a tensor.
+        ValueError: the mask is not boolean or does not broadcast to the scores.
+    """
     if mask is None:
         return
     if not isinstance(mask, Tensor):
-        raise TypeError(f"a mask is a boolean tensor as the scores are, not {type(mask).__name__}")
+        raise TypeError(f"the mask must be a boolean torch tensor, as the scores are, got {type(mask).__name__}")
     check_mask(scores, mask)
 
 
 def attended_keys(scores: Tensor, mask: Tensor | None) -> Tensor:
-    """Return the full boolean mask, in which a score of -inf is masked too.
+    """Return the full boolean mask, shape of the scores, in which scores of -inf are masked too.
 
     Raises:
-        ValueError: the mask is not boolean or does not broadcast to the scores.
+        TypeError, ValueError: as `check_attended`.
     """
     check_attended(scores, mask)
     attended = scores != -torch.inf
@@ -30,32 +35,35 @@ def attended_keys(scores: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def masked_softmax(scores: Tensor, attended: Tensor) -> Tensor:
-    """Softmax along the last axis over attended keys; an all-masked row gives zeros, and zero gradients."""
-    anything = attended.any(dim=-1, keepdim=True)
-    # An empty row is filled with zeros instead of -inf: its softmax is finite, and so is its gradient.
-    filled = torch.where(attended, scores, torch.where(anything, -torch.inf, 0.0).to(scores.dtype))
+    """Compute softmax along the last axis over the attended keys; a fully masked row gives zeros and zero gradients."""
+    not_empty = attended.any(dim=-1, keepdim=True)
+    # A fully masked row is filled with zeros instead of -inf, so that its softmax and its gradient are finite.
+    filled = torch.where(attended, scores, torch.where(not_empty, -torch.inf, 0.0).to(scores.dtype))
     return torch.where(attended, torch.softmax(filled, dim=-1), 0.0)
 
 
 def distance_to_maximum(scores: Tensor, attended: Tensor) -> Tensor:
-    """Return `score - row maximum`, at most 0, with the maximum as a constant; 0 where not attended."""
+    """Return `score - row maximum`, at most 0; 0 where not attended. No gradient flows through the maximum."""
     lowest = torch.finfo(scores.dtype).min
     highest = torch.where(attended, scores, lowest).detach().amax(dim=-1, keepdim=True) if scores.shape[-1] else 0.0
     return torch.where(attended, scores - highest, 0.0)
 
 
 FEW_LEVELS = 16
-"""Up to so many, comparisons are as quick as bisection, which transforms such as vmap do one by one."""
+"""Largest number of levels found by comparisons: as fast as bisection, which vmap would run row by row."""
 
 
 def quantised_distance(scores: Tensor, attended: Tensor, clip: float, levels: int) -> tuple[Tensor, Tensor]:
-    """Return `score - row maximum` in even levels from the clip to 0, and which level each is, the lowest 0.
+    """Quantise `score - row maximum` to evenly spaced levels from the clip to 0.
 
-    Gradients pass straight through the rounding, and not below the clip. NaN has no level; it reaches the result.
+    Gradients pass straight through the rounding, but not below the clip. A NaN stays NaN.
+
+    Returns:
+        The quantised distance, and the index of each level from 0, the lowest; both with the shape of the scores.
     """
     distance = distance_to_maximum(scores, attended)
     clipped = torch.clamp(distance, min=clip)
-    exact = distance.detach().double()  # where ties are what they are
+    exact = distance.detach().double()  # float64, so that ties are exact
     least = least_values(clip, levels)
     if levels > FEW_LEVELS:
         level = torch.bucketize(exact, torch.tensor(least, dtype=exact.dtype, device=exact.device), right=True)
@@ -69,23 +77,23 @@ def quantised_distance(scores: Tensor, attended: Tensor, clip: float, levels: in
 
 
 SEARCHED_SCORES = 1 << 20
-"""Scores of a layer that a search over candidates looks at at once, about, at most."""
+"""Approximate upper limit on the scores of a layer that a search over candidates evaluates."""
 
 
-def some_rows(values: Tensor, most: int = SEARCHED_SCORES) -> Tensor:
-    """Return one row in four, or fewer of many: plenty for a search over candidates, and so much faster.
+def some_rows(values: Tensor, limit: int = SEARCHED_SCORES) -> Tensor:
+    """Return every fourth row, or fewer for large inputs: enough for a search over candidates, and faster.
 
     Args:
         values: (..., queries, keys).
-        most: scores to keep, about.
+        limit: approximate upper limit on the number of scores returned.
 
     Returns:
-        some of the queries, evenly spread.
+        An evenly spaced subset of the queries, (..., fewer queries, keys).
     """
-    every = max(4, -(-values.numel() // most))
+    every = max(4, -(-values.numel() // limit))
     return values[..., ::every, :] if values.ndim > 1 else values
 
 
 def by_head(values: Tensor, per_head: bool) -> Tensor:
-    """Flatten (..., heads, queries, keys) to (heads, rest), or to (1, rest) where all heads share."""
+    """Flatten (..., heads, queries, keys) to (heads, rest), or to (1, rest) if not `per_head`."""
     return values.movedim(-3, 0).flatten(1) if per_head else values.reshape(1, -1)

@@ -1,4 +1,4 @@
-"""What every method's hardware unit answers: one interface, stated cycles, and how constants are loaded."""
+"""Base classes of the hardware units: their interface, their cycle counts, and the loading of constants."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from softmaxkit.methods.base.spec import Spec
 
 
 class Schedule(NamedTuple):
-    """When a unit takes and gives a row, in cycles from its first beat.
+    """Timing of a row in a unit, in cycles from its first input beat.
 
     Attributes:
-        first: of its first result.
-        last: of its last result.
-        interval: from its first beat to that of the next, in a stream of such rows.
-        rows_held: rows that are inside at once, at most, where one begins every `interval` cycles, the one whose
-            results leave among them. A source that is faster fills the unit's buffers with more before it is stopped.
+        first: cycle of the first result.
+        last: cycle of the last result.
+        interval: cycles from the first beat of a row to that of the next, in a stream of such rows.
+        rows_held: maximum number of rows in flight, if one enters every `interval` cycles; the row whose results are
+            leaving counts. A faster source fills the unit's buffers with more rows before backpressure stops it.
     """
 
     first: int
@@ -40,29 +40,29 @@ class Schedule(NamedTuple):
 
 
 class TakesScores(wiring.Component):
-    """What takes a method's score codes.
+    """Base of the components whose input is a method's score codes.
 
     Attributes:
-        spec: the method.
+        spec: the spec.
     """
 
     spec: Spec
 
     @property
     def code_shape(self) -> Shape:
-        """Shape of a score code: signed, as wide as the spec says."""
+        """Shape of a score code: signed, `spec.score_bits` wide."""
         return Shape(self.spec.score_bits, signed=True)
 
     def score_code(self, m: Module, name: str, product: Value, places: int) -> Value:
-        """Build `Spec.scores_of`: return the score code of a signed product."""
+        """Build the logic of `Spec.scores_of`; return the score code of a signed product."""
         return saturate_to(m, name, round_places(m, f"{name}_rounded", product, places), self.code_shape)
 
     def refuses(self, length: int, spacing: int) -> int:
-        """Return the cycles for which the last scores of a row of `length` are not taken; most units take all at once.
+        """Return the cycles for which backpressure delays the last scores of a row; 0 in most units.
 
         Args:
-            length: scores of the row; the one before was no longer.
-            spacing: cycles from a beat of scores to the next.
+            length: number of scores in the row; the previous row is no longer than this.
+            spacing: cycles from one beat of scores to the next.
         """
         return 0
 
@@ -70,32 +70,32 @@ class TakesScores(wiring.Component):
 class SoftmaxUnit(TakesScores):
     """A streaming unit: rows of score codes in, rows of results out, equal to `spec.golden` bit for bit.
 
-    Subclasses are called `Unit`, one in the file `unit.py` of each method, and take `(spec, lanes, constants, max_row,
-    depth, storage)`.
+    Each method has one subclass, called `Unit`, in its unit.py. Its constructor takes `(spec, lanes, constants,
+    max_row, depth, storage)`.
 
     Args:
-        spec: the method.
-        lanes: positions a beat.
-        constants: baked in; None where they are loaded through the port `configuration`, or the method has none.
-        max_row: scores of the longest row.
-        storage: of rows that wait and of loadable tables, see `softmaxkit.blocks.storage`.
-        registers: the map of the port `configuration`, where there is one.
-        memories: signatures of the ports to memories, by name, where `storage` is "memory".
-        masks: mask bits and results a lane.
+        spec: the spec.
+        lanes: positions per beat.
+        constants: constants to bake in; None if they are loaded through the port `configuration`, or there are none.
+        max_row: number of scores in the longest row.
+        storage: storage of waiting rows and of loadable tables, see `softmaxkit.blocks.storage`.
+        registers: register map of the port `configuration`, if there is one.
+        memories: signatures of the memory ports, by name, where `storage` is "memory".
+        masks: mask bits and results per lane.
 
     Attributes:
-        scores: stream in, of `score_layout`; with several sets of constants, rows say which is theirs.
-        results: stream out, of `result_layout`.
-        takes_sets: can it be built with several sets of loadable constants, by the argument `sets`?
-        sets: of constants.
-        holds_rows: do rows wait in it, so that one of more than `max_row` scores stops it?
-        whole_rows: does it take rows of `max_row` scores alone?
-        depth: pipeline registers from scores to results, buffers not counted.
-        configuration: stream in, of `registers.layout`.
+        scores: input stream of `score_layout`; with several sets of constants, each row carries the index of its set.
+        results: output stream of `result_layout`.
+        takes_sets: whether the argument `sets` (several sets of loadable constants) is supported.
+        sets: number of sets of constants.
+        holds_rows: whether rows wait inside, so that a row of more than `max_row` scores blocks the unit.
+        whole_rows: whether every row must have exactly `max_row` scores.
+        depth: pipeline registers from scores to results, excluding buffers.
+        configuration: input stream of `registers.layout`.
 
     Raises:
-        ValueError: sizes that cannot be built, or constants of more than one head.
-        TypeError: constants of another method.
+        ValueError: the sizes cannot be built, or the constants are those of several heads.
+        TypeError: the constants belong to another method.
     """
 
     depth: int
@@ -132,40 +132,40 @@ class SoftmaxUnit(TakesScores):
     @property
     @abstractmethod
     def result_bits(self) -> int:
-        """Width of a result code."""
+        """Width of a result code in bits."""
 
     @property
     def weight_bits(self) -> int:
-        """Width of a result as `Spec.weights` gives it."""
+        """Width of a weight, as returned by `Spec.weights`, in bits."""
         return self.result_bits
 
     def weight(self, m: Module, name: str, result: Value) -> Value:
-        """Build `Spec.weights`: return the weight, unsigned, of a result code."""
+        """Build the logic of `Spec.weights`; return the unsigned weight of a result code."""
         return result
 
     @abstractmethod
     def latency(self, length: int) -> int:
         """Return the cycles from the first beat of a row of `length` scores to its last result.
 
-        The unit is empty before, scores come in every cycle, and results are taken at once. A result that is offered
-        in the cycle after its beat was taken counts 1.
+        The unit starts empty, a beat of scores arrives every cycle, and results are accepted at once. A result offered
+        in the cycle after its beat was accepted counts as 1.
         """
 
     @abstractmethod
     def interval(self, length: int) -> int:
-        """Return the cycles from a row's first beat to that of the next, in a stream of rows of `length` scores."""
+        """Return the cycles between the first beats of successive rows, in a stream of rows of `length` scores."""
 
     def schedule(self, length: int) -> Schedule:
-        """Return when a unit takes and gives rows of `length` scores; results leave a beat a cycle once they begin."""
+        """Return the timing of rows of `length` scores; once results start, one beat leaves per cycle."""
         last, interval = self.latency(length), self.interval(length)
         return Schedule(last - (beats(length, self.lanes) - 1), last, interval, -(-last // interval))
 
     def waits(self, length: int, spacing: int) -> int:
-        """Return the cycles from the last scores of a row of `length` to its first result, which is not held up.
+        """Return the cycles from the last scores of a row to its first result, without backpressure on the results.
 
         Args:
-            length: scores of the row.
-            spacing: cycles from a beat of scores to the next.
+            length: number of scores in the row.
+            spacing: cycles from one beat of scores to the next.
         """
         return self.schedule(length).first - (beats(length, self.lanes) - 1)
 
@@ -173,14 +173,14 @@ class SoftmaxUnit(TakesScores):
     def verified_forms(
         cls, spec: Any, constants: Sequence[Constants], **sizes: Any
     ) -> Iterator[tuple[str, SoftmaxUnit, Sequence[Any]]]:
-        """Yield the units of a spec that verification goes through: title, unit, and constants to run it with.
+        """Yield the units of a spec to verify, as (title, unit, constants to run it with).
 
-        With several sets of constants there are loadable units alone.
+        With several sets of constants, only the loadable unit is yielded.
 
         Args:
-            spec: the method.
-            constants: of heads.
-            sizes: of the unit, as for `Spec.unit`.
+            spec: the spec.
+            constants: constants of one or more heads.
+            sizes: arguments of `Spec.unit`.
         """
         loadable = spec.unit(constants=None, **sizes)
         if loadable.registers is None:
@@ -194,18 +194,19 @@ class SoftmaxUnit(TakesScores):
 
     @property
     def sets(self) -> int:
-        """How many sets of constants it holds."""
+        """Number of sets of constants."""
         return self.registers.sets if self.registers else 1
 
     @property
     def set_bits(self) -> int:
-        """Width of the number of a set: 0 with one."""
+        """Width of the index of a set in bits; 0 if there is one set."""
         return self.registers.set_bits if self.registers else 0
 
     def loads(self, constants: Sequence[Constants]) -> Sequence[Any]:
-        """Return what to load one after the other to try a unit with the constants of some heads.
+        """Return the constants to load in turn when testing the unit with the constants of some heads.
 
-        With several sets these are `Sets`, two or more, of the heads and, so that sets differ, of the spec's examples.
+        With several sets these are two or more `Sets`, filled from the heads and, so that sets differ, from the spec's
+        examples.
         """
         if self.sets == 1:
             return constants
@@ -216,79 +217,78 @@ class SoftmaxUnit(TakesScores):
     def writes(self, constants: Constants | Sets) -> list[tuple[int, int]]:
         """Return the writes, `(address, data)`, that load constants through the port `configuration`.
 
-        Those of one head go into the first set.
+        The constants of a single head are written to the first set.
 
         Raises:
-            ValueError: the unit's constants are baked in, it has fewer sets, or a value does not fit its register.
+            TypeError: the constants belong to another method.
+            ValueError: the unit has no loadable constants or too few sets, or a value does not fit its register.
         """
         if self.registers is None:
-            raise ValueError("this unit has no port to load constants through; build it without constants for that")
+            raise ValueError("this unit has no port to load constants; build it with constants=None")
         heads = constants.heads if isinstance(constants, Sets) else (constants,)
         if len(heads) > self.sets:
-            raise ValueError(f"this unit holds {self.sets} sets of constants, not {len(heads)}")
+            raise ValueError(f"this unit has {self.sets} sets of constants, got {len(heads)}")
         for each in heads:
             check_constants(self.spec, each)
-        return [
-            write for number, each in enumerate(heads) for write in self.registers.writes(self.loaded(each), number)
-        ]
+        return [write for index, each in enumerate(heads) for write in self.registers.writes(self.loaded(each), index)]
 
     def loaded(self, constants: Any) -> dict[str, int | Sequence[int]]:
-        """Return what the registers hold for some constants, by the names of `registers`."""
-        raise NotImplementedError(f"{type(self).__name__} has a map of registers, and so has to say what they hold")
+        """Return the register values for some constants, by their names in `registers`."""
+        raise NotImplementedError(f"{type(self).__name__} has a register map, so it must implement loaded()")
 
     def parts(self) -> list[Part]:
-        """Return the parts that can be tried with all their inputs."""
+        """Return the parts that are small enough to test exhaustively."""
         return []
 
     def positions_a_lane(self, constants: Any) -> int:
-        """Return how many scores a lane takes with some constants: one, but for halves that work apart."""
+        """Return how many scores one lane accepts per beat: 1, unless its halves work separately."""
         return 1
 
     def golden(self, codes: Array, mask: Array | None, constants: Constants | Sets, sets: Array | None = None) -> Array:
-        """Return what the unit gives, from the spec.
+        """Compute the expected results of the unit from the spec.
 
         Args:
-            codes: integers, (rows, keys).
-            mask: boolean, of the same shape.
-            constants: of one head, or `Sets`.
-            sets: int64, (rows,): of `Sets`, the number of each row's; None for the first of all.
+            codes: score codes, integers (rows, keys).
+            mask: boolean, same shape; None attends to all.
+            constants: constants of one head, or `Sets`.
+            sets: int64 (rows,): index into `Sets` for each row; None uses the first set.
         """
         if not isinstance(constants, Sets):
             return self.spec.golden(codes, mask, constants)
         if sets is None:
             return self.spec.golden(codes, mask, constants.heads[0])
         golden = np.zeros(codes.shape, np.int64)
-        for number, each in enumerate(constants.heads):
-            own = sets == number
+        for index, each in enumerate(constants.heads):
+            own = sets == index
             golden[own] = self.spec.golden(codes[own], None if mask is None else mask[own], each)
         return golden
 
 
 class DeferredUnit(TakesScores):
-    """A streaming unit whose weights leave before their row is whole, equal to `spec.deferred` bit for bit.
+    """A streaming unit whose weights leave before their row is complete, equal to `spec.deferred` bit for bit.
 
     Args:
-        spec: the method.
-        lanes: positions a beat, which divide the width of a slice.
-        max_row: scores of the longest row.
-        storage: of what waits.
+        spec: the spec.
+        lanes: positions per beat; must divide the width of a slice.
+        max_row: number of scores in the longest row.
+        storage: storage of waiting slices.
         weight_bits: width of a weight.
-        rise_bits: width of what the sums before are shifted down by.
+        rise_bits: width of the shift of the previous sums.
         factor: payload of `factors`: `factor` and `places`.
-        scale_bits: width of what they are multiplied by; 0 where a shift is enough.
+        scale_bits: width of the multiplier of the previous sums; 0 where a shift suffices.
 
     Attributes:
-        scores: stream in, of `score_layout`.
-        weights: stream out: `codes`, a weight for each lane; `rise` and, if need be, `scale`, for what was summed
-            before; and `last`.
-        factors: stream out, one a row.
-        least_places: that the places of a factor count from.
-        scale_places: bits of the fraction of a scale.
-        pace: cycles from one beat to the next, at least.
+        scores: input stream of `score_layout`.
+        weights: output stream: `codes`, one weight per lane; `rise` and, if `scale_bits` is not 0, `scale`, which
+            rescale the previous sums; and `last`.
+        factors: output stream, one factor per row.
+        least_places: offset that is added to the `places` of a factor.
+        scale_places: number of fraction bits of a scale.
+        pace: minimum number of cycles from one beat to the next.
         gather: holds a slice until its maximum is known.
-        depth: registers from scores to weights, those of a slice that waits not counted.
-        slice_beats: beats of a slice.
-        most_rows: rows that can be inside at once.
+        depth: registers from scores to weights, excluding those of a waiting slice.
+        slice_beats: number of beats in a slice.
+        most_rows: maximum number of rows in flight.
     """
 
     registers: RegisterMap | None = None
@@ -326,30 +326,33 @@ class DeferredUnit(TakesScores):
         )
 
     def waits(self, count: int) -> int:
-        """Return the cycles from the last of `count` beats of a slice to its first weights, which are not held up."""
+        """Return the cycles from the last of `count` beats of a slice to its first weights, without backpressure."""
         return self.depth + max(1, self.gather.buffer.latency - (count - 1))
 
 
 def whole_slices(width: int, lanes: int) -> int:
-    """Return the beats of a slice, for a unit that divides last.
+    """Return the number of beats in a slice, for a unit with deferred division.
 
     Raises:
-        ValueError: it does not consist of whole beats.
+        ValueError: the slice is not a whole number of beats.
     """
     if width % lanes:
-        raise ValueError(f"with the division last, lanes divide a slice of {width} positions, not {lanes}")
+        raise ValueError(
+            f"with the division after the weighted sum, lanes must divide a slice of {width} positions, got {lanes}"
+        )
     return width // lanes
 
 
 def check_constants(spec: Spec, constants: Constants) -> None:
-    """Refuse what are no constants of one head of a spec.
+    """Check that constants belong to the spec and to a single head.
 
     Raises:
-        TypeError: they are another method's.
-        ValueError: they are of another form, or those of several heads.
+        TypeError: they belong to another method.
+        ValueError: they have another form, or are those of several heads.
     """
     spec.check_constants(constants)
     if constants.heads is not None:
         raise ValueError(
-            f"a unit takes the constants of one head, not of {constants.heads}; constants.of_head(0) is the first"
+            f"a unit requires the constants of one head, got those of {constants.heads}; select one, e.g. "
+            "constants.of_head(0)"
         )

@@ -15,15 +15,16 @@ if TYPE_CHECKING:
 
 STEPS_PER_OCTAVE = 4
 SCALE_OCTAVES = (-9, 1)
-"""Score scales that are tried at 8 bits, as powers of two; at 16 bits 256 times as fine."""
+"""Range of the candidate score scales at 8 bits, as log2; at 16 bits they are 256 times finer."""
 FEW_SCORES = 1 << 20
-"""Up to so many scores of a batch, all its rows count; of more, one row in four, and those of the largest scores."""
+"""Largest batch, in scores, of which all rows are evaluated; beyond, one row in four and each head's largest score."""
 
 
 class ConSmaxCalibrator:
-    """Tries a grid of score scales and takes, for each head, the one of least squared error of the probabilities.
+    """Searches a grid of score scales for the one with the least squared error of the probabilities, for each head.
 
-    A scale that cuts off a head's largest score has most of its error there: the row of it always counts.
+    A scale at which a head's largest score saturates has most of its error there, so the row of that score is always
+    evaluated.
     """
 
     def __init__(self, module: ConSmaxModule) -> None:
@@ -33,19 +34,19 @@ class ConSmaxCalibrator:
         self.largest: Tensor | None = None
 
     def observe(self, scores: Tensor, attended: Tensor, values: Tensor | None = None) -> Tensor:
-        """Add the error of each scale on these scores; the model goes on with ConSmax in float."""
-        given = self.module.float_forward(scores, attended)
-        largest = by_head(given, self.module.per_head).double().amax(dim=1)
+        """Accumulate the error of each scale on these scores; return ConSmax in float, used to continue the model."""
+        probabilities = self.module.float_forward(scores, attended)
+        largest = by_head(probabilities, self.module.per_head).double().amax(dim=1)
         self.largest = largest if self.largest is None else torch.maximum(self.largest, largest)
         if scores.numel() <= FEW_SCORES:
-            self.errors.append(self._errors(scores, attended, given))
+            self.errors.append(self._errors(scores, attended, probabilities))
         else:
-            self.errors.append(self._errors(*(some_rows(values) for values in (scores, attended, given))))
-            self.errors.append(self._errors(*_largest_rows(scores, attended, given)))
-        return given
+            self.errors.append(self._errors(*(some_rows(each) for each in (scores, attended, probabilities))))
+            self.errors.append(self._errors(*_largest_rows(scores, attended, probabilities)))
+        return probabilities
 
     def _errors(self, scores: Tensor, attended: Tensor, truth: Tensor) -> Tensor:
-        """Return the summed squared error of each scale, (scales, heads)."""
+        """Return the sum of squared errors of each scale, (scales, heads or 1)."""
         low, high = self.module.spec.score_range()
         errors = []
         for scale in self.scales:
@@ -55,16 +56,20 @@ class ConSmaxCalibrator:
         return torch.stack(errors)
 
     def finish(self) -> dict[str, Any]:
-        """Return `scale` and `largest`, one a head."""
+        """Return `scale` and `largest`, with one entry per head if the module has parameters per head.
+
+        Raises:
+            ValueError: nothing was observed.
+        """
         if self.largest is None:
-            raise ValueError("calibration saw no scores; give it at least one batch")
+            raise ValueError("calibration saw no scores; pass at least one batch")
         best = torch.stack(self.errors).sum(dim=0).argmin(dim=0)
-        found = {"scale": [self.scales[index] for index in best.tolist()], "largest": self.largest.tolist()}
-        return found if self.module.per_head else {key: values[0] for key, values in found.items()}
+        results = {"scale": [self.scales[index] for index in best.tolist()], "largest": self.largest.tolist()}
+        return results if self.module.per_head else {key: values[0] for key, values in results.items()}
 
 
 def _largest_rows(scores: Tensor, attended: Tensor, truth: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the rows of the largest score of each head, (heads, 1, keys), of scores (..., heads, queries, keys)."""
+    """Select the row with the largest score of each head: (..., heads, queries, keys) to (heads, 1, keys)."""
 
     def rows(values: Tensor) -> Tensor:
         return values.movedim(-3, 0).flatten(1, -2) if values.ndim > 2 else values.reshape(1, -1, values.shape[-1])
@@ -76,7 +81,7 @@ def _largest_rows(scores: Tensor, attended: Tensor, truth: Tensor) -> tuple[Tens
 
 
 def scale_grid(spec: ConSmax) -> list[float]:
-    """Return the score scales to try; tables="shift" has one alone."""
+    """Return the candidate score scales; tables="shift" has exactly one."""
     if spec.tables == "shift":
         return [spec.default_scale]
     low, high = SCALE_OCTAVES

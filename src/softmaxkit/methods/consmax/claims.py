@@ -1,4 +1,4 @@
-"""Claims of the ConSmax paper about the method itself, and how they are judged; those of silicon are beside."""
+"""Claims of the ConSmax paper about the method, and how they are judged; see silicon_claims.py for those on silicon."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from softmaxkit.methods.consmax.spec import ConSmax
 from softmaxkit.methods.exact import Exact
 
 EARLY, LATE = 3_000, 10_000
-"""Training steps at which the paper's gap is taken."""
+"""Training steps at which the gap to softmax is compared with the paper's."""
 
 LATE_GAP = 0.9
-"""Loss in percent by which ConSmax is behind at `LATE`, at most."""
+"""Largest increase of the loss over softmax at step `LATE`, in percent."""
 
 CODES = np.arange(-128, 128)
 ENTRIES = 32
@@ -30,7 +30,7 @@ def claims() -> list[Claim]:
         Claim(
             id="consmax-1",
             place="abstract, Fig. 2",
-            claim="No maximum and no sum: each probability depends on its own score alone, all work in parallel.",
+            claim="No maximum and no sum: each probability depends only on its own score, so all run in parallel.",
             published="element-wise",
             judge=judge_elements,
             measure=measure_elements,
@@ -39,7 +39,7 @@ def claims() -> list[Claim]:
             id="consmax-2",
             place="Fig. 6",
             claim=(
-                "Worse than softmax at first, all but equal after 10,000 steps, in a GPT-2 of 6 layers. The paper's "
+                "Worse than softmax at first, nearly equal after 10,000 steps, in a GPT-2 with 6 layers. The paper's "
                 "percentages fit the loss, not the perplexity."
             ),
             published="loss 2.3% worse at first, under 0.9% after 10,000 steps",
@@ -53,8 +53,8 @@ def claims() -> list[Claim]:
             id="consmax-3",
             place="Fig. 4a",
             claim=(
-                "Tables split by nibbles lose nothing over all codes of a score: each code has a result of its own, as "
-                "in one table of 256 entries."
+                "Tables split by nibbles lose nothing over all score codes: each code has its own result, as in one "
+                "table of 256 entries."
             ),
             published="lossless, 32 entries for 256",
             judge=judge_tables,
@@ -65,7 +65,7 @@ def claims() -> list[Claim]:
 
 
 def measure_elements() -> dict[str, Any]:
-    """Replace all other scores of random rows, and count what changes; and the cycles to the unit's first result."""
+    """Count how many results change when other scores of their rows do, and the cycles to the unit's first result."""
     random = np.random.default_rng(0)
     codes, others = random.integers(-128, 128, (2, 1000, ROW))
     kept = random.random(codes.shape) < 0.5
@@ -81,42 +81,42 @@ def measure_elements() -> dict[str, Any]:
 
 
 def judge_elements(record: Record) -> Finding:
-    """Judge consmax-1: nothing may depend on another score, and a result may not wait for the row."""
+    """Judge consmax-1: no result may depend on another score, and none may wait for the whole row."""
     (result,) = record["results"]
     first = result["first_result_cycles"]
     measured = (
-        f"{result['changed']:,} of {result['compared']:,} outputs change with other scores of their rows; the unit's "
-        f"first result of a row of {result['row']} comes after {first} cycles"
+        f"{result['changed']:,} of {result['compared']:,} outputs change when other scores of their row do; the unit "
+        f"returns its first result of a row of {result['row']} after {first} cycles"
     )
     holds = result["changed"] == 0 and first < result["row"]
     why = (
-        "Of the integers, which 'softmaxkit verify' holds the gates to. Probabilities that do not sum to 1 are the "
-        "price, and beta, gamma and an output scale for each head."
+        "Measured on the integers that 'softmaxkit verify' compares with the gates. The price is probabilities that do "
+        "not sum to 1, and beta, gamma and an output scale per head."
     )
     return Finding(measured, "reproduced" if holds else "not reproduced", why)
 
 
 def judge_budget(record: Record) -> Finding:
-    """Judge consmax-2 on the curves of held-out loss, in float as the paper's are."""
+    """Judge consmax-2 by the curves of held-out loss, in float like the paper's."""
     early, late = (Figure.of(_gap_at(record, step)) for step in (EARLY, LATE))
     trained = _trained(record, ConSmax.method)[0]
     shape, tokens = trained["shape"], trained["recipe"]["context"]
     measured = (
-        f"loss {early.text(2, '%')} worse after {EARLY:,} steps, {late.text(2, '%')} after {LATE:,}, in a GPT of "
-        f"{shape['layers']} layers, {shape['width']} wide, rows of {tokens}; {seeds_of(late.runs)}"
+        f"loss {early.text(2, '%')} worse after {EARLY:,} steps, {late.text(2, '%')} after {LATE:,}, in a GPT with "
+        f"{shape['layers']} layers of width {shape['width']}, rows of {tokens}; {seeds_of(late.runs)}"
     )
     holds = late.at_most(LATE_GAP) and late.mean < early.mean
     within = "" if holds or late.mean - late.spread > LATE_GAP else f" {LATE_GAP}% is within the spread."
     why = (
-        "The paper's size, steps and rows, with 30 passes over 20 MB of Python source, and layer norm before its "
-        "blocks; the paper's learns WikiText-103, and has it after them. A small model of bytes, of three seeds, is "
-        f"farther behind (docs/accuracy.md).{within}"
+        "The paper's size, steps and row length, but 30 passes over 20 MB of Python source, and layer norm before each "
+        "block; the paper trains on WikiText-103 with layer norm after it. A small byte-level model, three seeds, is "
+        f"further behind (docs/accuracy.md).{within}"
     )
     return Finding(measured, "reproduced" if holds else "not reproduced", why)
 
 
 def _gap_at(record: Record, step: int) -> list[float]:
-    """Return by how many percent the held-out loss is above exact softmax's at a step, for every seed."""
+    """Return by how many percent the held-out loss at a step is above that of exact softmax, for each seed."""
     exact = {result["seed"]: result for result in _trained(record, Exact.method)}
     return [
         100 * (_loss_at(result, step) / _loss_at(exact[result["seed"]], step) - 1)
@@ -134,7 +134,7 @@ def _loss_at(result: Result, step: int) -> float:
 
 
 def measure_tables() -> dict[str, Any]:
-    """Put every code of a score through the split tables, and compare the products and the outputs."""
+    """Evaluate the split tables at every score code, and compare the products and outputs with exact ones."""
     figures: dict[str, Any] = {"codes": len(CODES)}
     for name, table in (("bf16", BF16), ("fp16", FP16)):
         spec = ConSmax(table_format=table)
@@ -154,9 +154,9 @@ def measure_tables() -> dict[str, Any]:
 
 
 def _products(spec: ConSmax) -> tuple[list[float], list[float]]:
-    """Return the product of table entries of each code, and how far it is from the exponential, relatively.
+    """Return the product of the table entries of each code, and its relative error as an exponential.
 
-    Each code gets an output range of its own, wide enough for the product not to be rounded again.
+    Each code gets its own output range, wide enough that the product is not rounded again.
     """
     wide = replace(spec, output_bits=24, ceiling=2.0**16)
     products, errors = [], []
@@ -169,7 +169,7 @@ def _products(spec: ConSmax) -> tuple[list[float], list[float]]:
 
 
 def judge_tables(record: Record) -> Finding:
-    """Judge consmax-3: every code has to have its own product, from no more entries than the paper's."""
+    """Judge consmax-3: each code must have its own product, with no more table entries than in the paper."""
     (result,) = record["results"]
     holds, parts = True, []
     for name in ("bf16", "fp16"):
@@ -177,11 +177,12 @@ def judge_tables(record: Record) -> Finding:
         holds = holds and distinct == result["codes"] and entries <= ENTRIES
         error, off = result[f"relative_error_max_{name}"], result[f"outputs_off_{name}"]
         parts.append(
-            f"{name.upper()}: {entries} entries, {distinct} different products of {result['codes']} codes, off by up "
-            f"to {100 * error:.2g}%, which moves {off} outputs, by {result[f'off_max_lsb_{name}']} of 255 steps at most"
+            f"{name.upper()}: {entries} entries, {distinct} distinct products for {result['codes']} codes, relative "
+            f"error up to {100 * error:.2g}%, which changes {off} outputs by at most "
+            f"{result[f'off_max_lsb_{name}']} of 255 steps"
         )
     why = (
-        "Lossless is read as a product of its own for each code, at the default step of a score, 1/16; the values are "
-        "rounded, as products of floats are. With smaller steps some coincide."
+        "Lossless is taken to mean a distinct product for each code, at the default score step of 1/16; the values are "
+        "rounded, as float products are. At smaller steps some coincide."
     )
     return Finding("; ".join(parts), "reproduced" if holds else "not reproduced", why)

@@ -1,4 +1,4 @@
-"""The constants of ConSmax: tables and scales of one head, made from real numbers."""
+"""The constants of ConSmax: tables and scales of one head, built from real parameters."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ConSmaxConstants(Constants):
-    """The integers that a ConSmax unit is loaded with, for one head.
+    """The integers of one head, as loaded into a ConSmax unit.
 
     Attributes:
         scale: see `Constants`.
-        high, low: tables of codes of the table format, indexed by the raw nibbles of the (upper) byte; the high nibble
-            is signed. With tables="shift" `high` is empty. With tables="whole" `low` is empty, and `high` holds the
-            256 output codes themselves, indexed by the raw byte.
-        lower_high, lower_low: the same for the lower, unsigned byte of INT16; empty for INT8.
-        multiplier: code of C in the table format where the spec multiplies by it; 0 where C is folded into a table.
-        exponent: power of two by which the product of all table entries (and C) is to be multiplied.
-        output_fraction_bits: the output code `c` stands for `c * 2**-output_fraction_bits`.
-        limit: largest output code, the clamp.
+        high, low: tables in the table format, indexed by the raw nibbles of the (upper) byte; the high nibble is
+            signed. With tables="shift", `high` is empty. With tables="whole", `low` is empty and `high` contains the
+            256 output codes, indexed by the raw byte.
+        lower_high, lower_low: the same for the lower byte of INT16, which is unsigned; empty for INT8.
+        multiplier: C in the table format with constant="multiplied"; 0 if C is folded into a table.
+        exponent: exponent of the power of two that scales the product of all table entries (and C).
+        output_fraction_bits: an output code `c` represents `c * 2**-output_fraction_bits`.
+        limit: the largest output code, at which results saturate.
     """
 
     high: Any
@@ -43,7 +43,7 @@ class ConSmaxConstants(Constants):
 
 
 def with_whole_table(spec: ConSmax, empty: ConSmaxConstants, beta: Any, gamma: Any) -> ConSmaxConstants:
-    """Return constants with the one table of output codes."""
+    """Return `empty` completed with the single table of output codes, for tables="whole"."""
     codes = np.arange(256)
     scores = spec.score_values(np.where(codes < 128, codes, codes - 256), empty)
     steps = np.round(np.ldexp(spec.reference(scores, beta=beta, gamma=gamma), empty.output_fraction_bits))
@@ -51,16 +51,16 @@ def with_whole_table(spec: ConSmax, empty: ConSmaxConstants, beta: Any, gamma: A
 
 
 def with_shift_table(spec: ConSmax, empty: ConSmaxConstants, log2_c: float) -> ConSmaxConstants:
-    """Return constants with the table of the low nibble, C = 2**log2_c folded into it."""
+    """Return `empty` completed with the table of the low nibble, with C = 2**log2_c folded in, for tables="shift"."""
     power = math.floor(log2_c)
     low, bias = _encode_table(spec.table_format, [log2_c - power + i / 16 for i in range(16)])
     return dataclasses.replace(empty, low=low, exponent=power + bias)
 
 
 def with_split_tables(spec: ConSmax, empty: ConSmaxConstants, log2_c: float) -> ConSmaxConstants:
-    """Return constants with a table for each nibble, and C = 2**log2_c folded into the first or beside them."""
+    """Return `empty` completed with one table per nibble, for tables="split"; C = 2**log2_c is folded or separate."""
     mantissa, power = empty.scale
-    step = mantissa * 2.0**power / math.log(2)  # of a score code, as an exponent of two
+    step = mantissa * 2.0**power / math.log(2)  # step of a score code, in the exponent of base 2
     folded = spec.constant == "folded"
     signed = [i - 16 if i >= 8 else i for i in range(16)]
     weights = [1 << shift for shift in range(spec.bits - 4, -4, -4)]
@@ -82,28 +82,29 @@ def with_split_tables(spec: ConSmax, empty: ConSmaxConstants, log2_c: float) -> 
 def _high_table(
     spec: ConSmax, exponents: list[float], empty: ConSmaxConstants, log2_rest: float
 ) -> tuple[tuple[int, ...], int]:
-    """Encode the high table, cut where an entry saturates the result alone, the low factors being 1 or more.
+    """Encode the high table, clipping entries that saturate the result on their own, as the low factors are 1 or more.
 
-    That leaves the format's range to the entries that matter. `log2_rest` is what it is still multiplied by.
+    Clipping leaves the range of the format to the entries that matter. `log2_rest` is log2 of the constant factor that
+    is still to come.
     """
 
     def output(steps: float) -> float:
         return math.log2(math.ldexp(steps, -empty.output_fraction_bits))
 
     if isinstance(spec.table_format, Float):
-        most = output(empty.limit) + 2 - log2_rest
-        return _float_table(spec.table_format, [min(each, most) for each in exponents])
+        highest = output(empty.limit) + 2 - log2_rest
+        return _float_table(spec.table_format, [min(each, highest) for each in exponents])
     saturated, enough = output(empty.limit + 0.5), output(max(empty.limit - 1, 1))
     return _fixed_table(spec.table_format, exponents, saturated - log2_rest, enough - log2_rest)
 
 
 def _encode_table(form: Float | Fixed, exponents: list[float]) -> tuple[tuple[int, ...], int]:
-    """Encode 2**exponents over a common power of two; return codes and that power."""
+    """Encode 2**exponents with a common power of two; return the codes and the exponent of that power."""
     return _fixed_table(form, exponents) if isinstance(form, Fixed) else _float_table(form, exponents)
 
 
 def _float_table(form: Float, exponents: list[float]) -> tuple[tuple[int, ...], int]:
-    """Encode 2**exponents as floats, over a power of two where not all of them are normal numbers."""
+    """Encode 2**exponents as floats, with a common power of two if some would not be normal numbers."""
     bias = 0
     if min(exponents) < form.min_exponent or max(exponents) >= form.max_exponent:
         bias = math.floor(max(exponents)) - (form.max_exponent - 1)
@@ -114,9 +115,9 @@ def _float_table(form: Float, exponents: list[float]) -> tuple[tuple[int, ...], 
 def _fixed_table(
     form: Fixed, exponents: list[float], saturated: float = math.inf, enough: float = -math.inf
 ) -> tuple[tuple[int, ...], int]:
-    """Encode 2**exponents as fractions of the smallest power of two with which they fit.
+    """Encode 2**exponents as fractions of the smallest power of two at which they fit.
 
-    Entries from 2**saturated on become the largest code; if there are any, that code is 2**enough or more.
+    Entries of 2**saturated or more become the largest code; if there are any, that code represents 2**enough or more.
     """
     kept = [each for each in exponents if each < saturated]
     powers = []

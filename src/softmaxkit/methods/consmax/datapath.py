@@ -1,7 +1,7 @@
-"""The arithmetic of the ConSmax unit: table entries as numbers, what the registers hold, and the conversion at the end.
+"""Datapath of the ConSmax unit: table entries as numbers, register contents, and the conversion to fixed point.
 
-Every number is `fraction * 2**-shift`, with all powers of two that are common to a head (of table entries, of C, of the
-output's scale) in one *offset*, so that the shift of the last product is that of the output.
+Each number is `fraction * 2**-shift`. All powers of two that are fixed for a head (those of the table entries, of C and
+of the output scale) are combined in one *offset*, so that the shift of the last product is that of the output.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ from softmaxkit.methods.consmax.constants import ConSmaxConstants
 from softmaxkit.methods.consmax.spec import ConSmax
 
 FLOAT_OFFSET = signed(12)
-"""Shape of the offset's register, with float tables."""
+"""Shape of the offset register with float tables."""
 
 
 def table_names(spec: ConSmax) -> list[str]:
-    """Return the tables of a spec, the ones of the upper byte first."""
+    """Return the names of a spec's tables, those of the upper byte first."""
     if spec.tables != "split":
         return ["high" if spec.tables == "whole" else "low"]
     return ["high", "low"] + (["lower_high", "lower_low"] if spec.bits == 16 else [])
 
 
 def entry_bits(spec: ConSmax) -> int:
-    """Return the width of a table entry; the sign of a float, always 0, is not held."""
+    """Return the width of a table entry in bits; the sign of a float, always 0, is not stored."""
     if spec.tables == "whole":
         return spec.output_bits
     return spec.table_format.bits - isinstance(spec.table_format, Float)
 
 
 def register_map(spec: ConSmax, apart: bool, sets: int = 1) -> RegisterMap:
-    """Return the registers of a loadable unit; with halves apart there is one set."""
+    """Return the register map of a loadable unit; if its halves can work apart, `sets` must be 1."""
     words = unsigned(entry_bits(spec))
     entries = 256 if spec.tables == "whole" else 16
     registers = [Register(name, words, entries) for name in table_names(spec)]
@@ -53,13 +53,19 @@ def register_map(spec: ConSmax, apart: bool, sets: int = 1) -> RegisterMap:
 
 
 def loaded(spec: ConSmax, constants: ConSmaxConstants, unit: ConSmax) -> dict[str, int | Sequence[int]]:
-    """Return what the registers of a unit hold for the constants of one head; its halves have a spec of their own."""
+    """Return the register values for the constants of one head.
+
+    Args:
+        spec: the spec of the constants; that of a half for halves that work apart.
+        constants: the constants.
+        unit: the spec of the unit.
+    """
     words: dict[str, int | Sequence[int]] = {name: getattr(constants, name) for name in table_names(spec)}
     if spec.tables == "whole":
         return words
     offset, number = _offset(spec, constants), spec.table_format
     if isinstance(number, Float):
-        # The unit takes a field F for a shift of ~F, which is bias - 1 - F but for a constant.
+        # The unit uses ~F as the shift of an exponent field F, which differs from bias - 1 - F by a constant.
         factors = len(words) + (spec.constant == "multiplied")
         offset += factors * (number.bias - (1 << number.exponent_bits))
     else:
@@ -72,8 +78,8 @@ def loaded(spec: ConSmax, constants: ConSmaxConstants, unit: ConSmax) -> dict[st
 
 def baked(spec: ConSmax, constants: ConSmaxConstants) -> Words:
     """Return the tables and registers of one head as integers."""
-    found: dict[str, Sequence[int]] = {name: getattr(constants, name) for name in table_names(spec)}
-    return found | {
+    tables: dict[str, Sequence[int]] = {name: getattr(constants, name) for name in table_names(spec)}
+    return tables | {
         "multiplier": [constants.multiplier],
         "offset": [_offset(spec, constants)],
         "limit": [constants.limit],
@@ -83,7 +89,7 @@ def baked(spec: ConSmax, constants: ConSmaxConstants) -> Words:
 def number(
     m: Module, name: str, spec: ConSmax, entries: Sequence[int] | Sequence[Value], index: Value, offset: int | Value = 0
 ) -> Number:
-    """Return a table entry as a number, an offset added to its shift (where tables are fixed and baked, see `base`)."""
+    """Look up a table entry as a number, with `offset` added to its shift (see `base` for baked fixed-point tables)."""
     form = spec.table_format
     if not isinstance(form, Float):
         shift = Const(0) if isinstance(offset, int) else offset
@@ -96,7 +102,7 @@ def number(
     fields = [int(entry) >> form.mantissa_bits for entry in entries]
     mantissas = [int(entry) & ((1 << form.mantissa_bits) - 1) for entry in entries]
     zeros = [int(field == 0) for field in fields]
-    # The shift of a zero is of no consequence; that of a neighbour keeps the table narrow.
+    # The shift of a zero does not matter; using one that occurs anyway keeps the table narrow.
     least = max(fields)
     shifts = [form.bias - 1 - (field or least) + int(offset) for field in fields]
     mantissa = resized(lookup(m, f"{name}_mantissa", mantissas, index), form.mantissa_bits)
@@ -105,7 +111,7 @@ def number(
 
 
 def base(spec: ConSmax, words: Words) -> int:
-    """Return what is to be added to the shift of the last product, known when the unit is built."""
+    """Return the constant that is added to the shift of the last product, known at build time."""
     if isinstance(spec.table_format, Float):
         return 0
     offset = words["offset"][0]
@@ -115,7 +121,7 @@ def base(spec: ConSmax, words: Words) -> int:
 
 
 def to_output(m: Module, name: str, spec: ConSmax, value: Number, limit: int | Value, base: int) -> Value:
-    """Round a number to the output's fixed point and saturate it at the limit."""
+    """Round a number to the output format and saturate it at the limit."""
     bits = spec.output_bits
     if not isinstance(spec.table_format, Float):
         rounded = shift_right(
@@ -130,13 +136,13 @@ def to_output(m: Module, name: str, spec: ConSmax, value: Number, limit: int | V
 
 
 def widen(value: Number, bits: int) -> Number:
-    """Return the number with a fraction of `bits` bits, which are no fewer than it has."""
+    """Return the number with its fraction extended to `bits` bits."""
     fraction = Cat(Const(0, bits - len(value.fraction)), value.fraction)
     return value._replace(fraction=fraction)
 
 
 def either(m: Module, name: str, condition: Value, first: Number, second: Number) -> Number:
-    """Return the first number where the condition holds, else the second."""
+    """Return the first number if the condition is true, else the second."""
     bits = max(len(first.fraction), len(second.fraction))
     pair = zip(widen(first, bits), widen(second, bits), strict=True)
     return Number(
@@ -145,20 +151,20 @@ def either(m: Module, name: str, condition: Value, first: Number, second: Number
 
 
 def _offset(spec: ConSmax, constants: ConSmaxConstants) -> int:
-    """Return by how many places the last product, as a fraction, is below the largest output."""
-    # With "shift", 7 - h is added for the high nibble h.
+    """Return the right shift from the last product, as a fraction, to the full scale of the output."""
+    # With tables="shift", 7 - h is added for the high nibble h.
     places: int = constants.exponent + constants.output_fraction_bits + 7 * (spec.tables == "shift")
     return spec.output_bits - places
 
 
 def _headroom(spec: ConSmax) -> int:
-    """Return how far below 0 the offset of fixed tables can be loaded, by adding this much.
+    """Return the headroom added to the offset of fixed-point tables, so that negative offsets can be loaded.
 
-    With "shift", all saturates from there on. With "split", the entries next to 1 would be 0 from there on.
+    Below -headroom, all results saturate with tables="shift"; with "split", the entries near 1 would round to 0.
     """
     return 17 if spec.tables == "shift" else spec.table_format.bits + spec.bits - 8
 
 
 def _largest_offset(spec: ConSmax) -> int:
-    """Return the loaded offset of fixed tables from which on nothing but 0 comes out."""
+    """Return the smallest loaded offset of fixed-point tables at which every result is 0."""
     return spec.output_bits + 2 + _headroom(spec)

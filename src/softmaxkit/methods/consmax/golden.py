@@ -1,4 +1,4 @@
-"""The integers of ConSmax: nibbles to table entries, their product, one conversion to fixed point."""
+"""Golden model of ConSmax: table entries by nibble, their product, and one conversion to fixed point."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 def golden(spec: ConSmax, codes: Array, mask: Array | None, constants: ConSmaxConstants) -> Array:
-    """Map score codes to output codes (int64, any shape; (..., heads, q, k) for stacked constants).
+    """Map score codes to output codes, int64 of any shape; (..., heads, queries, keys) for stacked constants.
 
-    Products are rounded to `significant_bits`; their exponents are wide enough never to overflow. The bytes of an
-    INT16 score are worked out apart, as the two 8-bit units do, before the reduction multiplier joins them.
+    Products are rounded to `significant_bits`; their exponents are wide enough never to overflow. The two bytes of an
+    INT16 score are computed separately, as in the two 8-bit units, and joined by the reduction multiplier.
     """
     xp = array_namespace(codes)
     attended = broadcast_mask(codes, mask)
@@ -31,9 +31,9 @@ def golden(spec: ConSmax, codes: Array, mask: Array | None, constants: ConSmaxCo
 
 
 def factors(spec: ConSmax, codes: Array, constants: ConSmaxConstants) -> list[tuple[Array, Array]]:
-    """Return the `(significand, exponent)` of each table entry that a score code selects, and last of C.
+    """Return the factors of a score code as `(significand, exponent)`: its table entries, then C if multiplied.
 
-    With tables="shift" the first is the power of two that the high nibble is; a whole table has no factors.
+    With tables="shift" the first factor is the power of two of the high nibble. Not for tables="whole".
     """
     xp = array_namespace(codes)
     if spec.tables == "shift":
@@ -49,7 +49,7 @@ def factors(spec: ConSmax, codes: Array, constants: ConSmaxConstants) -> list[tu
 
 
 def decode(codes: Array, constants: ConSmaxConstants) -> Array:
-    """Turn output codes into float64 probabilities."""
+    """Convert output codes to float64 probabilities."""
     xp = array_namespace(codes)
     bits = constants.output_fraction_bits
     step = tuple(2.0**-each for each in bits) if isinstance(bits, tuple) else 2.0**-bits
@@ -80,7 +80,7 @@ def _fixed_point(spec: ConSmax, number: tuple[Array, Array], constants: ConSmaxC
     significand, exponent = number
     xp = array_namespace(significand)
     shift = -(exponent + per_head(constants.exponent, exponent) + per_head(constants.output_fraction_bits, exponent))
-    # A left shift by more than the output's width saturates all the same.
+    # A left shift by more than the output's width saturates in any case.
     least = -(spec.output_bits + 1)
     output = shift_right(significand, xp.clip(shift, least, None), least=least)
     return xp.clip(output, None, per_head(constants.limit, output))

@@ -1,4 +1,4 @@
-"""ConSmax as a torch module, with its learned beta and gamma."""
+"""The torch module of ConSmax, with learned beta and gamma."""
 
 from __future__ import annotations
 
@@ -27,24 +27,27 @@ RealPerHead = float | Sequence[float] | Tensor
 
 
 class ConSmaxModule(SoftmaxModule):
-    """`exp(s - beta) / gamma`, clamped at the ceiling; in integer mode the tables.
+    """Computes `exp(s - beta) / gamma`, clamped at the ceiling, or in integer mode its tables.
 
-    Where the clamp holds no gradient passes, to scores, beta or gamma. Gradients of the integer mode are those of the
-    float form at scores clamped to their codes, none where the output saturates.
+    Where the clamp is active, scores, beta and gamma get no gradient. The integer mode has the gradient of the float
+    form at scores clamped to the range of their codes, and none where the output saturates.
 
     Args:
-        spec: the method.
-        heads: size of the axis -3 of the scores, or None.
-        mode: "float" or "integer".
-        beta: start value, one or one a head; left out, that for 256 keys.
+        spec: the spec.
+        heads: size of axis -3 of the scores, or None.
+        mode: "float", "integer" or "fused".
+        beta: initial value, one number or one per head; the default is the start value for 256 keys.
         gamma: likewise, positive.
         scale: real value of one step of the score code, from calibration; with tables="shift" only ln2/16.
-        largest: the largest probability given, from calibration.
+        largest: the largest probability observed in calibration.
 
     Attributes:
-        beta: learned; shape (heads,), or () where shared.
-        log_gamma: learned, so that gamma stays positive; same shape. Keep both out of weight decay.
-        homotopy: in the float form the offset is so much that of ConSmax, and for the rest the row's own log-sum.
+        beta: learned; shape (heads,), or () if shared.
+        log_gamma: learned in place of gamma, to keep it positive; same shape. Exclude both from weight decay.
+        homotopy: weight of the learned offset in the float form; the rest of the weight goes to the row's log-sum.
+
+    Raises:
+        ValueError: beta or gamma has the wrong shape, is not finite, or gamma is not positive.
     """
 
     spec: ConSmax
@@ -66,21 +69,21 @@ class ConSmaxModule(SoftmaxModule):
         shape = (heads,) if heads is not None and spec.share == "head" else ()
         values = _real(beta, shape), _real(gamma, shape)
         if not (values[0].isfinite().all() and values[1].isfinite().all() and (values[1] > 0).all()):
-            raise ValueError(f"ConSmax takes a finite beta and a positive gamma, not {beta} and {gamma}")
+            raise ValueError(f"ConSmax requires a finite beta and a positive, finite gamma, got {beta} and {gamma}")
         self.homotopy = 1.0
         self.beta = nn.Parameter(values[0].float())
         self.log_gamma = nn.Parameter(values[1].log().float())
-        given = {"scale": scale, "largest": largest}
-        self.set_calibration({key: value for key, value in given.items() if value is not None})
+        calibration = {"scale": scale, "largest": largest}
+        self.set_calibration({key: value for key, value in calibration.items() if value is not None})
 
     @property
     def per_head(self) -> bool:
-        """Is there a beta and gamma for each head?"""
+        """Whether each head has its own beta and gamma."""
         return self.beta.ndim == 1
 
     @property
     def gamma(self) -> Tensor:
-        """Gamma, positive; the shape of beta."""
+        """Gamma, positive; shape of beta."""
         return self.log_gamma.exp()
 
     def float_forward(self, scores: Tensor, attended: Tensor) -> Tensor:
@@ -89,15 +92,15 @@ class ConSmaxModule(SoftmaxModule):
 
     @property
     def offset(self) -> Tensor:
-        """What is taken from the scores, beta + log gamma; float32, the shape of beta."""
+        """The offset subtracted from the scores, beta + log gamma; float32, shape of beta."""
         return self.beta.float() + self.log_gamma.float()
 
     def row_call(self, device: torch.device) -> RowCall | None:
-        """Return the kernel of the exponential; None on the way from exact softmax, which has none."""
+        """Return the kernel of the clamped exponential; None while blended with exact softmax (`homotopy` < 1)."""
         return None if self.homotopy < 1 else RowCall("exponential", (self.offset, self.spec.ceiling, math.e))
 
     def attention_call(self) -> AttentionCall | None:
-        """Return attention of exponentials without a sum; None on the way from exact softmax."""
+        """Return attention with exponentials and no sum; None while blended with exact softmax (`homotopy` < 1)."""
         return None if self.homotopy < 1 else AttentionCall.by_exponential(self.offset, self.spec.ceiling)
 
     def _clamped(self, scores: Tensor, attended: Tensor, ceiling: float | Tensor) -> Tensor:
@@ -119,20 +122,20 @@ class ConSmaxModule(SoftmaxModule):
         return self._clamped(self.clamp_to_codes(scores), attended, ceiling if self.per_head else ceiling.item())
 
     def learned(self, numbers: Mapping[str, Any]) -> dict[str, Tensor]:
-        """Return beta and log gamma of beta and gamma."""
-        given = {"beta": numbers.get("beta"), "log_gamma": numbers["gamma"].log() if "gamma" in numbers else None}
-        return {key: x.float().expand(self.beta.shape) for key, x in given.items() if x is not None}
+        """Return `beta` and `log_gamma` from the tensors `beta` and `gamma`, if present."""
+        tensors = {"beta": numbers.get("beta"), "log_gamma": numbers["gamma"].log() if "gamma" in numbers else None}
+        return {key: x.float().expand(self.beta.shape) for key, x in tensors.items() if x is not None}
 
     def set_homotopy(self, share: float) -> None:
-        """Let the float form go from exact softmax, 0, to ConSmax, 1: `exp(s - (1 - share)*lse - share*offset)`."""
+        """Blend the float form from exact softmax (0) to ConSmax (1): `exp(s - (1 - share)*lse - share*offset)`."""
         self.homotopy = share
 
     def nan_reach(self, scores: Tensor, attended: Tensor) -> Tensor:
-        """Return what becomes NaN: NaN itself, since no element knows of another."""
+        """Return a mask of what becomes NaN: only NaN itself, since elements are independent."""
         return scores.isnan() & attended
 
     def build_constants(self) -> Constants:
-        """Build the constants of each head, or of the layer."""
+        """Build the constants, stacked by head if beta and gamma are per head."""
         beta, gamma = self.beta.detach().double(), self.log_gamma.detach().double().exp()
         if not self.per_head:
             return self.spec.constants(beta=beta.item(), gamma=gamma.item(), **self.calibration)
@@ -142,20 +145,20 @@ class ConSmaxModule(SoftmaxModule):
         )
 
     def integer_call(self, constants: Any) -> IntegerCall:
-        """Return the table of all score codes."""
+        """Return a table of the probability of every score code."""
         return code_table_call(self.spec, constants)
 
     def calibrator(self) -> ConSmaxCalibrator:
-        """Return a calibrator of the score scale and the output range."""
+        """Return a calibrator of the score scale and the output scale."""
         return ConSmaxCalibrator(self)
 
     def converter(self) -> LogSumCalibrator:
-        """Return what sets gamma to the geometric mean of exact softmax's denominators, beta being kept."""
+        """Return a calibrator that keeps beta and sets gamma so that 1/C is the geometric mean of softmax's sums."""
         return LogSumCalibrator(self, lambda mean: {"log_gamma": mean - self.beta.detach()})
 
 
 def _real(value: RealPerHead, shape: tuple[int, ...]) -> Tensor:
-    numbers = torch.as_tensor(value, dtype=torch.float64).detach()
-    if numbers.ndim and numbers.shape != shape:
-        raise ValueError(f"beta and gamma are numbers, or of shape {shape}, not {tuple(numbers.shape)}")
-    return numbers.expand(shape).clone()
+    real = torch.as_tensor(value, dtype=torch.float64).detach()
+    if real.ndim and real.shape != shape:
+        raise ValueError(f"beta and gamma must be single numbers or of shape {shape}, got shape {tuple(real.shape)}")
+    return real.expand(shape).clone()

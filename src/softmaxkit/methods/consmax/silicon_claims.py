@@ -10,22 +10,22 @@ from softmaxkit.methods.exact import Exact
 from softmaxkit.methods.softermax import Softermax
 
 PROCESS, TOOLS = "sky130", "open"
-"""Of the paper's rows the one that ours can be held to."""
+"""The row of the paper's table with which our figures can be compared."""
 
 RIVALS: dict[str, type[Spec]] = {"Softermax": Softermax, "softmax": Exact}
 COSTS = ("area", "power")
 
 STALL_CONTEXT = 1024
-"""Tokens at which the paper cites the stall."""
+"""Context, in tokens, at which the paper cites the stall."""
 
 
 def silicon_claims() -> list[Claim]:
-    """Return the claims of arXiv 2402.10930 about silicon."""
+    """Return the claims of arXiv 2402.10930 about silicon and pipelines."""
     return [
         Claim(
             id="consmax-4",
             place="abstract, table of results",
-            claim="Less power and area than Softermax and than softmax in FP16, rows of 256, at one score a cycle.",
+            claim="Less power and area than Softermax and softmax in FP16, for rows of 256, at one score per cycle.",
             published=(
                 "16 nm, commercial tools: 3.35x power, 2.75x area over Softermax; 7.5x, 13.75x over softmax; "
                 + _published_text()
@@ -39,7 +39,7 @@ def silicon_claims() -> list[Claim]:
         Claim(
             id="consmax-5",
             place="Fig. 4a",
-            claim="Two INT8 units and a reduction multiplier make one INT16 unit, or work apart: mixed precision.",
+            claim="Two INT8 units and a reduction multiplier form one INT16 unit, or work apart: mixed precision.",
             published="built",
             judge=judge_halves,
             records={
@@ -50,8 +50,8 @@ def silicon_claims() -> list[Claim]:
         Claim(
             id="consmax-6",
             place="Fig. 2",
-            claim="A pipeline of elements removes the stall of softmax while a token is generated.",
-            published="no cycle count; the stall is cited as about 20% of attention's time, 18.8% at 1,024 tokens",
+            claim="An element-wise pipeline removes the stall of softmax during generation.",
+            published="no cycle count; the stall is cited as about 20% of attention time, 18.8% at 1,024 tokens",
             judge=judge_stall,
             records={
                 "accelerator/generation-gpt2.json": "softmaxkit simulate gpt2 --generate --context 1k --context 4k "
@@ -62,12 +62,12 @@ def silicon_claims() -> list[Claim]:
 
 
 def _comparable(spec: type[Spec]) -> Published:
-    """Return the paper's figures of a method that ours can be held to."""
+    """Return the paper's figures of a method with which ours can be compared."""
     return next(row for row in spec.published if (row.process, row.tools) == (PROCESS, TOOLS))
 
 
 def _ratio(rival: type[Spec], cost: str) -> float:
-    """Return how many times as much as ConSmax a rival costs in the paper."""
+    """Return the cost of a rival divided by that of ConSmax, in the paper."""
     figure = {"area": "area_um2", "power": "power_mw"}[cost]
     return float(getattr(_comparable(rival), figure) / getattr(_comparable(ConSmax), figure))
 
@@ -80,10 +80,10 @@ def _published_text() -> str:
 
 
 def judge_costs(record: Record) -> Finding:
-    """Judge consmax-4 by the paper's open figures of sky130, with the row buffers and without them.
+    """Judge consmax-4 by the paper's sky130 figures with open tools, both with and without row buffers.
 
-    The paper does not say whether they are in its figures. A ratio that is reached either way counts as reached, one
-    that is reached neither way as missed; one that is reached only with them cannot be compared.
+    The paper does not say whether its figures include row buffers. A ratio reached both ways is reproduced, one reached
+    neither way is not; one reached only with row buffers is not comparable.
     """
     own = only_result(record, method=ConSmax.method, form="loadable tables", cells=PROCESS)
     verdicts: set[Verdict] = set()
@@ -98,9 +98,9 @@ def judge_costs(record: Record) -> Finding:
             parts.append(f"{cost} {without:.2f}x without row buffers, {whole:.1f}x with them, over {name}")
     order: tuple[Verdict, ...] = ("not reproduced", "not comparable", "reproduced")
     why = (
-        "Held to the open figures of sky130, at one clock, power for power at one score a cycle; both of ConSmax's "
-        "loadable tables are counted. The paper does not say whether tables and row buffers are in its figures. Our "
-        "softmax in FP16 is a smaller rival than the DesignWare one; buffers are of latches, without layout."
+        "Compared with the paper's sky130 figures with open tools, at one clock and one score per cycle; both loadable "
+        "tables of ConSmax are counted. The paper does not say whether its figures include tables and row buffers. Our "
+        "softmax in FP16 is smaller than the DesignWare one; our buffers are latches, and there is no layout."
     )
     return Finding("; ".join(parts), next(verdict for verdict in order if verdict in verdicts), why)
 
@@ -112,7 +112,7 @@ def _cost(result: Result, cost: str, with_rows: bool) -> float:
 
 
 def judge_halves(record: Record) -> Finding:
-    """Judge consmax-5: the unit of 16 bits has to equal its integers, joined and apart."""
+    """Judge consmax-5: the 16-bit unit must equal its golden model, with its halves joined and apart."""
     joined, apart = (only_result(record, method=ConSmax.method, unit=unit) for unit in ("loadable", "halves apart"))
     parts = [
         f"{what}: {result['mismatches']:,} of {result['compared']:,} outputs differ from the integers"
@@ -120,30 +120,30 @@ def judge_halves(record: Record) -> Finding:
     ]
     holds = all(result["compared"] > 0 and not result["faults"] for result in (joined, apart))
     why = (
-        f"Of the unit with {joined['lanes']} lanes, in {joined['simulator']}. In BF16 many of the 65,536 codes share a "
-        "result, and what 16 bits are worth to a model is not measured."
+        f"Measured on the unit with {joined['lanes']} lanes, in {joined['simulator']}. In BF16 many of the 65,536 "
+        "codes share a result; the effect of 16 bits on a model is not measured."
     )
     return Finding("; ".join(parts), "reproduced" if holds else "not reproduced", why)
 
 
 def judge_stall(record: Record) -> Finding:
-    """Judge consmax-6: at most a tenth of the cycles that an engine waits for softmax's last rows may be left."""
-    shown = {"context": STALL_CONTEXT}
-    element = only_result(record, method=ConSmax.method, pipeline="element", **shown)
-    token = only_result(record, method=Exact.method, pipeline="token", **shown)
-    deferred = only_result(record, method=Softermax.method, pipeline="deferred", **shown)
-    left, stalled = (each["stall_percent"] * each["computed_cycles"] for each in (element, token))
+    """Judge consmax-6: at most a tenth of the cycles in which an engine waits for softmax's last rows may remain."""
+    fields = {"context": STALL_CONTEXT}
+    element = only_result(record, method=ConSmax.method, pipeline="element", **fields)
+    token = only_result(record, method=Exact.method, pipeline="token", **fields)
+    deferred = only_result(record, method=Softermax.method, pipeline="deferred", **fields)
+    remaining, stalled = (each["stall_percent"] * each["computed_cycles"] for each in (element, token))
     parts = [
         f"{title} {each['stall_percent']:.1f}%"
         for title, each in (("ConSmax", element), ("softmax row by row", token), ("Softermax, division last", deferred))
     ]
-    measured = f"of an engine's cycles at {STALL_CONTEXT:,} tokens wait for the last rows: {', '.join(parts)}"
+    measured = f"share of an engine's cycles that wait for the last rows, {STALL_CONTEXT:,} tokens: {', '.join(parts)}"
     why = (
         "Cycles of verified engines that share the heads of GPT-2, on the package's edge NPU, with keys and values "
-        f"loaded: loading them takes {element['cycles'] / element['computed_cycles']:.0f} times as long, and then "
-        "every pipeline takes as long. The figures that the paper cites are of partial softmax on a GPU, of joining "
-        "its parts, and not of rows that wait. The division after the weighted sum, which the paper does not consider, "
+        f"already loaded; loading them takes {element['cycles'] / element['computed_cycles']:.0f} times as long, and "
+        "then all pipelines take equally long. The figures cited in the paper are for partial softmax on a GPU, where "
+        "parts are joined, not for rows that wait. Dividing after the weighted sum, which the paper does not consider, "
         "removes the stall too."
     )
-    removed = stalled > 0 and left <= 0.1 * stalled
+    removed = stalled > 0 and remaining <= 0.1 * stalled
     return Finding(measured, "reproduced" if removed else "not reproduced", why)

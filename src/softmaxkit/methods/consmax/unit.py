@@ -1,4 +1,4 @@
-"""The ConSmax unit: each score on its own, through tables, multipliers and one conversion to fixed point."""
+"""The ConSmax unit: each score passes tables, multipliers and one conversion to fixed point, independently."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from softmaxkit.methods.consmax.spec import ConSmax
 
 
 class Halves(NamedTuple):
-    """Constants of the two halves of an INT16 unit that work apart, both of the spec at 8 bits."""
+    """Constants of the two halves of an INT16 unit that work apart; both belong to the spec at 8 bits."""
 
     upper: ConSmaxConstants
     lower: ConSmaxConstants
@@ -36,24 +36,26 @@ After = Callable[[str, list[Number]], list[Number]]
 
 
 class Unit(SoftmaxUnit):
-    """ConSmax, element-wise: every result leaves `depth` cycles after its score, whatever the row.
+    """ConSmax, element-wise: each result leaves `depth` cycles after its score, independent of the row.
 
-    With 16 bits it is two INT8 units and the reduction multiplier. Used `apart`, which a register switches, each lane
-    takes two INT8 scores and gives two results, with constants of their own; the reduction multiplier then multiplies
-    by the lower unit's C, if anything does.
+    A 16-bit unit consists of two INT8 units and the reduction multiplier. When its halves work apart, as selected by a
+    register, each lane accepts two INT8 scores and returns two results, each with its own constants; the reduction
+    multiplier then multiplies by the lower half's C, if C is not folded.
 
     Args:
-        spec: the method.
-        lanes: scores a beat.
-        constants: of one head, baked in; None for loadable tables.
-        max_row: of no consequence here: rows may have any length.
-        depth: registers from score to result. Left out: one behind each multiplier, and the output's.
-        storage: of loadable tables, "flip-flops" or "latches".
-        apart: can the two halves of an INT16 unit be used apart?
-        sets: of loadable constants.
+        spec: the spec.
+        lanes: scores per beat.
+        constants: constants of one head, to bake in; None for loadable tables.
+        max_row: has no effect; rows can have any length.
+        depth: registers from score to result; the default is one after each multiplier, and one at the output.
+        storage: storage of loadable tables, "flip-flops" or "latches".
+        apart: whether the two halves of an INT16 unit can work apart.
+        sets: number of sets of loadable constants.
 
     Raises:
-        ValueError: sizes that cannot be built, or `apart` of anything but a loadable unit of 16 bits with one set.
+        TypeError: the constants belong to another method.
+        ValueError: the sizes cannot be built, or `apart` is set for a unit that is not a loadable 16-bit unit with one
+            set.
     """
 
     spec: ConSmax
@@ -73,9 +75,9 @@ class Unit(SoftmaxUnit):
     ) -> None:
         check_storage(storage, but="memory")
         if apart and (spec.bits != 16 or constants is not None):
-            raise ValueError("apart=True takes a spec of bits=16 and loadable constants, constants=None")
+            raise ValueError("apart=True requires a spec with bits=16 and loadable constants (constants=None)")
         if apart and sets != 1:
-            raise ValueError(f"halves apart have one set of constants each, not {sets}; leave apart or sets out")
+            raise ValueError(f"with apart=True, sets must be 1, got {sets}; leave apart or sets out")
         multipliers = ["product"] if spec.tables == "split" else []
         multipliers += ["reduction"] if spec.bits == 16 else []
         multipliers += ["constant"] if spec.constant == "multiplied" else []
@@ -89,7 +91,7 @@ class Unit(SoftmaxUnit):
     def verified_forms(
         cls, spec: ConSmax, constants: Sequence[Constants], **sizes: Any
     ) -> Iterator[tuple[str, SoftmaxUnit, Sequence[Any]]]:
-        """Yield the units of every method, and of 16 bits that with halves apart."""
+        """Yield the units of `SoftmaxUnit.verified_forms`, and for 16 bits also the unit with its halves apart."""
         yield from super().verified_forms(spec, constants, **sizes)
         if spec.bits == 16 and sizes.get("sets", 1) == 1:
             unit = cls(spec, constants=None, apart=True, **sizes)
@@ -97,7 +99,7 @@ class Unit(SoftmaxUnit):
             yield "halves apart", unit, [*constants[:1], Halves(*examples[:2]), Halves(*examples[1:])]
 
     def parts(self) -> list[Part]:
-        """Return the parts that can be tried with all their inputs."""
+        """Return the parts that are small enough to test exhaustively."""
         number = self.spec.table_format
         if self.spec.tables != "split" or not isinstance(number, Float):
             return []
@@ -105,7 +107,7 @@ class Unit(SoftmaxUnit):
 
     @property
     def result_bits(self) -> int:
-        """Width of a result code."""
+        """Width of a result code in bits."""
         return self.spec.output_bits
 
     def latency(self, length: int) -> int:
@@ -113,11 +115,11 @@ class Unit(SoftmaxUnit):
         return beats(length, self.lanes) - 1 + self.depth
 
     def interval(self, length: int) -> int:
-        """Return the cycles between rows in a stream: a beat a cycle, always."""
+        """Return the cycles between rows in a stream: always one beat per cycle."""
         return beats(length, self.lanes)
 
     def loaded(self, constants: ConSmaxConstants) -> dict[str, int | Sequence[int]]:
-        """Return what the registers hold, the two halves of 16 bits working together."""
+        """Return the register values; the two halves of a 16-bit unit work together."""
         lower = {"apart": 0, "lower_multiplier": 0, "lower_offset": 0, "lower_limit": 0}
         return lower | datapath.loaded(self.spec, constants, self.spec)
 
@@ -127,26 +129,27 @@ class Unit(SoftmaxUnit):
         return dataclasses.replace(self.spec, bits=8)
 
     def writes(self, constants: Constants | Sets | Halves) -> list[tuple[int, int]]:
-        """Return the writes that load constants; those of two `Halves` set the halves apart.
+        """Return the writes that load constants; loading `Halves` makes the two halves work apart.
 
         Raises:
-            ValueError: the unit's constants are baked in, it has no halves to be used apart, or a value does not fit.
+            TypeError: the constants belong to another method.
+            ValueError: the constants are baked in, the halves cannot work apart, or a value does not fit its register.
         """
         if not isinstance(constants, Halves):
             return super().writes(constants)
         if self.registers is None or not self.apart:
-            raise ValueError("this unit's halves cannot be used apart; build it with apart=True")
+            raise ValueError("the halves of this unit cannot work apart; build it with apart=True")
         upper, lower = (datapath.loaded(self.half, each, self.spec) for each in constants)
         return self.registers.writes({**upper, **{f"lower_{name}": word for name, word in lower.items()}, "apart": 1})
 
     def positions_a_lane(self, constants: Constants | Halves) -> int:
-        """Return 2 for halves that work apart; their even positions are the lower half's."""
+        """Return 2 if the halves work apart, where even positions belong to the lower half; otherwise 1."""
         return 2 if isinstance(constants, Halves) else 1
 
     def golden(
         self, codes: Array, mask: Array | None, constants: Constants | Sets | Halves, sets: Array | None = None
     ) -> Array:
-        """Return what the unit gives; of two halves, for codes of 8 bits."""
+        """Compute the expected results; with `Halves`, the codes have 8 bits."""
         if not isinstance(constants, Halves):
             return super().golden(codes, mask, constants, sets)
         upper, lower = (self.half.golden(codes, mask, each) for each in constants)
@@ -154,7 +157,7 @@ class Unit(SoftmaxUnit):
         return np.where(even, lower, upper)
 
     def elaborate(self, platform: object) -> Module:
-        """Build it."""
+        """Build the unit."""
         m = Module()
         hold: Value = Const(0)
         busy = Signal()
@@ -170,9 +173,9 @@ class Unit(SoftmaxUnit):
         return m
 
     def _results(self, m: Module, pipe: Pipeline, sets: Sequence[Words]) -> list[Value]:
-        """Build what lies between scores and results; return the results and `last`.
+        """Build the datapath from scores to results; return the results and `last`.
 
-        The number of a row's set goes with its beats, and what a stage reads is that of the beat in it.
+        The index of a row's set travels with its beats, and each stage uses the set of the beat that it processes.
         """
         scores, last, own = self.scores.p, self.scores.p.last, number_of_set(self.scores)
         tables = datapath.table_names(self.spec)
@@ -183,7 +186,7 @@ class Unit(SoftmaxUnit):
                 lookup(m, f"{name}_entry", words["high"], scores.codes[lane].as_unsigned())
                 for lane, name in enumerate(names)
             ]
-            # Small entries are narrower than a result.
+            # The lookup of small entries may be narrower than a result.
             results = [resized(entry, self.result_bits) for entry in entries]
             return [*(Mux(scores.mask[lane], result, 0) for lane, result in enumerate(results)), last]
         words = words_of(m, "entries", sets, own, *tables, "offset")
@@ -204,7 +207,7 @@ class Unit(SoftmaxUnit):
         return [*outputs, last]
 
     def _entries(self, m: Module, name: str, words: Words, lane: int) -> list[Number]:
-        """Look a score up in every table; masked scores become 0."""
+        """Look up a score in each table; masked scores become 0."""
         code = self.scores.p.codes[lane].as_unsigned()
         mask = self.scores.p.mask[self.masks * lane : self.masks * (lane + 1)]
         tables = datapath.table_names(self.spec)
@@ -227,9 +230,9 @@ class Unit(SoftmaxUnit):
         return numbers
 
     def _steps(self, m: Module, first: Words) -> list[tuple[str, Before, After]]:
-        """Return each multiplication, as what lies before and what behind its register.
+        """Return the multiplications, each as its register cut, the logic before it and the logic after it.
 
-        What lies before takes the words of its stage; halves that work apart have one set, the first.
+        The logic before receives the words of its stage. Halves that work apart have a single set, `first`.
         """
         spec = self.spec
         apart = first["apart"][0] if self.apart else None
@@ -279,7 +282,7 @@ class Unit(SoftmaxUnit):
         return steps + ([("constant", scale, scaled)] if multiplied else [])
 
     def _outputs(self, m: Module, name: str, words: Words, numbers: list[Number], base: int) -> list[Value]:
-        """Convert the numbers of a lane to its results."""
+        """Convert the products of a lane to its results."""
         main = datapath.to_output(m, f"{name}_output", self.spec, numbers[0], words["limit"][0], base)
         if not self.apart:
             return [main]

@@ -1,4 +1,4 @@
-"""Exact softmax: online in software (Milakov & Gimelshein, arXiv 1805.02867), a fair FP16 unit in hardware."""
+"""Exact softmax: online in software (Milakov & Gimelshein, arXiv 1805.02867), an FP16 baseline unit in hardware."""
 
 from softmaxkit.methods.exact.spec import Exact
 

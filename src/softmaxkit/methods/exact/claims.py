@@ -1,4 +1,4 @@
-"""Claims of the paper on online softmax, and how they are judged."""
+"""Claims of the online-softmax paper, and how they are judged."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from softmaxkit.methods.base.claims import Claim, Finding, Record
 from softmaxkit.methods.base.online import OnlineSoftmax
 
 SPEEDUP = 5.0
-"""Of softmax and top-k fused, over safe softmax and then top-k, at best."""
+"""Best speedup of fused softmax and top-k over safe softmax followed by top-k, as claimed."""
 
 MERGE_ERROR = 1e-14
-"""Largest error of a probability that still counts as exact: about 45 roundings of float64 near 1."""
+"""Largest error of a probability that counts as exact: about 45 roundings of float64 near 1."""
 
 ROWS, VOCABULARY, BEST = 64, 25_000, 5
-"""A batch of logits; vocabulary and k are the paper's."""
+"""Shape of the batch of logits, and k; vocabulary and k are the paper's."""
 
 ROUNDS = 51
 ROW = 256
@@ -31,7 +31,7 @@ def claims() -> list[Claim]:
         Claim(
             id="online-1",
             place="sections 3 to 5",
-            claim="One pass fewer over the row than safe softmax; faster by as much, and more with top-k fused in.",
+            claim="One pass fewer over the row than safe softmax; faster accordingly, and more so with fused top-k.",
             published="up to 1.3x softmax, up to 5x softmax + top-k (V100)",
             judge=judge_passes,
             measure=measure_passes,
@@ -39,7 +39,7 @@ def claims() -> list[Claim]:
         Claim(
             id="online-2",
             place="section 3.1",
-            claim="Partial softmaxes merge, in any cut and order, to the exact result.",
+            claim="Partial softmaxes merge to the exact result, for any split and order.",
             published="exact",
             judge=judge_merging,
             measure=measure_merging,
@@ -48,7 +48,7 @@ def claims() -> list[Claim]:
 
 
 def measure_passes() -> dict[str, Any]:
-    """Time softmax and top-k in one pass against torch's, in turn; and count the cycles of both units."""
+    """Time fused softmax and top-k against torch's, alternating, and count the cycles of both units."""
     import torch
 
     from softmaxkit.kernels import backends
@@ -87,23 +87,23 @@ def measure_passes() -> dict[str, Any]:
 
 
 def judge_passes(record: Record) -> Finding:
-    """Judge online-1: a shortfall counts; reaching it on a processor, against torch, would not be the paper's."""
+    """Judge online-1: a shortfall counts, but reaching the figure on a CPU against torch is not comparable."""
     (result,) = record["results"]
     first, low = result["first_result_cycles"], result["speedup_over_torch_low"]
     fewer = (first["three-pass"] - first["online"]) / result["row"]
     rows, keys = result["shape"]
     measured = (
         f"softmax + top-{result['k']} {result['speedup_over_torch']:.1f}x "
-        f"({low:.1f} to {result['speedup_over_torch_high']:.1f}, quartiles of {result['rounds']} rounds) torch's, "
-        f"{rows} rows of {keys:,}, one thread, {result['kernels']}; our hardware's first result of a row of "
-        f"{result['row']} comes {fewer:.2f} passes earlier"
+        f"({low:.1f} to {result['speedup_over_torch_high']:.1f}, quartiles of {result['rounds']} rounds) as fast as "
+        f"torch's, {rows} rows of {keys:,}, one thread, {result['kernels']}; our hardware returns the first result of "
+        f"a row of {result['row']} {fewer:.2f} passes earlier"
     )
     why = (
-        "A processor, not a V100, and torch.softmax followed by topk for a rival, not the paper's own safe kernel. Our "
-        "float softmax of whole rows is not the online one, since a row stays in the cache: the 1.3x is not measured."
+        "A CPU instead of a V100, compared with torch.softmax followed by topk instead of the paper's safe kernel. Our "
+        "float softmax of whole rows is not online, since a row stays in the cache, so the 1.3x is not measured."
     )
     if low < SPEEDUP <= result["speedup_over_torch_high"]:
-        why += f" {SPEEDUP:.0f}x lies between the quartiles."
+        why += f" {SPEEDUP:.0f}x is between the quartiles."
     holds = low >= SPEEDUP and round(fewer) >= 1
     return Finding(measured, "not comparable" if holds else "not reproduced", why)
 
@@ -123,15 +123,15 @@ def measure_merging() -> dict[str, Any]:
 
 
 def judge_merging(record: Record) -> Finding:
-    """Judge online-2."""
+    """Judge online-2 by the largest error of a probability."""
     (result,) = record["results"]
     error = result["error_max"]
     measured = (
-        f"largest error {error:.1e} of a probability, {result['rows']:,} random rows of {result['keys']:,} scores in "
+        f"largest error of a probability {error:.1e}, {result['rows']:,} random rows of {result['keys']:,} scores in "
         f"{result['parts']} parts, float64"
     )
     why = (
-        f"Up to {MERGE_ERROR:.0e} counts as exact, since a sum of floats depends on its order in the last bits. These "
-        "are floats in software; the units of hardware do not merge."
+        f"Up to {MERGE_ERROR:.0e} counts as exact, since the last bits of a float sum depend on its order. Measured on "
+        "floats in software; the hardware units do not merge."
     )
     return Finding(measured, "reproduced" if error <= MERGE_ERROR else "not reproduced", why)

@@ -1,6 +1,6 @@
-"""The arithmetic of the exact unit: order of floats, difference, exponential, and the product in the end.
+"""Datapath of the exact unit: ordering of floats, difference, exponential, and final product.
 
-A score is carried as its `sign` and `size`, the size being exponent field and mantissa, 0 for every form of zero.
+A score is represented as `sign` and `size`: exponent field and mantissa, 0 for every encoding of zero.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from softmaxkit.formats import Float
 from softmaxkit.methods.exact.spec import MAX_DEGREE, Exact
 
 BENDS = tuple(f"bend{step}" for step in range(MAX_DEGREE - 1))
-"""Places for registers between the steps of a Taylor series; a spec has as many as terms beyond the second."""
+"""Places for registers between the steps of a Taylor series; a spec has one per term beyond the second."""
 CUTS = ("exponent", *BENDS, "difference", "fraction", "fixed", "align", "table", "scale")
 """Places for registers inside the exponential, the most useful first."""
 
 
 class Score(NamedTuple):
-    """A float: sign, and exponent field with mantissa."""
+    """A float: its sign, and its exponent field and mantissa."""
 
     sign: Value
     size: Value
 
 
 class Power(NamedTuple):
-    """An exponential: `significand * 2**-(mantissa_bits + 1 + shift)`, or 0; and as a float, without its sign."""
+    """An exponential, `significand * 2**-(mantissa_bits + 1 + shift)` or 0, and the same as a float without sign."""
 
     significand: Value
     shift: Value
@@ -40,7 +40,7 @@ class Power(NamedTuple):
 
 
 def read_score(number: Float, code: Value) -> Score:
-    """Read a float code; a field of 0 is the number 0, whatever the mantissa and sign."""
+    """Read a float code; an exponent field of 0 means 0, regardless of mantissa and sign."""
     real = code[number.mantissa_bits : -1].any()
     return Score(code[-1] & real, Mux(real, code[:-1], 0))
 
@@ -51,7 +51,7 @@ def key_shape(number: Float) -> Shape:
 
 
 def ordered(score: Score) -> Value:
-    """Return a signed integer that grows with the score."""
+    """Return a signed integer that orders like the score."""
     return Cat(score.size ^ score.sign.replicate(len(score.size)), score.sign).as_signed()
 
 
@@ -64,15 +64,18 @@ def from_ordered(key: Value) -> Score:
 def exponentials(
     m: Module, pipe: Pipeline, name: str, spec: Exact, pairs: list[tuple[Score, Score]], carried: list[Value]
 ) -> tuple[list[Power], list[Value]]:
-    """Return exp of `score - maximum` of each pair `(score, maximum)`, behind the registers of `CUTS`.
+    """Return exp of `score - maximum` for each pair `(score, maximum)`, after the registers of `CUTS`.
 
     Args:
-        m: the module to build it in.
-        pipe: the pipeline that it is part of.
-        name: prefix of its signals.
-        spec: the method.
-        pairs: a score that is not above its maximum, or one that is masked.
-        carried: what goes through the same registers.
+        m: the module in which to build.
+        pipe: the pipeline to which the stages belong.
+        name: prefix of the signal names.
+        spec: the spec.
+        pairs: scores, each not above its maximum unless it is masked, and their maxima.
+        carried: further values that pass through the same registers.
+
+    Returns:
+        The exponentials, and `carried` after the registers.
     """
     terms = [align(m, f"{name}{i}_align", spec.format, *pair) for i, pair in enumerate(pairs)]
     terms, carried = pipe.cut("align", (terms, carried))
@@ -99,10 +102,12 @@ def exponentials(
 
 
 class Terms(NamedTuple):
-    """Two floats, of which one is taken from the other, or added to it where their signs differ.
+    """Aligned operands of a subtraction of two floats.
 
-    `large` is the exponent field and mantissa of the one of larger size; `small` the significand of the other, aligned,
-    with three bits below it.
+    Attributes:
+        large: exponent field and mantissa of the float with the larger magnitude.
+        small: aligned significand of the other float, with three more bits below.
+        add: set if the signs differ, so that the magnitudes are added.
     """
 
     large: Value
@@ -113,13 +118,13 @@ class Terms(NamedTuple):
 def align(m: Module, name: str, number: Float, score: Score, highest: Score) -> Terms:
     """Align a score and the maximum."""
     bits = number.mantissa_bits
-    # The score is not above the maximum; of two signs, whose sizes are added, only the exponents have to be in order.
+    # The score is not above the maximum. If the signs differ, sizes are added, and only the exponents must be ordered.
     differ = score.sign != highest.sign
     swap = named(m, f"{name}_swap", Mux(differ, score.size[bits:] > highest.size[bits:], score.sign))
     large = named(m, f"{name}_large", Mux(swap, score.size, highest.size))
     small = named(m, f"{name}_small", Mux(swap, highest.size, score.size))
     distance = named(m, f"{name}_distance", (large[bits:] - small[bits:])[: number.exponent_bits])
-    # Two guard bits and all below them in a third are enough to round a difference of two floats.
+    # Two guard bits and a sticky bit suffice to round the difference of two floats.
     aligned = shift(m, name, Cat(Const(0, 2), _significand(number, small)), distance)
     return Terms(large, Cat(aligned.half | aligned.rest, aligned.whole), differ)
 
@@ -127,13 +132,13 @@ def align(m: Module, name: str, number: Float, score: Score, highest: Score) -> 
 def difference(m: Module, name: str, number: Float, terms: Terms) -> tuple[Value, Value]:
     """Return `highest - score`, rounded to the float format, as `(frame, field)`.
 
-    The size of the difference is `frame * 2**(field - bias - mantissa_bits - 3)`, field being that of the larger.
+    The difference is `frame * 2**(field - bias - mantissa_bits - 3)`, with the exponent field of the larger operand.
     """
     bits = number.mantissa_bits
     minuend = Cat(Const(0, 3), _significand(number, terms.large))
     small = Cat(terms.small ^ (~terms.add).replicate(bits + 4), (~terms.add).replicate(1))
     exact = named(m, f"{name}_exact", (minuend + small + ~terms.add)[: bits + 5])
-    # Where the leading one is lower than in these three cases, the difference is exact.
+    # If the leading one is lower than in these three cases, the difference is exact.
     dropped = [
         Mux(exact[bits + 4], step == 4, Mux(exact[bits + 3], step == 3, exact[bits + 2] & (step == 2)))
         for step in (2, 3, 4)
@@ -147,18 +152,18 @@ def difference(m: Module, name: str, number: Float, terms: Terms) -> tuple[Value
 
 
 def fixed_point(m: Module, name: str, spec: Exact, frame: Value, field: Value) -> tuple[Value, Value]:
-    """Return what `difference` gives in `argument_bits` fraction bits, and whether its exponential is 0 for sure.
+    """Convert a `difference` to `argument_bits` fraction bits; also return whether its exponential is certainly 0.
 
-    What is below the smallest normal of the format becomes 0.
+    A difference below the smallest normal of the format becomes 0.
     """
     number = spec.format
-    # Places to the left for the largest field; a frame has three fraction bits.
+    # Left shift for the largest field; a frame has three extra fraction bits.
     room = (1 << number.exponent_bits) - 1 - number.bias + spec.argument_bits - number.mantissa_bits - 3
-    found = shift(m, name, frame, ~field, fraction_bits=-room)
+    shifted = shift(m, name, frame, ~field, fraction_bits=-room)
     least = spec.argument_bits + number.min_exponent
-    lost = found.whole < (1 << least) if least >= 0 else Const(0)
+    lost = shifted.whole < (1 << least) if least >= 0 else Const(0)
     bits = spec.argument_bits + (number.bias + 1).bit_length() - 1
-    value = named(m, f"{name}_rounded", found.whole + found.round_up("nearest"))
+    value = named(m, f"{name}_rounded", shifted.whole + shifted.round_up("nearest"))
     return named(m, f"{name}_fixed", Mux(lost, 0, value[:bits])), named(m, f"{name}_far", value[bits:].any())
 
 
@@ -170,14 +175,14 @@ def scaled_halves(m: Module, name: str, spec: Exact, argument: Value) -> tuple[V
 
 
 def scaled(m: Module, name: str, spec: Exact, low: Value, high: Value) -> Value:
-    """Return the argument of exp times log2(e), in as many fraction bits: that of 2**-x."""
+    """Return the argument of exp times log2(e), with the same fraction bits: the argument of 2**-x."""
     _, bits = spec.log2e
     risen = named(m, f"{name}_risen", (low + (high << (bits // 2)))[: len(high) + bits // 2])
     return cut_rounded(m, name, risen, bits)
 
 
 def power(m: Module, name: str, spec: Exact, fraction_line: Value, whole: Value, far: Value) -> Power:
-    """Return 2**-x of whole part and line of the fraction."""
+    """Return 2**-x from the integer part of x and the line of its fraction."""
     number = spec.format
     significand = round_line(m, f"{name}_significand", spec.exponential, fraction_line)
     one = named(m, f"{name}_one", significand[number.mantissa_bits + 1])  # the fraction is 0, or nearly
@@ -190,18 +195,18 @@ def power(m: Module, name: str, spec: Exact, fraction_line: Value, whole: Value,
 
 
 def masked(power: Power, on: Value) -> tuple[Value, Value]:
-    """Return field and mantissa of an exponential, 0 where it is masked."""
+    """Return exponent field and mantissa of an exponential; 0 if it is masked."""
     return Mux(on, power.field, 0), Mux(on, power.mantissa, 0)
 
 
 def exponentials_of(number: Float, beat: Value, lanes: int) -> list[tuple[Value, Value]]:
-    """Return field and mantissa of the exponentials of a beat, each of which has its mantissa first."""
+    """Return exponent field and mantissa of the exponentials of a beat, where the mantissa is in the low bits."""
     parts = [beat[lane * (number.bits - 1) :][: number.bits - 1] for lane in range(lanes)]
     return [(part[number.mantissa_bits :], part[: number.mantissa_bits]) for part in parts]
 
 
 def steps(m: Module, name: str, number: Float, field: Value, mantissa: Value) -> Value:
-    """Return an exponential, at most 1, in whole steps of the format's finest spacing."""
+    """Return an exponential, at most 1, as an integer multiple of the format's smallest step."""
     size = _significand(number, Cat(mantissa, field))
     shifted = size << (field - field.any())[: (number.bias - 1).bit_length()]
     return named(m, name, shifted[: number.mantissa_bits + number.bias])
@@ -212,7 +217,7 @@ def product(
 ) -> Number:
     """Return the exact product of an exponential `(field, mantissa)` and a reciprocal, for `to_float`."""
     field, low = power
-    # The reciprocal is 1 or one of (1/2, 1], of whose bits only the lowest are unknown: take both for one of [1, 2).
+    # The reciprocal is 1 or in (1/2, 1) with a known leading bit; treat both as in [1, 2).
     factor, one = Cat(mantissa[:-2], Const(1, 1)), mantissa[-1]
     exact = named(m, f"{name}_exact", _significand(number, Cat(low, field)) * factor)
     places = Signal(signed(max(len(exponent), len(field)) + 3), name=f"{name}_places")
@@ -221,7 +226,7 @@ def product(
 
 
 def to_float(m: Module, name: str, number: Float, exact: Number) -> Value:
-    """Round a product that is no more than 1 to the float format."""
+    """Round a product that is at most 1 to the float format."""
     rounded = round_product(m, name, exact, number.mantissa_bits + 1)
     field = named(m, f"{name}_field", -rounded.shift)
     code = Cat(rounded.fraction[:-1], field.as_unsigned()[: number.exponent_bits], Const(0))
@@ -229,5 +234,5 @@ def to_float(m: Module, name: str, number: Float, exact: Number) -> Value:
 
 
 def _significand(number: Float, size: Value) -> Value:
-    """Return the significand of a float, the hidden bit with it."""
+    """Return the significand of a float, including the hidden bit."""
     return Cat(size[: number.mantissa_bits], size[number.mantissa_bits :].any())

@@ -1,4 +1,4 @@
-"""Exact softmax with the division last: exponentials relative to the maximum so far, and the sum's reciprocal."""
+"""Exact softmax with deferred division: exponentials relative to the running maximum, and the sum's reciprocal."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ from softmaxkit.methods.exact.golden import deferred_places
 from softmaxkit.methods.exact.spec import WEIGHT, Exact
 
 FACTORS = 5
-"""Reciprocals that wait for the sums of their rows."""
+"""Queue length for reciprocals of row sums."""
 LEAST_PACE = 2
-"""Cycles in which a sum is rescaled."""
+"""Cycles that rescaling a sum takes, and so the minimum number of cycles between beats."""
 
 
 class Deferred(TakesFloats, DeferredUnit):
-    """Exponentials leave as weights as soon as the maximum of their slice is known; a reciprocal follows its row.
+    """Exponentials leave as weights once the maximum of their slice is known; the reciprocal follows the row.
 
-    Where the maximum rises, its own exponential goes with the weights, for the sums before to be multiplied by, as the
-    sum of the row is here. That takes a cycle for the product and one for the rest, so a beat is taken every other one
-    at most.
+    When the maximum rises, the exponential of its change accompanies the weights. The consumer multiplies its previous
+    sums by it, as this unit does with the row's sum. That takes one cycle for the product and one for shift and
+    addition, so a beat is accepted at most every second cycle.
 
     Args:
-        spec: the method.
-        lanes: positions a beat; a divisor of the slice width.
-        max_row: scores of the longest row.
-        depth: registers from scores to weights, those of a slice that waits not counted.
-        storage: of no consequence: no rows wait.
-        pace: cycles for which whoever takes the weights works on a beat, if these are more than 2.
+        spec: the spec.
+        lanes: positions per beat; a divisor of the slice width.
+        max_row: number of scores in the longest row.
+        depth: registers from scores to weights, excluding those of a waiting slice.
+        storage: has no effect, since no rows wait.
+        pace: cycles for which the consumer of the weights is busy with one beat, if more than 2.
 
     Raises:
-        ValueError: sizes that cannot be built.
+        ValueError: the sizes cannot be built.
     """
 
     spec: Exact
@@ -71,7 +71,7 @@ class Deferred(TakesFloats, DeferredUnit):
         )
         self.least_places, self.scale_places = deferred_places(spec), number.mantissa_bits + 1
         factor = len(self.reciprocal.sink.p.mantissa)
-        # Of a sum that is 1, the exponent is `sum_fraction_bits`.
+        # The exponent for a sum of 1 is `sum_fraction_bits`.
         places = (total_bits - 1 - spec.sum_fraction_bits).bit_length()
         layout = data.StructLayout({"factor": factor, "places": places})
         super().__init__(
@@ -79,7 +79,7 @@ class Deferred(TakesFloats, DeferredUnit):
         )
 
     def elaborate(self, platform: object) -> Module:
-        """Build it."""
+        """Build the unit."""
         m = Module()
         m.submodules.reciprocal = reciprocal = self.reciprocal
         m.d.comb += [
@@ -89,8 +89,8 @@ class Deferred(TakesFloats, DeferredUnit):
             reciprocal.sink.ready.eq(self.factors.ready),
         ]
         front = self._exponentials(m)
-        # A beat goes on to the weights and to the sum at once, and the next not right behind it, as it may come after a
-        # stall.
+        # A beat moves to the weights and to the sum in the same cycle. The next one must not follow directly, as could
+        # happen after a stall.
         total = stream.Signature(len(reciprocal.source.p.divisor)).create(path=("total",))
         rests = Signal()
         goes = front.valid & ~rests
@@ -115,7 +115,7 @@ class Deferred(TakesFloats, DeferredUnit):
         return m
 
     def _exponentials(self, m: Module) -> stream.Interface:
-        """Return the stream of exponentials relative to the maximum so far, and of its own where it rises."""
+        """Return the stream of exponentials relative to the running maximum, with that of the maximum's rise."""
         number = self.spec.format
         source = gathered(m, self, self.gather)
         members = self.weights.payload.shape().members
@@ -124,7 +124,7 @@ class Deferred(TakesFloats, DeferredUnit):
             **{name: members[name] for name in ("rise", "scale", "last")},
         }
         front = stream.Signature(data.StructLayout(layout)).create(path=("front",))
-        # At the pace at which beats are taken, so that none holds up those behind it: gaps between them do not close.
+        # Beats enter at the pace at which they are accepted at the end, so that none blocks those behind it.
         left = Signal(range(self.pace))
         enters = left == 0
         pipe = Pipeline(m, "front", source.valid & enters, front, self.cuts)
@@ -145,7 +145,7 @@ class Deferred(TakesFloats, DeferredUnit):
         return front
 
     def _sum(self, m: Module, pipe: Pipeline, powers: list[tuple[Value, Value]], beat: data.View) -> None:
-        """Sum the exponentials of a row, rescaling what is there where the maximum rises."""
+        """Sum the exponentials of a row, rescaling the previous sum when the maximum rises."""
         number = self.spec.format
         steps = [datapath.steps(m, f"steps{i}", number, *each) for i, each in enumerate(powers)]
         total = Signal(len(pipe.sink.payload), name="row_sum", reset_less=True)

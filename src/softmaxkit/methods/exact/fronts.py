@@ -1,4 +1,4 @@
-"""The first halves of the exact unit, three-pass and online: from scores to a row's maximum and sum."""
+"""Front ends of the exact unit, three-pass and online: from scores to the row's maximum and sum."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ class ThreePassFront(wiring.Component):
     """Maximum of the row, exponentials, and their sum.
 
     Args:
-        spec: the method.
-        lanes: positions a beat.
-        max_row: scores of the longest row.
-        registers: cuts that hold a register.
-        storage: of the rows that wait for their maximum.
+        spec: the spec.
+        lanes: positions per beat.
+        max_row: number of scores in the longest row.
+        registers: the cuts that have a register.
+        storage: storage of the rows that wait for their maximum.
 
     Attributes:
-        scores: stream in, of `score_layout`.
-        waiting: stream out, of what waits for the sum: exponent field and mantissa of every exponential, and `last`.
-        totals: stream out, of the sum of each row, and in the online schedule its maximum.
-        behind: cycles from the beat that waits to the sum.
-        latency: cycles from a row's last beat, its maximum being known, to its sum.
-        score_memory: port, where rows wait in a "memory".
+        scores: input stream of `score_layout`.
+        waiting: output stream to the row buffer: exponent field and mantissa of each exponential, and `last`.
+        totals: output stream of the sum of each row, and in the online schedule its maximum.
+        behind: cycles from the last beat on `waiting` to the sum.
+        latency: cycles from the last beat of a row, once its maximum is known, to its sum.
+        score_memory: memory port, if `storage` is "memory".
     """
 
     def __init__(self, spec: Exact, lanes: int, max_row: int, registers: Set[str], storage: str) -> None:
@@ -51,7 +51,7 @@ class ThreePassFront(wiring.Component):
         super().__init__(front_ports(self, max_row, storage if storage == "memory" else ""))
 
     def elaborate(self, platform: object) -> Module:
-        """Build it."""
+        """Build the component."""
         m = Module()
         spec, number = self.spec, self.spec.format
         source = gathered(m, self, self.gather)
@@ -84,12 +84,12 @@ class ThreePassFront(wiring.Component):
 
 
 class OnlineFront(wiring.Component):
-    """Running maximum and running sum, slice by slice; the scores themselves wait for the end of the row.
+    """Running maximum and running sum, slice by slice; the scores wait for the end of the row.
 
-    Arguments and attributes are those of `ThreePassFront`; what waits are scores and mask.
+    Arguments and attributes are those of `ThreePassFront`, except that `waiting` carries scores and mask.
 
     Raises:
-        ValueError: slices do not fit the lanes.
+        ValueError: the lanes neither divide the slice width nor are a multiple of it.
     """
 
     def __init__(self, spec: Exact, lanes: int, max_row: int, registers: Set[str], storage: str) -> None:
@@ -106,7 +106,7 @@ class OnlineFront(wiring.Component):
         super().__init__(front_ports(self, max_row))
 
     def elaborate(self, platform: object) -> Module:
-        """Build it."""
+        """Build the component."""
         m = Module()
         spec, number = self.spec, self.spec.format
         if self.gather is None:
@@ -152,14 +152,14 @@ class OnlineFront(wiring.Component):
         return m
 
     def _slice_maximum(self, m: Module, index: int, scores: list[Score], mask: list[Value]) -> tuple[Value, Value]:
-        """Return the maximum of a slice of the beat, and whether anything in it is attended."""
+        """Return the maximum of a slice of the beat, and whether any of its scores is attended."""
         width = self.lanes // self.slices.a_beat
         part = slice(index * width, (index + 1) * width)
         return _maximum(m, f"slice{index}", scores[part], mask[part]), Cat(*mask[part]).any()
 
 
 def front_ports(front: Any, max_row: int, memory: str = "") -> dict[str, wiring.Member]:
-    """Return the ports of a front; with one for the rows that wait, where that is a memory."""
+    """Return the ports of a front end, including `score_memory` if it has a memory for waiting rows."""
     number = front.spec.format
     highest = number.bits if front.spec.schedule == "online" else 0
     totals = {"highest": highest, "total": (max_row << front.spec.sum_fraction_bits).bit_length()}
@@ -174,7 +174,7 @@ def front_ports(front: Any, max_row: int, memory: str = "") -> dict[str, wiring.
 
 
 def gathered(m: Module, front: Any, gather: Gather) -> Any:
-    """Let scores wait for the maximum of their group; return the stream of what comes then."""
+    """Hold scores until the maximum of their group is known; return the output stream of `gather`."""
     m.submodules.gather = gather
     scores, source = front.scores, gather.source
     if "score_memory" in front.signature.members:
@@ -192,13 +192,13 @@ def gathered(m: Module, front: Any, gather: Gather) -> Any:
 
 
 def scores_of(number: Float, beat: Value, lanes: int) -> tuple[list[Score], list[Value]]:
-    """Return scores and mask of a beat: codes from lane 0 up, then the mask."""
+    """Return scores and mask of a beat, which has the codes from lane 0 up, then the mask."""
     codes = [beat[i * number.bits : (i + 1) * number.bits] for i in range(lanes)]
     return [read_score(number, code) for code in codes], list(beat[lanes * number.bits : lanes * (number.bits + 1)])
 
 
 def _maximum(m: Module, name: str, scores: list[Score], mask: list[Value]) -> Value:
-    """Return the largest attended score, in the form that orders scores; the smallest there is, if there is none."""
+    """Return the largest attended score, as an `ordered` integer; the smallest integer if none is attended."""
     lowest = -(1 << (len(ordered(scores[0])) - 1))
     keys = [
         named(m, f"{name}_key{i}", Mux(on, ordered(score), lowest))
@@ -210,14 +210,14 @@ def _maximum(m: Module, name: str, scores: list[Score], mask: list[Value]) -> Va
 def running_maximum(
     m: Module, pipe: Pipeline, number: Float, keys: list[tuple[Value, Value]], last: Value
 ) -> list[tuple[Value, Value]]:
-    """Return the running maximum before and after each slice of the beat, in the form that orders scores.
+    """Return the running maximum before and after each slice of the beat, as `ordered` integers.
 
     Args:
-        m: the module to build it in.
-        pipe: the pipeline whose stage this is.
+        m: the module in which to build.
+        pipe: the pipeline to which the stage belongs.
         number: format of the scores.
-        keys: of each slice its maximum, and whether anything in it is attended.
-        last: the beat ends its row.
+        keys: for each slice its maximum, and whether any of its scores is attended.
+        last: set on the last beat of a row.
     """
     running, begun = Signal(datapath.key_shape(number), name="running", reset_less=True), Signal()
     highest, any_before = running, begun
@@ -225,7 +225,7 @@ def running_maximum(
     for index, (key, present) in enumerate(keys):
         after = Signal.like(running, name=f"running{index}", reset_less=False)
         m.d.comb += after.eq(Mux(any_before & (~present | (highest > key)), highest, key))
-        # From nothing there is nothing to rescale.
+        # Without attended keys so far, there is nothing to rescale.
         before = Signal.like(running, name=f"before{index}", reset_less=False)
         m.d.comb += before.eq(Mux(any_before, highest, after))
         moves.append((before, after))

@@ -1,6 +1,7 @@
-"""The integers of exact softmax in a small float.
+"""Golden model of exact softmax in a small float.
 
-Exponentials are carried as whole numbers of the format's smallest step, `2**-sum_fraction_bits`.
+Exponentials are represented as integer multiples of the format's smallest step, `2**-sum_fraction_bits`; "in steps"
+below means this representation.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ LOWEST = -(1 << 62)
 
 
 def golden(spec: Exact, codes: Array, mask: Array | None) -> Array:
-    """Normalise rows of float codes (int64, rows along the last axis); masked and all-masked give the code 0."""
+    """Normalise rows of float codes, int64 (..., keys); masked positions and fully masked rows give the code 0."""
     xp = array_namespace(codes)
     attended = broadcast_mask(codes, mask)
     if codes.shape[-1] == 0:
@@ -40,7 +41,7 @@ def golden(spec: Exact, codes: Array, mask: Array | None) -> Array:
 
 
 def fixed_point(codes: Array, number: Float) -> Array:
-    """Turn float codes into whole numbers of the format's smallest step, exactly."""
+    """Convert float codes to integers in steps, exactly."""
     xp = array_namespace(codes)
     negative, significand, exponent = number.split(codes)
     size = significand << xp.clip(exponent - (number.min_exponent - number.mantissa_bits), 0, 62)
@@ -48,7 +49,7 @@ def fixed_point(codes: Array, number: Float) -> Array:
 
 
 def round_to_float(values: Array, number: Float) -> Array:
-    """Round whole numbers of the smallest step to the float format; below its smallest normal they become 0."""
+    """Round integers in steps to the float format; below its smallest normal they become 0."""
     xp = array_namespace(values)
     size = xp.abs(values)
     excess = xp.clip(leading_one(size) - number.mantissa_bits, 0, 62)
@@ -60,8 +61,8 @@ def round_to_float(values: Array, number: Float) -> Array:
 def significand_and_shift(spec: Exact, difference: Array) -> tuple[Array, Array]:
     """Return exp of non-positive differences as `(significand, shift)`: `significand * 2**-(mantissa_bits+1+shift)`.
 
-    The difference is rounded to the float format, made fixed point, multiplied by log2(e), and split into the integer
-    `shift` and a fraction for the piecewise-linear table. Significands lie in [2**mantissa_bits, 2**(mantissa_bits+1)].
+    The difference is rounded to the float format, converted to fixed point, multiplied by log2(e), and split into the
+    integer `shift` and a fraction for the table. Significands are in [2**mantissa_bits, 2**(mantissa_bits+1)].
     """
     xp = array_namespace(difference)
     distance = -round_to_float(xp.clip(difference, -(1 << (spec.sum_fraction_bits + 8)), 0), spec.format)
@@ -73,7 +74,7 @@ def significand_and_shift(spec: Exact, difference: Array) -> tuple[Array, Array]
 
 
 def exponential(spec: Exact, difference: Array) -> Array:
-    """Return exp of non-positive differences in whole steps; below the smallest normal it is 0."""
+    """Return exp of non-positive differences, in steps; below the smallest normal it is 0."""
     xp = array_namespace(difference)
     significand, shift = significand_and_shift(spec, difference)
     power = shift_right(significand << (-spec.format.min_exponent), shift + 1, "floor")
@@ -81,12 +82,14 @@ def exponential(spec: Exact, difference: Array) -> Array:
 
 
 class Slice(NamedTuple):
-    """A slice of rows that are gone through with the maximum so far.
+    """A slice of rows that are processed with a running maximum.
+
+    `significand` and `shift` are the exponential of the change of the maximum, by which the previous sum is rescaled.
 
     Attributes:
-        powers: exponentials relative to that maximum, in whole steps, int64 (..., keys of the slice); 0 where masked.
-        significand: int64 (..., 1), see `significand_and_shift`; 0 where all before is too small to count.
-        shift: int64 (..., 1): both are the exponential of the maximum's change, by which all before is rescaled.
+        powers: exponentials relative to the running maximum, in steps, int64 (..., keys of the slice); 0 where masked.
+        significand: int64 (..., 1), see `significand_and_shift`; 0 where the previous sum is too small to count.
+        shift: int64 (..., 1), see `significand_and_shift`.
     """
 
     powers: Array
@@ -99,7 +102,7 @@ def online_slices(spec: Exact, values: Array, attended: Array) -> Iterator[Slice
 
     Args:
         spec: the spec.
-        values: scores in whole steps, int64 (..., keys).
+        values: scores in steps, int64 (..., keys).
         attended: boolean, the same shape.
     """
     xp = array_namespace(values)
@@ -110,16 +113,16 @@ def online_slices(spec: Exact, values: Array, attended: Array) -> Iterator[Slice
         highest = xp.maximum(running, xp.max(candidates[..., part], axis=-1, keepdims=True))
         powers = exponential(spec, values[..., part] - highest)
         powers = xp.where(attended[..., part], powers, xp.zeros_like(powers))
-        # From nothing there is nothing to rescale.
+        # Without attended keys so far, there is nothing to rescale.
         change = xp.where(running == LOWEST, xp.zeros_like(running), running - highest)
         significand, shift = significand_and_shift(spec, change)
-        none = exponential(spec, change) == 0
-        yield Slice(powers, *(xp.where(none, xp.zeros_like(each), each) for each in (significand, shift)))
+        vanishes = exponential(spec, change) == 0
+        yield Slice(powers, *(xp.where(vanishes, xp.zeros_like(each), each) for each in (significand, shift)))
         running = highest
 
 
 def online_sum(spec: Exact, slices: Iterable[Slice]) -> Array:
-    """Sum exponentials slice by slice: int64 (..., 1), in whole steps."""
+    """Sum exponentials slice by slice; returns int64 (..., 1), in steps."""
     total: Array = 0
     for powers, significand, shift in slices:
         xp = array_namespace(powers)
@@ -129,15 +132,15 @@ def online_sum(spec: Exact, slices: Iterable[Slice]) -> Array:
 
 
 def deferred(spec: Exact, codes: Array, mask: Array | None) -> DeferredRows:
-    """Return rows whose division comes last: exponentials relative to the maximum so far become weights.
+    """Compute rows with deferred division, with exponentials relative to the running maximum as weights.
 
-    The maximum is that of `online_slices`, whatever the schedule.
+    The running maximum is that of `online_slices`, with either schedule.
     """
     xp = array_namespace(codes)
     attended = broadcast_mask(codes, mask)
     slices = list(online_slices(spec, fixed_point(codes, spec.format), attended))
     weights = xp.concat([fixed_weights(spec, each.powers) for each in slices], axis=-1)
-    # A row that attends to something has an exponential of 1, and its sum no less.
+    # A row with an attended key has an exponential of 1, so its sum is at least 1.
     total = xp.clip(online_sum(spec, slices), 1 << spec.sum_fraction_bits, None)
     mantissa, exponent = spec.reciprocal(total)
     return DeferredRows(
@@ -152,16 +155,16 @@ def deferred(spec: Exact, codes: Array, mask: Array | None) -> DeferredRows:
 
 
 def deferred_places(spec: Exact) -> int:
-    """Return the bits that a sum of weighted values times a reciprocal has below the values, where the sum is 1."""
+    """Return the fraction bits of (sum of weighted values) * reciprocal beyond the values' own, for a row sum of 1."""
     return WEIGHT.fraction_bits + spec.reciprocal.mantissa_bits
 
 
 def fixed_weights(spec: Exact, powers: Array) -> Array:
-    """Turn numbers from 0 to 1 in whole steps into weights, rounded once."""
+    """Convert values from 0 to 1, in steps, to weights, rounded once."""
     return WEIGHT.saturate(shift_right(powers, spec.sum_fraction_bits - WEIGHT.fraction_bits))
 
 
 def _candidates(values: Array, attended: Array) -> Array:
-    """Return what the maximum is taken of."""
+    """Return the values for a maximum, with masked ones below every score."""
     xp = array_namespace(values)
     return xp.where(attended, values, xp.full_like(values, LOWEST))

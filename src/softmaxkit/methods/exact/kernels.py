@@ -1,4 +1,4 @@
-"""Golden of exact softmax by its native kernel."""
+"""Parameters of the exact-softmax integer kernel, native and on GPUs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from softmaxkit.methods.exact.spec import Exact
 
 FARTHEST_BITS = 4
-"""A distance of 2**4 to the maximum and beyond has the exponential 0: below every format's smallest normal, 2**-14."""
+"""At distances of 2**4 or more from the maximum exponentials are 0: below the smallest normal, 2**-14 or more."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,13 +26,13 @@ class ExactCall(KernelCall):
     """Exact softmax in a small float.
 
     Attributes:
-        mantissa_bits, smallest, largest: of the format.
-        farthest: the distance to the maximum from which on exponentials are 0.
-        exponentials: int32, of the distance 0 and of all numbers of the format from `smallest` to `farthest`, in whole
-            steps of its finest spacing.
-        significands, shifts: int32, the same as `significand * 2**-(mantissa_bits + 1 + shift)`.
-        slice_width: of the online schedule; 0 for three passes.
-        reciprocal: of the sum.
+        mantissa_bits, smallest, largest: mantissa bits, smallest normal and largest number of the format.
+        farthest: distance from the maximum at and beyond which exponentials are 0.
+        exponentials: int32, for the distance 0 and all numbers of the format from `smallest` to `farthest`, as
+            multiples of its smallest step.
+        significands, shifts: int32, the same exponentials as `significand * 2**-(mantissa_bits + 1 + shift)`.
+        slice_width: slice width of the online schedule; 0 for the three-pass schedule.
+        reciprocal: table of the reciprocal of the sum.
     """
 
     name = "exact"
@@ -60,9 +60,9 @@ class ExactCall(KernelCall):
 
 
 def integer_call(spec: Exact, constants: Constants) -> ExactCall:
-    """Tabulate golden's exponentials over every distance to the maximum that the format has."""
+    """Tabulate golden's exponentials over all distances from the maximum that the format can represent."""
     number = spec.format
-    # Whole numbers of the finest step: 0, then 2**mantissa_bits mantissas for each exponent.
+    # In multiples of the smallest step: 0, then 2**mantissa_bits mantissas for each exponent.
     place = torch.arange((FARTHEST_BITS - number.min_exponent << number.mantissa_bits) + 1, device="cpu")
     mantissa = place & ((1 << number.mantissa_bits) - 1) | (1 << number.mantissa_bits)
     distance = torch.nn.functional.pad(mantissa << (place >> number.mantissa_bits), (1, 0))

@@ -1,4 +1,4 @@
-"""Exact softmax as a torch module."""
+"""The torch module of exact softmax."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 
 class ExactModule(SoftmaxModule):
-    """`torch.softmax` with a mask; in integer mode the FP16 unit.
+    """Computes `torch.softmax` with a mask, or in integer mode the integers of the FP16 unit.
 
-    Gradients of the integer mode are those of softmax at the same scores.
+    The integer mode has the gradient of softmax at the same scores.
     """
 
     spec: Exact
@@ -32,13 +32,13 @@ class ExactModule(SoftmaxModule):
 
     @property
     def softmax_base(self) -> float:
-        """The float form is softmax itself."""
+        """Base of the float form: e."""
         return math.e
 
     def row_call(self, device: torch.device) -> RowCall:
-        """Return softmax's kernel."""
+        """Return the kernel of softmax."""
         return RowCall("softmax")
 
     def integer_call(self, constants: Any) -> IntegerCall:
-        """Return the kernel of the small float's integers."""
+        """Return the kernel of the integer form."""
         return integer_call(self.spec, constants)

@@ -1,5 +1,5 @@
-// Exact softmax in a small float: exponentials, whole numbers of its finest step, from a table by the rounded distance
-// to the maximum; their exact sum; a reciprocal.
+// Exact-softmax integer kernel for a small float: exponentials, as multiples of its smallest step, from a table by the
+// rounded distance from the maximum; their exact sum; a reciprocal.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/vector.h>
 
@@ -9,16 +9,15 @@
 
 namespace softmaxkit {
 
-// The exponentials of distances below the maximum: of 0, then of all numbers of the format from `smallest` to
-// `farthest`.
+// The exponentials by distance from the maximum: 0, then all numbers of the format from `smallest` to `farthest`.
 struct Exponentials {
     int mantissa_bits;
-    double smallest, farthest;    // the exponential is 0 from `farthest` on
-    const int32_t* values;        // whole numbers of the format's finest step
-    const int32_t* significands;  // of the same: significand * 2^-(mantissa bits + 1 + shift)
+    double smallest, farthest;    // at and beyond `farthest` the exponential is 0
+    const int32_t* values;        // multiples of the format's smallest step
+    const int32_t* significands;  // the same as significand * 2^-(mantissa bits + 1 + shift)
     const int32_t* shifts;
 
-    // The place in the tables of a distance, rounded to the format.
+    // The table index of a distance, rounded to the format.
     int32_t place(double distance) const {
         return std::max(rounded(distance < farthest ? distance : farthest) - rounded(smallest) + 1, 0);
     }
@@ -33,7 +32,7 @@ private:
 struct IntegerExact {
     Exponentials exponentials;
     float largest;        // of the format
-    int64_t slice_width;  // of the online schedule; 0 for three passes
+    int64_t slice_width;  // of the online schedule; 0 for three-pass
     Reciprocal reciprocal;
 };
 
@@ -60,10 +59,10 @@ public:
     }
 
 private:
-    // Floats as whole numbers of the same order, and back.
+    // Map floats to integers of the same order, and back.
     static int32_t ordered(int32_t bits) { return bits ^ ((bits >> 31) & 0x7fffffff); }
     static float real(int32_t code) { return std::bit_cast<float>(ordered(code)); }
-    static constexpr int32_t masked = static_cast<int32_t>(0xff800000) ^ 0x7fffffff;  // of -infinity
+    static constexpr int32_t masked = static_cast<int32_t>(0xff800000) ^ 0x7fffffff;  // code of -infinity
 
     int32_t encode(const float* __restrict scores, int64_t count) {
         int32_t* __restrict codes = codes_.data();

@@ -1,4 +1,4 @@
-"""The first half of the online exact unit where a slice takes many beats: one exponential, and a serial multiplier."""
+"""Front end of the online exact unit for slices of many beats: one exponential per lane, and a serial multiplier."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ from softmaxkit.methods.exact.spec import Exact
 
 
 def is_sliced(spec: Exact, lanes: int) -> bool:
-    """Return whether a slice takes beats enough to rescale the sum in, so that `SlicedFront` serves it."""
+    """Return whether a slice has enough beats to rescale the sum meanwhile, so that `SlicedFront` can be used."""
     return spec.schedule == "online" and slices(spec.slice_width, lanes).beats >= rescaling_cycles(spec)
 
 
 def rescaling_cycles(spec: Exact) -> int:
-    """Return the cycles that `RescaledSum` takes for a factor: two bits of its mantissa a cycle."""
+    """Return the cycles that `RescaledSum` takes for a factor, at two bits of its mantissa per cycle."""
     return -(-spec.format.mantissa_bits // 2) + 2
 
 
 class SlicedFront(wiring.Component):
-    """Running maximum and running sum, slice by slice; the scores themselves wait for the end of the row.
+    """Running maximum and running sum, slice by slice; the scores wait for the end of the row.
 
-    Ahead of every slice but a row's first, the change of the maximum goes through the same exponential as the scores,
-    in a beat of its own. The sum is rescaled while the exponentials of the slice are summed.
+    Before each slice except the first of a row, the change of the maximum passes through the same exponential as the
+    scores, in a beat of its own. The sum is rescaled while the exponentials of the slice are summed.
 
     Args:
-        spec: the method.
-        lanes: positions a beat.
-        max_row: scores of the longest row.
-        registers: cuts that hold a register.
-        storage: of the slices that wait for their maximum.
-        interval: cycles between the sums that are taken, at least.
+        spec: the spec.
+        lanes: positions per beat.
+        max_row: number of scores in the longest row.
+        registers: the cuts that have a register.
+        storage: storage of the slices that wait for their maximum.
+        interval: minimum number of cycles between sums that the consumer accepts.
 
     Attributes:
         scores, waiting, totals, behind, latency: those of `OnlineFront`.
@@ -62,12 +62,12 @@ class SlicedFront(wiring.Component):
         self.sum = RescaledSum(spec, lanes, len(self.totals.p.total))
 
     def extra(self, beats: int) -> int:
-        """Return the cycles that a row takes beyond its beats: for changes of the maximum, and the last rescaling."""
+        """Return the cycles that a row takes beyond its beats: changes of the maximum, and the last rescaling."""
         changes = -(-beats // self.gather.beats) - 1
         return changes + max(rescaling_cycles(self.spec) - (beats - changes * self.gather.beats), 0) if changes else 0
 
     def elaborate(self, platform: object) -> Module:
-        """Build it."""
+        """Build the component."""
         m = Module()
         number = self.spec.format
         m.submodules.sum, m.submodules.maxima = self.sum, self.maxima
@@ -116,28 +116,26 @@ class SlicedFront(wiring.Component):
 
 
 class RescaledSum(wiring.Component):
-    """Sums exponentials; a change of the maximum multiplies what was summed before, two bits of the factor a cycle.
+    """Sums exponentials; a change of the maximum rescales the previous sum, two bits of the factor per cycle.
 
     Args:
-        spec: the method.
-        lanes: exponentials a beat.
-        bits: of the sum.
+        spec: the spec.
+        lanes: exponentials per beat.
+        bits: width of the sum.
 
     Attributes:
-        source: stream in: `values`, mantissa and field of each exponential, of which the first is a factor where
-            `change` is set; `last`, at the end of a row.
-        sink: stream out, of the sum of each row.
+        source: input stream: `values`, mantissa and exponent field of each exponential, the first of which is a factor
+            if `change` is set; `last`, set at the end of a row.
+        sink: output stream of the sum of each row.
     """
 
     def __init__(self, spec: Exact, lanes: int, bits: int) -> None:
         self.spec, self.lanes = spec, lanes
-        taken = {"values": lanes * (spec.format.bits - 1), "change": 1, "last": 1}
-        super().__init__(
-            {"source": In(stream.Signature(data.StructLayout(taken))), "sink": Out(stream.Signature(bits))}
-        )
+        beat = {"values": lanes * (spec.format.bits - 1), "change": 1, "last": 1}
+        super().__init__({"source": In(stream.Signature(data.StructLayout(beat))), "sink": Out(stream.Signature(bits))})
 
     def elaborate(self, platform: object) -> Module:
-        """Build it."""
+        """Build the component."""
         m = Module()
         source, sink, number = self.source, self.sink, self.spec.format
         values = datapath.exponentials_of(number, source.p.values, self.lanes)
@@ -166,7 +164,7 @@ class RescaledSum(wiring.Component):
         step = Signal(range(steps + 2), name="step")
         digits, places = Signal(2 * steps, reset_less=True), Signal(number.exponent_bits, reset_less=True)
         zero, below = Signal(reset_less=True), Signal(reset_less=True)
-        # The product, of which the mantissa's bits are shifted out; what they leave below counts only if it is not 0.
+        # The product, shifted down by the bits of the mantissa; the bits shifted out matter only as a sticky bit.
         product = Signal(len(total) + 1, reset_less=True)
         digit = Mux(step == steps, 1, digits[:2])
         risen = Signal(len(total) + 2)

@@ -1,4 +1,4 @@
-"""The spec of exact softmax: the honest FP16 baseline."""
+"""The spec of exact softmax, the FP16 baseline."""
 
 from __future__ import annotations
 
@@ -10,19 +10,18 @@ import numpy as np
 from array_api_compat import array_namespace
 
 from softmaxkit.formats import FP16, UQ, Array, Fixed, Float
-from softmaxkit.masks import broadcast_mask, exact_softmax
+from softmaxkit.masks import exact_softmax
 from softmaxkit.methods.base.constants import Constants
 from softmaxkit.methods.base.deferred import DeferredRows
+from softmaxkit.methods.base.fields import check_slice_width
 from softmaxkit.methods.base.published import Published, consmax_paper
 from softmaxkit.methods.base.spec import Dataflow, Spec, Training
+from softmaxkit.methods.exact.bounds import error_bound
 from softmaxkit.tables import (
-    GUARD_BITS,
     PiecewiseLinear,
     Reciprocal,
     fit,
     inverse_power_series,
-    inverse_power_series_error,
-    power_of_two_error,
 )
 
 if TYPE_CHECKING:
@@ -34,30 +33,31 @@ if TYPE_CHECKING:
     from softmaxkit.methods.exact.module import ExactModule
 
 WEIGHT: Fixed = UQ(0, 8)
-"""Of a result, or an exponential, as the weight of an 8-bit value: 1 saturates to 255/256."""
+"""Format of a result or an exponential as the weight of an 8-bit value: 1 saturates to 255/256."""
 MAX_DEGREE = 5
-"""Highest degree of a Taylor series: with one segment its error is below half an ulp of FP16."""
+"""Highest degree of a Taylor series: even with one segment its error is below half an ulp of FP16."""
 ROOM_BITS = 4
-"""Bits that the fixed-point argument of exp has beyond the format's mantissa."""
+"""Extra fraction bits of the fixed-point argument of exp, beyond the mantissa bits of the format."""
 
 
 @dataclass(frozen=True)
 class Exact(Spec):
-    """Softmax in a small float: maximum, subtract, exp within 1 ulp, an exact sum, reciprocal and product.
+    """Exact softmax in a small float: maximum, subtraction, exp within 1 ulp, exact sum, reciprocal and product.
 
     Args:
-        format: of scores, exponentials and results. Its exponentials are multiples of `smallest * 2**-mantissa_bits`,
-            in which the sum is exact and so free of order.
-        schedule: "three-pass" finds the maximum of the row first; "online" runs with the maximum so far and rescales
-            the sum, slice by slice. Their integers differ.
-        slice_width: consecutive positions that share one step of the online schedule, whatever a unit's lanes.
-        exponential_segments: lines, or series, of the fraction of 2**-x, a power of two.
-        taylor_degree: degree of a Taylor series at the start of each segment, up to 5; 0 for straight lines between
-            their ends.
-        reciprocal_segments: lines of 1/x, a power of two.
+        format: format of scores, exponentials and results. Exponentials are multiples of
+            `smallest * 2**-mantissa_bits`, so their sum is exact and does not depend on the order of keys.
+        schedule: "three-pass" finds the maximum of the row first; "online" uses the running maximum and rescales the
+            sum, slice by slice. Their integers differ.
+        slice_width: number of consecutive positions in one step of the online schedule; does not depend on a unit's
+            lanes.
+        exponential_segments: number of segments (lines or series) of 2**-x for x in [0, 1); a power of two.
+        reciprocal_segments: number of line segments of 1/x for x in [1, 2); a power of two.
+        taylor_degree: degree of the Taylor series about the start of each segment, 1 to 5; 0 interpolates linearly
+            between the ends.
 
     Raises:
-        ValueError: a format whose exact sum does not fit 64-bit integers, or sizes that cannot be.
+        ValueError: the exact sum of the format does not fit 64-bit integers, or a size is not supported.
     """
 
     method: ClassVar[str] = "exact"
@@ -86,18 +86,19 @@ class Exact(Spec):
         self._check_fields()
         if self.format.exponent_bits not in (4, 5) or self.format.mantissa_bits > 12:
             raise ValueError(
-                f"Exact.format takes 4 or 5 exponent bits, for the range of exp, and at most 12 mantissa bits, so that "
-                f"its sum is exact in 64-bit integers, not {self.format}; FP16 is Float(5,10)"
+                "Exact.format must have 4 or 5 exponent bits, for the range of exp, and at most 12 mantissa bits, so "
+                f"that its sum is exact in 64-bit integers, got {self.format}; FP16 is Float(5,10)"
             )
-        if self.slice_width < 1:
-            raise ValueError(f"Exact.slice_width is 1 or more, not {self.slice_width}")
+        check_slice_width(self, self.slice_width)
         if not 0 <= self.taylor_degree <= MAX_DEGREE:
-            raise ValueError(f"Exact.taylor_degree is 1 to {MAX_DEGREE}, or 0 for lines, not {self.taylor_degree}")
-        _ = self.exponential, self.reciprocal.table  # refuses impossible segment counts
+            raise ValueError(
+                f"Exact.taylor_degree must be from 1 to {MAX_DEGREE}, or 0 for lines, got {self.taylor_degree}"
+            )
+        _ = self.exponential, self.reciprocal.table  # checks the segment counts
 
     @property
     def sum_fraction_bits(self) -> int:
-        """Fraction bits in which every exponential, and so the sum, is a whole number: 24 for FP16."""
+        """Fraction bits with which all exponentials, and so the sum, are exact: 24 for FP16."""
         return self.format.mantissa_bits - self.format.min_exponent
 
     @property
@@ -113,7 +114,7 @@ class Exact(Spec):
 
     @cached_property
     def exponential(self) -> PiecewiseLinear:
-        """2**-x for x in [0, 1), as a significand of the format."""
+        """Table of 2**-x for x in [0, 1), as a significand of the format."""
         sizes = self.exponential_segments, self.argument_bits, self.format.mantissa_bits + 1
         return (
             inverse_power_series(self.taylor_degree, *sizes) if self.taylor_degree else fit(lambda x: 2.0**-x, *sizes)
@@ -121,171 +122,123 @@ class Exact(Spec):
 
     @property
     def bends(self) -> int:
-        """How many steps a Taylor series takes beyond those of a line."""
+        """Number of evaluation steps of a Taylor series beyond that of a line; 0 for lines."""
         return len(self.exponential.curves)
 
     @property
     def reciprocal(self) -> Reciprocal:
-        """The reciprocal of the sum, as a significand of the format."""
+        """Table of the reciprocal of the sum, as a significand of the format."""
         return Reciprocal(self.reciprocal_segments, self.format.mantissa_bits + 1)
 
     def reference(self, scores: ArrayLike, mask: ArrayLike | None = None, **parameters: Any) -> NDArray[np.float64]:
-        """Return softmax in float64: `exp(s - max) / sum(exp(s - max))` over the attended keys."""
+        """Compute softmax in float64: `exp(s - max) / sum(exp(s - max))` over the attended keys; no parameters."""
         self.refuse(parameters)
         return exact_softmax(scores, mask)
 
     def constants(self, **parameters: Any) -> Constants:
-        """Return the constants: none but a score scale of 1, since scores are floats."""
+        """Return the constants: only a score scale of 1, since scores are floats."""
         self.refuse(parameters)
         return Constants(scale=(1, 0), form=self.constants_form)
 
     @property
     def training(self) -> Training:
-        """Trained from scratch; other formats and schedules are the same function and take that model as it is."""
+        """How a model is prepared: the baseline from scratch; other formats and schedules reuse that model."""
         return self.trained if self.is_baseline else "calibrated"
 
     @property
     def is_baseline(self) -> bool:
-        """With its defaults it is what all others are compared with."""
+        """Whether all fields have their defaults, which makes it the baseline for all comparisons."""
         return not self.differences()
 
     @property
     def score_bits(self) -> int:
-        """Width of a score code."""
+        """Width of a score code in bits."""
         return self.format.bits
 
     def code_range(self) -> tuple[int, int]:
-        """Return 0 and the largest pattern of bits."""
+        """Return 0 and the largest bit pattern."""
         return 0, (1 << self.format.bits) - 1
 
     def scores_of(self, products: Array, places: int) -> Array:
-        """Turn the numbers `products * 2**-places` into the nearest codes of the float format."""
+        """Convert `products * 2**-places` to the nearest codes of the float format."""
         xp = array_namespace(products)
         return self.format.join(products < 0, xp.abs(products), xp.full_like(products, -places))
 
     def weights(self, codes: Array) -> Array:
-        """Turn float codes into fixed point, rounded once."""
+        """Convert float codes to fixed point, rounded once."""
         from softmaxkit.methods.exact.golden import fixed_point, fixed_weights
 
         return fixed_weights(self, fixed_point(codes, self.format))
 
     def weight_step(self, constants: Constants) -> float:
-        """Return the probability that the weight 1 stands for."""
+        """Return the probability that a weight of 1 represents."""
         return WEIGHT.resolution
 
     def score_range(self) -> tuple[int, int]:
-        """Return the patterns of the most negative and of the largest number."""
+        """Return the codes of the most negative and the largest number."""
         lowest, highest = self.format.encode(np.array([-self.format.largest, self.format.largest]))
         return int(lowest), int(highest)
 
     def encode(self, scores: Array, constants: Constants) -> Array:
-        """Turn real scores into codes of the float format."""
+        """Encode real scores in the float format."""
         return self.format.encode(scores)
 
     def score_values(self, codes: Array, constants: Constants) -> NDArray[np.float64]:
-        """Return the real scores that codes stand for."""
+        """Decode float codes to real scores."""
         return np.asarray(self.format.decode(codes), np.float64)
 
     def score_limits(self, constants: Constants) -> tuple[float, float]:
-        """Return the most negative and the largest number."""
+        """Return the most negative and the largest number of the format."""
         return -self.format.largest, self.format.largest
 
     def _golden(self, codes: Array, mask: Array | None, constants: Constants) -> Array:
-        """Float codes in, float codes out; see `softmaxkit.methods.exact.golden`."""
+        """Map float codes to float codes, see `softmaxkit.methods.exact.golden`."""
         from softmaxkit.methods.exact.golden import golden
 
         return golden(self, codes, mask)
 
     @property
     def divides_last(self) -> bool:
-        """Its division may come last, whatever the schedule."""
+        """Whether deferred division is supported: always, with either schedule."""
         return True
 
     def sliced_for(self, lanes: int) -> Self:
-        """Return this spec with slices of `lanes` positions, where its own are narrower."""
+        """Return this spec with slices of at least `lanes` positions."""
         return replace(self, slice_width=lanes) if lanes > self.slice_width else self
 
-    def deferred(self, codes: Array, mask: Array | None, constants: Constants) -> DeferredRows:
-        """Return rows whose division comes last; see `softmaxkit.methods.exact.golden`."""
+    def _deferred(self, codes: Array, mask: Array | None, constants: Constants) -> DeferredRows:
+        """Compute rows with deferred division, see `softmaxkit.methods.exact.golden`."""
         from softmaxkit.methods.exact.golden import deferred
 
         return deferred(self, codes, mask)
 
     def deferred_unit(self, lanes: int, **sizes: Any) -> DeferredUnit:
-        """Return the hardware of `deferred`: exponentials relative to the maximum so far, and the sum's reciprocal."""
+        """Return the hardware of `deferred`: exponentials relative to the running maximum, and the sum's reciprocal."""
         from softmaxkit.methods.exact.deferred import Deferred
 
         return Deferred(self, lanes, **sizes)
 
     def _decode(self, codes: Array, constants: Any) -> Array:
-        """Turn float codes into probabilities."""
+        """Decode float codes to probabilities.
+
+        Raises:
+            ValueError: a code is out of range.
+        """
         largest = (1 << self.format.bits) - 1
-        if array_namespace(codes).any((codes < 0) | (codes > largest)):
-            raise ValueError(f"codes of {self.format} are from 0 to {largest}, as spec.golden gives them")
+        outside = (codes < 0) | (codes > largest)
+        if array_namespace(codes).any(outside):
+            raise ValueError(f"codes of {self.format} must be from 0 to {largest}, got {int(codes[outside][0])}")
         return self.format.decode(codes)
 
     def error_bound(
         self, codes: Array, mask: Array | None, constants: Constants, **parameters: Any
     ) -> NDArray[np.float64]:
-        """Bound golden against `reference`.
-
-        With u = 2**-mantissa_bits: the subtraction rounds x by u/2 of its size or flushes it below the smallest
-        normal; the fixed-point argument of exp is off by its two roundings and by that of log2(e); its lines by their
-        chord, a series by what it leaves out; the result by half an ulp, or it flushes. An online sum takes one
-        exponential's error, of the rise, and one rounding more where the running maximum rises.
-        """
-        scores = self.score_values(codes, constants)
-        truth = exact_softmax(scores, mask)
-        unit, smallest = 2.0**-self.format.mantissa_bits, self.format.smallest
-        attended = broadcast_mask(scores, None if mask is None else np.asarray(mask))
-        highest = np.max(scores, axis=-1, keepdims=True, initial=-np.inf, where=attended)
-        distance = np.where(np.isfinite(highest), np.maximum(highest - scores, 0.0), 0.0)
-        relative = self._exponential_error(distance)
-        width = self.slice_width if self.schedule == "online" else max(scores.shape[-1], 1)
-        total = self._sum_error(np.where(attended, scores, -np.inf), width)
-        factor = (1 + relative) * (1 + self.reciprocal.relative_error()) * (1 + unit / 2) / np.maximum(1 - total, 1e-9)
-        return np.where(attended, truth * (factor - 1) + 2 * smallest * factor, 0.0)
-
-    def _exponential_error(self, distance: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Bound the relative error of exp of minus a distance, as far as it does not flush."""
-        unit, smallest = 2.0**-self.format.mantissa_bits, self.format.smallest
-        near = np.minimum(distance, -np.log(smallest) + 1)  # beyond, results flush, which is bounded apart
-        exponent = near * unit / 2 + smallest + near * 2.0 ** -self.log2e[1] + 2.0**-self.argument_bits
-        segments, bits = self.exponential_segments, self.format.mantissa_bits + 1
-        if self.taylor_degree:
-            fitted = inverse_power_series_error(self.taylor_degree, segments, bits)
-        else:
-            fitted = power_of_two_error(segments) + unit * 2.0**-GUARD_BITS
-        error: NDArray[np.float64] = np.expm1(exponent) + 2 * (fitted + unit / 2)
-        return error
-
-    def _sum_error(self, scores: NDArray[np.float64], width: int) -> NDArray[np.float64]:
-        """Bound the relative error of the sum of a row, in slices; scores are -inf where masked."""
-        smallest = self.format.smallest
-        top = np.full((*scores.shape[:-1], 1), -np.inf)
-        low = high = true = np.zeros_like(top)
-        for start in range(0, scores.shape[-1], width):
-            part = scores[..., start : start + width]
-            risen = np.maximum(top, part.max(axis=-1, keepdims=True))
-            level = np.where(np.isfinite(risen), risen, 0.0)
-            rise = np.where(np.isfinite(top), level - top, 0.0)
-            kept, error = np.exp(-rise), np.where(rise > 0, self._exponential_error(rise), 0.0)
-            rounding = np.where(rise > 0, 2.0**-self.sum_fraction_bits / 2, 0.0)
-            survives = (rise == 0) | (kept * (1 - np.minimum(error, 1.0)) >= smallest)
-            power = np.exp(part - level)
-            errors = self._exponential_error(np.where(np.isfinite(part), level - part, 0.0))
-            vanishing = power * (1 - np.minimum(errors, 1.0)) < smallest
-            least = np.where(vanishing, 0.0, power * (1 - np.minimum(errors, 1.0)))
-            low = np.where(survives, np.maximum(low * kept * (1 - np.minimum(error, 1.0)) - rounding, 0.0), 0.0)
-            low = low + least.sum(axis=-1, keepdims=True)
-            high = high * kept * (1 + error) + rounding + (power * (1 + errors)).sum(axis=-1, keepdims=True)
-            true = true * kept + power.sum(axis=-1, keepdims=True)
-            top = risen
-        off = np.maximum(high - true, true - low)
-        return np.asarray(np.where(true > 0, off / np.where(true > 0, true, 1.0), 0.0))
+        """Bound golden against `reference`, see `softmaxkit.methods.exact.bounds`."""
+        self.refuse(parameters)
+        return error_bound(self, self.score_values(codes, constants), mask)
 
     def module(self, heads: int | None = None, mode: str = "float", **parameters: Any) -> ExactModule:
-        """Return the torch module; it learns nothing."""
+        """Return the torch module; it has no learned parameters."""
         from softmaxkit.methods.exact.module import ExactModule
 
         self.refuse(parameters)
@@ -293,23 +246,23 @@ class Exact(Spec):
 
     @classmethod
     def widest(cls, keys: int) -> Self:
-        """Return FP16."""
+        """Return the default spec, in FP16."""
         return cls()
 
     def narrower(self) -> dict[str, list[Self]]:
-        """Return formats of fewer mantissa bits."""
+        """Return formats with fewer mantissa bits."""
         few = range(5, self.format.mantissa_bits)
         return {"mantissa": [replace(self, format=Float(self.format.exponent_bits, bits)) for bits in few]}
 
     @classmethod
     def forms(cls) -> list[Form]:
-        """Return both schedules."""
+        """Return the three-pass and the online schedule."""
         from softmaxkit.methods.base.forms import Form
 
         return [Form("three-pass", cls()), Form("online", cls(schedule="online"), main=False)]
 
     def partial(self, **parameters: Any) -> OnlineSoftmax:
-        """Return the state of online softmax."""
+        """Return an empty state of online softmax."""
         from softmaxkit.methods.base.online import OnlineSoftmax
 
         self.refuse(parameters)

@@ -1,4 +1,4 @@
-"""Exact softmax's integers on GPUs: exponentials from a table by the rounded distance, their sum, a reciprocal."""
+"""Exact-softmax integer kernel for GPUs: exponentials from a table by the rounded distance, their sum, a reciprocal."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 
 @triton.jit
 def round_bits(bits, DROPPED: tl.constexpr):
-    """Round the mantissas of floats, given as their bits, to nearest, ties to even; the dropped bits are gone."""
+    """Round float bit patterns to nearest, ties to even, and shift the `DROPPED` lowest mantissa bits out."""
     return (bits + ((1 << (DROPPED - 1)) - 1) + ((bits >> DROPPED) & 1)) >> DROPPED
 
 
 @triton.jit
 def in_format(values, seen, smallest, largest, MANTISSA: tl.constexpr):
-    """Return scores as numbers of the small float, float32; -infinity where not seen."""
+    """Round scores to the small float, as float32; -infinity where not attended."""
     values = tl.where(values < largest, values, largest)
     values = tl.where(values > -largest, values, -largest)
     bits = round_bits(values.to(tl.int32, bitcast=True), 23 - MANTISSA) << (23 - MANTISSA)
@@ -42,7 +42,7 @@ def in_format(values, seen, smallest, largest, MANTISSA: tl.constexpr):
 
 @triton.jit
 def table_place(distance, smallest, farthest, MANTISSA: tl.constexpr):
-    """Return the place of distances, float64, in the tables of exponentials: 0, then all numbers of the format."""
+    """Return the table index of distances, float64; the tables have the distance 0, then all numbers of the format."""
     near = tl.where(distance < farthest, distance, farthest)
     first = round_bits(smallest.to(tl.int64, bitcast=True), 52 - MANTISSA)
     return tl.maximum(round_bits(near.to(tl.int64, bitcast=True), 52 - MANTISSA) - first + 1, 0)
@@ -56,7 +56,7 @@ def exact_rows(
     GUARD_BITS: tl.constexpr, NEAREST: tl.constexpr, CAUSAL: tl.constexpr, MASKED: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """Write the probabilities of `ROWS` rows; `numbers` are the format's smallest and largest, and the farthest."""
+    """Write the probabilities of `ROWS` rows; `numbers` holds the smallest, the largest and `farthest`, float64."""
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     smallest = tl.load(numbers)
     largest = tl.load(numbers + 1).to(tl.float32)
@@ -90,8 +90,8 @@ def exact_rows(
                     score_a, score_b, score_c, score_k, mask_a, mask_b, mask_c, mask_k, CAUSAL, MASKED,
                 )  # fmt: skip
                 seen = seen & (columns < last)[None, :]
-                numbers_here = in_format(values, seen, smallest, largest, MANTISSA)
-                place = table_place(risen_base[:, None] - numbers_here.to(tl.float64), smallest, farthest, MANTISSA)
+                rounded = in_format(values, seen, smallest, largest, MANTISSA)
+                place = table_place(risen_base[:, None] - rounded.to(tl.float64), smallest, farthest, MANTISSA)
                 total += tl.sum(tl.where(seen, tl.load(exponentials + place), 0).to(tl.int64), 1)
         highest = risen
     base = tl.where(highest == float("-inf"), 0.0, highest).to(tl.float64)
@@ -102,11 +102,11 @@ def exact_rows(
                 scores, mask, rows, columns, count, heads, queries, keys,
                 score_a, score_b, score_c, score_k, mask_a, mask_b, mask_c, mask_k, CAUSAL, MASKED,
             )  # fmt: skip
-            numbers_here = in_format(values, seen, smallest, largest, MANTISSA)
-            place = table_place(base[:, None] - numbers_here.to(tl.float64), smallest, farthest, MANTISSA)
+            rounded = in_format(values, seen, smallest, largest, MANTISSA)
+            place = table_place(base[:, None] - rounded.to(tl.float64), smallest, farthest, MANTISSA)
             total += tl.sum(tl.where(seen, tl.load(exponentials + place), 0).to(tl.int64), 1)
     mantissa, exponent = reciprocal(total, offsets, slopes, INPUT_BITS, REST_BITS, GUARD_BITS, NEAREST)
-    # A power of two by its bits: mantissas have less than 53.
+    # Build the power of two from its bits; the product is exact, as mantissas have fewer than 53 bits.
     scale = ((1023 - (MANTISSA + 1)) - exponent) << 52
     scale = mantissa.to(tl.float64) * scale.to(tl.float64, bitcast=True)
     for start in range(0, keys, COLUMNS):
@@ -115,8 +115,8 @@ def exact_rows(
             scores, mask, rows, columns, count, heads, queries, keys,
             score_a, score_b, score_c, score_k, mask_a, mask_b, mask_c, mask_k, CAUSAL, MASKED,
         )  # fmt: skip
-        numbers_here = in_format(values, seen, smallest, largest, MANTISSA)
-        place = table_place(base[:, None] - numbers_here.to(tl.float64), smallest, farthest, MANTISSA)
+        rounded = in_format(values, seen, smallest, largest, MANTISSA)
+        place = table_place(base[:, None] - rounded.to(tl.float64), smallest, farthest, MANTISSA)
         products = tl.load(exponentials + place).to(tl.float64) * scale[:, None]
         bits = round_bits(products.to(tl.int64, bitcast=True), 52 - MANTISSA) << (52 - MANTISSA)
         results = bits.to(tl.float64, bitcast=True)
@@ -126,7 +126,7 @@ def exact_rows(
 
 
 def run(call: ExactCall, scores: Tensor, mask: Tensor | None) -> Tensor:
-    """Return decoded probabilities, as `ExactCall`."""
+    """Run the kernel; return probabilities with the shape of the scores, as `ExactCall` does."""
     width = min(call.slice_width, scores.shape[-1]) or max(scores.shape[-1], 1)
     rows, result = integer_rows(scores, mask, width)
     if result.numel():

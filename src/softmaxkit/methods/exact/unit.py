@@ -1,4 +1,4 @@
-"""The exact unit: softmax in a small float as a good designer would build it, three-pass or online."""
+"""The exact unit: softmax in a small float, three-pass or online."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ CUTS = (
     *("exponent", *datapath.BENDS, "product", "difference", "fraction", "power", "sum", "line", "fixed", "align"),
     *("table", "scale", "argument", "maximum"),
 )
-"""Places for registers, the most useful first. The exponential's come twice in the online schedule.
+"""Places for registers, the most useful first. Those of the exponential exist twice in the online schedule.
 
-Where a power has a register anyway, before it waits, there is no choice of one; nor of those of a serial reciprocal.
+Some have no choice: "power" where the exponential has a register anyway, and those of a serial reciprocal.
 """
 
 
@@ -36,19 +36,20 @@ class Unit(TakesFloats, SoftmaxUnit):
     """Exact softmax in a small float.
 
     Three-pass: scores wait for the row's maximum, exponentials for its sum. Online: only scores wait, for both, and
-    their exponentials are computed twice. There are no bubbles between rows in either, but for those of serial parts at
-    few lanes: rows shorter than a reciprocal takes, and online a cycle for every slice but a row's first.
+    their exponentials are computed twice. There are no bubbles between rows, except with few lanes, whose serial parts
+    delay rows shorter than a reciprocal, and online each slice after a row's first by one cycle.
 
     Args:
-        spec: the method.
-        lanes: positions a beat; online a divisor or a multiple of the slice width.
-        constants: of no consequence.
-        max_row: scores of the longest row.
-        depth: registers from scores to results, buffers not counted.
-        storage: of the rows that wait.
+        spec: the spec.
+        lanes: positions per beat; online a divisor or a multiple of the slice width.
+        constants: have no effect, since the unit has none.
+        max_row: number of scores in the longest row.
+        depth: registers from scores to results, excluding buffers.
+        storage: storage of waiting rows.
 
     Raises:
-        ValueError: sizes that cannot be built.
+        TypeError: the constants belong to another method.
+        ValueError: the sizes cannot be built.
     """
 
     spec: Exact
@@ -76,7 +77,7 @@ class Unit(TakesFloats, SoftmaxUnit):
         number = spec.format
         total_bits = (max_row << spec.sum_fraction_bits).bit_length()
         tag_bits = number.bits if self.online else 0
-        # The largest score's exponential is 1, so that no sum is less.
+        # The largest score has an exponential of 1, so no sum is less than 1.
         least = spec.sum_fraction_bits
         self.reciprocal = (
             SerialReciprocalUnit(spec.reciprocal, total_bits, tag_bits, "nearest", least)
@@ -102,18 +103,18 @@ class Unit(TakesFloats, SoftmaxUnit):
         super().__init__(spec, lanes, constants, max_row, storage, memories=memories)
 
     def parts(self) -> list[Part]:
-        """Return the parts that can be tried with all their inputs."""
+        """Return the parts that are small enough to test exhaustively."""
         tables = {"exponential": self.spec.exponential, "reciprocal": self.spec.reciprocal.table}
         return [table_part(f"{name} table", table) for name, table in tables.items()]
 
     @property
     def result_bits(self) -> int:
-        """Width of a result code."""
+        """Width of a result code in bits."""
         return self.spec.format.bits
 
     @property
     def weight_bits(self) -> int:
-        """Width of a result in fixed point."""
+        """Width of a result in fixed point, in bits."""
         return WEIGHT.bits
 
     def weight(self, m: Module, name: str, result: Value) -> Value:
@@ -128,21 +129,21 @@ class Unit(TakesFloats, SoftmaxUnit):
             taken - 1 + (0 if gather is None else gather.waiting(taken)) + self.front.latency + self._extra(taken)
         )
         again = len(self.cuts & {*datapath.CUTS}) if self.online else 0
-        # The sum's reciprocal, or a short row's first beat by way of the buffer, come last.
+        # The reciprocal of the sum arrives last, or in a short row the first beat from the buffer.
         turn = max(self.reciprocal.latency, self.buffer.latency - (taken - 1) - self.front.behind)
         return complete + turn + taken - 1 + again + 1 + ("product" in self.cuts)
 
     def interval(self, length: int) -> int:
-        """Return the cycles between rows in a stream: a beat a cycle, unless a serial part takes longer."""
+        """Return the cycles between rows in a stream: one beat per cycle, unless a serial part takes longer."""
         taken = beats(length, self.lanes)
         return max(taken + self._extra(taken), self.reciprocal.interval)
 
     def _extra(self, taken: int) -> int:
-        """Return the cycles beyond its beats that a row takes in the first half."""
+        """Return the cycles that a row takes in the front end in addition to its beats."""
         return self.front.extra(taken) if isinstance(self.front, SlicedFront) else 0
 
     def elaborate(self, platform: object) -> Module:
-        """Build it."""
+        """Build the unit."""
         m = Module()
         m.submodules.front, m.submodules.buffer, m.submodules.reciprocal = front, buffer, reciprocal = (
             self.front,

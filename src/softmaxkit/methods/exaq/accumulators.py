@@ -1,4 +1,4 @@
-"""The sum of a row's exponentials in hardware: plain, from a histogram, or from packed look-ups."""
+"""Hardware for the sum of a row's exponentials: plain, from a histogram, or by packed look-ups."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from softmaxkit.methods.exaq.spec import Exaq
 
 
 class Levels(NamedTuple):
-    """The levels of a beat: of each lane, whether it counts, whether the row ends here, and the number of its set."""
+    """The levels of a beat: level and mask of each lane, whether the row ends here, and the index of the row's set."""
 
     levels: list[Value]
     mask: list[Value]
@@ -27,7 +27,7 @@ class Levels(NamedTuple):
 
 
 def plain_sum(m: Module, pipe: Pipeline, spec: Exaq, beat: Levels, words: Words, max_row: int) -> Value:
-    """Add the exponential of every level; return the sum so far, in a register."""
+    """Add the exponential of each level; return the running sum, in a register."""
     exponentials = [
         Mux(mask, lookup(m, f"exponential{lane}", words["exponentials"], level), 0)
         for lane, (level, mask) in enumerate(zip(beat.levels, beat.mask, strict=True))
@@ -36,7 +36,7 @@ def plain_sum(m: Module, pipe: Pipeline, spec: Exaq, beat: Levels, words: Words,
 
 
 def packed_sum(m: Module, pipe: Pipeline, spec: Exaq, beat: Levels, words: Words, max_row: int) -> Value:
-    """Add the exponentials of several levels a look-up; masked ones count as level 0 and are taken off again."""
+    """Add several exponentials per look-up; masked ones count as level 0 and are subtracted. Return the running sum."""
     group = CODES_PER_LOOKUP[spec.bits]
     levels = [named(m, f"packed{lane}", Mux(mask, beat.levels[lane], 0)) for lane, mask in enumerate(beat.mask)]
     sums = []
@@ -53,7 +53,7 @@ def packed_sum(m: Module, pipe: Pipeline, spec: Exaq, beat: Levels, words: Words
 
 
 def histogram(m: Module, pipe: Pipeline, spec: Exaq, beat: Levels, words: Words, max_row: int) -> Value:
-    """Count the codes of each level; return the counts so far, in registers. `HistogramSum` multiplies and adds."""
+    """Count the codes of each level; return the running counts, in registers. `HistogramSum` multiplies and adds."""
     counts = []
     for level in range(spec.levels):
         found = [(each == level) & mask for each, mask in zip(beat.levels, beat.mask, strict=True)]
@@ -70,32 +70,32 @@ ACCUMULATORS: dict[str, Callable[[Module, Pipeline, Exaq, Levels, Words, int], V
 
 
 def packed_sums(spec: Exaq, lanes: int) -> int:
-    """Return how many sums the look-ups take: of as many codes as come at once, the others of a group being 0."""
+    """Return the size of the table of sums; codes of a group beyond the lanes are always 0, and need no entries."""
     return 1 << (min(lanes, CODES_PER_LOOKUP[spec.bits]) * spec.bits)
 
 
 def total_bits(spec: Exaq, max_row: int) -> int:
-    """Return the width of a sum over the longest row."""
+    """Return the width of the sum of the longest row in bits."""
     return (max_row * spec.exponential.max_code).bit_length()
 
 
 def state_bits(spec: Exaq, max_row: int) -> int:
-    """Return the width of what an accumulator holds."""
+    """Return the width of an accumulator's state in bits."""
     return spec.levels * max_row.bit_length() if spec.accumulator == "histogram" else total_bits(spec, max_row)
 
 
 class HistogramSum(wiring.Component):
-    """The sum over a histogram, `count * exponential` of one level a cycle.
+    """The sum over a histogram, `count * exponential` for one level per cycle.
 
     Args:
-        spec: the method.
-        max_row: scores of the longest row.
-        sets: the exponentials of the levels of each set, constant or held elsewhere.
+        spec: the spec.
+        max_row: number of scores in the longest row.
+        sets: the exponentials of each set, as constants or register values.
 
     Attributes:
-        source: stream in, of the counts; one is taken every `spec.levels` cycles.
-        sink: stream out, of the sum.
-        source_set, sink_set: with several sets, the number of the row's, beside the streams.
+        source: input stream of the counts; accepts one word every `spec.levels` cycles.
+        sink: output stream of the sum.
+        source_set, sink_set: with several sets, the index of the row's set, valid with the streams.
     """
 
     def __init__(self, spec: Exaq, max_row: int, sets: Sequence[Words]) -> None:
@@ -108,7 +108,7 @@ class HistogramSum(wiring.Component):
         return spec.levels + 1
 
     def elaborate(self, platform: object) -> Module:
-        """Build it."""
+        """Build the component."""
         m = Module()
         source, sink = self.source, self.sink
         levels = self.levels
@@ -136,17 +136,17 @@ class HistogramSum(wiring.Component):
 
 
 class SerialHistogramSum(wiring.Component):
-    """The sum over a histogram, one bit of one level's count a cycle.
+    """The sum over a histogram, one bit of one level's count per cycle.
 
     Args:
-        spec: the method.
-        max_row: scores of the longest row.
-        sets: the exponentials of the levels of each set, constant or held elsewhere.
+        spec: the spec.
+        max_row: number of scores in the longest row.
+        sets: the exponentials of each set, as constants or register values.
 
     Attributes:
-        source: stream in, of the counts; one is taken every `cycles(spec, max_row)` cycles.
-        sink: stream out, of the sum.
-        source_set, sink_set: with several sets, the number of the row's, beside the streams.
+        source: input stream of the counts; accepts one word every `cycles(spec, max_row)` cycles.
+        sink: output stream of the sum.
+        source_set, sink_set: with several sets, the index of the row's set, valid with the streams.
     """
 
     def __init__(self, spec: Exaq, max_row: int, sets: Sequence[Words]) -> None:
@@ -159,7 +159,7 @@ class SerialHistogramSum(wiring.Component):
         return spec.levels * max_row.bit_length() + 1
 
     def elaborate(self, platform: object) -> Module:
-        """Build it."""
+        """Build the component."""
         m = Module()
         source, sink, total = self.source, self.sink, self.sink.payload
         levels = self.levels
@@ -168,10 +168,10 @@ class SerialHistogramSum(wiring.Component):
         m.d.comb += source.ready.eq(~busy & (~sink.valid | sink.ready))
         number = held_set(m, self, source.valid & source.ready)
         exponentials = exponentials_of(m, self.sets, number)
-        if len(self.sets) > 1:  # a row is taken once the sum before has left
+        if len(self.sets) > 1:  # a row is accepted only after the previous sum has left
             m.d.comb += self.sink_set.eq(number)
         counted = lookup(m, "count", counts, level).bit_select(place, 1)
-        # From the highest bits of the counts down.
+        # Starting from the highest bits of the counts.
         above = Mux(level == 0, total << 1, total)
         with m.If(sink.ready):
             m.d.sync += sink.valid.eq(0)
@@ -187,24 +187,24 @@ class SerialHistogramSum(wiring.Component):
 
 
 def histogram_ports(spec: Exaq, max_row: int, sets: int) -> dict[str, wiring.Member]:
-    """Return the ports of what sums over a histogram."""
+    """Return the ports of a component that sums over a histogram."""
     counts = data.ArrayLayout(max_row.bit_length(), spec.levels)
     ports = {"source": In(stream.Signature(counts)), "sink": Out(stream.Signature(total_bits(spec, max_row)))}
     return ports | source_of_set(sets) | ({"sink_set": Out((sets - 1).bit_length())} if sets > 1 else {})
 
 
 def source_of_set(sets: int) -> dict[str, wiring.Member]:
-    """Return the port for the number of a row's set, beside a stream in of one word a row: none with one set."""
+    """Return the port for the index of a row's set, next to an input stream of one word per row; none with one set."""
     return {"source_set": In((sets - 1).bit_length())} if sets > 1 else {}
 
 
 def held_set(m: Module, part: Any, taken: Value) -> Value:
-    """Return the number of the set of the row that a part with a `source_of_set` is at work on: 0 with one set.
+    """Return the index of the set of the row in progress, for a component with `source_of_set`; 0 with one set.
 
     Args:
-        m: the module of the part.
-        part: with `sets`.
-        taken: it takes a row.
+        m: the module of the component.
+        part: the component; has the attribute `sets`.
+        taken: high in the cycle in which a row is accepted.
     """
     if len(part.sets) == 1:
         return Const(0)
@@ -215,12 +215,12 @@ def held_set(m: Module, part: Any, taken: Value) -> Value:
 
 
 def exponentials_of(m: Module, sets: Sequence[Words], number: Value) -> Sequence[int] | Sequence[Value]:
-    """Return the exponentials of a set."""
+    """Return the exponentials of the set with index `number`."""
     return words_of(m, "own", sets, number, "exponentials")["exponentials"]
 
 
 def _accumulate(m: Module, pipe: Pipeline, added: Value, last: Value, bits: int, name: str = "total") -> Value:
-    """Return a register that adds up over the beats of a row."""
+    """Return a register that accumulates over the beats of a row."""
     total, first = Signal(bits, name=name, reset_less=True), Signal(init=1, name=f"{name}_first")
     with m.If(pipe.fire):
         m.d.sync += [total.eq(Mux(first, 0, total) + added), first.eq(last)]

@@ -1,4 +1,4 @@
-"""Calibration of EXAQ: the clip by the paper's fits, by NAIVE, or by search; and the score scale."""
+"""Calibration of EXAQ: the clip by the paper's fits, NAIVE or search, and the score scale."""
 
 from __future__ import annotations
 
@@ -14,23 +14,25 @@ if TYPE_CHECKING:
     from softmaxkit.methods.exaq.spec import Exaq
 
 GAUSSIAN_FIT = {2: (-1.66, -1.85), 3: (-1.75, -2.06), 4: (-1.83, -2.27)}
-"""Clip = slope * sigma + offset, by bits (the paper's published code)."""
+"""Clip = slope * sigma + offset, by bits (from the paper's published code)."""
 LAPLACE_FIT = {2: (-4.01, -1.77), 4: (-6.82, -0.15)}
-"""Clip = slope * mean absolute deviation + offset, by bits (likewise)."""
+"""Clip = slope * mean absolute deviation + offset, by bits (from the paper's published code)."""
 
 CANDIDATES = [-0.5 * step for step in range(2, 41)]
-"""Clips that a search tries: -1 to -20."""
+"""Candidate clips of a search: -1 to -20."""
 
 
 class ExaqCalibrator:
-    """Gathers what the clips need to know of a layer, or of each of its heads.
+    """Collects the statistics that determine the clip of a layer, or of each of its heads.
+
+    All attributes are float64 on the CPU, with one entry per part; a part is the whole layer or one head.
 
     Attributes:
-        clips, spreads: summed over batches, one a part; a part is the layer, or a head of it.
-        batches: in which a part had scores.
-        smallest: `score - maximum` that was seen.
-        largest_score: magnitude of the scores themselves.
-        errors: of each candidate, (candidates, parts).
+        clips, spreads: sums over batches of the fitted clip and of the spread, (parts,).
+        batches: number of batches with scores, (parts,).
+        smallest: smallest `score - maximum` observed, (parts,).
+        largest_score: largest magnitude of a score, (parts,).
+        errors: summed error of each candidate clip, (candidates, parts).
     """
 
     def __init__(self, spec: Exaq, heads: int | None = None) -> None:
@@ -42,10 +44,10 @@ class ExaqCalibrator:
         self.errors = torch.zeros((len(CANDIDATES), parts), dtype=torch.float64)
 
     def observe(self, scores: Tensor, attended: Tensor, values: Tensor | None = None) -> Tensor:
-        """Take in one batch; the model goes on with exact softmax.
+        """Observe one batch; return exact softmax, with which the model continues.
 
         Raises:
-            ValueError: the clip is searched on attention's output, and there are no values.
+            ValueError: clip="output" without values.
         """
         exact = masked_softmax(scores, attended)
         if attended.any():
@@ -55,39 +57,43 @@ class ExaqCalibrator:
             elif self.spec.clip == "output":
                 if values is None:
                     raise ValueError(
-                        "Exaq.clip='output' is searched on attention's output, which takes its values: calibrate a "
-                        "model with softmaxkit.calibrate, or take clip='searched'"
+                        "Exaq.clip='output' is searched on the attention output and requires values: calibrate a model "
+                        "with softmaxkit.calibrate, or use clip='searched'"
                     )
                 self._search(scores, attended, exact, values.to(scores.dtype))
         return exact
 
     def finish(self) -> dict[str, Any]:
-        """Return `clip`, and `scale` where it is calibrated, one or one a head; and `statistics` of `score - maximum`.
+        """Return `clip`, `scale` if it is calibrated, and `statistics`.
 
-        These are `spread`, the standard deviation (the mean absolute deviation with the Laplace clip), of heads the
-        mean; `smallest`; and `largest_score`, of the scores themselves.
+        Clip and scale are single numbers, or lists with one per head. The statistics are `spread`, the standard
+        deviation of `score - maximum` (the mean absolute deviation with the Laplace clip), averaged over heads;
+        `smallest`, its minimum; and `largest_score`, the largest magnitude of a score.
+
+        Raises:
+            ValueError: nothing was observed, or some head had no attended scores.
         """
         if not self.batches.all():
-            raise ValueError("calibration saw no scores; give it at least one batch")
-        smallest = self.smallest.clamp(max=-(2.0**-8))  # rows of equal scores only: any clip serves
+            raise ValueError("calibration saw no scores; pass at least one batch")
+        smallest = self.smallest.clamp(max=-(2.0**-8))  # 0 if all rows have equal scores; then any clip will do
         best = torch.tensor(CANDIDATES, dtype=torch.float64)[self.errors.argmin(dim=0)]
         clip = {"naive": smallest, "searched": best, "output": best}.get(self.spec.clip, self.clips / self.batches)
-        numbers = {"clip": torch.maximum(clip, smallest)}
+        calibrated = {"clip": torch.maximum(clip, smallest)}
         if self.spec.scale == "calibrated":
-            numbers["scale"] = self.largest_score.clamp(min=2.0**-8) / self.spec.score_range()[1]
+            calibrated["scale"] = self.largest_score.clamp(min=2.0**-8) / self.spec.score_range()[1]
         statistics = {
             "spread": (self.spreads / self.batches).mean().item(),
             "smallest": self.smallest.min().item(),
             "largest_score": self.largest_score.max().item(),
         }
-        found = {key: x.tolist() if self.heads else x.item() for key, x in numbers.items()}
-        return found | {"statistics": statistics}
+        results = {key: x.tolist() if self.heads else x.item() for key, x in calibrated.items()}
+        return results | {"statistics": statistics}
 
     def _by_part(self, values: Tensor) -> Tensor:
         return by_head(values, self.heads is not None)
 
     def _fit(self, scores: Tensor, attended: Tensor) -> None:
-        """Add the clips that the paper's fit gives for one batch, and what else is seen in it."""
+        """Accumulate the clips of the paper's fit for one batch, and its other statistics."""
         distance = self._by_part(distance_to_maximum(scores, attended))  # 0 where not attended
         seen = self._by_part(attended)
         count = seen.sum(dim=1).double()
@@ -110,7 +116,7 @@ class ExaqCalibrator:
         self.largest_score = torch.maximum(self.largest_score, largest.double().cpu())
 
     def _search(self, scores: Tensor, attended: Tensor, exact: Tensor, values: Tensor | None) -> None:
-        """Add each candidate's error over some rows: of the probabilities, or, with values, of attention's output."""
+        """Accumulate the error of each candidate over some rows: of the probabilities, or with values of the output."""
         scores, attended, exact = (some_rows(x).contiguous() for x in (scores, attended, exact))
         of_layer = replace(self.spec, share="layer")
         for index, clip in enumerate(CANDIDATES):

@@ -1,4 +1,4 @@
-"""The integers of EXAQ: compare, look up, sum by one of three equal ways, one product a level and row."""
+"""Golden model of EXAQ: thresholds, a sum in one of three equal ways, and one product per level and row."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from softmaxkit.methods.exaq.spec import Exaq, ExaqConstants
 
 CODES_PER_LOOKUP = {2: 4, 3: 2, 4: 2}
-"""How many codes of so many bits are packed to address the table of sums: 256, 64 and 256 entries."""
+"""Number of codes packed into an address of the table of sums, by bits; the tables have 256, 64 and 256 entries."""
 
 
 def golden(spec: Exaq, codes: Array, mask: Array | None, constants: ExaqConstants) -> Array:
-    """Normalise rows of score codes (int64, rows along the last axis); masked and all-masked give 0."""
+    """Normalise rows of score codes, int64 (..., keys); masked positions and fully masked rows give 0."""
     xp = array_namespace(codes)
     attended = broadcast_mask(codes, mask)
     if codes.shape[-1] == 0:
@@ -26,7 +26,7 @@ def golden(spec: Exaq, codes: Array, mask: Array | None, constants: ExaqConstant
     level = quantise(codes, attended, constants.thresholds)
     total = ACCUMULATORS[spec.accumulator](level, attended, spec.bits, constants.exponentials)
     mantissa, exponent = spec.reciprocal_table(total)
-    # One product for each level: nothing else can come out of a row.
+    # One product per level: a row has no other results.
     products = integers(constants.exponentials, codes) * mantissa
     places = spec.reciprocal.fraction_bits - spec.output.fraction_bits
     outputs = spec.output.saturate(shift_right(products, exponent + places, least=places))
@@ -35,7 +35,7 @@ def golden(spec: Exaq, codes: Array, mask: Array | None, constants: ExaqConstant
 
 
 def quantise(codes: Array, attended: Array, thresholds: tuple[int, ...]) -> Array:
-    """Return the level of each score, 0 to 2**bits - 1, by comparing its distance to the row's maximum."""
+    """Return the level of each score, 0 to 2**bits - 1, by comparing its distance from the row's maximum."""
     xp = array_namespace(codes)
     highest = xp.max(xp.where(attended, codes, xp.full_like(codes, -(1 << 32))), axis=-1, keepdims=True)
     distance = codes - highest
@@ -46,14 +46,14 @@ def quantise(codes: Array, attended: Array, thresholds: tuple[int, ...]) -> Arra
 
 
 def plain_sum(level: Array, attended: Array, bits: int, exponentials: tuple[int, ...]) -> Array:
-    """Sum the exponentials one by one; shape (..., 1)."""
+    """Add the exponentials one by one; returns (..., 1)."""
     xp = array_namespace(level)
     power = lookup(exponentials, level)
     return xp.sum(xp.where(attended, power, xp.zeros_like(power)), axis=-1, keepdims=True)
 
 
 def histogram_sum(level: Array, attended: Array, bits: int, exponentials: tuple[int, ...]) -> Array:
-    """Count the codes of each level, then multiply; shape (..., 1)."""
+    """Count the codes of each level, then multiply; returns (..., 1)."""
     xp = array_namespace(level)
     total = integers(0, level)
     for index, exponential in enumerate(exponentials):
@@ -63,7 +63,10 @@ def histogram_sum(level: Array, attended: Array, bits: int, exponentials: tuple[
 
 
 def packed_sum(level: Array, attended: Array, bits: int, exponentials: tuple[int, ...]) -> Array:
-    """Add several exponentials a look-up; masked positions and padding count as level 0 and are taken off again."""
+    """Add several exponentials per look-up; masked positions and padding count as level 0 and are subtracted again.
+
+    Returns (..., 1).
+    """
     xp = array_namespace(level)
     group = CODES_PER_LOOKUP[bits]
     keys = level.shape[-1]
@@ -80,7 +83,7 @@ def packed_sum(level: Array, attended: Array, bits: int, exponentials: tuple[int
 
 
 def sum_table(bits: int, exponentials: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the sum of the exponentials of every packed group of codes, the first code in the low bits."""
+    """Return the sum of the exponentials of each packed group of codes; the first code is in the low bits."""
     group, last = CODES_PER_LOOKUP[bits], (1 << bits) - 1
     return tuple(
         sum(exponentials[(packed >> (place * bits)) & last] for place in range(group))

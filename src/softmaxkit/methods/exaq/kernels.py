@@ -1,4 +1,4 @@
-"""Golden of EXAQ by its native kernel."""
+"""Parameters of the EXAQ integer kernel, native and on GPUs."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class ExaqCall(KernelCall):
     """EXAQ with 4, 8 or 16 levels.
 
     Attributes:
-        scale, lowest, highest: real score scale, and the codes that scores saturate to.
-        thresholds: ascending, the least difference to the highest code of each level but the lowest.
-        exponentials: of the levels.
-        reciprocal: of the sum.
-        places: fraction bits that exponential * mantissa has more than the output, the reciprocal's exponent apart.
+        scale, lowest, highest: real score scale, and the codes at which scores saturate.
+        thresholds: ascending; for each level except the lowest, its least difference from the highest code.
+        exponentials: codes of the exponentials of the levels.
+        reciprocal: table of the reciprocal of the sum.
+        places: fraction bits of exponential * mantissa minus those of the output, without the reciprocal's exponent.
         limit: largest output code.
-        step: of the output.
+        step: resolution of the output.
     """
 
     name = "exaq"
@@ -53,15 +53,16 @@ class ExaqCall(KernelCall):
 
 
 def integer_call(spec: Exaq, constants: ExaqConstants) -> IntegerCall | None:
-    """Use the thresholds and exponentials of the constants.
+    """Build the kernel call from the thresholds and exponentials of the constants.
 
-    None where products are too wide, or for constants of another form than the spec's.
+    Returns:
+        The call; None if products are too wide, or the constants do not match the number of levels of the spec.
     """
     if constants.heads is None:
         return _of_head(spec, constants)
     calls = [_of_head(spec, constants.of_head(head)) for head in range(constants.heads)]
-    made = tuple(call for call in calls if call is not None)
-    return HeadCalls(made) if len(made) == len(calls) else None
+    available = tuple(call for call in calls if call is not None)
+    return HeadCalls(available) if len(available) == len(calls) else None
 
 
 def _of_head(spec: Exaq, constants: ExaqConstants) -> ExaqCall | None:
@@ -74,7 +75,7 @@ def _of_head(spec: Exaq, constants: ExaqConstants) -> ExaqCall | None:
     product_bits = max(constants.exponentials).bit_length() + spec.reciprocal.bits + max(-places, 0)
     if product_bits > WORD_BITS:
         return None
-    # Differences of codes are from `lowest - highest` to 0.
+    # Differences of codes range from `lowest - highest` to 0.
     reachable = (min(max(threshold, lowest - highest), 1) for threshold in constants.thresholds)
     return ExaqCall(
         scale=scale,

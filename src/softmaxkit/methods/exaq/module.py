@@ -1,4 +1,4 @@
-"""EXAQ as a torch module."""
+"""The torch module of EXAQ."""
 
 from __future__ import annotations
 
@@ -23,17 +23,20 @@ if TYPE_CHECKING:
 
 
 class ExaqModule(SoftmaxModule):
-    """Softmax of a quantised `score - maximum`; in integer mode the table sums.
+    """Computes softmax of the quantised `score - maximum`, or in integer mode the integers of the unit.
 
-    Gradients pass straight through the rounding, and not where the score is below the clip; the row's maximum counts
-    as a constant. In integer mode the same, and not where a score's code saturates.
+    Gradients pass straight through the rounding, but not below the clip, and treat the row's maximum as a constant. In
+    integer mode, scores whose code saturates get no gradient either.
 
     Args:
-        spec: the method.
-        heads: size of the axis -3 of the scores; with `share="layer"` they have one clip.
-        mode: "float" or "integer".
-        clip: the lowest level, negative, one or one a head; from calibration if left out.
-        scale: real value of one step of the score code, likewise; the score format's if left out.
+        spec: the spec.
+        heads: size of axis -3 of the scores; with share="layer" the heads share one clip.
+        mode: "float", "integer" or "fused".
+        clip: the lowest level, negative, a single number or one per head; set by calibration if omitted.
+        scale: real value of one step of the score code, likewise; that of the score format if omitted.
+
+    Raises:
+        ValueError: the clip or scale is out of range, or its length is not the number of heads.
     """
 
     spec: Exaq
@@ -48,24 +51,21 @@ class ExaqModule(SoftmaxModule):
         scale: float | Sequence[float] | None = None,
     ) -> None:
         super().__init__(spec, heads, mode)
-        given = {"clip": clip, "scale": scale}
-        for name, value in given.items():
-            if isinstance(value, Sequence) and (not self.per_head or len(value) != heads):
-                raise ValueError(f"{name} is one number for these {heads or 'unnamed'} heads, not {len(value)}")
-        self.set_calibration({key: value for key, value in given.items() if value is not None})
-        if self.calibration:
-            _ = self.constants if clip is not None else None  # refuses an impossible clip at once
+        calibration = {"clip": clip, "scale": scale}
+        self.set_calibration({key: value for key, value in calibration.items() if value is not None})
+        if clip is not None:
+            _ = self.constants  # checks clip and scale at once
 
     @property
     def per_head(self) -> bool:
-        """Is there a clip for each head?"""
+        """Whether each head has its own clip."""
         return self.spec.share == "head" and self.heads is not None
 
     def float_forward(self, scores: Tensor, attended: Tensor) -> Tensor:
-        """Quantise straight-through, then take softmax.
+        """Quantise with a straight-through gradient, then apply softmax.
 
         Raises:
-            ValueError: there is no clip yet.
+            ValueError: the clip is not set yet.
         """
         if not self.per_head:
             return self._of_clip(scores, attended, self.spec.required_clip(self._calibration))
@@ -80,14 +80,14 @@ class ExaqModule(SoftmaxModule):
         return masked_softmax(quantised, attended)
 
     def build_constants(self) -> Constants:
-        """Build the constants of the layer, or of each head."""
+        """Build the constants, stacked by head if each has its own clip."""
         if not self.per_head:
             return super().build_constants()
         numbers = [self.calibration_of(head) for head in range(self.heads or 0)]
         return ExaqConstants.stack([self.spec.constants(**of_head) for of_head in numbers])
 
     def row_call(self, device: torch.device) -> RowCall:
-        """Return the kernel of even levels, with the clip and the levels' exponentials, or one of them a head."""
+        """Return the kernel of evenly spaced levels, with the clip and the exponentials, per head if clips are."""
         if self.per_head:
             calls = tuple(self._row_call(self.calibration_of(head)) for head in range(self.heads or 0))
             return RowCall("levels", differentiable=False, heads=calls)
@@ -98,16 +98,16 @@ class ExaqModule(SoftmaxModule):
         return RowCall("levels", (clip, self.spec.exponentials(clip)), differentiable=False)
 
     def attention_call(self) -> AttentionCall | None:
-        """Return attention whose scores take even levels; None for clips a head."""
+        """Return attention with evenly spaced levels; None if each head has its own clip."""
         if self.per_head:
             return None
         clip = self.spec.required_clip(self._calibration)
         return AttentionCall.by_levels(clip, self.spec.exponentials(clip))
 
     def calibrator(self) -> ExaqCalibrator:
-        """Return a calibrator of the clip, and of the score scale where the spec asks for it."""
+        """Return a calibrator of the clip, and of the score scale with scale="calibrated"."""
         return ExaqCalibrator(self.spec, self.heads if self.per_head else None)
 
     def integer_call(self, constants: Any) -> IntegerCall | None:
-        """Return the kernel of the integers; None where products are too wide for it."""
+        """Return the kernel of the integer form; None if its products are too wide."""
         return integer_call(self.spec, constants)

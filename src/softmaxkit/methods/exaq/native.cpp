@@ -1,4 +1,4 @@
-// EXAQ in integers: levels by comparing codes with the highest, their sum by counting, one product for each level.
+// EXAQ integer kernel: levels by comparing codes with the highest, their sum by counting, one product per level.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/vector.h>
 
@@ -13,10 +13,10 @@ namespace softmaxkit {
 
 struct IntegerExaq {
     ScoreCodes codes;
-    std::vector<int32_t> thresholds;    // ascending; of a code less the highest
+    std::vector<int32_t> thresholds;    // ascending; least difference of a code from the highest
     std::vector<int64_t> exponentials;  // of the levels
     Reciprocal reciprocal;
-    int64_t places;  // fraction bits that a product has more than the output, the reciprocal's exponent apart
+    int64_t places;  // fraction bits of a product minus those of the output, without the reciprocal's exponent
     int64_t limit;   // largest output code
     double step;     // of the output
 };
@@ -30,13 +30,13 @@ public:
         if (invalid) return fill_invalid(Scores<float, false>{scores, nullptr}, to, keys);
         const int32_t highest = tables_.codes.encode(scores, codes_.data(), padded(keys));
         if (highest == masked_code) return fill_zero(to, keys);
-        std::array<int32_t, levels> least{masked_code + 1};  // code of each level; masked scores have none
+        std::array<int32_t, levels> least{masked_code + 1};  // least code of each level; masked scores have no level
         for (int level = 1; level < levels; ++level) least[level] = highest + tables_.thresholds[level - 1];
         normalise(least, keys, to, std::make_index_sequence<levels>{});
     }
 
 private:
-    // The levels are unrolled, so that the loops over keys become vectors.
+    // The levels are unrolled, so that the loops over keys are vectorised.
     template <size_t... level>
     void normalise(const std::array<int32_t, levels> least, int64_t keys, float* __restrict to,
                    std::index_sequence<level...>) const {

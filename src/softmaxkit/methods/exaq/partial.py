@@ -1,4 +1,4 @@
-"""EXAQ of rows that arrive in parts, their maximum known beforehand."""
+"""EXAQ for rows that arrive in parts, with their maximum known in advance."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LevelPartial:
-    """Sums of the levels' exponentials over the keys seen so far; sums add, in any order.
+    """Sum of the exponentials over the keys seen so far; sums can be added in any order.
 
     Attributes:
-        spec: the method.
+        spec: the spec.
         clip: the lowest level, negative.
         maximum: the highest attended score of each whole row, (..., 1).
         total: the sum of the exponentials, (..., 1).
@@ -33,41 +33,45 @@ class LevelPartial:
     weighted: Array = None
 
     def update(self, scores: Array, mask: Array | None = None, values: Array | None = None) -> Self:
-        """Take in more keys, see `softmaxkit.methods.base.partial.Partial`."""
+        """Add more keys, see `softmaxkit.methods.base.partial.Partial`.
+
+        Raises:
+            ValueError: values were passed to some updates only.
+        """
         xp = array_namespace(scores)
         power = self._exponentials(scores, mask)
         weighted = None if values is None else xp.matmul(power, xp.astype(values, power.dtype))
         return self.merge(replace(self, total=xp.sum(power, axis=-1, keepdims=True), weighted=weighted))
 
     def merge(self, other: Self) -> Self:
-        """Join with the state of other keys of the same rows.
+        """Combine with the state of other keys of the same rows.
 
         Raises:
-            ValueError: it counts from another maximum or by other levels, or one has values and the other has not.
+            ValueError: the states have different maxima, specs or clips, or only one of them has values.
         """
         xp = array_namespace(self.maximum)
         if (self.spec, self.clip) != (other.spec, other.clip) or not xp.all(self.maximum == other.maximum):
             raise ValueError(
-                "parts of a row that count from different maxima, or by other levels, do not merge; give both the "
-                "whole row's maximum, and the same spec and clip"
+                "states with different maxima, specs or clips do not merge; build both with the maximum of the whole "
+                "row, and the same spec and clip"
             )
         if other.is_empty or self.is_empty:
             return self if other.is_empty else other
         if (self.weighted is None) != (other.weighted is None):
-            raise ValueError("one part of the row came with values and the other without; give values to every update")
+            raise ValueError("one state has values and the other has not; pass values to every update or to none")
         weighted = None if self.weighted is None else self.weighted + other.weighted
         return replace(self, total=self.total + other.total, weighted=weighted)
 
     @property
     def is_empty(self) -> bool:
-        """Has it seen no keys?"""
+        """Whether the state has seen no keys yet."""
         return isinstance(self.total, float)
 
     def result(self, scores: Array | None = None, mask: Array | None = None) -> Array:
-        """Return the weighted sum of the values, or the probabilities of scores; zeros where nothing is attended.
+        """Return the weighted sum of the values, or with `scores` their probabilities; fully masked rows give zeros.
 
         Raises:
-            ValueError: no values were given and no scores are.
+            ValueError: the state has no values and `scores` is None.
         """
         xp = array_namespace(self.maximum)
         zero = xp.zeros_like(self.maximum)
@@ -75,13 +79,13 @@ class LevelPartial:
         if scores is not None:
             return self._exponentials(scores, mask) / total
         if self.weighted is None:
-            raise ValueError("no values were given to update; ask for probabilities with result(scores)")
+            raise ValueError("no values were passed to update; get probabilities with result(scores)")
         return self.weighted / total
 
     def _exponentials(self, scores: Array, mask: Array | None) -> Array:
         xp = array_namespace(scores)
         attended = broadcast_mask(scores, mask) & (scores != -xp.inf)
-        maximum = xp.where(self.maximum == -xp.inf, xp.zeros_like(self.maximum), self.maximum)  # nothing is attended
+        maximum = xp.where(self.maximum == -xp.inf, xp.zeros_like(self.maximum), self.maximum)  # fully masked
         distance = xp.where(attended, xp.where(attended, scores, maximum) - maximum, xp.zeros_like(scores))
         step = -self.clip / (self.spec.levels - 1)
         exact, level = xp.astype(distance, xp.float64), xp.zeros_like(distance)

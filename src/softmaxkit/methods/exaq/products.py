@@ -1,4 +1,4 @@
-"""The results of a row's levels from its sum: nothing but one result for each level can come out of it."""
+"""The results of a row's levels from its sum; a row has only one result per level."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from softmaxkit.methods.exaq.spec import Exaq
 
 
 class ProductUnit(wiring.Component):
-    """The results of the levels of a row, one a cycle, with one multiplier.
+    """The results of a row's levels, one per cycle, with one multiplier.
 
     Args:
-        spec: the method.
-        reciprocal: layout of the reciprocal: `mantissa`, `exponent`, and as `tag` the number of the row's set.
-        sets: the exponentials of the levels of each set, constant or held elsewhere.
-        registers: cuts that hold a register.
+        spec: the spec.
+        reciprocal: layout of the reciprocal: `mantissa`, `exponent`, and as `tag` the index of the row's set.
+        sets: the exponentials of each set, as constants or register values.
+        registers: the cuts that have a register.
 
     Attributes:
-        source: stream in, of the reciprocal of a row's sum; one is taken every `spec.levels` cycles.
-        sink: stream out, of the results of the levels.
+        source: input stream of the reciprocal of a row's sum; accepts one word every `spec.levels` cycles.
+        sink: output stream of the results of all levels.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class ProductUnit(wiring.Component):
         )
 
     def elaborate(self, platform: object) -> Module:
-        """Build it."""
+        """Build the component."""
         m = Module()
         spec, source = self.spec, self.source
         ready = stream.Signature(self.sink.payload.shape()).create(path=("ready",))
@@ -67,7 +67,7 @@ class ProductUnit(wiring.Component):
             with m.If(pipe.fire & (which == index)):
                 m.d.sync += each.eq(result)
         pipe.keep(which == spec.levels - 1)
-        # Complete results move on at once, so that the next row's can take their place.
+        # Complete results move on at once, to make room for those of the next row.
         pipe.finish(Cat(), state=Cat(*results))
         shown = Pipeline(m, "shown", ready.valid, self.sink, ())
         m.d.comb += ready.ready.eq(shown.advance)
@@ -76,18 +76,18 @@ class ProductUnit(wiring.Component):
 
 
 class PipelinedResults(wiring.Component):
-    """The results of the levels of a row: its reciprocal, then a product a cycle.
+    """The results of a row's levels: the reciprocal of its sum, then one product per cycle.
 
     Args:
-        spec: the method.
-        sum_bits: width of a row's sum, which is at least 1 where anything is attended.
-        sets: the exponentials of the levels of each set, constant or held elsewhere.
-        registers: cuts that hold a register.
+        spec: the spec.
+        sum_bits: width of a row's sum, which is at least 1.0 unless the row is fully masked.
+        sets: the exponentials of each set, as constants or register values.
+        registers: the cuts that have a register.
 
     Attributes:
-        source: stream in, of a row's sum; one is taken every `spec.levels` cycles.
-        source_set: with several sets, the number of the row's, beside the stream.
-        sink: stream out, of the results of the levels.
+        source: input stream of a row's sum; accepts one word every `spec.levels` cycles.
+        source_set: with several sets, the index of the row's set, valid with the stream.
+        sink: output stream of the results of all levels.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class PipelinedResults(wiring.Component):
         return reciprocal + spec.levels + ("product" in registers) + 1
 
     def elaborate(self, platform: object) -> Module:
-        """Build it."""
+        """Build the component."""
         m = Module()
         m.submodules.reciprocal, m.submodules.products = reciprocal, products = self.reciprocal, self.products
         m.d.comb += [

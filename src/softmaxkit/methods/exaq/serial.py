@@ -1,6 +1,6 @@
-"""The results of a row's levels from its sum, a bit or two a cycle: one adder for the reciprocal and all products.
+"""The results of a row's levels from its sum, one or two bits per cycle: one adder computes reciprocal and products.
 
-At few lanes a row takes more cycles than that, and multipliers would stand still for most of them.
+With few lanes a row takes more cycles than this, and multipliers would be idle most of the time.
 """
 
 from __future__ import annotations
@@ -23,23 +23,24 @@ from softmaxkit.methods.exaq.spec import Exaq
 from softmaxkit.tables import GUARD_BITS
 
 LANES = 2
-"""The most lanes at which results are made serially: at more, the levels that wait meanwhile cost what it saves."""
+"""Most lanes at which results are computed serially; with more, buffering levels meanwhile costs what this saves."""
 DIGITS = (1, 2)
-"""Bits a cycle, the fewest first."""
+"""Candidate numbers of bits per cycle, the fewest first."""
 
 
 @dataclass(frozen=True)
 class Passes:
-    """How long the passes of the adder are.
+    """Lengths of the adder's passes.
 
-    The first goes along a line of the reciprocal's table, after the sum has been shifted up to its leading one; then
-    comes a product for each level. A pass adds an operand for every set bit of a multiplier, the lowest first, and
-    shifts what it has down by a place a bit; its last cycle rounds. Operands that are shifted up first make it longer.
+    The first pass interpolates along a line of the reciprocal's table, after the sum has been normalised to its leading
+    one; then one pass per level computes a product. A pass adds an operand for each set bit of a multiplier, lowest bit
+    first, and shifts the sum down by one place per bit; its last cycle rounds. Shifting operands up beforehand makes a
+    pass longer.
 
     Args:
-        spec: the method.
-        sum_bits: width of a row's sum, which is at least 1 where anything is attended.
-        digit: bits a cycle.
+        spec: the spec.
+        sum_bits: width of a row's sum, which is at least 1.0 unless the row is fully masked.
+        digit: bits per cycle.
     """
 
     spec: Exaq
@@ -48,38 +49,38 @@ class Passes:
 
     @property
     def shifts(self) -> int:
-        """Cycles until the leading one of any sum comes first."""
+        """Largest number of cycles to normalise a sum to its leading one."""
         return self.sum_bits - 1 - self.spec.exponential.fraction_bits
 
     @property
     def ends(self) -> list[int]:
-        """Values at the ends of the lines."""
+        """Values at the ends of the line segments."""
         table = self.spec.reciprocal_table.table
         return [offset + slope for offset, slope in zip(table.offsets, table.slopes, strict=True)]
 
     @property
     def line_zeros(self) -> int:
-        """Places by which the rest along a line is shifted up, so that the pass lasts for all bits of `ends`."""
+        """Places by which the rest along a line is shifted up, so that the pass covers all bits of `ends`."""
         return self.digit * self.line_cycles - self._line_places
 
     @property
     def line_cycles(self) -> int:
-        """Cycles along a line, without the rounding."""
+        """Cycles of the pass along a line, excluding its rounding."""
         return -(-max(self._line_places, max(self.ends).bit_length()) // self.digit)
 
     @property
     def product_zeros(self) -> int:
-        """Places by which the mantissa is shifted up, so that the pass lasts for all bits of an exponential."""
+        """Places by which the mantissa is shifted up, so that the pass covers all bits of an exponential."""
         return self.digit * self.product_cycles - self._product_places
 
     @property
     def product_cycles(self) -> int:
-        """Cycles of a product, without the rounding."""
+        """Cycles of the pass of a product, excluding its rounding."""
         return -(-max(self._product_places, self.shifts + self.spec.exponential.bits) // self.digit)
 
     @property
     def cycles(self) -> int:
-        """Cycles from the taking of a sum to the giving of its results, and to the taking of the next."""
+        """Cycles from accepting a sum to returning its results, and to accepting the next sum."""
         return 1 + self.shifts + self.line_cycles + 1 + self.spec.levels * (self.product_cycles + 1)
 
     @property
@@ -96,7 +97,7 @@ class Passes:
         return spec.exponential.fraction_bits + spec.reciprocal.fraction_bits - spec.output.fraction_bits
 
     def result_bits(self, exponential: int | Value) -> int:
-        """Width of the results of a level."""
+        """Width of the results of a level, in bits, for its constant exponential or register."""
         output = self.spec.output
         if not isinstance(exponential, int):
             return output.bits
@@ -105,23 +106,23 @@ class Passes:
 
 
 def choose_passes(spec: Exaq, sum_bits: int, lanes: int, max_row: int) -> Passes | None:
-    """Return the slowest passes that are done in the time of the longest row; None where multipliers are in place."""
-    found = [Passes(spec, sum_bits, digit) for digit in DIGITS]
-    fitting = [passes for passes in found if lanes <= LANES and passes.cycles <= beats(max_row, lanes)]
+    """Return the slowest passes that complete within the longest row; None where multipliers are used instead."""
+    candidates = [Passes(spec, sum_bits, digit) for digit in DIGITS]
+    fitting = [passes for passes in candidates if lanes <= LANES and passes.cycles <= beats(max_row, lanes)]
     return fitting[0] if fitting else None
 
 
 class SerialResults(wiring.Component):
-    """The results of the levels of a row.
+    """The results of a row's levels, computed serially.
 
     Args:
-        passes: of the adder.
-        sets: the exponentials of the levels of each set, constant or held elsewhere.
+        passes: the passes of the adder.
+        sets: the exponentials of each set, as constants or register values.
 
     Attributes:
-        source: stream in, of a row's sum; one is taken every `passes.cycles` cycles.
-        source_set: with several sets, the number of the row's, beside the stream.
-        sink: stream out, of the results of the levels.
+        source: input stream of a row's sum; accepts one word every `passes.cycles` cycles.
+        source_set: with several sets, the index of the row's set, valid with the stream.
+        sink: output stream of the results of all levels.
     """
 
     def __init__(self, passes: Passes, sets: Sequence[Words]) -> None:
@@ -131,7 +132,7 @@ class SerialResults(wiring.Component):
         super().__init__(ports | source_of_set(len(sets)))
 
     def elaborate(self, platform: object) -> Module:
-        """Build it."""
+        """Build the component."""
         m = Module()
         passes, spec, source = self.passes, self.passes.spec, self.source
         longest = max(passes.shifts + passes.line_cycles, passes.product_cycles)
@@ -142,7 +143,7 @@ class SerialResults(wiring.Component):
         rank = Signal(range(passes.shifts + 1), reset_less=True)
         exponentials = exponentials_of(m, self.sets, held_set(m, self, taken))
 
-        # The sum, inverted since the line falls; from the end of the line on, the mantissa.
+        # The sum, inverted because the line falls; after the pass along the line, the mantissa.
         table, digit, zeros = spec.reciprocal_table.table, passes.digit, passes.product_zeros - passes.line_zeros
         low = max(passes.sum_bits - 1 - table.input_bits, -zeros, 0)
         held = Signal(low + table.input_bits + 1, name="held", reset_less=True)
@@ -157,7 +158,7 @@ class SerialResults(wiring.Component):
             slope = _bit(m, f"slope{place}", [-each for each in table.slopes], segment, along, place)
             height = _bit(m, f"height{place}", passes.ends, segment, along, place)
             factor = _bit(m, f"factor{place}", exponentials, level, across, place)
-            # A line is its end and slope * (~rest + 1), as what is left of it is the rest's complement.
+            # A value on a line is its end plus slope * (~rest + 1), since the remaining way is the complement of rest.
             falling = Cat(slope.replicate(passes.line_zeros), rest & slope.replicate(len(rest)), height)
             rising = Cat(Const(0, passes.product_zeros), Mux(factor, mantissa, 0))
             operands.append((Mux(line, falling, rising), line & slope))
@@ -198,13 +199,13 @@ class SerialResults(wiring.Component):
         return m
 
     def _add(self, m: Module, operands: Sequence[tuple[Value, Value]], ends: Value, moves: Value) -> Value:
-        """Add operands and their carries one after the other, and shift down after each; return what is rounded."""
+        """Add the operands and their carries in turn, shifting down after each; return the rounded sum."""
         total = Signal(max(len(operand) for operand, _ in operands), name="total", reset_less=True)
         half, sticky = Signal(name="half", reset_less=True), Signal(name="sticky", reset_less=True)
         rounded: Value = Const(0)
         whole, below, left = (Value.cast(each) for each in (total, half, sticky))
         for place, (operand, carry) in enumerate(operands):
-            if place == 0:  # at the end there is no operand, but what rounds to nearest, ties to even
+            if place == 0:  # the last cycle has no operand, only the carry that rounds to nearest, ties to even
                 carry = carry | (ends & half & (sticky | total[0]))
             added = (Cat(Const(1, 1), whole) + Cat(carry, operand))[1 : len(total) + 2]
             added = named(m, f"added{place}", added)
@@ -228,7 +229,7 @@ class SerialResults(wiring.Component):
         complete: Value,
         exponentials: Sequence[int] | Sequence[Value],
     ) -> None:
-        """Let the results wait for the last one, then show all of them at once."""
+        """Hold the results until the last one is complete, then output all of them at once."""
         sink, passes = self.sink, self.passes
         result = saturate(m, "result", rounded, passes.spec.output.bits)
         widths = [passes.result_bits(each) for each in exponentials]
@@ -252,7 +253,7 @@ def _bit(
     at: tuple[Value, int],
     place: int,
 ) -> Value:
-    """Return bit `sum(at) + place` of a word, constant or held elsewhere; 0 where it has no such bit."""
+    """Return bit `sum(at) + place` of the word `which`; 0 if it has no such bit."""
     index, first = at[0], at[1] + place
     shifted = [each << -first if first < 0 else each >> first for each in words]
     found = lookup(m, f"{name}_word", shifted, which)

@@ -1,4 +1,4 @@
-"""The spec of EXAQ and its constants: the coder's thresholds and the exponent table."""
+"""The spec of EXAQ and its constants: the thresholds of the quantiser, and the table of exponentials."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 
 
 PARAMETERS = ("clip", "scale")
-"""The real numbers of a layer, from calibration."""
+"""Real parameters of a layer, from calibration."""
 
 SAMPLE_CLIPS = {2: -2.5, 3: -3.0, 4: -3.5}
-"""Clips by bits, in standard deviations of the scores: about what the paper's analysis gives."""
+"""Sample clips by bits, in standard deviations of the scores: roughly those of the paper's analysis."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,9 @@ class ExaqConstants(Constants):
 
     Attributes:
         scale: see `Constants`.
-        thresholds: 2**bits - 1 of them; a score takes the level k + 1 or above where its code less the row's maximum
-            reaches `thresholds[k]`.
-        exponentials: 2**bits codes of exp of the levels, ascending; the last is 1.
+        thresholds: 2**bits - 1 integers; a score has level k + 1 or higher if its code minus the row's maximum is at
+            least `thresholds[k]`.
+        exponentials: 2**bits codes of exp at the levels, ascending; the last represents 1.
     """
 
     thresholds: Any
@@ -50,25 +50,25 @@ class ExaqConstants(Constants):
 
 @dataclass(frozen=True)
 class Exaq(Spec):
-    """Softmax whose exp sees only 2**bits levels between a clip and the row's maximum.
+    """EXAQ: softmax with the input of exp quantised to 2**bits levels between a clip and the row's maximum.
 
     Args:
-        bits: of the input of exp: 2, 3 or 4.
-        clip: how calibration sets the clip. "gaussian" and "laplace" (2 and 4 bits) are the paper's, from the spread
-            of `score - maximum`; "naive" takes the smallest seen; "searched" the best of a grid for the
-            probabilities of the data, "output" for the output of attention, which is what a model goes on with.
-        scores: fixed-point format of scores as they arrive; signed.
-        scale: "format" reads scores in that format; "calibrated" keeps its width and sets the step from the data.
-        exponential: format of the exponent table; unsigned, holds 1.
+        bits: width of the input of exp: 2, 3 or 4.
+        clip: how calibration sets the clip: "gaussian" and "laplace" (2 and 4 bits) use the paper's fits to the spread
+            of `score - maximum`; "naive" uses the smallest value observed; "searched" and "output" search a grid for
+            the least error of the probabilities, or of the attention output.
+        scores: fixed-point format of the incoming scores; signed.
+        scale: "format" uses the step of that format; "calibrated" keeps its width and sets the step from the data.
+        exponential: format of the table of exponentials; unsigned, must represent 1.
         reciprocal: format of the reciprocal's mantissa; `UQ(1, f)`.
-        reciprocal_segments: lines of 1/x over [1, 2), a power of two.
+        reciprocal_segments: number of line segments of 1/x for x in [1, 2); a power of two.
         output: format of the probabilities; unsigned.
-        accumulator: how the levels are summed: "packed" look-ups of several codes at once, a "histogram" of them, or
-            a "plain" sum. The sums are equal.
-        share: one clip, and calibrated scale, for each "layer" or each "head".
+        accumulator: how the levels are summed: "packed" looks up several codes at once, "histogram" counts them, and
+            "plain" adds one by one. The sums are equal.
+        share: one clip, and one calibrated scale, per "layer" or per "head".
 
     Raises:
-        ValueError: a format or size that cannot be.
+        ValueError: a format or size is not supported.
     """
 
     method: ClassVar[str] = "exaq"
@@ -96,70 +96,78 @@ class Exaq(Spec):
     def __post_init__(self) -> None:
         self._check_fields()
         if self.clip == "laplace" and self.bits == 3:
-            raise ValueError("Exaq.clip is 'laplace' for 2 and 4 bits only; the paper's code has no fit for 3 bits")
+            raise ValueError(
+                "Exaq.clip='laplace' requires 2 or 4 bits, got 3 (the paper's code has no such fit); use another clip"
+            )
         if not self.scores.signed or not 2 <= self.scores.bits <= MAX_SCORE_BITS:
             raise ValueError(
-                f"Exaq.scores is signed, 2 to {MAX_SCORE_BITS} bits wide, such as Q(6,2), not {self.scores}"
+                f"Exaq.scores must be signed and 2 to {MAX_SCORE_BITS} bits wide, such as Q(6,2), got {self.scores}"
             )
         for name in ("exponential", "reciprocal", "output"):
             number: Fixed = getattr(self, name)
             if number.signed or not 1 <= number.fraction_bits <= 20 or number.integer_bits < 0:
-                raise ValueError(f"Exaq.{name} is unsigned with 1 to 20 fraction bits, such as UQ(1,15), not {number}")
+                raise ValueError(
+                    f"Exaq.{name} must be unsigned with 1 to 20 fraction bits, such as UQ(1,15), got {number}"
+                )
         if self.exponential.integer_bits < 1 or self.reciprocal.integer_bits != 1:
             raise ValueError(
-                "Exaq.exponential holds 1.0, as UQ(1,15) does, and Exaq.reciprocal is UQ(1,f), not "
+                "Exaq.exponential must represent 1.0, as UQ(1,15) does, and Exaq.reciprocal must be UQ(1,f), got "
                 f"{self.exponential} and {self.reciprocal}"
             )
-        _ = self.reciprocal_table.table  # refuses impossible segment counts
+        _ = self.reciprocal_table.table  # checks the number of segments
 
     @property
     def variant(self) -> str:
-        """Bits and clip, which every comparison turns on, and what else differs from the defaults."""
+        """Bits and clip, which matter most in comparisons, and further differences from the defaults."""
         return ", ".join(filter(None, [f"{self.bits} bits", f"{self.clip} clip", self.differences(("bits", "clip"))]))
 
     @property
     def score_bits(self) -> int:
-        """Width of a score code."""
+        """Width of a score code in bits."""
         return self.scores.bits
 
     @property
     def levels(self) -> int:
-        """How many different inputs exp has."""
+        """Number of levels, i.e. of distinct inputs of exp."""
         return 1 << self.bits
 
     @property
     def reciprocal_table(self) -> Reciprocal:
-        """The reciprocal of the sum."""
+        """Table of the reciprocal of the sum."""
         return Reciprocal(self.reciprocal_segments, self.reciprocal.fraction_bits)
 
     def _negative(self, clip: float) -> float:
-        """Return the clip.
+        """Return the clip if it is valid.
 
         Raises:
             ValueError: it is not negative and finite.
         """
         if not (math.isfinite(clip) and clip < 0):
-            raise ValueError(f"the clip of Exaq is negative and finite, such as -6.0, not {clip}")
+            raise ValueError(f"the clip of Exaq must be negative and finite, such as -6.0, got {clip}")
         return clip
 
     def least_values(self, clip: float) -> list[float]:
-        """Return, for each level but the lowest, the smallest float64 `score - maximum` that takes it."""
+        """Return, for each level except the lowest, the smallest float64 `score - maximum` that maps to it."""
         return levels.least_values(self._negative(clip), self.levels)
 
     def exponentials(self, clip: float) -> list[float]:
-        """Return exp of each level, the lowest first."""
+        """Return exp at each level, the lowest first."""
         return [math.exp(clip - clip * level / (self.levels - 1)) for level in range(self.levels)]
 
     def reference(self, scores: ArrayLike, mask: ArrayLike | None = None, **parameters: Any) -> NDArray[np.float64]:
-        """Return softmax of the quantised `score - maximum`, with a true exp, in float64.
+        """Compute softmax of the quantised `score - maximum`, with an exact exp, in float64.
 
         Args:
             scores: real scores, (..., keys).
             mask: boolean, True where attended.
             parameters: `clip`, the lowest level, negative.
 
+        Returns:
+            Probabilities, shape of the scores; 0 where masked.
+
         Raises:
-            ValueError: no clip is given.
+            TypeError: a parameter is unknown.
+            ValueError: the clip is missing or not negative, a score is NaN, or the mask does not broadcast.
         """
         self.refuse(parameters, self.required)
         clip = self.required_clip(parameters)
@@ -172,41 +180,44 @@ class Exaq(Spec):
         return np.asarray(power / np.where(total > 0, total, 1.0))
 
     def constants(self, **parameters: Any) -> ExaqConstants:
-        """Build thresholds and exponent table of one layer.
+        """Build the thresholds and the table of exponentials of one layer or head.
 
         Args:
-            parameters: `clip`, the lowest level, negative, from calibration; `scale`, the real value of one step of
-                the score code (default: of the score format).
+            parameters: `clip`, the lowest level, negative, from calibration; `scale`, the real value of one step of the
+                score code (default: the step of `scores`).
 
         Raises:
-            ValueError: no clip is given, or one that is not negative; a scale that is not positive.
+            TypeError: a parameter is unknown.
+            ValueError: the clip is missing or not negative, or the scale is not positive.
         """
         self.refuse(parameters, PARAMETERS)
+        self._check_one_head(parameters)
         mantissa, exponent = encode_scale(float(parameters.get("scale", self.scores.resolution)))
         clip = self.required_clip(parameters)
         lowest = -(1 << self.score_bits)  # below every difference of two codes
-        reached = levels.threshold_codes(self._negative(clip), self.levels, mantissa * Fraction(2) ** exponent, lowest)
+        step = mantissa * Fraction(2) ** exponent
+        thresholds = levels.threshold_codes(self._negative(clip), self.levels, step, lowest)
         codes = self.exponential.encode(np.asarray(self.exponentials(clip)))
         exponentials = tuple(int(code) for code in codes)
-        return ExaqConstants((mantissa, exponent), reached, exponentials, form=self.constants_form)
+        return ExaqConstants((mantissa, exponent), thresholds, exponentials, form=self.constants_form)
 
     def required_clip(self, parameters: Mapping[str, Any]) -> float:
-        """Return the clip among parameters.
+        """Return the clip from the parameters.
 
         Raises:
-            ValueError: there is none, or one a head.
+            ValueError: it is missing, or there is one per head.
         """
         clip = parameters.get("clip")
         if clip is None:
             raise ValueError(
-                "Exaq needs its clip: run softmaxkit.calibrate(model, batches) first, or give one, as in clip=-6.0"
+                "Exaq requires clip: run softmaxkit.calibrate(model, batches) first, or pass one, e.g. clip=-6.0"
             )
         if isinstance(clip, Sequence):
-            raise ValueError(f"Exaq takes one clip here, not one for each of {len(clip)} heads")
+            raise ValueError(f"clip must be a single number here, got one for each of {len(clip)} heads")
         return float(clip)
 
     def _golden(self, codes: Array, mask: Array | None, constants: ExaqConstants) -> Array:
-        """Score codes in, output codes out; see `softmaxkit.methods.exaq.golden`."""
+        """Map score codes to output codes, see `softmaxkit.methods.exaq.golden`."""
         from softmaxkit.methods.exaq.golden import golden
 
         if constants.heads is None:
@@ -220,13 +231,13 @@ class Exaq(Spec):
         return xp.stack(heads, axis=-3)
 
     def _decode(self, codes: Array, constants: Any) -> Array:
-        """Turn output codes into probabilities."""
+        """Convert output codes to probabilities."""
         return self.output.decode(codes)
 
     def error_bound(
         self, codes: Array, mask: Array | None, constants: Constants, **parameters: Any
     ) -> NDArray[np.float64]:
-        """Bound golden against `reference` with the same clip: the levels are equal."""
+        """Bound golden against `reference` with the same clip, where both have equal levels."""
         truth = self.reference(self.score_values(codes, constants), mask, **parameters)
         limit = float(self.output.decode(np.asarray(self.output.max_code)))
         steps = self.exponential.resolution / 2, self.output.resolution / 2
@@ -236,10 +247,14 @@ class Exaq(Spec):
         """Return the torch module.
 
         Args:
-            heads: size of the axis -3 of the scores; they share one clip, unless `share` is "head".
-            mode: "float" or "integer".
-            parameters: `clip`, negative, and `scale`, numbers, or of heads that do not share sequences; without a clip
-                the module must be calibrated before use.
+            heads: size of axis -3 of the scores; the heads share one clip unless `share` is "head".
+            mode: "float", "integer" or "fused".
+            parameters: `clip`, negative, and `scale`: single numbers, or sequences with one per head if `share` is
+                "head". Without a clip the module must be calibrated before use.
+
+        Raises:
+            TypeError: a parameter is unknown.
+            ValueError: the mode is unknown, or a parameter is out of range or has the wrong length.
         """
         from softmaxkit.methods.exaq.module import ExaqModule
 
@@ -247,16 +262,16 @@ class Exaq(Spec):
         return ExaqModule(self, heads, mode, **parameters)
 
     def examples(self) -> list[Constants]:
-        """Return constants for narrow, middling and wide clips."""
+        """Return constants for medium, narrow and wide clips."""
         return [self.constants(clip=clip) for clip in (-5.0, -2.5, -9.0)]
 
     @classmethod
     def widest(cls, keys: int) -> Self:
-        """Return 4 bits, with clips searched for each head, and scores of 12 bits whose step is fitted to them."""
+        """Return a spec with 4 bits, clips searched per head, and 12-bit scores with a calibrated step."""
         return cls(bits=4, clip="output", scale="calibrated", scores=Q(6, 6), share="head")
 
     def narrower(self) -> dict[str, list[Self]]:
-        """Return fewer bits of the input of exp, and outputs, reciprocals, exponentials and scores of fewer bits."""
+        """Return fewer bits for the input of exp, and narrower outputs, reciprocals, exponentials and scores."""
         few: tuple[Literal[2, 3], ...] = (2, 3)
         return {
             "bits": [replace(self, bits=bits) for bits in few if bits < self.bits],
@@ -267,14 +282,14 @@ class Exaq(Spec):
         }
 
     def reaching_further(self) -> list[Self]:
-        """Return the spec with a calibrated scale, or else with scores four times as large in the format."""
+        """Return the spec with a calibrated scale, and with two more integer bits in the score format."""
         fitted = [] if self.scale == "calibrated" else [replace(self, scale="calibrated")]
         wider = [replace(self, scores=self.scores.widened(2))] if self.scores.bits <= MAX_SCORE_BITS - 2 else []
         return [*fitted, *wider]
 
     @classmethod
     def variants(cls) -> list[Self]:
-        """Return 2, 3 and 4 bits, each with the paper's clip, the searched one, and NAIVE."""
+        """Return 2, 3 and 4 bits, each with the paper's clip, the searched clip and NAIVE."""
         clips: tuple[Literal["gaussian", "searched", "naive"], ...] = ("gaussian", "searched", "naive")
         sizes: tuple[Literal[2, 3, 4], ...] = (2, 3, 4)
         return [cls(bits=bits, clip=clip) for bits in sizes for clip in clips]
@@ -292,31 +307,32 @@ class Exaq(Spec):
         ]
 
     def for_hardware(self) -> Self:
-        """Return the spec with plain sums: packed ones are for software, a unit would hold their table in registers."""
+        """Return the spec with plain sums: packed sums suit software, but need a table in the registers of a unit."""
         return replace(self, accumulator="plain")
 
     def without_calibration(self) -> Self:
-        """Return the spec with the default way of choosing the clip."""
+        """Return the spec with the default of `clip`, which affects only calibration."""
         return replace(self, clip="gaussian")
 
     def by_bits(self) -> dict[int, Self]:
-        """Return 2, 3 and 4 bits, as far as the clip's fit has them."""
+        """Return 2, 3 and 4 bits, except where the clip has no fit for them."""
         sizes: tuple[Literal[2, 3, 4], ...] = (2, 4) if self.clip == "laplace" else (2, 3, 4)
         return {bits: replace(self, bits=bits) for bits in sizes}
 
     def sample_parameters(self, keys: int, spread: float, largest: float | None = None) -> dict[str, Any]:
-        """Return a clip for such scores."""
+        """Return a clip, and with `largest` a score scale, for normally distributed scores."""
         scale = {} if largest is None else {"scale": largest / self.score_range()[1]}
         return {"clip": SAMPLE_CLIPS[self.bits] * spread, **scale}
 
     def partial(self, **parameters: Any) -> LevelPartial:
-        """Return the state of rows whose maximum is known: levels count from it.
+        """Return an empty state of rows whose maximum is known, since levels are relative to it.
 
         Args:
             parameters: `clip`, and `maximum`, the highest attended score of each whole row, (..., 1).
 
         Raises:
-            ValueError: one of them is missing.
+            TypeError: a parameter is unknown.
+            ValueError: the clip or the maximum is missing.
         """
         from softmaxkit.methods.exaq.partial import LevelPartial
 
@@ -324,8 +340,8 @@ class Exaq(Spec):
         maximum = parameters.pop("maximum", None)
         if maximum is None:
             raise ValueError(
-                "Exaq's levels count from the maximum of the whole row, so its parts need it first: "
-                "spec.partial(clip=..., maximum=scores.amax(-1, keepdim=True)), the maximum over all parts"
+                "levels of Exaq are relative to the maximum of the whole row, so pass the maximum over all parts: "
+                "spec.partial(clip=..., maximum=scores.amax(-1, keepdim=True))"
             )
         self.refuse(parameters, self.required)
         return LevelPartial(self, self.required_clip(parameters), maximum)

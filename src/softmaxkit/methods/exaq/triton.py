@@ -1,4 +1,4 @@
-"""EXAQ's integers on GPUs: levels by comparing codes with the highest, their sum, one product for each level."""
+"""EXAQ integer kernel for GPUs: levels by comparing codes with the highest, their sum, one product per level."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @triton.jit
 def levels_of(codes, highest, thresholds, LEVELS: tl.constexpr):
-    """Return the level of every code, by its distance to the highest of its row."""
+    """Return the level of each code, from its distance to the highest code of its row."""
     distance = codes - highest[:, None]
     level = distance * 0
     for index in tl.static_range(LEVELS - 1):
@@ -42,7 +42,7 @@ def exaq_rows(
     LIMIT: tl.constexpr, INPUT_BITS: tl.constexpr, REST_BITS: tl.constexpr, GUARD_BITS: tl.constexpr,
     NEAREST: tl.constexpr, CAUSAL: tl.constexpr, MASKED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """Write the probabilities of `ROWS` rows; `numbers` are the score's scale and the output's step, float64."""
+    """Write the probabilities of `ROWS` rows; `numbers` holds the score scale and the output step, float64."""
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     scale = tl.load(numbers)
     highest = tl.full([ROWS], UNSEEN, dtype=tl.int64)
@@ -79,7 +79,7 @@ def exaq_rows(
 
 
 def run(call: ExaqCall, scores: Tensor, mask: Tensor | None) -> Tensor:
-    """Return decoded probabilities, as `ExaqCall`."""
+    """Run the kernel; return probabilities with the shape of the scores, as `ExaqCall` does."""
     rows, result = integer_rows(scores, mask)
     if result.numel():
         device = scores.device

@@ -1,4 +1,4 @@
-"""The EXAQ unit: maximum, levels and their sum; then one product a level and row, and a choice among them."""
+"""The EXAQ unit: maximum, levels and their sum; then one product per level and row, and a selection among them."""
 
 from __future__ import annotations
 
@@ -46,26 +46,28 @@ from softmaxkit.methods.exaq.spec import Exaq, ExaqConstants
 CUTS = ("product", "level", "line", "argument")
 """Places for registers, the most useful first."""
 FIXED = 5
-"""Registers that are always there."""
+"""Number of registers that are always present."""
 
 
 class Unit(SoftmaxUnit):
     """EXAQ: scores wait for the row's maximum, levels for the row's products.
 
-    Rows of at least 2**bits beats follow each other without bubbles; shorter ones wait for their products. At 1 or 2
-    lanes these are made serially, in no more cycles than the longest row takes; shorter rows then wait for so many.
+    Rows of at least 2**bits beats follow each other without bubbles; shorter ones wait for their products. With 1 or 2
+    lanes the products are computed serially if that takes no longer than the longest row; shorter rows then take as
+    many cycles as the products.
 
     Args:
-        spec: the method.
-        lanes: positions a beat.
-        constants: of one layer, baked in; None for loadable ones.
-        max_row: scores of the longest row.
-        depth: registers from scores to results, buffers not counted.
-        storage: of the rows that wait, and of a loadable table of sums (which "memory" leaves in flip-flops).
-        sets: of loadable constants.
+        spec: the spec.
+        lanes: positions per beat.
+        constants: constants of one layer or head, to bake in; None for loadable ones.
+        max_row: number of scores in the longest row.
+        depth: registers from scores to results, excluding buffers.
+        storage: storage of waiting rows, and of a loadable table of sums (which with "memory" is in flip-flops).
+        sets: number of sets of loadable constants.
 
     Raises:
-        ValueError: sizes that cannot be built, or constants that give a row's maximum less than 1.
+        TypeError: the constants belong to another method.
+        ValueError: the sizes cannot be built, or the constants do not map the row's maximum to an exponential of 1.
     """
 
     spec: Exaq
@@ -96,7 +98,7 @@ class Unit(SoftmaxUnit):
         registers = None if constants is not None else register_map(spec, lanes, sets)
         set_bits = registers.set_bits if registers else 0
         self.gather: RowMaximum | Gather
-        if self.passes:  # rows wait for their results, and need no queue of maxima
+        if self.passes:  # rows wait for their results, so no queue of maxima is needed
             self.gather = RowMaximum(width, code, taken, storage, set_bits)
         else:
             self.gather = Gather(width, code, taken, True, storage, set_bits)
@@ -111,12 +113,12 @@ class Unit(SoftmaxUnit):
         super().__init__(spec, lanes, constants, max_row, storage, registers, memories)
 
     def parts(self) -> list[Part]:
-        """Return the parts that can be tried with all their inputs."""
+        """Return the parts that are small enough to test exhaustively."""
         return [table_part("reciprocal table", self.spec.reciprocal_table.table)]
 
     @property
     def result_bits(self) -> int:
-        """Width of a result code."""
+        """Width of a result code in bits."""
         return self.spec.output.bits
 
     def latency(self, length: int) -> int:
@@ -126,16 +128,20 @@ class Unit(SoftmaxUnit):
         return taken - 1 + self.gather.waiting(taken) + levels + self.turn + taken
 
     def interval(self, length: int) -> int:
-        """Return the cycles between rows in a stream: those of their beats, or of their products if these are more."""
+        """Return the cycles between rows in a stream: those of their beats or of their products, whichever is more."""
         return max(beats(length, self.lanes), self.spec.levels if self.passes is None else self.passes.cycles)
 
     def loaded(self, constants: ExaqConstants) -> dict[str, int | Sequence[int]]:
-        """Return what the registers hold."""
+        """Return the register values for some constants.
+
+        Raises:
+            ValueError: the constants do not map the row's maximum to an exponential of 1.
+        """
         check_highest(self.spec, constants)
         return dict(baked(self.spec, constants, self.lanes))
 
     def elaborate(self, platform: object) -> Module:
-        """Build it."""
+        """Build the unit."""
         m = Module()
         m.submodules.gather, m.submodules.buffer = self.gather, self.buffer
         for name, inner in (("score_memory", self.gather), ("level_memory", self.buffer)):
@@ -160,7 +166,7 @@ class Unit(SoftmaxUnit):
         return m
 
     def _gather(self, m: Module, hold: Value) -> None:
-        """Let scores wait for the maximum of their row."""
+        """Hold scores until the maximum of their row is known."""
         scores, source = self.scores, self.gather.source
         lowest = self.spec.scores.min_code
         candidates = [Mux(scores.p.mask[lane], scores.p.codes[lane], lowest) for lane in range(self.lanes)]
@@ -177,7 +183,7 @@ class Unit(SoftmaxUnit):
             m.d.comb += source.p.present.eq(1)
 
     def _levels(self, m: Module, sets: Sequence[Words], part: Any) -> None:
-        """Turn scores into levels, which wait in the buffer; pass on the sum of their exponentials, and their set."""
+        """Convert scores to levels, which wait in the buffer; pass the sum of their exponentials and the set on."""
         spec, gathered, bits = self.spec, self.gather.sink, self.spec.score_bits
         fields = {"levels": self.lanes * spec.bits, "mask": self.lanes, "last": 1, **set_field(self.set_bits)}
         layout = data.StructLayout({**fields, "state": state_bits(spec, self.max_row)})
@@ -223,7 +229,7 @@ class Unit(SoftmaxUnit):
         ]
 
     def _results(self, m: Module, found: Any) -> None:
-        """Let every waiting level choose among the results of its row."""
+        """Select the result of each waiting level from those of its row."""
         spec, waiting = self.spec, self.buffer.sink
         pipe = Pipeline(m, "back", waiting.valid & found.valid, self.results, self.cuts)
         last = waiting.payload[-1]
@@ -241,7 +247,7 @@ class Unit(SoftmaxUnit):
 
 
 def register_map(spec: Exaq, lanes: int, sets: int = 1) -> RegisterMap:
-    """Return the registers of a loadable unit."""
+    """Return the register map of a loadable unit."""
     registers = [
         Register("thresholds", signed(spec.score_bits + 1), spec.levels - 1),
         Register("exponentials", unsigned(spec.exponential.bits), spec.levels),
@@ -253,22 +259,22 @@ def register_map(spec: Exaq, lanes: int, sets: int = 1) -> RegisterMap:
 
 
 def baked(spec: Exaq, constants: ExaqConstants, lanes: int) -> dict[str, Sequence[int]]:
-    """Return tables and registers as integers."""
-    found = {"thresholds": constants.thresholds, "exponentials": constants.exponentials}
+    """Return the tables and registers of one layer or head as integers."""
+    words = {"thresholds": constants.thresholds, "exponentials": constants.exponentials}
     if spec.accumulator == "packed":
-        found["sums"] = sum_table(spec.bits, constants.exponentials)[: packed_sums(spec, lanes)]
-    return found
+        words["sums"] = sum_table(spec.bits, constants.exponentials)[: packed_sums(spec, lanes)]
+    return words
 
 
 def check_highest(spec: Exaq, constants: ExaqConstants) -> None:
-    """Refuse constants that a unit has no room for: the largest score of a row adds 1 to its sum.
+    """Check that the largest score of a row adds at least 1 to its sum, as the widths of a unit require.
 
     Raises:
-        ValueError: it takes a lower level, or that has a smaller exponential.
+        ValueError: the largest score has a lower level than the highest, or that level's exponential is less than 1.
     """
     highest = constants.exponentials[-1]
     if constants.thresholds[-1] > 0 or highest < 1 << spec.exponential.fraction_bits:
         raise ValueError(
-            "a unit of Exaq takes constants whose last threshold is not above 0 and whose last exponential is 1, not "
-            f"{constants.thresholds[-1]} and {highest}"
+            "a unit of Exaq requires constants with a last threshold of at most 0 and a last exponential of at least "
+            f"{1 << spec.exponential.fraction_bits} (1.0), got {constants.thresholds[-1]} and {highest}"
         )

@@ -1,4 +1,4 @@
-"""The integers of IndexSoftmax: a look-up by distance, a sum, one reciprocal a row and a product a score."""
+"""Golden model of IndexSoftmax: a look-up by distance, a sum, one reciprocal per row and one product per score."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def golden(spec: Index, codes: Array, mask: Array | None) -> Array:
-    """Normalise rows of score codes (int64, rows along the last axis); masked and all-masked give 0."""
+    """Normalise rows of score codes, int64 (..., keys); masked positions and fully masked rows give 0."""
     xp = array_namespace(codes)
     attended = broadcast_mask(codes, mask)
     if codes.shape[-1] == 0:
@@ -23,7 +23,7 @@ def golden(spec: Index, codes: Array, mask: Array | None) -> Array:
     lowest = xp.full_like(codes, -(1 << 32))
     candidates = xp.where(attended, codes, lowest)
     highest = xp.max(candidates, axis=-1, keepdims=True)
-    # At the farthest distance, where masked scores are too, the entry is 0.
+    # The entry at the farthest distance is 0; masked scores get that distance.
     distance = xp.where(attended, xp.clip(highest - candidates, 0, spec.farthest), spec.farthest)
     power = lookup(spec.entries, distance)
     mantissa, exponent = spec.reciprocal_table(xp.sum(power, axis=-1, keepdims=True))
@@ -32,6 +32,6 @@ def golden(spec: Index, codes: Array, mask: Array | None) -> Array:
 
 
 def decode(spec: Index, codes: Array) -> Array:
-    """Return the probabilities that output codes stand for, float64."""
+    """Convert output codes to float64 probabilities."""
     xp = array_namespace(codes)
     return xp.astype(codes, xp.float64) / ((1 << spec.output_bits) - 1)

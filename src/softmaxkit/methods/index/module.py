@@ -1,4 +1,4 @@
-"""IndexSoftmax as a torch module."""
+"""The torch module of IndexSoftmax."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ if TYPE_CHECKING:
 
 
 class IndexModule(SoftmaxModule):
-    """Softmax of a rounded distance to the row's maximum, 0 at the clip; in integer mode the table.
+    """Computes softmax of the rounded distance to the row's maximum, 0 at the clip, or in integer mode the integers.
 
-    Gradients pass straight through the rounding, and not where the result is 0 by the clip; the row's maximum counts
-    as a constant. In integer mode the same, and not where a score's code saturates.
+    Gradients pass straight through the rounding, but not at the clip, where results are 0, and treat the row's maximum
+    as a constant. In integer mode, scores whose code saturates get no gradient either.
     """
 
     spec: Index
 
     def float_forward(self, scores: Tensor, attended: Tensor) -> Tensor:
-        """Round straight-through, then take softmax of what is not at the clip."""
+        """Round with a straight-through gradient, then apply softmax to the keys that are not at the clip."""
         quantised, level = quantised_distance(scores, attended, -self.spec.clip, self.spec.levels)
         invalid = quantised.isnan().any(dim=-1, keepdim=True)  # the whole row becomes NaN
         return masked_softmax(quantised, attended & ((level > 0) | invalid))

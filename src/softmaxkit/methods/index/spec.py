@@ -26,21 +26,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Index(Spec):
-    """Softmax whose exp is one of 2**bits table entries, addressed by the distance to the row's maximum.
+    """IndexSoftmax: exp is one of 2**bits table entries, addressed by the distance to the row's maximum.
 
-    The distance is clipped, and what lies nearer to the clip than to the entry before it counts as 0.
+    The distance is clipped and rounded to the nearest address; at the address of the clip the result is 0.
 
     Args:
-        bits: of the address: 2 to 8.
-        clip: the distance of the last address, at which the table is 0; positive.
-        scores: fixed-point format of scores as they arrive; signed.
-        table_bits: of an entry, whose largest code stands for 1: 2 to 16.
-        output_bits: of a probability, whose largest code stands for 1: 2 to 16.
+        bits: width of the address, 2 to 8.
+        clip: distance of the last address, at which the table is 0; positive.
+        scores: fixed-point format of the incoming scores; signed.
+        table_bits: width of a table entry, 2 to 16; the largest code represents 1.
+        output_bits: width of a probability, 2 to 16; the largest code represents 1.
         reciprocal: format of the reciprocal's mantissa; `UQ(1, f)`.
-        reciprocal_segments: lines of 1/x over [1, 2), a power of two.
+        reciprocal_segments: number of line segments of 1/x for x in [1, 2); a power of two.
 
     Raises:
-        ValueError: a format or size that cannot be.
+        ValueError: a format or size is not supported.
     """
 
     method: ClassVar[str] = "index"
@@ -61,60 +61,60 @@ class Index(Spec):
 
     def __post_init__(self) -> None:
         self._check_fields()
-        for name, least, most in (("bits", 2, 8), ("table_bits", 2, 16), ("output_bits", 2, 16)):
-            if not least <= getattr(self, name) <= most:
-                raise ValueError(f"Index.{name} is {least} to {most}, not {getattr(self, name)}")
+        for name, low, high in (("bits", 2, 8), ("table_bits", 2, 16), ("output_bits", 2, 16)):
+            if not low <= getattr(self, name) <= high:
+                raise ValueError(f"Index.{name} must be from {low} to {high}, got {getattr(self, name)}")
         if not (math.isfinite(self.clip) and 0 < self.clip <= 64):
-            raise ValueError(f"Index.clip is positive and at most 64, such as 6.6, not {self.clip}")
+            raise ValueError(f"Index.clip must be positive and at most 64, such as 6.6, got {self.clip}")
         if not self.scores.signed or not 2 <= self.scores.bits <= MAX_SCORE_BITS:
             raise ValueError(
-                f"Index.scores is signed, 2 to {MAX_SCORE_BITS} bits wide, such as Q(8,4), not {self.scores}"
+                f"Index.scores must be signed and 2 to {MAX_SCORE_BITS} bits wide, such as Q(8,4), got {self.scores}"
             )
         if self.reciprocal.signed or self.reciprocal.integer_bits != 1 or not 1 <= self.reciprocal.fraction_bits <= 20:
-            raise ValueError(f"Index.reciprocal is UQ(1,f) with f from 1 to 20, not {self.reciprocal}")
-        _ = self.reciprocal_table.table  # refuses impossible segment counts
+            raise ValueError(f"Index.reciprocal must be UQ(1,f) with f from 1 to 20, got {self.reciprocal}")
+        _ = self.reciprocal_table.table  # checks the number of segments
 
     @property
     def score_bits(self) -> int:
-        """Width of a score code."""
+        """Width of a score code in bits."""
         return self.scores.bits
 
     @property
     def levels(self) -> int:
-        """How many entries the table has. Levels count from the clip up, addresses of the paper from the maximum."""
+        """Number of table entries. Levels count up from the clip; the paper's addresses count from the maximum."""
         return 1 << self.bits
 
     @property
     def reciprocal_table(self) -> Reciprocal:
-        """The reciprocal of the sum."""
+        """Table of the reciprocal of the sum."""
         return Reciprocal(self.reciprocal_segments, self.reciprocal.fraction_bits)
 
     @cached_property
     def thresholds(self) -> tuple[int, ...]:
-        """The least difference of a score code to the row's highest that takes each level but the lowest."""
+        """For each level except the lowest, the least difference of a score code and the row's highest code."""
         lowest = -(1 << self.score_bits)  # below every difference of two codes
         return threshold_codes(-float(self.clip), self.levels, Fraction(self.scores.resolution), lowest)
 
     @cached_property
     def exponentials(self) -> tuple[int, ...]:
-        """Table entries by level: codes of exp, that of the clip 0, that of the maximum the largest."""
+        """Table entries by level: codes of exp, from 0 at the clip to the largest code at the maximum."""
         top = self.levels - 1
         values = (math.exp(-self.clip * (top - level) / top) for level in range(1, self.levels))
         return (0, *(round(((1 << self.table_bits) - 1) * value) for value in values))
 
     @property
     def farthest(self) -> int:
-        """The least distance of two codes from which on the entry is 0."""
+        """Smallest distance between two codes at which the entry is 0."""
         return 1 - self.thresholds[0]
 
     @cached_property
     def entries(self) -> tuple[int, ...]:
-        """Table entries by the distance of two codes, up to `farthest`."""
+        """Table entries by the distance between two codes, from 0 to `farthest`."""
         levels = (sum(-distance >= least for least in self.thresholds) for distance in range(self.farthest + 1))
         return tuple(self.exponentials[level] for level in levels)
 
     def reference(self, scores: ArrayLike, mask: ArrayLike | None = None, **parameters: Any) -> NDArray[np.float64]:
-        """Return softmax of the distances rounded to an address, with a true exp but 0 at the clip, in float64."""
+        """Compute softmax of distances rounded to an address, with an exact exp except 0 at the clip, in float64."""
         self.refuse(parameters)
         values, attended = check_row(scores, mask)
         highest = np.max(values, axis=-1, where=attended, initial=-np.inf, keepdims=True)
@@ -126,18 +126,18 @@ class Index(Spec):
         return np.asarray(power / np.where(total > 0, total, 1.0))
 
     def constants(self, **parameters: Any) -> Constants:
-        """Return the constants: the score scale, one step of the format."""
+        """Return the constants: as score scale one step of the score format."""
         self.refuse(parameters)
         return Constants(scale=encode_scale(self.scores.resolution), form=self.constants_form)
 
     def _golden(self, codes: Array, mask: Array | None, constants: Constants) -> Array:
-        """Score codes in, output codes out; see `softmaxkit.methods.index.golden`."""
+        """Map score codes to output codes, see `softmaxkit.methods.index.golden`."""
         from softmaxkit.methods.index.golden import golden
 
         return golden(self, codes, mask)
 
     def _decode(self, codes: Array, constants: Any) -> Array:
-        """Turn output codes into probabilities: the largest is 1."""
+        """Convert output codes to probabilities; the largest code represents 1."""
         from softmaxkit.methods.index.golden import decode
 
         return decode(self, codes)
@@ -145,13 +145,13 @@ class Index(Spec):
     def error_bound(
         self, codes: Array, mask: Array | None, constants: Constants, **parameters: Any
     ) -> NDArray[np.float64]:
-        """Bound golden against `reference`: the addresses are equal."""
+        """Bound golden against `reference`, where both have equal addresses."""
         truth = self.reference(self.score_values(codes, constants), mask, **parameters)
         table, output = (0.5 / ((1 << bits) - 1) for bits in (self.table_bits, self.output_bits))
         return quotient_error(truth, table, self.reciprocal_table.relative_error(), output, 1.0)
 
     def module(self, heads: int | None = None, mode: str = "float", **parameters: Any) -> IndexModule:
-        """Return the torch module; it learns nothing and needs no calibration."""
+        """Return the torch module; it has no learned parameters and requires no calibration."""
         from softmaxkit.methods.index.module import IndexModule
 
         self.refuse(parameters)
@@ -159,7 +159,7 @@ class Index(Spec):
 
     @classmethod
     def widest(cls, keys: int) -> Self:
-        """Return 8 bits of address over twice the distance, and 16-bit entries, outputs and scores."""
+        """Return a spec with 8-bit addresses over twice the distance, and 16-bit entries, outputs and scores."""
         return cls(
             bits=8,
             clip=13.2,
@@ -171,7 +171,7 @@ class Index(Spec):
         )
 
     def narrower(self) -> dict[str, list[Self]]:
-        """Return fewer bits of address, of outputs, of entries and of scores."""
+        """Return narrower addresses, outputs, entries and scores."""
         return {
             "bits": [replace(self, bits=bits) for bits in range(2, self.bits)],
             "output": [replace(self, output_bits=bits) for bits in range(6, self.output_bits, 2)],
@@ -180,17 +180,17 @@ class Index(Spec):
         }
 
     def reaching_further(self) -> list[Self]:
-        """Return the spec with scores four times as large in the format."""
+        """Return the spec with two more integer bits in the score format, which quadruples the score range."""
         return [replace(self, scores=self.scores.widened(2))] if self.scores.bits <= MAX_SCORE_BITS - 2 else []
 
     @classmethod
     def variants(cls) -> list[Self]:
-        """Return the paper's 8-bit outputs, and 16-bit ones, which show what those cost."""
+        """Return the paper's 8-bit outputs, and 16-bit outputs, which show what 8 bits cost."""
         return [cls(), cls(output_bits=16)]
 
     @classmethod
     def forms(cls) -> list[Form]:
-        """Return the same."""
+        """Return the same specs as `variants`."""
         from softmaxkit.methods.base.forms import Form
 
         return [Form(f"{spec.output_bits}-bit outputs", spec) for spec in cls.variants()]

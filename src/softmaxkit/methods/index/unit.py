@@ -1,4 +1,4 @@
-"""The IndexSoftmax unit: maximum, address by bisection, table, sum; then a reciprocal a row and a product a score."""
+"""The IndexSoftmax unit: maximum, address by bisection, table, sum; then a reciprocal per row, products per score."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from softmaxkit.methods.base.unit import SoftmaxUnit
 from softmaxkit.methods.index.spec import Index
 
 FIXED = 4
-"""Registers that are always there: before and behind the buffer, of the sum, and of the results."""
+"""Number of registers that are always present: before and after the buffer, for the sum, and for the results."""
 
 
 class Lane(NamedTuple):
-    """A score of a beat: its distance to the row's maximum, and the bits of its level found so far, the highest first.
+    """A score of a beat: its distance to the row's maximum, and the bits of its level known so far.
 
     Attributes:
-        distance: score less maximum, signed.
-        bits: of the level.
-        mask: does it count?
+        distance: maximum minus score, unsigned and saturated.
+        bits: bits of the level, the highest first.
+        mask: set if the score is attended.
     """
 
     distance: Value
@@ -43,18 +43,19 @@ class Lane(NamedTuple):
 class Unit(SoftmaxUnit):
     """IndexSoftmax: scores wait for the row's maximum, levels for its sum.
 
-    There are no bubbles between rows, but for those shorter than a serial reciprocal takes, at up to 4 lanes.
+    There are no bubbles between rows, unless a row is shorter than the serial reciprocal that is used with few lanes.
 
     Args:
-        spec: the method.
-        lanes: positions a beat.
-        constants: of no consequence.
-        max_row: scores of the longest row.
-        depth: registers from scores to results, buffers not counted.
-        storage: of the rows that wait.
+        spec: the spec.
+        lanes: positions per beat.
+        constants: have no effect, since the unit has none.
+        max_row: number of scores in the longest row.
+        depth: registers from scores to results, excluding buffers.
+        storage: storage of waiting rows.
 
     Raises:
-        ValueError: sizes that cannot be built.
+        TypeError: the constants belong to another method.
+        ValueError: the sizes cannot be built.
     """
 
     spec: Index
@@ -76,7 +77,7 @@ class Unit(SoftmaxUnit):
         cuts += [f"step{step}" for step in range(1, spec.bits)]
         self.cuts = choose_cuts(cuts, depth, default=FIXED + len(cuts), fixed=FIXED)
         self.depth = FIXED + len(self.cuts)
-        # The largest score's entry is the largest, so that no sum is less.
+        # The largest score has the largest entry, so no sum is less than that.
         total, least = (max_row * spec.exponentials[-1]).bit_length(), spec.table_bits - 1
         self.reciprocal = (
             SerialReciprocalUnit(spec.reciprocal_table, total, 0, "nearest", least)
@@ -95,12 +96,12 @@ class Unit(SoftmaxUnit):
         super().__init__(spec, lanes, constants, max_row, storage, memories=memories)
 
     def parts(self) -> list[Part]:
-        """Return the parts that can be tried with all their inputs."""
+        """Return the parts that are small enough to test exhaustively."""
         return [table_part("reciprocal table", self.spec.reciprocal_table.table)]
 
     @property
     def result_bits(self) -> int:
-        """Width of a result code."""
+        """Width of a result code in bits."""
         return self.spec.output_bits
 
     def latency(self, length: int) -> int:
@@ -108,16 +109,16 @@ class Unit(SoftmaxUnit):
         taken = beats(length, self.lanes)
         steps = sum(cut.startswith("step") or cut == "level" for cut in self.cuts)
         complete = taken - 1 + self.gather.waiting(taken) + 1 + steps + self.behind
-        # The sum's reciprocal, or a short row's first beat by way of the buffer, come last.
+        # The reciprocal of the sum arrives last, or in a short row the first beat from the buffer.
         turn = max(self.reciprocal.latency, self.buffer.latency - (taken - 1) - self.behind)
         return complete + turn + taken - 1 + 1 + ("product" in self.cuts)
 
     def interval(self, length: int) -> int:
-        """Return the cycles between rows in a stream: a beat a cycle, unless a serial reciprocal takes longer."""
+        """Return the cycles between rows in a stream: one beat per cycle, unless a serial reciprocal takes longer."""
         return max(beats(length, self.lanes), self.reciprocal.interval)
 
     def elaborate(self, platform: object) -> Module:
-        """Build it."""
+        """Build the unit."""
         m = Module()
         m.submodules.gather, m.submodules.buffer, m.submodules.reciprocal = self.gather, self.buffer, self.reciprocal
         for name, inner in (("score_memory", self.gather), ("level_memory", self.buffer)):
@@ -130,7 +131,7 @@ class Unit(SoftmaxUnit):
         return m
 
     def _gather(self, m: Module) -> None:
-        """Let scores wait for the maximum of their row."""
+        """Hold scores until the maximum of their row is known."""
         scores, source = self.scores, self.gather.source
         lowest = self.spec.scores.min_code
         candidates = [Mux(scores.p.mask[lane], scores.p.codes[lane], lowest) for lane in range(self.lanes)]
@@ -144,12 +145,12 @@ class Unit(SoftmaxUnit):
         ]
 
     def _levels(self, m: Module) -> None:
-        """Find the level of every score, a bit after the other, the highest first; a masked one takes the lowest."""
+        """Determine the level of each score bit by bit, the highest first; masked scores get the lowest level."""
         spec, gathered, bits = self.spec, self.gather.sink, self.spec.score_bits
         self.leveled = stream.Signature(self.buffer.width).create(path=("leveled",))
         pipe = Pipeline(m, "front", gathered.valid, self.leveled, self.cuts)
         m.d.comb += gathered.ready.eq(pipe.advance)
-        # Below the lowest threshold all distances are one.
+        # All distances beyond the lowest threshold are equivalent, so distances can saturate.
         places = spec.farthest.bit_length()
         lanes = []
         for lane in range(self.lanes):
@@ -160,7 +161,7 @@ class Unit(SoftmaxUnit):
         lanes, last = pipe.cut("level", (lanes, gathered.p.last))
         for step in range(spec.bits):
             lanes, last = pipe.cut(f"step{step}", (lanes, last))
-            # The lowest level that has this bit, for each choice of those above it.
+            # The lowest level with this bit set, for each combination of the bits above it.
             firsts = [(2 * above + 1) << (spec.bits - 1 - step) for above in range(1 << step)]
             farthest = [-spec.thresholds[first - 1] for first in firsts]
             for index, each in enumerate(lanes):
@@ -171,7 +172,7 @@ class Unit(SoftmaxUnit):
         pipe.finish(Cat(*levels, last))
 
     def _sum(self, m: Module) -> None:
-        """Let levels wait, and pass on the sum of their entries."""
+        """Write the levels to the buffer, and pass the sum of their entries to the reciprocal."""
         leveled, waiting, source = self.leveled, self.buffer.source, self.reciprocal.source
         total = Signal(len(source.p.divisor), name="total", reset_less=True)
         summed = stream.Signature(len(total)).create(path=("summed",))
@@ -192,7 +193,7 @@ class Unit(SoftmaxUnit):
         pipe.finish(Cat(), state=total)
 
     def _results(self, m: Module) -> None:
-        """Multiply every waiting entry by the reciprocal of its row's sum."""
+        """Multiply each waiting entry by the reciprocal of its row's sum."""
         spec, waiting, found = self.spec, self.buffer.sink, self.reciprocal.sink
         pipe = Pipeline(m, "back", waiting.valid & found.valid, self.results, self.cuts)
         last = waiting.payload[-1]
@@ -204,7 +205,7 @@ class Unit(SoftmaxUnit):
         products, exponent, last = pipe.cut("product", (products, found.p.exponent, last))
         results = []
         for lane, product in enumerate(products):
-            # Times the largest code, which stands for 1.
+            # Multiply by the largest code, which represents 1.
             scaled = named(m, f"scaled{lane}", ((product << spec.output_bits) - product).as_unsigned()[:-1])
             rounded = shift_right(m, f"rounded{lane}", scaled, exponent, fraction_bits=spec.reciprocal.fraction_bits)
             results.append(saturate(m, f"result{lane}", rounded, spec.output_bits))

@@ -1,4 +1,4 @@
-"""Sigmoid attention: each score on its own, with a bias of minus log n (Ramapuram et al., arXiv 2409.04431)."""
+"""Sigmoid attention: element-wise, with a bias of -log n (Ramapuram et al., arXiv 2409.04431)."""
 
 from softmaxkit.methods.sigmoid.spec import Sigmoid, SigmoidConstants
 

@@ -1,4 +1,4 @@
-"""Sigmoid attention as a torch module, with its bias."""
+"""The torch module of sigmoid attention, with a learned bias."""
 
 from __future__ import annotations
 
@@ -20,18 +20,21 @@ if TYPE_CHECKING:
 
 
 class SigmoidModule(SoftmaxModule):
-    """`sigmoid(score + bias)`; in integer mode the table.
+    """Computes `sigmoid(score + bias)`, or in integer mode looks it up in the table.
 
-    Gradients of the integer mode are those of the float form, and none where a score's code saturates.
+    The integer mode has the gradient of the float form, and none where a score's code saturates.
 
     Args:
-        spec: the method.
-        heads: size of the axis -3 of the scores, or None.
-        mode: "float" or "integer".
-        bias: start value, one or one a head; left out, that for 256 keys.
+        spec: the spec.
+        heads: size of axis -3 of the scores, or None.
+        mode: "float", "integer" or "fused".
+        bias: initial value, a single number or one per head; the default is that for 256 keys.
 
     Attributes:
-        bias: learned; float32, shape (heads,), or () where shared. Keep it out of weight decay.
+        bias: learned; float32, shape (heads,), or () if shared. Exclude it from weight decay.
+
+    Raises:
+        ValueError: the bias is not finite or has the wrong shape.
     """
 
     spec: Sigmoid
@@ -44,18 +47,18 @@ class SigmoidModule(SoftmaxModule):
         bias: float | Sequence[float] | Tensor | None = None,
     ) -> None:
         super().__init__(spec, heads, mode)
-        number = spec.start(DEFAULT_KEYS)["bias"] if bias is None else bias
-        value = torch.as_tensor(number, dtype=torch.float64).detach()
+        initial = spec.start(DEFAULT_KEYS)["bias"] if bias is None else bias
+        value = torch.as_tensor(initial, dtype=torch.float64).detach()
         shape = (heads,) if heads is not None and spec.share == "head" else ()
         if value.ndim and value.shape != shape:
-            raise ValueError(f"bias is a number, or of shape {shape}, not {tuple(value.shape)}")
+            raise ValueError(f"bias must be a single number or of shape {shape}, got shape {tuple(value.shape)}")
         if not value.isfinite().all():
-            raise ValueError(f"Sigmoid takes a finite bias, such as -log(512) = -6.24, not {number}")
+            raise ValueError(f"Sigmoid requires a finite bias, such as -log(512) = -6.24, got {initial}")
         self.bias = nn.Parameter(value.expand(shape).float().clone())
 
     @property
     def per_head(self) -> bool:
-        """Is there a bias for each head?"""
+        """Whether each head has its own bias."""
         return self.bias.ndim == 1
 
     def float_forward(self, scores: Tensor, attended: Tensor) -> Tensor:
@@ -64,25 +67,25 @@ class SigmoidModule(SoftmaxModule):
         return torch.where(attended, torch.sigmoid(scores + (bias[:, None, None] if self.per_head else bias)), 0.0)
 
     def learned(self, numbers: Mapping[str, Any]) -> dict[str, Tensor]:
-        """Return the bias."""
+        """Return the tensor `bias`, if present, in the shape of the parameter."""
         return {key: x.float().expand(self.bias.shape) for key, x in numbers.items()}
 
     def nan_reach(self, scores: Tensor, attended: Tensor) -> Tensor:
-        """Return what becomes NaN: NaN itself, since no element knows of another."""
+        """Return a mask of what becomes NaN: only NaN itself, since elements are independent."""
         return scores.isnan() & attended
 
     def build_constants(self) -> Constants:
-        """Build the constants of each head, or of the layer."""
+        """Build the constants, stacked by head if each has its own bias."""
         if not self.per_head:
             return self.spec.constants(bias=self.bias.item())
         return SigmoidConstants.stack([self.spec.constants(bias=bias) for bias in self.bias.tolist()])
 
     def integer_call(self, constants: Any) -> CodeTableCall:
-        """Return the table of all score codes."""
+        """Return a table of the probability of every score code."""
         return code_table_call(self.spec, constants)
 
     def calibrator(self) -> LogSumCalibrator | None:
-        """Return what sets the bias to minus the mean log-sum of exact softmax; None where it is that of the length."""
+        """Return a calibrator that sets the bias to minus the mean log-sum of softmax; None with bias="length"."""
         if self.spec.bias == "length":
             return None
         return LogSumCalibrator(self, lambda mean: {"bias": -mean})

@@ -1,4 +1,4 @@
-"""The spec of sigmoid attention and its constants: a table of all score codes."""
+"""The spec of sigmoid attention, and its constants: a table over all score codes."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from softmaxkit.methods.sigmoid.module import SigmoidModule
 
 DEFAULT_KEYS = 256
-"""Keys of a row where nobody says how many."""
+"""Row length assumed for the start value if none is known."""
 MOST_SCORE_BITS = 10
-"""Widest score code: the table has an entry for each."""
+"""Widest score code in bits: the table has one entry per code."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class SigmoidConstants(Constants):
 
     Attributes:
         scale: see `Constants`.
-        table: output codes by the raw bits of the score code, so that negative ones follow the positive.
+        table: output codes, indexed by the raw bits of the score code, so negative scores follow the positive ones.
     """
 
     table: Any
@@ -42,18 +42,18 @@ class SigmoidConstants(Constants):
 
 @dataclass(frozen=True)
 class Sigmoid(Spec):
-    """`1 / (1 + exp(-(score + bias)))`: each element on its own, with a bias that is known beforehand.
+    """Sigmoid attention: `1 / (1 + exp(-(score + bias)))`, element-wise, with a bias that is known in advance.
 
     Args:
-        keys: the n of the bias that a model begins with, `-log(n)`; 0 for the model's own number of positions.
-        bias: "length" begins with `-log(n)`, for models trained with it, as the paper does; "fitted" is for softmax
-            models as they are: calibration sets it to minus the mean log-sum of their rows.
-        scores: fixed-point format of scores as they arrive; signed, up to 10 bits.
+        keys: n of the initial bias `-log(n)`; 0 takes the model's number of positions.
+        bias: "length" starts training from `-log(n)`, as in the paper; "fitted" is for existing softmax models, and
+            calibration sets the bias to minus the mean log-sum of their rows.
+        scores: fixed-point format of the incoming scores; signed, up to 10 bits.
         output: format of the probabilities; unsigned.
-        share: one bias for each "head" or each "layer".
+        share: one bias per "head" or per "layer".
 
     Raises:
-        ValueError: a format or size that cannot be.
+        ValueError: a format or size is not supported.
     """
 
     method: ClassVar[str] = "sigmoid"
@@ -77,62 +77,71 @@ class Sigmoid(Spec):
     def __post_init__(self) -> None:
         self._check_fields()
         if not 0 <= self.keys <= 1 << 32:
-            raise ValueError(f"Sigmoid.keys is the number of keys of a row, or 0, not {self.keys}")
+            raise ValueError(f"Sigmoid.keys must be a number of keys from 1 to 2**32, or 0, got {self.keys}")
         if not self.scores.signed or not 2 <= self.scores.bits <= MOST_SCORE_BITS:
             raise ValueError(
-                f"Sigmoid.scores is signed, 2 to {MOST_SCORE_BITS} bits wide, such as Q(5,3), not {self.scores}"
+                f"Sigmoid.scores must be signed and 2 to {MOST_SCORE_BITS} bits wide, such as Q(5,3), got {self.scores}"
             )
         if self.output.signed or not 1 <= self.output.fraction_bits <= 20 or self.output.integer_bits < 0:
             raise ValueError(
-                f"Sigmoid.output is unsigned with 1 to 20 fraction bits, such as UQ(1,15), not {self.output}"
+                f"Sigmoid.output must be unsigned with 1 to 20 fraction bits, such as UQ(1,15), got {self.output}"
             )
 
     @property
     def training(self) -> Training:
-        """Trained from scratch; a fitted bias is for a model of softmax as it is."""
+        """How a model is prepared: trained from scratch, or with a fitted bias only calibrated."""
         return "calibrated" if self.bias == "fitted" else self.trained
 
     @property
     def score_bits(self) -> int:
-        """Width of a score code."""
+        """Width of a score code in bits."""
         return self.scores.bits
 
     def start(self, keys: int) -> dict[str, Any]:
-        """Return `bias` to train from: with it a row of so many scores near 0 sums to about 1."""
+        """Return the initial `bias`, with which a row of `keys` scores near 0 sums to about 1."""
         return {"bias": -math.log(self.keys or max(keys, 1))}
 
     def reference(self, scores: ArrayLike, mask: ArrayLike | None = None, **parameters: Any) -> NDArray[np.float64]:
-        """Return `1 / (1 + exp(-(score + bias)))` in float64.
+        """Compute `1 / (1 + exp(-(score + bias)))` in float64.
 
         Args:
             scores: real scores, (..., keys).
             mask: boolean, True where attended.
-            parameters: `bias`, a number or an array that broadcasts to the scores; left out, that to start from.
+            parameters: `bias`, a number or an array that broadcasts to the scores; the default is `start(keys)`.
+
+        Returns:
+            Probabilities, shape of the scores; 0 where masked.
+
+        Raises:
+            TypeError: a parameter is unknown.
+            ValueError: the bias is not finite, a score is NaN, or the mask does not broadcast.
         """
         values, attended = check_row(scores, mask)
         self.refuse(parameters, self.required)
         bias = self._bias(parameters, values.shape[-1])
-        # Of either sign without overflow.
+        # Avoids overflow for either sign.
         power = np.exp(-np.abs(values + bias))
         return np.where(attended, np.where(values + bias >= 0, 1.0, power) / (1 + power), 0.0)
 
     def _bias(self, parameters: Mapping[str, Any], keys: int) -> Any:
-        """Return the bias as a module learns it, in float32."""
+        """Return the bias rounded to float32, as a module stores it."""
         bias = np.asarray({**self.start(keys), **parameters}["bias"], np.float32)
         if not np.isfinite(bias).all():
-            raise ValueError(f"Sigmoid takes a finite bias, such as -log(512) = -6.24, not {parameters.get('bias')}")
+            raise ValueError(f"Sigmoid requires a finite bias, such as -log(512) = -6.24, got {parameters.get('bias')}")
         return bias.astype(np.float64)
 
     def constants(self, **parameters: Any) -> SigmoidConstants:
         """Build the table of one head.
 
         Args:
-            parameters: `bias`; left out, that for 256 keys.
+            parameters: `bias` (default: `start(256)`).
 
         Raises:
-            ValueError: it is not finite.
+            TypeError: a parameter is unknown.
+            ValueError: the bias is not finite.
         """
         self.refuse(parameters, self.required)
+        self._check_one_head(parameters)
         codes = np.arange(1 << self.score_bits)
         signed = np.where(codes <= self.scores.max_code, codes, codes - len(codes))
         bias = self._bias(parameters, DEFAULT_KEYS)
@@ -141,19 +150,19 @@ class Sigmoid(Spec):
         return SigmoidConstants(encode_scale(self.scores.resolution), table, form=self.constants_form)
 
     def _golden(self, codes: Array, mask: Array | None, constants: SigmoidConstants) -> Array:
-        """Score codes in, output codes out: a look-up."""
+        """Look score codes up in the table."""
         xp = array_namespace(codes)
         outputs = lookup(constants.table, codes & ((1 << self.score_bits) - 1))
         return xp.where(broadcast_mask(codes, mask), outputs, xp.zeros_like(outputs))
 
     def _decode(self, codes: Array, constants: Any) -> Array:
-        """Turn output codes into probabilities."""
+        """Convert output codes to probabilities."""
         return self.output.decode(codes)
 
     def error_bound(
         self, codes: Array, mask: Array | None, constants: Constants, **parameters: Any
     ) -> NDArray[np.float64]:
-        """Bound golden against `reference` with the same bias: half a step of the output, which saturates."""
+        """Bound golden against `reference` with the same bias: half a step of the output, or its saturation."""
         truth = self.reference(self.score_values(codes, constants), mask, **parameters)
         limit = float(self.output.decode(np.asarray(self.output.max_code)))
         return np.where(truth > 0, np.maximum(self.output.resolution / 2, truth - limit), 0.0)
@@ -162,9 +171,13 @@ class Sigmoid(Spec):
         """Return the torch module, which learns the bias.
 
         Args:
-            heads: size of the axis -3 of the scores; None for one bias in all.
-            mode: "float" or "integer".
-            parameters: `bias` to train from, a number or a sequence of one a head (left out: `start(256)`).
+            heads: size of axis -3 of the scores; None shares one bias.
+            mode: "float", "integer" or "fused".
+            parameters: initial `bias`, a single number or a sequence with one per head (default: `start(256)`).
+
+        Raises:
+            TypeError: a parameter is unknown.
+            ValueError: the mode is unknown, or the bias is not finite or has the wrong shape.
         """
         from softmaxkit.methods.sigmoid.module import SigmoidModule
 
@@ -172,16 +185,16 @@ class Sigmoid(Spec):
         return SigmoidModule(self, heads, mode, **parameters)
 
     def examples(self) -> list[Constants]:
-        """Return constants for rows of 256, 16 and 4096 keys."""
+        """Return constants with the biases for rows of 256, 16 and 4096 keys."""
         return [self.constants(bias=-math.log(keys)) for keys in (256, 16, 4096)]
 
     def sample_parameters(self, keys: int, spread: float, largest: float | None = None) -> dict[str, Any]:
-        """Return the bias for so many keys."""
+        """Return the bias for rows of `keys` keys."""
         return self.start(keys)
 
     @classmethod
     def forms(cls) -> list[Form]:
-        """Return the constant table, with 16-bit and with 8-bit outputs."""
+        """Return constant tables with 16-bit and with 8-bit outputs."""
         from softmaxkit.methods.base.forms import Form
 
         narrow = replace(cls(), output=UQ(0, 8))
@@ -189,5 +202,5 @@ class Sigmoid(Spec):
 
     @classmethod
     def variants(cls) -> list[Self]:
-        """Return the paper's bias."""
+        """Return the spec with the paper's bias."""
         return [cls()]

@@ -26,19 +26,20 @@ from softmaxkit.methods.sigmoid.spec import Sigmoid, SigmoidConstants
 
 
 class Unit(SoftmaxUnit):
-    """Sigmoid attention, element-wise: a result leaves a cycle after its score.
+    """Sigmoid attention, element-wise: each result leaves one cycle after its score.
 
     Args:
-        spec: the method.
-        lanes: scores a beat.
-        constants: of one head, baked in; None for a loadable table.
-        max_row: of no consequence here: rows may have any length.
-        depth: registers from score to result: 1.
-        storage: of a loadable table, "flip-flops" or "latches".
-        sets: of loadable tables.
+        spec: the spec.
+        lanes: scores per beat.
+        constants: constants of one head, to bake in; None for a loadable table.
+        max_row: has no effect; rows can have any length.
+        depth: registers from score to result; always 1.
+        storage: storage of a loadable table, "flip-flops" or "latches".
+        sets: number of sets of loadable constants.
 
     Raises:
-        ValueError: sizes that cannot be built.
+        TypeError: the constants belong to another method.
+        ValueError: the sizes cannot be built.
     """
 
     spec: Sigmoid
@@ -64,7 +65,7 @@ class Unit(SoftmaxUnit):
 
     @property
     def result_bits(self) -> int:
-        """Width of a result code."""
+        """Width of a result code in bits."""
         return self.spec.output.bits
 
     def latency(self, length: int) -> int:
@@ -72,15 +73,15 @@ class Unit(SoftmaxUnit):
         return beats(length, self.lanes) - 1 + self.depth
 
     def interval(self, length: int) -> int:
-        """Return the cycles between rows in a stream: a beat a cycle, always."""
+        """Return the cycles between rows in a stream: always one beat per cycle."""
         return beats(length, self.lanes)
 
     def loaded(self, constants: SigmoidConstants) -> dict[str, int | Sequence[int]]:
-        """Return what the registers hold."""
+        """Return the register values for some constants."""
         return {"table": constants.table}
 
     def elaborate(self, platform: object) -> Module:
-        """Build it."""
+        """Build the unit."""
         m = Module()
         busy, hold, scores = Signal(), cast(Any, Const(0)), self.scores
         if self.registers is None:

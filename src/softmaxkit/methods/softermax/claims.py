@@ -13,12 +13,12 @@ from softmaxkit.methods.exact import Exact
 from softmaxkit.methods.softermax.spec import Softermax
 
 WORST_DROP = -0.5
-"""Change in points of the task that loses most, at least."""
+"""Lowest acceptable change of any task, in points."""
 
 ROW = 256
 
 ELEMENT_AREA, ELEMENT_EFFICIENCY = 0.90, 2.35
-"""The paper's ratios of a whole processing element: its area, and how much less energy it takes."""
+"""The paper's ratios for a whole processing element: area, and energy efficiency."""
 
 
 def claims() -> list[Claim]:
@@ -28,8 +28,8 @@ def claims() -> list[Claim]:
             id="softermax-1",
             place="abstract, hardware evaluation",
             claim=(
-                "A processing element with Softermax takes less energy and area than one with softmax in FP16; so do "
-                "the parts of the unit, unnormalised and normalisation."
+                "A processing element with Softermax uses less energy and area than one with softmax in FP16; so do "
+                "the unnormalised part and the normalisation part of the unit."
             ),
             published=f"element: {ELEMENT_EFFICIENCY:.2f}x energy efficiency at {ELEMENT_AREA:.2f}x area; "
             + "; ".join(
@@ -47,8 +47,8 @@ def claims() -> list[Claim]:
             id="softermax-2",
             place="accuracy evaluation",
             claim=(
-                "Fine-tuned in its integers, with 8-bit weights and activations, BERT keeps or betters the accuracy of "
-                "the 8-bit baseline."
+                "Fine-tuned with its integers and with 8-bit weights and activations, BERT matches or exceeds the "
+                "accuracy of the 8-bit baseline."
             ),
             published="mean change +0.9 and +0.7 points (Base, Large), worst task less than 0.5 down",
             judge=judge_tasks,
@@ -61,7 +61,7 @@ def claims() -> list[Claim]:
         Claim(
             id="softermax-3",
             place="algorithm",
-            claim="An integer maximum goes along with the sum: one pass fewer, and shifts alone renormalise.",
+            claim="The integer maximum is computed along with the sum: one pass fewer, renormalised only by shifts.",
             published="one pass fewer",
             judge=judge_passes,
             measure=measure_passes,
@@ -70,7 +70,7 @@ def claims() -> list[Claim]:
 
 
 def judge_parts(papers: Record, element: Record) -> Finding:
-    """Judge softermax-1 by the parts of the unit, and by an engine as wide as the paper's element."""
+    """Judge softermax-1 by the parts of the unit, and by an engine of the width of the paper's element."""
     parts, reached = [], []
     for ratio in results_of(papers, method=Softermax.method):
         reached += [ratio[f"{cost}_ratio"] <= float(ratio[f"paper_{cost}"]) for cost in ("area", "energy")]
@@ -81,24 +81,24 @@ def judge_parts(papers: Record, element: Record) -> Finding:
     parts.insert(0, f"element: {area:.2f}x area, {energy:.2f}x energy")
     why = (
         "Our element is an engine of 32 keys by 32 channels with its arrays, buffers and row memory, without DRAM, on "
-        "BERT-base with rows of 384; the parts are of one lane, rows of 256; all in sky130, beside our own softmax in "
-        "FP16. The paper's are 32 wide in 7 nm, beside a DesignWare one. A smaller rival makes larger ratios, and "
-        "buffers take most of our element."
+        "BERT-base with rows of 384; the parts have one lane, for rows of 256; all in sky130, compared with our own "
+        "softmax in FP16. The paper's are 32 wide in 7 nm, compared with a DesignWare one. A smaller rival makes "
+        "larger ratios, and buffers take up most of our element."
     )
     return Finding("; ".join(parts), "reproduced" if all(reached) else "not reproduced", why)
 
 
 def _without_dram(result: Mapping[str, Any]) -> float:
-    """Return the energy of a chip without that of its DRAM, which is no part of an element."""
+    """Return the energy of a chip without its DRAM, which does not belong to an element."""
     return float(result["energy_uj"] - result["energy_uj_by_part"]["DRAM"])
 
 
 def judge_tasks(*records: Record) -> Finding:
-    """Judge softermax-2 by the paper's own form, to base 2, against exact softmax with the same 8-bit layers."""
+    """Judge softermax-2 by the paper's form, to base 2, against exact softmax with the same 8-bit layers."""
     tasks: dict[str, list[float]] = {}
     for record in records:
         if not record["inputs"]["eight_bit"]:
-            raise ValueError("its linear layers are not of 8 bits")
+            raise ValueError("the linear layers of the record are not 8-bit")
         for result in results_of(record, method=Softermax.method, variant="", mode="integer", trained="fine-tuned"):
             tasks.setdefault(result["task"], []).append(result["change_points"])
     changes = {task: Figure.of(values) for task, values in tasks.items()}
@@ -110,15 +110,15 @@ def judge_tasks(*records: Record) -> Finding:
     count = next(iter(changes.values())).runs
     measured = f"change in points: {', '.join(parts)}; {records[0]['inputs']['model']['name']}, {seeds_of(count)}"
     why = (
-        "A smaller encoder and two tasks, fine-tuned on 1,500 examples; the paper has BERT, SQuAD, eight tasks of GLUE "
-        "and their whole training sets. With log2(e) folded into the scores, which the paper leaves out, the loss is "
-        "mostly gone (docs/accuracy.md)."
+        "A smaller encoder and two tasks, fine-tuned on 1,500 examples; the paper uses BERT, SQuAD and eight GLUE "
+        "tasks with their full training sets. With log2(e) folded into the scores, which the paper leaves out, most of "
+        "the loss disappears (docs/accuracy.md)."
     )
     return Finding(measured, "reproduced" if holds else "not reproduced", why)
 
 
 def measure_passes() -> dict[str, Any]:
-    """Compare one pass with two, the row's maximum first, over random rows; count the units' cycles and multipliers."""
+    """Compare one pass with two (maximum first) over random rows; count cycles and multipliers of the units."""
     from amaranth.back import rtlil
 
     spec = Softermax()
@@ -140,19 +140,19 @@ def measure_passes() -> dict[str, Any]:
 
 
 def judge_passes(record: Record) -> Finding:
-    """Judge softermax-3: pass and multipliers have to be gone, and not be paid for by more than one step of output."""
+    """Judge softermax-3: the pass and the multipliers must be gone, at the cost of at most one output step."""
     (result,) = record["results"]
     cycles, multipliers = result["first_result_cycles"], result["front_multipliers"]
     fewer = (cycles[Exact.method] - cycles[Softermax.method]) / result["row"]
     measured = (
         f"first result of a row of {result['row']} {fewer:.2f} passes before our softmax in FP16; "
-        f"{multipliers[Softermax.method]} multipliers keep maximum and sum, {multipliers[Exact.method]} in our online "
-        f"softmax in FP16; against taking the maximum first, {result['different']:,} of {result['compared']:,} outputs "
-        f"differ, by up to {result['off_max_lsb']} of 128 steps"
+        f"{multipliers[Softermax.method]} multipliers for maximum and sum, {multipliers[Exact.method]} in our online "
+        f"softmax in FP16; compared with computing the maximum first, {result['different']:,} of "
+        f"{result['compared']:,} outputs differ, by up to {result['off_max_lsb']} of 128 steps"
     )
     holds = round(fewer) >= 1 and multipliers[Softermax.method] == 0 and result["off_max_lsb"] <= 1
     why = (
-        "Cycles and multipliers of our units with one lane, with the paper's 2 fraction bits, where a power of two is "
-        "a table; integers of random rows. A shift is rounded, so that the order of slices is part of the result."
+        "Cycles and multipliers of our one-lane units, with the paper's 2 fraction bits, for which a power of two is a "
+        "table; integers of random rows. Shifts are rounded, so the result depends on the order of slices."
     )
     return Finding(measured, "reproduced" if holds else "not reproduced", why)

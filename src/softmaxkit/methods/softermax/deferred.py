@@ -1,4 +1,4 @@
-"""Softermax with the division last: weights relative to the maximum so far, and the reciprocal of the row's sum."""
+"""Softermax with deferred division: weights relative to the running maximum, and the reciprocal of the row's sum."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from softmaxkit.methods.softermax.powers import whole_shape
 from softmaxkit.methods.softermax.spec import Softermax
 
 FACTORS = 5
-"""Reciprocals that wait for the sums of their rows, where each row is a beat and the next follows in the next cycle."""
+"""Queue length for reciprocals: enough for rows of one beat each in successive cycles."""
 
 
 class Beat(NamedTuple):
     """A beat of powers, and the maximum of their slice.
 
     Attributes:
-        powers: in the unnormalised format.
-        local: the slice's integer maximum.
-        ends: the beat ends its slice.
-        last: the beat ends its row.
+        powers: one per lane, in the unnormalised format.
+        local: integer maximum of the slice.
+        ends: set on the last beat of a slice.
+        last: set on the last beat of a row.
     """
 
     powers: list[Value]
@@ -39,18 +39,18 @@ class Beat(NamedTuple):
 
 
 class Deferred(DeferredUnit):
-    """Powers of two leave as weights as soon as the maximum of their slice is known; a reciprocal follows its row.
+    """Powers of two leave as weights once the maximum of their slice is known; the reciprocal follows the row.
 
     Args:
-        spec: the method, with the maximum "online".
-        lanes: positions a beat; a divisor of the slice width.
-        max_row: scores of the longest row.
-        depth: registers from scores to weights, those of a slice that waits not counted: 2.
-        storage: of no consequence: no rows wait.
-        pace: of no consequence: it takes a beat a cycle.
+        spec: the spec, with maximum="online".
+        lanes: positions per beat; a divisor of the slice width.
+        max_row: number of scores in the longest row.
+        depth: registers from scores to weights, excluding those of a waiting slice; always 2.
+        storage: has no effect, since no rows wait.
+        pace: has no effect, since the unit accepts a beat every cycle.
 
     Raises:
-        ValueError: sizes that cannot be built, or a spec without this form.
+        ValueError: the sizes cannot be built, or the spec does not support deferred division.
     """
 
     spec: Softermax
@@ -82,7 +82,7 @@ class Deferred(DeferredUnit):
         super().__init__(spec, lanes, max_row, storage, spec.output.bits, whole.width, layout)
 
     def elaborate(self, platform: object) -> Module:
-        """Build it."""
+        """Build the unit."""
         m = Module()
         m.submodules.reciprocal = reciprocal = self.reciprocal
         m.d.comb += [
@@ -92,7 +92,7 @@ class Deferred(DeferredUnit):
             reciprocal.sink.ready.eq(self.factors.ready),
         ]
         pipe, beat = self._powers(m)
-        # A beat goes on to the weights and to the sum at once.
+        # A beat moves to the weights and to the sum in the same cycle.
         total = stream.Signature(self.spec.power_sum.bits).create(path=("total",))
         sums = Pipeline(m, "sum", pipe.valid & is_free(self.weights), total, ())
         weights = Pipeline(m, "weights", pipe.valid & is_free(total), self.weights, ())
@@ -114,7 +114,7 @@ class Deferred(DeferredUnit):
         return m
 
     def _powers(self, m: Module) -> tuple[Any, Beat]:
-        """Hold scores back until the maximum of their slice is known, and return the stream of their powers."""
+        """Hold scores until the maximum of their slice is known; return the stream of their powers and its beat."""
         spec, scores, lanes = self.spec, self.scores, range(self.lanes)
         m.submodules.gather = gather = self.gather
         candidates = [Mux(scores.p.mask[lane], scores.p.codes[lane], spec.input.min_code) for lane in lanes]
@@ -141,7 +141,7 @@ class Deferred(DeferredUnit):
         return powered, Beat([beat.powers[lane] for lane in lanes], beat.local, beat.ends, beat.last)
 
     def _whole(self, m: Module, code: Value) -> Value:
-        """Round a score up (or down) to a whole number, saturating at the format's largest."""
+        """Round a score up (or down) to an integer, saturating at the largest integer of the format."""
         spec, bits = self.spec, self.spec.input.fraction_bits
         whole = code >> bits
         if spec.integer_maximum == "ceil" and bits:
@@ -165,7 +165,7 @@ class Deferred(DeferredUnit):
         return named(m, name, Mux(mask, saturate(m, f"{name}_saturated", shifted, spec.unnormalised.bits), 0))
 
     def _weights(self, m: Module, beat: Beat, lag: Value) -> list[Value]:
-        """Return powers in the output format, relative to the maximum so far."""
+        """Return powers in the output format, relative to the running maximum."""
         spec = self.spec
         change = spec.unnormalised.fraction_bits - spec.output.fraction_bits
         lowered = [
@@ -175,7 +175,7 @@ class Deferred(DeferredUnit):
         return [saturate(m, f"weight{lane}", each, spec.output.bits) for lane, each in enumerate(lowered)]
 
     def _sum(self, m: Module, pipe: Pipeline, beat: Beat, rise: Value, lag: Value) -> None:
-        """Sum the powers of a slice exactly, and join the slices of a row."""
+        """Sum the powers of each slice exactly, and accumulate the slices of a row."""
         spec, bits = self.spec, self.spec.power_sum.bits
         added = adder_tree(m, "added", beat.powers)
         kept = Signal(len(added) + (self.slice_beats - 1).bit_length(), name="slice_sum", reset_less=True)

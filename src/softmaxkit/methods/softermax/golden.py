@@ -1,4 +1,4 @@
-"""The integers of Softermax."""
+"""Golden model of Softermax."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def golden(spec: Softermax, codes: Array, mask: Array | None) -> Array:
-    """Normalise rows of input codes (int64, rows along the last axis); masked and all-masked give 0."""
+    """Normalise rows of input codes, int64 (..., keys); masked positions and fully masked rows give 0."""
     xp = array_namespace(codes)
     attended = broadcast_mask(codes, mask)
     keys = codes.shape[-1]
@@ -38,7 +38,7 @@ def golden(spec: Softermax, codes: Array, mask: Array | None) -> Array:
 
 
 def sliced_powers(spec: Softermax, codes: Array, attended: Array) -> tuple[Array, Array]:
-    """Return powers that refer to the maximum of their slice, and that maximum.
+    """Return powers relative to the maximum of their slice, and these maxima.
 
     Args:
         spec: the spec.
@@ -46,7 +46,8 @@ def sliced_powers(spec: Softermax, codes: Array, attended: Array) -> tuple[Array
         attended: boolean, the same shape.
 
     Returns:
-        int64 (..., slices, slice_width), 0 where masked and beyond the row; and int64 (..., slices, 1).
+        The powers, int64 (..., slices, slice_width), 0 where masked or beyond the row; and the integer maximum of each
+        slice, int64 (..., slices, 1).
     """
     xp = array_namespace(codes)
     lowest = spec.input.min_code >> spec.input.fraction_bits
@@ -64,10 +65,10 @@ def sliced_powers(spec: Softermax, codes: Array, attended: Array) -> tuple[Array
 
 
 def deferred(spec: Softermax, codes: Array, mask: Array | None) -> DeferredRows:
-    """Return rows whose division comes last; powers become weights in the output format.
+    """Compute rows with deferred division, with the powers as weights in the output format.
 
     Raises:
-        ValueError: the spec has no such form.
+        ValueError: the spec does not support deferred division.
     """
     xp = array_namespace(codes)
     check_deferred(spec)
@@ -86,24 +87,25 @@ def deferred(spec: Softermax, codes: Array, mask: Array | None) -> DeferredRows:
 
 
 def deferred_places(spec: Softermax) -> int:
-    """Return the bits that a sum of weighted values times a mantissa has below the values, the exponent apart."""
+    """Return the fraction bits of (sum of weighted values) * mantissa beyond the values' own, without the exponent."""
     return spec.output.fraction_bits + spec.reciprocal.fraction_bits - spec.power_sum.fraction_bits
 
 
 def check_deferred(spec: Softermax) -> None:
-    """Refuse a spec whose division cannot come last.
+    """Check that a spec supports deferred division.
 
     Raises:
-        ValueError: its maximum is that of the whole row, or its sum is finer than weights and reciprocal together.
+        ValueError: its maximum is that of the whole row, or its sum has more fraction bits than weights and reciprocal
+            together.
     """
     if spec.maximum != "online":
         raise ValueError(
-            'Softermax with its division last takes maximum="online"; "global" is known with the whole row'
+            'Softermax with deferred division requires maximum="online"; "global" is known only after the whole row'
         )
     if deferred_places(spec) < 0:
         raise ValueError(
-            f"Softermax with its division last needs a power_sum of at most "
-            f"{spec.output.fraction_bits + spec.reciprocal.fraction_bits} fraction bits, not {spec.power_sum}"
+            "Softermax with deferred division requires a power_sum of at most "
+            f"{spec.output.fraction_bits + spec.reciprocal.fraction_bits} fraction bits, got {spec.power_sum}"
         )
 
 
@@ -115,7 +117,7 @@ def integer_maximum_candidates(spec: Softermax, codes: Array) -> Array:
 
 
 def power_of_two(spec: Softermax, codes: Array, whole: Array) -> Array:
-    """Return `2**(score - whole)` in the unnormalised format: fraction from the table, integer by a shift."""
+    """Return `2**(score - whole)` in the unnormalised format: its fraction from the table, its integer by a shift."""
     difference = codes - (whole << spec.input.fraction_bits)
     fraction = difference & ((1 << spec.input.fraction_bits) - 1)
     shift = -(difference >> spec.input.fraction_bits)
@@ -123,15 +125,15 @@ def power_of_two(spec: Softermax, codes: Array, whole: Array) -> Array:
 
 
 def running_sum(spec: Softermax, local: Array, sums: Array) -> tuple[Array, Array]:
-    """Join slices in order.
+    """Accumulate slices in order.
 
     Args:
         spec: the spec.
-        local: integer maximum of each slice, shape (..., slices).
+        local: integer maximum of each slice, int64 (..., slices).
         sums: exact sum of each slice's powers, same shape.
 
     Returns:
-        The integer maximum of the row and its sum in the `power_sum` format, both (...).
+        The integer maximum of the row and its sum in the `power_sum` format, both int64 (...).
     """
     xp = array_namespace(local)
     change = spec.unnormalised.fraction_bits - spec.power_sum.fraction_bits
@@ -139,9 +141,9 @@ def running_sum(spec: Softermax, local: Array, sums: Array) -> tuple[Array, Arra
     total = xp.zeros_like(highest)
     for index in range(local.shape[-1]):
         risen = xp.maximum(highest, local[..., index])
-        kept = shift_right(total, risen - highest, spec.rounding)
+        rescaled = shift_right(total, risen - highest, spec.rounding)
         added = shift_right(sums[..., index], risen - local[..., index] + change, spec.rounding, least=change)
-        highest, total = risen, spec.power_sum.saturate(kept + added)
+        highest, total = risen, spec.power_sum.saturate(rescaled + added)
     return highest, total
 
 
@@ -158,7 +160,7 @@ def normalise(spec: Softermax, power: Array, total: Array) -> Array:
 
 
 def _flat(values: Array) -> Array:
-    """Join the last two axes."""
+    """Merge the last two axes."""
     return array_namespace(values).reshape(values, (*values.shape[:-2], values.shape[-2] * values.shape[-1]))
 
 

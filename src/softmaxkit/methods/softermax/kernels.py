@@ -1,4 +1,4 @@
-"""Golden of Softermax by its native kernel."""
+"""Parameters of the Softermax integer kernel, native and on GPUs."""
 
 from __future__ import annotations
 
@@ -24,20 +24,21 @@ class SoftermaxCall(KernelCall):
     """Softermax, slice by slice.
 
     Attributes:
-        scale, lowest, highest: real score scale, and the codes that scores saturate to.
-        fraction_bits: of the input.
-        ceil: are whole maxima rounded up?
-        rounding: of all the rest.
-        powers: int32, a 0, then the powers of scores less a whole maximum, for codes from `least_difference` on.
-        least_difference: the code of the first power.
-        slice_width: positions that are summed together.
-        sum_places: fraction bits that powers have more than their sum.
+        scale, lowest, highest: real score scale, and the codes at which scores saturate.
+        fraction_bits: fraction bits of the input.
+        ceil: whether integer maxima are rounded up.
+        rounding: rounding of everything else.
+        powers: int32: a 0 for masked scores, then the powers by difference of score code and integer maximum, from
+            `least_difference` up.
+        least_difference: difference of the first power.
+        slice_width: positions that are summed exactly.
+        sum_places: fraction bits of the powers minus those of their sum.
         sum_limit: largest code of the sum.
-        reciprocal: of the sum.
-        places: fraction bits that power * mantissa has more than the output, the reciprocal's exponent apart.
+        reciprocal: table of the reciprocal of the sum.
+        places: fraction bits of power * mantissa minus those of the output, without the reciprocal's exponent.
         limit: largest output code.
-        step: of the output.
-        narrow: do products fit 32-bit lanes?
+        step: resolution of the output.
+        narrow: whether products fit 32-bit lanes.
     """
 
     name = "softermax"
@@ -75,14 +76,15 @@ class SoftermaxCall(KernelCall):
 
 
 def integer_call(spec: Softermax, constants: Constants) -> SoftermaxCall | None:
-    """Tabulate golden's powers over all differences of a score and a whole maximum.
+    """Tabulate golden's powers over all differences of a score code and an integer maximum.
 
-    None where products are too wide, or where heads have score scales of their own.
+    Returns:
+        The call; None if products are too wide, or heads have different score scales.
     """
     lowest, highest = spec.score_range()
     scale = constants.real_scale
     bits = spec.input.fraction_bits
-    # From the lowest score below the highest whole maximum to just below 1 above its own, where whole ones saturate.
+    # From the lowest score under the highest maximum, up to less than 1 above a maximum that is saturated.
     least = lowest - (highest >> bits << bits)
     difference = torch.arange(least, 1 << bits, device="cpu")
     powers = power_of_two(spec, difference, torch.zeros_like(difference)).int()
@@ -104,7 +106,7 @@ def integer_call(spec: Softermax, constants: Constants) -> SoftermaxCall | None:
         rounding=spec.rounding,
         powers=torch.nn.functional.pad(powers, (1, 0)),
         least_difference=least,
-        # One slice of all keys is one exact sum over the global maximum.
+        # A single slice of all keys gives one exact sum relative to the global maximum.
         slice_width=spec.slice_width if spec.maximum == "online" else (1 << 62),
         sum_places=spec.unnormalised.fraction_bits - spec.power_sum.fraction_bits,
         sum_limit=spec.power_sum.max_code,

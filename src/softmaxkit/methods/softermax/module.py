@@ -1,4 +1,4 @@
-"""Softermax as a torch module."""
+"""The torch module of Softermax."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ if TYPE_CHECKING:
 
 
 class SoftermaxModule(SoftmaxModule):
-    """Softmax to base 2; in integer mode the fixed-point unit.
+    """Computes softmax to base 2, or in integer mode the integers of the fixed-point unit.
 
-    Gradients of the integer mode are those of base-2 softmax at the scores clamped to the input format, so that a
-    saturated score gets none (Softermax-aware fine-tuning, section 4 of the paper).
+    The integer mode has the gradient of base-2 softmax at the scores clamped to the input format, so that a saturated
+    score gets none (Softermax-aware fine-tuning, section 4 of the paper).
     """
 
     spec: Softermax
 
     def float_forward(self, scores: Tensor, attended: Tensor) -> Tensor:
-        """Compute masked softmax to base 2, or e where log2(e) is folded."""
+        """Compute masked softmax to base 2, or e with `log2e`."""
         return masked_softmax(scores * math.log(self.spec.base), attended)
 
     @property
     def softmax_base(self) -> float:
-        """The float form is softmax to the base of the powers."""
+        """Base of the float form: 2, or e with `log2e`."""
         return self.spec.base
 
     def row_call(self, device: torch.device) -> RowCall | None:
-        """Return softmax to the base, which has a kernel on GPUs alone."""
+        """Return the kernel of softmax to this base, which exists only on GPUs."""
         return RowCall("softmax_to_base", (self.spec.base,)) if runs_on_gpu(device) else None
 
     def integer_call(self, constants: Any) -> IntegerCall | None:
-        """Return the kernel of the fixed-point integers; None where products are too wide for it."""
+        """Return the kernel of the integer form; None if its products are too wide."""
         return integer_call(self.spec, constants)

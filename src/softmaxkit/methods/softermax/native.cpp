@@ -1,4 +1,4 @@
-// Softermax in integers: powers of two from a table, a running sum over slices, a reciprocal.
+// Softermax integer kernel: powers of two from a table, a running sum over slices, a reciprocal.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/vector.h>
 
@@ -11,19 +11,19 @@ namespace softmaxkit {
 struct IntegerSoftermax {
     ScoreCodes codes;
     int fraction_bits;      // of the input
-    bool ceil, nearest;     // how whole maxima are rounded, and all the rest
-    const int32_t* powers;  // the 0 of masked scores; then by code less whole maximum, from `least_difference` on
+    bool ceil, nearest;     // rounding of integer maxima, and of everything else
+    const int32_t* powers;  // a 0 for masked scores; then by code minus integer maximum, from `least_difference` up
     int32_t least_difference;
     int64_t slice_width;
-    int sum_places;  // fraction bits that powers have more than their sum
+    int sum_places;  // fraction bits of the powers minus those of their sum
     int64_t sum_limit;
     Reciprocal reciprocal;
-    int64_t places;  // fraction bits that a product has more than the output, the reciprocal's exponent apart
+    int64_t places;  // fraction bits of a product minus those of the output, without the reciprocal's exponent
     int64_t limit;   // largest output code
     double step;     // of the output
 };
 
-// `Product` holds power * mantissa with four bits to spare, and is not signed.
+// `Product` is unsigned and holds power * mantissa with at least four spare bits.
 template <class Product>
 class IntegerSoftermaxRow {
 public:

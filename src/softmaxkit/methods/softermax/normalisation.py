@@ -1,4 +1,4 @@
-"""The Normalisation Unit: shift to the row's maximum, reciprocal of its sum, and product."""
+"""The Normalisation Unit: shift to the row's maximum, reciprocal of the sum, and product."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ from softmaxkit.methods.softermax.spec import Softermax
 
 
 def has_plain_reciprocal(spec: Softermax) -> bool:
-    """Return whether the reciprocal is a plain table."""
+    """Return whether the reciprocal is a plain table, without interpolation."""
     return spec.reciprocal_table.table.input_bits <= PLAIN_BITS
 
 
 class NormalisationUnit(wiring.Component):
-    """Shift to the row's maximum, reciprocal of its sum, and product: the part that many processing elements share.
+    """Shift to the row's maximum, reciprocal of the sum, and product: the part shared by many processing elements.
 
     Args:
-        spec: the method.
-        lanes: positions a beat.
-        max_row: scores of the longest row.
-        registers: cuts that hold a register.
-        queue: reciprocals that can wait for the powers of their rows.
+        spec: the spec.
+        lanes: positions per beat.
+        max_row: number of scores in the longest row.
+        registers: the cuts that have a register.
+        queue: number of reciprocals that can wait for the powers of their rows.
 
     Attributes:
-        totals: stream in, of `total_layout`, one a row.
-        powers: stream in, of `waiting_layout`.
-        results: stream out, of `result_layout`.
+        totals: input stream of `total_layout`, one per row.
+        powers: input stream of `waiting_layout`.
+        results: output stream of `result_layout`.
     """
 
     def __init__(self, spec: Softermax, lanes: int, max_row: int, registers: Set[str], queue: int = 2) -> None:
@@ -68,7 +68,7 @@ class NormalisationUnit(wiring.Component):
         )
 
     def elaborate(self, platform: object) -> Module:
-        """Build it."""
+        """Build the unit."""
         m = Module()
         spec, powers = self.spec, self.powers
         m.submodules.reciprocal = reciprocal = self.reciprocal
@@ -91,11 +91,11 @@ class NormalisationUnit(wiring.Component):
         return m
 
     def _by_entry(self, m: Module, products: Products, found: Any) -> list[Value]:
-        """Return results as shifted products of entries, which a row's mantissa settles for all of it."""
+        """Return results as shifted products of table entries and mantissa, computed once for the whole row."""
         spec, beat = self.spec, self.powers.p
         fraction, online = spec.input.fraction_bits, spec.maximum == "online"
         entries = [self._product(m, products, index, found.mantissa) for index in range(len(products.quarters))]
-        # A mantissa of 1 that is taken for 1/2 is shifted by one place less.
+        # A mantissa of 1 that is treated as 1/2 is shifted by one place less.
         less = Array([found.mantissa[-1] & (not wires) for wires in products.wires])
         highest = found.tag.as_signed() if online else Const(0)
         reference = named(m, "reference", highest + found.exponent - spec.power_sum.fraction_bits)
@@ -138,7 +138,7 @@ class NormalisationUnit(wiring.Component):
     def _corrected(
         self, correction: Correction, kinds: Kinds | None, found: Any, entry: Value, local: Value, places: Value
     ) -> Value:
-        """Return whether a result is rounded the other way; `local` is its distance in its slice, or the kind of it."""
+        """Return whether a result is rounded the other way; `local` is the distance in its slice, or its kind."""
         bits, one = self.spec.reciprocal.fraction_bits - 1, found.mantissa[-1]
         row = (found.mantissa[:bits] == correction.mantissa % (1 << bits)) & (found.exponent == correction.exponent)
         if correction.mantissa % (1 << bits) == 0:
@@ -155,8 +155,8 @@ class NormalisationUnit(wiring.Component):
         """Multiply powers by the row's mantissa."""
         spec, powers = self.spec, self.powers
         lanes = self._shifted(m, found.tag)
-        # A mantissa is 1 or one of (1/2, 1], of whose bits only the lowest are unknown: take both for one of [1, 2). No
-        # sum but 0, whose powers are 0 as well, has its exponent below `least`.
+        # A mantissa is 1 or in (1/2, 1) with a known leading bit; treat both as in [1, 2). Only the sum 0, whose powers
+        # are all 0, has an exponent below `least`.
         mantissa, one = found.mantissa[:-2], found.mantissa[-1]
         exponent = named(m, "exponent", found.exponent - (self.least - 1) - one)
         exponent = exponent.as_unsigned()[: (spec.power_sum.bits - self.least).bit_length()]
@@ -184,7 +184,7 @@ class NormalisationUnit(wiring.Component):
         pipe.finish(Cat(*results, last))
 
     def _shifted(self, m: Module, highest: Value) -> list[tuple[Value, Value]]:
-        """Shift powers from their slices' maxima to that of the row; return floor and what rounding adds."""
+        """Shift powers from the maxima of their slices to that of the row; return each floor and its rounding bit."""
         spec, beat = self.spec, self.powers.p
         powers = [beat.powers[lane] for lane in range(self.lanes)]
         if spec.maximum == "global":

@@ -1,4 +1,4 @@
-"""What stands for a power of two on its way through a unit: the power, or what it is made from."""
+"""Representation of a power of two inside a unit: the power itself, or the table entry and distance that define it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from softmaxkit.methods.softermax.spec import Softermax
 
 
 def slices_of(spec: Softermax, lanes: int) -> Slices:
-    """Return how slices lie in beats; with the global maximum, every beat counts as one."""
+    """Return how slices align with beats; with the global maximum, each beat counts as one slice."""
     return slices(spec.slice_width, lanes) if spec.maximum == "online" else Slices(1, 1)
 
 
@@ -29,7 +29,7 @@ def whole_shape(spec: Softermax) -> Shape:
 
 
 def summed_bits(spec: Softermax) -> int:
-    """Return the bits of what a power is summed from: itself, or a table entry and the distance that shifts it."""
+    """Return the width of a power as it is summed: that of the power, or of a table entry and its distance."""
     if products_of(spec) is None:
         return spec.unnormalised.bits
     return spec.input.fraction_bits + (spec.unnormalised.bits + 1).bit_length()
@@ -38,8 +38,8 @@ def summed_bits(spec: Softermax) -> int:
 def codes_wait(spec: Softermax, lanes: int) -> bool:
     """Return whether a score waits for the end of its row as its code and the kind of its distance.
 
-    Else its power does, or an entry and a distance with the maximum of its slice, which takes fewer bits where several
-    lanes share it.
+    Otherwise it waits as its power, or as entry and distance together with the maximum of its slice, which takes fewer
+    bits if many lanes share that maximum.
     """
     products = products_of(spec)
     slices = slices_of(spec, lanes)
@@ -50,12 +50,12 @@ def codes_wait(spec: Softermax, lanes: int) -> bool:
 
 
 def kind_bits(products: Products) -> int:
-    """Return the bits of the kind of a distance, the highest of which is that of a masked score."""
+    """Return the width of the kind of a distance; the highest kind marks a masked score."""
     return (1 + max(max(kinds) for kinds in products.kinds())).bit_length()
 
 
 def waiting_bits(spec: Softermax, lanes: int) -> int:
-    """Return the bits of what of a score waits for the end of its row."""
+    """Return the width of a score's entry in the row buffer."""
     products = products_of(spec)
     if products is None:
         return spec.unnormalised.bits
@@ -63,27 +63,33 @@ def waiting_bits(spec: Softermax, lanes: int) -> int:
 
 
 def _code_bits(spec: Softermax, products: Products) -> int:
-    """Return the bits of a code and the kind of its distance."""
+    """Return the width of a code and the kind of its distance."""
     return spec.input.bits + kind_bits(products)
 
 
 def _entry_bits(spec: Softermax, products: Products) -> int:
-    """Return the bits of an entry and a distance."""
-    # Farthest of all is far enough for a row with nothing in it, too, whose exponent is 0.
+    """Return the width of an entry and a distance."""
+    # The farthest distance also suffices for a fully masked row, whose exponent is 0.
     farthest = max(products.distances, products.limit + spec.power_sum.fraction_bits)
     return spec.input.fraction_bits + farthest.bit_length()
 
 
 def waiting_layout(spec: Softermax, lanes: int) -> data.StructLayout:
-    """Return what there is of a beat in the row buffer."""
+    """Return the layout of a beat in the row buffer."""
     return power_layout(spec, lanes, waiting_bits(spec, lanes), 0 if codes_wait(spec, lanes) else None)
 
 
 def power_layout(spec: Softermax, lanes: int, bits: int, maxima: int | None = None) -> data.StructLayout:
-    """Return what there is of a beat behind the maxima of its slices.
+    """Return the layout of a beat after the maxima of its slices are known.
 
-    `powers` of each lane, of so many bits; `last`; and `maxima`, the integer maximum that the powers of each slice
-    refer to, of which there is none where a whole row has the one maximum. `maxima` says how many there are else.
+    Args:
+        spec: the spec.
+        lanes: positions per beat.
+        bits: width of each lane of `powers`.
+        maxima: number of integer maxima in the beat; None for one per slice, or none with the global maximum.
+
+    Returns:
+        The fields `powers`, one per lane; `last`; and `maxima`, to which the powers of each slice are relative.
     """
     if maxima is None:
         maxima = slices_of(spec, lanes).a_beat if spec.maximum == "online" else 0
@@ -92,10 +98,10 @@ def power_layout(spec: Softermax, lanes: int, bits: int, maxima: int | None = No
 
 
 def power_of(m: Module, name: str, spec: Softermax, code: Value, masked: Value, whole: Value) -> Value:
-    """Return what the power `2**(score - whole)` is summed from; masked ones are 0, or too far away to count."""
-    above = max(spec.input.fraction_bits - len(code), 0)  # bits of the fraction that a narrow code leaves to its sign
+    """Return `2**(score - whole)` as it is summed; masked powers are 0, or get a distance too large to count."""
+    above = max(spec.input.fraction_bits - len(code), 0)  # fraction bits above a narrow code, filled with its sign
     fraction = Cat(code, code[-1].replicate(above))[: spec.input.fraction_bits]
-    # No score that counts is above the maximum by 1 or more.
+    # No attended score exceeds the maximum by 1 or more.
     distance = named(m, f"{name}_distance", (whole - (code >> spec.input.fraction_bits))[: len(whole)]).as_unsigned()
     if products_of(spec) is None:
         value = line(m, f"{name}_line", spec.power_table, fraction, spec.rounding)
@@ -108,7 +114,7 @@ def power_of(m: Module, name: str, spec: Softermax, code: Value, masked: Value, 
 
 
 def summand(m: Module, name: str, spec: Softermax, power: Value) -> Value:
-    """Return the power in its format; from an entry and a distance, by a table of all of them."""
+    """Return a power in its format; an entry and a distance are converted by a table."""
     if products_of(spec) is None:
         return power
     fraction = spec.input.fraction_bits
@@ -118,24 +124,24 @@ def summand(m: Module, name: str, spec: Softermax, power: Value) -> Value:
 
 
 def waiting(m: Module, name: str, spec: Softermax, power: Value) -> Value:
-    """Return what of a power waits: where it is the distance, those that make every result 0 are all the same."""
+    """Return a power as it waits in the row buffer; all distances at which every result is 0 become the same."""
     products = products_of(spec)
     if products is None:
         return power
     fraction, distance = power[: spec.input.fraction_bits], power[spec.input.fraction_bits :]
     bits = _entry_bits(spec, products) - len(fraction)
     far = distance >= products.distances
-    # The fraction too, which may be unknown where a score is masked.
+    # Also the fraction, which may be undefined if the score is masked.
     return named(m, name, Cat(fraction, resized(distance, bits)) | far.replicate(len(fraction) + bits))
 
 
 def kind_of(m: Module, name: str, spec: Softermax, power: Value) -> Value:
-    """Return the kind of a distance, by entry and distance; one that is too far for any result counts as masked."""
+    """Look up the kind of a distance by entry and distance; one too far for any result but 0 counts as masked."""
     products = products_of(spec)
     assert products is not None
     masked = (1 << kind_bits(products)) - 1
     distances = 1 << len(power) - spec.input.fraction_bits
-    # What is far is told by few bits; the farthest of all is that of masked scores.
+    # The threshold is a power of two, so that few bits decide; the largest distance marks masked scores.
     near = min(1 << (products.distances - 1).bit_length(), distances - 1)
     kinds = [
         kinds[distance] if distance < products.distances else kinds[-1] if distance < near else masked

@@ -1,7 +1,7 @@
-"""Results as shifted products, where powers of two have few values but for their shift.
+"""Results as shifted products, for specs whose power table has few entries.
 
-A power is an entry of the power table, shifted. Its product with the row's reciprocal is then that of the entry,
-shifted further, but for the few results in which the powers' own rounding shows.
+A power is a shifted entry of the power table. Its product with the row's reciprocal is therefore that of the entry,
+shifted further, except for the few results that the rounding of the power itself changes.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from softmaxkit.formats import Array, shift_right
 from softmaxkit.methods.softermax.spec import Softermax
 
 MAX_ENTRIES = 8
-"""Entries of the largest power table of which all products together are smaller than a multiplier."""
+"""Largest power table, in entries, for which the tables of all products are smaller than a multiplier."""
 
 MAX_SUM_BITS = 20
-"""Bits of a sum whose values can all be tried."""
+"""Widest sum, in bits, whose values are enumerated."""
 
 MAX_RECIPROCAL_BITS = 9
-"""Fraction bits of a reciprocal whose products with all entries stand in a table."""
+"""Most fraction bits of a reciprocal for which its products with all entries are tabulated."""
 
 MAX_CORRECTIONS = 12
-"""Results that may differ by the rounding of their powers."""
+"""Most results that may differ because of the rounding of their powers."""
 
 
 Kinds = tuple[tuple[int, ...], ...]
@@ -32,14 +32,14 @@ Kinds = tuple[tuple[int, ...], ...]
 
 
 class Correction(NamedTuple):
-    """Where a product is rounded the other way than the one of the rounded power.
+    """A result for which the shifted product rounds differently from the product of the rounded power.
 
     Attributes:
         entry: index in the power table.
-        local: distances from the integer maximum of its slice at which this is so.
-        distance: from the integer maximum of its row.
-        mantissa, exponent: of the reciprocal.
-        places: by which the product is shifted.
+        local: distances from the integer maximum of the slice to which the correction applies.
+        distance: distance from the integer maximum of the row.
+        mantissa, exponent: mantissa and exponent of the reciprocal.
+        places: right shift of the product.
     """
 
     entry: int
@@ -51,20 +51,20 @@ class Correction(NamedTuple):
 
     @property
     def is_partial(self) -> bool:
-        """Whether the distance from the maximum of a slice matters."""
+        """Whether the correction depends on the distance from the maximum of the slice."""
         return len(self.local) <= self.distance
 
 
 class Products(NamedTuple):
-    """How results come from products.
+    """How results are computed from products.
 
     Attributes:
-        quarters: what is shifted to the results, for each entry of the power table: its products with the mantissas
-            from 1/2 up to below 1, in quarters, the lowest bit sticky.
-        wires: entries that are powers of two. Their products with a mantissa of 1 are as wide; other entries take 1 for
-            1/2 and are shifted by a place less.
-        distances: distances from a slice's maximum that have any result but 0.
-        limit: places by which every product is shifted to 0.
+        quarters: products of each entry of the power table with the mantissas in [1/2, 1), in quarters of an output
+            step before the shift, with a sticky lowest bit.
+        wires: which entries are powers of two. These are multiplied by a mantissa of 1 directly; other entries treat 1
+            as 1/2 and are shifted by one place less.
+        distances: number of distances from a slice's maximum that can give a result other than 0.
+        limit: right shift at which every product becomes 0.
         corrections: results that are rounded the other way.
     """
 
@@ -75,30 +75,30 @@ class Products(NamedTuple):
     corrections: tuple[Correction, ...]
 
     def kinds(self) -> Kinds:
-        """Return the kind of each distance from a slice's maximum, for each entry: as few as tell corrections apart."""
+        """Return the kind of each distance from a slice's maximum, for each entry: the fewest that tell corrections."""
         return tuple(tuple(self._kinds_of(entry)) for entry in range(len(self.quarters)))
 
     def _kinds_of(self, entry: int) -> list[int]:
         partial = [each for each in self.corrections if each.entry == entry and each.is_partial]
         kinds: list[list[bool | None]] = []
-        numbers = []
+        indices = []
         for local in range(self.distances):
-            # None where it does not matter: no distance from the row's maximum is below that from its slice's.
-            told = [local in each.local if local <= each.distance else None for each in partial]
-            for number, kind in enumerate(kinds):
-                pairs = list(zip(told, kind, strict=True))
+            # None where irrelevant: the distance from the row's maximum is never below that from the slice's.
+            applies = [local in each.local if local <= each.distance else None for each in partial]
+            for index, kind in enumerate(kinds):
+                pairs = list(zip(applies, kind, strict=True))
                 if all(None in pair or pair[0] == pair[1] for pair in pairs):
-                    kinds[number] = [known if ours is None else ours for ours, known in pairs]
+                    kinds[index] = [known if own is None else own for own, known in pairs]
                     break
             else:
-                number = len(kinds)
-                kinds.append(told)
-            numbers.append(number)
-        return numbers
+                index = len(kinds)
+                kinds.append(applies)
+            indices.append(index)
+        return indices
 
 
 class _Rows(NamedTuple):
-    """Reciprocals that rows can have: the largest sum that has each, its mantissa and its exponent."""
+    """Possible reciprocals of rows: for each, the largest sum that yields it, its mantissa and its exponent."""
 
     largest: Array
     mantissa: Array
@@ -107,10 +107,10 @@ class _Rows(NamedTuple):
 
 @lru_cache
 def products_of(spec: Softermax) -> Products | None:
-    """Return the products of a spec; None where its results come from powers and a multiplier.
+    """Return the products of a spec; None if its results are computed from powers and a multiplier.
 
-    All entries, distances and sums are tried, and all ways to round a power. A row's sum is at least each power in it,
-    cut to the format of the sum: cutting once is no more than rounding step by step.
+    All entries, distances and sums are enumerated, and all ways to round a power. The sum of a row is at least each of
+    its powers, truncated to the format of the sum: truncating once gives no more than rounding step by step.
     """
     table, rounding = spec.power_table, spec.rounding
     entries = table.results(rounding) if table.rest_bits == 0 else ()
@@ -124,14 +124,14 @@ def products_of(spec: Softermax) -> Products | None:
     ):
         return None
     sums = np.arange(1 << spec.power_sum.fraction_bits - (spec.integer_maximum == "ceil"), spec.power_sum.max_code + 1)
-    # Of sums with one reciprocal the largest: `unique` gives the first.
+    # Reversed, since `unique` returns the first occurrence: the largest sum with each reciprocal.
     pairs, first = np.unique(np.stack(spec.reciprocal_table(sums[::-1], rounding)), axis=1, return_index=True)
     rows = _Rows(sums[::-1][first], *pairs)
     products = []
     for index, entry in enumerate(entries):
-        if (found := _of_entry(spec, rows, places, index, entry)) is None:
+        if (of_entry := _of_entry(spec, rows, places, index, entry)) is None:
             return None
-        products.append(found)
+        products.append(of_entry)
     corrections = tuple(correction for each in products for correction in each.corrections)
     if len(corrections) > MAX_CORRECTIONS:
         return None
@@ -145,30 +145,30 @@ def products_of(spec: Softermax) -> Products | None:
 
 
 def _of_entry(spec: Softermax, rows: _Rows, places: int, index: int, entry: int) -> Products | None:
-    """Return the products of one entry, a half more or less where that spares corrections; None if there are none."""
+    """Return the products of one entry, adjusted by a half where that saves corrections; None if impossible."""
     half = 1 << spec.reciprocal.fraction_bits - 1
     exact = entry * np.arange(half, 2 * half)
     halves = exact >> places - 1
     quarters = 2 * halves + (exact > halves << places - 1)
     wires = entry & (entry - 1) == 0
-    best = _tried(spec, rows, index, entry, quarters, wires)
+    best = _evaluate(spec, rows, index, entry, quarters, wires)
     for change in (-2, 2):
-        changed = None if wires else _tried(spec, rows, index, entry, quarters + change, wires)
+        changed = None if wires else _evaluate(spec, rows, index, entry, quarters + change, wires)
         if best is not None and changed is not None:
             fewer = _counts(changed, half) < _counts(best, half)
             better = np.where(fewer, changed.quarters[0], best.quarters[0])
-            best = _tried(spec, rows, index, entry, better, wires)
+            best = _evaluate(spec, rows, index, entry, better, wires)
     return best
 
 
 def _counts(products: Products, half: int) -> Array:
-    """Return the corrections of each mantissa."""
+    """Return the number of corrections per mantissa."""
     indices = [correction.mantissa % half for correction in products.corrections]
     return np.bincount(np.asarray(indices, np.int64), minlength=half)
 
 
-def _tried(spec: Softermax, rows: _Rows, index: int, entry: int, quarters: Array, wires: bool) -> Products | None:
-    """Return products of one entry with what they take; None where results are off by more than 1."""
+def _evaluate(spec: Softermax, rows: _Rows, index: int, entry: int, quarters: Array, wires: bool) -> Products | None:
+    """Return the products of one entry with the corrections they require; None if a result is off by more than 1."""
     rounding, change = spec.rounding, spec.unnormalised.fraction_bits - spec.power_sum.fraction_bits
     places = spec.unnormalised.fraction_bits + spec.reciprocal.fraction_bits - spec.output.fraction_bits
     one = 1 << spec.reciprocal.fraction_bits
@@ -178,7 +178,7 @@ def _tried(spec: Softermax, rows: _Rows, index: int, entry: int, quarters: Array
         least = min(int(shift_right(np.int64(entry), distance + change, "floor")), spec.power_sum.max_code)
         reached = rows.largest >= least
         mantissa, exponent = rows.mantissa[reached], rows.exponent[reached]
-        # Where products are not wires, a mantissa of 1 is taken for 1/2.
+        # Except for wires, a mantissa of 1 is treated as 1/2.
         ones = mantissa == one
         shifts = distance + exponent - spec.power_sum.fraction_bits
         taken = shifts - (ones & (not wires))

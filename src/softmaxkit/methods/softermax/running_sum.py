@@ -1,4 +1,4 @@
-"""The running sum of powers, and the maximum that it refers to: one step a slice."""
+"""The running sum of powers, relative to a running maximum: one step per slice."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from softmaxkit.methods.softermax.spec import Softermax
 
 
 def largest_sum(spec: Softermax, max_row: int, rises: bool = False) -> int:
-    """Return a bound of the sum of a row of up to so many scores; with `rises`, of one before its maximum rises.
+    """Return an upper bound of the sum of a row; with `rises`, of a partial sum whose maximum rises afterwards.
 
-    Each slice adds its largest powers, rounded up, at most; lowered sums are not raised by rounding.
+    Each slice adds at most its largest powers, rounded up; rounding a sum that is shifted down cannot raise the bound.
     """
     entries = spec.power_table(np.arange(1 << spec.power_table.input_bits), spec.rounding)
-    # With "ceil" no power is above 1, but for scores above the largest whole number, from which no maximum rises.
+    # With "ceil" powers exceed 1 only for scores above the largest integer, and that maximum cannot rise further.
     largest = entries[0] if rises and spec.integer_maximum == "ceil" else entries.max()
     width = spec.slice_width if spec.maximum == "online" else max_row
     change = spec.unnormalised.fraction_bits - spec.power_sum.fraction_bits
@@ -34,49 +34,49 @@ def largest_sum(spec: Softermax, max_row: int, rises: bool = False) -> int:
 
 
 def total_layout(spec: Softermax, max_row: int) -> data.StructLayout:
-    """Return what there is of a row in the end: `total`, its sum, and `highest`, the maximum that this refers to."""
+    """Return the layout of a complete row: `total`, its sum, and `highest`, the maximum to which it is relative."""
     highest = whole_shape(spec) if spec.maximum == "online" else unsigned(0)
     bits = min(largest_sum(spec, max_row).bit_length(), spec.power_sum.bits)
     return data.StructLayout({"total": bits, "highest": highest})
 
 
 class Sum(NamedTuple):
-    """A sum of powers, and the maximum that it refers to."""
+    """A sum of powers, and the maximum to which it is relative."""
 
     highest: Value
     total: Value
 
 
 class RunningSum(wiring.Component):
-    """Sums the powers of each slice, and joins the slices of a row in order.
+    """Sums the powers of each slice exactly, and accumulates the slices of a row in order.
 
     Args:
-        spec: the method.
-        lanes: positions a beat; a divisor or a multiple of the slice width.
-        max_row: scores of the longest row.
-        beats: that one exact sum runs over: those of a slice, or of the longest row where the maximum is global.
-        registers: cuts that hold a register; "sum" stands between the sum of a slice and its joining.
+        spec: the spec.
+        lanes: positions per beat; a divisor or a multiple of the slice width.
+        max_row: number of scores in the longest row.
+        beats: beats per exact sum: those of a slice, or of the longest row with the global maximum.
+        registers: the cuts that have a register; "sum" is between the sum of a slice and its accumulation.
 
     Attributes:
-        source: stream in, of `beat`, as in `power_layout`, and `ends`, set where such a sum ends with it.
-        sink: stream out, of `total_layout`, one a row.
-        latency: cycles from a row's last beat to its sum.
+        source: input stream of `beat`, see `power_layout`, and `ends`, set on the last beat of an exact sum.
+        sink: output stream of `total_layout`, one per row.
+        latency: cycles from the last beat of a row to its sum.
     """
 
     def __init__(self, spec: Softermax, lanes: int, max_row: int, beats: int, registers: Set[str]) -> None:
         self.spec, self.lanes, self.beats, self.registers = spec, lanes, beats, registers
         self.saturates = largest_sum(spec, max_row) > spec.power_sum.max_code
-        self.most = min(largest_sum(spec, max_row, rises=True), spec.power_sum.max_code)
+        self.largest_shifted = min(largest_sum(spec, max_row, rises=True), spec.power_sum.max_code)
         self.latency = 1 + ("sum" in registers)
         self.in_steps = beats > 1 and spec.maximum == "online" and "sum" in registers
         self.change = spec.unnormalised.fraction_bits - spec.power_sum.fraction_bits
-        taken = data.StructLayout({"ends": 1, "beat": power_layout(spec, lanes, summed_bits(spec))})
+        beat = data.StructLayout({"ends": 1, "beat": power_layout(spec, lanes, summed_bits(spec))})
         super().__init__(
-            {"source": In(stream.Signature(taken)), "sink": Out(stream.Signature(total_layout(spec, max_row)))}
+            {"source": In(stream.Signature(beat)), "sink": Out(stream.Signature(total_layout(spec, max_row)))}
         )
 
     def elaborate(self, platform: object) -> Module:
-        """Build it."""
+        """Build the unit."""
         m = Module()
         spec, source = self.spec, self.source.p
         powers = [summand(m, f"power{lane}", spec, source.beat.powers[lane]) for lane in range(self.lanes)]
@@ -112,18 +112,18 @@ class RunningSum(wiring.Component):
         return m
 
     def _state(self) -> tuple[Signal, Signal]:
-        """Return the registers of a row's sum so far, and of the maximum that it refers to."""
+        """Return the registers of a row's running sum, and of the maximum to which it is relative."""
         fields = self.sink.p
         total = Signal(len(fields.total), name="total", reset_less=True)
         return total, Signal(fields.highest.shape(), name="highest", reset_less=True)
 
     def _limited(self, m: Module, value: Value) -> Value:
-        """Return a sum at its width, saturated if there are rows that go beyond its format."""
+        """Return a sum at its final width, saturated if some rows can exceed its format."""
         bits = len(self.sink.p.total)
         return saturate(m, "total_next", value, bits) if self.saturates else named(m, "total_next", value[:bits])
 
     def _of_slice(self, m: Module, pipe: Pipeline, added: Value) -> Value:
-        """Return the sum of a slice of several beats; where a cut follows it, the register is that of the cut, too."""
+        """Return the sum of a slice of several beats; its register also serves as that of a following cut."""
         kept = Signal(len(added) + (self.beats - 1).bit_length(), name="slice_sum", reset_less=True)
         begins = Signal(init=1, name="slice_begins")
         risen = named(m, "slice_sum_next", (added + Mux(begins, 0, kept))[: len(kept)])
@@ -132,11 +132,11 @@ class RunningSum(wiring.Component):
         return kept if "sum" in self.registers else risen
 
     def _in_steps(self, m: Module, added: Value) -> Module:
-        """Join slices of several beats in two steps, with one shifter and one adder.
+        """Accumulate slices of several beats in two steps, with one shifter and one adder.
 
-        While the last beat of a slice is added to it, the total goes over to a maximum that rises; the cycle after, the
-        slice joins it. How far the two maxima are apart is known a cycle after the slice's first beat, and so a beat
-        that is a slice of its own stays for two.
+        While the last beat of a slice is added to it, the total is rescaled if the maximum rises; in the next cycle the
+        slice is added to the total. The distance between the two maxima is known one cycle after the slice's first
+        beat, so a slice of a single beat takes two cycles.
         """
         source, rounding = self.source.p, self.spec.rounding
         total, highest = self._state()
@@ -146,13 +146,13 @@ class RunningSum(wiring.Component):
         m.d.comb += self.source.ready.eq(pipe.advance & ready)
         slice_sum = self._of_slice(m, pipe, added)
         fine, coarse = max(self.change, 0), max(-self.change, 0)
-        # As far as it takes to shift a total, or the sum of a slice, to a half or less, which is even.
-        least = max((self.most - 1).bit_length() + 1, len(total), len(slice_sum) + coarse - fine + 1)
+        # The shift at which a total, or the sum of a slice, becomes a half or less, and so rounds to 0, which is even.
+        least = max((self.largest_shifted - 1).bit_length() + 1, len(total), len(slice_sum) + coarse - fine + 1)
         apart = Signal(least.bit_length(), reset_less=True)
         ends = named(m, "slice_ends", pipe.fire & source.ends)
         m.d.sync += known.eq((known | self.source.valid) & ~ends)
-        # With one less, the sign is that of a rise, and a fall is the inverse of its bits. The first slice rises by so
-        # much that nothing is left of the row before.
+        # With one subtracted, the sign tells a rise, and a fall is the inverse of its bits. The first slice of a row
+        # rises so far that nothing is left of the previous row.
         rise = named(m, "rise", source.beat.maxima[0] + ~highest)
         distance = named(m, "distance", rise[:-1] ^ rise[-1].replicate(len(rise) - 1))
         with m.If(self.source.valid & ~known):
@@ -171,8 +171,8 @@ class RunningSum(wiring.Component):
         moved = shift(m, "moved", Mux(joins, slice_sum << (coarse + 1), total << fine), places, fine + 1)
         up = moved.round_up(rounding)
         if len(total) == (1 << len(apart)) - 1:
-            up &= ~places.all()  # the row before may have left more than a half
-        joined = named(m, "joined", (Cat(up, Mux(joins, total, 0)) + Cat(up, moved.whole))[1:])  # up is carried in
+            up &= ~places.all()  # the previous row may have left more than a half
+        joined = named(m, "joined", (Cat(up, Mux(joins, total, 0)) + Cat(up, moved.whole))[1:])  # up is the carry in
         with m.If((ends & rises) | pipe.fire):
             m.d.sync += total.eq(self._limited(m, joined))
         pipe.keep(last)
@@ -180,11 +180,11 @@ class RunningSum(wiring.Component):
         return m
 
     def _join(self, m: Module, name: str, before: Sum, added: Sum, first: Value) -> Sum:
-        """Join a slice's exact sum to what came before it, if any did. Only one of the two is ever shifted."""
+        """Add the exact sum of a slice to the previous sum, if not the first; only one of them is shifted."""
         rounding, fine, coarse = self.spec.rounding, max(self.change, 0), max(-self.change, 0)
         rise = named(m, f"{name}_rise", added.highest - before.highest)
         rises = named(m, f"{name}_rises", first | ~rise[-1])
-        # A fall of d is a rise of -d: the inverse of its bits, and one place more.
+        # A fall of d is a rise of -d: the inverse of its bits, plus one place.
         places = named(m, f"{name}_places", rise[:-1] ^ (~rises).replicate(len(rise) - 1))
         exact = added.total << coarse
         settled = shifted_right(m, f"{name}_settled", exact, 0, rounding, fraction_bits=fine)

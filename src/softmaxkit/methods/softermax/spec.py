@@ -1,4 +1,4 @@
-"""The spec of Softermax: every format, table size and rounding of it, the paper's as defaults."""
+"""The spec of Softermax: all formats, table sizes and roundings, with the paper's as defaults."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 import numpy as np
 
 from softmaxkit.formats import MAX_SCORE_BITS, UQ, Array, Fixed, Q, encode_scale
-from softmaxkit.masks import broadcast_mask, exact_softmax
+from softmaxkit.masks import exact_softmax
 from softmaxkit.methods.base.constants import Constants
 from softmaxkit.methods.base.deferred import DeferredRows
+from softmaxkit.methods.base.fields import check_slice_width
 from softmaxkit.methods.base.published import FRONT, REST, Published, Ratio, UnitPart, consmax_paper
 from softmaxkit.methods.base.spec import Dataflow, Spec, Training
-from softmaxkit.tables import GUARD_BITS, PiecewiseLinear, Reciprocal, power_of_two, power_of_two_error
+from softmaxkit.methods.softermax.bounds import error_bound
+from softmaxkit.tables import PiecewiseLinear, Reciprocal, power_of_two
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -26,26 +28,27 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Softermax(Spec):
-    """Base-2 softmax in fixed point, slice by slice.
+    """Softermax: base-2 softmax in fixed point, slice by slice.
 
     Args:
-        input: format of scores and of the local maximum; signed.
-        unnormalised: format of the powers of two; unsigned, with an integer bit.
-        power_sum: format of the running sum; unsigned, with a fraction bit.
+        input: format of the scores and of the local maximum; signed.
+        unnormalised: format of the powers of two; unsigned, with at least one integer bit.
+        power_sum: format of the running sum; unsigned, with at least one integer and one fraction bit.
         reciprocal: format of the reciprocal's mantissa; `UQ(1, f)`.
         output: format of the probabilities; unsigned.
-        slice_width: consecutive positions, masked ones included, that are summed before the running sum is touched.
-            Independent of a unit's lanes: it is part of the result.
-        maximum: "online", running over the slices; "global", the row's maximum first and then one exact sum, which is
-            free of order.
-        integer_maximum: "ceil" puts the powers into (0, 1], "floor" into (0, 2).
-        power_segments: lines of 2**fraction, a power of two, at most 2**fraction bits of the input.
-        reciprocal_segments: lines of 1/x over [1, 2), a power of two.
-        rounding: of every shift and product, "nearest" or "floor".
-        log2e: fold log2(e) into the score scale, for use without training to base 2.
+        slice_width: number of consecutive positions, masked ones included, that are summed exactly before they join the
+            running sum. It affects the result, and does not depend on a unit's lanes.
+        maximum: "online", a running maximum over the slices; "global", the row's maximum first and then one exact sum,
+            which does not depend on the order of keys.
+        integer_maximum: rounding of the maximum: with "ceil" the powers are in (0, 1], with "floor" in (0, 2).
+        power_segments: number of line segments of 2**x for x in [0, 1); a power of two, at most
+            2**input.fraction_bits.
+        reciprocal_segments: number of line segments of 1/x for x in [1, 2); a power of two.
+        rounding: rounding of each shift and product, "nearest" or "floor".
+        log2e: fold log2(e) into the score scale, to approximate softmax to base e without fine-tuning.
 
     Raises:
-        ValueError: a format or size that cannot be.
+        ValueError: a format or size is not supported.
     """
 
     method: ClassVar[str] = "softermax"
@@ -81,139 +84,106 @@ class Softermax(Spec):
         self._check_fields()
         if not self.input.signed or not 2 <= self.input.bits <= MAX_SCORE_BITS or self.input.fraction_bits < 0:
             raise ValueError(
-                f"Softermax.input is signed, 2 to {MAX_SCORE_BITS} bits wide, such as Q(6,2), not {self.input}"
+                f"Softermax.input must be signed and 2 to {MAX_SCORE_BITS} bits wide, such as Q(6,2), got {self.input}"
             )
         for name in ("unnormalised", "power_sum", "reciprocal", "output"):
             number: Fixed = getattr(self, name)
             if number.signed or number.fraction_bits < 1 or number.integer_bits < 0:
                 raise ValueError(
-                    f"Softermax.{name} is unsigned with 1 or more fraction bits, such as UQ(1,7), not {number}"
+                    f"Softermax.{name} must be unsigned with at least 1 fraction bit, such as UQ(1,7), got {number}"
                 )
         if self.power_sum.integer_bits < 1:
-            raise ValueError(f"Softermax.power_sum holds 1.0, as UQ(10,6) does, not {self.power_sum}")
+            raise ValueError(f"Softermax.power_sum must represent 1.0, as UQ(10,6) does, got {self.power_sum}")
         if self.unnormalised.integer_bits < 1 or self.unnormalised.bits > 24:
             raise ValueError(
-                f"Softermax.unnormalised holds 1.0 in at most 24 bits, such as UQ(1,15), not {self.unnormalised}"
+                "Softermax.unnormalised must represent 1.0 in at most 24 bits, as UQ(1,15) does, got "
+                f"{self.unnormalised}"
             )
         if self.reciprocal.integer_bits != 1:
-            raise ValueError(f"Softermax.reciprocal is a mantissa in (1/2, 1], such as UQ(1,7), not {self.reciprocal}")
-        if self.slice_width < 1:
-            raise ValueError(f"Softermax.slice_width is 1 or more, not {self.slice_width}")
-        _ = self.power_table, self.reciprocal_table.table  # refuses impossible segment counts
+            raise ValueError(
+                f"Softermax.reciprocal must be a mantissa in (1/2, 1], such as UQ(1,7), got {self.reciprocal}"
+            )
+        check_slice_width(self, self.slice_width)
+        _ = self.power_table, self.reciprocal_table.table  # checks the segment counts
 
     @property
     def power_table(self) -> PiecewiseLinear:
-        """2**x for a fraction x of the input format."""
+        """Table of 2**x for the fractions x of the input format."""
         return power_of_two(self.power_segments, self.input.fraction_bits, self.unnormalised.fraction_bits)
 
     @property
     def reciprocal_table(self) -> Reciprocal:
-        """The reciprocal of the sum."""
+        """Table of the reciprocal of the sum."""
         return Reciprocal(self.reciprocal_segments, self.reciprocal.fraction_bits)
 
     @property
     def training(self) -> Training:
-        """Fine-tuned to base 2; with log2(e) folded it stands for softmax itself and is used as it is."""
+        """How a model is prepared: fine-tuned to base 2, or with `log2e` only calibrated, as it approximates base e."""
         return "calibrated" if self.log2e else self.trained
 
     @property
     def base(self) -> float:
-        """The base of the powers, on real scores: 2, or e where log2(e) is folded into the scale."""
+        """Base of the powers of real scores: 2, or e with `log2e`."""
         return math.e if self.log2e else 2.0
 
     def reference(self, scores: ArrayLike, mask: ArrayLike | None = None, **parameters: Any) -> NDArray[np.float64]:
-        """Return softmax to base 2 (e with `log2e`) in float64."""
+        """Compute softmax to base 2, or e with `log2e`, in float64; there are no parameters."""
         self.refuse(parameters)
         return exact_softmax(scores, mask, self.base)
 
     def constants(self, **parameters: Any) -> Constants:
-        """Return the constants: the score scale, one step of the input format, times ln 2 where `log2e` is folded."""
+        """Return the constants: as score scale one step of the input format, times ln 2 with `log2e`."""
         self.refuse(parameters)
         scale = encode_scale(self.input.resolution * (math.log(2) if self.log2e else 1.0))
         return Constants(scale=scale, form=self.constants_form)
 
     @property
     def score_bits(self) -> int:
-        """Width of a score code."""
+        """Width of a score code in bits."""
         return self.input.bits
 
     def _golden(self, codes: Array, mask: Array | None, constants: Constants) -> Array:
-        """Input codes in, output codes out; see `softmaxkit.methods.softermax.golden`."""
+        """Map input codes to output codes, see `softmaxkit.methods.softermax.golden`."""
         from softmaxkit.methods.softermax.golden import golden
 
         return golden(self, codes, mask)
 
     @property
     def divides_last(self) -> bool:
-        """With the online maximum, as far as the formats allow."""
+        """Whether deferred division is supported: with the online maximum, and formats as in `check_deferred`."""
         from softmaxkit.methods.softermax.golden import deferred_places
 
         return self.maximum == "online" and deferred_places(self) >= 0
 
     def sliced_for(self, lanes: int) -> Self:
-        """Return this spec with slices of `lanes` positions, where its own are narrower."""
+        """Return this spec with slices of at least `lanes` positions."""
         return replace(self, slice_width=lanes) if lanes > self.slice_width else self
 
-    def deferred(self, codes: Array, mask: Array | None, constants: Constants) -> DeferredRows:
-        """Return rows whose division comes last; see `softmaxkit.methods.softermax.golden`."""
+    def _deferred(self, codes: Array, mask: Array | None, constants: Constants) -> DeferredRows:
+        """Compute rows with deferred division, see `softmaxkit.methods.softermax.golden`."""
         from softmaxkit.methods.softermax.golden import deferred
 
         return deferred(self, codes, mask)
 
     def deferred_unit(self, lanes: int, **sizes: Any) -> DeferredUnit:
-        """Return the hardware of `deferred`: the unnormalised half, and the reciprocal of its sum."""
+        """Return the hardware of `deferred`: the unnormalised part, and the reciprocal of its sum."""
         from softmaxkit.methods.softermax.deferred import Deferred
 
         return Deferred(self, lanes, **sizes)
 
     def _decode(self, codes: Array, constants: Any) -> Array:
-        """Turn output codes into probabilities."""
+        """Convert output codes to probabilities."""
         return self.output.decode(codes)
 
     def error_bound(
         self, codes: Array, mask: Array | None, constants: Constants, **parameters: Any
     ) -> NDArray[np.float64]:
-        """Bound golden against `reference`.
-
-        Interval arithmetic. A power is off by its chord (relative), its table entry and two shifts (the rounding of its
-        format, each). The sum adds these and two roundings of its own format a slice, saturates at any slice, and is
-        shifted after. The reciprocal has its relative bound, the product one rounding.
-        """
-        share = 0.5 if self.rounding == "nearest" else 1.0
-        scores = np.asarray(codes, np.float64) * self.input.resolution
-        attended = broadcast_mask(scores, None if mask is None else np.asarray(mask))
-        chord = 0.0 if self.power_table.rest_bits == 0 else power_of_two_error(self.power_segments)
-        off = self.unnormalised.resolution * (3 * share + 2.0**-GUARD_BITS)
-        unmasked = np.where(attended, scores, -np.inf)
-        rounded = np.ceil(unmasked) if self.integer_maximum == "ceil" else np.floor(unmasked)
-        whole = np.minimum(rounded, self.input.max_code >> self.input.fraction_bits)
-        least, most = self.power_sum.resolution, float(self.power_sum.decode(np.asarray(self.power_sum.max_code)))
-        width = self.slice_width if self.maximum == "online" else max(scores.shape[-1], 1)
-        top = np.full((*scores.shape[:-1], 1), float(self.input.min_code >> self.input.fraction_bits))
-        low = high = np.zeros_like(top)
-        for start in range(0, scores.shape[-1], width):
-            part = slice(start, start + width)
-            risen = np.maximum(top, whole[..., part].max(axis=-1, keepdims=True))
-            kept, added = 2.0 ** (top - risen), (2.0 ** (unmasked[..., part] - risen)).sum(axis=-1, keepdims=True)
-            loss = attended[..., part].sum(axis=-1, keepdims=True) * off + 2 * share * self.power_sum.resolution
-            low = np.clip(low * kept + added * (1 - chord) - loss, 0.0, most)
-            high = np.clip(high * kept + added * (1 + chord) + loss, 0.0, most)
-            top = risen
-        low, high = np.maximum(low, least), np.maximum(high, least)
-        power = 2.0 ** (unmasked - top)
-        total = power.sum(axis=-1, keepdims=True)
-        reciprocal = self.reciprocal_table.relative_error(self.rounding)
-        rounding = share * self.output.resolution
-        below = np.maximum(power * (1 - chord) - off, 0) / high * max(1 - reciprocal, 0) - rounding
-        above = (power * (1 + chord) + off) / low * (1 + reciprocal) + rounding
-        limit = self.output.decode(np.asarray(self.output.max_code))
-        truth = power / np.where(total > 0, total, 1.0)
-        scale_error = 0.0 if not self.log2e else _scale_error(scores, constants, self.input.resolution)
-        bound = np.maximum(np.minimum(above, limit) - truth, truth - np.clip(below, 0, limit)) + scale_error
-        return np.where(attended, bound, 0.0)
+        """Bound golden against `reference`, see `softmaxkit.methods.softermax.bounds`."""
+        self.refuse(parameters)
+        return error_bound(self, codes, mask, constants)
 
     def module(self, heads: int | None = None, mode: str = "float", **parameters: Any) -> SoftermaxModule:
-        """Return the torch module; it learns nothing itself, the model around it is fine-tuned to it."""
+        """Return the torch module; it has no learned parameters, but the model is fine-tuned with it."""
         from softmaxkit.methods.softermax.module import SoftermaxModule
 
         self.refuse(parameters)
@@ -221,7 +191,7 @@ class Softermax(Spec):
 
     @classmethod
     def widest(cls, keys: int) -> Self:
-        """Return 16-bit outputs and reciprocals, and a sum that holds a row of ones, with log2(e) folded."""
+        """Return a spec with 16-bit outputs and reciprocals and `log2e`, whose sum does not saturate up to `keys`."""
         return cls(
             log2e=True,
             input=Q(9, 4),
@@ -231,7 +201,7 @@ class Softermax(Spec):
         )
 
     def narrower(self) -> dict[str, list[Self]]:
-        """Return outputs, reciprocals, scores (their range, then their resolution) and sums of fewer bits."""
+        """Return narrower formats of outputs, reciprocals, scores (range, then resolution) and sums."""
         return {
             "output": [replace(self, output=UQ(1, f)) for f in range(7, self.output.fraction_bits, 2)],
             "reciprocal": [replace(self, reciprocal=UQ(1, f)) for f in range(7, self.reciprocal.fraction_bits, 2)],
@@ -248,16 +218,16 @@ class Softermax(Spec):
         }
 
     def reaching_further(self) -> list[Self]:
-        """Return the spec with scores four times as large in the format."""
+        """Return the spec with two more integer bits in the input, which quadruples the score range."""
         return [replace(self, input=self.input.widened(2))] if self.input.bits <= MAX_SCORE_BITS - 2 else []
 
     @classmethod
     def variants(cls) -> list[Self]:
-        """Return the paper's formats, and log2(e) folded into the scale."""
+        """Return the paper's formats, without and with `log2e`."""
         return [cls(), cls(log2e=True)]
 
     def partial(self, **parameters: Any) -> OnlineSoftmax:
-        """Return the state of online softmax to the base of the powers."""
+        """Return an empty state of online softmax to base `base`."""
         from softmaxkit.methods.base.online import OnlineSoftmax
 
         self.refuse(parameters)
@@ -265,7 +235,7 @@ class Softermax(Spec):
 
     @classmethod
     def published_ratios(cls) -> list[Ratio]:
-        """Return the two halves of the unit over those of a softmax in FP16 (arXiv 2103.09301, 7 nm)."""
+        """Return the ratios of the two parts of the unit to those of an FP16 softmax (arXiv 2103.09301, 7 nm)."""
         from softmaxkit.methods.exact import Exact
 
         halves = {"unnormalised part": (FRONT, "0.25", "0.10"), "normalisation": (REST, "0.65", "0.39")}
@@ -278,9 +248,3 @@ class Softermax(Spec):
             )
             for name, (part, area, energy) in halves.items()
         ]
-
-
-def _scale_error(scores: NDArray[np.float64], constants: Constants, resolution: float) -> float:
-    """Bound what the rounding of a folded scale to 16 bits moves any probability by: dp <= p * 2 * max|ds|."""
-    relative = abs(constants.score_scale(scores) / (resolution * math.log(2)) - 1)
-    return float(np.expm1(2 * relative * float(np.max(np.abs(scores), initial=0.0)) * math.log(2)))

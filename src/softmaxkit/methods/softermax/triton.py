@@ -1,4 +1,4 @@
-"""Softermax's integers on GPUs: powers of two from a table, a running sum over slices, a reciprocal."""
+"""Softermax integer kernel for GPUs: powers of two from a table, a running sum over slices, a reciprocal."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @triton.jit
 def whole_maximum(highest, BITS: tl.constexpr, CEIL: tl.constexpr, MOST: tl.constexpr, LEAST: tl.constexpr):
-    """Return the highest codes of a slice as whole numbers; the least where nothing is attended."""
+    """Round the highest codes of a slice to integers; `LEAST` where nothing is attended."""
     whole = -((-highest) >> BITS) if CEIL else highest >> BITS
     return tl.maximum(tl.minimum(whole, MOST), LEAST)
 
@@ -41,9 +41,10 @@ def softermax_rows(
     LIMIT: tl.constexpr, INPUT_BITS: tl.constexpr, REST_BITS: tl.constexpr, GUARD_BITS: tl.constexpr,
     NEAREST: tl.constexpr, CAUSAL: tl.constexpr, MASKED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """Write the probabilities of `ROWS` rows; `numbers` are the score's scale and the output's step, float64.
+    """Write the probabilities of `ROWS` rows; `numbers` holds the score scale and the output step, float64.
 
-    `powers` has a 0 for what is not attended, then those of codes less a whole maximum, from `LEAST_DIFFERENCE` on.
+    `powers` holds a 0 for masked scores, then the powers by difference of code and integer maximum, from
+    `LEAST_DIFFERENCE` up.
     """
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     scale = tl.load(numbers)
@@ -104,12 +105,12 @@ def softermax_rows(
             lowered = shift_right(tl.load(powers + place).to(tl.int64), (whole - local)[:, None], NEAREST)
             products = lowered * mantissa[:, None]
             results = tl.minimum(shift_right(products, (exponent + PLACES)[:, None], NEAREST), LIMIT)
-            # Beyond the slice the next one writes, or nobody.
+            # Columns beyond the slice are written by the next slice, if any.
             store_row(output, probabilities(results, step, seen, invalid), rows, columns, count, last, keys)
 
 
 def run(call: SoftermaxCall, scores: Tensor, mask: Tensor | None) -> Tensor:
-    """Return decoded probabilities, as `SoftermaxCall`."""
+    """Run the kernel; return probabilities with the shape of the scores, as `SoftermaxCall` does."""
     width = min(call.slice_width, max(scores.shape[-1], 1))
     rows, result = integer_rows(scores, mask, width)
     if result.numel():

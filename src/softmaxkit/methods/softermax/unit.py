@@ -1,4 +1,4 @@
-"""The Softermax unit: the paper's Unnormalised Softmax Unit and Normalisation Unit, and a row buffer between them."""
+"""The Softermax unit: the paper's Unnormalised Softmax Unit and Normalisation Unit, with a row buffer in between."""
 
 from __future__ import annotations
 
@@ -22,24 +22,25 @@ from softmaxkit.methods.softermax.spec import Softermax
 from softmaxkit.methods.softermax.unnormalised import UnnormalisedUnit
 
 CUTS = ("product", "sum", "shifted", "line", "argument")
-"""Places for registers, the most useful first. The last two are those of a reciprocal that is no plain table."""
+"""Places for registers, the most useful first. The last two exist only if the reciprocal is not a plain table."""
 
 
 class Unit(SoftmaxUnit):
-    """Softermax: the two units, and a row buffer of powers between them.
+    """Softermax: the two units, with a row buffer of powers in between.
 
-    A row's results follow when it is complete, while the next ones come in; there are no bubbles between rows.
+    The results of a row leave once it is complete, while the next rows enter; there are no bubbles between rows.
 
     Args:
-        spec: the method.
-        lanes: positions a beat; a divisor or a multiple of the slice width.
-        constants: of no consequence: the score scale is not for the unit to know.
-        max_row: scores of the longest row.
-        depth: registers from scores to results, buffers not counted.
-        storage: of the rows that wait.
+        spec: the spec.
+        lanes: positions per beat; a divisor or a multiple of the slice width.
+        constants: have no effect, since the unit does not depend on the score scale.
+        max_row: number of scores in the longest row.
+        depth: registers from scores to results, excluding buffers.
+        storage: storage of waiting rows.
 
     Raises:
-        ValueError: sizes that cannot be built.
+        TypeError: the constants belong to another method.
+        ValueError: the sizes cannot be built.
     """
 
     spec: Softermax
@@ -65,12 +66,12 @@ class Unit(SoftmaxUnit):
         registers = choose_cuts(cuts, depth, default=4 + len(cuts), fixed=4)
         self.depth = 4 + len(registers)
         self.front = UnnormalisedUnit(spec, lanes, max_row, registers, storage)
-        # With a gather in front the sums themselves may wait, if a reciprocal is there no sooner than the row's powers.
+        # With a gather in front the sums can wait, provided that no reciprocal arrives before the powers of its row.
         prompt = not registers & {*ReciprocalUnit.CUTS} and self.front.sum.latency + 1 >= buffer_latency(storage)
         queue = 0 if prompt and self.front.gather is not None else buffer_latency(storage)
         self.back = NormalisationUnit(spec, lanes, max_row, registers, queue)
         width = waiting_layout(spec, lanes).as_shape().width
-        # So many beats come in after a row until its first result leaves.
+        # Beats that enter after a row before its first result leaves.
         waits = self.front.ahead + self.front.sum.latency
         held = beats(max_row, lanes) + waits + max(self.back.reciprocal.latency, buffer_latency(storage))
         self.buffer = RowBuffer(width, held, storage)
@@ -82,33 +83,33 @@ class Unit(SoftmaxUnit):
         super().__init__(spec, lanes, constants, max_row, storage, memories=memories)
 
     def parts(self) -> list[Part]:
-        """Return the parts that can be tried with all their inputs."""
+        """Return the parts that are small enough to test exhaustively."""
         tables = {"power": self.spec.power_table, "reciprocal": self.spec.reciprocal_table.table}
         return [table_part(f"{name} table", table, self.spec.rounding) for name, table in tables.items()]
 
     @property
     def result_bits(self) -> int:
-        """Width of a result code."""
+        """Width of a result code in bits."""
         return self.spec.output.bits
 
     def latency(self, length: int) -> int:
         """Return the cycles from the first beat of a row to its last result."""
         taken = beats(length, self.lanes)
         complete = self.front.leaves(taken) + self.front.latency
-        # The sum's reciprocal, or a short row's first powers by way of the buffer, come last.
+        # The reciprocal of the sum arrives last, or in a short row the first powers from the buffer.
         waits = self.front.ahead + self.front.sum.latency
         turn = max(self.back.reciprocal.latency, self.buffer.latency - (taken - 1) - waits)
         return complete + turn + taken - 1 + self.back.latency
 
     def interval(self, length: int) -> int:
-        """Return the cycles between rows in a stream: a beat a cycle, if they end with a whole slice.
+        """Return the cycles between rows in a stream: one beat per cycle, if rows end with a whole slice.
 
-        With fewer lanes than the slice width, a shorter slice after whole ones takes as long as these.
+        With fewer lanes than the slice width, a shorter slice at the end takes as long as a whole one.
         """
         return self.front.interval(beats(length, self.lanes))
 
     def refuses(self, length: int, spacing: int) -> int:
-        """Return the cycles for which a shorter slice at the end of a row waits for the slice before it to leave."""
+        """Return the cycles for which a shorter slice at the end of a row waits for the previous slice to leave."""
         gather = self.front.gather
         return gather.refuses(beats(length, self.lanes), spacing) if isinstance(gather, SliceBuffer) else 0
 
@@ -117,11 +118,11 @@ class Unit(SoftmaxUnit):
         taken, gather = beats(length, self.lanes), self.front.gather
         if not isinstance(gather, SliceBuffer):
             return super().waits(length, spacing)
-        # The last slice leaves a beat a cycle once it is complete.
+        # Once complete, the last slice leaves at one beat per cycle.
         return self.schedule(length).first - gather.leaves(taken) + (taken - 1) % gather.beats + 1
 
     def elaborate(self, platform: object) -> Module:
-        """Build it."""
+        """Build the unit."""
         m = Module()
         m.submodules.front, m.submodules.buffer, m.submodules.back = front, buffer, back = (
             self.front,

@@ -28,25 +28,25 @@ from softmaxkit.methods.softermax.spec import Softermax
 
 
 class UnnormalisedUnit(wiring.Component):
-    """Integer maximum, powers of two and their running sum: the part that sits at every processing element.
+    """Integer maximum, powers of two and their running sum: the part inside each processing element.
 
     Args:
-        spec: the method.
-        lanes: positions a beat; a divisor or a multiple of the slice width.
-        max_row: scores of the longest row, which waits for its maximum where that is "global".
-        registers: cuts that hold a register.
-        storage: of the scores that wait.
+        spec: the spec.
+        lanes: positions per beat; a divisor or a multiple of the slice width.
+        max_row: number of scores in the longest row; with maximum="global" a row waits for its maximum.
+        registers: the cuts that have a register.
+        storage: storage of waiting scores.
 
     Attributes:
-        scores: stream in, of `score_layout`.
-        powers: stream out, of `waiting_layout`.
-        totals: stream out, of `total_layout`, one a row.
-        ahead: cycles by which powers leave sooner than they are summed.
-        latency: cycles from a row's last scores, their maximum being known, to its sum.
-        score_memory: port, where whole rows wait in a "memory".
+        scores: input stream of `score_layout`.
+        powers: output stream of `waiting_layout`.
+        totals: output stream of `total_layout`, one per row.
+        ahead: cycles by which powers leave before they are summed.
+        latency: cycles from the last scores of a row, once their maximum is known, to its sum.
+        score_memory: memory port, if whole rows wait and `storage` is "memory".
 
     Raises:
-        ValueError: sizes that cannot be built.
+        ValueError: the sizes cannot be built.
     """
 
     def __init__(
@@ -77,23 +77,23 @@ class UnnormalisedUnit(wiring.Component):
         super().__init__(ports)
 
     def leaves(self, count: int) -> int:
-        """Return the cycles from the first of a row's beats until its last one has all that its power needs."""
+        """Return the cycles from the first beat of a row until the maximum for its last beat is known."""
         if isinstance(self.gather, SliceBuffer):
             return self.gather.leaves(count) + self._stays(count)
         return count - 1 + (0 if self.gather is None else self.gather.waiting(count))
 
     def interval(self, count: int) -> int:
-        """Return the cycles between rows of so many beats in a stream."""
+        """Return the cycles between rows of `count` beats in a stream."""
         if isinstance(self.gather, SliceBuffer):
             return max(self.gather.interval(count), count + self._stays(count))
         return count
 
     def _stays(self, count: int) -> bool:
-        """Return whether a row ends with a beat that is a slice of its own, and stays a cycle longer for it."""
+        """Return whether a row ends with a slice of a single beat, which takes one cycle more."""
         return self.sum.in_steps and count % self.slices.beats == 1
 
     def elaborate(self, platform: object) -> Module:
-        """Build it."""
+        """Build the unit."""
         m = Module()
         spec, scores = self.spec, self.scores
         per_slice = self.lanes // self.slices.a_beat
@@ -121,7 +121,7 @@ class UnnormalisedUnit(wiring.Component):
             ]
             if isinstance(gather, Gather):
                 m.d.comb += gather.source.p.present.eq(1)
-            # Codes go to the row buffer from here, while their distances go to be summed.
+            # From here codes go to the row buffer, and their distances to the sum.
             taken = self.powers.ready if self.codes_wait else Const(1)
             pipe = Pipeline(m, "front", gather.sink.valid & taken, scored, self.registers)
             m.d.comb += gather.sink.ready.eq(pipe.advance & taken)
@@ -142,7 +142,7 @@ class UnnormalisedUnit(wiring.Component):
         maxima = Cat(*local) if spec.maximum == "online" else Cat()
         held = None
         if isinstance(self.gather, SliceBuffer):
-            # All beats of a slice have its maximum.
+            # All beats of a slice share its maximum.
             held = Signal(len(maxima), name="maximum", reset_less=True)
             with m.If(pipe.fire & gather.sink.p.group_first):
                 m.d.sync += held.eq(maxima)
@@ -177,7 +177,7 @@ class UnnormalisedUnit(wiring.Component):
         return m
 
     def _whole(self, m: Module, name: str, code: Value) -> Value:
-        """Round a score up (or down) to a whole number, saturating at the format's largest."""
+        """Round a score up (or down) to an integer, saturating at the largest integer of the format."""
         bits = self.spec.input.fraction_bits
         whole = code >> bits
         if self.spec.integer_maximum == "ceil" and bits:
