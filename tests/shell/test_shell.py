@@ -135,10 +135,12 @@ def test_sets_of_the_unit_by_tags(method: str, more: dict[str, Any], sets: int) 
     assert run(method_class(method)(), options, 2000, sets=sets) > 1500
 
 
-def test_sets_take_tags() -> None:
+@pytest.mark.parametrize(("tags", "count"), [(0, "none"), (3, "3")])
+def test_sets_require_a_tag_each(tags: int, count: str) -> None:
     unit = method_class("consmax")().unit(lanes=1, sets=4)
-    with pytest.raises(ValueError, match=r"4 sets of constants of the unit by their tags; add --tags 4"):
-        ShellOptions(axi_lite=True).check(unit)
+    with pytest.raises(ValueError, match=rf"by their tags, of which there are {count}; add --tags 4"):
+        ShellOptions(axi_lite=True, tags=tags).check(unit)
+    ShellOptions(axi_lite=True, tags=4).check(unit)
 
 
 @pytest.mark.slow

@@ -89,10 +89,10 @@ class ShellOptions:
                 f"this unit of {unit.spec.method} has no loadable constants, so AXI4-Lite would control nothing; "
                 "add --row-length or --status, or leave --axi-lite out"
             )
-        if unit.sets > 1 and not self.tags:
+        if unit.sets > 1 and self.tags < unit.sets:
             raise ValueError(
-                f"rows select one of the {unit.sets} sets of constants of the unit by their tags; add "
-                f"--tags {unit.sets} or leave --sets out"
+                f"rows select one of the {unit.sets} sets of constants of the unit by their tags, of which there are "
+                f"{self.tags or 'none'}; add --tags {unit.sets} or leave --sets out"
             )
         if unit.masks != 1:
             raise ValueError("the shell supports one mask bit per lane, not units whose halves work apart")
