@@ -77,6 +77,24 @@ def test_the_blocks_of_a_mask_are_made_once_and_again_when_it_changes() -> None:
     assert flex._blocks(given[0], given[1], None, True) is flex._blocks(given[0], given[1], None, True)
 
 
+def test_a_mask_of_inference_mode() -> None:
+    """Its tensors have no version by which cached blocks could be found."""
+    given = tensors()
+    with torch.inference_mode():
+        mask = torch.ones(20, 30, dtype=torch.bool).tril(5)
+        result = softmaxkit.attention(*given, SPEC, mask, **NUMBERS)
+        mask[:, 3] = False
+        changed = softmaxkit.attention(*given, SPEC, mask, **NUMBERS)
+    torch.testing.assert_close(changed.double(), truth(given, OFFSET, mask), rtol=2e-5, atol=2e-6)
+    assert not torch.equal(result, changed)
+
+
+def test_a_mask_besides_causality_is_rejected() -> None:
+    query = tensors()[0]
+    with pytest.raises(ValueError, match="either a mask or is_causal"):
+        flex.attend(query, query, query, backends_call(torch.zeros(2)), torch.zeros(20, 20, dtype=torch.bool), True)
+
+
 def test_gradients_end_at_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     """Torch refuses gradients on the CPU, where its own reference of them would run: it is let run."""
     monkeypatch.setattr(flex_attention, "_validate_device", lambda *tensors: None)
@@ -106,13 +124,13 @@ def test_what_it_does_not_run() -> None:
     reasons = softmaxkit.explain(Exaq(), *given, clip=-4.0).refusals
     assert reasons["flex"] == ["it has no such kernel"]
     narrow = [x[..., :8] for x in given]
-    assert softmaxkit.explain(SPEC, *narrow, **NUMBERS).refusals["flex"] == ["it takes 16 channels or more"]
+    assert softmaxkit.explain(SPEC, *narrow, **NUMBERS).refusals["flex"] == ["it needs 16 channels or more"]
     wide = [x.requires_grad_() for x in given]
     assert softmaxkit.explain(SPEC, *wide, **NUMBERS).refusals["flex"] == [
-        "on the CPU it has no gradient, and one is asked for"
+        "on the CPU it has no gradient, and a tensor requires one"
     ]
     assert softmaxkit.explain(SPEC, torch.zeros(2, 9), beta=1.0, gamma=1.0).refusals["flex"] == [
         "it has no such kernel"
     ]
-    with pytest.raises(ValueError, match=r"offsets are \(2,\) or one number, not \(3,\)"):
+    with pytest.raises(ValueError, match=r"offset must be \(2,\) or a scalar, got \(3,\)"):
         flex.attend(*(x.detach() for x in given), backends_call(torch.zeros(3)))

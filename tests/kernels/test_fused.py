@@ -162,12 +162,24 @@ def test_weights_are_right_on_average() -> None:
 
 
 @needs_kernels
-def test_calls_that_cannot_be_are_refused() -> None:
+@pytest.mark.parametrize("queries", [2, 40])
+def test_a_mask_or_an_offset_on_another_device_is_not_read(queries: int) -> None:
+    """Its address would be none of the CPU's."""
+    given, elsewhere = inputs(1, 2, queries, 64), torch.device("meta")
+    mask = torch.ones(queries, queries, dtype=torch.bool, device=elsewhere)
+    with pytest.raises(TypeError, match=r"mask must be boolean, True where attended, on cpu, got torch.bool on meta"):
+        fused.attend(*given, AttentionCall.by_levels(CLIP, LEVELS), mask)
+    with pytest.raises(NotImplementedError, match="meta tensor"):
+        fused.attend(*given, AttentionCall.by_exponential(torch.zeros(2, device=elsewhere), 1.0))
+
+
+@needs_kernels
+def test_invalid_calls_are_rejected() -> None:
     with pytest.raises(ValueError, match="4, 8 or 16 levels"):
         AttentionCall.by_levels(-1.0, [0.3, 1.0])
     with pytest.raises(ValueError, match="positive and finite"):
         AttentionCall.by_exponential(torch.tensor(0.0), math.inf)
-    with pytest.raises(ValueError, match=r"offsets are \(2,\) or one number, not \(3,\)"):
+    with pytest.raises(ValueError, match=r"offset must be \(2,\) or a scalar, got \(3,\)"):
         fused.attend(*inputs(1, 2, 40, 64), AttentionCall.by_exponential(torch.zeros(3), 1.0))
 
 
@@ -340,7 +352,7 @@ def test_what_does_not_fit_is_refused() -> None:
         softmaxkit.attention(query, key, value, Exaq(), enable_gqa=True)
     with pytest.raises(ValueError, match="is_causal goes without attn_mask"):
         softmaxkit.attention(query, query, query, Exaq(), some_of(20, 20), is_causal=True, clip=CLIP)
-    with pytest.raises(ValueError, match="values the tokens of the keys"):
+    with pytest.raises(ValueError, match="values the batch, heads and tokens of the keys"):
         softmaxkit.attention(query, key, value[:, :, :5], Exaq(), enable_gqa=True, clip=CLIP)
     with pytest.raises(ValueError, match="2, 3 or 4 axes"):
         softmaxkit.attention(query, key[0], value, Exaq(), clip=CLIP)

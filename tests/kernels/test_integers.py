@@ -188,5 +188,5 @@ def test_what_kernels_do_not_cover_goes_to_golden() -> None:
     assert module.choose_integers(torch.zeros(1))[0] is None
     with torch.no_grad():
         assert equal(module(scores_of(16)), golden(module, scores_of(16)))
-    with pytest.raises(ValueError, match=r"scores are \(..., 3, queries, keys\), not \(2, 8\)"):
+    with pytest.raises(ValueError, match=r"scores must be \(..., 3, queries, keys\), got \(2, 8\)"):
         kernel_of(module_of(ConSmax(), NUMBERS["consmax"]))(torch.zeros(2, 8))

@@ -161,5 +161,5 @@ def test_out_receives_the_result_and_is_checked() -> None:
     out = torch.empty_like(scores)
     assert rows.softmax(scores, out=out) is out
     assert torch.equal(out, rows.softmax(scores))
-    with pytest.raises(ValueError, match=r"out is contiguous, torch.float32, \(3, 40\), not torch.float32, \(3, 39\)"):
+    with pytest.raises(ValueError, match=r"out must be contiguous, \(3, 40\) torch.float32 on cpu, got \(3, 39\)"):
         rows.softmax(scores, out=torch.empty(3, 39))

@@ -165,7 +165,7 @@ def test_exponential_to_any_base(base: float) -> None:
         torch.tensor([math.inf, 2.0**127, math.inf, math.inf]),
     )
     for limit, wrong in ((0.0, base), (1.0, 1.0)):
-        with pytest.raises(ValueError, match="a positive limit and a base above 1"):
+        with pytest.raises(ValueError, match="limit must be positive and base finite and above 1"):
             rows.exponential(scores, offset, limit, wrong)
 
 
@@ -206,7 +206,7 @@ def test_the_exponential_s_gradient_for_masks_and_strides(per_head: bool, dtype:
         tolerance = 1e-5 if dtype == torch.float32 else 2.0**-8
         assert torch.allclose(gradient.float(), leaf.grad, rtol=tolerance, atol=1e-30)
         assert torch.allclose(sums, leaf.grad.sum(-1), rtol=1e-5, atol=1e-5)
-    with pytest.raises(ValueError, match="the gradient is"):
+    with pytest.raises(ValueError, match="gradient must have the shape of the scores"):
         rows.exponential_backward(scores, weights[0], offset)
 
 
@@ -303,17 +303,37 @@ def test_callers_at_once_get_their_own() -> None:
         assert all(callers.map(call, range(4)))
 
 
-def test_what_kernels_do_not_accept_is_refused() -> None:
+def test_unsupported_inputs_are_rejected() -> None:
     scores = scores_of(2, 3, 8)
     assert rows.softmax(torch.empty(3, 0)).shape == (3, 0)
     assert rows.softmax(torch.empty(0, 3)).shape == (0, 3)
-    with pytest.raises(TypeError, match=r"float32 or bfloat16 on the CPU, not torch.float64 on cpu"):
+    with pytest.raises(TypeError, match=r"float32 or bfloat16 on the CPU, got torch.float64 on cpu"):
         rows.softmax(scores.double())
-    with pytest.raises(TypeError, match=r"a mask is boolean, True where attended, not torch.float32 on cpu"):
+    with pytest.raises(TypeError, match=r"mask must be boolean, True where attended, on cpu, got torch.float32 on cpu"):
         rows.softmax(scores, scores)
     with pytest.raises(ValueError, match=r"a mask of shape \(7,\) does not broadcast to scores of shape \(2, 3, 8\)"):
         rows.softmax(scores, torch.ones(7, dtype=torch.bool))
-    with pytest.raises(ValueError, match="offsets are"):
+    with pytest.raises(ValueError, match="offset must be"):
         rows.exponential(scores, torch.zeros(5))
-    with pytest.raises(ValueError, match="4, 8 or 16 levels"):
+    with pytest.raises(ValueError, match="4, 8 or 16 levels, got 2"):
         rows.levels(scores, -1.0, [0.3, 1.0])
+    with pytest.raises(ValueError, match="clip must be negative and finite, got 1"):
+        rows.levels(scores, 1.0, [0.1, 0.2, 0.5, 1.0])
+    with pytest.raises(ValueError, match=r"scores must be \(..., keys\), got \(\)"):
+        rows.softmax(torch.tensor(1.0))
+    for k in (0, 9):
+        with pytest.raises(ValueError, match=f"k must be 1 to 8, the logits of a row, got {k}"):
+            rows.topk(scores, k)
+
+
+def test_tensors_that_a_kernel_would_read_out_of_bounds_are_rejected() -> None:
+    """A gradient with fewer elements than the probabilities, and tensors whose address is not one of the CPU."""
+    scores, elsewhere = scores_of(2, 3, 8), torch.device("meta")
+    with pytest.raises(ValueError, match=r"the shape of the probabilities, \(2, 3, 8\), got \(2, 3, 1\)"):
+        rows.softmax_backward(rows.softmax(scores), torch.ones(2, 3, 1))
+    with pytest.raises(TypeError, match=r"mask must be boolean, True where attended, on cpu, got torch.bool on meta"):
+        rows.softmax(scores, torch.ones(8, dtype=torch.bool, device=elsewhere))
+    with pytest.raises(ValueError, match=r"got \(2, 3, 8\) torch.float32 on meta"):
+        rows.softmax(scores, out=torch.empty_like(scores, device=elsewhere))
+    with pytest.raises(NotImplementedError, match="meta tensor"):
+        rows.exponential(scores, torch.zeros((), device=elsewhere))

@@ -166,7 +166,7 @@ def test_where_it_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
         medium.setattr(torch, "get_float32_matmul_precision", lambda: "medium")
         assert torch.equal(softmaxkit.attention(*wide, Exact()), fused.attend(*wide, BY_E))
     one = given[0][:, :, :1]
-    assert "torch's own is as good" in str(softmaxkit.explain(Exact(), one, *given[1:]))
+    assert "torch's own attention is as good" in str(softmaxkit.explain(Exact(), one, *given[1:]))
     bias = torch.randn(40, 70).bfloat16()
     assert torch.equal(softmaxkit.attention(*given, Exact(), bias), scaled_dot_product_attention(*given, bias))
     learned = given[0].clone().requires_grad_()
@@ -177,7 +177,7 @@ def test_where_it_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_other_builds_have_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch, "native", lambda: import_module("softmaxkit.kernels._avx512"))
-    with pytest.raises(RuntimeError, match="SOFTMAXKIT_KERNELS=amx asks for"):
+    with pytest.raises(RuntimeError, match="SOFTMAXKIT_KERNELS=amx selects"):
         fused.attend(*inputs(40, 70, 64, 64), BY_E)
 
 
