@@ -46,7 +46,7 @@ std::string refusal_of_tiles() {
 std::map<std::string, std::string> refused() {
     const std::string reason = has_tiles() ? refusal_of_tiles() : "";
     if (reason.empty()) return {};
-    return {{"amx", "the system refuses this process the tiles of AMX: " + reason}};
+    return {{"amx", "the system denies this process AMX tiles: " + reason}};
 }
 
 // The builds that this processor and its operating system support.
