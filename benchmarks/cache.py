@@ -1,8 +1,8 @@
-"""Time of a generated token of a small LLaMA with caches of 8 and 4 bits, relative to transformers' default.
+"""Time per generated token of a small LLaMA with 8-bit and 4-bit caches, relative to transformers' default.
 
-The default is a DynamicCache and torch's scaled_dot_product_attention. In each round every contender generates the same
-number of tokens after the same prompt, in turn. Printed are the medians of the ratios, with quartiles, and the bytes
-that the caches hold for a token. The model is untrained.
+The default is a DynamicCache with torch's scaled_dot_product_attention. In each round every contender in turn generates
+the same number of tokens after the same prompt. Prints the medians of the ratios with quartiles, and the bytes that
+each cache stores per token. The model is untrained.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, PreTrained
 
 import softmaxkit
 from softmaxkit import ConSmax, Exaq, QuantisedCache, Spec
+from softmaxkit.kernels.codes import BITS
 from softmaxkit.studies.machine import processor
 
 METHODS: list[tuple[str, Spec, dict[str, Any]]] = [
@@ -32,59 +33,59 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 @dataclass
 class Contender:
-    """A model and its cache, which holds the prompt."""
+    """A model and its cache, which contains the prompt."""
 
     model: PreTrainedModel
     cache: Any
     bytes_of: Callable[[Any], int]
 
     def read(self, prompt: Tensor) -> float:
-        """Read a prompt; return the bytes that the cache then holds for a token."""
+        """Process a prompt, and return the bytes that the cache then stores per token."""
         self.model(prompt, past_key_values=self.cache, logits_to_keep=1)
         return self.bytes_of(self.cache) / prompt.numel()
 
     def seconds(self, tokens: int) -> float:
-        """Return the duration of a generated token, and leave the cache as it was."""
+        """Return the time per generated token, and restore the cache."""
         token = torch.zeros(1, 1, dtype=torch.long)
         start = time.perf_counter()
         for _ in range(tokens):
             token = self.model(token, past_key_values=self.cache).logits.argmax(-1)
-        taken = time.perf_counter() - start
+        elapsed = time.perf_counter() - start
         self.cache.crop(-tokens)
-        return taken / tokens
+        return elapsed / tokens
 
 
 def contenders(config: LlamaConfig, dtype: torch.dtype) -> dict[str, Contender]:
-    """Return transformers' default first, then the methods with either cache."""
+    """Return transformers' default first, then each method with a DynamicCache and with both quantised caches."""
     torch.manual_seed(0)
     model = LlamaForCausalLM(config).to(dtype).eval()  # type: ignore[arg-type, unused-ignore]
     model.set_attn_implementation("sdpa")
-    found = {"sdpa": Contender(model, DynamicCache(config=config), plain_bytes)}
-    for name, spec, numbers in METHODS:
-        fused = softmaxkit.apply(copy.deepcopy(model), spec, mode="fused", **numbers)
-        found[f"{name}, fused"] = Contender(fused, DynamicCache(config=config), plain_bytes)
-        for bits in (8, 4):
+    by_name = {"sdpa": Contender(model, DynamicCache(config=config), plain_bytes)}
+    for name, spec, parameters in METHODS:
+        fused = softmaxkit.apply(copy.deepcopy(model), spec, mode="fused", **parameters)
+        by_name[f"{name}, fused"] = Contender(fused, DynamicCache(config=config), plain_bytes)
+        for bits in BITS:
             cache = QuantisedCache(config, bits)
-            found[f"{name}, fused, {bits}-bit cache"] = Contender(fused, cache, lambda cache: cache.nbytes)
-    return found
+            by_name[f"{name}, fused, {bits}-bit cache"] = Contender(fused, cache, lambda cache: cache.nbytes)
+    return by_name
 
 
 def plain_bytes(cache: DynamicCache) -> int:
-    """Return the bytes of a cache of plain tensors."""
+    """Return the size of a DynamicCache in bytes."""
     return sum(int(keys.nbytes + values.nbytes) for keys, values, *_ in cache)
 
 
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--context", type=int, default=4096, help="tokens of the prompt")
-    parser.add_argument("--tokens", type=int, default=16, help="generated in a round")
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--heads", type=int, default=12, help="of 64 channels")
-    parser.add_argument("--key-heads", type=int, default=4)
-    parser.add_argument("--dtype", choices=tuple(DTYPES), default="float32")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--context", type=int, default=4096, help="tokens in the prompt")
+    parser.add_argument("--tokens", type=int, default=16, help="tokens generated per round")
+    parser.add_argument("--rounds", type=int, default=9, help="timed rounds, after one that warms up; 2 or more")
+    parser.add_argument("--layers", type=int, default=4, help="layers of the model")
+    parser.add_argument("--heads", type=int, default=12, help="query heads, of 64 channels each")
+    parser.add_argument("--key-heads", type=int, default=4, help="key heads; the query heads are a multiple of them")
+    parser.add_argument("--dtype", choices=tuple(DTYPES), default="float32", help="dtype of the model")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     config = LlamaConfig(
@@ -98,19 +99,19 @@ def main() -> None:
     )
     prompt = torch.randint(0, 1000, (1, arguments.context), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        running = contenders(config, DTYPES[arguments.dtype])
-        held = {name: contender.read(prompt) for name, contender in running.items()}
+        by_name = contenders(config, DTYPES[arguments.dtype])
+        token_bytes = {name: contender.read(prompt) for name, contender in by_name.items()}
         rounds = [
-            {name: contender.seconds(arguments.tokens) for name, contender in running.items()}
+            {name: contender.seconds(arguments.tokens) for name, contender in by_name.items()}
             for _ in range(arguments.rounds + 1)
         ][1:]  # the first round warms up
     threads = f"{arguments.threads} thread{'s' if arguments.threads > 1 else ''}"
     print(f"{processor()['name']}, {threads}, {arguments.dtype}, {arguments.context} tokens of context")
-    print("time of a generated token over sdpa with a DynamicCache (quartiles), milliseconds, bytes held for a token")
-    for name in running:
+    print("time per generated token over sdpa with a DynamicCache (quartiles), milliseconds, cached bytes per token")
+    for name in by_name:
         low, middle, high = statistics.quantiles((times[name] / times["sdpa"] for times in rounds), n=4)
         milliseconds = 1e3 * statistics.median(times[name] for times in rounds)
-        print(f"  {name:33} {middle:6.2f} ({low:.2f} to {high:.2f}) {milliseconds:8.2f} {held[name]:8.0f}")
+        print(f"  {name:33} {middle:6.2f} ({low:.2f} to {high:.2f}) {milliseconds:8.2f} {token_bytes[name]:8.0f}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Evaluation time of a small GPT with each method in integer mode, relative to eager attention in float.
 
-In each round every model reads the same windows once, in turn. Printed are the medians of the ratios, for native
-kernels and for golden. The model is untrained and has the default shape.
+In each round every model in turn evaluates the same windows once. Prints the medians of the ratios, for native kernels
+and for the golden model. The GPT is untrained and has the default shape.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ CASES: list[tuple[Spec, dict[str, Any]]] = [
 ]
 
 
-def use_kernels(wanted: bool) -> None:
-    """Run integer mode with native kernels or with golden."""
-    os.environ["SOFTMAXKIT_KERNELS"] = "" if wanted else "none"
+def use_kernels(native: bool) -> None:
+    """Select native kernels or the golden model for integer mode."""
+    os.environ[backends.VARIABLE] = "" if native else "none"
     backends.reset()
 
 
-def model_with(spec: Spec, numbers: dict[str, Any], context: int) -> PreTrainedModel:
-    """Return the model with one method in integer mode."""
+def model_with(spec: Spec, calibration: dict[str, Any], context: int) -> PreTrainedModel:
+    """Return the GPT with one method in integer mode."""
     model = language_model(Shape(), context, seed=0)
     softmaxkit.apply(model, spec)
     for module in layers(model).values():
-        module.set_calibration(numbers)
+        module.set_calibration(calibration)
     softmaxkit.set_mode(model, "integer")
     return model
 
@@ -54,14 +54,16 @@ def model_with(spec: Spec, numbers: dict[str, Any], context: int) -> PreTrainedM
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--windows", type=int, default=32)
-    parser.add_argument("--context", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=5, help="timed rounds, after one that warms up")
+    parser.add_argument("--windows", type=int, default=32, help="windows of random tokens that each model evaluates")
+    parser.add_argument("--context", type=int, default=64, help="tokens in a window")
     arguments = parser.parse_args()
     windows = torch.randint(0, 256, (arguments.windows, arguments.context + 1))
     eager = language_model(Shape(), arguments.context, seed=0)
     eager.set_attn_implementation("eager")
-    models = {f"{spec.method} {spec.variant}": model_with(spec, numbers, arguments.context) for spec, numbers in CASES}
+    models = {
+        f"{spec.method} {spec.variant}": model_with(spec, calibration, arguments.context) for spec, calibration in CASES
+    }
     ratios: dict[str, list[tuple[float, float]]] = {name: [] for name in models}
     for turn in range(arguments.rounds + 1):
         first = seconds(eager, windows)
@@ -72,14 +74,14 @@ def main() -> None:
             golden = seconds(model, windows)
             if turn:  # the first round warms up
                 ratios[name].append((native / first, golden / first))
-    print("time of evaluation in integer mode over eager float attention: kernels, golden")
+    print("evaluation time in integer mode over eager float attention: native kernels, golden")
     for name, rounds in ratios.items():
         native, golden = (statistics.median(ratio) for ratio in zip(*rounds, strict=True))
         print(f"  {name:28} {native:8.2f} {golden:8.2f}")
 
 
 def seconds(model: PreTrainedModel, windows: torch.Tensor) -> float:
-    """Return the duration of one evaluation."""
+    """Return the duration of one evaluation, in seconds."""
     start = time.perf_counter()
     loss_on(model, windows)
     return time.perf_counter() - start

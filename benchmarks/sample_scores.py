@@ -1,10 +1,10 @@
-"""Makes the sample of attention scores that the activity of units is measured with.
+"""Create the sample of attention scores from which the switching activity of units is measured.
 
     softmaxkit train exact --context 256 --steps 1000 -o model
     python benchmarks/sample_scores.py model
 
-takes the scores of the last query of held-out windows of 256 tokens, in every head of the small GPT, and writes them to
-src/softmaxkit/flow/scores.npy. Every figure of energy changes with the sample, so it is only made again on purpose.
+writes the scores of the last query of held-out windows of 256 tokens, in every head of the small GPT, to
+src/softmaxkit/flow/scores.npy. Every energy figure depends on the sample, so replace it only deliberately.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ WINDOWS = 4
 
 
 def main() -> None:
-    """Write the sample from a model."""
+    """Write the sample of a model's scores."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="folder of a model with exact softmax")
     model, tokenizer = read_pretrained(parser.parse_args().model, scores.KEYS)

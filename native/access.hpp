@@ -1,4 +1,4 @@
-// A row's scores in and probabilities out, a vector at a time.
+// Vector-wise reading of a row's scores and writing of its probabilities.
 #pragma once
 
 #include <array>
@@ -10,11 +10,11 @@
 
 namespace softmaxkit {
 
-constexpr int chains = 4;  // so that one operation does not wait for the one before
+constexpr int chains = 4;  // independent accumulators, to hide the latency of an operation
 using Chains = std::array<Vector, chains>;
 using Full = std::integral_constant<int64_t, width>;
 
-// Scores of a row, -infinity where they are masked, and `rest` beyond its end.
+// Scores of a row: -infinity where masked, `rest` beyond the end.
 template <class T, bool with_mask>
 struct Scores {
     const T* from;
@@ -33,12 +33,12 @@ struct Scores {
     }
 };
 
-// Asks for what lies a row further, mostly the next row, while this one is worked on; not where that would take the
-// place of this one in a core's second cache.
+// Prefetches the address one row ahead, usually the next row, while this one is processed; not for long rows, which the
+// prefetched row would evict from the core's second-level cache.
 template <class T>
-void ask_for_next(const T* from, int64_t keys) {
-    constexpr int64_t most = 1 << 19;  // bytes
-    if (keys * static_cast<int64_t>(sizeof(T)) <= most) __builtin_prefetch(from + keys, 0, 2);
+void prefetch_next_row(const T* from, int64_t keys) {
+    constexpr int64_t largest_row = 1 << 19;  // bytes
+    if (keys * static_cast<int64_t>(sizeof(T)) <= largest_row) __builtin_prefetch(from + keys, 0, 2);
 }
 
 template <class T, class Count>
@@ -50,7 +50,7 @@ void put(T* to, const Vector& value, Count count) {
     }
 }
 
-// A row of results that goes past the caches, aligned to vectors.
+// A row of results written with non-temporal stores; aligned to vectors.
 template <class T>
 struct Streamed {
     T* to;
@@ -67,8 +67,8 @@ void put(Streamed<T> to, const Vector& value, Count count) {
     }
 }
 
-// Calls body(key, chain, count) for all vectors of a row; count is Full for all but the last. The chain is a constant,
-// so that the variables of a chain stay in registers.
+// Calls body(key, chain, count) for each vector of a row; count is Full except for a partial last vector. The chain is
+// a compile-time constant, so that per-chain variables stay in registers.
 template <class Body>
 inline void sweep(int64_t keys, const Body& body) {
     int64_t key = 0;
@@ -90,16 +90,16 @@ void fill_zero(Streamed<T> to, int64_t count) {
     fill_zero(to.to, count);
 }
 
-// Memory of the calling thread, for a row, on cache lines: vectors that cross them take twice as long.
+// Thread-local memory for one row, aligned to cache lines: a vector access across two lines takes twice as long.
 template <class T>
 T* scratch(int64_t count) {
     struct alignas(64) Line {
         T elements[64 / sizeof(T)];
     };
-    thread_local std::vector<Line> kept;
+    thread_local std::vector<Line> memory;
     const size_t lines = (static_cast<size_t>(count) * sizeof(T) + sizeof(Line) - 1) / sizeof(Line);
-    if (kept.size() < lines) kept.resize(lines);
-    return kept.data()->elements;
+    if (memory.size() < lines) memory.resize(lines);
+    return memory.data()->elements;
 }
 
 }  // namespace softmaxkit

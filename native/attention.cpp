@@ -1,5 +1,5 @@
-// Attention as Python calls it: pointers and a shape in, the result where the caller wants it. Python checks the
-// arguments.
+// Python bindings of 8-bit attention. They receive addresses and a shape, and write the result to an address; the
+// caller in Python checks the arguments.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/array.h>
 

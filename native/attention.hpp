@@ -1,5 +1,5 @@
-// Attention with 8-bit products, a stripe of queries at a time: their scores with all keys in 16 bits, the distance of
-// each from its row's largest into an 8-bit weight by a table, and the weights' products with the values.
+// Attention with 8-bit products, one stripe of queries at a time: their 16-bit scores with all keys; 8-bit weights from
+// a table, indexed by a score's distance below its row's maximum; and the products of the weights with the values.
 #pragma once
 
 #include <array>
@@ -9,34 +9,34 @@
 #include <type_traits>
 
 #include "attention_shape.hpp"
+#include "packed_operands.hpp"
 #include "pool.hpp"
-#include "quantise.hpp"
 #include "seen.hpp"
 #include "tile_matrix.hpp"
 
 namespace softmaxkit {
 
-// How a query's scores are read.
+// How the 16-bit scores of a query are interpreted and turned into weights.
 struct Row {
-    double unit = 0, zero = 0;  // a score is unit * (16 bits - middle) + zero
-    double factor = 0;          // of the weights, besides their sum
+    double unit = 0, zero = 0;  // score = unit * (16-bit score - middle) + zero
+    double factor = 0;          // of the result, for weights that are not normalised
     Words anchor = {}, multiplier = {};
     int resolution = 0;
-    int64_t seen = 0;           // keys, if no mask hides them
+    int64_t seen = 0;           // number of keys that causality leaves the query; 0 for a fully masked row
     const uint8_t* mask = nullptr;
 };
 
-// What rounding to 8 bits is expected to take.
+// The expected error of 8-bit products.
 struct Precision {
-    bool finite = true;  // all numbers; else the others mean nothing
-    double scores = 0;   // root mean square error of a score, of the head that has the largest
-    double values = 0;   // that of a value over the values' size, likewise
+    bool finite = true;  // whether all inputs are finite; if not, the errors are invalid
+    double scores = 0;   // root mean square error of the scores, of the worst head
+    double values = 0;   // root mean square error of the values relative to their size, of the worst head
 };
 
 template <class T>
 class Attention {
 public:
-    // Brings keys and values to 8 bits.
+    // Quantises keys and values to 8 bits.
     Attention(const Shape& shape, const Weights& weights, double scale, const T* query, const T* key, const T* value,
               const uint8_t* mask, T* result, int threads)
         : shape_(shape), weights_(weights), scale_(scale), query_(query), key_(key), value_(value), mask_(mask),
@@ -63,7 +63,7 @@ public:
         return found;
     }
 
-    // False where a query is not finite: the result then means nothing.
+    // Returns false if a query is not finite; the result is then invalid.
     bool run() {
         rows_ = stripe_rows(seen_.count());
         const int64_t stripes = (shape_.queries + rows_ - 1) / rows_;
@@ -81,16 +81,16 @@ public:
     }
 
 private:
-    static constexpr int64_t block = 8;     // panels of keys whose weights are held
-    static constexpr int64_t sampled = 32;  // queries of a head that tell how far scores err
+    static constexpr int64_t block = 8;     // panels of keys whose weights are in memory at a time
+    static constexpr int64_t sampled = 32;  // queries per head from which the error of the scores is estimated
 
     static int64_t stripe_rows([[maybe_unused]] int64_t keys) {
 #if defined(SOFTMAXKIT_TILES)
         return tile_pair;
 #else
-        // As many as keep their scores in the second-level cache, so that a panel of keys serves several tiles.
-        constexpr int64_t cached = int64_t{1} << 18, most = 4;
-        return tile * std::clamp<int64_t>(cached / (2 * tile * std::max<int64_t>(keys, 1)), 1, most);
+        // Several tiles, so that a loaded panel of keys is reused, as long as their scores fit the second-level cache.
+        constexpr int64_t cache_bytes = int64_t{1} << 18, most_tiles = 4;
+        return tile * std::clamp<int64_t>(cache_bytes / (2 * tile * std::max<int64_t>(keys, 1)), 1, most_tiles);
 #endif
     }
 
@@ -121,7 +121,7 @@ private:
             for (int64_t channel = 0; channel < shape_.channels; ++channel) {
                 squares += (to[channel] - 128) * (to[channel] - 128);
             }
-            // Codes of queries and of keys err by 1/sqrt(12) each.
+            // Rounding errors of the codes of queries and keys are uniform: their root mean square is 1/sqrt(12).
             sum += double{query.step} * query.step * (static_cast<double>(squares) + keys.spread) / 12;
         }
         return std::sqrt(sum / static_cast<double>((shape_.queries + step - 1) / step));
@@ -138,9 +138,9 @@ private:
               sums_(of.rows_ * of.weights_.planes), totals_(of.rows_ * columns_) {}
 
         void run(int64_t batch, int64_t head, int64_t first, int64_t last) {
-            const int64_t with = batch * of_.shape_.key_heads + of_.key_head(head);
-            const PackedKeys& keys = of_.keys_[with];
-            const PackedValues& values = of_.values_[with];
+            const int64_t key_head = batch * of_.shape_.key_heads + of_.key_head(head);
+            const PackedKeys& keys = of_.keys_[key_head];
+            const PackedValues& values = of_.values_[key_head];
             const int64_t panels = (of_.shape_.seen(last - 1) + panel - 1) / panel;
             count_ = last - first;
             open_ = of_.shape_.masked ? 0 : of_.shape_.seen(first) / panel;
@@ -166,7 +166,7 @@ private:
                 const PackedQuery query = pack_query(from, shape.channels, of_.scale_, keys, whole_.data(),
                                                      queries_.data() + (index - first) * bytes_, finite);
                 row.unit = std::ldexp(query.step, shift);
-                // What the means make of the scores is not rounded.
+                // The share of the keys' means in the scores is added without quantisation.
                 if (!of_.weights_.normalised) {
                     row.zero = of_.scale_ * product(from, keys.mean.data()) - double{query.step} * query.of_mean;
                 }
@@ -190,7 +190,7 @@ private:
             return std::accumulate(sums.begin(), sums.end(), 0.0);
         }
 
-        // Scores of all rows.
+        // Computes the scores of all rows.
         void score(const PackedKeys& keys, int64_t panels) {
             const int64_t count = static_cast<int64_t>(rows_.size());
             std::fill_n(highest_.data(), count * panel, uint16_t(0));
@@ -221,7 +221,8 @@ private:
             }
         }
 
-        // With tiles, a panel's scores of all rows lie together, and so do its weights; else a row's do.
+        // With AMX tiles, the scores and weights of a panel are contiguous across rows; otherwise those of a row are
+        // contiguous across panels.
 #if defined(SOFTMAXKIT_TILES)
         uint16_t* scores(int64_t row, int64_t at) { return scores_.data() + (at * tile_pair + row) * panel; }
         uint8_t* weights(int64_t row, int64_t at) { return panel_weights_.data() + (at * tile_pair + row) * panel; }
@@ -234,13 +235,13 @@ private:
             return seen_of_panel(row.seen, row.mask, of_.shape_.mask[3], at);
         }
 
-        // Where a row's distances start, how long their steps are, and what the weights stand for.
+        // Sets a row's anchor, the step of its distances, and the factor of its weights.
         void anchor(Row& row, int64_t index, int64_t head) {
             const Weights& weights = of_.weights_;
             const uint16_t* top = highest_.data() + index * panel;
             uint16_t highest = 0;
             for (int64_t key = 0; key < panel; ++key) highest = std::max(highest, top[key]);
-            if (highest == 0) row.seen = 0;  // nothing is attended
+            if (highest == 0) row.seen = 0;  // fully masked
             row.anchor = Words{} + highest;
             double step = weights.step;
             while (row.unit > step && row.resolution + 1 < weights.resolutions) {
@@ -251,11 +252,11 @@ private:
             if (weights.normalised) return;
             const double offset = weights.offsets[head] + weights.limit;
             constexpr double zero = static_cast<double>(middle);
-            double place = highest;  // of the ceiling, or of the largest score below it
+            double place = highest;  // 16-bit position of the limit, or of the largest score if that is below it
             if (row.unit > 0) place = std::clamp((offset - row.zero) / row.unit + zero, 0.0, place);
             const double value = row.unit * (place - zero) + row.zero - offset;
             row.factor = std::exp(static_cast<float>(std::min(value, 0.0) + weights.limit)) / weights.one;
-            // Half a step more, so that distances are rounded and not cut off.
+            // Half a step more, so that distances are rounded rather than truncated.
             const double half = row.unit > 0 ? step / 2 / row.unit : 0.0;
             row.anchor = Words{} + word(place + half);
         }
@@ -264,7 +265,7 @@ private:
             return static_cast<uint16_t>(std::min(std::nearbyint(value), 65535.0));
         }
 
-        // The products of a block's weights and values.
+        // Adds the products of the weights and values of a block of panels.
         void add(const PackedValues& values, int64_t begin, int64_t end) {
             for (int plane = 0; plane < of_.weights_.planes; ++plane) {
                 of_.weights_.normalised ? weigh_rows<true>(plane, begin, end) : weigh_rows<false>(plane, begin, end);
@@ -315,7 +316,9 @@ private:
             for (int64_t index = 0; index < count_; ++index) {
                 const Row row = rows_[index];
                 Sums sum = sums[index];
-                for (int64_t at = begin; at < end; ++at) one(row, at, scores(index, at), weights(index, at - begin), sum);
+                for (int64_t at = begin; at < end; ++at) {
+                    one(row, at, scores(index, at), weights(index, at - begin), sum);
+                }
                 sums[index] = sum;
             }
 #endif
@@ -353,7 +356,7 @@ private:
         Attention& of_;
         int64_t padded_, columns_, bytes_;
         int64_t count_ = 0;  // rows of this stripe
-        int64_t open_ = 0;   // from this panel on, keys are not seen by every row
+        int64_t open_ = 0;   // first panel with keys that some row does not attend to
         std::vector<Row> rows_;
         std::vector<float> whole_;
         Buffer<uint8_t> queries_;

@@ -1,11 +1,13 @@
-// Queries, keys and values rounded to bfloat16, in pairs along the axis that is summed, as tiles multiply them.
+// Queries, keys and values rounded to bfloat16 and packed in pairs along the axis that is summed, the layout that AMX
+// tiles multiply.
 #pragma once
 
+#include "integer_matrix.hpp"
 #include "quantise.hpp"
 
 namespace softmaxkit {
 
-// 16 values as bfloat16, each in 32 bits; notes where one is not finite.
+// Rounds up to 16 values to bfloat16, one in each 32-bit lane; clears `finite` if one is not finite.
 template <class T>
 __m512i halves(const T* from, int64_t count, bool& finite) {
     const __m512i bits = _mm512_cvtepu16_epi32(narrowed(load_upto(from, count)));
@@ -14,8 +16,7 @@ __m512i halves(const T* from, int64_t count, bool& finite) {
     return bits;
 }
 
-// Keys and values of one head, in pairs along the axis that is summed: keys (panels, pairs of channels, 64 keys),
-// values (pairs of keys, columns).
+// Packed keys and values of one head: keys (panels, pairs of channels, 64 keys), values (pairs of keys, columns).
 struct PackedHead {
     int64_t pairs, columns;
     Buffer<uint32_t> keys, values;
@@ -26,7 +27,7 @@ struct PackedHead {
           keys(rounded_up(count, panel) * pairs), values(rounded_up(count, panel) / 2 * columns) {}
 };
 
-// A row's channels, two by two.
+// Packs a row's channels in pairs.
 template <class T>
 void pack_pairs(const T* from, int64_t channels, uint32_t* pairs, bool& finite) {
     for (int64_t channel = 0; channel < channels; channel += width) {

@@ -1,4 +1,4 @@
-// Attention of a few queries as Python calls it: keys and values as they come, or as codes of a cache with their steps.
+// Python bindings of attention for a few queries: floating-point keys and values, or codes of a cache with their steps.
 #include "decode.hpp"
 
 #include <nanobind/nanobind.h>
@@ -39,7 +39,8 @@ bool decode(const Shape& shape, const Normalisation& how, double scale, uintptr_
     return run(queries, how, keys, values, 0, lengths, mask, result, threads);
 }
 
-// Codes as Python gives them: addresses, strides of steps, and of pages the table, its width and their tokens.
+// Codes from Python: addresses, the strides of the steps, and for paged caches the page table, its width and the tokens
+// of a page.
 template <int bits>
 bool decode_codes(const Shape& shape, const Normalisation& how, double scale, uintptr_t query, uintptr_t key,
                   uintptr_t value, uintptr_t key_steps, uintptr_t value_steps, std::array<int64_t, 3> of_key_steps,

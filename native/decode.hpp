@@ -1,6 +1,6 @@
-// Attention of a few queries over many keys: keys and values are read once, in chunks that threads share, whose parts
-// are then merged. What the mask hides from all queries at either end of a chunk, and what is beyond a sequence's length,
-// is not read.
+// Attention of a few queries over many keys. Keys and values are read once, in chunks distributed over the threads; the
+// partial results are then merged. Tokens beyond a sequence's length, and tokens at either end of a chunk that the mask
+// hides from all queries, are not read.
 #pragma once
 
 #include <atomic>
@@ -13,14 +13,15 @@
 
 namespace softmaxkit {
 
-// How scores become probabilities: by levels, or, where there are none, as exp(score - offset).
+// How scores become weights: by levels, or, if there are no levels, as exp(min(score - offset, limit)).
 struct Normalisation {
     Levels levels;
     const float* offsets;  // of each head
-    float limit;           // of score - offset
+    float limit;           // upper bound of score - offset
 };
 
-// Keys make scores of spans, values add up under weights: PlainKeys and PlainValues, or CodedKeys and CodedValues.
+// `Keys` computes the scores of a span, `Values` adds up values times weights: PlainKeys and PlainValues, or CodedKeys
+// and CodedValues.
 template <class Keys, class Values>
 class Decode {
 public:
@@ -33,14 +34,14 @@ public:
           spans_(parts_), scores_(parts_ * rows_ * chunk), highest_(parts_ * rows_), sums_(parts_ * rows_),
           totals_(parts_ * rows_ * columns_) {}
 
-    // False where a score is NaN or infinite: the result then means nothing.
+    // Returns false if a score is NaN or +infinity; the result is then invalid.
     bool run(int threads) {
         const auto all_parts = [&](auto&& work) {
             parallel_for(parts_, 1, threads, [&](int64_t first, int64_t last) {
                 for (int64_t part = first; part < last; ++part) work(part);
             });
         };
-        if (how_.levels.count == 0) {  // no part needs another's maximum
+        if (how_.levels.count == 0) {  // weights do not depend on the maximum, so one pass per part is enough
             all_parts([this](int64_t part) {
                 score(part);
                 if (finite_) add(part);
@@ -65,7 +66,7 @@ private:
         return token(mask_, shape_.mask, at.batch, queries_.head_of(at.key_head, row), row % shape_.queries);
     }
 
-    // The keys of a part from the first to the last that any row sees.
+    // The keys of a part from the first to the last that any row attends to.
     Span seen(int64_t part) const {
         const int64_t head = part / chunks_, first = part % chunks_ * chunk;
         Span at{head / shape_.key_heads, head % shape_.key_heads, first, 0};
@@ -128,7 +129,7 @@ private:
         values_.add(at, scores(part, 0), chunk, totals, columns_);
     }
 
-    // Turns a part's scores of a row into weights, and returns their sum.
+    // Replaces a row's scores of a part by weights and returns their sum.
     double weigh(const Span& at, int64_t part, int64_t row) {
         float* weights = scores(part, row);
         const auto all = [&](auto&& weight) {
@@ -151,7 +152,7 @@ private:
         for (int64_t other = first; other < first + chunks_; ++other) {
             highest = std::max(highest, highest_.data()[other * rows_ + row]);
         }
-        if (highest == -infinity) highest = 0.0f;  // no key is seen: all weights are 0
+        if (highest == -infinity) highest = 0.0f;  // fully masked: all weights are 0
         double sum = 0.0;
         with_count(how_.levels, [&](auto count) {
             sum = all([&](const Vector& score) {
@@ -185,8 +186,8 @@ private:
     const Normalisation& how_;
     const Keys& keys_;
     const Values& values_;
-    const float* shifts_;  // of the scores of each query, (batch, heads, queries); or null
-    const int64_t* lengths_;  // of each sequence, how many of its first keys count; or null
+    const float* shifts_;     // added to all scores of a query, (batch, heads, queries); or null
+    const int64_t* lengths_;  // of each sequence: it attends to this many of its first keys; or null
     const uint8_t* mask_;
     float* result_;
     const int64_t rows_, chunks_, parts_, columns_;

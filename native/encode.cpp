@@ -1,5 +1,4 @@
-// Keys and values brought to the codes of a cache (codes.hpp), as kernels/codes.py defines them: equal to it in every
-// bit.
+// Quantisation of keys and values to the codes of a cache (codes.hpp), bit-identical to kernels/codes.py.
 #include <atomic>
 
 #include <nanobind/nanobind.h>
@@ -13,7 +12,8 @@ namespace softmaxkit {
 
 namespace {
 
-// A token less the centre and over the factors, which may be null, as whole vectors; false where a number is not finite.
+// Writes (token - centre) / factor, zero-padded to whole vectors; centre and factor may be null. Returns false if a
+// result is not finite.
 template <class T>
 bool framed(const T* from, const float* centre, const float* factor, int64_t channels, float* to) {
     bool finite = true;
@@ -34,13 +34,15 @@ bool framed(const T* from, const float* centre, const float* factor, int64_t cha
 
 float largest_magnitude(const float* values, int64_t count) {
     Vector largest = 0.0f;
-    for (int64_t index = 0; index < count; index += width) largest = stdx::max(largest, magnitude(load(values + index)));
+    for (int64_t index = 0; index < count; index += width) {
+        largest = stdx::max(largest, magnitude(load(values + index)));
+    }
     return stdx::hmax(largest);
 }
 
 float inverse(float step) { return std::fabs(step) > least_magnitude ? 1.0f / step : 0.0f; }
 
-// `values` are padded with zeros to whole vectors.
+// Writes 8-bit codes and their step. `values` are zero-padded to whole vectors.
 void write_codes(const float* values, int64_t channels, int8_t* codes, float* step, int64_t) {
     *step = largest_magnitude(values, channels) / largest_code;
     const float factor = inverse(*step);
@@ -51,14 +53,15 @@ void write_codes(const float* values, int64_t channels, int8_t* codes, float* st
     }
 }
 
-// The next bfloat16 that is no smaller in magnitude, or the one before where that is infinite.
+// Rounds to bfloat16 away from zero, or toward zero if the result would be infinite.
 bfloat16 away_from_zero(float value) {
     const auto bits = std::bit_cast<uint32_t>(value), up = bits + 0xffff;
     const bool finite = std::isfinite(std::bit_cast<float>(up & 0xffff0000u));
     return {static_cast<uint16_t>((finite ? up : bits) >> 16)};
 }
 
-// `values` are padded with zeros to whole groups of channels; steps of groups are `stride` apart.
+// Writes 4-bit codes and the steps of their groups of channels, `stride` elements apart. `values` are zero-padded to
+// whole groups.
 void write_codes(const float* values, int64_t channels, uint8_t* codes, bfloat16* steps, int64_t stride) {
     for (int64_t first = 0; first < channels; first += channels_of_step, values += channels_of_step, steps += stride) {
         const float largest = largest_magnitude(values, channels_of_step);
@@ -78,12 +81,12 @@ void write_codes(const float* values, int64_t channels, uint8_t* codes, bfloat16
     }
 }
 
-// Strides are in elements; centre and factor are (batch, heads, channels), without gaps. False where a number is not
-// finite: codes then mean nothing.
+// Strides are in elements; centre and factor are (batch, heads, channels), contiguous. Returns false if a value is not
+// finite; the codes are then invalid.
 template <class T, int bits>
 bool encode(const std::array<int64_t, 4>& sizes, uintptr_t from, const std::array<int64_t, 3>& strides,
-            uintptr_t centre, uintptr_t factor, uintptr_t codes, const std::array<int64_t, 3>& code_strides, uintptr_t steps,
-            const std::array<int64_t, 3>& step_strides, int threads) {
+            uintptr_t centre, uintptr_t factor, uintptr_t codes, const std::array<int64_t, 3>& code_strides,
+            uintptr_t steps, const std::array<int64_t, 3>& step_strides, int threads) {
     const auto [batch, heads, tokens, channels] = sizes;
     auto* const to = reinterpret_cast<Codes<bits>::Code*>(codes);
     auto* const step = reinterpret_cast<Codes<bits>::Step*>(steps);
@@ -91,14 +94,15 @@ bool encode(const std::array<int64_t, 4>& sizes, uintptr_t from, const std::arra
     parallel_for(batch * heads * tokens, least_rows(channels), threads, [&](int64_t first, int64_t last) {
         std::vector<float> values(rounded_up(channels, std::max(channels_of_step, width)));
         for (int64_t row = first; row < last; ++row) {
-            const int64_t head = row / tokens, index = row % tokens, of = head / heads, in = head % heads;
-            const auto own = [&](uintptr_t all) {
-                return all == 0 ? nullptr : reinterpret_cast<const float*>(all) + head * channels;
+            const int64_t row_head = row / tokens, index = row % tokens;
+            const int64_t sequence = row_head / heads, head = row_head % heads;
+            const auto of_head = [&](uintptr_t all) {
+                return all == 0 ? nullptr : reinterpret_cast<const float*>(all) + row_head * channels;
             };
-            const T* source = token(reinterpret_cast<const T*>(from), strides, of, in, index);
-            if (!framed(source, own(centre), own(factor), channels, values.data())) finite = false;
-            write_codes(values.data(), channels, token(to, code_strides, of, in, index),
-                        token(step, step_strides, of, in, 0) + index, step_strides[2]);
+            const T* source = token(reinterpret_cast<const T*>(from), strides, sequence, head, index);
+            if (!framed(source, of_head(centre), of_head(factor), channels, values.data())) finite = false;
+            write_codes(values.data(), channels, token(to, code_strides, sequence, head, index),
+                        token(step, step_strides, sequence, head, 0) + index, step_strides[2]);
         }
     });
     return finite;

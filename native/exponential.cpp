@@ -1,4 +1,4 @@
-// The clamped exponential as Python calls it; offsets are float32, one or one for each head.
+// Python bindings of the clamped exponential. Offsets are float32, one for all heads or one per head.
 #include "exponential.hpp"
 
 #include "registry.hpp"
@@ -8,7 +8,7 @@ namespace softmaxkit {
 
 namespace {
 
-// The exponentials of all heads.
+// The parameters of all heads.
 struct Heads {
     const float* offsets;
     bool per_head;
@@ -27,7 +27,7 @@ void exponential(uintptr_t from, uintptr_t to, uintptr_t mask, const Layout& lay
     run_rows<T>(from, to, mask, layout, threads, row);
 }
 
-// `gradient` lies as the result does; `sums` gets the sum of each row's gradient, float32.
+// `gradient` has the layout of the result; `sums`, float32, receives the sum of each row of the scores' gradient.
 template <class T>
 void exponential_backward(uintptr_t from, uintptr_t to, uintptr_t mask, const Layout& layout, int threads,
                           uintptr_t offsets, bool per_head, float highest, float log2_base, uintptr_t gradient,

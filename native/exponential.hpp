@@ -1,4 +1,4 @@
-// min(base^(score - offset), limit), every element by itself; and its gradient.
+// min(base^(score - offset), limit) for each element, and its gradient.
 #pragma once
 
 #include <cmath>
@@ -9,10 +9,10 @@ namespace softmaxkit {
 
 struct Exponential {
     float offset;
-    float highest;    // of score - offset: the logarithm of the limit
+    float highest;    // bound of score - offset: the logarithm of the limit to the base
     float log2_base;
 
-    // The power of 2 that stands for `highest`. 2^128 is infinity already, and `exp2` goes no further.
+    // `highest` as a power of 2, at most 128: 2^128 is already infinite, and `exp2` accepts no larger argument.
     float highest_power() const { return std::min(highest * log2_base, 128.0f); }
 };
 
@@ -25,9 +25,9 @@ void exponential_row(const Row& scores, To to, int64_t keys, const Exponential& 
     });
 }
 
-// The scores' gradient from the scores and the results' gradient g: p * g * log(base), and 0 where the limit holds.
-// The scores decide where it does: rounded, a result below the limit may reach it. Returns the sum; the offset's
-// gradient is the negative of it.
+// The gradient of the scores, given the gradient g of the results p: p * g * log(base), or 0 where the limit applies.
+// Whether it applies is decided by the score, since a rounded result may reach the limit from below. Returns the sum of
+// the gradient, whose negative is the gradient of the offset.
 template <class T, class Row>
 float exponential_backward_row(const Row& scores, const T* gradient, T* to, int64_t keys,
                                const Exponential& exponential) {
@@ -38,7 +38,7 @@ float exponential_backward_row(const Row& scores, const T* gradient, T* to, int6
     sweep(keys, [&](int64_t key, auto chain, auto count) {
         const Vector exponent = scores(key, count) - exponential.offset;
         Vector result = exp2(smaller(highest, exponent * exponential.log2_base)) * g(key, count, 0.0f) * log_base;
-        // NaN has no gradient either, as in torch.clamp; what is masked has none even where g is infinite.
+        // The gradient is 0 for NaN, as in torch.clamp, and for masked keys even if g is infinite.
         stdx::where(!(exponent <= exponential.highest && exponent > -infinity), result) = 0.0f;
         put(to + key, result, count);
         sums[chain] += result;

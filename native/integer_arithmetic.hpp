@@ -1,4 +1,4 @@
-// The arithmetic of golden: divisions by powers of two that round once, and the reciprocal.
+// The arithmetic of the golden model: division by powers of two with a single rounding, and the reciprocal.
 #pragma once
 
 #include <algorithm>
@@ -10,8 +10,8 @@
 
 namespace softmaxkit {
 
-// Divides whole numbers that are not negative by 2^places, to nearest with ties to even, or down; negative places
-// multiply. Numbers, multiplied ones too, use all bits of `Int` but four at most, and so `most` places leave nothing.
+// Divides non-negative integers by 2^places, rounding to nearest with ties to even, or down; negative places multiply.
+// Values, also after multiplication, must leave the four top bits of `Int` clear, so a shift by `most` places gives 0.
 template <class Int>
 class RoundingShift {
 public:
@@ -21,7 +21,7 @@ public:
           below_half_(nearest && right_ > 0 ? (Int(1) << (right_ - 1)) - 1 : Int(0)),
           odd_(nearest && right_ > 0 ? 1 : 0) {}
 
-    // One less than half, and the one back if the quotient is odd, carries just when rounding goes up.
+    // Adding half less one, plus one if the quotient is odd, carries exactly when the quotient must be rounded up.
     Int operator()(Int value) const {
         value <<= left_;
         return (value + below_half_ + ((value >> right_) & odd_)) >> right_;
@@ -33,7 +33,7 @@ private:
     Int below_half_, odd_;
 };
 
-// Rounds to so many bits after the leading one, to nearest with ties to even.
+// Rounds to `mantissa_bits` bits after the leading one, to nearest with ties to even.
 template <class Real, class Bits>
 inline Bits round_bits(Real value, int mantissa_bits) {
     const int dropped = std::numeric_limits<Real>::digits - 1 - mantissa_bits;
@@ -49,7 +49,7 @@ inline double round_mantissa(double value, int bits) {
     return std::bit_cast<double>(round_bits<double, uint64_t>(value, bits));
 }
 
-// 1/d by lines between points, as `softmaxkit.tables.Reciprocal`: about mantissa * 2^-(mantissa bits + exponent).
+// Piecewise-linear 1/d, as `softmaxkit.tables.Reciprocal`: approximately mantissa * 2^-(mantissa bits + exponent).
 class Reciprocal {
 public:
     struct Value {

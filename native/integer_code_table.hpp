@@ -1,4 +1,4 @@
-// Integers of methods in which a probability depends only on its score code: golden's table of them is looked up.
+// Integer mode of methods in which a probability depends only on its score code: a look-up in the golden model's table.
 #pragma once
 
 #include "integer_rows.hpp"
@@ -6,7 +6,7 @@
 namespace softmaxkit {
 
 struct CodeTable {
-    std::vector<double> scales;  // of each head, or one
+    std::vector<double> scales;  // one for all heads or one per head
     int32_t lowest, highest;
     const float* probabilities;  // (heads, codes), the lowest code first
 };

@@ -1,5 +1,5 @@
-// 8-bit matrices in panels of 64 keys, and dot products of unsigned with signed bytes, four at a time. A lane of a
-// vector holds four bytes along the axis that is summed; the integers are the same in every instruction set.
+// 8-bit matrices in panels of 64 keys, and their dot products of unsigned with signed bytes, four at a time. Each
+// 32-bit lane stores four bytes along the axis that is summed. All instruction sets compute the same integers.
 #pragma once
 
 #include <algorithm>
@@ -16,17 +16,17 @@
 
 namespace softmaxkit {
 
-constexpr int64_t lanes = 16;                 // 32-bit lanes of a vector, whatever the processor's own vectors are
+constexpr int64_t lanes = 16;                 // 32-bit lanes of a vector, independent of the instruction set
 constexpr int64_t panel = 64;                 // keys side by side
-constexpr int64_t panel_steps = panel / 4;    // dot products of four that go through a panel's keys
-constexpr int64_t tile = 6;                   // rows at once: with four vectors of sums each, what registers hold
+constexpr int64_t panel_steps = panel / 4;    // four-byte dot products over the keys of a panel
+constexpr int64_t tile = 6;                   // rows at once: with four vectors of sums each, they fill the registers
 constexpr int64_t codes = 128;                // entries of a table of weights
-constexpr int64_t middle = 1 << 14;           // of scores in 16 bits, which reach 127 * 127 to either side
+constexpr int64_t middle = 1 << 14;           // the 16-bit score that represents 0; scores reach 127 * 127 either way
 using Sums [[gnu::vector_size(64)]] = int32_t;
 using Floats [[gnu::vector_size(64)]] = float;
 using Words [[gnu::vector_size(64)]] = uint16_t;
 
-// Memory on cache lines, not cleared.
+// A cache line; `Buffer` is memory aligned to cache lines and not initialised.
 struct alignas(64) Line {
     uint8_t bytes[64];
 };
@@ -45,7 +45,7 @@ private:
 
 inline int64_t rounded_up(int64_t count, int64_t multiple) { return (count + multiple - 1) / multiple * multiple; }
 
-// Dot products of four that go through a key's channels; tiles have all of theirs.
+// Four-byte dot products over a key's channels; AMX tiles are padded to full size.
 inline int64_t key_steps(int64_t channels) {
 #if defined(SOFTMAXKIT_TILES)
     return rounded_up((channels + 3) / 4, tiles::rows);
@@ -54,11 +54,11 @@ inline int64_t key_steps(int64_t channels) {
 #endif
 }
 
-// Where a key's dword of four channels lies among those of its panel: narrowing 32 bits to 16 and to 8 interleaves
-// vectors, and in this order it puts the keys where they belong.
+// The position of a key's dwords within its panel. Narrowing from 32 to 16 and 8 bits interleaves vectors; this order
+// compensates for it, so that narrowed keys are in their natural order.
 inline int64_t lane_of(int64_t key) { return key % 16 / 4 * lanes + key / 16 * 4 + key % 4; }
 
-// Adds to each lane the dot product of four unsigned bytes with the lane's four signed ones.
+// Adds to each lane the dot product of the same four unsigned bytes with the lane's own four signed bytes.
 inline void dot(Sums& sums, const uint8_t* four, const int8_t* with) {
 #if defined(SOFTMAXKIT_VNNI)
     int32_t all;
@@ -73,7 +73,8 @@ inline void dot(Sums& sums, const uint8_t* four, const int8_t* with) {
 #endif
 }
 
-// A tile's sums of so many steps: the rows' bytes lie side by side, the steps of the other side `step` bytes apart.
+// Accumulates a tile over `steps` four-byte dot products. The bytes of a row are contiguous; `with` advances by `step`
+// bytes.
 template <int vectors>
 [[gnu::always_inline]] inline void dots(Sums (&sums)[tile][vectors], const uint8_t* rows, int64_t row,
                                         const int8_t* with, int64_t step, int64_t steps) {
@@ -88,7 +89,8 @@ template <int vectors>
     }
 }
 
-// Scores of a tile with a panel of keys, shifted into 16 bits, and into `highest` the largest that each place has seen.
+// Computes the scores of a tile of queries with a panel of keys, shifted to 16 bits, and updates `highest`, the maximum
+// at each position of the panel.
 inline void score_tile(const uint8_t* queries, int64_t steps, const int8_t* keys, const int32_t* start, int shift,
                        uint16_t* scores, int64_t row, uint16_t* highest) {
     Sums sums[tile][4];
@@ -123,7 +125,7 @@ inline void score_tile(const uint8_t* queries, int64_t steps, const int8_t* keys
     }
 }
 
-// Puts 0, below every score, where a key is not visible, and notes the largest of the others.
+// Replaces the scores of hidden keys by 0, which is below every score, and updates `highest` with the others.
 inline void hide(uint16_t* scores, uint64_t visible, uint16_t* highest) {
 #if defined(SOFTMAXKIT_VNNI)
     for (int half = 0; half < 2; ++half) {
@@ -131,9 +133,9 @@ inline void hide(uint16_t* scores, uint64_t visible, uint16_t* highest) {
         for (int group = 0; group < 4; ++group) {
             places |= static_cast<uint32_t>(visible >> (16 * group + 8 * half) & 0xff) << 8 * group;
         }
-        const __m512i kept = _mm512_maskz_loadu_epi16(places, scores + 32 * half);
-        _mm512_store_si512(scores + 32 * half, kept);
-        _mm512_store_si512(highest + 32 * half, _mm512_max_epu16(kept, _mm512_load_si512(highest + 32 * half)));
+        const __m512i shown = _mm512_maskz_loadu_epi16(places, scores + 32 * half);
+        _mm512_store_si512(scores + 32 * half, shown);
+        _mm512_store_si512(highest + 32 * half, _mm512_max_epu16(shown, _mm512_load_si512(highest + 32 * half)));
     }
 #else
     for (int64_t key = 0; key < panel; ++key) {
@@ -143,8 +145,9 @@ inline void hide(uint16_t* scores, uint64_t visible, uint16_t* highest) {
 #endif
 }
 
-// Weights of a panel: the distance below `anchor` times multiplier / 2^16, at most 127, addresses the table. If
-// they are to be summed, adds their sum, spread over the lanes. All of an anchor's words are the same.
+// Looks up the weights of a panel: (anchor - score) * multiplier / 2^16, clamped to 0..127, indexes the table. If
+// `summed`, adds the weights to `sums`, distributed over its lanes. All words of `anchor` are equal, as are those of
+// `multiplier`.
 template <bool summed>
 void weigh(const uint16_t* scores, const Words& anchor, const Words& multiplier, const uint8_t* table,
            uint64_t visible, uint8_t* weights, Sums& sums) {
@@ -176,7 +179,7 @@ inline void add_to(float* to, const Sums& sums, float power) {
     std::memcpy(to, &total, sizeof total);
 }
 
-// Adds to a tile's rows of floats the product of their weights with the panels' values, times a power of two.
+// Adds to a tile of float rows the products of weights and the panels' values, times a power of two.
 template <int vectors>
 void value_tile(const uint8_t* weights, int64_t row, const int8_t* values, int64_t columns, int64_t steps, float power,
                 float* to) {
@@ -191,7 +194,7 @@ void value_tile(const uint8_t* weights, int64_t row, const int8_t* values, int64
     }
 }
 
-// The bits of up to 64 booleans, of which only those in `some`, the first `count`, may be read.
+// Packs `count` booleans, up to 64, into bits. `some` has the lowest `count` bits set; nothing beyond them is read.
 inline uint64_t true_bits(const uint8_t* from, uint64_t some, int64_t count) {
 #if defined(SOFTMAXKIT_VNNI)
     (void)count;

@@ -1,4 +1,4 @@
-// Rows for the integer kernels: scores with masked ones at -infinity, and their codes.
+// Reading rows for the integer kernels: scores, with -infinity where masked, and their codes.
 #pragma once
 
 #include <vector>
@@ -10,9 +10,9 @@
 
 namespace softmaxkit {
 
-constexpr int32_t masked_code = -(1 << 24);  // below every code, and below every code less another
+constexpr int32_t masked_code = -(1 << 24);  // below every code and below every difference of two codes
 
-// Scratch is a whole number of vectors, and loops over it need no rest.
+// Rounds up to whole vectors, so that loops over scratch memory need no remainder.
 inline int64_t padded(int64_t keys) { return (keys + width - 1) / width * width; }
 
 // Copies a row; masked scores and the padding become -infinity. Returns whether NaN or +infinity is attended.
@@ -33,14 +33,14 @@ inline bool read_scores(const float* from, const uint8_t* mask, int64_t keys, fl
     return !stdx::all_of(finite);
 }
 
-// How real scores become codes: divided by the scale, rounded, saturated.
+// Encodes real scores: divides by the scale, rounds and saturates.
 struct ScoreCodes {
     double scale;
     int32_t lowest, highest;
 
-    // Returns the highest code, `masked_code` where nothing is attended.
+    // Returns the highest code, or `masked_code` for a fully masked row.
     int32_t encode(const float* __restrict scores, int32_t* __restrict codes, int64_t count) const {
-        constexpr double magic = 0x1.8p52;  // added and taken off, it rounds to whole numbers, ties to even
+        constexpr double magic = 0x1.8p52;  // adding and subtracting it rounds to an integer, ties to even
         const double least = lowest, most = highest;
         int32_t maximum = masked_code;
         for (int64_t key = 0; key < count; ++key) {
@@ -55,8 +55,8 @@ struct ScoreCodes {
     }
 };
 
-// Replaces places in a table by its entries, and returns their sum. What computes the places is a loop of its
-// own, so that the compiler vectorises it.
+// Replaces indices into a table by its entries and returns their sum. The indices are computed in a separate loop,
+// which the compiler can vectorise.
 inline int64_t look_up(const int32_t* __restrict table, int32_t* __restrict places, int64_t count) {
     int64_t sum = 0;
     for (int64_t key = 0; key < count; ++key) {
@@ -66,15 +66,15 @@ inline int64_t look_up(const int32_t* __restrict table, int32_t* __restrict plac
     return sum;
 }
 
-// The highest of some codes, `least` where none is higher.
+// The maximum of `count` codes and `least`.
 inline int32_t highest_of(const int32_t* codes, int64_t count, int32_t least) {
     for (int64_t key = 0; key < count; ++key) least = std::max(least, codes[key]);
     return least;
 }
 
-constexpr int64_t least_integer_work = 1 << 13;  // elements below which another thread is no help
+constexpr int64_t least_integer_work = 1 << 13;  // minimum elements per thread for another thread to pay off
 
-// Goes through all rows: row(scores, invalid, keys, to, head), where `make(padded keys)` makes the row of a thread.
+// Calls row(scores, invalid, keys, to, head) for all rows, where each thread creates its own row = make(padded keys).
 template <class Make>
 void visit_integer_rows(uintptr_t from, uintptr_t to, uintptr_t mask, const Layout& layout, int threads,
                         const Make& make) {
@@ -92,14 +92,14 @@ void visit_integer_rows(uintptr_t from, uintptr_t to, uintptr_t mask, const Layo
     parallel_for(layout.rows(), least, threads, work);
 }
 
-// Goes through all rows with a class of rows, which is built from its tables and the padded keys.
+// Processes all rows with the function object Row(tables, padded keys).
 template <class Row, class Tables>
 void run_integer_rows(uintptr_t from, uintptr_t to, uintptr_t mask, const Layout& layout, int threads,
                       const Tables& tables) {
     visit_integer_rows(from, to, mask, layout, threads, [&](int64_t keys) { return Row(tables, keys); });
 }
 
-// Arrays come from Python as addresses.
+// Converts the address of an array from Python.
 template <class T>
 const T* pointer(uintptr_t address) {
     return reinterpret_cast<const T*>(address);

@@ -1,4 +1,4 @@
-// What the integer kernels of several methods share, as Python sees it: the reciprocal, and the table of score codes.
+// Python bindings shared by the integer kernels of several methods: the reciprocal, and the table of score codes.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/vector.h>
 

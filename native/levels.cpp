@@ -1,4 +1,4 @@
-// Softmax over a few levels as Python calls it, written out or packed.
+// Python bindings of softmax over a few levels, with probabilities written out or packed.
 #include "levels.hpp"
 
 #include <nanobind/stl/vector.h>
@@ -22,8 +22,8 @@ void levels(uintptr_t from, uintptr_t to, uintptr_t mask, const Layout& layout, 
     });
 }
 
-// `codes` has as many bytes a row as its keys fill, `probabilities` one number for each level; `is_finite` says of each
-// row whether it could be done: infinity and NaN have no level.
+// For each row, writes packed `codes`, one probability per level, and `is_finite`: false if a score is infinite or NaN,
+// which has no level, so that nothing else was written.
 template <class T>
 void levels_packed(uintptr_t from, uintptr_t codes, uintptr_t probabilities, uintptr_t is_finite, int64_t rows,
                    int64_t keys, int threads, float clip, const std::vector<float>& exponentials) {

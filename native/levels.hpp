@@ -1,5 +1,5 @@
-// Softmax of a row whose scores, less their maximum, are rounded to a few even levels: the sum comes from a histogram
-// or the levels' exponentials, and there is one quotient for each level.
+// Softmax of a row whose distances from the maximum are rounded to a few evenly spaced levels. The sum is computed from
+// a histogram or from the levels' exponentials, and there is a single quotient per level.
 #pragma once
 
 #include <algorithm>
@@ -11,7 +11,7 @@ namespace softmaxkit {
 
 struct Levels {
     int count = 0;
-    float per_step = 0.0f;  // 1 / the step between two
+    float per_step = 0.0f;  // reciprocal of the distance between two levels
     std::array<float, 16> exponentials{};
 
     Levels(float clip, const std::vector<float>& exponentials_of)
@@ -20,21 +20,21 @@ struct Levels {
     }
 };
 
-// Added to a level before it is rounded. The step's own rounding error is lost in it, so that ties stay ties; the four
-// lowest bits, which address tables, stay those of the level.
+// Added to a level before rounding. It absorbs the rounding error of the step, so that ties remain ties, and preserves
+// the level's four lowest bits, which index tables.
 constexpr int level_bias = 32;
 
-// level_bias + the level of score - maximum, not yet whole. NaN stays NaN.
+// level_bias + the level of score - maximum, not yet rounded. NaN stays NaN.
 template <int count>
 Vector place_of(const Vector& distance, const Levels& levels) {
     constexpr float lowest = level_bias, highest = level_bias + count - 1;
     return larger(Vector(lowest), distance * levels.per_step + highest);
 }
 
-// The level of score - maximum, a whole number; ties go to the even one. NaN stays NaN.
+// The level of score - maximum, rounded to nearest with ties to even. NaN stays NaN.
 template <int count>
 Vector level_of(const Vector& distance, const Levels& levels) {
-    constexpr float whole = 12582912.0f;  // 1.5 * 2^23: a number added to it is rounded to a whole one
+    constexpr float whole = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
     return place_of<count>(distance, levels) + whole - (whole + static_cast<float>(level_bias));
 }
 
@@ -57,7 +57,7 @@ inline std::array<float, 16> quotients(const std::array<float, 16>& exponentials
     return values;
 }
 
-// A row of which some scores are masked, infinite or NaN.
+// A row in which some scores are masked, infinite or NaN.
 template <int count, class To, class Row>
 void levels_careful_row(const Row& scores, To to, int64_t keys, float maximum, const Levels& levels) {
     Chains sums = all_chains(0.0f);
@@ -83,14 +83,14 @@ void levels_careful_row(const Row& scores, To to, int64_t keys, float maximum, c
 
 #if defined(__AVX512BW__)
 
-// level_bias + the level of each of up to 16 finite scores.
+// level_bias + the level of up to 16 finite scores, as integers.
 template <int count, class Row, class Size>
 __m512i places_of(const Row& scores, int64_t key, Size size, float maximum, const Levels& levels) {
     return _mm512_cvtps_epi32(static_cast<__m512>(place_of<count>(scores(key, size) - maximum, levels)));
 }
 
-// The sum of a row of finite scores. Calls keep(key, places) for every 64 keys, with the bytes in the order in which
-// they leave packing: four of each of the four vectors side by side.
+// The sum of a row of finite scores. Calls keep(key, places) for every 64 keys, with their levels as bytes in the order
+// of the pack instructions: each 128-bit lane has four bytes of each of the four vectors.
 template <int count, class Row, class Keep>
 float finite_sum(const Row& scores, int64_t keys, float maximum, const Levels& levels, const Keep& keep) {
     const __m512 table = _mm512_loadu_ps(levels.exponentials.data());
@@ -166,7 +166,7 @@ void levels_row(const Row& scores, To to, int64_t keys, const Levels& levels) {
     levels_careful_row<count>(scores, to, keys, maximum, levels);
 }
 
-// Calls body(count) with the number of levels as a constant.
+// Calls body(count) with the number of levels as a compile-time constant.
 template <class Body>
 void with_count(const Levels& levels, const Body& body) {
     if (levels.count == 4) body(std::integral_constant<int, 4>{});

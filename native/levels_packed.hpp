@@ -1,4 +1,4 @@
-// The levels of a row as codes, two or four in a byte, and the probability of each level: an eighth or less of the
+// A row's levels as codes, two or four per byte, and the probability of each level, in an eighth or less of float32's
 // memory.
 #pragma once
 
@@ -9,7 +9,7 @@ namespace softmaxkit {
 template <int count>
 constexpr int codes_in_byte = count == 4 ? 4 : 2;
 
-// The first of the codes in a byte has its lowest bits.
+// Packs codes into bytes, the first code in the lowest bits.
 template <int count>
 void pack(const uint8_t* places, int64_t keys, uint8_t* to) {
     constexpr int in_byte = codes_in_byte<count>, bits = 8 / in_byte;
@@ -24,7 +24,7 @@ void pack(const uint8_t* places, int64_t keys, uint8_t* to) {
 
 #if defined(__AVX512BW__)
 
-// The same of 64, in the order that `finite_sum` keeps.
+// Packs 64 codes, which are in the order that `finite_sum` passes to `keep`.
 template <int count>
 void pack_64(__m512i places, uint8_t* to) {
     const __m512i codes = _mm512_and_si512(places, _mm512_set1_epi8(count - 1));
@@ -42,7 +42,7 @@ void pack_64(__m512i places, uint8_t* to) {
 
 #endif
 
-// Writes the codes and `count` probabilities; false, and neither, where a score is infinite or NaN.
+// Writes the codes and `count` probabilities; or returns false and writes nothing if a score is infinite or NaN.
 template <int count, class Row>
 bool levels_packed_row(const Row& scores, uint8_t* codes, float* probabilities, int64_t keys, const Levels& levels) {
     const auto [maximum, finite] = maximum_if_finite(scores, keys);

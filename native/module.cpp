@@ -1,4 +1,4 @@
-// The kernels as a Python module, once for each instruction set.
+// The Python extension module of the kernels, built once for each instruction set.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/map.h>
 #include <nanobind/stl/string.h>
@@ -18,7 +18,7 @@
 
 namespace {
 
-// The processor has AMX with products of bytes and of bfloat16, and AVX-512's own bfloat16: CPUID leaf 7.
+// Whether the processor has AMX-INT8, AMX-BF16 and AVX512-BF16, by CPUID leaf 7.
 bool has_tiles() {
 #if defined(__x86_64__) && defined(__linux__)
     constexpr unsigned bfloat16 = 1u << 22, tile = 1u << 24, bytes = 1u << 25, all = bfloat16 | tile | bytes;
@@ -30,7 +30,7 @@ bool has_tiles() {
 #endif
 }
 
-// Asks for tiles on behalf of the process; why they are refused, or empty.
+// Requests permission for this process to use AMX tiles; returns why it was refused, or an empty string.
 std::string refusal_of_tiles() {
 #if defined(__x86_64__) && defined(__linux__)
     constexpr int request = 0x1023, tile_data = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
@@ -38,18 +38,18 @@ std::string refusal_of_tiles() {
     if (errno == ENOSPC) return "a thread's alternate signal stack is too small for them";
     return std::strerror(errno);
 #else
-    return "they are known on Linux alone";
+    return "only Linux is supported";
 #endif
 }
 
-// Builds that the processor has the instructions for and the system refuses, with the reasons.
+// Builds whose instructions the processor has but the operating system refuses, with the reasons.
 std::map<std::string, std::string> refused() {
     const std::string reason = has_tiles() ? refusal_of_tiles() : "";
     if (reason.empty()) return {};
-    return {{"amx", "the system refuses this process the tiles of AMX: " + reason}};
+    return {{"amx", "the system denies this process AMX tiles: " + reason}};
 }
 
-// The instruction sets, of those that kernels are built for, that this processor and its system have.
+// The builds that this processor and its operating system support.
 std::vector<std::string> supported() {
     std::vector<std::string> names{"plain"};
 #if defined(__x86_64__)

@@ -1,6 +1,6 @@
-// Codes of 4 bits, two a byte, in vectors: the lower halves of a vector's bytes are even channels, the upper halves odd
-// ones, and neither is brought into another order. 16 bytes, a lane, are the channels of one step. A token of up to 32
-// or 64 channels fills a quarter or half a vector, a slot, and others lie beside it.
+// 4-bit codes, two per byte, in vectors, without reordering: the lower nibbles of a vector's bytes are even channels,
+// the upper nibbles odd channels. 16 bytes, a 128-bit lane, contain the channels that share a step. A token of up to 32
+// or 64 channels fills only a quarter or half of a vector, called a slot; other tokens fill the other slots.
 #pragma once
 
 #include <utility>
@@ -11,7 +11,7 @@ namespace softmaxkit {
 
 constexpr int64_t bytes_of_step = channels_of_step / 2;
 
-// Where the codes of a token lie.
+// How the codes of tokens are laid out in vectors.
 struct NibbleLayout {
     explicit NibbleLayout(int64_t channels)
         : slots(channels <= 32 ? 4 : channels <= 64 ? 2 : 1),
@@ -26,7 +26,7 @@ struct NibbleLayout {
     int64_t vectors;  // of a token
 };
 
-// Calls work with the number of slots as a constant.
+// Calls work with the number of slots as a compile-time constant.
 template <class Work>
 void with_slots(const NibbleLayout& layout, const Work& work) {
     if (layout.slots == 4) return work(std::integral_constant<int64_t, 4>());
@@ -34,13 +34,15 @@ void with_slots(const NibbleLayout& layout, const Work& work) {
     work(std::integral_constant<int64_t, 1>());
 }
 
-// Are 16 tokens as close to each other as they are in slots? They are of two pages at most, so their ends tell.
+// Whether 16 tokens are contiguous in memory, as they are in slots. They lie in at most two pages, so the first and the
+// last address are enough to tell.
 template <int64_t slots>
 bool are_dense(const auto& token_at, int64_t bytes) {
-    return bytes * slots == bytes_of_vector && token_at(tokens_together - 1) == token_at(0) + (tokens_together - 1) * bytes;
+    return bytes * slots == bytes_of_vector &&
+           token_at(tokens_together - 1) == token_at(0) + (tokens_together - 1) * bytes;
 }
 
-// One of the vectors of some tokens, each in its slot: so many bytes of each, from `begin` on.
+// Loads one vector with one token per slot: `bytes` bytes of each token, starting at byte `begin`.
 template <int64_t slots>
 __m512i in_slots(const auto& token_at, int64_t first, int64_t begin, int64_t bytes, bool dense) {
     if (slots == 1 ? bytes == bytes_of_vector : dense) return _mm512_loadu_si512(token_at(first) + begin);

@@ -17,7 +17,7 @@ namespace {
 using Parallel = void (*)(void (*)(void*), void*, unsigned, unsigned);
 Parallel shared = nullptr;
 
-// Work in parts: every thread works on the next one, until there are none.
+// Work in parts: each thread takes the next part until none is left.
 struct Parts {
     const std::function<void(int64_t, int64_t)>& work;
     int64_t count, part;
@@ -33,7 +33,7 @@ struct Parts {
 class Pool {
 public:
     void run(Parts& parts, int threads) {
-        std::lock_guard<std::mutex> alone(caller_);  // one call at a time has the workers
+        std::lock_guard<std::mutex> alone(caller_);  // one call at a time uses the workers
         {
             std::lock_guard<std::mutex> lock(mutex_);
             while (static_cast<int>(workers_.size()) < threads - 1) {
@@ -77,7 +77,7 @@ private:
     uint64_t round_ = 0;
 };
 
-// Never destroyed: its threads sleep until the process ends. A forked child has none of them and gets its own pool.
+// Never destroyed: its threads sleep until the process ends. A forked child inherits no threads and gets its own pool.
 Pool& pool() {
     static Pool* current = nullptr;
     static pid_t owner = 0;
@@ -98,7 +98,7 @@ void parallel_for(int64_t count, int64_t least, int threads, const std::function
         if (count > 0) work(0, count);
         return;
     }
-    // Several parts a thread, so that one that loses its core does not hold up all.
+    // Several parts per thread, so that a thread that loses its core does not delay the others.
     const int64_t part = std::max(least, (count + 4 * useful - 1) / (4 * useful));
     Parts parts{work, count, part};
     if (shared != nullptr) {

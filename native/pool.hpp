@@ -1,5 +1,5 @@
-// Work for several threads: those of torch's own OpenMP where it is known, else of a pool that sleeps while it has
-// nothing to do. Two pools of which one spins would fight for the cores.
+// Parallel loops on torch's own OpenMP threads if their library was found, otherwise on a pool whose idle threads
+// sleep: a second pool next to OpenMP's spinning threads would compete for the cores.
 #pragma once
 
 #include <cstdint>
@@ -7,11 +7,11 @@
 
 namespace softmaxkit {
 
-// Calls work(first, last) for parts of 0..count, by up to so many threads, this one among them. A part has `least` or
-// more.
+// Calls work(first, last) for parts of 0..count on up to `threads` threads, including the calling one. Each part except
+// the last has at least `least` elements.
 void parallel_for(int64_t count, int64_t least, int threads, const std::function<void(int64_t, int64_t)>& work);
 
-// Uses the threads of an OpenMP library from here on, given the address of its GOMP_parallel.
+// Makes later loops run on the threads of an OpenMP library, given the address of its GOMP_parallel; 0 for our own.
 void share_threads(uintptr_t gomp_parallel);
 
 }  // namespace softmaxkit

@@ -1,4 +1,4 @@
-// What several kernels need of a whole row: its largest score, sums, and the result where it is invalid.
+// Reductions over a whole row that several kernels share: maximum, sum, and the result of an invalid row.
 #pragma once
 
 #include <utility>
@@ -19,7 +19,7 @@ inline float largest(const Chains& highest) {
     return stdx::hmax(larger(larger(highest[0], highest[1]), larger(highest[2], highest[3])));
 }
 
-// The largest score; NaN is passed over.
+// The largest score, ignoring NaN.
 template <class Row>
 float row_maximum(const Row& scores, int64_t keys) {
     Chains highest = all_chains(-infinity);
@@ -29,10 +29,10 @@ float row_maximum(const Row& scores, int64_t keys) {
     return largest(highest);
 }
 
-// The largest score of a row, and whether all are finite.
+// The largest score of a row, and whether all scores are finite.
 template <class Row>
 std::pair<float, bool> maximum_if_finite(const Row& scores, int64_t keys) {
-    Chains highest = all_chains(-infinity), finite = all_chains(0.0f);  // 0 times what is not finite is NaN
+    Chains highest = all_chains(-infinity), finite = all_chains(0.0f);  // infinity and NaN times 0 are NaN
     sweep(keys, [&](int64_t key, auto chain, auto size) {
         highest[chain] = larger(scores(key, size), highest[chain]);
         finite[chain] += scores(key, size, 0.0f) * 0.0f;
@@ -40,7 +40,7 @@ std::pair<float, bool> maximum_if_finite(const Row& scores, int64_t keys) {
     return {largest(highest), stdx::all_of((finite[0] + finite[1]) + (finite[2] + finite[3]) == 0.0f)};
 }
 
-// Whether nothing is attended: all is -infinity, and there is no NaN.
+// Whether a row is fully masked: every score is -infinity, and none is NaN.
 template <class Row>
 bool is_empty(const Row& scores, int64_t keys, float maximum) {
     if (maximum != -infinity) return false;
@@ -52,8 +52,8 @@ bool is_empty(const Row& scores, int64_t keys, float maximum) {
     return !nan;
 }
 
-// The result of a row in which NaN or +infinity is attended: NaN, but 0 for the keys that are masked or at -infinity.
-// Such rows are rare: their code stays out of the kernels' own.
+// Writes the result of a row that attends to NaN or +infinity: NaN, but 0 for keys that are masked or at -infinity.
+// Such rows are rare, so this code is kept out of the kernels' hot loops.
 template <class To, class Row>
 [[gnu::cold, gnu::noinline]] void fill_invalid(const Row& scores, To to, int64_t keys) {
     sweep(keys, [&](int64_t key, auto, auto count) {

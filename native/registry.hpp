@@ -1,4 +1,4 @@
-// What the Python module consists of: every source file registers its own bindings, so that a new one needs no edit
+// Registry of the Python module's bindings: every source file registers its own, so that adding a file needs no edit
 // elsewhere.
 #pragma once
 

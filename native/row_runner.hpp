@@ -1,4 +1,4 @@
-// Runs a kernel over all rows: shared among threads, with or without a mask, past the caches where results are large.
+// Runs a kernel over all rows: in parallel, with or without a mask, and with non-temporal stores for large results.
 #pragma once
 
 #include <nanobind/nanobind.h>
@@ -12,12 +12,12 @@
 
 namespace softmaxkit {
 
-constexpr int64_t least_work = 1 << 14;  // elements below which another thread takes longer to wake than to help
+constexpr int64_t least_work = 1 << 14;  // minimum elements per thread: waking a thread for fewer takes longer
 
 inline int64_t least_rows(int64_t keys) { return std::max<int64_t>(1, least_work / std::max<int64_t>(keys, 1)); }
 
-// Bytes of results that exceed a core's share of the last cache. The C library's figures are wrong on many virtual
-// machines.
+// Bytes of results that exceed a core's share of the last-level cache. A constant, as the sizes that the C library
+// reports are wrong on many virtual machines.
 constexpr int64_t large = 8 << 20;
 
 #if defined(__AVX512F__)
@@ -26,7 +26,7 @@ constexpr bool can_stream = true;
 constexpr bool can_stream = false;
 #endif
 
-// Whether results go past the caches: they are too large to stay there, and every row is aligned to vectors.
+// Whether results are written with non-temporal stores: they exceed the caches, and every row is aligned to vectors.
 template <class T>
 bool streams(uintptr_t to, const Layout& layout) {
     bool aligned = to % (width * sizeof(T)) == 0;
@@ -36,27 +36,28 @@ bool streams(uintptr_t to, const Layout& layout) {
     return aligned && layout.rows() * layout.keys * static_cast<int64_t>(sizeof(T)) > large;
 }
 
-// Goes through all rows: row(scores, to, keys, place). Results may be streamed unless the row reads them again.
+// Calls row(scores, to, keys, place) for all rows. Set may_stream to false if the row kernel reads its results again.
 template <class T, bool may_stream = can_stream, class Row>
 void run_rows(uintptr_t from, uintptr_t to, uintptr_t mask, const Layout& layout, int threads, const Row& row) {
-    const bool past = may_stream && streams<T>(to, layout);
+    const bool streamed = may_stream && streams<T>(to, layout);
     parallel_for(layout.rows(), least_rows(layout.keys), threads, [&](int64_t begin, int64_t end) {
         visit_rows<T>(from, to, mask, layout, begin, end,
                       [&](const T* scores, T* result, const uint8_t* bits, int64_t keys, const Place& place) {
                           const auto finish = [&](const auto& of) {
                               if constexpr (may_stream) {
-                                  if (past) return row(of, Streamed<T>{result}, keys, place);
+                                  if (streamed) return row(of, Streamed<T>{result}, keys, place);
                               }
                               row(of, result, keys, place);
                           };
                           bits != nullptr ? finish(Scores<T, true>{scores, bits})
                                           : finish(Scores<T, false>{scores, nullptr});
                       });
-        if (past) std::atomic_thread_fence(std::memory_order_seq_cst);  // what is streamed heeds no lesser order
+        // No weaker fence orders non-temporal stores.
+        if (streamed) std::atomic_thread_fence(std::memory_order_seq_cst);
     });
 }
 
-// Defines a kernel under its name and the type of its rows.
+// Binds a kernel as `{kernel}_{type}`.
 template <class Function>
 void define(nanobind::module_& m, const std::string& kernel, const char* type, Function function) {
     m.def((kernel + "_" + type).c_str(), function, nanobind::call_guard<nanobind::gil_scoped_release>());

@@ -1,4 +1,4 @@
-// The layout of rows as Python gives it, and memory for results.
+// Python bindings of the layout of rows, and of huge pages for results.
 #include "rows.hpp"
 
 #include <nanobind/nanobind.h>
@@ -12,7 +12,7 @@ namespace softmaxkit {
 
 namespace {
 
-// Lets new memory come in huge pages: one fault for each instead of 512.
+// Advises the kernel to back new memory with huge pages: one page fault each instead of 512.
 void huge_pages(uintptr_t from, size_t bytes) {
 #if defined(MADV_HUGEPAGE)
     const uintptr_t page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE)), begin = (from + page - 1) / page * page;

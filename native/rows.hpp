@@ -1,4 +1,4 @@
-// Rows of scores as attention has them: any strides between rows, keys side by side, a mask or none.
+// The layout of rows of scores: any strides between rows, contiguous keys, an optional mask.
 #pragma once
 
 #include <algorithm>
@@ -11,10 +11,10 @@ constexpr int outer = 4;  // axes before the keys
 
 struct Layout {
     std::array<int64_t, outer> sizes;
-    std::array<int64_t, outer> from, to, mask;  // strides in elements; those of the mask may be 0
+    std::array<int64_t, outer> from, to, mask;  // strides in elements; 0 where the mask is broadcast
     int64_t keys;
     int64_t mask_key;   // stride of the mask along the keys: 0 or 1
-    bool causal;        // a query sees the keys up to its own place, the last query the last key
+    bool causal;        // keys after a query are masked, with the last query aligned to the last key
     bool masked;
 
     Layout(std::array<int64_t, outer> sizes, std::array<int64_t, outer> from, std::array<int64_t, outer> to,
@@ -25,12 +25,12 @@ struct Layout {
     int64_t rows() const { return sizes[0] * sizes[1] * sizes[2] * sizes[3]; }
 };
 
-// A row: offsets of its scores, its result and its mask, the keys that causality lets it see, and which row it is.
+// A row: offsets of its scores, result and mask, the number of keys that causality leaves it, its head and its index.
 struct Place {
     int64_t from, to, mask, seen, head, row;
 };
 
-// Calls visit(place) for the rows of a layout from `begin` to `end`.
+// Calls visit(place) for rows `begin` to `end` of a layout.
 template <class Visit>
 void walk(const Layout& layout, int64_t begin, int64_t end, const Visit& visit) {
     constexpr int query = outer - 1;
@@ -63,8 +63,8 @@ void walk(const Layout& layout, int64_t begin, int64_t end, const Visit& visit) 
     }
 }
 
-// Calls visit(scores, to, bits, keys, place) for the rows of a layout from `begin` to `end`. The bits, one for each
-// key, are null where all are attended; results beyond the keys that are seen are filled with zeros.
+// Calls visit(scores, to, mask, keys, place) for rows `begin` to `end` of a layout. The mask, a byte per key, is null
+// if all `keys` are attended; results of the keys after them are set to zero.
 template <class T, class Visit>
 void visit_rows(uintptr_t from, uintptr_t to, uintptr_t mask, const Layout& layout, int64_t begin, int64_t end,
                 const Visit& visit) {
@@ -72,7 +72,7 @@ void visit_rows(uintptr_t from, uintptr_t to, uintptr_t mask, const Layout& layo
         T* result = reinterpret_cast<T*>(to) + place.to;
         const uint8_t* bits = layout.masked ? reinterpret_cast<const uint8_t*>(mask) + place.mask : nullptr;
         int64_t keys = place.seen;
-        if (bits != nullptr && layout.mask_key == 0) {  // one for all keys
+        if (bits != nullptr && layout.mask_key == 0) {  // one byte for all keys
             if (*bits == 0) keys = 0;
             bits = nullptr;
         }

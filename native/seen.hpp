@@ -1,4 +1,4 @@
-// Which keys any query sees: the others count for nothing where keys and values take 8 bits.
+// Which keys any query attends to: all others are excluded when the steps of 8-bit keys and values are computed.
 #pragma once
 
 #include <algorithm>
@@ -10,7 +10,8 @@
 
 namespace softmaxkit {
 
-// Which keys of a panel a query sees, a bit each: of the first so many, those that its row of a mask, if any, leaves.
+// The keys of panel `at` that a query attends to, one bit each: those among the first `seen` keys that its row of the
+// mask, which may be null, permits.
 inline uint64_t seen_of_panel(int64_t seen, const uint8_t* mask, int64_t stride, int64_t at) {
     const int64_t count = std::min(seen - at * panel, panel);
     if (count <= 0) return 0;
@@ -20,7 +21,7 @@ inline uint64_t seen_of_panel(int64_t seen, const uint8_t* mask, int64_t stride,
     return some & true_bits(mask + at * panel, some, count);
 }
 
-// One list of bytes for the keys, 0 where no query sees them, for each batch and key head that the mask tells apart.
+// For each sequence and key head that the mask distinguishes, one byte per key: 0 if no query attends to it.
 class SeenKeys {
 public:
     SeenKeys(const Shape& shape, const uint8_t* mask)
@@ -29,15 +30,15 @@ public:
         lists_.resize((shape.mask[0] != 0 ? shape.batch : 1) * heads_);
         int64_t index = 0;
         for (auto& list : lists_) {
-            look(shape, mask, index / heads_, index % heads_, list);
+            collect(shape, mask, index / heads_, index % heads_, list);
             ++index;
         }
     }
 
-    // Keys up to the last that causality lets any query see.
+    // The number of keys that causality leaves the last query.
     int64_t count() const { return count_; }
 
-    // Null where all of these are seen.
+    // The bytes of a key head; null if all keys are attended.
     const uint8_t* of(int64_t batch, int64_t key_head) const {
         if (lists_.empty()) return nullptr;
         const auto& list = lists_[batch * heads_ % static_cast<int64_t>(lists_.size()) + key_head % heads_];
@@ -45,8 +46,8 @@ public:
     }
 
 private:
-    // The last queries come first: under causality they see most, and what all see needs no further look.
-    void look(const Shape& shape, const uint8_t* mask, int64_t batch, int64_t key_head, std::vector<uint8_t>& seen) {
+    // Starts with the last query, to which causality leaves the most keys, and stops once all keys are attended.
+    void collect(const Shape& shape, const uint8_t* mask, int64_t batch, int64_t key_head, std::vector<uint8_t>& seen) {
         seen.assign(count_, 0);
         const int64_t group = shape.mask[1] != 0 ? shape.heads / shape.key_heads : 1;
         const int64_t queries = shape.mask[2] != 0 || shape.causal ? shape.queries : 1;

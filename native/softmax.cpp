@@ -1,5 +1,5 @@
-// Softmax as Python calls it: pointers and a layout in, the result where the caller wants it. Python checks the
-// arguments.
+// Python bindings of softmax. They receive addresses and a layout, and write the result to an address; the caller in
+// Python checks the arguments.
 #include "softmax.hpp"
 
 #include "registry.hpp"

@@ -1,4 +1,4 @@
-// Softmax of a row: maximum, sum of exponentials, quotient; and its gradient.
+// Softmax of a row, by maximum, sum of exponentials and quotient; and its gradient.
 #pragma once
 
 #include "reductions.hpp"
@@ -19,11 +19,11 @@ void softmax_row(const Row& scores, To to, int64_t keys) {
     if constexpr (std::is_same_v<To, float*>) {
         exponentials = to;
     } else {
-        exponentials = scratch<float>(keys);  // bfloat16 would lose what the sum needs; what is streamed is not read
+        exponentials = scratch<float>(keys);  // bfloat16 is too coarse for the sum; streamed results are not read back
     }
     Chains sums = all_chains(0.0f);
     sweep(keys, [&](int64_t key, auto chain, auto count) {
-        ask_for_next(scores.from + key, keys);
+        prefetch_next_row(scores.from + key, keys);
         const Vector value = exp2((scores(key, count) - maximum) * log2e);
         put(exponentials + key, value, count);
         sums[chain] += value;
@@ -35,7 +35,7 @@ void softmax_row(const Row& scores, To to, int64_t keys) {
     sweep(keys, [&](int64_t key, auto, auto count) { put(to + key, powers(key, count) * scale, count); });
 }
 
-// The scores' gradient from the probabilities and their gradient: p * (g - sum(p * g)).
+// The gradient of the scores, given probabilities p and their gradient g: p * (g - sum(p * g)).
 template <class T>
 void softmax_backward_row(const T* probabilities, const T* gradient, T* to, int64_t keys) {
     const Scores<T, false> p{probabilities, nullptr}, g{gradient, nullptr};

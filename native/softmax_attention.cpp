@@ -1,5 +1,5 @@
-// Attention by softmax as Python calls it, in the build that has tiles: pointers and a shape in, the result where the
-// caller wants it. Python checks the arguments.
+// Python bindings of softmax attention, in builds with AMX tiles only. They receive addresses and a shape, and write
+// the result to an address; the caller in Python checks the arguments.
 #include "softmax_attention.hpp"
 
 #include <nanobind/nanobind.h>

@@ -1,6 +1,6 @@
-// Attention by softmax with products of bfloat16 by tiles, 32 queries and 256 keys at a time: the scores of a block, its
-// largest, the weights in bfloat16, and their products with the values, which are brought to a new largest as it comes
-// (online softmax). Scores, sums and results are float32.
+// Softmax attention with bfloat16 products by AMX tiles, 32 queries and 256 keys at a time: the scores of a block,
+// their maximum, the weights in bfloat16, and their products with the values, rescaled when the maximum grows (online
+// softmax). Scores, sums and accumulated products are float32.
 #pragma once
 
 #include <array>
@@ -16,7 +16,7 @@
 
 namespace softmaxkit {
 
-// 32 weights in bfloat16.
+// Rounds 32 weights to bfloat16.
 inline __m512i halves(const __m512& first, const __m512& second) {
 #if defined(__AVX512BF16__)
     return (__m512i)_mm512_cvtne2ps_pbh(second, first);
@@ -25,8 +25,8 @@ inline __m512i halves(const __m512& first, const __m512& second) {
 #endif
 }
 
-// 2^t for t up to 0. The polynomial for 2^r, r from 0 to 1, errs by 9e-5, and not at 0: less than 1/40 of what rounding
-// to bfloat16 may take.
+// 2^t for t up to 0. The polynomial for 2^r, r from 0 to 1, is exact at 0 and has a relative error of at most 9e-5,
+// less than 1/40 of the largest error of rounding to bfloat16.
 inline __m512 coarse_exp2(const __m512& t) {
     const __m512 r = _mm512_reduce_ps(t, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
     __m512 p = _mm512_fmadd_ps(_mm512_set1_ps(0.0770672f), r, _mm512_set1_ps(0.22764482f));
@@ -38,7 +38,7 @@ inline __m512 coarse_exp2(const __m512& t) {
 template <class T>
 class SoftmaxAttention {
 public:
-    // Brings keys and values to bfloat16. Probabilities are powers of 2 to the products times `scale`.
+    // Rounds keys and values to bfloat16. Weights are 2^(scale * product).
     SoftmaxAttention(const Shape& shape, double scale, const T* query, const T* key, const T* value,
                      const uint8_t* mask, T* result, int threads)
         : shape_(shape), scale_(std::max(static_cast<float>(std::abs(scale)), least_scale)),
@@ -52,7 +52,7 @@ public:
         });
     }
 
-    // False where a number, a score or a result is not finite: the result then means nothing.
+    // Returns false if an input, a score or a result is not finite; the result is then invalid.
     bool run() {
         for (const PackedHead& head : heads_) {
             if (!head.finite) return false;
@@ -71,8 +71,8 @@ public:
     }
 
 private:
-    static constexpr int64_t block = 4;  // panels of keys whose scores are held
-    static constexpr float least_scale = std::numeric_limits<float>::min();  // hidden scores, -infinity, stay that
+    static constexpr int64_t block = 4;  // panels of keys whose scores are in memory at a time
+    static constexpr float least_scale = std::numeric_limits<float>::min();  // above 0: 0 * -infinity would be NaN
 
     void pack(int64_t index) {
         const int64_t batch = index / shape_.key_heads, head = index % shape_.key_heads;
@@ -84,9 +84,9 @@ private:
     }
 
     struct Row {
-        float highest = -infinity;  // score so far
-        double sum = 0;             // of the weights below it
-        int64_t seen = 0;
+        float highest = -infinity;  // maximum score so far
+        double sum = 0;             // of the weights relative to it
+        int64_t seen = 0;           // number of keys that causality leaves the query
         const uint8_t* mask = nullptr;
     };
 
@@ -124,7 +124,8 @@ private:
                 for (int64_t index = 0; index < last - first; ++index) weigh(index, begin, end);
                 for (int64_t column = 0; column < columns_; column += 2 * lanes) {
                     const uint32_t* values = with.values.data() + begin * panel / 2 * columns_ + column;
-                    column + lanes < columns_ ? add<2>(values, column, end - begin) : add<1>(values, column, end - begin);
+                    column + lanes < columns_ ? add<2>(values, column, end - begin)
+                                              : add<1>(values, column, end - begin);
                 }
             }
             for (int64_t index = first; index < last; ++index) {
@@ -135,7 +136,7 @@ private:
         }
 
     private:
-        // Weights of one row in a block; totals and sum take the new largest score.
+        // Computes the weights of one row in a block; rescales its totals and sum if the maximum grows.
         void weigh(int64_t index, int64_t begin, int64_t end) {
             Row& row = rows_[index];
             __m512 largest = _mm512_set1_ps(-infinity);
@@ -153,7 +154,7 @@ private:
                 }
             }
             const float highest = std::max(row.highest, of_.scale_ * _mm512_reduce_max_ps(largest));
-            if (highest > row.highest) lower(row, totals_.data() + index * columns_, highest);
+            if (highest > row.highest) rescale(row, totals_.data() + index * columns_, highest);
             const __m512 by = _mm512_set1_ps(of_.scale_), less = _mm512_set1_ps(highest == -infinity ? 0.0f : highest);
             __m512 sum = _mm512_setzero_ps();
             uint8_t* to = weights() + index * tiles::row_bytes;
@@ -169,7 +170,7 @@ private:
             row.sum += static_cast<double>(_mm512_reduce_add_ps(sum));
         }
 
-        void lower(Row& row, float* totals, float highest) {
+        void rescale(Row& row, float* totals, float highest) {
             const float factor = std::exp2(row.highest - highest);
             for (int64_t column = 0; column < columns_; column += lanes) {
                 const __m512 total = _mm512_load_ps(totals + column);
@@ -179,13 +180,13 @@ private:
             row.highest = highest;
         }
 
-        // The products of a block's weights with one or two tiles' columns of values.
-        template <int wide>
+        // Adds the products of a block's weights with one or two tiles of value columns.
+        template <int tiles_wide>
         void add(const uint32_t* values, int64_t column, int64_t panels) {
-            TileSums::load<wide>(totals_.data() + column, columns_);
-            add_products<bfloat16, wide>(weights(), reinterpret_cast<const uint8_t*>(values), columns_,
-                                         2 * panels);
-            TileSums::store<wide>(totals_.data() + column, columns_);
+            TileSums::load<tiles_wide>(totals_.data() + column, columns_);
+            add_products<bfloat16, tiles_wide>(weights(), reinterpret_cast<const uint8_t*>(values), columns_,
+                                               2 * panels);
+            TileSums::store<tiles_wide>(totals_.data() + column, columns_);
         }
 
         bool finish(double sum, const float* totals, T* to) {
@@ -211,13 +212,13 @@ private:
         std::array<Row, tile_pair> rows_;
         Buffer<uint32_t> queries_;
         Buffer<float> totals_;
-        Buffer<bfloat16> weights_;  // two tiles' columns of keys a panel, each of 32 rows
+        Buffer<bfloat16> weights_;  // two tiles of 32 rows for each panel
         std::unique_ptr<TileSums[]> scores_ = std::make_unique<TileSums[]>(block);
     };
 
     const Shape shape_;
-    const float scale_;    // its size; queries take its sign
-    const uint32_t sign_;  // of both numbers of a pair
+    const float scale_;    // magnitude of the scale; its sign is applied to the queries
+    const uint32_t sign_;  // sign bits of both elements of a pair
     const T *query_, *key_, *value_;
     const uint8_t* mask_;
     T* result_;

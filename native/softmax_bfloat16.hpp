@@ -1,5 +1,5 @@
-// Softmax of a row of bfloat16, 32 numbers at a time: their maximum as integers in the same order, the even and the odd
-// ones as float32 without a conversion, and both rounded and put together again.
+// Softmax of a row of bfloat16, 32 elements at a time. The maximum is taken over integers with the same order; even and
+// odd elements become float32 by a shift or a mask; results are rounded and interleaved again.
 #pragma once
 
 #include <algorithm>
@@ -10,9 +10,9 @@
 
 namespace softmaxkit {
 
-constexpr int64_t bfloat16_pairs = 32;  // numbers of a vector
+constexpr int64_t bfloat16_pairs = 32;  // elements of a vector
 
-// Calls body(key, some) for all vectors of a row; `some` has a bit for each number that is there.
+// Calls body(key, some) for all vectors of a row; `some` has a bit for each element within the row.
 template <class Body>
 void sweep_pairs(int64_t keys, const Body& body) {
     int64_t key = 0;
@@ -20,7 +20,7 @@ void sweep_pairs(int64_t keys, const Body& body) {
     if (key < keys) body(key, static_cast<__mmask32>((uint64_t{1} << (keys - key)) - 1));
 }
 
-// Numbers of bfloat16, -infinity where there are none.
+// Loads bfloat16 elements, -infinity beyond the end of the row.
 inline __m512i load_pairs(const bfloat16* from, __mmask32 some) {
     return _mm512_mask_loadu_epi16(_mm512_set1_epi16(static_cast<int16_t>(0xff80)), some, from);
 }
@@ -38,9 +38,9 @@ inline void store_pairs(Streamed<bfloat16> to, __m512i pairs, __mmask32 some) {
     }
 }
 
-// The largest number; a NaN may be it.
+// The largest element; if the row contains NaN, the result may be NaN.
 inline float maximum_of_pairs(const bfloat16* from, int64_t keys) {
-    const auto ordered = [](__m512i pairs) {  // and back
+    const auto ordered = [](__m512i pairs) {  // to integers of the same order; its own inverse
         return _mm512_xor_si512(pairs, _mm512_srli_epi16(_mm512_srai_epi16(pairs, 15), 1));
     };
     __m512i highest = _mm512_set1_epi16(INT16_MIN);
@@ -58,10 +58,10 @@ void softmax_bfloat16_row(const Scores<bfloat16, false>& scores, To to, int64_t 
     const float maximum = maximum_of_pairs(scores.from, keys);
     if (is_empty(scores, keys, maximum)) return fill_zero(to, keys);
     const int64_t whole = (keys + bfloat16_pairs - 1) / bfloat16_pairs * bfloat16_pairs;
-    float* exponentials = scratch<float>(whole);  // those of even numbers, then those of odd ones, of each vector
+    float* exponentials = scratch<float>(whole);  // for each vector, those of the even elements, then of the odd ones
     Vector sums[2] = {0.0f, 0.0f};
     sweep_pairs(keys, [&](int64_t key, __mmask32 some) {
-        ask_for_next(scores.from + key, keys);
+        prefetch_next_row(scores.from + key, keys);
         const __m512i pairs = load_pairs(scores.from + key, some);
         const Vector values[2] = {exp2<4>((even(pairs) - maximum) * log2e), exp2<4>((odd(pairs) - maximum) * log2e)};
         for (int half = 0; half < 2; ++half) {
@@ -74,7 +74,7 @@ void softmax_bfloat16_row(const Scores<bfloat16, false>& scores, To to, int64_t 
     const float scale = 1.0f / sum;
     const __m512i half = _mm512_set1_epi32(0x8000), upper = _mm512_set1_epi32(static_cast<int>(0xffff0000u));
     sweep_pairs(keys, [&](int64_t key, __mmask32 some) {
-        const auto rounded = [&](const float* from) {  // to nearest; what is as near to both becomes the larger
+        const auto rounded = [&](const float* from) {  // to nearest, ties up
             return _mm512_add_epi32(_mm512_castps_si512(static_cast<__m512>(load(from) * scale)), half);
         };
         const __m512i evens = _mm512_srli_epi32(rounded(exponentials + key), 16);

@@ -1,5 +1,6 @@
-// What integer_matrix.hpp has for six rows, for the 32 of two tiles: the same integers; and products of bfloat16. Sums
-// are 2 x 2 tiles, so that each tile of either side meets two; they pass through memory to the vectors.
+// The operations of integer_matrix.hpp for the 32 rows of two AMX tiles, with the same integers, and products of
+// bfloat16. Sums are 2 x 2 tiles, so that each loaded tile of either operand is used twice; they reach vector registers
+// through memory.
 #pragma once
 
 #include <type_traits>
@@ -12,14 +13,16 @@ namespace softmaxkit {
 
 constexpr int64_t tile_pair = 2 * tiles::rows;  // rows at once
 
-// Sums of 32 rows and four tiles' columns. Rows are not a power of two apart: of such, many share a set of the cache.
+// Sums of 32 rows and the columns of four tiles. The row stride is not a power of two, as such rows would map to few
+// sets of the cache.
 struct alignas(64) TileSums {
     static constexpr int64_t row = 4 * lanes + lanes;
     int32_t sums[tile_pair * row];
 
     const int32_t* of(int64_t index) const { return sums + index * row; }
 
-    // Products of a side of 32 rows with one of 16 or 32 columns; `load_rows` keeps the rows for several calls.
+    // Products of an operand of 32 rows with an operand of 16 or 32 columns: `load_rows` loads the rows, for any number
+    // of calls of `add`.
     static void load_rows(const uint8_t* from, int64_t stride) {
         tiles::load<4>(from, stride);
         tiles::load<5>(from + tiles::rows * stride, stride);
@@ -35,7 +38,7 @@ struct alignas(64) TileSums {
             dot<Element, 3, 5, 7>();
         }
     }
-    // Of signed bytes with unsigned rows, or of bfloat16.
+    // Multiplies unsigned bytes of the rows with signed bytes, or bfloat16 with bfloat16.
     template <class Element, int sums, int left, int right>
     static void dot() {
         if constexpr (std::is_same_v<Element, int8_t>) {
@@ -54,11 +57,11 @@ struct alignas(64) TileSums {
         }
     }
     template <int columns>
-    void take(int64_t column) {
+    void store_tiles(int64_t column) {
         store<columns>(sums + column * lanes, row);
     }
 
-    // Sums in memory, rows so many lanes apart.
+    // Loads or stores the sums; rows are `stride` lanes apart in memory.
     template <int columns, class Lane>
     static void load(const Lane* from, int64_t stride) {
         const int64_t bytes = stride * static_cast<int64_t>(sizeof(Lane));
@@ -81,18 +84,19 @@ struct alignas(64) TileSums {
     }
 };
 
-// Adds the products of 32 rows, in tiles side by side, with one or two tiles' columns, over so many tiles.
-template <class Element, int wide>
+// Adds the products of 32 rows, stored tile by tile, with the columns of one or two tiles, over `count` tiles.
+template <class Element, int tiles_wide>
 void add_products(const uint8_t* rows, const uint8_t* with, int64_t columns, int64_t count) {
     for (int64_t at = 0; at < count; ++at) {
         TileSums::load_rows(rows, tiles::row_bytes);
-        TileSums::add<Element, wide>(with, 4 * columns);
+        TileSums::add<Element, tiles_wide>(with, 4 * columns);
         rows += tile_pair * tiles::row_bytes;
         with += tiles::rows * 4 * columns;
     }
 }
 
-// Sums of 32 queries, `stride` bytes each, with a panel of keys. Queries of a single tile's width are there already.
+// Computes the sums of 32 queries, `stride` bytes each, with a panel of keys. Queries of a single tile's width must
+// have been loaded by `load_rows`.
 template <class Element>
 void score_panel(const uint8_t* queries, int64_t stride, const uint8_t* keys, TileSums& sums) {
     constexpr int64_t step = panel * 4;
@@ -103,12 +107,12 @@ void score_panel(const uint8_t* queries, int64_t stride, const uint8_t* keys, Ti
             if (stride > tiles::row_bytes) TileSums::load_rows(queries + part, stride);
             TileSums::add<Element, 2>(with, step);
         }
-        sums.take<2>(2 * half);
+        sums.store_tiles<2>(2 * half);
     }
 }
 
-// Scores of so many rows from their sums, shifted into 16 bits, and into `highest` the largest that each half of a
-// panel's places has seen.
+// Turns the sums of `rows` rows into scores, shifted to 16 bits, and updates `highest`, the maximum at each position of
+// half a panel.
 inline void narrow_panel(const TileSums& sums, int64_t rows, const int32_t* start, int shift, uint16_t* scores,
                          uint16_t* highest) {
     const __m512i by = _mm512_set1_epi32(shift);
@@ -130,14 +134,14 @@ inline void narrow_panel(const TileSums& sums, int64_t rows, const int32_t* star
     }
 }
 
-// Adds to rows of floats the product of their weights with the panels' values, times a power of two.
+// Adds to rows of floats the products of weights and the panels' values, times a power of two.
 template <int vectors>
 void value_block(const uint8_t* weights, int64_t rows, const uint8_t* values, int64_t columns, int64_t panels,
                  float power, TileSums& sums, float* to) {
-    const auto multiply = [&]<int wide>(std::integral_constant<int, wide>, int64_t column) {
-        TileSums::clear<wide>();
-        add_products<int8_t, wide>(weights, values + column * tiles::row_bytes, columns, panels);
-        sums.take<wide>(column);
+    const auto multiply = [&]<int tiles_wide>(std::integral_constant<int, tiles_wide>, int64_t column) {
+        TileSums::clear<tiles_wide>();
+        add_products<int8_t, tiles_wide>(weights, values + column * tiles::row_bytes, columns, panels);
+        sums.store_tiles<tiles_wide>(column);
     };
     multiply(std::integral_constant<int, std::min(vectors, 2)>{}, 0);
     if constexpr (vectors > 2) multiply(std::integral_constant<int, vectors - 2>{}, 2);

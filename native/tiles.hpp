@@ -1,5 +1,5 @@
-// The matrix unit of Sapphire Rapids and later (AMX): eight registers of 16 rows of 64 bytes each, and products of two.
-// SOFTMAXKIT_PORTABLE_TILES asks for the same in C++, for tests on processors that have none.
+// The matrix unit of Sapphire Rapids and later (AMX): eight tile registers of 16 rows of 64 bytes, and products of two
+// tiles. SOFTMAXKIT_PORTABLE_TILES emulates it in C++, for tests on processors without AMX.
 //
 // Source: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 1 chapter 18, and volume 2 for TDPBUSD
 // and TDPBF16PS.
@@ -24,7 +24,7 @@ constexpr int64_t rows = 16, row_bytes = 64;
 
 #if !defined(SOFTMAXKIT_PORTABLE_TILES)
 
-// What LDTILECFG reads.
+// The operand of LDTILECFG.
 struct alignas(64) Configuration {
     uint8_t palette = 1, start_row = 0, reserved[14] = {};
     uint16_t row_bytes_of[16] = {64, 64, 64, 64, 64, 64, 64, 64};
@@ -32,7 +32,7 @@ struct alignas(64) Configuration {
 };
 static_assert(sizeof(Configuration) == 64);
 
-// While there is one, its thread has the tiles, all of full size.
+// While a session exists, its thread has all tiles configured to full size.
 class Session {
 public:
     Session() {
@@ -44,7 +44,8 @@ public:
     Session& operator=(const Session&) = delete;
 };
 
-// GCC's own functions for these take no template's number, and its _tile_loadd lets stores sink below the load.
+// GCC's intrinsics do not accept a template parameter as the tile number, and its _tile_loadd lets stores sink below
+// the load.
 template <int tile>
 [[gnu::always_inline]] inline void zero() {
     asm volatile("tilezero %%tmm%c0" : : "i"(tile));
@@ -60,13 +61,13 @@ template <int tile>
     asm volatile("tilestored %%tmm%c2, (%0,%1,1)" : : "r"(to), "r"(stride), "i"(tile) : "memory");
 }
 
-// Adds to 32-bit integers the dot products of four unsigned bytes with four signed ones.
+// Adds to 32-bit integers the dot products of four unsigned bytes with four signed bytes.
 template <int sums, int left, int right>
 [[gnu::always_inline]] inline void dot_bytes() {
     asm volatile("tdpbusd %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(sums), "i"(left), "i"(right));
 }
 
-// Adds to float32 the products of pairs of bfloat16.
+// Adds to float32 sums the dot products of pairs of bfloat16.
 template <int sums, int left, int right>
 [[gnu::always_inline]] inline void dot_bfloat16() {
     asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(sums), "i"(left), "i"(right));
@@ -91,7 +92,7 @@ public:
     Session& operator=(const Session&) = delete;
 };
 
-// Without a configuration, the processor refuses every one of these.
+// Without a configuration, the processor faults on every tile instruction.
 inline Register& at(int tile) {
     if (!configured) std::abort();
     return registers[tile];
@@ -121,7 +122,7 @@ void dot_bytes() {
     constexpr int64_t columns = row_bytes / 4;
     const Register &a = at(left), &b = at(right);
     for (int64_t row = 0; row < rows; ++row) {
-        uint32_t total[columns];  // of any size: they wrap
+        uint32_t total[columns];  // unsigned, since sums may wrap
         std::memcpy(total, at(sums).bytes[row], sizeof total);
         for (int64_t step = 0; step < rows; ++step) {
             int8_t with[row_bytes];
@@ -136,13 +137,14 @@ void dot_bytes() {
     }
 }
 
-// Numbers too small to be normal count as 0, in and out.
+// Subnormal inputs and results are flushed to 0.
 inline float normal(float value) {
     return std::abs(value) < std::numeric_limits<float>::min() ? std::copysign(0.0f, value) : value;
 }
 inline float widened(uint16_t bits) { return normal(std::bit_cast<float>(static_cast<uint32_t>(bits) << 16)); }
 
-// First and second of the pairs are summed apart, from 0; then both together, then with what was there.
+// The products of the first and the second elements of the pairs are accumulated separately, starting from 0; their sum
+// is then added to the previous content.
 template <int sums, int left, int right>
 void dot_bfloat16() {
     constexpr int64_t columns = row_bytes / 4;

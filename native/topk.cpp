@@ -1,4 +1,4 @@
-// Softmax and top-k in one pass, as Python calls it.
+// Python bindings of softmax and top-k in one pass.
 #include "topk.hpp"
 
 #include "registry.hpp"
@@ -8,7 +8,7 @@ namespace softmaxkit {
 
 namespace {
 
-// `is_done` says of each row whether it could be done.
+// `is_done` receives for each row whether this kernel could process it, see `topk_row`.
 template <class T>
 void topk(uintptr_t logits, uintptr_t values, uintptr_t indices, uintptr_t is_done, int64_t rows, int64_t size,
           int64_t k, int threads) {

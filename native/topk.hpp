@@ -1,5 +1,5 @@
-// The k largest probabilities of a row's softmax in one pass: the running maximum and sum of online softmax (Milakov
-// and Gimelshein, section 4), and the best logits so far.
+// The k largest probabilities of a row's softmax in one pass, which tracks the running maximum and sum of online
+// softmax and the best logits so far (Milakov and Gimelshein, arXiv 1805.02867, section 4).
 #pragma once
 
 #include <algorithm>
@@ -11,48 +11,50 @@ namespace softmaxkit {
 struct Candidate {
     float logit;
     int64_t index;
-    bool operator<(const Candidate& other) const {  // the better one first, and of equals the earlier
+    bool operator<(const Candidate& other) const {  // larger logits first, equal ones by index
         return logit > other.logit || (logit == other.logit && index < other.index);
     }
 };
 
-// The k best of all that were offered. A logit not above `least` is not among them.
+// The k best candidates offered so far. A logit that is not above `least` is not among them.
 class Best {
 public:
-    explicit Best(int64_t k) : k_(static_cast<size_t>(k)) { kept_.reserve(room()); }
+    explicit Best(int64_t k) : k_(static_cast<size_t>(k)) { candidates_.reserve(room()); }
 
     float least = -infinity;
 
     void offer(float logit, int64_t index) {
-        kept_.push_back({logit, index});
-        if (kept_.size() == room()) shrink();
+        candidates_.push_back({logit, index});
+        if (candidates_.size() == room()) shrink();
     }
 
     // Call once, at the end.
     const std::vector<Candidate>& sorted() {
         shrink();
-        std::sort(kept_.begin(), kept_.end());
-        return kept_;
+        std::sort(candidates_.begin(), candidates_.end());
+        return candidates_;
     }
 
 private:
     size_t room() const { return 2 * k_ + 64; }
 
     void shrink() {
-        if (kept_.size() <= k_) return;
-        std::nth_element(kept_.begin(), kept_.begin() + static_cast<std::ptrdiff_t>(k_ - 1), kept_.end());
-        kept_.resize(k_);
-        least = kept_.back().logit;
+        if (candidates_.size() <= k_) return;
+        const auto last = candidates_.begin() + static_cast<std::ptrdiff_t>(k_ - 1);
+        std::nth_element(candidates_.begin(), last, candidates_.end());
+        candidates_.resize(k_);
+        least = candidates_.back().logit;
     }
 
     size_t k_;
-    std::vector<Candidate> kept_;
+    std::vector<Candidate> candidates_;
 };
 
-// Returns whether the row could be done: not where NaN or +infinity is in it, or fewer than k are above -infinity.
+// Returns false, with the results not written, if the row contains NaN or +infinity, or fewer than k logits above
+// -infinity.
 template <class T>
 bool topk_row(const T* logits, T* values, int64_t* indices, int64_t size, int64_t k) {
-    constexpr int64_t block = 2048;  // stays in the first cache between its maximum and its sum
+    constexpr int64_t block = 2048;  // stays in the first-level cache between the passes for its maximum and its sum
     Best best(k);
     float maximum = -infinity;
     Chains sums = all_chains(0.0f);
@@ -80,16 +82,16 @@ bool topk_row(const T* logits, T* values, int64_t* indices, int64_t size, int64_
     }
     const float sum = total(sums);
     if (!(sum > 0.0f && sum < infinity && maximum < infinity)) return false;
-    const std::vector<Candidate>& kept = best.sorted();
-    if (static_cast<int64_t>(kept.size()) < k) return false;
-    std::vector<float> logits_kept(static_cast<size_t>(k));
-    for (size_t place = 0; place < logits_kept.size(); ++place) {
-        logits_kept[place] = kept[place].logit;
-        indices[place] = kept[place].index;
+    const std::vector<Candidate>& sorted = best.sorted();
+    if (static_cast<int64_t>(sorted.size()) < k) return false;
+    std::vector<float> best_logits(static_cast<size_t>(k));
+    for (size_t rank = 0; rank < best_logits.size(); ++rank) {
+        best_logits[rank] = sorted[rank].logit;
+        indices[rank] = sorted[rank].index;
     }
-    const Scores<float, false> best_logits{logits_kept.data(), nullptr};
+    const Scores<float, false> scores{best_logits.data(), nullptr};
     sweep(k, [&](int64_t key, auto, auto count) {
-        put(values + key, exp2((best_logits(key, count) - maximum) * log2e) / sum, count);
+        put(values + key, exp2((scores(key, count) - maximum) * log2e) / sum, count);
     });
     return true;
 }

@@ -1,4 +1,4 @@
-// Vectors of the widest kind that the instruction set has: in and out of memory, larger and smaller, 2 to a power.
+// The widest vectors of the instruction set: loads and stores, conversion of bfloat16, minimum and maximum, and exp2.
 #pragma once
 
 #include <experimental/simd>
@@ -22,7 +22,7 @@ using Mask = Vector::mask_type;
 constexpr int64_t width = static_cast<int64_t>(Vector::size());
 constexpr float infinity = std::numeric_limits<float>::infinity();
 
-// bfloat16 is the upper half of a float32; back, it is rounded to nearest, ties to even, and NaN stays NaN.
+// bfloat16 is the upper half of a float32. Conversion from float32 rounds to nearest, ties to even, and preserves NaN.
 struct bfloat16 {
     uint16_t bits;
 };
@@ -32,7 +32,7 @@ inline void store(float* to, const Vector& value) { value.copy_to(to, stdx::elem
 
 #if defined(__AVX512F__)
 
-// Past the caches; `to` is aligned to the vector.
+// Non-temporal store; `to` is aligned to the vector.
 inline void stream(float* to, const Vector& value) { _mm512_stream_ps(to, static_cast<__m512>(value)); }
 
 inline __mmask16 first(int64_t count) { return static_cast<__mmask16>((1u << count) - 1); }
@@ -73,14 +73,14 @@ inline void store_some(bfloat16* to, const Vector& value, int64_t count) {
     _mm256_mask_storeu_epi16(to, first(count), narrowed(value));
 }
 
-// Where `keep` is 0, -infinity.
+// Replaces scores by -infinity where `keep` is 0.
 inline Vector masked(const Vector& scores, const uint8_t* keep, int64_t count) {
     const __m128i bytes = _mm_maskz_loadu_epi8(first(count), keep);
     const __mmask16 kept = _mm_test_epi8_mask(bytes, bytes);
     return Vector(_mm512_mask_mov_ps(_mm512_set1_ps(-infinity), kept, static_cast<__m512>(scores)));
 }
 
-// Of two, the second where either is NaN.
+// Maximum and minimum; the second operand if either is NaN.
 inline Vector larger(const Vector& one, const Vector& other) {
     return Vector(_mm512_max_ps(static_cast<__m512>(one), static_cast<__m512>(other)));
 }
@@ -90,7 +90,7 @@ inline Vector smaller(const Vector& one, const Vector& other) {
 
 #else
 
-// Rounded, but still in the upper halves.
+// Rounds to bfloat16, left in the upper halves of the lanes.
 inline Integers rounded_halves(const Vector& value) {
     const Integers bits = std::bit_cast<Integers>(value);
     Integers rounded = bits + 0x7fff + ((bits >> 16) & 1);
@@ -169,8 +169,8 @@ inline Vector smaller(const Vector& one, const Vector& other) {
 
 constexpr float log2e = 1.44269504f;
 
-// The polynomial for 2^r, r from 0 to 1, of smallest relative error that is 1 at 0: of degree 6 it errs by 2e-9, where
-// float32 rounds by 6e-8; of degree 4 by 3e-6, where bfloat16 rounds by 2e-3.
+// The polynomial for 2^r, r from 0 to 1, with the smallest relative error among those that are exactly 1 at 0. Degree 6
+// has an error of 2e-9, against a rounding error of 6e-8 in float32; degree 4 of 3e-6, against 2e-3 in bfloat16.
 template <int degree>
 Vector power_of_fraction(const Vector& r) {
     Vector p;
@@ -191,13 +191,13 @@ Vector power_of_fraction(const Vector& r) {
     return p * r + 1.0f;
 }
 
-// 2^t for t up to 128, where it is infinity; 0 far below -126, NaN of NaN.
+// 2^t for t up to 128, where the result is infinity; 0 for t far below -126, NaN for NaN.
 template <int degree = 6>
 Vector exp2(const Vector& t) {
 #if defined(__AVX512DQ__)
     const Vector r(_mm512_reduce_ps(static_cast<__m512>(t), _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC));
 #else
-    constexpr float whole = 12582912.0f;  // 1.5 * 2^23: a number added to it is rounded to a whole one
+    constexpr float whole = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
     Vector down = t - 0.5f;
     stdx::where(down < -127.0f, down) = -127.0f;
     const Vector shifted = down + whole;

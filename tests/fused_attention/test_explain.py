@@ -52,7 +52,7 @@ def test_reasons_of_the_call() -> None:
 def test_the_environment_asks_for_torch(asked: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(backends.VARIABLE, asked)
     backends.reset()
-    assert f"{backends.VARIABLE}={asked} asks for torch" in reasons(softmaxkit.explain(Exact(), ROWS))
+    assert f"{backends.VARIABLE}={asked} selects torch" in reasons(softmaxkit.explain(Exact(), ROWS))
 
 
 @pytest.mark.skipif("avx2" not in backends._supported(), reason="no AVX2 kernels here")
@@ -62,7 +62,7 @@ def test_exact_leaves_rows_to_torch_without_avx512(monkeypatch: pytest.MonkeyPat
     choice = softmaxkit.explain(Exact(), ROWS)
     assert choice.backend == "torch"
     assert choice.refusals["avx2"] == ["torch.softmax is faster than its kernel"]
-    assert "asks for another" in choice.refusals["avx512"][0]
+    assert "selects another" in choice.refusals["avx512"][0]
     assert softmaxkit.explain(ConSmax(), ROWS, beta=1.0, gamma=1.0).backend == "avx2"
     assert "not avx2" in str(choice)
 
@@ -71,6 +71,6 @@ def test_what_is_no_back_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv(backends.VARIABLE, "sse")
     backends.reset()
     with pytest.raises(
-        ValueError, match="SOFTMAXKIT_KERNELS is triton, flex, avx512, avx2, plain, amx, torch or none, not 'sse'"
+        ValueError, match="SOFTMAXKIT_KERNELS must be triton, flex, avx512, avx2, plain, amx, torch or none, got 'sse'"
     ):
         softmaxkit.explain(Exact(), ROWS)

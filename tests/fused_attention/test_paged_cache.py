@@ -275,8 +275,8 @@ def test_what_cannot_be_written_is_not(change: dict[str, Any], error: type[Excep
         ({"seq_lens": SEQ_LENS.float()}, TypeError, "seq_lens is torch.int32 or torch.int64 on cpu"),
         ({"query": QUERY.to("meta")}, TypeError, "takes queries in torch.float32 on cpu, not torch.float32 on meta"),
         ({"query": QUERY.bfloat16()}, TypeError, "takes queries in torch.float32 on cpu, not torch.bfloat16"),
-        ({"query": QUERY[:1]}, ValueError, "keys have the batch and channels of the queries"),
-        ({"query": torch.ones(2, 3, 8)}, ValueError, "the heads of the queries are a multiple of those of the keys"),
+        ({"query": QUERY[:1]}, ValueError, "keys must have the batch and channels of the queries"),
+        ({"query": torch.ones(2, 3, 8)}, ValueError, "query heads must be a multiple of key heads"),
     ],
 )
 def test_tables_that_do_not_fit(change: dict[str, Any], error: type[Exception], message: str) -> None:

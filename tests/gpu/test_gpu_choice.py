@@ -61,7 +61,7 @@ def test_gradients_are_the_kernels_own() -> None:
     assert softmaxkit.explain(Exaq(), query, query, query, clip=-4.0).backend == "triton"
     rows = on_card(3, 100).requires_grad_()
     assert softmaxkit.explain(Exaq(), rows, clip=-4.0).refusals["triton"] == [
-        "its kernel has no gradient, and one is asked for"
+        "its kernel has no gradient, and a tensor requires one"
     ]
     assert softmaxkit.explain(ConSmax(), rows, **NUMBERS).backend == "triton"
 
@@ -69,11 +69,11 @@ def test_gradients_are_the_kernels_own() -> None:
 def test_dtypes_sizes_and_devices_that_there_is_no_kernel_for() -> None:
     wide, double = on_card(1, 2, 8, 512), on_card(dtype=torch.float64)
     assert softmaxkit.explain(ConSmax(), wide, wide, wide, **NUMBERS).refusals == {
-        "triton": ["it takes up to 256 channels, not 512"],
-        "flex": ["it takes up to 256 channels, not 512"],
+        "triton": ["it supports up to 256 channels, not 512"],
+        "flex": ["it supports up to 256 channels, not 512"],
     }
     assert softmaxkit.explain(ConSmax(), double, double, double, **NUMBERS).refusals["triton"] == [
-        "it takes float32 or bfloat16 or float16, not float64"
+        "it supports float32 or bfloat16 or float16, not float64"
     ]
     query = on_card()
     with FAKE:
@@ -88,7 +88,7 @@ def test_transforms_and_a_bias_go_through_torch_and_dropout_does_not() -> None:
     spec = Exaq()
     with torch.autograd.forward_ad.dual_level():
         choice = softmaxkit.explain(spec, query, query, query, clip=-4.0)
-    assert choice.refusals["triton"] == ["its kernel does not go through forward-mode derivatives"]
+    assert choice.refusals["triton"] == ["its kernel does not support forward-mode derivatives"]
     from softmaxkit.fused_attention.call import choose
 
     module = spec.module(clip=-4.0)
@@ -99,9 +99,9 @@ def test_transforms_and_a_bias_go_through_torch_and_dropout_does_not() -> None:
 @pytest.mark.parametrize(
     ("lacking", "reason"),
     [
-        ("triton", "triton is not installed; pip install 'softmaxkit[triton]' brings it on Linux"),
-        ("NVIDIA", "it is for NVIDIA's cards, and this torch is for AMD's"),
-        ("capability", "it needs compute capability 8.0, and this card has 7.5"),
+        ("triton", "triton is not installed; on Linux, pip install 'softmaxkit[triton]' installs it"),
+        ("NVIDIA", "it supports NVIDIA cards only, and this torch was built for AMD cards"),
+        ("capability", "it needs compute capability 8.0 or higher, and this card has 7.5"),
     ],
 )
 def test_what_a_machine_lacks(lacking: str, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,7 +137,7 @@ def test_the_environment_asks(asked: str, chosen: str, refused: set[str], monkey
     choice = softmaxkit.explain(ConSmax(), query, query, query, **NUMBERS)
     assert choice.backend == chosen
     assert set(choice.refusals) == refused
-    assert all(f"{backends.VARIABLE}={asked} asks for" in reasons[0] for reasons in choice.refusals.values())
+    assert all(f"{backends.VARIABLE}={asked} selects" in reasons[0] for reasons in choice.refusals.values())
     if chosen == "torch":
         assert f"={asked}" in choice.reasons(query.device)[0]
 

@@ -1,4 +1,4 @@
-"""A few queries over a cache: within a derived bound of float64 over the same codes, and what is hidden is not read."""
+"""A few queries over a cache: results within a derived bound of float64 over the same codes; hidden tokens not read."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ if backends.native() is None:
     pytest.skip("the native kernels are not built", allow_module_level=True)
 
 INTEGER = 127 * 256 + 127
-"""Largest of the integers that queries, and weights times the steps of their values, become."""
+"""Largest integer of a quantised query, and of quantised products of weights and value steps."""
 FLOAT = 1e-6
-"""What sums in float32 err by, of the sum of magnitudes."""
+"""Error of a sum in float32, relative to the sum of magnitudes."""
 BLOCK = 128
-"""Values whose weights have one largest."""
+"""Values whose weights are quantised with a common step."""
 CLIP = -5.0
 CONSMAX = {"beta": 2.0, "gamma": 1.0}
 
@@ -64,7 +64,7 @@ class Case:
         key = normal(self.key_heads, self.keys, self.channels) + normal(self.key_heads, 1, self.channels)
         return [query, key, normal(self.key_heads, self.keys, self.values)]
 
-    def seen(self) -> Tensor:
+    def attended(self) -> Tensor:
         everything = torch.ones(self.batch, self.heads, self.queries, self.keys, dtype=torch.bool)
         if self.is_causal:
             return everything.tril()
@@ -84,34 +84,34 @@ CASES = [
 ]
 
 
-def weights_of(spec: Any, scores: Tensor, seen: Tensor, error: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return weights of scores, and the least and the largest of scores that err by up to so much."""
+def weights_of(spec: Any, scores: Tensor, attended: Tensor, error: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the weights of scores, and their lower and upper bounds if the scores err by up to `error`."""
     if isinstance(spec, ConSmax):
-        low, middle, high = ((scores + change - 7.0).exp() * seen for change in (-error, 0.0, error))
+        low, middle, high = ((scores + change - 7.0).exp() * attended for change in (-error, 0.0, error))
         return middle, low, high
-    hidden = scores.masked_fill(~seen, -math.inf)
+    hidden = scores.masked_fill(~attended, -math.inf)
     distance = hidden - hidden.amax(-1, keepdim=True).nan_to_num(neginf=0.0)
     step = -CLIP / (2**spec.bits - 1)
-    widest = error.amax(-1, keepdim=True) + error  # the largest errs, too
-    low, middle, high = (
-        ((distance + change).clamp(CLIP, 0) / step).round().mul(step).exp() * seen for change in (-widest, 0.0, widest)
-    )
+    widest = error.amax(-1, keepdim=True) + error  # the maximum errs, too
+    distances = (distance + change for change in (-widest, 0.0, widest))
+    low, middle, high = ((each.clamp(CLIP, 0) / step).round().mul(step).exp() * attended for each in distances)
     return middle, low, high
 
 
-def bound_of(spec: Any, given: list[Tensor], seen: Tensor) -> tuple[Tensor, Tensor]:
-    """Return attention in float64, and how far from it integers may be.
+def bound_of(spec: Any, operands: list[Tensor], attended: Tensor) -> tuple[Tensor, Tensor]:
+    """Return attention in float64, and a bound on the error of integer products.
 
-    A query's channel errs by half a part of its largest, a score by that times the magnitudes of the key; a weight
-    times a value's largest by half a part of the largest such product in its block, wherever that begins.
+    Each channel of a query errs by up to half a step, and a score by that times the sum of the key's magnitudes. The
+    product of a weight and a value's largest magnitude errs by half a step, which depends on the largest such product
+    in its block, wherever the block begins.
     """
-    groups = given[0].shape[1] // given[1].shape[1]
-    query, key, value = (x.double() for x in (given[0], *(x.repeat_interleave(groups, 1) for x in given[1:])))
+    groups = operands[0].shape[1] // operands[1].shape[1]
+    query, key, value = (x.double() for x in (operands[0], *(x.repeat_interleave(groups, 1) for x in operands[1:])))
     scale = query.shape[-1] ** -0.5
     part = query.abs().amax(-1, keepdim=True) / INTEGER / 2
     error = scale * (part * key.abs().sum(-1)[:, :, None] + FLOAT * query.abs() @ key.abs().mT)
-    middle, low, high = weights_of(spec, scale * query @ key.mT, seen, error)
-    # Of 4 bits a code has a step of its own 32 channels: its largest magnitude is 8 steps, of 8 bits 127.
+    middle, low, high = weights_of(spec, scale * query @ key.mT, attended, error)
+    # The value's largest magnitude bounds code times step: of its 32 channels with 4 bits, of the token with 8 bits.
     sizes = value.abs().amax(-1)[:, :, None]
     largest = max_pool1d((high * sizes).flatten(0, 2), 2 * BLOCK - 1, 1, BLOCK - 1).view_as(high)
     rounding = largest.sum(-1, keepdim=True) / INTEGER / 2
@@ -129,32 +129,33 @@ def call_of(spec: Any) -> AttentionCall:
     return AttentionCall.by_levels(CLIP, spec.exponentials(CLIP))
 
 
-def attend(given: list[Any], case: Case, spec: Any, seen: Tensor | None = None) -> Tensor:
-    mask = case.seen() if seen is None and case.mask else seen
-    return kernels.attend(*given, call_of(spec), None if case.is_causal else mask, case.is_causal)
+def attend(operands: list[Any], case: Case, spec: Any, attended: Tensor | None = None) -> Tensor:
+    mask = case.attended() if attended is None and case.mask else attended
+    return kernels.attend(*operands, call_of(spec), None if case.is_causal else mask, case.is_causal)
 
 
 @pytest.mark.parametrize("bits", BITS)
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_codes_within_the_bound(case: Case, bits: int, build: str) -> None:
+def test_results_over_codes_are_within_the_bound(case: Case, bits: int, build: str) -> None:
     query, key, value = case.tensors()
     cached = [encode(x, bits) for x in (key, value)]
-    held = [query, *(x.decoded(torch.float32) for x in cached)]
+    dequantised = [query, *(x.decoded(torch.float32) for x in cached)]
     for spec in (ConSmax(), Exaq(bits=2), Exaq(bits=3), Exaq(bits=4)):
-        expected, bound = bound_of(spec, held, case.seen())
+        expected, bound = bound_of(spec, dequantised, case.attended())
         error = (attend([query, *cached], case, spec) - expected).abs()
         assert (error <= bound + 1e-7).all()
-        # Roundings are apart, so they add up in squares: a query's are 2e-5 of its size, as its largest is 2.5 times
-        # that; scores of spread 3 err by 6e-5, and so do weights. With levels, few are at a border at all.
+        # Rounding errors are independent, so their squares add up. A query's are 2e-5 of its root mean square, as its
+        # largest channel is 2.5 times that; scores with a standard deviation of 3 err by 6e-5, and so do weights. Few
+        # scores are at a border between levels.
         assert error.square().mean().sqrt() <= 3e-4 * expected.square().mean().sqrt()
 
 
 @pytest.mark.parametrize("bits", BITS)
-def test_one_wrong_step_is_seen(bits: int, build: str) -> None:
+def test_a_wrong_step_is_detected(bits: int, build: str) -> None:
     case = CASES[1]
     query, key, value = case.tensors()
     cached = [encode(x, bits) for x in (key, value)]
-    expected, bound = bound_of(ConSmax(), [query, *(x.decoded(torch.float32) for x in cached)], case.seen())
+    expected, bound = bound_of(ConSmax(), [query, *(x.decoded(torch.float32) for x in cached)], case.attended())
     for place in range(2):
         steps = cached[place].steps.clone()
         steps[:, :, -1, 500] *= 3
@@ -164,36 +165,38 @@ def test_one_wrong_step_is_seen(bits: int, build: str) -> None:
 
 
 @pytest.mark.parametrize("bits", BITS)
-def test_keys_about_a_centre(bits: int, build: str) -> None:
-    """What the centre adds to all scores of a query counts for ConSmax; levels are from the largest score."""
+def test_keys_with_a_centre(bits: int, build: str) -> None:
+    """The centre shifts all scores of a query alike, which matters to ConSmax but not to levels below the maximum."""
     case = CASES[2]
     query, key, value = case.tensors()
     centre = key.mean(2, keepdim=True)
     cached = [encode(key, bits, centre), encode(value, bits)]
-    held = [query, *(x.decoded(torch.float32) for x in cached)]
-    assert ((held[1] - key).square().mean() < (encode(key, bits).decoded(torch.float32) - key).square().mean()).all()
+    dequantised = [query, *(x.decoded(torch.float32) for x in cached)]
+    uncentred = encode(key, bits).decoded(torch.float32)
+    assert (dequantised[1] - key).square().mean() < (uncentred - key).square().mean()
     for spec in (ConSmax(), Exaq()):
-        expected, bound = bound_of(spec, held, case.seen())
+        expected, bound = bound_of(spec, dequantised, case.attended())
         assert ((attend([query, *cached], case, spec) - expected).abs() <= bound + 1e-7).all()
-    other = [dataclasses.replace(cached[0], centre=centre * 1.1), cached[1]]
-    assert ((attend([query, *other], case, ConSmax()) - bound_of(ConSmax(), held, case.seen())[0]).abs() > bound).any()
+    wrong = [dataclasses.replace(cached[0], centre=centre * 1.1), cached[1]]
+    expected, bound = bound_of(ConSmax(), dequantised, case.attended())
+    assert ((attend([query, *wrong], case, ConSmax()) - expected).abs() > bound).any()
 
 
 def test_many_channels_fit_32_bits() -> None:
-    """The largest products there are: all codes 127, all of one sign."""
+    """The largest possible sums of products: all codes are 127, with the same sign."""
     channels = 2**14
     tokens = torch.full((1, 1, 20, channels), 1e-3)
     query = torch.full((1, 1, 1, channels), 1e-1)
     cache = KeyValueCache(tokens, torch.ones(1, 1, 20, 3))
-    found = cache.attention(query, ConSmax(), beta=1.0, gamma=1.0)
-    assert torch.allclose(found, torch.full_like(found, 20 * math.exp(1e-4 * channels**0.5 - 1)), rtol=1e-4)
+    result = cache.attention(query, ConSmax(), beta=1.0, gamma=1.0)
+    assert torch.allclose(result, torch.full_like(result, 20 * math.exp(1e-4 * channels**0.5 - 1)), rtol=1e-4)
 
 
 KINDS = ["float32", "bfloat16", "8 bits", "4 bits"]
 
 
 def operand(kind: str, tokens: Tensor, spoilt: Tensor) -> Any:
-    """Return tokens as a kernel reads them, NaN where `spoilt`, (batch, 1, 1, tokens), says so."""
+    """Return tokens in the form that a kernel reads, with NaN where `spoilt`, (batch, 1, 1, tokens), is True."""
     if "bits" in kind:
         codes = encode(tokens, int(kind[0]))
         return dataclasses.replace(codes, steps=codes.steps.masked_fill(spoilt, math.nan))
@@ -202,8 +205,8 @@ def operand(kind: str, tokens: Tensor, spoilt: Tensor) -> Any:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("where", ["left", "right", "both", "middle", "all"])
-def test_what_is_hidden_is_not_read(kind: str, where: str, build: str) -> None:
-    """Hidden tokens are NaN, which would spread to all that reads them, under weights of 0 too."""
+def test_hidden_tokens_are_not_read(kind: str, where: str, build: str) -> None:
+    """Hidden tokens are NaN, which would spread to every result that reads them, even with weights of 0."""
     case = Case(batch=2, heads=4, queries=2, keys=3100)
     query, key, value = case.tensors()
     hidden = torch.zeros(2, 1, 1, 3100, dtype=torch.bool)
@@ -220,63 +223,63 @@ def test_what_is_hidden_is_not_read(kind: str, where: str, build: str) -> None:
         results = []
         for poison in (False, True):
             operands = [operand(kind, tokens, hidden & poison) for tokens in (key, value)]
-            asked = query.to(operands[0].dtype) if isinstance(operands[0], Tensor) else query
-            results.append(attend([asked, *operands], case, spec, ~hidden))
+            cast_query = query.to(operands[0].dtype) if isinstance(operands[0], Tensor) else query
+            results.append(attend([cast_query, *operands], case, spec, ~hidden))
         assert results[0].isfinite().all()
         assert torch.equal(*results)
         assert (results[0][1] == 0).all() == (where == "all")
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_lengths_as_numbers_are_what_a_mask_says(kind: str, build: str) -> None:
+def test_lengths_equal_a_mask_in_the_kernel(kind: str, build: str) -> None:
     case = Case(batch=4, heads=4, queries=2, keys=2100)
     query, key, value = case.tensors()
     lengths = torch.tensor([2100, 0, 1025, 7])
     hidden = torch.arange(2100) >= lengths[:, None, None, None]
     operands = [operand(kind, tokens, hidden) for tokens in (key, value)]
-    asked = query.to(operands[0].dtype) if isinstance(operands[0], Tensor) else query
+    cast_query = query.to(operands[0].dtype) if isinstance(operands[0], Tensor) else query
     some = torch.rand(4, 1, 2, 2100, generator=torch.Generator().manual_seed(1)) < 0.6
     for spec in (ConSmax(), Exaq()):
         call = call_of(spec)
         for mask in (None, some):
-            found = kernels.attend(asked, *operands, call, mask, lengths=lengths)
-            assert torch.equal(found, attend([asked, *operands], case, spec, ~hidden & (mask is None or mask)))
-            assert found.isfinite().all()
-            assert (found[1] == 0).all()
-            assert (found[2] != 0).any()
-        with pytest.raises(ValueError, match="lengths are one for each of 4 sequences"):
-            kernels.attend(asked, *operands, call, lengths=lengths[:2])
+            result = kernels.attend(cast_query, *operands, call, mask, lengths=lengths)
+            assert torch.equal(result, attend([cast_query, *operands], case, spec, ~hidden & (mask is None or mask)))
+            assert result.isfinite().all()
+            assert (result[1] == 0).all()
+            assert (result[2] != 0).any()
+        with pytest.raises(ValueError, match=r"lengths must be \(4,\), one for each sequence, got \(2,\)"):
+            kernels.attend(cast_query, *operands, call, lengths=lengths[:2])
     many = torch.randn(1, 1, 20, 8)
-    with pytest.raises(ValueError, match="lengths go with up to 12 queries of a head of keys"):
+    with pytest.raises(ValueError, match="lengths are accepted for up to 12 queries per key head"):
         kernels.attend(many, many, many, call_of(Exaq()), lengths=torch.tensor([3]))
 
 
 def test_lengths_build_no_mask_for_a_native_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     tokens = torch.randn(2, 2, 50, 8)
-    cache, lengths, seen = KeyValueCache(tokens, tokens), torch.tensor([50, 7]), []
+    cache, lengths, masks = KeyValueCache(tokens, tokens), torch.tensor([50, 7]), []
     inner = kernels.attend
-    monkeypatch.setattr(call_module, "attend", lambda *given: seen.append(given[4]) or inner(*given))
+    monkeypatch.setattr(call_module, "attend", lambda *arguments: masks.append(arguments[4]) or inner(*arguments))
     cache.attention(tokens[:, :, :1], Exaq(), lengths=lengths, clip=CLIP)
-    assert seen == [None]
+    assert masks == [None]
 
 
 @pytest.mark.parametrize("bits", BITS)
-def test_lengths_are_a_mask_of_first_tokens(bits: int) -> None:
+def test_lengths_equal_a_mask_over_a_cache(bits: int) -> None:
     random = torch.Generator().manual_seed(0)
     query, key, value = (torch.randn(3, 2, n, 32, generator=random) for n in (1, 50, 50))
     cache = KeyValueCache(key, value, bits)
     lengths = torch.tensor([50, 7, 0])
     mask = torch.arange(50) < lengths[:, None, None, None]
-    for spec, numbers in ((ConSmax(), CONSMAX), (Exaq(), {"clip": CLIP}), (softmaxkit.Exact(), {})):
-        found = cache.attention(query, spec, lengths=lengths, **numbers)
-        assert torch.equal(found, cache.attention(query, spec, mask, **numbers))
-        alone = softmaxkit.attention(query[1:2], cache.keys[1:2, :, :7], cache.values[1:2, :, :7], spec, **numbers)
-        assert torch.allclose(found[1], alone[0], atol=1e-3)
-        assert (found[2] == 0).all()
+    for spec, parameters in ((ConSmax(), CONSMAX), (Exaq(), {"clip": CLIP}), (softmaxkit.Exact(), {})):
+        result = cache.attention(query, spec, lengths=lengths, **parameters)
+        assert torch.equal(result, cache.attention(query, spec, mask, **parameters))
+        alone = softmaxkit.attention(query[1:2], cache.keys[1:2, :, :7], cache.values[1:2, :, :7], spec, **parameters)
+        assert torch.allclose(result[1], alone[0], atol=1e-3)
+        assert (result[2] == 0).all()
         odd = torch.arange(50) % 2 == 1
-        both = cache.attention(query, spec, odd & mask, **numbers)
-        assert torch.equal(cache.attention(query, spec, odd, lengths=lengths, **numbers), both)
-        added = cache.attention(query, spec, torch.where(odd, 0.0, -math.inf)[None], lengths=lengths, **numbers)
+        both = cache.attention(query, spec, odd & mask, **parameters)
+        assert torch.equal(cache.attention(query, spec, odd, lengths=lengths, **parameters), both)
+        added = cache.attention(query, spec, torch.where(odd, 0.0, -math.inf)[None], lengths=lengths, **parameters)
         assert torch.allclose(added, both, atol=1e-3)
     for wrong in (torch.tensor([51, 7, 0]), torch.tensor([-1, 7, 0])):
         with pytest.raises(ValueError, match="lengths are 0 to 50, the tokens held"):
@@ -300,16 +303,16 @@ def test_rounding_to_codes(channels: int) -> None:
     for first in range(0, channels, codes.CHANNELS_OF_STEP):
         some = slice(first, first + codes.CHANNELS_OF_STEP)
         most = tokens[..., some].abs().amax(-1, keepdim=True)
-        # Half a step of 1/8, which bfloat16 rounds up by 2^-7 at most; a whole one for what is as large with the other
-        # sign.
+        # Half a step of 1/8, which rounding up to bfloat16 enlarges by 2^-7 at most; a whole step for channels that are
+        # as large as the largest but have the other sign.
         opposite = tokens[..., some].abs() > 0.93 * most
         assert (error[..., some] <= most / 8 * (1 + 2**-7) * torch.where(opposite, 1.0, 0.5) + 1e-30).all()
 
 
-def test_what_4_bits_take_beside_8() -> None:
-    """Normal numbers err by 15 times as much; no code of 4 bits would take them below 1/16 of their size.
+def test_error_of_4_bits_compared_with_8() -> None:
+    """Normally distributed values err by 15 times as much; no 4-bit code could bring that below 1/16 of sigma.
 
-    That is the rate-distortion function of normal numbers, sigma * 2^-bits, and 10 times what 8 bits take here.
+    This limit, sigma * 2^-bits, is the rate-distortion function of a normal source, and 10 times the error of 8 bits.
     """
     tokens = torch.randn(1, 8, 500, 64, generator=torch.Generator().manual_seed(0))
     eight, four = ((encode(tokens, bits).decoded(torch.float32) - tokens).square().mean().sqrt() for bits in BITS)
@@ -317,21 +320,21 @@ def test_what_4_bits_take_beside_8() -> None:
     assert 2**-4 <= four <= 15 * eight
 
 
-def test_calls_that_do_not_fit() -> None:
+def test_invalid_calls_are_rejected() -> None:
     tokens = torch.randn(1, 1, 5, 8)
     with pytest.raises(ValueError, match="a cache has 8 or 4 bits, not 3"):
         KeyValueCache(tokens, tokens, bits=3)
-    with pytest.raises(TypeError, match=r"not 8 of torch\.float32 on cpu, a cache of 8 bits, a cache of 4 bits"):
+    with pytest.raises(TypeError, match=r"got 8 channels of torch\.float32 on cpu, a cache of 8 bits on"):
         kernels.attend(tokens, encode(tokens, 8), encode(tokens, 4), call_of(ConSmax()))
 
 
-def test_a_cache_that_no_kernel_reads_is_read_in_float(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_without_a_kernel_is_dequantised(monkeypatch: pytest.MonkeyPatch) -> None:
     query, tokens = torch.randn(1, 2, 1, 8), torch.randn(1, 2, 30, 8)
     cache = KeyValueCache(tokens, tokens, bits=4)
-    found = cache.attention(query, Exaq(), clip=CLIP)
-    read = []
+    result = cache.attention(query, Exaq(), clip=CLIP)
+    calls = []
     decoded = Cached.decoded
-    monkeypatch.setattr(Cached, "decoded", lambda self, dtype: read.append(1) or decoded(self, dtype))
+    monkeypatch.setattr(Cached, "decoded", lambda self, dtype: calls.append(1) or decoded(self, dtype))
     monkeypatch.setitem(attention.CACHED_BITS, "native", {0, 8})
-    assert torch.allclose(cache.attention(query, Exaq(), clip=CLIP), found, atol=1e-3)
-    assert read
+    assert torch.allclose(cache.attention(query, Exaq(), clip=CLIP), result, atol=1e-3)
+    assert calls

@@ -1,4 +1,4 @@
-"""How far products of 8 bits go from float64: keys that no query sees, outliers, and how many queries come at once."""
+"""Error of 8-bit products against float64: keys that no query attends to, outliers, and the number of queries."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ UNSEEN = ["keys", "heads", "batch", "rows", "causal"]
 
 
 @pytest.mark.parametrize("kind", UNSEEN)
-def test_what_no_query_sees_counts_for_nothing(kind: str, build: str) -> None:
-    given = inputs(40, 100, batch=2)
+def test_keys_that_no_query_attends_to_have_no_effect(kind: str, build: str) -> None:
+    operands = inputs(40, 100, batch=2)
     mask = torch.ones(2, 2, 40, 100, dtype=torch.bool)
     mask[..., 70:] = False
     causal = kind == "causal"
@@ -60,22 +60,22 @@ def test_what_no_query_sees_counts_for_nothing(kind: str, build: str) -> None:
     if causal:
         mask = torch.ones(40, 100, dtype=torch.bool).tril()
     unseen = ~mask.expand(2, 2, 40, 100).any(2)
-    for spec, numbers, expected in METHODS:
+    for spec, parameters, expected in METHODS:
 
-        def run(tensors: list[Tensor], spec: Any = spec, numbers: Any = numbers) -> Tensor:
-            return softmaxkit.attention(*tensors, spec, None if causal else mask, is_causal=causal, **numbers)
+        def run(tensors: list[Tensor], spec: Any = spec, parameters: Any = parameters) -> Tensor:
+            return softmaxkit.attention(*tensors, spec, None if causal else mask, is_causal=causal, **parameters)
 
         results = [
-            run([given[0], *(torch.where(unseen[..., None], x * factor, x) for x in given[1:])])
+            run([operands[0], *(torch.where(unseen[..., None], x * factor, x) for x in operands[1:])])
             for factor in (1.0, 100.0, 1000.0, 1e30)
         ]
         assert all(torch.equal(results[0], other) for other in results[1:])
-        assert error(results[0], truth(spec, numbers, given, mask)) <= FEW_ROWS * expected
+        assert error(results[0], truth(spec, parameters, operands, mask)) <= FEW_ROWS * expected
 
 
-def outlier(kind: str, given: list[Tensor]) -> list[Tensor]:
-    query, key, value = (x.clone() for x in given)
-    if kind == "balanced channel":  # as in models: where keys are large, queries are small
+def outlier(kind: str, operands: list[Tensor]) -> list[Tensor]:
+    query, key, value = (x.clone() for x in operands)
+    if kind == "balanced channel":  # as in trained models: queries are small where keys are large
         key[..., 3] *= 50
         query[..., 3] /= 50
     if kind == "channel":
@@ -88,53 +88,53 @@ def outlier(kind: str, given: list[Tensor]) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("kind", ["balanced channel", "channel", "key", "value"])
-def test_outliers_take_a_finer_path_or_stay_within_the_error(kind: str, build: str) -> None:
-    given = outlier(kind, inputs(40, 300))
-    for spec, numbers, expected in METHODS:
-        found = softmaxkit.attention(*given, spec, **numbers)
-        choice = softmaxkit.explain(spec, *given, **numbers)
-        assert error(found, truth(spec, numbers, given)) <= (expected if choice.native else 1e-5)
+def test_outliers_run_in_float32_or_stay_within_the_error(kind: str, build: str) -> None:
+    operands = outlier(kind, inputs(40, 300))
+    for spec, parameters, expected in METHODS:
+        result = softmaxkit.attention(*operands, spec, **parameters)
+        choice = softmaxkit.explain(spec, *operands, **parameters)
+        assert error(result, truth(spec, parameters, operands)) <= (expected if choice.native else 1e-5)
         assert choice.native == (build != "none" and kind == "balanced channel")
         if not choice.native and build != "none":
             assert "8 bits would change these" in str(choice)
 
 
 @pytest.mark.skipif(backends.native() is None, reason="the native kernels are not built")
-def test_without_the_finer_path_outliers_err_by_more(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_outliers_in_8_bits_exceed_the_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fused, "too_coarse", lambda scores, values: "")
-    for kind, (spec, numbers, expected) in product(("channel", "key", "value"), METHODS):
-        given = outlier(kind, inputs(40, 300))
-        assert error(softmaxkit.attention(*given, spec, **numbers), truth(spec, numbers, given)) > expected
+    for kind, (spec, parameters, expected) in product(("channel", "key", "value"), METHODS):
+        operands = outlier(kind, inputs(40, 300))
+        assert error(softmaxkit.attention(*operands, spec, **parameters), truth(spec, parameters, operands)) > expected
 
 
 @pytest.mark.parametrize("padding", ["none", "left", "right"])
-def test_a_query_is_the_same_whatever_comes_with_it(padding: str, build: str) -> None:
-    given = inputs(1000, 500)
+def test_a_query_does_not_depend_on_the_other_queries(padding: str, build: str) -> None:
+    operands = inputs(1000, 500)
     mask = None
     if padding != "none":
         where = slice(0, 60) if padding == "left" else slice(440, 500)
-        given[1][:, :, where] *= 30
-        given[2][:, :, where] *= 30
+        operands[1][:, :, where] *= 30
+        operands[2][:, :, where] *= 30
         mask = torch.ones(1, 1, 1, 500, dtype=torch.bool)
         mask[..., where] = False
-    cache = KeyValueCache(given[1], given[2])
-    for spec, numbers, expected in METHODS:
-        exact = truth(spec, numbers, given, mask)[:, :, :16]
+    cache = KeyValueCache(operands[1], operands[2])
+    for spec, parameters, expected in METHODS:
+        exact = truth(spec, parameters, operands, mask)[:, :, :16]
         for count in (1, 2, 16, 64, 1000):
-            query = given[0][:, :, :count]
-            found = softmaxkit.attention(query, *given[1:], spec, mask, **numbers)[:, :, :16]
-            assert error(found, exact[:, :, :count]) <= (FEW_ROWS * expected if count > FEW else 1e-5)
-        held = [given[0][:, :, :16], cache.keys, cache.values]
-        of_cache = truth(spec, numbers, held, mask)
-        assert error(cache.attention(held[0], spec, mask, **numbers), of_cache) <= FEW_ROWS * expected
+            query = operands[0][:, :, :count]
+            result = softmaxkit.attention(query, *operands[1:], spec, mask, **parameters)[:, :, :16]
+            assert error(result, exact[:, :, :count]) <= (FEW_ROWS * expected if count > FEW else 1e-5)
+        cached_operands = [operands[0][:, :, :16], cache.keys, cache.values]
+        exact_cached = truth(spec, parameters, cached_operands, mask)
+        assert error(cache.attention(cached_operands[0], spec, mask, **parameters), exact_cached) <= FEW_ROWS * expected
 
 
-def test_consmax_leaves_out_what_its_table_does_not_reach() -> None:
-    """Keys 12 nats below the largest weigh 6e-6 each; e^-7.9 for each would be 60 times that."""
+def test_consmax_drops_keys_beyond_its_table() -> None:
+    """Keys 12 nats below the maximum have weights of 6e-6; the table's last exponential, e^-7.9, is 60 times that."""
     query = torch.zeros(1, 1, 16, 8)
     query[..., 0] = math.sqrt(8)
     key, value = torch.zeros(1, 1, 1000, 8), torch.ones(1, 1, 1000, 1)
     key[..., 0] = -12.0
     key[:, :, 0] = 0.0
-    found = softmaxkit.attention(query, key, value, ConSmax(), beta=0.0, gamma=1.0)
-    assert (found - (1 + 999 * math.exp(-12))).abs().max() <= 0.01
+    result = softmaxkit.attention(query, key, value, ConSmax(), beta=0.0, gamma=1.0)
+    assert (result - (1 + 999 * math.exp(-12))).abs().max() <= 0.01

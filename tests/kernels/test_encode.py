@@ -1,4 +1,4 @@
-"""Codes of a cache by the native kernel, equal to those by torch in every bit."""
+"""Codes of a cache computed by the native kernel, bit-identical to those computed by torch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(native() is None, reason="softmaxkit was install
 def both(
     tokens: Tensor, bits: int, centre: Tensor | None = None, factor: Tensor | None = None
 ) -> tuple[Cached, Cached]:
-    """Return codes by the kernel and by torch."""
+    """Return the codes computed by the kernel and by torch."""
     kernels = native()
     assert kernels is not None
     own, theirs = codes._natively(kernels, tokens, bits, centre, factor), codes._by_torch(tokens, bits, centre, factor)
@@ -38,7 +38,7 @@ def assert_same(own: Cached, theirs: Cached) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("channels", [1, 5, 31, 32, 33, 64, 80, 129])
 @pytest.mark.parametrize("framed", [False, True])
-def test_as_by_torch(bits: int, dtype: torch.dtype, channels: int, framed: bool) -> None:
+def test_codes_equal_those_of_torch(bits: int, dtype: torch.dtype, channels: int, framed: bool) -> None:
     random = torch.Generator().manual_seed(channels)
     tokens = torch.randn(2, 3, 70, channels, generator=random)
     tokens *= torch.randn(2, 3, 70, 1, generator=random).mul(8).exp2()
@@ -63,8 +63,8 @@ def test_any_strides_and_no_tokens(bits: int) -> None:
 
 
 @pytest.mark.parametrize("bits", codes.BITS)
-def test_numbers_at_the_ends(bits: int) -> None:
-    """Ties between codes and between signs, zeros, steps without an inverse, subnormal and the largest numbers."""
+def test_extreme_values(bits: int) -> None:
+    """Ties between codes and between signs, zeros, steps without a finite inverse, subnormal and largest values."""
     rows = [
         torch.arange(-16.0, 16.0),
         torch.arange(16.0, -16.0, -1) / 2,
@@ -85,7 +85,7 @@ def test_numbers_at_the_ends(bits: int) -> None:
 @pytest.mark.parametrize("bits", codes.BITS)
 @pytest.mark.parametrize("by_torch", [False, True])
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
-def test_what_is_not_finite_is_refused(bits: int, by_torch: bool, bad: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nan_and_infinity_are_rejected(bits: int, by_torch: bool, bad: float, monkeypatch: pytest.MonkeyPatch) -> None:
     if by_torch:
         monkeypatch.setattr(codes, "native", lambda: None)
     tokens = torch.ones(1, 2, 3, 33)
@@ -101,7 +101,7 @@ def test_what_is_not_finite_is_refused(bits: int, by_torch: bool, bad: float, mo
 
 
 @pytest.mark.parametrize("by_torch", [False, True])
-def test_a_difference_beyond_float32_is_refused(by_torch: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_difference_beyond_float32_is_rejected(by_torch: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if by_torch:
         monkeypatch.setattr(codes, "native", lambda: None)
     largest = torch.full((1, 1, 1, 4), torch.finfo(torch.float32).max)

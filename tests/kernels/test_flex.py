@@ -1,4 +1,4 @@
-"""ConSmax through FlexAttention: softmax attention times the exponential of its log-sum, on the CPU in torch's form."""
+"""ConSmax through FlexAttention: softmax attention times the exponential of its log-sum, with torch's CPU reference."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def tensors(heads: int = 2, key_heads: int = 2, queries: int = 20, keys: int = 3
     return [torch.randn(shape, generator=random) for shape in shapes]
 
 
-def truth(given: list[Tensor], offset: Any, mask: Tensor | None = None) -> Tensor:
-    query, key, value = (x.double() for x in given)
+def truth(operands: list[Tensor], offset: Any, mask: Tensor | None = None) -> Tensor:
+    query, key, value = (x.double() for x in operands)
     groups = query.shape[1] // key.shape[1]
     exponent = query @ key.repeat_interleave(groups, 1).mT / 4 - offset
     weights = exponent.clamp(max=math.log(SPEC.ceiling)).exp()
@@ -49,50 +49,68 @@ OFFSET = NUMBERS["beta"] + math.log(NUMBERS["gamma"])
 
 
 @pytest.mark.parametrize("case", ["all", "causal", "mask", "shared keys"])
-def test_it_is_the_clamped_exponential_in_float64(case: str) -> None:
-    given = tensors(heads=4 if case == "shared keys" else 2)
-    how: dict[str, Any] = {"enable_gqa": True}
+def test_results_are_near_the_clamped_exponential_in_float64(case: str) -> None:
+    operands = tensors(heads=4 if case == "shared keys" else 2)
+    options: dict[str, Any] = {"enable_gqa": True}
     mask = None
     if case == "causal":
-        how["is_causal"], mask = True, torch.ones(20, 30, dtype=torch.bool).tril()
+        options["is_causal"], mask = True, torch.ones(20, 30, dtype=torch.bool).tril()
     if case == "mask":
         mask = torch.rand(2, 1, 20, 30, generator=torch.Generator().manual_seed(1)) < 0.5
         mask[0, 0, 3] = False
-        how["attn_mask"] = mask
-    assert softmaxkit.explain(SPEC, *given, **NUMBERS).backend == "flex"
-    result = softmaxkit.attention(*given, SPEC, **how, **NUMBERS)
-    torch.testing.assert_close(result.double(), truth(given, OFFSET, mask), rtol=2e-5, atol=2e-6)
+        options["attn_mask"] = mask
+    assert softmaxkit.explain(SPEC, *operands, **NUMBERS).backend == "flex"
+    result = softmaxkit.attention(*operands, SPEC, **options, **NUMBERS)
+    torch.testing.assert_close(result.double(), truth(operands, OFFSET, mask), rtol=2e-5, atol=2e-6)
     if case == "mask":
         assert (result[0, :, 3] == 0).all()
 
 
-def test_the_blocks_of_a_mask_are_made_once_and_again_when_it_changes() -> None:
-    given, mask = tensors(), torch.ones(20, 30, dtype=torch.bool)
-    first = flex._blocks(given[0], given[1], mask, False)
-    assert flex._blocks(given[0], given[1], mask, False) is first
+def test_block_masks_are_cached_until_the_mask_changes() -> None:
+    operands, mask = tensors(), torch.ones(20, 30, dtype=torch.bool)
+    first = flex._blocks(operands[0], operands[1], mask, False)
+    assert flex._blocks(operands[0], operands[1], mask, False) is first
     mask[:, :5] = False
-    assert flex._blocks(given[0], given[1], mask, False) is not first
-    result = softmaxkit.attention(*given, SPEC, mask, **NUMBERS)
-    torch.testing.assert_close(result.double(), truth(given, OFFSET, mask), rtol=2e-5, atol=2e-6)
-    assert flex._blocks(given[0], given[1], None, True) is flex._blocks(given[0], given[1], None, True)
+    assert flex._blocks(operands[0], operands[1], mask, False) is not first
+    result = softmaxkit.attention(*operands, SPEC, mask, **NUMBERS)
+    torch.testing.assert_close(result.double(), truth(operands, OFFSET, mask), rtol=2e-5, atol=2e-6)
+    assert flex._blocks(operands[0], operands[1], None, True) is flex._blocks(operands[0], operands[1], None, True)
+
+
+def test_a_mask_of_inference_mode() -> None:
+    """Tensors of inference mode have no version, so that no block mask can be cached for them."""
+    operands = tensors()
+    with torch.inference_mode():
+        mask = torch.ones(20, 30, dtype=torch.bool).tril(5)
+        result = softmaxkit.attention(*operands, SPEC, mask, **NUMBERS)
+        mask[:, 3] = False
+        changed = softmaxkit.attention(*operands, SPEC, mask, **NUMBERS)
+    torch.testing.assert_close(changed.double(), truth(operands, OFFSET, mask), rtol=2e-5, atol=2e-6)
+    assert not torch.equal(result, changed)
+
+
+def test_a_mask_besides_causality_is_rejected() -> None:
+    query = tensors()[0]
+    with pytest.raises(ValueError, match="either a mask or is_causal"):
+        flex.attend(query, query, query, backends_call(torch.zeros(2)), torch.zeros(20, 20, dtype=torch.bool), True)
 
 
 def test_gradients_end_at_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Torch refuses gradients on the CPU, where its own reference of them would run: it is let run."""
+    """Torch refuses gradients on the CPU although its reference can compute them; the check is disabled."""
     monkeypatch.setattr(flex_attention, "_validate_device", lambda *tensors: None)
-    given = [x.requires_grad_() for x in tensors()]
-    exact = [x.detach().double().requires_grad_() for x in given]
-    offset, exact_offset = (torch.tensor([0.5, 1.0]).to(x.dtype).requires_grad_() for x in (given[0], exact[0]))
+    operands = [x.requires_grad_() for x in tensors()]
+    exact = [x.detach().double().requires_grad_() for x in operands]
+    offset, exact_offset = (torch.tensor([0.5, 1.0]).to(x.dtype).requires_grad_() for x in (operands[0], exact[0]))
     call = backends_call(offset)
-    result, expected = flex.attend(*given, call), truth(exact, exact_offset[:, None, None])
+    result, expected = flex.attend(*operands, call), truth(exact, exact_offset[:, None, None])
     weights = torch.randn(result.shape, generator=torch.Generator().manual_seed(2))
     result.backward(weights)
     expected.backward(weights.double())
     assert exact_offset.grad is not None
-    for tensor, wide in zip([*given, offset], [*exact, exact_offset], strict=True):
+    for tensor, wide in zip([*operands, offset], [*exact, exact_offset], strict=True):
         torch.testing.assert_close(tensor.grad.double(), wide.grad, rtol=1e-4, atol=2e-5)  # type: ignore[union-attr]
     unclamped = -(truth(exact, exact_offset[:, None, None]) * weights.double()).sum((0, 2, 3))
-    assert (unclamped - exact_offset.grad).abs().min() > 0.1  # the limit holds for enough keys to show
+    assert (unclamped - exact_offset.grad).abs().min() > 0.1  # enough keys are at the limit to make a difference
 
 
 def backends_call(offset: Tensor) -> Any:
@@ -101,18 +119,18 @@ def backends_call(offset: Tensor) -> Any:
     return AttentionCall.by_exponential(offset, SPEC.ceiling)
 
 
-def test_what_it_does_not_run() -> None:
-    given = tensors()
-    reasons = softmaxkit.explain(Exaq(), *given, clip=-4.0).refusals
+def test_unsupported_calls() -> None:
+    operands = tensors()
+    reasons = softmaxkit.explain(Exaq(), *operands, clip=-4.0).refusals
     assert reasons["flex"] == ["it has no such kernel"]
-    narrow = [x[..., :8] for x in given]
-    assert softmaxkit.explain(SPEC, *narrow, **NUMBERS).refusals["flex"] == ["it takes 16 channels or more"]
-    wide = [x.requires_grad_() for x in given]
+    narrow = [x[..., :8] for x in operands]
+    assert softmaxkit.explain(SPEC, *narrow, **NUMBERS).refusals["flex"] == ["it needs 16 channels or more"]
+    wide = [x.requires_grad_() for x in operands]
     assert softmaxkit.explain(SPEC, *wide, **NUMBERS).refusals["flex"] == [
-        "on the CPU it has no gradient, and one is asked for"
+        "on the CPU it has no gradient, and a tensor requires one"
     ]
     assert softmaxkit.explain(SPEC, torch.zeros(2, 9), beta=1.0, gamma=1.0).refusals["flex"] == [
         "it has no such kernel"
     ]
-    with pytest.raises(ValueError, match=r"offsets are \(2,\) or one number, not \(3,\)"):
-        flex.attend(*(x.detach() for x in given), backends_call(torch.zeros(3)))
+    with pytest.raises(ValueError, match=r"offset must be \(2,\) or a scalar, got \(3,\)"):
+        flex.attend(*(x.detach() for x in operands), backends_call(torch.zeros(3)))

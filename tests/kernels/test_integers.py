@@ -1,4 +1,4 @@
-"""Integer mode through native kernels against golden: equal in every bit, for every form, row and instruction set."""
+"""Integer mode by native kernels against golden: bit-identical for every form, row length and instruction set."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ MASKS = ("none", "random", "rows")
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
-    backends.reset()  # the environment may have asked for another
+    backends.reset()  # a test may have selected another back end
 
 
 @pytest.fixture(params=backends.NATIVE)
@@ -87,7 +87,7 @@ def test_masked_keys_are_0_in_rows_with_nan_or_infinity(spec: Spec, numbers: dic
 
 @pytest.mark.parametrize("spec", [Exact(), Exact(format=Float(5, 12)), Exact(format=Float(4, 6))], ids=str)
 def test_every_distance_to_the_maximum(spec: Exact) -> None:
-    """Distances that the format says, and those halfway and next to halfway between."""
+    """Distances that the format represents, the midpoints between them, and the nearest floats to these."""
     values = spec.format.decode(torch.arange(1 << (spec.format.bits - 1))).float()
     values = values[values < 20]  # exponentials from 16 on are 0
     between = (values[:-1] + values[1:]) / 2
@@ -132,7 +132,7 @@ def test_any_strides_axes_and_masks_that_broadcast(spec: Spec, numbers: dict[str
 
 
 @pytest.mark.parametrize(("spec", "numbers"), DEFAULTS, ids=lambda x: getattr(x, "method", ""))
-def test_one_changed_entry_of_a_table_shows(spec: Spec, numbers: dict[str, Any]) -> None:
+def test_a_changed_table_entry_changes_the_result(spec: Spec, numbers: dict[str, Any]) -> None:
     module = module_of(spec, numbers)
     scores = torch.randn(2, HEADS, 4, 8, generator=torch.Generator().manual_seed(0))
     scores[0, 0, 0, 0] = 0.0
@@ -142,7 +142,7 @@ def test_one_changed_entry_of_a_table_shows(spec: Spec, numbers: dict[str, Any])
 
 
 @pytest.mark.parametrize(("spec", "numbers"), DEFAULTS, ids=lambda x: getattr(x, "method", ""))
-def test_threads_change_nothing(spec: Spec, numbers: dict[str, Any]) -> None:
+def test_results_do_not_depend_on_the_number_of_threads(spec: Spec, numbers: dict[str, Any]) -> None:
     kernel = kernel_of(module_of(spec, numbers))
     scores = torch.randn(20, HEADS, 9, 200) * 4
     before, alone = torch.get_num_threads(), kernel(scores)
@@ -182,11 +182,11 @@ def test_the_kernel_follows_the_constants() -> None:
         assert equal(module(scores), golden(module, scores))
 
 
-def test_what_kernels_do_not_cover_goes_to_golden() -> None:
+def test_forms_without_a_kernel_run_golden() -> None:
     wide = {"power_sum": UQ(1, 31), "output": UQ(1, 31), "reciprocal": UQ(1, 20), "unnormalised": UQ(1, 1)}
     module = Softermax(**wide).module(mode="integer")
     assert module.choose_integers(torch.zeros(1))[0] is None
     with torch.no_grad():
         assert equal(module(scores_of(16)), golden(module, scores_of(16)))
-    with pytest.raises(ValueError, match=r"scores are \(..., 3, queries, keys\), not \(2, 8\)"):
+    with pytest.raises(ValueError, match=r"scores must be \(..., 3, queries, keys\), got \(2, 8\)"):
         kernel_of(module_of(ConSmax(), NUMBERS["consmax"]))(torch.zeros(2, 8))

@@ -1,4 +1,4 @@
-"""The PyTorch operators: torch's own checks, gradients against torch, compiled and exported, and the k best."""
+"""The PyTorch operators: torch's opcheck, gradients compared with torch's, compile and export, and top-k."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def scores_of(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_torch_s_own_checks_of_operators(dtype: torch.dtype) -> None:
+def test_operators_pass_opcheck(dtype: torch.dtype) -> None:
     scores, mask = scores_of(2, 3, 5, 40, dtype=dtype), torch.rand(5, 40) < 0.7
-    for given in (scores, scores.clone().requires_grad_()):
-        torch.library.opcheck(operators.softmax.overload, (given, mask, True))
-        torch.library.opcheck(operators.exponential.overload, (given, torch.zeros(3), 1.0, math.e, mask))
+    for values in (scores, scores.clone().requires_grad_()):
+        torch.library.opcheck(operators.softmax.overload, (values, mask, True))
+        torch.library.opcheck(operators.exponential.overload, (values, torch.zeros(3), 1.0, math.e, mask))
     torch.library.opcheck(operators.levels.overload, (scores, -5.0, EXPONENTIALS, mask))
     torch.library.opcheck(operators.topk.overload, (scores, 7))
     torch.library.opcheck(operators.softmax_backward.overload, (scores, scores))
@@ -50,8 +50,8 @@ def test_gradients_are_those_of_the_torch_form_in_float64(keys: int) -> None:
     module = ConSmax(share="head").module(heads=3, beta=[0.5, 1.0, 9.0], gamma=3.0)
     offset = (module.beta + module.log_gamma).detach()
 
-    def by_torch(given: Tensor, offset: Tensor) -> Tensor:
-        exponent = (given - offset[:, None, None]).clamp(max=0.0)
+    def by_torch(values: Tensor, offset: Tensor) -> Tensor:
+        exponent = (values - offset[:, None, None]).clamp(max=0.0)
         return torch.where(mask, exponent.exp(), 0.0)
 
     pairs: list[tuple[Callable[..., Tensor], Callable[..., Tensor], tuple[Tensor, ...]]] = [
@@ -88,7 +88,7 @@ def test_gradients_of_gradients_are_those_of_the_torch_form_in_float64(case: str
     weights, directions = scores_of(2, 2, 3, 5, 17).double(), torch.tensor([0.3, -1.0, 2.0]).double()
 
     def derivatives(run: Callable[..., Tensor], *leaves: Tensor) -> list[Tensor]:
-        """Return the first, second and third derivatives along some directions."""
+        """Return the first, second and third derivatives along fixed directions."""
         result = run(*leaves)
         value, collected = (result * weights[0].to(result.dtype)).sum(), []
         for _ in range(3):
@@ -102,12 +102,12 @@ def test_gradients_of_gradients_are_those_of_the_torch_form_in_float64(case: str
     for order, (result, expected) in enumerate(
         zip(derivatives(ours, scores.clone().requires_grad_(), offset.clone().requires_grad_()), truth, strict=True)
     ):
-        # The derivatives of probabilities in bfloat16 lose a bit more in every order.
+        # Derivatives of bfloat16 probabilities lose more precision with every order.
         assert (result - expected).abs().max() <= tolerance * 2 ** (order // 2) * (1 + expected.abs().max())
         assert expected.any() or case in ("softmax", "causal")
 
 
-def test_no_gradient_where_the_limit_holds() -> None:
+def test_no_gradient_at_the_limit() -> None:
     module = ConSmax(ceiling=0.4).module(beta=0.0, gamma=1.0)
     scores = torch.tensor([[10.0, -10.0]], requires_grad=True)
     operators.exponential(scores, module.beta + module.log_gamma, 0.4, math.e).sum().backward()
@@ -131,19 +131,19 @@ def test_compiled_and_exported_modules_call_the_operators() -> None:
 
 @pytest.mark.parametrize(("size", "k"), [(1, 1), (17, 17), (1000, 5), (5000, 50), (40000, 300)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_k_best(size: int, k: int, dtype: torch.dtype) -> None:
+def test_topk(size: int, k: int, dtype: torch.dtype) -> None:
     logits = torch.stack([scores_of(size), scores_of(size).sort().values, -scores_of(size).sort().values]).to(dtype)
     values, indices = softmax_topk(logits, k)
     truth = torch.softmax(logits.double(), -1)
     assert torch.allclose(values.double(), truth.topk(k).values, rtol=2.0**-8 if dtype == torch.bfloat16 else 1e-5)
-    # Equal logits may stand in any order; what is chosen has the probabilities that are returned.
+    # Equal logits may come in any order, so the probabilities at the returned indices are compared.
     assert torch.allclose(truth.gather(-1, indices), truth.topk(k).values, rtol=1e-12)
     assert all(len(set(row)) == k for row in indices.tolist())
 
 
 @pytest.mark.parametrize("dtype", launch.DTYPES)
 @pytest.mark.parametrize("size", [3, 100, 5000])
-def test_the_k_best_with_infinity_and_nan_are_torch_s(size: int, dtype: torch.dtype) -> None:
+def test_topk_with_infinity_and_nan_is_that_of_torch(size: int, dtype: torch.dtype) -> None:
     logits = scores_of(6, size).to(dtype)
     logits[0, 2], logits[1, 1], logits[2, 1:], logits[3], logits[4] = math.nan, math.inf, -math.inf, -math.inf, math.nan
     for rest in (logits, logits[3]):  # a single row, too
@@ -161,5 +161,5 @@ def test_out_receives_the_result_and_is_checked() -> None:
     out = torch.empty_like(scores)
     assert rows.softmax(scores, out=out) is out
     assert torch.equal(out, rows.softmax(scores))
-    with pytest.raises(ValueError, match=r"out is contiguous, torch.float32, \(3, 40\), not torch.float32, \(3, 39\)"):
+    with pytest.raises(ValueError, match=r"out must be contiguous, \(3, 40\) torch.float32 on cpu, got \(3, 39\)"):
         rows.softmax(scores, out=torch.empty(3, 39))

@@ -1,4 +1,4 @@
-"""Native kernels against float64: every instruction set, length, mask, stride and precision."""
+"""Native row kernels against float64: every instruction set, with lengths, masks, strides and dtypes."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_softmax_errs_at_most_twice_as_much_as_torch(length: int, dtype: torch.d
     scores = scores_of(3, 2, 5, length).to(dtype)
     truth = reference(scores)
     ours, theirs = ((result.double() - truth).abs().max() for result in (rows.softmax(scores), scores.softmax(-1)))
-    # Twice, and one rounding of a probability near 1: on short rows torch is sometimes lucky.
+    # Twice, plus one rounding of a probability near 1, since torch may happen to be exact on short rows.
     assert ours <= 2 * theirs + 2.0 ** (-23 if dtype == torch.float32 else -9)
     mask = torch.rand(scores.shape, generator=torch.Generator().manual_seed(1)) < 0.6
     mask[0, 0, 0] = False
@@ -69,7 +69,7 @@ def test_axes_and_strides(shape: tuple[int, ...]) -> None:
     assert torch.equal(rows.softmax(wide[..., : shape[-1]]), truth)
     wide[..., ::2] = scores
     assert torch.equal(rows.softmax(wide[..., ::2]), truth)
-    offset = torch.empty(scores.numel() + 1)[1:].view(shape).copy_(scores)  # 4 bytes off any vector
+    offset = torch.empty(scores.numel() + 1)[1:].view(shape).copy_(scores)  # misaligned by 4 bytes
     assert torch.equal(rows.softmax(offset), truth)
     if len(shape) > 2:
         assert torch.equal(rows.softmax(scores.transpose(0, 1)), truth.transpose(0, 1))
@@ -87,7 +87,7 @@ def test_masks_that_broadcast(shape: tuple[int, ...]) -> None:
 def test_causal(queries: int, keys: int) -> None:
     scores = scores_of(2, 3, queries, keys)
     mask = torch.ones(queries, keys, dtype=torch.bool).tril(keys - queries)
-    # Masked rows are summed in another order.
+    # Rows with a mask are summed in another order.
     assert torch.allclose(rows.softmax(scores, is_causal=True), rows.softmax(scores, mask), rtol=1e-6, atol=0)
     both = torch.rand(queries, keys, generator=torch.Generator().manual_seed(3)) < 0.5
     assert torch.equal(rows.softmax(scores, both, is_causal=True), rows.softmax(scores, mask & both))
@@ -110,8 +110,8 @@ INVALID = torch.tensor(
 @pytest.mark.parametrize("spec", [Exact(), Exaq(bits=2), Exaq(bits=4), ConSmax()], ids=lambda spec: f"{spec.method}")
 @pytest.mark.parametrize("extra", [0, 70])
 @pytest.mark.parametrize("dtype", launch.DTYPES)
-def test_nan_and_infinity_reach_what_they_do_in_the_torch_form(spec: Any, extra: int, dtype: torch.dtype) -> None:
-    """Masked keys and those at -inf are 0 in any row; attended ones NaN, or NaN alone where elements stand alone."""
+def test_nan_and_infinity_propagate_as_in_the_torch_form(spec: Any, extra: int, dtype: torch.dtype) -> None:
+    """Masked keys and scores of -inf give 0 in any row; other keys of a row with NaN give NaN, unless element-wise."""
     scores = torch.cat([INVALID, scores_of(len(INVALID), extra) - 50], 1).to(dtype)
     module = spec.module(**({"clip": -6.0} if spec.method == "exaq" else {}))
     kernel = {
@@ -126,7 +126,7 @@ def test_nan_and_infinity_reach_what_they_do_in_the_torch_form(spec: Any, extra:
         result = kernel(scores, mask)
         assert torch.equal(result.isnan(), truth.isnan())
         assert (result[~attended] == 0).all()
-        tolerance = 1e-5 if dtype == torch.float32 else 2.0**-8  # exp of 50 enlarges an ulp fiftyfold
+        tolerance = 1e-5 if dtype == torch.float32 else 2.0**-8  # exp amplifies the relative error of 50 fiftyfold
         assert torch.allclose(result.float(), truth, rtol=tolerance, atol=1e-30, equal_nan=True)
 
 
@@ -147,7 +147,7 @@ def test_exponential(per_head: bool, dtype: torch.dtype) -> None:
     )
     result = rows.exponential(scores, module.beta + module.log_gamma, module.spec.ceiling, mask=mask)
     truth = module(scores.double(), mask)
-    relative = 3e-6 if dtype == torch.float32 else 2.0**-8  # exp of 20 enlarges an ulp of the exponent twentyfold
+    relative = 3e-6 if dtype == torch.float32 else 2.0**-8  # exp amplifies the relative error of 20 twentyfold
     assert ((result.double() - truth).abs() <= relative * truth).all()
     scores[0, 0, 0, 0] = math.nan
     assert rows.exponential(scores, module.beta + module.log_gamma)[0, 0, 0].isnan().sum() == 1
@@ -165,13 +165,13 @@ def test_exponential_to_any_base(base: float) -> None:
         torch.tensor([math.inf, 2.0**127, math.inf, math.inf]),
     )
     for limit, wrong in ((0.0, base), (1.0, 1.0)):
-        with pytest.raises(ValueError, match="a positive limit and a base above 1"):
+        with pytest.raises(ValueError, match="limit must be positive and base finite and above 1"):
             rows.exponential(scores, offset, limit, wrong)
 
 
 @pytest.mark.parametrize("dtype", launch.DTYPES)
-def test_the_limit_is_told_from_the_scores_in_the_gradient(dtype: torch.dtype) -> None:
-    """Rounded, a result may lie below its limit though the limit holds, or reach it though it does not."""
+def test_the_scores_decide_where_the_limit_stops_the_gradient(dtype: torch.dtype) -> None:
+    """A rounded result may be below the limit although the limit applies, or reach it although it does not."""
     zero, one = torch.tensor(0.0), torch.ones(1, 4, dtype=dtype)
     for limit in torch.linspace(0.01, 3.0, 300).tolist():
         logarithm = torch.tensor(math.log(limit))
@@ -189,7 +189,7 @@ def test_the_limit_is_told_from_the_scores_in_the_gradient(dtype: torch.dtype) -
 
 @pytest.mark.parametrize("per_head", [False, True])
 @pytest.mark.parametrize("dtype", launch.DTYPES)
-def test_the_exponential_s_gradient_for_masks_and_strides(per_head: bool, dtype: torch.dtype) -> None:
+def test_exponential_gradient_with_masks_and_strides(per_head: bool, dtype: torch.dtype) -> None:
     scores = scores_of(2, 5, 3, 37).to(dtype).transpose(1, 2)
     scores[0, 0, 0, :3] = torch.tensor([math.nan, math.inf, -math.inf])
     offset = torch.tensor([0.5, 1.0, 9.0]) if per_head else torch.tensor(0.7)
@@ -206,7 +206,7 @@ def test_the_exponential_s_gradient_for_masks_and_strides(per_head: bool, dtype:
         tolerance = 1e-5 if dtype == torch.float32 else 2.0**-8
         assert torch.allclose(gradient.float(), leaf.grad, rtol=tolerance, atol=1e-30)
         assert torch.allclose(sums, leaf.grad.sum(-1), rtol=1e-5, atol=1e-5)
-    with pytest.raises(ValueError, match="the gradient is"):
+    with pytest.raises(ValueError, match="gradient must have the shape of the scores"):
         rows.exponential_backward(scores, weights[0], offset)
 
 
@@ -220,7 +220,7 @@ def test_levels(bits: Any, dtype: torch.dtype) -> None:
     for source in (None, mask):
         truth = spec.module(clip=clip)(scores.double(), source)
         result = rows.levels(scores, clip, exponentials, source).double()
-        # In bfloat16 `score - maximum` is exact in float32, and so are the levels; in float32 a few rows differ.
+        # For bfloat16 scores, `score - maximum` is exact in float32, and so are the levels; else a few rows differ.
         same = (result - truth).abs() <= (1e-6 if dtype == torch.float32 else 2.0**-8) * truth
         assert same.all() if dtype == torch.bfloat16 else same.all(-1).float().mean() > 0.9
     scores[0, 0, 0, 3] = math.nan
@@ -236,11 +236,11 @@ def test_packed_levels_are_levels(length: int, bits: Any, dtype: torch.dtype) ->
     arguments = -6.0, Exaq(bits=bits).exponentials(-6.0)
     result = packed.levels(scores, *arguments)
     assert result.codes.shape == (3, 2, 5, -(-length * (2 if bits == 2 else 4) // 8))
-    # One sums a histogram and the other exponentials, or both the same: a few roundings of 2^-24.
+    # One may sum a histogram and the other exponentials: they differ by a few roundings of 2^-24.
     torch.testing.assert_close(result.unpack(), rows.levels(scores.float(), *arguments), rtol=1e-6, atol=0.0)
 
 
-def test_packed_codes_hold_finite_scores() -> None:
+def test_packed_codes_require_finite_scores() -> None:
     scores, arguments = scores_of(3, 40), (-6.0, Exaq(bits=2).exponentials(-6.0))
     assert packed.levels(scores[:0], *arguments).unpack().shape == (0, 40)
     assert packed.levels(scores[:, :0], *arguments).unpack().shape == (3, 0)
@@ -253,7 +253,7 @@ def test_packed_codes_hold_finite_scores() -> None:
 
 @pytest.mark.parametrize("dtype", launch.DTYPES)
 def test_large_results_are_those_of_small_ones(dtype: torch.dtype) -> None:
-    """Beyond 8 MiB they go past the caches."""
+    """Results beyond 8 MiB are written with non-temporal stores."""
     scores = scores_of(2, 2, 900, 4000).to(dtype)
     offset, levels = torch.tensor([2.0, 3.0]), [0.1, 0.2, 0.5, 1.0]
     scores[0, 0, 5, 7], scores[1, 1, 899, 3999] = -math.inf, math.nan
@@ -268,7 +268,7 @@ def test_large_results_are_those_of_small_ones(dtype: torch.dtype) -> None:
 
 @pytest.fixture(params=["torch's threads", "own threads"])
 def pool(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Run on torch's OpenMP threads, and on those that the kernels start where these are missing."""
+    """Run on torch's OpenMP threads, and on the kernels' own, which replace them if torch's library is not found."""
     kernel = launch.loaded()
     address = 0 if request.param == "own threads" else torch_threads()
     if address == 0 and request.param != "own threads":
@@ -282,7 +282,7 @@ def pool(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.mark.usefixtures("pool")
 @pytest.mark.parametrize("threads", [1, 2, 3])
-def test_threads_change_nothing(threads: int) -> None:
+def test_results_do_not_depend_on_the_number_of_threads(threads: int) -> None:
     scores = scores_of(64, 9, 1000)
     alone = rows.softmax(scores)
     torch.set_num_threads(threads)
@@ -291,7 +291,7 @@ def test_threads_change_nothing(threads: int) -> None:
 
 
 @pytest.mark.usefixtures("pool")
-def test_callers_at_once_get_their_own() -> None:
+def test_concurrent_callers_get_their_own_results() -> None:
     source = [scores_of(64, 9, 100 + 10 * seed, seed=seed) for seed in range(4)]
     right = [rows.softmax(scores) for scores in source]
 
@@ -303,17 +303,37 @@ def test_callers_at_once_get_their_own() -> None:
         assert all(callers.map(call, range(4)))
 
 
-def test_what_kernels_do_not_accept_is_refused() -> None:
+def test_unsupported_inputs_are_rejected() -> None:
     scores = scores_of(2, 3, 8)
     assert rows.softmax(torch.empty(3, 0)).shape == (3, 0)
     assert rows.softmax(torch.empty(0, 3)).shape == (0, 3)
-    with pytest.raises(TypeError, match=r"float32 or bfloat16 on the CPU, not torch.float64 on cpu"):
+    with pytest.raises(TypeError, match=r"float32 or bfloat16 on the CPU, got torch.float64 on cpu"):
         rows.softmax(scores.double())
-    with pytest.raises(TypeError, match=r"a mask is boolean, True where attended, not torch.float32 on cpu"):
+    with pytest.raises(TypeError, match=r"mask must be boolean, True where attended, on cpu, got torch.float32 on cpu"):
         rows.softmax(scores, scores)
     with pytest.raises(ValueError, match=r"a mask of shape \(7,\) does not broadcast to scores of shape \(2, 3, 8\)"):
         rows.softmax(scores, torch.ones(7, dtype=torch.bool))
-    with pytest.raises(ValueError, match="offsets are"):
+    with pytest.raises(ValueError, match="offset must be"):
         rows.exponential(scores, torch.zeros(5))
-    with pytest.raises(ValueError, match="4, 8 or 16 levels"):
+    with pytest.raises(ValueError, match="4, 8 or 16 levels, got 2"):
         rows.levels(scores, -1.0, [0.3, 1.0])
+    with pytest.raises(ValueError, match="clip must be negative and finite, got 1"):
+        rows.levels(scores, 1.0, [0.1, 0.2, 0.5, 1.0])
+    with pytest.raises(ValueError, match=r"scores must be \(..., keys\), got \(\)"):
+        rows.softmax(torch.tensor(1.0))
+    for k in (0, 9):
+        with pytest.raises(ValueError, match=f"k must be 1 to 8, the logits of a row, got {k}"):
+            rows.topk(scores, k)
+
+
+def test_tensors_that_a_kernel_would_read_out_of_bounds_are_rejected() -> None:
+    """A gradient with fewer elements than the probabilities, and tensors whose address is not valid on the CPU."""
+    scores, elsewhere = scores_of(2, 3, 8), torch.device("meta")
+    with pytest.raises(ValueError, match=r"the shape of the probabilities, \(2, 3, 8\), got \(2, 3, 1\)"):
+        rows.softmax_backward(rows.softmax(scores), torch.ones(2, 3, 1))
+    with pytest.raises(TypeError, match=r"mask must be boolean, True where attended, on cpu, got torch.bool on meta"):
+        rows.softmax(scores, torch.ones(8, dtype=torch.bool, device=elsewhere))
+    with pytest.raises(ValueError, match=r"got \(2, 3, 8\) torch.float32 on meta"):
+        rows.softmax(scores, out=torch.empty_like(scores, device=elsewhere))
+    with pytest.raises(NotImplementedError, match="meta tensor"):
+        rows.exponential(scores, torch.zeros((), device=elsewhere))

@@ -1,4 +1,4 @@
-"""Softmax attention by tiles of AMX, with the processor's tiles and with tiles in C++: near torch's own in bfloat16."""
+"""Softmax attention by AMX tiles, the processor's and those emulated in C++: close to torch's own in bfloat16."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from softmaxkit.kernels.attention import AttentionCall
 
 BY_E = AttentionCall.by_softmax(math.e)
 ROUNDING = 2.0**-7 / math.sqrt(12) * math.sqrt(3 / (8 * math.log(2)))
-"""Of bfloat16, relative, root mean square: half a step of 2^-7, of numbers whose mantissas lie evenly on a logarithmic
-scale, where the mean of 1 / mantissa^2 is 3 / (8 ln 2)."""
+"""Relative root mean square error of rounding to bfloat16: steps of 2^-7, uniform errors, and mantissas that are
+uniform on a logarithmic scale, for which the mean of 1 / mantissa^2 is 3 / (8 ln 2)."""
 
 
 @pytest.fixture(params=BUILDS, autouse=True)
 def tiles(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Run the kernels of AMX, and the same whose tiles are C++."""
+    """Run the kernels with AMX tiles, and with tiles emulated in C++."""
     kernels = kernels_of(request.param)
     monkeypatch.setattr(launch, "native", lambda: kernels)
     for module in (attention, dispatch):
@@ -36,8 +36,11 @@ def tiles(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
     backends.reset()
 
 
-def exact(given: list[Tensor], mask: Tensor | None = None, scale: float | None = None, base: float = math.e) -> Tensor:
-    query, key, value = (x.double() for x in given)
+def exact(
+    operands: list[Tensor], mask: Tensor | None = None, scale: float | None = None, base: float = math.e
+) -> Tensor:
+    """Return attention in float64."""
+    query, key, value = (x.double() for x in operands)
     groups = query.shape[1] // key.shape[1]
     scores = query @ key.repeat_interleave(groups, 1).mT * (query.shape[-1] ** -0.5 if scale is None else scale)
     if mask is not None:
@@ -63,31 +66,31 @@ SIZES = [  # queries, keys, channels, value channels: on either side of tiles, p
 
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
 def test_bfloat16_errs_by_two_roundings(sizes: tuple[int, int, int, int]) -> None:
-    """Of weights and of results; scores, sums and all else are float32. A tenth more, since these are few numbers."""
-    given = [x.bfloat16() for x in inputs(*sizes)]
-    found, truth = fused.attend(*given, BY_E), exact(given)
-    assert found.dtype == torch.bfloat16
-    assert rms(found - truth) <= 1.1 * math.sqrt(2) * ROUNDING * rms(truth)
+    """Weights and results are rounded; scores and sums are float32. A margin of a tenth, as there are few results."""
+    operands = [x.bfloat16() for x in inputs(*sizes)]
+    result, truth = fused.attend(*operands, BY_E), exact(operands)
+    assert result.dtype == torch.bfloat16
+    assert rms(result - truth) <= 1.1 * math.sqrt(2) * ROUNDING * rms(truth)
 
 
 @pytest.mark.parametrize("is_causal", [False, True])
 @pytest.mark.parametrize("channels", [64, 128])
 def test_errs_no_more_than_torch_in_bfloat16(channels: int, is_causal: bool) -> None:
-    """Weights are rounded below other maxima than torch's: errors differ by chance, less than 1% in 10^5 results."""
-    given = inputs(300, 300, channels, channels)
+    """Weights are rounded relative to other maxima than torch's: errors differ by chance, below 1% for 10^5 results."""
+    operands = inputs(300, 300, channels, channels)
     mask = torch.ones(300, 300, dtype=torch.bool).tril() if is_causal else None
-    small = [x.bfloat16() for x in given]
+    small = [x.bfloat16() for x in operands]
     theirs = scaled_dot_product_attention(*small, is_causal=is_causal)
     ours = fused.attend(*small, BY_E, is_causal=is_causal)
     assert rms(ours - exact(small, mask)) <= 1.01 * rms(theirs - exact(small, mask))
-    wide = fused.attend(*given, BY_E, is_causal=is_causal)  # results are not rounded
+    wide = fused.attend(*operands, BY_E, is_causal=is_causal)  # results are not rounded
     assert wide.dtype == torch.float32
-    assert rms(wide - exact(given, mask)) <= rms(theirs - exact(given, mask))
+    assert rms(wide - exact(operands, mask)) <= rms(theirs - exact(operands, mask))
 
 
 def masks(queries: int, keys: int) -> dict[str, Tensor]:
     random = torch.rand(2, 4, queries, keys, generator=torch.Generator().manual_seed(1)) < 0.6
-    random[:, :, -1] = False  # a query that attends to nothing
+    random[:, :, -1] = False  # a fully masked query
     random[:, :, 3, : keys // 2] = False
     padding = torch.ones(2, 1, 1, keys, dtype=torch.bool)
     padding[1, ..., : keys // 2] = False
@@ -104,88 +107,88 @@ def masks(queries: int, keys: int) -> dict[str, Tensor]:
 @pytest.mark.parametrize("kind", masks(4, 1))
 @pytest.mark.parametrize(("queries", "keys"), [(40, 700), (150, 70)])
 def test_masks_and_grouped_keys(queries: int, keys: int, kind: str) -> None:
-    given, mask = [x.bfloat16() for x in inputs(queries, keys, 64, 64, heads=4)], masks(queries, keys)[kind]
-    found, truth = fused.attend(*given, BY_E, mask), exact(given, mask)
-    assert rms(found - truth) <= 1.1 * math.sqrt(2) * ROUNDING * rms(truth)
-    assert (found[~mask.expand(2, 4, queries, keys).any(-1)] == 0).all()
+    operands, mask = [x.bfloat16() for x in inputs(queries, keys, 64, 64, heads=4)], masks(queries, keys)[kind]
+    result, truth = fused.attend(*operands, BY_E, mask), exact(operands, mask)
+    assert rms(result - truth) <= 1.1 * math.sqrt(2) * ROUNDING * rms(truth)
+    assert (result[~mask.expand(2, 4, queries, keys).any(-1)] == 0).all()
 
 
 @pytest.mark.parametrize(("keys", "queries"), [(70, 200), (200, 70)])
 def test_causal(queries: int, keys: int) -> None:
-    given = [x.bfloat16() for x in inputs(queries, keys, 64, 64)]
-    truth = exact(given, torch.ones(queries, keys, dtype=torch.bool).tril())
-    assert rms(fused.attend(*given, BY_E, is_causal=True) - truth) <= 1.1 * math.sqrt(2) * ROUNDING * rms(truth)
+    operands = [x.bfloat16() for x in inputs(queries, keys, 64, 64)]
+    truth = exact(operands, torch.ones(queries, keys, dtype=torch.bool).tril())
+    assert rms(fused.attend(*operands, BY_E, is_causal=True) - truth) <= 1.1 * math.sqrt(2) * ROUNDING * rms(truth)
 
 
 def test_scales_bases_and_rows_whose_largest_score_comes_last() -> None:
     query, key, value = (x.bfloat16() for x in inputs(40, 700, 64, 64))
     key = key * torch.linspace(0.1, 3, 700).bfloat16()[:, None]
     for scale, base in ((0.3, 2.0), (-0.1, math.e), (0.0, 2.0)):
-        found = fused.attend(query, key, value, AttentionCall.by_softmax(base), scale=scale)
+        result = fused.attend(query, key, value, AttentionCall.by_softmax(base), scale=scale)
         truth = exact([query, key, value], scale=scale, base=base)
-        assert rms(found - truth) <= 1.1 * math.sqrt(2) * ROUNDING * rms(truth)
+        assert rms(result - truth) <= 1.1 * math.sqrt(2) * ROUNDING * rms(truth)
 
 
 def test_strides_and_threads() -> None:
-    given = [x.bfloat16() for x in inputs(200, 300, 64, 80)]
-    alone = fused.attend(*given, BY_E)
+    operands = [x.bfloat16() for x in inputs(200, 300, 64, 80)]
+    alone = fused.attend(*operands, BY_E)
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(3)
-        assert torch.equal(fused.attend(*given, BY_E), alone)
+        assert torch.equal(fused.attend(*operands, BY_E), alone)
     finally:
         torch.set_num_threads(before)
-    turned = [x.transpose(1, 2).contiguous().transpose(1, 2) for x in given]
+    turned = [x.transpose(1, 2).contiguous().transpose(1, 2) for x in operands]
     assert torch.equal(fused.attend(*turned, BY_E), alone)
 
 
 @pytest.mark.parametrize("place", range(3))
 @pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf, 3e38])
-def test_nan_infinity_and_overflow_are_torchs(place: int, wrong: float) -> None:
-    given = [x.bfloat16() for x in inputs(40, 70, 64, 64)]
-    given[place][0, 0, 1, :] = wrong
-    given[0][0, 0, 2] = 100.0
+def test_nan_infinity_and_overflow_propagate_as_in_torch(place: int, wrong: float) -> None:
+    operands = [x.bfloat16() for x in inputs(40, 70, 64, 64)]
+    operands[place][0, 0, 1, :] = wrong
+    operands[0][0, 0, 2] = 100.0
     if place < 2 or not math.isfinite(wrong):
         with pytest.raises(FloatingPointError):
-            fused.attend(*given, BY_E)
-    found, theirs = softmaxkit.attention(*given, Exact()), scaled_dot_product_attention(*given)
-    assert torch.equal(found.isnan(), theirs.isnan())
-    assert torch.allclose(found, theirs, rtol=2**-6, atol=2**-6, equal_nan=True)
+            fused.attend(*operands, BY_E)
+    result, theirs = softmaxkit.attention(*operands, Exact()), scaled_dot_product_attention(*operands)
+    assert torch.equal(result.isnan(), theirs.isnan())
+    assert torch.allclose(result, theirs, rtol=2**-6, atol=2**-6, equal_nan=True)
 
 
-def test_where_it_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    given = [x.bfloat16() for x in inputs(40, 70, 64, 64)]
-    assert torch.equal(softmaxkit.attention(*given, Exact()), fused.attend(*given, BY_E))
-    by_two = fused.attend(*given, AttentionCall.by_softmax(2.0))
-    assert torch.equal(softmaxkit.attention(*given, Softermax()), by_two)
-    assert softmaxkit.explain(Exact(), *given).native
-    wide = [x.float() for x in given]
+def test_when_it_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    operands = [x.bfloat16() for x in inputs(40, 70, 64, 64)]
+    assert torch.equal(softmaxkit.attention(*operands, Exact()), fused.attend(*operands, BY_E))
+    by_two = fused.attend(*operands, AttentionCall.by_softmax(2.0))
+    assert torch.equal(softmaxkit.attention(*operands, Softermax()), by_two)
+    assert softmaxkit.explain(Exact(), *operands).native
+    wide = [x.float() for x in operands]
     assert "set_float32_matmul_precision('medium')" in str(softmaxkit.explain(Exact(), *wide))
     assert torch.equal(softmaxkit.attention(*wide, Exact()), scaled_dot_product_attention(*wide))
     with monkeypatch.context() as medium:
         medium.setattr(torch, "get_float32_matmul_precision", lambda: "medium")
         assert torch.equal(softmaxkit.attention(*wide, Exact()), fused.attend(*wide, BY_E))
-    one = given[0][:, :, :1]
-    assert "torch's own is as good" in str(softmaxkit.explain(Exact(), one, *given[1:]))
+    one = operands[0][:, :, :1]
+    assert "torch's own attention is as good" in str(softmaxkit.explain(Exact(), one, *operands[1:]))
     bias = torch.randn(40, 70).bfloat16()
-    assert torch.equal(softmaxkit.attention(*given, Exact(), bias), scaled_dot_product_attention(*given, bias))
-    learned = given[0].clone().requires_grad_()
-    assert softmaxkit.attention(learned, *given[1:], Exact()).requires_grad
+    assert torch.equal(softmaxkit.attention(*operands, Exact(), bias), scaled_dot_product_attention(*operands, bias))
+    learned = operands[0].clone().requires_grad_()
+    assert softmaxkit.attention(learned, *operands[1:], Exact()).requires_grad
     monkeypatch.setattr(dispatch, "has_tiles", lambda: False)
-    assert torch.equal(softmaxkit.attention(*given, Exact()), scaled_dot_product_attention(*given))
+    assert torch.equal(softmaxkit.attention(*operands, Exact()), scaled_dot_product_attention(*operands))
 
 
-def test_other_builds_have_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_builds_have_no_softmax_attention(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch, "native", lambda: import_module("softmaxkit.kernels._avx512"))
-    with pytest.raises(RuntimeError, match="SOFTMAXKIT_KERNELS=amx asks for"):
+    with pytest.raises(RuntimeError, match="SOFTMAXKIT_KERNELS=amx selects"):
         fused.attend(*inputs(40, 70, 64, 64), BY_E)
 
 
-def test_a_weight_of_other_rounding_is_seen() -> None:
-    """The tolerance is tight: weights of seven bits in place of eight would not pass."""
-    given = [x.bfloat16() for x in inputs(65, 600, 64, 64)]
-    query, key, value = (x.double() for x in given)
+def test_coarser_weights_are_detected() -> None:
+    """The tolerance is tight: weights with 7-bit instead of 8-bit mantissas would not pass."""
+    operands = [x.bfloat16() for x in inputs(65, 600, 64, 64)]
+    query, key, value = (x.double() for x in operands)
     weights = (query @ key.mT / 8).softmax(-1)
     step = 2.0 ** (weights.log2().floor() - 6)
     coarse = ((weights / step).round() * step @ value).bfloat16()
-    assert rms(coarse - exact(given)) > 1.1 * math.sqrt(2) * ROUNDING * rms(exact(given))
+    assert rms(coarse - exact(operands)) > 1.1 * math.sqrt(2) * ROUNDING * rms(exact(operands))

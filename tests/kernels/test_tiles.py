@@ -1,4 +1,4 @@
-"""Attention by tiles of AMX: equal to that by AVX-512, with the processor's tiles and with tiles in C++."""
+"""8-bit attention by AMX tiles, the processor's and those emulated in C++: equal to that by AVX-512."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from softmaxkit.kernels import native_attention as fused
 from softmaxkit.kernels.attention import AttentionCall
 
 if "avx512" not in backends._supported():
-    pytest.skip("no AVX-512 kernels here, with which these are compared", allow_module_level=True)
+    pytest.skip("the AVX-512 kernels, which these are compared with, do not run here", allow_module_level=True)
 
 ONE_BYTE, TWO_BYTES = (AttentionCall.by_levels(clip, Exaq(bits=2).exponentials(clip)) for clip in (-5.0, -9.0))
 CALLS = {
@@ -32,7 +32,7 @@ CALLS = {
 
 @pytest.fixture(params=BUILDS)
 def tiles(request: pytest.FixtureRequest) -> Any:
-    """The kernels of AMX, and the same whose tiles are C++."""
+    """The kernels with AMX tiles, and with tiles emulated in C++."""
     return kernels_of(request.param)
 
 
@@ -47,10 +47,10 @@ def fresh() -> Iterator[None]:
     backends.reset()
 
 
-def attend(kernels: Any, given: list[Tensor], call: AttentionCall, **how: Any) -> Tensor:
+def attend(kernels: Any, operands: list[Tensor], call: AttentionCall, **options: Any) -> Tensor:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(launch, "native", lambda: kernels)
-        return fused.attend(*given, call, **how)
+        return fused.attend(*operands, call, **options)
 
 
 SIZES = [  # queries, keys, channels, value channels: on either side of tiles, panels of 64 and blocks of 512 keys
@@ -68,15 +68,15 @@ SIZES = [  # queries, keys, channels, value channels: on either side of tiles, p
 @pytest.mark.parametrize("kind", CALLS)
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
 def test_every_size(sizes: tuple[int, int, int, int], kind: str, tiles: Any, avx512: Any) -> None:
-    given = inputs(*sizes)
-    found = attend(tiles, given, CALLS[kind])
-    assert torch.equal(found, attend(avx512, given, CALLS[kind]))
-    assert found.abs().max() > 0
+    operands = inputs(*sizes)
+    result = attend(tiles, operands, CALLS[kind])
+    assert torch.equal(result, attend(avx512, operands, CALLS[kind]))
+    assert result.abs().max() > 0
 
 
 def masks(queries: int, keys: int) -> dict[str, dict[str, Any]]:
     random = torch.rand(2, 4, queries, keys, generator=torch.Generator().manual_seed(1)) < 0.6
-    random[:, :, -1] = False  # a query that attends to nothing
+    random[:, :, -1] = False  # a fully masked query
     padding = torch.ones(2, 1, 1, keys, dtype=torch.bool)
     padding[1, ..., keys // 2 :] = False
     return {
@@ -93,22 +93,22 @@ def masks(queries: int, keys: int) -> dict[str, dict[str, Any]]:
 @pytest.mark.parametrize("mask", masks(1, 1))
 @pytest.mark.parametrize(("queries", "keys"), [(40, 700), (150, 70)])
 def test_masks_and_grouped_keys(queries: int, keys: int, mask: str, kind: str, tiles: Any, avx512: Any) -> None:
-    given, how = inputs(queries, keys, 64, 64, heads=4), masks(queries, keys)[mask]
-    found = attend(tiles, given, CALLS[kind], **how)
-    assert torch.equal(found, attend(avx512, given, CALLS[kind], **how))
-    assert (found == 0).all() == (mask == "nothing")
+    operands, options = inputs(queries, keys, 64, 64, heads=4), masks(queries, keys)[mask]
+    result = attend(tiles, operands, CALLS[kind], **options)
+    assert torch.equal(result, attend(avx512, operands, CALLS[kind], **options))
+    assert (result == 0).all() == (mask == "nothing")
 
 
 def test_bfloat16_strides_and_threads(tiles: Any, avx512: Any) -> None:
-    given = [x.bfloat16().transpose(1, 2).contiguous().transpose(1, 2) for x in inputs(200, 300, 64, 80)]
+    operands = [x.bfloat16().transpose(1, 2).contiguous().transpose(1, 2) for x in inputs(200, 300, 64, 80)]
     before = torch.get_num_threads()
     try:
         for call in CALLS.values():
             torch.set_num_threads(1)
-            exact = attend(avx512, given, call)
+            exact = attend(avx512, operands, call)
             for threads in (1, 3):
                 torch.set_num_threads(threads)
-                assert torch.equal(attend(tiles, given, call), exact)
+                assert torch.equal(attend(tiles, operands, call), exact)
     finally:
         torch.set_num_threads(before)
 
@@ -116,13 +116,13 @@ def test_bfloat16_strides_and_threads(tiles: Any, avx512: Any) -> None:
 @pytest.mark.parametrize("place", range(3))
 @pytest.mark.parametrize("wrong", [math.nan, math.inf, 3e38])
 def test_nan_infinity_and_overflow(place: int, wrong: float, tiles: Any, avx512: Any) -> None:
-    given = inputs(40, 70, 64, 64)
-    given[place][0, 0, 1, :5] = wrong
+    operands = inputs(40, 70, 64, 64)
+    operands[place][0, 0, 1, :5] = wrong
     for call in CALLS.values():
         results: list[Any] = []
         for kernels in (tiles, avx512):
             try:
-                results.append(attend(kernels, given, call))
+                results.append(attend(kernels, operands, call))
             except ArithmeticError as error:
                 results.append(error)
         if isinstance(results[1], Tensor):
@@ -132,17 +132,17 @@ def test_nan_infinity_and_overflow(place: int, wrong: float, tiles: Any, avx512:
             assert str(results[0]) == str(results[1])
 
 
-def test_one_wrong_weight_is_seen(tiles: Any, avx512: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    given, right = inputs(40, 70, 64, 64), ONE_BYTE.weights
-    exact = attend(avx512, given, ONE_BYTE)
-    assert torch.equal(attend(tiles, given, ONE_BYTE), exact)
+def test_a_wrong_weight_is_detected(tiles: Any, avx512: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    operands, right = inputs(40, 70, 64, 64), ONE_BYTE.weights
+    exact = attend(avx512, operands, ONE_BYTE)
+    assert torch.equal(attend(tiles, operands, ONE_BYTE), exact)
     tables = right.tables.copy()
     tables[0, 0, 0, 0] -= 1
     monkeypatch.setattr(attention, "level_weights", lambda *_: dataclasses.replace(right, tables=tables))
-    assert not torch.equal(attend(tiles, given, ONE_BYTE), exact)
+    assert not torch.equal(attend(tiles, operands, ONE_BYTE), exact)
 
 
-def test_amx_runs_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_amx_runs_only_if_selected(monkeypatch: pytest.MonkeyPatch) -> None:
     plain, query = import_module("softmaxkit.kernels._plain"), inputs(20, 20, 16, 16)[0]
 
     def explained() -> softmaxkit.kernels.backends.Choice:
@@ -156,29 +156,29 @@ def test_amx_runs_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None
     assert backends._supported()[-1] == "amx"
     backends.reset()
     assert not backends.unavailable("amx")
-    assert "asks for another" in backends.unavailable("avx512")
+    assert "selects another" in backends.unavailable("avx512")
 
 
 def test_why_amx_does_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
     plain, query = import_module("softmaxkit.kernels._plain"), inputs(20, 20, 16, 16)[0]
-    reason = "the system refuses this process the tiles of AMX: a thread's alternate signal stack is too small for them"
+    reason = "the system denies this process AMX tiles: a thread's alternate signal stack is too small for them"
     first = {"amx": backends.NATIVE["amx"], **backends.NATIVE}
-    for supported, refused, built, said in (
+    for supported, refused, built, expected in (
         (["plain", "avx512"], {}, True, "this processor does not have AMX"),
         (["plain", "avx512"], {"amx": reason}, True, reason),
-        (["plain", "avx512", "amx"], {}, False, "the compiler that built softmaxkit does not know AMX"),
+        (["plain", "avx512", "amx"], {}, False, "the compiler that built softmaxkit does not support AMX"),
     ):
         monkeypatch.setattr(plain, "supported", lambda names=supported: names)
         monkeypatch.setattr(plain, "refused", lambda reasons=refused: reasons)
         monkeypatch.setattr(backends, "find_spec", lambda name, built=built: built or not name.endswith("_amx"))
-        with monkeypatch.context() as timed:  # once it is the first choice, the next build runs
+        with monkeypatch.context() as timed:  # if amx were the first choice, the next build would run
             timed.setattr(backends, "NATIVE", first)
             backends.reset()
             choice = softmaxkit.explain(ConSmax(), query, query, query, beta=4.0, gamma=1.0)
             assert choice.backend == "avx512"
-            assert said in choice.refusals["amx"][0]
-        with monkeypatch.context() as asked:
-            asked.setenv(backends.VARIABLE, "amx")
+            assert expected in choice.refusals["amx"][0]
+        with monkeypatch.context() as selected:
+            selected.setenv(backends.VARIABLE, "amx")
             backends.reset()
-            with pytest.raises(ValueError, match=f"SOFTMAXKIT_KERNELS=amx, but {said}.*; it may be avx512, plain here"):
+            with pytest.raises(ValueError, match=f"=amx, but {expected}.*; here it can be avx512, plain"):
                 softmaxkit.explain(ConSmax(), query, query, query, beta=4.0, gamma=1.0)

@@ -1,4 +1,4 @@
-"""The builds whose kernels multiply by tiles: the processor's, and tiles in C++; and inputs to run them on."""
+"""The builds whose kernels multiply by tiles, AMX's or emulated in C++, and random inputs for them."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ BUILDS = ("amx", "portable_tiles")
 
 
 def kernels_of(build: str) -> ModuleType:
-    """Return the kernels of a build; skip where they are not there, or do not run here."""
+    """Return the kernels of a build; skip the test if they are not built or do not run here."""
     if build == "amx" and "amx" not in backends._supported():
         pytest.skip(backends._why_not("amx"))
     if "avx512" not in backends._supported() or find_spec(f"softmaxkit.kernels._{build}") is None:
-        pytest.skip("tiles in C++ come with an editable install, and run where AVX-512 is")
+        pytest.skip("tiles in C++ are only built by an editable install, and run only with AVX-512")
     return import_module(f"softmaxkit.kernels._{build}")
 
 
 def inputs(queries: int, keys: int, channels: int, values: int, heads: int = 2, key_heads: int = 2) -> list[Tensor]:
-    """Return queries, keys and values of two sequences."""
+    """Return random queries, keys and values of two sequences."""
     random = torch.Generator().manual_seed(queries + keys + channels)
     sizes = (heads, queries, channels), (key_heads, keys, channels), (key_heads, keys, values)
     query, key, value = (torch.randn(2, *size, generator=random) for size in sizes)

@@ -1,1 +1,1 @@
-"""Kernels by what they compute, and the back ends that run them; without native ones all works through torch."""
+"""Kernels, grouped by what they compute, and the back ends that run them; without native kernels, torch is used."""

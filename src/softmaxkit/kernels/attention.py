@@ -1,4 +1,4 @@
-"""Attention as a call: how scores become weights, and which kinds of kernels can run it on some tensors."""
+"""Attention as a call: how scores become weights, and which kinds of kernels support given tensors."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from softmaxkit.kernels.rows import check_levels
 from softmaxkit.kernels.weights import Weights, exponential_weights, level_weights
 
 WIDEST = {"native": 2**14, "triton": 256, "flex": 256}
-"""Channels, by kind of kernel: those whose products of 8 bits are sure to fit 32; and what a program holds."""
+"""Maximum channels by kind of kernel: so that sums of 8-bit products fit 32 bits, or one GPU program holds a row."""
 CACHED_BITS = {"native": {0, *BITS}, "triton": {0, 8}, "flex": {0}}
-"""Bits of the caches that each kind of kernel reads; 0 for keys and values as they come."""
+"""Bits of the caches that each kind of kernel can read; 0 for floating-point keys and values."""
 LEAST_FLEX_CHANNELS = 16
-"""Channels from which on FlexAttention is compiled."""
+"""Minimum channels for which FlexAttention compiles."""
 FEW = 12
-"""Queries of one key head up to which keys and values are read as they come: to bring them to 8 bits takes longer."""
+"""Maximum queries per key head for which keys and values are not quantised: quantising them would take longer."""
 
 
 @dataclass(frozen=True, eq=False)
 class AttentionCall:
-    """How scores become weights; made by `by_levels` or `by_exponential`.
+    """How scores become weights; constructed by `by_levels`, `by_exponential` or `by_softmax`.
 
     Attributes:
-        clip: the lowest level; not used without levels.
-        exponentials: of the levels; none where weights are exponentials.
-        offset: () or (heads,), of exponentials; None with levels.
-        log_limit: logarithm of the largest exponential.
-        base: of softmax itself; 0 where weights are others.
+        clip: the lowest level; unused without levels.
+        exponentials: exp of each level; empty without levels.
+        offset: () or (heads,), subtracted from the scores before exponentiation; None with levels or softmax.
+        log_limit: natural logarithm of the largest weight of `by_exponential`.
+        base: of softmax; 0 with levels or `by_exponential`.
     """
 
     clip: float = -1.0
@@ -46,62 +46,62 @@ class AttentionCall:
 
     @classmethod
     def by_levels(cls, clip: float, exponentials: Sequence[float]) -> Self:
-        """Let scores less their row's maximum have one of some levels, and divide by their sum.
+        """Round the scores' distances from their row's maximum to levels, exponentiate, and normalise.
 
         Args:
             clip: the lowest level, negative.
-            exponentials: of the levels, which lie evenly from the clip to 0; 4, 8 or 16.
+            exponentials: exp of each level, evenly spaced from the clip to 0; 4, 8 or 16 of them.
 
         Raises:
-            ValueError: another number of levels, or a clip that is not negative and finite.
+            ValueError: as `rows.check_levels`.
         """
         check_levels(clip, exponentials)
         return cls(clip=clip, exponentials=tuple(exponentials))
 
     @classmethod
     def by_exponential(cls, offset: Tensor, limit: float) -> Self:
-        """Let weights be `exp(score - offset)`, at most `limit`, not divided by their sum.
+        """Use `min(exp(score - offset), limit)` as weights, without normalisation.
 
         Args:
-            offset: () or (heads,).
+            offset: floating, () or (heads,).
             limit: the largest weight, positive and finite.
 
         Raises:
-            ValueError: another limit.
+            ValueError: the limit is not positive and finite.
         """
         if not 0 < limit < math.inf:
-            raise ValueError(f"the largest weight is positive and finite, not {limit}")
+            raise ValueError(f"limit, the largest weight, must be positive and finite, got {limit}")
         return cls(offset=offset, log_limit=math.log(limit))
 
     @classmethod
     def by_softmax(cls, base: float) -> Self:
-        """Let weights be softmax to a base: on GPUs for a few queries of an 8-bit cache, natively for many by AMX."""
+        """Use softmax to a base: by Triton for a few queries over an 8-bit cache, by AMX for many queries."""
         return cls(base=base)
 
     kernel: ClassVar[str] = "attention"
 
     def support(self, kind: str) -> Support | None:
-        """Say what the kernels can: on GPUs with gradients, and FlexAttention only without levels."""
+        """Return what the kernels support: gradients on GPUs only, and FlexAttention only exponentials."""
         if kind == "native":
             return None if self.base and not has_tiles() else Support(tuple(DTYPES))
         return None if kind == "flex" and (self.exponentials or self.base) else Support(GPU_DTYPES, differentiable=True)
 
     @staticmethod
     def reasons(kind: str, query: Tensor, key: Tensor | Cached, value: Tensor | Cached) -> list[str]:
-        """Return why a kind of kernels cannot run on such queries, keys and values, besides device and dtype."""
+        """Return the reasons, apart from device and dtype, why a kind of kernel does not support these tensors."""
         reasons = []
         widest = WIDEST[kind]
         if (channels := max(query.shape[-1], 0 if kind == "native" else value.shape[-1])) > widest:
-            reasons.append(f"it takes up to {widest} channels, not {channels}")
+            reasons.append(f"it supports up to {widest} channels, not {channels}")
         bits = {x.bits if isinstance(x, Cached) else 0 for x in (key, value)}
         if len(bits) > 1:
-            reasons.append("keys and values are both in caches of as many bits, or neither is")
+            reasons.append("keys and values must both be in caches of the same number of bits, or neither")
         elif unread := bits - CACHED_BITS[kind]:
-            reasons.append(f"it does not read {max(unread)}-bit caches")
+            reasons.append(f"it does not support {max(unread)}-bit caches")
         if kind != "native" and isinstance(key, Paged):
-            reasons.append("it does not read pages")
+            reasons.append("it does not support paged caches")
         if kind == "flex" and min(query.shape[-1], value.shape[-1]) < LEAST_FLEX_CHANNELS:
-            reasons.append(f"it takes {LEAST_FLEX_CHANNELS} channels or more")
+            reasons.append(f"it needs {LEAST_FLEX_CHANNELS} channels or more")
         if any(x.device != query.device for x in (key, value)):
             reasons.append("query, key and value are on different devices")
         if any(isinstance(x, Tensor) and x.dtype != query.dtype for x in (key, value)):
@@ -110,56 +110,57 @@ class AttentionCall:
 
     @property
     def weights(self) -> Weights:
-        """The 8-bit weights for many queries."""
+        """The tables of 8-bit weights for many queries."""
         return level_weights(self.clip, self.exponentials) if self.exponentials else exponential_weights()
 
     def offsets(self, heads: int) -> Tensor | None:
-        """Return the offset of every head, float32; None with levels.
+        """Return the offset of every head, float32 on the CPU, (heads,); None with levels.
 
         Raises:
-            ValueError: it is for another number of heads.
+            ValueError: the offset is for another number of heads.
         """
         if self.offset is None:
             return None
         if self.offset.shape not in ((), (heads,)):
-            raise ValueError(f"offsets are ({heads},) or one number, not {tuple(self.offset.shape)}")
-        return self.offset.detach().to(torch.float32).expand(heads).contiguous()
+            raise ValueError(f"offset must be ({heads},) or a scalar, got {tuple(self.offset.shape)}")
+        return self.offset.detach().to("cpu", torch.float32).expand(heads).contiguous()
 
 
 def are_few(query: Tensor, keys: Tensor | Cached) -> bool:
-    """Are queries so few for each key head that keys and values are read as they come?"""
+    """Return whether there are at most `FEW` queries per key head, so that keys and values are not quantised."""
     return query.shape[1] // keys.shape[1] * query.shape[2] <= FEW
 
 
 def reasons_against_bfloat16(query: Tensor, key: Tensor) -> list[str]:
-    """Return why softmax itself is not for a kernel with products of bfloat16."""
+    """Return the reasons why softmax attention does not use the kernel with bfloat16 products."""
     reasons = []
     if query.dtype == torch.float32 and torch.get_float32_matmul_precision() != "medium":
         reasons.append(
-            "it multiplies float32 in bfloat16, which torch.set_float32_matmul_precision('medium') would allow"
+            "it multiplies float32 in bfloat16, which torch.set_float32_matmul_precision('medium') would permit"
         )
     if are_few(query, key):
-        reasons.append(f"for up to {FEW} queries of a head of keys torch's own is as good")
+        reasons.append(f"for up to {FEW} queries per key head, torch's own attention is as good")
     return reasons
 
 
 def default_scale(query: Tensor) -> float:
-    """Return 1/sqrt(channels), and 1 where there are none."""
+    """Return 1/sqrt(channels), or 1 if there are no channels."""
     return float(max(query.shape[-1], 1) ** -0.5)
 
 
 def check_shapes(query: Tensor, key: Tensor | Cached, value: Tensor | Cached) -> None:
-    """Refuse queries, keys and values that do not go together.
+    """Check that the shapes of queries, keys and values match.
 
     Raises:
-        ValueError: they do not.
+        ValueError: they do not match.
     """
     shapes = f"query {tuple(query.shape)}, key {tuple(key.shape)}, value {tuple(value.shape)}"
     if not len(query.shape) == len(key.shape) == len(value.shape) == 4:
-        raise ValueError(f"query, key and value are (batch, heads, tokens, channels), not {shapes}")
+        raise ValueError(f"query, key and value must be (batch, heads, tokens, channels), got {shapes}")
     if key.shape[:3] != value.shape[:3] or query.shape[0] != key.shape[0] or query.shape[3] != key.shape[3]:
         raise ValueError(
-            f"keys have the batch and channels of the queries, values the tokens of the keys; got {shapes}"
+            "keys must have the batch and channels of the queries, and values the batch, heads and tokens of the keys; "
+            f"got {shapes}"
         )
     if key.shape[1] == 0 or query.shape[1] % key.shape[1]:
-        raise ValueError(f"the heads of the queries are a multiple of those of the keys; got {shapes}")
+        raise ValueError(f"query heads must be a multiple of key heads; got {shapes}")

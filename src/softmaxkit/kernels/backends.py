@@ -1,8 +1,8 @@
-"""The back ends: which can run a call, why the others cannot, and the one place that chooses.
+"""The choice of the back end for a call, with the reasons against each back end that is passed over.
 
-A call is what a module answers for itself (`RowCall`, `IntegerCall`, `AttentionCall`): it names its kernel, and says
-for every kind of back end which dtypes its kernel there takes, and whether it has a gradient. Every back end answers
-with the list of reasons why it cannot; the first without any runs, and torch, the last, always can.
+A module describes its computation by a call (`RowCall`, `IntegerCall`, `AttentionCall`), which names its kernel and,
+for each kind of back end, the dtypes that the kernel supports and whether it has a gradient. Each back end has a list
+of reasons why it cannot run a call; the first whose list is empty runs it, and torch, which comes last, always can.
 """
 
 from __future__ import annotations
@@ -23,31 +23,30 @@ from softmaxkit.kernels.cards import is_interpreted, missing, reasons_against
 from softmaxkit.kernels.threads import torch_threads
 
 GPU = ("triton", "flex")
-"""Kernels of this package in Triton, and torch's FlexAttention. Both run attention that weighs keys element by element;
-Triton's comes first, since it has neither a maximum nor a sum to keep. `softmaxkit bench --device cuda` sets them side
-by side."""
+"""This package's Triton kernels, and torch's FlexAttention. Both support attention with element-wise weights; Triton is
+preferred, since its kernel tracks neither a maximum nor a sum. `softmaxkit bench --device cuda` compares them."""
 NATIVE = {
     "avx512": "AVX-512 F, BW, DQ, VL, VBMI and VNNI",
     "avx2": "AVX2 and FMA",
     "plain": "any CPU",
     "amx": "AMX with int8 and bfloat16",
 }
-"""Builds of the native kernels in order of preference, and the instructions that each needs. amx has not been timed
-yet: after one that runs everywhere, it is taken only where it is asked for by name."""
+"""Builds of the native kernels in order of preference, with the instructions that each needs. amx has not been timed
+yet: listed after plain, which runs everywhere, it runs only if the environment selects it."""
 KERNELS = (*GPU, *NATIVE)
 """All back ends but torch, in order of preference."""
 BACKENDS = (*KERNELS, "torch")
 """All back ends, in order of preference."""
 VARIABLE = "SOFTMAXKIT_KERNELS"
-"""Environment variable that asks for one of them; "none" is torch too."""
+"""Environment variable that selects one of them; "none" means torch."""
 
 
 class Support(NamedTuple):
-    """What a kernel can.
+    """What a kernel supports.
 
     Attributes:
-        dtypes: of the tensors that it takes.
-        differentiable: has it a gradient?
+        dtypes: of its input tensors.
+        differentiable: whether it has a gradient.
     """
 
     dtypes: Sequence[torch.dtype]
@@ -55,25 +54,25 @@ class Support(NamedTuple):
 
 
 class Call(Protocol):
-    """What a back end needs to know of a call."""
+    """What the choice of a back end requires of a call."""
 
     @property
     def kernel(self) -> str:
-        """Name of the kernel, by what it computes."""
+        """Name of the kernel, after what it computes."""
         ...
 
     def support(self, kind: str) -> Support | None:
-        """Say what the kernel of a kind of back end, "native", "triton" or "flex", can; None where there is none."""
+        """Return what the kernel supports on a kind of back end ("native", "triton", "flex"); None without a kernel."""
         ...
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The back end that runs a call, and why those before it do not.
+    """The back end that runs a call, and the reasons against those that are preferred to it.
 
     Attributes:
         backend: one of `BACKENDS`.
-        refusals: for every back end of higher preference, the reasons why it cannot.
+        refusals: for each back end of higher preference, the reasons why it cannot run the call.
     """
 
     backend: str
@@ -81,18 +80,18 @@ class Choice:
 
     @property
     def native(self) -> bool:
-        """Does a native kernel run?"""
+        """Whether a native kernel runs."""
         return self.backend in NATIVE
 
     @property
     def kernel(self) -> bool:
-        """Does any kernel run, native or on a GPU?"""
+        """Whether any kernel runs, native or on a GPU."""
         return self.backend in KERNELS
 
     def reasons(self, device: torch.device) -> list[str]:
-        """Return why no kernel runs on a device: the reasons of the back end that is meant for it."""
-        meant = GPU[0] if runs_on_gpu(device) else backend_name()
-        return self.refusals.get(meant) or next(iter(self.refusals.values()), [])
+        """Return why no kernel runs on a device: the reasons against the back end preferred for it."""
+        preferred = GPU[0] if runs_on_gpu(device) else backend_name()
+        return self.refusals.get(preferred) or next(iter(self.refusals.values()), [])
 
     def __str__(self) -> str:
         by_reason: dict[str, list[str]] = {}
@@ -106,12 +105,12 @@ def pick(call: Call, *tensors: Tensor, more: Callable[[str], list[str]] = lambda
     """Return the back end that runs a call on tensors.
 
     Args:
-        call: what is to run.
-        tensors: all that the kernel would read.
-        more: gives further reasons against a kind of back end, "native", "triton" or "flex".
+        call: the call to run.
+        tensors: the kernel's input tensors; the device of the first decides which back ends are candidates.
+        more: returns further reasons against a kind of back end ("native", "triton" or "flex").
 
     Raises:
-        ValueError: the environment asks for a back end that there is not.
+        ValueError: the environment selects a back end that does not exist or is not available here.
     """
     refusals: dict[str, list[str]] = {}
     for name in candidates(tensors[0].device):
@@ -123,24 +122,24 @@ def pick(call: Call, *tensors: Tensor, more: Callable[[str], list[str]] = lambda
 
 
 def only_torch(device: torch.device, *reasons: str) -> Choice:
-    """Return the choice of torch, for reasons that hold for all kernels that tensors on a device might run on."""
+    """Return the choice of torch, with the same reasons against every candidate back end of a device."""
     return Choice("torch", {name: list(reasons) for name in candidates(device)})
 
 
 def candidates(device: torch.device) -> tuple[str, ...]:
-    """Return the back ends that tensors on a device might run on, in order of preference."""
+    """Return the back ends that may support tensors on a device, in order of preference."""
     if device.type == "cuda":
         return GPU
     return (*(name for name in GPU if device.type == "cpu" and takes_cpu(name)), *NATIVE)
 
 
 def kind_of(name: str) -> str:
-    """Return the kind of a back end: "native" for all builds of the native kernels, else its name."""
+    """Return the kind of a back end: "native" for every build of the native kernels, otherwise its name."""
     return "native" if name in NATIVE else name
 
 
 def _reasons(name: str, call: Call, tensors: Sequence[Tensor], more: Callable[[str], list[str]]) -> list[str]:
-    """Return why a back end cannot run a call."""
+    """Return the reasons why a back end cannot run a call."""
     if absent := unavailable(name):
         return [absent]
     support = call.support(kind_of(name))
@@ -153,49 +152,49 @@ def _reasons(name: str, call: Call, tensors: Sequence[Tensor], more: Callable[[s
     for tensor in tensors:
         reasons += _device_reasons(name, tensor.device)
         if tensor.dtype not in support.dtypes:
-            taken = " or ".join(str(dtype).removeprefix("torch.") for dtype in support.dtypes)
-            reasons.append(f"it takes {taken}, not {str(tensor.dtype).removeprefix('torch.')}")
+            supported = " or ".join(str(dtype).removeprefix("torch.") for dtype in support.dtypes)
+            reasons.append(f"it supports {supported}, not {str(tensor.dtype).removeprefix('torch.')}")
     if len({tensor.device for tensor in tensors}) > 1:
         reasons.append("the tensors are on different devices")
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
         if not support.differentiable:
-            reasons.append("its kernel has no gradient, and one is asked for")
+            reasons.append("its kernel has no gradient, and a tensor requires one")
         elif name == "flex" and any(tensor.device.type == "cpu" for tensor in tensors):
-            reasons.append("on the CPU it has no gradient, and one is asked for")
+            reasons.append("on the CPU it has no gradient, and a tensor requires one")
     if transform := transform_at_work():
-        reasons.append(f"its kernel does not go through {transform}")
+        reasons.append(f"its kernel does not support {transform}")
     return list(dict.fromkeys(reasons))
 
 
 def _device_reasons(name: str, device: torch.device) -> list[str]:
-    """Return why a back end does not run on a device."""
+    """Return the reasons why a back end does not run on a device."""
     if name in NATIVE:
-        return [] if device.type == "cpu" else [f"it runs on the CPU, and the tensors are on {device}"]
+        return [] if device.type == "cpu" else [f"it runs on the CPU, but the tensors are on {device}"]
     return [] if device.type == "cpu" and takes_cpu(name) else reasons_against(device)
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def takes_cpu(name: str) -> bool:
-    """Does a back end of GPUs take tensors on the CPU: Triton interpreted, or FlexAttention asked for by name?
+    """Return whether a GPU back end accepts CPU tensors: Triton if interpreted, FlexAttention if selected by name.
 
-    The latter is then torch's unfused form, to see what it computes.
+    On the CPU, FlexAttention is torch's unfused reference, for checking what it computes.
     """
     return interprets() if name == "triton" else os.environ.get(VARIABLE) == name
 
 
 def interprets() -> bool:
-    """Do Triton's kernels run on the CPU, interpreted?"""
+    """Return whether Triton kernels run on the CPU, interpreted."""
     return is_interpreted() and not unavailable("triton")
 
 
 def runs_on_gpu(device: torch.device) -> bool:
-    """Are tensors on this device for the kernels of GPUs?"""
+    """Return whether the GPU kernels serve tensors on this device."""
     return device.type == "cuda" or (device.type == "cpu" and interprets())
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def transform_at_work() -> str:
-    """Name the transform of torch.func, or the forward-mode derivative, that surrounds this call; empty for none."""
+    """Return what is active around this call: torch.func transforms or forward-mode derivatives; empty if neither."""
     if torch._C._functorch.peek_interpreter_stack() is not None:
         return "transforms of torch.func"
     return "forward-mode derivatives" if torch.autograd.forward_ad._current_level >= 0 else ""
@@ -203,55 +202,55 @@ def transform_at_work() -> str:
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def unavailable(name: str) -> str:
-    """Say why a back end cannot run here at all; empty for the GPU's where they can, and the native build that does.
+    """Return why a back end is not available here; empty for available GPU back ends and the one native build in use.
 
     Raises:
-        ValueError: the environment asks for what is no back end, or for what this processor does not have.
+        ValueError: the environment selects a back end that does not exist or that this processor does not support.
     """
     return _unavailable(name)
 
 
 @cache
 def _unavailable(name: str) -> str:
-    asked = os.environ.get(VARIABLE, "")
-    if asked and asked not in (*BACKENDS, "none"):
-        raise ValueError(f"{VARIABLE} is {', '.join(BACKENDS)} or none, not {asked!r}")
-    if asked in ("none", "torch"):
-        return f"{VARIABLE}={asked} asks for torch"
-    if asked in KERNELS and kind_of(asked) != kind_of(name):
-        return f"{VARIABLE}={asked} asks for another"
-    return missing(name) if name in GPU else _native_unavailable(name, asked)
+    selected = os.environ.get(VARIABLE, "")
+    if selected and selected not in (*BACKENDS, "none"):
+        raise ValueError(f"{VARIABLE} must be {', '.join(BACKENDS)} or none, got {selected!r}")
+    if selected in ("none", "torch"):
+        return f"{VARIABLE}={selected} selects torch"
+    if selected in KERNELS and kind_of(selected) != kind_of(name):
+        return f"{VARIABLE}={selected} selects another back end"
+    return missing(name) if name in GPU else _native_unavailable(name, selected)
 
 
-def _native_unavailable(name: str, asked: str) -> str:
+def _native_unavailable(name: str, selected: str) -> str:
     built = _supported()
     if not built:
-        return "softmaxkit was installed without its native kernels, for want of a compiler"
-    if asked and asked not in built:
-        raise ValueError(f"{VARIABLE}={asked}, but {_why_not(asked)}; it may be {', '.join(built)} here")
+        return "softmaxkit was installed without its native kernels, for lack of a compiler"
+    if selected and selected not in built:
+        raise ValueError(f"{VARIABLE}={selected}, but {_why_not(selected)}; here it can be {', '.join(built)}")
     if name not in built:
         return _why_not(name)
-    chosen = asked or built[0]
+    chosen = selected or built[0]
     if name == chosen:
         return ""
-    return f"{VARIABLE}={asked} asks for another" if asked else f"{chosen} comes first"
+    return f"{VARIABLE}={selected} selects another build" if selected else f"{chosen} is preferred"
 
 
 def _why_not(name: str) -> str:
-    """Say why a native build does not run here, while others do."""
+    """Return why a native build does not run here although others do."""
     plain = import_module("softmaxkit.kernels._plain")
     if name in plain.supported():
-        return f"the compiler that built softmaxkit does not know {NATIVE[name]}"
+        return f"the compiler that built softmaxkit does not support {NATIVE[name]}"
     return str(plain.refused().get(name, f"this processor does not have {NATIVE[name]}"))
 
 
 def backend_name() -> str:
-    """Return the native build that runs here, or "torch"."""
+    """Return the name of the native build that runs here, or "torch"."""
     return next((name for name in NATIVE if not unavailable(name)), "torch")
 
 
 def _supported() -> list[str]:
-    """Return the native builds that are there and that this processor runs, in order of preference."""
+    """Return the native builds that are installed and that this processor supports, in order of preference."""
     try:
         plain = import_module("softmaxkit.kernels._plain")
     except ImportError:
@@ -262,16 +261,16 @@ def _supported() -> list[str]:
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def has_tiles() -> bool:
-    """Does the native build that runs here have AMX's products of bfloat16?"""
+    """Return whether the native build that runs here has AMX's bfloat16 products."""
     return backend_name() == "amx"
 
 
 @cache
 def native() -> ModuleType | None:
-    """Return the native kernels that run here, or None where none do.
+    """Return the module of native kernels that runs here, or None if none does.
 
     Raises:
-        ValueError: see `unavailable`.
+        ValueError: as `unavailable`.
     """
     name = backend_name()
     if name == "torch":
@@ -282,6 +281,6 @@ def native() -> ModuleType | None:
 
 
 def reset() -> None:
-    """Forget which build runs here: the environment is read again."""
+    """Clear the cached choice of the build, so that the environment is read again."""
     _unavailable.cache_clear()
     native.cache_clear()

@@ -1,4 +1,4 @@
-"""What the back ends of GPUs need: packages, and a card that kernels are compiled for."""
+"""Requirements of the GPU back ends: installed packages, and a card that the kernels are compiled for."""
 
 from __future__ import annotations
 
@@ -9,40 +9,40 @@ from importlib.util import find_spec
 import torch
 
 LEAST_CAPABILITY = (8, 0)
-"""Compute capability of the oldest cards that kernels are compiled for: Ampere, the first with bfloat16."""
+"""Minimum compute capability: Ampere, the first architecture with bfloat16."""
 LEAST_TORCH = "2.9"
-"""The first torch whose FlexAttention returns log-sums beside its result."""
+"""Minimum torch version: the first whose FlexAttention returns log-sum-exps with its output."""
 INTERPRETER = "TRITON_INTERPRET"
-"""Environment variable with which Triton interprets kernels, on the CPU; read when triton is imported."""
+"""Environment variable that makes Triton interpret its kernels on the CPU; Triton reads it on import."""
 
 
 def missing(name: str) -> str:
-    """Say what a back end of GPUs, "triton" or "flex", lacks here; empty where it lacks nothing."""
+    """Return which requirement of a GPU back end ("triton" or "flex") this installation misses; empty if none."""
     if torch.version.hip is not None:
-        return "it is for NVIDIA's cards, and this torch is for AMD's"
+        return "it supports NVIDIA cards only, and this torch was built for AMD cards"
     if name == "flex" and torch.__version__ < LEAST_TORCH:
-        return f"FlexAttention returns log-sums from torch {LEAST_TORCH} on, and this is {torch.__version__}"
+        return f"FlexAttention returns log-sums from torch {LEAST_TORCH} on, and this is torch {torch.__version__}"
     if find_spec("triton") is None and (name == "triton" or torch.cuda.is_available()):
-        return "triton is not installed; pip install 'softmaxkit[triton]' brings it on Linux"
+        return "triton is not installed; on Linux, pip install 'softmaxkit[triton]' installs it"
     return ""
 
 
 def reasons_against(device: torch.device) -> list[str]:
-    """Return why kernels of GPUs do not run on a device."""
+    """Return the reasons why GPU kernels cannot run on a device."""
     if device.type != "cuda":
-        return [f"it runs on CUDA, and the tensors are on {device}"]
+        return [f"it runs on CUDA, but the tensors are on {device}"]
     reason = _reason_against(device.index)
     return [reason] if reason else []
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _reason_against(index: int | None) -> str:
-    """Say why a card's kind is too old; empty where it is not. Dynamo takes a string for a constant, and no tuple."""
+    """Return why a card is too old; empty if it is not. A string, as Dynamo cannot treat a tuple as a constant."""
     has = capability(index)
     if has >= LEAST_CAPABILITY:
         return ""
     least, own = (".".join(map(str, numbers)) for numbers in (LEAST_CAPABILITY, has))
-    return f"it needs compute capability {least}, and this card has {own}"
+    return f"it needs compute capability {least} or higher, and this card has {own}"
 
 
 @cache
@@ -53,5 +53,5 @@ def capability(index: int | None) -> tuple[int, int]:
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def is_interpreted() -> bool:
-    """Is Triton asked to interpret its kernels?"""
+    """Return whether the environment tells Triton to interpret its kernels."""
     return os.environ.get(INTERPRETER) == "1"

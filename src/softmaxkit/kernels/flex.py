@@ -1,7 +1,7 @@
-"""Attention of exponentials without a sum through torch's FlexAttention (Dong et al. 2024, arXiv 2412.05496).
+"""Attention with unnormalised exponential weights, through torch's FlexAttention (Dong et al. 2024, arXiv 2412.05496).
 
-Softmax attention that returns its log-sum is such attention too: `softmax(s) @ v * exp(logsumexp(s) - offset)` is
-`exp(s - offset) @ v`, and the largest weight is a limit of the scores themselves.
+FlexAttention returns softmax attention and its log-sum-exp, from which it follows that
+`exp(s - offset) @ v = softmax(s) @ v * exp(logsumexp(s) - offset)`. Limiting the weights means limiting the scores.
 """
 
 from __future__ import annotations
@@ -28,26 +28,29 @@ def attend(
     is_causal: bool = False,
     scale: float | None = None,
 ) -> Tensor:
-    """Return attention with weights as `call` says; differentiable on CUDA, by the call's offset too.
+    """Return attention whose weights are defined by `call`; on CUDA differentiable, also with respect to the offset.
 
-    Compiled at the first call on CUDA, a minute perhaps; on the CPU torch's unfused form runs. Arguments, result and
-    errors as `softmaxkit.kernels.triton.attention.attend`; calls by levels are not for it.
+    The first call on CUDA compiles, which may take a minute; on the CPU torch's unfused reference runs. Arguments,
+    result and errors are those of `softmaxkit.kernels.triton.attention.attend`, except that the call must be
+    `by_exponential`, and a mask excludes `is_causal`.
     """
     check_shapes(query, key, value)
     assert call.offset is not None
     offset = call.offset.to(query.device, torch.float32)
     if offset.shape not in ((), (query.shape[1],)):
-        raise ValueError(f"offsets are ({query.shape[1]},) or one number, not {tuple(offset.shape)}")
+        raise ValueError(f"offset must be ({query.shape[1]},) or a scalar, got {tuple(offset.shape)}")
+    if mask is not None and is_causal:
+        raise ValueError("pass either a mask or is_causal=True, not both")
     offset = offset.expand(query.shape[1])
     ceiling = (offset.detach() + call.log_limit).contiguous()
     factor = default_scale(query) if scale is None else scale
     blocks = _blocks(query, key, mask, is_causal)
     run = _run if query.device.type == "cpu" or torch.compiler.is_compiling() else _compiled()
     output, log_sums = run(query, key, value, ceiling, False, blocks, factor)
-    shares = torch.exp(log_sums - offset[:, None])[..., None]
-    result = output * shares
+    sums = torch.exp(log_sums - offset[:, None])[..., None]
+    result = output * sums
     if offset.requires_grad and torch.is_grad_enabled():
-        # What is at the limit does not change with the offset, though every weight above does.
+        # Differentiating `sums` lets every weight depend on the offset, but weights at the limit do not: add them back.
         with torch.no_grad():
             limited, log_counts = run(query, key, value, ceiling, True, blocks, factor)
             limited = limited * torch.exp(log_counts + call.log_limit)[..., None]
@@ -64,21 +67,21 @@ def _run(
     blocks: BlockMask | None,
     scale: float,
 ) -> tuple[Tensor, Tensor]:
-    """Return softmax attention and its log-sums.
+    """Return softmax attention and the log-sum-exp of its rows, (batch, heads, queries).
 
     Args:
         query: as `attend`.
         key: as `attend`.
         value: as `attend`.
-        ceiling: (heads,), the largest score of a head.
-        only_above: give every key above the ceiling the score 0, and no other any weight.
-        blocks: which keys queries attend to; None for all.
+        ceiling: (heads,), the limit of each head's scores.
+        only_above: replace scores above the ceiling by 0 and all others by -inf, instead of limiting the scores.
+        blocks: which keys each query attends to; None for all.
         scale: factor of the scores.
     """
 
     def limit(score: Tensor, batch: Tensor, head: Tensor, row: Tensor, column: Tensor) -> Tensor:
         highest = ceiling[head].to(score.dtype)
-        return torch.where(score > highest, highest, score)  # as `minimum`, NaN and all, in half the instructions
+        return torch.where(score > highest, highest, score)  # equals `minimum`, NaN too, in half the instructions
 
     def above(score: Tensor, batch: Tensor, head: Tensor, row: Tensor, column: Tensor) -> Tensor:
         return torch.where(score > ceiling[head], 0.0, -torch.inf).to(score.dtype)
@@ -104,11 +107,11 @@ def _compiled() -> Callable[..., tuple[Tensor, Tensor]]:
 
 
 _of_masks: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
-"""Blocks made for masks, with the version of the mask: the layers of a model share one."""
+"""Cached block masks by mask tensor, each with the tensor's version and shape: a model's layers share one mask."""
 
 
 def _blocks(query: Tensor, key: Tensor, mask: Tensor | None, is_causal: bool) -> BlockMask | None:
-    """Return which blocks of keys queries attend to; None for all."""
+    """Return the block mask of a mask or of causality; None if queries attend to all keys."""
     queries, keys = query.shape[2], key.shape[2]
     if is_causal:
         make = _causal_blocks.__wrapped__ if torch.compiler.is_compiling() else _causal_blocks
@@ -117,27 +120,27 @@ def _blocks(query: Tensor, key: Tensor, mask: Tensor | None, is_causal: bool) ->
     if mask is None:
         return None
     if mask.dtype != torch.bool:
-        raise TypeError(f"a mask is boolean, True where attended, not {mask.dtype}")
+        raise TypeError(f"mask must be boolean, True where attended, got {mask.dtype}")
     shape = (*query.shape[:2], queries, keys)
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or mask.is_inference():  # tensors of inference mode have no version
         return _blocks_of(mask, shape)
-    kept = _of_masks.get(mask)
+    cached = _of_masks.get(mask)
     state = (mask._version, shape)
-    if kept is None or kept[0] != state:
-        _of_masks[mask] = kept = (state, _blocks_of(mask, shape))
-    blocks: BlockMask = kept[1]
+    if cached is None or cached[0] != state:
+        _of_masks[mask] = cached = (state, _blocks_of(mask, shape))
+    blocks: BlockMask = cached[1]
     return blocks
 
 
 def _blocks_of(mask: Tensor, shape: tuple[int, ...]) -> BlockMask:
-    wide = expand_mask(mask, shape)
+    expanded = expand_mask(mask, shape)
     outer = mask[(None,) * (4 - mask.ndim)].shape[:2] if mask.ndim < 4 else mask.shape[:2]
 
-    def is_seen(batch: Tensor, head: Tensor, row: Tensor, column: Tensor) -> Tensor:
-        seen: Tensor = wide[batch, head, row, column]
-        return seen
+    def is_attended(batch: Tensor, head: Tensor, row: Tensor, column: Tensor) -> Tensor:
+        attended: Tensor = expanded[batch, head, row, column]
+        return attended
 
-    return create_block_mask(is_seen, outer[0], outer[1], shape[2], shape[3], device=mask.device)
+    return create_block_mask(is_attended, outer[0], outer[1], shape[2], shape[3], device=mask.device)
 
 
 @lru_cache(maxsize=64)

@@ -1,8 +1,8 @@
-"""The integers of golden for rows of scores, by native kernels: tables in, real scores in, decoded probabilities out.
+"""Integer mode by native kernels: real scores and tables in, decoded probabilities out, row by row.
 
 A kernel encodes scores as `Spec.encode` does, computes what `Spec.golden` computes, and decodes as `Spec.decode` does,
-equal in every bit, row by row. Nonlinear functions are tables that golden has filled. Kernels and tables of a single
-method lie in its folder.
+with bit-identical results. Nonlinear functions are tables that golden has filled. Kernels and tables of a single
+method are in that method's folder.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from softmaxkit.kernels.launch import loaded, run, run_heads
 from softmaxkit.tables import GUARD_BITS, Reciprocal
 
 WORD_BITS, LANE_BITS = 60, 28
-"""Bits that numbers may have where kernels shift and round them: in 64 bits, and in vectors of 32-bit lanes."""
+"""Maximum bits of an integer that kernels shift and round: in 64-bit words, and in 32-bit lanes of a vector."""
 
 
 @dataclass(frozen=True, eq=False)
 class IntegerCall(ABC):
-    """A call that computes golden of one spec and its constants by native kernels."""
+    """A call that computes the golden model of one spec and its constants with native kernels."""
 
     @property
     @abstractmethod
@@ -34,7 +34,7 @@ class IntegerCall(ABC):
         """Name of the native kernel."""
 
     def support(self, kind: str) -> Support | None:
-        """Say what the kernels can: float32, and gradients straight-through, by the module around them."""
+        """Return what the kernels support: float32; the enclosing module provides straight-through gradients."""
         return Support((torch.float32,), differentiable=True) if kind in ("native", "triton") else None
 
     @abstractmethod
@@ -42,12 +42,13 @@ class IntegerCall(ABC):
         """Return decoded probabilities, float32; NaN and infinities as in the integer mode of `SoftmaxModule`.
 
         Args:
-            scores: floating, (..., keys), or (..., heads, queries, keys) where heads differ; in float32.
+            scores: floating, converted to float32, (..., keys), or (..., heads, queries, keys) if heads differ.
             mask: boolean, True where attended, broadcasts to the scores.
 
         Raises:
-            RuntimeError: no kernels are built.
-            TypeError, ValueError: scores or a mask of another kind, or that do not fit.
+            RuntimeError: the native kernels are not built.
+            TypeError: the scores are not on the CPU, or the mask is not boolean.
+            ValueError: the scores or the mask have the wrong shape.
         """
 
 
@@ -56,7 +57,7 @@ class KernelCall(IntegerCall):
     """A call of one native kernel for all rows.
 
     Attributes:
-        name: of the kernel, `integer_{name}_float32`.
+        name: the native function is `integer_{name}_float32`.
     """
 
     name: ClassVar[str]
@@ -74,19 +75,19 @@ class KernelCall(IntegerCall):
 
     @abstractmethod
     def _parameters(self, kernels: ModuleType) -> tuple[Any, ...]:
-        """Return the kernel's own arguments, tables of the native module."""
+        """Return the kernel's own arguments, such as table objects of the native module."""
 
     @abstractmethod
     def _run_on_gpu(self, scores: Tensor, mask: Tensor | None) -> Tensor:
-        """Return decoded probabilities by Triton's kernel, of float32 scores."""
+        """Return decoded probabilities of float32 scores, computed by the Triton kernel."""
 
 
 @dataclass(frozen=True, eq=False)
 class HeadCalls(IntegerCall):
-    """Heads with a call of their own.
+    """A separate call for each head.
 
     Attributes:
-        calls: one a head, of the same kernel.
+        calls: one per head, all of the same kernel.
     """
 
     calls: tuple[IntegerCall, ...]
@@ -97,17 +98,18 @@ class HeadCalls(IntegerCall):
         return self.calls[0].kernel
 
     def __call__(self, scores: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Return decoded probabilities, as `IntegerCall`, of scores (..., heads, queries, keys)."""
+        """Return decoded probabilities, as `IntegerCall`; scores are (..., heads, queries, keys)."""
         return run_heads(self.calls, scores, mask)
 
 
 @dataclass(frozen=True, eq=False)
 class CodeTableCall(KernelCall):
-    """Methods in which a probability depends only on its score code.
+    """A call for methods in which a probability depends only on its score code.
 
     Attributes:
-        scales: real score scales, one or one a head.
-        lowest, highest: codes that scores saturate to.
+        scales: real score scales, one for all heads or one per head.
+        lowest: the code at which low scores saturate.
+        highest: the code at which high scores saturate.
         probabilities: float32, (heads, codes), the lowest code first.
     """
 
@@ -119,10 +121,10 @@ class CodeTableCall(KernelCall):
     probabilities: Tensor
 
     def __call__(self, scores: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Return decoded probabilities, as `IntegerCall`; NaN only where a score is."""
+        """Return decoded probabilities, as `IntegerCall`; NaN only where a score is NaN."""
         heads = len(self.scales)
         if heads > 1 and (scores.ndim < 3 or scores.shape[-3] != heads):
-            raise ValueError(f"scores are (..., {heads}, queries, keys), not {tuple(scores.shape)}")
+            raise ValueError(f"scores must be (..., {heads}, queries, keys), got {tuple(scores.shape)}")
         return super().__call__(scores, mask)
 
     def _parameters(self, kernels: ModuleType) -> tuple[Any, ...]:
@@ -136,7 +138,7 @@ class CodeTableCall(KernelCall):
 
 
 def native_reciprocal(kernels: ModuleType, reciprocal: Reciprocal, rounding: Rounding = "nearest") -> Any:
-    """Return a reciprocal as the integer kernels compute it."""
+    """Return a reciprocal as an object of the native module, for the integer kernels."""
     table = reciprocal.table
     sizes = (table.input_bits, table.rest_bits, GUARD_BITS)
     return kernels.Reciprocal(table.offsets, table.slopes, *sizes, rounding == "nearest")

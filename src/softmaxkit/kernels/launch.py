@@ -1,4 +1,4 @@
-"""How a native kernel is called: which scores it accepts, where its rows lie, and memory for its result."""
+"""Launching native row kernels: argument checks, the memory layout of the rows, and allocation of the result."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from softmaxkit.kernels.backends import native
+from softmaxkit.kernels.backends import VARIABLE, native
 from softmaxkit.masks import expand_mask
 
 DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
-"""What the native kernels of floats take."""
+"""Dtypes that the native floating-point kernels accept, with the suffix of their functions' names."""
 GPU_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-"""What the kernels of GPUs take."""
+"""Dtypes that the GPU kernels accept."""
 HUGE = 4 << 20
-"""Bytes from which on a result's memory comes in huge pages."""
+"""Size in bytes from which a result is allocated in huge pages."""
 
 AXES = 5
-"""Axes that a kernel knows: four, of which the last is that of the queries, and the keys."""
+"""Axes of a kernel's layout: four outer ones, of which the last indexes queries, and the keys."""
 
 
 def empty(shape: torch.Size, dtype: torch.dtype) -> Tensor:
-    """Return new memory, in huge pages where it is large: faults on small ones cost more than the kernel itself."""
+    """Allocate a CPU tensor, in huge pages if it is large: page faults on small ones cost more than the kernel."""
     result = torch.empty(shape, dtype=dtype, device="cpu")
     kernels = native()
     if kernels is not None and result.nbytes >= HUGE:
@@ -33,44 +33,50 @@ def empty(shape: torch.Size, dtype: torch.dtype) -> Tensor:
 
 
 def loaded() -> ModuleType:
-    """Return the kernels.
+    """Return the module of native kernels that runs here.
 
     Raises:
-        RuntimeError: none run here, see `softmaxkit.kernels.backends`.
+        RuntimeError: no native kernels run here, see `softmaxkit.kernels.backends`.
     """
     kernels = native()
     if kernels is None:
-        raise RuntimeError("softmaxkit was installed without its native kernels; torch does the same, slower")
+        raise RuntimeError(
+            f"no native kernels run here: softmaxkit was installed without them, or {VARIABLE} selects another back end"
+        )
     return kernels
 
 
 def kernels_for(scores: Tensor) -> ModuleType:
-    """Return the kernels for such scores.
+    """Return the module of native kernels, after checking that it accepts the scores.
 
     Raises:
-        RuntimeError: none run here, see `softmaxkit.kernels.backends`.
-        TypeError: they do not accept these.
+        RuntimeError: no native kernels run here, see `softmaxkit.kernels.backends`.
+        TypeError: the scores are not float32 or bfloat16 on the CPU.
     """
     kernels = loaded()
     if scores.device.type != "cpu" or scores.dtype not in DTYPES:
-        raise TypeError(f"kernels take float32 or bfloat16 on the CPU, not {scores.dtype} on {scores.device}")
+        raise TypeError(f"native kernels accept float32 or bfloat16 on the CPU, got {scores.dtype} on {scores.device}")
     return kernels
 
 
 def run(
     name: str, scores: Tensor, mask: Tensor | None, is_causal: bool, *parameters: Any, out: Tensor | None = None
 ) -> Tensor:
-    """Run a kernel on rows of scores; arguments and errors as `rows.softmax`, and the kernel's own parameters."""
+    """Run a kernel on rows of scores.
+
+    Arguments and errors are those of `rows.softmax`; the kernel's own parameters follow them.
+    """
     kernels = kernels_for(scores)
     if scores.ndim < 1 or (is_causal and scores.ndim < 2):
-        raise ValueError("scores are (..., queries, keys)")
+        axes = "(..., queries, keys), as is_causal requires" if is_causal else "(..., keys)"
+        raise ValueError(f"scores must be {axes}, got {tuple(scores.shape)}")
     if mask is not None and (mask.dtype != torch.bool or mask.device != scores.device):
-        raise TypeError(f"a mask is boolean, True where attended, not {mask.dtype} on {mask.device}")
-    result = empty(scores.shape, scores.dtype) if out is None else out
-    if result.shape != scores.shape or result.dtype != scores.dtype or not result.is_contiguous():
-        raise ValueError(
-            f"out is contiguous, {scores.dtype}, {tuple(scores.shape)}, not {result.dtype}, {tuple(result.shape)}"
+        raise TypeError(
+            f"mask must be boolean, True where attended, on {scores.device}, got {mask.dtype} on {mask.device}"
         )
+    result = empty(scores.shape, scores.dtype) if out is None else out
+    if out is not None:
+        _check_out(out, scores)
     if scores.numel() == 0:
         return result
     source = _axes(scores if scores.stride(-1) == 1 or scores.shape[-1] == 1 else scores.contiguous())
@@ -95,25 +101,32 @@ def run(
 def run_heads(
     calls: Sequence[Callable[[Tensor, Tensor | None], Tensor]], scores: Tensor, mask: Tensor | None
 ) -> Tensor:
-    """Run each head by a call of its own.
+    """Run a separate call for each head and stack the results.
 
     Args:
-        calls: one a head; each takes scores and a mask.
+        calls: one per head, called with the head's scores and its mask or None.
         scores: (..., heads, queries, keys).
-        mask: broadcasts to them; or None.
+        mask: boolean, broadcasts to the scores; or None.
 
     Raises:
-        ValueError: the scores have another number of heads.
+        ValueError: the number of heads differs from the number of calls.
     """
     if scores.ndim < 3 or scores.shape[-3] != len(calls):
-        raise ValueError(f"scores are (..., {len(calls)}, queries, keys), not {tuple(scores.shape)}")
+        raise ValueError(f"scores must be (..., {len(calls)}, queries, keys), got {tuple(scores.shape)}")
     masks = [None] * len(calls) if mask is None else mask.expand(scores.shape).unbind(-3)
     of_heads = zip(calls, scores.unbind(-3), masks, strict=True)
     return torch.stack([call(of_head, attended) for call, of_head, attended in of_heads], dim=-3)
 
 
+def _check_out(out: Tensor, scores: Tensor) -> None:
+    if (out.shape, out.dtype, out.device) != (scores.shape, scores.dtype, scores.device) or not out.is_contiguous():
+        expected, actual = (f"{tuple(x.shape)} {x.dtype} on {x.device}" for x in (scores, out))
+        layout = "" if out.is_contiguous() else ", not contiguous"
+        raise ValueError(f"out must be contiguous, {expected}, got {actual}{layout}")
+
+
 def _axes(values: Tensor) -> Tensor:
-    """Return a view with exactly `AXES` axes; more are joined, by a copy where strides require it."""
+    """Return values with exactly `AXES` axes; surplus leading axes are flattened, with a copy if strides require it."""
     if values.ndim <= AXES:
         return values.reshape((1,) * (AXES - values.ndim) + values.shape) if values.ndim < AXES else values
     return values.flatten(0, values.ndim - AXES)

@@ -1,17 +1,18 @@
-"""Attention by native kernels, without the whole matrix of scores.
+"""Attention by native kernels, without materialising the matrix of scores.
 
-Many queries: 8-bit products, the scores of a stripe of queries at a time. Keys have 8 bits, a step for each channel,
-which the queries take up before they have one of their own; values have 8 bits, a step for each column. So a query's
-result depends, within the error of 8 bits, on keys and values that other queries see; those that none sees count for
-nothing. A score's distance from its row's largest addresses a table of 8-bit weights; rounding is dithered across key
-panels, so errors average out. Where 8 bits would err by too much, `too_coarse` says so before anything is multiplied,
-and float32 runs instead.
+Many queries: 8-bit products, one stripe of queries at a time. Keys are quantised to 8 bits with a step per channel;
+queries are multiplied by these steps and then quantised with a step per query. Values have a step per column. The steps
+come from all keys and values that any query attends to, so other queries' keys affect a result within the 8-bit error;
+keys and values that no query attends to have no effect. The distance of a score from its row's maximum indexes a table
+of 8-bit weights, whose rounding is dithered across panels of keys so that errors average out. If the expected error is
+too large, `too_coarse` reports it before anything is multiplied, and the call runs in float32 instead.
 
-A few queries, as in generation, read keys and values as they come: float32 and bfloat16 in float32 products, those of a
-cache in its codes. There, with AVX-512, queries have 15 bits of their largest, and weights times the steps of their
-values 15 bits of the largest of 128 keys, so that all products are integers.
+A few queries, as in generation: keys and values are read without conversion, float32 and bfloat16 with float32
+products, a cache as codes. With AVX-512 all products with codes are integer products: a query is quantised to 16 bits
+relative to its largest channel, and the products of weights and value steps to 16 bits relative to the largest of 128
+keys.
 
-Softmax itself, to any base, with AMX alone: products of bfloat16, sums of float32, as torch's own in bfloat16.
+Softmax to any base, with AMX only: bfloat16 products and float32 sums, like torch's own attention in bfloat16.
 """
 
 from __future__ import annotations
@@ -25,33 +26,32 @@ import torch
 from torch import Tensor
 
 from softmaxkit.kernels.attention import FEW, WIDEST, AttentionCall, are_few, check_shapes, default_scale
+from softmaxkit.kernels.backends import VARIABLE
 from softmaxkit.kernels.codes import Cached, Paged
 from softmaxkit.kernels.launch import DTYPES, loaded
 from softmaxkit.masks import expand_mask
 
 SCORE_ERROR = 0.1
-"""Expected error of scores by 8 bits, root mean square in nats, of the worst head, above which float32 takes over."""
+"""Largest accepted root mean square error of the scores in 8 bits, in nats, as expected for the worst head."""
 VALUE_ERROR = 1 / 32
-"""The same of values, as a share of their size without the largest of each column."""
+"""Largest accepted root mean square error of the values, relative to their size without the largest of each column."""
 
 
 class TooCoarseError(ArithmeticError):
-    """8 bits would err by more than `SCORE_ERROR` or `VALUE_ERROR`."""
+    """The expected error of 8-bit products exceeds `SCORE_ERROR` or `VALUE_ERROR`."""
 
 
 def too_coarse(scores: float, values: float) -> str:
-    """Say why 8 bits will not do for an attention; empty where they do. The one place that decides it.
+    """Return why 8-bit products are too coarse; empty if they are not. The only place that decides this.
 
     Args:
-        scores: expected root mean square error of the scores, in nats, of the head that has the largest.
-        values: expected root mean square error of the values over their size, likewise.
+        scores: expected root mean square error of the scores, in nats, of the worst head.
+        values: expected root mean square error of the values relative to their size, of the worst head.
     """
     if scores > SCORE_ERROR:
-        return (
-            f"8 bits would change these scores by {scores:.2g} (root mean square), which is more than {SCORE_ERROR:g}"
-        )
+        return f"8 bits would change these scores by {scores:.2g} (root mean square), more than {SCORE_ERROR:g}"
     if values > VALUE_ERROR:
-        return f"8 bits would change these values by {values:.1%} of their size, which is more than {VALUE_ERROR:.1%}"
+        return f"8 bits would change these values by {values:.1%} of their size, more than {VALUE_ERROR:.1%}"
     return ""
 
 
@@ -65,35 +65,34 @@ def attend(
     scale: float | None = None,
     lengths: Tensor | None = None,
 ) -> Tensor:
-    """Return attention with weights as `call` says.
+    """Return attention whose weights are defined by `call`.
 
     Args:
         query: float32 or bfloat16 on the CPU, (batch, heads, queries, channels).
-        key: the same dtype, (batch, key heads, keys, channels); each head serves as many consecutive heads of queries.
-            Or those of a cache.
-        value: (batch, key heads, keys, value channels), or those of a cache of as many bits.
+        key: of the same dtype, (batch, key heads, keys, channels), or the keys of a cache. The number of heads is a
+            multiple of the number of key heads; consecutive heads share a key head.
+        value: of the same dtype, (batch, key heads, keys, value channels), or the values of a cache with as many bits.
         call: how scores become weights.
-        mask: boolean, True where attended, broadcasts to (batch, heads, queries, keys).
+        mask: boolean on the CPU, True where attended, broadcasts to (batch, heads, queries, keys).
         is_causal: a query attends to the keys up to its own index.
         scale: factor of the scores; 1/sqrt(channels) if None.
-        lengths: int64 on the CPU, (batch,), of a few queries: how many of its first keys each sequence attends to,
-            which are no more than there are.
+        lengths: integers, (batch,): each sequence attends to this many of its first keys. For up to `FEW` queries only.
 
     Returns:
-        (batch, heads, queries, value channels); zeros for a query that attends to nothing.
+        (batch, heads, queries, value channels), in the dtype of the query; zeros for a fully masked query.
 
     Raises:
-        RuntimeError: no kernels are built, or none for softmax itself, see `softmaxkit.kernels.backends`.
-        TypeError: tensors of another kind, or a mask that is not boolean.
-        ValueError: shapes that do not fit.
-        FloatingPointError: a number is NaN or infinite; of softmax itself, a score or a result too.
-        TooCoarseError: 8 bits would not keep scores or values apart, see `too_coarse`.
+        RuntimeError: no native kernels run here, or none for softmax, see `softmaxkit.kernels.backends`.
+        TypeError: a dtype or device is not supported, or the mask is not boolean.
+        ValueError: the shapes do not match, or lengths are passed with many queries.
+        FloatingPointError: an input is NaN or infinite, or, for softmax, a score or a result.
+        TooCoarseError: the error of 8-bit products would be too large, see `too_coarse`.
     """
     operands = _Operands(query, key, value, mask, is_causal, scale)
     if lengths is not None and (call.base or not operands.are_few):
-        raise ValueError(f"lengths go with up to {FEW} queries of a head of keys; say it by a mask to more")
+        raise ValueError(f"lengths are accepted for up to {FEW} queries per key head; pass a mask for more")
     if lengths is not None and lengths.shape != query.shape[:1]:
-        raise ValueError(f"lengths are one for each of {query.shape[0]} sequences, not {tuple(lengths.shape)}")
+        raise ValueError(f"lengths must be ({query.shape[0]},), one for each sequence, got {tuple(lengths.shape)}")
     if call.base:
         return operands.softmax(call.base)
     offsets = call.offsets(query.shape[1])
@@ -109,7 +108,7 @@ def reason_against_8_bits(
     is_causal: bool = False,
     scale: float | None = None,
 ) -> str:
-    """Say why `attend` would raise TooCoarseError, arguments as there; empty where it would not."""
+    """Return why `attend` would raise TooCoarseError for the same arguments; empty if it would not."""
     operands = _Operands(query, key, value, mask, is_causal, scale)
     if operands.are_few:
         return ""
@@ -118,12 +117,12 @@ def reason_against_8_bits(
     except TooCoarseError as error:
         return str(error)
     except FloatingPointError:
-        pass  # torch runs these, for a reason that has nothing to do with 8 bits
+        pass  # torch runs such inputs, but not because of the 8 bits
     return ""
 
 
 class _Operands:
-    """The tensors, checked, and as the kernels accept them."""
+    """The checked tensors, in the layout that the kernels accept."""
 
     def __init__(
         self,
@@ -136,11 +135,12 @@ class _Operands:
     ) -> None:
         self.kernels: Any = loaded()
         tensors = [x for x in (query, key, value) if isinstance(x, Tensor)]
-        foreign = any(x.device.type != "cpu" or x.dtype not in DTYPES for x in tensors)
-        if foreign or AttentionCall.reasons("native", query, key, value):
+        unsupported = any(x.device.type != "cpu" or x.dtype not in DTYPES for x in tensors)
+        if unsupported or AttentionCall.reasons("native", query, key, value):
             raise TypeError(
-                "kernels take query, key and value all in float32 or all in bfloat16 on the CPU, "
-                f"up to {WIDEST['native']} channels, not {', '.join(_kind(x) for x in (query, key, value))}"
+                "query, key and value must all be float32 or all bfloat16 on the CPU, with up to "
+                f"{WIDEST['native']} channels, or in caches of as many bits; got "
+                f"{', '.join(_kind(x) for x in (query, key, value))}"
             )
         check_shapes(query, key, value)
         cached = [x for x in (key, value) if isinstance(x, Cached)]
@@ -167,7 +167,7 @@ class _Operands:
         self.scale = default_scale(query) if scale is None else scale
 
     def many(self, call: AttentionCall, offsets: Tensor | None, only_pack: bool = False) -> Tensor:
-        """Run the kernel of many queries, or only bring them to 8 bits, to see whether that will do."""
+        """Run the kernel for many queries; or only quantise the operands, which raises TooCoarseError if need be."""
         weights = call.weights
         resolutions, planes = weights.tables.shape[:2]
         native_weights = self.kernels.AttentionWeights(
@@ -192,15 +192,15 @@ class _Operands:
         return bool(precision.finite and (only_pack or packed.run()))
 
     def softmax(self, base: float) -> Tensor:
-        """Run the kernel of softmax itself."""
+        """Run the softmax kernel."""
         kernel = getattr(self.kernels, f"softmax_attention_{DTYPES[self.dtype]}", None)
         if kernel is None:
-            raise RuntimeError("softmax itself has a kernel with AMX alone, which SOFTMAXKIT_KERNELS=amx asks for")
+            raise RuntimeError(f"softmax attention has a native kernel for AMX only, which {VARIABLE}=amx selects")
         self.query = self.query.to(self.dtype)
         return self._run(lambda shape, pointers, tail: kernel(shape, self.scale * math.log2(base), *pointers, *tail))
 
     def few(self, call: AttentionCall, offsets: Tensor | None, lengths: Tensor | None) -> Tensor:
-        """Run the kernel of a few queries."""
+        """Run the kernel for a few queries."""
         normalisation = self.kernels.Normalisation(
             call.clip, list(call.exponentials), _pointer(offsets), call.log_limit
         )
@@ -230,12 +230,12 @@ class _Operands:
         )
         pointers = [x.data_ptr() for x in (query, key, value)]
         if not kernel(shape, pointers, [_pointer(mask), result.data_ptr(), torch.get_num_threads()]):
-            raise FloatingPointError("query, key or value holds NaN or infinity")
+            raise FloatingPointError("query, key or value contains NaN or infinity, or a result overflows")
         return result.to(self.dtype)
 
 
 def _shifts(query: Tensor, keys: Cached) -> Tensor | None:
-    """Return what the keys' centre adds to all products of a query, (batch, heads, queries)."""
+    """Return the product of each query with the centre of its keys, (batch, heads, queries); None without a centre."""
     if keys.centre is None:
         return None
     return (query * keys.centre.repeat_interleave(query.shape[1] // keys.centre.shape[1], dim=1)).sum(-1)
@@ -247,12 +247,14 @@ def _pointer(values: Tensor | None) -> int:
 
 def _kind(operand: Tensor | Cached) -> str:
     if isinstance(operand, Cached):
-        return f"a cache of {operand.bits} bits"
-    return f"{operand.shape[-1]} of {operand.dtype} on {operand.device}"
+        return f"a cache of {operand.bits} bits on {operand.device}"
+    return f"{operand.shape[-1]} channels of {operand.dtype} on {operand.device}"
 
 
 def _mask(mask: Tensor, query: Tensor, key: Tensor | Cached) -> Tensor:
-    if mask.dtype != torch.bool:
-        raise TypeError(f"a mask is boolean, True where attended, not {mask.dtype}")
+    if mask.dtype != torch.bool or mask.device != query.device:
+        raise TypeError(
+            f"mask must be boolean, True where attended, on {query.device}, got {mask.dtype} on {mask.device}"
+        )
     wide: Tensor = expand_mask(mask, (*query.shape[:3], key.shape[2]))
     return wide if wide.stride(-1) in (0, 1) else wide.contiguous()

@@ -1,4 +1,4 @@
-"""How kernels become PyTorch operators: traced, compiled, exported and differentiated as torch's own."""
+"""Registration of kernels as PyTorch operators, which trace, compile, export and differentiate like torch's own."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ Function = Callable[..., Any]
 
 
 class Operator:
-    """A function as an operator of `torch.ops.softmaxkit`.
+    """A function registered as an operator of `torch.ops.softmaxkit`.
 
-    As `torch.library.custom_op` makes, but for its look, at every call, for results that share memory with arguments:
-    that takes a quarter of a millisecond on a card, longer than most kernels. Results here are always new.
+    Like `torch.library.custom_op`, but without its check on every call that no result shares memory with an argument:
+    the check takes a quarter of a millisecond on a GPU, longer than most kernels. Results here are always new tensors.
 
     Args:
-        function: computes it; its annotations are the operator's schema.
-        devices: types of devices on which it does.
+        function: the implementation, named as the operator; its annotations define the operator's schema.
+        devices: device types for which it is registered, such as "cpu" and "cuda".
     """
 
     def __init__(self, function: Function, devices: Sequence[str]) -> None:
@@ -29,19 +29,19 @@ class Operator:
         self.overload: Any = getattr(torch.ops.softmaxkit, function.__name__).default
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
-        """Run it, or trace it."""
+        """Call the operator, or record the call while tracing."""
         return self.overload(*arguments, **named)
 
     def register_fake(self, function: Function) -> Function:
-        """Say what its results are like, for tracing."""
+        """Register a function that returns empty tensors like the operator's results, for tracing."""
         torch.library.register_fake(self.overload, function)
         return function
 
     def register_autograd(self, backward: Function, setup_context: Function) -> None:
-        """Give it a gradient."""
+        """Register the gradient, as `torch.library.register_autograd`."""
         torch.library.register_autograd(self.overload, backward, setup_context=setup_context)
 
 
 def operator(*devices: str) -> Callable[[Function], Operator]:
-    """Make a function an operator on some types of devices, named as it is."""
+    """Return a decorator that registers a function as an operator of the same name, for some device types."""
     return lambda function: Operator(function, devices)

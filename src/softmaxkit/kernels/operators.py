@@ -1,6 +1,6 @@
-"""The kernels of rows as PyTorch operators, `torch.ops.softmaxkit`: fake tensors, gradients, compile and export.
+"""The row kernels as operators in `torch.ops.softmaxkit`, with fake tensors and gradients for compile and export.
 
-Arguments are those of `softmaxkit.kernels.rows`. Gradients of gradients are torch's own.
+Arguments are those of `softmaxkit.kernels.rows`. Higher-order gradients are computed by torch.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ def softmax(scores: Tensor, mask: Tensor | None = None, is_causal: bool = False)
 
 @operator("cpu", "cuda")
 def softmax_backward(probabilities: Tensor, gradient: Tensor) -> Tensor:
-    """The gradient of its scores, as `rows.softmax_backward`."""
+    """Gradient of the scores of `softmax`, as `rows.softmax_backward`."""
     result: Tensor = _rows(probabilities).softmax_backward(probabilities, gradient)
     return result
 
 
 @operator("cpu", "cuda")
 def softmax_to_base(scores: Tensor, base: float, mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
-    """Softmax to a base, as `rows.softmax`, by Triton alone; differentiable."""
+    """Softmax to a given base, otherwise as `rows.softmax`; differentiable. Only Triton has this kernel."""
     _refuse_forward_mode()
     result: Tensor = _triton_rows().softmax(scores, mask, is_causal, base)
     return result
@@ -44,13 +44,13 @@ def softmax_to_base(scores: Tensor, base: float, mask: Tensor | None = None, is_
 
 @operator("cpu", "cuda")
 def softmax_to_base_backward(probabilities: Tensor, gradient: Tensor, base: float) -> Tensor:
-    """The gradient of its scores."""
+    """Gradient of the scores of `softmax_to_base`."""
     result: Tensor = _triton_rows().softmax_backward(probabilities, gradient, base)
     return result
 
 
 def _rows(scores: Tensor) -> Any:
-    """Return the kernels of rows for a device: those of Triton, or the native ones."""
+    """Return the module of row kernels for the scores' device: the Triton kernels or the native ones."""
     return _triton_rows() if scores.is_cuda or interprets() else rows
 
 
@@ -67,7 +67,7 @@ def exponential(
     mask: Tensor | None = None,
     is_causal: bool = False,
 ) -> Tensor:
-    """The clamped exponential, as `rows.exponential`; differentiable by scores and offset."""
+    """Clamped exponential, as `rows.exponential`; differentiable with respect to scores and offset."""
     _refuse_forward_mode()
     result: Tensor = _rows(scores).exponential(scores, offset, limit, base, mask, is_causal)
     return result
@@ -83,7 +83,7 @@ def exponential_backward(
     mask: Tensor | None = None,
     is_causal: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """The gradient of its scores, and its sum for each row, as `rows.exponential_backward`."""
+    """Gradient of the scores of `exponential`, and its row sums, as `rows.exponential_backward`."""
     result: tuple[Tensor, Tensor] = _rows(scores).exponential_backward(
         scores, gradient, offset, limit, base, mask, is_causal
     )
@@ -94,7 +94,7 @@ def exponential_backward(
 def levels(
     scores: Tensor, clip: float, exponentials: list[float], mask: Tensor | None = None, is_causal: bool = False
 ) -> Tensor:
-    """Softmax over a few levels, as `rows.levels`; without a gradient."""
+    """Softmax over a few levels, as `rows.levels`; not differentiable."""
     _refuse_forward_mode()
     result: Tensor = _rows(scores).levels(scores, clip, exponentials, mask, is_causal)
     return result
@@ -102,17 +102,20 @@ def levels(
 
 @operator("cpu")
 def topk(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k largest probabilities and their indices, as `rows.topk`; without a gradient."""
+    """The k largest probabilities and their indices, as `rows.topk`; not differentiable."""
     _refuse_forward_mode()
     return rows.topk(logits, k)
 
 
 def _refuse_forward_mode() -> None:
-    """Refuse to drop a tangent, as an operator in an exported program would, where no module chooses for it."""
+    """Raise under forward-mode differentiation: an operator in an exported program would silently drop the tangent.
+
+    Modules never get here: they choose torch in that case.
+    """
     if torch.autograd.forward_ad._current_level >= 0:
         raise RuntimeError(
-            "kernels have no forward-mode derivative; take that of the module itself, or export it with "
-            f"{VARIABLE}=none in the environment"
+            "softmaxkit's kernels have no forward-mode derivative; differentiate the original module, or export it "
+            f"with {VARIABLE}=none in the environment"
         )
 
 
@@ -143,7 +146,7 @@ def _softmax_gradient(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
     (probabilities,) = ctx.saved_tensors
     if not torch.is_grad_enabled():
         return softmax_backward(probabilities, gradient), None, None
-    # With create_graph the gradient is differentiated again, which the kernel has no formula for.
+    # With create_graph the gradient itself is differentiated, which the kernel does not support.
     return _differentiable_softmax_backward(probabilities, gradient), None, None
 
 
@@ -188,7 +191,7 @@ def _differentiable_exponential_backward(
     mask: Tensor | None,
     is_causal: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Compute `rows.exponential_backward` by torch, so that it has a gradient itself."""
+    """Compute `rows.exponential_backward` with torch, so that its result is differentiable."""
     passes = scores != -torch.inf
     if mask is not None:
         passes = passes & mask
@@ -213,9 +216,9 @@ class RowCall(NamedTuple):
 
     Attributes:
         kernel: name of the operator.
-        arguments: what it takes besides scores and mask.
-        differentiable: has it a gradient?
-        heads: calls of the same kernel, one a head, in place of its arguments.
+        arguments: its arguments between the scores and the mask.
+        differentiable: whether the operator has a gradient.
+        heads: calls of the same kernel, one per head, which replace `arguments`.
     """
 
     kernel: str
@@ -224,7 +227,7 @@ class RowCall(NamedTuple):
     heads: tuple[RowCall, ...] = ()
 
     def run(self, scores: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Return what the operator makes of scores, see `rows`."""
+        """Run the operator on scores; see `softmaxkit.kernels.rows`."""
         if self.heads:
             return run_heads([call.run for call in self.heads], scores, mask)
         result: Tensor = self.operator(scores, *self.arguments, mask)
@@ -232,11 +235,11 @@ class RowCall(NamedTuple):
 
     @property
     def operator(self) -> Callable[..., Any]:
-        """The operator."""
+        """The operator that the kernel's name refers to."""
         return OPERATORS[self.kernel]
 
     def support(self, kind: str) -> Support | None:
-        """Say what the kernels of rows can, see `backends.Call`."""
+        """Return what the row kernels support, see `backends.Call`."""
         if kind == "native" and self.kernel in NATIVE_OPERATORS:
             return Support(tuple(DTYPES), self.differentiable)
         if kind == "triton" and self.kernel in TRITON_OPERATORS:

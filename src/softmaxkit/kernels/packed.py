@@ -1,4 +1,4 @@
-"""Probabilities that have a few levels, packed: 2 or 4 bits for each, and the probability of each level in its row."""
+"""Probabilities of a few levels in packed form: a 2- or 4-bit level per key, and each level's probability per row."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from softmaxkit.kernels.rows import check_levels
 
 
 class Packed(NamedTuple):
-    """Probabilities of rows, as levels.
+    """Rows of probabilities, stored as levels.
 
     Attributes:
-        codes: uint8, (..., bytes): a level of 4 in 2 bits, of 8 or 16 in 4, the first key in the lowest bits.
-        probabilities: float32, (..., levels), of a key with each level.
-        keys: of a row.
+        codes: uint8, (..., bytes): one level per key, in 2 bits if there are 4 levels, in 4 bits if there are 8 or 16;
+            the first key in the lowest bits.
+        probabilities: float32, (..., levels): the probability of a key at each level.
+        keys: number of keys in a row.
     """
 
     codes: Tensor
@@ -34,21 +35,21 @@ class Packed(NamedTuple):
 
 
 def levels(scores: Tensor, clip: float, exponentials: Sequence[float]) -> Packed:
-    """Return the result of `rows.levels`, packed: a sixteenth or an eighth of float32's memory to write and to read.
+    """Return the result of `rows.levels` in packed form, which takes a sixteenth or an eighth of float32's memory.
 
     Args:
-        scores: float32 or bfloat16 on the CPU, (..., keys), finite: no level stands for a masked key.
+        scores: float32 or bfloat16 on the CPU, (..., keys), all finite: masked keys have no level.
         clip: the lowest level, negative.
-        exponentials: of the levels; 4, 8 or 16.
+        exponentials: exp of each level, from the clip up to 0; 4, 8 or 16 of them.
 
     Raises:
         RuntimeError, TypeError: as `rows.softmax`.
-        ValueError: a score is infinite or NaN, or another number of levels.
+        ValueError: a score is infinite or NaN, or as `rows.check_levels`.
     """
     check_levels(clip, exponentials)
     kernels = kernels_for(scores)
     if scores.ndim < 1:
-        raise ValueError("scores are (..., keys)")
+        raise ValueError("scores must be (..., keys), got ()")
     source = scores.contiguous()
     *outer, keys = source.shape
     count = len(exponentials)
@@ -61,11 +62,11 @@ def levels(scores: Tensor, clip: float, exponentials: Sequence[float]) -> Packed
         kernel(*pointers, is_finite.numel(), keys, torch.get_num_threads(), clip, list(exponentials))
     if not is_finite.all():
         raise ValueError(
-            "a score is infinite or NaN, for which packed codes have no level; rows.levels accepts such rows"
+            "scores must be finite, but one is infinite or NaN: packed codes cannot represent it; rows.levels can"
         )
     return Packed(codes, probabilities, keys)
 
 
 def _bits(levels: int) -> int:
-    """Return the bits of a code."""
+    """Return the bits of a code, given the number of levels."""
     return 2 if levels == 4 else 4

@@ -1,6 +1,6 @@
-"""Kernels of rows: float32 and bfloat16 on the CPU, any strides, masks, the causal form.
+"""Row kernels for float32 and bfloat16 on the CPU, with any strides, masks and causal masking.
 
-Masked keys and scores of -inf have the result 0, whatever else is in the row.
+Masked keys, and keys whose score is -inf, have the result 0 whatever the rest of the row contains.
 """
 
 from __future__ import annotations
@@ -16,31 +16,55 @@ from softmaxkit.kernels.launch import DTYPES, empty, kernels_for, run
 
 
 def softmax(scores: Tensor, mask: Tensor | None = None, is_causal: bool = False, out: Tensor | None = None) -> Tensor:
-    """Return softmax over the last axis; zeros where nothing is attended, NaN where NaN or +inf is.
+    """Return softmax over the last axis; zeros for a fully masked row, NaN for a row that attends to NaN or +inf.
 
     Args:
         scores: float32 or bfloat16 on the CPU, (..., queries, keys).
         mask: boolean, True where attended, broadcasts to the scores.
-        is_causal: a query attends to the keys up to its own place, the last query to all.
-        out: receives the result; contiguous, shape and dtype of the scores. New memory costs more than the kernels do.
+        is_causal: mask the keys after each query, with the last query aligned to the last key.
+        out: receives the result; contiguous, with the shape and dtype of the scores. Without it, allocating the result
+            takes longer than the kernel.
 
     Raises:
-        RuntimeError: no kernels are built, see `can_run`.
-        TypeError: scores of another kind, or a mask that is not boolean.
-        ValueError: the mask or `out` does not fit.
+        RuntimeError: no native kernels run here, see `softmaxkit.kernels.backends`.
+        TypeError: the scores are not float32 or bfloat16 on the CPU, or the mask is not boolean on the CPU.
+        ValueError: the mask does not broadcast to the scores, or `out` is not as described.
     """
     return run("softmax", scores, mask, is_causal, out=out)
 
 
 def softmax_backward(probabilities: Tensor, gradient: Tensor) -> Tensor:
-    """Return the gradient of the scores of `softmax`, from its result and the gradient of that, of the same shape."""
-    p, g = probabilities.contiguous(), gradient.to(probabilities.dtype).contiguous()
+    """Return the gradient of the scores of `softmax`.
+
+    Args:
+        probabilities: the result of `softmax`.
+        gradient: of the probabilities, with their shape.
+
+    Returns:
+        The shape and dtype of the probabilities.
+
+    Raises:
+        RuntimeError, TypeError: as `softmax`.
+        ValueError: the gradient has another shape.
+    """
+    kernels = kernels_for(probabilities)
+    g = _like(gradient, probabilities, "probabilities")
+    p = probabilities.contiguous()
     result = empty(p.shape, p.dtype)
     if p.numel():
-        kernel = getattr(kernels_for(p), f"softmax_backward_{DTYPES[p.dtype]}")
+        kernel = getattr(kernels, f"softmax_backward_{DTYPES[p.dtype]}")
         rows, keys = p.numel() // p.shape[-1], p.shape[-1]
         kernel(p.data_ptr(), g.data_ptr(), result.data_ptr(), rows, keys, torch.get_num_threads())
     return result
+
+
+def _like(gradient: Tensor, values: Tensor, name: str) -> Tensor:
+    """Return a gradient, contiguous, with the dtype and device of the values that it belongs to."""
+    if gradient.shape != values.shape:
+        raise ValueError(
+            f"gradient must have the shape of the {name}, {tuple(values.shape)}, got {tuple(gradient.shape)}"
+        )
+    return gradient.to(values.device, values.dtype).contiguous()
 
 
 def exponential(
@@ -52,19 +76,20 @@ def exponential(
     is_causal: bool = False,
     out: Tensor | None = None,
 ) -> Tensor:
-    """Return `min(base**(score - offset), limit)`, every element by itself.
+    """Return `min(base**(score - offset), limit)` for each element.
 
     Args:
-        scores: as `softmax`, (..., heads, queries, keys) where there is an offset for each head.
-        offset: float32, () or (heads,).
-        limit: the largest result, positive.
-        base: above 1.
+        scores: as `softmax`; (..., heads, queries, keys) if each head has its own offset.
+        offset: floating, converted to float32, () or (heads,).
+        limit: upper bound of the result, positive.
+        base: finite, above 1.
         mask: as `softmax`.
         is_causal: as `softmax`.
         out: as `softmax`.
 
     Raises:
-        RuntimeError, TypeError, ValueError: as `softmax`; or an offset, limit or base that does not fit.
+        RuntimeError, TypeError: as `softmax`.
+        ValueError: as `softmax`; or the offset has another shape, or the limit or the base is out of range.
     """
     offsets, parameters = _exponential_parameters(scores, offset, limit, base)
     return run("exponential", scores, mask, is_causal, offsets.data_ptr(), *parameters, out=out)
@@ -79,27 +104,26 @@ def exponential_backward(
     mask: Tensor | None = None,
     is_causal: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Return the gradient of the scores of `exponential`, 0 where the score is above the limit's, and its row sums.
+    """Return the gradient of the scores of `exponential`, 0 where the score exceeds the limit, and its row sums.
 
     Args:
-        scores: as given to `exponential`, as are all but the next.
-        gradient: of its result, of the same shape.
-        offset: as there.
-        limit: as there.
-        base: as there.
-        mask: as there.
-        is_causal: as there.
+        scores: as passed to `exponential`, like the remaining arguments except the gradient.
+        gradient: of the result of `exponential`, with its shape.
+        offset: as passed to `exponential`.
+        limit: as passed to `exponential`.
+        base: as passed to `exponential`.
+        mask: as passed to `exponential`.
+        is_causal: as passed to `exponential`.
 
     Returns:
-        The gradient, shape and dtype of the scores, and the sums, float32, their shape without the last axis.
+        The gradient, with the shape and dtype of the scores; and its sums over the last axis, float32.
 
     Raises:
-        RuntimeError, TypeError, ValueError: as `exponential`; or a gradient of another shape.
+        RuntimeError, TypeError: as `exponential`.
+        ValueError: as `exponential`; or the gradient has another shape.
     """
-    if gradient.shape != scores.shape:
-        raise ValueError(f"the gradient is {tuple(scores.shape)} as the scores, not {tuple(gradient.shape)}")
     offsets, parameters = _exponential_parameters(scores, offset, limit, base)
-    g = gradient.to(scores.dtype).contiguous()
+    g = _like(gradient, scores, "scores")
     sums = torch.zeros(scores.shape[:-1], dtype=torch.float32, device="cpu")
     pointers = (g.data_ptr(), sums.data_ptr())
     return run("exponential_backward", scores, mask, is_causal, offsets.data_ptr(), *parameters, *pointers), sums
@@ -109,10 +133,10 @@ def log_limit(limit: float, base: float) -> float:
     """Return the logarithm of a limit to a base.
 
     Raises:
-        ValueError: the limit is not positive, or the base not above 1.
+        ValueError: the limit is not positive, or the base is not finite and above 1.
     """
     if not (limit > 0 and 1 < base < math.inf):
-        raise ValueError(f"an exponential has a positive limit and a base above 1, not {limit} and {base}")
+        raise ValueError(f"limit must be positive and base finite and above 1, got {limit} and {base}")
     if limit == math.inf:
         return math.inf
     return math.log2(limit) if base == 2 else math.log(limit) / math.log(base)
@@ -121,10 +145,12 @@ def log_limit(limit: float, base: float) -> float:
 def _exponential_parameters(
     scores: Tensor, offset: Tensor, limit: float, base: float
 ) -> tuple[Tensor, tuple[Any, ...]]:
-    """Return the offsets, float32, and what the kernels need to know besides their address."""
+    """Return the offsets, float32 on the CPU, and the arguments that follow their address in a kernel's signature."""
     if offset.ndim > 1 or (offset.ndim == 1 and (scores.ndim < 3 or scores.shape[-3] != len(offset))):
-        raise ValueError(f"offsets are (heads,) or one number, not {tuple(offset.shape)} for {tuple(scores.shape)}")
-    offsets = offset.detach().to(torch.float32).reshape(-1).contiguous()
+        raise ValueError(
+            f"offset must be (heads,) or a scalar, got {tuple(offset.shape)} for scores {tuple(scores.shape)}"
+        )
+    offsets = offset.detach().to("cpu", torch.float32).reshape(-1).contiguous()
     return offsets, (offset.ndim == 1, log_limit(limit, base), math.log2(base))
 
 
@@ -136,31 +162,34 @@ def levels(
     is_causal: bool = False,
     out: Tensor | None = None,
 ) -> Tensor:
-    """Return softmax of scores less their row's maximum, rounded to even levels from `clip` to 0.
+    """Return softmax of the scores' distances from their row's maximum, rounded to evenly spaced levels.
 
     Args:
         scores: as `softmax`.
-        clip: the lowest level, negative.
-        exponentials: of the levels; 4, 8 or 16.
+        clip: the lowest level, negative; the highest is 0.
+        exponentials: exp of each level, from the clip up to 0; 4, 8 or 16 of them.
         mask: as `softmax`.
         is_causal: as `softmax`.
         out: as `softmax`.
 
     Raises:
-        RuntimeError, TypeError, ValueError: as `softmax`; or as `check_levels`.
+        RuntimeError, TypeError: as `softmax`.
+        ValueError: as `softmax`, or as `check_levels`.
     """
     check_levels(clip, exponentials)
     return run("levels", scores, mask, is_causal, clip, list(exponentials), out=out)
 
 
 def check_levels(clip: float, exponentials: Sequence[float]) -> None:
-    """Refuse levels that there is no kernel for.
+    """Check that the kernels support a set of levels.
 
     Raises:
-        ValueError: another number of levels than 4, 8 or 16, or a clip that is not negative and finite.
+        ValueError: the number of levels is not 4, 8 or 16, or the clip is not negative and finite.
     """
-    if len(exponentials) not in (4, 8, 16) or not -math.inf < clip < 0:
-        raise ValueError(f"there are 4, 8 or 16 levels and a negative clip, not {len(exponentials)} and {clip}")
+    if len(exponentials) not in (4, 8, 16):
+        raise ValueError(f"there must be 4, 8 or 16 levels, got {len(exponentials)}")
+    if not -math.inf < clip < 0:
+        raise ValueError(f"clip must be negative and finite, got {clip}")
 
 
 def topk(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -168,25 +197,28 @@ def topk(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
     Args:
         logits: float32 or bfloat16 on the CPU, (..., vocabulary).
-        k: from 1 to vocabulary.
+        k: 1 to the size of the vocabulary.
 
     Returns:
-        Probabilities in the dtype of the logits, and int64 indices, both (..., k); as `torch.softmax` and `topk`, NaN
-        for a row of -inf alone.
+        Probabilities in the dtype of the logits, and int64 indices, both (..., k), as by `torch.softmax` followed by
+        `torch.topk`: NaN for a row in which every logit is -inf.
 
     Raises:
         RuntimeError, TypeError: as `softmax`.
+        ValueError: k is out of range.
     """
     kernels = kernels_for(logits)
     source = logits.contiguous()
-    size = source.shape[-1]
+    size = source.shape[-1] if source.ndim else 0
+    if not 1 <= k <= size:
+        raise ValueError(f"k must be 1 to {size}, the logits of a row, got {k}")
     values = torch.empty(*source.shape[:-1], k, dtype=source.dtype, device="cpu")
     indices = torch.empty_like(values, dtype=torch.int64)
     is_done = torch.empty(source.shape[:-1], dtype=torch.bool, device="cpu")
     kernel = getattr(kernels, f"topk_{DTYPES[source.dtype]}")
     pointers = (tensor.data_ptr() for tensor in (source, values, indices, is_done))
     kernel(*pointers, is_done.numel(), size, k, torch.get_num_threads())
-    if not is_done.all():  # infinity and NaN, where torch's order is kept
+    if not is_done.all():  # rows with NaN or infinity, which torch orders in its own way
         rest = torch.softmax(source[~is_done], -1).topk(k)
         values[~is_done], indices[~is_done] = rest.values, rest.indices
     return values, indices

@@ -1,4 +1,4 @@
-"""The threads that native kernels run on: those of the OpenMP library that torch has loaded."""
+"""The threads that the native kernels share with torch: the pool of the OpenMP library that torch has loaded."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 
 def torch_threads() -> int:
-    """Return the address of `GOMP_parallel` in the OpenMP library that torch runs on; 0 where there is none."""
+    """Return the address of `GOMP_parallel` in the OpenMP library that torch has loaded; 0 if there is none."""
     packages = Path(torch.__file__).parent.parent
     libraries = (*packages.glob("torch/lib/libgomp*"), *packages.glob("torch.libs/libgomp*"), "libgomp.so.1")
     for library in libraries:

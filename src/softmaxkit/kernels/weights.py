@@ -1,4 +1,4 @@
-"""Tables of 8-bit weights for attention: the weight of a score by its distance from its row's largest."""
+"""Tables of 8-bit attention weights, indexed by the distance of a score below its row's maximum."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 CODES = 128
-"""Distances that a table of weights tells apart."""
+"""Entries of a table: distances of 0, 1, ... 127 steps."""
 RESOLUTIONS = 8
-"""Tables of ever coarser distances, for rows whose scores are spread too widely for the finest."""
+"""Number of tables, each with twice the step of the previous one, for rows whose scores are widely spread."""
 VARIANTS = 16
-"""Variants of a table, each with another rounding: consecutive panels of 64 keys have one each."""
+"""Variants of a table that differ in rounding; consecutive panels of 64 keys use consecutive variants."""
 LARGEST = 255
 """Largest weight."""
 LEVEL_ERROR = 0.05
-"""Relative error of the smallest level's weight above which weights have two bytes."""
+"""Relative error of the smallest level's weight above which two-byte weights are used."""
 EXPONENTIAL_STEP = 1 / 16
-"""Distance of a score to the next for weights that are exponentials; from 127 of them on, exp(-7.9), weights are 0."""
+"""Step of the finest table of exponentials, in nats; from 127 steps on, exp(-7.9), weights are 0."""
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,10 @@ class Weights:
     """How distances below a row's largest score become weights.
 
     Attributes:
-        step: of the finest table, as a difference of scores.
-        tables: uint8, (resolutions, planes, variants, codes), planes from high to low.
-        one: the weight that stands for 1.
-        normalised: are weights divided by their sum?
+        step: of the finest table, in the unit of the scores.
+        tables: uint8, (resolutions, planes, variants, codes), the high byte's plane first.
+        one: the integer weight that represents 1.
+        normalised: whether weights are divided by their sum.
     """
 
     step: float
@@ -42,10 +42,15 @@ class Weights:
 
 @lru_cache(maxsize=256)
 def level_weights(clip: float, exponentials: tuple[float, ...]) -> Weights:
-    """Return the weights of levels, exp of each, in one byte if that holds the smallest well enough, or in two."""
+    """Return the weights of levels: one byte if it represents the smallest level within `LEVEL_ERROR`, otherwise two.
+
+    Args:
+        clip: the lowest level, negative.
+        exponentials: exp of each level, from the clip up to 0.
+    """
     levels = len(exponentials)
     level = -clip / (levels - 1)
-    # Levels end half-way between two: there a distance's code ends too.
+    # The border between two levels is half-way; a power of two of steps per half level puts a code's border there too.
     step = level / 2 / 2 ** int(math.log2(CODES / (2 * levels - 1)))
     downwards = np.array(exponentials[::-1]) / exponentials[-1]
     tops = np.arange(LARGEST // 2 + 1, LARGEST + 1)
@@ -63,22 +68,22 @@ def level_weights(clip: float, exponentials: tuple[float, ...]) -> Weights:
 
 @lru_cache(maxsize=1)
 def exponential_weights() -> Weights:
-    """Return weights that are exp of distances rounded to `EXPONENTIAL_STEP`."""
+    """Return weights that are exp of the negative distance, with distances rounded to multiples of the step."""
     distances = np.arange(CODES) * EXPONENTIAL_STEP
     exact = []
     for factor in 2.0 ** np.arange(RESOLUTIONS):
         half = factor * EXPONENTIAL_STEP / 2
-        mean = np.exp(-distances * factor) * math.sinh(half) / half  # over all scores that are rounded to a distance
+        mean = np.exp(-distances * factor) * math.sinh(half) / half  # over the scores that round to this distance
         mean[0] = 1.0  # the largest score itself
-        mean[-1] = 0.0  # whatever is farther away: it has no mean of its own
+        mean[-1] = 0.0  # also every score farther away, so a mean over one step would be far too large
         exact.append(LARGEST * mean)
     return Weights(EXPONENTIAL_STEP, _tables(exact, 1), LARGEST, False)
 
 
 def _tables(exact: list[NDArray[np.float64]], planes: int) -> NDArray[np.uint8]:
-    """Round weights, each variant at another place, from the middle outwards: a few panels average out too."""
-    below = [7, 3, 5, 1, 6, 2, 4, 0]
-    places = (np.array([[place, VARIANTS - 1 - place] for place in below]).ravel() + 0.5) / VARIANTS
-    whole = np.floor(np.stack(exact)[:, None, :] + places[:, None]).astype(np.int64)
+    """Round weights to integers, dithered across variants in pairs about 1/2, so that a few panels average out too."""
+    low_half = [7, 3, 5, 1, 6, 2, 4, 0]
+    dither = (np.array([[rank, VARIANTS - 1 - rank] for rank in low_half]).ravel() + 0.5) / VARIANTS
+    whole = np.floor(np.stack(exact)[:, None, :] + dither[:, None]).astype(np.int64)
     split = np.stack([whole >> 8 * plane & 255 for plane in reversed(range(planes))], axis=1)
     return np.ascontiguousarray(split.astype(np.uint8))
