@@ -224,7 +224,7 @@ def test_fewer_are_compared_without_a_tool(
     for ignored in (("--inject-fault",), ("--waveform", "wave.vcd")):
         code, _, err = run(capsys, "verify", "--spec", unloaded, *FEW, *ignored)
         assert code == 1
-        assert f"takes Verilator; {tool} is not installed" in last_line(err)
+        assert f"requires Verilator; {tool} is not installed" in last_line(err)
 
 
 @verilator

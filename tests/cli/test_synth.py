@@ -144,10 +144,10 @@ def test_a_memory_where_a_unit_has_no_use_for_one() -> None:
         ),
         (["softermax", "--constants", "loadable"], "softermax has no constants to bake in or to load; leave"),
         (["softermax", "--constants", "baked"], "softermax has no constants to bake in or to load; leave --constants"),
-        (["--verilog", "FOLDER/bad.v", "--define", "A-B"], "--define is NAME=VALUE, not 'A-B'"),
-        (["--verilog", "FOLDER/bad.v", "--parameter", "W"], "--parameter is NAME=VALUE, with a value such as 8"),
+        (["--verilog", "FOLDER/bad.v", "--define", "A-B"], "--define must be NAME=VALUE, got 'A-B'"),
+        (["--verilog", "FOLDER/bad.v", "--parameter", "W"], "--parameter must be NAME=VALUE, with a value such as 8"),
         (["--verilog", "FOLDER/bad.v", "--include", "FOLDER/absent"], "'FOLDER/absent' does not exist"),
-        (["--verilog", "FOLDER/bad.v", "--top", "absent"], "there is no module absent; there is bad"),
+        (["--verilog", "FOLDER/bad.v", "--top", "absent"], "there is no module absent; the files define bad"),
         (["--liberty", "FOLDER/bad.v", "exact"], "bad.v, line"),
         ([], "give either a METHOD or --spec FILE"),
         (["--pareto"], "--pareto takes a METHOD, or all"),
@@ -209,7 +209,7 @@ def test_verilog_as_designers_have_it(tmp_path: Path, capsys: pytest.CaptureFixt
     assert luts[0] <= 1 < luts[1]
     assert (tmp_path / "a cache" / "mapped").is_dir()
     assert main(["synth", *files, "--define", "STEP=3"]) == 1
-    assert "step.vh, which is included, was not found; give its folder with --include" in capsys.readouterr().err
+    assert "the included file step.vh was not found; give its folder with --include" in capsys.readouterr().err
     assert main(["synth", *files, "--include", "my headers"]) == 1
     assert "the macro STEP is not defined; give it with --define STEP=VALUE" in capsys.readouterr().err
     assert main(["synth", *files, *given, "--parameter", "Z=1"]) == 1

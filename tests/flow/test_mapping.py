@@ -105,6 +105,23 @@ def test_what_is_mapped_computes_the_same(recipe: str, tmp_path: Path) -> None:
     assert design.recipe == recipe
 
 
+@yosys
+@pytest.mark.parametrize("limit", [5, -5, -(2**31) - 5])
+def test_parameters_keep_their_sign(limit: int, tmp_path: Path, empty_cache: Path) -> None:
+    """A negative value is compared and extended as a signed number, also beyond 32 bits."""
+    path = tmp_path / "design.v"
+    path.write_text("module top #(parameter L = 8) (input signed [3:0] a, output y, output [39:0] b);\n")
+    with path.open("a") as file:
+        file.write("assign y = a < L, b = L; endmodule\n")
+    source = read_verilog([path], None, parameters=[f"L={limit}"])
+    (design,) = map_design(source, library_of("sky130"), 1.0, ["small"])
+    netlist, a = design.netlist, np.arange(-8, 8)
+    bits = {net: ((a >> bit) & 1) > 0 for bit, net in enumerate(netlist.inputs["a"])}
+    values = settled(netlist, np.stack([bits[net] for net in state_nets(netlist)], axis=1))
+    assert (values[netlist.outputs["y"][0]] == (a < limit)).all()
+    assert sum(int(values[net][0]) << bit for bit, net in enumerate(netlist.outputs["b"])) == limit % 2**40
+
+
 REFUSED = {
     "a falling edge": (module("always @(negedge clk) q <= a & b;"), "falling edge"),
     "both edges": (
@@ -161,13 +178,13 @@ def test_a_latch_of_the_other_polarity(left_out: str, kept: str, tmp_path: Path)
 def test_the_top_is_asked_for(tmp_path: Path) -> None:
     path = tmp_path / "design.v"
     path.write_text(GOOD, encoding="utf-8")
-    with pytest.raises(ValueError, match=r"say which module is the top, with --top; there are adder, sums"):
+    with pytest.raises(ValueError, match=r"name the top module with --top; the files define adder, sums"):
         read_verilog([path], None)
-    with pytest.raises(ValueError, match=r"there is no module other; there are adder, sums"):
+    with pytest.raises(ValueError, match=r"there is no module other; the files define adder, sums"):
         read_verilog([path], "other")
     assert read_verilog([path], "adder").top == "adder"
     path.write_text("// nothing\n", encoding="utf-8")
-    with pytest.raises(ValueError, match="there is none"):
+    with pytest.raises(ValueError, match="the files define no module"):
         read_verilog([path], None)
     with pytest.raises(OSError, match="missing"):
         read_verilog([tmp_path / "missing.v"], None)

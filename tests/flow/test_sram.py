@@ -13,8 +13,7 @@ from softmaxkit import ConSmax, Softermax
 from softmaxkit.flow.activity import Activity
 from softmaxkit.flow.cells.liberty import LibertyError
 from softmaxkit.flow.cells.macros import Macro, macros_from_liberty
-from softmaxkit.flow.sram import MACROS, Arrangement, Use, arranged, memory_figures
-from softmaxkit.flow.synthesize import memories_in_use
+from softmaxkit.flow.sram import MACROS, Arrangement, Use, arranged, memories_in_use, memory_figures
 
 pytestmark = pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")
 

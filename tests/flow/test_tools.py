@@ -64,7 +64,7 @@ def test_what_is_too_old_gives_way_or_is_named(tool: str, empty: Path) -> None:
     assert find(tool) is None
     with pytest.raises(ToolError) as error:
         need(tool)
-    said = f"{old} is version {version}, and {tool} is needed from {least} on; get it with {PACKAGES[tool]}"
+    said = f"{old} is version {version}, but {tool} {least} or later is required; get it with {PACKAGES[tool]}"
     assert str(error.value) == said
     beside = printing(empty / "python", TOOLS[tool][1], "")  # PyPI's, which may print no number
     assert find(tool) == need(tool) == beside
@@ -123,7 +123,7 @@ def test_a_program_that_fails(tmp_path: Path) -> None:
     with pytest.raises(ToolError) as error:
         call(python("for i in range(40): print(f'line {i}\\n')\nraise SystemExit(3)"), tmp_path, "testing")
     first, *rest = str(error.value).splitlines()
-    assert first == f"{name} failed while testing (exit code 3); its last lines:"
+    assert first == f"{name} failed while testing (exit code 3); the end of its output:"
     assert rest == [f"  line {each}" for each in range(28, 40)]
     with pytest.raises(ToolError, match=r"did not finish within 0\.2 s while testing"):
         call(python("import time; time.sleep(20)"), tmp_path, "testing", timeout=0.2)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from softmaxkit.flow.sources import Source, explained, read_verilog
+from softmaxkit.flow.sources import SETTING, Source, explained, read_verilog
 from softmaxkit.flow.tools import ToolError
 
 
@@ -57,7 +57,7 @@ def test_files_that_include_each_other(tmp_path: Path) -> None:
 )
 def test_modules_are_found_wherever_they_stand(text: str, modules: str, tmp_path: Path) -> None:
     paths = written(tmp_path, design=text)
-    with pytest.raises(ValueError, match=f"with --top; there are {modules}$"):
+    with pytest.raises(ValueError, match=f"with --top; the files define {modules}$"):
         read_verilog([paths["design"]], None)
 
 
@@ -67,13 +67,15 @@ def test_macros_and_parameters(tmp_path: Path) -> None:
     source = read_verilog([paths["design"]], None, (), ["X", "Y=a + b", "Z="], values)
     assert list(source.files) == ["defines.v", "source/design.v"]
     assert source.files["defines.v"] == "`define X 1\n`define Y a + b\n`define Z \n"
-    assert dict(source.parameters) == {"A": "9", "B": "8'hfF", "C": "32'shfffffffe", "D": "16'h6162"}
-    assert source.commands().splitlines()[-1].startswith("hierarchy -check -top top -chparam A 9 -chparam B 8'hfF ")
+    assert dict(source.parameters) == {"A": "9", "B": "8'hfF", "C": "-2", "D": '"ab"'}
+    source.write(tmp_path)
+    assert 'top #(.A(9), .B(8\'hfF), .C(-2), .D("ab")) top ();' in (tmp_path / f"{SETTING}.v").read_text()
+    assert source.commands().splitlines()[-1] == "rename -top top"
     for wrong in ("A", "A=", "A=b", 'A="b', "A=1; shell", "1A=1", "A=8'q1"):
-        with pytest.raises(ValueError, match="--parameter is NAME=VALUE"):
+        with pytest.raises(ValueError, match="--parameter must be NAME=VALUE"):
             read_verilog([paths["design"]], None, (), (), [wrong])
     for wrong in ("", "=1", "A B", "A=1\n2"):
-        with pytest.raises(ValueError, match="--define is NAME=VALUE"):
+        with pytest.raises(ValueError, match="--define must be NAME=VALUE"):
             read_verilog([paths["design"]], None, (), [wrong])
 
 
