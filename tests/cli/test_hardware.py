@@ -240,7 +240,7 @@ def test_a_simulator_that_fails(
     code, _, err = run(capsys, "verify", "--spec", spec, *FEW)
     assert code == 1
     error = err[err.index("error: ") :].splitlines()
-    assert re.fullmatch(r"error: verilator failed while .* \(exit code 7\); its last lines:", error[0])
+    assert re.fullmatch(r"error: verilator failed while .* \(exit code 7\); the end of its output:", error[0])
     assert error[1:] == [f"  reason {at}" for at in (1, 2, 3)]
 
 

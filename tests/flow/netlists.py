@@ -15,9 +15,10 @@ import pytest
 from softmaxkit import ConSmax, Q, Softermax
 from softmaxkit.flow.activity import state_nets
 from softmaxkit.flow.cells.functions import expression
-from softmaxkit.flow.cells.library import Cell, Library, Table
+from softmaxkit.flow.cells.library import Cell, Library
 from softmaxkit.flow.cells.processes import PROCESSES, library_of
 from softmaxkit.flow.cells.reading import library_from_liberty
+from softmaxkit.flow.cells.table import Table
 from softmaxkit.flow.mapping import Mapped, map_design
 from softmaxkit.flow.netlist import Netlist, read_netlist
 from softmaxkit.flow.sources import Source

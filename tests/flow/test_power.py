@@ -19,8 +19,9 @@ from netlists import (
 )
 
 from softmaxkit.flow.activity import Activity, count_toggles, state_nets
-from softmaxkit.flow.cells.library import Library, Table
+from softmaxkit.flow.cells.library import Library
 from softmaxkit.flow.cells.processes import library_of
+from softmaxkit.flow.cells.table import Table
 from softmaxkit.flow.netlist import Netlist
 from softmaxkit.flow.power import Energy, energies
 from softmaxkit.flow.simulate import can_verilate

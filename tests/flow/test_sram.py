@@ -85,11 +85,11 @@ def test_energies_of_edges_add_up(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (liberty(clock("clk0", power(1, 1)), memory=False), "no cell has a group memory"),
-        (liberty(clock("clk0", power(1, 1)), area=0), "cell ram needs an area"),
+        (liberty(clock("clk0", power(1, 1)), memory=False), "no cell has a memory group"),
+        (liberty(clock("clk0", power(1, 1)), area=0), "cell ram must have an area"),
         (liberty(clock("clk0", "")), "cell ram has no internal_power of its clock"),
         (liberty(""), "cell ram has no internal_power of its clock"),
-        (liberty(clock("clk0", power(1, 1, "!turbo"))), "names turbo, of which it is not known what it does"),
+        (liberty(clock("clk0", power(1, 1, "!turbo"))), "refers to the unknown pin turbo; known pins are csb"),
         (liberty(clock("clk0", power(1, 1)), "a", "a_TT_1p8V_25C_lib"), "has no minimum_period"),
         ("library (x) {", r"ram\.lib, line 1: library x is not closed"),
     ],

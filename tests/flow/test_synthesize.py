@@ -146,7 +146,7 @@ def test_parts_by_names(name: str, part: str) -> None:
 
 
 def test_libraries_that_cannot_be(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="cells are 'sky130' or 'asap7', not 'tsmc7'"):
+    with pytest.raises(ValueError, match="cells must be 'sky130' or 'asap7', got 'tsmc7'"):
         chosen_library("tsmc7")
     damaged = tmp_path / "damaged.lib"
     damaged.write_text("library (x) {\n  cell (a) {\n    area : 1;\n")

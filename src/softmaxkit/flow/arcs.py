@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from softmaxkit.flow.cells.library import Table
+from softmaxkit.flow.cells.table import Table
 from softmaxkit.flow.netlist import Netlist
 from softmaxkit.formats import Array
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from softmaxkit.flow.activity import Activity
-from softmaxkit.flow.cells.library import Table
+from softmaxkit.flow.cells.table import Table
 from softmaxkit.flow.netlist import Netlist
 from softmaxkit.flow.timing import OUTPUT_LOAD, Timing
 from softmaxkit.formats import Array

@@ -146,7 +146,6 @@ def _pairs(texts: Sequence[str], option: str) -> Iterator[tuple[str, str | None]
         yield name, value if equals else None
 
 
-
 def explained(error: ToolError, source: Source) -> ToolError:
     """Return an error that Yosys raised while reading a design, with advice on how to fix it."""
     message = str(error)

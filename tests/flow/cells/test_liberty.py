@@ -96,15 +96,15 @@ def test_other_forms_of_a_file(change: str, tmp_path: Path) -> None:
 DAMAGED = {
     "an unclosed group": (TEXT.rstrip()[:-1], "library small is not closed", "library ("),
     "an unclosed group inside": (TEXT[: TEXT.index("        cell_fall")], "timing .* is not closed", "timing ()"),
-    "a } too many": (TEXT + "}\n", "a } too many", None),
-    "garbage": (TEXT.replace("    area", "    ?? area"), r"no Liberty: '\?\? area", "    area"),
-    "a bracket that stays open": (TEXT.replace("pin (A)", "pin (A"), "no Liberty: 'pin", "pin (A)"),
+    "a surplus bracket": (TEXT + "}\n", "surplus }", None),
+    "garbage": (TEXT.replace("    area", "    ?? area"), r"not Liberty: '\?\? area", "    area"),
+    "a bracket that stays open": (TEXT.replace("pin (A)", "pin (A"), "not Liberty: 'pin", "pin (A)"),
 }
 
 
 @pytest.mark.parametrize("ending", ["\n", "\r\n"], ids=["unix", "windows"])
 @pytest.mark.parametrize("what", DAMAGED)
-def test_damage_is_told_with_file_and_line(what: str, ending: str, tmp_path: Path) -> None:
+def test_damage_is_reported_with_file_and_line(what: str, ending: str, tmp_path: Path) -> None:
     text, said, at = DAMAGED[what]
     path = library_of(tmp_path, text.replace("\n", ending))
     line = line_of(TEXT, at) if at else TEXT.count("\n") + 1
@@ -113,13 +113,16 @@ def test_damage_is_told_with_file_and_line(what: str, ending: str, tmp_path: Pat
 
 
 WRONG = {
-    "text in a number": (("capacitance : 3", "capacitance : three"), "capacitance of pin A is a number, not 'three'"),
-    "text in a table": (('"2, 3, 5"); }', '"2, x, 5"); }'), "these are no numbers"),
+    "text in a number": (
+        ("capacitance : 3", "capacitance : three"),
+        "capacitance of pin A must be a number, got 'three'",
+    ),
+    "text in a table": (('"2, 3, 5"); }', '"2, x, 5"); }'), "these are not numbers"),
     "a table of another size": (('"3, 4, 6"', '"3, 4"'), "a table grid has 5 values"),
-    "an unknown unit": (('"1ps"', '"1 fortnight"'), "'1 fortnight' is no unit"),
+    "an unknown unit": (('"1ps"', '"1 fortnight"'), "'1 fortnight' is not a unit"),
     "an unknown unit of loads": (("(1, ff)", "(1, foot)"), "foot"),
     "a load unit without a number": (("(1, ff)", "(ff)"), "ff"),
-    "an unreadable function": (('"!A"', '"!"'), "'!' is no function of pins"),
+    "an unreadable function": (('"!A"', '"!"'), "'!' is not a function of pins"),
     "an unknown sense": (("negative_unate", "sideways"), "sideways"),
     "no voltage": (("nom_voltage : 1.5;", ""), "nom_voltage"),
     "no library": (("library (", "libary ("), "no group 'library'"),
@@ -127,7 +130,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("what", WRONG)
-def test_what_is_wrong_is_told_with_the_file(what: str, tmp_path: Path) -> None:
+def test_errors_name_the_file(what: str, tmp_path: Path) -> None:
     (old, new), said = WRONG[what]
     assert old in TEXT
     with pytest.raises(LibertyError, match=said) as caught:
@@ -199,5 +202,5 @@ def test_many_bits_at_a_time() -> None:
 
 @pytest.mark.parametrize("text", ["", "!", "A +", "(A", "A)", "A ? B", "+ A", "A & & B", "2", "()", "A[0]"])
 def test_what_is_no_function(text: str) -> None:
-    with pytest.raises(ValueError, match="no function of pins"):
+    with pytest.raises(ValueError, match="not a function of pins"):
         Expression(text)

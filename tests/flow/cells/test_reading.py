@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from softmaxkit.flow.cells.liberty import LibertyError, parse
-from softmaxkit.flow.cells.library import Library, Table
+from softmaxkit.flow.cells.library import Library
 from softmaxkit.flow.cells.processes import library_of
 from softmaxkit.flow.cells.reading import NO_HOLD, NO_LEAKAGE, library_from_liberty
+from softmaxkit.flow.cells.table import Table
 from softmaxkit.flow.cells.writing import to_liberty
 from softmaxkit.flow.scripts import REGISTERS, mapping_scripts
 from softmaxkit.flow.sources import Source
@@ -49,17 +50,17 @@ LEFT_OUT = {
     "several registers": "ff_bank (IQ, IQN, 4) { }",
     "three_state outputs": 'pin (Z) { direction : output; function : "A"; three_state : "A"; }',
     "neither input nor output": "pin (Z) { direction : inout; }",
-    "no identifiers": "pin (Z[0]) { direction : input; }",
+    "not identifiers": "pin (Z[0]) { direction : input; }",
     "an output without a function": "pin (Z) { direction : output; }",
     "a statetable": 'statetable ("A", "IQ") { table : "H : - : H"; }',
-    "a function of other signals": 'pin (Z) { direction : output; function : "IQ"; }',
-    "a delay that is missing": 'pin (Z) { direction : output; function : "A"; }',
-    "timing from what is no pin": f'pin (Z) {{ direction : output; function : "A"; {DELAY % "A"} {DELAY % "B"} }}',
+    "a function of signals other": 'pin (Z) { direction : output; function : "IQ"; }',
+    "a missing delay": 'pin (Z) { direction : output; function : "A"; }',
+    "a pin that does not exist": f'pin (Z) {{ direction : output; function : "A"; {DELAY % "A"} {DELAY % "B"} }}',
 }
 
 
 @pytest.mark.parametrize("why", LEFT_OUT)
-def test_what_is_left_out_is_said(why: str, tmp_path: Path) -> None:
+def test_cells_that_are_left_out_are_listed_with_the_reason(why: str, tmp_path: Path) -> None:
     library = read(tmp_path, cell(INVERTER) + cell(INVERTER + LEFT_OUT[why], "ODD"))
     assert list(library.cells) == ["INV"]
     (remark,) = [remark for remark, names in library.remarks.items() if names == ("ODD",)]
@@ -79,26 +80,26 @@ def test_the_warning_is_one_line(tmp_path: Path) -> None:
 
 
 MISSING: dict[str, tuple[Any, str]] = {
-    "area": (cell(f"{PIN_A} {OUT}"), "mine.lib: cell INV: it has no area"),
+    "area": (cell(f"{PIN_A} {OUT}"), "mine.lib: cell INV: the cell has no area"),
     "related_pin": (
         cell(INVERTER.replace('related_pin : "A";', "")),
         "cell INV: a timing group of pin Y has no",
     ),
     "capacitance": (
         cell(INVERTER.replace("capacitance : 0.5;", "")),
-        "mine.lib: cell INV: pin A has no capacitance, rise_capacitance or fall_capacitance, and the library no",
+        "mine.lib: cell INV: pin A has no capacitance, rise_capacitance or fall_capacitance, and the library has no",
     ),
-    "template": (cell(INVERTER.replace("(grid)", "(other)")), "INV: .* template 'other', which the library does not"),
-    "a number": (cell(INVERTER.replace("area : 2", "area : nan")), "area of cell INV is a number, not 'nan'"),
-    "a truth": (cell(INVERTER + "dont_use : maybe;"), "dont_use of cell INV is true or false, not 'maybe'"),
-    "a table": (cell(INVERTER.replace('"3, 4"', '"3, inf"')), "cell INV: these are no numbers"),
-    "one of two": (cell(INVERTER) + cell(INVERTER), "cell INV is there twice; other corners .* --corner"),
-    "other text": ('include_file ("cells.inc");', "has an include_file, which is not followed"),
+    "template": (cell(INVERTER.replace("(grid)", "(other)")), "INV: .* template 'other', which is not defined"),
+    "a number": (cell(INVERTER.replace("area : 2", "area : nan")), "area of cell INV must be a number, got 'nan'"),
+    "a truth": (cell(INVERTER + "dont_use : maybe;"), "dont_use of cell INV must be true or false, got 'maybe'"),
+    "a table": (cell(INVERTER.replace('"3, 4"', '"3, inf"')), "cell INV: these are not numbers"),
+    "one of two": (cell(INVERTER) + cell(INVERTER), "cell INV occurs twice; give other corners .* --corner"),
+    "other text": ('include_file ("cells.inc");', "uses include_file, which is not supported"),
 }
 
 
 @pytest.mark.parametrize("what", MISSING)
-def test_what_is_missing_is_refused_with_file_and_cell(what: str, tmp_path: Path) -> None:
+def test_incomplete_cells_are_refused_with_file_and_cell(what: str, tmp_path: Path) -> None:
     cells, said = MISSING[what]
     with pytest.raises(LibertyError, match=said) as caught:
         read(tmp_path, cells)
@@ -108,7 +109,11 @@ def test_what_is_missing_is_refused_with_file_and_cell(what: str, tmp_path: Path
 HEADERS = {
     "no capacitive_load_unit": ("capacitive_load_unit (1, pf);", "", "library mine has no capacitive_load_unit"),
     "another delay model": ("table_lookup", "polynomial", "delay_model is polynomial; only table_lookup"),
-    "an axis that falls": ('index_1 ("1, 2")', 'index_1 ("2, 1")', "cell INV: .*the axes of a table grid do not rise"),
+    "an axis that falls": (
+        'index_1 ("1, 2")',
+        'index_1 ("2, 1")',
+        "cell INV: .*the axes of a table grid are not ascending",
+    ),
 }
 
 
@@ -197,7 +202,7 @@ def test_setup_over_the_slew_of_the_clock_alone(tmp_path: Path) -> None:
     assert held.cells["INV"].holds[0].fall.values.tolist() == [[-1, 2]]
     assert (held.cells["INV"].setups[0].fall.values.tolist(), NO_HOLD in held.remarks) == ([[3, 5]], False)
     without = read(tmp_path, cell(flip_flop.replace(setup, "")), HEADER + template)
-    assert list(without.remarks) == ["left out for a setup time that is missing"]
+    assert list(without.remarks) == ["left out for a missing setup time"]
 
 
 COMMENTED = """\ufefflibrary (small) { // a remark; with { and "
@@ -223,7 +228,7 @@ def test_comments_strings_and_continuations(tmp_path: Path) -> None:
         assert library.values["time_unit"] == "1ns"
         assert library.values["long"].replace(",", " ").split() == ["1", "2"]
         assert library.groups == []
-    with pytest.raises(LibertyError, match=r"line 8: a } too many"):
+    with pytest.raises(LibertyError, match=r"line 8: surplus }"):
         parse(COMMENTED.lstrip("\ufeff") + "}")
 
 
