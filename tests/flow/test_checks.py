@@ -1,4 +1,4 @@
-"""What is refused of anybody's design since figures of it would be wrong, and what is said of it."""
+"""Users' designs that are refused because their figures would be wrong, and the messages."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ yosys = pytest.mark.skipif(not find("yosys"), reason="needs Yosys")
 
 
 def module(inputs: str, outputs: str, *cells: str) -> dict[str, Any]:
-    """Return a design as Yosys's JSON has it; cells as "type pin=net pin=net", ports of one bit or as "name:bits"."""
+    """Return a design in Yosys's JSON form; cells are "type pin=net pin=net", ports "name" or "name:bits"."""
     bits: dict[str, int] = {}
 
     def bit(net: str) -> int:
@@ -60,7 +60,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("what", REFUSED)
-def test_other_clocks_than_one_input(what: str) -> None:
+def test_clocks_that_are_refused(what: str) -> None:
     design, said = REFUSED[what]
     with pytest.raises(ToolError, match=said):
         check_clocks(design)
@@ -74,12 +74,12 @@ def test_a_clock_without_a_driver() -> None:
 
 
 def test_one_clock_and_latches_that_it_opens() -> None:
-    """As units have them: the clock itself through a gate that opens a latch."""
+    """As in units, where the clock goes through a gate to the enable of a latch."""
     latches = ("$_NAND_ A=clk B=d Y=e", "$_DLATCH_N_ E=e D=q Q=held", "$_DLATCH_P_ E=clk D=q Q=other")
     design = module("clk d", "held", *PLAIN, *latches)
     check_clocks(design)
     assert latches_of(design) == ["held", "other"]
-    check_clocks(module("a b", "y", "$_AND_ A=a B=b Y=y"))  # no clock at all
+    check_clocks(module("a b", "y", "$_AND_ A=a B=b Y=y"))  # without a clock
     check_outputs(design)
 
 
@@ -106,7 +106,7 @@ DESIGNS = {
 
 @yosys
 @pytest.mark.parametrize("signal", DESIGNS)
-def test_verilog_that_is_refused_with_the_signal(signal: str, tmp_path: Path) -> None:
+def test_refused_verilog_names_the_signal(signal: str, tmp_path: Path) -> None:
     kind = "tri-state" if signal == "q" else "a design must have a single clock"
     with pytest.raises(ToolError, match=rf"(?:clock |clocks \(|^){signal}\b.*{kind}"):
         map_text(f"module top (input clk, rst, en, output reg [3:0] q); {DESIGNS[signal]}", tmp_path)
@@ -114,7 +114,7 @@ def test_verilog_that_is_refused_with_the_signal(signal: str, tmp_path: Path) ->
 
 @yosys
 def test_tables_keep_their_contents_and_registers_lose_them(tmp_path: Path) -> None:
-    """A memory that is never written is a table, as any synthesis has it."""
+    """A memory that is never written is a table, as in any synthesis tool."""
     table = "reg [7:0] m [0:15]; integer i; initial for (i = 0; i < 16; i = i + 1) m[i] = i * i + 3; assign y = m[a];"
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -131,7 +131,7 @@ def test_tables_keep_their_contents_and_registers_lose_them(tmp_path: Path) -> N
 
 
 @yosys
-def test_hierarchy_that_is_to_be_kept_is_mapped_too(tmp_path: Path) -> None:
+def test_modules_with_keep_hierarchy_are_mapped_too(tmp_path: Path) -> None:
     part = "(* keep_hierarchy *) module part (input clk, d, output reg q); always @(posedge clk) q <= ~d; endmodule\n"
     design = map_text(f"{part} module top (input clk, d, output q); part part (clk, d, q); endmodule", tmp_path)
     assert sorted(name.split("__")[1][:5] for name in design.netlist.counts()) == ["dfxtp", "inv_1"]

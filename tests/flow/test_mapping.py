@@ -1,4 +1,4 @@
-"""Mapping: anybody's Verilog to cells, what is refused and how it is told, the cache, and counts for FPGAs."""
+"""Mapping of users' Verilog to cells, refusals and their messages, the cache, and FPGA resource counts."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @yosys
 @pytest.mark.parametrize("process", ["sky130", "asap7"])
 def test_registers_latches_and_clock_gates(process: str, tmp_path: Path) -> None:
-    # ASAP7 has no flip-flop that is cleared or set alone.
+    # ASAP7 has no flip-flop with only a clear or only a preset.
     text = GOOD if process == "sky130" else GOOD.replace(" or negedge reset_n", "")
     design = map_text(text, tmp_path, "sums", process)
     netlist = design.netlist
@@ -91,7 +91,7 @@ FIRST, *OTHERS = RECIPES
 
 @yosys
 @pytest.mark.parametrize("recipe", [FIRST, *(pytest.param(recipe, marks=pytest.mark.slow) for recipe in OTHERS)])
-def test_what_is_mapped_computes_the_same(recipe: str, tmp_path: Path) -> None:
+def test_every_recipe_preserves_the_function(recipe: str, tmp_path: Path) -> None:
     path = tmp_path / "design.v"
     path.write_text(GOOD, encoding="utf-8")
     (design,) = map_design(read_verilog([path], "adder"), library_of("sky130"), 1.0, [recipe])
@@ -137,14 +137,14 @@ REFUSED = {
 
 @yosys
 @pytest.mark.parametrize("what", REFUSED)
-def test_what_is_refused(what: str, tmp_path: Path, empty_cache: Path) -> None:
+def test_designs_that_are_refused(what: str, tmp_path: Path, empty_cache: Path) -> None:
     text, said = REFUSED[what]
     refused(text, said, tmp_path)
-    assert not list((empty_cache / "mapped").glob(".*"))  # nothing half done stays
+    assert not list((empty_cache / "mapped").glob(".*"))  # no partial result is left
 
 
 @yosys
-def test_a_syntax_error_is_told_with_file_and_line(tmp_path: Path) -> None:
+def test_a_syntax_error_names_file_and_line(tmp_path: Path) -> None:
     message = refused(module("assign q = a +;\n", "input a, output q"), "reading top", tmp_path)
     assert "design.v:2" in message
     assert "syntax error" in message
@@ -156,7 +156,7 @@ def test_a_reset_that_no_flip_flop_has(tmp_path: Path) -> None:
 
 
 @yosys
-def test_latches_need_latches(tmp_path: Path) -> None:
+def test_latches_require_a_library_with_latches(tmp_path: Path) -> None:
     path = tmp_path / "design.v"
     path.write_text(module("always @* if (a) q = b;"), encoding="utf-8")
     library = library_of("sky130").without(["*__dlx*", "*__dlr*"])
@@ -175,7 +175,7 @@ def test_a_latch_of_the_other_polarity(left_out: str, kept: str, tmp_path: Path)
     assert latches == {f"{PREFIX}{kept}_1": 2}
 
 
-def test_the_top_is_asked_for(tmp_path: Path) -> None:
+def test_the_top_must_be_named(tmp_path: Path) -> None:
     path = tmp_path / "design.v"
     path.write_text(GOOD, encoding="utf-8")
     with pytest.raises(ValueError, match=r"name the top module with --top; the files define adder, sums"):
@@ -206,7 +206,7 @@ def test_modules_are_found(text: str, tmp_path: Path) -> None:
 
 
 @yosys
-def test_several_files_of_one_name(tmp_path: Path) -> None:
+def test_several_files_with_the_same_name(tmp_path: Path) -> None:
     paths = [tmp_path / folder / "part.v" for folder in "ab"]
     for path, text in zip(paths, GOOD.split("\n\n"), strict=True):
         path.parent.mkdir()
@@ -234,7 +234,7 @@ def test_libraries_that_lack_cells() -> None:
         map_design(source, without(library, is_inverter), 5.0)
 
 
-def test_another_corner_says_why_it_lacks_a_cell() -> None:
+def test_a_corner_without_a_cell_gives_the_reason() -> None:
     netlist = hand_netlist("a", "y", ["one inv_1 A=a Y=y"]).netlist
     corner = replace(without(library_of("sky130"), is_inverter), remarks={"left out for dont_use": (f"{PREFIX}inv_1",)})
     with pytest.raises(LibertyError, match=r"lacks the cell sky130_fd_sc_hd__inv_1 of .* \(left out for dont_use\)"):
@@ -251,7 +251,7 @@ def test_outputs_load_their_nets() -> None:
 
 
 @yosys
-def test_the_same_from_an_empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_cache_gives_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     unit, designs = whole_table(), []
     for folder in ("one", "two", "two"):
         monkeypatch.setenv("SOFTMAXKIT_CACHE", str(tmp_path / folder))
@@ -273,7 +273,7 @@ FAST = [pytest.param(name, marks=pytest.mark.slow if name in ("nexus", "xilinx")
 def test_counts_for_fpgas(family: str) -> None:
     counts = count_cells(Source("unit", {"design.il": to_rtlil(whole_table(), "unit")}), family)
     assert list(counts) == ["luts", "carries", "registers", "dsps", "block_rams"]
-    # The table of 256 words goes to look-up tables or to a block memory, which has a register too.
+    # The table of 256 words is mapped to look-up tables or to a block memory, which includes a register.
     assert 8 < counts["luts"] + 8 * counts["block_rams"] < 500
     assert 8 < counts["registers"] + 8 * counts["block_rams"] < 100
     assert counts["dsps"] == 0

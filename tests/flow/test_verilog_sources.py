@@ -1,4 +1,4 @@
-"""Anybody's Verilog as it is handed to Yosys: files, what they include, macros and parameters."""
+"""Users' Verilog as it is passed to Yosys: files, included files, macros and parameters."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def written(folder: Path, **files: str) -> dict[str, Path]:
     return paths
 
 
-def test_includes_of_one_name_stay_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beside the file that includes it first, then in the folders that are given, then where the command runs."""
+def test_included_files_of_the_same_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Searched in the folder of the including file, then in the include folders, then in the working directory."""
     one = written(tmp_path / "one", part='`include "defs.v"\nmodule one; endmodule', defs="// one\n")
     two = written(tmp_path / "two", part='`include "defs.v"\n`include "far.v"\nmodule two; endmodule', defs="// two\n")
     written(tmp_path / "given", far='`include "near.v"\n', defs="// wrong\n")
@@ -55,7 +55,7 @@ def test_files_that_include_each_other(tmp_path: Path) -> None:
         ("module a; submodule c; endmodule /* module d; */ // module e;\nmodule b; endmodule", "a, b"),
     ],
 )
-def test_modules_are_found_wherever_they_stand(text: str, modules: str, tmp_path: Path) -> None:
+def test_modules_are_found(text: str, modules: str, tmp_path: Path) -> None:
     paths = written(tmp_path, design=text)
     with pytest.raises(ValueError, match=f"with --top; the files define {modules}$"):
         read_verilog([paths["design"]], None)
@@ -79,7 +79,7 @@ def test_macros_and_parameters(tmp_path: Path) -> None:
             read_verilog([paths["design"]], None, (), [wrong])
 
 
-def test_only_what_verilog_lacks_is_explained() -> None:
+def test_only_errors_of_verilog_are_explained() -> None:
     verilog, unit = Source("top", {"source/a.sv": ""}), Source("unit", {"design.il": ""})
     syntax = ToolError("yosys failed:\n  source/a.sv:3: ERROR: syntax error, unexpected TOK_ID")
     assert "sv2v" in str(explained(syntax, verilog))

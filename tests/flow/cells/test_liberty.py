@@ -1,4 +1,4 @@
-"""Liberty as a language: what is read, what a damaged file is said to be, and what the functions in it compute."""
+"""Liberty as a language: parsing, errors in damaged files, and the functions of cells."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_units_and_tables(tmp_path: Path) -> None:
     assert arc.rise.slews == pytest.approx([0.01, 0.02], rel=1e-12)
     assert arc.rise.loads == pytest.approx([0.001, 0.002, 0.004], rel=1e-12)
     assert arc.fall.values == pytest.approx(np.asarray([[2, 3, 5], [3, 4, 6]]) / 1e3, rel=1e-12)
-    # Between the points and beyond them: 1 ps for each fF on from 2 fF, 1 ps for each 10 ps of slew.
+    # Between the points and beyond them: 1 ps per fF above 2 fF, and 1 ps per 10 ps of slew.
     assert arc.rise.at(np.asarray([0.015, 0.04]), np.asarray([0.003, 0.008])) == pytest.approx([3.5e-3, 11e-3])
 
 
@@ -170,7 +170,7 @@ FUNCTIONS = {
     "A + B C": "a or (b and c)",
     "A' B' + !C D'": "(not a and not b) or (not c and not d)",
     "!(A + B) ^ (C * D)": "(not (a or b)) != (c and d)",
-    # Xor binds tighter than and, and that tighter than or: as Liberty says, and as Yosys reads it.
+    # XOR binds tighter than AND, and AND tighter than OR, in Liberty and in Yosys.
     "A & B ^ C": "a and (b != c)",
     "A ^ B C": "(a != b) and c",
     "A ^ B + C ^ D": "(a != b) or (c != d)",
@@ -192,15 +192,15 @@ def test_functions(text: str) -> None:
     assert set(Expression(text).names) <= set(inputs)
 
 
-def test_many_bits_at_a_time() -> None:
+def test_many_bits_at_once() -> None:
     ones, random = ~np.uint64(0), np.random.default_rng(0)
     a, b = random.integers(0, 1 << 64, (2, 5), np.uint64)
-    values = expression("!(A1 if) + 0")(ones, {"A1": a, "if": b})  # a pin may have the name of a word of Python
+    values = expression("!(A1 if) + 0")(ones, {"A1": a, "if": b})  # a pin may be named like a Python keyword
     assert (values == ~(a & b)).all()
     assert expression("!(A1 if) + 0") is expression("!(A1 if) + 0")
 
 
 @pytest.mark.parametrize("text", ["", "!", "A +", "(A", "A)", "A ? B", "+ A", "A & & B", "2", "()", "A[0]"])
-def test_what_is_no_function(text: str) -> None:
+def test_functions_that_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match="not a function of pins"):
         Expression(text)

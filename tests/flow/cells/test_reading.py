@@ -1,4 +1,4 @@
-"""Libraries as they are found: defaults, cells that are left out and said, and what is refused as it is missing."""
+"""Libraries from Liberty files: defaults, cells that are left out and listed, and incomplete cells."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def test_several_pins_in_one_group(tmp_path: Path) -> None:
 
 
 def test_a_delay_and_a_power_template_of_one_name(tmp_path: Path) -> None:
-    """As in a library in which the power's axes stand the other way round."""
+    """As in a library whose power tables have the axes in the opposite order."""
     axes = f"variable_1 : total_output_net_capacitance; variable_2 : input_transition_time; {INDEX}"
     power = f"power_lut_template (grid) {{ {axes.replace('1, 2', '10, 20')} }}"
     inside = 'internal_power () { related_pin : "A"; power (grid) { values ("5, 6", "7, 8"); } }'
@@ -177,7 +177,7 @@ def test_capacitances_of_edges(tmp_path: Path) -> None:
     assert read(tmp_path, cell(one)).cells["INV"].pins["A"].capacitance == 0.25
 
 
-def test_energy_of_an_output_whatever_made_it_change(tmp_path: Path) -> None:
+def test_energy_of_an_output_without_a_related_pin(tmp_path: Path) -> None:
     inside = 'internal_power () { rise_power (scalar) { values ("5"); } fall_power (scalar) { values ("7"); } }'
     (inverter,) = read(tmp_path, cell(INVERTER.replace(OUT, OUT[:-1] + inside + "}"))).cells.values()
     assert inverter.energy["Y", "A"].values.tolist() == [[6]]
@@ -233,7 +233,7 @@ def test_comments_strings_and_continuations(tmp_path: Path) -> None:
 
 
 def test_flip_flops_with_two_outputs_and_other_resets(tmp_path: Path) -> None:
-    """As in libraries whose flip-flops all have Q and QN, or are cleared by a high input."""
+    """As in libraries whose flip-flops all have Q and QN, or have an active-high clear."""
     sky = library_of("sky130")
     plain, cleared = (sky.cells[f"sky130_fd_sc_hd__{kind}_1"] for kind in ("dfxtp", "dfrtp"))
     assert plain.state is not None
