@@ -281,6 +281,26 @@ def test_counts_for_fpgas(family: str) -> None:
 
 @pytest.mark.slow
 @yosys
+@pytest.mark.parametrize(
+    ("words", "reads", "tables"),
+    [
+        (256, 1, 32),
+        (64, 2, 16),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in ((32, 1, 4), (64, 1, 8), (128, 1, 16), (128, 2, 32))),
+    ],
+)
+def test_distributed_memories_of_fpgas(words: int, reads: int, tables: int, tmp_path: Path) -> None:
+    """A look-up table of an AMD 7 series FPGA has 64 bits and one read address."""
+    address = f"[{words.bit_length() - 2}:0]"
+    ports = f"input clk, we, input {address} a, b, input [7:0] d, output [7:0] q{', r' if reads == 2 else ''}"
+    body = f"reg [7:0] m [0:{words - 1}]; always @(posedge clk) if (we) m[a] <= d; assign q = m[a];"
+    (tmp_path / "memory.v").write_text(
+        f"module memory ({ports}); {body} {'assign r = m[b];' if reads == 2 else ''} endmodule"
+    )
+    assert count_cells(read_verilog([tmp_path / "memory.v"], None), "xilinx")["luts"] == tables
+
+
+@yosys
 def test_multipliers_of_fpgas(tmp_path: Path) -> None:
     path = tmp_path / "design.v"
     ports = "input clk, input [15:0] a, b, output reg [31:0] q"

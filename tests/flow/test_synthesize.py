@@ -147,6 +147,24 @@ def test_parts_by_names(name: str, part: str) -> None:
     assert part_of(name) == part
 
 
+@pytest.mark.parametrize("clock", [0, -1.0, float("nan"), float("inf")])
+def test_clocks_that_are_refused(clock: float) -> None:
+    with pytest.raises(ValueError, match="clock must be a positive number of ns"):
+        softmaxkit.synthesize(WHOLE_UNIT, clock=clock)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "message"),
+    [([], "one or more of the same length, got none"), ([3, 7], "lengths of 3 to 7"), ([257], "up to 256 scores, got")],
+)
+def test_rows_that_are_refused(lengths: list[int], message: str) -> None:
+    """Energy per score is that of rows of one length, so others would be a wrong figure."""
+    codes = np.zeros((len(lengths), max(lengths, default=1)), np.int64)
+    rows = Rows(codes, codes == 0, np.asarray(lengths, np.int64))
+    with pytest.raises(ValueError, match=message):
+        softmaxkit.synthesize(WHOLE_UNIT, rows=rows)
+
+
 def test_libraries_that_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="cells must be 'sky130' or 'asap7', got 'tsmc7'"):
         chosen_library("tsmc7")

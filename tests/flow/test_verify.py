@@ -91,6 +91,11 @@ def test_positions_are_counted() -> None:
     assert result.faults == ["only 3 of 8 result beats arrived"]
 
 
+def test_constants_must_not_be_empty() -> None:
+    with pytest.raises(ValueError, match="constants must contain at least one set"):
+        verify(unit_of(), constants=[])
+
+
 def test_nothing_compared_is_not_a_pass() -> None:
     assert not Verification().passed
     assert Verification(compared=1).passed

@@ -110,17 +110,17 @@ class Watched(wiring.Component):
         with m.If(unlawful):
             m.d.sync += lawful.eq(0)
 
-        inside, marker, kept = Signal(self.places), Signal(self.places), Signal.like(Value.cast(scores.payload))
+        inside, marker, watched = Signal(self.places), Signal(self.places), Signal.like(Value.cast(scores.payload))
         left = Mux(delivered, inside >> 1, inside)
         turn = marker[0] & results.valid
         m.d.sync += [inside.eq(Mux(taken, (left << 1) | 1, left)), marker.eq(Mux(delivered, marker >> 1, marker))]
         with m.If(taken & self.choose & ~marker.any()):
-            m.d.sync += [marker.eq(((left << 1) | 1) & ~left), kept.eq(scores.payload)]
-        kept_beat = scores.payload.shape()(kept)
+            m.d.sync += [marker.eq(((left << 1) | 1) & ~left), watched.eq(scores.payload)]
+        watched_beat = scores.payload.shape()(watched)
         intruding = (writing & inside[0]) | (taken & (position == 0) & open_group)
         shown: list[Value] = [Const(0)]
-        if "mask" in kept_beat.shape().members and self.unit.masks == 1:
-            shown = [~mask & code.any() for mask, code in zip(kept_beat.mask, results.p.codes, strict=True)]
+        if "mask" in watched_beat.shape().members and self.unit.masks == 1:
+            shown = [~mask & code.any() for mask, code in zip(watched_beat.mask, results.p.codes, strict=True)]
 
         calm = Signal(self.patience)  # one bit for each recent cycle
         m.d.sync += calm.eq((calm << 1) | (results.ready & ~taken & ~writing))
@@ -135,7 +135,7 @@ class Watched(wiring.Component):
         raised = {
             "steady": _unsteady(m, "results", results),
             "counted": (results.valid & ~inside[0]) | (taken & inside[-1]),
-            "ordered": turn & (results.p.last != kept_beat.last),
+            "ordered": turn & (results.p.last != watched_beat.last),
             "masked": turn & reduce(or_, shown),
             "apart": intruding,
             "drained": rested & (complete | stuck),

@@ -35,7 +35,7 @@ def template_context(
         unit: the unit of the folder.
         facts: contents of `parameters.json`, which are variables too.
         loaded: contents of `tables.json`.
-        constants: those that the README gives the steps of scores and results for.
+        constants: constants whose score and result steps the README gives.
         constraints: timing constraints.
         shell: the shell around the unit; None if there is none.
         sram: macro that the memories are built from; None for a memory model.

@@ -76,7 +76,10 @@ FAMILIES = {
 }
 
 
-TABLES = {"CCU2C": 2, "TRELLIS_DPR16X4": 4, "DPR16X4": 4, "WIDEFN9": 2, "RAM32M": 4, "RAM64M": 4}
+TABLES = {
+    **{"CCU2C": 2, "TRELLIS_DPR16X4": 4, "DPR16X4": 4, "WIDEFN9": 2},
+    **{"RAM32M": 4, "RAM64M": 4, "RAM128X1S": 2, "RAM256X1S": 4, "RAM64X1D": 2, "RAM128X1D": 4},
+}
 """Number of look-up tables in the cells that occupy more than one."""
 
 FRAME = "softmaxkit_frame"

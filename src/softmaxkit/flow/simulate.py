@@ -98,7 +98,7 @@ class Verilated:
         verilator = need("verilator")
         for tool in ("perl", "make", "g++"):
             need(tool)
-        with whole_folder(folder) as kept, place_for_make(kept) as work:
+        with whole_folder(folder) as target, place_for_make(target) as work:
             (work / f"{TOP}.sv").write_text(verilog, encoding="utf-8")
             (work / "harness.cpp").write_text(harness, encoding="utf-8")
             command = [verilator, "--cc", "--exe", "--prefix", "Vdut", "--top-module", TOP]

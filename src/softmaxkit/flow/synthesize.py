@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -112,8 +113,9 @@ def synthesize(
     Raises:
         ToolError: a tool is missing or failed.
         LibertyError: the library is damaged or lacks a required cell.
-        ValueError: there is no such process.
+        ValueError: there is no such process, the clock is not positive, or the rows differ in length or are too long.
     """
+    _check_input(unit, clock, rows)
     library = chosen_library(cells, liberty, wires)
     period = clock if clock is not None else PROCESSES[cells].clock
     tick = _ticker(progress, 4)
@@ -143,6 +145,17 @@ def synthesize(
     stalled = stream(unit, [(each, random_rows(unit, each, CHECKED, random)) for each in loads])
     run = measured(fitted, unit, steady, stalled, (warm_up, window), parts, macros or MACROS[cells], tick)
     return replace(run, elements=length / interval, row=length)
+
+
+def _check_input(unit: SoftmaxUnit, clock: float | None, rows: Rows | None) -> None:
+    if clock is not None and not 0 < clock < math.inf:
+        raise ValueError(f"clock must be a positive number of ns, got {clock}")
+    lengths = np.ones(1, np.int64) if rows is None else rows.lengths
+    if len(lengths) == 0 or lengths.min() != lengths.max():
+        extent = f"lengths of {lengths.min()} to {lengths.max()}" if len(lengths) else "none"
+        raise ValueError(f"rows must be one or more of the same length, got {extent}")
+    if lengths.max() > unit.max_row:
+        raise ValueError(f"the unit accepts rows of up to {unit.max_row} scores, got rows of {lengths.max()}")
 
 
 def measured(

@@ -138,11 +138,13 @@ def verify(
 
     Raises:
         ToolError: a tool is missing or failed.
-        ValueError: the unit does not support the rows or constants.
+        ValueError: there are no constants, or the unit does not support them or the rows.
     """
     started = time.monotonic()
     if constants is None:
         constants = [unit.constants] if unit.constants is not None else unit.loads(unit.spec.examples())
+    if not constants:
+        raise ValueError("constants must contain at least one set; leave them out for the examples of the spec")
     fast = can_verilate()
     if not fast and (fault is not None or waveform is not None):
         raise ToolError(f"injecting a fault or writing a waveform requires Verilator; {missing_hardware()}")
@@ -221,8 +223,8 @@ def _locate(unit: SoftmaxUnit, segments: Segments, run: Stream, beat: int, words
         if beat < before + len(at.last):
             break
         before, first_row = before + len(at.last), first_row + len(rows.lengths)
-    here = np.nonzero(at.beat == beat - before)[0]
-    row, start = int(at.rows[here[0]]), int(at.keys[here[0]])
+    first = np.nonzero(at.beat == beat - before)[0][0]
+    row, start = int(at.rows[first]), int(at.keys[first])
     for lane in np.nonzero(got != expected)[0]:
         position = start + int(lane) * per_lane // unit.masks
         code = int(rows.codes[row, position]) if position < rows.lengths[row] else None

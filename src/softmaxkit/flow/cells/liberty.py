@@ -134,10 +134,10 @@ def parse(text: str, source: str = "Liberty text") -> Group:
         if statement is None:
             rest = text[at:].lstrip()
             raise damaged(f"this is not Liberty: {rest[:40].splitlines()[0]!r}", len(text) - len(rest))
-        here = open_groups[-1]
+        current = open_groups[-1]
         if statement["end"] is not None:
             if len(open_groups) > 1:
-                raise damaged(f"{here.kind} {here.name} is not closed; the file ends early", opened_at[-1])
+                raise damaged(f"{current.kind} {current.name} is not closed; the file ends early", opened_at[-1])
             break
         if statement["close"]:
             if len(open_groups) == 1:
@@ -145,15 +145,15 @@ def parse(text: str, source: str = "Liberty text") -> Group:
             open_groups.pop()
             opened_at.pop()
         elif statement["value"] is not None:
-            here.values[statement["name"]] = _unquoted(statement["value"])
+            current.values[statement["name"]] = _unquoted(statement["value"])
         elif statement["open"] == "{":
             arguments = statement["args"].split(",") if statement["args"].strip() else []
             group = Group(statement["name"], tuple(_unquoted(name) for name in arguments))
-            here.groups.append(group)
+            current.groups.append(group)
             open_groups.append(group)
             opened_at.append(statement.start("name"))
         elif statement["args"] is not None:
-            here.values[statement["name"]] = statement["args"].replace('"', " ").strip()
+            current.values[statement["name"]] = statement["args"].replace('"', " ").strip()
         at = statement.end()
     libraries = list(root.of("library"))
     if not libraries:
