@@ -201,7 +201,7 @@ def test_a_build_that_fails(programs: list[str], said: str, fresh: Path) -> None
         fake(fresh / "bin", program, "for i in 1 2 3; do echo line $i >&2; done; exit 7")
     with pytest.raises(ToolError, match=said) as error:
         Verilated(Faulty())
-    assert "last lines:" in str(error.value)
+    assert "end of its output:" in str(error.value)
     assert "line 3" in str(error.value)
     assert [path for path in (fresh / "cache").rglob("*") if path.name != "verilated"] == []
 
