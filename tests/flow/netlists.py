@@ -68,8 +68,8 @@ def hand_netlist(inputs: str, outputs: str, cells: Sequence[str], library: Libra
     net = {name: nets[0] for name, nets in netlist.inputs.items()}
     for group in netlist.groups:
         for place, instance in enumerate(group.instances):
-            given = pins[netlist.names[instance]]
-            net |= {given[pin]: int(nets[place]) for pin, nets in group.nets.items() if pin in given}
+            names_by_pin = pins[netlist.names[instance]]
+            net |= {names_by_pin[pin]: int(nets[place]) for pin, nets in group.nets.items() if pin in names_by_pin}
     return HandNetlist(netlist, net)
 
 

@@ -128,10 +128,10 @@ class Mutant(wiring.Component):
         ]
         with m.If(self.on("waits")):
             m.d.comb += outer.valid.eq(inner.valid & outer.ready)
-        asked = Signal()
+        granted = Signal()
         with m.If(self.on("waits for an edge")):
-            m.d.comb += [outer.valid.eq(inner.valid & asked), inner.ready.eq(outer.ready & asked)]
-            m.d.sync += asked.eq(inner.valid & (asked | outer.ready) & ~passed)
+            m.d.comb += [outer.valid.eq(inner.valid & granted), inner.ready.eq(outer.ready & granted)]
+            m.d.sync += granted.eq(inner.valid & (granted | outer.ready) & ~passed)
         with m.If(self.on("changes") & waited):
             m.d.comb += outer.p.codes[0].eq(~inner.p.codes[0])
         withdrawn = Signal()

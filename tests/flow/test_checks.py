@@ -28,14 +28,14 @@ def module(inputs: str, outputs: str, *cells: str) -> dict[str, Any]:
     for direction, names in (("input", inputs), ("output", outputs)):
         for port in names.split():
             name, _, width = port.partition(":")
-            wide = [bit(f"{name}[{place}]") for place in range(int(width))] if width else [bit(name)]
-            ports[name] = {"direction": direction, "bits": wide}
-    made = {}
+            port_bits = [bit(f"{name}[{place}]") for place in range(int(width))] if width else [bit(name)]
+            ports[name] = {"direction": direction, "bits": port_bits}
+    built = {}
     for number, (kind, *pins) in enumerate(cell.split() for cell in cells):
         connections = {pin: [bit(net)] for pin, net in (pair.split("=") for pair in pins)}
-        made[f"cell{number}"] = {"type": kind, "connections": connections}
+        built[f"cell{number}"] = {"type": kind, "connections": connections}
     names = {name: {"hide_name": 0, "bits": [place]} for name, place in bits.items()}
-    return {"ports": ports, "cells": made, "netnames": names}
+    return {"ports": ports, "cells": built, "netnames": names}
 
 
 PLAIN = ("$_DFF_P_ C=clk D=d Q=q", "$_DFFE_PP_ C=clk D=q E=d Q=r")
@@ -61,8 +61,8 @@ REFUSED = {
 
 @pytest.mark.parametrize("what", REFUSED)
 def test_clocks_that_are_refused(what: str) -> None:
-    design, said = REFUSED[what]
-    with pytest.raises(ToolError, match=said):
+    design, message = REFUSED[what]
+    with pytest.raises(ToolError, match=message):
         check_clocks(design)
 
 

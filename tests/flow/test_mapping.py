@@ -40,8 +40,8 @@ endmodule
 """
 
 
-def refused(text: str, said: str, folder: Path, top: str | None = None, library: str = "sky130") -> str:
-    with pytest.raises(ToolError, match=said) as caught:
+def refused(text: str, message: str, folder: Path, top: str | None = None, library: str = "sky130") -> str:
+    with pytest.raises(ToolError, match=message) as caught:
         map_text(text, folder, top, library)
     return str(caught.value)
 
@@ -138,8 +138,8 @@ REFUSED = {
 @yosys
 @pytest.mark.parametrize("what", REFUSED)
 def test_designs_that_are_refused(what: str, tmp_path: Path, empty_cache: Path) -> None:
-    text, said = REFUSED[what]
-    refused(text, said, tmp_path)
+    text, message = REFUSED[what]
+    refused(text, message, tmp_path)
     assert not list((empty_cache / "mapped").glob(".*"))  # no partial result is left
 
 
@@ -246,8 +246,8 @@ def test_outputs_load_their_nets() -> None:
     inverter = cell_of("inv_1")
     pins = {"A": inverter.pins["A"]._replace(capacitance=0.5), "Y": inverter.pins["Y"]._replace(capacitance=0.125)}
     loaded = replace(library, cells=library.cells | {inverter.name: replace(inverter, pins=pins)}, wire=0.0)
-    made = hand_netlist("a", "z", ["one inv_1 A=a Y=y", "two inv_1 A=y Y=z"], loaded)
-    assert made.netlist.loads[[made.net["a"], made.net["y"]]].tolist() == [0.5, 0.625]
+    chain = hand_netlist("a", "z", ["one inv_1 A=a Y=y", "two inv_1 A=y Y=z"], loaded)
+    assert chain.netlist.loads[[chain.net["a"], chain.net["y"]]].tolist() == [0.5, 0.625]
 
 
 @yosys

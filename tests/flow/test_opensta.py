@@ -183,7 +183,7 @@ def test_every_variable_matters_and_faults_are_detected(tmp_path: Path) -> None:
     assert round(driven.setup, 4) not in slacks
 
     ours, library = inside(design.netlist, Constraints(period)), design.netlist.library
-    (tmp_path / "slower.lib").write_text(to_liberty(held(slowed(library, 1.2), 0.2), analysis=True))
+    (tmp_path / "slower.lib").write_text(to_liberty(with_hold_times(slowed(library, 1.2), 0.2), analysis=True))
     slower = theirs("slower.lib")
     assert slower.setup < ours.slack(period) - 0.02 * period
     assert slower.hold < ours.hold - 0.02
@@ -269,7 +269,7 @@ def slowed(library: Library, factor: float) -> Library:
     return replace(library, cells=cells)
 
 
-def held(library: Library, more: float) -> Library:
+def with_hold_times(library: Library, more: float) -> Library:
     """Return a library whose registers have longer hold times, by `more` ns."""
 
     def later(hold: Constraint) -> Constraint:

@@ -171,10 +171,10 @@ def test_thinned_tables_give_the_same_power(process: str, period: float) -> None
         return total.cycle(period)
 
     assert abs(power(packaged) - power(whole)) <= 0.1 * power(whole)
-    assert abs(power(thirsty(packaged, 1.5)) - power(whole)) > 0.1 * power(whole)
+    assert abs(power(with_internal_energy(packaged, 1.5)) - power(whole)) > 0.1 * power(whole)
 
 
-def thirsty(library: Library, factor: float) -> Library:
+def with_internal_energy(library: Library, factor: float) -> Library:
     """Return a library whose cells have more internal energy."""
 
     def more(tables: dict[Any, Table]) -> dict[Any, Table]:

@@ -72,13 +72,13 @@ def test_verification_catches_every_mutant(monkeypatch: pytest.MonkeyPatch, tmp_
         passed += [mutant] * result.passed
         faults[mutant] = "; ".join(result.faults)
     assert passed == ["sound"], faults
-    said = {
+    message = {
         "waits": "changed with ready|score beats were accepted|result beats arrived",
         "changes": "a waiting result changed",
         "withdraws": "a waiting result changed",
         "loads inside": "while a row was inside",
     }
-    for mutant, words in said.items():
+    for mutant, words in message.items():
         assert re.search(words, faults[mutant]), faults[mutant]
 
 

@@ -90,8 +90,8 @@ def test_the_harness_can_fail() -> None:
 
 def check_faults(simulator: Verilated) -> None:
     def faults(kinds: list[Kind], traffic: Traffic = Traffic(), writes: tuple[int, ...] = ()) -> list[str]:
-        given = beats(kinds, writes)
-        return simulator.run(given, traffic).faults(given)
+        stimulus = beats(kinds, writes)
+        return simulator.run(stimulus, traffic).faults(stimulus)
 
     assert faults(GOOD) == faults(GOOD, HALF) == faults(GOOD, Traffic(128, 9, 128, 9)) == []
     assert faults(GOOD, writes=(1, 3, 1)) == []
@@ -119,19 +119,19 @@ def check_faults(simulator: Verilated) -> None:
 
 
 def check_the_outcome(simulator: Verilated) -> None:
-    given = beats([*GOOD, Kind.WRONG, *GOOD, Kind.WRONG])
-    outcome = simulator.run(given, Traffic(gap=128, longest_gap=4, stall=128, longest_stall=4), cycles=True)
+    stimulus = beats([*GOOD, Kind.WRONG, *GOOD, Kind.WRONG])
+    outcome = simulator.run(stimulus, Traffic(gap=128, longest_gap=4, stall=128, longest_stall=4), cycles=True)
     assert (outcome.taken, outcome.compared, outcome.mismatches) == (42, 42, 2)
     assert [at for at, _ in outcome.wrong] == [20, 41]
     for at, words in outcome.wrong:
-        assert (words == given.results[at] ^ [1, 0]).all()
+        assert (words == stimulus.results[at] ^ [1, 0]).all()
     assert len(outcome.taken_at) == len(outcome.given_at) == 42
     assert (outcome.given_at > outcome.taken_at).all()
     assert (np.diff(outcome.taken_at) >= 1).all()
     assert outcome.cycles > outcome.given_at[-1]
-    again = simulator.run(given, Traffic(gap=128, longest_gap=4, stall=128, longest_stall=4), cycles=True)
+    again = simulator.run(stimulus, Traffic(gap=128, longest_gap=4, stall=128, longest_stall=4), cycles=True)
     assert (again.given_at == outcome.given_at).all()
-    other = simulator.run(given, Traffic(gap=128, longest_gap=4, stall=128, longest_stall=4, seed=2), cycles=True)
+    other = simulator.run(stimulus, Traffic(gap=128, longest_gap=4, stall=128, longest_stall=4, seed=2), cycles=True)
     assert (other.given_at != outcome.given_at).any()
 
     steady = simulator.run(beats(GOOD), Traffic(), cycles=True)
@@ -153,12 +153,12 @@ def check_the_outcome(simulator: Verilated) -> None:
 
 @verilator
 def test_a_fault_in_the_design() -> None:
-    given = beats([Kind.WRONG] * 100)
-    even = int((given.results[:, 0] % 2 == 0).sum())
+    stimulus = beats([Kind.WRONG] * 100)
+    even = int((stimulus.results[:, 0] % 2 == 0).sum())
     # The lowest bit is now set instead of inverted.
     faulty = Verilated(Faulty(), fault=lambda design: design.replace("cell $xor ", "cell $or "))
-    outcome = faulty.run(given, Traffic())
-    assert outcome.faults(given) == [f"{even} wrong result beats"]
+    outcome = faulty.run(stimulus, Traffic())
+    assert outcome.faults(stimulus) == [f"{even} wrong result beats"]
     assert 0 < even < 100
 
 
@@ -190,16 +190,16 @@ def test_a_missing_tool(tool: str, fresh: Path, monkeypatch: pytest.MonkeyPatch)
 
 @verilator
 @pytest.mark.parametrize(
-    ("programs", "said"),
+    ("programs", "message"),
     [
         (["verilator"], "verilator failed while reading the Verilog"),
         (["c++", "g++"], "failed while"),
     ],
 )
-def test_a_build_that_fails(programs: list[str], said: str, fresh: Path) -> None:
+def test_a_build_that_fails(programs: list[str], message: str, fresh: Path) -> None:
     for program in programs:  # Verilator uses the name of the compiler that it was built with
         fake(fresh / "bin", program, "for i in 1 2 3; do echo line $i >&2; done; exit 7")
-    with pytest.raises(ToolError, match=said) as error:
+    with pytest.raises(ToolError, match=message) as error:
         Verilated(Faulty())
     assert "end of its output:" in str(error.value)
     assert "line 3" in str(error.value)
@@ -224,9 +224,9 @@ def test_a_simulation_that_ends_without_a_result() -> None:
 
 
 def test_each_count_can_be_a_fault() -> None:
-    given = beats(GOOD, (1,))
+    stimulus = beats(GOOD, (1,))
     right = {"taken": 20, "written": 1, "received": 20}
-    assert Outcome(**right).faults(given) == []
-    assert all(Outcome(**(right | {name: 0})).faults(given) for name in right)
+    assert Outcome(**right).faults(stimulus) == []
+    assert all(Outcome(**(right | {name: 0})).faults(stimulus) for name in right)
     counts = ("mismatches", "extra", "unstable", "dependent", "intruding")
-    assert all(len(Outcome(**right, **{name: 1}).faults(given)) == 1 for name in counts)
+    assert all(len(Outcome(**right, **{name: 1}).faults(stimulus)) == 1 for name in counts)

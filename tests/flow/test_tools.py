@@ -64,8 +64,8 @@ def test_programs_that_are_too_old(tool: str, empty: Path) -> None:
     assert find(tool) is None
     with pytest.raises(ToolError) as error:
         need(tool)
-    said = f"{old} is version {version}, but {tool} {least} or later is required; get it with {PACKAGES[tool]}"
-    assert str(error.value) == said
+    message = f"{old} is version {version}, but {tool} {least} or later is required; get it with {PACKAGES[tool]}"
+    assert str(error.value) == message
     beside = printing(empty / "python", TOOLS[tool][1], "")  # PyPI's, which need not print a version
     assert find(tool) == need(tool) == beside
     found = printing(empty / "newer", tool, enough)

@@ -63,21 +63,21 @@ def rows(lengths: list[int], rng: np.random.Generator) -> Rows:
 def test_a_stream_contains_scores_and_the_results_of_golden() -> None:
     rng = np.random.default_rng(0)
     unit = SPEC.unit(lanes=LANES, constants=CONSTANTS[0])
-    given = rows([1, 7, 3, 4], rng)
-    packed = stream(unit, [(CONSTANTS[0], given)])
+    ragged = rows([1, 7, 3, 4], rng)
+    packed = stream(unit, [(CONSTANTS[0], ragged)])
     assert packed.writes.shape == (0, 1)
     assert packed.positions.tolist() == [1, 3, 3, 1, 3, 3, 1]
     codes, results = unpack(packed.scores, 8, LANES), unpack(packed.results, unit.result_bits, LANES)
     mask = unpack(packed.scores >> np.uint32(8 * LANES), 1, LANES)
     assert (packed.scores[:, 0] >> (9 * LANES)).tolist() == [1, 0, 0, 1, 1, 0, 1]
-    golden = SPEC.golden(given.codes, given.mask, CONSTANTS[0])
+    golden = SPEC.golden(ragged.codes, ragged.mask, CONSTANTS[0])
     beat = 0
-    for row, length in enumerate(given.lengths):
+    for row, length in enumerate(ragged.lengths):
         for first in range(0, length, LANES):
             used = slice(first, min(first + LANES, length))
             count = used.stop - first
-            assert (codes[beat, :count] == given.codes[row, used] % 256).all()
-            assert (mask[beat, :count] == given.mask[row, used]).all()
+            assert (codes[beat, :count] == ragged.codes[row, used] % 256).all()
+            assert (mask[beat, :count] == ragged.mask[row, used]).all()
             assert (results[beat, :count] == golden[row, used]).all()
             for beyond in (codes, mask, results):
                 assert (beyond[beat, count:] == 0).all()

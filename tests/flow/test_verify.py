@@ -290,17 +290,17 @@ def test_halves_have_pairs_of_bytes() -> None:
 
 def test_faults_change_one_gate_or_bit() -> None:
     design = to_rtlil(unit_of(Exaq()), "unit")
-    said = set()
+    message = set()
     for seed in range(30):
         fault = Fault(seed)
         broken = fault(design)
         assert len(broken) == len(design)
         assert 1 <= sum(a != b for a, b in zip(broken, design, strict=True)) <= 3
-        said.add(fault.what)
+        message.add(fault.what)
         assert Fault(seed)(design) == broken
-    assert len(said) > 10
-    assert any("table entry" in what for what in said)
-    assert any("in place of" in what for what in said)
+    assert len(message) > 10
+    assert any("table entry" in what for what in message)
+    assert any("in place of" in what for what in message)
 
 
 @pytest.mark.slow

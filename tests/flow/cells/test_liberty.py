@@ -105,10 +105,10 @@ DAMAGED = {
 @pytest.mark.parametrize("ending", ["\n", "\r\n"], ids=["unix", "windows"])
 @pytest.mark.parametrize("what", DAMAGED)
 def test_damage_is_reported_with_file_and_line(what: str, ending: str, tmp_path: Path) -> None:
-    text, said, at = DAMAGED[what]
+    text, message, at = DAMAGED[what]
     path = library_of(tmp_path, text.replace("\n", ending))
     line = line_of(TEXT, at) if at else TEXT.count("\n") + 1
-    with pytest.raises(LibertyError, match=rf"small\.lib, line {line}: .*{said}"):
+    with pytest.raises(LibertyError, match=rf"small\.lib, line {line}: .*{message}"):
         read_liberty(path)
 
 
@@ -131,9 +131,9 @@ WRONG = {
 
 @pytest.mark.parametrize("what", WRONG)
 def test_errors_name_the_file(what: str, tmp_path: Path) -> None:
-    (old, new), said = WRONG[what]
+    (old, new), message = WRONG[what]
     assert old in TEXT
-    with pytest.raises(LibertyError, match=said) as caught:
+    with pytest.raises(LibertyError, match=message) as caught:
         library_from_liberty([library_of(tmp_path, TEXT.replace(old, new, 1))])
     assert "small.lib" in str(caught.value)
 

@@ -73,10 +73,10 @@ def test_cells_that_are_left_out_are_listed_with_the_reason(why: str, tmp_path: 
 def test_the_warning_is_one_line(tmp_path: Path) -> None:
     odd = "".join(cell(INVERTER + "dont_use : true;", f"ODD{at}") for at in range(40))
     (tmp_path / "my.lib").write_text(f"library (mine) {{ {HEADER} {cell(INVERTER)} {odd} }}")
-    with pytest.warns(UserWarning, match=r"my\.lib: .*left out for dont_use: ODD0, .* and 34 more") as said:
+    with pytest.warns(UserWarning, match=r"my\.lib: .*left out for dont_use: ODD0, .* and 34 more") as warned:
         chosen_library("sky130", [tmp_path / "my.lib"])
-    assert len(said) == 1
-    assert "\n" not in str(said[0].message)
+    assert len(warned) == 1
+    assert "\n" not in str(warned[0].message)
 
 
 MISSING: dict[str, tuple[Any, str]] = {
@@ -100,8 +100,8 @@ MISSING: dict[str, tuple[Any, str]] = {
 
 @pytest.mark.parametrize("what", MISSING)
 def test_incomplete_cells_are_refused_with_file_and_cell(what: str, tmp_path: Path) -> None:
-    cells, said = MISSING[what]
-    with pytest.raises(LibertyError, match=said) as caught:
+    cells, expected = MISSING[what]
+    with pytest.raises(LibertyError, match=expected) as caught:
         read(tmp_path, cells)
     assert "mine.lib" in str(caught.value)
 
@@ -119,8 +119,8 @@ HEADERS = {
 
 @pytest.mark.parametrize("what", HEADERS)
 def test_headers_that_are_refused(what: str, tmp_path: Path) -> None:
-    old, new, said = HEADERS[what]
-    with pytest.raises(LibertyError, match=said):
+    old, new, expected = HEADERS[what]
+    with pytest.raises(LibertyError, match=expected):
         read(tmp_path, cell(INVERTER), HEADER.replace(old, new))
 
 
