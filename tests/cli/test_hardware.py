@@ -170,16 +170,16 @@ def test_all_methods(capsys: pytest.CaptureFixture[str]) -> None:
             ["rtl", "exaq", "--head", "all"],
             "say which head of a --model, and what to run it on; give one, or leave --head out",
         ),
-        (["rtl", "exaq", "--name", "2d"], "a module's name is letters, digits and underscores"),
-        (["rtl", "exaq", "--clock", 0], "the clock's period is a positive number"),
+        (["rtl", "exaq", "--name", "2d"], "a module name must be letters, digits and underscores"),
+        (["rtl", "exaq", "--clock", 0], "the clock period must be a positive number"),
         (
             ["rtl", "exaq", "--clock", 4, "--input-delay", 2, "--output-delay", 2.5],
-            "leave -0.5 ns for a path from input",
+            "leave -0.5 ns of a period",
         ),
-        (["rtl", "exaq", "--load", -1], "the load is 0 or more, not -1"),
+        (["rtl", "exaq", "--load", -1], "the load must be a finite number of 0 or more, got -1"),
         (["rtl", "exaq", "--layer", "first"], "'--layer': a number from 0, or all, not 'first'"),
         (["rtl", "exaq", "-o", __file__], "is a file; give a folder"),
-        (["rtl", "exaq", "-o", Path(__file__).parent], "holds no exported unit"),
+        (["rtl", "exaq", "-o", Path(__file__).parent], "is not an exported unit"),
         (["rtl", "--model", "missing"], "cannot load the model missing"),
     ],
     ids=str,
@@ -220,11 +220,11 @@ def test_fewer_are_compared_without_a_tool(
     assert 8_000 // 50 <= result["compared"] < 8_000 // 10
     code, _, err = run(capsys, "verify", "--spec", unloaded, *FEW, "--storage", "latches")
     assert code == 1
-    assert "a unit with latches needs Verilator" in last_line(err)
+    assert "a unit with latches requires Verilator" in last_line(err)
     for ignored in (("--inject-fault",), ("--waveform", "wave.vcd")):
         code, _, err = run(capsys, "verify", "--spec", unloaded, *FEW, *ignored)
         assert code == 1
-        assert f"takes Verilator; {tool} is not installed" in last_line(err)
+        assert f"requires Verilator; {tool} is not installed" in last_line(err)
 
 
 @verilator
@@ -240,7 +240,7 @@ def test_a_simulator_that_fails(
     code, _, err = run(capsys, "verify", "--spec", spec, *FEW)
     assert code == 1
     error = err[err.index("error: ") :].splitlines()
-    assert re.fullmatch(r"error: verilator failed while .* \(exit code 7\); its last lines:", error[0])
+    assert re.fullmatch(r"error: verilator failed while .* \(exit code 7\); the end of its output:", error[0])
     assert error[1:] == [f"  reason {at}" for at in (1, 2, 3)]
 
 
@@ -257,7 +257,7 @@ def test_a_folder_for_a_chip(capsys: pytest.CaptureFixture[str], spec: Path, tmp
     assert Spec.from_json(facts["spec"]) == ConSmax(tables="whole")
     code, _, err = run(capsys, *command)
     assert code == 2
-    assert "holds a unit already" in last_line(err)
+    assert "already contains an exported unit" in last_line(err)
     assert (folder / "unit.sv").is_file()
     code, _, err = run(capsys, *command, "--overwrite", "--constants", "baked")
     assert code == 0, err

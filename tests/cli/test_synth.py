@@ -129,8 +129,11 @@ def test_a_memory_where_a_unit_has_no_use_for_one() -> None:
             ["exaq", "--cells", "ecp5", "--device", "25k", "--seed", "2"],
             "nothing is placed; leave --device and --seed out",
         ),
-        (["exaq", "--place"], "place and route is for ice40, ecp5, nexus, not sky130"),
-        (["exaq", "--place", "--cells", "ecp5", "--device", "5k"], "a device of ecp5 is 25k, 45k, 85k, not '5k'"),
+        (["exaq", "--place"], "place and route supports ice40, ecp5, nexus, got sky130"),
+        (
+            ["exaq", "--place", "--cells", "ecp5", "--device", "5k"],
+            "the device must be one of 25k, 45k, 85k for ecp5, got '5k'",
+        ),
         (["exaq", "--place", "--cells", "ecp5", "--no-wires"], "no cells of a library; leave --wires out"),
         (["softermax", "--verilog", "FOLDER/bad.v"], "--verilog takes the place of METHOD"),
         (["--constants", "baked", "--verilog", "FOLDER/bad.v"], "leave --constants out"),
@@ -141,10 +144,10 @@ def test_a_memory_where_a_unit_has_no_use_for_one() -> None:
         ),
         (["softermax", "--constants", "loadable"], "softermax has no constants to bake in or to load; leave"),
         (["softermax", "--constants", "baked"], "softermax has no constants to bake in or to load; leave --constants"),
-        (["--verilog", "FOLDER/bad.v", "--define", "A-B"], "--define is NAME=VALUE, not 'A-B'"),
-        (["--verilog", "FOLDER/bad.v", "--parameter", "W"], "--parameter is NAME=VALUE, with a value such as 8"),
+        (["--verilog", "FOLDER/bad.v", "--define", "A-B"], "--define must be NAME=VALUE, got 'A-B'"),
+        (["--verilog", "FOLDER/bad.v", "--parameter", "W"], "--parameter must be NAME=VALUE, with a value such as 8"),
         (["--verilog", "FOLDER/bad.v", "--include", "FOLDER/absent"], "'FOLDER/absent' does not exist"),
-        (["--verilog", "FOLDER/bad.v", "--top", "absent"], "there is no module absent; there is bad"),
+        (["--verilog", "FOLDER/bad.v", "--top", "absent"], "there is no module absent; the files define bad"),
         (["--liberty", "FOLDER/bad.v", "exact"], "bad.v, line"),
         ([], "give either a METHOD or --spec FILE"),
         (["--pareto"], "--pareto takes a METHOD, or all"),
@@ -206,7 +209,7 @@ def test_verilog_as_designers_have_it(tmp_path: Path, capsys: pytest.CaptureFixt
     assert luts[0] <= 1 < luts[1]
     assert (tmp_path / "a cache" / "mapped").is_dir()
     assert main(["synth", *files, "--define", "STEP=3"]) == 1
-    assert "step.vh, which is included, was not found; give its folder with --include" in capsys.readouterr().err
+    assert "the included file step.vh was not found; give its folder with --include" in capsys.readouterr().err
     assert main(["synth", *files, "--include", "my headers"]) == 1
     assert "the macro STEP is not defined; give it with --define STEP=VALUE" in capsys.readouterr().err
     assert main(["synth", *files, *given, "--parameter", "Z=1"]) == 1

@@ -1,4 +1,4 @@
-"""Netlists for tests: made by hand from cells of sky130, or mapped from small units."""
+"""Netlists for tests, written by hand in sky130 cells or mapped from small units."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ import pytest
 from softmaxkit import ConSmax, Q, Softermax
 from softmaxkit.flow.activity import state_nets
 from softmaxkit.flow.cells.functions import expression
-from softmaxkit.flow.cells.library import Cell, Library, Table
+from softmaxkit.flow.cells.library import Cell, Library
 from softmaxkit.flow.cells.processes import PROCESSES, library_of
 from softmaxkit.flow.cells.reading import library_from_liberty
+from softmaxkit.flow.cells.table import Table
 from softmaxkit.flow.mapping import Mapped, map_design
 from softmaxkit.flow.netlist import Netlist, read_netlist
 from softmaxkit.flow.sources import Source
@@ -29,11 +30,11 @@ PREFIX = "sky130_fd_sc_hd__"
 
 
 class HandNetlist(NamedTuple):
-    """A netlist made by hand.
+    """A netlist written by hand.
 
     Attributes:
-        netlist: it.
-        net: the number of each net by its name.
+        netlist: the netlist.
+        net: index of each net, by its name.
     """
 
     netlist: Netlist
@@ -41,13 +42,13 @@ class HandNetlist(NamedTuple):
 
 
 def hand_netlist(inputs: str, outputs: str, cells: Sequence[str], library: Library | None = None) -> HandNetlist:
-    """Return a netlist of sky130's cells.
+    """Return a netlist of sky130 cells.
 
     Args:
-        inputs: names of ports of one bit; one named "clk" is for clocks.
-        outputs: nets that are outputs.
+        inputs: names of one-bit ports; the clock is named "clk".
+        outputs: names of the nets that are outputs.
         cells: each as "name kind A=net Y=net", the kind without the library's prefix; nets 0 and 1 are constants.
-        library: another one, of the same names of cells.
+        library: another library with the same cell names.
     """
     bits: dict[str, Any] = {"0": "0", "1": "1"}
 
@@ -67,18 +68,18 @@ def hand_netlist(inputs: str, outputs: str, cells: Sequence[str], library: Libra
     net = {name: nets[0] for name, nets in netlist.inputs.items()}
     for group in netlist.groups:
         for place, instance in enumerate(group.instances):
-            given = pins[netlist.names[instance]]
-            net |= {given[pin]: int(nets[place]) for pin, nets in group.nets.items() if pin in given}
+            names_by_pin = pins[netlist.names[instance]]
+            net |= {names_by_pin[pin]: int(nets[place]) for pin, nets in group.nets.items() if pin in names_by_pin}
     return HandNetlist(netlist, net)
 
 
 def cell_of(kind: str, library: Library | None = None) -> Cell:
-    """Return a cell of sky130 by its name without the prefix."""
+    """Return a sky130 cell by its name without the prefix."""
     return (library or library_of("sky130")).cells[PREFIX + kind]
 
 
 def looked_up(table: Table, slew: float, load: float) -> float:
-    """Return a table's figure, linear between the points and beyond them; worked out one number at a time."""
+    """Return the value of a table, linear between the points and beyond them, in scalar arithmetic."""
 
     def along(axis: list[float], at: float, values: list[float]) -> float:
         if len(axis) == 1:
@@ -92,13 +93,13 @@ def looked_up(table: Table, slew: float, load: float) -> float:
 
 
 def with_library(netlist: Netlist, library: Library) -> Netlist:
-    """Return a netlist whose cells are those of the same names in another library."""
+    """Return a netlist with the cells of the same names in another library."""
     groups = tuple(group._replace(cell=library.cells[group.cell.name]) for group in netlist.groups)
     return replace(netlist, library=library, groups=groups)
 
 
 def settled(netlist: Netlist, states: Any) -> Any:
-    """Return the value of every net at the end of each cycle, clocks low; boolean, (nets, cycles)."""
+    """Return the value of every net at the end of each cycle, with the clocks low; boolean, (nets, cycles)."""
     values = np.zeros((netlist.nets, len(states)), np.bool_)
     values[1] = True
     values[state_nets(netlist)] = states.T
@@ -115,7 +116,7 @@ def settled(netlist: Netlist, states: Any) -> Any:
 
 @cache
 def full_library(process: str) -> Library:
-    """Return a process's cells with whole tables, from the shared files."""
+    """Return the cells of a process with full tables, from the shared Liberty files."""
     paths = sorted(PDK.glob(f"{process}*.lib.gz"))
     if not paths:
         pytest.skip(f"no shared cell libraries beside the project: {process} is missing")
@@ -137,7 +138,7 @@ def softermax(storage: str = "flip-flops") -> SoftmaxUnit:
 
 
 def mapped(unit: SoftmaxUnit, library: Library | None = None) -> Mapped:
-    """Return a unit in cells, by the quickest recipe."""
+    """Return a unit mapped with the fastest recipe to run."""
     source = Source("unit", {"design.il": to_rtlil(unit, "unit")})
     (design,) = map_design(source, library or library_of("sky130"), 5.0, ["small"])
     return design

@@ -1,4 +1,4 @@
-"""A real unit that breaks the protocol of its streams in one of many ways."""
+"""A real unit, modified to violate its stream protocol in one of many ways."""
 
 from __future__ import annotations
 
@@ -21,39 +21,39 @@ from amaranth.lib.wiring import In
 from softmaxkit.methods.base.unit import SoftmaxUnit
 
 LONG = 6
-"""Cycles that one of the mutants does not survive to be stalled."""
+"""Length of a stall, in cycles, after which one of the mutants hangs."""
 
 MUTANTS = {
     "sound": "",
     "waits": "valid is low until ready is high",
-    "waits for an edge": "valid is low until ready was high at an edge",
+    "waits for an edge": "valid is low until ready was high at a clock edge",
     "resets once": "the second reset does nothing",
-    "changes": "an offered result changes where it is stalled",
-    "withdraws": "an offered result goes for a cycle where it is stalled",
+    "changes": "an offered result changes when it is stalled",
+    "withdraws": "an offered result is withdrawn for a cycle when it is stalled",
     "ends early": "a row ends with its first beat",
     "ends late": "a row ends a beat late",
     "endless": "every fourth row has no last",
     "doubles": "a result that was stalled comes twice",
-    "drops": "the result behind one that was stalled is lost",
-    "overruns": "scores are taken, and lost, where the unit is full",
+    "drops": "the result after one that was stalled is lost",
+    "overruns": "scores are accepted, and lost, when the unit is full",
     "unmasked": "the mask of the first lane is ignored",
-    "loads inside": "a write is taken while a row is inside",
-    "loads halfway": "a row comes between the writes of a group",
-    "forgets": "every fourth write is taken and has no effect",
-    "remembers": "a result that waits when a reset comes is there after it",
-    "takes in reset": "scores that are offered during a reset come in after it",
-    "stuck if empty": "nothing is taken after a row in which nothing is attended",
-    "stuck if stalled": f"nothing is taken after a stall of {LONG} cycles",
+    "loads inside": "a write is accepted while a row is inside",
+    "loads halfway": "a row begins between the writes of a group",
+    "forgets": "every fourth write is accepted and has no effect",
+    "remembers": "a result that is waiting at a reset survives it",
+    "takes in reset": "scores that are offered during a reset are accepted after it",
+    "stuck if empty": "no score is accepted after a fully masked row",
+    "stuck if stalled": f"no score is accepted after a stall of {LONG} cycles",
 }
-"""Names of the mutants, and what is wrong with them."""
+"""Descriptions of the mutants by name."""
 
 
 class Mutant(wiring.Component):
-    """A unit with something wrong between it and its ports.
+    """A unit with a fault between it and its ports.
 
     Args:
-        unit: a sound one, whose constants are loadable.
-        mutant: one of `MUTANTS`; left out, the port `mutant` chooses, by number.
+        unit: a correct unit with loadable constants.
+        mutant: one of `MUTANTS`; if empty, the port `mutant` selects one by number.
     """
 
     def __init__(self, unit: SoftmaxUnit, mutant: str = "") -> None:
@@ -66,7 +66,7 @@ class Mutant(wiring.Component):
         return getattr(self.unit, name)
 
     def parts(self) -> list[Any]:
-        return []  # the sound unit's, with nothing of the protocol in them
+        return []  # the parts of the unit do not take part in the protocol
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -85,7 +85,7 @@ class Mutant(wiring.Component):
         return m
 
     def on(self, name: str) -> Value:
-        """Return whether this is the mutant."""
+        """Return whether this mutant is selected."""
         if self.fixed:
             return Const(int(name == self.fixed))
         return self.mutant == list(MUTANTS).index(name)
@@ -128,10 +128,10 @@ class Mutant(wiring.Component):
         ]
         with m.If(self.on("waits")):
             m.d.comb += outer.valid.eq(inner.valid & outer.ready)
-        asked = Signal()
+        granted = Signal()
         with m.If(self.on("waits for an edge")):
-            m.d.comb += [outer.valid.eq(inner.valid & asked), inner.ready.eq(outer.ready & asked)]
-            m.d.sync += asked.eq(inner.valid & (asked | outer.ready) & ~passed)
+            m.d.comb += [outer.valid.eq(inner.valid & granted), inner.ready.eq(outer.ready & granted)]
+            m.d.sync += granted.eq(inner.valid & (granted | outer.ready) & ~passed)
         with m.If(self.on("changes") & waited):
             m.d.comb += outer.p.codes[0].eq(~inner.p.codes[0])
         withdrawn = Signal()

@@ -1,4 +1,4 @@
-"""Activity against a simulator of single events, written here in plain Python by the same rules."""
+"""Activity, compared with an event-driven simulator in plain Python that follows the same rules."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ LOGIC: dict[str, tuple[str, str, Callable[..., int]]] = {
     "maj3_1": ("A B C", "X", lambda a, b, c: int(a + b + c > 1)),
     "a21oi_1": ("A1 A2 B1", "Y", lambda a, b, c: 1 - ((a & b) | c)),
 }
-"""Cells of random netlists: inputs, output, and what they compute."""
+"""Cells of random netlists: input pins, output pin and function."""
 
 
 class Reference:
-    """A netlist of `LOGIC` and plain flip-flops, simulated event by event; cells swallow pulses where `inertial`."""
+    """A netlist of `LOGIC` and plain flip-flops, simulated event by event; cells swallow pulses if `inertial`."""
 
     def __init__(self, circuit: HandNetlist, delays: list[float], inertial: bool = True) -> None:
         self.inertial = inertial
@@ -47,7 +47,7 @@ class Reference:
                     self.cells.append((ins, int(group.nets[out][place]), function))
 
     def settled(self, states: list[int]) -> dict[int, int]:
-        """Return the value of every net, from those of the states."""
+        """Return the value of every net, from the states."""
         values = {0: 0, 1: 1} | dict(zip(self.sources, states, strict=True))
         while missing := [cell for cell in self.cells if cell[1] not in values]:
             for ins, out, function in missing:
@@ -59,8 +59,8 @@ class Reference:
         """Return how often each net changes between two cycles."""
         values, aims = self.settled(before), self.settled(after)
         target = {out: values[out] for _, out, _ in self.cells}
-        due: dict[int, int] = {}  # tick at which a cell's output takes its target
-        coming: list[tuple[int, int, int]] = []  # or, where nothing is swallowed, every change that it has seen
+        due: dict[int, int] = {}  # tick at which the output of a cell changes to its target
+        coming: list[tuple[int, int, int]] = []  # or, if nothing is swallowed, all pending changes
         count = dict.fromkeys(values, 0)
         tick, last = 0, max(self.starts.values())
         while tick <= last or due or coming:
@@ -101,7 +101,7 @@ class Reference:
 
 
 def agrees(circuit: HandNetlist, timing: Timing, states: np.ndarray, first: int = 1, inertial: bool = True) -> Activity:
-    """See that both simulators count the same on all nets but the clock."""
+    """Check that both simulators count the same on all nets except the clock."""
     ours = count_toggles(circuit.netlist, timing, states, first, inertial)
     theirs = Reference(circuit, timing.delays.tolist(), inertial).run(states, first)
     data = ~circuit.netlist.clock_nets
@@ -144,7 +144,7 @@ def test_random_netlists(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_random_delays(seed: int) -> None:
-    # Delays that differ much more than those of real cells: from less than a step to many.
+    # Delays vary much more than those of real cells, from less than a step to many steps.
     random = np.random.default_rng(100 + seed)
     circuit = random_netlist(random)
     timing = analyse(circuit.netlist)
@@ -154,7 +154,7 @@ def test_random_delays(seed: int) -> None:
 
 
 def with_ticks(circuit: HandNetlist, **ticks: int) -> Timing:
-    """Return a timing in which cells' outputs take so many steps."""
+    """Return a timing in which the outputs of cells have delays of a given number of steps."""
     delays = np.zeros(circuit.netlist.nets)
     for net, count in ticks.items():
         delays[circuit.net[net]] = count
@@ -168,14 +168,14 @@ def with_ticks(circuit: HandNetlist, **ticks: int) -> Timing:
     ids=lambda given: str(given),
 )
 def test_a_glitch_passes_if_it_is_long_enough(late: int, slow: int, pulses: int) -> None:
-    # x & ~x is 0, but for as long as the inverter takes after x has risen; a shorter time than the and's is swallowed.
+    # x & ~x is 0, except for the delay of the inverter after x rises; the AND swallows a pulse shorter than its delay.
     circuit = hand_netlist("x", "y", ["i inv_1 A=x Y=n", "a and2_1 A=x B=n X=y"])
     timing = with_ticks(circuit, n=late, y=slow)
     states = np.asarray([0, 1, 1, 0, 0, 1], np.bool_)[:, None]
     ours = count_toggles(circuit.netlist, timing, states)
     y, n, x = (circuit.net[name] for name in "ynx")
     assert ours.toggles[y] == 2 * 2 * pulses  # x rises twice
-    assert ours.settled[y] == 0  # what a count without delays tells
+    assert ours.settled[y] == 0  # without delays, nothing changes
     assert ours.toggles[n] == ours.toggles[x] == 3
     assert ours.ones[x] == 3
     assert ours.glitches == pytest.approx(4 * pulses / (6 + 4 * pulses), rel=1e-12)
@@ -183,7 +183,7 @@ def test_a_glitch_passes_if_it_is_long_enough(late: int, slow: int, pulses: int)
 
 
 def test_delays_add_up_along_a_chain() -> None:
-    # Two ways from x to an exclusive or: one of 3 + 3 + 3 steps, one of 9. They come together, so nothing glitches.
+    # Two paths from x to an XOR, one of 3 + 3 + 3 steps and one of 9, arrive together, so there is no glitch.
     chain = [
         "a buf_4 A=x X=p",
         "b buf_4 A=p X=q",
@@ -214,12 +214,12 @@ def test_clocks_are_counted_on_both_edges() -> None:
     nets = state_nets(circuit.netlist)
     states = np.zeros((40, len(nets)), np.bool_)
     first, enable = 3, np.random.default_rng(0).random(40) < 0.4
-    enable[[first - 1, -1]] = True, False  # so that a cycle more or less shows
+    enable[[first - 1, -1]] = True, False  # so that an off-by-one in cycles is detected
     states[:, nets.index(circuit.net["en"])] = enable
     ours = count_toggles(circuit.netlist, analyse(circuit.netlist), states, first)
     for net in ("clk", "nc"):
         assert ours.toggles[circuit.net[net]] == ours.settled[circuit.net[net]] == 2 * (40 - first)
-    # The gate has looked at its enable before the edge; the bare and sees what comes after.
+    # The clock gate samples its enable before the edge; the plain AND follows later changes too.
     assert ours.toggles[circuit.net["c"]] == 2 * enable[first - 1 : -1].sum()
     assert ours.toggles[circuit.net["w"]] == 2 * enable[first:].sum()
     assert ours.toggles[circuit.net["en"]] == np.count_nonzero(enable[first:] != enable[first - 1 : -1])
@@ -243,7 +243,7 @@ def test_long_runs_are_the_sum_of_their_parts(monkeypatch: pytest.MonkeyPatch) -
         assert (getattr(whole, name) == sum(getattr(part, name) for part in parts)).all()
 
 
-def test_nets_that_do_not_settle_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nets_that_do_not_settle_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     random = np.random.default_rng(0)
     circuit = random_netlist(random)
     states = random_states(circuit, 70, random)

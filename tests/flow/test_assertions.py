@@ -1,4 +1,4 @@
-"""The assertions in the folder: they hold of every method, and fail of units that break the protocol."""
+"""The assertions in the folder: every method satisfies them, and units that violate the protocol do not."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ FORMS = [
 
 
 def small(method: str, form: str, depth: int | None = None) -> SoftmaxUnit:
-    """Return the unit about which proofs are soon made."""
+    """Return a unit that is small enough for quick proofs."""
     spec, numbers, least, _ = BY_METHOD[method].proof
     constants = None if form in ("loadable", "sets") else spec.constants(**numbers)
     storage = "memory" if form == "memory" else "flip-flops"
@@ -63,7 +63,7 @@ def proved(folder: Path) -> tuple[int, str]:
     ("method", "form"),
     [pytest.param(*case, marks=[] if case == (LOADABLE, "loadable") else pytest.mark.slow) for case in FORMS],
 )
-def test_they_hold(method: str, form: str, tmp_path: Path) -> None:
+def test_units_satisfy_the_assertions(method: str, form: str, tmp_path: Path) -> None:
     code, printed = proved(exported(small(method, form), tmp_path / "folder"))
     assert code == 0, printed
     assert re.fullmatch(r"(PASS: [\w ]+: no violation within \d+ cycles\n){2}", printed)
@@ -88,14 +88,14 @@ BROKEN = {
     "takes in reset": "",
     "stuck if empty": "assert (rows == 0 && !refused)",
 }
-"""The assertion that fails; empty where it may be one of several.
+"""The assertion that fails; empty if it may be one of several.
 
-Left out is what does not show within so few cycles, and the wrong constants, which are no matter of the protocol.
+Left out are mutants that do not fail within so few cycles, or that have wrong constants, which are not protocol.
 """
 
 
 def other_sets(module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a unit take the words of the set whose row enters, for a stage behind."""
+    """Make a later stage of a unit use the words of the set whose row is entering."""
     right, entered = module.words_of, []
 
     def wrong(m: Any, stage: str, sets: Any, number: Any, *names: str) -> Any:
@@ -106,7 +106,7 @@ def other_sets(module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def swapped(module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a unit take the words of the set beside."""
+    """Make a unit use the words of the neighbouring set."""
     right = module.number_of_set
     monkeypatch.setattr(module, "number_of_set", lambda scores: ~right(scores))
 
@@ -119,7 +119,7 @@ def swapped(module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         ("sigmoid", swapped, 1),
     ],
 )
-def test_a_row_of_another_set_shows(
+def test_the_constants_of_another_set_fail(
     method: str, fault: Any, depth: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = exported(small(method, "sets", depth), tmp_path / "folder")
@@ -134,8 +134,8 @@ def test_a_row_of_another_set_shows(
 
 
 @verilator
-def test_a_set_that_changes_within_a_row_shows(tmp_path: Path) -> None:
-    """In simulation, that is asserted of what surrounds the unit."""
+def test_a_set_that_changes_within_a_row_fails(tmp_path: Path) -> None:
+    """In simulation, this is a requirement on the surrounding logic."""
     folder = exported(small("consmax", "sets"), tmp_path / "folder")
     run = ["make", "-s", "-C", str(folder), "--no-print-directory", "test-verilator", f"VERILATOR={find('verilator')}"]
     done = subprocess.run(run, text=True, capture_output=True, check=False)
@@ -160,7 +160,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     "mutant", [pytest.param(name, marks=[] if name == "waits" else pytest.mark.slow) for name in BROKEN]
 )
-def test_they_fail_of_a_mutant(mutant: str, folder: Path) -> None:
+def test_mutants_violate_the_assertions(mutant: str, folder: Path) -> None:
     unit: Any = Mutant(small(LOADABLE, "loadable"), mutant)
     (folder / f"{NAME}.sv").write_text(to_verilog(unit, NAME))
     code, printed = proved(folder)

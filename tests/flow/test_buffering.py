@@ -1,4 +1,4 @@
-"""Buffers before registers: as a tree, of no more than so many each, and nothing computed differently."""
+"""Buffers before registers: trees of limited fan-out that leave the function unchanged."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from softmaxkit.flow.timing import analyse
 
 
 def chain(registers: int) -> dict[str, Any]:
-    """Return a register that drives so many others, and a gate."""
+    """Return a register that drives the given number of other registers, and a gate."""
 
     def cell(kind: str, **pins: int) -> dict[str, Any]:
         return {"type": PREFIX + kind, "connections": {pin: [net] for pin, net in pins.items()}}
@@ -28,7 +28,7 @@ def chain(registers: int) -> dict[str, Any]:
 
 
 def registers_of(module: dict[str, Any], net: int, library: Library) -> list[str]:
-    """Return the registers that a net reaches, through buffers or not."""
+    """Return the registers that a net drives, directly or through buffers."""
     names = []
     for name, cell in module["cells"].items():
         state, pins = library.cells[cell["type"]].state, cell["connections"]
@@ -53,12 +53,12 @@ def test_a_tree_reaches_every_register(registers: int) -> None:
     assert sorted(registers_of(module, 4, library)) == sorted(f"rows.word{i}.bit" for i in range(registers))
     netlist = read_netlist({"modules": {"top": module}}, "top", library)
     clock = np.asarray(netlist.clock_nets)
-    assert netlist.fan_outs[~clock].max() <= MOST + 1  # the gate stays with the first
+    assert netlist.fan_outs[~clock].max() <= MOST + 1  # the gate stays on the original net
     assert netlist.clock == "clk"
     assert all(name.startswith("rows.") for name in netlist.names if "fanout" in name)
 
 
-def test_what_drives_many_registers_is_sooner_with_buffers() -> None:
+def test_buffers_speed_up_a_net_with_many_registers() -> None:
     library = library_of("sky130")
     plain, buffered = chain(256), chain(256)
     buffer_registers(buffered, library)
@@ -68,7 +68,7 @@ def test_what_drives_many_registers_is_sooner_with_buffers() -> None:
     assert after < before / 2
 
 
-def test_a_library_without_buffers_is_left_alone() -> None:
+def test_without_buffers_nothing_is_changed() -> None:
     library = library_of("sky130").without([f"{PREFIX}*buf*"])
     module = chain(256)
     assert buffer_registers(module, library) == 0

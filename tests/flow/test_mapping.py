@@ -1,4 +1,4 @@
-"""Mapping: anybody's Verilog to cells, what is refused and how it is told, the cache, and counts for FPGAs."""
+"""Mapping of users' Verilog to cells, refusals and their messages, the cache, and FPGA resource counts."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ endmodule
 """
 
 
-def refused(text: str, said: str, folder: Path, top: str | None = None, library: str = "sky130") -> str:
-    with pytest.raises(ToolError, match=said) as caught:
+def refused(text: str, message: str, folder: Path, top: str | None = None, library: str = "sky130") -> str:
+    with pytest.raises(ToolError, match=message) as caught:
         map_text(text, folder, top, library)
     return str(caught.value)
 
@@ -67,7 +67,7 @@ def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @yosys
 @pytest.mark.parametrize("process", ["sky130", "asap7"])
 def test_registers_latches_and_clock_gates(process: str, tmp_path: Path) -> None:
-    # ASAP7 has no flip-flop that is cleared or set alone.
+    # ASAP7 has no flip-flop with only a clear or only a preset.
     text = GOOD if process == "sky130" else GOOD.replace(" or negedge reset_n", "")
     design = map_text(text, tmp_path, "sums", process)
     netlist = design.netlist
@@ -91,7 +91,7 @@ FIRST, *OTHERS = RECIPES
 
 @yosys
 @pytest.mark.parametrize("recipe", [FIRST, *(pytest.param(recipe, marks=pytest.mark.slow) for recipe in OTHERS)])
-def test_what_is_mapped_computes_the_same(recipe: str, tmp_path: Path) -> None:
+def test_every_recipe_preserves_the_function(recipe: str, tmp_path: Path) -> None:
     path = tmp_path / "design.v"
     path.write_text(GOOD, encoding="utf-8")
     (design,) = map_design(read_verilog([path], "adder"), library_of("sky130"), 1.0, [recipe])
@@ -103,6 +103,23 @@ def test_what_is_mapped_computes_the_same(recipe: str, tmp_path: Path) -> None:
     total = (settled(netlist, states)[netlist.outputs["sum"]] << np.arange(5)[:, None]).sum(axis=0)
     assert (total == (a + b).ravel()).all()
     assert design.recipe == recipe
+
+
+@yosys
+@pytest.mark.parametrize("limit", [5, -5, -(2**31) - 5])
+def test_parameters_keep_their_sign(limit: int, tmp_path: Path, empty_cache: Path) -> None:
+    """A negative value is compared and extended as a signed number, also beyond 32 bits."""
+    path = tmp_path / "design.v"
+    path.write_text("module top #(parameter L = 8) (input signed [3:0] a, output y, output [39:0] b);\n")
+    with path.open("a") as file:
+        file.write("assign y = a < L, b = L; endmodule\n")
+    source = read_verilog([path], None, parameters=[f"L={limit}"])
+    (design,) = map_design(source, library_of("sky130"), 1.0, ["small"])
+    netlist, a = design.netlist, np.arange(-8, 8)
+    bits = {net: ((a >> bit) & 1) > 0 for bit, net in enumerate(netlist.inputs["a"])}
+    values = settled(netlist, np.stack([bits[net] for net in state_nets(netlist)], axis=1))
+    assert (values[netlist.outputs["y"][0]] == (a < limit)).all()
+    assert sum(int(values[net][0]) << bit for bit, net in enumerate(netlist.outputs["b"])) == limit % 2**40
 
 
 REFUSED = {
@@ -120,14 +137,14 @@ REFUSED = {
 
 @yosys
 @pytest.mark.parametrize("what", REFUSED)
-def test_what_is_refused(what: str, tmp_path: Path, empty_cache: Path) -> None:
-    text, said = REFUSED[what]
-    refused(text, said, tmp_path)
-    assert not list((empty_cache / "mapped").glob(".*"))  # nothing half done stays
+def test_designs_that_are_refused(what: str, tmp_path: Path, empty_cache: Path) -> None:
+    text, message = REFUSED[what]
+    refused(text, message, tmp_path)
+    assert not list((empty_cache / "mapped").glob(".*"))  # no partial result is left
 
 
 @yosys
-def test_a_syntax_error_is_told_with_file_and_line(tmp_path: Path) -> None:
+def test_a_syntax_error_names_file_and_line(tmp_path: Path) -> None:
     message = refused(module("assign q = a +;\n", "input a, output q"), "reading top", tmp_path)
     assert "design.v:2" in message
     assert "syntax error" in message
@@ -139,11 +156,11 @@ def test_a_reset_that_no_flip_flop_has(tmp_path: Path) -> None:
 
 
 @yosys
-def test_latches_need_latches(tmp_path: Path) -> None:
+def test_latches_require_a_library_with_latches(tmp_path: Path) -> None:
     path = tmp_path / "design.v"
     path.write_text(module("always @* if (a) q = b;"), encoding="utf-8")
     library = library_of("sky130").without(["*__dlx*", "*__dlr*"])
-    with pytest.raises(ToolError, match=r"the design has latches, and sky130.* has none"):
+    with pytest.raises(ToolError, match=r"the design has latches, but sky130.* has none"):
         map_design(read_verilog([path], None), library, 5.0, ["small"])
 
 
@@ -158,16 +175,16 @@ def test_a_latch_of_the_other_polarity(left_out: str, kept: str, tmp_path: Path)
     assert latches == {f"{PREFIX}{kept}_1": 2}
 
 
-def test_the_top_is_asked_for(tmp_path: Path) -> None:
+def test_the_top_must_be_named(tmp_path: Path) -> None:
     path = tmp_path / "design.v"
     path.write_text(GOOD, encoding="utf-8")
-    with pytest.raises(ValueError, match=r"say which module is the top, with --top; there are adder, sums"):
+    with pytest.raises(ValueError, match=r"name the top module with --top; the files define adder, sums"):
         read_verilog([path], None)
-    with pytest.raises(ValueError, match=r"there is no module other; there are adder, sums"):
+    with pytest.raises(ValueError, match=r"there is no module other; the files define adder, sums"):
         read_verilog([path], "other")
     assert read_verilog([path], "adder").top == "adder"
     path.write_text("// nothing\n", encoding="utf-8")
-    with pytest.raises(ValueError, match="there is none"):
+    with pytest.raises(ValueError, match="the files define no module"):
         read_verilog([path], None)
     with pytest.raises(OSError, match="missing"):
         read_verilog([tmp_path / "missing.v"], None)
@@ -189,7 +206,7 @@ def test_modules_are_found(text: str, tmp_path: Path) -> None:
 
 
 @yosys
-def test_several_files_of_one_name(tmp_path: Path) -> None:
+def test_several_files_with_the_same_name(tmp_path: Path) -> None:
     paths = [tmp_path / folder / "part.v" for folder in "ab"]
     for path, text in zip(paths, GOOD.split("\n\n"), strict=True):
         path.parent.mkdir()
@@ -217,10 +234,10 @@ def test_libraries_that_lack_cells() -> None:
         map_design(source, without(library, is_inverter), 5.0)
 
 
-def test_another_corner_says_why_it_lacks_a_cell() -> None:
+def test_a_corner_without_a_cell_gives_the_reason() -> None:
     netlist = hand_netlist("a", "y", ["one inv_1 A=a Y=y"]).netlist
     corner = replace(without(library_of("sky130"), is_inverter), remarks={"left out for dont_use": (f"{PREFIX}inv_1",)})
-    with pytest.raises(LibertyError, match=r"has no sky130_fd_sc_hd__inv_1 as .* \(left out for dont_use\)"):
+    with pytest.raises(LibertyError, match=r"lacks the cell sky130_fd_sc_hd__inv_1 of .* \(left out for dont_use\)"):
         netlist.with_library(corner)
 
 
@@ -229,12 +246,12 @@ def test_outputs_load_their_nets() -> None:
     inverter = cell_of("inv_1")
     pins = {"A": inverter.pins["A"]._replace(capacitance=0.5), "Y": inverter.pins["Y"]._replace(capacitance=0.125)}
     loaded = replace(library, cells=library.cells | {inverter.name: replace(inverter, pins=pins)}, wire=0.0)
-    made = hand_netlist("a", "z", ["one inv_1 A=a Y=y", "two inv_1 A=y Y=z"], loaded)
-    assert made.netlist.loads[[made.net["a"], made.net["y"]]].tolist() == [0.5, 0.625]
+    chain = hand_netlist("a", "z", ["one inv_1 A=a Y=y", "two inv_1 A=y Y=z"], loaded)
+    assert chain.netlist.loads[[chain.net["a"], chain.net["y"]]].tolist() == [0.5, 0.625]
 
 
 @yosys
-def test_the_same_from_an_empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_cache_gives_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     unit, designs = whole_table(), []
     for folder in ("one", "two", "two"):
         monkeypatch.setenv("SOFTMAXKIT_CACHE", str(tmp_path / folder))
@@ -256,13 +273,33 @@ FAST = [pytest.param(name, marks=pytest.mark.slow if name in ("nexus", "xilinx")
 def test_counts_for_fpgas(family: str) -> None:
     counts = count_cells(Source("unit", {"design.il": to_rtlil(whole_table(), "unit")}), family)
     assert list(counts) == ["luts", "carries", "registers", "dsps", "block_rams"]
-    # The table of 256 words goes to look-up tables or to a block memory, which has a register too.
+    # The table of 256 words is mapped to look-up tables or to a block memory, which includes a register.
     assert 8 < counts["luts"] + 8 * counts["block_rams"] < 500
     assert 8 < counts["registers"] + 8 * counts["block_rams"] < 100
     assert counts["dsps"] == 0
 
 
 @pytest.mark.slow
+@yosys
+@pytest.mark.parametrize(
+    ("words", "reads", "tables"),
+    [
+        (256, 1, 32),
+        (64, 2, 16),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in ((32, 1, 4), (64, 1, 8), (128, 1, 16), (128, 2, 32))),
+    ],
+)
+def test_distributed_memories_of_fpgas(words: int, reads: int, tables: int, tmp_path: Path) -> None:
+    """A look-up table of an AMD 7 series FPGA has 64 bits and one read address."""
+    address = f"[{words.bit_length() - 2}:0]"
+    ports = f"input clk, we, input {address} a, b, input [7:0] d, output [7:0] q{', r' if reads == 2 else ''}"
+    body = f"reg [7:0] m [0:{words - 1}]; always @(posedge clk) if (we) m[a] <= d; assign q = m[a];"
+    (tmp_path / "memory.v").write_text(
+        f"module memory ({ports}); {body} {'assign r = m[b];' if reads == 2 else ''} endmodule"
+    )
+    assert count_cells(read_verilog([tmp_path / "memory.v"], None), "xilinx")["luts"] == tables
+
+
 @yosys
 def test_multipliers_of_fpgas(tmp_path: Path) -> None:
     path = tmp_path / "design.v"
@@ -273,5 +310,5 @@ def test_multipliers_of_fpgas(tmp_path: Path) -> None:
 
 
 def test_an_unknown_family() -> None:
-    with pytest.raises(ValueError, match="FPGA families are ice40, ecp5, nexus, xilinx, not 'max10'"):
+    with pytest.raises(ValueError, match="the FPGA family must be one of ice40, ecp5, nexus, xilinx, got 'max10'"):
         count_cells(Source("unit", {}), "max10")

@@ -1,4 +1,4 @@
-"""Units side by side in one design: no two modules have one name, and each works as it does alone."""
+"""Several units in one design: module names are unique, and each unit works as it does alone."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LOADABLE = next(method for method, cases in BY_METHOD.items() if cases.proof.num
 
 
 def written(folder: Path, name: str, method: str, head: int = 0) -> None:
-    """Write the folder of a unit, in which rows wait in a memory where they can."""
+    """Write the folder of a unit, with external memories if the method has that storage."""
     spec = method_class(method)()
     constants = spec.examples()[head]
     storage = "memory" if "memory" in spec.storages else "flip-flops"
@@ -39,8 +39,8 @@ def modules(files: list[Path]) -> Iterator[str]:
         yield from re.findall(r"^module (\w+)", file.read_text(), re.MULTILINE)
 
 
-def see_together(folders: list[Path], work: Path) -> None:
-    """See that all modules, but for benches and what is proved, can be read, and elaborated below one top."""
+def check_together(folders: list[Path], work: Path) -> None:
+    """Check that all modules, except benches and proofs, can be read and elaborated under one top module."""
     files = [file for folder in folders for file in sorted(folder.glob("*.sv"))]
     names = list(modules(files))
     assert len(names) == len(set(names))
@@ -59,7 +59,7 @@ def test_two_heads_of_one_method(tmp_path: Path) -> None:
     folders = [tmp_path / f"layer0_head{head}" for head in range(2)]
     for head, folder in enumerate(folders):
         written(folder, folder.name, LOADABLE, head)
-    see_together(folders, tmp_path)
+    check_together(folders, tmp_path)
 
 
 @pytest.mark.slow
@@ -67,11 +67,11 @@ def test_all_methods(tmp_path: Path) -> None:
     folders = [tmp_path / f"chip_{method}" for method in METHODS]
     for folder, method in zip(folders, METHODS, strict=True):
         written(folder, folder.name, method)
-    see_together(folders, tmp_path)
+    check_together(folders, tmp_path)
 
 
 def test_two_heads_at_once() -> None:
-    """Both take the same rows, and give the results of their own constants."""
+    """Both accept the same rows, and each returns the results of its own constants."""
     spec = next(iter(BY_METHOD[LOADABLE].narrow.values())).spec
     units = [spec.unit(2, constants, max_row=8) for constants in spec.examples()[:2]]
     rows = random_rows(units[0], units[0].constants, 400, np.random.default_rng(0))

@@ -1,4 +1,4 @@
-"""OpenSTA with the script and constraints of an exported folder: setup, hold and combinational paths are as ours."""
+"""OpenSTA with the script and constraints of an exported folder: setup, hold and combinational paths equal ours."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ pytestmark = [
 ]
 NAME = "unit_under_test"
 CLOSE = 1e-5
-"""Part of the period: OpenSTA reads six digits of each figure of the library, and computes in float32."""
+"""Tolerance relative to the period: OpenSTA reads six digits of each library value, and computes in float32."""
 
 QUICK = {("consmax", "latches")}
 
 
 def every_unit() -> Iterator[Any]:
-    """Yield every method with every storage that it has."""
+    """Yield every method with each of its kinds of storage."""
     for method in METHODS:
         for storage in method_class(method).storages:
             marks = [] if (method, storage) in QUICK else pytest.mark.slow
@@ -53,7 +53,7 @@ def every_unit() -> Iterator[Any]:
 
 
 class Slacks(NamedTuple):
-    """What OpenSTA reports: the smallest slacks in ns, and its whole output."""
+    """Report of OpenSTA: the smallest slacks in ns, and its whole output."""
 
     setup: float
     hold: float
@@ -61,7 +61,7 @@ class Slacks(NamedTuple):
 
 
 def unit_of(method: str, storage: str) -> SoftmaxUnit:
-    """Return a unit of one lane for short rows."""
+    """Return a unit with one lane for short rows."""
     return method_class(method)().unit(1, None, storage=storage, max_row=8)
 
 
@@ -79,7 +79,7 @@ def put(folder: Path, design: Mapped) -> None:
 
 
 def opensta(folder: Path, period: float, before: str = "", after: str = "", **variables: str) -> Slacks:
-    """Run the folder's script, between some more commands."""
+    """Run the folder's script, with further commands before and after it."""
     (folder / "more.tcl").write_text(before + (folder / f"{NAME}_sta.tcl").read_text() + after)
     environment = {**os.environ, "LIBERTY": "cells.lib", "NETLIST": "netlist.v", "TOP": "unit", **variables}
     done = subprocess.run(
@@ -92,7 +92,7 @@ def opensta(folder: Path, period: float, before: str = "", after: str = "", **va
         check=True,
         timeout=600,
     )
-    # It goes on after what it cannot read, and still tells a slack.
+    # OpenSTA continues after errors, and still reports a slack.
     assert not re.search(r"\b[Ee]rror\b|syntax|black box|no clock|unconstrained", done.stdout), done.stdout
     setup, hold = (
         [
@@ -101,20 +101,20 @@ def opensta(folder: Path, period: float, before: str = "", after: str = "", **va
         ]
         for part in done.stdout.partition("More:")[0].split("Hold:")
     )
-    # The release of 2019 compares what comes at a gate of the clock with an edge that lies one period back.
+    # The 2019 release checks a clock gate against a clock edge that is one period too early.
     late = [slack - period if "gating" in group and slack > period / 2 else slack for group, slack in hold]
     return Slacks(min(slack for _, slack in setup), min(late), done.stdout)
 
 
 def same(theirs: Slacks, ours: Timing, constraints: Constraints, part: float = CLOSE) -> None:
-    """Check setup and hold slacks, within a part of the period."""
+    """Check that setup and hold slacks agree within a fraction of the period."""
     period, off = constraints.period, constraints.uncertainty
     assert theirs.setup == pytest.approx(ours.slack(period) - off, abs=part * period), theirs.printed
     assert theirs.hold == pytest.approx(ours.hold - off, abs=part * period), theirs.printed
 
 
 def inside(netlist: Netlist, constraints: Constraints) -> Timing:
-    """Analyse a netlist with the constraints of its folder."""
+    """Analyse a netlist under the constraints of its folder."""
     return analyse(netlist, constraints.input_slew, constraints.load, *constraints.delays)
 
 
@@ -156,8 +156,8 @@ def test_setup_hold_and_paths(method: str, storage: str, tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-def test_parameters_and_what_is_broken(tmp_path: Path) -> None:
-    """Every variable of the SDC counts, and slower cells, later holds and an SDC without its exceptions show."""
+def test_every_variable_matters_and_faults_are_detected(tmp_path: Path) -> None:
+    """Every SDC variable has an effect; slower cells, longer hold times and missing exceptions are detected."""
     period = 6.0
     export_of(softermax("latches"), tmp_path, Constraints(period))
     design = mapped(softermax("latches"), replace(library_of("sky130"), wire=0.0))
@@ -183,7 +183,7 @@ def test_parameters_and_what_is_broken(tmp_path: Path) -> None:
     assert round(driven.setup, 4) not in slacks
 
     ours, library = inside(design.netlist, Constraints(period)), design.netlist.library
-    (tmp_path / "slower.lib").write_text(to_liberty(held(slowed(library, 1.2), 0.2), analysis=True))
+    (tmp_path / "slower.lib").write_text(to_liberty(with_hold_times(slowed(library, 1.2), 0.2), analysis=True))
     slower = theirs("slower.lib")
     assert slower.setup < ours.slack(period) - 0.02 * period
     assert slower.hold < ours.hold - 0.02
@@ -229,7 +229,7 @@ SHELLS = {
     ],
 )
 def test_the_shell(method: str, storage: str, shell: str, tmp_path: Path) -> None:
-    """Where there is a shell, the folder's constraints are its, with no word about which module is meant."""
+    """With a shell, the folder's constraints apply to it unless another module is chosen."""
     constraints = Constraints(period=12.0, uncertainty=0.25)
     export_of(unit_of(method, storage), tmp_path, constraints, SHELLS[shell])
     top = f"{NAME}_axi"
@@ -245,7 +245,7 @@ def test_the_shell(method: str, storage: str, shell: str, tmp_path: Path) -> Non
 @pytest.mark.slow
 @pytest.mark.parametrize(("method", "storage"), [("exaq", "latches"), ("softermax", "memory")])
 def test_with_the_whole_library(method: str, storage: str, tmp_path: Path) -> None:
-    """The foundry's Liberty as it is: it has a default wire load, and conditions that we take the worst of."""
+    """The original Liberty file: it has a default wire load, and conditions of which we use the worst."""
     constraints = Constraints(period=8.0)
     unit = unit_of(method, storage)
     export_of(unit, tmp_path, constraints)
@@ -259,7 +259,7 @@ def test_with_the_whole_library(method: str, storage: str, tmp_path: Path) -> No
 
 
 def slowed(library: Library, factor: float) -> Library:
-    """Return a library whose cells take longer."""
+    """Return a library whose cells are slower by a factor."""
 
     def slow(arc: Arc) -> Arc:
         rise, fall = (table._replace(values=table.values * factor) for table in (arc.rise, arc.fall))
@@ -269,8 +269,8 @@ def slowed(library: Library, factor: float) -> Library:
     return replace(library, cells=cells)
 
 
-def held(library: Library, more: float) -> Library:
-    """Return a library whose registers hold their inputs longer, in ns."""
+def with_hold_times(library: Library, more: float) -> Library:
+    """Return a library whose registers have longer hold times, by `more` ns."""
 
     def later(hold: Constraint) -> Constraint:
         rise, fall = (table._replace(values=table.values + more) for table in (hold.rise, hold.fall))

@@ -1,4 +1,4 @@
-"""The search for combinational paths: what is a path, what is not, and those of units and their wrappers."""
+"""The search for combinational paths: in small modules, in units and in their wrappers."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ def found(
         ("assign x = a + b; always @(posedge clk) y <= a;", ["a x", "b x"]),
         ("reg [3:0] r; always @(posedge clk) begin r <= a; y <= x & b; end assign x = r;", []),
         ("reg [3:0] r; always @(posedge clk) r <= a; assign x = c ? r : 4'd0; always @* y = 0;", ["c x"]),
-        # A bus is searched bit by bit: what goes in at bit 0 stays there.
+        # A bus is searched bit by bit: bit 0 reaches only bit 0.
         ("wire [3:0] w = a ^ {b[3:1], 1'b0}; assign x = {3'b0, w[0]}; always @* y = w & 4'd14;", ["a x", "a y", "b y"]),
         ("wire [3:0] w = a + b[0]; assign x = {3'b0, w[0]}; always @* y = c ? 4'd1 : 4'd2;", ["a x", "b x", "c y"]),
-        # Through a latch there is none; it is written by one register and read by another.
+        # No path goes through a latch, which is written and read by registers.
         ("reg [3:0] l; always_latch if (c) l = a; assign x = l; always @* y = 0;", []),
-        # Reading a memory: at once, or at a clock edge.
+        # Reads of a memory, asynchronous or synchronous.
         ("reg [3:0] m[0:15]; always @(posedge clk) if (c) m[a] <= a; assign x = m[b]; always @* y = 0;", ["b x"]),
         ("reg [3:0] m[0:15]; always @(posedge clk) begin if (c) m[a] <= a; y <= m[b]; end assign x = y;", []),
         ("wire signed [1:0] s = a[1:0]; wire signed [3:0] t = s; assign x = t & 4'b1000; always @* y = 0;", ["a x"]),
@@ -58,7 +58,7 @@ READY = "results_ready", "scores_ready"
 OFFERED = ("scores_payload", "scores_ready"), ("scores_valid", "scores_ready")
 ISSUED = {
     ("consmax", "latches"): {READY, ("configuration_valid", "scores_ready")},
-    # A slice that waits for its place refuses beats by whether they end a slice, which the payload says if it is valid.
+    # A slice that waits for space refuses a beat that ends a slice, which depends on payload and valid.
     ("softermax", "flip-flops"): {READY, *OFFERED},
     ("softermax", "memory"): {
         READY,
@@ -73,10 +73,10 @@ ISSUED = {
 
 @pytest.mark.parametrize(("method", "storage"), ISSUED)
 def test_units(method: str, storage: str) -> None:
-    """What reading the units' code says of them; test_opensta.py compares all units with what OpenSTA finds."""
+    """Paths expected from the units' code; test_opensta.py compares all units with OpenSTA."""
     unit = method_class(method)().unit(1, None, storage=storage, max_row=8)
     verilog = to_verilog(unit, "unit")
-    # Around it, another module with one path more.
+    # A wrapper module with one more path.
     ports = ", ".join(f"{port.direction} [{port.bits - 1}:0] {port.name}" for port in unit_ports(unit))
     around = f"module planted ({ports});\nwire valid;\nunit unit (.results_valid(valid), .*);\n"
     around += "assign results_valid = valid & scores_valid;\nendmodule\n"
@@ -85,7 +85,7 @@ def test_units(method: str, storage: str) -> None:
     assert set(paths["planted"]) == ISSUED[method, storage] | {("scores_valid", "results_valid")}
 
 
-def test_the_folder_says_what_is_found(tmp_path: Path) -> None:
+def test_the_folder_lists_the_paths(tmp_path: Path) -> None:
     spec = method_class("exaq")()
     unit = spec.unit(2, None, storage="memory", max_row=8)
     constants = spec.examples()[0]

@@ -1,4 +1,4 @@
-"""Placing in FPGAs: the frame around a unit, the figures against nextpnr's own report, devices that are too small."""
+"""Placement in FPGAs: the wrapper of a unit, figures that equal nextpnr's report, devices that are too small."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ pytestmark = [
 
 
 def needs(family: str) -> Any:
-    """Return the mark of a test that runs a family's router."""
+    """Return the skip mark of a test that runs the router of a family."""
     tool = ROUTERS[family].tool
     return pytest.mark.skipif(find(tool) is None, reason=f"needs {tool} (pip install 'softmaxkit[fpga]')")
 
@@ -53,10 +53,10 @@ def test_figures_are_those_of_the_report(family: str, monkeypatch: pytest.Monkey
     assert figures["clock_met"] == (figures["fmax_mhz"] >= 50.0)
     path = figures["longest_path"]
     assert 1e3 / (path["logic_ns"] + path["routing_ns"]) == pytest.approx(figures["fmax_mhz"], rel=0.01)
-    # The unit by itself is what counting finds, and the frame adds a register at each input and two at each output.
+    # The unit alone is as counted, and the wrapper adds a register per input and two per output.
     unit = Source("unit", {"design.il": to_rtlil(whole_table(), "unit")})
     alone = count_cells(unit, family)
-    assert figures["luts"] == pytest.approx(alone.pop("luts"), rel=0.1)  # restructured anew
+    assert figures["luts"] == pytest.approx(alone.pop("luts"), rel=0.1)  # restructured in the wrapper
     assert {kind: figures[kind] for kind in alone} == alone
     ports = re.findall(r"(stimulus|result)\[\d+ \+: (\d+)\]", frame_of(whole_table(), "unit"))
     around = sum(int(bits) * (1 if side == "stimulus" else 2) for side, bits in ports)
@@ -79,7 +79,7 @@ def test_seeds() -> None:
 
 @pytest.mark.slow
 @needs("ecp5")
-def test_rows_wait_in_block_memory() -> None:
+def test_external_memories_are_block_memories() -> None:
     placement = place_unit(Softermax().unit(1, None, storage="memory", max_row=256), "ecp5")
     assert placement.frame["block_rams"] == 1
     assert placement.used["block_rams"] == placement.counts["block_rams"] + 1
@@ -111,7 +111,7 @@ endmodule
 
 @needs("ice40")
 @pytest.mark.slow
-def test_anybodys_verilog(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_users_verilog(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "counter.v"
     file.write_text(COUNTER)
     arguments = [
@@ -140,29 +140,35 @@ def test_anybodys_verilog(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     ("body", "message"),
     [
         ("module m (input a, b, output reg x, y); always @(posedge a) x <= b; always @(posedge b) y <= a;", "a and b"),
-        ("module m (inout a, output b); assign b = a;", "port a of m is inout"),
+        ("module m (inout a, output b); assign b = a;", "port a of m is an inout"),
     ],
 )  # fmt: skip
 @needs("ice40")
-def test_designs_that_cannot_be_framed(body: str, message: str, tmp_path: Path) -> None:
+def test_designs_that_cannot_be_placed(body: str, message: str, tmp_path: Path) -> None:
     file = tmp_path / "m.v"
     file.write_text(f"{body} endmodule\n")
     with pytest.raises(ToolError, match=message):
         place_verilog(read_verilog([file], None), "ice40")
 
 
-def test_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("family", ["xilinx", "ice"])
+def test_families_without_a_router(family: str) -> None:
+    with pytest.raises(ValueError, match=f"place and route supports ice40, ecp5, nexus, got {family}"):
+        place_verilog(Source("m", {"m.v": "module m; endmodule"}), family)
+
+
+def test_missing_tools_and_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("softmaxkit.flow.tools._candidates", lambda tool: [])
     for family, router in ROUTERS.items():
         with pytest.raises(
             ToolError, match=rf"^{router.tool} is not installed; get it with pip install 'softmaxkit\[fpga\]'$"
         ):
             place_unit(whole_table(), family)
-    with pytest.raises(ValueError, match="a device of ecp5 is 25k, 45k, 85k, not '12k'"):
+    with pytest.raises(ValueError, match="the device must be one of 25k, 45k, 85k for ecp5, got '12k'"):
         device_of("ecp5", "12k")
 
 
-def test_tables_in_wide_cells() -> None:
+def test_cells_with_several_tables() -> None:
     assert resources({"LUT4": 3, "CCU2C": 2, "TRELLIS_DPR16X4": 1, "TRELLIS_FF": 5, "PFUMX": 9}, "ecp5") == {
         "luts": 3 + 4 + 4,
         "carries": 2,

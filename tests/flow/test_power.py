@@ -1,4 +1,4 @@
-"""Energy: small netlists against sums worked out one by one, a flip-flop against the anchor, thinned tables."""
+"""Energy: small netlists against scalar sums, a flip-flop against a measured reference, thinned tables."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ from netlists import (
 )
 
 from softmaxkit.flow.activity import Activity, count_toggles, state_nets
-from softmaxkit.flow.cells.library import Library, Table
+from softmaxkit.flow.cells.library import Library
 from softmaxkit.flow.cells.processes import library_of
+from softmaxkit.flow.cells.table import Table
 from softmaxkit.flow.netlist import Netlist
 from softmaxkit.flow.power import Energy, energies
 from softmaxkit.flow.simulate import can_verilate
@@ -29,10 +30,10 @@ from softmaxkit.flow.timing import OUTPUT_LOAD, Timing, analyse
 pytestmark = pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")
 yosys = pytest.mark.skipif(not can_verilate(), reason="needs Yosys, Verilator and a C++ compiler")
 EXACT = 1e-9
-"""Relative: a cause that never changes still weighs 1e-12 of one that always does."""
+"""Relative tolerance: an input that never changes still has a weight of 1e-12."""
 
 SQUARE = 1.8**2
-"""Of sky130's voltage."""
+"""Square of the sky130 supply voltage."""
 
 
 def random_activity(netlist: Netlist, timing: Timing, cycles: int = 200) -> Activity:
@@ -41,12 +42,12 @@ def random_activity(netlist: Netlist, timing: Timing, cycles: int = 200) -> Acti
 
 
 def pin(kind: str, name: str) -> float:
-    """Return what a pin adds to its net, with its wire."""
+    """Return the capacitance that a pin adds to its net in pF, its wire included."""
     return cell_of(kind).pins[name].capacitance + library_of("sky130").wire
 
 
 class Scalar:
-    """Figures of single nets of a netlist made by hand."""
+    """Scalar figures of the nets of a netlist that is written by hand."""
 
     def __init__(self, circuit: HandNetlist, timing: Timing, activity: Activity) -> None:
         self.circuit, self.timing, self.activity = circuit, timing, activity
@@ -59,18 +60,18 @@ class Scalar:
         return float(rise + fall) / 2
 
     def charging(self, net: str, load: float) -> float:
-        """Return half of C V^2 for each change."""
+        """Return C V^2 / 2 for each change, in pJ per cycle."""
         return 0.5 * load * SQUARE * self.rate(net)
 
     def inside(self, kind: str, out: str, net: str, load: float, causes: dict[str, str]) -> float:
-        """Return what an output's changes take inside its cell, by the inputs that may have caused them."""
+        """Return the internal energy of the changes of an output, from the inputs that may have caused them."""
         tables = cell_of(kind).energy
         weights = {name: self.rate(cause) for name, cause in causes.items()}
         energy = {name: looked_up(tables[out, name], self.slew(cause), load) for name, cause in causes.items()}
         return self.rate(net) * sum(weights[name] * energy[name] for name in causes) / sum(weights.values())
 
     def at_input(self, kind: str, name: str, net: str) -> float:
-        """Return what changes of an input take that no output follows."""
+        """Return the energy of the changes of an input that no output follows."""
         return self.rate(net) * looked_up(cell_of(kind).input_energy[name], self.slew(net), 0.0)
 
 
@@ -129,10 +130,10 @@ def test_sums_of_a_small_netlist() -> None:
 
 def test_a_cycle_has_leakage_by_its_duration() -> None:
     energy = Energy(1.0, 2.0, 3.0, 5_000.0)
-    assert energy.cycle(10.0) == pytest.approx(6.05, rel=1e-12)  # 5 uW over 10 ns are 0.05 pJ
+    assert energy.cycle(10.0) == pytest.approx(6.05, rel=1e-12)  # 5 uW for 10 ns is 0.05 pJ
 
 
-def test_pins_without_nets_take_nothing() -> None:
+def test_unconnected_pins_cost_nothing() -> None:
     circuit = hand_netlist("clk in", "x", ["n nand2_1 A=in Y=x", "f dfxtp_1 CLK=clk Q=q", "g dfxtp_1 CLK=clk D=in"])
     timing = analyse(circuit.netlist)
     activity = random_activity(circuit.netlist, timing)
@@ -140,14 +141,14 @@ def test_pins_without_nets_take_nothing() -> None:
     one = Scalar(circuit, timing, activity)
     into = pin("nand2_1", "A") + pin("dfxtp_1", "D")
     assert total.switching == pytest.approx(one.charging("in", into) + one.charging("x", OUTPUT_LOAD), rel=EXACT)
-    # The unconnected B weighs 1e-12 of A.
+    # The unconnected B has 1e-12 of the weight of A.
     inside = one.inside("nand2_1", "Y", "x", OUTPUT_LOAD, {"A": "in"}) + one.at_input("nand2_1", "A", "in")
     inside += one.at_input("dfxtp_1", "D", "in") + one.inside("dfxtp_1", "Q", "q", 0.0, {"CLK": "clk"})
     assert total.internal == pytest.approx(inside, rel=EXACT)
 
 
 def test_a_flip_flop_at_rest() -> None:
-    # 0.046 pJ in each cycle, both edges of the clock inside the cell and at its pin: measured once for the project.
+    # 0.046 pJ per cycle for both clock edges, inside the cell and at its pin: measured once as a reference.
     library = replace(library_of("sky130"), wire=0.0)
     circuit = hand_netlist("clk", "", ["f dfxtp_1 CLK=clk D=0 Q=q"], library)
     timing = analyse(circuit.netlist)
@@ -170,11 +171,11 @@ def test_thinned_tables_give_the_same_power(process: str, period: float) -> None
         return total.cycle(period)
 
     assert abs(power(packaged) - power(whole)) <= 0.1 * power(whole)
-    assert abs(power(thirsty(packaged, 1.5)) - power(whole)) > 0.1 * power(whole)
+    assert abs(power(with_internal_energy(packaged, 1.5)) - power(whole)) > 0.1 * power(whole)
 
 
-def thirsty(library: Library, factor: float) -> Library:
-    """Return a library whose cells take more energy inside."""
+def with_internal_energy(library: Library, factor: float) -> Library:
+    """Return a library whose cells have more internal energy."""
 
     def more(tables: dict[Any, Table]) -> dict[Any, Table]:
         return {key: table._replace(values=table.values * factor) for key, table in tables.items()}

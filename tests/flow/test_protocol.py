@@ -1,4 +1,4 @@
-"""Units that break the protocol of their streams are caught by verification, and by the proofs."""
+"""Verification and proofs detect units that violate their stream protocol."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ LOADABLE = next(method for method, cases in BY_METHOD.items() if cases.proof.num
 
 
 def loadable_with_rows() -> SoftmaxUnit:
-    """Return a narrow unit in which rows wait, and whose constants can be loaded."""
+    """Return a narrow unit with a row buffer and loadable constants."""
     units = (narrow.spec.unit(**narrow.sizes) for cases in BY_METHOD.values() for narrow in cases.narrow.values())
     return next(unit for unit in units if unit.registers is not None and unit.holds_rows)
 
 
 def chosen_by_a_file(unit: SoftmaxUnit) -> str:
-    """Return all mutants of a unit as Verilog, which read from the file `mutant` which one they are."""
+    """Return Verilog that contains all mutants of a unit; the file `mutant` selects one."""
     broken = Mutant(unit)
     ports = unit_ports(unit)
     headers = ", ".join(f"{port.direction} [{port.bits - 1}:0] {port.name}" for port in ports)
@@ -46,7 +46,7 @@ endmodule
 
 
 class Chosen:
-    """The simulation of all mutants, as one of them."""
+    """The simulation of all mutants, run as one of them."""
 
     name = "verilator"
 
@@ -64,7 +64,7 @@ def test_verification_catches_every_mutant(monkeypatch: pytest.MonkeyPatch, tmp_
     simulation = Verilated(unit, fast=False, verilog=chosen_by_a_file(unit))
     passed: list[str] = []
     faults: dict[str, str] = {}
-    monkeypatch.setattr(verification, "all_codes", lambda *_: None)  # values are no matter here
+    monkeypatch.setattr(verification, "all_codes", lambda *_: None)  # only the protocol matters here
     for mutant in MUTANTS:
         chosen = Chosen(simulation, mutant, tmp_path)
         monkeypatch.setattr(verification, "Verilated", lambda *_, chosen=chosen, **__: chosen)
@@ -72,13 +72,13 @@ def test_verification_catches_every_mutant(monkeypatch: pytest.MonkeyPatch, tmp_
         passed += [mutant] * result.passed
         faults[mutant] = "; ".join(result.faults)
     assert passed == ["sound"], faults
-    said = {
-        "waits": "changed with ready|score beats were taken|result beats came",
+    message = {
+        "waits": "changed with ready|score beats were accepted|result beats arrived",
         "changes": "a waiting result changed",
         "withdraws": "a waiting result changed",
         "loads inside": "while a row was inside",
     }
-    for mutant, words in said.items():
+    for mutant, words in message.items():
         assert re.search(words, faults[mutant]), faults[mutant]
 
 
@@ -103,7 +103,7 @@ BROKEN = {
     "stuck if empty": "drained",
     "stuck if stalled": "drained",
 }
-"""The property that a proof finds broken."""
+"""The property that each mutant violates."""
 
 QUICK = ("waits", "resets once", "loads halfway")
 

@@ -1,4 +1,4 @@
-"""Proofs that units keep the protocol; and that a proof notices where one does not."""
+"""Proofs that units satisfy the protocol, and that a proof detects units that do not."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def outcomes(proof: Proof) -> dict[str, str]:
 @pytest.mark.parametrize("loadable", [False, True])
 @pytest.mark.parametrize("place", [0, 1], ids=["least depth", "largest depth"])
 @pytest.mark.parametrize("method", FOR_EVER)
-def test_units_that_are_proved_for_ever(method: str, place: int, loadable: bool) -> None:
+def test_units_that_are_proved_for_all_time(method: str, place: int, loadable: bool) -> None:
     depth = depths(PROOFS[method].spec, lanes=1, max_row=3)[place]
     proof = prove(small_unit(method, loadable, max_row=3, depth=depth), depth=12)
     assert proof.holds, str(proof)
@@ -44,7 +44,7 @@ def test_units_that_are_proved_for_ever(method: str, place: int, loadable: bool)
 
 @pytest.mark.parametrize("method", BUFFERED)
 def test_units_with_buffers(method: str) -> None:
-    # Two gaps or stalls on the way.
+    # Enough cycles for two gaps or stalls.
     proof = prove(small_unit(method), depth=PROOFS[method].two_rows + 2, busy=6, induction=0)
     assert proof.holds, str(proof)
 
@@ -65,7 +65,7 @@ def test_full_buffers(method: str) -> None:
     ids=str,
 )
 @pytest.mark.parametrize("method", BUFFERED)
-def test_more_of_units_with_buffers(method: str, sizes: dict[str, Any], more: int) -> None:
+def test_units_with_buffers_for_more_cycles(method: str, sizes: dict[str, Any], more: int) -> None:
     unit = small_unit(method, **sizes)
     if "loadable" in sizes and unit.registers is None:
         pytest.skip("a unit without constants")
@@ -75,8 +75,8 @@ def test_more_of_units_with_buffers(method: str, sizes: dict[str, Any], more: in
 
 
 @pytest.mark.slow
-def test_results_made_serially(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flow.prove, "PLACES", 80)  # levels wait longer, and so there are more of them
+def test_serial_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flow.prove, "PLACES", 80)  # levels wait longer, so more beats are inside
     one_bit = UQ(1, 1)
     spec = Exaq(scores=Q(3, 1), exponential=one_bit, reciprocal=one_bit, reciprocal_segments=1, output=one_bit)
     unit = spec.unit(lanes=1, constants=spec.constants(clip=-2.0), max_row=31, depth=5)
@@ -87,7 +87,7 @@ def test_results_made_serially(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Plain(SoftmaxUnit):
-    """Two registers, each with room for a beat, that pass scores on; and ways to break them."""
+    """Two registers of one beat each that forward scores, with optional faults."""
 
     def __init__(self, fault: str = "") -> None:
         self.fault = fault
@@ -131,7 +131,7 @@ class Plain(SoftmaxUnit):
         return m
 
 
-def test_a_sound_unit_is_proved() -> None:
+def test_a_correct_unit_is_proved() -> None:
     proof = prove(Plain(), depth=10)
     assert proof.holds, str(proof)
     assert outcomes(proof) == dict.fromkeys(PROPERTIES, "proved")
@@ -150,13 +150,13 @@ def test_a_sound_unit_is_proved() -> None:
         ("stops", "drained"),
     ],
 )
-def test_a_fault_is_found(fault: str, broken: str) -> None:
+def test_a_fault_is_detected(fault: str, broken: str) -> None:
     proof = prove(Plain(fault), depth=10, induction=2)
     verdict = proof.verdicts[broken]
     assert not proof.holds
     assert verdict.outcome == "fails", str(proof)
     assert f"fails in cycle {verdict.cycles}" in str(proof)
-    # The counterexample is replayed, and ends where the property breaks.
+    # The replayed counterexample ends in the cycle that violates the property.
     lines = verdict.trace.splitlines()
     assert len(lines) == verdict.cycles + 1
     assert lines[-1].endswith(f"<- {broken}")
@@ -164,13 +164,13 @@ def test_a_fault_is_found(fault: str, broken: str) -> None:
 
 
 class Buffered(Plain):
-    """The same with a buffer, which takes beats when it is full."""
+    """The same with a buffer that accepts beats when it is full."""
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         m.submodules.buffer = buffer = fifo.SyncFIFO(width=9, depth=8)
         code = Mux(self.scores.p.mask, self.scores.p.codes[0], 0)[:8]
-        # The queue itself refuses beats, so its oldest ones stay and the new one is lost.
+        # The queue refuses the beat, so its contents stay and the new beat is lost.
         m.d.comb += [
             self.scores.ready.eq(1),
             buffer.w_en.eq(self.scores.valid),
@@ -182,13 +182,13 @@ class Buffered(Plain):
         return m
 
 
-def test_a_full_buffer_takes_full_to_be_seen() -> None:
+def test_an_overflow_is_detected_only_with_full() -> None:
     assert prove(Buffered(), depth=7, induction=0).holds
     proof = prove(Buffered(), depth=26, busy=7, induction=0, full=True)
     assert proof.verdicts["counted"].outcome == "fails", str(proof)
 
 
-def test_a_depth_too_small_is_no_proof() -> None:
+def test_too_small_a_depth_is_no_proof() -> None:
     proof = prove(Plain(), depth=3, induction=0)
     assert proof.verdicts["steady"].outcome == "bounded"
     assert proof.witnesses["rows"] is None

@@ -23,7 +23,7 @@ verilator = pytest.mark.skipif(
 
 
 class Kind(IntEnum):
-    """What the unit does with a beat."""
+    """What the faulty unit does with a beat."""
 
     PASS = 0
     DROP = 1
@@ -36,7 +36,7 @@ class Kind(IntEnum):
 
 
 class Faulty(wiring.Component):
-    """Gives what it takes, or does wrong as each beat says; takes the writes that say so."""
+    """A unit that forwards beats, with the fault that each beat asks for, and accepts the writes that ask for it."""
 
     def __init__(self) -> None:
         beat = data.StructLayout({"kind": 3, "word": 40})
@@ -82,56 +82,56 @@ HALF = Traffic(stall=128, longest_stall=3)
 
 @verilator
 def test_the_harness_can_fail() -> None:
-    """Every kind of fault is found, and named by itself; and the first wrong beats and all cycles are told."""
+    """Every kind of fault is detected and reported on its own, with the first wrong beats and all cycles."""
     simulator = Verilated(Faulty())
-    see_faults(simulator)
-    see_what_a_run_tells(simulator)
+    check_faults(simulator)
+    check_the_outcome(simulator)
 
 
-def see_faults(simulator: Verilated) -> None:
+def check_faults(simulator: Verilated) -> None:
     def faults(kinds: list[Kind], traffic: Traffic = Traffic(), writes: tuple[int, ...] = ()) -> list[str]:
-        given = beats(kinds, writes)
-        return simulator.run(given, traffic).faults(given)
+        stimulus = beats(kinds, writes)
+        return simulator.run(stimulus, traffic).faults(stimulus)
 
     assert faults(GOOD) == faults(GOOD, HALF) == faults(GOOD, Traffic(128, 9, 128, 9)) == []
     assert faults(GOOD, writes=(1, 3, 1)) == []
-    assert faults([*GOOD, Kind.DROP]) == ["only 20 of 21 result beats came"]
-    assert faults([*GOOD, Kind.DROP, Kind.PASS]) == ["1 wrong result beats", "only 21 of 22 result beats came"]
-    assert faults([*GOOD, Kind.DOUBLE]) == ["1 result beats too many"]
-    assert faults([Kind.DOUBLE, Kind.PASS]) == ["1 wrong result beats", "1 result beats too many"]
+    assert faults([*GOOD, Kind.DROP]) == ["only 20 of 21 result beats arrived"]
+    assert faults([*GOOD, Kind.DROP, Kind.PASS]) == ["1 wrong result beats", "only 21 of 22 result beats arrived"]
+    assert faults([*GOOD, Kind.DOUBLE]) == ["1 surplus result beats"]
+    assert faults([Kind.DOUBLE, Kind.PASS]) == ["1 wrong result beats", "1 surplus result beats"]
     assert faults([*GOOD, Kind.WRONG, Kind.PASS]) == ["1 wrong result beats"]
     assert faults([*GOOD, Kind.HANG, Kind.PASS]) == [
-        "only 20 of 22 result beats came",
-        "only 21 of 22 score beats were taken",
+        "only 20 of 22 result beats arrived",
+        "only 21 of 22 score beats were accepted",
     ]
     (endless,) = faults([*GOOD, Kind.ENDLESS])
-    assert endless.endswith(" result beats too many")
+    assert endless.endswith(" surplus result beats")
     wrong, waits, endless = faults([*GOOD, Kind.ENDLESS, Kind.PASS])
-    assert (wrong, waits) == ("1 wrong result beats", "only 21 of 22 score beats were taken")
-    assert endless.endswith(" result beats too many")
-    assert faults(GOOD, writes=(1, 2, 1)) == ["only 1 of 3 configuration writes were taken"]
+    assert (wrong, waits) == ("1 wrong result beats", "only 21 of 22 score beats were accepted")
+    assert endless.endswith(" surplus result beats")
+    assert faults(GOOD, writes=(1, 2, 1)) == ["only 1 of 3 configuration writes were accepted"]
 
-    # These show only where results have to wait.
+    # These are detected only if results have to wait.
     for kind in (Kind.CHANGE, Kind.WITHDRAW):
         assert faults([kind] * 20) == []
         *_, last = faults([kind] * 20, HALF)
         assert last.startswith("a waiting result changed in ")
 
 
-def see_what_a_run_tells(simulator: Verilated) -> None:
-    given = beats([*GOOD, Kind.WRONG, *GOOD, Kind.WRONG])
-    outcome = simulator.run(given, Traffic(gap=128, longest_gap=4, stall=128, longest_stall=4), cycles=True)
+def check_the_outcome(simulator: Verilated) -> None:
+    stimulus = beats([*GOOD, Kind.WRONG, *GOOD, Kind.WRONG])
+    outcome = simulator.run(stimulus, Traffic(gap=128, longest_gap=4, stall=128, longest_stall=4), cycles=True)
     assert (outcome.taken, outcome.compared, outcome.mismatches) == (42, 42, 2)
     assert [at for at, _ in outcome.wrong] == [20, 41]
     for at, words in outcome.wrong:
-        assert (words == given.results[at] ^ [1, 0]).all()
+        assert (words == stimulus.results[at] ^ [1, 0]).all()
     assert len(outcome.taken_at) == len(outcome.given_at) == 42
     assert (outcome.given_at > outcome.taken_at).all()
     assert (np.diff(outcome.taken_at) >= 1).all()
     assert outcome.cycles > outcome.given_at[-1]
-    again = simulator.run(given, Traffic(gap=128, longest_gap=4, stall=128, longest_stall=4), cycles=True)
+    again = simulator.run(stimulus, Traffic(gap=128, longest_gap=4, stall=128, longest_stall=4), cycles=True)
     assert (again.given_at == outcome.given_at).all()
-    other = simulator.run(given, Traffic(gap=128, longest_gap=4, stall=128, longest_stall=4, seed=2), cycles=True)
+    other = simulator.run(stimulus, Traffic(gap=128, longest_gap=4, stall=128, longest_stall=4, seed=2), cycles=True)
     assert (other.given_at != outcome.given_at).any()
 
     steady = simulator.run(beats(GOOD), Traffic(), cycles=True)
@@ -144,7 +144,7 @@ def see_what_a_run_tells(simulator: Verilated) -> None:
     assert (many.mismatches, many.wrong_results) == (300, 300)
     assert len(many.wrong) == 100
 
-    # As results of 8 bits each, of which the first and the third of every beat are wrong.
+    # Results of 8 bits each; the first and the third of every beat are wrong.
     narrow = replace(beats(GOOD), result_bits=8)
     narrow.results[:, 0] ^= 0x30001
     outcome = simulator.run(narrow, Traffic())
@@ -153,12 +153,12 @@ def see_what_a_run_tells(simulator: Verilated) -> None:
 
 @verilator
 def test_a_fault_in_the_design() -> None:
-    given = beats([Kind.WRONG] * 100)
-    even = int((given.results[:, 0] % 2 == 0).sum())
-    # The lowest bit is now set, no longer inverted.
+    stimulus = beats([Kind.WRONG] * 100)
+    even = int((stimulus.results[:, 0] % 2 == 0).sum())
+    # The lowest bit is now set instead of inverted.
     faulty = Verilated(Faulty(), fault=lambda design: design.replace("cell $xor ", "cell $or "))
-    outcome = faulty.run(given, Traffic())
-    assert outcome.faults(given) == [f"{even} wrong result beats"]
+    outcome = faulty.run(stimulus, Traffic())
+    assert outcome.faults(stimulus) == [f"{even} wrong result beats"]
     assert 0 < even < 100
 
 
@@ -170,7 +170,7 @@ def fake(folder: Path, name: str, script: str) -> None:
 
 @pytest.fixture
 def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with an empty cache, and with `bin` first on the PATH."""
+    """A folder with an empty cache, and with its `bin` first on the PATH."""
     (tmp_path / "bin").mkdir()
     monkeypatch.setenv("SOFTMAXKIT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
@@ -190,23 +190,23 @@ def test_a_missing_tool(tool: str, fresh: Path, monkeypatch: pytest.MonkeyPatch)
 
 @verilator
 @pytest.mark.parametrize(
-    ("programs", "said"),
+    ("programs", "message"),
     [
         (["verilator"], "verilator failed while reading the Verilog"),
         (["c++", "g++"], "failed while"),
     ],
 )
-def test_a_build_that_fails(programs: list[str], said: str, fresh: Path) -> None:
-    for program in programs:  # Verilator calls the compiler by the name that it was built with
+def test_a_build_that_fails(programs: list[str], message: str, fresh: Path) -> None:
+    for program in programs:  # Verilator uses the name of the compiler that it was built with
         fake(fresh / "bin", program, "for i in 1 2 3; do echo line $i >&2; done; exit 7")
-    with pytest.raises(ToolError, match=said) as error:
+    with pytest.raises(ToolError, match=message) as error:
         Verilated(Faulty())
-    assert "last lines:" in str(error.value)
+    assert "end of its output:" in str(error.value)
     assert "line 3" in str(error.value)
     assert [path for path in (fresh / "cache").rglob("*") if path.name != "verilated"] == []
 
 
-def test_a_simulation_without_an_end() -> None:
+def test_a_simulation_that_ends_without_a_result() -> None:
     with pytest.raises(ToolError, match="the simulation ended without a result"):
         read_outcome("mismatch 3 00000001\n")
     printed = (
@@ -223,9 +223,10 @@ def test_a_simulation_without_an_end() -> None:
     assert outcome.wrong[0][1].tolist() == [10, 0xFFFFFFFF]
 
 
-def test_no_faults_take_everything() -> None:
-    given = beats(GOOD, (1,))
+def test_each_count_can_be_a_fault() -> None:
+    stimulus = beats(GOOD, (1,))
     right = {"taken": 20, "written": 1, "received": 20}
-    assert Outcome(**right).faults(given) == []
-    assert all(Outcome(**(right | {name: 0})).faults(given) for name in right)
-    assert all(Outcome(**right, **{name: 1}).faults(given) for name in ("mismatches", "extra", "unstable", "dependent"))
+    assert Outcome(**right).faults(stimulus) == []
+    assert all(Outcome(**(right | {name: 0})).faults(stimulus) for name in right)
+    counts = ("mismatches", "extra", "unstable", "dependent", "intruding")
+    assert all(len(Outcome(**right, **{name: 1}).faults(stimulus)) == 1 for name in counts)

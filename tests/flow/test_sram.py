@@ -1,4 +1,4 @@
-"""SRAM: macros of Liberty files, memories made of them, and what their accesses take."""
+"""SRAM: macros from Liberty files, memories built from them, and the energy of accesses."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from softmaxkit import ConSmax, Softermax
 from softmaxkit.flow.activity import Activity
 from softmaxkit.flow.cells.liberty import LibertyError
 from softmaxkit.flow.cells.macros import Macro, macros_from_liberty
-from softmaxkit.flow.sram import MACROS, Arrangement, Use, arranged, memory_figures
-from softmaxkit.flow.synthesize import memories_in_use
+from softmaxkit.flow.sram import MACROS, Arrangement, Use, arranged, memories_in_use, memory_figures
 
 pytestmark = pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")
 
@@ -32,7 +31,7 @@ def period(value: float) -> str:
 
 
 def liberty(clocks: str, name: str = "ram", library: str = "lib", memory: bool = True, area: float = 100.0) -> str:
-    """Return the library of a macro of 256 words of 32 bits that is read at a port of its own."""
+    """Return the library of a macro of 256 words of 32 bits with a separate read port."""
     words = "memory () { type : ram; address_width : 8; word_width : 32; }" if memory else ""
     return f"""library ({library}) {{
       capacitive_load_unit (1, pf); voltage_unit : "1V"; time_unit : "1ns"; leakage_power_unit : "1mW";
@@ -56,8 +55,8 @@ def read(tmp_path: Path, text: str) -> Macro:
     return macro
 
 
-def test_files_of_openram_say_what_the_table_says(tmp_path: Path) -> None:
-    # The figures of OpenRAM's file, in mW for a cycle with a 1 and one with a 0; the layout's area is not in it.
+def test_openram_files_equal_the_table(tmp_path: Path) -> None:
+    # The figures of OpenRAM's file, in mW for a cycle with a 1 and one with a 0; it does not have the layout area.
     writing = power(2.226912, 2.371604, "!csb0 & !web0") + power(2.391613, 2.208443, "!csb0 & web0")
     resting = power(1.385490, 1.019682, "csb0 & !web0") + power(1.034863, 1.048424, "csb0 & web0")
     reading = power(2.843456, 2.581878, "!csb1") + power(1.071456, 1.008020, "csb1")
@@ -74,7 +73,7 @@ def test_files_of_openram_say_what_the_table_says(tmp_path: Path) -> None:
 def test_energies_of_edges_add_up(tmp_path: Path) -> None:
     apart = clock("clk0", power(1.0, 2.0, "!csb0 & !web0") + power(5.0, 5.0, "!csb0 & web0") + power(0.1, 0.1, "csb0"))
     macro = read(tmp_path, liberty(apart + clock("clk1", power(4.0, 0.5, "!csb1") + power(0.3, 0.0, "csb1"))))
-    # Reading goes on at the second port, and each clock idles while the other port is at work.
+    # Reads use the second port, and each port idles during an access of the other.
     assert macro.write == pytest.approx(3.0 + 0.3)
     assert macro.read == pytest.approx(4.5 + 0.2)
     assert macro.idle == pytest.approx(0.2 + 0.3)
@@ -86,16 +85,16 @@ def test_energies_of_edges_add_up(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (liberty(clock("clk0", power(1, 1)), memory=False), "no cell has a group memory"),
-        (liberty(clock("clk0", power(1, 1)), area=0), "cell ram needs an area"),
+        (liberty(clock("clk0", power(1, 1)), memory=False), "no cell has a memory group"),
+        (liberty(clock("clk0", power(1, 1)), area=0), "cell ram must have an area"),
         (liberty(clock("clk0", "")), "cell ram has no internal_power of its clock"),
         (liberty(""), "cell ram has no internal_power of its clock"),
-        (liberty(clock("clk0", power(1, 1, "!turbo"))), "names turbo, of which it is not known what it does"),
+        (liberty(clock("clk0", power(1, 1, "!turbo"))), "refers to the unknown pin turbo; known pins are csb"),
         (liberty(clock("clk0", power(1, 1)), "a", "a_TT_1p8V_25C_lib"), "has no minimum_period"),
         ("library (x) {", r"ram\.lib, line 1: library x is not closed"),
     ],
 )
-def test_files_that_lack_what_is_needed(text: str, message: str, tmp_path: Path) -> None:
+def test_incomplete_files(text: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(LibertyError, match=message) as error:
         read(tmp_path, text)
     assert "ram.lib" in str(error.value)
@@ -108,17 +107,17 @@ ONE = Macro("one", 16, 64, 1, 1.0, write=3.0, read=4.0, idle=1.0, leakage=0.0, p
 def test_memories_are_split_into_macros() -> None:
     assert arranged(33, 257, [TWO])[1:3] == (2, 2)
     assert arranged(32, 256, [TWO])[1:3] == (1, 1)
-    # Of one port: two words beside each other, half as many of them.
+    # Single-port macros: twice the width, half the depth.
     assert arranged(8, 128, [ONE])[1:3] == (1, 1)
     assert arranged(9, 129, [ONE])[1:3] == (2, 2)
     assert arranged(8, 128, [TWO, ONE]).macro is ONE
-    assert arranged(60, 256, [TWO, ONE]).macro is ONE  # 8 x 2 of them are still smaller
+    assert arranged(60, 256, [TWO, ONE]).macro is ONE  # 8 x 2 macros are still smaller
     split = arranged(33, 257, [TWO])
     assert (split.pieces, split.area) == (4, 40.0)
     assert split.used == pytest.approx(33 * 257 / (4 * 32 * 256))
 
 
-def test_an_access_takes_the_macros_side_by_side() -> None:
+def test_an_access_uses_one_row_of_macros() -> None:
     split = arranged(33, 257, [TWO])
     assert split.cycle(0, 0, 5.0) == pytest.approx(4 * 1.0)
     assert split.cycle(1, 0, 5.0) == pytest.approx(4 * 1.0 + 2 * 2.0)
@@ -129,7 +128,7 @@ def test_an_access_takes_the_macros_side_by_side() -> None:
     assert leaking.cycle(0, 0, 5.0) - leaking.cycle(0, 0, 1.0) == pytest.approx(4.0)  # 1 mW over 4 ns
 
 
-def test_published_macros_hold_what_they_say() -> None:
+def test_published_macros() -> None:
     for process, macros in MACROS.items():
         for macro in macros:
             assert macro.area > 0.05 * macro.width * macro.depth * {"sky130": 20, "asap7": 0.2}[process]

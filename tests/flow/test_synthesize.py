@@ -1,4 +1,4 @@
-"""Synthesis as a whole: figures that add up, the same every time, on netlists that equal golden."""
+"""Synthesis as a whole: figures that add up and are reproducible, from netlists that equal golden."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_figures_add_up(whole: Synthesis) -> None:
     assert figures["area_um2"] == pytest.approx(counted, abs=1e-3)
     split = sum(figures[f"power_{kind}_mw"] for kind in ("switching", "internal", "clock", "leakage"))
     assert figures["power_mw"] == pytest.approx(split, rel=1e-9)
-    # One score a cycle: the energy of a cycle is that of a score.
+    # At one score per cycle, the energy per cycle is the energy per score.
     assert figures["power_mw"] * figures["clock_ns"] == pytest.approx(figures["energy_pj_per_element"], rel=1e-9)
     assert figures["energy_pj_per_row_of_256"] == pytest.approx(256 * figures["energy_pj_per_element"], rel=1e-9)
     assert 0 < figures["glitches_percent"] < 90
@@ -81,14 +81,16 @@ def test_two_uncached_runs_are_equal(tmp_path: Path, monkeypatch: pytest.MonkeyP
 @verilator
 @pytest.mark.slow
 @pytest.mark.parametrize("storage", ["flip-flops", "latches"])
-def test_rows_and_tables_are_counted_apart(storage: str) -> None:
+def test_rows_and_tables_are_separate_parts(storage: str) -> None:
     spec = ConSmax(tables="shift")
     tables = softmaxkit.synthesize(spec.unit(lanes=1, max_row=16, storage=storage), constants=spec.constants())
     assert set(tables.area) == {"datapath", "tables"}
     rows = softmaxkit.synthesize(Softermax().unit(lanes=4, max_row=32, storage=storage))
     assert set(rows.area) == {"datapath", "row buffer"}
     sliced = softmaxkit.synthesize(Softermax(maximum="online").unit(lanes=1, max_row=32, storage="memory"))
-    assert sliced.area["row buffer"] < 0.05 * sliced.area["datapath"]  # pointers; the slice that waits is the unit's
+    assert (
+        sliced.area["row buffer"] < 0.05 * sliced.area["datapath"]
+    )  # only pointers; the waiting slice belongs to the datapath
     (memory,) = sliced.figures()["memories"].values()
     assert (memory["writes_per_element"], memory["reads_per_element"]) == pytest.approx((1, 1), rel=0.02)
     assert sliced.figures()["memory_energy_pj_per_element"] > sliced.memories["power_memory"].arrangement.macro.read
@@ -104,12 +106,12 @@ def test_rows_and_tables_are_counted_apart(storage: str) -> None:
 @pytest.mark.parametrize("spec", [Softermax(), Exaq(bits=2), ConSmax(bits=16)], ids=lambda spec: spec.method)
 def test_netlists_of_units_equal_golden(spec: softmaxkit.Spec, lanes: int, cells: str) -> None:
     synthesis = softmaxkit.synthesize(spec.unit(lanes=lanes, max_row=64, storage="latches"), cells)
-    assert synthesis.compared > CYCLES + 0.9 * CHECKED  # a result a cycle at least, and the stalled rows
+    assert synthesis.compared > CYCLES + 0.9 * CHECKED  # at least one result per cycle, and the stalled rows
     assert (synthesis.mismatches, synthesis.faults) == (0, ())
 
 
 @verilator
-def test_quiet_scores_take_less_energy(whole: Synthesis) -> None:
+def test_constant_scores_cost_less_energy(whole: Synthesis) -> None:
     codes = np.zeros((4, 256), np.int64)
     rows = Rows(codes, np.ones(codes.shape, np.bool_), np.full(4, 256))
     quiet = softmaxkit.synthesize(WHOLE_UNIT, wires=False, rows=rows)
@@ -120,7 +122,7 @@ def test_quiet_scores_take_less_energy(whole: Synthesis) -> None:
 def test_the_sample_is_of_real_scores() -> None:
     rows = sample()
     assert rows.shape[1] == KEYS
-    # Scores of real heads differ in how far they spread, which no one normal distribution does.
+    # The spread of scores differs between real heads, unlike in a single normal distribution.
     spreads = rows.std(axis=1)
     assert spreads.max() > 3 * spreads.min()
     for spec in (ConSmax(), Softermax(), Exaq()):
@@ -136,7 +138,7 @@ def test_the_sample_is_of_real_scores() -> None:
         ("$flatten\\high_table.$abc$1$2", "tables"),
         ("$flatten\\front.gather.buffer.words.$abc$1", "row buffer"),
         ("$flatten\\buffer.words.latch_3", "row buffer"),
-        ("$flatten\\front.gather.slices.words.latch_3", "datapath"),  # which no memory takes out of the unit
+        ("$flatten\\front.gather.slices.words.latch_3", "datapath"),  # never in an external memory
         ("$abc$12$buffer", "datapath"),
         ("unbuffer.x", "datapath"),
     ],
@@ -145,8 +147,26 @@ def test_parts_by_names(name: str, part: str) -> None:
     assert part_of(name) == part
 
 
-def test_libraries_that_cannot_be(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="cells are 'sky130' or 'asap7', not 'tsmc7'"):
+@pytest.mark.parametrize("clock", [0, -1.0, float("nan"), float("inf")])
+def test_clocks_that_are_refused(clock: float) -> None:
+    with pytest.raises(ValueError, match="clock must be a positive number of ns"):
+        softmaxkit.synthesize(WHOLE_UNIT, clock=clock)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "message"),
+    [([], "one or more of the same length, got none"), ([3, 7], "lengths of 3 to 7"), ([257], "up to 256 scores, got")],
+)
+def test_rows_that_are_refused(lengths: list[int], message: str) -> None:
+    """Energy per score is that of rows of one length, so others would be a wrong figure."""
+    codes = np.zeros((len(lengths), max(lengths, default=1)), np.int64)
+    rows = Rows(codes, codes == 0, np.asarray(lengths, np.int64))
+    with pytest.raises(ValueError, match=message):
+        softmaxkit.synthesize(WHOLE_UNIT, rows=rows)
+
+
+def test_libraries_that_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="cells must be 'sky130' or 'asap7', got 'tsmc7'"):
         chosen_library("tsmc7")
     damaged = tmp_path / "damaged.lib"
     damaged.write_text("library (x) {\n  cell (a) {\n    area : 1;\n")

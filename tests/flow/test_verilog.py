@@ -1,4 +1,4 @@
-"""Units as Verilog: names that every tool takes, latches as latches, no initial values, parts on their own."""
+"""Units as Verilog: plain names, latches, no initial values, and parts on their own."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_elements_have_plain_names() -> None:
     )
 
 
-def test_every_module_says_what_it_is() -> None:
+def test_every_module_has_a_comment() -> None:
     unit = Softermax().unit(lanes=2, max_row=8)
     text = to_verilog(unit, "unit")
     commented = comment_modules(text, unit, "unit")
@@ -72,7 +72,7 @@ def test_the_two_softermax_units_stand_alone() -> None:
     assert {"totals_payload", "powers_payload", "results_payload"} < ports(back, "normalisation")
 
 
-def test_a_design_that_yosys_refuses_is_an_error_with_its_words() -> None:
+def test_an_error_of_yosys_is_passed_on() -> None:
     with pytest.raises(ToolError, match=r"writing unit as Verilog(.|\n)*ERROR"):
         to_verilog(
             ConSmax().unit(lanes=1), "unit", fault=lambda design: design.replace("connect \\A", "connekt \\A", 1)

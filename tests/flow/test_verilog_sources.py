@@ -1,4 +1,4 @@
-"""Anybody's Verilog as it is handed to Yosys: files, what they include, macros and parameters."""
+"""Users' Verilog as it is passed to Yosys: files, included files, macros and parameters."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from softmaxkit.flow.sources import Source, explained, read_verilog
+from softmaxkit.flow.sources import SETTING, Source, explained, read_verilog
 from softmaxkit.flow.tools import ToolError
 
 
@@ -18,8 +18,8 @@ def written(folder: Path, **files: str) -> dict[str, Path]:
     return paths
 
 
-def test_includes_of_one_name_stay_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beside the file that includes it first, then in the folders that are given, then where the command runs."""
+def test_included_files_of_the_same_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Searched in the folder of the including file, then in the include folders, then in the working directory."""
     one = written(tmp_path / "one", part='`include "defs.v"\nmodule one; endmodule', defs="// one\n")
     two = written(tmp_path / "two", part='`include "defs.v"\n`include "far.v"\nmodule two; endmodule', defs="// two\n")
     written(tmp_path / "given", far='`include "near.v"\n', defs="// wrong\n")
@@ -55,9 +55,9 @@ def test_files_that_include_each_other(tmp_path: Path) -> None:
         ("module a; submodule c; endmodule /* module d; */ // module e;\nmodule b; endmodule", "a, b"),
     ],
 )
-def test_modules_are_found_wherever_they_stand(text: str, modules: str, tmp_path: Path) -> None:
+def test_modules_are_found(text: str, modules: str, tmp_path: Path) -> None:
     paths = written(tmp_path, design=text)
-    with pytest.raises(ValueError, match=f"with --top; there are {modules}$"):
+    with pytest.raises(ValueError, match=f"with --top; the files define {modules}$"):
         read_verilog([paths["design"]], None)
 
 
@@ -67,17 +67,19 @@ def test_macros_and_parameters(tmp_path: Path) -> None:
     source = read_verilog([paths["design"]], None, (), ["X", "Y=a + b", "Z="], values)
     assert list(source.files) == ["defines.v", "source/design.v"]
     assert source.files["defines.v"] == "`define X 1\n`define Y a + b\n`define Z \n"
-    assert dict(source.parameters) == {"A": "9", "B": "8'hfF", "C": "32'shfffffffe", "D": "16'h6162"}
-    assert source.commands().splitlines()[-1].startswith("hierarchy -check -top top -chparam A 9 -chparam B 8'hfF ")
+    assert dict(source.parameters) == {"A": "9", "B": "8'hfF", "C": "-2", "D": '"ab"'}
+    source.write(tmp_path)
+    assert 'top #(.A(9), .B(8\'hfF), .C(-2), .D("ab")) top ();' in (tmp_path / f"{SETTING}.v").read_text()
+    assert source.commands().splitlines()[-1] == "rename -top top"
     for wrong in ("A", "A=", "A=b", 'A="b', "A=1; shell", "1A=1", "A=8'q1"):
-        with pytest.raises(ValueError, match="--parameter is NAME=VALUE"):
+        with pytest.raises(ValueError, match="--parameter must be NAME=VALUE"):
             read_verilog([paths["design"]], None, (), (), [wrong])
     for wrong in ("", "=1", "A B", "A=1\n2"):
-        with pytest.raises(ValueError, match="--define is NAME=VALUE"):
+        with pytest.raises(ValueError, match="--define must be NAME=VALUE"):
             read_verilog([paths["design"]], None, (), [wrong])
 
 
-def test_only_what_verilog_lacks_is_explained() -> None:
+def test_only_errors_of_verilog_are_explained() -> None:
     verilog, unit = Source("top", {"source/a.sv": ""}), Source("unit", {"design.il": ""})
     syntax = ToolError("yosys failed:\n  source/a.sv:3: ERROR: syntax error, unexpected TOK_ID")
     assert "sv2v" in str(explained(syntax, verilog))

@@ -1,4 +1,4 @@
-"""Wires without a name get one from the signal they are computed for: unique, in place, and the same elsewhere."""
+"""Unnamed wires are named after the signal they are computed for; names are unique, and all else is unchanged."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ endmodule
 """
 
 
-def test_a_wire_has_the_name_of_the_nearest_signal_and_of_what_computes_it() -> None:
+def test_a_wire_is_named_after_the_nearest_signal_and_its_operation() -> None:
     text = name_wires(VERILOG)
     for line in (
         "assign sum_and_2 = a & b;",  # sum_and is taken
@@ -60,7 +60,7 @@ def test_a_wire_has_the_name_of_the_nearest_signal_and_of_what_computes_it() -> 
 
 @needs_yosys
 @pytest.mark.parametrize("spec", [ConSmax(), Softermax(), Exaq(bits=3)], ids=lambda spec: spec.method)
-def test_a_module_is_the_same_but_for_names(spec: object, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_names_change_in_a_module(spec: object, monkeypatch: pytest.MonkeyPatch) -> None:
     unit = spec.unit(lanes=2, max_row=16)  # type: ignore[attr-defined]
     named = to_verilog(unit, "unit")
     monkeypatch.setattr("softmaxkit.flow.verilog.name_wires", lambda text: text)
@@ -71,12 +71,12 @@ def test_a_module_is_the_same_but_for_names(spec: object, monkeypatch: pytest.Mo
     for before, after in zip(plain.split("\nmodule ")[1:], named.split("\nmodule ")[1:], strict=True):
         words, others = (re.findall(r"\w+|[^\w\s]", text) for text in (before, after))
         pairs = set(zip(words, others, strict=True))
-        assert len(pairs) == len(set(words)) == len(set(others))  # one name for one name
+        assert len(pairs) == len(set(words)) == len(set(others))  # names are mapped one to one
         assert all(word == other for word, other in pairs if not ANONYMOUS.fullmatch(word))
 
 
 class Two(wiring.Component):
-    """Two sums that have nothing to do with each other; the first with more or less to it."""
+    """Two independent sums, the first with an optional term."""
 
     def __init__(self, more: bool) -> None:
         self.more = more
@@ -92,7 +92,7 @@ class Two(wiring.Component):
 
 
 @needs_yosys
-def test_a_change_of_one_signal_leaves_the_names_of_others() -> None:
+def test_a_change_of_one_signal_leaves_other_names_unchanged() -> None:
     few, many = (set(re.findall(r"\bsecond_\w+", to_verilog(Two(more), "two"))) for more in (False, True))
     assert few == many
     assert few

@@ -41,7 +41,7 @@ def test_faults_in_the_source(fault: SourceFault, monkeypatch: pytest.MonkeyPatc
     break_source(monkeypatch, fault)
     outcome = verified(fault.unit)
     assert not outcome.passed
-    if outcome.faults[0].endswith("configuration writes were taken while a row was inside"):
+    if outcome.faults[0].endswith("configuration writes were accepted while a row was inside"):
         assert fault.what == "writes inside rows"  # a protocol violation, even if all results are right
         return
     assert outcome.faults[0].endswith("wrong result beats")
@@ -58,7 +58,7 @@ def test_buffers_that_are_too_short(name: str, module: str, monkeypatch: pytest.
     monkeypatch.setattr(user, "RowBuffer", lambda width, depth, storage: right(width, 4, storage))
     outcome = verified(name)
     assert not outcome.passed
-    assert any("result beats came" in fault for fault in outcome.faults)
+    assert any("result beats arrived" in fault for fault in outcome.faults)
 
 
 def is_detected(name: str, fault: Fault) -> bool:

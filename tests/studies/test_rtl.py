@@ -72,8 +72,8 @@ def test_baked_heads_have_a_folder_each_and_equal_ones_share_it(tmp_path: Path) 
         (only,) = sets(here)
         assert [only["constants"]] == result["constants"]
         assert f"layer2-head{result['head']}" in only["heads"]
-    assert "It serves layer2-head0, layer2-head2;" in (folder / "layer2-head0" / "README.md").read_text()
-    with pytest.raises(ValueError, match="holds a unit already; give another folder, or --overwrite"):
+    assert "It serves the heads layer2-head0, layer2-head2;" in (folder / "layer2-head0" / "README.md").read_text()
+    with pytest.raises(ValueError, match="already contains an exported unit; give another folder, or --overwrite"):
         write(folder, HEADS)
     write(folder, HEADS[:1], overwrite=True)
     assert (folder / "parameters.json").is_file()

@@ -1,1 +1,1 @@
-"""From unit to figures: Verilog, simulation, verification, proofs, synthesis."""
+"""Hardware flow of a unit: Verilog, simulation, verification, proofs, synthesis, timing, power, place and route."""

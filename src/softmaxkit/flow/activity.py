@@ -29,7 +29,8 @@ class Activity(NamedTuple):
     Attributes:
         cycles: number of cycles.
         toggles: changes of each net, glitches included; int64, (nets,).
-        settled: changes of each net between the ends of cycles, for clocks all changes; int64, (nets,).
+        settled: changes of each net from the end of one cycle to the end of the next; for clocks, all changes; int64,
+            (nets,).
         ones: number of cycles at the end of which the net is 1; int64, (nets,).
     """
 
@@ -40,7 +41,7 @@ class Activity(NamedTuple):
 
     @property
     def without_glitches(self) -> Activity:
-        """The same with the changes between the ends of cycles alone, as if no gate took time."""
+        """The same activity with the settled changes only, as if gates had no delay."""
         return self._replace(toggles=self.settled)
 
     @property
@@ -68,10 +69,11 @@ def count_toggles(
         timing: provides the delays.
         states: boolean, (cycles, state nets): values of `state_nets` at the end of each cycle.
         count_from: the first cycle to count, 1 or later.
-        inertial: does a cell swallow pulses shorter than its delay? Else it passes all, which bounds the changes.
+        inertial: whether a cell swallows pulses shorter than its delay. If not, it passes all of them, which gives an
+            upper bound on the changes.
 
     Raises:
-        RuntimeError: the nets do not settle at the values that follow from the registers.
+        RuntimeError: the nets do not settle at the values implied by the registers.
     """
     cycles = len(states)
     values = np.zeros((netlist.nets, -(-cycles // 64)), np.uint64)
@@ -90,7 +92,7 @@ def count_toggles(
     toggles = settled.copy()
     data = np.ones(netlist.nets, np.bool_)
     data[clocks] = False
-    # As many words at a time as let the arrays stay in the cache.
+    # Process few enough words at a time for the arrays to stay in the cache.
     moved = np.zeros(netlist.nets, np.int64)
     words = max(LEAST_WORDS, CACHED // netlist.nets)
     for start in range(0, values.shape[1], words):
@@ -101,10 +103,10 @@ def count_toggles(
 
 
 LEAST_WORDS = 8
-"""Words of 64 cycles that are simulated at a time, at least."""
+"""Minimum number of words, of 64 cycles each, to simulate at a time."""
 
 CACHED = 1 << 16
-"""Words of all nets together that a cache holds."""
+"""Number of words, summed over all nets, that fit in a cache."""
 
 
 def _packed(states: Array) -> Array:
@@ -123,7 +125,7 @@ def _count(words: Array) -> Array:
 
 
 def _before(values: Array) -> Array:
-    """Return the values of the cycle before; the first cycle keeps its own."""
+    """Return the values of the previous cycle; the first cycle keeps its own."""
     earlier = values << np.uint64(1)
     earlier[:, 1:] |= values[:, :-1] >> np.uint64(63)
     earlier[:, 0] |= values[:, 0] & np.uint64(1)
@@ -142,7 +144,7 @@ class Slice(NamedTuple):
     members: Array
 
     def run(self, values: Array) -> Iterator[tuple[Array, Array]]:
-        """Yield `(nets, values)` of each output."""
+        """Evaluate the instances and yield `(nets, values)` of each connected output."""
         pins = {name: values[np.maximum(self.group.nets[name][self.members], 0)] for name in self.group.cell.inputs}
         for name in self.group.cell.outputs:
             nets = self.group.nets[name][self.members]
@@ -163,21 +165,21 @@ def _in_order(netlist: Netlist) -> list[Slice]:
 
 
 def _settle(order: list[Slice], values: Array) -> None:
-    """Evaluate all nets from the states, with clocks low."""
+    """Evaluate all nets from the states, with the clocks low."""
     for cells in order:
         for nets, outputs in cells.run(values):
             values[nets] = outputs
 
 
 def _clock_high(netlist: Netlist, order: list[Slice], values: Array, before: Array) -> Array:
-    """Return the values in the high phase of the clock; only clock nets can differ."""
+    """Return the values in the high phase of the clock; only those of clock nets can differ."""
     high = values.copy()
     high[netlist.inputs.get(netlist.clock, [])] = ALL
     clocks = netlist.clock_nets
     for group in netlist.groups:
         state = group.cell.state
         if state is not None and state.kind == "gate":
-            # The enable at the end of a cycle opens the gate for the next one.
+            # The enable at the end of a cycle opens the gate for the next cycle.
             pins = {name: before[np.maximum(group.nets[name], 0)] for name in group.cell.inputs}
             enabled = expression(state.data)(ALL, pins)
             for pin in group.cell.outputs:
@@ -189,11 +191,11 @@ def _clock_high(netlist: Netlist, order: list[Slice], values: Array, before: Arr
 
 
 def _count_moves(netlist: Netlist, timing: Timing, before: Array, after: Array, mask: Array, inertial: bool) -> Array:
-    """Return how often each net changes between the values of one cycle and those of the next."""
+    """Return how often each net changes on the way from the values of one cycle to those of the next."""
     step, clocks = _step(netlist, timing), netlist.clock_nets
     ticks = np.maximum(np.rint(timing.delays / step).astype(np.int64), 1)
     slices = [Slice(group, np.arange(len(group.instances))) for group in netlist.groups if group.cell.state is None]
-    # Driven nets sorted by delay, so that all nets of at least some delay are a slice.
+    # Sort driven nets by delay, so that all nets with at least a given delay form one slice.
     outputs = (nets for cells in slices for nets, _ in cells.run(before[:, :1]))
     driven = np.concatenate([np.zeros(0, np.int64), *outputs])
     driven = driven[~clocks[driven]]
@@ -216,16 +218,16 @@ def _count_moves(netlist: Netlist, timing: Timing, before: Array, after: Array, 
         wanted = target.copy()
         for cells in slices:
             for nets, evaluated in cells.run(values):
-                kept = place[nets] >= 0
-                wanted[place[nets][kept]] = evaluated[kept]
+                tracked = place[nets] >= 0
+                wanted[place[nets][tracked]] = evaluated[tracked]
         changed[tick % longest] = wanted ^ target
         target = wanted
-        if inertial:  # an output changes once its new value has been stable for the delay of the cell
+        if inertial:  # an output changes once its new value has been stable for the delay of its cell
             unsettled = np.zeros_like(target)
             for age in range(longest):
                 unsettled[since[age + 1] :] |= changed[(tick - age) % longest, since[age + 1] :]
             moved = (values[driven] ^ target) & ~unsettled
-        else:  # it repeats every change after that delay
+        else:  # an output repeats every change after the delay of its cell
             moved = np.zeros_like(target)
             for age in range(longest):
                 late = slice(since[age], since[age + 1])
@@ -235,7 +237,7 @@ def _count_moves(netlist: Netlist, timing: Timing, before: Array, after: Array, 
         quiet = 0 if moved.any() or changed[tick % longest].any() else quiet + 1
         tick += 1
     if not np.array_equal(values[driven] & mask, after[driven] & mask):
-        raise RuntimeError("the netlist does not settle at the values that its registers have; please report this")
+        raise RuntimeError("the netlist does not settle at the values implied by its registers; please report this")
     return moves
 
 

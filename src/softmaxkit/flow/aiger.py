@@ -15,7 +15,7 @@ class Graph:
         self.variables, *counts = map(int, next(lines).split()[1:6])
         kinds = [[[int(word) for word in next(lines).split()] for _ in range(count)] for count in counts]
         self.inputs, self.registers, self.outputs, self.gates = kinds
-        self.ports: dict[str, list[tuple[int, int]]] = {}  # literal and position of each bit
+        self.ports: dict[str, list[tuple[int, int]]] = {}  # literal and position of each bit, by port name
         for line in lines:
             symbol, *names = line.split()
             if symbol == "c":
@@ -33,14 +33,14 @@ class Graph:
             inputs: a digit 0 or 1 for every input, cycle by cycle.
 
         Raises:
-            ToolError: the digits do not fit the inputs of the graph.
+            ToolError: the number of digits is not a multiple of the number of inputs.
         """
         width = len(self.inputs)
         if len(inputs) % width:
-            raise ToolError(f"ABC gave a counterexample of {len(inputs)} bits for a design of {width} inputs")
+            raise ToolError(f"ABC returned a counterexample of {len(inputs)} bits for a design with {width} inputs")
         state = [0] * len(self.registers)
         for start in range(0, len(inputs), width):
-            value = [0, 1] * (self.variables + 1)  # by literal; an odd one is the inverse of the one before
+            value = [0, 1] * (self.variables + 1)  # by literal; an odd literal is the inverse of the even one before it
             stimulus = zip(self.inputs, map(int, inputs[start : start + width]), strict=True)
             for (literal, *_), bit in [*stimulus, *zip(self.registers, state, strict=True)]:
                 value[literal], value[literal + 1] = bit, 1 - bit

@@ -1,4 +1,4 @@
-"""Amaranth's own simulator, for where there is no C++ compiler: what harness.cpp does, in Python."""
+"""Simulation in Amaranth's own simulator, for systems without a C++ compiler: harness.cpp in Python."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ PATIENCE = 2000
 """Cycles without progress after which a simulation is abandoned."""
 
 CALM = 50
-"""Cycles after the last result in which no other may come."""
+"""Cycles after the last result in which no further result may come."""
 
 
 class Simulated:
-    """A unit in Amaranth's own simulator, which is slow but needs no other tools.
+    """A unit in Amaranth's own simulator, which is slow but requires no other tools.
 
     Args:
         unit: as for `softmaxkit.flow.simulate.Verilated`, but without latches.
@@ -39,7 +39,7 @@ class Simulated:
 
     def __init__(self, unit: wiring.Component) -> None:
         if getattr(unit, "storage", "") == "latches":
-            raise ToolError(f"a unit with latches needs Verilator: {INSTALL}, and a C++ compiler")
+            raise ToolError(f"a unit with latches requires Verilator ({INSTALL}) and a C++ compiler")
         self.unit = unit
 
     def run(self, stream: Stream, traffic: Traffic, cycles: bool = False) -> Outcome:
@@ -55,7 +55,7 @@ class Simulated:
 
 
 class _Bench:
-    """One run: what has been offered, what waits, and when the next reset is due."""
+    """State of one run: what has been offered, what is waiting, and when the next reset is due."""
 
     def __init__(self, top: WithMemories, stream: Stream, traffic: Traffic) -> None:
         self.top, self.stream, self.traffic, self.outcome = top, stream, traffic, Outcome()
@@ -69,7 +69,7 @@ class _Bench:
         self.until = self._plan()
 
     async def run(self, context: SimulatorContext) -> None:
-        """Drive the unit until all is done, or nothing happens any more."""
+        """Drive the unit until everything is done or nothing progresses any more."""
         outcome, total = self.outcome, (len(self.scores), len(self.results), len(self.writes))
         resets = self.traffic.resets and len(self.stream.places) > 0
         while self.quiet < PATIENCE:
@@ -81,22 +81,22 @@ class _Bench:
                     await self._reset(context)
                 self.until[1] -= 1
             self._offer(context)
-            self._welcome(context)
+            self._set_ready(context)
             self._count(context)
             outcome.cycles += 1
             await context.tick()
 
     def _plan(self) -> list[int]:
-        """Return how many results, and then cycles, there are until the next reset: few or many."""
+        """Return how many results, and how many cycles after them, precede the next reset: few or many."""
         return [int(self.random.integers(1 << self.random.integers(8))) for _ in range(2)]
 
     def _pause(self, side: int, chance: int, longest: int) -> bool:
-        again = self.random.integers(1, longest, endpoint=True) if self.random.integers(256) < chance else 0
-        self.pauses[side] = self.pauses[side] - 1 if self.pauses[side] else int(again)
+        fresh = self.random.integers(1, longest, endpoint=True) if self.random.integers(256) < chance else 0
+        self.pauses[side] = self.pauses[side] - 1 if self.pauses[side] else int(fresh)
         return bool(self.pauses[side])
 
     async def _reset(self, context: SimulatorContext) -> None:
-        """Reset the unit in whatever state it is, with offers standing, and go on with the next row."""
+        """Reset the unit in whatever state it is in, with offers pending, and continue with the next row."""
         outcome = self.outcome
         context.set(self.reset, 1)
         context.set(self.top.results.ready, int(self.random.integers(2)))
@@ -124,27 +124,27 @@ class _Bench:
             port: Any = self.top.configuration
             at = outcome.written
             due = at < len(self.writes) and self.after[at] <= outcome.taken
-            # The first write of a group is offered as soon as it is due, so that it comes before its row.
+            # The first write of a group is offered as soon as it is due, so that it precedes its row.
             grouped = due and at > 0 and self.after[at] == self.after[at - 1]
             if not self.offered_write and due and not (grouped and self._pause(2, traffic.gap, traffic.longest_gap)):
                 self.offered_write = True
                 context.set(Value.cast(port.payload), self.writes[at])
             context.set(port.valid, self.offered_write)
 
-    def _welcome(self, context: SimulatorContext) -> None:
-        """Set the ready of the results, which follows valid within the cycle if it is late or early."""
-        sink, manner, waiting = self.top.results, self.traffic.ready, self.held is not None
-        welcome = not self._pause(1, self.traffic.stall, self.traffic.longest_stall)
-        before = False if manner == "late" else not waiting or welcome if manner == "early" else welcome
-        after = False if manner == "early" and not waiting else welcome
+    def _set_ready(self, context: SimulatorContext) -> None:
+        """Set the ready of the results; a "late" or "early" one follows valid within the cycle."""
+        sink, mode, waiting = self.top.results, self.traffic.ready, self.held is not None
+        accepting = not self._pause(1, self.traffic.stall, self.traffic.longest_stall)
+        before = False if mode == "late" else not waiting or accepting if mode == "early" else accepting
+        after = False if mode == "early" and not waiting else accepting
         context.set(sink.ready, before)
         if after != before and context.get(sink.valid):
-            asked = context.get(Value.cast(sink.payload))
+            offer = context.get(Value.cast(sink.payload))
             context.set(sink.ready, after)
-            self.outcome.dependent += not (context.get(sink.valid) and context.get(Value.cast(sink.payload)) == asked)
+            self.outcome.dependent += not (context.get(sink.valid) and context.get(Value.cast(sink.payload)) == offer)
 
     def _count(self, context: SimulatorContext) -> None:
-        """Count what passes at the coming clock edge, and compare it."""
+        """Count the transfers at the coming clock edge, and compare an accepted result."""
         outcome, source, sink = self.outcome, self.top.scores, self.top.results
         self.quiet += 1
         if self.offered and context.get(source.ready):

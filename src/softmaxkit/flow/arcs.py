@@ -1,4 +1,4 @@
-"""The timing graph of a netlist: one edge for each transition through a timing arc, and the endpoints of paths."""
+"""The timing graph of a netlist: an edge for each transition through a timing arc, and the endpoints of paths."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from softmaxkit.flow.cells.library import Table
+from softmaxkit.flow.cells.table import Table
 from softmaxkit.flow.netlist import Netlist
 from softmaxkit.formats import Array
 
@@ -15,7 +15,7 @@ RISE, FALL = 0, 1
 
 
 class Tables:
-    """Tables of any shapes in one array, so that many can be looked up at once."""
+    """Look-up tables of different shapes padded into one array, so that many are looked up at once."""
 
     def __init__(self, tables: Sequence[Table]) -> None:
         rows = max(2, *(len(table.slews) for table in tables))
@@ -24,7 +24,7 @@ class Tables:
         self.slews, self.loads, self.values = (np.stack([table[axis] for table in filled]) for axis in range(3))
 
     def at(self, which: Array, slew: Array, load: Array) -> Array:
-        """Look up tables `which` at slews and loads, all (n,)."""
+        """Return the values of the tables with indices `which` at slews and loads; all (n,)."""
         below, part = _place(self.slews[which], slew)
         left, side = _place(self.loads[which], load)
         low = self.values[which, below, left] * (1 - side) + self.values[which, below, left + 1] * side
@@ -34,7 +34,7 @@ class Tables:
 
 
 def _filled(table: Table, rows: int, columns: int) -> Table:
-    """Return a table extended to a size by linear extrapolation."""
+    """Return a table extended to a given size by linear extrapolation."""
     slews, loads = _longer(table.slews, rows), _longer(table.loads, columns)
     return Table(slews, loads, table.at(slews[:, None], loads[None, :]))
 
@@ -51,14 +51,14 @@ def _place(axes: Array, at: Array) -> tuple[Array, Array]:
 
 
 class Edges(NamedTuple):
-    """Edges of the timing graph, from a transition of one net to a transition of another; int64 but for `latch`, (n,).
+    """Edges of the timing graph, from a transition of one net to a transition of another; int64, (n,).
 
     Attributes:
         source, target: 2 * net for rising transitions, 2 * net + 1 for falling ones.
         delay, slew: indices of the tables.
         instance: the instance that the arc belongs to.
         level: logic level of the instance.
-        latch: whether it begins at the enable of a latch, which opens half a period after the clock's edge.
+        latch: 1 if the arc begins at the enable of a latch, which opens half a period after the clock edge, else 0.
     """
 
     source: Array
@@ -75,9 +75,10 @@ class End(NamedTuple):
 
     Attributes:
         nets: int64, (n,).
-        rise, fall: tables of setup or hold times; None if there is none.
+        rise, fall: tables of setup or hold times for rising and falling transitions; None if there is none.
         factor: 2 if only half a period is available, else 1.
-        names, cell: instances and library cell.
+        names: of the instances, or of the port.
+        cell: name of the library cell, or "output".
     """
 
     nets: Array
@@ -92,10 +93,10 @@ class Graph(NamedTuple):
     """The timing graph of a netlist.
 
     Attributes:
-        tables: of its edges.
+        tables: delays and slews of the edges.
         edges: transitions through arcs.
-        ends: endpoints of paths, with setup times.
-        holds: those whose earliest arrival matters, with hold times.
+        ends: endpoints to check for setup, with setup times.
+        holds: endpoints to check for hold, with hold times.
     """
 
     tables: Tables
@@ -156,7 +157,7 @@ def timing_graph(netlist: Netlist) -> Graph:
 
 
 def _senses(sense: str, edge: str) -> Sequence[tuple[int, int]]:
-    """Return the pairs of input and output edge that an arc connects."""
+    """Return the pairs `(input edge, output edge)` that an arc connects."""
     if edge:
         return [(RISE if edge == "rise" else FALL, out) for out in (RISE, FALL)]
     return {

@@ -1,4 +1,4 @@
-"""Buffer trees for nets that drive many registers: ABC sees such a net as a single load and leaves it alone."""
+"""Buffer trees for nets that drive many registers: ABC sees such a net as a single load and does not buffer it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from softmaxkit.flow.cells.library import Cell, Library
 
 MOST = 16
-"""Registers and latches that a net may drive without buffers; for gates, ABC itself buffers at about this fan-out."""
+"""Registers and latches that a net may drive without buffers. ABC buffers nets of gates at about this fan-out."""
 
 SLEW = 0.1
 """Input slew in ns at which buffers are compared; faster processes rank them in the same order."""
@@ -18,11 +18,12 @@ SLEW = 0.1
 def buffer_registers(module: dict[str, Any], library: Library) -> int:
     """Insert a buffer tree wherever a net drives more than `MOST` registers.
 
-    Clocks are left alone: they are ideal here. A buffer belongs to the component of the first register it drives.
+    Clocks are not buffered, since they are treated as ideal. A buffer belongs to the component of the first register
+    that it drives.
 
     Args:
         module: in Yosys's JSON form; changed in place.
-        library: the cells. If it has no buffer, nothing is done.
+        library: the cells. Without a buffer among them, nothing is changed.
 
     Returns:
         the number of buffers inserted.

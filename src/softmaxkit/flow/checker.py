@@ -1,7 +1,8 @@
-"""The checker that runs beside a unit in a proof of its stream protocol.
+"""The checker that is connected to a unit to prove its stream protocol.
 
 It is hardware, like the unit, with one output for each property and each witness. The output of a property goes high
-where the property is violated, that of a witness where the witness occurs. Arithmetic is not checked.
+in a cycle that violates the property, that of a witness in a cycle in which the witness occurs. Arithmetic is not
+checked.
 """
 
 from __future__ import annotations
@@ -21,28 +22,28 @@ if TYPE_CHECKING:
     from softmaxkit.methods.base.unit import SoftmaxUnit
 
 PLACES = 24
-"""Number of beats that can be inside a unit; one that accepts more fails, which no small unit does.
+"""Number of beats inside a unit that the checker can track; a unit that accepts more fails, which no small unit does.
 
-The count and the place of the watched beat are kept one-hot or in unary, since solvers find binary counters hard.
+The count is stored in unary and the position of the watched beat one-hot, since solvers find binary counters hard.
 """
 
 PROPERTIES = {
-    "steady": "an offered result stays as it is until it is taken",
-    "counted": f"there are never more results than scores since the reset, nor {PLACES} scores more than results",
-    "ordered": "the k-th result ends a row if the k-th score does",
+    "steady": "an offered result does not change until it is accepted",
+    "counted": f"results never outnumber scores since the reset, and no score is accepted with {PLACES} inside",
+    "ordered": "the k-th result ends a row exactly if the k-th score does",
     "masked": "the k-th result is 0 where the k-th score is masked",
-    "apart": "a write is taken where no score is inside, and no row begins where one is offered or a group is open",
-    "drained": "with results taken at once, every complete row soon comes out whole, and what is offered is taken",
-    "offered": "with no result taken, the first of a complete row is soon offered: valid does not wait for ready",
+    "apart": "no write is accepted while a score is inside, and no row begins while one is offered or a group is open",
+    "drained": "if results are accepted at once, all complete rows soon come out, and everything offered is accepted",
+    "offered": "if no result is accepted, the first of a complete row is soon offered: valid does not wait for ready",
 }
-"""What is proved. A lost beat stays inside for ever, and so violates "drained"."""
+"""The properties to prove. A lost beat stays inside for ever, and so violates "drained"."""
 
 WITNESSES = {
-    "rows": "a second row comes out whole",
-    "rest": "a row goes in, and then nothing for as long as the unit has to drain",
-    "full": "the unit refuses scores because results are not taken",
+    "rows": "a second row comes out completely",
+    "rest": "a row goes in, and then nothing for as long as the unit may take to drain",
+    "full": "the unit refuses scores because results are not accepted",
 }
-"""What has to be reachable: otherwise the assumptions contradict each other, or the number of cycles is too small."""
+"""What must be reachable; otherwise the assumptions contradict each other, or the number of cycles is too small."""
 
 
 class Watched(wiring.Component):
@@ -50,9 +51,9 @@ class Watched(wiring.Component):
 
     Args:
         unit: the unit to check.
-        patience: cycles of calm after which it has to be drained.
-        full: fill the unit first, then take every result.
-        places: number of beats that can be inside.
+        patience: idle cycles after which it must have drained.
+        full: fill the unit first, then accept every result.
+        places: number of beats inside that can be tracked.
 
     Attributes:
         choose: input that marks the score beat accepted in this cycle as the one to watch. The solver is free to pick
@@ -67,7 +68,7 @@ class Watched(wiring.Component):
         super().__init__({**ports, **self.inner.signature.members, "clk": In(1), "choose": In(1)})
 
     def elaborate(self, platform: object) -> Module:
-        """Build it."""
+        """Connect the unit to the checker."""
         m = Module()
         m.domains.sync = ClockDomain()
         running = Signal(reset_less=True)
@@ -109,19 +110,19 @@ class Watched(wiring.Component):
         with m.If(unlawful):
             m.d.sync += lawful.eq(0)
 
-        inside, marker, kept = Signal(self.places), Signal(self.places), Signal.like(Value.cast(scores.payload))
+        inside, marker, watched = Signal(self.places), Signal(self.places), Signal.like(Value.cast(scores.payload))
         left = Mux(delivered, inside >> 1, inside)
         turn = marker[0] & results.valid
         m.d.sync += [inside.eq(Mux(taken, (left << 1) | 1, left)), marker.eq(Mux(delivered, marker >> 1, marker))]
         with m.If(taken & self.choose & ~marker.any()):
-            m.d.sync += [marker.eq(((left << 1) | 1) & ~left), kept.eq(scores.payload)]
-        kept_beat = scores.payload.shape()(kept)
+            m.d.sync += [marker.eq(((left << 1) | 1) & ~left), watched.eq(scores.payload)]
+        watched_beat = scores.payload.shape()(watched)
         intruding = (writing & inside[0]) | (taken & (position == 0) & open_group)
         shown: list[Value] = [Const(0)]
-        if "mask" in kept_beat.shape().members and self.unit.masks == 1:
-            shown = [~mask & code.any() for mask, code in zip(kept_beat.mask, results.p.codes, strict=True)]
+        if "mask" in watched_beat.shape().members and self.unit.masks == 1:
+            shown = [~mask & code.any() for mask, code in zip(watched_beat.mask, results.p.codes, strict=True)]
 
-        calm = Signal(self.patience)  # one bit for each of the last cycles
+        calm = Signal(self.patience)  # one bit for each recent cycle
         m.d.sync += calm.eq((calm << 1) | (results.ready & ~taken & ~writing))
         refusing = Signal(self.patience)
         m.d.sync += refusing.eq((refusing << 1) | (~results.ready & ~taken & ~writing))
@@ -134,7 +135,7 @@ class Watched(wiring.Component):
         raised = {
             "steady": _unsteady(m, "results", results),
             "counted": (results.valid & ~inside[0]) | (taken & inside[-1]),
-            "ordered": turn & (results.p.last != kept_beat.last),
+            "ordered": turn & (results.p.last != watched_beat.last),
             "masked": turn & reduce(or_, shown),
             "apart": intruding,
             "drained": rested & (complete | stuck),

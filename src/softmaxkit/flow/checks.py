@@ -1,4 +1,4 @@
-"""The clock of anybody's design: one input that reaches all flip-flops. What has others is refused, by name."""
+"""Checks of a user's design before it is mapped: one input must clock all flip-flops, and nothing may be tri-state."""
 
 from __future__ import annotations
 
@@ -10,63 +10,65 @@ from softmaxkit.flow.tools import ToolError
 
 FLIP_FLOP = re.compile(r"\$_(?:S?DFFE?|SDFFCE|ALDFFE?|DFFSRE?)_")
 LATCH = re.compile(r"\$_DLATCH(?:SR)?_")
-ONE_CLOCK = "designs are timed by one clock, an input that reaches all flip-flops as it is"
+ONE_CLOCK = "a design must have a single clock, an input that drives all flip-flops directly"
 
 
 def check_clocks(module: Mapping[str, Any]) -> str:
-    """Return the one input that clocks a design; empty if it has no flip-flops.
+    """Return the name of the input that clocks a design; empty if it has no flip-flops.
 
     Args:
         module: the flat design in gates and flip-flops, in Yosys's JSON form.
 
     Raises:
-        ToolError: there are several clocks, or one that is gated, divided or used as data; the message names it.
+        ToolError: there are several clocks, or one that is gated, divided, constant or used as data; the message
+            names it.
     """
     inputs: dict[Any, str] = {}
     for name, port in module["ports"].items():
         if port["direction"] == "input":
-            wide = len(port["bits"]) > 1
-            inputs |= {bit: f"{name}[{place}]" if wide else name for place, bit in enumerate(port["bits"])}
+            vector = len(port["bits"]) > 1
+            inputs |= {bit: f"{name}[{place}]" if vector else name for place, bit in enumerate(port["bits"])}
     cells = module["cells"].values()
     clocks = dict.fromkeys(cell["connections"]["C"][0] for cell in cells if FLIP_FLOP.match(cell["type"]))
     for clock in clocks:
         if clock not in inputs:
-            name, maker = _name_of(module, clock), _driver(module, clock)
-            how = "is divided, made by a flip-flop" if maker and FLIP_FLOP.match(maker) else "is gated, made by gates"
+            name, driver = _name_of(module, clock), _driver(module, clock)
+            divided = driver is not None and FLIP_FLOP.match(driver)
+            fault = "is divided (driven by a flip-flop)" if divided else "is gated (driven by logic)"
             if isinstance(clock, str):
-                how = "is constant"
-            raise ToolError(f"the clock {name} {how}; {ONE_CLOCK}. Make it an enable: if (enable) q <= d")
+                fault = "is constant"
+            raise ToolError(f"the clock {name} {fault}; {ONE_CLOCK}. Use a clock enable instead: if (enable) q <= d")
     if len(clocks) > 1:
         named = " and ".join(sorted(inputs[clock] for clock in clocks))
-        raise ToolError(f"the design has several clocks, {named}; {ONE_CLOCK}")
+        raise ToolError(f"the design has several clocks ({named}); {ONE_CLOCK}")
     for clock in clocks:
         if "[" in inputs[clock]:
-            raise ToolError(f"the clock {inputs[clock]} is one bit of a port; give it a port of its own")
+            raise ToolError(f"the clock {inputs[clock]} is one bit of a vector port; give it a port of its own")
         _check_use(module, clock, inputs[clock])
     return "".join(inputs[clock] for clock in clocks)
 
 
 def check_outputs(module: Mapping[str, Any]) -> None:
-    """Reject a design, as `check_clocks` takes it, with tri-state outputs inside; cells have none here.
+    """Reject a design, in the form that `check_clocks` takes, with tri-state signals, which no cell here can drive.
 
     Raises:
-        ToolError: there are some; the message names one.
+        ToolError: there is such a signal; the message names one.
     """
     for cell in module["cells"].values():
         if cell["type"] == "$_TBUF_":
             name = _name_of(module, cell["connections"]["Y"][0])
-            raise ToolError(f"{name} is a tri-state signal, which no cell here can drive; make it a multiplexer")
+            raise ToolError(f"{name} is a tri-state signal, which no cell here can drive; use a multiplexer instead")
 
 
 def latches_of(module: Mapping[str, Any]) -> list[str]:
-    """Return the names of what latches hold."""
+    """Return the names of the signals that are stored in latches."""
     found = [cell["connections"]["Q"][0] for cell in module["cells"].values() if LATCH.match(cell["type"])]
     return list(dict.fromkeys(_name_of(module, bit) for bit in found))
 
 
 def _check_use(module: Mapping[str, Any], clock: int, name: str) -> None:
-    """Reject a clock that goes through gates to anything but the enables of latches."""
-    carried, gates = {clock}, [cell for cell in module["cells"].values() if not _holds(cell)]
+    """Reject a clock that reaches anything but flip-flop clocks and, through gates, the enables of latches."""
+    carried, gates = {clock}, [cell for cell in module["cells"].values() if not _is_register(cell)]
     while True:
         reached = [cell for cell in gates if any(bit in carried for pin, bit in _pins(cell) if pin != "Y")]
         outputs = {bit for cell in reached for pin, bit in _pins(cell) if pin == "Y"}
@@ -76,17 +78,17 @@ def _check_use(module: Mapping[str, Any], clock: int, name: str) -> None:
     ends = {
         bit
         for cell in module["cells"].values()
-        if _holds(cell)
+        if _is_register(cell)
         for pin, bit in _pins(cell)
         if pin not in (("E", "Q") if LATCH.match(cell["type"]) else ("C", "Q"))
     }
     outside = {bit for port in module["ports"].values() if port["direction"] == "output" for bit in port["bits"]}
     if wrong := (ends & carried) | (outside & carried - {clock}):
         used = _name_of(module, min(wrong))
-        raise ToolError(f"the clock {name} is used as data, in {used}; {ONE_CLOCK}")
+        raise ToolError(f"the clock {name} is used as data in {used}; {ONE_CLOCK}")
 
 
-def _holds(cell: Mapping[str, Any]) -> bool:
+def _is_register(cell: Mapping[str, Any]) -> bool:
     return bool(FLIP_FLOP.match(cell["type"]) or LATCH.match(cell["type"]))
 
 
@@ -97,13 +99,13 @@ def _pins(cell: Mapping[str, Any]) -> list[tuple[str, Any]]:
 def _driver(module: Mapping[str, Any], bit: Any) -> str | None:
     """Return the type of the cell that drives a bit."""
     for cell in module["cells"].values():
-        if any(there == bit and pin in ("Y", "Q") for pin, there in _pins(cell)):
+        if any(connected == bit and pin in ("Y", "Q") for pin, connected in _pins(cell)):
             return str(cell["type"])
     return None
 
 
 def _name_of(module: Mapping[str, Any], bit: Any) -> str:
-    """Return the name of a signal in the source, where it has one."""
+    """Return the name of a signal in the source; its number if it has none."""
     found = [
         (bool(net["hide_name"]), len(name), f"{name}[{net['bits'].index(bit)}]" if len(net["bits"]) > 1 else name)
         for name, net in module["netnames"].items()

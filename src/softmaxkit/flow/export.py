@@ -10,13 +10,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from softmaxkit.files import whole_folder, write_text
-from softmaxkit.flow.cells.processes import PROCESSES
-from softmaxkit.flow.constraints import SHARE, Constraints
-from softmaxkit.flow.interface import describe, stream_ports, tables, unit_ports, whole_bytes
+from softmaxkit.flow.constraints import Constraints
+from softmaxkit.flow.export_context import template_context
+from softmaxkit.flow.interface import describe, tables
 from softmaxkit.flow.paths import combinational_paths
 from softmaxkit.flow.readable import comment_modules
 from softmaxkit.flow.vectors import Segments, Stream, hexadecimal, stream
@@ -33,9 +32,6 @@ if TYPE_CHECKING:
 
 PARAMETERS_FILE = "parameters.json"
 """The file by which a folder is recognised as an export."""
-
-CALM = 5
-"""Cycles of any traffic after which the folder's proofs see whether everything comes out."""
 
 TEMPLATES = {
     "axis.sv": "{name}_axis.sv",
@@ -71,30 +67,33 @@ def export(
 
     Args:
         unit: baked or loadable.
-        name: of the top module; the names of files and of the other modules begin with it.
-        folder: to write; missing or empty.
-        segments: constants with the rows that the test bench runs on them; see `softmaxkit.flow.vectors.stream`.
-        constraints: of timing; their clock is also that of the test bench.
-        heads: the constants, among those of `segments`, of heads of a model, by the heads' names.
-        shell: to write around the unit, with a test bench of its own.
-        sram: macro that its memories are made of, as `softmaxkit.shell.sram.choose_macro` takes it.
+        name: name of the top module; the names of files and of the other modules begin with it.
+        folder: the folder to write; it must be missing or empty.
+        segments: sets of constants with the rows that the test bench runs on them; see
+            `softmaxkit.flow.vectors.stream`.
+        constraints: timing constraints; the test bench has the same clock period.
+        heads: constants, among those of `segments`, of the heads of a model, by head name.
+        shell: options of the shell around the unit, which has a test bench of its own; None for no shell.
+        sram: macro to build the memories from, as for `softmaxkit.shell.sram.choose_macro`; None for a memory model.
 
     Raises:
-        ValueError: the name is no Verilog identifier, the folder holds something else, or the unit cannot take the rows
-            or constants, the shell or the macro.
+        ValueError: the name is not a Verilog identifier, the folder has other contents, or the unit does not support
+            the rows, constants, shell or macro.
         ToolError: Yosys is missing or failed.
         OSError: the folder cannot be written.
     """
     folder = check_export_folder(folder, overwrite=False)
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
-        raise ValueError(f"a module's name is letters, digits and underscores, a letter first, not {name!r}")
+        raise ValueError(
+            f"a module name must be letters, digits and underscores, beginning with a letter, got {name!r}"
+        )
     _check_segments(unit, segments)
     macro = choose_macro(sram, unit) if sram else None
     around = describe_shell(unit, shell, segments) if shell else None
     vectors = stream(unit, segments)
     verilog = comment_modules(to_verilog(unit, name), unit, name)
     if not re.search(rf"^module {name}\(", verilog, re.MULTILINE):  # Yosys escapes keywords
-        raise ValueError(f"{name!r} is a keyword of Verilog; give the module another name")
+        raise ValueError(f"{name!r} is a Verilog keyword; give the module another name")
     facts = describe(unit, name) | ({"shell": around.to_json(name)} if around else {})
     loaded = tables(unit, [constants for constants, _ in segments], heads)
     first = segments[0][0]
@@ -111,26 +110,26 @@ def check_export_folder(folder: Path, overwrite: bool) -> Path:
     """Return the resolved path of a folder that an export may be written to.
 
     Raises:
-        ValueError: it is a file, it holds something else, or it holds an export and `overwrite` is not set.
+        ValueError: it is a file, it has other contents, or it is an exported folder and `overwrite` is not set.
     """
     folder = folder.resolve()
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file; give a folder to write the unit to")
     if folder.is_dir() and any(folder.iterdir()):
         if not _is_export(folder):
-            raise ValueError(f"{folder} is not empty and holds no exported unit; give another folder")
+            raise ValueError(f"{folder} is not empty and is not an exported unit; give another folder")
         if not overwrite:
-            raise ValueError(f"{folder} holds a unit already; give another folder, or --overwrite")
+            raise ValueError(f"{folder} already contains an exported unit; give another folder, or --overwrite")
     return folder
 
 
 def _is_export(folder: Path) -> bool:
-    """Is this the folder of a unit, or one with such folders and nothing else?"""
-    alone = (folder / PARAMETERS_FILE).exists()
-    return all(_holds_a_unit(unit) for unit in ([folder] if alone else folder.iterdir()))
+    """Return whether a folder is that of a unit, or contains only such folders."""
+    single = (folder / PARAMETERS_FILE).exists()
+    return all(_is_unit(unit) for unit in ([folder] if single else folder.iterdir()))
 
 
-def _holds_a_unit(folder: Path) -> bool:
+def _is_unit(folder: Path) -> bool:
     try:
         return "softmaxkit" in json.loads((folder / PARAMETERS_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError, TypeError):
@@ -139,10 +138,10 @@ def _holds_a_unit(folder: Path) -> bool:
 
 def _check_segments(unit: SoftmaxUnit, segments: Segments) -> None:
     if not segments or any(len(rows.lengths) == 0 for _, rows in segments):
-        raise ValueError("a test bench needs rows; give at least one with each set of constants")
+        raise ValueError("the test bench requires rows; give at least one row with each set of constants")
     longest = max(int(rows.lengths.max()) for _, rows in segments)
     if longest > unit.max_row:
-        raise ValueError(f"the unit takes rows of up to {unit.max_row} scores, but one has {longest}")
+        raise ValueError(f"the unit accepts rows of up to {unit.max_row} scores, got one of {longest}")
     if unit.constants is not None and any(constants != unit.constants for constants, _ in segments):
         raise ValueError("the unit's constants are baked in; give rows with those constants only")
 
@@ -164,33 +163,9 @@ def _write_templates(
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    context = {
-        **facts,
+    context = template_context(unit, facts, loaded, constants, constraints, shell, sram) | {
         "about": about(type(unit)),
         "rules": [about(getattr(type(unit), rule)) for rule in ("latency", "interval")],
-        "summary": unit.spec.summary,
-        "source": unit.spec.source,
-        "registers": loaded["registers"],
-        "heads": [name for each in loaded["sets"] for name in each["heads"]],
-        "score_step": constants.real_scale,
-        "result_step": float(unit.spec.decode(np.ones(1, np.int64), constants)[0]),
-        "masks": unit.lanes * unit.masks,
-        "holds_rows": unit.holds_rows,
-        "code_bits": unit.code_shape.width,
-        "result_bits": unit.result_bits,
-        "cfg": unit.registers,
-        "set_bits": unit.set_bits,
-        "whole_bytes": whole_bytes,
-        "period": constraints.period,
-        "constraints": constraints,
-        "share": SHARE,
-        "wires": {name: process.wire for name, process in PROCESSES.items()},
-        "patience": max(20_000, 4 * unit.latency(unit.max_row)),
-        **_checker(unit, facts["name"], sram),
-        "shell": shell,
-        "sram": sram,
-        "interfaces": (interfaces := _interfaces(facts, shell)),
-        "top": interfaces[-1 if shell else 0],
     }
     modules = {
         facts["name"]: (work / f"{facts['name']}.sv").read_text(encoding="utf-8"),
@@ -214,45 +189,8 @@ def _write_templates(
         write_text(work / name.format(name=facts["name"]), text)
 
 
-def _interfaces(facts: dict[str, Any], shell: ShellFacts | None) -> list[dict[str, Any]]:
-    """Return the modules that a netlist may be of, with their files, clocks and ports; that of the shell last."""
-    ends = [("", "clk", facts["ports"], [""]), ("_axis", "aclk", facts["axis_ports"], ["", "_axis"])]
-    if shell is not None:
-        ends.append(("_axi", "aclk", shell.ports, ["", "_shell", "_axi"]))
-    name = facts["name"]
-    return [
-        {"name": f"{name}{end}", "clock": clock, "ports": ports, "files": [f"{name}{part}.sv" for part in parts]}
-        for end, clock, ports, parts in ends
-    ]
-
-
-def _checker(unit: SoftmaxUnit, name: str, sram: SramMacro | None) -> dict[str, Any]:
-    """Return what the assertions and their proof need: streams with the bits of their payloads, and sizes."""
-    latency, interval = unit.latency(unit.max_row), unit.interval(unit.max_row)
-    streams = ["scores", "results", *["configuration"] * (unit.registers is not None)]
-    busy, calm_depth = unit.latency(1) + unit.interval(1) + 4, CALM + latency + 3 * interval + 2
-    if unit.sets > 1 and not unit.holds_rows:
-        busy += unit.latency(1) + 2  # a row, a write into another set, and the row again
-    return {
-        "streams": [(port, len(getattr(unit, port).payload.as_value())) for port in streams],
-        "stream_ports": [port._asdict() for port in stream_ports(unit)],
-        "cocotb_sources": [
-            *(f"{name}{end}.sv" for end in ("", "_axis", *["_memory"] * bool(unit.memories), "_cocotb")),
-            *([f"{sram.name}.sv"] if sram else []),
-        ],
-        "memory_pins": [port.name for port in unit_ports(unit) if port not in stream_ports(unit)],
-        "places": 1 << (4 * latency + 64).bit_length(),  # more than all buffers hold
-        "formal": {
-            "depth": busy,
-            "calm": CALM,
-            "calm_depth": calm_depth,
-            "places": 1 << max(busy, calm_depth).bit_length(),  # a beat a cycle, at most
-        },
-    }
-
-
 def about(documented: object) -> str:
-    """Return a docstring up to its first section (Args, Returns ...)."""
+    """Return the docstring of an object up to its first section (Args, Returns ...)."""
     return re.split(r"\n\n?(?:Args|Returns|Raises|Attributes):", inspect.getdoc(documented) or "")[0]
 
 
@@ -266,6 +204,6 @@ def _write_vectors(work: Path, unit: SoftmaxUnit, vectors: Stream) -> None:
 
 
 def _json(facts: dict[str, Any]) -> str:
-    """Return readable JSON: innermost lists and objects take one line each."""
+    """Return readable JSON, with each innermost list or object on one line."""
     text = json.dumps(facts, indent=1)
     return re.sub(r"[\[{][^\[\]{}]*[\]}]", lambda match: re.sub(r"\s*\n\s*", " ", match[0]), text) + "\n"

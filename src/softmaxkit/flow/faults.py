@@ -7,17 +7,17 @@ import re
 from dataclasses import dataclass
 
 CHANGES = {"add": "and", "sub": "and", "mul": "and"}
-"""Replacements of arithmetic cells: same ports and parameters, and almost never the same result."""
+"""Replacements of arithmetic cells, with the same ports and parameters and almost never the same result."""
 
 
 @dataclass
 class Fault:
     """One wrong cell in a unit, or one wrong bit in a constant table.
 
-    Called with a design in RTLIL, it returns the design with the fault in it.
+    Calling it with a design in RTLIL returns the design with the fault injected.
 
     Args:
-        seed: chooses the place.
+        seed: selects the location.
 
     Attributes:
         what: description of the fault, once it has been injected.
@@ -27,10 +27,10 @@ class Fault:
     what: str = ""
 
     def __call__(self, design: str) -> str:
-        """Return a design with the fault in it."""
+        """Return a design with the fault injected."""
         choices = [changes for changes in (_table_bits(design), _gates(design)) if changes]
-        choose = random.Random(self.seed)
-        start, end, text, self.what = choose.choice(choose.choice(choices))
+        generator = random.Random(self.seed)
+        start, end, text, self.what = generator.choice(generator.choice(choices))
         return design[:start] + text + design[end:]
 
 
@@ -39,7 +39,7 @@ Change = tuple[int, int, str, str]
 
 
 def _gates(design: str) -> list[Change]:
-    """Return the arithmetic cells that can be replaced."""
+    """Return a change for each arithmetic cell that can be replaced."""
     return [
         (match.start(1), match.end(1), CHANGES[match[1]], f"'{CHANGES[match[1]]}' in place of '{match[1]}' {match[2]}")
         for match in re.finditer(rf"cell \$({'|'.join(CHANGES)}) (\S+)", design)
@@ -47,12 +47,12 @@ def _gates(design: str) -> list[Change]:
 
 
 def _table_bits(design: str) -> list[Change]:
-    """Return the top bits of the multi-bit entries of constant tables."""
+    """Return a change for the top bit of each multi-bit entry of the constant tables."""
     changes = []
-    # A case of one bit is a reset or an enable, whose value simulation may overwrite before it matters.
+    # A one-bit case is a reset or an enable, whose value simulation may overwrite before it matters.
     pattern = r"case ((?!1')\d+'[01]+)\n\s+assign (\S+) (?:\[[\d:]+\] )?(\d+)'([01])([01]+)\n"
     for match in re.finditer(pattern, design):
         flipped = "10"[int(match[4])]
-        what = f"the highest bit of {match[3]} in a table's entry {match[1]} became {flipped} ({match[2]})"
+        what = f"the highest of {match[3]} bits in table entry {match[1]} became {flipped} ({match[2]})"
         changes.append((match.start(4), match.end(4), flipped, what))
     return changes

@@ -13,7 +13,7 @@ from softmaxkit.flow.sram import Use, memory_figures
 from softmaxkit.flow.timing import Timing
 
 ROW = 256
-"""Length of the rows that energy is measured with, unless a unit's rows are shorter."""
+"""Row length at which energy is measured, unless a unit's rows are shorter."""
 
 
 @dataclass(frozen=True)
@@ -22,23 +22,23 @@ class Synthesis:
 
     Attributes:
         cells: name of the process or library.
-        clock: period in ns, which power is given for.
+        clock: target clock period in ns, at which power is given.
         met: whether the netlist meets the clock.
         mapped: the smallest netlist that meets the clock, or the fastest one if none does.
-        timing: of the netlist.
+        timing: timing of the netlist.
         area: in um2, by part: "datapath", "tables", "row buffer".
-        fastest: clock in MHz of the fastest netlist that was tried.
+        fastest: clock frequency in MHz of the fastest netlist that was tried.
         fastest_area: area of that netlist in um2.
-        energy: by part; empty if there was no activity.
-        settled: the same without glitches: of the changes that are left at the end of a cycle.
+        energy: energy by part; empty if there was no activity.
+        settled: the same without glitches, from the changes that remain at the end of a cycle.
         unswallowed: the same with all glitches: no gate swallows a pulse, however short.
-        memories: outside the unit, by the name of their port.
-        activity: changes of nets.
+        memories: external memories, by the name of their port.
+        activity: changes of nets; None if none were counted.
         elements: scores per cycle, on average.
         row: scores per row.
-        compared, mismatches: outputs of the netlist that were compared with golden, and wrong ones.
-        faults: descriptions of what is wrong with them.
-        corners: timing of the netlist at other corners, by the name of the library.
+        compared, mismatches: number of netlist outputs that were compared with golden, and of those that differ.
+        faults: descriptions of everything that was wrong in simulation.
+        corners: timing of the netlist at other corners, by library name.
     """
 
     cells: str

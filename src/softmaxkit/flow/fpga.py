@@ -1,4 +1,4 @@
-"""Resource counts for FPGAs from Yosys: look-up tables, carries, registers, multipliers and block memories."""
+"""FPGA resource counts from Yosys: look-up tables, carries, registers, multipliers and block memories."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Family(NamedTuple):
 
     Attributes:
         title: full name.
-        command: the Yosys command that maps to it.
-        kinds: patterns of cell names for each resource.
+        command: Yosys command that maps a design to the family.
+        kinds: pattern of cell names for each resource.
     """
 
     title: str
@@ -76,17 +76,20 @@ FAMILIES = {
 }
 
 
-TABLES = {"CCU2C": 2, "TRELLIS_DPR16X4": 4, "DPR16X4": 4, "WIDEFN9": 2, "RAM32M": 4, "RAM64M": 4}
-"""Look-up tables that a cell of several takes."""
+TABLES = {
+    **{"CCU2C": 2, "TRELLIS_DPR16X4": 4, "DPR16X4": 4, "WIDEFN9": 2},
+    **{"RAM32M": 4, "RAM64M": 4, "RAM128X1S": 2, "RAM256X1S": 4, "RAM64X1D": 2, "RAM128X1D": 4},
+}
+"""Number of look-up tables in the cells that occupy more than one."""
 
 FRAME = "softmaxkit_frame"
-"""Name of the module around a design that is to be placed."""
+"""Name of the wrapper module of a design that is placed."""
 
 
 def count_cells(source: Source, family: str) -> dict[str, int]:
-    """Return how many look-up tables, carries, registers, multipliers and block memories a design takes.
+    """Return how many look-up tables, carries, registers, multipliers and block memories a design uses.
 
-    Carry cells count as look-up tables on ECP5, where they occupy them, and not at all elsewhere.
+    Carry cells also count as look-up tables on ECP5, where they occupy them; elsewhere they do not.
 
     Args:
         source: the design.
@@ -97,13 +100,13 @@ def count_cells(source: Source, family: str) -> dict[str, int]:
         ValueError: there is no such family.
     """
     if family not in FAMILIES:
-        raise ValueError(f"FPGA families are {', '.join(FAMILIES)}, not {family!r}")
+        raise ValueError(f"the FPGA family must be one of {', '.join(FAMILIES)}, got {family!r}")
     with tempfile.TemporaryDirectory() as folder:
         return resources(map_cells(source, family, Path(folder))[source.top], family)
 
 
 def resources(cells: Mapping[str, int], family: str) -> dict[str, int]:
-    """Return the counts of resources that cells take, given how many there are of each type."""
+    """Return the resources that are used by cells, from the number of cells of each type."""
     return {
         kind: sum(
             count * (TABLES.get(cell, 1) if kind == "luts" else 1)
@@ -115,17 +118,17 @@ def resources(cells: Mapping[str, int], family: str) -> dict[str, int]:
 
 
 def map_cells(source: Source, family: str, work: Path, frame: str = "") -> dict[str, dict[str, int]]:
-    """Map a design in an empty folder, and return the number of its cells of each type, by module.
+    """Map a design and return the number of cells of each type, by module.
 
     Args:
         source: the design.
         family: a key of `FAMILIES`.
-        work: the folder.
-        frame: Verilog of a module `FRAME` around the design, which is mapped on its own then, and counted apart
-            from those of the frame. Both go into `design.json`, flat.
+        work: an empty folder to work in.
+        frame: Verilog of a wrapper module `FRAME` around the design. The design is then mapped and counted separately
+            from the wrapper, and both are written to `design.json`, flattened.
 
     Raises:
-        ToolError: Yosys is missing or failed, or the family lacks a cell for something.
+        ToolError: Yosys is missing or failed, or the family has no cell for part of the design.
     """
     source.write(work)
     script = [source.commands(), "setattr -unset init"]

@@ -1,4 +1,4 @@
-"""What stands around a unit in an FPGA: registers at its ports, few pins, and block memories for rows that wait."""
+"""Wrapper of a unit that is placed in an FPGA: registers at its ports, three pins, and block memories for its rows."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ module frame_memory #(parameter WIDTH = 1, WORDS = 2, ADDRESS = 1) (
   end
 endmodule
 """
-"""A unit never reads a word while it is written, so any block memory will do."""
+"""Block memory. A unit never reads a word in the cycle in which it is written, so any kind of block memory will do."""
 
 DESIGN = """
 module {name} (input clk, shift_in, output shift_out);
@@ -46,16 +46,16 @@ endmodule
 
 
 def frame(ports: Sequence[Port], memories: Sequence[dict[str, Any]], top: str, clock: str = "clk") -> str:
-    """Return Verilog of a module `FRAME` with three pins around a design, which is not in it.
+    """Return Verilog of a wrapper module `FRAME` with three pins, which instantiates a design but does not contain it.
 
-    Every input comes from a register of a shift chain, and every output goes to a register; those are folded into a
-    chain that ends at a pin, so that nothing is optimised away. So all paths through the ports are timed, from register
-    to register, and pins do not run out.
+    Every input is driven by a register of a shift chain. Every output is captured in a register, and these are folded
+    into a chain that ends at a pin, so that nothing is optimised away. All paths through the ports are therefore timed
+    from register to register, and the device does not run out of pins.
 
     Args:
-        ports: of the module.
-        memories: those behind some of the ports: `name`, `words`, `bits` and `address_bits` each.
-        top: name of the module.
+        ports: ports of the design.
+        memories: external memories: `name`, `words`, `bits` and `address_bits` of each.
+        top: module name of the design.
         clock: name of the clock port; empty if there is none.
     """
     inputs = outputs = 0
@@ -86,7 +86,7 @@ def frame(ports: Sequence[Port], memories: Sequence[dict[str, Any]], top: str, c
 
 
 def frame_of(unit: SoftmaxUnit, top: str) -> str:
-    """Return the frame of a unit, in which rows wait in block memories."""
+    """Return the wrapper of a unit, with block memories as its external memories."""
     facts = describe(unit, top)
     return frame([Port(**port) for port in facts["ports"]], facts["memories"], top)
 

@@ -1,4 +1,4 @@
-"""Gate-level simulation: every output compared with golden, and the state of all registers in every cycle."""
+"""Gate-level simulation: compares every output with golden and records the state of all registers in every cycle."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ CHUNK = 1024
 """Bits per hexadecimal word in the file of states."""
 
 FILE = "states"
+"""Name of the file of states."""
 
 
 def simulate_netlist(
@@ -33,14 +34,14 @@ def simulate_netlist(
     """Simulate a netlist in place of its unit, once at full rate and once with gaps and stalls.
 
     Args:
-        unit: the unit that the netlist was made from.
-        netlist: its cells.
-        steady: input at full rate, with golden's results.
+        unit: the unit that the netlist was synthesised from.
+        netlist: cells and nets.
+        steady: stimulus at full rate, with the results of golden.
         stalled: the same for the run with gaps and stalls.
-        cycles: number of cycles of the first run, from reset on, to record states for.
+        cycles: number of cycles of the first run, counted from reset, in which states are recorded.
 
     Returns:
-        the outcomes of both runs, and the states of `state_nets`: boolean, (cycles, state nets).
+        the outcomes of both runs, and the states of `state_nets`; boolean, (cycles, state nets).
 
     Raises:
         ToolError: a tool is missing or failed.
@@ -78,7 +79,7 @@ def simulation_model(netlist: Netlist, name: str, cycles: int) -> Iterator[str]:
 
 
 def _with_memories(unit: SoftmaxUnit, netlist: Netlist) -> Iterator[str]:
-    """Yield the lines of the top module: the netlist with its external memories."""
+    """Yield the lines of the top module, which connects the netlist to its external memories."""
     ports = {name: ("input", len(nets)) for name, nets in netlist.inputs.items()}
     ports |= {name: ("output", len(nets)) for name, nets in netlist.outputs.items()}
     inside = {name for name in ports if name.startswith(tuple(f"{memory}_" for memory in unit.memories))}
@@ -98,7 +99,7 @@ def _with_memories(unit: SoftmaxUnit, netlist: Netlist) -> Iterator[str]:
 
 
 def _behaviour(group: Group, place: int, registers: dict[str, list[str]]) -> Iterator[str]:
-    """Yield the behaviour of one instance; register updates are collected in `registers` by clock event."""
+    """Yield the behaviour of one instance; its register updates are appended to `registers`, by clock event."""
     cell, state = group.cell, group.cell.state
     nets = {pin: int(group.nets[pin][place]) for pin in cell.pins}
     instance = group.instances[place]
@@ -110,10 +111,10 @@ def _behaviour(group: Group, place: int, registers: dict[str, list[str]]) -> Ite
         return re.sub(r"\w+", lambda match: names.get(match[0]) or f"1'd{match[0]}", expression(function).source)
 
     if state is not None:
-        held = f"state{instance}"
-        yield f"reg {held};"
+        variable = f"state{instance}"
+        yield f"reg {variable};"
         forced = "".join(
-            f"if ({text(function)}) {held} {{assign}} 1'd{value}; else "
+            f"if ({text(function)}) {variable} {{assign}} 1'd{value}; else "
             for function, value in ((state.clear, 0), (state.preset, 1))
             if function
         )
@@ -124,18 +125,19 @@ def _behaviour(group: Group, place: int, registers: dict[str, list[str]]) -> Ite
                 event += f" or posedge forced{instance}"
                 conditions = " | ".join(text(function) for function in (state.clear, state.preset) if function)
                 yield f"wire forced{instance} = {conditions};"
-            registers.setdefault(f"{event})", []).append(f"{forced.format(assign='<=')}{held} <= {text(state.data)};")
+            update = f"{forced.format(assign='<=')}{variable} <= {text(state.data)};"
+            registers.setdefault(f"{event})", []).append(update)
         else:
             opened = f"~({text(state.clock)})" if state.kind == "gate" else text(state.clock)
             event = f"always_latch {forced.format(assign='=')}if ({opened})"
-            registers.setdefault(event, []).append(f"{held} = {text(state.data)};")
+            registers.setdefault(event, []).append(f"{variable} = {text(state.data)};")
     for pin in cell.outputs:
         if nets[pin] >= 0:
             yield f"wire n{nets[pin]} = {text(cell.pins[pin].function)};"
 
 
 def _recorder(netlist: Netlist, cycles: int) -> Iterator[str]:
-    """Yield the code that writes the states just before each rising edge, as a line of hexadecimal words."""
+    """Yield the code that writes the states just before each rising clock edge, as a line of hexadecimal words."""
     nets = state_nets(netlist)
     yield "integer file, count = 0;"
     yield f'initial file = $fopen("{FILE}", "w");'
@@ -150,7 +152,7 @@ def _recorder(netlist: Netlist, cycles: int) -> Iterator[str]:
 
 
 def read_states(text: str, count: int) -> Array:
-    """Read what the recorder wrote; boolean, (cycles, count)."""
+    """Return the recorded states of `count` nets; boolean, (cycles, count)."""
     rows = []
     for line in text.splitlines():
         bits = []

@@ -1,14 +1,14 @@
 // Drives a unit with beats from a file, with gaps, stalls and resets, and compares every result with the expected one.
 //
 // The file consists of 32-bit words: the number of words in a score beat, a result beat and a configuration write; the
-// number of each, and of places to go on from after a reset; then the score beats, the expected result beats, the
-// writes, and the places. A write is preceded by the number of score beats that must have been accepted before it is
-// offered. A place is a score beat that begins a row (or the end), and the writes that load its constants: from which
-// one, and up to which.
+// number of each, and of places from which to continue after a reset; then the score beats, the expected result beats,
+// the writes, and the places. A write is preceded by the number of score beats that must have been accepted before it
+// is offered. A place consists of the index of a score beat that begins a row (or of the end), and the first and end
+// index of the writes that load its constants.
 //
-// Arguments: FILE, bits of a result, gap probability at the source (of 256) and longest gap, the same for stalls of
-// the sink, its manner (0: ready comes and goes by chance; 1: it waits for valid; 2: it goes when valid comes), whether
-// resets come at any time (0: one at the start), seed, patience in cycles, cycle log (or -), waveform (or -).
+// Arguments: FILE, bits of a result, gap probability at the source (in 256ths) and longest gap, the same for stalls of
+// the sink, its ready mode (0: random; 1: low until valid is high; 2: high until valid is high), whether resets come at
+// any time (0: one at the start), seed, patience in cycles, cycle log (or -), waveform (or -).
 #include <algorithm>
 #include <cstdint>
 #include <cstdio>
@@ -70,13 +70,13 @@ struct Pauses {
     }
 };
 
-// Where to go on after a reset.
+// Where to continue after a reset.
 struct Place {
     uint32_t beat, begin, end;
 };
 
-// A reset is due some results and some cycles after the one before: few or many, so that it meets every state. Half of
-// them wait until a result does.
+// A reset is due a number of results and then cycles after the previous one, few or many, so that resets meet every
+// state. Half of them are put off until a result is waiting.
 struct Resets {
     bool wanted;
     Random random;
@@ -107,7 +107,7 @@ size_t differences(const uint32_t* got, const uint32_t* wanted, size_t words, si
 }
 
 int main(int argc, char** argv) {
-    if (argc != 13) return std::fprintf(stderr, "twelve arguments are needed\n"), 2;
+    if (argc != 13) return std::fprintf(stderr, "twelve arguments are required\n"), 2;
     std::ifstream file(argv[1], std::ios::binary);
     uint32_t header[7];
     file.read(reinterpret_cast<char*>(header), sizeof header);
@@ -122,7 +122,7 @@ int main(int argc, char** argv) {
     const uint64_t seed = std::strtoull(argv[9], nullptr, 10) * 0x9E3779B97F4A7C15ull + 1;
     auto number = [&](int at) { return static_cast<uint32_t>(std::strtoul(argv[at], nullptr, 10)); };
     Pauses gaps{number(3), number(4), {seed}}, write_gaps{number(3), number(4), {seed ^ 0x3333}}, stalls{number(5), number(6), {~seed}};
-    const uint32_t manner = number(7);
+    const uint32_t ready_mode = number(7);
     Resets resets{number(8) && !places.empty(), {seed ^ 0x5555}};
     const uint64_t patience = number(10);
     const bool logged = std::strcmp(argv[11], "-") != 0;
@@ -156,7 +156,7 @@ int main(int argc, char** argv) {
     resets.plan();
 
     std::vector<uint64_t> taken_at, received_at;
-    Words got(result_words), held(result_words), asked(result_words);
+    Words got(result_words), held(result_words), offer(result_words);
     size_t taken = 0, received = 0, written = 0, mismatches = 0, wrong_results = 0, extra = 0, unstable = 0;
     size_t dependent = 0, restarts = 0, intruding = 0;
     bool offered = false, offered_write = false, waiting = false;
@@ -165,7 +165,7 @@ int main(int argc, char** argv) {
     auto after = [&](size_t write) { return configuration[write * (write_words + 1)]; };
 #endif
 
-    // Resets the unit in whatever state it is, with offers standing. What was inside is lost; the next row goes in next.
+    // Resets the unit in whatever state it is in, with offers pending. What was inside is lost; the next row follows.
     auto reset = [&] {
         dut->rst = 1;
         for (uint32_t left = 1 + resets.random.next() % 2, first = left; left; --left, ++cycle) {
@@ -195,7 +195,7 @@ int main(int argc, char** argv) {
         }
         dut->scores_valid = offered;
 #ifdef CONFIGURATION
-        // The first write of a group is offered as soon as it is due, so that it comes before its row.
+        // The first write of a group is offered as soon as it is due, so that it precedes its row.
         if (!offered_write && written < writes && after(written) <= taken &&
             !(written && after(written) == after(written - 1) && write_gaps.pause())) {
             offered_write = true;
@@ -203,18 +203,18 @@ int main(int argc, char** argv) {
         }
         dut->configuration_valid = offered_write;
 #endif
-        // In manners 1 and 2, ready follows valid within the cycle; the offer must not follow ready in turn.
-        const bool welcome = !stalls.pause();
-        const bool before = manner == 1 ? false : manner == 2 ? !waiting || welcome : welcome;
-        const bool after = manner == 2 && !waiting ? false : welcome;
+        // In ready modes 1 and 2, ready follows valid within the cycle; the offer must not depend on ready in turn.
+        const bool accepting = !stalls.pause();
+        const bool before = ready_mode == 1 ? false : ready_mode == 2 ? !waiting || accepting : accepting;
+        const bool after = ready_mode == 2 && !waiting ? false : accepting;
         dut->results_ready = before;
         settle(0);
         if (dut->results_valid && after != before) {
-            sample(dut->results_payload, asked.data(), result_words);
+            sample(dut->results_payload, offer.data(), result_words);
             dut->results_ready = after;
             settle(0);
             sample(dut->results_payload, got.data(), result_words);
-            if (!dut->results_valid || got != asked) ++dependent;
+            if (!dut->results_valid || got != offer) ++dependent;
         }
 
         ++quiet;

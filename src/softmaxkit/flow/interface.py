@@ -1,4 +1,4 @@
-"""A unit seen from outside: ports, payloads, memories, registers, cycles."""
+"""The interface of a unit: ports, payloads, external memories, registers, cycles."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class Port(NamedTuple):
     """A port of a module.
 
     Attributes:
-        name: its name.
+        name: name of the port.
         direction: "input" or "output".
-        bits: its width.
-        meaning: one line.
+        bits: width.
+        meaning: description in one line.
     """
 
     name: str
@@ -34,7 +34,7 @@ class Port(NamedTuple):
 
 
 def describe(unit: SoftmaxUnit, name: str) -> dict[str, Any]:
-    """Return the contents of `parameters.json`, ready for JSON."""
+    """Return the contents of `parameters.json`; `name` is that of the top module."""
     spec = unit.spec.to_json()
     layouts = {"scores": unit.scores.payload.shape(), "results": unit.results.payload.shape()}
     if unit.registers is not None:
@@ -67,8 +67,8 @@ def tables(unit: SoftmaxUnit, sets: Sequence[Constants | Sets], heads: Mapping[s
 
     Args:
         unit: baked or loadable.
-        sets: of constants; equal ones are written once. The writes are those into the unit's first set.
-        heads: the constants of heads, by their names, which stand beside the set that is theirs.
+        sets: sets of constants; equal ones are listed once. The writes load the unit's first set.
+        heads: constants by head name; each set lists the names of its heads.
     """
     registers = unit.registers.registers if unit.registers is not None else ()
     all_heads = [head for each in sets for head in (each.heads if isinstance(each, Sets) else (each,))]
@@ -99,9 +99,9 @@ def tables(unit: SoftmaxUnit, sets: Sequence[Constants | Sets], heads: Mapping[s
 
 
 def unit_ports(unit: wiring.Component) -> list[Port]:
-    """Return the ports of the module of a unit, or of an engine."""
+    """Return the ports of the top module of a unit or an engine."""
     ports = [Port("clk", "input", 1, "clock, rising edge"), Port("rst", "input", 1, "reset, synchronous, active high")]
-    meanings = {"payload": "its fields are below", "valid": "a beat is offered", "ready": "it is taken"}
+    meanings = {"payload": "fields as listed below", "valid": "a beat is offered", "ready": "the beat is accepted"}
     for path, member, _ in unit.signature.flatten(unit):
         name, direction = "_".join(map(str, path)), "input" if member.flow == In else "output"
         ports.append(Port(name, direction, Shape.cast(member.shape).width, meanings.get(str(path[-1]), "")))
@@ -109,28 +109,28 @@ def unit_ports(unit: wiring.Component) -> list[Port]:
 
 
 def stream_ports(unit: SoftmaxUnit) -> list[Port]:
-    """Return the ports of the unit's module but those of its memories."""
+    """Return the ports of a unit's top module, except those of its memories."""
     return [port for port in unit_ports(unit) if not port.name.startswith(tuple(f"{n}_" for n in unit.memories))]
 
 
 def axis_ports(unit: SoftmaxUnit) -> list[Port]:
-    """Return the ports of the wrapper with AXI-Stream names."""
+    """Return the ports of the AXI-Stream wrapper."""
     code, result, masks = unit.code_shape.width, unit.result_bits, unit.lanes * unit.masks
-    above = "; above it the number of the row's set of constants" if unit.set_bits else ""
+    above = "; above it, the index of the row's set of constants" if unit.set_bits else ""
     ports = [
         Port("aclk", "input", 1, "clock, rising edge"),
         Port("aresetn", "input", 1, "reset, synchronous, active low"),
-        Port("s_axis_tdata", "input", unit.lanes * whole_bytes(code), f"a score per lane, in {whole_bytes(code)} bits"),
-        Port("s_axis_tuser", "input", masks + unit.set_bits, f"the mask, from lane 0 up: 1 attends{above}"),
+        Port("s_axis_tdata", "input", unit.lanes * whole_bytes(code), f"a score per lane of {whole_bytes(code)} bits"),
+        Port("s_axis_tuser", "input", masks + unit.set_bits, f"the mask, lane 0 lowest: 1 attends{above}"),
         *_handshake("s_axis", "input", "the beat is the last of its row"),
     ]
     if unit.registers is not None:
         registers = unit.registers
         bits = whole_bytes(registers.data_bits) + whole_bytes(registers.address_bits)
-        ports.append(Port("s_axis_cfg_tdata", "input", bits, "a word, and above it its address"))
+        ports.append(Port("s_axis_cfg_tdata", "input", bits, "the data word; above it, its address"))
         ports += _handshake("s_axis_cfg", "input", "the write is the last of its group")
     bits = masks * whole_bytes(result)
-    ports.append(Port("m_axis_tdata", "output", bits, f"a result per lane, in {whole_bytes(result)} bits"))
+    ports.append(Port("m_axis_tdata", "output", bits, f"a result per lane of {whole_bytes(result)} bits"))
     ports += _handshake("m_axis", "output", "the beat is the last of its row")
     return ports + [port for port in unit_ports(unit) if port not in stream_ports(unit)]
 
@@ -145,12 +145,12 @@ def _handshake(stream: str, direction: str, last: str) -> list[Port]:
     return [
         Port(f"{stream}_tlast", direction, 1, last),
         Port(f"{stream}_tvalid", direction, 1, "a beat is offered"),
-        Port(f"{stream}_tready", other, 1, "it is taken"),
+        Port(f"{stream}_tready", other, 1, "the beat is accepted"),
     ]
 
 
 def _fields(layout: data.StructLayout) -> list[dict[str, Any]]:
-    """Return the fields of a payload: `lanes` values of `bits` bits each, from `first_bit` up."""
+    """Return the fields of a payload, each of `lanes` values of `bits` bits, starting at bit `first_bit`."""
     fields = []
     for name, field in layout:
         shape, lanes = field.shape, 1
@@ -164,7 +164,7 @@ def _fields(layout: data.StructLayout) -> list[dict[str, Any]]:
 
 
 def memory_facts(unit: wiring.Component, name: str) -> dict[str, Any]:
-    """Return what there is to know of a memory outside."""
+    """Return the name and dimensions of an external memory."""
     port = unit.signature.members[name].signature
     return {
         "name": name,

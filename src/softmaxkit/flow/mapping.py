@@ -1,4 +1,4 @@
-"""Maps designs to standard cells with Yosys and ABC."""
+"""Technology mapping of designs to standard cells with Yosys and ABC."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ VERILOG = """
 read_json design.json
 write_verilog -noattr -simple-lhs -nohex design.v
 """
-"""From mapped JSON to Verilog."""
+"""Yosys script from a mapped design in JSON to Verilog."""
 
 REGISTERS = "registers.json"
-"""Anybody's Verilog in gates and registers, before they become the library's."""
+"""File with a user's design in generic gates and registers, before they are mapped to the library."""
 
 
 class Mapped(NamedTuple):
     """A mapped design.
 
     Attributes:
-        recipe: the one of `RECIPES` that made it.
-        netlist: its cells.
-        design: the same in Yosys's JSON form.
+        recipe: the key of `RECIPES` that it was mapped with.
+        netlist: cells and nets.
+        design: the netlist in Yosys's JSON form.
     """
 
     recipe: str
@@ -62,17 +62,18 @@ class Mapped(NamedTuple):
 
 
 def map_design(source: Source, library: Library, clock: float, recipes: Sequence[str] = tuple(RECIPES)) -> list[Mapped]:
-    """Map a design by several recipes. Results are cached by content.
+    """Map a design with several recipes. Results are cached by content.
 
     Args:
         source: the design.
         library: the cells.
-        clock: period in ns that gates are sized for.
-        recipes: names in `RECIPES`.
+        clock: clock period in ns that gates are sized for.
+        recipes: keys of `RECIPES`.
 
     Raises:
-        ToolError: Yosys is missing or failed, or the design needs registers that the library lacks.
-        LibertyError: the library lacks cells without which nothing can be mapped.
+        ToolError: Yosys is missing or failed, or the design uses clocks, tri-state signals or registers that are not
+            supported.
+        LibertyError: the library lacks a flip-flop or an inverter, without which nothing can be mapped.
     """
     scripts = {**mapping_scripts(source, library, clock), "cells.lib": to_liberty(library)}
     key = content_key(source, scripts, _version())
@@ -87,7 +88,7 @@ def map_design(source: Source, library: Library, clock: float, recipes: Sequence
                 _yosys(yosys, "front.ys", work, f"reading {source.top}")
             except ToolError as error:
                 raise explained(error, source) from None
-            finally:  # our message about registers comes before an error of Yosys
+            finally:  # our errors about registers are clearer than the errors of Yosys that follow from them
                 if (work / "registers.il").is_file():
                     _check_registers((work / "registers.il").read_text(encoding="utf-8"), library)
                 if (work / REGISTERS).is_file():
@@ -114,23 +115,23 @@ def map_design(source: Source, library: Library, clock: float, recipes: Sequence
 
 
 def _module(folder: Path, top: str) -> dict[str, Any]:
-    """Return a design in gates and registers, in Yosys's JSON form."""
+    """Return a user's design in generic gates and registers, in Yosys's JSON form."""
     module: dict[str, Any] = json.loads((folder / REGISTERS).read_text(encoding="utf-8"))["modules"][top]
     return module
 
 
 def _warn(folder: Path, top: str) -> None:
-    """Warn of what is not as the source has it: initial values, and what is not timed of latches."""
+    """Warn of initial values, which are dropped, and of latches, which are timed only in part."""
     initial = [name.partition("/")[2] for name in (folder / "initial.txt").read_text(encoding="utf-8").splitlines()]
     if initial:
         warnings.warn(
-            f"{top}: initial values of {some(initial)} are dropped, since cells have none; a reset can set them",
+            f"{top}: the initial values of {some(initial)} are dropped, since cells have none; use a reset instead",
             stacklevel=3,
         )
-    if held := latches_of(_module(folder, top)):
+    if latched := latches_of(_module(folder, top)):
         warnings.warn(
-            f"{top}: {some(held)} are latches, whose paths are timed from the opening of the latch on; "
-            "what changes while it is open is not",
+            f"{top}: {some(latched)} are latches; their paths are timed from the opening of the latch, "
+            "and changes while it is open are not timed",
             stacklevel=3,
         )
 
@@ -140,7 +141,7 @@ def _version() -> str:
 
 
 def _yosys(yosys: str, script: str, work: Path, doing: str) -> None:
-    """Run a script, and fail on errors that Yosys or ABC print but do not exit on."""
+    """Run a script, and raise errors that Yosys or ABC print without a nonzero exit code."""
     printed = call([yosys, "-q", "-s", script], work, doing)
     wrong = [line for line in printed.splitlines() if re.search(r"\bERROR\b|\*\* cmd error|Error:", line)]
     if wrong:
@@ -152,7 +153,7 @@ def _check_registers(generic: str, library: Library) -> None:
     kinds = set(re.findall(r"cell (\$_\w+)", generic))
     if any(re.match(r"\$_(?:S?DFFE?|SDFFCE|ALDFFE?|DFFSRE?)_N", kind) for kind in kinds):
         raise ToolError(
-            "the design has flip-flops of the clock's falling edge; units are timed from rising edge to edge"
+            "the design has flip-flops that are clocked by the falling edge; only rising-edge flip-flops are supported"
         )
     if any("DLATCH" in kind for kind in kinds) and not library.latches:
-        raise ToolError(f"the design has latches, and {library.name} has none; build the unit with flip-flops")
+        raise ToolError(f"the design has latches, but {library.name} has none; build the unit with flip-flops")

@@ -38,11 +38,11 @@ class Netlist:
     """A flat netlist.
 
     Attributes:
-        library: of its cells.
-        names: of its instances, with the hierarchy that they were flattened from.
+        library: the library of its cells.
+        names: names of its instances, with the hierarchy that they were flattened from.
         groups: the instances by library cell.
         nets: number of nets; the first two are the constants 0 and 1.
-        inputs, outputs: nets of the ports by name, lowest bit first.
+        inputs, outputs: nets of each port by port name, lowest bit first.
         clock: name of the clock input; empty if there is none.
     """
 
@@ -56,7 +56,7 @@ class Netlist:
 
     @cached_property
     def fan_outs(self) -> Array:
-        """How many input pins each net drives; int64, (nets,)."""
+        """Number of input pins that each net drives; int64, (nets,)."""
         pins = np.zeros(self.nets, np.int64)
         for group in self.groups:
             for pin in group.cell.inputs:
@@ -65,7 +65,7 @@ class Netlist:
 
     @cached_property
     def loads(self) -> Array:
-        """Capacitance of each net in pF: the pins at it and the estimated wire; float64, (nets,)."""
+        """Capacitance of each net in pF, of its pins and its estimated wire; float64, (nets,)."""
         loads = self.fan_outs * self.library.wire
         for group in self.groups:
             for name, pin in group.cell.pins.items():
@@ -93,7 +93,7 @@ class Netlist:
                 return clocks
 
     def areas(self, part_of: Callable[[str], str] = lambda name: "") -> dict[str, float]:
-        """Return the area of each part in um2; `part_of` gives the part of an instance by its name."""
+        """Return the area of each part in um2; `part_of` maps the name of an instance to its part."""
         areas: dict[str, float] = {}
         for group in self.groups:
             for instance in group.instances:
@@ -109,7 +109,7 @@ class Netlist:
         """Return the same netlist with the cells of another corner of its library.
 
         Raises:
-            LibertyError: that library lacks one of the cells or pins.
+            LibertyError: the other library lacks a cell or a pin.
         """
         groups = []
         for group in self.groups:
@@ -117,13 +117,13 @@ class Netlist:
             if cell is None or set(group.nets) - set(cell.pins):
                 why = [remark for remark, names in library.remarks.items() if group.cell.name in names]
                 reason = f" ({why[0]})" if why else ""
-                raise LibertyError(f"{library.name} has no {group.cell.name} as {self.library.name} has{reason}")
+                raise LibertyError(f"{library.name} lacks the cell {group.cell.name} of {self.library.name}{reason}")
             groups.append(group._replace(cell=cell))
         return replace(self, library=library, groups=tuple(groups))
 
     @cached_property
     def levels(self) -> Array:
-        """Logic level of each instance, above that of its drivers; 0 for sequential cells; int64, (instances,).
+        """Logic level of each instance, 1 more than the highest of its drivers, 0 for sequential cells; (instances,).
 
         Raises:
             ToolError: there is a combinational loop; the message names some of the instances.
@@ -170,7 +170,7 @@ def read_netlist(design: dict[str, Any], top: str, library: Library) -> Netlist:
     Args:
         design: the JSON.
         top: name of the module.
-        library: of its cells.
+        library: the library of its cells.
 
     Raises:
         ToolError: it has a cell that is not in the library, or a port that is neither input nor output.
@@ -186,7 +186,7 @@ def read_netlist(design: dict[str, Any], top: str, library: Library) -> Netlist:
     ports: dict[str, dict[str, list[int]]] = {"input": {}, "output": {}}
     for name, port in module["ports"].items():
         if port["direction"] not in ports:
-            raise ToolError(f"port {name} of {top} is {port['direction']}; only inputs and outputs can be mapped")
+            raise ToolError(f"port {name} of {top} is an {port['direction']}; only inputs and outputs can be mapped")
         ports[port["direction"]][name] = [net(bit) for bit in port["bits"]]
     names: list[str] = []
     by_cell: dict[str, list[tuple[int, dict[str, list[Any]]]]] = {}
@@ -194,7 +194,7 @@ def read_netlist(design: dict[str, Any], top: str, library: Library) -> Netlist:
         if cell["type"] == "$scopeinfo":
             continue
         if cell["type"] not in library.cells:
-            raise ToolError(f"{name} is a {cell['type']}, which is no cell of {library.name}")
+            raise ToolError(f"{name} is a {cell['type']}, which is not a cell of {library.name}")
         by_cell.setdefault(cell["type"], []).append((len(names), cell["connections"]))
         names.append(name)
     groups = []
@@ -217,7 +217,7 @@ def read_netlist(design: dict[str, Any], top: str, library: Library) -> Netlist:
 
 
 def clock_of(groups: Sequence[Group], inputs: dict[str, list[int]]) -> str:
-    """Return the input that clocks most flip-flops, or most latches where no flip-flop has one; empty if none."""
+    """Return the input that clocks most flip-flops and clock gates, or else most latches; empty if there is none."""
     votes: Counter[int] = Counter()
     clocked = [group for group in groups if group.cell.state is not None]
     gates = [group for group in clocked if group.cell.state is not None and group.cell.state.kind != "latch"]

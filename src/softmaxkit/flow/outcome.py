@@ -1,4 +1,4 @@
-"""Traffic and outcome of a simulation, and how they are exchanged with harness.cpp."""
+"""Traffic and outcome of a simulation, and the formats in which harness.cpp reads and prints them."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 
 SHOWN = 100
-"""Wrong beats that are kept; all are counted."""
+"""Number of wrong beats to record; all are counted."""
 
 Ready = Literal["free", "late", "early"]
-"""How the ready of the results follows valid: it comes and goes by chance; it is low until it sees valid; it is high
-until it sees valid, and then low for a cycle or more."""
+"""How the ready of the results depends on valid: "free": random, whatever valid is; "late": low until valid is high;
+"early": high until valid is high, then low for a cycle or more."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,11 @@ class Traffic:
     """Timing of the beats at both ends of a unit, and resets.
 
     Attributes:
-        gap, longest_gap: probability of a gap before a score beat, of 256, and its longest duration in cycles.
-        stall, longest_stall: the same for the results not being accepted.
-        ready: how that follows valid.
-        resets: whether they come at any time; otherwise there is one, at the start.
-        seed: of everything.
+        gap, longest_gap: probability of a gap before a score beat, in 256ths, and its longest duration in cycles.
+        stall, longest_stall: the same for cycles in which results are not accepted.
+        ready: how the ready of the results depends on valid.
+        resets: whether resets come at any time; otherwise there is one, at the start.
+        seed: seed of all random choices.
     """
 
     gap: int = 0
@@ -46,9 +46,9 @@ class Traffic:
     seed: int = 1
 
     def arguments(self) -> list[int]:
-        """Return the numbers that the harness takes."""
-        manner = get_args(Ready).index(self.ready)
-        return [self.gap, self.longest_gap, self.stall, self.longest_stall, manner, int(self.resets), self.seed]
+        """Return the arguments of the harness."""
+        mode = get_args(Ready).index(self.ready)
+        return [self.gap, self.longest_gap, self.stall, self.longest_stall, mode, int(self.resets), self.seed]
 
 
 @dataclass
@@ -58,10 +58,10 @@ class Outcome:
     Attributes:
         taken: score beats that the unit accepted.
         written: configuration writes that it accepted.
-        received: result beats that were compared or, in a reset, lost.
-        mismatches: how many of them were wrong.
-        wrong_results: wrong results in these beats, if the stream gives the width of a result.
-        extra: result beats beyond the expected ones.
+        received: result beats that were compared, or lost in a reset.
+        mismatches: result beats that were wrong.
+        wrong_results: wrong results in these beats, if the stream gives the width of a result; else wrong beats.
+        extra: surplus result beats.
         unstable: cycles in which an offered result changed or was withdrawn.
         dependent: cycles in which an offered result changed with ready.
         intruding: writes that were accepted while a row was inside.
@@ -69,7 +69,7 @@ class Outcome:
         lost: `(first, end)` of the result beats that were inside when a reset came.
         cycles: number of cycles simulated.
         wrong: `(beat, words)` of the first wrong beats.
-        taken_at, given_at: the cycle of each score beat and each result beat, if recorded.
+        taken_at, given_at: the cycle in which each score beat and each result beat was accepted, if recorded.
     """
 
     taken: int = 0
@@ -94,7 +94,7 @@ class Outcome:
         return self.received - sum(end - first for first, end in self.lost)
 
     def positions(self, stream: Stream) -> int:
-        """Return the number of positions that were compared."""
+        """Return the number of score positions whose results were compared."""
         lost = sum(int(stream.positions[first:end].sum()) for first, end in self.lost)
         return int(stream.positions[: self.received].sum()) - lost
 
@@ -104,19 +104,19 @@ class Outcome:
         if self.mismatches:
             faults.append(f"{self.mismatches} wrong result beats")
         if self.received < len(stream.results):
-            faults.append(f"only {self.received} of {len(stream.results)} result beats came")
+            faults.append(f"only {self.received} of {len(stream.results)} result beats arrived")
         if self.taken < len(stream.scores):
-            faults.append(f"only {self.taken} of {len(stream.scores)} score beats were taken")
+            faults.append(f"only {self.taken} of {len(stream.scores)} score beats were accepted")
         if self.written < len(stream.writes):
-            faults.append(f"only {self.written} of {len(stream.writes)} configuration writes were taken")
+            faults.append(f"only {self.written} of {len(stream.writes)} configuration writes were accepted")
         if self.extra:
-            faults.append(f"{self.extra} result beats too many")
+            faults.append(f"{self.extra} surplus result beats")
         if self.unstable:
             faults.append(f"a waiting result changed in {self.unstable} cycles")
         if self.dependent:
             faults.append(f"an offered result changed with ready in {self.dependent} cycles")
         if self.intruding:
-            faults.append(f"{self.intruding} configuration writes were taken while a row was inside")
+            faults.append(f"{self.intruding} configuration writes were accepted while a row was inside")
         return faults
 
 

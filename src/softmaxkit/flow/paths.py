@@ -1,4 +1,4 @@
-"""Combinational paths of a module, from an input port to an output port, found by a search of its netlist."""
+"""Combinational paths of a module from an input port to an output port, found by searching its netlist."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ write_json {top}.json
 """
 
 BITWISE = {"$not", "$pos", "$and", "$or", "$xor", "$xnor", "$mux", "$pmux"}
-"""Cells in which a bit of A or B reaches only the bit of Y at the same place; other inputs reach all bits."""
+"""Cells in which a bit of A or B reaches only the bit of Y in the same position; other inputs reach all bits."""
 
 REGISTER = re.compile(r"\$_?\w*(?:dff|dlatch|sr|ff)\w*", re.IGNORECASE)
-"""Cells through which no path goes. A latch of a unit is written by a register and read by one."""
+"""Cells that end a path. Latches are among them, since those of a unit are written and read by registers."""
 
 
 class PortPath(NamedTuple):
@@ -41,12 +41,12 @@ class PortPath(NamedTuple):
 
 
 def combinational_paths(modules: Mapping[str, str]) -> dict[str, list[PortPath]]:
-    """Return the combinational paths of modules, sorted, by the modules' names.
+    """Return the sorted combinational paths of modules, by module name.
 
-    They are those of the structure: from every input of a gate to its output, whatever the values of the others.
+    Paths are structural: from every input of a gate to its output, whatever the values of the other inputs.
 
     Args:
-        modules: SystemVerilog by module name; what it instantiates stands in it or in the one before.
+        modules: SystemVerilog by module name; modules that it instantiates are in the same text or an earlier one.
 
     Raises:
         ToolError: Yosys is missing or failed.
@@ -85,7 +85,7 @@ def search(module: Mapping[str, Any]) -> list[PortPath]:
 
 
 def _dependences(cell: Mapping[str, Any]) -> Iterator[tuple[set[Any], set[Any]]]:
-    """Yield sets of input bits of a cell with the output bits that follow them at once; constants are left out."""
+    """Yield `(input bits, output bits)` of a cell that are combinationally dependent, without constants."""
     if cell["type"] == "$mem_v2":
         yield from _reads(cell)
     elif not REGISTER.fullmatch(cell["type"]) and cell["type"] != "$scopeinfo":
@@ -99,7 +99,7 @@ def _dependences(cell: Mapping[str, Any]) -> Iterator[tuple[set[Any], set[Any]]]
 
 
 def _bit_by_bit(inputs: Sequence[Any], outputs: Sequence[Any]) -> Iterator[tuple[set[Any], set[Any]]]:
-    """Yield what `_dependences` does for words one or more times as wide as the output, or narrower and extended."""
+    """Yield the dependences of a bitwise cell whose input is a multiple of the output's width, or narrower."""
     width = len(outputs)
     for place, bit in enumerate(inputs):
         yield _nets([bit]), {outputs[place % width]}
@@ -107,12 +107,12 @@ def _bit_by_bit(inputs: Sequence[Any], outputs: Sequence[Any]) -> Iterator[tuple
 
 
 def _nets(bits: Sequence[Any]) -> set[Any]:
-    """Return bits but for constants."""
+    """Return the bits that are not constant."""
     return {bit for bit in bits if not isinstance(bit, str)}
 
 
 def _reads(memory: Mapping[str, Any]) -> Iterator[tuple[set[Any], set[Any]]]:
-    """Yield what `_dependences` does for the read ports of a memory that have no clock."""
+    """Yield the dependences of the asynchronous read ports of a memory."""
     parameters = {name: int(memory["parameters"][name], 2) for name in ("ABITS", "WIDTH", "RD_PORTS")}
     clocked = memory["parameters"]["RD_CLK_ENABLE"][::-1]
     address, width = parameters["ABITS"], parameters["WIDTH"]

@@ -1,4 +1,4 @@
-"""Place and route in an FPGA by nextpnr: the clock after routing, what of the device is used, a bitstream."""
+"""Place and route in an FPGA with nextpnr: clock frequency after routing, resources used, bitstream."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ if TYPE_CHECKING:
     from softmaxkit.methods.base.unit import SoftmaxUnit
 
 TARGET = 100.0
-"""Clock in MHz that is asked of the router, unless one is given."""
+"""Default target clock frequency in MHz."""
 
 SEED = 1
-"""Of placement, unless one is given; another one gives another clock."""
+"""Default seed of placement; the clock frequency that is reached depends on it."""
 
 
 class DoesNotFit(ToolError):
-    """A design is too large for the device; the message says of what there is too little."""
+    """A design is too large for the device; the message names the resource that is exhausted, if known."""
 
 
 FULL = re.compile(
     r"ERROR: .*(?:no BELs remaining to implement cell type '(\w+)'|"
     r"legal placement|utilisation limit|Failed to expand region)"
 )
-"""What nextpnr says where a device is too small."""
+"""Errors of nextpnr that mean that the device is too small."""
 
 
 @dataclass(frozen=True)
@@ -44,15 +44,15 @@ class Placement:
     """A placed and routed design.
 
     Attributes:
-        device: its title.
-        seed: of the placer.
-        target: clock in MHz that was asked for.
-        fmax_mhz: clock after routing, of the slowest conditions that nextpnr knows.
-        path: names of the cells at the ends of the critical path, and its parts in ns: logic and routing.
-        counts: resources that the design takes by itself, before placement.
-        frame: those of the frame around it, which has the memory in which rows wait.
-        used, available: resources of the device: taken by both together, and there.
-        bitstream: None if the packer is not installed.
+        device: title of the device.
+        seed: seed of the placer.
+        target: target clock frequency in MHz.
+        fmax_mhz: clock frequency after routing, at the slowest conditions that nextpnr models.
+        path: the critical path: the cells at its ends, and the delays of its logic and routing in ns.
+        counts: resources of the design alone, before placement.
+        frame: resources of the wrapper around it, which contains the memories that are external to a unit.
+        used, available: resources of the device that both use together, and that it has.
+        bitstream: the bitstream; None if the packer is not installed.
     """
 
     device: str
@@ -82,7 +82,13 @@ class Placement:
 
 
 class Placing(NamedTuple):
-    """How to place: a key of a router's `devices` or None for the first, a seed, and the clock in MHz to ask for."""
+    """Options of placement.
+
+    Attributes:
+        device: a key of a router's `devices`; None for the first.
+        seed: seed of the placer.
+        target: target clock frequency in MHz.
+    """
 
     device: str | None = None
     seed: int = SEED
@@ -90,33 +96,34 @@ class Placing(NamedTuple):
 
 
 def place_unit(unit: SoftmaxUnit, family: str, placing: Placing = Placing()) -> Placement:
-    """Place and route a unit, with a block memory where its rows wait outside.
+    """Place and route a unit, with block memories as its external memories.
 
     Raises:
-        ToolError, ValueError: as `place`.
+        ToolError, ValueError: as for `place`.
     """
     return place(Source("unit", {"design.il": to_rtlil(unit, "unit")}), frame_of(unit, "unit"), family, placing)
 
 
 def place_verilog(source: Source, family: str, placing: Placing = Placing()) -> Placement:
-    """Place and route anybody's design, of one clock.
+    """Place and route a user's design with a single clock.
 
     Raises:
-        ToolError, ValueError: as `place`; or it has other ports than inputs and outputs, or several clocks.
+        ToolError, ValueError: as for `place`; or it has ports other than inputs and outputs, or several clocks.
     """
+    device_of(family, placing.device)
     need(ROUTERS[family].tool)
     ports, clock = _ports_and_clock(source)
     return place(source, frame(ports, [], source.top, clock), family, placing)
 
 
 def place(source: Source, around: str, family: str, placing: Placing) -> Placement:
-    """Place and route a design in a frame.
+    """Place and route a design in a wrapper.
 
     Args:
         source: the design.
-        around: Verilog of the frame, as of `softmaxkit.flow.frame.frame`.
+        around: Verilog of the wrapper, from `softmaxkit.flow.frame.frame`.
         family: a key of `ROUTERS`.
-        placing: how.
+        placing: options of placement.
 
     Raises:
         DoesNotFit: the device is too small.
@@ -138,14 +145,14 @@ def place(source: Source, around: str, family: str, placing: Placing) -> Placeme
         report = json.loads((work / "report.json").read_text(encoding="utf-8"))
         bitstream = _packed(router, work)
     own = resources(cells.pop(source.top), family)
-    around_it = [resources(counts, family) for counts in cells.values()]
-    outside = {kind: sum(counts[kind] for counts in around_it) for kind in own}
-    use = {kind: report["utilization"][bel] for kind, bel in router.resources.items()}
-    used = {kind: number["used"] for kind, number in use.items()}
-    # A logic cell of iCE40 has a table, a carry and a register, and nextpnr counts the cells.
+    wrapper_modules = [resources(counts, family) for counts in cells.values()]
+    outside = {kind: sum(counts[kind] for counts in wrapper_modules) for kind in own}
+    utilization = {kind: report["utilization"][bel] for kind, bel in router.resources.items()}
+    used = {kind: counts["used"] for kind, counts in utilization.items()}
+    # nextpnr does not count carries; on iCE40 it counts logic cells, each with a look-up table, a carry and a register.
     counted = ("carries", "registers") if family == "ice40" else ("carries",)
     used |= {kind: own[kind] + outside[kind] for kind in counted}
-    available = {kind: number["available"] for kind, number in use.items()}
+    available = {kind: counts["available"] for kind, counts in utilization.items()}
     (clock,) = report["fmax"].values()
     path = _critical(report)
     return Placement(
@@ -154,7 +161,7 @@ def place(source: Source, around: str, family: str, placing: Placing) -> Placeme
 
 
 def _critical(report: dict[str, Any]) -> dict[str, Any]:
-    """Return where the path that limits the clock begins and ends, and how long logic and routing take of it."""
+    """Return the ends of the path that limits the clock, and the delays of its logic and routing in ns."""
     inside = [path for path in report["critical_paths"] if "async" not in path["from"] + path["to"]]
     steps = max(inside, key=lambda path: sum(step["delay"] for step in path["path"]))["path"]
     routing = sum(step["delay"] for step in steps if step["type"] == "routing")
@@ -167,7 +174,7 @@ def _critical(report: dict[str, Any]) -> dict[str, Any]:
 
 
 def _packed(router: Router, work: Path) -> bytes | None:
-    """Return the bitstream of the routed design; None if its packer is not installed."""
+    """Return the bitstream of the routed design; None if the packer is not installed."""
     name, *first = router.packer
     packer = find(name)
     if packer is None:
@@ -177,17 +184,17 @@ def _packed(router: Router, work: Path) -> bytes | None:
 
 
 def _explained(error: ToolError, top: str, family: str, device: Device) -> ToolError:
-    """Return an error of nextpnr in one line where the device is too small."""
+    """Return an error of nextpnr, replaced by a line of advice if the device is too small."""
     full = FULL.search(str(error))
     if full is None:
         return error
     lacking = f": it has too few {full[1]}" if full[1] else ""
     names = list(ROUTERS[family].devices)
-    place = list(ROUTERS[family].devices.values()).index(device)
-    larger = (
-        f"give --device {names[place + 1]}" if place + 1 < len(names) else "give another --cells, or a smaller unit"
+    following = list(ROUTERS[family].devices.values()).index(device) + 1
+    advice = (
+        f"give --device {names[following]}" if following < len(names) else "give another --cells, or a smaller unit"
     )
-    return DoesNotFit(f"{top} does not fit into {device.title}{lacking}; {larger}")
+    return DoesNotFit(f"{top} does not fit into {device.title}{lacking}; {advice}")
 
 
 SURVEY = """
@@ -200,11 +207,11 @@ opt_clean
 simplemap
 write_json registers.json
 """
-"""From a design to flip-flops of one bit, whose clock can be seen."""
+"""Yosys script that reduces a design to one-bit flip-flops, whose clocks can be checked."""
 
 
 def _ports_and_clock(source: Source) -> tuple[list[Port], str]:
-    """Return the ports of a design, and the name of its clock; empty if it has none.
+    """Return the ports of a design, and the name of its clock port; empty if it has no clock.
 
     Raises:
         ToolError: a port is neither input nor output, the design has several clocks, or Yosys failed.
@@ -222,6 +229,6 @@ def _ports_and_clock(source: Source) -> tuple[list[Port], str]:
     ports = [Port(name, port["direction"], len(port["bits"])) for name, port in module["ports"].items()]
     if wrong := [port for port in ports if port.direction not in ("input", "output")]:
         raise ToolError(
-            f"port {wrong[0].name} of {source.top} is {wrong[0].direction}; only inputs and outputs can be placed"
+            f"port {wrong[0].name} of {source.top} is an {wrong[0].direction}; only inputs and outputs can be placed"
         )
     return ports, clock

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from softmaxkit.flow.activity import Activity
-from softmaxkit.flow.cells.library import Table
+from softmaxkit.flow.cells.table import Table
 from softmaxkit.flow.netlist import Netlist
 from softmaxkit.flow.timing import OUTPUT_LOAD, Timing
 from softmaxkit.formats import Array
@@ -16,13 +16,13 @@ from softmaxkit.formats import Array
 
 @dataclass(frozen=True)
 class Energy:
-    """Energy by cause, in pJ per cycle, and leakage in nW.
+    """Energy by cause in pJ per cycle, and leakage power in nW.
 
     Attributes:
         switching: charging of nets other than clocks.
         internal: internal energy of cells when nets other than clocks change.
         clock: charging of clock nets, and internal energy of cells at clock edges.
-        leakage: in nW.
+        leakage: leakage power in nW.
     """
 
     switching: float
@@ -40,15 +40,15 @@ def energies(
 ) -> dict[str, Energy]:
     """Return the energy of each part of a netlist.
 
-    A net takes C V^2 / 2 per change, counted for the part of the cell that drives it; nets of inputs count for the part
-    of the name "". The internal energy of an output change is the mean over the inputs that may have caused it,
-    weighted by how often they change.
+    Each change of a net costs C V^2 / 2, attributed to the part of the cell that drives the net; input nets are
+    attributed to the part of the name "". The internal energy of an output change is the mean over the inputs that may
+    have caused it, weighted by how often they change.
 
     Args:
         netlist: the cells and nets.
         timing: provides the slews.
         activity: provides the changes of nets.
-        part_of: gives the part of an instance by its name.
+        part_of: maps the name of an instance to its part.
     """
     loads = netlist.loads.copy()
     for nets in netlist.outputs.values():
@@ -69,8 +69,8 @@ def energies(
         for pin in group.cell.outputs:
             nets = group.nets[pin]
             used = nets >= 0
-            inside = _internal(group.cell.energy, pin, group.nets, loads, slews, rates)
-            for into, amount in ((switching, np.where(used, charging[nets], 0)), (internal, np.where(used, inside, 0))):
+            within = _internal(group.cell.energy, pin, group.nets, loads, slews, rates)
+            for into, amount in ((switching, np.where(used, charging[nets], 0)), (internal, np.where(used, within, 0))):
                 is_clock = used & clocks[nets]
                 into += np.where(is_clock, 0, amount)
                 clock += np.where(is_clock, amount, 0)
@@ -82,9 +82,9 @@ def energies(
                 clock += np.where(is_clock, amount, 0)
                 internal += np.where(is_clock, 0, amount)
         for part in np.unique(parts):
-            here = parts == part
+            members = parts == part
             for kind, values in zip(KINDS, (switching, internal, clock, leakage), strict=True):
-                add(str(part), kind, float(values[here].sum()))
+                add(str(part), kind, float(values[members].sum()))
     for nets in netlist.inputs.values():
         for net in nets:
             add(part_of(""), "clock" if clocks[net] else "switching", float(charging[net]))
@@ -92,12 +92,13 @@ def energies(
 
 
 KINDS = ("switching", "internal", "clock", "leakage")
+"""The fields of `Energy`."""
 
 
 def _internal(
     tables: dict[tuple[str, str], Table], pin: str, nets: dict[str, Array], loads: Array, slews: Array, rates: Array
 ) -> Array:
-    """Return the internal energy of the changes of an output, in pJ per cycle, for all instances of a kind of cell."""
+    """Return the internal energy of the changes of an output in pJ per cycle, for all instances of a library cell."""
     out = nets[pin]
     total, weights = np.zeros(len(out)), np.zeros(len(out))
     for (output, related), table in tables.items():

@@ -2,10 +2,10 @@
 
 Yosys turns the unit and its checker (`softmaxkit.flow.checker`) into an and-inverter graph. The model checker ABC,
 which is part of Yosys, then tries to raise each output of the checker: first within a bounded number of cycles, then
-by property-directed reachability, which finds the invariants of an inductive proof by itself.
+by property-directed reachability, which finds the invariants of an inductive proof automatically.
 
-Assumptions: offered scores and writes stay until they are accepted, and no row is longer than the unit allows.
-Registers and memories start with any contents, followed by one cycle of reset; so a reset in the middle of traffic is
+Assumptions: offered scores and writes do not change until they are accepted, and no row is longer than the unit allows.
+Registers and memories start with any contents, followed by one cycle of reset, so a reset in the middle of traffic is
 covered as well. Latches are not modelled, since they use the clock as data.
 """
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 PATIENT = ("drained", "offered", "rest")
-"""What takes cycles of calm to be seen."""
+"""Properties and witnesses that are observed only after a number of idle cycles."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ class Verdict:
 
     Attributes:
         claim: the property, in words.
-        outcome: "proved" for all time, "bounded" to a number of cycles, or "fails".
+        outcome: "proved" for all time, "bounded" (holds for a number of cycles), or "fails".
         cycles: cycles after the reset for which it holds, or the cycle in which it fails; 0 if it is proved.
-        trace: the shortest failure that was found: the streams, one line per cycle.
+        trace: the shortest counterexample that was found: the streams, one line per cycle.
     """
 
     claim: str
@@ -58,7 +58,7 @@ class Proof:
     """Result for a unit.
 
     Attributes:
-        verdicts: of each property, by its name in `PROPERTIES`.
+        verdicts: results of the properties, by their names in `PROPERTIES`.
         witnesses: the first cycle in which each of `WITNESSES` can occur; None if it cannot within the depth.
     """
 
@@ -67,7 +67,7 @@ class Proof:
 
     @property
     def holds(self) -> bool:
-        """No property fails, and every witness is reachable."""
+        """Whether no property fails and every witness is reachable."""
         possible = None not in self.witnesses.values()
         return possible and all(verdict.outcome != "fails" for verdict in self.verdicts.values())
 
@@ -86,25 +86,25 @@ def prove(
     patience: int | None = None,
     full: bool = False,
 ) -> Proof:
-    """Prove the properties of a unit: for all time where an inductive proof is found, otherwise for some cycles.
+    """Prove the properties of a unit: for all time if an inductive proof is found, otherwise for a number of cycles.
 
     Args:
         unit: a small unit, with storage "flip-flops" or "memory".
-        depth: cycles of arbitrary traffic. Each takes longer than the one before.
+        depth: cycles of arbitrary traffic. Each takes longer to search than the one before.
         busy: the same for "drained" and "offered", the most expensive properties; default: `depth`.
         induction: seconds to search for an inductive proof, per property; 0 to skip it.
-        patience: cycles of calm after which the unit has to be drained, or to offer a result; default: enough for a
+        patience: idle cycles after which the unit must have drained, or must offer a result; default: enough for a
             row of one beat accepted in every busy cycle.
-        full: fill the unit first: scores come in every cycle and no result is taken until the unit stalls; from then
-            on every result is taken. With so little freedom the search gets far enough for the full buffers to drain,
-            but the verdicts hold for such traffic only.
+        full: fill the unit first: scores come in every cycle and no result is accepted until the unit stalls; from
+            then on every result is accepted. With so little freedom the search gets far enough for the full buffers to
+            drain, but the verdicts hold for such traffic only.
 
     Raises:
         ValueError: the unit uses latches.
         ToolError: Yosys is missing, failed, or took more than an hour.
     """
     if unit.storage == "latches":
-        raise ValueError('proofs take a unit of storage "flip-flops" or "memory", not "latches"')
+        raise ValueError('a proof requires a unit with storage "flip-flops" or "memory", got "latches"')
     busy = depth if busy is None else busy
     patience = patience or unit.latency(unit.max_row) + busy * unit.interval(1)
     witnesses = [name for name in WITNESSES if full or name != "full"]
@@ -117,7 +117,7 @@ def prove(
         script += [f"bmc3 -F {frames[name]}", f"write_status {name}.bounded"]
         if induction and name in PROPERTIES:
             script += [f"pdr -T {induction}", f"write_status {name}.unbounded"]
-    script += ["read_blif own.blif"]  # the result that Yosys reads back
+    script += ["read_blif own.blif"]  # Yosys expects its own module back
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         (work / "watched.il").write_text(to_rtlil(Watched(unit, patience, full, PLACES), "watched"), encoding="utf-8")
@@ -162,18 +162,18 @@ end
 EOF
 abc -g AND -script script.abc
 """
-"""Initial values are dropped, as in a netlist, except that of `running`, which marks the cycle of reset.
+"""Initial values are dropped, as in a netlist, except that of `running`, which marks the reset cycle.
 
 PyPI's Yosys has no separate ABC program, so ABC runs its script while Yosys maps a dummy module.
 """
 
 
 class Status(NamedTuple):
-    """ABC's status of an output.
+    """ABC's status of an output of the checker.
 
     Attributes:
-        proved: it stays low for all time.
-        raised: the cycle in which it goes high, if a counterexample was found.
+        proved: whether it stays low for all time.
+        raised: the cycle in which it goes high; None if no counterexample was found.
         inputs: the input bits of the counterexample.
         frames: number of cycles that were searched.
     """
@@ -197,7 +197,7 @@ def _status(work: Path, name: str, kind: str) -> Status:
 
 def _verdict(work: Path, graph: Graph, name: str, depth: int, frames: int) -> Verdict:
     claim = PROPERTIES[name]
-    if graph.outputs[[*PROPERTIES].index(name)] == [0]:  # constant already; ABC's pdr rejects logic without registers
+    if graph.outputs[[*PROPERTIES].index(name)] == [0]:  # a constant: ABC's pdr rejects logic without registers
         return Verdict(claim, "proved")
     bounded = _status(work, name, "bounded")
     statuses = [bounded]
@@ -209,7 +209,7 @@ def _verdict(work: Path, graph: Graph, name: str, depth: int, frames: int) -> Ve
         if status.proved:
             return Verdict(claim, "proved")
     if bounded.frames < frames:
-        raise ToolError(f"ABC gave up after {bounded.frames} of {frames} cycles of the property {name}")
+        raise ToolError(f"ABC gave up on the property {name} after {bounded.frames} of {frames} cycles")
     return Verdict(claim, "bounded", depth)
 
 

@@ -1,4 +1,4 @@
-"""What makes generated Verilog readable: names for ports that have none, and a comment for each module."""
+"""Makes generated Verilog readable: names for unnamed ports, and a comment for each module."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from amaranth.hdl import Fragment
 from amaranth.lib.wiring import Component
 
 UNNAMED = r"\\(port_\d+_\d+)\b"
-"""Amaranth's name for a value that crosses into a submodule and is not all of a signal there."""
+"""Amaranth's name for a value that crosses into a submodule without being a whole signal there."""
 
 
 def name_ports(design: str) -> str:
-    """Return RTLIL in which ports without a name have that of the signal that they are, in some module, or part of.
+    """Return RTLIL in which unnamed ports are named after the signal of some module that they are, or are part of.
 
-    A part of a signal has its name and its place, from the lowest up.
+    A part of a signal has the name of the signal and its index, counted from the lowest part.
     """
     named: dict[str, str] = {}
     for name, whole in re.findall(rf"^connect \\(\w+) {UNNAMED} \[\d+(?::\d+)?\]$", design, re.MULTILINE):
@@ -36,7 +36,7 @@ def name_ports(design: str) -> str:
 
 
 def name_elements(design: str) -> str:
-    """Return RTLIL without indices in the names of signals, which Verilog would have to escape."""
+    """Return RTLIL without indices in signal names, which would have to be escaped in Verilog."""
     taken = set(re.findall(r"\\(\w+)(?![\w\[])", design))
     for name in sorted(set(re.findall(r"\\(\w+(?:\[\d+\])+)", design))):
         plain = re.sub(r"\W+", "_", name).rstrip("_")
@@ -48,17 +48,17 @@ def name_elements(design: str) -> str:
 
 
 def comment_modules(verilog: str, component: Component, name: str) -> str:
-    """Return Verilog with the first sentence of the docstring of what each module is made of above it."""
+    """Return Verilog with a comment above each module: the first sentence of its component's docstring."""
     for module, words in _descriptions(Fragment.get(component, None), name):
         verilog = re.sub(rf"(?m)^module {module}\(", lambda match, words=words: f"// {words}\n{match[0]}", verilog)  # type: ignore[misc]
     return verilog
 
 
 def _descriptions(fragment: Fragment, name: str) -> Iterator[tuple[str, str]]:
-    """Yield the names of modules, as `softmaxkit.flow.verilog.to_rtlil` gives them, with what they are."""
-    made_of = next((origin for origin in fragment.origins or () if isinstance(origin, Component)), None)
-    if made_of is not None and type(made_of).__doc__:
-        yield name, re.split(r"\n\s*\n|(?<=\.)\s", inspect.getdoc(made_of) or "")[0].replace("\n", " ")
+    """Yield `(module, description)` with the module names of `softmaxkit.flow.verilog.to_rtlil`."""
+    component = next((origin for origin in fragment.origins or () if isinstance(origin, Component)), None)
+    if component is not None and type(component).__doc__:
+        yield name, re.split(r"\n\s*\n|(?<=\.)\s", inspect.getdoc(component) or "")[0].replace("\n", " ")
     for inner, inner_name, _ in fragment.subfragments:
         if inner_name is not None:
             yield from _descriptions(inner, f"{name}_{re.sub(r'__|[.$]', '_', inner_name)}")

@@ -1,4 +1,4 @@
-"""The FPGAs that nextpnr places: families, devices, and what of them is counted."""
+"""The FPGAs that nextpnr supports: families, devices, and the resources that are counted."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Device(NamedTuple):
-    """A device: its title, and the options by which nextpnr takes it."""
+    """A device: its title, and the options of nextpnr that select it."""
 
     title: str
     options: tuple[str, ...]
@@ -16,12 +16,12 @@ class Router(NamedTuple):
     """How a family is placed and routed.
 
     Attributes:
-        tool: program that does.
-        devices: by name, the smallest first.
-        resources: what of a device the counts of `FAMILIES` stand for.
-        routed: option for the file of the routed design.
-        packer: program that makes a bitstream of it, and its first arguments.
-        pins: locations of the three pins, where the router does not choose them.
+        tool: the place-and-route program.
+        devices: the devices by name, the smallest first.
+        resources: nextpnr's name of each resource that `FAMILIES` counts.
+        routed: option that names the file of the routed design.
+        packer: program that packs the routed design into a bitstream, and its first arguments.
+        pins: location constraints of the three pins, for a router that does not choose them.
     """
 
     tool: str
@@ -64,18 +64,18 @@ ROUTERS = {
         ),
     ),
 }
-"""By the keys of `softmaxkit.flow.fpga.FAMILIES`."""
+"""The routers by family, a key of `softmaxkit.flow.fpga.FAMILIES`."""
 
 
 def device_of(family: str, name: str | None) -> Device:
-    """Return a device of a family by name, or its first.
+    """Return a device of a family by name; None is the first device.
 
     Raises:
         ValueError: there is no such device, or nextpnr does not place the family.
     """
     if family not in ROUTERS:
-        raise ValueError(f"place and route is for {', '.join(ROUTERS)}, not {family}")
+        raise ValueError(f"place and route supports {', '.join(ROUTERS)}, got {family}")
     devices = ROUTERS[family].devices
     if name is not None and name not in devices:
-        raise ValueError(f"a device of {family} is {', '.join(devices)}, not {name!r}")
+        raise ValueError(f"the device must be one of {', '.join(devices)} for {family}, got {name!r}")
     return devices[name or next(iter(devices))]

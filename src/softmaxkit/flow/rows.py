@@ -1,4 +1,4 @@
-"""Test rows for units: all lengths; scores close and far apart, tied, at the ends of the range; masks of every kind."""
+"""Test rows for units: all lengths; scores close together, far apart, tied, at the ends of the range; all masks."""
 
 from __future__ import annotations
 
@@ -20,17 +20,20 @@ SPREADS = (0.3, 1.0, 2.0, 4.0, 10.0)
 
 
 def code_range(unit: SoftmaxUnit, constants: Constants | Sets) -> tuple[int, int]:
-    """Return the smallest and the largest score code."""
+    """Return the smallest and the largest score code of a position."""
     bits = unit.code_shape.width // unit.positions_a_lane(constants)
     return (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if unit.code_shape.signed else (0, (1 << bits) - 1)
 
 
 def random_rows(unit: SoftmaxUnit, constants: Constants | Sets, results: int, random: np.random.Generator) -> Rows:
-    """Return rows of every kind, length and mask, with about `results` results in total; of `Sets`, of random ones."""
-    lanes, most = unit.lanes, unit.max_row
-    special = [n for n in (1, 2, lanes - 1, lanes, lanes + 1, most - 1, most) if 1 <= n <= most]
-    count = max(len(special), 2 * results // (most + 1))
-    lengths = random.integers(1, most, count, endpoint=True)
+    """Return rows of every kind, length and mask, with about `results` results in total.
+
+    If the constants are `Sets`, each row has a random one of them.
+    """
+    lanes, longest = unit.lanes, unit.max_row
+    special = [n for n in (1, 2, lanes - 1, lanes, lanes + 1, longest - 1, longest) if 1 <= n <= longest]
+    count = max(len(special), 2 * results // (longest + 1))
+    lengths = random.integers(1, longest, count, endpoint=True)
     lengths[: len(special)] = special
     random.shuffle(lengths)
     shape = (count, int(lengths.max()))
@@ -43,9 +46,10 @@ def random_rows(unit: SoftmaxUnit, constants: Constants | Sets, results: int, ra
 
 
 def all_codes(unit: SoftmaxUnit, constants: Constants | Sets) -> Rows | None:
-    """Return unmasked rows of two scores with every pair of codes or, with more than 256 codes, every code at least.
+    """Return unmasked rows of two scores with every pair of codes or, if there are more than 256, at least every code.
 
-    Of `Sets` the rows take turns. None if the unit's rows are too short, or if there are more than 65,536 codes.
+    If the constants are `Sets`, every pair occurs with each of them. None if the unit's rows are too short, or if there
+    are more than 65,536 codes.
     """
     low, high = code_range(unit, constants)
     count = high - low + 1
@@ -58,7 +62,7 @@ def all_codes(unit: SoftmaxUnit, constants: Constants | Sets) -> Rows | None:
         others = np.asarray([low, high, *(codes[len(codes) * i // 8] for i in range(1, 8))])
         pairs = np.stack((np.tile(codes, len(others)), np.repeat(others, count)), axis=-1)
     sets = None
-    if isinstance(constants, Sets):  # all codes for every set, whose rows follow each other
+    if isinstance(constants, Sets):  # each pair once per set, in consecutive rows
         sets = np.tile(np.arange(len(constants.heads)), len(pairs))
         pairs = np.repeat(pairs, len(constants.heads), axis=0)
     return Rows(pairs, np.ones(pairs.shape, np.bool_), np.full(len(pairs), 2), sets)

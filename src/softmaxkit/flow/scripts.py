@@ -53,9 +53,9 @@ abc -liberty cells.lib -constr constraints -script small.abc @apart
 opt_clean -purge
 write_rtlil generic.il
 """
-"""From a design to Yosys's generic gates and registers of the library. Modules that are kept apart are mapped to cells
-here, once for all recipes. Four or more registers with a common enable get a gated clock. Cells have no initial
-values; a memory that is never written keeps its contents in anybody's Verilog, where it is a table.
+"""From a design to Yosys's generic gates and registers of the library. Modules that are mapped separately are mapped to
+cells here, once for all recipes. Four or more registers with a common enable get a gated clock. Cells have no initial
+values, but in a user's Verilog a memory that is never written keeps its contents, since it is a table.
 """
 
 BACK = """
@@ -89,16 +89,16 @@ RECIPES = {
     "fast": f"{BEGIN};dc2;strash;&get -n;&st;&syn2;&if -g -K 6;&put;dch;map;{END}",
     "fastest": f"{BEGIN};dc2;strash;&get -n;&st;&syn2;&if -g -K 6;&put;dch;map;{END.replace('{D}', '')}",
 }
-"""ABC's recipes: restructure for area or depth, map for area or delay, then buffer and size with the real tables."""
+"""ABC's recipes: restructure for area or depth, map for area or delay, then buffer and size with the library tables."""
 
 SHARE = 0.92
-"""Fraction of the clock period that ABC sizes for. It does not see the registers, whose delay takes the rest."""
+"""Fraction of the clock period that ABC sizes for. It does not see the registers, whose delay is the rest."""
 
 REGISTERS = ("$_DFF_P_", "$_DFF_PN0_", "$_DFF_PN1_", "$_DFF_PP0_", "$_DFF_PP1_")
-"""Yosys's flip-flops of the rising edge: plain, cleared and preset, by a low or by a high input."""
+"""Yosys's rising-edge flip-flops: plain, and with active-low or active-high clear or preset."""
 
 UNIT = {"contents": "delete t:$meminit t:$meminit_v2", "initial": "", "initial_words": "", "registers_too": ""}
-"""What `FRONT` does with units, whose memories start with any contents."""
+"""Fields of `FRONT` for units, whose memories start with any contents."""
 
 VERILOG = {
     "contents": "",
@@ -107,11 +107,11 @@ VERILOG = {
     "initial_words": "tee -q -a initial.txt select -list a:init",
     "registers_too": "write_json registers.json",
 }
-"""What it does with anybody's Verilog: what has initial values is told, registers are checked."""
+"""Fields of `FRONT` for a user's Verilog: signals with initial values are listed, and registers written for checks."""
 
 
 def mapping_scripts(source: Source, library: Library, clock: float) -> dict[str, str]:
-    """Return the files that Yosys and ABC need besides the design and the cells, by name.
+    """Return the files that Yosys and ABC require in addition to the design and the cells, by name.
 
     Raises:
         LibertyError: the library has no plain flip-flop or no inverter.
@@ -120,7 +120,7 @@ def mapping_scripts(source: Source, library: Library, clock: float) -> dict[str,
     available = {_register(cell) for cell in flip_flops}
     kinds = [kind for kind in REGISTERS if kind in available]
     if REGISTERS[0] not in kinds:
-        raise LibertyError(f"{library.name} has no plain flip-flop; a design cannot be mapped to it")
+        raise LibertyError(f"{library.name} has no plain flip-flop; no design can be mapped to it")
     inverter = _inverter(library)
     registers = " ".join(f"-cell {kind} x" for kind in [*kinds, "$_DLATCH_P_", "$_DLATCH_N_"])
     steps = VERILOG if source.is_verilog else UNIT
@@ -138,7 +138,7 @@ def mapping_scripts(source: Source, library: Library, clock: float) -> dict[str,
 
 
 def _register(cell: Cell) -> str:
-    """Return Yosys's flip-flop that a cell is; empty if none of `REGISTERS` stands for it."""
+    """Return the one of `REGISTERS` that a cell implements; empty if it is none of them."""
     state = cell.state
     assert state is not None
     forced = [(text, value) for text, value in ((state.clear, 0), (state.preset, 1)) if text]
@@ -152,15 +152,15 @@ def _register(cell: Cell) -> str:
 
 
 def _inverter(library: Library) -> Cell:
-    """Return the inverter that is assumed to drive inputs of a design: the second smallest, if there are several."""
+    """Return the inverter that is assumed to drive a design's inputs: the second smallest, if there are several."""
     inverters = library.computing(lambda pin: 1 - pin, 1)
     if not inverters:
-        raise LibertyError(f"{library.name} has no inverter; a design cannot be mapped to it")
+        raise LibertyError(f"{library.name} has no inverter; no design can be mapped to it")
     return inverters[min(1, len(inverters) - 1)]
 
 
 def _latch(positive: bool, library: Library, inverter: Cell) -> str:
-    """Return a techmap rule from a latch to a cell, with an inverter if the library only has the other polarity."""
+    """Return a techmap rule from a latch to a cell, with an inverter if the library has only the other polarity."""
     cell = library.latches.get(positive) or library.latches.get(not positive)
     if cell is None:
         return ""

@@ -1,4 +1,4 @@
-"""Units in Verilator; what every simulator answers; external memories beside a unit."""
+"""Simulation of units in Verilator, the protocol that simulators implement, and units with their external memories."""
 
 from __future__ import annotations
 
@@ -23,12 +23,14 @@ if TYPE_CHECKING:
     from softmaxkit.flow.vectors import Stream
 
 TOP = "dut"
+"""Name of the top module."""
+
 PATIENCE = 20_000
 """Cycles without progress after which a simulation is abandoned."""
 
 
 class Simulator(Protocol):
-    """A way to run a unit."""
+    """A simulator that holds one unit."""
 
     name: str
 
@@ -38,7 +40,7 @@ class Simulator(Protocol):
 
 
 class WithMemories(wiring.Component):
-    """A unit with its external memories."""
+    """A unit connected to its external memories."""
 
     def __init__(self, unit: wiring.Component) -> None:
         self.unit = unit
@@ -47,7 +49,7 @@ class WithMemories(wiring.Component):
         super().__init__(ports)
 
     def elaborate(self, platform: object) -> Module:
-        """Build it."""
+        """Connect the unit to its memories."""
         m = Module()
         m.submodules.unit = self.unit
         for name in self.signature.members:
@@ -61,14 +63,14 @@ class WithMemories(wiring.Component):
 
 
 class Verilated:
-    """A unit compiled by Verilator; the program is cached by its content.
+    """A unit compiled by Verilator; the program is cached by the content of its sources.
 
     Args:
         unit: a component with the streams `scores`, `results` and, if it is loadable, `configuration`.
         fault: edits the RTLIL of the design.
         waveform: file for the waveform of a run.
         fast: optimise for long runs; otherwise for short compilation.
-        verilog: Verilog to simulate in place of the unit's own.
+        verilog: Verilog to simulate instead of the unit's own.
 
     Raises:
         ToolError: a tool is missing or failed.
@@ -96,7 +98,7 @@ class Verilated:
         verilator = need("verilator")
         for tool in ("perl", "make", "g++"):
             need(tool)
-        with whole_folder(folder) as kept, place_for_make(kept) as work:
+        with whole_folder(folder) as target, place_for_make(target) as work:
             (work / f"{TOP}.sv").write_text(verilog, encoding="utf-8")
             (work / "harness.cpp").write_text(harness, encoding="utf-8")
             command = [verilator, "--cc", "--exe", "--prefix", "Vdut", "--top-module", TOP]
@@ -109,19 +111,19 @@ class Verilated:
 
     def _compile(self, build: Path, verilator: str) -> None:
         """Compile the model; Verilator's runtime, which takes longest, is compiled once for all units."""
-        version = call([verilator, "--version"], build, "asking for its version")
-        kept = cache_folder() / "verilated" / f"runtime-{content_key(version, self.waveform is not None)}"
-        for file in kept.glob("*.o"):
+        version = call([verilator, "--version"], build, "printing its version")
+        runtime = cache_folder() / "verilated" / f"runtime-{content_key(version, self.waveform is not None)}"
+        for file in runtime.glob("*.o"):
             shutil.copy(file, build)
         level = [f"OPT_FAST={self.optimisation}", f"OPT_SLOW={self.optimisation}"]
         call([need("make"), "-j", "2", "-f", "Vdut.mk", *level], build, "compiling the simulation")
-        if not kept.is_dir():
-            with whole_folder(kept) as folder:
+        if not runtime.is_dir():
+            with whole_folder(runtime) as folder:
                 for file in build.glob("verilated*.o"):
                     shutil.copy(file, folder)
 
     def run(self, stream: Stream, traffic: Traffic, cycles: bool = False, folder: Path | None = None) -> Outcome:
-        """Drive the unit; see `Simulator`. Files go to `folder` if it is given."""
+        """Drive the unit; see `Simulator`. Files are written to `folder`, or to a temporary folder if it is None."""
         with tempfile.TemporaryDirectory() as temporary:
             work = folder or Path(temporary)
             write_stream(work / "stream", stream)
@@ -137,5 +139,5 @@ class Verilated:
 
 
 def can_verilate() -> bool:
-    """Return whether everything that Verilator needs is installed."""
+    """Return whether Verilator and everything that it requires is installed."""
     return not missing_hardware()

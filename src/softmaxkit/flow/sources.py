@@ -1,4 +1,4 @@
-"""Designs as Yosys reads them: RTLIL of units, and anybody's Verilog with its includes, defines and parameters."""
+"""Designs as Yosys reads them: RTLIL of units, and users' Verilog with includes, defines and parameters."""
 
 from __future__ import annotations
 
@@ -10,22 +10,25 @@ from typing import NamedTuple
 from softmaxkit.flow.tools import ToolError
 
 COMMENT = re.compile(r'"(?:\\.|[^"\\\n])*"|//[^\n]*|/\*.*?\*/', re.DOTALL)
-"""A comment, or a string, which may hold what looks like one."""
+"""A comment, or a string, which may contain what looks like a comment."""
 
 MODULE = re.compile(r"(?<![\w$`])(?:macro)?module\s+(?:automatic\s+|static\s+)?([A-Za-z_]\w*)")
 NAMED_FILE = re.compile(r'(`include\s+|\$readmem[hb]\s*\(\s*)"([^"\n]+)"')
-"""Where Verilog names another file."""
+"""A reference to another file in Verilog."""
+
+SETTING = "softmaxkit_parameters"
+"""Name of the module that instantiates a design with its parameters, and of its file."""
 
 NAME = re.compile(r"[A-Za-z_]\w*")
 CONSTANT = re.compile(r"""-?\d+|\d*'s?[bodh][\da-f_xz?]+|"[^"\\\n]*\"""", re.IGNORECASE)
-"""A parameter's value: a number in Verilog's notation, or a string."""
+"""The value of a parameter: a number in Verilog notation, or a string."""
 
 UNREAD = re.compile(r":\d+: ERROR: .*(?:syntax error|unsupported|not supported|unimplemented)", re.IGNORECASE)
-"""What Yosys says of a line that it cannot read."""
+"""Errors of Yosys for source lines that it cannot read."""
 
 HINT = (
-    "Yosys reads a part of SystemVerilog only: convert the files to Verilog with sv2v "
-    "(https://github.com/zachjs/sv2v) or with yosys-slang (https://github.com/povik/yosys-slang), and give these"
+    "Yosys supports only a part of SystemVerilog: convert the files to Verilog with sv2v "
+    "(https://github.com/zachjs/sv2v) or yosys-slang (https://github.com/povik/yosys-slang), and give the results"
 )
 
 
@@ -35,9 +38,9 @@ class Source(NamedTuple):
     Attributes:
         top: name of its top module.
         files: text by file name, in the order to read them: RTLIL (.il) or Verilog.
-        apart: patterns of module names to map separately, so that their cells can be told from the rest.
-        included: names and texts of the files that those name themselves.
-        parameters: of the top module: names, and values as Verilog constants.
+        apart: patterns of the names of modules to map separately, so that their cells can be told from the rest.
+        included: names and texts of the files that those in `files` refer to.
+        parameters: parameters of the top module: names, and values as Verilog constants.
     """
 
     top: str
@@ -48,22 +51,29 @@ class Source(NamedTuple):
 
     @property
     def is_verilog(self) -> bool:
-        """Whether it is anybody's Verilog, and no unit."""
+        """Whether it is a user's Verilog rather than the RTLIL of a unit."""
         return not all(name.endswith(".il") for name in self.files)
 
     def write(self, folder: Path) -> None:
-        """Write its files to a folder."""
+        """Write all files to a folder."""
         for name, text in (*self.files.items(), *self.included):
             (folder / name).parent.mkdir(exist_ok=True)
             (folder / name).write_text(text, encoding="utf-8")
+        if self.parameters:
+            values = ", ".join(f".{name}({value})" for name, value in self.parameters)
+            text = f"module {SETTING};\n  {self.top} #({values}) top ();\nendmodule\n"
+            (folder / f"{SETTING}.v").write_text(text, encoding="utf-8")
 
     def commands(self) -> str:
-        """Return Yosys's commands that read it, from the folder that it was written to."""
+        """Return the Yosys commands that read the design from the folder that it was written to."""
         read = [
             f"read_rtlil {name}" if name.endswith(".il") else f"read_verilog -sv -defer {name}" for name in self.files
         ]
-        chosen = "".join(f" -chparam {name} {value}" for name, value in self.parameters)
-        return "\n".join([*read, f"hierarchy -check -top {self.top}{chosen}"])
+        if not self.parameters:
+            return "\n".join([*read, f"hierarchy -check -top {self.top}"])
+        # An instance sets the parameters, since `hierarchy -chparam` makes negative values unsigned.
+        read += [f"read_verilog -sv {SETTING}.v", f"hierarchy -check -top {SETTING}", f"delete {SETTING}"]
+        return "\n".join([*read, "hierarchy -check -auto-top", f"rename -top {self.top}"])
 
 
 def read_verilog(
@@ -73,17 +83,17 @@ def read_verilog(
     defines: Sequence[str] = (),
     parameters: Sequence[str] = (),
 ) -> Source:
-    """Return any Verilog as a design.
+    """Return a user's Verilog as a design.
 
     Args:
-        files: Verilog or SystemVerilog.
+        files: Verilog or SystemVerilog files.
         top: name of the top module; optional if there is only one module.
-        include: folders to look for included files in, after the folder of the file that names them.
+        include: folders to search for included files, after the folder of the including file.
         defines: macros, "NAME" or "NAME=VALUE".
-        parameters: of the top module, "NAME=VALUE".
+        parameters: parameters of the top module, "NAME=VALUE".
 
     Raises:
-        ValueError: there is no such module, or several and no `top`; or a define or a parameter cannot be read.
+        ValueError: there is no such module, or several and no `top`; or a define or parameter is malformed.
         OSError: a file cannot be read.
     """
     macros = {name: "1" if value is None else value for name, value in _pairs(defines, "--define")}
@@ -91,14 +101,14 @@ def read_verilog(
     for name, value in _pairs(parameters, "--parameter"):
         if value is None or not CONSTANT.fullmatch(value):
             raise ValueError(
-                f'--parameter is NAME=VALUE, with a value such as 8, 8\'hff or "text", not {name}={value or ""}'
+                f'--parameter must be NAME=VALUE, with a value such as 8, 8\'hff or "text", got {name}={value or ""}'
             )
-        values[name] = _constant(value)
+        values[name] = value
     texts: dict[str, str] = {}
     names: dict[Path, str] = {}
 
     def add(path: Path) -> str:
-        """Read a file and all that it names, and return what it is called here."""
+        """Read a file and all files that it refers to, and return its name in the design."""
         path = path.resolve()
         if path not in names:
             plain = re.sub(r"[^\w.-]", "_", path.name)
@@ -113,48 +123,38 @@ def read_verilog(
         for place in (folder, *include, Path.cwd()):
             if (place / match[2]).is_file():
                 return f'{match[1]}"{add(place / match[2])}"'
-        return match[0]  # Yosys says so where it needs the file
+        return match[0]  # Yosys reports the missing file if it needs it
 
-    given = list(dict.fromkeys(add(path) for path in files))
+    listed = list(dict.fromkeys(add(path) for path in files))
     modules = list(dict.fromkeys(name for text in texts.values() for name in MODULE.findall(COMMENT.sub(" ", text))))
     if top is None and len(modules) == 1:
         top = modules[0]
     if top is None or top not in modules:
-        problem = "say which module is the top, with --top" if top is None else f"there is no module {top}"
-        raise ValueError(f"{problem}; there {'are' if len(modules) > 1 else 'is'} {', '.join(modules) or 'none'}")
+        problem = "name the top module with --top" if top is None else f"there is no module {top}"
+        raise ValueError(f"{problem}; the files define {', '.join(modules) or 'no module'}")
     first = {"defines.v": "".join(f"`define {name} {value}\n" for name, value in macros.items())} if macros else {}
-    included = tuple((name, text) for name, text in texts.items() if name not in given)
-    return Source(top, first | {name: texts[name] for name in given}, (), included, tuple(values.items()))
+    included = tuple((name, text) for name, text in texts.items() if name not in listed)
+    return Source(top, first | {name: texts[name] for name in listed}, (), included, tuple(values.items()))
 
 
 def _pairs(texts: Sequence[str], option: str) -> Iterator[tuple[str, str | None]]:
-    """Yield name and value of "NAME=VALUE"; the value is None where there is no "="."""
+    """Yield `(name, value)` of each "NAME=VALUE"; the value is None if there is no "="."""
     for text in texts:
         name, equals, value = text.partition("=")
         if not NAME.fullmatch(name) or "\n" in value:
-            raise ValueError(f"{option} is NAME=VALUE, not {text!r}")
+            raise ValueError(f"{option} must be NAME=VALUE, got {text!r}")
         yield name, value if equals else None
 
 
-def _constant(value: str) -> str:
-    """Return a parameter's value without a sign or quotes, which Yosys does not take there."""
-    if value.startswith("-"):
-        return f"32'sh{int(value) % 2**32:x}"
-    if value.startswith('"'):
-        text = value[1:-1].encode() or b"\0"
-        return f"{8 * len(text)}'h{text.hex()}"
-    return value
-
-
 def explained(error: ToolError, source: Source) -> ToolError:
-    """Return an error of Yosys while it read a design, with what can be done about it."""
-    said = str(error)
-    if missing := re.search(r"Can't find object for defparam `(\w+)`", said):
+    """Return an error that Yosys raised while reading a design, with advice on how to fix it."""
+    message = str(error)
+    if missing := re.search(r"Can't find object for defparam `(\w+)`", message):
         return ToolError(f"the module {source.top} has no parameter {missing[1]}")
-    if missing := re.search(r"Can't open include file `([^']+)'", said):
-        return ToolError(f"the file {missing[1]}, which is included, was not found; give its folder with --include")
-    if missing := re.search(r"undefined macro `(\w+)", said):
-        return ToolError(f"the macro {missing[1]} is not defined; give it with --define {missing[1]}=VALUE\n{said}")
-    if source.is_verilog and UNREAD.search(said):
-        return ToolError(f"{said}\n{HINT}")
+    if missing := re.search(r"Can't open include file `([^']+)'", message):
+        return ToolError(f"the included file {missing[1]} was not found; give its folder with --include")
+    if missing := re.search(r"undefined macro `(\w+)", message):
+        return ToolError(f"the macro {missing[1]} is not defined; give it with --define {missing[1]}=VALUE\n{message}")
+    if source.is_verilog and UNREAD.search(message):
+        return ToolError(f"{message}\n{HINT}")
     return error

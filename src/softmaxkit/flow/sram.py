@@ -1,11 +1,16 @@
-"""The SRAM in which rows wait: macros with published figures, how a memory is made of them, and what it takes."""
+"""SRAM for buffered rows: macros with published figures, and the area and energy of memories built from them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from softmaxkit.flow.cells.macros import Macro
+
+if TYPE_CHECKING:
+    from softmaxkit.flow.activity import Activity
+    from softmaxkit.flow.netlist import Netlist
+    from softmaxkit.methods.base.unit import SoftmaxUnit
 
 
 def _openram(
@@ -20,31 +25,32 @@ def _openram(
     leakage: float,
     commit: str,
 ) -> Macro:
-    """Return a macro of OpenRAM, whose files give the mean power of a cycle with a 1 and of one with a 0.
+    """Return an OpenRAM macro, whose files give the mean power of a cycle that accesses a 1 and of one for a 0.
 
     Args:
-        name: of the macro.
-        width: bits of a word.
+        name: name of the macro.
+        width: bits per word.
         depth: number of words.
-        size: in um, from its LEF file; the area in its Liberty file is not that of the layout.
-        period: in ns, with which it was simulated.
-        write: in mW.
-        read: in mW.
-        idle: in mW.
-        leakage: in mW.
-        commit: of the Liberty file.
+        size: width and height in um, from its LEF file; the area in its Liberty file is not that of the layout.
+        period: clock period in ns with which it was simulated.
+        write: the two mean powers of a cycle with a write, in mW.
+        read: the same for a read.
+        idle: the same for a cycle without an access.
+        leakage: leakage power in mW.
+        commit: commit of the Liberty file.
     """
-    taken = [period * sum(powers) / 2 for powers in (write, read, idle)]
+    write_energy, read_energy, idle_energy = (period * sum(powers) / 2 for powers in (write, read, idle))
+    area, leakage_nw = size[0] * size[1], leakage * 1e6
     source = f"github.com/VLSIDA/sky130_sram_macros, simulated, TT, 1.8 V, 25 C (Liberty of commit {commit})"
-    return Macro(name, width, depth, 2, size[0] * size[1], taken[0], taken[1], taken[2], leakage * 1e6, period, source)
+    return Macro(name, width, depth, 2, area, write_energy, read_energy, idle_energy, leakage_nw, period, source)
 
 
 def _asap7() -> Iterator[Macro]:
-    """Yield the macros of asap7_sram_0p0: of one port, 16 to 80 bits wide.
+    """Yield the single-port macros of asap7_sram_0p0, 16 to 80 bits wide.
 
     All its Liberty files have the energies of one bank of 64 bits; here they are scaled by width. The area is that of
-    the LEF files, which is proportional to the width and 8 bits more. Leakage and shortest period are 0 there, and what
-    an idle macro takes is not known: its clock is taken to be gated.
+    the LEF files, which is proportional to the width plus 8 bits. Leakage and minimum period are 0 in these files. The
+    energy of an idle macro is not known; it is 0 here, as if its clock were gated.
     """
     write, read = 0.186927 + 0.132678, 1.44236 + 0.373495 + 2.11495 + 0.360267
     source = "github.com/The-OpenROAD-Project/asap7_sram_0p0, TT, 0.7 V, 25 C, energies of 64 bits scaled by width"
@@ -78,20 +84,20 @@ MACROS: dict[str, tuple[Macro, ...]] = {
     ),
     "asap7": tuple(_asap7()),
 }
-"""Macros by process: those that read while they write come with sky130, those of one port with asap7."""
+"""Macros by process: sky130 has macros that can read and write in the same cycle, asap7 has single-port macros."""
 
 
 class Arrangement(NamedTuple):
-    """A memory of one write and one read port, made of macros of one kind.
+    """A memory with one write and one read port, built from macros of one kind.
 
-    Macros of one port hold words in pairs, which are written and read by turns, so that every cycle can do both: they
-    are twice as wide, and an access of the memory is half of one of theirs.
+    Single-port macros store words in pairs, and writes and reads of pairs alternate, so that the memory can do both in
+    every cycle: the macros are twice as wide, and an access of the memory costs half an access of the macros.
 
     Attributes:
-        macro: the kind.
-        across: macros side by side, all of which an access takes.
-        along: of these, one behind another, of which it takes one.
-        width, depth: of the memory.
+        macro: the kind of macro.
+        across: macros side by side in a row; an access uses all macros of one row.
+        along: number of rows.
+        width, depth: bits per word and number of words of the memory.
     """
 
     macro: Macro
@@ -116,22 +122,22 @@ class Arrangement(NamedTuple):
         return self.width * self.depth / (self.pieces * self.macro.width * self.macro.depth)
 
     def cycle(self, writes: float, reads: float, period: float) -> float:
-        """Return the energy of a cycle in pJ.
+        """Return the energy per cycle in pJ, leakage included.
 
         Args:
-            writes: of the memory in a cycle, on average.
-            reads: likewise.
-            period: of the clock in ns.
+            writes: writes per cycle, on average.
+            reads: reads per cycle, on average.
+            period: clock period in ns.
         """
         macro, share = self.macro, 3 - self.macro.ports
         accesses = writes * (macro.write - macro.idle) + reads * (macro.read - macro.idle)
-        still = macro.idle + macro.leakage * period * 1e-6
-        return self.pieces * still + self.across * accesses / share
+        standby = macro.idle + macro.leakage * period * 1e-6
+        return self.pieces * standby + self.across * accesses / share
 
     def accesses(self, writes: float, reads: float) -> float:
-        """Return the energy in pJ of accesses alone, macros that wait being gated.
+        """Return the energy of accesses alone in pJ, with the clocks of idle macros gated.
 
-        A write and a read count as two cycles of the macros that they take.
+        A write and a read count as two cycles of the macros that they use.
         """
         return self.across * (writes * self.macro.write + reads * self.macro.read) / (3 - self.macro.ports)
 
@@ -142,28 +148,28 @@ class Arrangement(NamedTuple):
 
 
 def arranged(width: int, depth: int, macros: Sequence[Macro]) -> Arrangement:
-    """Return the arrangement of least area for a memory; of equal ones, that which takes least energy.
+    """Return the arrangement with the smallest area for a memory and, among equals, with the lowest energy.
 
     Args:
-        width: bits of a word.
+        width: bits per word.
         depth: number of words.
-        macros: to choose from, one or more.
+        macros: macros to choose from, one or more.
     """
 
-    def made_of(macro: Macro) -> Arrangement:
+    def arrangement(macro: Macro) -> Arrangement:
         pair = 3 - macro.ports
         across, along = -(-width * pair // macro.width), -(-depth // (pair * macro.depth))
         return Arrangement(macro, across, along, width, depth)
 
-    return min(map(made_of, macros), key=lambda made: (made.area, made.cycle(1.0, 1.0, 1.0)))
+    return min(map(arrangement, macros), key=lambda built: (built.area, built.cycle(1.0, 1.0, 1.0)))
 
 
 class Use(NamedTuple):
     """A memory of a unit in operation.
 
     Attributes:
-        arrangement: what it is made of.
-        writes, reads: accesses in a cycle, counted in simulation.
+        arrangement: the macros that it is built from.
+        writes, reads: accesses per cycle, counted in simulation.
     """
 
     arrangement: Arrangement
@@ -171,13 +177,28 @@ class Use(NamedTuple):
     reads: float
 
 
+def memories_in_use(unit: SoftmaxUnit, netlist: Netlist, activity: Activity, macros: Sequence[Macro]) -> dict[str, Use]:
+    """Return the external memories of a unit, with the accesses per cycle of its netlist."""
+
+    def accesses(enable: str) -> float:
+        (net,) = netlist.outputs[enable]
+        return int(activity.ones[net]) / activity.cycles
+
+    uses = {}
+    for memory in unit.memories:
+        port = unit.signature.members[memory].signature
+        built = arranged(port.width, port.depth, macros)
+        uses[memory] = Use(built, accesses(f"{memory}_write_enable"), accesses(f"{memory}_read_enable"))
+    return uses
+
+
 def memory_figures(uses: Mapping[str, Use], clock: float, elements: float) -> dict[str, Any]:
-    """Return the figures of a unit's memories for the record: zeros of one that has none.
+    """Return the figures of a unit's external memories for the record: zeros if it has none.
 
     Args:
-        uses: by the name of the port.
-        clock: period in ns.
-        elements: scores in a cycle.
+        uses: the memories, by the name of their port.
+        clock: clock period in ns.
+        elements: scores per cycle.
     """
     shortest = max((use.arrangement.macro.period for use in uses.values()), default=0.0)
     energy = sum(use.arrangement.cycle(use.writes, use.reads, clock) for use in uses.values())

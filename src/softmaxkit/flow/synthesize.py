@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from softmaxkit.flow.activity import Activity, count_toggles
+from softmaxkit.flow.activity import count_toggles
 from softmaxkit.flow.cells.library import Library
 from softmaxkit.flow.cells.macros import Macro
 from softmaxkit.flow.cells.processes import PROCESSES, library_of
@@ -20,12 +21,11 @@ from softmaxkit.flow.cells.reading import library_from_liberty
 from softmaxkit.flow.figures import ROW, Synthesis
 from softmaxkit.flow.gates import simulate_netlist
 from softmaxkit.flow.mapping import Mapped, map_design
-from softmaxkit.flow.netlist import Netlist
 from softmaxkit.flow.power import energies
 from softmaxkit.flow.rows import random_rows
 from softmaxkit.flow.scores import sampled_rows
 from softmaxkit.flow.sources import Source
-from softmaxkit.flow.sram import MACROS, Use, arranged
+from softmaxkit.flow.sram import MACROS, memories_in_use
 from softmaxkit.flow.timing import analyse
 from softmaxkit.flow.vectors import Rows, Stream, stream
 from softmaxkit.flow.verilog import to_rtlil
@@ -35,22 +35,22 @@ if TYPE_CHECKING:
     from softmaxkit.methods.base.unit import SoftmaxUnit
 
 CYCLES = 2048
-"""Approximate number of cycles to count activity over, at one lane; more lanes take fewer for as many scores."""
+"""Approximate number of cycles to count activity over at one lane; with more lanes, fewer cycles for as many scores."""
 
 LEAST_CYCLES = 512
 """Approximate number of cycles at many lanes."""
 
 PARTS = {"row buffer": "buffer", "tables": "*_table"}
-"""Parts that are storage only, with the patterns of their component names. The rest is the datapath."""
+"""Parts that contain storage only, with the patterns of their component names. The rest is the datapath."""
 
 CHECKED = 2000
-"""Approximate number of outputs to compare under stalls, per set of constants: rows of all lengths, with masks."""
+"""Approximate number of outputs to compare under stalls, per set of constants, in rows of all lengths with masks."""
 
 Progress = Callable[[int, int], None]
 
 
 def part_of(name: str, parts: Mapping[str, str] = MappingProxyType(PARTS)) -> str:
-    """Return the part that an instance belongs to: the first one with a matching component above it."""
+    """Return the part that an instance belongs to: the first whose pattern matches a component that contains it."""
     components = name.removeprefix("$flatten\\").split(".")[:-1]
     for part, pattern in parts.items():
         if any(fnmatchcase(component, pattern) for component in components):
@@ -64,13 +64,13 @@ def chosen_library(cells: str = "sky130", liberty: Sequence[Path] = (), wires: b
     Args:
         cells: a bundled process, in `softmaxkit.flow.cells.processes.PROCESSES`. Its choice of cells and its estimate
             of wires also apply to `liberty`.
-        liberty: files of a library, plain or gzip, to use in full in place of the bundled tables.
+        liberty: Liberty files of one library, plain or gzip, to use instead of the bundled tables.
         wires: estimate wire capacitance from the number of pins that a net drives.
 
     Raises:
         ValueError: there is no such process.
         LibertyError: a file is damaged.
-        OSError: it cannot be read.
+        OSError: a file cannot be read.
     """
     library = library_of(cells)
     process = PROCESSES[cells]
@@ -99,22 +99,23 @@ def synthesize(
     """Map a unit to cells, time it, run the netlist on real scores, compare every output, and measure its energy.
 
     Args:
-        unit: baked or loadable; memories outside have figures of their own, of `macros` and of accesses counted.
+        unit: baked or loadable. External memories have separate figures, from `macros` and the number of accesses.
         cells: process, see `chosen_library`.
-        clock: target period in ns, also used for power; default: that of the process.
+        clock: target clock period in ns, also used for power; default: that of the process.
         wires: estimate wire capacitance.
-        liberty: files to use in place of the bundled tables.
-        constants: to load; default: those baked in, or the first example of the spec.
-        rows: to run, of equal length; default: the bundled sample of real scores.
-        progress: called with the steps done and the total.
-        parts: what to count separately: patterns of component names, by part.
-        macros: of which memories outside are made; default: those published for the process.
+        liberty: Liberty files to use instead of the bundled tables.
+        constants: constants to load; default: those baked in, or the first example of the spec.
+        rows: rows to run, all of the same length; default: the bundled sample of real scores.
+        progress: called with the number of steps done and the total.
+        parts: parts to report separately, with patterns of component names.
+        macros: macros to build external memories from; default: those published for the process.
 
     Raises:
         ToolError: a tool is missing or failed.
-        LibertyError: the library is damaged or lacks what is needed.
-        ValueError: there is no such process.
+        LibertyError: the library is damaged or lacks a required cell.
+        ValueError: there is no such process, the clock is not positive, or the rows differ in length or are too long.
     """
+    _check_input(unit, clock, rows)
     library = chosen_library(cells, liberty, wires)
     period = clock if clock is not None else PROCESSES[cells].clock
     tick = _ticker(progress, 4)
@@ -134,7 +135,7 @@ def synthesize(
         rows = sampled_rows(unit.spec, constants, count, length)
     steadily = rows.taken(np.arange(count) % len(rows.lengths))
     own: Constants | Sets = constants
-    if unit.sets > 1:  # they take turns, all with the same constants
+    if unit.sets > 1:  # rows use the sets in turn, all with the same constants
         steadily = replace(steadily, sets=np.arange(count) % unit.sets)
         own = Sets((constants,) * unit.sets)
     steady = stream(unit, [(own, steadily)])
@@ -144,6 +145,17 @@ def synthesize(
     stalled = stream(unit, [(each, random_rows(unit, each, CHECKED, random)) for each in loads])
     run = measured(fitted, unit, steady, stalled, (warm_up, window), parts, macros or MACROS[cells], tick)
     return replace(run, elements=length / interval, row=length)
+
+
+def _check_input(unit: SoftmaxUnit, clock: float | None, rows: Rows | None) -> None:
+    if clock is not None and not 0 < clock < math.inf:
+        raise ValueError(f"clock must be a positive number of ns, got {clock}")
+    lengths = np.ones(1, np.int64) if rows is None else rows.lengths
+    if len(lengths) == 0 or lengths.min() != lengths.max():
+        extent = f"lengths of {lengths.min()} to {lengths.max()}" if len(lengths) else "none"
+        raise ValueError(f"rows must be one or more of the same length, got {extent}")
+    if lengths.max() > unit.max_row:
+        raise ValueError(f"the unit accepts rows of up to {unit.max_row} scores, got rows of {lengths.max()}")
 
 
 def measured(
@@ -156,16 +168,16 @@ def measured(
     macros: Sequence[Macro],
     tick: Callable[[], None],
 ) -> Synthesis:
-    """Return a synthesis with the energy of its netlist, and with its outputs compared with golden.
+    """Return a synthesis with the energy of its netlist and the comparison of its outputs with golden.
 
     Args:
-        fitted: the netlist.
-        unit: what it was made from.
-        steady: input at full rate, for the energy, with golden's results.
-        stalled: input with gaps and stalls.
-        cycles: to warm up, and to measure.
+        fitted: the synthesis without activity.
+        unit: the unit that was synthesised.
+        steady: stimulus at full rate, for the energy, with the results of golden.
+        stalled: the same for the run with gaps and stalls.
+        cycles: number of cycles to warm up, and to measure.
         parts: as for `synthesize`.
-        macros: of which memories outside are made.
+        macros: macros to build external memories from.
         tick: called after each of three steps.
     """
     warm_up, window = cycles
@@ -194,25 +206,10 @@ def measured(
     )
 
 
-def memories_in_use(unit: SoftmaxUnit, netlist: Netlist, activity: Activity, macros: Sequence[Macro]) -> dict[str, Use]:
-    """Return the memories outside a unit, with the accesses of a cycle that its netlist makes."""
-
-    def accesses(enable: str) -> float:
-        (net,) = netlist.outputs[enable]
-        return int(activity.ones[net]) / activity.cycles
-
-    uses = {}
-    for memory in unit.memories:
-        port = unit.signature.members[memory].signature
-        made_of = arranged(port.width, port.depth, macros)
-        uses[memory] = Use(made_of, accesses(f"{memory}_write_enable"), accesses(f"{memory}_read_enable"))
-    return uses
-
-
 def fit(
     mapped: Sequence[Mapped], clock: float, cells: str, parts: Mapping[str, str] = MappingProxyType(PARTS)
 ) -> Synthesis:
-    """Return the smallest netlist that meets a clock period in ns, or else the fastest; without activity."""
+    """Return the smallest netlist that meets a clock period in ns, or else the fastest one; without activity."""
     timings = [analyse(design.netlist) for design in mapped]
     areas = [sum(design.netlist.areas().values()) for design in mapped]
     fastest = min(range(len(mapped)), key=lambda i: timings[i].period)
@@ -232,11 +229,11 @@ def fit(
 
 
 def at_corners(synthesis: Synthesis, corners: Sequence[Path]) -> Synthesis:
-    """Return a synthesis with its netlist also timed at other corners, given as Liberty files of the same cells.
+    """Return a synthesis whose netlist is also timed at other corners, given as Liberty files of the same cells.
 
     Raises:
-        LibertyError: a file is damaged, or lacks a cell.
-        OSError: it cannot be read.
+        LibertyError: a file is damaged or lacks a cell.
+        OSError: a file cannot be read.
     """
     netlist = synthesis.mapped.netlist
     libraries = [library_from_liberty([path], netlist.library.wire) for path in corners]

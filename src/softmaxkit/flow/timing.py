@@ -14,20 +14,20 @@ from softmaxkit.flow.netlist import Netlist
 from softmaxkit.formats import Array
 
 INPUT_SLEW = 0.05
-"""Slew of inputs other than the clock in ns."""
+"""Default slew in ns of inputs other than the clock."""
 
 OUTPUT_LOAD = 0.01
-"""Load of outputs in pF."""
+"""Default load of outputs in pF."""
 
 
 class Step(NamedTuple):
     """One step of a path.
 
     Attributes:
-        instance: the instance that drives it; a port at the beginning and the end.
-        cell: its library cell.
+        instance: the instance that drives the net; at the start and the end of the path, it can be a port.
+        cell: library cell of the instance; "input" or "output" for a port.
         edge: "rise" or "fall" of the output.
-        time: in ns after the clock edge.
+        time: arrival in ns after the clock edge.
     """
 
     instance: str
@@ -43,13 +43,13 @@ class Timing:
     Attributes:
         period: shortest clock period in ns.
         path: the critical path, from its start to its end.
-        arrivals: in ns, float64, (nets, 2), of rising and falling edges; -inf where nothing arrives.
-        slews: in ns, the same shape.
-        delays: in ns, mean delay of the cell that drives each net; float64, (nets,).
-        whole, half: in ns, what paths need that have a whole and half a period.
-        hold: smallest hold slack in ns, and so the clock skew that the netlist bears; inf where no path begins at a
+        arrivals: latest arrivals of rising and falling edges in ns, -inf if nothing arrives; float64, (nets, 2).
+        slews: slews of these edges in ns; float64, (nets, 2).
+        delays: mean delay in ns of the cell that drives each net; float64, (nets,).
+        whole, half: time in ns that the slowest path with a whole and with half a period requires.
+        hold: smallest hold slack in ns, which is the clock skew that the netlist tolerates; inf if no path begins at a
             register.
-        shortest: the path of that slack, whose last step has the hold time taken off.
+        shortest: the path with that slack; its last step has the hold time subtracted.
     """
 
     period: float
@@ -79,19 +79,19 @@ def analyse(
     input_delay: float = 0.0,
     output_delay: float = 0.0,
 ) -> Timing:
-    """Find the critical path of a netlist, the shortest one, and all arrival times.
+    """Find the critical path of a netlist, the path with the least hold slack, and all arrival times.
 
     The clock is ideal. Inputs arrive at its rising edge, and outputs are due at the next one. Latches are open, and
     clocks gated, while the clock is low: the data of latches and the enables of gated clocks are due half a period
     earlier. A latch counts as stable from the clock edge after it was written.
 
-    Hold is checked at registers, latches and gates of the clock, from registers on: when inputs change is up to what
-    drives them.
+    Hold is checked at registers, latches and clock gates, on paths that begin at registers only, since the logic that
+    drives the inputs determines when they change.
 
     Args:
         netlist: the cells and nets.
-        slew: of inputs, in ns.
-        load: of outputs, in pF.
+        slew: slew of inputs in ns.
+        load: load of outputs in pF.
         input_delay: from the clock edge to the arrival of inputs, in ns.
         output_delay: from the outputs to the next clock edge, in ns.
 
@@ -127,12 +127,12 @@ def analyse(
 
 
 class _Arrivals(NamedTuple):
-    """Arrivals of all transitions; those of net n are at 2 * n for rising and at 2 * n + 1 for falling ones.
+    """Arrivals of all transitions: index 2 * n for the rising and 2 * n + 1 for the falling transition of net n.
 
     Attributes:
-        times, slews: in ns; a transition that never comes has an infinite time.
-        cause: the edge of the graph that brings it; -1 for none.
-        delays, counts: of each net, the sum of the delays of the edges that end there, and their number.
+        times, slews: in ns; a transition that never occurs has an infinite time.
+        cause: the edge of the timing graph that determines the time; -1 if there is none.
+        delays, counts: sum of the delays of the graph edges that end at each net, and their number.
     """
 
     times: Array
@@ -143,13 +143,13 @@ class _Arrivals(NamedTuple):
 
 
 class _End(NamedTuple):
-    """What a path needs at its end, or is left with there.
+    """The end of a path.
 
     Attributes:
-        time: in ns.
+        time: time in ns that the path requires, or its hold slack.
         factor: 2 if only half a period is available, else 1.
         place: index of the transition in `_Arrivals`.
-        name, cell: of the instance or port.
+        name, cell: name and library cell of the instance or port.
     """
 
     time: float
@@ -160,37 +160,37 @@ class _End(NamedTuple):
 
 
 def _propagate(netlist: Netlist, graph: Graph, loads: Array, slew: float, input_delay: float | None) -> _Arrivals:
-    """Return the latest arrivals and slews; the earliest where inputs have no delay, since they do not count then."""
+    """Return the latest arrivals and slews or, if `input_delay` is None, the earliest on paths from registers."""
     edges, tables, latest = graph.edges, graph.tables, input_delay is not None
     worst, never = (np.maximum, -np.inf) if latest else (np.minimum, np.inf)
     times = np.full(netlist.nets * 2, never)
     slews = np.full(netlist.nets * 2, 0.0 if latest else np.inf)
-    comes = np.zeros(netlist.nets * 2, np.bool_)
+    occurs = np.zeros(netlist.nets * 2, np.bool_)
     cause = np.full(netlist.nets * 2, -1, np.int64)
     inputs = [net for nets in netlist.inputs.values() for net in nets]
     for nets, time, width in ((inputs, input_delay, slew), (np.nonzero(netlist.clock_nets)[0], 0.0, 0.0)):
         for edge in (RISE, FALL):
             places = np.asarray(nets, np.int64) * 2 + edge
-            times[places], slews[places], comes[places] = never if time is None else time, width, True
+            times[places], slews[places], occurs[places] = never if time is None else time, width, True
     delays, counts = np.zeros(netlist.nets), np.zeros(netlist.nets)
     order = np.argsort(edges.level, kind="stable")
     bounds = np.searchsorted(edges.level[order], np.arange(edges.level.max(initial=0) + 2))
     for start, end in pairwise(bounds):
-        here = order[start:end]
-        if not len(here):
+        level = order[start:end]
+        if not len(level):
             continue
-        source, target = edges.source[here], edges.target[here]
-        known, driven = comes[source], loads[target // 2]
+        source, target = edges.source[level], edges.target[level]
+        known, driven = occurs[source], loads[target // 2]
         slopes = np.where(known, slews[source], 0.0)
-        delay = tables.at(edges.delay[here], slopes, driven)
+        delay = tables.at(edges.delay[level], slopes, driven)
         arrival = times[source] + delay
-        if not latest:  # a latch opens half a period after the edges that hold is checked at
-            arrival[edges.latch[here].astype(np.bool_)] = never
+        if not latest:  # a latch opens half a period after the clock edge at which hold is checked
+            arrival[edges.latch[level].astype(np.bool_)] = never
         worst.at(times, target, arrival)
-        worst.at(slews, target[known], tables.at(edges.slew[here], slopes, driven)[known])
-        comes[target[known]] = True
+        worst.at(slews, target[known], tables.at(edges.slew[level], slopes, driven)[known])
+        occurs[target[known]] = True
         causing = arrival == times[target]
-        cause[target[causing]] = here[causing]
+        cause[target[causing]] = level[causing]
         np.add.at(delays, target // 2, delay)
         np.add.at(counts, target // 2, 1)
     return _Arrivals(times, slews, cause, delays, counts)
@@ -213,17 +213,17 @@ def _reached(ends: Sequence[End], arrivals: _Arrivals, sign: int) -> Iterator[tu
 
 
 def _trace(netlist: Netlist, edges: Edges, arrivals: _Arrivals, end: _End, time: float) -> tuple[Step, ...]:
-    """Return the path to an endpoint, whose own step is at `time`."""
+    """Return the path to an endpoint, whose last step is at `time`."""
     cells = {int(instance): group.cell.name for group in netlist.groups for instance in group.instances}
     ports = {net: f"{name}[{bit}]" for name, nets in netlist.inputs.items() for bit, net in enumerate(nets)}
     path = [Step(end.name, end.cell, ("rise", "fall")[end.place % 2], time)]
     place = end.place
     while place >= 0:
-        by, edge, come = int(arrivals.cause[place]), ("rise", "fall")[place % 2], float(arrivals.times[place])
-        if by < 0:
-            path.append(Step(ports.get(place // 2, "constant"), "input", edge, come))
+        cause, edge, arrival = int(arrivals.cause[place]), ("rise", "fall")[place % 2], float(arrivals.times[place])
+        if cause < 0:
+            path.append(Step(ports.get(place // 2, "constant"), "input", edge, arrival))
             break
-        instance = int(edges.instance[by])
-        path.append(Step(netlist.names[instance], cells[instance], edge, come))
-        place = int(edges.source[by])
+        instance = int(edges.instance[cause])
+        path.append(Step(netlist.names[instance], cells[instance], edge, arrival))
+        place = int(edges.source[cause])
     return tuple(path[::-1])

@@ -1,4 +1,4 @@
-"""The external programs of the flow: where they are, and what to install if they are missing."""
+"""The external programs of the flow: finding and running them, and what to install if they are missing."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ TOOLS = {
     "perl": ("perl",),
     "g++": ("g++", "c++", "clang++"),
 }
-"""Names that each program goes by, the preferred one first."""
+"""Names of each program, the preferred one first."""
 
 PACKAGES = {
     "yosys": INSTALL,
@@ -42,14 +42,13 @@ PACKAGES = {
     "perl": "your system's package manager (Debian: apt install perl)",
     "g++": "your system's package manager (Debian: apt install g++)",
 }
-
+"""How to install each program."""
 
 OLDEST = {"yosys": (0, 55), "verilator": (5, 6)}
-"""The oldest versions that the flow works with."""
-
+"""The oldest supported versions."""
 
 UNFIT = re.compile(r"[\s#$%:;\\]")
-"""What a path has in which GNU Make cannot build."""
+"""A character that GNU Make does not support in paths."""
 
 
 class ToolError(RuntimeError):
@@ -57,47 +56,50 @@ class ToolError(RuntimeError):
 
 
 def find(tool: str) -> str | None:
-    """Return the path of a program, on the PATH or beside the running Python, or None if it is absent or too old."""
+    """Return the path of a program, on the PATH or next to the running Python; None if it is missing or too old."""
     return next((path for path in _candidates(tool) if not _too_old(tool, path)), None)
 
 
 def _candidates(tool: str) -> list[str]:
-    beside = str(Path(sys.executable).parent)
-    found = [shutil.which(name, path=place) for name in TOOLS[tool] for place in (None, beside)]
+    scripts = str(Path(sys.executable).parent)
+    found = [shutil.which(name, path=folder) for name in TOOLS[tool] for folder in (None, scripts)]
     return list(dict.fromkeys(path for path in found if path))
 
 
 @cache
 def _version(path: str, flag: str, changed: float) -> tuple[int, ...]:
-    """Return the version that a program prints, as numbers; empty if it prints none."""
+    """Return the version that a program prints, as numbers; empty if it prints none.
+
+    `changed` is the time of the file's last change, so that a program that was updated is asked again.
+    """
     try:
-        printed = call([path, flag], Path("/"), "asking for its version", timeout=120)
+        printed = call([path, flag], Path("/"), "printing its version", timeout=120)
     except ToolError:
         return ()
-    named = re.search(r"(?:Yosys|Verilator) (\d+)\.(\d+)", printed)
-    return tuple(map(int, named.groups())) if named else ()
+    version = re.search(r"(?:Yosys|Verilator) (\d+)\.(\d+)", printed)
+    return tuple(map(int, version.groups())) if version else ()
 
 
 def _too_old(tool: str, path: str) -> tuple[int, ...]:
-    """Return the version of a program that is too old; empty if it is not, or prints none."""
-    if tool not in OLDEST or Path(path).name.startswith("yowasp"):  # slow to start, and pip sees to its version
+    """Return the version of a program that is too old; empty if it is recent enough or prints no version."""
+    if tool not in OLDEST or Path(path).name.startswith("yowasp"):  # slow to start, and pip checks its version
         return ()
     version = _version(path, "-V" if tool == "yosys" else "--version", Path(path).stat().st_mtime)
     return version if version < OLDEST[tool] else ()
 
 
 def absence(tool: str) -> str:
-    """Return what to say where `find` gives None: that a program is too old, or not installed, and how to get it."""
+    """Return why `find` returns None for a program, too old or not installed, and how to get it."""
     for path in _candidates(tool):
         if version := _too_old(tool, path):
             form = "{}.{:03}" if tool == "verilator" else "{}.{}"
             old, oldest = form.format(*version), form.format(*OLDEST[tool])
-            return f"{path} is version {old}, and {tool} is needed from {oldest} on; get it with {PACKAGES[tool]}"
+            return f"{path} is version {old}, but {tool} {oldest} or later is required; get it with {PACKAGES[tool]}"
     return f"{tool} is not installed; get it with {PACKAGES[tool]}"
 
 
 def missing_hardware() -> str:
-    """Return what is missing to build and verify units and how to get it; empty if nothing is missing."""
+    """Return which requirement for building and verifying units is missing and how to get it; empty if none is."""
     if find_spec("amaranth") is None:
         return f"the package amaranth is not installed; get it with {INSTALL}"
     absent = [tool for tool in ("yosys", "verilator", "make", "perl", "g++") if find(tool) is None]
@@ -121,13 +123,13 @@ def call(command: Sequence[str | Path], folder: Path, doing: str, timeout: float
 
     Args:
         command: program and arguments.
-        folder: to run in.
+        folder: working directory.
         doing: the purpose, for the error message.
-        timeout: in seconds.
+        timeout: time limit in seconds; None for no limit.
 
     Raises:
         ToolError: it failed or ran too long; the message shows the end of its output.
-        OSError: there is no place for its cache.
+        OSError: there is no writable folder for its cache.
     """
     name = Path(command[0]).name
     environment = _environment(name)
@@ -150,19 +152,19 @@ def call(command: Sequence[str | Path], folder: Path, doing: str, timeout: float
         raise ToolError(f"{name} could not be started while {doing}: {error.strerror}") from None
     if done.returncode:
         raise ToolError(
-            f"{name} failed while {doing} (exit code {done.returncode}); its last lines:\n{tail(done.stdout)}"
+            f"{name} failed while {doing} (exit code {done.returncode}); the end of its output:\n{tail(done.stdout)}"
         )
     return done.stdout
 
 
 def _environment(program: str) -> dict[str, str]:
-    """Return the environment of a program. PyPI's Yosys has a cache too, which goes into ours where it has no place."""
+    """Return the environment of a program. PyPI's Yosys uses a folder in our cache if it cannot write its own cache."""
     environment = dict(os.environ)
     if program.startswith("yowasp") and "YOWASP_CACHE_DIR" not in environment:
-        usual = user_cache_folder() / "YoWASP"
+        default = user_cache_folder() / "YoWASP"
         try:
-            usual.mkdir(parents=True, exist_ok=True)
-            usable = os.access(usual, os.W_OK | os.X_OK)
+            default.mkdir(parents=True, exist_ok=True)
+            usable = os.access(default, os.W_OK | os.X_OK)
         except OSError:
             usable = False
         if not usable:
@@ -172,10 +174,10 @@ def _environment(program: str) -> dict[str, str]:
 
 @contextmanager
 def place_for_make(folder: Path) -> Iterator[Path]:
-    """Give a folder that GNU Make can build in, the one given if it can; what is built elsewhere is copied into it.
+    """Yield a folder in which GNU Make can build: `folder`, or a temporary one whose contents are then copied to it.
 
     Raises:
-        ToolError: there is none, since Make takes no path with spaces and the like.
+        ToolError: the paths of both contain characters that Make does not support, such as spaces.
     """
     if not UNFIT.search(str(folder)):
         yield folder
@@ -183,8 +185,8 @@ def place_for_make(folder: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as temporary:
         if UNFIT.search(temporary):
             raise ToolError(
-                f"GNU Make cannot build in {folder.parent} nor in {temporary}, for the spaces or signs in their paths; "
-                "set SOFTMAXKIT_CACHE to another folder"
+                f"GNU Make cannot build in {folder.parent} or in {temporary}, because of spaces or special characters "
+                "in their paths; set SOFTMAXKIT_CACHE to another folder"
             )
         yield Path(temporary)
         shutil.copytree(temporary, folder, dirs_exist_ok=True)
@@ -192,5 +194,5 @@ def place_for_make(folder: Path) -> Iterator[Path]:
 
 def tail(text: str, lines: int = 12) -> str:
     """Return the last non-empty lines of a program's output."""
-    kept = [line.rstrip() for line in text.splitlines() if line.strip()]
-    return "\n".join(f"  {line}" for line in kept[-lines:])
+    written = [line.rstrip() for line in text.splitlines() if line.strip()]
+    return "\n".join(f"  {line}" for line in written[-lines:])

@@ -1,4 +1,4 @@
-"""Test vectors: rows of scores as beats of a unit, packed into words and unpacked."""
+"""Test vectors: rows of scores as the beats of a unit, packed into words and unpacked."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Rows:
         codes: int64, (rows, keys).
         mask: boolean, (rows, keys); False beyond a row's length.
         lengths: int64, (rows,), 1 to keys.
-        sets: int64, (rows,): the number of each row's set of constants; None where it is the first of all.
+        sets: int64, (rows,): index of each row's set of constants; None if all rows use the first.
     """
 
     codes: Integers
@@ -35,28 +35,28 @@ class Rows:
     sets: Integers | None = None
 
     def first(self, rows: int, longest: int) -> Rows:
-        """Return `rows` of the rows, evenly spread, truncated to the length `longest`."""
-        some = np.unique(np.linspace(0, len(self.lengths) - 1, rows).astype(np.int64))
-        lengths = np.minimum(self.lengths[some], longest)
+        """Return up to `rows` rows, evenly spread over all, truncated to the length `longest`."""
+        indices = np.unique(np.linspace(0, len(self.lengths) - 1, rows).astype(np.int64))
+        lengths = np.minimum(self.lengths[indices], longest)
         keys = int(lengths.max())
-        mask = self.mask[some, :keys] & (np.arange(keys) < lengths[:, None])
-        return Rows(self.codes[some, :keys], mask, lengths, self._sets(some))
+        mask = self.mask[indices, :keys] & (np.arange(keys) < lengths[:, None])
+        return Rows(self.codes[indices, :keys], mask, lengths, self._sets(indices))
 
-    def taken(self, some: Integers) -> Rows:
+    def taken(self, indices: Integers) -> Rows:
         """Return the rows at these indices, in this order."""
-        return Rows(self.codes[some], self.mask[some], self.lengths[some], self._sets(some))
+        return Rows(self.codes[indices], self.mask[indices], self.lengths[indices], self._sets(indices))
 
-    def _sets(self, some: Integers) -> Integers | None:
-        return None if self.sets is None else self.sets[some]
+    def _sets(self, indices: Integers) -> Integers | None:
+        return None if self.sets is None else self.sets[indices]
 
     @property
     def real(self) -> Booleans:
-        """Which positions exist, that is, are no padding; boolean, (rows, keys)."""
+        """Which positions exist rather than being padding; boolean, (rows, keys)."""
         return np.arange(self.codes.shape[1]) < self.lengths[:, None]
 
 
 Segments = Sequence[tuple[Any, Rows]]
-"""Constants, of one head or several (`Sets`, or halves that work apart), with the rows to run on them."""
+"""Pairs of constants (of one head, of several in `Sets`, or of the halves of a unit) and the rows to run on them."""
 
 
 @dataclass(frozen=True)
@@ -64,13 +64,14 @@ class Stream:
     """Input of a unit and its expected output, packed.
 
     Attributes:
-        scores: uint32, (beats, words): payloads, from bit 0 of word 0 up.
+        scores: uint32, (beats, words): payloads, with bit 0 in the lowest bit of word 0.
         results: the same for results.
-        writes: uint32, (writes, 1 + words): configuration; word 0 is the number of score beats that go in before.
-        positions: int64, (result beats,): positions of each beat that exist.
+        writes: uint32, (writes, 1 + words): configuration writes; word 0 is the number of score beats that must be
+            accepted before.
+        positions: int64, (result beats,): number of positions in each beat that exist.
         result_bits: width of a result, to count wrong results; 0 to count wrong beats only.
-        places: uint32, (rows + 1, 3): where a row begins, and at last the end: the beat, and the writes that load its
-            constants, from which one and up to which. Without any, there is no going on after a reset.
+        places: uint32, (rows + 1, 3): for each row, and at last for the end, the beat where it begins and the first
+            and end index of the writes that load its constants. Without places, a run cannot continue after a reset.
     """
 
     scores: Packed
@@ -81,7 +82,7 @@ class Stream:
     places: Packed = field(default_factory=lambda: np.zeros((0, 3), np.uint32))
 
     def first(self, beats: int) -> Stream:
-        """Return the first beats, with the writes that are offered before they are in."""
+        """Return the first beats, with the writes that are offered before all of them are accepted."""
         writes = self.writes[self.writes[:, 0] < beats]
         end = np.asarray([[beats, len(writes), len(writes)]], np.uint32)
         return Stream(
@@ -99,8 +100,8 @@ class Places:
     """Where the positions of rows lie in beats.
 
     Attributes:
-        rows, keys: indices of every position, in order.
-        beat, lane: where it is.
+        rows, keys: row and key of every position, in order.
+        beat, lane: beat and lane of every position.
         last: boolean, (beats,): whether the beat is the last of its row.
     """
 
@@ -112,7 +113,7 @@ class Places:
 
 
 def places(rows: Rows, lanes: int) -> Places:
-    """Map rows to beats, one row after the other."""
+    """Map rows to beats, one row after another."""
     beats = -(-rows.lengths // lanes)
     ends = np.cumsum(beats)
     row, key = np.nonzero(rows.real)
@@ -127,7 +128,7 @@ def stream(unit: SoftmaxUnit, segments: Segments) -> Stream:
 
     Args:
         unit: baked or loadable. Loadable constants are written before the first row of each segment; from the second
-            segment on, they are offered while the last row of the one before is still inside.
+            segment on, they are offered while the last row of the previous segment is still inside.
         segments: constants with the rows to run on them.
     """
     scores, results, writes, positions, begins = [], [], [], [], []
@@ -167,7 +168,7 @@ def pack_scores(
 ) -> Packed:
     """Pack scores and masks, `per_lane` positions to a lane; a position sets all mask bits of its part of the lane.
 
-    With several sets of constants, beats have the number of their row's; `sets` are those of the rows, None for 0.
+    If the unit has several sets of constants, each beat has the index of its row's set, from `sets`; None for set 0.
     """
     bits, lanes = unit.code_shape.width // per_lane, unit.lanes * per_lane
     laid, masks = _lay(at, lanes, codes), _lay(at, lanes, mask.astype(np.int64))
@@ -188,7 +189,7 @@ def pack_results(unit: SoftmaxUnit, at: Places, codes: Integers, per_lane: int =
 
 
 def pack_writes(unit: SoftmaxUnit, writes: Sequence[tuple[int, int]], after: int) -> Packed:
-    """Pack one group of writes, to be offered once `after` beats of scores have gone in."""
+    """Pack one group of writes, to be offered once `after` score beats have been accepted."""
     assert unit.registers is not None
     address, data = np.asarray(writes, np.int64).T
     last = np.arange(len(writes)) == len(writes) - 1

@@ -1,4 +1,4 @@
-"""Verification: every output of a unit against golden, in Verilator, on rows of all kinds, with gaps and stalls."""
+"""Verification: every output of a unit is compared with golden, in Verilator, on all kinds of rows and traffic."""
 
 from __future__ import annotations
 
@@ -25,16 +25,19 @@ if TYPE_CHECKING:
     from softmaxkit.methods.base.unit import SoftmaxUnit
 
 OUTPUTS = 2_000_000
-"""Outputs that are compared by default."""
+"""Default number of outputs to compare."""
 
 FEWER = 50
-"""Amaranth's simulator, which is slow, compares this many times fewer."""
+"""Factor by which fewer outputs are compared in Amaranth's simulator, which is slow."""
 
 SHORT = 150_000
-"""Runs of up to this many outputs are compiled without optimisation and leave out longer exhaustive tests."""
+"""Verifications of up to this many outputs are compiled without optimisation and skip longer exhaustive tests."""
 
 BATCH = 250_000
 """Outputs per run, to limit memory."""
+
+WAVEFORM = 2000
+"""Maximum number of score beats in a waveform."""
 
 TRAFFIC = (
     Traffic(),
@@ -47,7 +50,7 @@ TRAFFIC = (
     Traffic(gap=64, longest_gap=8, stall=100, longest_stall=4, ready="early"),
     Traffic(gap=32, longest_gap=6, stall=64, longest_stall=6, resets=True),
 )
-"""Patterns of gaps and stalls: none, one of them, both, and bursts; ready that answers valid; and resets."""
+"""Traffic patterns: neither gaps nor stalls, one of them, both, bursts of them; ready that follows valid; resets."""
 
 Progress = Callable[[int, int], None]
 
@@ -56,10 +59,10 @@ class Wrong(NamedTuple):
     """A result that differs from golden.
 
     Attributes:
-        lane: of the unit.
+        lane: lane of the result.
         row: index of the row within its run.
-        position: in the row; may be beyond its end, where 0 is right.
-        code: of the score; None beyond the end of the row.
+        position: position in the row; may be beyond its end, where 0 is expected.
+        code: score code; None beyond the end of the row.
         expected, got: result codes.
     """
 
@@ -81,14 +84,14 @@ class Verification:
     """Result of a verification.
 
     Attributes:
-        simulator: its name.
+        simulator: name of the simulator.
         compared: number of outputs compared.
-        mismatches: how many of them were wrong.
-        faults: descriptions of everything that is wrong; empty if the unit is right.
+        mismatches: number of wrong outputs.
+        faults: descriptions of everything that is wrong; empty if the unit is correct.
         wrong: the first wrong results, each a `Wrong`, or a `WrongOutput` of an engine.
         cycles: number of cycles simulated.
-        parts: parts that were tested exhaustively.
-        seconds: run time.
+        parts: the parts that were tested exhaustively.
+        seconds: run time in seconds.
     """
 
     simulator: str = ""
@@ -102,7 +105,7 @@ class Verification:
 
     @property
     def passed(self) -> bool:
-        """Nothing is wrong, and something was compared."""
+        """Whether outputs were compared and nothing was wrong."""
         return self.compared > 0 and not self.faults
 
 
@@ -118,30 +121,33 @@ def verify(
 ) -> Verification:
     """Compare every output of a unit with golden.
 
-    The unit sees all score codes, if there are not too many, and random rows of all lengths, in patterns of gaps,
-    stalls and resets; its tables and multiplier see every input. Without a C++ compiler, Amaranth's simulator does
-    part of this.
+    The unit is run on all score codes, if there are not too many, and on random rows of all lengths, with patterns of
+    gaps, stalls and resets; its tables and multiplier are tested with every input. Without a C++ compiler, Amaranth's
+    simulator does part of this.
 
     Args:
         unit: baked or loadable.
-        constants: what to load in turn, of one head each or `Sets`; default: those baked in, or the spec's examples.
+        constants: constants to load in turn, each of one head or `Sets`; default: those baked in, or the examples of
+            the spec.
         outputs: minimum number of outputs to compare.
-        seed: of all random numbers.
+        seed: seed of all random numbers.
         rows: further rows with their constants, for example from a real model.
-        fault: to inject into the unit, as a test of the verification itself.
-        waveform: file for the waveform (VCD) of the first failing run or, if none fails, of a short run.
+        fault: fault to inject into the unit, to test the verification itself.
+        waveform: file for the waveform (VCD) of the first failing run or, if none fails, of the last run.
         progress: called with the number of outputs compared so far and in total.
 
     Raises:
         ToolError: a tool is missing or failed.
-        ValueError: the unit cannot take the rows or constants.
+        ValueError: there are no constants, or the unit does not support them or the rows.
     """
     started = time.monotonic()
     if constants is None:
         constants = [unit.constants] if unit.constants is not None else unit.loads(unit.spec.examples())
+    if not constants:
+        raise ValueError("constants must contain at least one set; leave them out for the examples of the spec")
     fast = can_verilate()
     if not fast and (fault is not None or waveform is not None):
-        raise ToolError(f"to inject a fault or to write a waveform takes Verilator; {missing_hardware()}")
+        raise ToolError(f"injecting a fault or writing a waveform requires Verilator; {missing_hardware()}")
     simulator: Simulator = Verilated(unit, fault, fast=outputs > SHORT) if fast else Simulated(unit)
     verification = Verification(simulator.name)
     outputs = outputs if fast else outputs // FEWER
@@ -185,7 +191,7 @@ def _runs(
                 yield [(loaded, codes)], next(whole)
     if rows:
         yield rows, next(whole)
-    # Enough runs for every pattern of traffic, with every set of constants in each.
+    # Enough runs for every traffic pattern, each with every set of constants.
     size = min(BATCH, max(outputs // len(TRAFFIC), 1))
     done = 0
     while verification.compared < outputs or done < len(TRAFFIC):
@@ -196,7 +202,7 @@ def _runs(
 
 
 def _add(verification: Verification, unit: SoftmaxUnit, segments: Segments, run: Stream, outcome: Outcome) -> None:
-    """Add the outcome of a run."""
+    """Add the outcome of a run to the verification."""
     verification.compared += outcome.positions(run)
     verification.mismatches += outcome.wrong_results
     verification.cycles += outcome.cycles
@@ -217,8 +223,8 @@ def _locate(unit: SoftmaxUnit, segments: Segments, run: Stream, beat: int, words
         if beat < before + len(at.last):
             break
         before, first_row = before + len(at.last), first_row + len(rows.lengths)
-    here = np.nonzero(at.beat == beat - before)[0]
-    row, start = int(at.rows[here[0]]), int(at.keys[here[0]])
+    first = np.nonzero(at.beat == beat - before)[0][0]
+    row, start = int(at.rows[first]), int(at.keys[first])
     for lane in np.nonzero(got != expected)[0]:
         position = start + int(lane) * per_lane // unit.masks
         code = int(rows.codes[row, position]) if position < rows.lengths[row] else None
@@ -226,7 +232,7 @@ def _locate(unit: SoftmaxUnit, segments: Segments, run: Stream, beat: int, words
 
 
 def _try_all(verification: Verification, part: Part) -> None:
-    """Test a part with all its inputs."""
+    """Test a part with every input, and add the outcome to the verification."""
     scores = pack([(part.inputs[:, None], part.input_bits)])
     results = pack([(part.expected[:, None], part.output_bits)])
     count = len(part.inputs)
@@ -240,7 +246,7 @@ def _try_all(verification: Verification, part: Part) -> None:
 
 
 def _write_waveform(unit: SoftmaxUnit, fault: Fault | None, run: tuple[Stream, Traffic], path: Path) -> None:
-    """Write the waveform of the first 2000 beats of a run."""
-    whole, traffic = run
+    """Write the waveform of the first beats of a run."""
+    vectors, traffic = run
     path.parent.mkdir(parents=True, exist_ok=True)
-    Verilated(unit, fault, waveform=path.resolve()).run(whole.first(min(len(whole.scores), 2000)), traffic)
+    Verilated(unit, fault, waveform=path.resolve()).run(vectors.first(min(len(vectors.scores), WAVEFORM)), traffic)

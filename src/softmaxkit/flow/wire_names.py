@@ -1,4 +1,4 @@
-"""Names for the wires of generated Verilog that have none: after the signal that they are computed for."""
+"""Names for the unnamed wires of generated Verilog, after the signals that they are computed for."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 ANONYMOUS = re.compile(r"\b_(?:\d+_|(?:signal|like)(?:_\d+)?)\b")
-"""What Yosys, and Amaranth where it finds no better, calls a wire: it is numbered through the whole module."""
+"""A wire name that is numbered through the whole module, from Yosys or from Amaranth where it finds no better."""
 
 OPERATIONS = {
     r" \? ": "mux",
@@ -27,7 +27,7 @@ OPERATIONS = {
     r"^- ?": "negative",
     r"^\{": "joined",
 }
-"""Names of what computes a wire, by what its right-hand side has; Yosys writes an operator a line."""
+"""Names of the operations that compute wires, by a pattern of the right-hand side; Yosys writes one operator a line."""
 
 ASSIGN = r"^  assign (?P<target>[^=]+) = (?P<value>.*);$"
 ALWAYS = r"^  always.*\n(?:    .*\n|  end\n)*"
@@ -36,10 +36,10 @@ PARTS = re.compile(rf"{ASSIGN}|{ALWAYS}|{INSTANCE}", re.MULTILINE)
 
 
 def name_wires(verilog: str) -> str:
-    """Return Verilog, as Yosys writes it, in which wires have the names of the nearest signals that they feed.
+    """Return Verilog that was written by Yosys with unnamed wires named after the nearest signals that they feed.
 
-    To these comes what computes them, and a number where several are computed alike: `maximum_above_2`. So a change to
-    what one signal is computed of leaves all other names as they are.
+    The name of the signal is followed by the operation that computes the wire and, if there are several of the same
+    operation, a number: `maximum_above_2`. A change to the logic of one signal thus leaves all other names unchanged.
     """
     return "".join(_named(module) for module in re.split(r"(?m)^(?=module )", verilog))
 
@@ -47,7 +47,7 @@ def name_wires(verilog: str) -> str:
 def _named(module: str) -> str:
     feeds: dict[str, dict[str, None]] = {}
     values: dict[str, str] = {}
-    wholes: dict[str, str] = {}  # wires that nothing reads, with the signal that is a part of them
+    wholes: dict[str, str] = {}  # wires that nothing reads, with the signal that is part of them
     for part in PARTS.finditer(module):
         for target, read in _uses(part):
             feeds.setdefault(target, {}).update(dict.fromkeys(ANONYMOUS.findall(read)))
@@ -60,7 +60,7 @@ def _named(module: str) -> str:
     roots = {target: target for target in feeds if not ANONYMOUS.fullmatch(target)}
     names: dict[str, str] = {}
     reached = list(roots)
-    for target in reached:  # grows: the nearest signals come first
+    for target in reached:  # grows during iteration, so that the nearest signals come first
         for wire in feeds.get(target, ()):
             if wire not in roots:
                 roots[wire] = roots[target]
@@ -73,7 +73,7 @@ def _named(module: str) -> str:
 
 
 def _uses(part: re.Match[str]) -> Iterator[tuple[str, str]]:
-    """Yield what is driven, and the text that it is computed from."""
+    """Yield `(driven signal, text that it is computed from)`."""
     if part["target"] is not None:
         for target in re.findall(r"[A-Za-z_]\w*", part["target"]):
             yield target, part["value"]
@@ -90,7 +90,7 @@ def _operation(value: str) -> str:
 
 
 def _free(name: str, taken: set[str]) -> str:
-    """Return a name that is not taken, and take it."""
+    """Return a name that is not taken, and add it to `taken`."""
     free, number = name, 1
     while free in taken:
         number += 1

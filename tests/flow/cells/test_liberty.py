@@ -1,4 +1,4 @@
-"""Liberty as a language: what is read, what a damaged file is said to be, and what the functions in it compute."""
+"""Liberty as a language: parsing, errors in damaged files, and the functions of cells."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_units_and_tables(tmp_path: Path) -> None:
     assert arc.rise.slews == pytest.approx([0.01, 0.02], rel=1e-12)
     assert arc.rise.loads == pytest.approx([0.001, 0.002, 0.004], rel=1e-12)
     assert arc.fall.values == pytest.approx(np.asarray([[2, 3, 5], [3, 4, 6]]) / 1e3, rel=1e-12)
-    # Between the points and beyond them: 1 ps for each fF on from 2 fF, 1 ps for each 10 ps of slew.
+    # Between the points and beyond them: 1 ps per fF above 2 fF, and 1 ps per 10 ps of slew.
     assert arc.rise.at(np.asarray([0.015, 0.04]), np.asarray([0.003, 0.008])) == pytest.approx([3.5e-3, 11e-3])
 
 
@@ -96,30 +96,33 @@ def test_other_forms_of_a_file(change: str, tmp_path: Path) -> None:
 DAMAGED = {
     "an unclosed group": (TEXT.rstrip()[:-1], "library small is not closed", "library ("),
     "an unclosed group inside": (TEXT[: TEXT.index("        cell_fall")], "timing .* is not closed", "timing ()"),
-    "a } too many": (TEXT + "}\n", "a } too many", None),
-    "garbage": (TEXT.replace("    area", "    ?? area"), r"no Liberty: '\?\? area", "    area"),
-    "a bracket that stays open": (TEXT.replace("pin (A)", "pin (A"), "no Liberty: 'pin", "pin (A)"),
+    "a surplus bracket": (TEXT + "}\n", "surplus }", None),
+    "garbage": (TEXT.replace("    area", "    ?? area"), r"not Liberty: '\?\? area", "    area"),
+    "a bracket that stays open": (TEXT.replace("pin (A)", "pin (A"), "not Liberty: 'pin", "pin (A)"),
 }
 
 
 @pytest.mark.parametrize("ending", ["\n", "\r\n"], ids=["unix", "windows"])
 @pytest.mark.parametrize("what", DAMAGED)
-def test_damage_is_told_with_file_and_line(what: str, ending: str, tmp_path: Path) -> None:
-    text, said, at = DAMAGED[what]
+def test_damage_is_reported_with_file_and_line(what: str, ending: str, tmp_path: Path) -> None:
+    text, message, at = DAMAGED[what]
     path = library_of(tmp_path, text.replace("\n", ending))
     line = line_of(TEXT, at) if at else TEXT.count("\n") + 1
-    with pytest.raises(LibertyError, match=rf"small\.lib, line {line}: .*{said}"):
+    with pytest.raises(LibertyError, match=rf"small\.lib, line {line}: .*{message}"):
         read_liberty(path)
 
 
 WRONG = {
-    "text in a number": (("capacitance : 3", "capacitance : three"), "capacitance of pin A is a number, not 'three'"),
-    "text in a table": (('"2, 3, 5"); }', '"2, x, 5"); }'), "these are no numbers"),
+    "text in a number": (
+        ("capacitance : 3", "capacitance : three"),
+        "capacitance of pin A must be a number, got 'three'",
+    ),
+    "text in a table": (('"2, 3, 5"); }', '"2, x, 5"); }'), "these are not numbers"),
     "a table of another size": (('"3, 4, 6"', '"3, 4"'), "a table grid has 5 values"),
-    "an unknown unit": (('"1ps"', '"1 fortnight"'), "'1 fortnight' is no unit"),
+    "an unknown unit": (('"1ps"', '"1 fortnight"'), "'1 fortnight' is not a unit"),
     "an unknown unit of loads": (("(1, ff)", "(1, foot)"), "foot"),
     "a load unit without a number": (("(1, ff)", "(ff)"), "ff"),
-    "an unreadable function": (('"!A"', '"!"'), "'!' is no function of pins"),
+    "an unreadable function": (('"!A"', '"!"'), "'!' is not a function of pins"),
     "an unknown sense": (("negative_unate", "sideways"), "sideways"),
     "no voltage": (("nom_voltage : 1.5;", ""), "nom_voltage"),
     "no library": (("library (", "libary ("), "no group 'library'"),
@@ -127,10 +130,10 @@ WRONG = {
 
 
 @pytest.mark.parametrize("what", WRONG)
-def test_what_is_wrong_is_told_with_the_file(what: str, tmp_path: Path) -> None:
-    (old, new), said = WRONG[what]
+def test_errors_name_the_file(what: str, tmp_path: Path) -> None:
+    (old, new), message = WRONG[what]
     assert old in TEXT
-    with pytest.raises(LibertyError, match=said) as caught:
+    with pytest.raises(LibertyError, match=message) as caught:
         library_from_liberty([library_of(tmp_path, TEXT.replace(old, new, 1))])
     assert "small.lib" in str(caught.value)
 
@@ -167,7 +170,7 @@ FUNCTIONS = {
     "A + B C": "a or (b and c)",
     "A' B' + !C D'": "(not a and not b) or (not c and not d)",
     "!(A + B) ^ (C * D)": "(not (a or b)) != (c and d)",
-    # Xor binds tighter than and, and that tighter than or: as Liberty says, and as Yosys reads it.
+    # XOR binds tighter than AND, and AND tighter than OR, in Liberty and in Yosys.
     "A & B ^ C": "a and (b != c)",
     "A ^ B C": "(a != b) and c",
     "A ^ B + C ^ D": "(a != b) or (c != d)",
@@ -189,15 +192,15 @@ def test_functions(text: str) -> None:
     assert set(Expression(text).names) <= set(inputs)
 
 
-def test_many_bits_at_a_time() -> None:
+def test_many_bits_at_once() -> None:
     ones, random = ~np.uint64(0), np.random.default_rng(0)
     a, b = random.integers(0, 1 << 64, (2, 5), np.uint64)
-    values = expression("!(A1 if) + 0")(ones, {"A1": a, "if": b})  # a pin may have the name of a word of Python
+    values = expression("!(A1 if) + 0")(ones, {"A1": a, "if": b})  # a pin may be named like a Python keyword
     assert (values == ~(a & b)).all()
     assert expression("!(A1 if) + 0") is expression("!(A1 if) + 0")
 
 
 @pytest.mark.parametrize("text", ["", "!", "A +", "(A", "A)", "A ? B", "+ A", "A & & B", "2", "()", "A[0]"])
-def test_what_is_no_function(text: str) -> None:
-    with pytest.raises(ValueError, match="no function of pins"):
+def test_functions_that_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="not a function of pins"):
         Expression(text)

@@ -1,4 +1,4 @@
-"""The tables that come with the package against the Liberty files they are from, and libraries written as Liberty."""
+"""The bundled tables, compared with the Liberty files that they derive from, and libraries written as Liberty."""
 
 from __future__ import annotations
 
@@ -14,23 +14,24 @@ import pytest
 
 from softmaxkit.flow.cells import processes as processes_module
 from softmaxkit.flow.cells.liberty import parse
-from softmaxkit.flow.cells.library import Arc, Cell, Library, Pin, State, Table
+from softmaxkit.flow.cells.library import Arc, Cell, Library, Pin, State
 from softmaxkit.flow.cells.processes import LIMIT, PROCESSES, derive, from_json, library_of, thinned, to_json
 from softmaxkit.flow.cells.reading import Units, library_from_liberty, read_cell
+from softmaxkit.flow.cells.table import Table
 from softmaxkit.flow.cells.writing import to_liberty
 
 PDK = Path(__file__).parents[4] / "shared" / "pdk"
 HALF_DIGIT = 0.5 * 10.0 ** (1 - LIMIT)
-"""Largest relative error of a figure rounded to `LIMIT` significant digits."""
+"""Largest relative error of a value rounded to `LIMIT` significant digits."""
 
 PLACES = 40
-"""Where each table is compared."""
+"""Number of points at which each table is compared."""
 
 FLOOR = {"sky130": 0.010, "asap7": 0.002}
-"""In ns: what the error of shorter times is relative to."""
+"""Times in ns; errors of shorter times are relative to these."""
 
 SLEWS = {"sky130": 0.5, "asap7": 0.05}
-"""In ns: more than 95% of the nets of mapped units have."""
+"""Slews in ns; more than 95% of the nets of mapped units have shorter ones."""
 
 
 def sources(process: str) -> list[Path]:
@@ -58,16 +59,16 @@ def timing_tables(cell: Cell) -> dict[tuple[str, ...], Table]:
 
 
 def errors(process: str, points: int | None = None) -> np.ndarray:
-    """Return relative errors of the package's tables at random places, or of tables thinned to so many points.
+    """Return relative errors of the bundled tables at random points, or of tables thinned to `points` points.
 
-    The places are spread as the tables' points are, densely where slews and loads are small: all of a cell's loads,
-    and slews up to what nets of mapped units have.
+    Like those of the tables, these points are dense where slews and loads are small. They cover all loads of a cell,
+    and slews up to those of nets in mapped units.
     """
     random, relative = np.random.default_rng(0), []
     for name, cell in full(process).cells.items():
         packaged = timing_tables(library_of(process).cells[name])
         for key, whole in timing_tables(cell).items():
-            if whole.values.size > 1:  # ties have one figure alone
+            if whole.values.size > 1:  # tie cells have a single value
                 thin = packaged[key] if points is None else thinned(whole, points)
                 slews = np.geomspace(whole.slews[0], SLEWS[process], PLACES)
                 loads = np.geomspace(whole.loads[0], whole.loads[-1], PLACES)
@@ -80,12 +81,12 @@ def errors(process: str, points: int | None = None) -> np.ndarray:
 processes = pytest.mark.parametrize("process", PROCESSES)
 processes_with_files = pytest.mark.parametrize(
     "process",
-    ["sky130", pytest.param("asap7", marks=pytest.mark.slow)],  # whose files take seconds to read
+    ["sky130", pytest.param("asap7", marks=pytest.mark.slow)],  # its files take seconds to read
 )
 
 
 @processes_with_files
-def test_cells_areas_and_pins_are_the_files(process: str) -> None:
+def test_cells_areas_and_pins_equal_those_of_the_files(process: str) -> None:
     whole, packaged = full(process), library_of(process)
     assert list(packaged.cells) == list(whole.cells)
     assert (packaged.name, packaged.voltage, packaged.wire) == (whole.name, whole.voltage, PROCESSES[process].wire)
@@ -105,8 +106,7 @@ def test_cells_areas_and_pins_are_the_files(process: str) -> None:
 
 @processes_with_files
 def test_thinned_tables_are_close(process: str) -> None:
-    # Corners that bend most are further off, up to a third of 10 ps; what counts is held to bounds in other tests:
-    # paths and power of whole netlists.
+    # The most curved corners are further off, up to a third of 10 ps; other tests bound paths and power of netlists.
     error = errors(process)
     assert error.mean() < 0.015
     assert np.quantile(error, 0.95) < 0.05
@@ -122,7 +122,7 @@ def test_deriving_again_gives_the_same(process: str, monkeypatch: pytest.MonkeyP
     assert derived == gzip.decompress(packed).decode()
 
 
-def test_thinning_keeps_the_ends_and_what_bends() -> None:
+def test_thinning_keeps_the_ends_and_the_curved_parts() -> None:
     slews, loads = np.arange(7.0), np.asarray([0.0, 1.0])
     bent = np.maximum(slews, 3)[:, None] + loads[None, :] + 1
     thin = thinned(Table(slews, loads, bent), 3)
@@ -149,8 +149,8 @@ def both(process: str) -> Iterator[tuple[Cell, Cell]]:
 
 
 @processes
-def test_what_is_written_is_read_back(process: str) -> None:
-    # Six digits are written of what has four, so tables come back as they were.
+def test_written_libraries_are_read_back(process: str) -> None:
+    # Values of four digits are written with six, so tables are read back unchanged.
     wire = PROCESSES[process].wire
     for cell, again in both(process):
         assert again.area == cell.area
@@ -172,7 +172,7 @@ def test_what_is_written_is_read_back(process: str) -> None:
 
 
 @processes
-def test_what_is_written_for_analysers_has_holds_and_no_wires(process: str) -> None:
+def test_libraries_for_analysers_have_hold_times_and_no_wires(process: str) -> None:
     library = library_of(process)
     again = written(library, analysis=True)
     assert set(again.cells) == set(library.cells)
@@ -185,7 +185,7 @@ def test_what_is_written_for_analysers_has_holds_and_no_wires(process: str) -> N
             assert all(np.allclose(a, b, rtol=1e-5, atol=1e-12) for a, b in zip(hold.rise, back.rise, strict=True))
         for name in cell.inputs:
             assert read.pins[name].capacitance == pytest.approx(cell.pins[name].capacitance, rel=1e-5)
-    assert not any(cell.holds for cell in written(library).cells.values())  # mapping has no use for them
+    assert not any(cell.holds for cell in written(library).cells.values())  # mapping does not use hold times
 
 
 def test_json_and_back() -> None:
@@ -211,7 +211,7 @@ def test_smallest() -> None:
     library = Library("hand-made", 1.0, {cell.name: cell for cell in cells})
     assert library.smallest(lambda a, b, c: a if c else b, 3).name == "mux"
     assert library.smallest(lambda a, b, c: a | b | c, 3).name == "or3"
-    with pytest.raises(LookupError, match="hand-made has no such cell of 3 inputs"):
+    with pytest.raises(LookupError, match="hand-made has no such cell with 3 inputs"):
         library.smallest(lambda a, b, c: a & b & c, 3)
     assert library_of("sky130").smallest(lambda a, b: 1 - (a & b), 2).name == "sky130_fd_sc_hd__nand2_1"
     assert library_of("asap7").smallest(lambda a: 1 - a, 1).name.startswith("INVx")
@@ -250,12 +250,12 @@ def test_left_out_and_unknown() -> None:
     library = library_of("sky130").without(["*inv*", "*nand2_1"])
     assert not {name for name in library.cells if "inv" in name or name.endswith("nand2_1")}
     assert "sky130_fd_sc_hd__nand2_2" in library.cells
-    with pytest.raises(ValueError, match="cells are 'sky130' or 'asap7', not 'gf180'"):
+    with pytest.raises(ValueError, match="cells must be 'sky130' or 'asap7', got 'gf180'"):
         library_of("gf180")
 
 
-def test_tables_of_other_axes_are_joined() -> None:
-    # The other's figures are taken on this one's grid, beyond its ends on the same lines.
+def test_tables_with_different_axes_are_combined() -> None:
+    # The other table is evaluated on the grid of the first, extrapolated beyond its ends.
     table = Table(np.asarray([0.0, 1.0]), np.asarray([0.0, 2.0]), np.asarray([[1.0, 1.0], [2.0, 2.0]]))
     other = Table(np.asarray([0.5, 1.5]), np.asarray([1.0]), np.asarray([[3.0], [1.0]]))
     assert table.combined(other, np.maximum).values.tolist() == [[4.0, 4.0], [2.0, 2.0]]

@@ -1,4 +1,4 @@
-"""Libraries as they are found: defaults, cells that are left out and said, and what is refused as it is missing."""
+"""Libraries from Liberty files: defaults, cells that are left out and listed, and incomplete cells."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from softmaxkit.flow.cells.liberty import LibertyError, parse
-from softmaxkit.flow.cells.library import Library, Table
+from softmaxkit.flow.cells.library import Library
 from softmaxkit.flow.cells.processes import library_of
 from softmaxkit.flow.cells.reading import NO_HOLD, NO_LEAKAGE, library_from_liberty
+from softmaxkit.flow.cells.table import Table
 from softmaxkit.flow.cells.writing import to_liberty
 from softmaxkit.flow.scripts import REGISTERS, mapping_scripts
 from softmaxkit.flow.sources import Source
@@ -49,17 +50,17 @@ LEFT_OUT = {
     "several registers": "ff_bank (IQ, IQN, 4) { }",
     "three_state outputs": 'pin (Z) { direction : output; function : "A"; three_state : "A"; }',
     "neither input nor output": "pin (Z) { direction : inout; }",
-    "no identifiers": "pin (Z[0]) { direction : input; }",
+    "not identifiers": "pin (Z[0]) { direction : input; }",
     "an output without a function": "pin (Z) { direction : output; }",
     "a statetable": 'statetable ("A", "IQ") { table : "H : - : H"; }',
-    "a function of other signals": 'pin (Z) { direction : output; function : "IQ"; }',
-    "a delay that is missing": 'pin (Z) { direction : output; function : "A"; }',
-    "timing from what is no pin": f'pin (Z) {{ direction : output; function : "A"; {DELAY % "A"} {DELAY % "B"} }}',
+    "a function of signals other": 'pin (Z) { direction : output; function : "IQ"; }',
+    "a missing delay": 'pin (Z) { direction : output; function : "A"; }',
+    "a pin that does not exist": f'pin (Z) {{ direction : output; function : "A"; {DELAY % "A"} {DELAY % "B"} }}',
 }
 
 
 @pytest.mark.parametrize("why", LEFT_OUT)
-def test_what_is_left_out_is_said(why: str, tmp_path: Path) -> None:
+def test_cells_that_are_left_out_are_listed_with_the_reason(why: str, tmp_path: Path) -> None:
     library = read(tmp_path, cell(INVERTER) + cell(INVERTER + LEFT_OUT[why], "ODD"))
     assert list(library.cells) == ["INV"]
     (remark,) = [remark for remark, names in library.remarks.items() if names == ("ODD",)]
@@ -72,35 +73,35 @@ def test_what_is_left_out_is_said(why: str, tmp_path: Path) -> None:
 def test_the_warning_is_one_line(tmp_path: Path) -> None:
     odd = "".join(cell(INVERTER + "dont_use : true;", f"ODD{at}") for at in range(40))
     (tmp_path / "my.lib").write_text(f"library (mine) {{ {HEADER} {cell(INVERTER)} {odd} }}")
-    with pytest.warns(UserWarning, match=r"my\.lib: .*left out for dont_use: ODD0, .* and 34 more") as said:
+    with pytest.warns(UserWarning, match=r"my\.lib: .*left out for dont_use: ODD0, .* and 34 more") as warned:
         chosen_library("sky130", [tmp_path / "my.lib"])
-    assert len(said) == 1
-    assert "\n" not in str(said[0].message)
+    assert len(warned) == 1
+    assert "\n" not in str(warned[0].message)
 
 
 MISSING: dict[str, tuple[Any, str]] = {
-    "area": (cell(f"{PIN_A} {OUT}"), "mine.lib: cell INV: it has no area"),
+    "area": (cell(f"{PIN_A} {OUT}"), "mine.lib: cell INV: the cell has no area"),
     "related_pin": (
         cell(INVERTER.replace('related_pin : "A";', "")),
         "cell INV: a timing group of pin Y has no",
     ),
     "capacitance": (
         cell(INVERTER.replace("capacitance : 0.5;", "")),
-        "mine.lib: cell INV: pin A has no capacitance, rise_capacitance or fall_capacitance, and the library no",
+        "mine.lib: cell INV: pin A has no capacitance, rise_capacitance or fall_capacitance, and the library has no",
     ),
-    "template": (cell(INVERTER.replace("(grid)", "(other)")), "INV: .* template 'other', which the library does not"),
-    "a number": (cell(INVERTER.replace("area : 2", "area : nan")), "area of cell INV is a number, not 'nan'"),
-    "a truth": (cell(INVERTER + "dont_use : maybe;"), "dont_use of cell INV is true or false, not 'maybe'"),
-    "a table": (cell(INVERTER.replace('"3, 4"', '"3, inf"')), "cell INV: these are no numbers"),
-    "one of two": (cell(INVERTER) + cell(INVERTER), "cell INV is there twice; other corners .* --corner"),
-    "other text": ('include_file ("cells.inc");', "has an include_file, which is not followed"),
+    "template": (cell(INVERTER.replace("(grid)", "(other)")), "INV: .* template 'other', which is not defined"),
+    "a number": (cell(INVERTER.replace("area : 2", "area : nan")), "area of cell INV must be a number, got 'nan'"),
+    "a truth": (cell(INVERTER + "dont_use : maybe;"), "dont_use of cell INV must be true or false, got 'maybe'"),
+    "a table": (cell(INVERTER.replace('"3, 4"', '"3, inf"')), "cell INV: these are not numbers"),
+    "one of two": (cell(INVERTER) + cell(INVERTER), "cell INV occurs twice; give other corners .* --corner"),
+    "other text": ('include_file ("cells.inc");', "uses include_file, which is not supported"),
 }
 
 
 @pytest.mark.parametrize("what", MISSING)
-def test_what_is_missing_is_refused_with_file_and_cell(what: str, tmp_path: Path) -> None:
-    cells, said = MISSING[what]
-    with pytest.raises(LibertyError, match=said) as caught:
+def test_incomplete_cells_are_refused_with_file_and_cell(what: str, tmp_path: Path) -> None:
+    cells, expected = MISSING[what]
+    with pytest.raises(LibertyError, match=expected) as caught:
         read(tmp_path, cells)
     assert "mine.lib" in str(caught.value)
 
@@ -108,14 +109,18 @@ def test_what_is_missing_is_refused_with_file_and_cell(what: str, tmp_path: Path
 HEADERS = {
     "no capacitive_load_unit": ("capacitive_load_unit (1, pf);", "", "library mine has no capacitive_load_unit"),
     "another delay model": ("table_lookup", "polynomial", "delay_model is polynomial; only table_lookup"),
-    "an axis that falls": ('index_1 ("1, 2")', 'index_1 ("2, 1")', "cell INV: .*the axes of a table grid do not rise"),
+    "an axis that falls": (
+        'index_1 ("1, 2")',
+        'index_1 ("2, 1")',
+        "cell INV: .*the axes of a table grid are not ascending",
+    ),
 }
 
 
 @pytest.mark.parametrize("what", HEADERS)
 def test_headers_that_are_refused(what: str, tmp_path: Path) -> None:
-    old, new, said = HEADERS[what]
-    with pytest.raises(LibertyError, match=said):
+    old, new, expected = HEADERS[what]
+    with pytest.raises(LibertyError, match=expected):
         read(tmp_path, cell(INVERTER), HEADER.replace(old, new))
 
 
@@ -133,7 +138,7 @@ def test_several_pins_in_one_group(tmp_path: Path) -> None:
 
 
 def test_a_delay_and_a_power_template_of_one_name(tmp_path: Path) -> None:
-    """As in a library in which the power's axes stand the other way round."""
+    """As in a library whose power tables have the axes in the opposite order."""
     axes = f"variable_1 : total_output_net_capacitance; variable_2 : input_transition_time; {INDEX}"
     power = f"power_lut_template (grid) {{ {axes.replace('1, 2', '10, 20')} }}"
     inside = 'internal_power () { related_pin : "A"; power (grid) { values ("5, 6", "7, 8"); } }'
@@ -172,7 +177,7 @@ def test_capacitances_of_edges(tmp_path: Path) -> None:
     assert read(tmp_path, cell(one)).cells["INV"].pins["A"].capacitance == 0.25
 
 
-def test_energy_of_an_output_whatever_made_it_change(tmp_path: Path) -> None:
+def test_energy_of_an_output_without_a_related_pin(tmp_path: Path) -> None:
     inside = 'internal_power () { rise_power (scalar) { values ("5"); } fall_power (scalar) { values ("7"); } }'
     (inverter,) = read(tmp_path, cell(INVERTER.replace(OUT, OUT[:-1] + inside + "}"))).cells.values()
     assert inverter.energy["Y", "A"].values.tolist() == [[6]]
@@ -197,7 +202,7 @@ def test_setup_over_the_slew_of_the_clock_alone(tmp_path: Path) -> None:
     assert held.cells["INV"].holds[0].fall.values.tolist() == [[-1, 2]]
     assert (held.cells["INV"].setups[0].fall.values.tolist(), NO_HOLD in held.remarks) == ([[3, 5]], False)
     without = read(tmp_path, cell(flip_flop.replace(setup, "")), HEADER + template)
-    assert list(without.remarks) == ["left out for a setup time that is missing"]
+    assert list(without.remarks) == ["left out for a missing setup time"]
 
 
 COMMENTED = """\ufefflibrary (small) { // a remark; with { and "
@@ -223,12 +228,12 @@ def test_comments_strings_and_continuations(tmp_path: Path) -> None:
         assert library.values["time_unit"] == "1ns"
         assert library.values["long"].replace(",", " ").split() == ["1", "2"]
         assert library.groups == []
-    with pytest.raises(LibertyError, match=r"line 8: a } too many"):
+    with pytest.raises(LibertyError, match=r"line 8: surplus }"):
         parse(COMMENTED.lstrip("\ufeff") + "}")
 
 
 def test_flip_flops_with_two_outputs_and_other_resets(tmp_path: Path) -> None:
-    """As in libraries whose flip-flops all have Q and QN, or are cleared by a high input."""
+    """As in libraries whose flip-flops all have Q and QN, or have an active-high clear."""
     sky = library_of("sky130")
     plain, cleared = (sky.cells[f"sky130_fd_sc_hd__{kind}_1"] for kind in ("dfxtp", "dfrtp"))
     assert plain.state is not None

@@ -1,1 +1,1 @@
-"""Standard cells: their timing, power and area, from bundled tables or from Liberty files."""
+"""Standard cells: timing, power and area, from bundled tables or from Liberty files."""

@@ -1,4 +1,4 @@
-"""What the groups of a cell say of it: delays, setup times, energies, leakage, capacitances."""
+"""Reads the characteristics of a cell from its groups: state, capacitance, leakage, delays, constraints, energy."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from typing import Literal
 
 import numpy as np
 
+from softmaxkit.flow.cells.functions import expression
 from softmaxkit.flow.cells.liberty import Group, LibertyError
-from softmaxkit.flow.cells.library import Arc, Constraint, Sense, Table
-from softmaxkit.flow.cells.units import Units
+from softmaxkit.flow.cells.library import Arc, Constraint, Sense, State
+from softmaxkit.flow.cells.table import Table
+from softmaxkit.flow.cells.units import LeftOut, Units
 
 SENSES: dict[str, Sense] = {
     "positive_unate": "positive_unate",
@@ -18,11 +20,51 @@ SENSES: dict[str, Sense] = {
 }
 
 
+def read_state(group: Group) -> State | None:
+    """Read the state of a sequential cell; None if the cell is combinational.
+
+    Raises:
+        LeftOut: the description of the state is not supported.
+    """
+    if "clock_gating_integrated_cell" in group.values:
+        marked = {
+            mark: pin.name
+            for pin in group.of("pin")
+            for mark in pin.values
+            if mark.startswith("clock_gate_") and pin.is_true(mark)
+        }
+        kind = group.values["clock_gating_integrated_cell"]
+        if not kind.startswith("latch_posedge") or not {"clock_gate_clock_pin", "clock_gate_enable_pin"} <= set(marked):
+            raise LeftOut("a clock gate that is not latch_posedge")
+        enable = marked["clock_gate_enable_pin"]
+        data = f"{enable} | {marked['clock_gate_test_pin']}" if "clock_gate_test_pin" in marked else enable
+        return State("gate", ("enabled", "enabled_n"), marked["clock_gate_clock_pin"], data)
+    states = [each for each in group.groups if each.kind in ("ff", "latch")]
+    if len(states) > 1:
+        raise LeftOut("several registers")
+    if not states:
+        if group.first("statetable"):
+            raise LeftOut("a statetable")
+        return None
+    state = states[0]
+    clock, data = ("clocked_on", "next_state") if state.kind == "ff" else ("enable", "data_in")
+    if len(state.names) != 2 or not {clock, data} <= set(state.values) or "clocked_on_also" in state.values:
+        raise LeftOut(f"an {state.kind} group without just {clock} and {data}")
+    return State(
+        "flip-flop" if state.kind == "ff" else "latch",
+        (state.names[0], state.names[1]),
+        expression(state.values[clock]).plain,
+        state.values[data],
+        state.values.get("clear", ""),
+        state.values.get("preset", ""),
+    )
+
+
 def read_capacitance(pin: Group, output: bool, units: Units) -> float:
     """Return the capacitance of a pin in pF: its own, the mean of rise and fall, or the library's default.
 
     Raises:
-        LibertyError: an input has none of them.
+        LibertyError: an input has none of these.
     """
     edges = [pin.number(name) for name in ("rise_capacitance", "fall_capacitance") if name in pin.values]
     default = "default_output_pin_cap" if output else "default_input_pin_cap"
@@ -32,13 +74,13 @@ def read_capacitance(pin: Group, output: bool, units: Units) -> float:
         capacitance = float(np.mean(edges)) if edges else units.default(default)
     if capacitance is None and not output:
         raise LibertyError(
-            f"pin {pin.name} has no capacitance, rise_capacitance or fall_capacitance, and the library no {default}"
+            f"pin {pin.name} has no capacitance, rise_capacitance or fall_capacitance, and the library has no {default}"
         )
     return (capacitance or 0.0) * units.capacitance
 
 
 def read_leakage(group: Group, units: Units) -> float | None:
-    """Return the leakage of a cell in nW: as given, the mean over its states, or by default; None if there is none."""
+    """Return the leakage of a cell in nW: its own, the mean over its states, or the default; None if there is none."""
     by_state: dict[str, float] = {}
     for leakage in group.of("leakage_power"):
         state = leakage.values.get("when", "")
@@ -54,7 +96,7 @@ def read_leakage(group: Group, units: Units) -> float | None:
 
 
 def read_arcs(pin: Group, units: Units) -> Iterator[Arc]:
-    """Yield the arcs to an output; where arcs differ only in their condition, the slower values."""
+    """Yield the arcs to an output; of arcs that differ only in their condition, the slower values are used."""
     merged: dict[tuple[str, Sense, str], list[Table]] = {}
     for timing in pin.of("timing"):
         kind = timing.values.get("timing_type", "combinational")
@@ -63,7 +105,7 @@ def read_arcs(pin: Group, units: Units) -> Iterator[Arc]:
         edge = {"rising_edge": "rise", "falling_edge": "fall"}.get(kind, "")
         unateness = "non_unate" if edge else timing.values.get("timing_sense", "non_unate")
         if unateness not in SENSES:
-            raise LibertyError(f"timing_sense of pin {pin.name} is {' or '.join(SENSES)}, not {unateness!r}")
+            raise LibertyError(f"timing_sense of pin {pin.name} must be {' or '.join(SENSES)}, got {unateness!r}")
         sense = SENSES[unateness]
         tables = [
             units.delay(timing.first(name)) for name in ("cell_rise", "cell_fall", "rise_transition", "fall_transition")
@@ -71,7 +113,7 @@ def read_arcs(pin: Group, units: Units) -> Iterator[Arc]:
         usable = [table for table in tables if table is not None]
         if not usable:
             continue
-        # If a group gives only one edge, the other one is in another group of the same arc, or is just as slow.
+        # If a group has only one edge, the other is in another group of the same arc, or is taken to be as slow.
         rise, fall, rise_slew, fall_slew = tables
         whole = [rise or fall, fall or rise, rise_slew or fall_slew, fall_slew or rise_slew]
         filled = [table or usable[0] for table in whole]
@@ -84,7 +126,7 @@ def read_arcs(pin: Group, units: Units) -> Iterator[Arc]:
 
 
 def read_constraints(pin: Group, units: Units, kind: Literal["setup", "hold"]) -> Iterator[Constraint]:
-    """Yield the setup or hold times of an input; where they differ only in their condition, the longer ones."""
+    """Yield the setup or hold times of an input; of those that differ only in their condition, the longer are used."""
     merged: dict[tuple[str, str], tuple[Table, Table]] = {}
     for timing in pin.of("timing"):
         edge = {f"{kind}_rising": "rise", f"{kind}_falling": "fall"}.get(timing.values.get("timing_type", ""))
@@ -106,7 +148,7 @@ def read_constraints(pin: Group, units: Units, kind: Literal["setup", "hold"]) -
 
 
 def _related(timing: Group, pin: Group) -> list[str]:
-    """Return the pins that a timing group begins at."""
+    """Return the pins at which a timing group begins."""
     related = timing.words("related_pin")
     if not related:
         raise LibertyError(f"a timing group of pin {pin.name} has no related_pin")
@@ -114,9 +156,9 @@ def _related(timing: Group, pin: Group) -> list[str]:
 
 
 def read_energy(pin: Group, units: Units) -> Iterator[tuple[str, Table]]:
-    """Yield `(related pin, energy)` per edge of a pin: the mean of rise and fall and of all conditions.
+    """Yield `(related pin, energy)` per edge of a pin: the mean over rise and fall and over all conditions.
 
-    The energies of different supplies are added.
+    The energies of different supplies are summed.
     """
     by_condition: dict[tuple[str, str], list[Table]] = {}
     for power in pin.of("internal_power"):

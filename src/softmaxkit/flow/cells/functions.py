@@ -1,4 +1,4 @@
-"""Cell functions in Liberty's notation: parsed once, then evaluated in Python or written as Verilog."""
+"""Cell functions in Liberty notation: parsed once, then evaluated in Python or written as Verilog."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Expression:
     """A Boolean function of pins.
 
     Args:
-        text: in Liberty's notation: ! and ' for NOT, *, & or a space for AND, ^ for XOR, + and | for OR.
+        text: in Liberty notation: ! and ' for NOT, *, & or a space for AND, ^ for XOR, + and | for OR.
 
     Attributes:
         source: the function as Verilog.
@@ -31,7 +31,7 @@ class Expression:
         self._at = 0
         self.source = self._or()
         if self._at != len(self._tokens):
-            raise ValueError(f"{text!r} is no function of pins; it ends at {self._tokens[self._at]!r}")
+            raise ValueError(f"{text!r} is not a function of pins; unexpected {self._tokens[self._at]!r}")
         # The prefix keeps pins from clashing with Python keywords.
         arguments = ", ".join(["one", *(f"__{name}" for name in self.names)])
         body = re.sub(r"\b[A-Za-z_]\w*", lambda match: f"__{match[0]}", self.source)
@@ -39,11 +39,11 @@ class Expression:
         self._call: Callable[..., Any] = eval(f"lambda {arguments}: {body}")
 
     def __call__(self, one: Any, pins: dict[str, Any]) -> Any:
-        """Return its value, bitwise; `one` has all bits set."""
+        """Return the value of the function, bitwise, from those of its pins; `one` has all bits set."""
         return self._call(one, *(pins[name] for name in self.names))
 
     def truth(self, inputs: Sequence[str]) -> tuple[int, ...]:
-        """Return its truth table; the first of `inputs` is the lowest bit of the row number."""
+        """Return the truth table; the first of `inputs` is the lowest bit of the row number."""
         rows = range(1 << len(inputs))
         return tuple(self(1, {name: (row >> bit) & 1 for bit, name in enumerate(inputs)}) for row in rows)
 
@@ -58,7 +58,7 @@ class Expression:
         while text[at:].strip():
             match = TOKEN.match(text, at)
             if match is None:
-                raise ValueError(f"{text!r} is no function of pins; it cannot be parsed from {text[at:]!r} on")
+                raise ValueError(f"{text!r} is not a function of pins; it cannot be parsed from {text[at:]!r} on")
             tokens.append(match[1])
             at = match.end()
         return tokens
@@ -95,7 +95,7 @@ class Expression:
         elif token == "(":
             term = self._or()
             if self._next() != ")":
-                raise ValueError(f"{self.text!r} is no function of pins; a ) is missing")
+                raise ValueError(f"{self.text!r} is not a function of pins; a ) is missing")
             self._at += 1
         elif token in ("0", "1"):
             term = token
@@ -104,7 +104,7 @@ class Expression:
                 self.names.append(token)
             term = token
         else:
-            raise ValueError(f"{self.text!r} is no function of pins; a pin is missing")
+            raise ValueError(f"{self.text!r} is not a function of pins; a pin is missing")
         while self._next() == "'":
             self._at += 1
             term = f"(~{term})"
@@ -113,5 +113,5 @@ class Expression:
 
 @cache
 def expression(text: str) -> Expression:
-    """Return a function, parsed only once."""
+    """Return a parsed function, from a cache."""
     return Expression(text)

@@ -1,4 +1,4 @@
-"""Parser for Liberty, the format of cell libraries: text to a tree of groups."""
+"""Parser for Liberty, the format of cell libraries, into a tree of groups."""
 
 from __future__ import annotations
 
@@ -29,14 +29,13 @@ STATEMENT = re.compile(
 """A statement: the head of a group, a simple attribute, a complex attribute (in brackets), or the end of a group."""
 
 COMMENT = re.compile(r""""[^"\\]*(?:\\.[^"\\]*)*"|/\*.*?\*/|//[^\n]*""", re.DOTALL)
-"""A comment; or a string, inside of which there are none."""
-
+"""A comment, or a string, in which there are no comments."""
 
 TRUTH = {"true": True, "1": True, "false": False, "0": False}
 
 
 class LibertyError(ValueError):
-    """A Liberty file is damaged or lacks something that is needed; the message names file and line if possible."""
+    """A Liberty file is damaged or incomplete; the message names the file, and the line if possible."""
 
 
 @dataclass
@@ -44,10 +43,10 @@ class Group:
     """A group of a Liberty file: `kind (names) { attributes, groups }`.
 
     Attributes:
-        kind: such as "library", "cell", "pin", "timing".
-        names: what is in the brackets.
+        kind: kind of group, such as "library", "cell", "pin" or "timing".
+        names: the names in brackets.
         values: attributes by name; the last value if an attribute is repeated.
-        groups: groups inside, in order.
+        groups: the groups inside, in order.
     """
 
     kind: str
@@ -69,32 +68,32 @@ class Group:
         return next(self.of(kind), None)
 
     def number(self, name: str, default: float = 0.0) -> float:
-        """Return a numeric attribute.
+        """Return a numeric attribute, or `default` if it is missing.
 
         Raises:
-            LibertyError: it is no finite number.
+            LibertyError: it is not a finite number.
         """
         try:
             value = float(self.values[name]) if name in self.values else default
         except ValueError:
             value = float("nan")
         if not isfinite(value):
-            raise LibertyError(f"{name} of {self.kind} {self.name} is a number, not {self.values[name]!r}")
+            raise LibertyError(f"{name} of {self.kind} {self.name} must be a number, got {self.values[name]!r}")
         return value
 
     def is_true(self, name: str) -> bool:
-        """Return a Boolean attribute, false where it is left out.
+        """Return a Boolean attribute; False if it is missing.
 
         Raises:
             LibertyError: it is neither true nor false.
         """
         value = self.values.get(name, "false").lower()
         if value not in TRUTH:
-            raise LibertyError(f"{name} of {self.kind} {self.name} is true or false, not {self.values[name]!r}")
+            raise LibertyError(f"{name} of {self.kind} {self.name} must be true or false, got {self.values[name]!r}")
         return TRUTH[value]
 
     def words(self, name: str) -> list[str]:
-        """Return the names in an attribute, which spaces or commas part."""
+        """Return the names in an attribute, which are separated by spaces or commas."""
         return self.values.get(name, "").replace(",", " ").split()
 
 
@@ -115,7 +114,7 @@ def read_liberty(path: Path) -> Group:
 
 
 def parse(text: str, source: str = "Liberty text") -> Group:
-    """Read Liberty text.
+    """Parse Liberty text and return its library.
 
     Raises:
         LibertyError: it is damaged; the message names the line in `source`.
@@ -134,41 +133,41 @@ def parse(text: str, source: str = "Liberty text") -> Group:
         statement = STATEMENT.match(text, at)
         if statement is None:
             rest = text[at:].lstrip()
-            raise damaged(f"this is no Liberty: {rest[:40].splitlines()[0]!r}", len(text) - len(rest))
-        here = open_groups[-1]
+            raise damaged(f"this is not Liberty: {rest[:40].splitlines()[0]!r}", len(text) - len(rest))
+        current = open_groups[-1]
         if statement["end"] is not None:
             if len(open_groups) > 1:
-                raise damaged(f"{here.kind} {here.name} is not closed; the file ends early", opened_at[-1])
+                raise damaged(f"{current.kind} {current.name} is not closed; the file ends early", opened_at[-1])
             break
         if statement["close"]:
             if len(open_groups) == 1:
-                raise damaged("a } too many", statement.start("close"))
+                raise damaged("surplus }", statement.start("close"))
             open_groups.pop()
             opened_at.pop()
         elif statement["value"] is not None:
-            here.values[statement["name"]] = _unquoted(statement["value"])
+            current.values[statement["name"]] = _unquoted(statement["value"])
         elif statement["open"] == "{":
             arguments = statement["args"].split(",") if statement["args"].strip() else []
             group = Group(statement["name"], tuple(_unquoted(name) for name in arguments))
-            here.groups.append(group)
+            current.groups.append(group)
             open_groups.append(group)
             opened_at.append(statement.start("name"))
         elif statement["args"] is not None:
-            here.values[statement["name"]] = statement["args"].replace('"', " ").strip()
+            current.values[statement["name"]] = statement["args"].replace('"', " ").strip()
         at = statement.end()
     libraries = list(root.of("library"))
     if not libraries:
         raise LibertyError(f"{source} has no group 'library'; is it a Liberty file?")
     if len(libraries) > 1:
         names = ", ".join(library.name for library in libraries)
-        raise LibertyError(f"{source} has several libraries, {names}; give a file with one of them")
+        raise LibertyError(f"{source} has several libraries ({names}); give a file with one of them")
     if any("include_file" in group.values for group in (root, *libraries)):
-        raise LibertyError(f"{source} has an include_file, which is not followed; give a file with the text in it")
+        raise LibertyError(f"{source} uses include_file, which is not supported; give a file that contains the text")
     return libraries[0]
 
 
 def _unquoted(text: str) -> str:
-    """Return what a string says."""
+    """Return the contents of a string."""
     return text.strip().removeprefix('"').removesuffix('"').replace('\\"', '"').strip()
 
 
@@ -176,12 +175,12 @@ def numbers(text: str) -> Array:
     """Return the numbers in an attribute; float64.
 
     Raises:
-        LibertyError: there are others than finite numbers.
+        LibertyError: there is something other than finite numbers.
     """
     try:
         values = np.array(text.replace(",", " ").split(), np.float64)
     except ValueError:
         values = np.full(1, np.nan)
     if not np.isfinite(values).all():
-        raise LibertyError(f"these are no numbers: {text[:60]!r}")
+        raise LibertyError(f"these are not numbers: {text[:60]!r}")
     return values

@@ -1,4 +1,4 @@
-"""Cell libraries: function, area, timing and energy of each cell."""
+"""Cell libraries: function, area, timing and energy of their cells."""
 
 from __future__ import annotations
 
@@ -8,62 +8,21 @@ from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import Literal, NamedTuple
 
-import numpy as np
-
 from softmaxkit.flow.cells.functions import expression
-from softmaxkit.formats import Array
+from softmaxkit.flow.cells.table import Table
 
 SHOWN = 6
-"""Names that a remark gives; it counts the others."""
+"""Number of names to list in a message; further names are only counted."""
 
 Sense = Literal["positive_unate", "negative_unate", "non_unate"]
-
-
-class Table(NamedTuple):
-    """A look-up table over slew in ns and load in pF; for setup and hold times, over the slews of data and clock.
-
-    Attributes:
-        slews: float64, (s,), ascending.
-        loads: float64, (l,), ascending.
-        values: float64, (s, l).
-    """
-
-    slews: Array
-    loads: Array
-    values: Array
-
-    def combined(self, other: Table, how: Callable[[Array, Array], Array]) -> Table:
-        """Combine two tables, on the grid of this one."""
-        if np.array_equal(self.slews, other.slews) and np.array_equal(self.loads, other.loads):
-            return self._replace(values=how(self.values, other.values))
-        return self._replace(values=how(self.values, other.at(self.slews[:, None], self.loads[None, :])))
-
-    def at(self, slew: Array, load: Array) -> Array:
-        """Return values at slews and loads, which broadcast: linear between the points and beyond them."""
-        below, part = _place(self.slews, slew)
-        left, side = _place(self.loads, load)
-        above, right = np.minimum(below + 1, len(self.slews) - 1), np.minimum(left + 1, len(self.loads) - 1)
-        grid = self.values
-        low = grid[below, left] * (1 - side) + grid[below, right] * side
-        high = grid[above, left] * (1 - side) + grid[above, right] * side
-        values: Array = low * (1 - part) + high * part
-        return values
-
-
-def _place(axis: Array, at: Array) -> tuple[Array, Array]:
-    """Return the interval of an axis that a point is in, and its position in it from 0 to 1."""
-    if len(axis) == 1:
-        return np.zeros(np.shape(at), np.int64), np.zeros(np.shape(at))
-    below = np.clip(np.searchsorted(axis, at, side="right") - 1, 0, len(axis) - 2)
-    return below, (at - axis[below]) / (axis[below + 1] - axis[below])
 
 
 class Arc(NamedTuple):
     """A timing arc from an input to an output.
 
     Attributes:
-        output, related: pins.
-        sense: unateness; non_unate for an arc from a clock.
+        output, related: output pin, and input pin at which the arc begins.
+        sense: unateness; "non_unate" for an arc from a clock.
         edge: edge of the related pin that triggers it: "rise", "fall", or "" for both.
         rise, fall: delays in ns to the rising and falling edge of the output.
         rise_slew, fall_slew: transition times in ns of these edges.
@@ -83,9 +42,9 @@ class Constraint(NamedTuple):
     """A setup or hold time.
 
     Attributes:
-        pin, clock: pins.
-        edge: of the clock, "rise" or "fall".
-        rise, fall: in ns, for the rising and falling edge of the input; over the slews of data and clock.
+        pin, clock: constrained input pin and clock pin.
+        edge: clock edge, "rise" or "fall".
+        rise, fall: times in ns for the rising and falling edge of the input, over the slews of data and clock.
     """
 
     pin: str
@@ -100,9 +59,9 @@ class Pin(NamedTuple):
 
     Attributes:
         output: whether the cell drives it.
-        capacitance: in pF.
-        function: of an output, in Liberty's notation; in a sequential cell, of the state; empty if there is none.
-        limit: largest load of an output in pF; 0 if not specified.
+        capacitance: capacitance in pF.
+        function: function of an output in Liberty notation; in a sequential cell, of the state; empty if there is none.
+        limit: maximum load of an output in pF; 0 if not specified.
     """
 
     output: bool
@@ -116,10 +75,10 @@ class State(NamedTuple):
 
     Attributes:
         kind: "flip-flop", "latch", or "gate" for a clock gate.
-        names: of the state and its inverse in the cell's functions.
-        clock: function: a flip-flop changes when it rises, a latch is open while it is high.
-        data: function of the next state; for a clock gate, of the enable.
-        clear, preset: functions, empty if there is none.
+        names: names of the state and its inverse in the cell's functions.
+        clock: clock function: a flip-flop changes when it rises, a latch is open while it is high.
+        data: function of the next state or, for a clock gate, of the enable.
+        clear, preset: asynchronous clear and preset functions; empty if there is none.
     """
 
     kind: Literal["flip-flop", "latch", "gate"]
@@ -135,16 +94,16 @@ class Cell:
     """A cell.
 
     Attributes:
-        name: in the library.
-        area: in um2.
-        leakage: in nW, mean over its states.
-        pins: by name.
+        name: name in the library.
+        area: area in um2.
+        leakage: leakage in nW, mean over its states.
+        pins: pins by name.
         arcs: timing arcs.
         setups, holds: setup and hold times of a sequential cell.
         energy: internal energy in pJ per edge of an output, by (output, input that caused it): the mean of rise and
             fall, in which the energy of the load cancels out.
-        input_energy: in pJ per edge of an input that causes no edge of an output.
-        state: of a sequential cell.
+        input_energy: internal energy in pJ per edge of an input, by input, spent whether or not an output changes.
+        state: state of a sequential cell; None if the cell is combinational.
     """
 
     name: str
@@ -181,14 +140,14 @@ class Cell:
 
     @property
     def state_output(self) -> str:
-        """The output that shows the state as it is; empty if there is none."""
+        """The output that equals the state; empty if there is none."""
         assert self.state is not None
-        shown = self.state.names[0]
-        return next((name for name in self.outputs if expression(self.pins[name].function).plain == shown), "")
+        state = self.state.names[0]
+        return next((name for name in self.outputs if expression(self.pins[name].function).plain == state), "")
 
 
 def some(names: Sequence[str]) -> str:
-    """Return the first of some names, and how many more there are."""
+    """Return a list of names for a message: the first ones, and the number of the others."""
     return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
@@ -197,11 +156,11 @@ class Library:
     """A library of cells.
 
     Attributes:
-        name: from its Liberty file.
-        voltage: in V.
-        cells: by name.
+        name: name from its Liberty file.
+        voltage: supply voltage in V.
+        cells: cells by name.
         wire: estimated wire capacitance in pF per pin that a net drives.
-        remarks: what its reader has to say, with the names of the cells: "left out for dont_use", for one.
+        remarks: remarks of the reader, such as "left out for dont_use", with the names of the cells they apply to.
     """
 
     name: str
@@ -213,11 +172,11 @@ class Library:
     def without(self, patterns: Sequence[str]) -> Library:
         """Return the library without the cells whose names match one of the shell patterns."""
 
-        def kept(name: str) -> bool:
+        def remains(name: str) -> bool:
             return not any(fnmatchcase(name, pattern) for pattern in patterns)
 
-        remarks = {remark: tuple(filter(kept, names)) for remark, names in self.remarks.items()}
-        return replace(self, cells={name: cell for name, cell in self.cells.items() if kept(name)}, remarks=remarks)
+        remarks = {remark: tuple(filter(remains, names)) for remark, names in self.remarks.items()}
+        return replace(self, cells={name: cell for name, cell in self.cells.items() if remains(name)}, remarks=remarks)
 
     @property
     def remark(self) -> str:
@@ -226,7 +185,7 @@ class Library:
 
     @cached_property
     def latches(self) -> dict[bool, Cell]:
-        """The smallest plain latches, by polarity: True for transparent while the clock is high."""
+        """The smallest plain latches, by polarity: True for latches that are open while the clock is high."""
         return self._smallest_state("latch")
 
     @cached_property
@@ -245,7 +204,7 @@ class Library:
         return smallest
 
     def computing(self, function: Callable[..., int], inputs: int) -> list[Cell]:
-        """Return the single-output cells that compute a function of this many inputs, the smallest first."""
+        """Return the single-output cells that compute a function of `inputs` inputs, the smallest first."""
         rows = [[(row >> bit) & 1 for bit in range(inputs)] for row in range(1 << inputs)]
         wanted = tuple(function(*row) for row in rows)
         matching = [
@@ -259,12 +218,12 @@ class Library:
         return sorted(matching, key=lambda cell: (cell.area, cell.name))
 
     def smallest(self, function: Callable[..., int], inputs: int) -> Cell:
-        """Return the smallest single-output cell that computes a function of this many inputs.
+        """Return the smallest single-output cell that computes a function of `inputs` inputs.
 
         Raises:
             LookupError: there is none.
         """
         matching = self.computing(function, inputs)
         if not matching:
-            raise LookupError(f"{self.name} has no such cell of {inputs} inputs")
+            raise LookupError(f"{self.name} has no such cell with {inputs} inputs")
         return matching[0]

@@ -1,4 +1,4 @@
-"""SRAM macros, and how they are read from Liberty files."""
+"""SRAM macros, read from Liberty files."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from softmaxkit.flow.cells.units import Units
 
 SELECTS = {"csb": 0, "cen": 0, "ceb": 0, "csn": 0, "cs_n": 0, "ce_n": 0, "cs": 1, "ce": 1, "ce_in": 1, "me": 1}
 WRITES = {"web": 0, "wen": 0, "gwen": 0, "we_n": 0, "we": 1, "we_in": 1, "write": 1}
-"""Pins that conditions may name, in lower case and without the number of their port, with the value that acts."""
+"""Pins that conditions may refer to, in lower case and without the port number, with their active level."""
 
 OPENRAM = re.compile(r"_[TSF]{2}_\d+p\d+V_-?\d+C_lib")
-"""What OpenRAM adds to a macro's name to call its library."""
+"""The suffix that OpenRAM appends to the name of a macro for the name of its library."""
 
 
 class Macro(NamedTuple):
     """An SRAM macro.
 
     Attributes:
-        name: of its cell.
-        width: bits of a word.
+        name: name of its cell.
+        width: bits per word.
         depth: number of words.
-        ports: 2 where a word can be read while another is written, else 1.
-        area: in um2.
+        ports: 2 if a word can be read while another is written, else 1.
+        area: area in um2.
         write, read: energy of the whole macro in a cycle with such an access, in pJ.
-        idle: the same in a cycle without one, with its clock running.
-        leakage: in nW.
-        period: shortest clock period in ns that is known; 0 where none is.
-        source: where the figures are from.
+        idle: the same in a cycle without an access, with the clock running.
+        leakage: leakage power in nW.
+        period: minimum clock period in ns; 0 if unknown.
+        source: source of the figures.
     """
 
     name: str
@@ -52,13 +52,13 @@ class Macro(NamedTuple):
 def macros_from_liberty(paths: Sequence[Path]) -> list[Macro]:
     """Read the SRAM macros of Liberty files, plain or gzip: cells with a group `memory`.
 
-    An access takes what the clock's `internal_power` says for its rising and its falling edge, the energies of
-    different supplies added, at the mean over the input's slews. Files of OpenRAM have, in their place, the mean power
-    in mW of cycles that access a 1 and of those that access a 0 (write_lib in OpenRAM's characterizer/lib.py): there an
-    access takes the mean of both over the shortest period, with which they were simulated.
+    The energy of an access is the `internal_power` of the rising plus the falling clock edge, summed over supplies and
+    averaged over input slews. OpenRAM's files instead give the mean power in mW of cycles that access a 1 and of cycles
+    that access a 0 (write_lib in OpenRAM's characterizer/lib.py): the energy is then the mean of both times the minimum
+    period, with which they were simulated.
 
     Raises:
-        LibertyError: a file is damaged, has no macro, or does not say what one takes; the message names what is
+        LibertyError: a file is damaged, has no macro, or does not give the energy of one; the message names what is
             missing.
         OSError: a file cannot be read.
     """
@@ -67,7 +67,7 @@ def macros_from_liberty(paths: Sequence[Path]) -> list[Macro]:
         library = read_liberty(path)
         cells = [cell for cell in library.of("cell") if cell.first("memory") is not None]
         if not cells:
-            raise LibertyError(f"{path}: no cell has a group memory, with address_width and word_width; is it an SRAM?")
+            raise LibertyError(f"{path}: no cell has a memory group with address_width and word_width; is it an SRAM?")
         try:
             units = Units(library, str(path))
             macros += [_read_macro(cell, library, units, path.name) for cell in cells]
@@ -82,13 +82,13 @@ def _read_macro(cell: Group, library: Group, units: Units, source: str) -> Macro
     width, bits = (memory.number(name) for name in ("word_width", "address_width"))
     area = cell.number("area")
     if not (width >= 1 and bits >= 1 and area > 0):
-        raise LibertyError(f"cell {cell.name} needs an area, a word_width and an address_width, all above 0")
+        raise LibertyError(f"cell {cell.name} must have an area, a word_width and an address_width, all above 0")
     clocks = [pin for pin in cell.of("pin") if pin.values.get("clock", "").lower() == "true"]
     period = max((_period(pin, units) for pin in clocks), default=0.0)
     openram = library.name.startswith(cell.name) and OPENRAM.fullmatch(library.name.removeprefix(cell.name))
     if openram and not period:
-        raise LibertyError(f"cell {cell.name} has no minimum_period, over which OpenRAM's powers are means")
-    # mW over ns are pJ, and OpenRAM's two values are alternatives, not edges of one cycle.
+        raise LibertyError(f"cell {cell.name} has no minimum_period, over which OpenRAM averages its powers")
+    # mW times ns is pJ, and OpenRAM's two values are alternatives, not edges of one cycle.
     scale = period / 2 / units.energy if openram else 1.0
     energies = {pin.name: {kind: _energy(pin, kind, units, scale) for kind in STATES} for pin in clocks}
     writes = {
@@ -100,10 +100,10 @@ def _read_macro(cell: Group, library: Group, units: Units, source: str) -> Macro
     reading = next(pin.name for pin in reversed(clocks) if pin.name != writing) if two_ports else writing
     write, read = (energies.get(pin, {}).get(kind) for pin, kind in ((writing, "write"), (reading, "read")))
     if write is None or read is None:
-        raise LibertyError(f"cell {cell.name} has no internal_power of its clock for reading and writing")
+        raise LibertyError(f"cell {cell.name} has no internal_power of its clock for reads and writes")
     idles = {pin: energy["idle"] or 0.0 for pin, energy in energies.items()}
     idle = sum(idles.values())
-    if openram:  # whose powers are those of the whole macro
+    if openram:  # each power is that of the whole macro
         idle = min(idles.values())
     else:
         write, read = write + idle - idles[writing], read + idle - idles[reading]
@@ -113,7 +113,7 @@ def _read_macro(cell: Group, library: Group, units: Units, source: str) -> Macro
 
 
 STATES = {"write": [(True, True)], "read": [(True, False)], "idle": [(False, False), (False, True)]}
-"""What selected and writing are in cycles of each kind; an idle macro may have either on its write pin."""
+"""Values of (selected, writing) in each kind of cycle; the write pin of an idle macro may be at either level."""
 
 
 def _accesses(cell: Group, kind: str) -> Iterator[Group]:
@@ -123,7 +123,7 @@ def _accesses(cell: Group, kind: str) -> Iterator[Group]:
 
 
 def _period(clock: Group, units: Units) -> float:
-    """Return the shortest period of a clock in ns; 0 where none is given."""
+    """Return the minimum period of a clock in ns; 0 if there is none."""
     periods = [
         float(table.values.max())
         for timing in clock.of("timing")
@@ -135,11 +135,11 @@ def _period(clock: Group, units: Units) -> float:
 
 
 def _energy(clock: Group, kind: str, units: Units, scale: float) -> float | None:
-    """Return the energy of a cycle of one kind by a clock's `internal_power`, in pJ; None where it has no such."""
+    """Return the energy of a kind of cycle in pJ from a clock's `internal_power`; None if that does not give it."""
     cycles = [
         sum(_edges(power, units) for power in powers)
         for state in STATES[kind]
-        if (powers := [power for power in clock.of("internal_power") if _holds(power, state)])
+        if (powers := [power for power in clock.of("internal_power") if _applies(power, state)])
     ]
     return scale * sum(cycles) / len(cycles) if cycles else None
 
@@ -150,11 +150,11 @@ def _edges(power: Group, units: Units) -> float:
     return sum(float(table.values.mean()) for table in tables if table is not None)
 
 
-def _holds(power: Group, state: tuple[bool, bool]) -> bool:
-    """Return whether a group counts when a macro is selected and writes, or not.
+def _applies(power: Group, state: tuple[bool, bool]) -> bool:
+    """Return whether the condition of a group is true for a value of (selected, writing).
 
     Raises:
-        LibertyError: its condition names another pin than those.
+        LibertyError: the condition refers to a pin that is neither in `SELECTS` nor in `WRITES`.
     """
     condition = power.values.get("when")
     if condition is None:
@@ -164,9 +164,7 @@ def _holds(power: Group, state: tuple[bool, bool]) -> bool:
         name = re.sub(r"_?\d+$", "", pin.lower())
         if name not in SELECTS | WRITES:
             known = ", ".join([*SELECTS, *WRITES])
-            raise LibertyError(
-                f"the condition {condition!r} names {pin}, of which it is not known what it does ({known})"
-            )
+            raise LibertyError(f"the condition {condition!r} refers to the unknown pin {pin}; known pins are {known}")
         selected, writing = state
         pins[pin] = int(SELECTS[name] == selected if name in SELECTS else WRITES[name] == writing)
     return bool(function(1, pins))

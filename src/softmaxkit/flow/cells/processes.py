@@ -1,8 +1,8 @@
-"""The bundled processes: compact tables of their cells, and how these are derived from Liberty files.
+"""The bundled processes: compact tables of their cells, and their derivation from Liberty files.
 
     python -m softmaxkit.flow.cells.processes sky130 sky130_fd_sc_hd__tt_025C_1v80.lib.gz
 
-writes the tables of a process again.
+regenerates the tables of a process.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from softmaxkit.flow.cells.library import Arc, Cell, Constraint, Library, Pin, State, Table
+from softmaxkit.flow.cells.library import Arc, Cell, Constraint, Library, Pin, State
 from softmaxkit.flow.cells.reading import library_from_liberty
+from softmaxkit.flow.cells.table import Table
 
 FOLDER = "softmaxkit.flow.cells"
 
@@ -32,7 +33,7 @@ class Process(NamedTuple):
         title: full name.
         wire: estimated wire capacitance in pF per pin that a net drives.
         clock: default clock period in ns.
-        left_out: patterns of cells that are not used: delay lines, scan, power switches, enable flip-flops.
+        left_out: patterns of the names of cells that are not used, such as delay lines, scan and enable flip-flops.
     """
 
     title: str
@@ -44,7 +45,7 @@ class Process(NamedTuple):
 PROCESSES = {
     "sky130": Process(
         "SkyWater 130 nm high density, tt, 25 C, 1.8 V",
-        # 20 um to each pin at 0.2 fF/um.
+        # 20 um of wire to each pin, at 0.2 fF/um.
         0.004,
         8.0,
         tuple(
@@ -74,7 +75,7 @@ PROCESSES = {
     ),
     "asap7": Process(
         "ASAP7 7.5-track RVT, TT, 25 C, 0.7 V",
-        # 1 um to each pin at 0.2 fF/um.
+        # 1 um of wire to each pin, at 0.2 fF/um.
         0.0002,
         1.0,
         ("SDF*", "ICG*DC*", "FAx1*", "HAxp5*", "HB*", "CKINV*", "BUFx*f*"),
@@ -82,7 +83,7 @@ PROCESSES = {
 }
 
 LIMIT = 4
-"""Significant digits in the tables."""
+"""Number of significant digits in the tables."""
 
 
 @cache
@@ -93,13 +94,13 @@ def library_of(process: str) -> Library:
         ValueError: there is no such process.
     """
     if process not in PROCESSES:
-        raise ValueError(f"cells are {' or '.join(map(repr, PROCESSES))}, not {process!r}")
+        raise ValueError(f"cells must be {' or '.join(map(repr, PROCESSES))}, got {process!r}")
     packed = (files(FOLDER) / f"{process}.json.gz").read_bytes()
     return from_json(json.loads(gzip.decompress(packed)), PROCESSES[process].wire)
 
 
 def derive(process: str, paths: Sequence[Path]) -> Library:
-    """Return the cells of a process from its Liberty files, with smaller tables."""
+    """Return the cells of a process from its Liberty files, with tables thinned out."""
     library = library_from_liberty(paths).without(PROCESSES[process].left_out)
     return replace(library, cells={name: _thin(cell) for name, cell in library.cells.items()})
 
@@ -122,18 +123,18 @@ def thinned(table: Table, points: int = 6) -> Table:
 
 def _needed(values: Any, points: int) -> Any:
     """Return the indices to keep along the first axis: those whose removal would change the table most."""
-    kept = list(range(len(values)))
-    while len(kept) > points:
-        # Relative change, since points lie close together at small slews and loads.
-        part = values[kept]
+    indices = list(range(len(values)))
+    while len(indices) > points:
+        # Compare relative changes, since points lie close together at small slews and loads.
+        part = values[indices]
         middle = np.sqrt(np.abs(part[:-2] * part[2:])) + 1e-12
         change = np.abs(part[1:-1] - (part[:-2] + part[2:]) / 2) / middle
-        kept.pop(1 + int(np.argmin(change.max(axis=1))))
-    return np.asarray(kept)
+        indices.pop(1 + int(np.argmin(change.max(axis=1))))
+    return np.asarray(indices)
 
 
 def to_json(library: Library) -> dict[str, Any]:
-    """Return a library as JSON; axes, which many tables share, are stored once."""
+    """Return a library as JSON; axes that tables share are stored once."""
     axes: dict[tuple[float, ...], int] = {}
 
     def axis(values: Any) -> int:
@@ -191,7 +192,7 @@ def from_json(library: dict[str, Any], wire: float = 0.0) -> Library:
 
 
 def main(process: str, *paths: str) -> None:
-    """Write the tables of a process."""
+    """Write the tables of a process from the Liberty files at `paths`."""
     text = json.dumps(to_json(derive(process, [Path(path) for path in paths])), separators=(",", ":"))
     target = Path(__file__).parent / f"{process}.json.gz"
     target.write_bytes(gzip.compress(text.encode(), 9, mtime=0))

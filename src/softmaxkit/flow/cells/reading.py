@@ -13,10 +13,12 @@ from softmaxkit.flow.cells.characteristics import (
     read_constraints,
     read_energy,
     read_leakage,
+    read_state,
 )
 from softmaxkit.flow.cells.functions import expression
 from softmaxkit.flow.cells.liberty import Group, LibertyError, read_liberty
-from softmaxkit.flow.cells.library import Cell, Library, Pin, State, Table
+from softmaxkit.flow.cells.library import Cell, Library, Pin, State
+from softmaxkit.flow.cells.table import Table
 from softmaxkit.flow.cells.units import LeftOut, Units
 
 FORBIDDEN = ("dont_use", "dont_touch")
@@ -31,27 +33,27 @@ SPECIAL = (
     "power_gating_cell",
     "switch_cell_type",
 )
-"""Attributes of cells that must not, or cannot, stand for the gate that their function says."""
+"""Attributes of cells that must not be used as the gate that their function describes."""
 
 NO_LEAKAGE = "no leakage, which counts as 0"
-"""What is said of cells whose leakage is not given."""
+"""Remark on cells without leakage."""
 
 NO_HOLD = "no hold time, which counts as 0"
-"""What is said of registers and latches with an input that has a setup time alone."""
+"""Remark on registers and latches with an input that has a setup time but no hold time."""
 
 
 def library_from_liberty(paths: Sequence[Path], wire: float = 0.0) -> Library:
     """Read one library from one or more Liberty files, plain or gzip.
 
-    Cells that are not to be used, or that are described in a way that is not understood, are left out; the library's
-    `remarks` have their names.
+    Cells that are not to be used, or whose description is not supported, are left out; the library's `remarks` list
+    their names.
 
     Args:
         paths: the files.
         wire: estimated wire capacitance in pF per pin that a net drives.
 
     Raises:
-        LibertyError: a file is damaged or lacks what is needed, a cell is there twice, or the voltages differ.
+        LibertyError: a file is damaged or incomplete, a cell occurs twice, or the voltages differ.
         OSError: a file cannot be read.
     """
     cells: dict[str, Cell] = {}
@@ -64,10 +66,10 @@ def library_from_liberty(paths: Sequence[Path], wire: float = 0.0) -> Library:
             voltages.append(units.voltage)
             if len(set(voltages)) > 1:
                 listed = ", ".join(f"{voltage:g} V" for voltage in voltages)
-                raise LibertyError(f"the files are of different voltages: {listed}")
+                raise LibertyError(f"the files have different voltages: {listed}")
             for entry in group.of("cell"):
                 if entry.name in cells:
-                    raise LibertyError(f"cell {entry.name} is there twice; other corners of a library go to --corner")
+                    raise LibertyError(f"cell {entry.name} occurs twice; give other corners of a library with --corner")
                 cell = _read_or_remark(entry, units, remarks)
                 if cell is not None:
                     cells[cell.name] = cell
@@ -76,15 +78,15 @@ def library_from_liberty(paths: Sequence[Path], wire: float = 0.0) -> Library:
         names.append(group.name)
     if not voltages or not voltages[0]:
         raise LibertyError(f"{paths[0] if paths else 'no file'} does not give the voltage (nom_voltage)")
-    said = {remark: tuple(sorted(named)) for remark, named in sorted(remarks.items())}
-    return Library(names[0], voltages[0], dict(sorted(cells.items())), wire, said)
+    ordered = {remark: tuple(sorted(named)) for remark, named in sorted(remarks.items())}
+    return Library(names[0], voltages[0], dict(sorted(cells.items())), wire, ordered)
 
 
 def _read_or_remark(group: Group, units: Units, remarks: dict[str, list[str]]) -> Cell | None:
-    """Return a cell, or None with a remark why it is left out.
+    """Return a cell; or add the reason to the remarks and return None if the cell is left out.
 
     Raises:
-        LibertyError: it lacks what is needed; the message names it.
+        LibertyError: the cell is incomplete; the message names what is missing.
     """
     try:
         cell = read_cell(group, units)
@@ -104,8 +106,8 @@ def read_cell(group: Group, units: Units) -> Cell:
     """Read a cell.
 
     Raises:
-        LeftOut: it is not to be used, or is described in a way that is not understood.
-        LibertyError: it lacks what is needed, such as its area.
+        LeftOut: it is not to be used, or its description is not supported.
+        LibertyError: it is incomplete, for example without an area.
     """
     _check_attributes(group)
     state = read_state(group)
@@ -118,34 +120,34 @@ def read_cell(group: Group, units: Units) -> Cell:
     if any("function" not in pin.values for pin in outputs) and (state is None or state.kind != "gate"):
         raise LeftOut("an output without a function")
     if "area" not in group.values:
-        raise LibertyError("it has no area")
+        raise LibertyError("the cell has no area")
     pins = {pin.name: _read_pin(pin, state, units) for pin in groups}
     arcs = tuple(arc for pin in groups for arc in read_arcs(pin, units))
     setups = tuple(setup for pin in groups for setup in read_constraints(pin, units, "setup"))
     holds = tuple(hold for pin in groups for hold in read_constraints(pin, units, "hold"))
     energy: dict[tuple[str, str], Table] = {}
-    own: dict[str, Table] = {}
+    input_energy: dict[str, Table] = {}
     for pin in groups:
         for related, table in read_energy(pin, units):
             if related:
                 energy[pin.name, related] = table
             elif not pins[pin.name].output:
-                own[pin.name] = table
-            else:  # whatever made the output change
+                input_energy[pin.name] = table
+            else:  # the same energy whichever input caused the change
                 energy |= {
                     (pin.name, name): table
-                    for name, given in pins.items()
-                    if not given.output and (pin.name, name) not in energy
+                    for name, other in pins.items()
+                    if not other.output and (pin.name, name) not in energy
                 }
     leakage = read_leakage(group, units) or 0.0
-    cell = Cell(group.name, group.number("area"), leakage, pins, arcs, setups, energy, own, state, holds)
+    cell = Cell(group.name, group.number("area"), leakage, pins, arcs, setups, energy, input_energy, state, holds)
     _check_functions(cell)
     _check_timing(cell)
     return cell
 
 
 def _pins(group: Group) -> Iterator[Group]:
-    """Yield the pins of a cell but for internal ones, each in a group of its own: `pin (A, B)` has two."""
+    """Yield the pins of a cell except internal ones, each in a group of its own: `pin (A, B)` is two pins."""
     for pin in group.of("pin"):
         if pin.values.get("direction") != "internal":
             yield from (replace(pin, names=(name,)) for name in pin.names)
@@ -161,7 +163,7 @@ def _read_pin(pin: Group, state: State | None, units: Units) -> Pin:
 
 
 def _check_attributes(group: Group) -> None:
-    """Leave out what is not to be used, and what is no gate or register of plain pins."""
+    """Leave out a cell that is not to be used, or that is not a gate or register with plain pins."""
     for name in FORBIDDEN:
         if group.is_true(name):
             raise LeftOut(name)
@@ -181,29 +183,29 @@ def _check_pin(pin: Group) -> None:
     if "three_state" in pin.values:
         raise LeftOut("three_state outputs")
     if not re.fullmatch(r"[A-Za-z_]\w*", pin.name):
-        raise LeftOut("pins whose names are no identifiers")
+        raise LeftOut("pins whose names are not identifiers")
 
 
 def _check_functions(cell: Cell) -> None:
-    """Leave out a cell whose functions are of anything but its inputs and its state."""
+    """Leave out a cell whose functions refer to anything but its inputs and its state."""
     functions = [cell.pins[name].function for name in cell.outputs]
     known = set(cell.inputs)
     if cell.state is not None:
         known |= set(cell.state.names)
-        own = (cell.state.clock, cell.state.data, cell.state.clear, cell.state.preset)
-        if {name for text in own if text for name in expression(text).names} - set(cell.inputs):
-            raise LeftOut("a state of other signals than its inputs")
+        state_functions = (cell.state.clock, cell.state.data, cell.state.clear, cell.state.preset)
+        if {name for text in state_functions if text for name in expression(text).names} - set(cell.inputs):
+            raise LeftOut("a state that depends on signals other than its inputs")
     if {name for text in functions for name in expression(text).names} - known:
-        raise LeftOut("a function of other signals than its inputs")
+        raise LeftOut("a function of signals other than its inputs")
 
 
 def _check_timing(cell: Cell) -> None:
-    """Leave out a cell that lacks a delay or a setup time: it would count as 0."""
+    """Leave out a cell that lacks a delay or a setup time, which would otherwise count as 0."""
     state = cell.state
     if any(arc.related not in cell.pins for arc in cell.arcs) or any(
         each.clock not in cell.pins for each in (*cell.setups, *cell.holds)
     ):
-        raise LeftOut("timing from what is no pin")
+        raise LeftOut("timing from a pin that does not exist")
     if state is None:
         needed = {(name, pin) for name in cell.outputs for pin in expression(cell.pins[name].function).names}
     elif state.kind == "gate":
@@ -211,46 +213,6 @@ def _check_timing(cell: Cell) -> None:
     else:
         needed = {(name, cell.clock_pin) for name in cell.outputs}
     if needed - {(arc.output, arc.related) for arc in cell.arcs if state is None or arc.edge}:
-        raise LeftOut("a delay that is missing")
+        raise LeftOut("a missing delay")
     if state is not None and set(expression(state.data).names) - {setup.pin for setup in cell.setups}:
-        raise LeftOut("a setup time that is missing")
-
-
-def read_state(group: Group) -> State | None:
-    """Read the state of a sequential cell; None if it is combinational.
-
-    Raises:
-        LeftOut: the state is described in a way that is not understood.
-    """
-    if "clock_gating_integrated_cell" in group.values:
-        marked = {
-            mark: pin.name
-            for pin in group.of("pin")
-            for mark in pin.values
-            if mark.startswith("clock_gate_") and pin.is_true(mark)
-        }
-        kind = group.values["clock_gating_integrated_cell"]
-        if not kind.startswith("latch_posedge") or not {"clock_gate_clock_pin", "clock_gate_enable_pin"} <= set(marked):
-            raise LeftOut("a clock gate of another kind than latch_posedge")
-        enable = marked["clock_gate_enable_pin"]
-        data = f"{enable} | {marked['clock_gate_test_pin']}" if "clock_gate_test_pin" in marked else enable
-        return State("gate", ("enabled", "enabled_n"), marked["clock_gate_clock_pin"], data)
-    states = [each for each in group.groups if each.kind in ("ff", "latch")]
-    if len(states) > 1:
-        raise LeftOut("several registers")
-    if not states:
-        if group.first("statetable"):
-            raise LeftOut("a statetable")
-        return None
-    state = states[0]
-    clock, data = ("clocked_on", "next_state") if state.kind == "ff" else ("enable", "data_in")
-    if len(state.names) != 2 or not {clock, data} <= set(state.values) or "clocked_on_also" in state.values:
-        raise LeftOut(f"another {state.kind} than one of {clock} and {data}")
-    return State(
-        "flip-flop" if state.kind == "ff" else "latch",
-        (state.names[0], state.names[1]),
-        expression(state.values[clock]).plain,
-        state.values[data],
-        state.values.get("clear", ""),
-        state.values.get("preset", ""),
-    )
+        raise LeftOut("a missing setup time")

@@ -1,4 +1,4 @@
-"""Units of a Liberty library, and its tables converted from them."""
+"""Units of a Liberty library, and conversion of its tables to ns, pF and pJ."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 import numpy as np
 
 from softmaxkit.flow.cells.liberty import Group, LibertyError, numbers
-from softmaxkit.flow.cells.library import Table
+from softmaxkit.flow.cells.table import Table
 from softmaxkit.formats import Array
 
 PREFIXES = {"f": 1e-15, "p": 1e-12, "n": 1e-9, "u": 1e-6, "m": 1e-3, "": 1.0}
@@ -15,27 +15,27 @@ PREFIXES = {"f": 1e-15, "p": 1e-12, "n": 1e-9, "u": 1e-6, "m": 1e-3, "": 1.0}
 TEMPLATES = ("lu_table_template", "power_lut_template")
 
 SLEW = {"input_net_transition", "input_transition_time", "constrained_pin_transition"}
-"""What the first axis of a `Table` may stand for."""
+"""Variables of the first axis of a `Table`."""
 
 LOAD = {"total_output_net_capacitance", "related_pin_transition"}
-"""What the second may: a load, or for setup times the slew of the clock."""
+"""Variables of the second axis: a load or, for setup and hold times, the slew of the clock."""
 
 
 class LeftOut(ValueError):
-    """A cell is described in a way that is not understood, and is left out; the message is the reason."""
+    """A cell is not to be used, or has a description that is not supported; the message is the reason."""
 
 
 class Units:
     """Factors that convert the values of a library to ns, pF, pJ and nW, and its table templates.
 
     Raises:
-        LibertyError: a unit is missing or unknown, or the library is not one of look-up tables.
+        LibertyError: a unit is missing or unknown, or the delay model is not that of look-up tables.
     """
 
     def __init__(self, library: Group, source: str) -> None:
         model = library.values.get("delay_model", "table_lookup")
         if model != "table_lookup":
-            raise LibertyError(f"{source}: delay_model is {model}; only table_lookup is understood")
+            raise LibertyError(f"{source}: delay_model is {model}; only table_lookup is supported")
         if "capacitive_load_unit" not in library.values:
             raise LibertyError(f"{source}: library {library.name} has no capacitive_load_unit")
         self.source, self.library = source, library
@@ -46,29 +46,29 @@ class Units:
         self.energy = self.capacitance * voltage**2
         self.leakage = self._scale(library.values.get("leakage_power_unit", "1nW"), "w") / 1e-9
         self.voltage = library.number("nom_voltage") * voltage
-        # A delay template and a power template may have one name.
+        # A delay template and a power template may have the same name.
         self.templates = {kind: {group.name: group for group in library.of(kind)} for kind in TEMPLATES}
 
     def _scale(self, text: str, letter: str) -> float:
         match = re.fullmatch(rf"\s*(\d+\.?\d*(?:e[+-]?\d+)?)\s*([a-z]?){letter}\s*", text.lower())
         if match is None or match[2] not in PREFIXES or not float(match[1]):
-            raise LibertyError(f"{self.source}: {text!r} is no unit such as 1n{letter}")
+            raise LibertyError(f"{self.source}: {text!r} is not a unit such as 1n{letter}")
         return float(match[1]) * PREFIXES[match[2]]
 
     def default(self, name: str) -> float | None:
-        """Return a default of the library in its own unit; None where it gives none."""
+        """Return a default value of the library, in the library's unit; None if it has none."""
         return self.library.number(name) if name in self.library.values else None
 
     def delay(self, group: Group | None) -> Table | None:
-        """Return a table of delays or slews; None where there is none."""
+        """Return a table of delays or slews in ns; None if the group has no values."""
         return self._table(group, "lu_table_template", self.time, self.capacitance)
 
     def constraint(self, group: Group | None) -> Table | None:
-        """Return a table of setup times; None where there is none."""
+        """Return a table of setup or hold times in ns; None if the group has no values."""
         return self._table(group, "lu_table_template", self.time, self.time)
 
     def power(self, group: Group | None) -> Table | None:
-        """Return a table of energies; None where there is none."""
+        """Return a table of energies in pJ; None if the group has no values."""
         return self._table(group, "power_lut_template", self.energy, self.capacitance)
 
     def _table(self, group: Group | None, kind: str, scale: float, loads: float) -> Table | None:
@@ -76,7 +76,7 @@ class Units:
 
         Raises:
             LibertyError: its values do not match its axes, or it has no template.
-            LeftOut: its axes are others than slew and load.
+            LeftOut: its axes are not slew and load.
         """
         if group is None or "values" not in group.values:
             return None
@@ -100,7 +100,7 @@ class Units:
                 f"{self.source}: a table {group.name} has {values.size} values, which does not match its axes"
             )
         if any((np.diff(axis) <= 0).any() for axis in axes):
-            raise LibertyError(f"{self.source}: the axes of a table {group.name} do not rise")
+            raise LibertyError(f"{self.source}: the axes of a table {group.name} are not ascending")
         if len(axes) == 1:
             axes, names = [*axes, np.zeros(1)], [*names, "" if names[0] in LOAD else min(LOAD)]
         values = values.reshape(len(axes[0]), -1)
@@ -109,8 +109,8 @@ class Units:
         return Table(axes[0] * self.time, axes[1] * loads, values)
 
     def _template(self, group: Group, kind: str) -> Group:
-        """Return the template that a table names: of its own kind, else of the other, which some libraries take."""
+        """Return the template that a table refers to: of its own kind, or else of the other, as some libraries do."""
         for templates in (self.templates[kind], *self.templates.values()):
             if group.name in templates:
                 return templates[group.name]
-        raise LibertyError(f"{self.source}: a table has the template {group.name!r}, which the library does not define")
+        raise LibertyError(f"{self.source}: a table refers to the template {group.name!r}, which is not defined")

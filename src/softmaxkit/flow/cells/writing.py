@@ -1,4 +1,4 @@
-"""Writes cell libraries as Liberty: what Yosys and ABC need to map, or what timing analysers need besides."""
+"""Writes cell libraries as Liberty, for mapping by Yosys and ABC or for timing analysers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from softmaxkit.flow.cells.library import Arc, Cell, Constraint, Library, Table
+from softmaxkit.flow.cells.library import Arc, Cell, Constraint, Library
+from softmaxkit.flow.cells.table import Table
 from softmaxkit.formats import Array
 
 HEADER = {
@@ -28,7 +29,7 @@ THRESHOLDS = {
     **{f"slew_lower_threshold_pct_{edge}": "20" for edge in ("rise", "fall")},
     **{f"slew_upper_threshold_pct_{edge}": "80" for edge in ("rise", "fall")},
 }
-"""Where delays and slews are measured. Analysers ask for it; with one library, the values do not matter."""
+"""Thresholds for delays and slews. Analysers require them; with a single library, the values do not matter."""
 
 
 def to_liberty(library: Library, analysis: bool = False) -> str:
@@ -36,18 +37,18 @@ def to_liberty(library: Library, analysis: bool = False) -> str:
 
     Args:
         library: the cells.
-        analysis: write it for a timing analyser, with hold times and thresholds; wires are its own affair. Without, pin
-            capacitances include the estimated wire, so that mapping sees it, and gates of several outputs are left out.
+        analysis: write it for a timing analyser, with hold times and thresholds but without estimated wires. If False,
+            it is for mapping: pin capacitances include the estimated wire, and gates with several outputs are left out.
     """
     values = {**HEADER, "nom_voltage": f"{library.voltage:g}", "default_max_transition": "1000"}
     if analysis:
         values |= THRESHOLDS
-    # ABC takes the size of a table from its template, even if the table has axes of its own.
+    # ABC reads the size of a table from its template, even if the table has axes of its own.
     shapes = sorted({shape for cell in library.cells.values() for shape in _shapes(cell, analysis)})
     templates = [_template(kind, rows, columns) for kind in TEMPLATES for rows, columns in shapes]
     wire = 0.0 if analysis else library.wire
-    kept = [cell for cell in library.cells.values() if analysis or cell.state or len(cell.outputs) == 1]
-    cells = [_cell(cell, wire, analysis) for cell in kept]
+    included = [cell for cell in library.cells.values() if analysis or cell.state or len(cell.outputs) == 1]
+    cells = [_cell(cell, wire, analysis) for cell in included]
     return _group("library", library.name, values, templates + cells) + "\n"
 
 
