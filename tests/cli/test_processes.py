@@ -85,7 +85,7 @@ def test_a_study_trains_in_two_processes_and_resumes(tmp_path: Path) -> None:
 def test_a_batch_that_cannot_be_shared_is_refused(tmp_path: Path) -> None:
     ended = run(3, "train", "exact", *SIZES, "--text", str(text_file(tmp_path)), "-o", str(tmp_path / "model"))
     assert ended.returncode != 0
-    assert "a batch of 16 cannot be divided among 3 processes; start 1, 2, 4, 8, 16" in ended.stderr
+    assert "a batch of 16 cannot be divided equally among 3 processes; start 1, 2, 4, 8, 16" in ended.stderr
     assert not (tmp_path / "model").exists()
 
 

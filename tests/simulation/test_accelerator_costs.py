@@ -104,7 +104,7 @@ def test_arrays_of_another_method_serve_where_their_widths_are_the_same(tmp_path
 def test_a_damaged_record_is_named(tmp_path: Path) -> None:
     write_records(tmp_path, SPEC)
     (tmp_path / "accelerator" / "units-broken.json").write_text("{")
-    with pytest.raises(ValueError, match=r"units-broken\.json is no record"):
+    with pytest.raises(ValueError, match=r"units-broken\.json is not a record"):
         _ = costs(tmp_path).unit
 
 

@@ -55,7 +55,7 @@ def test_what_the_table_leaves_out_is_left_out(tmp_path: Path, write: Writer) ->
     said: list[str] = []
     assert len(write(tmp_path / "out", chosen, said.append)) == 1
     assert said == of_table
-    assert f"{EXACT.title} is left out with the pipeline deferred: arrays.rows 128" in said[0]
+    assert f"leaving out {EXACT.title} with the pipeline deferred: arrays.rows 128" in said[0]
 
 
 def test_what_was_asked_for_is_not_left_out(tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_a_pipeline_without_a_record_is_left_out(tmp_path: Path, write: Writer) 
 @pytest.mark.parametrize("write", WRITERS)
 def test_nothing_is_written_where_a_later_method_has_no_record(tmp_path: Path, write: Writer) -> None:
     records = write_records(tmp_path / "records", CONSMAX)
-    with pytest.raises(NoRecord, match="of softermax costs"):
+    with pytest.raises(NoRecord, match="the cost of a unit of softermax"):
         write(tmp_path / "out", options(records, CONSMAX, SOFTERMAX), pytest.fail)
     assert not (tmp_path / "out").exists()
 

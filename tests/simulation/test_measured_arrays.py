@@ -51,5 +51,5 @@ def test_a_netlist_is_compared_with_the_integers(
     words = getattr(arrays, made_by)(own, Sample.of(own))
     wrong = words._replace(expected=[*words.expected[:9], words.expected[9] ^ 1, *words.expected[10:]])
     monkeypatch.setattr(arrays, made_by, lambda *_: wrong)
-    with pytest.raises(RuntimeError, match=f"1 of .* outputs of the {name} array differ from the integers"):
+    with pytest.raises(RuntimeError, match=f"1 of .* outputs of the {name} array differ from the golden model"):
         measure_array(own, name, "sky130")

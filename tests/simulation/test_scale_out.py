@@ -48,7 +48,7 @@ def test_a_method_without_parts_is_refused() -> None:
         with pytest.raises(ValueError, match="has no partial results"):
             spec.partial()
         options = SimulationOptions(workload, hardware, [spec], None, "generation", [64], [2], Path("none"))
-        with pytest.raises(ValueError, match="leave --chips out"):
+        with pytest.raises(ValueError, match="omit --chips"):
             simulate(options, [], print)
 
 

@@ -117,7 +117,7 @@ def test_heads_that_do_not_divide_the_engines_are_dealt_out() -> None:
 
 def test_buffers_smaller_than_a_tile_are_refused() -> None:
     hardware = changed(EDGE, buffers__key_kib=0.5)
-    with pytest.raises(ValueError, match=r"buffers\.key_kib holds two tiles of arrays\.rows keys of 128 channels"):
+    with pytest.raises(ValueError, match=r"buffers\.key_kib must have room for two tiles of arrays\.rows keys of 128 channels"):
         results(hardware, replace(SMALL, channels=128))
 
 
@@ -153,9 +153,9 @@ def test_energy_is_that_of_the_parts(tmp_path: Path) -> None:
     [
         (["gpt2", "--context", "many"], "a number of tokens such as 1024, 128k or 1M, not 'many'"),
         (["gpt2", "--pipeline", "fast"], "--pipeline is "),
-        (["gpt2", "--method", "exaq", "--pipeline", "element"], "no method has the pipeline element"),
+        (["gpt2", "--method", "exaq", "--pipeline", "element"], "no selected method has the pipeline element"),
         (["bert-base", "--generate"], "not causal"),
-        (["gpt2", "--hardware", "none"], "no hardware is called 'none'"),
+        (["gpt2", "--hardware", "none"], "'none' is neither built-in hardware"),
     ],
 )
 def test_wrong_arguments_get_one_line(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -27,7 +27,7 @@ NAMES = ["consmax-element", "softermax-token", "softermax-deferred"]
 KEYS = 256
 """As many as the example has, so that a core has room for no more."""
 
-PRICE = "import attention; print(*attention.price())"
+PRICE = "import attention; print(*attention.estimate())"
 
 needs_stream = pytest.mark.skipif(
     any(find_spec(name) is None for name in ("stream", "onnx", "six", "pydot")),
