@@ -250,7 +250,7 @@ def test_models_are_not_overwritten_by_default(capsys: pytest.CaptureFixture[str
     assert run(capsys, *arguments)[0] == 0
     code, _, err = run(capsys, *arguments)
     assert code == 2
-    assert "holds a model already; give another --output, or --overwrite" in err
+    assert "already contains a model; give another --output, or --overwrite" in err
     assert run(capsys, *arguments, "--overwrite")[0] == 0
     assert not list(tmp_path.glob("model.run-*"))
 
@@ -330,7 +330,7 @@ def test_a_full_disk_is_one_line_and_keeps_the_old_record(
     monkeypatch.setattr(os, "replace", full)
     code, _, err = run(capsys, "methods", "--json", path)
     assert code == 1
-    assert err.strip().splitlines()[-1] == f"error: {path}: No space left on device; what was there before is untouched"
+    assert err.strip().splitlines()[-1] == f"error: {path}: No space left on device; existing files are untouched"
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -399,7 +399,7 @@ def test_bits_by_layer(capsys: pytest.CaptureFixture[str], tmp_path: Path, text:
     assert "spread" in err
     code, _, err = run(capsys, "calibrate", model, "softermax", "--mean-bits", 2.5, *options, "--overwrite")
     assert code == 2
-    assert "--mean-bits is for methods with a choice of bits (exaq); give one as METHOD or in --spec" in err
+    assert "--mean-bits needs a method with a choice of bits (exaq), as METHOD or in --spec" in err
 
 
 @pytest.mark.parametrize(
@@ -444,7 +444,7 @@ def test_options_of_a_head_without_a_model_are_refused(
     verb: str, option: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([verb, "exaq", *option]) == 2
-    assert "say which head of a --model, and what to run it on; give one" in capsys.readouterr().err
+    assert "without --model there is no head for" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -73,7 +73,7 @@ def test_verify_goes_through_both_pipelines(capsys: pytest.CaptureFixture[str]) 
     wider = ("--rows", 2, "--columns", 4, "--channels", 8, "--keys", 19, "--outputs", 3000)
     code, _, err = run(capsys, "verify", "engine", "--method", "consmax", *wider, "--inject-fault", "--seed", 2)
     assert code == 1
-    assert "the hardware differs from the integers" in err
+    assert "the hardware differs from the exact integers" in err
 
 
 @pytest.mark.slow

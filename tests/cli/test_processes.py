@@ -94,4 +94,6 @@ def test_verbs_that_do_not_train_are_refused(
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert main(["methods"]) == 2
-    assert "'softmaxkit methods' works in one process; torchrun is for compare, train" in capsys.readouterr().err
+    assert (
+        "'softmaxkit methods' runs in a single process; use torchrun only for compare, train" in capsys.readouterr().err
+    )

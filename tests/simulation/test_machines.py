@@ -44,8 +44,16 @@ def test_units_are_those_of_the_names() -> None:
     ("old", "new", "message"),
     [
         ("bandwidth_gb_per_s: 12.8", "bandwidth_gb_per_s: 0", r"dram\.bandwidth_gb_per_s must be a number from 1e-09"),
-        ("bandwidth_gb_per_s: 12.8", "bandwidth_gb_per_s: .inf", r"dram\.bandwidth_gb_per_s must be a number from 1e-09"),
-        ("bandwidth_gb_per_s: 12.8", "bandwidth_gb_per_s: 12.8 GB", r"dram\.bandwidth_gb_per_s must be a number from 1e-09"),
+        (
+            "bandwidth_gb_per_s: 12.8",
+            "bandwidth_gb_per_s: .inf",
+            r"dram\.bandwidth_gb_per_s must be a number from 1e-09",
+        ),
+        (
+            "bandwidth_gb_per_s: 12.8",
+            "bandwidth_gb_per_s: 12.8 GB",
+            r"dram\.bandwidth_gb_per_s must be a number from 1e-09",
+        ),
         (
             "bandwidth_gb_per_s: 12.8",
             "bandwidth: 12.8",
@@ -60,7 +68,11 @@ def test_units_are_those_of_the_names() -> None:
         ),
         ("clock_mhz: 100", "clock_mhz: .nan", r"clock_mhz must be a number from 1e-09 to 1e\+12 .*, got nan"),
         ("clock_mhz: 100", "clock_mhz: 1e2", r"got '1e2'; YAML reads it as a string: .* e\.g\. 1\.0e\+2"),
-        ("bandwidth_gb_per_s: 12.8", "bandwidth_gb_per_s: 1.0e-300", r"must be a number from 1e-09 to 1e\+12 .*got 1e-300"),
+        (
+            "bandwidth_gb_per_s: 12.8",
+            "bandwidth_gb_per_s: 1.0e-300",
+            r"must be a number from 1e-09 to 1e\+12 .*got 1e-300",
+        ),
         ("engines: 4", "engines: 0", r"engines must be an integer from 1"),
         ("engines: 4", "engines: 2.5", r"engines must be an integer from 1"),
         ("engines: 4", "engines: 4\nengines: 5", r"the key engines in line \d+ is a duplicate"),
@@ -94,7 +106,11 @@ def test_sizes_up_to_the_engines_own_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("key_kib: 64", "key_kib: 1", r"buffers\.key_kib must have room for two tiles of arrays\.rows keys of 64 channels"),
+        (
+            "key_kib: 64",
+            "key_kib: 1",
+            r"buffers\.key_kib must have room for two tiles of arrays\.rows keys of 64 channels",
+        ),
         ("rows: 16", "rows: 3", r"arrays\.rows 3, arrays\.columns 16 and softermax: "),
         ("clock_mhz: 100", "clock_mhz: 121", r"clock_mhz: the .* reaches 1\d\d MHz .*, not 121"),
     ],

@@ -117,7 +117,9 @@ def test_heads_that_do_not_divide_the_engines_are_dealt_out() -> None:
 
 def test_buffers_smaller_than_a_tile_are_refused() -> None:
     hardware = changed(EDGE, buffers__key_kib=0.5)
-    with pytest.raises(ValueError, match=r"buffers\.key_kib must have room for two tiles of arrays\.rows keys of 128 channels"):
+    with pytest.raises(
+        ValueError, match=r"buffers\.key_kib must have room for two tiles of arrays\.rows keys of 128 channels"
+    ):
         results(hardware, replace(SMALL, channels=128))
 
 

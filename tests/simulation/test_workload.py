@@ -82,7 +82,10 @@ def test_keys_may_say_whether_queries_see_later_keys() -> None:
     assert read("BertGeneration", is_decoder=True).causal
     assert read("XLM", causal=True).causal
     assert not read("Gemma3Text", use_bidirectional_attention=True).causal
-    with pytest.raises(ValueError, match=r"PaliGemma: model_type is 'paligemma'.*it is not known whether the queries of its prompts see later keys"):
+    with pytest.raises(
+        ValueError,
+        match=r"PaliGemma: model_type is 'paligemma'.*not known whether the queries of its prompts see",
+    ):
         read("PaliGemma")
 
 
@@ -191,13 +194,19 @@ def test_an_encoder_beside_the_text_is_refused() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"model_type": "llama", "num_attention_heads": 0}', "a number used as a divisor, such as num_attention_heads, is 0"),
+        (
+            '{"model_type": "llama", "num_attention_heads": 0}',
+            "a number used as a divisor, such as num_attention_heads, is 0",
+        ),
         ('{"model_type": "llama", "num_hidden_layers": "x"}', "'num_hidden_layers' expected int, got str"),
         (
             '{"model_type": "llama", "hidden_size": 64, "num_attention_heads": 7}',
             "hidden size .64. is not a multiple of the number of attention heads .7.",
         ),
-        ('{"model_type": "own", "auto_map": {"AutoConfig": "own.Own"}}', "its auto_map needs code that the model ships"),
+        (
+            '{"model_type": "own", "auto_map": {"AutoConfig": "own.Own"}}',
+            "its auto_map needs code that the model ships",
+        ),
         ("[]", "model_type"),
         ("{", "not a valid JSON"),
     ],

@@ -31,6 +31,7 @@ from softmaxkit.cli.options import (
     InputFile,
     JsonOption,
     SpecOption,
+    any_of,
     given,
     refuse,
     writable_file,
@@ -70,20 +71,20 @@ OF_UNITS = (
     *("constants", "sets", "lanes", "max_row", "depth", "storage", "sram"),
     *("layer", "head", "text", "context", "pareto"),
 )
-"""Options for units, which anybody's Verilog has no use for."""
+"""Options for units, which do not apply to a Verilog design."""
 
 OF_PARETO = ("clock", "depth", "storage", "constants", "sets", "spec", "model", "layer", "head", "text", "context")
-"""Options that `--pareto` chooses itself, or that go with one unit."""
+"""Options whose values `--pareto` chooses itself, or that apply to a single unit."""
 
 NOT_OF_ENGINES = ("sets", "pareto", "place", "device", "seed", "markdown")
-"""Options that an engine has no use for."""
+"""Options that do not apply to an engine."""
 
 OF_VERILOG = ("top", "include", "define", "parameter")
-"""Options for anybody's Verilog."""
+"""Options for a Verilog design."""
 
 
 def _names_of_cells() -> list[str]:
-    """Return what `--cells` takes."""
+    """Return the values that `--cells` accepts."""
     from softmaxkit.flow.cells.processes import PROCESSES
     from softmaxkit.flow.fpga import FAMILIES
 
@@ -96,7 +97,8 @@ def synth(
     cells: Annotated[
         str,
         typer.Option(
-            help="sky130 or asap7; or, for quick counts, an FPGA: ice40, ecp5, nexus or xilinx.",
+            help="Target: the standard cells sky130 or asap7; or an FPGA family for quick counts: ice40, ecp5, nexus "
+            "or xilinx.",
             autocompletion=_names_of_cells,
         ),
     ] = "sky130",
@@ -104,18 +106,20 @@ def synth(
     clock: Annotated[
         float | None,
         typer.Option(
-            metavar="NS", help="Clock period to meet, in ns.", show_default="8 for sky130, 1 for asap7, 10 for --place"
+            metavar="NS",
+            help="Clock period to meet, in ns; exit code 1 if it cannot be met.",
+            show_default="8 for sky130, 1 for asap7, 10 for --place",
         ),
     ] = None,
     wires: Annotated[
-        bool, typer.Option("--wires/--no-wires", help="Estimate wires, by the pins that a net drives.")
+        bool, typer.Option("--wires/--no-wires", help="Estimate wire loads from the fan-out of nets.")
     ] = True,
     liberty: Annotated[
         list[Path] | None,
         typer.Option(
             **InputFile,
             metavar="FILE",
-            help="Liberty file of the library, plain or gzip, in place of the package's tables; may be given again.",
+            help="Liberty file of the cell library, plain or gzip, instead of the built-in tables. Repeatable.",
             show_default=False,
         ),
     ] = None,
@@ -124,7 +128,7 @@ def synth(
         typer.Option(
             **InputFile,
             metavar="FILE",
-            help="Liberty file of another corner, to time the netlist at too; may be given again.",
+            help="Liberty file of another corner at which to time the netlist as well. Repeatable.",
             show_default=False,
         ),
     ] = None,
@@ -133,8 +137,8 @@ def synth(
         typer.Option(
             **InputFile,
             metavar="FILE",
-            help="Liberty file of SRAM macros of which the memories outside are made; may be given again.",
-            show_default="published figures of the process's",
+            help="Liberty file of the SRAM macros for --storage memory. Repeatable.",
+            show_default="published figures of the process's macros",
         ),
     ] = None,
     verilog: Annotated[
@@ -142,12 +146,12 @@ def synth(
         typer.Option(
             **InputFile,
             metavar="FILE",
-            help="Anybody's Verilog in place of a unit; may be given again.",
+            help="Synthesise this Verilog file instead of a unit. Repeatable.",
             show_default=False,
         ),
     ] = None,
     top: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Top module of --verilog.", show_default=False)
+        str | None, typer.Option(metavar="NAME", help="--verilog: the top module.", show_default=False)
     ] = None,
     include: Annotated[
         list[Path] | None,
@@ -157,7 +161,7 @@ def synth(
             exists=True,
             file_okay=False,
             metavar="DIR",
-            help="Folder of files that --verilog includes; may be given again.",
+            help="--verilog: folder to search for included files. Repeatable.",
             show_default=False,
         ),
     ] = None,
@@ -167,7 +171,7 @@ def synth(
             "--define",
             "-D",
             metavar="NAME[=VALUE]",
-            help="Macro for --verilog; may be given again.",
+            help="--verilog: define a macro. Repeatable.",
             show_default=False,
         ),
     ] = None,
@@ -177,7 +181,7 @@ def synth(
             "--parameter",
             "-P",
             metavar="NAME=VALUE",
-            help="Parameter of the top module of --verilog; may be given again.",
+            help="--verilog: set a parameter of the top module. Repeatable.",
             show_default=False,
         ),
     ] = None,
@@ -195,17 +199,17 @@ def synth(
     text: HeadTextOption = None,
     context: ContextOption = Recipe().context,
     place: Annotated[
-        bool, typer.Option("--place", help="Place and route in the FPGA by nextpnr: clock, and what of it is used.")
+        bool, typer.Option("--place", help="Place and route for an FPGA with nextpnr, for its clock and utilisation.")
     ] = False,
     device: Annotated[
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Device for --place: 25k, 45k or 85k of ecp5, up5k of ice40, lifcl-40 of nexus.",
-            show_default="the smallest",
+            help="--place: the device; 25k, 45k or 85k of ecp5, up5k of ice40, lifcl-40 of nexus.",
+            show_default="the smallest of the family",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of --place.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="--place: the seed.")] = 1,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -213,14 +217,15 @@ def synth(
             "-o",
             metavar="DIR",
             callback=writable_folder,
-            help="Write netlists and longest paths there, or bitstreams.",
+            help="Write netlists and their longest paths, or bitstreams with --place, to this folder.",
         ),
     ] = None,
     pareto: Annotated[
         bool,
         typer.Option(
             "--pareto",
-            help="Main forms at three clocks, then with 4 and 16 lanes or up to --lanes; what is finished is kept.",
+            help="Synthesise the main forms at three clocks, then with 4 and 16 lanes (or up to --lanes); a rerun "
+            "continues from finished results.",
         ),
     ] = False,
     of_method: OfMethodOption = None,
@@ -231,14 +236,14 @@ def synth(
     pipeline: PipelineOption = None,
     json: JsonOption = None,
     markdown: Annotated[
-        Path | None, typer.Option(metavar="PATH", callback=writable_file, help="Write the table there, as Markdown.")
+        Path | None, typer.Option(metavar="PATH", callback=writable_file, help="Write the table as Markdown.")
     ] = None,
 ) -> None:
-    """Map hardware units to standard cells: area, clock, power and energy, every output compared with the integers.
+    """Map hardware units to standard cells: area, clock, power and energy, with every output checked.
 
-    Netlists run on real attention scores; rows that wait are counted apart, and so are loadable tables. With --storage
-    memory rows wait in SRAM, which has figures of its own. With "engine" in place of METHOD it is an attention engine
-    around the unit of --method, on random queries.
+    Netlists are simulated on real attention scores and compared with the exact integers. The row buffer and loadable
+    tables are listed separately. With --storage memory, rows are stored in SRAM, which has its own figures. With
+    "engine" in place of METHOD, map an attention engine around the unit of --method, on random queries.
     """
     from softmaxkit.files import write_text
     from softmaxkit.report import silicon as as_markdown
@@ -254,33 +259,33 @@ def synth(
     from softmaxkit.studies.silicon import SynthesisOptions, Verilog, storage_in, synthesize_units, synthesize_verilog
 
     if cells not in _names_of_cells():
-        raise ValueError(f"--cells is {', '.join(_names_of_cells())}, not {cells!r}")
+        raise ValueError(f"--cells must be {any_of(_names_of_cells())}, got {cells!r}")
     if clock is not None and not 0 < clock < 1e6:
-        raise ValueError(f"--clock is a period in ns, more than 0, not {clock:g}")
+        raise ValueError(f"--clock must be a period in ns, above 0 and below 1e6, got {clock:g}")
     if place:
         device_of(cells, device)
         refuse(
             given(command, "liberty", "corner", "sram", "wires", "pareto", "markdown"),
-            f"--cells {cells} has no cells of a library",
+            f"--cells {cells} with --place uses no cell library",
         )
     else:
-        refuse(given(command, "device", "seed"), "without --place nothing is placed")
+        refuse(given(command, "device", "seed"), "only for use with --place")
     if cells in FAMILIES and not place:
         refuse(
             given(command, "liberty", "corner", "sram", "clock", "wires", "output", "pareto", "markdown"),
-            f"--cells {cells} is for counts, without cells of a library, timing or netlist; --place has timing",
+            f"--cells {cells} gives only counts, without cell library, timing or netlist; --place adds timing",
         )
     if verilog:
         if any(each is not None for each in (method, spec, model)):
             raise ValueError("--verilog takes the place of METHOD, --spec and --model; leave them out")
-        refuse(given(command, *OF_UNITS), "--verilog is a design as it is")
+        refuse(given(command, *OF_UNITS), "a --verilog design has no such options")
     else:
-        refuse(given(command, *OF_VERILOG), "units have a top module and files of their own, without --verilog")
+        refuse(given(command, *OF_VERILOG), "only for use with --verilog")
         check_head_options(command, model)
     if sram and not pareto and storage != "memory":
-        refuse(given(command, "sram"), "Liberty files of SRAM say of which macros --storage memory is made")
+        refuse(given(command, "sram"), "--sram needs --storage memory")
     if pareto:
-        refuse(given(command, *OF_PARETO, "corner", "output"), "--pareto has clocks and forms of its own")
+        refuse(given(command, *OF_PARETO, "corner", "output"), "--pareto chooses clocks and forms itself")
     if pareto and not given(command, "lanes"):
         lanes = PARETO_LANES[-1]
     kind = kind_of(constants, sets)
@@ -338,13 +343,13 @@ def _units(
     cells: str,
     kind: Kind | None,
 ) -> list[UnitToMap]:
-    """Return the units to synthesise: all forms of methods, those of a spec, or the one of a model's head."""
+    """Return the units to synthesise: all forms of the methods or of a spec, or the unit of a model's head."""
     from softmaxkit.studies.silicon import unit_of_head, units_of_forms
 
     if method is not None and spec is None and model is None:
         return units_of_forms(_of_sets(_forms(method), unit_sizes), unit_sizes, cells)
     if method is not None and method.lower() == ALL:
-        raise ValueError(f"{ALL!r} stands for the methods' own forms; leave it out with --spec or --model")
+        raise ValueError(f"{ALL!r} selects the methods' own forms; leave it out with --spec or --model")
     ((chosen, trained),) = chosen_units(method, spec, model, layer, head, text, context)
     if trained is None:
         return units_of_forms(_of_sets(forms_of(chosen), unit_sizes), unit_sizes, cells)
@@ -352,30 +357,30 @@ def _units(
 
 
 def _of_sets(forms: Sequence[Form], unit_sizes: Mapping[str, Any]) -> list[Form]:
-    """Return the forms of such sizes: with several sets of constants, those whose constants are loaded."""
+    """Return the forms that the sizes allow: with several sets of constants, only those with loadable constants."""
     return [form for form in forms if not (form.baked and "sets" in unit_sizes)]
 
 
 def _forms(method: str | None) -> list[Form]:
-    """Return the forms of a method, or of all.
+    """Return the forms of a method, or of all methods.
 
     Raises:
-        ValueError: none is given, or there is no such method.
+        ValueError: there is no METHOD, or it is unknown.
     """
     if method is None:
-        raise ValueError(f"--pareto takes a METHOD, or {ALL}")
+        raise ValueError(f"--pareto needs a METHOD, or {ALL}")
     classes = [method_class(name) for name in (ALL_METHODS if method.lower() == ALL else [method])]
     return [form for spec_class in classes for form in spec_class.forms()]
 
 
 def _raise_failures(results: list[dict[str, Any]], clock: float | None) -> None:
-    """Raise RuntimeError where a netlist is wrong, or misses a clock period, in ns, that was asked for."""
+    """Raise RuntimeError if a netlist is wrong, does not fit, or misses the clock period, in ns, of --clock."""
     if wrong := [result for result in results if result.get("faults")]:
-        raise RuntimeError(f"netlists differ from the integers: {', '.join(map(title_of, wrong))}")
+        raise RuntimeError(f"netlists differ from the exact integers: {', '.join(map(title_of, wrong))}")
     if unplaced := [result["unplaced"] for result in results if "unplaced" in result]:
         raise RuntimeError(unplaced[0])
     if clock is not None and (late := [result for result in results if not result.get("clock_met", True)]):
         periods = ", ".join(
             f"{title_of(result)} {1e3 / result.get('fastest_mhz', result['fmax_mhz']):.2f} ns" for result in late
         )
-        raise RuntimeError(f"a clock of {clock:g} ns cannot be met; what can: {periods}")
+        raise RuntimeError(f"a clock of {clock:g} ns cannot be met; the fastest netlists reach {periods}")
