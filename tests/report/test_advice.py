@@ -34,11 +34,11 @@ def test_the_unit_of_least_energy_that_holds_is_named() -> None:
     chip, *_ = advice(read_variants(record()))
     assert chip.startswith("For a chip: EXAQ")
     assert "(+0.60%" in chip
-    assert "15,000 µm² and 18 pJ a score, beside 33,000 µm² and 90 pJ a score of Exact" in chip
+    assert "15,000 µm² and 18 pJ per score, compared with 33,000 µm² and 90 pJ per score for Exact" in chip
     chip, *_ = advice(read_variants(record(exaq=1.2)))
     assert chip.startswith("For a chip: Softermax")
     chip, *_ = advice(read_variants(record(exaq=5.0, softermax=2.0)))
-    assert "no unit loses less than 1% here; the nearest is Softermax" in chip
+    assert "no unit stays within a 1% increase of the loss; the closest is Softermax" in chip
 
 
 def test_formats_that_do_not_hold_are_named() -> None:

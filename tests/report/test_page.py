@@ -50,7 +50,7 @@ def test_the_claims_are_on_the_page_where_there_are_any(record: dict[str, Any]) 
     claim = {"method": "exaq", "id": "exaq-9", "source": "a paper", "claim": "It is <fast>.", "published": "twice"}
     judged = claim | {"measured": "1.4 times", "verdict": "not reproduced", "why": "", "records": {}}
     page = render(record, {"inputs": {"records": "results"}, "results": [judged]})
-    assert "1 claim: 1 not reproduced, from the records in <code>results</code>" in page
+    assert "1 claim: 1 not reproduced, judged by the records in <code>results</code>" in page
     for text in ("exaq-9", "It is &lt;fast&gt;.", "twice", "1.4 times"):
         assert text in page
     assert "What the papers claim" not in render(record)
@@ -181,7 +181,7 @@ def test_a_study_is_drawn_against_its_baseline(described: bool) -> None:
         assert "One seed, so small differences may be chance." in render_study(record)
     for result_of_seed in results[:2]:
         result_of_seed["seed"] = 1
-    assert "Means over seeds ± their standard deviation." in render_study(record)
+    assert "Means over seeds ± standard deviation." in render_study(record)
 
 
 @pytest.mark.parametrize(

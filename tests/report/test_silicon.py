@@ -116,7 +116,7 @@ def test_ratios_of_the_papers_beside_ours() -> None:
     lines = {line.what: tuple(line.cells) for line in against_papers(VARIANTS)}
     assert lines["Softermax over ConSmax, area"] == ("2.2×", "2×")
     assert lines["Softermax over ConSmax, energy"] == ("4.4×", "2×")
-    assert lines["ConSmax, energy of one score"] == ("16.7 pJ", "10 pJ")
+    assert lines["ConSmax, energy per score"] == ("16.7 pJ", "10 pJ")
     assert len(lines) == 3 * 3 + 2 * 2
     assert [what for what in lines if what.endswith(", area")][:3] == [
         "ConSmax, area",

@@ -183,6 +183,6 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "Attention of gpt2 on Edge NPU, a token" in out
     assert "Keys split over chips" in out
     text = page.read_text(encoding="utf-8")
-    assert "What an engine does with the last queries of a head" in text
+    assert "Timeline of an engine over the last queries of a head" in text
     assert "timeline-chart" in text or "timeline-figure" in text
     assert '"energy_uj_per_token"' in record.read_text(encoding="utf-8")

@@ -205,12 +205,12 @@ def _table(record: dict[str, Any]) -> Table:
         "time, s",
         "energy, uJ",
         "area, mm2",
-        "cycles without memory",
+        "cycles without\nmemory stalls",
         "stall, %",
         "utilisation, %",
-        "waiting, %: memory",
-        "unit",
-        "drain",
+        "waiting, %:\nmemory",
+        "\nunit",
+        "\ndrain",
     ):
         table.add_column(heading, justify="right")
     for result in results:

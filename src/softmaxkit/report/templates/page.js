@@ -1,7 +1,7 @@
-// The charts: each is drawn for the width that it has, anew when that changes.
+// The charts: each is drawn for its current width, and redrawn when that changes.
 
 const NARROW = 560;
-const PAPER = 940; // A4 or Letter, lying
+const PAPER = 940; // A4 or Letter, landscape
 const byTouch = matchMedia("(pointer: coarse)").matches;
 const plots = new Map();
 
@@ -19,7 +19,7 @@ function layoutOf({ figure, scale }, width) {
     const axis = layout[meta.scales.axis];
     Object.assign(axis, { type: scale, range: meta.scales[scale] ?? undefined, dtick: scale === "log" ? axis.dtick : undefined });
   }
-  if (byTouch) { // a finger that moves over a chart scrolls the page
+  if (byTouch) { // dragging over a chart scrolls the page
     layout.dragmode = false;
     for (const [name, axis] of Object.entries(layout)) if (/^[xy]axis/.test(name)) axis.fixedrange = true;
   }
@@ -31,7 +31,7 @@ function draw(plot, width) {
   return Plotly.react(plot.element, plot.figure.data, layoutOf(plot, width), { displayModeBar: false });
 }
 
-// While a window is drawn to another size, charts wait until it stays.
+// While the window is being resized, wait until its size is stable.
 let waiting = 0;
 const redraw = () => {
   for (const plot of plots.values()) {
@@ -48,7 +48,7 @@ for (const plot of plots.values()) {
   observer.observe(plot.element);
 }
 
-// Names of the lines, each of which hides and shows what it names.
+// A legend of buttons, each of which hides and shows its traces.
 function legend(plot) {
   const list = document.createElement("ul");
   list.className = "legend";
@@ -60,7 +60,7 @@ function legend(plot) {
     const text = document.createElement("span");
     key.className = "key";
     key.style.borderTop = `2px ${{ dash: "dashed", dot: "dotted" }[dash] ?? (dash && dash !== "solid" ? "dashed" : "solid")} ${color}`;
-    text.innerHTML = name.replace(/<(?!\/?b>)/g, "&lt;"); // a name is escaped, but for its bold part
+    text.innerHTML = name.replace(/<(?!\/?b>)/g, "&lt;"); // allow only <b> in names
     button.type = "button";
     button.setAttribute("aria-pressed", "true");
     button.append(key, text);
@@ -95,7 +95,7 @@ for (const control of document.querySelectorAll("[data-figures-of]")) {
   });
 }
 
-// The paper is narrower than the window.
+// For printing, redraw at the width of the paper.
 window.addEventListener("beforeprint", () => {
   for (const plot of plots.values()) draw(plot, plot.element.closest(".panels") ? Math.floor(PAPER / 3) - 16 : PAPER);
 });
