@@ -17,6 +17,7 @@ from markdown_it import MarkdownIt
 from page_records import result, silicon, small_record
 
 from softmaxkit.report import render
+from softmaxkit.report.style import DARK_COLOURS, TEXT_COLOUR
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
 
@@ -108,6 +109,29 @@ def test_the_memory_of_rows_can_be_left_out(tab: Browser) -> None:
     assert not [pair for pair in combinations(labels, 2) if intersect(*pair)]
     tab.run("document.querySelector('#trade_off input[value=trade_off-figure]').click()")
     assert tab.run(energies) == counted
+
+
+def test_a_dark_scheme_recolours_page_and_charts_but_not_prints(tab: Browser) -> None:
+    resized(tab, 1400)
+    charts = "JSON.stringify([...document.querySelectorAll('.plot')].map((e) => [e.layout, e.data]))"
+    paper = "getComputedStyle(document.body).backgroundColor"
+    light_paper, light_charts = tab.run(paper), tab.run(charts)
+    assert all(colour in light_charts for colour in DARK_COLOURS)
+    try:
+        tab.send("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark"}])
+        resized(tab, 1400)
+        dark_charts = tab.run(charts)
+        assert tab.run(paper) == "rgb(20, 24, 28)"
+        assert not [colour for colour in DARK_COLOURS if colour in dark_charts]
+        assert all(colour in dark_charts for colour in DARK_COLOURS.values())
+        tab.run("window.dispatchEvent(new Event('beforeprint'))")
+        assert DARK_COLOURS[TEXT_COLOUR] not in tab.run(charts)
+        tab.run("window.dispatchEvent(new Event('afterprint'))")
+        assert tab.run(charts) == dark_charts
+    finally:
+        tab.send("Emulation.setEmulatedMedia", features=[])
+    resized(tab, 1400)
+    assert (tab.run(paper), tab.run(charts)) == (light_paper, light_charts)
 
 
 def test_a_table_scrolls_in_its_box_and_says_so(tab: Browser) -> None:

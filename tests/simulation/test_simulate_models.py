@@ -180,9 +180,10 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     ]
     assert main([*words, *files, "--chips", "2"]) == 0
     out = capsys.readouterr().out
-    assert "Attention of gpt2 on Edge NPU, a token" in out
+    assert "Attention of gpt2 on Edge NPU, per token" in out
     assert "Keys split over chips" in out
     text = page.read_text(encoding="utf-8")
     assert "Timeline of an engine over the last queries of a head" in text
+    assert '<td class="text long">all</td>' in text
     assert "timeline-chart" in text or "timeline-figure" in text
     assert '"energy_uj_per_token"' in record.read_text(encoding="utf-8")

@@ -197,7 +197,7 @@ def _table(record: dict[str, Any]) -> Table:
     title = f"Attention of {inputs['model']['name']} on {inputs['hardware']['name']}, per {unit}"
     title = "\n".join([title, *layers_left_out(results)])
     table = Table(title=title, box=SIMPLE_HEAD)
-    table.add_column("method")
+    table.add_column("method", overflow="fold")
     table.add_column("pipeline")
     for heading in (
         "context",
@@ -245,7 +245,7 @@ def _notes(results: list[dict[str, Any]]) -> list[str]:
 def _chips_table(results: list[dict[str, Any]]) -> Table:
     """Return a table with a row per number of chips: the data that a query exchanges, and the time that takes."""
     table = Table(title="Keys split over chips", box=SIMPLE_HEAD)
-    table.add_column("method")
+    table.add_column("method", overflow="fold")
     table.add_column("pipeline")
     for heading in ("context", "chips", "exchanges", "bytes per query", "waiting, us", "time, s", "energy, uJ"):
         table.add_column(heading, justify="right")

@@ -9,7 +9,7 @@ import plotly.graph_objects as go  # type: ignore[import-untyped, unused-ignore]
 
 from softmaxkit.report.columns import change, spread_of
 from softmaxkit.report.record import MODES, Variant
-from softmaxkit.report.style import REFERENCE_COLOUR, axis, base_layout, percent
+from softmaxkit.report.style import LABEL_BACKGROUND, REFERENCE_COLOUR, axis, base_layout, percent
 
 _KEY = "loss_change_percent"
 _LINEAR_PERCENT = 0.1
@@ -230,7 +230,7 @@ def _above(variant: Variant, height: float) -> dict[str, Any]:
         "y": height,
         "yshift": 17,
         "showarrow": False,
-        "bgcolor": "rgba(255, 255, 255, 0.8)",
+        "bgcolor": LABEL_BACKGROUND,
         "text": f"{variant.shortened(22)}  {_written(variant, _labelled(variant))}",
         "font": {"size": 12},
     }

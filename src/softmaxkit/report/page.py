@@ -1,5 +1,6 @@
 """The HTML page of a comparison, and the parts that all pages share."""
 
+import json
 from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ from softmaxkit.report.finding import finding, leaders
 from softmaxkit.report.ledger import Ledger
 from softmaxkit.report.record import MODES, Variant, read_variants
 from softmaxkit.report.sheets import script_text, sheet_json
+from softmaxkit.report.style import DARK_COLOURS
 from softmaxkit.report.trade_off import has_memory, trade_off
 
 TEMPLATES = files("softmaxkit.report") / "templates"
@@ -91,6 +93,7 @@ def fill(template: str, record: Mapping[str, Any], **content: Any) -> str:
             sections=provenance.sections(record),
             plotly_js=Markup(get_plotlyjs()),
             script=Markup("".join(TEMPLATES.joinpath(name).read_text(encoding="utf-8") for name in SCRIPTS)),
+            dark_colours=script_text(json.dumps(DARK_COLOURS)),
         )
     )
 

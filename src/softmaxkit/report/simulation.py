@@ -85,7 +85,7 @@ def render_simulation(record: Mapping[str, Any]) -> str:
             (name, context, [_shown(each, key, form) for key, _, form in CHIPS]) for name, context, each in split
         ],
         missing=list(dict.fromkeys(reason for result in results for reason in result.get("without_energy", ()))),
-        sources=_sources(results),
+        sources=_sources(names, results),
         context=contexts[-1],
         plots={
             "curves": [Plot.of(figure, title) for title, figure in drawn if figure],
@@ -133,6 +133,14 @@ def _sheet(names: Sequence[str], results: Sequence[Result]) -> Sheet:
     return Sheet(["method", "context", *keys], rows)
 
 
-def _sources(results: Sequence[Result]) -> list[tuple[str, str]]:
-    """Return the distinct pairs of part and source of its figures."""
-    return list(dict.fromkeys(pair for result in results for pair in result.get("sources", {}).items()))
+def _sources(names: Sequence[str], results: Sequence[Result]) -> list[tuple[str, str, str]]:
+    """Return each part with each source of its figures and the methods and pipelines that use it, grouped by part."""
+    users: dict[tuple[str, str], dict[str, None]] = {}
+    for name, result in zip(names, results, strict=True):
+        for pair in result.get("sources", {}).items():
+            users.setdefault(pair, {})[name] = None
+    parts = [part for part, _ in users]
+    return [
+        (part, source, "all" if len(users[part, source]) == len(set(names)) else ", ".join(users[part, source]))
+        for part, source in sorted(users, key=lambda pair: parts.index(pair[0]))
+    ]

@@ -9,7 +9,7 @@ from typing import Any
 
 import plotly.graph_objects as go  # type: ignore[import-untyped, unused-ignore]
 
-from softmaxkit.report.style import FURTHER_COLOURS, REFERENCE_COLOUR, axis, base_layout
+from softmaxkit.report.style import FURTHER_COLOURS, REFERENCE_COLOUR, TEXT_COLOUR, axis, base_layout
 from softmaxkit.report.summary import Result, full_name, setting, summary
 
 TITLES = {
@@ -19,7 +19,7 @@ TITLES = {
     "row_sum_mean": "mean row sum",
     "step": "training step",
 }
-LINES = ("#0072b2", "#d55e00", "#009e73", *FURTHER_COLOURS, "#000000")
+LINES = ("#0072b2", "#d55e00", "#009e73", *FURTHER_COLOURS, TEXT_COLOUR)
 
 
 def picture(results: Sequence[Result], config: Mapping[str, Any], baseline: str | None = None) -> go.Figure | None:

@@ -17,6 +17,17 @@ REFERENCE_BAND_COLOUR = "rgba(125, 135, 145, 0.45)"
 GRID_COLOUR = "#e4e7eb"
 AXIS_COLOUR = "#9aa4ae"
 TEXT_COLOUR = "#1d2329"
+PAPER_COLOUR = "#ffffff"
+LABEL_BACKGROUND = "rgba(255, 255, 255, 0.85)"
+DARK_COLOURS = {
+    GRID_COLOUR: "#2b333b",
+    AXIS_COLOUR: "#6d7883",
+    TEXT_COLOUR: "#e4e8ec",
+    PAPER_COLOUR: "#14181c",
+    LABEL_BACKGROUND: "rgba(20, 24, 28, 0.85)",
+}
+"""Replacements with which the page's script redraws charts for readers whose system prefers a dark scheme."""
+
 FONT_FAMILY = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 
 
@@ -29,7 +40,7 @@ def base_layout(height: int, **settings: Any) -> dict[str, Any]:
         "margin": {"l": 64, "r": 16, "t": 16, "b": 48},
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
-        "hoverlabel": {"bgcolor": "#ffffff", "bordercolor": GRID_COLOUR, "font": {"color": TEXT_COLOUR}},
+        "hoverlabel": {"bgcolor": PAPER_COLOUR, "bordercolor": GRID_COLOUR, "font": {"color": TEXT_COLOUR}},
         "showlegend": False,
         **settings,
     }

@@ -3,7 +3,7 @@
 // Placement of point labels such that no two overlap and none hides a point. Boxes and positions are in pixels from the
 // upper left corner of the plot area.
 
-const LABEL = { font: 12, height: 17, padding: 3, gap: 3, marker: 9, near: 40 };
+const LABEL = { font: 12, height: 17, padding: 3, gap: 3, marker: 9, near: 40, background: "rgba(255, 255, 255, 0.85)" };
 const RINGS = [3, 8, 14, 22, 32, 44, 58, 74, 92, 112, 136, 164];
 const DIRECTIONS = Array.from({ length: 24 }, (_, turn) => [Math.cos((turn * Math.PI) / 12), Math.sin((turn * Math.PI) / 12)]);
 
@@ -163,7 +163,7 @@ function annotation(label, point, box) {
   const [right, down] = [box.x + box.width / 2 - point.x, box.y + box.height / 2 - point.y];
   const shared = {
     x: label.x, y: label.y, text: `<b>${escaped(label.title)}</b> ${escaped(label.name)}`.trim(),
-    xanchor: "center", yanchor: "middle", font: { size: LABEL.font }, bgcolor: "rgba(255, 255, 255, 0.85)",
+    xanchor: "center", yanchor: "middle", font: { size: LABEL.font }, bgcolor: LABEL.background,
     borderpad: 0,
   };
   if (box.away < LABEL.marker + 6) return { ...shared, showarrow: false, xshift: right, yshift: -down };

@@ -3,7 +3,17 @@
 const NARROW = 560;
 const PAPER = 940; // A4 or Letter, landscape
 const byTouch = matchMedia("(pointer: coarse)").matches;
+const darkColours = Object.entries(JSON.parse(document.getElementById("dark-colours").textContent));
+const prefersDark = matchMedia("(prefers-color-scheme: dark)");
 const plots = new Map();
+const legendKeys = [];
+let printing = false;
+
+// Return a part of a figure in the reader's colour scheme; charts are defined in light colours, and printed in them.
+function inScheme(part) {
+  if (printing || !prefersDark.matches) return part;
+  return JSON.parse(darkColours.reduce((text, [light, dark]) => text.replaceAll(light, dark), JSON.stringify(part)));
+}
 
 for (const element of document.querySelectorAll("[data-figure]")) {
   const figure = JSON.parse(document.getElementById(element.dataset.figure).textContent);
@@ -28,7 +38,11 @@ function layoutOf({ figure, scale }, width) {
 
 function draw(plot, width) {
   plot.width = width;
-  return Plotly.react(plot.element, plot.figure.data, layoutOf(plot, width), { displayModeBar: false });
+  return Plotly.react(plot.element, inScheme(plot.figure.data), inScheme(layoutOf(plot, width)), { displayModeBar: false });
+}
+
+function paintLegends() {
+  for (const { key, style, colour } of legendKeys) key.style.borderTop = `2px ${style} ${inScheme(colour)}`;
 }
 
 // While the window is being resized, wait until its size is stable.
@@ -47,6 +61,14 @@ for (const plot of plots.values()) {
   draw(plot, Math.floor(plot.element.clientWidth));
   observer.observe(plot.element);
 }
+paintLegends();
+
+function repaint() {
+  for (const plot of plots.values()) plot.width = 0;
+  redraw();
+  paintLegends();
+}
+prefersDark.addEventListener("change", repaint);
 
 // A legend of buttons, each of which hides and shows its traces.
 function legend(plot) {
@@ -59,7 +81,8 @@ function legend(plot) {
     const key = document.createElement("span");
     const text = document.createElement("span");
     key.className = "key";
-    key.style.borderTop = `2px ${{ dash: "dashed", dot: "dotted" }[dash] ?? (dash && dash !== "solid" ? "dashed" : "solid")} ${color}`;
+    const style = { dash: "dashed", dot: "dotted" }[dash] ?? (dash && dash !== "solid" ? "dashed" : "solid");
+    legendKeys.push({ key, style, colour: color });
     text.innerHTML = name.replace(/<(?!\/?b>)/g, "&lt;"); // allow only <b> in names
     button.type = "button";
     button.setAttribute("aria-pressed", "true");
@@ -95,8 +118,13 @@ for (const control of document.querySelectorAll("[data-figures-of]")) {
   });
 }
 
-// For printing, redraw at the width of the paper.
+// For printing, redraw at the width of the paper, in light colours.
 window.addEventListener("beforeprint", () => {
+  printing = true;
+  paintLegends();
   for (const plot of plots.values()) draw(plot, plot.element.closest(".panels") ? Math.floor(PAPER / 3) - 16 : PAPER);
 });
-window.addEventListener("afterprint", redraw);
+window.addEventListener("afterprint", () => {
+  printing = false;
+  repaint();
+});
