@@ -74,6 +74,15 @@ def test_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert "--json" in out
 
 
+def test_help_fills_the_width_of_the_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "1000")
+    _, out, _ = run(capsys, "synth", "--help")
+    paragraph = next(line.strip() for line in out.splitlines() if line.strip().startswith("Netlists are simulated"))
+    assert paragraph.endswith("on random queries.")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -134,6 +134,11 @@ def test_a_dark_scheme_recolours_page_and_charts_but_not_prints(tab: Browser) ->
     assert (tab.run(paper), tab.run(charts)) == (light_paper, light_charts)
 
 
+def test_sentences_of_the_note_are_apart(tab: Browser) -> None:
+    note = tab.run("document.querySelector('#results .note').textContent.replace(/\\s+/g, ' ')")
+    assert "lowest loss measured. ± is the standard deviation" in note
+
+
 def test_a_table_scrolls_in_its_box_and_says_so(tab: Browser) -> None:
     resized(tab, 390)
     box = "document.querySelector('#results .wide')"

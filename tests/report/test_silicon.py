@@ -77,6 +77,13 @@ BAKED = {
 WAITING = {"memory_area_um2": 200_000.0, "memory_energy_pj_per_element": 30.0}
 
 
+@pytest.mark.parametrize(("energies", "fixed"), [((25.0, 26.0), False), ((8.0, 40.0), True)])
+def test_energies_close_together_still_have_ticks(energies: tuple[float, float], fixed: bool) -> None:
+    figure = trade_off([variant(name, energy, 1.0) for name, energy in zip(("consmax", "exaq"), energies, strict=True)])
+    assert figure is not None
+    assert (figure.layout.xaxis.tickvals is not None) == fixed
+
+
 def test_the_memory_of_rows_counts_or_not() -> None:
     variants = [variant("consmax", 10.0, 3.0, forms=[BAKED]), variant("exaq", 8.0, 2.0, "2 bits", **WAITING)]
     counted, left_out = points(variants), points(variants, memory=False)

@@ -76,8 +76,15 @@ VERBS = (
     *(compare, methods, train, calibrate, evaluate, recommend, rtl, verify, synth, simulate, bench),
     *(study, tasks, claims),
 )
+
+
+def _unwrapped(docstring: str) -> str:
+    """Join the lines of each paragraph, so that help texts wrap at the width of the terminal."""
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in docstring.split("\n\n"))
+
+
 for verb in VERBS:
-    app.command()(verb)
+    app.command(help=_unwrapped(verb.__doc__ or ""))(verb)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

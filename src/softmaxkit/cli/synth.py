@@ -28,21 +28,37 @@ from softmaxkit.cli.engines import (
 from softmaxkit.cli.options import (
     ALL,
     ContextOption,
-    InputFile,
     JsonOption,
     SpecOption,
-    any_of,
     given,
-    refuse,
-    writable_file,
-    writable_folder,
 )
 from softmaxkit.cli.silicon_tables import cells_table, counts_table, placed_table, remarks, title_of
+from softmaxkit.cli.synth_options import (
+    NOT_OF_ENGINES,
+    CellsOption,
+    ClockOption,
+    CornerOption,
+    DefineOption,
+    DeviceOption,
+    IncludeOption,
+    LibertyOption,
+    MappedStorageOption,
+    MarkdownOption,
+    NetlistsOption,
+    ParameterOption,
+    ParetoOption,
+    PlaceOption,
+    PlaceSeedOption,
+    SramOption,
+    TopOption,
+    VerilogOption,
+    WiresOption,
+    check_options,
+)
 from softmaxkit.cli.units import (
     LANES,
     MAX_ROW,
     STORAGE,
-    STORAGE_HELP,
     DepthOption,
     HeadOption,
     HeadTextOption,
@@ -51,14 +67,12 @@ from softmaxkit.cli.units import (
     MaxRowOption,
     ModelOption,
     SetsOption,
-    check_head_options,
     chosen_units,
     constants_option,
     kind_of,
     sizes,
 )
 from softmaxkit.methods import ALL_METHODS, method_class
-from softmaxkit.methods.base.answers import Storage
 from softmaxkit.methods.base.forms import Kind, forms_of
 from softmaxkit.recipe import Recipe
 
@@ -67,129 +81,24 @@ if TYPE_CHECKING:
     from softmaxkit.studies.silicon import UnitToMap
 
 
-OF_UNITS = (
-    *("constants", "sets", "lanes", "max_row", "depth", "storage", "sram"),
-    *("layer", "head", "text", "context", "pareto"),
-)
-"""Options for units, which do not apply to a Verilog design."""
-
-OF_PARETO = ("clock", "depth", "storage", "constants", "sets", "spec", "model", "layer", "head", "text", "context")
-"""Options whose values `--pareto` chooses itself, or that apply to a single unit."""
-
-NOT_OF_ENGINES = ("sets", "pareto", "place", "device", "seed", "markdown")
-"""Options that do not apply to an engine."""
-
-OF_VERILOG = ("top", "include", "define", "parameter")
-"""Options for a Verilog design."""
-
-
-def _names_of_cells() -> list[str]:
-    """Return the values that `--cells` accepts."""
-    from softmaxkit.flow.cells.processes import PROCESSES
-    from softmaxkit.flow.fpga import FAMILIES
-
-    return [*PROCESSES, *FAMILIES]
-
-
 def synth(
     command: typer.Context,
     method: Annotated[str | None, unit_argument(ALL)] = None,
-    cells: Annotated[
-        str,
-        typer.Option(
-            help="Target: the standard cells sky130 or asap7; or an FPGA family for quick counts: ice40, ecp5, nexus "
-            "or xilinx.",
-            autocompletion=_names_of_cells,
-        ),
-    ] = "sky130",
+    cells: CellsOption = "sky130",
     lanes: LanesOption = LANES,
-    clock: Annotated[
-        float | None,
-        typer.Option(
-            metavar="NS",
-            help="Clock period to meet, in ns; exit code 1 if it cannot be met.",
-            show_default="8 for sky130, 1 for asap7, 10 for --place",
-        ),
-    ] = None,
-    wires: Annotated[
-        bool, typer.Option("--wires/--no-wires", help="Estimate wire loads from the fan-out of nets.")
-    ] = True,
-    liberty: Annotated[
-        list[Path] | None,
-        typer.Option(
-            **InputFile,
-            metavar="FILE",
-            help="Liberty file of the cell library, plain or gzip, instead of the built-in tables. Repeatable.",
-            show_default=False,
-        ),
-    ] = None,
-    corner: Annotated[
-        list[Path] | None,
-        typer.Option(
-            **InputFile,
-            metavar="FILE",
-            help="Liberty file of another corner at which to time the netlist as well. Repeatable.",
-            show_default=False,
-        ),
-    ] = None,
-    sram: Annotated[
-        list[Path] | None,
-        typer.Option(
-            **InputFile,
-            metavar="FILE",
-            help="Liberty file of the SRAM macros for --storage memory. Repeatable.",
-            show_default="published figures of the process's macros",
-        ),
-    ] = None,
-    verilog: Annotated[
-        list[Path] | None,
-        typer.Option(
-            **InputFile,
-            metavar="FILE",
-            help="Synthesise this Verilog file instead of a unit. Repeatable.",
-            show_default=False,
-        ),
-    ] = None,
-    top: Annotated[
-        str | None, typer.Option(metavar="NAME", help="--verilog: the top module.", show_default=False)
-    ] = None,
-    include: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--include",
-            "-I",
-            exists=True,
-            file_okay=False,
-            metavar="DIR",
-            help="--verilog: folder to search for included files. Repeatable.",
-            show_default=False,
-        ),
-    ] = None,
-    define: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--define",
-            "-D",
-            metavar="NAME[=VALUE]",
-            help="--verilog: define a macro. Repeatable.",
-            show_default=False,
-        ),
-    ] = None,
-    parameter: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--parameter",
-            "-P",
-            metavar="NAME=VALUE",
-            help="--verilog: set a parameter of the top module. Repeatable.",
-            show_default=False,
-        ),
-    ] = None,
+    clock: ClockOption = None,
+    wires: WiresOption = True,
+    liberty: LibertyOption = None,
+    corner: CornerOption = None,
+    sram: SramOption = None,
+    verilog: VerilogOption = None,
+    top: TopOption = None,
+    include: IncludeOption = None,
+    define: DefineOption = None,
+    parameter: ParameterOption = None,
     max_row: MaxRowOption = MAX_ROW,
     depth: DepthOption = None,
-    storage: Annotated[
-        Storage | None, typer.Option(help=STORAGE_HELP, show_default=f"{STORAGE}; memory in an FPGA")
-    ] = None,
+    storage: MappedStorageOption = None,
     constants: Annotated[Kind | None, constants_option("the method's forms; baked with --model")] = None,
     sets: SetsOption = 1,
     spec: SpecOption = None,
@@ -198,36 +107,11 @@ def synth(
     head: HeadOption = 0,
     text: HeadTextOption = None,
     context: ContextOption = Recipe().context,
-    place: Annotated[
-        bool, typer.Option("--place", help="Place and route for an FPGA with nextpnr, for its clock and utilisation.")
-    ] = False,
-    device: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="--place: the device; 25k, 45k or 85k of ecp5, up5k of ice40, lifcl-40 of nexus.",
-            show_default="the smallest of the family",
-        ),
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="--place: the seed.")] = 1,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="DIR",
-            callback=writable_folder,
-            help="Write netlists and their longest paths, or bitstreams with --place, to this folder.",
-        ),
-    ] = None,
-    pareto: Annotated[
-        bool,
-        typer.Option(
-            "--pareto",
-            help="Synthesise the main forms at three clocks, then with 4 and 16 lanes (or up to --lanes); a rerun "
-            "continues from finished results.",
-        ),
-    ] = False,
+    place: PlaceOption = False,
+    device: DeviceOption = None,
+    seed: PlaceSeedOption = 1,
+    output: NetlistsOption = None,
+    pareto: ParetoOption = False,
     of_method: OfMethodOption = None,
     rows: RowsOption = ROWS,
     columns: ColumnsOption = COLUMNS,
@@ -235,9 +119,7 @@ def synth(
     keys: KeysOption = KEYS,
     pipeline: PipelineOption = None,
     json: JsonOption = None,
-    markdown: Annotated[
-        Path | None, typer.Option(metavar="PATH", callback=writable_file, help="Write the table as Markdown.")
-    ] = None,
+    markdown: MarkdownOption = None,
 ) -> None:
     """Map hardware units to standard cells: area, clock, power and energy, with every output checked.
 
@@ -252,40 +134,12 @@ def synth(
     require_amaranth()
     from softmaxkit.flow.fpga import FAMILIES
     from softmaxkit.flow.place import TARGET, Placing
-    from softmaxkit.flow.routers import device_of
     from softmaxkit.studies.engines import EngineOptions, synthesize_engines
     from softmaxkit.studies.pareto import LANES as PARETO_LANES
     from softmaxkit.studies.pareto import pareto as study
     from softmaxkit.studies.silicon import SynthesisOptions, Verilog, storage_in, synthesize_units, synthesize_verilog
 
-    if cells not in _names_of_cells():
-        raise ValueError(f"--cells must be {any_of(_names_of_cells())}, got {cells!r}")
-    if clock is not None and not 0 < clock < 1e6:
-        raise ValueError(f"--clock must be a period in ns, above 0 and below 1e6, got {clock:g}")
-    if place:
-        device_of(cells, device)
-        refuse(
-            given(command, "liberty", "corner", "sram", "wires", "pareto", "markdown"),
-            f"--cells {cells} with --place uses no cell library",
-        )
-    else:
-        refuse(given(command, "device", "seed"), "only for use with --place")
-    if cells in FAMILIES and not place:
-        refuse(
-            given(command, "liberty", "corner", "sram", "clock", "wires", "output", "pareto", "markdown"),
-            f"--cells {cells} gives only counts, without cell library, timing or netlist; --place adds timing",
-        )
-    if verilog:
-        if any(each is not None for each in (method, spec, model)):
-            raise ValueError("--verilog takes the place of METHOD, --spec and --model; leave them out")
-        refuse(given(command, *OF_UNITS), "a --verilog design has no such options")
-    else:
-        refuse(given(command, *OF_VERILOG), "only for use with --verilog")
-        check_head_options(command, model)
-    if sram and not pareto and storage != "memory":
-        refuse(given(command, "sram"), "--sram needs --storage memory")
-    if pareto:
-        refuse(given(command, *OF_PARETO, "corner", "output"), "--pareto chooses clocks and forms itself")
+    check_options(command)
     if pareto and not given(command, "lanes"):
         lanes = PARETO_LANES[-1]
     kind = kind_of(constants, sets)

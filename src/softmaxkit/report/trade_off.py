@@ -130,15 +130,13 @@ def trade_off(variants: Sequence[Variant], memory: bool = True) -> go.Figure | N
     beside = 0.08 * (max(decades) - min(decades)) + 0.02
     counted = ", row memory included" if memory and has_memory(variants) else ""
 
+    left, right = min(decades) - beside, max(decades) + beside
+
     def across(what: str, ticks: Sequence[float]) -> dict[str, Any]:
-        return axis(
-            title=f"energy per score{what}, pJ",
-            type="log",
-            tickvals=ticks,
-            ticktext=[f"{tick:g}" for tick in ticks],
-            range=[min(decades) - beside, max(decades) + beside],
-            automargin=False,
-        )
+        few = sum(left <= log10(tick) <= right for tick in ticks) < 2  # then Plotly chooses finer ones
+        fixed = {} if few else {"tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
+        title = f"energy per score{what}, pJ"
+        return axis(title=title, type="log", range=[left, right], automargin=False, **fixed)
 
     figure.update_layout(
         base_layout(
