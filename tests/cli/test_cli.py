@@ -1,4 +1,4 @@
-"""The command as a user runs it: results, records, errors of one line, and exit codes."""
+"""The command as a user runs it: results, records, one-line errors and exit codes."""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ def compare(capsys: pytest.CaptureFixture[str], folder: Path, text: str, *more: 
     )
 
 
-def test_compare_does_the_main_job(capsys: pytest.CaptureFixture[str], tmp_path: Path, text: str) -> None:
+def test_compare_writes_record_and_page(capsys: pytest.CaptureFixture[str], tmp_path: Path, text: str) -> None:
     code, out, err = compare(capsys, tmp_path / "out", text)
     assert code == 0, err
     assert err.startswith("Train a small byte-level GPT for 8 steps")
@@ -206,7 +206,7 @@ def test_compare_does_the_main_job(capsys: pytest.CaptureFixture[str], tmp_path:
     page = (tmp_path / "out" / "compare.html").read_text()
     assert page.lstrip().lower().startswith("<!doctype html>")
     assert "consmax" in out
-    # A second run reads what is finished and gives the same figures.
+    # A second run reads the finished results and gives the same figures.
     before = (tmp_path / "out" / "compare.json").read_text()
     code, _, err = compare(capsys, tmp_path / "out", text)
     assert code == 0
@@ -344,7 +344,7 @@ def test_a_full_disk_is_one_line_and_keeps_the_old_record(
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_device_is_written_to_and_not_replaced(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_device_file_is_written_to_and_not_replaced(capsys: pytest.CaptureFixture[str]) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("no /dev/full on this system")
     code, _, err = run(capsys, "methods", "--json", "/dev/full")
@@ -441,7 +441,7 @@ def test_a_folder_in_which_a_run_is_at_work_is_refused(tmp_path: Path, capsys: p
         assert main(arguments) == 2
     assert f"another run is using {tmp_path / 'model'}" in capsys.readouterr().err
     assert not (tmp_path / "model").exists()
-    with alone_in(tmp_path / "model"):  # which the end of the first one allows
+    with alone_in(tmp_path / "model"):  # possible again, because the first run has ended
         assert main(["calibrate", "no-model", "exaq", "-o", str(tmp_path / "model")]) == 2
     assert f"another run is using {tmp_path / 'model'}" in capsys.readouterr().err
     assert not [*tmp_path.iterdir()]

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable
 
 @pytest.fixture
 def spec(tmp_path: Path) -> Path:
-    """A spec whose unit is quickly built."""
+    """A spec whose unit is quick to build."""
     path = tmp_path / "spec.json"
     path.write_text(json.dumps(ConSmax(tables="whole").to_json()))
     return path
@@ -31,7 +31,7 @@ def spec(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def unloaded(tmp_path: Path) -> Path:
-    """One whose unit has no constants."""
+    """A spec whose unit has no constants."""
     path = tmp_path / "unloaded.json"
     narrow = Softermax(input=Q(3, 1), power_segments=2, reciprocal_segments=2, slice_width=2)
     path.write_text(json.dumps(narrow.to_json()))
@@ -213,7 +213,9 @@ def test_fewer_are_compared_without_a_tool(
     announced = " ".join(err.split())
     assert "Amaranth's simulator compares a fiftieth of the outputs" in announced
     assert "pip install 'softmaxkit[hardware]'" in announced
-    assert "Hardware outputs compared with the exact integers" in err  # the table makes room for the record
+    assert (
+        "Hardware outputs compared with the exact integers" in err
+    )  # the table goes to standard error, since the record is on standard output
     (result,) = json.loads(out)["results"]
     assert Spec.from_json(result["spec"]) == Spec.from_json(unloaded.read_text())
     assert (result["simulator"], result["mismatches"]) == ("amaranth", 0)

@@ -78,7 +78,7 @@ def test_all_heads_of_a_model(
     ]
 
 
-def test_a_head_is_the_same_among_all(model: tuple[object, ...]) -> None:
+def test_a_head_is_the_same_alone_and_among_all(model: tuple[object, ...]) -> None:
     def read(layer: int | None, head: int | None, rows: int | None = None) -> list[TrainedHead]:
         return read_heads(str(model[1]), layer, head, Path(str(model[3])), 16, rows)
 

@@ -1,4 +1,4 @@
-"""Several processes, as torchrun starts them."""
+"""Training in several processes, as torchrun starts them."""
 
 from __future__ import annotations
 
@@ -55,8 +55,9 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
         assert ended.returncode == 0, ended.stderr
         assert ended.stderr.count("held-out loss") == 1
     assert (tmp_path / "model2" / "model.safetensors").is_file()
-    # Equal steps in real numbers. Sums over shares of a batch round otherwise, by some units of float32's last place a
-    # step, which Adam's division may enlarge where gradients are near 0; another order of the data differs by percents.
+    # The steps are equal in exact arithmetic. Sums over parts of a batch round differently, by a few float32 units in
+    # the last place per step, which Adam's division may amplify where gradients are near 0; another data order would
+    # differ by percents.
     assert losses(tmp_path / "2.json") == pytest.approx(losses(tmp_path / "1.json"), rel=1e-3)
 
 

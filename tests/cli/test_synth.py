@@ -1,4 +1,4 @@
-"""`softmaxkit synth`: units, anybody's Verilog, FPGAs, and its errors."""
+"""`softmaxkit synth`: units, Verilog designs, FPGAs, and errors."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_all_methods(tmp_path: Path) -> None:
     assert all(result["mismatches"] == 0 < result["compared"] for result in results)
 
 
-def test_anybodys_verilog(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_verilog_design(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "multiplier.v"
     file.write_text(MULTIPLIER)
     assert main(["synth", "--verilog", str(file), "--json", "-"]) == 0
@@ -105,7 +105,7 @@ def test_a_clock_that_cannot_be_met(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "multiplier" in printed.out
 
 
-def test_a_memory_where_a_unit_has_no_use_for_one() -> None:
+def test_memory_storage_for_a_unit_without_rows() -> None:
     sizes = {"lanes": 1, "max_row": 32, "depth": None, "storage": "memory"}
     units = units_of_forms([Form("", ConSmax()), Form("", Softermax())], sizes)
     assert [unit.unit.storage for unit in units] == ["latches", "memory"]
@@ -170,10 +170,12 @@ def test_verilog_that_does_not_parse(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "bad.v:3: ERROR: syntax error" in capsys.readouterr().err
 
 
-def test_verilog_as_designers_have_it(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
-    """File names with spaces and of ours, a folder of includes, macros, parameters, and a table from a file."""
+def test_verilog_with_includes_macros_and_parameters(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
+    """File names with spaces or equal to ours, an include folder, macros, parameters, and a table from a file."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("SOFTMAXKIT_CACHE", "a cache")  # with a space, and from here
+    monkeypatch.setenv("SOFTMAXKIT_CACHE", "a cache")  # with a space, and relative
     (tmp_path / "my headers").mkdir()
     (tmp_path / "my headers" / "step.vh").write_text("`define NEXT(q) q + `STEP\n")
     (tmp_path / "table.hex").write_text("01 22 43 74\n")

@@ -1,4 +1,4 @@
-"""Hardware files: those of the package, and what is refused, with the path of the key."""
+"""Hardware files: the built-in ones, and errors that give the path of the key."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def edge(tmp_path: Path, old: str, new: str) -> str:
     return str(path)
 
 
-def test_the_packages_own_files_are_read() -> None:
+def test_built_in_hardware_is_read() -> None:
     assert hardware_names() == ["edge-npu", "softermax-element", "tpu-like"]
     for name in hardware_names():
         hardware = read_hardware(name)

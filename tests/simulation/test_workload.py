@@ -1,4 +1,4 @@
-"""Models by name and by their configuration."""
+"""Workloads of built-in models and of transformers configurations."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from softmaxkit.simulation.workload import PUBLISHED, Workload, read_workload, w
 
 
 def read(name: str, **keys: Any) -> Workload:
-    """Return the workload of a configuration of transformers by the name of its class."""
+    """Return the workload of a transformers configuration, given the prefix of its class name."""
     return workload_of(getattr(transformers, f"{name}Config")(**keys), name)
 
 
 def test_the_published_configurations_are_those_of_transformers() -> None:
-    """Where transformers' defaults are the published model's, they have to agree."""
+    """Built-in models must agree with transformers' defaults, where these are the published model's."""
     for name, config in (("gpt2", GPT2Config()), ("bert-base", BertConfig()), ("llama-7b", LlamaConfig())):
         published, read = PUBLISHED[name], workload_of(config, name)
         for key in ("layers", "heads", "key_heads", "channels", "causal"):
@@ -77,7 +77,7 @@ def test_causality_is_that_of_model_and_text(name: str, causal: bool) -> None:
     assert read(name).causal is causal
 
 
-def test_keys_may_say_whether_queries_see_later_keys() -> None:
+def test_causality_may_be_stated_by_a_key() -> None:
     assert read("Bert", is_decoder=True).causal
     assert read("BertGeneration", is_decoder=True).causal
     assert read("XLM", causal=True).causal
@@ -108,7 +108,7 @@ def test_keys_may_say_whether_queries_see_later_keys() -> None:
         ("Qwen2", {}, {1 << 20: (32, ())}),
     ],
 )
-def test_a_layer_counts_where_its_window_is_not_shorter(
+def test_a_layer_counts_if_its_window_covers_the_context(
     name: str, keys: dict[str, Any], counted: dict[int, tuple[int, Any]]
 ) -> None:
     for context, (layers, left_out) in counted.items():
@@ -122,7 +122,7 @@ def test_a_context_longer_than_every_window_is_refused() -> None:
         read("Mistral", num_hidden_layers=2, sliding_window=64).at(65)
 
 
-def test_what_is_left_out_is_on_screen_page_and_record(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_layers_left_out_are_on_screen_page_and_record(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     kinds = ["full_attention", "sliding_attention", "sliding_attention"]
     Qwen3Config(
         num_hidden_layers=3, layer_types=kinds, use_sliding_window=True, sliding_window=64, max_window_layers=1
@@ -185,7 +185,7 @@ def test_what_the_engine_cannot_run_is_refused(name: str, keys: dict[str, Any], 
         read(name, **keys)
 
 
-def test_an_encoder_beside_the_text_is_refused() -> None:
+def test_an_encoder_next_to_the_text_is_refused() -> None:
     both = transformers.EncoderDecoderConfig.from_encoder_decoder_configs(BertConfig(), BertConfig())
     with pytest.raises(ValueError, match="is_encoder_decoder is True"):
         workload_of(both, "both")

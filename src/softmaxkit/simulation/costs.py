@@ -70,7 +70,7 @@ class Costs:
 
     @cached_property
     def unit(self) -> Part:
-        """The softmax unit, from the record with the nearest number of lanes, its area and power scaled by lanes.
+        """The softmax unit, from the record with the nearest number of lanes, its area scaled to the engine's.
 
         Raises:
             NoRecord: the method has no record in this process.
