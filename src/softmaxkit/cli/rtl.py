@@ -134,7 +134,7 @@ def rtl(
         str | None,
         typer.Option(
             metavar="MACRO",
-            help="Build memories of SRAM macros: sky130, or NAME:WIDTHxDEPTH, plus /BITS if a write-mask bit covers BITS bits.",
+            help="Build memories of SRAM macros: sky130, or NAME:WIDTHxDEPTH[/BITS], BITS being those of a mask bit.",
         ),
     ] = None,
     text: HeadTextOption = None,
