@@ -153,8 +153,8 @@ def test_energy_is_that_of_the_parts(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["gpt2", "--context", "many"], "a number of tokens such as 1024, 128k or 1M, not 'many'"),
-        (["gpt2", "--pipeline", "fast"], "--pipeline is "),
+        (["gpt2", "--context", "many"], "must be a number of tokens, e.g. 1024, 128k or 1M, got 'many'"),
+        (["gpt2", "--pipeline", "fast"], "--pipeline must be "),
         (["gpt2", "--method", "exaq", "--pipeline", "element"], "no selected method has the pipeline element"),
         (["bert-base", "--generate"], "not causal"),
         (["gpt2", "--hardware", "none"], "'none' is neither built-in hardware"),

@@ -48,7 +48,7 @@ def recommend(
         typer.Option(
             parser=percent,
             metavar="PERCENT",
-            help="Budget: largest increase of the loss plus its standard error, e.g. 0.5%; with --task, drop in points.",
+            help="Budget: largest increase of the loss plus its standard error; with --task, drop in points.",
         ),
     ] = 0.5,
     task: Annotated[
