@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import softmaxkit
-from softmaxkit.cli import main
+from softmaxkit.cli import VERBS, main
 from softmaxkit.methods import METHODS
 from softmaxkit.models.text import standard_library_source
 from softmaxkit.studies.resume import alone_in
@@ -67,7 +67,7 @@ def test_the_help_is_quick() -> None:
     subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
 
 
-@pytest.mark.parametrize("verb", ["compare", "methods", "train", "calibrate", "evaluate", "study", "tasks", "claims"])
+@pytest.mark.parametrize("verb", [verb.__name__ for verb in VERBS])
 def test_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, verb, "--help")
     assert code == 0

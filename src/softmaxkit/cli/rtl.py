@@ -134,7 +134,7 @@ def rtl(
         str | None,
         typer.Option(
             metavar="MACRO",
-            help="Build memories of SRAM macros: sky130, or NAME:WIDTHxDEPTH[/BITS], BITS being those of a mask bit.",
+            help="Build memories of SRAM macros: sky130, or NAME:WIDTHxDEPTH, or with /BITS per write-mask bit.",
         ),
     ] = None,
     text: HeadTextOption = None,
