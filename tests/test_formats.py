@@ -104,7 +104,7 @@ def test_bad_formats_are_refused(text: str) -> None:
 
 
 def test_zero_width_is_refused_with_the_remedy() -> None:
-    with pytest.raises(ValueError, match=r"Q\(0,0\) is 0 bits wide; a fixed-point format takes 1 to 32 bits"):
+    with pytest.raises(ValueError, match=r"Q\(0,0\) is 0 bits wide; a fixed-point format has 1 to 32 bits"):
         Q(0, 0)
 
 

@@ -27,7 +27,7 @@ def test_power_of_two_stays_within_its_bound(segments: int) -> None:
     truth = 2.0 ** (codes * 2.0**-12)
     error = np.abs(power_of_two(segments, 12, 20)(codes) * 2.0**-20 / truth - 1).max()
     assert error <= power_of_two_error(segments) + 2.0**-20 * (0.5 + 2.0**-GUARD_BITS)
-    assert error > 0.5 * power_of_two_error(segments)  # the bound is no idle one
+    assert error > 0.5 * power_of_two_error(segments)  # the bound is tight
 
 
 @pytest.mark.parametrize(("segments", "bits"), [(8, 7), (8, 15), (64, 11), (1, 7)])

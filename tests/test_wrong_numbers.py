@@ -1,4 +1,4 @@
-"""Input that used to give wrong numbers without a word: refused with the remedy, or right."""
+"""Inputs that used to give silently wrong numbers are now refused with the remedy, or give the right ones."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_scales_beyond_8_bits(spec: Spec, numbers: dict[str, Any], scale: float)
     if not math.isfinite(scale):
         assert torch.equal(given.isnan(), expected.isnan())
         assert given.isnan().any()
-    else:  # the float form: products of 16 terms in float32, scores of 1e15 decide by their largest alone
+    else:  # the float form: products of 16 terms in float32, where scores near 1e15 select their largest alone
         assert torch.allclose(given.double(), expected, atol=1e-4)
 
 

@@ -55,12 +55,12 @@ if TYPE_CHECKING:
 
 
 def _methods() -> dict[str, Any]:
-    """Return the spec classes by the names of their classes."""
+    """Return the spec classes of all methods, keyed by class name."""
     return {spec.__name__: spec for spec in import_module("softmaxkit.methods").METHODS.values()}
 
 
 def __getattr__(name: str) -> Any:
-    # Names load what they need when they are asked for: `import softmaxkit` brings neither torch nor amaranth.
+    # Names are imported on first access, so `import softmaxkit` loads neither torch nor amaranth.
     if name in _NAMES:
         return getattr(import_module(_NAMES[name]), name)
     if name == "__all__":

@@ -13,21 +13,21 @@ if TYPE_CHECKING:
 
 
 def explain(spec: Spec, *tensors: Tensor, mode: str = "float", **parameters: Any) -> Choice:
-    """Say which back end `softmax` or `attention` would run, and why those before it cannot.
+    """Report which back end `softmax` or `attention` would run, and why the preferred ones before it cannot.
 
     Args:
         spec: the method.
-        tensors: scores, (..., keys); or query, key and value as `attention` takes them, in 4 axes; their numbers count
-            too, as 8 bits may not do for them.
-        mode: as there.
-        parameters: the method's real numbers, as there.
+        tensors: scores of shape (..., keys); or 4-D query, key and value as for `attention`. Their values matter too:
+            a kernel may reject values that 8 bits cannot represent well enough.
+        mode: "float" or "integer", as for `softmax` and `attention`.
+        parameters: the method's real parameters, as for `softmax` and `attention`.
 
     Returns:
-        A `Choice`: `backend`, and `refusals` by back end; print it to read it.
+        A `Choice` with `backend`, and `refusals` keyed by back end; print it for a readable summary.
 
     Raises:
-        TypeError: another number of tensors.
-        ValueError: as `softmax` and `attention`.
+        TypeError: the number of tensors is neither 1 nor 3.
+        ValueError: as for `softmax` and `attention`.
 
     Example:
         >>> print(softmaxkit.explain(softmaxkit.Softermax(), torch.zeros(2, 8)))
@@ -39,7 +39,7 @@ def explain(spec: Spec, *tensors: Tensor, mode: str = "float", **parameters: Any
 
     check_spec(spec)
     if len(tensors) not in (1, 3):
-        raise TypeError(f"explain takes scores, or query, key and value, not {len(tensors)} tensors")
+        raise TypeError(f"explain takes one tensor (scores) or three (query, key, value), got {len(tensors)}")
     if len(tensors) == 1:
         scores = tensors[0]
         module = spec.module(mode=mode, **{**spec.start(scores.shape[-1]), **parameters})

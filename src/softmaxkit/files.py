@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Atomic writing of files and folders, and the cache folder."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ from typing import Any
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file so that readers see the old one or the new one, never a part.
+    """Write a text file atomically: readers see the old content or the new, never part of it.
+
+    Missing parent folders are created.
 
     Raises:
-        OSError: the folder is missing, or the disk is full; an old file is then untouched.
+        OSError: the file cannot be written, e.g. the disk is full; an existing file is then untouched.
     """
-    if path.exists() and not path.is_file():  # a pipe or device cannot be replaced
+    if path.exists() and not path.is_file():  # a pipe or device cannot be replaced by renaming
         path.write_text(text, encoding="utf-8")
         return
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -36,16 +38,16 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Write JSON, whole or not at all. Figures that are not finite become null, which JSON can say."""
+    """Write JSON atomically. NaN and infinities, which JSON cannot represent, become null."""
     write_text(path, json.dumps(_finite(data), indent=1, allow_nan=False) + "\n")
 
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """Give an empty folder to write into; it takes the place of `path` when the block ends well, or vanishes.
+    """Yield an empty folder to write into; it replaces `path` if the block succeeds and is deleted if it raises.
 
     Raises:
-        OSError: as writing does; what stood at `path` is then still there.
+        OSError: the folder cannot be written; whatever was at `path` is then still there.
     """
     path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -66,15 +68,15 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 
 def content_key(*parts: Any) -> str:
-    """Return a short name for what depends on JSON-ready parts: equal parts, equal name."""
+    """Return a short hash of JSON-serialisable parts, for use as a cache key: equal parts give equal keys."""
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
 
 
 def cache_folder() -> Path:
-    """Return the folder for what can be made again: $SOFTMAXKIT_CACHE, or `softmaxkit` in the user's cache folder.
+    """Return the folder for files that can be regenerated: $SOFTMAXKIT_CACHE, or `softmaxkit` in the user's cache.
 
     Raises:
-        OSError: it cannot be made or written to; the message names the variable.
+        OSError: the folder cannot be created or written to; the message names the variable.
     """
     chosen = os.environ.get("SOFTMAXKIT_CACHE")
     folder = Path(chosen).expanduser().absolute() if chosen else user_cache_folder() / "softmaxkit"
@@ -89,7 +91,7 @@ def cache_folder() -> Path:
 
 
 def user_cache_folder() -> Path:
-    """Return the folder of the user's caches."""
+    """Return the user's cache folder: $XDG_CACHE_HOME, or ~/.cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()).absolute()
 
 

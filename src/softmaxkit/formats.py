@@ -1,8 +1,8 @@
 """Number formats: fixed point and small floats, and the integer arithmetic on their codes.
 
-A *code* is the integer behind a number. Everything works on NumPy arrays and torch tensors alike, through the array
-API; codes are int64. Rounding is to nearest, ties to even, unless floor or ceil is asked for; what is out of range
-saturates, nothing wraps.
+A *code* is the integer that represents a number. Everything works on NumPy arrays and torch tensors alike, through the
+array API; codes are int64. Rounding is to nearest, ties to even, unless floor or ceil is requested; values out of range
+saturate and never wrap.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ Array: TypeAlias = Any
 Rounding = Literal["nearest", "floor", "ceil"]
 
 MAX_WIDTH = 32
-"""Widest format, in bits: the product of two codes then fits the int64 that carries it."""
+"""Widest format, in bits, so that the product of two codes fits in int64."""
 MAX_SCORE_BITS = 16
-"""Widest score code that a unit takes."""
+"""Widest score code that a unit accepts, in bits."""
 
 
 def integers(values: Any, like: Array) -> Array:
-    """Return `values` (an int or nested tuples of ints) as an int64 array of the kind and device of `like`."""
+    """Return `values` (an int or nested tuples of ints) as an int64 array of the type and device of `like`."""
     xp = array_namespace(like)
     return xp.asarray(values, dtype=xp.int64, device=device(like))
 
@@ -35,10 +35,10 @@ def shift_right(codes: Array, shift: int | Array, rounding: Rounding = "nearest"
     """Divide integers by `2**shift` and round once; a negative shift multiplies.
 
     Args:
-        codes: int64, any shape, below 2**61 in size.
-        shift: an int, or int64 that broadcasts with `codes`.
+        codes: int64, any shape, magnitude below 2**61.
+        shift: an int, or an int64 array that broadcasts with `codes`.
         rounding: "nearest" (ties to even), "floor" or "ceil".
-        least: the smallest that an array of shifts can hold, where that is below 0.
+        least: a lower bound of the values in an array `shift`; required if any is negative.
     """
     xp = array_namespace(codes)
     if isinstance(shift, int):
@@ -54,7 +54,7 @@ def shift_right(codes: Array, shift: int | Array, rounding: Rounding = "nearest"
         return codes >> shift
     if rounding == "ceil":
         return -(-codes >> shift)
-    # One less than half, and the one back if the quotient is odd, carries just when rounding goes up.
+    # Adding half - 1, plus 1 if the quotient is odd, carries exactly when the result rounds up.
     return (codes + xp.clip(half - 1 + ((codes >> shift) & 1), 0, None)) >> shift
 
 
@@ -63,7 +63,7 @@ def leading_one(codes: Array) -> Array:
     xp = array_namespace(codes)
     high = codes >> 31
     upper = high > 0
-    # Halves of 32 bits are exact as float64, whose exponent is what is asked for.
+    # Each 32-bit half is exact in float64, so its float64 exponent gives the position.
     _, exponent = xp.frexp(xp.astype(xp.where(upper, high, codes), xp.float64))
     return xp.clip(xp.astype(exponent, xp.int64) - 1, 0, None) + 31 * xp.astype(upper, xp.int64)
 
@@ -71,7 +71,7 @@ def leading_one(codes: Array) -> Array:
 def round_significand(significand: Array, exponent: Array, bits: int) -> tuple[Array, Array]:
     """Round the positive numbers `significand * 2**exponent` to `bits` significant bits, to nearest, ties to even.
 
-    The significand may come back as exactly `2**bits`, which is a number of one significant bit.
+    The returned significand may be exactly `2**bits`, after a carry; it then has one significant bit.
     """
     xp = array_namespace(significand)
     excess = xp.clip(leading_one(significand) - (bits - 1), 0, 63)
@@ -80,12 +80,12 @@ def round_significand(significand: Array, exponent: Array, bits: int) -> tuple[A
 
 @dataclass(frozen=True, repr=False)
 class Fixed:
-    """Fixed point: the code `c` stands for `c * 2**-fraction_bits`. Write `Q(i, f)` or `UQ(i, f)` for short.
+    """Fixed point: the code `c` represents `c * 2**-fraction_bits`. `Q(i, f)` and `UQ(i, f)` are shorthands.
 
     Args:
-        integer_bits: bits before the point, the sign among them where `signed`; may be negative.
-        fraction_bits: bits after the point; may be negative.
-        signed: two's complement where true.
+        integer_bits: bits before the binary point, including the sign bit if `signed`; may be negative.
+        fraction_bits: bits after the binary point; may be negative.
+        signed: two's complement if true.
 
     Raises:
         ValueError: the width `integer_bits + fraction_bits` is not between 1 and 32.
@@ -97,7 +97,7 @@ class Fixed:
 
     def __post_init__(self) -> None:
         if not 1 <= self.bits <= MAX_WIDTH:
-            raise ValueError(f"{self} is {self.bits} bits wide; a fixed-point format takes 1 to {MAX_WIDTH} bits")
+            raise ValueError(f"{self} is {self.bits} bits wide; a fixed-point format has 1 to {MAX_WIDTH} bits")
 
     def __repr__(self) -> str:
         return f"{'Q' if self.signed else 'UQ'}({self.integer_bits},{self.fraction_bits})"
@@ -123,7 +123,7 @@ class Fixed:
         return math.ldexp(1.0, -self.fraction_bits)
 
     def widened(self, bits: int) -> Fixed:
-        """Return the format with more bits before the point."""
+        """Return this format with `bits` more integer bits."""
         return replace(self, integer_bits=self.integer_bits + bits)
 
     def saturate(self, codes: Array) -> Array:
@@ -131,7 +131,7 @@ class Fixed:
         return array_namespace(codes).clip(codes, self.min_code, self.max_code)
 
     def encode(self, values: Array, rounding: Rounding = "nearest") -> Array:
-        """Turn real numbers into int64 codes, rounding and saturating; NaN, which has no code, gives 0."""
+        """Convert real numbers to int64 codes, rounding and saturating; NaN, which has no code, becomes 0."""
         xp = array_namespace(values)
         scaled = xp.astype(values, xp.float64) * math.ldexp(1.0, self.fraction_bits)
         rounded = {"nearest": xp.round, "floor": xp.floor, "ceil": xp.ceil}[rounding](scaled)
@@ -139,18 +139,18 @@ class Fixed:
         return xp.astype(xp.where(xp.isnan(clipped), xp.zeros_like(clipped), clipped), xp.int64)
 
     def decode(self, codes: Array) -> Array:
-        """Turn codes into float64 values, exactly."""
+        """Convert codes to float64 values, exactly."""
         xp = array_namespace(codes)
         return xp.astype(codes, xp.float64) * self.resolution
 
 
 def Q(integer_bits: int, fraction_bits: int) -> Fixed:
-    """Signed fixed point; `integer_bits` counts the sign: `Q(6, 2)` is 8 bits, -32 to 31.75 in steps of 0.25."""
+    """Signed fixed point; `integer_bits` includes the sign: `Q(6, 2)` has 8 bits, -32 to 31.75 in steps of 0.25."""
     return Fixed(integer_bits, fraction_bits, signed=True)
 
 
 def UQ(integer_bits: int, fraction_bits: int) -> Fixed:
-    """Unsigned fixed point: `UQ(1, 15)` is 16 bits, 0 to 2 - 2**-15."""
+    """Unsigned fixed point: `UQ(1, 15)` has 16 bits, 0 to 2 - 2**-15."""
     return Fixed(integer_bits, fraction_bits, signed=False)
 
 
@@ -158,12 +158,12 @@ def UQ(integer_bits: int, fraction_bits: int) -> Fixed:
 class Float:
     """A small float: sign, exponent and mantissa fields, the exponent biased by `2**(exponent_bits - 1) - 1`.
 
-    Codes are those of IEEE 754 where both have the number. The exponent field 0 is the number 0 (no subnormals), and
-    every other one, the highest too, is an ordinary number (no infinities, no NaN). What rounds below the smallest
-    normal is 0, what is above the largest is the largest.
+    Codes equal those of IEEE 754 for every number that both formats represent. An exponent field of 0 encodes 0 (no
+    subnormals), and every other field, including the highest, encodes an ordinary number (no infinities, no NaN).
+    Values that round to below the smallest normal become 0; values above the largest saturate.
 
     Raises:
-        ValueError: exponent not of 2 to 8 bits, or mantissa not of 1 to 23 bits.
+        ValueError: the exponent does not have 2 to 8 bits, or the mantissa 1 to 23.
     """
 
     exponent_bits: int
@@ -171,19 +171,19 @@ class Float:
 
     def __post_init__(self) -> None:
         if not (2 <= self.exponent_bits <= 8 and 1 <= self.mantissa_bits <= 23):
-            raise ValueError(f"{self}: a small float takes 2 to 8 exponent bits and 1 to 23 mantissa bits")
+            raise ValueError(f"{self}: a small float has 2 to 8 exponent bits and 1 to 23 mantissa bits")
 
     def __repr__(self) -> str:
         return f"Float({self.exponent_bits},{self.mantissa_bits})"
 
     @property
     def bits(self) -> int:
-        """Width in bits, the sign included."""
+        """Width in bits, including the sign."""
         return 1 + self.exponent_bits + self.mantissa_bits
 
     @property
     def bias(self) -> int:
-        """What is taken off the exponent field."""
+        """The exponent bias, which is subtracted from the exponent field."""
         return (1 << (self.exponent_bits - 1)) - 1
 
     @property
@@ -207,9 +207,9 @@ class Float:
         return math.ldexp(2.0 - math.ldexp(1.0, -self.mantissa_bits), self.max_exponent)
 
     def split(self, codes: Array) -> tuple[Array, Array, Array]:
-        """Take codes apart into `(negative, significand, exponent)`: the size is `significand * 2**exponent`.
+        """Split codes into `(negative, significand, exponent)`, whose magnitude is `significand * 2**exponent`.
 
-        `significand` has `mantissa_bits + 1` bits, the hidden one included, and is 0 for the number 0.
+        `significand` has `mantissa_bits + 1` bits, including the hidden bit, and is 0 for the number 0.
         """
         xp = array_namespace(codes)
         field = (codes >> self.mantissa_bits) & ((1 << self.exponent_bits) - 1)
@@ -220,7 +220,7 @@ class Float:
     def join(self, negative: Array, significand: Array, exponent: Array) -> Array:
         """Round the numbers `+-significand * 2**exponent` to this format, to nearest, ties to even; return codes."""
         xp = array_namespace(significand)
-        # Widen first, so that the significand has at least the format's bits.
+        # Shift short significands up first, so that each has at least the format's number of bits.
         room = xp.clip(self.mantissa_bits - leading_one(significand), 0, 63)
         rounded, scale = round_significand(significand << room, exponent - room, self.mantissa_bits + 1)
         carried = rounded >> (self.mantissa_bits + 1)
@@ -232,21 +232,21 @@ class Float:
         return code | (xp.astype(negative & (code > 0), xp.int64) << (self.bits - 1))
 
     def encode(self, values: Array) -> Array:
-        """Turn real numbers into int64 codes, rounding and saturating; NaN, which has no code, gives 0."""
+        """Convert real numbers to int64 codes, rounding and saturating; NaN, which has no code, becomes 0."""
         xp = array_namespace(values)
         values = xp.astype(values, xp.float64)
         values = xp.where(xp.isnan(values), xp.zeros_like(values), xp.clip(values, -self.largest, self.largest))
-        # 53 significant bits are exact in both steps; below 2**-1000 nothing is left of any small float.
+        # Both steps are exact for the 53 significant bits of a float64; below 2**-1000 every small float gives 0.
         fraction, exponent = xp.frexp(xp.abs(values))
         significand = xp.astype(fraction * 2.0**53, xp.int64)
         return self.join(values < 0, significand, xp.astype(exponent, xp.int64) - 53)
 
     def decode(self, codes: Array) -> Array:
-        """Turn codes into float64 values, exactly."""
+        """Convert codes to float64 values, exactly."""
         xp = array_namespace(codes)
         negative, significand, exponent = self.split(codes)
         lowest = -self.bias - self.mantissa_bits
-        # From a table, since torch does not promise exact powers.
+        # From a table, because torch does not guarantee exact powers of two.
         powers = [math.ldexp(1.0, lowest + field) for field in range(1 << self.exponent_bits)]
         scale = xp.asarray(powers, dtype=xp.float64, device=device(codes))
         size = xp.astype(significand, xp.float64) * scale[exponent - lowest]
@@ -260,10 +260,10 @@ Format: TypeAlias = Fixed | Float
 
 
 def parse_format(text: str) -> Format:
-    """Read a format as it prints itself: "Q(6,2)", "UQ(1,15)", "Float(5,10)", or the names "FP16" and "BF16".
+    """Parse the printed form of a format: "Q(6,2)", "UQ(1,15)" or "Float(5,10)"; or the names "FP16" and "BF16".
 
     Raises:
-        ValueError: the text is none of these, or the format cannot be.
+        ValueError: the text is not one of these, or the format has an unsupported width.
     """
     named: dict[str, Format] = {"FP16": FP16, "BF16": BF16}
     if text.strip().upper() in named:
@@ -276,15 +276,15 @@ def parse_format(text: str) -> Format:
 
 
 def encode_scale(scale: float) -> tuple[int, int]:
-    """Round a positive real scale to `(mantissa, exponent)` of integers, `mantissa * 2**exponent`, 16 bits of mantissa.
+    """Round a positive scale to integers `(mantissa, exponent)`: `mantissa * 2**exponent`, 16 significant bits.
 
-    Powers of two and all numbers of up to 16 significant bits are kept exactly.
+    Powers of two, and all other numbers of up to 16 significant bits, are represented exactly.
 
     Raises:
         ValueError: the scale is not between 2**-64 and 2**64.
     """
     if not 2.0**-64 <= scale <= 2.0**64:
-        raise ValueError(f"a score scale is positive, finite and of a size to be of use, not {scale}")
+        raise ValueError(f"a score scale must be positive, finite and between 2**-64 and 2**64, got {scale}")
     fraction, exponent = math.frexp(scale)
     mantissa = round(fraction * 2**16)
     shift = (mantissa & -mantissa).bit_length() - 1

@@ -1,4 +1,4 @@
-"""Softmax in one call: as `torch.softmax`, and as `torch.softmax` followed by `torch.topk`."""
+"""Softmax as a function call: the counterparts of `torch.softmax`, and of `torch.softmax` followed by `torch.topk`."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ if TYPE_CHECKING:
 def softmax(
     scores: Array, spec: Spec, mask: Array | None = None, dim: int = -1, mode: str = "float", **parameters: Any
 ) -> Array:
-    """Normalise scores by a method, along one dimension.
+    """Normalise scores with a method, along one dimension.
 
     Args:
-        scores: floating torch tensor, NumPy array or what makes one, any shape.
+        scores: floating-point torch tensor or array-like, any shape.
         spec: the method, e.g. `softmaxkit.Softermax()`.
         mask: boolean, True where a key is attended; broadcasts to the scores.
         dim: the dimension of the keys.
         mode: "float", or "integer" for exactly what the hardware computes.
-        parameters: the method's real numbers, as `beta` and `gamma` for ConSmax, `clip` for EXAQ. Tensors may ask for
-            a gradient where the method learns them.
+        parameters: the method's real parameters, e.g. `beta` and `gamma` for ConSmax, `clip` for EXAQ. Tensors may
+            require a gradient if the method learns them.
 
     Returns:
-        Probabilities, of the kind, shape and dtype of the scores; differentiable for tensors.
+        Probabilities with the type, shape and dtype of the scores; differentiable for tensors.
 
     Raises:
-        ValueError: the mask does not fit, or EXAQ is given no clip.
-        TypeError: scores are not floating, or the method has no such parameter.
+        ValueError: the mask does not broadcast, or a required parameter (EXAQ's clip) is missing.
+        TypeError: the scores are not floating-point, or the method has no such parameter.
 
     Example:
         >>> softmaxkit.softmax(np.array([0.0, 1.0]), softmaxkit.Softermax(), mode="integer")
@@ -47,18 +47,18 @@ def softmax(
     if not isinstance(scores, torch.Tensor):
         scores = np.asarray(scores)
         if not np.issubdtype(scores.dtype, np.floating):
-            raise TypeError(f"scores are floating, not {scores.dtype}; integer codes go to spec.golden")
+            raise TypeError(f"scores must be floating-point, got {scores.dtype}; use spec.golden for integer codes")
         tensors = [None if x is None else torch.from_numpy(np.ascontiguousarray(x)) for x in (scores, mask)]
         with torch.no_grad():
             return softmax(tensors[0], spec, tensors[1], dim, mode, **parameters).numpy()
     if scores.ndim < 1:
-        raise ValueError("scores are (..., keys), not a single number")
+        raise ValueError("scores must have the shape (..., keys), got a scalar")
     module = without_gradients(spec.module(mode=mode, **{**spec.start(scores.shape[dim]), **parameters}), scores.device)
     return normalise_with(module, parameters)(scores, mask, dim)
 
 
 class TopK(NamedTuple):
-    """What `softmax_topk` returns, as `torch.topk` does: probabilities and indices, both (..., k), best first."""
+    """The result of `softmax_topk`, as of `torch.topk`: probabilities and indices, both (..., k), largest first."""
 
     values: torch.Tensor
     indices: torch.Tensor
@@ -67,21 +67,21 @@ class TopK(NamedTuple):
 def softmax_topk(logits: torch.Tensor, k: int, chunk: int = 65536) -> TopK:
     """Return the k largest probabilities of a softmax over the last axis, in one pass over the logits.
 
-    The pass carries the online state and the k best logits; only those are exponentiated at the end (Milakov &
-    Gimelshein, arXiv 1805.02867, section 4). For vocabularies: the probabilities of the other entries are never
-    written.
+    The pass keeps the online-softmax state and the k largest logits; only those are exponentiated at the end (Milakov
+    & Gimelshein, arXiv 1805.02867, section 4). Intended for large vocabularies: the probabilities of the other entries
+    are never stored.
 
     Args:
-        logits: shape (..., vocabulary), floating.
-        k: how many, 1 to vocabulary.
-        chunk: entries taken in at a time, where no native kernel does it.
+        logits: shape (..., vocabulary), floating-point.
+        k: number of probabilities to return, 1 to vocabulary.
+        chunk: entries processed at a time where no native kernel is available.
 
     Returns:
-        Probabilities in the dtype of the logits and int64 indices, equal to `torch.softmax` followed by `torch.topk`;
-        so a row of -inf, or with NaN or +inf, gives NaN.
+        Probabilities in the dtype of the logits, and int64 indices, equal to `torch.softmax` followed by `torch.topk`;
+        a row that is all -inf, or contains NaN or +inf, therefore gives NaN.
 
     Raises:
-        TypeError: logits are not floating.
+        TypeError: the logits are not floating-point.
         ValueError: k or chunk is out of range.
     """
     from softmaxkit.kernels.backends import pick
@@ -89,11 +89,11 @@ def softmax_topk(logits: torch.Tensor, k: int, chunk: int = 65536) -> TopK:
 
     size = logits.shape[-1]
     if not logits.is_floating_point():
-        raise TypeError(f"logits are floating, not {logits.dtype}")
+        raise TypeError(f"logits must be floating-point, got {logits.dtype}")
     if chunk < 1:
-        raise ValueError(f"chunk is 1 or more, not {chunk}")
+        raise ValueError(f"chunk must be at least 1, got {chunk}")
     if not 1 <= k <= size:
-        raise ValueError(f"k is 1 to the {size} logits of a row, not {k}")
+        raise ValueError(f"k must be from 1 to {size}, the number of logits in a row, got {k}")
     call = RowCall("topk", (k,), differentiable=False)
     if pick(call, logits).native:
         return TopK(*call.operator(logits, *call.arguments))
@@ -112,8 +112,8 @@ def _topk_in_chunks(logits: torch.Tensor, k: int, chunk: int) -> TopK:
         candidates = part.topk(min(k, part.shape[-1]), dim=-1)
         best = torch.cat((best, candidates.values), dim=-1)
         indices = torch.cat((indices, candidates.indices + start), dim=-1)
-        kept = best.topk(min(k, best.shape[-1]), dim=-1)
-        best, indices = kept.values, indices.gather(-1, kept.indices)
+        merged = best.topk(min(k, best.shape[-1]), dim=-1)
+        best, indices = merged.values, indices.gather(-1, merged.indices)
     values = state.result(best).to(logits.dtype)
     irregular = ~state.maximum.isfinite()
     if irregular.any():

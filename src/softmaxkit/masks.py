@@ -1,4 +1,4 @@
-"""Masks of rows, and the exact softmax of rows with their masks."""
+"""Attention masks, and the exact softmax of masked rows."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def check_row(scores: ArrayLike, mask: ArrayLike | None) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Return scores as float64 and the full mask, in which a score of -inf is masked.
+    """Return the scores as float64 and the mask in their shape; a score of -inf counts as masked and becomes 0.
 
     Raises:
         ValueError: an attended score is NaN or +inf; the mask is not boolean or does not broadcast to the scores.
@@ -22,22 +22,26 @@ def check_row(scores: ArrayLike, mask: ArrayLike | None) -> tuple[NDArray[np.flo
     values = np.asarray(scores, np.float64)
     attended = broadcast_mask(values, None if mask is None else np.asarray(mask)) & (values != -np.inf)
     if not np.isfinite(values[attended]).all():
-        raise ValueError("scores contain NaN or +inf; mask these positions, or mend what produced them")
+        raise ValueError("scores contain NaN or +inf; mask these positions, or fix the computation that produced them")
     return np.where(attended, values, 0.0), attended
 
 
 def check_mask(scores: Array, mask: Array) -> None:
-    """Refuse a mask that is not boolean or does not broadcast to the scores, with a ValueError."""
+    """Check that a mask is boolean and broadcasts to the scores.
+
+    Raises:
+        ValueError: it is not, or does not.
+    """
     if str(mask.dtype) not in ("bool", "torch.bool"):
         raise ValueError(
-            f"a mask is boolean, True where a key is attended, not {mask.dtype}; compare it first, "
-            "as in `mask != 0` (an additive mask belongs into the scores)"
+            f"a mask must be boolean, True where a key is attended, got {mask.dtype}; compare it first, "
+            "e.g. `mask != 0` (add an additive mask to the scores)"
         )
     _check_shape(mask, tuple(scores.shape))
 
 
 def broadcast_mask(scores: Array, mask: Array | None) -> Array:
-    """Return a boolean mask of the shape of `scores`; all True for None.
+    """Return a boolean mask in the shape of `scores`; all True if `mask` is None.
 
     Raises:
         ValueError: the mask is not boolean or does not broadcast to the scores.
@@ -50,10 +54,10 @@ def broadcast_mask(scores: Array, mask: Array | None) -> Array:
 
 
 def expand_mask(mask: Array, shape: tuple[int, ...]) -> Array:
-    """Return a mask, boolean or additive, as a view in the shape of the scores.
+    """Return a boolean or additive mask as a view in the shape of the scores.
 
     Raises:
-        ValueError: it does not broadcast to that.
+        ValueError: the mask does not broadcast to that shape.
     """
     _check_shape(mask, shape)
     return array_namespace(mask).broadcast_to(mask, shape)
@@ -66,7 +70,10 @@ def _check_shape(mask: Array, shape: tuple[int, ...]) -> None:
 
 
 def exact_softmax(scores: ArrayLike, mask: ArrayLike | None = None, base: float = np.e) -> NDArray[np.float64]:
-    """Softmax in float64 to a base, masked; the truth that every method is measured against."""
+    """Compute the masked softmax to a base in float64: the reference that every method is compared with.
+
+    A fully masked row gives zeros.
+    """
     values, attended = check_row(scores, mask)
     highest = np.max(values, axis=-1, where=attended, initial=-np.inf, keepdims=True)
     shifted = np.where(attended, values - np.where(np.isfinite(highest), highest, 0.0), -np.inf)

@@ -1,6 +1,6 @@
-"""Training in several processes, as torchrun starts them: the first one leads, the others take part in each training.
+"""Training in several processes under torchrun: rank 0 leads, and the other ranks take part in each training run.
 
-Only the first decides, measures, prints and writes. The others wait, and get whatever a training needs from it.
+Only rank 0 decides, measures, prints and writes. The others wait, and receive from it all that a training run needs.
 """
 
 from __future__ import annotations
@@ -14,28 +14,28 @@ from typing import Any, TypeVar
 Result = TypeVar("Result")
 
 WAITING = timedelta(days=30)
-"""How long the others wait for the next training, while the first one measures."""
+"""How long the other ranks wait for the next training run while rank 0 measures."""
 
 _waiting: Any = None
-"""The process group in which they wait; that of the trainings has torch's own time limit."""
+"""The process group in which they wait; training runs use the default group, with torch's own timeout."""
 
 
 def count() -> int:
-    """Return how many processes there are."""
+    """Return the number of processes."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def is_first() -> bool:
-    """Is this the process that leads?"""
+    """Return whether this process is rank 0."""
     return int(os.environ.get("RANK", "0")) == 0
 
 
 @contextmanager
 def connected() -> Iterator[None]:
-    """Connect the processes; at the end of the block, the first one lets the others go.
+    """Connect the processes; at the end of the block, rank 0 releases the others.
 
     Raises:
-        RuntimeError: they cannot be connected.
+        RuntimeError: the processes cannot be connected.
     """
     import torch
     from torch import distributed
@@ -54,7 +54,7 @@ def connected() -> Iterator[None]:
 
 
 def of_first(value: Any) -> Any:
-    """Return the value of the first process, in all of them; alone, the value."""
+    """Return rank 0's value in every process; in a single process, return `value`."""
     if _waiting is None:
         return value
     from torch import distributed
@@ -65,7 +65,7 @@ def of_first(value: Any) -> Any:
 
 
 def anywhere(condition: bool) -> bool:
-    """Return whether a condition holds in any process."""
+    """Return whether a condition is true in any process."""
     if _waiting is None:
         return condition
     import torch
@@ -77,22 +77,22 @@ def anywhere(condition: bool) -> bool:
 
 
 def together(training: Callable[..., Result], *arguments: Any, **own: Any) -> Result:
-    """Run a training in all processes; called in the first one.
+    """Run a training function in all processes; call this in rank 0.
 
     Args:
-        training: a function of a module.
-        arguments: for it; the other processes get copies.
-        own: further arguments, for the first process alone.
+        training: a module-level function, so that it can be pickled.
+        arguments: its positional arguments; the other processes receive copies.
+        own: keyword arguments for rank 0 only.
     """
     of_first((training, arguments))
     return training(*arguments, **own)
 
 
 def follow(failures: tuple[type[Exception], ...]) -> None:
-    """Take part in the trainings of the first process until it ends.
+    """Take part in the training runs of rank 0 until it finishes.
 
     Args:
-        failures: ways for a training to end that all processes see alike; what follows is for the first to decide.
+        failures: exceptions of a training run that every process raises alike; rank 0 decides how to go on.
     """
     while (task := of_first(None)) is not None:
         training, arguments = task
@@ -103,14 +103,15 @@ def follow(failures: tuple[type[Exception], ...]) -> None:
 
 
 def share_of(batch: int) -> int:
-    """Return how much of a batch each process takes.
+    """Return the number of examples of a batch per process.
 
     Raises:
-        ValueError: it cannot be divided equally.
+        ValueError: the batch cannot be divided equally.
     """
     if batch % count():
-        fitting = [processes for processes in range(1, batch + 1) if batch % processes == 0]
+        divisors = [processes for processes in range(1, batch + 1) if batch % processes == 0]
         raise ValueError(
-            f"a batch of {batch} cannot be divided among {count()} processes; start {', '.join(map(str, fitting))}"
+            f"a batch of {batch} cannot be divided equally among {count()} processes; "
+            f"start {', '.join(map(str, divisors))}"
         )
     return batch // count()

@@ -1,4 +1,4 @@
-"""How models are trained and measured by default; light, so that the command's help can tell it quickly."""
+"""Defaults for training and evaluating models; imports nothing heavy, so that `--help` stays fast."""
 
 from __future__ import annotations
 
@@ -6,32 +6,33 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 FINE_TUNING_RATE = 5e-5
-"""Learning rate for models that come trained."""
+"""Learning rate for pretrained models."""
 
 SMALL_GPT = "small byte-level GPT"
-"""What records call the model that is trained where none is given."""
+"""Name in records of the model that is trained if no other is chosen."""
 
 BYTES = 256
-"""Tokens of a model that reads bytes."""
+"""Vocabulary size of a byte-level model."""
 
 WINDOWS = 512
-"""Held-out windows that a loss is measured on."""
+"""Held-out windows over which a loss is measured."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A language model that is trained from scratch. The defaults are the small byte-level GPT.
+    """The architecture of a language model trained from scratch. The defaults are the small byte-level GPT.
 
-    Squared ReLU and wide starting weights learn fastest here, and get ConSmax off the plateau of bigrams.
+    Squared ReLU and widely spread initial weights learn fastest here, and get ConSmax past the bigram plateau.
 
     Attributes:
-        layers, heads: how many.
-        width: of the residual stream.
-        norm: layer norm "pre", before each block, as GPT-2 has it, or "post", after it, as BERT has it.
-        activation: of the feed-forward blocks, by transformers' name.
-        initializer_range: spread of the starting weights.
-        dropout: share dropped in training, everywhere.
-        tokens: how many different ones; 256 are bytes, more are learned from the text by byte-pair encoding.
+        layers: number of layers.
+        heads: attention heads in each layer.
+        width: channels of the residual stream, a multiple of `heads`.
+        norm: layer norm "pre", before each block as in GPT-2, or "post", after it as in BERT.
+        activation: of the feed-forward blocks, by its name in transformers.
+        initializer_range: standard deviation of the initial weights.
+        dropout: dropout probability in training, in all places.
+        tokens: vocabulary size; 256 means bytes, more are learned from the text by byte-pair encoding.
     """
 
     layers: int = 4
@@ -46,43 +47,45 @@ class Shape:
     def __post_init__(self) -> None:
         if min(self.layers, self.heads, self.width) < 1 or self.width % self.heads:
             raise ValueError(
-                "a model has 1 or more layers and heads, and a width that is a multiple of its heads, not "
-                f"{self.layers}, {self.heads} and {self.width}"
+                "layers and heads must be at least 1, and width a multiple of heads, got "
+                f"layers {self.layers}, heads {self.heads}, width {self.width}"
             )
         if self.norm not in ("pre", "post"):
-            raise ValueError(f"norm is 'pre' or 'post', not {self.norm!r}")
+            raise ValueError(f"norm must be 'pre' or 'post', got {self.norm!r}")
         if not 0 <= self.dropout < 1 or not self.initializer_range > 0:
             raise ValueError(
-                "dropout is from 0 up to 1 and initializer_range positive, not "
-                f"{self.dropout} and {self.initializer_range}"
+                "dropout must be at least 0 and below 1, and initializer_range positive, got "
+                f"dropout {self.dropout}, initializer_range {self.initializer_range}"
             )
         if self.tokens < BYTES:
-            raise ValueError(f"tokens are {BYTES}, bytes, or more, not {self.tokens}")
+            raise ValueError(f"tokens must be at least {BYTES}, the number of bytes, got {self.tokens}")
 
     def describe(self) -> dict[str, Any]:
-        """Return what a record says of it."""
+        """Return the fields as a dict, for records."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that a training depends on besides text, model and seed. The defaults train the small GPT from scratch.
+    """The hyperparameters of a training run. The defaults train the small GPT from scratch.
 
     Attributes:
-        steps: of the optimiser, AdamW.
-        batch: windows in a step.
-        context: tokens in a window.
-        learning_rate: the highest, after a linear warm-up; it then falls linearly to 0.
-        warmup_share: share of the steps that warm up.
-        weight_decay: of all but biases, norms and the methods' own parameters.
-        adam_beta2: of AdamW; its beta1 is 0.9.
-        branch_share: share of the exact model's training after which a fine-tuned method leaves it.
-        constants_rate: learning rate of the methods' own parameters, as a multiple of the others'.
-        conversion_steps: so many steps more that convert the finished exact model to a method, in place of its own way;
-            the exact model is trained on by as many, to be compared with. 0: each method comes its own way.
-        conversion_rate: the highest learning rate of these.
-        homotopy: share of the steps of a conversion over which exact softmax becomes the method.
-        key_fit: fold into the key biases what of the rows' log-sums follows from the queries, before a conversion.
+        steps: optimiser steps (AdamW).
+        batch: windows per step.
+        context: tokens per window.
+        learning_rate: peak learning rate, reached after a linear warm-up; it then decays linearly to 0.
+        warmup_share: fraction of the steps spent on warm-up.
+        weight_decay: applied to all parameters except biases, norms and the methods' own parameters.
+        adam_beta2: AdamW's beta2; beta1 is 0.9.
+        branch_share: fraction of the exact model's training after which a fine-tuned method branches off.
+        constants_rate: learning rate of the methods' own parameters, as a multiple of `learning_rate`.
+        conversion_steps: additional steps that convert the trained exact model to a method, instead of training the
+            method in its own way; the exact model is trained for as many more steps, for a fair comparison. 0: each
+            method is trained in its own way.
+        conversion_rate: peak learning rate of a conversion.
+        homotopy: fraction of the conversion steps over which exact softmax is blended into the method.
+        key_fit: before a conversion, fold the part of the rows' log-sums that is predictable from the queries into
+            the key biases.
     """
 
     steps: int = 1400
@@ -102,13 +105,13 @@ class Recipe:
     def __post_init__(self) -> None:
         if min(self.steps, self.batch, self.context) < 0 or not self.learning_rate > 0 or self.constants_rate < 0:
             raise ValueError(
-                "a recipe has a positive learning rate, and steps, batch, context and constants_rate of 0 or more, not "
-                f"{self.learning_rate}, {self.steps}, {self.batch}, {self.context} and {self.constants_rate}"
+                "a recipe needs a positive learning_rate, and steps, batch, context and constants_rate of at least 0, "
+                f"got {self.learning_rate}, {self.steps}, {self.batch}, {self.context} and {self.constants_rate}"
             )
         if self.conversion_steps < 0 or not self.conversion_rate > 0 or not 0 <= self.homotopy <= 1:
             raise ValueError(
-                "a recipe's conversion has 0 or more steps, a positive learning rate and a homotopy from 0 to 1, not "
-                f"{self.conversion_steps}, {self.conversion_rate} and {self.homotopy}"
+                "a recipe needs conversion_steps of at least 0, a positive conversion_rate and a homotopy from 0 to 1, "
+                f"got {self.conversion_steps}, {self.conversion_rate} and {self.homotopy}"
             )
 
     def before_conversion(self) -> Recipe:
@@ -124,24 +127,24 @@ class Recipe:
 
     @property
     def branch_step(self) -> int:
-        """The step at which a fine-tuned method leaves the training of the exact model."""
+        """The step at which a fine-tuned method branches off the exact model's training."""
         return max(1, round(self.steps * self.branch_share))
 
     def describe(self) -> dict[str, Any]:
-        """Return what a record says of it."""
+        """Return the fields as a dict, for records."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class TaskRecipe:
-    """How an encoder is fine-tuned.
+    """The hyperparameters for fine-tuning an encoder on a task.
 
     Attributes:
-        examples: to train on, at most.
-        epochs: rounds over them.
-        batch: examples in a step.
-        learning_rate: the highest, after a linear warm-up; it then falls linearly to 0.
-        length: tokens of an example, at most.
+        examples: maximum number of training examples.
+        epochs: passes over them.
+        batch: examples per step.
+        learning_rate: peak learning rate, reached after a linear warm-up; it then decays linearly to 0.
+        length: maximum number of tokens in an example; longer ones are truncated.
     """
 
     examples: int = 1500
@@ -153,9 +156,9 @@ class TaskRecipe:
     def __post_init__(self) -> None:
         if min(self.examples, self.epochs, self.batch, self.length) < 1 or not self.learning_rate > 0:
             raise ValueError(
-                f"examples, epochs, batch and length are 1 or more, and the learning rate positive: {self}"
+                f"examples, epochs, batch and length must be at least 1, and learning_rate positive, got {self}"
             )
 
     def describe(self) -> dict[str, Any]:
-        """Return what a record says of it."""
+        """Return the fields as a dict, for records."""
         return asdict(self)

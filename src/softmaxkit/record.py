@@ -1,4 +1,4 @@
-"""The record that every measuring verb writes: what was run, on what, with which versions, and the figures."""
+"""The JSON record that every measuring verb writes: the command, its inputs, package versions and the figures."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PACKAGES = (
 def make_record(
     command: Sequence[str], seed: int, inputs: Mapping[str, Any], results: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """Return a record; figures in `results` have names that carry their unit."""
+    """Return a record; the names of figures in `results` end in their unit."""
     return {
         "schema": SCHEMA,
         "softmaxkit": softmaxkit.__version__,
@@ -35,18 +35,18 @@ def make_record(
 
 
 def make_result(spec: Spec, mode: str, **figures: Any) -> dict[str, Any]:
-    """Return one result: which method, in which form, in which mode, and its figures."""
+    """Return one result of a record: the method, its variant and spec, the mode, and the figures."""
     return {"method": spec.method, "variant": spec.variant, "spec": spec.to_json(), "mode": mode, **figures}
 
 
 def _methods(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return what the methods of some results say of themselves, for whoever shows the record."""
+    """Return titles, colours and other metadata of the methods in some results, for reports on the record."""
     names = dict.fromkeys(str(result.get("method")) for result in results)
     return {name: METHODS[name].about() for name in names if name in METHODS}
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of softmaxkit, of Python and of the packages that figures depend on."""
+    """Return the versions of softmaxkit, Python and the installed packages that figures depend on."""
     found = {"softmaxkit": softmaxkit.__version__, "python": platform.python_version()}
     for package in PACKAGES:
         try:

@@ -1,4 +1,4 @@
-"""What a message suggests where a name is not known."""
+"""Suggestions in error messages about unknown names."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Iterable
 
 
 def suggestion(name: str, known: Iterable[str], otherwise: str = "there are") -> str:
-    """Return "did you mean 'exaq'?" for the nearest known name, or a longer one; else `otherwise` and all of them.
+    """Return "did you mean 'exaq'?" for the closest known name, or one that contains `name`; else list all names.
 
     Args:
-        name: what was given.
-        known: the names there are.
-        otherwise: what introduces the list, as "the methods are".
+        name: the unknown name.
+        known: the valid names.
+        otherwise: the introduction of the list, e.g. "the methods are".
     """
     known = list(known)
     near = difflib.get_close_matches(name, known, n=1) or [longer for longer in known if name and name in longer]

@@ -15,13 +15,13 @@ from array_api_compat import array_namespace, device
 from softmaxkit.formats import Array, Rounding, integers, leading_one, shift_right
 
 GUARD_BITS = 3
-"""Fraction bits that a fitted table has beyond its result, so that the one rounding at the end is what counts."""
+"""Fraction bits of a fitted table beyond those of its result, so that the final rounding dominates the error."""
 
 
 def per_head(value: Any, codes: Array) -> Any:
-    """Shape a constant to meet codes of shape (..., heads, queries, keys): a tuple becomes an array, one number stays.
+    """Make a per-head constant broadcast with codes of shape (..., heads, queries, keys); a single number is unchanged.
 
-    Ints become int64, floats float64.
+    A tuple becomes an array of shape (heads, 1, 1): int64 for ints, float64 for floats.
     """
     if not isinstance(value, tuple):
         return value
@@ -31,11 +31,11 @@ def per_head(value: Any, codes: Array) -> Any:
 
 
 def lookup(table: Any, index: Array) -> Array:
-    """Read `table[index]`, the index of any shape.
+    """Return `table[index]` for an index of any shape.
 
     Args:
-        table: a tuple of ints; or a tuple of such tuples, one a head, for an index of shape (..., heads, q, k).
-        index: int64, within the table.
+        table: a tuple of ints; or a tuple of such tuples, one per head, for an index of shape (..., heads, q, k).
+        index: int64, within the range of the table.
     """
     xp = array_namespace(index)
     flat = integers(table, index)
@@ -47,12 +47,12 @@ def lookup(table: Any, index: Array) -> Array:
 
 @dataclass(frozen=True)
 class PiecewiseLinear:
-    """A function on [0, 1) by lines, or by polynomials, from equally spaced points.
+    """A function on [0, 1), approximated by lines or polynomials over segments of equal length.
 
-    The argument is a code of `input_bits` fraction bits: its high bits choose the segment, the rest run along it.
-    `offsets` and `slopes` (the rise over a whole segment) carry `fraction_bits + GUARD_BITS` fraction bits, and so do
-    `curves`, what the powers 2, 3, ... of the way along a segment add: of alternating signs, the slopes' first. No
-    result is below `least`.
+    The argument is a code with `input_bits` fraction bits: its high bits select the segment, the low bits the position
+    within it. `offsets` and `slopes` (the rise over a whole segment) have `fraction_bits + GUARD_BITS` fraction bits;
+    so do `curves`, the coefficients of the powers 2, 3, ... of that position, with alternating signs from the slopes
+    on. Results are clamped from below to `least`.
     """
 
     input_bits: int
@@ -64,11 +64,11 @@ class PiecewiseLinear:
 
     @property
     def rest_bits(self) -> int:
-        """Low bits of the argument, which run along a segment."""
+        """Number of low bits of the argument, which give the position within a segment."""
         return self.input_bits - (len(self.offsets).bit_length() - 1)
 
     def __call__(self, codes: Array, rounding: Rounding = "nearest") -> Array:
-        """Evaluate on int64 codes in [0, 2**input_bits); the result has `fraction_bits` and is rounded once."""
+        """Evaluate on int64 codes in [0, 2**input_bits); the result has `fraction_bits` fraction bits."""
         if self.rest_bits == 0:
             return lookup(self.results(rounding), codes)
         segment = codes >> self.rest_bits
@@ -81,9 +81,9 @@ class PiecewiseLinear:
         result = shift_right(line, self.rest_bits + GUARD_BITS, rounding)
         return array_namespace(result).clip(result, self.least, None) if self.least else result
 
-    @lru_cache  # noqa: B019  specs hold few tables, for good
+    @lru_cache  # noqa: B019  a process uses few tables, and keeps them
     def results(self, rounding: Rounding) -> tuple[int, ...]:
-        """Return the results themselves, where nothing runs along the segments (`rest_bits` is 0)."""
+        """Return the table of all results, where each segment is a single point (`rest_bits` is 0)."""
         return tuple(int(x) for x in shift_right(np.asarray(self.offsets, np.int64), GUARD_BITS, rounding))
 
 
@@ -91,62 +91,63 @@ def fit(function: Callable[[float], float], segments: int, input_bits: int, frac
     """Fit chords to a function on [0, 1].
 
     Args:
-        function: the function, of float64.
-        segments: how many lines, a power of two.
+        function: a function of a float.
+        segments: number of chords, a power of two.
         input_bits: fraction bits of the argument, at least log2(segments).
         fraction_bits: fraction bits of the result.
 
     Raises:
-        ValueError: the number of segments is no power of two, or the argument has too few bits to tell them apart.
+        ValueError: the number of segments is not a power of two, the argument has too few bits to select one, or the
+            evaluation would overflow int64.
     """
     if segments < 1 or segments & (segments - 1):
-        raise ValueError(f"{segments} segments: the number of segments must be a power of two (1, 2, 4, ...)")
+        raise ValueError(f"the number of segments must be a power of two (1, 2, 4, ...), got {segments}")
     if segments > 1 << input_bits:
         raise ValueError(
-            f"{segments} segments need an argument of {segments.bit_length() - 1} or more fraction bits, "
-            f"not {input_bits}; take at most {1 << input_bits} segments"
+            f"{segments} segments need an argument of at least {segments.bit_length() - 1} fraction bits, "
+            f"got {input_bits}; use at most {1 << input_bits} segments"
         )
     scale = 2 ** (fraction_bits + GUARD_BITS)
     points = [round(function(i / segments) * scale) for i in range(segments + 1)]
     rest_bits = input_bits - (segments.bit_length() - 1)
     if max(map(abs, points)).bit_length() + rest_bits > 62:
         raise ValueError(
-            f"a table of {segments} segments with {fraction_bits} fraction bits needs more than 64-bit integers; take "
-            "fewer fraction bits or more segments"
+            f"a table of {segments} segments with {fraction_bits} fraction bits overflows 64-bit integers; use fewer "
+            "fraction bits or more segments"
         )
     slopes = [after - before for before, after in pairwise(points)]
     if segments == 1 << input_bits:
-        slopes = [0] * segments  # nothing runs along the segments: a plain table
+        slopes = [0] * segments  # each segment is a single point: a plain table
     return PiecewiseLinear(input_bits, fraction_bits, tuple(points[:-1]), tuple(slopes))
 
 
 @lru_cache
 def power_of_two(segments: int, input_bits: int, fraction_bits: int) -> PiecewiseLinear:
-    """Return 2**x for x in [0, 1): results in [1, 2)."""
+    """Return a table of 2**x for x in [0, 1), with results in [1, 2)."""
     return fit(lambda x: 2.0**x, segments, input_bits, fraction_bits)
 
 
 def power_of_two_error(segments: int) -> float:
-    """Bound of the relative error of chords of 2**x, before any rounding.
+    """Return a bound on the relative error of chords of 2**x, before any rounding.
 
-    A chord over a length h is off by at most h**2/8 of the largest second derivative there, ln(2)**2 * 2**x, and 2**x
-    grows by 2**h over it.
+    The error of a chord over a segment of length h is at most h**2/8 times the largest second derivative on it,
+    ln(2)**2 * 2**x, and 2**x grows by a factor of 2**h over the segment.
     """
     return (math.log(2) / segments) ** 2 / 8 * 2 ** (1 / segments)
 
 
 @lru_cache
 def inverse_power_series(degree: int, segments: int, input_bits: int, fraction_bits: int) -> PiecewiseLinear:
-    """Return 2**-x for x in [0, 1) by its Taylor series at the start of each segment: results in [1/2, 1].
+    """Return a table of 2**-x for x in [0, 1) by a Taylor series at the start of each segment; results in [1/2, 1].
 
     Args:
-        degree: of the highest power, 1 or more.
-        segments: how many series, a power of two.
+        degree: the highest power, at least 1.
+        segments: number of series, a power of two.
         input_bits: fraction bits of the argument, at least log2(segments).
         fraction_bits: fraction bits of the result.
 
     Raises:
-        ValueError: as `fit`.
+        ValueError: as for `fit`.
     """
     start = fit(lambda x: 2.0**-x, segments, input_bits, fraction_bits)
     if start.rest_bits == 0:
@@ -160,16 +161,16 @@ def inverse_power_series(degree: int, segments: int, input_bits: int, fraction_b
         for power in range(1, degree + 1)
     )
     series = replace(start, slopes=slopes, curves=tuple(curves))
-    half = 1 << (fraction_bits - 1)  # odd degrees end below it
+    half = 1 << (fraction_bits - 1)  # a series of odd degree ends below 1/2
     low = series(np.arange(1 << input_bits)).min() < half
     return replace(series, least=half) if low else series
 
 
 def inverse_power_series_error(degree: int, segments: int, fraction_bits: int) -> float:
-    """Bound of the absolute error of `inverse_power_series`, before its final rounding.
+    """Return a bound on the absolute error of `inverse_power_series`, before its final rounding.
 
-    The series alternates, so what is left out is less than its first term; each coefficient and each step of Horner's
-    rule but the last is off by half a step.
+    The series alternates, so the truncation error is below the first omitted term; each coefficient and each step of
+    Horner's rule except the last adds at most half a unit in the last place.
     """
     truncated = (math.log(2) / segments) ** (degree + 1) / math.factorial(degree + 1)
     return truncated + degree * 2.0 ** -(fraction_bits + GUARD_BITS)
@@ -177,9 +178,9 @@ def inverse_power_series_error(degree: int, segments: int, fraction_bits: int) -
 
 @dataclass(frozen=True)
 class Reciprocal:
-    """1/d of positive integers: normalise by the leading one, then a piecewise-linear mantissa.
+    """The reciprocal of positive integers: normalise by the leading one, then look up a piecewise-linear mantissa.
 
-    The argument's bits below the leading one are cut to `mantissa_bits + GUARD_BITS`.
+    The argument's bits below the leading one are truncated to `mantissa_bits + GUARD_BITS`.
     """
 
     segments: int
@@ -187,11 +188,11 @@ class Reciprocal:
 
     @property
     def table(self) -> PiecewiseLinear:
-        """1/(1+x) for x in [0, 1): results in (1/2, 1]."""
+        """The table of 1/(1+x) for x in [0, 1), with results in (1/2, 1]."""
         return _reciprocal_table(self.segments, self.mantissa_bits)
 
     def __call__(self, codes: Array, rounding: Rounding = "nearest") -> tuple[Array, Array]:
-        """Return `(mantissa, exponent)`: `1/code` is about `mantissa * 2**-(mantissa_bits + exponent)`.
+        """Return `(mantissa, exponent)` such that `1/code` is about `mantissa * 2**-(mantissa_bits + exponent)`.
 
         `exponent` is the position of the leading one. A code of 0 is treated as 1.
         """
@@ -204,10 +205,10 @@ class Reciprocal:
         return self.table(fraction, rounding), exponent
 
     def relative_error(self, rounding: Rounding = "nearest") -> float:
-        """Bound of the relative error: chord, cut argument, table entries and the final rounding.
+        """Return a bound on the relative error: chord, truncated argument, table entries and final rounding.
 
-        The chord of 1/(1+x) over a segment of length h is off by at most h**2/4, the largest second derivative being
-        2; mantissas are at least 1/2, so an absolute error doubles.
+        The error of the chord of 1/(1+x) over a segment of length h is at most h**2/4, since the second derivative is
+        at most 2; mantissas are at least 1/2, so the relative error is at most twice the absolute one.
         """
         chord = 1 / (4 * self.segments**2)
         cut = 2.0**-self.table.input_bits

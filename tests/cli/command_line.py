@@ -1,4 +1,4 @@
-"""What the tests of hardware verbs share: running a command line, and what it needs."""
+"""Helpers for tests of hardware verbs: running a command line, and the tools that it needs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command as a user runs it: results, records, errors of one line, and exit codes."""
+"""The command as a user runs it: results, records, one-line errors and exit codes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import softmaxkit
-from softmaxkit.cli import main
+from softmaxkit.cli import VERBS, main
 from softmaxkit.methods import METHODS
 from softmaxkit.models.text import standard_library_source
 from softmaxkit.studies.resume import alone_in
@@ -67,11 +67,20 @@ def test_the_help_is_quick() -> None:
     subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
 
 
-@pytest.mark.parametrize("verb", ["compare", "methods", "train", "calibrate", "evaluate", "study", "tasks", "claims"])
+@pytest.mark.parametrize("verb", [verb.__name__ for verb in VERBS])
 def test_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, verb, "--help")
     assert code == 0
     assert "--json" in out
+
+
+def test_help_fills_the_width_of_the_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "1000")
+    _, out, _ = run(capsys, "synth", "--help")
+    paragraph = next(line.strip() for line in out.splitlines() if line.strip().startswith("Netlists are simulated"))
+    assert paragraph.endswith("on random queries.")
 
 
 @pytest.mark.parametrize(
@@ -179,7 +188,7 @@ def compare(capsys: pytest.CaptureFixture[str], folder: Path, text: str, *more: 
     )
 
 
-def test_compare_does_the_main_job(capsys: pytest.CaptureFixture[str], tmp_path: Path, text: str) -> None:
+def test_compare_writes_record_and_page(capsys: pytest.CaptureFixture[str], tmp_path: Path, text: str) -> None:
     code, out, err = compare(capsys, tmp_path / "out", text)
     assert code == 0, err
     assert err.startswith("Train a small byte-level GPT for 8 steps")
@@ -197,7 +206,7 @@ def test_compare_does_the_main_job(capsys: pytest.CaptureFixture[str], tmp_path:
     page = (tmp_path / "out" / "compare.html").read_text()
     assert page.lstrip().lower().startswith("<!doctype html>")
     assert "consmax" in out
-    # A second run reads what is finished and gives the same figures.
+    # A second run reads the finished results and gives the same figures.
     before = (tmp_path / "out" / "compare.json").read_text()
     code, _, err = compare(capsys, tmp_path / "out", text)
     assert code == 0
@@ -250,7 +259,7 @@ def test_models_are_not_overwritten_by_default(capsys: pytest.CaptureFixture[str
     assert run(capsys, *arguments)[0] == 0
     code, _, err = run(capsys, *arguments)
     assert code == 2
-    assert "holds a model already; give another --output, or --overwrite" in err
+    assert "already contains a model; give another --output, or --overwrite" in err
     assert run(capsys, *arguments, "--overwrite")[0] == 0
     assert not list(tmp_path.glob("model.run-*"))
 
@@ -330,12 +339,12 @@ def test_a_full_disk_is_one_line_and_keeps_the_old_record(
     monkeypatch.setattr(os, "replace", full)
     code, _, err = run(capsys, "methods", "--json", path)
     assert code == 1
-    assert err.strip().splitlines()[-1] == f"error: {path}: No space left on device; what was there before is untouched"
+    assert err.strip().splitlines()[-1] == f"error: {path}: No space left on device; existing files are untouched"
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_device_is_written_to_and_not_replaced(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_device_file_is_written_to_and_not_replaced(capsys: pytest.CaptureFixture[str]) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("no /dev/full on this system")
     code, _, err = run(capsys, "methods", "--json", "/dev/full")
@@ -399,7 +408,7 @@ def test_bits_by_layer(capsys: pytest.CaptureFixture[str], tmp_path: Path, text:
     assert "spread" in err
     code, _, err = run(capsys, "calibrate", model, "softermax", "--mean-bits", 2.5, *options, "--overwrite")
     assert code == 2
-    assert "--mean-bits is for methods with a choice of bits (exaq); give one as METHOD or in --spec" in err
+    assert "--mean-bits needs a method with a choice of bits (exaq), as METHOD or in --spec" in err
 
 
 @pytest.mark.parametrize(
@@ -432,7 +441,7 @@ def test_a_folder_in_which_a_run_is_at_work_is_refused(tmp_path: Path, capsys: p
         assert main(arguments) == 2
     assert f"another run is using {tmp_path / 'model'}" in capsys.readouterr().err
     assert not (tmp_path / "model").exists()
-    with alone_in(tmp_path / "model"):  # which the end of the first one allows
+    with alone_in(tmp_path / "model"):  # possible again, because the first run has ended
         assert main(["calibrate", "no-model", "exaq", "-o", str(tmp_path / "model")]) == 2
     assert f"another run is using {tmp_path / 'model'}" in capsys.readouterr().err
     assert not [*tmp_path.iterdir()]
@@ -444,7 +453,7 @@ def test_options_of_a_head_without_a_model_are_refused(
     verb: str, option: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([verb, "exaq", *option]) == 2
-    assert "say which head of a --model, and what to run it on; give one" in capsys.readouterr().err
+    assert "without --model there is no head for" in capsys.readouterr().err
 
 
 @pytest.mark.slow

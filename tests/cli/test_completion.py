@@ -1,4 +1,4 @@
-"""Completion in the shell: Typer's script, and the words that take the place of a begun one."""
+"""Shell completion: Typer's script, and the completions of a partial word."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from softmaxkit.methods import METHODS
 
 
 def test_the_script_of_a_shell(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setenv("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")  # else of the shell that runs the tests
+    monkeypatch.setenv(
+        "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1"
+    )  # else Typer uses the shell that runs the tests
     with pytest.raises(SystemExit) as stopped:
         main(["--show-completion", "bash"])
     assert stopped.value.code == 0

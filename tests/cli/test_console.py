@@ -1,4 +1,4 @@
-"""Progress off a terminal: few lines, with what is done and the time that is left."""
+"""Progress without a terminal: few lines, each with the work done and the time left."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Shown = Callable[[list[tuple[float, int]]], list[str]]
 
 @pytest.fixture
 def shown(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Shown:
-    """Return what a stage of 1400 steps prints that has done so many steps after so many seconds."""
+    """Return the output of a stage of 1400 steps, given its completed steps at various times in seconds."""
 
     def show(steps: list[tuple[float, int]]) -> list[str]:
         clock = [0.0]
@@ -39,7 +39,7 @@ def test_a_line_every_ten_seconds(shown: Shown) -> None:
     assert lines[-1] == "train exaq: 1300 of 1400, 10 s left"
 
 
-def test_work_that_goes_on_from_a_checkpoint_is_timed_from_there(shown: Shown) -> None:
+def test_resumed_work_is_timed_from_its_checkpoint(shown: Shown) -> None:
     assert shown([(5, 700), (25, 800)])[1:] == ["train exaq: 800 of 1400, 2 min 0 s left"]
 
 

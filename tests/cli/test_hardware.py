@@ -23,7 +23,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable
 
 @pytest.fixture
 def spec(tmp_path: Path) -> Path:
-    """A spec whose unit is quickly built."""
+    """A spec whose unit is quick to build."""
     path = tmp_path / "spec.json"
     path.write_text(json.dumps(ConSmax(tables="whole").to_json()))
     return path
@@ -31,7 +31,7 @@ def spec(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def unloaded(tmp_path: Path) -> Path:
-    """One whose unit has no constants."""
+    """A spec whose unit has no constants."""
     path = tmp_path / "unloaded.json"
     narrow = Softermax(input=Q(3, 1), power_segments=2, reciprocal_segments=2, slice_width=2)
     path.write_text(json.dumps(narrow.to_json()))
@@ -98,7 +98,7 @@ def test_an_injected_fault_is_noticed(capsys: pytest.CaptureFixture[str], unload
     assert code == 1
     assert "wrong result beats" in err
     assert "lane 0, row " in err
-    assert last_line(err) == "error: the hardware differs from the integers it stands for: softermax"
+    assert last_line(err) == "error: the hardware differs from the exact integers: softermax"
     (result,) = json.loads((tmp_path / "record.json").read_text())["results"]
     assert f"injected: {result['injected_fault']}" in " ".join(err.split())
     assert 0 < len(result["wrong"]) <= result["mismatches"]
@@ -135,8 +135,8 @@ def test_all_methods(capsys: pytest.CaptureFixture[str]) -> None:
         (["verify"], "give either a METHOD or --spec FILE"),
         (["verify", "softmax"], "did you mean 'softermax'?"),
         (["verify", "exaq", "--spec", "spec.json"], "give either a METHOD or --spec FILE"),
-        (["verify", "all", "--spec", "spec.json"], "'all' stands for the methods' defaults"),
-        (["verify", "all", "--model", "missing"], "'all' stands for the methods' defaults"),
+        (["verify", "all", "--spec", "spec.json"], "'all' selects the methods' defaults"),
+        (["verify", "all", "--model", "missing"], "'all' selects the methods' defaults"),
         (["verify", "--spec", "missing.json"], "cannot read the spec missing.json"),
         (["verify", "--model", "missing"], "cannot load the model missing"),
         (["verify", "exaq", "--lanes", 0], "lanes is a whole number from 1 to 256, not 0"),
@@ -151,11 +151,11 @@ def test_all_methods(capsys: pytest.CaptureFixture[str]) -> None:
         (["verify", "softermax", "--constants", "baked"], "softermax has no constants to bake in or to load; leave"),
         (
             ["verify", "exact", "--layer", 0],
-            "say which head of a --model, and what to run it on; give one, or leave --layer out",
+            "without --model there is no head for --layer; add --model, or leave --layer out",
         ),
         (
             ["verify", "exact", "--context", 64],
-            "say which head of a --model, and what to run it on; give one, or leave --context out",
+            "without --model there is no head for --context; add --model, or leave --context out",
         ),
         (["rtl"], "give either a METHOD or --spec FILE"),
         (["rtl", "all"], "the methods are exact, consmax, softermax, exaq"),
@@ -168,7 +168,7 @@ def test_all_methods(capsys: pytest.CaptureFixture[str]) -> None:
         (["rtl", "softermax", "--constants", "baked"], "softermax has no constants to bake in or to load; leave"),
         (
             ["rtl", "exaq", "--head", "all"],
-            "say which head of a --model, and what to run it on; give one, or leave --head out",
+            "without --model there is no head for --head; add --model, or leave --head out",
         ),
         (["rtl", "exaq", "--name", "2d"], "a module name must be letters, digits and underscores"),
         (["rtl", "exaq", "--clock", 0], "the clock period must be a positive number"),
@@ -177,7 +177,7 @@ def test_all_methods(capsys: pytest.CaptureFixture[str]) -> None:
             "leave -0.5 ns of a period",
         ),
         (["rtl", "exaq", "--load", -1], "the load must be a finite number of 0 or more, got -1"),
-        (["rtl", "exaq", "--layer", "first"], "'--layer': a number from 0, or all, not 'first'"),
+        (["rtl", "exaq", "--layer", "first"], "'--layer': must be a number from 0, or all, got 'first'"),
         (["rtl", "exaq", "-o", __file__], "is a file; give a folder"),
         (["rtl", "exaq", "-o", Path(__file__).parent], "is not an exported unit"),
         (["rtl", "--model", "missing"], "cannot load the model missing"),
@@ -213,7 +213,9 @@ def test_fewer_are_compared_without_a_tool(
     announced = " ".join(err.split())
     assert "Amaranth's simulator compares a fiftieth of the outputs" in announced
     assert "pip install 'softmaxkit[hardware]'" in announced
-    assert "Outputs of the hardware against the integers" in err  # the table makes room for the record
+    assert (
+        "Hardware outputs compared with the exact integers" in err
+    )  # the table goes to standard error, since the record is on standard output
     (result,) = json.loads(out)["results"]
     assert Spec.from_json(result["spec"]) == Spec.from_json(unloaded.read_text())
     assert (result["simulator"], result["mismatches"]) == ("amaranth", 0)

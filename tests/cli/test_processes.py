@@ -1,4 +1,4 @@
-"""Several processes, as torchrun starts them."""
+"""Training in several processes, as torchrun starts them."""
 
 from __future__ import annotations
 
@@ -55,8 +55,9 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
         assert ended.returncode == 0, ended.stderr
         assert ended.stderr.count("held-out loss") == 1
     assert (tmp_path / "model2" / "model.safetensors").is_file()
-    # Equal steps in real numbers. Sums over shares of a batch round otherwise, by some units of float32's last place a
-    # step, which Adam's division may enlarge where gradients are near 0; another order of the data differs by percents.
+    # The steps are equal in exact arithmetic. Sums over parts of a batch round differently, by a few float32 units in
+    # the last place per step, which Adam's division may amplify where gradients are near 0; another data order would
+    # differ by percents.
     assert losses(tmp_path / "2.json") == pytest.approx(losses(tmp_path / "1.json"), rel=1e-3)
 
 
@@ -85,7 +86,7 @@ def test_a_study_trains_in_two_processes_and_resumes(tmp_path: Path) -> None:
 def test_a_batch_that_cannot_be_shared_is_refused(tmp_path: Path) -> None:
     ended = run(3, "train", "exact", *SIZES, "--text", str(text_file(tmp_path)), "-o", str(tmp_path / "model"))
     assert ended.returncode != 0
-    assert "a batch of 16 cannot be divided among 3 processes; start 1, 2, 4, 8, 16" in ended.stderr
+    assert "a batch of 16 cannot be divided equally among 3 processes; start 1, 2, 4, 8, 16" in ended.stderr
     assert not (tmp_path / "model").exists()
 
 
@@ -94,4 +95,6 @@ def test_verbs_that_do_not_train_are_refused(
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert main(["methods"]) == 2
-    assert "'softmaxkit methods' works in one process; torchrun is for compare, train" in capsys.readouterr().err
+    assert (
+        "'softmaxkit methods' runs in a single process; use torchrun only for compare, train" in capsys.readouterr().err
+    )

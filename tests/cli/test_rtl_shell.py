@@ -1,4 +1,4 @@
-"""`softmaxkit rtl` with a shell: what it writes and says, and what it refuses in one line."""
+"""`softmaxkit rtl` with a shell: its files, messages and one-line errors."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_a_unit_in_its_shell(capsys: pytest.CaptureFixture[str], tmp_path: Path)
 
 
 @yosys
-def test_the_record_says_what_was_asked_for(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_the_record_contains_the_options(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     path = tmp_path / "record.json"
     command = ("rtl", "softermax", *SMALL, "--storage", "memory", "--sram", "sky130", "--row-length")
     code, _, err = run(capsys, *command, "-o", tmp_path / "folder", "--json", path)

@@ -1,4 +1,4 @@
-"""`softmaxkit synth`: units, anybody's Verilog, FPGAs, and its errors."""
+"""`softmaxkit synth`: units, Verilog designs, FPGAs, and errors."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_all_methods(tmp_path: Path) -> None:
     assert all(result["mismatches"] == 0 < result["compared"] for result in results)
 
 
-def test_anybodys_verilog(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_verilog_design(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "multiplier.v"
     file.write_text(MULTIPLIER)
     assert main(["synth", "--verilog", str(file), "--json", "-"]) == 0
@@ -101,11 +101,11 @@ def test_a_clock_that_cannot_be_met(tmp_path: Path, capsys: pytest.CaptureFixtur
     file.write_text(MULTIPLIER)
     assert main(["synth", "--verilog", str(file), "--clock", "0.2"]) == 1
     printed = capsys.readouterr()
-    assert "a clock of 0.2 ns cannot be met; what can: multiplier" in printed.err
+    assert "a clock of 0.2 ns cannot be met; the fastest netlists reach multiplier" in printed.err
     assert "multiplier" in printed.out
 
 
-def test_a_memory_where_a_unit_has_no_use_for_one() -> None:
+def test_memory_storage_for_a_unit_without_rows() -> None:
     sizes = {"lanes": 1, "max_row": 32, "depth": None, "storage": "memory"}
     units = units_of_forms([Form("", ConSmax()), Form("", Softermax())], sizes)
     assert [unit.unit.storage for unit in units] == ["latches", "memory"]
@@ -116,31 +116,31 @@ def test_a_memory_where_a_unit_has_no_use_for_one() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["softermax", "--cells", "tsmc"], "--cells is sky130, asap7, ice40, ecp5, nexus, xilinx, not 'tsmc'"),
+        (["softermax", "--cells", "tsmc"], "--cells must be sky130, asap7, ice40, ecp5, nexus or xilinx, got 'tsmc'"),
         (["softmax"], "softmax"),
-        (["softermax", "--clock", "-1"], "--clock is a period in ns, more than 0, not -1"),
+        (["softermax", "--clock", "-1"], "--clock must be a period in ns, above 0 and below 1e6, got -1"),
         (["softermax", "--lanes", "3"], "lanes divide 16"),
-        (["softermax", "--top", "x"], "without --verilog; leave --top out"),
+        (["softermax", "--top", "x"], "only for use with --verilog; leave --top out"),
         (["exaq", "-I", "FOLDER", "-D", "A", "-P", "B=1"], "leave --include and --define and --parameter out"),
         (["softermax", "--cells", "ice40", "--liberty", "FOLDER/bad.v"], "leave --liberty out"),
         (["softermax", "--cells", "ice40", "--corner", "FOLDER/bad.v"], "leave --corner out"),
         (["exaq", "--cells", "ice40", "--clock", "5", "--no-wires"], "leave --clock and --wires out"),
         (
             ["exaq", "--cells", "ecp5", "--device", "25k", "--seed", "2"],
-            "nothing is placed; leave --device and --seed out",
+            "only for use with --place; leave --device and --seed out",
         ),
         (["exaq", "--place"], "place and route supports ice40, ecp5, nexus, got sky130"),
         (
             ["exaq", "--place", "--cells", "ecp5", "--device", "5k"],
             "the device must be one of 25k, 45k, 85k for ecp5, got '5k'",
         ),
-        (["exaq", "--place", "--cells", "ecp5", "--no-wires"], "no cells of a library; leave --wires out"),
+        (["exaq", "--place", "--cells", "ecp5", "--no-wires"], "uses no cell library; leave --wires out"),
         (["softermax", "--verilog", "FOLDER/bad.v"], "--verilog takes the place of METHOD"),
         (["--constants", "baked", "--verilog", "FOLDER/bad.v"], "leave --constants out"),
         (["--lanes", "1", "--max-row", "256", "--verilog", "FOLDER/bad.v"], "leave --lanes and --max-row out"),
         (
             ["softermax", "--context", "64"],
-            "say which head of a --model, and what to run it on; give one, or leave --context out",
+            "without --model there is no head for --context; add --model, or leave --context out",
         ),
         (["softermax", "--constants", "loadable"], "softermax has no constants to bake in or to load; leave"),
         (["softermax", "--constants", "baked"], "softermax has no constants to bake in or to load; leave --constants"),
@@ -150,12 +150,12 @@ def test_a_memory_where_a_unit_has_no_use_for_one() -> None:
         (["--verilog", "FOLDER/bad.v", "--top", "absent"], "there is no module absent; the files define bad"),
         (["--liberty", "FOLDER/bad.v", "exact"], "bad.v, line"),
         ([], "give either a METHOD or --spec FILE"),
-        (["--pareto"], "--pareto takes a METHOD, or all"),
+        (["--pareto"], "--pareto needs a METHOD, or all"),
         (["all", "--pareto", "--depth", "4", "--clock", "5"], "leave --clock and --depth out"),
-        (["--pareto", "--verilog", "FOLDER/bad.v"], "--verilog is a design as it is; leave --pareto out"),
+        (["--pareto", "--verilog", "FOLDER/bad.v"], "a --verilog design has no such options; leave --pareto out"),
         (["all", "--pareto", "--cells", "ice40"], "leave --pareto out"),
         (["softermax", "--storage", "memory", "--sram", "FOLDER/bad.v"], "bad.v, line"),
-        (["softermax", "--sram", "FOLDER/bad.v"], "of which macros --storage memory is made; leave --sram out"),
+        (["softermax", "--sram", "FOLDER/bad.v"], "--sram needs --storage memory; leave --sram out"),
     ],
 )
 def test_wrong_arguments(
@@ -173,10 +173,12 @@ def test_verilog_that_does_not_parse(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "bad.v:3: ERROR: syntax error" in capsys.readouterr().err
 
 
-def test_verilog_as_designers_have_it(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
-    """File names with spaces and of ours, a folder of includes, macros, parameters, and a table from a file."""
+def test_verilog_with_includes_macros_and_parameters(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
+    """File names with spaces or equal to ours, an include folder, macros, parameters, and a table from a file."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("SOFTMAXKIT_CACHE", "a cache")  # with a space, and from here
+    monkeypatch.setenv("SOFTMAXKIT_CACHE", "a cache")  # with a space, and relative
     (tmp_path / "my headers").mkdir()
     (tmp_path / "my headers" / "step.vh").write_text("`define NEXT(q) q + `STEP\n")
     (tmp_path / "table.hex").write_text("01 22 43 74\n")

@@ -140,9 +140,9 @@ def test_rows_without_an_attended_key_give_zeros() -> None:
 def test_integers_are_refused() -> None:
     with pytest.raises(TypeError, match="scores must be floating-point"):
         OnlineSoftmax().update(np.array([1, 2]))
-    with pytest.raises(TypeError, match="logits are floating"):
+    with pytest.raises(TypeError, match="logits must be floating-point"):
         softmax_topk(torch.tensor([1, 2]), 1)
-    with pytest.raises(ValueError, match="chunk is 1 or more"):
+    with pytest.raises(ValueError, match="chunk must be at least 1"):
         softmax_topk(torch.zeros(3), 1, chunk=0)
 
 
@@ -178,5 +178,5 @@ def test_topk_in_half_precision_and_invalid_k() -> None:
     logits = torch.randn(2, 100, generator=torch.Generator().manual_seed(0)).bfloat16()
     assert softmax_topk(logits, 5).values.dtype == torch.bfloat16
     for k in (0, 101):
-        with pytest.raises(ValueError, match="k is 1 to the 100 logits"):
+        with pytest.raises(ValueError, match="k must be from 1 to 100"):
             softmax_topk(logits, k)

@@ -1,4 +1,4 @@
-"""A headless Chromium for tests of the page: spoken to over a pipe, without any further package."""
+"""A headless Chromium for tests of the page, controlled over a pipe without any further package."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 
 
 class Browser:
-    """One tab of a browser, which is ended with the context."""
+    """One tab of a browser, which is closed at the end of the context."""
 
     def __init__(self, folder: Path) -> None:
         assert CHROMIUM is not None
-        # The browser reads commands from its file 3 and answers on its file 4, each message ended by a zero byte.
+        # The browser reads commands from file descriptor 3 and answers on 4; a zero byte ends each message.
         browser_reads, self._commands = os.pipe()
         self._answers, browser_writes = os.pipe()
         options = f"--headless --no-sandbox --disable-gpu --remote-debugging-pipe --user-data-dir='{folder}/profile'"
@@ -54,20 +54,20 @@ class Browser:
                 return result
 
     def open(self, page: Path, width: int, height: int = 900) -> None:
-        """Load a page in a window of this width, on a phone's terms where it is as narrow as a phone."""
+        """Load a page in a window of this width, emulating a phone if it is that narrow."""
         self.resize(width, height)
         self.send("Page.navigate", url=page.as_uri())
         while self._next().get("method") != "Page.loadEventFired":
             pass
 
     def resize(self, width: int, height: int = 900) -> None:
-        """Make the window this wide."""
+        """Resize the window, emulating a phone if it is that narrow."""
         phone = width < 500
         self.send("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=phone)
         self.send("Emulation.setTouchEmulationEnabled", enabled=phone)
 
     def run(self, script: str) -> Any:
-        """Return what a JavaScript expression evaluates to, promises awaited, as JSON has it."""
+        """Evaluate a JavaScript expression, awaiting promises, and return its JSON value."""
         answer = self.send(
             "Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True, userGesture=True
         )

@@ -44,7 +44,7 @@ def result(method: str, variant: str, mode: str, loss: float, **more: Any) -> di
 
 
 def silicon(energy: float) -> dict[str, Any]:
-    """Return what a synthesised unit has."""
+    """Return the figures of a synthesised unit."""
     return {"cells": "sky130", "energy_pj_per_element": energy}
 
 

@@ -1,4 +1,4 @@
-"""Advice: which unit, which method, and which formats do not hold."""
+"""Advice: which unit, which method, and which number formats are too narrow."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ COSTS = {
 
 
 def record(**changes: float) -> dict[str, Any]:
-    """Return a record in which each method costs what `COSTS` says, and loses it in both modes but for `changes`."""
+    """Return a record in which each method has the costs and loss of `COSTS` in both modes, except for `changes`."""
     made = small_record()
     made["results"] = [result for result in made["results"] if result["method"] in COSTS]
     for result in made["results"]:
@@ -30,18 +30,18 @@ def record(**changes: float) -> dict[str, Any]:
     return made
 
 
-def test_the_unit_of_least_energy_that_holds_is_named() -> None:
+def test_the_unit_of_least_energy_within_the_budget_is_named() -> None:
     chip, *_ = advice(read_variants(record()))
     assert chip.startswith("For a chip: EXAQ")
     assert "(+0.60%" in chip
-    assert "15,000 µm² and 18 pJ a score, beside 33,000 µm² and 90 pJ a score of Exact" in chip
+    assert "15,000 µm² and 18 pJ per score, compared with 33,000 µm² and 90 pJ per score for Exact" in chip
     chip, *_ = advice(read_variants(record(exaq=1.2)))
     assert chip.startswith("For a chip: Softermax")
     chip, *_ = advice(read_variants(record(exaq=5.0, softermax=2.0)))
-    assert "no unit loses less than 1% here; the nearest is Softermax" in chip
+    assert "no unit stays within a 1% increase of the loss; the closest is Softermax" in chip
 
 
-def test_formats_that_do_not_hold_are_named() -> None:
+def test_formats_that_are_too_narrow_are_named() -> None:
     assert not lost_to_formats(read_variants(record()))
     (sentence,) = lost_to_formats(read_variants(record(softermax=7.3)))
     assert "Softermax" in sentence
@@ -57,7 +57,7 @@ def test_a_record_without_hardware_advises_on_models_alone() -> None:
     assert [sentence.partition(":")[0] for sentence in sentences] == ["For a model"]
 
 
-def test_nothing_is_said_of_training_where_there_was_none() -> None:
+def test_training_is_not_mentioned_without_training() -> None:
     made = record()
     for result in made["results"]:
         result["trained_steps"] = 0

@@ -1,4 +1,4 @@
-"""The page in a browser: widths, labels that keep apart, tables as text."""
+"""The page in a browser: widths, label placement, colour schemes, tables as text."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from markdown_it import MarkdownIt
 from page_records import result, silicon, small_record
 
 from softmaxkit.report import render
+from softmaxkit.report.style import DARK_COLOURS, TEXT_COLOUR
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
 
@@ -27,7 +28,7 @@ Box = dict[str, float]
 
 
 def crowded_record() -> dict[str, Any]:
-    """Return a record with spreads, and with points that lie close together or upon each other."""
+    """Return a record with spreads, and with points that are close together or coincide."""
     record = small_record()
     record["results"] += [
         result("exaq", name, mode, loss)
@@ -93,11 +94,11 @@ def test_nothing_is_cut_and_no_labels_overlap(tab: Browser, width: int) -> None:
     points = boxes(tab, "#trade_off .scatterlayer .points path.point")
     labels = boxes(tab, "#trade_off .annotation-text-g text")
     assert len(points) == 8
-    assert any(intersect(*pair) for pair in combinations(points, 2))  # crowded, so that it is something to keep apart
+    assert any(intersect(*pair) for pair in combinations(points, 2))  # crowded, so that the test means something
     assert not [label for label in labels for point in points if intersect(point, label)]
 
 
-def test_the_memory_of_rows_can_be_left_out(tab: Browser) -> None:
+def test_the_row_memory_can_be_left_out(tab: Browser) -> None:
     resized(tab, 1400)
     energies = "document.querySelector('#trade_off .plot').data.filter((t) => t.mode === 'markers').map((t) => t.x[0])"
     counted = tab.run(energies)
@@ -110,7 +111,35 @@ def test_the_memory_of_rows_can_be_left_out(tab: Browser) -> None:
     assert tab.run(energies) == counted
 
 
-def test_a_table_scrolls_in_its_box_and_says_so(tab: Browser) -> None:
+def test_a_dark_scheme_recolours_page_and_charts_but_not_prints(tab: Browser) -> None:
+    resized(tab, 1400)
+    charts = "JSON.stringify([...document.querySelectorAll('.plot')].map((e) => [e.layout, e.data]))"
+    paper = "getComputedStyle(document.body).backgroundColor"
+    light_paper, light_charts = tab.run(paper), tab.run(charts)
+    assert all(colour in light_charts for colour in DARK_COLOURS)
+    try:
+        tab.send("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark"}])
+        resized(tab, 1400)
+        dark_charts = tab.run(charts)
+        assert tab.run(paper) == "rgb(20, 24, 28)"
+        assert not [colour for colour in DARK_COLOURS if colour in dark_charts]
+        assert all(colour in dark_charts for colour in DARK_COLOURS.values())
+        tab.run("window.dispatchEvent(new Event('beforeprint'))")
+        assert DARK_COLOURS[TEXT_COLOUR] not in tab.run(charts)
+        tab.run("window.dispatchEvent(new Event('afterprint'))")
+        assert tab.run(charts) == dark_charts
+    finally:
+        tab.send("Emulation.setEmulatedMedia", features=[])
+    resized(tab, 1400)
+    assert (tab.run(paper), tab.run(charts)) == (light_paper, light_charts)
+
+
+def test_sentences_of_the_note_are_apart(tab: Browser) -> None:
+    note = tab.run("document.querySelector('#results .note').textContent.replace(/\\s+/g, ' ')")
+    assert "lowest loss measured. ± is the standard deviation" in note
+
+
+def test_a_table_scrolls_in_its_box_with_a_hint(tab: Browser) -> None:
     resized(tab, 390)
     box = "document.querySelector('#results .wide')"
     assert tab.run(f"{box}.scrollWidth > {box}.clientWidth")
@@ -124,7 +153,7 @@ def test_a_table_scrolls_in_its_box_and_says_so(tab: Browser) -> None:
     assert tab.run("document.querySelector('#results .hint').hidden")
 
 
-def test_a_phone_has_room_for_fingers_and_one_column_of_panels(tab: Browser) -> None:
+def test_a_phone_gets_large_targets_and_one_column_of_panels(tab: Browser) -> None:
     resized(tab, 390)
     for size in boxes(tab, "#results button, #function fieldset label"):
         assert min(size["width"], size["height"]) >= 44
@@ -136,16 +165,16 @@ def test_a_phone_has_room_for_fingers_and_one_column_of_panels(tab: Browser) -> 
         "[...e.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim()) && !e.closest('sup, script, style'))"
         ".map((e) => parseFloat(getComputedStyle(e).fontSize)))"
     )
-    assert smallest >= 12 * 0.7  # the exponents of powers of ten; all else has 12 pixels
+    assert smallest >= 12 * 0.7  # exponents of powers of ten; all other text has 12 pixels
     resized(tab, 1400)
     assert len({panel["x"] for panel in boxes(tab, "#function .plot")}) == 3
 
 
 @pytest.mark.parametrize("width", [300, 640, pytest.param(1280, marks=pytest.mark.slow)])
-def test_random_points_get_labels_that_keep_apart(tab: Browser, width: int) -> None:
+def test_labels_of_random_points_do_not_overlap(tab: Browser, width: int) -> None:
     chance = random.Random(width)
     for count in (2, 9, 30):
-        spread = chance.choice((0.01, 0.3, 1.0))  # all in one place, or anywhere
+        spread = chance.choice((0.01, 0.3, 1.0))  # clustered or spread out
         labels = [
             {
                 "x": spread * chance.random(),
@@ -201,7 +230,7 @@ def test_csv_has_the_records_figures(tab: Browser) -> None:
 
 
 def cells_of(markdown: str) -> list[list[str]]:
-    """Return the cells of a table in Markdown, as text."""
+    """Return the cells of a Markdown table as text."""
     tokens = MarkdownIt("commonmark").enable("table").parse(markdown)
     rows: list[list[str]] = []
     for token in tokens:
@@ -213,7 +242,7 @@ def cells_of(markdown: str) -> list[list[str]]:
     return rows
 
 
-def test_markdown_says_what_the_table_shows(tab: Browser) -> None:
+def test_markdown_equals_the_table(tab: Browser) -> None:
     head, *rows = cells_of(text_of(tab, "results", "markdown"))
     assert head[:4] == ["Method", "Loss, nats, float", "Loss, nats, integer", "Change in loss, float"]
     assert len(rows) == 8

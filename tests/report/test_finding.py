@@ -1,4 +1,4 @@
-"""Seeds: what the sentence claims, and what the table shows of spreads and ranges."""
+"""Seeds: the claims of the finding, and the spreads and ranges in the table."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_many_ties_are_counted() -> None:
     assert "Softermax ties with EXAQ (3 bits, searched clip) and 2 others" in finding(variants(50.0))
 
 
-def test_spreads_and_ranges_stand_beneath_their_figures() -> None:
+def test_spreads_and_ranges_are_below_their_figures() -> None:
     some = variants(0.25, speedup_over_torch=1.5, speedup_over_torch_low=1.25, speedup_over_torch_high=1.75)
     columns = shown(some)
     texts = {(cell.text, cell.remark) for cell in cells(some[1], columns)}

@@ -1,4 +1,4 @@
-"""The page: self-contained, escaped, and steady against records with less or more than it knows."""
+"""The page: self-contained, escaped, and robust against records with missing or unknown parts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def figures(page: str) -> dict[str, Any]:
 
 
 def sections(page: str) -> set[str]:
-    """Return the names of the charts, of which some have a panel for each variant."""
+    """Return the names of the charts, some of which have a panel per variant."""
     return {name.partition("-")[0] for name in figures(page)}
 
 
@@ -37,7 +37,7 @@ def test_the_page_is_whole_and_loads_nothing(record: dict[str, Any]) -> None:
     assert page.count("Plotly.react(") >= 1
 
 
-def test_the_finding_and_the_table_say_the_figures(record: dict[str, Any]) -> None:
+def test_finding_and_table_contain_the_figures(record: dict[str, Any]) -> None:
     page = render(record)
     assert "Softermax has the lowest loss measured: 1.7209 nats" in page
     for text in ("1.7570", "+2.15%", "3 bits, searched clip", "from scratch", "EXAQ"):
@@ -46,11 +46,11 @@ def test_the_finding_and_the_table_say_the_figures(record: dict[str, Any]) -> No
     assert re.search(r'<tr class="[^"]*best[^"]*">.{0,400}Softermax', page, re.DOTALL)
 
 
-def test_the_claims_are_on_the_page_where_there_are_any(record: dict[str, Any]) -> None:
+def test_the_page_has_the_claims_if_there_are_any(record: dict[str, Any]) -> None:
     claim = {"method": "exaq", "id": "exaq-9", "source": "a paper", "claim": "It is <fast>.", "published": "twice"}
     judged = claim | {"measured": "1.4 times", "verdict": "not reproduced", "why": "", "records": {}}
     page = render(record, {"inputs": {"records": "results"}, "results": [judged]})
-    assert "1 claim: 1 not reproduced, from the records in <code>results</code>" in page
+    assert "1 claim: 1 not reproduced, judged by the records in <code>results</code>" in page
     for text in ("exaq-9", "It is &lt;fast&gt;.", "twice", "1.4 times"):
         assert text in page
     assert "What the papers claim" not in render(record)
@@ -119,7 +119,7 @@ POWERMAX = {
 }
 
 
-def test_an_unknown_method_is_shown_as_its_record_says(record: dict[str, Any]) -> None:
+def test_an_unknown_method_is_shown_by_its_metadata(record: dict[str, Any]) -> None:
     unit = {"area_um2": 4500.0, "fmax_mhz": 250.0, **silicon(9.0)}
     record["results"] = [
         result("plain", "", "float", 1.72),
@@ -181,7 +181,7 @@ def test_a_study_is_drawn_against_its_baseline(described: bool) -> None:
         assert "One seed, so small differences may be chance." in render_study(record)
     for result_of_seed in results[:2]:
         result_of_seed["seed"] = 1
-    assert "Means over seeds ± their standard deviation." in render_study(record)
+    assert "Means over seeds ± standard deviation." in render_study(record)
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ def test_a_study_is_drawn_against_its_baseline(described: bool) -> None:
         ({"results": [{"method": "exact", "mode": "int"}]}, "'float' or 'integer'"),
     ],
 )
-def test_what_is_no_record_is_refused(record: dict[str, Any], change: dict[str, Any], message: str) -> None:
+def test_an_invalid_record_is_refused(record: dict[str, Any], change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message) as raised:
         render({**record, **change})
     assert "\n" not in str(raised.value)

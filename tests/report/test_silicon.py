@@ -1,4 +1,4 @@
-"""What the page says of silicon: the Pareto front, its picture, and the papers' figures beside ours."""
+"""Silicon figures on the page: the Pareto front, its chart, and the comparison with papers."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ VARIANTS = [
 ]
 
 
-def test_front_is_of_points_that_none_beats() -> None:
+def test_the_front_has_only_undominated_points() -> None:
     synthesised = points(VARIANTS)
     assert [point.variant.method.name for point in synthesised] == ["exact", "consmax", "softermax", "exaq"]
     front = pareto_front(synthesised)
@@ -57,7 +57,7 @@ def test_front_of_equal_points_has_one() -> None:
     assert len(pareto_front(same)) == 1
 
 
-def test_picture_has_each_point() -> None:
+def test_the_chart_has_each_point() -> None:
     figure = trade_off(VARIANTS)
     assert figure is not None
     solid = [trace for trace in figure.data if trace.mode == "markers"]
@@ -77,7 +77,14 @@ BAKED = {
 WAITING = {"memory_area_um2": 200_000.0, "memory_energy_pj_per_element": 30.0}
 
 
-def test_the_memory_of_rows_counts_or_not() -> None:
+@pytest.mark.parametrize(("energies", "fixed"), [((25.0, 26.0), False), ((8.0, 40.0), True)])
+def test_energies_close_together_still_have_ticks(energies: tuple[float, float], fixed: bool) -> None:
+    figure = trade_off([variant(name, energy, 1.0) for name, energy in zip(("consmax", "exaq"), energies, strict=True)])
+    assert figure is not None
+    assert (figure.layout.xaxis.tickvals is not None) == fixed
+
+
+def test_the_row_memory_is_included_or_not() -> None:
     variants = [variant("consmax", 10.0, 3.0, forms=[BAKED]), variant("exaq", 8.0, 2.0, "2 bits", **WAITING)]
     counted, left_out = points(variants), points(variants, memory=False)
     assert [(point.name, point.energy) for point in counted] == [
@@ -112,11 +119,11 @@ def test_tables_of_a_record_have_a_row_for_a_netlist() -> None:
     assert len(list(parts(record))) == 2 + 4
 
 
-def test_ratios_of_the_papers_beside_ours() -> None:
+def test_ratios_of_the_papers_and_ours() -> None:
     lines = {line.what: tuple(line.cells) for line in against_papers(VARIANTS)}
     assert lines["Softermax over ConSmax, area"] == ("2.2×", "2×")
     assert lines["Softermax over ConSmax, energy"] == ("4.4×", "2×")
-    assert lines["ConSmax, energy of one score"] == ("16.7 pJ", "10 pJ")
+    assert lines["ConSmax, energy per score"] == ("16.7 pJ", "10 pJ")
     assert len(lines) == 3 * 3 + 2 * 2
     assert [what for what in lines if what.endswith(", area")][:3] == [
         "ConSmax, area",
@@ -127,7 +134,7 @@ def test_ratios_of_the_papers_beside_ours() -> None:
 
 
 @pytest.mark.parametrize("left", [VARIANTS[:1], VARIANTS[3:], []])
-def test_nothing_is_compared_where_there_are_no_two(left: list[Variant]) -> None:
+def test_a_comparison_needs_two_units(left: list[Variant]) -> None:
     assert against_papers(left) == []
 
 

@@ -1,4 +1,4 @@
-"""Records of parts as `synth` and `simulation.arrays` write them, with figures made up for tests."""
+"""Records of parts in the form that `synth` and `simulation.arrays` write, with invented figures."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from softmaxkit.simulation.pipelines import pipelines_of
 MADE = {"area_um2": 50_000.0, "energy_pj_per_element": 10.0, "fmax_mhz": 120.0, "lanes": 16, "max_row": 256}
 MEMORY = {"width_bits": 160, "depth_words": 20, "writes_per_element": 1 / 16, "reads_per_element": 1 / 16}
 SHARES = {"query-key": (4_000.0, 1_500.0, 60.0, 900.0), "value": (3_000.0, 1_000.0, 250.0, 700.0)}
-"""Area of a multiplier, a row or column, a channel, and the array; its energy is a hundredth in pJ."""
+"""Area in um2 per multiplier, per row or column, per channel, and per array; energies in pJ are a hundredth of it."""
 
 
 def array_area(name: str, rows: int, columns: int, channels: int) -> float:

@@ -1,4 +1,4 @@
-"""Area and energy of an engine's parts, from records."""
+"""Area and energy of an engine's parts, read from records."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def test_arrays_are_fitted_to_their_sizes(tmp_path: Path) -> None:
         assert part.energy_pj == pytest.approx(area / 100)
 
 
-def test_the_fit_foretells_an_array_that_it_has_not_seen() -> None:
-    """The record of a larger size; figures of the others are met exactly, there being four of them."""
+def test_the_fit_predicts_an_unseen_array() -> None:
+    """Predict a larger size; the four sizes of the fit are met exactly, since it has four parameters."""
     (record,) = Path("results/accelerator").glob("check-arrays-*.json")
     for result in json.loads(record.read_text())["results"]:
         sizes = EngineSizes(*(result[name] for name in ("rows", "columns", "channels", "max_keys")))
@@ -52,18 +52,18 @@ def test_units_are_taken_from_the_nearest_record(tmp_path: Path, rows: int, shar
     assert ("times" in unit.source) == (share != 1)
 
 
-def test_rows_wait_in_memory_for_the_longest_of_them(tmp_path: Path) -> None:
+def test_the_row_memory_is_sized_for_the_longest_row(tmp_path: Path) -> None:
     records = write_records(tmp_path, SPEC)
     for keys in (256, 4096, 1 << 20):
         ((made, energy),) = costs(records, keys=keys).unit_memories.values()
         # The record's memory has 4 words beyond the 16 of its longest row.
         assert made == arranged(160, keys // 16 + 4, MACROS["sky130"])
-        # Of a deeper memory, an access takes no more macros than of a shallow one: five of 32 bits.
+        # An access to a deeper memory activates no more macros than one to a shallow memory: five of 32 bits.
         assert energy == pytest.approx(5 * (made.macro.write + made.macro.read) / 16)
 
 
-def test_the_memory_of_a_record_takes_what_the_record_says() -> None:
-    """In its own size and lanes: there a read and a write share a cycle, and so the macros' clock."""
+def test_a_recorded_memory_costs_what_its_record_says() -> None:
+    """In its own size and lanes, where a read and a write share a cycle, and thus the macros' clock energy."""
     for path in sorted(Path("results/accelerator").glob("units-*.json")):
         (result,) = json.loads(path.read_text())["results"]
         spec = Spec.from_json(result["spec"])
@@ -74,7 +74,7 @@ def test_the_memory_of_a_record_takes_what_the_record_says() -> None:
         assert recorded <= energy <= recorded + idle + 1e-9, path.name
 
 
-def test_what_no_record_says_comes_with_the_command(tmp_path: Path) -> None:
+def test_a_missing_record_is_reported_with_its_command(tmp_path: Path) -> None:
     with pytest.raises(NoRecord, match="softmaxkit synth softermax --lanes 16 --storage memory"):
         _ = costs(tmp_path).unit
     with pytest.raises(NoRecord, match=r"python -m softmaxkit\.simulation\.arrays --cells sky130 --method softermax"):
@@ -88,23 +88,23 @@ def test_what_no_record_says_comes_with_the_command(tmp_path: Path) -> None:
         _ = costs(other).unit
 
 
-def test_arrays_of_another_method_serve_where_their_widths_are_the_same(tmp_path: Path) -> None:
+def test_arrays_of_another_method_with_equal_widths_are_used(tmp_path: Path) -> None:
     other, exact = METHODS["consmax"](), METHODS["exact"]()
     made = costs(write_records(tmp_path, other))
     assert made.array("value").area_um2 == pytest.approx(array_area("value", 16, 8, 64))
     floats = Costs(EDGE, exact, "token", made.sizes, 1024, tmp_path)
     assert floats.array("value") == made.array("value")
-    with pytest.raises(NoRecord, match="the query-key of exact"):  # its scores are floats
+    with pytest.raises(NoRecord, match="the query-key of exact"):  # its scores are floating-point
         floats.array("query-key")
     late = Costs(EDGE, SPEC, "deferred", made.sizes, 1024, tmp_path)
-    with pytest.raises(NoRecord, match="the value of softermax"):  # whose sums are shifted, and divided in the end
+    with pytest.raises(NoRecord, match="the value of softermax"):  # its sums are shifted, and divided at the end
         late.array("value")
 
 
 def test_a_damaged_record_is_named(tmp_path: Path) -> None:
     write_records(tmp_path, SPEC)
     (tmp_path / "accelerator" / "units-broken.json").write_text("{")
-    with pytest.raises(ValueError, match=r"units-broken\.json is no record"):
+    with pytest.raises(ValueError, match=r"units-broken\.json is not a record"):
         _ = costs(tmp_path).unit
 
 

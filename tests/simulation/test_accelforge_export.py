@@ -1,4 +1,4 @@
-"""Units as components of hwcomponents: their figures, and the package in the tools where they are installed."""
+"""Units as hwcomponents: their figures, and the package in the real tools if these are installed."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def records(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def load(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Import a package that was written, with what it takes from hwcomponents."""
+    """Import an exported package, with a stand-in for hwcomponents."""
 
     class ComponentModel:
         def __init__(self, area: float, leak_power: float) -> None:
@@ -107,7 +107,7 @@ def test_the_package_has_a_component_for_each_unit(tmp_path: Path, records: Path
 
 @pytest.mark.parametrize("name", CLASSES)
 def test_figures_follow_the_length_of_a_row(tmp_path: Path, records: Path, load: Any, name: str) -> None:
-    """One export for long rows says of shorter ones what an export for just those says."""
+    """An export for long rows gives the same figures for shorter rows as an export for those alone."""
     methods = [CLASSES[name][0]]
     write(tmp_path / "long", records, 1024, 131072, methods=methods)
     long = getattr(load(tmp_path / "long"), name)
@@ -122,7 +122,7 @@ def test_figures_follow_the_length_of_a_row(tmp_path: Path, records: Path, load:
 
 
 @pytest.mark.parametrize("name", CLASSES)
-def test_throughput_has_in_it_what_rows_wait(tmp_path: Path, records: Path, load: Any, name: str) -> None:
+def test_throughput_includes_the_waiting_of_rows(tmp_path: Path, records: Path, load: Any, name: str) -> None:
     write(tmp_path / "out", records, 2 * LONGEST, methods=[CLASSES[name][0]])
     model = getattr(load(tmp_path / "out"), name)
     inside = engine(name, 1024).unit
@@ -140,17 +140,17 @@ def test_throughput_has_in_it_what_rows_wait(tmp_path: Path, records: Path, load
             within = model(length, rows).compute()
             assert scores / within.throughput * CLOCK_HZ == pytest.approx((rows - 1) * interval + latency)
             assert within.latency * CLOCK_HZ == pytest.approx(latency)
-    # Rows longer than an engine is built for take as many cycles more for every beat.
+    # Rows longer than an engine is built for are extrapolated by a constant number of cycles per beat.
     once, twice = (length / model(length).compute().throughput for length in (LONGEST, 2 * LONGEST))
     last = (LONGEST - 16) / model(LONGEST - 16).compute().throughput
     assert twice - once == pytest.approx((once - last) * LONGEST / 16, rel=1e-6)
 
 
 @pytest.mark.parametrize(("columns", "scores_per_second"), [(16, 0.4e9), (32, 0.8e9)])
-def test_a_unit_that_takes_a_beat_in_several_cycles_is_as_much_slower(
+def test_several_cycles_per_beat_slow_a_unit_down_in_proportion(
     tmp_path: Path, records: Path, load: Any, columns: int, scores_per_second: float
 ) -> None:
-    # 16 lanes at 100 MHz; a beat of exact exponentials with the division last takes 64 channels / columns.
+    # 16 lanes at 100 MHz; a beat of exact exponentials in the deferred pipeline takes 64 channels / columns.
     write(tmp_path / "out", records, 1024, columns=columns, methods=["exact"])
     unit = load(tmp_path / "out").SoftmaxExactDeferred
     assert unit(waits=False).compute().throughput == pytest.approx(scores_per_second)
@@ -158,8 +158,8 @@ def test_a_unit_that_takes_a_beat_in_several_cycles_is_as_much_slower(
     assert engine("SoftmaxExactDeferred", 1024, columns).unit.pace * scores_per_second == pytest.approx(16 * CLOCK_HZ)
 
 
-def test_memories_say_of_every_length_what_costs_say(tmp_path: Path, records: Path, load: Any) -> None:
-    """Of the made memory: its area grows in steps, none of which is passed over."""
+def test_memories_equal_the_costs_at_every_length(tmp_path: Path, records: Path, load: Any) -> None:
+    """The area of the row memory grows in steps, and none is skipped."""
     write(tmp_path / "out", records, 16384, methods=["softermax"])
     long = getattr(load(tmp_path / "out"), TOKEN)
     steps = [length for length, *_ in long.memories]
@@ -193,10 +193,10 @@ def test_hwcomponents_finds_the_units(tmp_path: Path, records: Path) -> None:
     assert [name for name, *_ in lines[::2]] == NAMES
     energies = {(name, int(length)): float(figure) for name, length, figure, _ in lines}
     throughput = {(name, int(length)): float(figure) for name, length, _, figure in lines}
-    # The unit of the division last has no memory beside it: 80 pJ a cycle, for 16 scores.
+    # The deferred unit has no row memory: 80 pJ per cycle, for 16 scores.
     assert energies[NAMES[1], 256] > MADE["energy_pj_per_element"] * 1e-12
     assert energies[NAMES[2], 256] == pytest.approx(5e-12)
-    # A row waits in the one and not in the others, for the longer the longer it is.
+    # A row waits only in the token pipeline, for a time that grows with its length.
     assert throughput[NAMES[1], 1024] < 0.55 * throughput[NAMES[0], 1024]
     assert throughput[NAMES[1], 256] != throughput[NAMES[1], 1024]
 
@@ -205,7 +205,7 @@ def test_hwcomponents_finds_the_units(tmp_path: Path, records: Path) -> None:
     find_spec("accelforge") is None,
     reason="AccelForge is not installed: pip install accelforge (Python 3.12 or later)",
 )
-def test_the_example_prices_the_wait_of_a_row_in_accelforge(tmp_path: Path, records: Path) -> None:
+def test_the_accelforge_example_includes_the_waiting_of_a_row(tmp_path: Path, records: Path) -> None:
     write(tmp_path / "out", records, 1024, methods=["consmax", "softermax"])
     lines = run(tmp_path, "attention.py", "512")
     assert [line.split(",")[0] for line in lines] == [name for name in NAMES for _ in range(2)]
@@ -214,7 +214,7 @@ def test_the_example_prices_the_wait_of_a_row_in_accelforge(tmp_path: Path, reco
     for place, name in enumerate((ELEMENT, TOKEN, DEFERRED)):
         inside = engine(name, 512).unit
         cycles = 31 + inside.waits(1) if isinstance(inside, DeferredUnit) else inside.latency(512)
-        # 16 scores a cycle; figures are printed to a thousandth of a us.
+        # 16 scores per cycle; figures are printed to a thousandth of a us.
         assert softmax[2 * place] == pytest.approx(0.32, abs=0.0006)
         assert softmax[2 * place + 1] == pytest.approx(1e6 * cycles / CLOCK_HZ, abs=0.0006)
         waits = softmax[2 * place + 1] - softmax[2 * place]

@@ -1,4 +1,4 @@
-"""What `simulate` says of an engine's cycles against those counted in its hardware."""
+"""An engine's cycles by `simulate`, compared with cycles counted in its hardware."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ pytestmark = [
 SPECS = [method().for_hardware() for method in METHODS.values()]
 KINDS = [(spec, pipeline) for spec in SPECS for pipeline in pipelines_of(spec)]
 COUNT = 8 * len(KINDS)
-"""Random configurations, as many of every method and pipeline."""
+"""Number of random configurations, equally many for every method and pipeline."""
 
 
 def configuration(number: int) -> tuple[Engine, Queries]:
-    """Return an engine of some method, pipeline and sizes, and queries of a prompt, of heads or of one."""
+    """Return a random engine, and the queries of a prompt, for a group of heads or a single one."""
     chosen = random.Random(number)
     spec, pipeline = KINDS[number % len(KINDS)]
     rows, columns, steps = (chosen.choice(sizes) for sizes in ([2, 4, 8], [1, 2, 4], [1, 2, 3, 4]))
@@ -46,7 +46,7 @@ def configuration(number: int) -> tuple[Engine, Queries]:
 
 
 def counted(engine: Engine, heads: list[Head]) -> list[tuple[int, int]]:
-    """Return the cycles in which each head's first beat was taken and its last output was given."""
+    """Return the cycles in which each head's first beat was accepted and its last output was produced."""
     stream = engine_stream(engine, heads)
     outcome = Verilated(Driven(engine), fast=False).run(stream, Traffic(), cycles=True)
     assert not outcome.faults(stream)

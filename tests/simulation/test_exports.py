@@ -1,4 +1,4 @@
-"""What exports to other tools write of several units: those of the table, each by its own name, or none."""
+"""Exports of several units to other tools: the units of the table, each with its own name, or none at all."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def options(
 
 
 def without_deferred(records: Path) -> Path:
-    """Take the records of the division last away."""
+    """Remove the records of the deferred pipeline."""
     path = records / "accelerator" / "arrays-made.json"
     results = json.loads(path.read_text())["results"]
     path.write_text(json.dumps({"results": [each for each in results if each["pipeline"] != "deferred"]}))
@@ -46,8 +46,8 @@ def without_deferred(records: Path) -> Path:
 
 
 @pytest.mark.parametrize("write", WRITERS)
-def test_what_the_table_leaves_out_is_left_out(tmp_path: Path, write: Writer) -> None:
-    # A beat of exact exponentials takes two cycles with the division last, and the arrays take one.
+def test_exports_leave_out_what_the_table_leaves_out(tmp_path: Path, write: Writer) -> None:
+    # A beat of exact exponentials takes two cycles in the deferred pipeline, and one in the arrays.
     chosen = options(write_records(tmp_path / "records", EXACT), EXACT, model="llama-7b", hardware="tpu-like")
     of_table: list[str] = []
     shown = simulate(chosen, [], of_table.append)["results"]
@@ -55,10 +55,10 @@ def test_what_the_table_leaves_out_is_left_out(tmp_path: Path, write: Writer) ->
     said: list[str] = []
     assert len(write(tmp_path / "out", chosen, said.append)) == 1
     assert said == of_table
-    assert f"{EXACT.title} is left out with the pipeline deferred: arrays.rows 128" in said[0]
+    assert f"leaving out {EXACT.title} with the pipeline deferred: arrays.rows 128" in said[0]
 
 
-def test_what_was_asked_for_is_not_left_out(tmp_path: Path) -> None:
+def test_a_requested_pipeline_is_not_left_out(tmp_path: Path) -> None:
     records = write_records(tmp_path / "records", EXACT)
     chosen = options(records, EXACT, pipelines=["deferred"], model="llama-7b", hardware="tpu-like")
     with pytest.raises(CannotBuild, match=r"arrays\.rows 128"):
@@ -75,14 +75,14 @@ def test_a_pipeline_without_a_record_is_left_out(tmp_path: Path, write: Writer) 
 
 
 @pytest.mark.parametrize("write", WRITERS)
-def test_nothing_is_written_where_a_later_method_has_no_record(tmp_path: Path, write: Writer) -> None:
+def test_nothing_is_written_if_a_later_method_has_no_record(tmp_path: Path, write: Writer) -> None:
     records = write_records(tmp_path / "records", CONSMAX)
-    with pytest.raises(NoRecord, match="of softermax costs"):
+    with pytest.raises(NoRecord, match="the cost of a unit of softermax"):
         write(tmp_path / "out", options(records, CONSMAX, SOFTERMAX), pytest.fail)
     assert not (tmp_path / "out").exists()
 
 
-def test_variants_have_names_of_their_own(tmp_path: Path) -> None:
+def test_variants_have_distinct_names(tmp_path: Path) -> None:
     chosen = options(write_records(tmp_path / "records", CONSMAX, CONSMAX_16), CONSMAX, CONSMAX_16)
     assert write_stream(tmp_path / "cores", chosen, pytest.fail) == ["consmax-element", "consmax-bits-16-element"]
     assert sorted(path.name for path in (tmp_path / "cores").iterdir()) == [
@@ -93,8 +93,8 @@ def test_variants_have_names_of_their_own(tmp_path: Path) -> None:
     assert write_package(tmp_path / "package", chosen, pytest.fail) == components
 
 
-def test_the_name_is_that_of_what_is_built(tmp_path: Path) -> None:
-    # With the division last, slices are as wide as a beat.
+def test_the_name_is_that_of_the_built_spec(tmp_path: Path) -> None:
+    # In the deferred pipeline, slices are as wide as a beat.
     records = write_records(tmp_path / "records", SOFTERMAX)
     chosen = options(records, SOFTERMAX, model="llama-7b", hardware="tpu-like")
     assert write_stream(tmp_path / "cores", chosen, pytest.fail) == [
@@ -115,7 +115,7 @@ def test_units_of_one_name_are_refused(tmp_path: Path, write: Writer) -> None:
 
 
 @pytest.mark.parametrize("write", WRITERS)
-def test_what_was_written_before_is_replaced(tmp_path: Path, write: Writer) -> None:
+def test_an_earlier_export_is_replaced(tmp_path: Path, write: Writer) -> None:
     chosen = options(write_records(tmp_path / "records", CONSMAX), CONSMAX)
     write(tmp_path / "out", chosen, pytest.fail)
     (tmp_path / "out" / "of_the_user").write_text("")

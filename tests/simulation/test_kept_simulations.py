@@ -1,4 +1,4 @@
-"""The kept records of simulations are what the code of today gives."""
+"""The stored records of simulations equal the results of the current code."""
 
 from __future__ import annotations
 
@@ -29,6 +29,6 @@ def simulated(record: dict[str, Any], path: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("path", KEPT, ids=lambda path: path.stem)
-def test_a_kept_record_is_what_its_command_gives(path: Path, tmp_path: Path) -> None:
+def test_a_stored_record_equals_the_output_of_its_command(path: Path, tmp_path: Path) -> None:
     record = json.loads(path.read_text())
     assert simulated(record, tmp_path / "again.json") == record["results"]

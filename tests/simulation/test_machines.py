@@ -1,4 +1,4 @@
-"""Hardware files: those of the package, and what is refused, with the path of the key."""
+"""Hardware files: the built-in ones, and errors that give the path of the key."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def edge(tmp_path: Path, old: str, new: str) -> str:
     return str(path)
 
 
-def test_the_packages_own_files_are_read() -> None:
+def test_built_in_hardware_is_read() -> None:
     assert hardware_names() == ["edge-npu", "softermax-element", "tpu-like"]
     for name in hardware_names():
         hardware = read_hardware(name)
@@ -43,39 +43,51 @@ def test_units_are_those_of_the_names() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("bandwidth_gb_per_s: 12.8", "bandwidth_gb_per_s: 0", r"dram\.bandwidth_gb_per_s is a number from 1e-09"),
-        ("bandwidth_gb_per_s: 12.8", "bandwidth_gb_per_s: .inf", r"dram\.bandwidth_gb_per_s is a number from 1e-09"),
-        ("bandwidth_gb_per_s: 12.8", "bandwidth_gb_per_s: 12.8 GB", r"dram\.bandwidth_gb_per_s is a number from 1e-09"),
+        ("bandwidth_gb_per_s: 12.8", "bandwidth_gb_per_s: 0", r"dram\.bandwidth_gb_per_s must be a number from 1e-09"),
+        (
+            "bandwidth_gb_per_s: 12.8",
+            "bandwidth_gb_per_s: .inf",
+            r"dram\.bandwidth_gb_per_s must be a number from 1e-09",
+        ),
+        (
+            "bandwidth_gb_per_s: 12.8",
+            "bandwidth_gb_per_s: 12.8 GB",
+            r"dram\.bandwidth_gb_per_s must be a number from 1e-09",
+        ),
         (
             "bandwidth_gb_per_s: 12.8",
             "bandwidth: 12.8",
             r"dram\.bandwidth is unknown; did you mean 'bandwidth_gb_per_s'",
         ),
-        ("  energy_pj_per_bit: 8\n", "", r"dram\.energy_pj_per_bit is missing: energy of a bit"),
+        ("  energy_pj_per_bit: 8\n", "", r"dram\.energy_pj_per_bit is missing: energy per bit"),
         ("clock_mhz: 100", "clock: 100", r"clock is unknown; did you mean 'clock_mhz'"),
         (
             "clock_mhz: 100",
             "clock_mhz: yes",
-            r"clock_mhz is a number from 1e-09 to 1e\+12 \(clock of the engines in MHz\), not True",
+            r"clock_mhz must be a number from 1e-09 to 1e\+12 \(clock of the engines in MHz\), got True",
         ),
-        ("clock_mhz: 100", "clock_mhz: .nan", r"clock_mhz is a number from 1e-09 to 1e\+12 .*, not nan"),
-        ("clock_mhz: 100", "clock_mhz: 1e2", r"not '1e2'; YAML takes it for a text: .* as 1\.0e\+2"),
-        ("bandwidth_gb_per_s: 12.8", "bandwidth_gb_per_s: 1.0e-300", r"is a number from 1e-09 to 1e\+12 .*not 1e-300"),
-        ("engines: 4", "engines: 0", r"engines is a whole number from 1"),
-        ("engines: 4", "engines: 2.5", r"engines is a whole number from 1"),
-        ("engines: 4", "engines: 4\nengines: 5", r"the key engines in line \d+ is there twice"),
-        ("rows: 16", "rows: 512", r"arrays\.rows is a whole number from 1 to 256"),
-        ("columns: 16", "columns: 512", r"arrays\.columns is a whole number from 1 to 256"),
-        ("key_kib: 64", "key_kib: 0.1", r"buffers\.key_kib holds a tile of arrays\.rows x arrays\.columns bytes"),
-        ("double: true", "double: 2", r"buffers\.double is true or false"),
-        ("process: sky130", "process: tsmc5", r"process is sky130 or asap7, not 'tsmc5'"),
-        ("name: Edge NPU", "name: ''", r"name is a text"),
-        ("name: Edge NPU", "name: [", r"this is no YAML"),
-        ("name: Edge NPU", f"name: {'[' * 400}", r"this is no YAML"),
-        ("engines: 4", f"engines: {'4' * 5000}", r"this is no YAML"),
-        ("name: Edge NPU", "name: &a {b: *a}", r"the alias \*a in line \d+ is not read; write out"),
-        ("name: Edge NPU", "name: &a [*a]", r"the alias \*a in line \d+ is not read; write out"),
-        ("value_kib: 64", "value_kib: 64\n  <<: *all", r"this is no YAML: found undefined alias 'all'"),
+        ("clock_mhz: 100", "clock_mhz: .nan", r"clock_mhz must be a number from 1e-09 to 1e\+12 .*, got nan"),
+        ("clock_mhz: 100", "clock_mhz: 1e2", r"got '1e2'; YAML reads it as a string: .* e\.g\. 1\.0e\+2"),
+        (
+            "bandwidth_gb_per_s: 12.8",
+            "bandwidth_gb_per_s: 1.0e-300",
+            r"must be a number from 1e-09 to 1e\+12 .*got 1e-300",
+        ),
+        ("engines: 4", "engines: 0", r"engines must be an integer from 1"),
+        ("engines: 4", "engines: 2.5", r"engines must be an integer from 1"),
+        ("engines: 4", "engines: 4\nengines: 5", r"the key engines in line \d+ is a duplicate"),
+        ("rows: 16", "rows: 512", r"arrays\.rows must be an integer from 1 to 256"),
+        ("columns: 16", "columns: 512", r"arrays\.columns must be an integer from 1 to 256"),
+        ("key_kib: 64", "key_kib: 0.1", r"buffers\.key_kib must have room for arrays\.rows x arrays\.columns bytes"),
+        ("double: true", "double: 2", r"buffers\.double must be true or false"),
+        ("process: sky130", "process: tsmc5", r"process must be sky130 or asap7, got 'tsmc5'"),
+        ("name: Edge NPU", "name: ''", r"name must be a non-empty string"),
+        ("name: Edge NPU", "name: [", r"this is not valid YAML"),
+        ("name: Edge NPU", f"name: {'[' * 400}", r"this is not valid YAML"),
+        ("engines: 4", f"engines: {'4' * 5000}", r"this is not valid YAML"),
+        ("name: Edge NPU", "name: &a {b: *a}", r"the alias \*a in line \d+ is not supported; write out"),
+        ("name: Edge NPU", "name: &a [*a]", r"the alias \*a in line \d+ is not supported; write out"),
+        ("value_kib: 64", "value_kib: 64\n  <<: *all", r"this is not valid YAML: found undefined alias 'all'"),
     ],
 )
 def test_what_is_refused_names_the_key(tmp_path: Path, old: str, new: str, message: str) -> None:
@@ -94,7 +106,11 @@ def test_sizes_up_to_the_engines_own_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("key_kib: 64", "key_kib: 1", r"buffers\.key_kib holds two tiles of arrays\.rows keys of 64 channels"),
+        (
+            "key_kib: 64",
+            "key_kib: 1",
+            r"buffers\.key_kib must have room for two tiles of arrays\.rows keys of 64 channels",
+        ),
         ("rows: 16", "rows: 3", r"arrays\.rows 3, arrays\.columns 16 and softermax: "),
         ("clock_mhz: 100", "clock_mhz: 121", r"clock_mhz: the .* reaches 1\d\d MHz .*, not 121"),
     ],
@@ -114,5 +130,5 @@ def test_other_files_and_names_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="cannot read the hardware"):
         read_hardware(str(tmp_path / "none.yaml"))
     (tmp_path / "list.yaml").write_text("- 1\n")
-    with pytest.raises(ValueError, match="hardware has the keys name, process"):
+    with pytest.raises(ValueError, match="hardware must be a mapping with the keys name, process"):
         read_hardware(str(tmp_path / "list.yaml"))

@@ -1,4 +1,4 @@
-"""Arrays as netlists: what goes in, that every output is compared, and that a wrong one is found."""
+"""Arrays as netlists: their stimuli, that every output is compared, and that a wrong one is detected."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def engine(pipeline: str = "token", method: str = "softermax") -> Engine:
     return Engine(Attention.of(METHODS[method](), 2), 2, 1, 64, pipeline=pipeline)
 
 
-def test_the_sample_is_what_golden_attention_makes_of_it() -> None:
+def test_the_sample_equals_golden_attention() -> None:
     own = engine()
     sample = Sample.of(own)
     assert sample.outputs.shape == (QUERIES, 2)
     assert (sample.scores == own.attention.scores(sample.queries, sample.keys)).all()
     words = of_scores(own, sample)
-    # Two cycles for a beat of two keys, and one for the reset.
+    # Two cycles per beat of two keys, and one for the reset.
     assert {len(values) for values in words.inputs.values()} == {QUERIES * KEYS // 2 * 2 + 1}
     assert len(words.expected) == QUERIES * KEYS // 2
 
@@ -51,5 +51,5 @@ def test_a_netlist_is_compared_with_the_integers(
     words = getattr(arrays, made_by)(own, Sample.of(own))
     wrong = words._replace(expected=[*words.expected[:9], words.expected[9] ^ 1, *words.expected[10:]])
     monkeypatch.setattr(arrays, made_by, lambda *_: wrong)
-    with pytest.raises(RuntimeError, match=f"1 of .* outputs of the {name} array differ from the integers"):
+    with pytest.raises(RuntimeError, match=f"1 of .* outputs of the {name} array differ from the golden model"):
         measure_array(own, name, "sky130")

@@ -1,4 +1,4 @@
-"""Keys split over chips: what is exchanged is what a method's partial results are made of."""
+"""Keys split over chips: the exchanged numbers are those of a method's partial results."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CHANNELS = 12
 
 
 def state_numbers(spec: Spec, **known: Any) -> int:
-    """Return how many numbers a query's partial state has, as real arrays."""
+    """Return the number of values in a query's partial state, counted in real arrays."""
     scores, values = np.linspace(-1, 1, 5)[None], np.ones((5, CHANNELS))
     parameters = spec.sample_parameters(5, 1.0)
     state = spec.partial(**{**parameters, **known}).update(scores, values=values)
@@ -36,7 +36,7 @@ def state_numbers(spec: Spec, **known: Any) -> int:
 def test_what_is_exchanged_is_the_partial_state(method: str) -> None:
     spec = METHODS[method]()
     known = {"maximum": np.ones((1, 1))} if spec.dataflow == "row" else {}
-    # The row's maximum, which such a method needs beforehand, is an exchange of its own.
+    # Such a method needs the row's maximum beforehand, which is a separate exchange.
     assert sum(numbers_exchanged(spec.dataflow, CHANNELS)) == state_numbers(spec, **known)
 
 
@@ -48,7 +48,7 @@ def test_a_method_without_parts_is_refused() -> None:
         with pytest.raises(ValueError, match="has no partial results"):
             spec.partial()
         options = SimulationOptions(workload, hardware, [spec], None, "generation", [64], [2], Path("none"))
-        with pytest.raises(ValueError, match="leave --chips out"):
+        with pytest.raises(ValueError, match="omit --chips"):
             simulate(options, [], print)
 
 

@@ -1,4 +1,4 @@
-"""Whole models on chips: conservation, limits of memory, and how engines share heads."""
+"""Whole models on chips: conservation, memory limits, and how engines share heads."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CONSMAX, SOFTERMAX = METHODS["consmax"](), METHODS["softermax"]()
 
 
 def changed(hardware: Hardware, **keys: Any) -> Hardware:
-    """Return hardware with other keys: of its parts as `dram__bandwidth_gb_per_s`."""
+    """Return hardware with changed keys; nested ones are written as `dram__bandwidth_gb_per_s`."""
     for key, value in keys.items():
         part, _, name = key.rpartition("__")
         inner = replace(getattr(hardware, part), **{name: value}) if part else value
@@ -48,8 +48,8 @@ def results(hardware: Hardware, workload: Workload = SMALL, phase: Any = "genera
     return simulate(SimulationOptions(workload, hardware, phase=phase, **{**chosen, **options}), [], print)["results"]
 
 
-def test_where_memory_is_no_limit_cycles_are_those_of_the_engine() -> None:
-    """One engine, one layer after another: the recurrence of one engine over all heads is the whole."""
+def test_without_a_memory_limit_cycles_are_those_of_the_engine() -> None:
+    """With one engine, the total is the recurrence of that engine over all heads, times the layers."""
     hardware = changed(EDGE, engines=1, dram__bandwidth_gb_per_s=1e9)
     for spec in (CONSMAX, SOFTERMAX):
         engine = engine_of(spec, pipelines_of(spec)[0], hardware, SMALL.channels, 256)
@@ -72,7 +72,7 @@ def test_the_parts_of_the_time_add_up(phase: str, double: bool, kib: int, bandwi
         assert sum(parts) == pytest.approx(100)
         assert min(parts) >= -1e-9
         assert result["computed_cycles"] <= result["cycles"]
-        assert result["seconds"] >= result["moved_bytes"] / (bandwidth * 1e9)  # no more than memory gives
+        assert result["seconds"] >= result["moved_bytes"] / (bandwidth * 1e9)  # within the memory bandwidth
         assert 0 < result["utilization_percent"] <= 100
 
 
@@ -82,7 +82,7 @@ def test_more_of_anything_never_takes_longer() -> None:
         ("buffers__key_kib", (1, 8, 64)),
         ("engines", (1, 2, 4)),
     ):
-        # Several engines that begin at once share the memory for their first keys, which takes each some cycles longer.
+        # Engines that start together share the memory for their first keys, so each takes some cycles longer.
         chip = changed(EDGE, dram__bandwidth_gb_per_s=1e9) if key == "engines" else EDGE
         for phase in ("prompt", "generation"):
             slower: list[int] | None = None
@@ -92,7 +92,7 @@ def test_more_of_anything_never_takes_longer() -> None:
                 slower = cycles
 
 
-def test_engines_share_a_head_where_there_are_more_engines_than_heads() -> None:
+def test_engines_share_a_head_if_they_outnumber_the_heads() -> None:
     hardware = changed(EDGE, engines=8, dram__bandwidth_gb_per_s=1e9)
     engine = engine_of(CONSMAX, "element", hardware, SMALL.channels, 256)
     queries = queries_of(SMALL, "prompt", 256)
@@ -104,7 +104,7 @@ def test_engines_share_a_head_where_there_are_more_engines_than_heads() -> None:
 
 
 def test_heads_that_do_not_divide_the_engines_are_dealt_out() -> None:
-    """Three query heads on each head of keys: every further engine has to do something."""
+    """Three query heads per key head, so that every additional engine has work."""
     grouped = replace(SMALL, heads=6)
     chip = changed(EDGE, dram__bandwidth_gb_per_s=1e9)
     cycles = [
@@ -117,7 +117,9 @@ def test_heads_that_do_not_divide_the_engines_are_dealt_out() -> None:
 
 def test_buffers_smaller_than_a_tile_are_refused() -> None:
     hardware = changed(EDGE, buffers__key_kib=0.5)
-    with pytest.raises(ValueError, match=r"buffers\.key_kib holds two tiles of arrays\.rows keys of 128 channels"):
+    with pytest.raises(
+        ValueError, match=r"buffers\.key_kib must have room for two tiles of arrays\.rows keys of 128 channels"
+    ):
         results(hardware, replace(SMALL, channels=128))
 
 
@@ -151,11 +153,11 @@ def test_energy_is_that_of_the_parts(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["gpt2", "--context", "many"], "a number of tokens such as 1024, 128k or 1M, not 'many'"),
-        (["gpt2", "--pipeline", "fast"], "--pipeline is "),
-        (["gpt2", "--method", "exaq", "--pipeline", "element"], "no method has the pipeline element"),
+        (["gpt2", "--context", "many"], "must be a number of tokens, e.g. 1024, 128k or 1M, got 'many'"),
+        (["gpt2", "--pipeline", "fast"], "--pipeline must be "),
+        (["gpt2", "--method", "exaq", "--pipeline", "element"], "no selected method has the pipeline element"),
         (["bert-base", "--generate"], "not causal"),
-        (["gpt2", "--hardware", "none"], "no hardware is called 'none'"),
+        (["gpt2", "--hardware", "none"], "'none' is neither built-in hardware"),
     ],
 )
 def test_wrong_arguments_get_one_line(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -178,9 +180,10 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     ]
     assert main([*words, *files, "--chips", "2"]) == 0
     out = capsys.readouterr().out
-    assert "Attention of gpt2 on Edge NPU, a token" in out
+    assert "Attention of gpt2 on Edge NPU, per token" in out
     assert "Keys split over chips" in out
     text = page.read_text(encoding="utf-8")
-    assert "What an engine does with the last queries of a head" in text
+    assert "Timeline of an engine over the last queries of a head" in text
+    assert '<td class="text long">all</td>' in text
     assert "timeline-chart" in text or "timeline-figure" in text
     assert '"energy_uj_per_token"' in record.read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Closed forms against the recurrence, and the recurrence of a chip against the engine's own."""
+"""Closed forms compared with the recurrence, and the chip's recurrence with the engine's."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_sums_over_queries_are_those_of_a_list() -> None:
         assert {count: number for count, number in queries.by_beats(rows) if number} == by_beats
 
 
-def test_an_engine_that_shares_a_head_has_most_to_do() -> None:
+def test_the_busiest_of_the_engines_that_share_a_head() -> None:
     chosen = random.Random(1)
     for _ in range(500):
         queries = Queries(

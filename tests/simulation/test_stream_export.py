@@ -1,4 +1,4 @@
-"""Hardware for Stream: what is written, and its example, run with the tool where it is installed."""
+"""Hardware for Stream: the files, and the example, which is run if the tool is installed."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*created but never used")
 SPECS = [METHODS["consmax"](), METHODS["softermax"]()]
 NAMES = ["consmax-element", "softermax-token", "softermax-deferred"]
 KEYS = 256
-"""As many as the example has, so that a core has room for no more."""
+"""The keys of the example, so that a core has room for no more."""
 
-PRICE = "import attention; print(*attention.price())"
+PRICE = "import attention; print(*attention.estimate())"
 
 needs_stream = pytest.mark.skipif(
     any(find_spec(name) is None for name in ("stream", "onnx", "six", "pydot")),
@@ -36,7 +36,7 @@ needs_stream = pytest.mark.skipif(
 
 
 def options(tmp_path: Path) -> SimulationOptions:
-    # As ConSmax has no rows that wait, its record has no memory of theirs.
+    # ConSmax stores no rows, so its record has no row memory.
     records = write_records(tmp_path / "records", SPECS[1])
     element = write_records(tmp_path / "element", SPECS[0], waits=False) / "accelerator"
     for path in element.iterdir():
@@ -58,7 +58,7 @@ def priced(folder: Path) -> tuple[float, float]:
     return float(cycles), float(energy)
 
 
-def test_the_unit_is_a_core_of_its_own(tmp_path: Path) -> None:
+def test_the_unit_is_a_separate_core(tmp_path: Path) -> None:
     assert write_stream(tmp_path, options(tmp_path), pytest.fail) == NAMES
     energies = {}
     for name in NAMES[:2]:
@@ -68,7 +68,7 @@ def test_the_unit_is_a_core_of_its_own(tmp_path: Path) -> None:
         assert array["sizes"] == [16]
         assert array["unit_area"] * 16 == pytest.approx(MADE["area_um2"])
         energies[name] = array["unit_energy"]
-    # Stream takes a softmax apart, and prices each of its operators by this figure.
+    # Stream decomposes a softmax and uses this figure for each of its operators.
     assert energies["consmax-element"] == MADE["energy_pj_per_element"]
     assert energies["softermax-token"] * len(SOFTMAX) == MADE["energy_pj_per_element"]
 
@@ -108,7 +108,7 @@ def test_an_array_has_its_own_buffer_and_the_unit_that_of_its_rows(tmp_path: Pat
         assert memory["operands"] == ["I2"]
         assert (memory["w_cost"], memory["r_cost"]) == costs.access(costs.buffer(size))
     rows = token["softmax_unit"]["memories"]["row_memory"]
-    # A word of 16 scores goes in and comes out once in the unit, and so often in Stream.
+    # A word of 16 scores is written and read once in the unit, but WRITES and READS times in Stream.
     energy = sum(energy for _, energy in costs.unit_memories.values())
     assert (READS * rows["r_cost"] + WRITES * rows["w_cost"]) / 16 == pytest.approx(energy)
     for name in ("consmax-element", "softermax-deferred"):
@@ -130,7 +130,7 @@ def test_the_example_runs_in_stream(tmp_path: Path, name: str) -> None:
 
 
 @needs_stream
-def test_rows_that_wait_cost_in_stream_what_they_cost_here(tmp_path: Path) -> None:
+def test_row_memory_costs_the_same_in_stream(tmp_path: Path) -> None:
     chosen = options(tmp_path)
     write_stream(tmp_path, chosen, pytest.fail)
     folder = tmp_path / "softermax-token"
@@ -143,5 +143,5 @@ def test_rows_that_wait_cost_in_stream_what_they_cost_here(tmp_path: Path) -> No
     engine = engine_of(SPECS[1], "token", chosen.hardware, 64, KEYS)
     costs = Costs(chosen.hardware, SPECS[1], "token", engine.sizes, KEYS, chosen.records)
     waiting = 64 * KEYS * sum(energy for _, energy in costs.unit_memories.values())
-    # Maximum and sum are a word apiece beside the 16 of a row, written and read; of a row, so are READS and WRITES.
+    # Maximum and sum add a word each to the 16 of a row, written and read; READS and WRITES apply to the row alone.
     assert waiting <= energy - without <= waiting * (1 + 2 / (16 * min(READS, WRITES)))

@@ -1,4 +1,4 @@
-"""Models by name and by their configuration."""
+"""Workloads of built-in models and of transformers configurations."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from softmaxkit.simulation.workload import PUBLISHED, Workload, read_workload, w
 
 
 def read(name: str, **keys: Any) -> Workload:
-    """Return the workload of a configuration of transformers by the name of its class."""
+    """Return the workload of a transformers configuration, given the prefix of its class name."""
     return workload_of(getattr(transformers, f"{name}Config")(**keys), name)
 
 
 def test_the_published_configurations_are_those_of_transformers() -> None:
-    """Where transformers' defaults are the published model's, they have to agree."""
+    """Built-in models must agree with transformers' defaults, where these are the published model's."""
     for name, config in (("gpt2", GPT2Config()), ("bert-base", BertConfig()), ("llama-7b", LlamaConfig())):
         published, read = PUBLISHED[name], workload_of(config, name)
         for key in ("layers", "heads", "key_heads", "channels", "causal"):
@@ -77,12 +77,15 @@ def test_causality_is_that_of_model_and_text(name: str, causal: bool) -> None:
     assert read(name).causal is causal
 
 
-def test_keys_may_say_whether_queries_see_later_keys() -> None:
+def test_causality_may_be_stated_by_a_key() -> None:
     assert read("Bert", is_decoder=True).causal
     assert read("BertGeneration", is_decoder=True).causal
     assert read("XLM", causal=True).causal
     assert not read("Gemma3Text", use_bidirectional_attention=True).causal
-    with pytest.raises(ValueError, match=r"PaliGemma: model_type is 'paligemma'.*prompts see later keys is not known"):
+    with pytest.raises(
+        ValueError,
+        match=r"PaliGemma: model_type is 'paligemma'.*not known whether the queries of its prompts see",
+    ):
         read("PaliGemma")
 
 
@@ -105,7 +108,7 @@ def test_keys_may_say_whether_queries_see_later_keys() -> None:
         ("Qwen2", {}, {1 << 20: (32, ())}),
     ],
 )
-def test_a_layer_counts_where_its_window_is_not_shorter(
+def test_a_layer_counts_if_its_window_covers_the_context(
     name: str, keys: dict[str, Any], counted: dict[int, tuple[int, Any]]
 ) -> None:
     for context, (layers, left_out) in counted.items():
@@ -115,11 +118,11 @@ def test_a_layer_counts_where_its_window_is_not_shorter(
 
 
 def test_a_context_longer_than_every_window_is_refused() -> None:
-    with pytest.raises(ValueError, match="no layer attends to the whole of 65 keys, the longest window has 64"):
+    with pytest.raises(ValueError, match="no layer attends to all of 65 keys, since the longest window has 64"):
         read("Mistral", num_hidden_layers=2, sliding_window=64).at(65)
 
 
-def test_what_is_left_out_is_on_screen_page_and_record(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_layers_left_out_are_on_screen_page_and_record(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     kinds = ["full_attention", "sliding_attention", "sliding_attention"]
     Qwen3Config(
         num_hidden_layers=3, layer_types=kinds, use_sliding_window=True, sliding_window=64, max_window_layers=1
@@ -147,7 +150,7 @@ def test_what_is_left_out_is_on_screen_page_and_record(tmp_path: Path, capsys: p
 @pytest.mark.parametrize(
     ("name", "keys", "message"),
     [
-        ("Mamba", {}, r"is a model without attention.*MambaConfig.*num_attention_heads; give a transformer"),
+        ("Mamba", {}, r"has no attention.*MambaConfig.*num_attention_heads; choose a transformer"),
         ("T5", {}, "is_encoder_decoder is True"),
         ("T5Gemma", {}, "is_encoder_decoder is True"),
         ("Bert", {"is_decoder": True, "add_cross_attention": True}, "add_cross_attention is True"),
@@ -163,16 +166,16 @@ def test_what_is_left_out_is_on_screen_page_and_record(tmp_path: Path, capsys: p
         ("Nystromformer", {}, "num_landmarks is 64"),
         ("ConvBert", {}, "head_ratio is 2"),
         ("Gemma4Text", {}, "head_dim differs from layer to layer"),
-        ("Llama", {"num_key_value_heads": 0}, "num_key_value_heads is 0 in its configuration: it is a whole number"),
-        ("Llama", {"head_dim": 0}, "head_dim is 0 in its configuration: it is a whole number"),
-        ("Llama", {"num_hidden_layers": -1}, "num_hidden_layers is -1 in its configuration: it is a whole number"),
-        ("GPT2", {"n_embd": 100}, "hidden_size is 100 in its configuration: 12 heads do not share it evenly"),
+        ("Llama", {"num_key_value_heads": 0}, "num_key_value_heads is 0 in its configuration: it must be an integer"),
+        ("Llama", {"head_dim": 0}, "head_dim is 0 in its configuration: it must be an integer"),
+        ("Llama", {"num_hidden_layers": -1}, "num_hidden_layers is -1 in its configuration: it must be an integer"),
+        ("GPT2", {"n_embd": 100}, "hidden_size is 100 in its configuration: 12 heads do not divide it evenly"),
         ("Qwen3", {"num_hidden_layers": 1, "layer_types": ["sliding_attention"]}, "sliding_window is None"),
-        ("Bamba", {}, "no layer attends to keys, layer_types has the kinds linear_attention alone"),
+        ("Bamba", {}, "no layer has attention; layer_types has only the kinds linear_attention"),
         (
             "Qwen3",
             {"num_hidden_layers": 2, "layer_types": ["indexed_attention", "full_attention"]},
-            "kinds full_attention, indexed_attention: the simulator does not know indexed_attention",
+            "kinds full_attention, indexed_attention; the simulator does not know indexed_attention",
         ),
         ("Qwen2VLVision", {"window_size": 112}, "window_size is 112"),
     ],
@@ -182,7 +185,7 @@ def test_what_the_engine_cannot_run_is_refused(name: str, keys: dict[str, Any], 
         read(name, **keys)
 
 
-def test_an_encoder_beside_the_text_is_refused() -> None:
+def test_an_encoder_next_to_the_text_is_refused() -> None:
     both = transformers.EncoderDecoderConfig.from_encoder_decoder_configs(BertConfig(), BertConfig())
     with pytest.raises(ValueError, match="is_encoder_decoder is True"):
         workload_of(both, "both")
@@ -191,13 +194,19 @@ def test_an_encoder_beside_the_text_is_refused() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"model_type": "llama", "num_attention_heads": 0}', "a number that others are divided by is 0"),
+        (
+            '{"model_type": "llama", "num_attention_heads": 0}',
+            "a number used as a divisor, such as num_attention_heads, is 0",
+        ),
         ('{"model_type": "llama", "num_hidden_layers": "x"}', "'num_hidden_layers' expected int, got str"),
         (
             '{"model_type": "llama", "hidden_size": 64, "num_attention_heads": 7}',
             "hidden size .64. is not a multiple of the number of attention heads .7.",
         ),
-        ('{"model_type": "own", "auto_map": {"AutoConfig": "own.Own"}}', "auto_map names code that comes with it"),
+        (
+            '{"model_type": "own", "auto_map": {"AutoConfig": "own.Own"}}',
+            "its auto_map needs code that the model ships",
+        ),
         ("[]", "model_type"),
         ("{", "not a valid JSON"),
     ],
@@ -214,11 +223,11 @@ def test_a_file_that_is_no_configuration_gets_one_line(
 
 
 def test_numbers_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(ValueError, match="9 query heads do not share 2 key heads evenly"):
+    with pytest.raises(ValueError, match=r"query heads \(9\) must be a multiple of that of key heads \(2\)"):
         Workload("odd", 1, 9, 2, 64, True, "")
-    with pytest.raises(ValueError, match="layers is a whole number from 1, not 0"):
+    with pytest.raises(ValueError, match="layers must be an integer of at least 1, got 0"):
         Workload("none", 0, 8, 2, 64, True, "")
-    with pytest.raises(ValueError, match="heads of up to 1,024 channels, not 2,048"):
+    with pytest.raises(ValueError, match="heads of up to 1,024 channels, got 2,048"):
         Workload("wide", 1, 8, 8, 2048, True, "")
-    with pytest.raises(ValueError, match=r"cannot read the configuration of .*by name there are gpt2"):
+    with pytest.raises(ValueError, match=r"cannot read the configuration of .*built in are gpt2"):
         read_workload("/nowhere/at/all")

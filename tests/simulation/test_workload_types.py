@@ -1,4 +1,4 @@
-"""Every model type that transformers has: read, or refused in one line, and causal where its own code says so."""
+"""Every model type of transformers is read, or refused in one line, and is causal where its own code is."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from softmaxkit.simulation.workload import Workload, workload_of
 pytestmark = pytest.mark.slow
 
 OTHER_PARTS = ("_vision", "_vision_model", "_encoder")
-"""Their code is in one file with that of a text part, whose masks the file makes."""
+"""Types whose code shares a file with that of a text part, whose masks the file builds."""
 
 OTHERWISE = {
     "colpali": "a prompt of PaliGemma's text, with the file of Gemma",
@@ -23,7 +23,7 @@ OTHERWISE = {
 
 
 def masks_of(config: Any) -> set[bool]:
-    """Return which masks the modelling code of a configuration's text part makes: causal ones, others, or both."""
+    """Return the masks that the modelling code of a configuration's text part builds: causal, other, or both."""
     path = Path(inspect.getfile(type(config.get_text_config())))
     code = path.with_name(path.name.replace("configuration_", "modeling_"))
     text = code.read_text(encoding="utf-8") if code.is_file() else ""
@@ -38,7 +38,7 @@ def test_every_type_is_read_or_refused_in_a_line() -> None:
     for name in CONFIG_MAPPING_NAMES:
         try:
             config = CONFIG_MAPPING[name]()
-        except Exception:  # some have no configuration without arguments
+        except Exception:  # some cannot be constructed without arguments
             continue
         try:
             read[name] = workload_of(config, name)

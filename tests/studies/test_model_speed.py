@@ -56,9 +56,9 @@ def test_a_model_is_measured_in_float32_and_bfloat16(model: str, tmp_path: Path)
 @pytest.mark.parametrize(
     ("options", "wrong"),
     [
-        (["--model", "smollm2", "--shape", "4x4"], "a model brings its own shapes, on the CPU; leave --shape out"),
-        (["--prompt", "12"], "no --model is given to read or generate a text; leave --prompt out"),
-        (["--gguf", "x.gguf"], "--gguf x.gguf names a file in the model's folder"),
+        (["--model", "smollm2", "--shape", "4x4"], "--model has its own shapes, on the CPU; leave --shape out"),
+        (["--prompt", "12"], "only for use with --model; leave --prompt out"),
+        (["--gguf", "x.gguf"], "--gguf x.gguf is a file in the model's folder"),
         (["--model", "nothing-here"], "cannot load the model nothing-here"),
     ],
 )

@@ -149,8 +149,8 @@ def test_a_budget_that_no_spec_meets_shows_the_closest(
     monkeypatch.setattr("softmaxkit.studies.yardsticks.token_losses", lambda *_: next(losses))
     arguments = ["recommend", str(folder), "--text", str(text), "--context", "32", "--no-synth", "--method", "exaq"]
     assert main([*arguments, "--loss", "0", "-o", str(tmp_path / "specs")]) == 1
-    assert "nothing holds 0 on" in (error := capsys.readouterr().err)
-    assert "the nearest is exaq" in error
+    assert "no method stays within a budget of 0 on" in (error := capsys.readouterr().err)
+    assert "the closest is exaq" in error
     assert "with +25.00" in error
 
 
@@ -163,7 +163,9 @@ def test_the_standard_error_is_that_of_the_changes_of_tokens() -> None:
     assert search.standard_error(spec) is None
 
 
-@pytest.mark.parametrize(("loss", "message"), [("half", "a share such as 0.5%, not 'half'"), ("-1", "0% or more")])
+@pytest.mark.parametrize(
+    ("loss", "message"), [("half", "must be a percentage, e.g. 0.5%, got 'half'"), ("-1", "at least 0%")]
+)
 def test_an_invalid_budget_is_refused(loss: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["recommend", "model", "--loss", loss]) == 2
     assert message in capsys.readouterr().err

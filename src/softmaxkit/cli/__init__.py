@@ -1,4 +1,4 @@
-"""The command `softmaxkit`: one thin file a verb, and one place where errors become one line."""
+"""The command `softmaxkit`: one thin file per verb, and one place that turns every error into a single line."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ app = typer.Typer(
 )
 
 TRAINING = ("compare", "train", "study", "tasks")
-"""Verbs that train, and so can use several processes."""
+"""Verbs that train, and can therefore use several processes."""
 
 
 def _version(requested: bool) -> None:
@@ -58,10 +58,11 @@ def _main(
 
 
 def _join_processes(context: typer.Context) -> None:
-    """Let the first process run the verb, and the others take part in its trainings."""
+    """Let rank 0 run the verb, and the other processes take part in its training runs."""
     if context.invoked_subcommand not in TRAINING:
         raise ValueError(
-            f"'softmaxkit {context.invoked_subcommand}' works in one process; torchrun is for {any_of(TRAINING)}"
+            f"'softmaxkit {context.invoked_subcommand}' runs in a single process; use torchrun only for "
+            f"{any_of(TRAINING)}"
         )
     from softmaxkit.models.trainer import Interrupted
 
@@ -75,27 +76,34 @@ VERBS = (
     *(compare, methods, train, calibrate, evaluate, recommend, rtl, verify, synth, simulate, bench),
     *(study, tasks, claims),
 )
+
+
+def _unwrapped(docstring: str) -> str:
+    """Join the lines of each paragraph, so that help texts wrap at the width of the terminal."""
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in docstring.split("\n\n"))
+
+
 for verb in VERBS:
-    app.command()(verb)
+    app.command(help=_unwrapped(verb.__doc__ or ""))(verb)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line.
 
     Args:
-        arguments: without the program's name; None for those of this process.
+        arguments: the arguments, without the program name; None for those of this process.
 
     Returns:
-        The exit code: 0 for success, 1 for a failure, 2 for wrong arguments, 130 when stopped by Ctrl-C.
+        The exit code: 0 for success, 1 for a failure, 2 for invalid arguments, 130 if stopped by Ctrl-C.
     """
     _quieten_libraries()
     with warnings.catch_warnings():
-        warnings.showwarning = _show_warning  # type: ignore[assignment]  # which takes all that it is given
+        warnings.showwarning = _show_warning  # type: ignore[assignment]  # it accepts all of showwarning's arguments
         return _run(arguments)
 
 
 def _run(arguments: Sequence[str] | None) -> int:
-    """Run a command line, with every error as one line."""
+    """Run a command line and report any error as a single line."""
     try:
         code = app(None if arguments is None else list(arguments), "softmaxkit", standalone_mode=False)
         return code if isinstance(code, int) else 0
@@ -104,11 +112,11 @@ def _run(arguments: Sequence[str] | None) -> int:
     except typer.TyperException as error:
         context = getattr(error, "ctx", None)
         message = error.format_message() if hasattr(error, "format_message") else str(error)
-        message = message.replace("Value error, ", "")  # pydantic's words, with which Typer checks
+        message = message.replace("Value error, ", "")  # pydantic's prefix, which Typer passes on
         stop = "" if message.endswith((".", "?")) else "."
         return _fail(f"{message}{stop} See '{context.command_path if context else 'softmaxkit'} --help'.", 2)
     except ToolError as error:
-        print("error:", error, file=sys.stderr)  # several lines: the last ones of the tool are shown as they are
+        print("error:", error, file=sys.stderr)  # several lines: it ends with the tool's last output, verbatim
         return 1
     except (ValueError, TypeError) as error:
         return _fail(str(error), 2)
@@ -116,22 +124,22 @@ def _run(arguments: Sequence[str] | None) -> int:
         return _fail(str(error), 1)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        if error.errno in (errno.ENOENT, errno.EACCES, errno.EISDIR, errno.ENOTDIR):  # a path that was given
+        if error.errno in (errno.ENOENT, errno.EACCES, errno.EISDIR, errno.ENOTDIR):  # a path argument is wrong
             return _fail(f"{where}{error.strerror}", 2)
-        return _fail(f"{where}{error.strerror or error}; what was there before is untouched", 1)
+        return _fail(f"{where}{error.strerror or error}; existing files are untouched", 1)
 
 
 def _quieten_libraries() -> None:
-    """Keep libraries from drawing bars and giving advice among our own lines. Read when they are first imported."""
+    """Silence progress bars and notices of libraries, which read these variables when first imported."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TQDM_DISABLE", "1")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    warnings.filterwarnings("ignore", message=".*created but never used")  # units that are only asked for their sizes
+    warnings.filterwarnings("ignore", message=".*created but never used")  # Amaranth units built only for their sizes
 
 
 def _show_warning(message: Warning | str, *_: object) -> None:
-    """Print a warning as one line, without the place in our source that gave it."""
+    """Print a warning as a single line, without its source location."""
     print("warning:", " ".join(str(message).split()), file=sys.stderr)
 
 

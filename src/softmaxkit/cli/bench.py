@@ -28,7 +28,7 @@ from softmaxkit.cli.options import (
 
 
 class Device(StrEnum):
-    """What is measured."""
+    """The device to measure."""
 
     CPU = "cpu"
     CUDA = "cuda"
@@ -51,59 +51,59 @@ def bench(
     model: Annotated[
         str | None,
         typer.Option(
-            help="Measure a whole language model, by its folder, hub name or GGUF file; or smollm2, where installed.",
+            help="Measure a whole language model: a folder, hub name or GGUF file; or smollm2, if installed.",
             show_default=False,
         ),
     ] = None,
     gguf: GgufOption = None,
-    prompt: Annotated[int, typer.Option(min=2, help="With --model: tokens of the prompt.")] = 1024,
-    generate: Annotated[int, typer.Option(min=1, help="With --model: tokens generated after it.")] = 32,
+    prompt: Annotated[int, typer.Option(min=2, help="With --model: length of the prompt in tokens.")] = 1024,
+    generate: Annotated[int, typer.Option(min=1, help="With --model: tokens to generate after the prompt.")] = 32,
     text: TextOption = None,
     shape: Annotated[
         list[str] | None,
         typer.Option(
-            help="ROWSxKEYS of a softmax, or HEADSxQUERIESxKEYSxCHANNELS of an attention, HEADS/KEY_HEADS where keys "
-            "have fewer; may be given again.",
+            help="Shape of a softmax, ROWSxKEYS, or of an attention, HEADSxQUERIESxKEYSxCHANNELS; for grouped-query "
+            "attention write HEADS/KEY_HEADS. Repeatable.",
             show_default=f"{', '.join(SHAPES)}; on CUDA {', '.join(CARD_SHAPES)}",
         ),
     ] = None,
     threads: Annotated[
         list[int] | None,
-        typer.Option(min=1, help="Number of threads; may be given again.", show_default="1, and all cores"),
+        typer.Option(min=1, help="Number of threads. Repeatable.", show_default="1, and all cores"),
     ] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="How often everything runs, in turn.")] = 9,
-    device: Annotated[
-        Device, typer.Option(help="The CPU, or the GPU at hand: with each of torch's own back ends beside ours.")
-    ] = Device.CPU,
-    compiled: Annotated[bool, typer.Option("--compile", help="Measure torch by torch.compile, too.")] = False,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds; each runs every contender once.")] = 9,
+    device: Annotated[Device, typer.Option(help="Measure on the CPU, or on the current CUDA GPU.")] = Device.CPU,
+    compiled: Annotated[bool, typer.Option("--compile", help="Also measure torch with torch.compile.")] = False,
     seed: SeedOption = 0,
     json: JsonOption = None,
 ) -> None:
-    """Measure the speed of the methods on this machine, beside torch and a plain copy.
+    """Measure the speed of the methods on this machine, compared with torch and with a plain memory copy.
 
-    Everything runs in turn in one process, on the same scores. Speedups are over torch.softmax, or over
-    scaled_dot_product_attention, in float32 and in bfloat16; the record names the processor and its instructions. "new
-    memory" is for calls that return a new tensor, as most do. "error" is against the
-    method itself in float64, "from exact" the output's distance to exact attention, which the method itself has too.
+    All contenders take turns in one process, on the same scores. Speedups are over torch.softmax, or over
+    scaled_dot_product_attention in float32 and bfloat16. Columns: "copies" is the time in units of a memory copy; "new
+    memory" is for calls that return a new tensor, as most do; "error" is the error against the method's own definition
+    in float64; "from exact" is the distance of the output to exact attention, including the method's own deviation.
 
-    With --model, a prompt and the tokens after it, in mode "fused", beside the model as it comes, in float32 and
-    bfloat16.
+    With --model: reading a prompt and generating tokens after it, in mode "fused", compared with the original model in
+    float32 and bfloat16.
 
-    On a GPU (--device cuda): rows, attention forward and backward, and decoding, of bfloat16, by our kernels,
-    FlexAttention and each back end of scaled_dot_product_attention, as shares of what the card copies and multiplies.
-    With TRITON_INTERPRET=1 in the environment all of it runs on the CPU, to be tried; times mean nothing then.
+    With --device cuda: softmax rows, attention forward and backward, and decoding, in bfloat16, by our kernels,
+    FlexAttention and each back end of scaled_dot_product_attention, as percentages of the GPU's measured copy and
+    matrix-multiplication rates. To try it without a GPU, set TRITON_INTERPRET=1; times are then meaningless.
     """
     if model is not None or gguf is not None:
-        refuse(given(context, "shape", "compiled", "seed", "device"), "a model brings its own shapes, on the CPU")
+        refuse(given(context, "shape", "compiled", "seed", "device"), "--model has its own shapes, on the CPU")
         _bench_model(with_gguf(model, gguf), method, spec, prompt, generate, text, threads, rounds, json)
         return
-    refuse(given(context, "prompt", "generate", "text"), "no --model is given to read or generate a text")
+    refuse(given(context, "prompt", "generate", "text"), "only for use with --model")
     shapes = tuple(_shape(text) for text in shape or (SHAPES if device is Device.CPU else CARD_SHAPES))
     specs = chosen_specs(method, spec)
     if device is Device.CUDA:
-        refuse(given(context, "threads", "compiled"), "a GPU has none, and torch's softmax is compiled there anyway")
+        refuse(given(context, "threads", "compiled"), "on a GPU there are no threads, and torch's softmax is compiled")
         if any(len(shape) > 4 for shape in shapes):
-            raise ValueError("on a GPU attention has as many heads of keys as of queries: HEADSxQUERIESxKEYSxCHANNELS")
+            raise ValueError(
+                "grouped-query attention is measured on the CPU only; on a GPU use HEADSxQUERIESxKEYSxCHANNELS"
+            )
         bench_card(specs, shapes, rounds, seed, json)
         return
     from softmaxkit.studies.speed import SpeedOptions, distinct, measure_speed
@@ -130,7 +130,7 @@ def _bench_model(
     rounds: int,
     json: Path | None,
 ) -> None:
-    """Measure a whole model."""
+    """Measure a whole model, print the table and write the record."""
     from softmaxkit.studies.contenders import has_fused_attention
     from softmaxkit.studies.model_speed import ModelSpeedOptions, measure_model_speed
     from softmaxkit.studies.speed import distinct
@@ -157,7 +157,7 @@ def _model_table(record: dict[str, Any]) -> Table:
     for part in ("read", "generated"):
         for column in (f"{part}/s", "over float32", "over bfloat16"):
             table.add_column(column, justify="right")
-    for column in ("loss", "from its float", "fused layers"):
+    for column in ("loss", "over float", "fused layers"):
         table.add_column(column, justify="right")
     for result in record["results"]:
         change = result.get("loss_change_from_float_percent")
@@ -190,14 +190,14 @@ def _shape(text: str) -> tuple[int, ...]:
     parts = [heads, *text.lower().split("x")[1:], *([key_heads] if slash else [])]
     wrong = len(parts) not in ((5,) if slash else (2, 4))
     if wrong or not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise ValueError(f"a shape is ROWSxKEYS or HEADSxQUERIESxKEYSxCHANNELS, such as 1024x4096, not {text!r}")
+        raise ValueError(f"a shape is ROWSxKEYS or HEADSxQUERIESxKEYSxCHANNELS, e.g. 1024x4096, not {text!r}")
     if slash and int(heads) % int(key_heads):
-        raise ValueError(f"{heads} heads cannot share {key_heads} heads of keys evenly: give a divisor, not {text!r}")
+        raise ValueError(f"in {text!r} the number of heads must be a multiple of the number of key heads")
     return tuple(map(int, parts))
 
 
 def _tables(record: dict[str, Any]) -> list[Table]:
-    """Return a table for each shape and number of threads."""
+    """Return one table per shape and number of threads."""
     tables: dict[tuple[Any, ...], Table] = {}
     for result in record["results"]:
         shape, threads = result["shape"], result["threads"]
@@ -225,7 +225,7 @@ def _percent(share: float | None) -> str:
 def _empty_table(shape: list[int], threads: int) -> Table:
     softmax = len(shape) == 2
     axes = "rows x keys" if softmax else "heads x queries x keys x channels"
-    shared = f", {shape[4]} heads of keys" if len(shape) > 4 else ""
+    shared = f", {shape[4]} key heads" if len(shape) > 4 else ""
     title = f"{'x'.join(map(str, shape[:4]))} ({axes}{shared}), {threads} thread{'s' if threads > 1 else ''}"
     table = Table("method", "mode", title=title, box=SIMPLE_HEAD)
     columns = ["ms", "over torch", "copies", "new memory: over torch" if softmax else "over bfloat16", "error"]

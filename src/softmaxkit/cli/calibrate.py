@@ -26,14 +26,16 @@ from softmaxkit.methods import METHODS
 from softmaxkit.recipe import Recipe
 
 BITS = {name: bits for name, spec in METHODS.items() if (bits := spec().by_bits())}
-"""The methods that have a choice of bits, by name."""
+"""The methods with a choice of bits: their choices by name."""
 
 BITS_RANGE = sorted({bits for choices in BITS.values() for bits in choices}) or [1]
 
 
 def calibrate(
     model: ModelArgument,
-    method: Annotated[str | None, method_argument("Method to put in; left out, those in the model.")] = None,
+    method: Annotated[
+        str | None, method_argument("Method to put into the model; by default the methods already in it.")
+    ] = None,
     output: Annotated[
         Path,
         output_folder("Folder for the calibrated model."),
@@ -44,7 +46,7 @@ def calibrate(
     batches: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Batches of 16 windows to calibrate on.", show_default="25, of long windows fewer and smaller"
+            min=1, help="Calibration batches of 16 windows.", show_default="25; fewer and smaller for long windows"
         ),
     ] = None,
     context: ContextOption = Recipe().context,
@@ -53,19 +55,19 @@ def calibrate(
         typer.Option(
             min=BITS_RANGE[0],
             max=BITS_RANGE[-1],
-            help=f"Choose the bits of each layer ({', '.join(BITS)}): so many on average.",
+            help=f"Choose the bits of each layer for this average ({', '.join(BITS)} only).",
             show_default=False,
         ),
     ] = None,
     overwrite: OverwriteOption = False,
     json: JsonOption = None,
 ) -> None:
-    """Set a method's score scale, clip and ranges on a model's own scores, and save the model with it."""
+    """Calibrate a method's score scale, clip and ranges on a model's own scores, and save the model with the method."""
     check_output_folder(output, overwrite)
     chosen = None if method is None and spec is None else chosen_spec(method, spec)
     if mean_bits is not None and not (chosen and chosen.by_bits()):
         raise ValueError(
-            f"--mean-bits is for methods with a choice of bits ({', '.join(BITS)}); give one as METHOD or in --spec"
+            f"--mean-bits needs a method with a choice of bits ({', '.join(BITS)}), as METHOD or in --spec"
         )
     from softmaxkit.studies.calibration import CalibrationOptions, calibrate_model
     from softmaxkit.studies.resume import alone_in
@@ -76,12 +78,12 @@ def calibrate(
         record = calibrate_model(options, command_line())
     for result in record["results"]:
         numbers = _text(result["calibration"] | result["statistics"])
-        console.print(f"{result['layer']}: {name_of(result)}: {numbers or 'has nothing to calibrate'}")
+        console.print(f"{result['layer']}: {name_of(result)}: {numbers or 'nothing to calibrate'}")
     console.print(f"model: {output}")
     write_record(record, json)
 
 
 def _text(calibration: dict[str, Any]) -> str:
-    """Return the numbers of a calibration to four digits."""
+    """Return the figures of a calibration as text, with four significant digits."""
     lists = {key: value if isinstance(value, list) else [value] for key, value in calibration.items()}
     return ", ".join(f"{key} {' '.join(f'{value:.4g}' for value in values)}" for key, values in lists.items())

@@ -1,4 +1,4 @@
-"""What `softmaxkit bench` does and shows of a GPU."""
+"""The GPU part of `softmaxkit bench`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from softmaxkit.methods.base.spec import Spec
 def bench_card(
     specs: Sequence[Spec], shapes: tuple[tuple[int, ...], ...], rounds: int, seed: int, json: Path | None
 ) -> None:
-    """Measure the card at hand, show it and write the record."""
+    """Measure the current GPU, print the tables and write the record."""
     from softmaxkit.studies.card_speed import CardOptions, measure_card
     from softmaxkit.studies.speed import distinct
 
@@ -34,7 +34,7 @@ def bench_card(
 
 
 def card_tables(record: dict[str, Any]) -> list[Table]:
-    """Return a table for each shape, causal or not, and pass."""
+    """Return one table per shape, causality and pass (forward, backward, decoding)."""
     tables: dict[tuple[Any, ...], Table] = {}
     for result in record["results"]:
         causal, way = result.get("causal", False), result.get("pass", "")

@@ -16,24 +16,24 @@ from softmaxkit.methods import METHODS
 
 def claims(
     records: Annotated[
-        Path, typer.Option(metavar="DIR", exists=True, file_okay=False, help="Folder of records to read them from.")
+        Path, typer.Option(metavar="DIR", exists=True, file_okay=False, help="Folder of the records to judge by.")
     ] = Path("results"),
     method: MethodsOption = None,
     measure: Annotated[
-        bool, typer.Option("--measure", help="First measure what takes seconds, into DIR/claims.")
+        bool, typer.Option("--measure", help="First run the measurements that take only seconds, into DIR/claims.")
     ] = False,
     json: JsonOption = None,
     markdown: Annotated[
-        Path | None, typer.Option(metavar="PATH", callback=writable_file, help="Write the ledger there, as Markdown.")
+        Path | None, typer.Option(metavar="PATH", callback=writable_file, help="Write the ledger as Markdown.")
     ] = None,
     html: Annotated[
-        Path | None, typer.Option(metavar="PATH", callback=writable_file, help="Write the ledger there, as a page.")
+        Path | None, typer.Option(metavar="PATH", callback=writable_file, help="Write the ledger as an HTML page.")
     ] = None,
 ) -> None:
-    """Judge what the methods' papers claim by the records of what was measured here.
+    """Judge the claims of the methods' papers by our own measurements.
 
-    Figures and verdicts are read from the records. A claim whose record is missing is not measured; the record and the
-    page name the command that makes it.
+    Figures and verdicts come from records. A claim without a record counts as not measured, and the command that
+    measures it is shown.
     """
     from softmaxkit.files import write_text
     from softmaxkit.report.claims import claims_markdown, render_claims

@@ -40,7 +40,7 @@ def compare(
         str | None,
         typer.Option(
             metavar="NAME_OR_PATH",
-            help="A pretrained causal language model: a folder, hub name, or GGUF file; or smollm2, where installed.",
+            help="A pretrained causal language model: a folder, hub name or GGUF file; or smollm2, if installed.",
             show_default="train a small byte-level GPT",
         ),
     ] = None,
@@ -50,14 +50,16 @@ def compare(
     steps: Annotated[
         int | None,
         typer.Option(
-            min=0, help="Training steps for all that train.", show_default=f"{Recipe().steps}; 0 with --model"
+            min=0,
+            help="Training steps of each model or method that is trained.",
+            show_default=f"{Recipe().steps}; 0 with --model",
         ),
     ] = None,
     windows: WindowsOption = WINDOWS,
     context: ContextOption = Recipe().context,
     seed: SeedOption = 0,
     seeds: Annotated[
-        int, typer.Option(min=1, help="How many seeds to train and measure with, from --seed on; figures are means.")
+        int, typer.Option(min=1, help="Number of seeds to train and measure with, from --seed up; figures are means.")
     ] = 1,
     output: Annotated[
         Path,
@@ -67,27 +69,32 @@ def compare(
     html: Annotated[
         Path | None,
         typer.Option(
-            metavar="PATH", callback=writable_file, help="Write the page there.", show_default="compare.html in DIR"
+            metavar="PATH",
+            callback=writable_file,
+            help="Write the HTML page to this file.",
+            show_default="compare.html in the folder of --output",
         ),
     ] = None,
     records: Annotated[
         Path,
         typer.Option(
             metavar="DIR",
-            help="Folder of records by which the page judges the papers' claims; without it, the page has none.",
+            help="Folder of the records by which the page judges the papers' claims; without any, it omits them.",
         ),
     ] = Path("results"),
     hardware: Annotated[
-        bool, typer.Option("--verify/--no-verify", help="Compare the hardware of every spec with its integers.")
+        bool,
+        typer.Option("--verify/--no-verify", help="Simulate each spec's hardware against the exact integers."),
     ] = True,
     synthesize: Annotated[
-        bool, typer.Option("--synth/--no-synth", help="Map the hardware of every spec to standard cells (sky130).")
+        bool,
+        typer.Option("--synth/--no-synth", help="Map each spec's hardware to standard cells (sky130) for its costs."),
     ] = True,
 ) -> None:
-    """Put every method into one language model and show what each does to it, in float, exact integers and hardware.
+    """Compare all methods in one language model: loss in float and in exact integers, speed, and hardware cost.
 
-    By default trains a small GPT on the Python standard library's source. Each method is trained from scratch,
-    fine-tuned or calibrated, as it needs, all with the same budget. Writes a record (compare.json) and a page
+    By default a small GPT is trained on the Python standard library's source. Each method is trained from scratch,
+    fine-tuned or calibrated, as it requires, all with the same budget. Results are a record (compare.json) and a page
     (compare.html). After Ctrl-C, the same command continues where it stopped.
     """
     from softmaxkit.files import write_text
@@ -106,11 +113,11 @@ def compare(
     if steps is None:
         steps = Recipe().steps if model is None else 0
     if steps == 0 and model is None:
-        raise ValueError("--steps 0 trains nothing; give 1 or more, or a pretrained --model")
+        raise ValueError("--steps 0 trains nothing; give 1 or more, or a pretrained model with --model")
     recipe = chosen_recipe(steps, context, model is not None)
     if steps == 0 and (untrained := [chosen for chosen in specs if needs_training(chosen)]):
         if method or spec:
-            raise ValueError(f"{untrained[0].method} has to be trained; give --steps, to fine-tune the model to it")
+            raise ValueError(f"{untrained[0].method} has to be trained; give --steps to fine-tune the model with it")
         specs = [chosen for chosen in specs if chosen not in untrained]
         console.print(f"{untrained[0].method} is left out: it has to be trained, and --steps is 0")
     if text is not None:
@@ -145,11 +152,11 @@ def compare(
     console.print(f"page:   {page}")
     if failed := [result for result in record["results"] if result.get("hardware_faults")]:
         names = ", ".join(map(name_of, failed))
-        raise RuntimeError(f"the hardware differs from the integers it stands for: {names}; run 'softmaxkit verify'")
+        raise RuntimeError(f"the hardware differs from the exact integers: {names}; run 'softmaxkit verify'")
 
 
 def _claims(specs: Sequence[Spec], folder: Path) -> dict[str, Any] | None:
-    """Return the record of the claims of what is compared; None where no record in the folder says anything of them."""
+    """Return the ledger of claims about the compared methods; None if no record in the folder bears on any."""
     from softmaxkit.studies.claims import judge_claims
 
     ledger = judge_claims(dict.fromkeys(spec.method for spec in (BASELINE, *specs)), folder, command_line())
@@ -157,25 +164,25 @@ def _claims(specs: Sequence[Spec], folder: Path) -> dict[str, Any] | None:
 
 
 def _plan(options: Options, page: Path) -> str:
-    """Return in a sentence what is going to be done."""
+    """Return a sentence that describes the work ahead."""
     names = ", ".join(dict.fromkeys(spec.method for spec in options.specs))
     model = options.model or f"a {SMALL_GPT}"
     work = f"Train {model} for {options.recipe.steps} steps" if options.recipe.steps else f"Use {model}"
     count = f"{len(options.specs)} spec{'s' if len(options.specs) > 1 else ''}"
     source = options.text or "the Python standard library's source"
     return (
-        f"{work} on {source}, put in {names} ({count}), measure each in float and in "
-        f"the exact integers of the hardware on up to {options.windows} held-out windows, and write {page}."
+        f"{work} on {source}, put in {names} ({count}), measure each in float and in the hardware's exact integers "
+        f"on up to {options.windows} held-out windows, and write {page}."
     )
 
 
 def _table(record: dict[str, Any]) -> Table:
-    """Return a row for each spec, float and integer side by side."""
+    """Return a table with a row per spec, float and integer figures next to each other."""
     floats, integers = (
         {(result["method"], result["variant"]): result for result in record["results"] if result["mode"] == mode}
         for mode in ("float", "integer")
     )
-    table = Table(title="Held-out loss in nats, and its change against exact softmax in float", box=SIMPLE_HEAD)
+    table = Table(title="Held-out loss in nats per token, and its change from exact softmax in float", box=SIMPLE_HEAD)
     table.add_column("method", max_width=40)
     for heading in (
         "loss\nfloat",
@@ -187,7 +194,7 @@ def _table(record: dict[str, Any]) -> Table:
         "hardware\nverified",
         "area\num2",
         "energy\npJ",
-        "speed over\ntorch",
+        "speedup\nover torch",
     ):
         table.add_column(heading, justify="right")
     table.add_column("training")
@@ -211,7 +218,7 @@ def _table(record: dict[str, Any]) -> Table:
 
 
 def _verified(result: dict[str, Any]) -> str:
-    """Return how many outputs of the hardware equal the integers, or that some do not."""
+    """Return the number of hardware outputs that equal the integers, or "differs" if any does not."""
     if result.get("hardware_faults"):
         return "differs"
     return f"{result['verified_outputs']:,}" if "verified_outputs" in result else "–"

@@ -1,4 +1,4 @@
-"""What the verbs share on the screen: progress, tables, records."""
+"""Console output shared by the verbs: progress, tables and records."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from softmaxkit.files import write_json
 
 console = Console(stderr=True, highlight=False, markup=False)
-"""Progress and notes go to standard error, so that standard output holds results alone."""
+"""Progress and notes go to standard error, so that standard output contains only results."""
 
 LOG_WIDTH = 160
-"""Columns of tables where there is no terminal to fit them to."""
+"""Width of tables, in characters, if the output is not a terminal."""
 
 QUIET = 10.0
-"""Seconds between the lines of one stage where there is no terminal, at least."""
+"""Minimum time between two progress lines of a stage, in seconds, if the output is not a terminal."""
 
 
 @contextmanager
 def stages(in_lines: bool = False) -> Iterator[Callable[[str], Callable[[int, int], None]]]:
-    """Show each piece of work with a progress bar; in lines where asked, and where standard error is no terminal."""
+    """Yield a function that shows a stage's progress: as a bar, or as lines if `in_lines` or without a terminal."""
     if in_lines or not console.is_terminal:
         yield _in_lines
         return
@@ -48,17 +48,17 @@ def stages(in_lines: bool = False) -> Iterator[Callable[[str], Callable[[int, in
 
 
 def _in_lines(title: str) -> Callable[[int, int], None]:
-    """Print that a piece of work begins, and every `QUIET` seconds how far it is and how long it goes on."""
+    """Print the title of a stage, and every `QUIET` seconds its progress and the estimated time left."""
     console.print(title, soft_wrap=True)
-    said = time.monotonic()
-    first: tuple[float, int] | None = None  # work that goes on from a checkpoint begins in the middle
+    printed = time.monotonic()
+    first: tuple[float, int] | None = None  # work resumed from a checkpoint does not begin at 0
 
     def advance(done: int, total: int) -> None:
-        nonlocal said, first
+        nonlocal printed, first
         now = time.monotonic()
         began, before = first = first or (now, done)
-        if now - said >= QUIET and before < done < total:
-            said = now
+        if now - printed >= QUIET and before < done < total:
+            printed = now
             left = (now - began) * (total - done) / (done - before)
             console.print(f"{title}: {done} of {total}, {_duration(left)} left", soft_wrap=True)
 
@@ -66,7 +66,7 @@ def _in_lines(title: str) -> Callable[[int, int], None]:
 
 
 def _duration(seconds: float) -> str:
-    """Return a time as one would say it, e.g. "2 min 10 s"."""
+    """Return a duration in words, e.g. "2 min 10 s"."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:
@@ -76,7 +76,7 @@ def _duration(seconds: float) -> str:
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Say where Ctrl-C stopped a training, and stop."""
+    """Report at which step Ctrl-C stopped a training run, and re-raise it as KeyboardInterrupt."""
     from softmaxkit.models.trainer import Interrupted
 
     try:
@@ -87,7 +87,7 @@ def stoppable() -> Iterator[None]:
 
 
 def write_record(record: dict[str, Any], path: Path | None) -> None:
-    """Write a record to a file, or to standard output for "-"; None writes nothing."""
+    """Write a record to a file, or to standard output if the path is "-"; do nothing if it is None."""
     if path == Path("-"):
         print(json.dumps(record, indent=1))
     elif path is not None:
@@ -96,12 +96,12 @@ def write_record(record: dict[str, Any], path: Path | None) -> None:
 
 
 def command_line() -> list[str]:
-    """Return the command as it was given, for the record."""
+    """Return this process's command line, for the record."""
     return ["softmaxkit", *sys.argv[1:]]
 
 
 def results_console(json_path: Path | None) -> Console:
-    """Return where tables go: standard output, or standard error where the record goes to standard output."""
+    """Return the console for tables: standard output, or standard error if that receives the record."""
     if json_path == Path("-"):
         return console
     screen = Console(highlight=False, markup=False)
@@ -109,5 +109,5 @@ def results_console(json_path: Path | None) -> Console:
 
 
 def name_of(result: Mapping[str, Any]) -> str:
-    """Return what a result is called: method and variant."""
+    """Return the name of a result: method and variant."""
     return f"{result['method']} {result['variant']}".strip()

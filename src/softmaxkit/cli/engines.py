@@ -1,4 +1,4 @@
-"""Options of the verbs for hardware where they are asked for an attention engine in place of a unit."""
+"""Options of the hardware verbs for an attention engine instead of a single unit."""
 
 from __future__ import annotations
 
@@ -15,44 +15,49 @@ if TYPE_CHECKING:
     from softmaxkit.methods.base.spec import Spec
 
 ENGINE = "engine"
-"""Stands for an attention engine, where a verb takes a method."""
+"""The METHOD argument that selects an attention engine."""
 
 OF_ENGINES = ("of_method", "rows", "columns", "channels", "keys", "pipeline")
-"""Options for engines, which a unit has no use for."""
+"""Options that apply only to engines."""
 
 OF_UNITS = ("lanes", "max_row", "model", "layer", "head", "text", "context")
-"""Options for units, which an engine has no use for."""
+"""Options that apply only to units."""
 
 _DEFAULT = EngineOptions()
 
 
 def unit_argument(*also: str) -> object:
-    """Return the argument of a method's name, or an engine; `also` are other words that it takes."""
+    """Return the METHOD argument, which also accepts "engine" and the words in `also`."""
     return method_argument(f"{any_of([*ALL_METHODS, *also, ENGINE])}{OR_RIVALS}.", *also, ENGINE)
 
 
 OfMethodOption = Annotated[
     str | None,
-    typer.Option("--method", help="Engine: the method of its unit, or all with verify; or --spec.", show_default=False),
+    typer.Option(
+        "--method",
+        help="Engine: the method of its softmax unit (verify also accepts all), unless --spec is given.",
+        show_default=False,
+    ),
 ]
-RowsOption = Annotated[int, typer.Option(help="Engine: keys at a time.")]
-ColumnsOption = Annotated[int, typer.Option(help="Engine: channels at a time, which divide --channels.")]
-ChannelsOption = Annotated[int, typer.Option(help="Engine: channels of a query.")]
-KeysOption = Annotated[int, typer.Option(help="Engine: keys that its buffers hold.")]
+RowsOption = Annotated[int, typer.Option(help="Engine: keys processed in parallel.")]
+ColumnsOption = Annotated[int, typer.Option(help="Engine: channels processed in parallel, a divisor of --channels.")]
+ChannelsOption = Annotated[int, typer.Option(help="Engine: channels of a query, key or value.")]
+KeysOption = Annotated[int, typer.Option(help="Engine: capacity of its buffers in keys.")]
 PipelineOption = Annotated[
     Literal["token", "element", "deferred"] | None,
     typer.Option(
-        help="Engine: the division last, or as the unit has it.", show_default="the unit's own; with verify all"
+        help="Engine: row by row (token), score by score (element), or with the division last (deferred).",
+        show_default="that of the unit; all with verify",
     ),
 ]
 ROWS, COLUMNS, CHANNELS, KEYS = _DEFAULT.rows, _DEFAULT.columns, _DEFAULT.channels, _DEFAULT.max_keys
 
 
 def chosen_engine(command: typer.Context, of_method: str | None, spec: Path | None, *unused: str) -> Spec:
-    """Return the method of an engine; refuse options that are for units, and those `unused`.
+    """Return the spec of an engine's unit; reject options that apply only to units, and those in `unused`.
 
     Raises:
-        ValueError: such an option is given, or no method.
+        ValueError: there is such an option, or no method.
     """
     refuse(given(command, *OF_UNITS, *unused), "an engine has --rows, --columns, --channels and --keys")
     if of_method is None and spec is None:
@@ -61,9 +66,9 @@ def chosen_engine(command: typer.Context, of_method: str | None, spec: Path | No
 
 
 def refuse_engine_options(command: typer.Context) -> None:
-    """Refuse the options of engines where a unit is asked for.
+    """Reject engine options on the command line of a unit.
 
     Raises:
         ValueError: there are some.
     """
-    refuse(given(command, *OF_ENGINES), f"these are for {ENGINE!r} in place of METHOD")
+    refuse(given(command, *OF_ENGINES), f"only for use with {ENGINE!r} in place of METHOD")

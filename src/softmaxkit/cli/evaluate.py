@@ -25,24 +25,25 @@ def evaluate(
     model: ModelArgument,
     gguf: GgufOption = None,
     text: TextOption = None,
-    mode: Annotated[Literal["float", "integer", "both"], typer.Option(help="In which form.")] = "both",
+    mode: Annotated[
+        Literal["float", "integer", "both"],
+        typer.Option(help="Run the methods in float, in the hardware's exact integers, or in both."),
+    ] = "both",
     windows: WindowsOption = WINDOWS,
     context: ContextOption = Recipe().context,
     task: Annotated[
         list[str] | None,
-        typer.Option(
-            help="Measure on this task of lm-eval instead, such as piqa; may be given again.", show_default=False
-        ),
+        typer.Option(help="Measure on this lm-eval task instead of text, e.g. piqa. Repeatable.", show_default=False),
     ] = None,
     include: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder with lm-eval tasks of your own.", show_default=False)
+        Path | None, typer.Option(metavar="DIR", help="Folder with your own lm-eval tasks.", show_default=False)
     ] = None,
     limit: Annotated[
-        int | None, typer.Option(min=1, help="Examples of each task, at most.", show_default="all")
+        int | None, typer.Option(min=1, help="Maximum number of examples per task.", show_default="all")
     ] = None,
     json: JsonOption = None,
 ) -> None:
-    """Measure a model with the methods that are in it: its loss on held-out text, or tasks of lm-eval.
+    """Measure a model with the methods saved in it: its loss on held-out text, or its accuracy on lm-eval tasks.
 
     A model without a method is measured with exact softmax.
     """

@@ -16,14 +16,14 @@ from softmaxkit.record import make_record
 
 
 def methods(
-    method: Annotated[str | None, method_argument("List this method alone.")] = None,
+    method: Annotated[str | None, method_argument("List only this method.")] = None,
     json: JsonOption = None,
 ) -> None:
-    """List the methods, with the fields of their specs, the defaults, and the choices where they are few."""
+    """List the methods with the fields of their specs, their defaults and, for enumerated fields, the choices."""
     specs = [method_class(name)() for name in ([method] if method else METHODS)]
     screen = results_console(json)
     for spec in specs:
-        rival = "  a rival, to compare with: " if spec.rival else "  "
+        rival = "  a rival, for comparison: " if spec.rival else "  "
         screen.print(Text.assemble((spec.method, "bold"), f"{rival}{spec.summary}  ", (f"({spec.source})", "dim")))
         screen.print(_fields(spec), "")
     results = [
@@ -42,7 +42,7 @@ def methods(
 
 
 def _fields(spec: Spec) -> Table:
-    """Return a row for each field: name, value, choices."""
+    """Return a table with a row per field: name, default, choices."""
     table = Table(show_header=False, box=None, pad_edge=False)
     choices = spec.choices()
     for field in dataclasses.fields(spec):

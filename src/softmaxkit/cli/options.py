@@ -1,4 +1,4 @@
-"""Options that several verbs share, and the specs, recipes and folders that they choose."""
+"""Options that several verbs share, and the specs, recipes and folders that they select."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from softmaxkit.recipe import FINE_TUNING_RATE, Recipe
 Name = TypeVar("Name", str, str | None)
 
 ALL = "all"
-"""Stands for all methods but rivals, where a verb takes one or all."""
+"""The METHOD argument that selects all methods except rivals."""
 
 
 def any_of(names: Sequence[str]) -> str:
-    """Return names as a choice, e.g. "sky130, asap7 or ice40"."""
+    """Join names as alternatives, e.g. "sky130, asap7 or ice40"."""
     return " or ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 def method_argument(help: str, *also: str) -> Any:
-    """Return the argument of a method's name, completed by the shell; `also` are other words that it takes."""
+    """Return the METHOD argument with shell completion, which also accepts the words in `also`."""
     return typer.Argument(help=help, show_default=False, autocompletion=lambda: [*METHODS, *also])
 
 
@@ -36,42 +36,45 @@ MethodsOption = Annotated[
     list[str] | None,
     typer.Option(
         "--method",
-        help=f"Measure this method; may be given again{OR_RIVALS}.",
-        show_default="all but rivals" if RIVALS else "all",
+        help=f"Measure this method{OR_RIVALS}. Repeatable.",
+        show_default="all except rivals" if RIVALS else "all",
         autocompletion=lambda: [*METHODS],
     ),
 ]
 SpecOption = Annotated[
-    Path | None, typer.Option("--spec", metavar="FILE", help="A spec as JSON, in place of a method.")
+    Path | None, typer.Option("--spec", metavar="FILE", help="A JSON file with a spec, in place of a method.")
 ]
 SpecsOption = Annotated[
     list[Path] | None,
-    typer.Option("--spec", metavar="FILE", help="Measure this spec, as JSON; may be given again.", show_default=False),
+    typer.Option("--spec", metavar="FILE", help="Measure the spec in this JSON file. Repeatable.", show_default=False),
 ]
 ModelArgument = Annotated[
     str,
-    typer.Argument(help="A model's folder, hub name, or GGUF file; or smollm2, where installed.", show_default=False),
+    typer.Argument(help="A model: a folder, hub name or GGUF file; or smollm2, if installed.", show_default=False),
 ]
 GgufOption = Annotated[
-    str | None, typer.Option("--gguf", metavar="FILE", help="The GGUF file of the model in its folder or on the hub.")
+    str | None,
+    typer.Option(
+        "--gguf", metavar="FILE", help="Name of the GGUF file to use in the model's folder or hub repository."
+    ),
 ]
 TextOption = Annotated[
     Path | None,
     typer.Option(
         "--text",
         metavar="FILE",
-        help="Text to train and measure on; or a data set's name, such as Salesforce/wikitext:wikitext-2-raw-v1.",
+        help="Text file to train and measure on, or a hub data set, e.g. Salesforce/wikitext:wikitext-2-raw-v1.",
         show_default="the Python standard library's source",
     ),
 ]
-ContextOption = Annotated[int, typer.Option(min=2, help="Tokens in a window.")]
-WindowsOption = Annotated[int, typer.Option(min=1, help="Held-out windows to measure on, at most.")]
+ContextOption = Annotated[int, typer.Option(min=2, help="Length of a window in tokens.")]
+WindowsOption = Annotated[int, typer.Option(min=1, help="Maximum number of held-out windows to measure on.")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace a model in the output folder.")]
 SeedOption = Annotated[int, typer.Option(help="Seed of all random numbers.", min=0)]
 
 
 def given(context: typer.Context, *names: str) -> list[str]:
-    """Return those of some parameters of a verb that its command line has, as the options that they are."""
+    """Return the options, e.g. "--lanes", for those parameters in `names` that are set on the command line."""
 
     def is_given(name: str) -> bool:
         source = context.get_parameter_source(name)
@@ -81,20 +84,20 @@ def given(context: typer.Context, *names: str) -> list[str]:
 
 
 def refuse(options: Sequence[str], why: str) -> None:
-    """Refuse options that would be ignored.
+    """Reject options that would otherwise be silently ignored.
 
     Raises:
-        ValueError: there are some; the message names them and says why.
+        ValueError: `options` is not empty; the message names them and the reason.
     """
     if options:
         raise ValueError(f"{why}; leave {' and '.join(options)} out")
 
 
 def writable_file(path: Path | None) -> Path | None:
-    """Return a path that a file can be written to, checked before any work; "-" is standard output.
+    """Check, before any work, that a file can be written to a path, and return it; "-" is standard output.
 
     Raises:
-        ValueError: it is a folder, lies in a file, or in a folder that cannot be written to.
+        ValueError: the path is a folder or an unwritable file, or its parent is a file or an unwritable folder.
     """
     if path is None or path == Path("-"):
         return path
@@ -102,15 +105,15 @@ def writable_file(path: Path | None) -> Path | None:
         raise ValueError(f"{path} is a folder; give the name of a file to write")
     writable_folder(path.parent)
     if path.exists() and not os.access(path, os.W_OK):
-        raise ValueError(f"{path} is there and cannot be written to; give another file, or change its permissions")
+        raise ValueError(f"{path} exists and is not writable; give another file, or change its permissions")
     return path
 
 
 def writable_folder(path: Path | None) -> Path | None:
-    """Return a path at which a folder is, or can be made, and written to, checked before any work.
+    """Check, before any work, that a folder exists or can be created and is writable, and return its path.
 
     Raises:
-        ValueError: it is a file, lies in a file, or cannot be written to.
+        ValueError: the path or one of its parents is a file, or is not writable.
     """
     if path is None:
         return None
@@ -118,44 +121,44 @@ def writable_folder(path: Path | None) -> Path | None:
     if not existing.is_dir():
         raise ValueError(f"{existing} is a file; give a folder to write to")
     if not os.access(existing, os.W_OK | os.X_OK):
-        raise ValueError(f"{existing} cannot be written to; give another place, or change its permissions")
+        raise ValueError(f"{existing} is not writable; give another folder, or change its permissions")
     return path
 
 
 def output_folder(help: str) -> Any:
-    """Return the option of a folder to write to."""
+    """Return the --output option with a help text."""
     return typer.Option("--output", "-o", metavar="DIR", callback=writable_folder, help=help)
 
 
 def with_gguf(model: Name, file: str | None) -> Name:
-    """Return the name of a model of which one GGUF file is meant.
+    """Return the name of a model, extended by the GGUF file of --gguf if there is one.
 
     Raises:
-        ValueError: there is a file and no model, or the model is a file already.
+        ValueError: there is a file but no model, or the model is itself a file.
     """
     if file is None:
         return model
     if model is None or model.endswith(".gguf"):
-        raise ValueError(f"--gguf {file} names a file in the model's folder; give the folder, or a hub name, too")
+        raise ValueError(f"--gguf {file} is a file in the model's folder; also give the folder, or a hub name")
     return f"{model}/{file}"
 
 
 InputFile: dict[str, Any] = {"exists": True, "dir_okay": False, "readable": True}
-"""What a file that is only read has to be."""
+"""Typer's checks of an input file."""
 
 JsonOption = Annotated[
     Path | None,
     typer.Option(
-        "--json", metavar="PATH", callback=writable_file, help="Write the record there; - for standard output."
+        "--json", metavar="PATH", callback=writable_file, help="Write the record to this file; - for standard output."
     ),
 ]
 
 
 def chosen_specs(methods: list[str] | None, files: list[Path] | None) -> list[Spec]:
-    """Return the specs in files and the variants of methods; those of all but rivals where neither are given.
+    """Return the specs in the files and the variants of the methods; by default those of all methods except rivals.
 
     Raises:
-        ValueError: as `chosen_spec`.
+        ValueError: as for `chosen_spec`.
     """
     specs = [chosen_spec(None, file) for file in files or []]
     names = methods or ([] if files else ALL_METHODS)
@@ -164,7 +167,7 @@ def chosen_specs(methods: list[str] | None, files: list[Path] | None) -> list[Sp
 
 
 def chosen_spec(method: str | None, spec_file: Path | None) -> Spec:
-    """Return a spec by a method's name or from a JSON file.
+    """Return the default spec of a method, or the spec in a JSON file.
 
     Raises:
         ValueError: neither or both are given, the method is unknown, or the file cannot be read.
@@ -184,20 +187,20 @@ def chosen_spec(method: str | None, spec_file: Path | None) -> Spec:
 
 
 def chosen_recipe(steps: int, context: int, pretrained: bool, learning_rate: float | None = None) -> Recipe:
-    """Return how to train; a model that comes trained has another learning rate, unless one is given."""
+    """Return the training recipe; the default learning rate depends on whether the model is pretrained."""
     if learning_rate is None:
         learning_rate = FINE_TUNING_RATE if pretrained else Recipe().learning_rate
     return Recipe(steps=steps, context=context, learning_rate=learning_rate)
 
 
 def check_output_folder(path: Path, overwrite: bool) -> None:
-    """Refuse, before any work, a folder that a model cannot be written to or that holds one already.
+    """Check, before any work, that a model can be written to a folder.
 
     Raises:
-        ValueError: it is a file, holds something else, or a model and `overwrite` is not set.
+        ValueError: it is a file, contains other files, or contains a model and `overwrite` is not set.
     """
     from softmaxkit.models.checkpoint import check_folder
 
     check_folder(path)
     if not overwrite and path.is_dir() and any(path.iterdir()):
-        raise ValueError(f"{path} holds a model already; give another --output, or --overwrite")
+        raise ValueError(f"{path} already contains a model; give another --output, or --overwrite")

@@ -25,17 +25,17 @@ FOLDER = Path("softmaxkit-recommend")
 
 
 def percent(text: str | float) -> float:
-    """Return a share as it is written, "0.5%" or "0.5", in percent.
+    """Parse a percentage, "0.5%" or "0.5".
 
     Raises:
-        typer.BadParameter: it is no such number, or negative.
+        typer.BadParameter: the text is not a number, or is out of range.
     """
     try:
         value = float(str(text).removesuffix("%"))
     except ValueError:
-        raise typer.BadParameter(f"a share such as 0.5%, not {text!r}") from None
+        raise typer.BadParameter(f"must be a percentage, e.g. 0.5%, got {text!r}") from None
     if not 0 <= value < 1000:
-        raise typer.BadParameter(f"a share of 0% or more, such as 0.5%, not {text!r}")
+        raise typer.BadParameter(f"must be at least 0% and below 1000%, e.g. 0.5%, got {text!r}")
     return value
 
 
@@ -48,29 +48,32 @@ def recommend(
         typer.Option(
             parser=percent,
             metavar="PERCENT",
-            help="Largest change of the loss with its standard error added, such as 0.5%; with --task in points.",
+            help="Budget: largest increase of the loss plus its standard error; with --task, drop in points.",
         ),
     ] = 0.5,
     task: Annotated[
         str | None,
         typer.Option(
             metavar="SOURCE",
-            help="Measure an encoder on this task of similarity, not on a text.",
+            help="Measure an encoder on this similarity task instead of text: a folder or a data set's name.",
             show_default=False,
         ),
     ] = None,
-    context: Annotated[int, typer.Option(min=2, help="Tokens in a window: the length of the longest rows.")] = 1024,
+    context: Annotated[
+        int, typer.Option(min=2, help="Length of a window in tokens, and thus of the longest rows.")
+    ] = 1024,
     windows: Annotated[int, typer.Option(min=1, help="Held-out windows to measure on.")] = 2,
     method: MethodsOption = None,
     synthesize: Annotated[
-        bool, typer.Option("--synth/--no-synth", help="Map each unit to standard cells, for area and energy.")
+        bool, typer.Option("--synth/--no-synth", help="Map each unit to standard cells for its area and energy.")
     ] = True,
     output: Annotated[Path, output_folder("Folder for the specs.")] = FOLDER,
     json: JsonOption = None,
 ) -> None:
-    """Find the narrowest formats of each method that hold a budget of loss on a model, and what their units cost.
+    """Find the narrowest number formats of each method that stay within a loss budget on a model, and their cost.
 
-    From the widest formats down, one by one, measured in the exact integers of the hardware; nothing is trained.
+    Formats are narrowed one at a time from the widest, each step measured in the hardware's exact integers. Nothing is
+    trained.
     """
     from softmaxkit.flow.tools import missing_hardware
     from softmaxkit.studies.recommend import RecommendOptions
@@ -93,13 +96,15 @@ def recommend(
     holding = [result for result in results if result["holds"]]
     if not holding:
         nearest = min(results, key=_change, default=None)
-        near = f"; the nearest is {name_of(nearest)} with {_change(nearest):+.2f}" if nearest else ""
-        raise RuntimeError(f"nothing holds {loss:g} on {model} at {record['inputs']['context']} tokens{near}")
+        near = f"; the closest is {name_of(nearest)} with {_change(nearest):+.2f}" if nearest else ""
+        raise RuntimeError(
+            f"no method stays within a budget of {loss:g} on {model} at {record['inputs']['context']} tokens{near}"
+        )
     _say_what_to_do(holding, model, record["inputs"]["context"])
 
 
 def _say_what_to_do(holding: list[dict[str, Any]], model: str, context: int) -> None:
-    """Print the commands for the unit of least energy; without energies, for all that hold."""
+    """Print the commands for the unit of least energy; without energies, for every unit within the budget."""
     known = "energy_pj_per_element" in holding[0]
     for result in holding[:1] if known else holding:
         console.print(
@@ -111,17 +116,17 @@ def _say_what_to_do(holding: list[dict[str, Any]], model: str, context: int) -> 
 
 
 def _change(result: dict[str, Any]) -> float:
-    """Return how much worse the model is, in percent of its loss or in points of its task."""
+    """Return how much worse the model becomes, in percent of its loss or in points of its task."""
     return float(result["loss_change_percent" if "loss_change_percent" in result else "change_points"])
 
 
 def _table(record: dict[str, Any], budget: float) -> Table:
-    """Return a row for each method: formats, change, and what the unit costs."""
+    """Return a table with a row per method: formats, change, and cost of the unit."""
     from softmaxkit.studies.recommend import change_with_error
 
     results, inputs = record["results"], record["inputs"]
     unit = "points of " + inputs["task"] if "task" in inputs else "% of the loss"
-    title = f"The narrowest formats that lose at most {budget:g} {unit} at rows of {inputs['context']}"
+    title = f"The narrowest formats that lose at most {budget:g} {unit}, rows of up to {inputs['context']} scores"
     table = Table(title=title, box=SIMPLE_HEAD)
     table.add_column("method")
     for heading in ("lost", "area, um2", "energy, pJ", "clock, MHz"):
@@ -131,7 +136,7 @@ def _table(record: dict[str, Any], budget: float) -> Table:
             f"{result[key]:,.{digits}f}" if key in result else "–"
             for key, digits in (("area_um2", 0), ("energy_pj_per_element", 1), ("fmax_mhz", 0))
         ]
-        holds = "" if result["holds"] else ", does not hold"
+        holds = "" if result["holds"] else ", over budget"
         lost = change_with_error(_change(result), result.get("loss_change_standard_error_percent"))
         table.add_row(f"{name_of(result)}{holds}", lost, *costs)
     return table

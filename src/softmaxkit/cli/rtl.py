@@ -56,13 +56,13 @@ NOT_OF_ENGINES = (
     *("uncertainty", "input_delay", "output_delay", "driving_cell", "load", "sram"),
     *("tkeep", "row_length", "status", "axi_lite", "read_back", "tags", "register_slice", "sets"),
 )
-"""Options that an engine has no use for: it comes without constraints and shell."""
+"""Options that do not apply to an engine, which is written without constraints and shell."""
 
 
 def rtl(
     command: typer.Context,
     method: Annotated[str | None, unit_argument()] = None,
-    output: Annotated[Path, output_folder("Folder for the unit; with several, for a folder each.")] = Path(
+    output: Annotated[Path, output_folder("Folder for the unit; several units get a subfolder each.")] = Path(
         "softmaxkit-rtl"
     ),
     lanes: LanesOption = LANES,
@@ -77,65 +77,64 @@ def rtl(
     head: HeadsOption = 0,
     name: Annotated[
         str | None,
-        typer.Option(help="Name of the top module; of several, what it begins with.", show_default="softmaxkit_METHOD"),
+        typer.Option(help="Name of the top module; a prefix if there are several.", show_default="softmaxkit_METHOD"),
     ] = None,
     clock: Annotated[
-        float, typer.Option(metavar="NS", help="Clock period, for the timing constraints and the test bench.")
+        float, typer.Option(metavar="NS", help="Clock period in ns, for the timing constraints and the test bench.")
     ] = 5.0,
-    uncertainty: Annotated[
-        float, typer.Option(metavar="NS", help="Clock uncertainty in the timing constraints.")
-    ] = 0.0,
+    uncertainty: Annotated[float, typer.Option(metavar="NS", help="Constraints: clock uncertainty in ns.")] = 0.0,
     input_delay: Annotated[
         float | None,
-        typer.Option(
-            metavar="NS", help="Logic before the inputs, in the constraints.", show_default="20% of the clock"
-        ),
+        typer.Option(metavar="NS", help="Constraints: input delay in ns.", show_default="20% of the clock"),
     ] = None,
     output_delay: Annotated[
         float | None,
-        typer.Option(
-            metavar="NS", help="Logic after the outputs, in the constraints.", show_default="20% of the clock"
-        ),
+        typer.Option(metavar="NS", help="Constraints: output delay in ns.", show_default="20% of the clock"),
     ] = None,
     driving_cell: Annotated[
         str,
         typer.Option(
             metavar="CELL",
-            help="Library cell that drives the inputs, in the constraints.",
-            show_default="a slew of 0.05 ns",
+            help="Constraints: library cell that drives the inputs.",
+            show_default="none, but a slew of 0.05 ns",
         ),
     ] = "",
-    load: Annotated[float, typer.Option(metavar="PF", help="Load of the outputs, in the constraints.")] = 0.01,
+    load: Annotated[float, typer.Option(metavar="PF", help="Constraints: load of the outputs in pF.")] = 0.01,
     tkeep: Annotated[
-        bool, typer.Option("--tkeep", help="Shell: tkeep in and out, for bytes that are no part of a row.")
+        bool, typer.Option("--tkeep", help="Shell: tkeep on both streams, to mark bytes that are not part of a row.")
     ] = False,
     row_length: Annotated[
-        bool, typer.Option("--row-length", help="Shell: length and causal offset of rows as numbers, for a DMA.")
+        bool, typer.Option("--row-length", help="Shell: set the length and causal offset of rows, for use with a DMA.")
     ] = False,
     status: Annotated[
-        bool, typer.Option("--status", help="Shell: rows that are too long are cut; errors, busy, counts, interrupt.")
+        bool,
+        typer.Option(
+            "--status", help="Shell: truncate rows that are too long; report errors, busy, counts, interrupt."
+        ),
     ] = False,
     axi_lite: Annotated[
-        bool, typer.Option("--axi-lite", help="Shell: registers and constants through AXI4-Lite, and a SystemRDL file.")
+        bool, typer.Option("--axi-lite", help="Shell: registers and constants over AXI4-Lite, and a SystemRDL file.")
     ] = False,
     read_back: Annotated[
-        bool, typer.Option("--read-back", help="Shell: a copy of loadable constants, to be read through AXI4-Lite.")
+        bool, typer.Option("--read-back", help="Shell: make loadable constants readable over AXI4-Lite, from a copy.")
     ] = False,
     tags: Annotated[
-        int, typer.Option(help="Shell: tags of rows, as tid; with AXI4-Lite, of constants too.", show_default="none")
+        int,
+        typer.Option(help="Shell: number of row tags (tid); with --axi-lite, constants too.", show_default="none"),
     ] = 0,
     register_slice: Annotated[
         str,
         typer.Option(
             metavar="STREAM",
-            help="Shell: a full register slice before the unit (scores), behind it (results), or both.",
+            help="Shell: a full register slice before the unit (scores), after it (results), or both.",
             show_default="none",
         ),
     ] = "",
     sram: Annotated[
         str | None,
         typer.Option(
-            metavar="MACRO", help="Memories of macros: sky130, or NAME:WIDTHxDEPTH, /BITS if writes are masked."
+            metavar="MACRO",
+            help="Build memories of SRAM macros: sky130, or NAME:WIDTHxDEPTH, or with /BITS per write-mask bit.",
         ),
     ] = None,
     text: HeadTextOption = None,
@@ -149,9 +148,9 @@ def rtl(
     pipeline: PipelineOption = None,
     json: JsonOption = None,
 ) -> None:
-    """Write the hardware unit of a method as Verilog, with a test bench, vectors, an AXI-Stream wrapper and a note.
+    """Write a method's hardware unit as Verilog, with a test bench, test vectors, an AXI-Stream wrapper and a README.
 
-    With "engine" in place of METHOD it is an attention engine around the unit of --method, without a wrapper.
+    With "engine" in place of METHOD, write an attention engine around the unit of --method, without a wrapper.
     """
     from softmaxkit.studies.hardware import require_amaranth
 
@@ -163,12 +162,14 @@ def rtl(
     from softmaxkit.studies.rtl import RtlOptions, write_rtl
 
     if method == ENGINE:
-        of = chosen_engine(command, of_method, spec, *NOT_OF_ENGINES)
+        chosen_method = chosen_engine(command, of_method, spec, *NOT_OF_ENGINES)
         engine = EngineOptions(rows, columns, channels, keys, pipeline, storage, depth, constants == "loadable")
         check_export_folder(output, overwrite)
         with stages() as stage:
-            record = write_engine(of, engine, output, name, clock, command_line(), stage)
-        console.print(f"engine of {of.method}: {output}; begin with {output / 'README.md'}", soft_wrap=True)
+            record = write_engine(chosen_method, engine, output, name, clock, command_line(), stage)
+        console.print(
+            f"engine with {chosen_method.method}: {output}; begin with {output / 'README.md'}", soft_wrap=True
+        )
         write_record(record, json)
         return
     refuse_engine_options(command)

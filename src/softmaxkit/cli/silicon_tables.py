@@ -1,4 +1,4 @@
-"""Tables of what hardware costs."""
+"""Tables of hardware costs."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 KINDS = ("luts", "carries", "registers", "dsps", "block_rams")
-"""What of an FPGA is counted."""
+"""The FPGA resources that are counted."""
 
 
 def title_of(result: dict[str, Any]) -> str:
-    """Return what a result is called: method, and form or variant."""
+    """Return the name of a result: method, and form or variant."""
     return " ".join(filter(None, (result["method"], result["form"] or result["variant"])))
 
 
@@ -25,12 +25,12 @@ HEADINGS = {
     "power\nmW": ("",),
     "compared": ("",),
 }
-"""Columns, under headings that several may share."""
+"""Columns of `cells_table`, grouped under headings."""
 
 
 def cells_table(results: list[dict[str, Any]]) -> Table:
-    """Return a row for each result in standard cells: area, clock, energy and power."""
-    table = Table(title="Standard cells: area in um2, energy in pJ for one score", box=SIMPLE_HEAD)
+    """Return a table of results in standard cells, a row each: area, clock, energy and power."""
+    table = Table(title="Standard cells: area in um2, energy in pJ per score", box=SIMPLE_HEAD)
     table.add_column("unit", no_wrap=True)
     for heading, columns in HEADINGS.items():
         for place, column in enumerate(columns):
@@ -62,19 +62,19 @@ def _written(result: dict[str, Any], key: str, specification: str) -> str:
 
 
 GLITCHES = (
-    "Energy rests on which glitches gates swallow: beside it are its bounds, without any and with all of them. "
-    "Memories are outside the unit, and are counted in no other column."
+    "Energy depends on which glitches gates filter out; the columns next to it bound it, without any glitches and with "
+    "all. Memories are outside the unit and not included in any other column."
 )
 
 
 def remarks(results: list[dict[str, Any]]) -> list[str]:
-    """Return what is to be known of the energies, and of the memories outside the units."""
+    """Return the notes below a table: on energies, and on the memories outside the units."""
     energy = any("energy_pj_per_element" in result for result in results)
     return [GLITCHES, *memory_lines(results)] if energy else []
 
 
 def memory_lines(results: list[dict[str, Any]]) -> list[str]:
-    """Return a line for each memory outside the units: the macros it is made of, and what of them is used."""
+    """Return a line for each memory outside the units: its macros, and the share of them that is used."""
     lines = []
     for result in results:
         for name, memory in result.get("memories", {}).items():
@@ -88,7 +88,7 @@ def memory_lines(results: list[dict[str, Any]]) -> list[str]:
 
 
 def counts_table(results: list[dict[str, Any]]) -> Table:
-    """Return a row for each result in an FPGA: counts of its cells."""
+    """Return a table of results for an FPGA, a row each: counts of cells before placement."""
     table = Table(title="FPGA, counts before placement", box=SIMPLE_HEAD)
     table.add_column("unit", no_wrap=True)
     for kind in KINDS:
@@ -99,9 +99,9 @@ def counts_table(results: list[dict[str, Any]]) -> Table:
 
 
 def placed_table(results: list[dict[str, Any]]) -> Table:
-    """Return a row for each result in an FPGA, placed and routed: its clock, and what is used of the device."""
+    """Return a table of placed and routed results for an FPGA, a row each: clock, and resources used."""
     devices = ", ".join(dict.fromkeys(result["device"] for result in results if "device" in result))
-    table = Table(title=f"Placed and routed, frame and row memory included: {devices}", box=SIMPLE_HEAD)
+    table = Table(title=f"Placed and routed, including frame and row memory: {devices}", box=SIMPLE_HEAD)
     table.add_column("unit", no_wrap=True)
     for heading in ("clock\nMHz", *(kind.replace("_", "\n") for kind in KINDS)):
         table.add_column(heading, justify="right")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 
-from softmaxkit.cli.console import command_line, console, name_of, results_console, write_record
+from softmaxkit.cli.console import command_line, console, results_console, write_record
 from softmaxkit.cli.options import JsonOption, any_of, chosen_spec, writable_file, writable_folder
+from softmaxkit.cli.simulation_tables import chips_table, energy_lines, simulation_table
 from softmaxkit.methods import ALL_METHODS, METHODS
 
 CONTEXT = 1024
@@ -29,16 +28,16 @@ def _model_names() -> list[str]:
 
 
 def tokens(text: str | int) -> int:
-    """Return a number of tokens as it is written: "1024", "128k" or "1M", of 1,024 and 1,024² each.
+    """Parse a number of tokens: "1024", "128k" (units of 1,024) or "1M" (units of 1,024²).
 
     Raises:
-        typer.BadParameter: it is no such number from 1.
+        typer.BadParameter: the text is not such a number, or is below 1.
     """
     written = str(text).strip().lower()
     scale = {"k": 1 << 10, "m": 1 << 20}.get(written[-1:], 1)
     number = written[:-1] if scale > 1 else written
     if not number.isdecimal() or int(number) < 1:
-        raise typer.BadParameter(f"a number of tokens such as 1024, 128k or 1M, not {text!r}")
+        raise typer.BadParameter(f"must be a number of tokens, e.g. 1024, 128k or 1M, got {text!r}")
     return int(number) * scale
 
 
@@ -46,8 +45,8 @@ def simulate(
     model: Annotated[
         str,
         typer.Argument(
-            help="A model by name (gpt2, bert-base, llama-7b, llama-13b, llama-70b, smollm2-135m), or a folder, hub "
-            "name or GGUF file whose configuration transformers reads.",
+            help="A built-in model (gpt2, bert-base, llama-7b, llama-13b, llama-70b, smollm2-135m), or a folder, hub "
+            "name or GGUF file whose configuration transformers can read.",
             show_default=False,
             autocompletion=_model_names,
         ),
@@ -56,7 +55,7 @@ def simulate(
         str,
         typer.Option(
             metavar="NAME_OR_FILE",
-            help="Hardware: edge-npu, tpu-like or softermax-element, or a YAML file.",
+            help="Built-in hardware (edge-npu, tpu-like or softermax-element), or a YAML file.",
             autocompletion=_hardware_names,
         ),
     ] = "edge-npu",
@@ -64,29 +63,35 @@ def simulate(
         list[str] | None,
         typer.Option(
             "--method",
-            help="The unit in the engines; may be given again.",
-            show_default="all but rivals",
+            help="Method of the softmax unit in the engines. Repeatable.",
+            show_default="all except rivals",
             autocompletion=lambda: [*METHODS],
         ),
     ] = None,
     spec: Annotated[
         list[Path] | None,
-        typer.Option("--spec", metavar="FILE", help="A unit by its spec, as JSON; may be given again."),
+        typer.Option("--spec", metavar="FILE", help="A JSON file with the spec of a unit. Repeatable."),
     ] = None,
     pipeline: Annotated[
         list[str] | None,
         typer.Option(
-            "--pipeline", help="token, deferred or element; may be given again.", show_default="all that methods have"
+            "--pipeline",
+            help="Pipeline of the engines: token, element or deferred. Repeatable.",
+            show_default="all that a method supports",
         ),
     ] = None,
     context: Annotated[
         list[int] | None,
         typer.Option(
-            parser=tokens, metavar="TOKENS", help="Such as 1024, 128k or 1M; may be given again.", show_default="1024"
+            parser=tokens,
+            metavar="TOKENS",
+            help="Context length, e.g. 1024, 128k or 1M. Repeatable.",
+            show_default="1024",
         ),
     ] = None,
     generate: Annotated[
-        bool, typer.Option("--generate", help="The next token after the context, in place of a prompt of its length.")
+        bool,
+        typer.Option("--generate", help="Simulate generating one token after the context, instead of a whole prompt."),
     ] = False,
     chips: Annotated[
         list[int] | None,
@@ -94,35 +99,37 @@ def simulate(
             min=1,
             max=1024,
             metavar="N",
-            help="Also split the keys over so many chips; may be given again.",
+            help="Also simulate the keys split over N chips. Repeatable.",
             show_default=False,
         ),
     ] = None,
     records: Annotated[
-        Path, typer.Option(metavar="DIR", help="Folder of records that say what the parts cost.")
+        Path, typer.Option(metavar="DIR", help="Folder of the records with area and energy of the parts.")
     ] = Path("results"),
     json: JsonOption = None,
     html: Annotated[
         Path | None,
-        typer.Option(metavar="PATH", callback=writable_file, help="Write a page with pictures there."),
+        typer.Option(metavar="PATH", callback=writable_file, help="Write an HTML page with charts to this file."),
     ] = None,
     stream: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", callback=writable_folder, help="Write the hardware for Stream there (stream-dse)."),
+        typer.Option(
+            metavar="DIR", callback=writable_folder, help="Export the hardware for Stream (stream-dse) to this folder."
+        ),
     ] = None,
     accelforge: Annotated[
         Path | None,
         typer.Option(
             metavar="DIR",
             callback=writable_folder,
-            help="Write the units as a package of hwcomponents, for AccelForge.",
+            help="Export the units for AccelForge, as an hwcomponents package, to this folder.",
         ),
     ] = None,
 ) -> None:
-    """Work out cycles, time, energy and area of a model's attention on engines that hold a softmax unit.
+    """Estimate cycles, time, energy and area of a model's attention on engines with a softmax unit.
 
-    Queries take the cycles of the verified engine; area and energy are those of its synthesised parts, and published
-    figures of memories. Projections and feed-forward layers are not in it.
+    Cycles are those of the verified engine; area and energy are those of its synthesised parts, and published figures
+    for memories. Projections and feed-forward layers are not included.
     """
     from softmaxkit.studies.hardware import require_amaranth
 
@@ -151,11 +158,11 @@ def simulate(
     with hardware_named(hardware):
         record = run(options, command_line(), console.print)
     screen = results_console(json)
-    screen.print(_table(record))
-    for line in _notes(record["results"]):
+    screen.print(simulation_table(record))
+    for line in energy_lines(record["results"]):
         screen.print(line, soft_wrap=True)
     if chips:
-        screen.print(_chips_table(record["results"]))
+        screen.print(chips_table(record["results"]))
     write_record(record, json)
     if html is not None:
         write_text(html, render_simulation(record))
@@ -172,86 +179,9 @@ def simulate(
 
 
 def _check_pipelines(pipelines: list[str]) -> None:
-    """Refuse a pipeline that there is not."""
+    """Raise ValueError if a pipeline name is unknown."""
     from softmaxkit.engine.engine import PIPELINES
 
     for name in pipelines:
         if name not in PIPELINES:
-            raise ValueError(f"--pipeline is {any_of(PIPELINES)}, not {name!r}")
-
-
-def _table(record: dict[str, Any]) -> Table:
-    """Return a row for each method, pipeline and context."""
-    from softmaxkit.report.simulation import layers_left_out
-
-    inputs, results = record["inputs"], record["results"]
-    unit = "token" if inputs["phase"] == "generation" else "prompt"
-    title = f"Attention of {inputs['model']['name']} on {inputs['hardware']['name']}, a {unit}"
-    title = "\n".join([title, *layers_left_out(results)])
-    table = Table(title=title, box=SIMPLE_HEAD)
-    table.add_column("method")
-    table.add_column("pipeline")
-    for heading in (
-        "context",
-        "cycles",
-        "time, s",
-        "energy, uJ",
-        "area, mm2",
-        "keys loaded: cycles",
-        "stall, %",
-        "used, %",
-        "waits: memory",
-        "unit",
-        "drain",
-    ):
-        table.add_column(heading, justify="right")
-    for result in results:
-        known = "energy_uj" in result
-        table.add_row(
-            name_of(result),
-            result["pipeline"],
-            f"{result['context']:,}",
-            f"{result['cycles']:,}",
-            f"{result['seconds']:.3g}",
-            f"{result['energy_uj']:,.4g}" if known else "–",
-            f"{result['area_mm2']:,.3g}" if known else "–",
-            f"{result['computed_cycles']:,}",
-            f"{result['stall_percent']:.1f}",
-            f"{result['utilization_percent']:.1f}",
-            *(f"{result[f'{name}_percent']:.1f}" for name in ("memory", "unit", "drain")),
-        )
-    return table
-
-
-def _notes(results: list[dict[str, Any]]) -> list[str]:
-    """Return by what part energies go, one line each, and why those of the whole are missing."""
-    notes = []
-    for result in results:
-        parts = sorted(result["energy_uj_by_part"].items(), key=lambda part: -part[1])
-        amounts = ", ".join(f"{name} {amount:,.4g}" for name, amount in parts)
-        notes.append(f"uJ of {name_of(result)} {result['pipeline']} at {result['context']:,}: {amounts}")
-    missing = dict.fromkeys(reason for result in results for reason in result.get("without_energy", ()))
-    return [*notes, *(f"no energy of the whole: {reason}" for reason in missing)]
-
-
-def _chips_table(results: list[dict[str, Any]]) -> Table:
-    """Return a row for each number of chips: what a query exchanges, and for how long it waits."""
-    table = Table(title="Keys split over chips", box=SIMPLE_HEAD)
-    table.add_column("method")
-    table.add_column("pipeline")
-    for heading in ("context", "chips", "exchanges", "bytes a query", "waits, us", "time, s", "energy, uJ"):
-        table.add_column(heading, justify="right")
-    for result in results:
-        for each in result["chips"]:
-            table.add_row(
-                name_of(result),
-                result["pipeline"],
-                f"{result['context']:,}",
-                f"{each['chips']:,}",
-                str(each["exchanges"]),
-                f"{each['bytes_per_query']:,}",
-                f"{1e6 * each['waiting_seconds']:,.2f}",
-                f"{each['seconds']:.3g}",
-                f"{each['energy_uj']:,.4g}" if "energy_uj" in each else "–",
-            )
-    return table
+            raise ValueError(f"--pipeline must be {any_of(PIPELINES)}, got {name!r}")

@@ -18,12 +18,12 @@ def study(
     config: Annotated[
         str | None,
         typer.Argument(
-            metavar="STUDY", help="A study's name, or a .toml file; left out, lists the studies.", show_default=False
+            metavar="STUDY", help="Name of a study, or a .toml file; without it, list the studies.", show_default=False
         ),
     ] = None,
     text: TextOption = None,
     seed: Annotated[
-        list[int] | None, typer.Option(help="In place of the study's own; may be given again.", show_default=False)
+        list[int] | None, typer.Option(help="Seed, instead of the study's own. Repeatable.", show_default=False)
     ] = None,
     output: Annotated[
         Path,
@@ -31,15 +31,16 @@ def study(
             "--output", "-o", metavar="DIR", callback=writable_folder, help="Folder for models and finished points."
         ),
     ] = Path("softmaxkit-study"),
-    jobs: Annotated[int, typer.Option(min=1, help="Seeds to train side by side, each in a process of its own.")] = 1,
+    jobs: Annotated[int, typer.Option(min=1, help="Seeds to train in parallel, each in its own process.")] = 1,
     json: JsonOption = None,
     html: Annotated[
-        Path | None, typer.Option(metavar="PATH", callback=writable_file, help="Write a page with the picture there.")
+        Path | None,
+        typer.Option(metavar="PATH", callback=writable_file, help="Write an HTML page with a chart to this file."),
     ] = None,
 ) -> None:
-    """Train and measure every point of a study: methods, start values, budgets, with every seed.
+    """Train and measure every point of a study (method, initial values, training budget) with every seed.
 
-    Ctrl-C stops it; finished points are kept, and the same command continues from there.
+    After Ctrl-C, finished points are kept, and the same command continues from there.
     """
     from softmaxkit.files import write_text
     from softmaxkit.report.study import render_study
@@ -65,7 +66,7 @@ def study(
 
 
 def _table(record: dict[str, Any]) -> Table:
-    """Return a row for each method, setting and mode: mean and spread over seeds."""
+    """Return a table with a row per method, setting and mode: mean and spread over seeds."""
     from softmaxkit.report.study import setting, shown, summary
 
     table = Table("method", "setting", "mode", "loss, nats", f"against {BASELINE.method}", box=SIMPLE_HEAD)

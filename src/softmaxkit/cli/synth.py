@@ -28,20 +28,37 @@ from softmaxkit.cli.engines import (
 from softmaxkit.cli.options import (
     ALL,
     ContextOption,
-    InputFile,
     JsonOption,
     SpecOption,
     given,
-    refuse,
-    writable_file,
-    writable_folder,
 )
 from softmaxkit.cli.silicon_tables import cells_table, counts_table, placed_table, remarks, title_of
+from softmaxkit.cli.synth_options import (
+    NOT_OF_ENGINES,
+    CellsOption,
+    ClockOption,
+    CornerOption,
+    DefineOption,
+    DeviceOption,
+    IncludeOption,
+    LibertyOption,
+    MappedStorageOption,
+    MarkdownOption,
+    NetlistsOption,
+    ParameterOption,
+    ParetoOption,
+    PlaceOption,
+    PlaceSeedOption,
+    SramOption,
+    TopOption,
+    VerilogOption,
+    WiresOption,
+    check_options,
+)
 from softmaxkit.cli.units import (
     LANES,
     MAX_ROW,
     STORAGE,
-    STORAGE_HELP,
     DepthOption,
     HeadOption,
     HeadTextOption,
@@ -50,14 +67,12 @@ from softmaxkit.cli.units import (
     MaxRowOption,
     ModelOption,
     SetsOption,
-    check_head_options,
     chosen_units,
     constants_option,
     kind_of,
     sizes,
 )
 from softmaxkit.methods import ALL_METHODS, method_class
-from softmaxkit.methods.base.answers import Storage
 from softmaxkit.methods.base.forms import Kind, forms_of
 from softmaxkit.recipe import Recipe
 
@@ -66,126 +81,24 @@ if TYPE_CHECKING:
     from softmaxkit.studies.silicon import UnitToMap
 
 
-OF_UNITS = (
-    *("constants", "sets", "lanes", "max_row", "depth", "storage", "sram"),
-    *("layer", "head", "text", "context", "pareto"),
-)
-"""Options for units, which anybody's Verilog has no use for."""
-
-OF_PARETO = ("clock", "depth", "storage", "constants", "sets", "spec", "model", "layer", "head", "text", "context")
-"""Options that `--pareto` chooses itself, or that go with one unit."""
-
-NOT_OF_ENGINES = ("sets", "pareto", "place", "device", "seed", "markdown")
-"""Options that an engine has no use for."""
-
-OF_VERILOG = ("top", "include", "define", "parameter")
-"""Options for anybody's Verilog."""
-
-
-def _names_of_cells() -> list[str]:
-    """Return what `--cells` takes."""
-    from softmaxkit.flow.cells.processes import PROCESSES
-    from softmaxkit.flow.fpga import FAMILIES
-
-    return [*PROCESSES, *FAMILIES]
-
-
 def synth(
     command: typer.Context,
     method: Annotated[str | None, unit_argument(ALL)] = None,
-    cells: Annotated[
-        str,
-        typer.Option(
-            help="sky130 or asap7; or, for quick counts, an FPGA: ice40, ecp5, nexus or xilinx.",
-            autocompletion=_names_of_cells,
-        ),
-    ] = "sky130",
+    cells: CellsOption = "sky130",
     lanes: LanesOption = LANES,
-    clock: Annotated[
-        float | None,
-        typer.Option(
-            metavar="NS", help="Clock period to meet, in ns.", show_default="8 for sky130, 1 for asap7, 10 for --place"
-        ),
-    ] = None,
-    wires: Annotated[
-        bool, typer.Option("--wires/--no-wires", help="Estimate wires, by the pins that a net drives.")
-    ] = True,
-    liberty: Annotated[
-        list[Path] | None,
-        typer.Option(
-            **InputFile,
-            metavar="FILE",
-            help="Liberty file of the library, plain or gzip, in place of the package's tables; may be given again.",
-            show_default=False,
-        ),
-    ] = None,
-    corner: Annotated[
-        list[Path] | None,
-        typer.Option(
-            **InputFile,
-            metavar="FILE",
-            help="Liberty file of another corner, to time the netlist at too; may be given again.",
-            show_default=False,
-        ),
-    ] = None,
-    sram: Annotated[
-        list[Path] | None,
-        typer.Option(
-            **InputFile,
-            metavar="FILE",
-            help="Liberty file of SRAM macros of which the memories outside are made; may be given again.",
-            show_default="published figures of the process's",
-        ),
-    ] = None,
-    verilog: Annotated[
-        list[Path] | None,
-        typer.Option(
-            **InputFile,
-            metavar="FILE",
-            help="Anybody's Verilog in place of a unit; may be given again.",
-            show_default=False,
-        ),
-    ] = None,
-    top: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Top module of --verilog.", show_default=False)
-    ] = None,
-    include: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--include",
-            "-I",
-            exists=True,
-            file_okay=False,
-            metavar="DIR",
-            help="Folder of files that --verilog includes; may be given again.",
-            show_default=False,
-        ),
-    ] = None,
-    define: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--define",
-            "-D",
-            metavar="NAME[=VALUE]",
-            help="Macro for --verilog; may be given again.",
-            show_default=False,
-        ),
-    ] = None,
-    parameter: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--parameter",
-            "-P",
-            metavar="NAME=VALUE",
-            help="Parameter of the top module of --verilog; may be given again.",
-            show_default=False,
-        ),
-    ] = None,
+    clock: ClockOption = None,
+    wires: WiresOption = True,
+    liberty: LibertyOption = None,
+    corner: CornerOption = None,
+    sram: SramOption = None,
+    verilog: VerilogOption = None,
+    top: TopOption = None,
+    include: IncludeOption = None,
+    define: DefineOption = None,
+    parameter: ParameterOption = None,
     max_row: MaxRowOption = MAX_ROW,
     depth: DepthOption = None,
-    storage: Annotated[
-        Storage | None, typer.Option(help=STORAGE_HELP, show_default=f"{STORAGE}; memory in an FPGA")
-    ] = None,
+    storage: MappedStorageOption = None,
     constants: Annotated[Kind | None, constants_option("the method's forms; baked with --model")] = None,
     sets: SetsOption = 1,
     spec: SpecOption = None,
@@ -194,35 +107,11 @@ def synth(
     head: HeadOption = 0,
     text: HeadTextOption = None,
     context: ContextOption = Recipe().context,
-    place: Annotated[
-        bool, typer.Option("--place", help="Place and route in the FPGA by nextpnr: clock, and what of it is used.")
-    ] = False,
-    device: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="Device for --place: 25k, 45k or 85k of ecp5, up5k of ice40, lifcl-40 of nexus.",
-            show_default="the smallest",
-        ),
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of --place.")] = 1,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="DIR",
-            callback=writable_folder,
-            help="Write netlists and longest paths there, or bitstreams.",
-        ),
-    ] = None,
-    pareto: Annotated[
-        bool,
-        typer.Option(
-            "--pareto",
-            help="Main forms at three clocks, then with 4 and 16 lanes or up to --lanes; what is finished is kept.",
-        ),
-    ] = False,
+    place: PlaceOption = False,
+    device: DeviceOption = None,
+    seed: PlaceSeedOption = 1,
+    output: NetlistsOption = None,
+    pareto: ParetoOption = False,
     of_method: OfMethodOption = None,
     rows: RowsOption = ROWS,
     columns: ColumnsOption = COLUMNS,
@@ -230,15 +119,13 @@ def synth(
     keys: KeysOption = KEYS,
     pipeline: PipelineOption = None,
     json: JsonOption = None,
-    markdown: Annotated[
-        Path | None, typer.Option(metavar="PATH", callback=writable_file, help="Write the table there, as Markdown.")
-    ] = None,
+    markdown: MarkdownOption = None,
 ) -> None:
-    """Map hardware units to standard cells: area, clock, power and energy, every output compared with the integers.
+    """Map hardware units to standard cells: area, clock, power and energy, with every output checked.
 
-    Netlists run on real attention scores; rows that wait are counted apart, and so are loadable tables. With --storage
-    memory rows wait in SRAM, which has figures of its own. With "engine" in place of METHOD it is an attention engine
-    around the unit of --method, on random queries.
+    Netlists are simulated on real attention scores and compared with the exact integers. The row buffer and loadable
+    tables are listed separately. With --storage memory, rows are stored in SRAM, which has its own figures. With
+    "engine" in place of METHOD, map an attention engine around the unit of --method, on random queries.
     """
     from softmaxkit.files import write_text
     from softmaxkit.report import silicon as as_markdown
@@ -247,40 +134,12 @@ def synth(
     require_amaranth()
     from softmaxkit.flow.fpga import FAMILIES
     from softmaxkit.flow.place import TARGET, Placing
-    from softmaxkit.flow.routers import device_of
     from softmaxkit.studies.engines import EngineOptions, synthesize_engines
     from softmaxkit.studies.pareto import LANES as PARETO_LANES
     from softmaxkit.studies.pareto import pareto as study
     from softmaxkit.studies.silicon import SynthesisOptions, Verilog, storage_in, synthesize_units, synthesize_verilog
 
-    if cells not in _names_of_cells():
-        raise ValueError(f"--cells is {', '.join(_names_of_cells())}, not {cells!r}")
-    if clock is not None and not 0 < clock < 1e6:
-        raise ValueError(f"--clock is a period in ns, more than 0, not {clock:g}")
-    if place:
-        device_of(cells, device)
-        refuse(
-            given(command, "liberty", "corner", "sram", "wires", "pareto", "markdown"),
-            f"--cells {cells} has no cells of a library",
-        )
-    else:
-        refuse(given(command, "device", "seed"), "without --place nothing is placed")
-    if cells in FAMILIES and not place:
-        refuse(
-            given(command, "liberty", "corner", "sram", "clock", "wires", "output", "pareto", "markdown"),
-            f"--cells {cells} is for counts, without cells of a library, timing or netlist; --place has timing",
-        )
-    if verilog:
-        if any(each is not None for each in (method, spec, model)):
-            raise ValueError("--verilog takes the place of METHOD, --spec and --model; leave them out")
-        refuse(given(command, *OF_UNITS), "--verilog is a design as it is")
-    else:
-        refuse(given(command, *OF_VERILOG), "units have a top module and files of their own, without --verilog")
-        check_head_options(command, model)
-    if sram and not pareto and storage != "memory":
-        refuse(given(command, "sram"), "Liberty files of SRAM say of which macros --storage memory is made")
-    if pareto:
-        refuse(given(command, *OF_PARETO, "corner", "output"), "--pareto has clocks and forms of its own")
+    check_options(command)
     if pareto and not given(command, "lanes"):
         lanes = PARETO_LANES[-1]
     kind = kind_of(constants, sets)
@@ -338,13 +197,13 @@ def _units(
     cells: str,
     kind: Kind | None,
 ) -> list[UnitToMap]:
-    """Return the units to synthesise: all forms of methods, those of a spec, or the one of a model's head."""
+    """Return the units to synthesise: all forms of the methods or of a spec, or the unit of a model's head."""
     from softmaxkit.studies.silicon import unit_of_head, units_of_forms
 
     if method is not None and spec is None and model is None:
         return units_of_forms(_of_sets(_forms(method), unit_sizes), unit_sizes, cells)
     if method is not None and method.lower() == ALL:
-        raise ValueError(f"{ALL!r} stands for the methods' own forms; leave it out with --spec or --model")
+        raise ValueError(f"{ALL!r} selects the methods' own forms; leave it out with --spec or --model")
     ((chosen, trained),) = chosen_units(method, spec, model, layer, head, text, context)
     if trained is None:
         return units_of_forms(_of_sets(forms_of(chosen), unit_sizes), unit_sizes, cells)
@@ -352,30 +211,30 @@ def _units(
 
 
 def _of_sets(forms: Sequence[Form], unit_sizes: Mapping[str, Any]) -> list[Form]:
-    """Return the forms of such sizes: with several sets of constants, those whose constants are loaded."""
+    """Return the forms that the sizes allow: with several sets of constants, only those with loadable constants."""
     return [form for form in forms if not (form.baked and "sets" in unit_sizes)]
 
 
 def _forms(method: str | None) -> list[Form]:
-    """Return the forms of a method, or of all.
+    """Return the forms of a method, or of all methods.
 
     Raises:
-        ValueError: none is given, or there is no such method.
+        ValueError: there is no METHOD, or it is unknown.
     """
     if method is None:
-        raise ValueError(f"--pareto takes a METHOD, or {ALL}")
+        raise ValueError(f"--pareto needs a METHOD, or {ALL}")
     classes = [method_class(name) for name in (ALL_METHODS if method.lower() == ALL else [method])]
     return [form for spec_class in classes for form in spec_class.forms()]
 
 
 def _raise_failures(results: list[dict[str, Any]], clock: float | None) -> None:
-    """Raise RuntimeError where a netlist is wrong, or misses a clock period, in ns, that was asked for."""
+    """Raise RuntimeError if a netlist is wrong, does not fit, or misses the clock period, in ns, of --clock."""
     if wrong := [result for result in results if result.get("faults")]:
-        raise RuntimeError(f"netlists differ from the integers: {', '.join(map(title_of, wrong))}")
+        raise RuntimeError(f"netlists differ from the exact integers: {', '.join(map(title_of, wrong))}")
     if unplaced := [result["unplaced"] for result in results if "unplaced" in result]:
         raise RuntimeError(unplaced[0])
     if clock is not None and (late := [result for result in results if not result.get("clock_met", True)]):
         periods = ", ".join(
             f"{title_of(result)} {1e3 / result.get('fastest_mhz', result['fmax_mhz']):.2f} ns" for result in late
         )
-        raise RuntimeError(f"a clock of {clock:g} ns cannot be met; what can: {periods}")
+        raise RuntimeError(f"a clock of {clock:g} ns cannot be met; the fastest netlists reach {periods}")

@@ -14,37 +14,37 @@ from softmaxkit.cli.options import JsonOption, MethodsOption, SpecsOption, chose
 from softmaxkit.recipe import TaskRecipe
 
 FIGURE_TITLES = {"classes": "accuracy", "similarity": "rank correlation", "answers": "F1 of answers"}
-"""What is measured, by the kind of a task."""
+"""The metric of each kind of task."""
 
 KEYS = ("method", "variant", "mode")
 
 
 def tasks(
-    model: Annotated[str, typer.Argument(help="An encoder: a folder or a hub name.", show_default=False)],
+    model: Annotated[str, typer.Argument(help="An encoder: a folder or hub name.", show_default=False)],
     task: Annotated[
         list[str],
         typer.Argument(
-            help="Tasks: folders with a train and a test file (.tsv, .csv, .jsonl, SQuAD's .json), or data sets' "
-            "names, such as nyu-mll/glue:mrpc.",
+            help="Tasks: folders with a train and a test file (.tsv, .csv, .jsonl, SQuAD's .json), or hub data sets, "
+            "e.g. nyu-mll/glue:mrpc.",
             show_default=False,
         ),
     ],
     method: MethodsOption = None,
     spec: SpecsOption = None,
-    examples: Annotated[int, typer.Option(min=1, help="Examples to fine-tune on, at most.")] = TaskRecipe().examples,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over them.")] = TaskRecipe().epochs,
-    length: Annotated[int, typer.Option(min=8, help="Tokens of an example, at most.")] = TaskRecipe().length,
-    learning_rate: Annotated[float, typer.Option(help="Highest learning rate.")] = TaskRecipe().learning_rate,
+    examples: Annotated[
+        int, typer.Option(min=1, help="Maximum number of examples to fine-tune on.")
+    ] = TaskRecipe().examples,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over these examples.")] = TaskRecipe().epochs,
+    length: Annotated[int, typer.Option(min=8, help="Maximum length of an example in tokens.")] = TaskRecipe().length,
+    learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = TaskRecipe().learning_rate,
     eight_bit: Annotated[
-        bool, typer.Option(help="Fine-tune with 8-bit linear layers, the baseline with exact softmax too.")
+        bool, typer.Option(help="Fine-tune with 8-bit linear layers, including the exact-softmax baseline.")
     ] = True,
     fine_tune: Annotated[
         bool,
-        typer.Option("--fine-tune", help="Fine-tune with their integers also methods that would only be calibrated."),
+        typer.Option("--fine-tune", help="Also fine-tune, in integers, methods that are otherwise only calibrated."),
     ] = False,
-    seed: Annotated[
-        list[int] | None, typer.Option(min=0, help="Seed; may be given again.", show_default="0, 1 and 2")
-    ] = None,
+    seed: Annotated[list[int] | None, typer.Option(min=0, help="Seed. Repeatable.", show_default="0, 1 and 2")] = None,
     output: Annotated[
         Path,
         typer.Option(
@@ -53,9 +53,9 @@ def tasks(
     ] = Path("softmaxkit-tasks"),
     json: JsonOption = None,
 ) -> None:
-    """Measure methods in an encoder on tasks, fine-tuned with several seeds; similarity without training.
+    """Measure the methods in an encoder on tasks, fine-tuned with several seeds; similarity tasks need no training.
 
-    Ctrl-C stops it; finished results are kept, and the same command continues from there.
+    After Ctrl-C, finished results are kept, and the same command continues from there.
     """
     from softmaxkit.studies.resume import alone_in
     from softmaxkit.studies.tasks import TaskOptions, measure_tasks
@@ -73,7 +73,7 @@ def tasks(
 
 
 def _tables(record: dict[str, Any]) -> list[Table]:
-    """Return a table for each task: mean and spread over seeds."""
+    """Return one table per task: mean and spread over seeds."""
     from softmaxkit.report.study import shown, summary
     from softmaxkit.studies.tasks import main_figure
 
@@ -85,7 +85,7 @@ def _tables(record: dict[str, Any]) -> list[Table]:
         table.add_column("method", no_wrap=True)
         for heading in ("mode", "training"):
             table.add_column(heading)
-        for heading in ("mean", "against baseline", "worst"):
+        for heading in ("mean", "change from baseline", "worst change"):
             table.add_column(heading, justify="right")
         for value, change in zip(summary(results, figure), summary(results, "change_points"), strict=True):
             members = [result for result in results if all(result[key] == value[key] for key in KEYS)]

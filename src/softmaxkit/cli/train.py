@@ -38,7 +38,7 @@ def train(
         typer.Option(
             "--from",
             metavar="MODEL",
-            help="Fine-tune this model: a folder, hub name, or GGUF file; or smollm2, where installed.",
+            help="Fine-tune this model: a folder, hub name or GGUF file; or smollm2, if installed.",
             show_default="a new small byte-level GPT",
         ),
     ] = None,
@@ -48,26 +48,26 @@ def train(
     learning_rate: Annotated[
         float | None,
         typer.Option(
-            help="Highest learning rate.", show_default=f"{Recipe().learning_rate}, or {FINE_TUNING_RATE} with --from"
+            help="Peak learning rate.", show_default=f"{Recipe().learning_rate}, or {FINE_TUNING_RATE} with --from"
         ),
     ] = None,
     context: ContextOption = Recipe().context,
     mode: Annotated[
         Literal["float", "integer"],
-        typer.Option(help="Integers are the hardware's, with straight-through gradients."),
+        typer.Option(help="Train in float, or with the hardware's integers and straight-through gradients."),
     ] = "float",
     seed: SeedOption = 0,
     overwrite: OverwriteOption = False,
     json: JsonOption = None,
 ) -> None:
-    """Train a language model with a method in it, from scratch or from another model.
+    """Train a language model with a method in it, from scratch or starting from another model.
 
-    Ctrl-C saves a checkpoint; the same command then continues from there.
+    Ctrl-C saves a checkpoint, and the same command then continues from there.
     """
     chosen = chosen_spec(method, spec)
     start = with_gguf(start, gguf)
     if learning_rate is not None and learning_rate <= 0:
-        raise ValueError(f"--learning-rate is positive, not {learning_rate}")
+        raise ValueError(f"--learning-rate must be positive, got {learning_rate}")
     recipe = chosen_recipe(steps, context, start is not None, learning_rate)
     check_output_folder(output, overwrite)
     from softmaxkit.studies.resume import alone_in

@@ -1,4 +1,4 @@
-"""Options that the verbs for hardware share, and the spec and head that they choose."""
+"""Options that the hardware verbs share, and the spec and head that they select."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ if TYPE_CHECKING:
 
 LANES, MAX_ROW = 1, 256
 STORAGE: Storage = "flip-flops"
-"""The sizes of a unit where none are given; with `--cells` of an FPGA, storage is memory."""
+"""Default sizes of a unit; if `--cells` is an FPGA, the default storage is memory."""
 
-LanesOption = Annotated[int, typer.Option(help="Scores a cycle.")]
-MaxRowOption = Annotated[int, typer.Option(help="Scores of the longest row.")]
+LanesOption = Annotated[int, typer.Option(help="Scores per cycle.")]
+MaxRowOption = Annotated[int, typer.Option(help="Length of the longest row in scores.")]
 DepthOption = Annotated[
-    int | None, typer.Option(help="Pipeline registers, not counting buffers.", show_default="the unit's own")
+    int | None, typer.Option(help="Pipeline registers, excluding buffers.", show_default="the unit's own")
 ]
-STORAGE_HELP = "Where rows and loadable tables are held."
+STORAGE_HELP = "Storage of rows and loadable tables; memory is SRAM or block RAM."
 SetsOption = Annotated[
-    int, typer.Option(min=1, help="Sets of loadable constants; rows say theirs, and none waits for another's.")
+    int, typer.Option(min=1, help="Sets of loadable constants; each row selects one, and switching takes no time.")
 ]
 StorageOption = Annotated[Storage, typer.Option(help=STORAGE_HELP)]
 ModelOption = Annotated[
     str | None,
     typer.Option(
-        metavar="NAME_OR_PATH", help="A calibrated model, one of whose heads gives method, constants and scores."
+        metavar="NAME_OR_PATH", help="Take the method, constants and scores from a head of this calibrated model."
     ),
 ]
 HeadTextOption = Annotated[
@@ -40,7 +40,7 @@ HeadTextOption = Annotated[
     typer.Option(
         "--text",
         metavar="FILE",
-        help="Text that the --model runs on.",
+        help="Text file that the --model is run on.",
         show_default="the Python standard library's source",
     ),
 ]
@@ -49,17 +49,17 @@ HeadOption = Annotated[int, typer.Option(help="Head of the layer, from 0.")]
 
 
 def number_or_all(text: str | int) -> int | None:
-    """Return a number, or None for "all", as the options of `rtl` take it.
+    """Parse a layer or head of `rtl`: a number, or None for "all".
 
     Raises:
-        typer.BadParameter: it is neither.
+        typer.BadParameter: the text is neither.
     """
     if text == ALL:
         return None
     try:
         return int(text)
     except ValueError:
-        raise typer.BadParameter(f"a number from 0, or {ALL}, not {text!r}") from None
+        raise typer.BadParameter(f"must be a number from 0, or {ALL}, got {text!r}") from None
 
 
 LayersOption = Annotated[
@@ -71,8 +71,8 @@ HeadsOption = Annotated[
 
 
 def constants_option(default: str) -> Any:
-    """Return the option for the kind of units, whose help says what comes where it is left out."""
-    return typer.Option(help="Units of this kind alone: constants baked in, or loaded.", show_default=default)
+    """Return the --constants option, with a description of its default."""
+    return typer.Option(help="Only units of this kind: constants baked in, or loadable.", show_default=default)
 
 
 def chosen_units(
@@ -85,10 +85,10 @@ def chosen_units(
     context: int,
     rows: int | None = None,
 ) -> list[tuple[Spec, TrainedHead | None]]:
-    """Return the spec, or that of each head of a model, with the head; `layer` and `head` are None for all.
+    """Return the selected spec without a head; or, of a model, the specs and heads. `layer` or `head` None means all.
 
     Raises:
-        ValueError: too little or too much is given, or the model has another method in it.
+        ValueError: the options are incomplete or contradictory, or the model has another method in it.
     """
     if model is None:
         return [(chosen_spec(method, spec_file), None)]
@@ -96,39 +96,37 @@ def chosen_units(
 
     heads = read_heads(model, layer, head, text, context, rows)
     if method is not None or spec_file is not None:
-        wanted = chosen_spec(method, spec_file)
+        expected = chosen_spec(method, spec_file)
         for each in heads:
-            same = wanted == each.spec if spec_file is not None else wanted.method == each.spec.method
+            same = expected == each.spec if spec_file is not None else expected.method == each.spec.method
             if not same:
                 raise ValueError(
-                    f"layer {each.layer} of {model} has {each.spec.name} in it; "
-                    "leave METHOD and --spec out, or give that"
+                    f"layer {each.layer} of {model} has {each.spec.name} in it, not {expected.name}; "
+                    "leave METHOD and --spec out"
                 )
     return [(each.spec, each) for each in heads]
 
 
 def check_head_options(command: typer.Context, model: str | None) -> None:
-    """Refuse, with a ValueError, the options of a model's head where there is no model."""
+    """Raise ValueError if there are options for a model's head, but no model."""
     if model is None:
         options = " and ".join(given(command, "layer", "head", "text", "context"))
         if options:
-            raise ValueError(
-                f"{options} say which head of a --model, and what to run it on; give one, or leave {options} out"
-            )
+            raise ValueError(f"without --model there is no head for {options}; add --model, or leave {options} out")
 
 
 def sizes(lanes: int, max_row: int, depth: int | None, storage: Storage | None, sets: int = 1) -> dict[str, Any]:
-    """Return the sizes of a unit as `Spec.unit` takes them; one set of constants goes without saying."""
+    """Return the sizes of a unit as arguments of `Spec.unit`; `sets` is included only if there are several."""
     several = {"sets": sets} if sets > 1 else {}
     return {"lanes": lanes, "max_row": max_row, "depth": depth, "storage": storage or STORAGE, **several}
 
 
 def kind_of(constants: Kind | None, sets: int) -> Kind | None:
-    """Return the kind of units that is asked for: several sets of constants are loadable ones.
+    """Return the requested kind of units; several sets of constants imply loadable ones.
 
     Raises:
-        ValueError: they are to be baked in.
+        ValueError: baked-in constants with several sets.
     """
     if sets > 1 and constants == "baked":
-        raise ValueError(f"--sets {sets} are of loadable constants; leave --sets or --constants baked out")
+        raise ValueError(f"--sets {sets} needs loadable constants; leave out --sets, or --constants baked")
     return "loadable" if sets > 1 else constants

@@ -73,18 +73,21 @@ def verify(
     layer: LayerOption = 0,
     head: HeadOption = 0,
     outputs: Annotated[
-        int, typer.Option(min=1, help="Outputs to compare of each method, at least; of an engine 200,000.")
+        int, typer.Option(min=1, help="Minimum number of outputs to compare per method; for engines, 200,000.")
     ] = 2_000_000,
     inject_fault: Annotated[
         bool,
-        typer.Option("--inject-fault", help="First break one gate or table bit, which --seed chooses."),
+        typer.Option(
+            "--inject-fault",
+            help="Test the check itself: first break a gate or table bit, selected by --seed; the run must then fail.",
+        ),
     ] = False,
     waveform: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
             callback=writable_file,
-            help="Write the waveform (VCD) of the first run that fails, or of a short one.",
+            help="Write the waveform (VCD) of the first failing run, or of a short run if none fails.",
         ),
     ] = None,
     seed: SeedOption = 0,
@@ -98,10 +101,9 @@ def verify(
     pipeline: PipelineOption = None,
     json: JsonOption = None,
 ) -> None:
-    """Compare every output of a method's hardware unit with the exact integers; exit code 1 if any differs.
+    """Simulate a method's hardware unit and compare every output with the exact integers; exit code 1 if any differs.
 
-    With "engine" in place of METHOD it is an attention engine around the unit of --method, whose cycles are compared
-    too.
+    With "engine" in place of METHOD, verify an attention engine around the unit of --method, including its cycles.
     """
     from softmaxkit.studies.hardware import require_amaranth
 
@@ -113,8 +115,8 @@ def verify(
 
     if not can_verilate():
         console.print(
-            "Verilator, make, perl or a C++ compiler is missing: Amaranth's simulator compares a fiftieth of the "
-            "outputs; get them with pip install 'softmaxkit[hardware]' and your system's packages make, perl and g++"
+            "Verilator, make, perl or a C++ compiler is missing, so Amaranth's simulator compares a fiftieth of the "
+            "outputs; install them with pip install 'softmaxkit[hardware]' and the system packages make, perl and g++"
         )
     if method == ENGINE:
         engine = EngineOptions(rows, columns, channels, keys, pipeline, storage, depth)
@@ -130,7 +132,7 @@ def verify(
     refuse_engine_options(command)
     every = method == ALL
     if every and (spec is not None or model is not None):
-        raise ValueError(f"{ALL!r} stands for the methods' defaults; leave it out with --spec or --model")
+        raise ValueError(f"{ALL!r} selects the methods' defaults; leave it out with --spec or --model")
     check_head_options(command, model)
     names = [*ALL_METHODS] if every else [method]
     chosen = [unit for name in names for unit in chosen_units(name, spec, model, layer, head, text, context)]
@@ -142,7 +144,7 @@ def verify(
 
 
 def _finish(record: dict[str, Any], json: Path | None, inject_fault: bool) -> None:
-    """Show and write the record, and raise what is wrong."""
+    """Print the table, write the record, and raise RuntimeError on failures."""
     results = record["results"]
     results_console(json).print(_table(results))
     write_record(record, json)
@@ -150,19 +152,19 @@ def _finish(record: dict[str, Any], json: Path | None, inject_fault: bool) -> No
 
 
 def _raise_failures(results: list[dict[str, Any]], inject_fault: bool) -> None:
-    """Raise RuntimeError where a unit is wrong, or where a fault that was put into it was not noticed."""
+    """Raise RuntimeError if a unit is wrong, or if an injected fault was not detected."""
     if missed := [result["injected_fault"] for result in results if inject_fault and not result["faults"]]:
         raise RuntimeError(
-            f"an injected fault was not noticed, since no result that was compared depends on it: {'; '.join(missed)}; "
-            "choose another with --seed, or compare more with --outputs"
+            f"an injected fault was not detected, since no compared output depends on it: {'; '.join(missed)}; "
+            "choose another with --seed, or compare more outputs with --outputs"
         )
     if failed := [result for result in results if result["faults"] or not result["compared"]]:
         names = ", ".join(dict.fromkeys(f"{result['method']} {result['unit']}".strip() for result in failed))
-        raise RuntimeError(f"the hardware differs from the integers it stands for: {names}")
+        raise RuntimeError(f"the hardware differs from the exact integers: {names}")
 
 
 def _table(results: list[dict[str, Any]]) -> Table:
-    table = Table(title="Outputs of the hardware against the integers", box=SIMPLE_HEAD)
+    table = Table(title="Hardware outputs compared with the exact integers", box=SIMPLE_HEAD)
     table.add_column("method", no_wrap=True)
     table.add_column("unit")
     for heading in ("lanes", "compared", "mismatches", "cycles", "seconds"):

@@ -1,4 +1,4 @@
-"""Charts over all methods at once: the change in loss, and training."""
+"""Charts over all methods: the change in loss, and training."""
 
 import math
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ import plotly.graph_objects as go  # type: ignore[import-untyped, unused-ignore]
 
 from softmaxkit.report.columns import change, spread_of
 from softmaxkit.report.record import MODES, Variant
-from softmaxkit.report.style import REFERENCE_COLOUR, axis, base_layout, percent
+from softmaxkit.report.style import LABEL_BACKGROUND, REFERENCE_COLOUR, axis, base_layout, percent
 
 _KEY = "loss_change_percent"
 _LINEAR_PERCENT = 0.1
@@ -54,7 +54,7 @@ def loss_change(variants: Sequence[Variant]) -> go.Figure | None:
             height=70 + round(26 * (heights[0] - heights[-1] + 1)),
             hovermode="closest",
             xaxis=axis(
-                title="change in loss against exact softmax in floating point",
+                title="change in loss from exact softmax in floating point",
                 tickvals=places,
                 ticktext=names,
                 range=[squeezed(ticks[0]) - beside * span, squeezed(ticks[-1]) + beside * span],
@@ -65,7 +65,7 @@ def loss_change(variants: Sequence[Variant]) -> go.Figure | None:
             annotations=[_value_beside(variant, height) for variant, height in zip(shown, heights, strict=True)],
             meta={
                 "narrow_below": 820,
-                # On a phone, names and figures stand above the dots: beside them there is no room.
+                # On a phone, names and figures go above the dots, because there is no room next to them.
                 "narrow": {
                     "height": 80 + round(42 * (heights[0] - heights[-1] + 1)),
                     "margin": {"l": 10, "r": 10, "t": 16, "b": 48},
@@ -85,7 +85,7 @@ def loss_change(variants: Sequence[Variant]) -> go.Figure | None:
 
 
 def training(variants: Sequence[Variant]) -> go.Figure | None:
-    """Draw each training's smoothed loss as a line and its held-out losses as dots."""
+    """Draw the smoothed loss of each training run as a line and its held-out losses as dots."""
     figure = go.Figure()
     curves_of_method: dict[str, int] = {}
     for variant in variants:
@@ -126,19 +126,19 @@ _TRAINING_HOVER = "%{fullData.name}, step %{x}: %{y:.4f} nats<extra></extra>"
 def smoothed(
     steps: Sequence[float | None], values: Sequence[float | None]
 ) -> tuple[list[float | None], list[float | None]]:
-    """Return a curve's running mean over about a hundredth of it, thinned to what a chart can show."""
+    """Return a curve's running mean over a window of about 1% of its length, thinned to a few hundred points."""
     length = min(len(steps), len(values))
     reach = length // 200
-    kept = range(0, length, max(1, length // _POINTS_OF_A_CURVE))
+    positions = range(0, length, max(1, length // _POINTS_OF_A_CURVE))
     means: list[float | None] = []
-    for position in kept:
+    for position in positions:
         near = [value for value in values[max(0, position - reach) : position + reach + 1] if value is not None]
         means.append(sum(near) / len(near) if near else None)
-    return [steps[position] for position in kept], means
+    return [steps[position] for position in positions], means
 
 
 def _spaced(variants: Sequence[Variant]) -> list[float]:
-    """Return a height for each variant, the first on top, with a wider gap between methods."""
+    """Return a vertical position for each variant, the first on top, with a wider gap between methods."""
     heights = [0.0]
     for above, below in pairwise(variants):
         heights.append(heights[-1] - (1.0 if above.method == below.method else 1.4))
@@ -146,7 +146,7 @@ def _spaced(variants: Sequence[Variant]) -> list[float]:
 
 
 def squeezed(value: float) -> float:
-    """Return where a percentage lies on an axis that is linear near zero and logarithmic far from it."""
+    """Return the position of a percentage on an axis that is linear near zero and logarithmic far from it."""
     return math.asinh(value / _LINEAR_PERCENT)
 
 
@@ -163,7 +163,7 @@ def percent_ticks(least: float, greatest: float) -> list[float]:
 
 
 def _reach(variants: Sequence[Variant]) -> tuple[float, float]:
-    """Return the least and the greatest change in loss, spreads included."""
+    """Return the smallest and largest change in loss, including spreads."""
     ends = [
         value + sign * (_spread(variant, mode) or 0)
         for variant in variants
@@ -175,7 +175,7 @@ def _reach(variants: Sequence[Variant]) -> tuple[float, float]:
 
 
 def error_bar(value: float, spread: float | None, colour: str) -> dict[str, Any]:
-    """Return a figure's spread as a bar on the squeezed axis; invisible where the spread is not known."""
+    """Return a figure's spread as an error bar on the squeezed axis; invisible if the spread is unknown."""
     if not spread:
         return {"visible": False}
     place = squeezed(value)
@@ -194,18 +194,18 @@ def _spread(variant: Variant, mode: str) -> float | None:
 
 
 def _written(variant: Variant, mode: str) -> str:
-    """Return a change in loss as text, with its spread where that is known."""
+    """Return a change in loss as text, with its spread if known."""
     value, spread = variant.figure(_KEY, mode), _spread(variant, mode)
     return change(value) if spread is None else f"{change(value)} ± {spread:.2f}%"
 
 
 def _labelled(variant: Variant) -> str:
-    """Return the mode whose figure is written: integer, or the only one."""
+    """Return the mode whose figure is printed: integer, or the only one."""
     return "integer" if variant.figure(_KEY, "integer") is not None else "float"
 
 
 def _value_beside(variant: Variant, height: float) -> dict[str, Any]:
-    """Return the label of the integer dot, or of the only dot, on the side away from the other dot and its bar."""
+    """Return the label of the integer dot, or the only dot, placed away from the other dot and its bar."""
     mode = _labelled(variant)
     values = {mode: value for mode in MODES if (value := variant.figure(_KEY, mode)) is not None}
     right = values[mode] >= max(values.values())
@@ -222,7 +222,7 @@ def _value_beside(variant: Variant, height: float) -> dict[str, Any]:
 
 
 def _above(variant: Variant, height: float) -> dict[str, Any]:
-    """Return a variant's name and figure, to stand above its dots at the left edge."""
+    """Return a label with a variant's name and figure, placed above its dots at the left edge."""
     return {
         "x": 0,
         "xref": "paper",
@@ -230,7 +230,7 @@ def _above(variant: Variant, height: float) -> dict[str, Any]:
         "y": height,
         "yshift": 17,
         "showarrow": False,
-        "bgcolor": "rgba(255, 255, 255, 0.8)",
+        "bgcolor": LABEL_BACKGROUND,
         "text": f"{variant.shortened(22)}  {_written(variant, _labelled(variant))}",
         "font": {"size": 12},
     }

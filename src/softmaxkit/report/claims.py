@@ -1,4 +1,4 @@
-"""The ledger of the papers' claims, as Markdown and as a page of its own."""
+"""The ledger of the papers' claims, as Markdown and as an HTML page."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def claims_markdown(record: Mapping[str, Any]) -> str:
     lines = [
         "# Claims",
         "",
-        "What the methods' papers claim, and what becomes of it here. `softmaxkit claims --markdown docs/claims.md`",
-        "writes this page from the records in `results/`; figures and verdicts are read from them, never typed in.",
+        "The claims of the methods' papers, and our measurements. `softmaxkit claims --markdown docs/claims.md` writes",
+        "this page from the records in `results/`; figures and verdicts are read from them, never typed in.",
         "",
-        "- *reproduced*, *not reproduced*: in our setting our figure, with its spread, reaches the claim or does not.",
-        "- *not comparable*: our setting differs so much that reaching the figure shows nothing.",
+        "- *reproduced*, *not reproduced*: in our setting, our figure with its spread reaches the claim, or does not.",
+        "- *not comparable*: our setting differs too much for our figure to confirm or refute the claim.",
         "- *not measured*: a record is missing, or something has to be built first.",
         "",
         f"{tally(results)}.",

@@ -1,4 +1,4 @@
-"""The columns of the table: one list says which figures are shown, and how."""
+"""The columns of the results table: a single list defines which figures are shown, and how."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ ABSENT = "–"
 
 
 class Cell(NamedTuple):
-    """What one cell of the table says: a figure, and a smaller remark beneath it, such as its spread over seeds."""
+    """A table cell: a figure, and a smaller remark below it, e.g. its spread over seeds."""
 
     text: str
     remark: str = ""
@@ -21,8 +21,8 @@ class Cell(NamedTuple):
 class Column(NamedTuple):
     """A figure of a result and how the table shows it.
 
-    A column in `both_modes` has its floating-point and integer figures side by side; any other shows the integer
-    figure where there is one, and the floating-point figure elsewhere. `further` are the keys of what the remark says.
+    A column with `both_modes` shows the floating-point and integer figures next to each other; any other shows the
+    integer figure if there is one, else the floating-point figure. `further` are the keys that the remark uses.
     """
 
     key: str
@@ -35,7 +35,7 @@ class Column(NamedTuple):
 
 
 def number(specification: str, unit: str = "") -> Callable[[Any], str]:
-    """Return a function that writes a figure by a format specification, with a true minus sign."""
+    """Return a function that formats a figure by a format specification, with a true minus sign."""
 
     def write(value: Any) -> str:
         if value is None:
@@ -85,13 +85,13 @@ def _spread(key: str, write: Callable[[Any], str]) -> Callable[[Result], str]:
 
 
 def spread_of(result: Result, key: str) -> float | None:
-    """Return the standard deviation of a figure over the seeds; None of a single seed, or where it is not known."""
+    """Return the standard deviation of a figure over the seeds; None for a single seed, or if it is unknown."""
     spread = finite(result.get(f"{key}_spread"))
     return None if spread is None or spread < 0 or len(seeds_of(result)) == 1 else spread
 
 
 def seeds_of(result: Result) -> Sequence[Any]:
-    """Return the seeds that a result is the mean of; empty in records that do not say, which are of one seed."""
+    """Return the seeds over which a result is averaged; empty for records without the key, which have one seed."""
     seeds = result.get("seeds")
     return seeds if isinstance(seeds, list | tuple) else ()
 
@@ -110,7 +110,7 @@ COLUMNS = (
         "loss_change_percent",
         "Change in loss",
         change,
-        "loss against exact softmax in floating point",
+        "relative to exact softmax in floating point",
         both_modes=True,
         remark=_spread("loss_change_percent", number(",.2f", "%")),
         further=("loss_change_percent_spread",),
@@ -120,14 +120,14 @@ COLUMNS = (
         "words_right_percent",
         "Words right",
         number(".2f", "%"),
-        "words of held-out text all of whose tokens are the model's first choice after what precedes them",
+        "words of held-out text whose every token is the model's top prediction",
         both_modes=True,
     ),
     Column(
         "row_sum_mean",
         "Row sum",
         _sum,
-        "sum of a row of attention probabilities, mean and range; 1 for real softmax",
+        "sum of a row of attention probabilities: mean and range; 1 for exact softmax",
         remark=_range("row_sum_min", "row_sum_max", _sum),
         further=("row_sum_min", "row_sum_max"),
     ),
@@ -135,20 +135,20 @@ COLUMNS = (
         "saturated_scores_percent",
         "Saturated",
         number(".3f", "%"),
-        "scores beyond the range of their codes, which is no loss where their probability is nil",
+        "scores outside the range of their codes; harmless if their probability is negligible",
     ),
-    Column("verified_outputs", "Verified", number(",.0f"), "outputs of the hardware that equal the integer model's"),
+    Column("verified_outputs", "Verified", number(",.0f"), "hardware outputs that equal those of the integer model"),
     Column(
         "area_um2",
         "Area, µm²",
         number(",.0f"),
-        "cells of the unit of one lane, with constants that can be loaded; rows wait in a memory outside",
+        "cells of a unit with one lane and loadable constants, excluding the row memory",
     ),
     Column(
         "fmax_mhz",
         "Clock, MHz",
         number(",.0f"),
-        "the clock that the netlist of this area and energy reaches; beneath, the fastest netlist that was tried",
+        "maximum clock of the netlist with this area and energy; below it, the fastest netlist that was tried",
         remark=_fastest,
         further=("fastest_mhz", "area_of_fastest_um2"),
     ),
@@ -156,8 +156,8 @@ COLUMNS = (
         "energy_pj_per_element",
         "Energy, pJ",
         number(",.1f"),
-        "energy of the unit for one score, at the clock that all share; beneath, its bounds: without glitches, "
-        "and with all of them",
+        "energy of the unit per score, at a clock common to all methods; below it, bounds without glitches and with "
+        "all of them",
         remark=_glitches,
         further=("energy_without_glitches_pj_per_element", "energy_with_all_glitches_pj_per_element"),
     ),
@@ -165,20 +165,20 @@ COLUMNS = (
         "memory_area_um2",
         "Memory, µm²",
         number(",.0f"),
-        "published SRAM macros, of the unit's process, of which the memory is made in which rows wait",
+        "area of the row memory, made of published SRAM macros in the same process",
     ),
     Column(
         "memory_energy_pj_per_element",
         "Memory, pJ",
         number(",.1f"),
-        "energy of that memory for one score, by its accesses in the simulation",
+        "energy of the row memory per score, by its accesses in the simulation",
     ),
     Column("latency_cycles", "Latency", number(",.0f"), "cycles from a row's first score to its last result"),
     Column(
         "speedup_over_torch",
         "Speed-up",
         _times,
-        "kernel on one thread of this CPU, over torch.softmax; the range is over rounds",
+        "of our kernel over torch.softmax, on one thread of this CPU; the range is over rounds",
         remark=_range("speedup_over_torch_low", "speedup_over_torch_high", _times),
         further=("speedup_over_torch_low", "speedup_over_torch_high"),
     ),
@@ -186,7 +186,7 @@ COLUMNS = (
         "trained_steps",
         "Trained, steps",
         number(",.0f"),
-        "optimiser steps of the model, and how the method came into it",
+        "optimiser steps of the model, and how the method was introduced",
         remark=lambda result: str(result.get("training_description") or ""),
         further=("training_description",),
     ),
@@ -194,13 +194,13 @@ COLUMNS = (
 
 
 def have_spread(variants: Sequence[Variant]) -> bool:
-    """Has any figure of the table a spread over seeds?"""
+    """Return whether any figure of the table has a spread over seeds."""
     results = [result for variant in variants for result in variant.results.values()]
     return any(spread_of(result, column.key) is not None for result in results for column in COLUMNS)
 
 
 def shown(variants: Sequence[Variant]) -> list[Column]:
-    """Return the columns for which some result has a figure."""
+    """Return the columns for which at least one result has a figure."""
     results = [result for variant in variants for result in variant.results.values()]
     return [column for column in COLUMNS if any(result.get(column.key) is not None for result in results)]
 
@@ -226,7 +226,7 @@ def _cell(column: Column, result: Result) -> Cell:
 
 
 def sheet(variants: Sequence[Variant], columns: Sequence[Column]) -> Sheet:
-    """Return the table's figures with all their digits, under the names that they have in the record."""
+    """Return the table's figures with all digits, under their names in the record."""
     headings = ["method", "variant"]
     gathered: list[list[Any]] = [[variant.method.title, variant.name] for variant in variants]
 

@@ -1,4 +1,4 @@
-"""The one sentence that a reader should take away, which claims no more than the seeds can tell."""
+"""The main finding as one sentence, which claims no more than the spread over seeds supports."""
 
 from collections.abc import Sequence
 
@@ -18,7 +18,7 @@ def leaders(variants: Sequence[Variant]) -> list[Variant]:
 
 
 def finding(variants: Sequence[Variant]) -> str:
-    """Say which approximation has the lowest loss, how far from exact softmax it is, and whether that can be told."""
+    """Return a sentence on the approximation with the lowest loss, its distance from exact softmax, and the doubt."""
     mode, ranked = _compared(variants)
     if not ranked:
         return "The record has no approximation with a loss to compare."
@@ -46,10 +46,10 @@ def finding(variants: Sequence[Variant]) -> str:
 
 
 def tied(one: Variant, other: Variant, mode: str) -> bool | None:
-    """Do the intervals of mean ± spread of two variants overlap? None where the spread of either is not known.
+    """Return whether the intervals mean ± spread of two variants overlap; None if either spread is unknown.
 
-    The change against exact softmax is taken where it is known: exact softmax was trained with the same seeds, so that
-    much of what a seed does to both is not in it.
+    The change from exact softmax is preferred over the loss: exact softmax was trained with the same seeds, so much of
+    the variation between seeds cancels out.
     """
     for key in (_CHANGE, _LOSS):
         intervals = [_interval(variant, key, mode) for variant in (one, other)]
@@ -69,7 +69,7 @@ def _ties(ranked: Sequence[Variant], mode: str) -> list[Variant]:
 
 
 def _doubt(ranked: Sequence[Variant], mode: str) -> str:
-    """Return why the ranking may be chance, where the spread over seeds of the best or of the next is not known."""
+    """Return why the ranking may be chance, if the spread over seeds of the best or second-best is unknown."""
     if len(ranked) > 1:
         known = tied(ranked[0], ranked[1], mode) is not None
     else:
@@ -81,7 +81,7 @@ def _doubt(ranked: Sequence[Variant], mode: str) -> str:
 
 
 def _compared(variants: Sequence[Variant]) -> tuple[str, list[Variant]]:
-    """Return a mode, integers if any approximation was run in them, and its approximations, lowest loss first."""
+    """Return the mode to compare, integers if any approximation was run in them, and its ranking by loss."""
     ranked: list[Variant] = []
     for mode in _MODE_NAMES:
         losses = [(variant.figure(_LOSS, mode), variant) for variant in variants if not variant.method.is_baseline]

@@ -1,4 +1,4 @@
-"""The ledger of the papers' claims as the pages show it."""
+"""The ledger of the papers' claims, as shown on HTML pages."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ DETAILS = {"source": "Source", "published": "Paper", "measured": "Here", "why": 
 
 
 def tally(results: Sequence[Result]) -> str:
-    """Return how many claims have which verdict, in words."""
+    """Return the number of claims by verdict, in words."""
     counts = Counter(result["verdict"] for result in results)
     verdicts = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
     return f"{len(results)} claim{'s'[: len(results) != 1]}: {verdicts}"
 
 
 class Ledger(NamedTuple):
-    """The ledger as the pages' templates take it.
+    """The ledger in the form that the page templates expect.
 
     Attributes:
-        tally: how many claims have which verdict.
-        folder: of the records.
+        tally: the number of claims by verdict, in words.
+        folder: the folder of the records.
         columns: headings of the table, by key of a result.
         results: the claims.
-        sheet: the table as text, with the reasons.
+        sheet: the table for export as CSV, including the reasons.
     """
 
     tally: str

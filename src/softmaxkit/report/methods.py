@@ -1,4 +1,4 @@
-"""What a record says of its methods: titles, colours, published figures, and which is the baseline."""
+"""The methods of a record: titles, colours, published figures, and the baseline."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,9 +16,9 @@ class Method(NamedTuple):
     Attributes:
         name: its name in the record's results.
         title: its name as its authors write it.
-        colour: as "#0072b2", the same in every chart.
-        is_baseline: is this what the other methods are compared with?
-        published: figures of its hardware in papers, as the record has them.
+        colour: e.g. "#0072b2", the same in every chart.
+        is_baseline: whether the other methods are compared with this one.
+        published: figures of its hardware from papers, as in the record.
     """
 
     name: str
@@ -29,9 +29,9 @@ class Method(NamedTuple):
 
 
 def read_methods(record: Mapping[str, Any], names: Iterable[str]) -> dict[str, Method]:
-    """Return the methods of these names, in order of appearance.
+    """Return the methods with these names, in order of appearance.
 
-    A method of which the record says nothing, as in older records, goes by its name and takes a colour of the palette.
+    A method without metadata, as in older records, gets its name as title and a colour from the palette.
     """
     described = _mapping(record.get("methods"))
     baseline = baseline_name(record)
@@ -40,7 +40,7 @@ def read_methods(record: Mapping[str, Any], names: Iterable[str]) -> dict[str, M
     for name in dict.fromkeys(names):
         about = _mapping(described.get(name))
         colour = str(about.get("colour"))
-        if not _COLOUR.fullmatch(colour):  # it goes into the page's CSS, where other text could do more than colour
+        if not _COLOUR.fullmatch(colour):  # the colour goes into the page's CSS: prevent injection
             colour = REFERENCE_COLOUR if name == baseline else next(palette)
         published = about.get("published")
         entries = published if isinstance(published, list | tuple) else ()
@@ -55,7 +55,7 @@ def read_methods(record: Mapping[str, Any], names: Iterable[str]) -> dict[str, M
 
 
 def baseline_name(record: Mapping[str, Any]) -> str | None:
-    """Return the method that the others are compared with: in older records, which do not say, that of result 0."""
+    """Return the method that the others are compared with; in older records without metadata, that of result 0."""
     described = record.get("methods")
     if not isinstance(described, Mapping):
         return next((str(result["method"]) for result in record["results"]), None)

@@ -1,5 +1,6 @@
-"""The page of a comparison: what its template is filled with."""
+"""The HTML page of a comparison, and the parts that all pages share."""
 
+import json
 from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ from softmaxkit.report.finding import finding, leaders
 from softmaxkit.report.ledger import Ledger
 from softmaxkit.report.record import MODES, Variant, read_variants
 from softmaxkit.report.sheets import script_text, sheet_json
+from softmaxkit.report.style import DARK_COLOURS
 from softmaxkit.report.trade_off import has_memory, trade_off
 
 TEMPLATES = files("softmaxkit.report") / "templates"
@@ -22,7 +24,7 @@ SCRIPTS = ("labels.js", "tables.js", "page.js")
 
 
 class Plot(NamedTuple):
-    """A chart for the page's script to draw; one of several in a section has a title, or is of a variant."""
+    """A chart for the page's script to draw; if a section has several, each has a title or a variant."""
 
     figure: Markup
     title: str = ""
@@ -30,19 +32,19 @@ class Plot(NamedTuple):
 
     @classmethod
     def of(cls, figure: go.Figure, title: str = "", variant: Variant | None = None) -> "Plot":
-        """Return a figure of Plotly as a chart of the page."""
+        """Convert a Plotly figure to a chart of the page."""
         return cls(script_text(figure.to_json()), title, variant)
 
 
 def render(record: Mapping[str, Any], claims: Mapping[str, Any] | None = None) -> str:
-    """Return a record of a comparison as one self-contained HTML page.
+    """Render the record of a comparison as a self-contained HTML page.
 
     Args:
         record: the JSON object that `softmaxkit compare` writes.
-        claims: that of `softmaxkit claims`, for a section on what the papers claim; None for none.
+        claims: the JSON object that `softmaxkit claims` writes, for a section on the papers' claims; None omits it.
 
     Returns:
-        The page, with its charts and the library that draws them; it loads nothing else.
+        The HTML, including the charts and the library that draws them; it loads no other resources.
 
     Raises:
         ValueError: the record has another schema or no results, or a result has no method or mode.
@@ -81,7 +83,7 @@ def render(record: Mapping[str, Any], claims: Mapping[str, Any] | None = None) -
 
 
 def fill(template: str, record: Mapping[str, Any], **content: Any) -> str:
-    """Return a page of a template, with what every page has: how it was made, and the library that draws."""
+    """Render a template with its content and the parts of every page: provenance, scripts and chart library."""
     return (
         templates()
         .get_template(template)
@@ -91,12 +93,13 @@ def fill(template: str, record: Mapping[str, Any], **content: Any) -> str:
             sections=provenance.sections(record),
             plotly_js=Markup(get_plotlyjs()),
             script=Markup("".join(TEMPLATES.joinpath(name).read_text(encoding="utf-8") for name in SCRIPTS)),
+            dark_colours=script_text(json.dumps(DARK_COLOURS)),
         )
     )
 
 
 def templates() -> Environment:
-    """Return the pages' templates."""
+    """Return the environment of the page templates."""
     return Environment(
         loader=PackageLoader("softmaxkit.report"),
         autoescape=True,

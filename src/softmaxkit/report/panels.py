@@ -1,4 +1,4 @@
-"""Charts with a small panel for each variant: the function itself, and its error on real scores."""
+"""Charts with a small panel per variant: the function itself, and its error on real scores."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -22,20 +22,20 @@ _MARGIN = {"l": 52, "r": 10, "t": 6, "b": 40}
 _DECADES = 6
 _LINES: Mapping[str, dict[str, Any]] = {
     "float": {"width": 1.6, "dash": "dot"},
-    # A value holds to halfway to its neighbours, so that the steps of the integers show as steps.
+    # Each value extends halfway to its neighbours, so that integers appear as steps.
     "integer": {"width": 1.8, "shape": "hvh"},
 }
 
 
 class Panel(NamedTuple):
-    """A variant, and its own small chart: the page sets as many side by side as there is room for."""
+    """A variant and its small chart; the page places as many next to each other as fit."""
 
     variant: Variant
     figure: go.Figure
 
 
 def function(variants: Sequence[Variant]) -> list[Panel]:
-    """Draw the probability that each variant gives as one score is swept, over that of real softmax."""
+    """Draw each variant's probability as one score is swept, on top of that of exact softmax."""
     panels = []
     probabilities: list[float | None] = []
     for variant, series in _shown(variants, "function"):
@@ -44,7 +44,7 @@ def function(variants: Sequence[Variant]) -> list[Panel]:
         figure.add_scatter(
             x=swept.get("score", []),
             y=swept.get("exact_probability", []),
-            name="real softmax",
+            name="exact softmax",
             mode="lines",
             line={"color": REFERENCE_BAND_COLOUR, "width": 6},
         )
@@ -63,7 +63,7 @@ def function(variants: Sequence[Variant]) -> list[Panel]:
 
 
 def error(variants: Sequence[Variant]) -> list[Panel]:
-    """Draw each variant's error against the distance from the row's maximum, over the distribution of the scores."""
+    """Draw each variant's error against the distance from the row's maximum, on top of the score distribution."""
     panels = []
     errors: list[float | None] = []
     for variant, series in _shown(variants, "error"):
@@ -92,18 +92,18 @@ def error(variants: Sequence[Variant]) -> list[Panel]:
 
 
 def _shown(variants: Sequence[Variant], part: str) -> list[tuple[Variant, list[tuple[str, Points]]]]:
-    """Return the variants that have this part of the series, each with the modes that have it."""
+    """Return the variants with this part of the series, each with the modes that have it."""
     return [(variant, series) for variant in variants if (series := _series(variant, part))]
 
 
 def _series(variant: Variant, part: str) -> list[tuple[str, Points]]:
-    """Return the modes that have this part; the baseline in floating point would be compared with itself."""
+    """Return the modes with this part, except the baseline in floating point, which is the reference itself."""
     modes = [mode for mode in MODES if not (variant.method.is_baseline and mode == "float")]
     return [(mode, points) for mode in modes if (points := variant.series(part, mode))]
 
 
 def _lay_out(panels: Sequence[Panel], across: str, scaled: str, values: Sequence[float | None]) -> None:
-    """Give all panels one vertical scale, logarithmic at first, and name the horizontal axes."""
+    """Give all panels a common vertical scale, initially logarithmic, and label the horizontal axes."""
     ranges = {"log": _log_range(values), "linear": _linear_range(values)}
     vertical = axis(
         type="log", range=ranges["log"], dtick=1, exponentformat="power", side="left", automargin=False, nticks=5
@@ -131,7 +131,7 @@ def _lay_out(panels: Sequence[Panel], across: str, scaled: str, values: Sequence
 
 
 def _log_range(values: Sequence[float | None]) -> list[float] | None:
-    """Return the exponents of ten that enclose the positive values, at most six decades below the greatest."""
+    """Return the range of the positive values as powers of ten, limited to the top six decades."""
     positive = [math.log10(value) for value in values if value is not None and value > 0]
     if not positive:
         return None

@@ -1,4 +1,4 @@
-"""Published figures beside ours: what the papers say of each unit, and what was measured here."""
+"""Published hardware figures compared with ours."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -8,18 +8,19 @@ from softmaxkit.report.record import Variant, finite
 from softmaxkit.report.sheets import Sheet
 
 PROCESS, TOOLS = "sky130", "open"
-"""Ours are mapped to this process with open tools, so only such figures are comparable."""
+"""Our units are mapped to this process with open-source tools, so only such figures are comparable."""
 
 
 class Figure(NamedTuple):
-    """A figure that both sides have.
+    """A figure that is compared.
 
     Attributes:
-        name: in the table.
-        unit: of both.
-        paper, ours: its key in published figures and in results.
-        format: how it is written.
-        ratio: what the ratio of two methods is called; empty where none is shown.
+        name: its name in the table.
+        unit: its unit on both sides.
+        paper: its key in published figures.
+        ours: its key in results.
+        format: formats a value.
+        ratio: name of the ratio between two methods; empty if none is shown.
     """
 
     name: str
@@ -32,7 +33,7 @@ class Figure(NamedTuple):
 
 FIGURES = (
     Figure("area", "µm²", "area_um2", "area_um2", number(",.0f", " µm²"), ratio="area"),
-    Figure("energy of one score", "pJ", "energy_pj", "energy_pj_per_element", number(",.3g", " pJ"), ratio="energy"),
+    Figure("energy per score", "pJ", "energy_pj", "energy_pj_per_element", number(",.3g", " pJ"), ratio="energy"),
     Figure("clock", "MHz", "fmax_mhz", "fmax_mhz", number(",.0f", " MHz")),
 )
 HEADINGS = ("paper", "ours")
@@ -40,7 +41,7 @@ _ratio = number(".3g", "×")
 
 
 class Unit(NamedTuple):
-    """A method's unit in a paper and here: its figures on both sides, by name."""
+    """A method's unit with its published and our figures, by name."""
 
     title: str
     source: str
@@ -49,7 +50,7 @@ class Unit(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """One line of the table: what is compared, the paper's figure and ours as text, and both as they are."""
+    """A line of the table: its label, the paper's figure and ours as text, and both as numbers."""
 
     what: str
     cells: Sequence[str]
@@ -58,7 +59,7 @@ class Comparison(NamedTuple):
 
 
 def against_papers(variants: Sequence[Variant]) -> list[Comparison]:
-    """Return the lines of the table; none where fewer than two of the published units were synthesised here."""
+    """Return the lines of the table; empty if fewer than two published units were synthesised here."""
     units = _units(variants)
     if len(units) < 2:
         return []
@@ -85,23 +86,23 @@ def _line(what: str, figure: Figure, *values: float) -> Comparison:
 
 
 def sheet(lines: Sequence[Comparison]) -> Sheet:
-    """Return the lines with all their digits, the units in a column of their own."""
+    """Return the table for export, with all digits and a column for the units."""
     return Sheet(["figure", "unit", *HEADINGS], [[line.what, line.unit, *line.values] for line in lines])
 
 
 def sources(variants: Sequence[Variant]) -> str:
-    """Return where the published figures of the table are from."""
+    """Return the sources of the published figures."""
     return "; ".join(dict.fromkeys(unit.source for unit in _units(variants) if unit.source))
 
 
 def _units(variants: Sequence[Variant]) -> list[Unit]:
-    """Return the published units that were synthesised here, the smallest in the papers first."""
+    """Return the published units that were synthesised here, by increasing published area."""
     units = [unit for variant in variants if not variant.name and (unit := _unit(variant))]
     return sorted(units, key=lambda unit: unit.paper["area"])
 
 
 def _unit(variant: Variant) -> Unit | None:
-    """Return a variant's unit, or None where the paper or the result lacks a figure or has another process."""
+    """Return a variant's unit; None if the paper or the result lacks a figure or uses another process."""
     published = next(
         (entry for entry in variant.method.published if (entry.get("process"), entry.get("tools")) == (PROCESS, TOOLS)),
         None,

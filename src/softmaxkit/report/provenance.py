@@ -1,4 +1,4 @@
-"""How a record was made, as text: its command, inputs, versions and results."""
+"""The provenance of a record as text: command, inputs, versions and results."""
 
 import json
 import shlex
@@ -9,7 +9,7 @@ from softmaxkit.report.record import MODES, Variant
 
 
 def subject(record: Mapping[str, Any]) -> list[str]:
-    """Return a few words for each input, such as its name."""
+    """Return a short description of each input, e.g. its name."""
     facts = []
     for key, value in _mapping(record.get("inputs")).items():
         if isinstance(value, Mapping):
@@ -20,13 +20,13 @@ def subject(record: Mapping[str, Any]) -> list[str]:
 
 
 def command(record: Mapping[str, Any]) -> str:
-    """Return the command as one would type it, or nothing if the record has none."""
+    """Return the command line, quoted for a shell; empty if the record has none."""
     words = record.get("command") or ()
     return words if isinstance(words, str) else shlex.join(str(word) for word in words)
 
 
 def sections(record: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Return the inputs and the versions, each a list of names and values."""
+    """Return the sections "Inputs" and "Versions", each with a list of names and values."""
     inputs = list(_flattened(_mapping(record.get("inputs"))))
     if "seed" in record:
         inputs.append(("seed", _text(record["seed"])))

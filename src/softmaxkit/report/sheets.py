@@ -1,4 +1,4 @@
-"""Tables as they are copied and downloaded: plain figures with all their digits, beside what the page shows."""
+"""Tables for copying and downloading: unrounded figures behind those that the page shows."""
 
 import json
 import math
@@ -9,19 +9,19 @@ from markupsafe import Markup
 
 
 class Sheet(NamedTuple):
-    """A table as CSV has it: a heading for each column, and the rows."""
+    """A table for CSV: the column headings, and the rows."""
 
     headings: Sequence[str]
     rows: Sequence[Sequence[Any]]
 
 
 def script_text(text: str) -> Markup:
-    """Return JSON in which no text can end the surrounding script element."""
+    """Escape JSON so that no text in it can close the surrounding script element."""
     return Markup(text.translate({ord(character): f"\\u{ord(character):04x}" for character in "<>&"}))
 
 
 def sheet_json(sheet: Sheet) -> Markup:
-    """Return a sheet as JSON for the page's script, every cell as the text that CSV has there."""
+    """Return a sheet as JSON for the page's script, with every cell as its CSV text."""
     rows = [[_written(value) for value in row] for row in sheet.rows]
     return script_text(json.dumps({"headings": list(sheet.headings), "rows": rows}))
 

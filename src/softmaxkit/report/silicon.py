@@ -1,4 +1,4 @@
-"""Records of `softmaxkit synth` as tables in Markdown, in which every row is one netlist."""
+"""Records of `softmaxkit synth` as Markdown tables, a row per netlist."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def _figure(key: str, specification: str = ",.0f") -> Callable[[Result], str]:
 
 
 def _three_digits(key: str, specification: str, least: float) -> Callable[[Result], str]:
-    """Return a column written by a specification, or with three digits where it is smaller than `least`."""
+    """Return a formatter that uses a specification, or three significant digits for figures below `least`."""
     return lambda result: _figure(key, specification if (result.get(key) or 0.0) >= least else ".3g")(result)
 
 
@@ -26,7 +26,7 @@ _area = partial(_three_digits, specification=",.0f", least=100)
 
 
 def unit_title(result: Result, methods: Mapping[str, Any]) -> str:
-    """Return what a result is called: the method's title, and the form."""
+    """Return the name of a result: the method's title and the form."""
     title = methods.get(result["method"], {}).get("title", result["method"])
     return ", ".join(filter(None, (str(title), result["form"] or result["variant"])))
 
@@ -63,7 +63,7 @@ PARTS: Columns = (
 
 
 def operating_points(record: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the lines of the table of a Pareto record: a row for every netlist, those of a form together."""
+    """Yield the lines of the table of a Pareto record: a row per netlist, grouped by form."""
     titles = [unit_title(result, record["methods"]) for result in record["results"]]
     together = sorted(record["results"], key=lambda result: titles.index(unit_title(result, record["methods"])))
     yield from _lines(record, together, OPERATING_POINTS)
@@ -75,9 +75,9 @@ def parts(record: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _lines(record: Mapping[str, Any], results: Sequence[Result], columns: Columns) -> Iterator[str]:
-    """Yield a table's lines, without the columns that no result has a figure for."""
+    """Yield a table's lines, omitting columns without figures."""
     written = [[unit_title(result, record["methods"]), *(write(result) for _, write in columns)] for result in results]
     headings = ["unit", *(heading for heading, _ in columns)]
-    kept = [place for place in range(len(headings)) if any(cells[place] != ABSENT for cells in written)]
+    filled = [place for place in range(len(headings)) if any(cells[place] != ABSENT for cells in written)]
     for cells in (headings, ["---"] * len(headings), *written):
-        yield f"| {' | '.join(cells[place] for place in kept)} |"
+        yield f"| {' | '.join(cells[place] for place in filled)} |"

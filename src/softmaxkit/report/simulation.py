@@ -1,4 +1,4 @@
-"""A simulation of the accelerator on a page: curves over the context, what an engine does when, and what it takes."""
+"""The HTML page of an accelerator simulation: curves over the context, timelines of an engine, and energy by part."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ Result = Mapping[str, Any]
 COLUMNS = (
     ("cycles", "Cycles", "{:,}"),
     ("seconds", "Time, s", "{:.3g}"),
-    ("energy_uj_per_token", "Energy a token, µJ", "{:,.4g}"),
+    ("energy_uj_per_token", "Energy per token, µJ", "{:,.4g}"),
     ("area_mm2", "Area, mm²", "{:,.3g}"),
-    ("computed_cycles", "Cycles with keys loaded", "{:,}"),
-    ("stall_percent", "of these the stall for the last rows, %", "{:.1f}"),
-    ("utilization_percent", "Multipliers used, %", "{:.1f}"),
-    ("memory_percent", "Waits for memory, %", "{:.1f}"),
-    ("unit_percent", "for its unit, %", "{:.1f}"),
+    ("computed_cycles", "Cycles without memory stalls", "{:,}"),
+    ("stall_percent", "of these stalled on the last rows, %", "{:.1f}"),
+    ("utilization_percent", "Multiplier utilisation, %", "{:.1f}"),
+    ("memory_percent", "Waiting for memory, %", "{:.1f}"),
+    ("unit_percent", "for the unit, %", "{:.1f}"),
     ("drain_percent", "for the last rows, %", "{:.1f}"),
 )
 CHIPS = (
     ("chips", "Chips", "{:,}"),
     ("exchanges", "Exchanges", "{}"),
-    ("bytes_per_query", "Bytes a query", "{:,}"),
-    ("waiting_seconds", "Waits, s", "{:.3g}"),
+    ("bytes_per_query", "Bytes per query", "{:,}"),
+    ("waiting_seconds", "Waiting, s", "{:.3g}"),
     ("seconds", "Time, s", "{:.3g}"),
     ("energy_uj", "Energy, µJ", "{:,.4g}"),
 )
 
 
 def render_simulation(record: Mapping[str, Any]) -> str:
-    """Return the record of a simulation as one self-contained HTML page.
+    """Render the record of a simulation as a self-contained HTML page.
 
     Args:
         record: the JSON object that `softmaxkit simulate` writes.
@@ -46,9 +46,9 @@ def render_simulation(record: Mapping[str, Any]) -> str:
     contexts = sorted({result["context"] for result in results})
     curves = {
         "seconds": "time, s",
-        "computed_cycles": "cycles with keys loaded",
-        "energy_uj_per_token": "energy a token, µJ",
-        "utilization_percent": "multipliers used, %",
+        "computed_cycles": "cycles without memory stalls",
+        "energy_uj_per_token": "energy per token, µJ",
+        "utilization_percent": "multiplier utilisation, %",
     }
     drawn = (
         [(title, curve(results, names, methods, key, title)) for key, title in curves.items()]
@@ -85,7 +85,7 @@ def render_simulation(record: Mapping[str, Any]) -> str:
             (name, context, [_shown(each, key, form) for key, _, form in CHIPS]) for name, context, each in split
         ],
         missing=list(dict.fromkeys(reason for result in results for reason in result.get("without_energy", ()))),
-        sources=_sources(results),
+        sources=_sources(names, results),
         context=contexts[-1],
         plots={
             "curves": [Plot.of(figure, title) for title, figure in drawn if figure],
@@ -96,9 +96,9 @@ def render_simulation(record: Mapping[str, Any]) -> str:
 
 
 def layers_left_out(results: Sequence[Result]) -> list[str]:
-    """Return which layers are not in the figures, a line for each context: "13 of 26 layers; 13 with windows left out".
+    """Return lines such as "13 of 26 layers; 13 with windows left out", which describe the layers not simulated.
 
-    Contexts share a line of which the same layers count; there is none where all layers do.
+    Contexts with the same layers share a line; there is no line for contexts that include all layers.
     """
     lines: dict[int, str] = {}
     for result in results:
@@ -115,7 +115,7 @@ def layers_left_out(results: Sequence[Result]) -> list[str]:
 
 
 def name_of(result: Result, title: str) -> str:
-    """Return what a result is called: method, variant and pipeline."""
+    """Return the name of a result: method, variant and pipeline."""
     return " ".join(filter(None, (title, result["variant"], result["pipeline"])))
 
 
@@ -124,7 +124,7 @@ def _shown(values: Mapping[str, Any], key: str, form: str) -> str:
 
 
 def _sheet(names: Sequence[str], results: Sequence[Result]) -> Sheet:
-    """Return the figures with all their digits."""
+    """Return the figures for export, with all digits."""
     keys = [key for key, *_ in COLUMNS]
     rows = [
         [name, result["context"], *(result.get(key) for key in keys)]
@@ -133,6 +133,14 @@ def _sheet(names: Sequence[str], results: Sequence[Result]) -> Sheet:
     return Sheet(["method", "context", *keys], rows)
 
 
-def _sources(results: Sequence[Result]) -> list[tuple[str, str]]:
-    """Return where the figures of each part are from."""
-    return list(dict.fromkeys(pair for result in results for pair in result.get("sources", {}).items()))
+def _sources(names: Sequence[str], results: Sequence[Result]) -> list[tuple[str, str, str]]:
+    """Return each part with each source of its figures and the methods and pipelines that use it, grouped by part."""
+    users: dict[tuple[str, str], dict[str, None]] = {}
+    for name, result in zip(names, results, strict=True):
+        for pair in result.get("sources", {}).items():
+            users.setdefault(pair, {})[name] = None
+    parts = [part for part, _ in users]
+    return [
+        (part, source, "all" if len(users[part, source]) == len(set(names)) else ", ".join(users[part, source]))
+        for part, source in sorted(users, key=lambda pair: parts.index(pair[0]))
+    ]

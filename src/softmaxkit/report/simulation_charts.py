@@ -1,4 +1,4 @@
-"""The pictures of a simulation: figures against the context, an engine's stages over time, and energy by part."""
+"""Charts of a simulation: figures against the context, an engine's stages over time, and energy by part."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Result = Mapping[str, Any]
 DASHES = {"token": "solid", "deferred": "dash", "element": "dot"}
 STAGES = {"qk": ("QK", "#0072b2"), "unit": ("row in the unit", "#e69f00"), "pv": ("PV", "#009e73")}
 BAR = 0.26
-"""Height of a stage's bar; three are one below the other for a query."""
+"""Height of a stage's bar, with three bars below each other per query."""
 
 PART_COLOURS = ("#0072b2", "#009e73", "#d55e00", *FURTHER_COLOURS, "#f0e442", REFERENCE_COLOUR)
 
@@ -23,7 +23,7 @@ PART_COLOURS = ("#0072b2", "#009e73", "#d55e00", *FURTHER_COLOURS, "#f0e442", RE
 def curve(
     results: Sequence[Result], names: Sequence[str], methods: Mapping[str, Method], key: str, title: str
 ) -> go.Figure | None:
-    """Draw a figure against the context, a line for each method and pipeline; None where no result has it."""
+    """Draw a figure against the context, a line per method and pipeline; None if no result has the figure."""
     figure = go.Figure()
     for name in dict.fromkeys(names):
         own = [each for each, other in zip(results, names, strict=True) if other == name and key in each]
@@ -51,7 +51,7 @@ def curve(
 
 
 def gantt(timeline: Sequence[Mapping[str, Any]]) -> go.Figure:
-    """Draw when the stages of an engine work on the last queries of a head: a row a query, a bar a stage."""
+    """Draw when an engine's stages work on the last queries of a head: a row per query, a bar per stage."""
     figure = go.Figure()
     for place, (stage, (title, colour)) in enumerate(STAGES.items()):
         figure.add_bar(
@@ -77,7 +77,7 @@ def gantt(timeline: Sequence[Mapping[str, Any]]) -> go.Figure:
 
 
 def by_part(results: Sequence[Result], names: Sequence[str]) -> go.Figure | None:
-    """Draw the energy of a token by part, a bar for each result, by its name; None where there are none."""
+    """Draw the energy per token by part, a bar per result; None if there are no results."""
     if not results:
         return None
     figure = go.Figure()
@@ -94,7 +94,7 @@ def by_part(results: Sequence[Result], names: Sequence[str]) -> go.Figure | None
             height=80 + 40 * len(names),
             showlegend=True,
             barmode="stack",
-            xaxis=axis(title="energy a token, µJ"),
+            xaxis=axis(title="energy per token, µJ"),
             yaxis=axis(autorange="reversed", showgrid=False),
         )
     )

@@ -1,4 +1,4 @@
-"""A study on a page: its question, its picture, and its figures over seeds."""
+"""The HTML page of a study: its question, its chart, and its figures over seeds."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ __all__ = ["constants", "picture", "render_study", "setting", "shown", "summary"
 
 Summary = Mapping[str, Any]
 
-_FIGURES = (("loss_nats", "Loss, nats", 4, ""), ("loss_change_percent", "Against exact", 2, "%"))
+_FIGURES = (("loss_nats", "Loss, nats", 4, ""), ("loss_change_percent", "Change from exact", 2, "%"))
 _ROW_SUM = ("row_sum_mean", "Row sum", 3, "")
 
 
 def render_study(record: Mapping[str, Any]) -> str:
-    """Return a study's record as one self-contained HTML page.
+    """Render the record of a study as a self-contained HTML page.
 
     Args:
         record: the JSON object that `softmaxkit study` writes.
@@ -63,7 +63,7 @@ def render_study(record: Mapping[str, Any]) -> str:
 
 
 def _sheet(columns: Sequence[Sequence[Summary]], keys: Sequence[str], titles: Mapping[str, str]) -> Sheet:
-    """Return the figures with all their digits: a column for each setting, mean and spread."""
+    """Return the figures for export, with all digits: a column per setting, and mean and spread of each figure."""
     settings = list(dict.fromkeys(key for group in columns[0] for key in group["settings"]))
     headings = ["method", "variant", *settings, "mode", "seeds", "diverged"]
     for key in keys:

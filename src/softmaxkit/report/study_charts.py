@@ -1,4 +1,4 @@
-"""The pictures of a study: a figure against a setting or the training step, and where learned constants go."""
+"""Charts of a study: a figure against a setting or the training step, and the course of learned constants."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ from typing import Any
 
 import plotly.graph_objects as go  # type: ignore[import-untyped, unused-ignore]
 
-from softmaxkit.report.style import FURTHER_COLOURS, REFERENCE_COLOUR, axis, base_layout
+from softmaxkit.report.style import FURTHER_COLOURS, REFERENCE_COLOUR, TEXT_COLOUR, axis, base_layout
 from softmaxkit.report.summary import Result, full_name, setting, summary
 
 TITLES = {
-    "loss_change_percent": "change in loss against exact softmax, %",
-    "perplexity_change_percent": "change in perplexity against exact softmax, %",
+    "loss_change_percent": "change in loss from exact softmax, %",
+    "perplexity_change_percent": "change in perplexity from exact softmax, %",
     "loss_nats": "held-out loss, nats per token",
     "row_sum_mean": "mean row sum",
     "step": "training step",
 }
-LINES = ("#0072b2", "#d55e00", "#009e73", *FURTHER_COLOURS, "#000000")
+LINES = ("#0072b2", "#d55e00", "#009e73", *FURTHER_COLOURS, TEXT_COLOUR)
 
 
 def picture(results: Sequence[Result], config: Mapping[str, Any], baseline: str | None = None) -> go.Figure | None:
     """Draw a figure against a setting or against the training step: means over seeds, with their spread.
 
     Args:
-        results: those of the record.
-        config: the study's picture: `x`, `y` and, where a paper has such a curve, `published`, its name, with
+        results: the record's results.
+        config: the chart's description: `x`, `y` and, if a paper has such a curve, its name `published` with
             `published_x` and `published_y`.
-        baseline: the method that the others are compared with; None takes that of the first result.
+        baseline: the method that the others are compared with; None for that of the first result.
 
     Returns:
-        The picture; None where the study has none, or nothing to draw.
+        The chart; None if the study describes none, or there is nothing to draw.
     """
     if not config or not results:
         return None
@@ -79,18 +79,18 @@ def picture(results: Sequence[Result], config: Mapping[str, Any], baseline: str 
 
 
 def _in_order(values: Iterable[Any]) -> list[Any]:
-    """Return the distinct values: numbers by size, anything else in order of appearance."""
+    """Return the distinct values: sorted if all are numbers, else in order of appearance."""
     distinct = list(dict.fromkeys(values))
     return sorted(distinct) if all(isinstance(value, int | float) for value in distinct) else distinct
 
 
 def _axis_type(values: Sequence[Any]) -> str:
-    """Return "log" for numbers of different magnitudes; with a 0 among them, which has no logarithm, "category"."""
+    """Return "log" for positive numbers over a wide range, "category" if a 0 is among them, else "-"."""
     if not all(isinstance(x, int | float) and x >= 0 for x in values):
         return "-"
     positive = [x for x in values if x] or [1]
-    wide = max(positive) >= 8 * min(positive)
-    return "-" if not wide else "log" if len(positive) == len(values) else "category"
+    wide_range = max(positive) >= 8 * min(positive)
+    return "-" if not wide_range else "log" if len(positive) == len(values) else "category"
 
 
 def _against(
@@ -98,8 +98,8 @@ def _against(
 ) -> dict[str, list[tuple[Any, float, float | None]]]:
     """Return the points of integer results against a setting, a line for every combination of the other settings.
 
-    Points where any seed diverged are left out: their mean would be of the lucky seeds alone. A method without this
-    setting, but with settings of its own, is drawn as a level line.
+    Points with a diverged seed are omitted, since the mean over the surviving seeds would be biased. A method that
+    lacks this setting but has settings of its own becomes a horizontal line.
     """
     lines: dict[str, list[tuple[Any, float, float | None]]] = {}
     x_values = _in_order(result["settings"][x] for result in results if x in result["settings"])
@@ -113,7 +113,7 @@ def _against(
         if x not in settings and not own:
             continue
         others = {key: value for key, value in settings.items() if key != x and key not in own}
-        # The variant says what the spec's settings say; it is needed only where those do not vary.
+        # The variant repeats the spec's settings, so the name includes it only if those do not vary.
         name = group["method"] if x.startswith("spec.") or own else full_name(group)
         line = lines.setdefault(f"{name} {setting({**others, **own})}".strip(), [])
         line.extend((place, group["mean"], group["spread"]) for place in ([settings[x]] if x in settings else x_values))
@@ -126,7 +126,7 @@ def _of_spec(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _curves(results: Sequence[Result], baseline: str) -> dict[str, list[tuple[Any, float, float | None]]]:
-    """Return the change in held-out loss against the baseline, trained alike, at each step that both curves have."""
+    """Return the change in held-out loss from the equally trained baseline, at each step that both curves have."""
     trained = [result for result in results if "training" in result.get("series", {})]
     curves: dict[str, dict[float, list[float]]] = {}
     for result in trained:
@@ -155,11 +155,11 @@ CURVE = ("held_out_step", "held_out_loss_nats")
 
 
 def constants(results: Sequence[Result]) -> list[tuple[str, go.Figure]]:
-    """Draw how each learned constant of the best point moves: means over each layer's heads; [] without any."""
-    moving = [result for result in results if result.get("series", {}).get("training", {}).get("constants")]
-    if not moving:
+    """Draw the course of each learned constant at the best point, averaged over each layer's heads; [] if none."""
+    with_constants = [result for result in results if result.get("series", {}).get("training", {}).get("constants")]
+    if not with_constants:
         return []
-    series = min(moving, key=lambda result: result["loss_nats"])["series"]["training"]
+    series = min(with_constants, key=lambda result: result["loss_nats"])["series"]["training"]
     panels = []
     for name in next(iter(series["constants"][0].values())):
         figure = go.Figure()

@@ -1,4 +1,4 @@
-"""Figures over seeds: mean, spread, and how many trainings diverged."""
+"""Figures over seeds: mean, spread, and the number of diverged training runs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def summary(results: Sequence[Result], figure: str) -> list[dict[str, Any]]:
 
     Returns:
         Dicts of `method`, `variant`, `mode` and `settings`; `mean`; `spread`, the standard deviation, None for a single
-        seed; `seeds`, how many have the figure; `diverged`, how many diverged.
+        seed; `seeds`, the number of seeds with the figure; `diverged`, the number that diverged.
     """
     groups: dict[str, list[Result]] = {}
     for result in results:
@@ -36,7 +36,7 @@ def summary(results: Sequence[Result], figure: str) -> list[dict[str, Any]]:
 
 
 def shown(value: Mapping[str, Any], digits: int, unit: str = "") -> str:
-    """Return a mean and its spread over seeds as text; empty where there is none."""
+    """Return a mean and its spread over seeds as text; empty if there is neither a mean nor a diverged run."""
     diverged = f"{value['diverged']} of {value['diverged'] + value['seeds']} diverged" if value["diverged"] else ""
     if value["mean"] is None:
         return diverged
@@ -46,7 +46,7 @@ def shown(value: Mapping[str, Any], digits: int, unit: str = "") -> str:
 
 
 def setting(settings: Mapping[str, Any]) -> str:
-    """Return what was varied as text."""
+    """Return the varied settings as text."""
     return ", ".join(f"{key.partition('.')[2]} {value}" for key, value in settings.items())
 
 

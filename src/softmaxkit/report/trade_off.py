@@ -1,4 +1,4 @@
-"""The main picture: accuracy against energy, a point for each method and variant, with the Pareto front."""
+"""The main chart: accuracy against energy, a point per unit, with the Pareto front."""
 
 from collections.abc import Sequence
 from math import log10
@@ -19,16 +19,16 @@ _TICKS, _FEW_TICKS = (
 
 
 class Point(NamedTuple):
-    """Where a unit stands.
+    """A unit in the chart.
 
     Attributes:
-        variant: what it computes.
-        energy: of one score in pJ.
-        loss: change in percent.
-        spread: of the loss over seeds.
-        form: which of the units of a variant it is; empty for that of the table.
-        area: in um2; None where the record has none.
-        bounds: of the energy, without glitches and with all of them.
+        variant: the variant that it computes.
+        energy: energy per score in pJ.
+        loss: change in loss in percent.
+        spread: standard deviation of `loss` over seeds.
+        form: the form of the unit; empty for the one in the results table.
+        area: area in um2; None if unknown.
+        bounds: energy without glitches and with all of them, in pJ.
     """
 
     variant: Variant
@@ -41,16 +41,16 @@ class Point(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Variant and form in a few words."""
+        """Variant and form, joined by a comma."""
         return ", ".join(filter(None, (self.variant.name, self.form)))
 
 
 def points(variants: Sequence[Variant], memory: bool = True) -> list[Point]:
-    """Return the points of the variants whose hardware was synthesised: of all units with the same integers.
+    """Return a point for each synthesised unit of the variants; a variant's units compute the same integers.
 
     Args:
-        variants: of the record.
-        memory: count the memory in which rows wait, where the record has its figures.
+        variants: the record's variants.
+        memory: include the row memory, if the record has its figures.
     """
     synthesised = []
     for variant in variants:
@@ -80,14 +80,14 @@ def points(variants: Sequence[Variant], memory: bool = True) -> list[Point]:
 
 
 def has_memory(variants: Sequence[Variant]) -> bool:
-    """Does any unit have figures of a memory?"""
+    """Return whether any unit has figures of a row memory."""
     return any(
         point.energy != alone.energy for point, alone in zip(points(variants), points(variants, False), strict=True)
     )
 
 
 def pareto_front(candidates: Sequence[Point]) -> list[Point]:
-    """Return the points of the Pareto front: by rising energy, and with less loss than all before them."""
+    """Return the Pareto front by increasing energy: each point has less loss than all before it."""
     front: list[Point] = []
     for point in sorted(candidates, key=lambda point: (point.energy, point.loss)):
         if not front or point.loss < front[-1].loss:
@@ -96,7 +96,7 @@ def pareto_front(candidates: Sequence[Point]) -> list[Point]:
 
 
 def trade_off(variants: Sequence[Variant], memory: bool = True) -> go.Figure | None:
-    """Draw each variant's change in loss against the energy of its units, with the memory of rows or without."""
+    """Draw each variant's change in loss against the energy of its units, with or without the row memory."""
     shown = points(variants, memory)
     if len(shown) < 2:
         return None
@@ -128,17 +128,15 @@ def trade_off(variants: Sequence[Variant], memory: bool = True) -> go.Figure | N
     margin = 0.06 * (squeezed(ticks[-1]) - squeezed(ticks[0]))
     decades = [log10(energy) for point in shown for energy in (point.energy, *(point.bounds or ()))]
     beside = 0.08 * (max(decades) - min(decades)) + 0.02
-    counted = ", memory included" if memory and has_memory(variants) else ""
+    counted = ", row memory included" if memory and has_memory(variants) else ""
+
+    left, right = min(decades) - beside, max(decades) + beside
 
     def across(what: str, ticks: Sequence[float]) -> dict[str, Any]:
-        return axis(
-            title=f"energy of one score{what}, pJ",
-            type="log",
-            tickvals=ticks,
-            ticktext=[f"{tick:g}" for tick in ticks],
-            range=[min(decades) - beside, max(decades) + beside],
-            automargin=False,
-        )
+        few = sum(left <= log10(tick) <= right for tick in ticks) < 2  # then Plotly chooses finer ones
+        fixed = {} if few else {"tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
+        title = f"energy per score{what}, pJ"
+        return axis(title=title, type="log", range=[left, right], automargin=False, **fixed)
 
     figure.update_layout(
         base_layout(
@@ -172,7 +170,7 @@ def trade_off(variants: Sequence[Variant], memory: bool = True) -> go.Figure | N
 
 
 def _glitches(point: Point) -> dict[str, Any]:
-    """Return the bounds of a point's energy as a bar; invisible where the record has none."""
+    """Return the bounds of a point's energy as an error bar; invisible if they are unknown."""
     if point.bounds is None:
         return {"visible": False}
     low, high = point.bounds
@@ -181,11 +179,13 @@ def _glitches(point: Point) -> dict[str, Any]:
 
 
 def _reach(point: Point) -> str:
-    return "" if point.bounds is None else f" ({_energy(point.bounds[0])} to {_energy(point.bounds[1])} by glitches)"
+    if point.bounds is None:
+        return ""
+    return f" ({_energy(point.bounds[0])} to {_energy(point.bounds[1])}, depending on glitches)"
 
 
 def _label(point: Point) -> dict[str, Any]:
-    """Return what the page's script needs to place a point's label; `x` and `y` are as the axes have them."""
+    """Return the data with which the page's script places a point's label; `x` and `y` are in axis coordinates."""
     return {
         "x": log10(point.energy),
         "y": squeezed(point.loss),
@@ -196,7 +196,7 @@ def _label(point: Point) -> dict[str, Any]:
 
 
 def _in_order(shown: Sequence[Point], front: Sequence[Point]) -> list[Point]:
-    """Return the points in the order in which labels are placed: those that matter most have the first choice."""
+    """Return the points in the order in which their labels are placed, the most important first."""
     best = {point.variant.method.name: point for point in sorted(shown, key=lambda point: -point.loss)}
     first = [point for point in shown if point in front or point in best.values() or point.variant.method.is_baseline]
     return first + [point for point in shown if point not in first]

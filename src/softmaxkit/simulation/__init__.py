@@ -1,1 +1,1 @@
-"""The accelerator on paper: cycles, time, energy and area of attention on engines that hold a softmax unit."""
+"""Analytical accelerator model: cycles, time, energy and area of attention on engines with a softmax unit."""

@@ -1,4 +1,4 @@
-"""Units as a package of hwcomponents, in which AccelForge and others look up what a component costs."""
+"""Export of units as an hwcomponents package, the format in which AccelForge and others look up component costs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ build-backend = "setuptools.build_meta"
 [project]
 name = "{PACKAGE.replace("_", "-")}"
 version = "1"
-description = "Softmax units of softmaxkit, by their synthesis, as components of hwcomponents"
+description = "Softmax units of softmaxkit as hwcomponents, with figures from their synthesis"
 requires-python = ">=3.12"
 dependencies = ["hwcomponents>=1.0.100"]
 
@@ -34,7 +34,7 @@ dependencies = ["hwcomponents>=1.0.100"]
 packages = ["{PACKAGE}"]
 """
 
-HEAD = '''"""Softmax units of softmaxkit, as `softmaxkit simulate --accelforge` wrote them."""
+HEAD = '''"""Softmax units of softmaxkit, written by `softmaxkit simulate --accelforge`."""
 
 from bisect import bisect_left
 
@@ -42,18 +42,18 @@ from hwcomponents import ActionCost, ComponentModel, action
 
 
 class _Unit(ComponentModel):
-    """A unit: `compute` is a score. Energies are of the netlist and of the memory in which rows wait,
-    leakage is of that memory.
+    """A softmax unit; one `compute` action processes one score. Energies include the netlist and the row memory;
+    leakage is that of the row memory only.
 
-    AccelForge takes a component's time from calls and throughput alone. So `throughput` has in it what rows wait, from
-    the first score to the last weight of `rows` rows behind each other. With `waits=False` it has not: weights leave as
-    fast as scores come, as if the operation were element-wise. `latency` is the time from the first score of a row to
-    its last weight.
+    AccelForge derives a component's time from the number of actions and the throughput alone. `throughput` therefore
+    includes the time that rows wait in the unit: it is taken from the first score to the last weight of `rows`
+    consecutive rows. With `waits=False` it does not: weights leave as fast as scores arrive, as if the operation were
+    element-wise. `latency` is the time from the first score of a row to its last weight.
 
     Args:
-        length: scores of a row; of the longest where left out.
-        rows: behind each other, before anything is done with their weights.
-        waits: does the throughput have in it what rows wait?
+        length: scores in a row; by default the longest row that the unit supports.
+        rows: consecutive rows that are processed before their weights are used.
+        waits: include the waiting time of rows in the throughput.
     """
 
     priority = 0.9
@@ -62,7 +62,7 @@ class _Unit(ComponentModel):
         self.length = self.memories[-1][0] if length is None else length
         if not 1 <= self.length <= self.memories[-1][0]:
             raise ValueError(
-                f"{self.component_name} is known for rows of 1 to {self.memories[-1][0]} scores, not {length}; "
+                f"{self.component_name} was exported for rows of 1 to {self.memories[-1][0]} scores, not {length}; "
                 "export it with a longer --context"
             )
         self.rows, self.waits = rows, waits
@@ -71,7 +71,7 @@ class _Unit(ComponentModel):
 
     @action
     def compute(self) -> ActionCost:
-        """Return the cost of a score."""
+        """Return the cost of one score."""
         beats = -(-self.length // self.lanes)
         latency, interval = _between(self.latencies, beats), _between(self.intervals, beats)
         cycles = self.rows * interval + (latency - interval if self.waits else 0)
@@ -81,7 +81,7 @@ class _Unit(ComponentModel):
 
 
 def _between(points, beats):
-    """Return the cycles of a row of so many beats, from points between which they lie on straight lines."""
+    """Return the cycles of a row of `beats` beats, interpolated linearly between (beats, cycles) points."""
     place = bisect_left(points, (beats,))
     end, cycles = points[place]
     if end == beats:
@@ -100,30 +100,30 @@ class $name(_Unit):
     clock_hz = $clock_hz
     area_m2 = $area_m2
     score_j = $score_j
-    # Beats of a row, with the cycles from its first score to its last weight, and to the first score of the next.
+    # Points (beats of a row, cycles): from its first score to its last weight, and to the first score of the next row.
     latencies = $latencies
     intervals = $intervals
-    # Rows of up to so many scores, with what the memory in which they wait takes: m2, J for a score, W of leakage.
+    # Row memories: longest row in scores, area in m2, energy in J per score, leakage in W.
     memories = $memories
 ''')
 
 Points = list[tuple[int, int]]
-"""Beats and cycles."""
+"""Pairs of beats and cycles."""
 
 
 def write_package(folder: Path, options: SimulationOptions, say: Say) -> list[str]:
-    """Write the units of the methods and pipelines as a package that pip installs, and an example.
+    """Write the units of the selected methods and pipelines as a pip-installable package, with an example.
 
     Args:
-        folder: for the project; what else is there stays.
-        options: which units.
-        say: called with why a pipeline is left out.
+        folder: the project folder; other files in it are kept.
+        options: selects the units.
+        say: called with the reason for each pipeline that is left out.
 
     Returns:
-        the names of its components.
+        The names of the package's components.
 
     Raises:
-        ValueError: no record says what a unit costs, or two units have one name; nothing is written then.
+        ValueError: no record has the cost of a unit, or two units have the same name; nothing is then written.
     """
     models = exported(options, say, _model)
     components = [_component(name) for name in models]
@@ -148,7 +148,7 @@ def _component(name: str) -> str:
 
 
 def _model(unit: Exported) -> str:
-    """Return the class of a unit."""
+    """Return the source of a unit's class."""
     hardware, costs = unit.options.hardware, unit.costs
     component, lanes = _component(unit.name), unit.engine.sizes.rows
     count = beats(costs.keys, lanes)
@@ -175,21 +175,21 @@ def _model(unit: Exported) -> str:
 
 
 def _written(values: Sequence[tuple[float, ...]]) -> str:
-    """Return tuples as Python, one a line."""
+    """Return tuples as Python source, one per line."""
     return "(\n" + "".join(f"        {value!r},\n" for value in values) + "    )"
 
 
 def _points(unit: Exported) -> tuple[Points, Points]:
     """Return the cycles of rows from the first score to the last weight, and to the first score of the next row.
 
-    With the division last, rows count as whole slices.
+    In the deferred pipeline, rows are rounded up to whole slices.
     """
     inside, lanes = unit.engine.unit, unit.engine.sizes.rows
     built, count = beats(inside.max_row, lanes), beats(unit.costs.keys, lanes)
     if isinstance(inside, DeferredUnit):
-        pace, most = inside.pace, inside.slice_beats
-        stays = inside.waits(most) + (most - 1) * pace
-        latencies = [(beat - 1) * pace + stays for beat in range(1, built + 1)]
+        pace, slice_beats = inside.pace, inside.slice_beats
+        delay = inside.waits(slice_beats) + (slice_beats - 1) * pace
+        latencies = [(beat - 1) * pace + delay for beat in range(1, built + 1)]
         intervals = [beat * pace for beat in range(1, built + 1)]
     else:
         latencies = [inside.latency(beat * lanes) for beat in range(1, built + 1)]
@@ -198,11 +198,11 @@ def _points(unit: Exported) -> tuple[Points, Points]:
 
 
 def _bends(cycles: list[int], count: int) -> Points:
-    """Return the points, first and last among them, between which cycles of 1 to `count` beats lie on straight lines.
+    """Return the breakpoints, including both ends, between which the cycles of 1 to `count` beats are linear.
 
     Args:
-        cycles: of 1, 2 and so on beats; rows of more take as many more for every beat as the last of these.
-        count: beats.
+        cycles: of rows of 1, 2, ... beats; the last difference is extrapolated to longer rows.
+        count: beats of the longest row.
     """
     steps = [after - before for before, after in pairwise(cycles)]
     bends = [place + 1 for place, (before, after) in enumerate(pairwise(steps)) if before != after]
@@ -213,27 +213,27 @@ def _bends(cycles: list[int], count: int) -> Points:
 
 
 def _memories(costs: Costs, count: int) -> Iterator[tuple[int, float, float, float]]:
-    """Yield the memories in which rows wait, each for rows longer than those of the one before.
+    """Yield the row memories that the unit needs, in order of increasing row length.
 
-    A memory is scores of its longest row, area in um2, energy of a score in pJ, and leakage in nW.
+    Each is (scores of the longest row that it stores, area in um2, energy in pJ per score, leakage in nW).
 
     Args:
-        costs: of the unit.
+        costs: costs of the unit.
         count: beats of the longest row.
     """
     lanes = costs.sizes.rows
 
-    def made(beat: int) -> tuple[float, float, float]:
+    def figures(beat: int) -> tuple[float, float, float]:
         memories = replace(costs, keys=beat * lanes).unit_memories.values()
         area, leakage = (sum(getattr(each, figure) for each, _ in memories) for figure in ("area", "leakage"))
         return area, sum(energy for _, energy in memories), leakage
 
     begin = 1
     while begin <= count:
-        # Memories of least area only grow with rows, so that the last of equal ones is found by halving.
-        here, end, beyond = made(begin), begin, count + 1
+        # Memories of minimum area only grow with the row, so bisection finds the longest row with the same memory.
+        current, end, beyond = figures(begin), begin, count + 1
         while beyond - end > 1:
             middle = (end + beyond) // 2
-            end, beyond = (middle, beyond) if made(middle) == here else (end, middle)
-        yield min(end * lanes, costs.keys), *here
+            end, beyond = (middle, beyond) if figures(middle) == current else (end, middle)
+        yield min(end * lanes, costs.keys), *current
         begin = end + 1

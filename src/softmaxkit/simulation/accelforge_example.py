@@ -1,10 +1,10 @@
-"""The example that goes with the package for AccelForge: attention of a query, with and without the wait of its row."""
+"""The example in the AccelForge package: attention of one query, with and without the waiting time of its row."""
 
 from __future__ import annotations
 
 from string import Template
 
-EXAMPLE = Template('''"""Prices a query with AccelForge, whose softmax is element-wise, or a row that waits.
+EXAMPLE = Template('''"""Estimates attention of one query with AccelForge; softmax is element-wise or waits for its row.
 
     pip install accelforge
     python attention.py [KEYS]
@@ -19,21 +19,21 @@ UNITS = (
 $units)
 
 
-def price(unit, keys, waits):
-    """Return the seconds of each operation, by the name of what it gives, and the joules of the unit."""
+def estimate(unit, keys, waits):
+    """Return the seconds of each operation, keyed by the tensor that it computes, and the energy of the unit in J."""
     values = {"unit": unit, "keys": keys, "waits": waits}
     attention = Path(__file__).parent / "attention.yaml"
-    estimate = accelforge.Spec.from_yaml(attention, jinja_parse_data=values).evaluate_mapping()
-    return estimate.latency(per_einsum=True), estimate.energy(per_component=True)["Softmax"]
+    result = accelforge.Spec.from_yaml(attention, jinja_parse_data=values).evaluate_mapping()
+    return result.latency(per_einsum=True), result.energy(per_component=True)["Softmax"]
 
 
 def main():
     keys = int(sys.argv[1]) if len(sys.argv) > 1 else $keys
     if not 1 <= keys <= $keys:
-        sys.exit(f"units are known for rows of 1 to $keys keys, not {keys}; export them with a longer --context")
+        sys.exit(f"the units were exported for rows of 1 to $keys keys, not {keys}; use a longer --context")
     for unit in UNITS:
         for waits in (False, True):
-            seconds, joules = price(unit, keys, waits)
+            seconds, joules = estimate(unit, keys, waits)
             print(
                 f"{unit}, {keys} keys, {'a row that waits' if waits else 'element-wise'}: "
                 f"softmax {1e6 * seconds['weights']:.3f} us, attention {1e6 * sum(seconds.values()):.3f} us, "
@@ -44,10 +44,10 @@ def main():
 if __name__ == "__main__":
     main()
 ''')
-"""With `units`, a line each, and `keys`."""
+"""Placeholders: `units`, one per line, and `keys`."""
 
-SYSTEM = Template("""# Attention of a query on the keys of a head, in an engine with its share of the
-# memory's bandwidth. Multipliers and buffers have no energies here.
+SYSTEM = Template("""# Attention of one query on the keys of one head, in an engine with its share of the
+# memory bandwidth. Multipliers and buffers are modelled without energy.
 arch:
   nodes:
   - !Memory
@@ -117,4 +117,4 @@ mapping:
       - !Temporal {rank_variable: channel, tile_shape: 1}
       - !Compute {einsum: outputs, component: Multipliers}
 """)
-"""Architecture, workload and mapping; `unit`, `keys` and `waits` are left for the example."""
+"""Architecture, workload and mapping; the example fills in `unit`, `keys` and `waits`."""

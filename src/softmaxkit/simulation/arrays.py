@@ -1,9 +1,9 @@
-"""The arrays of an engine in cells: area, clock, and energy of a cycle, each output compared with the integers.
+"""Synthesised arrays of an engine: area, clock and energy per cycle, with outputs checked against the golden model.
 
     python -m softmaxkit.simulation.arrays --json results/accelerator/arrays-sky130.json
 
-measures both arrays of every method at a few sizes, and units of the deferred pipeline, which `synth` has not;
-`softmaxkit simulate` fits its own sizes to them.
+measures both arrays of every method at a few sizes, and the units of the deferred pipeline, which `synth` does not
+cover; `softmaxkit simulate` fits these figures to the sizes that it needs.
 """
 
 from __future__ import annotations
@@ -31,26 +31,26 @@ Size = tuple[int, int, int]
 """Rows, columns and channels."""
 
 SIZES: tuple[Size, ...] = ((2, 2, 4), (4, 2, 4), (2, 4, 8), (2, 2, 8))
-"""Those that tell apart what a multiplier, a row or column, and a channel cost. All take several
-cycles for a beat of keys: where one is enough, there is nothing to sum up."""
+"""Sizes that separate the costs of a multiplier, a row or column, and a channel in the fit. All need several cycles per
+beat of keys; with a single cycle, an array would have no partial sums to accumulate."""
 
 LANES = 16
-"""Of a deferred unit."""
+"""Lanes of a deferred unit."""
 
 MAX_KEYS = 4096
-"""For which accumulators are wide enough."""
+"""Keys for which the accumulators are sized."""
 
 INSIDE = 16
-"""Outputs that may still be inside when the inputs end, at most."""
+"""Maximum number of outputs that may still be in the pipeline when the inputs end."""
 
 STEP = 0.03
-"""What the code 1 of a query and of a key stands for: no power of two, so that scores are scaled by a multiplier."""
+"""Quantisation step of queries and keys; not a power of two, so that scaling the scores takes a multiplier."""
 
 QUERY_KEY, VALUE, UNIT = ARRAYS = ("query-key", "value", "deferred unit")
 
 
 class Back(wiring.Component):
-    """The PV array of an engine, and what turns its sums to outputs."""
+    """The PV array of an engine with the stage that converts its sums to outputs."""
 
     def __init__(self, engine: Engine) -> None:
         self.value, self.output = engine.value, engine.output
@@ -60,7 +60,7 @@ class Back(wiring.Component):
         super().__init__(ports)
 
     def elaborate(self, platform: object) -> Module:
-        """Build it."""
+        """Connect the array to the output stage."""
         m = Module()
         m.submodules.value, m.submodules.output = value, output = self.value, self.output
         wiring.connect(m, value.sums, output.sums)
@@ -78,18 +78,18 @@ def measure_arrays(
     pipelines: Sequence[str] = PIPELINES,
     sizes: Sequence[Size] = SIZES,
 ) -> dict[str, Any]:
-    """Map the arrays of some specs, and the deferred units that they have, and return the record.
+    """Synthesise and measure the arrays, and any deferred units, of several specs; return the record.
 
     Args:
-        cells: process.
-        specs: of the units that stand between the arrays.
-        command: for the record.
-        names: of what is measured.
-        pipelines: whose parts are measured.
-        sizes: of the arrays.
+        cells: the process, e.g. "sky130".
+        specs: the specs of the softmax units between the arrays.
+        command: the command line, for the record.
+        names: which of `ARRAYS` to measure.
+        pipelines: which pipelines to measure.
+        sizes: array sizes to measure.
 
     Raises:
-        RuntimeError: an output of a netlist differs from the integers.
+        RuntimeError: an output of a netlist differs from the golden model.
         ToolError: a tool is missing or failed.
     """
     results = []
@@ -107,9 +107,9 @@ def measure_arrays(
 
 
 def _parts(spec: Spec, sizes: Sequence[Size]) -> Iterator[tuple[str, str, Engine]]:
-    """Yield what is measured of a method: pipeline, part, and the engine that it is of.
+    """Yield (pipeline, part, engine) for each part of a method to be measured.
 
-    The QK array is the same in all pipelines.
+    The QK array is the same in all pipelines, so only the first yields it.
     """
     for index, pipeline in enumerate(pipelines_of(spec)):
         engines = [_engine(spec, pipeline, *size) for size in sizes]
@@ -125,28 +125,29 @@ def _engine(spec: Spec, pipeline: str, rows: int, columns: int, channels: int) -
 
 
 def measure_array(engine: Engine, name: str, cells: str) -> Driven:
-    """Map a part of an engine and run its netlist on random codes.
+    """Synthesise a part of an engine, simulate its netlist on random codes, and measure it.
 
     Args:
         engine: the hardware.
         name: one of `ARRAYS`.
-        cells: process.
+        cells: the process, e.g. "sky130".
 
     Raises:
-        RuntimeError: an output differs from the integers.
+        RuntimeError: an output differs from the golden model.
         ToolError: a tool is missing or failed.
     """
     words = {QUERY_KEY: of_scores, VALUE: of_values, UNIT: of_unit}[name](engine, Sample.of(engine))
     part = Back(engine) if name == VALUE else engine.query_key if name == QUERY_KEY else engine.unit
     driven = drive(part, words.inputs, cells)
-    ports = {name.rstrip("_"): values for name, values in driven.outputs.items()}  # a name that is taken gets a "_"
+    # Verilog port names that were already taken have a trailing "_".
+    ports = {name.rstrip("_"): values for name, values in driven.outputs.items()}
     stream = zip(ports[f"{words.outputs}_valid"], ports[f"{words.outputs}_payload"], strict=True)
-    given = [payload for valid, payload in stream if valid]
-    wrong = sum(one != other for one, other in zip(given, words.expected, strict=False))
+    payloads = [payload for valid, payload in stream if valid]
+    wrong = sum(payload != expected for payload, expected in zip(payloads, words.expected, strict=False))
     if wrong:
-        raise RuntimeError(f"{wrong} of {len(given)} outputs of the {name} array differ from the integers")
-    if not 0 <= len(words.expected) - len(given) <= INSIDE:
-        raise RuntimeError(f"the {name} array gave {len(given)} outputs, not {len(words.expected)}")
+        raise RuntimeError(f"{wrong} of {len(payloads)} outputs of the {name} array differ from the golden model")
+    if not 0 <= len(words.expected) - len(payloads) <= INSIDE:
+        raise RuntimeError(f"the {name} array produced {len(payloads)} outputs, expected {len(words.expected)}")
     return driven
 
 
@@ -156,21 +157,21 @@ def _size(text: str) -> Size:
 
 
 def main() -> None:
-    """Measure, and write the record where it is asked for."""
+    """Run the command: measure, and write the record to `--json`."""
     parser = argparse.ArgumentParser(prog="python -m softmaxkit.simulation.arrays")
     parser.add_argument("--cells", default="sky130", help="process (default: sky130)")
-    parser.add_argument("--method", action="append", choices=[*METHODS], help="may be given again (default: all)")
-    parser.add_argument("--array", action="append", choices=ARRAYS, help="may be given again (default: all)")
-    parser.add_argument("--pipeline", action="append", choices=PIPELINES, help="may be given again (default: all)")
+    parser.add_argument("--method", action="append", choices=[*METHODS], help="repeatable (default: all)")
+    parser.add_argument("--array", action="append", choices=ARRAYS, help="repeatable (default: all)")
+    parser.add_argument("--pipeline", action="append", choices=PIPELINES, help="repeatable (default: all)")
     parser.add_argument(
         "--size",
         action="append",
         type=_size,
         metavar="ROWSxCOLUMNSxCHANNELS",
-        help="may be given again (default: those that the fit takes)",
+        help="array size; repeatable (default: the sizes used by the fit)",
     )
-    parser.add_argument("--spec", type=Path, metavar="FILE", help="a spec as JSON, in place of methods")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="write the record there")
+    parser.add_argument("--spec", type=Path, metavar="FILE", help="a spec as JSON, instead of --method")
+    parser.add_argument("--json", type=Path, metavar="PATH", help="write the record to this file")
     arguments = parser.parse_args()
     command = ["python", "-m", "softmaxkit.simulation.arrays", *sys.argv[1:]]
     specs = [METHODS[name]().for_hardware() for name in arguments.method or ALL_METHODS]

@@ -1,11 +1,11 @@
-"""Does a query of a transformers model see later keys? Few configurations say so by a key."""
+"""Whether a transformers model is causal; few configurations state it in a key."""
 
 from __future__ import annotations
 
 from typing import Any
 
 TABLES = ("CAUSAL_LM", "IMAGE_TEXT_TO_TEXT", "MULTIMODAL_LM", "CAUSAL_IMAGE_MODELING")
-"""Of the tables of transformers' auto classes, those of models that generate."""
+"""Tables of transformers' auto classes that list generative models."""
 
 ENCODER_TABLES = (
     "MASKED_LM",
@@ -19,7 +19,7 @@ ENCODER_TABLES = (
     "CTC",
     "TOKEN_CLASSIFICATION",
 )
-"""Those of encoders; a model that generates text may stand there as well."""
+"""Tables that list encoders; they may also list models that generate text."""
 
 CAUSAL = frozenset(
     {
@@ -39,21 +39,21 @@ CAUSAL = frozenset(
         "xclip_text_model",
     }
 )
-"""Causal models that stand in no table: towers of text beside images, and models that generate sound."""
+"""Causal models that no table lists: text towers of image-text models, and models that generate audio."""
 
 EITHER = frozenset({"bert-generation"})
-"""Encoders that stand in the table of causal models alone, where they are only with `is_decoder`."""
+"""Models listed only as causal that are encoders unless `is_decoder` is set."""
 
 UNKNOWN = frozenset({"blt_local_encoder", "deepseek_ocr2_encoder"})
-"""Encoders by name, of which some queries see no later key."""
+"""Models named encoders in which some queries are causal."""
 
 
 def is_causal(outer: Any, inner: Any) -> bool | None:
-    """Return whether a query sees no later key; None where it is not known, or only true of what is generated.
+    """Return whether no query sees a later key; None if that is unknown, or holds for generated tokens only.
 
     Args:
         outer: the configuration of the model.
-        inner: that of its text part, which may be the same one.
+        inner: the configuration of its text part, which may be the same object.
     """
     kind = inner.model_type
     if getattr(inner, "is_decoder", False) or getattr(inner, "causal", False):
@@ -68,7 +68,7 @@ def is_causal(outer: Any, inner: Any) -> bool | None:
         return False
     if kind.endswith(("encoder", "_vision", "_vision_model")) or outer.model_type.endswith("_encoder"):
         return False
-    # A text part by itself has a type of its own, such as qwen2_vl_text; that of an encoder-decoder may be either part.
+    # A text part may have its own type, such as qwen2_vl_text; that of an encoder-decoder may be either half.
     whole = kind.removesuffix("_model").removesuffix("_text")
     names = {kind, outer.model_type} | ({whole} - _types("SEQ_TO_SEQ_CAUSAL_LM"))
     for causal, tables in ((True, TABLES), (False, ENCODER_TABLES)):
@@ -78,7 +78,7 @@ def is_causal(outer: Any, inner: Any) -> bool | None:
 
 
 def _types(table: str) -> frozenset[str]:
-    """Return the types of models in a table of transformers."""
+    """Return the model types in a table of transformers' auto classes."""
     from transformers.models.auto import modeling_auto
 
     return frozenset(getattr(modeling_auto, f"MODEL_FOR_{table}_MAPPING_NAMES", ()))

@@ -1,4 +1,4 @@
-"""A chip at work on a model: how engines share heads, what memory lets them do, and where they stall."""
+"""A chip running a model: how engines share heads, the limits of memory bandwidth, and where the engines stall."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from softmaxkit.simulation.queries import Queries
 from softmaxkit.simulation.workload import Workload
 
 Phase = Literal["prompt", "generation"]
-"""All tokens of a context at once, or the next token after one."""
+"""All tokens of a context at once ("prompt"), or the next token after the context ("generation")."""
 
 Loading = Literal["overlapped", "between", "streamed"]
-"""How keys and values come into the buffers: those of the next head while this one's are in use; between heads; or in
-tiles for every query, where those of a head do not fit."""
+"""How keys and values are loaded into the buffers: those of the next head while the current head's are in use; between
+heads; or in tiles for every query, if those of a head do not fit."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a chip does for all layers of a model.
+    """The cycles and traffic of a chip for all layers of a model.
 
     Attributes:
-        cycles: from the first byte to the last output.
-        busy: cycles in which an engine that has most to do uses each of its arrays.
-        unit: cycles that it waits for its unit to take a further query.
-        drain: cycles that it waits for the last queries to leave: for their rows, the PV array, the end.
-        memory: cycles that it waits for keys and values.
-        engines_per_head: engines that share a head of keys.
-        loading: how keys and values come.
-        array_cycles: in which a QK array, and as long a PV array, of any engine is in use.
-        scores: attended, of all heads.
-        loaded_bytes: keys and values from memory.
-        moved_bytes: all bytes from and to memory.
-        multiplications: of attended scores, in both arrays.
+        cycles: from the first byte loaded to the last output.
+        busy: cycles for which the busiest engine uses each of its arrays.
+        unit: cycles for which it waits until its softmax unit accepts another query.
+        drain: cycles for which it waits for the last queries to drain from the unit and the PV array.
+        memory: cycles for which it waits for keys and values.
+        engines_per_head: engines that share a key head.
+        loading: how keys and values are loaded.
+        array_cycles: cycles in use, summed over the QK arrays of all engines; equal for the PV arrays.
+        scores: attended scores of all heads.
+        loaded_bytes: bytes of keys and values read from memory.
+        moved_bytes: all bytes read from and written to memory.
+        multiplications: multiplications for attended scores, in both arrays.
     """
 
     cycles: float
@@ -52,21 +52,21 @@ class Run:
 
 
 def queries_of(workload: Workload, phase: Phase, context: int, chips: int = 1) -> Queries:
-    """Return the queries of a head of keys, of which every chip has its share.
+    """Return the queries of one key head, restricted to one chip's share of the keys.
 
     Args:
         workload: the model.
-        phase: a prompt of `context` tokens, or the token for which `context` keys are attended.
-        context: tokens.
-        chips: over which the keys are dealt out in turn; the queries are those of the chip with most keys.
+        phase: a prompt of `context` tokens, or one token that attends to `context` keys.
+        context: number of tokens.
+        chips: chips over which the keys are distributed round-robin; the result is for the chip with the most keys.
 
     Raises:
-        ValueError: a model that is not causal generates no tokens.
+        ValueError: generation with a model that is not causal.
     """
     group, keys = workload.queries_per_key_head, -(-context // chips)
     if phase == "generation":
         if not workload.causal:
-            raise ValueError(f"{workload.name} is not causal and generates no tokens; leave --generate out")
+            raise ValueError(f"{workload.name} is not causal, so it generates no tokens; omit --generate")
         return Queries(keys, 0, 1, group)
     if not workload.causal:
         return Queries(keys, 0, context, group)
@@ -74,20 +74,20 @@ def queries_of(workload: Workload, phase: Phase, context: int, chips: int = 1) -
 
 
 def run(workload: Workload, hardware: Hardware, pace: Pace, queries: Queries) -> Run:
-    """Return what a chip does, with its engines shared among heads as is fastest.
+    """Return the run of a chip, with the fastest assignment of engines to heads and the fastest loading.
 
     Args:
         workload: the model.
         hardware: the chip.
-        pace: of one of its engines.
-        queries: of a head of keys; the last one attends to all keys that there are.
+        pace: the timing of one of its engines.
+        queries: the queries of one key head; the last one attends to all keys.
 
     Raises:
-        HardwareError: a tile does not fit the buffers; the message has the key and what it takes.
+        HardwareError: the buffers are too small for a tile; the message names the key and the minimum.
     """
     sizes = pace.engine.sizes
-    most = min(hardware.engines, len(queries))
-    shares = [share for share in range(1, most + 1) if hardware.engines % share == 0]
+    limit = min(hardware.engines, len(queries))
+    shares = [share for share in range(1, limit + 1) if hardware.engines % share == 0]
     runs = [
         _run(workload, hardware, pace, queries, share, loading)
         for loading in _loadings(hardware, sizes.channels, sizes.rows, queries.last)
@@ -97,18 +97,18 @@ def run(workload: Workload, hardware: Hardware, pace: Pace, queries: Queries) ->
 
 
 def _run(workload: Workload, hardware: Hardware, pace: Pace, queries: Queries, share: int, loading: Loading) -> Run:
-    """Return the run in which so many engines work on each head of keys, whose keys come in this way."""
+    """Return the run in which `share` engines work on each key head, with keys and values loaded by `loading`."""
     keys = queries.last
     heads, layers = workload.key_heads, workload.layers
     together = hardware.engines // share
     rounds = -(-heads // together)
     own = queries.of_engine(share)
-    # The caches hold the model's own channels; those that pad it to whole columns are no bytes.
+    # Caches store the model's own channels only, not those that pad them to whole columns.
     head_bytes = 2 * workload.channels * keys
     loaded = heads * (head_bytes if loading != "streamed" else 2 * workload.channels * own.keys)
     moved = loaded + 2 * workload.channels * heads * len(queries)  # queries come and outputs go
     begins, busy = pace.begins(own), pace.busy(own)
-    # What is loaded goes through an engine's one port, a word a cycle, keys first and then values.
+    # Loads pass through the engine's single port, one word per cycle, keys before values.
     port = rounds * 2 * (busy if loading == "streamed" else pace.words(keys))
     jobs = 1 if loading == "between" else rounds
     computed = rounds // jobs * pace.total(own, jobs)
@@ -117,7 +117,7 @@ def _run(workload: Workload, hardware: Hardware, pace: Pace, queries: Queries, s
         load = max(pace.load(keys), min(together, heads) * head_bytes / rate)
         layer, filled = rounds * load + max(computed, (moved - loaded) / rate), 0.0
     elif not hardware.buffers.double:
-        # Tiles take turns with queries.
+        # With single buffers, loading a tile alternates with computing on it.
         layer, filled = max(loaded / rate, port) + max(computed, (moved - loaded) / rate), 0.0
     else:
         layer = max(computed, moved / rate, port)
@@ -141,18 +141,18 @@ def _run(workload: Workload, hardware: Hardware, pace: Pace, queries: Queries, s
 
 
 def _loadings(hardware: Hardware, channels: int, rows: int, keys: int) -> list[Loading]:
-    """Return how keys and values can come into the buffers of an engine.
+    """Return the possible ways to load keys and values into the buffers of an engine.
 
     Raises:
-        HardwareError: not even a beat of keys fits.
+        HardwareError: the buffers are too small for a single beat of keys.
     """
     parts = 2 if hardware.buffers.double else 1
     for part, size in (("key", hardware.buffers.key_bytes), ("value", hardware.buffers.value_bytes)):
         beat = parts * rows * channels
         if size < beat:
             raise HardwareError(
-                f"buffers.{part}_kib holds {'two tiles' if parts == 2 else 'a tile'} of arrays.rows keys of {channels} "
-                f"channels at least, {beat / 1024:g} KiB, not {size / 1024:g}"
+                f"buffers.{part}_kib must have room for {'two tiles' if parts == 2 else 'a tile'} of arrays.rows keys "
+                f"of {channels} channels, at least {beat / 1024:g} KiB, got {size / 1024:g}"
             )
     size = min(hardware.buffers.key_bytes, hardware.buffers.value_bytes)
     head = -(-keys // rows) * rows * channels

@@ -1,4 +1,4 @@
-"""What the parts of an engine cost: area, clock and energy from the records of synthesis, and memories of macros."""
+"""Costs of the parts of an engine: area, clock and energy from synthesis records, and memories built of SRAM macros."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ from softmaxkit.simulation.arrays import QUERY_KEY, UNIT
 from softmaxkit.simulation.hardware import Hardware, HardwareError
 
 FOLDER = "accelerator"
-"""Of the records, in the folder of all records."""
+"""Name of the folder with these records, inside the folder of all records."""
 
 Result = Mapping[str, Any]
 
 
 class NoRecord(ValueError):
-    """No record says what a part costs; the message has the command that makes one."""
+    """No record has the cost of a part; the message contains the command that produces one."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """A part of an engine.
+    """The cost of a part of an engine.
 
     Attributes:
-        area_um2: of it.
-        energy_pj: of a cycle of an array, of a score of a unit.
-        fmax_mhz: of its netlist; infinite where none is known.
-        source: the record, and what was scaled.
+        area_um2: cell area.
+        energy_pj: energy per cycle of an array, or per score of a unit.
+        fmax_mhz: maximum clock of its netlist.
+        source: the record, and how it was scaled.
     """
 
     area_um2: float
@@ -50,14 +50,15 @@ class Part:
 
 @dataclass(frozen=True)
 class Costs:
-    """What an engine's parts cost.
+    """The costs of an engine's parts.
 
     Attributes:
-        hardware: whose engine.
+        hardware: the chip with the engine.
         spec: the method of its unit.
-        sizes: of the engine.
-        keys: of the longest row that waits.
-        records: folder of records.
+        pipeline: the engine's pipeline.
+        sizes: the engine's sizes.
+        keys: keys of the longest row that the unit stores.
+        records: folder of all records.
     """
 
     hardware: Hardware
@@ -69,10 +70,10 @@ class Costs:
 
     @cached_property
     def unit(self) -> Part:
-        """The softmax unit, from the record of the nearest number of lanes; wider ones are of several side by side.
+        """The softmax unit, from the record with the nearest number of lanes, its area scaled to the engine's.
 
         Raises:
-            NoRecord: there is none of the method in the process.
+            NoRecord: the method has no record in this process.
         """
         path, result = self._nearest()
         share = self.sizes.rows / result["lanes"]
@@ -82,23 +83,23 @@ class Costs:
 
     @cached_property
     def unit_memories(self) -> dict[str, tuple[Arrangement, float]]:
-        """The memories in which rows of the unit wait, with the energy of a score in pJ: of accesses counted there."""
+        """The unit's row memories, each with its access energy per score in pJ, by the recorded access counts."""
         _, result = self._nearest()
         lanes, memories = result["lanes"], {}
         for name, memory in result["memories"].items():
             width = -(-memory["width_bits"] * self.sizes.rows // lanes)
             rest = memory["depth_words"] - beats(result["max_row"], lanes)
             made = arranged(width, beats(self.keys, self.sizes.rows) + max(rest, 0), self._macros)
-            share = lanes / self.sizes.rows  # a word has so many times fewer scores
+            share = lanes / self.sizes.rows  # accesses per score scale inversely with the scores in a word
             writes, reads = (memory[f"{kind}_per_element"] * share for kind in ("writes", "reads"))
             memories[name] = made, made.accesses(writes, reads)
         return memories
 
     def _nearest(self) -> tuple[Path, Result]:
-        """Return the record of the unit with the nearest number of lanes.
+        """Return the record of the unit with the nearest number of lanes, and its path.
 
         Raises:
-            NoRecord: there is none of the method in the process.
+            NoRecord: the method has no record in this process.
         """
         lanes, spec = self.sizes.rows, self.spec.to_json()
         if self.pipeline == "deferred":
@@ -110,20 +111,20 @@ class Costs:
             loadable = " --constants loadable" if has_constants(self.spec) else ""
             method = self.spec.method if self._is_default else "--spec FILE"
             raise NoRecord(
-                f"no record in {folder} says what a unit of {self.spec.name} costs in {process}: softmaxkit synth "
+                f"no record in {folder} has the cost of a unit of {self.spec.name} in {process}; run softmaxkit synth "
                 f"{method} --lanes {lanes} --storage memory{loadable} --cells {process} --clock "
                 f"{self._period:g} --json {folder}/units-{self.spec.method}-{lanes}.json"
             )
         return min(found, key=lambda each: abs(np.log(each[1]["lanes"] / lanes)))
 
     def array(self, name: str) -> Part:
-        """Return an array, `query-key` or `value`, fitted to the record of arrays.
+        """Return the cost of an array, `query-key` or `value`, by a least-squares fit to the records of arrays.
 
-        Area and energy of a cycle are sums of one share for each multiplier, one for each row (of the query-key array)
-        or column (of the other), one for each channel, and one for all.
+        Area and energy per cycle are modelled as the sum of a cost per multiplier, one per row (query-key array) or
+        column (value array), one per channel, and a constant.
 
         Raises:
-            NoRecord: there is none of the method in the process.
+            NoRecord: there are no records of such an array in this process.
         """
         found = self._arrays(name)
         results = [each for _, each in found]
@@ -139,12 +140,12 @@ class Costs:
         return Part(fitted("area_um2"), fitted("energy_pj_per_cycle"), fmax, f"{found[0][0].name}, fitted to its sizes")
 
     def _arrays(self, name: str) -> list[tuple[Path, Result]]:
-        """Return the records of a part that `softmaxkit.simulation.arrays` measures, all of one spec.
+        """Return the records of a part measured by `softmaxkit.simulation.arrays`, all of one spec and pipeline.
 
-        An array is told by its widths: those of another method do, where it has none of its own.
+        Arrays with equal bit widths are equal, so another method's records are used if this one has none.
 
         Raises:
-            NoRecord: there is none of such widths in the process.
+            NoRecord: there are no records of these bit widths in this process.
         """
         wanted = _widths(name, self.spec, self.pipeline)
         found: dict[str, list[tuple[Path, Result]]] = {}
@@ -155,27 +156,27 @@ class Costs:
             folder, process = self.records / FOLDER, self.hardware.process
             method = f"--method {self.spec.method}" if self._is_default else "--spec FILE"
             raise NoRecord(
-                f"no record in {folder} says what the {name} of {self.spec.name} costs in {process}, pipeline "
-                f"{self.pipeline}: python -m softmaxkit.simulation.arrays --cells {process} {method} "
+                f"no record in {folder} has the cost of the {name} of {self.spec.name} in {process}, pipeline "
+                f"{self.pipeline}; run python -m softmaxkit.simulation.arrays --cells {process} {method} "
                 f"--json {folder}/arrays-{self.spec.method}-{process}.json"
             )
         own = json.dumps([self.spec.to_json(), self.pipeline])
         return found.get(own) or next(iter(found.values()))
 
     def buffer(self, size: int) -> Arrangement:
-        """Return the arrangement of macros of a buffer of so many bytes, a word for a cycle of the array."""
+        """Return the macros of a buffer of `size` bytes, whose words hold the operands of one array cycle."""
         width = self.sizes.word_bits
         return arranged(width, -(-8 * size // width), self._macros)
 
     def access(self, made: Arrangement) -> tuple[float, float]:
-        """Return what it takes to write a word of a buffer, and to read one, in pJ."""
+        """Return the energies of writing and of reading one word of a buffer, in pJ."""
         return made.accesses(1, 0), made.accesses(0, 1)
 
     def check_clock(self, parts: Mapping[str, Part]) -> None:
-        """Refuse a clock that the netlists of the records do not reach.
+        """Check that the netlists of all parts reach the configured clock.
 
         Raises:
-            HardwareError: there is one; the message has the key, and the clock that can be.
+            HardwareError: one does not; the message names the key and the highest possible clock.
         """
         slowest = min(parts, key=lambda name: parts[name].fmax_mhz)
         if self.hardware.clock_mhz > parts[slowest].fmax_mhz:
@@ -186,12 +187,12 @@ class Costs:
 
     @property
     def _is_default(self) -> bool:
-        """Is the spec what commands take by the method's name alone?"""
+        """Whether the method's name alone selects this spec on the command line."""
         return self.spec == METHODS[self.spec.method]().for_hardware()
 
     @property
     def _period(self) -> float:
-        """The clock's period in ns."""
+        """The clock period in ns."""
         return 1e3 / self.hardware.clock_mhz
 
     @property
@@ -199,7 +200,7 @@ class Costs:
         return MACROS[self.hardware.process]
 
     def _results(self, pattern: str) -> Iterator[tuple[Path, Result]]:
-        """Yield the results of the records of a name, of this process."""
+        """Yield the results for this process in records whose file name matches a pattern, with their paths."""
         for path in sorted((self.records / FOLDER).glob(pattern)):
             for result in _read(path, path.stat().st_mtime_ns)["results"]:
                 if result.get("cells") == self.hardware.process:
@@ -208,25 +209,25 @@ class Costs:
 
 @lru_cache
 def _read(path: Path, changed: int) -> dict[str, Any]:
-    """Return a record; it is read once for each time that it was changed.
+    """Return a record, cached until its modification time `changed` differs.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the file is not valid JSON.
     """
     try:
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no record: {error}") from None
+        raise ValueError(f"{path} is not a record: {error}") from None
     return record
 
 
 def _counts(result: Result, across: str) -> list[int]:
-    """Return of what an array has how many: multipliers, rows or columns, channels, and the one array itself."""
+    """Return the regressors of the fit: numbers of multipliers, of rows or columns, of channels, and 1."""
     return [result["rows"] * result["columns"], result[across], result["channels"], 1]
 
 
 def _as_unit(result: Result) -> Result:
-    """Return the record of a deferred unit, which holds no rows, as one of `synth`."""
+    """Convert the result of a deferred unit, which stores no rows, to the form of a `synth` result."""
     lanes = result["rows"]
     energy = result["energy_pj_per_cycle"] * result["pace"] / lanes
     return {**result, "lanes": lanes, "energy_pj_per_element": energy, "max_row": result["max_keys"], "memories": {}}
@@ -234,7 +235,7 @@ def _as_unit(result: Result) -> Result:
 
 @lru_cache
 def _widths(name: str, spec: Spec, pipeline: str) -> tuple[Any, ...]:
-    """Return what tells a part from those of other methods: widths of score codes, of weights, or the spec itself."""
+    """Return what identifies a part's hardware: the widths of score codes or of weights; for a unit, its spec."""
     if name == UNIT:
         return (spec,)
     lanes = 2

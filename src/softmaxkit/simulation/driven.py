@@ -1,4 +1,4 @@
-"""Any design as a netlist under given inputs: area, clock and energy a cycle, with its outputs compared."""
+"""Netlist simulation of any design with chosen inputs: area, clock and energy per cycle, and its outputs."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from softmaxkit.flow.verilog import to_rtlil
 from softmaxkit.formats import Array
 
 OUTPUTS = "outputs"
-"""The file of the outputs of a run."""
+"""File name of the outputs of a run."""
 
 
 class Driven(NamedTuple):
-    """A design in cells, and what it takes with some inputs.
+    """A synthesised design, with its energy and outputs for some inputs.
 
     Attributes:
-        area_um2: of all its cells.
-        fmax_mhz: of the netlist that is taken: the smallest that meets the clock, or the fastest.
-        clock_ns: the period asked for, at which the leakage counts.
-        energy_pj_per_cycle: glitches, clock and leakage included.
-        outputs: by the name of the port, an integer for each cycle, as it is after the cycle's rising edge.
+        area_um2: area of all cells.
+        fmax_mhz: maximum clock of the chosen netlist: the smallest that meets the clock, else the fastest.
+        clock_ns: the target clock period, over which leakage is counted.
+        energy_pj_per_cycle: mean energy per cycle, including glitches, clock and leakage.
+        outputs: for each output port, its value in each cycle, sampled after the rising edge.
     """
 
     area_um2: float
@@ -43,22 +43,22 @@ class Driven(NamedTuple):
     outputs: dict[str, list[int]]
 
     def figures(self) -> dict[str, Any]:
-        """Return the figures for a record; their names carry their unit."""
+        """Return the figures for a record, rounded to 4 digits; their names end in their unit."""
         return {key: round(value, 4) for key, value in self._asdict().items() if key != "outputs"}
 
 
 def drive(component: Component, inputs: Mapping[str, Sequence[int]], cells: str, warm_up: int = 16) -> Driven:
-    """Map a design to cells, run the netlist with some inputs, and measure it.
+    """Map a design to cells, simulate the netlist with the inputs, and measure it.
 
     Args:
-        component: with one clock, and a reset that is set in the first cycle alone.
-        inputs: an integer from 0 for each cycle, by the name of the port in Verilog; of all ports but clock and reset.
-        cells: process, see `softmaxkit.flow.cells.processes`.
-        warm_up: cycles that no energy is counted of.
+        component: the design, with one clock, and a reset that is asserted in the first cycle only.
+        inputs: for each Verilog input port except clock and reset, a non-negative integer per cycle.
+        cells: the process, see `softmaxkit.flow.cells.processes`.
+        warm_up: initial cycles that are excluded from the energy.
 
     Raises:
         ToolError: a tool is missing or failed.
-        ValueError: there is no such process.
+        ValueError: the process is unknown.
     """
     library, period = chosen_library(cells), PROCESSES[cells].clock
     source = Source("unit", {"design.il": to_rtlil(component, "unit")})
@@ -91,7 +91,7 @@ def _run(netlist: Netlist, inputs: Mapping[str, Sequence[int]]) -> tuple[Array, 
 
 
 def _bench(netlist: Netlist, inputs: Mapping[str, Sequence[int]], cycles: int) -> Iterator[str]:
-    """Yield the lines of a test bench that gives the inputs after each rising edge and writes the outputs before it."""
+    """Yield the lines of a test bench that, at each falling edge, writes the outputs and applies the next inputs."""
     yield "module bench;"
     yield f"reg {netlist.clock} = 0; integer cycle = 0, out;"
     for name, nets in (netlist.inputs | netlist.outputs).items():

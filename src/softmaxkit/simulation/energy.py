@@ -11,13 +11,13 @@ from softmaxkit.simulation.costs import Costs, NoRecord, Part
 
 
 class Bill(NamedTuple):
-    """What a run takes.
+    """The energy and area of a run.
 
     Attributes:
-        energy_uj: by part.
-        area_mm2: of all engines, by part.
-        sources: where the figures of each part are from.
-        missing: why a part has no figures, by the part.
+        energy_uj: energy by part.
+        area_mm2: area of all engines, by part.
+        sources: the source of each part's figures.
+        missing: for each part without figures, the reason.
     """
 
     energy_uj: dict[str, float]
@@ -27,18 +27,17 @@ class Bill(NamedTuple):
 
 
 def bill(costs: Costs, run: Run) -> Bill:
-    """Return energy and area of a run.
+    """Return the energy and area of a run.
 
-    An array takes the energy of a cycle where it works, a unit that of its scores, a memory that of its accesses, and
-    all the time it leaks; the clock of what waits is gated. Scores that are masked in a query's last beat are no scores
-    of the unit.
+    An array costs energy in the cycles in which it works, a unit for each score, and a memory for each access and, by
+    leakage, all the time; idle parts are assumed clock-gated. Masked scores in a query's last beat are not counted.
 
     Args:
-        costs: of an engine.
-        run: what its chip does.
+        costs: the costs of an engine.
+        run: the run of its chip.
 
     Raises:
-        ValueError: the netlists do not reach the clock.
+        HardwareError: a part's netlist does not reach the clock.
     """
     hardware = costs.hardware
     parts, missing = {}, {}
@@ -58,7 +57,7 @@ def bill(costs: Costs, run: Run) -> Bill:
     energy = {name: times[name] * part.energy_pj for name, part in parts.items()}
     area = {name: part.area_um2 for name, part in parts.items()}
     sources = {name: part.source for name, part in parts.items()}
-    # nW for ns are 1e-6 pJ.
+    # 1 nW over 1 ns is 1e-6 pJ.
     leaks = 1e-6 * hardware.engines * run.cycles * 1e3 / hardware.clock_mhz
     if "softmax unit" in parts:
         rows = costs.unit_memories

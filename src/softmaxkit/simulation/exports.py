@@ -1,4 +1,4 @@
-"""What exports to other tools share: which units they write, and under which names."""
+"""The part that exports to other tools share: selecting and naming the units."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from softmaxkit.studies.progress import Say
 
 @dataclass(frozen=True)
 class Exported:
-    """A unit to be written.
+    """A unit to be exported.
 
     Attributes:
-        name: lower-case words joined by hyphens: method, variant and pipeline.
-        pipeline: of the engine.
-        engine: for rows of the longest context, as far as engines are built.
-        costs: of it, for rows of the longest context.
-        options: of the simulation.
+        name: method, variant and pipeline, in lower case and joined by hyphens.
+        pipeline: the engine's pipeline.
+        engine: the engine, for rows of the longest context, or the longest that an engine supports.
+        costs: the engine's costs, for rows of the longest context.
+        options: the options of the simulation.
     """
 
     name: str
@@ -34,15 +34,15 @@ class Exported:
 
 
 def exported(options: SimulationOptions, say: Say, work: Callable[[Exported], Work]) -> dict[str, Work]:
-    """Return what `work` gives of the units, by their names; nothing is written while a later one can still fail.
+    """Return the result of `work` for each unit, keyed by name, so that all of them succeed before any is written.
 
     Args:
-        options: which units.
-        say: called with why a pipeline is left out.
-        work: takes a unit.
+        options: selects the units.
+        say: called with the reason for each pipeline that is left out.
+        work: called with each unit.
 
     Raises:
-        ValueError: two units have one name, or as `by_pipeline` does.
+        ValueError: two units have the same name, or as for `by_pipeline`.
     """
     context, specs = max(options.contexts), dict[str, Spec]()
 

@@ -1,4 +1,4 @@
-"""Hardware as a small YAML file: engines with their arrays and buffers, memory, and links between chips."""
+"""Hardware descriptions in YAML: engines with their arrays and buffers, DRAM, and links between chips."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from softmaxkit.simulation.strict_yaml import load
 from softmaxkit.suggestions import suggestion
 
 FOLDER = "softmaxkit.simulation.machines"
-"""The package's own hardware files."""
+"""The package with the built-in hardware files."""
 
 SUFFIXES = (".yaml", ".yml")
 
 POWER = re.compile(r"[+-]?[0-9.]+[eE][+-]?[0-9]+")
-"""A number with an exponent, of which YAML 1.1 knows one form alone."""
+"""A number with an exponent; YAML 1.1 recognises only the form 1.0e+2 and reads others as strings."""
 
 
 class HardwareError(ValueError):
-    """Something cannot run on some hardware; the message begins with the key that says so."""
+    """A hardware description is invalid or cannot run a model; the message begins with the key in question."""
 
 
 @contextmanager
 def hardware_named(source: str) -> Iterator[None]:
-    """Name the hardware, or its file, in errors that only name a key."""
+    """Prefix a `HardwareError`, which names only a key, with the hardware's name or file."""
     try:
         yield
     except HardwareError as error:
@@ -39,16 +39,16 @@ def hardware_named(source: str) -> Iterator[None]:
 
 
 def _about(what: str, least: float = 1e-9, most: float = 1e12) -> dict[str, Any]:
-    """Return what is known of a key: what it is, and the bounds of a number.
+    """Return the metadata of a key: its description, and the bounds of a numeric value.
 
-    Those of any number are far from what is built, and so near that cycles, times and shares are numbers as well.
+    The default bounds lie far beyond real hardware, yet keep cycles, times and shares finite.
     """
     return {"what": what, "least": least, "most": most}
 
 
 @dataclass(frozen=True)
 class Arrays:
-    """The multipliers of an engine: a QK array and a PV array, of 8 bits."""
+    """The multiplier arrays of an engine: a QK array and a PV array, both 8-bit."""
 
     rows: int = field(metadata=_about("keys at a time, and lanes of the softmax unit", 1, LARGEST["rows"]))
     columns: int = field(metadata=_about("channels at a time", 1, LARGEST["columns"]))
@@ -56,12 +56,12 @@ class Arrays:
 
 @dataclass(frozen=True)
 class Buffers:
-    """SRAM of an engine."""
+    """The SRAM buffers of an engine."""
 
-    key_kib: float = field(metadata=_about("KiB of keys an engine holds"))
-    value_kib: float = field(metadata=_about("KiB of values an engine holds"))
+    key_kib: float = field(metadata=_about("size of an engine's key buffer in KiB"))
+    value_kib: float = field(metadata=_about("size of an engine's value buffer in KiB"))
     double: bool = field(
-        metadata=_about("true where one half is loaded while the other is in use; false loads between queries")
+        metadata=_about("true for double buffering: load one half while the other is in use; false loads in between")
     )
 
     @property
@@ -77,35 +77,35 @@ class Buffers:
 
 @dataclass(frozen=True)
 class Dram:
-    """Memory that all engines of a chip share."""
+    """The DRAM that all engines of a chip share."""
 
     bandwidth_gb_per_s: float = field(metadata=_about("bandwidth in GB/s (1e9 bytes)"))
-    energy_pj_per_bit: float = field(metadata=_about("energy of a bit that is read or written, in pJ"))
-    source: str = field(metadata=_about("where the energy is from"))
+    energy_pj_per_bit: float = field(metadata=_about("energy per bit read or written, in pJ"))
+    source: str = field(metadata=_about("the source of the energy figure"))
 
 
 @dataclass(frozen=True)
 class Links:
-    """What joins chips."""
+    """The links between chips."""
 
-    latency_ns: float = field(metadata=_about("time in ns until the first byte of a message arrives"))
+    latency_ns: float = field(metadata=_about("time until the first byte of a message arrives, in ns"))
     bandwidth_gb_per_s: float = field(
         metadata=_about("bandwidth of a chip's link in each direction, in GB/s (1e9 bytes)")
     )
-    energy_pj_per_bit: float = field(metadata=_about("energy of a bit that crosses a link, in pJ"))
-    source: str = field(metadata=_about("where latency, bandwidth and energy are from"))
+    energy_pj_per_bit: float = field(metadata=_about("energy per bit sent over a link, in pJ"))
+    source: str = field(metadata=_about("the source of latency, bandwidth and energy"))
 
 
 @dataclass(frozen=True)
 class Hardware:
     """A chip with attention engines.
 
-    The fields are the keys of the YAML file; those of a part are one level below it.
+    The fields are the keys of the YAML file; the keys of a part are nested one level below it.
     """
 
-    name: str = field(metadata=_about("what the hardware is called"))
+    name: str = field(metadata=_about("a name for the hardware"))
     process: str = field(
-        metadata=_about("the process of its cells, sky130 or asap7, whose records give area and energy")
+        metadata=_about("the cell process, sky130 or asap7, whose synthesis records give area and energy")
     )
     clock_mhz: float = field(metadata=_about("clock of the engines in MHz"))
     engines: int = field(metadata=_about("attention engines on the chip", 1))
@@ -116,7 +116,7 @@ class Hardware:
 
     @property
     def bytes_per_cycle(self) -> float:
-        """Bytes that the memory gives all engines together in a cycle."""
+        """DRAM bandwidth in bytes per cycle, shared by all engines."""
         return self.dram.bandwidth_gb_per_s * 1e3 / self.clock_mhz
 
     @property
@@ -125,7 +125,7 @@ class Hardware:
         return 2 * self.engines * self.arrays.rows * self.arrays.columns
 
     def seconds(self, cycles: float) -> float:
-        """Return the time of some cycles in seconds."""
+        """Return the duration of `cycles` cycles in seconds."""
         return cycles / (self.clock_mhz * 1e6)
 
     def to_json(self) -> dict[str, Any]:
@@ -134,16 +134,16 @@ class Hardware:
 
 
 def hardware_names() -> list[str]:
-    """Return the names of the package's own hardware files."""
+    """Return the names of the built-in hardware files."""
     return sorted(file.name.removesuffix(".yaml") for file in files(FOLDER).iterdir() if file.name.endswith(".yaml"))
 
 
 def read_hardware(name: str) -> Hardware:
-    """Read hardware: one of the package's own by its name, or a YAML file.
+    """Read a built-in hardware description by its name, or one from a YAML file.
 
     Raises:
-        ValueError: there is no such file, it is no YAML, or a key is unknown, missing or impossible; the message has
-            the file, the path of the key, and what it may be.
+        ValueError: the file does not exist or is not valid YAML, or a key is unknown, missing or invalid; the message
+            gives the file, the path of the key, and the accepted values.
     """
     own = files(FOLDER) / f"{name}.yaml"
     path = Path(name)
@@ -155,8 +155,8 @@ def read_hardware(name: str) -> Hardware:
         except (OSError, UnicodeDecodeError) as error:
             raise ValueError(f"cannot read the hardware {path}: {getattr(error, 'strerror', None) or error}") from None
     else:
-        hint = suggestion(name, hardware_names(), "there are")
-        raise ValueError(f"no hardware is called {name!r}, and it is no {SUFFIXES[0]} file; {hint}")
+        hint = suggestion(name, hardware_names(), "built in are")
+        raise ValueError(f"{name!r} is neither built-in hardware nor a {SUFFIXES[0]} file; {hint}")
     try:
         return hardware_from(load(text))
     except ValueError as error:
@@ -164,35 +164,35 @@ def read_hardware(name: str) -> Hardware:
 
 
 def hardware_from(data: Any) -> Hardware:
-    """Return the hardware that a mapping describes.
+    """Return the hardware described by a mapping.
 
     Raises:
-        HardwareError: a key is unknown, missing or impossible; the message has its path, and what it may be.
+        HardwareError: a key is unknown, missing or invalid; the message gives its path and the accepted values.
     """
     hardware: Hardware = _read(Hardware, data, "")
     from softmaxkit.flow.cells.processes import PROCESSES
 
     if hardware.process not in PROCESSES:
-        raise HardwareError(f"process is {' or '.join(PROCESSES)}, not {hardware.process!r}")
+        raise HardwareError(f"process must be {' or '.join(PROCESSES)}, got {hardware.process!r}")
     beat = hardware.arrays.rows * hardware.arrays.columns
     for part in ("key", "value"):
         if getattr(hardware.buffers, f"{part}_bytes") < beat:
             raise HardwareError(
-                f"buffers.{part}_kib holds a tile of arrays.rows x arrays.columns bytes at least, {beat / 1024:g} KiB, "
-                f"not {getattr(hardware.buffers, f'{part}_kib'):g}"
+                f"buffers.{part}_kib must have room for arrays.rows x arrays.columns bytes, at least "
+                f"{beat / 1024:g} KiB, got {getattr(hardware.buffers, f'{part}_kib'):g}"
             )
     return hardware
 
 
 def _read(part: type[Any], data: Any, path: str) -> Any:
-    """Return a part of the hardware from its mapping."""
+    """Build one of the dataclasses above from its mapping; `path` is the prefix of its keys in messages."""
     known = {each.name: each for each in dataclasses.fields(part)}
     if not isinstance(data, Mapping):
         where = path.removesuffix(".") or "hardware"
-        raise HardwareError(f"{where} has the keys {', '.join(known)} below it, not {data!r}")
+        raise HardwareError(f"{where} must be a mapping with the keys {', '.join(known)}, got {data!r}")
     for key in data:
         if key not in known:
-            raise HardwareError(f"{path}{key} is unknown; {suggestion(str(key), known, 'the keys here are')}")
+            raise HardwareError(f"{path}{key} is unknown; {suggestion(str(key), known, 'the valid keys are')}")
     types = typing.get_type_hints(part)
     for key, each in known.items():
         if key not in data:
@@ -201,22 +201,22 @@ def _read(part: type[Any], data: Any, path: str) -> Any:
 
 
 def _value(kind: type[Any], each: dataclasses.Field[Any], value: Any, path: str) -> Any:
-    """Return the value of a key, checked."""
+    """Return the checked value of a key."""
     what, least, most = (each.metadata[key] for key in ("what", "least", "most"))
     if dataclasses.is_dataclass(kind):
         return _read(kind, value, f"{path}.")
     if kind is bool:
         if not isinstance(value, bool):
-            raise HardwareError(f"{path} is true or false ({what}), not {value!r}")
+            raise HardwareError(f"{path} must be true or false ({what}), got {value!r}")
         return value
     if kind is str:
         if not isinstance(value, str) or not value.strip():
-            raise HardwareError(f"{path} is a text ({what}), not {value!r}")
+            raise HardwareError(f"{path} must be a non-empty string ({what}), got {value!r}")
         return value
     number = type(value) is int or (type(value) is float and kind is float)
-    if not number or not least <= value <= most:  # no comparison holds for one that is not a number
-        whole = "whole number" if kind is int else "number"
+    if not number or not least <= value <= most:  # NaN fails every comparison
+        expected = "an integer" if kind is int else "a number"
         text = kind is float and isinstance(value, str) and POWER.fullmatch(value)
-        hint = "; YAML takes it for a text: a power of ten has a point and a sign there, as 1.0e+2" if text else ""
-        raise HardwareError(f"{path} is a {whole} from {least:g} to {most:g} ({what}), not {value!r}{hint}")
+        hint = "; YAML reads it as a string: an exponent needs a decimal point and a sign, e.g. 1.0e+2" if text else ""
+        raise HardwareError(f"{path} must be {expected} from {least:g} to {most:g} ({what}), got {value!r}{hint}")
     return kind(value)

@@ -1,4 +1,4 @@
-"""Which layers of a transformers configuration attend to the whole context, to a window of it, or not at all."""
+"""Kinds of layers in a transformers configuration: attention over the whole context, over a window, or none."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 from softmaxkit.simulation.configuration import Configuration
 
 WHOLE = frozenset({"full_attention", "attention", "hybrid", "global"})
-"""Kinds of layers over the whole context, as keys of configurations name them."""
+"""Names in configurations of layers that attend to the whole context."""
 
 WINDOWS = {
     "sliding_attention": "sliding_window",
@@ -16,22 +16,22 @@ WINDOWS = {
     "chunked_attention": "attention_chunk_size",
     "local": "window_size",
 }
-"""Kinds of layers over a window, and the key of its length."""
+"""Names of layers that attend to a window, with the key of the window's length."""
 
 WITHOUT = frozenset({"linear_attention", "conv", "mamba", "recurrent", "mlp", "moe"})
-"""Kinds of layers without scores."""
+"""Names of layers without attention scores."""
 
 UNPLACED = ("window_size", "sliding_windows", "attention_chunk_size", "num_windows")
-"""Keys of windows in configurations that do not list the kinds of their layers."""
+"""Keys that indicate windows without stating which layers have them."""
 
 
 class Layers(NamedTuple):
-    """Layers of a model.
+    """The layers of a model by what they attend to.
 
     Attributes:
-        whole: how many attend to the whole context.
-        windows: of each further one, to how many keys it attends.
-        left_out: what others are, and how many.
+        whole: number of layers that attend to the whole context.
+        windows: window length in keys of each layer that attends to a window.
+        left_out: descriptions and numbers of the other layers, which are not simulated.
     """
 
     whole: int
@@ -43,12 +43,12 @@ def layers_of(config: Configuration, layers: int) -> Layers:
     """Return the layers of a configuration by what they attend to.
 
     Args:
-        config: its keys.
-        layers: how many there are.
+        config: the configuration.
+        layers: number of layers.
 
     Raises:
-        ValueError: kinds that are not known, windows of which no key says where or how long they are, or no layer
-            that attends to anything; the message names the key.
+        ValueError: a kind is unknown, no key gives the place or length of windows, or no layer has attention; the
+            message names the key.
     """
     key = next((key for key in ("layer_types", "attention_layers") if config.get(key)), None)
     if key is None:
@@ -56,29 +56,29 @@ def layers_of(config: Configuration, layers: int) -> Layers:
     kinds = Counter(config.get(key))
     names = ", ".join(sorted(map(str, kinds)))
     if unknown := sorted(map(str, kinds.keys() - WHOLE - WINDOWS.keys() - WITHOUT)):
-        raise ValueError(f"{config.name}: {key} has the kinds {names}: the simulator does not know {unknown[0]}")
+        raise ValueError(f"{config.name}: {key} has the kinds {names}; the simulator does not know {unknown[0]}")
     windows = [_window(config, kind) for kind in kinds.elements() if kind in WINDOWS]
     whole = sum(kinds[kind] for kind in WHOLE)
     if not whole and not windows:
-        raise ValueError(f"{config.name}: no layer attends to keys, {key} has the kinds {names} alone")
+        raise ValueError(f"{config.name}: no layer has attention; {key} has only the kinds {names}")
     without = sum(kinds[kind] for kind in WITHOUT)
     return Layers(whole, tuple(windows), (("without attention", without),) if without else ())
 
 
 def _window(config: Configuration, kind: str) -> int:
-    """Return to how many keys a layer of a kind attends."""
+    """Return the window length, in keys, of layers of a kind."""
     window = config.number(WINDOWS[kind])
     if window is None:
-        raise config.refuse(WINDOWS[kind], f"it is the window of layers of the kind {kind}, a whole number from 1")
+        raise config.refuse(WINDOWS[kind], f"layers of the kind {kind} need a window, an integer of at least 1")
     return window
 
 
 def _unlisted(config: Configuration, layers: int) -> Layers:
-    """Return the layers where no key lists their kinds."""
+    """Return the layers of a configuration without a key that lists their kinds."""
     if (both_sides := config.get("attention_window")) is not None:
         windows = both_sides if isinstance(both_sides, list) else [both_sides] * layers
         if len(windows) != layers or not all(type(window) is int and window > 1 for window in windows):
-            raise config.refuse("attention_window", "it is a whole number from 2, or one for each layer")
+            raise config.refuse("attention_window", "it must be an integer of at least 2, or one for each layer")
         return Layers(0, tuple(window // 2 for window in windows), ())
     for key in UNPLACED:
         if config.get(key):

@@ -1,4 +1,4 @@
-"""The pipelines that a method allows, and the engine of each on some hardware."""
+"""The pipelines that a method supports, and the engine for each on given hardware."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from softmaxkit.methods.base.spec import Spec
 from softmaxkit.simulation.hardware import Hardware, HardwareError
 
 LONGEST = LARGEST["max_keys"]
-"""Keys that an engine is built for, at most; the cycles of longer rows follow from its own."""
+"""Maximum number of keys that an engine is built for; the cycles of longer rows are extrapolated."""
 
 
 class CannotBuild(HardwareError):
-    """An engine cannot be built on some hardware; the message has the key."""
+    """An engine cannot be built with the hardware's arrays; the message names the keys."""
 
 
 def pipelines_of(spec: Spec) -> tuple[str, ...]:
-    """Return the pipelines of which a method has hardware: its own, and that with the division last."""
+    """Return the pipelines for which a method has hardware: its own, and "deferred", with the division last."""
     own = "element" if spec.dataflow == "element" else "token"
     return (own,) if type(spec).deferred_unit is Spec.deferred_unit else (own, "deferred")
 
 
 def engine_of(spec: Spec, pipeline: str, hardware: Hardware, channels: int, context: int) -> Engine:
-    """Return an engine of some hardware, for rows of up to `context` keys or `LONGEST`.
+    """Return an engine of the hardware, for rows of up to `context` keys, or `LONGEST` if that is fewer.
 
-    Channels are padded to whole columns. With the division last, slices are a beat wide at least: its maximum is one of
-    a slice, so the integers are those of the wider one.
+    Channels are padded to whole columns. In the deferred pipeline, a slice is at least one beat wide; since there is
+    one maximum per slice, the integers are then those of the wider slice.
 
     Raises:
-        CannotBuild: not with these arrays.
+        CannotBuild: an engine with these arrays is not possible.
     """
     arrays = hardware.arrays
     padded = -(-channels // arrays.columns) * arrays.columns

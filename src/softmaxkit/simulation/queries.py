@@ -1,4 +1,4 @@
-"""Queries of a job: how many keys each of them attends to, as a rule in place of a list."""
+"""The queries of a job and how many keys each attends to, as arithmetic progressions instead of a list."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import NamedTuple
 
 
 class Progression(NamedTuple):
-    """Queries of which each attends to so many keys more than the one before it.
+    """Queries whose numbers of keys form an arithmetic progression.
 
     Attributes:
         first: keys of the first query.
-        step: keys that each next query attends to in addition; 0 where all attend to as many.
+        step: additional keys of each next query; 0 if all attend to the same number.
         length: number of queries.
     """
 
@@ -24,19 +24,19 @@ class Progression(NamedTuple):
     length: int
 
     def cycles(self, rows: int, steps: int, least: int) -> int:
-        """Return the sum that `Queries.cycles` states.
+        """Return the sum described in `Queries.cycles`, in closed form.
 
-        Closed: queries whose keys leave the same remainder by `rows` take beats in arithmetic progression.
+        The beats of queries whose numbers of keys are congruent modulo `rows` form arithmetic progressions.
         """
         total = 0
-        for start in range(min(rows, self.length)):  # after so many queries the remainder repeats
+        for start in range(min(rows, self.length)):  # the remainder repeats after `rows` queries
             count = -(-(self.length - start) // rows)
             first = -(-(self.first + self.step * start) // rows)
             total += _sum(steps * first, steps * self.step, count, least)
         return total
 
     def of_beats(self, count: int, rows: int) -> int:
-        """Return how many queries take so many beats of `rows` keys."""
+        """Return the number of queries that take `count` beats of `rows` keys."""
         if self.step == 0:
             return self.length if -(-self.first // rows) == count else 0
         begin = max(-(-((count - 1) * rows + 1 - self.first) // self.step), 0)
@@ -46,15 +46,15 @@ class Progression(NamedTuple):
 
 @dataclass(frozen=True)
 class Queries:
-    """Queries on the same keys, in an order in which none attends to fewer keys than the one before it.
+    """Queries on the same keys, ordered so that none attends to fewer keys than its predecessor.
 
     Attributes:
         first: keys of the first query.
-        step: keys that each next position attends to in addition; 0 where all attend to as many.
-        positions: in the sequence.
-        group: query heads, whose queries at a position follow each other.
-        every: of all these queries, counted back from the last, one in so many is meant, as they are dealt out in turn;
-            one of the first position is among them.
+        step: additional keys of each next position; 0 if all attend to the same number.
+        positions: number of positions in the sequence.
+        group: number of query heads; their queries at one position are consecutive.
+        every: stride of a round-robin share of the queries: every `every`-th one, counted back from the last. The
+            share includes a query of the first position.
     """
 
     first: int
@@ -64,11 +64,11 @@ class Queries:
     every: int = 1
 
     def __iter__(self) -> Iterator[int]:
-        """Yield the keys of every query."""
+        """Yield the number of keys of each query."""
         return map(self._keys_of, self._numbers)
 
     def __reversed__(self) -> Iterator[int]:
-        """Yield the same from the last query back."""
+        """Yield the number of keys of each query, from the last to the first."""
         return map(self._keys_of, reversed(self._numbers))
 
     def __len__(self) -> int:
@@ -82,53 +82,53 @@ class Queries:
 
     @property
     def keys(self) -> int:
-        """Keys of all queries together."""
+        """Total number of keys of all queries."""
         return self.cycles(1)
 
     def cycles(self, rows: int, steps: int = 1, least: int = 1) -> int:
-        """Return the sum over all queries of `steps` for each of their beats, but at least `least` for each query.
+        """Return the sum over all queries of `max(steps * beats, least)`.
 
         Args:
-            rows: keys of a beat.
-            steps: cycles of a beat.
-            least: cycles of a query.
+            rows: keys in a beat.
+            steps: cycles per beat.
+            least: minimum cycles per query.
         """
         return sum(times * part.cycles(rows, steps, least) for part, times in self._progressions.items())
 
     def by_beats(self, rows: int) -> Iterator[tuple[int, int]]:
-        """Yield numbers of beats, and how many queries take so many.
+        """Yield pairs (number of beats, number of queries that take that many).
 
         Args:
-            rows: keys of a beat.
+            rows: keys in a beat.
         """
         for count in range(-(-self.first // rows), -(-self.last // rows) + 1):
             yield count, sum(times * part.of_beats(count, rows) for part, times in self._progressions.items())
 
     def of_engine(self, engines: int) -> Queries:
-        """Return those of the engine that has most to do, where as many take all these queries in turn.
+        """Return the queries of the busiest of `engines` engines that share these queries round-robin.
 
-        It is the one with the last query: counted back from there, none of its queries attends to fewer keys than that
-        of any other engine.
+        The busiest engine has the last query: counted back from there, each of its queries attends to at least as many
+        keys as the corresponding query of any other engine.
         """
         every = self.every * min(engines, len(self))
-        before = replace(self, every=every)._numbers[0] // self.group  # positions of which others have all queries
+        before = replace(self, every=every)._numbers[0] // self.group  # first positions without a query of this engine
         return replace(self, first=self.first + self.step * before, positions=self.positions - before, every=every)
 
     @property
     def _numbers(self) -> range:
-        """The numbers of the queries that are meant, among those of all positions and heads."""
+        """The indices of the selected queries among those of all positions and heads."""
         count = self.positions * self.group
         return range((count - 1) % self.every, count, self.every)
 
     def _keys_of(self, number: int) -> int:
-        """Return the keys of a query by its number."""
+        """Return the number of keys of a query by its index."""
         return self.first + self.step * (number // self.group)
 
     @cached_property
     def _progressions(self) -> Counter[Progression]:
-        """The queries, as progressions with how often each of them is there.
+        """The queries as progressions, each with its multiplicity.
 
-        After `group / gcd(group, every)` queries of one engine, the heads that it has at a position repeat.
+        The heads of one engine's queries repeat after `group / gcd(group, every)` queries.
         """
         repeats = self.group // gcd(self.group, self.every)
         stride = self.every // gcd(self.group, self.every)
@@ -139,7 +139,7 @@ class Queries:
 
 
 def _sum(first: int, step: int, count: int, least: int) -> int:
-    """Return the sum of `count` numbers from `first` in steps of `step`, each at least `least`."""
+    """Return the sum of `max(first + step * i, least)` for `i` from 0 to `count - 1`."""
     if step == 0:
         return count * max(first, least)
     below = min(max(-(-(least - first) // step), 0), count)

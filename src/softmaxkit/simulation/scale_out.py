@@ -1,4 +1,4 @@
-"""Attention with its keys split over chips: what a query's parts exchange, and how long they wait for it."""
+"""Attention with its keys split over chips: the partial results that chips exchange, and the time that takes."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from softmaxkit.simulation.hardware import Hardware
 from softmaxkit.simulation.workload import Workload
 
 NUMBER_BYTES = 4
-"""Bytes of a number that parts exchange."""
+"""Bytes per exchanged number."""
 
 
 def numbers_exchanged(dataflow: Dataflow, channels: int) -> tuple[int, ...]:
-    """Return how many numbers a query's parts exchange, in each exchange after the other; see `Spec.partial`.
+    """Return the numbers per query in each of the successive exchanges of partial results; see `Spec.partial`.
 
-    An element-wise method adds weighted values. One whose division is deferred joins maximum, sum and weighted values.
-    Any other first needs the maximum of the whole row, then sum and weighted values.
+    An element-wise method adds weighted values. A method with deferred division merges maximum, sum and weighted
+    values. Any other first needs the maximum of the whole row, then the sum and weighted values.
     """
     return {"element": (channels,), "deferred": (channels + 2,), "row": (1, channels + 1)}[dataflow]
 
 
 def has_parts(spec: Spec) -> bool:
-    """Return whether rows of a method can arrive in parts at all."""
+    """Return whether a method has partial results, so that the keys of a row can be split."""
     return spec.dataflow == "element" or type(spec).partial is not Spec.partial
 
 
@@ -38,25 +38,25 @@ def exchange(
     done: Run,
     costs: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Return the figures of keys split over chips, each of which has every query on its own keys.
+    """Return the figures of attention with keys split over chips, each of which runs every query on its own keys.
 
-    Parts are joined in as many steps as the number of chips has doublings, in each of which every chip sends its
-    numbers of all heads and tokens of a layer to one other, and waits for those of that one.
+    Partial results are merged in ceil(log2(chips)) steps. In each, every chip sends its numbers for all heads and
+    tokens of a layer to one other chip, and waits for those of that chip.
 
     Args:
         spec: the method.
         workload: the model.
-        hardware: of each chip.
-        chips: 1 or more.
-        tokens: queries of a head.
-        done: the run of a chip on its keys.
-        costs: of a chip: `energy_uj`, where it is known.
+        hardware: each of the chips.
+        chips: number of chips, at least 1.
+        tokens: queries per head.
+        done: the run of one chip on its keys.
+        costs: the figures of one chip, with `energy_uj` if known.
 
     Raises:
-        ValueError: the method has no parts.
+        ValueError: the method has no partial results.
     """
     if chips > 1 and not has_parts(spec):
-        raise ValueError(f"{spec.title} has no partial results, so its keys cannot be split; leave --chips out for it")
+        raise ValueError(f"{spec.title} has no partial results, so its keys cannot be split; omit --chips for it")
     numbers = numbers_exchanged(spec.dataflow, workload.channels) if chips > 1 else ()
     steps, links = (chips - 1).bit_length(), hardware.links
     queries = workload.heads * tokens

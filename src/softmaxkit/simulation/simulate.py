@@ -30,12 +30,12 @@ class SimulationOptions:
     Attributes:
         workload: the model.
         hardware: the chip.
-        specs: of the methods.
-        pipelines: to show of each method, as far as it has them; None for all of its own.
+        specs: the specs of the methods.
+        pipelines: pipelines to simulate for each method that supports them; None for all that it supports.
         phase: a prompt, or the next token.
-        contexts: tokens.
-        chips: numbers of chips to split the keys over, besides the one.
-        records: folder of the records that say what parts cost.
+        contexts: context lengths in tokens.
+        chips: numbers of chips over which to split the keys, in addition to a single chip.
+        records: folder of the records with the costs of parts.
     """
 
     workload: Workload
@@ -49,18 +49,18 @@ class SimulationOptions:
 
 
 def by_pipeline(options: SimulationOptions, say: Say, work: Callable[[Spec, str], Work]) -> list[Work]:
-    """Return what `work` gives for the methods and those of their pipelines that were asked for.
+    """Return the result of `work` for each method and each of its selected pipelines.
 
-    A pipeline that nobody asked for, and that is not the method's own, is left out where it cannot be built or `work`
-    finds no record of a part.
+    A pipeline that was not requested explicitly, and is not the method's own, is left out if it cannot be built or
+    `work` finds no record of a part.
 
     Args:
-        options: which.
-        say: called with why a pipeline is left out.
-        work: takes a method and a pipeline.
+        options: selects methods and pipelines.
+        say: called with the reason for each pipeline that is left out.
+        work: called with a method and a pipeline.
 
     Raises:
-        ValueError: no method has such a pipeline; or one that is not left out cannot be built or has no record.
+        ValueError: no method has a requested pipeline; or a required one cannot be built or has no record.
     """
     done = []
     for spec in options.specs:
@@ -72,29 +72,30 @@ def by_pipeline(options: SimulationOptions, say: Say, work: Callable[[Spec, str]
             except (CannotBuild, NoRecord) as error:
                 if options.pipelines is not None or pipeline == pipelines_of(spec)[0]:
                     raise
-                say(f"{spec.title} is left out with the pipeline {pipeline}: {error}")
+                say(f"leaving out {spec.title} with the pipeline {pipeline}: {error}")
     if not done:
         methods = "; ".join(f"{spec.name}: {', '.join(pipelines_of(spec))}" for spec in options.specs)
-        raise ValueError(f"no method has the pipeline {' or '.join(options.pipelines or ())}; there are {methods}")
+        raise ValueError(
+            f"no selected method has the pipeline {' or '.join(options.pipelines or ())}; available are {methods}"
+        )
     return done
 
 
 def simulate(options: SimulationOptions, command: Sequence[str], say: Say) -> dict[str, Any]:
-    """Return the record: a result for each method, pipeline and context.
+    """Run the simulation; return the record, with a result for each method, pipeline and context.
+
+    Figures cover the attention of all layers that attend to the whole context, without projections and feed-forward
+    layers. If the model has other layers, `layers` is the number included, and `left_out` describes and counts the
+    others. If the cost of a part is unknown, `without_energy` gives the reason in place of total energy and area.
 
     Args:
         options: what to simulate.
-        command: for the record.
-        say: called with why a pipeline is left out, where no pipelines were asked for.
-
-    Figures are those of the attention of all layers over the whole context. Where there are others, `layers` says how
-    many these are, and `left_out` what the others are, with their numbers. Projections and feed-forward layers are not
-    in them. Where the records do not say what a part costs, `without_energy` says why, in place of energy and area of
-    the whole.
+        command: the command line, for the record.
+        say: called with the reason for each pipeline that is left out.
 
     Raises:
-        HardwareError: hardware that the model does not fit, or a clock that the parts do not reach.
-        ValueError: no layer attends to so long a context, or no method has such a pipeline.
+        HardwareError: the hardware is too small for the model, or a part does not reach the clock.
+        ValueError: no layer attends to a context of this length, or no method has a requested pipeline.
     """
 
     def of_contexts(spec: Spec, pipeline: str) -> list[dict[str, Any]]:
@@ -112,7 +113,7 @@ def simulate(options: SimulationOptions, command: Sequence[str], say: Say) -> di
 
 
 def _result(options: SimulationOptions, spec: Spec, pipeline: str, context: int) -> dict[str, Any]:
-    """Return the result of one chip, and in `chips` of the keys split over several."""
+    """Return the result for one chip, and under `chips` those for keys split over several."""
     workload, hardware = options.workload.at(context), options.hardware
     engine = engine_of(spec, pipeline, hardware, workload.channels, context)
     pace, tokens = Pace(engine), context if options.phase == "prompt" else 1
@@ -152,7 +153,7 @@ def _result(options: SimulationOptions, spec: Spec, pipeline: str, context: int)
 
 
 def _costs(costs: Costs, done: Run, tokens: int) -> dict[str, Any]:
-    """Return energy and area of a run: by part, and in all where no part is missing, else why it is."""
+    """Return energy and area of a run by part, and either the totals or, if a part is missing, the reasons."""
     taken = bill(costs, done)
     energy = sum(taken.energy_uj.values())
     whole = {
@@ -169,6 +170,6 @@ def _costs(costs: Costs, done: Run, tokens: int) -> dict[str, Any]:
 
 
 def _stalls(done: Run) -> dict[str, float]:
-    """Return for what part of the time the arrays work, and for what they wait."""
+    """Return the percentages of the time for which the arrays work, and for which they wait, by cause."""
     parts = {"busy": done.busy, "memory": done.memory, "unit": done.unit, "drain": done.drain}
     return {f"{name}_percent": 100 * part / done.cycles for name, part in parts.items()}

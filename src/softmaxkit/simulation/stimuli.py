@@ -1,4 +1,4 @@
-"""What goes into the parts of an engine as they are measured, and what has to come out."""
+"""Stimuli for measuring the parts of an engine, and the expected outputs."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from softmaxkit.engine.sizes import EngineSizes
 from softmaxkit.formats import Array
 
 QUERIES, KEYS = 12, 32
-"""Queries that energy is measured with, and the keys of each."""
+"""Number of queries in an energy measurement, and of keys that each attends to."""
 
 SPREAD = 32.0
-"""Standard deviation of the codes of queries, keys and values, which are normal."""
+"""Standard deviation of the normally distributed codes of queries, keys and values."""
 
 
 class Words(NamedTuple):
-    """What goes into a part, and what has to come out.
+    """The stimuli of a part, and its expected outputs.
 
     Attributes:
-        inputs: of each cycle, by port.
+        inputs: for each input port, its value in each cycle.
         outputs: the name of the output stream.
-        expected: its payloads, in order.
+        expected: the expected payloads of that stream, in order.
     """
 
     inputs: dict[str, Sequence[int]]
@@ -33,12 +33,13 @@ class Words(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """Queries on keys and values, and what an engine makes of them.
+    """Queries, keys and values, and the golden results of an engine; all int64 codes.
 
     Attributes:
-        queries: int64 (QUERIES, channels).
-        keys, values: int64 (KEYS, channels).
-        scores: codes, (QUERIES, KEYS).
+        queries: (QUERIES, channels).
+        keys: (KEYS, channels).
+        values: (KEYS, channels).
+        scores: (QUERIES, KEYS).
         outputs: (QUERIES, channels).
     """
 
@@ -50,7 +51,7 @@ class Sample(NamedTuple):
 
     @classmethod
     def of(cls, engine: Engine) -> Sample:
-        """Return normal codes for an engine."""
+        """Return a sample of normally distributed codes for an engine, always with the same seed."""
         random, channels = np.random.default_rng(0), engine.sizes.channels
         queries, keys, values = (_codes(random, count, channels) for count in (QUERIES, KEYS, KEYS))
         outputs = engine.golden(queries, keys, values, np.full(QUERIES, KEYS))
@@ -58,7 +59,7 @@ class Sample(NamedTuple):
 
 
 def of_scores(engine: Engine, sample: Sample) -> Words:
-    """Return queries that meet `KEYS` keys each, and their scores."""
+    """Return the stimuli of the QK array, with the scores as expected outputs."""
     sizes, unit = engine.sizes, engine.unit
     words = sizes.beats(KEYS) * sizes.steps
     cycles, bits, width = words * QUERIES, sizes.max_keys.bit_length(), 8 * sizes.columns
@@ -77,7 +78,7 @@ def of_scores(engine: Engine, sample: Sample) -> Words:
 
 
 def _score_beats(scores: Array, sizes: EngineSizes, bits: int) -> list[int]:
-    """Return rows of scores as beats of the unit's stream."""
+    """Return rows of scores as beats of the unit's input stream."""
     full, last = (1 << sizes.rows) - 1, sizes.beats(KEYS) - 1
     return [
         _packed(row[beat * sizes.rows :][: sizes.rows], bits)
@@ -89,7 +90,7 @@ def _score_beats(scores: Array, sizes: EngineSizes, bits: int) -> list[int]:
 
 
 def of_values(engine: Engine, sample: Sample) -> Words:
-    """Return weights as the unit gives them, and the outputs."""
+    """Return the stimuli of the PV array, timed as from the unit, with the attention outputs as expected outputs."""
     sizes = engine.sizes
     words = sizes.beats(KEYS) * sizes.steps
     cycles = words * QUERIES
@@ -98,7 +99,7 @@ def of_values(engine: Engine, sample: Sample) -> Words:
         "weights_valid": [int(cycle % sizes.steps == 0) for cycle in range(cycles)],
         "weights_payload": [beats[cycle // sizes.steps] for cycle in range(cycles)],
         "outputs_ready": [1] * cycles,
-        "values_data": _memory(sample.values, sizes, cycles, 2),  # weights first go through a queue
+        "values_data": _memory(sample.values, sizes, cycles, 2),  # weights pass through a queue first
     }
     if engine.pipeline == "deferred":
         rows = engine.attention.spec.deferred(sample.scores, None, engine.attention.constants)
@@ -106,7 +107,7 @@ def of_values(engine: Engine, sample: Sample) -> Words:
         least = engine.unit.least_places
         pairs = zip(rows.factor, rows.places, strict=True)
         factors = [int(factor[0]) | (int(places[0]) - least) << width for factor, places in pairs]
-        # A row's sums come some cycles after its weights.
+        # A row's sums arrive a few cycles after its weights.
         inputs["factors_payload"] = [factors[max(cycle - 4 - sizes.steps, 0) // words] for cycle in range(cycles)]
         inputs["factors_valid"] = [1] * cycles
     expected = [
@@ -118,7 +119,7 @@ def of_values(engine: Engine, sample: Sample) -> Words:
 
 
 def _weight_beats(engine: Engine, sample: Sample) -> list[int]:
-    """Return the weights of rows as beats of the stream into the PV array."""
+    """Return rows of weights as beats of the PV array's input stream."""
     spec, constants = engine.attention.spec, engine.attention.constants
     sizes, bits = engine.sizes, engine.unit.weight_bits
     last = sizes.beats(KEYS) - 1
@@ -146,7 +147,7 @@ def _weight_beats(engine: Engine, sample: Sample) -> list[int]:
 
 
 def of_unit(engine: Engine, sample: Sample) -> Words:
-    """Return scores at the rate of a deferred unit, and its weights."""
+    """Return the stimuli of a deferred unit, at the rate it accepts, with the weights as expected outputs."""
     beats = _score_beats(sample.scores, engine.sizes, engine.unit.code_shape.width) * 12
     pace = engine.unit.pace
     cycles = range(len(beats) * pace)
@@ -160,12 +161,12 @@ def of_unit(engine: Engine, sample: Sample) -> Words:
 
 
 def _codes(random: np.random.Generator, count: int, channels: int) -> Array:
-    """Return normal codes, int64 (count, channels)."""
+    """Return normally distributed 8-bit codes, int64 (count, channels)."""
     return np.clip(np.round(SPREAD * random.standard_normal((count, channels))), -128, 127).astype(np.int64)
 
 
 def _memory(codes: Array, sizes: EngineSizes, cycles: int, after: int) -> list[int]:
-    """Return the words that a buffer gives in each cycle, so many after the input, over and over."""
+    """Return the words that a buffer outputs in each cycle, repeating, `after` cycles after the input."""
     words = [
         _packed(codes[beat : beat + sizes.rows, step : step + sizes.columns].ravel(), 8)
         for beat in range(0, len(codes), sizes.rows)
@@ -175,7 +176,7 @@ def _memory(codes: Array, sizes: EngineSizes, cycles: int, after: int) -> list[i
 
 
 def _packed(codes: Array, bits: int) -> int:
-    """Return codes side by side in one word, the first lowest."""
+    """Pack codes into one word, the first in the lowest bits."""
     word = 0
     for code in reversed(codes.tolist()):
         word = word << bits | (code & (1 << bits) - 1)
@@ -183,5 +184,5 @@ def _packed(codes: Array, bits: int) -> int:
 
 
 def _after_reset(inputs: Mapping[str, Sequence[int]]) -> dict[str, Sequence[int]]:
-    """Put the cycle of the reset before those of the inputs."""
+    """Prepend a reset cycle to the inputs, with the values of the first cycle."""
     return {name: [values[0], *values] for name, values in inputs.items()}

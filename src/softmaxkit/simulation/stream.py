@@ -1,4 +1,4 @@
-"""Engines for Stream (PyPI: stream-dse): cores with our figures, and an example that prices attention on them."""
+"""Export of engines for Stream (PyPI: stream-dse): cores with our figures, and an example that evaluates attention."""
 
 from __future__ import annotations
 
@@ -17,37 +17,37 @@ from softmaxkit.simulation.stream_example import EXAMPLE
 from softmaxkit.studies.progress import Say
 
 SOFTMAX = ("ReduceMax", "Exp", "ReduceSum", "Div")
-"""The operators into which Stream takes a softmax apart, each for every score or over all of them."""
+"""The operators into which Stream decomposes a softmax, each element-wise or a reduction over the row."""
 
 ELEMENT = ("Sigmoid",)
-"""What stands for a method that looks at every score by itself: an activation, which Stream prices like any other."""
+"""Stand-in for an element-wise method: an activation, which costs the same as any other in Stream."""
 
 ROWS_HELD = {SOFTMAX: 8, ELEMENT: 4}
-"""Rows for which a core needs room in stream-dse 2.1.1: two of all that its operators take from other cores or from
-each other, and give to them."""
+"""Rows that a core needs room for in stream-dse 2.1.1: two for each tensor that its operators exchange with other
+cores or with each other."""
 
 READS, WRITES = 5, 3
-"""How often stream-dse 2.1.1 reads and writes a row in the memory of a unit: it is written as scores, powers and
-weights, read by each operator, and read to leave. The unit does both once."""
+"""How often stream-dse 2.1.1 reads and writes a row in a unit's memory: it is written as scores, powers and weights,
+and read by each operator and once more on output. The hardware reads and writes it once."""
 
 
 def write_stream(folder: Path, options: SimulationOptions, say: Say) -> list[str]:
-    """Write a folder for each method and pipeline: hardware, its cores, and an example.
+    """Write a folder for each method and pipeline: the hardware, its cores, and an example.
 
-    Energies are in pJ, areas in um2. Stream prices a core's operation by one figure, and takes a softmax apart into
-    `SOFTMAX`: each of these has its share of the energy of a score, and the memory in which rows wait its share of what
-    a row takes there. Its schedule is its own; that of the engine is what `softmaxkit simulate` has.
+    Energies are in pJ, areas in um2. Stream has one energy per operation of a core, and decomposes a softmax into
+    `SOFTMAX`; the energies per score and per memory access are therefore divided among these operators. Stream also
+    computes its own schedule; `softmaxkit simulate` has that of the engine.
 
     Args:
-        folder: for the folders; those of the same names are replaced.
-        options: what to write.
-        say: called with why a pipeline is left out.
+        folder: the parent folder; existing folders of the same names are replaced.
+        options: selects the units.
+        say: called with the reason for each pipeline that is left out.
 
     Returns:
-        the names of the folders.
+        The names of the folders.
 
     Raises:
-        ValueError: no record says what a part costs, or two units have one name; nothing is written then.
+        ValueError: no record has the cost of a part, or two units have the same name; nothing is then written.
     """
     written = exported(options, say, _files)
     for name, files in written.items():
@@ -58,7 +58,7 @@ def write_stream(folder: Path, options: SimulationOptions, say: Say) -> list[str
 
 
 def _files(unit: Exported) -> dict[str, str]:
-    """Return the files of a unit and the engine around it, by their names."""
+    """Return the files of a unit and its engine, keyed by file name."""
     hardware, costs, sizes = unit.options.hardware, unit.costs, unit.engine.sizes
     element = unit.pipeline == "element"
     buffers = hardware.buffers
@@ -93,11 +93,12 @@ def _files(unit: Exported) -> dict[str, str]:
 
 
 def _array(name: str, costs: Costs, array: str, buffer: str, size: int, operator: str) -> dict[str, Any]:
-    """Return the core of an array, with its buffer of so many bytes."""
+    """Return the core of an array with its buffer of `size` bytes."""
     part, sizes, made = costs.array(array), costs.sizes, costs.buffer(size)
     multipliers = sizes.rows * sizes.columns
     write, read = costs.access(made)
-    # Stream takes the room of a core from the memory of its first operand. This one is in the array, with its figures.
+    # Stream takes a core's capacity from the memory of its first operand. These registers are part of the array and its
+    # figures, so they cost nothing here.
     room = 8 * (size + 2 * (_row(costs) + sizes.channels))
     return {
         "name": name,
@@ -117,10 +118,10 @@ def _array(name: str, costs: Costs, array: str, buffer: str, size: int, operator
 
 
 def _unit(costs: Costs, operators: tuple[str, ...]) -> dict[str, Any]:
-    """Return the core of the softmax unit, with the memory in which its rows wait, if they do.
+    """Return the core of the softmax unit, with its row memory.
 
-    Stream hands over no less than a row, so there is room for some in any unit. Without such a memory that costs
-    nothing: what waits there is in registers of the unit, with its figures.
+    Stream transfers whole rows, so the core of every unit needs room for some. For a unit without a row memory, that
+    room costs nothing: its scores are in registers, which the unit's own figures include.
     """
     sizes, reads, writes, area = costs.sizes, 0.0, 0.0, 0.0
     for made, energy in costs.unit_memories.values():
@@ -145,7 +146,7 @@ def _unit(costs: Costs, operators: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _row(costs: Costs) -> int:
-    """Return the bytes of the longest row in whole beats, with another beat for its maximum and its sum."""
+    """Return the bytes of the longest row in whole beats, plus a beat for its maximum and sum."""
     return costs.sizes.rows * (beats(costs.keys, costs.sizes.rows) + 1)
 
 
@@ -161,13 +162,13 @@ def _memory(
     """Return a memory of a core.
 
     Args:
-        operands: that it holds.
-        dimensions: of the array that one such memory serves.
-        width: bits of a word, which it gives and takes in a cycle.
-        size: in bits.
-        read: energy of a word in pJ.
-        write: likewise.
-        area: in um2.
+        operands: the operands that it stores.
+        dimensions: the array dimensions that one such memory serves.
+        width: bits of a word; it reads and writes one word per cycle.
+        size: size in bits.
+        read: energy of reading a word, in pJ.
+        write: energy of writing a word, in pJ.
+        area: area in um2.
     """
 
     def port(kind: str, ways: tuple[str, str]) -> dict[str, Any]:
@@ -187,7 +188,7 @@ def _memory(
 
 
 def _dram(options: SimulationOptions) -> dict[str, Any]:
-    """Return the core of the memory."""
+    """Return the core of the DRAM."""
     hardware = options.hardware
     width = max(round(8 * hardware.bytes_per_cycle), 1)
     directions = ["fh", "tl", "fl", "th"]

@@ -1,4 +1,4 @@
-"""YAML in which nothing is said twice, and nothing by reference."""
+"""YAML without duplicate keys and aliases."""
 
 from __future__ import annotations
 
@@ -8,27 +8,31 @@ import yaml
 
 
 def load(text: str) -> Any:
-    """Return what a YAML text says.
+    """Parse a YAML text.
 
     Raises:
-        ValueError: it is no YAML; a key is there twice, of which YAML would take the last in silence; or there are
-            aliases, by which a few lines can be endless.
+        ValueError: the text is not valid YAML; it has a duplicate key, of which YAML would silently use the last; or it
+            has aliases, which can expand a few lines without limit.
     """
-    try:  # composed first: what is nested too deeply ends there
+    try:  # compose first: it raises on text that is nested too deeply
         root, data = yaml.compose(text, yaml.SafeLoader), yaml.safe_load(text)
         events = list(yaml.parse(text, yaml.SafeLoader))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ValueError(f"this is no YAML: {' '.join(str(error).split())}") from None
+        raise ValueError(f"this is not valid YAML: {' '.join(str(error).split())}") from None
     for event in events:
         if isinstance(event, yaml.AliasEvent):
             line = event.start_mark.line + 1
-            raise ValueError(f"the alias *{event.anchor} in line {line} is not read; write out what it stands for")
+            raise ValueError(f"the alias *{event.anchor} in line {line} is not supported; write out its content")
     _check_keys(root)
     return data
 
 
 def _check_keys(root: Any) -> None:
-    """Refuse a key that is there twice."""
+    """Check that no mapping has duplicate keys.
+
+    Raises:
+        ValueError: one has.
+    """
     nodes = [root]
     while nodes:
         node = nodes.pop()
@@ -36,5 +40,5 @@ def _check_keys(root: Any) -> None:
             keys = [key.value for key, _ in node.value]
             for place, (key, value) in enumerate(node.value):
                 if key.value in keys[:place]:
-                    raise ValueError(f"the key {key.value} in line {key.start_mark.line + 1} is there twice")
+                    raise ValueError(f"the key {key.value} in line {key.start_mark.line + 1} is a duplicate")
                 nodes.append(value)

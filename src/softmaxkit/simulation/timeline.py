@@ -1,4 +1,4 @@
-"""What an engine does with the last queries of a job, stage by stage, for a picture."""
+"""A timeline of an engine's stages over the last queries of a job, for a chart."""
 
 from __future__ import annotations
 
@@ -10,16 +10,15 @@ from softmaxkit.engine.engine import Engine
 from softmaxkit.simulation.queries import Queries
 
 SHOWN = 6
-"""Queries in a picture."""
+"""Number of queries in the chart."""
 
 
 def timeline(engine: Engine, queries: Queries) -> list[dict[str, Any]]:
-    """Return when each stage works on the last queries of a job, or of several where one has few.
+    """Return when each stage works on the last queries of a job, or of several jobs if one has too few.
 
     Returns:
-        dicts of `query`, `keys`, and the cycles from which and to which the QK array (`qk`), the unit (`unit`: until
-        the first weights leave) and the PV array (`pv`) work; empty where the keys are more than the engine is built
-        for.
+        Dicts of `query`, `keys`, and the (start, end) cycles of the QK array (`qk`), the unit (`unit`: until the first
+        weights leave) and the PV array (`pv`); empty if there are more keys than the engine is built for.
     """
     if queries.last > engine.sizes.max_keys:
         return []

@@ -1,4 +1,4 @@
-"""What an accelerator works on: the attention of a model's layers, in a prompt or while a token is generated."""
+"""Workloads: the attention layers of a model."""
 
 from __future__ import annotations
 
@@ -14,22 +14,21 @@ from softmaxkit.suggestions import suggestion
 
 @dataclass(frozen=True)
 class Workload:
-    """The attention of a model.
+    """The attention layers of a model.
 
     Attributes:
-        name: of the model.
-        layers: layers with attention over the whole context, however long it is.
-        heads: query heads of a layer.
-        key_heads: heads of keys and values, each for `heads / key_heads` query heads.
-        channels: of a head.
-        causal: does a query see no later key?
-        source: where these numbers are from.
-        windows: of each further layer, to how many keys it attends at most.
-        left_out: what further layers are that do not count, and how many: ("without attention", 28).
+        name: name of the model.
+        layers: number of layers that attend to the whole context, of any length.
+        heads: query heads per layer.
+        key_heads: key-value heads per layer, each shared by `heads / key_heads` query heads.
+        channels: channels per head.
+        causal: whether no query sees a later key.
+        source: the source of these figures.
+        windows: for each layer that attends to a window, the window's length in keys.
+        left_out: descriptions and numbers of layers that are not simulated, e.g. ("without attention", 28).
 
     Raises:
-        ValueError: a number is below 1 or larger than an engine takes, or the query heads do not share the key heads
-            evenly.
+        ValueError: a number is below 1 or exceeds the engine's limit, or `heads` is not a multiple of `key_heads`.
     """
 
     name: str
@@ -47,30 +46,36 @@ class Workload:
         for key in ("layers", "heads", "key_heads", "channels"):
             value = getattr(self, key)
             if type(value) is not int or value < least.get(key, 1):
-                raise ValueError(f"{self.name}: {key} is a whole number from {least.get(key, 1)}, not {value!r}")
+                raise ValueError(
+                    f"{self.name}: {key} must be an integer of at least {least.get(key, 1)}, got {value!r}"
+                )
         if self.channels > LARGEST["channels"]:
             raise ValueError(
-                f"{self.name}: an engine takes heads of up to {LARGEST['channels']:,} channels, not {self.channels:,}"
+                f"{self.name}: an engine supports heads of up to {LARGEST['channels']:,} channels, "
+                f"got {self.channels:,}"
             )
         if self.heads % self.key_heads:
-            raise ValueError(f"{self.name}: {self.heads} query heads do not share {self.key_heads} key heads evenly")
+            raise ValueError(
+                f"{self.name}: the number of query heads ({self.heads}) must be a multiple of that of key heads "
+                f"({self.key_heads})"
+            )
 
     @property
     def queries_per_key_head(self) -> int:
-        """Query heads that use the same keys."""
+        """Number of query heads that share a key head."""
         return self.heads // self.key_heads
 
     def at(self, context: int) -> Workload:
-        """Return the workload of a context of so many tokens: layers count whose windows are not shorter.
+        """Return the workload at a context length in tokens, without the layers whose window is shorter.
 
         Raises:
-            ValueError: none is left.
+            ValueError: no layer is left.
         """
         whole = self.layers + sum(window >= context for window in self.windows)
         if not whole:
             raise ValueError(
-                f"{self.name}: no layer attends to the whole of {context:,} keys, the longest window has "
-                f"{max(self.windows):,}; give a --context of up to so many"
+                f"{self.name}: no layer attends to all of {context:,} keys, since the longest window has "
+                f"{max(self.windows):,}; use a --context of at most that"
             )
         shorter = self.layers + len(self.windows) - whole
         left_out = (*((("with windows", shorter),) if shorter else ()), *self.left_out)
@@ -93,15 +98,15 @@ PUBLISHED = {
         Workload("smollm2-135m", 30, 9, 3, 64, True, "huggingface.co/HuggingFaceTB/SmolLM2-135M, config.json"),
     )
 }
-"""Models by name, whose configurations are published; any other is read by transformers."""
+"""Built-in models, with published configurations; transformers reads any other."""
 
 
 def read_workload(name: str) -> Workload:
-    """Return the attention of a model: one of `PUBLISHED`, or a folder, hub name or GGUF file that transformers reads.
+    """Return the workload of a model: one of `PUBLISHED`, or a folder, hub name or GGUF file that transformers reads.
 
     Raises:
-        ValueError: there is no such model, it has no attention, or one that the engine cannot run; the message says
-            which key of its configuration says so.
+        ValueError: there is no such model, or it has no attention that the engine can run; the message names the key
+            of its configuration.
     """
     if name in PUBLISHED:
         return PUBLISHED[name]
@@ -109,7 +114,7 @@ def read_workload(name: str) -> Workload:
 
 
 def _config(name: str) -> Any:
-    """Return the configuration of a model from where transformers finds it; code that comes with it is not run."""
+    """Load the configuration of a model with transformers, without running any code that the model ships."""
     from transformers import AutoConfig
 
     from softmaxkit.models.sources import source_of
@@ -117,37 +122,37 @@ def _config(name: str) -> Any:
     source = source_of(name)
     try:
         return AutoConfig.from_pretrained(source.place, **source.options)
-    except Exception as error:  # classes of configurations compute with whatever the file says
-        hint = suggestion(name, PUBLISHED, "by name there are")
+    except Exception as error:  # configuration classes compute with unchecked values and may raise anything
+        hint = suggestion(name, PUBLISHED, "built in are")
         raise ValueError(f"cannot read the configuration of {name} ({_reason(error)}); {hint}") from None
 
 
 def _reason(error: Exception) -> str:
-    """Return why a configuration is not read, in one line."""
+    """Return a one-line reason why a configuration could not be read."""
     if "trust_remote_code" in str(error):
-        return "auto_map names code that comes with it, which is not run"
+        return "its auto_map needs code that the model ships, which is not run"
     if isinstance(error, ZeroDivisionError):
-        return "a number that others are divided by is 0, such as num_attention_heads"
+        return "a number used as a divisor, such as num_attention_heads, is 0"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    # Validators of huggingface_hub name themselves in the first line, and say in the second what is wrong.
+    # Validators of huggingface_hub put their own name in the first line and the error in the second.
     return lines[1].partition(": ")[2] if lines[0].endswith(":") and len(lines) > 1 else lines[0]
 
 
 def workload_of(config: Any, name: str) -> Workload:
-    """Return the attention that a transformers configuration describes.
+    """Return the workload that a transformers configuration describes.
 
     Args:
-        config: a `PreTrainedConfig`; of a model of several modes, its text part counts.
-        name: of the model.
+        config: a `PreTrainedConfig`; for a multimodal model, its text part is used.
+        name: name of the model.
 
     Raises:
-        ValueError: there is no attention in it, or one that the engine cannot run.
+        ValueError: the configuration has no attention that the engine can run.
     """
-    Configuration(config, name).check()  # before its text part, in which an encoder beside it is no longer seen
+    Configuration(config, name).check()  # also check the whole: its text part does not show an encoder next to it
     try:
         text = config.get_text_config()
     except ValueError:  # there are several
-        raise ValueError(f"{name} has several texts in its configuration; give that of one of them alone") from None
+        raise ValueError(f"{name} has several text parts in its configuration; pass that of one part") from None
     keys = Configuration(text, name)
     keys.check()
     layers, heads = (_count(keys, key) for key in ("num_hidden_layers", "num_attention_heads"))
@@ -156,7 +161,7 @@ def workload_of(config: Any, name: str) -> Workload:
     if causal is None:
         raise Configuration(config, name).refuse(
             "model_type",
-            "whether the queries of its prompts see later keys is not known",
+            "it is not known whether the queries of its prompts see later keys",
         )
     return Workload(
         name,
@@ -172,10 +177,14 @@ def workload_of(config: Any, name: str) -> Workload:
 
 
 def _count(keys: Configuration, key: str) -> int:
-    """Return the number of layers or heads, of which a transformer has one or more."""
+    """Return the number of layers or heads, at least 1.
+
+    Raises:
+        ValueError: the configuration has no such number.
+    """
     if not isinstance(keys.get(key), int):
         raise ValueError(
-            f"{keys.name} is a model without attention, or one of unlike parts: its configuration "
-            f"({type(keys.config).__name__}) has no number of {key}; give a transformer, such as {', '.join(PUBLISHED)}"
+            f"{keys.name} has no attention, or consists of several different parts: its configuration "
+            f"({type(keys.config).__name__}) has no {key}; choose a transformer, e.g. {', '.join(PUBLISHED)}"
         )
     return keys.required(key)

@@ -1,9 +1,9 @@
 "use strict";
 
-// Labels of points, set so that no two overlap and none hides a point. Boxes and places are in pixels of the plot's area,
-// from its upper left corner.
+// Placement of point labels such that no two overlap and none hides a point. Boxes and positions are in pixels from the
+// upper left corner of the plot area.
 
-const LABEL = { font: 12, height: 17, padding: 3, gap: 3, marker: 9, near: 40 };
+const LABEL = { font: 12, height: 17, padding: 3, gap: 3, marker: 9, near: 40, background: "rgba(255, 255, 255, 0.85)" };
 const RINGS = [3, 8, 14, 22, 32, 44, 58, 74, 92, 112, 136, 164];
 const DIRECTIONS = Array.from({ length: 24 }, (_, turn) => [Math.cos((turn * Math.PI) / 12), Math.sin((turn * Math.PI) / 12)]);
 
@@ -11,7 +11,7 @@ const overlap = (one, other, gap = 0) =>
   one.x - gap < other.x + other.width && other.x - gap < one.x + one.width &&
   one.y - gap < other.y + other.height && other.y - gap < one.y + one.height;
 
-// Does the line from (x, y) to (toX, toY) meet a box?
+// Whether the line from (x, y) to (toX, toY) crosses a box.
 function crosses(line, box) {
   let enter = 0, leave = 1;
   for (const [from, to, low, high] of [
@@ -36,7 +36,7 @@ function meet(one, other) {
     side(other, one.x, one.y) !== side(other, one.toX, one.toY);
 }
 
-// Boxes around a point: near it in every direction first, then, if `everywhere`, on a grid over the whole area.
+// Yield candidate boxes for a point's label: first near it in all directions, then, if `everywhere`, on a grid.
 function* candidates(point, area, everywhere) {
   const { width, height } = point;
   for (const ring of RINGS) {
@@ -51,8 +51,8 @@ function* candidates(point, area, everywhere) {
   }
 }
 
-// Return a box for each of the points, which have x, y and their label's width and height; null where there is no room.
-// Lines are what labels should rather not lie on. Earlier points have the first choice; then each may choose again.
+// Return a box for each point, given as x, y and the label's width and height; null if there is no room. Labels avoid
+// `lines` if possible. Earlier points choose first; then each point may choose again.
 function placeLabels(points, area, lines = []) {
   const markers = points.map(({ x, y }) => ({
     x: x - LABEL.marker, y: y - LABEL.marker, width: 2 * LABEL.marker, height: 2 * LABEL.marker,
@@ -79,7 +79,7 @@ function bestBox(point, area, others, markers, own, lines) {
       const nearX = Math.min(Math.max(point.x, box.x), box.x + box.width);
       const nearY = Math.min(Math.max(point.y, box.y), box.y + box.height);
       const away = Math.hypot(nearX - point.x, nearY - point.y);
-      // To the right and above is where a reader looks first.
+      // Prefer the right and above, where readers look first.
       let cost = away + (leader.toX < point.x ? 4 : 0) + (leader.toY > point.y ? 2 : 0);
       if (cost >= least) continue;
       cost += 14 * lines.filter((line) => crosses(line, box)).length;
@@ -103,7 +103,7 @@ function textWidth(label, family) {
   return width("bold", label.title) + (label.name ? width("normal", ` ${label.name}`) : 0);
 }
 
-// Return a label that is no wider than this, its name shortened where it is.
+// Return a label no wider than `most` pixels, shortening its name and then its title if necessary.
 function fitted(label, family, most) {
   let { title, name } = label;
   while (textWidth({ title, name }, family) > most && (name || title).length > 1) {
@@ -114,11 +114,10 @@ function fitted(label, family, most) {
   return { ...label, title, name };
 }
 
-// Plotly takes some of HTML in texts.
+// Plotly interprets some HTML in text.
 const escaped = (text) => text.replace(/[&<>]/g, (sign) => ({ "&": "&amp;", "<": "&lt;", ">": "&gt;" })[sign]);
 
-// Return a layout with the labels of its points as annotations, as much higher as it takes to have room for all, and to
-// have them near their points.
+// Return a layout with the labels of its points as annotations, increasing its height until all fit near their points.
 function labelled(layout, given, line, bars = []) {
   const most = layout.width - layout.margin.l - layout.margin.r - 2 * LABEL.padding;
   const labels = given.map((label) => fitted(label, layout.font.family, most));
@@ -164,7 +163,7 @@ function annotation(label, point, box) {
   const [right, down] = [box.x + box.width / 2 - point.x, box.y + box.height / 2 - point.y];
   const shared = {
     x: label.x, y: label.y, text: `<b>${escaped(label.title)}</b> ${escaped(label.name)}`.trim(),
-    xanchor: "center", yanchor: "middle", font: { size: LABEL.font }, bgcolor: "rgba(255, 255, 255, 0.85)",
+    xanchor: "center", yanchor: "middle", font: { size: LABEL.font }, bgcolor: LABEL.background,
     borderpad: 0,
   };
   if (box.away < LABEL.marker + 6) return { ...shared, showarrow: false, xshift: right, yshift: -down };

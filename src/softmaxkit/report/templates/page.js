@@ -1,9 +1,19 @@
-// The charts: each is drawn for the width that it has, anew when that changes.
+// The charts: each is drawn for its current width, and redrawn when that changes.
 
 const NARROW = 560;
-const PAPER = 940; // A4 or Letter, lying
+const PAPER = 940; // A4 or Letter, landscape
 const byTouch = matchMedia("(pointer: coarse)").matches;
+const darkColours = Object.entries(JSON.parse(document.getElementById("dark-colours").textContent));
+const prefersDark = matchMedia("(prefers-color-scheme: dark)");
 const plots = new Map();
+const legendKeys = [];
+let printing = false;
+
+// Return a part of a figure in the reader's colour scheme; charts are defined in light colours, and printed in them.
+function inScheme(part) {
+  if (printing || !prefersDark.matches) return part;
+  return JSON.parse(darkColours.reduce((text, [light, dark]) => text.replaceAll(light, dark), JSON.stringify(part)));
+}
 
 for (const element of document.querySelectorAll("[data-figure]")) {
   const figure = JSON.parse(document.getElementById(element.dataset.figure).textContent);
@@ -19,7 +29,7 @@ function layoutOf({ figure, scale }, width) {
     const axis = layout[meta.scales.axis];
     Object.assign(axis, { type: scale, range: meta.scales[scale] ?? undefined, dtick: scale === "log" ? axis.dtick : undefined });
   }
-  if (byTouch) { // a finger that moves over a chart scrolls the page
+  if (byTouch) { // dragging over a chart scrolls the page
     layout.dragmode = false;
     for (const [name, axis] of Object.entries(layout)) if (/^[xy]axis/.test(name)) axis.fixedrange = true;
   }
@@ -28,10 +38,14 @@ function layoutOf({ figure, scale }, width) {
 
 function draw(plot, width) {
   plot.width = width;
-  return Plotly.react(plot.element, plot.figure.data, layoutOf(plot, width), { displayModeBar: false });
+  return Plotly.react(plot.element, inScheme(plot.figure.data), inScheme(layoutOf(plot, width)), { displayModeBar: false });
 }
 
-// While a window is drawn to another size, charts wait until it stays.
+function paintLegends() {
+  for (const { key, style, colour } of legendKeys) key.style.borderTop = `2px ${style} ${inScheme(colour)}`;
+}
+
+// While the window is being resized, wait until its size is stable.
 let waiting = 0;
 const redraw = () => {
   for (const plot of plots.values()) {
@@ -47,8 +61,16 @@ for (const plot of plots.values()) {
   draw(plot, Math.floor(plot.element.clientWidth));
   observer.observe(plot.element);
 }
+paintLegends();
 
-// Names of the lines, each of which hides and shows what it names.
+function repaint() {
+  for (const plot of plots.values()) plot.width = 0;
+  redraw();
+  paintLegends();
+}
+prefersDark.addEventListener("change", repaint);
+
+// A legend of buttons, each of which hides and shows its traces.
 function legend(plot) {
   const list = document.createElement("ul");
   list.className = "legend";
@@ -59,8 +81,9 @@ function legend(plot) {
     const key = document.createElement("span");
     const text = document.createElement("span");
     key.className = "key";
-    key.style.borderTop = `2px ${{ dash: "dashed", dot: "dotted" }[dash] ?? (dash && dash !== "solid" ? "dashed" : "solid")} ${color}`;
-    text.innerHTML = name.replace(/<(?!\/?b>)/g, "&lt;"); // a name is escaped, but for its bold part
+    const style = { dash: "dashed", dot: "dotted" }[dash] ?? (dash && dash !== "solid" ? "dashed" : "solid");
+    legendKeys.push({ key, style, colour: color });
+    text.innerHTML = name.replace(/<(?!\/?b>)/g, "&lt;"); // allow only <b> in names
     button.type = "button";
     button.setAttribute("aria-pressed", "true");
     button.append(key, text);
@@ -95,8 +118,13 @@ for (const control of document.querySelectorAll("[data-figures-of]")) {
   });
 }
 
-// The paper is narrower than the window.
+// For printing, redraw at the width of the paper, in light colours.
 window.addEventListener("beforeprint", () => {
+  printing = true;
+  paintLegends();
   for (const plot of plots.values()) draw(plot, plot.element.closest(".panels") ? Math.floor(PAPER / 3) - 16 : PAPER);
 });
-window.addEventListener("afterprint", redraw);
+window.addEventListener("afterprint", () => {
+  printing = false;
+  repaint();
+});

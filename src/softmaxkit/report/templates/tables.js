@@ -1,8 +1,8 @@
-// Tables as text: CSV with all digits where the page has them, Markdown and LaTeX as the table is shown.
+// Export of tables: CSV with all digits if the page includes them; Markdown and LaTeX with the digits shown.
 
 const squeeze = (text) => text.replace(/\s+/g, " ").trim();
 
-// A cell's text: a spread or a range stands smaller beneath a figure.
+// A cell's text: the figure, followed by the remark below it, a spread or a range.
 function cellText(cell) {
   const remark = cell.querySelector("small");
   if (!remark) return squeeze(cell.textContent);
@@ -11,7 +11,7 @@ function cellText(cell) {
   return beneath.startsWith("±") ? `${squeeze(figure)} ${beneath}` : `${squeeze(figure)} (${beneath})`;
 }
 
-// A table's head as a grid, in which a cell over several columns or rows is at its first column and last row.
+// A table's head as a grid; a cell that spans columns or rows has its text in its first column and last row.
 function headGrid(table) {
   const rows = [...(table.tHead?.rows ?? [])];
   const grid = rows.map(() => []);
@@ -32,7 +32,7 @@ function headGrid(table) {
 
 const bodyOf = (table) => [...table.tBodies].flatMap((body) => [...body.rows].map((row) => [...row.cells]));
 
-// One heading for each column, such as "Loss, nats, float".
+// One heading per column, e.g. "Loss, nats, float".
 function headings(table) {
   const grid = headGrid(table);
   return (grid.at(-1) ?? []).map((_, column) =>
@@ -62,7 +62,7 @@ function toMarkdown(table) {
 const LATEX = {
   "\\": "\\textbackslash{}", "{": "\\{", "}": "\\}", "$": "\\$", "&": "\\&", "#": "\\#", "%": "\\%", "_": "\\_",
   "^": "\\textasciicircum{}", "~": "\\textasciitilde{}", "<": "\\textless{}", ">": "\\textgreater{}", "|": "\\textbar{}",
-  "[": "{[}", "]": "{]}", "*": "{*}", // which mean something after the end of a row
+  "[": "{[}", "]": "{]}", "*": "{*}", // these have a meaning after the end of a row
   "−": "$-$", "±": "$\\pm$", "×": "$\\times$", "∞": "$\\infty$", "–": "--", "µ": "$\\mu$", "²": "$^2$", "…": "\\ldots{}",
 };
 
@@ -101,7 +101,7 @@ const FORMATS = {
 async function copy(text) {
   try {
     await navigator.clipboard.writeText(text);
-  } catch { // not allowed, or not there: some browsers have no clipboard for pages opened from a file
+  } catch { // not allowed or not available: some browsers have no clipboard for pages opened from a file
     const area = document.createElement("textarea");
     area.value = text;
     area.style.position = "fixed";
@@ -141,7 +141,7 @@ for (const tools of document.querySelectorAll("[data-export]")) {
   });
 }
 
-// A table that is wider than its box says so, until it has been scrolled to its end.
+// A table wider than its box shows a hint and a shadow; the shadow disappears when it is scrolled to the end.
 for (const box of document.querySelectorAll(".wide")) {
   const hint = box.closest(".tabular").querySelector(".hint");
   const update = () => {
