@@ -12,10 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import max_pool1d
 
-import softmaxkit
 from softmaxkit import ConSmax, Exaq, KeyValueCache
-from softmaxkit.fused_attention import call as call_module
-from softmaxkit.kernels import attention, backends, codes, launch
+from softmaxkit.kernels import attention, backends, launch
 from softmaxkit.kernels import native_attention as kernels
 from softmaxkit.kernels.attention import AttentionCall
 from softmaxkit.kernels.codes import BITS, Cached, encode
@@ -252,72 +250,6 @@ def test_lengths_equal_a_mask_in_the_kernel(kind: str, build: str) -> None:
     many = torch.randn(1, 1, 20, 8)
     with pytest.raises(ValueError, match="lengths are accepted for up to 12 queries per key head"):
         kernels.attend(many, many, many, call_of(Exaq()), lengths=torch.tensor([3]))
-
-
-def test_lengths_build_no_mask_for_a_native_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    tokens = torch.randn(2, 2, 50, 8)
-    cache, lengths, masks = KeyValueCache(tokens, tokens), torch.tensor([50, 7]), []
-    inner = kernels.attend
-    monkeypatch.setattr(call_module, "attend", lambda *arguments: masks.append(arguments[4]) or inner(*arguments))
-    cache.attention(tokens[:, :, :1], Exaq(), lengths=lengths, clip=CLIP)
-    assert masks == [None]
-
-
-@pytest.mark.parametrize("bits", BITS)
-def test_lengths_equal_a_mask_over_a_cache(bits: int) -> None:
-    random = torch.Generator().manual_seed(0)
-    query, key, value = (torch.randn(3, 2, n, 32, generator=random) for n in (1, 50, 50))
-    cache = KeyValueCache(key, value, bits)
-    lengths = torch.tensor([50, 7, 0])
-    mask = torch.arange(50) < lengths[:, None, None, None]
-    for spec, parameters in ((ConSmax(), CONSMAX), (Exaq(), {"clip": CLIP}), (softmaxkit.Exact(), {})):
-        result = cache.attention(query, spec, lengths=lengths, **parameters)
-        assert torch.equal(result, cache.attention(query, spec, mask, **parameters))
-        alone = softmaxkit.attention(query[1:2], cache.keys[1:2, :, :7], cache.values[1:2, :, :7], spec, **parameters)
-        assert torch.allclose(result[1], alone[0], atol=1e-3)
-        assert (result[2] == 0).all()
-        odd = torch.arange(50) % 2 == 1
-        both = cache.attention(query, spec, odd & mask, **parameters)
-        assert torch.equal(cache.attention(query, spec, odd, lengths=lengths, **parameters), both)
-        added = cache.attention(query, spec, torch.where(odd, 0.0, -math.inf)[None], lengths=lengths, **parameters)
-        assert torch.allclose(added, both, atol=1e-3)
-    for wrong in (torch.tensor([51, 7, 0]), torch.tensor([-1, 7, 0])):
-        with pytest.raises(ValueError, match="lengths are 0 to 50, the tokens held"):
-            cache.attention(query, ConSmax(), lengths=wrong, **CONSMAX)
-    for wrong in (torch.tensor([1, 2]), torch.ones(3), torch.ones(3, dtype=torch.bool)):
-        with pytest.raises(ValueError, match="lengths are integers, one for each of 3 sequences"):
-            cache.attention(query, ConSmax(), lengths=wrong, **CONSMAX)
-
-
-@pytest.mark.parametrize("channels", [1, 7, 32, 64, 80, 129])
-def test_rounding_to_codes(channels: int) -> None:
-    random = torch.Generator().manual_seed(channels)
-    tokens = torch.randn(2, 3, 40, channels, generator=random) * torch.logspace(-20, 20, 40)[:, None]
-    tokens[0, 0, 3] = 0.0
-    tokens[0, 0, 4] = 3e38
-    eight, four = (encode(tokens, bits) for bits in BITS)
-    largest = tokens.abs().amax(-1, keepdim=True)
-    assert (eight.shape, four.shape) == (tokens.shape, tokens.shape)
-    assert ((eight.decoded(torch.float32) - tokens).abs() <= largest * (0.5001 / 127)).all()
-    error = (four.decoded(torch.float32) - tokens).abs()
-    for first in range(0, channels, codes.CHANNELS_OF_STEP):
-        some = slice(first, first + codes.CHANNELS_OF_STEP)
-        most = tokens[..., some].abs().amax(-1, keepdim=True)
-        # Half a step of 1/8, which rounding up to bfloat16 enlarges by 2^-7 at most; a whole step for channels that are
-        # as large as the largest but have the other sign.
-        opposite = tokens[..., some].abs() > 0.93 * most
-        assert (error[..., some] <= most / 8 * (1 + 2**-7) * torch.where(opposite, 1.0, 0.5) + 1e-30).all()
-
-
-def test_error_of_4_bits_compared_with_8() -> None:
-    """Normally distributed values err by 15 times as much; no 4-bit code could bring that below 1/16 of sigma.
-
-    This limit, sigma * 2^-bits, is the rate-distortion function of a normal source, and 10 times the error of 8 bits.
-    """
-    tokens = torch.randn(1, 8, 500, 64, generator=torch.Generator().manual_seed(0))
-    eight, four = ((encode(tokens, bits).decoded(torch.float32) - tokens).square().mean().sqrt() for bits in BITS)
-    assert 2**-4 / eight >= 10
-    assert 2**-4 <= four <= 15 * eight
 
 
 def test_invalid_calls_are_rejected() -> None:

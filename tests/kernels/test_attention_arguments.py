@@ -1,0 +1,163 @@
+"""Attention and its cache with PyTorch's meaning of the arguments: dtypes, masks, axes, gradients, NaN, and errors."""
+
+from __future__ import annotations
+
+import math
+from itertools import product
+from typing import Any
+
+import pytest
+import torch
+from attention_inputs import CLIP, inputs, methods, random_mask, rms, truth
+from torch.nn.functional import scaled_dot_product_attention
+
+import softmaxkit
+from softmaxkit import ConSmax, Exact, Exaq, Softermax
+from softmaxkit.fused_attention.cache import KeyValueCache
+from softmaxkit.fused_attention.call import module_for
+from softmaxkit.kernels import backends
+
+
+def parameters_of(spec: Any) -> dict[str, Any]:
+    return {"clip": CLIP} if isinstance(spec, Exaq) else spec.start(30)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_cache(dtype: torch.dtype) -> None:
+    query, key, value = (x.to(dtype) for x in inputs(2, 4, 1, 64, keys=600, key_heads=2))
+    cache = KeyValueCache(key[:, :, :100], value[:, :, :100])
+    for first in range(100, 600, 125):
+        cache.append(key[:, :, first : first + 125], value[:, :, first : first + 125])
+    assert len(cache) == 600
+    largest = key.float().abs().amax(-1, keepdim=True)
+    assert ((cache.keys - key).float().abs() <= largest * (0.51 / 127 + 2.0**-8 * (dtype != torch.float32))).all()
+    dequantised = [query, cache.keys, cache.values]
+    # Queries have 16 bits relative to their largest channel: scores with a spread of 2 err by 1e-4 at most.
+    tolerance = 1e-4 if dtype == torch.float32 else 0.02
+    for spec, parameters in [*methods([query.float(), key.float(), value.float()]), (Softermax(), {}), (Exact(), {})]:
+        result = cache.attention(query, spec, **parameters)
+        plain = softmaxkit.attention(*dequantised, spec, enable_gqa=True, **parameters)
+        assert result.dtype == dtype
+        assert rms(result - plain) <= tolerance * rms(plain)
+    mask = random_mask(1, 600).logical_not()
+    assert (cache.attention(query, Exaq(), ~mask, clip=CLIP) == 0).all()
+    with pytest.raises(ValueError, match="neither NaN nor infinity"):
+        cache.append(key[:, :, :1] * math.nan, value[:, :, :1])
+    with pytest.raises(ValueError, match=r"this cache takes \(2, 2, tokens, 64\)"):
+        cache.append(key[:, :1], value[:, :1])
+    with pytest.raises(TypeError, match="this cache takes"):
+        cache.append(key.double(), value.double())
+
+
+@pytest.mark.parametrize("queries", [2, 20])
+@pytest.mark.parametrize("place", range(3))
+@pytest.mark.parametrize("wrong", [math.nan, math.inf])
+def test_nan_and_infinity_propagate_as_in_torch(queries: int, place: int, wrong: float) -> None:
+    operands = inputs(1, 2, queries, 64, keys=70)
+    operands[place][0, 0, 1, 5] = wrong
+    for spec, parameters in methods(inputs(1, 2, queries, 64, keys=70)):
+        result = softmaxkit.attention(*operands, spec, **parameters)
+        exact = truth(spec, operands, **parameters).float()
+        assert torch.equal(result.isfinite(), exact.isfinite())
+        assert torch.equal(result.isnan(), exact.isnan())
+
+
+@pytest.mark.parametrize("spec", [Exact(), Exact(schedule="online"), Softermax(), Exaq(), ConSmax()])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_torch_fallback(spec: Any, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("softmaxkit.fused_attention.stripes.STRIPE", 1000)
+    monkeypatch.setattr(backends, "unavailable", lambda name: "this test selects torch")
+    operands = [x.to(dtype) for x in inputs(2, 4, 30, 16, key_heads=2)]
+    parameters = parameters_of(spec)
+    tolerance = 1e-6 if dtype == torch.float64 else 0.02
+    for mode, attended in product(("float", "integer"), (None, random_mask(2, 4, 30, 30), random_mask(30, 30))):
+        result = softmaxkit.attention(*operands, spec, attended, enable_gqa=True, mode=mode, **parameters)
+        exact = truth(spec, operands, attended, mode=mode, **parameters)
+        assert result.dtype == dtype
+        # In half precision a few scores are rounded to the next level.
+        assert rms(result - exact) <= tolerance * rms(exact)
+        if attended is not None:
+            assert (result[:, :, 0] == 0).all()
+
+
+def test_exact_runs_torchs_own_attention() -> None:
+    operands = inputs(2, 3, 40, 64)
+    for options in ({}, {"is_causal": True}, {"scale": 0.3}, {"attn_mask": torch.randn(40, 40)}):
+        expected = scaled_dot_product_attention(*operands, **options)
+        assert torch.equal(softmaxkit.attention(*operands, Exact(), **options), expected)
+
+
+@pytest.mark.parametrize("spec", [Exact(), Softermax(), Exaq(), ConSmax()])
+def test_masks(spec: Any) -> None:
+    operands = inputs(2, 2, 30, 16)
+    parameters = parameters_of(spec)
+    attended = random_mask(2, 1, 30, 30)
+    plain = softmaxkit.attention(*operands, spec, attended, **parameters)
+    assert (plain[:, :, 0] == 0).all()
+    for lowest in (-math.inf, torch.finfo(torch.float32).min, -1e4):
+        added = torch.where(attended, 0.0, lowest)
+        assert torch.allclose(softmaxkit.attention(*operands, spec, added, **parameters), plain, atol=1e-6)
+    causal = softmaxkit.attention(*operands, spec, torch.ones(30, 30, dtype=torch.bool).tril(), **parameters)
+    assert torch.allclose(softmaxkit.attention(*operands, spec, is_causal=True, **parameters), causal, atol=1e-6)
+    bias = torch.randn(2, 30, 30)
+    by_hand = operands[0].double() @ operands[1].double().mT / 4 + bias.double()
+    exact = spec.module(heads=2, **parameters)(by_hand) @ operands[2].double()
+    result = softmaxkit.attention(*operands, spec, bias, **parameters)
+    assert rms(result - exact.detach()) <= 1e-5 * rms(exact.detach())
+
+
+@pytest.mark.parametrize("spec", [Exact(), Softermax(), Exaq(), ConSmax()])
+def test_gradients_and_dropout(spec: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("softmaxkit.fused_attention.stripes.STRIPE", 200)
+    operands = [x.requires_grad_() for x in inputs(1, 2, 12, 16)]
+    parameters = parameters_of(spec)
+    softmaxkit.attention(*operands, spec, is_causal=True, **parameters).square().sum().backward()
+    assert all(x.grad is not None and x.grad.isfinite().all() and x.grad.any() for x in operands)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        kept = softmaxkit.attention(*operands, spec, dropout_p=0.5, **parameters)
+        assert not torch.equal(kept, softmaxkit.attention(*operands, spec, **parameters))
+        assert (softmaxkit.attention(*operands, spec, dropout_p=1.0, **parameters) == 0).all()
+
+
+@pytest.mark.parametrize("spec", [Exact(), Softermax(), Exaq(), ConSmax()])
+def test_axes(spec: Any) -> None:
+    operands = inputs(1, 2, 20, 16)
+    parameters = parameters_of(spec)
+    result = softmaxkit.attention(*operands, spec, **parameters)
+    assert torch.allclose(softmaxkit.attention(*(x[0] for x in operands), spec, **parameters), result[0], atol=1e-6)
+    assert softmaxkit.attention(*(x[0, 0] for x in operands), spec, **parameters).shape == (20, 16)
+    assert softmaxkit.attention(operands[0][:, :, :0], *operands[1:], spec, **parameters).shape == (1, 2, 0, 16)
+    assert (softmaxkit.attention(operands[0], *(x[:, :, :0] for x in operands[1:]), spec, **parameters) == 0).all()
+
+
+def test_invalid_arguments_are_rejected() -> None:
+    query, key, value = inputs(1, 4, 20, 16, key_heads=2)
+    with pytest.raises(ValueError, match="4 heads of queries and 2 of keys go with enable_gqa=True"):
+        softmaxkit.attention(query, key, value, Exaq(), clip=CLIP)
+    with pytest.raises(ValueError, match="Exaq requires clip"):
+        softmaxkit.attention(query, key, value, Exaq(), enable_gqa=True)
+    with pytest.raises(ValueError, match="is_causal goes without attn_mask"):
+        softmaxkit.attention(query, query, query, Exaq(), random_mask(20, 20), is_causal=True, clip=CLIP)
+    with pytest.raises(ValueError, match="values the batch, heads and tokens of the keys"):
+        softmaxkit.attention(query, key, value[:, :, :5], Exaq(), enable_gqa=True, clip=CLIP)
+    with pytest.raises(ValueError, match="2, 3 or 4 axes"):
+        softmaxkit.attention(query, key[0], value, Exaq(), clip=CLIP)
+    with pytest.raises(ValueError, match="does not broadcast to scores"):
+        softmaxkit.attention(query, query, query, Exaq(), random_mask(7, 20), clip=CLIP)
+    with pytest.raises(TypeError, match="of one dtype"):
+        softmaxkit.attention(query, key.double(), value, Exaq(), clip=CLIP)
+    with pytest.raises(TypeError, match="a mask is boolean"):
+        softmaxkit.attention(query, query, query, Exaq(), torch.ones(20, 20, dtype=torch.int), clip=CLIP)
+    with pytest.raises(TypeError, match="expected a spec such as"):
+        softmaxkit.attention(query, key, value, "exaq")  # type: ignore[arg-type]
+
+
+def test_modules_are_cached_and_created_outside_inference_mode() -> None:
+    arguments: Any = (ConSmax(), "float", 2, 5, {"beta": 3.0, "gamma": 1.5}, torch.device("cpu"))
+    with torch.inference_mode():
+        module = module_for(*arguments)
+    assert not any(each.is_inference() or each.requires_grad for each in module.parameters())
+    assert module_for(*arguments) is module
+    per_head = {"beta": torch.tensor([3.0, 4.0]), "gamma": 1.5}
+    assert module_for(ConSmax(), "float", 2, 5, per_head, torch.device("cpu")) is not module

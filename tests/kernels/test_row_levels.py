@@ -1,0 +1,66 @@
+"""The native kernels of softmax over levels against float64, with probabilities written out and packed."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from row_inputs import LENGTHS, scores_of
+
+from softmaxkit import Exaq
+from softmaxkit.kernels import backends, launch, packed, rows
+
+if backends.native() is None:
+    pytest.skip("the native kernels are not built", allow_module_level=True)
+
+pytestmark = pytest.mark.usefixtures("row_kernels")
+
+
+@pytest.mark.parametrize("dtype", launch.DTYPES)
+def test_finite_scores_at_any_distance_have_a_level(dtype: torch.dtype) -> None:
+    scores = torch.tensor([[3e38, -3e38, 0.0, -math.inf]]).to(dtype)
+    expected = torch.tensor([[1.0, 0.1, 0.1, 0.0]]) / 1.2
+    assert torch.allclose(rows.levels(scores, -5.0, [0.1, 0.2, 0.5, 1.0]).float(), expected, rtol=2.0**-8)
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4])
+@pytest.mark.parametrize("dtype", launch.DTYPES)
+def test_levels(bits: Any, dtype: torch.dtype) -> None:
+    scores = scores_of(2, 3, 5, 177).to(dtype)
+    mask = torch.rand(5, 177, generator=torch.Generator().manual_seed(1)) < 0.6
+    spec, clip = Exaq(bits=bits), -6.0
+    exponentials = [math.exp(clip - clip * level / (spec.levels - 1)) for level in range(spec.levels)]
+    for source in (None, mask):
+        truth = spec.module(clip=clip)(scores.double(), source)
+        result = rows.levels(scores, clip, exponentials, source).double()
+        # For bfloat16 scores, `score - maximum` is exact in float32, and so are the levels; else a few rows differ.
+        same = (result - truth).abs() <= (1e-6 if dtype == torch.float32 else 2.0**-8) * truth
+        assert same.all() if dtype == torch.bfloat16 else same.all(-1).float().mean() > 0.9
+    scores[0, 0, 0, 3] = math.nan
+    assert rows.levels(scores, clip, exponentials)[0, 0, 0].isnan().all()
+    assert (rows.levels(scores, clip, exponentials, torch.zeros(177, dtype=torch.bool)) == 0).all()
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+@pytest.mark.parametrize("bits", [2, 3, 4])
+@pytest.mark.parametrize("dtype", launch.DTYPES)
+def test_packed_levels_are_levels(length: int, bits: Any, dtype: torch.dtype) -> None:
+    scores = scores_of(3, 2, 5, length).to(dtype)
+    arguments = -6.0, Exaq(bits=bits).exponentials(-6.0)
+    result = packed.levels(scores, *arguments)
+    assert result.codes.shape == (3, 2, 5, -(-length * (2 if bits == 2 else 4) // 8))
+    # One may sum a histogram and the other exponentials: they differ by a few roundings of 2^-24.
+    torch.testing.assert_close(result.unpack(), rows.levels(scores.float(), *arguments), rtol=1e-6, atol=0.0)
+
+
+def test_packed_codes_require_finite_scores() -> None:
+    scores, arguments = scores_of(3, 40), (-6.0, Exaq(bits=2).exponentials(-6.0))
+    assert packed.levels(scores[:0], *arguments).unpack().shape == (0, 40)
+    assert packed.levels(scores[:, :0], *arguments).unpack().shape == (3, 0)
+    assert packed.levels(scores.mT, *arguments).unpack().shape == (40, 3)
+    for wrong in (math.nan, math.inf, -math.inf):
+        scores[1, 39] = wrong
+        with pytest.raises(ValueError, match="infinite or NaN"):
+            packed.levels(scores, *arguments)
