@@ -249,12 +249,13 @@ def fused(
 ) -> Tensor | None:
     """Run a fused attention by the back end of choice, shapes as `attention`; None where that cannot after all.
 
-    Lengths are for native kernels alone, as in `softmaxkit.kernels.native_attention.attend`.
+    Lengths are as in `softmaxkit.kernels.native_attention.attend`, and on a GPU as in
+    `softmaxkit.kernels.triton.decode.attend`.
     """
     if choice.backend == "triton":
         from softmaxkit.kernels.triton.attention import attend as attend_by_triton
 
-        return attend_by_triton(query, key, value, call, mask, is_causal, scale, dropout_p)
+        return attend_by_triton(query, key, value, call, mask, is_causal, scale, dropout_p, lengths)
     if choice.backend == "flex":
         from softmaxkit.kernels.flex import attend as attend_by_flex
 

@@ -80,6 +80,13 @@ class Cached:
         wide = query.float() if query.dtype == torch.float16 else query  # whose range factors may well pass
         return wide * self.factor.repeat_interleave(query.shape[1] // self.factor.shape[1], dim=1).to(wide.dtype)
 
+    def shifts(self, query: Tensor) -> Tensor | None:
+        """Return what the centre adds to all products of a query, float32, (batch, heads, queries); None for 0."""
+        if self.centre is None:
+            return None
+        centre = self.centre.repeat_interleave(query.shape[1] // self.centre.shape[1], dim=1)
+        return (query.float() * centre).sum(-1)
+
     def _about_centre(self) -> Tensor:
         if self.bits == 8:
             return self.codes.float() * self.steps[:, :, 0, :, None]
