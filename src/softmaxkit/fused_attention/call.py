@@ -195,8 +195,12 @@ def choose(
 
     def more(kind: str) -> list[str]:
         against = call.reasons(kind, query, key, value)
-        if dropout_p and kind != "triton":
+        over_codes = isinstance(key, Cached)
+        if dropout_p and (kind != "triton" or over_codes):
             against.append("probabilities are dropped out")
+        trained = [x for x in (query, call.offset) if x is not None and x.requires_grad]
+        if over_codes and trained and torch.is_grad_enabled():
+            against.append("over a cache of codes its kernel has no gradient, and one is asked for")
         if kind != "native":
             return against
         if learned is not None:

@@ -15,8 +15,9 @@ from softmaxkit.fused_attention.over_codes import (
     check_range,
     checked_lengths,
 )
+from softmaxkit.fused_attention.pool import by_head, check_slots, empty, encoded, slots_to_write
 from softmaxkit.kernels.attention import check_shapes
-from softmaxkit.kernels.codes import BITS, Cached, Paged, encode, frame
+from softmaxkit.kernels.codes import BITS, Cached, Paged, frame
 from softmaxkit.methods.base.spec import Spec, check_spec
 
 TOKENS_TOGETHER = 16
@@ -46,10 +47,10 @@ class PagedKeyValueCache:
         sample_keys: keys such as will come, (tokens, num_kv_heads, head_size), in that dtype, on the device.
         device: where the pool is: "cpu", or "cuda", where the kernels of GPUs read it.
 
-    Slots, tables and lengths may be on the pool's device or on the CPU. On the CPU they are checked at once, and what is
-    wrong is refused by an error. Those on a card are not looked at before they are used, since each look would wait for
-    it: so a sequence whose table or length is wrong gets NaN, and after slots outside the pool, or twice the same, every
-    result is NaN. Nothing outside the pool is read or written. To see the error, pass them on the CPU.
+    Slots, tables and lengths may be on the pool's device or on the CPU. On the CPU they are checked at once, and wrong
+    ones raise an error. On a card a check would wait for all work before it, so the host makes none: a sequence whose
+    table or length is wrong gets NaN, and after a write to slots outside the pool, or twice to the same, every result
+    is NaN. Nothing outside the pool is read or written. To see the error, pass them on the CPU.
 
     Raises:
         ValueError: sizes that are none, or another number of bits; sample keys as in `reshape_and_cache`.
@@ -89,7 +90,7 @@ class PagedKeyValueCache:
         with torch.inference_mode(False):
             # One page more than there are, for tokens that a card leaves out.
             self._keys, self._values = (
-                _empty(num_blocks + 1, block_size, num_kv_heads, channels, bits, torch.device(device))
+                empty(num_blocks + 1, block_size, num_kv_heads, channels, bits, torch.device(device))
                 for channels in sizes[2:]
             )
             self._is_sound = torch.ones((), dtype=torch.bool, device=device)
@@ -154,7 +155,7 @@ class PagedKeyValueCache:
             )
         is_looked_at = not are_read_by_kernel(slot_mapping)
         if is_looked_at:
-            self._check_slots(slot_mapping)
+            check_slots(slot_mapping, self.num_blocks * self.block_size)
         if is_looked_at or not self._is_framed:
             is_taken = slot_mapping >= 0
             if not bool(is_taken.all()):
@@ -162,31 +163,16 @@ class PagedKeyValueCache:
         if not slot_mapping.numel():
             return
         keys = self._keys if self._is_framed else self._framed(key)
-        written = _encoded("key", key, keys), _encoded("value", value, self._values)
+        written = encoded("key", key, keys), encoded("value", value, self._values)
         self._keys, self._is_framed = keys, True
-        slots = slot_mapping.to(self.device, non_blocking=True) if is_looked_at else self._slots_to_write(slot_mapping)
+        slots = slot_mapping.to(self.device, non_blocking=True)
+        if not is_looked_at:
+            slots, are_sound = slots_to_write(slots, self.num_blocks * self.block_size)
+            self._is_sound.logical_and_(are_sound)
         blocks, places = slots // self.block_size, slots % self.block_size
         for codes, pool in zip(written, (self._keys, self._values), strict=True):
             pool.codes[blocks, :, places] = codes.codes[0].transpose(0, 1)
             pool.steps[blocks, :, :, places] = codes.steps[0].permute(2, 0, 1)
-
-    def _check_slots(self, slots: Tensor) -> None:
-        most = self.num_blocks * self.block_size
-        wrong = slots[(slots < -1) | (slots >= most)]
-        if wrong.numel():
-            raise ValueError(f"slots are 0 to {most - 1}, or -1 for a token to leave out, not {int(wrong[0])}")
-        once, times = slots[slots >= 0].unique(return_counts=True)
-        if (times > 1).any():
-            raise ValueError(f"slot {int(once[times > 1][0])} is in slot_mapping more than once; a slot has one token")
-
-    def _slots_to_write(self, slots: Tensor) -> Tensor:
-        """Return slots without a look at them: those to leave out, or wrong, in the spare page, and the latter noted."""
-        most = self.num_blocks * self.block_size
-        in_order = slots.sort().values
-        is_twice = (in_order[1:] == in_order[:-1]) & (in_order[1:] >= 0)
-        is_wrong = (slots < -1) | (slots >= most)
-        self._is_sound.logical_and_(~(is_wrong.any() | is_twice.any()))
-        return torch.where((slots < 0) | is_wrong, most, slots)
 
     def copy_blocks(self, block_mapping: Tensor) -> None:
         """Copy pages, as where a sequence goes on by itself from a page that it shared.
@@ -276,7 +262,11 @@ class PagedKeyValueCache:
         check_spec(spec)
         spec.require(parameters)
         # What a method starts with depends on the longest sequence.
-        if are_read_by_kernel(block_tables) and are_read_by_kernel(seq_lens) and spec.start(1).keys() <= parameters.keys():
+        if (
+            are_read_by_kernel(block_tables)
+            and are_read_by_kernel(seq_lens)
+            and spec.start(1).keys() <= parameters.keys()
+        ):
             lengths, (keys, values) = self._not_looked_at(block_tables, seq_lens, attn_mask, max_seq_len)
             check_shapes(query, keys, values)
             result = by_codes(query, keys, values, spec, attn_mask, scale, lengths, parameters, only_on_gpu=True)
@@ -320,8 +310,8 @@ class PagedKeyValueCache:
         self._check_kinds(block_tables, seq_lens)
         if not self._is_sound:
             raise ValueError(
-                "slots outside the pool, or twice the same, were given to reshape_and_cache; make the pool anew, and pass "
-                "slot_mapping on the CPU to see which they are"
+                "slots outside the pool, or twice the same, were given to reshape_and_cache; make the pool anew, and "
+                "pass slot_mapping on the CPU to see which they are"
             )
         sequences, pages = block_tables.shape
         most = pages * self.block_size if max_seq_len is None else min(max_seq_len, pages * self.block_size)
@@ -339,7 +329,7 @@ class PagedKeyValueCache:
     def _framed(self, keys: Tensor) -> Cached:
         """Return the pool of keys with what their codes are about, and their factors, from the first of them."""
         with torch.inference_mode(False):
-            centre, factor = frame(_by_head(keys).clone(), self.bits)
+            centre, factor = frame(by_head(keys).clone(), self.bits)
         return replace(self._keys, centre=centre, factor=factor)
 
     def _check_tokens(self, name: str, tokens: Tensor, pool: Cached) -> None:
@@ -366,23 +356,3 @@ class PagedKeyValueCache:
             kinds = " or ".join(map(str, dtypes))
             where = dict.fromkeys((str(self.device), "cpu"))
             raise TypeError(f"{name} is {kinds} on {' or '.join(where)}, not {numbers.dtype} on {numbers.device}")
-
-
-def _encoded(name: str, tokens: Tensor, pool: Cached) -> Cached:
-    try:
-        return encode(_by_head(tokens), pool.bits, pool.centre, pool.factor)
-    except ValueError as error:
-        raise ValueError(f"{name} cannot be written: {error}") from None
-
-
-def _empty(num_blocks: int, block_size: int, heads: int, channels: int, bits: int, device: torch.device) -> Cached:
-    """Return codes for a pool, which stand for zeros: what is beyond a sequence's end has to be finite."""
-    like = encode(torch.empty(1, 1, 0, channels, device=device), bits)
-    codes = like.codes.new_zeros(num_blocks, heads, block_size, like.codes.shape[3])
-    steps = like.steps.new_zeros(num_blocks, heads, like.steps.shape[2], block_size)
-    return Cached(codes, steps, channels)
-
-
-def _by_head(tokens: Tensor) -> Tensor:
-    """Return (tokens, heads, channels) as (1, heads, tokens, channels)."""
-    return tokens.detach().transpose(0, 1)[None]

@@ -104,8 +104,8 @@ class Paged(Cached):
         steps: likewise, (pages, key heads, groups of channels, tokens of a page).
         centre: (1, key heads, 1, channels).
         factor: likewise.
-        table: int32 or int64, (sequences, pages of the longest), which pages a sequence has, in order; all are among the
-            pages, or kernels of GPUs read them, which look.
+        table: int32 or int64, (sequences, pages of the longest), which pages a sequence has, in order. All are
+            checked to be among the pages, except where a kernel of GPUs reads them, which checks them itself.
         tokens: of the longest sequence, or more.
     """
 

@@ -71,9 +71,10 @@ def attend(
 ) -> Tensor:
     """Return attention as `softmaxkit.kernels.triton.attention.attend`, of up to 16 queries of one head of keys.
 
-    Keys and values may be in a cache of codes, in one piece or in pages. Lengths, integers (batch,) on the device, tell
-    how many of its first keys each sequence attends to. Nobody reads them before: a sequence whose length is negative or
-    more than there are keys gets NaN, and so does one that attends to a page that the pool does not have.
+    Keys and values may be in a cache of codes, in one piece or in pages. `lengths`, integers (batch,) on the device,
+    are how many of its first keys each sequence attends to. They are not checked before the launch: a sequence
+    whose length is negative, or more than there are keys, gets NaN, as does one that attends to a page that the pool
+    does not have.
     """
     check_shapes(query, key, value)
     keys, values = (x.codes if isinstance(x, Cached) else x for x in (key, value))

@@ -62,27 +62,27 @@ def decode_units(units, magic, J: tl.constexpr, BITS: tl.constexpr, CONVERTS: tl
     """Return code `J` of each unit, a word or a byte of codes, as float32.
 
     With `CONVERTS`, codes of 8 bits are converted, an instruction each, of which a card runs an eighth as many as of
-    others at a time. Else a code is put into the fraction of a power of 2 whose unit is where the code lies, and this is
-    taken off again: a logical instruction and an addition. `magic` is 2**23, the power for the lowest bits. It is an
+    others at a time. Else a code is put into the fraction of a power of 2 whose unit is where the code lies, and this
+    is taken off again: a logical instruction and an addition. `magic` is 2**23, the power for the lowest bits. It is an
     argument, whose value compilers do not see: an instruction has room for one constant, which is the code's mask.
     """
     words = units.to(tl.int32)
     if BITS == 8 and CONVERTS:
         return ((words << (24 - 8 * J)) >> 24).to(tl.float32)
     else:
-        PLACE: tl.constexpr = J % (16 // BITS) * BITS
+        place: tl.constexpr = J % (16 // BITS) * BITS
         if BITS == 8:
             words = words ^ -0x7F7F7F80  # adds 128 to each code, as 8 is added to those of 4 bits
         if J >= 16 // BITS:
             words = words >> 16
-        found = (words & (((1 << BITS) - 1) << PLACE)) | (magic - (PLACE << 23))
-        return found.to(tl.float32, bitcast=True) - ((1 << (23 - PLACE)) + (1 << (BITS - 1)))
+        found = (words & (((1 << BITS) - 1) << place)) | (magic - (place << 23))
+        return found.to(tl.float32, bitcast=True) - ((1 << (23 - place)) + (1 << (BITS - 1)))
 
 
 @triton.jit
 def for_units(steps, WIDTH: tl.constexpr):
     """Repeat the steps of groups, (keys, groups), for each unit of a group, (keys, units)."""
-    KEYS: tl.constexpr = steps.shape[0]
-    GROUPS: tl.constexpr = steps.shape[1]
-    wide = tl.broadcast_to(steps[:, :, None], [KEYS, GROUPS, WIDTH // GROUPS])
-    return tl.reshape(wide, [KEYS, WIDTH])
+    keys: tl.constexpr = steps.shape[0]
+    groups: tl.constexpr = steps.shape[1]
+    wide = tl.broadcast_to(steps[:, :, None], [keys, groups, WIDTH // groups])
+    return tl.reshape(wide, [keys, WIDTH])

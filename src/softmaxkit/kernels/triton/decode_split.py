@@ -48,9 +48,9 @@ def decode_split(
     is_row = rows < groups * queries
     head = key_head * groups + rows // queries
     row_query = rows % queries
-    IS_HALF: tl.constexpr = query.dtype.element_ty == tl.float16
+    is_half: tl.constexpr = query.dtype.element_ty == tl.float16
     # Numbers of 4 bits may be twice as large as float16 has, about a centre.
-    SHRINK: tl.constexpr = 0.5 if IS_HALF and BITS == 4 else 1.0
+    shrink: tl.constexpr = 0.5 if is_half and BITS == 4 else 1.0
     units = tl.arange(0, WIDTH)
     pointers = query + batch * query_b + (head * query_h + row_query.to(tl.int64) * query_t)[:, None]
     queries_here = ()
@@ -93,7 +93,7 @@ def decode_split(
                     (CHANNELS + 31) // 32 if BITS == 4 else 1, STEPS, PAGE,
                 )  # fmt: skip
                 if BITS == 4:
-                    of_units = for_units(steps, WIDTH) * SHRINK
+                    of_units = for_units(steps, WIDTH) * shrink
                 scores = tl.zeros([ROWS, COLUMNS], dtype=tl.float32)
                 for j in tl.static_range(PER):
                     numbers = decode_units(codes, magic, j, BITS, True)
@@ -101,10 +101,9 @@ def decode_split(
                         numbers = numbers * of_units
                     numbers = tl.trans(numbers.to(queries_here[j].dtype))
                     scores = multiply_add(queries_here[j], numbers, scores, PRECISION)
+                scores = scores * (factor / shrink)
                 if BITS == 8:
-                    scores = scores * (tl.sum(steps, 1) * factor)[None, :]
-                else:
-                    scores = scores * (factor / SHRINK)
+                    scores = scores * tl.sum(steps, 1)[None, :]
             if CAUSAL:
                 seen = seen & (columns[None, :] <= row_query[:, None])
             if MASKED:
@@ -131,10 +130,10 @@ def decode_split(
                     (VALUE_CHANNELS + 31) // 32 if BITS == 4 else 1, VALUE_STEPS, PAGE,
                 )  # fmt: skip
             if BITS == 4:
-                of_units = for_units(steps, VALUE_WIDTH) * SHRINK
+                of_units = for_units(steps, VALUE_WIDTH) * shrink
             if BITS == 8:
                 weights = tl.where(seen, weights * tl.sum(steps, 1)[None, :], 0.0)
-            if IS_HALF:  # weights are shares of the largest here: float16 would lose the small ones
+            if is_half:  # weights are shares of the largest here: float16 would lose the small ones
                 largest = tl.max(weights, 1)
                 largest = tl.where(largest == 0.0, 1.0, largest)
                 weights = weights / largest[:, None]
@@ -150,9 +149,9 @@ def decode_split(
                     numbers = numbers.to(queries_here[j].dtype)
                 else:
                     numbers = codes
-                if IS_HALF:
+                if is_half:
                     part = multiply(weights.to(numbers.dtype), numbers, PRECISION)
-                    result += part * (largest / SHRINK)[:, None]
+                    result += part * (largest / shrink)[:, None]
                 else:
                     result = multiply_add(weights.to(numbers.dtype), numbers, result, PRECISION)
                 further += (result,)
