@@ -15,7 +15,7 @@ from torch import Tensor
 from softmaxkit import Exact, Exaq
 from softmaxkit.kernels import integers
 from softmaxkit.kernels.attention import AttentionCall
-from softmaxkit.kernels.codes import Cached
+from softmaxkit.kernels.codes import Cached, Paged
 
 pytest.importorskip("triton")
 if os.environ.get("TRITON_INTERPRET") == "1":
@@ -53,12 +53,22 @@ def attention_of(call: AttentionCall, dtype: torch.dtype, channels: int, **how: 
     return run
 
 
-def decoding(call: AttentionCall, dtype: torch.dtype, cached: bool) -> Callable[[], None]:
+def codes_of(bits: int, page: int) -> Cached:
+    """Return codes of 2 heads, in one piece or in pages of some tokens."""
+    shape = (19, 2, page) if page else (1, 2, 304)
+    width, groups = (128, 1) if bits == 8 else (64, 4)
+    codes = torch.zeros(*shape, width, dtype=torch.int8 if bits == 8 else torch.uint8)
+    steps = torch.zeros(*shape[:2], groups, shape[2], dtype=torch.float32 if bits == 8 else torch.bfloat16)
+    if page:
+        return Paged(codes, steps, 128, table=torch.zeros(1, 19, dtype=torch.int32), tokens=19 * page)
+    return Cached(codes, steps, 128)
+
+
+def decoding(call: AttentionCall, dtype: torch.dtype, bits: int, page: int = 0, heads: int = 8) -> Callable[[], None]:
     def run() -> None:
-        query, key = torch.zeros(1, 8, 1, 128, dtype=dtype), torch.zeros(1, 2, 300, 128, dtype=dtype)
-        codes = Cached(torch.zeros(1, 2, 300, 128, dtype=torch.int8), torch.zeros(1, 2, 1, 300), 128)
-        operand: Any = codes if cached else key
-        decode.attend(query, operand, operand, call)
+        query, key = torch.zeros(1, heads, 1, 128, dtype=dtype), torch.zeros(1, 2, 300, 128, dtype=dtype)
+        operand: Any = codes_of(bits, page) if bits else key
+        decode.attend(query, operand, operand, call, lengths=torch.ones(1, dtype=torch.int32) if page else None)
 
     return run
 
@@ -112,15 +122,40 @@ def test_attention_of_every_size_and_dtype(
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES)
-@pytest.mark.parametrize("cached", [False, True])
+@pytest.mark.parametrize("bits", [0, 8, 4])
 @pytest.mark.parametrize("call", [BY_EXPONENTIAL, BY_LEVELS, BY_SOFTMAX], ids=["exponential", "levels", "softmax"])
-def test_decoding(call: AttentionCall, cached: bool, capability: int) -> None:
-    if call is BY_SOFTMAX and not cached:
+def test_decoding(call: AttentionCall, bits: int, capability: int) -> None:
+    if call is BY_SOFTMAX and not bits:
         pytest.skip("softmax of keys as they come is torch's own")
     with compiling_for(capability) as compiled:
-        decoding(call, torch.bfloat16, cached)()
+        decoding(call, torch.bfloat16, bits)()
     assert [kernel.name for kernel in compiled][-2:] == ["decode_split", "decode_merge"]
     check(compiled, capability, spills=FEW_SPILLS)
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+@pytest.mark.parametrize("page", [0, 16, pytest.param(48, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("call", [BY_EXPONENTIAL, BY_LEVELS, BY_SOFTMAX], ids=["exponential", "levels", "softmax"])
+def test_decoding_of_one_query_of_a_head(call: AttentionCall, bits: int, page: int, capability: int) -> None:
+    with compiling_for(capability) as compiled:
+        decoding(call, torch.bfloat16, bits, page, heads=2)()
+    assert [kernel.name for kernel in compiled][-2:] == ["decode_single", "decode_merge"]
+    check(compiled, capability, spills=FEW_SPILLS)
+    # Codes are fetched by 16 bytes, and never one by one.
+    assert "cp.async.cg.shared.global" in compiled[-2].ptx
+    assert not any(byte in kernel.ptx for kernel in compiled[:-1] for byte in ("ld.global.b8", "ld.shared.b8", ".s8 %"))
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_decoding_in_pages_by_the_matrix_unit(dtype: torch.dtype, bits: int, capability: int) -> None:
+    with compiling_for(capability) as compiled:
+        decoding(BY_EXPONENTIAL, dtype, bits, page=16)()
+    assert [kernel.name for kernel in compiled] == ["decode_split", "decode_merge"]
+    check(compiled, capability, spills=FEW_SPILLS)
+    assert not any(byte in compiled[0].ptx for byte in ("ld.global.b8", "ld.shared.b8"))
 
 
 def row_calls(scores: Tensor, mask: Tensor | None) -> Iterator[Callable[[], Any]]:

@@ -47,7 +47,8 @@ class KeyValueCache:
         """Add tokens at the end.
 
         Raises:
-            ValueError: shapes that do not fit, NaN or infinity.
+            ValueError: shapes that do not fit, NaN or infinity; on a card these give NaN to who attends to them, see
+                `softmaxkit.kernels.codes.encode`.
             TypeError: another dtype than the first keys had, or another device.
         """
         for store, tokens in zip(self._stores, (keys, values), strict=True):
@@ -130,7 +131,7 @@ class KeyValueCache:
             attn_mask: as in `attention`.
             scale: as in `attention`.
             lengths: integers, (batch,): how many of its first tokens each sequence attends to, where it has fewer than
-                the longest; None for all.
+                the longest; None for all. On a card kernels look at them: a length that is none gives NaN.
             parameters: as in `attention`.
 
         Returns:
@@ -140,7 +141,7 @@ class KeyValueCache:
             ValueError, TypeError: as `attention`; or lengths that are none.
         """
         if lengths is not None:
-            lengths = checked_lengths(lengths, self._stores[0].held.shape[0], self._length, "the tokens held")
+            lengths = checked_lengths(lengths, self._stores[0].held.shape[0])
         keys, values = self.codes
         return attention_over_codes(query, keys, values, self._dtype, spec, attn_mask, scale, lengths, parameters)
 
@@ -174,6 +175,7 @@ class _Store:
 
     def select(self, sequences: Tensor) -> None:
         with torch.inference_mode(False):
+            sequences = sequences.to(self.held.device)
             codes, steps = (x.index_select(0, sequences) for x in (self.held.codes, self.held.steps))
             centre, factor = (
                 None if x is None else x.index_select(0, sequences) for x in (self.held.centre, self.held.factor)

@@ -195,8 +195,12 @@ def choose(
 
     def more(kind: str) -> list[str]:
         against = call.reasons(kind, query, key, value)
-        if dropout_p and kind != "triton":
+        over_codes = isinstance(key, Cached)
+        if dropout_p and (kind != "triton" or over_codes):
             against.append("probabilities are dropped out")
+        trained = [x for x in (query, call.offset) if x is not None and x.requires_grad]
+        if over_codes and trained and torch.is_grad_enabled():
+            against.append("over a cache of codes its kernel has no gradient, and one is asked for")
         if kind != "native":
             return against
         if learned is not None:
@@ -249,12 +253,13 @@ def fused(
 ) -> Tensor | None:
     """Run a fused attention by the back end of choice, shapes as `attention`; None where that cannot after all.
 
-    Lengths are for native kernels alone, as in `softmaxkit.kernels.native_attention.attend`.
+    Lengths are as in `softmaxkit.kernels.native_attention.attend`, and on a GPU as in
+    `softmaxkit.kernels.triton.decode.attend`.
     """
     if choice.backend == "triton":
         from softmaxkit.kernels.triton.attention import attend as attend_by_triton
 
-        return attend_by_triton(query, key, value, call, mask, is_causal, scale, dropout_p)
+        return attend_by_triton(query, key, value, call, mask, is_causal, scale, dropout_p, lengths)
     if choice.backend == "flex":
         from softmaxkit.kernels.flex import attend as attend_by_flex
 

@@ -10,8 +10,11 @@ from torch import Tensor
 
 from softmaxkit.fused_attention.call import attention, choose, fused, module_for
 from softmaxkit.kernels.attention import are_few, check_shapes, default_scale
+from softmaxkit.kernels.backends import runs_on_gpu
 from softmaxkit.kernels.codes import Cached
 from softmaxkit.methods.base.spec import Spec, check_spec
+
+HELD = "the tokens held"
 
 
 def attention_over_codes(
@@ -35,36 +38,63 @@ def attention_over_codes(
         spec: as there.
         attn_mask: as there.
         scale: as there.
-        lengths: int64, (batch,), 0 to as many as there are keys; or None.
+        lengths: integers, (batch,), 0 to as many as there are keys; or None.
         parameters: as there.
     """
     check_spec(spec)
     spec.require(parameters)
     check_shapes(query, keys, values)
-    if are_few(query, keys) and (attn_mask is None or attn_mask.dtype == torch.bool):
-        module = module_for(spec, "float", query.shape[1], keys.shape[2], parameters, query.device)
-        factor = default_scale(query) if scale is None else scale
-        call, choice = choose(module, query, keys, values, scale=factor)
-        if call is not None and choice.kernel:
-            by_number = lengths if choice.native else None
-            mask = attn_mask if choice.native else _within(lengths, keys, attn_mask)
-            result = fused(call, choice, query, keys, values, mask, False, factor, lengths=by_number)
-            if result is not None:
-                return result
+    result = by_codes(query, keys, values, spec, attn_mask, scale, lengths, parameters)
+    if result is not None:
+        return result
+    if lengths is not None:
+        check_range(lengths, keys.shape[2], HELD)
     mask = _within(lengths, keys, attn_mask)
     return attention(
         query, keys.decoded(dtype), values.decoded(dtype), spec, mask, scale=scale, enable_gqa=True, **parameters
     )
 
 
-def checked_lengths(lengths: Tensor, sequences: int, most: int, what: str) -> Tensor:
-    """Return how many tokens of each sequence count, int64.
+def by_codes(
+    query: Tensor,
+    keys: Cached,
+    values: Cached,
+    spec: Spec,
+    attn_mask: Tensor | None,
+    scale: float | None,
+    lengths: Tensor | None,
+    parameters: Mapping[str, Any],
+    only_on_gpu: bool = False,
+) -> Tensor | None:
+    """Compute attention by a kernel that reads the codes, arguments as above; None where there is none.
+
+    With `only_on_gpu`, native kernels are none: they look at no table.
+    """
+    if not are_few(query, keys) or (attn_mask is not None and attn_mask.dtype != torch.bool):
+        return None
+    module = module_for(spec, "float", query.shape[1], keys.shape[2], parameters, query.device)
+    factor = default_scale(query) if scale is None else scale
+    call, choice = choose(module, query, keys, values, scale=factor)
+    if call is None or not choice.kernel or (choice.native and only_on_gpu):
+        return None
+    if lengths is not None and (choice.native or not are_read_by_kernel(lengths)):
+        check_range(lengths, keys.shape[2], HELD)
+    if lengths is not None and not choice.native:
+        lengths = lengths.to(query.device, non_blocking=True)
+    return fused(call, choice, query, keys, values, attn_mask, False, factor, lengths=lengths)
+
+
+def are_read_by_kernel(numbers: Tensor) -> bool:
+    """Are lengths or tables where a kernel of GPUs looks at them itself, since it would take a wait to see them?"""
+    return runs_on_gpu(numbers.device)
+
+
+def checked_lengths(lengths: Tensor, sequences: int) -> Tensor:
+    """Return how many tokens of each sequence count.
 
     Args:
         lengths: integers, (sequences,).
         sequences: how many there are.
-        most: tokens that a sequence may have.
-        what: these are, for the error.
 
     Raises:
         ValueError: they are no such numbers.
@@ -74,9 +104,17 @@ def checked_lengths(lengths: Tensor, sequences: int, most: int, what: str) -> Te
             f"lengths are integers, one for each of {sequences} sequences, not {lengths.dtype} of shape "
             f"{tuple(lengths.shape)}"
         )
-    if sequences and not 0 <= int(lengths.min()) <= int(lengths.max()) <= most:
+    return lengths
+
+
+def check_range(lengths: Tensor, most: int, what: str) -> None:
+    """Refuse lengths that are not 0 to `most`, which are some tokens; waits for a card that has them.
+
+    Raises:
+        ValueError: they are not.
+    """
+    if lengths.numel() and not 0 <= int(lengths.min()) <= int(lengths.max()) <= most:
         raise ValueError(f"lengths are 0 to {most}, {what}, not {int(lengths.min())} to {int(lengths.max())}")
-    return lengths.to(torch.int64)
 
 
 def _within(lengths: Tensor | None, keys: Cached, mask: Tensor | None) -> Tensor | None:

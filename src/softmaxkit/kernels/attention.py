@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from softmaxkit.kernels.backends import Support, has_tiles
-from softmaxkit.kernels.codes import BITS, Cached, Paged
+from softmaxkit.kernels.codes import BITS, Cached
 from softmaxkit.kernels.launch import DTYPES, GPU_DTYPES
 from softmaxkit.kernels.rows import check_levels
 from softmaxkit.kernels.weights import Weights, exponential_weights, level_weights
 
 WIDEST = {"native": 2**14, "triton": 256, "flex": 256}
 """Maximum channels by kind of kernel: so that sums of 8-bit products fit 32 bits, or one GPU program holds a row."""
-CACHED_BITS = {"native": {0, *BITS}, "triton": {0, 8}, "flex": {0}}
+CACHED_BITS = {"native": {0, *BITS}, "triton": {0, *BITS}, "flex": {0}}
 """Bits of the caches that each kind of kernel can read; 0 for floating-point keys and values."""
 LEAST_FLEX_CHANNELS = 16
 """Minimum channels for which FlexAttention compiles."""
@@ -98,8 +98,6 @@ class AttentionCall:
             reasons.append("keys and values must both be in caches of the same number of bits, or neither")
         elif unread := bits - CACHED_BITS[kind]:
             reasons.append(f"it does not support {max(unread)}-bit caches")
-        if kind != "native" and isinstance(key, Paged):
-            reasons.append("it does not support paged caches")
         if kind == "flex" and min(query.shape[-1], value.shape[-1]) < LEAST_FLEX_CHANNELS:
             reasons.append(f"it needs {LEAST_FLEX_CHANNELS} channels or more")
         if any(x.device != query.device for x in (key, value)):

@@ -80,6 +80,13 @@ class Cached:
         wide = query.float() if query.dtype == torch.float16 else query  # whose range factors may well pass
         return wide * self.factor.repeat_interleave(query.shape[1] // self.factor.shape[1], dim=1).to(wide.dtype)
 
+    def shifts(self, query: Tensor) -> Tensor | None:
+        """Return what the centre adds to all products of a query, float32, (batch, heads, queries); None for 0."""
+        if self.centre is None:
+            return None
+        centre = self.centre.repeat_interleave(query.shape[1] // self.centre.shape[1], dim=1)
+        return (query.float() * centre).sum(-1)
+
     def _about_centre(self) -> Tensor:
         if self.bits == 8:
             return self.codes.float() * self.steps[:, :, 0, :, None]
@@ -97,8 +104,9 @@ class Paged(Cached):
         steps: likewise, (pages, key heads, groups of channels, tokens of a page).
         centre: (1, key heads, 1, channels).
         factor: likewise.
-        table: int64, (sequences, pages of the longest), which pages a sequence has, in order; all are among the pages.
-        tokens: of the longest sequence.
+        table: int32 or int64, (sequences, pages of the longest), which pages a sequence has, in order. All are
+            checked to be among the pages, except where a kernel of GPUs reads them, which checks them itself.
+        tokens: of the longest sequence, or more.
     """
 
     table: Tensor = field(kw_only=True)
@@ -161,11 +169,16 @@ def encode(tokens: Tensor, bits: int, centre: Tensor | None = None, factor: Tens
         factor: what they are then divided by, as in `Cached`.
 
     Raises:
-        ValueError: a number is NaN or infinite in float32, or becomes so less the centre.
+        ValueError: on the CPU, a number is NaN or infinite in float32, or becomes so less the centre. Elsewhere, where
+            it would take a wait to know, it gets a step of NaN: whoever attends to it gets NaN.
     """
-    kernels = native() if tokens.device.type == "cpu" and tokens.dtype in DTYPES else None
+    is_on_cpu = tokens.device.type == "cpu"
+    kernels = native() if is_on_cpu and tokens.dtype in DTYPES else None
+    encoded: Cached | None
     if kernels is None:
         encoded = _by_torch(tokens, bits, centre, factor)
+        if is_on_cpu and encoded.steps.isnan().any():
+            encoded = None
     else:
         encoded = _natively(kernels, tokens, bits, centre, factor)
     if encoded is None:
@@ -200,21 +213,21 @@ def _natively(
     return Cached(codes, steps, channels, centre, factor) if finite else None
 
 
-def _by_torch(tokens: Tensor, bits: int, centre: Tensor | None, factor: Tensor | None) -> Cached | None:
-    """As `encode`; None where a number is not finite."""
+def _by_torch(tokens: Tensor, bits: int, centre: Tensor | None, factor: Tensor | None) -> Cached:
+    """As `encode`, with steps of NaN for numbers that are not finite."""
     wide = tokens.float() if centre is None else tokens.float() - centre
     wide = wide if factor is None else wide / factor
     channels = wide.shape[3]
-    if not wide.isfinite().all():
-        return None
+    wide = torch.where(wide.isfinite(), wide, torch.nan)
     if bits == 8:
         steps = wide.abs().amax(-1, keepdim=True) / 127 if channels else wide.new_zeros((*wide.shape[:3], 1))
-        return Cached((wide * _inverse(steps)).round().to(torch.int8), steps.mT.contiguous(), channels, centre, factor)
+        codes = (wide * _inverse(steps)).round().nan_to_num(0.0).to(torch.int8)
+        return Cached(codes, steps.mT.contiguous(), channels, centre, factor)
     padded = functional.pad(wide, (0, -channels % CHANNELS_OF_STEP))
     groups = padded.unflatten(-1, (padded.shape[3] // CHANNELS_OF_STEP, CHANNELS_OF_STEP))
-    largest = groups.gather(-1, groups.abs().argmax(-1, keepdim=True))
+    largest = groups.gather(-1, groups.abs().argmax(-1, keepdim=True))  # NaN is the largest
     steps = _away_from_zero(largest / -8)
-    codes = (groups * _inverse(steps.float())).round().clamp(-8, 7).add(8).to(torch.uint8).flatten(-2)
+    codes = (groups * _inverse(steps.float())).round().nan_to_num(0.0).clamp(-8, 7).add(8).to(torch.uint8).flatten(-2)
     codes = codes[..., : channels + channels % 2]
     return Cached(codes[..., 0::2] | codes[..., 1::2] << 4, steps[..., 0].mT.contiguous(), channels, centre, factor)
 
@@ -227,4 +240,5 @@ def _away_from_zero(values: Tensor) -> Tensor:
     """Round float32 to bfloat16 so that no magnitude becomes smaller, and none infinite."""
     bits = values.contiguous().view(torch.int32)
     up = ((bits + 0xFFFF) & -0x10000).view(torch.float32)
-    return torch.where(up.isfinite(), up, (bits & -0x10000).view(torch.float32)).to(torch.bfloat16)
+    rounded = torch.where(up.isfinite(), up, (bits & -0x10000).view(torch.float32))
+    return torch.where(values.isnan(), torch.nan, rounded).to(torch.bfloat16)

@@ -154,7 +154,7 @@ class _Operands:
         )
         self.shifts = None
         if cached:
-            self.shifts = _shifts(self.query, cached[0])
+            self.shifts = cached[0].shifts(self.query)
             self.query = cached[0].taken_up(self.query)
         self.table, self.pages = None, [0, 0]
         if isinstance(key, Paged):
@@ -232,13 +232,6 @@ class _Operands:
         if not kernel(shape, pointers, [_pointer(mask), result.data_ptr(), torch.get_num_threads()]):
             raise FloatingPointError("query, key or value contains NaN or infinity, or a result overflows")
         return result.to(self.dtype)
-
-
-def _shifts(query: Tensor, keys: Cached) -> Tensor | None:
-    """Return the product of each query with the centre of its keys, (batch, heads, queries); None without a centre."""
-    if keys.centre is None:
-        return None
-    return (query * keys.centre.repeat_interleave(query.shape[1] // keys.centre.shape[1], dim=1)).sum(-1)
 
 
 def _pointer(values: Tensor | None) -> int:

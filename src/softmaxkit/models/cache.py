@@ -20,20 +20,20 @@ from softmaxkit.kernels.codes import BITS, Cached
 class QuantisedCache(DynamicCache):
     """A cache for `generate` that holds keys and values in 8 or 4 bits, as `softmaxkit.KeyValueCache`.
 
-    For models on the CPU. In mode "fused" the tokens that are generated read the codes themselves where the method has
-    a native kernel; everything else reads what the codes stand for. The attention over the first prompt reads keys and
-    values as they come, before they are rounded, as with the quantised caches of transformers. Layers that do not
-    attend to all tokens, such as those with a sliding window, keep what they keep in a `DynamicCache`. With encoder and
-    decoder: `EncoderDecoderCache(QuantisedCache(model.config), DynamicCache(config=model.config))`.
+    On the CPU in mode "fused", and on CUDA in mode "float" too, the tokens that are generated read the codes themselves
+    where the method has a kernel; everything else reads what the codes stand for. The attention over the first prompt
+    reads keys and values as they come, before they are rounded, as with the quantised caches of transformers. Layers
+    that do not attend to all tokens, such as those with a sliding window, keep what they keep in a `DynamicCache`. With
+    encoder and decoder: `EncoderDecoderCache(QuantisedCache(model.config), DynamicCache(config=model.config))`.
 
     Args:
         config: the model's.
         bits: 8, with a step for each token and head, or 4, with one for every 32 channels of these.
 
     Raises:
-        TypeError: not a config of transformers; in use, keys that are not on the CPU, or that change their dtype.
+        TypeError: not a config of transformers; in use, keys that change their dtype or device.
         ValueError: another number of bits, or no layer of the model attends to all tokens; in use, gradients are asked
-            for, or keys or values are NaN or infinite.
+            for, or on the CPU keys or values are NaN or infinite; on CUDA who attends to these gets NaN.
 
     Example:
         >>> softmaxkit.set_mode(model, "fused")
@@ -80,16 +80,7 @@ class QuantisedLayer(DynamicLayer):
         self.cache: KeyValueCache | None = None
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Make an empty cache for such keys and values.
-
-        Raises:
-            TypeError: they are not on the CPU.
-        """
-        if key_states.device.type != "cpu":
-            raise TypeError(
-                f"QuantisedCache is for models on the CPU, not on {key_states.device}; move it there with "
-                'model.to("cpu"), or generate with a DynamicCache'
-            )
+        """Make an empty cache for such keys and values."""
         super().lazy_initialization(key_states, value_states)
         self.cache = KeyValueCache(key_states[:, :, :0], value_states[:, :, :0], self.bits)
         self._show(self.cache)

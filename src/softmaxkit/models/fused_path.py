@@ -15,6 +15,7 @@ except ImportError:  # transformers before 5.1 passes output_attentions to every
 
 from softmaxkit.fused_attention.call import IS_TORCHS_OWN, after_a_look, choose, fused, scaled_dot_product
 from softmaxkit.kernels.backends import Choice, only_torch, runs_on_gpu
+from softmaxkit.kernels.codes import Cached
 from softmaxkit.methods.base.module import SoftmaxModule
 from softmaxkit.models.cache import read_by
 from softmaxkit.models.running import warn_once
@@ -73,12 +74,12 @@ def fused_output(
         The output, (batch, heads, queries, channels), or None.
     """
     query, key, value = tensors
-    base = method.softmax_base
+    operands = query, read_by(query, key), read_by(query, value)
+    base = None if isinstance(operands[1], Cached) else method.softmax_base  # torch's own attention reads no codes
     if base is not None and method.mode != "integer" and runs_on_gpu(query.device) and not reasons:
         if _choice_watcher is not None:
             _choice_watcher(attention, only_torch(query.device, IS_TORCHS_OWN))
         return scaled_dot_product(base, query, key, value, mask, None, dropout, causal, scaling)
-    operands = query, read_by(query, key), read_by(query, value)
     call, choice = choose(
         method, *operands, dropout_p=dropout, scale=scaling, native_reasons=_reasons_against_native(method.mode)
     )

@@ -41,6 +41,7 @@ def attend(
     is_causal: bool = False,
     scale: float | None = None,
     dropout: float = 0.0,
+    lengths: Tensor | None = None,
 ) -> Tensor:
     """Return attention with weights as `call` says; differentiable, by the call's offset too.
 
@@ -48,12 +49,13 @@ def attend(
         query: float32, bfloat16 or float16 on CUDA, (batch, heads, queries, channels), up to 256 channels.
         key: the same dtype, (batch, key heads, keys, channels); each head serves as many consecutive heads of queries.
         value: the same dtype, (batch, key heads, keys, value channels), up to 256 channels. Where queries are few and
-            no gradient is asked for, both may be in an 8-bit cache.
+            no gradient is asked for, both may be in a cache of codes, in one piece or in pages.
         call: how scores become weights.
         mask: boolean, True where attended, broadcasts to (batch, heads, queries, keys).
         is_causal: a query attends to the keys up to its own index.
         scale: factor of the scores; 1/sqrt(channels) if None.
         dropout: probability with which a weight is set to 0, below 1; the rest are divided by what is left of 1.
+        lengths: of few queries, as `softmaxkit.kernels.triton.decode.attend`.
 
     Returns:
         (batch, heads, queries, value channels), zeros for a query that attends to nothing; NaN where NaN is attended.
@@ -64,7 +66,8 @@ def attend(
     check_shapes(query, key, value)
     check_levels(call)
     if are_few(query, key) and not dropout and not _asks_for_gradients(query, key, value, call.offset):
-        return attend_few(query, key, value, call, mask, is_causal, scale)
+        return attend_few(query, key, value, call, mask, is_causal, scale, lengths)
+    assert lengths is None
     assert isinstance(key, Tensor)
     assert isinstance(value, Tensor)
     factor = default_scale(query) if scale is None else scale

@@ -6,10 +6,14 @@ import triton.language as tl
 
 @triton.jit
 def decode_merge(
-    parts, totals, highests, output, rows, splits,
-    LEVELS: tl.constexpr, SOFTMAX: tl.constexpr, CHANNELS: tl.constexpr, WIDTH: tl.constexpr, SPLITS: tl.constexpr,
+    parts, totals, highests, lengths, output, rows, rows_of_sequence, keys, splits,
+    COUNTED: tl.constexpr, LEVELS: tl.constexpr, SOFTMAX: tl.constexpr, CHANNELS: tl.constexpr, WIDTH: tl.constexpr,
+    SPLITS: tl.constexpr,
 ):  # fmt: skip
-    """Write one row of the output, of `CHANNELS` numbers, from its parts, float32 (splits, rows, channels)."""
+    """Write one row of the output, of `CHANNELS` numbers, from its parts, float32 (splits, rows, channels).
+
+    NaN, where `COUNTED`, for a sequence whose length is not 0 to `keys`.
+    """
     row = tl.program_id(0).to(tl.int64)
     channels = tl.arange(0, WIDTH)
     part = tl.arange(0, SPLITS)
@@ -28,4 +32,7 @@ def decode_merge(
     if SOFTMAX or LEVELS:
         total = tl.sum(totals_here, 0)
         result = result / tl.where(total == 0.0, 1.0, total)
+    if COUNTED:
+        count = tl.load(lengths + row // rows_of_sequence)
+        result = tl.where((count < 0) | (count > keys), float("nan"), result)
     tl.store(output + row * CHANNELS + channels, result.to(output.dtype.element_ty), mask=channels < CHANNELS)

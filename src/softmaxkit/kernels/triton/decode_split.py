@@ -3,27 +3,41 @@
 import triton
 import triton.language as tl
 
-from softmaxkit.kernels.triton.tiles import from_codes, load_rows, multiply, multiply_add, weigh
+from softmaxkit.kernels.triton.decode_keys import (
+    decode_units,
+    for_units,
+    keys_of_part,
+    load_steps,
+    load_units,
+    locate,
+)
+from softmaxkit.kernels.triton.tiles import multiply, multiply_add, weigh
 
 
 @triton.jit
 def decode_split(
-    query, key, value, key_steps, value_steps, offset, mask, given, scores_kept, output, total, highest,
-    query_b, query_h, query_t, key_b, key_h, key_t, value_b, value_h, value_t, key_step_b, key_step_h, value_step_b,
-    value_step_h, mask_b, mask_h, mask_q, mask_k, offset_h,
-    batches, heads, groups, queries, keys, splits, share, factor, limit, step,
-    LEVELS: tl.constexpr, SOFTMAX: tl.constexpr, ONLY_HIGHEST: tl.constexpr, CACHED: tl.constexpr,
-    CAUSAL: tl.constexpr, MASKED: tl.constexpr, PRECISION: tl.constexpr,
-    CHANNELS: tl.constexpr, WIDTH: tl.constexpr, VALUE_CHANNELS: tl.constexpr, VALUE_WIDTH: tl.constexpr,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    query, key, value, key_steps, value_steps, table, lengths, offset, mask, given, scores_kept, output, total, highest,
+    query_b, query_h, query_t, key_b, key_h, key_t, value_b, value_h, value_t, key_step_b, key_step_h, key_step_g,
+    value_step_b, value_step_h, value_step_g, table_b, offset_b, offset_h, offset_q, mask_b, mask_h, mask_q, mask_k,
+    batches, heads, groups, queries, keys, pages, splits, share, factor, limit, step, magic,
+    LEVELS: tl.constexpr, SOFTMAX: tl.constexpr, ONLY_HIGHEST: tl.constexpr, BITS: tl.constexpr, PAGE: tl.constexpr,
+    COUNTED: tl.constexpr, CAUSAL: tl.constexpr, MASKED: tl.constexpr, PRECISION: tl.constexpr, PER: tl.constexpr,
+    CHANNELS: tl.constexpr, UNITS: tl.constexpr, WIDTH: tl.constexpr, STEPS: tl.constexpr, VALUE_CHANNELS: tl.constexpr,
+    VALUE_UNITS: tl.constexpr, VALUE_WIDTH: tl.constexpr, VALUE_STEPS: tl.constexpr, ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """Compute a part: all queries of the heads that share keys, and `share` keys.
+    """Compute a part: all queries of the heads that share keys, and some of the keys.
 
-    Arguments as `attention_forward`, `heads` being those of the keys; `CACHED` keys and values are int8, with steps,
-    float32 (batch, key heads, keys). The results are float32, (splits, batch, heads, queries) and channels: sums of
-    weighted values, of weights where these are divided by them, and the highest scores of softmax and levels; with
-    `ONLY_HIGHEST` nothing else. With levels such a run comes first and keeps all scores, float32 (batch, heads,
-    queries, keys), -inf where a key is not seen; a second reads them, with the highest of whole rows as `given`.
+    Arguments as `attention_forward`, `heads` being those of the keys. Codes have `BITS`, `PER` of them in a unit, which
+    is a word or a byte, and steps, (batch, key heads, groups of channels, keys); without codes (0) a unit is a number.
+    The keys of sequence b are the first `lengths[b]` where `COUNTED`, and lie in pages of `PAGE` tokens, which `table`
+    has, (batch, pages); then the first axis of keys, values and steps is that of the pages. `offset` is float32,
+    (batch, heads, queries), in binary logarithms.
+
+    The results are float32, (splits, batch, heads, queries) and channels: sums of weighted values, of weights where
+    these are divided by them, and the highest scores of softmax and levels; with `ONLY_HIGHEST` nothing else. With
+    levels such a run comes first and keeps all scores, float32 (batch, heads, queries, keys), -inf where a key is not
+    seen; a second reads them, with the highest of whole rows as `given`.
     """
     program = tl.program_id(0)
     split = program % splits
@@ -34,47 +48,62 @@ def decode_split(
     is_row = rows < groups * queries
     head = key_head * groups + rows // queries
     row_query = rows % queries
-    channels = tl.arange(0, WIDTH)
+    is_half: tl.constexpr = query.dtype.element_ty == tl.float16
+    # Numbers of 4 bits may be twice as large as float16 has, about a centre.
+    shrink: tl.constexpr = 0.5 if is_half and BITS == 4 else 1.0
+    units = tl.arange(0, WIDTH)
     pointers = query + batch * query_b + (head * query_h + row_query.to(tl.int64) * query_t)[:, None]
-    inside = is_row[:, None] & (channels < CHANNELS)[None, :]
-    queries_here = tl.load(pointers + channels[None, :], mask=inside, other=0.0)
+    queries_here = ()
+    results = ()
+    for j in tl.static_range(PER):
+        channels = units * PER + j
+        inside = is_row[:, None] & (channels < CHANNELS)[None, :]
+        queries_here += (tl.load(pointers + channels[None, :], mask=inside, other=0.0),)
+        results += (tl.zeros([ROWS, VALUE_WIDTH], dtype=tl.float32),)
     row_place = (batch * heads * groups + head) * queries + row_query
     part_place = (split * batches + batch) * heads * groups * queries + head * queries + row_query
-    key += batch * key_b + key_head * key_h
-    value += batch * value_b + key_head * value_h
-    if LEVELS:
-        most = tl.full([ROWS], float("-inf"), dtype=tl.float32)
-        shift = tl.zeros([ROWS], dtype=tl.float32)
-        if not ONLY_HIGHEST:
-            shift = tl.load(given + row_place, mask=is_row, other=0.0) - limit
-    elif SOFTMAX:
-        most = tl.full([ROWS], float("-inf"), dtype=tl.float32)
-        shift = most
-    else:
-        most = tl.zeros([ROWS], dtype=tl.float32)
-        shift = tl.load(offset + head * offset_h, mask=is_row, other=0.0)
-    result = tl.zeros([ROWS, VALUE_WIDTH], dtype=tl.float32)
+    key += key_head * key_h
+    value += key_head * value_h
+    key_steps += key_head * key_step_h
+    value_steps += key_head * value_step_h
+    most = tl.full([ROWS], float("-inf"), dtype=tl.float32)
+    shift = most
+    if LEVELS and not ONLY_HIGHEST:
+        shift = tl.load(given + row_place, mask=is_row, other=0.0) - limit
+    if not LEVELS and not SOFTMAX:
+        shift = tl.load(offset + batch * offset_b + head * offset_h + row_query * offset_q, mask=is_row, other=0.0)
     sums = tl.zeros([ROWS], dtype=tl.float32)
-    first = split * share
-    last = tl.minimum(first + share, keys)
-    for start in range(first, last, COLUMNS):
+    first, last = keys_of_part(lengths, batch, split, splits, share, keys, COUNTED, COLUMNS)
+    for start in tl.range(first, last, COLUMNS, num_stages=STAGES):
         columns = start + tl.arange(0, COLUMNS)
         is_key = columns < last
+        page, place_there, is_there = locate(table + batch * table_b, batch, columns, is_key, pages, PAGE)
         kept = scores_kept + row_place.to(tl.int64)[:, None] * keys + columns[None, :]
         seen = is_row[:, None] & is_key[None, :]
         if LEVELS and not ONLY_HIGHEST:
             scores = tl.load(kept, mask=seen, other=float("-inf"))
             seen = scores != float("-inf")
         else:
-            keys_here = load_rows(key, start, key_t, last, True, COLUMNS, CHANNELS, WIDTH)
-            if CACHED:
-                keys_here = from_codes(keys_here).to(queries_here.dtype)
-            scores = multiply(queries_here, tl.trans(keys_here), PRECISION) * factor
-            if CACHED:
-                steps = tl.load(
-                    key_steps + batch * key_step_b + key_head * key_step_h + columns, mask=is_key, other=0.0
-                )
-                scores = scores * steps[None, :]
+            codes = load_units(key, page * key_b + place_there * key_t, is_there, UNITS, WIDTH)
+            if BITS == 0:
+                scores = multiply(queries_here[0], tl.trans(codes), PRECISION) * factor
+            else:
+                steps = load_steps(
+                    key_steps, page * key_step_b + place_there, is_key, is_there, key_step_g,
+                    (CHANNELS + 31) // 32 if BITS == 4 else 1, STEPS, PAGE,
+                )  # fmt: skip
+                if BITS == 4:
+                    of_units = for_units(steps, WIDTH) * shrink
+                scores = tl.zeros([ROWS, COLUMNS], dtype=tl.float32)
+                for j in tl.static_range(PER):
+                    numbers = decode_units(codes, magic, j, BITS, True)
+                    if BITS == 4:
+                        numbers = numbers * of_units
+                    numbers = tl.trans(numbers.to(queries_here[j].dtype))
+                    scores = multiply_add(queries_here[j], numbers, scores, PRECISION)
+                scores = scores * (factor / shrink)
+                if BITS == 8:
+                    scores = scores * tl.sum(steps, 1)[None, :]
             if CAUSAL:
                 seen = seen & (columns[None, :] <= row_query[:, None])
             if MASKED:
@@ -89,25 +118,51 @@ def decode_split(
                 base = tl.where(risen == float("-inf"), 0.0, risen)
                 weights = tl.exp2(scores - base[:, None])
                 rescale = tl.exp2(most - base)
-                result = result * rescale[:, None]
                 sums = sums * rescale
             else:
                 weights, _ = weigh(scores - shift[:, None], limit, step, LEVELS)
             weights = tl.where(seen, weights, 0.0)
             sums += tl.sum(weights, 1)
-            if CACHED:
-                steps = value_steps + batch * value_step_b + key_head * value_step_h + columns
-                weights = weights * tl.load(steps, mask=is_key, other=0.0)[None, :]
-            values = load_rows(value, start, value_t, last, True, COLUMNS, VALUE_CHANNELS, VALUE_WIDTH)
-            if CACHED:
-                values = from_codes(values).to(queries_here.dtype)
-            result = multiply_add(weights.to(values.dtype), values, result, PRECISION)
+            codes = load_units(value, page * value_b + place_there * value_t, is_there, VALUE_UNITS, VALUE_WIDTH)
+            if BITS:
+                steps = load_steps(
+                    value_steps, page * value_step_b + place_there, is_key, is_there, value_step_g,
+                    (VALUE_CHANNELS + 31) // 32 if BITS == 4 else 1, VALUE_STEPS, PAGE,
+                )  # fmt: skip
+            if BITS == 4:
+                of_units = for_units(steps, VALUE_WIDTH) * shrink
+            if BITS == 8:
+                weights = tl.where(seen, weights * tl.sum(steps, 1)[None, :], 0.0)
+            if is_half:  # weights are shares of the largest here: float16 would lose the small ones
+                largest = tl.max(weights, 1)
+                largest = tl.where(largest == 0.0, 1.0, largest)
+                weights = weights / largest[:, None]
+            further = ()
+            for j in tl.static_range(PER):
+                result = results[j]
+                if SOFTMAX:
+                    result = result * rescale[:, None]
+                if BITS:
+                    numbers = decode_units(codes, magic, j, BITS, False)
+                    if BITS == 4:
+                        numbers = numbers * of_units
+                    numbers = numbers.to(queries_here[j].dtype)
+                else:
+                    numbers = codes
+                if is_half:
+                    part = multiply(weights.to(numbers.dtype), numbers, PRECISION)
+                    result += part * (largest / shrink)[:, None]
+                else:
+                    result = multiply_add(weights.to(numbers.dtype), numbers, result, PRECISION)
+                further += (result,)
+            results = further
         if ONLY_HIGHEST or SOFTMAX:
             most = risen
     if ONLY_HIGHEST or SOFTMAX:
         tl.store(highest + part_place, most, mask=is_row)
     if not ONLY_HIGHEST:
         tl.store(total + part_place, sums, mask=is_row)
-        channels = tl.arange(0, VALUE_WIDTH)
-        inside = is_row[:, None] & (channels < VALUE_CHANNELS)[None, :]
-        tl.store(output + part_place[:, None] * VALUE_CHANNELS + channels[None, :], result, mask=inside)
+        for j in tl.static_range(PER):
+            channels = tl.arange(0, VALUE_WIDTH) * PER + j
+            inside = is_row[:, None] & (channels < VALUE_CHANNELS)[None, :]
+            tl.store(output + part_place[:, None] * VALUE_CHANNELS + channels[None, :], results[j], mask=inside)

@@ -1,0 +1,129 @@
+"""Attention of one query to keys in a cache of codes, element by element: for heads that share no keys."""
+
+import triton
+import triton.language as tl
+
+from softmaxkit.kernels.triton.decode_keys import (
+    decode_units,
+    for_units,
+    keys_of_part,
+    load_steps,
+    load_units,
+    locate,
+)
+from softmaxkit.kernels.triton.tiles import weigh
+
+
+@triton.jit
+def decode_single(
+    query, key, value, key_steps, value_steps, table, lengths, offset, mask, given, scores_kept, output, total, highest,
+    query_b, query_h, query_t, key_b, key_h, key_t, value_b, value_h, value_t, key_step_b, key_step_h, key_step_g,
+    value_step_b, value_step_h, value_step_g, table_b, offset_b, offset_h, offset_q, mask_b, mask_h, mask_q, mask_k,
+    batches, heads, groups, queries, keys, pages, splits, share, factor, limit, step, magic,
+    LEVELS: tl.constexpr, SOFTMAX: tl.constexpr, ONLY_HIGHEST: tl.constexpr, BITS: tl.constexpr, PAGE: tl.constexpr,
+    COUNTED: tl.constexpr, CAUSAL: tl.constexpr, MASKED: tl.constexpr, PRECISION: tl.constexpr, PER: tl.constexpr,
+    CHANNELS: tl.constexpr, UNITS: tl.constexpr, WIDTH: tl.constexpr, STEPS: tl.constexpr, VALUE_CHANNELS: tl.constexpr,
+    VALUE_UNITS: tl.constexpr, VALUE_WIDTH: tl.constexpr, VALUE_STEPS: tl.constexpr, ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
+    """Compute a part as `decode_split`, whose arguments these are, in float32.
+
+    The threads that share a key add up its products; each keeps its own maximum, sums and weighted values, which are
+    brought together once, at the end.
+    """
+    program = tl.program_id(0)
+    split = program % splits
+    place = program // splits
+    head = (place % heads).to(tl.int64)
+    batch = (place // heads).to(tl.int64)
+    units = tl.arange(0, WIDTH)
+    row_query = query + batch * query_b + head * query_h
+    queries_here = ()
+    results = ()
+    for j in tl.static_range(PER):
+        channels = units * PER + j
+        numbers = tl.load(row_query + channels, mask=channels < CHANNELS, other=0.0)
+        queries_here += (numbers.to(tl.float32) * factor,)
+        results += (tl.zeros([COLUMNS, VALUE_WIDTH], dtype=tl.float32),)
+    row_place = batch * heads + head
+    part_place = (split * batches + batch) * heads + head
+    key += head * key_h
+    value += head * value_h
+    key_steps += head * key_step_h
+    value_steps += head * value_step_h
+    most = tl.full([COLUMNS], float("-inf"), dtype=tl.float32)
+    sums = tl.zeros([COLUMNS], dtype=tl.float32)
+    shift = 0.0
+    if LEVELS and not ONLY_HIGHEST:
+        shift = tl.load(given + row_place) - limit
+    if not LEVELS and not SOFTMAX:
+        shift = tl.load(offset + batch * offset_b + head * offset_h)
+    first, last = keys_of_part(lengths, batch, split, splits, share, keys, COUNTED, COLUMNS)
+    for start in tl.range(first, last, COLUMNS, num_stages=STAGES):
+        columns = start + tl.arange(0, COLUMNS)
+        is_key = columns < last
+        page, place_there, is_there = locate(table + batch * table_b, batch, columns, is_key, pages, PAGE)
+        kept = scores_kept + row_place * keys + columns
+        if LEVELS and not ONLY_HIGHEST:
+            scores = tl.load(kept, mask=is_key, other=float("-inf"))
+            seen = scores != float("-inf")
+        else:
+            codes = load_units(key, page * key_b + place_there * key_t, is_there, UNITS, WIDTH)
+            steps = load_steps(
+                key_steps, page * key_step_b + place_there, is_key, is_there, key_step_g,
+                (CHANNELS + 31) // 32 if BITS == 4 else 1, STEPS, PAGE,
+            )  # fmt: skip
+            products = decode_units(codes, magic, 0, BITS, True) * queries_here[0][None, :]
+            for j in tl.static_range(1, PER):
+                products += decode_units(codes, magic, j, BITS, True) * queries_here[j][None, :]
+            of_groups = tl.sum(tl.reshape(products, [COLUMNS, STEPS, WIDTH // STEPS]), 2)
+            scores = tl.sum(of_groups * steps, 1)
+            seen = is_key
+            if CAUSAL:
+                seen = seen & (columns == 0)
+            if MASKED:
+                bits = mask + batch * mask_b + head * mask_h + columns.to(tl.int64) * mask_k
+                seen = seen & (tl.load(bits, mask=is_key, other=0) != 0)
+            if LEVELS:
+                tl.store(kept, tl.where(seen, scores, float("-inf")), mask=is_key)
+        if ONLY_HIGHEST:
+            most = tl.maximum(most, tl.where(seen, scores, float("-inf")))
+        else:
+            if SOFTMAX:
+                risen = tl.maximum(most, tl.where(seen, scores, float("-inf")))
+                base = tl.where(risen == float("-inf"), 0.0, risen)
+                weights = tl.exp2(scores - base)
+                rescale = tl.exp2(most - base)
+                sums = sums * rescale
+                most = risen
+            else:
+                weights, _ = weigh(scores - shift, limit, step, LEVELS)
+            weights = tl.where(seen, weights, 0.0)
+            sums += weights
+            codes = load_units(value, page * value_b + place_there * value_t, is_there, VALUE_UNITS, VALUE_WIDTH)
+            steps = load_steps(
+                value_steps, page * value_step_b + place_there, is_key, is_there, value_step_g,
+                (VALUE_CHANNELS + 31) // 32 if BITS == 4 else 1, VALUE_STEPS, PAGE,
+            )  # fmt: skip
+            weighted = for_units(tl.where(seen[:, None], weights[:, None] * steps, 0.0), VALUE_WIDTH)
+            further = ()
+            for j in tl.static_range(PER):
+                result = results[j]
+                if SOFTMAX:
+                    result = result * rescale[:, None]
+                further += (result + decode_units(codes, magic, j, BITS, False) * weighted,)
+            results = further
+    if ONLY_HIGHEST or SOFTMAX:
+        top = tl.max(most, 0)
+        tl.store(highest + part_place, top)
+    if not ONLY_HIGHEST:
+        if SOFTMAX:
+            rescale = tl.exp2(most - tl.where(top == float("-inf"), 0.0, top))
+            sums = sums * rescale
+        tl.store(total + part_place, tl.sum(sums, 0))
+        for j in tl.static_range(PER):
+            result = results[j]
+            if SOFTMAX:
+                result = result * rescale[:, None]
+            channels = tl.arange(0, VALUE_WIDTH) * PER + j
+            tl.store(output + part_place * VALUE_CHANNELS + channels, tl.sum(result, 0), mask=channels < VALUE_CHANNELS)
