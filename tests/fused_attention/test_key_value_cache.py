@@ -43,7 +43,7 @@ def test_fewer_tokens_and_other_sequences(bits: int, bytes_of_token: int) -> Non
     cache.append(key[chosen, :, 12:], value[chosen, :, 12:])
     assert torch.equal(cache.keys, keys[chosen])
     assert torch.equal(cache.values, values[chosen])
-    with pytest.raises(ValueError, match="this cache has 20 tokens, of which it can keep 0 or more, not 21"):
+    with pytest.raises(ValueError, match="this cache has 20 tokens; length must be from 0 to that, got 21"):
         cache.crop(21)
     with pytest.raises(IndexError):
         cache.select(torch.tensor([4]))

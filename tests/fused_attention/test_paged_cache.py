@@ -232,15 +232,19 @@ TOKENS = torch.ones(4, 2, 8)
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"slot_mapping": torch.tensor([0, 1, 2, 48])}, ValueError, "slots are 0 to 47, or -1 .* not 48"),
-        ({"slot_mapping": torch.tensor([0, 1, 2, -2])}, ValueError, "slots are 0 to 47, or -1 .* not -2"),
+        ({"slot_mapping": torch.tensor([0, 1, 2, 48])}, ValueError, "slots must be 0 to 47, or -1 .* got 48"),
+        ({"slot_mapping": torch.tensor([0, 1, 2, -2])}, ValueError, "slots must be 0 to 47, or -1 .* got -2"),
         ({"slot_mapping": torch.tensor([0, 5, 2, 5])}, ValueError, "slot 5 is in slot_mapping more than once"),
-        ({"slot_mapping": torch.tensor([0, 1, 2])}, ValueError, "each token has a key, a value and a slot, not"),
-        ({"slot_mapping": torch.arange(4, dtype=torch.int32)}, TypeError, r"slot_mapping is torch.int64 on cpu"),
-        ({"key": TOKENS.double()}, TypeError, "not key in torch.float64 on cpu"),
-        ({"value": TOKENS.to("meta")}, TypeError, "takes torch.float32 on cpu, not value in torch.float32 on meta"),
-        ({"key": TOKENS[:, :1]}, ValueError, r"takes key as \(tokens, 2, 8\), not \(4, 1, 8\)"),
-        ({"value": TOKENS[:, :, None]}, ValueError, r"takes value as \(tokens, 2, 8\), not \(4, 2, 1, 8\)"),
+        (
+            {"slot_mapping": torch.tensor([0, 1, 2])},
+            ValueError,
+            "key, value and slot_mapping must have as many tokens, got",
+        ),
+        ({"slot_mapping": torch.arange(4, dtype=torch.int32)}, TypeError, r"slot_mapping must be torch.int64 on cpu"),
+        ({"key": TOKENS.double()}, TypeError, "requires key in torch.float32 on cpu, got torch.float64"),
+        ({"value": TOKENS.to("meta")}, TypeError, "requires value in torch.float32 on cpu, got torch.float32 on meta"),
+        ({"key": TOKENS[:, :1]}, ValueError, r"key must be \(tokens, 2, 8\), got \(4, 1, 8\)"),
+        ({"value": TOKENS[:, :, None]}, ValueError, r"value must be \(tokens, 2, 8\), got \(4, 2, 1, 8\)"),
         ({"value": TOKENS / 0}, ValueError, "value cannot be written: keys and values are finite"),
     ],
 )
@@ -261,20 +265,24 @@ def test_what_cannot_be_written_is_not(change: dict[str, Any], error: type[Excep
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"block_tables": torch.tensor([[2, 3], [0, 0]])}, ValueError, "block_tables has pages 0 to 2, .* not 3"),
-        ({"block_tables": torch.tensor([[2, -1], [0, 0]])}, ValueError, "block_tables has pages 0 to 2, .* not -1"),
-        ({"block_tables": TABLES.float()}, TypeError, r"block_tables is torch.int32 or torch.int64 on cpu"),
-        ({"block_tables": TABLES[0]}, ValueError, r"block_tables is \(sequences, pages\), not \(2,\)"),
-        ({"block_tables": TABLES[:1]}, ValueError, "lengths are integers, one for each of 1 sequences"),
+        ({"block_tables": torch.tensor([[2, 3], [0, 0]])}, ValueError, "pages in block_tables must be 0 to 2, got 3"),
+        ({"block_tables": torch.tensor([[2, -1], [0, 0]])}, ValueError, "pages in block_tables must be 0 to 2, got -1"),
+        ({"block_tables": TABLES.float()}, TypeError, r"block_tables must be torch.int32 or torch.int64 on cpu"),
+        ({"block_tables": TABLES[0]}, ValueError, r"block_tables must be \(sequences, pages\), got \(2,\)"),
+        ({"block_tables": TABLES[:1]}, ValueError, "lengths must be integers, one for each of 1 sequences"),
         (
             {"seq_lens": torch.tensor([33, 3])},
             ValueError,
-            "lengths are 0 to 32, the tokens of 2 pages of 16, not 3 to 33",
+            "lengths must be 0 to 32, the tokens of 2 pages of 16, got 3 to 33",
         ),
-        ({"seq_lens": torch.tensor([20, -1])}, ValueError, "lengths are 0 to 32, the tokens of 2 pages of 16, not -1"),
-        ({"seq_lens": SEQ_LENS.float()}, TypeError, "seq_lens is torch.int32 or torch.int64 on cpu"),
-        ({"query": QUERY.to("meta")}, TypeError, "takes queries in torch.float32 on cpu, not torch.float32 on meta"),
-        ({"query": QUERY.bfloat16()}, TypeError, "takes queries in torch.float32 on cpu, not torch.bfloat16"),
+        (
+            {"seq_lens": torch.tensor([20, -1])},
+            ValueError,
+            "lengths must be 0 to 32, the tokens of 2 pages of 16, got -1",
+        ),
+        ({"seq_lens": SEQ_LENS.float()}, TypeError, "seq_lens must be torch.int32 or torch.int64 on cpu"),
+        ({"query": QUERY.to("meta")}, TypeError, "requires queries in torch.float32 on cpu, got torch.float32 on meta"),
+        ({"query": QUERY.bfloat16()}, TypeError, "requires queries in torch.float32 on cpu, got torch.bfloat16"),
         ({"query": QUERY[:1]}, ValueError, "keys must have the batch and channels of the queries"),
         ({"query": torch.ones(2, 3, 8)}, ValueError, "query heads must be a multiple of key heads"),
     ],
@@ -287,23 +295,23 @@ def test_tables_that_do_not_fit(change: dict[str, Any], error: type[Exception], 
 
 
 def test_pools_and_copies_that_do_not_fit() -> None:
-    with pytest.raises(ValueError, match="a block has a multiple of 16 tokens, not 24"):
+    with pytest.raises(ValueError, match="block_size must be a multiple of 16, got 24"):
         PagedKeyValueCache(3, 24, 2, 8)
-    with pytest.raises(ValueError, match="a cache has 8 or 4 bits, not 3"):
+    with pytest.raises(ValueError, match="bits must be 8 or 4, got 3"):
         PagedKeyValueCache(3, 16, 2, 8, bits=3)
-    with pytest.raises(ValueError, match="a pool has 1 block, head and channel or more"):
+    with pytest.raises(ValueError, match="numbers of blocks, heads and channels must be 1 or more"):
         PagedKeyValueCache(0, 16, 2, 8)
-    with pytest.raises(TypeError, match="keys and values are floating"):
+    with pytest.raises(TypeError, match="dtype must be floating, got"):
         PagedKeyValueCache(3, 16, 2, 8, dtype=torch.int8)
-    with pytest.raises(ValueError, match=r"takes sample_keys as \(tokens, 2, 8\)"):
+    with pytest.raises(ValueError, match=r"sample_keys must be \(tokens, 2, 8\)"):
         PagedKeyValueCache(3, 16, 2, 8, sample_keys=torch.ones(2, 8))
-    with pytest.raises(ValueError, match="sample_keys are one token or more"):
+    with pytest.raises(ValueError, match="sample_keys must have at least one token"):
         PagedKeyValueCache(3, 16, 2, 8, sample_keys=torch.ones(0, 2, 8))
     pool = PagedKeyValueCache(3, 16, 2, 8)
     for wrong, message in (
-        ([[0, 3]], "block_mapping has pages 0 to 2"),
-        ([[0, 1], [2, 1]], "more than once as the one that is copied to"),
-        ([0, 1], r"block_mapping is \(pairs, 2\)"),
+        ([[0, 3]], "pages in block_mapping must be 0 to 2"),
+        ([[0, 1], [2, 1]], "the same target page more than once"),
+        ([0, 1], r"block_mapping must be \(pairs, 2\)"),
     ):
         with pytest.raises(ValueError, match=message):
             pool.copy_blocks(torch.tensor(wrong))

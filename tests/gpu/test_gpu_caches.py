@@ -209,7 +209,7 @@ def test_wrong_tables_lengths_and_slots_give_nan(heads: int, device: torch.devic
         assert not pool.attention(query, Exact(), served.table, served.lengths).isnan().any()
         pool.reshape_and_cache(*tokens, torch.tensor(wrong, device=device))
         assert pool.attention(query, Exact(), served.table, served.lengths).isnan().all()
-        with pytest.raises(ValueError, match="slots outside the pool, or twice the same, were given"):
+        with pytest.raises(ValueError, match="slots that are outside the pool or repeated"):
             pool.gather(served.table.clamp(min=0), served.lengths)
 
 
@@ -228,7 +228,7 @@ def test_what_kernels_do_not_take_is_gathered_and_checked(device: torch.device) 
         exact = expected(query, pool.codes(), spec, numbers, pool.seen())
         # Interpreted, a native kernel reads wide codes, with 16 bits of a query.
         torch.testing.assert_close(found.double(), exact, rtol=1e-2, atol=1e-3)
-        with pytest.raises(ValueError, match="block_tables has pages 0 to"):
+        with pytest.raises(ValueError, match="pages in block_tables must be 0 to"):
             pool.pool.attention(query, spec, pool.table - 9, pool.lengths, mask, **numbers)
 
 
@@ -241,9 +241,9 @@ def test_tables_and_slots_on_the_cpu_are_looked_at(device: torch.device, monkeyp
         monkeypatch.setattr(f"softmaxkit.fused_attention.{module}.are_read_by_kernel", lambda numbers: False)
     table, lengths = served.table.cpu(), served.lengths.cpu()
     assert torch.equal(served.pool.attention(query, spec, table, lengths, **numbers), exact)
-    with pytest.raises(ValueError, match="block_tables has pages 0 to"):
+    with pytest.raises(ValueError, match="pages in block_tables must be 0 to"):
         served.pool.attention(query, spec, table - 9, lengths, **numbers)
-    with pytest.raises(ValueError, match=r"lengths are 0 to 100, .* and max_seq_len"):
+    with pytest.raises(ValueError, match=r"lengths must be 0 to 100, .* and max_seq_len"):
         served.pool.attention(query, spec, table, lengths, max_seq_len=100, **numbers)
     with pytest.raises(ValueError, match="slot 3 is in slot_mapping more than once"):
         served.pool.reshape_and_cache(

@@ -43,9 +43,9 @@ def test_cache(dtype: torch.dtype) -> None:
     assert (cache.attention(query, Exaq(), ~mask, clip=CLIP) == 0).all()
     with pytest.raises(ValueError, match="neither NaN nor infinity"):
         cache.append(key[:, :, :1] * math.nan, value[:, :, :1])
-    with pytest.raises(ValueError, match=r"this cache takes \(2, 2, tokens, 64\)"):
+    with pytest.raises(ValueError, match=r"this cache holds \(2, 2, tokens, 64\)"):
         cache.append(key[:, :1], value[:, :1])
-    with pytest.raises(TypeError, match="this cache takes"):
+    with pytest.raises(TypeError, match="this cache holds"):
         cache.append(key.double(), value.double())
 
 
@@ -133,15 +133,15 @@ def test_axes(spec: Any) -> None:
 
 def test_invalid_arguments_are_rejected() -> None:
     query, key, value = inputs(1, 4, 20, 16, key_heads=2)
-    with pytest.raises(ValueError, match="4 heads of queries and 2 of keys go with enable_gqa=True"):
+    with pytest.raises(ValueError, match="4 query heads and 2 key heads require enable_gqa=True"):
         softmaxkit.attention(query, key, value, Exaq(), clip=CLIP)
     with pytest.raises(ValueError, match="Exaq requires clip"):
         softmaxkit.attention(query, key, value, Exaq(), enable_gqa=True)
-    with pytest.raises(ValueError, match="is_causal goes without attn_mask"):
+    with pytest.raises(ValueError, match="is_causal cannot be combined with attn_mask"):
         softmaxkit.attention(query, query, query, Exaq(), random_mask(20, 20), is_causal=True, clip=CLIP)
     with pytest.raises(ValueError, match="values the batch, heads and tokens of the keys"):
         softmaxkit.attention(query, key, value[:, :, :5], Exaq(), enable_gqa=True, clip=CLIP)
-    with pytest.raises(ValueError, match="2, 3 or 4 axes"):
+    with pytest.raises(ValueError, match="2, 3 or 4 dimensions"):
         softmaxkit.attention(query, key[0], value, Exaq(), clip=CLIP)
     with pytest.raises(ValueError, match="does not broadcast to scores"):
         softmaxkit.attention(query, query, query, Exaq(), random_mask(7, 20), clip=CLIP)

@@ -254,7 +254,7 @@ def test_lengths_equal_a_mask_in_the_kernel(kind: str, build: str) -> None:
 
 def test_invalid_calls_are_rejected() -> None:
     tokens = torch.randn(1, 1, 5, 8)
-    with pytest.raises(ValueError, match="a cache has 8 or 4 bits, not 3"):
+    with pytest.raises(ValueError, match="bits must be 8 or 4, got 3"):
         KeyValueCache(tokens, tokens, bits=3)
     with pytest.raises(TypeError, match=r"got 8 channels of torch\.float32 on cpu, a cache of 8 bits on"):
         kernels.attend(tokens, encode(tokens, 8), encode(tokens, 4), call_of(ConSmax()))

@@ -47,8 +47,8 @@ def test_lengths_equal_a_mask_over_a_cache(bits: int) -> None:
         added = cache.attention(query, spec, torch.where(odd, 0.0, -math.inf)[None], lengths=lengths, **parameters)
         assert torch.allclose(added, both, atol=1e-3)
     for wrong in (torch.tensor([51, 7, 0]), torch.tensor([-1, 7, 0])):
-        with pytest.raises(ValueError, match="lengths are 0 to 50, the tokens held"):
+        with pytest.raises(ValueError, match="lengths must be 0 to 50, the tokens of the cache"):
             cache.attention(query, ConSmax(), lengths=wrong, **CONSMAX)
     for wrong in (torch.tensor([1, 2]), torch.ones(3), torch.ones(3, dtype=torch.bool)):
-        with pytest.raises(ValueError, match="lengths are integers, one for each of 3 sequences"):
+        with pytest.raises(ValueError, match="lengths must be integers, one for each of 3 sequences"):
             cache.attention(query, ConSmax(), lengths=wrong, **CONSMAX)

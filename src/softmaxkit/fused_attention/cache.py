@@ -1,4 +1,4 @@
-"""A cache of keys and values in 8 or 4 bits, for generation."""
+"""A key-value cache in 8 or 4 bits, for generation."""
 
 from __future__ import annotations
 
@@ -14,27 +14,29 @@ from softmaxkit.methods.base.spec import Spec
 
 
 class KeyValueCache:
-    """Keys and values of a growing sequence in 8 or 4 bits, to be read instead of float32 or bfloat16.
+    """Keys and values of growing sequences, stored as 8-bit or 4-bit codes that attention reads directly.
 
     Args:
-        keys: floating, (batch, key heads, tokens, channels); the first tokens, or none.
+        keys: floating, (batch, key heads, tokens, channels); the first tokens, possibly none.
         values: the same dtype, (batch, key heads, tokens, value channels).
-        bits: 8, with a step for each token and head, or 4, with one for every 32 channels of these, and keys less the
-            mean of the first that came, which real keys have in common: `nbytes` is about a quarter or a seventh of
-            float32. Channels that are much larger than others in the keys that come first are divided by a power of 2,
-            so that they do not take the others' bits.
+        bits: 8, with one step per token and head: about a quarter of the bytes of float32; or 4, with one step per 32
+            channels of these: about a seventh. In 4 bits the mean of the first keys, which real keys have in common,
+            is subtracted. Outlier channels of the first keys are divided by a power of 2, so that they do not coarsen
+            the others.
 
     Raises:
-        ValueError: another number of bits; and as `append`.
-        TypeError: as `append`.
+        ValueError: another number of bits; and as in `append`.
+        TypeError: as in `append`.
     """
 
     def __init__(self, keys: Tensor, values: Tensor, bits: int = 8) -> None:
         if bits not in BITS:
-            raise ValueError(f"a cache has {' or '.join(map(str, BITS))} bits, not {bits}")
+            raise ValueError(f"bits must be {' or '.join(map(str, BITS))}, got {bits}")
         for tokens in (keys, values):
             if tokens.ndim != 4:
-                raise ValueError(f"keys and values are (batch, key heads, tokens, channels), not {tuple(tokens.shape)}")
+                raise ValueError(
+                    f"keys and values must be (batch, key heads, tokens, channels), got {tuple(tokens.shape)}"
+                )
         self._dtype = keys.dtype
         self._length = 0
         self._stores = [_Store(keys[:, :, :0], bits, framed=True), _Store(values[:, :, :0], bits)]
@@ -44,70 +46,72 @@ class KeyValueCache:
         return self._length
 
     def append(self, keys: Tensor, values: Tensor) -> None:
-        """Add tokens at the end.
+        """Append tokens to all sequences.
 
         Raises:
-            ValueError: shapes that do not fit, NaN or infinity; on a card these give NaN to who attends to them, see
-                `softmaxkit.kernels.codes.encode`.
-            TypeError: another dtype than the first keys had, or another device.
+            ValueError: shapes do not fit; on the CPU, NaN or infinity. On a GPU these give NaN to every query that
+                attends to them, see `softmaxkit.kernels.codes.encode`.
+            TypeError: the dtype or the device differs from that of the first keys.
         """
         for store, tokens in zip(self._stores, (keys, values), strict=True):
             where = store.held.device
             if tokens.dtype != self._dtype or not tokens.is_floating_point() or tokens.device != where:
-                raise TypeError(f"this cache takes {self._dtype} on {where}, not {tokens.dtype} on {tokens.device}")
+                raise TypeError(f"this cache holds {self._dtype} on {where}, got {tokens.dtype} on {tokens.device}")
             batch, heads, _, channels = store.held.shape
             if tokens.ndim != 4 or (*tokens.shape[:2], tokens.shape[3]) != (batch, heads, channels):
-                raise ValueError(f"this cache takes ({batch}, {heads}, tokens, {channels}), not {tuple(tokens.shape)}")
+                raise ValueError(f"this cache holds ({batch}, {heads}, tokens, {channels}), got {tuple(tokens.shape)}")
         if keys.shape[:3] != values.shape[:3]:
-            raise ValueError(f"as many values as keys, not {tuple(keys.shape)} and {tuple(values.shape)}")
+            raise ValueError(
+                f"keys and values must have as many tokens, got {tuple(keys.shape)} and {tuple(values.shape)}"
+            )
         for store, tokens in zip(self._stores, (keys, values), strict=True):
             store.put(self._length, tokens.detach())
-        self._length += keys.shape[2]  # not before both are there: codes beyond it are nobody's
+        self._length += keys.shape[2]  # last, so that a failure leaves the cache as it was
 
     def crop(self, length: int) -> None:
-        """Keep the first tokens; those after them are gone.
+        """Keep the first tokens and drop the rest.
 
         Args:
-            length: how many stay.
+            length: number of tokens to keep.
 
         Raises:
-            ValueError: the cache has fewer.
+            ValueError: the cache has fewer tokens.
         """
         if not 0 <= length <= self._length:
-            raise ValueError(f"this cache has {self._length} tokens, of which it can keep 0 or more, not {length}")
+            raise ValueError(f"this cache has {self._length} tokens; length must be from 0 to that, got {length}")
         self._length = length
 
     def select(self, sequences: Tensor) -> None:
-        """Keep some sequences of the batch, in a new order and any number of times, as beam search asks.
+        """Select sequences of the batch, in any order and with repetition, as beam search requires.
 
         Args:
-            sequences: int64, (new batch,), which they are.
+            sequences: int64, (new batch,), indices into the batch.
 
         Raises:
-            IndexError: there is no such sequence.
+            IndexError: an index is out of range.
         """
         for store in self._stores:
             store.select(sequences)
 
     @property
     def codes(self) -> tuple[Cached, Cached]:
-        """Keys and values as kernels read them, also after further tokens, until `crop` lets these write over some."""
+        """Keys and values as kernels read them; valid until `crop` and further tokens overwrite some of them."""
         keys, values = self._stores
         return keys.cached(self._length), values.cached(self._length)
 
     @property
     def keys(self) -> Tensor:
-        """The keys that the codes stand for, (batch, key heads, tokens, channels)."""
+        """The dequantised keys, (batch, key heads, tokens, channels)."""
         return self.codes[0].decoded(self._dtype)
 
     @property
     def values(self) -> Tensor:
-        """The values that the codes stand for, (batch, key heads, tokens, value channels)."""
+        """The dequantised values, (batch, key heads, tokens, value channels)."""
         return self.codes[1].decoded(self._dtype)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of codes and steps, without the room that is kept for tokens to come."""
+        """Bytes of codes and steps, without the capacity reserved for further tokens."""
         return sum(cached.nbytes for cached in self.codes)
 
     def attention(
@@ -119,26 +123,26 @@ class KeyValueCache:
         lengths: Tensor | None = None,
         **parameters: Any,
     ) -> Tensor:
-        """Compute attention of queries to all tokens; as the function `attention` with `enable_gqa`.
+        """Compute attention of queries to all tokens, like `softmaxkit.attention` with `enable_gqa`.
 
-        A few queries of EXAQ or ConSmax, and on CUDA of all that have attention kernels or are softmax to some base,
-        read the codes themselves; others what they stand for. On the CPU these few do not read what a mask, or
-        `lengths`, hides at the beginning or the end of a sequence, nor any 1,024 tokens that are all hidden.
+        A few queries read the codes directly: on the CPU with EXAQ or ConSmax; on CUDA with every method that has an
+        attention kernel or is softmax to some base. All else reads the dequantised tensors. On the CPU, kernels skip
+        tokens that a mask or `lengths` hides at either end of a sequence, and any 1,024 tokens that are all hidden.
 
         Args:
             query: (batch, heads, queries, channels), in the dtype of the keys.
             spec: as in `attention`.
             attn_mask: as in `attention`.
             scale: as in `attention`.
-            lengths: integers, (batch,): how many of its first tokens each sequence attends to, where it has fewer than
-                the longest; None for all. On a card kernels look at them: a length that is none gives NaN.
+            lengths: integers, (batch,): the number of first tokens that each sequence attends to; None for all. Lengths
+                on a GPU are checked by the kernel: an invalid one gives NaN.
             parameters: as in `attention`.
 
         Returns:
             (batch, heads, queries, value channels), in the dtype of the queries.
 
         Raises:
-            ValueError, TypeError: as `attention`; or lengths that are none.
+            ValueError, TypeError: as in `attention`; or invalid lengths.
         """
         if lengths is not None:
             lengths = checked_lengths(lengths, self._stores[0].held.shape[0])
@@ -147,11 +151,11 @@ class KeyValueCache:
 
 
 class _Store:
-    """Codes of tokens and their steps, with room to grow."""
+    """Codes of tokens and their steps, with spare capacity."""
 
     def __init__(self, none: Tensor, bits: int, framed: bool = False) -> None:
         self._framed = framed
-        with torch.inference_mode(False):  # what is kept may grow later, in any mode
+        with torch.inference_mode(False):  # the store may grow later, in any mode
             self.held = encode(torch.empty_like(none), bits)
 
     def put(self, first: int, tokens: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Attention in one call, as PyTorch's own, without the whole matrix of scores."""
+"""Fused attention with the signature of PyTorch's own, without materialising the score matrix."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from softmaxkit.methods.base.numbers import attention_call_with, normalise_with,
 from softmaxkit.methods.base.spec import Spec, check_spec
 
 MASKED = -5e3
-"""An additive mask at or below this masks; above, it is a bias, as in ALiBi."""
+"""Additive mask values at or below this mask a key; those above are a bias, as in ALiBi."""
 
 IS_TORCHS_OWN = "torch's scaled_dot_product_attention is this method in float"
-"""Why no kernel here runs attention of a method that is softmax to some base."""
+"""The reason why no kernel of this package runs a method that is softmax to some base."""
 
 LARGEST_SCALE = 8.0
-"""Scale of the scores, times the square root of the channels, up to which products of 8 bits keep them apart."""
+"""Largest score scale, times the square root of the channels, for which 8-bit products resolve the scores."""
 
 
 def attention(
@@ -44,39 +44,41 @@ def attention(
     mode: str = "float",
     **parameters: Any,
 ) -> Tensor:
-    """Compute attention by a method; the arguments are those of `torch.nn.functional.scaled_dot_product_attention`.
+    """Compute attention with a method; the arguments are those of `torch.nn.functional.scaled_dot_product_attention`.
 
-    A method whose float form is softmax to some base, as `Exact` and `Softermax`, is that function; where kernels of
-    AMX are asked for (`softmaxkit.kernels.backends`), theirs for bfloat16, and for float32 if torch's matrix products
-    may be in bfloat16 ("medium" precision). EXAQ and ConSmax
-    run in kernels: on CUDA with gradients, in the precision of their tensors; on the CPU in float32 and bfloat16, with
-    8-bit products for many queries, in float32 for a few, as in generation, and without gradients. Where there is no
-    kernel (another device or dtype, a bias, dropout, on the CPU NaN or infinity), torch computes the float form, a
-    stripe of queries at a time. `softmaxkit.explain` says which it is.
+    Methods whose float form is softmax to some base (`Exact`, `Softermax`) run as that torch function. If the AMX
+    kernels are selected (`softmaxkit.kernels.backends`), these run instead, for bfloat16, and for float32 if torch may
+    compute matrix products in bfloat16 ("medium" precision).
+
+    EXAQ and ConSmax run in kernels: on CUDA in the precision of the tensors and with gradients; on the CPU in float32
+    and bfloat16 without gradients, with 8-bit products for many queries and in float32 for a few, as in generation.
+    Where no kernel applies (another device or dtype, a bias, dropout, and on the CPU NaN or infinity), torch computes
+    the float form, one stripe of queries at a time. `softmaxkit.explain` returns the choice and its reasons.
 
     Args:
-        query: floating, (batch, heads, queries, channels), or without batch, or without heads too.
+        query: floating, (batch, heads, queries, channels); the leading one or two dimensions may be omitted.
         key: the same dtype, (batch, heads, keys, channels).
         value: the same dtype, (batch, heads, keys, value channels).
         spec: the method, e.g. `softmaxkit.Exaq(bits=2)`.
-        attn_mask: boolean, True where attended, or floating, added to the scores (where it is -5000 or less, a key is
-            masked); broadcasts to (batch, heads, queries, keys).
-        dropout_p: probability with which a probability is set to 0.
-        is_causal: a query attends to the keys up to its own index; not with a mask.
+        attn_mask: boolean, True where attended, or floating, added to the scores (a key with -5000 or less is masked);
+            broadcasts to (batch, heads, queries, keys).
+        dropout_p: probability of setting an attention probability to 0.
+        is_causal: query i attends to keys 0 to i; not combined with a mask.
         scale: factor of the scores; 1/sqrt(channels) if None.
-        enable_gqa: keys and values may have fewer heads, each for as many consecutive heads of queries.
-        mode: "float", or "integer" for the integers of the hardware between float products.
-        parameters: the method's real numbers, as `clip` for EXAQ, `beta` and `gamma` for ConSmax (one or one a head).
+        enable_gqa: keys and values may have fewer heads, each shared by consecutive query heads.
+        mode: "float", or "integer" for the hardware's integer softmax between float products.
+        parameters: the method's real parameters, e.g. `clip` for EXAQ, `beta` and `gamma` for ConSmax (one number, or
+            one per head).
 
     Returns:
-        (batch, heads, queries, value channels), in the dtype of the queries; zeros for a query that attends to nothing.
+        (batch, heads, queries, value channels), in the dtype of the queries; zeros for a fully masked query.
 
     Raises:
-        ValueError: shapes or masks that do not fit, or EXAQ is given no clip.
-        TypeError: dtypes that do not fit, or the method has no such parameter.
+        ValueError: shapes or masks do not fit, or a required parameter, such as EXAQ's clip, is missing.
+        TypeError: dtypes do not fit, or the method has no such parameter.
 
-    Source: EXAQ, ConSmax and Softermax as in their specs; keys less their mean before they take 8 bits as in
-    SageAttention, arXiv 2410.02367, section 4.2.
+    Source: EXAQ, ConSmax and Softermax as in their specs; the mean of the keys is subtracted before they are quantised
+    to 8 bits, as in SageAttention, arXiv 2410.02367, section 4.2.
     """
     check_spec(spec)
     spec.require(parameters)
@@ -90,7 +92,7 @@ def attention(
         return batched[(0,) * len(more)]
     check_shapes(query, key, value)
     if query.shape[1] != key.shape[1] and not enable_gqa:
-        raise ValueError(f"{query.shape[1]} heads of queries and {key.shape[1]} of keys go with enable_gqa=True")
+        raise ValueError(f"{query.shape[1]} query heads and {key.shape[1]} key heads require enable_gqa=True")
     mask, bias = (attn_mask, None) if attn_mask is None or attn_mask.dtype == torch.bool else _parts(attn_mask)
     scale = default_scale(query) if scale is None else scale
     mask, bias = (None if x is None else expand_mask(x, (*query.shape[:3], key.shape[2])) for x in (mask, bias))
@@ -112,19 +114,19 @@ def attention(
 def _check(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None, is_causal: bool) -> None:
     if not (query.is_floating_point() and query.dtype == key.dtype == value.dtype):
         raise TypeError(
-            f"query, key and value are floating, of one dtype, not {query.dtype}, {key.dtype}, {value.dtype}"
+            f"query, key and value must share a floating dtype, got {query.dtype}, {key.dtype}, {value.dtype}"
         )
     if not 2 <= query.ndim <= 4 or not query.ndim == key.ndim == value.ndim:
         shapes = ", ".join(str(tuple(x.shape)) for x in (query, key, value))
-        raise ValueError(f"query, key and value all have 2, 3 or 4 axes, not {shapes}")
+        raise ValueError(f"query, key and value must all have 2, 3 or 4 dimensions, got {shapes}")
     if is_causal and attn_mask is not None:
-        raise ValueError("is_causal goes without attn_mask; put causality into the mask")
+        raise ValueError("is_causal cannot be combined with attn_mask; make the mask causal instead")
     if attn_mask is not None and attn_mask.dtype != torch.bool and not attn_mask.is_floating_point():
-        raise TypeError(f"a mask is boolean, True where attended, or floating, not {attn_mask.dtype}")
+        raise TypeError(f"attn_mask must be boolean, True where attended, or floating, got {attn_mask.dtype}")
 
 
 def _parts(mask: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Return what a floating mask attends to, and what it adds if that is not 0 everywhere."""
+    """Split a floating mask into a boolean mask and a bias; the bias is None if it is 0 everywhere."""
     attended = ~(mask <= max(torch.finfo(mask.dtype).min / 2, MASKED))
     bias = torch.where(attended, mask, 0.0)
     return attended, bias if mask.requires_grad or bool((bias != 0).any()) else None
@@ -137,7 +139,7 @@ def _learned(parameters: Mapping[str, Any]) -> bool:
 def module_for(
     spec: Spec, mode: str, heads: int, keys: int, parameters: Mapping[str, Any], device: torch.device
 ) -> SoftmaxModule:
-    """Return a module with the method's real numbers, or what it starts with; kept where they are plain numbers."""
+    """Return a module with these parameters, or its initial ones; cached if all are plain numbers."""
     numbers = {**spec.start(keys), **parameters}
     plain = all(isinstance(number, (int, float)) for number in numbers.values())
     return (_kept_module if plain else _module)(spec, mode, heads, tuple(numbers.items()), device)
@@ -146,7 +148,7 @@ def module_for(
 def _module(
     spec: Spec, mode: str, heads: int, numbers: tuple[tuple[str, Any], ...], device: torch.device
 ) -> SoftmaxModule:
-    with torch.inference_mode(False):  # it may be kept for calls with gradients
+    with torch.inference_mode(False):  # the cached module may later be used with gradients
         return without_gradients(spec.module(heads=heads, mode=mode, **dict(numbers)), device)
 
 
@@ -164,18 +166,18 @@ def choose(
     learned: AttentionCall | None = None,
     native_reasons: Sequence[str] = (),
 ) -> tuple[AttentionCall | None, Choice]:
-    """Return a method's fused attention, and the back end that would run it on some queries, keys and values.
+    """Return a method's fused attention, and the back end that would run it on these queries, keys and values.
 
     Args:
-        module: the method's.
-        query: as `attention`.
-        key: as `attention`, or those of a cache.
-        value: as `attention`, or those of a cache.
-        bias: is something added to the scores?
-        dropout_p: as `attention`.
-        scale: as `attention`.
-        learned: the call with the method's own numbers where these ask for a gradient; left out, that of the module.
-        native_reasons: what else speaks against the native kernels.
+        module: the method's module.
+        query: as in `attention`.
+        key: as in `attention`, or cached codes.
+        value: as in `attention`, or cached codes.
+        bias: whether a bias is added to the scores.
+        dropout_p: as in `attention`.
+        scale: as in `attention`.
+        learned: the call with the caller's parameters if these require gradients; else the module's own is used.
+        native_reasons: further reasons against the native kernels.
     """
     if module.mode == "integer":
         return None, only_torch(
@@ -187,30 +189,25 @@ def choose(
         call = AttentionCall.by_softmax(module.softmax_base)
     if call is None:
         return None, only_torch(query.device, f"{module.spec.title} has no fused attention")
-    reasons = []
     if bias:
-        reasons.append("a bias is added to the scores")
-    if reasons:
-        return call, only_torch(query.device, *reasons)
+        return call, only_torch(query.device, "a bias is added to the scores")
 
     def more(kind: str) -> list[str]:
         against = call.reasons(kind, query, key, value)
         over_codes = isinstance(key, Cached)
         if dropout_p and (kind != "triton" or over_codes):
-            against.append("probabilities are dropped out")
+            against.append("dropout is applied to the probabilities")
         trained = [x for x in (query, call.offset) if x is not None and x.requires_grad]
         if over_codes and trained and torch.is_grad_enabled():
-            against.append("over a cache of codes its kernel has no gradient, and one is asked for")
+            against.append("its kernel over a cache of codes has no gradient, and a tensor requires one")
         if kind != "native":
             return against
         if learned is not None:
-            against.append("its kernel has no gradient, and one is asked for")
+            against.append("its kernel has no gradient, and a tensor requires one")
         if call.base and isinstance(key, Tensor):
             return [*against, *reasons_against_bfloat16(query, key), *native_reasons]
         if not abs(scale) * query.shape[-1] ** 0.5 <= LARGEST_SCALE:
-            against.append(
-                f"a scale of {scale:g} is beyond {LARGEST_SCALE:g} / sqrt(channels): 8 bits lose such scores"
-            )
+            against.append(f"a scale of {scale:g} exceeds {LARGEST_SCALE:g} / sqrt(channels), too coarse in 8 bits")
         return [*against, *native_reasons]
 
     tensors = [x for x in (query, key, value) if isinstance(x, Tensor)]
@@ -218,7 +215,7 @@ def choose(
 
 
 def may_use_tiles(query: Tensor) -> bool:
-    """Is softmax itself, of such queries, a matter for a kernel of this package?"""
+    """Return whether a kernel of this package could run exact softmax attention on such queries."""
     return query.device.type == "cpu" and has_tiles()
 
 
@@ -232,7 +229,7 @@ def after_a_look(
     is_causal: bool = False,
     scale: float | None = None,
 ) -> Choice:
-    """Return a choice again, or torch where these numbers are too much for 8 bits; arguments as `fused`."""
+    """Return the choice, or torch if these tensors are too coarse in 8 bits; arguments as in `fused`."""
     if call is None or call.base or not choice.native:
         return choice
     reason = reason_against_8_bits(query, key, value, call, mask, is_causal, scale)
@@ -251,9 +248,9 @@ def fused(
     dropout_p: float = 0.0,
     lengths: Tensor | None = None,
 ) -> Tensor | None:
-    """Run a fused attention by the back end of choice, shapes as `attention`; None where that cannot after all.
+    """Run a fused attention on the chosen back end, shapes as in `attention`; None if it cannot take the numbers.
 
-    Lengths are as in `softmaxkit.kernels.native_attention.attend`, and on a GPU as in
+    `lengths` are as in `softmaxkit.kernels.native_attention.attend`, and on a GPU as in
     `softmaxkit.kernels.triton.decode.attend`.
     """
     if choice.backend == "triton":
@@ -269,7 +266,7 @@ def fused(
     try:
         return attend(query, key, value, call, mask, is_causal, scale, lengths)
     except ArithmeticError:
-        return None  # torch carries NaN and infinity to where they belong, and has more bits where 8 are too few
+        return None  # torch propagates NaN and infinity, and is precise enough where 8 bits are too coarse
 
 
 def scaled_dot_product(
@@ -283,10 +280,10 @@ def scaled_dot_product(
     is_causal: bool,
     scale: float,
 ) -> Tensor:
-    """Run torch's own attention, to a base; zeros for queries that attend to nothing."""
+    """Run torch's own attention to a base; zeros for fully masked queries."""
     rate = math.log(base)
     groups = query.shape[1] // key.shape[1]
-    if groups > 1 and mask is not None and query.is_cuda:  # of torch's fused kernels none takes both
+    if groups > 1 and mask is not None and query.is_cuda:  # no fused kernel of torch takes both
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
     allowed = mask
     if bias is not None and mask is not None:

@@ -1,4 +1,4 @@
-"""Attention of queries to keys and values in codes, those of any cache: by the codes, or by what they stand for."""
+"""Attention over cached codes of keys and values: by a kernel that reads the codes, or after dequantisation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from softmaxkit.kernels.backends import runs_on_gpu
 from softmaxkit.kernels.codes import Cached
 from softmaxkit.methods.base.spec import Spec, check_spec
 
-HELD = "the tokens held"
+HELD = "the tokens of the cache"
 
 
 def attention_over_codes(
@@ -28,17 +28,17 @@ def attention_over_codes(
     lengths: Tensor | None,
     parameters: Mapping[str, Any],
 ) -> Tensor:
-    """Compute attention as `KeyValueCache.attention`.
+    """Compute attention as in `KeyValueCache.attention`, which describes the arguments.
 
     Args:
         query: as there.
-        keys: of a cache.
-        values: of a cache.
-        dtype: what codes are read in where no kernel reads them.
+        keys: codes of the cache.
+        values: codes of the cache.
+        dtype: dtype to dequantise to if no kernel reads the codes.
         spec: as there.
         attn_mask: as there.
         scale: as there.
-        lengths: integers, (batch,), 0 to as many as there are keys; or None.
+        lengths: integers, (batch,), 0 to the number of keys; or None.
         parameters: as there.
     """
     check_spec(spec)
@@ -66,9 +66,9 @@ def by_codes(
     parameters: Mapping[str, Any],
     only_on_gpu: bool = False,
 ) -> Tensor | None:
-    """Compute attention by a kernel that reads the codes, arguments as above; None where there is none.
+    """Compute attention with a kernel that reads the codes, arguments as above; None if no kernel applies.
 
-    With `only_on_gpu`, native kernels are none: they look at no table.
+    With `only_on_gpu`, native kernels do not apply: they do not check block tables.
     """
     if not are_few(query, keys) or (attn_mask is not None and attn_mask.dtype != torch.bool):
         return None
@@ -85,40 +85,40 @@ def by_codes(
 
 
 def are_read_by_kernel(numbers: Tensor) -> bool:
-    """Are lengths or tables where a kernel of GPUs looks at them itself, since it would take a wait to see them?"""
+    """Return whether a GPU kernel checks these lengths or tables, since the host would have to wait for them."""
     return runs_on_gpu(numbers.device)
 
 
 def checked_lengths(lengths: Tensor, sequences: int) -> Tensor:
-    """Return how many tokens of each sequence count.
+    """Return the lengths after checking their shape and dtype.
 
     Args:
-        lengths: integers, (sequences,).
-        sequences: how many there are.
+        lengths: integers, (sequences,): the number of tokens that each sequence attends to.
+        sequences: number of sequences.
 
     Raises:
-        ValueError: they are no such numbers.
+        ValueError: another shape, or a dtype that is not integral.
     """
     if lengths.shape != (sequences,) or lengths.is_floating_point() or lengths.dtype == torch.bool:
         raise ValueError(
-            f"lengths are integers, one for each of {sequences} sequences, not {lengths.dtype} of shape "
+            f"lengths must be integers, one for each of {sequences} sequences, got {lengths.dtype} of shape "
             f"{tuple(lengths.shape)}"
         )
     return lengths
 
 
 def check_range(lengths: Tensor, most: int, what: str) -> None:
-    """Refuse lengths that are not 0 to `most`, which are some tokens; waits for a card that has them.
+    """Check that lengths are 0 to `most`, which is described by `what`; waits for a GPU that holds them.
 
     Raises:
-        ValueError: they are not.
+        ValueError: a length is out of range.
     """
     if lengths.numel() and not 0 <= int(lengths.min()) <= int(lengths.max()) <= most:
-        raise ValueError(f"lengths are 0 to {most}, {what}, not {int(lengths.min())} to {int(lengths.max())}")
+        raise ValueError(f"lengths must be 0 to {most}, {what}, got {int(lengths.min())} to {int(lengths.max())}")
 
 
 def _within(lengths: Tensor | None, keys: Cached, mask: Tensor | None) -> Tensor | None:
-    """Return a mask, boolean or added to the scores, that hides what is beyond lengths, too."""
+    """Return a mask, boolean or additive, that also hides the tokens beyond each length."""
     if lengths is None:
         return mask
     places = torch.arange(keys.shape[2], device=keys.device)

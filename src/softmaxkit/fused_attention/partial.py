@@ -1,4 +1,4 @@
-"""Attention over a part of the keys, whose states merge: for keys in chunks, on threads, or on other machines."""
+"""Attention over a subset of the keys, with mergeable states: for chunks, threads or several machines."""
 
 from __future__ import annotations
 
@@ -23,31 +23,31 @@ def partial_attention(
     enable_gqa: bool = False,
     **parameters: Any,
 ) -> Partial:
-    """Attend to some of the keys; `merge` joins the states of all of them, `result()` gives the output.
+    """Attend to a subset of the keys; `merge` combines the states of all subsets, `result()` returns the output.
 
     Args:
         query: floating, (batch, heads, queries, channels).
-        key: some of the keys, (batch, heads, keys, channels).
-        value: theirs, (batch, heads, keys, value channels).
+        key: a subset of the keys, (batch, heads, keys, channels).
+        value: their values, (batch, heads, keys, value channels).
         spec: the method.
         attn_mask: boolean, True where attended, broadcasts to (batch, heads, queries, keys).
         scale: factor of the scores; 1/sqrt(channels) if None.
-        enable_gqa: keys and values may have fewer heads, each for as many consecutive heads of queries.
-        parameters: the method's real numbers; for EXAQ `maximum` too, see `Exaq.partial`.
+        enable_gqa: keys and values may have fewer heads, each shared by consecutive query heads.
+        parameters: the method's real parameters; for EXAQ also `maximum`, see `Exaq.partial`.
 
     Returns:
-        The state of (batch, heads, queries) rows, of values.
+        The state of (batch, heads, queries) rows, with weighted values.
 
     Raises:
-        ValueError: shapes that do not go together, or a method whose rows do not come in parts.
-        TypeError: a mask that is not boolean.
+        ValueError: shapes do not fit, or the method cannot compute rows in parts.
+        TypeError: the mask is not boolean.
     """
     check_spec(spec)
     check_shapes(query, key, value)
     if query.shape[1] != key.shape[1] and not enable_gqa:
-        raise ValueError(f"{query.shape[1]} heads of queries and {key.shape[1]} of keys go with enable_gqa=True")
+        raise ValueError(f"{query.shape[1]} query heads and {key.shape[1]} key heads require enable_gqa=True")
     if attn_mask is not None and attn_mask.dtype != torch.bool:
-        raise TypeError(f"a mask is boolean, True where attended, not {attn_mask.dtype}")
+        raise TypeError(f"attn_mask must be boolean, True where attended, got {attn_mask.dtype}")
     groups = query.shape[1] // key.shape[1]
     key, value = (x.repeat_interleave(groups, dim=1) if groups > 1 else x for x in (key, value))
     wide = torch.promote_types(query.dtype, torch.float32)

@@ -1,4 +1,4 @@
-"""What a pool of pages holds, and the slots that tokens are written into."""
+"""Storage of a paged cache, and the slots that tokens are written to."""
 
 from __future__ import annotations
 
@@ -6,30 +6,31 @@ import torch
 from torch import Tensor
 
 from softmaxkit.kernels.codes import Cached, encode
+from softmaxkit.kernels.launch import in_huge_pages
 
 
 def check_slots(slots: Tensor, room: int) -> None:
-    """Refuse slots outside a pool, or twice the same; -1 leaves a token out.
+    """Check that slots are in the pool and not repeated; -1, which skips a token, may be.
 
     Args:
         slots: int64, (tokens,).
-        room: slots of the pool.
+        room: number of slots of the pool.
 
     Raises:
-        ValueError: there are such.
+        ValueError: a slot is outside the pool or repeated.
     """
     wrong = slots[(slots < -1) | (slots >= room)]
     if wrong.numel():
-        raise ValueError(f"slots are 0 to {room - 1}, or -1 for a token to leave out, not {int(wrong[0])}")
+        raise ValueError(f"slots must be 0 to {room - 1}, or -1 to skip a token, got {int(wrong[0])}")
     once, times = slots[slots >= 0].unique(return_counts=True)
     if (times > 1).any():
-        raise ValueError(f"slot {int(once[times > 1][0])} is in slot_mapping more than once; a slot has one token")
+        raise ValueError(f"slot {int(once[times > 1][0])} is in slot_mapping more than once; a slot holds one token")
 
 
 def slots_to_write(slots: Tensor, room: int) -> tuple[Tensor, Tensor]:
-    """Return where a card writes tokens, without a wait for it, and whether their slots are those `check_slots` takes.
+    """Return the slots to write on a GPU, without waiting for it, and whether all are valid as in `check_slots`.
 
-    Tokens that are left out, and those whose slots are outside the pool, go to slot `room`, which is nobody's.
+    Skipped tokens, and those with slots outside the pool, are redirected to slot `room`, which no sequence uses.
     """
     in_order = slots.sort().values
     is_twice = (in_order[1:] == in_order[:-1]) & (in_order[1:] >= 0)
@@ -38,18 +39,18 @@ def slots_to_write(slots: Tensor, room: int) -> tuple[Tensor, Tensor]:
 
 
 def empty(num_blocks: int, block_size: int, heads: int, channels: int, bits: int, device: torch.device) -> Cached:
-    """Return codes for a pool, which stand for zeros: what is beyond a sequence's end has to be finite."""
+    """Return codes of zeros for a pool: positions beyond the end of a sequence must be finite."""
     like = encode(torch.empty(1, 1, 0, channels, device=device), bits)
     codes = like.codes.new_zeros(num_blocks, heads, block_size, like.codes.shape[3])
     steps = like.steps.new_zeros(num_blocks, heads, like.steps.shape[2], block_size)
-    return Cached(codes, steps, channels)
+    return Cached(in_huge_pages(codes), in_huge_pages(steps), channels)
 
 
 def encoded(name: str, tokens: Tensor, pool: Cached) -> Cached:
-    """Return the codes of tokens, (tokens, heads, channels), for a pool.
+    """Quantise tokens, (tokens, heads, channels), for a pool.
 
     Raises:
-        ValueError: as `softmaxkit.kernels.codes.encode`.
+        ValueError: as in `softmaxkit.kernels.codes.encode`.
     """
     try:
         return encode(by_head(tokens), pool.bits, pool.centre, pool.factor)
@@ -58,5 +59,5 @@ def encoded(name: str, tokens: Tensor, pool: Cached) -> Cached:
 
 
 def by_head(tokens: Tensor) -> Tensor:
-    """Return (tokens, heads, channels) as (1, heads, tokens, channels)."""
+    """Transpose (tokens, heads, channels) to (1, heads, tokens, channels)."""
     return tokens.detach().transpose(0, 1)[None]

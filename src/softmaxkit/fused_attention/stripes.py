@@ -11,7 +11,7 @@ from torch.nn import functional
 from softmaxkit.masks import expand_mask
 
 STRIPE = 1 << 22
-"""Scores that are held at once."""
+"""Maximum number of scores in memory at once."""
 
 
 def attend_by_stripes(
@@ -25,10 +25,10 @@ def attend_by_stripes(
     is_causal: bool,
     scale: float,
 ) -> Tensor:
-    """Compute attention with any way of normalising (scores, mask); shapes and arguments as `attention`.
+    """Compute attention with any function that normalises (scores, mask); arguments as in `attention`.
 
     Raises:
-        ValueError: the mask or the bias does not fit.
+        ValueError: the mask or the bias does not broadcast to the scores.
     """
     batch, heads, queries = query.shape[:3]
     shape, key_heads, dtype = (batch, heads, queries, key.shape[2]), key.shape[1], query.dtype
@@ -40,7 +40,7 @@ def attend_by_stripes(
     for first in range(0, queries, rows):
         stripe = query[:, :, first : first + rows]
         count = stripe.shape[2]
-        # The heads that share keys go side by side: keys are not copied for each of them.
+        # Query heads that share a key head form one matrix, so that keys are not copied for each of them.
         together = heads // key_heads * count
         scores = (stripe.reshape(batch, key_heads, together, stripe.shape[3]) @ key).reshape(
             *shape[:2], count, shape[3]

@@ -17,7 +17,7 @@ DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 GPU_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 """Dtypes that the GPU kernels accept."""
 HUGE = 4 << 20
-"""Size in bytes from which a result is allocated in huge pages."""
+"""Size in bytes from which a tensor is allocated in huge pages."""
 
 AXES = 5
 """Axes of a kernel's layout: four outer ones, of which the last indexes queries, and the keys."""
@@ -25,11 +25,15 @@ AXES = 5
 
 def empty(shape: torch.Size, dtype: torch.dtype) -> Tensor:
     """Allocate a CPU tensor, in huge pages if it is large: page faults on small ones cost more than the kernel."""
-    result = torch.empty(shape, dtype=dtype, device="cpu")
+    return in_huge_pages(torch.empty(shape, dtype=dtype, device="cpu"))
+
+
+def in_huge_pages(fresh: Tensor) -> Tensor:
+    """Request huge pages for a large CPU tensor that has not been written yet, and return it."""
     kernels = native()
-    if kernels is not None and result.nbytes >= HUGE:
-        kernels.huge_pages(result.data_ptr(), result.nbytes)
-    return result
+    if kernels is not None and fresh.device.type == "cpu" and fresh.nbytes >= HUGE:
+        kernels.huge_pages(fresh.data_ptr(), fresh.nbytes)
+    return fresh
 
 
 def loaded() -> ModuleType:

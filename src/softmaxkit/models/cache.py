@@ -1,4 +1,4 @@
-"""The cache of keys and values in 8 or 4 bits as a cache of transformers, for `generate`."""
+"""The 8-bit or 4-bit key-value cache as a transformers cache, for `generate`."""
 
 from __future__ import annotations
 
@@ -18,22 +18,23 @@ from softmaxkit.kernels.codes import BITS, Cached
 
 
 class QuantisedCache(DynamicCache):
-    """A cache for `generate` that holds keys and values in 8 or 4 bits, as `softmaxkit.KeyValueCache`.
+    """A cache for `generate` that stores keys and values in 8 or 4 bits, as `softmaxkit.KeyValueCache` does.
 
-    On the CPU in mode "fused", and on CUDA in mode "float" too, the tokens that are generated read the codes themselves
-    where the method has a kernel; everything else reads what the codes stand for. The attention over the first prompt
-    reads keys and values as they come, before they are rounded, as with the quantised caches of transformers. Layers
-    that do not attend to all tokens, such as those with a sliding window, keep what they keep in a `DynamicCache`. With
-    encoder and decoder: `EncoderDecoderCache(QuantisedCache(model.config), DynamicCache(config=model.config))`.
+    Generated tokens attend to the codes directly where the method has a kernel: on the CPU in mode "fused", on CUDA in
+    mode "float" too. All else reads dequantised keys and values. Attention over the first prompt uses keys and values
+    before they are quantised, as with transformers' own quantised caches. Layers that do not attend to all tokens, e.g.
+    those with a sliding window, use the same layer cache as in a `DynamicCache`. For encoder-decoder models, use
+    `EncoderDecoderCache(QuantisedCache(model.config), DynamicCache(config=model.config))`.
 
     Args:
-        config: the model's.
-        bits: 8, with a step for each token and head, or 4, with one for every 32 channels of these.
+        config: the model's configuration.
+        bits: 8, with one step per token and head, or 4, with one step per 32 channels of these.
 
     Raises:
-        TypeError: not a config of transformers; in use, keys that change their dtype or device.
-        ValueError: another number of bits, or no layer of the model attends to all tokens; in use, gradients are asked
-            for, or on the CPU keys or values are NaN or infinite; on CUDA who attends to these gets NaN.
+        TypeError: not a transformers configuration; in use, the dtype or device of keys changes, or the
+            device is neither CPU nor CUDA.
+        ValueError: another number of bits, or no layer of the model attends to all tokens; in use, gradients are
+            required, or on the CPU keys or values are NaN or infinite. On CUDA these give NaN where attended.
 
     Example:
         >>> softmaxkit.set_mode(model, "fused")
@@ -43,21 +44,23 @@ class QuantisedCache(DynamicCache):
 
     def __init__(self, config: PreTrainedConfig, bits: int = 8) -> None:
         if not isinstance(config, PreTrainedConfig):
-            raise TypeError(f"QuantisedCache takes the config of a model, model.config, not {type(config).__name__}")
+            raise TypeError(
+                f"QuantisedCache requires a model's configuration, model.config, got {type(config).__name__}"
+            )
         if bits not in BITS:
-            raise ValueError(f"QuantisedCache has {' or '.join(map(str, BITS))} bits, not {bits}")
+            raise ValueError(f"bits must be {' or '.join(map(str, BITS))}, got {bits}")
         super().__init__(config=config)
         self.layers = [QuantisedLayer(bits) if type(layer) is DynamicLayer else layer for layer in self.layers]
         if not any(isinstance(layer, QuantisedLayer) for layer in self.layers):
             kinds = " and ".join(sorted({type(layer).__name__ for layer in self.layers})) or "none"
             raise ValueError(
-                f"no layer of this {config.model_type} attends to all tokens (the caches of its layers: {kinds}), so "
-                f"nothing would be held in {bits} bits; generate with a DynamicCache"
+                f"no layer of this {config.model_type} attends to all tokens (its layer caches: {kinds}), so nothing "
+                f"would be stored in {bits} bits; generate with a DynamicCache"
             )
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all codes and steps, without the room that is kept for tokens to come and without other layers."""
+        """Bytes of all codes and steps, without spare capacity and without layers of other kinds."""
         caches = [layer.cache for layer in self.layers if isinstance(layer, QuantisedLayer)]
         return sum(cache.nbytes for cache in caches if cache is not None)
 
@@ -69,9 +72,9 @@ class QuantisedLayer(DynamicLayer):
         bits: 8 or 4.
 
     Attributes:
-        cache: where they are; None before the first tokens.
+        cache: their storage; None before the first tokens.
         keys: all keys, (batch, key heads, tokens, channels), a `CachedTensor`; None before the first tokens.
-        values: all values, (batch, key heads, tokens, value channels), likewise.
+        values: all values, (batch, key heads, tokens, value channels), a `CachedTensor`; None before the first tokens.
     """
 
     def __init__(self, bits: int) -> None:
@@ -80,29 +83,38 @@ class QuantisedLayer(DynamicLayer):
         self.cache: KeyValueCache | None = None
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Make an empty cache for such keys and values."""
+        """Create an empty cache for such keys and values.
+
+        Raises:
+            TypeError: they are neither on the CPU nor on CUDA.
+        """
+        if key_states.device.type not in ("cpu", "cuda"):
+            raise TypeError(
+                f"QuantisedCache supports models on CPU and CUDA, not on {key_states.device}; move the model, or "
+                "generate with a DynamicCache"
+            )
         super().lazy_initialization(key_states, value_states)
         self.cache = KeyValueCache(key_states[:, :, :0], value_states[:, :, :0], self.bits)
         self._show(self.cache)
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Add tokens.
+        """Append tokens.
 
         Args:
             key_states: floating, (batch, key heads, new tokens, channels).
             value_states: the same dtype, (batch, key heads, new tokens, value channels).
-            args: not used, as in every layer that grows.
-            kwargs: not used, likewise.
+            args: unused, as in every dynamic layer.
+            kwargs: unused, as in every dynamic layer.
 
         Returns:
-            all keys and values: the first tokens as they were given, later all as `CachedTensor`s.
+            All keys and values: those of the first call unchanged, later ones as `CachedTensor`s.
 
         Raises:
-            ValueError, TypeError: as `QuantisedCache`.
+            ValueError, TypeError: as in `QuantisedCache`.
         """
         if key_states.requires_grad or value_states.requires_grad:
             raise ValueError(
-                "QuantisedCache has no gradients, and keys or values ask for one; run the model under torch.no_grad(), "
+                "QuantisedCache has no gradients, but keys or values require one; run the model under torch.no_grad(), "
                 "or with a DynamicCache"
             )
         if self.cache is None:
@@ -114,7 +126,7 @@ class QuantisedLayer(DynamicLayer):
         return (key_states, value_states) if first else every
 
     def reset(self) -> None:
-        """Forget all tokens."""
+        """Drop all tokens."""
         super().reset()
         self.cache = None
 
@@ -122,7 +134,7 @@ class QuantisedLayer(DynamicLayer):
         """Remove the last tokens.
 
         Args:
-            tokens_to_remove: how many, as a negative number.
+            tokens_to_remove: their number, negated.
 
         Raises:
             ValueError: it is positive.
@@ -137,10 +149,10 @@ class QuantisedLayer(DynamicLayer):
             self._show(self.cache)
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
-        """Give each beam the tokens of the beam that it goes on from.
+        """Reorder the sequences for beam search.
 
         Args:
-            beam_idx: int64, (batch,), which that is.
+            beam_idx: int64, (batch,), the beam that each beam continues.
         """
         self.batch_select_indices(beam_idx)
 
@@ -150,46 +162,46 @@ class QuantisedLayer(DynamicLayer):
             self.batch_select_indices(torch.arange(self.keys.shape[0]).repeat_interleave(repeats))
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep some sequences of the batch.
+        """Select sequences of the batch.
 
         Args:
-            indices: int64, (new batch,), which they are.
+            indices: int64, (new batch,), indices into the batch.
         """
         if self.cache is not None:
             self.cache.select(indices)
             self._show(self.cache)
 
     def _show(self, cache: KeyValueCache) -> tuple[Tensor, Tensor]:
-        """Let `keys` and `values` be what the cache holds now, and return them."""
+        """Update `keys` and `values` to the present content of the cache, and return them."""
         keys, values = (CachedTensor(codes, self.dtype) for codes in cache.codes)
         self.keys, self.values = keys, values
         return keys, values
 
 
 class CachedTensor(Tensor):
-    """Keys or values in a cache of codes: to whoever reads them a tensor of what the codes stand for.
+    """Quantised keys or values that act as the tensor of their dequantised values.
 
-    It has shape, dtype and device without reading a code; operations on it compute with plain tensors and return such.
+    Shape, dtype and device are known without decoding; any other operation dequantises first and returns plain tensors.
 
     Args:
-        codes: of (batch, key heads, tokens, channels).
-        dtype: floating, which it reads as.
+        codes: codes of (batch, key heads, tokens, channels).
+        dtype: floating dtype to dequantise to.
 
     Raises:
-        TypeError: in use, an operation writes into it.
+        TypeError: in use, an operation writes to it.
     """
 
     codes: Cached
 
     @staticmethod
     def __new__(cls, codes: Cached, dtype: torch.dtype) -> Self:
-        """Make a tensor without memory of its own."""
+        """Create a tensor without storage of its own."""
         made: Self = Tensor._make_wrapper_subclass(cls, codes.shape, dtype=dtype, device=codes.device)
         made.codes = codes
         return made
 
     def decoded(self) -> Tensor:
-        """Return what the codes stand for, a plain tensor."""
+        """Return the dequantised values as a plain tensor."""
         return self.codes.decoded(self.dtype)
 
     @classmethod
@@ -198,9 +210,7 @@ class CachedTensor(Tensor):
     ) -> Any:
         for value, argument in zip(args, func._schema.arguments, strict=False):
             if isinstance(value, cls) and argument.is_write:
-                raise TypeError(
-                    f"{func} would write into keys or values in a cache of codes; write into a clone of them"
-                )
+                raise TypeError(f"{func} would write to quantised keys or values of a cache; write to a clone of them")
         plain_args, plain_kwargs = tree_map_only(cls, cls.decoded, (args, kwargs or {}))
         return func(*plain_args, **plain_kwargs)
 
@@ -209,7 +219,7 @@ class CachedTensor(Tensor):
 
 
 def read_by(query: Tensor, tokens: Tensor) -> Tensor | Cached:
-    """Return keys or values as fused attention reads them: a few queries read the codes of a cache."""
+    """Return keys or values as fused attention reads them: codes for a few queries, else dequantised tensors."""
     if not isinstance(tokens, CachedTensor):
         return tokens
     return tokens.codes if are_few(query, tokens) else tokens.decoded()
