@@ -19,10 +19,10 @@ namespace softmaxkit {
 // How the 16-bit scores of a query are interpreted and turned into weights.
 struct Row {
     double unit = 0, zero = 0;  // score = unit * (16-bit score - middle) + zero
-    double factor = 0;          // of the result, for weights that are not normalised
+    double factor = 0;          // scales the result if weights are not normalised
     Words anchor = {}, multiplier = {};
     int resolution = 0;
-    int64_t seen = 0;           // number of keys that causality leaves the query; 0 for a fully masked row
+    int64_t seen = 0;           // number of keys that causality lets the query attend to; 0 for a fully masked row
     const uint8_t* mask = nullptr;
 };
 
@@ -166,7 +166,7 @@ private:
                 const PackedQuery query = pack_query(from, shape.channels, of_.scale_, keys, whole_.data(),
                                                      queries_.data() + (index - first) * bytes_, finite);
                 row.unit = std::ldexp(query.step, shift);
-                // The share of the keys' means in the scores is added without quantisation.
+                // The contribution of the keys' mean to the scores is added without quantisation.
                 if (!of_.weights_.normalised) {
                     row.zero = of_.scale_ * product(from, keys.mean.data()) - double{query.step} * query.of_mean;
                 }

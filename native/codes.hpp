@@ -1,6 +1,6 @@
-// Keys and values of a cache as codes of 8 or of 4 bits. A code times its step is a number; of 8 bits a token has one
-// step, of 4 bits every 32 of its channels have one. Two codes of 4 bits share a byte, the first in the lower half,
-// and are stored plus 8. Tokens lie in pages, which a table gives to sequences; without one, a sequence is one page.
+// Keys and values of a cache as 8-bit or 4-bit codes, each representing code * step. There is one step per token with
+// 8 bits, one per 32 channels of a token with 4. 4-bit codes are stored plus 8, two per byte, the first in the lower
+// nibble. Tokens are stored in pages, which a table assigns to sequences; without a table, a sequence is one page.
 #pragma once
 
 #include <limits>
@@ -10,7 +10,7 @@
 
 namespace softmaxkit {
 
-constexpr int64_t channels_of_step = 32;  // of codes of 4 bits
+constexpr int64_t channels_of_step = 32;  // channels that share a step of 4-bit codes
 
 template <int bits>
 struct Codes {
@@ -19,7 +19,7 @@ struct Codes {
     using Step = std::conditional_t<bits == 8, float, bfloat16>;
 
     const Code* from;
-    const Step* steps;                       // (pages, key heads, groups, tokens), token by token
+    const Step* steps;                       // (pages, key heads, groups, tokens), tokens contiguous
     std::array<int64_t, 3> strides;          // in bytes, of page, key head, token
     std::array<int64_t, 3> step_strides;     // of page, key head, group
     int64_t channels, tokens;                // tokens: of the longest sequence
@@ -29,7 +29,7 @@ struct Codes {
     int64_t groups() const { return bits == 8 ? 1 : (channels + channels_of_step - 1) / channels_of_step; }
     int64_t bytes() const { return bits == 8 ? channels : (channels + 1) / 2; }
 
-    // Where a token lies, and how many of its sequence lie side by side from it on.
+    // The location of a token, and the number of tokens of its sequence that are contiguous from there.
     struct Place {
         int64_t page, token, together;
     };
@@ -40,7 +40,7 @@ struct Codes {
         return {table[span.batch * pages_of_sequence + at / page_tokens], in_page, page_tokens - in_page};
     }
 
-    // Steps of consecutive tokens of a span: where they are, or in `room` where pages part them.
+    // Steps of consecutive tokens of a span: in place, or copied to `room` if they span several pages.
     const Step* steps_of(const Span& span, int64_t group, int64_t index, int64_t count, Step* room) const {
         for (int64_t done = 0; done < count;) {
             const Place at = place(span, index + done);
@@ -53,7 +53,7 @@ struct Codes {
         return room;
     }
 
-    // Where the steps of a later token lie, to prefetch them: pages lie anywhere, and no processor foresees the jump.
+    // Address of the steps of a later token, for prefetching: hardware prefetchers cannot predict jumps between pages.
     const Step* later_steps(const Span& span, int64_t group, int64_t index) const {
         if (table == nullptr || span.first + index >= tokens) return steps;
         const Place at = place(span, index);
@@ -61,7 +61,7 @@ struct Codes {
     }
 };
 
-// The codes of a span's tokens, one after the other.
+// Iterates over the codes of a span's tokens.
 template <int bits>
 class Rows {
 public:
@@ -69,7 +69,7 @@ public:
 
     Rows(const Codes<bits>& codes, const Span& span, int64_t index) : codes_(codes), span_(span), index_(index) {}
 
-    // Calls work(at), where at(row) is where one of the next few tokens lies: the last of so many again beyond them.
+    // Calls work(at), where at(row) is the address of one of the next `count` tokens; further rows repeat the last.
     template <int64_t few, class Work>
     void next(int64_t count, const Work& work) {
         if (together_ == 0) turn();
@@ -90,7 +90,7 @@ public:
         work([&rows](int64_t row) { return rows[row]; });
     }
 
-    // Where the token lies that comes so many later, to ask for it; beyond the last an address and no more.
+    // Address of the token `tokens` further on, for prefetching only: beyond the last token it must not be read.
     const Code* later(int64_t tokens) const {
         const int64_t index = index_ + tokens;
         if (codes_.table == nullptr) return next_ + tokens * codes_.strides[2];

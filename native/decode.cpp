@@ -39,8 +39,8 @@ bool decode(const Shape& shape, const Normalisation& how, double scale, uintptr_
     return run(queries, how, keys, values, 0, lengths, mask, result, threads);
 }
 
-// Codes from Python: addresses, the strides of the steps, and for paged caches the page table, its width and the tokens
-// of a page.
+// Takes the codes from Python: addresses, the strides of the steps and, for paged caches, the page table and `pages`,
+// its width and the tokens per page.
 template <int bits>
 bool decode_codes(const Shape& shape, const Normalisation& how, double scale, uintptr_t query, uintptr_t key,
                   uintptr_t value, uintptr_t key_steps, uintptr_t value_steps, std::array<int64_t, 3> of_key_steps,

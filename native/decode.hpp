@@ -16,7 +16,7 @@ namespace softmaxkit {
 // How scores become weights: by levels, or, if there are no levels, as exp(min(score - offset, limit)).
 struct Normalisation {
     Levels levels;
-    const float* offsets;  // of each head
+    const float* offsets;  // per head
     float limit;           // upper bound of score - offset
 };
 
@@ -129,7 +129,7 @@ private:
         values_.add(at, scores(part, 0), chunk, totals, columns_);
     }
 
-    // Replaces a row's scores of a part by weights and returns their sum.
+    // Replaces a row's scores in a part by weights and returns their sum.
     double weigh(const Span& at, int64_t part, int64_t row) {
         float* weights = scores(part, row);
         const auto all = [&](auto&& weight) {
@@ -186,8 +186,8 @@ private:
     const Normalisation& how_;
     const Keys& keys_;
     const Values& values_;
-    const float* shifts_;     // added to all scores of a query, (batch, heads, queries); or null
-    const int64_t* lengths_;  // of each sequence: it attends to this many of its first keys; or null
+    const float* shifts_;     // (batch, heads, queries), added to all scores of a query; or null
+    const int64_t* lengths_;  // per sequence, the number of leading keys to attend to; or null
     const uint8_t* mask_;
     float* result_;
     const int64_t rows_, chunks_, parts_, columns_;

@@ -1,4 +1,4 @@
-// A few queries of each key head, and the keys that they are set against.
+// A few queries per key head, and the spans of tokens that they attend to.
 #pragma once
 
 #include <vector>
@@ -7,7 +7,7 @@
 
 namespace softmaxkit {
 
-// The queries of all heads that share a key head are its rows.
+// The rows of a key head are the queries of all heads that share it.
 struct FewQueries {
     const Shape& shape;
     const float* query;
@@ -32,9 +32,9 @@ struct Span {
 };
 
 constexpr int64_t cache_line = 64;
-constexpr int64_t ahead = 16;  // tokens: so early memory is asked for
+constexpr int64_t ahead = 16;  // prefetch distance in tokens
 
-// Asks for memory; `locality` is 3 for the nearest cache, 2 for the next.
+// Prefetches memory for reading; `locality` is 3 for the nearest cache, 2 for the next.
 template <int locality = 3>
 void prefetch(const void* from, int64_t bytes) {
     for (int64_t byte = 0; byte < bytes; byte += cache_line) {

@@ -1,4 +1,4 @@
-// Scores of a few queries with keys of a cache of 8 bits, in integers: see integer_codes.hpp.
+// Scores of a few queries against the 8-bit keys of a cache, in integers: see integer_codes.hpp.
 #pragma once
 
 #include "integer_codes.hpp"
@@ -22,7 +22,7 @@ public:
         }
     }
 
-    // The scores of all rows, `stride` apart; room for whole vectors of them is there.
+    // Writes the scores of all rows, `stride` apart; each row has room for whole vectors.
     void score(const Span& at, float* to, int64_t stride) const {
         Buffer<uint8_t> keys(tokens_together * padded_);
         float room[tokens_together];
@@ -43,8 +43,8 @@ public:
 
 private:
     struct Packed {
-        float factor;    // a score is this times the sum of products with codes and their step
-        int32_t offset;  // what unsigned codes add to the products
+        float factor;    // score = factor * step * (sum of products - offset)
+        int32_t offset;  // what the excess of the codes adds to the sum
     };
 
     void pack(const float* query, int64_t index, int32_t* integers) {
@@ -59,7 +59,7 @@ private:
         packed_[index] = {queries_.scale * factor, static_cast<int32_t>(sum)};
     }
 
-    // Bytes of 16 keys, and a later one to ask for: (channels / 64, keys, 64).
+    // Copies the bytes of 16 keys to (channels / 64, keys, 64) and prefetches the 16 keys from `later` on.
     void gather(const auto& key_at, const int8_t* later, uint8_t* to) const {
         const int64_t channels = codes_.channels, stride = codes_.strides[2];
         for (int64_t key = 0; key < tokens_together; ++key) {

@@ -1,4 +1,4 @@
-// Values of a cache of 8 bits times their weights, in integers: see integer_codes.hpp.
+// The 8-bit values of a cache times their weights, in integers: see integer_codes.hpp.
 #pragma once
 
 #include "integer_codes.hpp"
@@ -10,15 +10,15 @@ class CodedValues<8> {
 public:
     CodedValues(const FewQueries& queries, const Codes<8>& codes) : rows_(queries.rows()), codes_(codes) {}
 
-    // Totals of a row.
+    // Number of totals per row.
     int64_t columns() const { return rounded_up(codes_.channels, bytes_of_vector); }
 
-    // Where a channel's total is: interleaving bytes leaves channels in the order of `lane_of`.
+    // Index of a channel's total; interleaving bytes leaves channels in the order of `lane_of`.
     int64_t place(int64_t channel) const {
         return channel / bytes_of_vector * bytes_of_vector + lane_of(channel % bytes_of_vector);
     }
 
-    // Adds to the totals of all rows, `columns` apart, the values times their weights.
+    // Adds the values times their weights to the totals of all rows, `columns` apart.
     void add(const Span& at, const float* weights, int64_t stride, float* totals, int64_t columns) const {
         std::vector<Block> blocks(rows_);
         Buffer<uint8_t> values(values_together * bytes_of_vector);
@@ -41,13 +41,13 @@ public:
     }
 
 private:
-    // Weights of a row.
+    // Quantised weights of a row.
     struct Block {
         alignas(64) int8_t high[values_together], low[values_together];
         IntegerWeights integers;
     };
 
-    // Bytes of 64 channels, those of four tokens side by side, the last token again where there are fewer.
+    // Interleaves the bytes of 64 channels, four tokens at a time; the last four repeat the last token as padding.
     void interleave(const Span& at, int64_t first, int64_t count, int64_t channel, uint8_t* to) const {
         const int64_t channels = codes_.channels - channel, stride = codes_.strides[2];
         Rows<8> rows(codes_, at, first);

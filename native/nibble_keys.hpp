@@ -1,4 +1,4 @@
-// Scores of a few queries with keys of a cache of 4 bits, in integers: see integer_codes.hpp and nibbles.hpp.
+// Scores of a few queries against the 4-bit keys of a cache, in integers: see integer_codes.hpp and nibbles.hpp.
 #pragma once
 
 #include "nibbles.hpp"
@@ -20,15 +20,15 @@ public:
         }
     }
 
-    // The scores of all rows, `stride` apart; room for whole vectors of them is there.
+    // Writes the scores of all rows, `stride` apart; each row has room for whole vectors.
     void score(const Span& at, float* to, int64_t stride) const {
         with_slots(layout_, [&](auto slots) { score<slots>(at, to, stride); });
     }
 
 private:
     struct Packed {
-        float factor;                  // a score is this times the sum of products with codes and their steps
-        std::vector<int32_t> offsets;  // of each step, what unsigned codes add to the products
+        float factor;                  // score = factor * sum over steps of step * (sum of products - offset)
+        std::vector<int32_t> offsets;  // per step: what the excess of the codes adds to the sum
     };
 
     void pack(const float* query, int64_t index, int32_t* integers) {
@@ -47,7 +47,7 @@ private:
         }
     }
 
-    // Where the even or odd channels of a query begin.
+    // Offset of the even or odd channels in one of a query's vectors.
     int64_t at(int64_t index, int64_t vector, int64_t odd) const {
         return ((index * layout_.vectors + vector) * 2 + odd) * bytes_of_vector;
     }
@@ -67,7 +67,8 @@ private:
             });
             for (int64_t group = 0; group < all_groups; ++group) {
                 prefetch<2>(codes_.later_steps(at, group, first + keys_ahead), 1);
-                store(steps.data() + group * tokens_together, load_upto(codes_.steps_of(at, group, first, count, room), count));
+                store(steps.data() + group * tokens_together,
+                      load_upto(codes_.steps_of(at, group, first, count, room), count));
             }
             for (int64_t row = 0; row < rows_; ++row) {
                 const int64_t index = (at.batch * queries_.shape.key_heads + at.key_head) * rows_ + row;
@@ -88,7 +89,7 @@ private:
         }
     }
 
-    // Codes of 16 keys, and a later one to ask for: (vectors, even and odd, keys / slots, 64).
+    // Unpacks 16 keys to (vectors, even and odd, keys / slots, 64) and prefetches keys from `later` on.
     template <int64_t slots>
     void gather(const auto& key_at, const uint8_t* later, uint8_t* to) const {
         constexpr int64_t size = tokens_together / slots * bytes_of_vector;
@@ -106,7 +107,7 @@ private:
         }
     }
 
-    // The products of a query with 16 keys, for the steps of a vector apart.
+    // The products of a query with 16 keys, separately for each step of a vector.
     template <int64_t slots>
     void products(const uint8_t* keys, int64_t index, int64_t vector, __m512i (&to)[4 / slots]) const {
         constexpr int64_t each = tokens_together / slots;
@@ -128,8 +129,8 @@ private:
         in_order(sums, to);
     }
 
-    // Sums of lanes to those of keys in their order. A lane of four keys' sums has, with 4 slots, every fourth key; with
-    // 2, every second, the next lane being their next step; with 1, four keys that follow each other.
+    // Sums up lanes and sorts the sums by key, one vector per step. A lane of `sums_of_lanes` covers every fourth key
+    // with 4 slots; every second key with 2, the next lane being their next step; four consecutive keys with 1.
     static void in_order(const __m512i (&sums)[4], __m512i (&to)[1]) {
         const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
         to[0] = _mm512_permutexvar_epi32(order, sums_of_lanes(sums));
@@ -158,7 +159,7 @@ private:
     const NibbleLayout layout_;
     const int64_t rows_;
     std::vector<Packed> packed_;
-    std::vector<int8_t> high_, low_;  // (queries, vectors, even and odd, 64), the same in every slot
+    std::vector<int8_t> high_, low_;  // (queries, vectors, even and odd, 64), repeated in every slot
 };
 
 }  // namespace softmaxkit

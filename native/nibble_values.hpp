@@ -1,4 +1,4 @@
-// Values of a cache of 4 bits times their weights, in integers: see integer_codes.hpp and nibbles.hpp.
+// The 4-bit values of a cache times their weights, in integers: see integer_codes.hpp and nibbles.hpp.
 #pragma once
 
 #include "nibbles.hpp"
@@ -11,10 +11,10 @@ public:
     CodedValues(const FewQueries& queries, const Codes<4>& codes)
         : rows_(queries.rows()), codes_(codes), layout_(codes.channels) {}
 
-    // Totals of a row.
+    // Number of totals per row.
     int64_t columns() const { return layout_.vectors * totals_of_vector / layout_.slots; }
 
-    // Where a channel's total is: even channels before odd ones, and each in the order that `side_by_side` leaves.
+    // Index of a channel's total: per vector, even channels before odd ones, each as `side_by_side` orders them.
     int64_t place(int64_t channel) const {
         const int64_t byte = channel / 2, lanes_of_slot = 4 / layout_.slots;
         const int64_t lane = byte % bytes_of_vector / bytes_of_step, within = byte % bytes_of_step;
@@ -22,7 +22,7 @@ public:
         return byte / bytes_of_vector * totals_of_vector + (part * lanes_of_slot + lane) * 4 + within % 4;
     }
 
-    // Adds to the totals of all rows, `columns` apart, the values times their weights.
+    // Adds the values times their weights to the totals of all rows, `columns` apart.
     void add(const Span& at, const float* weights, int64_t stride, float* totals, int64_t columns) const {
         with_slots(layout_, [&](auto slots) { add<slots>(at, weights, stride, totals, columns); });
     }
@@ -30,10 +30,10 @@ public:
 private:
     static constexpr int64_t totals_of_vector = 2 * bytes_of_vector;
 
-    // Weights of a row for the steps of a vector.
+    // Quantised weights of a row, for each step of a vector.
     struct Block {
-        alignas(64) int8_t high[4 * values_together], low[4 * values_together];  // as `in_fours` leaves them
-        int32_t surplus[4] = {};  // of the sums of products with unsigned codes
+        alignas(64) int8_t high[4 * values_together], low[4 * values_together];  // as `in_fours` orders them
+        int32_t surplus[4] = {};  // what the excess of the codes adds to the sums
         float factors[4] = {};
     };
 
@@ -61,7 +61,7 @@ private:
         }
     }
 
-    // Those of a vector, of all tokens of a block; null beyond the last.
+    // The steps of a block's tokens, for each group of channels in a vector; null beyond the last group.
     template <int64_t groups>
     using Steps = std::array<const bfloat16*, groups>;
 
@@ -82,8 +82,8 @@ private:
         }
     }
 
-    // Weights of 64 tokens, for one step or for several apart, to fours of tokens as the slots have them: with 2 slots
-    // every second token, with 4 every fourth. Steps come side by side, in the order of `set_at`.
+    // Packs the weights of 64 tokens into dwords of four tokens that share a slot: every second token with 2 slots,
+    // every fourth with 4. The dwords of a set, one per slot and step, are adjacent; `set_at` locates them.
     template <int64_t groups>
     static void in_fours(const int8_t (&from)[groups][values_together], int64_t token, int8_t* to) {
         const __m128i order = groups == 1   ? _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15)
@@ -99,8 +99,10 @@ private:
             sets[1] = _mm512_unpackhi_epi32(fours[0], fours[1]);
         }
         if constexpr (groups == 4) {
-            const __m512i low[2] = {_mm512_unpacklo_epi32(fours[0], fours[1]), _mm512_unpacklo_epi32(fours[2], fours[3])};
-            const __m512i high[2] = {_mm512_unpackhi_epi32(fours[0], fours[1]), _mm512_unpackhi_epi32(fours[2], fours[3])};
+            const __m512i low[2] = {_mm512_unpacklo_epi32(fours[0], fours[1]),
+                                    _mm512_unpacklo_epi32(fours[2], fours[3])};
+            const __m512i high[2] = {_mm512_unpackhi_epi32(fours[0], fours[1]),
+                                     _mm512_unpackhi_epi32(fours[2], fours[3])};
             sets[0] = _mm512_unpacklo_epi64(low[0], low[1]);
             sets[1] = _mm512_unpackhi_epi64(low[0], low[1]);
             sets[2] = _mm512_unpacklo_epi64(high[0], high[1]);
@@ -111,15 +113,15 @@ private:
         }
     }
 
-    // Where the weights of a set are, the fours of tokens that are multiplied together.
+    // Offset of the weights of a set: the tokens that are multiplied together, four per slot.
     template <int64_t groups>
     static int64_t set_at(int64_t set) {
         const int64_t within = set % (4 * groups);
         return (set - within) * 16 + within % groups * bytes_of_vector + within / groups * 16;
     }
 
-    // Codes of a vector's channels, those of four tokens side by side, the last token again where there are fewer:
-    // (tokens / 4 / slots, even and odd, 4, 64).
+    // Interleaves the codes of a vector's channels, four tokens per slot, to (tokens / 4 / slots, even and odd, 4, 64);
+    // the last set is padded by repeating the last token.
     template <int64_t slots>
     void interleave(const Span& at, int64_t first, int64_t count, int64_t vector, uint8_t* to) const {
         const int64_t begin = vector * bytes_of_vector, bytes = layout_.bytes_in(vector, codes_);
@@ -148,7 +150,7 @@ private:
         }
     }
 
-    // A vector that has in every lane one of four dwords.
+    // Broadcasts each of four dwords to its own 128-bit lane.
     static __m512i over_lanes(const void* four) {
         const __m512i lanes = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
         const __m128i dwords = _mm_loadu_si128(static_cast<const __m128i*>(four));

@@ -22,8 +22,8 @@ struct NibbleLayout {
         return std::min(codes.bytes() - vector * bytes_of_vector, bytes_of_vector);
     }
 
-    int64_t slots;    // tokens in a vector
-    int64_t vectors;  // of a token
+    int64_t slots;    // tokens per vector
+    int64_t vectors;  // per token
 };
 
 // Calls work with the number of slots as a compile-time constant.
@@ -34,8 +34,8 @@ void with_slots(const NibbleLayout& layout, const Work& work) {
     work(std::integral_constant<int64_t, 1>());
 }
 
-// Whether 16 tokens are contiguous in memory, as they are in slots. They lie in at most two pages, so the first and the
-// last address are enough to tell.
+// Whether 16 tokens fill their slots and are contiguous in memory. They lie in at most two pages, so the first and last
+// address are enough to tell.
 template <int64_t slots>
 bool are_dense(const auto& token_at, int64_t bytes) {
     return bytes * slots == bytes_of_vector &&

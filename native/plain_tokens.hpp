@@ -1,5 +1,4 @@
-// Keys and values as they come, in float32, bfloat16, or 8-bit codes whose steps are applied elsewhere: their products
-// in float32.
+// Products in float32 with keys and values in float32, bfloat16, or 8-bit codes whose steps are applied elsewhere.
 #pragma once
 
 #include <array>
@@ -9,7 +8,7 @@
 
 namespace softmaxkit {
 
-constexpr int64_t together = 4;  // tokens, so that one sum does not wait for the one before
+constexpr int64_t together = 4;  // tokens whose sums are accumulated in parallel, to hide latency
 template <class Element>
 using Tokens4 = std::array<const Element*, together>;
 
@@ -21,7 +20,7 @@ template <class Body>
     if (rest > 0) body(channel, [rest](auto* from) { return load_upto(from, rest); });
 }
 
-// The next few tokens, the last one again where there are fewer; those far ahead are asked for.
+// Addresses of the next few tokens, repeating the last token beyond the end; prefetches tokens `ahead` of them.
 template <class Element>
 Tokens4<Element> tokens_at(const Element* from, int64_t stride, int64_t first, int64_t count, int64_t channels) {
     Tokens4<Element> next;
@@ -32,9 +31,10 @@ Tokens4<Element> tokens_at(const Element* from, int64_t stride, int64_t first, i
     return next;
 }
 
-// Products of a query with a few keys.
+// Scaled products of a query with a few keys.
 template <class Element>
-[[gnu::always_inline]] inline void multiply_keys(Tokens4<Element> from, int64_t channels, const float* query, float scale, float* to) {
+[[gnu::always_inline]] inline void multiply_keys(Tokens4<Element> from, int64_t channels, const float* query,
+                                                 float scale, float* to) {
     Vector sums[together] = {};
     for_vectors(channels, [&](int64_t channel, auto read) __attribute__((always_inline)) {
         const Vector some = read(query + channel);
@@ -44,9 +44,10 @@ template <class Element>
     for (int64_t key = 0; key < together; ++key) to[key] = scale * stdx::reduce(sums[key]);
 }
 
-// Adds a few values times their weights.
+// Adds a few values times their weights to the totals.
 template <class Element>
-[[gnu::always_inline]] inline void add_values(Tokens4<Element> from, int64_t channels, const float* weights, float* totals) {
+[[gnu::always_inline]] inline void add_values(Tokens4<Element> from, int64_t channels, const float* weights,
+                                              float* totals) {
     const Vector of[together] = {weights[0], weights[1], weights[2], weights[3]};
     for_vectors(channels, [&](int64_t channel, auto read) __attribute__((always_inline)) {
         Vector total = load(totals + channel);
@@ -61,7 +62,7 @@ class PlainKeys {
 public:
     PlainKeys(const FewQueries& queries, const Element* key) : queries_(queries), key_(key) {}
 
-    // The scores of all rows, `stride` apart; room for whole vectors of them is there.
+    // Writes the scores of all rows, `stride` apart; each row has room for whole vectors.
     void score(const Span& at, float* to, int64_t stride) const {
         const Shape& shape = queries_.shape;
         const Element* keys = token(key_, shape.key, at.batch, at.key_head, at.first);
@@ -85,8 +86,7 @@ public:
     PlainValues(const FewQueries& queries, const Element* value)
         : shape_(queries.shape), rows_(queries.rows()), value_(value) {}
 
-    // Adds to the totals of all rows, `columns` apart, the values times their weights, which are 0 up to a whole
-    // vector.
+    // Adds the values times their weights, zero-padded to whole vectors, to the totals of all rows, `columns` apart.
     void add(const Span& at, const float* weights, int64_t stride, float* totals, int64_t columns) const {
         const Element* values = token(value_, shape_.value, at.batch, at.key_head, at.first);
         for (int64_t first = 0; first < at.count; first += together) {
@@ -97,7 +97,7 @@ public:
         }
     }
 
-    // Totals of a row, and where a channel's is.
+    // Number of totals per row, and the index of a channel's total.
     int64_t columns() const { return rounded_up(shape_.value_channels, width); }
     int64_t place(int64_t channel) const { return channel; }
 

@@ -1,4 +1,4 @@
-// Which keys any query attends to: all others are excluded when the steps of 8-bit keys and values are computed.
+// Keys that at least one query attends to; others are excluded when the steps of 8-bit keys and values are computed.
 #pragma once
 
 #include <algorithm>
@@ -35,7 +35,7 @@ public:
         }
     }
 
-    // The number of keys that causality leaves the last query.
+    // The number of keys that causality lets the last query attend to.
     int64_t count() const { return count_; }
 
     // The bytes of a key head; null if all keys are attended.
@@ -46,7 +46,7 @@ public:
     }
 
 private:
-    // Starts with the last query, to which causality leaves the most keys, and stops once all keys are attended.
+    // Starts with the last query, which sees the most keys under causality, and stops once all keys are attended.
     void collect(const Shape& shape, const uint8_t* mask, int64_t batch, int64_t key_head, std::vector<uint8_t>& seen) {
         seen.assign(count_, 0);
         const int64_t group = shape.mask[1] != 0 ? shape.heads / shape.key_heads : 1;

@@ -1,5 +1,5 @@
-// Products with codes of a cache where the processor has no dot products of bytes: in float32. Of 8 bits a step
-// multiplies a token's score or weight; codes of 4 bits are decoded, once for all heads that share them.
+// Products with the codes of a cache in float32, for processors without dot products of bytes. With 8 bits, a token's
+// step multiplies its score or weight; 4-bit codes are decoded, once for all heads that share them.
 #pragma once
 
 #if defined(__SSE2__)
@@ -11,7 +11,7 @@
 
 namespace softmaxkit {
 
-// A few tokens of codes of 4 bits as floats; those beyond the end are the last.
+// Decodes a few tokens of 4-bit codes to float32; beyond the end, the last token is repeated.
 class FourBitTokens {
 public:
     explicit FourBitTokens(const Codes<4>& codes)
@@ -26,7 +26,8 @@ public:
             for (int64_t group = 0; group < codes_.groups(); ++group) {
                 int8_t whole[channels_of_step];
                 split(bytes + group * channels_of_step / 2, codes_.channels - group * channels_of_step, whole);
-                const Vector step = to_float(token(codes_.steps, codes_.step_strides, at.page, span.key_head, group)[at.token]);
+                const Vector step =
+                    to_float(token(codes_.steps, codes_.step_strides, at.page, span.key_head, group)[at.token]);
                 for (int64_t channel = 0; channel < channels_of_step; channel += width) {
                     store(to + group * channels_of_step + channel, load(whole + channel) * step);
                 }
@@ -37,7 +38,7 @@ public:
     }
 
 private:
-    // The codes of a step's channels as bytes; beyond the last channel they mean nothing.
+    // Unpacks the codes of a step's channels to signed bytes; those beyond the last channel are meaningless.
     static void split(const uint8_t* from, int64_t channels, int8_t (&to)[channels_of_step]) {
         uint8_t some[channels_of_step / 2] = {};
         const uint8_t* pairs = from;
@@ -62,7 +63,7 @@ private:
     Buffer<float> floats_;
 };
 
-// Calls body(first, tokens) for a few tokens of a span after the other, the last one again where there are fewer.
+// Calls body(first, tokens) for a span's tokens, a few at a time; the last call repeats the last token as padding.
 template <int bits, class Body>
 void for_tokens(const Codes<bits>& codes, const Span& at, const Body& body) {
     Rows<bits> rows(codes, at, 0);
@@ -84,7 +85,7 @@ void for_tokens(const Codes<bits>& codes, const Span& at, const Body& body) {
     }
 }
 
-// Multiplies what all rows have for the tokens of a span, `stride` apart, by the tokens' steps.
+// Multiplies the scores or weights of all rows, `stride` apart, by the steps of a span's tokens.
 inline void multiply_by_steps(const Codes<8>& codes, const Span& at, int64_t rows, float* to, int64_t stride) {
     std::vector<float> room(codes.table == nullptr ? 0 : at.count);
     const float* steps = codes.steps_of(at, 0, 0, at.count, room.data());
@@ -128,7 +129,7 @@ public:
         });
     }
 
-    // Totals of a row, and where a channel's is.
+    // Number of totals per row, and the index of a channel's total.
     int64_t columns() const { return rounded_up(codes_.channels, width); }
     int64_t place(int64_t channel) const { return channel; }
 

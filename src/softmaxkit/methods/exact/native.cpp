@@ -1,5 +1,5 @@
-// Exact-softmax integer kernel for a small float: exponentials, as multiples of its smallest step, from a table by the
-// rounded distance from the maximum; their exact sum; a reciprocal.
+// Exact-softmax integer kernel for a small float: a table of exponentials in multiples of its smallest step, indexed by
+// the rounded distance from the maximum; their exact sum; a reciprocal.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/vector.h>
 
@@ -9,7 +9,7 @@
 
 namespace softmaxkit {
 
-// The exponentials by distance from the maximum: 0, then all numbers of the format from `smallest` to `farthest`.
+// Exponentials, indexed by distance from the maximum: 0, then all values of the format from `smallest` to `farthest`.
 struct Exponentials {
     int mantissa_bits;
     double smallest, farthest;    // at and beyond `farthest` the exponential is 0
@@ -36,7 +36,7 @@ struct IntegerExact {
     Reciprocal reciprocal;
 };
 
-// `Product` holds the product of two significands of the format exactly.
+// `Product` represents the product of two significands of the format exactly.
 template <class Product>
 class IntegerExactRow {
 public:
@@ -59,7 +59,7 @@ public:
     }
 
 private:
-    // Map floats to integers of the same order, and back.
+    // Map floats to integers that order the same way, and back.
     static int32_t ordered(int32_t bits) { return bits ^ ((bits >> 31) & 0x7fffffff); }
     static float real(int32_t code) { return std::bit_cast<float>(ordered(code)); }
     static constexpr int32_t masked = static_cast<int32_t>(0xff800000) ^ 0x7fffffff;  // code of -infinity

@@ -1,4 +1,4 @@
-// EXAQ integer kernel: levels by comparing codes with the highest, their sum by counting, one product per level.
+// EXAQ integer kernel: levels from comparing codes with the highest, their sum from counts, one product per level.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/vector.h>
 
@@ -36,7 +36,7 @@ public:
     }
 
 private:
-    // The levels are unrolled, so that the loops over keys are vectorised.
+    // The loop over levels is unrolled so that the loops over keys vectorise.
     template <size_t... level>
     void normalise(const std::array<int32_t, levels> least, int64_t keys, float* __restrict to,
                    std::index_sequence<level...>) const {

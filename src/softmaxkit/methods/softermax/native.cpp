@@ -12,7 +12,7 @@ struct IntegerSoftermax {
     ScoreCodes codes;
     int fraction_bits;      // of the input
     bool ceil, nearest;     // rounding of integer maxima, and of everything else
-    const int32_t* powers;  // a 0 for masked scores; then by code minus integer maximum, from `least_difference` up
+    const int32_t* powers;  // 0 for masked scores, then by code minus integer maximum, from `least_difference` up
     int32_t least_difference;
     int64_t slice_width;
     int sum_places;  // fraction bits of the powers minus those of their sum
@@ -23,7 +23,7 @@ struct IntegerSoftermax {
     double step;     // of the output
 };
 
-// `Product` is unsigned and holds power * mantissa with at least four spare bits.
+// `Product` is unsigned and wide enough for power * mantissa with at least four bits to spare.
 template <class Product>
 class IntegerSoftermaxRow {
 public:
