@@ -25,9 +25,6 @@ LENGTHS = [50, 0, 1, 16, 130, 33]
 KEY_HEADS = 2
 TOLERANCE = {torch.float32: 3e-6, torch.bfloat16: 1e-2, torch.float16: 2e-3}
 """Of products and sums in float32; in 16 bits weights and results are rounded to 8 or 11."""
-BORDERS = 0.05
-"""Where the matrix unit reads keys of 4 bits in bfloat16, which rounds them to 8 (they have 12), scores move by some
-1e-3: with levels 1.3 apart one key in a thousand takes the other level, and the root of that is 3%."""
 
 
 @pytest.fixture(autouse=True)
@@ -59,9 +56,18 @@ def expected(
 
 
 def assert_close(found: Tensor, exact: Tensor, dtype: torch.dtype, moves: bool = False) -> None:
+    """Compare whole results, or where scores may cross a level (`moves`), the median row.
+
+    The matrix unit reads keys of 4 bits in bfloat16, which rounds their 12 bits to 8: that moves scores by some 1e-3,
+    and with levels one key in a thousand then takes the other of two, which shows in its whole row.
+    """
     assert found.dtype == dtype
-    error = (found.double() - exact).norm() / exact.norm()
-    assert error < (BORDERS if moves else TOLERANCE[dtype]), error
+    difference = found.double() - exact
+    rows = (-1, found.shape[-1]) if moves else (1, -1)
+    sizes = exact.reshape(rows).norm(dim=-1)
+    errors = difference.reshape(rows).norm(dim=-1) / sizes
+    error = errors[sizes > 0].median()  # a fully masked row has no size
+    assert error < TOLERANCE[dtype], error
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)

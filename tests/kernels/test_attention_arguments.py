@@ -145,9 +145,9 @@ def test_invalid_arguments_are_rejected() -> None:
         softmaxkit.attention(query, key[0], value, Exaq(), clip=CLIP)
     with pytest.raises(ValueError, match="does not broadcast to scores"):
         softmaxkit.attention(query, query, query, Exaq(), random_mask(7, 20), clip=CLIP)
-    with pytest.raises(TypeError, match="of one dtype"):
+    with pytest.raises(TypeError, match="share a floating dtype"):
         softmaxkit.attention(query, key.double(), value, Exaq(), clip=CLIP)
-    with pytest.raises(TypeError, match="a mask is boolean"):
+    with pytest.raises(TypeError, match="attn_mask must be boolean"):
         softmaxkit.attention(query, query, query, Exaq(), torch.ones(20, 20, dtype=torch.int), clip=CLIP)
     with pytest.raises(TypeError, match="expected a spec such as"):
         softmaxkit.attention(query, key, value, "exaq")  # type: ignore[arg-type]
