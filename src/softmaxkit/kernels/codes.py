@@ -182,7 +182,7 @@ def encode(tokens: Tensor, bits: int, centre: Tensor | None = None, factor: Tens
     else:
         encoded = _natively(kernels, tokens, bits, centre, factor)
     if encoded is None:
-        raise ValueError("keys and values must be finite in float32; codes represent neither NaN nor infinity")
+        raise ValueError("keys and values must be finite in float32: codes represent neither NaN nor infinity")
     return encoded
 
 
