@@ -245,7 +245,7 @@ TOKENS = torch.ones(4, 2, 8)
         ({"value": TOKENS.to("meta")}, TypeError, "requires value in torch.float32 on cpu, got torch.float32 on meta"),
         ({"key": TOKENS[:, :1]}, ValueError, r"key must be \(tokens, 2, 8\), got \(4, 1, 8\)"),
         ({"value": TOKENS[:, :, None]}, ValueError, r"value must be \(tokens, 2, 8\), got \(4, 2, 1, 8\)"),
-        ({"value": TOKENS / 0}, ValueError, "value cannot be written: keys and values are finite"),
+        ({"value": TOKENS / 0}, ValueError, "value cannot be written: keys and values must be finite"),
     ],
 )
 @pytest.mark.parametrize("bits", BITS)

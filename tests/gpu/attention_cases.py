@@ -1,4 +1,4 @@
-"""Queries, keys and values for tests of attention, and the same attention in float64."""
+"""Queries, keys and values for attention tests, and the same attention in float64."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Compiles Triton's kernels for cards that are not there: what would be launched is compiled to machine code.
+"""Compiles Triton kernels to machine code, instead of launching them, for cards that are not present.
 
-Kernels are compiled with the arguments that their callers give them, tensors on the CPU standing for those on a card.
+Kernels are compiled with the arguments that their callers pass, with CPU tensors in place of those on a card.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The bench of a card, on small shapes: everything runs, is right, and is set against the card's ceilings."""
+"""The GPU bench on small shapes: everything runs, is correct, and is compared with the card's ceilings."""
 
 from __future__ import annotations
 

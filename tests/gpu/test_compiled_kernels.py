@@ -1,4 +1,4 @@
-"""Every kernel compiled to machine code for cards that are not there: A100, RTX 30 and H100 do not need to be."""
+"""Every kernel compiles to machine code for A100, RTX 30 and H100, without any of these cards present."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Attention by Triton's kernels beside float64: forward and backward, masks, odd sizes, dtypes, NaN."""
+"""Attention on the Triton kernels compared with float64: forward and backward, masks, odd sizes, dtypes, NaN."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def test_levels_that_are_not_exponentials_are_refused(device: torch.device) -> N
 
     tensors = [x.detach() for x in Case().tensors(device)]
     attend(*tensors, AttentionCall.by_levels(-4.0, Exaq().exponentials(-4.0)))
-    with pytest.raises(ValueError, match="exponentials of even levels"):
+    with pytest.raises(ValueError, match="exponentials of evenly spaced levels"):
         attend(*tensors, AttentionCall.by_levels(-4.0, [0.1, 0.2, 0.5, 1.0]))
 
 

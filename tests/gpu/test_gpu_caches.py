@@ -1,4 +1,4 @@
-"""Caches of codes on a GPU, in one piece and in pages: kernels beside float64 over the same codes, and wrong tables."""
+"""Caches of codes on a GPU, contiguous and paged: kernels against float64 over the same codes, and invalid tables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which back end runs on a card: every branch of the choice, with tensors that are on a card in name alone."""
+"""Which back end runs on a card: every branch of the choice, with fake tensors on CUDA."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A few queries, as in generation: keys split among programs, 8-bit caches, and their parts joined, beside float64."""
+"""A few queries, as in generation, against float64: keys split among programs, parts merged, and 8-bit caches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The integers of every method on GPUs against golden: equal in every bit, for every form, row and mask."""
+"""The integers of every method on GPUs against golden: bit-identical for every form, row and mask."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Methods in Hugging Face models on GPUs: kernels run by themselves, in training too; what they do not run warns."""
+"""Methods in Hugging Face models on GPUs: kernels run automatically, in training too; unsupported cases warn."""
 
 from __future__ import annotations
 

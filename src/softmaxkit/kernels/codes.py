@@ -1,4 +1,4 @@
-"""Codes of a cache of keys and values: 8 bits with a step for each token, or 4 bits with one for every 32 channels."""
+"""Codes of a key-value cache: 8 bits with one step per token, or 4 bits with one step per 32 channels of a token."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from softmaxkit.kernels.launch import DTYPES
 BITS = (8, 4)
 """Bits of a code."""
 CHANNELS_OF_STEP = 32
-"""Channels that share a step where codes have 4 bits."""
+"""Channels that share a step with 4-bit codes."""
 OUTLIER = {8: 4, 4: 8}
-"""By bits, times the middle channel's size from which on a channel of keys is an outlier. In models, those that are a
-little larger have larger queries, too, and would lose more by a factor than others gain; of 4 bits most, where 32
-channels alone share a step (`benchmarks/cache_accuracy.py`)."""
+"""By bits, the multiple of the median channel's size from which a key channel is an outlier. In models, channels that
+are a little larger have larger queries too, and would lose more by a factor than others gain, most of all with 4 bits,
+where only 32 channels share a step (`benchmarks/cache_accuracy.py`)."""
 SEEN_BEFORE = 4
-"""Tokens in which a channel counts as having been as large as the middle one: few tokens say little of a channel."""
+"""Earlier tokens in which every channel is assumed to have the median size: few tokens say little about a channel."""
 LARGEST_FACTOR = 24
-"""As a power of 2; the other channels' share of a score beside one so large is beyond float32."""
+"""Exponent of the largest factor; next to a channel so large, float32 loses the other channels' share of a score."""
 LEAST_STEP = 1e-30
-"""Step below which numbers are 0: the inverse of a smaller one is no float32."""
+"""Step below which numbers are encoded as 0: the inverse of a smaller one may overflow float32."""
 
 
 @dataclass(frozen=True)
 class Cached:
-    """Keys or values as codes; a code times its step is a number.
+    """Keys or values as codes; an element is code times step, times `factor`, plus `centre`.
 
     Attributes:
-        codes: int8, (batch, key heads, tokens, channels); or uint8, (batch, key heads, tokens, bytes), two codes of 4
-            bits a byte, plus 8, the first in its lower half.
-        steps: (batch, key heads, groups of channels, tokens), token by token; float32 and one group of codes of 8 bits,
-            bfloat16 and a group for every `CHANNELS_OF_STEP` channels of codes of 4.
-        channels: that each token has.
-        centre: float32, (batch, key heads, 1, channels), what the codes are set about; None for 0.
-        factor: float32, likewise, powers of 2 that multiply codes times steps; None for 1. See `frame`.
+        codes: int8, (batch, key heads, tokens, channels); or uint8, (batch, key heads, tokens, bytes), two 4-bit
+            codes per byte, each plus 8, the first in the lower half.
+        steps: (batch, key heads, groups of channels, tokens), tokens adjacent in memory; float32 and one group with
+            8-bit codes, bfloat16 and one group per `CHANNELS_OF_STEP` channels with 4-bit codes.
+        channels: channels of each token.
+        centre: float32, (batch, key heads, 1, channels), subtracted before encoding; None for 0.
+        factor: float32, same shape, powers of 2 that codes times steps are multiplied by; None for 1. See `frame`.
     """
 
     codes: Tensor
@@ -60,7 +60,7 @@ class Cached:
 
     @property
     def device(self) -> torch.device:
-        """Where the codes are."""
+        """Device of the codes."""
         return self.codes.device
 
     @property
@@ -69,19 +69,19 @@ class Cached:
         return self.codes.nbytes + self.steps.nbytes
 
     def decoded(self, dtype: torch.dtype) -> Tensor:
-        """Return what the codes stand for, (batch, key heads, tokens, channels)."""
+        """Return the decoded keys or values, (batch, key heads, tokens, channels)."""
         about = self._about_centre() * (1.0 if self.factor is None else self.factor)
         return (about + (0.0 if self.centre is None else self.centre)).to(dtype)
 
     def taken_up(self, query: Tensor) -> Tensor:
-        """Return queries, (batch, heads, queries, channels), times the factors of their keys: exact, if finite."""
+        """Return queries, (batch, heads, queries, channels), multiplied by the key factors: exact if finite."""
         if self.factor is None:
             return query
-        wide = query.float() if query.dtype == torch.float16 else query  # whose range factors may well pass
+        wide = query.float() if query.dtype == torch.float16 else query  # factors may well exceed its range
         return wide * self.factor.repeat_interleave(query.shape[1] // self.factor.shape[1], dim=1).to(wide.dtype)
 
     def shifts(self, query: Tensor) -> Tensor | None:
-        """Return what the centre adds to all products of a query, float32, (batch, heads, queries); None for 0."""
+        """Return what the centre adds to every product of a query, float32, (batch, heads, queries); None for 0."""
         if self.centre is None:
             return None
         centre = self.centre.repeat_interleave(query.shape[1] // self.centre.shape[1], dim=1)
@@ -100,13 +100,13 @@ class Paged(Cached):
     """Keys or values of sequences as codes in pages, which sequences may share.
 
     Attributes:
-        codes: as of `Cached`, (pages, key heads, tokens of a page, channels or bytes).
-        steps: likewise, (pages, key heads, groups of channels, tokens of a page).
+        codes: as in `Cached`, (pages, key heads, tokens per page, channels or bytes).
+        steps: as in `Cached`, (pages, key heads, groups of channels, tokens per page).
         centre: (1, key heads, 1, channels).
-        factor: likewise.
-        table: int32 or int64, (sequences, pages of the longest), which pages a sequence has, in order. All are
-            checked to be among the pages, except where a kernel of GPUs reads them, which checks them itself.
-        tokens: of the longest sequence, or more.
+        factor: same shape.
+        table: int32 or int64, (sequences, pages of the longest), the pages of each sequence, in order. Indices are
+            checked against the number of pages, except where a GPU kernel reads and checks them itself.
+        tokens: tokens of the longest sequence, or an upper bound.
     """
 
     table: Tensor = field(kw_only=True)
@@ -118,37 +118,37 @@ class Paged(Cached):
         return torch.Size((self.table.shape[0], self.codes.shape[1], self.tokens, self.channels))
 
     def decoded(self, dtype: torch.dtype) -> Tensor:
-        """Return what the codes stand for, (sequences, key heads, tokens, channels)."""
+        """Return the decoded keys or values, (sequences, key heads, tokens, channels)."""
         codes = self.codes[self.table].transpose(1, 2).flatten(2, 3)[:, :, : self.tokens]
         steps = self.steps[self.table].permute(0, 2, 3, 1, 4).flatten(3, 4)[..., : self.tokens]
         return Cached(codes, steps, self.channels, self.centre, self.factor).decoded(dtype)
 
 
 def frame(keys: Tensor, bits: int) -> tuple[Tensor | None, Tensor | None]:
-    """Return the centre and the factors of keys to come, from the first that came.
+    """Return the centre and the factors of a cache's keys, estimated from the first keys.
 
-    Codes of 4 bits are set about the mean. A channel whose root mean square, about the centre, is r times that of the
-    head's middle channel, and r no less than `OUTLIER`, is divided by the largest power of 2 up to r/2: so that it is 2
-    to 4 times the middle one, and a token's step at most twice that of ordinary channels. Queries are multiplied
-    instead. Where they are as much smaller in that channel, it costs scores nothing more; where they are not, its own
-    error is to its share of the scores no more than those of other channels are to theirs.
+    4-bit codes are relative to the mean. A channel whose root mean square about the centre is r times that of the
+    head's median channel, with r at least `OUTLIER`, is divided by the largest power of 2 up to r/2: it is then 2 to 4
+    times the median one, and a token's step at most twice that of ordinary channels. Queries are multiplied by that
+    power instead. Where they are correspondingly smaller in that channel, scores lose nothing more; where they are not,
+    its error, relative to its share of the scores, is no larger than other channels' errors relative to theirs.
 
     Args:
-        keys: floating, (batch, key heads, tokens, channels), one token or more.
-        bits: of their codes.
+        keys: floating-point, (batch, key heads, tokens, channels), at least one token.
+        bits: bits of their codes.
 
     Returns:
-        centre and factors, as in `Cached`.
+        The centre and the factors, as in `Cached`.
 
-    Source: as SmoothQuant, arXiv 2211.10438, section 4, has activations and weights; of keys and queries QServe, arXiv
-    2405.04532, section 4.2.
+    Source: SmoothQuant, arXiv 2211.10438, section 4, for activations and weights; QServe, arXiv 2405.04532, section
+    4.2, for keys and queries.
     """
     wide = keys.float()
     centre = wide.mean(2, keepdim=True) if bits == 4 else None
     if keys.shape[3] == 0:
         return centre, None
     rest = wide if centre is None else wide - centre
-    largest = rest.abs().amax(2, keepdim=True)  # whose square may be no float32
+    largest = rest.abs().amax(2, keepdim=True)  # its square may overflow float32
     sizes = largest * (rest / largest.clamp(min=LEAST_STEP)).square().mean(2, keepdim=True).sqrt()
     middle = sizes.masked_fill(sizes == 0, torch.nan).nanmedian(-1, keepdim=True).values
     tokens = keys.shape[2]
@@ -159,18 +159,18 @@ def frame(keys: Tensor, bits: int) -> tuple[Tensor | None, Tensor | None]:
 
 
 def encode(tokens: Tensor, bits: int, centre: Tensor | None = None, factor: Tensor | None = None) -> Cached:
-    """Round keys or values to codes, to nearest.
+    """Encode keys or values, rounding to nearest.
 
     Args:
-        tokens: floating, finite in float32, (batch, key heads, tokens, channels).
-        bits: 8 or 4. A step of 8 bits is the 127th part of a token's largest magnitude. Of 4 bits it is the 8th part of
-            the largest of its channels, with the sign that makes this one the code -8, and rounded up to bfloat16.
-        centre: what is taken from the tokens first, as in `Cached`.
-        factor: what they are then divided by, as in `Cached`.
+        tokens: floating-point, finite in float32, (batch, key heads, tokens, channels).
+        bits: 8 or 4. With 8 bits, a step is 1/127 of the token's largest magnitude. With 4 bits it is 1/8 of the
+            largest in its group of channels, signed so that this one has code -8, and rounded up to bfloat16.
+        centre: subtracted from the tokens first, as in `Cached`.
+        factor: divides the difference, as in `Cached`.
 
     Raises:
-        ValueError: on the CPU, a number is NaN or infinite in float32, or becomes so less the centre. Elsewhere, where
-            it would take a wait to know, it gets a step of NaN: whoever attends to it gets NaN.
+        ValueError: on the CPU, a number is NaN or infinite in float32, or becomes so when the centre is subtracted. On
+            other devices a check would have to synchronise: the step is NaN instead, as is attention to the token.
     """
     is_on_cpu = tokens.device.type == "cpu"
     kernels = native() if is_on_cpu and tokens.dtype in DTYPES else None
@@ -182,14 +182,14 @@ def encode(tokens: Tensor, bits: int, centre: Tensor | None = None, factor: Tens
     else:
         encoded = _natively(kernels, tokens, bits, centre, factor)
     if encoded is None:
-        raise ValueError("keys and values are finite in float32; codes stand for neither NaN nor infinity")
+        raise ValueError("keys and values must be finite in float32: codes represent neither NaN nor infinity")
     return encoded
 
 
 def _natively(
     kernels: ModuleType, tokens: Tensor, bits: int, centre: Tensor | None, factor: Tensor | None
 ) -> Cached | None:
-    """As `encode`, by a kernel; None where a number is not finite."""
+    """Encode with a native kernel; return None if a number is not finite."""
     *places, channels = tokens.shape
     tokens = tokens.detach() if tokens.stride(-1) == 1 else tokens.detach().contiguous()
     if bits == 8:
@@ -214,7 +214,7 @@ def _natively(
 
 
 def _by_torch(tokens: Tensor, bits: int, centre: Tensor | None, factor: Tensor | None) -> Cached:
-    """As `encode`, with steps of NaN for numbers that are not finite."""
+    """Encode with torch; numbers that are not finite get a step of NaN."""
     wide = tokens.float() if centre is None else tokens.float() - centre
     wide = wide if factor is None else wide / factor
     channels = wide.shape[3]
@@ -225,7 +225,7 @@ def _by_torch(tokens: Tensor, bits: int, centre: Tensor | None, factor: Tensor |
         return Cached(codes, steps.mT.contiguous(), channels, centre, factor)
     padded = functional.pad(wide, (0, -channels % CHANNELS_OF_STEP))
     groups = padded.unflatten(-1, (padded.shape[3] // CHANNELS_OF_STEP, CHANNELS_OF_STEP))
-    largest = groups.gather(-1, groups.abs().argmax(-1, keepdim=True))  # NaN is the largest
+    largest = groups.gather(-1, groups.abs().argmax(-1, keepdim=True))  # argmax prefers NaN
     steps = _away_from_zero(largest / -8)
     codes = (groups * _inverse(steps.float())).round().nan_to_num(0.0).clamp(-8, 7).add(8).to(torch.uint8).flatten(-2)
     codes = codes[..., : channels + channels % 2]
@@ -237,7 +237,7 @@ def _inverse(steps: Tensor) -> Tensor:
 
 
 def _away_from_zero(values: Tensor) -> Tensor:
-    """Round float32 to bfloat16 so that no magnitude becomes smaller, and none infinite."""
+    """Round float32 to bfloat16 away from zero, but never to infinity."""
     bits = values.contiguous().view(torch.int32)
     up = ((bits + 0xFFFF) & -0x10000).view(torch.float32)
     rounded = torch.where(up.isfinite(), up, (bits & -0x10000).view(torch.float32))

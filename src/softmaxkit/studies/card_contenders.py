@@ -1,4 +1,4 @@
-"""What the bench runs against each other on a GPU: rows, attention forward and backward, and decoding, by back end."""
+"""What the bench compares on a GPU: rows, attention forward and backward, and decoding, by back end."""
 
 from __future__ import annotations
 
@@ -32,23 +32,23 @@ LIBRARY = {
 }
 """Back ends of scaled_dot_product_attention."""
 LARGEST_MATRIX = 1 << 30
-"""Scores up to which attention with the whole matrix of them, math's, is run."""
+"""Most scores for which the math back end runs, which stores the whole matrix of them."""
 CHECKED_QUERIES = 64
 """Queries of the first head whose result is compared with float64."""
 BACKWARD_WORK = 2.5
-"""Products of a backward pass over those of the forward one: five matrices for two, recomputed scores among them."""
+"""Matrix products of the backward pass per one of the forward: five, with recomputed scores, against two."""
 
 
 @dataclass
 class CardContender:
-    """Something to run on a card.
+    """An implementation to run on a card.
 
     Attributes:
-        figures: what a record says of it.
-        run: runs it once and returns a result, of which some is compared with `truth`.
-        flops: of a run; 0 where memory sets the pace.
-        bytes: that a run has to read and write.
-        truth: a part of the result in float64; None where it is not compared.
+        figures: its fields in a record.
+        run: runs it once and returns a result, part of which is compared with `truth`.
+        flops: floating-point operations of a run; 0 where memory is the bottleneck.
+        bytes: bytes that a run has to read and write.
+        truth: computes part of the result in float64; None where it is not compared.
     """
 
     figures: dict[str, Any]
@@ -61,14 +61,14 @@ class CardContender:
 def row_contenders(
     specs: Sequence[Spec], shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, seed: int
 ) -> Iterator[CardContender]:
-    """Yield torch's softmax, compiled too, and that of every spec, in float and in integers.
+    """Yield torch's softmax, eager and compiled, and that of every spec, in floating point and in integers.
 
     Args:
         specs: the methods.
         shape: (rows, keys).
-        dtype: of the scores; integers take float32.
+        dtype: dtype of the scores; the integer mode uses float32.
         device: the card.
-        seed: of the scores.
+        seed: seed of the scores.
     """
     generator = torch.Generator().manual_seed(seed)
     scores = (torch.randn(shape, generator=generator) * SPREAD).to(device, dtype)
@@ -94,18 +94,18 @@ def row_contenders(
 def attention_contenders(
     specs: Sequence[Spec], shape: tuple[int, ...], causal: bool, dtype: torch.dtype, device: torch.device, seed: int
 ) -> Iterator[CardContender]:
-    """Yield attention forward, and forward and backward: torch's by its back ends, and every spec's by ours.
+    """Yield attention forward, and forward and backward: torch's on its back ends, and every spec's on ours.
 
-    Gradients are those of queries, keys and values. That of a learned offset costs FlexAttention a forward pass more,
-    and Triton's kernels nothing, so it is left out.
+    Gradients are those of queries, keys and values. That of a learned offset costs FlexAttention another forward pass,
+    and the Triton kernels nothing, so it is left out.
 
     Args:
         specs: the methods.
         shape: (heads, queries, keys, channels).
-        causal: is a query to attend to the keys up to its own?
-        dtype: of queries, keys and values.
+        causal: whether a query attends only to keys up to its own index.
+        dtype: dtype of queries, keys and values.
         device: the card.
-        seed: of these.
+        seed: seed of the tensors.
     """
     heads, queries, keys, channels = shape
     query, key, value = _operands(shape, dtype, device, seed)
@@ -146,7 +146,7 @@ def attention_contenders(
 def decode_contenders(
     specs: Sequence[Spec], shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, seed: int
 ) -> Iterator[CardContender]:
-    """Yield attention of one query: torch's, every spec's, and every spec's with an 8-bit cache; as above."""
+    """Yield attention of one query: torch's, every spec's, and every spec's with an 8-bit cache; arguments as above."""
     query, key, value = _operands(shape, dtype, device, seed)
     keys = shape[2]
     moved = key.nbytes + value.nbytes
@@ -187,7 +187,7 @@ def _by_library(backend: SDPBackend, causal: bool, query: Tensor, key: Tensor, v
 
 
 def _by_flex_attention(causal: bool) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    """Return exact attention by FlexAttention, its blocks made once."""
+    """Return exact attention by FlexAttention, with its block mask built once."""
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
     compiled = torch.compile(flex_attention)
@@ -230,7 +230,7 @@ def _attention_in_float64(spec: Spec, operands: Sequence[Tensor], causal: bool) 
     query, key, value = (x[:, :1].double() for x in operands)
     query = query[:, :, :CHECKED_QUERIES]
     numbers = spec.sample_parameters(key.shape[2], SPREAD)
-    # Its first queries see the first keys of the whole, causal or not.
+    # The first queries attend to the same keys as in the whole, causal or not.
     return attention(query, key, value, spec, is_causal=causal, **numbers)
 
 

@@ -1,4 +1,4 @@
-"""Speed on a GPU: everything in turn, against the card's own measured ceilings."""
+"""Speed on a GPU: contenders run in turn, compared with the card's own measured ceilings."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from softmaxkit.studies.contenders import SPREAD
 from softmaxkit.studies.progress import Progress, Stage
 
 CACHE_BYTES = 1 << 28
-"""More than any card's L2 cache holds; written before every run, so that this finds nothing in it."""
+"""More than any card's L2 cache holds; written before every run, which therefore starts with a cold cache."""
 LEAD = 16
-"""How often it is written: a millisecond or so, in which the run's kernels are all on their way to the card."""
+"""Number of such writes before a run: a millisecond or so, in which all kernels of the run are queued."""
 COPY_BYTES = 1 << 30
 MATRIX = 8192
-"""Rows and columns of the matrices whose product is the ceiling of operations."""
+"""Rows and columns of the matrices whose product measures the ceiling of operations."""
 INTERPRETED_SHARE = 1 << 12
-"""By what sizes of the ceilings are divided where nothing is measured but that all runs."""
+"""Divisor of the ceilings' sizes in the interpreter, where the only question is whether everything runs."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,10 @@ class CardOptions:
 
     Attributes:
         specs: the methods.
-        shapes: (rows, keys) of a softmax, or (heads, queries, keys, channels) of an attention; one query is decoding.
-        dtype: of scores, queries, keys and values.
-        rounds: how often everything runs, in turn.
-        seed: of the numbers.
+        shapes: (rows, keys) for softmax, or (heads, queries, keys, channels) for attention; one query means decoding.
+        dtype: dtype of scores, queries, keys and values.
+        rounds: number of times that all contenders run, in turn.
+        seed: seed of the inputs.
     """
 
     specs: tuple[Spec, ...]
@@ -59,18 +59,18 @@ def measure_card(options: CardOptions, command: Sequence[str], stage: Stage) -> 
 
     Args:
         options: what to measure.
-        command: for the record.
-        stage: shows progress.
+        command: command line, for the record.
+        stage: reports progress.
 
     Returns:
-        A record. Its inputs have the card and its ceilings: `copy_gb_per_s`, read and written, and `matmul_tflops`, of
-        bfloat16. Its results have `kind`, `shape`, `method`, `backend`; the median of the rounds, `seconds`, with its
-        quartiles, all of them the card's own time; `call_seconds`, that of the processor that calls it; `tflops` and
-        `share_of_matmul`, or `gb_per_s` and `share_of_copy`; and `error_rms` against the method in float64, as a share
-        of its result; or `failure`, what it said in place of running.
+        A record. Its inputs have the card and its ceilings: `copy_gb_per_s`, reads plus writes, and `matmul_tflops`, in
+        bfloat16. Its results have `kind`, `shape`, `method`, `backend`; `seconds`, the median of the rounds, with its
+        quartiles, all in time on the card; `call_seconds`, the time of the call on the CPU; `tflops` and
+        `share_of_matmul`, or `gb_per_s` and `share_of_copy`; and `error_rms` against the method in float64, relative to
+        its result. A contender that does not run has `failure`, the error message, instead.
 
     Raises:
-        RuntimeError: there is no card, and Triton is not interpreted.
+        RuntimeError: there is no CUDA device, and Triton is not interpreted.
     """
     device = card()
     clock = CardClock(device)
@@ -98,10 +98,10 @@ def measure_card(options: CardOptions, command: Sequence[str], stage: Stage) -> 
 
 
 def card() -> torch.device:
-    """Return the device that is measured.
+    """Return the device to measure.
 
     Raises:
-        RuntimeError: there is none.
+        RuntimeError: there is no CUDA device, and Triton is not interpreted.
     """
     if is_interpreted():
         return torch.device("cpu")
@@ -114,19 +114,19 @@ def card() -> torch.device:
 
 
 def card_name(device: torch.device) -> str:
-    """Return what a card calls itself."""
+    """Return the name that a card reports."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "Triton's interpreter"
 
 
 class CardClock:
-    """Times runs by events of the card, whose cache is cleared before; by the clock on the wall where there is none."""
+    """Times runs with CUDA events after flushing the L2 cache, or with the wall clock where there is no card."""
 
     def __init__(self, device: torch.device) -> None:
         self._on_card = device.type == "cuda"
         self._cache = torch.empty(CACHE_BYTES, dtype=torch.uint8, device=device) if self._on_card else None
 
     def seconds(self, run: Callable[[], Tensor]) -> tuple[float, float]:
-        """Run once, and return the seconds that it took the card, and those that it took to call."""
+        """Run once and return the seconds on the card, and the seconds that the call took."""
         if self._cache is None:
             start = time.perf_counter()
             run()
@@ -144,7 +144,7 @@ class CardClock:
 
 
 def ceilings(device: torch.device, clock: CardClock, rounds: int) -> tuple[float, float]:
-    """Return the bytes a second of a copy, read and written, and the operations a second of a bfloat16 product."""
+    """Return bytes per second of a copy, reads plus writes, and operations per second of a bfloat16 product."""
     share = 1 if device.type == "cuda" else INTERPRETED_SHARE
     source = torch.zeros(COPY_BYTES // share, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
@@ -164,7 +164,7 @@ Suite = tuple[str, tuple[int, ...], Callable[[], Iterator[CardContender]]]
 
 
 def _suites(options: CardOptions, device: torch.device) -> Iterator[Suite]:
-    """Yield a title, a shape and what runs on it."""
+    """Yield a title, a shape and a function that yields its contenders."""
     specs, dtype, seed = options.specs, options.dtype, options.seed
     for shape in options.shapes:
         title = "x".join(map(str, shape))
@@ -181,7 +181,7 @@ def _suites(options: CardOptions, device: torch.device) -> Iterator[Suite]:
 def _measure(
     contenders: list[CardContender], options: CardOptions, clock: CardClock, progress: Progress
 ) -> list[dict[str, Any]]:
-    """Run all in turn and return their figures; what does not run says why."""
+    """Run all contenders in turn and return their figures, with `failure` for those that do not run."""
     results: list[dict[str, Any]] = []
     running: list[tuple[CardContender, dict[str, Any], list[tuple[float, float]]]] = []
     for contender in contenders:
@@ -214,7 +214,7 @@ def _error(contender: CardContender, result: Tensor) -> dict[str, float]:
 
 
 def _rates(result: dict[str, Any], copy_rate: float, product_rate: float) -> None:
-    """Add what a run reached, and its share of the card's ceiling."""
+    """Add the rate that a run reached, and its share of the card's ceiling."""
     if result["flops"]:
         rate = result["flops"] / result["seconds"]
         result |= {"tflops": rate / 1e12, "share_of_matmul": rate / product_rate}

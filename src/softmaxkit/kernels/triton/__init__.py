@@ -1,4 +1,4 @@
-"""Kernels in Triton, for NVIDIA's cards; interpreted on the CPU with TRITON_INTERPRET=1, as the tests do.
+"""Triton kernels for NVIDIA GPUs; TRITON_INTERPRET=1 interprets them on the CPU, as the tests do.
 
-Only what `softmaxkit.kernels.backends` chose calls them: their modules import triton.
+Import them only once `softmaxkit.kernels.backends` has chosen them: their modules import triton.
 """

@@ -1,4 +1,4 @@
-"""Attention by Triton's kernels, as PyTorch operators: fake tensors, gradients, compile."""
+"""Attention on the Triton kernels as PyTorch operators, with fake tensors, autograd and torch.compile."""
 
 from __future__ import annotations
 
@@ -43,25 +43,25 @@ def attend(
     dropout: float = 0.0,
     lengths: Tensor | None = None,
 ) -> Tensor:
-    """Return attention with weights as `call` says; differentiable, by the call's offset too.
+    """Compute attention with the weights that `call` defines; differentiable, with respect to its offset too.
 
     Args:
         query: float32, bfloat16 or float16 on CUDA, (batch, heads, queries, channels), up to 256 channels.
-        key: the same dtype, (batch, key heads, keys, channels); each head serves as many consecutive heads of queries.
-        value: the same dtype, (batch, key heads, keys, value channels), up to 256 channels. Where queries are few and
-            no gradient is asked for, both may be in a cache of codes, in one piece or in pages.
+        key: same dtype, (batch, key heads, keys, channels); every key head serves equally many consecutive query heads.
+        value: same dtype, (batch, key heads, keys, value channels), up to 256 channels. With few queries, no dropout
+            and no gradients, key and value may be caches of codes, contiguous or paged.
         call: how scores become weights.
-        mask: boolean, True where attended, broadcasts to (batch, heads, queries, keys).
-        is_causal: a query attends to the keys up to its own index.
-        scale: factor of the scores; 1/sqrt(channels) if None.
-        dropout: probability with which a weight is set to 0, below 1; the rest are divided by what is left of 1.
-        lengths: of few queries, as `softmaxkit.kernels.triton.decode.attend`.
+        mask: boolean, True where attended, broadcastable to (batch, heads, queries, keys).
+        is_causal: whether a query attends only to keys up to its own index.
+        scale: multiplies the query-key products; 1/sqrt(channels) if None.
+        dropout: probability of zeroing a weight, below 1; the other weights are divided by 1 - dropout.
+        lengths: with few queries only, as in `softmaxkit.kernels.triton.decode.attend`.
 
     Returns:
-        (batch, heads, queries, value channels), zeros for a query that attends to nothing; NaN where NaN is attended.
+        (batch, heads, queries, value channels); zeros for a query that attends to no key, NaN where NaN is attended.
 
     Raises:
-        TypeError, ValueError: tensors of another kind, or that do not fit.
+        TypeError, ValueError: a dtype or device is not supported, or shapes do not match.
     """
     check_shapes(query, key, value)
     check_levels(call)
@@ -93,9 +93,9 @@ def attention(
     scale: float,
     dropout: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Attention as `attend`; also the rows' highest scores, in levels, and sums of weights; empty without levels."""
+    """Compute `attend`; also return each row's highest score, in levels, and sum of weights; empty without levels."""
     if levels and scale < 0:
-        query, scale = -query, -scale  # so that the highest product has the highest score
+        query, scale = -query, -scale  # so that the highest product gives the highest score
     query, key, value = (side_by_side(x) for x in (query, key, value))
     output, highest, total = _results(query, value, levels)
     if output.numel() == 0 or key.shape[2] == 0:
@@ -141,7 +141,7 @@ def attention_backward(
     scale: float,
     dropout: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The gradients of queries, keys and values, and of scores their sums over rows, float32."""
+    """Return the gradients of queries, keys and values, and the row sums of the score gradients, float32."""
     query, key, value, gradient = (side_by_side(x) for x in (query, key, value, gradient.to(query.dtype)))
     batch, heads, queries, channels = query.shape
     key_heads, keys = key.shape[1:3]
@@ -186,7 +186,7 @@ def _asks_for_gradients(*operands: Tensor | Cached | None) -> bool:
 
 
 def _results(query: Tensor, value: Tensor, levels: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return memory for an output, whose heads lie side by side as models join them, and for what levels need."""
+    """Allocate the output, with heads adjacent as models concatenate them, and the row statistics of levels."""
     batch, heads, queries, _ = query.shape
     output = query.new_empty((batch, queries, heads, value.shape[3])).transpose(1, 2)
     rows = (batch, heads, queries) if levels else (0,)

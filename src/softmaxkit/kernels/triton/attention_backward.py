@@ -1,4 +1,4 @@
-"""Attention backward, weights computed again: a kernel for queries, and one for keys and values."""
+"""Attention backward with recomputed weights: one kernel for queries, and one for keys and values."""
 
 import triton
 import triton.language as tl
@@ -27,7 +27,7 @@ def _gather_of_query(
     CAUSAL: tl.constexpr, MASKED: tl.constexpr, PRECISION: tl.constexpr, CHANNELS: tl.constexpr, WIDTH: tl.constexpr,
     VALUE_CHANNELS: tl.constexpr, VALUE_WIDTH: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """Add to the gradient of queries, and to the sums of that of their scores, those by keys `first` to `last`."""
+    """Accumulate the query gradients, and the row sums of the score gradients, over keys `first` to `last`."""
     for start in range(first, last, COLUMNS):
         columns = start + tl.arange(0, COLUMNS)
         keys_here = load_tile(
@@ -65,11 +65,11 @@ def queries_backward(
     PRECISION: tl.constexpr, CHANNELS: tl.constexpr, WIDTH: tl.constexpr, VALUE_CHANNELS: tl.constexpr,
     VALUE_WIDTH: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """Compute the gradient of one block of queries, and of its scores the sum over each row.
+    """Compute the gradient of one block of queries, and the row sums of its score gradients.
 
-    Arguments as `attention_forward`; `shift`, and with levels `inverse` and `mean`, float32 (batch, heads, queries),
-    are what is taken from scores, what weights are multiplied by, and the mean gradient of a row's weights. `result`
-    is (batch, heads, queries, channels), contiguous; so is `row_sums`, float32, without channels.
+    Arguments as in `attention_forward`. `shift` is subtracted from scores; with levels, `inverse` multiplies weights
+    and `mean` is the mean gradient of a row's weights; all are float32 (batch, heads, queries). `result` is (batch,
+    heads, queries, channels) and `row_sums` float32 (batch, heads, queries), both contiguous.
     """
     block, batch, head, key_head = program_place(blocks, heads, groups)
     block = blocks - 1 - block
@@ -96,7 +96,7 @@ def queries_backward(
     total = tl.zeros([ROWS, WIDTH], dtype=tl.float32)
     sums = tl.zeros([ROWS], dtype=tl.float32)
     last = keys
-    whole = keys // COLUMNS * COLUMNS  # keys in blocks that need no look at what is seen
+    whole = keys // COLUMNS * COLUMNS  # keys in full blocks that all rows attend to: no masking
     if CAUSAL:
         last = tl.minimum(keys, first_row + ROWS)
         whole = tl.minimum(whole, (first_row + 1) // COLUMNS * COLUMNS)
@@ -128,9 +128,9 @@ def _gather_of_keys(
     CAUSAL: tl.constexpr, MASKED: tl.constexpr, PRECISION: tl.constexpr, CHANNELS: tl.constexpr, WIDTH: tl.constexpr,
     VALUE_CHANNELS: tl.constexpr, VALUE_WIDTH: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
-    """Add to the gradients of keys and values those by queries `first` to `last`, of one head.
+    """Accumulate the gradients of keys and values over queries `first` to `last` of one head.
 
-    Keys stand and queries lie, so that weights are the left factor of a product as they come.
+    Tiles of weights have keys as rows and queries as columns, so that no product has to transpose them.
     """
     for start in range(first, last, ROWS):
         rows = start + tl.arange(0, ROWS)
@@ -177,10 +177,10 @@ def keys_backward(
     PRECISION: tl.constexpr, CHANNELS: tl.constexpr, WIDTH: tl.constexpr, VALUE_CHANNELS: tl.constexpr,
     VALUE_WIDTH: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """Compute the gradients of one block of keys and their values, over all the heads that share them.
+    """Compute the gradients of one block of keys and their values, over all query heads that share them.
 
-    Arguments as `queries_backward`, with queries and gradients as matrices; `heads` are those of the keys here. The
-    results are (batch, key heads, keys, channels), contiguous.
+    Arguments as in `queries_backward`, but queries and gradients have the descriptors and `heads` is the number of key
+    heads. The results are (batch, key heads, keys, channels), contiguous.
     """
     block, batch, key_head, _ = program_place(blocks, heads, 1)
     first_column = block * COLUMNS
@@ -191,7 +191,7 @@ def keys_backward(
     values = load_rows(value, first_column, value_t, keys, True, COLUMNS, VALUE_CHANNELS, VALUE_WIDTH)
     of_keys = tl.zeros([COLUMNS, WIDTH], dtype=tl.float32)
     of_values = tl.zeros([COLUMNS, VALUE_WIDTH], dtype=tl.float32)
-    # Queries from `first` on see some of these keys; in whole blocks from `seen_from` to `whole` they see them all.
+    # Queries from `first` on attend to some of these keys; whole blocks, `seen_from` to `whole`, attend to all.
     first = 0
     seen_from = 0
     whole = queries // ROWS * ROWS

@@ -1,4 +1,4 @@
-"""Attention forward, a block of queries in each program: element-wise weights in one pass, levels in two."""
+"""Attention forward, one block of queries per program: element-wise weights in one pass, levels in two."""
 
 import triton
 import triton.language as tl
@@ -25,7 +25,7 @@ def _highest(
     CHECKED: tl.constexpr, DESCRIBED: tl.constexpr, CAUSAL: tl.constexpr, MASKED: tl.constexpr,
     PRECISION: tl.constexpr, CHANNELS: tl.constexpr, WIDTH: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """Return the highest products of rows among keys from `first` to `last`, and of what was there before."""
+    """Return the maximum of `highest` and each row's products with keys `first` to `last`."""
     for start in range(first, last, COLUMNS):
         keys_here = load_tile(
             key, key_tiles, key_row, key_column, start, stride_key, keys, CHECKED, DESCRIBED, COLUMNS, CHANNELS, WIDTH
@@ -50,7 +50,7 @@ def _gather(
     CAUSAL: tl.constexpr, MASKED: tl.constexpr, PRECISION: tl.constexpr, CHANNELS: tl.constexpr, WIDTH: tl.constexpr,
     VALUE_CHANNELS: tl.constexpr, VALUE_WIDTH: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """Add the weighted values of keys from `first` to `last` to the output, and with levels weights to the total."""
+    """Accumulate the weighted values of keys `first` to `last` in `output`, and with levels the weights in `total`."""
     for start in range(first, last, COLUMNS):
         keys_here = load_tile(
             key, key_tiles, key_row, key_column, start, stride_key, keys, CHECKED, DESCRIBED, COLUMNS, CHANNELS, WIDTH
@@ -89,14 +89,14 @@ def attention_forward(
 ):  # fmt: skip
     """Compute one block of queries.
 
-    Tensors are (batch, heads, tokens, channels) with strides `_b`, `_h`, `_t` and channels side by side. `factor` turns
-    products into binary logarithms, or into levels, and is then positive. `offset` is float32, one or one a head,
-    binary too; `seed`, one int64 number, is that of dropout. With levels, `highest` and `total`, float32 (batch, heads,
-    queries), receive every row's highest score and sum of weights. Keys and values are `DESCRIBED` as matrices, see
-    `launch.Tiles`.
+    Tensors are (batch, heads, tokens, channels) with strides `_b`, `_h`, `_t` and a channel stride of 1. `factor`
+    converts products to binary logarithms, or to levels, and is then positive. `offset` is float32, one or one per
+    head, in binary logarithms; `seed` is the dropout seed, one int64. With levels, `highest` and `total`, float32
+    (batch, heads, queries), receive each row's highest score and sum of weights. With `DESCRIBED`, keys and values also
+    have tensor descriptors, see `launch.Tiles`.
     """
     block, batch, head, key_head = program_place(blocks, heads, groups)
-    block = blocks - 1 - block  # of causal attention the longest first
+    block = blocks - 1 - block  # start the longest causal rows first
     first_row = block * ROWS
     rows = first_row + tl.arange(0, ROWS)
     key += batch * key_b + key_head * key_h
@@ -109,7 +109,7 @@ def attention_forward(
         query + batch * query_b + head * query_h, first_row, query_t, queries, True, ROWS, CHANNELS, WIDTH
     )
     last = keys
-    whole = keys // COLUMNS * COLUMNS  # keys in blocks that need no look at what is seen
+    whole = keys // COLUMNS * COLUMNS  # keys in full blocks that all rows attend to: no masking
     if CAUSAL:
         last = tl.minimum(keys, first_row + ROWS)
         whole = tl.minimum(whole, (first_row + 1) // COLUMNS * COLUMNS)

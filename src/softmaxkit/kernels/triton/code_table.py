@@ -1,4 +1,4 @@
-"""Integers of methods in which a probability depends only on its score code: golden's table of them is looked up."""
+"""Integers of methods whose probability depends only on its score code, looked up in golden's table."""
 
 import triton
 import triton.language as tl
@@ -35,7 +35,7 @@ def code_table_rows(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """Write the probabilities of rows; `scales`, float64, and `table`, float32, have one row for each head, or one."""
+    """Write the probabilities of a tile; `scales`, float64, and `table`, float32, have one row per head, or one."""
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     columns = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     head = rows // queries % heads

@@ -1,4 +1,4 @@
-"""Attention of a few queries, as in generation: keys split among programs, their parts joined; no gradient."""
+"""Attention of a few queries, as in generation: keys are split among programs, parts are merged; no gradient."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from softmaxkit.kernels.triton.launch import (
 
 
 class Share(NamedTuple):
-    """How keys are shared out.
+    """How keys are divided among programs.
 
     Attributes:
-        columns: keys that a program works on at a time.
-        warps: of 32 threads.
-        stages: blocks of keys on their way at once.
-        programs: for each of the card's processors, so that all have keys to read while some wait.
+        columns: keys that a program processes at a time.
+        warps: per program, of 32 threads each.
+        stages: blocks of keys in flight at once.
+        programs: per multiprocessor, so that it has keys to read while some of them wait.
     """
 
     columns: int
@@ -44,19 +44,19 @@ class Share(NamedTuple):
 
 
 AS_THEY_COME = Share(64, 4, 3, 2)
-"""Of keys and values as they come."""
+"""For floating-point keys and values."""
 CACHED = Share(64, 2, 4, 8)
-"""Of codes that several queries read, by the matrix unit."""
+"""For codes that several queries share, on the tensor cores."""
 SINGLE = Share(32, 4, 4, 8)
-"""Of codes that one query reads, element by element. Chosen by the instructions of the machine code for compute
-capability 9.0, and not timed on a card."""
+"""For codes that a single query reads, element by element. Chosen from the instructions of the machine code for
+compute capability 9.0; not timed on a card."""
 INTERPRETED_PROCESSORS = 8
-"""Processors that the interpreter is taken to have."""
+"""Multiprocessors assumed for the interpreter."""
 MOST_SPLITS = 256
 WORD = torch.int32
-"""What codes are read in, where they fill such; else bytes."""
+"""Type that codes are loaded as where they fill whole words; otherwise they are loaded as bytes."""
 MAGIC = 0x4B000000
-"""The bits of 2**23 in float32, which `decode_keys.decode_units` puts codes into."""
+"""The bits of 2**23 in float32, into whose fraction `decode_keys.decode_units` inserts codes."""
 
 
 def attend(
@@ -69,12 +69,11 @@ def attend(
     scale: float | None = None,
     lengths: Tensor | None = None,
 ) -> Tensor:
-    """Return attention as `softmaxkit.kernels.triton.attention.attend`, of up to 16 queries of one head of keys.
+    """Compute `softmaxkit.kernels.triton.attention.attend` for up to 16 queries per key head.
 
-    Keys and values may be in a cache of codes, in one piece or in pages. `lengths`, integers (batch,) on the device,
-    are how many of its first keys each sequence attends to. They are not checked before the launch: a sequence
-    whose length is negative, or more than there are keys, gets NaN, as does one that attends to a page that the pool
-    does not have.
+    Keys and values may be a cache of codes, contiguous or paged. `lengths`, integers (batch,) on the device, are the
+    numbers of leading keys that sequences attend to. They are not checked before the launch: a sequence whose length
+    is negative or exceeds the number of keys gets NaN, as does one that attends to a page outside the pool.
     """
     check_shapes(query, key, value)
     keys, values = (x.codes if isinstance(x, Cached) else x for x in (key, value))
@@ -86,7 +85,7 @@ def attend(
     asked, shift = query, None
     if isinstance(key, Cached):
         asked = key.taken_up(query)
-        shift = key.shifts(query) if call.offset is not None else None  # others do not change with it
+        shift = key.shifts(query) if call.offset is not None else None  # other weights do not depend on it
     result: Tensor = decode(asked, keys, values, *steps, table, lengths, call.offset, shift, mask, *how)
     return result.to(query.dtype)
 
@@ -112,27 +111,27 @@ def decode(
     is_causal: bool,
     scale: float,
 ) -> Tensor:
-    """Attention as `attend`: keys and values are codes where they have steps, and in pages where there is a table.
+    """Compute `attend`: keys and values that have steps are codes; with a table, they are paged.
 
     Args:
-        query: as there, times the factors of the keys.
-        keys: as there, or codes.
-        values: as there, or codes.
-        key_steps: of codes.
-        value_steps: of codes.
-        table: integers, (batch, pages).
-        lengths: as there.
-        offset: () or (heads,), of exponentials.
-        shift: (batch, heads, queries), what the centre of the keys adds to the products of each query.
-        mask: as there.
-        count: keys of the longest sequence, or more.
+        query: as in `attend`, multiplied by the key factors.
+        keys: as in `attend`, or codes.
+        values: as in `attend`, or codes.
+        key_steps: steps of the key codes.
+        value_steps: steps of the value codes.
+        table: page table, integers (batch, pages).
+        lengths: as in `attend`.
+        offset: () or (heads,), for exponentials.
+        shift: (batch, heads, queries), what the key centre adds to each query's products.
+        mask: as in `attend`.
+        count: keys of the longest sequence, or an upper bound.
         value_channels: channels of the values.
-        clip: of levels.
-        levels: how many there are; 0 for none.
-        log_limit: of exponentials.
-        base: of softmax, or 0.
-        is_causal: as there.
-        scale: as there.
+        clip: for levels.
+        levels: number of levels; 0 for none.
+        log_limit: for exponentials.
+        base: for softmax; otherwise 0.
+        is_causal: as in `attend`.
+        scale: as in `attend`.
     """
     output = query.new_empty((*query.shape[:3], value_channels))
     if output.numel() == 0:
@@ -216,12 +215,12 @@ def _(
 
 
 def _zero_or_nan(lengths: Tensor) -> Tensor:
-    """Return the results of sequences that have no keys, where a length that is not 0 is wrong."""
+    """Return the results where there are no keys: 0 for a length of 0, NaN for any other, which is invalid."""
     return torch.where(lengths == 0, 0.0, math.nan)[:, None, None, None]
 
 
 def _units(keys: Tensor, values: Tensor, bits: int) -> tuple[Tensor, Tensor, int]:
-    """Return codes as the units in which kernels load them, and the codes of a unit; 1 and what is given without."""
+    """View codes as the units that kernels load, and return the codes per unit; other tensors unchanged, and 1."""
     if bits == 0:
         return keys, values, 1
     in_words = [
@@ -234,7 +233,7 @@ def _units(keys: Tensor, values: Tensor, bits: int) -> tuple[Tensor, Tensor, int
 
 
 def _widths(units: int, codes_of_unit: int, bits: int, is_single: bool) -> tuple[int, int]:
-    """Return a power of 2 of units that has room for all, and how many groups with a step these are."""
+    """Return the number of units padded to a power of 2, and the number of step groups in them."""
     if bits != 4:
         return (triton.next_power_of_2(units) if is_single else width(units)), 1
     of_step = CHANNELS_OF_STEP // codes_of_unit
@@ -243,7 +242,7 @@ def _widths(units: int, codes_of_unit: int, bits: int, is_single: bool) -> tuple
 
 
 def _offsets(offset: Tensor | None, shift: Tensor | None, query: Tensor, scale: float) -> Tensor:
-    """Return what is taken from the scores of each query, in binary logarithms, float32, (batch, heads, queries)."""
+    """Return what is subtracted from each query's scores, in binary logarithms, float32 (batch, heads, queries)."""
     offsets = offsets_of(offset, query)[None, :, None]
     if shift is not None:
         offsets = offsets - shift * (scale * LOG2_E)
@@ -251,13 +250,13 @@ def _offsets(offset: Tensor | None, shift: Tensor | None, query: Tensor, scale: 
 
 
 def split(keys: int, rows: int, how: Share, device: torch.device) -> tuple[int, int]:
-    """Return among how many programs keys are split, and how many each has.
+    """Return the number of programs that share the keys of a row, and the keys per program.
 
     Args:
-        keys: of a row.
-        rows: batches times heads of keys, each of which is split.
-        how: into what.
-        device: whose processors are to be busy.
+        keys: keys of a row.
+        rows: batch size times key heads; each row is split.
+        how: block size, and programs per multiprocessor.
+        device: device whose multiprocessors are to be kept busy.
     """
     processors = (
         torch.cuda.get_device_properties(device).multi_processor_count

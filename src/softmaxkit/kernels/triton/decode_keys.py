@@ -1,4 +1,4 @@
-"""What the kernels of decoding share: which keys a program has, where they lie, and codes of caches as numbers."""
+"""Shared by the decoding kernels: which keys a program has, where they are stored, and how codes are decoded."""
 
 import triton
 import triton.language as tl
@@ -8,7 +8,7 @@ import triton.language as tl
 def keys_of_part(lengths, batch, split, splits, share, keys, COUNTED: tl.constexpr, COLUMNS: tl.constexpr):
     """Return the first key of a part, and the one after its last.
 
-    With lengths (`COUNTED`) the keys of each sequence are divided evenly among its parts; else a part has `share`.
+    With lengths (`COUNTED`) each sequence's keys are divided evenly among its parts; otherwise a part has `share` keys.
     """
     count = keys
     if COUNTED:
@@ -20,9 +20,9 @@ def keys_of_part(lengths, batch, split, splits, share, keys, COUNTED: tl.constex
 
 @triton.jit
 def locate(table, batch, columns, is_key, pages, PAGE: tl.constexpr):
-    """Return the page of each key, its place in the page, and whether the pool has that page.
+    """Return the page of each key, its position in the page, and whether the pool has that page.
 
-    Pages have `PAGE` tokens. Without pages (0) a sequence is one page, which all its keys have.
+    Pages have `PAGE` tokens. Without pages (0), each sequence is one page that contains all its keys.
     """
     if PAGE == 0:
         return batch, columns.to(tl.int64), is_key
@@ -34,7 +34,7 @@ def locate(table, batch, columns, is_key, pages, PAGE: tl.constexpr):
 
 @triton.jit
 def load_units(tensor, places, is_there, COUNT: tl.constexpr, WIDTH: tl.constexpr):
-    """Load rows of `COUNT` units, numbers or words of codes, with 0 up to `WIDTH` and where a key is not there."""
+    """Load rows of `COUNT` units, floats or packed codes, padded with 0 to `WIDTH`; 0 where `is_there` is false."""
     units = tl.arange(0, WIDTH)
     pointers = tensor + places[:, None] + units[None, :]
     if WIDTH != COUNT:
@@ -48,7 +48,7 @@ def load_steps(
     steps, places, is_key, is_there, stride_group,
     COUNT: tl.constexpr, GROUPS: tl.constexpr, PAGE: tl.constexpr,
 ):  # fmt: skip
-    """Load the steps of `COUNT` groups of channels, float32, (keys, groups); NaN where a key's page is not there."""
+    """Load the steps of `COUNT` groups of channels, float32, (keys, groups); NaN where a key's page is missing."""
     groups = tl.arange(0, GROUPS)
     inside = is_there[:, None] & (groups < COUNT)[None, :]
     found = tl.load(steps + places[:, None] + groups[None, :] * stride_group, mask=inside, other=0.0).to(tl.float32)
@@ -61,10 +61,10 @@ def load_steps(
 def decode_units(units, magic, J: tl.constexpr, BITS: tl.constexpr, CONVERTS: tl.constexpr):
     """Return code `J` of each unit, a word or a byte of codes, as float32.
 
-    With `CONVERTS`, codes of 8 bits are converted, an instruction each, of which a card runs an eighth as many as of
-    others at a time. Else a code is put into the fraction of a power of 2 whose unit is where the code lies, and this
-    is taken off again: a logical instruction and an addition. `magic` is 2**23, the power for the lowest bits. It is an
-    argument, whose value compilers do not see: an instruction has room for one constant, which is the code's mask.
+    With `CONVERTS`, 8-bit codes take one conversion instruction each, which has an eighth of the throughput of others.
+    Otherwise the code's bits are inserted, where they are, into the fraction of the power of 2 that gives the lowest of
+    them weight 1, and the power is subtracted: a logical instruction and an addition. `magic` is 2**23, the power for
+    the lowest bits, an argument to hide its value from the compiler: an instruction's only constant is the code's mask.
     """
     words = units.to(tl.int32)
     if BITS == 8 and CONVERTS:
@@ -72,7 +72,7 @@ def decode_units(units, magic, J: tl.constexpr, BITS: tl.constexpr, CONVERTS: tl
     else:
         place: tl.constexpr = J % (16 // BITS) * BITS
         if BITS == 8:
-            words = words ^ -0x7F7F7F80  # adds 128 to each code, as 8 is added to those of 4 bits
+            words = words ^ -0x7F7F7F80  # adds 128 to each code; 4-bit codes are stored plus 8
         if J >= 16 // BITS:
             words = words >> 16
         found = (words & (((1 << BITS) - 1) << place)) | (magic - (place << 23))
@@ -81,7 +81,7 @@ def decode_units(units, magic, J: tl.constexpr, BITS: tl.constexpr, CONVERTS: tl
 
 @triton.jit
 def for_units(steps, WIDTH: tl.constexpr):
-    """Repeat the steps of groups, (keys, groups), for each unit of a group, (keys, units)."""
+    """Repeat each group's step, (keys, groups), for every unit of the group, (keys, units)."""
     keys: tl.constexpr = steps.shape[0]
     groups: tl.constexpr = steps.shape[1]
     wide = tl.broadcast_to(steps[:, :, None], [keys, groups, WIDTH // groups])

@@ -1,4 +1,4 @@
-"""Joins the parts of `decode_split`: they add up, after division or rescaling where the method has one."""
+"""Merges the parts of `decode_split`: a sum, with rescaling for softmax and division where weights are normalised."""
 
 import triton
 import triton.language as tl
@@ -10,9 +10,9 @@ def decode_merge(
     COUNTED: tl.constexpr, LEVELS: tl.constexpr, SOFTMAX: tl.constexpr, CHANNELS: tl.constexpr, WIDTH: tl.constexpr,
     SPLITS: tl.constexpr,
 ):  # fmt: skip
-    """Write one row of the output, of `CHANNELS` numbers, from its parts, float32 (splits, rows, channels).
+    """Write one output row of `CHANNELS` elements from its parts, float32 (splits, rows, channels).
 
-    NaN, where `COUNTED`, for a sequence whose length is not 0 to `keys`.
+    With `COUNTED`, NaN for a sequence whose length is not between 0 and `keys`.
     """
     row = tl.program_id(0).to(tl.int64)
     channels = tl.arange(0, WIDTH)

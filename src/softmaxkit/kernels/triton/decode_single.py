@@ -1,4 +1,4 @@
-"""Attention of one query to keys in a cache of codes, element by element: for heads that share no keys."""
+"""Attention of one query over a cache of codes, element by element, for heads that do not share keys."""
 
 import triton
 import triton.language as tl
@@ -26,10 +26,10 @@ def decode_single(
     VALUE_UNITS: tl.constexpr, VALUE_WIDTH: tl.constexpr, VALUE_STEPS: tl.constexpr, ROWS: tl.constexpr,
     COLUMNS: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """Compute a part as `decode_split`, whose arguments these are, in float32.
+    """Compute one part in float32, with the arguments of `decode_split`.
 
     The threads that share a key add up its products; each keeps its own maximum, sums and weighted values, which are
-    brought together once, at the end.
+    reduced once, at the end.
     """
     program = tl.program_id(0)
     split = program % splits

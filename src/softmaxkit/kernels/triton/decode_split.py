@@ -1,4 +1,4 @@
-"""Attention of a few queries to some of the keys, a share of them in each program, whose parts `decode_merge` joins."""
+"""Attention of a few queries over a share of the keys in each program; `decode_merge` merges the parts."""
 
 import triton
 import triton.language as tl
@@ -26,18 +26,18 @@ def decode_split(
     VALUE_UNITS: tl.constexpr, VALUE_WIDTH: tl.constexpr, VALUE_STEPS: tl.constexpr, ROWS: tl.constexpr,
     COLUMNS: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """Compute a part: all queries of the heads that share keys, and some of the keys.
+    """Compute one part: all queries of the heads that share keys, over some of the keys.
 
-    Arguments as `attention_forward`, `heads` being those of the keys. Codes have `BITS`, `PER` of them in a unit, which
-    is a word or a byte, and steps, (batch, key heads, groups of channels, keys); without codes (0) a unit is a number.
-    The keys of sequence b are the first `lengths[b]` where `COUNTED`, and lie in pages of `PAGE` tokens, which `table`
-    has, (batch, pages); then the first axis of keys, values and steps is that of the pages. `offset` is float32,
-    (batch, heads, queries), in binary logarithms.
+    Arguments as in `attention_forward`; `heads` counts key heads. Codes have `BITS` bits, `PER` of them to a unit (a
+    word or a byte), and steps, (batch, key heads, groups of channels, keys); with `BITS` 0 a unit is a float. With
+    `COUNTED`, sequence b has the first `lengths[b]` keys. With `PAGE`, `table`, (batch, pages), lists its pages of
+    `PAGE` tokens, and the first axis of keys, values and steps is that of the pages. `offset` is float32, (batch,
+    heads, queries), in binary logarithms.
 
-    The results are float32, (splits, batch, heads, queries) and channels: sums of weighted values, of weights where
-    these are divided by them, and the highest scores of softmax and levels; with `ONLY_HIGHEST` nothing else. With
-    levels such a run comes first and keeps all scores, float32 (batch, heads, queries, keys), -inf where a key is not
-    seen; a second reads them, with the highest of whole rows as `given`.
+    Results are float32, (splits, batch, heads, queries), and `output` has channels: it holds sums of weighted values,
+    `total` sums of weights, `highest` the highest scores for softmax and levels; with `ONLY_HIGHEST`, only the last is
+    written. Levels need such a run first, which also stores all scores in `scores_kept`, float32 (batch, heads,
+    queries, keys), -inf where not attended; a second run reads them, with the maxima of whole rows in `given`.
     """
     program = tl.program_id(0)
     split = program % splits
@@ -49,7 +49,7 @@ def decode_split(
     head = key_head * groups + rows // queries
     row_query = rows % queries
     is_half: tl.constexpr = query.dtype.element_ty == tl.float16
-    # Numbers of 4 bits may be twice as large as float16 has, about a centre.
+    # Decoded 4-bit numbers, relative to their centre, may be twice the largest float16.
     shrink: tl.constexpr = 0.5 if is_half and BITS == 4 else 1.0
     units = tl.arange(0, WIDTH)
     pointers = query + batch * query_b + (head * query_h + row_query.to(tl.int64) * query_t)[:, None]
@@ -133,7 +133,7 @@ def decode_split(
                 of_units = for_units(steps, VALUE_WIDTH) * shrink
             if BITS == 8:
                 weights = tl.where(seen, weights * tl.sum(steps, 1)[None, :], 0.0)
-            if is_half:  # weights are shares of the largest here: float16 would lose the small ones
+            if is_half:  # scale weights by the largest: float16 would lose small ones
                 largest = tl.max(weights, 1)
                 largest = tl.where(largest == 0.0, 1.0, largest)
                 weights = weights / largest[:, None]

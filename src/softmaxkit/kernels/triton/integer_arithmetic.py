@@ -1,4 +1,4 @@
-"""The arithmetic of golden in Triton: codes of scores, divisions by powers of two that round once, the reciprocal."""
+"""Golden's arithmetic in Triton: codes of scores, division by powers of two with one rounding, and the reciprocal."""
 
 import triton
 import triton.language as tl
@@ -6,7 +6,7 @@ import triton.language as tl
 
 @triton.jit
 def shift_right(values, places, NEAREST: tl.constexpr):
-    """Divide whole numbers that are not negative by 2**places, to nearest with ties to even, or down; int64 all.
+    """Divide non-negative integers by 2**places, rounding to nearest with ties to even, or down; all int64.
 
     Negative places multiply.
     """
@@ -14,7 +14,7 @@ def shift_right(values, places, NEAREST: tl.constexpr):
     right = tl.minimum(tl.maximum(places, 0), 61)
     if NEAREST:
         half = ((right * 0 + 1) << right) >> 1
-        # One less than half, and the one back if the quotient is odd, carries just when rounding goes up.
+        # Adding half less one, plus one if the quotient is odd, carries exactly when rounding goes up.
         return (values + tl.maximum(half - 1 + ((values >> right) & 1), 0)) >> right
     return values >> right
 
@@ -55,24 +55,24 @@ def reciprocal(
 
 @triton.jit
 def encode(values, seen, scale, LOWEST: tl.constexpr, HIGHEST: tl.constexpr, UNSEEN: tl.constexpr):
-    """Return the codes of scores, int64: divided by the scale, float64, rounded, saturated; `UNSEEN` where not seen."""
+    """Return score codes, int64: scores over `scale`, float64, rounded and saturated; `UNSEEN` where not attended."""
     steps = values.to(tl.float64) / scale
     steps = tl.where(steps < HIGHEST, steps, HIGHEST * 1.0)
     steps = tl.where(steps > LOWEST, steps, LOWEST * 1.0)
-    codes = ((steps + 6755399441055744.0) - 6755399441055744.0).to(tl.int64)  # 1.5 * 2**52 rounds to whole numbers
+    codes = ((steps + 6755399441055744.0) - 6755399441055744.0).to(tl.int64)  # adding 1.5 * 2**52 rounds to integers
     return tl.where(seen, codes, UNSEEN)
 
 
 @triton.jit
 def is_invalid(values, seen):
-    """Say of every row whether NaN or +infinity is attended, as a whole number."""
+    """Return, as int32, whether each row attends to NaN or +infinity."""
     wrong = seen & ((values != values) | (values == float("inf")))
     return tl.max(wrong.to(tl.int32), 1)
 
 
 @triton.jit
 def probabilities(codes, step, seen, invalid):
-    """Return what output codes stand for: 0 where not seen, else NaN in invalid rows."""
+    """Decode output codes: 0 where not attended, otherwise NaN in invalid rows."""
     values = (codes.to(tl.float64) * step).to(tl.float32)
     values = tl.where((invalid != 0)[:, None], float("nan"), values)
     return tl.where(seen, values, 0.0)

@@ -1,4 +1,4 @@
-"""The integers of golden on GPUs: rows as the kernels read them, tables on their device, and the table of codes."""
+"""Golden's integers on GPUs: rows as the kernels read them, tables on the device, and the code-table kernel."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from softmaxkit.kernels.triton.rows import Rows, empty, rows_of
 from softmaxkit.tables import GUARD_BITS, Reciprocal
 
 TILE = 512
-"""Scores that a program works on at a time: 64-bit numbers take registers."""
+"""Scores that a program processes at a time; few, because 64-bit numbers take more registers."""
 UNSEEN = -(1 << 24)
-"""A code below all others, and below every difference of two; for keys that are not attended."""
+"""Code of keys that are not attended, below all other codes and every difference of two codes."""
 
 
 def integer_rows(scores: Tensor, mask: Tensor | None, columns: int = TILE) -> tuple[Rows, Tensor]:
-    """Return scores as kernels of integers read them, so many columns at a time at most, and memory for the result."""
+    """Return scores as the integer kernels read them, at most `columns` at a time, and memory for the result."""
     rows = rows_of(scores, mask, False)
     columns = min(triton.next_power_of_2(max(columns, 1)), rows.constants["COLUMNS"], TILE)
     block = {"ROWS": max(1, min(64, TILE // columns)), "COLUMNS": columns, "num_warps": 4}
@@ -33,19 +33,19 @@ def integer_rows(scores: Tensor, mask: Tensor | None, columns: int = TILE) -> tu
 
 @lru_cache(maxsize=256)
 def numbers_on(device: torch.device, numbers: tuple[float | int, ...], dtype: torch.dtype) -> Tensor:
-    """Return numbers as a tensor on a device, kept: kernels would take floats of their own in 32 bits."""
+    """Return numbers as a tensor on a device, cached: as kernel arguments, floats would be 32 bits."""
     with torch.inference_mode(False):
         return torch.tensor(numbers, dtype=dtype, device=device)
 
 
 @lru_cache(maxsize=256)
 def table_on(device: torch.device, table: Tensor) -> Tensor:
-    """Return a table on a device, kept with the tensor that it is made of."""
+    """Return a table on a device, cached by the source tensor."""
     return table.to(device).contiguous()
 
 
 def reciprocal_constants(reciprocal: Reciprocal, rounding: Rounding = "nearest") -> dict[str, Any]:
-    """Return what `integer_arithmetic.reciprocal` is compiled for."""
+    """Return the compile-time constants of `integer_arithmetic.reciprocal`."""
     table = reciprocal.table
     return {
         "INPUT_BITS": table.input_bits,
@@ -62,7 +62,7 @@ def reciprocal_tables(device: torch.device, reciprocal: Reciprocal) -> Sequence[
 
 
 def run_code_table(call: CodeTableCall, scores: Tensor, mask: Tensor | None) -> Tensor:
-    """Return decoded probabilities, as `CodeTableCall`."""
+    """Return the decoded probabilities of a `CodeTableCall`."""
     rows, result = integer_rows(scores, mask)
     if result.numel():
         scales = numbers_on(scores.device, call.scales, torch.float64)

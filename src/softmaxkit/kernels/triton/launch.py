@@ -1,4 +1,4 @@
-"""How the kernels of attention are launched: block sizes, and tensors as the kernels read them."""
+"""Launching the attention kernels: block sizes, and tensors as the kernels read them."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ LOG2_E = math.log2(math.e)
 
 
 class Blocks(NamedTuple):
-    """How much a program works on at a time.
+    """Tile sizes and pipelining of a program.
 
     Attributes:
         rows: queries.
         columns: keys.
-        warps: of 32 threads.
-        stages: blocks of keys on their way at once.
+        warps: per program, of 32 threads each.
+        stages: tiles in flight at once.
     """
 
     rows: int
@@ -36,17 +36,17 @@ class Blocks(NamedTuple):
 
 
 Table = dict[int, dict[int, Blocks]]
-"""Blocks by bytes of a number and channels, up to so many."""
+"""Blocks by bytes per element, then by the largest number of channels that they serve."""
 
 
 class Plan(NamedTuple):
     """The blocks of the three kernels.
 
     Attributes:
-        forward: of the kernel forward, without levels.
-        levels: of the same with levels, whose maxima and sums take registers.
-        queries: of that backward for queries.
-        keys: of that backward for keys and values.
+        forward: forward kernel without levels.
+        levels: forward kernel with levels, whose maxima and sums take registers.
+        queries: backward kernel for queries.
+        keys: backward kernel for keys and values.
     """
 
     forward: Table
@@ -72,8 +72,8 @@ ANY_CARD = Plan(
         4: {64: Blocks(32, 32, 4, 1), 128: Blocks(16, 32, 4, 1), 256: Blocks(16, 16, 4, 1)},
     },
 )
-"""For any card from compute capability 8.0 on: what they take of registers and shared memory is in
-tests/gpu/test_compiled_kernels.py."""
+"""For any card of compute capability 8.0 or later; tests/gpu/test_compiled_kernels.py has the registers and shared
+memory that they use."""
 ROOMY_CARD = Plan(
     forward={
         2: {64: Blocks(64, 64, 4, 3), 128: Blocks(128, 64, 8, 3), 256: Blocks(64, 64, 8, 2)},
@@ -92,9 +92,9 @@ ROOMY_CARD = Plan(
         4: ANY_CARD.keys[4],
     },
 )
-"""For cards with `ROOM`, as Hopper's, on an H200 the fastest of a dozen each."""
+"""For cards with `ROOM`, such as Hopper; each entry was the fastest of a dozen on an H200."""
 ROOM = 200 * 1024
-"""Bytes of shared memory of a block from which on `ROOMY_CARD` holds."""
+"""Bytes of shared memory per block from which `ROOMY_CARD` applies."""
 
 
 def plan_for(device: torch.device) -> Plan:
@@ -103,31 +103,31 @@ def plan_for(device: torch.device) -> Plan:
 
 
 def forward_table(device: torch.device, levels: int, is_plain: bool) -> Table:
-    """Return the blocks of the kernel forward; with a mask or dropout, which is not plain, they are smaller."""
+    """Return the blocks of the forward kernel; with a mask or dropout (not plain), those for any card."""
     plan = plan_for(device) if is_plain else ANY_CARD
     return plan.levels if levels else plan.forward
 
 
 def blocks_for(table: Table, dtype: torch.dtype, channels: int) -> Blocks:
-    """Return the blocks for numbers of a dtype and channels, the more of queries' and values'."""
+    """Return the blocks for a dtype and a number of channels, the larger of queries' and values'."""
     return next(blocks for most, blocks in table[dtype.itemsize].items() if channels <= most)
 
 
 def shared_memory(device: torch.device) -> int:
-    """Return the bytes of shared memory that a block may have; 0 for the interpreter, which has no limit."""
+    """Return the bytes of shared memory available to a block; 0 for the interpreter, which has no limit."""
     if device.type != "cuda":
         return 0
     return int(getattr(torch.cuda.get_device_properties(device), "shared_memory_per_block_optin", 0))
 
 
 class Tiles(NamedTuple):
-    """A tensor (batch, heads, tokens, channels) as a matrix whose tiles Hopper's copy engine brings.
+    """A tensor (batch, heads, tokens, channels) as a matrix whose tiles Hopper's copy engine loads.
 
     Attributes:
-        descriptor: of the matrix, whose rows have the distance of tokens.
-        rows_of_batch: from one sequence to the next.
-        rows_of_head: from one head to the next, where heads do not lie within a row.
-        columns_of_head: from one head to the next, where they do.
+        descriptor: of the matrix, whose row stride is the token stride.
+        rows_of_batch: rows from one sequence to the next.
+        rows_of_head: rows from one head to the next, where a row does not contain all heads.
+        columns_of_head: columns from one head to the next, where it does.
     """
 
     descriptor: TensorDescriptor | None
@@ -138,15 +138,15 @@ class Tiles(NamedTuple):
 
 NO_TILES = Tiles(None, 0, 0, 0)
 ALIGNMENT = 16
-"""Bytes of which the engine takes multiples."""
+"""Bytes of which the engine's addresses and strides are multiples."""
 
 
 def tiles_of(tensors: Sequence[Tensor], rows: int) -> tuple[bool, list[TensorDescriptor | None], list[int]]:
-    """Return whether the copy engine takes tensors in tiles of some rows, their descriptors, and their distances.
+    """Return whether the copy engine can load all tensors, their descriptors, and their offsets, as in `Tiles`.
 
     Args:
-        tensors: (batch, heads, tokens, channels), channels side by side.
-        rows: tokens of a tile.
+        tensors: (batch, heads, tokens, channels), with a channel stride of 1.
+        rows: tokens per tile.
     """
     tiles = [_tiles(x, rows) if has_copy_engine(x.device) else None for x in tensors]
     described = all(x is not None for x in tiles)
@@ -155,12 +155,12 @@ def tiles_of(tensors: Sequence[Tensor], rows: int) -> tuple[bool, list[TensorDes
 
 
 def has_copy_engine(device: torch.device) -> bool:
-    """Does a device bring tiles by itself, as Hopper does? The interpreter plays it."""
+    """Return whether a device has a copy engine for tiles, as Hopper does; the interpreter emulates one."""
     return device.type != "cuda" or capability(device.index) >= (9, 0)
 
 
 def _tiles(tensor: Tensor, rows: int) -> Tiles | None:
-    """Return a tensor as a matrix, or None where it is none that the copy engine takes."""
+    """Return a tensor as a matrix, or None where the copy engine cannot load it."""
     batch, heads, tokens, channels = tensor.shape
     of_batch, of_head, of_token, _ = tensor.stride()
     of_batch, of_head = of_batch if batch > 1 else 0, of_head if heads > 1 else 0
@@ -178,15 +178,15 @@ def _tiles(tensor: Tensor, rows: int) -> Tiles | None:
 
 
 def width(channels: int) -> int:
-    """Return channels with their padding: a power of two, 16 or more, as matrix units take."""
+    """Return channels padded to a power of two of at least 16, as tensor cores require."""
     return max(16, 1 << (channels - 1).bit_length())
 
 
 def precision() -> str:
-    """Return how float32 numbers are multiplied, as torch's own are."""
+    """Return the precision of float32 products, as torch is configured."""
     if is_interpreted():
         return "wide"
-    asked = getattr(torch.backends.cuda.matmul, "fp32_precision", None)  # from torch 2.9 on
+    asked = getattr(torch.backends.cuda.matmul, "fp32_precision", None)  # torch 2.9 or later
     if asked is None:
         return "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"
     return "tf32" if asked == "tf32" else "ieee"
@@ -197,7 +197,7 @@ def on_device_of(tensor: Tensor) -> Iterator[None]:
     """Launch on a tensor's device.
 
     Raises:
-        TypeError: it is on none that kernels run on.
+        TypeError: the kernels do not run on that device.
     """
     if tensor.is_cuda:
         with torch.cuda.device(tensor.device):
@@ -205,16 +205,16 @@ def on_device_of(tensor: Tensor) -> Iterator[None]:
     elif is_interpreted():
         yield
     else:
-        raise TypeError(f"these kernels run on CUDA, and the tensors are on {tensor.device}")
+        raise TypeError(f"Triton kernels require tensors on CUDA, got {tensor.device}")
 
 
 def side_by_side(tensor: Tensor) -> Tensor:
-    """Return a tensor whose last axis lies side by side."""
+    """Return the tensor with a last-axis stride of 1, copied if necessary."""
     return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
 
 
 def mask_bytes(mask: Tensor | None, shape: Sequence[int], like: Tensor) -> tuple[Tensor, tuple[int, ...]]:
-    """Return a boolean mask as bytes, and its strides in a shape; of None, anything and zeros.
+    """Return a boolean mask as bytes, and its strides expanded to a shape; for None, `like` and zeros.
 
     Raises:
         TypeError: it is not boolean.
@@ -223,26 +223,26 @@ def mask_bytes(mask: Tensor | None, shape: Sequence[int], like: Tensor) -> tuple
     if mask is None:
         return like, (0,) * len(shape)
     if mask.dtype != torch.bool:
-        raise TypeError(f"a mask is boolean, True where attended, not {mask.dtype}")
+        raise TypeError(f"mask must be boolean, True where attended, got {mask.dtype}")
     wide = expand_mask(mask, tuple(shape))
     return wide.view(torch.uint8), wide.stride()
 
 
 def offsets_of(offset: Tensor | None, query: Tensor) -> Tensor:
-    """Return the offsets of heads in binary logarithms, float32, (heads,) or (1,).
+    """Return the offsets of the heads in binary logarithms, float32, (heads,) or (1,).
 
     Raises:
-        ValueError: they are for another number of heads.
+        ValueError: they do not match the number of heads.
     """
     if offset is None:
         return query.new_zeros(1, dtype=torch.float32)
     if offset.shape not in ((), (query.shape[1],)):
-        raise ValueError(f"offsets are ({query.shape[1]},) or one number, not {tuple(offset.shape)}")
+        raise ValueError(f"offset must be ({query.shape[1]},) or a scalar, got {tuple(offset.shape)}")
     return offset.detach().to(query.device, torch.float32).reshape(-1).contiguous() * LOG2_E
 
 
 def level_numbers(clip: float, levels: int, log_limit: float, scale: float) -> tuple[float, float, float]:
-    """Return the factor of products, the limit of distances and the step of levels, as `tiles.weigh` takes them."""
+    """Return the factor of products, the limit of distances and the step of levels that `tiles.weigh` takes."""
     if not levels:
         return scale * LOG2_E, log_limit * LOG2_E, 0.0
     top = levels - 1
@@ -250,12 +250,12 @@ def level_numbers(clip: float, levels: int, log_limit: float, scale: float) -> t
 
 
 def weigh_numbers(clip: float, levels: int, log_limit: float, base: float, scale: float) -> tuple[float, float, float]:
-    """Return the same; for softmax itself, to a base that is not 0, the factor alone counts."""
+    """Return `level_numbers`; for softmax (a base other than 0), only the factor is used."""
     return (scale * math.log2(base), 0.0, 0.0) if base else level_numbers(clip, levels, log_limit, scale)
 
 
 def check_levels(call: AttentionCall) -> None:
-    """Refuse weights of levels that are not their exponentials, which the kernels compute.
+    """Check that the weights of levels are their exponentials, which the kernels compute.
 
     Raises:
         ValueError: they are not.
@@ -265,13 +265,13 @@ def check_levels(call: AttentionCall) -> None:
 
 
 def level_step(clip: float, exponentials: Sequence[float]) -> float:
-    """Return the binary logarithm of the ratio of two neighbours among the exponentials of even levels.
+    """Return the binary logarithm of the ratio of adjacent exponentials of evenly spaced levels.
 
     Raises:
-        ValueError: they are not.
+        ValueError: they are not the exponentials of such levels.
     """
     step = clip / (1 - len(exponentials))
     ratios = (higher / lower for lower, higher in pairwise(exponentials))
     if not all(math.isclose(ratio, math.exp(step), rel_tol=1e-5) for ratio in ratios):
-        raise ValueError(f"weights are the exponentials of even levels from {clip:g} on, not {exponentials}")
+        raise ValueError(f"weights must be the exponentials of evenly spaced levels from {clip:g}, got {exponentials}")
     return step * LOG2_E

@@ -1,4 +1,4 @@
-"""The clamped exponential of every score by itself, and its gradient."""
+"""The clamped element-wise exponential of scores, and its gradient."""
 
 import triton
 import triton.language as tl
@@ -32,7 +32,7 @@ def exponential_rows(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """Write `min(2**((score - offset) * rate), 2**highest)`, a tile of rows and columns in each program."""
+    """Write `min(2**((score - offset) * rate), 2**highest)`, one tile of rows and columns per program."""
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     columns = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     offsets = tl.load(offset + rows // queries % heads * offset_head)
@@ -90,9 +90,9 @@ def exponential_rows_backward(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """Write the gradient of the scores, 0 above `log_limit` to the base, and its sum for each row.
+    """Write the gradient of the scores, 0 where `score - offset` exceeds `log_limit`, and its row sums.
 
-    As `exponential_rows`, with whole rows in each program; `gradient` has its rows one after the other.
+    Arguments as in `exponential_rows`, but each program has whole rows; `gradient` is contiguous.
     """
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     offsets = tl.load(offset + rows // queries % heads * offset_head)

@@ -1,4 +1,4 @@
-"""Softmax of rows whose scores, less their maximum, are rounded to a few even levels."""
+"""Row softmax of scores that are rounded, relative to their maximum, to a few evenly spaced levels."""
 
 import triton
 import triton.language as tl
@@ -8,14 +8,14 @@ from softmaxkit.kernels.triton.row_tiles import load_scores, store_row
 
 @triton.jit
 def level_weights(values, seen, highest, per_step, step, TOP: tl.constexpr):
-    """Return the exponentials of the levels of scores over the highest one's, 0 where not attended, NaN where NaN is.
+    """Return the exponentials of the scores' levels relative to the highest, 0 where not attended, NaN for NaN.
 
-    `step` is the binary logarithm of the ratio of two neighbours. Levels are rounded above a bias of 32, where the
-    step's own rounding error is lost, so that ties stay ties.
+    `step` is the binary logarithm of the ratio of adjacent exponentials. Levels are rounded with a bias of 32, which
+    absorbs the step's own rounding error, so that ties stay ties.
     """
     place = (values - highest[:, None]) * per_step + (TOP + 32.0)
     place = tl.where(place < 32.0, 32.0, place)
-    below = (place + 12582912.0) - (12582944.0 + TOP)  # 1.5 * 2**23 rounds to whole numbers, ties to even
+    below = (place + 12582912.0) - (12582944.0 + TOP)  # adding 1.5 * 2**23 rounds to integers, ties to even
     return tl.where(seen, tl.exp2(below * step), 0.0)
 
 
@@ -45,7 +45,7 @@ def levels_rows(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """Write softmax over levels of `ROWS` rows; `TOP` is the highest level, `per_step` levels in a unit of score."""
+    """Write softmax over levels of `ROWS` rows; `TOP` is the highest level, `per_step` the levels per unit of score."""
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     if SINGLE:
         columns = tl.arange(0, COLUMNS)
@@ -75,7 +75,7 @@ def levels_rows(
         result = weights * (1.0 / tl.where(total == 0.0, 1.0, total))[:, None]
         store_row(output, result, rows, columns, count, keys, keys)
     else:
-        # Maxima and sums of every place of a tile by itself, joined at the end: warps do not wait for each other.
+        # Every element of a tile has its own maximum and sum, reduced at the end: warps do not wait for each other.
         maxima = tl.full([ROWS, COLUMNS], float("-inf"), dtype=tl.float32)
         for start in range(0, keys, COLUMNS):
             columns = start + tl.arange(0, COLUMNS)

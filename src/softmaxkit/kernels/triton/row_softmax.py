@@ -1,4 +1,4 @@
-"""Softmax of rows to a base: rows that fit a program in one pass, others in two with a running maximum."""
+"""Row softmax to any base: one pass for rows that fit in a program, two with a running maximum for longer ones."""
 
 import triton
 import triton.language as tl
@@ -30,7 +30,7 @@ def softmax_rows(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """Write softmax of `ROWS` rows; `rate` is the binary logarithm of the base, `SINGLE`: rows fit `COLUMNS`."""
+    """Write softmax of `ROWS` rows; `rate` is the binary logarithm of the base; if `SINGLE`, rows fit in `COLUMNS`."""
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     if SINGLE:
         columns = tl.arange(0, COLUMNS)
@@ -58,12 +58,12 @@ def softmax_rows(
         highest = tl.max(values, 1)
         base = tl.where(highest == float("-inf"), 0.0, highest)
         total = tl.sum(tl.exp2(values - base[:, None]), 1)
-        # Computed again rather than kept: of long rows, registers hold the scores and no more.
+        # Recomputed rather than stored: for long rows, registers hold the scores and nothing else.
         base += tl.log2(tl.where(total == 0.0, 1.0, total))
         result = tl.where(seen, tl.exp2(values - base[:, None]), 0.0)
         store_row(output, result, rows, columns, count, keys, keys)
     else:
-        # Maxima and sums of every place of a tile by itself, joined at the end: warps do not wait for each other.
+        # Every element of a tile has its own maximum and sum, reduced at the end: warps do not wait for each other.
         highest = tl.full([ROWS, COLUMNS], float("-inf"), dtype=tl.float32)
         totals = tl.zeros([ROWS, COLUMNS], dtype=tl.float32)
         for start in range(0, keys, COLUMNS):
@@ -99,7 +99,7 @@ def softmax_rows(
         inverse = 1.0 / tl.where(total == 0.0, 1.0, total)
         last = tl.cdiv(keys, COLUMNS) - 1
         for index in range(0, last + 1):
-            columns = (last - index) * COLUMNS + tl.arange(0, COLUMNS)  # backwards: the cache has the last ones
+            columns = (last - index) * COLUMNS + tl.arange(0, COLUMNS)  # backwards: the last ones are in the cache
             values, seen = load_scores(
                 scores,
                 mask,
@@ -128,7 +128,7 @@ def softmax_rows(
 def softmax_rows_backward(
     probabilities, gradient, output, count, keys, rate, ROWS: tl.constexpr, COLUMNS: tl.constexpr
 ):
-    """Write the gradient of the scores of `ROWS` rows, one after the other; `rate` is the logarithm of the base."""
+    """Write the score gradients of `ROWS` contiguous rows; `rate` is the natural logarithm of the base."""
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     mean = tl.zeros([ROWS], dtype=tl.float32)
     for start in range(0, keys, COLUMNS):

@@ -1,4 +1,4 @@
-"""What the kernels of rows share: where rows lie, and which of their scores are attended."""
+"""Shared by the row kernels: where rows are stored, and which of their scores are attended."""
 
 import triton
 import triton.language as tl
@@ -6,7 +6,7 @@ import triton.language as tl
 
 @triton.jit
 def row_places(rows, heads, queries, stride_a, stride_b, stride_c):
-    """Return where rows begin, of scores (any, heads, queries, keys)."""
+    """Return the offsets at which rows of scores (any, heads, queries, keys) begin."""
     query = rows % queries
     rest = rows // queries
     return rest // heads * stride_a + rest % heads * stride_b + query * stride_c
@@ -33,9 +33,9 @@ def load_scores(
     CAUSAL: tl.constexpr,
     MASKED: tl.constexpr,
 ):
-    """Return scores, float32, rows by columns, and which are attended; those of -inf are not.
+    """Return scores, float32 (rows, columns), and which are attended; those of -inf are not.
 
-    Causal, a query attends to the keys up to its own place, the last one to all.
+    With `CAUSAL`, the last query attends to all keys, and each earlier query to one fewer.
     """
     inside = (rows < count)[:, None] & (columns < keys)[None, :]
     if CAUSAL:
@@ -52,7 +52,7 @@ def load_scores(
 
 @triton.jit
 def store_row(output, values, rows, columns, count, last, keys):
-    """Store numbers before the column `last` in rows that lie one after the other."""
+    """Store the columns before `last` of contiguous rows of `keys` columns."""
     inside = (rows < count)[:, None] & (columns < last)[None, :]
     pointers = output + rows[:, None] * keys + columns[None, :]
     tl.store(pointers, values.to(output.dtype.element_ty), mask=inside)

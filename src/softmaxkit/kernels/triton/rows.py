@@ -1,4 +1,4 @@
-"""The kernels of rows in Triton; arguments, results and errors as those of `softmaxkit.kernels.rows`."""
+"""The row kernels in Triton; arguments, results and errors as in `softmaxkit.kernels.rows`."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from softmaxkit.kernels.triton.row_softmax import softmax_rows, softmax_rows_bac
 LONGEST = 8192
 """Keys of a row that a program holds at once."""
 TILE = 1024
-"""Scores that a warp works on; of shorter rows, `WARPS` warps on as many scores in all."""
+"""Scores that a warp processes; for shorter rows, scores that `WARPS` warps process together."""
 WARPS = 4
 
 
 class Rows(NamedTuple):
-    """Scores as the kernels of rows read them.
+    """Scores as the row kernels read them.
 
     Attributes:
         scores: (any, heads, queries, keys).
-        mask: bytes.
+        mask: as bytes, broadcast to the scores.
         sizes: the number of rows, heads, queries and keys.
         strides: of scores, then of the mask.
-        constants: what they are compiled for.
+        constants: compile-time constants of the kernels.
     """
 
     scores: Tensor
@@ -42,12 +42,12 @@ class Rows(NamedTuple):
 
     @property
     def grid(self) -> tuple[int]:
-        """Programs, each of which works on whole rows."""
+        """Number of programs, each of which processes whole rows."""
         return (triton.cdiv(self.sizes[0], self.constants["ROWS"]),)
 
 
 def block(keys: int) -> dict[str, int]:
-    """Return rows, columns and warps of a program."""
+    """Return the rows, columns and warps of a program."""
     if keys > LONGEST:
         return {"ROWS": 1, "COLUMNS": LONGEST, "num_warps": 2 * LONGEST // TILE}
     columns = triton.next_power_of_2(max(keys, 16))
@@ -59,10 +59,10 @@ def rows_of(scores: Tensor, mask: Tensor | None, is_causal: bool) -> Rows:
     """Return scores as the kernels read them.
 
     Raises:
-        TypeError, ValueError: a mask that is not boolean or does not fit; scores of fewer axes than they need.
+        TypeError, ValueError: the mask is not boolean or does not broadcast, or the scores have too few axes.
     """
     if scores.ndim < 1 or (is_causal and scores.ndim < 2):
-        raise ValueError("scores are (..., queries, keys)")
+        raise ValueError("scores must be (..., queries, keys)")
     source = _axes(scores)
     bits = source if mask is None else _axes(mask_bytes(mask, scores.shape, scores)[0])
     constants = {"CAUSAL": is_causal, "MASKED": mask is not None, **block(scores.shape[-1])}
@@ -133,7 +133,7 @@ def exponential_backward(
 ) -> tuple[Tensor, Tensor]:
     """Return the gradient of scores and its row sums, as `softmaxkit.kernels.rows.exponential_backward`."""
     if gradient.shape != scores.shape:
-        raise ValueError(f"the gradient is {tuple(scores.shape)} as the scores, not {tuple(gradient.shape)}")
+        raise ValueError(f"gradient must have the shape of scores, {tuple(scores.shape)}, got {tuple(gradient.shape)}")
     result, rows = empty(scores), rows_of(scores, mask, is_causal)
     sums = scores.new_zeros(scores.shape[:-1], dtype=torch.float32)
     offsets, head, rate, highest = _exponential_numbers(scores, offset, limit, base)
@@ -173,19 +173,19 @@ def levels(
 
 
 def _exponential_numbers(scores: Tensor, offset: Tensor, limit: float, base: float) -> tuple[Tensor, int, float, float]:
-    """Return the offsets, the stride of heads, the binary logarithm of the base, and the limit's to the base."""
+    """Return the offsets, their head stride, the base's binary logarithm, and the limit's logarithm to the base."""
     if offset.ndim > 1 or (offset.ndim == 1 and (scores.ndim < 3 or scores.shape[-3] != len(offset))):
-        raise ValueError(f"offsets are (heads,) or one number, not {tuple(offset.shape)} for {tuple(scores.shape)}")
+        raise ValueError(f"offset must be (heads,) or a scalar, got {tuple(offset.shape)} for {tuple(scores.shape)}")
     offsets = offset.detach().to(scores.device, torch.float32).reshape(-1).contiguous()
     rate = LOG2_E if base == math.e else math.log2(base)
     return offsets, int(offset.ndim == 1), rate, log_limit(limit, base)
 
 
 def empty(scores: Tensor) -> Tensor:
-    """Return memory for a result, contiguous, of the shape, dtype and device of scores."""
+    """Allocate a contiguous result with the shape, dtype and device of the scores."""
     return torch.empty(scores.shape, dtype=scores.dtype, device=scores.device)
 
 
 def _axes(values: Tensor) -> Tensor:
-    """Return a view of four axes; more are joined, by a copy where strides require it."""
+    """Return values with four axes; leading axes beyond that are merged, by a copy where strides require it."""
     return values[(None,) * (4 - values.ndim)] if values.ndim < 4 else values.flatten(0, values.ndim - 4)

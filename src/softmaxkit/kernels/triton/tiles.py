@@ -1,4 +1,4 @@
-"""What the kernels of attention share: tiles of rows, the keys that queries see, and how scores become weights."""
+"""Shared by the attention kernels: tiles of rows, the keys that queries attend to, and the weights of scores."""
 
 import triton
 import triton.language as tl
@@ -8,7 +8,7 @@ import triton.language as tl
 def load_rows(
     tensor, first, stride, limit, CHECKED: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr, WIDTH: tl.constexpr
 ):
-    """Load rows from `first` on; 0 beyond row `limit`, and in the padding of `CHANNELS` numbers to `WIDTH`."""
+    """Load rows from `first` on; 0 from row `limit` on if `CHECKED`, and in the padding of `CHANNELS` to `WIDTH`."""
     rows = first + tl.arange(0, ROWS)
     channels = tl.arange(0, WIDTH)
     pointers = tensor + rows.to(tl.int64)[:, None] * stride + channels[None, :]
@@ -26,9 +26,9 @@ def load_tile(
     tensor, described, row, column, start, stride, limit,
     CHECKED: tl.constexpr, DESCRIBED: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """Load as `load_rows`; whole tiles by the card's copy engine where the tensor is `DESCRIBED`, see `launch.Tiles`.
+    """Load as `load_rows`, but whole tiles of a `DESCRIBED` tensor by the card's copy engine, see `launch.Tiles`.
 
-    `row` and `column` are where the tensor's own numbers begin in the matrix that is described.
+    `row` and `column` are where the head begins in the described matrix.
     """
     if DESCRIBED and not CHECKED:
         return described.load([row + start, column])
@@ -37,7 +37,7 @@ def load_tile(
 
 @triton.jit
 def store_rows(tensor, tile, first, stride, limit, ROWS: tl.constexpr, CHANNELS: tl.constexpr, WIDTH: tl.constexpr):
-    """Store a tile as rows from row `first` on, but for what is beyond row `limit` and the padding."""
+    """Store a tile as rows from `first` on, except for rows from `limit` on and the padding of channels."""
     rows = first + tl.arange(0, ROWS)
     channels = tl.arange(0, WIDTH)
     pointers = tensor + rows.to(tl.int64)[:, None] * stride + channels[None, :]
@@ -47,15 +47,15 @@ def store_rows(tensor, tile, first, stride, limit, ROWS: tl.constexpr, CHANNELS:
 
 @triton.jit
 def from_codes(codes):
-    """Return codes of 8 bits as float32, by adding them to the bits of 1.5 * 2**23, which is taken off again."""
+    """Convert 8-bit codes to float32 by adding them to the bits of 1.5 * 2**23 and subtracting that number."""
     return (codes.to(tl.int32) + 0x4B400000).to(tl.float32, bitcast=True) - 12582912.0
 
 
 @triton.jit
 def seen_keys(mask, rows, columns, queries, keys, stride_query, stride_key, CAUSAL: tl.constexpr, MASKED: tl.constexpr):
-    """Say which keys queries attend to; none of either beyond their number.
+    """Return which keys queries attend to; False for indices beyond the last query or key.
 
-    `rows` and `columns` number queries and keys, one of them standing, (n, 1), and one lying, (1, n).
+    `rows` and `columns` are indices of queries and keys, one of them (n, 1) and the other (1, n).
     """
     seen = (rows < queries) & (columns < keys)
     if CAUSAL:
@@ -68,7 +68,7 @@ def seen_keys(mask, rows, columns, queries, keys, stride_query, stride_key, CAUS
 
 @triton.jit
 def multiply(left, right, PRECISION: tl.constexpr):
-    """Multiply two tiles; "wide" is for the interpreter, which takes bfloat16 for whole numbers here."""
+    """Multiply two tiles; "wide" is for the interpreter, which treats bfloat16 as integers here."""
     if PRECISION == "wide":
         return tl.dot(left.to(tl.float32), right.to(tl.float32), input_precision="ieee")
     return tl.dot(left, right, input_precision=PRECISION)
@@ -86,14 +86,14 @@ def multiply_add(left, right, total, PRECISION: tl.constexpr):
 def weigh(distance, limit, step, LEVELS: tl.constexpr):
     """Return weights, and where gradients pass.
 
-    Without levels, the weight is 2**distance, at most 2**limit, where gradients end. With levels, the distance counts
-    them from the lowest, `limit` is the highest, and `step` the binary logarithm of the ratio of two neighbours;
-    gradients pass straight through the rounding, and not below the lowest. NaN stays what it is.
+    Without levels, the weight is 2**distance, clamped to 2**limit, and gradients pass up to `limit`. With levels, the
+    distance is in levels above the lowest, `limit` is the highest, and `step` the binary logarithm of the ratio of
+    adjacent weights; gradients pass straight through the rounding, but not below the lowest. NaN is preserved.
     """
     if LEVELS:
         passes = distance >= 0.0
         level = tl.maximum(distance, 0.0, propagate_nan=tl.PropagateNan.ALL)
-        level = (level + 12582912.0) - 12582912.0  # 1.5 * 2**23 rounds to whole numbers, ties to even
+        level = (level + 12582912.0) - 12582912.0  # adding 1.5 * 2**23 rounds to integers, ties to even
         weights = tl.exp2((level - limit) * step)
     else:
         passes = distance <= limit
@@ -103,23 +103,23 @@ def weigh(distance, limit, step, LEVELS: tl.constexpr):
 
 @triton.jit
 def weigh_unseen(distance, seen, limit, step, LEVELS: tl.constexpr):
-    """Return weights, 0 where a key is not seen, and where gradients pass."""
+    """Return weights, 0 where a key is not attended to, and where gradients pass."""
     weights, passes = weigh(distance, limit, step, LEVELS)
     return tl.where(seen, weights, 0.0), passes & seen
 
 
 @triton.jit
 def kept(seed, place, rows, columns, keys, dropout):
-    """Say which weights dropout keeps, the same in every kernel.
+    """Return which weights dropout keeps, the same in every kernel.
 
-    `place` is that of batch and head together; `rows` and `columns` as in `seen_keys`.
+    `place` is the flat index of batch and head; `rows` and `columns` as in `seen_keys`.
     """
     return tl.rand(tl.load(seed) + place, rows * keys + columns) >= dropout
 
 
 @triton.jit
 def program_place(blocks, heads, groups):
-    """Return this program's block, batch, head and key head, as 64-bit numbers where they are multiplied by strides."""
+    """Return this program's block, batch, head and key head; int64 where they are multiplied by strides."""
     program = tl.program_id(0)
     place = program // blocks
     head = place % heads
@@ -128,5 +128,5 @@ def program_place(blocks, heads, groups):
 
 @triton.jit
 def tile_place(batch, head, rows_b, rows_h, columns_h):
-    """Return row and column where a head begins in the matrix that a descriptor describes, see `launch.Tiles`."""
+    """Return the row and column at which a head begins in the described matrix, see `launch.Tiles`."""
     return (batch * rows_b + head * rows_h).to(tl.int32), (head * columns_h).to(tl.int32)
