@@ -25,9 +25,6 @@ LENGTHS = [50, 0, 1, 16, 130, 33]
 KEY_HEADS = 2
 TOLERANCE = {torch.float32: 3e-6, torch.bfloat16: 1e-2, torch.float16: 2e-3}
 """Of products and sums in float32; in 16 bits weights and results are rounded to 8 or 11."""
-BORDERS = 0.05
-"""Where the matrix unit reads keys of 4 bits in bfloat16, which rounds them to 8 (they have 12), scores move by some
-1e-3: with levels 1.3 apart one key in a thousand takes the other level, and the root of that is 3%."""
 
 
 @pytest.fixture(autouse=True)
@@ -59,9 +56,17 @@ def expected(
 
 
 def assert_close(found: Tensor, exact: Tensor, dtype: torch.dtype, moves: bool = False) -> None:
+    """Compare the whole; or the middle row, where scores `move`.
+
+    The matrix unit reads keys of 4 bits in bfloat16, which rounds their 12 bits to 8: that moves scores by some 1e-3,
+    and with levels one key in a thousand then takes the other of two, which shows in its whole row.
+    """
     assert found.dtype == dtype
-    error = (found.double() - exact).norm() / exact.norm()
-    assert error < (BORDERS if moves else TOLERANCE[dtype]), error
+    difference = found.double() - exact
+    rows = (-1, found.shape[-1]) if moves else (1, -1)
+    errors = difference.reshape(rows).norm(dim=-1) / exact.reshape(rows).norm(dim=-1)
+    error = errors[errors.isfinite()].median()  # a row that sees nothing has no size
+    assert error < TOLERANCE[dtype], error
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
@@ -308,3 +313,15 @@ def test_models_generate_over_the_codes(
         assert kernels == ([single] * 4 if way == "kernels" else [])
         logits.append(torch.cat(steps))
     torch.testing.assert_close(logits[0], logits[1], rtol=1e-4, atol=1e-3 * logits[1].abs().max().item())
+
+
+def test_dropout_and_gradients_go_past_kernels_over_codes(device: torch.device) -> None:
+    from softmaxkit.fused_attention.call import choose
+
+    query, key, _ = (x.detach() for x in Case(queries=1, keys=20).tensors(device))
+    module = Exaq().module(clip=-4.0)
+    codes = KeyValueCache(key, key).codes
+    assert choose(module, query, *codes)[1].backend == "triton"
+    for case, reason in ((query, "dropped out"), (query.clone().requires_grad_(), "has no gradient")):
+        choice = choose(module, case, *codes, dropout_p=0.0 if case.requires_grad else 0.1)[1]
+        assert any(reason in text for text in choice.refusals["triton"])
