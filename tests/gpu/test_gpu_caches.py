@@ -314,3 +314,15 @@ def test_models_generate_over_the_codes(
         assert kernels == ([single] * 4 if way == "kernels" else [])
         logits.append(torch.cat(steps))
     torch.testing.assert_close(logits[0], logits[1], rtol=1e-4, atol=1e-3 * logits[1].abs().max().item())
+
+
+def test_dropout_and_gradients_go_past_kernels_over_codes(device: torch.device) -> None:
+    from softmaxkit.fused_attention.call import choose
+
+    query, key, _ = (x.detach() for x in Case(queries=1, keys=20).tensors(device))
+    module = Exaq().module(clip=-4.0)
+    codes = KeyValueCache(key, key).codes
+    assert choose(module, query, *codes)[1].backend == "triton"
+    for case, reason in ((query, "dropout"), (query.clone().requires_grad_(), "has no gradient")):
+        choice = choose(module, case, *codes, dropout_p=0.0 if case.requires_grad else 0.1)[1]
+        assert any(reason in text for text in choice.refusals["triton"])
