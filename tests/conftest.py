@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 import torch
+
+from softmaxkit.kernels import backends, launch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -90,3 +93,13 @@ def tiny_model(kind: str) -> PreTrainedModel:
                 parameter.mul_(8)
     model.set_attn_implementation("eager")
     return model.eval()
+
+
+@pytest.fixture(params=backends.NATIVE)
+def row_kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Run a test with the row kernels of each instruction set that this processor has."""
+    if request.param not in backends._supported():
+        pytest.skip(f"this processor has no {request.param}")
+    module = import_module(f"softmaxkit.kernels._{request.param}")
+    monkeypatch.setattr(launch, "native", lambda: module)
+    return str(request.param)

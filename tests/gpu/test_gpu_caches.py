@@ -70,7 +70,14 @@ def assert_close(found: Tensor, exact: Tensor, dtype: torch.dtype, moves: bool =
     assert error < TOLERANCE[dtype], error
 
 
-@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        torch.float32,
+        pytest.param(torch.bfloat16, marks=pytest.mark.slow),
+        pytest.param(torch.float16, marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("bits", BITS)
 @pytest.mark.parametrize(("heads", "queries"), [(2, 1), (8, 1), (2, 3)], ids=["single", "grouped", "queries"])
 @pytest.mark.parametrize(("channels", "values"), [(64, 32), (24, 40), (17, 33)], ids=["words", "padded words", "bytes"])
@@ -157,7 +164,12 @@ class Served:
 @pytest.mark.parametrize("bits", BITS)
 @pytest.mark.parametrize(
     ("block_size", "heads", "dtype"),
-    [(16, 2, torch.float32), (48, 8, torch.bfloat16), (64, 2, torch.float16), (16, 6, torch.float32)],
+    [
+        (16, 2, torch.float32),
+        (48, 8, torch.bfloat16),
+        pytest.param(64, 2, torch.float16, marks=pytest.mark.slow),
+        pytest.param(16, 6, torch.float32, marks=pytest.mark.slow),
+    ],
 )
 def test_pages_are_read_by_the_table(
     block_size: int, heads: int, dtype: torch.dtype, bits: int, device: torch.device, kernels: list[str],
@@ -187,7 +199,7 @@ def test_pages_are_read_by_the_table(
     assert set(kernels) == {"decode_single" if heads == KEY_HEADS else "decode_split"}
 
 
-@pytest.mark.parametrize("heads", [2, 8])
+@pytest.mark.parametrize("heads", [2, pytest.param(8, marks=pytest.mark.slow)])
 def test_wrong_tables_lengths_and_slots_give_nan(heads: int, device: torch.device) -> None:
     served = Served(8, 16, device)
     query = torch.ones(len(LENGTHS), heads, 64, device=device)
@@ -283,7 +295,7 @@ def test_what_is_not_finite_has_a_step_of_nan(bits: int, dtype: torch.dtype) -> 
 
 
 @pytest.mark.parametrize("bits", BITS)
-@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+@pytest.mark.parametrize("kind", [pytest.param("gpt2", marks=pytest.mark.slow), "llama"])
 @pytest.mark.parametrize("spec", [Exact(), Exaq(bits=3), ConSmax()], ids=lambda spec: spec.method)
 def test_models_generate_over_the_codes(
     spec: Spec, kind: str, bits: int, device: torch.device, kernels: list[str], monkeypatch: pytest.MonkeyPatch

@@ -86,5 +86,5 @@ def test_specs_that_compute_the_same_have_one_speed() -> None:
 def test_a_wrong_shape_is_refused(shape: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "--shape", shape]) == 2
     error = capsys.readouterr().err
-    assert error.startswith("error: a shape is ROWSxKEYS or HEADSxQUERIESxKEYSxCHANNELS, such as 1024x4096, not ")
+    assert error.startswith("error: a shape is ROWSxKEYS or HEADSxQUERIESxKEYSxCHANNELS, e.g. 1024x4096, not ")
     assert error.count("\n") == 1

@@ -89,7 +89,7 @@ def test_the_built_in_studies_can_be_read() -> None:
         ("[0, 1]", "[0.5]", r"seeds must be whole numbers from 0"),
         ("layers = 1", "layer = 1", "a shape has no 'layer'; did you mean 'layers'"),
         ("width = 16", 'width = "16"', "shape.width must be of type int, got '16'"),
-        ("width = 16", "width = 15", "a width that is a multiple of its heads"),
+        ("width = 16", "width = 15", "width a multiple of heads, got"),
         ("windows = 8", "windows = 0", "windows must be a whole number from 1, got 0"),
         ("windows = 8", 'windows = "all"', "windows must be a whole number from 1, got 'all'"),
         ("windows = 8", "windows = true", "windows must be a whole number from 1, got True"),

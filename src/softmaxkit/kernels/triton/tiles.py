@@ -46,12 +46,6 @@ def store_rows(tensor, tile, first, stride, limit, ROWS: tl.constexpr, CHANNELS:
 
 
 @triton.jit
-def from_codes(codes):
-    """Convert 8-bit codes to float32 by adding them to the bits of 1.5 * 2**23 and subtracting that number."""
-    return (codes.to(tl.int32) + 0x4B400000).to(tl.float32, bitcast=True) - 12582912.0
-
-
-@triton.jit
 def seen_keys(mask, rows, columns, queries, keys, stride_query, stride_key, CAUSAL: tl.constexpr, MASKED: tl.constexpr):
     """Return which keys queries attend to; False for indices beyond the last query or key.
 
