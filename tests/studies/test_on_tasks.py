@@ -210,7 +210,7 @@ def test_tasks_and_models_that_cannot_be_used_are_refused(encoder: str, task: st
     assert not (tmp_path / "early").exists()
     with pytest.raises(ValueError, match=r"cannot load .*missing as an encoder with a head for classes"):
         measure_tasks(options(str(tmp_path / "missing"), task, tmp_path / "runs"), [], silent)
-    with pytest.raises(ValueError, match="1 or more"):
+    with pytest.raises(ValueError, match="batch and length must be at least 1"):
         TaskRecipe(epochs=0)
 
 
