@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,9 +19,8 @@ from softmaxkit.engine.vectors import engine_stream, random_head
 from softmaxkit.files import whole_folder, write_text
 from softmaxkit.flow.export import PARAMETERS_FILE, about
 from softmaxkit.flow.interface import memory_facts, unit_ports
-from softmaxkit.flow.readable import comment_modules
 from softmaxkit.flow.vectors import Stream, hexadecimal
-from softmaxkit.flow.verilog import to_verilog
+from softmaxkit.flow.verilog import check_module_name, to_commented_verilog
 
 TEMPLATES = {"tb.sv": "{name}_tb.sv", "Makefile": "Makefile", "README.md": "README.md"}
 
@@ -47,12 +45,9 @@ def export_engine(engine: Engine, name: str, folder: Path, period: float) -> Non
         ToolError: Yosys is missing or failed.
         OSError: the folder cannot be written.
     """
-    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
-        raise ValueError(f"a module's name is letters, digits and underscores, a letter first, not {name!r}")
+    check_module_name(name)
     vectors, facts = _vectors(engine), _facts(engine, name)
-    verilog = comment_modules(to_verilog(engine, name), engine, name)
-    if not re.search(rf"^module {name}\(", verilog, re.MULTILINE):  # Yosys escapes keywords
-        raise ValueError(f"{name!r} is a keyword of Verilog; give the module another name")
+    verilog = to_commented_verilog(engine, name)
     templates = Environment(
         loader=ChoiceLoader([PackageLoader("softmaxkit.engine"), PackageLoader("softmaxkit.flow")]),
         undefined=StrictUndefined,

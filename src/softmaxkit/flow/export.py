@@ -17,9 +17,8 @@ from softmaxkit.flow.constraints import Constraints
 from softmaxkit.flow.export_context import template_context
 from softmaxkit.flow.interface import describe, tables
 from softmaxkit.flow.paths import combinational_paths
-from softmaxkit.flow.readable import comment_modules
 from softmaxkit.flow.vectors import Segments, Stream, hexadecimal, stream
-from softmaxkit.flow.verilog import to_verilog
+from softmaxkit.flow.verilog import check_module_name, to_commented_verilog
 from softmaxkit.methods.base.constants import Constants, Sets
 from softmaxkit.shell.folder import describe_shell, write_shell
 from softmaxkit.shell.sram import choose_macro
@@ -83,17 +82,12 @@ def export(
         OSError: the folder cannot be written.
     """
     folder = check_export_folder(folder, overwrite=False)
-    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
-        raise ValueError(
-            f"a module name must be letters, digits and underscores, beginning with a letter, got {name!r}"
-        )
+    check_module_name(name)
     _check_segments(unit, segments)
     macro = choose_macro(sram, unit) if sram else None
     around = describe_shell(unit, shell, segments) if shell else None
     vectors = stream(unit, segments)
-    verilog = comment_modules(to_verilog(unit, name), unit, name)
-    if not re.search(rf"^module {name}\(", verilog, re.MULTILINE):  # Yosys escapes keywords
-        raise ValueError(f"{name!r} is a Verilog keyword; give the module another name")
+    verilog = to_commented_verilog(unit, name)
     facts = describe(unit, name) | ({"shell": around.to_json(name)} if around else {})
     loaded = tables(unit, [constants for constants, _ in segments], heads)
     first = segments[0][0]

@@ -10,7 +10,7 @@ from pathlib import Path
 from amaranth.back import rtlil
 from amaranth.lib.wiring import Component
 
-from softmaxkit.flow.readable import name_elements, name_ports
+from softmaxkit.flow.readable import comment_modules, name_elements, name_ports
 from softmaxkit.flow.tools import call, need
 from softmaxkit.flow.wire_names import name_wires
 
@@ -49,6 +49,27 @@ def to_rtlil(component: Component, name: str) -> str:
         names[original] = plain
         used.add(plain)
     return re.sub(r"\\[\w.$]+", lambda match: names[match[0]], text)
+
+
+def check_module_name(name: str) -> None:
+    """Raise ValueError if the name is not a simple Verilog identifier."""
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
+        raise ValueError(
+            f"a module name must be letters, digits and underscores, beginning with a letter, got {name!r}"
+        )
+
+
+def to_commented_verilog(component: Component, name: str) -> str:
+    """Return `to_verilog` for export, with a comment above each module.
+
+    Raises:
+        ValueError: the name is a Verilog keyword.
+        ToolError: Yosys is missing or failed.
+    """
+    verilog = comment_modules(to_verilog(component, name), component, name)
+    if not re.search(rf"^module {name}\(", verilog, re.MULTILINE):  # Yosys escapes keywords
+        raise ValueError(f"{name!r} is a keyword of Verilog; give the module another name")
+    return verilog
 
 
 def to_verilog(component: Component, name: str, fault: Callable[[str], str] | None = None) -> str:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from softmaxkit.kernels.cards import is_interpreted
 from softmaxkit.methods.base.spec import Spec
+from softmaxkit.models.errors import first_line
 from softmaxkit.record import make_record
 from softmaxkit.studies.card_contenders import (
     CardContender,
@@ -190,7 +191,7 @@ def _measure(
         try:
             figures |= _error(contender, contender.run())  # compiles, too
         except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
-            figures["failure"] = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            figures["failure"] = first_line(error)
         else:
             running.append((contender, figures, []))
     for turn in range(options.rounds + 1):

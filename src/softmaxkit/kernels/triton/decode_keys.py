@@ -46,11 +46,15 @@ def load_units(tensor, places, is_there, COUNT: tl.constexpr, WIDTH: tl.constexp
 @triton.jit
 def load_steps(
     steps, places, is_key, is_there, stride_group,
-    COUNT: tl.constexpr, GROUPS: tl.constexpr, PAGE: tl.constexpr,
+    CHANNELS: tl.constexpr, BITS: tl.constexpr, GROUPS: tl.constexpr, PAGE: tl.constexpr,
 ):  # fmt: skip
-    """Load the steps of `COUNT` groups of channels, float32, (keys, groups); NaN where a key's page is missing."""
+    """Load the steps of a key's channels, float32, (keys, `GROUPS`); NaN where a key's page is missing.
+
+    There is one step for every 32 channels with 4 bits, and one for all with 8; further groups are padding, 0.
+    """
     groups = tl.arange(0, GROUPS)
-    inside = is_there[:, None] & (groups < COUNT)[None, :]
+    count: tl.constexpr = (CHANNELS + 31) // 32 if BITS == 4 else 1
+    inside = is_there[:, None] & (groups < count)[None, :]
     found = tl.load(steps + places[:, None] + groups[None, :] * stride_group, mask=inside, other=0.0).to(tl.float32)
     if PAGE:
         found = tl.where((is_key & (is_there == 0))[:, None], float("nan"), found)

@@ -71,7 +71,7 @@ def decode_single(
             codes = load_units(key, page * key_b + place_there * key_t, is_there, UNITS, WIDTH)
             steps = load_steps(
                 key_steps, page * key_step_b + place_there, is_key, is_there, key_step_g,
-                (CHANNELS + 31) // 32 if BITS == 4 else 1, STEPS, PAGE,
+                CHANNELS, BITS, STEPS, PAGE,
             )  # fmt: skip
             products = decode_units(codes, magic, 0, BITS, True) * queries_here[0][None, :]
             for j in tl.static_range(1, PER):
@@ -103,7 +103,7 @@ def decode_single(
             codes = load_units(value, page * value_b + place_there * value_t, is_there, VALUE_UNITS, VALUE_WIDTH)
             steps = load_steps(
                 value_steps, page * value_step_b + place_there, is_key, is_there, value_step_g,
-                (VALUE_CHANNELS + 31) // 32 if BITS == 4 else 1, VALUE_STEPS, PAGE,
+                VALUE_CHANNELS, BITS, VALUE_STEPS, PAGE,
             )  # fmt: skip
             weighted = for_units(tl.where(seen[:, None], weights[:, None] * steps, 0.0), VALUE_WIDTH)
             further = ()

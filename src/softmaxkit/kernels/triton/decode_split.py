@@ -90,7 +90,7 @@ def decode_split(
             else:
                 steps = load_steps(
                     key_steps, page * key_step_b + place_there, is_key, is_there, key_step_g,
-                    (CHANNELS + 31) // 32 if BITS == 4 else 1, STEPS, PAGE,
+                    CHANNELS, BITS, STEPS, PAGE,
                 )  # fmt: skip
                 if BITS == 4:
                     of_units = for_units(steps, WIDTH) * shrink
@@ -127,7 +127,7 @@ def decode_split(
             if BITS:
                 steps = load_steps(
                     value_steps, page * value_step_b + place_there, is_key, is_there, value_step_g,
-                    (VALUE_CHANNELS + 31) // 32 if BITS == 4 else 1, VALUE_STEPS, PAGE,
+                    VALUE_CHANNELS, BITS, VALUE_STEPS, PAGE,
                 )  # fmt: skip
             if BITS == 4:
                 of_units = for_units(steps, VALUE_WIDTH) * shrink
