@@ -32,7 +32,7 @@ def explain(spec: Spec, *tensors: Tensor, mode: str = "float", **parameters: Any
     Example:
         >>> print(softmaxkit.explain(softmaxkit.Softermax(), torch.zeros(2, 8)))
         torch
-          not avx512, avx2, plain, amx: Softermax has no kernel for this form
+          not amx, avx512, avx2, plain: Softermax has no kernel for this form
     """
     from softmaxkit.fused_attention.call import IS_TORCHS_OWN, after_a_look, choose, may_use_tiles, module_for
     from softmaxkit.kernels.backends import only_torch

@@ -15,7 +15,7 @@ from torch import Tensor
 
 import softmaxkit
 from softmaxkit import ConSmax, Exaq
-from softmaxkit.kernels import attention, backends, launch
+from softmaxkit.kernels import attention, backends
 from softmaxkit.kernels import native_attention as fused
 from softmaxkit.kernels.attention import AttentionCall
 
@@ -48,9 +48,7 @@ def fresh() -> Iterator[None]:
 
 
 def attend(kernels: Any, operands: list[Tensor], call: AttentionCall, **options: Any) -> Tensor:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(launch, "native", lambda: kernels)
-        return fused.attend(*operands, call, **options)
+    return fused.attend(*operands, call, **options, kernels=kernels)
 
 
 SIZES = [  # queries, keys, channels, value channels: on either side of tiles, panels of 64 and blocks of 512 keys
@@ -142,27 +140,9 @@ def test_a_wrong_weight_is_detected(tiles: Any, avx512: Any, monkeypatch: pytest
     assert not torch.equal(attend(tiles, operands, ONE_BYTE), exact)
 
 
-def test_amx_runs_only_if_selected(monkeypatch: pytest.MonkeyPatch) -> None:
-    plain, query = import_module("softmaxkit.kernels._plain"), inputs(20, 20, 16, 16)[0]
-
-    def explained() -> softmaxkit.kernels.backends.Choice:
-        backends.reset()
-        return softmaxkit.explain(Exaq(), query, query, query, clip=-4.0)
-
-    monkeypatch.setattr(plain, "supported", lambda: ["plain", "avx2", "avx512", "amx"])
-    monkeypatch.setattr(backends, "find_spec", lambda name: name)
-    assert explained().backend == "avx512"
-    monkeypatch.setenv(backends.VARIABLE, "amx")
-    assert backends._supported()[-1] == "amx"
-    backends.reset()
-    assert not backends.unavailable("amx")
-    assert "selects another" in backends.unavailable("avx512")
-
-
 def test_why_amx_does_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
     plain, query = import_module("softmaxkit.kernels._plain"), inputs(20, 20, 16, 16)[0]
     reason = "the system denies this process AMX tiles: a thread's alternate signal stack is too small for them"
-    first = {"amx": backends.NATIVE["amx"], **backends.NATIVE}
     for supported, refused, built, expected in (
         (["plain", "avx512"], {}, True, "this processor does not have AMX"),
         (["plain", "avx512"], {"amx": reason}, True, reason),
@@ -171,12 +151,10 @@ def test_why_amx_does_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(plain, "supported", lambda names=supported: names)
         monkeypatch.setattr(plain, "refused", lambda reasons=refused: reasons)
         monkeypatch.setattr(backends, "find_spec", lambda name, built=built: built or not name.endswith("_amx"))
-        with monkeypatch.context() as timed:  # if amx were the first choice, the next build would run
-            timed.setattr(backends, "NATIVE", first)
-            backends.reset()
-            choice = softmaxkit.explain(ConSmax(), query, query, query, beta=4.0, gamma=1.0)
-            assert choice.backend == "avx512"
-            assert expected in choice.refusals["amx"][0]
+        backends.reset()
+        choice = softmaxkit.explain(ConSmax(), query, query, query, beta=4.0, gamma=1.0)
+        assert choice.backend == "avx512"
+        assert expected in choice.refusals["amx"][0]
         with monkeypatch.context() as selected:
             selected.setenv(backends.VARIABLE, "amx")
             backends.reset()

@@ -46,8 +46,8 @@ def attention(
 ) -> Tensor:
     """Compute attention with a method; the arguments are those of `torch.nn.functional.scaled_dot_product_attention`.
 
-    Methods whose float form is softmax to some base (`Exact`, `Softermax`) run as that torch function. If the AMX
-    kernels are selected (`softmaxkit.kernels.backends`), these run instead, for bfloat16, and for float32 if torch may
+    Methods whose float form is softmax to some base (`Exact`, `Softermax`) run as that torch function. Where AMX is
+    faster (`softmaxkit.kernels.trial`) or selected, its kernels run instead, for bfloat16, and for float32 if torch may
     compute matrix products in bfloat16 ("medium" precision).
 
     EXAQ and ConSmax run in kernels: on CUDA in the precision of the tensors and with gradients; on the CPU in float32

@@ -26,13 +26,13 @@ GPU = ("triton", "flex")
 """This package's Triton kernels, and torch's FlexAttention. Both support attention with element-wise weights; Triton is
 preferred, since its kernel tracks neither a maximum nor a sum. `softmaxkit bench --device cuda` compares them."""
 NATIVE = {
+    "amx": "AMX with int8 and bfloat16",
     "avx512": "AVX-512 F, BW, DQ, VL, VBMI and VNNI",
     "avx2": "AVX2 and FMA",
     "plain": "any CPU",
-    "amx": "AMX with int8 and bfloat16",
 }
-"""Builds of the native kernels in order of preference, with the instructions that each needs. amx has not been timed
-yet: listed after plain, which runs everywhere, it runs only if the environment selects it."""
+"""Builds of the native kernels in order of preference, with the instructions that each needs. Unless the environment
+selects amx, it has to pass a trial first, see `softmaxkit.kernels.trial`."""
 KERNELS = (*GPU, *NATIVE)
 """All back ends but torch, in order of preference."""
 BACKENDS = (*KERNELS, "torch")
@@ -230,10 +230,20 @@ def _native_unavailable(name: str, selected: str) -> str:
         raise ValueError(f"{VARIABLE}={selected}, but {_why_not(selected)}; here it can be {', '.join(built)}")
     if name not in built:
         return _why_not(name)
-    chosen = selected or built[0]
-    if name == chosen:
+    if selected:
+        return "" if name == selected else f"{VARIABLE}={selected} selects another build"
+    chosen = next(build for build in built if not _objection(build))
+    return "" if name == chosen else _objection(name) or f"{chosen} is preferred"
+
+
+@cache
+def _objection(name: str) -> str:
+    """Return why a build that runs here is not taken unless selected: what the trial of amx says; "" for the others."""
+    if name != "amx":
         return ""
-    return f"{VARIABLE}={selected} selects another build" if selected else f"{chosen} is preferred"
+    from softmaxkit.kernels.trial import objection_to_tiles  # it runs kernels, which import this module
+
+    return objection_to_tiles(*(import_module(f"softmaxkit.kernels._{build}") for build in ("amx", "avx512")))
 
 
 def _why_not(name: str) -> str:
@@ -261,8 +271,15 @@ def _supported() -> list[str]:
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def has_tiles() -> bool:
-    """Return whether the native build that runs here has AMX's bfloat16 products."""
-    return backend_name() == "amx"
+    """Return whether exact attention runs by AMX's bfloat16 products: if amx is selected, or faster than torch here."""
+    return backend_name() == "amx" and (os.environ.get(VARIABLE) == "amx" or not _objection_to_softmax())
+
+
+@cache
+def _objection_to_softmax() -> str:
+    from softmaxkit.kernels.trial import objection_to_softmax
+
+    return objection_to_softmax(import_module("softmaxkit.kernels._amx"))
 
 
 @cache
@@ -282,5 +299,5 @@ def native() -> ModuleType | None:
 
 def reset() -> None:
     """Clear the cached choice of the build, so that the environment is read again."""
-    _unavailable.cache_clear()
-    native.cache_clear()
+    for cached in (_unavailable, _objection, _objection_to_softmax, native):
+        cached.cache_clear()

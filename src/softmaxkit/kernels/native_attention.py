@@ -20,6 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -64,6 +65,7 @@ def attend(
     is_causal: bool = False,
     scale: float | None = None,
     lengths: Tensor | None = None,
+    kernels: ModuleType | None = None,
 ) -> Tensor:
     """Return attention whose weights are defined by `call`.
 
@@ -77,6 +79,7 @@ def attend(
         is_causal: a query attends to the keys up to its own index.
         scale: factor of the scores; 1/sqrt(channels) if None.
         lengths: integers, (batch,): each sequence attends to this many of its first keys. For up to `FEW` queries only.
+        kernels: the module of a build of the native kernels; the one in use if None.
 
     Returns:
         (batch, heads, queries, value channels), in the dtype of the query; zeros for a fully masked query.
@@ -88,7 +91,7 @@ def attend(
         FloatingPointError: an input is NaN or infinite, or, for softmax, a score or a result.
         TooCoarseError: the error of 8-bit products would be too large, see `too_coarse`.
     """
-    operands = _Operands(query, key, value, mask, is_causal, scale)
+    operands = _Operands(query, key, value, mask, is_causal, scale, kernels or loaded())
     if lengths is not None and (call.base or not operands.are_few):
         raise ValueError(f"lengths are accepted for up to {FEW} queries per key head; pass a mask for more")
     if lengths is not None and lengths.shape != query.shape[:1]:
@@ -109,7 +112,7 @@ def reason_against_8_bits(
     scale: float | None = None,
 ) -> str:
     """Return why `attend` would raise TooCoarseError for the same arguments; empty if it would not."""
-    operands = _Operands(query, key, value, mask, is_causal, scale)
+    operands = _Operands(query, key, value, mask, is_causal, scale, loaded())
     if operands.are_few:
         return ""
     try:
@@ -132,8 +135,9 @@ class _Operands:
         mask: Tensor | None,
         is_causal: bool,
         scale: float | None,
+        kernels: Any,
     ) -> None:
-        self.kernels: Any = loaded()
+        self.kernels = kernels
         tensors = [x for x in (query, key, value) if isinstance(x, Tensor)]
         unsupported = any(x.device.type != "cpu" or x.dtype not in DTYPES for x in tensors)
         if unsupported or AttentionCall.reasons("native", query, key, value):

@@ -1,0 +1,144 @@
+"""The trial that decides whether the AMX kernels run: what is wrong or slow is not taken, whatever torch is doing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from tile_builds import inputs, kernels_of
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+import softmaxkit
+from softmaxkit import Exact, Exaq
+from softmaxkit.kernels import backends, trial
+
+SLOWER, FASTER = 3.0, 1.0
+
+
+class Build:
+    """A build of the kernels in which some functions are replaced."""
+
+    def __init__(self, kernels: ModuleType, **replaced: Any) -> None:
+        self.kernels, self.replaced = kernels, replaced
+
+    def __getattr__(self, name: str) -> Any:
+        return self.replaced.get(name) or getattr(self.kernels, name)
+
+
+@pytest.fixture
+def tiles(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr(trial, "SHAPE", (1, 2, 40, 64))
+    return kernels_of("portable_tiles")
+
+
+@pytest.fixture(autouse=True)
+def fresh() -> Iterator[None]:
+    yield
+    backends.reset()
+
+
+def clock(monkeypatch: pytest.MonkeyPatch, candidate: float, incumbent: float) -> None:
+    """Let the runs of the two contenders take these times, in turn."""
+
+    def times() -> Iterator[float]:
+        now = 0.0
+        while True:
+            for duration in (candidate, incumbent):
+                yield now
+                now += duration
+                yield now
+
+    monkeypatch.setattr(trial, "perf_counter", times().__next__)
+
+
+def vectors() -> Any:
+    return import_module("softmaxkit.kernels._avx512")
+
+
+def test_only_what_is_faster_is_taken(tiles: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for objection in (lambda: trial.objection_to_tiles(tiles, vectors()), lambda: trial.objection_to_softmax(tiles)):
+        clock(monkeypatch, FASTER, SLOWER)
+        assert objection() == ""
+        clock(monkeypatch, SLOWER, FASTER)
+        assert objection() == "in a trial on this processor it took 3e+03 ms, and without it 1e+03 ms"
+        clock(monkeypatch, FASTER, FASTER)
+        assert "and without it" in objection()
+
+
+@pytest.mark.parametrize("wrong", ["results", "an error"])
+def test_what_is_wrong_is_not_taken(wrong: str, tiles: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock(monkeypatch, FASTER, SLOWER)
+
+    def with_another_scale(shape: Any, weights: Any, scale: float, *rest: Any) -> Any:
+        return tiles.Attention_float32(shape, weights, scale * 1.01, *rest)
+
+    def softmax_with_another_scale(shape: Any, scale: float, *rest: Any) -> bool:
+        return wrong == "results" and bool(tiles.softmax_attention_bfloat16(shape, scale * 1.1, *rest))
+
+    def that_fails(*arguments: Any) -> Any:
+        raise FloatingPointError("overflow")
+
+    first = with_another_scale if wrong == "results" else that_fails
+    broken: Any = Build(tiles, Attention_float32=first, softmax_attention_bfloat16=softmax_with_another_scale)
+    expected = "results were wrong" if wrong == "results" else "failed"
+    assert expected in trial.objection_to_tiles(broken, vectors())
+    assert expected in trial.objection_to_softmax(broken)
+
+
+@pytest.mark.parametrize(
+    "mode",
+    [nullcontext, torch.inference_mode, FakeTensorMode, lambda: torch.device("meta"), lambda: torch.autocast("cpu")],
+    ids=["none", "inference", "fake", "meta", "autocast"],
+)
+def test_torchs_modes_do_not_reach_it(
+    mode: Callable[[], AbstractContextManager[Any]], tiles: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = torch.get_rng_state()
+    clock(monkeypatch, FASTER, SLOWER)
+    with mode():
+        assert trial.objection_to_tiles(tiles, vectors()) == ""
+        assert trial.objection_to_softmax(tiles) == ""
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_within_vmap(tiles: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock(monkeypatch, FASTER, SLOWER)
+    objections = []
+
+    def one(row: torch.Tensor) -> torch.Tensor:
+        objections.append(trial.objection_to_tiles(tiles, vectors()))
+        return row
+
+    torch.vmap(one)(torch.ones(2, 3))
+    assert objections == [""]
+
+
+def choices(query: torch.Tensor) -> tuple[backends.Choice, backends.Choice]:
+    backends.reset()
+    return softmaxkit.explain(Exaq(), query, query, query, clip=-4.0), softmaxkit.explain(Exact(), query, query, query)
+
+
+def test_the_trials_decide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here without a run: a processor with AMX is pretended."""
+    plain, query = import_module("softmaxkit.kernels._plain"), inputs(20, 20, 16, 16)[0].bfloat16()
+    monkeypatch.setattr(plain, "supported", lambda: ["plain", "avx2", "avx512", "amx"])
+    monkeypatch.setattr(backends, "find_spec", lambda name: name)
+    monkeypatch.setattr(backends, "import_module", lambda name: plain)
+    for tiles, softmax in (("", ""), ("", "slow"), ("wrong", "")):
+        monkeypatch.setattr(trial, "objection_to_tiles", lambda *_, tiles=tiles: tiles)
+        monkeypatch.setattr(trial, "objection_to_softmax", lambda *_, softmax=softmax: softmax)
+        levels, exact = choices(query)
+        assert levels.backend == ("avx512" if tiles else "amx")
+        assert levels.refusals.get("amx", []) == ([tiles] if tiles else [])
+        assert exact.backend == ("torch" if tiles or softmax else "amx")
+        monkeypatch.setenv(backends.VARIABLE, "amx")
+        assert [choice.backend for choice in choices(query)] == ["amx", "amx"]
+        assert "selects another" in backends.unavailable("avx512")
+        monkeypatch.setenv(backends.VARIABLE, "avx512")
+        assert choices(query)[0].backend == "avx512"
+        monkeypatch.delenv(backends.VARIABLE)
