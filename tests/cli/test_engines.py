@@ -14,8 +14,6 @@ from command_line import last_line, run, verilator, yosys
 from softmaxkit import Softermax
 from softmaxkit.flow import tools
 
-pytestmark = pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")
-
 ENGINE = ("--rows", 2, "--columns", 2, "--channels", 4, "--keys", 9)
 
 

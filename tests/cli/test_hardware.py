@@ -18,8 +18,6 @@ from softmaxkit.cli.units import sizes
 from softmaxkit.flow import tools
 from softmaxkit.studies.silicon import storage_in
 
-pytestmark = pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")
-
 
 @pytest.fixture
 def spec(tmp_path: Path) -> Path:

@@ -15,8 +15,6 @@ from softmaxkit.models import evaluation, layers
 from softmaxkit.models.text import standard_library_source
 from softmaxkit.studies.hardware import TrainedHead, read_heads
 
-pytestmark = pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")
-
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> tuple[object, ...]:

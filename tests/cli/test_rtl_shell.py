@@ -8,8 +8,6 @@ from pathlib import Path
 import pytest
 from command_line import SMALL, last_line, run, yosys
 
-pytestmark = pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")
-
 
 @yosys
 def test_a_unit_in_its_shell(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -17,10 +17,7 @@ from softmaxkit.methods.base.forms import Form
 from softmaxkit.studies.hardware import TrainedHead
 from softmaxkit.studies.silicon import unit_of_head, units_of_forms
 
-pytestmark = [
-    pytest.mark.skipif(not can_verilate(), reason="needs Yosys, Verilator and a C++ compiler"),
-    pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable"),
-]
+pytestmark = pytest.mark.skipif(not can_verilate(), reason="needs Yosys, Verilator and a C++ compiler")
 
 MULTIPLIER = """
 module multiplier (input clk, input [5:0] a, b, output reg [11:0] q);

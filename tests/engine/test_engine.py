@@ -23,7 +23,6 @@ from softmaxkit.formats import Float
 from softmaxkit.methods import METHODS
 from softmaxkit.methods.base.spec import Spec
 
-pytestmark = pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")
 verilator = pytest.mark.skipif(not can_verilate(), reason="needs Yosys, Verilator and a C++ compiler")
 
 DEFERRED = [method for method in BY_METHOD if METHODS[method]().divides_last]

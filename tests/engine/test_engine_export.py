@@ -15,10 +15,7 @@ from softmaxkit.engine.golden import Attention
 from softmaxkit.flow.tools import find
 from softmaxkit.methods.base.spec import Spec
 
-pytestmark = [
-    pytest.mark.skipif(not find("yosys"), reason="needs Yosys"),
-    pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable"),
-]
+pytestmark = pytest.mark.skipif(not find("yosys"), reason="needs Yosys")
 
 
 @pytest.mark.parametrize(("spec", "pipeline"), [(ConSmax(), "element"), (Softermax(), "deferred")], ids=str)

@@ -12,8 +12,6 @@ from softmaxkit.engine.vectors import Driven
 from softmaxkit.flow.prove import prove
 from softmaxkit.methods import METHODS
 
-pytestmark = pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")
-
 ELEMENT = next(method for method in BY_METHOD if METHODS[method].dataflow == "element")
 DEFERRED = [
     method

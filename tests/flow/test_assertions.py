@@ -21,10 +21,7 @@ from softmaxkit.flow.tools import find
 from softmaxkit.flow.verilog import to_verilog
 from softmaxkit.methods.base.unit import SoftmaxUnit
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable"),
-    pytest.mark.skipif(not (find("yosys") and find("make")), reason="needs Yosys and make"),
-]
+pytestmark = pytest.mark.skipif(not (find("yosys") and find("make")), reason="needs Yosys and make")
 NAME = "unit_under_test"
 verilator = pytest.mark.skipif(not can_verilate(), reason="needs Verilator and a C++ compiler")
 FORMS = [

@@ -23,10 +23,7 @@ from softmaxkit.flow.tools import find
 from softmaxkit.flow.verilog import to_verilog
 from softmaxkit.shell.options import ShellOptions
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable"),
-    pytest.mark.skipif(not (find("yosys") and find("make")), reason="needs Yosys and make"),
-]
+pytestmark = pytest.mark.skipif(not (find("yosys") and find("make")), reason="needs Yosys and make")
 icarus = pytest.mark.skipif(shutil.which("iverilog") is None, reason="needs Icarus Verilog")
 EXTRA = "pip install 'softmaxkit[ip]'"
 cocotb = pytest.mark.skipif(

@@ -20,7 +20,6 @@ from softmaxkit.flow.timing import analyse
 from softmaxkit.flow.vectors import Stream, stream
 from softmaxkit.methods.base.unit import SoftmaxUnit
 
-pytestmark = pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")
 verilator = pytest.mark.skipif(not can_verilate(), reason="needs Yosys, Verilator and a C++ compiler")
 CYCLES = 200
 

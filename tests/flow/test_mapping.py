@@ -22,7 +22,6 @@ from softmaxkit.flow.timing import analyse
 from softmaxkit.flow.tools import ToolError
 from softmaxkit.flow.verilog import to_rtlil
 
-pytestmark = pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")
 yosys = pytest.mark.skipif(not can_verilate(), reason="needs Yosys, Verilator and a C++ compiler")
 
 GOOD = """

@@ -33,7 +33,6 @@ from softmaxkit.methods.base.unit import SoftmaxUnit
 from softmaxkit.shell.options import ShellOptions
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable"),
     pytest.mark.skipif(shutil.which("sta") is None, reason="needs OpenSTA (Debian: apt install opensta)"),
     pytest.mark.skipif(find("yosys") is None, reason="needs Yosys"),
 ]

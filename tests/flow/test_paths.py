@@ -18,10 +18,7 @@ from softmaxkit.flow.verilog import to_verilog
 from softmaxkit.methods import method_class
 from softmaxkit.shell.options import ShellOptions
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable"),
-    pytest.mark.skipif(find("yosys") is None, reason="needs Yosys"),
-]
+pytestmark = pytest.mark.skipif(find("yosys") is None, reason="needs Yosys")
 
 
 def found(

@@ -21,10 +21,7 @@ from softmaxkit.flow.sources import Source, read_verilog
 from softmaxkit.flow.tools import ToolError, find
 from softmaxkit.flow.verilog import to_rtlil
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable"),
-    pytest.mark.skipif(find("yosys") is None, reason="needs Yosys"),
-]
+pytestmark = pytest.mark.skipif(find("yosys") is None, reason="needs Yosys")
 
 
 def needs(family: str) -> Any:

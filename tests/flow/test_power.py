@@ -27,7 +27,6 @@ from softmaxkit.flow.power import Energy, energies
 from softmaxkit.flow.simulate import can_verilate
 from softmaxkit.flow.timing import OUTPUT_LOAD, Timing, analyse
 
-pytestmark = pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")
 yosys = pytest.mark.skipif(not can_verilate(), reason="needs Yosys, Verilator and a C++ compiler")
 EXACT = 1e-9
 """Relative tolerance: an input that never changes still has a weight of 1e-12."""

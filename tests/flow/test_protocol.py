@@ -19,8 +19,6 @@ from softmaxkit.flow.verify import verify
 from softmaxkit.flow.verilog import to_verilog
 from softmaxkit.methods.base.unit import SoftmaxUnit
 
-pytestmark = pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")
-
 LOADABLE = next(method for method, cases in BY_METHOD.items() if cases.proof.numbers)
 
 

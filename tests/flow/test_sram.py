@@ -15,8 +15,6 @@ from softmaxkit.flow.cells.liberty import LibertyError
 from softmaxkit.flow.cells.macros import Macro, macros_from_liberty
 from softmaxkit.flow.sram import MACROS, Arrangement, Use, arranged, memories_in_use, memory_figures
 
-pytestmark = pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")
-
 OPENRAM_NAME = "sky130_sram_1kbyte_1rw1r_32x256_8"
 
 

@@ -15,7 +15,6 @@ from softmaxkit.flow.simulate import can_verilate
 from softmaxkit.flow.synthesize import CHECKED, CYCLES, Synthesis, chosen_library, part_of
 from softmaxkit.flow.vectors import Rows
 
-pytestmark = pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")
 verilator = pytest.mark.skipif(not can_verilate(), reason="needs Yosys, Verilator and a C++ compiler")
 WHOLE = ConSmax(tables="whole")
 WHOLE_UNIT = WHOLE.unit(lanes=1, constants=WHOLE.constants())

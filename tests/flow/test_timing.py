@@ -24,7 +24,6 @@ from softmaxkit.flow.timing import FALL, INPUT_SLEW, OUTPUT_LOAD, RISE, Timing, 
 from softmaxkit.flow.tools import ToolError
 from softmaxkit.methods.base.unit import SoftmaxUnit
 
-pytestmark = pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")
 yosys = pytest.mark.skipif(not can_verilate(), reason="needs Yosys, Verilator and a C++ compiler")
 WIRE = library_of("sky130").wire
 EXACT = 1e-12

@@ -23,7 +23,6 @@ from softmaxkit.flow.verilog import to_rtlil
 from softmaxkit.methods.base.unit import SoftmaxUnit
 from softmaxkit.methods.consmax.unit import Halves
 
-pytestmark = pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")
 verilator = pytest.mark.skipif(not can_verilate(), reason="needs Yosys, Verilator and a C++ compiler")
 
 SPEC = ConSmax(tables="whole")

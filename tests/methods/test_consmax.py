@@ -18,8 +18,6 @@ from softmaxkit import BF16, FP16, UQ, ConSmax, Float
 from softmaxkit.formats import Fixed
 from softmaxkit.methods.consmax.unit import Halves
 
-pytestmark = pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")
-
 
 def test_variants_name_the_differences() -> None:
     assert ConSmax(bits=16, constant="multiplied").variant == "bits=16, constant=multiplied"

@@ -18,8 +18,6 @@ from softmaxkit import UQ, Exaq, Q
 from softmaxkit.methods.base.rows import masked_softmax
 from softmaxkit.methods.exaq.golden import ACCUMULATORS
 
-pytestmark = pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")
-
 
 def test_variants_name_the_differences() -> None:
     assert Exaq(bits=3, clip="searched", scores=Q(5, 3)).variant == "3 bits, searched clip, scores=Q(5,3)"

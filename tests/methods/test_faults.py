@@ -13,7 +13,6 @@ from softmaxkit import verify
 from softmaxkit.flow.faults import Fault
 from softmaxkit.flow.verify import Verification
 
-pytestmark = pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")
 SLOW = pytest.mark.slow
 
 NARROW = {name: unit for cases in BY_METHOD.values() for name, unit in cases.narrow.items()}

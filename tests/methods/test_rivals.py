@@ -15,8 +15,6 @@ from softmaxkit.cli.options import chosen_specs
 from softmaxkit.methods import ALL_METHODS, METHODS, RIVALS
 from softmaxkit.tables import inverse_power_series, inverse_power_series_error
 
-pytestmark = pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")
-
 PAPER_TABLE = "255 206 167 135 109 88 71 57 46 38 30 25 20 16"
 """The first entries of the table in the authors' published Arm kernel."""
 

@@ -21,7 +21,7 @@ from softmaxkit.methods.exaq import serial
 from softmaxkit.methods.exaq import unit as exaq
 from softmaxkit.methods.sigmoid import unit as sigmoid
 
-pytestmark = [verilator, pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")]
+pytestmark = verilator
 SLOW = pytest.mark.slow
 
 NARROW_CONSMAX = ConSmax(table_format=UQ(0, 6), constant="multiplied", output_bits=6)

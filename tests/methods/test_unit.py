@@ -17,8 +17,6 @@ from softmaxkit.flow.simulate import Traffic, Verilated
 from softmaxkit.flow.vectors import places, stream, unpack
 from softmaxkit.methods.base.unit import SoftmaxUnit
 
-pytestmark = pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")
-
 SMALL: dict[str, Any] = {"lanes": 4, "max_row": 40}
 SMALLER: dict[str, Any] = {"lanes": 2, "max_row": 24}
 """For the fast tests: quicker to build, but still with rows of two slices."""

@@ -20,10 +20,7 @@ from softmaxkit.shell import register_slice as slice_module
 from softmaxkit.shell.options import SLICED, ShellOptions
 from softmaxkit.shell.shelled import Shelled
 
-pytestmark = [
-    pytest.mark.skipif(not can_verilate(), reason="needs Yosys, Verilator and a C++ compiler"),
-    pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable"),
-]
+pytestmark = pytest.mark.skipif(not can_verilate(), reason="needs Yosys, Verilator and a C++ compiler")
 HARDEST = max((method_class(method)() for method in METHODS), key=waits_and_loads)
 LOADABLE = [method for method in ALL_METHODS if waits_and_loads(method_class(method)())[0]]
 

@@ -16,8 +16,6 @@ from softmaxkit.shell.options import ShellOptions
 from softmaxkit.shell.register_map import RegisterMap
 from softmaxkit.shell.shell import Shell
 
-pytestmark = pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")
-
 SPEC = ConSmax()
 STATE = 0x08
 """Address of the register whose value only hardware knows."""

@@ -30,10 +30,7 @@ from softmaxkit.shell import shelled as shelled_module
 from softmaxkit.shell.constants import switch_cycles
 from softmaxkit.shell.options import ShellOptions
 
-pytestmark = [
-    pytest.mark.skipif(not can_verilate(), reason="needs Yosys, Verilator and a C++ compiler"),
-    pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable"),
-]
+pytestmark = pytest.mark.skipif(not can_verilate(), reason="needs Yosys, Verilator and a C++ compiler")
 
 KEPT = {"keep": True, "status": True}
 NUMBERED = {"keep": True, "row_length": True, "status": True, "axi_lite": True}

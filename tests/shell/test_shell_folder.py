@@ -20,10 +20,7 @@ from softmaxkit.flow.tools import find
 from softmaxkit.methods import ALL_METHODS, METHODS, method_class
 from softmaxkit.shell.options import ShellOptions
 
-pytestmark = [
-    pytest.mark.skipif(not find("yosys"), reason="needs Yosys"),
-    pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable"),
-]
+pytestmark = pytest.mark.skipif(not find("yosys"), reason="needs Yosys")
 icarus = pytest.mark.skipif(not (shutil.which("iverilog") and find("make")), reason="needs Icarus Verilog and make")
 verilator = pytest.mark.skipif(not (find("verilator") and find("make")), reason="needs Verilator and make")
 

@@ -20,8 +20,6 @@ from softmaxkit.shell import shell as shell_module
 from softmaxkit.shell.options import ShellOptions
 from softmaxkit.shell.shelled import Shelled
 
-pytestmark = pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")
-
 PROOFS = {method: cases.proof for method, cases in BY_METHOD.items()}
 FOR_EVER = [method for method, case in PROOFS.items() if not case.two_rows]
 BUFFERED = [method for method, case in PROOFS.items() if case.two_rows]

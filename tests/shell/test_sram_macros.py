@@ -12,8 +12,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from softmaxkit.methods import METHODS, method_class
 from softmaxkit.shell.sram import SKY130, SramMacro, choose_macro, read_macro
 
-pytestmark = pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")
-
 icarus = pytest.mark.skipif(not shutil.which("iverilog"), reason="needs Icarus Verilog")
 
 BENCH = """

@@ -16,8 +16,6 @@ from softmaxkit.methods import METHODS, method_class
 from softmaxkit.shell import rows_inside, shell, shelled, status
 from softmaxkit.shell.options import ShellOptions
 
-pytestmark = pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")
-
 OPTIONS = ShellOptions(keep=True, status=True)
 SLICED = replace(OPTIONS, register_slice="both")
 ENABLED = 1

@@ -16,7 +16,6 @@ from softmaxkit.shell.options import ShellOptions
 from softmaxkit.shell.register_map import VERSION, RegisterMap, register_map
 
 systemrdl: Any = pytest.importorskip("systemrdl", reason="needs PeakRDL: pip install 'softmaxkit[registers]'")
-pytestmark = pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")
 
 OPTIONS = {
     "status": {"status": True},

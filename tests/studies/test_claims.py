@@ -18,8 +18,6 @@ from softmaxkit.report.claims import claims_markdown, render_claims
 from softmaxkit.studies.claims import judge_claims
 from softmaxkit.studies.papers import paper_ratios, ratios
 
-pytestmark = pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")
-
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "results"
 CLAIMS = {claim.id: claim for spec in METHODS.values() for claim in spec.claims()}

@@ -11,8 +11,6 @@ from softmaxkit.methods.base.forms import forms_of
 from softmaxkit.studies.hardware import of_kind
 from softmaxkit.studies.papers import lines, measured, paper_ratios, ratios
 
-pytestmark = pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")
-
 
 def test_every_method_has_forms_that_can_be_built() -> None:
     for name, spec in METHODS.items():

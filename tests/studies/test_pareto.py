@@ -18,7 +18,6 @@ from softmaxkit.studies.pareto import operating_points as points_of
 from softmaxkit.studies.pareto import pareto
 from softmaxkit.studies.silicon import SynthesisOptions, UnitToMap
 
-pytestmark = pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")
 ROOT = Path(__file__).parents[2]
 RECORDS = ROOT / "results" / "silicon"
 FORMS = [form for name in ("consmax", "exaq") for form in method_class(name).forms()]

@@ -16,10 +16,7 @@ from softmaxkit.flow.vectors import Rows
 from softmaxkit.studies.hardware import TrainedHead
 from softmaxkit.studies.rtl import RtlOptions, write_rtl
 
-pytestmark = [
-    pytest.mark.skipif(not tools.find("yosys"), reason="needs Yosys"),
-    pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable"),
-]
+pytestmark = pytest.mark.skipif(not tools.find("yosys"), reason="needs Yosys")
 
 WHOLE = ConSmax(tables="whole")
 
