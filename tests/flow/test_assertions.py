@@ -130,6 +130,7 @@ def test_the_constants_of_another_set_fail(
     assert "== first_result" in line
 
 
+@pytest.mark.slow
 @verilator
 def test_a_set_that_changes_within_a_row_fails(tmp_path: Path) -> None:
     """In simulation, this is a requirement on the surrounding logic."""

@@ -88,7 +88,7 @@ def test_shells_that_are_proved_for_ever(method: str, options: ShellOptions) -> 
     assert {verdict.outcome for verdict in proof.verdicts.values()} == {"proved"}, str(proof)
 
 
-@pytest.mark.parametrize("options", [OPTIONS, SLICED], ids=["plain", "sliced"])
+@pytest.mark.parametrize("options", [OPTIONS, pytest.param(SLICED, marks=pytest.mark.slow)], ids=["plain", "sliced"])
 @pytest.mark.parametrize("method", FOR_EVER)
 def test_writes_stay_apart_from_rows(method: str, options: ShellOptions) -> None:
     """Proved without a bound; for some of the other properties no induction is found."""
