@@ -34,6 +34,13 @@ class Device(StrEnum):
     CUDA = "cuda"
 
 
+class Dtype(StrEnum):
+    """A dtype of the inputs; the methods' integer mode and torch's float32 attention have float32 in any case."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+
+
 CARD_SHAPES = (
     *("524288x128", "65536x1024", "32768x4096", "4096x65536"),
     *("16x16384x16384x128", "32x4096x4096x64", "32x1x65536x128"),
@@ -73,16 +80,21 @@ def bench(
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds; each runs every contender once.")] = 9,
     device: Annotated[Device, typer.Option(help="Measure on the CPU, or on the current CUDA GPU.")] = Device.CPU,
+    dtype: Annotated[
+        list[Dtype] | None,
+        typer.Option(help="Dtype of the inputs. Repeatable.", show_default="float32, and bfloat16"),
+    ] = None,
     compiled: Annotated[bool, typer.Option("--compile", help="Also measure torch with torch.compile.")] = False,
     seed: SeedOption = 0,
     json: JsonOption = None,
 ) -> None:
     """Measure the speed of the methods on this machine, compared with torch and with a plain memory copy.
 
-    All contenders take turns in one process, on the same scores. Speedups are over torch.softmax, or over
-    scaled_dot_product_attention in float32 and bfloat16. Columns: "copies" is the time in units of a memory copy; "new
-    memory" is for calls that return a new tensor, as most do; "error" is the error against the method's own definition
-    in float64; "from exact" is the distance of the output to exact attention, including the method's own deviation.
+    All contenders take turns in one process, on the same scores. Speedups are over torch.softmax in the same dtype, or
+    over scaled_dot_product_attention in float32 and in bfloat16, whatever the dtype of the methods' inputs. Columns:
+    "copies" is the time in units of a memory copy; "new memory" is for calls that return a new tensor, as most do;
+    "error" is the error against the method's own definition in float64; "from exact" is the distance of the output to
+    exact attention, including the method's own deviation.
 
     With --model: reading a prompt and generating tokens after it, in mode "fused", compared with the original model in
     float32 and bfloat16.
@@ -92,14 +104,17 @@ def bench(
     matrix-multiplication rates. To try it without a GPU, set TRITON_INTERPRET=1; times are then meaningless.
     """
     if model is not None or gguf is not None:
-        refuse(given(context, "shape", "compiled", "seed", "device"), "--model has its own shapes, on the CPU")
+        refuse(given(context, "shape", "dtype", "compiled", "seed", "device"), "--model has its own shapes, on the CPU")
         _bench_model(with_gguf(model, gguf), method, spec, prompt, generate, text, threads, rounds, json)
         return
     refuse(given(context, "prompt", "generate", "text"), "only for use with --model")
     shapes = tuple(_shape(text) for text in shape or (SHAPES if device is Device.CPU else CARD_SHAPES))
     specs = chosen_specs(method, spec)
     if device is Device.CUDA:
-        refuse(given(context, "threads", "compiled"), "on a GPU there are no threads, and torch's softmax is compiled")
+        refuse(
+            given(context, "threads", "dtype", "compiled"),
+            "on a GPU there are no threads, inputs are bfloat16, and torch's softmax is compiled",
+        )
         if any(len(shape) > 4 for shape in shapes):
             raise ValueError(
                 "grouped-query attention is measured on the CPU only; on a GPU use HEADSxQUERIESxKEYSxCHANNELS"
@@ -108,7 +123,8 @@ def bench(
         return
     from softmaxkit.studies.speed import SpeedOptions, distinct, measure_speed
 
-    options = SpeedOptions(distinct(specs), shapes, _counts(threads), rounds, compiled, seed)
+    dtypes = tuple(dict.fromkeys(dtype or Dtype))
+    options = SpeedOptions(distinct(specs), shapes, _counts(threads), rounds, compiled, seed, dtypes)
     with stages() as stage:
         record = measure_speed(options, command_line(), stage)
     screen = results_console(json)
@@ -162,7 +178,7 @@ def _model_table(record: dict[str, Any]) -> Table:
     for result in record["results"]:
         change = result.get("loss_change_from_float_percent")
         table.add_row(
-            _name(result),
+            _joined(result, "method", "variant", "dtype", "storage"),
             str(result["threads"]),
             *(
                 cell
@@ -180,9 +196,8 @@ def _model_table(record: dict[str, Any]) -> Table:
     return table
 
 
-def _name(result: dict[str, Any]) -> str:
-    parts = (result["method"], result.get("variant"), result.get("dtype"), result.get("storage"))
-    return " ".join(part for part in parts if part)
+def _joined(result: dict[str, Any], *keys: str) -> str:
+    return " ".join(result[key] for key in keys if result.get(key))
 
 
 def _shape(text: str) -> tuple[int, ...]:
@@ -197,16 +212,16 @@ def _shape(text: str) -> tuple[int, ...]:
 
 
 def _tables(record: dict[str, Any]) -> list[Table]:
-    """Return one table per shape and number of threads."""
+    """Return one table per shape, dtype and number of threads."""
     tables: dict[tuple[Any, ...], Table] = {}
     for result in record["results"]:
-        shape, threads = result["shape"], result["threads"]
-        key = (*shape, threads)
+        shape, threads, dtype = result["shape"], result["threads"], result["dtype"]
+        key = (*shape, threads, dtype)
         if key not in tables:
-            tables[key] = _empty_table(shape, threads)
+            tables[key] = _empty_table(shape, threads, dtype)
         error = result.get("error_max", result.get("error_rms"))
         tables[key].add_row(
-            _name(result),
+            _joined(result, "method", "variant", "storage"),
             result.get("mode", ""),
             f"{1e3 * result['seconds']:.3f}",
             f"{result['speedup_over_torch']:.2f}x",
@@ -222,11 +237,12 @@ def _percent(share: float | None) -> str:
     return "" if share is None else f"{100 * share:.2g}%"
 
 
-def _empty_table(shape: list[int], threads: int) -> Table:
+def _empty_table(shape: list[int], threads: int, dtype: str) -> Table:
     softmax = len(shape) == 2
     axes = "rows x keys" if softmax else "heads x queries x keys x channels"
     shared = f", {shape[4]} key heads" if len(shape) > 4 else ""
-    title = f"{'x'.join(map(str, shape[:4]))} ({axes}{shared}), {threads} thread{'s' if threads > 1 else ''}"
+    inputs = dtype if softmax else f"methods in {dtype}"
+    title = f"{'x'.join(map(str, shape[:4]))} ({axes}{shared}), {inputs}, {threads} thread{'s' if threads > 1 else ''}"
     table = Table("method", "mode", title=title, box=SIMPLE_HEAD)
     columns = ["ms", "over torch", "copies", "new memory: over torch" if softmax else "over bfloat16", "error"]
     for column in [*columns, *([] if softmax else ["from exact"])]:

@@ -27,7 +27,9 @@ CHECKED = 1 << 19
 """Maximum number of scores whose error against float64 is measured."""
 
 
-BFLOAT16 = "bfloat16"
+DTYPES = ("float32", "bfloat16")
+"""Dtypes that the benchmark measures."""
+BFLOAT16 = DTYPES[1]
 TORCH_BFLOAT16: dict[str, Any] = {"method": "torch", "variant": BFLOAT16}
 """The record's entry of torch's attention in bfloat16, which is faster than float32 on many processors."""
 
@@ -55,6 +57,7 @@ def softmax_contenders(
     seed: int = 0,
     compiled: bool = False,
     modes: Sequence[str] = ("float", "integer"),
+    dtype: str = DTYPES[0],
 ) -> list[Contender]:
     """Return a copy of the scores, torch's softmax, and the softmax of each spec.
 
@@ -64,10 +67,12 @@ def softmax_contenders(
         seed: seed of the scores.
         compiled: add torch's softmax under torch.compile.
         modes: modes in which the methods run.
+        dtype: of the scores, one of `DTYPES`; the integer mode runs in float32 only.
     """
     generator = torch.Generator().manual_seed(seed)
     # Each row gets its own offset, as the scores of different queries have.
     scores = torch.randn(shape, generator=generator) * SPREAD + torch.randn(shape[0], 1, generator=generator) * SPREAD
+    scores = scores.to(getattr(torch, dtype))
     checked = scores[: max(1, CHECKED // shape[1])].double()
 
     def exact() -> Tensor:
@@ -81,7 +86,7 @@ def softmax_contenders(
         compiled_softmax = torch.compile(lambda values: torch.softmax(values, -1))
         contenders.append(Contender({"method": "torch, compiled"}, lambda out: compiled_softmax(scores), exact))
     for spec in specs:
-        for mode in modes:
+        for mode in modes if dtype == DTYPES[0] else {"float"}.intersection(modes):
             contenders += _softmax_of(spec, mode, scores, partial(_reference, spec, checked))
     return contenders
 
@@ -102,17 +107,19 @@ def _softmax_of(spec: Spec, mode: str, scores: Tensor, truth: Callable[[], Tenso
 
 
 def attention_contenders(
-    specs: Sequence[Spec], shape: tuple[int, ...], seed: int = 0, compiled: bool = False
+    specs: Sequence[Spec], shape: tuple[int, ...], seed: int = 0, compiled: bool = False, dtype: str = DTYPES[0]
 ) -> list[Contender]:
     """Return a copy of keys and values, torch's attention, and the attention of each spec that has a float kernel.
 
-    Torch's runs in float32 and in bfloat16; the methods' in float32, and with a single query over quantised caches too.
+    Torch's runs in float32 and in bfloat16 on the same numbers, and with a single query the methods' over quantised
+    caches too.
 
     Args:
         specs: the methods.
         shape: (heads, queries, keys, channels), followed by the number of key heads if these are fewer than the heads.
         seed: seed of queries, keys and values.
         compiled: add torch's attention under torch.compile.
+        dtype: of the methods' queries, keys and values, one of `DTYPES`.
     """
     heads, queries, keys, channels, *fewer = shape
     key_heads = fewer[0] if fewer else heads
@@ -123,6 +130,8 @@ def attention_contenders(
         key + normal(1, key_heads, 1, channels),
         normal(1, key_heads, keys, channels) + normal(1, key_heads, 1, channels) / 2,
     )
+    own = [tensor.to(getattr(torch, dtype)) for tensor in (query, key, value)]
+    query, key, value = (tensor.float() for tensor in own)
     checked_query, checked_key, checked_value = (tensor[:, :1].double() for tensor in (query, key, value))
 
     exact = partial(attention, checked_query, checked_key, checked_value, BASELINE)
@@ -146,16 +155,16 @@ def attention_contenders(
             contender({"method": "torch, compiled", "variant": BFLOAT16}, partial(with_compiler, *half), BASELINE),
         ]
     decoded = queries == 1 and backend_name() != "torch"
-    caches = {bits: KeyValueCache(key, value, bits) for bits in BITS} if decoded else {}
+    caches = {bits: KeyValueCache(own[1], own[2], bits) for bits in BITS} if decoded else {}
     attend = partial(attention, enable_gqa=bool(fewer))
     for spec in specs:
         if kernel_mode(spec) != "float":
             continue  # its integer kernel serves softmax only; attention would run in plain torch
         numbers = spec.sample_parameters(keys, SPREAD)
         figures = make_result(spec, "float")
-        contenders.append(contender(figures, partial(attend, query, key, value, spec, **numbers), spec))
+        contenders.append(contender(figures, partial(attend, *own, spec, **numbers), spec))
         for bits, cache in caches.items() if not spec.is_baseline else ():
-            cached = partial(cache.attention, query, spec, **numbers)
+            cached = partial(cache.attention, own[0], spec, **numbers)
             contenders.append(contender({**figures, "storage": f"{bits}-bit cache"}, cached, spec))
     return contenders
 

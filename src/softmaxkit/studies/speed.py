@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from softmaxkit.methods.base.spec import Spec
 from softmaxkit.record import make_record
 from softmaxkit.studies.contenders import (
     BFLOAT16,
+    DTYPES,
     SPREAD,
     TORCH_BFLOAT16,
     Contender,
@@ -43,6 +45,7 @@ class SpeedOptions:
         rounds: number of rounds, in each of which all contenders run in turn.
         compiled: add torch's softmax and attention under torch.compile.
         seed: seed of the scores.
+        dtypes: dtypes of the methods' inputs, of "float32" and "bfloat16".
     """
 
     specs: tuple[Spec, ...]
@@ -51,6 +54,7 @@ class SpeedOptions:
     rounds: int
     compiled: bool
     seed: int
+    dtypes: tuple[str, ...] = DTYPES
 
 
 def measure_speed(options: SpeedOptions, command: Sequence[str], stage: Stage) -> dict[str, Any]:
@@ -62,24 +66,22 @@ def measure_speed(options: SpeedOptions, command: Sequence[str], stage: Stage) -
         stage: reports progress.
 
     Returns:
-        The record. Its results have `shape` and `threads`, and `storage` if it differs from torch's. `seconds` is the
-        median over the rounds when writing into existing memory, `seconds_new_memory` when allocating.
-        `speedup_over_torch` and `time_over_copy` are medians of the ratios of each round, for both; attention also has
+        The record. Its results have `shape`, `threads`, the `dtype` of the inputs (in attention, of the methods': torch
+        runs in both, bfloat16 being a variant), and `storage` if it differs from torch's. `seconds` is the median over
+        the rounds when writing into existing memory, `seconds_new_memory` when allocating. `speedup_over_torch` and
+        `time_over_copy` are medians of the ratios of each round, for both; attention also has
         `speedup_over_torch_bfloat16`. The error against the method in float64 is `error_max` for softmax and, relative
         to the output, `error_rms` for attention. The inputs describe the processor.
     """
     results = []
-    for shape in options.shapes:
-        contenders = (
-            softmax_contenders(options.specs, shape, options.seed, options.compiled)
-            if len(shape) == 2
-            else attention_contenders(options.specs, shape, options.seed, options.compiled)
-        )
+    for shape, dtype in product(options.shapes, options.dtypes):
+        make_contenders = softmax_contenders if len(shape) == 2 else attention_contenders
+        contenders = make_contenders(options.specs, shape, options.seed, options.compiled, dtype=dtype)
         for threads in options.threads:
-            progress = stage(f"{'x'.join(map(str, shape))}, {threads} thread{'s' if threads > 1 else ''}")
+            progress = stage(f"{'x'.join(map(str, shape))}, {dtype}, {threads} thread{'s' if threads > 1 else ''}")
             with torch_with_threads(threads), torch.no_grad():
                 measured = _run_in_turn(contenders, options.rounds, progress)
-            results += [{**figures, "shape": list(shape), "threads": threads} for figures in measured]
+            results += [{**figures, "shape": list(shape), "threads": threads, "dtype": dtype} for figures in measured]
     inputs = {"spread": SPREAD, "rounds": options.rounds, "kernels": backend_name(), "processor": processor()}
     return make_record(command, options.seed, inputs, results)
 
