@@ -15,7 +15,7 @@ from torch import Tensor
 from softmaxkit import ConSmax, Exact, Exaq
 from softmaxkit.kernels import backends, launch, rows
 from softmaxkit.kernels.threads import torch_threads
-from softmaxkit.methods.base.module import attended_keys
+from softmaxkit.methods.base.rows import attended_keys
 
 if backends.native() is None:
     pytest.skip("the native kernels are not built", allow_module_level=True)
