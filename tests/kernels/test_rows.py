@@ -178,8 +178,10 @@ def test_unsupported_inputs_are_rejected() -> None:
         rows.softmax(scores, scores)
     with pytest.raises(ValueError, match=r"a mask of shape \(7,\) does not broadcast to scores of shape \(2, 3, 8\)"):
         rows.softmax(scores, torch.ones(7, dtype=torch.bool))
-    with pytest.raises(ValueError, match="offset must be"):
+    with pytest.raises(ValueError, match=r"offset must be \(2,\) or a scalar, got \(5,\)"):
         rows.exponential(scores, torch.zeros(5))
+    with pytest.raises(ValueError, match=r"offset must be a scalar, got \(3,\)"):
+        rows.exponential(scores[0], torch.zeros(3))
     with pytest.raises(ValueError, match="4, 8 or 16 levels, got 2"):
         rows.levels(scores, -1.0, [0.3, 1.0])
     with pytest.raises(ValueError, match="clip must be negative and finite, got 1"):
