@@ -16,12 +16,12 @@ from softmaxkit.formats import (
     Fixed,
     Float,
     Q,
-    encode_scale,
     leading_one,
     parse_format,
     round_significand,
     shift_right,
 )
+from softmaxkit.methods.base.constants import encode_scale
 
 RNG = np.random.default_rng(0)
 

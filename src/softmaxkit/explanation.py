@@ -34,7 +34,8 @@ def explain(spec: Spec, *tensors: Tensor, mode: str = "float", **parameters: Any
         torch
           not amx, avx512, avx2, plain: Softermax has no kernel for this form
     """
-    from softmaxkit.fused_attention.call import IS_TORCHS_OWN, after_a_look, choose, may_use_tiles, module_for
+    from softmaxkit.fused_attention.call import module_for
+    from softmaxkit.fused_attention.choice import IS_TORCHS_OWN, after_a_look, choose, may_use_tiles
     from softmaxkit.kernels.backends import only_torch
 
     check_spec(spec)

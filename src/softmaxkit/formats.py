@@ -273,19 +273,3 @@ def parse_format(text: str) -> Format:
         raise ValueError(f"{text!r} is not a number format; write Q(6,2), UQ(1,15), Float(5,10), FP16 or BF16")
     kind, first, second = match[1], int(match[2]), int(match[3])
     return Float(first, second) if kind == "Float" else Fixed(first, second, signed=kind == "Q")
-
-
-def encode_scale(scale: float) -> tuple[int, int]:
-    """Round a positive scale to integers `(mantissa, exponent)`: `mantissa * 2**exponent`, 16 significant bits.
-
-    Powers of two, and all other numbers of up to 16 significant bits, are represented exactly.
-
-    Raises:
-        ValueError: the scale is not between 2**-64 and 2**64.
-    """
-    if not 2.0**-64 <= scale <= 2.0**64:
-        raise ValueError(f"a score scale must be positive, finite and between 2**-64 and 2**64, got {scale}")
-    fraction, exponent = math.frexp(scale)
-    mantissa = round(fraction * 2**16)
-    shift = (mantissa & -mantissa).bit_length() - 1
-    return mantissa >> shift, exponent - 16 + shift

@@ -329,7 +329,7 @@ def test_models_generate_over_the_codes(
 
 
 def test_dropout_and_gradients_go_past_kernels_over_codes(device: torch.device) -> None:
-    from softmaxkit.fused_attention.call import choose
+    from softmaxkit.fused_attention.choice import choose
 
     query, key, _ = (x.detach() for x in Case(queries=1, keys=20).tensors(device))
     module = Exaq().module(clip=-4.0)

@@ -89,7 +89,7 @@ def test_transforms_and_a_bias_go_through_torch_and_dropout_does_not() -> None:
     with torch.autograd.forward_ad.dual_level():
         choice = softmaxkit.explain(spec, query, query, query, clip=-4.0)
     assert choice.refusals["triton"] == ["its kernel does not support forward-mode derivatives"]
-    from softmaxkit.fused_attention.call import choose
+    from softmaxkit.fused_attention.choice import choose
 
     module = spec.module(clip=-4.0)
     assert "a bias" in choose(module, query, query, query, bias=True)[1].refusals["triton"][0]

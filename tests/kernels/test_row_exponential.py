@@ -10,7 +10,7 @@ from row_inputs import scores_of
 
 from softmaxkit import ConSmax
 from softmaxkit.kernels import backends, launch, rows
-from softmaxkit.methods.base.module import attended_keys
+from softmaxkit.methods.base.rows import attended_keys
 
 if backends.native() is None:
     pytest.skip("the native kernels are not built", allow_module_level=True)

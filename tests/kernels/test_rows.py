@@ -15,7 +15,7 @@ from torch import Tensor
 from softmaxkit import ConSmax, Exact, Exaq
 from softmaxkit.kernels import backends, launch, rows
 from softmaxkit.kernels.threads import torch_threads
-from softmaxkit.methods.base.module import attended_keys
+from softmaxkit.methods.base.rows import attended_keys
 
 if backends.native() is None:
     pytest.skip("the native kernels are not built", allow_module_level=True)
@@ -178,8 +178,10 @@ def test_unsupported_inputs_are_rejected() -> None:
         rows.softmax(scores, scores)
     with pytest.raises(ValueError, match=r"a mask of shape \(7,\) does not broadcast to scores of shape \(2, 3, 8\)"):
         rows.softmax(scores, torch.ones(7, dtype=torch.bool))
-    with pytest.raises(ValueError, match="offset must be"):
+    with pytest.raises(ValueError, match=r"offset must be \(2,\) or a scalar, got \(5,\)"):
         rows.exponential(scores, torch.zeros(5))
+    with pytest.raises(ValueError, match=r"offset must be a scalar, got \(3,\)"):
+        rows.exponential(scores[0], torch.zeros(3))
     with pytest.raises(ValueError, match="4, 8 or 16 levels, got 2"):
         rows.levels(scores, -1.0, [0.3, 1.0])
     with pytest.raises(ValueError, match="clip must be negative and finite, got 1"):

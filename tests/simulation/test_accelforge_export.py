@@ -15,7 +15,7 @@ from made_records import MADE, write_records
 
 from softmaxkit.engine.engine import Engine
 from softmaxkit.methods import METHODS
-from softmaxkit.methods.base.unit import DeferredUnit
+from softmaxkit.methods.base.deferred_unit import DeferredUnit
 from softmaxkit.simulation.accelforge import PACKAGE, write_package
 from softmaxkit.simulation.hardware import read_hardware
 from softmaxkit.simulation.pipelines import LONGEST, engine_of

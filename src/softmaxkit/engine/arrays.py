@@ -12,7 +12,7 @@ from softmaxkit.blocks.queue import Queue
 from softmaxkit.blocks.requantise import round_shifted
 from softmaxkit.engine.golden import Attention
 from softmaxkit.engine.sizes import EngineSizes
-from softmaxkit.methods.base.unit import TakesScores
+from softmaxkit.methods.base.takes_scores import TakesScores
 
 CODE = signed(8)
 REGISTERS = ("fetch", "product", "sum")

@@ -25,7 +25,8 @@ from typing import NamedTuple
 from softmaxkit.blocks.stream import beats
 from softmaxkit.engine.arrays import DEPTH
 from softmaxkit.engine.engine import Engine
-from softmaxkit.methods.base.unit import DeferredUnit, SoftmaxUnit
+from softmaxkit.methods.base.deferred_unit import DeferredUnit
+from softmaxkit.methods.base.unit import SoftmaxUnit
 
 
 class Times(NamedTuple):

@@ -18,7 +18,8 @@ from softmaxkit.engine.outputs import Division, Shift
 from softmaxkit.engine.sizes import EngineSizes
 from softmaxkit.formats import Array
 from softmaxkit.methods.base.constants import Constants
-from softmaxkit.methods.base.unit import DeferredUnit, SoftmaxUnit
+from softmaxkit.methods.base.deferred_unit import DeferredUnit
+from softmaxkit.methods.base.unit import SoftmaxUnit
 from softmaxkit.shell.rows_inside import RowsInside, most_rows
 
 PIPELINES = ("token", "element", "deferred")

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 import softmaxkit
 from softmaxkit.engine import cycles
@@ -17,7 +16,7 @@ from softmaxkit.engine.arrays import DEPTH
 from softmaxkit.engine.engine import Engine
 from softmaxkit.engine.vectors import engine_stream, random_head
 from softmaxkit.files import whole_folder, write_text
-from softmaxkit.flow.export import PARAMETERS_FILE, about
+from softmaxkit.flow.export import PARAMETERS_FILE, about, templates_of
 from softmaxkit.flow.interface import memory_facts, unit_ports
 from softmaxkit.flow.vectors import Stream, hexadecimal
 from softmaxkit.flow.verilog import check_module_name, to_commented_verilog
@@ -48,13 +47,7 @@ def export_engine(engine: Engine, name: str, folder: Path, period: float) -> Non
     check_module_name(name)
     vectors, facts = _vectors(engine), _facts(engine, name)
     verilog = to_commented_verilog(engine, name)
-    templates = Environment(
-        loader=ChoiceLoader([PackageLoader("softmaxkit.engine"), PackageLoader("softmaxkit.flow")]),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    templates = templates_of("softmaxkit.engine", "softmaxkit.flow")
     prefixes = tuple(f"{memory}_" for memory in engine.memories)
     streams = ("queries", "outputs", "configuration")
     bits = {stream: len(getattr(engine, stream).payload.as_value()) for stream in streams}

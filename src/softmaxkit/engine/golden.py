@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from array_api_compat import array_namespace, device
 
 from softmaxkit.engine.limits import LARGEST
-from softmaxkit.formats import Array, Fixed, encode_scale, shift_right
-from softmaxkit.methods.base.constants import Constants
+from softmaxkit.formats import Array, Fixed, shift_right
+from softmaxkit.methods.base.constants import Constants, encode_scale
 from softmaxkit.methods.base.spec import Spec
 
 CODE = Fixed(8, 0)

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from softmaxkit.files import whole_folder, write_text
 from softmaxkit.flow.constraints import Constraints
@@ -150,13 +150,7 @@ def _write_templates(
     shell: ShellFacts | None,
     sram: SramMacro | None,
 ) -> None:
-    templates = Environment(
-        loader=PackageLoader("softmaxkit.flow"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    templates = templates_of("softmaxkit.flow")
     context = template_context(unit, facts, loaded, constants, constraints, shell, sram) | {
         "about": about(type(unit)),
         "rules": [about(getattr(type(unit), rule)) for rule in ("latency", "interval")],
@@ -181,6 +175,17 @@ def _write_templates(
     for template, name in files.items():
         text = templates.get_template(f"{template}.j2").render(context)
         write_text(work / name.format(name=facts["name"]), text)
+
+
+def templates_of(*packages: str) -> Environment:
+    """Return the templates of exported files in some packages; the first package that has a template provides it."""
+    return Environment(
+        loader=ChoiceLoader([PackageLoader(package) for package in packages]),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
 
 
 def about(documented: object) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from softmaxkit.fused_attention.choice import choose, may_use_tiles
 from softmaxkit.fused_attention.stripes import attend_by_stripes
-from softmaxkit.kernels.attention import AttentionCall, check_shapes, default_scale, reasons_against_bfloat16
-from softmaxkit.kernels.backends import Choice, has_tiles, only_torch, pick, runs_on_gpu
+from softmaxkit.kernels.attention import AttentionCall, check_shapes, default_scale
+from softmaxkit.kernels.backends import Choice
 from softmaxkit.kernels.codes import Cached
-from softmaxkit.kernels.native_attention import attend, reason_against_8_bits
+from softmaxkit.kernels.native_attention import attend
 from softmaxkit.masks import expand_mask
 from softmaxkit.methods.base.module import SoftmaxModule
 from softmaxkit.methods.base.numbers import attention_call_with, normalise_with, without_gradients
@@ -23,12 +24,6 @@ from softmaxkit.methods.base.spec import Spec, check_spec
 
 MASKED = -5e3
 """Additive mask values at or below this mask a key; those above are a bias, as in ALiBi."""
-
-IS_TORCHS_OWN = "torch's scaled_dot_product_attention is this method in float"
-"""The reason why no kernel of this package runs a method that is softmax to some base."""
-
-LARGEST_SCALE = 8.0
-"""Largest score scale, times the square root of the channels, for which 8-bit products resolve the scores."""
 
 
 def attention(
@@ -153,87 +148,6 @@ def _module(
 
 
 _kept_module = lru_cache(maxsize=64)(_module)
-
-
-def choose(
-    module: SoftmaxModule,
-    query: Tensor,
-    key: Tensor | Cached,
-    value: Tensor | Cached,
-    bias: bool = False,
-    dropout_p: float = 0.0,
-    scale: float = 0.0,
-    learned: AttentionCall | None = None,
-    native_reasons: Sequence[str] = (),
-) -> tuple[AttentionCall | None, Choice]:
-    """Return a method's fused attention, and the back end that would run it on these queries, keys and values.
-
-    Args:
-        module: the method's module.
-        query: as in `attention`.
-        key: as in `attention`, or cached codes.
-        value: as in `attention`, or cached codes.
-        bias: whether a bias is added to the scores.
-        dropout_p: as in `attention`.
-        scale: as in `attention`.
-        learned: the call with the caller's parameters if these require gradients; else the module's own is used.
-        native_reasons: further reasons against the native kernels.
-    """
-    if module.mode == "integer":
-        return None, only_torch(
-            query.device, "the integers of the hardware are computed row by row, not in a fused kernel"
-        )
-    call = learned or module.attention_call()
-    may_be_softmax = runs_on_gpu(query.device) if isinstance(key, Cached) else may_use_tiles(query)
-    if call is None and module.softmax_base is not None and may_be_softmax:
-        call = AttentionCall.by_softmax(module.softmax_base)
-    if call is None:
-        return None, only_torch(query.device, f"{module.spec.title} has no fused attention")
-    if bias:
-        return call, only_torch(query.device, "a bias is added to the scores")
-
-    def more(kind: str) -> list[str]:
-        against = call.reasons(kind, query, key, value)
-        over_codes = isinstance(key, Cached)
-        if dropout_p and (kind != "triton" or over_codes):
-            against.append("dropout is applied to the probabilities")
-        trained = [x for x in (query, call.offset) if x is not None and x.requires_grad]
-        if over_codes and trained and torch.is_grad_enabled():
-            against.append("its kernel over a cache of codes has no gradient, and a tensor requires one")
-        if kind != "native":
-            return against
-        if learned is not None:
-            against.append("its kernel has no gradient, and a tensor requires one")
-        if call.base and isinstance(key, Tensor):
-            return [*against, *reasons_against_bfloat16(query, key), *native_reasons]
-        if not abs(scale) * query.shape[-1] ** 0.5 <= LARGEST_SCALE:
-            against.append(f"a scale of {scale:g} exceeds {LARGEST_SCALE:g} / sqrt(channels), too coarse in 8 bits")
-        return [*against, *native_reasons]
-
-    tensors = [x for x in (query, key, value) if isinstance(x, Tensor)]
-    return call, pick(call, *tensors, more=more)
-
-
-def may_use_tiles(query: Tensor) -> bool:
-    """Return whether a kernel of this package could run exact softmax attention on such queries."""
-    return query.device.type == "cpu" and has_tiles()
-
-
-def after_a_look(
-    call: AttentionCall | None,
-    choice: Choice,
-    query: Tensor,
-    key: Tensor | Cached,
-    value: Tensor | Cached,
-    mask: Tensor | None = None,
-    is_causal: bool = False,
-    scale: float | None = None,
-) -> Choice:
-    """Return the choice, or torch if these tensors are too coarse in 8 bits; arguments as in `fused`."""
-    if call is None or call.base or not choice.native:
-        return choice
-    reason = reason_against_8_bits(query, key, value, call, mask, is_causal, scale)
-    return only_torch(query.device, reason) if reason else choice
 
 
 def fused(

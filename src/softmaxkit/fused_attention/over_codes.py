@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from softmaxkit.fused_attention.call import attention, choose, fused, module_for
+from softmaxkit.fused_attention.call import attention, fused, module_for
+from softmaxkit.fused_attention.choice import choose
 from softmaxkit.kernels.attention import are_few, check_shapes, default_scale
 from softmaxkit.kernels.backends import runs_on_gpu
 from softmaxkit.kernels.codes import Cached

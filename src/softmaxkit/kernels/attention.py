@@ -13,7 +13,7 @@ from torch import Tensor
 from softmaxkit.kernels.backends import Support, has_tiles
 from softmaxkit.kernels.codes import BITS, Cached
 from softmaxkit.kernels.launch import DTYPES, GPU_DTYPES
-from softmaxkit.kernels.rows import check_levels
+from softmaxkit.kernels.rows import check_levels, check_offset
 from softmaxkit.kernels.weights import Weights, exponential_weights, level_weights
 
 WIDEST = {"native": 2**14, "triton": 256, "flex": 256}
@@ -119,8 +119,7 @@ class AttentionCall:
         """
         if self.offset is None:
             return None
-        if self.offset.shape not in ((), (heads,)):
-            raise ValueError(f"offset must be ({heads},) or a scalar, got {tuple(self.offset.shape)}")
+        check_offset(self.offset, heads)
         return self.offset.detach().to("cpu", torch.float32).expand(heads).contiguous()
 
 

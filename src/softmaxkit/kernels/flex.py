@@ -16,6 +16,7 @@ from torch.nn.attention.flex_attention import AuxRequest, BlockMask, create_bloc
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from softmaxkit.kernels.attention import AttentionCall, check_shapes, default_scale
+from softmaxkit.kernels.rows import check_offset
 from softmaxkit.masks import expand_mask
 
 
@@ -37,8 +38,7 @@ def attend(
     check_shapes(query, key, value)
     assert call.offset is not None
     offset = call.offset.to(query.device, torch.float32)
-    if offset.shape not in ((), (query.shape[1],)):
-        raise ValueError(f"offset must be ({query.shape[1]},) or a scalar, got {tuple(offset.shape)}")
+    check_offset(offset, query.shape[1])
     if mask is not None and is_causal:
         raise ValueError("pass either a mask or is_causal=True, not both")
     offset = offset.expand(query.shape[1])

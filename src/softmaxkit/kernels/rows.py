@@ -146,10 +146,7 @@ def _exponential_parameters(
     scores: Tensor, offset: Tensor, limit: float, base: float
 ) -> tuple[Tensor, tuple[Any, ...]]:
     """Return the offsets, float32 on the CPU, and the arguments that follow their address in a kernel's signature."""
-    if offset.ndim > 1 or (offset.ndim == 1 and (scores.ndim < 3 or scores.shape[-3] != len(offset))):
-        raise ValueError(
-            f"offset must be (heads,) or a scalar, got {tuple(offset.shape)} for scores {tuple(scores.shape)}"
-        )
+    check_offset(offset, heads_of(scores))
     offsets = offset.detach().to("cpu", torch.float32).reshape(-1).contiguous()
     return offsets, (offset.ndim == 1, log_limit(limit, base), math.log2(base))
 
@@ -178,6 +175,22 @@ def levels(
     """
     check_levels(clip, exponentials)
     return run("levels", scores, mask, is_causal, clip, list(exponentials), out=out)
+
+
+def heads_of(scores: Tensor) -> int | None:
+    """Return the number of heads of scores, (..., heads, queries, keys); None if they have no such axis."""
+    return scores.shape[-3] if scores.ndim > 2 else None
+
+
+def check_offset(offset: Tensor, heads: int | None) -> None:
+    """Check that an offset is one number, or one for each head.
+
+    Raises:
+        ValueError: it is neither; without heads it must be one number.
+    """
+    if offset.shape not in ((), (heads,)):
+        per_head = "" if heads is None else f"({heads},) or "
+        raise ValueError(f"offset must be {per_head}a scalar, got {tuple(offset.shape)}")
 
 
 def check_levels(clip: float, exponentials: Sequence[float]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from softmaxkit.methods.base.module import Calibrator
+from softmaxkit.methods.base.calibrated import Calibrator
 from softmaxkit.models.attention import UnsupportedError, watching
 from softmaxkit.models.key_bias import fold_log_sums
 from softmaxkit.models.patch import active_layers

@@ -13,7 +13,8 @@ try:
 except ImportError:  # transformers before 5.1 passes output_attentions to every layer
     output_capturing = None  # type: ignore[assignment]
 
-from softmaxkit.fused_attention.call import IS_TORCHS_OWN, after_a_look, choose, fused, scaled_dot_product
+from softmaxkit.fused_attention.call import fused, scaled_dot_product
+from softmaxkit.fused_attention.choice import IS_TORCHS_OWN, after_a_look, choose
 from softmaxkit.kernels.backends import Choice, only_torch, runs_on_gpu
 from softmaxkit.kernels.codes import Cached
 from softmaxkit.methods.base.module import SoftmaxModule

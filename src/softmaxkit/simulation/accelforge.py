@@ -10,7 +10,7 @@ from string import Template
 
 from softmaxkit.blocks.stream import beats
 from softmaxkit.files import whole_folder, write_text
-from softmaxkit.methods.base.unit import DeferredUnit
+from softmaxkit.methods.base.deferred_unit import DeferredUnit
 from softmaxkit.simulation.accelforge_example import EXAMPLE, SYSTEM
 from softmaxkit.simulation.costs import Costs
 from softmaxkit.simulation.exports import Exported, exported

@@ -14,6 +14,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from softmaxkit.kernels.attention import AttentionCall
 from softmaxkit.kernels.cards import capability, is_interpreted
+from softmaxkit.kernels.rows import check_offset
 from softmaxkit.masks import expand_mask
 
 LOG2_E = math.log2(math.e)
@@ -236,8 +237,7 @@ def offsets_of(offset: Tensor | None, query: Tensor) -> Tensor:
     """
     if offset is None:
         return query.new_zeros(1, dtype=torch.float32)
-    if offset.shape not in ((), (query.shape[1],)):
-        raise ValueError(f"offset must be ({query.shape[1]},) or a scalar, got {tuple(offset.shape)}")
+    check_offset(offset, query.shape[1])
     return offset.detach().to(query.device, torch.float32).reshape(-1).contiguous() * LOG2_E
 
 

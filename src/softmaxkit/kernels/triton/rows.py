@@ -10,7 +10,7 @@ import torch
 import triton
 from torch import Tensor
 
-from softmaxkit.kernels.rows import check_levels, log_limit
+from softmaxkit.kernels.rows import check_levels, check_offset, heads_of, log_limit
 from softmaxkit.kernels.triton.launch import LOG2_E, level_step, mask_bytes, on_device_of
 from softmaxkit.kernels.triton.row_exponential import exponential_rows, exponential_rows_backward
 from softmaxkit.kernels.triton.row_levels import levels_rows
@@ -174,8 +174,7 @@ def levels(
 
 def _exponential_numbers(scores: Tensor, offset: Tensor, limit: float, base: float) -> tuple[Tensor, int, float, float]:
     """Return the offsets, their head stride, the base's binary logarithm, and the limit's logarithm to the base."""
-    if offset.ndim > 1 or (offset.ndim == 1 and (scores.ndim < 3 or scores.shape[-3] != len(offset))):
-        raise ValueError(f"offset must be (heads,) or a scalar, got {tuple(offset.shape)} for {tuple(scores.shape)}")
+    check_offset(offset, heads_of(scores))
     offsets = offset.detach().to(scores.device, torch.float32).reshape(-1).contiguous()
     rate = LOG2_E if base == math.e else math.log2(base)
     return offsets, int(offset.ndim == 1), rate, log_limit(limit, base)

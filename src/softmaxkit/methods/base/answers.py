@@ -21,8 +21,6 @@ Storage = Literal["flip-flops", "latches", "memory"]
 class Answers:
     """Class variables and methods of a spec that have a default and are not part of its mathematics."""
 
-    method: ClassVar[str]
-    """Name on the command line and in JSON; also the name of the method's folder."""
     title: ClassVar[str]
     """Name as its authors write it."""
     summary: ClassVar[str]
@@ -45,11 +43,6 @@ class Answers:
     """Plot colour, e.g. "#0072b2"; empty to assign one that is still free."""
     published: ClassVar[tuple[Published, ...]] = ()
     """Hardware figures published in papers."""
-
-    @property
-    def divides_last(self) -> bool:
-        """Whether `Spec.deferred_unit` exists: hardware that divides after the weighted sum."""
-        return False
 
     # Training.
 

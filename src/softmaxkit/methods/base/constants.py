@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
@@ -80,6 +81,22 @@ class Sets(NamedTuple):
     """
 
     heads: tuple[Any, ...]
+
+
+def encode_scale(scale: float) -> tuple[int, int]:
+    """Round a positive scale to integers `(mantissa, exponent)`: `mantissa * 2**exponent`, 16 significant bits.
+
+    Powers of two, and all other numbers of up to 16 significant bits, are represented exactly.
+
+    Raises:
+        ValueError: the scale is not between 2**-64 and 2**64.
+    """
+    if not 2.0**-64 <= scale <= 2.0**64:
+        raise ValueError(f"a score scale must be positive, finite and between 2**-64 and 2**64, got {scale}")
+    fraction, exponent = math.frexp(scale)
+    mantissa = round(fraction * 2**16)
+    shift = (mantissa & -mantissa).bit_length() - 1
+    return mantissa >> shift, exponent - 16 + shift
 
 
 def _ldexp(mantissa: int, exponent: int) -> float:

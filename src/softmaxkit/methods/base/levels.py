@@ -33,6 +33,18 @@ def least_values(clip: float, levels: int) -> list[float]:
     return floats
 
 
+def levels_of(
+    scores: NDArray[np.float64], attended: NDArray[np.bool_], clip: float, levels: int
+) -> NDArray[np.float64]:
+    """Return the level of each real score, (..., keys), from 0 at the clip; that of the row's maximum where masked."""
+    highest = np.max(scores, axis=-1, where=attended, initial=-np.inf, keepdims=True)
+    distance = np.where(attended, scores - np.where(np.isfinite(highest), highest, 0.0), 0.0)
+    level = np.zeros(scores.shape)
+    for least in least_values(clip, levels):
+        level += distance >= least
+    return level
+
+
 def threshold_codes(clip: float, levels: int, step: Fraction, lowest: int) -> tuple[int, ...]:
     """Return, for each level except the lowest, the smallest difference of two score codes that maps to it.
 

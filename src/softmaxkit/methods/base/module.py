@@ -1,22 +1,20 @@
-"""Base class of the torch modules: masks, precision, modes, calibration, and the choice of kernels."""
+"""Base class of the torch modules: masks, precision, modes, and the choice of kernels."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from copy import deepcopy
-from types import MappingProxyType
-from typing import Any, ClassVar, Literal, Protocol, get_args
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from softmaxkit.kernels.attention import AttentionCall
 from softmaxkit.kernels.backends import Choice, only_torch, pick, transform_at_work
 from softmaxkit.kernels.integers import IntegerCall
 from softmaxkit.kernels.operators import RowCall
+from softmaxkit.methods.base.calibrated import Calibrated, Calibrator
 from softmaxkit.methods.base.constants import Constants
-from softmaxkit.methods.base.numbers import bits_of, numbers_of
 from softmaxkit.methods.base.rows import attended_keys, check_attended
 from softmaxkit.methods.base.spec import Spec
 from softmaxkit.tables import per_head
@@ -24,30 +22,7 @@ from softmaxkit.tables import per_head
 Mode = Literal["float", "integer", "fused"]
 
 
-class Calibrator(Protocol):
-    """Collects the statistics of real scores that a method's calibration requires."""
-
-    def observe(self, scores: Tensor, attended: Tensor, values: Tensor | None = None) -> Tensor:
-        """Observe one batch.
-
-        Args:
-            scores: floating-point, (..., queries, keys).
-            attended: full boolean mask of the same shape.
-            values: the values of attention, (..., keys, channels); None outside attention.
-
-        Returns:
-            The probabilities with which the model continues, shape of the scores.
-        """
-
-    def finish(self) -> dict[str, Any]:
-        """Return the calibrated parameters, for `SoftmaxModule.adopt`.
-
-        Raises:
-            ValueError: nothing was observed.
-        """
-
-
-class SoftmaxModule(nn.Module, ABC):
+class SoftmaxModule(Calibrated, ABC):
     """Normalises attention scores along one dimension.
 
     "float" mode computes the differentiable form of the method. "integer" mode computes exactly the integers of
@@ -60,30 +35,11 @@ class SoftmaxModule(nn.Module, ABC):
         spec: the spec.
         heads: size of axis -3 of the scores if the method has parameters per head, else None.
         mode: "float", "integer" or "fused".
-
-    Attributes:
-        statistics: calibration statistics for display; not saved in checkpoints.
-        calibrated: buffer with the bits of the calibrated parameters, so that every state dict includes them; int64,
-            (parameters, heads or 1), which a change of the module's dtype leaves alone.
     """
 
-    calibrated_numbers: ClassVar[tuple[str, ...]] = ()
-    """Names of the calibrated parameters, in the order of the rows of `calibrated`."""
-    calibrated: Tensor
-
     def __init__(self, spec: Spec, heads: int | None, mode: str) -> None:
-        super().__init__()
-        if heads is not None and (type(heads) is not int or heads < 1):
-            raise ValueError(f"heads must be a whole number, 1 or more, or None, got {heads!r}")
-        self.spec = spec
-        self.heads = heads
+        super().__init__(spec, heads)
         self.mode = mode
-        self._calibration: dict[str, Any] = {}
-        self.register_buffer("calibrated", torch.empty((0, 1), dtype=torch.int64))
-        self.statistics: dict[str, float] = {}
-        self._calibrator: Calibrator | None = None
-        self._frozen: Constants | None = None
-        self._built: tuple[Any, Constants] | None = None
         self._integer_call: tuple[Constants, IntegerCall | None] | None = None
 
     @property
@@ -106,11 +62,6 @@ class SoftmaxModule(nn.Module, ABC):
     @abstractmethod
     def float_forward(self, scores: Tensor, attended: Tensor) -> Tensor:
         """Compute the differentiable form; scores are finite or NaN, and 0 where not attended."""
-
-    @property
-    def per_head(self) -> bool:
-        """Whether the module has parameters or constants per head."""
-        return False
 
     @property
     def softmax_base(self) -> float | None:
@@ -136,10 +87,6 @@ class SoftmaxModule(nn.Module, ABC):
     def surrogate(self, scores: Tensor, attended: Tensor) -> Tensor:
         """Compute the float form that supplies the gradient of the integer form."""
         return self.float_forward(self.clamp_to_codes(scores), attended)
-
-    def build_constants(self) -> Constants:
-        """Build the constants from the calibrated and learned parameters."""
-        return self.spec.constants(**self.calibration)
 
     def calibrator(self) -> Calibrator | None:
         """Return a new calibrator; None if the method has nothing to calibrate."""
@@ -265,93 +212,6 @@ class SoftmaxModule(nn.Module, ABC):
         if not self.per_head:
             return torch.clamp(scores, low, high)
         return torch.clamp(scores, per_head(low, scores).to(scores.dtype), per_head(high, scores).to(scores.dtype))
-
-    # Constants and calibration.
-
-    @property
-    def constants(self) -> Constants:
-        """The integers of this layer: frozen ones if loaded from a checkpoint, else built from the real parameters.
-
-        Raises:
-            ValueError: the method is not calibrated yet.
-        """
-        if self._frozen is not None:
-            return self._frozen
-        # Compared by value, since fused optimisers do not bump the version counters of parameters.
-        key = tuple(parameter.detach().double().cpu().numpy().tobytes() for parameter in self.parameters())
-        if self._built is None or self._built[0] != key:
-            self._built = (key, self.build_constants())
-        return self._built[1]
-
-    @property
-    def calibration(self) -> Mapping[str, Any]:
-        """The calibrated parameters, as accepted by `Spec.constants`; change them with `set_calibration`."""
-        return MappingProxyType(deepcopy(self._calibration))
-
-    def calibration_of(self, head: int) -> dict[str, Any]:
-        """Return the calibrated parameters of one head; a single number applies to all heads."""
-        return {key: x[head] if isinstance(x, Sequence) else x for key, x in self._calibration.items()}
-
-    def freeze(self, constants: Constants) -> None:
-        """Use these constants until the module is trained or calibrated again."""
-        self._frozen = constants
-
-    def set_calibration(self, calibration: Mapping[str, Any]) -> None:
-        """Replace the calibrated parameters; the constants are rebuilt from them.
-
-        Args:
-            calibration: by name, a single number, or a sequence, array or tensor with one number per head.
-
-        Raises:
-            ValueError: there are several numbers, but not one per head, or the heads share their calibration.
-        """
-        calibration = {key: x.tolist() if hasattr(x, "tolist") else deepcopy(x) for key, x in calibration.items()}
-        for name, value in calibration.items():
-            if isinstance(value, Sequence) and (not self.per_head or len(value) != self.heads):
-                per_head = f" or {self.heads} of them, one per head" if self.per_head else ""
-                raise ValueError(f"{name} must be a single number{per_head}, got {len(value)} numbers")
-        self._calibration = calibration
-        self._frozen = self._built = None
-        self.calibrated = bits_of(self._calibration, self.calibrated_numbers).to(self.calibrated.device)
-
-    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
-        """Load the calibration too; a state dict written before calibration was stored leaves it unchanged."""
-        key = f"{prefix}calibrated"
-        saved = state_dict.get(key)
-        if saved is None:
-            state_dict[key] = self.calibrated
-        elif len(saved) == len(self.calibrated_numbers) and not torch.equal(saved.cpu(), self.calibrated.cpu()):
-            self.set_calibration(numbers_of(saved, self.calibrated_numbers))
-        super()._load_from_state_dict(state_dict, prefix, *rest)
-
-    def train(self, mode: bool = True) -> SoftmaxModule:
-        """Switch to training mode, which discards frozen constants, or to evaluation mode."""
-        if mode:
-            self._frozen = None
-        return super().train(mode)
-
-    @property
-    def observed(self) -> bool:
-        """Whether a calibrator is active."""
-        return self._calibrator is not None
-
-    def observe_with(self, calibrator: Calibrator | None) -> None:
-        """Let a calibrator observe every forward call from now on; None removes it."""
-        self._calibrator = calibrator
-
-    def adopt(self, results: Mapping[str, Any]) -> None:
-        """Apply the results of a calibrator.
-
-        Entries named like a parameter are copied into it, "statistics" is stored for display, and the rest updates the
-        calibration.
-        """
-        results = dict(results)
-        self.statistics = results.pop("statistics", {})
-        with torch.no_grad():
-            for name, parameter in self.named_parameters():
-                if name in results:
-                    parameter.copy_(results.pop(name))
-        self.set_calibration({**self.calibration, **results})
 
 
 class _StraightThrough(torch.autograd.Function):

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import zlib
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from array_api_compat import array_namespace
 
-from softmaxkit.formats import Array, Fixed, shift_right
-from softmaxkit.masks import broadcast_mask
+from softmaxkit.formats import Array
 from softmaxkit.methods.base.answers import Answers
 from softmaxkit.methods.base.answers import Dataflow as Dataflow
 from softmaxkit.methods.base.answers import Storage as Storage
 from softmaxkit.methods.base.answers import Training as Training
 from softmaxkit.methods.base.constants import Constants
-from softmaxkit.methods.base.deferred import DeferredRows
-from softmaxkit.methods.base.fields import check_fields, field_choices, read_fields, read_values, write_fields
+from softmaxkit.methods.base.engine_answers import EngineAnswers
 from softmaxkit.methods.base.partial import ElementPartial, Partial
 from softmaxkit.suggestions import suggestion
 
@@ -29,24 +25,21 @@ if TYPE_CHECKING:
 
     from softmaxkit.methods.base.forms import Form
     from softmaxkit.methods.base.module import SoftmaxModule
-    from softmaxkit.methods.base.unit import DeferredUnit, SoftmaxUnit
+    from softmaxkit.methods.base.unit import SoftmaxUnit
 
 
 @dataclasses.dataclass(frozen=True)
-class Spec(Answers, ABC):
+class Spec(EngineAnswers, Answers):
     """A frozen description of a way to normalise attention scores; each method derives its own class.
 
     Scores, codes and results have the shape (..., keys), with rows along the last axis. A mask is boolean, True where
     a key is attended, and broadcasts to that shape. A row without an attended key gives all zeros, in every form.
+
+    A method implements the abstract methods of this class and of `Integers`, one of its bases.
     """
 
-    constants_class: ClassVar[type[Constants]] = Constants
-    constants_fields: ClassVar[tuple[str, ...]] = ()
-    """Names of the fields on which the constants depend; specs that agree in them can share constants."""
     required: ClassVar[tuple[str, ...]] = ()
     """Names of the learned or calibrated real parameters that the method cannot do without."""
-
-    # Mathematics and integers.
 
     @abstractmethod
     def reference(self, scores: ArrayLike, mask: ArrayLike | None = None, **parameters: Any) -> NDArray[np.float64]:
@@ -74,84 +67,17 @@ class Spec(Answers, ABC):
             ValueError: a parameter is out of range.
         """
 
-    @property
     @abstractmethod
-    def score_bits(self) -> int:
-        """Width of a score code in bits."""
-
-    def encode(self, scores: Array, constants: Constants) -> Array:
-        """Encode real scores as int64 score codes: divide by the score scale, round to nearest even, saturate."""
-        xp = array_namespace(scores)
-        return Fixed(self.score_bits, 0).encode(xp.astype(scores, xp.float64) / constants.score_scale(scores))
-
-    def golden(self, codes: Array, mask: Array | None, constants: Constants) -> Array:
-        """Compute the golden model: integers in, integers out, exactly as in the hardware.
-
-        Args:
-            codes: score codes, integers of any width, NumPy or torch, (..., keys).
-            mask: boolean, True where attended, broadcasts to the codes; None attends to all.
-            constants: constants built by this spec.
+    def error_bound(
+        self, codes: Array, mask: Array | None, constants: Constants, **parameters: Any
+    ) -> NDArray[np.float64]:
+        """Bound `|decode(golden(codes)) - reference(score_values(codes))|`, derived from the formats.
 
         Returns:
-            Result codes, int64, shape of the codes; 0 where masked.
-
-        Raises:
-            TypeError: the codes are not integers, or the constants belong to another method.
-            ValueError: the codes have no axis, the mask does not broadcast, an attended code is out of range, or the
-                constants have another form.
+            The bound of each element, shape of the codes; 0 where masked.
         """
-        return self._golden(self._checked(codes, mask, constants), mask, constants)
 
-    def _checked(self, codes: Array, mask: Array | None, constants: Constants) -> Array:
-        """Check codes, mask and constants as documented in `golden`; return the codes as int64."""
-        xp = array_namespace(codes)
-        if not xp.isdtype(codes.dtype, "integral"):
-            raise TypeError(f"golden requires integer codes, got {codes.dtype}; encode scores with spec.encode")
-        self.check_constants(constants)
-        if codes.ndim < 1:
-            raise ValueError("codes must have the shape (..., keys), got a single number")
-        codes = xp.astype(codes, xp.int64)
-        self._check_codes(codes, mask)
-        low, high = self.code_range()
-        # Masked codes are arbitrary; clip them so that they stay within the tables.
-        return xp.clip(codes, low, high) if mask is not None else codes
-
-    def _check_codes(self, codes: Array, mask: Array | None = None) -> None:
-        """Raise ValueError if an attended code is out of range."""
-        low, high = self.code_range()
-        outside = (codes < low) | (codes > high)
-        if mask is not None:
-            outside = outside & broadcast_mask(codes, mask)
-        if array_namespace(codes).any(outside):
-            wrong = int(codes[outside][0])
-            raise ValueError(
-                f"score codes of {type(self).__name__} must be from {low} to {high}, got {wrong}; spec.encode saturates"
-            )
-
-    def check_constants(self, constants: Constants) -> None:
-        """Check that constants were built by this spec, or by one with equal `constants_fields`.
-
-        Raises:
-            TypeError: they belong to another method.
-            ValueError: they have another form.
-        """
-        if type(constants) is not self.constants_class:
-            raise TypeError(
-                f"{type(self).__name__} requires {self.constants_class.__name__}, got {type(constants).__name__}; "
-                "build them with spec.constants(...)"
-            )
-        if constants.form and constants.form != self.constants_form:
-            fields = ", ".join(f"{name}={getattr(self, name)}" for name in self.constants_fields)
-            raise ValueError(
-                f"these constants were built by a different {type(self).__name__} than the one with {fields}; build "
-                "them with spec.constants(...) of this spec"
-            )
-
-    @property
-    def constants_form(self) -> int:
-        """Non-zero checksum of the method and its `constants_fields`, which identifies the form of the constants."""
-        fields = [f"{name}={getattr(self, name)}" for name in self.constants_fields]
-        return zlib.crc32("; ".join([self.method, *fields]).encode()) or 1
+    # Real parameters.
 
     @classmethod
     def require(cls, parameters: Mapping[str, Any]) -> None:
@@ -172,123 +98,23 @@ class Spec(Answers, ABC):
                 f"softmaxkit.apply and softmaxkit.calibrate on a model, or pass {arguments}"
             )
 
-    @abstractmethod
-    def _golden(self, codes: Array, mask: Array | None, constants: Any) -> Array:
-        """Compute the golden model on checked int64 codes."""
+    @classmethod
+    def refuse(cls, parameters: Mapping[str, Any], known: Sequence[str] = ()) -> None:
+        """Raise TypeError for a parameter that is not in `known`, with the nearest known name."""
+        for name in parameters:
+            if name not in known:
+                hint = suggestion(name, known, "known parameters are")
+                raise TypeError(f"{cls.__name__} has no parameter {name!r}; {hint}")
 
-    def decode(self, codes: Array, constants: Constants) -> Array:
-        """Convert the result codes of `golden` to float64 probabilities, exactly.
-
-        Raises:
-            TypeError: the constants belong to another method.
-            ValueError: the constants have another form.
-        """
-        self.check_constants(constants)
-        return self._decode(codes, constants)
-
-    @abstractmethod
-    def _decode(self, codes: Array, constants: Any) -> Array:
-        """Decode result codes; the constants are already checked."""
-
-    @abstractmethod
-    def error_bound(
-        self, codes: Array, mask: Array | None, constants: Constants, **parameters: Any
-    ) -> NDArray[np.float64]:
-        """Bound `|decode(golden(codes)) - reference(score_values(codes))|`, derived from the formats.
-
-        Returns:
-            The bound of each element, shape of the codes; 0 where masked.
-        """
-
-    def score_range(self) -> tuple[int, int]:
-        """Return the codes of the lowest and the highest score, to which out-of-range scores saturate."""
-        codes = Fixed(self.score_bits, 0)
-        return codes.min_code, codes.max_code
-
-    def code_range(self) -> tuple[int, int]:
-        """Return the smallest and the largest integer that is a valid score code."""
-        return self.score_range()
-
-    def score_limits(self, constants: Constants) -> tuple[Any, Any]:
-        """Return the lowest and the highest real score that does not saturate; tuples with one per head if stacked."""
-        scale = constants.real_scale
-        low, high = (
-            tuple(code * of_head for of_head in scale) if isinstance(scale, tuple) else code * scale
-            for code in self.score_range()
-        )
-        return low, high
-
-    def score_values(self, codes: Array, constants: Constants) -> NDArray[np.float64]:
-        """Decode score codes to real scores, float64 NumPy, shape of the codes.
-
-        Raises:
-            TypeError, ValueError: as in `golden`.
-        """
-        self.check_constants(constants)
-        self._check_codes(np.asarray(codes))
-        values: NDArray[np.float64] = np.asarray(codes, np.float64) * constants.score_scale(np.asarray(codes))
-        return values
-
-    # Scores and weights of integer hardware, e.g. an attention engine.
-
-    def scores_of(self, products: Array, places: int) -> Array:
-        """Convert `products * 2**-places`, in units of the score scale, to the nearest score codes.
-
-        Args:
-            products: int64, any shape, magnitude below 2**61.
-            places: number of fraction bits, 0 or more.
-        """
-        return Fixed(self.score_bits, 0).saturate(shift_right(products, places))
-
-    def weights(self, codes: Array) -> Array:
-        """Convert result codes to the unsigned fixed-point weights of the values; the identity by default."""
-        return codes
-
-    def weight_step(self, constants: Constants) -> float:
-        """Return the probability that a weight of 1 represents."""
-        return float(self.decode(np.ones(1, np.int64), constants)[0])
-
-    def sliced_for(self, lanes: int) -> Self:
-        """Return this spec with slices of whole beats of `lanes`; `self` if it has no slices, or wide enough ones."""
-        return self
-
-    def deferred(self, codes: Array, mask: Array | None, constants: Constants) -> DeferredRows:
-        """Compute the integers of rows with deferred division, exactly as `deferred_unit` does.
-
-        Args:
-            codes: score codes, integers of any width, (..., keys), at least one key.
-            mask: boolean, broadcasts to the codes.
-            constants: constants built by this spec.
-
-        Raises:
-            TypeError, ValueError: as in `golden`; or there are no keys, or the spec does not support deferred division.
-        """
-        codes = self._checked(codes, mask, constants)
-        if codes.shape[-1] == 0:
-            raise ValueError(
-                "deferred division requires at least one key, got codes of shape " + str(tuple(codes.shape))
-            )
-        return self._deferred(codes, mask, constants)
-
-    def _deferred(self, codes: Array, mask: Array | None, constants: Any) -> DeferredRows:
-        """Compute `deferred` on checked int64 codes."""
-        raise ValueError(self._without_deferred())
-
-    def deferred_unit(self, lanes: int, **sizes: Any) -> DeferredUnit:
-        """Return the hardware of `deferred`, whose division comes after the weighted sum.
-
-        Args:
-            lanes: scores per cycle.
-            sizes: `max_row`, `depth` and `storage`, as in `unit`; `pace`, the number of cycles for which the consumer
-                of the weights is busy with one beat.
-
-        Raises:
-            ValueError: the method has no form with deferred division, or the sizes cannot be built.
-        """
-        raise ValueError(self._without_deferred())
-
-    def _without_deferred(self) -> str:
-        return f'{self.name} has no hardware that divides after the weighted sum; leave out pipeline="deferred"'
+    @classmethod
+    def _check_one_head(cls, parameters: Mapping[str, Any]) -> None:
+        """Raise ValueError for a parameter that is not a single number, as the constants of one head require."""
+        for name, value in parameters.items():
+            if np.shape(value) != ():
+                raise ValueError(
+                    f"constants of {cls.__name__} are built for one head, so {name} must be a single number, got shape "
+                    f"{tuple(np.shape(value))}; stack those of several heads with {cls.constants_class.__name__}.stack"
+                )
 
     # Torch module, hardware unit, and rows in parts.
 
@@ -372,75 +198,6 @@ class Spec(Answers, ABC):
         from softmaxkit.methods.base.forms import Form
 
         return [Form("", cls())]
-
-    # Text and JSON.
-
-    @property
-    def variant(self) -> str:
-        """Short description of how this spec differs from the default; empty for the default."""
-        return self.differences()
-
-    @property
-    def name(self) -> str:
-        """Name of the method followed by the variant, e.g. "softermax log2e=True"."""
-        return f"{self.method} {self.variant}".strip()
-
-    def differences(self, but: Sequence[str] = ()) -> str:
-        """Return the fields that differ from their defaults, except `but`, e.g. "bits=16, constant=multiplied"."""
-        changed = [f for f in dataclasses.fields(self) if getattr(self, f.name) != f.default and f.name not in but]
-        return ", ".join(f"{field.name}={getattr(self, field.name)}" for field in changed)
-
-    def unlike(self, other: Spec) -> list[str]:
-        """Return the names of the fields that differ from another spec of the same method."""
-        names = [field.name for field in dataclasses.fields(self)]
-        return [name for name in names if getattr(self, name) != getattr(other, name)]
-
-    @classmethod
-    def choices(cls) -> dict[str, tuple[Any, ...]]:
-        """Return the allowed values of the fields that have a fixed set of them, by field name."""
-        return field_choices(cls)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return a JSON-ready dict: schema, method and every field, with formats as text."""
-        return write_fields(self)
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any] | str) -> Self:
-        """Read a spec from a dict or JSON text. `Spec.from_json` reads any method; omitted fields get their defaults.
-
-        Raises:
-            ValueError: not a JSON object; an unknown schema, method or key; or a value of the wrong type.
-        """
-        from softmaxkit.methods import method_class
-
-        method, fields = read_fields(data)
-        spec_class = method_class(method)
-        if not issubclass(spec_class, cls):
-            raise ValueError(f"expected a spec of {cls.method!r}, got one of {method!r}; read it with Spec.from_json")
-        spec: Self = spec_class(**read_values(spec_class, fields))
-        return spec
-
-    @classmethod
-    def refuse(cls, parameters: Mapping[str, Any], known: Sequence[str] = ()) -> None:
-        """Raise TypeError for a parameter that is not in `known`, with the nearest known name."""
-        for name in parameters:
-            if name not in known:
-                hint = suggestion(name, known, "known parameters are")
-                raise TypeError(f"{cls.__name__} has no parameter {name!r}; {hint}")
-
-    @classmethod
-    def _check_one_head(cls, parameters: Mapping[str, Any]) -> None:
-        """Raise ValueError for a parameter that is not a single number, as the constants of one head require."""
-        for name, value in parameters.items():
-            if np.shape(value) != ():
-                raise ValueError(
-                    f"constants of {cls.__name__} are built for one head, so {name} must be a single number, got shape "
-                    f"{tuple(np.shape(value))}; stack those of several heads with {cls.constants_class.__name__}.stack"
-                )
-
-    def _check_fields(self) -> None:
-        """Check the types and choices of all fields, see `fields.check_fields`."""
-        check_fields(self)
 
 
 def check_spec(spec: object) -> None:

@@ -1,4 +1,4 @@
-"""Base classes of the hardware units: their interface, their cycle counts, and the loading of constants."""
+"""Base class of the hardware units: their interface, their cycle counts, and what they are verified against."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
-from amaranth.hdl import Module, Shape, Value
-from amaranth.lib import data, stream, wiring
+from amaranth.hdl import Module, Value
+from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from softmaxkit.blocks.configuration import RegisterMap
-from softmaxkit.blocks.gather import Gather
 from softmaxkit.blocks.parts import Part
-from softmaxkit.blocks.requantise import round_places, saturate_to
 from softmaxkit.blocks.storage import check_storage
 from softmaxkit.blocks.stream import beats, check_sizes, result_layout, score_layout
 from softmaxkit.formats import Array
 from softmaxkit.methods.base.constants import Constants, Sets
+from softmaxkit.methods.base.loading import LoadsConstants, check_constants
 from softmaxkit.methods.base.spec import Spec
+from softmaxkit.methods.base.takes_scores import TakesScores
 
 
 class Schedule(NamedTuple):
@@ -39,35 +39,7 @@ class Schedule(NamedTuple):
     rows_held: int
 
 
-class TakesScores(wiring.Component):
-    """Base of the components whose input is a method's score codes.
-
-    Attributes:
-        spec: the spec.
-    """
-
-    spec: Spec
-
-    @property
-    def code_shape(self) -> Shape:
-        """Shape of a score code: signed, `spec.score_bits` wide."""
-        return Shape(self.spec.score_bits, signed=True)
-
-    def score_code(self, m: Module, name: str, product: Value, places: int) -> Value:
-        """Build the logic of `Spec.scores_of`; return the score code of a signed product."""
-        return saturate_to(m, name, round_places(m, f"{name}_rounded", product, places), self.code_shape)
-
-    def refuses(self, length: int, spacing: int) -> int:
-        """Return the cycles for which backpressure delays the last scores of a row; 0 in most units.
-
-        Args:
-            length: number of scores in the row; the previous row is no longer than this.
-            spacing: cycles from one beat of scores to the next.
-        """
-        return 0
-
-
-class SoftmaxUnit(TakesScores):
+class SoftmaxUnit(TakesScores, LoadsConstants):
     """A streaming unit: rows of score codes in, rows of results out, equal to `spec.golden` bit for bit.
 
     Each method has one subclass, called `Unit`, in its unit.py. Its constructor takes `(spec, lanes, constants,
@@ -87,7 +59,6 @@ class SoftmaxUnit(TakesScores):
         scores: input stream of `score_layout`; with several sets of constants, each row carries the index of its set.
         results: output stream of `result_layout`.
         takes_sets: whether the argument `sets` (several sets of loadable constants) is supported.
-        sets: number of sets of constants.
         holds_rows: whether rows wait inside, so that a row of more than `max_row` scores blocks the unit.
         whole_rows: whether every row must have exactly `max_row` scores.
         depth: pipeline registers from scores to results, excluding buffers.
@@ -192,50 +163,6 @@ class SoftmaxUnit(TakesScores):
         yield "loadable", loadable, constants
         yield "baked", spec.unit(constants=constants[0], **sizes), constants[:1]
 
-    @property
-    def sets(self) -> int:
-        """Number of sets of constants."""
-        return self.registers.sets if self.registers else 1
-
-    @property
-    def set_bits(self) -> int:
-        """Width of the index of a set in bits; 0 if there is one set."""
-        return self.registers.set_bits if self.registers else 0
-
-    def loads(self, constants: Sequence[Constants]) -> Sequence[Any]:
-        """Return the constants to load in turn when testing the unit with the constants of some heads.
-
-        With several sets these are two or more `Sets`, filled from the heads and, so that sets differ, from the spec's
-        examples.
-        """
-        if self.sets == 1:
-            return constants
-        heads = list(dict.fromkeys([*constants, *self.spec.examples()]))
-        starts = [*range(0, len(heads), self.sets), 1]
-        return [Sets(tuple(heads[(start + i) % len(heads)] for i in range(self.sets))) for start in starts]
-
-    def writes(self, constants: Constants | Sets) -> list[tuple[int, int]]:
-        """Return the writes, `(address, data)`, that load constants through the port `configuration`.
-
-        The constants of a single head are written to the first set.
-
-        Raises:
-            TypeError: the constants belong to another method.
-            ValueError: the unit has no loadable constants or too few sets, or a value does not fit its register.
-        """
-        if self.registers is None:
-            raise ValueError("this unit has no port to load constants; build it with constants=None")
-        heads = constants.heads if isinstance(constants, Sets) else (constants,)
-        if len(heads) > self.sets:
-            raise ValueError(f"this unit has {self.sets} sets of constants, got {len(heads)}")
-        for each in heads:
-            check_constants(self.spec, each)
-        return [write for index, each in enumerate(heads) for write in self.registers.writes(self.loaded(each), index)]
-
-    def loaded(self, constants: Any) -> dict[str, int | Sequence[int]]:
-        """Return the register values for some constants, by their names in `registers`."""
-        raise NotImplementedError(f"{type(self).__name__} has a register map, so it must implement loaded()")
-
     def parts(self) -> list[Part]:
         """Return the parts that are small enough to test exhaustively."""
         return []
@@ -262,97 +189,3 @@ class SoftmaxUnit(TakesScores):
             own = sets == index
             golden[own] = self.spec.golden(codes[own], None if mask is None else mask[own], each)
         return golden
-
-
-class DeferredUnit(TakesScores):
-    """A streaming unit whose weights leave before their row is complete, equal to `spec.deferred` bit for bit.
-
-    Args:
-        spec: the spec.
-        lanes: positions per beat; must divide the width of a slice.
-        max_row: number of scores in the longest row.
-        storage: storage of waiting slices.
-        weight_bits: width of a weight.
-        rise_bits: width of the shift of the previous sums.
-        factor: payload of `factors`: `factor` and `places`.
-        scale_bits: width of the multiplier of the previous sums; 0 where a shift suffices.
-
-    Attributes:
-        scores: input stream of `score_layout`.
-        weights: output stream: `codes`, one weight per lane; `rise` and, if `scale_bits` is not 0, `scale`, which
-            rescale the previous sums; and `last`.
-        factors: output stream, one factor per row.
-        least_places: offset that is added to the `places` of a factor.
-        scale_places: number of fraction bits of a scale.
-        pace: minimum number of cycles from one beat to the next.
-        gather: holds a slice until its maximum is known.
-        depth: registers from scores to weights, excluding those of a waiting slice.
-        slice_beats: number of beats in a slice.
-        most_rows: maximum number of rows in flight.
-    """
-
-    registers: RegisterMap | None = None
-    memories: tuple[str, ...] = ()
-    scale_places: int = 0
-    pace: int = 1
-    least_places: int
-    gather: Gather
-    depth: int
-    slice_beats: int
-    most_rows: int
-
-    def __init__(
-        self,
-        spec: Spec,
-        lanes: int,
-        max_row: int,
-        storage: str,
-        weight_bits: int,
-        rise_bits: int,
-        factor: data.StructLayout,
-        scale_bits: int = 0,
-    ) -> None:
-        check_sizes(lanes, max_row)
-        check_storage(storage)
-        self.spec, self.lanes, self.max_row, self.storage, self.weight_bits = spec, lanes, max_row, storage, weight_bits
-        scale = {"scale": scale_bits} if scale_bits else {}
-        weights = {"codes": data.ArrayLayout(weight_bits, lanes), "rise": rise_bits, **scale, "last": 1}
-        super().__init__(
-            {
-                "scores": In(stream.Signature(score_layout(self.code_shape, lanes))),
-                "weights": Out(stream.Signature(data.StructLayout(weights))),
-                "factors": Out(stream.Signature(factor)),
-            }
-        )
-
-    def waits(self, count: int) -> int:
-        """Return the cycles from the last of `count` beats of a slice to its first weights, without backpressure."""
-        return self.depth + max(1, self.gather.buffer.latency - (count - 1))
-
-
-def whole_slices(width: int, lanes: int) -> int:
-    """Return the number of beats in a slice, for a unit with deferred division.
-
-    Raises:
-        ValueError: the slice is not a whole number of beats.
-    """
-    if width % lanes:
-        raise ValueError(
-            f"with the division after the weighted sum, lanes must divide a slice of {width} positions, got {lanes}"
-        )
-    return width // lanes
-
-
-def check_constants(spec: Spec, constants: Constants) -> None:
-    """Check that constants belong to the spec and to a single head.
-
-    Raises:
-        TypeError: they belong to another method.
-        ValueError: they have another form, or are those of several heads.
-    """
-    spec.check_constants(constants)
-    if constants.heads is not None:
-        raise ValueError(
-            f"a unit requires the constants of one head, got those of {constants.heads}; select one, e.g. "
-            "constants.of_head(0)"
-        )

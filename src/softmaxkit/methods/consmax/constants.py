@@ -42,7 +42,38 @@ class ConSmaxConstants(Constants):
     limit: Any
 
 
-def with_whole_table(spec: ConSmax, empty: ConSmaxConstants, beta: Any, gamma: Any) -> ConSmaxConstants:
+def build(spec: ConSmax, scale: tuple[int, int], largest: float, beta: float, gamma: float) -> ConSmaxConstants:
+    """Build the constants of one head.
+
+    Args:
+        spec: the spec.
+        scale: the score scale, as in `Constants`.
+        largest: the head's largest probability, which sets the output scale.
+        beta: as learned.
+        gamma: as learned, positive.
+    """
+    fraction_bits = spec.output_bits - math.ceil(math.log2(max(min(largest, spec.ceiling), 2.0**-32)))
+    empty = ConSmaxConstants(
+        scale=scale,
+        high=(),
+        low=(),
+        lower_high=(),
+        lower_low=(),
+        multiplier=0,
+        exponent=0,
+        output_fraction_bits=fraction_bits,
+        limit=min((1 << spec.output_bits) - 1, max(1, round(math.ldexp(spec.ceiling, fraction_bits)))),
+        form=spec.constants_form,
+    )
+    # Rounded to float32, as a module stores them, so that both yield the same tables.
+    beta, log_gamma = float(np.float32(beta)), float(np.float32(math.log(gamma)))
+    if spec.tables == "whole":
+        return _with_whole_table(spec, empty, beta, math.exp(log_gamma))
+    log2_c = -(beta + log_gamma) / math.log(2)
+    return (_with_shift_table if spec.tables == "shift" else _with_split_tables)(spec, empty, log2_c)
+
+
+def _with_whole_table(spec: ConSmax, empty: ConSmaxConstants, beta: Any, gamma: Any) -> ConSmaxConstants:
     """Return `empty` completed with the single table of output codes, for tables="whole"."""
     codes = np.arange(256)
     scores = spec.score_values(np.where(codes < 128, codes, codes - 256), empty)
@@ -50,14 +81,14 @@ def with_whole_table(spec: ConSmax, empty: ConSmaxConstants, beta: Any, gamma: A
     return dataclasses.replace(empty, high=tuple(int(each) for each in np.minimum(steps, empty.limit)))
 
 
-def with_shift_table(spec: ConSmax, empty: ConSmaxConstants, log2_c: float) -> ConSmaxConstants:
+def _with_shift_table(spec: ConSmax, empty: ConSmaxConstants, log2_c: float) -> ConSmaxConstants:
     """Return `empty` completed with the table of the low nibble, with C = 2**log2_c folded in, for tables="shift"."""
     power = math.floor(log2_c)
     low, bias = _encode_table(spec.table_format, [log2_c - power + i / 16 for i in range(16)])
     return dataclasses.replace(empty, low=low, exponent=power + bias)
 
 
-def with_split_tables(spec: ConSmax, empty: ConSmaxConstants, log2_c: float) -> ConSmaxConstants:
+def _with_split_tables(spec: ConSmax, empty: ConSmaxConstants, log2_c: float) -> ConSmaxConstants:
     """Return `empty` completed with one table per nibble, for tables="split"; C = 2**log2_c is folded or separate."""
     mantissa, power = empty.scale
     step = mantissa * 2.0**power / math.log(2)  # step of a score code, in the exponent of base 2

@@ -9,30 +9,21 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 
-from softmaxkit.formats import BF16, FP16, UQ, Array, Fixed, Float, encode_scale
+from softmaxkit.formats import BF16, FP16, UQ, Array, Fixed, Float
 from softmaxkit.masks import check_row
-from softmaxkit.methods.base.constants import Constants
+from softmaxkit.methods.base.constants import Constants, encode_scale
 from softmaxkit.methods.base.forms import Kind
 from softmaxkit.methods.base.published import Published, Ratio, UnitPart, consmax_paper, ratio_text
 from softmaxkit.methods.base.spec import Dataflow, Spec, Storage, Training
 from softmaxkit.methods.consmax.bounds import error_bound
-from softmaxkit.methods.consmax.constants import (
-    ConSmaxConstants,
-    with_shift_table,
-    with_split_tables,
-    with_whole_table,
-)
+from softmaxkit.methods.consmax.constants import ConSmaxConstants, build
+from softmaxkit.methods.consmax.rules import check_rules
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from softmaxkit.methods.base.forms import Form
     from softmaxkit.methods.consmax.module import ConSmaxModule
-
-
-def as_learned(beta: float, gamma: float) -> tuple[float, float]:
-    """Round beta and log gamma to float32, as a module stores them, so that both yield the same tables."""
-    return float(np.float32(beta)), float(np.float32(math.log(gamma)))
 
 
 PARAMETERS = ("beta", "gamma", "scale", "largest")
@@ -99,58 +90,7 @@ class ConSmax(Spec):
 
     def __post_init__(self) -> None:
         self._check_fields()
-        if self.product_bits and not 2 <= self.product_bits <= 24:
-            raise ValueError(
-                f"ConSmax.product_bits must be from 2 to 24, or 0 for that of the table format, got {self.product_bits}"
-            )
-        if not 1 <= self.output_bits <= 24:
-            raise ValueError(f"ConSmax.output_bits must be from 1 to 24, got {self.output_bits}")
-        if not (math.isfinite(self.ceiling) and self.ceiling > 0):
-            raise ValueError(f"ConSmax.ceiling must be positive and finite, got {self.ceiling}")
-        if not (abs(self.beta0) <= 64 and math.isfinite(self.gamma0) and self.gamma0 >= 0):
-            raise ValueError(
-                "ConSmax.beta0 must be from -64 to 64, and gamma0 positive or 0 (set from the context), got "
-                f"{self.beta0} and {self.gamma0}"
-            )
-        self._check_tables()
-        if isinstance(self.table_format, Fixed):
-            self._check_fixed(self.table_format)
-        elif self.table_format.mantissa_bits > 10 or self.table_format.exponent_bits < 4:
-            raise ValueError(
-                "ConSmax.table_format must have at least 4 exponent bits and at most 10 mantissa bits, got "
-                f"{self.table_format}"
-            )
-
-    def _check_tables(self) -> None:
-        rules: dict[str, Any] = {"bits": 8, "constant": "folded", "product_bits": 0}
-        if self.tables == "whole":
-            rules["table_format"] = BF16
-        wrong = [name for name, only in rules.items() if getattr(self, name) != only]
-        if self.tables == "split" or not wrong:
-            return
-        allowed = ", ".join(f"{name}={only}" for name, only in rules.items())
-        given = ", ".join(f"{name}={getattr(self, name)}" for name in wrong)
-        unused = " (its entries are output codes, so table_format is unused)" if "table_format" in wrong else ""
-        raise ValueError(
-            f"ConSmax.tables={self.tables!r} supports only the defaults {allowed}, got {given}{unused}; "
-            f"leave {'it' if len(wrong) == 1 else 'them'} out, or use tables='split'"
-        )
-
-    def _check_fixed(self, entry: Fixed) -> None:
-        if entry.signed or entry.integer_bits or not 4 <= entry.fraction_bits <= 12:
-            raise ValueError(f"ConSmax.table_format must be a float or UQ(0, n) with n from 4 to 12, got {entry}")
-        if self.product_bits:
-            raise ValueError(
-                f"products of {entry} tables are exact, so ConSmax.product_bits must be 0, got {self.product_bits}"
-            )
-        # The operand of golden's right shift is up to output_bits + 1 bits wider than the product, and at most 2**60.
-        widest = (59 - self.output_bits) // self.factor_count
-        if entry.bits > widest:
-            raise ValueError(
-                f"ConSmax.table_format must be UQ(0, {widest}) or narrower, got {entry}: the exact product requires "
-                f"bits * factors + output_bits + 2 <= 61, with {self.factor_count} factors and "
-                f"output_bits={self.output_bits}"
-            )
+        check_rules(self)
 
     @property
     def score_bits(self) -> int:
@@ -229,24 +169,7 @@ class ConSmax(Spec):
         if not (math.isfinite(largest) and largest >= 0):
             raise ValueError(f"largest, the largest probability of a head, must be finite and >= 0, got {largest}")
         beta, gamma = self._beta_gamma(parameters, keys=DEFAULT_KEYS)
-        fraction_bits = self.output_bits - math.ceil(math.log2(max(min(largest, self.ceiling), 2.0**-32)))
-        empty = ConSmaxConstants(
-            scale=scale,
-            high=(),
-            low=(),
-            lower_high=(),
-            lower_low=(),
-            multiplier=0,
-            exponent=0,
-            output_fraction_bits=fraction_bits,
-            limit=min((1 << self.output_bits) - 1, max(1, round(math.ldexp(self.ceiling, fraction_bits)))),
-            form=self.constants_form,
-        )
-        beta, log_gamma = as_learned(float(beta), float(gamma))
-        if self.tables == "whole":
-            return with_whole_table(self, empty, beta, math.exp(log_gamma))
-        log2_c = -(beta + log_gamma) / math.log(2)
-        return (with_shift_table if self.tables == "shift" else with_split_tables)(self, empty, log2_c)
+        return build(self, scale, largest, float(beta), float(gamma))
 
     def _encode_scale(self, scale: float) -> tuple[int, int]:
         code = encode_scale(scale)

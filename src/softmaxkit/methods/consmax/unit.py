@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 
 from softmaxkit.blocks.configuration import Words, build_registers, hold_between_rows, number_of_set, words_of
-from softmaxkit.blocks.float_multiplier import Number, multiply, round_product
+from softmaxkit.blocks.float_multiplier import Number
 from softmaxkit.blocks.parts import Part, multiplier_part
 from softmaxkit.blocks.piecewise_linear import lookup
 from softmaxkit.blocks.pipeline import Pipeline, choose_cuts, named, resized
@@ -21,6 +21,7 @@ from softmaxkit.methods.base.constants import Constants, Sets
 from softmaxkit.methods.base.unit import SoftmaxUnit
 from softmaxkit.methods.consmax import datapath
 from softmaxkit.methods.consmax.constants import ConSmaxConstants
+from softmaxkit.methods.consmax.multiplications import multiplications
 from softmaxkit.methods.consmax.spec import ConSmax
 
 
@@ -29,10 +30,6 @@ class Halves(NamedTuple):
 
     upper: ConSmaxConstants
     lower: ConSmaxConstants
-
-
-Before = Callable[[str, list[Number], Words], list[Number]]
-After = Callable[[str, list[Number]], list[Number]]
 
 
 class Unit(SoftmaxUnit):
@@ -192,7 +189,8 @@ class Unit(SoftmaxUnit):
         words = words_of(m, "entries", sets, own, *tables, "offset")
         lanes = [self._entries(m, name, words, lane) for lane, name in enumerate(names)]
         lanes, last, own = pipe.cut("tables", (lanes, last, own))
-        for cut, before, after in self._steps(m, sets[0]):
+        apart = sets[0]["apart"][0] if self.apart else None  # halves that work apart have a single set
+        for cut, before, after in multiplications(m, self.spec, apart):
             words = words_of(m, cut, sets, own, *["multiplier"] * (cut == "constant"))
             lanes = [before(f"{name}_{cut}", numbers, words) for name, numbers in zip(names, lanes, strict=True)]
             lanes, last, own = pipe.cut(cut, (lanes, last, own))
@@ -228,58 +226,6 @@ class Unit(SoftmaxUnit):
             if index < len(numbers):
                 numbers[index] = numbers[index]._replace(zero=numbers[index].zero | each)
         return numbers
-
-    def _steps(self, m: Module, first: Words) -> list[tuple[str, Before, After]]:
-        """Return the multiplications, each as its register cut, the logic before it and the logic after it.
-
-        The logic before receives the words of its stage. Halves that work apart have a single set, `first`.
-        """
-        spec = self.spec
-        apart = first["apart"][0] if self.apart else None
-        multiplied = spec.constant == "multiplied"
-
-        def finished(name: str, product: Number) -> Number:
-            if not isinstance(spec.table_format, Float):
-                return product
-            return round_product(m, f"{name}_rounded", product, spec.significant_bits)
-
-        def constant(which: str, words: Words) -> Number:
-            return datapath.number(m, which, spec, words[which], Const(0))
-
-        def multiply_pairs(name: str, n: list[Number], words: Words) -> list[Number]:
-            return [multiply(m, f"{name}{i}", n[i], n[i + 1]) for i in range(0, len(n), 2)]
-
-        def round_all(name: str, n: list[Number]) -> list[Number]:
-            return [finished(f"{name}{i}", each) for i, each in enumerate(n)]
-
-        def reduce(name: str, n: list[Number], words: Words) -> list[Number]:
-            upper, lower = n
-            if apart is None:
-                return [multiply(m, name, upper, lower)]
-            if not multiplied:
-                return [multiply(m, name, upper, lower), upper, lower]
-            factor = datapath.either(m, f"{name}_factor", apart, constant("lower_multiplier", words), upper)
-            return [multiply(m, name, factor, lower), upper]
-
-        def reduced(name: str, n: list[Number]) -> list[Number]:
-            joined = finished(name, n[0])
-            if apart is None:
-                return [joined]
-            if multiplied:
-                return [joined, n[1]]
-            main = datapath.either(m, f"{name}_upper", apart, n[1], joined)
-            return [main, n[2]]
-
-        def scale(name: str, n: list[Number], words: Words) -> list[Number]:
-            main = n[0] if apart is None else datapath.either(m, f"{name}_main", apart, n[1], n[0])
-            return [multiply(m, name, main, constant("multiplier", words)), *n[: len(n) - 1]]
-
-        def scaled(name: str, n: list[Number]) -> list[Number]:
-            return [finished(name, n[0]), *n[1:]]
-
-        steps = [("product", multiply_pairs, round_all)] if spec.tables == "split" else []
-        steps += [("reduction", reduce, reduced)] if spec.bits == 16 else []
-        return steps + ([("constant", scale, scaled)] if multiplied else [])
 
     def _outputs(self, m: Module, name: str, words: Words, numbers: list[Number], base: int) -> list[Value]:
         """Convert the products of a lane to its results."""

@@ -8,7 +8,7 @@ from softmaxkit.blocks.leading_one import leading_one
 from softmaxkit.blocks.pipeline import named
 from softmaxkit.blocks.shifter import saturate, shift_right
 from softmaxkit.formats import Float
-from softmaxkit.methods.base.unit import TakesScores
+from softmaxkit.methods.base.takes_scores import TakesScores
 from softmaxkit.methods.exact.spec import WEIGHT, Exact
 
 

@@ -11,7 +11,7 @@ from softmaxkit.blocks.piecewise_linear import check_segments
 from softmaxkit.blocks.pipeline import Pipeline, choose_cuts, is_free, named
 from softmaxkit.blocks.reciprocal import ReciprocalUnit
 from softmaxkit.blocks.shifter import shift_right
-from softmaxkit.methods.base.unit import DeferredUnit, whole_slices
+from softmaxkit.methods.base.deferred_unit import DeferredUnit, whole_slices
 from softmaxkit.methods.exact import datapath
 from softmaxkit.methods.exact.conversion import TakesFloats, fixed_weight
 from softmaxkit.methods.exact.datapath import exponentials, from_ordered

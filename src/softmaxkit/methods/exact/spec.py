@@ -27,9 +27,9 @@ from softmaxkit.tables import (
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
+    from softmaxkit.methods.base.deferred_unit import DeferredUnit
     from softmaxkit.methods.base.forms import Form
     from softmaxkit.methods.base.online import OnlineSoftmax
-    from softmaxkit.methods.base.unit import DeferredUnit
     from softmaxkit.methods.exact.module import ExactModule
 
 WEIGHT: Fixed = UQ(0, 8)

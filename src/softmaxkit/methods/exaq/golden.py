@@ -11,7 +11,8 @@ from softmaxkit.masks import broadcast_mask
 from softmaxkit.tables import lookup
 
 if TYPE_CHECKING:
-    from softmaxkit.methods.exaq.spec import Exaq, ExaqConstants
+    from softmaxkit.methods.exaq.constants import ExaqConstants
+    from softmaxkit.methods.exaq.spec import Exaq
 
 CODES_PER_LOOKUP = {2: 4, 3: 2, 4: 2}
 """Number of codes packed into an address of the table of sums, by bits; the tables have 256, 64 and 256 entries."""
@@ -19,8 +20,19 @@ CODES_PER_LOOKUP = {2: 4, 3: 2, 4: 2}
 
 def golden(spec: Exaq, codes: Array, mask: Array | None, constants: ExaqConstants) -> Array:
     """Normalise rows of score codes, int64 (..., keys); masked positions and fully masked rows give 0."""
-    xp = array_namespace(codes)
     attended = broadcast_mask(codes, mask)
+    if constants.heads is None:
+        return _of_head(spec, codes, attended, constants)
+    heads = [
+        _of_head(spec, codes[..., head, :, :], attended[..., head, :, :], constants.of_head(head))
+        for head in range(constants.heads)
+    ]
+    return array_namespace(codes).stack(heads, axis=-3)
+
+
+def _of_head(spec: Exaq, codes: Array, attended: Array, constants: ExaqConstants) -> Array:
+    """Normalise rows with the constants of one head."""
+    xp = array_namespace(codes)
     if codes.shape[-1] == 0:
         return codes
     level = quantise(codes, attended, constants.thresholds)

@@ -12,7 +12,8 @@ from softmaxkit.kernels.integers import WORD_BITS, HeadCalls, IntegerCall, Kerne
 from softmaxkit.tables import Reciprocal
 
 if TYPE_CHECKING:
-    from softmaxkit.methods.exaq.spec import Exaq, ExaqConstants
+    from softmaxkit.methods.exaq.constants import ExaqConstants
+    from softmaxkit.methods.exaq.spec import Exaq
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,8 +15,8 @@ from softmaxkit.methods.base.constants import Constants
 from softmaxkit.methods.base.module import SoftmaxModule
 from softmaxkit.methods.base.rows import masked_softmax, quantised_distance
 from softmaxkit.methods.exaq.calibrate import ExaqCalibrator
+from softmaxkit.methods.exaq.constants import ExaqConstants
 from softmaxkit.methods.exaq.kernels import integer_call
-from softmaxkit.methods.exaq.spec import ExaqConstants
 
 if TYPE_CHECKING:
     from softmaxkit.methods.exaq.spec import Exaq

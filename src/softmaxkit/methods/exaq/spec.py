@@ -1,21 +1,21 @@
-"""The spec of EXAQ and its constants: the thresholds of the quantiser, and the table of exponentials."""
+"""The spec of EXAQ."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
-from array_api_compat import array_namespace
 
-from softmaxkit.formats import MAX_SCORE_BITS, UQ, Array, Fixed, Q, encode_scale
-from softmaxkit.masks import broadcast_mask, check_row
+from softmaxkit.formats import MAX_SCORE_BITS, UQ, Array, Fixed, Q
+from softmaxkit.masks import check_row
 from softmaxkit.methods.base import levels
-from softmaxkit.methods.base.constants import Constants
+from softmaxkit.methods.base.constants import Constants, encode_scale
 from softmaxkit.methods.base.spec import Dataflow, Spec, Training
+from softmaxkit.methods.exaq.constants import ExaqConstants, build
+from softmaxkit.methods.exaq.rules import check_rules
 from softmaxkit.tables import Reciprocal
 
 if TYPE_CHECKING:
@@ -31,21 +31,6 @@ PARAMETERS = ("clip", "scale")
 
 SAMPLE_CLIPS = {2: -2.5, 3: -3.0, 4: -3.5}
 """Sample clips by bits, in standard deviations of the scores: roughly those of the paper's analysis."""
-
-
-@dataclass(frozen=True)
-class ExaqConstants(Constants):
-    """The integers of one layer.
-
-    Attributes:
-        scale: see `Constants`.
-        thresholds: 2**bits - 1 integers; a score has level k + 1 or higher if its code minus the row's maximum is at
-            least `thresholds[k]`.
-        exponentials: 2**bits codes of exp at the levels, ascending; the last represents 1.
-    """
-
-    thresholds: Any
-    exponentials: Any
 
 
 @dataclass(frozen=True)
@@ -95,26 +80,7 @@ class Exaq(Spec):
 
     def __post_init__(self) -> None:
         self._check_fields()
-        if self.clip == "laplace" and self.bits == 3:
-            raise ValueError(
-                "Exaq.clip='laplace' requires 2 or 4 bits, got 3 (the paper's code has no such fit); use another clip"
-            )
-        if not self.scores.signed or not 2 <= self.scores.bits <= MAX_SCORE_BITS:
-            raise ValueError(
-                f"Exaq.scores must be signed and 2 to {MAX_SCORE_BITS} bits wide, such as Q(6,2), got {self.scores}"
-            )
-        for name in ("exponential", "reciprocal", "output"):
-            number: Fixed = getattr(self, name)
-            if number.signed or not 1 <= number.fraction_bits <= 20 or number.integer_bits < 0:
-                raise ValueError(
-                    f"Exaq.{name} must be unsigned with 1 to 20 fraction bits, such as UQ(1,15), got {number}"
-                )
-        if self.exponential.integer_bits < 1 or self.reciprocal.integer_bits != 1:
-            raise ValueError(
-                "Exaq.exponential must represent 1.0, as UQ(1,15) does, and Exaq.reciprocal must be UQ(1,f), got "
-                f"{self.exponential} and {self.reciprocal}"
-            )
-        _ = self.reciprocal_table.table  # checks the number of segments
+        check_rules(self)
 
     @property
     def variant(self) -> str:
@@ -172,9 +138,7 @@ class Exaq(Spec):
         self.refuse(parameters, self.required)
         clip = self.required_clip(parameters)
         values, attended = check_row(scores, mask)
-        highest = np.max(values, axis=-1, where=attended, initial=-np.inf, keepdims=True)
-        distance = np.where(attended, values - np.where(np.isfinite(highest), highest, 0.0), 0.0)
-        level = sum((distance >= least for least in self.least_values(clip)), np.zeros(values.shape))
+        level = levels.levels_of(values, attended, self._negative(clip), self.levels)
         power = np.where(attended, np.exp(clip - clip * level / (self.levels - 1)), 0.0)
         total = power.sum(axis=-1, keepdims=True)
         return np.asarray(power / np.where(total > 0, total, 1.0))
@@ -192,14 +156,8 @@ class Exaq(Spec):
         """
         self.refuse(parameters, PARAMETERS)
         self._check_one_head(parameters)
-        mantissa, exponent = encode_scale(float(parameters.get("scale", self.scores.resolution)))
-        clip = self.required_clip(parameters)
-        lowest = -(1 << self.score_bits)  # below every difference of two codes
-        step = mantissa * Fraction(2) ** exponent
-        thresholds = levels.threshold_codes(self._negative(clip), self.levels, step, lowest)
-        codes = self.exponential.encode(np.asarray(self.exponentials(clip)))
-        exponentials = tuple(int(code) for code in codes)
-        return ExaqConstants((mantissa, exponent), thresholds, exponentials, form=self.constants_form)
+        scale = encode_scale(float(parameters.get("scale", self.scores.resolution)))
+        return build(self, scale, self._negative(self.required_clip(parameters)))
 
     def required_clip(self, parameters: Mapping[str, Any]) -> float:
         """Return the clip from the parameters.
@@ -220,15 +178,7 @@ class Exaq(Spec):
         """Map score codes to output codes, see `softmaxkit.methods.exaq.golden`."""
         from softmaxkit.methods.exaq.golden import golden
 
-        if constants.heads is None:
-            return golden(self, codes, mask, constants)
-        xp = array_namespace(codes)
-        attended = broadcast_mask(codes, mask)
-        heads = [
-            golden(self, codes[..., head, :, :], attended[..., head, :, :], constants.of_head(head))
-            for head in range(constants.heads)
-        ]
-        return xp.stack(heads, axis=-3)
+        return golden(self, codes, mask, constants)
 
     def _decode(self, codes: Array, constants: Any) -> Array:
         """Convert output codes to probabilities."""

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, cast
 
-from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, signed, unsigned
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
 
 from softmaxkit.blocks.adder_tree import maximum_tree
 from softmaxkit.blocks.configuration import (
-    Register,
-    RegisterMap,
     Words,
     build_registers,
     hold_between_rows,
@@ -28,20 +26,22 @@ from softmaxkit.blocks.row_maximum import RowMaximum
 from softmaxkit.blocks.storage import MemoryPort, check_storage
 from softmaxkit.blocks.stream import beats, check_sizes, set_field
 from softmaxkit.methods.base.constants import Constants
-from softmaxkit.methods.base.unit import SoftmaxUnit, check_constants
+from softmaxkit.methods.base.loading import check_constants
+from softmaxkit.methods.base.unit import SoftmaxUnit
 from softmaxkit.methods.exaq.accumulators import (
     ACCUMULATORS,
     HistogramSum,
     Levels,
     SerialHistogramSum,
-    packed_sums,
     state_bits,
     total_bits,
 )
-from softmaxkit.methods.exaq.golden import CODES_PER_LOOKUP, sum_table
+from softmaxkit.methods.exaq.constants import ExaqConstants
+from softmaxkit.methods.exaq.passes import choose_passes
 from softmaxkit.methods.exaq.products import PipelinedResults
-from softmaxkit.methods.exaq.serial import SerialResults, choose_passes
-from softmaxkit.methods.exaq.spec import Exaq, ExaqConstants
+from softmaxkit.methods.exaq.registers import baked, check_highest, register_map
+from softmaxkit.methods.exaq.serial import SerialResults
+from softmaxkit.methods.exaq.spec import Exaq
 
 CUTS = ("product", "level", "line", "argument")
 """Places for registers, the most useful first."""
@@ -244,37 +244,3 @@ class Unit(SoftmaxUnit):
             for lane in range(self.lanes)
         ]
         pipe.finish(Cat(*results, last))
-
-
-def register_map(spec: Exaq, lanes: int, sets: int = 1) -> RegisterMap:
-    """Return the register map of a loadable unit."""
-    registers = [
-        Register("thresholds", signed(spec.score_bits + 1), spec.levels - 1),
-        Register("exponentials", unsigned(spec.exponential.bits), spec.levels),
-    ]
-    if spec.accumulator == "packed":
-        largest = CODES_PER_LOOKUP[spec.bits] * spec.exponential.max_code
-        registers.append(Register("sums", unsigned(largest.bit_length()), packed_sums(spec, lanes)))
-    return RegisterMap(registers, sets)
-
-
-def baked(spec: Exaq, constants: ExaqConstants, lanes: int) -> dict[str, Sequence[int]]:
-    """Return the tables and registers of one layer or head as integers."""
-    words = {"thresholds": constants.thresholds, "exponentials": constants.exponentials}
-    if spec.accumulator == "packed":
-        words["sums"] = sum_table(spec.bits, constants.exponentials)[: packed_sums(spec, lanes)]
-    return words
-
-
-def check_highest(spec: Exaq, constants: ExaqConstants) -> None:
-    """Check that the largest score of a row adds at least 1 to its sum, as the widths of a unit require.
-
-    Raises:
-        ValueError: the largest score has a lower level than the highest, or that level's exponential is less than 1.
-    """
-    highest = constants.exponentials[-1]
-    if constants.thresholds[-1] > 0 or highest < 1 << spec.exponential.fraction_bits:
-        raise ValueError(
-            "a unit of Exaq requires constants with a last threshold of at most 0 and a last exponential of at least "
-            f"{1 << spec.exponential.fraction_bits} (1.0), got {constants.thresholds[-1]} and {highest}"
-        )

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
-from softmaxkit.formats import MAX_SCORE_BITS, UQ, Array, Fixed, Q, encode_scale
+from softmaxkit.formats import MAX_SCORE_BITS, UQ, Array, Fixed, Q
 from softmaxkit.masks import check_row
-from softmaxkit.methods.base.constants import Constants
-from softmaxkit.methods.base.levels import least_values, quotient_error, threshold_codes
+from softmaxkit.methods.base.constants import Constants, encode_scale
+from softmaxkit.methods.base.levels import levels_of, quotient_error, threshold_codes
 from softmaxkit.methods.base.spec import Dataflow, Spec, Training
 from softmaxkit.tables import Reciprocal
 
@@ -117,9 +117,7 @@ class Index(Spec):
         """Compute softmax of distances rounded to an address, with an exact exp except 0 at the clip, in float64."""
         self.refuse(parameters)
         values, attended = check_row(scores, mask)
-        highest = np.max(values, axis=-1, where=attended, initial=-np.inf, keepdims=True)
-        distance = np.where(attended, values - np.where(np.isfinite(highest), highest, 0.0), 0.0)
-        level = sum((distance >= least for least in least_values(-self.clip, self.levels)), np.zeros(values.shape))
+        level = levels_of(values, attended, -self.clip, self.levels)
         step = self.clip / (self.levels - 1)
         power = np.where(attended & (level > 0), np.exp((level - (self.levels - 1)) * step), 0.0)
         total = power.sum(axis=-1, keepdims=True)

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 import numpy as np
 from array_api_compat import array_namespace
 
-from softmaxkit.formats import UQ, Array, Fixed, Q, encode_scale
+from softmaxkit.formats import UQ, Array, Fixed, Q
 from softmaxkit.masks import broadcast_mask, check_row
-from softmaxkit.methods.base.constants import Constants
+from softmaxkit.methods.base.constants import Constants, encode_scale
 from softmaxkit.methods.base.spec import Dataflow, Spec, Storage, Training
 from softmaxkit.tables import lookup
 

@@ -13,7 +13,7 @@ from softmaxkit.blocks.piecewise_linear import check_segments, line, round_line
 from softmaxkit.blocks.pipeline import Pipeline, choose_cuts, is_free, named
 from softmaxkit.blocks.reciprocal import PLAIN_BITS, ReciprocalUnit
 from softmaxkit.blocks.shifter import saturate, shift_right
-from softmaxkit.methods.base.unit import DeferredUnit, whole_slices
+from softmaxkit.methods.base.deferred_unit import DeferredUnit, whole_slices
 from softmaxkit.methods.softermax.golden import check_deferred, deferred_places
 from softmaxkit.methods.softermax.powers import whole_shape
 from softmaxkit.methods.softermax.spec import Softermax

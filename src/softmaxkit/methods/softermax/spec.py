@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 
-from softmaxkit.formats import MAX_SCORE_BITS, UQ, Array, Fixed, Q, encode_scale
+from softmaxkit.formats import MAX_SCORE_BITS, UQ, Array, Fixed, Q
 from softmaxkit.masks import exact_softmax
-from softmaxkit.methods.base.constants import Constants
+from softmaxkit.methods.base.constants import Constants, encode_scale
 from softmaxkit.methods.base.deferred import DeferredRows
 from softmaxkit.methods.base.fields import check_slice_width
 from softmaxkit.methods.base.published import FRONT, REST, Published, Ratio, UnitPart, consmax_paper
@@ -21,8 +21,8 @@ from softmaxkit.tables import PiecewiseLinear, Reciprocal, power_of_two
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
+    from softmaxkit.methods.base.deferred_unit import DeferredUnit
     from softmaxkit.methods.base.online import OnlineSoftmax
-    from softmaxkit.methods.base.unit import DeferredUnit
     from softmaxkit.methods.softermax.module import SoftermaxModule
 
 

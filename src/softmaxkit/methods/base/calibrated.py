@@ -1,0 +1,163 @@
+"""The calibration of a torch module: who observes its scores, the numbers found, and the constants built from them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from types import MappingProxyType
+from typing import Any, ClassVar, Protocol, Self
+
+import torch
+from torch import Tensor, nn
+
+from softmaxkit.methods.base.constants import Constants
+from softmaxkit.methods.base.numbers import bits_of, numbers_of
+from softmaxkit.methods.base.spec import Spec
+
+
+class Calibrator(Protocol):
+    """Collects the statistics of real scores that a method's calibration requires."""
+
+    def observe(self, scores: Tensor, attended: Tensor, values: Tensor | None = None) -> Tensor:
+        """Observe one batch.
+
+        Args:
+            scores: floating-point, (..., queries, keys).
+            attended: full boolean mask of the same shape.
+            values: the values of attention, (..., keys, channels); None outside attention.
+
+        Returns:
+            The probabilities with which the model continues, shape of the scores.
+        """
+
+    def finish(self) -> dict[str, Any]:
+        """Return the calibrated parameters, for `Calibrated.adopt`.
+
+        Raises:
+            ValueError: nothing was observed.
+        """
+
+
+class Calibrated(nn.Module):
+    """Holds the calibrated parameters of a layer, and its constants.
+
+    Args:
+        spec: the spec.
+        heads: size of axis -3 of the scores if the method has parameters per head, else None.
+
+    Attributes:
+        statistics: calibration statistics for display; not saved in checkpoints.
+        calibrated: buffer with the bits of the calibrated parameters, so that every state dict includes them; int64,
+            (parameters, heads or 1), which a change of the module's dtype leaves alone.
+    """
+
+    calibrated_numbers: ClassVar[tuple[str, ...]] = ()
+    """Names of the calibrated parameters, in the order of the rows of `calibrated`."""
+    calibrated: Tensor
+
+    def __init__(self, spec: Spec, heads: int | None) -> None:
+        super().__init__()
+        if heads is not None and (type(heads) is not int or heads < 1):
+            raise ValueError(f"heads must be a whole number, 1 or more, or None, got {heads!r}")
+        self.spec = spec
+        self.heads = heads
+        self._calibration: dict[str, Any] = {}
+        self.register_buffer("calibrated", torch.empty((0, 1), dtype=torch.int64))
+        self.statistics: dict[str, float] = {}
+        self._calibrator: Calibrator | None = None
+        self._frozen: Constants | None = None
+        self._built: tuple[Any, Constants] | None = None
+
+    @property
+    def per_head(self) -> bool:
+        """Whether the module has parameters or constants per head."""
+        return False
+
+    def build_constants(self) -> Constants:
+        """Build the constants from the calibrated and learned parameters."""
+        return self.spec.constants(**self.calibration)
+
+    @property
+    def constants(self) -> Constants:
+        """The integers of this layer: frozen ones if loaded from a checkpoint, else built from the real parameters.
+
+        Raises:
+            ValueError: the method is not calibrated yet.
+        """
+        if self._frozen is not None:
+            return self._frozen
+        # Compared by value, since fused optimisers do not bump the version counters of parameters.
+        key = tuple(parameter.detach().double().cpu().numpy().tobytes() for parameter in self.parameters())
+        if self._built is None or self._built[0] != key:
+            self._built = (key, self.build_constants())
+        return self._built[1]
+
+    @property
+    def calibration(self) -> Mapping[str, Any]:
+        """The calibrated parameters, as accepted by `Spec.constants`; change them with `set_calibration`."""
+        return MappingProxyType(deepcopy(self._calibration))
+
+    def calibration_of(self, head: int) -> dict[str, Any]:
+        """Return the calibrated parameters of one head; a single number applies to all heads."""
+        return {key: x[head] if isinstance(x, Sequence) else x for key, x in self._calibration.items()}
+
+    def freeze(self, constants: Constants) -> None:
+        """Use these constants until the module is trained or calibrated again."""
+        self._frozen = constants
+
+    def set_calibration(self, calibration: Mapping[str, Any]) -> None:
+        """Replace the calibrated parameters; the constants are rebuilt from them.
+
+        Args:
+            calibration: by name, a single number, or a sequence, array or tensor with one number per head.
+
+        Raises:
+            ValueError: there are several numbers, but not one per head, or the heads share their calibration.
+        """
+        calibration = {key: x.tolist() if hasattr(x, "tolist") else deepcopy(x) for key, x in calibration.items()}
+        for name, value in calibration.items():
+            if isinstance(value, Sequence) and (not self.per_head or len(value) != self.heads):
+                per_head = f" or {self.heads} of them, one per head" if self.per_head else ""
+                raise ValueError(f"{name} must be a single number{per_head}, got {len(value)} numbers")
+        self._calibration = calibration
+        self._frozen = self._built = None
+        self.calibrated = bits_of(self._calibration, self.calibrated_numbers).to(self.calibrated.device)
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+        """Load the calibration too; a state dict written before calibration was stored leaves it unchanged."""
+        key = f"{prefix}calibrated"
+        saved = state_dict.get(key)
+        if saved is None:
+            state_dict[key] = self.calibrated
+        elif len(saved) == len(self.calibrated_numbers) and not torch.equal(saved.cpu(), self.calibrated.cpu()):
+            self.set_calibration(numbers_of(saved, self.calibrated_numbers))
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch to training mode, which discards frozen constants, or to evaluation mode."""
+        if mode:
+            self._frozen = None
+        return super().train(mode)
+
+    @property
+    def observed(self) -> bool:
+        """Whether a calibrator is active."""
+        return self._calibrator is not None
+
+    def observe_with(self, calibrator: Calibrator | None) -> None:
+        """Let a calibrator observe every forward call from now on; None removes it."""
+        self._calibrator = calibrator
+
+    def adopt(self, results: Mapping[str, Any]) -> None:
+        """Apply the results of a calibrator.
+
+        Entries named like a parameter are copied into it, "statistics" is stored for display, and the rest updates the
+        calibration.
+        """
+        results = dict(results)
+        self.statistics = results.pop("statistics", {})
+        with torch.no_grad():
+            for name, parameter in self.named_parameters():
+                if name in results:
+                    parameter.copy_(results.pop(name))
+        self.set_calibration({**self.calibration, **results})
