@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 import softmaxkit
 from softmaxkit import ConSmax, Exact, Exaq, Softermax, Spec
-from softmaxkit.kernels import backends
+from softmaxkit.kernels import backends, builds
 from softmaxkit.models.evaluation import loss_on
 from softmaxkit.models.language_model import language_model
 from softmaxkit.models.patch import layers
@@ -37,7 +37,7 @@ CASES: list[tuple[Spec, dict[str, Any]]] = [
 
 def use_kernels(native: bool) -> None:
     """Select native kernels or the golden model for integer mode."""
-    os.environ[backends.VARIABLE] = "" if native else "none"
+    os.environ[builds.VARIABLE] = "" if native else "none"
     backends.reset()
 
 

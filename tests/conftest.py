@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from softmaxkit.kernels import backends, launch
+from softmaxkit.kernels import backends, builds, launch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -98,7 +98,7 @@ def tiny_model(kind: str) -> PreTrainedModel:
 @pytest.fixture(params=backends.NATIVE)
 def row_kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Run a test with the row kernels of each instruction set that this processor has."""
-    if request.param not in backends._supported():
+    if request.param not in builds.supported():
         pytest.skip(f"this processor has no {request.param}")
     module = import_module(f"softmaxkit.kernels._{request.param}")
     monkeypatch.setattr(launch, "native", lambda: module)

@@ -9,7 +9,7 @@ import torch
 
 import softmaxkit
 from softmaxkit import ConSmax, Exact, Exaq, Softermax
-from softmaxkit.kernels import backends
+from softmaxkit.kernels import backends, builds
 
 NATIVE = backends.backend_name()
 ROWS = torch.zeros(2, 9)
@@ -57,7 +57,7 @@ def test_the_environment_asks_for_torch(asked: str, monkeypatch: pytest.MonkeyPa
     assert f"{backends.VARIABLE}={asked} selects torch" in reasons(softmaxkit.explain(Exact(), ROWS))
 
 
-@pytest.mark.skipif("avx2" not in backends._supported(), reason="no AVX2 kernels here")
+@pytest.mark.skipif("avx2" not in builds.supported(), reason="no AVX2 kernels here")
 def test_exact_leaves_rows_to_torch_without_avx512(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(backends.VARIABLE, "avx2")
     backends.reset()

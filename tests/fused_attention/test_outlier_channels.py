@@ -13,7 +13,7 @@ from torch import Tensor
 
 from softmaxkit import ConSmax, Exaq, KeyValueCache, PagedKeyValueCache, QuantisedCache
 from softmaxkit.fused_attention import cache as cache_module
-from softmaxkit.kernels import backends
+from softmaxkit.kernels import backends, builds
 from softmaxkit.kernels import native_attention as kernels
 from softmaxkit.kernels.attention import AttentionCall
 from softmaxkit.kernels.codes import BITS, encode, frame
@@ -120,7 +120,7 @@ def test_factors_are_powers_of_two_of_the_first_tokens() -> None:
 @pytest.mark.parametrize("build", backends.NATIVE)
 def test_kernels_see_queries_times_the_factors(bits: int, build: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Bit for bit: factors are powers of two."""
-    if build not in backends._supported():
+    if build not in builds.supported():
         pytest.skip(f"no {build} kernels here")
     monkeypatch.setenv(backends.VARIABLE, build)
     backends.reset()

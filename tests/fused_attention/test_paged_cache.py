@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from softmaxkit import ConSmax, Exact, Exaq, KeyValueCache, PagedKeyValueCache, Softermax, Spec
-from softmaxkit.kernels import backends
+from softmaxkit.kernels import backends, builds
 from softmaxkit.kernels.codes import BITS, encode
 
 METHODS: list[tuple[Spec, dict[str, Any]]] = [
@@ -30,7 +30,7 @@ HEADS, KEY_HEADS, CHANNELS, VALUES = 6, 2, 80, 48
 
 @pytest.fixture(params=[*backends.NATIVE, "none"])
 def build(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    if request.param != "none" and request.param not in backends._supported():
+    if request.param != "none" and request.param not in builds.supported():
         pytest.skip(f"no {request.param} kernels here")
     monkeypatch.setenv(backends.VARIABLE, request.param)
     backends.reset()

@@ -14,7 +14,7 @@ import softmaxkit
 from expected_errors import FEW_ROWS, Method, error, methods, truth
 from softmaxkit import KeyValueCache, PagedKeyValueCache
 from softmaxkit.fused_attention import over_codes
-from softmaxkit.kernels import backends
+from softmaxkit.kernels import backends, builds
 from softmaxkit.kernels import native_attention as fused
 
 KEYS, PADDING, ROWS = 400, 80, 16
@@ -109,7 +109,7 @@ def check(outlier: bool) -> None:
 def test_ways_to_a_result_differ_by_no_more_than_both_err(
     build: str, outlier: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if build != "none" and build not in backends._supported():
+    if build != "none" and build not in builds.supported():
         pytest.skip(f"no {build} kernels here")
     monkeypatch.setenv(backends.VARIABLE, build)
     backends.reset()

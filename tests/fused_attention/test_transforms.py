@@ -12,7 +12,7 @@ from torch import Tensor
 
 import softmaxkit
 from softmaxkit import ConSmax, Spec
-from softmaxkit.kernels import backends
+from softmaxkit.kernels import backends, builds
 
 METHODS: list[tuple[Spec, dict[str, Any]]] = [
     (cases.default.spec, dict(cases.default.numbers)) for cases in BY_METHOD.values()
@@ -26,7 +26,7 @@ TOLERANCE = {"rtol": 1e-5, "atol": 1e-6}
 
 @pytest.fixture(params=[*backends.NATIVE, "none"], autouse=True)
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    built = backends._supported()
+    built = builds.supported()
     if request.param != "none" and request.param not in built:
         pytest.skip(f"the {request.param} kernels are not built, or do not run on this processor")
     monkeypatch.setenv(backends.VARIABLE, request.param)

@@ -14,7 +14,7 @@ from torch import Tensor
 import softmaxkit
 from expected_errors import FEW_ROWS, error, methods, truth
 from softmaxkit import ConSmax, KeyValueCache
-from softmaxkit.kernels import backends
+from softmaxkit.kernels import backends, builds
 from softmaxkit.kernels import native_attention as fused
 from softmaxkit.kernels.attention import FEW
 
@@ -24,7 +24,7 @@ METHODS = methods()
 
 @pytest.fixture(params=BUILDS)
 def build(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    if request.param != "none" and request.param not in backends._supported():
+    if request.param != "none" and request.param not in builds.supported():
         pytest.skip(f"no {request.param} kernels here")
     monkeypatch.setenv(backends.VARIABLE, request.param)
     backends.reset()

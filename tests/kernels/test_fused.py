@@ -13,7 +13,7 @@ from attention_inputs import CLIP, inputs, methods, random_mask, rms, truth
 
 import softmaxkit
 from softmaxkit import Exact, Exaq
-from softmaxkit.kernels import attention, backends, launch, weights
+from softmaxkit.kernels import attention, backends, builds, launch, weights
 from softmaxkit.kernels import native_attention as fused
 from softmaxkit.kernels.attention import FEW, AttentionCall
 
@@ -29,7 +29,7 @@ def call_of(spec: Any, parameters: dict[str, Any]) -> AttentionCall:
 
 
 def modules() -> list[Any]:
-    return [import_module(f"softmaxkit.kernels._{name}") for name in backends._supported()]
+    return [import_module(f"softmaxkit.kernels._{name}") for name in builds.supported()]
 
 
 CASES = [

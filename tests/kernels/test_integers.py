@@ -29,7 +29,7 @@ from integer_forms import (
     with_a_changed_entry,
 )
 from softmaxkit import UQ, ConSmax, Exact, Float, Softermax, Spec
-from softmaxkit.kernels import backends
+from softmaxkit.kernels import backends, builds
 
 if backends.native() is None:
     pytest.skip("the native kernels are not built", allow_module_level=True)
@@ -47,7 +47,7 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.fixture(params=backends.NATIVE)
 def instructions(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Run a test with the kernels of each instruction set that this processor has."""
-    if request.param not in backends._supported():
+    if request.param not in builds.supported():
         pytest.skip(f"this processor has no {request.param}")
     monkeypatch.setenv("SOFTMAXKIT_KERNELS", request.param)
     backends.reset()

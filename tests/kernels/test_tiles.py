@@ -15,11 +15,11 @@ from torch import Tensor
 
 import softmaxkit
 from softmaxkit import ConSmax, Exaq
-from softmaxkit.kernels import attention, backends
+from softmaxkit.kernels import attention, backends, builds
 from softmaxkit.kernels import native_attention as fused
 from softmaxkit.kernels.attention import AttentionCall
 
-if "avx512" not in backends._supported():
+if "avx512" not in builds.supported():
     pytest.skip("the AVX-512 kernels, which these are compared with, do not run here", allow_module_level=True)
 
 ONE_BYTE, TWO_BYTES = (AttentionCall.by_levels(clip, Exaq(bits=2).exponentials(clip)) for clip in (-5.0, -9.0))
@@ -150,7 +150,7 @@ def test_why_amx_does_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
     ):
         monkeypatch.setattr(plain, "supported", lambda names=supported: names)
         monkeypatch.setattr(plain, "refused", lambda reasons=refused: reasons)
-        monkeypatch.setattr(backends, "find_spec", lambda name, built=built: built or not name.endswith("_amx"))
+        monkeypatch.setattr(builds, "find_spec", lambda name, built=built: built or not name.endswith("_amx"))
         backends.reset()
         choice = softmaxkit.explain(ConSmax(), query, query, query, beta=4.0, gamma=1.0)
         assert choice.backend == "avx512"

@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import softmaxkit
 from softmaxkit import Exact, Exaq
-from softmaxkit.kernels import backends, trial
+from softmaxkit.kernels import backends, builds, trial
 
 SLOWER, FASTER = 3.0, 1.0
 
@@ -127,8 +127,8 @@ def test_the_trials_decide(monkeypatch: pytest.MonkeyPatch) -> None:
     """Here without a run: a processor with AMX is pretended."""
     plain, query = import_module("softmaxkit.kernels._plain"), inputs(20, 20, 16, 16)[0].bfloat16()
     monkeypatch.setattr(plain, "supported", lambda: ["plain", "avx2", "avx512", "amx"])
-    monkeypatch.setattr(backends, "find_spec", lambda name: name)
-    monkeypatch.setattr(backends, "import_module", lambda name: plain)
+    monkeypatch.setattr(builds, "find_spec", lambda name: name)
+    monkeypatch.setattr(builds, "import_module", lambda name: plain)
     for tiles, softmax in (("", ""), ("", "slow"), ("wrong", "")):
         monkeypatch.setattr(trial, "objection_to_tiles", lambda *_, tiles=tiles: tiles)
         monkeypatch.setattr(trial, "objection_to_softmax", lambda *_, softmax=softmax: softmax)

@@ -10,16 +10,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from softmaxkit.kernels import backends
+from softmaxkit.kernels import builds
 
 BUILDS = ("amx", "portable_tiles")
 
 
 def kernels_of(build: str) -> ModuleType:
     """Return the kernels of a build; skip the test if they are not built or do not run here."""
-    if build == "amx" and "amx" not in backends._supported():
-        pytest.skip(backends._why_not("amx"))
-    if "avx512" not in backends._supported() or find_spec(f"softmaxkit.kernels._{build}") is None:
+    if build == "amx" and "amx" not in builds.supported():
+        pytest.skip(builds.why_not("amx"))
+    if "avx512" not in builds.supported() or find_spec(f"softmaxkit.kernels._{build}") is None:
         pytest.skip("tiles in C++ are only built by an editable install, and run only with AVX-512")
     return import_module(f"softmaxkit.kernels._{build}")
 

@@ -12,33 +12,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
-from importlib.util import find_spec
 from types import ModuleType
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
+from softmaxkit.kernels import builds
+from softmaxkit.kernels.builds import NATIVE, VARIABLE
 from softmaxkit.kernels.cards import is_interpreted, missing, reasons_against
 from softmaxkit.kernels.threads import torch_threads
 
 GPU = ("triton", "flex")
 """This package's Triton kernels, and torch's FlexAttention. Both support attention with element-wise weights; Triton is
 preferred, since its kernel tracks neither a maximum nor a sum. `softmaxkit bench --device cuda` compares them."""
-NATIVE = {
-    "amx": "AMX with int8 and bfloat16",
-    "avx512": "AVX-512 F, BW, DQ, VL, VBMI and VNNI",
-    "avx2": "AVX2 and FMA",
-    "plain": "any CPU",
-}
-"""Builds of the native kernels in order of preference, with the instructions that each needs. Unless the environment
-selects amx, it has to pass a trial first, see `softmaxkit.kernels.trial`."""
 KERNELS = (*GPU, *NATIVE)
 """All back ends but torch, in order of preference."""
 BACKENDS = (*KERNELS, "torch")
 """All back ends, in order of preference."""
-VARIABLE = "SOFTMAXKIT_KERNELS"
-"""Environment variable that selects one of them; "none" means torch."""
 
 
 class Support(NamedTuple):
@@ -219,39 +210,7 @@ def _unavailable(name: str) -> str:
         return f"{VARIABLE}={selected} selects torch"
     if selected in KERNELS and kind_of(selected) != kind_of(name):
         return f"{VARIABLE}={selected} selects another back end"
-    return missing(name) if name in GPU else _native_unavailable(name, selected)
-
-
-def _native_unavailable(name: str, selected: str) -> str:
-    built = _supported()
-    if not built:
-        return "softmaxkit was installed without its native kernels, for lack of a compiler"
-    if selected and selected not in built:
-        raise ValueError(f"{VARIABLE}={selected}, but {_why_not(selected)}; here it can be {', '.join(built)}")
-    if name not in built:
-        return _why_not(name)
-    if selected:
-        return "" if name == selected else f"{VARIABLE}={selected} selects another build"
-    chosen = next(build for build in built if not _objection(build))
-    return "" if name == chosen else _objection(name) or f"{chosen} is preferred"
-
-
-@cache
-def _objection(name: str) -> str:
-    """Return why a build that runs here is not taken unless selected: what the trial of amx says; "" for the others."""
-    if name != "amx":
-        return ""
-    from softmaxkit.kernels.trial import objection_to_tiles  # it runs kernels, which import this module
-
-    return objection_to_tiles(*(import_module(f"softmaxkit.kernels._{build}") for build in ("amx", "avx512")))
-
-
-def _why_not(name: str) -> str:
-    """Return why a native build does not run here although others do."""
-    plain = import_module("softmaxkit.kernels._plain")
-    if name in plain.supported():
-        return f"the compiler that built softmaxkit does not support {NATIVE[name]}"
-    return str(plain.refused().get(name, f"this processor does not have {NATIVE[name]}"))
+    return missing(name) if name in GPU else builds.refusal(name, selected)
 
 
 def backend_name() -> str:
@@ -259,27 +218,10 @@ def backend_name() -> str:
     return next((name for name in NATIVE if not unavailable(name)), "torch")
 
 
-def _supported() -> list[str]:
-    """Return the native builds that are installed and that this processor supports, in order of preference."""
-    try:
-        plain = import_module("softmaxkit.kernels._plain")
-    except ImportError:
-        return []
-    supported = plain.supported()
-    return [name for name in NATIVE if name in supported and find_spec(f"softmaxkit.kernels._{name}")]
-
-
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def has_tiles() -> bool:
     """Return whether exact attention runs by AMX's bfloat16 products: if amx is selected, or faster than torch here."""
-    return backend_name() == "amx" and (os.environ.get(VARIABLE) == "amx" or not _objection_to_softmax())
-
-
-@cache
-def _objection_to_softmax() -> str:
-    from softmaxkit.kernels.trial import objection_to_softmax
-
-    return objection_to_softmax(import_module("softmaxkit.kernels._amx"))
+    return backend_name() == "amx" and (os.environ.get(VARIABLE) == "amx" or not builds.objection_to_softmax())
 
 
 @cache
@@ -299,5 +241,5 @@ def native() -> ModuleType | None:
 
 def reset() -> None:
     """Clear the cached choice of the build, so that the environment is read again."""
-    for cached in (_unavailable, _objection, _objection_to_softmax, native):
+    for cached in (_unavailable, builds.objection, builds.objection_to_softmax, native):
         cached.cache_clear()

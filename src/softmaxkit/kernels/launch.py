@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from softmaxkit.kernels.backends import VARIABLE, native
+from softmaxkit.kernels.backends import native
+from softmaxkit.kernels.builds import VARIABLE
 from softmaxkit.masks import expand_mask
 
 DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}

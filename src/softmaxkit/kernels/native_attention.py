@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from softmaxkit.kernels.attention import FEW, WIDEST, AttentionCall, are_few, check_shapes, default_scale
-from softmaxkit.kernels.backends import VARIABLE
+from softmaxkit.kernels.builds import VARIABLE
 from softmaxkit.kernels.codes import Cached, Paged
 from softmaxkit.kernels.launch import DTYPES, loaded
 from softmaxkit.masks import expand_mask

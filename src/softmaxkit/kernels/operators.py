@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from softmaxkit.kernels import rows
-from softmaxkit.kernels.backends import VARIABLE, Support, interprets
+from softmaxkit.kernels.backends import Support, interprets
+from softmaxkit.kernels.builds import VARIABLE
 from softmaxkit.kernels.launch import DTYPES, GPU_DTYPES, run_heads
 from softmaxkit.kernels.operator import operator
 

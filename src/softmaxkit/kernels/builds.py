@@ -1,0 +1,77 @@
+"""The builds of the native kernels: which of them are installed and run on this processor, and which one is taken."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+
+VARIABLE = "SOFTMAXKIT_KERNELS"
+"""Environment variable that selects a build or another back end, see `softmaxkit.kernels.backends`; "none" is torch."""
+NATIVE = {
+    "amx": "AMX with int8 and bfloat16",
+    "avx512": "AVX-512 F, BW, DQ, VL, VBMI and VNNI",
+    "avx2": "AVX2 and FMA",
+    "plain": "any CPU",
+}
+"""Builds of the native kernels in order of preference, with the instructions that each needs. Unless the environment
+selects amx, it has to pass a trial first, see `softmaxkit.kernels.trial`."""
+
+
+def supported() -> list[str]:
+    """Return the native builds that are installed and that this processor supports, in order of preference."""
+    try:
+        plain = import_module("softmaxkit.kernels._plain")
+    except ImportError:
+        return []
+    runs_here = plain.supported()
+    return [name for name in NATIVE if name in runs_here and find_spec(f"softmaxkit.kernels._{name}")]
+
+
+def refusal(name: str, selected: str) -> str:
+    """Return why a build is not the one that runs; empty if it is.
+
+    Args:
+        name: of the build.
+        selected: the build that the environment selects; empty if none.
+
+    Raises:
+        ValueError: the selected build does not run here.
+    """
+    built = supported()
+    if not built:
+        return "softmaxkit was installed without its native kernels, for lack of a compiler"
+    if selected and selected not in built:
+        raise ValueError(f"{VARIABLE}={selected}, but {why_not(selected)}; here it can be {', '.join(built)}")
+    if name not in built:
+        return why_not(name)
+    if selected:
+        return "" if name == selected else f"{VARIABLE}={selected} selects another build"
+    chosen = next(build for build in built if not objection(build))
+    return "" if name == chosen else objection(name) or f"{chosen} is preferred"
+
+
+def why_not(name: str) -> str:
+    """Return why a native build does not run here although others do."""
+    plain = import_module("softmaxkit.kernels._plain")
+    if name in plain.supported():
+        return f"the compiler that built softmaxkit does not support {NATIVE[name]}"
+    return str(plain.refused().get(name, f"this processor does not have {NATIVE[name]}"))
+
+
+@cache
+def objection(name: str) -> str:
+    """Return why a build that runs here is not taken unless selected: what the trial of amx says; "" for the others."""
+    if name != "amx":
+        return ""
+    from softmaxkit.kernels.trial import objection_to_tiles  # it runs kernels, which import this module
+
+    return objection_to_tiles(*(import_module(f"softmaxkit.kernels._{build}") for build in ("amx", "avx512")))
+
+
+@cache
+def objection_to_softmax() -> str:
+    """Return why exact attention does not run by amx although it is there: what its trial says; "" if it does."""
+    from softmaxkit.kernels import trial
+
+    return trial.objection_to_softmax(import_module("softmaxkit.kernels._amx"))
