@@ -22,7 +22,7 @@ from softmaxkit.flow.interface import memory_facts, unit_ports
 from softmaxkit.flow.vectors import Stream, hexadecimal
 from softmaxkit.flow.verilog import check_module_name, to_commented_verilog
 
-TEMPLATES = {"tb.sv": "{name}_tb.sv", "Makefile": "Makefile", "README.md": "README.md"}
+TEMPLATES = {"tb.sv": "{name}_tb.sv", "lint.vlt": "lint.vlt", "Makefile": "Makefile", "README.md": "README.md"}
 
 SEED = 1
 """Seed of the random queries, keys and values."""
