@@ -141,6 +141,7 @@ def _registers(engine: Engine) -> dict[str, Any]:
                 "words": each.depth,
                 "bits": each.shape.width,
                 "signed": each.shape.signed,
+                "meaning": each.meaning,
             }
             for each in registers.registers
         ],
