@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,17 @@ def test_the_registers_of_loadable_constants(tmp_path: Path) -> None:
     assert max(bits.values()) >= max(word for _, word in facts["constant_writes"]).bit_length()
     text = (tmp_path / "folder" / "README.md").read_text()
     assert all(f"| {each['address']} | `{each['name']}` | {each['words']} word" in text for each in facts["registers"])
+
+
+@pytest.mark.skipif(not (find("verilator") and find("make")), reason="needs Verilator and make")
+@pytest.mark.parametrize(("spec", "pipeline"), [(ConSmax(), "element"), (Softermax(), "deferred")], ids=str)
+def test_lint_is_clean(spec: Spec, pipeline: str, tmp_path: Path) -> None:
+    engine = Engine(Attention.of(spec, 4), rows=2, columns=2, max_keys=5, pipeline=pipeline)
+    export_engine(engine, "attention", tmp_path / "folder", 5.0)
+    lint = ["make", "-s", "-C", str(tmp_path / "folder"), "--no-print-directory", "lint"]
+    done = subprocess.run([*lint, f"VERILATOR={find('verilator')}"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "%Warning" not in done.stdout + done.stderr
 
 
 def test_keywords_are_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -78,8 +79,12 @@ def test_registers_latches_and_clock_gates(process: str, tmp_path: Path) -> None
             kinds[group.cell.state.kind] = kinds.get(group.cell.state.kind, 0) + len(group.instances)
     assert kinds == {"flip-flop": 10, "latch": 1, "gate": 1}
     assert sum(netlist.clock_nets) == 2
-    assert 0.1 < analyse(netlist).period < 10
-    assert design.to_verilog().startswith("module sums(")
+    timing, verilog = analyse(netlist), design.to_verilog()
+    assert 0.1 < timing.period < 10
+    assert verilog.startswith("module sums(")
+    cells = [step.instance for step in timing.path if step.cell in netlist.library.cells]
+    assert cells
+    assert all(re.search(rf"{re.escape(name)} +\(", verilog) for name in cells)
     assert netlist.areas()[""] == pytest.approx(
         sum(library_of(process).cells[name].area * count for name, count in netlist.counts().items()), rel=1e-12
     )

@@ -219,6 +219,17 @@ def test_a_clock_gate_has_a_setup_time() -> None:
     same(at(timing, circuit, "c"), [CLOCK, CLOCK])
 
 
+def test_a_path_from_a_gated_clock_begins_with_it() -> None:
+    cells = [
+        "g dlclkp_1 CLK=clk GATE=en GCLK=c",
+        "a dfxtp_1 CLK=c D=in Q=q",
+        "i inv_1 A=q Y=n",
+        "b dfxtp_1 CLK=clk D=n Q=r",
+    ]
+    timing = analyse(hand_netlist("clk en in", "", cells).netlist)
+    assert [step.instance for step in timing.path] == ["clk, gated", "a", "i", "b"]
+
+
 def test_pins_without_nets_and_constants() -> None:
     cells = ["n nand2_1 A=in Y=x", "a dfxtp_1 CLK=clk Q=q", "b dfxtp_1 CLK=clk D=x", "t inv_1 A=1 Y=z"]
     circuit = hand_netlist("clk in", "x q z", cells)

@@ -290,3 +290,20 @@ def test_constants_that_cannot_be_loaded_are_refused() -> None:
     with pytest.raises(ValueError, match="halves of this unit cannot work apart; build it with apart=True"):
         spec.unit().writes(apart)
     assert spec.unit(apart=True).writes(apart)
+
+
+@pytest.mark.parametrize("spec", [ConSmax(), ConSmax(constant="multiplied"), ConSmax(tables="shift")], ids=str)
+def test_the_word_of_the_offset_is_a_number_less_both_exponents(spec: ConSmax) -> None:
+    """As the folder's README says, so that a driver can make the words of a head from its constants."""
+    registers = spec.unit(lanes=1).registers
+    assert registers is not None
+    numbers, exponents = set(), set()
+    for gamma, largest in ((100.0, 1.0), (200.0, 0.25), (1000.0, 0.06)):
+        constants = spec.constants(beta=1.5, gamma=gamma, largest=largest)
+        word = dict(spec.unit(lanes=1).writes(constants))[registers.address("offset")]
+        bits = registers.data_bits
+        signed = word - (1 << bits) * (word >> (bits - 1))
+        exponents.add((constants.exponent, constants.output_fraction_bits))
+        numbers.add(signed + constants.exponent + constants.output_fraction_bits)
+    assert len(exponents) > 1
+    assert len(numbers) == 1

@@ -116,8 +116,15 @@ def test_its_bench_in_verilator(kind: str, exported: Any, tmp_path: Path) -> Non
 
 
 @verilator
-def test_lint_is_clean(exported: Any) -> None:
-    assert make(exported(LOADABLE, "registers"), "lint") == (0, "")
+@pytest.mark.parametrize(("method", "kind"), [(LOADABLE, "registers"), ("index", "kept")])
+def test_lint_is_clean(method: str, kind: str, exported: Any) -> None:
+    """In the unit of `index`, Verilator 5.006 sees loops where there are none; the shell around it must pass too."""
+    folder = exported(method, kind)
+    assert make(folder, "lint") == (0, "")
+    waived = [re.findall(r"-W\w+-?\w+", line) for line in (folder / "Makefile").read_text().splitlines()]
+    assert {tuple(each) for each in waived if "-Wall" in each} == {("-Wall", "-Wno-UNOPTFLAT")}
+    core = (folder / f"{NAME}.core").read_text()
+    assert re.findall(r"verilator_options: (.*)", core) == ["[-Wall, -Wno-UNOPTFLAT]"] * 2
 
 
 @pytest.mark.slow

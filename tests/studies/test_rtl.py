@@ -89,9 +89,22 @@ def test_loadable_heads_share_a_unit_that_runs_with_all_of_them(tmp_path: Path) 
     for each, head in ((first, HEADS[0]), (second, HEADS[1])):
         assert [tuple(write) for write in each["writes"]] == unit.writes(head.constants)
     lines = (tmp_path / "writes.hex").read_text().splitlines()
-    # Two sets of constants with random rows, then every head with its own rows.
-    assert len(lines) == 5 * len(unit.writes(HEADS[0].constants))
-    assert len({line.split()[0] for line in lines}) == 5
+    # Two sets of constants with random rows, then every head with its own rows, then both sets with rows near maxima.
+    assert len(lines) == 7 * len(unit.writes(HEADS[0].constants))
+    assert len({line.split()[0] for line in lines}) == 7
+
+
+@pytest.mark.parametrize("lanes", [1, 16])
+def test_every_lane_of_the_bench_receives_every_code(lanes: int, tmp_path: Path) -> None:
+    """A wrong entry of a table must not pass because its code never comes, least of all in a bench of few beats."""
+    spec = Softermax()
+    sizes = {"lanes": lanes, "max_row": 64, "depth": None, "storage": "flip-flops"}
+    write_rtl([(spec, None)], RtlOptions(sizes, tmp_path), ["softmaxkit", "rtl"], lambda _: lambda *_: None, print)
+    beats = [int(line, 16) for line in (tmp_path / "scores.hex").read_text().split()]
+    bits = spec.score_bits
+    for lane in range(lanes):
+        attended = [beat for beat in beats if beat >> (lanes * bits + lane) & 1]
+        assert len({beat >> (lane * bits) & ((1 << bits) - 1) for beat in attended}) == 1 << bits
 
 
 def test_other_specs_are_other_units(tmp_path: Path) -> None:

@@ -25,11 +25,13 @@ class Register(NamedTuple):
         name: of the register or table.
         shape: of a word.
         depth: number of words.
+        meaning: of its words, for those who write them.
     """
 
     name: str
     shape: Shape
     depth: int = 1
+    meaning: str = ""
 
 
 class RegisterMap:

@@ -21,7 +21,7 @@ from softmaxkit.flow.interface import memory_facts, unit_ports
 from softmaxkit.flow.vectors import Stream, hexadecimal
 from softmaxkit.flow.verilog import check_module_name, to_commented_verilog
 
-TEMPLATES = {"tb.sv": "{name}_tb.sv", "Makefile": "Makefile", "README.md": "README.md"}
+TEMPLATES = {"tb.sv": "{name}_tb.sv", "lint.vlt": "lint.vlt", "Makefile": "Makefile", "README.md": "README.md"}
 
 SEED = 1
 """Seed of the random queries, keys and values."""
@@ -134,6 +134,7 @@ def _registers(engine: Engine) -> dict[str, Any]:
                 "words": each.depth,
                 "bits": each.shape.width,
                 "signed": each.shape.signed,
+                "meaning": each.meaning,
             }
             for each in registers.registers
         ],

@@ -61,6 +61,7 @@ def export(
     heads: Mapping[str, Constants] = MappingProxyType({}),
     shell: ShellOptions | None = None,
     sram: str | None = None,
+    further: Segments = (),
 ) -> None:
     """Write the folder of a unit, completely or not at all.
 
@@ -74,6 +75,7 @@ def export(
         heads: constants, among those of `segments`, of the heads of a model, by head name.
         shell: options of the shell around the unit, which has a test bench of its own; None for no shell.
         sram: macro to build the memories from, as for `softmaxkit.shell.sram.choose_macro`; None for a memory model.
+        further: segments that only the bench of the unit runs, after the others; that of the shell leaves them out.
 
     Raises:
         ValueError: the name is not a Verilog identifier, the folder has other contents, or the unit does not support
@@ -83,10 +85,10 @@ def export(
     """
     folder = check_export_folder(folder, overwrite=False)
     check_module_name(name)
-    _check_segments(unit, segments)
+    _check_segments(unit, [*segments, *further])
     macro = choose_macro(sram, unit) if sram else None
     around = describe_shell(unit, shell, segments) if shell else None
-    vectors = stream(unit, segments)
+    vectors = stream(unit, [*segments, *further])
     verilog = to_commented_verilog(unit, name)
     facts = describe(unit, name) | ({"shell": around.to_json(name)} if around else {})
     loaded = tables(unit, [constants for constants, _ in segments], heads)

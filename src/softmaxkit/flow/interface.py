@@ -84,6 +84,7 @@ def tables(unit: SoftmaxUnit, sets: Sequence[Constants | Sets], heads: Mapping[s
                 "words": register.depth,
                 "bits": register.shape.width,
                 "signed": register.shape.signed,
+                "meaning": register.meaning,
             }
             for register in registers
         ],

@@ -25,9 +25,9 @@ from softmaxkit.flow.verilog import without_header
 
 VERILOG = """
 read_json design.json
-write_verilog -noattr -simple-lhs -nohex design.v
+write_verilog -noattr -norename -simple-lhs -nohex design.v
 """
-"""Yosys script from a mapped design in JSON to Verilog."""
+"""Yosys script from a mapped design in JSON to Verilog. Instances keep the names that paths give them."""
 
 REGISTERS = "registers.json"
 """File with a user's design in generic gates and registers, before they are mapped to the library."""

@@ -68,6 +68,23 @@ def all_codes(unit: SoftmaxUnit, constants: Constants | Sets) -> Rows | None:
     return Rows(pairs, np.ones(pairs.shape, np.bool_), np.full(len(pairs), 2), sets)
 
 
+def near_rows(unit: SoftmaxUnit, constants: Constants | Sets, maxima: int, random: np.random.Generator) -> Rows:
+    """Return short unmasked rows of scores near their maximum, where results differ most, for maxima over all codes.
+
+    A row has up to eight beats: the maximum in every lane, then scores up to 7, 15, 31 or 63 codes below it. So with
+    256 maxima every lane receives every code of 8 bits.
+    """
+    low, high = code_range(unit, constants)
+    tops = np.linspace(low, high, maxima).round().astype(np.int64)[:, None]
+    beat = unit.lanes * unit.positions_a_lane(constants)
+    length = min(8 * beat, unit.max_row)
+    below = random.integers(0, random.choice((8, 16, 32, 64), (maxima, 1)), (maxima, length))
+    below[:, :beat] = 0
+    codes = np.maximum(tops - below, low)
+    sets = random.integers(0, len(constants.heads), maxima) if isinstance(constants, Sets) else None
+    return Rows(codes, np.ones(codes.shape, np.bool_), np.full(maxima, length), sets)
+
+
 def _codes(
     unit: SoftmaxUnit,
     constants: Constants | Sets,

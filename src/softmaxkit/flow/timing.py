@@ -215,7 +215,8 @@ def _reached(ends: Sequence[End], arrivals: _Arrivals, sign: int) -> Iterator[tu
 def _trace(netlist: Netlist, edges: Edges, arrivals: _Arrivals, end: _End, time: float) -> tuple[Step, ...]:
     """Return the path to an endpoint, whose last step is at `time`."""
     cells = {int(instance): group.cell.name for group in netlist.groups for instance in group.instances}
-    ports = {net: f"{name}[{bit}]" for name, nets in netlist.inputs.items() for bit, net in enumerate(nets)}
+    ports = dict.fromkeys(np.flatnonzero(netlist.clock_nets).tolist(), f"{netlist.clock}, gated")
+    ports |= {net: f"{name}[{bit}]" for name, nets in netlist.inputs.items() for bit, net in enumerate(nets)}
     path = [Step(end.name, end.cell, ("rise", "fall")[end.place % 2], time)]
     place = end.place
     while place >= 0:

@@ -76,6 +76,7 @@ class Table(NamedTuple):
         words: number of words.
         bits: width of a word.
         signed: words are in two's complement.
+        about: meaning of the words; empty if the unit does not say.
     """
 
     name: str
@@ -83,6 +84,7 @@ class Table(NamedTuple):
     words: int
     bits: int
     signed: bool
+    about: str
 
 
 @dataclass(frozen=True)
@@ -209,7 +211,14 @@ def register_map(unit: SoftmaxUnit, options: ShellOptions) -> RegisterMap:
         )
     )
     tables = tuple(
-        Table(each.name, unit.registers.address(each.name) * WORD, each.depth, each.shape.width, each.shape.signed)
+        Table(
+            each.name,
+            unit.registers.address(each.name) * WORD,
+            each.depth,
+            each.shape.width,
+            each.shape.signed,
+            each.meaning,
+        )
         for each in unit.registers.registers
     )
     if unit.registers.data_bits > 8 * WORD:

@@ -28,6 +28,9 @@ SEED = 1
 SCORES = 4096
 """Minimum number of random scores in the test bench, for each of a method's examples, or for all heads together."""
 
+MAXIMA = 256
+"""Rows with scores near their maximum in the test bench, for each of a method's examples, or for all heads together."""
+
 REAL_SCORES = 4 * SCORES
 """Minimum number of the model's own scores in the test bench, for all heads together."""
 
@@ -126,19 +129,19 @@ def write_rtl(
 
 
 def _write(unit: SoftmaxUnit, name: str, folder: Path, heads: Sequence[TrainedHead], options: RtlOptions) -> None:
-    """Write the folder of one unit, with random scores and those of its heads in the test bench."""
+    """Write the folder of one unit; its test bench has random scores, scores near maxima, and those of its heads."""
     from softmaxkit.flow.export import export
-    from softmaxkit.flow.rows import random_rows
+    from softmaxkit.flow.rows import near_rows, random_rows
 
     sets = list(dict.fromkeys(head.constants for head in heads)) or _examples(unit)
-    scores = SCORES // len(sets) if heads else SCORES
-    segments = [
-        (constants, random_rows(unit, constants, scores, np.random.default_rng(SEED))) for constants in unit.loads(sets)
-    ]
+    share = len(sets) if heads else 1
+    loads, random = unit.loads(sets), np.random.default_rng
+    segments = [(constants, random_rows(unit, constants, SCORES // share, random(SEED))) for constants in loads]
+    near = [(constants, near_rows(unit, constants, max(MAXIMA // share, 2), random(SEED))) for constants in loads]
     rows = max(options.rows // max(len(heads), 1), ROWS)
     segments += [(head.constants, head.rows.first(rows, unit.max_row)) for head in heads]
     names = {head.name: head.constants for head in heads}
-    export(unit, name, folder, segments, options.constraints, names, options.shell, options.sram)
+    export(unit, name, folder, segments, options.constraints, names, options.shell, options.sram, near)
 
 
 def _examples(unit: SoftmaxUnit) -> list[Constants]:

@@ -23,6 +23,10 @@ FLOAT_OFFSET = signed(12)
 """Shape of the offset register with float tables."""
 
 
+OFFSET_MEANING = "right shift of the product: a number of the unit, less exponent and output_fraction_bits"
+"""What the word of the offset register is; the number follows from any set of constants and its writes."""
+
+
 def table_names(spec: ConSmax) -> list[str]:
     """Return the names of a spec's tables, those of the upper byte first."""
     if spec.tables != "split":
@@ -41,15 +45,21 @@ def register_map(spec: ConSmax, apart: bool, sets: int = 1) -> RegisterMap:
     """Return the register map of a loadable unit; if its halves can work apart, `sets` must be 1."""
     words = unsigned(entry_bits(spec))
     entries = 256 if spec.tables == "whole" else 16
-    registers = [Register(name, words, entries) for name in table_names(spec)]
+    meaning = "result of each score code" if spec.tables == "whole" else "entries, by a nibble of the score code"
+    registers = [Register(name, words, entries, meaning) for name in table_names(spec)]
     if spec.tables == "whole":
         return RegisterMap(registers, sets)
     offset = FLOAT_OFFSET if isinstance(spec.table_format, Float) else unsigned(_largest_offset(spec).bit_length())
     for prefix in ["", "lower_"] if apart else [""]:
         if spec.constant == "multiplied":
-            registers.append(Register(f"{prefix}multiplier", words))
-        registers += [Register(f"{prefix}offset", offset), Register(f"{prefix}limit", unsigned(spec.output_bits))]
-    return RegisterMap([*registers, Register("apart", unsigned(1))] if apart else registers, sets)
+            registers.append(Register(f"{prefix}multiplier", words, 1, "the factor C"))
+        registers += [
+            Register(f"{prefix}offset", offset, 1, OFFSET_MEANING),
+            Register(f"{prefix}limit", unsigned(spec.output_bits), 1, "largest result"),
+        ]
+    if apart:
+        registers.append(Register("apart", unsigned(1), 1, "1: the halves of a score are scores of their own"))
+    return RegisterMap(registers, sets)
 
 
 def loaded(spec: ConSmax, constants: ConSmaxConstants, unit: ConSmax) -> dict[str, int | Sequence[int]]:

@@ -16,12 +16,20 @@ from softmaxkit.methods.exaq.spec import Exaq
 def register_map(spec: Exaq, lanes: int, sets: int = 1) -> RegisterMap:
     """Return the register map of a loadable unit."""
     registers = [
-        Register("thresholds", signed(spec.score_bits + 1), spec.levels - 1),
-        Register("exponentials", unsigned(spec.exponential.bits), spec.levels),
+        Register(
+            "thresholds",
+            signed(spec.score_bits + 1),
+            spec.levels - 1,
+            "least score of each level but the lowest, less the maximum",
+        ),
+        Register("exponentials", unsigned(spec.exponential.bits), spec.levels, "exponential of each level"),
     ]
     if spec.accumulator == "packed":
         largest = CODES_PER_LOOKUP[spec.bits] * spec.exponential.max_code
-        registers.append(Register("sums", unsigned(largest.bit_length()), packed_sums(spec, lanes)))
+        group = (
+            f"sum of the exponentials of {CODES_PER_LOOKUP[spec.bits]} levels, by the levels, the first in the low bits"
+        )
+        registers.append(Register("sums", unsigned(largest.bit_length()), packed_sums(spec, lanes), group))
     return RegisterMap(registers, sets)
 
 

@@ -59,7 +59,7 @@ class Unit(SoftmaxUnit):
         check_storage(storage, but="memory")
         self.cuts = choose_cuts((), depth, default=1)
         self.depth = 1
-        table = Register("table", unsigned(spec.output.bits), 1 << spec.score_bits)
+        table = Register("table", unsigned(spec.output.bits), 1 << spec.score_bits, "result of each score code")
         registers = RegisterMap([table], sets) if constants is None else None
         super().__init__(spec, lanes, constants, max_row, storage, registers)
 
