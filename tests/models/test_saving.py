@@ -435,6 +435,23 @@ def test_adapters_that_freeze_learned_constants_cause_a_warning(lora: Any) -> No
         model(TOKENS[0], labels=TOKENS[0])
 
 
+def test_an_adapters_learned_constants_replace_those_of_the_base_in_integers_too(lora: Any, tmp_path: Path) -> None:
+    import peft
+
+    softmaxkit.save(patched("gpt2", ConSmax(), "integer"), tmp_path / "base")
+    model = peft.get_peft_model(softmaxkit.load(tmp_path / "base"), lora(modules_to_save=[NAME])).eval()
+    with torch.no_grad():
+        for module in layers(model).values():
+            module.get_parameter("beta").add_(0.5)
+    expected = logits(model)
+    model.save_pretrained(tmp_path / "adapter")
+    again = peft.PeftModel.from_pretrained(softmaxkit.load(tmp_path / "base"), tmp_path / "adapter")
+    assert not torch.equal(expected, logits(softmaxkit.load(tmp_path / "base")))
+    assert torch.equal(logits(again), expected)
+    merged = softmaxkit.save(again.merge_and_unload(), tmp_path / "merged")
+    assert torch.equal(logits(softmaxkit.load(merged)), logits(again))
+
+
 def test_adapters_train_learned_constants_that_are_saved_with_them(lora: Any, tmp_path: Path) -> None:
     import peft
 
