@@ -226,6 +226,22 @@ def test_missing_learned_parameters_are_refused(tmp_path: Path) -> None:
             load(tmp_path)
 
 
+@pytest.mark.parametrize("spec", [ConSmax(), Exaq(bits=3)], ids=["consmax", "exaq"])
+def test_weights_may_be_offloaded_to_disk(spec: Spec, tmp_path: Path) -> None:
+    pytest.importorskip("accelerate")
+    model = softmaxkit.calibrate(patched("gpt2", spec, "integer"), TOKENS)
+    softmaxkit.save(model, tmp_path / "model")
+    devices = {"transformer.h.1": "disk"} | dict.fromkeys(["transformer.wte", "transformer.wpe", "lm_head"], "cpu")
+    devices |= {"transformer.h.0": "cpu", "transformer.ln_f": "cpu"}
+    options: dict[str, Any] = {"device_map": devices, "offload_folder": str(tmp_path / "offloaded")}
+    loaded = softmaxkit.load(tmp_path / "model", **options)
+    assert next(loaded.get_submodule("transformer.h.1.mlp").parameters()).is_meta
+    for mode in ("integer", "float", "fused"):
+        softmaxkit.set_mode(model, mode)
+        softmaxkit.set_mode(loaded, mode)
+        assert torch.equal(logits(loaded), logits(model))
+
+
 def test_load_refuses_a_checkpoint_that_lost_its_method(tmp_path: Path) -> None:
     patched("gpt2", Softermax()).save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
