@@ -179,6 +179,8 @@ def test_any_dimension(case: Case) -> None:
     expected = module(scores.movedim(1, -1), mask.movedim(1, -1)).movedim(-1, 1)
     assert torch.equal(module(scores, mask, dim=1), expected)
     assert torch.equal(module(scores, mask, dim=-2), expected)
+    with pytest.raises(IndexError, match="dim must be from -3 to 2 for 3 dimensions, got 3"):
+        softmaxkit.softmax(scores, case.spec, dim=3, **case.numbers)
 
 
 @every_method
