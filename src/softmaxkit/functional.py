@@ -32,6 +32,7 @@ def softmax(
 
     Raises:
         ValueError: the mask does not broadcast, or a required parameter (EXAQ's clip) is missing.
+        IndexError: there is no such dimension.
         TypeError: the scores are not floating-point, or the method has no such parameter.
 
     Example:
@@ -53,6 +54,10 @@ def softmax(
             return softmax(tensors[0], spec, tensors[1], dim, mode, **parameters).numpy()
     if scores.ndim < 1:
         raise ValueError("scores must have the shape (..., keys), got a scalar")
+    if not -scores.ndim <= dim < scores.ndim:
+        raise IndexError(
+            f"dim must be from {-scores.ndim} to {scores.ndim - 1} for {scores.ndim} dimensions, got {dim}"
+        )
     module = without_gradients(spec.module(mode=mode, **{**spec.start(scores.shape[dim]), **parameters}), scores.device)
     return normalise_with(module, parameters)(scores, mask, dim)
 
@@ -82,11 +87,13 @@ def softmax_topk(logits: torch.Tensor, k: int, chunk: int = 65536) -> TopK:
 
     Raises:
         TypeError: the logits are not floating-point.
-        ValueError: k or chunk is out of range.
+        ValueError: k or chunk is out of range, or the logits are a single number.
     """
     from softmaxkit.kernels.backends import pick
     from softmaxkit.kernels.operators import RowCall
 
+    if logits.ndim < 1:
+        raise ValueError("logits must have the shape (..., vocabulary), got a scalar")
     size = logits.shape[-1]
     if not logits.is_floating_point():
         raise TypeError(f"logits must be floating-point, got {logits.dtype}")

@@ -179,6 +179,8 @@ def test_any_dimension(case: Case) -> None:
     expected = module(scores.movedim(1, -1), mask.movedim(1, -1)).movedim(-1, 1)
     assert torch.equal(module(scores, mask, dim=1), expected)
     assert torch.equal(module(scores, mask, dim=-2), expected)
+    with pytest.raises(IndexError, match="dim must be from -3 to 2 for 3 dimensions, got 3"):
+        softmaxkit.softmax(scores, case.spec, dim=3, **case.numbers)
 
 
 @every_method
@@ -189,6 +191,20 @@ def test_frozen_constants_are_used_until_the_module_trains(case: Case) -> None:
     assert module.constants == other
     module.train()
     assert module.constants == own
+
+
+@every_method
+def test_frozen_constants_belong_to_the_parameters_they_came_with(case: Case) -> None:
+    module, changed = module_of(case, "integer"), module_of(case, "integer")
+    with torch.no_grad():
+        for parameter in changed.parameters():
+            parameter += 0.5
+    frozen = case.spec.examples()[-1]
+    module.freeze(frozen)
+    assert module.bfloat16().float().bfloat16().constants == frozen  # rounding is no change
+    module.freeze(frozen)
+    module.float().load_state_dict(changed.state_dict())
+    assert module.constants == (changed.constants if list(module.parameters()) else frozen)
 
 
 @both_modes

@@ -180,3 +180,5 @@ def test_topk_in_half_precision_and_invalid_k() -> None:
     for k in (0, 101):
         with pytest.raises(ValueError, match="k must be from 1 to 100"):
             softmax_topk(logits, k)
+    with pytest.raises(ValueError, match=r"logits must have the shape \(..., vocabulary\), got a scalar"):
+        softmax_topk(logits[0, 0], 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from typing import Any
 
 import pytest
@@ -328,6 +329,26 @@ def test_half_precision_models() -> None:
     after = softmaxkit.apply(model, Exact())(**inputs).logits
     assert after.dtype == torch.bfloat16
     assert torch.allclose(before.float(), after.float(), rtol=0.05, atol=0.05 * before.abs().max().item())
+
+
+def test_a_model_in_another_thread_runs_its_method_during_a_calibration() -> None:
+    calibrated = softmaxkit.apply(tiny_model("gpt2"), Exaq())
+    other = softmaxkit.apply(tiny_model("llama"), ConSmax())
+    tokens = torch.arange(12)[None]
+    expected, results = other(tokens).logits, []
+    layer = next(iter(layers(calibrated)))
+
+    def meanwhile(*_: Any) -> None:
+        thread = threading.Thread(target=lambda: results.append(other(tokens).logits))
+        thread.start()
+        thread.join()
+
+    calibrated.get_submodule(layer).register_forward_hook(meanwhile)
+    softmaxkit.calibrate(calibrated, [tokens])
+    softmaxkit.apply(calibrated, Softermax())  # runs exact softmax
+    softmaxkit.fused_layers(calibrated, {"input_ids": tokens})
+    assert len(results) == 3
+    assert all(torch.equal(result, expected) for result in results)
 
 
 def test_set_mode_needs_a_method() -> None:

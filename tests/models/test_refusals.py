@@ -16,6 +16,8 @@ from transformers import (
     BertModel,
     GPT2Config,
     PreTrainedModel,
+    SiglipConfig,
+    SiglipModel,
     ViTMAEConfig,
     ViTMAEForPreTraining,
     WhisperConfig,
@@ -120,6 +122,20 @@ def test_the_hint_names_the_inputs_of_the_model(name: str, hint: str) -> None:
         softmaxkit.apply(model, Exact(), example={"wrong": torch.zeros(1)})
     # and the generated inputs run
     assert layers(softmaxkit.apply(model, Exact()))
+
+
+def test_the_hint_names_all_main_inputs_of_a_model_that_has_several() -> None:
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 64}
+    vision = sizes | {"image_size": 16, "patch_size": 8}
+    model = SiglipModel(SiglipConfig(text_config=sizes | {"vocab_size": 100}, vision_config=vision)).eval()
+    with pytest.raises(UnsupportedError, match=r"example=\{'input_ids': ids, 'pixel_values': images\}"):
+        softmaxkit.apply(model, Exact())
+    # Its pooling head is torch's own module, which no inputs can bring to the interface.
+    example = {"input_ids": torch.arange(8)[None], "pixel_values": torch.randn(1, 3, 16, 16)}
+    message = r"vision_model\.head\.attention .* is torch's MultiheadAttention, .*; choose .* with layers=range\(2\)"
+    with pytest.raises(UnsupportedError, match=message):
+        softmaxkit.apply(model, Exact(), example=example)
+    assert len(layers(softmaxkit.apply(model, Exact(), layers=range(2), example=example))) == 2
 
 
 def test_generated_audio_fits_a_model_of_frames() -> None:

@@ -226,6 +226,22 @@ def test_missing_learned_parameters_are_refused(tmp_path: Path) -> None:
             load(tmp_path)
 
 
+@pytest.mark.parametrize("spec", [ConSmax(), Exaq(bits=3)], ids=["consmax", "exaq"])
+def test_weights_may_be_offloaded_to_disk(spec: Spec, tmp_path: Path) -> None:
+    pytest.importorskip("accelerate")
+    model = softmaxkit.calibrate(patched("gpt2", spec, "integer"), TOKENS)
+    softmaxkit.save(model, tmp_path / "model")
+    devices = {"transformer.h.1": "disk"} | dict.fromkeys(["transformer.wte", "transformer.wpe", "lm_head"], "cpu")
+    devices |= {"transformer.h.0": "cpu", "transformer.ln_f": "cpu"}
+    options: dict[str, Any] = {"device_map": devices, "offload_folder": str(tmp_path / "offloaded")}
+    loaded = softmaxkit.load(tmp_path / "model", **options)
+    assert next(loaded.get_submodule("transformer.h.1.mlp").parameters()).is_meta
+    for mode in ("integer", "float", "fused"):
+        softmaxkit.set_mode(model, mode)
+        softmaxkit.set_mode(loaded, mode)
+        assert torch.equal(logits(loaded), logits(model))
+
+
 def test_load_refuses_a_checkpoint_that_lost_its_method(tmp_path: Path) -> None:
     patched("gpt2", Softermax()).save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
@@ -433,6 +449,23 @@ def test_adapters_that_freeze_learned_constants_cause_a_warning(lora: Any) -> No
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         model(TOKENS[0], labels=TOKENS[0])
+
+
+def test_an_adapters_learned_constants_replace_those_of_the_base_in_integers_too(lora: Any, tmp_path: Path) -> None:
+    import peft
+
+    softmaxkit.save(patched("gpt2", ConSmax(), "integer"), tmp_path / "base")
+    model = peft.get_peft_model(softmaxkit.load(tmp_path / "base"), lora(modules_to_save=[NAME])).eval()
+    with torch.no_grad():
+        for module in layers(model).values():
+            module.get_parameter("beta").add_(0.5)
+    expected = logits(model)
+    model.save_pretrained(tmp_path / "adapter")
+    again = peft.PeftModel.from_pretrained(softmaxkit.load(tmp_path / "base"), tmp_path / "adapter")
+    assert not torch.equal(expected, logits(softmaxkit.load(tmp_path / "base")))
+    assert torch.equal(logits(again), expected)
+    merged = softmaxkit.save(again.merge_and_unload(), tmp_path / "merged")
+    assert torch.equal(logits(softmaxkit.load(merged)), logits(again))
 
 
 def test_adapters_train_learned_constants_that_are_saved_with_them(lora: Any, tmp_path: Path) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from softmaxkit.fused_attention.call import MASKED
 from softmaxkit.methods.base.module import SoftmaxModule
 from softmaxkit.methods.base.rows import attended_keys, masked_softmax
 from softmaxkit.models.fused_path import fused_output, prefers_kernel, reasons_against_fused
-from softmaxkit.models.running import warn_once
+from softmaxkit.models.running import OfThread, warn_once
 
 NAME = "softmaxkit"
 """Name of the attention function, of the mask function, and of the submodule added to attention layers."""
@@ -32,23 +32,20 @@ REFUSED = {
 Watcher = Callable[[nn.Module, Tensor, Tensor, Tensor | None], None]
 """Called with an attention layer, its queries (batch, heads, queries, channels), its scores and its mask."""
 
-_watcher: Watcher | None = None
-_exact = False
+_watching: OfThread[tuple[Watcher, bool]] = OfThread()
+"""The watcher of every call of an attention layer, and whether exact softmax runs meanwhile."""
 
 
 class UnsupportedError(ValueError):
     """A method cannot be applied to this model."""
 
 
-@contextmanager
-def watching(watcher: Watcher, exact: bool = False) -> Iterator[None]:
-    """Call a watcher at every call of an attention layer; with `exact`, every layer runs exact softmax meanwhile."""
-    global _watcher, _exact
-    _watcher, _exact = watcher, exact
-    try:
-        yield
-    finally:
-        _watcher, _exact = None, False
+def watching(watcher: Watcher, exact: bool = False) -> AbstractContextManager[None]:
+    """Call a watcher at every call of an attention layer; with `exact`, every layer runs exact softmax meanwhile.
+
+    This concerns the models that run in this thread.
+    """
+    return _watching.set((watcher, exact))
 
 
 def method_of(attention: nn.Module) -> SoftmaxModule | None:
@@ -107,10 +104,11 @@ def attention_forward(
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     is_causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     is_causal = bool(is_causal) and attention_mask is None and query.shape[2] > 1
-    softmax: Any = None if _exact else module._modules.get(NAME)
+    watcher, exact = _watching.get() or (None, False)
+    softmax: Any = None if exact else module._modules.get(NAME)
     method = None if softmax is None else method_of(module)
     # A watcher, such as calibration, needs the scores, which a fused kernel never materialises.
-    if method is not None and _watcher is None and prefers_kernel(method, query):
+    if method is not None and watcher is None and prefers_kernel(method, query):
         output = fused_output(
             module,
             method,
@@ -138,8 +136,8 @@ def attention_forward(
         scores, mask = scores + mask, mask > max(torch.finfo(mask.dtype).min / 2, MASKED)
     if is_causal:
         mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
-    if _watcher is not None:
-        _watcher(module, query, scores, mask)
+    if watcher is not None:
+        watcher(module, query, scores, mask)
     if softmax is None:
         probabilities = masked_softmax(scores.float(), attended_keys(scores, mask)).to(value.dtype)
     elif method is not None and method.observed:

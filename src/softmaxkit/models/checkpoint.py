@@ -104,7 +104,7 @@ def load(path: str | Path, model_class: Any = None, **kwargs: Any) -> PreTrained
     """Load a model and its methods, as written by `softmaxkit.save` or `save_pretrained`.
 
     A checkpoint without methods is loaded as a plain model. Saved constants are used as they are, integer for integer,
-    until the model trains.
+    until the model trains or other learned parameters are loaded.
 
     Args:
         path: a folder, or a name on the Hugging Face hub.

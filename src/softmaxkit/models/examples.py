@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -12,6 +13,9 @@ from transformers import PreTrainedModel
 
 SAMPLES = 4000
 """Length of a generated waveform, in samples: a quarter of a second at 16 kHz."""
+
+MAIN_INPUTS = {"input_ids": "ids", "pixel_values": "images", "input_values": "sound", "input_features": "sound"}
+"""What transformers calls the main inputs of models, and what a hint shows for their values."""
 
 _examples: WeakKeyDictionary[PreTrainedModel, Mapping[str, Any]] = WeakKeyDictionary()
 
@@ -55,13 +59,12 @@ def tiny_inputs(model: PreTrainedModel) -> dict[str, Any]:
 
 def example_hint(model: PreTrainedModel) -> str:
     """Return the call of `apply` that passes example inputs, with the names of the model's inputs."""
-    values = {
-        "pixel_values": "images",
-        "input_values": "sound",
-        "input_features": "sound",
-    }.get(model.main_input_name, "ids")
-    more = ", 'decoder_input_ids': ids" if model.config.is_encoder_decoder else ""
-    return f"apply(..., example={{'{model.main_input_name}': {values}{more}}})"
+    taken = [name for name in inspect.signature(model.forward).parameters if name in MAIN_INPUTS]
+    names = dict.fromkeys([model.main_input_name, *taken])
+    inputs = {name: MAIN_INPUTS.get(name, "ids") for name in names}
+    if model.config.is_encoder_decoder:
+        inputs["decoder_input_ids"] = "ids"
+    return f"apply(..., example={{{', '.join(f'{name!r}: {value}' for name, value in inputs.items())}}})"
 
 
 def _wave(model: PreTrainedModel, *shape: int) -> Tensor:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor, nn
@@ -19,30 +19,24 @@ from softmaxkit.kernels.backends import Choice, only_torch, runs_on_gpu
 from softmaxkit.kernels.codes import Cached
 from softmaxkit.methods.base.module import SoftmaxModule
 from softmaxkit.models.cache import read_by
-from softmaxkit.models.running import warn_once
+from softmaxkit.models.running import OfThread, warn_once
 
 ChoiceWatcher = Callable[[nn.Module, Choice], None]
 """Called with an attention layer and the back end chosen for its fused attention, or the reasons against each."""
 
-_choice_watcher: ChoiceWatcher | None = None
+_choice_watcher: OfThread[ChoiceWatcher] = OfThread()
 
 
-@contextmanager
-def watching_choices(watcher: ChoiceWatcher) -> Iterator[None]:
+def watching_choices(watcher: ChoiceWatcher) -> AbstractContextManager[None]:
     """Call a watcher with the back end chosen for fused attention, at every call of a layer that has a method."""
-    global _choice_watcher
-    _choice_watcher = watcher
-    try:
-        yield
-    finally:
-        _choice_watcher = None
+    return _choice_watcher.set(watcher)
 
 
 def prefers_kernel(method: SoftmaxModule, query: Tensor) -> bool:
     """Return whether to try a fused kernel; on GPUs in mode "float" too, where kernels have the same precision."""
     if method.observed or method._forward_hooks or method._forward_pre_hooks:
         return False  # calibration or a hook needs the scores and probabilities
-    return method.mode == "fused" or _choice_watcher is not None or _is_float_on_gpu(method, query)
+    return method.mode == "fused" or _choice_watcher.get() is not None or _is_float_on_gpu(method, query)
 
 
 def _is_float_on_gpu(method: SoftmaxModule, query: Tensor) -> bool:
@@ -76,22 +70,23 @@ def fused_output(
     """
     query, key, value = tensors
     operands = query, read_by(query, key), read_by(query, value)
+    watcher = _choice_watcher.get()
     base = None if isinstance(operands[1], Cached) else method.softmax_base  # torch's own attention reads no codes
     if base is not None and method.mode != "integer" and runs_on_gpu(query.device) and not reasons:
-        if _choice_watcher is not None:
-            _choice_watcher(attention, only_torch(query.device, IS_TORCHS_OWN))
+        if watcher is not None:
+            watcher(attention, only_torch(query.device, IS_TORCHS_OWN))
         return scaled_dot_product(base, query, key, value, mask, None, dropout, causal, scaling)
     call, choice = choose(
         method, *operands, dropout_p=dropout, scale=scaling, native_reasons=_reasons_against_native(method.mode)
     )
     if call is not None and reasons:  # if the method has no fused kernel at all, that reason comes first
         choice = only_torch(query.device, *reasons)
-    if _choice_watcher is not None:
-        _choice_watcher(attention, after_a_look(call, choice, *operands, mask, causal, scaling))
+    if watcher is not None:
+        watcher(attention, after_a_look(call, choice, *operands, mask, causal, scaling))
     if call is not None and choice.kernel:
         return fused(call, choice, *operands, mask, causal, scaling, dropout)
     warns = method.mode == "fused" or _is_float_on_gpu(method, query)
-    if warns and _choice_watcher is None and not torch.compiler.is_compiling():
+    if warns and watcher is None and not torch.compiler.is_compiling():
         fallback = 'mode "fused" runs {} in float here' if method.mode == "fused" else "{} runs in plain torch here"
         warn_once(
             f"{fallback.format(method.spec.title)}: {'; '.join(choice.reasons(query.device))}. "

@@ -85,10 +85,14 @@ def apply(
         candidates = attention_layers(model, inputs, lambda: switch_on(model), compare=not already)
         if wanted is None and (missed := left_out(model, candidates)):
             more = f" and {len(missed) - 1} more" if len(missed) > 1 else ""
+            if isinstance(model.get_submodule(missed[0]), nn.MultiheadAttention):
+                why = "is torch's MultiheadAttention, which does not call the attention interface;"
+            else:
+                why = "did not call the attention interface on a tiny input; give inputs that run the whole model with "
+                why += "example={...}, or"
             raise UnsupportedError(
-                f"{missed[0]}{more} of {type(model).__name__} did not call the attention interface on a tiny input; "
-                f"give inputs that run the whole model with example={{...}}, or choose among the {len(candidates)} "
-                f"layers that did call it with layers=range({len(candidates)})"
+                f"{missed[0]}{more} of {type(model).__name__} {why} choose among the {len(candidates)} layers that did "
+                f"call it with layers=range({len(candidates)})"
             )
         chosen = chosen_layers(wanted, layer_names(model, candidates))
         keys = positions(model) or 256

@@ -82,6 +82,7 @@ class SoftmaxQuantizer(HfQuantizer):
             if isinstance(part, PreTrainedModel):
                 part.config.__dict__.pop("_is_quantized", None)
         for name, module in self.modules.items():
+            _bring_back(module)
             for key, parameter in module.named_parameters():
                 if not getattr(parameter, "_is_hf_initialized", False):  # set by loading a weight
                     raise MethodError(f"the weights are incomplete: {name}.{NAME}.{key} is missing")
@@ -103,3 +104,20 @@ class SoftmaxQuantizer(HfQuantizer):
     def is_trainable(self) -> bool:
         """True: the restored model can be trained."""
         return True
+
+
+def _bring_back(module: SoftmaxModule) -> None:
+    """Undo the offloading of a module to CPU or disk by a `device_map`: kernels read its few numbers at any time."""
+    hook = getattr(module, "_hf_hook", None)
+    offloading = next((part for part in getattr(hook, "hooks", [hook]) if getattr(part, "offload", False)), None)
+    if offloading is None:
+        return
+    from accelerate.hooks import remove_hook_from_module
+    from accelerate.utils import set_module_tensor_to_device
+
+    names = [name for name, tensor in module.state_dict().items() if tensor.is_meta and name in offloading.weights_map]
+    remove_hook_from_module(module)
+    for name in names:
+        value = offloading.weights_map[name]
+        set_module_tensor_to_device(module, name, offloading.execution_device, value=value)
+        getattr(module, name)._is_hf_initialized = True

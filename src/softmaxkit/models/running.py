@@ -5,7 +5,8 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from threading import get_ident
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -15,7 +16,30 @@ from transformers import PreTrainedModel
 
 from softmaxkit.formats import Array
 
+T = TypeVar("T")
+
 _warned: set[str] = set()
+
+
+class OfThread(Generic[T]):
+    """A value that only the thread that set it sees, because other models may be running in other threads."""
+
+    def __init__(self) -> None:
+        self._values: dict[int, T] = {}
+
+    def get(self) -> T | None:
+        """Return the value of this thread; None if it has none."""
+        return self._values.get(get_ident()) if self._values else None  # compiled models need not know their thread
+
+    @contextmanager
+    def set(self, value: T) -> Iterator[None]:
+        """Set the value of this thread, and remove it at the end."""
+        thread = get_ident()
+        self._values[thread] = value
+        try:
+            yield
+        finally:
+            del self._values[thread]
 
 
 def warn_once(message: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from types import MappingProxyType
 from typing import Any, ClassVar, Protocol, Self
@@ -65,7 +65,7 @@ class Calibrated(nn.Module):
         self.register_buffer("calibrated", torch.empty((0, 1), dtype=torch.int64))
         self.statistics: dict[str, float] = {}
         self._calibrator: Calibrator | None = None
-        self._frozen: Constants | None = None
+        self._frozen: tuple[Constants, list[Tensor]] | None = None
         self._built: tuple[Any, Constants] | None = None
 
     @property
@@ -84,8 +84,8 @@ class Calibrated(nn.Module):
         Raises:
             ValueError: the method is not calibrated yet.
         """
-        if self._frozen is not None:
-            return self._frozen
+        if (frozen := self.frozen_for(self.parameters())) is not None:
+            return frozen
         # Compared by value, since fused optimisers do not bump the version counters of parameters.
         key = tuple(parameter.detach().double().cpu().numpy().tobytes() for parameter in self.parameters())
         if self._built is None or self._built[0] != key:
@@ -102,8 +102,21 @@ class Calibrated(nn.Module):
         return {key: x[head] if isinstance(x, Sequence) else x for key, x in self._calibration.items()}
 
     def freeze(self, constants: Constants) -> None:
-        """Use these constants until the module is trained or calibrated again."""
-        self._frozen = constants
+        """Use these constants until the module is trained or calibrated again, or its parameters change."""
+        self._frozen = constants, [parameter.detach().clone() for parameter in self.parameters()]
+
+    def frozen_for(self, parameters: Iterable[Tensor]) -> Constants | None:
+        """Return the frozen constants, if any, provided that these are the learned parameters to which they belong.
+
+        A state dict or an adapter may have replaced them since. A change of dtype or device does not count.
+        """
+        if self._frozen is None:
+            return None
+        constants, frozen = self._frozen
+        pairs = ((was, now.detach()) for was, now in zip(frozen, parameters, strict=True))
+        # Offloaded weights, on the meta device, have no values to compare.
+        is_same = all(was.is_meta or now.is_meta or torch.equal(was.to(now), now) for was, now in pairs)
+        return constants if is_same else None
 
     def set_calibration(self, calibration: Mapping[str, Any]) -> None:
         """Replace the calibrated parameters; the constants are rebuilt from them.

@@ -66,8 +66,8 @@ def quantised_distance(scores: Tensor, attended: Tensor, clip: float, levels: in
     exact = distance.detach().double()  # float64, so that ties are exact
     least = least_values(clip, levels)
     if levels > FEW_LEVELS:
-        level = torch.bucketize(exact, torch.tensor(least, dtype=exact.dtype, device=exact.device), right=True)
-        level = level.to(distance.dtype)
+        bounds = torch.tensor(least, dtype=exact.dtype, device=exact.device)
+        level = torch.bucketize(exact.contiguous(), bounds, right=True).to(distance.dtype)
     else:
         level = torch.zeros_like(distance)
         for value in least:
