@@ -249,9 +249,12 @@ def test_refusals(exported: Any, tmp_path: Path) -> None:
     spec = method_class("consmax")()
     constants, unit = spec.constants(), build(spec, "baked", 4)
     some = rows(unit, 100)
-    for name in ("2d", "a-b", "", "a\n", "module"):
+    for name in ("2d", "a-b", "", "a\n", "é", "a__b", "n" * 201, "module", "soft"):
         with pytest.raises(ValueError, match=r"a module name|keyword"):
             export(unit, name, tmp_path / "folder", [(constants, some)])
+    waiting = method_class("exact")().unit(4, max_row=24, storage="memory")
+    with pytest.raises(ValueError, match="the macro u_ram has the name of a module of u"):
+        export(waiting, "u", tmp_path / "folder", [(None, rows(waiting, 4))], sram="u_ram:8x64")
     with pytest.raises(ValueError, match="requires rows"):
         export(unit, NAME, tmp_path / "folder", [])
     with pytest.raises(ValueError, match="baked in"):

@@ -20,7 +20,7 @@ from softmaxkit.files import whole_folder, write_text
 from softmaxkit.flow.export import PARAMETERS_FILE, about
 from softmaxkit.flow.interface import memory_facts, unit_ports
 from softmaxkit.flow.vectors import Stream, hexadecimal
-from softmaxkit.flow.verilog import check_module_name, to_commented_verilog
+from softmaxkit.flow.verilog import check_name, to_commented_verilog
 
 TEMPLATES = {"tb.sv": "{name}_tb.sv", "Makefile": "Makefile", "README.md": "README.md"}
 
@@ -45,7 +45,7 @@ def export_engine(engine: Engine, name: str, folder: Path, period: float) -> Non
         ToolError: Yosys is missing or failed.
         OSError: the folder cannot be written.
     """
-    check_module_name(name)
+    check_name(name)
     vectors, facts = _vectors(engine), _facts(engine, name)
     verilog = to_commented_verilog(engine, name)
     templates = Environment(
