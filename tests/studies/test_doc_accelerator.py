@@ -132,3 +132,10 @@ def test_heads_in_parallel() -> None:
         for cell, result in zip(cells, measured, strict=True):
             cycles, stall = cell.strip(")").split(" (")
             assert wrong([cycles, stall], [result["computed_cycles"], result["stall_percent"]]) == [], engines
+
+
+def test_the_hardware_files() -> None:
+    for name, described in rows("docs/accelerator.md", "| name | hardware |"):
+        chip = read_hardware(name.strip("`"))
+        engines = f"{chip.engines} engine{'s' if chip.engines > 1 else ''}"
+        assert described.startswith(f"{engines} of {chip.arrays.rows} x {chip.arrays.columns}"), name

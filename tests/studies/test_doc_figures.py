@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import re
+import runpy
+import sys
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from doc_tables import results, rows, shows
+
+from doc_tables import ROOT, results, rows, shows, wrong
+from softmaxkit import BF16, FP16, UQ, ConSmax
+from softmaxkit.cli import main
+from softmaxkit.kernels.backends import native
 
 SHAPES = ([12, 1024, 1024, 64], [12, 1, 32768, 64], [32, 1, 32768, 128, 8])
 CONTENDERS = {
@@ -164,3 +174,47 @@ def test_rows_on_a_card_in_the_docs() -> None:
     for label, *cells in table:
         values = [100 * r["share_of_copy"] for r in on_the_card("rows", label)]
         assert all(shows(cell, value) for cell, value in zip(cells, values, strict=True)), (label, values)
+
+
+@pytest.mark.skipif(native() is None, reason="the native kernels are not built")
+def test_departures_from_exact_attention_in_the_docs(tmp_path: Path) -> None:
+    """Errors are the same on every processor with native kernels, so the command of the docs runs here."""
+    record = tmp_path / "bench.json"
+    shapes = ["--shape", "12x1024x1024x64", "--shape", "12x1x8192x64"]
+    assert main(["bench", *shapes, "--method", "exaq", "--rounds", "1", "--threads", "1", "--json", str(record)]) == 0
+    measured = [r for r in json.loads(record.read_text())["results"] if r["method"] == "exaq" and "storage" not in r]
+    prompts, decoded = measured[:3], measured[3:]
+    table = rows("docs/speed.md", "| | error against the method itself, 1,024 tokens |")
+    for (label, *cells), prompt, token in zip(table, prompts, decoded, strict=True):
+        assert prompt["variant"].startswith(label.removeprefix("EXAQ, "))
+        figures = [prompt["error_rms"], *(r["difference_from_exact_rms"] for r in (prompt, token))]
+        assert wrong(cells, [100 * figure for figure in figures]) == [], label
+
+
+@pytest.mark.skipif(native() is None, reason="the native kernels are not built")
+def test_outlier_channels_in_the_docs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """As above, `python benchmarks/outlier_channels.py` runs here."""
+    monkeypatch.setattr(sys, "argv", ["outlier_channels.py"])
+    runpy.run_path(str(ROOT / "benchmarks" / "outlier_channels.py"), run_name="__main__")
+    printed = capsys.readouterr().out.splitlines()[1:]
+    table = rows("docs/speed.md", "| outliers | 8-bit cache: scores, results |")
+    for (label, *cells, without), line in zip(table, printed, strict=True):
+        *values, alone = [float(figure) for figure in re.findall(r"([\d.]+)%", line)]
+        assert wrong(", ".join(cells).split(", "), values) == [], label
+        assert shows(without.partition(" (")[0], alone), label
+        assert ("(torch)" in line) == ("float32 takes over" in without)
+
+
+def test_table_formats_in_the_docs() -> None:
+    table = rows("docs/methods.md", "| `table_format` | BF16 | FP16 |")
+    forms: list[dict[str, Any]] = [{}, {"constant": "multiplied"}, {"tables": "shift"}]
+    codes, whole = np.arange(-128, 128), ConSmax(tables="whole")
+    for (label, *cells), form in zip(table, forms, strict=True):
+        found = []
+        for table_format in (BF16, FP16, *(UQ(0, bits) for bits in (6, 7, 8, 9, 10, 12))):
+            spec = ConSmax(table_format=table_format, **form)
+            constants = spec.constants()
+            nearest = whole.golden(codes, None, whole.constants(scale=constants.real_scale))
+            off = abs(spec.golden(codes, None, constants) - nearest)
+            found.append(f"{off.max()} ({(off > 0).sum()})")
+        assert cells == found, label
