@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -30,8 +30,8 @@ def read_fields(data: Mapping[str, Any] | str) -> tuple[str, dict[str, Any]]:
     """
     if isinstance(data, str):
         try:
-            data = json.loads(data)
-        except json.JSONDecodeError as error:
+            data = json.loads(data, object_pairs_hook=_distinct)
+        except (json.JSONDecodeError, RecursionError) as error:
             raise ValueError(f"a spec must be a JSON object, but this is not JSON: {error}") from None
     if not isinstance(data, Mapping):
         raise ValueError(f'a spec must be a JSON object such as {{"schema": {SCHEMA}, "method": "METHOD"}}')
@@ -43,6 +43,14 @@ def read_fields(data: Mapping[str, Any] | str) -> tuple[str, dict[str, Any]]:
     if method is None:
         raise ValueError('a spec must name its method; add "method": "METHOD"')
     return str(method), fields
+
+
+def _distinct(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the keys and values of a JSON object, each key given once."""
+    names = [name for name, _ in pairs]
+    if repeated := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"a spec must name each key once, but {repeated[0]!r} occurs {names.count(repeated[0])} times")
+    return dict(pairs)
 
 
 def read_values(spec_class: type[Spec], fields: Mapping[str, Any]) -> dict[str, Any]:
