@@ -6,6 +6,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from doc_tables import ROOT, results, rows, wrong
+from softmaxkit.studies.config import read_study
 
 PAGE = "docs/accuracy.md"
 
@@ -183,7 +184,10 @@ def behind(step: int) -> float:
 
 
 def test_training_at_the_paper_size() -> None:
-    (cells, _paper) = rows(PAGE, "| ConSmax behind exact softmax, training curve | 3,000 steps | 5,000 | 10,000 |")
+    cells, (_, *paper) = rows(PAGE, "| ConSmax behind exact softmax, training curve | 3,000 steps | 5,000 | 10,000 |")
+    picture = read_study("paper-size").picture
+    assert picture["published_x"] == [3_000, 5_000, 10_000]
+    assert wrong(paper, picture["published_y"]) == []
     label, early, middle, late = cells
     assert label == "ours, Python source"
     assert wrong([early, middle], [behind(3_000), behind(5_000)]) == []
