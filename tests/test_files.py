@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from softmaxkit.files import cache_folder, whole_folder, write_json, write_text
+from softmaxkit.files import cache_folder, whole_folder, write_bytes, write_json, write_text
 
 
 def test_text_is_written_whole(tmp_path: Path) -> None:
@@ -14,6 +14,20 @@ def test_text_is_written_whole(tmp_path: Path) -> None:
     write_text(path, "two")
     assert path.read_text() == "two"
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_what_cannot_be_written_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file.bin"
+    write_bytes(path, b"old")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.replace", full)
+    with pytest.raises(OSError, match="No space"):
+        write_bytes(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert [*tmp_path.iterdir()] == [path]
 
 
 def test_figures_that_are_not_finite_become_null(tmp_path: Path) -> None:

@@ -15,7 +15,12 @@ from typing import Any
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically: readers see the old content or the new, never part of it.
+    """Write a text file in UTF-8, atomically like `write_bytes`."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file atomically: readers see the old content or the new, never part of it.
 
     Missing parent folders are created.
 
@@ -23,13 +28,13 @@ def write_text(path: Path, text: str) -> None:
         OSError: the file cannot be written, e.g. the disk is full; an existing file is then untouched.
     """
     if path.exists() and not path.is_file():  # a pipe or device cannot be replaced by renaming
-        path.write_text(text, encoding="utf-8")
+        path.write_bytes(data)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException:

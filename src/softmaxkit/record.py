@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import platform
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import softmaxkit
@@ -32,6 +34,34 @@ def make_record(
         "methods": _methods(results),
         "results": [dict(result) for result in results],
     }
+
+
+class Figures(dict[str, Any]):
+    """A part of a record; a figure that it lacks is an error that names the file."""
+
+    def __init__(self, path: Path, figures: Mapping[str, Any]) -> None:
+        super().__init__(figures)
+        self.path = path
+
+    def __missing__(self, name: str) -> Any:
+        raise ValueError(f"{self.path} has a result without {name}; make it again")
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Read a record; results are JSON objects, and nothing is known of their figures yet.
+
+    Raises:
+        ValueError: the file is not a record; the message names it.
+        OSError: it cannot be read.
+    """
+    try:
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not a record: {error}; make it again") from None
+    results = record.get("results") if isinstance(record, dict) else None
+    if not isinstance(results, list) or not all(isinstance(result, dict) for result in results):
+        raise ValueError(f"{path} is not a record: it must be a JSON object with a list of results; make it again")
+    return record
 
 
 def make_result(spec: Spec, mode: str, **figures: Any) -> dict[str, Any]:

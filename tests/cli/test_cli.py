@@ -474,3 +474,14 @@ def test_compare_of_several_seeds_gives_means_and_spreads(tmp_path: Path) -> Non
             assert mean[key] == pytest.approx((one[key] + other[key]) / 2)
             assert mean[f"{key}_spread"] == pytest.approx(abs(one[key] - other[key]) / 2**0.5)
         assert "loss_nats_spread" not in one
+
+
+def test_ctrl_c_says_that_the_same_command_continues(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("softmaxkit.studies.claims.judge_claims", stop)
+    assert main(["claims", "--records", str(Path(__file__).parents[2] / "results")]) == 130
+    assert capsys.readouterr().err.startswith("error: stopped; finished results are kept")

@@ -169,7 +169,10 @@ def test_all_methods(capsys: pytest.CaptureFixture[str]) -> None:
             "without --model there is no head for --head; add --model, or leave --head out",
         ),
         (["rtl", "exaq", "--name", "2d"], "a module name must be letters, digits and underscores"),
-        (["rtl", "exaq", "--clock", 0], "the clock period must be a positive number"),
+        (["rtl", "exaq", "--clock", 0], "the clock period must be 0.002 to 1,000,000 ns, got 0"),
+        (["rtl", "exaq", "--clock", 0.0005], "the clock period must be 0.002 to 1,000,000 ns, got 0.0005"),
+        (["rtl", "exaq", "--clock", "nan"], "the clock period must be 0.002 to 1,000,000 ns, got nan"),
+        (["rtl", "engine", "--method", "exaq", "--clock", 0.001], "the clock period must be 0.002 to 1,000,000 ns"),
         (
             ["rtl", "exaq", "--clock", 4, "--input-delay", 2, "--output-delay", 2.5],
             "leave -0.5 ns of a period",

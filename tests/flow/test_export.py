@@ -246,13 +246,25 @@ def test_a_broken_design_fails(line: str, wrong: str, reason: str, copied: Path)
     assert re.search(f"^FAIL: .*{reason}" if reason != "FAIL" else "^FAIL", printed, re.MULTILINE), printed
 
 
+@pytest.mark.parametrize(("period", "half"), [(0.002, "0.001"), (3.3333, "1.667"), (5.0, "2.5"), (1e6, "500000.0")])
+def test_the_benches_count_in_whole_ps(period: float, half: str, tmp_path: Path) -> None:
+    spec = method_class("consmax")()
+    unit = build(spec, "baked", 1)
+    export(unit, NAME, tmp_path / "unit", [(spec.constants(), rows(unit, 10))], Constraints(period=period))
+    assert f"always #({half}) aclk" in (tmp_path / "unit" / f"{NAME}_tb.sv").read_text()
+    assert f"PERIOD = {round(2000 * float(half))}  # ps" in (tmp_path / "unit" / f"{NAME}_cocotb.py").read_text()
+
+
 def test_refusals(exported: Any, tmp_path: Path) -> None:
     spec = method_class("consmax")()
     constants, unit = spec.constants(), build(spec, "baked", 4)
     some = rows(unit, 100)
-    for name in ("2d", "a-b", "", "a\n", "module"):
+    for name in ("2d", "a-b", "", "a\n", "é", "a__b", "n" * 201, "module", "soft"):
         with pytest.raises(ValueError, match=r"a module name|keyword"):
             export(unit, name, tmp_path / "folder", [(constants, some)])
+    waiting = method_class("exact")().unit(4, max_row=24, storage="memory")
+    with pytest.raises(ValueError, match="the macro u_ram has the name of a module of u"):
+        export(waiting, "u", tmp_path / "folder", [(None, rows(waiting, 4))], sram="u_ram:8x64")
     with pytest.raises(ValueError, match="requires rows"):
         export(unit, NAME, tmp_path / "folder", [])
     with pytest.raises(ValueError, match="baked in"):

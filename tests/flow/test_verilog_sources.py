@@ -74,7 +74,9 @@ def test_macros_and_parameters(tmp_path: Path) -> None:
     for wrong in ("A", "A=", "A=b", 'A="b', "A=1; shell", "1A=1", "A=8'q1"):
         with pytest.raises(ValueError, match="--parameter must be NAME=VALUE"):
             read_verilog([paths["design"]], None, (), (), [wrong])
-    for wrong in ("", "=1", "A B", "A=1\n2"):
+    with pytest.raises(ValueError, match="'wire' is a keyword of Verilog; give the parameter another name"):
+        read_verilog([paths["design"]], None, (), (), ["wire=1"])
+    for wrong in ("", "=1", "A B", "A=1\n2", "aé=1"):
         with pytest.raises(ValueError, match="--define must be NAME=VALUE"):
             read_verilog([paths["design"]], None, (), [wrong])
 

@@ -88,6 +88,22 @@ def test_exact_runs_torchs_own_attention() -> None:
 
 
 @pytest.mark.parametrize("spec", [Exact(), Softermax(), Exaq(), ConSmax()])
+@pytest.mark.parametrize("queries", [2, 30])
+def test_a_negative_scale_is_that_of_negated_queries(spec: Any, queries: int) -> None:
+    query, key, value = inputs(1, 2, 30, 16)
+    query, parameters = query[:, :, :queries], parameters_of(spec)
+    cache = KeyValueCache(key, value)
+    for mode in ("float", "integer"):
+        minus, plus = (
+            softmaxkit.attention(sign * query, key, value, spec, scale=sign * 0.3, mode=mode, **parameters)
+            for sign in (-1, 1)
+        )
+        assert torch.equal(minus, plus)
+    over_codes = [cache.attention(sign * query, spec, scale=sign * 0.3, **parameters) for sign in (-1, 1)]
+    assert torch.equal(*over_codes)
+
+
+@pytest.mark.parametrize("spec", [Exact(), Softermax(), Exaq(), ConSmax()])
 def test_masks(spec: Any) -> None:
     operands = inputs(2, 2, 30, 16)
     parameters = parameters_of(spec)

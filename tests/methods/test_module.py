@@ -31,6 +31,21 @@ def random_mask(*shape: int, attended: float) -> torch.Tensor:
     return torch.rand(*shape, generator=torch.Generator().manual_seed(1)) < attended
 
 
+SCALED = [case for case in DEFAULTS if "scale" in module_of(case, "float").calibrated_numbers]
+
+
+@pytest.mark.parametrize("case", SCALED, ids=str)
+@both_modes
+@pytest.mark.parametrize("scale", [-0.1, 0.0, float("nan"), float("inf")])
+def test_score_scales_are_positive_in_both_modes(case: Case, mode: str, scale: float) -> None:
+    module, numbers = module_of(case, mode), case.numbers | {"scale": scale}
+    with pytest.raises(ValueError, match="a score scale must be positive"):
+        module.set_calibration({"scale": scale})
+    for call in (case.spec.module, lambda **given: softmaxkit.softmax(normal(2, 8), case.spec, **given)):
+        with pytest.raises(ValueError, match="a score scale must be positive"):
+            call(mode=mode, **numbers)
+
+
 @every_method
 @pytest.mark.parametrize("rows", [800, pytest.param(8000, marks=pytest.mark.slow)])
 def test_integer_mode_equals_golden_over_many_scores(case: Case, rows: int) -> None:

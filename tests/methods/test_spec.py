@@ -42,6 +42,8 @@ def test_omitted_keys_get_their_defaults(case: Case) -> None:
     ("text", "message"),
     [
         ("{", "not JSON"),
+        ("[" * 100_000, "not JSON"),
+        ('{"schema": 1, "method": "exact", "method": "exaq"}', "name each key once, but 'method' occurs 2 times"),
         ("[]", "JSON object"),
         (json.dumps({"schema": 2, "method": FIRST.method}), '"schema": 1, got 2'),
         (json.dumps({"method": FIRST.method}), "got None"),

@@ -126,6 +126,8 @@ def test_the_choice() -> None:
         ("sky131", "an SRAM macro is sky130 or NAME:WIDTHxDEPTH.*, not 'sky131'; did you mean 'sky130'"),
         ("a:8x100", "2, 4, 8, ... words deep, not 8x100"),
         ("a:0x64", "1 bit wide or more"),
+        ("wire:8x64", "'wire' is a keyword of Verilog; give the macro another name"),
+        ("2a:8x64", "a macro name must be letters, digits and underscores"),
         ("a:32x64/5", "a divisor of its 32 bits, not 5"),
         ("a b:32x64", "not 'a b:32x64'"),
         ("é:32x64", "not 'é:32x64'"),

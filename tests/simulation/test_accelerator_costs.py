@@ -101,11 +101,28 @@ def test_arrays_of_another_method_with_equal_widths_are_used(tmp_path: Path) -> 
         late.array("value")
 
 
-def test_a_damaged_record_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "text",
+    ["{", "", "[]", "null", "3", "{}", '{"results": null}', '{"results": {}}', '{"results": ["x"]}', "[" * 100_000],
+)
+def test_a_damaged_record_is_named(text: str, tmp_path: Path) -> None:
     write_records(tmp_path, SPEC)
-    (tmp_path / "accelerator" / "units-broken.json").write_text("{")
-    with pytest.raises(ValueError, match=r"units-broken\.json is not a record"):
+    (tmp_path / "accelerator" / "units-broken.json").write_text(text)
+    with pytest.raises(ValueError, match=r"units-broken\.json is not a record: .*; make it again"):
         _ = costs(tmp_path).unit
+
+
+def test_a_figure_that_is_missing_is_named(tmp_path: Path) -> None:
+    folder = write_records(tmp_path, SPEC) / "accelerator"
+    for path in sorted(folder.glob("*.json")):
+        sound = path.read_text()
+        results = json.loads(sound)["results"]
+        for name in set(results[0]) - {"cells", "spec", "method", "max_row", "max_keys"}:
+            path.write_text(json.dumps({"results": [{k: v for k, v in r.items() if k != name} for r in results]}))
+            made = costs(tmp_path)
+            with pytest.raises(ValueError, match=rf"{path.name} has a result without {name}; make it again"):
+                _ = made.unit, made.unit_memories, made.array("query-key"), made.array("value")
+        path.write_text(sound)
 
 
 def test_a_clock_that_no_netlist_reaches_is_refused(tmp_path: Path) -> None:

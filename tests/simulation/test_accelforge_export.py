@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from made_records import MADE, write_records
 
+import doc_tables
 from softmaxkit.engine.engine import Engine
 from softmaxkit.methods import METHODS
 from softmaxkit.methods.base.deferred_unit import DeferredUnit
@@ -144,6 +145,32 @@ def test_throughput_includes_the_waiting_of_rows(tmp_path: Path, records: Path, 
     once, twice = (length / model(length).compute().throughput for length in (LONGEST, 2 * LONGEST))
     last = (LONGEST - 16) / model(LONGEST - 16).compute().throughput
     assert twice - once == pytest.approx((once - last) * LONGEST / 16, rel=1e-6)
+
+
+DOC_ROWS = {
+    "Exact, token": "SoftmaxExactToken",
+    "ConSmax, element": ELEMENT,
+    "Softermax, token": TOKEN,
+    "Softermax, deferred": DEFERRED,
+    "EXAQ, 2 bits, token": "SoftmaxExaq2BitsGaussianClipAccumulatorPlainToken",
+}
+
+
+def test_the_waits_in_the_docs(tmp_path: Path, records: Path, load: Any) -> None:
+    """AccelForge divides calls by throughput and adds operations up, here to what DRAM takes for the two products."""
+    write(tmp_path / "out", records, 1024)
+    module, hardware, channels = load(tmp_path / "out"), read_hardware("edge-npu"), PUBLISHED["gpt2"].channels
+    moved = 2 * 1024 * channels + 2 * channels  # keys and values, a query and its output, of a byte each
+    products = moved / (hardware.dram.bandwidth_gb_per_s * 1e9 / hardware.engines)
+    table = doc_tables.rows("docs/accelerator.md", "| 1,024 keys, µs | softmax: as element-wise | with waits |")
+    assert [label for label, *_ in table] == [*DOC_ROWS]
+    for label, *cells in table:
+        units = [getattr(module, DOC_ROWS[label])(1024, waits=waits) for waits in (False, True)]
+        softmax = [1024 / unit.compute().throughput for unit in units]
+        assert (
+            doc_tables.wrong(cells, [1e6 * seconds for seconds in (*softmax, *(products + each for each in softmax))])
+            == []
+        )
 
 
 @pytest.mark.parametrize(("columns", "scores_per_second"), [(16, 0.4e9), (32, 0.8e9)])

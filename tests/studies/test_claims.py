@@ -273,7 +273,7 @@ def test_a_missing_record_leaves_a_claim_unmeasured(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("{", "is not JSON"), ('{"results": []}', "no result has"), ("{}", "'results' is missing")]
+    ("text", "message"), [("{", "is not a record"), ('{"results": []}', "no result has"), ("{}", "a list of results")]
 )
 def test_a_record_that_cannot_be_read_is_refused(folder: Path, text: str, message: str) -> None:
     (folder / "studies/exaq-bits.json").write_text(text)

@@ -1,14 +1,22 @@
-"""Tables of README, docs/speed.md and docs/accelerator.md, cell by cell against the records that they name."""
+"""Tables of README and docs/speed.md, cell by cell against the records that they name."""
 
 from __future__ import annotations
 
 import json
+import re
+import runpy
+import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from doc_tables import ROOT, results, rows, shows, wrong
+from softmaxkit import BF16, FP16, UQ, ConSmax
+from softmaxkit.cli import main
+from softmaxkit.kernels.backends import native
+
 SHAPES = ([12, 1024, 1024, 64], [12, 1, 32768, 64], [32, 1, 32768, 128, 8])
 CONTENDERS = {
     "torch, float32": ("torch", "", ""),
@@ -22,18 +30,10 @@ CONTENDERS = {
 }
 
 
-def results(name: str) -> list[dict[str, Any]]:
-    return list(json.loads((ROOT / "results" / name).read_text())["results"])
-
-
-def rows(page: str, head: str) -> list[list[str]]:
-    """Return the cells of every table of a page whose first line begins so, without the first two lines."""
-    found = []
-    for block in (ROOT / page).read_text(encoding="utf-8").split("\n\n"):
-        lines = block.splitlines()
-        if lines and lines[0].startswith(head):
-            found += [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
-    return found
+def test_a_cell_shows_its_value() -> None:
+    assert shows("1,748", 1747.6)
+    assert shows("3.7%", 3.746)
+    assert not shows("3.8", 3.746)
 
 
 def times(record: str, label: str) -> list[dict[str, Any] | None]:
@@ -107,19 +107,6 @@ def test_a_real_language_model_in_the_readme() -> None:
         assert words == f"{in_integers['words_right_percent']:.2f}%"
 
 
-def shows(cell: str, value: float) -> bool:
-    """Is a cell the value, rounded to the digits that it has?"""
-    figure = cell.strip("%").replace(",", "")
-    digits = len(figure.partition(".")[2])
-    return abs(float(figure) - value) <= 0.5001 * 10**-digits  # a value in the middle may be rounded either way
-
-
-def test_a_cell_shows_its_value() -> None:
-    assert shows("1,748", 1747.6)
-    assert shows("3.7%", 3.746)
-    assert not shows("3.8", 3.746)
-
-
 ROW_SHAPES = ([4096, 128], [4096, 1024], [1024, 4096], [256, 32768], [64, 131072])
 ROW_CONTENDERS = {
     "exact": ("exact", "", ""),
@@ -145,45 +132,6 @@ def test_rows_in_the_docs() -> None:
             into, new = cell.split(" / ")
             assert shows(into, found["speedup_over_torch"]), (record, label, shape)
             assert shows(new, found["speedup_over_torch_new_memory"]), (record, label, shape)
-
-
-def generated(method: str, pipeline: str) -> list[dict[str, Any]]:
-    """Return the results of a token of GPT-2 at contexts of 1k, 16k and 128k."""
-    name = method.split(",")[0].lower()
-    found = {
-        r["context"]: r
-        for r in results("accelerator/generation-gpt2.json")
-        if (r["method"], r["pipeline"]) == (name, pipeline)
-    }
-    return [found[1024 * context] for context in (1, 16, 128)]
-
-
-def test_pipelines_in_the_docs() -> None:
-    table = rows("docs/accelerator.md", "| method | pipeline | cycles with keys loaded")
-    assert len(table) == 6
-    for method, pipeline, *cells in table:
-        short, middle, long = generated(method, pipeline)
-        values = [r["computed_cycles"] for r in (short, middle, long)]
-        values += [r["stall_percent"] for r in (short, long)] + [r["cycles"] for r in (short, long)]
-        assert all(shows(cell, value) for cell, value in zip(cells, values, strict=True)), (method, pipeline)
-
-
-def test_energy_and_area_of_a_token_in_the_docs() -> None:
-    table = rows("docs/accelerator.md", "| method | pipeline | total, µJ")
-    assert len(table) == 6
-    for method, pipeline, *cells in table:
-        runs = generated(method, pipeline)
-
-        def parts(result: dict[str, Any], figure: str, *names: str) -> float:
-            return float(sum(result[figure].get(name, 0) for name in names))
-
-        values = [run["energy_uj"] for run in runs]
-        values += [parts(run, "energy_uj_by_part", "softmax unit", "row memory") for run in runs]
-        values += [parts(run, "energy_uj_by_part", "QK array", "PV array") for run in runs[::2]]
-        values += [parts(run, "area_mm2_by_part", "row memory") for run in runs[::2]]
-        values += [run["area_mm2"] for run in runs[::2]]
-        wrong = [(cell, value) for cell, value in zip(cells, values, strict=True) if not shows(cell, value)]
-        assert wrong == [], (method, pipeline)
 
 
 CARD_CONTENDERS = {
@@ -228,14 +176,45 @@ def test_rows_on_a_card_in_the_docs() -> None:
         assert all(shows(cell, value) for cell, value in zip(cells, values, strict=True)), (label, values)
 
 
-def test_many_chips_in_the_docs() -> None:
-    table = rows("docs/accelerator.md", "| method | exchanges |")
-    measured = results("accelerator/scale-out-llama-70b.json")
-    assert len(table) == len(measured)
-    for (label, *cells), result in zip(table, measured, strict=True):
-        assert label.endswith(result["pipeline"])
-        chips = {run["chips"]: run for run in result["chips"]}
-        values = [chips[4]["exchanges"], chips[4]["bytes_per_query"]]
-        values += [1e3 * chips[n]["waiting_seconds"] for n in (4, 64, 1024)]
-        values += [1e3 * chips[n]["seconds"] for n in (1, 4, 64, 256, 1024)]
-        assert all(shows(cell, value) for cell, value in zip(cells, values, strict=True)), (label, values)
+@pytest.mark.skipif(native() is None, reason="the native kernels are not built")
+def test_departures_from_exact_attention_in_the_docs(tmp_path: Path) -> None:
+    """Errors are the same on every processor with native kernels, so the command of the docs runs here."""
+    record = tmp_path / "bench.json"
+    shapes = ["--shape", "12x1024x1024x64", "--shape", "12x1x8192x64"]
+    assert main(["bench", *shapes, "--method", "exaq", "--rounds", "1", "--threads", "1", "--json", str(record)]) == 0
+    measured = [r for r in json.loads(record.read_text())["results"] if r["method"] == "exaq" and "storage" not in r]
+    prompts, decoded = measured[:3], measured[3:]
+    table = rows("docs/speed.md", "| | error against the method itself, 1,024 tokens |")
+    for (label, *cells), prompt, token in zip(table, prompts, decoded, strict=True):
+        assert prompt["variant"].startswith(label.removeprefix("EXAQ, "))
+        figures = [prompt["error_rms"], *(r["difference_from_exact_rms"] for r in (prompt, token))]
+        assert wrong(cells, [100 * figure for figure in figures]) == [], label
+
+
+@pytest.mark.skipif(native() is None, reason="the native kernels are not built")
+def test_outlier_channels_in_the_docs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """As above, `python benchmarks/outlier_channels.py` runs here."""
+    monkeypatch.setattr(sys, "argv", ["outlier_channels.py"])
+    runpy.run_path(str(ROOT / "benchmarks" / "outlier_channels.py"), run_name="__main__")
+    printed = capsys.readouterr().out.splitlines()[1:]
+    table = rows("docs/speed.md", "| outliers | 8-bit cache: scores, results |")
+    for (label, *cells, without), line in zip(table, printed, strict=True):
+        *values, alone = [float(figure) for figure in re.findall(r"([\d.]+)%", line)]
+        assert wrong(", ".join(cells).split(", "), values) == [], label
+        assert shows(without.partition(" (")[0], alone), label
+        assert ("(torch)" in line) == ("float32 takes over" in without)
+
+
+def test_table_formats_in_the_docs() -> None:
+    table = rows("docs/methods.md", "| `table_format` | BF16 | FP16 |")
+    forms: list[dict[str, Any]] = [{}, {"constant": "multiplied"}, {"tables": "shift"}]
+    codes, whole = np.arange(-128, 128), ConSmax(tables="whole")
+    for (label, *cells), form in zip(table, forms, strict=True):
+        found = []
+        for table_format in (BF16, FP16, *(UQ(0, bits) for bits in (6, 7, 8, 9, 10, 12))):
+            spec = ConSmax(table_format=table_format, **form)
+            constants = spec.constants()
+            nearest = whole.golden(codes, None, whole.constants(scale=constants.real_scale))
+            off = abs(spec.golden(codes, None, constants) - nearest)
+            found.append(f"{off.max()} ({(off > 0).sum()})")
+        assert cells == found, label

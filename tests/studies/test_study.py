@@ -287,3 +287,20 @@ def say_nothing(title: str) -> Any:
 
 def print_nothing(done: int, total: int) -> None:
     pass
+
+
+@pytest.mark.parametrize("key", ["seeds", "shape", "recipe", "vary", "picture"])
+@pytest.mark.parametrize("value", ["3", '"x"', "true", "nan"])
+def test_entries_of_a_wrong_kind_are_named(key: str, value: str, tmp_path: Path) -> None:
+    study = tmp_path / "mine.toml"
+    study.write_text(f'question = "?"\n{key} = {value}\n[[methods]]\nmethod = "exact"\n')
+    with pytest.raises(ValueError, match=rf"mine\.toml: {key} must be a (list|table), got"):
+        read_study(str(study))
+
+
+@pytest.mark.parametrize("value", ["3", '"exact"', '["exact"]', "[1]"])
+def test_methods_are_tables(value: str, tmp_path: Path) -> None:
+    study = tmp_path / "mine.toml"
+    study.write_text(f'question = "?"\nmethods = {value}\n')
+    with pytest.raises(ValueError, match=r"mine\.toml: methods must be"):
+        read_study(str(study))

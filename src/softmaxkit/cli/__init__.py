@@ -35,6 +35,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+STOPPED = 130
+"""Exit code after Ctrl-C."""
+
 TRAINING = ("compare", "train", "study", "tasks")
 """Verbs that train, and can therefore use several processes."""
 
@@ -106,9 +109,11 @@ def _run(arguments: Sequence[str] | None) -> int:
     """Run a command line and report any error as a single line."""
     try:
         code = app(None if arguments is None else list(arguments), "softmaxkit", standalone_mode=False)
+        if code == STOPPED:  # newer releases of Typer return it for Ctrl-C, without a word
+            raise KeyboardInterrupt
         return code if isinstance(code, int) else 0
     except (KeyboardInterrupt, typer.Abort):
-        return _fail("stopped; finished results are kept, and the same command continues from there", 130)
+        return _fail("stopped; finished results are kept, and the same command continues from there", STOPPED)
     except typer.TyperException as error:
         context = getattr(error, "ctx", None)
         message = error.format_message() if hasattr(error, "format_message") else str(error)

@@ -13,6 +13,7 @@ from softmaxkit.cli.simulation_tables import chips_table, energy_lines, simulati
 from softmaxkit.methods import ALL_METHODS, METHODS
 
 CONTEXT = 1024
+RECORDS = Path("results")
 
 
 def _hardware_names() -> list[str]:
@@ -105,7 +106,7 @@ def simulate(
     ] = None,
     records: Annotated[
         Path, typer.Option(metavar="DIR", help="Folder of the records with area and energy of the parts.")
-    ] = Path("results"),
+    ] = RECORDS,
     json: JsonOption = None,
     html: Annotated[
         Path | None,
@@ -145,6 +146,8 @@ def simulate(
     specs = [chosen_spec(None, file) for file in spec or []]
     specs += [chosen_spec(name, None).for_hardware() for name in named]
     _check_pipelines(pipeline or [])
+    if records != RECORDS and not records.is_dir():
+        raise ValueError(f"--records must be a folder, but {records} is none")
     options = SimulationOptions(
         read_workload(model),
         read_hardware(hardware),

@@ -23,7 +23,7 @@ def study(
     ] = None,
     text: TextOption = None,
     seed: Annotated[
-        list[int] | None, typer.Option(help="Seed, instead of the study's own. Repeatable.", show_default=False)
+        list[int] | None, typer.Option(min=0, help="Seed, instead of the study's own. Repeatable.", show_default=False)
     ] = None,
     output: Annotated[
         Path,

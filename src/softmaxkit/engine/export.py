@@ -16,10 +16,11 @@ from softmaxkit.engine.arrays import DEPTH
 from softmaxkit.engine.engine import Engine
 from softmaxkit.engine.vectors import engine_stream, random_head
 from softmaxkit.files import whole_folder, write_text
+from softmaxkit.flow.constraints import half_period_ps
 from softmaxkit.flow.export import PARAMETERS_FILE, about, templates_of
 from softmaxkit.flow.interface import memory_facts, unit_ports
 from softmaxkit.flow.vectors import Stream, hexadecimal
-from softmaxkit.flow.verilog import check_module_name, to_commented_verilog
+from softmaxkit.flow.verilog import check_name, to_commented_verilog
 
 TEMPLATES = {"tb.sv": "{name}_tb.sv", "lint.vlt": "lint.vlt", "Makefile": "Makefile", "README.md": "README.md"}
 
@@ -40,11 +41,13 @@ def export_engine(engine: Engine, name: str, folder: Path, period: float) -> Non
         period: clock period of the test bench, in ns.
 
     Raises:
-        ValueError: the name is no Verilog identifier, or the engine's cycles have no recurrence.
+        ValueError: the name cannot be that of a module, the period is out of range, or the engine's cycles have no
+            recurrence.
         ToolError: Yosys is missing or failed.
         OSError: the folder cannot be written.
     """
-    check_module_name(name)
+    check_name(name)
+    half = half_period_ps(period)
     vectors, facts = _vectors(engine), _facts(engine, name)
     verilog = to_commented_verilog(engine, name)
     templates = templates_of("softmaxkit.engine", "softmaxkit.flow")
@@ -60,7 +63,7 @@ def export_engine(engine: Engine, name: str, folder: Path, period: float) -> Non
         "apart": engine.apart,
         "ordered": engine.ordered,
         "bits": bits,
-        "period": period,
+        "half_period_ps": half,
         "patience": 20_000 + 4 * facts["first"],
         "memory_ports": [port for port in unit_ports(engine) if port.name.startswith(prefixes)],
     }

@@ -11,6 +11,21 @@ SHARE = 0.2
 """Default input delay and default output delay, as a fraction of the clock period."""
 
 
+SHORTEST, LONGEST = 0.002, 1e6
+"""Clock periods in ns: test benches count in ps and turn the clock twice in a period."""
+
+
+def half_period_ps(period: float) -> int:
+    """Return half of a clock period in ns as the whole number of ps that test benches wait.
+
+    Raises:
+        ValueError: the period is out of range.
+    """
+    if not SHORTEST <= period <= LONGEST:
+        raise ValueError(f"the clock period must be {SHORTEST:g} to {LONGEST:,.0f} ns, got {period:g}")
+    return round(500 * period)
+
+
 @dataclass(frozen=True)
 class Constraints:
     """Timing constraints of a unit; times in ns, the load in pF.
@@ -25,7 +40,7 @@ class Constraints:
         load: load of outputs.
 
     Raises:
-        ValueError: a value is not finite or too small, or the delays leave nothing of the period.
+        ValueError: a value is not finite or out of range, or the delays leave nothing of the period.
     """
 
     period: float = 5.0
@@ -37,8 +52,7 @@ class Constraints:
     load: float = OUTPUT_LOAD
 
     def __post_init__(self) -> None:
-        if not (self.period > 0 and math.isfinite(self.period)):
-            raise ValueError(f"the clock period must be a positive number of ns, got {self.period}")
+        half_period_ps(self.period)
         numbers = {"clock uncertainty": self.uncertainty, "input slew": self.input_slew, "load": self.load}
         numbers |= dict(zip(("input delay", "output delay"), self.delays, strict=True))
         for name, number in numbers.items():

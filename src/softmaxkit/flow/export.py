@@ -18,7 +18,7 @@ from softmaxkit.flow.export_context import template_context
 from softmaxkit.flow.interface import describe, tables
 from softmaxkit.flow.paths import combinational_paths
 from softmaxkit.flow.vectors import Segments, Stream, hexadecimal, stream
-from softmaxkit.flow.verilog import check_module_name, to_commented_verilog
+from softmaxkit.flow.verilog import check_name, to_commented_verilog
 from softmaxkit.methods.base.constants import Constants, Sets
 from softmaxkit.shell.folder import describe_shell, write_shell
 from softmaxkit.shell.sram import choose_macro
@@ -84,9 +84,11 @@ def export(
         OSError: the folder cannot be written.
     """
     folder = check_export_folder(folder, overwrite=False)
-    check_module_name(name)
+    check_name(name)
     _check_segments(unit, [*segments, *further])
     macro = choose_macro(sram, unit) if sram else None
+    if macro is not None and macro.name.startswith(name):
+        raise ValueError(f"the macro {macro.name} has the name of a module of {name}; give the unit another name")
     around = describe_shell(unit, shell, segments) if shell else None
     vectors = stream(unit, [*segments, *further])
     verilog = to_commented_verilog(unit, name)

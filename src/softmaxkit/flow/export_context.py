@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from softmaxkit.flow.cells.processes import PROCESSES
-from softmaxkit.flow.constraints import SHARE, Constraints
+from softmaxkit.flow.constraints import SHARE, Constraints, half_period_ps
 from softmaxkit.flow.interface import stream_ports, unit_ports, whole_bytes
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ def template_context(
         "set_bits": unit.set_bits,
         "whole_bytes": whole_bytes,
         "period": constraints.period,
+        "half_period_ps": half_period_ps(constraints.period),
         "constraints": constraints,
         "share": SHARE,
         "wires": {name: process.wire for name, process in PROCESSES.items()},

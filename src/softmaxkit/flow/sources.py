@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from softmaxkit.flow.tools import ToolError
+from softmaxkit.flow.verilog import check_name
 
 COMMENT = re.compile(r'"(?:\\.|[^"\\\n])*"|//[^\n]*|/\*.*?\*/', re.DOTALL)
 """A comment, or a string, which may contain what looks like a comment."""
@@ -19,7 +20,7 @@ NAMED_FILE = re.compile(r'(`include\s+|\$readmem[hb]\s*\(\s*)"([^"\n]+)"')
 SETTING = "softmaxkit_parameters"
 """Name of the module that instantiates a design with its parameters, and of its file."""
 
-NAME = re.compile(r"[A-Za-z_]\w*")
+NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 CONSTANT = re.compile(r"""-?\d+|\d*'s?[bodh][\da-f_xz?]+|"[^"\\\n]*\"""", re.IGNORECASE)
 """The value of a parameter: a number in Verilog notation, or a string."""
 
@@ -99,6 +100,7 @@ def read_verilog(
     macros = {name: "1" if value is None else value for name, value in _pairs(defines, "--define")}
     values: dict[str, str] = {}
     for name, value in _pairs(parameters, "--parameter"):
+        check_name(name, "parameter")
         if value is None or not CONSTANT.fullmatch(value):
             raise ValueError(
                 f'--parameter must be NAME=VALUE, with a value such as 8, 8\'hff or "text", got {name}={value or ""}'

@@ -32,17 +32,17 @@ def unit_title(result: Result, methods: Mapping[str, Any]) -> str:
 
 
 ENERGY: Columns = (
-    ("energy of a score, pJ", _energy("energy_pj_per_element")),
+    ("energy per score, pJ", _energy("energy_pj_per_element")),
     ("without glitches", _energy("energy_without_glitches_pj_per_element")),
     ("with all", _energy("energy_with_all_glitches_pj_per_element")),
 )
 MEMORY: Columns = (
     ("memory, µm²", _figure("memory_area_um2")),
-    ("its energy of a score, pJ", _energy("memory_energy_pj_per_element")),
+    ("its energy per score, pJ", _energy("memory_energy_pj_per_element")),
 )
 OPERATING_POINTS: Columns = (
     ("lanes", _figure("lanes", "d")),
-    ("clock asked for, MHz", lambda result: f"{1e3 / result['clock_ns']:,.0f}"),
+    ("target clock, MHz", lambda result: f"{1e3 / result['clock_ns']:,.0f}"),
     ("reached", _figure("fmax_mhz")),
     ("area, µm²", _area("area_um2")),
     *ENERGY,
@@ -53,7 +53,7 @@ PARTS: Columns = (
     ("tables", lambda result: f"{result.get('area_tables_um2', 0):,.0f}"),
     ("row buffer", lambda result: f"{result.get('area_row_buffer_um2', 0):,.0f}"),
     ("clock, MHz", _figure("fmax_mhz")),
-    ("energy of a score, pJ", _energy("energy_without_row_buffer_pj_per_element")),
+    ("energy per score, pJ", _energy("energy_without_row_buffer_pj_per_element")),
     ("row buffer", _energy("energy_row_buffer_pj_per_element")),
     ("all, without glitches", _energy("energy_without_glitches_pj_per_element")),
     ("with all glitches", _energy("energy_with_all_glitches_pj_per_element")),

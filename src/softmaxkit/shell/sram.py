@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from softmaxkit.flow.sram import MACROS
+from softmaxkit.flow.verilog import check_name
 from softmaxkit.suggestions import suggestion
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ WRITE_BITS = 8
 SKY130 = tuple(SramMacro(macro.name, macro.width, macro.depth, WRITE_BITS) for macro in MACROS["sky130"])
 """OpenRAM macros with published figures; they have one write and one read port."""
 
-FORM = re.compile(r"(?P<name>[A-Za-z_]\w*):(?P<width>\d+)x(?P<depth>\d+)(?:/(?P<write>\d+))?", re.ASCII)
+FORM = re.compile(r"(?P<name>\w+):(?P<width>\d+)x(?P<depth>\d+)(?:/(?P<write>\d+))?", re.ASCII)
 
 
 def choose_macro(text: str, unit: SoftmaxUnit) -> SramMacro:
@@ -95,6 +96,7 @@ def read_macro(text: str, names: Sequence[str]) -> SramMacro:
     form = FORM.fullmatch(text)
     if form is None:
         raise ValueError(f"an SRAM macro is sky130 or NAME:WIDTHxDEPTH[/BITS], not {text!r}; {suggestion(text, names)}")
+    check_name(form["name"], "macro")
     width, depth = int(form["width"]), int(form["depth"])
     write = int(form["write"] or width)
     if not width or depth < 2 or depth & (depth - 1):

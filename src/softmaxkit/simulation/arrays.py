@@ -20,9 +20,11 @@ from amaranth.lib import wiring
 from softmaxkit.engine.engine import PIPELINES, Engine
 from softmaxkit.engine.golden import Attention
 from softmaxkit.files import write_json
+from softmaxkit.flow.cells.processes import PROCESSES
 from softmaxkit.methods import ALL_METHODS, METHODS
 from softmaxkit.methods.base.spec import Spec
 from softmaxkit.record import make_record, make_result
+from softmaxkit.script import one_line_errors
 from softmaxkit.simulation.driven import Driven, drive
 from softmaxkit.simulation.pipelines import pipelines_of
 from softmaxkit.simulation.stimuli import KEYS, QUERIES, Sample, of_scores, of_unit, of_values
@@ -159,7 +161,7 @@ def _size(text: str) -> Size:
 def main() -> None:
     """Run the command: measure, and write the record to `--json`."""
     parser = argparse.ArgumentParser(prog="python -m softmaxkit.simulation.arrays")
-    parser.add_argument("--cells", default="sky130", help="process (default: sky130)")
+    parser.add_argument("--cells", default="sky130", choices=[*PROCESSES], help="process (default: sky130)")
     parser.add_argument("--method", action="append", choices=[*METHODS], help="repeatable (default: all)")
     parser.add_argument("--array", action="append", choices=ARRAYS, help="repeatable (default: all)")
     parser.add_argument("--pipeline", action="append", choices=PIPELINES, help="repeatable (default: all)")
@@ -174,13 +176,14 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="PATH", help="write the record to this file")
     arguments = parser.parse_args()
     command = ["python", "-m", "softmaxkit.simulation.arrays", *sys.argv[1:]]
-    specs = [METHODS[name]().for_hardware() for name in arguments.method or ALL_METHODS]
-    if arguments.spec is not None:
-        specs = [Spec.from_json(arguments.spec.read_text(encoding="utf-8"))]
-    chosen = (arguments.array or ARRAYS, arguments.pipeline or PIPELINES, arguments.size or SIZES)
-    record = measure_arrays(arguments.cells, specs, command, *chosen)
-    if arguments.json is not None:
-        write_json(arguments.json, record)
+    with one_line_errors(parser):
+        specs = [METHODS[name]().for_hardware() for name in arguments.method or ALL_METHODS]
+        if arguments.spec is not None:
+            specs = [Spec.from_json(arguments.spec.read_text(encoding="utf-8"))]
+        chosen = (arguments.array or ARRAYS, arguments.pipeline or PIPELINES, arguments.size or SIZES)
+        record = measure_arrays(arguments.cells, specs, command, *chosen)
+        if arguments.json is not None:
+            write_json(arguments.json, record)
 
 
 if __name__ == "__main__":

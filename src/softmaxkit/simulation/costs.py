@@ -18,6 +18,7 @@ from softmaxkit.methods import METHODS
 from softmaxkit.methods.base.forms import has_constants
 from softmaxkit.methods.base.spec import Spec
 from softmaxkit.methods.base.unit import SoftmaxUnit
+from softmaxkit.record import Figures, read_record
 from softmaxkit.simulation.arrays import QUERY_KEY, UNIT
 from softmaxkit.simulation.hardware import Hardware, HardwareError
 
@@ -84,9 +85,10 @@ class Costs:
     @cached_property
     def unit_memories(self) -> dict[str, tuple[Arrangement, float]]:
         """The unit's row memories, each with its access energy per score in pJ, by the recorded access counts."""
-        _, result = self._nearest()
+        path, result = self._nearest()
         lanes, memories = result["lanes"], {}
-        for name, memory in result["memories"].items():
+        for name, figures in result["memories"].items():
+            memory = Figures(path, figures)
             width = -(-memory["width_bits"] * self.sizes.rows // lanes)
             rest = memory["depth_words"] - beats(result["max_row"], lanes)
             made = arranged(width, beats(self.keys, self.sizes.rows) + max(rest, 0), self._macros)
@@ -103,7 +105,8 @@ class Costs:
         """
         lanes, spec = self.sizes.rows, self.spec.to_json()
         if self.pipeline == "deferred":
-            found = [(path, _as_unit(each)) for path, each in self._arrays(UNIT)]
+            units = self._arrays(UNIT)
+            found: list[tuple[Path, Result]] = [(path, Figures(path, _as_unit(each))) for path, each in units]
         else:
             found = [each for each in self._results("units-*.json") if each[1].get("spec") == spec]
         if not found:
@@ -204,21 +207,13 @@ class Costs:
         for path in sorted((self.records / FOLDER).glob(pattern)):
             for result in _read(path, path.stat().st_mtime_ns)["results"]:
                 if result.get("cells") == self.hardware.process:
-                    yield path, result
+                    yield path, Figures(path, result)
 
 
 @lru_cache
 def _read(path: Path, changed: int) -> dict[str, Any]:
-    """Return a record, cached until its modification time `changed` differs.
-
-    Raises:
-        ValueError: the file is not valid JSON.
-    """
-    try:
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not a record: {error}") from None
-    return record
+    """Return a record, cached until its modification time `changed` differs."""
+    return read_record(path)
 
 
 def _counts(result: Result, across: str) -> list[int]:

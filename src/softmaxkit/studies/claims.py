@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 from softmaxkit.files import write_json
 from softmaxkit.methods import method_class
 from softmaxkit.methods.base.claims import Claim, Finding, Record
-from softmaxkit.record import make_record
+from softmaxkit.record import make_record, read_record
 from softmaxkit.studies.progress import Stage
 
 
@@ -65,13 +64,7 @@ def judge_claims(methods: Iterable[str], folder: Path, command: Sequence[str]) -
 
 def _read(path: Path) -> Record | None:
     """Return a record; None if the file does not exist."""
-    try:
-        record: Record = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except ValueError:
-        raise ValueError(f"{path} is not JSON; make the record again") from None
-    return record
+    return read_record(path) if path.exists() else None
 
 
 def _judge(claim: Claim, records: dict[str, Record | None], folder: Path) -> Finding:

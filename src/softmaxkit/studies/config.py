@@ -19,6 +19,7 @@ FOLDER = "softmaxkit.studies.configs"
 """The package of the built-in studies."""
 
 KEYS = ("question", "model", "seeds", "windows", "shape", "recipe", "methods", "vary", "picture", "finding")
+TABLES = {"methods": list, "seeds": list, "shape": dict, "recipe": dict, "vary": dict, "picture": dict}
 PICTURE = ("x", "y", "published", "published_x", "published_y")
 FIGURES = ("loss_change_percent", "perplexity_change_percent", "loss_nats", "perplexity", "row_sum_mean")
 PARTS = ("shape", "recipe", "spec")
@@ -105,6 +106,11 @@ def _study(name: str, config: Mapping[str, Any]) -> Study:
     for key in ("question", "methods"):
         if not config.get(key):
             raise ValueError(f"a study needs {key}; this one has none")
+    for key, kind in TABLES.items():
+        if not isinstance(config.get(key, kind()), kind):
+            raise ValueError(f"{key} must be a {'list' if kind is list else 'table'}, got {config[key]!r}")
+    if not all(isinstance(method, dict) for method in config["methods"]):
+        raise ValueError(f'methods must be tables such as method = "exact" under [[methods]], got {config["methods"]}')
     for key in ("question", "finding"):
         if not isinstance(config.get(key, ""), str):
             raise ValueError(f"{key} must be a text, got {config[key]!r}")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from softmaxkit.files import write_text
+from softmaxkit.files import write_bytes, write_text
 from softmaxkit.studies.progress import Say
 
 if TYPE_CHECKING:
@@ -37,8 +37,7 @@ def placed_figures(
         return {"unplaced": str(error)}
     if options.output is not None and placement.bitstream is not None:
         path = options.output / f"{file_name(name)}.bit"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(placement.bitstream)
+        write_bytes(path, placement.bitstream)
         say(f"bitstream: {path}")
     return placement.figures()
 

@@ -19,6 +19,7 @@ from softmaxkit.methods import METHODS
 from softmaxkit.methods.base.forms import Form
 from softmaxkit.methods.base.published import FRONT, Ratio, UnitPart
 from softmaxkit.record import make_record
+from softmaxkit.script import one_line_errors
 
 if TYPE_CHECKING:
     from softmaxkit.flow.figures import Synthesis
@@ -95,10 +96,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m softmaxkit.studies.papers")
     parser.add_argument("--json", type=Path, metavar="PATH", help="write the record to this file")
     arguments = parser.parse_args()
-    record = paper_ratios(measured(), ["python", "-m", "softmaxkit.studies.papers", *sys.argv[1:]])
-    print("\n".join(lines(record["results"])))
-    if arguments.json is not None:
-        write_json(arguments.json, record)
+    with one_line_errors(parser):
+        record = paper_ratios(measured(), ["python", "-m", "softmaxkit.studies.papers", *sys.argv[1:]])
+        print("\n".join(lines(record["results"])))
+        if arguments.json is not None:
+            write_json(arguments.json, record)
 
 
 if __name__ == "__main__":

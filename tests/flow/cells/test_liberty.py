@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import gzip
+import re
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from softmaxkit.flow.cells.functions import Expression, expression
 from softmaxkit.flow.cells.liberty import LibertyError, numbers, parse, read_liberty
+from softmaxkit.flow.cells.macros import macros_from_liberty
 from softmaxkit.flow.cells.reading import library_from_liberty
 
 TEXT = """/* a comment
@@ -138,6 +142,83 @@ def test_errors_name_the_file(what: str, tmp_path: Path) -> None:
     assert "small.lib" in str(caught.value)
 
 
+REGISTER = """  cell (DFF) {
+    area : 4; cell_leakage_power : 1;
+    ff (IQ, IQN) { clocked_on : "CK"; next_state : "D & !R"; clear : "!S"; }
+    leakage_power () { value : 2; when : "D"; }
+    pin (CK) { direction : input; capacitance : 1; internal_power () { power (scalar) { values ("1.0"); } } }
+    pin (D, R, S) {
+      direction : input; rise_capacitance : 1.5; fall_capacitance : 2.5;
+      timing () { related_pin : "CK"; timing_type : setup_rising; rise_constraint (scalar) { values ("1.0"); } }
+      timing () { related_pin : "CK"; timing_type : hold_rising; rise_constraint (scalar) { values ("1.0"); } }
+    }
+    pin (Q) {
+      direction : output; function : "IQ"; max_capacitance : 10.0;
+      timing () { related_pin : "CK"; timing_type : rising_edge; cell_rise (grid) { values ("1, 2, 4", "2, 3, 5"); } }
+    }
+  }
+"""
+RAM = """library (ram) {
+  capacitive_load_unit (1, pf);
+  cell (ram) {
+    area : 100.0; memory () { address_width : 8; word_width : 32; }
+    bus (din0) { memory_write () { address : addr0; clocked_on : clk; } }
+    bus (dout0) { memory_read () { address : addr0; } }
+    pin (clk) {
+      clock : true;
+      timing () { timing_type : minimum_period; rise_constraint (scalar) { values ("2.0"); } }
+      internal_power () { when : "!csb0 & !web0"; rise_power (scalar) { values ("1.0"); } }
+      internal_power () { when : "!csb0 & web0"; fall_power (scalar) { values ("1.0"); } }
+    }
+  }
+}
+"""
+DAMAGE = [
+    "",
+    " ",
+    "\n",
+    "\\",
+    '"',
+    "(",
+    ")",
+    "{",
+    "}",
+    ";",
+    ":",
+    ",",
+    "/*",
+    "!",
+    "'",
+    "-",
+    "9",
+    "e9",
+    "nan",
+    "\0",
+    "\x1c",
+]
+
+
+@pytest.mark.parametrize("kind", ["cells", "memory"])
+def test_whatever_is_wrong_is_refused_with_the_file(kind: str, tmp_path: Path) -> None:
+    """Files cut short, and files in which something else stands in place of a few characters."""
+    sound = RAM if kind == "memory" else TEXT.rstrip()[:-1] + REGISTER + "}\n"
+    path, random, messages = tmp_path / "small.lib", np.random.default_rng(0), []
+    read: Callable[[list[Path]], Any] = macros_from_liberty if kind == "memory" else library_from_liberty
+    path.write_text(sound, encoding="utf-8")
+    assert read([path])
+    for trial in range(1000):
+        at, length = int(random.integers(len(sound))), int(random.choice([0, 1, 1, 2, 8, 40]))
+        rest = "" if trial % 4 == 0 else str(random.choice(DAMAGE)) + sound[at + length :]
+        path.write_text(sound[:at] + rest, encoding="utf-8", newline="")
+        try:
+            read([path])
+        except LibertyError as error:
+            messages.append(str(error))
+    assert len(messages) > 300
+    located = re.compile(r"small\.lib(, line \d+:| has no| does not| uses|: no cell)")
+    assert [message for message in messages if not located.search(message)] == []
+
+
 @pytest.mark.parametrize("damage", ["cut", "head", "bits"])
 def test_damaged_gzip(damage: str, tmp_path: Path) -> None:
     path, packed = tmp_path / "small.lib.gz", bytearray(gzip.compress(TEXT.encode()))
@@ -203,4 +284,14 @@ def test_many_bits_at_once() -> None:
 @pytest.mark.parametrize("text", ["", "!", "A +", "(A", "A)", "A ? B", "+ A", "A & & B", "2", "()", "A[0]"])
 def test_functions_that_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match="not a function of pins"):
+        Expression(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["(" * 5000 + "A" + ")" * 5000, "!" * 5000 + "A", "A" + "'" * 5000, " ".join(f"A{i}" for i in range(5000))],
+    ids=["brackets", "before", "behind", "long"],
+)
+def test_functions_nested_too_deeply(text: str) -> None:
+    with pytest.raises(ValueError, match=r"\.\.\. is not a function of pins; it is nested too deeply"):
         Expression(text)

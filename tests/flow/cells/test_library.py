@@ -135,7 +135,7 @@ def test_thinning_keeps_the_ends_and_the_curved_parts() -> None:
 def written(library: Library, analysis: bool = False) -> Library:
     """Return a library written as Liberty and read back."""
     group = parse(to_liberty(library, analysis))
-    units = Units(group, "written")
+    units = Units(group)
     cells = {entry.name: read_cell(entry, units) for entry in group.of("cell")}
     return Library(group.name, units.voltage, cells, library.wire)
 
@@ -242,7 +242,7 @@ def test_polarity_of_a_latch(enable: str, high: bool) -> None:
     latch = f'latch (IQ, IQN) {{ enable : "{enable}"; data_in : "D"; }}'
     units = "capacitive_load_unit (1, pf); default_input_pin_cap : 0.001; nom_voltage : 1;"
     group = parse(f"library (l) {{ {units} cell (held) {{ area : 1; {latch} {pins} }} }}")
-    cell = read_cell(group.groups[0], Units(group, "text"))
+    cell = read_cell(group.groups[0], Units(group))
     assert list(Library("l", 1.0, {cell.name: cell}).latches) == [high]
 
 

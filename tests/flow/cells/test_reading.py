@@ -80,14 +80,14 @@ def test_the_warning_is_one_line(tmp_path: Path) -> None:
 
 
 MISSING: dict[str, tuple[Any, str]] = {
-    "area": (cell(f"{PIN_A} {OUT}"), "mine.lib: cell INV: the cell has no area"),
+    "area": (cell(f"{PIN_A} {OUT}"), "mine.lib, line 4: cell INV: the cell has no area"),
     "related_pin": (
         cell(INVERTER.replace('related_pin : "A";', "")),
         "cell INV: a timing group of pin Y has no",
     ),
     "capacitance": (
         cell(INVERTER.replace("capacitance : 0.5;", "")),
-        "mine.lib: cell INV: pin A has no capacitance, rise_capacitance or fall_capacitance, and the library has no",
+        "mine.lib, line 4: cell INV: pin A has no capacitance, rise_capacitance or fall_capacitance, and the library",
     ),
     "template": (cell(INVERTER.replace("(grid)", "(other)")), "INV: .* template 'other', which is not defined"),
     "a number": (cell(INVERTER.replace("area : 2", "area : nan")), "area of cell INV must be a number, got 'nan'"),

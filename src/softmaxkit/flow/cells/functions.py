@@ -29,14 +29,11 @@ class Expression:
         self.names: list[str] = []
         self._tokens = self._split(text)
         self._at = 0
-        self.source = self._or()
-        if self._at != len(self._tokens):
-            raise ValueError(f"{text!r} is not a function of pins; unexpected {self._tokens[self._at]!r}")
-        # The prefix keeps pins from clashing with Python keywords.
-        arguments = ", ".join(["one", *(f"__{name}" for name in self.names)])
-        body = re.sub(r"\b[A-Za-z_]\w*", lambda match: f"__{match[0]}", self.source)
-        body = re.sub(r"\b1\b", "one", re.sub(r"\b0\b", "(one ^ one)", body)).replace("~", "one ^ ")
-        self._call: Callable[..., Any] = eval(f"lambda {arguments}: {body}")
+        try:
+            self.source = self._or()
+            self._call = self._compiled()
+        except (RecursionError, SyntaxError, MemoryError):  # the limits of this parser and of Python's
+            raise ValueError(f"{text[:40]!r}... is not a function of pins; it is nested too deeply") from None
 
     def __call__(self, one: Any, pins: dict[str, Any]) -> Any:
         """Return the value of the function, bitwise, from those of its pins; `one` has all bits set."""
@@ -46,6 +43,17 @@ class Expression:
         """Return the truth table; the first of `inputs` is the lowest bit of the row number."""
         rows = range(1 << len(inputs))
         return tuple(self(1, {name: (row >> bit) & 1 for bit, name in enumerate(inputs)}) for row in rows)
+
+    def _compiled(self) -> Callable[..., Any]:
+        """Return the parsed function as Python's."""
+        if self._at != len(self._tokens):
+            raise ValueError(f"{self.text!r} is not a function of pins; unexpected {self._tokens[self._at]!r}")
+        # The prefix keeps pins from clashing with Python keywords.
+        arguments = ", ".join(["one", *(f"__{name}" for name in self.names)])
+        body = re.sub(r"\b[A-Za-z_]\w*", lambda match: f"__{match[0]}", self.source)
+        body = re.sub(r"\b1\b", "one", re.sub(r"\b0\b", "(one ^ one)", body)).replace("~", "one ^ ")
+        function: Callable[..., Any] = eval(f"lambda {arguments}: {body}")
+        return function
 
     @property
     def plain(self) -> str:

@@ -6,6 +6,7 @@ import gzip
 import re
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
@@ -47,12 +48,14 @@ class Group:
         names: the names in brackets.
         values: attributes by name; the last value if an attribute is repeated.
         groups: the groups inside, in order.
+        line: the line of the file in which it begins; 0 if unknown.
     """
 
     kind: str
     names: tuple[str, ...]
     values: dict[str, str] = field(default_factory=dict)
     groups: list[Group] = field(default_factory=list)
+    line: int = field(default=0, compare=False)
 
     @property
     def name(self) -> str:
@@ -97,6 +100,15 @@ class Group:
         return self.values.get(name, "").replace(",", " ").split()
 
 
+@contextmanager
+def located(path: Path, group: Group) -> Iterator[None]:
+    """Prefix the errors of what a group says with the file and the line in which the group begins."""
+    try:
+        yield
+    except ValueError as error:
+        raise LibertyError(f"{path}, line {group.line}: {error}") from None
+
+
 def read_liberty(path: Path) -> Group:
     """Read a Liberty file, plain or gzip.
 
@@ -122,12 +134,14 @@ def parse(text: str, source: str = "Liberty text") -> Group:
     # Remove comments and line continuations, but keep the line numbers.
     text = COMMENT.sub(lambda match: match[0] if match[0][0] == '"' else "\n" * match[0].count("\n"), text)
     text = re.sub(r"\\[ \t]*\r?\n", " \r", text)
-    root, at = Group("file", ()), 0
-    open_groups, opened_at = [root], [0]
+    root, at, line = Group("file", ()), 0, 1
+    open_groups = [root]
+
+    def lines(begin: int, end: int) -> int:
+        return text.count("\n", begin, end) + text.count("\r", begin, end)
 
     def damaged(what: str, where: int) -> LibertyError:
-        line = text.count("\n", 0, where) + text.count("\r", 0, where) + 1
-        return LibertyError(f"{source}, line {line}: {what}")
+        return LibertyError(f"{source}, line {line + lines(at, where)}: {what}")
 
     while True:
         statement = STATEMENT.match(text, at)
@@ -137,23 +151,24 @@ def parse(text: str, source: str = "Liberty text") -> Group:
         current = open_groups[-1]
         if statement["end"] is not None:
             if len(open_groups) > 1:
-                raise damaged(f"{current.kind} {current.name} is not closed; the file ends early", opened_at[-1])
+                what = f"{current.kind} {current.name} is not closed; the file ends early"
+                raise LibertyError(f"{source}, line {current.line}: {what}")
             break
         if statement["close"]:
             if len(open_groups) == 1:
                 raise damaged("surplus }", statement.start("close"))
             open_groups.pop()
-            opened_at.pop()
         elif statement["value"] is not None:
             current.values[statement["name"]] = _unquoted(statement["value"])
         elif statement["open"] == "{":
             arguments = statement["args"].split(",") if statement["args"].strip() else []
-            group = Group(statement["name"], tuple(_unquoted(name) for name in arguments))
+            opened = line + lines(at, statement.start("name"))
+            group = Group(statement["name"], tuple(_unquoted(name) for name in arguments), line=opened)
             current.groups.append(group)
             open_groups.append(group)
-            opened_at.append(statement.start("name"))
         elif statement["args"] is not None:
             current.values[statement["name"]] = statement["args"].replace('"', " ").strip()
+        line += lines(at, statement.end())
         at = statement.end()
     libraries = list(root.of("library"))
     if not libraries:

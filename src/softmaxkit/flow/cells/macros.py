@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from softmaxkit.flow.cells.characteristics import read_leakage
 from softmaxkit.flow.cells.functions import expression
-from softmaxkit.flow.cells.liberty import Group, LibertyError, read_liberty
+from softmaxkit.flow.cells.liberty import Group, LibertyError, located, read_liberty
 from softmaxkit.flow.cells.units import Units
 
 SELECTS = {"csb": 0, "cen": 0, "ceb": 0, "csn": 0, "cs_n": 0, "ce_n": 0, "cs": 1, "ce": 1, "ce_in": 1, "me": 1}
@@ -18,6 +18,10 @@ WRITES = {"web": 0, "wen": 0, "gwen": 0, "we_n": 0, "we": 1, "we_in": 1, "write"
 
 OPENRAM = re.compile(r"_[TSF]{2}_\d+p\d+V_-?\d+C_lib")
 """The suffix that OpenRAM appends to the name of a macro for the name of its library."""
+
+
+LARGEST_WIDTH, LARGEST_ADDRESS = 65536, 32
+"""No macro has longer words or addresses; a file that says so is wrong."""
 
 
 class Macro(NamedTuple):
@@ -62,17 +66,17 @@ def macros_from_liberty(paths: Sequence[Path]) -> list[Macro]:
             missing.
         OSError: a file cannot be read.
     """
-    macros = []
+    macros: list[Macro] = []
     for path in paths:
         library = read_liberty(path)
         cells = [cell for cell in library.of("cell") if cell.first("memory") is not None]
         if not cells:
             raise LibertyError(f"{path}: no cell has a memory group with address_width and word_width; is it an SRAM?")
-        try:
-            units = Units(library, str(path))
-            macros += [_read_macro(cell, library, units, path.name) for cell in cells]
-        except ValueError as error:
-            raise LibertyError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
+        with located(path, library):
+            units = Units(library)
+        for cell in cells:
+            with located(path, cell):
+                macros.append(_read_macro(cell, library, units, path.name))
     return macros
 
 
@@ -83,6 +87,11 @@ def _read_macro(cell: Group, library: Group, units: Units, source: str) -> Macro
     area = cell.number("area")
     if not (width >= 1 and bits >= 1 and area > 0):
         raise LibertyError(f"cell {cell.name} must have an area, a word_width and an address_width, all above 0")
+    if not (width.is_integer() and width <= LARGEST_WIDTH and bits.is_integer() and bits <= LARGEST_ADDRESS):
+        raise LibertyError(
+            f"cell {cell.name}: word_width must be a whole number up to {LARGEST_WIDTH} and address_width one up to "
+            f"{LARGEST_ADDRESS}, got {width:g} and {bits:g}"
+        )
     clocks = [pin for pin in cell.of("pin") if pin.values.get("clock", "").lower() == "true"]
     period = max((_period(pin, units) for pin in clocks), default=0.0)
     openram = library.name.startswith(cell.name) and OPENRAM.fullmatch(library.name.removeprefix(cell.name))

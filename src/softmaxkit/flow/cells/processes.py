@@ -7,9 +7,9 @@ regenerates the tables of a process.
 
 from __future__ import annotations
 
+import argparse
 import gzip
 import json
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache
@@ -19,9 +19,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from softmaxkit.files import write_bytes
 from softmaxkit.flow.cells.library import Arc, Cell, Constraint, Library, Pin, State
 from softmaxkit.flow.cells.reading import library_from_liberty
 from softmaxkit.flow.cells.table import Table
+from softmaxkit.script import one_line_errors
 
 FOLDER = "softmaxkit.flow.cells"
 
@@ -191,13 +193,18 @@ def from_json(library: dict[str, Any], wire: float = 0.0) -> Library:
     return Library(library["name"], library["voltage"], {cell.name: cell for cell in cells()}, wire)
 
 
-def main(process: str, *paths: str) -> None:
-    """Write the tables of a process from the Liberty files at `paths`."""
-    text = json.dumps(to_json(derive(process, [Path(path) for path in paths])), separators=(",", ":"))
-    target = Path(__file__).parent / f"{process}.json.gz"
-    target.write_bytes(gzip.compress(text.encode(), 9, mtime=0))
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Write the tables of a process from its Liberty files."""
+    parser = argparse.ArgumentParser(prog="python -m softmaxkit.flow.cells.processes", description=main.__doc__)
+    parser.add_argument("process", choices=[*PROCESSES])
+    parser.add_argument("liberty", nargs="+", type=Path, metavar="FILE", help="Liberty files, plain or gzip")
+    chosen = parser.parse_args(arguments)
+    target = Path(__file__).parent / f"{chosen.process}.json.gz"
+    with one_line_errors(parser):
+        text = json.dumps(to_json(derive(chosen.process, chosen.liberty)), separators=(",", ":"))
+        write_bytes(target, gzip.compress(text.encode(), 9, mtime=0))
     print(f"{target.name}: {target.stat().st_size} bytes")
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

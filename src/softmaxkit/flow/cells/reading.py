@@ -16,7 +16,7 @@ from softmaxkit.flow.cells.characteristics import (
     read_state,
 )
 from softmaxkit.flow.cells.functions import expression
-from softmaxkit.flow.cells.liberty import Group, LibertyError, read_liberty
+from softmaxkit.flow.cells.liberty import Group, LibertyError, located, read_liberty
 from softmaxkit.flow.cells.library import Cell, Library, Pin, State
 from softmaxkit.flow.cells.table import Table
 from softmaxkit.flow.cells.units import LeftOut, Units
@@ -61,20 +61,19 @@ def library_from_liberty(paths: Sequence[Path], wire: float = 0.0) -> Library:
     voltages, names = [], []
     for path in paths:
         group = read_liberty(path)
-        try:
-            units = Units(group, str(path))
+        with located(path, group):
+            units = Units(group)
             voltages.append(units.voltage)
             if len(set(voltages)) > 1:
                 listed = ", ".join(f"{voltage:g} V" for voltage in voltages)
                 raise LibertyError(f"the files have different voltages: {listed}")
-            for entry in group.of("cell"):
+        for entry in group.of("cell"):
+            with located(path, entry):
                 if entry.name in cells:
                     raise LibertyError(f"cell {entry.name} occurs twice; give other corners of a library with --corner")
                 cell = _read_or_remark(entry, units, remarks)
-                if cell is not None:
-                    cells[cell.name] = cell
-        except ValueError as error:  # errors in numbers, tables and functions do not name the file yet
-            raise LibertyError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
+            if cell is not None:
+                cells[cell.name] = cell
         names.append(group.name)
     if not voltages or not voltages[0]:
         raise LibertyError(f"{paths[0] if paths else 'no file'} does not give the voltage (nom_voltage)")

@@ -32,13 +32,13 @@ class Units:
         LibertyError: a unit is missing or unknown, or the delay model is not that of look-up tables.
     """
 
-    def __init__(self, library: Group, source: str) -> None:
+    def __init__(self, library: Group) -> None:
         model = library.values.get("delay_model", "table_lookup")
         if model != "table_lookup":
-            raise LibertyError(f"{source}: delay_model is {model}; only table_lookup is supported")
+            raise LibertyError(f"delay_model is {model}; only table_lookup is supported")
         if "capacitive_load_unit" not in library.values:
-            raise LibertyError(f"{source}: library {library.name} has no capacitive_load_unit")
-        self.source, self.library = source, library
+            raise LibertyError(f"library {library.name} has no capacitive_load_unit")
+        self.library = library
         self.time = self._scale(library.values.get("time_unit", "1ns"), "s") / 1e-9
         load = library.values["capacitive_load_unit"].replace(",", "")
         self.capacitance = self._scale(load, "f") / 1e-12
@@ -52,7 +52,7 @@ class Units:
     def _scale(self, text: str, letter: str) -> float:
         match = re.fullmatch(rf"\s*(\d+\.?\d*(?:e[+-]?\d+)?)\s*([a-z]?){letter}\s*", text.lower())
         if match is None or match[2] not in PREFIXES or not float(match[1]):
-            raise LibertyError(f"{self.source}: {text!r} is not a unit such as 1n{letter}")
+            raise LibertyError(f"{text!r} is not a unit such as 1n{letter}")
         return float(match[1]) * PREFIXES[match[2]]
 
     def default(self, name: str) -> float | None:
@@ -96,11 +96,9 @@ class Units:
         if len(axes) > 2 or (len(names) == 2 and (names[0] in LOAD) == (names[1] in LOAD)):
             raise LeftOut(f"tables over {' and '.join(names)}")
         if not axes or int(np.prod([len(axis) for axis in axes])) != values.size:
-            raise LibertyError(
-                f"{self.source}: a table {group.name} has {values.size} values, which does not match its axes"
-            )
+            raise LibertyError(f"a table {group.name} has {values.size} values, which does not match its axes")
         if any((np.diff(axis) <= 0).any() for axis in axes):
-            raise LibertyError(f"{self.source}: the axes of a table {group.name} are not ascending")
+            raise LibertyError(f"the axes of a table {group.name} are not ascending")
         if len(axes) == 1:
             axes, names = [*axes, np.zeros(1)], [*names, "" if names[0] in LOAD else min(LOAD)]
         values = values.reshape(len(axes[0]), -1)
@@ -113,4 +111,4 @@ class Units:
         for templates in (self.templates[kind], *self.templates.values()):
             if group.name in templates:
                 return templates[group.name]
-        raise LibertyError(f"{self.source}: a table refers to the template {group.name!r}, which is not defined")
+        raise LibertyError(f"a table refers to the template {group.name!r}, which is not defined")

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Protocol, Self
 import torch
 from torch import Tensor, nn
 
-from softmaxkit.methods.base.constants import Constants
+from softmaxkit.methods.base.constants import Constants, encode_scale
 from softmaxkit.methods.base.numbers import bits_of, numbers_of
 from softmaxkit.methods.base.spec import Spec
 
@@ -125,13 +125,17 @@ class Calibrated(nn.Module):
             calibration: by name, a single number, or a sequence, array or tensor with one number per head.
 
         Raises:
-            ValueError: there are several numbers, but not one per head, or the heads share their calibration.
+            ValueError: there are several numbers, but not one per head, or the heads share their calibration; or
+                a score scale is out of range.
         """
         calibration = {key: x.tolist() if hasattr(x, "tolist") else deepcopy(x) for key, x in calibration.items()}
         for name, value in calibration.items():
             if isinstance(value, Sequence) and (not self.per_head or len(value) != self.heads):
                 per_head = f" or {self.heads} of them, one per head" if self.per_head else ""
                 raise ValueError(f"{name} must be a single number{per_head}, got {len(value)} numbers")
+            if name == "scale":
+                for scale in value if isinstance(value, Sequence) else (value,):
+                    encode_scale(scale)  # checks it at once, not when integers are needed
         self._calibration = calibration
         self._frozen = self._built = None
         self.calibrated = bits_of(self._calibration, self.calibrated_numbers).to(self.calibrated.device)

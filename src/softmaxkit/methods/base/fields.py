@@ -112,8 +112,8 @@ def _method_and_fields(data: Mapping[str, Any] | str) -> tuple[str, dict[str, An
     """
     if isinstance(data, str):
         try:
-            data = json.loads(data)
-        except json.JSONDecodeError as error:
+            data = json.loads(data, object_pairs_hook=_distinct)
+        except (json.JSONDecodeError, RecursionError) as error:
             raise ValueError(f"a spec must be a JSON object, but this is not JSON: {error}") from None
     if not isinstance(data, Mapping):
         raise ValueError(f'a spec must be a JSON object such as {{"schema": {SCHEMA}, "method": "METHOD"}}')
@@ -125,6 +125,14 @@ def _method_and_fields(data: Mapping[str, Any] | str) -> tuple[str, dict[str, An
     if method is None:
         raise ValueError('a spec must name its method; add "method": "METHOD"')
     return str(method), fields
+
+
+def _distinct(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the keys and values of a JSON object, each key given once."""
+    names = [name for name, _ in pairs]
+    if repeated := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"a spec must name each key once, but {repeated[0]!r} occurs {names.count(repeated[0])} times")
+    return dict(pairs)
 
 
 def _values(spec_class: type[Fields], fields: Mapping[str, Any]) -> dict[str, Any]:

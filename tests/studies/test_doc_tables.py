@@ -1,0 +1,43 @@
+"""Every table of figures in README and docs is held to a record or to a computation, or stands in a list here."""
+
+from __future__ import annotations
+
+import re
+
+from doc_tables import ROOT
+
+FIGURE = re.compile(r"[+-]?[\d.,]+ ?(%|x)?( [^|]{1,12})?|\*\*[+-]?[\d.,]+%\*\*|[\d.,]+%?,? .{0,24}")
+HELD_ELSEWHERE = {
+    "| unit | lanes |": "tests/studies/test_pareto.py",
+    "| unit | area, µm² | tables |": "tests/studies/test_pareto.py",
+    "| ratio | paper: area |": "test_doc_silicon.py, as a whole",
+}
+BY_HAND = {
+    "| time over one piece, by page size |": "benchmarks/paged_cache.py: times",
+    "| cache | change of their loss |": "benchmarks/cache_accuracy.py, which needs SmolLM2",
+    "| | before | now |": "instructions counted in machine code",
+    "| method | how the model got it |": "make demo, whose record is not kept",
+    "| method | change, integers | with": "softmaxkit compare on tinyshakespeare, whose record is not kept",
+}
+
+
+def tables_of_figures() -> list[str]:
+    """Return the first lines of the tables in README and docs of which half of the cells or more are figures."""
+    heads = []
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        for block in page.read_text(encoding="utf-8").split("\n\n"):
+            lines = block.splitlines()
+            if lines[:1] and lines[0].startswith("|"):
+                cells = [cell.strip() for line in lines[2:] for cell in line.strip("|").split("|")[1:]]
+                if 2 * sum(FIGURE.fullmatch(cell) is not None for cell in cells) >= sum(map(bool, cells)):
+                    heads.append(lines[0])
+    return heads
+
+
+def test_every_table_of_figures_is_held_to_something() -> None:
+    sources = [path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py")]
+    begun = {head for text in sources for head in re.findall(r'"(\| [^"]*)"', text)} | {*HELD_ELSEWHERE, *BY_HAND}
+    heads = tables_of_figures()
+    assert len(heads) > 40
+    assert [head for head in heads if not head.startswith(tuple(begun))] == []
+    assert [head for head in (*HELD_ELSEWHERE, *BY_HAND) if not any(each.startswith(head) for each in heads)] == []
