@@ -38,7 +38,7 @@ def test_everything_runs_and_says_its_error(device: torch.device, monkeypatch: p
         assert ("tflops" in result) == (result["kind"] == "attention")
         assert result.get("share_of_matmul", result.get("share_of_copy")) > 0
         if result.get("mode", "float") == "float":
-            # bfloat16; with 8 bits of keys and values, or levels near a tie, a few per cent; with 4 bits of 50 keys, tens.
+            # bfloat16; with 8 bits of keys and values, or levels near a tie, a few per cent; with 4 bits, tens.
             near = 0.01 if "storage" not in result and result["method"] != "exaq" else 0.2
             assert result["error_rms"] < (0.8 if "4-bit" in result.get("storage", "") else near), result
     ours = {(result["method"], result["backend"]) for result in results if result["kind"] == "attention"}
