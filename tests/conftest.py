@@ -45,10 +45,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture
 def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
     """Return where kernels of GPUs run here: a card, or the CPU, in a process that TRITON_INTERPRET=1 starts so."""
-    from softmaxkit.kernels import backends
+    from softmaxkit.kernels import backends, cards
 
     if not (INTERPRETED or ON_CARD):
         pytest.skip("there is no CUDA device, and TRITON_INTERPRET is not 1")
+    if reason := cards.missing("triton"):
+        pytest.skip(reason)
     monkeypatch.delenv(backends.VARIABLE, raising=False)
     backends.reset()
     yield torch.device("cuda" if ON_CARD else "cpu")

@@ -67,7 +67,7 @@ def compiling_for(capability: int) -> Iterator[list[Compiled]]:
 
         return launch_nothing
 
-    before = driver._active
+    before = dict(vars(driver))  # whose names differ between versions of Triton
     driver.set_active(card)
     try:
         with (
@@ -77,7 +77,7 @@ def compiling_for(capability: int) -> Iterator[list[Compiled]]:
         ):
             yield compiled
     finally:
-        driver._active = before
+        vars(driver).update(before)
 
 
 def _resources(kernel: Any) -> Compiled:

@@ -43,7 +43,7 @@ class Dtype(StrEnum):
 
 CARD_SHAPES = (
     *("524288x128", "65536x1024", "32768x4096", "4096x65536"),
-    *("16x16384x16384x128", "32x4096x4096x64", "32x1x65536x128"),
+    *("16x16384x16384x128", "32x4096x4096x64", "32x1x65536x128", "32/8x1x65536x128"),
 )
 SHAPES = (
     *("4096x128", "4096x1024", "1024x4096", "256x32768", "64x131072"),
@@ -101,7 +101,9 @@ def bench(
 
     With --device cuda: softmax rows, attention forward and backward, and decoding, in bfloat16, by our kernels,
     FlexAttention and each back end of scaled_dot_product_attention, as percentages of the GPU's measured copy and
-    matrix-multiplication rates. To try it without a GPU, set TRITON_INTERPRET=1; times are then meaningless.
+    matrix-multiplication rates. Decoding also runs over caches of 8 and 4 bits, in one piece and in pages of 16 tokens
+    in random order. "Over torch" is the speedup over the fastest of torch's implementations. To try it without a GPU,
+    set TRITON_INTERPRET=1; times are then meaningless.
     """
     if model is not None or gguf is not None:
         refuse(given(context, "shape", "dtype", "compiled", "seed", "device"), "--model has its own shapes, on the CPU")
@@ -115,9 +117,10 @@ def bench(
             given(context, "threads", "dtype", "compiled"),
             "on a GPU there are no threads, inputs are bfloat16, and torch's softmax is compiled",
         )
-        if any(len(shape) > 4 for shape in shapes):
+        if any(len(shape) > 4 and shape[1] > 1 for shape in shapes):
             raise ValueError(
-                "grouped-query attention is measured on the CPU only; on a GPU use HEADSxQUERIESxKEYSxCHANNELS"
+                "on a GPU, grouped-query attention is measured for one query only, as HEADS/KEY_HEADSx1xKEYSxCHANNELS; "
+                "for more queries use HEADSxQUERIESxKEYSxCHANNELS"
             )
         bench_card(specs, shapes, rounds, seed, json)
         return

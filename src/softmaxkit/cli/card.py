@@ -40,21 +40,24 @@ def card_tables(record: dict[str, Any]) -> list[Table]:
         causal, way = result.get("causal", False), result.get("pass", "")
         key = (*result["shape"], causal, way)
         if key not in tables:
-            title = ", ".join(("x".join(map(str, result["shape"])), *(["causal"] if causal else []), way or "softmax"))
-            tables[key] = Table("method", "mode", "back end", title=title.removesuffix(", "), box=SIMPLE_HEAD)
-            for column in ("ms", "to call", "TFLOP/s", "GB/s", "of the card", "error"):
+            shared = [f"{result['shape'][4]} key heads"] if len(result["shape"]) > 4 else []
+            about = (*shared, *(["causal"] if causal else []), way or result["kind"])
+            title = ", ".join(("x".join(map(str, result["shape"][:4])), *about))
+            tables[key] = Table("method", "mode", "back end", title=title, box=SIMPLE_HEAD)
+            for column in ("ms", "to call", "over torch", "TFLOP/s", "GB/s", "of the card", "error"):
                 tables[key].add_column(column, justify="right")
         name = " ".join(part for part in (result["method"], result.get("variant"), result.get("storage")) if part)
         row = [name, result.get("mode", ""), result["backend"]]
         if "failure" in result:
-            tables[key].add_row(*row, "does not run", "", "", "", "", result["failure"][:40])
+            tables[key].add_row(*row, "does not run", "", "", "", "", "", result["failure"][:40])
             continue
         share = result.get("share_of_matmul", result.get("share_of_copy"))
-        error = result.get("error_rms")
+        error, speedup = result.get("error_rms"), result.get("speedup_over_torch")
         tables[key].add_row(
             *row,
             f"{1e3 * result['seconds']:.3f}",
             f"{1e3 * result['call_seconds']:.2f}",
+            "" if speedup is None else f"{speedup:.2f}x",
             f"{result['tflops']:.0f}" if "tflops" in result else "",
             f"{result['gb_per_s']:.0f}" if "gb_per_s" in result else "",
             f"{share:.0%}",

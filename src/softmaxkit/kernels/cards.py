@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import os
 from functools import cache
+from importlib.metadata import version
 from importlib.util import find_spec
 
+import numpy
 import torch
+from torch.torch_version import TorchVersion
 
 LEAST_CAPABILITY = (8, 0)
 """Minimum compute capability: Ampere, the first architecture with bfloat16."""
 LEAST_TORCH = "2.9"
 """Minimum torch version: the first whose FlexAttention returns log-sum-exps with its output."""
+INTERPRETS_ANY_NUMPY = "3.7"
+"""Minimum Triton version whose interpreter runs with NumPy 2.4 and later."""
 INTERPRETER = "TRITON_INTERPRET"
 """Environment variable that makes Triton interpret its kernels on the CPU; Triton reads it on import."""
 
@@ -24,6 +29,13 @@ def missing(name: str) -> str:
         return f"FlexAttention returns log-sums from torch {LEAST_TORCH} on, and this is torch {torch.__version__}"
     if find_spec("triton") is None and (name == "triton" or torch.cuda.is_available()):
         return "triton is not installed; on Linux, pip install 'softmaxkit[triton]' installs it"
+    if name == "triton" and is_interpreted() and TorchVersion(numpy.__version__) >= "2.4":
+        has = TorchVersion(version("triton"))
+        if has < INTERPRETS_ANY_NUMPY:
+            return (
+                f"Triton's interpreter runs with NumPy {numpy.__version__} from Triton {INTERPRETS_ANY_NUMPY} on, and "
+                f"this is Triton {has}; pip install 'numpy<2.4'"
+            )
     return ""
 
 

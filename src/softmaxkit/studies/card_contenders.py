@@ -1,4 +1,4 @@
-"""What the bench compares on a GPU: rows, attention forward and backward, and decoding, by back end."""
+"""What the bench compares on a GPU: rows, and attention forward and backward, by back end."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
-from softmaxkit.fused_attention.cache import KeyValueCache
 from softmaxkit.fused_attention.call import attention
 from softmaxkit.kernels.attention import AttentionCall
 from softmaxkit.methods import BASELINE
@@ -75,7 +74,7 @@ def row_contenders(
     moved = 2 * scores.nbytes
     checked = scores[:CHECKED_QUERIES].double()
     compiled = torch.compile(lambda values: torch.softmax(values, -1), dynamic=False)
-    about = {"kind": "rows", "dtype": _name(dtype)}
+    about = {"kind": "rows", "dtype": dtype_name(dtype)}
     for name, run in (("eager", partial(torch.softmax, scores, -1)), ("compiled", partial(compiled, scores))):
         yield CardContender({**about, "method": "torch", "backend": name}, run, 0.0, moved, lambda: checked.softmax(-1))
     for spec in specs:
@@ -87,7 +86,7 @@ def row_contenders(
                 continue
             numbers = spec.sample_parameters(shape[1], SPREAD)
             truth = partial(_rows_in_float64, spec, checked, numbers) if mode == "float" else None
-            figures = {**about, **make_result(spec, mode), "backend": choice.backend, "dtype": _name(source.dtype)}
+            figures = {**about, **make_result(spec, mode), "backend": choice.backend, "dtype": dtype_name(source.dtype)}
             yield CardContender(figures, partial(module, source), 0.0, 2 * source.nbytes, truth)
 
 
@@ -108,15 +107,15 @@ def attention_contenders(
         seed: seed of the tensors.
     """
     heads, queries, keys, channels = shape
-    query, key, value = _operands(shape, dtype, device, seed)
+    query, key, value = operands(shape, dtype, device, seed)
     work = 4.0 * heads * queries * keys * channels / (2 if causal else 1)
     moved = 2 * query.nbytes + key.nbytes + value.nbytes
-    about = {"kind": "attention", "dtype": _name(dtype), "causal": causal}
+    about = {"kind": "attention", "dtype": dtype_name(dtype), "causal": causal}
 
     def both(
         figures: dict[str, Any], run: Callable[[Tensor, Tensor, Tensor], Tensor], spec: Spec
     ) -> Iterator[CardContender]:
-        truth = partial(_attention_in_float64, spec, (query, key, value), causal)
+        truth = partial(attention_in_float64, spec, (query, key, value), causal)
         forward = {**about, **figures, "pass": "forward"}
         yield CardContender(forward, partial(_without_gradients, run, query, key, value), work, moved, truth)
         leaves = [x.detach().requires_grad_() for x in (query, key, value)]
@@ -128,7 +127,7 @@ def attention_contenders(
     for name, backend in LIBRARY.items():
         if name != "math" or heads * queries * keys <= LARGEST_MATRIX:
             figures = {"method": "torch", "backend": f"scaled_dot_product_attention, {name}"}
-            yield from both(figures, partial(_by_library, backend, causal), BASELINE)
+            yield from both(figures, partial(by_library, backend, causal), BASELINE)
     yield from both({"method": "torch", "backend": "FlexAttention"}, _by_flex_attention(causal), BASELINE)
     for spec in specs:
         module = without_gradients(sample_module(spec, keys, "float"), device)
@@ -143,47 +142,23 @@ def attention_contenders(
             yield from both({**make_result(spec, "float"), "backend": name}, run, spec)
 
 
-def decode_contenders(
-    specs: Sequence[Spec], shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, seed: int
-) -> Iterator[CardContender]:
-    """Yield attention of one query: torch's, every spec's, and every spec's with an 8-bit cache; arguments as above."""
-    query, key, value = _operands(shape, dtype, device, seed)
-    keys = shape[2]
-    moved = key.nbytes + value.nbytes
-    about = {"kind": "decode", "dtype": _name(dtype)}
-
-    def contender(figures: dict[str, Any], run: Callable[[], Tensor], spec: Spec, size: int) -> CardContender:
-        truth = partial(_attention_in_float64, spec, (query, key, value), False)
-        return CardContender({**about, **figures}, run, 0.0, size, truth)
-
-    library = partial(scaled_dot_product_attention, query, key, value)
-    figures = {"method": "torch", "backend": "scaled_dot_product_attention"}
-    yield contender(figures, library, BASELINE, moved)
-    cache = KeyValueCache(key, value)
-    for spec in specs:
-        numbers = spec.sample_parameters(keys, SPREAD)
-        module = sample_module(spec, keys, "float")
-        result = make_result(spec, "float")
-        if module.attention_call() is not None:
-            run = partial(attention, query, key, value, spec, **numbers)
-            yield contender({**result, "backend": "triton"}, run, spec, moved)
-        elif module.softmax_base is None:
-            continue
-        cached = partial(cache.attention, query, spec, **numbers)
-        yield contender({**result, "backend": "triton", "storage": "8-bit cache"}, cached, spec, cache.nbytes)
-
-
-def _operands(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, seed: int) -> list[Tensor]:
-    heads, queries, keys, channels = shape
+def operands(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, seed: int) -> list[Tensor]:
+    """Return queries, keys and values of one sequence; arguments as in `softmaxkit.studies.card_decoding`."""
+    heads, queries, keys, channels, *fewer = shape
+    key_heads = fewer[0] if fewer else heads
     generator = torch.Generator(device).manual_seed(seed)
     normal = partial(torch.randn, generator=generator, device=device)
-    query, key, value = (normal(1, heads, tokens, channels) for tokens in (queries, keys, keys))
-    return [x.to(dtype) for x in (SPREAD * query, key, value)]
+    query = SPREAD * normal(1, heads, queries, channels)
+    key, value = (normal(1, key_heads, keys, channels) for _ in range(2))
+    return [x.to(dtype) for x in (query, key, value)]
 
 
-def _by_library(backend: SDPBackend, causal: bool, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+def by_library(
+    backend: SDPBackend, causal: bool, query: Tensor, key: Tensor, value: Tensor, is_grouped: bool = False
+) -> Tensor:
+    """Run torch's attention on one of its back ends; with `is_grouped`, heads share keys."""
     with sdpa_kernel(backend):
-        return scaled_dot_product_attention(query, key, value, is_causal=causal)
+        return scaled_dot_product_attention(query, key, value, is_causal=causal, enable_gqa=is_grouped)
 
 
 def _by_flex_attention(causal: bool) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
@@ -225,14 +200,15 @@ def _rows_in_float64(spec: Spec, scores: Tensor, numbers: dict[str, Any]) -> Ten
     return torch.from_numpy(spec.reference(scores.cpu().numpy(), **numbers)).to(scores.device)
 
 
-def _attention_in_float64(spec: Spec, operands: Sequence[Tensor], causal: bool) -> Tensor:
-    """Return the result of the first queries of the first head."""
-    query, key, value = (x[:, :1].double() for x in operands)
+def attention_in_float64(spec: Spec, tensors: Sequence[Tensor], causal: bool) -> Tensor:
+    """Return the result of the first queries of the first head; `tensors` are queries, keys and values."""
+    query, key, value = (x[:, :1].double() for x in tensors)
     query = query[:, :, :CHECKED_QUERIES]
     numbers = spec.sample_parameters(key.shape[2], SPREAD)
     # The first queries attend to the same keys as in the whole, causal or not.
     return attention(query, key, value, spec, is_causal=causal, **numbers)
 
 
-def _name(dtype: torch.dtype) -> str:
+def dtype_name(dtype: torch.dtype) -> str:
+    """Return the name of a dtype as records have it."""
     return str(dtype).removeprefix("torch.")

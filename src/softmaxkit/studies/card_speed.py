@@ -16,12 +16,8 @@ from softmaxkit.kernels.cards import is_interpreted
 from softmaxkit.methods.base.spec import Spec
 from softmaxkit.models.errors import first_line
 from softmaxkit.record import make_record
-from softmaxkit.studies.card_contenders import (
-    CardContender,
-    attention_contenders,
-    decode_contenders,
-    row_contenders,
-)
+from softmaxkit.studies.card_contenders import CardContender, attention_contenders, row_contenders
+from softmaxkit.studies.card_decoding import decode_contenders
 from softmaxkit.studies.contenders import SPREAD
 from softmaxkit.studies.progress import Progress, Stage
 
@@ -42,7 +38,8 @@ class CardOptions:
 
     Attributes:
         specs: the methods.
-        shapes: (rows, keys) for softmax, or (heads, queries, keys, channels) for attention; one query means decoding.
+        shapes: (rows, keys) for softmax, or (heads, queries, keys, channels) for attention; one query means decoding,
+            where the number of key heads may follow.
         dtype: dtype of scores, queries, keys and values.
         rounds: number of times that all contenders run, in turn.
         seed: seed of the inputs.
@@ -66,9 +63,10 @@ def measure_card(options: CardOptions, command: Sequence[str], stage: Stage) -> 
     Returns:
         A record. Its inputs have the card and its ceilings: `copy_gb_per_s`, reads plus writes, and `matmul_tflops`, in
         bfloat16. Its results have `kind`, `shape`, `method`, `backend`; `seconds`, the median of the rounds, with its
-        quartiles, all in time on the card; `call_seconds`, the time of the call on the CPU; `tflops` and
-        `share_of_matmul`, or `gb_per_s` and `share_of_copy`; and `error_rms` against the method in float64, relative to
-        its result. A contender that does not run has `failure`, the error message, instead.
+        quartiles, all in time on the card; `speedup_over_torch`, the median of each round's ratio to the fastest of
+        torch's implementations; `call_seconds`, the time of the call on the CPU; `tflops` and `share_of_matmul`, or
+        `gb_per_s` and `share_of_copy`; and `error_rms` against the method in float64, relative to its result. A
+        contender that does not run has `failure`, the error message, instead.
 
     Raises:
         RuntimeError: there is no CUDA device, and Triton is not interpreted.
@@ -161,6 +159,8 @@ def _median(clock: CardClock, run: Callable[[], Tensor], rounds: int) -> float:
     return statistics.median(seconds[2:])
 
 
+Times = list[tuple[float, float]]
+"""A contender's seconds on the card and seconds to call it, in each round."""
 Suite = tuple[str, tuple[int, ...], Callable[[], Iterator[CardContender]]]
 
 
@@ -184,7 +184,7 @@ def _measure(
 ) -> list[dict[str, Any]]:
     """Run all contenders in turn and return their figures, with `failure` for those that do not run."""
     results: list[dict[str, Any]] = []
-    running: list[tuple[CardContender, dict[str, Any], list[tuple[float, float]]]] = []
+    running: list[tuple[CardContender, dict[str, Any], Times]] = []
     for contender in contenders:
         figures = {**contender.figures, "flops": contender.flops, "bytes": contender.bytes}
         results.append(figures)
@@ -198,11 +198,18 @@ def _measure(
         for contender, _, seconds in running:
             seconds.append(clock.seconds(contender.run))
         progress(turn, options.rounds)
-    for _, figures, seconds in running:
-        timed = [on_card for on_card, _ in seconds[1:]]
+    every = [(figures, seconds[1:]) for _, figures, seconds in running]  # the first round warms up
+    for figures, seconds in every:
+        timed = [on_card for on_card, _ in seconds]
         low, middle, high = statistics.quantiles(timed, n=4, method="inclusive") if len(timed) > 1 else timed * 3
-        called = statistics.median(to_call for _, to_call in seconds[1:])
+        called = statistics.median(to_call for _, to_call in seconds)
         figures |= {"seconds": middle, "seconds_low": low, "seconds_high": high, "call_seconds": called}
+    for figures, seconds in every:
+        torchs = [x for x in every if x[0]["method"] == "torch" and x[0].get("pass") == figures.get("pass")]
+        if torchs:
+            _, fastest = min(torchs, key=lambda x: float(x[0]["seconds"]))
+            ratios = [of_torch / own for (of_torch, _), (own, _) in zip(fastest, seconds, strict=True)]
+            figures["speedup_over_torch"] = statistics.median(ratios)
     return results
 
 

@@ -10,6 +10,7 @@ import triton
 from torch import Tensor
 
 from softmaxkit.kernels.attention import AttentionCall, are_few, check_shapes, default_scale
+from softmaxkit.kernels.backends import VARIABLE
 from softmaxkit.kernels.codes import Cached
 from softmaxkit.kernels.operator import operator
 from softmaxkit.kernels.triton.attention_backward import keys_backward, queries_backward
@@ -237,6 +238,11 @@ def _gradients(ctx: Any, gradient: Tensor | None, *_: Any) -> tuple[Any, ...]:
     nothing = (None,) * 8
     if gradient is None:
         return (None,) * 4 + nothing
+    if torch.is_grad_enabled():  # create_graph: the result would silently have no gradient
+        raise RuntimeError(
+            "softmaxkit's attention kernels have no second derivative, which create_graph=True asks for; run with "
+            f"{VARIABLE}=none in the environment, and torch computes attention"
+        )
     offset = ctx.saved_tensors[6]
     *of_tensors, sums = attention_backward(gradient, *ctx.saved_tensors, *ctx.rest)
     of_offset = None

@@ -5,6 +5,7 @@ import triton.language as tl
 
 from softmaxkit.kernels.triton.tiles import (
     kept,
+    lift_of,
     load_rows,
     load_tile,
     multiply,
@@ -45,7 +46,7 @@ def _gather_of_query(
             weights, passes = weigh(distance, limit, step, LEVELS)
         of_weights = multiply(gradients, tl.trans(values), PRECISION)
         if DROPOUT:
-            here = kept(seed, place, rows[:, None], columns[None, :], keys, dropout)
+            here = kept(seed, place, rows[:, None], columns[None, :], dropout)
             of_weights = tl.where(here, of_weights / (1.0 - dropout), 0.0)
         if LEVELS:
             of_weights = (of_weights - means[:, None]) * inverses[:, None]
@@ -123,14 +124,15 @@ def queries_backward(
 def _gather_of_keys(
     of_keys, of_values, keys_here, values, query, gradient, query_tiles, gradient_tiles, query_row, query_column,
     gradient_row, gradient_column, shift, inverse, mean, mask, columns, first, last, queries, keys, query_t,
-    gradient_t, mask_q, mask_k, factor, limit, step, seed, place, dropout,
+    gradient_t, mask_q, mask_k, factor, limit, step, raised, seed, place, dropout,
     LEVELS: tl.constexpr, DROPOUT: tl.constexpr, CHECKED: tl.constexpr, DESCRIBED: tl.constexpr,
     CAUSAL: tl.constexpr, MASKED: tl.constexpr, PRECISION: tl.constexpr, CHANNELS: tl.constexpr, WIDTH: tl.constexpr,
     VALUE_CHANNELS: tl.constexpr, VALUE_WIDTH: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     """Accumulate the gradients of keys and values over queries `first` to `last` of one head.
 
-    Tiles of weights have keys as rows and queries as columns, so that no product has to transpose them.
+    Those of values are multiplied by `raised`, and with dropout by 1 - dropout. Tiles of weights have keys as rows and
+    queries as columns, so that no product has to transpose them.
     """
     for start in range(first, last, ROWS):
         rows = start + tl.arange(0, ROWS)
@@ -152,11 +154,11 @@ def _gather_of_keys(
             weights, passes = weigh(distance, limit, step, LEVELS)
         if LEVELS:
             weights = weights * tl.load(inverse + rows, mask=is_row, other=0.0)[None, :]
-        dropped = weights
+        dropped = weights * raised
         of_weights = multiply(values, tl.trans(gradients), PRECISION)
         if DROPOUT:
-            here = kept(seed, place, rows[None, :], columns[:, None], keys, dropout)
-            dropped = tl.where(here, weights / (1.0 - dropout), 0.0)
+            here = kept(seed, place, rows[None, :], columns[:, None], dropout)
+            dropped = tl.where(here, dropped, 0.0)
             of_weights = tl.where(here, of_weights / (1.0 - dropout), 0.0)
         of_values = multiply_add(dropped.to(gradients.dtype), gradients, of_values, PRECISION)
         if LEVELS:
@@ -201,6 +203,7 @@ def keys_backward(
     if MASKED:
         seen_from = queries
     whole = tl.maximum(whole, seen_from)
+    raised = tl.exp2(lift_of(0.0 if LEVELS else limit, value))
     for group in range(0, groups):
         head = key_head * groups + group
         head_place = batch * heads * groups + head
@@ -216,18 +219,21 @@ def keys_backward(
                 query_row, query_column, gradient_row, gradient_column, shift + place, inverse + place, mean + place,
                 mask_here, columns, tl.where(part == 0, first, whole),
                 tl.where(part == 0, tl.minimum(seen_from, queries), queries), queries, keys, query_t, gradient_t,
-                mask_q, mask_k, factor, limit, step, seed, head_place, dropout, LEVELS, DROPOUT, True, DESCRIBED,
-                CAUSAL, MASKED, PRECISION, CHANNELS, WIDTH, VALUE_CHANNELS, VALUE_WIDTH, ROWS,
+                mask_q, mask_k, factor, limit, step, raised, seed, head_place, dropout, LEVELS, DROPOUT, True,
+                DESCRIBED, CAUSAL, MASKED, PRECISION, CHANNELS, WIDTH, VALUE_CHANNELS, VALUE_WIDTH, ROWS,
             )  # fmt: skip
         if not MASKED:
             of_keys, of_values = _gather_of_keys(
                 of_keys, of_values, keys_here, values, query_here, gradient_here, query_tiles, gradient_tiles,
                 query_row, query_column, gradient_row, gradient_column, shift + place, inverse + place, mean + place,
                 mask_here, columns, seen_from, whole, queries, keys, query_t, gradient_t, mask_q, mask_k, factor,
-                limit, step, seed, head_place, dropout, LEVELS, DROPOUT, False, DESCRIBED, CAUSAL, MASKED, PRECISION,
-                CHANNELS, WIDTH, VALUE_CHANNELS, VALUE_WIDTH, ROWS,
+                limit, step, raised, seed, head_place, dropout, LEVELS, DROPOUT, False, DESCRIBED, CAUSAL, MASKED,
+                PRECISION, CHANNELS, WIDTH, VALUE_CHANNELS, VALUE_WIDTH, ROWS,
             )  # fmt: skip
     place = (batch * heads + key_head) * keys
     store_rows(key_result + place * CHANNELS, of_keys * scale, first_column, CHANNELS, keys, COLUMNS, CHANNELS, WIDTH)
     value_result += place * VALUE_CHANNELS
+    of_values = of_values / raised
+    if DROPOUT:
+        of_values = of_values / (1.0 - dropout)
     store_rows(value_result, of_values, first_column, VALUE_CHANNELS, keys, COLUMNS, VALUE_CHANNELS, VALUE_WIDTH)

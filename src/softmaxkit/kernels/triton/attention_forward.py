@@ -5,6 +5,7 @@ import triton.language as tl
 
 from softmaxkit.kernels.triton.tiles import (
     kept,
+    lift_of,
     load_rows,
     load_tile,
     multiply,
@@ -67,8 +68,8 @@ def _gather(
         if LEVELS:
             total += tl.sum(weights, 1)
         if DROPOUT:
-            here = kept(seed, place, rows[:, None], columns[None, :], keys, dropout)
-            weights = tl.where(here, weights / (1.0 - dropout), 0.0)
+            here = kept(seed, place, rows[:, None], columns[None, :], dropout)
+            weights = tl.where(here, weights, 0.0)
         values = load_tile(
             value, value_tiles, value_row, value_column, start, stride_value, keys, CHECKED, DESCRIBED, COLUMNS,
             VALUE_CHANNELS, VALUE_WIDTH,
@@ -116,6 +117,7 @@ def attention_forward(
     if MASKED:
         whole = 0
     sums = tl.zeros([ROWS], dtype=tl.float32)
+    lift = 0.0
     if LEVELS:
         most = tl.full([ROWS], float("-inf"), dtype=tl.float32)
         if not MASKED:
@@ -130,7 +132,9 @@ def attention_forward(
         most = tl.where(most == float("-inf"), 0.0, most * factor)
         shift = most - limit
     else:
-        shift = tl.zeros([ROWS], dtype=tl.float32) + tl.load(offset + head * offset_h)
+        lift = lift_of(limit, value)
+        limit += lift
+        shift = tl.zeros([ROWS], dtype=tl.float32) + (tl.load(offset + head * offset_h) - lift)
     result = tl.zeros([ROWS, VALUE_WIDTH], dtype=tl.float32)
     if not MASKED:
         result, sums = _gather(
@@ -150,5 +154,9 @@ def attention_forward(
         row_place = place * queries + rows
         tl.store(highest + row_place, most, mask=rows < queries)
         tl.store(total + row_place, sums, mask=rows < queries)
+    else:
+        result = result * tl.exp2(-lift)
+    if DROPOUT:
+        result = result / (1.0 - dropout)
     output += batch * output_b + head * output_h
     store_rows(output, result, first_row, output_t, queries, ROWS, VALUE_CHANNELS, VALUE_WIDTH)

@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 
 from softmaxkit.kernels.triton.integer_arithmetic import encode
-from softmaxkit.kernels.triton.row_tiles import load_scores, store_row
+from softmaxkit.kernels.triton.row_tiles import load_scores, store_row, tile_of_program
 
 
 @triton.jit
@@ -36,8 +36,7 @@ def code_table_rows(
     COLUMNS: tl.constexpr,
 ):
     """Write the probabilities of a tile; `scales`, float64, and `table`, float32, have one row per head, or one."""
-    rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    columns = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    rows, columns = tile_of_program(keys, ROWS, COLUMNS)
     head = rows // queries % heads
     values, seen = load_scores(
         scores, mask, rows, columns, count, heads, queries, keys,

@@ -69,7 +69,7 @@ def run_code_table(call: CodeTableCall, scores: Tensor, mask: Tensor | None) -> 
         table = table_on(scores.device, call.probabilities)
         codes = table.shape[-1]
         with on_device_of(scores):
-            code_table_rows[(*rows.grid, triton.cdiv(rows.sizes[3], rows.constants["COLUMNS"]))](
+            code_table_rows[rows.grid_of_tiles](
                 *(rows.scores, rows.mask, result, scales, table, *rows.sizes, *rows.strides),
                 *(int(len(scales) > 1), codes if table.numel() > codes else 0),
                 LOWEST=call.lowest,

@@ -140,6 +140,8 @@ class Tiles(NamedTuple):
 NO_TILES = Tiles(None, 0, 0, 0)
 ALIGNMENT = 16
 """Bytes of which the engine's addresses and strides are multiples."""
+LARGEST_PLACE = 2**31 - 1
+"""Most rows or columns of its matrices, whose places have 32 bits."""
 
 
 def tiles_of(tensors: Sequence[Tensor], rows: int) -> tuple[bool, list[TensorDescriptor | None], list[int]]:
@@ -174,6 +176,8 @@ def _tiles(tensor: Tensor, rows: int) -> Tiles | None:
         return None
     of_batch, of_rows_head = (stride // of_token for stride in of_rows)
     count = (batch - 1) * of_batch + (heads - 1) * of_rows_head + tokens
+    if max(count, columns) > LARGEST_PLACE:
+        return None
     descriptor = TensorDescriptor(tensor, [count, columns], [of_token, 1], [rows, channels])
     return Tiles(descriptor, of_batch, of_rows_head, of_head if lies_in_rows else 0)
 

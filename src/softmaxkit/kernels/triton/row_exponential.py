@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from softmaxkit.kernels.triton.row_tiles import load_scores, store_row
+from softmaxkit.kernels.triton.row_tiles import load_scores, store_row, tile_of_program
 
 
 @triton.jit
@@ -33,8 +33,7 @@ def exponential_rows(
     COLUMNS: tl.constexpr,
 ):
     """Write `min(2**((score - offset) * rate), 2**highest)`, one tile of rows and columns per program."""
-    rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    columns = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    rows, columns = tile_of_program(keys, ROWS, COLUMNS)
     offsets = tl.load(offset + rows // queries % heads * offset_head)
     values, seen = load_scores(
         scores,

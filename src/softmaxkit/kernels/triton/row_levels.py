@@ -102,8 +102,9 @@ def levels_rows(
             maxima = tl.maximum(maxima, tl.where(seen, values, float("-inf")))
         highest = tl.max(maxima, 1)
         totals = tl.zeros([ROWS, COLUMNS], dtype=tl.float32)
-        for start in range(0, keys, COLUMNS):
-            columns = start + tl.arange(0, COLUMNS)
+        last = tl.cdiv(keys, COLUMNS) - 1
+        for index in range(0, last + 1):
+            columns = (last - index) * COLUMNS + tl.arange(0, COLUMNS)  # backwards: the last ones are in the cache
             values, seen = load_scores(
                 scores,
                 mask,

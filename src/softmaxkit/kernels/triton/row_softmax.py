@@ -54,13 +54,14 @@ def softmax_rows(
             CAUSAL,
             MASKED,
         )
-        values = tl.where(seen, values * rate, float("-inf"))
+        # Scores are multiplied by the rate after the maximum is subtracted: float32's largest ones would overflow.
+        values = tl.where(seen, values, float("-inf"))
         highest = tl.max(values, 1)
-        base = tl.where(highest == float("-inf"), 0.0, highest)
-        total = tl.sum(tl.exp2(values - base[:, None]), 1)
+        base = tl.where(highest == float("-inf"), 0.0, highest)[:, None]
+        total = tl.sum(tl.exp2((values - base) * rate), 1)
         # Recomputed rather than stored: for long rows, registers hold the scores and nothing else.
-        base += tl.log2(tl.where(total == 0.0, 1.0, total))
-        result = tl.where(seen, tl.exp2(values - base[:, None]), 0.0)
+        logarithm = tl.log2(tl.where(total == 0.0, 1.0, total))[:, None]
+        result = tl.where(seen, tl.exp2((values - base) * rate - logarithm), 0.0)
         store_row(output, result, rows, columns, count, keys, keys)
     else:
         # Every element of a tile has its own maximum and sum, reduced at the end: warps do not wait for each other.
@@ -88,14 +89,14 @@ def softmax_rows(
                 CAUSAL,
                 MASKED,
             )
-            values = tl.where(seen, values * rate, float("-inf"))
+            values = tl.where(seen, values, float("-inf"))
             risen = tl.maximum(highest, values)
             base = tl.where(risen == float("-inf"), 0.0, risen)
-            totals = totals * tl.exp2(highest - base) + tl.exp2(values - base)
+            totals = totals * tl.exp2((highest - base) * rate) + tl.exp2((values - base) * rate)
             highest = risen
         most = tl.max(highest, 1)
         base = tl.where(most == float("-inf"), 0.0, most)[:, None]
-        total = tl.sum(totals * tl.exp2(highest - base), 1)[:, None]
+        total = tl.sum(totals * tl.exp2((highest - base) * rate), 1)[:, None]
         inverse = 1.0 / tl.where(total == 0.0, 1.0, total)
         last = tl.cdiv(keys, COLUMNS) - 1
         for index in range(0, last + 1):
@@ -120,7 +121,7 @@ def softmax_rows(
                 CAUSAL,
                 MASKED,
             )
-            result = tl.where(seen, tl.exp2(values * rate - base) * inverse, 0.0)
+            result = tl.where(seen, tl.exp2((values - base) * rate) * inverse, 0.0)
             store_row(output, result, rows, columns, count, keys, keys)
 
 
@@ -137,8 +138,9 @@ def softmax_rows_backward(
         places = rows[:, None] * keys + columns[None, :]
         weights = tl.load(probabilities + places, mask=inside, other=0.0).to(tl.float32)
         mean += tl.sum(weights * tl.load(gradient + places, mask=inside, other=0.0).to(tl.float32), 1)
-    for start in range(0, keys, COLUMNS):
-        columns = start + tl.arange(0, COLUMNS)
+    last = tl.cdiv(keys, COLUMNS) - 1
+    for index in range(0, last + 1):
+        columns = (last - index) * COLUMNS + tl.arange(0, COLUMNS)  # backwards, as in `softmax_rows`
         inside = (rows < count)[:, None] & (columns < keys)[None, :]
         places = rows[:, None] * keys + columns[None, :]
         weights = tl.load(probabilities + places, mask=inside, other=0.0).to(tl.float32)

@@ -5,6 +5,18 @@ import triton.language as tl
 
 
 @triton.jit
+def tile_of_program(keys, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Return the rows, int64, and the columns of a program's tile; tiles of the same rows follow each other.
+
+    All programs are on the grid's first axis: CUDA's others have 65,535 places.
+    """
+    program = tl.program_id(0)
+    tiles = tl.cdiv(keys, COLUMNS)
+    rows = (program // tiles).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    return rows, program % tiles * COLUMNS + tl.arange(0, COLUMNS)
+
+
+@triton.jit
 def row_places(rows, heads, queries, stride_a, stride_b, stride_c):
     """Return the offsets at which rows of scores (any, heads, queries, keys) begin."""
     query = rows % queries

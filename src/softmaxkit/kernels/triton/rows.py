@@ -17,7 +17,10 @@ from softmaxkit.kernels.triton.row_levels import levels_rows
 from softmaxkit.kernels.triton.row_softmax import softmax_rows, softmax_rows_backward
 
 LONGEST = 8192
-"""Keys of a row that a program holds at once."""
+"""Keys of a row that a program holds at once; it reads longer rows in tiles, two or three times."""
+LONG = 32768
+"""Keys of a row beyond which a multiprocessor has one row at a time, not two, and so finds it in a cache when it reads
+it again: a Hopper card's first level holds 65,536 keys of 16 bits, its second level those of all multiprocessors."""
 TILE = 1024
 """Scores that a warp processes; for shorter rows, scores that `WARPS` warps process together."""
 WARPS = 4
@@ -45,11 +48,17 @@ class Rows(NamedTuple):
         """Number of programs, each of which processes whole rows."""
         return (triton.cdiv(self.sizes[0], self.constants["ROWS"]),)
 
+    @property
+    def grid_of_tiles(self) -> tuple[int]:
+        """Number of programs, each of which processes a tile, as `row_tiles.tile_of_program` numbers them."""
+        return (self.grid[0] * triton.cdiv(self.sizes[3], self.constants["COLUMNS"]),)
+
 
 def block(keys: int) -> dict[str, int]:
     """Return the rows, columns and warps of a program."""
     if keys > LONGEST:
-        return {"ROWS": 1, "COLUMNS": LONGEST, "num_warps": 2 * LONGEST // TILE}
+        columns = 2 * LONGEST if keys > LONG else LONGEST
+        return {"ROWS": 1, "COLUMNS": columns, "num_warps": 2 * columns // TILE}
     columns = triton.next_power_of_2(max(keys, 16))
     warps = WARPS if columns < TILE else columns // TILE
     return {"ROWS": max(1, TILE // columns), "COLUMNS": columns, "num_warps": warps}
@@ -111,13 +120,12 @@ def exponential(
     result, rows = empty(scores), rows_of(scores, mask, is_causal)
     offsets, head, rate, highest = _exponential_numbers(scores, offset, limit, base)
     if result.numel():
-        columns = min(rows.constants["COLUMNS"], WARPS * TILE)
-        grid = (*rows.grid, triton.cdiv(rows.sizes[3], columns))
-        constants = {**rows.constants, "COLUMNS": columns, "num_warps": WARPS}
+        tile = {"COLUMNS": min(rows.constants["COLUMNS"], WARPS * TILE), "num_warps": WARPS}
+        rows = rows._replace(constants={**rows.constants, **tile})
         with on_device_of(scores):
-            exponential_rows[grid](
+            exponential_rows[rows.grid_of_tiles](
                 *(rows.scores, rows.mask, result, offsets, *rows.sizes, *rows.strides, head, rate, highest * rate),
-                **constants,
+                **rows.constants,
             )
     return result
 

@@ -96,6 +96,18 @@ def weigh(distance, limit, step, LEVELS: tl.constexpr):
 
 
 @triton.jit
+def lift_of(limit, values):
+    """Return by how many powers of 2 weights up to 2**limit are raised before they are multiplied with values.
+
+    In float16 they are raised to 2**15: small ones would lose bits, and large ones overflow.
+    """
+    if values.dtype.element_ty == tl.float16:
+        return 15.0 - limit
+    else:
+        return limit * 0.0
+
+
+@triton.jit
 def weigh_unseen(distance, seen, limit, step, LEVELS: tl.constexpr):
     """Return weights, 0 where a key is not attended to, and where gradients pass."""
     weights, passes = weigh(distance, limit, step, LEVELS)
@@ -103,12 +115,15 @@ def weigh_unseen(distance, seen, limit, step, LEVELS: tl.constexpr):
 
 
 @triton.jit
-def kept(seed, place, rows, columns, keys, dropout):
+def kept(seed, place, rows, columns, dropout):
     """Return which weights dropout keeps, the same in every kernel.
 
-    `place` is the flat index of batch and head; `rows` and `columns` as in `seen_keys`.
+    `place` is the flat index of batch and head; `rows` and `columns` as in `seen_keys`. Row and column count apart,
+    since their product may exceed 32 bits.
     """
-    return tl.rand(tl.load(seed) + place, rows * keys + columns) >= dropout
+    zero = rows * 0 + columns * 0
+    numbers, _, _, _ = tl.philox(tl.load(seed) + place, zero + columns, zero + rows, zero, zero)
+    return tl.uint_to_uniform_float(numbers) >= dropout
 
 
 @triton.jit
