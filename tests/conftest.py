@@ -45,13 +45,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture
 def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
     """Return where kernels of GPUs run here: a card, or the CPU, in a process that TRITON_INTERPRET=1 starts so."""
-    from softmaxkit.kernels import backends, cards
+    from softmaxkit.kernels import cards
 
     if not (INTERPRETED or ON_CARD):
         pytest.skip("there is no CUDA device, and TRITON_INTERPRET is not 1")
     if reason := cards.missing("triton"):
         pytest.skip(reason)
-    monkeypatch.delenv(backends.VARIABLE, raising=False)
+    monkeypatch.delenv(builds.VARIABLE, raising=False)
     backends.reset()
     yield torch.device("cuda" if ON_CARD else "cpu")
     monkeypatch.undo()
@@ -97,7 +97,7 @@ def tiny_model(kind: str) -> PreTrainedModel:
     return model.eval()
 
 
-@pytest.fixture(params=backends.NATIVE)
+@pytest.fixture(params=builds.NATIVE)
 def row_kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Run a test with the row kernels of each instruction set that this processor has."""
     if request.param not in builds.supported():

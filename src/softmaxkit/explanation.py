@@ -35,7 +35,7 @@ def explain(spec: Spec, *tensors: Tensor, mode: str = "float", **parameters: Any
           not amx, avx512, avx2, plain: Softermax has no kernel for this form
     """
     from softmaxkit.fused_attention.call import module_for
-    from softmaxkit.fused_attention.choice import IS_TORCHS_OWN, after_a_look, choose, may_use_tiles
+    from softmaxkit.fused_attention.choice import IS_TORCHS_OWN, choice_for_values, choose, may_use_tiles
     from softmaxkit.kernels.backends import only_torch
 
     check_spec(spec)
@@ -49,4 +49,4 @@ def explain(spec: Spec, *tensors: Tensor, mode: str = "float", **parameters: Any
     module = module_for(spec, mode, query.shape[1], key.shape[2], parameters, query.device)
     if mode == "float" and module.softmax_base is not None and not may_use_tiles(query):
         return only_torch(query.device, IS_TORCHS_OWN)
-    return after_a_look(*choose(module, query, key, value), query, key, value)
+    return choice_for_values(*choose(module, query, key, value), query, key, value)

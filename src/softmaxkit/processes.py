@@ -49,11 +49,11 @@ def connected() -> Iterator[None]:
         yield
     finally:
         if is_first():
-            of_first(None)
+            broadcast(None)
         distributed.destroy_process_group()
 
 
-def of_first(value: Any) -> Any:
+def broadcast(value: Any) -> Any:
     """Return rank 0's value in every process; in a single process, return `value`."""
     if _waiting is None:
         return value
@@ -64,7 +64,7 @@ def of_first(value: Any) -> Any:
     return values[0]
 
 
-def anywhere(condition: bool) -> bool:
+def in_any_process(condition: bool) -> bool:
     """Return whether a condition is true in any process."""
     if _waiting is None:
         return condition
@@ -76,7 +76,7 @@ def anywhere(condition: bool) -> bool:
     return bool(flag)
 
 
-def together(training: Callable[..., Result], *arguments: Any, **own: Any) -> Result:
+def run_together(training: Callable[..., Result], *arguments: Any, **own: Any) -> Result:
     """Run a training function in all processes; call this in rank 0.
 
     Args:
@@ -84,7 +84,7 @@ def together(training: Callable[..., Result], *arguments: Any, **own: Any) -> Re
         arguments: its positional arguments; the other processes receive copies.
         own: keyword arguments for rank 0 only.
     """
-    of_first((training, arguments))
+    broadcast((training, arguments))
     return training(*arguments, **own)
 
 
@@ -94,7 +94,7 @@ def follow(failures: tuple[type[Exception], ...]) -> None:
     Args:
         failures: exceptions of a training run that every process raises alike; rank 0 decides how to go on.
     """
-    while (task := of_first(None)) is not None:
+    while (task := broadcast(None)) is not None:
         training, arguments = task
         try:
             training(*arguments)

@@ -13,7 +13,7 @@ from softmaxkit.engine import cycles, verify
 from softmaxkit.engine.cycles import DEPTH, Times, times
 from softmaxkit.engine.engine import Engine
 from softmaxkit.engine.golden import Attention
-from softmaxkit.engine.vectors import Driven, engine_stream, random_head
+from softmaxkit.engine.vectors import EngineAsUnit, engine_stream, random_head
 from softmaxkit.engine.verify import verify_engine, wrong_cycles
 from softmaxkit.flow.amaranth_simulator import Simulated
 from softmaxkit.flow.faults import Fault
@@ -110,7 +110,7 @@ def test_amaranths_simulator_agrees() -> None:
     engine = engine_of(METHODS[ELEMENT](), channels=4)
     head = random_head(engine, np.asarray([0, 1, 5, 9]), np.random.default_rng(0))
     run = engine_stream(engine, [head, head])
-    outcome = Simulated(Driven(engine)).run(run, Traffic(), cycles=True)
+    outcome = Simulated(EngineAsUnit(engine)).run(run, Traffic(), cycles=True)
     assert outcome.faults(run) == []
     assert wrong_cycles(engine, [head, head], outcome) == []
 

@@ -25,7 +25,7 @@ def test_the_readme_gives_the_figures_of_the_recurrence(spec: Spec, pipeline: st
     export_engine(engine, "attention", tmp_path / "folder", 5.0)
     text = " ".join((tmp_path / "folder" / "README.md").read_text().split())
     ordered = "it is `ordered`" if engine.ordered else "it is not `ordered`"
-    depths = f"`DEPTH` {DEPTH}, `apart` {engine.apart} and the unit's `depth` {engine.unit.depth}; {ordered}"
+    depths = f"`DEPTH` {DEPTH}, `apart` {engine.query_interval} and the unit's `depth` {engine.unit.depth}; {ordered}"
     assert f"`rows` is 2, `steps` 2, {depths}" in text
     assert f'with the pipeline "{pipeline}"' in text
 

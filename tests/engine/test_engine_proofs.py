@@ -8,7 +8,7 @@ from cases import BY_METHOD
 
 from softmaxkit.engine.engine import Engine
 from softmaxkit.engine.golden import Attention
-from softmaxkit.engine.vectors import Driven
+from softmaxkit.engine.vectors import EngineAsUnit
 from softmaxkit.flow.prove import prove
 from softmaxkit.methods import METHODS
 
@@ -30,25 +30,25 @@ def smallest(method: str, pipeline: str | None = None, channels: int = 1) -> Eng
 
 
 def test_an_engine_obeys_the_protocol() -> None:
-    proof = prove(Driven(smallest(ELEMENT)), depth=20, busy=3, induction=0)
+    proof = prove(EngineAsUnit(smallest(ELEMENT)), depth=20, busy=3, induction=0)
     assert proof.holds, str(proof)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", [method for method in BY_METHOD if method != ELEMENT])
 def test_engines_with_rows(method: str) -> None:
-    proof = prove(Driven(smallest(method)), depth=BY_METHOD[method].proof.two_rows + 14, busy=2, induction=0)
+    proof = prove(EngineAsUnit(smallest(method)), depth=BY_METHOD[method].proof.two_rows + 14, busy=2, induction=0)
     assert proof.holds, str(proof)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", DEFERRED)
 def test_engines_with_the_division_last(method: str) -> None:
-    proof = prove(Driven(smallest(method, "deferred")), depth=24, busy=2, induction=0)
+    proof = prove(EngineAsUnit(smallest(method, "deferred")), depth=24, busy=2, induction=0)
     assert proof.holds, str(proof)
 
 
-class Broken(Driven):
+class Broken(EngineAsUnit):
     """An engine with a protocol error at its outputs or its configuration port."""
 
     def __init__(self, engine: Engine, wrong: str) -> None:

@@ -25,7 +25,7 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def reasons(choice: backends.Choice) -> str:
     assert choice.backend == "torch"
-    assert set(choice.refusals) == set(backends.NATIVE)
+    assert set(choice.refusals) == set(builds.NATIVE)
     return " ".join(reason for of_backend in choice.refusals.values() for reason in of_backend)
 
 
@@ -52,14 +52,14 @@ def test_reasons_of_the_call() -> None:
 
 @pytest.mark.parametrize("asked", ["none", "torch"])
 def test_the_environment_asks_for_torch(asked: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(backends.VARIABLE, asked)
+    monkeypatch.setenv(builds.VARIABLE, asked)
     backends.reset()
-    assert f"{backends.VARIABLE}={asked} selects torch" in reasons(softmaxkit.explain(Exact(), ROWS))
+    assert f"{builds.VARIABLE}={asked} selects torch" in reasons(softmaxkit.explain(Exact(), ROWS))
 
 
 @pytest.mark.skipif("avx2" not in builds.supported(), reason="no AVX2 kernels here")
 def test_exact_leaves_rows_to_torch_without_avx512(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(backends.VARIABLE, "avx2")
+    monkeypatch.setenv(builds.VARIABLE, "avx2")
     backends.reset()
     choice = softmaxkit.explain(Exact(), ROWS)
     assert choice.backend == "torch"
@@ -70,7 +70,7 @@ def test_exact_leaves_rows_to_torch_without_avx512(monkeypatch: pytest.MonkeyPat
 
 
 def test_what_is_no_back_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(backends.VARIABLE, "sse")
+    monkeypatch.setenv(builds.VARIABLE, "sse")
     backends.reset()
     with pytest.raises(
         ValueError, match="SOFTMAXKIT_KERNELS must be triton, flex, amx, avx512, avx2, plain, torch or none, got 'sse'"

@@ -117,12 +117,12 @@ def test_factors_are_powers_of_two_of_the_first_tokens() -> None:
 
 
 @pytest.mark.parametrize("bits", BITS)
-@pytest.mark.parametrize("build", backends.NATIVE)
+@pytest.mark.parametrize("build", builds.NATIVE)
 def test_kernels_see_queries_times_the_factors(bits: int, build: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Bit for bit: factors are powers of two."""
     if build not in builds.supported():
         pytest.skip(f"no {build} kernels here")
-    monkeypatch.setenv(backends.VARIABLE, build)
+    monkeypatch.setenv(builds.VARIABLE, build)
     backends.reset()
     query, key = normal()
     query = query[:, :, :3].repeat(1, 2, 1, 1)

@@ -28,11 +28,11 @@ LENGTHS = [50, 0, 1, 16, 2100, 33]
 HEADS, KEY_HEADS, CHANNELS, VALUES = 6, 2, 80, 48
 
 
-@pytest.fixture(params=[*backends.NATIVE, "none"])
+@pytest.fixture(params=[*builds.NATIVE, "none"])
 def build(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     if request.param != "none" and request.param not in builds.supported():
         pytest.skip(f"no {request.param} kernels here")
-    monkeypatch.setenv(backends.VARIABLE, request.param)
+    monkeypatch.setenv(builds.VARIABLE, request.param)
     backends.reset()
     yield request.param
     monkeypatch.undo()

@@ -105,13 +105,13 @@ def check(outlier: bool) -> None:
 
 
 @pytest.mark.parametrize("outlier", [False, True])
-@pytest.mark.parametrize("build", [*backends.NATIVE, "none"])
+@pytest.mark.parametrize("build", [*builds.NATIVE, "none"])
 def test_ways_to_a_result_differ_by_no_more_than_both_err(
     build: str, outlier: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if build != "none" and build not in builds.supported():
         pytest.skip(f"no {build} kernels here")
-    monkeypatch.setenv(backends.VARIABLE, build)
+    monkeypatch.setenv(builds.VARIABLE, build)
     backends.reset()
     check(outlier)
     monkeypatch.undo()

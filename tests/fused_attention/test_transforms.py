@@ -24,12 +24,12 @@ TOLERANCE = {"rtol": 1e-5, "atol": 1e-6}
 """Of float32: sums of 7 terms of size 1, and of twice as many for second derivatives."""
 
 
-@pytest.fixture(params=[*backends.NATIVE, "none"], autouse=True)
+@pytest.fixture(params=[*builds.NATIVE, "none"], autouse=True)
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     built = builds.supported()
     if request.param != "none" and request.param not in built:
         pytest.skip(f"the {request.param} kernels are not built, or do not run on this processor")
-    monkeypatch.setenv(backends.VARIABLE, request.param)
+    monkeypatch.setenv(builds.VARIABLE, request.param)
     backends.reset()
     yield request.param
     monkeypatch.undo()

@@ -15,7 +15,7 @@ from torch import Tensor
 import softmaxkit
 from conftest import tiny_model
 from softmaxkit import ConSmax, Exact, Exaq, KeyValueCache, PagedKeyValueCache, QuantisedCache, Softermax, Spec
-from softmaxkit.kernels import backends
+from softmaxkit.kernels import backends, builds
 from softmaxkit.kernels.codes import BITS, Cached, Paged, _by_torch, encode
 
 pytest.importorskip("triton")
@@ -308,7 +308,7 @@ def test_models_generate_over_the_codes(
     logits = []
     for way in ("kernels", "torch"):
         if way == "torch":
-            monkeypatch.setenv(backends.VARIABLE, "none")
+            monkeypatch.setenv(builds.VARIABLE, "none")
             backends.reset()
         cache = QuantisedCache(model.config, bits)
         with torch.no_grad(), warnings.catch_warnings():

@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import softmaxkit
 from softmaxkit import ConSmax, Exact, Exaq, Index, Softermax
-from softmaxkit.kernels import backends, cards
+from softmaxkit.kernels import backends, builds, cards
 
 pytest.importorskip("triton")
 NUMBERS = {"beta": 1.0, "gamma": 2.0}
@@ -22,7 +22,7 @@ FAKE = FakeTensorMode()
 def card(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Let there be an H100, whose tensors have no memory."""
     monkeypatch.setattr(cards, "capability", lambda index: (9, 0))
-    monkeypatch.delenv(backends.VARIABLE, raising=False)
+    monkeypatch.delenv(builds.VARIABLE, raising=False)
     monkeypatch.delenv(cards.INTERPRETER, raising=False)
     backends.reset()
     monkeypatch.setattr(torch.nn.Module, "to", lambda module, *where: module)  # parameters stay where they are
@@ -131,13 +131,13 @@ def test_an_old_torch_has_no_flex_but_triton(monkeypatch: pytest.MonkeyPatch) ->
      ("plain", "torch", {"triton", "flex"})],
 )  # fmt: skip
 def test_the_environment_asks(asked: str, chosen: str, refused: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(backends.VARIABLE, asked)
+    monkeypatch.setenv(builds.VARIABLE, asked)
     backends.reset()
     query = on_card()
     choice = softmaxkit.explain(ConSmax(), query, query, query, **NUMBERS)
     assert choice.backend == chosen
     assert set(choice.refusals) == refused
-    assert all(f"{backends.VARIABLE}={asked} selects" in reasons[0] for reasons in choice.refusals.values())
+    assert all(f"{builds.VARIABLE}={asked} selects" in reasons[0] for reasons in choice.refusals.values())
     if chosen == "torch":
         assert f"={asked}" in choice.reasons(query.device)[0]
 
@@ -149,4 +149,4 @@ def test_the_interpreter_takes_the_cpu_and_nothing_else_does(monkeypatch: pytest
     monkeypatch.setenv(cards.INTERPRETER, "1")
     assert backends.interprets()
     assert softmaxkit.explain(ConSmax(), query, query, query, **NUMBERS).backend == "triton"
-    assert backends.candidates(torch.device("meta")) == tuple(backends.NATIVE)
+    assert backends.candidates(torch.device("meta")) == tuple(builds.NATIVE)

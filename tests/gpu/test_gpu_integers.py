@@ -25,7 +25,7 @@ from integer_forms import (
     with_a_changed_entry,
 )
 from softmaxkit import Exact, Float, Spec
-from softmaxkit.kernels import backends
+from softmaxkit.kernels import backends, builds
 
 pytest.importorskip("triton")
 LENGTHS = (1, 7, 33, 100)
@@ -140,6 +140,6 @@ def test_gradients_are_those_of_golden(device: torch.device, monkeypatch: pytest
         return scores.grad
 
     ours = run()
-    monkeypatch.setenv(backends.VARIABLE, "none")
+    monkeypatch.setenv(builds.VARIABLE, "none")
     backends.reset()
     assert torch.equal(ours, run())

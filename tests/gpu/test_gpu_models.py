@@ -13,7 +13,7 @@ from torch import Tensor
 import softmaxkit
 from conftest import tiny_model
 from softmaxkit import ConSmax, Exact, Exaq, Index, Softermax, Spec
-from softmaxkit.kernels import backends
+from softmaxkit.kernels import backends, builds
 
 pytest.importorskip("triton")
 
@@ -27,7 +27,7 @@ METHODS: list[tuple[Spec, dict[str, Any]]] = [
 
 
 def by_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(backends.VARIABLE, "none")
+    monkeypatch.setenv(builds.VARIABLE, "none")
     backends.reset()
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import max_pool1d
 
 from softmaxkit import ConSmax, Exaq, KeyValueCache
-from softmaxkit.kernels import attention, backends, launch
+from softmaxkit.kernels import attention, backends, builds, launch
 from softmaxkit.kernels import native_attention as kernels
 from softmaxkit.kernels.attention import AttentionCall
 from softmaxkit.kernels.codes import BITS, Cached, encode
@@ -31,7 +31,7 @@ CLIP = -5.0
 CONSMAX = {"beta": 2.0, "gamma": 1.0}
 
 
-@pytest.fixture(params=backends.NATIVE)
+@pytest.fixture(params=builds.NATIVE)
 def build(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param not in import_module("softmaxkit.kernels._plain").supported():
         pytest.skip(f"this processor has no {request.param}")

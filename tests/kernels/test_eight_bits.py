@@ -18,7 +18,7 @@ from softmaxkit.kernels import backends, builds
 from softmaxkit.kernels import native_attention as fused
 from softmaxkit.kernels.attention import FEW
 
-BUILDS = [*backends.NATIVE, "none"]
+BUILDS = [*builds.NATIVE, "none"]
 METHODS = methods()
 
 
@@ -26,7 +26,7 @@ METHODS = methods()
 def build(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     if request.param != "none" and request.param not in builds.supported():
         pytest.skip(f"no {request.param} kernels here")
-    monkeypatch.setenv(backends.VARIABLE, request.param)
+    monkeypatch.setenv(builds.VARIABLE, request.param)
     backends.reset()
     yield request.param
     monkeypatch.undo()

@@ -13,7 +13,7 @@ from torch.nn.attention import flex_attention
 
 import softmaxkit
 from softmaxkit import ConSmax, Exaq
-from softmaxkit.kernels import backends, flex
+from softmaxkit.kernels import backends, builds, flex
 
 SPEC = ConSmax(ceiling=0.5)
 NUMBERS = {"beta": 0.4, "gamma": 1.5}
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without")
 
 @pytest.fixture(autouse=True)
 def by_flex(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv(backends.VARIABLE, "flex")
+    monkeypatch.setenv(builds.VARIABLE, "flex")
     backends.reset()
     yield
     monkeypatch.undo()

@@ -44,7 +44,7 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     backends.reset()  # a test may have selected another back end
 
 
-@pytest.fixture(params=backends.NATIVE)
+@pytest.fixture(params=builds.NATIVE)
 def instructions(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Run a test with the kernels of each instruction set that this processor has."""
     if request.param not in builds.supported():
@@ -166,7 +166,7 @@ def test_gradients_are_those_without_kernels(
         return result.detach(), scores.grad
 
     native = run()
-    monkeypatch.setenv(backends.VARIABLE, "none")
+    monkeypatch.setenv(builds.VARIABLE, "none")
     backends.reset()
     assert all(torch.equal(one, other) for one, other in zip(native, run(), strict=True))
 

@@ -156,7 +156,7 @@ def test_why_amx_does_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
         assert choice.backend == "avx512"
         assert expected in choice.refusals["amx"][0]
         with monkeypatch.context() as selected:
-            selected.setenv(backends.VARIABLE, "amx")
+            selected.setenv(builds.VARIABLE, "amx")
             backends.reset()
             with pytest.raises(ValueError, match=f"=amx, but {expected}.*; here it can be avx512, plain"):
                 softmaxkit.explain(ConSmax(), query, query, query, beta=4.0, gamma=1.0)

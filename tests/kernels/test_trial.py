@@ -136,9 +136,9 @@ def test_the_trials_decide(monkeypatch: pytest.MonkeyPatch) -> None:
         assert levels.backend == ("avx512" if tiles else "amx")
         assert levels.refusals.get("amx", []) == ([tiles] if tiles else [])
         assert exact.backend == ("torch" if tiles or softmax else "amx")
-        monkeypatch.setenv(backends.VARIABLE, "amx")
+        monkeypatch.setenv(builds.VARIABLE, "amx")
         assert [choice.backend for choice in choices(query)] == ["amx", "amx"]
         assert "selects another" in backends.unavailable("avx512")
-        monkeypatch.setenv(backends.VARIABLE, "avx512")
+        monkeypatch.setenv(builds.VARIABLE, "avx512")
         assert choices(query)[0].backend == "avx512"
-        monkeypatch.delenv(backends.VARIABLE)
+        monkeypatch.delenv(builds.VARIABLE)

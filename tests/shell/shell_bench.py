@@ -15,7 +15,7 @@ from softmaxkit.flow.rows import random_rows
 from softmaxkit.flow.vectors import Stream, pack
 from softmaxkit.shell.options import ShellOptions
 from softmaxkit.shell.register_map import Register
-from softmaxkit.shell.shelled import Shelled
+from softmaxkit.shell.unit_in_shell import UnitInShell
 
 FIELDS = ("tdata", "tkeep", "tuser", "tlast", "tid")
 
@@ -32,7 +32,7 @@ class ShellBench(wiring.Component):
     """
 
     def __init__(self, unit: Any, options: ShellOptions, numbers: dict[str, int] | None = None) -> None:
-        self.shelled, self.numbers = Shelled(unit, options), numbers or {}
+        self.shelled, self.numbers = UnitInShell(unit, options), numbers or {}
         self.memories, self.storage = unit.memories, unit.storage
         self.map = self.shelled.shell.map
         ports: dict[str, Any] = {

@@ -18,7 +18,7 @@ from softmaxkit.flow.verilog import to_verilog
 from softmaxkit.methods import ALL_METHODS, METHODS, method_class
 from softmaxkit.shell import register_slice as slice_module
 from softmaxkit.shell.options import SLICED, ShellOptions
-from softmaxkit.shell.shelled import Shelled
+from softmaxkit.shell.unit_in_shell import UnitInShell
 
 pytestmark = pytest.mark.skipif(not can_verilate(), reason="needs Yosys, Verilator and a C++ compiler")
 HARDEST = max((method_class(method)() for method in METHODS), key=waits_and_loads)
@@ -78,7 +78,7 @@ def test_no_combinational_path_crosses_a_slice(method: str) -> None:
     def paths(where: str) -> set[tuple[str, str]]:
         spec = method_class(method)()
         unit, options = spec.unit(lanes=1, max_row=8), ShellOptions(keep=True, status=True, register_slice=where)
-        shell = Shelled(unit, options).shell
+        shell = UnitInShell(unit, options).shell
         ends = combinational_paths({"shell": to_verilog(shell, "shell")})["shell"]
         inner = ("scores_", "results_")
         return {

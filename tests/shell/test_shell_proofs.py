@@ -18,7 +18,7 @@ from softmaxkit.shell import register_slice as slice_module
 from softmaxkit.shell import results as results_module
 from softmaxkit.shell import shell as shell_module
 from softmaxkit.shell.options import ShellOptions
-from softmaxkit.shell.shelled import Shelled
+from softmaxkit.shell.unit_in_shell import UnitInShell
 
 PROOFS = {method: cases.proof for method, cases in BY_METHOD.items()}
 FOR_EVER = [method for method, case in PROOFS.items() if not case.two_rows]
@@ -31,7 +31,7 @@ class AsUnit(wiring.Component):
     """A unit in its shell, with the unit's streams; masked positions are not kept."""
 
     def __init__(self, unit: SoftmaxUnit, options: ShellOptions) -> None:
-        self.shelled = Shelled(unit, options)
+        self.shelled = UnitInShell(unit, options)
         for fact in ("lanes", "max_row", "whole_rows", "masks", "storage", "registers", "memories", "interval"):
             setattr(self, fact, getattr(unit, fact))
         streams = ("scores", "results", *["configuration"] * (unit.registers is not None))

@@ -131,7 +131,7 @@ def test_throughput_includes_the_waiting_of_rows(tmp_path: Path, records: Path, 
         beats = -(-length // 16)
         if isinstance(inside, DeferredUnit):
             assert inside.slice_beats == 1
-            latency, interval = (beats - 1) * inside.pace + inside.waits(1), beats * inside.pace
+            latency, interval = (beats - 1) * inside.pace + inside.delay(1), beats * inside.pace
         else:
             latency, interval = inside.latency(length), inside.interval(length)
         for rows in (1, 3):
@@ -240,7 +240,7 @@ def test_the_accelforge_example_includes_the_waiting_of_a_row(tmp_path: Path, re
     attention = [float(line.split("attention ")[1].split()[0]) for line in lines]
     for place, name in enumerate((ELEMENT, TOKEN, DEFERRED)):
         inside = engine(name, 512).unit
-        cycles = 31 + inside.waits(1) if isinstance(inside, DeferredUnit) else inside.latency(512)
+        cycles = 31 + inside.delay(1) if isinstance(inside, DeferredUnit) else inside.latency(512)
         # 16 scores per cycle; figures are printed to a thousandth of a us.
         assert softmax[2 * place] == pytest.approx(0.32, abs=0.0006)
         assert softmax[2 * place + 1] == pytest.approx(1e6 * cycles / CLOCK_HZ, abs=0.0006)

@@ -47,7 +47,7 @@ class SliceBuffer(wiring.Component):
         start = (whole + 1) * self.beats if whole else rest
         return start + rest - 1 + (rest == 1 and self.storage == "latches")
 
-    def refuses(self, beats: int, spacing: int) -> int:
+    def refused_cycles(self, beats: int, spacing: int) -> int:
         """Return the cycles for which the last beat of a row of `beats` beats, `spacing` cycles apart, is refused."""
         whole, rest = divmod(beats, self.beats)
         return max(self.beats - spacing * rest, 0) if whole and rest else 0

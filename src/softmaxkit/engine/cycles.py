@@ -67,7 +67,7 @@ def times(engine: Engine, attended: Sequence[int]) -> list[Times]:
             begun, refused = max(begun, rows[-1].last + 1), 0
         count = sizes.beats(keys)
         # If the unit refuses scores of the previous query, this one is delayed, since it is in the QK array by then.
-        held, refused = refused, unit.refuses(count * sizes.rows, steps)
+        held, refused = refused, unit.refused_cycles(count * sizes.rows, steps)
         scored = begun + steps * count - 1 + DEPTH + held + refused
         behind = DEPTH
         if isinstance(unit, DeferredUnit):
@@ -75,14 +75,14 @@ def times(engine: Engine, attended: Sequence[int]) -> list[Times]:
             behind += 1  # the product
         else:
             if unit.holds_rows:
-                offered = scored + unit.waits(count * sizes.rows, steps)
+                offered = scored + unit.delay(count * sizes.rows, steps)
             else:
                 offered = scored - steps * (count - 1) + unit.latency(1)
             weighted = max(offered + 1, free)
             free = weighted + steps * count
         first = free - steps + behind
         rows.append(Times(begun, scored, weighted, first, first + steps - 1))
-        begun += max(steps * count + held, engine.apart)
+        begun += max(steps * count + held, engine.query_interval)
         before = keys
     return rows
 
@@ -92,7 +92,7 @@ def _by_slices(unit: DeferredUnit, steps: int, begun: int, count: int, free: int
     weighted = -1
     for done in range(0, count, unit.slice_beats):
         taken = min(unit.slice_beats, count - done)
-        offered = begun + steps * (done + taken) - 1 + DEPTH + unit.waits(taken)
+        offered = begun + steps * (done + taken) - 1 + DEPTH + unit.delay(taken)
         starts = max(offered + 1, free)
         weighted = starts if weighted < 0 else weighted
         free = starts + steps * taken
@@ -102,7 +102,7 @@ def _by_slices(unit: DeferredUnit, steps: int, begun: int, count: int, free: int
 def _check_pace(unit: SoftmaxUnit) -> None:
     """Refuse a unit to which the recurrence does not apply."""
     taken = beats(unit.max_row, unit.lanes)
-    refused = unit.refuses(unit.max_row, 1)
+    refused = unit.refused_cycles(unit.max_row, 1)
     if unit.interval(unit.max_row) > max(taken + refused, unit.interval(1)):
         raise ValueError(
             f"the unit of {unit.spec.name} needs more than one cycle for some beats of a row; its engine runs, but "

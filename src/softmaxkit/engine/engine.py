@@ -20,7 +20,7 @@ from softmaxkit.formats import Array
 from softmaxkit.methods.base.constants import Constants
 from softmaxkit.methods.base.deferred_unit import DeferredUnit
 from softmaxkit.methods.base.unit import SoftmaxUnit
-from softmaxkit.shell.rows_inside import RowsInside, most_rows
+from softmaxkit.shell.rows_inside import RowsInside, max_rows_inside
 
 PIPELINES = ("token", "element", "deferred")
 """Pipelines of an engine: row by row, score by score, or with the division last."""
@@ -126,7 +126,7 @@ class Engine(wiring.Component):
         return array, Shift(array, self.attention.output_places)
 
     @property
-    def apart(self) -> int:
+    def query_interval(self) -> int:
         """Least number of cycles between the starts of two queries."""
         return self.sizes.steps if isinstance(self.unit, DeferredUnit) else max(self.sizes.steps, self.unit.interval(1))
 
@@ -137,9 +137,9 @@ class Engine(wiring.Component):
         return unit.slice_beats > 1 if isinstance(unit, DeferredUnit) else unit.holds_rows
 
     @property
-    def most(self) -> int:
+    def max_queries(self) -> int:
         """Most queries inside at a time: those of the unit, and one per beat in the arrays."""
-        inside = self.unit.most_rows if isinstance(self.unit, DeferredUnit) else most_rows(self.unit)
+        inside = self.unit.max_rows_inside if isinstance(self.unit, DeferredUnit) else max_rows_inside(self.unit)
         return inside + 2 * DEPTH + 2
 
     @property
@@ -168,7 +168,7 @@ class Engine(wiring.Component):
         query_key, unit, value, output = self.query_key, self.unit, self.value, self.output
         m.submodules.query_key, m.submodules.unit = query_key, unit
         m.submodules.value, m.submodules.output = value, output
-        m.submodules.inside = inside = RowsInside(self.most, 0)
+        m.submodules.inside = inside = RowsInside(self.max_queries, 0)
         hold, write = hold_between_rows(m, self.queries, self.configuration, inside.busy)
         # `first` is set between queries: the next beat begins a query.
         first = Signal(init=1)
@@ -222,9 +222,9 @@ class Engine(wiring.Component):
             with m.If(begins):
                 m.d.sync += before.eq(self.queries.p.keys)
             early = busy & (self.queries.p.keys < before)
-        if self.apart > self.sizes.steps:
-            left = Signal(range(self.apart), name="apart_left")
-            m.d.sync += left.eq(Mux(begins, self.apart - 1, Mux(left == 0, 0, left - 1)))
+        if self.query_interval > self.sizes.steps:
+            left = Signal(range(self.query_interval), name="apart_left")
+            m.d.sync += left.eq(Mux(begins, self.query_interval - 1, Mux(left == 0, 0, left - 1)))
             early = early | (left != 0)
         return early
 

@@ -60,7 +60,7 @@ def export_engine(engine: Engine, name: str, folder: Path, period: float) -> Non
         "about": about(Engine),
         "cycles": (inspect.getdoc(cycles) or "").partition("\n\n")[2],
         "array_depth": DEPTH,
-        "apart": engine.apart,
+        "apart": engine.query_interval,
         "ordered": engine.ordered,
         "bits": bits,
         "half_period_ps": half,

@@ -10,7 +10,7 @@ import numpy as np
 
 from softmaxkit.engine.cycles import loading
 from softmaxkit.engine.engine import Engine
-from softmaxkit.engine.vectors import Driven, engine_stream, random_head
+from softmaxkit.engine.vectors import EngineAsUnit, engine_stream, random_head
 from softmaxkit.engine.verify import expected_cycles
 from softmaxkit.flow.cells.macros import Macro
 from softmaxkit.flow.cells.processes import PROCESSES
@@ -66,8 +66,8 @@ def synthesize_engine(
         if progress:
             progress(next(steps), 4)
 
-    driven, keys = Driven(engine), engine.sizes.max_keys
-    interval = max(engine.sizes.steps * engine.sizes.beats(keys), engine.apart)
+    driven, keys = EngineAsUnit(engine), engine.sizes.max_keys
+    interval = max(engine.sizes.steps * engine.sizes.beats(keys), engine.query_interval)
     count = -(-CYCLES // interval)
     random = np.random.default_rng(0)
     whole = random_head(engine, np.full(3 * count, keys), random)

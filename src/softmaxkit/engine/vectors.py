@@ -22,7 +22,7 @@ SPREADS = (4.0, 16.0, 32.0, 64.0)
 """Standard deviations of random codes."""
 
 
-class Driven(wiring.Component):
+class EngineAsUnit(wiring.Component):
     """An engine with the port names of a unit, so that the tools that drive and check units can be used.
 
     A query takes the place of a row of `channels` scores, in beats of `columns`.

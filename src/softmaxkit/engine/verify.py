@@ -11,7 +11,7 @@ import numpy as np
 
 from softmaxkit.engine.cycles import loading, times
 from softmaxkit.engine.engine import Engine
-from softmaxkit.engine.vectors import Driven, Head, engine_stream, random_head
+from softmaxkit.engine.vectors import EngineAsUnit, Head, engine_stream, random_head
 from softmaxkit.flow.amaranth_simulator import Simulated
 from softmaxkit.flow.faults import Fault
 from softmaxkit.flow.outcome import Outcome, Traffic
@@ -80,7 +80,7 @@ def verify_engine(
     fast = can_verilate()
     if not fast and (fault is not None or waveform is not None):
         raise ToolError(f"injecting a fault and writing a waveform need Verilator; {missing_hardware()}")
-    driven = Driven(engine)
+    driven = EngineAsUnit(engine)
     simulator: Simulator = Verilated(driven, fault, fast=outputs > SHORT) if fast else Simulated(driven)
     verification = Verification(simulator.name)
     outputs = outputs if fast else outputs // FEWER

@@ -84,7 +84,7 @@ def may_use_tiles(query: Tensor) -> bool:
     return query.device.type == "cpu" and has_tiles()
 
 
-def after_a_look(
+def choice_for_values(
     call: AttentionCall | None,
     choice: Choice,
     query: Tensor,

@@ -73,7 +73,7 @@ class Cached:
         about = self._about_centre() * (1.0 if self.factor is None else self.factor)
         return (about + (0.0 if self.centre is None else self.centre)).to(dtype)
 
-    def taken_up(self, query: Tensor) -> Tensor:
+    def times_factors(self, query: Tensor) -> Tensor:
         """Return queries, (batch, heads, queries, channels), multiplied by the key factors: exact if finite."""
         if self.factor is None:
             return query

@@ -159,7 +159,7 @@ class _Operands:
         self.shifts = None
         if cached:
             self.shifts = cached[0].shifts(self.query)
-            self.query = cached[0].taken_up(self.query)
+            self.query = cached[0].times_factors(self.query)
         self.table, self.pages = None, [0, 0]
         if isinstance(key, Paged):
             self.table = key.table.contiguous()

@@ -218,7 +218,7 @@ class CachedTensor(Tensor):
         return type(self)(deepcopy(self.codes, memo), self.dtype)
 
 
-def read_by(query: Tensor, tokens: Tensor) -> Tensor | Cached:
+def codes_or_tensor(query: Tensor, tokens: Tensor) -> Tensor | Cached:
     """Return keys or values as fused attention reads them: codes for a few queries, else dequantised tensors."""
     if not isinstance(tokens, CachedTensor):
         return tokens

@@ -168,7 +168,7 @@ def fine_tune(
         ValueError: a batch cannot be divided equally among the processes.
         FloatingPointError: the loss became NaN or infinite.
     """
-    processes.together(_fine_tune, model, tokenizer, task, recipe, folder, seed, progress=progress)
+    processes.run_together(_fine_tune, model, tokenizer, task, recipe, folder, seed, progress=progress)
     return model
 
 

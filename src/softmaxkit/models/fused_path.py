@@ -14,11 +14,11 @@ except ImportError:  # transformers before 5.1 passes output_attentions to every
     output_capturing = None  # type: ignore[assignment]
 
 from softmaxkit.fused_attention.call import fused, scaled_dot_product
-from softmaxkit.fused_attention.choice import IS_TORCHS_OWN, after_a_look, choose
+from softmaxkit.fused_attention.choice import IS_TORCHS_OWN, choice_for_values, choose
 from softmaxkit.kernels.backends import Choice, only_torch, runs_on_gpu
 from softmaxkit.kernels.codes import Cached
 from softmaxkit.methods.base.module import SoftmaxModule
-from softmaxkit.models.cache import read_by
+from softmaxkit.models.cache import codes_or_tensor
 from softmaxkit.models.running import OfThread, warn_once
 
 ChoiceWatcher = Callable[[nn.Module, Choice], None]
@@ -69,7 +69,7 @@ def fused_output(
         The output, (batch, heads, queries, channels), or None.
     """
     query, key, value = tensors
-    operands = query, read_by(query, key), read_by(query, value)
+    operands = query, codes_or_tensor(query, key), codes_or_tensor(query, value)
     watcher = _choice_watcher.get()
     base = None if isinstance(operands[1], Cached) else method.softmax_base  # torch's own attention reads no codes
     if base is not None and method.mode != "integer" and runs_on_gpu(query.device) and not reasons:
@@ -82,7 +82,7 @@ def fused_output(
     if call is not None and reasons:  # if the method has no fused kernel at all, that reason comes first
         choice = only_torch(query.device, *reasons)
     if watcher is not None:
-        watcher(attention, after_a_look(call, choice, *operands, mask, causal, scaling))
+        watcher(attention, choice_for_values(call, choice, *operands, mask, causal, scaling))
     if call is not None and choice.kernel:
         return fused(call, choice, *operands, mask, causal, scaling, dropout)
     warns = method.mode == "fused" or _is_float_on_gpu(method, query)

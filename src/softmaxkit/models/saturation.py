@@ -110,5 +110,5 @@ def _remedy(spec: Spec) -> str:
 
 def _changes(spec: Spec, other: Spec) -> str:
     """Return a spec as code, with only the fields that differ from another one, e.g. `Exaq(scale='calibrated')`."""
-    changed = ", ".join(f"{name}={getattr(other, name)!r}" for name in other.unlike(spec))
+    changed = ", ".join(f"{name}={getattr(other, name)!r}" for name in other.differing_fields(spec))
     return f"{type(other).__name__}({changed})"

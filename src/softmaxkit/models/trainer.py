@@ -116,7 +116,7 @@ class MethodTrainer(Trainer):
             return result
         if self.divergence is not None:
             self.divergence.see("the loss", self.state.global_step + 1, [loss.detach()])
-        elif processes.anywhere(not torch.isfinite(loss).all()):
+        elif processes.in_any_process(not torch.isfinite(loss).all()):
             where = first_not_finite(self.accelerator.unwrap_model(model), inputs)
             self._stop(f"the loss is {loss.detach().item():g}", where)
         return result
@@ -175,7 +175,7 @@ class MethodTrainer(Trainer):
             Interrupted: after Ctrl-C; the same call resumes the training.
             FloatingPointError: the loss became NaN or infinite.
         """
-        last = processes.of_first(self._last_checkpoint() if processes.is_first() else None)
+        last = processes.broadcast(self._last_checkpoint() if processes.is_first() else None)
         with self.watch.interruptible():
             self.train(resume_from_checkpoint=last or (str(branch) if branch else None))
         if self.state.global_step < self.state.max_steps:
@@ -229,7 +229,7 @@ class _Watch(TrainerCallback):
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if self.progress:
             self.progress(state.global_step, state.max_steps)
-        self.interrupted = processes.anywhere(self.interrupted)
+        self.interrupted = processes.in_any_process(self.interrupted)
         if state.global_step in self.stops or self.interrupted:
             control.should_save = True
         if self.interrupted:

@@ -60,7 +60,7 @@ def train(
         ValueError: the text is too short, or the batch cannot be divided equally among the processes.
         FloatingPointError: the loss became NaN or infinite.
     """
-    return processes.together(_train, model, corpus, recipe, folder, seed, branch, progress=progress)
+    return processes.run_together(_train, model, corpus, recipe, folder, seed, branch, progress=progress)
 
 
 def _train(

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from softmaxkit.methods.base.unit import SoftmaxUnit
 
 
-def most_rows(unit: SoftmaxUnit, slices: int = 0) -> int:
+def max_rows_inside(unit: SoftmaxUnit, slices: int = 0) -> int:
     """Return how many rows a unit holds at full throughput, with continuous input and results that never wait.
 
     Args:
@@ -42,7 +42,7 @@ class RowsInside(wiring.Component):
     """
 
     def __init__(self, most: int, tag_bits: int) -> None:
-        self.most, self.tag_bits = most, tag_bits
+        self.max_rows, self.tag_bits = most, tag_bits
         tags = {"tag": In(tag_bits), "first": Out(tag_bits)} if tag_bits else {}
         super().__init__({"begins": In(1), "ends": In(1), "full": Out(1), "busy": Out(1), **tags})
 
@@ -50,7 +50,7 @@ class RowsInside(wiring.Component):
         """Build the Amaranth module."""
         m = Module()
         if self.tag_bits:
-            m.submodules.tags = tags = Queue(self.tag_bits, self.most)
+            m.submodules.tags = tags = Queue(self.tag_bits, self.max_rows)
             m.d.comb += [
                 tags.source.valid.eq(self.begins),
                 tags.source.payload.eq(self.tag),
@@ -60,7 +60,7 @@ class RowsInside(wiring.Component):
                 self.busy.eq(tags.sink.valid),
             ]
             return m
-        count = Signal(range(self.most + 1))
+        count = Signal(range(self.max_rows + 1))
         m.d.sync += count.eq(count + self.begins - self.ends)
-        m.d.comb += [self.full.eq(count == self.most), self.busy.eq(count != 0)]
+        m.d.comb += [self.full.eq(count == self.max_rows), self.busy.eq(count != 0)]
         return m

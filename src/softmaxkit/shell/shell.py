@@ -22,7 +22,7 @@ from softmaxkit.shell.results import output_signature, write_results
 from softmaxkit.shell.row_beats import input_signature, read_beats, row_beat
 from softmaxkit.shell.row_guard import RowGuard
 from softmaxkit.shell.row_length import LENGTH_PORTS, RowLength
-from softmaxkit.shell.rows_inside import RowsInside, most_rows
+from softmaxkit.shell.rows_inside import RowsInside, max_rows_inside
 from softmaxkit.shell.status import ERRORS, STATUS_PORTS, Status, saturated_results, saturated_scores
 
 
@@ -95,7 +95,7 @@ class Shell(wiring.Component):
         starts = self._feed(m, beats, hold)
         tag, full, busy = None, Const(0), Const(0)
         if options.tags or options.status or options.axi_lite or inner.apart is not None:
-            m.submodules.rows_inside = rows = RowsInside(most_rows(unit, options.slices), options.tag_bits)
+            m.submodules.rows_inside = rows = RowsInside(max_rows_inside(unit, options.slices), options.tag_bits)
             full, busy = rows.full, rows.busy
             m.d.comb += [
                 rows.begins.eq(starts),
@@ -129,7 +129,7 @@ class Shell(wiring.Component):
         goes = inside | offered | ~hold
         taken = scores.valid & scores.ready
         if self.options.keep:
-            m.submodules.kept = kept = Queue(unit.lanes, most_rows(unit, self.options.slices))
+            m.submodules.kept = kept = Queue(unit.lanes, max_rows_inside(unit, self.options.slices))
             m.d.comb += [
                 kept.source.valid.eq(taken & beats.p.last),
                 kept.source.payload.eq(beats.p.keep),

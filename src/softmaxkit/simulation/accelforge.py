@@ -188,7 +188,7 @@ def _points(unit: Exported) -> tuple[Points, Points]:
     built, count = beats(inside.max_row, lanes), beats(unit.costs.keys, lanes)
     if isinstance(inside, DeferredUnit):
         pace, slice_beats = inside.pace, inside.slice_beats
-        delay = inside.waits(slice_beats) + (slice_beats - 1) * pace
+        delay = inside.delay(slice_beats) + (slice_beats - 1) * pace
         latencies = [(beat - 1) * pace + delay for beat in range(1, built + 1)]
         intervals = [beat * pace for beat in range(1, built + 1)]
     else:

@@ -25,7 +25,7 @@ from softmaxkit.methods import ALL_METHODS, METHODS
 from softmaxkit.methods.base.spec import Spec
 from softmaxkit.record import make_record, make_result
 from softmaxkit.script import one_line_errors
-from softmaxkit.simulation.driven import Driven, drive
+from softmaxkit.simulation.driven import NetlistRun, drive
 from softmaxkit.simulation.pipelines import pipelines_of
 from softmaxkit.simulation.stimuli import KEYS, QUERIES, Sample, of_scores, of_unit, of_values
 
@@ -126,7 +126,7 @@ def _engine(spec: Spec, pipeline: str, rows: int, columns: int, channels: int) -
     return Engine(attention, rows, columns, MAX_KEYS, pipeline=pipeline)
 
 
-def measure_array(engine: Engine, name: str, cells: str) -> Driven:
+def measure_array(engine: Engine, name: str, cells: str) -> NetlistRun:
     """Synthesise a part of an engine, simulate its netlist on random codes, and measure it.
 
     Args:

@@ -56,7 +56,7 @@ class Pace:
 
     def interval(self, keys: int) -> int:
         """Return the cycles between the starts of two queries that attend to `keys` keys each."""
-        return max(self.steps * beats(keys, self.engine.sizes.rows), self.engine.apart)
+        return max(self.steps * beats(keys, self.engine.sizes.rows), self.engine.query_interval)
 
     def drain(self, keys: int) -> int:
         """Return the cycles for which a query stays in the engine after the next one could start."""
@@ -65,13 +65,13 @@ class Pace:
     def refused(self, keys: int) -> int:
         """Return the cycles for which the unit stalls the last scores of a query, and with them the next query."""
         rows = self.engine.sizes.rows
-        return self.engine.unit.refuses(rows * beats(keys, rows), self.steps)
+        return self.engine.unit.refused_cycles(rows * beats(keys, rows), self.steps)
 
     def begins(self, queries: Queries) -> int:
         """Return the cycles from the start of the first query to when one could start after the last."""
         rows = self.engine.sizes.rows
         stalled = sum(self.refused(rows * count) * number for count, number in queries.by_beats(rows))
-        return queries.cycles(rows, self.steps, self.engine.apart) + stalled - self.refused(queries.last)
+        return queries.cycles(rows, self.steps, self.engine.query_interval) + stalled - self.refused(queries.last)
 
     def total(self, queries: Queries, jobs: int = 1) -> int:
         """Return the cycles of `jobs` consecutive jobs of these queries, from the first beat in to the last beat out.

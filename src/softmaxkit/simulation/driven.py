@@ -25,7 +25,7 @@ OUTPUTS = "outputs"
 """File name of the outputs of a run."""
 
 
-class Driven(NamedTuple):
+class NetlistRun(NamedTuple):
     """A synthesised design, with its energy and outputs for some inputs.
 
     Attributes:
@@ -47,7 +47,7 @@ class Driven(NamedTuple):
         return {key: round(value, 4) for key, value in self._asdict().items() if key != "outputs"}
 
 
-def drive(component: Component, inputs: Mapping[str, Sequence[int]], cells: str, warm_up: int = 16) -> Driven:
+def drive(component: Component, inputs: Mapping[str, Sequence[int]], cells: str, warm_up: int = 16) -> NetlistRun:
     """Map a design to cells, simulate the netlist with the inputs, and measure it.
 
     Args:
@@ -67,7 +67,7 @@ def drive(component: Component, inputs: Mapping[str, Sequence[int]], cells: str,
     states, outputs = _run(netlist, inputs)
     activity = count_toggles(netlist, fitted.timing, states, warm_up)
     cycle = sum(energy.cycle(period) for energy in energies(netlist, fitted.timing, activity).values())
-    return Driven(sum(fitted.area.values()), fitted.timing.fmax_mhz, period, cycle, outputs)
+    return NetlistRun(sum(fitted.area.values()), fitted.timing.fmax_mhz, period, cycle, outputs)
 
 
 def _run(netlist: Netlist, inputs: Mapping[str, Sequence[int]]) -> tuple[Array, dict[str, list[int]]]:

@@ -160,7 +160,7 @@ def synthesize_engines(
         ValueError: the sizes cannot be built.
     """
     from softmaxkit.engine.synthesize import synthesize_engine
-    from softmaxkit.engine.vectors import Driven
+    from softmaxkit.engine.vectors import EngineAsUnit
     from softmaxkit.flow.cells.macros import macros_from_liberty
     from softmaxkit.flow.fpga import count_cells
     from softmaxkit.flow.sources import Source
@@ -172,7 +172,9 @@ def synthesize_engines(
     progress = stage(f"synthesise the engine of {spec.name}, {engine.pipeline}")
     inputs = {"cells": synthesis.cells, "wires": synthesis.wires}
     if synthesis.cells in FAMILIES:
-        figures = count_cells(Source("engine", {"design.il": to_rtlil(Driven(engine), "engine")}), synthesis.cells)
+        figures = count_cells(
+            Source("engine", {"design.il": to_rtlil(EngineAsUnit(engine), "engine")}), synthesis.cells
+        )
         result = make_result(spec, "hardware", **about, cells=synthesis.cells, **figures)
         return make_record(command, 0, inputs, [result])
     mapped = synthesize_engine(

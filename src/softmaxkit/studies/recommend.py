@@ -210,4 +210,4 @@ def change_with_error(change: float, standard_error: float | None) -> str:
 
 def _difference(spec: Spec, other: Spec) -> str:
     """Return the fields in which a spec differs from another one of its method, e.g. "output=UQ(1,9)"."""
-    return ", ".join(f"{name}={getattr(spec, name)}" for name in spec.unlike(other))
+    return ", ".join(f"{name}={getattr(spec, name)}" for name in spec.differing_fields(other))

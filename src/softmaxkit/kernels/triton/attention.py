@@ -10,7 +10,7 @@ import triton
 from torch import Tensor
 
 from softmaxkit.kernels.attention import AttentionCall, are_few, check_shapes, default_scale
-from softmaxkit.kernels.backends import VARIABLE
+from softmaxkit.kernels.builds import VARIABLE
 from softmaxkit.kernels.codes import Cached
 from softmaxkit.kernels.operator import operator
 from softmaxkit.kernels.triton.attention_backward import keys_backward, queries_backward

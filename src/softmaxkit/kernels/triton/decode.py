@@ -84,7 +84,7 @@ def attend(
     how = (key.shape[2], channels, call.clip, len(call.exponentials), call.log_limit, call.base, is_causal, factor)
     asked, shift = query, None
     if isinstance(key, Cached):
-        asked = key.taken_up(query)
+        asked = key.times_factors(query)
         shift = key.shifts(query) if call.offset is not None else None  # other weights do not depend on it
     result: Tensor = decode(asked, keys, values, *steps, table, lengths, call.offset, shift, mask, *how)
     return result.to(query.dtype)

@@ -37,7 +37,7 @@ class DeferredUnit(TakesScores):
         gather: holds a slice until its maximum is known.
         depth: registers from scores to weights, excluding those of a waiting slice.
         slice_beats: number of beats in a slice.
-        most_rows: maximum number of rows in flight.
+        max_rows_inside: maximum number of rows in flight.
     """
 
     registers: RegisterMap | None = None
@@ -48,7 +48,7 @@ class DeferredUnit(TakesScores):
     gather: Gather
     depth: int
     slice_beats: int
-    most_rows: int
+    max_rows_inside: int
 
     def __init__(
         self,
@@ -74,7 +74,7 @@ class DeferredUnit(TakesScores):
             }
         )
 
-    def waits(self, count: int) -> int:
+    def delay(self, count: int) -> int:
         """Return the cycles from the last of `count` beats of a slice to its first weights, without backpressure."""
         return self.depth + max(1, self.gather.buffer.latency - (count - 1))
 

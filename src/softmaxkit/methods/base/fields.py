@@ -42,7 +42,7 @@ class Fields(ABC):
         changed = [f for f in dataclasses.fields(self) if getattr(self, f.name) != f.default and f.name not in but]
         return ", ".join(f"{field.name}={getattr(self, field.name)}" for field in changed)
 
-    def unlike(self, other: Self) -> list[str]:
+    def differing_fields(self, other: Self) -> list[str]:
         """Return the names of the fields that differ from another spec of the same method."""
         names = [field.name for field in dataclasses.fields(self)]
         return [name for name in names if getattr(self, name) != getattr(other, name)]

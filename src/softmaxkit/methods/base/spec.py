@@ -99,7 +99,7 @@ class Spec(EngineAnswers, Answers):
             )
 
     @classmethod
-    def refuse(cls, parameters: Mapping[str, Any], known: Sequence[str] = ()) -> None:
+    def check_known(cls, parameters: Mapping[str, Any], known: Sequence[str] = ()) -> None:
         """Raise TypeError for a parameter that is not in `known`, with the nearest known name."""
         for name in parameters:
             if name not in known:

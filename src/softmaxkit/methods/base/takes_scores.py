@@ -27,7 +27,7 @@ class TakesScores(wiring.Component):
         """Build the logic of `Spec.scores_of`; return the score code of a signed product."""
         return saturate_to(m, name, round_places(m, f"{name}_rounded", product, places), self.code_shape)
 
-    def refuses(self, length: int, spacing: int) -> int:
+    def refused_cycles(self, length: int, spacing: int) -> int:
         """Return the cycles for which backpressure delays the last scores of a row; 0 in most units.
 
         Args:

@@ -131,7 +131,7 @@ class SoftmaxUnit(TakesScores, LoadsConstants):
         last, interval = self.latency(length), self.interval(length)
         return Schedule(last - (beats(length, self.lanes) - 1), last, interval, -(-last // interval))
 
-    def waits(self, length: int, spacing: int) -> int:
+    def delay(self, length: int, spacing: int) -> int:
         """Return the cycles from the last scores of a row to its first result, without backpressure on the results.
 
         Args:

@@ -144,7 +144,7 @@ class ConSmax(Spec):
             ValueError: a score is NaN, the mask does not broadcast, or beta or gamma is out of range.
         """
         values, attended = check_row(scores, mask)
-        self.refuse(parameters, self.required)
+        self.check_known(parameters, self.required)
         beta, gamma = self._beta_gamma(parameters, keys=values.shape[-1])
         exponent = np.minimum(values - beta - np.log(gamma), math.log(self.ceiling))
         return np.where(attended, np.exp(exponent), 0.0)
@@ -162,7 +162,7 @@ class ConSmax(Spec):
             ValueError: gamma or the scale is not positive and finite, `largest` is negative or not finite, or the scale
                 is not ln2/16 with tables="shift".
         """
-        self.refuse(parameters, PARAMETERS)
+        self.check_known(parameters, PARAMETERS)
         self._check_one_head(parameters)
         scale = self._encode_scale(float(parameters.get("scale", self.default_scale)))
         largest = float(parameters.get("largest", self.ceiling))
@@ -230,7 +230,7 @@ class ConSmax(Spec):
         """
         from softmaxkit.methods.consmax.module import ConSmaxModule
 
-        self.refuse(parameters, PARAMETERS)
+        self.check_known(parameters, PARAMETERS)
         return ConSmaxModule(self, heads, mode, **parameters)
 
     def as_trained(self) -> Self:

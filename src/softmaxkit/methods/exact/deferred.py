@@ -63,7 +63,7 @@ class Deferred(TakesFloats, DeferredUnit):
         self.depth = 2 + len(self.cuts)
         self.pace = max(pace, LEAST_PACE)
         self.slice_beats = whole_slices(spec.slice_width, lanes)
-        self.most_rows = 8 + self.depth // LEAST_PACE
+        self.max_rows_inside = 8 + self.depth // LEAST_PACE
         self.gather = Gather(lanes * (number.bits + 1), datapath.key_shape(number), self.slice_beats, False)
         total_bits = (max_row << spec.sum_fraction_bits).bit_length()
         self.reciprocal = ReciprocalUnit(

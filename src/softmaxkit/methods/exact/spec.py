@@ -132,12 +132,12 @@ class Exact(Spec):
 
     def reference(self, scores: ArrayLike, mask: ArrayLike | None = None, **parameters: Any) -> NDArray[np.float64]:
         """Compute softmax in float64: `exp(s - max) / sum(exp(s - max))` over the attended keys; no parameters."""
-        self.refuse(parameters)
+        self.check_known(parameters)
         return exact_softmax(scores, mask)
 
     def constants(self, **parameters: Any) -> Constants:
         """Return the constants: only a score scale of 1, since scores are floats."""
-        self.refuse(parameters)
+        self.check_known(parameters)
         return Constants(scale=(1, 0), form=self.constants_form)
 
     @property
@@ -234,14 +234,14 @@ class Exact(Spec):
         self, codes: Array, mask: Array | None, constants: Constants, **parameters: Any
     ) -> NDArray[np.float64]:
         """Bound golden against `reference`, see `softmaxkit.methods.exact.bounds`."""
-        self.refuse(parameters)
+        self.check_known(parameters)
         return error_bound(self, self.score_values(codes, constants), mask)
 
     def module(self, heads: int | None = None, mode: str = "float", **parameters: Any) -> ExactModule:
         """Return the torch module; it has no learned parameters."""
         from softmaxkit.methods.exact.module import ExactModule
 
-        self.refuse(parameters)
+        self.check_known(parameters)
         return ExactModule(self, heads, mode)
 
     @classmethod
@@ -265,5 +265,5 @@ class Exact(Spec):
         """Return an empty state of online softmax."""
         from softmaxkit.methods.base.online import OnlineSoftmax
 
-        self.refuse(parameters)
+        self.check_known(parameters)
         return OnlineSoftmax()

@@ -135,7 +135,7 @@ class Exaq(Spec):
             TypeError: a parameter is unknown.
             ValueError: the clip is missing or not negative, a score is NaN, or the mask does not broadcast.
         """
-        self.refuse(parameters, self.required)
+        self.check_known(parameters, self.required)
         clip = self.required_clip(parameters)
         values, attended = check_row(scores, mask)
         level = levels.levels_of(values, attended, self._negative(clip), self.levels)
@@ -154,7 +154,7 @@ class Exaq(Spec):
             TypeError: a parameter is unknown.
             ValueError: the clip is missing or not negative, or the scale is not positive.
         """
-        self.refuse(parameters, PARAMETERS)
+        self.check_known(parameters, PARAMETERS)
         self._check_one_head(parameters)
         scale = encode_scale(float(parameters.get("scale", self.scores.resolution)))
         return build(self, scale, self._negative(self.required_clip(parameters)))
@@ -208,7 +208,7 @@ class Exaq(Spec):
         """
         from softmaxkit.methods.exaq.module import ExaqModule
 
-        self.refuse(parameters, PARAMETERS)
+        self.check_known(parameters, PARAMETERS)
         return ExaqModule(self, heads, mode, **parameters)
 
     def examples(self) -> list[Constants]:
@@ -293,5 +293,5 @@ class Exaq(Spec):
                 "levels of Exaq are relative to the maximum of the whole row, so pass the maximum over all parts: "
                 "spec.partial(clip=..., maximum=scores.amax(-1, keepdim=True))"
             )
-        self.refuse(parameters, self.required)
+        self.check_known(parameters, self.required)
         return LevelPartial(self, self.required_clip(parameters), maximum)

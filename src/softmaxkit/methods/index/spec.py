@@ -115,7 +115,7 @@ class Index(Spec):
 
     def reference(self, scores: ArrayLike, mask: ArrayLike | None = None, **parameters: Any) -> NDArray[np.float64]:
         """Compute softmax of distances rounded to an address, with an exact exp except 0 at the clip, in float64."""
-        self.refuse(parameters)
+        self.check_known(parameters)
         values, attended = check_row(scores, mask)
         level = levels_of(values, attended, -self.clip, self.levels)
         step = self.clip / (self.levels - 1)
@@ -125,7 +125,7 @@ class Index(Spec):
 
     def constants(self, **parameters: Any) -> Constants:
         """Return the constants: as score scale one step of the score format."""
-        self.refuse(parameters)
+        self.check_known(parameters)
         return Constants(scale=encode_scale(self.scores.resolution), form=self.constants_form)
 
     def _golden(self, codes: Array, mask: Array | None, constants: Constants) -> Array:
@@ -152,7 +152,7 @@ class Index(Spec):
         """Return the torch module; it has no learned parameters and requires no calibration."""
         from softmaxkit.methods.index.module import IndexModule
 
-        self.refuse(parameters)
+        self.check_known(parameters)
         return IndexModule(self, heads, mode)
 
     @classmethod

@@ -117,7 +117,7 @@ class Sigmoid(Spec):
             ValueError: the bias is not finite, a score is NaN, or the mask does not broadcast.
         """
         values, attended = check_row(scores, mask)
-        self.refuse(parameters, self.required)
+        self.check_known(parameters, self.required)
         bias = self._bias(parameters, values.shape[-1])
         # Avoids overflow for either sign.
         power = np.exp(-np.abs(values + bias))
@@ -140,7 +140,7 @@ class Sigmoid(Spec):
             TypeError: a parameter is unknown.
             ValueError: the bias is not finite.
         """
-        self.refuse(parameters, self.required)
+        self.check_known(parameters, self.required)
         self._check_one_head(parameters)
         codes = np.arange(1 << self.score_bits)
         signed = np.where(codes <= self.scores.max_code, codes, codes - len(codes))
@@ -181,7 +181,7 @@ class Sigmoid(Spec):
         """
         from softmaxkit.methods.sigmoid.module import SigmoidModule
 
-        self.refuse(parameters, self.required)
+        self.check_known(parameters, self.required)
         return SigmoidModule(self, heads, mode, **parameters)
 
     def examples(self) -> list[Constants]:

@@ -54,7 +54,7 @@ class Deferred(DeferredUnit):
     """
 
     spec: Softermax
-    most_rows = 8
+    max_rows_inside = 8
 
     def __init__(
         self,

@@ -108,16 +108,16 @@ class Unit(SoftmaxUnit):
         """
         return self.front.interval(beats(length, self.lanes))
 
-    def refuses(self, length: int, spacing: int) -> int:
+    def refused_cycles(self, length: int, spacing: int) -> int:
         """Return the cycles for which a shorter slice at the end of a row waits for the previous slice to leave."""
         gather = self.front.gather
-        return gather.refuses(beats(length, self.lanes), spacing) if isinstance(gather, SliceBuffer) else 0
+        return gather.refused_cycles(beats(length, self.lanes), spacing) if isinstance(gather, SliceBuffer) else 0
 
-    def waits(self, length: int, spacing: int) -> int:
+    def delay(self, length: int, spacing: int) -> int:
         """Return the cycles from the last scores of a row to its first result."""
         taken, gather = beats(length, self.lanes), self.front.gather
         if not isinstance(gather, SliceBuffer):
-            return super().waits(length, spacing)
+            return super().delay(length, spacing)
         # Once complete, the last slice leaves at one beat per cycle.
         return self.schedule(length).first - gather.leaves(taken) + (taken - 1) % gather.beats + 1
 

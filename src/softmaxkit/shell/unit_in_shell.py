@@ -11,7 +11,7 @@ from softmaxkit.shell.options import ShellOptions
 from softmaxkit.shell.shell import Shell
 
 
-class Shelled(wiring.Component):
+class UnitInShell(wiring.Component):
     """A unit in its shell, with the outer ports of the shell and the memory ports of the unit.
 
     Args:
