@@ -75,7 +75,7 @@ class Powers(Spec):
         return np.where(attended, np.exp2(np.minimum(values - self.offset(parameters), 0)), 0.0)
 
     def offset(self, parameters: dict[str, Any]) -> float:
-        self.refuse(parameters, ("offset",))
+        self.check_known(parameters, ("offset",))
         offset = parameters.get("offset", 4.0)
         return float(getattr(offset, "detach", lambda: offset)())
 
