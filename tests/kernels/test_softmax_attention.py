@@ -14,7 +14,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 import softmaxkit
 from softmaxkit import Exact, Softermax
-from softmaxkit.fused_attention import call as dispatch
+from softmaxkit.fused_attention import choice as dispatch
 from softmaxkit.kernels import attention, backends, launch
 from softmaxkit.kernels import native_attention as fused
 from softmaxkit.kernels.attention import AttentionCall

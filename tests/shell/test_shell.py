@@ -26,7 +26,7 @@ from softmaxkit.shell import results as results_module
 from softmaxkit.shell import row_beats as row_beats_module
 from softmaxkit.shell import rows_inside as rows_module
 from softmaxkit.shell import shell as shell_module
-from softmaxkit.shell import shelled as shelled_module
+from softmaxkit.shell import unit_in_shell as unit_in_shell_module
 from softmaxkit.shell.constants import switch_cycles
 from softmaxkit.shell.options import ShellOptions
 
@@ -187,7 +187,7 @@ def test_faults_show(
     key = score_bits if module is row_beats_module else waits_and_loads
     spec = max((method_class(method)() for method in METHODS), key=key)
     mutant = broken(module, name, right, wrong)
-    for user in (shell_module, shelled_module):
+    for user in (shell_module, unit_in_shell_module):
         if hasattr(user, name):
             monkeypatch.setattr(user, name, mutant)
     with pytest.raises(AssertionError):

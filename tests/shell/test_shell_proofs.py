@@ -115,10 +115,10 @@ def test_shells_with_buffers(method: str, options: ShellOptions) -> None:
 def test_faults_show(
     module: Any, name: str, right: str, wrong: str, property_: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from softmaxkit.shell import shelled as shelled_module
+    from softmaxkit.shell import unit_in_shell as unit_in_shell_module
 
     mutant = broken(module, name, right, wrong)
-    monkeypatch.setattr(shelled_module if name == "Shell" else shell_module, name, mutant)
+    monkeypatch.setattr(unit_in_shell_module if name == "Shell" else shell_module, name, mutant)
     proof = prove(in_shell(FOR_EVER[0]), depth=8, busy=4, induction=0)
     assert proof.verdicts[property_].outcome == "fails", str(proof)
 

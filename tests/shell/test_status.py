@@ -13,7 +13,7 @@ from mutants import broken
 from shell_bench import ShellBench, rows_for, shell_stream
 
 from softmaxkit.methods import METHODS, method_class
-from softmaxkit.shell import rows_inside, shell, shelled, status
+from softmaxkit.shell import rows_inside, shell, status, unit_in_shell
 from softmaxkit.shell.options import ShellOptions
 
 OPTIONS = ShellOptions(keep=True, status=True)
@@ -127,6 +127,6 @@ def test_faults_show(module: Any, name: str, right: str, wrong: str, monkeypatch
     ],
 )
 def test_rows_in_a_slice_are_inside(right: str, wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shelled, "Shell", broken(shell, "Shell", right, wrong))
+    monkeypatch.setattr(unit_in_shell, "Shell", broken(shell, "Shell", right, wrong))
     with pytest.raises(AssertionError):
         check_status("consmax", False, SLICED)

@@ -10,7 +10,7 @@ import pytest
 
 from softmaxkit.engine.engine import Engine
 from softmaxkit.engine.golden import Attention
-from softmaxkit.engine.vectors import Head, NetlistRun, engine_stream, random_head
+from softmaxkit.engine.vectors import EngineAsUnit, Head, engine_stream, random_head
 from softmaxkit.flow.outcome import Traffic
 from softmaxkit.flow.simulate import Verilated, can_verilate
 from softmaxkit.methods import METHODS
@@ -48,7 +48,7 @@ def configuration(number: int) -> tuple[Engine, Queries]:
 def counted(engine: Engine, heads: list[Head]) -> list[tuple[int, int]]:
     """Return the cycles in which each head's first beat was accepted and its last output was produced."""
     stream = engine_stream(engine, heads)
-    outcome = Verilated(NetlistRun(engine), fast=False).run(stream, Traffic(), cycles=True)
+    outcome = Verilated(EngineAsUnit(engine), fast=False).run(stream, Traffic(), cycles=True)
     assert not outcome.faults(stream)
     assert outcome.compared
     beats = np.cumsum([0, *(len(head.queries) * engine.sizes.steps for head in heads)])

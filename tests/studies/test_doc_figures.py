@@ -180,8 +180,26 @@ def test_rows_on_a_card_in_the_docs() -> None:
 def test_departures_from_exact_attention_in_the_docs(tmp_path: Path) -> None:
     """Errors are the same on every processor with native kernels, so the command of the docs runs here."""
     record = tmp_path / "bench.json"
-    shapes = ["--shape", "12x1024x1024x64", "--shape", "12x1x8192x64"]
-    assert main(["bench", *shapes, "--method", "exaq", "--rounds", "1", "--threads", "1", "--json", str(record)]) == 0
+    shapes = ["--shape", "12x1024x1024x64", "--shape", "12x1x8192x64", "--dtype", "float32"]
+    assert (
+        main(
+            [
+                "bench",
+                *shapes,
+                "--method",
+                "exaq",
+                "--dtype",
+                "float32",
+                "--rounds",
+                "1",
+                "--threads",
+                "1",
+                "--json",
+                str(record),
+            ]
+        )
+        == 0
+    )
     measured = [r for r in json.loads(record.read_text())["results"] if r["method"] == "exaq" and "storage" not in r]
     prompts, decoded = measured[:3], measured[3:]
     table = rows("docs/speed.md", "| | error against the method itself, 1,024 tokens |")

@@ -18,9 +18,10 @@ from softmaxkit.engine.vectors import engine_stream, random_head
 from softmaxkit.files import whole_folder, write_text
 from softmaxkit.flow.constraints import half_period_ps
 from softmaxkit.flow.export import PARAMETERS_FILE, about, templates_of
+from softmaxkit.flow.identifiers import check_name
 from softmaxkit.flow.interface import memory_facts, unit_ports
 from softmaxkit.flow.vectors import Stream, hexadecimal
-from softmaxkit.flow.verilog import check_name, to_commented_verilog
+from softmaxkit.flow.verilog import to_commented_verilog
 
 TEMPLATES = {"tb.sv": "{name}_tb.sv", "lint.vlt": "lint.vlt", "Makefile": "Makefile", "README.md": "README.md"}
 

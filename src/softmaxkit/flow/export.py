@@ -15,10 +15,11 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from softmaxkit.files import whole_folder, write_text
 from softmaxkit.flow.constraints import Constraints
 from softmaxkit.flow.export_context import template_context
+from softmaxkit.flow.identifiers import check_name
 from softmaxkit.flow.interface import describe, tables
 from softmaxkit.flow.paths import combinational_paths
 from softmaxkit.flow.vectors import Segments, Stream, hexadecimal, stream
-from softmaxkit.flow.verilog import check_name, to_commented_verilog
+from softmaxkit.flow.verilog import to_commented_verilog
 from softmaxkit.methods.base.constants import Constants, Sets
 from softmaxkit.shell.folder import describe_shell, write_shell
 from softmaxkit.shell.sram import choose_macro

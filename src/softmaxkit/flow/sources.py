@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from softmaxkit.flow.identifiers import check_name
 from softmaxkit.flow.tools import ToolError
-from softmaxkit.flow.verilog import check_name
 
 COMMENT = re.compile(r'"(?:\\.|[^"\\\n])*"|//[^\n]*|/\*.*?\*/', re.DOTALL)
 """A comment, or a string, which may contain what looks like a comment."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from amaranth.back import rtlil
 from amaranth.lib.wiring import Component
 
-from softmaxkit.flow.keywords import KEYWORDS
+from softmaxkit.flow.identifiers import check_name
 from softmaxkit.flow.readable import comment_modules, name_elements, name_ports
 from softmaxkit.flow.tools import call, need
 from softmaxkit.flow.wire_names import name_wires
@@ -36,10 +36,6 @@ write_verilog -sv -noattr {name}.v
 """Initial values are dropped, since a netlist has none; registers that require a start value have a reset."""
 
 
-LONGEST_NAME = 200
-"""Names of modules are those of files too, with a few more letters, and those have up to 255."""
-
-
 def to_rtlil(component: Component, name: str) -> str:
     """Return a component as RTLIL, the intermediate language of Yosys, with a top module called `name`."""
     text: str = rtlil.convert(component, name=name)
@@ -54,17 +50,6 @@ def to_rtlil(component: Component, name: str) -> str:
         names[original] = plain
         used.add(plain)
     return re.sub(r"\\[\w.$]+", lambda match: names[match[0]], text)
-
-
-def check_name(name: str, what: str = "module") -> None:
-    """Raise ValueError if a name cannot go into generated Verilog as it is; `what` has it, for the message."""
-    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) or len(name) > LONGEST_NAME:
-        raise ValueError(
-            f"a {what} name must be letters, digits and underscores, {LONGEST_NAME} at most, and not begin with a "
-            f"digit, got {name!r}"
-        )
-    if name in KEYWORDS:
-        raise ValueError(f"{name!r} is a keyword of Verilog; give the {what} another name")
 
 
 def to_commented_verilog(component: Component, name: str) -> str:

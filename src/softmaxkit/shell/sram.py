@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from softmaxkit.flow.identifiers import check_name
 from softmaxkit.flow.sram import MACROS
-from softmaxkit.flow.verilog import check_name
 from softmaxkit.suggestions import suggestion
 
 if TYPE_CHECKING:

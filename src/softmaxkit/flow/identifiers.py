@@ -1,4 +1,8 @@
-"""The reserved words of SystemVerilog, of which those of Verilog are a part (IEEE 1800-2017, annex B)."""
+"""Names that go into generated Verilog."""
+
+from __future__ import annotations
+
+import re
 
 WORDS = """
 accept_on alias always always_comb always_ff always_latch and assert assign assume automatic before begin bind bins
@@ -21,3 +25,17 @@ wait wait_order wand weak weak0 weak1 while wildcard wire with within wor xnor x
 """
 
 KEYWORDS = frozenset(WORDS.split())
+"""Reserved words of SystemVerilog, of which those of Verilog are a part (IEEE 1800-2017, annex B)."""
+LONGEST_NAME = 200
+"""Names of modules are those of files too, with a few more letters, and those have up to 255."""
+
+
+def check_name(name: str, what: str = "module") -> None:
+    """Raise ValueError if a name cannot go into generated Verilog as it is; `what` has it, for the message."""
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) or len(name) > LONGEST_NAME:
+        raise ValueError(
+            f"a {what} name must be letters, digits and underscores, {LONGEST_NAME} at most, and not begin with a "
+            f"digit, got {name!r}"
+        )
+    if name in KEYWORDS:
+        raise ValueError(f"{name!r} is a keyword of Verilog; give the {what} another name")
