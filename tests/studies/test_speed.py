@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -93,3 +94,14 @@ def test_a_wrong_shape_is_refused(shape: str, capsys: pytest.CaptureFixture[str]
     error = capsys.readouterr().err
     assert error.startswith("error: a shape is ROWSxKEYS or HEADSxQUERIESxKEYSxCHANNELS, e.g. 1024x4096, not ")
     assert error.count("\n") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")
+def test_the_compiled_contender_is_compiled_for_every_shape() -> None:
+    """With as many compilations as there are numbers of threads, which torch compiles for separately."""
+    shapes, threads = ((4, 8), (5, 9)), (1, 2)
+    options = speed.SpeedOptions((), shapes, threads, 1, True, 0)
+    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True, recompile_limit=len(threads)):
+        record = speed.measure_speed(options, [], lambda title: lambda done, total: None)
+    assert sum(result["method"] == "torch, compiled" for result in record["results"]) == len(shapes) * 2 * len(threads)

@@ -19,7 +19,7 @@ from softmaxkit.methods import BASELINE
 from softmaxkit.methods.base.numbers import without_gradients
 from softmaxkit.methods.base.spec import Spec
 from softmaxkit.record import make_result
-from softmaxkit.studies.contenders import SPREAD, sample_module
+from softmaxkit.studies.contenders import SPREAD, freshly_compiled, sample_module
 
 KERNELS = {"triton": "softmaxkit.kernels.triton.attention", "flex": "softmaxkit.kernels.flex"}
 """Modules that run attention on GPUs, by back end."""
@@ -73,7 +73,7 @@ def row_contenders(
     scores = (torch.randn(shape, generator=generator) * SPREAD).to(device, dtype)
     moved = 2 * scores.nbytes
     checked = scores[:CHECKED_QUERIES].double()
-    compiled = torch.compile(lambda values: torch.softmax(values, -1), dynamic=False)
+    compiled = freshly_compiled(lambda values: torch.softmax(values, -1))
     about = {"kind": "rows", "dtype": dtype_name(dtype)}
     for name, run in (("eager", partial(torch.softmax, scores, -1)), ("compiled", partial(compiled, scores))):
         yield CardContender({**about, "method": "torch", "backend": name}, run, 0.0, moved, lambda: checked.softmax(-1))

@@ -83,12 +83,22 @@ def softmax_contenders(
         Contender({"method": "torch"}, lambda out: torch.softmax(scores, -1, out=out), exact),
     ]
     if compiled:
-        compiled_softmax = torch.compile(lambda values: torch.softmax(values, -1))
+        compiled_softmax = freshly_compiled(lambda values: torch.softmax(values, -1))
         contenders.append(Contender({"method": "torch, compiled"}, lambda out: compiled_softmax(scores), exact))
     for spec in specs:
         for mode in modes if dtype == DTYPES[0] else {"float"}.intersection(modes):
             contenders += _softmax_of(spec, mode, scores, partial(_reference, spec, checked))
     return contenders
+
+
+def freshly_compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Return a function under torch.compile, for one shape.
+
+    Earlier shapes are forgotten: after eight of them, torch would run the function eagerly.
+    """
+    torch.compiler.reset()
+    compiled: Callable[..., Tensor] = torch.compile(function, dynamic=False)
+    return compiled
 
 
 def _softmax_of(spec: Spec, mode: str, scores: Tensor, truth: Callable[[], Tensor]) -> list[Contender]:
@@ -149,7 +159,7 @@ def attention_contenders(
         contender(TORCH_BFLOAT16, partial(torchs, *half), BASELINE),
     ]
     if compiled:
-        with_compiler = torch.compile(torchs)
+        with_compiler = freshly_compiled(torchs)
         contenders += [
             contender({"method": "torch, compiled"}, partial(with_compiler, query, key, value), BASELINE),
             contender({"method": "torch, compiled", "variant": BFLOAT16}, partial(with_compiler, *half), BASELINE),
