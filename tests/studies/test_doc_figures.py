@@ -22,9 +22,11 @@ CONTENDERS = {
     "torch, float32": ("torch", "", ""),
     "torch, bfloat16": ("torch", "bfloat16", ""),
     "ConSmax": ("consmax", "", ""),
+    "ConSmax, bfloat16": ("consmax", "", "", "bfloat16"),
     "ConSmax, 8-bit cache": ("consmax", "", "8-bit cache"),
     "ConSmax, 4-bit cache": ("consmax", "", "4-bit cache"),
     "EXAQ, 2 bits": ("exaq", "2 bits, gaussian clip", ""),
+    "EXAQ, 2 bits, bfloat16": ("exaq", "2 bits, gaussian clip", "", "bfloat16"),
     "EXAQ, 2 bits, 8-bit cache": ("exaq", "2 bits, gaussian clip", "8-bit cache"),
     "EXAQ, 2 bits, 4-bit cache": ("exaq", "2 bits, gaussian clip", "4-bit cache"),
 }
@@ -38,11 +40,13 @@ def test_a_cell_shows_its_value() -> None:
 
 def times(record: str, label: str) -> list[dict[str, Any] | None]:
     """Return a contender's results of one thread, in the order of `SHAPES`."""
-    method, variant, storage = CONTENDERS[label]
+    method, variant, storage, *in_bfloat16 = CONTENDERS[label]
+    dtype = in_bfloat16[0] if in_bfloat16 else "float32"
     found = {
         tuple(r["shape"]): r
         for r in results(record)
         if (r["method"], r.get("variant", ""), r.get("storage", ""), r["threads"]) == (method, variant, storage, 1)
+        and r.get("dtype", "float32") == dtype  # the Xeon's record was made without bfloat16
     }
     return [found.get(tuple(shape)) for shape in SHAPES]
 
@@ -61,12 +65,12 @@ def test_attention_in_the_readme() -> None:
 
 @pytest.mark.parametrize(
     ("record", "over", "place"),
-    [("xeon", "speedup_over_torch_bfloat16", 0), ("epyc", "speedup_over_torch", 1)],
+    [("xeon", "speedup_over_torch_bfloat16", slice(8)), ("epyc", "speedup_over_torch", slice(8, 18))],
     ids=["xeon", "epyc"],
 )
-def test_attention_in_the_docs(record: str, over: str, place: int) -> None:
+def test_attention_in_the_docs(record: str, over: str, place: slice) -> None:
     table = rows("docs/speed.md", "| | 12 heads, 1,024 queries")
-    for label, *cells in table[place * 8 :][:8]:
+    for label, *cells in table[place]:
         for cell, result in zip(cells, times(f"speed/{record}.json", label), strict=True):
             assert bool(cell) == (result is not None)
             if result is not None:
@@ -74,7 +78,7 @@ def test_attention_in_the_docs(record: str, over: str, place: int) -> None:
                 assert time == milliseconds(result), label
                 digits = len(ratio.partition(".")[2])
                 assert float(ratio) == round(result[over], digits), label
-    assert len(table) == 16
+    assert len(table) == 18
 
 
 def test_a_whole_model_in_the_docs() -> None:
@@ -118,16 +122,18 @@ ROW_CONTENDERS = {
 
 
 def test_rows_in_the_docs() -> None:
-    tables = rows("docs/speed.md", "| float32 rows")
-    assert len(tables) == 9
-    for place, (label, *cells) in enumerate(tables):
+    in_float32, in_bfloat16 = rows("docs/speed.md", "| float32 rows"), rows("docs/speed.md", "| bfloat16 rows")
+    assert (len(in_float32), len(in_bfloat16)) == (9, 5)
+    for place, (label, *cells) in enumerate([*in_float32, *in_bfloat16]):
         record = "speed/xeon.json" if place < 4 else "speed/epyc.json"
+        dtype = "float32" if place < 9 else "bfloat16"
         for cell, shape in zip(cells, ROW_SHAPES, strict=True):
             (found,) = (
                 r
                 for r in results(record)
                 if (r["method"], r.get("variant", ""), r.get("storage", "")) == ROW_CONTENDERS[label]
                 and (r["shape"], r["threads"], r.get("mode", "float")) == (shape, 1, "float")
+                and r.get("dtype", "float32") == dtype
             )
             into, new = cell.split(" / ")
             assert shows(into, found["speedup_over_torch"]), (record, label, shape)

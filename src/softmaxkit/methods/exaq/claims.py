@@ -64,10 +64,11 @@ def claims() -> list[Claim]:
 def judge_time(record: Record) -> Finding:
     """Judge exaq-1 by the time of 2-bit rows relative to exact softmax, one thread, for every shape."""
     shares = {}
-    for result in results_of(record, {"bits": 2}, method=Exaq.method, mode="float", threads=1, storage=None):
+    how = {"mode": "float", "threads": 1, "dtype": "float32"}
+    for result in results_of(record, {"bits": 2}, method=Exaq.method, storage=None, **how):
         shape = result["shape"]
         if len(shape) == 2:
-            exact = only_result(record, method=Exact.method, mode="float", threads=1, shape=shape)
+            exact = only_result(record, method=Exact.method, shape=shape, **how)
             shares[tuple(shape)] = result["seconds"] / exact["seconds"]
     fastest, slowest = min(shares.values()), max(shares.values())
     measured = (
