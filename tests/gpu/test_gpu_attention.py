@@ -169,7 +169,7 @@ def test_torch_s_own_checks_of_the_operator(device: torch.device) -> None:
 
 
 @pytest.mark.parametrize("lies_in_rows", [False, True])
-@pytest.mark.parametrize("queries", [256, 200])
+@pytest.mark.parametrize("queries", [200, pytest.param(256, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("call", [AttentionCall.by_exponential(torch.tensor(1.0), 2.0), BY_LEVELS])
 def test_tiles_by_the_copy_engine_change_nothing(
     call: AttentionCall, queries: int, lies_in_rows: bool, device: torch.device, monkeypatch: pytest.MonkeyPatch

@@ -80,7 +80,14 @@ def assert_close(found: Tensor, exact: Tensor, dtype: torch.dtype, moves: bool =
 )
 @pytest.mark.parametrize("bits", BITS)
 @pytest.mark.parametrize(("heads", "queries"), [(2, 1), (8, 1), (2, 3)], ids=["single", "grouped", "queries"])
-@pytest.mark.parametrize(("channels", "values"), [(64, 32), (24, 40), (17, 33)], ids=["words", "padded words", "bytes"])
+@pytest.mark.parametrize(
+    ("channels", "values"),
+    [
+        pytest.param(64, 32, id="words"),
+        pytest.param(24, 40, id="padded words", marks=pytest.mark.slow),
+        pytest.param(17, 33, id="bytes"),
+    ],
+)
 def test_codes_are_read(
     channels: int, values: int, heads: int, queries: int, bits: int, dtype: torch.dtype, device: torch.device,
     kernels: list[str],
@@ -103,7 +110,7 @@ def test_codes_are_read(
             assert_close(found, expected(query, cache.codes, spec, numbers, seen), dtype, moves)
 
 
-@pytest.mark.parametrize("bits", BITS)
+@pytest.mark.parametrize("bits", [4, pytest.param(8, marks=pytest.mark.slow)])
 def test_lengths_and_wrong_ones(bits: int, device: torch.device) -> None:
     case = Case(batch=4, queries=1, keys=100, channels=32, values=32)
     query, key, value = (x.detach() for x in case.tensors(device))
@@ -161,14 +168,15 @@ class Served:
         return (places < self.lengths[:, None])[:, None, None]
 
 
-@pytest.mark.parametrize("bits", BITS)
 @pytest.mark.parametrize(
-    ("block_size", "heads", "dtype"),
+    ("block_size", "heads", "dtype", "bits"),
     [
-        (16, 2, torch.float32),
-        (48, 8, torch.bfloat16),
-        pytest.param(64, 2, torch.float16, marks=pytest.mark.slow),
-        pytest.param(16, 6, torch.float32, marks=pytest.mark.slow),
+        (16, 2, torch.float32, 4),
+        (48, 8, torch.bfloat16, 8),
+        pytest.param(16, 2, torch.float32, 8, marks=pytest.mark.slow),
+        pytest.param(48, 8, torch.bfloat16, 4, marks=pytest.mark.slow),
+        *(pytest.param(64, 2, torch.float16, bits, marks=pytest.mark.slow) for bits in BITS),
+        *(pytest.param(16, 6, torch.float32, bits, marks=pytest.mark.slow) for bits in BITS),
     ],
 )
 def test_pages_are_read_by_the_table(
