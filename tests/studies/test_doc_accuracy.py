@@ -22,6 +22,11 @@ def test_the_sign_of_a_change() -> None:
     assert change(614.4, 0) == "+614%"
 
 
+def measured(record: str, method: str, variant: str, mode: str) -> list[dict[str, Any]]:
+    """Return the results of a method in a record."""
+    return [r for r in results(record) if (r["method"], r["variant"], r["mode"]) == (method, variant, mode)]
+
+
 TASK_METHODS = {
     "Exact, FP16": ("exact", "", ""),
     "Softermax, log2(e) folded, only calibrated": ("softermax", "log2e=True", "calibrated"),
@@ -40,8 +45,8 @@ def task_changes(records: tuple[str, ...], label: str) -> list[float]:
     found = {
         r["seed"]: r["change_points"]
         for name in records
-        for r in results(f"tasks/{name}.json")
-        if (r["method"], r["variant"], r["mode"]) == (method, variant, "integer") and trained in ("", r["trained"])
+        for r in measured(f"tasks/{name}.json", method, variant, "integer")
+        if trained in ("", r["trained"])
     }
     return [found[seed] for seed in sorted(found)]
 
@@ -89,11 +94,7 @@ def test_similarity() -> None:
     table = rows(PAGE, "| rank correlation, % | 2015 headlines | 2014 images | 2012 MSRpar | 2014 OnWN |")
     assert [label for label, *_ in table] == [*SIMILARITY_METHODS]
     for label, *cells, average in table:
-        found = {
-            r["task"]: r
-            for r in results("tasks/sts.json")
-            if (r["method"], r["variant"], r["mode"]) == SIMILARITY_METHODS[label]
-        }
+        found = {r["task"]: r for r in measured("tasks/sts.json", *SIMILARITY_METHODS[label])}
         assert wrong(cells, [found[task]["spearman_percent"] for task in SIMILARITY_TASKS]) == [], label
         changes = mean(found[task]["change_points"] for task in SIMILARITY_TASKS)
         assert average == ("" if label.endswith("in float") else change(changes, 1).strip("%")), label
@@ -125,12 +126,11 @@ def test_long_rows() -> None:
     table = rows(PAGE, "| loss change, integers | up to 256 keys |")
     assert [label for label, *_ in table] == [*ROW_LENGTH_METHODS]
     for label, *cells, sums in table:
-        measured = {
+        found = {
             r["settings"]["recipe.context"]: r
-            for r in results("studies/row-length-smollm2.json")
-            if (r["method"], r["variant"], r["mode"]) == ROW_LENGTH_METHODS[label]
+            for r in measured("studies/row-length-smollm2.json", *ROW_LENGTH_METHODS[label])
         }
-        short, middle, long = (measured[context] for context in (256, 1024, 4096))
+        short, middle, long = (found[context] for context in (256, 1024, 4096))
         if label.endswith("nats"):
             assert cells == [f"{r['loss_nats']:.4f}" for r in (short, middle, long)]
             assert sums == "1"
@@ -162,12 +162,10 @@ def test_rivals() -> None:
     table = rows(PAGE, "| | loss change, float | loss change, integers | row sums |")
     assert [label for label, *_ in table] == [*RIVALS]
     for label, *changes, sums, area, energy in table:
-        measured = {
-            r["mode"]: r for r in results("rivals/smollm2.json") if (r["method"], r["variant"]) == RIVALS[label]
-        }
+        by_mode = {r["mode"]: r for r in results("rivals/smollm2.json") if (r["method"], r["variant"]) == RIVALS[label]}
         digits = 0 if "Sigmoid" in label else 2
-        assert changes == [change(measured[mode]["loss_change_percent"], digits) for mode in ("float", "integer")]
-        assert sums == row_sums(measured["integer"], digits), label
+        assert changes == [change(by_mode[mode]["loss_change_percent"], digits) for mode in ("float", "integer")]
+        assert sums == row_sums(by_mode["integer"], digits), label
         unit = results(GATES[label])[0]
         figures = [unit["area_datapath_um2"], unit["energy_without_row_buffer_pj_per_element"]]
         assert wrong([area, energy], figures) == [], label
@@ -198,9 +196,8 @@ def changes_of(record: str, method: str, variant: str = "", **settings: Any) -> 
     """Return the changes of the loss of one entry of a record in integers, by seed, in percent."""
     return [
         r["loss_change_percent"]
-        for r in results(f"{record}.json")
-        if (r["method"], r["variant"], r["mode"]) == (method, variant, "integer")
-        and settings.items() <= {key.split(".")[1]: value for key, value in r.get("settings", {}).items()}.items()
+        for r in measured(f"{record}.json", method, variant, "integer")
+        if settings.items() <= {key.split(".")[1]: value for key, value in r.get("settings", {}).items()}.items()
     ]
 
 

@@ -12,7 +12,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from softmaxkit.cli.card import bench_card
-from softmaxkit.cli.console import command_line, results_console, stages, write_record
+from softmaxkit.cli.console import command_line, name_of, results_console, stages, write_record
 from softmaxkit.cli.options import (
     GgufOption,
     JsonOption,
@@ -181,7 +181,7 @@ def _model_table(record: dict[str, Any]) -> Table:
     for result in record["results"]:
         change = result.get("loss_change_from_float_percent")
         table.add_row(
-            _joined(result, "method", "variant", "dtype", "storage"),
+            name_of(result, "dtype", "storage"),
             str(result["threads"]),
             *(
                 cell
@@ -197,10 +197,6 @@ def _model_table(record: dict[str, Any]) -> Table:
             str(result.get("fused_layers", "")),
         )
     return table
-
-
-def _joined(result: dict[str, Any], *keys: str) -> str:
-    return " ".join(result[key] for key in keys if result.get(key))
 
 
 def _shape(text: str) -> tuple[int, ...]:
@@ -224,7 +220,7 @@ def _tables(record: dict[str, Any]) -> list[Table]:
             tables[key] = _empty_table(shape, threads, dtype)
         error = result.get("error_max", result.get("error_rms"))
         tables[key].add_row(
-            _joined(result, "method", "variant", "storage"),
+            name_of(result, "storage"),
             result.get("mode", ""),
             f"{1e3 * result['seconds']:.3f}",
             f"{result['speedup_over_torch']:.2f}x",

@@ -9,7 +9,7 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from softmaxkit.cli.console import command_line, results_console, stages, write_record
+from softmaxkit.cli.console import command_line, name_of, results_console, stages, write_record
 from softmaxkit.methods.base.spec import Spec
 
 
@@ -46,8 +46,7 @@ def card_tables(record: dict[str, Any]) -> list[Table]:
             tables[key] = Table("method", "mode", "back end", title=title, box=SIMPLE_HEAD)
             for column in ("ms", "to call", "over torch", "TFLOP/s", "GB/s", "of the card", "error"):
                 tables[key].add_column(column, justify="right")
-        name = " ".join(part for part in (result["method"], result.get("variant"), result.get("storage")) if part)
-        row = [name, result.get("mode", ""), result["backend"]]
+        row = [name_of(result, "storage"), result.get("mode", ""), result["backend"]]
         if "failure" in result:
             tables[key].add_row(*row, "does not run", "", "", "", "", "", result["failure"][:40])
             continue

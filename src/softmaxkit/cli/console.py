@@ -108,6 +108,6 @@ def results_console(json_path: Path | None) -> Console:
     return screen if screen.is_terminal else Console(highlight=False, markup=False, width=LOG_WIDTH)
 
 
-def name_of(result: Mapping[str, Any]) -> str:
-    """Return the name of a result: method and variant."""
-    return f"{result['method']} {result['variant']}".strip()
+def name_of(result: Mapping[str, Any], *further: str) -> str:
+    """Return the name of a result: method, variant and the values of further keys, of those that it has."""
+    return " ".join(result[key] for key in ("method", "variant", *further) if result.get(key))

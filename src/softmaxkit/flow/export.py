@@ -97,9 +97,10 @@ def export(
     loaded = tables(unit, [constants for constants, _ in segments], heads)
     first = segments[0][0]
     first = first.heads[0] if isinstance(first, Sets) else first
+    context = template_context(unit, facts, loaded, first, constraints, around, macro)
     with whole_folder(folder) as work:
         write_text(work / f"{name}.sv", verilog)
-        _write_templates(work, unit, facts, loaded, first, constraints, around, macro)
+        _write_templates(work, unit, facts, context, around, macro)
         _write_vectors(work, unit, vectors)
         write_text(work / "tables.json", _json(loaded))
         write_text(work / PARAMETERS_FILE, _json(facts))
@@ -149,14 +150,12 @@ def _write_templates(
     work: Path,
     unit: SoftmaxUnit,
     facts: dict[str, Any],
-    loaded: dict[str, Any],
-    constants: Constants,
-    constraints: Constraints,
+    context: dict[str, Any],
     shell: ShellFacts | None,
     sram: SramMacro | None,
 ) -> None:
     templates = templates_of("softmaxkit.flow")
-    context = template_context(unit, facts, loaded, constants, constraints, shell, sram) | {
+    context = context | {
         "about": about(type(unit)),
         "rules": [about(getattr(type(unit), rule)) for rule in ("latency", "interval")],
     }
