@@ -31,14 +31,15 @@ struct Scores {
         if constexpr (with_mask) score = masked(score, mask + key, count);
         return score;
     }
+
+    Scores operator+(int64_t keys) const { return {from + keys, with_mask ? mask + keys : mask}; }
 };
 
-// Prefetches the address one row ahead, usually the next row, while this one is processed; not for long rows, which the
-// prefetched row would evict from the core's second-level cache.
+// Prefetches the scores a block of 4 KiB ahead: in the next block, or the next row.
 template <class T>
-void prefetch_next_row(const T* from, int64_t keys) {
-    constexpr int64_t largest_row = 1 << 19;  // bytes
-    if (keys * static_cast<int64_t>(sizeof(T)) <= largest_row) __builtin_prefetch(from + keys, 0, 2);
+void prefetch_next_block(const T* from) {
+    constexpr int64_t bytes = 4096;
+    __builtin_prefetch(from + bytes / static_cast<int64_t>(sizeof(T)));
 }
 
 template <class T, class Count>
@@ -50,7 +51,13 @@ void put(T* to, const Vector& value, Count count) {
     }
 }
 
-// A row of results written with non-temporal stores; aligned to vectors.
+#if defined(__AVX512F__)
+constexpr bool can_stream = true;
+#else
+constexpr bool can_stream = false;
+#endif
+
+// A row of results written with non-temporal stores where the instruction set can; aligned to vectors.
 template <class T>
 struct Streamed {
     T* to;
@@ -60,17 +67,17 @@ struct Streamed {
 
 template <class T, class Count>
 void put(Streamed<T> to, const Vector& value, Count count) {
-    if constexpr (std::is_same_v<Count, Full>) {
+    if constexpr (can_stream && std::is_same_v<Count, Full>) {
         stream(to.to, value);
     } else {
-        store_some(to.to, value, count);
+        put(to.to, value, count);
     }
 }
 
 // Calls body(key, chain, count) for each vector of a row; count is Full except for a partial last vector. The chain is
 // a compile-time constant, so that per-chain variables stay in registers.
 template <class Body>
-inline void sweep(int64_t keys, const Body& body) {
+[[gnu::always_inline]] inline void sweep(int64_t keys, const Body& body) {
     int64_t key = 0;
     const auto chained = [&]<int... chain>(std::integer_sequence<int, chain...>) {
         (body(key + chain * width, std::integral_constant<int, chain>{}, Full{}), ...);

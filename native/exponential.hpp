@@ -3,6 +3,7 @@
 
 #include <cmath>
 
+#include "bfloat16_rows.hpp"
 #include "reductions.hpp"
 
 namespace softmaxkit {
@@ -24,6 +25,22 @@ void exponential_row(const Row& scores, To to, int64_t keys, const Exponential& 
         put(to + key, exp2(smaller(highest, power)), count);
     });
 }
+
+#if defined(__AVX512BW__)
+
+template <class To, bool with_mask>
+void exponential_row(const Scores<bfloat16, with_mask>& scores, To to, int64_t keys, const Exponential& exponential) {
+    const Vector highest = exponential.highest_power();
+    const auto power = [&](const Vector& score) {
+        return exp2<4>(smaller(highest, (score - exponential.offset) * exponential.log2_base));
+    };
+    sweep_pairs(keys, [&](int64_t key, __mmask32 some) {
+        const __m512i pairs = load_pairs(scores, key, some);
+        store_pairs(to + key, round_pairs(power(even(pairs)), power(odd(pairs))), some);
+    });
+}
+
+#endif
 
 // The gradient of the scores, given the gradient g of the results p: p * g * log(base), or 0 where the limit applies.
 // Whether it applies is decided by the score, since a rounded result may reach the limit from below. Returns the sum of

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <bit>
 
+#include "bfloat16_rows.hpp"
 #include "reductions.hpp"
 
 namespace softmaxkit {
@@ -89,8 +90,60 @@ __m512i places_of(const Row& scores, int64_t key, Size size, float maximum, cons
     return _mm512_cvtps_epi32(static_cast<__m512>(place_of<count>(scores(key, size) - maximum, levels)));
 }
 
-// The sum of a row of finite scores. Calls keep(key, places) for every 64 keys, with their levels as bytes in the order
-// of the pack instructions: each 128-bit lane has four bytes of each of the four vectors.
+// The levels of 64 finite scores: as integers, in `whole`, and as bytes, in the order that `write_64` expects.
+template <int count, class Row>
+__m512i places_of_64(const Row& scores, int64_t key, float maximum, const Levels& levels, __m512i (&whole)[4]) {
+    for (int part = 0; part < 4; ++part) {
+        whole[part] = places_of<count>(scores, key + part * width, Full{}, maximum, levels);
+    }
+    // Each 128-bit lane has four bytes of each of the four vectors.
+    return _mm512_packus_epi16(_mm512_packs_epi32(whole[0], whole[1]), _mm512_packs_epi32(whole[2], whole[3]));
+}
+
+template <int count>
+__m512i places_of_64(const Scores<bfloat16, false>& scores, int64_t key, float maximum, const Levels& levels,
+                     __m512i (&whole)[4]) {
+    __m512i words[2];
+    for (int part = 0; part < 2; ++part) {
+        const __m512i pairs = load_pairs(scores, key + part * pairs_width, ~__mmask32{0});
+        const auto place = [&](const Vector& score) {
+            return _mm512_cvtps_epi32(static_cast<__m512>(place_of<count>(score - maximum, levels)));
+        };
+        whole[2 * part] = place(even(pairs));
+        whole[2 * part + 1] = place(odd(pairs));
+        words[part] = _mm512_or_si512(whole[2 * part], _mm512_slli_epi32(whole[2 * part + 1], 16));
+    }
+    return _mm512_packus_epi16(words[0], words[1]);  // each 128-bit lane has eight bytes of each half
+}
+
+// Writes the result of 64 levels, from a table with the result of each level.
+template <class To>
+void write_64(__m512i bytes, const std::array<float, 16>& values, To to) {
+    const __m512 table = _mm512_loadu_ps(values.data());
+    for (int part = 0; part < 4; ++part) {
+        const int none = static_cast<int>(0x80808000u), from = none + 4 * part;
+        const __m512i spread = _mm512_set4_epi32(from + 3, from + 2, from + 1, from);
+        const __m512i whole = _mm512_shuffle_epi8(bytes, spread);
+        put(to + part * width, Vector(_mm512_permutexvar_ps(whole, table)), Full{});
+    }
+}
+
+template <class To>
+void write_64_pairs(__m512i bytes, const std::array<float, 16>& values, To to) {
+    static_assert(level_bias % 32 == 0);  // the index has five bits
+    const __m512i table = _mm512_castsi256_si512(narrowed(load(values.data())));
+    const __m512i zero = _mm512_setzero_si512();
+    store_pairs(to, _mm512_permutexvar_epi16(_mm512_unpacklo_epi8(bytes, zero), table), ~__mmask32{0});
+    store_pairs(to + pairs_width, _mm512_permutexvar_epi16(_mm512_unpackhi_epi8(bytes, zero), table), ~__mmask32{0});
+}
+inline void write_64(__m512i bytes, const std::array<float, 16>& values, bfloat16* to) {
+    write_64_pairs(bytes, values, to);
+}
+inline void write_64(__m512i bytes, const std::array<float, 16>& values, Streamed<bfloat16> to) {
+    write_64_pairs(bytes, values, to);
+}
+
+// The sum of a row of finite scores. Calls keep(key, places) for every 64 keys, with their levels as bytes.
 template <int count, class Row, class Keep>
 float finite_sum(const Row& scores, int64_t keys, float maximum, const Levels& levels, const Keep& keep) {
     const __m512 table = _mm512_loadu_ps(levels.exponentials.data());
@@ -98,11 +151,7 @@ float finite_sum(const Row& scores, int64_t keys, float maximum, const Levels& l
     Vector sums = 0.0f;
     for (; key + 64 <= keys; key += 64) {
         __m512i whole[4];
-        for (int part = 0; part < 4; ++part) {
-            whole[part] = places_of<count>(scores, key + part * width, Full{}, maximum, levels);
-        }
-        const __m512i bytes = _mm512_packus_epi16(_mm512_packs_epi32(whole[0], whole[1]),
-                                                  _mm512_packs_epi32(whole[2], whole[3]));
+        const __m512i bytes = places_of_64<count>(scores, key, maximum, levels, whole);
         keep(key, bytes);
         if constexpr (count == 4) {
             odd += std::popcount(static_cast<uint64_t>(_mm512_test_epi8_mask(bytes, _mm512_set1_epi8(1))));
@@ -136,17 +185,9 @@ void levels_finite_row(const Row& scores, To to, int64_t keys, float maximum, co
         _mm512_storeu_si512(places + key, bytes);
     });
     const auto values = quotients(levels.exponentials, sum);
-    const __m512 result = _mm512_loadu_ps(values.data());
     int64_t key = 0;
-    for (; key + 64 <= keys; key += 64) {
-        const __m512i bytes = _mm512_loadu_si512(places + key);
-        for (int part = 0; part < 4; ++part) {
-            const int none = static_cast<int>(0x80808000u), from = none + 4 * part;
-            const __m512i spread = _mm512_set4_epi32(from + 3, from + 2, from + 1, from);
-            const __m512i whole = _mm512_shuffle_epi8(bytes, spread);
-            put(to + key + part * width, Vector(_mm512_permutexvar_ps(whole, result)), Full{});
-        }
-    }
+    for (; key + 64 <= keys; key += 64) write_64(_mm512_loadu_si512(places + key), values, to + key);
+    const __m512 result = _mm512_loadu_ps(values.data());
     for (; key < keys; key += width) {
         const int64_t size = std::min(width, keys - key);
         const __m512i some = places_of<count>(scores, key, size, maximum, levels);

@@ -24,18 +24,21 @@ void pack(const uint8_t* places, int64_t keys, uint8_t* to) {
 
 #if defined(__AVX512BW__)
 
-// Packs 64 codes, which are in the order that `finite_sum` passes to `keep`.
-template <int count>
+// Packs 64 codes of scores of T, which are in the order of `places_of_64`.
+template <int count, class T>
 void pack_64(__m512i places, uint8_t* to) {
     const __m512i codes = _mm512_and_si512(places, _mm512_set1_epi8(count - 1));
+    constexpr bool halves = std::is_same_v<T, bfloat16>;
     if constexpr (count == 4) {
         const __m512i pairs = _mm512_maddubs_epi16(codes, _mm512_set1_epi16(0x0401));
         const __m128i packed = _mm512_cvtepi32_epi8(_mm512_madd_epi16(pairs, _mm512_set1_epi32(0x00100001)));
-        const __m128i order = _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+        const __m128i order = halves ? _mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15)
+                                     : _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
         _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm_shuffle_epi8(packed, order));
     } else {
         const __m256i packed = _mm512_cvtepi16_epi8(_mm512_maddubs_epi16(codes, _mm512_set1_epi16(0x1001)));
-        const __m256i order = _mm256_setr_epi16(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+        const __m256i order = halves ? _mm256_setr_epi16(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15)
+                                     : _mm256_setr_epi16(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
         _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm256_permutexvar_epi16(order, packed));
     }
 }
@@ -43,14 +46,14 @@ void pack_64(__m512i places, uint8_t* to) {
 #endif
 
 // Writes the codes and `count` probabilities; or returns false and writes nothing if a score is infinite or NaN.
-template <int count, class Row>
-bool levels_packed_row(const Row& scores, uint8_t* codes, float* probabilities, int64_t keys, const Levels& levels) {
+template <int count, class T>
+bool levels_packed_row(const Scores<T, false>& scores, uint8_t* codes, float* probabilities, int64_t keys, const Levels& levels) {
     const auto [maximum, finite] = maximum_if_finite(scores, keys);
     if (!finite) return false;
     uint8_t* places = scratch<uint8_t>(keys + width);
 #if defined(__AVX512BW__)
     const float sum = finite_sum<count>(scores, keys, maximum, levels, [&](int64_t at, __m512i bytes) {
-        pack_64<count>(bytes, codes + at / codes_in_byte<count>);
+        pack_64<count, T>(bytes, codes + at / codes_in_byte<count>);
     });
     const int64_t packed = keys / 64 * 64;
     for (int64_t key = packed; key < keys; key += width) {

@@ -20,12 +20,6 @@ inline int64_t least_rows(int64_t keys) { return std::max<int64_t>(1, least_work
 // reports are wrong on many virtual machines.
 constexpr int64_t large = 8 << 20;
 
-#if defined(__AVX512F__)
-constexpr bool can_stream = true;
-#else
-constexpr bool can_stream = false;
-#endif
-
 // Whether results are written with non-temporal stores: they exceed the caches, and every row is aligned to vectors.
 template <class T>
 bool streams(uintptr_t to, const Layout& layout) {
@@ -36,11 +30,13 @@ bool streams(uintptr_t to, const Layout& layout) {
     return aligned && layout.rows() * layout.keys * static_cast<int64_t>(sizeof(T)) > large;
 }
 
-// Calls row(scores, to, keys, place) for all rows. Set may_stream to false if the row kernel reads its results again.
+// Calls row(scores, to, keys, place) for all rows, and row.flush(), if there is such, after the last one of a thread,
+// which has its own copy. Set may_stream to false if the row kernel reads its results again.
 template <class T, bool may_stream = can_stream, class Row>
-void run_rows(uintptr_t from, uintptr_t to, uintptr_t mask, const Layout& layout, int threads, const Row& row) {
+void run_rows(uintptr_t from, uintptr_t to, uintptr_t mask, const Layout& layout, int threads, const Row& shared) {
     const bool streamed = may_stream && streams<T>(to, layout);
     parallel_for(layout.rows(), least_rows(layout.keys), threads, [&](int64_t begin, int64_t end) {
+        Row row = shared;
         visit_rows<T>(from, to, mask, layout, begin, end,
                       [&](const T* scores, T* result, const uint8_t* bits, int64_t keys, const Place& place) {
                           const auto finish = [&](const auto& of) {
@@ -52,6 +48,7 @@ void run_rows(uintptr_t from, uintptr_t to, uintptr_t mask, const Layout& layout
                           bits != nullptr ? finish(Scores<T, true>{scores, bits})
                                           : finish(Scores<T, false>{scores, nullptr});
                       });
+        if constexpr (requires { row.flush(); }) row.flush();
         // No weaker fence orders non-temporal stores.
         if (streamed) std::atomic_thread_fence(std::memory_order_seq_cst);
     });

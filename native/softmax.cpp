@@ -11,9 +11,7 @@ namespace {
 
 template <class T>
 void softmax(uintptr_t from, uintptr_t to, uintptr_t mask, const Layout& layout, int threads) {
-    run_rows<T>(from, to, mask, layout, threads, [](const auto& scores, auto result, int64_t keys, const Place&) {
-        softmax_row(scores, result, keys);
-    });
+    run_rows<T>(from, to, mask, layout, threads, SoftmaxRows<T>(layout.keys));
 }
 
 template <class T>

@@ -1,39 +1,225 @@
-// Softmax of a row, by maximum, sum of exponentials and quotient; and its gradient.
+// Softmax of a row: exponentials and their sum, block by block, relative to the maximum so far (online softmax), and
+// their quotients; and its gradient.
 #pragma once
 
+#include <array>
+#include <cmath>
+
+#include "bfloat16_rows.hpp"
 #include "reductions.hpp"
-#include "softmax_bfloat16.hpp"
+#include "rows.hpp"
 
 namespace softmaxkit {
 
-template <class To, class Row>
-void softmax_row(const Row& scores, To to, int64_t keys) {
+constexpr int64_t block = 1024;  // keys whose scores and exponentials stay in the first-level cache
+
+// The exponentials of a row, those of a block relative to the largest score up to its end, before their division by
+// their sum.
+struct Exponentials {
+    struct Maximum {  // has scratch memory of its own, by its type
+        float score;
+    };
+    float* values;
+    Maximum* maxima;  // one for each block
+    int64_t keys = 0;
+    float maximum = -infinity, sum = 0.0f;
+
+    float factor(int64_t begin) const {
+        if (keys <= block) return 1.0f / sum;
+        return std::exp2((maxima[begin / block].score - maximum) * log2e) / sum;
+    }
+};
+
+// How blocks of a row of T are read and written: 16 elements at a time, of bfloat16 32.
+template <class T>
+struct Blocks {
+    using Sums = Chains;
+
+    static Sums zero() { return all_chains(0.0f); }
+    static float total(const Sums& sums) { return softmaxkit::total(sums); }
+
+    // Writes exponentials of score - less and adds them to the sums. Calls also(key, count) for every vector.
+    template <class Row, class Also>
+    [[gnu::always_inline]] static Sums exponentiate(const Row& scores, float less, float* to, int64_t keys,
+                                                    const Sums& before, const Also& also) {
+        Sums sums = before;
+        sweep(keys, [&](int64_t key, auto chain, auto count) {
+            prefetch_next_block(scores.from + key);
+            const Vector value = exp2((scores(key, count) - less) * log2e);
+            put(to + key, value, count);
+            sums[chain] += value;
+            also(key, count);
+        });
+        return sums;
+    }
+    template <class To, class Count>
+    [[gnu::always_inline]] static void scale(const float* exponentials, float factor, To to, int64_t key, Count count) {
+        const Scores<float, false> from{exponentials, nullptr};
+        put(to + key, from(key, count) * factor, count);
+    }
+    template <class To>
+    static void scale_all(const float* exponentials, float factor, To to, int64_t keys) {
+        sweep(keys, [&](int64_t key, auto, auto count) { scale(exponentials, factor, to, key, count); });
+    }
+};
+
 #if defined(__AVX512BW__)
-    if constexpr (std::is_same_v<Row, Scores<bfloat16, false>>) {
-        if (keys >= bfloat16_pairs) return softmax_bfloat16_row(scores, to, keys);
+
+template <>
+struct Blocks<bfloat16> {
+    using Sums = std::array<Vector, 2>;  // of the even and the odd elements
+
+    static Sums zero() { return {0.0f, 0.0f}; }
+    static float total(const Sums& sums) { return stdx::reduce(sums[0] + sums[1]); }
+
+    template <class Row, class Also>
+    [[gnu::always_inline]] static Sums exponentiate(const Row& scores, float less, float* to, int64_t keys,
+                                                    const Sums& before, const Also& also) {
+        Sums sums = before;
+        sweep_pairs(keys, [&](int64_t key, __mmask32 some) {
+            prefetch_next_block(scores.from + key);
+            const __m512i pairs = load_pairs(scores, key, some);
+            const Vector values[2] = {exp2<4>((even(pairs) - less) * log2e), exp2<4>((odd(pairs) - less) * log2e)};
+            for (int half = 0; half < 2; ++half) {
+                store(to + key + half * width, values[half]);
+                sums[half] += values[half];
+            }
+            also(key, some);
+        });
+        return sums;
     }
+    template <class To>
+    [[gnu::always_inline]] static void scale(const float* exponentials, float factor, To to, int64_t key,
+                                             __mmask32 some) {
+        const float* from = exponentials + key;
+        store_pairs(to + key, round_pairs(load(from) * factor, load(from + width) * factor), some);
+    }
+    template <class To>
+    static void scale_all(const float* exponentials, float factor, To to, int64_t keys) {
+        sweep_pairs(keys, [&](int64_t key, __mmask32 some) { scale(exponentials, factor, to, key, some); });
+    }
+};
+
 #endif
-    const float maximum = row_maximum(scores, keys);
-    if (is_empty(scores, keys, maximum)) return fill_zero(to, keys);
-    float* exponentials;
-    if constexpr (std::is_same_v<To, float*>) {
-        exponentials = to;
-    } else {
-        exponentials = scratch<float>(keys);  // bfloat16 is too coarse for the sum; streamed results are not read back
+
+// The rows of a thread, one after the other. Results that are streamed are written while the exponentials of the next
+// row are computed, so that the processor calculates while it waits for memory; `flush` writes the last one.
+template <class T>
+class SoftmaxRows {
+public:
+    explicit SoftmaxRows(int64_t longest) : longest_(longest) {}
+
+    template <class Row>
+    void operator()(const Row& scores, T* to, int64_t keys, const Place&) {
+        constexpr bool in_place = std::is_same_v<T, float>;  // bfloat16 is too coarse for the sum
+        if (keys <= block) {                                 // the same in fewer steps, for short rows
+            float* values;
+            if constexpr (in_place) {
+                values = to;
+            } else {
+                values = memory(0, keys).values;
+            }
+            const float less = finite(row_maximum(scores, keys));
+            const float sum = Of::total(Of::exponentiate(scores, less, values, keys, Of::zero(), nothing));
+            if (is_valid(sum, scores, to, keys)) Of::scale_all(values, 1.0f / sum, to, keys);
+            return;
+        }
+        Exponentials row = memory(0, keys);
+        if constexpr (in_place) row.values = to;
+        for (int64_t begin = 0; begin < keys; begin += block) add(scores, row, begin, begin);
+        if (is_valid(row.sum, scores, to, keys)) divide(row, to, 0, keys);
     }
-    Chains sums = all_chains(0.0f);
-    sweep(keys, [&](int64_t key, auto chain, auto count) {
-        prefetch_next_row(scores.from + key, keys);
-        const Vector value = exp2((scores(key, count) - maximum) * log2e);
-        put(exponentials + key, value, count);
-        sums[chain] += value;
-    });
-    const float sum = total(sums);
-    if (sum != sum) return fill_invalid(scores, to, keys);
-    const float scale = 1.0f / sum;
-    const Scores<float, false> powers{exponentials, nullptr};
-    sweep(keys, [&](int64_t key, auto, auto count) { put(to + key, powers(key, count) * scale, count); });
-}
+
+    template <class Row>
+    void operator()(const Row& scores, Streamed<T> to, int64_t keys, const Place&) {
+        Exponentials row = memory(1 - held_at_, keys);
+        int64_t begin = 0;
+        for (; begin < keys; begin += block) {
+            const int64_t common = std::min({block, keys - begin, std::max<int64_t>(held_.keys - begin, 0)});
+            const int64_t both = begin + common / vectors * vectors;
+            add(scores, row, begin, both);
+            divide(held_, held_to_, both, std::min(begin + block, held_.keys));
+        }
+        divide(held_, held_to_, begin, held_.keys);
+        held_ = row;
+        held_to_ = to;
+        held_at_ = 1 - held_at_;
+        if (!is_valid(row.sum, scores, to, keys)) held_.keys = 0;
+    }
+
+    void flush() {
+        divide(held_, held_to_, 0, held_.keys);
+        held_.keys = 0;
+    }
+
+private:
+    using Of = Blocks<T>;
+    static constexpr int64_t vectors = chains * width;
+    static constexpr auto nothing = [](auto, auto) {};
+
+    // What is subtracted from scores: 0 if all are -infinity, since -infinity less itself is NaN.
+    static float finite(float maximum) { return maximum == -infinity ? 0.0f : maximum; }
+
+    // Memory for the exponentials of one of two rows. They do not start at the same place of a page, since a store would
+    // delay loads of the other row.
+    Exponentials memory(int64_t which, int64_t keys) {
+        constexpr int64_t apart = 576;
+        const int64_t values = (longest_ + vectors - 1) / vectors * vectors + apart, maxima = longest_ / block + 1;
+        if (values_ == nullptr) {
+            values_ = scratch<float>(2 * values);
+            maxima_ = scratch<Exponentials::Maximum>(2 * maxima);
+        }
+        return {values_ + which * values, maxima_ + which * maxima, keys};
+    }
+
+    // Computes the exponentials of the block at `begin`. From there up to `both`, also divides those of the row held.
+    template <class Row>
+    [[gnu::always_inline]] void add(const Row& scores, Exponentials& row, int64_t begin, int64_t both) {
+        const int64_t end = std::min(begin + block, row.keys);
+        const float largest = row_maximum(scores + begin, end - begin);
+        if (largest > row.maximum) {
+            if (row.sum > 0.0f) row.sum *= std::exp2((row.maximum - largest) * log2e);
+            row.maximum = largest;
+        }
+        row.maxima[begin / block].score = row.maximum;
+        const float less = finite(row.maximum);
+        auto sums = Of::zero();
+        if (both > begin) {
+            const float factor = held_.factor(begin);
+            const auto divide_also = [from = held_.values + begin, to = held_to_ + begin, factor](auto key, auto count) {
+                Of::scale(from, factor, to, key, count);
+            };
+            sums = Of::exponentiate(scores + begin, less, row.values + begin, both - begin, sums, divide_also);
+        }
+        sums = Of::exponentiate(scores + both, less, row.values + both, end - both, sums, nothing);
+        row.sum += Of::total(sums);
+    }
+
+    // Divides the exponentials from `begin` up to `end`.
+    template <class To>
+    static void divide(const Exponentials& row, To to, int64_t begin, int64_t end) {
+        while (begin < end) {
+            const int64_t until = std::min(end, (begin / block + 1) * block);
+            Of::scale_all(row.values + begin, row.factor(begin), to + begin, until - begin);
+            begin = until;
+        }
+    }
+
+    // Whether a row can be divided by its sum; otherwise writes the result, which is 0 if the row is fully masked.
+    template <class To, class Row>
+    static bool is_valid(float sum, const Row& scores, To to, int64_t keys) {
+        if (sum > 0.0f) return true;
+        sum == 0.0f ? fill_zero(to, keys) : fill_invalid(scores, to, keys);
+        return false;
+    }
+
+    const int64_t longest_;  // keys of the longest row
+    float* values_ = nullptr;
+    Exponentials::Maximum* maxima_ = nullptr;
+    Exponentials held_{};  // of the row whose result has not been written yet; without keys if there is none
+    Streamed<T> held_to_{};
+    int64_t held_at_ = 0;
+};
 
 // The gradient of the scores, given probabilities p and their gradient g: p * (g - sum(p * g)).
 template <class T>

@@ -131,6 +131,47 @@ def test_large_results_are_those_of_small_ones(dtype: torch.dtype) -> None:
         assert not large[:, 0].isnan().any()
 
 
+@pytest.mark.parametrize("length", [1023, 1024, 1025, 2048, 3000])
+@pytest.mark.parametrize("dtype", launch.DTYPES)
+def test_rows_of_several_blocks(length: int, dtype: torch.dtype) -> None:
+    """Maxima that rise or fall from block to block of 1,024 keys, blocks that are masked, NaN in the last block."""
+    scores = scores_of(6, length)
+    scores[0] += torch.linspace(0, 60, length)
+    scores[1] -= torch.linspace(0, 60, length)
+    scores[2, :1020], scores[3, -4:] = -math.inf, -math.inf
+    scores[4, -1], scores[5] = math.nan, -math.inf
+    scores = scores.to(dtype)
+    mask = torch.ones(6, length, dtype=torch.bool)
+    mask[:4, 1024:2048] = mask[3, :1024] = False
+    for some in (None, mask):
+        result = rows.softmax(scores, some).double()
+        truth = reference(scores[:4], None if some is None else some[:4])
+        # exp amplifies the relative error of 60 sixtyfold; results that float32 cannot represent are 0.
+        relative = 1e-5 if dtype == torch.float32 else 2.0**-8
+        assert torch.allclose(result[:4], truth, rtol=relative, atol=1e-37)
+        assert result[4].isnan().all()
+        assert (result[5] == 0).all()
+
+
+@pytest.mark.parametrize("dtype", launch.DTYPES)
+def test_large_results_of_rows_that_end_at_any_key(dtype: torch.dtype) -> None:
+    """A row's result is written while the next row, shorter or longer, masked or invalid, is computed."""
+    scores = scores_of(2, 1500, 2560).to(dtype)
+    scores[0, 700], scores[1, 3, 0], scores[1, 1499, 2559] = -math.inf, math.nan, math.inf
+    mask = torch.rand(1500, 2560, generator=torch.Generator().manual_seed(1)) < 0.6
+    mask[40], mask[:, :1024] = False, mask[:, :1024] & (torch.arange(1500) % 3 > 0)[:, None]
+    for some in (None, mask):
+        large = rows.softmax(scores, some, is_causal=True)
+        for first in range(0, 1500, 250):
+            part = slice(first, first + 250)
+            causal = torch.ones(1500, 2560, dtype=torch.bool).tril(1060)[part]
+            small = rows.softmax(scores[:, part], causal if some is None else causal & some[part])
+            assert torch.equal(large[:, part].isnan(), small.isnan())
+            # Rows with a mask are summed in another order, and may be rounded to the neighbour in bfloat16.
+            relative = 1e-5 if dtype == torch.float32 else 2.0**-7
+            torch.testing.assert_close(large[:, part], small, rtol=relative, atol=0.0, equal_nan=True)
+
+
 @pytest.fixture(params=["torch's threads", "own threads"])
 def pool(request: pytest.FixtureRequest, row_kernels: str) -> Iterator[None]:
     """Run on torch's OpenMP threads, and on the kernels' own, which replace them if torch's library is not found."""
