@@ -35,13 +35,6 @@ struct Scores {
     Scores operator+(int64_t keys) const { return {from + keys, with_mask ? mask + keys : mask}; }
 };
 
-// Prefetches the scores a block of 4 KiB ahead: in the next block, or the next row.
-template <class T>
-void prefetch_next_block(const T* from) {
-    constexpr int64_t bytes = 4096;
-    __builtin_prefetch(from + bytes / static_cast<int64_t>(sizeof(T)));
-}
-
 template <class T, class Count>
 void put(T* to, const Vector& value, Count count) {
     if constexpr (std::is_same_v<Count, Full>) {

@@ -47,7 +47,8 @@ void pack_64(__m512i places, uint8_t* to) {
 
 // Writes the codes and `count` probabilities; or returns false and writes nothing if a score is infinite or NaN.
 template <int count, class T>
-bool levels_packed_row(const Scores<T, false>& scores, uint8_t* codes, float* probabilities, int64_t keys, const Levels& levels) {
+bool levels_packed_row(const Scores<T, false>& scores, uint8_t* codes, float* probabilities, int64_t keys,
+                       const Levels& levels) {
     const auto [maximum, finite] = maximum_if_finite(scores, keys);
     if (!finite) return false;
     uint8_t* places = scratch<uint8_t>(keys + width);

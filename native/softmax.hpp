@@ -11,11 +11,14 @@
 
 namespace softmaxkit {
 
-constexpr int64_t block = 1024;  // keys whose scores and exponentials stay in the first-level cache
+constexpr int64_t ahead = 1024;  // keys from a score to the one that is prefetched, in this row or the next
 
-// The exponentials of a row, those of a block relative to the largest score up to its end, before their division by
-// their sum.
+// The exponentials of a row of T before their division by their sum, those of a block relative to the largest score up
+// to its end.
+template <class T>
 struct Exponentials {
+    static constexpr int64_t block = 4096 / sizeof(T);  // keys; a block stays in the first-level cache
+
     struct Maximum {  // has scratch memory of its own, by its type
         float score;
     };
@@ -38,13 +41,14 @@ struct Blocks {
     static Sums zero() { return all_chains(0.0f); }
     static float total(const Sums& sums) { return softmaxkit::total(sums); }
 
-    // Writes exponentials of score - less and adds them to the sums. Calls also(key, count) for every vector.
+    // Writes exponentials of score - less and adds them to the sums. For every vector, prefetches the scores `further`
+    // keys away and calls also(key, count).
     template <class Row, class Also>
     [[gnu::always_inline]] static Sums exponentiate(const Row& scores, float less, float* to, int64_t keys,
-                                                    const Sums& before, const Also& also) {
+                                                    const Sums& before, int64_t further, const Also& also) {
         Sums sums = before;
         sweep(keys, [&](int64_t key, auto chain, auto count) {
-            prefetch_next_block(scores.from + key);
+            __builtin_prefetch(scores.from + key + further);
             const Vector value = exp2((scores(key, count) - less) * log2e);
             put(to + key, value, count);
             sums[chain] += value;
@@ -74,10 +78,10 @@ struct Blocks<bfloat16> {
 
     template <class Row, class Also>
     [[gnu::always_inline]] static Sums exponentiate(const Row& scores, float less, float* to, int64_t keys,
-                                                    const Sums& before, const Also& also) {
+                                                    const Sums& before, int64_t further, const Also& also) {
         Sums sums = before;
         sweep_pairs(keys, [&](int64_t key, __mmask32 some) {
-            prefetch_next_block(scores.from + key);
+            __builtin_prefetch(scores.from + key + further);
             const __m512i pairs = load_pairs(scores, key, some);
             const Vector values[2] = {exp2<4>((even(pairs) - less) * log2e), exp2<4>((odd(pairs) - less) * log2e)};
             for (int half = 0; half < 2; ++half) {
@@ -120,11 +124,11 @@ public:
                 values = memory(0, keys).values;
             }
             const float less = finite(row_maximum(scores, keys));
-            const float sum = Of::total(Of::exponentiate(scores, less, values, keys, Of::zero(), nothing));
+            const float sum = Of::total(Of::exponentiate(scores, less, values, keys, Of::zero(), ahead, nothing));
             if (is_valid(sum, scores, to, keys)) Of::scale_all(values, 1.0f / sum, to, keys);
             return;
         }
-        Exponentials row = memory(0, keys);
+        Exponentials<T> row = memory(0, keys);
         if constexpr (in_place) row.values = to;
         for (int64_t begin = 0; begin < keys; begin += block) add(scores, row, begin, begin);
         if (is_valid(row.sum, scores, to, keys)) divide(row, to, 0, keys);
@@ -132,7 +136,7 @@ public:
 
     template <class Row>
     void operator()(const Row& scores, Streamed<T> to, int64_t keys, const Place&) {
-        Exponentials row = memory(1 - held_at_, keys);
+        Exponentials<T> row = memory(1 - held_at_, keys);
         int64_t begin = 0;
         for (; begin < keys; begin += block) {
             const int64_t common = std::min({block, keys - begin, std::max<int64_t>(held_.keys - begin, 0)});
@@ -154,27 +158,28 @@ public:
 
 private:
     using Of = Blocks<T>;
+    static constexpr int64_t block = Exponentials<T>::block;
     static constexpr int64_t vectors = chains * width;
     static constexpr auto nothing = [](auto, auto) {};
 
     // What is subtracted from scores: 0 if all are -infinity, since -infinity less itself is NaN.
     static float finite(float maximum) { return maximum == -infinity ? 0.0f : maximum; }
 
-    // Memory for the exponentials of one of two rows. They do not start at the same place of a page, since a store would
-    // delay loads of the other row.
-    Exponentials memory(int64_t which, int64_t keys) {
+    // Memory for the exponentials of one of two rows, at different places of a page, since a store to one row would
+    // delay loads of the other.
+    Exponentials<T> memory(int64_t which, int64_t keys) {
         constexpr int64_t apart = 576;
         const int64_t values = (longest_ + vectors - 1) / vectors * vectors + apart, maxima = longest_ / block + 1;
         if (values_ == nullptr) {
             values_ = scratch<float>(2 * values);
-            maxima_ = scratch<Exponentials::Maximum>(2 * maxima);
+            maxima_ = scratch<typename Exponentials<T>::Maximum>(2 * maxima);
         }
         return {values_ + which * values, maxima_ + which * maxima, keys};
     }
 
     // Computes the exponentials of the block at `begin`. From there up to `both`, also divides those of the row held.
     template <class Row>
-    [[gnu::always_inline]] void add(const Row& scores, Exponentials& row, int64_t begin, int64_t both) {
+    [[gnu::always_inline]] void add(const Row& scores, Exponentials<T>& row, int64_t begin, int64_t both) {
         const int64_t end = std::min(begin + block, row.keys);
         const float largest = row_maximum(scores + begin, end - begin);
         if (largest > row.maximum) {
@@ -186,18 +191,19 @@ private:
         auto sums = Of::zero();
         if (both > begin) {
             const float factor = held_.factor(begin);
-            const auto divide_also = [from = held_.values + begin, to = held_to_ + begin, factor](auto key, auto count) {
-                Of::scale(from, factor, to, key, count);
+            const auto divide_held = [from = held_.values + begin, factor, to = held_to_ + begin](auto key, auto some) {
+                Of::scale(from, factor, to, key, some);
             };
-            sums = Of::exponentiate(scores + begin, less, row.values + begin, both - begin, sums, divide_also);
+            sums = Of::exponentiate(scores + begin, less, row.values + begin, both - begin, sums, 2 * ahead,
+                                    divide_held);
         }
-        sums = Of::exponentiate(scores + both, less, row.values + both, end - both, sums, nothing);
+        sums = Of::exponentiate(scores + both, less, row.values + both, end - both, sums, ahead, nothing);
         row.sum += Of::total(sums);
     }
 
     // Divides the exponentials from `begin` up to `end`.
     template <class To>
-    static void divide(const Exponentials& row, To to, int64_t begin, int64_t end) {
+    static void divide(const Exponentials<T>& row, To to, int64_t begin, int64_t end) {
         while (begin < end) {
             const int64_t until = std::min(end, (begin / block + 1) * block);
             Of::scale_all(row.values + begin, row.factor(begin), to + begin, until - begin);
@@ -215,8 +221,8 @@ private:
 
     const int64_t longest_;  // keys of the longest row
     float* values_ = nullptr;
-    Exponentials::Maximum* maxima_ = nullptr;
-    Exponentials held_{};  // of the row whose result has not been written yet; without keys if there is none
+    typename Exponentials<T>::Maximum* maxima_ = nullptr;
+    Exponentials<T> held_{};  // of the row whose result has not been written yet; without keys if there is none
     Streamed<T> held_to_{};
     int64_t held_at_ = 0;
 };

@@ -131,7 +131,7 @@ def test_large_results_are_those_of_small_ones(dtype: torch.dtype) -> None:
         assert not large[:, 0].isnan().any()
 
 
-@pytest.mark.parametrize("length", [1023, 1024, 1025, 2048, 3000])
+@pytest.mark.parametrize("length", [1023, 1024, 1025, 2048, 2049, 5000])
 @pytest.mark.parametrize("dtype", launch.DTYPES)
 def test_rows_of_several_blocks(length: int, dtype: torch.dtype) -> None:
     """Maxima that rise or fall from block to block of 1,024 keys, blocks that are masked, NaN in the last block."""
