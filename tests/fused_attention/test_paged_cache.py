@@ -185,9 +185,9 @@ def test_gather_copies_and_padding(bits: int) -> None:
 
 def test_the_centre_of_a_pool_is_set_once() -> None:
     random = torch.Generator().manual_seed(0)
-    sample, key = (torch.randn(20, 2, 8, generator=random) + 3 for _ in range(2))
-    value = torch.zeros(20, 2, 8)
-    slots = torch.arange(20)
+    sample, key = (torch.randn(64, 2, 8, generator=random) + 3 for _ in range(2))
+    value = torch.zeros(64, 2, 8)
+    slots = torch.arange(64)
     given = PagedKeyValueCache(4, 16, 2, 8, bits=4, sample_keys=sample)
     first = PagedKeyValueCache(4, 16, 2, 8, bits=4)
     first.reshape_and_cache(key[:0], value[:0], slots[:0])  # no tokens have no mean
@@ -196,7 +196,7 @@ def test_the_centre_of_a_pool_is_set_once() -> None:
             pool.reshape_and_cache(tokens, value, slots)
             centre = frame.mean(0)[None, :, None]
             expected = encode(tokens.transpose(0, 1)[None], 4, centre).decoded(torch.float32)
-            found, _ = pool.gather(torch.tensor([[0, 1]]), torch.tensor([20]))
+            found, _ = pool.gather(torch.tensor([[0, 1, 2, 3]]), torch.tensor([64]))
             assert torch.allclose(found, expected, atol=1e-5)
 
 
@@ -258,7 +258,7 @@ def test_what_cannot_be_written_is_not(change: dict[str, Any], error: type[Excep
         assert torch.equal(one.codes, other.codes)
         assert torch.equal(one.steps, other.steps)
         assert one.centre is None
-        assert not pool._is_framed
+        assert not pool._pool_keys.is_framed
     pool.reshape_and_cache(TOKENS, TOKENS, torch.arange(4))
 
 

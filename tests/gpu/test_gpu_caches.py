@@ -277,6 +277,34 @@ def test_tables_and_slots_on_the_cpu_are_looked_at(device: torch.device, monkeyp
         )
 
 
+@pytest.mark.parametrize("bits", BITS)
+def test_few_first_keys_set_the_frame_together(bits: int, device: torch.device, kernels: list[str]) -> None:
+    """One key, an attention sink, and then more."""
+    query, key, value = (x.detach() for x in Case(batch=1, heads=2, queries=1, keys=90, channels=64).tensors(device))
+    key[..., 3] *= 40.0
+    query[..., 3] /= 40.0
+    key[:, :, 0] = 0.3
+    key[:, :, 0, 7] = 30.0
+    cache = KeyValueCache(key[:, :, :1], value[:, :, :1], bits)
+    pool = PagedKeyValueCache(7, 16, KEY_HEADS, 64, value.shape[3], bits, device=device)
+    slots = torch.randperm(96, generator=torch.Generator().manual_seed(0))[:90].to(device)
+    table, length = torch.arange(6, device=device)[None], torch.tensor([96], dtype=torch.int32, device=device)
+    for first, last in ((0, 1), (1, 2), (2, 63), (63, 80), (80, 90)):
+        if first:
+            cache.append(key[:, :, first:last], value[:, :, first:last])
+        pool.reshape_and_cache(*(x[0, :, first:last].transpose(0, 1) for x in (key, value)), slots[first:last])
+        kernels.clear()
+        for spec, numbers in METHODS[:2]:
+            exact = expected(query, cache.codes, spec, numbers, None)
+            assert_close(cache.attention(query, spec, **numbers), exact, torch.float32)
+            seen = torch.zeros(96, dtype=torch.bool, device=device).index_fill_(0, slots[:last], True)
+            found = pool.attention(query, spec, table, length, seen[None, None, None], **numbers)
+            assert_close(found, exact, torch.float32)
+        assert len(kernels) == 4
+    assert cache.codes[0].factor is not None
+    assert float(cache.codes[0].factor[..., 7].max()) == 1.0
+
+
 @pytest.mark.parametrize("heads", [2, 4])
 def test_small_weights_in_float16_are_kept(heads: int, device: torch.device) -> None:
     case = Case(batch=1, heads=heads, queries=1, keys=200, channels=32, values=32)

@@ -18,7 +18,8 @@ import softmaxkit
 from models.architectures import make
 from softmaxkit import ConSmax, Exaq, KeyValueCache, QuantisedCache, Softermax, Spec
 from softmaxkit.kernels.backends import backend_name
-from softmaxkit.kernels.codes import BITS, Cached, encode, frame
+from softmaxkit.kernels.codes import BITS, Cached, encode
+from softmaxkit.kernels.frame import frame
 from softmaxkit.models.cache import CachedTensor, QuantisedLayer
 
 METHODS: list[tuple[Spec, dict[str, Any]]] = [(Exaq(bits=3), {"clip": -5.0}), (ConSmax(), {}), (Softermax(), {})]

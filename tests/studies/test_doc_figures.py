@@ -220,9 +220,13 @@ def test_outlier_channels_in_the_docs(monkeypatch: pytest.MonkeyPatch, capsys: p
     """As above, `python benchmarks/outlier_channels.py` runs here."""
     monkeypatch.setattr(sys, "argv", ["outlier_channels.py"])
     runpy.run_path(str(ROOT / "benchmarks" / "outlier_channels.py"), run_name="__main__")
-    printed = capsys.readouterr().out.splitlines()[1:]
+    printed = capsys.readouterr().out.splitlines()
     table = rows("docs/speed.md", "| outliers | 8-bit cache: scores, results |")
-    for (label, *cells, without), line in zip(table, printed, strict=True):
+    few = rows("docs/speed.md", "| keys that give mean and factors | ordinary keys, 8 bits |")
+    for (label, *cells), line in zip(few, printed[len(table) + 2 :], strict=True):
+        assert label == line.split()[0]
+        assert wrong(cells, [float(figure) for figure in re.findall(r"([\d.]+)%", line)]) == [], label
+    for (label, *cells, without), line in zip(table, printed[1 : len(table) + 1], strict=True):
         *values, alone = [float(figure) for figure in re.findall(r"([\d.]+)%", line)]
         assert wrong(", ".join(cells).split(", "), values) == [], label
         assert shows(without.partition(" (")[0], alone), label

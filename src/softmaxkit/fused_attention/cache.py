@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from softmaxkit.fused_attention.over_codes import attention_over_codes, checked_lengths
-from softmaxkit.kernels.codes import BITS, Cached, encode, frame
+from softmaxkit.fused_attention.watch import LATEST, Watch
+from softmaxkit.kernels.codes import BITS, Cached, encode
+from softmaxkit.kernels.frame import FIRST_KEYS, frame
 from softmaxkit.methods.base.spec import Spec
 
 
@@ -23,6 +25,10 @@ class KeyValueCache:
             channels of these: about a seventh. In 4 bits the mean of the first keys, which real keys have in common,
             is subtracted. Outlier channels of the first keys are divided by a power of 2, so that they do not coarsen
             the others.
+
+    The first keys are those appended until there are 64 of them, or more if more come at once. Fewer are kept as they
+    came, and encoded anew with every append. A warning says if later keys have other outlier channels; see
+    `softmaxkit.fused_attention.watch.Watch`.
 
     Raises:
         ValueError: another number of bits; and as in `append`.
@@ -39,7 +45,7 @@ class KeyValueCache:
                 )
         self._dtype = keys.dtype
         self._length = 0
-        self._stores = [_Store(keys[:, :, :0], bits, framed=True), _Store(values[:, :, :0], bits)]
+        self._stores = [_KeyStore(keys[:, :, :0], bits), _Store(values[:, :, :0], bits)]
         self.append(keys, values)
 
     def __len__(self) -> int:
@@ -64,9 +70,16 @@ class KeyValueCache:
             raise ValueError(
                 f"keys and values must have as many tokens, got {tuple(keys.shape)} and {tuple(values.shape)}"
             )
-        for store, tokens in zip(self._stores, (keys, values), strict=True):
-            store.put(self._length, tokens.detach())
-        self._length += keys.shape[2]  # last, so that a failure leaves the cache as it was
+        if keys.shape[2] == 0:
+            return
+        with torch.inference_mode(False):  # the cache may grow later, in any mode
+            encoded = [
+                store.encoded(self._length, tokens.clone() if tokens.is_inference() else tokens.detach())
+                for store, tokens in zip(self._stores, (keys, values), strict=True)
+            ]  # of both first, so that a failure leaves the cache as it was
+            for store, codes in zip(self._stores, encoded, strict=True):
+                store.put(codes, self._length + keys.shape[2])
+            self._length += keys.shape[2]
 
     def crop(self, length: int) -> None:
         """Keep the first tokens and drop the rest.
@@ -153,23 +166,21 @@ class KeyValueCache:
 class _Store:
     """Codes of tokens and their steps, with spare capacity."""
 
-    def __init__(self, none: Tensor, bits: int, framed: bool = False) -> None:
-        self._framed = framed
-        with torch.inference_mode(False):  # the store may grow later, in any mode
+    def __init__(self, none: Tensor, bits: int) -> None:
+        with torch.inference_mode(False):
             self.held = encode(torch.empty_like(none), bits)
 
-    def put(self, first: int, tokens: Tensor) -> None:
-        last = first + tokens.shape[2]
-        with torch.inference_mode(False):
-            plain = tokens.clone() if tokens.is_inference() else tokens
-            if self._framed and first == 0 < last:
-                centre, factor = frame(plain, self.held.bits)
-                self.held = replace(self.held, centre=centre, factor=factor)
-            if last > self.held.shape[2]:
-                self._grow(first, 2 * last)
-            codes = encode(plain, self.held.bits, self.held.centre, self.held.factor)
-            self.held.codes[:, :, first:last] = codes.codes
-            self.held.steps[..., first:last] = codes.steps
+    def encoded(self, first: int, tokens: Tensor) -> Cached:
+        """Return codes to put, of tokens that follow the first ones; the store stays as it is."""
+        return encode(tokens, self.held.bits, self.held.centre, self.held.factor)
+
+    def put(self, codes: Cached, last: int) -> None:
+        """Make these codes the last ones of a number of tokens."""
+        first = last - codes.shape[2]
+        if first == 0 or last > self.held.shape[2]:  # codes of another frame leave those that are in use alone
+            self._grow(first, 2 * last)
+        self.held = replace(self.held, centre=codes.centre, factor=codes.factor)
+        self.held.codes[:, :, first:last], self.held.steps[..., first:last] = codes.codes, codes.steps
 
     def _grow(self, used: int, room: int) -> None:
         codes, steps = self.held.codes, self.held.steps
@@ -188,3 +199,43 @@ class _Store:
 
     def cached(self, length: int) -> Cached:
         return replace(self.held, codes=self.held.codes[:, :, :length], steps=self.held.steps[..., :length])
+
+
+class _KeyStore(_Store):
+    """Codes of keys, whose frame is that of the first keys."""
+
+    def __init__(self, none: Tensor, bits: int) -> None:
+        super().__init__(none, bits)
+        self._first: Tensor | None = None
+        """The first keys as they came, and possibly some that were not put after them; None once they are many."""
+        self._watch = Watch()
+
+    def encoded(self, first: int, tokens: Tensor) -> Cached:
+        """Return codes to put; while the first keys are few, of all of them."""
+        if first == 0:
+            every = tokens
+        elif self._first is not None:
+            every = torch.cat([self._first[:, :, :first], tokens], 2)
+        else:
+            return super().encoded(first, tokens)
+        codes = encode(every, self.held.bits, *frame(every, self.held.bits))
+        self._first = every
+        return codes
+
+    def put(self, codes: Cached, last: int) -> None:
+        super().put(codes, last)
+        if codes.shape[2] == last:
+            self._watch = Watch()
+            self._first = self._first.clone() if self._first is not None and last < FIRST_KEYS else None
+        else:
+            latest = slice(max(0, last - LATEST), last)
+            self._watch.see(
+                codes.shape[2],
+                lambda: replace(self.held, codes=self.held.codes[:, :, latest], steps=self.held.steps[..., latest]),
+            )
+
+    def select(self, sequences: Tensor) -> None:
+        super().select(sequences)
+        if self._first is not None:
+            with torch.inference_mode(False):
+                self._first = self._first.index_select(0, sequences.to(self._first.device))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -9,28 +11,11 @@ from softmaxkit.kernels.codes import Cached, encode
 from softmaxkit.kernels.launch import in_huge_pages
 
 
-def check_slots(slots: Tensor, room: int) -> None:
-    """Check that slots are in the pool and not repeated; -1, which skips a token, may be.
-
-    Args:
-        slots: int64, (tokens,).
-        room: number of slots of the pool.
-
-    Raises:
-        ValueError: a slot is outside the pool or repeated.
-    """
-    wrong = slots[(slots < -1) | (slots >= room)]
-    if wrong.numel():
-        raise ValueError(f"slots must be 0 to {room - 1}, or -1 to skip a token, got {int(wrong[0])}")
-    once, times = slots[slots >= 0].unique(return_counts=True)
-    if (times > 1).any():
-        raise ValueError(f"slot {int(once[times > 1][0])} is in slot_mapping more than once; a slot holds one token")
-
-
 def slots_to_write(slots: Tensor, room: int) -> tuple[Tensor, Tensor]:
-    """Return the slots to write on a GPU, without waiting for it, and whether all are valid as in `check_slots`.
+    """Return the slots to write on a GPU, without waiting for it, and whether all are valid.
 
-    Skipped tokens, and those with slots outside the pool, are redirected to slot `room`, which no sequence uses.
+    Valid ones are those that `pool_checks.check_slots` accepts. Skipped tokens, and those with slots outside the pool,
+    are redirected to slot `room`, which no sequence uses.
     """
     in_order = slots.sort().values
     is_twice = (in_order[1:] == in_order[:-1]) & (in_order[1:] >= 0)
@@ -56,6 +41,22 @@ def encoded(name: str, tokens: Tensor, pool: Cached) -> Cached:
         return encode(by_head(tokens), pool.bits, pool.centre, pool.factor)
     except ValueError as error:
         raise ValueError(f"{name} cannot be written: {error}") from None
+
+
+def write(pool: Cached, codes: Cached, slots: Tensor) -> None:
+    """Write codes, (1, heads, tokens, channels), into the slots of a pool, int64, (tokens,)."""
+    block_size = pool.codes.shape[2]
+    blocks, places = slots // block_size, slots % block_size
+    pool.codes[blocks, :, places] = codes.codes[0].transpose(0, 1)
+    pool.steps[blocks, :, :, places] = codes.steps[0].permute(2, 0, 1)
+
+
+def read(pool: Cached, slots: Tensor) -> Cached:
+    """Return the codes in slots of a pool, (1, heads, tokens, channels)."""
+    block_size = pool.codes.shape[2]
+    blocks, places = slots // block_size, slots % block_size
+    codes, steps = pool.codes[blocks, :, places].transpose(0, 1), pool.steps[blocks, :, :, places].permute(1, 2, 0)
+    return replace(pool, codes=codes[None], steps=steps[None])
 
 
 def by_head(tokens: Tensor) -> Tensor:

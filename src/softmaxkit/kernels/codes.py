@@ -16,14 +16,6 @@ BITS = (8, 4)
 """Bits of a code."""
 CHANNELS_OF_STEP = 32
 """Channels that share a step with 4-bit codes."""
-OUTLIER = {8: 4, 4: 8}
-"""By bits, the multiple of the median channel's size from which a key channel is an outlier. In models, channels that
-are a little larger have larger queries too, and would lose more by a factor than others gain, most of all with 4 bits,
-where only 32 channels share a step (`benchmarks/cache_accuracy.py`)."""
-SEEN_BEFORE = 4
-"""Earlier tokens in which every channel is assumed to have the median size: few tokens say little about a channel."""
-LARGEST_FACTOR = 24
-"""Exponent of the largest factor; next to a channel so large, float32 loses the other channels' share of a score."""
 LEAST_STEP = 1e-30
 """Step below which numbers are encoded as 0: the inverse of a smaller one may overflow float32."""
 
@@ -39,7 +31,8 @@ class Cached:
             8-bit codes, bfloat16 and one group per `CHANNELS_OF_STEP` channels with 4-bit codes.
         channels: channels of each token.
         centre: float32, (batch, key heads, 1, channels), subtracted before encoding; None for 0.
-        factor: float32, same shape, powers of 2 that codes times steps are multiplied by; None for 1. See `frame`.
+        factor: float32, same shape, powers of 2 that codes times steps are multiplied by; None for 1.
+            See `softmaxkit.kernels.frame.frame`.
     """
 
     codes: Tensor
@@ -70,7 +63,7 @@ class Cached:
 
     def decoded(self, dtype: torch.dtype) -> Tensor:
         """Return the decoded keys or values, (batch, key heads, tokens, channels)."""
-        about = self._about_centre() * (1.0 if self.factor is None else self.factor)
+        about = self.about_centre() * (1.0 if self.factor is None else self.factor)
         return (about + (0.0 if self.centre is None else self.centre)).to(dtype)
 
     def times_factors(self, query: Tensor) -> Tensor:
@@ -87,7 +80,8 @@ class Cached:
         centre = self.centre.repeat_interleave(query.shape[1] // self.centre.shape[1], dim=1)
         return (query.float() * centre).sum(-1)
 
-    def _about_centre(self) -> Tensor:
+    def about_centre(self) -> Tensor:
+        """Return codes times steps, float32, (batch, key heads, tokens, channels): without factors and centre."""
         if self.bits == 8:
             return self.codes.float() * self.steps[:, :, 0, :, None]
         pairs = torch.stack([self.codes & 15, self.codes >> 4], dim=-1).flatten(-2)[..., : self.channels]
@@ -122,40 +116,6 @@ class Paged(Cached):
         codes = self.codes[self.table].transpose(1, 2).flatten(2, 3)[:, :, : self.tokens]
         steps = self.steps[self.table].permute(0, 2, 3, 1, 4).flatten(3, 4)[..., : self.tokens]
         return Cached(codes, steps, self.channels, self.centre, self.factor).decoded(dtype)
-
-
-def frame(keys: Tensor, bits: int) -> tuple[Tensor | None, Tensor | None]:
-    """Return the centre and the factors of a cache's keys, estimated from the first keys.
-
-    4-bit codes are relative to the mean. A channel whose root mean square about the centre is r times that of the
-    head's median channel, with r at least `OUTLIER`, is divided by the largest power of 2 up to r/2: it is then 2 to 4
-    times the median one, and a token's step at most twice that of ordinary channels. Queries are multiplied by that
-    power instead. Where they are correspondingly smaller in that channel, scores lose nothing more; where they are not,
-    its error, relative to its share of the scores, is no larger than other channels' errors relative to theirs.
-
-    Args:
-        keys: floating-point, (batch, key heads, tokens, channels), at least one token.
-        bits: bits of their codes.
-
-    Returns:
-        The centre and the factors, as in `Cached`.
-
-    Source: SmoothQuant, arXiv 2211.10438, section 4, for activations and weights; QServe, arXiv 2405.04532, section
-    4.2, for keys and queries.
-    """
-    wide = keys.float()
-    centre = wide.mean(2, keepdim=True) if bits == 4 else None
-    if keys.shape[3] == 0:
-        return centre, None
-    rest = wide if centre is None else wide - centre
-    largest = rest.abs().amax(2, keepdim=True)  # its square may overflow float32
-    sizes = largest * (rest / largest.clamp(min=LEAST_STEP)).square().mean(2, keepdim=True).sqrt()
-    middle = sizes.masked_fill(sizes == 0, torch.nan).nanmedian(-1, keepdim=True).values
-    tokens = keys.shape[2]
-    squares = ((sizes / middle).square() * tokens + SEEN_BEFORE) / (tokens + SEEN_BEFORE)
-    ratio = squares.sqrt()
-    powers = (ratio.log2() - 1).floor().clamp(0, LARGEST_FACTOR).where(ratio >= OUTLIER[bits], 0.0)
-    return centre, torch.ldexp(torch.ones_like(powers), powers) if powers.any() else None
 
 
 def encode(tokens: Tensor, bits: int, centre: Tensor | None = None, factor: Tensor | None = None) -> Cached:
