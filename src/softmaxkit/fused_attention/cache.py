@@ -231,6 +231,7 @@ class _KeyStore(_Store):
             latest = slice(max(0, last - LATEST), last)
             self._watch.see(
                 codes.shape[2],
+                codes.device,
                 lambda: replace(self.held, codes=self.held.codes[:, :, latest], steps=self.held.steps[..., latest]),
             )
 

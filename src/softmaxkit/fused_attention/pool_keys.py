@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from softmaxkit.fused_attention.pool import by_head, encoded, read, write
-from softmaxkit.fused_attention.watch import LATEST, Watch
+from softmaxkit.fused_attention.watch import LATEST, Watch, is_captured
 from softmaxkit.kernels.codes import Cached
 from softmaxkit.kernels.frame import FIRST_KEYS, frame
 
@@ -60,7 +60,8 @@ class PoolKeys:
         with torch.inference_mode(False):
             if self._first is None:
                 write(self.held, encoded("key", keys, self.held), slots)
-                self._latest.append(slots[-LATEST:].clone())
+                if not is_captured(self.held.device):  # a graph's memory is not ours to keep
+                    self._latest.append(slots[-LATEST:].clone())
                 return
             first = self._first.written(keys.detach(), slots)
             held = self._framed(first.keys)
@@ -71,7 +72,7 @@ class PoolKeys:
     def look(self, written: int) -> None:
         """Take note of the number of keys just written, and now and then look whether a final frame fits them."""
         if self._latest:
-            self._watch.see(written, self._latest_keys)
+            self._watch.see(written, self.held.device, self._latest_keys)
 
     def copied(self, sources: Tensor, targets: Tensor) -> None:
         """Take note of pages copied to others, int64, (pairs,) each."""

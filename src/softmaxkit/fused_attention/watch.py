@@ -5,6 +5,8 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 
+import torch
+
 from softmaxkit.kernels.codes import Cached
 from softmaxkit.kernels.frame import FIRST_KEYS, OUTGROWN, is_outgrown
 
@@ -12,6 +14,11 @@ LATEST = 64
 """Keys looked at."""
 COST = {8: "2% of their spread", 4: "a third of their spread"}
 """What an outgrown frame costs scores, root mean square, if keys are as large as `OUTGROWN` there and normal else."""
+
+
+def is_captured(device: torch.device) -> bool:
+    """Return whether calls are being captured in a CUDA graph, which cannot wait for the GPU."""
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
 class Watch:
@@ -30,14 +37,15 @@ class Watch:
         self._keys = self._writes = 0
         self._wait: int | None = 1  # None after the warning
 
-    def see(self, keys: int, latest: Callable[[], Cached]) -> None:
-        """Take note of a write.
+    def see(self, keys: int, device: torch.device, latest: Callable[[], Cached]) -> None:
+        """Take note of a write; not of one that is captured in a CUDA graph.
 
         Args:
             keys: number of keys written.
+            device: where the keys are.
             latest: returns the latest `LATEST` keys of the cache.
         """
-        if self._wait is None:
+        if self._wait is None or is_captured(device):
             return
         self._keys += keys
         self._writes += 1
