@@ -43,9 +43,14 @@ def ran(command: list[str], folder: Path) -> tuple[int, str]:
     return done.returncode, done.stdout
 
 
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return exported(small(LOADABLE, "loadable"), tmp_path_factory.mktemp("exported") / "folder")
+
+
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return exported(small(LOADABLE, "loadable"), tmp_path / "folder")
+def folder(original: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(original, tmp_path / "folder"))
 
 
 @icarus

@@ -24,7 +24,10 @@ TOLERANCE = {"rtol": 1e-5, "atol": 1e-6}
 """Of float32: sums of 7 terms of size 1, and of twice as many for second derivatives."""
 
 
-@pytest.fixture(params=[*builds.NATIVE, "none"], autouse=True)
+BUILDS = [*builds.NATIVE, "none"]
+
+
+@pytest.fixture(params=BUILDS, autouse=True)
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     built = builds.supported()
     if request.param != "none" and request.param not in built:
@@ -127,6 +130,12 @@ def test_gradients_reach_the_learned_numbers_that_are_given_as_tensors(mode: str
         assert numbers["gamma"].grad.item() == pytest.approx(-output.item() / 3, rel=tolerance)  # type: ignore[union-attr]
 
 
+# Dynamo sees the same operators whichever build runs them, so the fast tests have one build, and torch's own functions.
+@pytest.mark.parametrize(
+    "backend",
+    [pytest.param(name, marks=[] if name in ("plain", "none") else pytest.mark.slow) for name in BUILDS],
+    indirect=True,
+)
 @pytest.mark.parametrize(("spec", "numbers"), METHODS, ids=IDS)
 def test_compiled_forward_mode_derivatives(spec: Spec, numbers: dict[str, Any]) -> None:
     module = spec.module(**numbers)
