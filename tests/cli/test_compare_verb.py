@@ -23,7 +23,7 @@ def compare(capsys: pytest.CaptureFixture[str], folder: Path, text: Path, *more:
         "--text",
         text,
         "--steps",
-        8,
+        4,
         "--context",
         16,
         "--windows",
@@ -39,7 +39,7 @@ def compare(capsys: pytest.CaptureFixture[str], folder: Path, text: Path, *more:
 def test_compare_writes_record_and_page(capsys: pytest.CaptureFixture[str], tmp_path: Path, text: Path) -> None:
     code, out, err = compare(capsys, tmp_path / "out", text)
     assert code == 0, err
-    assert err.startswith("Train a small byte-level GPT for 8 steps")
+    assert err.startswith("Train a small byte-level GPT for 4 steps")
     record = json.loads((tmp_path / "out" / "compare.json").read_text())
     methods = [(result["method"], result["variant"], result["mode"]) for result in record["results"]]
     assert methods[:2] == [("exact", "", "float"), ("exact", "", "integer")]

@@ -111,6 +111,7 @@ def test_fusesoc_reads_the_core(folder: Path, tmp_path: Path) -> None:
         assert code == 0, printed
 
 
+@pytest.mark.slow
 @fusesoc
 def test_fusesoc_reads_the_shell_in_the_core(tmp_path: Path) -> None:
     unit = small(LOADABLE, "loadable")

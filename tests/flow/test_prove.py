@@ -49,7 +49,9 @@ def test_units_that_are_proved_for_all_time(method: str, place: int, loadable: b
     assert "proved by induction: an offered result" in str(proof)
 
 
-@pytest.mark.parametrize("method", BUFFERED)
+@pytest.mark.parametrize(
+    "method", [pytest.param(name, marks=pytest.mark.slow if PROOFS[name].spec.rival else []) for name in BUFFERED]
+)
 def test_units_with_buffers(method: str) -> None:
     # Enough cycles for two gaps or stalls.
     proof = prove(small_unit(method), depth=PROOFS[method].two_rows + 2, busy=6, induction=0)

@@ -166,11 +166,11 @@ SLICE_MUTANTS = {
 
 
 # In the fast tests, one mutant for each property that is violated here.
-QUICK_MUTANTS = ("drops", "repeats", "waits", "takes writes")
+QUICK_FAULTS = ("drops", "repeats", "waits", "takes writes")
 
 
 @pytest.mark.parametrize(
-    "mutant", [pytest.param(name, marks=[] if name in QUICK_MUTANTS else pytest.mark.slow) for name in SLICE_MUTANTS]
+    "mutant", [pytest.param(name, marks=[] if name in QUICK_FAULTS else pytest.mark.slow) for name in SLICE_MUTANTS]
 )
 def test_faults_of_a_slice_show(mutant: str, monkeypatch: pytest.MonkeyPatch) -> None:
     module, name, right, wrong, property_ = SLICE_MUTANTS[mutant]
