@@ -59,6 +59,23 @@ def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
 
 
 @pytest.fixture
+def text(tmp_path: Path) -> Path:
+    """Return a file of Python source, enough to train a small model for a few steps."""
+    from softmaxkit.models.text import standard_library_source
+
+    path = tmp_path / "text.txt"
+    path.write_bytes(standard_library_source(30_000))
+    return path
+
+
+@pytest.fixture
+def few_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calibrate and follow trainings on few tokens, for tests in which the figures themselves do not matter."""
+    monkeypatch.setattr("softmaxkit.models.text.CALIBRATION_BATCHES", 2)
+    monkeypatch.setattr("softmaxkit.models.training.CURVE_TOKENS", 512)
+
+
+@pytest.fixture
 def shakespeare() -> Path:
     path = DATA / "tinyshakespeare.txt"
     if not path.is_file():

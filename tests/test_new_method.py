@@ -98,6 +98,7 @@ def test_bench(tmp_path: Path) -> None:
     assert "powers" in {result["method"] for result in json.loads(record.read_text())["results"]}
 
 
+@pytest.mark.usefixtures("few_tokens")
 def test_compare_and_its_page(tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_text("all work and no play makes a dull text. " * 2000)

@@ -68,7 +68,7 @@ UNITS = [
 
 
 @pytest.mark.parametrize("build", UNITS)
-@pytest.mark.parametrize("ready", [1, 0.5])
+@pytest.mark.parametrize("ready", [0.5, pytest.param(1, marks=pytest.mark.slow)])
 def test_units_pass_tags_along(build: Any, ready: float) -> None:
     rng = random.Random(0)
     unit = build()

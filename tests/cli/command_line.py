@@ -1,4 +1,4 @@
-"""Helpers for tests of hardware verbs: running a command line, and the tools that it needs."""
+"""Running a command line in a test, and the tools that hardware verbs need."""
 
 from __future__ import annotations
 

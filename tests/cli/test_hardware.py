@@ -203,7 +203,7 @@ def test_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert all(option in out for option in ("--lanes", "--max-row", "--depth", "--storage", "--model", "--layer"))
 
 
-@pytest.mark.parametrize("tool", ["verilator", "g++"])
+@pytest.mark.parametrize("tool", ["g++", pytest.param("verilator", marks=pytest.mark.slow)])
 def test_fewer_are_compared_without_a_tool(
     tool: str, capsys: pytest.CaptureFixture[str], unloaded: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

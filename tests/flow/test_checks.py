@@ -105,7 +105,9 @@ DESIGNS = {
 
 
 @yosys
-@pytest.mark.parametrize("signal", DESIGNS)
+@pytest.mark.parametrize(
+    "signal", [pytest.param(name, marks=[] if name in ("gated", "q") else pytest.mark.slow) for name in DESIGNS]
+)
 def test_refused_verilog_names_the_signal(signal: str, tmp_path: Path) -> None:
     kind = "tri-state" if signal == "q" else "a design must have a single clock"
     with pytest.raises(ToolError, match=rf"(?:clock |clocks \(|^){signal}\b.*{kind}"):

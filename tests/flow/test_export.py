@@ -156,9 +156,11 @@ def test_its_own_bench_passes(case: tuple[str, str, int], exported: Any, tmp_pat
 @pytest.mark.parametrize(
     ("spec", "sizes"),
     [
-        ({"bits": 16, "constant": "multiplied", "output_bits": 13}, {"apart": True}),
         ({"output_bits": 13}, {"max_row": 1}),
-        ({"tables": "whole"}, {"depth": 1}),
+        pytest.param(
+            {"bits": 16, "constant": "multiplied", "output_bits": 13}, {"apart": True}, marks=pytest.mark.slow
+        ),
+        pytest.param({"tables": "whole"}, {"depth": 1}, marks=pytest.mark.slow),
     ],
 )
 def test_padded_lanes_and_short_rows(spec: dict[str, Any], sizes: dict[str, Any], tmp_path: Path) -> None:
@@ -246,7 +248,13 @@ def test_a_broken_design_fails(line: str, wrong: str, reason: str, copied: Path)
     assert re.search(f"^FAIL: .*{reason}" if reason != "FAIL" else "^FAIL", printed, re.MULTILINE), printed
 
 
-@pytest.mark.parametrize(("period", "half"), [(0.002, "0.001"), (3.3333, "1.667"), (5.0, "2.5"), (1e6, "500000.0")])
+@pytest.mark.parametrize(
+    ("period", "half"),
+    [
+        (3.3333, "1.667"),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in ((0.002, "0.001"), (5.0, "2.5"), (1e6, "500000.0"))),
+    ],
+)
 def test_the_benches_count_in_whole_ps(period: float, half: str, tmp_path: Path) -> None:
     spec = method_class("consmax")()
     unit = build(spec, "baked", 1)

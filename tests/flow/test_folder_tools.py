@@ -43,9 +43,14 @@ def ran(command: list[str], folder: Path) -> tuple[int, str]:
     return done.returncode, done.stdout
 
 
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return exported(small(LOADABLE, "loadable"), tmp_path_factory.mktemp("exported") / "folder")
+
+
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return exported(small(LOADABLE, "loadable"), tmp_path / "folder")
+def folder(original: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(original, tmp_path / "folder"))
 
 
 @icarus
@@ -106,6 +111,7 @@ def test_fusesoc_reads_the_core(folder: Path, tmp_path: Path) -> None:
         assert code == 0, printed
 
 
+@pytest.mark.slow
 @fusesoc
 def test_fusesoc_reads_the_shell_in_the_core(tmp_path: Path) -> None:
     unit = small(LOADABLE, "loadable")

@@ -33,8 +33,15 @@ def exported(storage: str, folder: Path, shell: ShellOptions | None = None) -> P
     return folder / "librelane.json"
 
 
-@pytest.mark.parametrize("shell", [None, SHELL], ids=["unit", "shell"])
-@pytest.mark.parametrize("storage", ["flip-flops", "latches"])
+@pytest.mark.parametrize(
+    ("storage", "shell"),
+    [
+        pytest.param("latches", SHELL, id="latches-shell"),
+        pytest.param("flip-flops", None, id="flip-flops-unit"),
+        pytest.param("latches", None, id="latches-unit", marks=pytest.mark.slow),
+        pytest.param("flip-flops", SHELL, id="flip-flops-shell", marks=pytest.mark.slow),
+    ],
+)
 def test_files_and_clock(storage: str, shell: ShellOptions | None, tmp_path: Path) -> None:
     path = exported(storage, tmp_path / "folder", shell)
     configuration = json.loads(path.read_text())

@@ -110,7 +110,7 @@ def test_every_recipe_preserves_the_function(recipe: str, tmp_path: Path) -> Non
 
 
 @yosys
-@pytest.mark.parametrize("limit", [5, -5, -(2**31) - 5])
+@pytest.mark.parametrize("limit", [pytest.param(5, marks=pytest.mark.slow), -5, -(2**31) - 5])
 def test_parameters_keep_their_sign(limit: int, tmp_path: Path, empty_cache: Path) -> None:
     """A negative value is compared and extended as a signed number, also beyond 32 bits."""
     path = tmp_path / "design.v"

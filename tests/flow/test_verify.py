@@ -102,7 +102,9 @@ def test_nothing_compared_is_not_a_pass() -> None:
 
 
 @verilator
-@pytest.mark.parametrize(("row", "position"), [(0, 0), (3, 8), (6, 1), (2, 4)])
+@pytest.mark.parametrize(
+    ("row", "position"), [(0, 0), (3, 8), *(pytest.param(*at, marks=pytest.mark.slow) for at in ((6, 1), (2, 4)))]
+)
 def test_a_wrong_result_is_located(row: int, position: int, monkeypatch: pytest.MonkeyPatch) -> None:
     unit = baked()
     codes = np.random.default_rng(0).integers(-128, 128, (7, MOST))

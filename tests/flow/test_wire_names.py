@@ -59,7 +59,11 @@ def test_a_wire_is_named_after_the_nearest_signal_and_its_operation() -> None:
 
 
 @needs_yosys
-@pytest.mark.parametrize("spec", [ConSmax(), Softermax(), Exaq(bits=3)], ids=lambda spec: spec.method)
+@pytest.mark.parametrize(
+    "spec",
+    [Exaq(bits=3), *(pytest.param(spec, marks=pytest.mark.slow) for spec in (ConSmax(), Softermax()))],
+    ids=lambda spec: spec.method,
+)
 def test_only_names_change_in_a_module(spec: object, monkeypatch: pytest.MonkeyPatch) -> None:
     unit = spec.unit(lanes=2, max_row=16)  # type: ignore[attr-defined]
     named = to_verilog(unit, "unit")

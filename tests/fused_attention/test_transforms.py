@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -24,7 +25,10 @@ TOLERANCE = {"rtol": 1e-5, "atol": 1e-6}
 """Of float32: sums of 7 terms of size 1, and of twice as many for second derivatives."""
 
 
-@pytest.fixture(params=[*builds.NATIVE, "none"], autouse=True)
+BUILDS = [*builds.NATIVE, "none"]
+
+
+@pytest.fixture(params=BUILDS, autouse=True)
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     built = builds.supported()
     if request.param != "none" and request.param not in built:
@@ -127,7 +131,14 @@ def test_gradients_reach_the_learned_numbers_that_are_given_as_tensors(mode: str
         assert numbers["gamma"].grad.item() == pytest.approx(-output.item() / 3, rel=tolerance)  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize(("spec", "numbers"), METHODS, ids=IDS)
+def every_build_with_every_method() -> Iterator[Any]:
+    """Yield them. Dynamo sees the same operators in all builds: the fast tests have one, and once torch's functions."""
+    for build, (spec, numbers) in itertools.product(BUILDS, METHODS):
+        marks = [] if build == "plain" or (build, spec) == ("none", METHODS[0][0]) else pytest.mark.slow
+        yield pytest.param(build, spec, numbers, id=f"{build}-{spec.method}", marks=marks)
+
+
+@pytest.mark.parametrize(("backend", "spec", "numbers"), every_build_with_every_method(), indirect=["backend"])
 def test_compiled_forward_mode_derivatives(spec: Spec, numbers: dict[str, Any]) -> None:
     module = spec.module(**numbers)
     _, expected = torch.func.jvp(lambda x: truth(spec, numbers, x), (SCORES,), (TANGENT,))

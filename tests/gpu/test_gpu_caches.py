@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -70,6 +72,17 @@ def assert_close(found: Tensor, exact: Tensor, dtype: torch.dtype, moves: bool =
     assert error < TOLERANCE[dtype], error
 
 
+def every_way_to_read() -> Iterator[Any]:
+    """Yield them; the fast tests have each kernel with words and with bytes, by turns of 8 and of 4 bits."""
+    sizes = {"words": (64, 32), "padded words": (24, 40), "bytes": (17, 33)}
+    kernels = {"single": (2, 1), "grouped": (8, 1), "queries": (2, 3)}
+    quick = {("words", "single", 8), ("words", "grouped", 4), ("words", "queries", 8)}
+    quick |= {("bytes", "single", 4), ("bytes", "grouped", 8), ("bytes", "queries", 4)}
+    for size, kernel, bits in itertools.product(sizes, kernels, BITS):
+        marks = [] if (size, kernel, bits) in quick else pytest.mark.slow
+        yield pytest.param(*sizes[size], *kernels[kernel], bits, id=f"{size}-{kernel}-{bits}", marks=marks)
+
+
 @pytest.mark.parametrize(
     "dtype",
     [
@@ -78,16 +91,7 @@ def assert_close(found: Tensor, exact: Tensor, dtype: torch.dtype, moves: bool =
         pytest.param(torch.float16, marks=pytest.mark.slow),
     ],
 )
-@pytest.mark.parametrize("bits", BITS)
-@pytest.mark.parametrize(("heads", "queries"), [(2, 1), (8, 1), (2, 3)], ids=["single", "grouped", "queries"])
-@pytest.mark.parametrize(
-    ("channels", "values"),
-    [
-        pytest.param(64, 32, id="words"),
-        pytest.param(24, 40, id="padded words", marks=pytest.mark.slow),
-        pytest.param(17, 33, id="bytes"),
-    ],
-)
+@pytest.mark.parametrize(("channels", "values", "heads", "queries", "bits"), every_way_to_read())
 def test_codes_are_read(
     channels: int, values: int, heads: int, queries: int, bits: int, dtype: torch.dtype, device: torch.device,
     kernels: list[str],
@@ -330,9 +334,17 @@ def test_what_is_not_finite_has_a_step_of_nan(bits: int, dtype: torch.dtype) -> 
     assert torch.equal(marked.decoded(torch.float32).isnan().any(-1), wrong)
 
 
-@pytest.mark.parametrize("bits", BITS)
-@pytest.mark.parametrize("kind", [pytest.param("gpt2", marks=pytest.mark.slow), "llama"])
-@pytest.mark.parametrize("spec", [Exact(), Exaq(bits=3), ConSmax()], ids=lambda spec: spec.method)
+def every_model_with_every_method() -> Iterator[Any]:
+    """Yield them; the fast tests have each method in one kind of model, and both widths of codes."""
+    quick = {("llama", "exact", 8), ("llama", "exaq", 4), ("llama", "consmax", 8)}
+    for kind, spec, bits in itertools.product(("gpt2", "llama"), (Exact(), Exaq(bits=3), ConSmax()), BITS):
+        name = (kind, spec.method, bits)
+        yield pytest.param(
+            kind, spec, bits, id="-".join(map(str, name)), marks=[] if name in quick else pytest.mark.slow
+        )
+
+
+@pytest.mark.parametrize(("kind", "spec", "bits"), every_model_with_every_method())
 def test_models_generate_over_the_codes(
     spec: Spec, kind: str, bits: int, device: torch.device, kernels: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -62,8 +64,14 @@ def test_a_few_queries(
         assert (result[..., 0, :] == 0).all()
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize(("spec", "numbers"), ALL, ids=str)
+def every_method_in_every_dtype() -> Iterator[Any]:
+    """Yield them; the fast tests have both dtypes for exponentials and for levels, and float32 for the others."""
+    for (spec, numbers), dtype in itertools.product(ALL, (torch.float32, torch.bfloat16)):
+        marks = [] if dtype == torch.float32 or spec in (ALL[0][0], ALL[1][0]) else pytest.mark.slow
+        yield pytest.param(spec, numbers, dtype, id=f"{spec.name}-{dtype}", marks=marks)
+
+
+@pytest.mark.parametrize(("spec", "numbers", "dtype"), every_method_in_every_dtype())
 def test_an_8_bit_cache_is_what_its_codes_stand_for(
     spec: Spec, numbers: dict[str, Any], dtype: torch.dtype, device: torch.device, splits: list[int]
 ) -> None:

@@ -49,7 +49,7 @@ def test_scores_at_the_end_of_their_range_are_those_of_torch(
     torch.testing.assert_close(result.double(), in_float64(scores, math.e), rtol=2.0**-7, atol=0.0)
 
 
-@pytest.mark.parametrize("keys", [8193, 32769, 70000])
+@pytest.mark.parametrize("keys", [8193, pytest.param(32769, marks=pytest.mark.slow), 70000])
 def test_long_rows_are_those_of_float64(keys: int, device: torch.device) -> None:
     from softmaxkit.kernels.triton import rows
 

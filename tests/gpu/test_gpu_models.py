@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +51,14 @@ def launches(monkeypatch: pytest.MonkeyPatch, device: torch.device) -> list[str]
     return seen
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "llama", "bert"])
-@pytest.mark.parametrize(("spec", "numbers"), METHODS, ids=lambda x: getattr(x, "method", ""))
+def every_kind_with_every_method() -> Iterator[Any]:
+    """Yield them; the fast tests have all methods in one kind of model, and one method in all kinds."""
+    for kind, (spec, numbers) in itertools.product(("gpt2", "llama", "bert"), METHODS):
+        marks = [] if kind == "llama" or spec == ConSmax() else pytest.mark.slow
+        yield pytest.param(kind, spec, numbers, id=f"{kind}-{spec.method}", marks=marks)
+
+
+@pytest.mark.parametrize(("kind", "spec", "numbers"), every_kind_with_every_method())
 def test_float_layers_run_in_kernels_with_gradients(
     kind: str,
     spec: Spec,

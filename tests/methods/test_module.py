@@ -90,7 +90,7 @@ def check_hard_rows(case: Case, rows: tuple[torch.Tensor, torch.Tensor]) -> None
     assert (module(scores, mask)[~attended] == 0).all()
 
 
-@every_case
+@every_method
 @settings(max_examples=15, deadline=None)
 @given(rows=hard_rows())
 def test_hard_rows(case: Case, rows: tuple[torch.Tensor, torch.Tensor]) -> None:

@@ -16,7 +16,7 @@ from softmaxkit.methods.base.constants import Constants
 
 LENGTHS = {1: 60, 2: 100, 3: 120, 5: 170, 8: 170, 15: 100, 16: 90, 17: 90, 24: 60, 31: 15, 33: 15, 64: 6, 200: 4}
 """Row lengths, and how many of a thousand rows have each."""
-QUICK = 0.06
+QUICK = 0.03
 """Fraction of a case's rows that the fast tests check."""
 SPREADS = (0.3, 2.0, 8.0, 40.0)
 CASES = [case for cases in BY_METHOD.values() for case in cases.oracle_cases]

@@ -140,7 +140,7 @@ def test_which_specs_have_products(spec: Softermax, count: int) -> None:
 
 
 @pytest.mark.skipif(not can_verilate(), reason="Verilator is missing")
-@pytest.mark.parametrize("width", [2, 4])
+@pytest.mark.parametrize("width", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_slices_within_a_beat_need_no_buffer(width: int) -> None:
     result = verify(Softermax(slice_width=width).unit(lanes=4, max_row=32), outputs=2_000)
     assert (result.faults, result.mismatches) == ([], 0)

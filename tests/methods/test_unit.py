@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -42,8 +43,18 @@ def unit_of(case: Case, form: str, sizes: dict[str, Any]) -> SoftmaxUnit:
     return case.spec.unit(storage=form, **sizes)
 
 
+def one_of_each_kind() -> Iterator[Any]:
+    """Yield the cases with a unit; the fast tests use the default of each method, and each storage once."""
+    seen: set[str] = set()
+    for case in CASES:
+        if case.unit:
+            quick = case in DEFAULTS or case.unit not in seen
+            seen.add(case.unit)
+            yield pytest.param(case, id=f"{case} {case.unit}", marks=[] if quick else SLOW)
+
+
 @verilator
-@pytest.mark.parametrize("case", [case for case in CASES if case.unit], ids=lambda case: f"{case} {case.unit}")
+@pytest.mark.parametrize("case", one_of_each_kind())
 def test_every_result_equals_golden(case: Case) -> None:
     agrees(unit_of(case, case.unit, SMALLER))
 

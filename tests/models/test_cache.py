@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import re
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -97,8 +99,15 @@ def check_equal(model: PreTrainedModel, cache: Any, reference: Any, bits: int = 
     assert cache.get_seq_length() == reference.get_seq_length()
 
 
-@pytest.mark.parametrize(("spec", "numbers"), METHODS, ids=str)
-@pytest.mark.parametrize("name", ["LlamaForCausalLM", "Qwen2ForCausalLM", "GPT2LMHeadModel", "Gemma2ForCausalLM"])
+def every_model_with_every_method() -> Iterator[Any]:
+    """Yield them; the fast tests have all methods in one model, and one method in all models."""
+    names = ["LlamaForCausalLM", "Qwen2ForCausalLM", "GPT2LMHeadModel", "Gemma2ForCausalLM"]
+    for name, (spec, numbers) in itertools.product(names, METHODS):
+        marks = [] if name == names[0] or spec == METHODS[0][0] else pytest.mark.slow
+        yield pytest.param(name, spec, numbers, id=f"{name}-{spec.method}", marks=marks)
+
+
+@pytest.mark.parametrize(("name", "spec", "numbers"), every_model_with_every_method())
 def test_it_is_a_cache_of_rounded_tensors(name: str, spec: Spec, numbers: dict[str, Any]) -> None:
     model = with_method(name, spec, **numbers)
     for mode in ("fused", "float", "integer"):

@@ -1,4 +1,4 @@
-"""transformers' own ways to save and load preserve the method: `save_pretrained`, the Trainer, the hub, PEFT."""
+"""transformers' own `save_pretrained` and `from_pretrained` preserve the method."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ import json
 import pickle
 import subprocess
 import sys
-import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from saved_models import TOKENS, logits, patched
 from transformers import (
     AttentionInterface,
     AutoConfig,
@@ -24,8 +23,6 @@ from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
     PreTrainedModel,
-    Trainer,
-    TrainingArguments,
 )
 from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AUTO_QUANTIZER_MAPPING
 
@@ -33,37 +30,8 @@ import softmaxkit
 from conftest import tiny_model
 from softmaxkit import ConSmax, Exact, Exaq, Softermax, Spec
 from softmaxkit.models.attention import NAME
-from softmaxkit.models.card import BEGIN, write_card
 from softmaxkit.models.hooks import install
 from softmaxkit.models.patch import layers
-from softmaxkit.models.trainer import MethodTrainer, training_arguments
-
-TOKENS = torch.randint(0, 100, (8, 4, 20), generator=torch.Generator().manual_seed(0))
-
-
-def patched(kind: str, spec: Spec, mode: str = "float") -> PreTrainedModel:
-    """Return a model with a calibrated method, and learned parameters that differ from their start values."""
-    model = softmaxkit.calibrate(softmaxkit.apply(tiny_model(kind), spec, mode=mode), TOKENS)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if NAME in name:
-                parameter += torch.linspace(-0.3, 0.3, parameter.numel()).reshape(parameter.shape)
-    return model
-
-
-@torch.no_grad()
-def logits(model: Any) -> Tensor:
-    output: Tensor = model(TOKENS[0])[0]
-    return output
-
-
-class Rows(torch.utils.data.Dataset[dict[str, Tensor]]):
-    def __len__(self) -> int:
-        return 32
-
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        row = TOKENS.flatten(0, 1)[index]
-        return {"input_ids": row, "labels": row}
 
 
 @pytest.mark.parametrize("mode", ["float", "integer", "fused"])
@@ -293,211 +261,3 @@ def test_two_models_of_one_config_do_not_switch_each_other_off(tmp_path: Path) -
     assert softmaxkit.restore(two).config._attn_implementation == "sdpa"
     one.save_pretrained(tmp_path / "plain")
     assert "quantization_config" not in json.loads((tmp_path / "plain" / "config.json").read_text())
-
-
-# The Trainer.
-
-
-def arguments(folder: Path, **further: Any) -> TrainingArguments:
-    return TrainingArguments(
-        str(folder),
-        max_steps=4,
-        save_steps=2,
-        per_device_train_batch_size=4,
-        report_to="none",
-        disable_tqdm=True,
-        use_cpu=True,
-        seed=1,
-        learning_rate=1e-2,
-        **further,
-    )
-
-
-@pytest.mark.parametrize("spec", [ConSmax(), Exaq(bits=3)], ids=["consmax", "exaq"])
-def test_a_plain_trainers_checkpoints_carry_the_method_and_are_resumed(spec: Spec, tmp_path: Path) -> None:
-    model = patched("gpt2", spec)
-    Trainer(model, arguments(tmp_path), train_dataset=Rows()).train()
-    model.eval()
-    again = AutoModelForCausalLM.from_pretrained(tmp_path / "checkpoint-4")
-    assert torch.equal(logits(again), logits(model))
-    # Resumed from the middle checkpoint, loaded by transformers alone, training ends with the same model.
-    resumed = AutoModelForCausalLM.from_pretrained(tmp_path / "checkpoint-2", attn_implementation=NAME)
-    Trainer(resumed, arguments(tmp_path / "resumed"), train_dataset=Rows()).train(
-        resume_from_checkpoint=str(tmp_path / "checkpoint-2")
-    )
-    assert torch.allclose(logits(resumed.eval()), logits(model), atol=1e-5)
-
-
-@pytest.mark.parametrize("kind", [Trainer, MethodTrainer])
-def test_weight_decay_leaves_learned_constants_alone(kind: Any, tmp_path: Path) -> None:
-    model = softmaxkit.apply(tiny_model("gpt2"), ConSmax())
-    own = training_arguments(tmp_path, 2, 1e-3, 0, weight_decay=0.1)
-    trainer = kind(model=model, args=own, train_dataset=Rows())
-    optimizer = trainer.create_optimizer()
-    decayed = {id(p) for group in optimizer.param_groups if group["weight_decay"] for p in group["params"]}
-    names = {name for name, parameter in model.named_parameters() if id(parameter) in decayed}
-    assert "transformer.h.0.attn.c_attn.weight" in names
-    assert not [name for name in names if NAME in name]
-    every = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-    assert every == {id(parameter) for parameter in model.parameters()}
-
-
-@pytest.mark.slow
-def test_a_model_sharded_over_processes_is_saved_whole(tmp_path: Path) -> None:
-    """FSDP of PyTorch 2, over one process: parameters are DTensors, and the state dict is gathered before saving."""
-    from torch import distributed
-    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
-    from torch.distributed.fsdp import fully_shard
-
-    model = patched("gpt2", ConSmax())
-    expected = logits(model)
-    distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
-    try:
-        mesh = distributed.device_mesh.init_device_mesh("cpu", (1,))
-        for block in model.transformer.h:
-            fully_shard(block, mesh=mesh)
-        fully_shard(model, mesh=mesh)
-        state = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True))
-        model.save_pretrained(tmp_path / "model", state_dict=state)
-    finally:
-        distributed.destroy_process_group()
-    again = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
-    assert torch.equal(logits(again), expected)
-    assert len(layers(again)) == 2
-
-
-# Cards.
-
-
-def test_the_card_says_which_method_and_how_to_load_it(tmp_path: Path) -> None:
-    model = patched("gpt2", Exaq(bits=3), "integer")
-    softmaxkit.apply(model, Softermax(), layers=[1])
-    model.save_pretrained(tmp_path / "mine")
-    card = (tmp_path / "mine" / "README.md").read_text()
-    assert card.startswith("---\nlibrary_name: transformers\ntags:\n- softmaxkit\n---\n")
-    assert 'transformer.h.0.attn: EXAQ, mode "integer"' in card
-    assert '"bits": 3' in card
-    assert "softmaxkit.load('mine')" in card
-    # The user's own card is kept, and the section is replaced.
-    (tmp_path / "mine" / "README.md").write_text(f"# My model\n\nWords.\n\n{card[card.index(BEGIN) :]}")
-    softmaxkit.apply(model, Softermax())
-    softmaxkit.save(model, tmp_path / "mine")
-    card = (tmp_path / "mine" / "README.md").read_text()
-    assert card.startswith("# My model\n\nWords.\n\n<!--")
-    assert card.count(BEGIN) == 1
-    assert "EXAQ" not in card
-    softmaxkit.save(softmaxkit.restore(model), tmp_path / "mine")
-    assert (tmp_path / "mine" / "README.md").read_text() == "# My model\n\nWords.\n\n"
-    write_card(tmp_path / "mine", model, "mine")
-    (tmp_path / "mine" / "README.md").unlink()
-    softmaxkit.save(model, tmp_path / "mine")
-    assert not (tmp_path / "mine" / "README.md").exists()
-
-
-@pytest.mark.parametrize("way", ["push_to_hub", "save_pretrained"])
-def test_a_pushed_model_has_the_method_and_its_section_of_the_card(
-    way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A function that records the upload replaces the hub."""
-    pushed: dict[str, str] = {}
-
-    class Hub:
-        def create_repo(self, repo_id: str, **_: Any) -> Any:
-            return type("Repo", (), {"repo_id": f"someone/{Path(repo_id).name}"})()
-
-    class Card:
-        def save(self, path: str) -> None:
-            Path(path).write_text("# The hub's own card\n")
-
-    def upload(_: Any, folder: str, repo_id: str, *__: Any, **___: Any) -> None:
-        files = {path.name: path.read_text() for path in Path(folder).iterdir() if path.suffix in (".md", ".json")}
-        pushed.update(files, repo_id=repo_id)
-
-    for place in ("transformers.utils.hub", "transformers.modeling_utils"):
-        monkeypatch.setattr(f"{place}.hf_api", Hub)
-        monkeypatch.setattr(f"{place}.create_and_tag_model_card", lambda *_, **__: Card())
-    wrapped = PreTrainedModel.__dict__["_upload_modified_files"]
-    original = wrapped.__closure__[wrapped.__code__.co_freevars.index("original")]
-    monkeypatch.setattr(original, "cell_contents", upload)
-    model = patched("gpt2", Softermax())
-    if way == "push_to_hub":
-        model.push_to_hub("mine")
-    else:
-        model.save_pretrained(tmp_path / "mine", push_to_hub=True)
-    assert pushed["repo_id"] == "someone/mine"
-    assert pushed["README.md"].startswith("# The hub's own card\n\n<!-- softmaxkit")
-    assert "softmaxkit.load('someone/mine')" in pushed["README.md"]
-    assert json.loads(pushed["config.json"])["quantization_config"]["quant_method"] == NAME
-
-
-# PEFT.
-
-
-@pytest.fixture
-def lora() -> Any:
-    peft = pytest.importorskip("peft")
-    return lambda **further: peft.LoraConfig(target_modules=["c_attn"], fan_in_fan_out=True, **further)
-
-
-def test_adapters_that_freeze_learned_constants_cause_a_warning(lora: Any) -> None:
-    import peft
-
-    model = peft.get_peft_model(softmaxkit.apply(tiny_model("gpt2"), ConSmax()), lora()).train()
-    assert len(layers(model)) == 2
-    with pytest.warns(UserWarning, match=r'are frozen .* modules_to_save=\["softmaxkit"\]'):
-        model(TOKENS[0], labels=TOKENS[0])
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", UserWarning)
-        model(TOKENS[0], labels=TOKENS[0])
-
-
-def test_an_adapters_learned_constants_replace_those_of_the_base_in_integers_too(lora: Any, tmp_path: Path) -> None:
-    import peft
-
-    softmaxkit.save(patched("gpt2", ConSmax(), "integer"), tmp_path / "base")
-    model = peft.get_peft_model(softmaxkit.load(tmp_path / "base"), lora(modules_to_save=[NAME])).eval()
-    with torch.no_grad():
-        for module in layers(model).values():
-            module.get_parameter("beta").add_(0.5)
-    expected = logits(model)
-    model.save_pretrained(tmp_path / "adapter")
-    again = peft.PeftModel.from_pretrained(softmaxkit.load(tmp_path / "base"), tmp_path / "adapter")
-    assert not torch.equal(expected, logits(softmaxkit.load(tmp_path / "base")))
-    assert torch.equal(logits(again), expected)
-    merged = softmaxkit.save(again.merge_and_unload(), tmp_path / "merged")
-    assert torch.equal(logits(softmaxkit.load(merged)), logits(again))
-
-
-def test_adapters_train_learned_constants_that_are_saved_with_them(lora: Any, tmp_path: Path) -> None:
-    import peft
-
-    base = softmaxkit.apply(tiny_model("gpt2"), ConSmax())
-    softmaxkit.save(base, tmp_path / "base")
-    start = layers(base)["transformer.h.0.attn"].get_parameter("beta").detach().clone()
-    model = peft.get_peft_model(base, lora(modules_to_save=[NAME])).train()
-    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.5)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", UserWarning)
-        model(TOKENS[0], labels=TOKENS[0]).loss.backward()
-    optimizer.step()
-    trained = layers(model)["base_model.model.transformer.h.0.attn"]
-    assert trained is layers(base)["transformer.h.0.attn"]
-    assert not torch.equal(trained.get_parameter("beta"), start)
-    model.eval()
-    for mode in ("float", "integer"):
-        softmaxkit.set_mode(model, mode)
-        softmaxkit.calibrate(base, TOKENS)
-        assert {module.mode for module in layers(model).values()} == {mode}
-    model.save_pretrained(tmp_path / "adapter")
-    again = peft.PeftModel.from_pretrained(softmaxkit.load(tmp_path / "base"), tmp_path / "adapter").eval()
-    softmaxkit.set_mode(again, "integer")
-    softmaxkit.calibrate(again.get_base_model(), TOKENS)
-    assert torch.equal(logits(again), logits(model))
-    # `save` accepts only the merged model.
-    with pytest.raises(TypeError, match=r"not PeftModel.*; merge them into it first"):
-        softmaxkit.save(model, tmp_path / "model")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"contains PEFT adapters; merge them into it first"):
-        softmaxkit.save(base, tmp_path / "model")
-    merged = model.merge_and_unload()
-    expected = logits(merged)
-    assert torch.equal(logits(softmaxkit.load(softmaxkit.save(merged, tmp_path / "merged"))), expected)

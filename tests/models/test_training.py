@@ -19,19 +19,13 @@ import softmaxkit.models.text as text_module
 from softmaxkit import ConSmax, Exact, Exaq, Softermax
 from softmaxkit.models.evaluation import error_series, figures, function_series, loss_on, real_scores
 from softmaxkit.models.language_model import language_model
-from softmaxkit.models.text import NextToken, read_corpus, standard_library_source
+from softmaxkit.models.text import NextToken, read_corpus
 from softmaxkit.models.trainer import Interrupted, MethodTrainer
 from softmaxkit.models.training import checkpoint_at, train
 from softmaxkit.recipe import Recipe, Shape
 
+pytestmark = pytest.mark.usefixtures("few_tokens")
 QUICK = Recipe(steps=8, context=16)
-
-
-@pytest.fixture
-def text(tmp_path: Path) -> Path:
-    path = tmp_path / "text.txt"
-    path.write_bytes(standard_library_source(30_000))
-    return path
 
 
 def test_a_corpus_is_bytes_split_at_nine_tenths(text: Path) -> None:

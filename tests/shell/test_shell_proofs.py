@@ -80,8 +80,18 @@ def in_shell(method: str, options: ShellOptions = OPTIONS, loadable: bool = Fals
     return AsUnit(spec.unit(lanes=1, constants=constants, **({"max_row": 2, "depth": depth} | sizes)), options)
 
 
-@pytest.mark.parametrize("options", [OPTIONS, SLICED], ids=["plain", "sliced"])
-@pytest.mark.parametrize("method", FOR_EVER)
+EVERY_SHELL = [(method, options) for method in FOR_EVER for options in (OPTIONS, SLICED)]
+QUICK = [(FOR_EVER[0], OPTIONS), (FOR_EVER[-1], SLICED)]
+"""Both methods and both kinds of shells."""
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        pytest.param(*case, id=f"{case[0]}-{case[1].register_slice}", marks=[] if case in QUICK else pytest.mark.slow)
+        for case in EVERY_SHELL
+    ],
+)
 def test_shells_that_are_proved_for_ever(method: str, options: ShellOptions) -> None:
     proof = prove(in_shell(method, options, max_row=3), depth=10, induction=60)
     assert proof.holds, str(proof)
@@ -89,7 +99,9 @@ def test_shells_that_are_proved_for_ever(method: str, options: ShellOptions) -> 
 
 
 @pytest.mark.parametrize("options", [OPTIONS, pytest.param(SLICED, marks=pytest.mark.slow)], ids=["plain", "sliced"])
-@pytest.mark.parametrize("method", FOR_EVER)
+@pytest.mark.parametrize(
+    "method", [FOR_EVER[0], *(pytest.param(name, marks=pytest.mark.slow) for name in FOR_EVER[1:])]
+)
 def test_writes_stay_apart_from_rows(method: str, options: ShellOptions) -> None:
     """Proved without a bound; for some of the other properties no induction is found."""
     proof = prove(in_shell(method, options, loadable=True, max_row=3), depth=10, induction=5)
@@ -153,7 +165,13 @@ SLICE_MUTANTS = {
 }
 
 
-@pytest.mark.parametrize("mutant", SLICE_MUTANTS)
+# In the fast tests, one mutant for each property that is violated here.
+QUICK_FAULTS = ("drops", "repeats", "waits", "takes writes")
+
+
+@pytest.mark.parametrize(
+    "mutant", [pytest.param(name, marks=[] if name in QUICK_FAULTS else pytest.mark.slow) for name in SLICE_MUTANTS]
+)
 def test_faults_of_a_slice_show(mutant: str, monkeypatch: pytest.MonkeyPatch) -> None:
     module, name, right, wrong, property_ = SLICE_MUTANTS[mutant]
     monkeypatch.setattr(slice_module, name, broken(module, name, right, wrong))

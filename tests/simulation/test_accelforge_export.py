@@ -106,7 +106,13 @@ def test_the_package_has_a_component_for_each_unit(tmp_path: Path, records: Path
     assert PACKAGE in (tmp_path / "out" / "pyproject.toml").read_text()
 
 
-@pytest.mark.parametrize("name", CLASSES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if at in (0, len(CLASSES) - 1) else pytest.mark.slow)
+        for at, name in enumerate(CLASSES)
+    ],
+)
 def test_figures_follow_the_length_of_a_row(tmp_path: Path, records: Path, load: Any, name: str) -> None:
     """An export for long rows gives the same figures for shorter rows as an export for those alone."""
     methods = [CLASSES[name][0]]

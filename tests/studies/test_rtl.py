@@ -94,7 +94,7 @@ def test_loadable_heads_share_a_unit_that_runs_with_all_of_them(tmp_path: Path) 
     assert len({line.split()[0] for line in lines}) == 7
 
 
-@pytest.mark.parametrize("lanes", [1, 16])
+@pytest.mark.parametrize("lanes", [pytest.param(1, marks=pytest.mark.slow), 16])
 def test_every_lane_of_the_bench_receives_every_code(lanes: int, tmp_path: Path) -> None:
     """A wrong entry of a table must not pass because its code never comes, least of all in a bench of few beats."""
     spec = Softermax()

@@ -16,6 +16,8 @@ from softmaxkit.studies import options, preparation
 from softmaxkit.studies.config import read_study, study_names
 from softmaxkit.studies.grid import run_study
 
+pytestmark = pytest.mark.usefixtures("few_tokens")
+
 SMALL = """
 question = "Does it work?"
 seeds = [0, 1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from softmaxkit.methods.base.rows import by_head, distance_to_maximum, masked_softmax, some_rows
 
 if TYPE_CHECKING:
+    from softmaxkit.methods.exaq.module import ExaqModule
     from softmaxkit.methods.exaq.spec import Exaq
 
 GAUSSIAN_FIT = {2: (-1.66, -1.85), 3: (-1.75, -2.06), 4: (-1.83, -2.27)}
@@ -89,6 +91,12 @@ class ExaqCalibrator:
         results = {key: x.tolist() if self.heads else x.item() for key, x in calibrated.items()}
         return results | {"statistics": statistics}
 
+    @cached_property
+    def _candidates(self) -> list[ExaqModule]:
+        """A module with each candidate clip."""
+        of_layer = replace(self.spec, share="layer")
+        return [of_layer.module(clip=clip) for clip in CANDIDATES]
+
     def _by_part(self, values: Tensor) -> Tensor:
         return by_head(values, self.heads is not None)
 
@@ -118,9 +126,8 @@ class ExaqCalibrator:
     def _search(self, scores: Tensor, attended: Tensor, exact: Tensor, values: Tensor | None) -> None:
         """Accumulate the error of each candidate over some rows: of the probabilities, or with values of the output."""
         scores, attended, exact = (some_rows(x).contiguous() for x in (scores, attended, exact))
-        of_layer = replace(self.spec, share="layer")
-        for index, clip in enumerate(CANDIDATES):
-            difference = of_layer.module(clip=clip)(scores, attended) - exact
+        for index, candidate in enumerate(self._candidates):
+            difference = candidate(scores, attended) - exact
             if values is None:
                 error = difference.abs().sum(dim=-1, keepdim=True)
             else:
