@@ -7,12 +7,12 @@ each cache stores per token. The model is untrained.
 
 from __future__ import annotations
 
-import argparse
 import copy
-import statistics
 import time
-from collections.abc import Callable
+from argparse import Namespace
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,29 +20,38 @@ from torch import Tensor
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 import softmaxkit
+from benchmark import Results, count, machine, machine_line, options, run, timed
 from softmaxkit import ConSmax, Exaq, QuantisedCache, Spec
+from softmaxkit.cli.console import name_of
 from softmaxkit.kernels.codes import BITS
-from softmaxkit.studies.machine import processor
+from softmaxkit.record import make_result
 
-METHODS: list[tuple[str, Spec, dict[str, Any]]] = [
-    ("EXAQ, 2 bits", Exaq(bits=2), {"clip": -5.0}),
-    ("ConSmax", ConSmax(), {}),
-]
+METHODS: list[tuple[Spec, dict[str, Any]]] = [(Exaq(bits=2), {"clip": -5.0}), (ConSmax(), {})]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+HEAD = 64
+"""Channels of a head."""
 
 
 @dataclass
 class Contender:
-    """A model and its cache, which contains the prompt."""
+    """A model and its cache, which contains the prompt.
 
+    Attributes:
+        result: what it is, for the record.
+        model: the model, with its attention.
+        cache: the cache.
+        bytes_of: returns the size of the cache.
+    """
+
+    result: dict[str, Any]
     model: PreTrainedModel
     cache: Any
     bytes_of: Callable[[Any], int]
 
-    def read(self, prompt: Tensor) -> float:
-        """Process a prompt, and return the bytes that the cache then stores per token."""
+    def read(self, prompt: Tensor) -> None:
+        """Process a prompt, and note the bytes that the cache then stores per token."""
         self.model(prompt, past_key_values=self.cache, logits_to_keep=1)
-        return self.bytes_of(self.cache) / prompt.numel()
+        self.result["bytes_per_token"] = self.bytes_of(self.cache) / prompt.numel()
 
     def seconds(self, tokens: int) -> float:
         """Return the time per generated token, and restore the cache."""
@@ -55,19 +64,18 @@ class Contender:
         return elapsed / tokens
 
 
-def contenders(config: LlamaConfig, dtype: torch.dtype) -> dict[str, Contender]:
-    """Return transformers' default first, then each method with a DynamicCache and with both quantised caches."""
+def contenders(config: LlamaConfig, dtype: torch.dtype) -> Iterator[Contender]:
+    """Yield transformers' default first, then each method with a DynamicCache and with both quantised caches."""
     torch.manual_seed(0)
     model = LlamaForCausalLM(config).to(dtype).eval()  # type: ignore[arg-type, unused-ignore]
     model.set_attn_implementation("sdpa")
-    by_name = {"sdpa": Contender(model, DynamicCache(config=config), plain_bytes)}
-    for name, spec, parameters in METHODS:
+    yield Contender({"method": "torch"}, model, DynamicCache(config=config), plain_bytes)
+    for spec, parameters in METHODS:
         fused = softmaxkit.apply(copy.deepcopy(model), spec, mode="fused", **parameters)
-        by_name[f"{name}, fused"] = Contender(fused, DynamicCache(config=config), plain_bytes)
+        yield Contender(make_result(spec, "fused"), fused, DynamicCache(config=config), plain_bytes)
         for bits in BITS:
-            cache = QuantisedCache(config, bits)
-            by_name[f"{name}, fused, {bits}-bit cache"] = Contender(fused, cache, lambda cache: cache.nbytes)
-    return by_name
+            result = make_result(spec, "fused", storage=f"{bits}-bit cache")
+            yield Contender(result, fused, QuantisedCache(config, bits), lambda cache: cache.nbytes)
 
 
 def plain_bytes(cache: DynamicCache) -> int:
@@ -75,23 +83,17 @@ def plain_bytes(cache: DynamicCache) -> int:
     return sum(int(keys.nbytes + values.nbytes) for keys, values, *_ in cache)
 
 
-def main() -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--context", type=int, default=4096, help="tokens in the prompt")
-    parser.add_argument("--tokens", type=int, default=16, help="tokens generated per round")
-    parser.add_argument("--rounds", type=int, default=9, help="timed rounds, after one that warms up; 2 or more")
-    parser.add_argument("--layers", type=int, default=4, help="layers of the model")
-    parser.add_argument("--heads", type=int, default=12, help="query heads, of 64 channels each")
-    parser.add_argument("--key-heads", type=int, default=4, help="key heads; the query heads are a multiple of them")
-    parser.add_argument("--dtype", choices=tuple(DTYPES), default="float32", help="dtype of the model")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+def measure(arguments: Namespace) -> tuple[dict[str, Any], Results]:
+    """Time every contender in every round."""
+    if arguments.heads % arguments.key_heads:
+        raise ValueError(
+            f"--heads must be a multiple of --key-heads, which share them, got {arguments.heads} and "
+            f"{arguments.key_heads}"
+        )
     config = LlamaConfig(
         vocab_size=1000,
-        hidden_size=64 * arguments.heads,
-        intermediate_size=128 * arguments.heads,
+        hidden_size=HEAD * arguments.heads,
+        intermediate_size=2 * HEAD * arguments.heads,
         num_hidden_layers=arguments.layers,
         num_attention_heads=arguments.heads,
         num_key_value_heads=arguments.key_heads,
@@ -99,19 +101,46 @@ def main() -> None:
     )
     prompt = torch.randint(0, 1000, (1, arguments.context), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        by_name = contenders(config, DTYPES[arguments.dtype])
-        token_bytes = {name: contender.read(prompt) for name, contender in by_name.items()}
-        rounds = [
-            {name: contender.seconds(arguments.tokens) for name, contender in by_name.items()}
-            for _ in range(arguments.rounds + 1)
-        ][1:]  # the first round warms up
-    threads = f"{arguments.threads} thread{'s' if arguments.threads > 1 else ''}"
-    print(f"{processor()['name']}, {threads}, {arguments.dtype}, {arguments.context} tokens of context")
-    print("time per generated token over sdpa with a DynamicCache (quartiles), milliseconds, cached bytes per token")
-    for name in by_name:
-        low, middle, high = statistics.quantiles((times[name] / times["sdpa"] for times in rounds), n=4)
-        milliseconds = 1e3 * statistics.median(times[name] for times in rounds)
-        print(f"  {name:33} {middle:6.2f} ({low:.2f} to {high:.2f}) {milliseconds:8.2f} {token_bytes[name]:8.0f}")
+        every = list(contenders(config, DTYPES[arguments.dtype]))
+        for contender in every:
+            contender.read(prompt)
+        runs = {name_of(each.result, "storage"): partial(each.seconds, arguments.tokens) for each in every}
+        figures = timed(runs, arguments, "generate tokens")
+    shape = ("context", "tokens", "layers", "heads", "key_heads", "dtype")
+    inputs = {name: getattr(arguments, name) for name in shape} | machine(arguments)
+    results = [each.result | own for each, own in zip(every, figures.values(), strict=True)]
+    for result in results:
+        result["seconds_per_token"] = result.pop("seconds")
+    return inputs, results
+
+
+def lines(record: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the table."""
+    inputs = record["inputs"]
+    yield f"{machine_line(record)}, {inputs['dtype']}, {inputs['context']} tokens of context"
+    yield "time per generated token over torch's with a DynamicCache (quartiles), milliseconds, cached bytes per token"
+    for result in record["results"]:
+        low, high = result["time_over_torch_low"], result["time_over_torch_high"]
+        yield (
+            f"  {name_of(result, 'storage'):40} {result['time_over_torch']:6.2f} ({low:.2f} to {high:.2f}) "
+            f"{1e3 * result['seconds_per_token']:8.2f} {result['bytes_per_token']:8.0f}"
+        )
+
+
+def main() -> None:
+    """Print the table, and write the record."""
+    parser = options(__doc__, rounds=9)
+    parser.add_argument("--context", type=count, default=4096, help="tokens in the prompt (default: 4096)")
+    parser.add_argument("--tokens", type=count, default=16, help="tokens generated per round (default: 16)")
+    parser.add_argument("--layers", type=count, default=4, help="layers of the model (default: 4)")
+    parser.add_argument("--heads", type=count, default=12, help=f"query heads, of {HEAD} channels each (default: 12)")
+    parser.add_argument(
+        "--key-heads", type=count, default=4, help="key heads; the query heads are a multiple of them (default: 4)"
+    )
+    parser.add_argument(
+        "--dtype", choices=tuple(DTYPES), default="float32", help="dtype of the model (default: float32)"
+    )
+    run(parser, measure, lines)
 
 
 if __name__ == "__main__":

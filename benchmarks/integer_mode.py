@@ -6,22 +6,28 @@ and for the golden model. The GPT is untrained and has the default shape.
 
 from __future__ import annotations
 
-import argparse
 import os
-import statistics
 import time
+from argparse import Namespace
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 import softmaxkit
+from benchmark import Results, count, machine, machine_line, options, run, timed
 from softmaxkit import ConSmax, Exact, Exaq, Softermax, Spec
+from softmaxkit.cli.console import name_of
 from softmaxkit.kernels import backends, builds
 from softmaxkit.models.evaluation import loss_on
 from softmaxkit.models.language_model import language_model
 from softmaxkit.models.patch import layers
 from softmaxkit.recipe import Shape
+from softmaxkit.record import make_result
 
 CASES: list[tuple[Spec, dict[str, Any]]] = [
     (Exact(), {}),
@@ -35,10 +41,17 @@ CASES: list[tuple[Spec, dict[str, Any]]] = [
 ]
 
 
-def use_kernels(native: bool) -> None:
-    """Select native kernels or the golden model for integer mode."""
-    os.environ[builds.VARIABLE] = "" if native else "none"
-    backends.reset()
+@contextmanager
+def without_kernels() -> Iterator[None]:
+    """Run integer mode through the golden model; then restore the environment."""
+    before = os.environ.get(builds.VARIABLE, "")
+    try:
+        os.environ[builds.VARIABLE] = "none"
+        backends.reset()
+        yield
+    finally:
+        os.environ[builds.VARIABLE] = before
+        backends.reset()
 
 
 def model_with(spec: Spec, calibration: dict[str, Any], context: int) -> PreTrainedModel:
@@ -51,40 +64,55 @@ def model_with(spec: Spec, calibration: dict[str, Any], context: int) -> PreTrai
     return model
 
 
-def main() -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5, help="timed rounds, after one that warms up")
-    parser.add_argument("--windows", type=int, default=32, help="windows of random tokens that each model evaluates")
-    parser.add_argument("--context", type=int, default=64, help="tokens in a window")
-    arguments = parser.parse_args()
-    windows = torch.randint(0, 256, (arguments.windows, arguments.context + 1))
-    eager = language_model(Shape(), arguments.context, seed=0)
-    eager.set_attn_implementation("eager")
-    models = {
-        f"{spec.method} {spec.variant}": model_with(spec, calibration, arguments.context) for spec, calibration in CASES
-    }
-    ratios: dict[str, list[tuple[float, float]]] = {name: [] for name in models}
-    for turn in range(arguments.rounds + 1):
-        first = seconds(eager, windows)
-        for name, model in models.items():
-            use_kernels(True)
-            native = seconds(model, windows)
-            use_kernels(False)
-            golden = seconds(model, windows)
-            if turn:  # the first round warms up
-                ratios[name].append((native / first, golden / first))
-    print("evaluation time in integer mode over eager float attention: native kernels, golden")
-    for name, rounds in ratios.items():
-        native, golden = (statistics.median(ratio) for ratio in zip(*rounds, strict=True))
-        print(f"  {name:28} {native:8.2f} {golden:8.2f}")
-
-
-def seconds(model: PreTrainedModel, windows: torch.Tensor) -> float:
+def seconds(model: PreTrainedModel, windows: Tensor) -> float:
     """Return the duration of one evaluation, in seconds."""
     start = time.perf_counter()
     loss_on(model, windows)
     return time.perf_counter() - start
+
+
+def golden_seconds(model: PreTrainedModel, windows: Tensor) -> float:
+    """Return `seconds` through the golden model."""
+    with without_kernels():
+        return seconds(model, windows)
+
+
+def measure(arguments: Namespace) -> tuple[dict[str, Any], Results]:
+    """Time eager attention, and every method through kernels and through golden, in every round."""
+    windows = torch.randint(
+        0, 256, (arguments.windows, arguments.context + 1), generator=torch.Generator().manual_seed(0)
+    )
+    eager = language_model(Shape(), arguments.context, seed=0)
+    eager.set_attn_implementation("eager")
+    results: Results = [{"method": "torch", "variant": "eager", "mode": "float"}]
+    runs: dict[str, Callable[[], float]] = {"eager": partial(seconds, eager, windows)}
+    for spec, calibration in CASES:
+        model = model_with(spec, calibration, arguments.context)
+        for backend, timer in (("native", seconds), ("golden", golden_seconds)):
+            results.append(make_result(spec, "integer", backend=backend))
+            runs[f"{spec.name}, {backend}"] = partial(timer, model, windows)
+    figures = timed(runs, arguments, "evaluate")
+    inputs = {"windows": arguments.windows, "context": arguments.context} | machine(arguments)
+    return inputs, [result | own for result, own in zip(results, figures.values(), strict=True)]
+
+
+def lines(record: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the table."""
+    yield machine_line(record)
+    yield "evaluation time in integer mode over eager float attention: native kernels, golden"
+    _, *results = record["results"]
+    for native, golden in zip(results[::2], results[1::2], strict=True):
+        yield f"  {name_of(native):28} {native['time_over_eager']:8.2f} {golden['time_over_eager']:8.2f}"
+
+
+def main() -> None:
+    """Print the table, and write the record."""
+    parser = options(__doc__, rounds=5)
+    parser.add_argument(
+        "--windows", type=count, default=32, help="windows of random tokens that each model evaluates (default: 32)"
+    )
+    parser.add_argument("--context", type=count, default=64, help="tokens in a window (default: 64)")
+    run(parser, measure, lines)
 
 
 if __name__ == "__main__":

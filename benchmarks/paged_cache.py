@@ -7,23 +7,24 @@ both are first checked to be equal.
 
 from __future__ import annotations
 
-import argparse
-import statistics
 import time
-from collections.abc import Callable
+from argparse import Namespace
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from benchmark import Results, count, machine, machine_line, options, run, timed
 from softmaxkit import ConSmax, Exaq, KeyValueCache, PagedKeyValueCache, Spec
+from softmaxkit.cli.console import name_of
 from softmaxkit.kernels.codes import BITS
-from softmaxkit.studies.machine import processor
+from softmaxkit.record import make_result
 
-METHODS: list[tuple[str, Spec, dict[str, Any]]] = [
-    ("EXAQ, 2 bits", Exaq(bits=2), {"clip": -5.0}),
-    ("ConSmax", ConSmax(), {"beta": 7.0, "gamma": 1.0}),
+METHODS: list[tuple[Spec, dict[str, Any]]] = [
+    (Exaq(bits=2), {"clip": -5.0}),
+    (ConSmax(), {"beta": 7.0, "gamma": 1.0}),
 ]
 
 
@@ -50,61 +51,87 @@ def in_pages(keys: Tensor, values: Tensor, block_size: int, bits: int) -> tuple[
     return pool, tables.int()
 
 
-def seconds(run: Callable[[], Any]) -> float:
+def seconds(call: Callable[[], Any]) -> float:
     """Return the duration of a call in seconds: CPU time of the thread if there is one, otherwise wall time."""
     clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
     start = clock()
-    run()
+    call()
     return clock() - start
 
 
-def main() -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sequences", type=int, default=8, help="sequences in the batch")
-    parser.add_argument("--tokens", type=int, default=4096, help="tokens of the longest sequence; others have fewer")
-    parser.add_argument("--heads", type=int, default=32, help="query heads")
-    parser.add_argument("--key-heads", type=int, default=8, help="key heads; the query heads are a multiple of them")
-    parser.add_argument("--channels", type=int, default=128, help="channels of a head")
-    parser.add_argument("--block-sizes", type=int, nargs="+", default=[16, 32, 128], help="tokens per page")
-    parser.add_argument("--rounds", type=int, default=15, help="timed rounds, after one that warms up; 2 or more")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+def measure(arguments: Namespace) -> tuple[dict[str, Any], Results]:
+    """Time every method over both caches in every round.
+
+    Raises:
+        ValueError: the caches cannot have these sizes.
+        RuntimeError: the results of the caches differ.
+    """
     random = torch.Generator().manual_seed(0)
     sequences, tokens = arguments.sequences, arguments.tokens
+    if tokens < sequences:
+        raise ValueError(
+            f"--tokens must be at least --sequences, whose lengths rise to it evenly, got {tokens} and {sequences}"
+        )
     lengths = torch.linspace(tokens / sequences, tokens, sequences).long()
     query, keys, values = (
-        torch.randn(sequences, heads, count, arguments.channels, generator=random)
-        for heads, count in ((arguments.heads, 1), (arguments.key_heads, tokens), (arguments.key_heads, tokens))
+        torch.randn(sequences, heads, tokens_of, arguments.channels, generator=random)
+        for heads, tokens_of in ((arguments.heads, 1), (arguments.key_heads, tokens), (arguments.key_heads, tokens))
     )
-    shape = f"{sequences} sequences of {int(lengths[0])} to {tokens} tokens, {arguments.heads} query heads,"
-    shape = f"{shape} {arguments.key_heads} key heads, {arguments.channels} channels"
-    print(f"{processor()['name']}, {arguments.threads} thread{'s' if arguments.threads > 1 else ''}: {shape}")
-    print("time over that of a contiguous cache (quartiles), milliseconds")
+    results = []
     for bits in BITS:
         contiguous = KeyValueCache(keys, values, bits)
         pools = {size: in_pages(keys, values, size, bits) for size in arguments.block_sizes}
-        for name, spec, parameters in METHODS:
-            calls: dict[int, Callable[[], Tensor]] = {
-                0: partial(contiguous.attention, query, spec, lengths=lengths, **parameters)
-            }
+        for spec, parameters in METHODS:
+            calls = {"contiguous": partial(contiguous.attention, query, spec, lengths=lengths, **parameters)}
             for size, (pool, table) in pools.items():
-                calls[size] = partial(pool.attention, query, spec, table, lengths, **parameters)
-            expected = calls[0]()
+                calls[f"{size}"] = partial(pool.attention, query, spec, table, lengths, **parameters)
+            expected = calls["contiguous"]()
             # With 4 bits the caches subtract different centres, so results differ by rounding.
             if bits == 8 and not all(torch.equal(call(), expected) for call in calls.values()):
-                raise SystemExit("the results of paged and contiguous caches differ")
-            rounds = [{size: seconds(call) for size, call in calls.items()} for _ in range(arguments.rounds + 1)][
-                1:
-            ]  # the first round warms up
-            for size in rounds[0]:
-                low, middle, high = statistics.quantiles((times[size] / times[0] for times in rounds), n=4)
-                milliseconds = 1e3 * statistics.median(times[size] for times in rounds)
-                layout = f"pages of {size}" if size else "contiguous"
-                print(
-                    f"  {name:13} {bits} bits  {layout:13} {middle:5.2f} ({low:.2f} to {high:.2f}) {milliseconds:8.2f}"
-                )
+                raise RuntimeError("the results of paged and contiguous caches differ")
+            runs = {name: partial(seconds, call) for name, call in calls.items()}
+            figures = timed(runs, arguments, f"{spec.name}, {bits} bits")
+            for size, own in zip((None, *pools), figures.values(), strict=True):
+                storage = f"{bits}-bit cache" if size is None else f"{bits}-bit pages of {size}"
+                results.append(make_result(spec, "float", storage=storage, bits=bits, page=size, **own))
+    shape = ("sequences", "tokens", "heads", "key_heads", "channels")
+    inputs = {name: getattr(arguments, name) for name in shape}
+    return inputs | {"shortest": int(lengths[0])} | machine(arguments), results
+
+
+def lines(record: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the table."""
+    inputs = record["inputs"]
+    yield (
+        f"{machine_line(record)}: "
+        f"{inputs['sequences']} sequences of {inputs['shortest']} to {inputs['tokens']} tokens, "
+        f"{inputs['heads']} query heads, {inputs['key_heads']} key heads, {inputs['channels']} channels"
+    )
+    yield "time over that of a contiguous cache (quartiles), milliseconds"
+    for result in record["results"]:
+        low, high = result["time_over_contiguous_low"], result["time_over_contiguous_high"]
+        yield (
+            f"  {name_of(result, 'storage'):42} {result['time_over_contiguous']:5.2f} ({low:.2f} to {high:.2f}) "
+            f"{1e3 * result['seconds']:8.2f}"
+        )
+
+
+def main() -> None:
+    """Print the table, and write the record."""
+    parser = options(__doc__, rounds=15)
+    parser.add_argument("--sequences", type=count, default=8, help="sequences in the batch (default: 8)")
+    parser.add_argument(
+        "--tokens", type=count, default=4096, help="tokens of the longest sequence; others have fewer (default: 4096)"
+    )
+    parser.add_argument("--heads", type=count, default=32, help="query heads (default: 32)")
+    parser.add_argument(
+        "--key-heads", type=count, default=8, help="key heads; the query heads are a multiple of them (default: 8)"
+    )
+    parser.add_argument("--channels", type=count, default=128, help="channels of a head (default: 128)")
+    parser.add_argument(
+        "--block-sizes", type=count, nargs="+", default=[16, 32, 128], help="tokens per page (default: 16 32 128)"
+    )
+    run(parser, measure, lines)
 
 
 if __name__ == "__main__":

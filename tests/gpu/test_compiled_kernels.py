@@ -22,9 +22,9 @@ if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("the interpreter compiles nothing", allow_module_level=True)
 
 import triton
-from compiling import SHARED_MEMORY, Compiled, compiling_for
 from triton.compiler.errors import CompilationError
 
+from machine_code import SHARED_MEMORY, Compiled, compiling_for
 from softmaxkit.kernels.triton import attention, decode, launch, rows
 from softmaxkit.kernels.triton import integers as table_integers
 

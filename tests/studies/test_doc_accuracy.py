@@ -75,6 +75,42 @@ def test_the_baselines_of_encoders() -> None:
         assert f"{mean(found):.2f} ± {stdev(found):.2f}% ({name})" in text
 
 
+def test_the_demo() -> None:
+    table = rows(PAGE, "| method | how the model got it |")
+    measured_here = results("toy/python.json")
+    assert len(table) == len(measured_here) / 2
+    for (label, how, *cells), floating, integer in zip(table, measured_here[::2], measured_here[1::2], strict=True):
+        method = {"consmax": "ConSmax"}.get(floating["method"], floating["method"].capitalize())
+        is_shift = floating["variant"] == "tables=shift"
+        variant = "with a shift in place of the multiplier" if is_shift else floating["variant"]
+        assert label == f"{method} {variant}".strip()
+        assert how == ("the same model" if is_shift else floating["training_description"])
+        losses = [f"{result['loss_nats']:.4f}" for result in (floating, integer)]
+        assert cells == [*losses, change(integer["loss_change_percent"])], label
+
+
+SHAKESPEARE = {
+    "ConSmax": ("consmax", ""),
+    "Softermax": ("softermax", ""),
+    "EXAQ 3 bits, searched clip": ("exaq", "3 bits, searched clip"),
+    "EXAQ 3 bits, the paper's clip": ("exaq", "3 bits, gaussian clip"),
+    "EXAQ 3 bits, NAIVE": ("exaq", "3 bits, naive clip"),
+}
+
+
+def test_the_demo_on_shakespeare() -> None:
+    table = rows(PAGE, "| method | change, integers | with")
+    assert [label for label, *_ in table] == [*SHAKESPEARE]
+    records = ("toy/tinyshakespeare.json", "toy/tinyshakespeare-seed-1.json")
+    for label, *cells in table:
+        found = [measured(record, *SHAKESPEARE[label], "integer") for record in records]
+        assert cells == [change(result["loss_change_percent"]) for (result,) in found], label
+    text = " ".join((ROOT / PAGE).read_text(encoding="utf-8").split())
+    assert f"gives exact softmax {results(records[0])[0]['loss_nats']:.4f} nats" in text
+    (consmax,) = measured(records[0], "consmax", "", "integer")
+    assert f"from scratch with the 1400 steps is {consmax['loss_change_percent']:.2f}% behind" in text
+
+
 SIMILARITY_METHODS = {
     "exact softmax in float": ("exact", "", "float"),
     "Exact, FP16": ("exact", "", "integer"),

@@ -246,3 +246,56 @@ def test_table_formats_in_the_docs() -> None:
             off = abs(spec.golden(codes, None, constants) - nearest)
             found.append(f"{off.max()} ({(off > 0).sum()})")
         assert cells == found, label
+
+
+def test_accuracy_of_caches_in_the_docs() -> None:
+    table = rows("docs/models.md", "| cache | change of their loss |")
+    _, *measured = results("smollm2/cache-accuracy.json")
+    for (label, *cells), result in zip(table, measured, strict=True):
+        assert label.replace(" bits", "-bit cache") == result["storage"]
+        errors = [result[f"{name}_error_percent"] for name in ("logits", "keys", "values")]
+        assert wrong(cells, [result["loss_change_percent"], *errors]) == [], label
+
+
+def test_instructions_of_decoding_in_the_docs() -> None:
+    table = rows("docs/speed.md", "| instructions per byte | in one piece | pages of 16 |")
+    measured = results("speed/decode-instructions.json")
+    assert [(r["query_heads_per_key_head"], r["bits"], r["page"]) for r in measured] == [
+        (heads, bits, page) for heads in (1, 4) for bits in (8, 4) for page in (None, 16)
+    ]
+    cells = [cell for _, *pair in table for cell in pair]
+    assert wrong(cells, [r["instructions_per_byte"] for r in measured]) == []
+
+
+def recorded(name: str, command: str) -> pytest.MarkDecorator:
+    """Skip a test until a benchmark has made its record."""
+    return pytest.mark.skipif(not (ROOT / "results" / name).exists(), reason=f"{command} --json results/{name} is due")
+
+
+@recorded("speed/paged-cache.json", "python benchmarks/paged_cache.py --rounds 31")
+def test_pages_in_the_docs() -> None:
+    """The cells are ConSmax's; EXAQ's are as near as the text says."""
+    table = rows("docs/speed.md", "| time over one piece, by page size |")
+    measured = {
+        (r["method"], r["bits"], r["page"]): r["time_over_contiguous"] for r in results("speed/paged-cache.json")
+    }
+    for label, *cells in table:
+        places = [(int(label.split()[0]), page) for page in (16, 32, 128)]
+        assert wrong(cells, [measured["consmax", *place] for place in places]) == [], label
+    text = (ROOT / "docs" / "speed.md").read_text(encoding="utf-8")
+    (within,) = re.findall(r"ConSmax \(EXAQ within ([\d.]+) of it\)", text)
+    apart = [
+        abs(measured["exaq", *place] - ratio) for (method, *place), ratio in measured.items() if method == "consmax"
+    ]
+    assert max(apart) <= float(within) + 0.005  # as rounded
+
+
+@recorded("speed/integer-mode.json", "python benchmarks/integer_mode.py")
+def test_integer_mode_in_the_docs() -> None:
+    _, *measured = results("speed/integer-mode.json")
+    text = " ".join((ROOT / "docs" / "speed.md").read_text(encoding="utf-8").split())
+    for backend, phrase in (("native", "{} to {} times as long,"), ("golden", "and {} to {} times through golden")):
+        ratios = [r["time_over_eager"] for r in measured if r["backend"] == backend]
+        pattern = re.escape(phrase).replace(r"\{\}", r"([\d.]+)")
+        (shown,) = re.findall(pattern, text)
+        assert wrong([*shown], [min(ratios), max(ratios)]) == [], backend

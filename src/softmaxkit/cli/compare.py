@@ -90,6 +90,10 @@ def compare(
         bool,
         typer.Option("--synth/--no-synth", help="Map each spec's hardware to standard cells (sky130) for its costs."),
     ] = True,
+    speed: Annotated[
+        bool,
+        typer.Option("--speed/--no-speed", help="Time each spec's kernel next to torch's; not on a busy machine."),
+    ] = True,
 ) -> None:
     """Compare all methods in one language model: loss in float and in exact integers, speed, and hardware cost.
 
@@ -137,6 +141,7 @@ def compare(
         folder=output,
         verify=hardware and not missing,
         synthesize=synthesize and not missing,
+        speed=speed,
     )
     page = html or output / "compare.html"
     ledger = _claims(specs, records)

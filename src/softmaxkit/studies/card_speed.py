@@ -20,6 +20,7 @@ from softmaxkit.studies.card_contenders import CardContender, attention_contende
 from softmaxkit.studies.card_decoding import decode_contenders
 from softmaxkit.studies.contenders import SPREAD
 from softmaxkit.studies.progress import Progress, Stage
+from softmaxkit.studies.rounds import in_turn, quartile_ratios, quartiles
 
 CACHE_BYTES = 1 << 28
 """More than any card's L2 cache holds; written before every run, which therefore starts with a cold cache."""
@@ -159,8 +160,6 @@ def _median(clock: CardClock, run: Callable[[], Tensor], rounds: int) -> float:
     return statistics.median(seconds[2:])
 
 
-Times = list[tuple[float, float]]
-"""A contender's seconds on the card and seconds to call it, in each round."""
 Suite = tuple[str, tuple[int, ...], Callable[[], Iterator[CardContender]]]
 
 
@@ -184,7 +183,7 @@ def _measure(
 ) -> list[dict[str, Any]]:
     """Run all contenders in turn and return their figures, with `failure` for those that do not run."""
     results: list[dict[str, Any]] = []
-    running: list[tuple[CardContender, dict[str, Any], Times]] = []
+    running: list[tuple[CardContender, dict[str, Any]]] = []
     for contender in contenders:
         figures = {**contender.figures, "flops": contender.flops, "bytes": contender.bytes}
         results.append(figures)
@@ -193,23 +192,19 @@ def _measure(
         except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
             figures["failure"] = first_line(error)
         else:
-            running.append((contender, figures, []))
-    for turn in range(options.rounds + 1):
-        for contender, _, seconds in running:
-            seconds.append(clock.seconds(contender.run))
-        progress(turn, options.rounds)
-    every = [(figures, seconds[1:]) for _, figures, seconds in running]  # the first round warms up
+            running.append((contender, figures))
+    times = in_turn([partial(clock.seconds, contender.run) for contender, _ in running], options.rounds, progress)
+    every = [(figures, seconds) for (_, figures), seconds in zip(running, times, strict=True)]
     for figures, seconds in every:
-        timed = [on_card for on_card, _ in seconds]
-        low, middle, high = statistics.quantiles(timed, n=4, method="inclusive") if len(timed) > 1 else timed * 3
+        low, middle, high = quartiles([on_card for on_card, _ in seconds])
         called = statistics.median(to_call for _, to_call in seconds)
         figures |= {"seconds": middle, "seconds_low": low, "seconds_high": high, "call_seconds": called}
     for figures, seconds in every:
         torchs = [x for x in every if x[0]["method"] == "torch" and x[0].get("pass") == figures.get("pass")]
         if torchs:
             _, fastest = min(torchs, key=lambda x: float(x[0]["seconds"]))
-            ratios = [of_torch / own for (of_torch, _), (own, _) in zip(fastest, seconds, strict=True)]
-            figures["speedup_over_torch"] = statistics.median(ratios)
+            of_torch, own = ([on_card for on_card, _ in rounds] for rounds in (fastest, seconds))
+            figures["speedup_over_torch"] = quartile_ratios(of_torch, own)[1]
     return results
 
 

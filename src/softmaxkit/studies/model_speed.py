@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +27,8 @@ from softmaxkit.models.running import device_of
 from softmaxkit.models.text import read_corpus
 from softmaxkit.record import make_record, make_result
 from softmaxkit.studies.machine import processor
-from softmaxkit.studies.progress import Progress, Stage
+from softmaxkit.studies.progress import Stage
+from softmaxkit.studies.rounds import in_turn, quartile_ratios
 from softmaxkit.studies.speed import torch_with_threads
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -103,7 +105,8 @@ def measure_model_speed(options: ModelSpeedOptions, command: Sequence[str], stag
     for threads in options.threads:
         title = f"{options.model}, {threads} thread{'s' if threads > 1 else ''}"
         with torch_with_threads(threads), torch.inference_mode():
-            seconds = _run_in_turn(runners, window[:, :-1], options.tokens, options.rounds, stage(title))
+            runs = [partial(_generate, runner, window[:, :-1], options.tokens) for runner in runners]
+            seconds = in_turn(runs, options.rounds, stage(title))
         results += [
             {**runner.figures, **_figures(own, seconds, options), "threads": threads}
             for runner, own in zip(runners, seconds, strict=True)
@@ -159,23 +162,9 @@ def _copy_with_same_weights(model: PreTrainedModel) -> PreTrainedModel:
     return copy.deepcopy(model, {id(weights): weights for weights in (*model.parameters(), *model.buffers())})
 
 
-def _run_in_turn(
-    runners: Sequence[Runner], prompt: Tensor, tokens: int, rounds: int, progress: Progress
-) -> list[list[tuple[float, float]]]:
-    """Return the seconds for prompt and generation, by runner and round, after one warm-up round."""
-    seconds: list[list[tuple[float, float]]] = [[] for _ in runners]
-    for turn in range(rounds + 1):
-        for runner, own in zip(runners, seconds, strict=True):
-            times = _generate(runner, prompt.to(device_of(runner.model)), tokens)
-            if turn:
-                own.append(times)
-        progress(turn, rounds)
-    return seconds
-
-
 def _generate(runner: Runner, prompt: Tensor, tokens: int) -> tuple[float, float]:
     """Process a prompt and generate tokens greedily; return the seconds for each of the two."""
-    cache = runner.cache()
+    cache, prompt = runner.cache(), prompt.to(device_of(runner.model))
     start = time.perf_counter()
     logits = runner.model(prompt, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
     read = time.perf_counter()
@@ -192,6 +181,6 @@ def _figures(
     for part, (name, tokens) in enumerate((("prompt", options.prompt), ("generated", options.tokens))):
         figures[f"{name}_tokens_per_second"] = tokens / statistics.median(times[part] for times in own)
         for rival, theirs in zip(DTYPES, every, strict=False):
-            ratios = [b[part] / a[part] for a, b in zip(own, theirs, strict=True)]
-            figures[f"{name}_speedup_over_{rival}"] = statistics.median(ratios)
+            seconds, of_rival = ([times[part] for times in rounds] for rounds in (own, theirs))
+            figures[f"{name}_speedup_over_{rival}"] = quartile_ratios(of_rival, seconds)[1]
     return figures

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -28,9 +29,10 @@ from softmaxkit.studies.contenders import (
 )
 from softmaxkit.studies.machine import processor
 from softmaxkit.studies.progress import Progress, Stage
+from softmaxkit.studies.rounds import in_turn, quartile_ratios
 
-Times = tuple[list[float], list[float]]
-"""A contender's seconds in each round, writing into existing memory and into new memory."""
+Times = tuple[tuple[float, ...], ...]
+"""A contender's seconds in each round, writing into existing memory, and writing into new memory."""
 
 
 @dataclass(frozen=True)
@@ -129,49 +131,43 @@ def distinct(specs: Sequence[Spec]) -> tuple[Spec, ...]:
 
 
 def _run_in_turn(contenders: list[Contender], rounds: int, progress: Progress) -> list[dict[str, Any]]:
-    """Run all contenders in turn, into existing and new memory, and return their figures; the first round warms up."""
+    """Run all contenders in turn, into existing and new memory, and return their figures."""
     outs = [contender.run(None) for contender in contenders]
-    times: list[Times] = [([], []) for _ in contenders]
-    for turn in range(rounds + 1):
-        for contender, out, (existing, new) in zip(contenders, outs, times, strict=True):
-            for seconds, target in ((existing, out), (new, None)):
-                start = time.perf_counter()
-                result = contender.run(target)
-                seconds.append(time.perf_counter() - start)
-                del result
-        progress(turn, rounds)
+    runs = [partial(_seconds, contender, out) for contender, out in zip(contenders, outs, strict=True)]
+    times: list[Times] = [(*zip(*own, strict=True),) for own in in_turn(runs, rounds, progress)]
     copy, torch_times = times[0], times[1]
     half = [own[0] for contender, own in zip(contenders, times, strict=True) if contender.figures == TORCH_BFLOAT16]
     return [
         {
             **contender.figures,
             **_ratios(own, torch_times, copy),
-            **{f"speedup_over_torch_{BFLOAT16}": _median_ratio(of_half, own[0]) for of_half in half},
+            **{f"speedup_over_torch_{BFLOAT16}": quartile_ratios(of_half, own[0])[1] for of_half in half},
             **_errors(contender, out),
         }
         for contender, out, own in zip(contenders, outs, times, strict=True)
     ]
 
 
+def _seconds(contender: Contender, out: Tensor | None) -> tuple[float, float]:
+    """Return the seconds of a call that writes into existing memory, and of one that writes into new memory."""
+    seconds = []
+    for target in (out, None):
+        start = time.perf_counter()
+        result = contender.run(target)
+        seconds.append(time.perf_counter() - start)
+        del result
+    return seconds[0], seconds[1]
+
+
 def _ratios(own: Times, torch_times: Times, copy: Times) -> dict[str, float]:
-    figures = {}
+    figures: dict[str, float] = {}
     for suffix, seconds, of_torch, of_copy in zip(("", "_new_memory"), own, torch_times, copy, strict=True):
-        figures["seconds" + suffix] = statistics.median(seconds[1:])
-        figures["speedup_over_torch" + suffix] = _median_ratio(of_torch, seconds)
+        low, middle, high = quartile_ratios(of_torch, seconds)
+        figures |= {f"seconds{suffix}": statistics.median(seconds), f"speedup_over_torch{suffix}": middle}
         if not suffix:
-            figures["speedup_over_torch_low"], figures["speedup_over_torch_high"] = _quartile_ratios(of_torch, seconds)
-        figures["time_over_copy" + suffix] = _median_ratio(seconds, of_copy)
+            figures |= {"speedup_over_torch_low": low, "speedup_over_torch_high": high}
+        figures[f"time_over_copy{suffix}"] = quartile_ratios(seconds, of_copy)[1]
     return figures
-
-
-def _median_ratio(numerators: list[float], denominators: list[float]) -> float:
-    return statistics.median(a / b for a, b in zip(numerators[1:], denominators[1:], strict=True))
-
-
-def _quartile_ratios(numerators: list[float], denominators: list[float]) -> tuple[float, float]:
-    ratios = [a / b for a, b in zip(numerators[1:], denominators[1:], strict=True)]
-    low, _, high = statistics.quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else ratios * 3
-    return low, high
 
 
 def _errors(contender: Contender, out: Tensor | None) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Compiles Triton kernels to machine code, instead of launching them, for cards that are not present.
+"""Compile Triton kernels to machine code, instead of launching them, for cards that are not present.
 
 Kernels are compiled with the arguments that their callers pass, with CPU tensors in place of those on a card.
 """
@@ -37,6 +37,7 @@ class Compiled:
         registers: of a thread.
         stack: bytes of local memory of a thread, to which registers spill.
         ptx: its assembly.
+        binary: what the card would run, a cubin.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Compiled:
     registers: int
     stack: int
     ptx: str
+    binary: bytes
 
 
 @contextlib.contextmanager
@@ -82,10 +84,41 @@ def compiling_for(capability: int) -> Iterator[list[Compiled]]:
 
 def _resources(kernel: Any) -> Compiled:
     """Read what a kernel takes from its machine code."""
-    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    usage = _read(kernel.asm["cubin"], "cuobjdump", "--dump-resource-usage")
+    numbers = {key: int(value) for key, value in re.findall(r"(REG|STACK):(\d+)", usage)}
+    name, shared, ptx = kernel.metadata.name, kernel.metadata.shared, kernel.asm["ptx"]
+    return Compiled(name, shared, numbers["REG"], numbers["STACK"], ptx, kernel.asm["cubin"])
+
+
+def _read(binary: bytes, tool: str, *options: str) -> str:
+    """Return what one of the tools that come with Triton prints of a cubin."""
+    path = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / tool
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(kernel.asm["cubin"])
+        file.write(binary)
         file.flush()
-        usage = subprocess.run([tool, "--dump-resource-usage", file.name], capture_output=True, text=True, check=True)
-    numbers = {key: int(value) for key, value in re.findall(r"(REG|STACK):(\d+)", usage.stdout)}
-    return Compiled(kernel.metadata.name, kernel.metadata.shared, numbers["REG"], numbers["STACK"], kernel.asm["ptx"])
+        return subprocess.run([path, *options, file.name], capture_output=True, text=True, check=True).stdout
+
+
+def main_loop(compiled: Compiled) -> int:
+    """Return the number of instructions in the longest loop of a kernel's machine code."""
+    return longest_loop(_read(compiled.binary, "nvdisasm", "-c"))
+
+
+def longest_loop(listing: str) -> int:
+    """Return the number of instructions in the longest loop of a listing by nvdisasm, from a label to a jump back.
+
+    Raises:
+        ValueError: there is no loop.
+    """
+    count, labels, loops = 0, dict[str, int](), list[int]()
+    for line in listing.splitlines():
+        if label := re.match(r"\s*(\.L_\w+):", line):
+            labels[label[1]] = count
+        elif instruction := re.match(r"\s*/\*[0-9a-f]+\*/\s+(.*);", line):
+            count += 1
+            jump = re.search(r"\bBRA\b.*`\((\.L_\w+)\)", instruction[1])
+            if jump and jump[1] in labels:
+                loops.append(count - labels[jump[1]])
+    if not loops:
+        raise ValueError("there is no loop in this machine code")
+    return max(loops)
