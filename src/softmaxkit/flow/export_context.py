@@ -40,7 +40,8 @@ def template_context(
         shell: the shell around the unit; None if there is none.
         sram: macro that the memories are built from; None for a memory model.
     """
-    interfaces = _interfaces(facts, shell)
+    ends = _interfaces(facts, shell)
+    joined = _joined(facts, ends[-1]) if unit.memories else None
     return {
         **facts,
         "summary": unit.spec.summary,
@@ -65,8 +66,11 @@ def template_context(
         **_checker(unit, facts["name"], sram),
         "shell": shell,
         "sram": sram,
-        "interfaces": interfaces,
-        "top": interfaces[-1 if shell else 0],
+        "interfaces": [*ends, *([joined] if joined else [])],
+        "wrapper": ends[1],
+        "around": ends[-1],
+        "joined": joined,
+        "top": joined if sram else ends[-1 if shell else 0],
     }
 
 
@@ -80,6 +84,18 @@ def _interfaces(facts: dict[str, Any], shell: ShellFacts | None) -> list[dict[st
         {"name": f"{name}{end}", "clock": clock, "ports": ports, "files": [f"{name}{part}.sv" for part in parts]}
         for end, clock, ports, parts in ends
     ]
+
+
+def _joined(facts: dict[str, Any], around: dict[str, Any]) -> dict[str, Any]:
+    """Return the module that joins the wrapper, or the shell, to the memories; like the others, it can be the top."""
+    pins = tuple(f"{memory['name']}_" for memory in facts["memories"])
+    name = f"{facts['name']}_top"
+    ports = [port for port in around["ports"] if not port["name"].startswith(pins)]
+    return around | {
+        "name": name,
+        "ports": ports,
+        "files": [*around["files"], f"{facts['name']}_memory.sv", f"{name}.sv"],
+    }
 
 
 def _checker(unit: SoftmaxUnit, name: str, sram: SramMacro | None) -> dict[str, Any]:
