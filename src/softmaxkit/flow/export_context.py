@@ -57,11 +57,7 @@ def template_context(
         "cfg": unit.registers,
         "set_bits": unit.set_bits,
         "whole_bytes": whole_bytes,
-        "period": constraints.period,
-        "half_period_ps": half_period_ps(constraints.period),
-        "constraints": constraints,
-        "share": SHARE,
-        "wires": {name: process.wire for name, process in PROCESSES.items()},
+        **timing_context(constraints),
         "patience": max(20_000, 4 * unit.latency(unit.max_row)),
         **_checker(unit, facts["name"], sram),
         "shell": shell,
@@ -71,6 +67,17 @@ def template_context(
         "around": ends[-1],
         "joined": joined,
         "top": joined if sram else ends[-1 if shell else 0],
+    }
+
+
+def timing_context(constraints: Constraints) -> dict[str, Any]:
+    """Return the variables of timing constraints and their OpenSTA script, except for the modules that they are for."""
+    return {
+        "period": constraints.period,
+        "half_period_ps": half_period_ps(constraints.period),
+        "constraints": constraints,
+        "share": SHARE,
+        "wires": {name: process.wire for name, process in PROCESSES.items()},
     }
 
 
