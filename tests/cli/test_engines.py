@@ -29,7 +29,8 @@ def test_rtl_writes_a_folder(capsys: pytest.CaptureFixture[str], tmp_path: Path)
     names = {path.name for path in folder.iterdir()}
     module = "softmaxkit_sigmoid_engine"
     assert names == {
-        *(f"{module}.sv", f"{module}_tb.sv", "lint.vlt", "Makefile", "README.md", "parameters.json"),
+        *(f"{module}{end}" for end in (".sv", "_tb.sv", "_sva.sv", ".sdc", "_sta.tcl")),
+        *("lint.vlt", "Makefile", "README.md", "parameters.json"),
         *("queries.hex", "outputs.hex", "writes.hex"),
     }
     assert f"module {module}(" in (folder / f"{module}.sv").read_text()

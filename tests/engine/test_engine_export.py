@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(not find("yosys"), reason="needs Yosys")
 @pytest.mark.parametrize(("spec", "pipeline"), [(ConSmax(), "element"), (Softermax(), "deferred")], ids=str)
 def test_the_readme_gives_the_figures_of_the_recurrence(spec: Spec, pipeline: str, tmp_path: Path) -> None:
     engine = Engine(Attention.of(spec, 4), rows=2, columns=2, max_keys=5, pipeline=pipeline)
-    export_engine(engine, "attention", tmp_path / "folder", 5.0)
+    export_engine(engine, "attention", tmp_path / "folder")
     text = " ".join((tmp_path / "folder" / "README.md").read_text().split())
     ordered = "it is `ordered`" if engine.ordered else "it is not `ordered`"
     depths = f"`DEPTH` {DEPTH}, `apart` {engine.query_interval} and the unit's `depth` {engine.unit.depth}; {ordered}"
@@ -33,7 +33,7 @@ def test_the_readme_gives_the_figures_of_the_recurrence(spec: Spec, pipeline: st
 def test_the_registers_of_loadable_constants(tmp_path: Path) -> None:
     """Their words follow those of both buffers, without a gap, up to the last write."""
     engine = Engine(Attention.of(ConSmax(), 4), rows=2, columns=2, max_keys=5, loadable=True)
-    export_engine(engine, "attention", tmp_path / "folder", 5.0)
+    export_engine(engine, "attention", tmp_path / "folder")
     facts = json.loads((tmp_path / "folder" / "parameters.json").read_text())
     buffers, last = 2 * engine.sizes.words, engine.writes(5)
     words = [each["address"] + at for each in facts["registers"] for at in range(each["words"])]
@@ -48,7 +48,7 @@ def test_the_registers_of_loadable_constants(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("spec", "pipeline"), [(ConSmax(), "element"), (Softermax(), "deferred")], ids=str)
 def test_lint_is_clean(spec: Spec, pipeline: str, tmp_path: Path) -> None:
     engine = Engine(Attention.of(spec, 4), rows=2, columns=2, max_keys=5, pipeline=pipeline)
-    export_engine(engine, "attention", tmp_path / "folder", 5.0)
+    export_engine(engine, "attention", tmp_path / "folder")
     lint = ["make", "-s", "-C", str(tmp_path / "folder"), "--no-print-directory", "lint"]
     done = subprocess.run([*lint, f"VERILATOR={find('verilator')}"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -59,5 +59,5 @@ def test_keywords_are_refused(tmp_path: Path) -> None:
     """Yosys would escape such a name, and the test bench would not find the module."""
     engine = Engine(Attention.of(ConSmax(), 2), rows=1, columns=1, max_keys=2)
     with pytest.raises(ValueError, match="'begin' is a keyword of Verilog; give the module another name"):
-        export_engine(engine, "begin", tmp_path / "folder", 5.0)
+        export_engine(engine, "begin", tmp_path / "folder")
     assert list(tmp_path.iterdir()) == []

@@ -104,7 +104,7 @@ def test_parameters_and_files(case: tuple[str, str, int], exported: Any) -> None
         *("scores.hex", "results.hex", "tables.json", "parameters.json", "lint.vlt", "prove.ys", "librelane.json"),
         *("README.md", "Makefile"),
         *(["writes.hex"] if loadable else []),
-        *([f"{NAME}_memory.sv"] if facts["memories"] else []),
+        *([f"{NAME}_memory.sv", f"{NAME}_top.sv"] if facts["memories"] else []),
     }
     assert bool(facts["memories"]) == (form == "memory")
     verilog = (folder / f"{NAME}.sv").read_text()

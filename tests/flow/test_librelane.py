@@ -59,6 +59,34 @@ def test_files_and_clock(storage: str, shell: ShellOptions | None, tmp_path: Pat
     assert configuration.get("LINTER_ERROR_ON_LATCH", True) == (storage != "latches")
 
 
+def with_macros(sram: str, folder: Path) -> Path:
+    spec = method_class("exact")()
+    unit = spec.unit(1, None, storage="memory", max_row=8)
+    constants = spec.examples()[0]
+    rows = random_rows(unit, constants, 20, np.random.default_rng(0))
+    export(unit, "attention", folder, [(constants, rows)], sram=sram)
+    return folder / "librelane.json"
+
+
+@pytest.mark.parametrize("sram", ["sky130", "mine:16x16/4"])
+def test_macros_are_placed_with_the_unit(sram: str, tmp_path: Path) -> None:
+    """Every module below the top is in a file, except the macro, whose views are named."""
+    path = with_macros(sram, tmp_path / "folder")
+    configuration = json.loads(path.read_text())
+    assert configuration["DESIGN_NAME"] == "attention_top"
+    ((macro, views),) = configuration["MACROS"].items()
+    files = [path.parent / name.removeprefix("dir::") for name in configuration["VERILOG_FILES"]]
+    text = "".join(file.read_text() for file in files)
+    defined = set(re.findall(r"^module (\w+)", text, re.MULTILINE))
+    used = set(re.findall(r"^ +(\w+)(?: #\(.*\))? \w+ \($", text, re.MULTILINE)) - {"module"}
+    assert {"attention_memory", "attention_axis", "attention"} <= used
+    assert used - defined == {macro}
+    assert (path.parent / views["vh"][0].removeprefix("dir::")).is_file()
+    kinds = [*views["gds"], *views["lef"], *views["lib"]["*"]]
+    assert [Path(file).suffix for file in kinds] == [".gds", ".lef", ".lib"]
+    assert all(file.startswith("pdk_dir::libs.ref/" if sram == "sky130" else "dir::mine.") for file in kinds)
+
+
 def load(path: Path, pdk_root: Path) -> Any:
     """Load a configuration with LibreLane itself, except for the variables of a process design kit."""
     config, flows = pytest.importorskip("librelane.config"), pytest.importorskip("librelane.flows")
@@ -88,3 +116,20 @@ def test_the_schema_accepts_it(shell: ShellOptions | None, tmp_path: Path) -> No
         path.write_text(wrong)
         with pytest.raises(config.InvalidConfig):
             load(path, tmp_path)
+
+
+@pytest.mark.parametrize("sram", ["sky130", "mine:16x16/4"])
+def test_the_schema_accepts_macros(sram: str, tmp_path: Path) -> None:
+    """A macro whose layout, abstract or timing is missing is refused."""
+    config = pytest.importorskip("librelane.config", reason="needs LibreLane")
+    path = with_macros(sram, tmp_path / "folder")
+    (views,) = json.loads(path.read_text())["MACROS"].values()
+    places = {"dir": path.parent, "pdk_dir": tmp_path / "sky130A"}
+    with pytest.raises(config.InvalidConfig):
+        load(path, tmp_path)
+    for kind in (views["gds"], views["lef"], views["lib"]["*"]):
+        place, _, name = kind[0].partition("::")
+        (places[place] / name).parent.mkdir(parents=True, exist_ok=True)
+        (places[place] / name).touch()
+    loaded = load(path, tmp_path)
+    assert [macro.lef[0].endswith(".lef") for macro in loaded["MACROS"].values()] == [True]

@@ -53,10 +53,9 @@ from softmaxkit.methods.base.forms import Kind
 from softmaxkit.recipe import Recipe
 
 NOT_OF_ENGINES = (
-    *("uncertainty", "input_delay", "output_delay", "driving_cell", "load", "sram"),
-    *("tkeep", "row_length", "status", "axi_lite", "read_back", "tags", "register_slice", "sets"),
+    *("sram", "tkeep", "row_length", "status", "axi_lite", "read_back", "tags", "register_slice", "sets"),
 )
-"""Options that do not apply to an engine, which is written without constraints and shell."""
+"""Options that do not apply to an engine, which is written without macros and shell."""
 
 
 def rtl(
@@ -161,12 +160,13 @@ def rtl(
     from softmaxkit.studies.engines import EngineOptions, write_engine
     from softmaxkit.studies.rtl import RtlOptions, write_rtl
 
+    constraints = Constraints(clock, uncertainty, input_delay, output_delay, driving_cell, load=load)
     if method == ENGINE:
         chosen_method = chosen_engine(command, of_method, spec, *NOT_OF_ENGINES)
         engine = EngineOptions(rows, columns, channels, keys, pipeline, storage, depth, constants == "loadable")
         check_export_folder(output, overwrite)
         with stages() as stage:
-            record = write_engine(chosen_method, engine, output, name, clock, command_line(), stage)
+            record = write_engine(chosen_method, engine, output, name, constraints, command_line(), stage)
         console.print(
             f"engine with {chosen_method.method}: {output}; begin with {output / 'README.md'}", soft_wrap=True
         )
@@ -175,7 +175,6 @@ def rtl(
     refuse_engine_options(command)
     check_head_options(command, model)
     check_export_folder(output, overwrite)
-    constraints = Constraints(clock, uncertainty, input_delay, output_delay, driving_cell, load=load)
     shell = ShellOptions(tkeep, row_length, status, axi_lite, read_back, tags, register_slice)
     options = RtlOptions(
         sizes(lanes, max_row, depth, storage, sets),

@@ -221,7 +221,8 @@ class Engine(wiring.Component):
             before = Signal.like(self.queries.p.keys, name="keys_before", reset_less=True)
             with m.If(begins):
                 m.d.sync += before.eq(self.queries.p.keys)
-            early = busy & (self.queries.p.keys < before)
+            # Only an offered number counts: otherwise ready would be X in simulation while nothing is offered.
+            early = busy & self.queries.valid & (self.queries.p.keys < before)
         if self.query_interval > self.sizes.steps:
             left = Signal(range(self.query_interval), name="apart_left")
             m.d.sync += left.eq(Mux(begins, self.query_interval - 1, Mux(left == 0, 0, left - 1)))

@@ -16,14 +16,24 @@ from softmaxkit.engine.arrays import DEPTH
 from softmaxkit.engine.engine import Engine
 from softmaxkit.engine.vectors import engine_stream, random_head
 from softmaxkit.files import whole_folder, write_text
-from softmaxkit.flow.constraints import half_period_ps
+from softmaxkit.flow.constraints import Constraints
 from softmaxkit.flow.export import PARAMETERS_FILE, about, templates_of
+from softmaxkit.flow.export_context import timing_context
 from softmaxkit.flow.identifiers import check_name
 from softmaxkit.flow.interface import memory_facts, unit_ports
+from softmaxkit.flow.paths import combinational_paths
 from softmaxkit.flow.vectors import Stream, hexadecimal
 from softmaxkit.flow.verilog import to_commented_verilog
 
-TEMPLATES = {"tb.sv": "{name}_tb.sv", "lint.vlt": "lint.vlt", "Makefile": "Makefile", "README.md": "README.md"}
+TEMPLATES = {
+    "tb.sv": "{name}_tb.sv",
+    "engine_sva.sv": "{name}_sva.sv",
+    "unit.sdc": "{name}.sdc",
+    "sta.tcl": "{name}_sta.tcl",
+    "lint.vlt": "lint.vlt",
+    "Makefile": "Makefile",
+    "README.md": "README.md",
+}
 
 SEED = 1
 """Seed of the random queries, keys and values."""
@@ -32,29 +42,28 @@ OUTPUTS = 2048
 """Least number of outputs that the test bench compares."""
 
 
-def export_engine(engine: Engine, name: str, folder: Path, period: float) -> None:
+def export_engine(engine: Engine, name: str, folder: Path, constraints: Constraints = Constraints()) -> None:
     """Write the folder of an engine, completely or not at all.
 
     Args:
         engine: baked or loadable.
         name: of the top module; the names of files and of the other modules begin with it.
         folder: to write; missing or empty.
-        period: clock period of the test bench, in ns.
+        constraints: timing constraints; the test bench has the same clock period.
 
     Raises:
-        ValueError: the name cannot be that of a module, the period is out of range, or the engine's cycles have no
-            recurrence.
+        ValueError: the name cannot be that of a module, or the engine's cycles have no recurrence.
         ToolError: Yosys is missing or failed.
         OSError: the folder cannot be written.
     """
     check_name(name)
-    half = half_period_ps(period)
     vectors, facts = _vectors(engine), _facts(engine, name)
     verilog = to_commented_verilog(engine, name)
     templates = templates_of("softmaxkit.engine", "softmaxkit.flow")
-    prefixes = tuple(f"{memory}_" for memory in engine.memories)
+    ports, prefixes = unit_ports(engine), tuple(f"{memory}_" for memory in engine.memories)
     streams = ("queries", "outputs", "configuration")
     bits = {stream: len(getattr(engine, stream).payload.as_value()) for stream in streams}
+    top = {"name": name, "clock": "clk", "ports": facts["ports"]}
     context: dict[str, Any] = {
         **facts,
         "title": engine.attention.spec.title,
@@ -64,9 +73,16 @@ def export_engine(engine: Engine, name: str, folder: Path, period: float) -> Non
         "apart": engine.query_interval,
         "ordered": engine.ordered,
         "bits": bits,
-        "half_period_ps": half,
+        "streams": bits.items(),
         "patience": 20_000 + 4 * facts["first"],
-        "memory_ports": [port for port in unit_ports(engine) if port.name.startswith(prefixes)],
+        "memory_ports": [port for port in ports if port.name.startswith(prefixes)],
+        "stream_ports": [port for port in ports if not port.name.startswith(prefixes)],
+        **timing_context(constraints),
+        "interfaces": [top],
+        "top": top,
+        "combinational_paths": combinational_paths({name: verilog}),
+        "sram": None,
+        "joined": None,
     }
     files = TEMPLATES | ({"memory.sv": "{name}_memory.sv"} if engine.memories else {})
     with whole_folder(folder) as work:
@@ -118,6 +134,7 @@ def _facts(engine: Engine, name: str) -> dict[str, Any]:
         "data_bits": engine.data_bits,
         "writes": engine.writes(sizes.max_keys),
         "first": longest[0].first,
+        "last": longest[0].last,
         "interval": longest[1].first - longest[0].first,
         **_registers(engine),
         "ports": [port._asdict() for port in unit_ports(engine)],

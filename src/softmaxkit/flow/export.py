@@ -36,6 +36,7 @@ PARAMETERS_FILE = "parameters.json"
 TEMPLATES = {
     "axis.sv": "{name}_axis.sv",
     "memory.sv": "{name}_memory.sv",
+    "top.sv": "{name}_top.sv",
     "tb.sv": "{name}_tb.sv",
     "sva.sv": "{name}_sva.sv",
     "formal.sv": "{name}_formal.sv",
@@ -169,6 +170,10 @@ def _write_templates(
             (work / f"{facts['name']}{part}.sv").read_text(encoding="utf-8") for part in ("", "_shell", "_axi")
         )
     paths = combinational_paths(modules)
+    if joined := context["joined"]:
+        # None goes through a memory, whose reads are clocked.
+        outside = {port["name"] for port in joined["ports"]}
+        paths[joined["name"]] = [path for path in paths[context["around"]["name"]] if outside.issuperset(path)]
     context["combinational_paths"] = paths
     facts["combinational_paths"] = {name: [path._asdict() for path in of] for name, of in paths.items()}
     files = dict(TEMPLATES)
@@ -176,6 +181,8 @@ def _write_templates(
         files |= {"macro.sv": f"{sram.name}.sv", "memory_macro.sv": files["memory.sv"]}
     if sram is not None or not unit.memories:
         del files["memory.sv"]
+    if not unit.memories:
+        del files["top.sv"]
     for template, name in files.items():
         text = templates.get_template(f"{template}.j2").render(context)
         write_text(work / name.format(name=facts["name"]), text)

@@ -40,7 +40,8 @@ def template_context(
         shell: the shell around the unit; None if there is none.
         sram: macro that the memories are built from; None for a memory model.
     """
-    interfaces = _interfaces(facts, shell)
+    ends = _interfaces(facts, shell)
+    joined = _joined(facts, ends[-1]) if unit.memories else None
     return {
         **facts,
         "summary": unit.spec.summary,
@@ -56,17 +57,27 @@ def template_context(
         "cfg": unit.registers,
         "set_bits": unit.set_bits,
         "whole_bytes": whole_bytes,
+        **timing_context(constraints),
+        "patience": max(20_000, 4 * unit.latency(unit.max_row)),
+        **_checker(unit, facts["name"], sram),
+        "shell": shell,
+        "sram": sram,
+        "interfaces": [*ends, *([joined] if joined else [])],
+        "wrapper": ends[1],
+        "around": ends[-1],
+        "joined": joined,
+        "top": joined if sram else ends[-1 if shell else 0],
+    }
+
+
+def timing_context(constraints: Constraints) -> dict[str, Any]:
+    """Return the variables of timing constraints and their OpenSTA script, except for the modules that they are for."""
+    return {
         "period": constraints.period,
         "half_period_ps": half_period_ps(constraints.period),
         "constraints": constraints,
         "share": SHARE,
         "wires": {name: process.wire for name, process in PROCESSES.items()},
-        "patience": max(20_000, 4 * unit.latency(unit.max_row)),
-        **_checker(unit, facts["name"], sram),
-        "shell": shell,
-        "sram": sram,
-        "interfaces": interfaces,
-        "top": interfaces[-1 if shell else 0],
     }
 
 
@@ -80,6 +91,18 @@ def _interfaces(facts: dict[str, Any], shell: ShellFacts | None) -> list[dict[st
         {"name": f"{name}{end}", "clock": clock, "ports": ports, "files": [f"{name}{part}.sv" for part in parts]}
         for end, clock, ports, parts in ends
     ]
+
+
+def _joined(facts: dict[str, Any], around: dict[str, Any]) -> dict[str, Any]:
+    """Return the module that joins the wrapper, or the shell, to the memories; like the others, it can be the top."""
+    pins = tuple(f"{memory['name']}_" for memory in facts["memories"])
+    name = f"{facts['name']}_top"
+    ports = [port for port in around["ports"] if not port["name"].startswith(pins)]
+    return around | {
+        "name": name,
+        "ports": ports,
+        "files": [*around["files"], f"{facts['name']}_memory.sv", f"{name}.sv"],
+    }
 
 
 def _checker(unit: SoftmaxUnit, name: str, sram: SramMacro | None) -> dict[str, Any]:

@@ -34,6 +34,21 @@ class SramMacro:
     write_bits: int
 
     @property
+    def in_pdk(self) -> bool:
+        """Whether it is one of the macros that come with the PDK of sky130."""
+        return self in SKY130
+
+    def view(self, kind: str) -> str:
+        """Return where LibreLane finds the macro's layout (gds), abstract (lef) or timing (lib).
+
+        That is in the PDK, or else in a file of the macro's name next to the configuration, which the team supplies.
+        """
+        if not self.in_pdk:
+            return f"dir::{self.name}.{kind}"
+        corner = "_TT_1p8V_25C" if kind == "lib" else ""
+        return f"pdk_dir::libs.ref/sky130_sram_macros/{kind}/{self.name}{corner}.{kind}"
+
+    @property
     def masks(self) -> int:
         """Width of the write mask; 0 without one."""
         return self.width // self.write_bits if self.write_bits < self.width else 0
@@ -43,9 +58,17 @@ class SramMacro:
         """Width of an address."""
         return (self.depth - 1).bit_length()
 
+    def columns(self, width: int) -> int:
+        """Return the number of macros side by side in a memory of words of `width` bits."""
+        return -(-width // self.width)
+
+    def rows(self, words: int) -> int:
+        """Return the number of macros stacked in a memory of `words` words."""
+        return -(-words // self.depth)
+
     def count(self, width: int, words: int) -> int:
         """Return the number of macros in a memory of `words` words of `width` bits."""
-        return -(-width // self.width) * -(-words // self.depth)
+        return self.columns(width) * self.rows(words)
 
 
 WRITE_BITS = 8

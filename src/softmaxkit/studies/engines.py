@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from softmaxkit.flow.constraints import Constraints
 from softmaxkit.flow.fpga import FAMILIES
 from softmaxkit.methods.base.spec import Spec
 from softmaxkit.record import make_record, make_result
@@ -198,18 +199,18 @@ def write_engine(
     options: EngineOptions,
     folder: Path,
     name: str | None,
-    period: float,
+    constraints: Constraints,
     command: Sequence[str],
     stage: Stage,
 ) -> dict[str, Any]:
-    """Write a method's engine: Verilog, a test bench with vectors, and a note; return the record.
+    """Write a method's engine: Verilog, a test bench with vectors, assertions, constraints, a note; return the record.
 
     Args:
         spec: the method.
         options: which engine.
         folder: to write; missing, empty, or an older export.
         name: of the top module; None for one after the method.
-        period: of the test bench's clock, in ns.
+        constraints: timing constraints; the test bench has their clock.
         command: for the record.
         stage: shows progress.
 
@@ -224,12 +225,12 @@ def write_engine(
     engine = options.build(spec)
     progress = stage("write the engine")
     name = name or f"softmaxkit_{spec.method}_engine"
-    export_engine(engine, name, folder, period)
+    export_engine(engine, name, folder, constraints)
     progress(1, 1)
     last = times(engine, [engine.sizes.max_keys])[0].last
     about = {"folder": str(folder), "name": name, **about_engine(engine), "latency_cycles": last}
     result = make_result(spec, "hardware", unit=engine.pipeline, **about)
-    return make_record(command, 0, {"clock_ns": period}, [result])
+    return make_record(command, 0, {"clock_ns": constraints.period}, [result])
 
 
 def about_engine(engine: Engine) -> dict[str, Any]:
