@@ -95,10 +95,13 @@ def test_the_folder_lists_the_paths(tmp_path: Path) -> None:
     )
     facts = json.loads((tmp_path / "folder" / "parameters.json").read_text())["combinational_paths"]
     of_shell = ("attention", "attention_shell", "attention_axi")
-    files = {name: (tmp_path / "folder" / f"{name}.sv").read_text() for name in (*of_shell, "attention_axis")}
+    joined = ("attention_memory", "attention_top")
+    files = {name: (tmp_path / "folder" / f"{name}.sv").read_text() for name in (*of_shell, "attention_axis", *joined)}
     texts = {name: files[name] for name in ("attention", "attention_axis")}
     texts["attention_axi"] = "".join(files[name] for name in of_shell)
-    assert facts == {name: [path._asdict() for path in paths] for name, paths in combinational_paths(texts).items()}
+    of_top = {"attention_top": texts["attention_axi"] + "".join(files[name] for name in joined)}
+    paths_of = combinational_paths(texts) | combinational_paths(of_top)
+    assert facts == {name: [path._asdict() for path in paths] for name, paths in paths_of.items()}
     assert {"start": "s_axis_cfg_tvalid", "end": "s_axis_tready"} in facts["attention_axis"]
     readme = (tmp_path / "folder" / "README.md").read_text()
     sdc = (tmp_path / "folder" / "attention.sdc").read_text()
