@@ -11,8 +11,6 @@
 
 namespace softmaxkit {
 
-constexpr int64_t ahead = 1024;  // keys from a score to the one that is prefetched, in this row or the next
-
 // The exponentials of a row of T before their division by their sum, those of a block relative to the largest score up
 // to its end.
 template <class T>
@@ -124,7 +122,8 @@ public:
                 values = memory(0, keys).values;
             }
             const float less = finite(row_maximum(scores, keys));
-            const float sum = Of::total(Of::exponentiate(scores, less, values, keys, Of::zero(), ahead, nothing));
+            const int64_t further = std::max<int64_t>(keys, 1024);  // in the next row, or in a later one
+            const float sum = Of::total(Of::exponentiate(scores, less, values, keys, Of::zero(), further, nothing));
             if (is_valid(sum, scores, to, keys)) Of::scale_all(values, 1.0f / sum, to, keys);
             return;
         }
@@ -194,10 +193,11 @@ private:
             const auto divide_held = [from = held_.values + begin, factor, to = held_to_ + begin](auto key, auto some) {
                 Of::scale(from, factor, to, key, some);
             };
-            sums = Of::exponentiate(scores + begin, less, row.values + begin, both - begin, sums, 2 * ahead,
+            constexpr int64_t further = 2048;
+            sums = Of::exponentiate(scores + begin, less, row.values + begin, both - begin, sums, further,
                                     divide_held);
         }
-        sums = Of::exponentiate(scores + both, less, row.values + both, end - both, sums, ahead, nothing);
+        sums = Of::exponentiate(scores + both, less, row.values + both, end - both, sums, block, nothing);
         row.sum += Of::total(sums);
     }
 
