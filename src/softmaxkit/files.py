@@ -47,6 +47,23 @@ def write_json(path: Path, data: Any) -> None:
     write_text(path, json.dumps(_finite(data), indent=1, allow_nan=False) + "\n")
 
 
+def read_json(path: Path, remedy: str) -> Any:
+    """Read a JSON file of ours.
+
+    Args:
+        path: the file.
+        remedy: what to do if it is damaged, for the error message.
+
+    Raises:
+        ValueError: it is damaged; the message names it.
+        OSError: it cannot be read.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}); {remedy}") from None
+
+
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
     """Yield an empty folder to write into; it replaces `path` if the block succeeds and is deleted if it raises.

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from array_api_compat import array_namespace, device
 
-from softmaxkit.formats import Array, Rounding, integers, leading_one, shift_right
+from softmaxkit.formats import Array
+from softmaxkit.rounding import Rounding, integers, leading_one, shift_right
 
 GUARD_BITS = 3
 """Fraction bits of a fitted table beyond those of its result, so that the final rounding dominates the error."""

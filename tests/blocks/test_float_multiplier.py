@@ -5,7 +5,7 @@ import pytest
 from amaranth.hdl import Cat, Const, Module, Value
 from bench import Field, check, verilator
 
-from softmaxkit import formats
+from softmaxkit import rounding
 from softmaxkit.blocks.float_multiplier import Number, multiply, round_product
 
 SHIFTS = 6
@@ -14,8 +14,8 @@ SHIFTS = 6
 
 def rounded(significand: np.ndarray, exponent: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
     """Round with golden's function, and normalise the highest bit to place `bits - 1`."""
-    significand, exponent = formats.round_significand(significand, exponent, bits)
-    missing = bits - 1 - formats.leading_one(significand)  # -1 where it came back as 2**bits
+    significand, exponent = rounding.round_significand(significand, exponent, bits)
+    missing = bits - 1 - rounding.leading_one(significand)  # -1 where it came back as 2**bits
     return np.where(missing < 0, significand >> 1, significand << np.clip(missing, 0, None)), exponent - missing
 
 

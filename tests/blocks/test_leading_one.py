@@ -4,7 +4,7 @@ import numpy as np
 from amaranth.hdl import Module, Value
 from bench import check, verilator
 
-from softmaxkit import formats
+from softmaxkit import rounding
 from softmaxkit.blocks.leading_one import leading_one
 
 SMALL = 12
@@ -21,7 +21,7 @@ def test_every_value_of_small_widths_and_some_of_large_ones() -> None:
     outputs, names = [], []
     for width in WIDTHS:
         taken = (low if width <= SMALL else value) % (1 << width)
-        position = formats.leading_one(taken)
+        position = rounding.leading_one(taken)
         outputs += [(position, max((width - 1).bit_length(), 1)), (taken << (width - 1 - position), width)]
         names += [f"{kind} of {width} bits" for kind in ("position", "normalised")]
 

@@ -8,7 +8,7 @@ from amaranth.hdl import Const, Module, Value, signed, unsigned
 from bench import check, simulate, verilator
 
 from softmaxkit.blocks.piecewise_linear import line, lookup, round_line, shape_of
-from softmaxkit.formats import Rounding
+from softmaxkit.rounding import Rounding
 from softmaxkit.tables import fit, inverse_power_series, power_of_two
 
 INPUT_BITS = 11

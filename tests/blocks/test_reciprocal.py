@@ -13,7 +13,7 @@ from bench import check, clocked, verilator
 from softmaxkit.blocks.piecewise_linear import line, round_line
 from softmaxkit.blocks.reciprocal import ReciprocalUnit, normalise
 from softmaxkit.blocks.serial_reciprocal import SerialReciprocalUnit
-from softmaxkit.formats import Rounding
+from softmaxkit.rounding import Rounding
 from softmaxkit.tables import Reciprocal
 
 COUNT = 1 << 12

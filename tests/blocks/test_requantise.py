@@ -7,7 +7,8 @@ from amaranth.hdl import Module, Value, signed
 from bench import check, verilator
 
 from softmaxkit.blocks.requantise import round_places, round_shifted, saturate_to
-from softmaxkit.formats import Fixed, shift_right
+from softmaxkit.formats import Fixed
+from softmaxkit.rounding import shift_right
 
 BITS, AMOUNT = 8, 4
 PLACES = (0, 1, 2, 5, 8, 11)

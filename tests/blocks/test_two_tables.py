@@ -5,7 +5,7 @@ from amaranth.hdl import Module, Value
 from bench import check, verilator
 
 from softmaxkit.blocks import two_tables
-from softmaxkit.formats import Rounding
+from softmaxkit.rounding import Rounding
 from softmaxkit.tables import Reciprocal
 
 CASES: list[tuple[Reciprocal, Rounding]] = [

@@ -83,9 +83,9 @@ def test_positions_are_counted() -> None:
     packed = stream(unit, [(SPEC.constants(), Rows(codes, codes == 0, lengths))])
     assert packed.positions.tolist() == [1, 3, 3, 1, 3, 3, 3, 3]
     result = Verification()
-    verification._add(result, unit, [], packed, Outcome(received=8, taken=8, written=256, cycles=99))
+    result.add(packed, Outcome(received=8, taken=8, written=256, cycles=99))
     assert (result.compared, result.cycles, result.faults) == (20, 99, [])
-    verification._add(result, unit, [], packed, Outcome(received=3, taken=8, written=256))
+    result.add(packed, Outcome(received=3, taken=8, written=256))
     assert result.compared == 20 + 7
     assert result.faults == ["only 3 of 8 result beats arrived"]
 

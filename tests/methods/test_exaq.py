@@ -91,6 +91,12 @@ def test_a_missing_or_positive_clip_is_refused() -> None:
         softmaxkit.softmax(torch.zeros(2, 3), Exaq())
     with pytest.raises(ValueError, match="must be negative and finite"):
         softmaxkit.softmax(torch.zeros(2, 3), Exaq(), clip=1.0)
+    with pytest.raises(ValueError, match="must be negative and finite"):
+        Exaq().partial(clip=1.0, maximum=torch.zeros(2, 1))
+    module = Exaq().module()
+    module.set_calibration({"clip": 1.0})
+    with pytest.raises(ValueError, match="must be negative and finite"):
+        module(torch.zeros(2, 3))
 
 
 NARROW = Exaq(scores=Q(4, 2), exponential=UQ(1, 5), reciprocal=UQ(1, 5), reciprocal_segments=4, output=UQ(1, 5))

@@ -11,10 +11,10 @@ from softmaxkit import UQ, Q, Softermax
 from softmaxkit.flow.simulate import can_verilate
 from softmaxkit.flow.vectors import Rows
 from softmaxkit.flow.verify import verify
-from softmaxkit.formats import shift_right
 from softmaxkit.masks import exact_softmax
 from softmaxkit.methods.softermax import golden
 from softmaxkit.methods.softermax.products import Products, products_of
+from softmaxkit.rounding import shift_right
 
 
 def test_the_reference_is_softmax_to_base_two() -> None:

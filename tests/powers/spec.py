@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from softmaxkit.formats import Array, Fixed, shift_right
+from softmaxkit.formats import Array, Fixed
 from softmaxkit.masks import broadcast_mask, check_row
 from softmaxkit.methods.base.constants import Constants, encode_scale
 from softmaxkit.methods.base.spec import Dataflow, Spec, Storage, Training
+from softmaxkit.rounding import shift_right
 from softmaxkit.tables import PiecewiseLinear, power_of_two
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from mutants import broken
 
 from softmaxkit import ConSmax, Spec
 from softmaxkit.methods import method_class
-from softmaxkit.shell import axi_lite, constants, registers, shell
+from softmaxkit.shell import axi_lite, constants, registers, software_side
 from softmaxkit.shell.options import ShellOptions
 from softmaxkit.shell.register_map import RegisterMap
 from softmaxkit.shell.shell import Shell
@@ -234,7 +234,7 @@ def test_groups_reach_the_unit(options: dict[str, Any], pause: float) -> None:
 def test_faults_of_the_bus_show(
     module: Any, name: str, right: str, wrong: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shell, name, broken(module, name, right, wrong))
+    monkeypatch.setattr(software_side, name, broken(module, name, right, wrong))
     with pytest.raises(AssertionError):
         check_random_accesses(small_shell(read_back=True, tags=3), 0.6, 8000)
 
@@ -255,6 +255,6 @@ def test_faults_of_the_bus_show(
 )
 def test_faults_of_the_constants_show(read_back: bool, right: str, wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
     name = "ConstantsCopy" if read_back else "ConstantsPassage"
-    monkeypatch.setattr(shell, name, broken(constants, name, right, wrong))
+    monkeypatch.setattr(software_side, name, broken(constants, name, right, wrong))
     with pytest.raises(AssertionError):
         check_loading({"read_back": read_back}, 0.4, groups=2)

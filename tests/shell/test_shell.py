@@ -26,6 +26,7 @@ from softmaxkit.shell import results as results_module
 from softmaxkit.shell import row_beats as row_beats_module
 from softmaxkit.shell import rows_inside as rows_module
 from softmaxkit.shell import shell as shell_module
+from softmaxkit.shell import software_side as software_module
 from softmaxkit.shell import unit_in_shell as unit_in_shell_module
 from softmaxkit.shell.constants import switch_cycles
 from softmaxkit.shell.options import ShellOptions
@@ -142,7 +143,7 @@ def test_sets_require_a_tag_each(tags: int, count: str) -> None:
 
 @pytest.mark.slow
 def test_a_tag_that_takes_another_set_shows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shell_module, "_set_of", lambda tag, sets: tag[:1])
+    monkeypatch.setattr(shell_module, "set_of", lambda tag, sets: tag[:1])
     with pytest.raises(AssertionError):
         run(method_class("consmax")(), ShellOptions(**SETS), 2000, sets=3)
 
@@ -187,7 +188,7 @@ def test_faults_show(
     key = score_bits if module is row_beats_module else waits_and_loads
     spec = max((method_class(method)() for method in METHODS), key=key)
     mutant = broken(module, name, right, wrong)
-    for user in (shell_module, unit_in_shell_module):
+    for user in (shell_module, software_module, unit_in_shell_module):
         if hasattr(user, name):
             monkeypatch.setattr(user, name, mutant)
     with pytest.raises(AssertionError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,13 @@ def test_results_are_measured_once(tmp_path: Path) -> None:
     assert len(calls) == 1
     resumed(tmp_path / "b", measure)
     assert len(calls) == 2
+
+
+def test_a_damaged_file_is_named_with_the_remedy(tmp_path: Path) -> None:
+    file = tmp_path / resume.RESULTS_FILE
+    file.write_text('[{"loss_nats": 2')
+    with pytest.raises(ValueError, match=rf"^{re.escape(str(file))} is damaged \(.*\); delete it"):
+        resumed(tmp_path, list)
 
 
 def test_divergence_is_stored_only_if_requested(tmp_path: Path) -> None:

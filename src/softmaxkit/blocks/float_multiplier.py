@@ -1,7 +1,7 @@
 """Multiplier for small positive floats, split in two so that a pipeline register can be placed in between.
 
 `multiply` forms the exact product; `round_product` rounds it to a number of significant bits like
-`softmaxkit.formats.round_significand`. Exponents are unbounded.
+`softmaxkit.rounding.round_significand`. Exponents are unbounded.
 """
 
 from __future__ import annotations

@@ -14,7 +14,8 @@ from amaranth.lib.wiring import In, Out
 from softmaxkit.blocks.float_multiplier import Number, multiply, round_product
 from softmaxkit.blocks.piecewise_linear import line, round_line
 from softmaxkit.blocks.pipeline import Pipeline, resized
-from softmaxkit.formats import Float, Rounding, leading_one, round_significand
+from softmaxkit.formats import Float
+from softmaxkit.rounding import Rounding, leading_one, round_significand
 from softmaxkit.tables import PiecewiseLinear
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from amaranth.hdl import Array, Cat, Const, Module, Mux, Shape, Value, signed, u
 
 from softmaxkit.blocks.pipeline import named
 from softmaxkit.blocks.shifter import cut_rounded, rounding_addend, shift_right
-from softmaxkit.formats import Rounding
+from softmaxkit.rounding import Rounding
 from softmaxkit.tables import GUARD_BITS, PiecewiseLinear
 
 MAX_SEGMENTS = 1024

@@ -14,7 +14,7 @@ from softmaxkit.blocks.piecewise_linear import line, round_line
 from softmaxkit.blocks.pipeline import Pipeline, named, resized
 from softmaxkit.blocks.queue import connect_by_queue
 from softmaxkit.blocks.two_tables import two_tables
-from softmaxkit.formats import Rounding
+from softmaxkit.rounding import Rounding
 from softmaxkit.tables import Reciprocal
 
 SERIAL_LANES = 4

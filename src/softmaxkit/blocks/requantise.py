@@ -8,7 +8,7 @@ from softmaxkit.blocks.pipeline import named
 
 
 def round_places(m: Module, name: str, value: Value, places: int) -> Value:
-    """Return a signed value divided by `2**places`, rounded to nearest, ties to even, like `formats.shift_right`."""
+    """Return a signed value divided by `2**places`, rounded to nearest, ties to even, like `rounding.shift_right`."""
     if places == 0:
         return named(m, name, value)
     wide = _extended(m, name, value, places)

@@ -9,7 +9,7 @@ from softmaxkit.blocks.piecewise_linear import lookup
 from softmaxkit.blocks.pipeline import resized
 from softmaxkit.blocks.reciprocal import normalise, reciprocal_ports
 from softmaxkit.blocks.shifter import cut_rounded, rounding_addend
-from softmaxkit.formats import Rounding
+from softmaxkit.rounding import Rounding
 from softmaxkit.tables import GUARD_BITS, Reciprocal
 
 

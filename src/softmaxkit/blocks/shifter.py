@@ -1,4 +1,4 @@
-"""Right shifts with a single rounding, matching `softmaxkit.formats.shift_right`."""
+"""Right shifts with a single rounding, matching `softmaxkit.rounding.shift_right`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple
 from amaranth.hdl import Cat, Const, Module, Mux, Value
 
 from softmaxkit.blocks.pipeline import named
-from softmaxkit.formats import Rounding
+from softmaxkit.rounding import Rounding
 
 
 class Shifted(NamedTuple):

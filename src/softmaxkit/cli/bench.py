@@ -25,6 +25,7 @@ from softmaxkit.cli.options import (
     refuse,
     with_gguf,
 )
+from softmaxkit.studies.dtypes import DTYPES, Dtype
 
 
 class Device(StrEnum):
@@ -32,13 +33,6 @@ class Device(StrEnum):
 
     CPU = "cpu"
     CUDA = "cuda"
-
-
-class Dtype(StrEnum):
-    """A dtype of the inputs; the methods' integer mode and torch's float32 attention have float32 in any case."""
-
-    FLOAT32 = "float32"
-    BFLOAT16 = "bfloat16"
 
 
 CARD_SHAPES = (
@@ -82,7 +76,7 @@ def bench(
     device: Annotated[Device, typer.Option(help="Measure on the CPU, or on the current CUDA GPU.")] = Device.CPU,
     dtype: Annotated[
         list[Dtype] | None,
-        typer.Option(help="Dtype of the inputs. Repeatable.", show_default="float32, and bfloat16"),
+        typer.Option(help="Dtype of the inputs. Repeatable.", show_default=", and ".join(DTYPES)),
     ] = None,
     compiled: Annotated[bool, typer.Option("--compile", help="Also measure torch with torch.compile.")] = False,
     seed: SeedOption = 0,

@@ -9,7 +9,7 @@ import typer
 
 from softmaxkit.cli.options import InputFile, any_of, given, refuse, writable_file, writable_folder
 from softmaxkit.cli.units import STORAGE, STORAGE_HELP, check_head_options
-from softmaxkit.methods.base.answers import Storage
+from softmaxkit.methods.base.metadata import Storage
 
 OF_UNITS = (
     *("constants", "sets", "lanes", "max_row", "depth", "storage", "sram"),

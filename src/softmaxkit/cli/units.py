@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from softmaxkit.cli.options import ALL, chosen_spec, given
-from softmaxkit.methods.base.answers import Storage
 from softmaxkit.methods.base.forms import Kind
+from softmaxkit.methods.base.metadata import Storage
 
 if TYPE_CHECKING:
     from softmaxkit.methods.base.spec import Spec

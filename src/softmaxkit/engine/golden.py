@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from array_api_compat import array_namespace, device
 
 from softmaxkit.engine.limits import LARGEST
-from softmaxkit.formats import Array, Fixed, shift_right
+from softmaxkit.formats import Array, Fixed
 from softmaxkit.methods.base.constants import Constants, encode_scale
 from softmaxkit.methods.base.spec import Spec
+from softmaxkit.rounding import shift_right
 
 CODE = Fixed(8, 0)
 """Format of queries, keys, values and outputs."""

@@ -18,7 +18,7 @@ from softmaxkit.flow.outcome import Outcome, Traffic
 from softmaxkit.flow.simulate import Simulator, Verilated, can_verilate
 from softmaxkit.flow.tools import ToolError, missing_hardware
 from softmaxkit.flow.vectors import Stream, unpack
-from softmaxkit.flow.verify import BATCH, FEWER, SHORT, TRAFFIC, Verification
+from softmaxkit.flow.verify import BATCH, FEWER, SHORT, TRAFFIC, Verification, write_waveform
 
 if TYPE_CHECKING:
     from softmaxkit.flow.vectors import Integers, Packed
@@ -88,10 +88,7 @@ def verify_engine(
         run = engine_stream(engine, heads)
         undisturbed = traffic == Traffic()
         outcome = simulator.run(run, Traffic(**{**vars(traffic), "seed": seed + 1}), cycles=undisturbed)
-        verification.compared += outcome.positions(run)
-        verification.mismatches += outcome.wrong_results
-        verification.cycles += outcome.cycles
-        verification.faults += outcome.faults(run)
+        verification.add(run, outcome)
         verification.wrong += [wrong for beat, words in outcome.wrong for wrong in _locate(engine, run, beat, words)]
         if undisturbed and not verification.faults:
             verification.faults += wrong_cycles(engine, heads, outcome)
@@ -100,8 +97,7 @@ def verify_engine(
         if verification.faults:
             break
     if waveform is not None:
-        waveform.parent.mkdir(parents=True, exist_ok=True)
-        Verilated(driven, fault, waveform=waveform.resolve()).run(run.first(min(len(run.scores), 2000)), traffic)
+        write_waveform(driven, fault, (run, traffic), waveform)
     verification.seconds = time.monotonic() - started
     return verification
 

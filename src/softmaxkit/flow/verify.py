@@ -36,6 +36,9 @@ SHORT = 150_000
 BATCH = 250_000
 """Outputs per run, to limit memory."""
 
+MOST_WRONG = 100
+"""Number of wrong results after which no more are located."""
+
 WAVEFORM = 2000
 """Maximum number of score beats in a waveform."""
 
@@ -108,6 +111,13 @@ class Verification:
         """Whether outputs were compared and nothing was wrong."""
         return self.compared > 0 and not self.faults
 
+    def add(self, run: Stream, outcome: Outcome) -> None:
+        """Add the outcome of a run, but for the place of what is wrong."""
+        self.compared += outcome.positions(run)
+        self.mismatches += outcome.wrong_results
+        self.cycles += outcome.cycles
+        self.faults += outcome.faults(run)
+
 
 def verify(
     unit: SoftmaxUnit,
@@ -157,7 +167,10 @@ def verify(
     for number, (segments, traffic) in enumerate(runs):
         run = stream(unit, segments), Traffic(**{**vars(traffic), "seed": seed + number + 1})
         outcome = simulator.run(*run)
-        _add(verification, unit, segments, run[0], outcome)
+        verification.add(run[0], outcome)
+        for beat, words in outcome.wrong:
+            if len(verification.wrong) < MOST_WRONG:
+                verification.wrong += _locate(unit, segments, run[0], beat, words)
         shown = run
         failing = failing or (run if verification.faults else None)
         if progress:
@@ -168,7 +181,7 @@ def verify(
         for part in unit.parts():
             _try_all(verification, part)
     if waveform is not None and shown is not None and fast:
-        _write_waveform(unit, fault, failing or shown, waveform)
+        write_waveform(unit, fault, failing or shown, waveform)
     verification.seconds = time.monotonic() - started
     return verification
 
@@ -199,17 +212,6 @@ def _runs(
         segments = [(loaded, random_rows(unit, loaded, share, random)) for _ in range(2) for loaded in constants]
         yield segments, TRAFFIC[done % len(TRAFFIC)]
         done += 1
-
-
-def _add(verification: Verification, unit: SoftmaxUnit, segments: Segments, run: Stream, outcome: Outcome) -> None:
-    """Add the outcome of a run to the verification."""
-    verification.compared += outcome.positions(run)
-    verification.mismatches += outcome.wrong_results
-    verification.cycles += outcome.cycles
-    verification.faults += outcome.faults(run)
-    for beat, words in outcome.wrong:
-        if len(verification.wrong) < 100:
-            verification.wrong += _locate(unit, segments, run, beat, words)
 
 
 def _locate(unit: SoftmaxUnit, segments: Segments, run: Stream, beat: int, words: Any) -> Iterator[Wrong]:
@@ -245,8 +247,8 @@ def _try_all(verification: Verification, part: Part) -> None:
     verification.parts.append(f"{part.name}, {count} inputs")
 
 
-def _write_waveform(unit: SoftmaxUnit, fault: Fault | None, run: tuple[Stream, Traffic], path: Path) -> None:
-    """Write the waveform of the first beats of a run."""
+def write_waveform(unit: Any, fault: Fault | None, run: tuple[Stream, Traffic], path: Path) -> None:
+    """Write the waveform of the first beats of a run of a unit, or of an engine that is driven like one."""
     vectors, traffic = run
     path.parent.mkdir(parents=True, exist_ok=True)
     Verilated(unit, fault, waveform=path.resolve()).run(vectors.first(min(len(vectors.scores), WAVEFORM)), traffic)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from amaranth.hdl import Cat, Const, Module, Value
+from amaranth.hdl import Cat, Const, Module, Mux, Value
 from amaranth.lib import data
 
 from softmaxkit.flow.interface import whole_bytes
@@ -69,3 +69,8 @@ def read_beats(m: Module, unit: SoftmaxUnit, stream: Any, beats: Any) -> None:
         beats.valid.eq(stream.tvalid),
         stream.tready.eq(beats.ready),
     ]
+
+
+def set_of(tag: Value, sets: int) -> Value:
+    """Return the set number of a tag; tags beyond the last set select set 0."""
+    return Mux(tag < sets, tag, 0)

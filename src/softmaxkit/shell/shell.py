@@ -12,17 +12,15 @@ from softmaxkit.blocks.queue import Queue
 from softmaxkit.flow.interface import whole_bytes
 from softmaxkit.methods.base.unit import SoftmaxUnit
 from softmaxkit.shell.axi import AxiLite, AxiStream
-from softmaxkit.shell.axi_lite import AxiLiteSubordinate
-from softmaxkit.shell.constants import ConstantsCopy, ConstantsPassage
 from softmaxkit.shell.options import ShellOptions
-from softmaxkit.shell.register_map import WORD, register_map
+from softmaxkit.shell.register_map import register_map
 from softmaxkit.shell.register_slice import InnerStreams
-from softmaxkit.shell.registers import Registers
 from softmaxkit.shell.results import output_signature, write_results
-from softmaxkit.shell.row_beats import input_signature, read_beats, row_beat
+from softmaxkit.shell.row_beats import input_signature, read_beats, row_beat, set_of
 from softmaxkit.shell.row_guard import RowGuard
 from softmaxkit.shell.row_length import LENGTH_PORTS, RowLength
 from softmaxkit.shell.rows_inside import RowsInside, max_rows_inside
+from softmaxkit.shell.software_side import connect_registers
 from softmaxkit.shell.status import ERRORS, STATUS_PORTS, Status, saturated_results, saturated_scores
 
 
@@ -112,7 +110,7 @@ class Shell(wiring.Component):
                 self.read["busy"] = busy
             self._ports(m)
         else:
-            full = full | self._registers(m, busy, beats)
+            full = full | connect_registers(m, self, self.map, busy, beats)
         if inner.apart is not None:
             m.d.comb += inner.apart.busy.eq(busy)
             full = full | inner.apart.hold
@@ -145,7 +143,7 @@ class Shell(wiring.Component):
             scores.p.last.eq(beats.p.last),
         ]
         if unit.sets > 1:
-            m.d.comb += scores.p.set.eq(_set_of(beats.p.tag, unit.sets))
+            m.d.comb += scores.p.set.eq(set_of(beats.p.tag, unit.sets))
         if not self.options.has_slice("scores"):  # a slice tolerates that an offer is withdrawn
             m.d.sync += offered.eq(scores.valid & ~scores.ready)
         with m.If(taken):
@@ -186,74 +184,6 @@ class Shell(wiring.Component):
                 target.valid.eq(source.tvalid),
                 source.tready.eq(target.ready),
             ]
-
-    def _registers(self, m: Module, busy: Value, beats: Any) -> Value:
-        """Connect parameters and status to registers; return whether the next row must wait for constants."""
-        assert self.map is not None
-        m.submodules.axi_lite = lite = AxiLiteSubordinate(self.map.address_bits)
-        m.submodules.registers = registers = Registers(self.map)
-        wiring.connect(m, wiring.flipped(self.s_axil), lite.bus)
-        wiring.connect(m, lite.write, registers.write)
-        wiring.connect(m, lite.read, registers.read)
-        m.d.comb += [
-            lite.write_error.eq(registers.write_error),
-            lite.read_data.eq(registers.read_data),
-            lite.read_error.eq(registers.read_error),
-            registers.state_busy.eq(busy),
-        ]
-        # A port corresponds to all fields of the register with its name.
-        joined = {each.name: [f"{each.name}_{field.name}" for field in each.fields] for each in self.map.registers}
-        joined |= {f"{name}_clear": [f"{field}_clear" for field in fields] for name, fields in joined.items()}
-        joined["block_restart"] = joined.get("block", [])
-        for name, value in self.read.items():
-            m.d.comb += Cat(getattr(registers, field) for field in joined[name]).eq(value)
-        for name, port in self.written.items():
-            m.d.comb += port.eq(Cat(getattr(registers, field) for field in joined[name]))
-        return self._constants(m, registers, beats)
-
-    def _constants(self, m: Module, registers: Registers, beats: Any) -> Value:
-        """Connect the constants to the unit; return whether the next row must wait for them."""
-        unit, options = self.unit, self.options
-        if unit.registers is None or self.map is None:
-            return Const(0)
-        words, port = unit.registers, registers.constant_write
-        stride = (self.map.stride // WORD - 1).bit_length()
-        constants: ConstantsCopy | ConstantsPassage
-        if options.has_copy(unit):
-            m.submodules.constants = constants = ConstantsCopy(words, self.map.sets)
-            place, read = constants.write.p.place, constants.read
-            m.d.comb += [
-                place.address.eq(port.p.address),
-                place.set.eq(port.p.address[stride:]),
-                read.valid.eq(registers.constant_read.valid),
-                read.p.address.eq(registers.constant_read.payload),
-                read.p.set.eq(registers.constant_read.payload[stride:]),
-                registers.constant_read.ready.eq(read.ready),
-                registers.constant_data.eq(constants.read_data),
-                constants.waiting.eq(self.waiting),
-            ]
-            if options.tags and unit.sets == 1:
-                m.d.comb += constants.wanted.eq(_set_of(beats.p.tag, self.map.sets))
-        else:
-            m.submodules.constants = constants = ConstantsPassage(words)
-            address = port.p.address
-            if unit.sets > 1:
-                address = Cat(address[: words.word_bits], address[stride:][: words.set_bits])
-            m.d.comb += constants.write.p.address.eq(address)
-        m.d.comb += [
-            constants.write.p.data.eq(port.p.data),
-            constants.write.valid.eq(port.valid),
-            port.ready.eq(constants.write.ready),
-            constants.load.eq(registers.constants_load),
-            registers.state_loading.eq(constants.loading),
-        ]
-        wiring.connect(m, constants.configuration, self.inner.writes)
-        return constants.loading if isinstance(constants, ConstantsCopy) else Const(0)
-
-
-def _set_of(tag: Value, sets: int) -> Value:
-    """Return the set number of a tag; tags beyond the last set select set 0."""
-    return Mux(tag < sets, tag, 0)
 
 
 def _through(m: Module, beats: Any, part: Any) -> Any:

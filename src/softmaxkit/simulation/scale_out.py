@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from softmaxkit.methods.base.answers import Dataflow
+from softmaxkit.methods.base.metadata import Dataflow
 from softmaxkit.methods.base.spec import Spec
 from softmaxkit.simulation.chip import Run
 from softmaxkit.simulation.hardware import Hardware

@@ -19,6 +19,7 @@ from softmaxkit.methods import BASELINE
 from softmaxkit.methods.base.module import SoftmaxModule
 from softmaxkit.methods.base.spec import Spec
 from softmaxkit.record import make_result
+from softmaxkit.studies.dtypes import Dtype
 
 SPREAD = 2.0
 """Standard deviation of the scores, as in trained attention layers."""
@@ -27,9 +28,7 @@ CHECKED = 1 << 19
 """Maximum number of scores whose error against float64 is measured."""
 
 
-DTYPES = ("float32", "bfloat16")
-"""Dtypes that the benchmark measures."""
-BFLOAT16 = DTYPES[1]
+FLOAT32, BFLOAT16 = Dtype.FLOAT32.value, Dtype.BFLOAT16.value
 TORCH_BFLOAT16: dict[str, Any] = {"method": "torch", "variant": BFLOAT16}
 """The record's entry of torch's attention in bfloat16, which is faster than float32 on many processors."""
 
@@ -57,7 +56,7 @@ def softmax_contenders(
     seed: int = 0,
     compiled: bool = False,
     modes: Sequence[str] = ("float", "integer"),
-    dtype: str = DTYPES[0],
+    dtype: str = FLOAT32,
 ) -> list[Contender]:
     """Return a copy of the scores, torch's softmax, and the softmax of each spec.
 
@@ -67,7 +66,7 @@ def softmax_contenders(
         seed: seed of the scores.
         compiled: add torch's softmax under torch.compile.
         modes: modes in which the methods run.
-        dtype: of the scores, one of `DTYPES`; the integer mode runs in float32 only.
+        dtype: of the scores, one of `Dtype`; the integer mode runs in float32 only.
     """
     generator = torch.Generator().manual_seed(seed)
     # Each row gets its own offset, as the scores of different queries have.
@@ -86,7 +85,7 @@ def softmax_contenders(
         compiled_softmax = freshly_compiled(lambda values: torch.softmax(values, -1))
         contenders.append(Contender({"method": "torch, compiled"}, lambda out: compiled_softmax(scores), exact))
     for spec in specs:
-        for mode in modes if dtype == DTYPES[0] else {"float"}.intersection(modes):
+        for mode in modes if dtype == FLOAT32 else {"float"}.intersection(modes):
             contenders += _softmax_of(spec, mode, scores, partial(_reference, spec, checked))
     return contenders
 
@@ -117,7 +116,7 @@ def _softmax_of(spec: Spec, mode: str, scores: Tensor, truth: Callable[[], Tenso
 
 
 def attention_contenders(
-    specs: Sequence[Spec], shape: tuple[int, ...], seed: int = 0, compiled: bool = False, dtype: str = DTYPES[0]
+    specs: Sequence[Spec], shape: tuple[int, ...], seed: int = 0, compiled: bool = False, dtype: str = FLOAT32
 ) -> list[Contender]:
     """Return a copy of keys and values, torch's attention, and the attention of each spec that has a float kernel.
 
@@ -129,7 +128,7 @@ def attention_contenders(
         shape: (heads, queries, keys, channels), followed by the number of key heads if these are fewer than the heads.
         seed: seed of queries, keys and values.
         compiled: add torch's attention under torch.compile.
-        dtype: of the methods' queries, keys and values, one of `DTYPES`.
+        dtype: of the methods' queries, keys and values, one of `Dtype`.
     """
     heads, queries, keys, channels, *fewer = shape
     key_heads = fewer[0] if fewer else heads

@@ -26,12 +26,13 @@ from softmaxkit.models.pretrained import read_pretrained
 from softmaxkit.models.running import device_of
 from softmaxkit.models.text import read_corpus
 from softmaxkit.record import make_record, make_result
+from softmaxkit.studies.dtypes import DTYPES
 from softmaxkit.studies.machine import processor
 from softmaxkit.studies.progress import Stage
 from softmaxkit.studies.rounds import in_turn, quartile_ratios
 from softmaxkit.studies.speed import torch_with_threads
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+TORCH_DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in DTYPES}
 """Dtypes in which the model is measured, with torch's attention and with every method."""
 
 
@@ -95,7 +96,7 @@ def measure_model_speed(options: ModelSpeedOptions, command: Sequence[str], stag
     corpus = read_corpus(options.text, tokenizer)
     window = corpus.held_out_windows(options.prompt, 1)
     batches = corpus.calibration_batches(options.prompt)
-    models = {name: _cast(model, dtype) for name, dtype in DTYPES.items()}
+    models = {name: _cast(model, dtype) for name, dtype in TORCH_DTYPES.items()}
     runners = [_rival(cast, name, window) for name, cast in models.items()]
     for spec in options.specs:
         for name, cast in models.items():

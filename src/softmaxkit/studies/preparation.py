@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from softmaxkit.files import write_json
+from softmaxkit.files import read_json, write_json
 from softmaxkit.methods import BASELINE
 from softmaxkit.methods.base.spec import Spec
 from softmaxkit.models.calibration import calibrate, convert
@@ -112,7 +111,8 @@ class Preparation:
         if self.options.pretrained and not self.steps:  # there is no training to store
             return apply(self.fresh(to_train=False), spec), []
         if (folder / "model").is_dir():
-            return load(folder / "model"), json.loads((folder / "curve.json").read_text(encoding="utf-8"))
+            kept: Curve = read_json(folder / "curve.json", "delete its folder, and the model is trained again")
+            return load(folder / "model"), kept
         if self._is_converted(spec):
             return self._converted(spec, folder)
         branch = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from softmaxkit.files import content_key, write_json
+from softmaxkit.files import content_key, read_json, write_json
 from softmaxkit.record import versions
 
 Results = list[dict[str, Any]]
@@ -64,12 +63,13 @@ def resumed(
             error.
 
     Raises:
+        ValueError: the stored results are damaged; the message names their file.
         FloatingPointError: the measurement diverged, and `diverged` is None.
         OSError: the results cannot be written.
     """
     file = folder / RESULTS_FILE
     if file.is_file():
-        stored: Results = json.loads(file.read_text(encoding="utf-8"))
+        stored: Results = read_json(file, "delete it, and its results are measured again")
         return stored
     try:
         results = measure()

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from softmaxkit.flow.fpga import FAMILIES
-from softmaxkit.methods.base.answers import Storage
 from softmaxkit.methods.base.constants import Constants
 from softmaxkit.methods.base.forms import Form
+from softmaxkit.methods.base.metadata import Storage
 from softmaxkit.methods.base.spec import Spec
 from softmaxkit.record import make_record, make_result
 from softmaxkit.studies.hardware import TrainedHead

@@ -19,7 +19,6 @@ from softmaxkit.methods.base.spec import Spec
 from softmaxkit.record import make_record
 from softmaxkit.studies.contenders import (
     BFLOAT16,
-    DTYPES,
     SPREAD,
     TORCH_BFLOAT16,
     Contender,
@@ -27,6 +26,7 @@ from softmaxkit.studies.contenders import (
     kernel_mode,
     softmax_contenders,
 )
+from softmaxkit.studies.dtypes import DTYPES
 from softmaxkit.studies.machine import processor
 from softmaxkit.studies.progress import Progress, Stage
 from softmaxkit.studies.rounds import in_turn, quartile_ratios
@@ -47,7 +47,7 @@ class SpeedOptions:
         rounds: number of rounds, in each of which all contenders run in turn.
         compiled: add torch's softmax and attention under torch.compile.
         seed: seed of the scores.
-        dtypes: dtypes of the methods' inputs, of "float32" and "bfloat16".
+        dtypes: dtypes of the methods' inputs, of `DTYPES`.
     """
 
     specs: tuple[Spec, ...]

@@ -118,6 +118,7 @@ REFUSED = [
     (lambda: Softermax(reciprocal=UQ(2, 7)), "mantissa"),
     (lambda: Softermax(log2e="no"), "of type bool"),
     (lambda: Softermax(input=UQ(6, 2)), "signed"),
+    (lambda: Softermax(input=Q(10, -2)), r"0 fraction bits or more, as Q\(6,2\) does, got Q\(10,-2\)"),
     (lambda: Softermax(output=Q(1, 7)), "unsigned"),
     (lambda: Softermax(power_segments=8), "at most 4 segments"),
     (lambda: Softermax(slice_width=0), "Softermax.slice_width must be from 1 to 65536, got 0"),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from softmaxkit.formats import Array, shift_right
+from softmaxkit.formats import Array
+from softmaxkit.rounding import shift_right
 
 
 class DeferredRows(NamedTuple):

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from softmaxkit.formats import Array
-from softmaxkit.methods.base.answers import Answers
-from softmaxkit.methods.base.answers import Dataflow as Dataflow
-from softmaxkit.methods.base.answers import Storage as Storage
-from softmaxkit.methods.base.answers import Training as Training
 from softmaxkit.methods.base.constants import Constants
-from softmaxkit.methods.base.engine_answers import EngineAnswers
+from softmaxkit.methods.base.engine_integers import EngineIntegers
+from softmaxkit.methods.base.metadata import Dataflow as Dataflow
+from softmaxkit.methods.base.metadata import Metadata
+from softmaxkit.methods.base.metadata import Storage as Storage
+from softmaxkit.methods.base.metadata import Training as Training
 from softmaxkit.methods.base.partial import ElementPartial, Partial
 from softmaxkit.suggestions import suggestion
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True)
-class Spec(EngineAnswers, Answers):
+class Spec(EngineIntegers, Metadata):
     """A frozen description of a way to normalise attention scores; each method derives its own class.
 
     Scores, codes and results have the shape (..., keys), with rows along the last axis. A mask is boolean, True where

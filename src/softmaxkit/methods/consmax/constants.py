@@ -153,7 +153,7 @@ def _fixed_table(
     kept = [each for each in exponents if each < saturated]
     powers = []
     if len(kept) < len(exponents):
-        powers.append(math.ceil(enough - math.log2(form.max_code * form.resolution)))
+        powers.append(math.ceil(enough - math.log2(form.largest)))
     if kept:
         power = math.floor(max(kept)) + 1
         powers.append(power + (round(2.0 ** (max(kept) - power + form.bits)) > form.max_code))

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 from array_api_compat import array_namespace
 
-from softmaxkit.formats import Array, Fixed, Float, round_significand, shift_right
+from softmaxkit.formats import Array, Fixed, Float
 from softmaxkit.masks import broadcast_mask
+from softmaxkit.rounding import round_significand, shift_right
 from softmaxkit.tables import lookup, per_head
 
 if TYPE_CHECKING:

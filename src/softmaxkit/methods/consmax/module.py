@@ -15,10 +15,11 @@ from softmaxkit.kernels.operators import RowCall
 from softmaxkit.methods.base.code_table import code_table_call
 from softmaxkit.methods.base.constants import Constants
 from softmaxkit.methods.base.log_sums import LogSumCalibrator
+from softmaxkit.methods.base.metadata import DEFAULT_KEYS
 from softmaxkit.methods.base.module import SoftmaxModule
 from softmaxkit.methods.consmax.calibrate import ConSmaxCalibrator
 from softmaxkit.methods.consmax.constants import ConSmaxConstants
-from softmaxkit.methods.consmax.spec import DEFAULT_KEYS
+from softmaxkit.methods.consmax.parameters import out_of_range
 
 if TYPE_CHECKING:
     from softmaxkit.methods.consmax.spec import ConSmax
@@ -69,7 +70,7 @@ class ConSmaxModule(SoftmaxModule):
         shape = (heads,) if heads is not None and spec.share == "head" else ()
         values = _real(beta, shape), _real(gamma, shape)
         if not (values[0].isfinite().all() and values[1].isfinite().all() and (values[1] > 0).all()):
-            raise ValueError(f"ConSmax requires a finite beta and a positive, finite gamma, got {beta} and {gamma}")
+            raise ValueError(out_of_range(beta, gamma))
         self.homotopy = 1.0
         self.beta = nn.Parameter(values[0].float())
         self.log_gamma = nn.Parameter(values[1].log().float())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -11,12 +10,21 @@ import numpy as np
 
 from softmaxkit.formats import BF16, FP16, UQ, Array, Fixed, Float
 from softmaxkit.masks import check_row
-from softmaxkit.methods.base.constants import Constants, encode_scale
+from softmaxkit.methods.base.constants import Constants
 from softmaxkit.methods.base.forms import Kind
-from softmaxkit.methods.base.published import Published, Ratio, UnitPart, consmax_paper, ratio_text
+from softmaxkit.methods.base.metadata import DEFAULT_KEYS
+from softmaxkit.methods.base.published import Published, Ratio
 from softmaxkit.methods.base.spec import Dataflow, Spec, Storage, Training
 from softmaxkit.methods.consmax.bounds import error_bound
 from softmaxkit.methods.consmax.constants import ConSmaxConstants, build
+from softmaxkit.methods.consmax.parameters import (
+    PARAMETERS,
+    beta_and_gamma,
+    largest_probability,
+    score_scale,
+    start_values,
+)
+from softmaxkit.methods.consmax.published import FIGURES, ratios
 from softmaxkit.methods.consmax.rules import check_rules
 
 if TYPE_CHECKING:
@@ -24,13 +32,6 @@ if TYPE_CHECKING:
 
     from softmaxkit.methods.base.forms import Form
     from softmaxkit.methods.consmax.module import ConSmaxModule
-
-
-PARAMETERS = ("beta", "gamma", "scale", "largest")
-"""Real parameters of a head: learned ones, then calibrated ones."""
-
-DEFAULT_KEYS = 256
-"""Row length assumed for start values if none is known: the context of the paper's model."""
 
 
 @dataclass(frozen=True)
@@ -64,13 +65,7 @@ class ConSmax(Spec):
     colour: ClassVar[str] = "#0072b2"
     dataflow: ClassVar[Dataflow] = "element"
     storages: ClassVar[tuple[Storage, ...]] = ("flip-flops", "latches")
-    published: ClassVar[tuple[Published, ...]] = consmax_paper(
-        "ConSmax",
-        ("16 nm", "commercial", 1250, 0.0008, 0.2, 0.2),
-        ("130 nm", "commercial", 667, 0.007, 2.69, 4),
-        ("16 nm", "open", 2000, 0.0009, 0.683, 0.3),
-        ("sky130", "open", 167, 0.015, 1.82, 16.7),
-    )
+    published: ClassVar[tuple[Published, ...]] = FIGURES
     constants_class: ClassVar[type[Constants]] = ConSmaxConstants
     constants_fields: ClassVar[tuple[str, ...]] = (
         *("bits", "tables", "table_format", "constant", "output_bits", "ceiling"),
@@ -119,13 +114,8 @@ class ConSmax(Spec):
         return self.product_bits or self.table_format.mantissa_bits + 1
 
     def start(self, keys: int) -> dict[str, Any]:
-        """Return initial values of `beta` and `gamma`, for rows of up to `keys` keys.
-
-        With scores near 0, as at the start of training, a row of n keys sums to `n * exp(-beta) / gamma`. Under a
-        causal mask n runs from 1 to `keys`, with a geometric mean of about `keys / e`; gamma makes a row of that length
-        sum to 1.
-        """
-        return {"beta": self.beta0, "gamma": self.gamma0 or max(keys / math.e, 1.0) * math.exp(-self.beta0)}
+        """Return initial values of `beta` and `gamma`, with which rows of up to `keys` scores near 0 sum to about 1."""
+        return start_values(self, keys)
 
     def reference(self, scores: ArrayLike, mask: ArrayLike | None = None, **parameters: Any) -> NDArray[np.float64]:
         """Compute `min(exp(s - beta) / gamma, ceiling)` in float64 (Eq. 2 of the paper, plus the clamp).
@@ -145,7 +135,7 @@ class ConSmax(Spec):
         """
         values, attended = check_row(scores, mask)
         self.check_known(parameters, self.required)
-        beta, gamma = self._beta_gamma(parameters, keys=values.shape[-1])
+        beta, gamma = beta_and_gamma(self, parameters, keys=values.shape[-1])
         exponent = np.minimum(values - beta - np.log(gamma), math.log(self.ceiling))
         return np.where(attended, np.exp(exponent), 0.0)
 
@@ -164,28 +154,9 @@ class ConSmax(Spec):
         """
         self.check_known(parameters, PARAMETERS)
         self._check_one_head(parameters)
-        scale = self._encode_scale(float(parameters.get("scale", self.default_scale)))
-        largest = float(parameters.get("largest", self.ceiling))
-        if not (math.isfinite(largest) and largest >= 0):
-            raise ValueError(f"largest, the largest probability of a head, must be finite and >= 0, got {largest}")
-        beta, gamma = self._beta_gamma(parameters, keys=DEFAULT_KEYS)
+        scale, largest = score_scale(self, parameters), largest_probability(self, parameters)
+        beta, gamma = beta_and_gamma(self, parameters, keys=DEFAULT_KEYS)
         return build(self, scale, largest, float(beta), float(gamma))
-
-    def _encode_scale(self, scale: float) -> tuple[int, int]:
-        code = encode_scale(scale)
-        if self.tables == "shift" and code != encode_scale(self.default_scale):
-            raise ValueError(
-                f"ConSmax.tables='shift' requires the score scale ln2/16 = {self.default_scale:.7f}, got {scale}; "
-                "leave the scale out, or use tables='split' or 'whole'"
-            )
-        return code
-
-    def _beta_gamma(self, parameters: Mapping[str, Any], keys: int) -> tuple[Any, Any]:
-        values = {**self.start(keys), **parameters}
-        beta, gamma = values["beta"], values["gamma"]
-        if not (np.all(np.isfinite(beta)) and np.all(np.isfinite(gamma)) and np.all(np.asarray(gamma) > 0)):
-            raise ValueError(f"ConSmax requires a finite beta and a positive, finite gamma, got {beta} and {gamma}")
-        return beta, gamma
 
     def _golden(self, codes: Array, mask: Array | None, constants: ConSmaxConstants) -> Array:
         """Map score codes to output codes, see `softmaxkit.methods.consmax.golden`."""
@@ -205,7 +176,7 @@ class ConSmax(Spec):
         """Bound golden against `reference` with the same beta and gamma, see `softmaxkit.methods.consmax.bounds`."""
         assert isinstance(constants, ConSmaxConstants)
         truth = self.reference(self.score_values(codes, constants), mask, **parameters)
-        beta, gamma = self._beta_gamma(parameters, keys=truth.shape[-1])
+        beta, gamma = beta_and_gamma(self, parameters, keys=truth.shape[-1])
         return error_bound(self, codes, mask, constants, truth, beta, gamma)
 
     def examples(self) -> list[Constants]:
@@ -266,15 +237,4 @@ class ConSmax(Spec):
     @classmethod
     def published_ratios(cls) -> list[Ratio]:
         """Return the ratios of the paper's other units to this one, with loadable and with constant tables."""
-        from softmaxkit.methods.exact import Exact
-        from softmaxkit.methods.softermax import Softermax
-
-        ratios = []
-        for name, other in (("Softermax", Softermax()), ("softmax in FP16", Exact())):
-            area, energy = (ratio_text(other.published, cls.published, key) for key in ("area_um2", "energy_pj"))
-            what = f"{name} over ConSmax (16 nm, commercial; open 130 nm)"
-            ratios += [
-                Ratio(what, area, energy, UnitPart(other), UnitPart(cls())),
-                Ratio("the same, ConSmax with constant tables", "", "", UnitPart(other), UnitPart(cls(), baked=True)),
-            ]
-        return ratios
+        return ratios()

@@ -11,10 +11,11 @@ from typing import NamedTuple
 
 from array_api_compat import array_namespace
 
-from softmaxkit.formats import Array, Float, leading_one, shift_right
+from softmaxkit.formats import Array, Float
 from softmaxkit.masks import broadcast_mask
 from softmaxkit.methods.base.deferred import DeferredRows
 from softmaxkit.methods.exact.spec import WEIGHT, Exact
+from softmaxkit.rounding import leading_one, shift_right
 
 LOWEST = -(1 << 62)
 """Below every score."""

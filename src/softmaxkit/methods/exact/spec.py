@@ -7,7 +7,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
-from array_api_compat import array_namespace
 
 from softmaxkit.formats import FP16, UQ, Array, Fixed, Float
 from softmaxkit.masks import exact_softmax
@@ -15,8 +14,9 @@ from softmaxkit.methods.base.constants import Constants
 from softmaxkit.methods.base.deferred import DeferredRows
 from softmaxkit.methods.base.fields import check_slice_width
 from softmaxkit.methods.base.published import Published, consmax_paper
-from softmaxkit.methods.base.spec import Dataflow, Spec, Training
+from softmaxkit.methods.base.spec import Dataflow, Training
 from softmaxkit.methods.exact.bounds import error_bound
+from softmaxkit.methods.exact.float_codes import FloatCodes
 from softmaxkit.tables import (
     PiecewiseLinear,
     Reciprocal,
@@ -41,7 +41,7 @@ ROOM_BITS = 4
 
 
 @dataclass(frozen=True)
-class Exact(Spec):
+class Exact(FloatCodes):
     """Exact softmax in a small float: maximum, subtraction, exp within 1 ulp, exact sum, reciprocal and product.
 
     Args:
@@ -150,20 +150,6 @@ class Exact(Spec):
         """Whether all fields have their defaults, which makes it the baseline for all comparisons."""
         return not self.differences()
 
-    @property
-    def score_bits(self) -> int:
-        """Width of a score code in bits."""
-        return self.format.bits
-
-    def code_range(self) -> tuple[int, int]:
-        """Return 0 and the largest bit pattern."""
-        return 0, (1 << self.format.bits) - 1
-
-    def scores_of(self, products: Array, places: int) -> Array:
-        """Convert `products * 2**-places` to the nearest codes of the float format."""
-        xp = array_namespace(products)
-        return self.format.join(products < 0, xp.abs(products), xp.full_like(products, -places))
-
     def weights(self, codes: Array) -> Array:
         """Convert float codes to fixed point, rounded once."""
         from softmaxkit.methods.exact.golden import fixed_point, fixed_weights
@@ -173,23 +159,6 @@ class Exact(Spec):
     def weight_step(self, constants: Constants) -> float:
         """Return the probability that a weight of 1 represents."""
         return WEIGHT.resolution
-
-    def score_range(self) -> tuple[int, int]:
-        """Return the codes of the most negative and the largest number."""
-        lowest, highest = self.format.encode(np.array([-self.format.largest, self.format.largest]))
-        return int(lowest), int(highest)
-
-    def encode(self, scores: Array, constants: Constants) -> Array:
-        """Encode real scores in the float format."""
-        return self.format.encode(scores)
-
-    def score_values(self, codes: Array, constants: Constants) -> NDArray[np.float64]:
-        """Decode float codes to real scores."""
-        return np.asarray(self.format.decode(codes), np.float64)
-
-    def score_limits(self, constants: Constants) -> tuple[float, float]:
-        """Return the most negative and the largest number of the format."""
-        return -self.format.largest, self.format.largest
 
     def _golden(self, codes: Array, mask: Array | None, constants: Constants) -> Array:
         """Map float codes to float codes, see `softmaxkit.methods.exact.golden`."""
@@ -217,18 +186,6 @@ class Exact(Spec):
         from softmaxkit.methods.exact.deferred import Deferred
 
         return Deferred(self, lanes, **sizes)
-
-    def _decode(self, codes: Array, constants: Any) -> Array:
-        """Decode float codes to probabilities.
-
-        Raises:
-            ValueError: a code is out of range.
-        """
-        largest = (1 << self.format.bits) - 1
-        outside = (codes < 0) | (codes > largest)
-        if array_namespace(codes).any(outside):
-            raise ValueError(f"codes of {self.format} must be from 0 to {largest}, got {int(codes[outside][0])}")
-        return self.format.decode(codes)
 
     def error_bound(
         self, codes: Array, mask: Array | None, constants: Constants, **parameters: Any

@@ -10,15 +10,11 @@ import torch
 from torch import Tensor
 
 from softmaxkit.methods.base.rows import by_head, distance_to_maximum, masked_softmax, some_rows
+from softmaxkit.methods.exaq.parameters import GAUSSIAN_FIT, LAPLACE_FIT
 
 if TYPE_CHECKING:
     from softmaxkit.methods.exaq.module import ExaqModule
     from softmaxkit.methods.exaq.spec import Exaq
-
-GAUSSIAN_FIT = {2: (-1.66, -1.85), 3: (-1.75, -2.06), 4: (-1.83, -2.27)}
-"""Clip = slope * sigma + offset, by bits (from the paper's published code)."""
-LAPLACE_FIT = {2: (-4.01, -1.77), 4: (-6.82, -0.15)}
-"""Clip = slope * mean absolute deviation + offset, by bits (from the paper's published code)."""
 
 CANDIDATES = [-0.5 * step for step in range(2, 41)]
 """Candidate clips of a search: -1 to -20."""

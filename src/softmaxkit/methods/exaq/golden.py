@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 from array_api_compat import array_namespace
 
-from softmaxkit.formats import Array, integers, shift_right
+from softmaxkit.formats import Array
 from softmaxkit.masks import broadcast_mask
+from softmaxkit.rounding import integers, shift_right
 from softmaxkit.tables import lookup
 
 if TYPE_CHECKING:

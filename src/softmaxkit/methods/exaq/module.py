@@ -17,6 +17,7 @@ from softmaxkit.methods.base.rows import masked_softmax, quantised_distance
 from softmaxkit.methods.exaq.calibrate import ExaqCalibrator
 from softmaxkit.methods.exaq.constants import ExaqConstants
 from softmaxkit.methods.exaq.kernels import integer_call
+from softmaxkit.methods.exaq.parameters import required_clip
 
 if TYPE_CHECKING:
     from softmaxkit.methods.exaq.spec import Exaq
@@ -68,9 +69,9 @@ class ExaqModule(SoftmaxModule):
             ValueError: the clip is not set yet.
         """
         if not self.per_head:
-            return self._of_clip(scores, attended, self.spec.required_clip(self._calibration))
+            return self._of_clip(scores, attended, required_clip(self._calibration))
         heads = [
-            self._of_clip(of_head, seen, self.spec.required_clip(self.calibration_of(head)))
+            self._of_clip(of_head, seen, required_clip(self.calibration_of(head)))
             for head, (of_head, seen) in enumerate(zip(scores.unbind(-3), attended.unbind(-3), strict=True))
         ]
         return torch.stack(heads, dim=-3)
@@ -94,14 +95,14 @@ class ExaqModule(SoftmaxModule):
         return self._row_call(self._calibration)
 
     def _row_call(self, calibration: Mapping[str, Any]) -> RowCall:
-        clip = self.spec.required_clip(calibration)
+        clip = required_clip(calibration)
         return RowCall("levels", (clip, self.spec.exponentials(clip)), differentiable=False)
 
     def attention_call(self) -> AttentionCall | None:
         """Return attention with evenly spaced levels; None if each head has its own clip."""
         if self.per_head:
             return None
-        clip = self.spec.required_clip(self._calibration)
+        clip = required_clip(self._calibration)
         return AttentionCall.by_levels(clip, self.spec.exponentials(clip))
 
     def calibrator(self) -> ExaqCalibrator:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from array_api_compat import array_namespace
 
 from softmaxkit.formats import Array
 from softmaxkit.masks import broadcast_mask
+from softmaxkit.methods.exaq.parameters import required_clip
 
 if TYPE_CHECKING:
     from softmaxkit.methods.exaq.spec import Exaq
@@ -31,6 +32,20 @@ class LevelPartial:
     maximum: Array
     total: Array = 0.0
     weighted: Array = None
+
+    @classmethod
+    def start(cls, spec: Exaq, maximum: Array | None = None, **parameters: Any) -> Self:
+        """Return the empty state, see `Exaq.partial`.
+
+        Raises:
+            ValueError: the clip or the maximum is missing.
+        """
+        if maximum is None:
+            raise ValueError(
+                "levels of Exaq are relative to the maximum of the whole row, so pass the maximum over all parts: "
+                "spec.partial(clip=..., maximum=scores.amax(-1, keepdim=True))"
+            )
+        return cls(spec, required_clip(parameters), maximum)
 
     def update(self, scores: Array, mask: Array | None = None, values: Array | None = None) -> Self:
         """Add more keys, see `softmaxkit.methods.base.partial.Partial`.

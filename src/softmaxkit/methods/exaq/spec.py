@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 
-from softmaxkit.formats import MAX_SCORE_BITS, UQ, Array, Fixed, Q
+from softmaxkit.formats import UQ, Array, Fixed, Q
 from softmaxkit.masks import check_row
 from softmaxkit.methods.base import levels
 from softmaxkit.methods.base.constants import Constants, encode_scale
+from softmaxkit.methods.base.format_rules import with_wider_scores
 from softmaxkit.methods.base.spec import Dataflow, Spec, Training
 from softmaxkit.methods.exaq.constants import ExaqConstants, build
+from softmaxkit.methods.exaq.parameters import LAPLACE_FIT, PARAMETERS, SAMPLE_CLIPS, required_clip
 from softmaxkit.methods.exaq.rules import check_rules
 from softmaxkit.tables import Reciprocal
 
@@ -24,13 +25,6 @@ if TYPE_CHECKING:
     from softmaxkit.methods.base.forms import Form
     from softmaxkit.methods.exaq.module import ExaqModule
     from softmaxkit.methods.exaq.partial import LevelPartial
-
-
-PARAMETERS = ("clip", "scale")
-"""Real parameters of a layer, from calibration."""
-
-SAMPLE_CLIPS = {2: -2.5, 3: -3.0, 4: -3.5}
-"""Sample clips by bits, in standard deviations of the scores: roughly those of the paper's analysis."""
 
 
 @dataclass(frozen=True)
@@ -102,19 +96,9 @@ class Exaq(Spec):
         """Table of the reciprocal of the sum."""
         return Reciprocal(self.reciprocal_segments, self.reciprocal.fraction_bits)
 
-    def _negative(self, clip: float) -> float:
-        """Return the clip if it is valid.
-
-        Raises:
-            ValueError: it is not negative and finite.
-        """
-        if not (math.isfinite(clip) and clip < 0):
-            raise ValueError(f"the clip of Exaq must be negative and finite, such as -6.0, got {clip}")
-        return clip
-
     def least_values(self, clip: float) -> list[float]:
         """Return, for each level except the lowest, the smallest float64 `score - maximum` that maps to it."""
-        return levels.least_values(self._negative(clip), self.levels)
+        return levels.least_values(clip, self.levels)
 
     def exponentials(self, clip: float) -> list[float]:
         """Return exp at each level, the lowest first."""
@@ -136,9 +120,9 @@ class Exaq(Spec):
             ValueError: the clip is missing or not negative, a score is NaN, or the mask does not broadcast.
         """
         self.check_known(parameters, self.required)
-        clip = self.required_clip(parameters)
+        clip = required_clip(parameters)
         values, attended = check_row(scores, mask)
-        level = levels.levels_of(values, attended, self._negative(clip), self.levels)
+        level = levels.levels_of(values, attended, clip, self.levels)
         power = np.where(attended, np.exp(clip - clip * level / (self.levels - 1)), 0.0)
         total = power.sum(axis=-1, keepdims=True)
         return np.asarray(power / np.where(total > 0, total, 1.0))
@@ -157,22 +141,7 @@ class Exaq(Spec):
         self.check_known(parameters, PARAMETERS)
         self._check_one_head(parameters)
         scale = encode_scale(float(parameters.get("scale", self.scores.resolution)))
-        return build(self, scale, self._negative(self.required_clip(parameters)))
-
-    def required_clip(self, parameters: Mapping[str, Any]) -> float:
-        """Return the clip from the parameters.
-
-        Raises:
-            ValueError: it is missing, or there is one per head.
-        """
-        clip = parameters.get("clip")
-        if clip is None:
-            raise ValueError(
-                "Exaq requires clip: run softmaxkit.calibrate(model, batches) first, or pass one, e.g. clip=-6.0"
-            )
-        if isinstance(clip, Sequence):
-            raise ValueError(f"clip must be a single number here, got one for each of {len(clip)} heads")
-        return float(clip)
+        return build(self, scale, required_clip(parameters))
 
     def _golden(self, codes: Array, mask: Array | None, constants: ExaqConstants) -> Array:
         """Map score codes to output codes, see `softmaxkit.methods.exaq.golden`."""
@@ -189,9 +158,8 @@ class Exaq(Spec):
     ) -> NDArray[np.float64]:
         """Bound golden against `reference` with the same clip, where both have equal levels."""
         truth = self.reference(self.score_values(codes, constants), mask, **parameters)
-        limit = float(self.output.decode(np.asarray(self.output.max_code)))
-        steps = self.exponential.resolution / 2, self.output.resolution / 2
-        return levels.quotient_error(truth, steps[0], self.reciprocal_table.relative_error(), steps[1], limit)
+        off, step = self.exponential.resolution / 2, self.output.resolution / 2
+        return levels.quotient_error(truth, off, self.reciprocal_table.relative_error(), step, self.output.largest)
 
     def module(self, heads: int | None = None, mode: str = "float", **parameters: Any) -> ExaqModule:
         """Return the torch module.
@@ -222,9 +190,8 @@ class Exaq(Spec):
 
     def narrower(self) -> dict[str, list[Self]]:
         """Return fewer bits for the input of exp, and narrower outputs, reciprocals, exponentials and scores."""
-        few: tuple[Literal[2, 3], ...] = (2, 3)
         return {
-            "bits": [replace(self, bits=bits) for bits in few if bits < self.bits],
+            "bits": [replace(self, bits=bits) for bits in self.choices()["bits"] if bits < self.bits],
             "output": [replace(self, output=UQ(1, f)) for f in range(7, self.output.fraction_bits, 2)],
             "reciprocal": [replace(self, reciprocal=UQ(1, f)) for f in range(7, self.reciprocal.fraction_bits, 2)],
             "exponential": [replace(self, exponential=UQ(1, f)) for f in range(5, self.exponential.fraction_bits, 2)],
@@ -234,15 +201,13 @@ class Exaq(Spec):
     def reaching_further(self) -> list[Self]:
         """Return the spec with a calibrated scale, and with two more integer bits in the score format."""
         fitted = [] if self.scale == "calibrated" else [replace(self, scale="calibrated")]
-        wider = [replace(self, scores=self.scores.widened(2))] if self.scores.bits <= MAX_SCORE_BITS - 2 else []
-        return [*fitted, *wider]
+        return [*fitted, *with_wider_scores(self, "scores")]
 
     @classmethod
     def variants(cls) -> list[Self]:
         """Return 2, 3 and 4 bits, each with the paper's clip, the searched clip and NAIVE."""
         clips: tuple[Literal["gaussian", "searched", "naive"], ...] = ("gaussian", "searched", "naive")
-        sizes: tuple[Literal[2, 3, 4], ...] = (2, 3, 4)
-        return [cls(bits=bits, clip=clip) for bits in sizes for clip in clips]
+        return [cls(bits=bits, clip=clip) for bits in cls.choices()["bits"] for clip in clips]
 
     @classmethod
     def forms(cls) -> list[Form]:
@@ -266,8 +231,8 @@ class Exaq(Spec):
 
     def by_bits(self) -> dict[int, Self]:
         """Return 2, 3 and 4 bits, except where the clip has no fit for them."""
-        sizes: tuple[Literal[2, 3, 4], ...] = (2, 4) if self.clip == "laplace" else (2, 3, 4)
-        return {bits: replace(self, bits=bits) for bits in sizes}
+        fitted = [bits for bits in self.choices()["bits"] if self.clip != "laplace" or bits in LAPLACE_FIT]
+        return {bits: replace(self, bits=bits) for bits in fitted}
 
     def sample_parameters(self, keys: int, spread: float, largest: float | None = None) -> dict[str, Any]:
         """Return a clip, and with `largest` a score scale, for normally distributed scores."""
@@ -286,12 +251,5 @@ class Exaq(Spec):
         """
         from softmaxkit.methods.exaq.partial import LevelPartial
 
-        parameters = dict(parameters)
-        maximum = parameters.pop("maximum", None)
-        if maximum is None:
-            raise ValueError(
-                "levels of Exaq are relative to the maximum of the whole row, so pass the maximum over all parts: "
-                "spec.partial(clip=..., maximum=scores.amax(-1, keepdim=True))"
-            )
-        self.check_known(parameters, self.required)
-        return LevelPartial(self, self.required_clip(parameters), maximum)
+        self.check_known(parameters, (*self.required, "maximum"))
+        return LevelPartial.start(self, **parameters)

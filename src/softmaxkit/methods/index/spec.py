@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
-from softmaxkit.formats import MAX_SCORE_BITS, UQ, Array, Fixed, Q
+from softmaxkit.formats import UQ, Array, Fixed, Q
 from softmaxkit.masks import check_row
 from softmaxkit.methods.base.constants import Constants, encode_scale
+from softmaxkit.methods.base.format_rules import check_score_format, with_wider_scores
 from softmaxkit.methods.base.levels import levels_of, quotient_error, threshold_codes
 from softmaxkit.methods.base.spec import Dataflow, Spec, Training
 from softmaxkit.tables import Reciprocal
@@ -66,10 +67,7 @@ class Index(Spec):
                 raise ValueError(f"Index.{name} must be from {low} to {high}, got {getattr(self, name)}")
         if not (math.isfinite(self.clip) and 0 < self.clip <= 64):
             raise ValueError(f"Index.clip must be positive and at most 64, such as 6.6, got {self.clip}")
-        if not self.scores.signed or not 2 <= self.scores.bits <= MAX_SCORE_BITS:
-            raise ValueError(
-                f"Index.scores must be signed and 2 to {MAX_SCORE_BITS} bits wide, such as Q(8,4), got {self.scores}"
-            )
+        check_score_format(self, "scores")
         if self.reciprocal.signed or self.reciprocal.integer_bits != 1 or not 1 <= self.reciprocal.fraction_bits <= 20:
             raise ValueError(f"Index.reciprocal must be UQ(1,f) with f from 1 to 20, got {self.reciprocal}")
         _ = self.reciprocal_table.table  # checks the number of segments
@@ -179,7 +177,7 @@ class Index(Spec):
 
     def reaching_further(self) -> list[Self]:
         """Return the spec with two more integer bits in the score format, which quadruples the score range."""
-        return [replace(self, scores=self.scores.widened(2))] if self.scores.bits <= MAX_SCORE_BITS - 2 else []
+        return with_wider_scores(self, "scores")
 
     @classmethod
     def variants(cls) -> list[Self]:

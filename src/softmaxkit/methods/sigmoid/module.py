@@ -12,8 +12,9 @@ from softmaxkit.kernels.integers import CodeTableCall
 from softmaxkit.methods.base.code_table import code_table_call
 from softmaxkit.methods.base.constants import Constants
 from softmaxkit.methods.base.log_sums import LogSumCalibrator
+from softmaxkit.methods.base.metadata import DEFAULT_KEYS
 from softmaxkit.methods.base.module import SoftmaxModule
-from softmaxkit.methods.sigmoid.spec import DEFAULT_KEYS, SigmoidConstants
+from softmaxkit.methods.sigmoid.spec import SigmoidConstants
 
 if TYPE_CHECKING:
     from softmaxkit.methods.sigmoid.spec import Sigmoid

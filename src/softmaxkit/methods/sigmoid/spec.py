@@ -13,6 +13,8 @@ from array_api_compat import array_namespace
 from softmaxkit.formats import UQ, Array, Fixed, Q
 from softmaxkit.masks import broadcast_mask, check_row
 from softmaxkit.methods.base.constants import Constants, encode_scale
+from softmaxkit.methods.base.format_rules import check_score_format, check_unsigned
+from softmaxkit.methods.base.metadata import DEFAULT_KEYS
 from softmaxkit.methods.base.spec import Dataflow, Spec, Storage, Training
 from softmaxkit.tables import lookup
 
@@ -22,8 +24,6 @@ if TYPE_CHECKING:
     from softmaxkit.methods.base.forms import Form
     from softmaxkit.methods.sigmoid.module import SigmoidModule
 
-DEFAULT_KEYS = 256
-"""Row length assumed for the start value if none is known."""
 MOST_SCORE_BITS = 10
 """Widest score code in bits: the table has one entry per code."""
 
@@ -78,14 +78,8 @@ class Sigmoid(Spec):
         self._check_fields()
         if not 0 <= self.keys <= 1 << 32:
             raise ValueError(f"Sigmoid.keys must be a number of keys from 1 to 2**32, or 0, got {self.keys}")
-        if not self.scores.signed or not 2 <= self.scores.bits <= MOST_SCORE_BITS:
-            raise ValueError(
-                f"Sigmoid.scores must be signed and 2 to {MOST_SCORE_BITS} bits wide, such as Q(5,3), got {self.scores}"
-            )
-        if self.output.signed or not 1 <= self.output.fraction_bits <= 20 or self.output.integer_bits < 0:
-            raise ValueError(
-                f"Sigmoid.output must be unsigned with 1 to 20 fraction bits, such as UQ(1,15), got {self.output}"
-            )
+        check_score_format(self, "scores", MOST_SCORE_BITS)
+        check_unsigned(self, "output")
 
     @property
     def training(self) -> Training:
@@ -164,8 +158,7 @@ class Sigmoid(Spec):
     ) -> NDArray[np.float64]:
         """Bound golden against `reference` with the same bias: half a step of the output, or its saturation."""
         truth = self.reference(self.score_values(codes, constants), mask, **parameters)
-        limit = float(self.output.decode(np.asarray(self.output.max_code)))
-        return np.where(truth > 0, np.maximum(self.output.resolution / 2, truth - limit), 0.0)
+        return np.where(truth > 0, np.maximum(self.output.resolution / 2, truth - self.output.largest), 0.0)
 
     def module(self, heads: int | None = None, mode: str = "float", **parameters: Any) -> SigmoidModule:
         """Return the torch module, which learns the bias.

@@ -43,7 +43,7 @@ def error_bound(spec: Softermax, codes: Array, mask: Array | None, constants: Co
     unmasked = np.where(attended, scores, -np.inf)
     rounded = np.ceil(unmasked) if spec.integer_maximum == "ceil" else np.floor(unmasked)
     whole = np.minimum(rounded, spec.input.max_code >> spec.input.fraction_bits)
-    least, largest = spec.power_sum.resolution, float(spec.power_sum.decode(np.asarray(spec.power_sum.max_code)))
+    least, largest = spec.power_sum.resolution, spec.power_sum.largest
     width = spec.slice_width if spec.maximum == "online" else max(scores.shape[-1], 1)
     top = np.full((*scores.shape[:-1], 1), float(spec.input.min_code >> spec.input.fraction_bits))
     low = high = np.zeros_like(top)
@@ -62,7 +62,7 @@ def error_bound(spec: Softermax, codes: Array, mask: Array | None, constants: Co
     rounding = share * spec.output.resolution
     below = np.maximum(power * (1 - chord) - off, 0) / high * max(1 - reciprocal, 0) - rounding
     above = (power * (1 + chord) + off) / low * (1 + reciprocal) + rounding
-    limit = spec.output.decode(np.asarray(spec.output.max_code))
+    limit = spec.output.largest
     truth = power / np.where(total > 0, total, 1.0)
     scale_error = 0.0 if not spec.log2e else _scale_error(scores, constants, spec.input.resolution)
     bound = np.maximum(np.minimum(above, limit) - truth, truth - np.clip(below, 0, limit)) + scale_error

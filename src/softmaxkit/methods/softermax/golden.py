@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 from array_api_compat import array_namespace
 
-from softmaxkit.formats import Array, shift_right
+from softmaxkit.formats import Array
 from softmaxkit.masks import broadcast_mask
 from softmaxkit.methods.base.deferred import DeferredRows
+from softmaxkit.rounding import shift_right
 
 if TYPE_CHECKING:
     from softmaxkit.methods.softermax.spec import Softermax

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from softmaxkit.formats import Rounding
 from softmaxkit.kernels.integers import LANE_BITS, WORD_BITS, KernelCall, native_reciprocal
 from softmaxkit.methods.softermax.golden import power_of_two
+from softmaxkit.rounding import Rounding
 from softmaxkit.tables import Reciprocal
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ from softmaxkit.blocks.pipeline import named, resized
 from softmaxkit.blocks.shifter import saturate
 from softmaxkit.blocks.shifter import shift_right as shifted_right
 from softmaxkit.blocks.stream import Slices, slices
-from softmaxkit.formats import shift_right
 from softmaxkit.methods.softermax.products import Products, products_of
 from softmaxkit.methods.softermax.spec import Softermax
+from softmaxkit.rounding import shift_right
 
 
 def slices_of(spec: Softermax, lanes: int) -> Slices:

@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from softmaxkit.formats import Array, shift_right
+from softmaxkit.formats import Array
 from softmaxkit.methods.softermax.spec import Softermax
+from softmaxkit.rounding import shift_right
 
 MAX_ENTRIES = 8
 """Largest power table, in entries, for which the tables of all products are smaller than a multiplier."""

@@ -14,9 +14,9 @@ from softmaxkit.blocks.adder_tree import adder_tree
 from softmaxkit.blocks.pipeline import Pipeline, named
 from softmaxkit.blocks.shifter import saturate, shift
 from softmaxkit.blocks.shifter import shift_right as shifted_right
-from softmaxkit.formats import shift_right
 from softmaxkit.methods.softermax.powers import power_layout, slices_of, summand, summed_bits, whole_shape
 from softmaxkit.methods.softermax.spec import Softermax
+from softmaxkit.rounding import shift_right
 
 
 def largest_sum(spec: Softermax, max_row: int, rises: bool = False) -> int:

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 
-from softmaxkit.formats import MAX_SCORE_BITS, UQ, Array, Fixed, Q
+from softmaxkit.formats import UQ, Array, Fixed, Q
 from softmaxkit.masks import exact_softmax
 from softmaxkit.methods.base.constants import Constants, encode_scale
 from softmaxkit.methods.base.deferred import DeferredRows
 from softmaxkit.methods.base.fields import check_slice_width
+from softmaxkit.methods.base.format_rules import check_score_format, with_wider_scores
 from softmaxkit.methods.base.published import FRONT, REST, Published, Ratio, UnitPart, consmax_paper
 from softmaxkit.methods.base.spec import Dataflow, Spec, Training
 from softmaxkit.methods.softermax.bounds import error_bound
@@ -82,10 +83,9 @@ class Softermax(Spec):
 
     def __post_init__(self) -> None:
         self._check_fields()
-        if not self.input.signed or not 2 <= self.input.bits <= MAX_SCORE_BITS or self.input.fraction_bits < 0:
-            raise ValueError(
-                f"Softermax.input must be signed and 2 to {MAX_SCORE_BITS} bits wide, such as Q(6,2), got {self.input}"
-            )
+        check_score_format(self, "input")
+        if self.input.fraction_bits < 0:
+            raise ValueError(f"Softermax.input must have 0 fraction bits or more, as Q(6,2) does, got {self.input}")
         for name in ("unnormalised", "power_sum", "reciprocal", "output"):
             number: Fixed = getattr(self, name)
             if number.signed or number.fraction_bits < 1 or number.integer_bits < 0:
@@ -219,7 +219,7 @@ class Softermax(Spec):
 
     def reaching_further(self) -> list[Self]:
         """Return the spec with two more integer bits in the input, which quadruples the score range."""
-        return [replace(self, input=self.input.widened(2))] if self.input.bits <= MAX_SCORE_BITS - 2 else []
+        return with_wider_scores(self, "input")
 
     @classmethod
     def variants(cls) -> list[Self]:

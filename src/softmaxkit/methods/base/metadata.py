@@ -17,8 +17,11 @@ Training = Literal["from scratch", "fine-tuned", "calibrated"]
 Dataflow = Literal["element", "row", "deferred"]
 Storage = Literal["flip-flops", "latches", "memory"]
 
+DEFAULT_KEYS = 256
+"""Row length assumed for start values if none is known: the context of the ConSmax paper's model."""
 
-class Answers:
+
+class Metadata:
     """Class variables and methods of a spec that have a default and are not part of its mathematics."""
 
     title: ClassVar[str]

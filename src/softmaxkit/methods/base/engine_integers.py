@@ -1,4 +1,4 @@
-"""What a spec answers to an attention engine: the integers before and after it, and the division after the products."""
+"""The integers of a spec around an attention engine: those before and after it, and a division after the products."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from softmaxkit.formats import Array, Fixed, shift_right
+from softmaxkit.formats import Array, Fixed
 from softmaxkit.methods.base.constants import Constants
 from softmaxkit.methods.base.deferred import DeferredRows
 from softmaxkit.methods.base.integers import Integers
+from softmaxkit.rounding import shift_right
 
 if TYPE_CHECKING:
     from softmaxkit.methods.base.deferred_unit import DeferredUnit
 
 
-class EngineAnswers(Integers):
+class EngineIntegers(Integers):
     """The defaults are for scores and results in fixed point, and for a division before the weighted sum."""
 
     def scores_of(self, products: Array, places: int) -> Array:

@@ -1,0 +1,15 @@
+"""The dtypes that the benchmark measures; imports nothing heavy, so that `--help` stays fast."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Dtype(StrEnum):
+    """A dtype of the inputs; the methods' integer mode and torch's float32 attention have float32 in any case."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+
+
+DTYPES = tuple(dtype.value for dtype in Dtype)
