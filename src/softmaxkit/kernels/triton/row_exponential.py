@@ -35,7 +35,7 @@ def exponential_rows(
     """Write `min(2**((score - offset) * rate), 2**highest)`, one tile of rows and columns per program."""
     rows, columns = tile_of_program(keys, ROWS, COLUMNS)
     offsets = tl.load(offset + rows // queries % heads * offset_head)
-    values, seen = load_scores(
+    values, _ = load_scores(
         scores,
         mask,
         rows,
@@ -55,9 +55,9 @@ def exponential_rows(
         CAUSAL,
         MASKED,
     )
-    power = (values - offsets[:, None]) * rate
-    result = tl.exp2(tl.where(power > highest, highest, power))
-    store_row(output, tl.where(seen, result, 0.0), rows, columns, count, keys, keys)
+    power = tl.minimum((values - offsets[:, None]) * rate, highest, propagate_nan=tl.PropagateNan.ALL)
+    result = tl.where(values == float("-inf"), 0.0, tl.exp2(power))
+    store_row(output, result, rows, columns, count, keys, keys)
 
 
 @triton.jit

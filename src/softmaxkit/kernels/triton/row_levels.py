@@ -7,16 +7,17 @@ from softmaxkit.kernels.triton.row_tiles import load_scores, store_row
 
 
 @triton.jit
-def level_weights(values, seen, highest, per_step, step, TOP: tl.constexpr):
-    """Return the exponentials of the scores' levels relative to the highest, 0 where not attended, NaN for NaN.
+def level_weights(values, highest, per_step, step, TOP: tl.constexpr):
+    """Return the exponentials of the scores' levels relative to the highest, the lowest of them for -inf, NaN for NaN.
 
     `step` is the binary logarithm of the ratio of adjacent exponentials. Levels are rounded with a bias of 32, which
     absorbs the step's own rounding error, so that ties stay ties.
     """
-    place = (values - highest[:, None]) * per_step + (TOP + 32.0)
-    place = tl.where(place < 32.0, 32.0, place)
+    base = tl.where(highest == float("-inf"), 0.0, highest)[:, None]
+    place = (values - base) * per_step + (TOP + 32.0)
+    place = tl.maximum(place, 32.0, propagate_nan=tl.PropagateNan.ALL)
     below = (place + 12582912.0) - (12582944.0 + TOP)  # adding 1.5 * 2**23 rounds to integers, ties to even
-    return tl.where(seen, tl.exp2(below * step), 0.0)
+    return tl.exp2(below * step)
 
 
 @triton.jit
@@ -49,7 +50,7 @@ def levels_rows(
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     if SINGLE:
         columns = tl.arange(0, COLUMNS)
-        values, seen = load_scores(
+        values, _ = load_scores(
             scores,
             mask,
             rows,
@@ -69,8 +70,9 @@ def levels_rows(
             CAUSAL,
             MASKED,
         )
-        highest = tl.max(tl.where(seen, values, float("-inf")), 1)
-        weights = level_weights(values, seen, highest, per_step, step, TOP)
+        highest = tl.max(values, 1)
+        weights = level_weights(values, highest, per_step, step, TOP)
+        weights = tl.where(values == float("-inf"), 0.0, weights)
         total = tl.sum(weights, 1)
         result = weights * (1.0 / tl.where(total == 0.0, 1.0, total))[:, None]
         store_row(output, result, rows, columns, count, keys, keys)
@@ -79,7 +81,7 @@ def levels_rows(
         maxima = tl.full([ROWS, COLUMNS], float("-inf"), dtype=tl.float32)
         for start in range(0, keys, COLUMNS):
             columns = start + tl.arange(0, COLUMNS)
-            values, seen = load_scores(
+            values, _ = load_scores(
                 scores,
                 mask,
                 rows,
@@ -99,13 +101,13 @@ def levels_rows(
                 CAUSAL,
                 MASKED,
             )
-            maxima = tl.maximum(maxima, tl.where(seen, values, float("-inf")))
+            maxima = tl.maximum(maxima, values)
         highest = tl.max(maxima, 1)
         totals = tl.zeros([ROWS, COLUMNS], dtype=tl.float32)
         last = tl.cdiv(keys, COLUMNS) - 1
         for index in range(0, last + 1):
             columns = (last - index) * COLUMNS + tl.arange(0, COLUMNS)  # backwards: the last ones are in the cache
-            values, seen = load_scores(
+            values, _ = load_scores(
                 scores,
                 mask,
                 rows,
@@ -125,12 +127,13 @@ def levels_rows(
                 CAUSAL,
                 MASKED,
             )
-            totals += level_weights(values, seen, highest, per_step, step, TOP)
+            weights = level_weights(values, highest, per_step, step, TOP)
+            totals += tl.where(values == float("-inf"), 0.0, weights)
         total = tl.sum(totals, 1)
         inverse = (1.0 / tl.where(total == 0.0, 1.0, total))[:, None]
         for start in range(0, keys, COLUMNS):
             columns = start + tl.arange(0, COLUMNS)
-            values, seen = load_scores(
+            values, _ = load_scores(
                 scores,
                 mask,
                 rows,
@@ -150,5 +153,6 @@ def levels_rows(
                 CAUSAL,
                 MASKED,
             )
-            weights = level_weights(values, seen, highest, per_step, step, TOP)
-            store_row(output, weights * inverse, rows, columns, count, keys, keys)
+            weights = level_weights(values, highest, per_step, step, TOP)
+            result = weights * tl.where(values == float("-inf"), 0.0, inverse)
+            store_row(output, result, rows, columns, count, keys, keys)

@@ -5,6 +5,9 @@ import triton.language as tl
 
 from softmaxkit.kernels.triton.row_tiles import load_scores, store_row
 
+LOWEST = tl.constexpr(-3.4028234663852886e38)
+"""The lowest float32, from which -inf can be subtracted."""
+
 
 @triton.jit
 def softmax_rows(
@@ -34,7 +37,7 @@ def softmax_rows(
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     if SINGLE:
         columns = tl.arange(0, COLUMNS)
-        values, seen = load_scores(
+        values, _ = load_scores(
             scores,
             mask,
             rows,
@@ -55,21 +58,20 @@ def softmax_rows(
             MASKED,
         )
         # Scores are multiplied by the rate after the maximum is subtracted: float32's largest ones would overflow.
-        values = tl.where(seen, values, float("-inf"))
         highest = tl.max(values, 1)
         base = tl.where(highest == float("-inf"), 0.0, highest)[:, None]
         total = tl.sum(tl.exp2((values - base) * rate), 1)
         # Recomputed rather than stored: for long rows, registers hold the scores and nothing else.
         logarithm = tl.log2(tl.where(total == 0.0, 1.0, total))[:, None]
-        result = tl.where(seen, tl.exp2((values - base) * rate - logarithm), 0.0)
+        result = tl.exp2((values - base) * rate - tl.where(values == float("-inf"), 0.0, logarithm))
         store_row(output, result, rows, columns, count, keys, keys)
     else:
         # Every element of a tile has its own maximum and sum, reduced at the end: warps do not wait for each other.
-        highest = tl.full([ROWS, COLUMNS], float("-inf"), dtype=tl.float32)
+        highest = tl.full([ROWS, COLUMNS], LOWEST, dtype=tl.float32)
         totals = tl.zeros([ROWS, COLUMNS], dtype=tl.float32)
         for start in range(0, keys, COLUMNS):
             columns = start + tl.arange(0, COLUMNS)
-            values, seen = load_scores(
+            values, _ = load_scores(
                 scores,
                 mask,
                 rows,
@@ -89,19 +91,16 @@ def softmax_rows(
                 CAUSAL,
                 MASKED,
             )
-            values = tl.where(seen, values, float("-inf"))
             risen = tl.maximum(highest, values)
-            base = tl.where(risen == float("-inf"), 0.0, risen)
-            totals = totals * tl.exp2((highest - base) * rate) + tl.exp2((values - base) * rate)
+            totals = totals * tl.exp2((highest - risen) * rate) + tl.exp2((values - risen) * rate)
             highest = risen
-        most = tl.max(highest, 1)
-        base = tl.where(most == float("-inf"), 0.0, most)[:, None]
+        base = tl.max(highest, 1)[:, None]
         total = tl.sum(totals * tl.exp2((highest - base) * rate), 1)[:, None]
         inverse = 1.0 / tl.where(total == 0.0, 1.0, total)
         last = tl.cdiv(keys, COLUMNS) - 1
         for index in range(0, last + 1):
             columns = (last - index) * COLUMNS + tl.arange(0, COLUMNS)  # backwards: the last ones are in the cache
-            values, seen = load_scores(
+            values, _ = load_scores(
                 scores,
                 mask,
                 rows,
@@ -121,7 +120,7 @@ def softmax_rows(
                 CAUSAL,
                 MASKED,
             )
-            result = tl.where(seen, tl.exp2((values - base) * rate) * inverse, 0.0)
+            result = tl.exp2((values - base) * rate) * tl.where(values == float("-inf"), 0.0, inverse)
             store_row(output, result, rows, columns, count, keys, keys)
 
 

@@ -3,6 +3,9 @@
 import triton
 import triton.language as tl
 
+ROUNDS = tl.constexpr(12582912.0)
+"""1.5 * 2**23: adding it rounds float32 to integers, ties to even."""
+
 
 @triton.jit
 def load_rows(
@@ -87,7 +90,7 @@ def weigh(distance, limit, step, LEVELS: tl.constexpr):
     if LEVELS:
         passes = distance >= 0.0
         level = tl.maximum(distance, 0.0, propagate_nan=tl.PropagateNan.ALL)
-        level = (level + 12582912.0) - 12582912.0  # adding 1.5 * 2**23 rounds to integers, ties to even
+        level = (level + ROUNDS) - ROUNDS
         weights = tl.exp2((level - limit) * step)
     else:
         passes = distance <= limit
