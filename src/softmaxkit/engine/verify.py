@@ -84,10 +84,11 @@ def verify_engine(
     simulator: Simulator = Verilated(driven, fault, fast=outputs > SHORT) if fast else Simulated(driven)
     verification = Verification(simulator.name)
     outputs = outputs if fast else outputs // FEWER
-    for heads, traffic in _runs(engine, outputs, np.random.default_rng(seed), verification):
-        run = engine_stream(engine, heads)
-        undisturbed = traffic == Traffic()
-        outcome = simulator.run(run, Traffic(**{**vars(traffic), "seed": seed + 1}), cycles=undisturbed)
+    runs = _runs(engine, outputs, np.random.default_rng(seed), verification)
+    for number, (heads, pattern) in enumerate(runs):
+        undisturbed = pattern == Traffic()
+        run, traffic = engine_stream(engine, heads), Traffic(**{**vars(pattern), "seed": seed + number + 1})
+        outcome = simulator.run(run, traffic, cycles=undisturbed)
         verification.add(run, outcome)
         verification.wrong += [wrong for beat, words in outcome.wrong for wrong in _locate(engine, run, beat, words)]
         if undisturbed and not verification.faults:
