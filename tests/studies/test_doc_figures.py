@@ -267,12 +267,6 @@ def test_instructions_of_decoding_in_the_docs() -> None:
     assert wrong(cells, [r["instructions_per_byte"] for r in measured]) == []
 
 
-def recorded(name: str, command: str) -> pytest.MarkDecorator:
-    """Skip a test until a benchmark has made its record."""
-    return pytest.mark.skipif(not (ROOT / "results" / name).exists(), reason=f"{command} --json results/{name} is due")
-
-
-@recorded("speed/paged-cache.json", "python benchmarks/paged_cache.py --rounds 31")
 def test_pages_in_the_docs() -> None:
     """The cells are ConSmax's; EXAQ's are as near as the text says."""
     table = rows("docs/speed.md", "| time over one piece, by page size |")
@@ -290,7 +284,6 @@ def test_pages_in_the_docs() -> None:
     assert max(apart) <= float(within) + 0.005  # as rounded
 
 
-@recorded("speed/integer-mode.json", "python benchmarks/integer_mode.py")
 def test_integer_mode_in_the_docs() -> None:
     _, *measured = results("speed/integer-mode.json")
     text = " ".join((ROOT / "docs" / "speed.md").read_text(encoding="utf-8").split())
