@@ -80,8 +80,8 @@ def main() -> None:
         )
         query = query * 2
         if kind == "none":
-            ordinary = query, key.clone()
-        if kind != "none":
+            ordinary = query, key
+        else:
             key[:, :, half if late else 0 :, OUTLIER_CHANNEL] *= arguments.ratio
             query[..., OUTLIER_CHANNEL] /= arguments.ratio if balanced else 1.0
         key = with_sink(key) if sink else key

@@ -45,18 +45,22 @@ def encoded(name: str, tokens: Tensor, pool: Cached) -> Cached:
 
 def write(pool: Cached, codes: Cached, slots: Tensor) -> None:
     """Write codes, (1, heads, tokens, channels), into the slots of a pool, int64, (tokens,)."""
-    block_size = pool.codes.shape[2]
-    blocks, places = slots // block_size, slots % block_size
+    blocks, places = _pages_of(slots, pool)
     pool.codes[blocks, :, places] = codes.codes[0].transpose(0, 1)
     pool.steps[blocks, :, :, places] = codes.steps[0].permute(2, 0, 1)
 
 
 def read(pool: Cached, slots: Tensor) -> Cached:
     """Return the codes in slots of a pool, (1, heads, tokens, channels)."""
-    block_size = pool.codes.shape[2]
-    blocks, places = slots // block_size, slots % block_size
+    blocks, places = _pages_of(slots, pool)
     codes, steps = pool.codes[blocks, :, places].transpose(0, 1), pool.steps[blocks, :, :, places].permute(1, 2, 0)
     return replace(pool, codes=codes[None], steps=steps[None])
+
+
+def _pages_of(slots: Tensor, pool: Cached) -> tuple[Tensor, Tensor]:
+    """Return the page of each slot, and its place in the page."""
+    block_size = pool.codes.shape[2]
+    return slots // block_size, slots % block_size
 
 
 def by_head(tokens: Tensor) -> Tensor:
