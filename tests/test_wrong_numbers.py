@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -234,6 +235,57 @@ def test_a_misspelt_parameter_is_named_where_the_right_one_is_missing() -> None:
     ):
         with pytest.raises(TypeError, match="no parameter 'clp'; did you mean 'clip'"):
             call()
+
+
+@pytest.mark.parametrize(
+    ("guess", "name"),
+    [
+        ("mask", "attn_mask"),
+        ("attention_mask", "attn_mask"),
+        ("causal", "is_causal"),
+        ("dropout", "dropout_p"),
+        ("softmax_scale", "scale"),
+        ("gqa", "enable_gqa"),
+    ],
+)
+def test_names_of_other_libraries_lead_to_those_of_torch(guess: str, name: str) -> None:
+    query = torch.zeros(1, 1, 2, 4)
+    for spec in (Exact(), Exaq()):
+        with pytest.raises(TypeError, match=f"has no parameter '{guess}'; did you mean '{name}'"):
+            softmaxkit.attention(query, query, query, spec, **{guess: None})
+
+
+def test_every_function_suggests_its_own_arguments() -> None:
+    scores, query = torch.zeros(3), torch.zeros(1, 1, 2, 4)
+    cache = softmaxkit.KeyValueCache(query, query)
+    pool = softmaxkit.PagedKeyValueCache(num_blocks=1, block_size=16, num_kv_heads=1, head_size=4)
+    pages, lengths = torch.zeros(1, 1, dtype=torch.int32), torch.ones(1, dtype=torch.int32)
+    calls = (
+        (partial(softmaxkit.softmax, scores, Exact()), "attn_mask", "did you mean 'mask'"),
+        (partial(softmaxkit.softmax, scores, Exact()), "axis", "known parameters are scores, spec, mask, dim, mode"),
+        (partial(softmaxkit.explain, Exact(), scores), "modes", "did you mean 'mode'"),
+        (partial(softmaxkit.partial_attention, query, query, query, Exact()), "mask", "did you mean 'attn_mask'"),
+        (partial(cache.attention, query, Exact()), "length", "did you mean 'lengths'"),
+        (partial(pool.attention, query, Exact(), pages, lengths), "max_seqlen", "did you mean 'max_seq_len'"),
+        (Exaq().module, "num_heads", "did you mean 'heads'"),
+    )
+    for call, guess, hint in calls:
+        with pytest.raises(TypeError, match=f"with .* has no parameter '{guess}'; {hint}"):
+            call(**{guess: None})
+
+
+def test_a_spec_in_place_of_its_unit_is_named() -> None:
+    for call in (softmaxkit.verify, softmaxkit.synthesize):
+        with pytest.raises(TypeError, match=r"expected a unit such as .*unit\(lanes=1\), got Exact\(\.\.\.\)"):
+            call(Exact())  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("guess", "name"), [("Consmax", "ConSmax"), ("QuantizedCache", "QuantisedCache"), ("synthesise", "synthesize")]
+)
+def test_misspelt_public_names_are_suggested(guess: str, name: str) -> None:
+    with pytest.raises(AttributeError, match=f"did you mean '{name}'"):
+        getattr(softmaxkit, guess)
 
 
 def test_integers_under_a_dual_level_say_so() -> None:

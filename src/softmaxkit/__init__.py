@@ -67,9 +67,14 @@ def __getattr__(name: str) -> Any:
         return sorted((*_NAMES, *_methods()))
     if not name.startswith("__") and name in (methods := _methods()):
         return methods[name]
-    names = [] if name.startswith("__") else [known for known in (*_NAMES, *methods) if known.lower() == name.lower()]
-    hint = f"; did you mean {names[0]!r}?" if names else ""
-    raise AttributeError(f"module 'softmaxkit' has no attribute {name!r}{hint}")
+    message = f"module 'softmaxkit' has no attribute {name!r}"
+    if not name.startswith("_"):
+        from difflib import get_close_matches
+
+        known = {each.lower(): each for each in (*methods, *_NAMES)}
+        near = get_close_matches(name.lower(), known, n=1)
+        message += f"; did you mean {known[near[0]]!r}?" if near else ""
+    raise AttributeError(message)
 
 
 def __dir__() -> list[str]:

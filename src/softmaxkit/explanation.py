@@ -39,6 +39,7 @@ def explain(spec: Spec, *tensors: Tensor, mode: str = "float", **parameters: Any
     from softmaxkit.kernels.backends import only_torch
 
     check_spec(spec)
+    spec.check_known(parameters, function=explain)
     if len(tensors) not in (1, 3):
         raise TypeError(f"explain takes one tensor (scores) or three (query, key, value), got {len(tensors)}")
     if len(tensors) == 1:

@@ -44,7 +44,7 @@ def softmax(
     from softmaxkit.methods.base.numbers import normalise_with, without_gradients
 
     check_spec(spec)
-    spec.require(parameters)
+    spec.require(parameters, softmax)
     if not isinstance(scores, torch.Tensor):
         scores = np.asarray(scores)
         if not np.issubdtype(scores.dtype, np.floating):

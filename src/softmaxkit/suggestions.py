@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import inspect
+from collections.abc import Callable, Iterable
+from typing import Any
 
 
 def suggestion(name: str, known: Iterable[str], otherwise: str = "there are") -> str:
-    """Return "did you mean 'exaq'?" for the closest known name, or one that contains `name`; else list all names.
+    """Return "did you mean 'exaq'?" for the closest known name, or one within or around `name`; else list all names.
 
     Args:
         name: the unknown name.
@@ -15,5 +17,12 @@ def suggestion(name: str, known: Iterable[str], otherwise: str = "there are") ->
         otherwise: the introduction of the list, e.g. "the methods are".
     """
     known = list(known)
-    near = difflib.get_close_matches(name, known, n=1) or [longer for longer in known if name and name in longer]
+    near = difflib.get_close_matches(name, known, n=1)
+    near = near or [other for other in known if name and (name in other or (len(other) > 2 and other in name))]
     return f"did you mean {near[0]!r}?" if near else f"{otherwise} {', '.join(known) or 'none'}"
+
+
+def arguments_of(function: Callable[..., Any]) -> list[str]:
+    """Return the names of a function's arguments, without those that stand for any number of others."""
+    several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return [name for name, each in inspect.signature(function).parameters.items() if each.kind not in several]

@@ -50,6 +50,8 @@ class Powers(Spec):
     constants_class: ClassVar[type[Constants]] = PowersConstants
     constants_fields: ClassVar[tuple[str, ...]] = ("fraction_bits",)
 
+    parameters: ClassVar[tuple[str, ...]] = ("offset",)
+
     fraction_bits: int = 3
 
     def __post_init__(self) -> None:
@@ -76,7 +78,7 @@ class Powers(Spec):
         return np.where(attended, np.exp2(np.minimum(values - self.offset(parameters), 0)), 0.0)
 
     def offset(self, parameters: dict[str, Any]) -> float:
-        self.check_known(parameters, ("offset",))
+        self.check_known(parameters)
         offset = parameters.get("offset", 4.0)
         return float(getattr(offset, "detach", lambda: offset)())
 

@@ -21,6 +21,7 @@ from softmaxkit.flow.aiger import Graph
 from softmaxkit.flow.checker import PLACES, PROPERTIES, WITNESSES, Watched
 from softmaxkit.flow.tools import ToolError, call, need
 from softmaxkit.flow.verilog import to_rtlil
+from softmaxkit.methods.base.spec import check_unit
 
 if TYPE_CHECKING:
     from softmaxkit.methods.base.unit import SoftmaxUnit
@@ -101,8 +102,10 @@ def prove(
 
     Raises:
         ValueError: the unit uses latches.
+        TypeError: the unit is not one, but a spec for instance.
         ToolError: Yosys is missing, failed, or took more than an hour.
     """
+    check_unit(unit)
     if unit.storage == "latches":
         raise ValueError('a proof requires a unit with storage "flip-flops" or "memory", got "latches"')
     busy = depth if busy is None else busy

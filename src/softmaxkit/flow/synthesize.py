@@ -30,6 +30,7 @@ from softmaxkit.flow.timing import analyse
 from softmaxkit.flow.vectors import Rows, Stream, stream
 from softmaxkit.flow.verilog import to_rtlil
 from softmaxkit.methods.base.constants import Constants, Sets
+from softmaxkit.methods.base.spec import check_unit
 
 if TYPE_CHECKING:
     from softmaxkit.methods.base.unit import SoftmaxUnit
@@ -114,7 +115,9 @@ def synthesize(
         ToolError: a tool is missing or failed.
         LibertyError: the library is damaged or lacks a required cell.
         ValueError: there is no such process, the clock is not positive, or the rows differ in length or are too long.
+        TypeError: the unit is not one, but a spec for instance.
     """
+    check_unit(unit)
     _check_input(unit, clock, rows)
     library = chosen_library(cells, liberty, wires)
     period = clock if clock is not None else PROCESSES[cells].clock

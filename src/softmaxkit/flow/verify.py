@@ -19,6 +19,7 @@ from softmaxkit.flow.rows import all_codes, random_rows
 from softmaxkit.flow.simulate import Simulator, Verilated, can_verilate
 from softmaxkit.flow.tools import ToolError, missing_hardware
 from softmaxkit.flow.vectors import Segments, Stream, pack, places, stream, unpack
+from softmaxkit.methods.base.spec import check_unit
 
 if TYPE_CHECKING:
     from softmaxkit.methods.base.constants import Constants, Sets
@@ -149,7 +150,9 @@ def verify(
     Raises:
         ToolError: a tool is missing or failed.
         ValueError: there are no constants, or the unit does not support them or the rows.
+        TypeError: the unit is not one, but a spec for instance.
     """
+    check_unit(unit)
     started = time.monotonic()
     if constants is None:
         constants = [unit.constants] if unit.constants is not None else unit.loads(unit.spec.examples())

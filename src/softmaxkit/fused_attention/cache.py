@@ -12,7 +12,7 @@ from softmaxkit.fused_attention.over_codes import attention_over_codes, checked_
 from softmaxkit.fused_attention.watch import LATEST, Watch
 from softmaxkit.kernels.codes import BITS, Cached, encode
 from softmaxkit.kernels.frame import FIRST_KEYS, frame
-from softmaxkit.methods.base.spec import Spec
+from softmaxkit.methods.base.spec import Spec, check_spec
 
 
 class KeyValueCache:
@@ -157,6 +157,8 @@ class KeyValueCache:
         Raises:
             ValueError, TypeError: as in `attention`; or invalid lengths.
         """
+        check_spec(spec)
+        spec.require(parameters, self.attention)
         if lengths is not None:
             lengths = checked_lengths(lengths, self._stores[0].held.shape[0])
         keys, values = self.codes

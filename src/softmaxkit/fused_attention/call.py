@@ -76,7 +76,7 @@ def attention(
     to 8 bits, as in SageAttention, arXiv 2410.02367, section 4.2.
     """
     check_spec(spec)
-    spec.require(parameters)
+    spec.require(parameters, attention)
     _check(query, key, value, attn_mask, is_causal)
     if query.ndim < 4:
         more = (None,) * (4 - query.ndim)

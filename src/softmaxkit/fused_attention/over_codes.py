@@ -13,7 +13,7 @@ from softmaxkit.fused_attention.choice import choose
 from softmaxkit.kernels.attention import are_few, check_shapes, default_scale
 from softmaxkit.kernels.backends import runs_on_gpu
 from softmaxkit.kernels.codes import Cached
-from softmaxkit.methods.base.spec import Spec, check_spec
+from softmaxkit.methods.base.spec import Spec
 
 HELD = "the tokens of the cache"
 
@@ -42,8 +42,6 @@ def attention_over_codes(
         lengths: integers, (batch,), 0 to the number of keys; or None.
         parameters: as there.
     """
-    check_spec(spec)
-    spec.require(parameters)
     check_shapes(query, keys, values)
     result = by_codes(query, keys, values, spec, attn_mask, scale, lengths, parameters)
     if result is not None:

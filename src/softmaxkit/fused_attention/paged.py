@@ -247,7 +247,7 @@ class PagedKeyValueCache:
             )
             return one[:, :, 0]
         check_spec(spec)
-        spec.require(parameters)
+        spec.require(parameters, self.attention)
         pool = self._keys, self._values
         # Initial parameters of a method depend on the longest sequence, which the host does not know.
         if (

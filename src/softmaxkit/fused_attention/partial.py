@@ -43,6 +43,7 @@ def partial_attention(
         TypeError: the mask is not boolean.
     """
     check_spec(spec)
+    spec.check_known(parameters, (*spec.parameters, "maximum"), partial_attention)
     check_shapes(query, key, value)
     if query.shape[1] != key.shape[1] and not enable_gqa:
         raise ValueError(f"{query.shape[1]} query heads and {key.shape[1]} key heads require enable_gqa=True")

@@ -74,6 +74,7 @@ def apply(
             "instead of softmax"
         )
     check_spec(spec)
+    spec.check_known(parameters, function=apply)
     wanted = wanted_layers(layers)
     separate_configs(model)
     original = implementations(model)

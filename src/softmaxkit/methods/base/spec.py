@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -18,7 +18,7 @@ from softmaxkit.methods.base.metadata import Metadata
 from softmaxkit.methods.base.metadata import Storage as Storage
 from softmaxkit.methods.base.metadata import Training as Training
 from softmaxkit.methods.base.partial import ElementPartial, Partial
-from softmaxkit.suggestions import suggestion
+from softmaxkit.suggestions import arguments_of, suggestion
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -38,8 +38,11 @@ class Spec(EngineIntegers, Metadata):
     A method implements the abstract methods of this class and of `Integers`, one of its bases.
     """
 
+    parameters: ClassVar[tuple[str, ...]] = ()
+    """Names of the learned or calibrated real parameters."""
+
     required: ClassVar[tuple[str, ...]] = ()
-    """Names of the learned or calibrated real parameters that the method cannot do without."""
+    """Those that the method cannot do without."""
 
     @abstractmethod
     def reference(self, scores: ArrayLike, mask: ArrayLike | None = None, **parameters: Any) -> NDArray[np.float64]:
@@ -80,31 +83,40 @@ class Spec(EngineIntegers, Metadata):
     # Real parameters.
 
     @classmethod
-    def require(cls, parameters: Mapping[str, Any]) -> None:
-        """Check that all required parameters are present.
+    def require(cls, parameters: Mapping[str, Any], function: Callable[..., Any]) -> None:
+        """Check what a function takes beside its own arguments: no parameter is unknown, no required one missing.
 
         Raises:
+            TypeError: one is unknown, see `check_known`.
             ValueError: one is missing; the message says how to obtain it.
-            TypeError: one is missing, and another parameter looks like a misspelling of it.
         """
+        cls.check_known(parameters, function=function)
         missing = [name for name in cls.required if parameters.get(name) is None]
         if missing:
             arguments = ", ".join(f"{name}=..." for name in cls.required)
-            for name in parameters:
-                if name not in cls.required and (hint := suggestion(name, missing)).startswith("did you mean"):
-                    raise TypeError(f"{cls.__name__} has no parameter {name!r}; {hint}")
             raise ValueError(
                 f"{cls.__name__} requires {' and '.join(missing)}, learned by a model or set by calibration: run "
                 f"softmaxkit.apply and softmaxkit.calibrate on a model, or pass {arguments}"
             )
 
     @classmethod
-    def check_known(cls, parameters: Mapping[str, Any], known: Sequence[str] = ()) -> None:
-        """Raise TypeError for a parameter that is not in `known`, with the nearest known name."""
+    def check_known(
+        cls,
+        parameters: Mapping[str, Any],
+        known: Sequence[str] | None = None,
+        function: Callable[..., Any] | None = None,
+    ) -> None:
+        """Raise TypeError for a parameter that is not in `known`, by default all, with the nearest known name.
+
+        If a `function` takes the parameters beside its own arguments, it is named, and these are known too.
+        """
+        known = cls.parameters if known is None else known
         for name in parameters:
             if name not in known:
-                hint = suggestion(name, known, "known parameters are")
-                raise TypeError(f"{cls.__name__} has no parameter {name!r}; {hint}")
+                own = [] if function is None else arguments_of(function)
+                where = "" if function is None else f"{function.__name__} with "
+                hint = suggestion(name, dict.fromkeys((*own, *known)), "known parameters are")
+                raise TypeError(f"{where}{cls.__name__} has no parameter {name!r}; {hint}")
 
     @classmethod
     def _check_one_head(cls, parameters: Mapping[str, Any]) -> None:
@@ -182,8 +194,8 @@ class Spec(EngineIntegers, Metadata):
         """
         if self.dataflow != "element":
             raise ValueError(f"{self.title} has no partial results: a probability depends on the whole row")
-        self.require(parameters)
-        self.module(**parameters)  # refuses unknown parameters
+        self.require(parameters, self.partial)
+        self.module(**parameters)  # refuses impossible numbers
         return ElementPartial(self, dict(parameters))
 
     # Examples and forms.
@@ -205,4 +217,12 @@ def check_spec(spec: object) -> None:
     if isinstance(spec, type) and issubclass(spec, Spec):
         raise TypeError(f"pass a spec, {spec.__name__}(), not the class {spec.__name__}")
     if not isinstance(spec, Spec):
-        raise TypeError(f"expected a spec such as softmaxkit.Softermax() or softmaxkit.Exaq(bits=3), got {spec!r}")
+        given = repr(spec) if isinstance(spec, str) else type(spec).__name__
+        raise TypeError(f"expected a spec such as softmaxkit.Softermax() or softmaxkit.Exaq(bits=3), got {given}")
+
+
+def check_unit(unit: object) -> None:
+    """Raise TypeError if the argument is a spec, or anything else that is no component, in place of a unit."""
+    if not hasattr(unit, "signature"):
+        given = f"{type(unit).__name__}(...)" if isinstance(unit, Spec) else type(unit).__name__
+        raise TypeError(f"expected a unit such as softmaxkit.Softermax().unit(lanes=1), got {given}")

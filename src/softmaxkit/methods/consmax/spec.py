@@ -70,6 +70,7 @@ class ConSmax(Spec):
     constants_fields: ClassVar[tuple[str, ...]] = (
         *("bits", "tables", "table_format", "constant", "output_bits", "ceiling"),
     )
+    parameters: ClassVar[tuple[str, ...]] = PARAMETERS
     required: ClassVar[tuple[str, ...]] = ("beta", "gamma")
 
     bits: Literal[8, 16] = 8
@@ -152,7 +153,7 @@ class ConSmax(Spec):
             ValueError: gamma or the scale is not positive and finite, `largest` is negative or not finite, or the scale
                 is not ln2/16 with tables="shift".
         """
-        self.check_known(parameters, PARAMETERS)
+        self.check_known(parameters)
         self._check_one_head(parameters)
         scale, largest = score_scale(self, parameters), largest_probability(self, parameters)
         beta, gamma = beta_and_gamma(self, parameters, keys=DEFAULT_KEYS)
@@ -201,7 +202,7 @@ class ConSmax(Spec):
         """
         from softmaxkit.methods.consmax.module import ConSmaxModule
 
-        self.check_known(parameters, PARAMETERS)
+        self.check_known(parameters, function=self.module)
         return ConSmaxModule(self, heads, mode, **parameters)
 
     def as_trained(self) -> Self:

@@ -198,7 +198,7 @@ class Exact(FloatCodes):
         """Return the torch module; it has no learned parameters."""
         from softmaxkit.methods.exact.module import ExactModule
 
-        self.check_known(parameters)
+        self.check_known(parameters, function=self.module)
         return ExactModule(self, heads, mode)
 
     @classmethod

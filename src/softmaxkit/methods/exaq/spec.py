@@ -59,6 +59,7 @@ class Exaq(Spec):
     dataflow: ClassVar[Dataflow] = "row"
     constants_class: ClassVar[type[Constants]] = ExaqConstants
     constants_fields: ClassVar[tuple[str, ...]] = ("bits", "scores", "exponential")
+    parameters: ClassVar[tuple[str, ...]] = PARAMETERS
     required: ClassVar[tuple[str, ...]] = ("clip",)
 
     bits: Literal[2, 3, 4] = 2
@@ -138,7 +139,7 @@ class Exaq(Spec):
             TypeError: a parameter is unknown.
             ValueError: the clip is missing or not negative, or the scale is not positive.
         """
-        self.check_known(parameters, PARAMETERS)
+        self.check_known(parameters)
         self._check_one_head(parameters)
         scale = encode_scale(float(parameters.get("scale", self.scores.resolution)))
         return build(self, scale, required_clip(parameters))
@@ -176,7 +177,7 @@ class Exaq(Spec):
         """
         from softmaxkit.methods.exaq.module import ExaqModule
 
-        self.check_known(parameters, PARAMETERS)
+        self.check_known(parameters, function=self.module)
         return ExaqModule(self, heads, mode, **parameters)
 
     def examples(self) -> list[Constants]:

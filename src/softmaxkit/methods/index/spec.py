@@ -150,7 +150,7 @@ class Index(Spec):
         """Return the torch module; it has no learned parameters and requires no calibration."""
         from softmaxkit.methods.index.module import IndexModule
 
-        self.check_known(parameters)
+        self.check_known(parameters, function=self.module)
         return IndexModule(self, heads, mode)
 
     @classmethod

@@ -186,7 +186,7 @@ class Softermax(Spec):
         """Return the torch module; it has no learned parameters, but the model is fine-tuned with it."""
         from softmaxkit.methods.softermax.module import SoftermaxModule
 
-        self.check_known(parameters)
+        self.check_known(parameters, function=self.module)
         return SoftermaxModule(self, heads, mode)
 
     @classmethod
