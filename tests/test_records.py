@@ -17,6 +17,7 @@ import typer
 from doc_tables import ROOT
 from softmaxkit.cli import app
 from softmaxkit.methods.base.spec import Spec
+from softmaxkit.record import amount
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*created but never used")
 
@@ -120,3 +121,11 @@ def test_no_record_names_a_place_of_the_machine_that_made_it() -> None:
     places = ("/tmp/", "/home/", "/root/", "/work/", "/mnt/")
     named = {name: found for name, file in FILES.items() if (found := [x for x in texts(file) if x.startswith(places)])}
     assert named == {}
+
+
+def test_amounts_have_no_exponents() -> None:
+    assert [amount(value) for value in (0.02361, 17.7512, 999.96, 19_329.4, 223_678.2)] == [
+        *("0.02361", "17.75", "1,000"),
+        *("19,329", "223,678"),
+    ]
+    assert [amount(value, 3) for value in (5.264, 119.6, 4_426.1)] == ["5.26", "120", "4,426"]

@@ -69,6 +69,11 @@ def make_result(spec: Spec, mode: str, **figures: Any) -> dict[str, Any]:
     return {"method": spec.method, "variant": spec.variant, "spec": spec.to_json(), "mode": mode, **figures}
 
 
+def amount(value: float, digits: int = 4) -> str:
+    """Return a figure for reading: that many significant digits, whole numbers in full, e.g. "0.1234" and "223,678"."""
+    return f"{value:,.{digits}g}" if abs(value) < 10 ** (digits - 1) else f"{value:,.0f}"
+
+
 def _methods(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return titles, colours and other metadata of the methods in some results, for reports on the record."""
     names = dict.fromkeys(str(result.get("method")) for result in results)

@@ -54,7 +54,7 @@ def test_a_record_without_hardware_advises_on_models_alone() -> None:
     for result in made["results"]:
         del result["area_um2"], result["energy_pj_per_element"]
     sentences = advice(read_variants(made))
-    assert [sentence.partition(":")[0] for sentence in sentences] == ["For a model"]
+    assert [sentence.partition(":")[0] for sentence in sentences] == ["For a model, in floating point"]
 
 
 def test_training_is_not_mentioned_without_training() -> None:

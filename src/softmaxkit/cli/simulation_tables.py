@@ -8,6 +8,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from softmaxkit.cli.console import name_of
+from softmaxkit.record import amount
 
 
 def simulation_table(record: dict[str, Any]) -> Table:
@@ -43,8 +44,8 @@ def simulation_table(record: dict[str, Any]) -> Table:
             f"{result['context']:,}",
             f"{result['cycles']:,}",
             f"{result['seconds']:.3g}",
-            f"{result['energy_uj']:,.4g}" if known else "–",
-            f"{result['area_mm2']:,.3g}" if known else "–",
+            amount(result["energy_uj"]) if known else "–",
+            amount(result["area_mm2"], 3) if known else "–",
             f"{result['computed_cycles']:,}",
             f"{result['stall_percent']:.1f}",
             f"{result['utilization_percent']:.1f}",
@@ -58,7 +59,7 @@ def energy_lines(results: list[dict[str, Any]]) -> list[str]:
     notes = []
     for result in results:
         parts = sorted(result["energy_uj_by_part"].items(), key=lambda part: -part[1])
-        amounts = ", ".join(f"{name} {amount:,.4g}" for name, amount in parts)
+        amounts = ", ".join(f"{name} {amount(energy)}" for name, energy in parts)
         notes.append(f"energy in uJ, {name_of(result)} {result['pipeline']} at {result['context']:,}: {amounts}")
     missing = dict.fromkeys(reason for result in results for reason in result.get("without_energy", ()))
     return [*notes, *(f"no total energy: {reason}" for reason in missing)]
@@ -82,6 +83,6 @@ def chips_table(results: list[dict[str, Any]]) -> Table:
                 f"{each['bytes_per_query']:,}",
                 f"{1e6 * each['waiting_seconds']:,.2f}",
                 f"{each['seconds']:.3g}",
-                f"{each['energy_uj']:,.4g}" if "energy_uj" in each else "–",
+                amount(each["energy_uj"]) if "energy_uj" in each else "–",
             )
     return table

@@ -62,7 +62,7 @@ def _for_a_model(variants: Sequence[Variant]) -> str:
         also = f", tied with {len(ties)} other{'s' if len(ties) > 1 else ''}" if ties else ""
         change = f"{_change(best.figure(LOSS, 'float'))}{_seeds(best, 'float')}"
         parts.append(f"{condition}, {_name(best)} has the lowest loss ({change}{also})")
-    return f"For a model: {'; '.join(parts)}." if parts else ""
+    return f"For a model, in floating point: {'; '.join(parts)}." if parts else ""
 
 
 def lost_to_formats(variants: Sequence[Variant]) -> list[str]:

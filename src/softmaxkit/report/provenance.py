@@ -60,5 +60,5 @@ def _text(value: object) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return ", ".join(_text(part) for part in value)
+        return ", ".join(_text(part) for part in value) or "none"
     return str(value)

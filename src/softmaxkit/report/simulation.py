@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
+from softmaxkit.record import amount
 from softmaxkit.report.methods import read_methods
 from softmaxkit.report.page import Plot, fill
 from softmaxkit.report.sheets import Sheet, sheet_json
@@ -12,25 +14,25 @@ from softmaxkit.report.simulation_charts import by_part, curve, gantt
 
 Result = Mapping[str, Any]
 
-COLUMNS = (
-    ("cycles", "Cycles", "{:,}"),
-    ("seconds", "Time, s", "{:.3g}"),
-    ("energy_uj_per_token", "Energy per token, µJ", "{:,.4g}"),
-    ("area_mm2", "Area, mm²", "{:,.3g}"),
-    ("computed_cycles", "Cycles without memory stalls", "{:,}"),
-    ("stall_percent", "of these stalled on the last rows, %", "{:.1f}"),
-    ("utilization_percent", "Multiplier utilisation, %", "{:.1f}"),
-    ("memory_percent", "Waiting for memory, %", "{:.1f}"),
-    ("unit_percent", "for the unit, %", "{:.1f}"),
-    ("drain_percent", "for the last rows, %", "{:.1f}"),
+COLUMNS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
+    ("cycles", "Cycles", "{:,}".format),
+    ("seconds", "Time, s", "{:.3g}".format),
+    ("energy_uj_per_token", "Energy per token, µJ", amount),
+    ("area_mm2", "Area, mm²", partial(amount, digits=3)),
+    ("computed_cycles", "Cycles without memory stalls", "{:,}".format),
+    ("stall_percent", "of these stalled on the last rows, %", "{:.1f}".format),
+    ("utilization_percent", "Multiplier utilisation, %", "{:.1f}".format),
+    ("memory_percent", "Waiting for memory, %", "{:.1f}".format),
+    ("unit_percent", "for the unit, %", "{:.1f}".format),
+    ("drain_percent", "for the last rows, %", "{:.1f}".format),
 )
-CHIPS = (
-    ("chips", "Chips", "{:,}"),
-    ("exchanges", "Exchanges", "{}"),
-    ("bytes_per_query", "Bytes per query", "{:,}"),
-    ("waiting_seconds", "Waiting, s", "{:.3g}"),
-    ("seconds", "Time, s", "{:.3g}"),
-    ("energy_uj", "Energy, µJ", "{:,.4g}"),
+CHIPS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
+    ("chips", "Chips", "{:,}".format),
+    ("exchanges", "Exchanges", "{}".format),
+    ("bytes_per_query", "Bytes per query", "{:,}".format),
+    ("waiting_seconds", "Waiting, s", "{:.3g}".format),
+    ("seconds", "Time, s", "{:.3g}".format),
+    ("energy_uj", "Energy, µJ", amount),
 )
 
 
@@ -50,11 +52,7 @@ def render_simulation(record: Mapping[str, Any]) -> str:
         "energy_uj_per_token": "energy per token, µJ",
         "utilization_percent": "multiplier utilisation, %",
     }
-    drawn = (
-        [(title, curve(results, names, methods, key, title)) for key, title in curves.items()]
-        if len(contexts) > 1
-        else []
-    )
+    drawn = [(title, curve(results, names, methods, key)) for key, title in curves.items()] if len(contexts) > 1 else []
     timelines = [
         (f"{name}, {result['context']:,} keys", result["series"]["timeline"])
         for name, result in zip(names, results, strict=True)
@@ -76,13 +74,13 @@ def render_simulation(record: Mapping[str, Any]) -> str:
         left_out=layers_left_out(results),
         headings=[heading for _, heading, _ in COLUMNS],
         rows=[
-            (name, f"{result['context']:,}", [_shown(result, key, form) for key, _, form in COLUMNS])
+            (name, f"{result['context']:,}", [_shown(result, key, write) for key, _, write in COLUMNS])
             for name, result in zip(names, results, strict=True)
         ],
         sheet=sheet_json(_sheet(names, results)),
         chip_headings=[heading for _, heading, _ in CHIPS],
         chip_rows=[
-            (name, context, [_shown(each, key, form) for key, _, form in CHIPS]) for name, context, each in split
+            (name, context, [_shown(each, key, write) for key, _, write in CHIPS]) for name, context, each in split
         ],
         missing=list(dict.fromkeys(reason for result in results for reason in result.get("without_energy", ()))),
         sources=_sources(names, results),
@@ -119,8 +117,8 @@ def name_of(result: Result, title: str) -> str:
     return " ".join(filter(None, (title, result["variant"], result["pipeline"])))
 
 
-def _shown(values: Mapping[str, Any], key: str, form: str) -> str:
-    return form.format(values[key]) if key in values else "–"
+def _shown(values: Mapping[str, Any], key: str, write: Callable[[Any], str]) -> str:
+    return write(values[key]) if key in values else "–"
 
 
 def _sheet(names: Sequence[str], results: Sequence[Result]) -> Sheet:

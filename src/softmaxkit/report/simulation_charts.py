@@ -13,6 +13,9 @@ from softmaxkit.report.style import FURTHER_COLOURS, REFERENCE_COLOUR, axis, bas
 Result = Mapping[str, Any]
 
 DASHES = {"token": "solid", "deferred": "dash", "element": "dot"}
+LOGARITHMIC = {"type": "log", "dtick": "D2", "tickformat": ",~r"}
+"""An axis with ticks at 1, 2 and 5 times each power of ten, written in full."""
+
 STAGES = {"qk": ("QK", "#0072b2"), "unit": ("row in the unit", "#e69f00"), "pv": ("PV", "#009e73")}
 BAR = 0.26
 """Height of a stage's bar, with three bars below each other per query."""
@@ -20,9 +23,7 @@ BAR = 0.26
 PART_COLOURS = ("#0072b2", "#009e73", "#d55e00", *FURTHER_COLOURS, "#f0e442", REFERENCE_COLOUR)
 
 
-def curve(
-    results: Sequence[Result], names: Sequence[str], methods: Mapping[str, Method], key: str, title: str
-) -> go.Figure | None:
+def curve(results: Sequence[Result], names: Sequence[str], methods: Mapping[str, Method], key: str) -> go.Figure | None:
     """Draw a figure against the context, a line per method and pipeline; None if no result has the figure."""
     figure = go.Figure()
     for name in dict.fromkeys(names):
@@ -44,7 +45,7 @@ def curve(
             height=320,
             showlegend=True,
             xaxis=axis(title="context, tokens", type="log", **ticks),
-            yaxis=axis(title=title, type="linear" if key.endswith("percent") else "log", exponentformat="power"),
+            yaxis=axis(**({"rangemode": "tozero"} if key.endswith("percent") else LOGARITHMIC)),
         )
     )
     return figure
