@@ -10,17 +10,21 @@ and of keys with an outlier channel after a first key that has another one, as a
 
 from __future__ import annotations
 
-import argparse
 import warnings
+from argparse import ArgumentTypeError, Namespace
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 import softmaxkit
+from benchmark import Results, count, options, run
 from softmaxkit import Exaq, KeyValueCache
 from softmaxkit.kernels.attention import FEW
 from softmaxkit.kernels.codes import BITS, encode
 from softmaxkit.kernels.frame import frame
+from softmaxkit.record import make_result
 
 QUERIES, CHANNELS, OUTLIER_CHANNEL = 96, 64, 3
 SPEC, CLIP = Exaq(bits=3), -6.0
@@ -36,9 +40,9 @@ whether a first key has another one, from which the cache grows token by token."
 FIRST = (1, 2, 5, 16, 64, 512)
 
 
-def relative_error(result: Tensor, exact: Tensor) -> float:
-    """Return the root mean square error relative to the standard deviation of the exact values."""
-    return float((result.double() - exact).square().mean().sqrt() / exact.std())
+def error_percent(result: Tensor, exact: Tensor) -> float:
+    """Return the root mean square error relative to the standard deviation of the exact values, in percent."""
+    return float(100 * (result.double() - exact).square().mean().sqrt() / exact.std())
 
 
 def with_sink(key: Tensor) -> Tensor:
@@ -49,61 +53,102 @@ def with_sink(key: Tensor) -> Tensor:
     return key
 
 
-def errors_by_first_keys(query: Tensor, key: Tensor, ratio: float) -> None:
-    """Print the errors of scores, by the number of first keys that give the frame."""
-    print("first keys that give the frame: errors of scores, 8 and 4 bits, of ordinary keys; after a sink")
+def drawn(tokens: int) -> Iterator[Tensor]:
+    """Draw queries, keys and values without outliers."""
+    random = torch.Generator().manual_seed(0)
+    for rows, size in ((QUERIES, 2.0), (tokens, 1.0), (tokens, 1.0)):
+        yield torch.randn(1, 2, rows, CHANNELS, generator=random) * size
+
+
+def errors_with_outliers(kind: str, tokens: int, ratio: float) -> Results:
+    """Return the errors over each cache and without one, for a kind of outliers."""
+    balanced, late, sink = KINDS[kind]
+    half = tokens // 2
+    query, key, value = drawn(tokens)
+    if kind != "none":
+        key[:, :, half if late else 0 :, OUTLIER_CHANNEL] *= ratio
+        query[..., OUTLIER_CHANNEL] /= ratio if balanced else 1.0
+    key = with_sink(key) if sink else key
+    scores = query.double() @ key.double().mT / CHANNELS**0.5
+    exact = SPEC.module(heads=2, clip=CLIP)(scores).detach() @ value.double()
+    results = []
+    for bits in BITS:
+        first = 1 if sink else half
+        cache = KeyValueCache(key[:, :, :first], value[:, :, :first], bits)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of later outliers
+            for keys, values in zip(*(x[:, :, first:].split(first, 2) for x in (key, value)), strict=True):
+                cache.append(keys, values)
+        cached_scores = query.double() @ cache.keys.double().mT / CHANNELS**0.5
+        result = torch.cat([cache.attention(few, SPEC, clip=CLIP) for few in query.split(FEW, 2)], 2)
+        errors = error_percent(cached_scores, scores), error_percent(result, exact)
+        figures = {"scores_error_percent": errors[0], "results_error_percent": errors[1]}
+        results.append(make_result(SPEC, "float", outliers=kind, storage=f"{bits}-bit cache", **figures))
+    backend = softmaxkit.explain(SPEC, query, key, value, clip=CLIP).backend
+    error = error_percent(softmaxkit.attention(query, key, value, SPEC, clip=CLIP), exact)
+    return [*results, make_result(SPEC, "float", outliers=kind, backend=backend, results_error_percent=error)]
+
+
+def errors_by_first_keys(tokens: int, ratio: float) -> Iterator[dict[str, Any]]:
+    """Yield the errors of scores, by the number of first keys that give the frame."""
+    query, key, _ = drawn(tokens)
     narrow, wide = query.clone(), key.clone()
     narrow[..., OUTLIER_CHANNEL] /= ratio
     wide[..., OUTLIER_CHANNEL] *= ratio
     for first in FIRST:
-        figures = []
-        for queries, keys in ((query, key), (narrow, with_sink(wide))):
+        for keys_are, queries, keys in (("ordinary", query, key), ("after a sink", narrow, with_sink(wide))):
             scores = queries.double() @ keys.double().mT
             for bits in BITS:
                 found = encode(keys, bits, *frame(keys[:, :, :first], bits)).decoded(torch.float64)
-                figures.append(f"{relative_error(queries.double() @ found.mT, scores):.2%}")
-        print(f"  {first:4} keys  {', '.join(figures)}")
+                error = error_percent(queries.double() @ found.mT, scores)
+                where = {"keys": keys_are, "first_keys": first, "storage": f"{bits}-bit cache"}
+                yield make_result(SPEC, "float", **where, scores_error_percent=error)
+
+
+def measure(arguments: Namespace) -> tuple[dict[str, Any], Results]:
+    """Measure every kind of outliers, then every number of first keys."""
+    tokens, ratio = arguments.tokens, arguments.ratio
+    results = [result for kind in KINDS for result in errors_with_outliers(kind, tokens, ratio)]
+    return {"tokens": tokens, "ratio": ratio}, [*results, *errors_by_first_keys(tokens, ratio)]
+
+
+def lines(record: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a line for each kind of outliers and for each number of first keys."""
+    inputs, results = record["inputs"], record["results"]
+    yield f"a key channel {inputs['ratio']:g} times larger, {inputs['tokens']} tokens: errors of scores, of results"
+    for kind in KINDS:
+        *cached, alone = (result for result in results if result.get("outliers") == kind)
+        errors = [
+            f"{each['storage']} {each['scores_error_percent']:.2f}%, {each['results_error_percent']:.1f}%"
+            for each in cached
+        ]
+        errors.append(f"no cache ({alone['backend']}) {alone['results_error_percent']:.1f}%")
+        yield f"  {kind:30}" + "; ".join(errors)
+    yield "first keys that give the frame: errors of scores, 8 and 4 bits, of ordinary keys; after a sink"
+    for first in FIRST:
+        errors = [f"{each['scores_error_percent']:.2f}%" for each in results if each.get("first_keys") == first]
+        yield f"  {first:4} keys  {', '.join(errors)}"
+
+
+def ratio(text: str) -> float:
+    """Return the factor in an argument."""
+    try:
+        factor = float(text)
+    except ValueError:
+        factor = 0.0
+    if not 1 <= factor < float("inf"):
+        raise ArgumentTypeError(f"must be a number of 1 or more, not {text!r}")
+    return factor
 
 
 def main() -> None:
-    """Print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--ratio", type=float, default=50.0, help="factor by which keys are larger in the channel")
-    parser.add_argument("--tokens", type=int, default=1024, help="number of keys")
-    arguments = parser.parse_args()
-    half = arguments.tokens // 2
-    print(f"a key channel {arguments.ratio:g} times larger, {arguments.tokens} tokens: errors of scores, of results")
-    for kind, (balanced, late, sink) in KINDS.items():
-        random = torch.Generator().manual_seed(0)
-        query, key, value = (
-            torch.randn(1, 2, n, CHANNELS, generator=random) for n in (QUERIES, arguments.tokens, arguments.tokens)
-        )
-        query = query * 2
-        if kind == "none":
-            ordinary = query, key
-        else:
-            key[:, :, half if late else 0 :, OUTLIER_CHANNEL] *= arguments.ratio
-            query[..., OUTLIER_CHANNEL] /= arguments.ratio if balanced else 1.0
-        key = with_sink(key) if sink else key
-        scores = query.double() @ key.double().mT / CHANNELS**0.5
-        exact = SPEC.module(heads=2, clip=CLIP)(scores).detach() @ value.double()
-        errors = {}
-        for bits in BITS:
-            first = 1 if sink else half
-            cache = KeyValueCache(key[:, :, :first], value[:, :, :first], bits)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of later outliers
-                for keys, values in zip(*(x[:, :, first:].split(first, 2) for x in (key, value)), strict=True):
-                    cache.append(keys, values)
-            cached_scores = query.double() @ cache.keys.double().mT / CHANNELS**0.5
-            result = torch.cat([cache.attention(few, SPEC, clip=CLIP) for few in query.split(FEW, 2)], 2)
-            of_scores, of_result = relative_error(cached_scores, scores), relative_error(result, exact)
-            errors[f"{bits}-bit cache"] = f"{of_scores:.2%}, {of_result:.1%}"
-        choice = softmaxkit.explain(SPEC, query, key, value, clip=CLIP)
-        without_cache = softmaxkit.attention(query, key, value, SPEC, clip=CLIP)
-        errors[f"no cache ({choice.backend})"] = f"{relative_error(without_cache, exact):.1%}"
-        print(f"  {kind:30}" + "; ".join(f"{name} {error}" for name, error in errors.items()))
-    errors_by_first_keys(*ordinary, arguments.ratio)
+    """Run the benchmark."""
+    parser = options(__doc__)
+    parser.add_argument(
+        "--ratio", type=ratio, default=50.0, help="factor by which keys are larger in the channel (default: 50)"
+    )
+    parser.add_argument("--tokens", type=count, default=1024, help="number of keys (default: 1024)")
+    run(parser, measure, lines)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from softmaxkit.flow import scores
 from softmaxkit.models.evaluation import real_scores
 from softmaxkit.models.pretrained import read_pretrained
 from softmaxkit.models.text import read_corpus
+from softmaxkit.script import one_line_errors
 
 WINDOWS = 4
 
@@ -26,9 +27,11 @@ def main() -> None:
     """Write the sample of a model's scores."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="folder of a model with exact softmax")
-    model, tokenizer = read_pretrained(parser.parse_args().model, scores.KEYS)
-    windows = read_corpus(None, tokenizer).held_out_windows(scores.KEYS, WINDOWS)
-    heads = real_scores(model, windows)
+    arguments = parser.parse_args()
+    with one_line_errors(parser):
+        model, tokenizer = read_pretrained(arguments.model, scores.KEYS)
+        windows = read_corpus(None, tokenizer).held_out_windows(scores.KEYS, WINDOWS)
+        heads = real_scores(model, windows)
     rows = np.concatenate([layer.scores[:, :, -1].flatten(0, 1).cpu().numpy() for layer in heads])
     path = Path(scores.__file__).parent / scores.FILE
     np.save(path, np.random.default_rng(0).permutation(rows).astype(np.float16))

@@ -115,6 +115,11 @@ WRONG = {
         (["--model", "missing"], "missing"),
         (["--json", "."], "is a folder; give the name of a file"),
     ],
+    "outlier_channels": [
+        (["--ratio", "0"], "--ratio: must be a number of 1 or more, not '0'"),
+        (["--tokens", "-5"], "--tokens: must be a whole number of 1 or more, not '-5'"),
+    ],
+    "sample_scores": [(["./missing"], "./missing does not exist")],
     "decode_instructions": [(["--bits", "8"], "unrecognized arguments: --bits")],
 }
 

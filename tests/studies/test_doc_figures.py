@@ -216,21 +216,25 @@ def test_departures_from_exact_attention_in_the_docs(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(native() is None, reason="the native kernels are not built")
-def test_outlier_channels_in_the_docs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_outlier_channels_in_the_docs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As above, `python benchmarks/outlier_channels.py` runs here."""
-    monkeypatch.setattr(sys, "argv", ["outlier_channels.py"])
+    path = tmp_path / "record.json"
+    monkeypatch.setattr(sys, "argv", ["benchmarks/outlier_channels.py", "--json", str(path)])
     runpy.run_path(str(ROOT / "benchmarks" / "outlier_channels.py"), run_name="__main__")
-    printed = capsys.readouterr().out.splitlines()
+    measured = json.loads(path.read_text())["results"]
     table = rows("docs/speed.md", "| outliers | 8-bit cache: scores, results |")
-    few = rows("docs/speed.md", "| keys that give mean and factors | ordinary keys, 8 bits |")
-    for (label, *cells), line in zip(few, printed[len(table) + 2 :], strict=True):
-        assert label == line.split()[0]
-        assert wrong(cells, [float(figure) for figure in re.findall(r"([\d.]+)%", line)]) == [], label
-    for (label, *cells, without), line in zip(table, printed[1 : len(table) + 1], strict=True):
-        *values, alone = [float(figure) for figure in re.findall(r"([\d.]+)%", line)]
-        assert wrong(", ".join(cells).split(", "), values) == [], label
-        assert shows(without.partition(" (")[0], alone), label
-        assert ("(torch)" in line) == ("float32 takes over" in without)
+    kinds = dict.fromkeys(result["outliers"] for result in measured if "outliers" in result)
+    for (label, *cells, without), kind in zip(table, kinds, strict=True):
+        *cached, alone = (result for result in measured if result.get("outliers") == kind)
+        values = [each[f"{figure}_error_percent"] for each in cached for figure in ("scores", "results")]
+        assert wrong([cell.rstrip("%") for cell in ", ".join(cells).split(", ")], values) == [], label
+        assert shows(without.partition(" (")[0], alone["results_error_percent"]), label
+        assert (alone["backend"] == "torch") == ("float32 takes over" in without)
+    table = rows("docs/speed.md", "| keys that give mean and factors | ordinary keys, 8 bits |")
+    counts = dict.fromkeys(result["first_keys"] for result in measured if "first_keys" in result)
+    for (label, *cells), first in zip(table, counts, strict=True):
+        assert label == str(first)
+        assert wrong(cells, [x["scores_error_percent"] for x in measured if x.get("first_keys") == first]) == [], label
 
 
 def test_table_formats_in_the_docs() -> None:

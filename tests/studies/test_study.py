@@ -121,7 +121,7 @@ def test_a_wrong_config_is_refused(before: str, after: str, message: str, tmp_pa
 
 
 def test_a_missing_study_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"there is no study 'consmax-strat'; choose .*consmax-start"):
+    with pytest.raises(ValueError, match=r"there is no study 'consmax-strat'; did you mean 'consmax-start'"):
         read_study("consmax-strat")
     with pytest.raises(ValueError, match="cannot read the study"):
         read_study(str(tmp_path / "missing.toml"))

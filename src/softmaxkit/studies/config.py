@@ -94,7 +94,7 @@ def read_study(name: str) -> Study:
         except (OSError, UnicodeDecodeError) as error:
             raise ValueError(f"cannot read the study {path}: {getattr(error, 'strerror', None) or error}") from None
     else:
-        raise ValueError(f"there is no study {name!r}; choose {', '.join(study_names())}, or give a .toml file")
+        raise ValueError(f"there is no study {name!r}; {suggestion(name, study_names())}; or give a .toml file")
     try:
         return _study(path.stem, tomllib.loads(text))
     except (tomllib.TOMLDecodeError, ValueError, TypeError) as error:
