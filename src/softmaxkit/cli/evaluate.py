@@ -16,12 +16,15 @@ from softmaxkit.cli.options import (
     ModelArgument,
     TextOption,
     WindowsOption,
+    given,
+    refuse,
     with_gguf,
 )
 from softmaxkit.recipe import WINDOWS, Recipe
 
 
 def evaluate(
+    command: typer.Context,
     model: ModelArgument,
     gguf: GgufOption = None,
     text: TextOption = None,
@@ -49,6 +52,10 @@ def evaluate(
     """
     from softmaxkit.studies.evaluation import EvaluationOptions, evaluate_model
 
+    if task:
+        refuse(given(command, "text", "windows", "context"), "with --task no text is read")
+    else:
+        refuse(given(command, "include", "limit"), "only for use with --task")
     model = with_gguf(model, gguf)
     modes = ("float", "integer") if mode == "both" else (mode,)
     options = EvaluationOptions(model, modes, context, text, windows, tuple(task or ()), include, limit)

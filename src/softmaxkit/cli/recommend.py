@@ -16,7 +16,9 @@ from softmaxkit.cli.options import (
     MethodsOption,
     ModelArgument,
     TextOption,
+    given,
     output_folder,
+    refuse,
     with_gguf,
 )
 from softmaxkit.methods import ALL_METHODS, method_class
@@ -40,6 +42,7 @@ def percent(text: str | float) -> float:
 
 
 def recommend(
+    command: typer.Context,
     model: ModelArgument,
     gguf: GgufOption = None,
     text: TextOption = None,
@@ -80,6 +83,8 @@ def recommend(
     from softmaxkit.studies.recommend import recommend as search
     from softmaxkit.studies.resume import alone_in
 
+    if task is not None:
+        refuse(given(command, "text", "windows"), "with --task no text is read")
     chosen = [method_class(name) for name in method or ALL_METHODS]
     missing = missing_hardware() if synthesize else ""
     if missing:

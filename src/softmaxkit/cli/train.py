@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -66,8 +67,8 @@ def train(
     """
     chosen = chosen_spec(method, spec)
     start = with_gguf(start, gguf)
-    if learning_rate is not None and learning_rate <= 0:
-        raise ValueError(f"--learning-rate must be positive, got {learning_rate}")
+    if learning_rate is not None and not 0 < learning_rate < math.inf:
+        raise ValueError(f"--learning-rate must be a positive number, got {learning_rate:g}")
     recipe = chosen_recipe(steps, context, start is not None, learning_rate)
     check_output_folder(output, overwrite)
     from softmaxkit.studies.resume import alone_in
