@@ -24,8 +24,9 @@ def test_the_readme_gives_the_figures_of_the_recurrence(spec: Spec, pipeline: st
     engine = Engine(Attention.of(spec, 4), rows=2, columns=2, max_keys=5, pipeline=pipeline)
     export_engine(engine, "attention", tmp_path / "folder")
     text = " ".join((tmp_path / "folder" / "README.md").read_text().split())
-    ordered = "it is `ordered`" if engine.ordered else "it is not `ordered`"
-    depths = f"`DEPTH` {DEPTH}, `apart` {engine.query_interval} and the unit's `depth` {engine.unit.depth}; {ordered}"
+    drains = "drains" if engine.drains_before_shorter_rows else "does not drain"
+    depths = f"`DEPTH` {DEPTH}, `apart` {engine.query_interval} and the unit's `depth` {engine.unit.depth}"
+    depths += f"; it {drains} before shorter rows"
     assert f"`rows` is 2, `steps` 2, {depths}" in text
     assert f'with the pipeline "{pipeline}"' in text
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+import pytest
+
 from doc_tables import ROOT
 
 FIGURE = re.compile(r"[+-]?[\d.,]+ ?(%|x)?( [^|]{1,12})?|\*\*[+-]?[\d.,]+%\*\*|[\d.,]+%?,? .{0,24}")
@@ -34,3 +36,13 @@ def test_every_table_of_figures_is_held_to_something() -> None:
     assert len(heads) > 40
     assert [head for head in heads if not head.startswith(tuple(begun))] == []
     assert [head for head in HELD_ELSEWHERE if not any(each.startswith(head) for each in heads)] == []
+
+
+@pytest.mark.parametrize("page", ["accelerator", "silicon", "speed"])
+def test_figures_in_brief_are_those_of_the_page(page: str) -> None:
+    before, brief, after = re.split(
+        r"## In brief\n(.*?)(?=\n## )", (ROOT / f"docs/{page}.md").read_text(), flags=re.DOTALL
+    )
+    figures = re.findall(r"\d+\.\d{2}|\d+,\d{3}|\d+\.\d%|\d{3} µm²|\d{2}%", brief)
+    assert figures
+    assert [figure for figure in figures if figure not in before + after] == []

@@ -16,7 +16,13 @@ from softmaxkit.methods import METHODS
 
 def claims(
     records: Annotated[
-        Path, typer.Option(metavar="DIR", exists=True, file_okay=False, help="Folder of the records to judge by.")
+        Path,
+        typer.Option(
+            metavar="DIR",
+            exists=True,
+            file_okay=False,
+            help="Folder of the records to judge by; the repository has one.",
+        ),
     ] = Path("results"),
     method: MethodsOption = None,
     measure: Annotated[

@@ -105,7 +105,10 @@ def simulate(
         ),
     ] = None,
     records: Annotated[
-        Path, typer.Option(metavar="DIR", help="Folder of the records with area and energy of the parts.")
+        Path,
+        typer.Option(
+            metavar="DIR", help="Folder of the records with area and energy of the parts; the repository has one."
+        ),
     ] = RECORDS,
     json: JsonOption = None,
     html: Annotated[
@@ -146,8 +149,11 @@ def simulate(
     specs = [chosen_spec(None, file) for file in spec or []]
     specs += [chosen_spec(name, None).for_hardware() for name in named]
     _check_pipelines(pipeline or [])
-    if records != RECORDS and not records.is_dir():
-        raise ValueError(f"--records must be a folder, but {records} is none")
+    if not records.is_dir():
+        if records != RECORDS:
+            raise ValueError(f"--records must be a folder, but {records} is none")
+        said = f"there is no folder {records} here, so energy and area are left out; --records names another one"
+        console.print(said, soft_wrap=True)
     options = SimulationOptions(
         read_workload(model),
         read_hardware(hardware),

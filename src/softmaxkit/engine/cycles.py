@@ -3,8 +3,8 @@
 A beat of `rows` keys takes `steps` cycles. Without gaps at the input and stalls at the output:
 
 - A query occupies the QK array for `steps` cycles per beat. The next query follows immediately, but begins at least
-  `apart` cycles after the previous one, the rate at which the unit accepts rows. In an `ordered` engine, a query that
-  attends to fewer keys than the previous one begins only after all earlier outputs have left.
+  `apart` cycles after the previous one, the rate at which the unit accepts rows. If the engine drains before shorter
+  rows, a query that attends to fewer keys than the previous one begins only after all earlier outputs have left.
 - The scores of a beat reach the unit `DEPTH` cycles after its last step. A unit that buffers rows offers its first
   result `waits` cycles after the last scores of the row; any other unit offers each result `depth` cycles after its
   scores.
@@ -63,7 +63,7 @@ def times(engine: Engine, attended: Sequence[int]) -> list[Times]:
     rows: list[Times] = []
     begun = free = before = refused = 0
     for keys in attended:
-        if rows and engine.ordered and keys < before:
+        if rows and engine.drains_before_shorter_rows and keys < before:
             begun, refused = max(begun, rows[-1].last + 1), 0
         count = sizes.beats(keys)
         # If the unit refuses scores of the previous query, this one is delayed, since it is in the QK array by then.

@@ -131,7 +131,7 @@ class Engine(wiring.Component):
         return self.sizes.steps if isinstance(self.unit, DeferredUnit) else max(self.sizes.steps, self.unit.interval(1))
 
     @property
-    def ordered(self) -> bool:
+    def drains_before_shorter_rows(self) -> bool:
         """Whether a query that attends to fewer keys than the previous one waits until the engine is empty."""
         unit = self.unit
         return unit.slice_beats > 1 if isinstance(unit, DeferredUnit) else unit.holds_rows
@@ -217,7 +217,7 @@ class Engine(wiring.Component):
         A unit has room for one row of the longest length, and may need several cycles per reciprocal.
         """
         early: Value = Const(0)
-        if self.ordered:
+        if self.drains_before_shorter_rows:
             before = Signal.like(self.queries.p.keys, name="keys_before", reset_less=True)
             with m.If(begins):
                 m.d.sync += before.eq(self.queries.p.keys)

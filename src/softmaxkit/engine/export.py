@@ -71,7 +71,7 @@ def export_engine(engine: Engine, name: str, folder: Path, constraints: Constrai
         "cycles": (inspect.getdoc(cycles) or "").partition("\n\n")[2],
         "array_depth": DEPTH,
         "apart": engine.query_interval,
-        "ordered": engine.ordered,
+        "drains_before_shorter_rows": engine.drains_before_shorter_rows,
         "bits": bits,
         "streams": bits.items(),
         "patience": 20_000 + 4 * facts["first"],

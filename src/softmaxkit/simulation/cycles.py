@@ -79,7 +79,7 @@ class Pace:
         A job may start while the last queries of the previous one are still in the engine, unless the engine requires
         rows of increasing length.
         """
-        drains = jobs if self.engine.ordered and queries.last > queries.first else 1
+        drains = jobs if self.engine.drains_before_shorter_rows and queries.last > queries.first else 1
         stalled = (jobs - drains) * self.refused(queries.last)
         return jobs * self.begins(queries) + stalled + drains * self.drain(queries.last)
 
