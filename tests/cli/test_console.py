@@ -1,13 +1,14 @@
-"""Progress without a terminal: few lines, each with the work done and the time left."""
+"""Progress without a terminal: few lines, each with the work done and the time left; notes that are not wrapped."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from softmaxkit.cli import console
-from softmaxkit.cli.console import stages
+from softmaxkit.cli.console import stages, write_record
 
 Shown = Callable[[list[tuple[float, int]]], list[str]]
 
@@ -45,3 +46,11 @@ def test_resumed_work_is_timed_from_its_checkpoint(shown: Shown) -> None:
 
 def test_hours(shown: Shown) -> None:
     assert shown([(0, 0), (100, 10)])[1:] == ["train exaq: 10 of 1400, 3 h 51 min left"]
+
+
+def test_notes_stay_on_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    write_record({}, tmp_path / "a name with blanks, longer than the terminal is wide.json")
+    assert len(capsys.readouterr().err.splitlines()) == 1

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from softmaxkit.cli.console import command_line, console, name_of, write_record
+from softmaxkit.cli.console import command_line, name_of, note, write_record
 from softmaxkit.cli.options import (
     ContextOption,
     GgufOption,
@@ -78,8 +78,8 @@ def calibrate(
         record = calibrate_model(options, command_line())
     for result in record["results"]:
         numbers = _text(result["calibration"] | result["statistics"])
-        console.print(f"{result['layer']}: {name_of(result)}: {numbers or 'nothing to calibrate'}")
-    console.print(f"model: {output}")
+        note(f"{result['layer']}: {name_of(result)}: {numbers or 'nothing to calibrate'}")
+    note(f"model: {output}")
     write_record(record, json)
 
 

@@ -9,7 +9,7 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from softmaxkit.cli.console import command_line, console, results_console, stages, write_record
+from softmaxkit.cli.console import command_line, note, results_console, stages, write_record
 from softmaxkit.cli.options import JsonOption, MethodsOption, writable_file
 from softmaxkit.methods import METHODS
 
@@ -58,7 +58,7 @@ def claims(
     for path, text in ((markdown, claims_markdown), (html, render_claims)):
         if path is not None:
             write_text(path, text(record))
-            console.print(f"page: {path}")
+            note(f"page: {path}")
 
 
 def _table(results: list[dict[str, Any]]) -> Table:

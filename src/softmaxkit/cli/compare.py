@@ -10,7 +10,7 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from softmaxkit.cli.console import command_line, console, name_of, results_console, stages, stoppable, write_record
+from softmaxkit.cli.console import command_line, name_of, note, results_console, stages, stoppable, write_record
 from softmaxkit.cli.options import (
     ContextOption,
     GgufOption,
@@ -123,14 +123,14 @@ def compare(
         if method or spec:
             raise ValueError(f"{untrained[0].method} has to be trained; give --steps to fine-tune the model with it")
         specs = [chosen for chosen in specs if chosen not in untrained]
-        console.print(f"{untrained[0].method} is left out: it has to be trained, and --steps is 0")
+        note(f"{untrained[0].method} is left out: it has to be trained, and --steps is 0")
     if text is not None:
         read_bytes(text)
     if output.exists() and not output.is_dir():
         raise ValueError(f"{output} is a file; give a folder to --output")
     missing = missing_hardware() if hardware or synthesize else ""
     if missing:
-        console.print(f"the hardware is left out: {missing}")
+        note(f"the hardware is left out: {missing}")
     options = Options(
         specs,
         text=text,
@@ -145,7 +145,7 @@ def compare(
     )
     page = html or output / "compare.html"
     ledger = _claims(specs, records)
-    console.print(_plan(options, page), soft_wrap=True)
+    note(_plan(options, page))
     with alone_in(output), stages() as stage, stoppable():
         record = compare_methods(options, command_line(), stage, seeds)
     screen = results_console(json)
@@ -154,7 +154,7 @@ def compare(
         screen.print(sentence, soft_wrap=True)
     write_record(record, json or output / "compare.json")
     write_text(page, render(record, ledger))
-    console.print(f"page:   {page}")
+    note(f"page:   {page}")
     if failed := [result for result in record["results"] if result.get("hardware_faults")]:
         names = ", ".join(map(name_of, failed))
         raise RuntimeError(f"the hardware differs from the exact integers: {names}; run 'softmaxkit verify'")

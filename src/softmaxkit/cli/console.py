@@ -25,6 +25,11 @@ QUIET = 10.0
 """Minimum time between two progress lines of a stage, in seconds, if the output is not a terminal."""
 
 
+def note(text: str) -> None:
+    """Print a line to standard error, which stays whole in a log, and when it is copied from a terminal."""
+    console.print(text, soft_wrap=True)
+
+
 @contextmanager
 def stages(in_lines: bool = False) -> Iterator[Callable[[str], Callable[[int, int], None]]]:
     """Yield a function that shows a stage's progress: as a bar, or as lines if `in_lines` or without a terminal."""
@@ -49,7 +54,7 @@ def stages(in_lines: bool = False) -> Iterator[Callable[[str], Callable[[int, in
 
 def _in_lines(title: str) -> Callable[[int, int], None]:
     """Print the title of a stage, and every `QUIET` seconds its progress and the estimated time left."""
-    console.print(title, soft_wrap=True)
+    note(title)
     printed = time.monotonic()
     first: tuple[float, int] | None = None  # work resumed from a checkpoint does not begin at 0
 
@@ -60,7 +65,7 @@ def _in_lines(title: str) -> Callable[[int, int], None]:
         if now - printed >= QUIET and before < done < total:
             printed = now
             left = (now - began) * (total - done) / (done - before)
-            console.print(f"{title}: {done} of {total}, {_duration(left)} left", soft_wrap=True)
+            note(f"{title}: {done} of {total}, {_duration(left)} left")
 
     return advance
 
@@ -82,7 +87,7 @@ def stoppable() -> Iterator[None]:
     try:
         yield
     except Interrupted as error:
-        console.print(str(error))
+        note(str(error))
         raise KeyboardInterrupt from None
 
 
@@ -92,7 +97,7 @@ def write_record(record: dict[str, Any], path: Path | None) -> None:
         print(json.dumps(record, indent=1))
     elif path is not None:
         write_json(path, record)
-        console.print(f"record: {path}")
+        note(f"record: {path}")
 
 
 def command_line() -> list[str]:

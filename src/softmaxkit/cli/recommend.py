@@ -9,7 +9,7 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from softmaxkit.cli.console import command_line, console, name_of, results_console, stages, write_record
+from softmaxkit.cli.console import command_line, name_of, note, results_console, stages, write_record
 from softmaxkit.cli.options import (
     GgufOption,
     JsonOption,
@@ -88,13 +88,13 @@ def recommend(
     chosen = [method_class(name) for name in method or ALL_METHODS]
     missing = missing_hardware() if synthesize else ""
     if missing:
-        console.print(f"area and energy are left out: {missing}")
+        note(f"area and energy are left out: {missing}")
     model = with_gguf(model, gguf)
     options = RecommendOptions(
         model, chosen, loss, text, context, windows, task, folder=output, synthesize=synthesize and not missing
     )
     with alone_in(output), stages() as stage:
-        record = search(options, command_line(), stage, console.print)
+        record = search(options, command_line(), stage, note)
     results = record["results"]
     results_console(json).print(_table(record, loss))
     write_record(record, json)
@@ -112,11 +112,10 @@ def _say_what_to_do(holding: list[dict[str, Any]], model: str, context: int) -> 
     """Print the commands for the unit of least energy; without energies, for every unit within the budget."""
     known = "energy_pj_per_element" in holding[0]
     for result in holding[:1] if known else holding:
-        console.print(
+        note(
             f"{'take' if known else 'for'} {name_of(result)}:\n"
             f"  softmaxkit calibrate {model} --spec {result['spec_file']} --context {context} -o calibrated\n"
-            f"  softmaxkit rtl --spec {result['spec_file']} --max-row {context} -o unit",
-            soft_wrap=True,
+            f"  softmaxkit rtl --spec {result['spec_file']} --max-row {context} -o unit"
         )
 
 

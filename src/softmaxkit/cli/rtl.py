@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from softmaxkit.cli.console import command_line, console, stages, write_record
+from softmaxkit.cli.console import command_line, note, stages, write_record
 from softmaxkit.cli.engines import (
     CHANNELS,
     COLUMNS,
@@ -167,9 +167,7 @@ def rtl(
         check_export_folder(output, overwrite)
         with stages() as stage:
             record = write_engine(chosen_method, engine, output, name, constraints, command_line(), stage)
-        console.print(
-            f"engine with {chosen_method.method}: {output}; begin with {output / 'README.md'}", soft_wrap=True
-        )
+        note(f"engine with {chosen_method.method}: {output}; begin with {output / 'README.md'}")
         write_record(record, json)
         return
     refuse_engine_options(command)
@@ -188,8 +186,8 @@ def rtl(
     )
     chosen = chosen_units(method, spec, model, layer, head, text, context, options.rows)
     with stages() as stage:
-        record = write_rtl(chosen, options, command_line(), stage, lambda line: console.print(line, soft_wrap=True))
+        record = write_rtl(chosen, options, command_line(), stage, note)
     first = Path(record["results"][0]["folder"])
     about = f"{chosen[0][0].method}, {lanes} lane{'s' if lanes > 1 else ''}"
-    console.print(f"{about}: {output}; begin with {first / 'README.md'}", soft_wrap=True)
+    note(f"{about}: {output}; begin with {first / 'README.md'}")
     write_record(record, json)

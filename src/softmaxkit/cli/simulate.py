@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from softmaxkit.cli.console import command_line, console, results_console, write_record
+from softmaxkit.cli.console import command_line, note, results_console, write_record
 from softmaxkit.cli.options import JsonOption, any_of, chosen_spec, writable_file, writable_folder
 from softmaxkit.cli.simulation_tables import chips_table, energy_lines, simulation_table
 from softmaxkit.methods import ALL_METHODS, METHODS
@@ -153,7 +153,7 @@ def simulate(
         if records != RECORDS:
             raise ValueError(f"--records must be a folder, but {records} is none")
         said = f"there is no folder {records} here, so energy and area are left out; --records names another one"
-        console.print(said, soft_wrap=True)
+        note(said)
     options = SimulationOptions(
         read_workload(model),
         read_hardware(hardware),
@@ -165,7 +165,7 @@ def simulate(
         records,
     )
     with hardware_named(hardware):
-        record = run(options, command_line(), console.print)
+        record = run(options, command_line(), note)
     screen = results_console(json)
     screen.print(simulation_table(record))
     for line in energy_lines(record["results"]):
@@ -175,16 +175,16 @@ def simulate(
     write_record(record, json)
     if html is not None:
         write_text(html, render_simulation(record))
-        console.print(f"page: {html}")
+        note(f"page: {html}")
     with hardware_named(hardware):
         if stream is not None:
             from softmaxkit.simulation.stream import write_stream
 
-            console.print(f"for Stream: {', '.join(write_stream(stream, options, console.print))}")
+            note(f"for Stream: {', '.join(write_stream(stream, options, note))}")
         if accelforge is not None:
             from softmaxkit.simulation.accelforge import write_package
 
-            console.print(f"for AccelForge: {', '.join(write_package(accelforge, options, console.print))}")
+            note(f"for AccelForge: {', '.join(write_package(accelforge, options, note))}")
 
 
 def _check_pipelines(pipelines: list[str]) -> None:

@@ -9,7 +9,7 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from softmaxkit.cli.console import command_line, console, name_of, results_console, stages, stoppable, write_record
+from softmaxkit.cli.console import command_line, name_of, note, results_console, stages, stoppable, write_record
 from softmaxkit.cli.options import JsonOption, TextOption, writable_file, writable_folder
 from softmaxkit.methods import BASELINE
 
@@ -62,7 +62,7 @@ def study(
     write_record(record, json)
     if html is not None:
         write_text(html, render_study(record))
-        console.print(f"page: {html}")
+        note(f"page: {html}")
 
 
 def _table(record: dict[str, Any]) -> Table:

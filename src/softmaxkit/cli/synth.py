@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from softmaxkit.cli.console import command_line, console, results_console, stages, write_record
+from softmaxkit.cli.console import command_line, note, results_console, stages, write_record
 from softmaxkit.cli.engines import (
     CHANNELS,
     COLUMNS,
@@ -163,13 +163,13 @@ def synth(
     with stages() as stage:
         if verilog:
             design = Verilog(verilog, top, include or [], define or [], parameter or [])
-            record = synthesize_verilog(design, options, command_line(), stage, console.print)
+            record = synthesize_verilog(design, options, command_line(), stage, note)
         elif engine is not None:
-            record = synthesize_engines(*engine, options, command_line(), stage, console.print)
+            record = synthesize_engines(*engine, options, command_line(), stage, note)
         elif pareto:
-            record = study(_forms(method), options, command_line(), stage, console.print)
+            record = study(_forms(method), options, command_line(), stage, note)
         else:
-            record = synthesize_units(units, options, command_line(), stage, console.print)
+            record = synthesize_units(units, options, command_line(), stage, note)
     results = record["results"]
     screen = results_console(json)
     screen.print((placed_table if place else counts_table if cells in FAMILIES else cells_table)(results))
@@ -181,7 +181,7 @@ def synth(
     write_record(record, json)
     if markdown is not None:
         write_text(markdown, "\n".join((as_markdown.operating_points if pareto else as_markdown.parts)(record)) + "\n")
-        console.print(f"table: {markdown}")
+        note(f"table: {markdown}")
     _raise_failures(results, clock)
 
 

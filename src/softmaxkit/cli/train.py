@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from softmaxkit.cli.console import command_line, console, stages, stoppable, write_record
+from softmaxkit.cli.console import command_line, note, stages, stoppable, write_record
 from softmaxkit.cli.options import (
     ContextOption,
     GgufOption,
@@ -77,5 +77,5 @@ def train(
     options = TrainingOptions(chosen, output, start, text, recipe, mode, seed)
     with alone_in(output), stages() as stage, stoppable():
         record = train_model(options, command_line(), stage)
-    console.print(f"held-out loss {record['results'][0]['loss_nats']:.4f} nats per token; model: {output}")
+    note(f"held-out loss {record['results'][0]['loss_nats']:.4f} nats per token; model: {output}")
     write_record(record, json)

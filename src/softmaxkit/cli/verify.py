@@ -9,7 +9,7 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from softmaxkit.cli.console import command_line, console, name_of, results_console, stages, write_record
+from softmaxkit.cli.console import command_line, name_of, note, results_console, stages, write_record
 from softmaxkit.cli.engines import (
     CHANNELS,
     COLUMNS,
@@ -114,7 +114,7 @@ def verify(
     from softmaxkit.studies.verification import VerificationOptions, verify_units
 
     if not can_verilate():
-        console.print(
+        note(
             "Verilator, make, perl or a C++ compiler is missing, so Amaranth's simulator compares a fiftieth of the "
             "outputs; install them with pip install 'softmaxkit[hardware]' and the system packages make, perl and g++"
         )
@@ -124,9 +124,7 @@ def verify(
         specs = [chosen_engine(command, name, spec, "constants", "sets") for name in of_all]
         compared = outputs if given(command, "outputs") else OUTPUTS
         with stages() as stage:
-            record = verify_engines(
-                specs, engine, compared, seed, inject_fault, waveform, command_line(), stage, console.print
-            )
+            record = verify_engines(specs, engine, compared, seed, inject_fault, waveform, command_line(), stage, note)
         _finish(record, json, inject_fault)
         return
     refuse_engine_options(command)
@@ -139,7 +137,7 @@ def verify(
     unit_sizes = sizes(lanes, max_row, depth, storage, sets)
     options = VerificationOptions(unit_sizes, outputs, seed, inject_fault, waveform, kind_of(constants, sets))
     with stages() as stage:
-        record = verify_units(chosen, options, command_line(), stage, console.print)
+        record = verify_units(chosen, options, command_line(), stage, note)
     _finish(record, json, inject_fault)
 
 
