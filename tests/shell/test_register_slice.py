@@ -18,6 +18,7 @@ from softmaxkit.flow.verilog import to_verilog
 from softmaxkit.methods import ALL_METHODS, METHODS, method_class
 from softmaxkit.shell import register_slice as slice_module
 from softmaxkit.shell.options import SLICED, ShellOptions
+from softmaxkit.shell.rows_inside import max_rows_inside
 from softmaxkit.shell.unit_in_shell import UnitInShell
 
 pytestmark = pytest.mark.skipif(not can_verilate(), reason="needs Yosys, Verilator and a C++ compiler")
@@ -68,10 +69,20 @@ def cycles(method: str, where: str, lengths: tuple[int, ...], tags: int) -> list
 )
 def test_a_slice_costs_a_cycle_and_no_throughput(method: str) -> None:
     """With tags and `tkeep`, whose queues have an entry for every row inside."""
-    lengths = (1, 16)
-    plain = cycles(method, "", lengths, 2)
-    for where, slices in (("scores", 1), ("results", 1), ("both", 2)):
-        assert cycles(method, where, lengths, 2) == [(latency + slices, spacing) for latency, spacing in plain]
+    unit, lengths = method_class(method)().unit(lanes=2, max_row=16), (1, 14, 16)
+    for where, slices in (("", 0), ("scores", 1), ("results", 1), ("both", 2)):
+        right = [(unit.latency(length) + slices, {unit.interval(length)}) for length in lengths]
+        assert cycles(method, where, lengths, 2) == right
+
+
+@pytest.mark.parametrize("lanes", [1, 4])
+@pytest.mark.parametrize("method", ALL_METHODS)
+def test_rows_of_every_length_have_places(method: str, lanes: int) -> None:
+    """A row enters in the cycle in which one that entered `latency` cycles before still counts as inside."""
+    unit = method_class(method)().unit(lanes=lanes, max_row=40)
+    for slices in (0, 2):
+        inside = [(unit.latency(length) + slices) // unit.interval(length) for length in range(1, unit.max_row + 1)]
+        assert max_rows_inside(unit, slices) == max(inside) + 1
 
 
 @pytest.mark.parametrize("method", ["consmax", pytest.param("exaq", marks=pytest.mark.slow)])

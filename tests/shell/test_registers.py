@@ -81,7 +81,8 @@ def addresses(registers: RegisterMap) -> list[int]:
         first = registers.base + of_set * registers.stride
         places += [first + table.address + 4 * (table.words - 1) for table in registers.tables]
         places += [first + 4 * sum(table.words for table in registers.tables), first + registers.stride - 4]
-    every = [*places, *(at + 2 for at in places[:4]), 0x38, 0x3C]
+    beyond = registers.base + registers.sets * registers.stride
+    every = [*places, *(at + 2 for at in places[:4]), 0x38, 0x3C, beyond]
     return [place for place in every if place < 1 << registers.address_bits]
 
 
@@ -140,7 +141,7 @@ def check_random_accesses(top: Shell, pause: float, cycles: int, seed: int = 0) 
 
 @pytest.mark.parametrize(
     ("options", "pause"),
-    [({}, 0.0), ({}, 0.6), ({"read_back": True}, 0.0), ({"read_back": True, "tags": 3}, 0.6)],
+    [({}, 0.0), ({}, 0.6), ({"read_back": True}, 0.0), ({"read_back": True, "tags": 4}, 0.6)],
     ids=str,
 )
 def test_registers_answer(options: dict[str, Any], pause: float) -> None:

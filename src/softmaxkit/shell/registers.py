@@ -97,7 +97,8 @@ class Registers(wiring.Component):
             return Const(0)
         words = sum(table.words for table in registers.tables)
         within = address[: (registers.stride // WORD - 1).bit_length()] < words
-        return (address >= registers.base // WORD) & within
+        end = registers.base + registers.stride * registers.sets  # the address space may end later, at a power of 2
+        return (address >= registers.base // WORD) & (address < end // WORD) & within
 
     def _register_words(self, m: Module, write: Any, read: Any, word: Signal, error: Signal) -> None:
         """Build the shell's own registers."""

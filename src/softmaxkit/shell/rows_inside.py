@@ -15,14 +15,16 @@ if TYPE_CHECKING:
 
 
 def max_rows_inside(unit: SoftmaxUnit, slices: int = 0) -> int:
-    """Return how many rows a unit holds at full throughput, with continuous input and results that never wait.
+    """Return how many rows a unit holds, with continuous input of whichever length and results that never wait.
+
+    With places for as many, a shell takes rows of every length at the unit's interval.
 
     Args:
         unit: baked or loadable.
         slices: register slices around it, each of which adds one cycle.
     """
-    schedules = map(unit.schedule, {1, min(unit.lanes, unit.max_row), unit.max_row})
-    return max(-(-(schedule.last + slices) // schedule.interval) for schedule in schedules) + 1
+    lengths = (*range(1, unit.max_row + 1, unit.lanes), unit.max_row)  # those in between may be the most
+    return max((schedule.last + slices) // schedule.interval + 1 for schedule in map(unit.schedule, lengths))
 
 
 class RowsInside(wiring.Component):
